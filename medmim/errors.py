@@ -1,0 +1,66 @@
+"""Every error that medmim raises on purpose.
+
+MedmimError                     exit code 1: the data or the run is at fault
+├── DataError                   a file, a volume, a label or a dataset folder
+├── ShapeError                  sizes that do not fit together
+├── TransferError               weights that do not fit the network
+├── RunError                    a run that cannot start, continue or be found
+└── UsageError                  exit code 2: the words on the command line or in a settings file
+    └── SettingsError           all problems of one settings file, in one message
+
+A message says in one line what was expected, what was got, where, and what to do. It never quotes values
+read from a scan: those may identify a patient.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MedmimError(Exception):
+    """Base of all errors that the command line turns into one line and an exit code."""
+
+    exit_code = 1
+
+
+class DataError(MedmimError):
+    """A file, volume, label or dataset folder cannot be used; `reason` is its code in the ledger."""
+
+    def __init__(self, message: str, *, reason: str = "unusable") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class ShapeError(MedmimError):
+    """Sizes do not fit together; the message names the nearest sizes that do."""
+
+
+class TransferError(MedmimError):
+    """Too few weights found their place; the message names the tensors."""
+
+
+class RunError(MedmimError):
+    """A run cannot start, continue or be found."""
+
+
+class UsageError(MedmimError):
+    """Wrong words on the command line."""
+
+    exit_code = 2
+
+
+class SettingsError(UsageError):
+    """Wrong settings; the message lists every problem."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return `; did you mean 'mesh'?` or, without a near word, the list of known ones."""
+    words = sorted(known)
+    near = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+    return f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(words)}"
+
+
+def unknown_name(kind: str, word: str, known: Iterable[str]) -> UsageError:
+    """Build the error for a name that is in no table, with the nearest known one."""
+    return UsageError(f"unknown {kind} '{word}'{did_you_mean(word, known)}")

@@ -1,0 +1,68 @@
+"""Axis names used in every signature, and the few rules about sizes that several folders share.
+
+batch     samples            channels  image or feature channels
+*space    voxels (y x) or (z y x as stored: first, second, third array axis), 2 or 3 of them
+*grid     mask cells along the same axes; cell = space / grid
+hidden    boolean, True = hidden from the encoder
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from medmim.errors import ShapeError
+
+Images = Float[Tensor, "batch channels *space"]
+Features = Float[Tensor, "batch channels *space"]
+Labels = Int[Tensor, "batch 1 *space"]
+Hidden = Bool[Tensor, "batch *grid"]
+Scalar = Float[Tensor, ""]
+
+Size = tuple[int, ...]
+
+
+def as_size(value: int | Sequence[int], dims: int, *, what: str) -> Size:
+    """Return `value` as `dims` positive integers; one number stands for all axes.
+
+    Args:
+        value: one size or one for each axis, in voxels.
+        dims: number of spatial axes, 2 or 3.
+        what: the setting's name, for the message.
+
+    Raises:
+        ShapeError: for another count of numbers or a size below one.
+    """
+    size = (value,) * dims if isinstance(value, int) else tuple(value)
+    if len(size) == 1:
+        size = size * dims
+    if len(size) != dims or min(size) < 1:
+        raise ShapeError(f"{what}: expected one or {dims} positive sizes, got {_show(size)}")
+    return size
+
+
+def grid_of(space: Sequence[int], cell: Sequence[int]) -> Size:
+    """Return the number of mask cells along each axis.
+
+    Raises:
+        ShapeError: if a cell does not divide the image; the message names the nearest sizes that fit.
+    """
+    if any(length % step or length < step for length, step in zip(space, cell, strict=True)):
+        lower = tuple(max(step, length // step * step) for length, step in zip(space, cell, strict=True))
+        upper = tuple(-(-length // step) * step for length, step in zip(space, cell, strict=True))
+        raise ShapeError(
+            f"image of {_show(space)} voxels does not divide into mask cells of {_show(cell)}: "
+            f"use --size {_show(upper, ',')} or {_show(lower, ',')}, or another --cell"
+        )
+    return tuple(length // step for length, step in zip(space, cell, strict=True))
+
+
+def round_up(space: Sequence[int], multiple: Sequence[int]) -> Size:
+    """Return the smallest size that holds `space` and divides by `multiple` along each axis."""
+    return tuple(-(-length // step) * step for length, step in zip(space, multiple, strict=True))
+
+
+def _show(size: Sequence[int], separator: str = "×") -> str:
+    return separator.join(map(str, size))
