@@ -1,0 +1,75 @@
+"""A user's own network as an encoder: `module:callable`, with strides and channels found by a dry run."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from medmim.encoders.base import Encoder, Map
+from medmim.errors import ShapeError, UsageError
+
+_PROBE_VOXELS = 64
+
+
+class CustomEncoder(Encoder):
+    """Wrap a network whose forward returns a list of feature maps, fine to coarse.
+
+    Args:
+        net: the network.
+        spatial_dims: 2 or 3.
+        in_channels: image channels.
+    """
+
+    def __init__(self, net: nn.Module, *, spatial_dims: int, in_channels: int) -> None:
+        super().__init__()
+        self.net = net
+        self.in_channels = in_channels
+        self.channels, self.strides = _dry_run(net, spatial_dims=spatial_dims, in_channels=in_channels)
+
+    def forward(self, images: Map) -> list[Map]:
+        """Return the network's maps."""
+        return list(self.net(images))
+
+
+def from_callable(path: str, *, spatial_dims: int, in_channels: int, **options: Any) -> Encoder:
+    """Import `module:callable`, call it and wrap its network.
+
+    Raises:
+        UsageError: if the module or the callable cannot be found, or it returns no network.
+    """
+    module_name, _, attribute = path.partition(":")
+    try:
+        build = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UsageError(
+            f"--encoder {path}: cannot import it ({type(error).__name__}); expected an importable "
+            "'module:callable' that returns a torch network"
+        ) from error
+    net = build(spatial_dims=spatial_dims, in_channels=in_channels, **options)
+    if isinstance(net, Encoder):
+        return net
+    if not isinstance(net, nn.Module):
+        raise UsageError(f"--encoder {path}: expected a torch network, got {type(net).__name__}")
+    return CustomEncoder(net, spatial_dims=spatial_dims, in_channels=in_channels)
+
+
+def _dry_run(
+    net: nn.Module, *, spatial_dims: int, in_channels: int
+) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
+    training = net.training
+    net.eval()
+    with torch.no_grad():
+        maps = net(torch.zeros(1, in_channels, *[_PROBE_VOXELS] * spatial_dims))
+    net.train(training)
+    if not isinstance(maps, Sequence) or not all(isinstance(item, torch.Tensor) for item in maps):
+        raise ShapeError(
+            f"own encoder: expected a list of feature maps from forward, got {type(maps).__name__}"
+        )
+    strides = tuple(tuple(_PROBE_VOXELS // length for length in item.shape[2:]) for item in maps)
+    if list(strides) != sorted(strides):
+        raise ShapeError(f"own encoder: expected maps from fine to coarse, got strides {list(strides)}")
+    return tuple(item.shape[1] for item in maps), strides

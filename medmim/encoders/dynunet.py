@@ -1,0 +1,57 @@
+"""The residual encoder of MONAI's DynUNet (nnU-Net's ResEnc family), from its own blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from monai.networks.blocks.dynunet_block import UnetResBlock
+from torch import nn
+
+from medmim.encoders.base import Encoder, Map
+from medmim.shapes import as_size
+
+
+class DynUNetEncoder(Encoder):
+    """Stages of MONAI's `UnetResBlock` with instance norm: the first at full resolution, then strided.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: image channels.
+        filters: channels of each stage, fine to coarse.
+        strides: stride of each stage relative to the one before, one number or one for each axis; the first
+            stage's defaults to 1, all others' to 2.
+    """
+
+    def __init__(
+        self,
+        *,
+        spatial_dims: int,
+        in_channels: int,
+        filters: Sequence[int] = (16, 32, 64, 128),
+        strides: Sequence[int | Sequence[int]] | None = None,
+    ) -> None:
+        super().__init__()
+        steps = strides if strides is not None else [1] + [2] * (len(filters) - 1)
+        relative = [as_size(step, spatial_dims, what="encoder_options.strides") for step in steps]
+        widths = [in_channels, *filters]
+        self.in_channels = in_channels
+        self.channels = tuple(filters)
+        self.strides = tuple(tuple(int(s) for s in row) for row in np.cumprod(relative, axis=0))
+        self.stages = nn.ModuleList(
+            UnetResBlock(
+                spatial_dims, widths[i], widths[i + 1], kernel_size=3, stride=step, norm_name=_NORM
+            )
+            for i, step in enumerate(relative)
+        )
+
+    def forward(self, images: Map) -> list[Map]:
+        """Return the output of every stage."""
+        maps = []
+        for stage in self.stages:
+            images = stage(images)
+            maps.append(images)
+        return maps
+
+
+_NORM = ("instance", {"affine": True})

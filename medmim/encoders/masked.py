@@ -1,0 +1,234 @@
+"""Masking by multiplication: SparK's scheme as a tensor-like value, the reference for packed cells.
+
+`mask(images, hidden)` gives a `Masked`; any network is called on it as on a tensor. Hidden voxels are zero before
+and after every operation, and norms count visible voxels only, as in SparK (arXiv 2301.03580, section 3.2). The
+mask travels with the value, so two forwards with different masks never meet, under activation checkpointing too.
+Nothing is saved: every voxel is computed and then thrown away. That is what packed cells are measured against.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from medmim.errors import ShapeError
+from medmim.masks import hidden_voxels
+from medmim.shapes import Hidden, Images, Size
+
+
+class Layout:
+    """Who is hidden, at every resolution that a network asks for; shared by all values of one forward."""
+
+    def __init__(self, hidden: Hidden) -> None:
+        self.hidden = hidden
+        self._visible: dict[Size, Tensor] = {}
+
+    def visible(self, space: Size) -> Float[Tensor, "batch 1 *space"]:
+        """Return 1 where a voxel of a map of size `space` is visible, 0 where it is hidden.
+
+        Raises:
+            ShapeError: if the map is coarser than the grid or does not divide by it.
+        """
+        if space not in self._visible:
+            grid = tuple(self.hidden.shape[1:])
+            if any(length % cells for length, cells in zip(space, grid, strict=True)):
+                raise ShapeError(
+                    f"a feature map of {space} voxels does not hold a mask grid of {grid} cells: "
+                    "use a --cell that is a multiple of the encoder's total stride"
+                )
+            self._visible[space] = (~hidden_voxels(self.hidden, space)).float()
+        return self._visible[space]
+
+
+class Masked:
+    """A dense tensor whose hidden voxels are zero, and the layout that says which they are.
+
+    Attributes:
+        dense: (batch, channels, *space).
+        layout: who is hidden.
+    """
+
+    def __init__(self, dense: Tensor, layout: Layout) -> None:
+        self.dense = dense
+        self.layout = layout
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape of the dense tensor."""
+        return self.dense.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Element type of the dense tensor."""
+        return self.dense.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the dense tensor lies."""
+        return self.dense.device
+
+    def dim(self) -> int:
+        """Return the number of axes, batch and channels included."""
+        return self.dense.dim()
+
+    def size(self, axis: int | None = None) -> torch.Size | int:
+        """Return the shape, or the length of one axis."""
+        return self.dense.shape if axis is None else self.dense.shape[axis]
+
+    def unpack(self, fill: float = 0.0) -> Tensor:
+        """Return the dense tensor, hidden voxels set to `fill`."""
+        if fill == 0.0:
+            return self.dense
+        return self.dense + fill * (1 - self.visible.to(self.dtype))
+
+    @property
+    def visible(self) -> Tensor:
+        """Return 1 at visible and 0 at hidden voxels, (batch, 1, *space)."""
+        return self.layout.visible(tuple(self.dense.shape[2:]))
+
+    def __add__(self, other: Any) -> Masked:
+        return torch.add(self, other)  # type: ignore[call-overload, no-any-return]
+
+    __radd__ = __add__
+    __iadd__ = __add__
+
+    def __mul__(self, other: Any) -> Masked:
+        return torch.mul(self, other)  # type: ignore[call-overload, no-any-return]
+
+    __rmul__ = __mul__
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run `func` in its masked form.
+
+        Raises:
+            ShapeError: if it has none; the message names it.
+        """
+        if func not in _FORMS:
+            raise ShapeError(
+                f"'{getattr(func, '__name__', func)}' has no masked form: use an encoder without it "
+                f"(known: {', '.join(sorted({form.__name__ for form in _FORMS}))})"
+            )
+        return _FORMS[func](func, *args, **(kwargs or {}))
+
+
+def mask(images: Images, hidden: Hidden) -> Masked:
+    """Hide cells of images by multiplication.
+
+    Args:
+        images: (batch, channels, *space).
+        hidden: (batch, *grid), True = hidden; cell = space / grid.
+    """
+    layout = Layout(hidden)
+    return _hide(images, layout)
+
+
+def _hide(dense: Tensor, layout: Layout) -> Masked:
+    visible = layout.visible(tuple(dense.shape[2:]))
+    return Masked(dense * visible.to(dense.dtype), layout)
+
+
+def _dense_then_hide(func: Callable[..., Tensor], value: Masked, *args: Any, **kwargs: Any) -> Masked:
+    """Convolution, pooling, activation, dropout: compute densely, then hide again."""
+    return _hide(func(value.dense, *args, **kwargs), value.layout)
+
+
+def _combine(func: Callable[..., Tensor], first: Any, second: Any, **kwargs: Any) -> Masked:
+    """Sum or product of two masked values, or of one and a number."""
+    layout = (first if isinstance(first, Masked) else second).layout
+    dense = [value.dense if isinstance(value, Masked) else value for value in (first, second)]
+    return _hide(func(*dense, **kwargs), layout)
+
+
+def _concatenate(
+    func: Callable[..., Tensor], values: Sequence[Masked], dim: int = 0, **kwargs: Any
+) -> Masked:
+    if dim != 1:
+        raise ShapeError(f"masked values are concatenated along channels (dim=1), got dim={dim}")
+    return Masked(func([value.dense for value in values], dim=dim, **kwargs), values[0].layout)
+
+
+def _batch_norm(func: Callable[..., Tensor], value: Masked, *args: Any, **kwargs: Any) -> Masked:
+    """Batch norm over the visible voxels of all samples: they are taken out, normalised and put back."""
+    keep = value.visible[:, 0].bool()
+    rows = value.dense.movedim(1, -1)
+    normalised = torch.zeros_like(rows, dtype=torch.float32)
+    normalised[keep] = func(rows[keep].float(), *args, **kwargs)
+    return Masked(normalised.movedim(-1, 1).to(value.dtype), value.layout)
+
+
+def _instance_norm(
+    func: Callable[..., Tensor],
+    value: Masked,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Masked:
+    if running_mean is not None or not use_input_stats:
+        raise ShapeError("instance norm with running statistics has no masked form: use track_running_stats=False")
+    return _grouped_norm(value, value.shape[1], weight, bias, eps)
+
+
+def _group_norm(
+    func: Callable[..., Tensor],
+    value: Masked,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Masked:
+    return _grouped_norm(value, num_groups, weight, bias, eps)
+
+
+def _grouped_norm(
+    value: Masked, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> Masked:
+    """Normalise each sample's channel groups over its visible voxels, in float32 or wider."""
+    batch, channels, *space = value.shape
+    wide = torch.promote_types(value.dtype, torch.float32)
+    x = value.dense.to(wide).reshape(batch, groups, channels // groups, *space)
+    visible = value.visible.to(wide).unsqueeze(1)
+    axes = tuple(range(2, x.dim()))
+    count = visible.sum(axes, keepdim=True) * (channels // groups)
+    mean = x.sum(axes, keepdim=True) / count
+    centred = (x - mean) * visible
+    variance = centred.square().sum(axes, keepdim=True) / count
+    y = (centred * (variance + eps).rsqrt()).reshape(batch, channels, *space)
+    per_channel = (1, channels, *[1] * len(space))
+    if weight is not None:
+        y = y * weight.reshape(per_channel)
+    if bias is not None:
+        y = y + bias.reshape(per_channel)
+    return _hide(y.to(value.dtype), value.layout)
+
+
+_FORMS: dict[Callable[..., Any], Callable[..., Any]] = {
+    **dict.fromkeys(
+        (torch.conv2d, torch.conv3d, torch.max_pool2d, torch.max_pool3d, F.max_pool2d, F.max_pool3d),
+        _dense_then_hide,
+    ),
+    **dict.fromkeys((torch._C._nn.avg_pool2d, torch._C._nn.avg_pool3d), _dense_then_hide),
+    **dict.fromkeys((F.relu, torch.relu, torch.relu_, F.leaky_relu, F.relu6, F.silu), _dense_then_hide),
+    **dict.fromkeys((F.gelu, F.elu, F.mish, torch.prelu, torch.sigmoid, torch.tanh), _dense_then_hide),
+    **dict.fromkeys((F.dropout, F.dropout2d, F.dropout3d), _dense_then_hide),
+    **dict.fromkeys((torch.add, torch.mul), _combine),
+    torch.cat: _concatenate,
+    F.batch_norm: _batch_norm,
+    F.instance_norm: _instance_norm,
+    F.group_norm: _group_norm,
+}

@@ -1,0 +1,86 @@
+"""MONAI's ResNet as an encoder: its own modules, unmodified, read out after each stage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from monai.networks.nets.resnet import ResNet
+from torch import nn
+
+from medmim.encoders.base import Encoder, Map
+
+
+class ResNetEncoder(Encoder):
+    """The stages of a MONAI ResNet without its pooling and classifier head.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: image channels.
+        block: "basic" or "bottleneck".
+        layers: blocks in each of the four stages.
+        widths: base channels of each stage; a bottleneck multiplies them by four.
+        stem_stride: stride of the first convolution; 1 keeps a fine grid on small images.
+        max_pool: whether the stem pools, as on ImageNet; without it the total stride is halved.
+    """
+
+    def __init__(
+        self,
+        *,
+        spatial_dims: int,
+        in_channels: int,
+        block: str,
+        layers: Sequence[int],
+        widths: Sequence[int] = (64, 128, 256, 512),
+        stem_stride: int = 2,
+        max_pool: bool = False,
+    ) -> None:
+        super().__init__()
+        net = ResNet(
+            block,
+            list(layers),
+            list(widths),
+            spatial_dims=spatial_dims,
+            n_input_channels=in_channels,
+            conv1_t_stride=stem_stride,
+            no_max_pool=not max_pool,
+            feed_forward=False,
+            # out of place, so that a feature map that is read out is never changed by a later stage
+            act=("relu", {"inplace": False}),
+        )
+        self.stem = nn.Sequential(net.conv1, net.bn1, net.act, net.maxpool if max_pool else nn.Identity())
+        self.stages = nn.ModuleList([net.layer1, net.layer2, net.layer3, net.layer4])
+        finest = stem_stride * (2 if max_pool else 1)
+        self.in_channels = in_channels
+        self.channels = tuple(width * (4 if block == "bottleneck" else 1) for width in widths)
+        self.strides = tuple((finest * 2**stage,) * spatial_dims for stage in range(len(widths)))
+
+    def forward(self, images: Map) -> list[Map]:
+        """Return the output of the four stages."""
+        features: Map = self.stem(images)
+        maps = []
+        for stage in self.stages:
+            features = stage(features)
+            maps.append(features)
+        return maps
+
+
+def resnet18(*, spatial_dims: int, in_channels: int, **options: object) -> Encoder:
+    """Build MONAI's ResNet-18."""
+    return ResNetEncoder(
+        spatial_dims=spatial_dims,
+        in_channels=in_channels,
+        block="basic",
+        layers=(2, 2, 2, 2),
+        **options,  # type: ignore[arg-type]  # checked by the constructor
+    )
+
+
+def resnet50(*, spatial_dims: int, in_channels: int, **options: object) -> Encoder:
+    """Build MONAI's ResNet-50."""
+    return ResNetEncoder(
+        spatial_dims=spatial_dims,
+        in_channels=in_channels,
+        block="bottleneck",
+        layers=(3, 4, 6, 3),
+        **options,  # type: ignore[arg-type]  # checked by the constructor
+    )

@@ -1,0 +1,45 @@
+"""How it learns: pretraining methods, looked up in the table `METHODS`.
+
+To add a method: write `methods/<name>.py` with a final subclass of `Method` and a builder, add one line to
+`METHODS`, and one YAML to `configs/pretrain`. The contract tests run over the table and find it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from medmim.encoders import Encoder
+from medmim.errors import UsageError, unknown_name
+from medmim.methods.base import Method, Step
+from medmim.methods.spark import build_spark
+from medmim.shapes import Size
+
+METHODS: dict[str, Callable[..., Method]] = {
+    "spark": build_spark,
+}
+
+
+def build_method(name: str, *, encoder: Encoder, spatial_dims: int, cell: Size, **options: Any) -> Method:
+    """Build the method `name` of the table around an encoder.
+
+    Args:
+        name: a key of `METHODS`.
+        encoder: the network that is pretrained.
+        spatial_dims: 2 or 3.
+        cell: mask cell in voxels along each axis.
+        **options: that method's own settings.
+
+    Raises:
+        UsageError: for an unknown name or option.
+        ShapeError: for a cell that the encoder's strides do not fit.
+    """
+    if name not in METHODS:
+        raise unknown_name("method", name, METHODS)
+    try:
+        return METHODS[name](encoder=encoder, spatial_dims=spatial_dims, cell=cell, **options)
+    except TypeError as error:
+        raise UsageError(f"method '{name}' does not take the options {sorted(options)}") from error
+
+
+__all__ = ["METHODS", "Method", "Step", "build_method"]

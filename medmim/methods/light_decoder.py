@@ -1,0 +1,111 @@
+"""SparK's hierarchical decoder in a light form: densified maps in, one prediction for every voxel out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from einops import rearrange
+from monai.networks.layers.factories import Conv, Norm
+from torch import Tensor, nn
+
+from medmim.encoders import Masked
+from medmim.masks import hidden_voxels
+from medmim.shapes import Features, Hidden, Images, Size
+
+
+class Densify(nn.Module):
+    """Fill the hidden voxels of one encoder map with a learned token and project it to the decoder's width.
+
+    As in SparK: norm over the visible voxels, mask token (truncated normal, 0.02), then a convolution.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: channels of the encoder's map.
+        out_channels: width of the decoder at this scale.
+        kernel_size: 1 at the coarsest scale, 3 elsewhere.
+    """
+
+    def __init__(self, spatial_dims: int, in_channels: int, out_channels: int, kernel_size: int) -> None:
+        super().__init__()
+        self.norm = Norm[Norm.BATCH, spatial_dims](in_channels)
+        self.token = nn.Parameter(torch.zeros(1, in_channels, *[1] * spatial_dims))
+        nn.init.trunc_normal_(self.token, std=0.02)
+        self.project = Conv[Conv.CONV, spatial_dims](
+            in_channels, out_channels, kernel_size, padding=kernel_size // 2
+        )
+
+    def forward(self, features: Masked, hidden: Hidden) -> Features:
+        """Return the dense, projected map."""
+        dense = self.norm(features).unpack()
+        where = hidden_voxels(hidden, tuple(dense.shape[2:]))
+        filled: Tensor = self.project(torch.where(where, self.token.to(dense.dtype), dense))
+        return filled
+
+
+class LightDecoder(nn.Module):
+    """Upsample from the coarsest map, adding one densified map a scale, and predict voxels at the end.
+
+    The last scale predicts all voxels that it stands for with one 1×1 convolution, so that no convolution runs
+    at full resolution: that is where a dense decoder spends most of its time.
+
+    Args:
+        spatial_dims: 2 or 3.
+        strides: total stride of each map, coarse to fine.
+        widths: channels at each of these scales.
+        out_channels: image channels.
+    """
+
+    def __init__(
+        self, *, spatial_dims: int, strides: Sequence[Size], widths: Sequence[int], out_channels: int
+    ) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(
+            _Upsample(
+                spatial_dims, widths[i], widths[i + 1], tuple(c // f for c, f in zip(coarse, fine, strict=True))
+            )
+            for i, (coarse, fine) in enumerate(zip(strides, strides[1:], strict=False))
+        )
+        voxels = int(torch.tensor(strides[-1]).prod())
+        self.head = Conv[Conv.CONV, spatial_dims](widths[-1], out_channels * voxels, kernel_size=1)
+        self.stride = strides[-1]
+
+    def forward(self, maps: Sequence[Features]) -> Images:
+        """Return the prediction at full resolution.
+
+        Args:
+            maps: densified maps, coarse to fine.
+        """
+        x = maps[0]
+        for stage, skip in zip(self.stages, maps[1:], strict=True):
+            x = stage(x) + skip
+        return _unfold(self.head(x), self.stride)
+
+
+class _Upsample(nn.Module):
+    """Transposed convolution, then two 3×3 convolutions with batch norm, ReLU6 between: SparK's block."""
+
+    def __init__(self, spatial_dims: int, in_channels: int, out_channels: int, stride: Size) -> None:
+        super().__init__()
+        conv, norm = Conv[Conv.CONV, spatial_dims], Norm[Norm.BATCH, spatial_dims]
+        self.block = nn.Sequential(
+            Conv[Conv.CONVTRANS, spatial_dims](in_channels, in_channels, stride, stride=stride),
+            conv(in_channels, in_channels, 3, padding=1, bias=False),
+            norm(in_channels),
+            nn.ReLU6(),
+            conv(in_channels, out_channels, 3, padding=1, bias=False),
+            norm(out_channels),
+        )
+
+    def forward(self, x: Features) -> Features:
+        y: Tensor = self.block(x)
+        return y
+
+
+def _unfold(x: Features, stride: Size) -> Images:
+    """Spread channels over the voxels that each map voxel stands for (pixel shuffle, any strides)."""
+    if len(stride) == 2:
+        return rearrange(x, "b (c sy sx) y x -> b c (y sy) (x sx)", sy=stride[0], sx=stride[1])
+    return rearrange(
+        x, "b (c sz sy sx) z y x -> b c (z sz) (y sy) (x sx)", sz=stride[0], sy=stride[1], sx=stride[2]
+    )
