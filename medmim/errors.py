@@ -61,6 +61,24 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(words)}"
 
 
+def refuse_unknown_options(what: str, options: Iterable[str], known: Iterable[str]) -> None:
+    """Raise for the first of `options` that `what` does not take, with the nearest it does take.
+
+    Args:
+        what: whose options they are, such as `mask 'mesh'`.
+        options: names given by the user.
+        known: names that it takes.
+
+    Raises:
+        UsageError: for an unknown option.
+    """
+    taken = set(known)
+    for option in options:
+        if option not in taken:
+            hint = did_you_mean(option, taken) if taken else "; it takes no options"
+            raise UsageError(f"{what} does not take the option '{option}'{hint}")
+
+
 def unknown_name(kind: str, word: str, known: Iterable[str]) -> UsageError:
     """Build the error for a name that is in no table, with the nearest known one."""
     return UsageError(f"unknown {kind} '{word}'{did_you_mean(word, known)}")

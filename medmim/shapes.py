@@ -10,15 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from medmim.errors import ShapeError
 
 Images = Float[Tensor, "batch channels *space"]
-Features = Float[Tensor, "batch channels *space"]
+Features = Float[Tensor, "batch _ ..."]  # width and size change from map to map, so they are not compared
 Labels = Int[Tensor, "batch 1 *space"]
 Hidden = Bool[Tensor, "batch *grid"]
+Ranks = Shaped[Tensor, "batch *grid"]
 Scalar = Float[Tensor, ""]
 
 Size = tuple[int, ...]
@@ -49,12 +50,17 @@ def grid_of(space: Sequence[int], cell: Sequence[int]) -> Size:
     Raises:
         ShapeError: if a cell does not divide the image; the message names the nearest sizes that fit.
     """
+    if len(space) != len(cell):
+        raise ShapeError(
+            f"expected as many axes, got an image of {_show(space)} voxels and cells of {_show(cell)}"
+        )
     if any(length % step or length < step for length, step in zip(space, cell, strict=True)):
         lower = tuple(max(step, length // step * step) for length, step in zip(space, cell, strict=True))
         upper = tuple(-(-length // step) * step for length, step in zip(space, cell, strict=True))
+        fitting = " or ".join(dict.fromkeys(_show(size, ",") for size in (upper, lower)))
         raise ShapeError(
             f"image of {_show(space)} voxels does not divide into mask cells of {_show(cell)}: "
-            f"use --size {_show(upper, ',')} or {_show(lower, ',')}, or another --cell"
+            f"use --size {fitting}, or another --cell"
         )
     return tuple(length // step for length, step in zip(space, cell, strict=True))
 

@@ -1,10 +1,10 @@
 """The dataset folder: what `medmim ingest` writes and everything after it reads.
 
-    dataset.json      name, versions, settings, counts, label names, content hash
-    manifest.jsonl    one row a volume                                  (`Volume`)
-    ledger.jsonl      one row per input file, with its fate and why     (`LedgerRow`)
-    volumes/<subject>/<study>/<volume>.nii.gz
-    labels/<subject>/<study>/<volume>.nii.gz
+dataset.json      name, versions, settings, counts, label names, content hash
+manifest.jsonl    one row a volume                                  (`Volume`)
+ledger.jsonl      one row per input file, with its fate and why     (`LedgerRow`)
+volumes/<subject>/<study>/<volume>.nii.gz
+labels/<subject>/<study>/<volume>.nii.gz
 """
 
 from __future__ import annotations
@@ -157,7 +157,9 @@ def read_dataset(root: Path) -> Dataset:
             reason="no_dataset",
         )
     try:
-        info = DatasetInfo.model_validate_json((root / "dataset.json").read_text(encoding="utf-8"))
+        description = json.loads((root / "dataset.json").read_text(encoding="utf-8"))
+        _refuse_newer(root, description)
+        info = DatasetInfo.model_validate(description)
         rows = (json.loads(line) for line in (root / "manifest.jsonl").read_text("utf-8").splitlines())
         volumes = tuple(Volume.model_validate(row) for row in rows)
     except (ValidationError, ValueError, OSError) as error:
@@ -165,13 +167,18 @@ def read_dataset(root: Path) -> Dataset:
             f"dataset at '{root}' cannot be read ({type(error).__name__}): run `medmim ingest` again",
             reason="damaged_dataset",
         ) from error
-    if info.format_version > FORMAT_VERSION:
+    return Dataset(root, info, volumes)
+
+
+def _refuse_newer(root: Path, description: Any) -> None:
+    """Look at the version before anything else: a newer format has fields that this one calls damage."""
+    version = description.get("format_version") if isinstance(description, dict) else None
+    if isinstance(version, int) and version > FORMAT_VERSION:
         raise DataError(
-            f"dataset at '{root}' has format {info.format_version}, this medmim reads up to {FORMAT_VERSION}: "
+            f"dataset at '{root}' has format {version}, this medmim reads up to {FORMAT_VERSION}: "
             "install a newer medmim",
             reason="newer_format",
         )
-    return Dataset(root, info, volumes)
 
 
 def digest_of(content: Any) -> str:

@@ -7,6 +7,7 @@ A user's own network comes in as `module:callable`, called with `spatial_dims` a
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import signature
 from typing import Any
 
 from medmim.encoders.base import Encoder
@@ -14,7 +15,7 @@ from medmim.encoders.custom import from_callable
 from medmim.encoders.dynunet import DynUNetEncoder
 from medmim.encoders.masked import Masked, mask
 from medmim.encoders.resnet import resnet18, resnet50
-from medmim.errors import UsageError, unknown_name
+from medmim.errors import refuse_unknown_options, unknown_name
 
 ENCODERS: dict[str, Callable[..., Encoder]] = {
     "dynunet": DynUNetEncoder,
@@ -39,10 +40,9 @@ def build_encoder(name: str, *, spatial_dims: int, in_channels: int, **options: 
         return from_callable(name, spatial_dims=spatial_dims, in_channels=in_channels, **options)
     if name not in ENCODERS:
         raise unknown_name("encoder", name, ENCODERS)
-    try:
-        return ENCODERS[name](spatial_dims=spatial_dims, in_channels=in_channels, **options)
-    except TypeError as error:
-        raise UsageError(f"encoder '{name}' does not take the options {sorted(options)}") from error
+    known = set(signature(ENCODERS[name]).parameters) - {"spatial_dims", "in_channels"}
+    refuse_unknown_options(f"encoder '{name}'", options, known)
+    return ENCODERS[name](spatial_dims=spatial_dims, in_channels=in_channels, **options)
 
 
 __all__ = ["ENCODERS", "Encoder", "Masked", "build_encoder", "mask"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
+from inspect import signature
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from torch import nn
 
 from medmim.encoders.base import Encoder, Map
 from medmim.errors import ShapeError, UsageError
+from medmim.shapes import Size
 
 _PROBE_VOXELS = 64
 
@@ -44,10 +47,16 @@ def from_callable(path: str, *, spatial_dims: int, in_channels: int, **options: 
     module_name, _, attribute = path.partition(":")
     try:
         build = getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
+        signature(build).bind(spatial_dims=spatial_dims, in_channels=in_channels, **options)
+    except (ImportError, AttributeError, ValueError) as error:  # ValueError: an empty module name
         raise UsageError(
-            f"--encoder {path}: cannot import it ({type(error).__name__}); expected an importable "
-            "'module:callable' that returns a torch network"
+            f"--encoder {path}: cannot import it ({error}); expected an importable 'module:callable' that "
+            "returns a torch network"
+        ) from error
+    except TypeError as error:
+        raise UsageError(
+            f"--encoder {path}: cannot be called ({error}); expected a callable that takes spatial_dims, "
+            f"in_channels{''.join(f', {name}' for name in options)}"
         ) from error
     net = build(spatial_dims=spatial_dims, in_channels=in_channels, **options)
     if isinstance(net, Encoder):
@@ -59,17 +68,24 @@ def from_callable(path: str, *, spatial_dims: int, in_channels: int, **options: 
 
 def _dry_run(
     net: nn.Module, *, spatial_dims: int, in_channels: int
-) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
+) -> tuple[tuple[int, ...], tuple[Size, ...]]:
     training = net.training
     net.eval()
     with torch.no_grad():
         maps = net(torch.zeros(1, in_channels, *[_PROBE_VOXELS] * spatial_dims))
     net.train(training)
-    if not isinstance(maps, Sequence) or not all(isinstance(item, torch.Tensor) for item in maps):
+    is_list = isinstance(maps, Sequence) and all(isinstance(item, torch.Tensor) for item in maps)
+    if not is_list or not maps:
         raise ShapeError(
             f"own encoder: expected a list of feature maps from forward, got {type(maps).__name__}"
         )
-    strides = tuple(tuple(_PROBE_VOXELS // length for length in item.shape[2:]) for item in maps)
-    if list(strides) != sorted(strides):
+    sizes = [tuple(item.shape[2:]) for item in maps]
+    if any(len(size) != spatial_dims or any(_PROBE_VOXELS % n for n in size) for size in sizes):
+        raise ShapeError(
+            f"own encoder: expected maps whose size divides the image's {_PROBE_VOXELS} voxels along each of "
+            f"{spatial_dims} axes, got {sizes}: pad the convolutions"
+        )
+    strides = tuple(tuple(_PROBE_VOXELS // length for length in size) for size in sizes)
+    if any(c % f for fine, coarse in pairwise(strides) for f, c in zip(fine, coarse, strict=True)):
         raise ShapeError(f"own encoder: expected maps from fine to coarse, got strides {list(strides)}")
     return tuple(item.shape[1] for item in maps), strides

@@ -9,6 +9,7 @@ from monai.networks.blocks.dynunet_block import UnetResBlock
 from torch import nn
 
 from medmim.encoders.base import Encoder, Map
+from medmim.errors import UsageError
 from medmim.shapes import as_size
 
 
@@ -33,15 +34,18 @@ class DynUNetEncoder(Encoder):
     ) -> None:
         super().__init__()
         steps = strides if strides is not None else [1] + [2] * (len(filters) - 1)
+        if not filters or len(steps) != len(filters):
+            raise UsageError(
+                f"encoder_options: expected one stride for each of the filters, got {len(steps)} strides and "
+                f"{len(filters)} filters"
+            )
         relative = [as_size(step, spatial_dims, what="encoder_options.strides") for step in steps]
         widths = [in_channels, *filters]
         self.in_channels = in_channels
         self.channels = tuple(filters)
         self.strides = tuple(tuple(int(s) for s in row) for row in np.cumprod(relative, axis=0))
         self.stages = nn.ModuleList(
-            UnetResBlock(
-                spatial_dims, widths[i], widths[i + 1], kernel_size=3, stride=step, norm_name=_NORM
-            )
+            UnetResBlock(spatial_dims, widths[i], widths[i + 1], kernel_size=3, stride=step, norm_name=_NORM)
             for i, step in enumerate(relative)
         )
 

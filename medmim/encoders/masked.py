@@ -1,9 +1,10 @@
 """Masking by multiplication: SparK's scheme as a tensor-like value, the reference for packed cells.
 
-`mask(images, hidden)` gives a `Masked`; any network is called on it as on a tensor. Hidden voxels are zero before
-and after every operation, and norms count visible voxels only, as in SparK (arXiv 2301.03580, section 3.2). The
-mask travels with the value, so two forwards with different masks never meet, under activation checkpointing too.
-Nothing is saved: every voxel is computed and then thrown away. That is what packed cells are measured against.
+`mask(images, hidden)` gives a `Masked`; any network is called on it as on a tensor. Hidden voxels are zero
+before and after every operation, and norms count visible voxels only, as in SparK (arXiv 2301.03580, section
+3.2). The mask travels with the value, so two forwards with different masks never meet, under activation
+checkpointing too. Nothing is saved: every voxel is computed and then thrown away. That is what packed cells
+are measured against.
 """
 
 from __future__ import annotations
@@ -36,10 +37,11 @@ class Layout:
         """
         if space not in self._visible:
             grid = tuple(self.hidden.shape[1:])
-            if any(length % cells for length, cells in zip(space, grid, strict=True)):
+            if len(space) != len(grid) or any(n % cells for n, cells in zip(space, grid, strict=True)):
                 raise ShapeError(
-                    f"a feature map of {space} voxels does not hold a mask grid of {grid} cells: "
-                    "use a --cell that is a multiple of the encoder's total stride"
+                    f"a feature map of {'×'.join(map(str, space))} voxels does not hold a mask grid of "
+                    f"{'×'.join(map(str, grid))} cells: use a --cell that is a multiple of the encoder's "
+                    "total stride"
                 )
             self._visible[space] = (~hidden_voxels(self.hidden, space)).float()
         return self._visible[space]
@@ -92,15 +94,21 @@ class Masked:
         return self.layout.visible(tuple(self.dense.shape[2:]))
 
     def __add__(self, other: Any) -> Masked:
-        return torch.add(self, other)  # type: ignore[call-overload, no-any-return]
+        return _combine(torch.add, self, other)
 
     __radd__ = __add__
     __iadd__ = __add__
 
     def __mul__(self, other: Any) -> Masked:
-        return torch.mul(self, other)  # type: ignore[call-overload, no-any-return]
+        return _combine(torch.mul, self, other)
 
     __rmul__ = __mul__
+
+    def __getattr__(self, name: str) -> Any:
+        """Name a method of tensors that has no masked form; called only for what is not defined here."""
+        if not name.startswith("_") and hasattr(Tensor, name):
+            raise _no_form(name)
+        raise AttributeError(f"'{type(self).__name__}' has no attribute '{name}'")
 
     @classmethod
     def __torch_function__(
@@ -116,10 +124,7 @@ class Masked:
             ShapeError: if it has none; the message names it.
         """
         if func not in _FORMS:
-            raise ShapeError(
-                f"'{getattr(func, '__name__', func)}' has no masked form: use an encoder without it "
-                f"(known: {', '.join(sorted({form.__name__ for form in _FORMS}))})"
-            )
+            raise _no_form(getattr(func, "__name__", str(func)))
         return _FORMS[func](func, *args, **(kwargs or {}))
 
 
@@ -129,9 +134,18 @@ def mask(images: Images, hidden: Hidden) -> Masked:
     Args:
         images: (batch, channels, *space).
         hidden: (batch, *grid), True = hidden; cell = space / grid.
+
+    Raises:
+        ShapeError: for another number of samples, or a grid that does not divide the image.
     """
-    layout = Layout(hidden)
-    return _hide(images, layout)
+    if images.shape[0] != hidden.shape[0]:
+        raise ShapeError(f"expected one mask a sample, got {hidden.shape[0]} for {images.shape[0]} images")
+    return _hide(images, Layout(hidden))
+
+
+def _no_form(name: str) -> ShapeError:
+    known = ", ".join(sorted({form.__name__ for form in _FORMS}))
+    return ShapeError(f"'{name}' has no masked form: use an encoder without it (known: {known})")
 
 
 def _hide(dense: Tensor, layout: Layout) -> Masked:
@@ -145,43 +159,50 @@ def _dense_then_hide(func: Callable[..., Tensor], value: Masked, *args: Any, **k
 
 
 def _combine(func: Callable[..., Tensor], first: Any, second: Any, **kwargs: Any) -> Masked:
-    """Sum or product of two masked values, or of one and a number."""
-    layout = (first if isinstance(first, Masked) else second).layout
+    """Sum or product of two masked values, or of one and a number or a parameter."""
+    layout = _shared_layout([value for value in (first, second) if isinstance(value, Masked)])
     dense = [value.dense if isinstance(value, Masked) else value for value in (first, second)]
     return _hide(func(*dense, **kwargs), layout)
 
 
-def _concatenate(
-    func: Callable[..., Tensor], values: Sequence[Masked], dim: int = 0, **kwargs: Any
-) -> Masked:
-    if dim != 1:
+def _concatenate(func: Callable[..., Tensor], values: Sequence[Any], dim: int = 0, **kwargs: Any) -> Masked:
+    layout = _shared_layout(values)
+    if dim % values[0].dim() != 1:
         raise ShapeError(f"masked values are concatenated along channels (dim=1), got dim={dim}")
-    return Masked(func([value.dense for value in values], dim=dim, **kwargs), values[0].layout)
+    return Masked(func([value.dense for value in values], dim=dim, **kwargs), layout)
+
+
+def _shared_layout(values: Sequence[Any]) -> Layout:
+    """Return the one layout of all values; different masks in one operation are a mistake of the caller."""
+    if not all(isinstance(value, Masked) and value.layout is values[0].layout for value in values):
+        raise ShapeError("expected values of one forward, got values with different masks or without any")
+    layout: Layout = values[0].layout
+    return layout
 
 
 def _batch_norm(func: Callable[..., Tensor], value: Masked, *args: Any, **kwargs: Any) -> Masked:
     """Batch norm over the visible voxels of all samples: they are taken out, normalised and put back."""
     keep = value.visible[:, 0].bool()
     rows = value.dense.movedim(1, -1)
-    normalised = torch.zeros_like(rows, dtype=torch.float32)
-    normalised[keep] = func(rows[keep].float(), *args, **kwargs)
+    wide = torch.promote_types(value.dtype, torch.float32)
+    chosen = rows[keep].to(wide)
+    if kwargs.get("training") and len(chosen) < 2:
+        raise ShapeError(
+            f"batch norm over {len(chosen)} visible voxel of a {tuple(value.shape)} map: expected at least "
+            "2; use a larger --batch-size or --size, or a lower --ratio"
+        )
+    normalised = torch.zeros_like(rows, dtype=wide)
+    normalised[keep] = func(chosen, *args, **kwargs)
     return Masked(normalised.movedim(-1, 1).to(value.dtype), value.layout)
 
 
-def _instance_norm(
-    func: Callable[..., Tensor],
-    value: Masked,
-    running_mean: Tensor | None = None,
-    running_var: Tensor | None = None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    use_input_stats: bool = True,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Masked:
-    if running_mean is not None or not use_input_stats:
-        raise ShapeError("instance norm with running statistics has no masked form: use track_running_stats=False")
-    return _grouped_norm(value, value.shape[1], weight, bias, eps)
+def _instance_norm(func: Callable[..., Tensor], value: Masked, **norm: Any) -> Masked:
+    """Instance norm: one group a channel; PyTorch hands all its arguments over by name."""
+    if norm.get("running_mean") is not None or not norm.get("use_input_stats", True):
+        raise ShapeError(
+            "instance norm with running statistics has no masked form: use track_running_stats=False"
+        )
+    return _grouped_norm(value, value.shape[1], norm.get("weight"), norm.get("bias"), norm.get("eps", 1e-5))
 
 
 def _group_norm(
@@ -223,11 +244,15 @@ _FORMS: dict[Callable[..., Any], Callable[..., Any]] = {
         _dense_then_hide,
     ),
     **dict.fromkeys((torch._C._nn.avg_pool2d, torch._C._nn.avg_pool3d), _dense_then_hide),
-    **dict.fromkeys((F.relu, torch.relu, torch.relu_, F.leaky_relu, F.relu6, F.silu), _dense_then_hide),
-    **dict.fromkeys((F.gelu, F.elu, F.mish, torch.prelu, torch.sigmoid, torch.tanh), _dense_then_hide),
+    **dict.fromkeys(
+        (F.relu, torch.relu, torch.relu_, F.leaky_relu, F.relu6, F.hardtanh, F.silu), _dense_then_hide
+    ),
+    **dict.fromkeys(
+        (F.gelu, F.elu, F.mish, F.hardswish, torch.prelu, torch.sigmoid, torch.tanh), _dense_then_hide
+    ),
     **dict.fromkeys((F.dropout, F.dropout2d, F.dropout3d), _dense_then_hide),
-    **dict.fromkeys((torch.add, torch.mul), _combine),
-    torch.cat: _concatenate,
+    **dict.fromkeys((torch.add, torch.mul, Tensor.add, Tensor.mul), _combine),
+    **dict.fromkeys((torch.cat, torch.concat), _concatenate),
     F.batch_norm: _batch_norm,
     F.instance_norm: _instance_norm,
     F.group_norm: _group_norm,

@@ -64,23 +64,41 @@ class ResNetEncoder(Encoder):
         return maps
 
 
-def resnet18(*, spatial_dims: int, in_channels: int, **options: object) -> Encoder:
-    """Build MONAI's ResNet-18."""
+def resnet18(
+    *,
+    spatial_dims: int,
+    in_channels: int,
+    widths: Sequence[int] = (64, 128, 256, 512),
+    stem_stride: int = 2,
+    max_pool: bool = False,
+) -> Encoder:
+    """Build MONAI's ResNet-18; the arguments are those of `ResNetEncoder`."""
     return ResNetEncoder(
         spatial_dims=spatial_dims,
         in_channels=in_channels,
         block="basic",
         layers=(2, 2, 2, 2),
-        **options,  # type: ignore[arg-type]  # checked by the constructor
+        widths=widths,
+        stem_stride=stem_stride,
+        max_pool=max_pool,
     )
 
 
-def resnet50(*, spatial_dims: int, in_channels: int, **options: object) -> Encoder:
-    """Build MONAI's ResNet-50."""
+def resnet50(
+    *,
+    spatial_dims: int,
+    in_channels: int,
+    widths: Sequence[int] = (64, 128, 256, 512),
+    stem_stride: int = 2,
+    max_pool: bool = False,
+) -> Encoder:
+    """Build MONAI's ResNet-50; the arguments are those of `ResNetEncoder`."""
     return ResNetEncoder(
         spatial_dims=spatial_dims,
         in_channels=in_channels,
         block="bottleneck",
         layers=(3, 4, 6, 3),
-        **options,  # type: ignore[arg-type]  # checked by the constructor
+        widths=widths,
+        stem_stride=stem_stride,
+        max_pool=max_pool,
     )

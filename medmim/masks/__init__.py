@@ -1,14 +1,15 @@
 """What is hidden: one rule a file, looked up in the table `MASKS`.
 
-To add a mask: write `masks/<name>.py` with a final subclass of `Mask`, add one line to `MASKS`, and one YAML to
-`configs/pretrain`. The contract tests run over the table and find it.
+To add a mask: write `masks/<name>.py` with a final subclass of `Mask`, add one line to `MASKS`, and one YAML
+to `configs/pretrain`. The contract tests run over the table and find it.
 """
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
-from medmim.errors import UsageError, unknown_name
+from medmim.errors import refuse_unknown_options, unknown_name
 from medmim.masks.base import Mask, hidden_count
 from medmim.masks.cells import hidden_voxels
 from medmim.masks.mesh import MeshMask
@@ -33,10 +34,9 @@ def build_mask(name: str, *, ratio: float, **options: Any) -> Mask:
     """
     if name not in MASKS:
         raise unknown_name("mask", name, MASKS)
-    try:
-        return MASKS[name](ratio=ratio, **options)
-    except TypeError as error:
-        raise UsageError(f"mask '{name}' does not take the options {sorted(options)}") from error
+    known = {field.name for field in fields(MASKS[name])} - {"ratio"}
+    refuse_unknown_options(f"mask '{name}'", options, known)
+    return MASKS[name](ratio=ratio, **options)
 
 
 __all__ = ["MASKS", "Mask", "build_mask", "hidden_count", "hidden_voxels"]

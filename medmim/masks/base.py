@@ -8,11 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Shaped
-from torch import Tensor
 
 from medmim.errors import ShapeError, UsageError
-from medmim.shapes import Hidden
+from medmim.shapes import Hidden, Ranks
 
 
 def hidden_count(cells: int, ratio: float) -> int:
@@ -37,14 +35,10 @@ class Mask(ABC):
     def __post_init__(self) -> None:
         """Refuse a ratio that would hide nothing or everything."""
         if not 0.0 < self.ratio < 1.0:
-            raise UsageError(
-                f"--ratio: expected a number between 0 and 1, both excluded, got {self.ratio:g}"
-            )
+            raise UsageError(f"--ratio: expected a number between 0 and 1, both excluded, got {self.ratio:g}")
 
     @abstractmethod
-    def rank(
-        self, batch: int, grid: Sequence[int], *, generator: torch.Generator
-    ) -> Shaped[Tensor, "batch *grid"]:
+    def rank(self, batch: int, grid: Sequence[int], *, generator: torch.Generator) -> Ranks:
         """Return a rank for each cell of each sample; the cells with the highest ranks are hidden first."""
 
     def sample(self, batch: int, grid: Sequence[int], *, generator: torch.Generator) -> Hidden:
@@ -60,6 +54,6 @@ class Mask(ABC):
         """
         rank = self.rank(batch, grid, generator=generator).flatten(1)
         count = hidden_count(math.prod(grid), self.ratio)
-        hidden = torch.zeros(rank.shape, dtype=torch.bool)
+        hidden = torch.zeros(rank.shape, dtype=torch.bool, device="cpu")  # whatever the default device is
         hidden.scatter_(1, rank.topk(count, dim=1).indices, value=True)
         return hidden.reshape(batch, *grid)

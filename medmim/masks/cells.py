@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from jaxtyping import Bool
 from torch import Tensor
 
-from medmim.shapes import Hidden, grid_of
+from medmim.errors import ShapeError
+from medmim.shapes import Hidden
 
 
 def hidden_voxels(hidden: Hidden, space: Sequence[int]) -> Bool[Tensor, "batch 1 *space"]:
@@ -21,9 +22,12 @@ def hidden_voxels(hidden: Hidden, space: Sequence[int]) -> Bool[Tensor, "batch 1
         ShapeError: if the grid does not divide the image.
     """
     grid = tuple(hidden.shape[1:])
-    cell = tuple(max(1, length // cells) for length, cells in zip(space, grid, strict=True))
-    grid_of(space, cell)
+    if len(grid) != len(space) or any(length % cells for length, cells in zip(space, grid, strict=True)):
+        raise ShapeError(
+            f"image of {'×'.join(map(str, space))} voxels does not divide into a grid of "
+            f"{'×'.join(map(str, grid))} cells: expected a multiple of the grid along each axis"
+        )
     voxels = hidden
-    for axis, step in enumerate(cell, start=1):
-        voxels = voxels.repeat_interleave(step, dim=axis)
+    for axis, (length, cells) in enumerate(zip(space, grid, strict=True), start=1):
+        voxels = voxels.repeat_interleave(length // cells, dim=axis)
     return voxels.unsqueeze(1)

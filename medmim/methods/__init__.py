@@ -7,10 +7,11 @@ To add a method: write `methods/<name>.py` with a final subclass of `Method` and
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import signature
 from typing import Any
 
 from medmim.encoders import Encoder
-from medmim.errors import UsageError, unknown_name
+from medmim.errors import refuse_unknown_options, unknown_name
 from medmim.methods.base import Method, Step
 from medmim.methods.spark import build_spark
 from medmim.shapes import Size
@@ -36,10 +37,9 @@ def build_method(name: str, *, encoder: Encoder, spatial_dims: int, cell: Size, 
     """
     if name not in METHODS:
         raise unknown_name("method", name, METHODS)
-    try:
-        return METHODS[name](encoder=encoder, spatial_dims=spatial_dims, cell=cell, **options)
-    except TypeError as error:
-        raise UsageError(f"method '{name}' does not take the options {sorted(options)}") from error
+    known = set(signature(METHODS[name]).parameters) - {"encoder", "spatial_dims", "cell"}
+    refuse_unknown_options(f"method '{name}'", options, known)
+    return METHODS[name](encoder=encoder, spatial_dims=spatial_dims, cell=cell, **options)
 
 
 __all__ = ["METHODS", "Method", "Step", "build_method"]

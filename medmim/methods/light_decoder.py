@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from einops import rearrange
@@ -17,7 +18,8 @@ from medmim.shapes import Features, Hidden, Images, Size
 class Densify(nn.Module):
     """Fill the hidden voxels of one encoder map with a learned token and project it to the decoder's width.
 
-    As in SparK: norm over the visible voxels, mask token (truncated normal, 0.02), then a convolution.
+    As in SparK: norm over the visible voxels, mask token (normal of deviation 0.02, cut at ±0.02), then a
+    convolution.
 
     Args:
         spatial_dims: 2 or 3.
@@ -30,7 +32,7 @@ class Densify(nn.Module):
         super().__init__()
         self.norm = Norm[Norm.BATCH, spatial_dims](in_channels)
         self.token = nn.Parameter(torch.zeros(1, in_channels, *[1] * spatial_dims))
-        nn.init.trunc_normal_(self.token, std=0.02)
+        nn.init.trunc_normal_(self.token, std=0.02, a=-0.02, b=0.02)
         self.project = Conv[Conv.CONV, spatial_dims](
             in_channels, out_channels, kernel_size, padding=kernel_size // 2
         )
@@ -46,8 +48,8 @@ class Densify(nn.Module):
 class LightDecoder(nn.Module):
     """Upsample from the coarsest map, adding one densified map a scale, and predict voxels at the end.
 
-    The last scale predicts all voxels that it stands for with one 1×1 convolution, so that no convolution runs
-    at full resolution: that is where a dense decoder spends most of its time.
+    The last scale predicts all voxels that it stands for with one 1×1 convolution, so that no convolution
+    runs at full resolution: that is where a dense decoder spends most of its time.
 
     Args:
         spatial_dims: 2 or 3.
@@ -62,9 +64,12 @@ class LightDecoder(nn.Module):
         super().__init__()
         self.stages = nn.ModuleList(
             _Upsample(
-                spatial_dims, widths[i], widths[i + 1], tuple(c // f for c, f in zip(coarse, fine, strict=True))
+                spatial_dims,
+                widths[i],
+                widths[i + 1],
+                tuple(c // f for c, f in zip(coarse, fine, strict=True)),
             )
-            for i, (coarse, fine) in enumerate(zip(strides, strides[1:], strict=False))
+            for i, (coarse, fine) in enumerate(pairwise(strides))
         )
         voxels = int(torch.tensor(strides[-1]).prod())
         self.head = Conv[Conv.CONV, spatial_dims](widths[-1], out_channels * voxels, kernel_size=1)
@@ -83,7 +88,10 @@ class LightDecoder(nn.Module):
 
 
 class _Upsample(nn.Module):
-    """Transposed convolution, then two 3×3 convolutions with batch norm, ReLU6 between: SparK's block."""
+    """Transposed convolution, then two 3×3 convolutions with batch norm, ReLU6 between: SparK's block.
+
+    SparK's transposed convolution has kernel 4 and stride 2; this one has kernel = stride, for any stride.
+    """
 
     def __init__(self, spatial_dims: int, in_channels: int, out_channels: int, stride: Size) -> None:
         super().__init__()

@@ -1,11 +1,13 @@
 """SparK: masked modelling for convolutional encoders (Tian et al., ICLR 2023, arXiv 2301.03580).
 
-The encoder sees visible cells only, at every scale; its maps are densified with mask tokens; a light hierarchical
-decoder predicts the pixels of the hidden cells, normalised cell by cell; the loss is the mean squared error on
-hidden cells alone.
+The encoder sees visible cells only, at every scale; its maps are densified with mask tokens; a light
+hierarchical decoder predicts the pixels of the hidden cells, normalised cell by cell; the loss is the mean
+squared error on hidden cells alone.
 """
 
 from __future__ import annotations
+
+import math
 
 from torch import nn
 
@@ -40,7 +42,12 @@ class SparK(Method):
 
     def forward(self, images: Images, hidden: Hidden) -> Step:
         """Compute the loss on hidden cells and the reconstruction (visible voxels are the image's own)."""
-        grid_of(tuple(images.shape[2:]), self.target.cell)
+        grid = grid_of(tuple(images.shape[2:]), self.target.cell)
+        if tuple(hidden.shape[1:]) != grid:
+            raise ShapeError(
+                f"mask grid of {'×'.join(map(str, hidden.shape[1:]))} cells: expected "
+                f"{'×'.join(map(str, grid))}, the image divided by the mask cell"
+            )
         maps = self.encoder(mask(images, hidden))[::-1]
         dense = [densify(features, hidden) for densify, features in zip(self.densify, maps, strict=False)]
         prediction = to_cells(self.decoder(dense).float(), self.target.cell)
@@ -48,8 +55,9 @@ class SparK(Method):
         chosen = hidden.flatten(1)
         loss = error[chosen].mean()
         picture = from_cells(
-            to_cells(self.target.picture(prediction.detach(), images), self.target.cell)
-            .where(chosen.unsqueeze(-1), to_cells(images.float(), self.target.cell)),
+            to_cells(self.target.picture(prediction.detach(), images), self.target.cell).where(
+                chosen.unsqueeze(-1), to_cells(images.float(), self.target.cell)
+            ),
             tuple(images.shape[2:]),
             self.target.cell,
         )
@@ -71,8 +79,8 @@ def build_spark(
         spatial_dims: 2 or 3.
         cell: mask cell in voxels; a multiple of the encoder's total stride.
         decoder_width: channels at the coarsest scale, halved at each finer one (the paper's is 768).
-        finest_decoder_stride: the decoder stops at the first map with this stride or a finer one would follow,
-            and predicts the voxels between from there.
+        finest_decoder_stride: the decoder stops at the finest map with this stride or a larger one, and
+            predicts the voxels between from there.
 
     Raises:
         ShapeError: if a cell is finer than the encoder's coarsest map, which would mix hidden and visible.
@@ -81,8 +89,13 @@ def build_spark(
     if any(size % stride for size, stride in zip(cell, total, strict=True)):
         nearest = tuple(-(-size // stride) * stride for size, stride in zip(cell, total, strict=True))
         raise ShapeError(
-            f"mask cell of {'×'.join(map(str, cell))} voxels: expected a multiple of the encoder's total stride "
-            f"{'×'.join(map(str, total))}; use --cell {','.join(map(str, nearest))}"
+            f"mask cell of {'×'.join(map(str, cell))} voxels: expected a multiple of the encoder's total "
+            f"stride {'×'.join(map(str, total))}; use --cell {','.join(map(str, nearest))}"
+        )
+    if math.prod(cell) * encoder.in_channels < 2:
+        raise ShapeError(
+            "mask cell of one voxel: expected at least 2 values, since each cell is normalised by its own "
+            f"deviation; use --cell {','.join('2' for _ in cell)}"
         )
     scales = [
         (channels, stride)

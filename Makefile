@@ -1,0 +1,33 @@
+# make demo    install into .venv and run the whole line on generated DICOM; prints the comparison
+# make test    install into .venv and run the tests
+# make check   lint, format, types
+# make test-slow   proofs that take minutes; real data in ../shared where it is there
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-slow check
+
+demo: $(VENV)/.runtime
+	$(BIN)/medmim demo
+
+test: $(VENV)/.dev
+	$(BIN)/pytest -m "not slow" --cov --cov-report=term:skip-covered --durations=5
+
+test-slow: $(VENV)/.dev
+	$(BIN)/pytest -m slow
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/.runtime: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "medmim needs Python 3.11 or newer: make PYTHON=python3.12 demo")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@

@@ -1,0 +1,5 @@
+"""`python -m medmim` is `medmim`."""
+
+from medmim.cli import main
+
+main()

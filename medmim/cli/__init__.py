@@ -1,0 +1,111 @@
+"""The command line: parse words, call one stage, print its result, turn errors into exit codes.
+
+Nothing heavy is imported until a command runs, so that `medmim --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from medmim import __version__
+from medmim.errors import MedmimError, did_you_mean
+
+COMMANDS = {
+    "ingest": "DICOM or NIfTI folder → checked, pseudonymised dataset folder",
+    "pretrain": "masked pretraining of an encoder on a dataset",
+    "finetune": "a task head on an encoder, tested and registered",
+    "compare": "fine-tuning runs side by side: table, intervals, verdict, report",
+    "ui": "the MLflow UI on the local runs, loopback only",
+    "demo": "the whole line on generated DICOM",
+}
+
+
+class Medmim(click.Group):
+    """The command group: commands are imported when they run; errors become one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the commands in the order in which they are used."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """Import and return one command."""
+        if name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"medmim.cli.{name}").command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command, or suggest the nearest."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise click.UsageError(f"no such command '{args[0]}'{did_you_mean(args[0], COMMANDS)}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; an error that medmim raises on purpose ends in its exit code."""
+        try:
+            return super().invoke(ctx)
+        except MedmimError as error:
+            click.echo(f"medmim: {error}", err=True)
+            ctx.exit(error.exit_code)
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except KeyboardInterrupt:
+            click.echo("medmim: interrupted; `--resume` continues a training run", err=True)
+            ctx.exit(130)
+        except Exception as error:
+            if os.environ.get("MEDMIM_DEBUG"):
+                raise
+            # The message may quote a scan; where it happened is enough to report it.
+            click.echo(
+                f"medmim: internal error, {type(error).__name__} in {_where(error)}; please report it "
+                "(MEDMIM_DEBUG=1 shows more)",
+                err=True,
+            )
+            ctx.exit(1)
+
+
+@click.group(
+    cls=Medmim,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="""\b
+Start on your own scans:
+  medmim ingest /dicom
+  medmim pretrain --mask mesh --ratio 0.7
+  medmim finetune segment
+  medmim finetune segment --init scratch
+  medmim compare
+  medmim ui
+
+Or on generated ones: medmim demo. Runs are kept in $MEDMIM_HOME (./medmim-runs).""",
+)
+@click.version_option(__version__, prog_name="medmim")
+def main() -> None:
+    """Masked image modelling for medical scans: DICOM in, compared and registered segmenters out."""
+
+
+def _where(error: BaseException) -> str:
+    """Return the innermost place in medmim that an exception passed."""
+    place = "an unknown place"
+    trace = error.__traceback__
+    while trace is not None:
+        module = trace.tb_frame.f_globals.get("__name__", "")
+        if module.startswith("medmim"):
+            place = f"{module}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return place
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,56 @@
+"""`medmim finetune`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from medmim.cli.options import given, home, json_option, print_result, refuse_with_resume, run_options
+
+
+@click.command(
+    "finetune",
+    epilog="""\b
+Examples:
+  medmim finetune segment                        from the newest pretraining run
+  medmim finetune segment --init scratch         the control: same split, steps and seed
+  medmim finetune segment --labelled 10 --minutes 7
+  medmim finetune segment --init 3f2a --fold 1""",
+)
+@click.argument("task")
+@click.option(
+    "--init", help="scratch, a pretraining run or a .safetensors file.  [default: newest pretraining run]"
+)
+@click.option("--labelled", type=int, help="Train on this many labelled patients (nested).")
+@click.option("--label-fraction", type=float, help="Train on this share of the labelled patients (nested).")
+@run_options
+@json_option
+def command(
+    *, as_json: bool, config: str | None, overrides: tuple[str, ...], resume: str | None, **flags: Any
+) -> None:
+    """Fine-tune an encoder for TASK (segment), test it once and register the model."""
+    from medmim.config import FinetuneSettings, resolve
+
+    values = given(flags)
+    settings = resolve(FinetuneSettings, config=config, flags=values, overrides=overrides)
+    if resume:
+        refuse_with_resume({key: value for key, value in values.items() if key != "task"}, overrides, config)
+        from medmim.stages.runs import stored_settings, unfinished
+        from medmim.tracking.store import Store
+
+        store = Store(home())
+        resume = unfinished(store, "finetune", resume)
+        settings = stored_settings(FinetuneSettings, store, resume, data=settings.data)
+    from medmim.stages.finetune import finetune
+
+    result = finetune(settings, home=home(), resume=resume, say=lambda line: click.echo(line, err=True))
+    scores = {key: value for key, value in result.metrics.items() if key.startswith("test/")}
+    lines = [
+        f"run      {result.run_id}",
+        f"weights  {result.checkpoint}",
+        f"picture  {result.panel}",
+        *(f"{key:<24} {value:.3f}" for key, value in scores.items()),
+        "next     medmim compare",
+    ]
+    print_result(result.as_json(), as_json=as_json, lines=lines)

@@ -1,0 +1,102 @@
+"""Words that several commands share, and how their results are printed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def home() -> Path:
+    """Return where runs are kept: `MEDMIM_HOME`, or ./medmim-runs."""
+    return Path(os.environ.get("MEDMIM_HOME", "medmim-runs"))
+
+
+def json_option(command: Command) -> Command:
+    """Add `--json`."""
+    return click.option("as_json", "--json", is_flag=True, help="Print one JSON object last on stdout.")(
+        command
+    )
+
+
+def print_result(result: dict[str, Any], *, as_json: bool, lines: list[str]) -> None:
+    """Print a result: as JSON for scripts, or as lines for people."""
+    if as_json:
+        click.echo(json.dumps(result, sort_keys=True))
+        return
+    for line in lines:
+        click.echo(line)
+
+
+def run_options(command: Command) -> Command:
+    """Add the words that `pretrain` and `finetune` share."""
+    for option in reversed(_RUN_OPTIONS):
+        command = option(command)
+    return command
+
+
+def given(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the flags that were given, sizes read as numbers."""
+    flags = {key: value for key, value in values.items() if value is not None}
+    for key in ("size", "cell"):
+        if key in flags:
+            flags[key] = sizes(flags[key], word=f"--{key}")
+    return flags
+
+
+def sizes(text: str, *, word: str) -> tuple[int, ...]:
+    """Read `64` or `40,56,40`."""
+    try:
+        return tuple(int(part) for part in text.replace("x", ",").split(","))
+    except ValueError:
+        raise click.UsageError(
+            f"{word}: expected one number or one an axis, such as 64 or 40,56,40; got '{text}'"
+        ) from None
+
+
+def refuse_with_resume(flags: dict[str, Any], overrides: tuple[str, ...], config: str | None) -> None:
+    """A resumed run keeps its settings: say so instead of ignoring words."""
+    words = [f"--{key.replace('_', '-')}" for key in flags if key != "data"]
+    words += ["--set"] if overrides else []
+    words += ["--config"] if config else []
+    if words:
+        raise click.UsageError(
+            f"--resume continues with the run's own settings; leave out {', '.join(words)}"
+        )
+
+
+_RUN_OPTIONS = [
+    click.option("--data", type=click.Path(path_type=Path), help="Dataset folder.  [default: medmim-data]"),
+    click.option(
+        "--dims",
+        type=click.IntRange(2, 3),
+        help="2: slices of volumes, 3: volumes.  [default: from the data]",
+    ),
+    click.option("--size", help="Voxels of a patch, such as 64 or 40,56,40.  [default: from the data]"),
+    click.option(
+        "--encoder",
+        help="dynunet, resnet18, resnet50 or module:callable.  [default: dynunet in 3D, resnet18 in 2D]",
+    ),
+    click.option("--steps", type=int, help="Length of training in steps.  [default: 2000]"),
+    click.option("--epochs", type=float, help="Length of training in passes over the volumes."),
+    click.option("--minutes", type=float, help="Length of training in minutes of wall clock."),
+    click.option("--batch-size", type=int, help="Patches a step.  [default: 4]"),
+    click.option("--lr", type=float, help="Learning rate.  [default: 0.001]"),
+    click.option("--precision", help="auto, fp32 or bf16.  [default: auto]"),
+    click.option("--workers", type=int, help="Processes that prepare batches.  [default: from the machine]"),
+    click.option("--seed", type=int, help="Everything random follows it.  [default: 0]"),
+    click.option("--fold", type=int, help="Hold out this one of five patient-disjoint folds, 0 to 4."),
+    click.option("--config", help="YAML file, or a preset that ships with medmim."),
+    click.option(
+        "overrides", "--set", multiple=True, metavar="KEY=VALUE", help="Change any setting; may be repeated."
+    ),
+    click.option(
+        "--resume", is_flag=False, flag_value="latest", metavar="[RUN]", help="Continue an unfinished run."
+    ),
+]

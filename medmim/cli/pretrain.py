@@ -1,0 +1,60 @@
+"""`medmim pretrain`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from medmim.cli.options import given, home, json_option, print_result, refuse_with_resume, run_options
+
+
+@click.command(
+    "pretrain",
+    epilog="""\b
+Examples:
+  medmim pretrain
+  medmim pretrain --mask mesh --ratio 0.7 --minutes 30
+  medmim pretrain --dims 2 --size 160 --encoder resnet18 --mask random
+  medmim pretrain --config spark_random --set batch_size=8
+  medmim pretrain --resume""",
+)
+@click.option("--method", help="How it learns.  [default: spark]")
+@click.option("--mask", help="What is hidden: mesh or random.  [default: mesh]")
+@click.option("--ratio", type=float, help="Share of mask cells to hide.  [default: 0.7]")
+@click.option(
+    "--cell", help="Mask cell in voxels, such as 8 or 8,8,4.  [default: the encoder's total stride]"
+)
+@click.option("--init", help="Only `scratch`: pretraining starts from random weights.")
+@run_options
+@json_option
+def command(
+    *, as_json: bool, config: str | None, overrides: tuple[str, ...], resume: str | None, **flags: Any
+) -> None:
+    """Pretrain an encoder: hide part of each scan and learn to rebuild it. Prints the run's id."""
+    if flags.pop("init") not in (None, "scratch"):
+        raise click.UsageError(
+            "--init: pretraining from other weights is not available yet; use --init scratch"
+        )
+    from medmim.config import PretrainSettings, resolve
+
+    values = given(flags)
+    settings = resolve(PretrainSettings, config=config, flags=values, overrides=overrides)
+    if resume:
+        refuse_with_resume(values, overrides, config)
+        from medmim.stages.runs import stored_settings, unfinished
+        from medmim.tracking.store import Store
+
+        store = Store(home())
+        resume = unfinished(store, "pretrain", resume)
+        settings = stored_settings(PretrainSettings, store, resume, data=settings.data)
+    from medmim.stages.pretrain import pretrain
+
+    result = pretrain(settings, home=home(), resume=resume)
+    lines = [
+        f"run      {result.run_id}",
+        f"weights  {result.checkpoint}",
+        f"picture  {result.panel}",
+        "next     medmim finetune segment",
+    ]
+    print_result(result.as_json(), as_json=as_json, lines=lines)

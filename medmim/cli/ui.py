@@ -1,0 +1,19 @@
+"""`medmim ui`."""
+
+from __future__ import annotations
+
+import click
+
+from medmim.cli.options import home
+
+
+@click.command("ui", epilog="\b\nExample:\n  medmim ui --port 5001")
+@click.option(
+    "--port", type=click.IntRange(1, 65535), default=5000, show_default=True, help="Port on 127.0.0.1."
+)
+def command(*, port: int) -> None:
+    """Open the MLflow UI on the local runs. It listens on this machine only; stop it with Ctrl-C."""
+    from medmim.stages.ui import serve
+
+    click.echo(f"http://127.0.0.1:{port}  (Ctrl-C ends it)", err=True)
+    serve(home(), port=port)

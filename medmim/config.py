@@ -1,0 +1,214 @@
+"""Settings of a run: typed, frozen, and refused completely and kindly when wrong.
+
+Precedence, lowest first: defaults here, `--config FILE`, flags, `--set key=value`. The resolved settings are
+stored with the run. Values that depend on the data (size, dims, encoder, cell) may be left open: None means
+"chosen from the dataset", and the choice is stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from medmim import files
+from medmim.errors import SettingsError, did_you_mean
+
+
+def _as_sequence(value: Any) -> Any:
+    """Read one number, or numbers separated by commas, as a sequence of sizes."""
+    if isinstance(value, int):
+        return (value,)
+    return tuple(value.split(",")) if isinstance(value, str) else value
+
+
+Sizes = Annotated[tuple[Annotated[int, Field(gt=0)], ...], BeforeValidator(_as_sequence)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class RunSettings(BaseModel):
+    """What pretraining and fine-tuning share.
+
+    Attributes:
+        data: dataset folder that `medmim ingest` wrote.
+        dims: 2 (slices drawn from volumes) or 3.
+        size: voxels that the network sees at once, one number or one an axis.
+        encoder: name in the table of encoders, or module:callable.
+        steps, epochs, minutes: length of training; one of them.
+        warmup: share of the training over which the learning rate rises.
+        precision: auto is bf16 where the processor computes with it, otherwise fp32.
+        workers: processes that prepare batches; None: chosen from the machine.
+        evaluations: how often validation runs and pictures are drawn.
+        cache_gb: memory for prepared volumes.
+        checkpoint_every_steps: save the state for `--resume` this often; None: at every evaluation.
+        fold: hold out this one of five patient-disjoint folds instead of the dataset's own test split.
+        experiment: MLflow experiment.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    data: Path = Path("medmim-data")
+    dims: Literal[2, 3] | None = None
+    size: Sizes | None = None
+    encoder: str | None = None
+    encoder_options: dict[str, Any] = Field(default_factory=dict)
+    steps: int | None = Field(default=None, gt=0)
+    epochs: float | None = Field(default=None, gt=0)
+    minutes: float | None = Field(default=None, gt=0)
+    batch_size: int = Field(default=4, gt=0)
+    lr: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.05, ge=0)
+    warmup: float = Field(default=0.05, ge=0, lt=1)
+    gradient_clip: float = Field(default=1.0, gt=0)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    workers: int | None = Field(default=None, ge=0)
+    seed: int = Field(default=0, ge=0)
+    evaluations: int = Field(default=10, gt=0)
+    cache_gb: float = Field(default=4.0, gt=0)
+    checkpoint_every_steps: int | None = Field(default=None, gt=0)
+    fold: int | None = Field(default=None, ge=0, le=4)
+    experiment: str = Field(default="medmim", pattern=r"^[A-Za-z0-9_.-]+$")
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Self:
+        given = [name for name in ("steps", "epochs", "minutes") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"expected one of steps, epochs, minutes, got {' and '.join(given)}")
+        return self
+
+
+class PretrainSettings(RunSettings):
+    """Settings of `medmim pretrain`.
+
+    Attributes:
+        method: name in the table of methods.
+        mask: name in the table of masks.
+        ratio: share of mask cells to hide.
+        cell: mask cell in voxels; None: the encoder's total stride.
+        include_held_out: pretrain on validation and test patients too (their images, never their labels).
+    """
+
+    method: str = "spark"
+    method_options: dict[str, Any] = Field(default_factory=dict)
+    mask: str = "mesh"
+    mask_options: dict[str, Any] = Field(default_factory=dict)
+    ratio: Share = 0.7
+    cell: Sizes | None = None
+    include_held_out: bool = False
+
+
+class FinetuneSettings(RunSettings):
+    """Settings of `medmim finetune`.
+
+    Attributes:
+        task: segment.
+        init: where the encoder's weights come from: `scratch`, a run id, a weights file, or None: the newest
+            pretraining run on this dataset.
+        labelled: train on this many labelled patients (nested: the ten are among the twenty).
+        label_fraction: the same as a share of the labelled patients.
+        encoder_lr: learning rate of the encoder relative to `lr`.
+        foreground: share of patches centred on labelled foreground.
+    """
+
+    task: str = "segment"
+    init: str | None = None
+    labelled: int | None = Field(default=None, gt=0)
+    label_fraction: float | None = Field(default=None, gt=0, le=1)
+    encoder_lr: float = Field(default=1.0, ge=0)
+    foreground: float = Field(default=0.5, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _one_label_budget(self) -> Self:
+        if self.labelled is not None and self.label_fraction is not None:
+            raise ValueError("expected one of labelled, label_fraction, got both")
+        return self
+
+
+Settings = TypeVar("Settings", bound=RunSettings)
+
+
+def resolve(
+    kind: type[Settings],
+    *,
+    config: str | None = None,
+    flags: Mapping[str, Any] | None = None,
+    overrides: Iterable[str] = (),
+) -> Settings:
+    """Merge defaults, file, flags and overrides into settings.
+
+    Args:
+        kind: the settings model.
+        config: path of a YAML file, or the name of one that ships with medmim.
+        flags: values from the command line; None means "not given".
+        overrides: `key=value` words; values are read as YAML.
+
+    Raises:
+        SettingsError: one message with every unknown key and every bad value.
+    """
+    values: dict[str, Any] = {}
+    if config is not None:
+        _merge(values, _read(find_config(config, kind)))
+    _merge(values, {key: value for key, value in (flags or {}).items() if value is not None})
+    for word in overrides:
+        key, equals, text = word.partition("=")
+        if not equals:
+            raise SettingsError(f"--set {word}: expected key=value, such as --set batch_size=2")
+        _merge(values, {key.strip().replace("-", "_"): _parse(text, where=f"--set {key}")})
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        problems = "; ".join(_explain(problem, kind) for problem in error.errors(include_url=False))
+        raise SettingsError(f"settings{f' in {config}' if config else ''}: {problems}") from None
+
+
+def find_config(name: str, kind: type[RunSettings]) -> Path:
+    """Return the file of a `--config` word: a path, or the name of a shipped preset."""
+    if Path(name).is_file():
+        return Path(name)
+    folder = files.shipped("configs") / ("pretrain" if kind is PretrainSettings else "finetune")
+    presets = {path.stem: path for path in folder.glob("*.yaml")}
+    if name in presets:
+        return presets[name]
+    raise SettingsError(f"--config {name}: no such file or preset{did_you_mean(name, presets)}")
+
+
+_BUDGETS = ("steps", "epochs", "minutes")
+_LABEL_BUDGETS = ("labelled", "label_fraction")
+
+
+def _merge(values: dict[str, Any], newer: Mapping[str, Any]) -> None:
+    """Let newer values win; a newer budget replaces an older one of another kind."""
+    for group in (_BUDGETS, _LABEL_BUDGETS):
+        if any(newer.get(key) is not None for key in group):
+            for key in group:
+                values.pop(key, None)
+    values.update(newer)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content = _parse(path.read_text(encoding="utf-8"), where=str(path))
+    if not isinstance(content, dict):
+        raise SettingsError(f"{path}: expected 'key: value' lines, got {type(content).__name__}")
+    return {str(key): value for key, value in content.items()}
+
+
+def _parse(text: str, *, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", 0) + 1
+        raise SettingsError(f"{where}: not valid YAML (line {line})") from None
+
+
+def _explain(problem: Any, kind: type[RunSettings]) -> str:
+    """Turn one pydantic problem into 'key: what was expected, what was got'."""
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key '{key}'{did_you_mean(key, kind.model_fields)}"
+    message = str(problem["msg"]).removeprefix("Value error, ")
+    if not key:
+        return message
+    return f"{key}: {message[0].lower()}{message[1:]}, got {problem['input']!r}"

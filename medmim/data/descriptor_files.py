@@ -1,0 +1,172 @@
+"""Descriptors of data sets: the YAML files in `data_manifests/`, and the JSON file that some sets bring."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from string import Formatter
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from medmim import files
+from medmim.errors import SettingsError, unknown_name
+
+_MAX_JSON_BYTES = 2**20
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _+-]{0,39}")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Pairs(_Part):
+    """Images matched by patterns on their path below the source, each with at most one label file.
+
+    `image` holds regular expressions, tried in order on the whole path; the other texts are templates that
+    are filled with their named groups. `skip` gives reasons for files that look like images and are none.
+    `example` is a path that fits, for messages.
+    """
+
+    kind: Literal["pairs"]
+    example: str
+    image: tuple[str, ...] = Field(min_length=1)
+    label: str | None = None
+    subject: str = "{subject}"
+    study: str = "{study}"
+    group: str | None = None
+    tokens: tuple[str, ...] = ()
+    skip: dict[str, str] = Field(default_factory=dict)
+
+    @field_validator("image", "skip")
+    @classmethod
+    def _patterns(cls, value: Any) -> Any:
+        for pattern in value.values() if isinstance(value, dict) else value:
+            _check_pattern(pattern)
+        return value
+
+    @model_validator(mode="after")
+    def _templates(self) -> Pairs:
+        texts = [self.subject, self.study, self.label or "", self.group or "", *self.tokens]
+        used = {name for text in texts for _, name, _, _ in Formatter().parse(text) if name is not None}
+        for pattern in self.image:
+            if missing := used - set(re.compile(pattern).groupindex):
+                raise ValueError(
+                    f"an image pattern lacks the named groups {sorted(missing)} that templates use"
+                )
+        if not any(re.fullmatch(pattern, self.example) for pattern in self.image):
+            raise ValueError("the example matches no image pattern")
+        return self
+
+
+class Descriptor(_Part):
+    """One public data set: where it comes from, under which licence, and what its files are.
+
+    `modality` and `labels` are keyed by how image file names begin; "" fits every name. `declared` is the
+    name of a JSON file that a copy of the set may bring along and that then rules over both. `detect` is a
+    pattern that the paths of no other data set match; without it the descriptor is used on request only.
+    """
+
+    name: str
+    title: str
+    source: str
+    licence: str
+    citation: str
+    layout: Pairs
+    modality: dict[str, str]
+    labels: dict[str, dict[int, str]] = Field(default_factory=dict)
+    declared: str | None = None
+    detect: str | None = None
+    split: str
+
+    @field_validator("detect")
+    @classmethod
+    def _pattern(cls, pattern: str | None) -> str | None:
+        if pattern is not None:
+            _check_pattern(pattern)
+        return pattern
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What a data set says about itself: DICOM's code of its modality, names of its labels."""
+
+    modality: str | None
+    label_names: dict[int, str]
+
+
+def known_descriptors() -> dict[str, Path]:
+    """Return the shipped descriptors: name → file."""
+    return {path.stem: path for path in sorted(files.shipped("data_manifests").glob("*.yaml"))}
+
+
+def load_descriptor(name: str) -> Descriptor:
+    """Load a shipped descriptor by name, or one of your own by the path of its YAML file.
+
+    Raises:
+        UsageError: if there is none of that name.
+        SettingsError: if the file breaks the rules; the message lists every problem.
+    """
+    known = known_descriptors()
+    path = known.get(name, Path(name) if name.endswith((".yaml", ".yml")) else None)
+    if path is None or not path.is_file():
+        raise unknown_name("data set descriptor", name, known)
+    try:
+        return Descriptor.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        problems = (f"{'.'.join(map(str, one['loc'])) or 'file'}: {one['msg']}" for one in error.errors())
+        raise SettingsError(f"data set descriptor '{name}': {'; '.join(problems)}") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise SettingsError(f"data set descriptor '{name}' is no YAML text; correct its syntax") from error
+
+
+def read_declared(path: Path) -> Declared | None:
+    """Read modality and label names from a `dataset.json` as the Decathlon defines it; None if it is damaged.
+
+    Names that are not plain words become `class 1`, so that no odd text travels further.
+    """
+    try:
+        with path.open("rb") as stream:
+            text = stream.read(_MAX_JSON_BYTES + 1)
+        content = json.loads(text) if len(text) <= _MAX_JSON_BYTES else None
+    except (OSError, ValueError, RecursionError):
+        return None  # the caller enters the file in the ledger as unreadable
+    if not isinstance(content, dict):
+        return None
+    return Declared(_modality(content.get("modality")), _label_names(content.get("labels")))
+
+
+def _modality(declared: Any) -> str | None:
+    """Translate the Decathlon's words (MRI, T1w, CT) to DICOM's codes."""
+    first = next(iter(declared.values()), "") if isinstance(declared, dict) else declared
+    word = str(first).upper()
+    starts = {"MR": "MR", "T1": "MR", "T2": "MR", "FLAIR": "MR", "ADC": "MR", "CT": "CT", "PET": "PT"}
+    return next((code for start, code in starts.items() if word.startswith(start)), None)
+
+
+def _label_names(declared: Any) -> dict[int, str]:
+    """Accept {"1": "liver"} and nnU-Net's {"liver": 1}; background is no class."""
+    names: dict[int, str] = {}
+    for key, value in declared.items() if isinstance(declared, dict) else ():
+        number, name = (value, key) if isinstance(value, int) else (key, value)
+        if re.fullmatch(r"\d{1,5}", str(number)) and int(number) > 0:
+            plain = isinstance(name, str) and _PLAIN_NAME.fullmatch(name)
+            names[int(number)] = name.lower() if plain else f"class {int(number)}"
+    return dict(sorted(names.items()))
+
+
+def by_prefix(table: Mapping[str, Any], name: str) -> Any:
+    """Return the entry with the longest key that `name` begins with, or None."""
+    fitting = [prefix for prefix in table if name.startswith(prefix)]
+    return table[max(fitting, key=len)] if fitting else None
+
+
+def _check_pattern(pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error.msg}") from error

@@ -1,0 +1,164 @@
+"""The allow-listed facts of one DICOM slice; no other value of a header leaves the function that reads it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import pydicom
+from pydantic import BaseModel, ConfigDict
+from pydicom.tag import Tag
+
+from medmim.data import sop
+from medmim.data.tokens import tokens_of
+
+_KEYWORDS = (
+    "SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID",
+    "SeriesInstanceUID", "PatientID", "SeriesDescription", "ProtocolName", "SequenceName",
+    "BurnedInAnnotation", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "BitsAllocated",
+    "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient", "SliceThickness",
+    "SpacingBetweenSlices", "EchoTime", "InversionTime", "TriggerTime", "FlipAngle", "DiffusionBValue",
+    "DiffusionGradientOrientation", "TemporalPositionIdentifier", "AcquisitionNumber", "AcquisitionTime",
+    "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence",
+)  # fmt: skip
+_PRIVATE_B_VALUES = (
+    (Tag(0x0019, 0x0010), "SIEMENS MR HEADER", Tag(0x0019, 0x100C)),
+    (Tag(0x0043, 0x0010), "GEMS_PARM_01", Tag(0x0043, 0x1039)),
+    (Tag(0x2001, 0x0010), "Philips Imaging DD 001", Tag(0x2001, 0x1003)),
+)
+_GE_FLAG = 1e5  # GE adds multiples of this to a b-value
+
+
+class Header(BaseModel):
+    """One slice: who it belongs to, where it lies, and what tells it from others of its series.
+
+    Lengths in mm, times in ms, directions and positions in LPS as in DICOM. None: the header does not say.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    modality: str
+    instance: str
+    series: str
+    study: str
+    patient: str
+    rows: int
+    columns: int
+    image_type: tuple[str, ...]
+    tokens: tuple[str, ...]
+    spacing: tuple[float, ...] | None
+    orientation: tuple[float, ...] | None
+    position: tuple[float, ...] | None
+    thickness: float | None
+    slice_step: float | None
+    echo_time: float | None
+    inversion_time: float | None
+    flip_angle: float | None
+    b_value: float | None
+    gradient: tuple[float, ...] | None
+    temporal_position: float | None
+    trigger_time: float | None
+    acquisition: float | None
+    acquisition_time: str
+    slope: float
+    intercept: float
+
+
+def allowed_tags() -> list[int | str | tuple[int, int]]:
+    """Return every tag that may be read."""
+    private = [int(tag) for creator, _, value in _PRIVATE_B_VALUES for tag in (creator, value)]
+    return [*_KEYWORDS, *private]
+
+
+def header_of(dataset: pydicom.Dataset) -> Header:
+    """Return the facts of a slice.
+
+    Raises:
+        ValueError, TypeError: if a value is not of its kind; the text may quote it, so nobody may show it.
+    """
+    return Header(
+        modality=sop.SLICES[text(dataset, "SOPClassUID")],
+        instance=text(dataset, "SOPInstanceUID"),
+        series=text(dataset, "SeriesInstanceUID"),
+        study=text(dataset, "StudyInstanceUID"),
+        patient=text(dataset, "PatientID"),
+        rows=int(dataset.Rows),
+        columns=int(dataset.Columns),
+        image_type=tuple(str(word).upper() for word in words(dataset, "ImageType")),
+        tokens=tokens_of(
+            text(dataset, name) for name in ("SeriesDescription", "ProtocolName", "SequenceName")
+        ),
+        spacing=numbers(dataset, "PixelSpacing", 2),
+        orientation=numbers(dataset, "ImageOrientationPatient", 6),
+        position=numbers(dataset, "ImagePositionPatient", 3),
+        thickness=number(dataset, "SliceThickness"),
+        slice_step=number(dataset, "SpacingBetweenSlices"),
+        echo_time=number(dataset, "EchoTime"),
+        inversion_time=number(dataset, "InversionTime"),
+        flip_angle=number(dataset, "FlipAngle"),
+        b_value=_b_value(dataset),
+        gradient=numbers(dataset, "DiffusionGradientOrientation", 3),
+        temporal_position=number(dataset, "TemporalPositionIdentifier"),
+        trigger_time=number(dataset, "TriggerTime"),
+        acquisition=number(dataset, "AcquisitionNumber"),
+        acquisition_time=text(dataset, "AcquisitionTime"),
+        slope=_or(number(dataset, "RescaleSlope"), 1.0),
+        intercept=_or(number(dataset, "RescaleIntercept"), 0.0),
+    )
+
+
+def words(dataset: pydicom.Dataset, keyword: str) -> list[Any]:
+    """Return the values of an element as a list, empty when there is none."""
+    value = dataset.get(keyword)
+    if value is None or value == "":
+        return []
+    return (
+        [value]
+        if isinstance(value, str | bytes | int | float) or not hasattr(value, "__iter__")
+        else list(value)
+    )
+
+
+def text(dataset: pydicom.Dataset, keyword: str) -> str:
+    """Return the first value as text without padding, empty when there is none."""
+    found = words(dataset, keyword)
+    return str(found[0]).strip(" \0") if found else ""
+
+
+def number(dataset: pydicom.Dataset, keyword: str) -> float | None:
+    """Return the first value as a number, None when there is none."""
+    found = words(dataset, keyword)
+    return float(found[0]) if found else None
+
+
+def numbers(dataset: pydicom.Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
+    """Return `count` numbers, None when there are none."""
+    found = words(dataset, keyword)
+    if found and len(found) != count:
+        raise ValueError("another count of numbers")
+    return tuple(float(value) for value in found) or None
+
+
+def _b_value(dataset: pydicom.Dataset) -> float | None:
+    """Return the diffusion weighting in s/mm², from the standard element or the vendor's own."""
+    if (value := number(dataset, "DiffusionBValue")) is not None:
+        return value
+    for creator, owner, tag in _PRIVATE_B_VALUES:
+        if tag in dataset and creator in dataset and str(dataset[creator].value).strip() == owner:
+            return _first_number(dataset[tag].value)
+    return None
+
+
+def _first_number(value: Any) -> float | None:
+    """Return the number that a private element starts with; their types are not to be relied on."""
+    if isinstance(value, bytes):
+        value = value.decode("ascii", "replace")
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        value = value[0] if len(value) else ""
+    found = re.match(r"\s*-?\d+(\.\d+)?", str(value))
+    return float(found.group()) % _GE_FLAG if found else None
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value

@@ -1,0 +1,157 @@
+"""From a volume in a dataset folder to a normalised tensor in RAS order, kept in a bounded memory."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data.meta_tensor import MetaTensor
+from monai.transforms.compose import Compose
+from monai.transforms.intensity.dictionary import (
+    NormalizeIntensityd,
+    ScaleIntensityRanged,
+    ScaleIntensityRangePercentilesd,
+)
+from monai.transforms.spatial.dictionary import Orientationd, Spacingd
+from torch import Tensor
+
+from medmim.data.manifest import Volume
+from medmim.data.nifti import read_image
+from medmim.data.plan import Plan
+from medmim.errors import DataError
+
+_CT_RANGE_HU = (-1000.0, 1000.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A volume as networks see it.
+
+    Attributes:
+        image: (channels, x, y, z), float32, axes towards right, anterior, superior.
+        label: (1, x, y, z), uint8, or None.
+        affine: voxel → world in mm, (4, 4).
+        slice_axis: 0, 1 or 2: the axis of largest spacing in the file, across which 2D slices are cut.
+    """
+
+    image: Tensor
+    label: Tensor | None
+    affine: np.ndarray
+    slice_axis: int
+
+    @property
+    def bytes(self) -> int:
+        """Memory that the tensors take."""
+        return sum(t.numel() * t.element_size() for t in (self.image, self.label) if t is not None)
+
+    @property
+    def background(self) -> float:
+        """The value to pad with: the darkest of the volume."""
+        return float(self.image.min())
+
+
+class Volumes:
+    """Prepare volumes of a dataset on request and keep the most recently used ones.
+
+    Args:
+        root: dataset folder.
+        plan: orientation is always RAS; spacing comes from here.
+        cache_gb: memory for prepared volumes, for each process.
+    """
+
+    def __init__(self, root: Path, plan: Plan, *, cache_gb: float) -> None:
+        self.root = root
+        self.plan = plan
+        self._limit = int(cache_gb * 1e9)
+        self._kept: OrderedDict[str, Prepared] = OrderedDict()
+        self._bytes = 0
+
+    def __call__(self, volume: Volume) -> Prepared:
+        """Return a prepared volume, from memory when it is there.
+
+        Raises:
+            DataError: if a file of the dataset is missing or damaged.
+        """
+        if volume.id in self._kept:
+            self._kept.move_to_end(volume.id)
+            return self._kept[volume.id]
+        prepared = prepare(self.root, volume, self.plan)
+        self._kept[volume.id] = prepared
+        self._bytes += prepared.bytes
+        while self._bytes > self._limit and len(self._kept) > 1:
+            self._bytes -= self._kept.popitem(last=False)[1].bytes
+        return prepared
+
+
+def prepare(root: Path, volume: Volume, plan: Plan) -> Prepared:
+    """Load, orient, resample where the plan says so, clip outliers and normalise one volume."""
+    read = {"image": _read(root / volume.image, volume)}
+    if volume.label:
+        read["label"] = _read(root / volume.label, volume)
+    loaded = _pipeline(volume, plan)(read)
+    image: MetaTensor = loaded["image"]
+    label = loaded["label"].as_tensor().to(torch.uint8) if volume.label else None
+    return Prepared(
+        image=image.as_tensor().float().contiguous(),
+        label=label,
+        affine=np.asarray(image.affine, dtype=np.float64),
+        slice_axis=int(loaded["slice_axis"]),
+    )
+
+
+def _read(path: Path, volume: Volume) -> MetaTensor:
+    try:
+        image = read_image(path)
+    except (DataError, OSError) as error:
+        raise DataError(
+            f"volume {volume.id}: {error}; or run `medmim ingest` again", reason="damaged_dataset"
+        ) from error
+    values = torch.from_numpy(np.ascontiguousarray(image.array.astype(np.float32)))
+    return MetaTensor(values.unsqueeze(0), affine=torch.as_tensor(image.affine))
+
+
+def _pipeline(volume: Volume, plan: Plan) -> Compose:
+    keys = ["image", "label"] if volume.label else ["image"]
+    steps: list[Any] = [
+        Orientationd(keys, axcodes="RAS", labels=None),
+        _note_slice_axis,
+    ]
+    if plan.spacing_mm is not None:
+        steps.append(_Respace(keys, plan))
+    if volume.modality == "CT":
+        low, high = _CT_RANGE_HU
+        steps.append(ScaleIntensityRanged("image", low, high, low, high, clip=True))
+    else:
+        steps.append(ScaleIntensityRangePercentilesd("image", 0.5, 99.5, 0.0, 1.0, clip=True))
+    steps.append(NormalizeIntensityd("image"))
+    return Compose(steps)
+
+
+def _note_slice_axis(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Find the slice axis before resampling hides it; equal spacings mean axial slices."""
+    spacing = np.round(np.asarray(data["image"].pixdim, dtype=float), 3)
+    axis = 2 if spacing[2] == spacing.max() else int(spacing.argmax())
+    return {**data, "slice_axis": axis}
+
+
+class _Respace:
+    """Resample image (linear) and label (nearest), in 2D within slices only."""
+
+    def __init__(self, keys: list[str], plan: Plan) -> None:
+        self.keys = keys
+        self.plan = plan
+
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+        spacing = list(self.plan.spacing_mm or ())
+        if self.plan.dims == 2:
+            spacing[data["slice_axis"]] = -1.0  # MONAI: keep what it is
+        modes = ["bilinear" if key == "image" else "nearest" for key in self.keys]
+        resampled: dict[str, Any] = Spacingd(self.keys, pixdim=spacing, mode=modes, padding_mode="border")(
+            data
+        )
+        return resampled

@@ -1,0 +1,135 @@
+"""The dataset folder while it is written: one writer, a staging folder, and the last step."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from medmim.data.bench import Made
+from medmim.data.ledger import Ledger
+from medmim.data.manifest import Dataset, DatasetInfo, Split, Volume, read_dataset, write_dataset
+from medmim.data.splits import assign_splits
+from medmim.errors import DataError, UsageError
+
+_STAGING = ".staging"
+
+
+@contextlib.contextmanager
+def sole_use(out: Path) -> Iterator[Path]:
+    """Lock the dataset folder and give a staging folder in it, which is gone afterwards.
+
+    Raises:
+        UsageError: if another process is writing there.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    staging = out / _STAGING
+    lock = os.open(out, os.O_RDONLY)
+    try:
+        _lock(lock, out)
+        _clear(staging)
+        staging.mkdir()
+        try:
+            yield staging
+        finally:
+            _clear(staging)
+    finally:
+        os.close(lock)
+
+
+def earlier_dataset(out: Path, project: str) -> Dataset | None:
+    """Return the dataset of an earlier run; refuse one that this run could not continue.
+
+    Args:
+        out: dataset folder.
+        project: what the project's key gives for the setting of that name.
+
+    Raises:
+        DataError: if it cannot be read.
+        UsageError: if it was made with another key.
+    """
+    if not (out / "dataset.json").exists():
+        return None
+    try:
+        old = read_dataset(out)
+    except DataError as error:
+        raise DataError(
+            f"'{out}' holds a dataset that cannot be read, so its splits would be lost: expected a whole "
+            "one; restore it, or choose another --out",
+            reason=error.reason,
+        ) from error
+    if old.info.settings.get("project") != project:
+        raise UsageError(
+            f"'{out}' holds a dataset made with another project key: expected the key of this project; set "
+            "MEDMIM_HOME to the folder used then, or choose another --out"
+        )
+    return old
+
+
+def publish(
+    out: Path, info: DatasetInfo, made: Sequence[Made], *, ledger: Ledger, old: Dataset | None
+) -> DatasetInfo:
+    """Move what was made to its place and write the three files; a run cut off here can be repeated.
+
+    Raises:
+        UsageError: if the folder holds a dataset of another source.
+    """
+    if old and old.volumes and not {one.volume.id for one in made} & {volume.id for volume in old.volumes}:
+        raise UsageError(
+            f"'{out}' holds another dataset, of which no volume is in this source: expected the same source, "
+            "grown or not; choose another --out, or remove the old dataset first"
+        )
+    volumes = _with_splits(made, old)
+    for one in made:
+        _move(one.staged, out / one.volume.image)
+        if one.staged_label is not None and one.volume.label is not None:
+            _move(one.staged_label, out / one.volume.label)
+    written = write_dataset(out, info, volumes, ledger.rows())
+    _remove_others(out, {path for one in volumes for path in (one.image, one.label) if path})
+    return written
+
+
+def _lock(descriptor: int, out: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UsageError(
+            f"'{out}' is being written by another ingestion: expected one at a time; wait for it"
+        ) from error
+
+
+def _clear(folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
+def _with_splits(made: Sequence[Made], old: Dataset | None) -> list[Volume]:
+    """Give volumes the split of their subject; subjects of the earlier dataset keep theirs."""
+    known: dict[str, Split] = {}
+    for volume in old.volumes if old else ():
+        if volume.split:
+            known[volume.subject] = volume.split
+    labelled: dict[str, bool] = {}
+    for one in made:
+        labelled[one.volume.subject] = labelled.get(one.volume.subject, False) or one.volume.label is not None
+    splits = assign_splits(labelled, known)
+    return [one.volume.model_copy(update={"split": splits[one.volume.subject]}) for one in made]
+
+
+def _move(staged: Path, place: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    staged.replace(place)
+
+
+def _remove_others(out: Path, kept: set[str]) -> None:
+    """Remove volumes of earlier runs that the manifest no longer names, and folders left empty by that."""
+    for kind in ("volumes", "labels"):
+        for path in sorted((out / kind).rglob("*"), reverse=True):
+            if path.is_dir():
+                with contextlib.suppress(OSError):  # not empty: it still holds what is kept
+                    path.rmdir()
+            elif str(path.relative_to(out)) not in kept:
+                path.unlink()

@@ -1,0 +1,59 @@
+"""What a file is, judged by its first bytes and, for NIfTI, its name."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+HEAD_BYTES = 600
+Kind = Literal["dicom", "bare_dicom", "nifti", "bad_dicom"]
+
+_PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF", b"\0\0\0\x0cjP")
+_ARCHIVES = (
+    b"PK\x03\x04",
+    b"PK\x05\x06",
+    b"\x1f\x8b",
+    b"BZh",
+    b"\xfd7zXZ",
+    b"7z\xbc\xaf",
+    b"Rar!",
+    b"(\xb5/\xfd",
+)
+_VOLUMES = (b"NRRD0", b"ObjectType", b"NDims", b"\x89HDF", b"MINC", b"CDF\x01")
+_VOLUME_NAMES = (".hdr", ".img", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh", ".mnc", ".nii.zst")
+_DICOM_NAMES = (".dcm", ".dicom", ".ima")
+_FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")
+
+
+def kind_of(head: bytes, name: str) -> Kind | None:
+    """Return what can be read further, or None; `skip_reason` then says why.
+
+    Args:
+        head: the first `HEAD_BYTES` bytes.
+        name: the file's name, without its folder.
+    """
+    lower = name.lower()
+    if lower.startswith("._"):
+        return None
+    if head[128:132] == b"DICM":
+        return "dicom"
+    if lower.endswith((".nii", ".nii.gz")):
+        return "nifti"
+    if head[:2] in _FIRST_GROUPS and head[3:4] == b"\0" and b"1.2.840.10008." in head:
+        return "bare_dicom"
+    return "bad_dicom" if lower.endswith(_DICOM_NAMES) and head else None
+
+
+def skip_reason(head: bytes, name: str) -> str:
+    """Return the ledger's reason for a file that is neither DICOM nor NIfTI."""
+    lower = name.lower()
+    if lower.startswith("._"):
+        return "mac_metadata"
+    if not head:
+        return "empty_file"
+    if head.startswith(_VOLUMES) or lower.endswith(_VOLUME_NAMES):
+        return "volume_format_not_supported_yet"
+    if head.startswith(_PICTURES):
+        return "picture_not_supported_yet"
+    if head.startswith(_ARCHIVES) or head[257:262] == b"ustar":
+        return "archive_not_supported_yet"
+    return "not_dicom"

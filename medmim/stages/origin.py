@@ -1,0 +1,96 @@
+"""Where a fine-tuning run's encoder comes from: scratch, a pretraining run, or a weights file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from medmim.data.manifest import Dataset, Volume
+from medmim.data.partition import patient_digest
+from medmim.errors import RunError
+from medmim.tracking.store import Store
+from medmim.training.checkpoint import WEIGHTS, load_weights
+
+SCRATCH = "scratch"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Weights to start from, and what is known of them.
+
+    Attributes:
+        arm: name in comparisons.
+        weights: tensors; empty for scratch.
+        description: as `weights.json` has it; empty for scratch.
+        run_id: of the pretraining run, where known.
+        patients: digests of the patients that were seen, where known.
+    """
+
+    arm: str = SCRATCH
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
+    description: Mapping[str, Any] = field(default_factory=dict)
+    run_id: str = ""
+    patients: frozenset[str] = frozenset()
+
+    def seen(self, volumes: tuple[Volume, ...]) -> int:
+        """Return how many patients of `volumes` were seen in pretraining."""
+        return len({patient_digest(volume.subject) for volume in volumes} & self.patients)
+
+
+def find_origin(word: str | None, store: Store, dataset: Dataset) -> Origin:
+    """Return what `--init WORD` means.
+
+    Args:
+        word: `scratch`, a run id (or the beginning of one), a weights file, or None: the newest finished
+            pretraining run on this dataset.
+        store: the local store.
+        dataset: the dataset of fine-tuning.
+
+    Raises:
+        RunError: if nothing fits.
+    """
+    if word == SCRATCH:
+        return Origin()
+    if word is not None and word.endswith(".safetensors"):
+        return _read(Path(word))
+    if word is not None:
+        return _read(store.checkpoints(_match(store, word)) / WEIGHTS)
+    finished = [
+        run
+        for run in store.runs(stage="pretrain", dataset_hash=dataset.info.content_hash)
+        if run.info.status == "FINISHED"
+    ]
+    if not finished:
+        raise RunError(
+            "--init: no finished pretraining run on this dataset; run `medmim pretrain` or use --init scratch"
+        )
+    return _read(store.checkpoints(finished[0].info.run_id) / WEIGHTS)
+
+
+def _match(store: Store, word: str) -> str:
+    """Return the id of the one run whose id begins with `word`."""
+    matching = [run.info.run_id for run in store.runs() if run.info.run_id.startswith(word)]
+    if len(matching) != 1:
+        raise RunError(
+            f"--init {word}: expected `scratch`, a .safetensors file or a run id, got something that fits "
+            f"{len(matching)} runs; see `medmim ui` for ids"
+        )
+    return str(matching[0])
+
+
+def _read(path: Path) -> Origin:
+    weights, description = load_weights(path)
+    seen = path.parent / "patients.json"
+    patients = json.loads(seen.read_text(encoding="utf-8")) if seen.is_file() else []
+    return Origin(
+        arm=str(description.get("arm", path.stem)),
+        weights=weights,
+        description=description,
+        run_id=str(description.get("run_id", "")),
+        patients=frozenset(patients),
+    )

@@ -1,0 +1,240 @@
+"""`medmim pretrain`: a dataset, a mask and a method become a pretrained encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from medmim import __version__, files
+from medmim.config import PretrainSettings
+from medmim.data.draws import Draws, pretraining_patches
+from medmim.data.manifest import Dataset, Volume, read_dataset
+from medmim.data.partition import partition, patient_digest
+from medmim.data.plan import Plan, plan_for
+from medmim.data.prepare import Volumes
+from medmim.encoders import Encoder, build_encoder
+from medmim.errors import RunError
+from medmim.masks import Mask, build_mask, hidden_count, hidden_voxels
+from medmim.methods import Method, build_method
+from medmim.randomness import stream_seed, torch_stream
+from medmim.shapes import Size, as_size, grid_of
+from medmim.stages.runs import Result, ending, unfinished
+from medmim.tracking.store import Store
+from medmim.training.budget import budget_for
+from medmim.training.checkpoint import save_weights
+from medmim.training.fit import ENDLESS, Fitted, Session, autocast, fit
+from medmim.training.modules import PretrainingModule
+from medmim.training.pictures import panel, reconstruction_rows
+
+if TYPE_CHECKING:
+    from medmim.tracking.recorder import Recorder
+
+DEFAULT_ENCODER = {2: "resnet18", 3: "dynunet"}
+_WATCHED = 8
+_DRAWN = 4
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """Everything that a pretraining run is made of."""
+
+    dataset: Dataset
+    train: tuple[Volume, ...]
+    watched: tuple[Volume, ...]
+    plan: Plan
+    cell: Size
+    mask: Mask
+    encoder: Encoder
+    method: Method
+
+    @property
+    def realised_ratio(self) -> float:
+        cells = prod(grid_of(self.plan.size, self.cell))
+        return hidden_count(cells, self.mask.ratio) / cells
+
+
+def pretrain(settings: PretrainSettings, *, home: Path, resume: str | None = None) -> Result:
+    """Pretrain an encoder and record the run.
+
+    Args:
+        settings: what the user chose; open values are chosen from the dataset.
+        home: `MEDMIM_HOME`.
+        resume: run to continue, or `latest`; `settings` are then those that it was started with.
+
+    Raises:
+        MedmimError: for settings, data or sizes that cannot work, before anything is written.
+    """
+    parts = _put_together(settings)
+    resolved = settings.model_copy(
+        update={
+            "dims": parts.plan.dims,
+            "size": parts.plan.size,
+            "cell": parts.cell,
+            "encoder": _encoder_name(settings, parts.plan.dims),
+        }
+    )
+    store = Store(home)
+    if resume:
+        recorder: Recorder = store.resume(unfinished(store, "pretrain", resume))
+        if store.run(recorder.run_id).data.tags["dataset_hash"] != parts.dataset.info.content_hash:
+            raise RunError("--resume: the dataset has changed since this run was started")
+    else:
+        name = f"{arm_of(resolved)} · {parts.plan.dims}D {resolved.encoder}"
+        recorder = store.begin(experiment=settings.experiment, name=name, tags=_tags(resolved, parts))
+        recorder.settings(resolved.model_dump(mode="json", exclude={"data"}))
+    with ending(recorder):
+        return _train(resolved, parts, recorder, store.checkpoints(recorder.run_id), resume=bool(resume))
+
+
+def arm_of(settings: PretrainSettings) -> str:
+    """Return what a pretraining is called in comparisons."""
+    return f"{settings.method} {settings.mask} {settings.ratio:g}"
+
+
+def _encoder_name(settings: PretrainSettings, dims: int) -> str:
+    return settings.encoder or DEFAULT_ENCODER[dims]
+
+
+def _put_together(settings: PretrainSettings) -> _Parts:
+    mask = build_mask(settings.mask, ratio=settings.ratio, **settings.mask_options)
+    dataset = read_dataset(settings.data)
+    divided = partition(dataset, fold=settings.fold, labelled_only=False)
+    train = dataset.volumes if settings.include_held_out else divided.train
+    dims = plan_for(train, dims=settings.dims, size=None).dims
+    torch.manual_seed(stream_seed(settings.seed, "encoder"))
+    encoder = build_encoder(
+        _encoder_name(settings, dims), spatial_dims=dims, in_channels=1, **settings.encoder_options
+    )
+    cell = as_size(settings.cell, dims, what="--cell") if settings.cell else encoder.total_stride
+    plan = plan_for(train, dims=dims, size=settings.size, multiple=cell)
+    torch.manual_seed(stream_seed(settings.seed, "method"))
+    method = build_method(
+        settings.method, encoder=encoder, spatial_dims=dims, cell=cell, **settings.method_options
+    )
+    hidden_count(prod(grid_of(plan.size, cell)), settings.ratio)
+    watched = (divided.val or train)[:_WATCHED]
+    return _Parts(dataset, train, watched, plan, cell, mask, encoder, method)
+
+
+def _train(
+    settings: PretrainSettings, parts: _Parts, recorder: Recorder, folder: Path, *, resume: bool
+) -> Result:
+    volumes = Volumes(settings.data, parts.plan, cache_gb=settings.cache_gb)
+    budget = budget_for(settings, volumes=len(parts.train))
+    total = budget.steps * settings.batch_size if budget.steps else ENDLESS
+    patches = pretraining_patches(parts.plan)
+    draws = Draws(parts.train, volumes, patches, labelled=False, seed=settings.seed, total=total)
+    module = PretrainingModule(
+        parts.method,
+        parts.mask,
+        cell=parts.cell,
+        seed=settings.seed,
+        lr=settings.lr,
+        weight_decay=settings.weight_decay,
+    )
+    watch = _watch(settings, parts, volumes, recorder, folder)
+    session = Session(settings, budget, recorder, folder, f"pretrain {arm_of(settings)}", resume)
+    fitted = fit(module, draws, watch, session=session)
+    return _keep(settings, parts, fitted, recorder, folder)
+
+
+def _watch(
+    settings: PretrainSettings, parts: _Parts, volumes: Volumes, recorder: Recorder, folder: Path
+) -> Callable[[int], Mapping[str, float]]:
+    """Return the evaluation: loss and picture of the same patches under the same masks, every time."""
+    patches, total = pretraining_patches(parts.plan), max(len(parts.watched), _DRAWN)
+    draws = Draws(parts.watched, volumes, patches, labelled=False, seed=0, total=total)
+    samples = [draws[number] for number in range(len(draws))]
+    images = torch.stack([sample["image"] for sample in samples])
+    grid = grid_of(parts.plan.size, parts.cell)
+    hidden = parts.mask.sample(len(images), grid, generator=torch_stream(0, "watched masks"))
+
+    def evaluate(step: int) -> Mapping[str, float]:
+        device = next(parts.method.parameters()).device
+        losses, pictures = [], []
+        for image, where in zip(torch.split(images, _DRAWN), torch.split(hidden, _DRAWN), strict=True):
+            with autocast(settings.precision, device):
+                result = parts.method(image.to(device), where.to(device))
+            losses.append(float(result.loss) * len(image))
+            pictures.append(result.pictures)
+        png = _panel(images[:_DRAWN], hidden[:_DRAWN], pictures[0], parts, step=step)
+        recorder.picture("reconstruction", png, step=step)
+        files.write_bytes(folder / "panel.png", png)
+        return {"val/loss": sum(losses) / len(images)}
+
+    return evaluate
+
+
+def _panel(
+    images: torch.Tensor,
+    hidden: torch.Tensor,
+    pictures: Mapping[str, torch.Tensor],
+    parts: _Parts,
+    *,
+    step: int,
+) -> bytes:
+    voxels = hidden_voxels(hidden, parts.plan.size)
+    rows = reconstruction_rows(images, voxels, pictures["reconstruction"].cpu())
+    title = f"{parts.realised_ratio:.0%} hidden, step {step}"
+    return panel(rows, ["original", "what the encoder sees", "reconstruction"], title=title)
+
+
+def _keep(
+    settings: PretrainSettings, parts: _Parts, fitted: Fitted, recorder: Recorder, folder: Path
+) -> Result:
+    """Save the weights with their description, and the run's last numbers."""
+    description = {
+        "kind": "pretraining",
+        "medmim_version": __version__,
+        "run_id": recorder.run_id,
+        "arm": arm_of(settings),
+        "spatial_dims": parts.plan.dims,
+        "in_channels": 1,
+        "encoder": settings.encoder,
+        "encoder_options": settings.encoder_options,
+        "dataset_hash": parts.dataset.info.content_hash,
+        "steps": fitted.steps,
+    }
+    checkpoint = save_weights(folder, parts.method.state_dict(), description)
+    # Beside the weights but never in the store: for the contamination check of fine-tuning.
+    patients = sorted({patient_digest(volume.subject) for volume in parts.train})
+    files.write_json(folder / "patients.json", patients)
+    metrics = {
+        "last/train_loss": fitted.loss,
+        "last/steps": float(fitted.steps),
+        "last/minutes": fitted.seconds / 60,
+        **{f"last/{key.replace('/', '_')}": value for key, value in fitted.evaluations.last.items()},
+    }
+    recorder.metrics(metrics, step=fitted.steps)
+    recorder.file(checkpoint, folder="model")
+    recorder.file(checkpoint.with_suffix(".json"), folder="model")
+    return Result(recorder.run_id, checkpoint, metrics, folder / "panel.png")
+
+
+def _tags(settings: PretrainSettings, parts: _Parts) -> dict[str, str]:
+    budget = next(
+        (f"{key}={v:g}" for key in ("steps", "epochs", "minutes") if (v := getattr(settings, key))), ""
+    )
+    return {
+        "stage": "pretrain",
+        "arm": arm_of(settings),
+        "method": settings.method,
+        "mask": settings.mask,
+        "ratio_requested": f"{settings.ratio:g}",
+        "ratio_realised": f"{parts.realised_ratio:.4f}",
+        "encoder": str(settings.encoder),
+        "dims": str(parts.plan.dims),
+        "size": ",".join(map(str, parts.plan.size)),
+        "budget": budget,
+        "seed": str(settings.seed),
+        "dataset": parts.dataset.info.name,
+        "dataset_hash": parts.dataset.info.content_hash,
+        "split_hash": parts.dataset.split_hash,
+        "medmim_version": __version__,
+        **{f"axis_{axis}": value for axis, value in parts.method.axes.items()},
+    }

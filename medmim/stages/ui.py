@@ -1,0 +1,44 @@
+"""`medmim ui`: MLflow's own server on the local store, reachable from this machine only."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from medmim.errors import RunError, UsageError
+
+
+def serve(home: Path, *, port: int) -> None:
+    """Run the server until it is interrupted.
+
+    Raises:
+        RunError: if there are no runs yet, or the server ends by itself.
+        UsageError: if the port is taken.
+    """
+    database = home / "mlflow.db"
+    if not database.is_file():
+        raise RunError(
+            f"no runs in '{home}' yet: run `medmim pretrain`, or set MEDMIM_HOME to where they are"
+        )
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            raise UsageError(f"--port {port} is in use: choose another, such as --port {port + 1}") from None
+    words = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
+    words += ["--backend-store-uri", f"sqlite:///{database.resolve()}"]
+    words += ["--default-artifact-root", (home / "artifacts").resolve().as_uri()]
+    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
+    server = subprocess.Popen(words, env=environment)
+    try:
+        code = server.wait()
+    except KeyboardInterrupt:
+        server.terminate()
+        server.wait()
+        return
+    if code:
+        raise RunError(f"the MLflow server ended with exit code {code}")

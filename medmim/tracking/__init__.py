@@ -1,0 +1,1 @@
+"""What was learnt: the recorder of runs on MLflow, comparison of runs, and its report."""

@@ -1,0 +1,75 @@
+"""What a recorder of runs can do, and its twin in memory that tests pass instead of MLflow."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from medmim.training.log import Log
+
+
+class Recorder(Log, Protocol):
+    """One run: its settings, tags, metrics, pictures, files and end."""
+
+    @property
+    def run_id(self) -> str:
+        """Identifier of the run."""
+
+    def settings(self, values: Mapping[str, object]) -> None:
+        """Store the resolved settings: as parameters, and whole as an artifact."""
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Set tags."""
+
+    def text(self, name: str, content: str) -> None:
+        """Store a text artifact, such as a table in JSON lines."""
+
+    def file(self, path: Path, *, folder: str) -> None:
+        """Store a copy of a file as an artifact."""
+
+    def finish(self, status: str) -> None:
+        """End the run: FINISHED, FAILED or KILLED."""
+
+
+@dataclass
+class MemoryRecorder:
+    """Keep everything in lists and dictionaries."""
+
+    run_id: str = "memory"
+    all_settings: dict[str, object] = field(default_factory=dict)
+    all_tags: dict[str, str] = field(default_factory=dict)
+    history: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    pictures: dict[str, list[bytes]] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
+    stored: dict[str, bytes] = field(default_factory=dict)
+    status: str = "RUNNING"
+
+    def settings(self, values: Mapping[str, object]) -> None:
+        """Keep settings."""
+        self.all_settings.update(values)
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Keep tags."""
+        self.all_tags.update(values)
+
+    def metrics(self, values: Mapping[str, float], *, step: int) -> None:
+        """Keep metrics with their step."""
+        self.history.append((step, dict(values)))
+
+    def picture(self, key: str, png: bytes, *, step: int) -> None:
+        """Keep a picture."""
+        self.pictures.setdefault(key, []).append(png)
+
+    def text(self, name: str, content: str) -> None:
+        """Keep a text."""
+        self.texts[name] = content
+
+    def file(self, path: Path, *, folder: str) -> None:
+        """Keep a file's bytes."""
+        self.stored[f"{folder}/{path.name}"] = path.read_bytes()
+
+    def finish(self, status: str) -> None:
+        """Keep the status."""
+        self.status = status

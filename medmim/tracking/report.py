@@ -1,0 +1,128 @@
+"""The comparison as files: one self-contained HTML page, a picture, and tables as CSV."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import html
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from medmim import __version__, files
+from medmim.data.manifest import digest_of
+from medmim.tracking.comparison import Arm, Comparison, Finetuned
+from medmim.training.pictures import to_png
+
+_STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}
+table{border-collapse:collapse;margin:1rem 0}
+th,td{padding:.35rem .8rem;border-bottom:1px solid #ddd;text-align:right}
+th:first-child,td:first-child{text-align:left}img{max-width:100%}.verdict{font-size:1.1rem}
+.warning{color:#8a4b00}footer{color:#777;margin-top:2rem;font-size:.85rem}"""
+
+
+def write_report(folder: Path, comparison: Comparison, runs: Sequence[Finetuned]) -> Path:
+    """Write report.html, comparison.png, arms.csv and cases.csv; return the path of the page."""
+    picture = draw(comparison)
+    target = folder / digest_of(sorted(run.run_id for run in runs))[:12]
+    files.write_bytes(target / "comparison.png", picture)
+    files.write_text(target / "arms.csv", _csv(_arm_rows(comparison.arms)))
+    files.write_text(target / "cases.csv", _csv(_case_rows(runs)))
+    files.write_text(target / "report.html", _page(comparison, runs, picture))
+    return target / "report.html"
+
+
+def draw(comparison: Comparison) -> bytes:
+    """Draw each arm's patients and mean, and beside it the paired differences with their intervals."""
+    arms, pairs = comparison.arms, comparison.pairs
+    figure = Figure(figsize=(9, 1.6 + 0.7 * max(len(arms), 2)), dpi=110, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for height, arm in enumerate(arms):
+        values = list(arm.patients.values())
+        left.plot(values, [height] * len(values), "|", color="#9aa5b1", markersize=12)
+        left.errorbar(
+            arm.dice.mean,
+            height,
+            xerr=[[arm.dice.mean - arm.dice.low], [arm.dice.high - arm.dice.mean]],
+            fmt="o",
+            color="#0b6e4f",
+            capsize=4,
+        )
+    left.set_yticks(range(len(arms)), [arm.name for arm in arms])
+    left.set_ylim(len(arms) - 0.5, -0.5)
+    left.set_xlabel("Dice of each test patient, mean and 95 % interval")
+    for height, pair in enumerate(pairs):
+        d = pair.difference
+        right.errorbar(
+            100 * d.mean,
+            height,
+            xerr=[[100 * (d.mean - d.low)], [100 * (d.high - d.mean)]],
+            fmt="o",
+            color="#1d3557" if d.excludes_zero() else "#9aa5b1",
+            capsize=4,
+        )
+    right.axvline(0, color="#c1121f", linewidth=1)
+    right.set_yticks(range(len(pairs)), [f"{pair.first}\n− {pair.second}" for pair in pairs])
+    right.set_ylim(max(len(pairs), 1) - 0.5, -0.5)
+    right.set_xlabel("paired difference, points of Dice (95 % interval)")
+    return to_png(figure)
+
+
+def _page(comparison: Comparison, runs: Sequence[Finetuned], picture: bytes) -> str:
+    encoded = base64.b64encode(picture).decode()
+    verdicts = "".join(f'<p class="verdict">{html.escape(text)}</p>' for text in comparison.verdicts)
+    notes = [f'<p class="warning">Note: {html.escape(text)}.</p>' for text in comparison.warnings]
+    keys = ("dataset_hash", "split_hash", "task", "labelled", "budget", "encoder", "size", "dims")
+    provenance = [{"key": key, "value": runs[0].tags.get(key, "")[:16]} for key in keys]
+    identities = [{"arm": run.arm, "seed": run.tags.get("seed", ""), "run": run.run_id} for run in runs]
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>medmim comparison</title>'
+        f"<style>{_STYLE}</style><h1>Did pretraining help?</h1>{verdicts}{''.join(notes)}"
+        f'<img alt="Dice of each arm and paired differences" src="data:image/png;base64,{encoded}">'
+        f"<h2>Arms</h2>{_table(_arm_rows(comparison.arms))}"
+        f"<h2>Runs</h2>{_table(identities)}<h2>Held equal</h2>{_table(provenance)}"
+        f"<footer>medmim {__version__}. Intervals: bias-corrected bootstrap over patients. "
+        "Dice of a case: 1 when prediction and label are both empty; HD95 only where neither is.</footer></html>"
+    )
+
+
+def _arm_rows(arms: Sequence[Arm]) -> list[dict[str, str]]:
+    rows = []
+    for arm in arms:
+        row = {
+            "arm": arm.name,
+            "Dice": f"{arm.dice.mean:.3f}",
+            "95 % interval": f"{arm.dice.low:.3f} … {arm.dice.high:.3f}",
+            "sd": f"{arm.dice.sd:.3f}",
+            "HD95 mm": "" if arm.hd95_mm is None else f"{arm.hd95_mm:.2f}",
+            "patients": str(arm.dice.n),
+            "seeds": str(len(arm.seeds)),
+        }
+        rows.append(row | {f"Dice {name}": f"{value:.3f}" for name, value in arm.dice_by_label.items()})
+    return rows
+
+
+def _case_rows(runs: Sequence[Finetuned]) -> list[dict[str, str]]:
+    return [
+        {"arm": run.arm, "seed": run.tags.get("seed", ""), **{key: str(value) for key, value in row.items()}}
+        for run in runs
+        for row in run.cases
+    ]
+
+
+def _table(rows: Sequence[dict[str, str]]) -> str:
+    head = "".join(f"<th>{html.escape(key)}</th>" for key in rows[0])
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(value)}</td>" for value in row.values()) + "</tr>" for row in rows
+    )
+    return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def _csv(rows: Sequence[dict[str, str]]) -> str:
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, fieldnames=list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()

@@ -1,0 +1,193 @@
+"""The local MLflow store: SQLite and artifacts below one home folder; runs, their pictures, the registry.
+
+Nothing that could tell who a patient is goes in: no path, file name, patient key or error text. MLflow's own
+habits of noting user, script and git address are overruled, its telemetry is off.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("DO_NOT_TRACK", "true")
+for _noisy in ("mlflow", "alembic"):
+    logging.getLogger(_noisy).setLevel(logging.WARNING)
+
+import yaml  # noqa: E402  # after the switches above: MLflow reads them when it is imported
+from mlflow import MlflowClient  # noqa: E402
+from mlflow.entities import Metric, Param, Run, RunTag  # noqa: E402
+from mlflow.exceptions import MlflowException  # noqa: E402
+from PIL import Image  # noqa: E402
+
+from medmim.errors import RunError  # noqa: E402
+
+_ANONYMOUS = {"mlflow.user": "medmim", "mlflow.source.name": "medmim", "mlflow.source.type": "LOCAL"}
+_PARAMETER_LIMIT = 250
+
+
+class Store:
+    """The store of one home folder.
+
+    Args:
+        home: `MEDMIM_HOME`; made when missing.
+    """
+
+    def __init__(self, home: Path) -> None:
+        home.mkdir(parents=True, exist_ok=True)
+        self.home = home.resolve()
+        self.client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+
+    @property
+    def uri(self) -> str:
+        """Address of the database, as MLflow wants it."""
+        return f"sqlite:///{self.home / 'mlflow.db'}"
+
+    @property
+    def artifacts(self) -> Path:
+        """Where artifacts lie."""
+        return self.home / "artifacts"
+
+    def checkpoints(self, run_id: str) -> Path:
+        """Return the folder of a run's weights and state."""
+        return self.home / "checkpoints" / run_id
+
+    def begin(self, *, experiment: str, name: str, tags: Mapping[str, str]) -> RunRecorder:
+        """Begin a run and return its recorder."""
+        found = self.client.get_experiment_by_name(experiment)
+        if found is None:
+            location = (self.artifacts / experiment).as_uri()
+            experiment_id = self.client.create_experiment(experiment, artifact_location=location)
+        else:
+            experiment_id = found.experiment_id
+        run = self.client.create_run(experiment_id, run_name=name, tags={**_ANONYMOUS, **tags})
+        return RunRecorder(self.client, run.info.run_id)
+
+    def resume(self, run_id: str) -> RunRecorder:
+        """Continue a run."""
+        self.client.update_run(self.run(run_id).info.run_id, status="RUNNING")
+        return RunRecorder(self.client, run_id)
+
+    def run(self, run_id: str) -> Run:
+        """Return a run.
+
+        Raises:
+            RunError: if there is none with this id.
+        """
+        try:
+            return self.client.get_run(run_id)
+        except MlflowException as error:
+            raise RunError(
+                f"no run '{run_id}' in this home folder: see `medmim ui`, or set MEDMIM_HOME to where it is"
+            ) from error
+
+    def runs(self, **tags: str) -> list[Run]:
+        """Return the runs with these tags, newest first."""
+        experiments = [found.experiment_id for found in self.client.search_experiments()]
+        words = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
+        found: list[Run] = []
+        token = None
+        while True:
+            page = self.client.search_runs(
+                experiments,
+                filter_string=" and ".join(words),
+                order_by=["attributes.start_time DESC"],
+                page_token=token,
+            )
+            found.extend(page)
+            token = page.token
+            if not token:
+                return found
+
+    def read_text(self, run: Run, name: str) -> str:
+        """Return a text artifact of a run.
+
+        Raises:
+            RunError: if the run does not have it.
+        """
+        path = Path(str(run.info.artifact_uri).removeprefix("file://")) / name
+        if not path.is_file():
+            raise RunError(f"run {run.info.run_id} has no artifact '{name}': it may not have finished")
+        return path.read_text(encoding="utf-8")
+
+    def register(self, *, model: str, run_id: str, tags: Mapping[str, str], alias: str) -> int:
+        """Make the run's artifact folder `model` a new version of a registered model; return its number."""
+        try:
+            self.client.create_registered_model(model)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        source = f"{self.run(run_id).info.artifact_uri}/model"
+        version = self.client.create_model_version(model, source=source, run_id=run_id, tags=dict(tags))
+        self.client.set_registered_model_alias(model, alias, version.version)
+        return int(version.version)
+
+    def note_score(self, run_id: str, key: str, value: float) -> None:
+        """Add a later score to a finished run, such as a fine-tuning's Dice to its pretraining.
+
+        A run that lives in another home folder is left alone.
+        """
+        try:
+            count = len(self.client.get_metric_history(run_id, key))
+        except MlflowException:
+            return
+        self.client.log_metric(run_id, key, value, step=count)
+
+
+class RunRecorder:
+    """Records one run in the store (a `Recorder`)."""
+
+    def __init__(self, client: MlflowClient, run_id: str) -> None:
+        self._client = client
+        self._run_id = run_id
+
+    @property
+    def run_id(self) -> str:
+        """Identifier of the run."""
+        return self._run_id
+
+    def settings(self, values: Mapping[str, object]) -> None:
+        """Store single values as parameters (for the UI's columns) and everything as settings.yaml."""
+        plain = {key: value for key, value in values.items() if not isinstance(value, dict)}
+        params = [Param(key, _short(value)) for key, value in plain.items()]
+        self._client.log_batch(self._run_id, params=params)
+        self.text("settings.yaml", yaml.safe_dump(json.loads(json.dumps(values)), sort_keys=True))
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Set tags."""
+        self._client.log_batch(self._run_id, tags=[RunTag(key, value) for key, value in values.items()])
+
+    def metrics(self, values: Mapping[str, float], *, step: int) -> None:
+        """Store metrics at a step."""
+        now = int(time.time() * 1000)
+        self._client.log_batch(
+            self._run_id, metrics=[Metric(key, float(value), now, step) for key, value in values.items()]
+        )
+
+    def picture(self, key: str, png: bytes, *, step: int) -> None:
+        """Store a picture under one key for all steps, so that the UI shows it as a series."""
+        with Image.open(io.BytesIO(png)) as image:
+            self._client.log_image(self._run_id, image.convert("RGB"), key=key, step=step)
+
+    def text(self, name: str, content: str) -> None:
+        """Store a text artifact."""
+        self._client.log_text(self._run_id, content, name)
+
+    def file(self, path: Path, *, folder: str) -> None:
+        """Store a copy of a file."""
+        self._client.log_artifact(self._run_id, str(path), folder)
+
+    def finish(self, status: str) -> None:
+        """End the run."""
+        self._client.set_terminated(self._run_id, status=status)
+
+
+def _short(value: Any) -> str:
+    text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return text[:_PARAMETER_LIMIT]

@@ -1,0 +1,1 @@
+"""Training: one Lightning module for pretraining, one for fine-tuning, and what runs around them."""

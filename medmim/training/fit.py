@@ -1,0 +1,151 @@
+"""Run one Lightning module over its draws until the budget is used."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import lightning as L
+import torch
+
+from medmim.config import RunSettings
+from medmim.data.draws import Draws, batches
+from medmim.training.budget import Budget
+from medmim.training.callbacks import Checkpoints, Evaluations, Losses, Schedule
+from medmim.training.checkpoint import verified_state
+from medmim.training.log import Log
+from medmim.training.progress import ProgressBar
+
+ENDLESS = 2**40
+
+Evaluate = Callable[[int], Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Session:
+    """What surrounds one training.
+
+    Attributes:
+        settings: of the run.
+        budget: steps or minutes.
+        log: receives metrics and pictures.
+        folder: of the run's checkpoints.
+        title: for the progress bar.
+        resume: continue from the state saved in `folder`.
+    """
+
+    settings: RunSettings
+    budget: Budget
+    log: Log
+    folder: Path
+    title: str
+    resume: bool = False
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What training gave.
+
+    Attributes:
+        steps: steps taken, those before a resume included.
+        seconds: wall clock of training, those before a resume included.
+        evaluations: holds the last metrics and the best weights.
+        loss: mean training loss of the last steps.
+    """
+
+    steps: int
+    seconds: float
+    evaluations: Evaluations
+    loss: float
+
+
+def fit(
+    module: L.LightningModule, draws: Draws, evaluate: Evaluate, *, session: Session, best: str | None = None
+) -> Fitted:
+    """Train `module` on `draws`; evaluate, log and save on the way.
+
+    Args:
+        module: one of the two Lightning modules.
+        draws: training patches.
+        evaluate: called at even shares of the budget, with the step.
+        session: settings, budget and places.
+        best: metric that chooses the best weights; None: the last ones are the result.
+    """
+    settings, budget, log = session.settings, session.budget, session.log
+    losses = Losses(log)
+    evaluations = Evaluations(evaluate, times=settings.evaluations, budget=budget, log=log, best=best)
+    every = settings.checkpoint_every_steps
+    callbacks = [
+        Schedule(budget, warmup=settings.warmup),
+        losses,
+        ProgressBar(session.title, budget, losses),
+        evaluations,
+        Checkpoints(session.folder, every_steps=every, evaluations=evaluations),
+    ]
+    state = verified_state(session.folder) if session.resume else None
+    begun = _steps_in(state) if state else 0
+    loader = batches(
+        draws,
+        batch_size=settings.batch_size,
+        workers=workers_for(settings),
+        start=begun * settings.batch_size,
+    )
+    trainer = _trainer(settings, budget, callbacks)
+    trainer.fit(module, loader, ckpt_path=state, weights_only=True)
+    return Fitted(trainer.global_step, budget.elapsed_s, evaluations, losses.recent)
+
+
+def precision_for(setting: str) -> Literal["32-true", "bf16-mixed"]:
+    """Return Lightning's word for the precision; auto is bf16 where the device computes with it."""
+    if setting == "auto":
+        setting = "bf16" if _has_bf16() else "fp32"
+    return "bf16-mixed" if setting == "bf16" else "32-true"
+
+
+def workers_for(settings: RunSettings) -> int:
+    """Return how many processes prepare batches: none on two cores, where they would take the network's."""
+    if settings.workers is not None:
+        return settings.workers
+    return min(max(torch.get_num_threads() - 2, 0), 8)
+
+
+def autocast(setting: str, device: torch.device) -> torch.autocast:
+    """Return the context in which a network runs outside the trainer."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision_for(setting) == "bf16-mixed")
+
+
+def _has_bf16() -> bool:
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def _steps_in(state: Path) -> int:
+    return int(torch.load(state, weights_only=True, map_location="cpu")["global_step"])
+
+
+def _trainer(settings: RunSettings, budget: Budget, callbacks: list[L.Callback]) -> L.Trainer:
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # We choose the number of workers knowingly, and log by ourselves.
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*weights_only.*")
+    L.seed_everything(settings.seed, verbose=False)
+    return L.Trainer(
+        accelerator="auto",
+        devices=1,
+        precision=precision_for(settings.precision),
+        max_epochs=-1,
+        max_steps=budget.steps if budget.steps is not None else -1,
+        gradient_clip_val=settings.gradient_clip,
+        callbacks=callbacks,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )

@@ -1,0 +1,105 @@
+"""The two Lightning modules, pretraining under masks and fine-tuning for a task; no pictures, no files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from monai.losses.dice import DiceCELoss
+from torch import Tensor, nn
+
+from medmim.masks import Mask
+from medmim.methods import Method, Step
+from medmim.randomness import torch_stream
+from medmim.shapes import Scalar, Size, grid_of
+
+
+class PretrainingModule(L.LightningModule):
+    """A method under a mask.
+
+    Args:
+        method: what is trained.
+        mask: what is hidden.
+        cell: mask cell in voxels.
+        seed: of the run; the mask of step n is keyed by it and n.
+        lr, weight_decay: of AdamW.
+    """
+
+    def __init__(
+        self, method: Method, mask: Mask, *, cell: Size, seed: int, lr: float, weight_decay: float
+    ) -> None:
+        super().__init__()
+        self.method = method
+        self.mask = mask
+        self.cell = cell
+        self.seed = seed
+        self.lr = lr
+        self.weight_decay = weight_decay
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Scalar:
+        """Draw the masks of this step and return the method's loss."""
+        images = batch["image"]
+        generator = torch_stream(self.seed, "mask", self.global_step, self.global_rank)
+        hidden = self.mask.sample(
+            len(images), grid_of(tuple(images.shape[2:]), self.cell), generator=generator
+        )
+        step: Step = self.method(images, hidden.to(images.device))
+        return step.loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return AdamW."""
+        return adamw([(self.method, self.lr)], weight_decay=self.weight_decay)
+
+
+class FinetuningModule(L.LightningModule):
+    """A network with an `encoder` and a head, trained on labels with Dice and cross entropy.
+
+    Args:
+        network: what is trained; its attribute `encoder` gets its own learning rate.
+        lr: of the head.
+        encoder_lr: of the encoder, relative to `lr`; 0 freezes it.
+        weight_decay: of AdamW.
+    """
+
+    def __init__(self, network: nn.Module, *, lr: float, encoder_lr: float, weight_decay: float) -> None:
+        super().__init__()
+        self.network = network
+        self.lr = lr
+        self.encoder_lr = encoder_lr
+        self.weight_decay = weight_decay
+        # Batch Dice: one patch without a class does not dominate the gradient.
+        self.loss = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False, batch=True)
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Scalar:
+        """Return the loss of one batch."""
+        scores = self.network(batch["image"]).float()
+        loss: Tensor = self.loss(scores, batch["label"].long())
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return AdamW with one learning rate for the encoder and one for the rest."""
+        encoder: Any = self.network.encoder
+        head = nn.ModuleList(child for child in self.network.children() if child is not encoder)
+        if self.encoder_lr == 0:
+            encoder.requires_grad_(requires_grad=False)
+        parts = [(encoder, self.lr * self.encoder_lr), (head, self.lr)]
+        return adamw(parts, weight_decay=self.weight_decay)
+
+
+def adamw(parts: Sequence[tuple[nn.Module, float]], *, weight_decay: float) -> torch.optim.Optimizer:
+    """Return AdamW; norms, biases and tokens (one axis longer than one) are not decayed.
+
+    Args:
+        parts: modules with their learning rates.
+        weight_decay: of all other weights.
+    """
+    groups = []
+    for module, lr in parts:
+        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        flat = [p for p in trained if sum(length > 1 for length in p.shape) <= 1]
+        rest = [p for p in trained if sum(length > 1 for length in p.shape) > 1]
+        groups.append({"params": rest, "lr": lr, "initial_lr": lr, "weight_decay": weight_decay})
+        groups.append({"params": flat, "lr": lr, "initial_lr": lr, "weight_decay": 0.0})
+    return torch.optim.AdamW([group for group in groups if group["params"]], betas=(0.9, 0.95))

@@ -1,0 +1,116 @@
+"""Pictures of a run: what was hidden and rebuilt, what was segmented. Pure functions to PNG bytes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from torch import Tensor
+
+_COLOURS = ListedColormap(["#e4572e", "#17bebb", "#ffc914", "#76b041", "#a77bca", "#f28482"])
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a panel: 2D slices with the range that they share.
+
+    Attributes:
+        images: (y, x) arrays, one a column; NaN is drawn as hidden.
+        labels: integer (y, x) arrays drawn over the images, or None, one a column.
+    """
+
+    images: Sequence[np.ndarray]
+    labels: Sequence[np.ndarray | None]
+
+
+def panel(rows: Sequence[Row], columns: Sequence[str], *, title: str, names: Sequence[str] = ()) -> bytes:
+    """Draw rows of slices under column titles and return a PNG.
+
+    Args:
+        rows: what to draw.
+        columns: titles of the columns.
+        title: one line above.
+        names: of the labels 1, 2, …, for the legend.
+    """
+    heights = [row.images[0].shape[0] / row.images[0].shape[1] for row in rows]
+    width = 2.2 * len(columns)
+    figure = Figure(figsize=(width, 2.2 * sum(heights) + 0.9), dpi=110, layout="constrained")
+    axes = figure.subplots(len(rows), len(columns), squeeze=False, height_ratios=heights)
+    for line, row in zip(axes, rows, strict=True):
+        low, high = np.nanpercentile(row.images[0], [0.5, 99.5])
+        for place, image, label in zip(line, row.images, row.labels, strict=True):
+            place.set_facecolor("#3b5b8c")
+            place.imshow(image, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), interpolation="nearest")
+            if label is not None:
+                shown = np.ma.masked_equal(label, 0)
+                place.imshow(
+                    shown - 1, cmap=_COLOURS, vmin=0, vmax=_COLOURS.N - 1, alpha=0.55, interpolation="nearest"
+                )
+            place.set_xticks([])
+            place.set_yticks([])
+    for place, name in zip(axes[0], columns, strict=True):
+        place.set_title(name, fontsize=9)
+    for value, name in enumerate(names):
+        axes[-1][0].plot([], [], "s", color=_COLOURS(value), label=name)
+    if names:
+        figure.legend(loc="outside lower center", ncols=min(len(names), 4), fontsize=8, frameon=False)
+    figure.suptitle(title, fontsize=10)
+    return to_png(figure)
+
+
+def to_png(figure: Figure) -> bytes:
+    """Return a figure as PNG bytes, without the drawing program's metadata."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def upright(volume: Tensor, *, axis: int | None, index: int | None = None) -> np.ndarray:
+    """Return one slice of a (x, y[, z]) tensor in RAS order as a picture with the front or top up.
+
+    Args:
+        volume: 2D or 3D.
+        axis: axis across which a 3D volume is cut; ignored in 2D.
+        index: slice number; the middle one without it.
+    """
+    flat = volume
+    if volume.dim() == 3:
+        chosen = 2 if axis is None else axis
+        flat = volume.select(chosen, volume.shape[chosen] // 2 if index is None else index)
+    return np.flipud(flat.cpu().numpy().T)
+
+
+def reconstruction_rows(images: Tensor, hidden: Tensor, reconstruction: Tensor) -> list[Row]:
+    """Return rows of original, what the encoder saw, and reconstruction.
+
+    Args:
+        images: (batch, channels, *space); the first channel is drawn.
+        hidden: boolean, (batch, 1, *space).
+        reconstruction: as images.
+    """
+    rows = []
+    for image, where, rebuilt in zip(images[:, 0], hidden[:, 0], reconstruction[:, 0], strict=True):
+        seen = image.float().clone()
+        seen[where] = float("nan")
+        slices = [upright(value.float(), axis=None) for value in (image, seen, rebuilt)]
+        rows.append(Row(slices, [None] * 3))
+    return rows
+
+
+def segmentation_row(image: Tensor, label: Tensor, prediction: Tensor, *, axis: int) -> Row:
+    """Return a row of image, label and prediction at the slice that holds most of the label.
+
+    Args:
+        image: (x, y, z).
+        label: (x, y, z).
+        prediction: (x, y, z).
+        axis: across which the volume is cut.
+    """
+    others = [other for other in range(3) if other != axis]
+    index = int((label > 0).sum(dim=others).argmax())
+    plain, truth, guess = (upright(value, axis=axis, index=index) for value in (image, label, prediction))
+    return Row([plain, plain, plain], [None, truth, guess])

@@ -1,0 +1,194 @@
+"""Segmentation of whole volumes and its scores: Dice and HD95 of every case and class."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from monai.data.meta_tensor import MetaTensor
+from monai.inferers.inferer import Inferer, SliceInferer, SlidingWindowInferer
+from monai.metrics.hausdorff_distance import compute_hausdorff_distance
+from monai.metrics.meandice import compute_dice
+from monai.networks.utils import one_hot
+from monai.transforms.spatial.array import ResampleToMatch
+from torch import Tensor, nn
+
+from medmim.data.manifest import Volume
+from medmim.data.nifti import read_image
+from medmim.data.plan import Plan
+from medmim.data.prepare import Prepared, Volumes
+from medmim.training.fit import autocast
+
+Mask3d = Int[Tensor, "1 x y z"]
+
+
+@dataclass(frozen=True)
+class CaseScore:
+    """Scores of one class in one volume.
+
+    Attributes:
+        case: volume id.
+        subject: patient key.
+        label: name of the class.
+        dice: 1 when prediction and label are both empty, 0 when only one is.
+        hd95_mm: 95th percentile of the symmetric surface distance; None when prediction or label is empty.
+        volume_ml, predicted_ml: size of label and prediction.
+    """
+
+    case: str
+    subject: str
+    label: str
+    dice: float
+    hd95_mm: float | None
+    volume_ml: float
+    predicted_ml: float
+
+    def row(self) -> dict[str, Any]:
+        """Return it as a JSON-able row."""
+        return asdict(self)
+
+
+def segment(network: nn.Module, prepared: Prepared, plan: Plan, *, precision: str) -> Tensor:
+    """Segment one prepared volume with a Gaussian sliding window, slice by slice in 2D.
+
+    Returns:
+        Class probabilities, (classes, x, y, z), on the CPU, in the prepared volume's grid.
+    """
+    device = next(network.parameters()).device
+    with torch.no_grad(), autocast(precision, device):
+        scores = _inferer(prepared, plan)(prepared.image.unsqueeze(0).to(device), _Scores(network))
+    return torch.softmax(scores[0].float().cpu(), dim=0)
+
+
+def score_volume(
+    network: nn.Module,
+    volume: Volume,
+    volumes: Volumes,
+    *,
+    names: Mapping[int, str],
+    precision: str,
+    distances: bool,
+) -> list[CaseScore]:
+    """Segment a volume and compare it with its label, on the label's own grid; distances take time."""
+    prepared = volumes(volume)
+    probabilities = segment(network, prepared, volumes.plan, precision=precision)
+    if volumes.plan.spacing_mm is None:
+        label = prepared.label
+        assert label is not None  # only labelled volumes are scored
+        affine = prepared.affine
+    else:
+        label, affine = _native_label(volumes, volume)
+        probabilities = ResampleToMatch(mode="bilinear", padding_mode="border")(
+            MetaTensor(probabilities, affine=torch.as_tensor(prepared.affine)),
+            MetaTensor(label.float(), affine=torch.as_tensor(affine)),
+        ).as_tensor()
+    prediction = probabilities.argmax(dim=0, keepdim=True)
+    return compare_labels(
+        prediction, label.long(), _spacing(affine), volume=volume, names=names, distances=distances
+    )
+
+
+def compare_labels(
+    prediction: Mask3d,
+    label: Mask3d,
+    spacing_mm: Sequence[float],
+    *,
+    volume: Volume,
+    names: Mapping[int, str],
+    distances: bool = True,
+) -> list[CaseScore]:
+    """Score a prediction against a label of the same shape, class by class (background is no class)."""
+    classes = max(names) + 1
+    truth = one_hot(label.unsqueeze(0), classes)
+    guess = one_hot(prediction.unsqueeze(0), classes)
+    dice = compute_dice(guess, truth, include_background=True, ignore_empty=False)[0]
+    voxel_ml = math.prod(spacing_mm) / 1000
+    scores = []
+    for value, name in sorted(names.items()):
+        one = slice(value, value + 1)
+        measured = distances and bool(truth[:, one].any()) and bool(guess[:, one].any())
+        scores.append(
+            CaseScore(
+                case=volume.id,
+                subject=volume.subject,
+                label=name,
+                dice=float(dice[value]),
+                hd95_mm=_hd95(guess[:, one], truth[:, one], spacing_mm) if measured else None,
+                volume_ml=float(truth[:, value].sum()) * voxel_ml,
+                predicted_ml=float(guess[:, value].sum()) * voxel_ml,
+            )
+        )
+    return scores
+
+
+def mean_scores(scores: Sequence[CaseScore]) -> dict[str, float]:
+    """Return the means over patients of the means over their cases: all classes together and each of them."""
+    if not scores:
+        return {}
+    names = sorted({score.label for score in scores})
+    means = {"dice": _over_patients(scores, "dice"), "hd95_mm": _over_patients(scores, "hd95_mm")}
+    for name in names if len(names) > 1 else []:
+        chosen = [score for score in scores if score.label == name]
+        means[f"dice_{name}"] = _over_patients(chosen, "dice")
+        means[f"hd95_mm_{name}"] = _over_patients(chosen, "hd95_mm")
+    return {key: value for key, value in means.items() if math.isfinite(value)}
+
+
+class _Scores(nn.Module):
+    """The network, its scores in float32 so that windows add up exactly."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        scores: Tensor = self.network(images)
+        return scores.float()
+
+
+def _inferer(prepared: Prepared, plan: Plan) -> Inferer:
+    options = {
+        "roi_size": plan.size,
+        "sw_batch_size": 8 if plan.dims == 2 else 2,
+        "overlap": 0.5,
+        "mode": "gaussian",
+        "cval": prepared.background,
+    }
+    if plan.dims == 2:
+        return SliceInferer(spatial_dim=prepared.slice_axis, **options)
+    return SlidingWindowInferer(**options)
+
+
+def _native_label(volumes: Volumes, volume: Volume) -> tuple[Tensor, np.ndarray]:
+    stored = read_image(volumes.root / str(volume.label))
+    return torch.from_numpy(stored.array.astype(np.int64)).unsqueeze(0), stored.affine
+
+
+def _hd95(guess: Tensor, truth: Tensor, spacing_mm: Sequence[float]) -> float | None:
+    with warnings.catch_warnings():  # MONAI 1.6 warns of an argument that it passes itself
+        warnings.simplefilter("ignore", FutureWarning)
+        distance = compute_hausdorff_distance(
+            guess, truth, include_background=True, percentile=95, spacing=list(spacing_mm)
+        )
+    return float(distance[0, 0])
+
+
+def _spacing(affine: np.ndarray) -> tuple[float, ...]:
+    return tuple(float(length) for length in np.sqrt((affine[:3, :3] ** 2).sum(axis=0)))
+
+
+def _over_patients(scores: Sequence[CaseScore], key: str) -> float:
+    by_patient: dict[str, list[float]] = {}
+    for score in scores:
+        value = getattr(score, key)
+        if value is not None:
+            by_patient.setdefault(score.subject, []).append(value)
+    if not by_patient:
+        return math.nan
+    return float(np.mean([np.mean(values) for values in by_patient.values()]))

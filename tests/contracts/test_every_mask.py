@@ -1,0 +1,126 @@
+"""What every mask of the table promises, in 2D and 3D, at every ratio of the study."""
+
+import math
+
+import pytest
+import torch
+
+from medmim.errors import ShapeError, UsageError
+from medmim.masks import MASKS, build_mask, hidden_count
+
+GRIDS = [(7, 7), (14, 10), (2, 1), (1, 9), (4, 6, 8), (3, 3, 3), (1, 5, 4)]
+RATIOS = [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+
+every_mask = pytest.mark.parametrize("name", sorted(MASKS))
+every_grid = pytest.mark.parametrize("grid", GRIDS, ids=lambda grid: "x".join(map(str, grid)))
+
+
+def draw(name, grid, *, ratio=0.7, batch=5, seed=0):
+    return build_mask(name, ratio=ratio).sample(batch, grid, generator=torch.Generator().manual_seed(seed))
+
+
+@every_mask
+@every_grid
+@pytest.mark.parametrize("ratio", RATIOS)
+def test_hides_the_exact_count_in_every_sample(name, grid, ratio):
+    hidden = draw(name, grid, ratio=ratio)
+    assert hidden.shape == (5, *grid)
+    assert hidden.dtype == torch.bool
+    expected = hidden_count(math.prod(grid), ratio)
+    assert hidden.flatten(1).sum(dim=1).tolist() == [expected] * 5
+
+
+@every_mask
+@pytest.mark.parametrize("ratio", [1e-6, 1 - 1e-6])
+def test_keeps_and_hides_at_least_one_cell_at_any_ratio(name, ratio):
+    hidden = draw(name, (3, 3), ratio=ratio).flatten(1)
+    assert hidden.any(dim=1).all()
+    assert (~hidden).any(dim=1).all()
+
+
+@every_mask
+@every_grid
+def test_one_generator_one_mask(name, grid):
+    assert torch.equal(draw(name, grid, seed=3), draw(name, grid, seed=3))
+
+
+@every_mask
+@pytest.mark.parametrize("grid", [(14, 10), (4, 6, 8)])
+def test_samples_and_seeds_differ(name, grid):
+    hidden = draw(name, grid, batch=16).flatten(1)
+    assert len({tuple(row) for row in hidden.tolist()}) > 8
+    assert not torch.equal(draw(name, grid, seed=0), draw(name, grid, seed=1))
+
+
+@every_mask
+def test_only_the_generator_brings_chance(name):
+    torch.manual_seed(0)
+    first = draw(name, (7, 7))
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    assert torch.equal(draw(name, (7, 7)), first)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@every_mask
+def test_continues_where_the_generator_stands(name):
+    generator = torch.Generator().manual_seed(0)
+    mask = build_mask(name, ratio=0.6)
+    first, second = (mask.sample(4, (8, 8), generator=generator) for _ in range(2))
+    assert not torch.equal(first, second)
+
+
+@every_mask
+def test_is_drawn_on_the_cpu_whatever_the_default_device(name):
+    expected = draw(name, (4, 6, 8))
+    with torch.device("meta"):  # a device that holds no numbers: anything made there is lost
+        hidden = draw(name, (4, 6, 8))
+    assert hidden.device.type == "cpu"
+    assert torch.equal(hidden, expected)
+
+
+@every_mask
+def test_ignores_the_default_dtype(name):
+    expected = draw(name, (7, 7))
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(draw(name, (7, 7)), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+@every_mask
+@pytest.mark.parametrize("ratio", [0.0, 1.0, 1.2, -0.1, math.nan, math.inf])
+def test_refuses_a_ratio_out_of_range(name, ratio):
+    with pytest.raises(UsageError, match=r"^--ratio: expected a number between 0 and 1, both excluded, got "):
+        build_mask(name, ratio=ratio)
+
+
+@every_mask
+def test_refuses_an_unknown_option(name):
+    with pytest.raises(UsageError, match=f"mask '{name}' does not take the option 'wrong'; "):
+        build_mask(name, ratio=0.5, wrong=1)
+
+
+@every_mask
+def test_refuses_a_grid_of_one_cell(name):
+    with pytest.raises(ShapeError, match=r"a mask needs at least 2 cells, got 1: use a larger --size"):
+        draw(name, (1, 1))
+
+
+@every_mask
+def test_is_a_value(name):
+    mask = build_mask(name, ratio=0.5)
+    assert mask == build_mask(name, ratio=0.5)
+    with pytest.raises(AttributeError):
+        mask.ratio = 0.6
+
+
+def test_an_unknown_mask_is_told_the_nearest_known_one():
+    with pytest.raises(UsageError, match=r"^unknown mask 'mehs'; did you mean 'mesh'\?$"):
+        build_mask("mehs", ratio=0.5)
+
+
+def test_an_unknown_mask_without_a_near_one_is_told_all():
+    with pytest.raises(UsageError, match=r"^unknown mask 'xyz'; known: .*mesh, .*random"):
+        build_mask("xyz", ratio=0.5)

@@ -1,0 +1,152 @@
+"""A converted volume has the slices' own values and place, or it is refused; corrupting the converter is noticed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from dicom_maker import CT, OBLIQUE, make_slice, pixels_of, write_series
+from pydicom.dataset import FileDataset
+from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless
+
+from medmim.data import convert as converting
+from medmim.data.convert import convert
+from medmim.data.scan import look_at
+from medmim.data.series import Slice, Stack, stacks_of
+
+
+def stack_of(paths: list[Path]) -> Stack:
+    headers = [look_at(path).header for path in paths]
+    (stack,) = stacks_of([Slice(n, p, h) for n, (p, h) in enumerate(zip(paths, headers, strict=True)) if h], {})
+    assert isinstance(stack, Stack)
+    return stack
+
+
+def task_of(stack: Stack, tmp_path: Path) -> dict[str, Any]:
+    return {
+        "files": [str(one.path) for one in stack.slices],
+        "affine": stack.affine.tolist(),
+        "scales": [[one.header.slope, one.header.intercept] for one in stack.slices],
+        "staging": str(tmp_path / "work"),
+        "target": str(tmp_path / "volume.nii.gz"),
+    }
+
+
+@pytest.mark.parametrize(
+    "orientation",
+    [OBLIQUE, (1, 0, 0, 0, 1, 0), (1, 0, 0, 0, 0, -1), (0, 1, 0, 0, 0, -1), (-1, 0, 0, 0, -1, 0), (0, 1, 0, 1, 0, 0)],
+)
+def test_values_and_place(tmp_path: Path, orientation: tuple[float, ...]):
+    stack = stack_of(write_series(tmp_path / "in", orientation=orientation))
+    facts = convert(**task_of(stack, tmp_path))
+    assert facts["shape"] == [10, 8, 6]
+    assert facts["measured"]["slices_compared"] == 6
+    assert facts["measured"]["deviation_mm"] < 1e-3
+    image = nib.load(tmp_path / "volume.nii.gz")
+    np.testing.assert_allclose(image.affine, stack.affine, atol=1e-5)
+    array = np.asanyarray(image.dataobj)
+    assert array.dtype == np.int16
+    for place, one in enumerate(stack.slices):
+        np.testing.assert_array_equal(array[:, :, place], pixels_of(one.path).T)
+    assert not (tmp_path / "work").exists()
+
+
+def ct(dataset: FileDataset, place: int) -> None:
+    dataset.RescaleSlope, dataset.RescaleIntercept = 1, -1024
+    dataset.RescaleType = "HU"
+
+
+def test_hounsfield_units_are_integers(tmp_path: Path):
+    stack = stack_of(write_series(tmp_path / "in", sop=CT, tweak=ct))
+    convert(**task_of(stack, tmp_path))
+    array = np.asanyarray(nib.load(tmp_path / "volume.nii.gz").dataobj)
+    assert array.dtype == np.int16
+    np.testing.assert_array_equal(array[:, :, 2], pixels_of(stack.slices[2].path).T - 1024)
+
+
+def test_fractional_slope(tmp_path: Path):
+    def slope(dataset: FileDataset, place: int) -> None:
+        dataset.RescaleSlope, dataset.RescaleIntercept = 0.37, 2.5
+
+    stack = stack_of(write_series(tmp_path / "in", tweak=slope))
+    convert(**task_of(stack, tmp_path))
+    array = np.asanyarray(nib.load(tmp_path / "volume.nii.gz").dataobj)
+    np.testing.assert_allclose(array[:, :, 1], pixels_of(stack.slices[1].path).T * 0.37 + 2.5, rtol=1e-5, atol=1e-4)
+
+
+def test_slope_of_each_slice_is_kept_or_refused(tmp_path: Path):
+    def slope(dataset: FileDataset, place: int) -> None:
+        dataset.RescaleSlope, dataset.RescaleIntercept = 1 + place, 0
+
+    stack = stack_of(write_series(tmp_path / "in", tweak=slope))
+    facts = convert(**task_of(stack, tmp_path))
+    if "reason" in facts:
+        assert facts["reason"] in {"rescale_varies", "conversion_failed"}
+    else:
+        array = np.asanyarray(nib.load(tmp_path / "volume.nii.gz").dataobj)
+        np.testing.assert_allclose(array[:, :, 3], pixels_of(stack.slices[3].path).T * 4.0)
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless])
+def test_transfer_syntaxes(tmp_path: Path, syntax: str):
+    paths = []
+    for place in range(4):
+        dataset = make_slice(place)
+        expected = dataset.pixel_array.copy()
+        if syntax == RLELossless:
+            dataset.compress(RLELossless)
+        elif syntax == ExplicitVRBigEndian:
+            dataset.PixelData = expected.astype(">i2").tobytes()
+        dataset.file_meta.TransferSyntaxUID = syntax
+        path = tmp_path / f"{place}"
+        dataset.save_as(path, implicit_vr=syntax == ImplicitVRLittleEndian, little_endian=syntax != ExplicitVRBigEndian)
+        paths.append(path)
+    stack = stack_of(paths)
+    facts = convert(**task_of(stack, tmp_path))
+    assert facts["measured"]["slices_compared"] == 4
+    array = np.asanyarray(nib.load(tmp_path / "volume.nii.gz").dataobj)
+    np.testing.assert_array_equal(array[:, :, 1], make_slice(1).pixel_array.T)
+
+
+def test_wrong_values_are_noticed(tmp_path: Path):
+    stack = stack_of(write_series(tmp_path / "in"))
+    task = task_of(stack, tmp_path)
+    task["scales"] = [[1.0, 3.0]] * 6
+    facts = convert(**task)
+    assert (facts["reason"], facts["measured"]["difference"]) == ("voxels_differ", 3.0)
+    assert not (tmp_path / "volume.nii.gz").exists()
+
+
+def test_wrong_order_is_noticed(tmp_path: Path):
+    task = task_of(stack_of(write_series(tmp_path / "in")), tmp_path)
+    task["files"][1], task["files"][2] = task["files"][2], task["files"][1]
+    assert convert(**task)["reason"] == "voxels_differ"
+
+
+@pytest.mark.parametrize(("axis", "by"), [(3, 1.0), (2, 0.5)])
+def test_wrong_place_is_noticed(tmp_path: Path, axis: int, by: float):
+    task = task_of(stack_of(write_series(tmp_path / "in")), tmp_path)
+    affine = np.array(task["affine"])
+    affine[:3, axis] += by
+    facts = convert(**{**task, "affine": affine.tolist()})
+    assert facts["reason"] == "geometry_mismatch"
+    assert facts["measured"]["deviation_mm"] > 1.0
+
+
+def test_constant_image(tmp_path: Path):
+    def flat(dataset: FileDataset, place: int) -> None:
+        dataset.PixelData = bytes(160)
+
+    task = task_of(stack_of(write_series(tmp_path / "in", tweak=flat)), tmp_path)
+    assert convert(**task)["reason"] == "constant_image"
+
+
+def test_converter_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    task = task_of(stack_of(write_series(tmp_path / "in")), tmp_path)
+    monkeypatch.setattr(converting.dcm2niix, "bin", "/bin/false")
+    facts = convert(**task)
+    assert (facts["reason"], facts["measured"]) == ("conversion_failed", {"outputs": 0.0, "status": 1.0})
+    assert not (tmp_path / "work").exists()

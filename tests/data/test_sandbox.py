@@ -1,0 +1,131 @@
+"""One bad task costs itself only: it is answered with a reason, and every other task with its value."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medmim.data import sandbox
+from medmim.data.sandbox import Answer, Limits, attempt, run_each
+from medmim.errors import DataError, RunError
+
+QUICK = Limits(memory_bytes=1 << 30, cpu_s=2, wall_s=1.5)
+
+
+class Panic(BaseException):
+    """What Rust codecs raise."""
+
+
+def work(what: str, number: int = 0) -> Any:
+    if what == "die":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if what == "panic":
+        raise Panic
+    if what == "hang":
+        time.sleep(60)
+    if what == "spin":
+        while True:
+            pass
+    if what == "eat":
+        return len(bytearray(3 << 30))
+    if what == "refuse":
+        raise DataError("no", reason="refused")
+    if what == "fail":
+        raise ValueError("SENTINEL")
+    if what == "exit":
+        os._exit(3)
+    return number
+
+
+def limits_here() -> list[int]:
+    return [resource.getrlimit(resource.RLIMIT_AS)[0], resource.getrlimit(resource.RLIMIT_CORE)[0]]
+
+
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [
+        ("die", "parser_crash"),
+        ("exit", "parser_crash"),
+        ("panic", "parser_crash"),
+        ("hang", "timeout"),
+        ("eat", "memory"),
+        ("refuse", "refused"),
+        ("fail", "parser_error"),
+    ],
+)
+def test_a_bad_task_costs_itself(what: str, reason: str):
+    tasks = [{"what": "good", "number": number} for number in range(6)]
+    tasks[2] = {"what": what}
+    answers = run_each(work, tasks, workers=2, limits=QUICK)
+    assert answers[2] == Answer(reason=reason)
+    assert [answer.value for place, answer in enumerate(answers) if place != 2] == [0, 1, 3, 4, 5]
+
+
+def test_bad_tasks_only():
+    answers = run_each(work, [{"what": "die"}, {"what": "panic"}, {"what": "exit"}], workers=3, limits=QUICK)
+    assert {answer.reason for answer in answers} == {"parser_crash"}
+
+
+def test_processor_time_is_limited():
+    limits = Limits(memory_bytes=1 << 30, cpu_s=1, wall_s=20.0)
+    started = time.monotonic()
+    assert run_each(work, [{"what": "spin"}], workers=1, limits=limits)[0].reason == "timeout"
+    assert time.monotonic() - started < 8
+
+
+def test_limits_are_set_and_progress_is_told():
+    told: list[int] = []
+    answers = run_each(limits_here, [{}, {}], workers=1, limits=QUICK, on_done=told.append)
+    assert [answer.value for answer in answers] == [[1 << 30, 0]] * 2
+    assert told == [1, 2]
+
+
+def test_names_that_are_not_text_survive():
+    name = os.fsdecode(b"scan\xff\n.dcm")
+    answers = run_each(echo, [{"name": name}], workers=1)
+    assert answers[0].value == name
+
+
+def echo(name: str) -> str:
+    return name
+
+
+def test_no_tasks_no_processes():
+    assert run_each(work, [], workers=4) == []
+
+
+def test_worker_that_cannot_start(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(sandbox, "_BOOT", "raise SystemExit(3)")
+    with pytest.raises(RunError, match="could not start"):
+        run_each(work, [{"what": "good"}], workers=1)
+
+
+def test_children_of_a_worker_end_with_it(tmp_path: Path):
+    run_each(leave_child, [{"note": str(tmp_path / "pid")}], workers=1, limits=QUICK)
+    child = int((tmp_path / "pid").read_text())
+    for _ in range(50):
+        state = Path(f"/proc/{child}/stat")
+        if not state.exists() or state.read_text().split()[2] == "Z":
+            return
+        time.sleep(0.1)
+    pytest.fail("the child of a stopped worker is alive")
+
+
+def leave_child(note: str) -> None:
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+        os._exit(0)
+    Path(note).write_text(str(child))
+    time.sleep(60)
+
+
+def test_attempt_answers_without_text_of_the_error():
+    assert attempt(f"{work.__module__}:work", {"what": "fail"}) == {"reason": "parser_error"}
+    assert attempt(f"{work.__module__}:work", {"what": "panic"})["ending"]

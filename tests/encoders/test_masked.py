@@ -1,0 +1,207 @@
+"""How `Masked` behaves as a value: what it runs, what it refuses, what it gives back."""
+
+import copy
+import inspect
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from medmim.encoders import mask
+from medmim.errors import ShapeError
+
+
+@pytest.fixture
+def hidden():
+    return torch.tensor([[[True, False], [False, True]], [[False, False], [True, False]]])
+
+
+@pytest.fixture
+def images():
+    return torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def value(images, hidden):
+    return mask(images, hidden)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv2d(4, 5, 3, padding=1),
+        nn.Conv2d(4, 4, 3, padding="same", groups=4),
+        nn.MaxPool2d(2),
+        nn.AvgPool2d(2),
+        nn.BatchNorm2d(4),
+        nn.InstanceNorm2d(4),
+        nn.InstanceNorm2d(4, affine=True),
+        nn.GroupNorm(2, 4),
+        nn.ReLU(),
+        nn.ReLU(inplace=True),
+        nn.LeakyReLU(inplace=True),
+        nn.ReLU6(),
+        nn.SiLU(),
+        nn.GELU(),
+        nn.ELU(),
+        nn.Mish(),
+        nn.Hardswish(),
+        nn.PReLU(),
+        nn.Sigmoid(),
+        nn.Tanh(),
+        nn.Dropout(),
+        nn.Dropout2d(),
+        nn.Identity(),
+    ],
+    ids=repr,
+)
+def test_hidden_voxels_are_zero_after_every_layer(layer, value):
+    result = layer(value)
+    assert torch.equal(result.unpack(), result.unpack() * result.visible)
+    assert result.unpack().any()
+
+
+@pytest.mark.parametrize(
+    "scale", [torch.full((1, 4, 1, 1), 3.0), nn.Parameter(torch.full((4, 1, 1), 3.0)), 3]
+)
+def test_scales_and_shifts_by_numbers_and_parameters_from_both_sides(scale, value):
+    for result in (scale * value, value * scale):
+        assert torch.equal(result.unpack(), value.unpack() * 3)
+    for result in (scale + value, value + scale):
+        assert torch.equal(result.unpack(), (value.unpack() + 3) * value.visible)
+
+
+def test_adds_and_concatenates_values_of_one_forward(value):
+    assert torch.equal((value + value).unpack(), 2 * value.unpack())
+    for joined in (
+        torch.cat([value, value], 1),
+        torch.cat([value, value], dim=-3),
+        torch.concat([value, value], 1),
+    ):
+        assert torch.equal(joined.unpack(), torch.cat([value.unpack()] * 2, 1))
+
+
+def test_in_place_addition_makes_a_new_value(value):
+    before = value.unpack().clone()
+    other = value
+    other += value
+    assert torch.equal(value.unpack(), before)
+
+
+def test_refuses_to_mix_masks(images, hidden, value):
+    other = mask(images, ~hidden)
+    for mixed in (
+        lambda: value + other,
+        lambda: torch.cat([value, other], 1),
+        lambda: torch.cat([value, images], 1),
+    ):
+        with pytest.raises(ShapeError, match="expected values of one forward"):
+            mixed()
+
+
+def test_refuses_to_concatenate_along_space(value):
+    with pytest.raises(ShapeError, match=r"concatenated along channels \(dim=1\), got dim=2"):
+        torch.cat([value, value], 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "operation"),
+    [
+        ("softmax", lambda x: F.softmax(x, 1)),
+        ("interpolate", lambda x: F.interpolate(x, scale_factor=2)),
+        ("adaptive_avg_pool2d", nn.AdaptiveAvgPool2d(1)),
+        ("max_pool2d_with_indices", nn.MaxPool2d(2, return_indices=True)),
+        ("conv_transpose2d", nn.ConvTranspose2d(4, 4, 2, 2)),
+        ("layer_norm", nn.LayerNorm([4, 8, 8])),
+        ("pad", nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect")),
+        ("sub", lambda x: torch.ones(1) - x),
+        ("flatten", lambda x: x.flatten(1)),
+        ("mean", lambda x: x.mean((2, 3))),
+        ("permute", lambda x: x.permute(0, 2, 3, 1)),
+    ],
+)
+def test_an_operation_without_a_masked_form_is_named(name, operation, value):
+    with pytest.raises(
+        ShapeError, match=f"^'{name}' has no masked form: use an encoder without it .known: add, "
+    ):
+        operation(value)
+
+
+def test_refuses_instance_norm_with_running_statistics(value):
+    with pytest.raises(
+        ShapeError, match="running statistics has no masked form: use track_running_stats=False"
+    ):
+        nn.InstanceNorm2d(4, track_running_stats=True)(value)
+
+
+def test_refuses_batch_norm_over_one_voxel():
+    lonely = mask(torch.ones(1, 3, 2, 2), torch.tensor([[[True, True], [True, False]]]))
+    with pytest.raises(ShapeError, match=r"batch norm over 1 visible voxel .* use a larger --batch-size"):
+        nn.BatchNorm2d(3)(lonely)
+    nn.BatchNorm2d(3).eval()(lonely)
+
+
+def test_refuses_a_map_coarser_than_the_grid(images):
+    fine = torch.zeros(2, 4, 4, dtype=torch.bool)
+    with pytest.raises(
+        ShapeError, match=r"map of 2×2 voxels does not hold a mask grid of 4×4 cells: use a --cell"
+    ):
+        nn.AvgPool2d(4)(mask(images, fine))
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((2, 3, 3), "8×8 voxels does not hold a mask grid of 3×3 cells"),
+        ((2, 2, 2, 2), "8×8 voxels does not hold a mask grid of 2×2×2 cells"),
+    ],
+)
+def test_refuses_a_mask_that_does_not_fit_the_images(shape, message, images):
+    with pytest.raises(ShapeError, match=message):
+        mask(images, torch.zeros(shape, dtype=torch.bool))
+
+
+def test_refuses_one_mask_for_several_images(images, hidden):
+    bare = inspect.unwrap(mask)  # outside the tests no annotation stands before it
+    with pytest.raises(ShapeError, match="expected one mask a sample, got 1 for 2 images"):
+        bare(images, hidden[:1])
+
+
+@pytest.mark.parametrize("fill", [0.0, -2.5, 7])
+def test_unpack_fills_hidden_voxels(fill, value, images):
+    dense = value.unpack(float(fill))
+    seen = value.visible.bool().expand_as(dense)
+    assert torch.equal(dense[seen], images[seen])
+    assert (dense[~seen] == fill).all()
+
+
+def test_looks_like_its_tensor(value, images):
+    assert value.shape == images.shape == value.size()
+    assert (value.size(-1), value.dim()) == (8, 4)
+    assert (value.dtype, value.device) == (images.dtype, images.device)
+
+
+def test_does_not_pretend_to_have_what_no_tensor_has(value):
+    with pytest.raises(AttributeError, match="'Masked' has no attribute 'nonsense'"):
+        _ = value.nonsense
+    assert torch.equal(copy.deepcopy(value).unpack(), value.unpack())
+    assert torch.equal(pickle.loads(pickle.dumps(value)).unpack(), value.unpack())
+
+
+def test_leaves_the_images_alone(images, hidden):
+    before = images.clone()
+    nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(4, 4, 1), nn.LeakyReLU(inplace=True))(mask(images, hidden))
+    assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.BatchNorm2d(4), nn.GroupNorm(2, 4), nn.InstanceNorm2d(4), nn.Conv2d(4, 4, 1)]
+)
+def test_bfloat16_stays_bfloat16_and_norms_compute_in_float32(layer, images, hidden):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = layer(mask(images.bfloat16(), hidden))
+    assert result.dtype == torch.bfloat16
+    reference = layer(mask(images.bfloat16().float(), hidden)).unpack()
+    torch.testing.assert_close(result.unpack().float(), reference, rtol=2e-2, atol=2e-2)
