@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -73,7 +73,7 @@ class RunSettings(BaseModel):
     experiment: str = Field(default="medmim", pattern=r"^[A-Za-z0-9_.-]+$")
 
     @model_validator(mode="after")
-    def _one_budget(self) -> Self:
+    def _one_budget(self) -> RunSettings:
         given = [name for name in ("steps", "epochs", "minutes") if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"expected one of steps, epochs, minutes, got {' and '.join(given)}")
@@ -121,7 +121,7 @@ class FinetuneSettings(RunSettings):
     foreground: float = Field(default=0.5, ge=0, le=1)
 
     @model_validator(mode="after")
-    def _one_label_budget(self) -> Self:
+    def _one_label_budget(self) -> FinetuneSettings:
         if self.labelled is not None and self.label_fraction is not None:
             raise ValueError("expected one of labelled, label_fraction, got both")
         return self
@@ -189,7 +189,13 @@ def _merge(values: dict[str, Any], newer: Mapping[str, Any]) -> None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    content = _parse(path.read_text(encoding="utf-8"), where=str(path))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f"{path}: expected a YAML text file that you may read, got {type(error).__name__}"
+        ) from None
+    content = _parse(text, where=str(path))
     if not isinstance(content, dict):
         raise SettingsError(f"{path}: expected 'key: value' lines, got {type(content).__name__}")
     return {str(key): value for key, value in content.items()}

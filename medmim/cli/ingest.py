@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from medmim.cli.options import home, json_option, print_result
+from medmim.cli.options import home, json_option, phases, print_result
 
 
 @click.command(
@@ -42,20 +42,9 @@ def command(
 
     Every file ends in the ledger: accepted, quarantined or skipped, with a reason.
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from medmim.stages.ingest import ingest
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        tasks: dict[str, int] = {}
-
-        def progress(phase: str, done: int, total: int) -> None:
-            if phase not in tasks:
-                tasks[phase] = bar.add_task(phase, total=total)
-            bar.update(tasks[phase], completed=done, total=total)  # type: ignore[arg-type]
-
+    with phases() as progress:
         info = ingest(
             source,
             out,

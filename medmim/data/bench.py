@@ -1,4 +1,4 @@
-"""Where ingestion works: keys, the ledger, a staging folder, sandboxes, and the volumes made so far."""
+"""Where ingestion works: keys, the ledger, a staging folder, a sandbox, and the volumes made so far."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from medmim.data.ledger import Ledger
 from medmim.data.manifest import Volume
 from medmim.data.privacy import Keys
-from medmim.data.sandbox import Answer, Limits, Task, run_each
+from medmim.data.sandbox import Answer, Limits, Sandbox, Task
 
 Progress = Callable[[str, int, int], None]
 READ_LIMITS = Limits(memory_bytes=8 << 30, cpu_s=300, wall_s=600.0)
@@ -38,7 +38,7 @@ class Bench:
     keys: Keys
     ledger: Ledger
     staging: Path
-    workers: int
+    sandbox: Sandbox
     progress: Progress | None = None
 
     def each(
@@ -52,7 +52,7 @@ class Bench:
             if self.progress:
                 self.progress(phase, done, len(tasks))
 
-        return run_each(function, tasks, workers=self.workers, limits=limits, on_done=tell)
+        return self.sandbox.run_each(function, tasks, limits=limits, on_done=tell)
 
     def staged(self, name: str) -> Path:
         """Return a path in the staging folder."""

@@ -30,7 +30,7 @@ _OPTIONS = (
     *("-b", "n", "-z", "n"),  # one plain volume and nothing beside it
     *("-g", "i"),  # defaults of the program, not those that a user saved at home
     *("-m", "y"),  # the slices belong together: that was decided before
-    *("-x", "i", "-l", "o", "-p", "n"),  # no cropping, turning or scaling of its own
+    *("-x", "i", "-l", "o"),  # no cropping, turning or scaling of its own
     *("-d", "0", "-f", "volume"),
 )
 _LOSSY = {uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLSNearLossless, uid.JPEG2000}
@@ -67,9 +67,10 @@ def convert(
     folder = Path(staging)
     try:
         expected = np.asarray(affine, np.float64)
-        image = _aligned(_run(files, folder), expected)
-        measured = _check(image, expected, files, np.asarray(scales, np.float64))
-        image = Image(_whole(image.array, np.asarray(scales, np.float64)), expected)
+        factors = np.asarray(scales, np.float64)
+        image = _aligned(_run(files, folder, varies=_varies(factors)), expected)
+        measured = _check(image, expected, files, factors)
+        image = Image(_whole(image.array, factors), expected)
         check_image(image)
         return {**store(image, Path(target)), "measured": measured}
     except _RefusalError as refusal:
@@ -80,8 +81,11 @@ def convert(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _run(files: Sequence[str], folder: Path) -> Image:
-    """Run dcm2niix on links with names of our own, in a folder of its own."""
+def _run(files: Sequence[str], folder: Path, *, varies: bool) -> Image:
+    """Run dcm2niix on links with names of our own, in a folder of its own.
+
+    Slopes that vary by slice need its precise mode, which for one slope would prefer a vendor's private one.
+    """
     source, result = folder / "in", folder / "out"
     source.mkdir(parents=True)
     result.mkdir()
@@ -89,7 +93,7 @@ def _run(files: Sequence[str], folder: Path) -> Image:
         (source / f"{place:06d}.dcm").symlink_to(file)
     try:
         status = subprocess.run(
-            [dcm2niix.bin, *_OPTIONS, "-o", str(result), str(source)],
+            [dcm2niix.bin, *_OPTIONS, "-p", "y" if varies else "n", "-o", str(result), str(source)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,  # it prints names of series
             stderr=subprocess.DEVNULL,
@@ -99,7 +103,10 @@ def _run(files: Sequence[str], folder: Path) -> Image:
         ).returncode
     except subprocess.TimeoutExpired as error:
         raise _RefusalError("conversion_failed", seconds=_CONVERTER_S) from error
-    outputs = sorted(result.glob("*.nii"))
+    # Beside a volume it may write a resampled one (`_Eq`, `_Tilt`); the plain one is checked like any other.
+    outputs = [
+        path for path in result.glob("*.nii") if not path.stem.startswith(("volume_Eq", "volume_Tilt"))
+    ]
     if len(outputs) != 1:
         raise _RefusalError("conversion_failed", outputs=len(outputs), status=status)
     return read_image(outputs[0])

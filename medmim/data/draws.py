@@ -145,7 +145,7 @@ def _slices(plan: Plan, *, keys: list[str], foreground: float) -> list[Any]:
 
 
 def _crop(keys: list[str], size: Size, *, foreground: float) -> Any:
-    if not 0 < foreground < 1:
+    if foreground == 0:
         return RandSpatialCropd(keys, roi_size=size, random_size=False)
     return RandCropByPosNegLabeld(
         keys, "label", spatial_size=size, pos=foreground, neg=1 - foreground, num_samples=1

@@ -60,7 +60,7 @@ def plan_for(
     spacings = np.array([_in_ras(volume, volume.spacing_mm) for volume in volumes])
     chosen: Dims = dims or (2 if np.median(shapes.min(axis=1)) < _THIN else 3)
     step = multiple or (16,) * chosen
-    thick = spacings.argmax(axis=1) if np.ptp(spacings, axis=1).any() else np.full(len(volumes), 2)
+    thick = np.array([slice_axis(spacing) for spacing in spacings])
     if size is None:
         seen = shapes if chosen == 3 else _without(shapes, thick)
         median = tuple(int(length) for length in np.median(seen, axis=0))
@@ -77,12 +77,22 @@ def plan_for(
     return Plan(chosen, patch, _common_spacing(spacings, thick if chosen == 2 else None))
 
 
-def _in_ras(volume: Volume, values: Sequence[float]) -> list[float]:
+def slice_axis(spacing_mm: Sequence[float] | np.ndarray) -> int:
+    """Return the axis of largest spacing, across which 2D slices are cut; the last one where it shares that.
+
+    Args:
+        spacing_mm: of the axes right, anterior, superior; compared to a micrometre.
+    """
+    rounded = np.round(np.asarray(spacing_mm, dtype=float), 3)
+    return 2 if rounded[2] == rounded.max() else int(rounded.argmax())
+
+
+def _in_ras(volume: Volume, values: Sequence[int] | Sequence[float]) -> list[float]:
     """Reorder values given an array axis to the axes right, anterior, superior."""
     order = axcodes2ornt(tuple(volume.orientation))[:, 0].astype(int)
     placed = [0.0] * len(order)
     for axis, target in enumerate(order):
-        placed[target] = values[axis]
+        placed[target] = float(values[axis])
     return placed
 
 

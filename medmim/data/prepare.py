@@ -22,7 +22,7 @@ from torch import Tensor
 
 from medmim.data.manifest import Volume
 from medmim.data.nifti import read_image
-from medmim.data.plan import Plan
+from medmim.data.plan import Plan, slice_axis
 from medmim.errors import DataError
 
 _CT_RANGE_HU = (-1000.0, 1000.0)
@@ -134,9 +134,7 @@ def _pipeline(volume: Volume, plan: Plan) -> Compose:
 
 def _note_slice_axis(data: Mapping[str, Any]) -> dict[str, Any]:
     """Find the slice axis before resampling hides it; equal spacings mean axial slices."""
-    spacing = np.round(np.asarray(data["image"].pixdim, dtype=float), 3)
-    axis = 2 if spacing[2] == spacing.max() else int(spacing.argmax())
-    return {**data, "slice_axis": axis}
+    return {**data, "slice_axis": slice_axis(np.asarray(data["image"].pixdim))}
 
 
 class _Respace:

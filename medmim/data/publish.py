@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -26,16 +27,17 @@ def sole_use(out: Path) -> Iterator[Path]:
         UsageError: if another process is writing there.
     """
     out.mkdir(parents=True, exist_ok=True)
-    staging = out / _STAGING
     lock = os.open(out, os.O_RDONLY)
     try:
         _lock(lock, out)
-        _clear(staging)
-        staging.mkdir()
+        for leftover in out.glob(f"{_STAGING}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        # A name of its own: workers of a killed run may still be writing into the old one.
+        staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=out))
         try:
             yield staging
         finally:
-            _clear(staging)
+            shutil.rmtree(staging, ignore_errors=True)
     finally:
         os.close(lock)
 
@@ -99,11 +101,6 @@ def _lock(descriptor: int, out: Path) -> None:
         raise UsageError(
             f"'{out}' is being written by another ingestion: expected one at a time; wait for it"
         ) from error
-
-
-def _clear(folder: Path) -> None:
-    if folder.exists():
-        shutil.rmtree(folder)
 
 
 def _with_splits(made: Sequence[Made], old: Dataset | None) -> list[Volume]:

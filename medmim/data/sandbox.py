@@ -29,8 +29,9 @@ from typing import Any
 from medmim.errors import DataError, RunError
 
 _START_S = 120.0
+_NEVER = float("inf")
 _MAX_ANSWER_BYTES = 1 << 26
-_BOOT = "import sys; from medmim.data.sandbox import serve; serve(*map(int, sys.argv[1:]))"
+_BOOT = "import sys; from medmim.data.sandbox import serve; serve(int(sys.argv[1]))"
 
 Task = Mapping[str, Any]
 
@@ -52,40 +53,14 @@ class Answer:
     reason: str | None = None
 
 
-def run_each(
-    function: Callable[..., Any],
-    tasks: Sequence[Task],
-    *,
-    workers: int,
-    limits: Limits | None = None,
-    on_done: Callable[[int], None] | None = None,
-) -> list[Answer]:
-    """Call `function(**task)` for each task in limited child processes; answers keep the order of the tasks.
-
-    Args:
-        function: a function of a module; it takes and returns what JSON can hold.
-        tasks: keyword arguments, one mapping a call.
-        workers: number of child processes at one time.
-        limits: bounds for each call.
-        on_done: told the number of finished tasks after each one.
-
-    Raises:
-        RunError: if child processes cannot be started at all.
-    """
-    pool = _Pool(f"{function.__module__}:{function.__qualname__}", tasks, limits or Limits(), on_done)
-    with contextlib.closing(pool):
-        return pool.run(max(1, min(workers, len(tasks))))
-
-
 class _Worker:
     """One child process, the task that it has, and until when."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self) -> None:
         self.connection, theirs = Pipe()
         with contextlib.closing(theirs):
-            arguments = [str(theirs.fileno()), str(limits.memory_bytes), str(limits.cpu_s)]
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-c", _BOOT, *arguments],
+                [sys.executable, "-P", "-c", _BOOT, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -107,8 +82,109 @@ class _Worker:
         return self.process.wait()
 
 
-class _Pool:
-    """The tasks that are waiting, those that workers have, and the answers."""
+class Sandbox:
+    """Child processes that are started when they are needed, kept between calls, and ended with the block.
+
+    Args:
+        workers: number of child processes at one time.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self._count = max(1, workers)
+        self._workers: list[_Worker] = []
+        self._job = _Job("", (), Limits(), None)
+
+    def __enter__(self) -> Sandbox:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for worker in self._workers:
+            worker.stop()
+        self._workers.clear()
+
+    def run_each(
+        self,
+        function: Callable[..., Any],
+        tasks: Sequence[Task],
+        *,
+        limits: Limits | None = None,
+        on_done: Callable[[int], None] | None = None,
+    ) -> list[Answer]:
+        """Call `function(**task)` for each task; answers keep the order of the tasks.
+
+        Args:
+            function: a function of a module; it takes and returns what JSON can hold.
+            tasks: keyword arguments, one mapping a call.
+            limits: bounds for each call.
+            on_done: told the number of finished tasks after each one.
+
+        Raises:
+            RunError: if child processes cannot be started at all.
+        """
+        self._job = _Job(f"{function.__module__}:{function.__qualname__}", tasks, limits or Limits(), on_done)
+        while len(self._job.answers) < len(tasks):
+            self._hand_out()
+            nearest = min(worker.deadline for worker in self._workers)
+            connections = [worker.connection for worker in self._workers]
+            told = wait(connections, None if nearest == _NEVER else max(0.0, nearest - time.monotonic()))
+            for worker in [worker for worker in self._workers if worker.connection in told]:
+                self._listen(worker)
+            for worker in [worker for worker in self._workers if worker.deadline < time.monotonic()]:
+                self._lose(worker, "timeout")
+        return [self._job.answers[index] for index in range(len(tasks))]
+
+    def _hand_out(self) -> None:
+        """Give waiting tasks to idle workers, and start workers where more of them can be used."""
+        waiting = self._job.waiting
+        for worker in list(self._workers):
+            if waiting and worker.ready and worker.task is None:
+                self._give(worker, waiting.popleft())
+        busy = sum(worker.task is not None for worker in self._workers)
+        while len(self._workers) < min(self._count, busy + len(waiting)):
+            self._workers.append(_Worker())
+
+    def _listen(self, worker: _Worker) -> None:
+        try:
+            message = json.loads(worker.connection.recv_bytes(_MAX_ANSWER_BYTES))
+        except (EOFError, OSError, ValueError):
+            self._lose(worker, "parser_crash")
+            return
+        if worker.task is not None:
+            self._job.answer(worker.task, Answer(message.get("value"), message.get("reason")))
+        worker.ready, worker.task, worker.deadline = True, None, _NEVER
+        if message.get("ending"):
+            self._workers.remove(worker)
+            worker.stop()
+
+    def _give(self, worker: _Worker, index: int) -> None:
+        limits = self._job.limits
+        request = {
+            "call": self._job.call,
+            "arguments": self._job.tasks[index],
+            "memory_bytes": limits.memory_bytes,
+            "cpu_s": limits.cpu_s,
+        }
+        try:
+            worker.connection.send_bytes(json.dumps(request).encode())
+            worker.task, worker.deadline = index, time.monotonic() + limits.wall_s
+        except OSError:  # it died after its last answer: this task is not to blame
+            self._job.waiting.appendleft(index)
+            self._lose(worker, "parser_crash")
+
+    def _lose(self, worker: _Worker, reason: str) -> None:
+        self._workers.remove(worker)
+        status = worker.stop()
+        if not worker.ready:
+            raise RunError(
+                f"a worker process could not start (status {status}): expected `python -c 'import medmim'` "
+                "to work; check the installation and `ulimit -a`"
+            )
+        if worker.task is not None:
+            self._job.lost(worker.task, "timeout" if status == -signal.SIGXCPU else reason)
+
+
+class _Job:
+    """Tasks of one call: those that are waiting, and the answers so far."""
 
     def __init__(
         self, call: str, tasks: Sequence[Task], limits: Limits, on_done: Callable[[int], None] | None
@@ -118,83 +194,25 @@ class _Pool:
         self.limits = limits
         self.on_done = on_done
         self.waiting = deque(range(len(tasks)))
-        self.tried: set[int] = set()
+        self.crashed: set[int] = set()
         self.answers: dict[int, Answer] = {}
-        self.workers: list[_Worker] = []
 
-    def run(self, count: int) -> list[Answer]:
-        while len(self.answers) < len(self.tasks):
-            self._hand_out(count)
-            nearest = min(worker.deadline for worker in self.workers)
-            told = wait([worker.connection for worker in self.workers], max(0.0, nearest - time.monotonic()))
-            for worker in [worker for worker in self.workers if worker.connection in told]:
-                self._listen(worker)
-            for worker in [worker for worker in self.workers if worker.deadline < time.monotonic()]:
-                self._lose(worker, "timeout")
-        return [self.answers[index] for index in range(len(self.tasks))]
-
-    def close(self) -> None:
-        for worker in self.workers:
-            worker.stop()
-
-    def _hand_out(self, count: int) -> None:
-        """Give waiting tasks to idle workers, and start workers where more of them can be used."""
-        for worker in list(self.workers):
-            if self.waiting and worker.ready and worker.task is None:
-                self._give(worker, self.waiting.popleft())
-        busy = sum(worker.task is not None for worker in self.workers)
-        while len(self.workers) < min(count, busy + len(self.waiting)):
-            self.workers.append(_Worker(self.limits))
-
-    def _listen(self, worker: _Worker) -> None:
-        try:
-            message = json.loads(worker.connection.recv_bytes(_MAX_ANSWER_BYTES))
-        except (EOFError, OSError, ValueError):
-            self._lose(worker, "parser_crash")
-            return
-        if worker.task is not None:
-            self._answer(worker.task, Answer(message.get("value"), message.get("reason")))
-        worker.ready, worker.task, worker.deadline = True, None, float("inf")
-        if message.get("ending"):
-            self.workers.remove(worker)
-            worker.stop()
-
-    def _give(self, worker: _Worker, index: int) -> None:
-        worker.task, worker.deadline = index, time.monotonic() + self.limits.wall_s
-        request = json.dumps({"call": self.call, "arguments": self.tasks[index]})
-        try:
-            worker.connection.send_bytes(request.encode())
-        except OSError:  # it died after its last answer: the task is not to blame
-            worker.task = None
+    def lost(self, index: int, reason: str) -> None:
+        """Answer a task that ended its worker; crashes are tried again: another file may be to blame."""
+        if reason == "parser_crash" and index not in self.crashed:
+            self.crashed.add(index)
             self.waiting.appendleft(index)
-            self._lose(worker, "parser_crash")
+        else:
+            self.answer(index, Answer(reason=reason))
 
-    def _lose(self, worker: _Worker, reason: str) -> None:
-        self.workers.remove(worker)
-        task = worker.task
-        status = worker.stop()
-        if not worker.ready:
-            raise RunError(
-                f"a worker process could not start (status {status}): expected `python -c 'import medmim'` "
-                "to work within the memory limit; check the installation and `ulimit -v`"
-            )
-        if status == -signal.SIGXCPU:
-            reason = "timeout"
-        if task is not None and reason == "parser_crash" and task not in self.tried:
-            self.tried.add(task)  # the file before may have done the harm: try once more, in another process
-            self.waiting.appendleft(task)
-        elif task is not None:
-            self._answer(task, Answer(reason=reason))
-
-    def _answer(self, index: int, answer: Answer) -> None:
+    def answer(self, index: int, answer: Answer) -> None:
         self.answers[index] = answer
         if self.on_done:
             self.on_done(len(self.answers))
 
 
-def serve(descriptor: int, memory_bytes: int, cpu_s: int) -> None:
+def serve(descriptor: int) -> None:
     """Be a worker: answer tasks from a pipe until it closes. A worker that may be damaged ends itself."""
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
@@ -202,8 +220,8 @@ def serve(descriptor: int, memory_bytes: int, cpu_s: int) -> None:
     connection.send_bytes(b"{}")
     for request in _requests(connection):
         used = resource.getrusage(resource.RUSAGE_SELF)
-        spent = int(used.ru_utime + used.ru_stime) + 1
-        resource.setrlimit(resource.RLIMIT_CPU, (spent + cpu_s, resource.RLIM_INFINITY))
+        _limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + 1 + request["cpu_s"])
+        _limit(resource.RLIMIT_AS, request["memory_bytes"])
         answer = attempt(request["call"], request["arguments"])
         connection.send_bytes(json.dumps(answer).encode())
         if answer.get("ending"):
@@ -231,6 +249,12 @@ def _requests(connection: Connection) -> Iterator[dict[str, Any]]:
             yield json.loads(connection.recv_bytes())
         except EOFError:
             return
+
+
+def _limit(kind: int, amount: int) -> None:
+    """Set a soft limit, as far as the machine's own hard limit lets it rise."""
+    hard = resource.getrlimit(kind)[1]
+    resource.setrlimit(kind, (amount if hard == resource.RLIM_INFINITY else min(amount, hard), hard))
 
 
 def _environment() -> dict[str, str]:

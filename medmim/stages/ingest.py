@@ -20,6 +20,7 @@ from medmim.data.ledger import Ledger
 from medmim.data.manifest import Dataset, DatasetInfo
 from medmim.data.privacy import Keys
 from medmim.data.publish import earlier_dataset, publish, sole_use
+from medmim.data.sandbox import Sandbox
 from medmim.data.scan import Seen, look
 from medmim.data.walk import Found, walk
 from medmim.errors import DataError, UsageError
@@ -65,12 +66,12 @@ def ingest(
             f"no files below '{source}': expected DICOM or NIfTI; check the folder", reason="no_files"
         )
     keys = Keys.load_or_create(home / KEY_FILE)
-    with sole_use(out) as staging:
+    with sole_use(out) as staging, Sandbox(workers or len(os.sched_getaffinity(0))) as sandbox:
         old = earlier_dataset(out, _project(keys))
         ledger = Ledger(
             _file_keys(keys, source, found) | _file_keys(keys, labels or source, outside, "labels:")
         )
-        bench = Bench(keys, ledger, staging, workers or len(os.sched_getaffinity(0)), progress)
+        bench = Bench(keys, ledger, staging, sandbox, progress)
         made, used = _read_all(bench, source, labels, entries=[*found, *outside], layout=layout)
         if not made:
             _give_up(ledger, out, old)

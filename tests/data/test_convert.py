@@ -1,4 +1,4 @@
-"""A converted volume has the slices' own values and place, or it is refused; corrupting the converter is noticed."""
+"""A converted volume has the slices' own values and place, or it is refused."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from dicom_maker import CT, OBLIQUE, make_slice, pixels_of, write_series
+from pydicom import dcmwrite
 from pydicom.dataset import FileDataset
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless
 
@@ -20,7 +21,9 @@ from medmim.data.series import Slice, Stack, stacks_of
 
 def stack_of(paths: list[Path]) -> Stack:
     headers = [look_at(path).header for path in paths]
-    (stack,) = stacks_of([Slice(n, p, h) for n, (p, h) in enumerate(zip(paths, headers, strict=True)) if h], {})
+    (stack,) = stacks_of(
+        [Slice(n, p, h) for n, (p, h) in enumerate(zip(paths, headers, strict=True)) if h], {}
+    )
     assert isinstance(stack, Stack)
     return stack
 
@@ -37,7 +40,14 @@ def task_of(stack: Stack, tmp_path: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     "orientation",
-    [OBLIQUE, (1, 0, 0, 0, 1, 0), (1, 0, 0, 0, 0, -1), (0, 1, 0, 0, 0, -1), (-1, 0, 0, 0, -1, 0), (0, 1, 0, 1, 0, 0)],
+    [
+        OBLIQUE,
+        (1, 0, 0, 0, 1, 0),
+        (1, 0, 0, 0, 0, -1),
+        (0, 1, 0, 0, 0, -1),
+        (-1, 0, 0, 0, -1, 0),
+        (0, 1, 0, 1, 0, 0),
+    ],
 )
 def test_values_and_place(tmp_path: Path, orientation: tuple[float, ...]):
     stack = stack_of(write_series(tmp_path / "in", orientation=orientation))
@@ -74,20 +84,22 @@ def test_fractional_slope(tmp_path: Path):
     stack = stack_of(write_series(tmp_path / "in", tweak=slope))
     convert(**task_of(stack, tmp_path))
     array = np.asanyarray(nib.load(tmp_path / "volume.nii.gz").dataobj)
-    np.testing.assert_allclose(array[:, :, 1], pixels_of(stack.slices[1].path).T * 0.37 + 2.5, rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(
+        array[:, :, 1], pixels_of(stack.slices[1].path).T * 0.37 + 2.5, rtol=1e-5, atol=1e-4
+    )
 
 
-def test_slope_of_each_slice_is_kept_or_refused(tmp_path: Path):
+def test_slope_of_each_slice(tmp_path: Path):
     def slope(dataset: FileDataset, place: int) -> None:
-        dataset.RescaleSlope, dataset.RescaleIntercept = 1 + place, 0
+        dataset.RescaleSlope, dataset.RescaleIntercept = 0.25 + 0.125 * place, place
 
     stack = stack_of(write_series(tmp_path / "in", tweak=slope))
     facts = convert(**task_of(stack, tmp_path))
-    if "reason" in facts:
-        assert facts["reason"] in {"rescale_varies", "conversion_failed"}
-    else:
-        array = np.asanyarray(nib.load(tmp_path / "volume.nii.gz").dataobj)
-        np.testing.assert_allclose(array[:, :, 3], pixels_of(stack.slices[3].path).T * 4.0)
+    assert facts["measured"]["slices_compared"] == 6
+    array = np.asanyarray(nib.load(tmp_path / "volume.nii.gz").dataobj)
+    for place, one in enumerate(stack.slices):
+        expected = pixels_of(one.path).T * one.header.slope + one.header.intercept
+        np.testing.assert_allclose(array[:, :, place], expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless])
@@ -102,7 +114,8 @@ def test_transfer_syntaxes(tmp_path: Path, syntax: str):
             dataset.PixelData = expected.astype(">i2").tobytes()
         dataset.file_meta.TransferSyntaxUID = syntax
         path = tmp_path / f"{place}"
-        dataset.save_as(path, implicit_vr=syntax == ImplicitVRLittleEndian, little_endian=syntax != ExplicitVRBigEndian)
+        implicit, little = syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
+        dcmwrite(path, dataset, implicit_vr=implicit, little_endian=little, force_encoding=True)
         paths.append(path)
     stack = stack_of(paths)
     facts = convert(**task_of(stack, tmp_path))
@@ -150,3 +163,19 @@ def test_converter_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     facts = convert(**task)
     assert (facts["reason"], facts["measured"]) == ("conversion_failed", {"outputs": 0.0, "status": 1.0})
     assert not (tmp_path / "work").exists()
+
+
+def test_pixels_that_pydicom_cannot_decode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    task = task_of(stack_of(write_series(tmp_path / "in")), tmp_path)
+    monkeypatch.setattr(converting, "_decode", lambda _: None)
+    assert convert(**task)["measured"]["slices_compared"] == 0
+
+
+def test_more_than_one_volume_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    task = task_of(stack_of(write_series(tmp_path / "in")), tmp_path)
+    script = '#!/bin/sh\nwhile [ "$1" != "-o" ]; do shift; done\n: > "$2/volume.nii"\n: > "$2/volumea.nii"\n'
+    (tmp_path / "twice").write_text(script)
+    (tmp_path / "twice").chmod(0o700)
+    monkeypatch.setattr(converting.dcm2niix, "bin", str(tmp_path / "twice"))
+    facts = convert(**task)
+    assert (facts["reason"], facts["measured"]["outputs"]) == ("conversion_failed", 2.0)

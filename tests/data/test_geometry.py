@@ -1,4 +1,4 @@
-"""Grids are right to a millionth of a millimetre, and flipped or swapped copies are recognised as the same."""
+"""Grids are right to a millionth of a millimetre, and flipped or swapped copies are recognised."""
 
 from __future__ import annotations
 

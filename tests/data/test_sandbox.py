@@ -6,40 +6,58 @@ import os
 import resource
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from medmim.data import sandbox
-from medmim.data.sandbox import Answer, Limits, attempt, run_each
+from medmim.data.sandbox import Answer, Limits, Sandbox, attempt
 from medmim.errors import DataError, RunError
 
 QUICK = Limits(memory_bytes=1 << 30, cpu_s=2, wall_s=1.5)
+
+
+def run_each(
+    function: Callable[..., Any], tasks: list[dict[str, Any]], *, workers: int, **options: Any
+) -> list[Answer]:
+    with Sandbox(workers) as sandbox:
+        return sandbox.run_each(function, tasks, **options)
 
 
 class Panic(BaseException):
     """What Rust codecs raise."""
 
 
-def work(what: str, number: int = 0) -> Any:
-    if what == "die":
-        os.kill(os.getpid(), signal.SIGSEGV)
-    if what == "panic":
-        raise Panic
-    if what == "hang":
-        time.sleep(60)
-    if what == "spin":
-        while True:
-            pass
-    if what == "eat":
-        return len(bytearray(3 << 30))
-    if what == "refuse":
-        raise DataError("no", reason="refused")
-    if what == "fail":
-        raise ValueError("SENTINEL")
-    if what == "exit":
-        os._exit(3)
+def panic() -> None:
+    raise Panic
+
+
+def refuse() -> None:
+    raise DataError("no", reason="refused")
+
+
+def spin() -> None:
+    while True:
+        pass
+
+
+DEEDS: dict[str, Callable[[], Any]] = {
+    "die": lambda: os.kill(os.getpid(), signal.SIGSEGV),
+    "panic": panic,
+    "hang": lambda: time.sleep(60),
+    "spin": spin,
+    "eat": lambda: bytearray(3 << 30),
+    "refuse": refuse,
+    "fail": lambda: int("SENTINEL"),
+    "exit": lambda: os._exit(3),
+    "good": lambda: None,
+}
+
+
+def work(what: str, number: int = 0) -> int:
+    DEEDS[what]()
     return number
 
 
@@ -129,3 +147,14 @@ def leave_child(note: str) -> None:
 def test_attempt_answers_without_text_of_the_error():
     assert attempt(f"{work.__module__}:work", {"what": "fail"}) == {"reason": "parser_error"}
     assert attempt(f"{work.__module__}:work", {"what": "panic"})["ending"]
+
+
+def test_workers_are_kept_between_calls():
+    with Sandbox(1) as sandbox:
+        first = sandbox.run_each(own_number, [{}, {}])
+        second = sandbox.run_each(own_number, [{}])
+    assert len({answer.value for answer in [*first, *second]}) == 1
+
+
+def own_number() -> int:
+    return os.getpid()

@@ -1,4 +1,4 @@
-"""What a file is: each kind of file gets its own reason, and no value of a header gets out but the allowed ones."""
+"""Each kind of file gets its own reason, and no value of a header gets out but the allowed ones."""
 
 from __future__ import annotations
 
@@ -11,9 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 from dicom_maker import CT, make_slice
+from pydicom import dcmwrite
 from pydicom.dataset import FileDataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+    RLELossless,
+)
 
 from medmim.data.scan import Seen, look, look_at
 from medmim.data.sop import refusal
@@ -42,7 +48,13 @@ def test_header_of_a_slice(tmp_path: Path):
 
 def test_only_allowed_values_get_out(tmp_path: Path):
     def hide(dataset: FileDataset) -> None:
-        for keyword in ("PatientName", "InstitutionName", "AccessionNumber", "StudyDescription", "PatientComments"):
+        for keyword in (
+            "PatientName",
+            "InstitutionName",
+            "AccessionNumber",
+            "StudyDescription",
+            "PatientComments",
+        ):
             setattr(dataset, keyword, "SENTINEL")
         dataset.private_block(0x0019, "SENTINEL", create=True).add_new(0x0C, "LO", "SENTINEL")
 
@@ -117,7 +129,7 @@ def test_every_truncation_is_noticed(tmp_path: Path):
         cut.write_bytes(content[:length])
         found = look_at(cut)
         assert found.header is None
-        assert found.reason in {"empty_file", "bad_header", "truncated", "no_pixel_data", "missing_sop_class"}
+        assert found.fate == ("quarantined" if length else "skipped")
     cut.write_bytes(content[:-2])
     assert look_at(cut).measured == {"expected_bytes": 160.0, "found_bytes": 158.0}
     assert look_at(cut).series == "1.2.3.4"
@@ -139,8 +151,7 @@ def test_other_plain_syntaxes(tmp_path: Path, syntax: str):
     dataset = make_slice(0)
     dataset.file_meta.TransferSyntaxUID = syntax
     implicit, little = syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
-    dataset._read_implicit, dataset._read_little = None, None
-    dataset.save_as(tmp_path / "file", implicit_vr=implicit, little_endian=little)
+    dcmwrite(tmp_path / "file", dataset, implicit_vr=implicit, little_endian=little, force_encoding=True)
     assert look_at(tmp_path / "file").header is not None
     (tmp_path / "file").write_bytes((tmp_path / "file").read_bytes()[:-20])
     assert look_at(tmp_path / "file").reason == "truncated"
@@ -165,7 +176,7 @@ def test_compressed_fragments_are_followed(tmp_path: Path):
 
 
 def test_slice_without_preamble(tmp_path: Path):
-    make_slice(0).save_as(tmp_path / "file")
+    make_slice(0).save_as(tmp_path / "file", enforce_file_format=True)
     content = (tmp_path / "file").read_bytes()[132:]
     group_bytes = struct.unpack("<I", content[8:12])[0]
     (tmp_path / "file").write_bytes(content[12 + group_bytes :])

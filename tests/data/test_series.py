@@ -1,4 +1,4 @@
-"""Slices become stacks in the order of their places; whatever is not even or not whole is refused with numbers."""
+"""Slices become stacks in the order of their places; what is not even or not whole is refused."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from medmim.data.series import Refused, Slice, Stack, Verdict, stacks_of
 NORMAL = np.cross(unit(OBLIQUE)[:3], unit(OBLIQUE)[3:])
 
 
-def slices(count: int = 6, change: Callable[[FileDataset, int], None] | None = None, **options: Any) -> list[Slice]:
+def slices(
+    count: int = 6, change: Callable[[FileDataset, int], None] | None = None, **options: Any
+) -> list[Slice]:
     made = []
     for place in range(count):
         dataset = make_slice(place, **options)
@@ -28,7 +30,9 @@ def slices(count: int = 6, change: Callable[[FileDataset, int], None] | None = N
 
 
 def move(dataset: FileDataset, by: np.ndarray) -> None:
-    dataset.ImagePositionPatient = [float(a) + float(b) for a, b in zip(dataset.ImagePositionPatient, by, strict=True)]
+    dataset.ImagePositionPatient = [
+        float(a) + float(b) for a, b in zip(dataset.ImagePositionPatient, by, strict=True)
+    ]
 
 
 def judge(given: list[Slice], blocked: dict[str, str] | None = None) -> list[Verdict]:
@@ -65,7 +69,9 @@ def test_missing_slice():
 
 
 def test_every_second_slice_missing():
-    given = [one for one in slices(9, lambda d, _: setattr(d, "SpacingBetweenSlices", 3)) if one.number % 2 == 0]
+    given = [
+        one for one in slices(9, lambda d, _: setattr(d, "SpacingBetweenSlices", 3)) if one.number % 2 == 0
+    ]
     assert reasons(judge(given)) == ["missing_slice"]
 
 
@@ -84,16 +90,22 @@ def test_two_at_one_place():
 
 
 def test_tilt():
-    verdicts = judge(slices(6, lambda d, k: move(d, k * np.array(unit(OBLIQUE)[3:]) * 3 * np.tan(np.radians(10)))))
+    verdicts = judge(
+        slices(6, lambda d, k: move(d, k * np.array(unit(OBLIQUE)[3:]) * 3 * np.tan(np.radians(10))))
+    )
     assert reasons(verdicts) == ["tilt"]
     assert isinstance(verdicts[0], Refused)
     assert verdicts[0].measured["tilt_degrees"] == pytest.approx(10.0, abs=0.01)
 
 
 def test_uneven_spacing_and_offset():
-    assert reasons(judge(slices(6, lambda d, k: move(d, NORMAL * (1.0 if k == 3 else 0))))) == ["uneven_spacing"]
+    assert reasons(judge(slices(6, lambda d, k: move(d, NORMAL * (1.0 if k == 3 else 0))))) == [
+        "uneven_spacing"
+    ]
     sideways = np.array(unit(OBLIQUE)[:3])
-    assert reasons(judge(slices(6, lambda d, k: move(d, sideways * (1.0 if k == 3 else 0))))) == ["slice_offset"]
+    assert reasons(judge(slices(6, lambda d, k: move(d, sideways * (1.0 if k == 3 else 0))))) == [
+        "slice_offset"
+    ]
 
 
 def test_a_little_uneven_is_repaired_and_said():
@@ -153,11 +165,15 @@ def test_lone_slice_of_another_size_or_spacing():
 
 
 def test_planes_of_a_localiser_are_judged_apart():
-    other = [Slice(one.number + 20, one.path, one.header) for one in slices(5, orientation=(0, 1, 0, 0, 0, -1))]
+    other = [
+        Slice(one.number + 20, one.path, one.header) for one in slices(5, orientation=(0, 1, 0, 0, 0, -1))
+    ]
     assert reasons(judge([*slices(6), *other])) == ["stack", "stack"]
 
 
-@pytest.mark.parametrize("name", ["EchoTime", "DiffusionBValue", "TemporalPositionIdentifier", "AcquisitionNumber"])
+@pytest.mark.parametrize(
+    "name", ["EchoTime", "DiffusionBValue", "TemporalPositionIdentifier", "AcquisitionNumber"]
+)
 def test_repeats_are_parted(name: str):
     given = slices(6, lambda d, _: setattr(d, name, 1))
     more = slices(6, lambda d, _: setattr(d, name, 2))

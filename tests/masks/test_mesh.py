@@ -88,3 +88,11 @@ def test_every_cell_is_hidden_equally_often(grid):
 def test_ranks_are_unique_so_that_no_tie_is_broken_by_place(grid):
     rank = build_mask("mesh", ratio=0.6).rank(8, grid, generator=torch.Generator().manual_seed(0)).flatten(1)
     assert all(len(set(row)) == len(row) for row in rank.tolist())
+
+
+@pytest.mark.parametrize(("grid", "ratio"), [((5, 5), 0.65), ((8, 8), 0.9), ((3, 3, 3), 0.4)], ids=str)
+def test_a_mirrored_mask_can_be_drawn_too(grid, ratio):
+    hidden = draw("mesh", grid, ratio, batch=12000)
+    drawn = {tuple(row) for row in hidden.flatten(1).tolist()}
+    for axis in range(1, hidden.dim()):
+        assert {tuple(row) for row in hidden.flip(axis).flatten(1).tolist()} == drawn

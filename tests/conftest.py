@@ -1,0 +1,66 @@
+"""Small datasets and an empty store that tests of several folders share; warnings of our own are errors."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("filterwarnings", r"error:::medmim(\.|$)")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    """Several threads on tensors of a few voxels only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory):
+    """Ten patients of 20×16×16 voxels, 1 mm, RAS, labels `core` and `rim`; 7 train, 1 val, 2 test."""
+    return tiny.make_dataset(tmp_path_factory.mktemp("sources") / "tiny-scans")
+
+
+@pytest.fixture(scope="session")
+def varied_dataset(tmp_path_factory):
+    """Eight patients with three spacings and four orientations; one has two volumes."""
+    return tiny.make_dataset(tmp_path_factory.mktemp("sources") / "varied-scans", patients=8, varied=True, seed=1)
+
+
+@pytest.fixture(scope="session")
+def unlabelled_dataset(tmp_path_factory):
+    """Eight patients without labels."""
+    return tiny.make_dataset(tmp_path_factory.mktemp("sources") / "bare-scans", patients=8, labels=False, seed=2)
+
+
+@pytest.fixture(scope="session")
+def new_home(tmp_path_factory):
+    """A function that gives a fresh home folder; its database is a copy, since making one takes seconds."""
+    from medmim.tracking.store import Store
+
+    template = tmp_path_factory.mktemp("template")
+    Store(template).client.search_experiments()
+
+    def make() -> Path:
+        home = tmp_path_factory.mktemp("home")
+        shutil.copyfile(template / "mlflow.db", home / "mlflow.db")
+        return home
+
+    return make
+
+
+@pytest.fixture
+def home(new_home, monkeypatch):
+    """A fresh `MEDMIM_HOME`."""
+    folder = new_home()
+    monkeypatch.setenv("MEDMIM_HOME", str(folder))
+    return folder

@@ -1,0 +1,133 @@
+import pytest
+from tiny import row
+
+from medmim.data.manifest import Dataset, DatasetInfo, read_dataset
+from medmim.data.partition import FOLDS, limit_patients, partition, patient_digest
+from medmim.errors import DataError
+
+SPLITS = ["train"] * 6 + ["val"] * 2 + ["test"] * 2
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Thirty patients of two volumes each, the second without a label; every third patient has no label."""
+    rows = [
+        row(f"p{patient:02d}", number, label=number == 0 and patient % 3 > 0, split=SPLITS[patient % 10])
+        for patient in range(30)
+        for number in range(2)
+    ]
+    return Dataset(tmp_path, DatasetInfo(name="d"), tuple(rows))
+
+
+def patients(volumes):
+    return {volume.subject for volume in volumes}
+
+
+def parts(divided):
+    return [patients(getattr(divided, name)) for name in ("train", "val", "test")]
+
+
+@pytest.mark.parametrize("fold", [None, 0, 1, 2, 3, 4])
+@pytest.mark.parametrize("labelled_only", [True, False])
+def test_no_patient_is_in_two_parts(dataset, fold, labelled_only):
+    train, val, test = parts(partition(dataset, fold=fold, labelled_only=labelled_only))
+    assert not train & val
+    assert not train & test
+    assert not val & test
+    assert train
+    assert val
+    assert test
+
+
+def test_the_datasets_own_splits_are_kept(dataset):
+    divided = partition(dataset, fold=None, labelled_only=False)
+    for name in ("train", "val", "test"):
+        assert {volume.split for volume in getattr(divided, name)} == {name}
+    assert sum(map(len, (divided.train, divided.val, divided.test))) == 60
+
+
+def test_unlabelled_volumes_are_left_out_where_asked(dataset):
+    divided = partition(dataset, fold=None, labelled_only=True)
+    assert all(volume.label for volume in (*divided.train, *divided.val, *divided.test))
+
+
+def test_a_volume_without_a_split_trains(tmp_path):
+    alone = Dataset(tmp_path, DatasetInfo(name="d"), (row("p"),))
+    assert partition(alone, fold=None, labelled_only=True).train == alone.volumes
+
+
+def test_folds_test_every_labelled_patient_once(dataset):
+    tested = [patients(partition(dataset, fold=fold, labelled_only=True).test) for fold in range(FOLDS)]
+    assert sum(map(len, tested)) == 20
+    assert set().union(*tested) == patients(dataset.labelled)
+
+
+def test_unlabelled_patients_train_in_every_fold(dataset):
+    bare = patients(dataset.volumes) - patients(dataset.labelled)
+    for fold in range(FOLDS):
+        assert bare <= patients(partition(dataset, fold=fold, labelled_only=False).train)
+
+
+def test_pretraining_and_finetuning_hold_out_the_same_patients(dataset):
+    for fold in (None, 0, 3):
+        pretraining = partition(dataset, fold=fold, labelled_only=False)
+        finetuning = partition(dataset, fold=fold, labelled_only=True)
+        assert not patients(pretraining.train) & patients(finetuning.test)
+        assert not patients(pretraining.train) & patients(finetuning.val)
+
+
+def test_too_few_patients_for_folds_are_refused(tmp_path):
+    small = Dataset(tmp_path, DatasetInfo(name="d"), tuple(row(f"p{n}") for n in range(4)))
+    with pytest.raises(DataError, match="5 folds of 4 subjects"):
+        partition(small, fold=0, labelled_only=True)
+
+
+def test_the_digest_tells_who_tests(dataset):
+    digests = [partition(dataset, fold=fold, labelled_only=True).digest for fold in (None, 0, 1, 0)]
+    assert len(set(digests)) == 3
+    assert digests[1] == digests[3]
+
+
+def test_the_ten_are_among_the_twenty(dataset):
+    chosen = [patients(limit_patients(dataset.labelled, count=n, share=None)) for n in (1, 5, 10, 20)]
+    assert [len(found) for found in chosen] == [1, 5, 10, 20]
+    assert all(small < large for small, large in zip(chosen, chosen[1:], strict=False))
+
+
+def test_the_choice_does_not_depend_on_the_order_or_on_others(dataset):
+    ten = patients(limit_patients(dataset.labelled, count=10, share=None))
+    assert patients(limit_patients(dataset.labelled[::-1], count=10, share=None)) == ten
+    fewer = tuple(volume for volume in dataset.labelled if volume.subject in ten)
+    assert patients(limit_patients(fewer, count=10, share=None)) == ten
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.01, 1), (0.5, 10), (0.125, 3), (1.0, 20)])
+def test_a_share_is_rounded_and_at_least_one(dataset, share, count):
+    assert len(patients(limit_patients(dataset.labelled, count=None, share=share))) == count
+
+
+def test_no_limit_keeps_all(dataset):
+    assert limit_patients(dataset.labelled, count=None, share=None) == dataset.labelled
+
+
+def test_all_volumes_of_a_patient_are_kept():
+    volumes = tuple(row(f"p{patient}", number) for patient in range(3) for number in range(4))
+    assert len(limit_patients(volumes, count=2, share=None)) == 8
+
+
+def test_more_patients_than_there_are_are_refused(dataset):
+    message = r"--labelled 21: only 20 labelled patients are in the training split"
+    with pytest.raises(DataError, match=message) as caught:
+        limit_patients(dataset.labelled, count=21, share=None)
+    assert caught.value.reason == "too_few_labels"
+
+
+def test_a_digest_is_short_stable_and_no_key():
+    assert patient_digest("abc") == patient_digest("abc") != patient_digest("abd")
+    assert len(patient_digest("abc")) == 8
+    assert "abc" not in patient_digest("abc")
+
+
+def test_a_written_dataset_divides(tiny_dataset):
+    divided = partition(read_dataset(tiny_dataset), fold=None, labelled_only=True)
+    assert [len(part) for part in (divided.train, divided.val, divided.test)] == [7, 1, 2]
