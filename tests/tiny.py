@@ -14,14 +14,14 @@ NAMES = {1: "core", 2: "rim"}
 TINY = {
     "size": (16,),
     "encoder": "dynunet",
-    "encoder_options": {"filters": [4, 8], "strides": [1, 4]},
+    "encoder_options": {"filters": [4, 8, 8]},
     "batch_size": 2,
     "workers": 0,
     "precision": "fp32",
 }
 TINY_WORDS = [
     *("--size", "16", "--encoder", "dynunet", "--batch-size", "2", "--workers", "0", "--precision", "fp32"),
-    *("--set", "encoder_options={filters: [4, 8], strides: [1, 4]}"),
+    *("--set", "encoder_options={filters: [4, 8, 8]}"),
 ]
 
 

@@ -93,6 +93,11 @@ def prepare(root: Path, volume: Volume, plan: Plan) -> Prepared:
     read = {"image": _read(root / volume.image, volume)}
     if volume.label:
         read["label"] = _read(root / volume.label, volume)
+        if read["label"].shape != read["image"].shape:
+            raise DataError(
+                f"volume {volume.id}: label and image have different shapes; run `medmim ingest` again",
+                reason="damaged_dataset",
+            )
     loaded = _pipeline(volume, plan)(read)
     image: MetaTensor = loaded["image"]
     label = loaded["label"].as_tensor().to(torch.uint8) if volume.label else None

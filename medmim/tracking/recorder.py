@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from medmim.training.log import Log
 
 
+@runtime_checkable
 class Recorder(Log, Protocol):
     """One run: its settings, tags, metrics, pictures, files and end."""
 

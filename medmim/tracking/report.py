@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from medmim import __version__, files
 from medmim.data.manifest import digest_of
 from medmim.tracking.comparison import Arm, Comparison, Finetuned
-from medmim.training.pictures import to_png
+from medmim.training.pictures import plain, to_png
 
 _STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}
 table{border-collapse:collapse;margin:1rem 0}
@@ -50,7 +50,7 @@ def draw(comparison: Comparison) -> bytes:
             color="#0b6e4f",
             capsize=4,
         )
-    left.set_yticks(range(len(arms)), [arm.name for arm in arms])
+    left.set_yticks(range(len(arms)), [plain(arm.name) for arm in arms])
     left.set_ylim(len(arms) - 0.5, -0.5)
     left.set_xlabel("Dice of each test patient, mean and 95 % interval")
     for height, pair in enumerate(pairs):
@@ -64,7 +64,7 @@ def draw(comparison: Comparison) -> bytes:
             capsize=4,
         )
     right.axvline(0, color="#c1121f", linewidth=1)
-    right.set_yticks(range(len(pairs)), [f"{pair.first}\n− {pair.second}" for pair in pairs])
+    right.set_yticks(range(len(pairs)), [plain(f"{pair.first}\n− {pair.second}") for pair in pairs])
     right.set_ylim(max(len(pairs), 1) - 0.5, -0.5)
     right.set_xlabel("paired difference, points of Dice (95 % interval)")
     return to_png(figure)

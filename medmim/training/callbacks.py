@@ -90,12 +90,13 @@ class Losses(Callback):
         self.sink.metrics({"train/loss": self.recent, "train/lr": rate}, step=step)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the losses not yet logged."""
-        return {"waiting": list(self._waiting)}
+        """Return the losses not yet logged, and the last that were."""
+        return {"waiting": list(self._waiting), "recent": self.recent}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take them back."""
         self._waiting = list(state_dict["waiting"])
+        self.recent = state_dict["recent"]
 
 
 class Evaluations(Callback):
@@ -159,13 +160,19 @@ class Evaluations(Callback):
             }
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what was best."""
-        return {"best_value": self.best_value, "best_weights": self.best_weights, "done": self.done}
+        """Return what was best, and last."""
+        return {
+            "best_value": self.best_value,
+            "best_weights": self.best_weights,
+            "last": self.last,
+            "done": self.done,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it back."""
         self.best_value = state_dict["best_value"]
         self.best_weights = state_dict["best_weights"]
+        self.last = state_dict["last"]
         self.done = state_dict["done"]
 
 

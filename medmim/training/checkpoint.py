@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +27,8 @@ STATE = "state.ckpt"
 def save_weights(folder: Path, weights: Mapping[str, Tensor], description: Mapping[str, Any]) -> Path:
     """Write weights and, beside them, what they are and their SHA-256; return the path of the weights."""
     path = folder / WEIGHTS
-    plain = {name: value.detach().cpu().contiguous() for name, value in sorted(weights.items())}
+    # each tensor in memory of its own: networks may use one under two names
+    plain = {name: value.detach().cpu().contiguous().clone() for name, value in sorted(weights.items())}
     files.write_bytes(path, safetensors.torch.save(plain))
     files.write_json(path.with_suffix(".json"), {**description, "sha256": files.sha256_of(path)})
     return path
@@ -46,7 +48,7 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if files.sha256_of(path) != description["sha256"]:
             raise RunError(f"weights at '{path}' are damaged: their SHA-256 is not the one in {beside.name}")
         return safetensors.torch.load_file(path), description
-    except (ValueError, KeyError, safetensors.SafetensorError) as error:
+    except (ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise RunError(f"weights at '{path}' cannot be read ({type(error).__name__})") from error
 
 
@@ -56,10 +58,14 @@ def save_state(trainer: L.Trainer, folder: Path) -> None:
     fresh = folder / f".{STATE}.new"
     # Beside its target: Lightning's own transaction goes through TMPDIR and is not atomic across disks.
     trainer.save_checkpoint(fresh)
-    content = fresh.read_bytes()
+    content, beside = fresh.read_bytes(), folder / f"{STATE}.sha256"
     fresh.unlink()
+    digest = hashlib.sha256(content).hexdigest()
+    # Both are valid until the new state is in place, so that a stop at any moment leaves one to resume from.
+    old = beside.read_text().split()[-1:] if beside.is_file() else []
+    files.write_text(beside, "\n".join([*old, digest]) + "\n")
     files.write_bytes(folder / STATE, content)
-    files.write_text(folder / f"{STATE}.sha256", files.sha256_of(folder / STATE) + "\n")
+    files.write_text(beside, digest + "\n")
 
 
 def verified_state(folder: Path) -> Path:
@@ -71,7 +77,7 @@ def verified_state(folder: Path) -> Path:
     path, beside = folder / STATE, folder / f"{STATE}.sha256"
     if not path.is_file() or not beside.is_file():
         raise RunError("this run has no saved state to resume: start it again without --resume")
-    if files.sha256_of(path) != beside.read_text().strip():
+    if files.sha256_of(path) not in beside.read_text().split():
         raise RunError(
             "the saved state of this run is damaged (SHA-256 differs): start it again without --resume"
         )

@@ -53,13 +53,18 @@ def panel(rows: Sequence[Row], columns: Sequence[str], *, title: str, names: Seq
             place.set_xticks([])
             place.set_yticks([])
     for place, name in zip(axes[0], columns, strict=True):
-        place.set_title(name, fontsize=9)
+        place.set_title(plain(name), fontsize=9)
     for value, name in enumerate(names):
-        axes[-1][0].plot([], [], "s", color=_COLOURS(value), label=name)
+        axes[-1][0].plot([], [], "s", color=_COLOURS(value), label=plain(name))
     if names:
         figure.legend(loc="outside lower center", ncols=min(len(names), 4), fontsize=8, frameon=False)
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(plain(title), fontsize=10)
     return to_png(figure)
+
+
+def plain(text: str) -> str:
+    """Return text that matplotlib draws as it is: dollars begin no formula."""
+    return text.replace("$", r"\$")
 
 
 def to_png(figure: Figure) -> bytes:

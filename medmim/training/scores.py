@@ -104,7 +104,8 @@ def compare_labels(
     distances: bool = True,
 ) -> list[CaseScore]:
     """Score a prediction against a label of the same shape, class by class (background is no class)."""
-    classes = max(names) + 1
+    # a value that training never saw has no name: no score either
+    classes = max(*names, int(label.max()), int(prediction.max())) + 1
     truth = one_hot(label.unsqueeze(0), classes)
     guess = one_hot(prediction.unsqueeze(0), classes)
     dice = compute_dice(guess, truth, include_background=True, ignore_empty=False)[0]

@@ -7,6 +7,8 @@ import gzip
 import os
 import shutil
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from medmim.data.manifest import LedgerRow, read_dataset
 from medmim.data.nifti import Image, encode_image
 from medmim.data.phantom import write_phantom
 from medmim.data.privacy import Keys
+from medmim.data.sandbox import Sandbox
 from medmim.errors import DataError, UsageError
 from medmim.files import read_jsonl
 from medmim.stages import ingest as stage
@@ -28,6 +31,20 @@ from medmim.stages.ingest import KEY_FILE, ingest
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
 real = pytest.mark.skipif(not REAL.is_dir(), reason="the folder with real data is not here")
+
+
+@pytest.fixture(scope="module")
+def warm() -> Iterator[Sandbox]:
+    with Sandbox(1) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture(autouse=True)
+def warm_workers(warm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep one worker from test to test: starting Python takes longer than ingesting a few files."""
+    monkeypatch.setattr(
+        stage, "Sandbox", lambda workers: nullcontext(warm) if workers == 1 else Sandbox(workers)
+    )
 
 
 @pytest.fixture
@@ -419,7 +436,7 @@ def poisoned_look(path: str) -> dict[str, Any]:
 
 @real
 def test_real_studies(tmp_path: Path, home: Path):
-    info = ingest(REAL / "dicom" / "studies", tmp_path / "out", home=home)
+    info = ingest(REAL / "dicom" / "studies", tmp_path / "out", home=home, workers=1)
     assert info.reasons == {"volume": 219}
     assert (info.counts["volumes"], info.counts["subjects"]) == (8, 3)
 

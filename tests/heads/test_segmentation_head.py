@@ -1,0 +1,62 @@
+import pytest
+import torch
+
+from medmim.encoders import ENCODERS, build_encoder
+from medmim.errors import UsageError
+from medmim.heads import HEADS, build_head
+
+OPTIONS = {
+    "dynunet": {"filters": [4, 8, 8]},
+    "resnet18": {"widths": [4, 4, 8, 8]},
+    "resnet50": {"widths": [2, 2, 4, 4]},
+}
+
+
+def network(name, dims, *, classes=3, **options):
+    encoder = build_encoder(name, spatial_dims=dims, in_channels=1, **(options or OPTIONS[name]))
+    return build_head("segment", encoder=encoder, spatial_dims=dims, classes=classes)
+
+
+def test_options_are_known_for_every_encoder():
+    assert OPTIONS.keys() == ENCODERS.keys()
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("name", sorted(ENCODERS))
+def test_scores_have_the_size_of_the_image(name, dims):
+    segmenter = network(name, dims)
+    size = (32, 16, 48)[:dims]
+    scores = segmenter(torch.randn(2, 1, *size))
+    assert scores.shape == (2, 3, *size)
+    assert torch.isfinite(scores).all()
+
+
+def test_strides_may_differ_between_axes():
+    segmenter = network("dynunet", 3, filters=[4, 4, 8], strides=[1, [2, 2, 1], [2, 2, 2]])
+    assert segmenter(torch.randn(1, 1, 8, 8, 4)).shape == (1, 3, 8, 8, 4)
+
+
+def test_a_stem_that_strides_is_brought_back_to_full_resolution():
+    segmenter = network("dynunet", 2, filters=[4, 8], strides=[[2, 1], 2])
+    assert segmenter(torch.randn(1, 1, 16, 16)).shape == (1, 3, 16, 16)
+
+
+def test_gradients_reach_every_parameter():
+    segmenter = network("dynunet", 3)
+    segmenter(torch.randn(1, 1, 8, 8, 8)).square().mean().backward()
+    assert all(parameter.grad is not None for parameter in segmenter.parameters())
+
+
+def test_the_encoder_keeps_its_name():
+    names = network("dynunet", 3).state_dict()
+    assert any(name.startswith("encoder.stages.0") for name in names)
+
+
+def test_an_unknown_task_is_told_its_neighbour():
+    encoder = build_encoder("dynunet", spatial_dims=2, in_channels=1)
+    with pytest.raises(UsageError, match="unknown task 'segmnt'; did you mean 'segment'"):
+        build_head("segmnt", encoder=encoder, spatial_dims=2, classes=2)
+
+
+def test_the_table_builds_modules():
+    assert set(HEADS) == {"segment"}

@@ -1,0 +1,172 @@
+from types import SimpleNamespace
+
+import lightning
+import pytest
+import torch
+from torch import nn
+
+from medmim.errors import RunError
+from medmim.tracking.recorder import MemoryRecorder
+from medmim.training.budget import Budget
+from medmim.training.callbacks import LOG_EVERY_STEPS, Evaluations, Losses, Schedule
+
+
+class Trainer(lightning.Trainer):
+    """A trainer at a step, with one optimiser."""
+
+    global_step = 0
+    optimizers = ()
+
+    def __init__(self, step=0):
+        self.global_step = step
+        self.should_stop = False
+        self.optimizers = [SimpleNamespace(param_groups=[{"lr": 0.5, "initial_lr": 2.0}])]
+
+
+class Module(lightning.LightningModule):
+    """One weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(1, 1, bias=False)
+        self.drop = nn.Dropout()
+
+
+def run(callback, losses, *, start=0):
+    """Tell a callback of one step after another."""
+    trainer, module = Trainer(start), Module()
+    for number, loss in enumerate(losses):
+        trainer.global_step = start + number + 1
+        callback.on_train_batch_end(trainer, module, {"loss": torch.tensor(loss)}, None, number)
+    return trainer, module
+
+
+def test_losses_are_logged_as_means():
+    log = MemoryRecorder()
+    losses = Losses(log)
+    trainer, module = run(losses, [float(n) for n in range(1, 14)])
+    losses.on_train_end(trainer, module)
+    assert [step for step, _ in log.history] == [1, 1 + LOG_EVERY_STEPS, 13]
+    assert [values["train/loss"] for _, values in log.history] == [1.0, 6.5, 12.5]
+    assert log.history[0][1]["train/lr"] == 0.5
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_training(bad):
+    losses = Losses(MemoryRecorder())
+    with pytest.raises(RunError, match="not finite at step 11: lower --lr, or use --precision fp32"):
+        run(losses, [1.0] * 7 + [bad] + [1.0] * 5)
+
+
+def test_waiting_losses_survive_a_resume():
+    log = MemoryRecorder()
+    first = Losses(log)
+    run(first, [1.0, 2.0, 3.0])
+    second = Losses(log)
+    second.load_state_dict(first.state_dict())
+    run(second, [4.0] * 8, start=3)
+    assert log.history[-1] == (11, {"train/loss": 3.7, "train/lr": 0.5}) or log.history[-1][1][
+        "train/loss"
+    ] == pytest.approx(3.7)
+
+
+def test_the_schedule_sets_the_rate_and_stops():
+    schedule, trainer = Schedule(Budget(steps=4), warmup=0.0), Trainer()
+    rates = []
+    for step in range(4):
+        trainer.global_step = step
+        schedule.on_train_batch_start(trainer, Module(), None, step)
+        rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+        trainer.global_step = step + 1
+        schedule.on_train_batch_end(trainer, Module(), {}, None, step)
+        assert trainer.should_stop == (step == 3)
+    assert rates[0] == 2.0
+    assert rates[2] == pytest.approx(1.0)
+
+
+def test_the_schedule_keeps_the_time_spent():
+    clock = iter([10.0, 17.0])
+    budget = Budget(minutes=1.0, clock=lambda: next(clock))
+    schedule = Schedule(budget, warmup=0.0)
+    schedule.on_train_start(Trainer(), Module())
+    saved = schedule.state_dict()
+    again = Budget(minutes=1.0)
+    Schedule(again, warmup=0.0).load_state_dict(saved)
+    assert again.elapsed_s == 7.0
+
+
+def evaluations(values, *, times=3, steps=9, best="val/dice"):
+    """Evaluations that give one value after another."""
+    values = iter(values)
+    log = MemoryRecorder()
+    made = Evaluations(
+        lambda step: {"val/dice": next(values)}, times=times, budget=Budget(steps=steps), log=log, best=best
+    )
+    return made, log
+
+
+def test_evaluations_come_at_even_shares():
+    made, log = evaluations([0.1, 0.2, 0.3])
+    run(made, [0.0] * 9)
+    assert log.history == [(3, {"val/dice": 0.1}), (6, {"val/dice": 0.2}), (9, {"val/dice": 0.3})]
+
+
+def test_more_evaluations_than_steps_are_one_a_step():
+    made, log = evaluations([0.1, 0.2], times=10, steps=2)
+    run(made, [0.0] * 2)
+    assert [step for step, _ in log.history] == [1, 2]
+
+
+def test_the_best_weights_are_kept():
+    made, _ = evaluations([0.2, 0.7, 0.5])
+    trainer, module = Trainer(), Module()
+    for step in range(1, 10):
+        trainer.global_step = step
+        nn.init.constant_(module.layer.weight, step)
+        made.on_train_batch_end(trainer, module, {}, None, step)
+    assert made.best_value == 0.7
+    assert made.best_weights["layer.weight"].item() == 6
+    assert made.last == {"val/dice": 0.5}
+
+
+def test_an_equal_score_does_not_replace_the_earlier_one():
+    made, _ = evaluations([0.7, 0.7, 0.7])
+    run(made, [0.0] * 3)
+    first = made.best_weights
+    run(made, [0.0] * 6, start=3)
+    assert made.best_weights is first
+
+
+@pytest.mark.parametrize(("best", "value"), [(None, 0.5), ("val/dice", float("nan")), ("val/other", 0.5)])
+def test_without_a_choice_no_weights_are_kept(best, value):
+    made, _ = evaluations([value] * 3, best=best)
+    run(made, [0.0] * 9)
+    assert made.best_weights == {}
+
+
+def test_evaluation_leaves_the_mode_as_it_was():
+    modes = []
+    module = Module()
+    made = Evaluations(
+        lambda step: modes.append((module.training, torch.is_grad_enabled())) or {},
+        times=1,
+        budget=Budget(steps=1),
+        log=MemoryRecorder(),
+        best=None,
+    )
+    module.train()
+    made.on_train_batch_end(Trainer(1), module, {}, None, 0)
+    assert modes == [(False, False)]
+    assert module.training
+    assert module.drop.training
+
+
+def test_what_was_best_survives_a_resume():
+    first, _ = evaluations([0.9])
+    run(first, [0.0] * 3)
+    second, log = evaluations([0.4, 0.5])
+    second.load_state_dict(first.state_dict())
+    assert second.last == {"val/dice": 0.9}
+    run(second, [0.0] * 6, start=3)
+    assert [step for step, _ in log.history] == [6, 9]
+    assert second.best_value == 0.9

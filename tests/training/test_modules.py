@@ -1,0 +1,113 @@
+import pytest
+import torch
+from torch import nn
+
+from medmim.encoders import build_encoder
+from medmim.heads import build_head
+from medmim.masks import build_mask
+from medmim.methods import build_method
+from medmim.training.modules import FinetuningModule, PretrainingModule, adamw
+
+
+def pretraining(dims=2, *, seed=0, ratio=0.5):
+    torch.manual_seed(0)
+    encoder = build_encoder("dynunet", spatial_dims=dims, in_channels=1, filters=[4, 8])
+    method = build_method("spark", encoder=encoder, spatial_dims=dims, cell=(4,) * dims, decoder_width=8)
+    mask = build_mask("random", ratio=ratio)
+    return PretrainingModule(method, mask, cell=(4,) * dims, seed=seed, lr=1e-3, weight_decay=0.1)
+
+
+def finetuning(dims=2, *, encoder_lr=1.0):
+    torch.manual_seed(0)
+    encoder = build_encoder("dynunet", spatial_dims=dims, in_channels=1, filters=[4, 8])
+    network = build_head("segment", encoder=encoder, spatial_dims=dims, classes=3)
+    return FinetuningModule(network, lr=1e-3, encoder_lr=encoder_lr, weight_decay=0.1)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_pretraining_step_gives_a_loss(dims):
+    torch.manual_seed(1)
+    loss = pretraining(dims).training_step({"image": torch.randn(2, 1, *(16,) * dims)}, 0)
+    assert loss.shape == ()
+    assert loss.requires_grad
+
+
+def test_the_masks_of_a_step_follow_the_seed():
+    batch = {"image": torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))}
+    losses = []
+    for seed, noise in ((0, 1), (0, 2), (1, 1)):
+        module = pretraining(seed=seed)
+        torch.manual_seed(noise)
+        losses.append(module.training_step(batch, 0).item())
+    assert losses[0] == losses[1] != losses[2]
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_finetuning_step_gives_a_loss(dims):
+    batch = {
+        "image": torch.randn(2, 1, *(16,) * dims),
+        "label": torch.randint(0, 3, (2, 1, *(16,) * dims), dtype=torch.uint8),
+    }
+    loss = finetuning(dims).training_step(batch, 0)
+    assert loss.shape == ()
+    assert torch.isfinite(loss)
+
+
+def test_patches_without_foreground_have_a_finite_loss():
+    batch = {"image": torch.randn(2, 1, 16, 16), "label": torch.zeros(2, 1, 16, 16, dtype=torch.uint8)}
+    loss = finetuning().training_step(batch, 0)
+    loss.backward()
+    assert torch.isfinite(loss)
+
+
+def test_one_patch_can_be_learnt_by_heart():
+    torch.manual_seed(0)
+    label = torch.zeros(1, 1, 16, 16, dtype=torch.uint8)
+    label[..., 4:12, 4:12] = 1
+    label[..., 6:9, 6:9] = 2
+    batch = {"image": torch.randn(1, 1, 16, 16) * 0.1 + label.float(), "label": label}
+    module = finetuning()
+    optimiser = torch.optim.Adam(module.parameters(), lr=0.02)
+    losses = []
+    for _ in range(60):
+        loss = module.training_step(batch, 0)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.15 * losses[0]
+
+
+def test_the_encoder_has_its_own_learning_rate():
+    module = finetuning(encoder_lr=0.1)
+    rates = {}
+    for group in module.configure_optimizers().param_groups:
+        assert group["lr"] == group["initial_lr"]
+        rates |= {id(parameter): group["lr"] for parameter in group["params"]}
+    for name, parameter in module.network.named_parameters():
+        assert rates[id(parameter)] == pytest.approx(1e-4 if name.startswith("encoder.") else 1e-3), name
+
+
+def test_a_rate_of_zero_freezes_the_encoder():
+    module = finetuning(encoder_lr=0.0)
+    groups = module.configure_optimizers().param_groups
+    trained = {id(parameter) for group in groups for parameter in group["params"]}
+    for name, parameter in module.network.named_parameters():
+        assert parameter.requires_grad != name.startswith("encoder.")
+        assert (id(parameter) in trained) != name.startswith("encoder.")
+
+
+def test_norms_biases_and_tokens_are_not_decayed():
+    module = nn.Module()
+    module.conv = nn.Conv2d(2, 3, 3)
+    module.norm = nn.InstanceNorm2d(3, affine=True)
+    module.token = nn.Parameter(torch.zeros(1, 5, 1, 1))
+    groups = adamw([(module, 0.01)], weight_decay=0.3).param_groups
+    decay = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
+    assert {name: decay[id(parameter)] for name, parameter in module.named_parameters()} == {
+        "token": 0.0,
+        "conv.weight": 0.3,
+        "conv.bias": 0.0,
+        "norm.weight": 0.0,
+        "norm.bias": 0.0,
+    }

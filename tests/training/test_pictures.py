@@ -1,0 +1,72 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from medmim.training.pictures import Row, panel, reconstruction_rows, segmentation_row, upright
+
+
+def opened(png):
+    with Image.open(io.BytesIO(png)) as picture:
+        picture.load()
+        assert picture.format == "PNG"
+        return picture.size, picture.info
+
+
+@pytest.mark.parametrize("space", [(16, 12), (16, 12, 8)])
+def test_reconstructions_are_drawn(space):
+    images = torch.rand(3, 1, *space)
+    hidden = torch.rand(3, 1, *space) > 0.5
+    rows = reconstruction_rows(images, hidden, images * 2)
+    assert [len(row.images) for row in rows] == [3, 3, 3]
+    assert rows[0].images[0].shape == (12, 16)
+    size, info = opened(panel(rows, ["a", "b", "c"], title="t"))
+    assert min(size) > 200
+    assert "Software" not in info
+
+
+def test_hidden_voxels_are_left_out_of_what_the_encoder_sees():
+    images, hidden = torch.rand(1, 1, 4, 6), torch.zeros(1, 1, 4, 6, dtype=torch.bool)
+    hidden[0, 0, 1, 2] = True
+    seen = reconstruction_rows(images, hidden, images)[0].images[1]
+    assert np.isnan(seen).sum() == 1
+    assert not torch.isnan(images).any()
+
+
+def test_segmentations_are_drawn_where_most_of_the_label_is():
+    image = torch.rand(8, 9, 10)
+    label = torch.zeros(8, 9, 10, dtype=torch.long)
+    label[2:4, 3:5, 7] = 1
+    row = segmentation_row(image, label, label, axis=2)
+    assert np.array_equal(row.images[0], upright(image, axis=2, index=7))
+    assert row.labels[0] is None
+    assert row.labels[1].sum() == 4
+    opened(panel([row], ["a", "b", "c"], title="t", names=["core"]))
+
+
+def test_an_empty_label_can_be_drawn():
+    empty = torch.zeros(8, 9, 10, dtype=torch.long)
+    row = segmentation_row(torch.zeros(8, 9, 10), empty, empty, axis=0)
+    opened(panel([row], ["a", "b", "c"], title="t", names=["core"]))
+
+
+def test_the_front_is_up_and_x_runs_to_the_right():
+    flat = torch.arange(6).reshape(3, 2)  # x, y
+    assert upright(flat, axis=None).tolist() == [[1, 3, 5], [0, 2, 4]]
+
+
+@pytest.mark.parametrize(("axis", "shape"), [(0, (4, 3)), (1, (4, 2)), (2, (3, 2)), (None, (3, 2))])
+def test_volumes_are_cut_in_the_middle(axis, shape):
+    assert upright(torch.zeros(2, 3, 4), axis=axis).shape == shape
+
+
+def test_rows_of_different_shapes_share_a_panel():
+    rows = [Row([np.zeros((4, 9))] * 2, [None, np.ones((4, 9), int)]), Row([np.ones((9, 4))] * 2, [None, None])]
+    opened(panel(rows, ["a", "b"], title="t", names=["one", "two"]))
+
+
+def test_text_is_drawn_as_it_is():
+    rows = [Row([np.zeros((4, 9))], [np.ones((4, 9), int)])]
+    opened(panel(rows, ["$cost$ \\frac"], title="100 % of $\\x$", names=["a_$b$_\\frac{", "_hidden"]))
