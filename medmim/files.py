@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+
+class WriteError(OSError):
+    """A file could not be written: the disk is full, broken or may not be written to; names no path."""
 
 
 def write_bytes(path: Path, content: bytes, *, mode: int | None = None) -> None:
@@ -18,24 +23,58 @@ def write_bytes(path: Path, content: bytes, *, mode: int | None = None) -> None:
         path: target; its folder is made when missing.
         content: the whole file.
         mode: permission bits, such as 0o600 for a secret; the process's umask rules without it.
+
+    Raises:
+        WriteError: if it cannot be written; what was there before is still there, whole.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    # opened with the final bits, so that the kernel applies the umask: reading it would change it for a
-    # moment, for all threads
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode)
     try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            if mode is not None:
-                os.fchmod(stream.fileno(), mode)
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+        _write_whole(path, content, mode=mode)
+    except OSError as error:
+        raise _without_path(error) from error
+
+
+def write_together(contents: Mapping[Path, bytes]) -> None:
+    """Write several files of one folder, in order: none is replaced before there is room for all of them.
+
+    Raises:
+        WriteError: if one of them cannot be written; a full disk leaves all of them as they were.
+    """
+    written: dict[Path, Path] = {}
+    try:
+        for path, content in contents.items():
+            written[path] = _written_beside(path, content, mode=None)
+        for path, temporary in written.items():
+            temporary.replace(path)
+            _sync_folder(path.parent)
+    except OSError as error:
+        raise _without_path(error) from error
+    finally:
+        for temporary in written.values():
+            temporary.unlink(missing_ok=True)
+
+
+def move(staged: Path, place: Path) -> None:
+    """Move a file to its place on the same filesystem, and make sure that it stays there.
+
+    Raises:
+        WriteError: if that cannot be done.
+    """
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        staged.replace(place)
+        _sync_folder(place.parent)
+    except OSError as error:
+        raise _without_path(error) from error
+
+
+def require_room(folder: Path, count: int = 1 << 16) -> None:
+    """Make sure that `count` more bytes can be written to a folder; for programs that do not tell.
+
+    Raises:
+        WriteError: if they cannot.
+    """
+    write_bytes(folder / "room", bytes(count))
+    (folder / "room").unlink()
 
 
 def write_text(path: Path, content: str) -> None:
@@ -45,12 +84,25 @@ def write_text(path: Path, content: str) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as indented JSON with sorted keys, atomically: equal content, equal bytes."""
-    write_text(path, json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n")
+    write_bytes(path, json_bytes(content))
+
+
+def json_bytes(content: Any) -> bytes:
+    """Return what `write_json` writes."""
+    return (json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n").encode("utf-8")
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write one JSON object a line, atomically, in the order given."""
-    write_text(path, "".join(json.dumps(row, sort_keys=True, allow_nan=False) + "\n" for row in rows))
+    write_bytes(path, jsonl_bytes(rows))
+
+
+def jsonl_bytes(rows: Iterable[dict[str, Any]]) -> bytes:
+    """Return what `write_jsonl` writes."""
+    lines = io.BytesIO()
+    for row in rows:
+        lines.write(json.dumps(row, sort_keys=True, allow_nan=False).encode("utf-8") + b"\n")
+    return lines.getvalue()
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
@@ -75,6 +127,41 @@ def shipped(folder: str) -> Path:
     package = Path(__file__).parent
     inside = package / folder
     return inside if inside.is_dir() else package.parent / folder
+
+
+def _write_whole(path: Path, content: bytes, *, mode: int | None) -> None:
+    temporary = _written_beside(path, content, mode=mode)
+    try:
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _written_beside(path: Path, content: bytes, *, mode: int | None) -> Path:
+    """Write `content` to a temporary file beside `path`, down to the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    # opened with the final bits, so that the kernel applies the umask: reading it would change it for a
+    # moment, for all threads
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            if mode is not None:
+                os.fchmod(stream.fileno(), mode)
+            os.fsync(stream.fileno())
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
+def _without_path(error: OSError) -> WriteError:
+    """Keep what went wrong and drop where: a path may name a patient."""
+    return WriteError(*error.args[:2])
 
 
 def _sync_folder(folder: Path) -> None:

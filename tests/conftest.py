@@ -3,6 +3,7 @@
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -33,13 +34,17 @@ def tiny_dataset(tmp_path_factory):
 @pytest.fixture(scope="session")
 def varied_dataset(tmp_path_factory):
     """Eight patients with three spacings and four orientations; one has two volumes."""
-    return tiny.make_dataset(tmp_path_factory.mktemp("sources") / "varied-scans", patients=8, varied=True, seed=1)
+    return tiny.make_dataset(
+        tmp_path_factory.mktemp("sources") / "varied-scans", patients=8, varied=True, seed=1
+    )
 
 
 @pytest.fixture(scope="session")
 def unlabelled_dataset(tmp_path_factory):
     """Eight patients without labels."""
-    return tiny.make_dataset(tmp_path_factory.mktemp("sources") / "bare-scans", patients=8, labels=False, seed=2)
+    return tiny.make_dataset(
+        tmp_path_factory.mktemp("sources") / "bare-scans", patients=8, labels=False, seed=2
+    )
 
 
 @pytest.fixture(scope="session")
@@ -64,3 +69,21 @@ def home(new_home, monkeypatch):
     folder = new_home()
     monkeypatch.setenv("MEDMIM_HOME", str(folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def study(tiny_dataset, new_home):
+    """A home folder with one pretraining, a fine-tuning from it and one from scratch."""
+    from medmim.config import FinetuneSettings, PretrainSettings
+    from medmim.stages.finetune import finetune
+    from medmim.stages.pretrain import pretrain
+
+    home, said = new_home(), []
+    words = {**tiny.TINY, "data": tiny_dataset, "evaluations": 2}
+    pretraining = PretrainSettings(**words, steps=2, method_options={"decoder_width": 8})
+    pretrained = pretrain(pretraining, home=home)
+    tuned = finetune(FinetuneSettings(**words, steps=2), home=home, say=said.append)
+    scratch = finetune(FinetuneSettings(**words, steps=2, init="scratch"), home=home, say=said.append)
+    return SimpleNamespace(
+        home=home, data=tiny_dataset, pretrained=pretrained, tuned=tuned, scratch=scratch, said=said
+    )

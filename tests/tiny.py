@@ -25,10 +25,12 @@ TINY_WORDS = [
 ]
 
 
-def row(subject="p0", number=0, *, shape=SHAPE, spacing=(1.0, 1.0, 1.0), orientation="RAS", label=True, split=None):
+def row(
+    subject="p0", number=0, *, shape=SHAPE, spacing=(1.0, 1.0, 1.0), orientation="RAS", label=True, split=None
+):
     """A row of the manifest whose files do not exist."""
     return Volume(
-        id=f"{subject}-{number}",
+        id=hashlib.sha256(f"{subject}/{number}".encode()).hexdigest()[:16],
         subject=subject,
         study=f"study{number}",
         series=f"series{subject}{number}",

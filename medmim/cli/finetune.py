@@ -6,7 +6,15 @@ from typing import Any
 
 import click
 
-from medmim.cli.options import given, home, json_option, print_result, refuse_with_resume, run_options
+from medmim.cli.options import (
+    given,
+    home,
+    json_option,
+    note_server,
+    print_result,
+    refuse_with_resume,
+    run_options,
+)
 
 
 @click.command(
@@ -32,6 +40,7 @@ def command(
     """Fine-tune an encoder for TASK (segment), test it once and register the model."""
     from medmim.config import FinetuneSettings, resolve
 
+    note_server()
     values = given(flags)
     settings = resolve(FinetuneSettings, config=config, flags=values, overrides=overrides)
     if resume:

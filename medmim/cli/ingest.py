@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from medmim.cli.options import home, json_option, phases, print_result
+
+if TYPE_CHECKING:
+    from medmim.data.preview import SeriesRow
+
+_HEAD = "patient study series  kind files  voxels         spacing mm       words              becomes"
 
 
 @click.command(
@@ -14,7 +21,9 @@ from medmim.cli.options import home, json_option, phases, print_result
     epilog="""\b
 Examples:
   medmim ingest /dicom
+  medmim ingest /dicom --dry-run
   medmim ingest /dicom --labels /masks --out lung-data
+  medmim ingest /dicom --label-name 1=lesion --label-name 2=edema
   medmim ingest --as msd /data/Task04_Hippocampus""",
 )
 @click.argument("source", type=click.Path(path_type=Path))
@@ -26,35 +35,41 @@ Examples:
 )
 @click.option("layout", "--as", help="Descriptor of a known data set, such as msd.  [default: recognised]")
 @click.option("--name", help="Name of the dataset (no patient's).  [default: the descriptor's, or 'dataset']")
+@click.option(
+    "label_names",
+    "--label-name",
+    multiple=True,
+    metavar="NUMBER=NAME",
+    help="Name of a class in the labels, such as 1=lesion; give it once for each class.",
+)
+@click.option(
+    "--resample-labels",
+    is_flag=True,
+    help="Bring labels that lie on another grid than their image to it.  [default: refuse them]",
+)
 @click.option("--workers", type=int, help="Processes.  [default: one a core]")
+@click.option(
+    "--allow-burned-in",
+    is_flag=True,
+    help="Accept ultrasound, secondary captures and the like: somebody looked, no names are in the pixels.",
+)
+@click.option("--dry-run", is_flag=True, help="Print the table of series, judged by headers; write nothing.")
 @json_option
 def command(
-    *,
-    source: Path,
-    out: Path,
-    labels: Path | None,
-    layout: str | None,
-    name: str | None,
-    workers: int | None,
-    as_json: bool,
+    *, source: Path, out: Path, dry_run: bool, as_json: bool, label_names: tuple[str, ...], **wishes: Any
 ) -> None:
     """Turn the scans below SOURCE into a dataset folder: checked, pseudonymised, split by patient.
 
     Every file ends in the ledger: accepted, quarantined or skipped, with a reason.
     """
+    wishes["label_names"] = _names(label_names)
+    if dry_run:
+        _show(source, out, as_json=as_json, wishes=wishes)
+        return
     from medmim.stages.ingest import ingest
 
     with phases() as progress:
-        info = ingest(
-            source,
-            out,
-            labels=labels,
-            layout=layout,
-            name=name,
-            workers=workers,
-            home=home(),
-            progress=progress,
-        )
+        info = ingest(source, out, home=home(), progress=progress, **wishes)
     counts = info.counts
     lines = [
         f"dataset      {out}",
@@ -63,6 +78,57 @@ def command(
         f"volumes      {counts['volumes']} of {counts['subjects']} subjects, {counts['labels']} with labels",
         f"splits       train {counts['train']}, val {counts['val']}, test {counts['test']}",
         *(f"  {number:6d}  {reason}" for reason, number in info.reasons.items()),
-        "next         medmim pretrain",
+        *_warnings(info.warnings),
+        "next         medmim inspect, then medmim pretrain",
     ]
-    print_result({"dataset": str(out), **counts, "reasons": info.reasons}, as_json=as_json, lines=lines)
+    result = {"dataset": str(out), **counts, "reasons": info.reasons, "warnings": list(info.warnings)}
+    print_result(result, as_json=as_json, lines=lines)
+
+
+def _names(words: Sequence[str]) -> dict[int, str]:
+    """Return the class names of `--label-name 1=lesion --label-name 2=edema`."""
+    names: dict[int, str] = {}
+    for word in words:
+        number, _, name = word.partition("=")
+        if not number.strip().isdecimal() or not 0 < int(number) < 2**16 or not name.strip():
+            raise click.UsageError(f"--label-name {word}: expected a class number and a name, as in 1=lesion")
+        names[int(number)] = name.strip()
+    if len({name.lower() for name in names.values()}) < len(names):
+        raise click.UsageError("--label-name: expected another name for each number")
+    return names
+
+
+def _warnings(warnings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a line for each scan that is there under several patients, ten at most."""
+    lines = [
+        f"warning      same voxels under {len(one['subjects'])} patients, in {' and '.join(one['splits'])}: "
+        f"{' '.join(one['volumes'])}"
+        for one in warnings[:10]
+    ]
+    more = len(warnings) - len(lines)
+    return [*lines, *([f"             and {more} more in dataset.json"] if more else [])]
+
+
+def _show(source: Path, out: Path, *, as_json: bool, wishes: Mapping[str, Any]) -> None:
+    """Print what would become of each series."""
+    from medmim.stages.preview import preview
+
+    with phases() as progress:
+        found = preview(source, out, progress=progress, **wishes)
+    lines = [_HEAD, *(_line(row) for row in found.series)] if found.series else []
+    if found.images:
+        lines.append(
+            f"layout       {found.layout or 'generic'}: {found.images} images, {found.labels} labels"
+        )
+    lines += [f"  {number:6d}  {reason}" for reason, number in found.others.items()]
+    lines.append(f"dry run      {found.files_seen} files seen by their headers, nothing written")
+    print_result(found.as_json(), as_json=as_json, lines=lines)
+
+
+def _line(row: SeriesRow) -> str:
+    shape = "×".join(str(count) for count in row.shape)
+    spacing = "×".join(f"{length:.3g}" for length in row.spacing_mm)
+    numbers = [f"{name} {value:.4g}" for name, value in row.measured.items()]
+    more = f" ({', '.join((*numbers, *row.notes))})" if numbers or row.notes else ""
+    place = f"P{row.patient:<4d} {row.study:5d} {row.series:6d}  {row.modality:3s} {row.files:5d}"
+    return f"{place}  {shape:14s} {spacing:16s} {' '.join(row.tokens):18s} {row.outcome}{more}"

@@ -19,6 +19,15 @@ def home() -> Path:
     return Path(os.environ.get("MEDMIM_HOME", "medmim-runs"))
 
 
+def note_server() -> None:
+    """Say that a tracking server is not reached yet, rather than ignore the variable in silence."""
+    if os.environ.get("MLFLOW_TRACKING_URI"):
+        click.echo(
+            "medmim: runs are kept here; sending them to MLFLOW_TRACKING_URI is not available yet",
+            err=True,
+        )
+
+
 def json_option(command: Command) -> Command:
     """Add `--json`."""
     return click.option("as_json", "--json", is_flag=True, help="Print one JSON object last on stdout.")(

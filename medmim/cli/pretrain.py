@@ -6,7 +6,15 @@ from typing import Any
 
 import click
 
-from medmim.cli.options import given, home, json_option, print_result, refuse_with_resume, run_options
+from medmim.cli.options import (
+    given,
+    home,
+    json_option,
+    note_server,
+    print_result,
+    refuse_with_resume,
+    run_options,
+)
 
 
 @click.command(
@@ -38,6 +46,7 @@ def command(
         )
     from medmim.config import PretrainSettings, resolve
 
+    note_server()
     values = given(flags)
     settings = resolve(PretrainSettings, config=config, flags=values, overrides=overrides)
     if resume:

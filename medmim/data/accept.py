@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,33 +11,76 @@ import numpy as np
 
 from medmim import files
 from medmim.data import geometry
-from medmim.data.labels import fit_label
+from medmim.data.fingerprint import pixels_digest
+from medmim.data.labels import fit_label, resample_label
+from medmim.data.marks import Mark, boxes_around, place
 from medmim.data.nifti import Image, check_image, encode_image, read_image
+from medmim.data.pictures import is_picture
+from medmim.data.volume_files import read_volume
 from medmim.errors import DataError
 
 _MAX_VALUES = 256
 
 
-def read_case(image: str, label: str | None, target: str, label_target: str) -> dict[str, Any]:
-    """Read an image and, where there is one, its label; write both.
+def read_case(
+    image: str,
+    label: str | None,
+    target: str,
+    label_target: str,
+    *,
+    resample: bool = False,
+    spacing_mm: float | None = None,
+    noted: Mapping[str, Any] | None = None,
+    boxed: Sequence[tuple[int, str]] | None = None,
+) -> dict[str, Any]:
+    """Read an image and, where there are any, its label and marks; write both.
+
+    Args:
+        image: file of the image.
+        label: file of its label.
+        target: where to write the image.
+        label_target: where to write the label.
+        resample: bring a label that lies on another grid to the image's.
+        spacing_mm: of pictures, if it is known.
+        noted: what people noted of it: `marks` in JSON form, `numbers` of the classes in labels, and `empty`
+            if it is known that there is nothing to find.
+        boxed: classes of the label, number and name, whose parts get a box each.
 
     Returns:
-        `image`: its facts; `label`: the facts of the label, or the reason and numbers of its refusal.
+        `image`: its facts; `label`: the facts of the label, or the reason and numbers of its refusal; `boxes`
+        and `measured`: of the marks; `repairs`: what was done to the image.
 
     Raises:
         DataError: if the image cannot be used.
     """
-    volume = read_image(Path(image))
-    check_image(volume)
+    volume, repairs = read_volume(Path(image), spacing_mm=spacing_mm or 1.0)
+    check_image(volume, picture=is_picture(Path(image)))
     found: dict[str, Any] = {"image": store(volume, Path(target)), "label": None}
+    found |= {"repairs": list(repairs), "boxes": [], "measured": {}}
+    drawn = None
+    if noted is not None:
+        placed = place([Mark.model_validate(mark) for mark in noted["marks"]], volume, noted["numbers"])
+        found["boxes"], found["measured"] = [[name, list(box)] for name, box in placed.boxes], placed.measured
+        empty = Image(np.zeros(volume.array.shape, np.uint8), volume.affine)
+        drawn = placed.label or (empty if noted["empty"] else None)
     if label is not None:
-        found["label"] = _label_of(Path(label), volume, Path(label_target))
+        found["label"] = _label_of(Path(label), volume, Path(label_target), resample=resample)
+        if boxed and "reason" not in found["label"]:
+            found["boxes"] = boxes_around(read_image(Path(label_target)), {int(n): name for n, name in boxed})
+    elif drawn is not None:
+        found["label"] = _stored_label(fit_label(drawn, volume), Path(label_target))
     return found
 
 
-def read_label(label: str, image: str, target: str) -> dict[str, Any]:
+def read_label(label: str, image: str, target: str, *, resample: bool = False) -> dict[str, Any]:
     """Read a label for an image stored before; write it, or return the reason and numbers of its refusal."""
-    return _label_of(Path(label), read_image(Path(image)), Path(target))
+    return _label_of(Path(label), read_image(Path(image)), Path(target), resample=resample)
+
+
+def place_marks(image: str, marks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Bring marks to the voxels of an image stored before; return `boxes` and what was `measured`."""
+    placed = place([Mark.model_validate(mark) for mark in marks], read_image(Path(image)), {})
+    return {"boxes": [[name, list(box)] for name, box in placed.boxes], "measured": placed.measured}
 
 
 def store(image: Image, target: Path) -> dict[str, Any]:
@@ -48,17 +92,37 @@ def store(image: Image, target: Path) -> dict[str, Any]:
         "spacing_mm": [round(length, 6) for length in image.spacing_mm],
         "orientation": image.orientation,
         "sha256": hashlib.sha256(content).hexdigest(),
+        "pixels_sha256": pixels_digest(image),
     }
 
 
-def _label_of(path: Path, image: Image, target: Path) -> dict[str, Any]:
-    measured: dict[str, float] = {}
+def fit_and_store(label: Image, image: Image, target: Path, *, resample: bool) -> dict[str, Any]:
+    """Write a label on its image's grid and return its facts, or the reason and numbers of its refusal."""
+    measured = _difference(label, image)
     try:
-        label = read_image(path)
-        measured = _difference(label, image)
         fitted = fit_label(label, image)
     except DataError as error:
-        return {"reason": error.reason, "measured": measured}
+        if not resample or error.reason not in ("label_shape", "label_offset"):
+            return {"reason": error.reason, "measured": measured}
+        try:
+            fitted = resample_label(label, image)
+        except DataError as other:
+            return {"reason": other.reason, "measured": measured}
+        return {**_stored_label(fitted, target), "resampled": True, "measured": measured}
+    return {**_stored_label(fitted, target), "measured": measured}
+
+
+def _label_of(path: Path, image: Image, target: Path, *, resample: bool) -> dict[str, Any]:
+    try:
+        label, _ = read_volume(path, spacing_mm=image.spacing_mm[0])
+    except DataError as error:
+        return {"reason": error.reason, "measured": {}}
+    if is_picture(path) and set(np.unique(label.array).tolist()) <= {0, 255}:
+        label = Image(label.array // 255, label.affine)  # how pictures show a mask
+    return fit_and_store(label, image, target, resample=resample)
+
+
+def _stored_label(fitted: Image, target: Path) -> dict[str, Any]:
     values = np.unique(fitted.array)
     return {**store(fitted, target), "values": [int(value) for value in values[:_MAX_VALUES] if value]}
 

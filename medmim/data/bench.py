@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,34 @@ READ_LIMITS = Limits(memory_bytes=8 << 30, cpu_s=300, wall_s=600.0)
 
 
 @dataclass(frozen=True)
+class Wishes:
+    """What the user of `medmim ingest` may choose.
+
+    Attributes:
+        labels: folder with labels called `<SeriesInstanceUID>.nii.gz`; those in the source are found too.
+        layout: name of a shipped data set descriptor, or a descriptor file; detected without it.
+        name: name of the dataset; never taken from the source's own folder.
+        workers: processes at one time; all processors without it.
+        label_names: name of each class number in labels; rules over the data set's own names.
+        resample_labels: bring labels that lie on another grid than their image to it.
+    """
+
+    labels: Path | None = None
+    layout: str | None = None
+    name: str | None = None
+    workers: int | None = None
+    allow_burned_in: bool = False
+    label_names: Mapping[int, str] = field(default_factory=dict)
+    resample_labels: bool = False
+
+
+@dataclass(frozen=True)
 class Made:
     """A volume in the staging folder, not yet in the dataset.
 
     `name` is what a label file of it is called (series UID or the image's stem): the source's own text, never
-    written. `classes` are the numbers in its label.
+    written. `classes` are the numbers in its label, `class_names` the names that a
+    label brought along.
     """
 
     volume: Volume
@@ -29,6 +52,7 @@ class Made:
     staged: Path
     staged_label: Path | None = None
     classes: tuple[int, ...] = ()
+    class_names: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -40,6 +64,7 @@ class Bench:
     staging: Path
     sandbox: Sandbox
     progress: Progress | None = None
+    wishes: Wishes = field(default_factory=Wishes)
 
     def each(
         self, phase: str, function: Callable[..., Any], tasks: Sequence[Task], *, limits: Limits | None = None
@@ -65,5 +90,6 @@ def place_of(kind: str, subject: str, study: str, identifier: str) -> str:
 
 
 def stem_of(path: Path) -> str:
-    """Return a NIfTI file's name without .nii or .nii.gz."""
-    return path.name.removesuffix(".gz").removesuffix(".nii")
+    """Return an image file's name without its ending; .nii.gz is one ending."""
+    name = path.name.removesuffix(".gz").removesuffix(".nii")
+    return path.stem if name == path.name else name

@@ -1,39 +1,33 @@
 """One stack of DICOM slices becomes one volume: dcm2niix converts it, and nothing is taken from it unchecked.
 
 The result must lie on the grid that the headers give, and hold the values that pydicom decodes from the same
-files. What is written is the array as (column, row, slice) with the affine of the headers.
+files. Where dcm2niix gives no single volume, pydicom's values are placed on that grid. What is written is the
+array as (column, row, slice) with the affine of the headers.
 """
 
 from __future__ import annotations
 
 import shutil
-import subprocess
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import dcm2niix
 import numpy as np
-import pydicom
 from jaxtyping import Shaped
-from pydicom import uid
 
 from medmim.data import geometry
 from medmim.data.accept import store
-from medmim.data.nifti import Image, check_image, read_image
-from medmim.data.scan import quiet_pydicom
+from medmim.data.converter import run_converter
+from medmim.data.decode import Pixels, Reader, write_alone
+from medmim.data.header import Kind
+from medmim.data.nifti import Image, check_image
+from medmim.data.opened import is_plain
+from medmim.data.tilt import is_tilted, upright
 from medmim.errors import DataError
 
 MAX_VOXELS_OFF = 0.5
-_CONVERTER_S = 300.0
-_OPTIONS = (
-    *("-b", "n", "-z", "n"),  # one plain volume and nothing beside it
-    *("-g", "i"),  # defaults of the program, not those that a user saved at home
-    *("-m", "y"),  # the slices belong together: that was decided before
-    *("-x", "i", "-l", "o"),  # no cropping, turning or scaling of its own
-    *("-d", "0", "-f", "volume"),
-)
-_LOSSY = {uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLSNearLossless, uid.JPEG2000}
+Scales = Shaped[np.ndarray, "slices 2"]
 
 
 class _RefusalError(Exception):
@@ -45,32 +39,60 @@ class _RefusalError(Exception):
         self.measured = {name: float(value) for name, value in measured.items()}
 
 
+@dataclass(frozen=True)
+class _Stack:
+    """Slices in order along their normal: file, frame and scale of each; size; the headers' grid."""
+
+    kind: Kind
+    files: Sequence[str]
+    frames: Sequence[int]
+    size: tuple[int, int]
+    affine: geometry.Affine
+    scales: Scales
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+
 def convert(
     files: Sequence[str],
     affine: Sequence[Sequence[float]],
     scales: Sequence[Sequence[float]],
+    *,
     staging: str,
     target: str,
+    size: Sequence[int],
+    frames: Sequence[int] | None = None,
+    kind: Kind = "slice",
 ) -> dict[str, Any]:
     """Convert the slices of one stack, check the volume and write it; meant for a sandbox.
 
     Args:
-        files: paths of the slices in order along the normal.
+        files: path of the file of each slice, in order along the normal.
         affine: grid of the headers, (column, row, slice) to mm in RAS.
         scales: rescale slope and intercept of each slice.
         staging: folder that this call may make and remove.
         target: path of the volume.
+        size: rows and columns of a slice.
+        frames: place of each slice in its file; the first without it.
+        kind: what slices are in their files.
 
     Returns:
         The volume's facts, or `reason` and `measured`.
     """
     folder = Path(staging)
+    rows, columns = size
+    stack = _Stack(
+        kind,
+        files,
+        frames or [0] * len(files),
+        (rows, columns),
+        np.asarray(affine, np.float64),
+        np.asarray(scales, np.float64),
+    )
     try:
-        expected = np.asarray(affine, np.float64)
-        factors = np.asarray(scales, np.float64)
-        image = _aligned(_run(files, folder, varies=_varies(factors)), expected)
-        measured = _check(image, expected, files, factors)
-        image = Image(_whole(image.array, factors), expected)
+        image, measured = _checked(stack, folder)
+        image = upright(Image(_whole(image.array, stack.scales), stack.affine))
         check_image(image)
         return {**store(image, Path(target)), "measured": measured}
     except _RefusalError as refusal:
@@ -81,35 +103,52 @@ def convert(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _run(files: Sequence[str], folder: Path, *, varies: bool) -> Image:
-    """Run dcm2niix on links with names of our own, in a folder of its own.
+def _checked(stack: _Stack, folder: Path) -> tuple[Image, dict[str, float]]:
+    """Return the converter's volume once it is checked, or the one that pydicom decodes."""
+    nothing = {"deviation_mm": 0.0, "slices_compared": 0.0}
+    if is_tilted(
+        stack.affine, len(stack)
+    ):  # of these dcm2niix writes a volume with another grid, and one it resampled
+        return _assembled(stack, "tilt"), nothing
+    _lay_out(stack, folder / "in")
+    converted = run_converter(folder / "in", folder / "out", precise=_varies(stack.scales))
+    if converted is None:
+        return _assembled(stack, "conversion_failed"), nothing
+    image = _aligned(converted, stack.affine)
+    return image, _check(image, stack)
 
-    Slopes that vary by slice need its precise mode, which for one slope would prefer a vendor's private one.
-    """
-    source, result = folder / "in", folder / "out"
+
+def _assembled(stack: _Stack, reason: str) -> Image:
+    """Return pydicom's values on the grid of the headers; without all of them, refuse for `reason`."""
+    reader = Reader(stack.kind)
+    array = np.empty((stack.size[1], stack.size[0], len(stack)), np.float32)
+    for place, (file, frame) in enumerate(zip(stack.files, stack.frames, strict=True)):
+        decoded = reader.decode(file, frame, stack.size)
+        if decoded is None:
+            raise _RefusalError(reason)
+        slope, intercept = stack.scales[place]
+        array[:, :, place] = (decoded[0].astype(np.float64) * slope + intercept).T
+    return Image(array, stack.affine)
+
+
+def _lay_out(stack: _Stack, source: Path) -> None:
+    """Give the converter one file a slice: a link, or a copy of the slice alone where it needs one."""
     source.mkdir(parents=True)
-    result.mkdir()
-    for place, file in enumerate(files):
-        (source / f"{place:06d}.dcm").symlink_to(file)
-    try:
-        status = subprocess.run(
-            [dcm2niix.bin, *_OPTIONS, "-p", "y" if varies else "n", "-o", str(result), str(source)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,  # it prints names of series
-            stderr=subprocess.DEVNULL,
-            timeout=_CONVERTER_S,
-            env={"HOME": str(folder), "TMPDIR": str(folder)},
-            check=False,
-        ).returncode
-    except subprocess.TimeoutExpired as error:
-        raise _RefusalError("conversion_failed", seconds=_CONVERTER_S) from error
-    # Beside a volume it may write a resampled one (`_Eq`, `_Tilt`); the plain one is checked like any other.
-    outputs = [
-        path for path in result.glob("*.nii") if not path.stem.startswith(("volume_Eq", "volume_Tilt"))
-    ]
-    if len(outputs) != 1:
-        raise _RefusalError("conversion_failed", outputs=len(outputs), status=status)
-    return read_image(outputs[0])
+    if stack.kind == "tile":
+        (source / "000000.dcm").symlink_to(stack.files[0])
+        return
+    reader = Reader(stack.kind)
+    for place, (file, frame) in enumerate(zip(stack.files, stack.frames, strict=True)):
+        target = source / f"{place:06d}.dcm"
+        if stack.kind == "slice" and is_plain(Path(file)):
+            target.symlink_to(file)
+            continue
+        grid = stack.affine.copy()
+        grid[:3, 3] += place * grid[:3, 2]
+        slope, intercept = stack.scales[place]
+        write_alone(
+            reader.open(file), frame, place=grid, scale=(float(slope), float(intercept)), target=target
+        )
 
 
 def _aligned(image: Image, expected: geometry.Affine) -> Image:
@@ -123,36 +162,29 @@ def _aligned(image: Image, expected: geometry.Affine) -> Image:
     return turned
 
 
-def _check(
-    image: Image, expected: geometry.Affine, files: Sequence[str], scales: Shaped[np.ndarray, "slices 2"]
-) -> dict[str, float]:
+def _check(image: Image, stack: _Stack) -> dict[str, float]:
     """Compare slice count, corners and voxels with the headers and with pydicom's decoding."""
     count = image.array.shape[2]
-    if count != len(files):
-        raise _RefusalError("geometry_mismatch", slices=count, expected_slices=len(files))
-    deviation = geometry.corner_distance(image.array.shape, image.affine, expected)
-    if deviation > MAX_VOXELS_OFF * min(Image(image.array, expected).spacing_mm):
+    if count != len(stack):
+        raise _RefusalError("geometry_mismatch", slices=count, expected_slices=len(stack))
+    deviation = geometry.corner_distance(image.array.shape, image.affine, stack.affine)
+    if deviation > MAX_VOXELS_OFF * min(Image(image.array, stack.affine).spacing_mm):
         raise _RefusalError("geometry_mismatch", deviation_mm=deviation)
     compared = 0
-    for place, file in enumerate(files):
-        decoded = _decode(file)
+    reader = Reader(stack.kind)
+    for place, (file, frame) in enumerate(zip(stack.files, stack.frames, strict=True)):
+        decoded = reader.decode(file, frame, stack.size)
         if decoded is None:
             continue
         pixels, slack = decoded
-        slope, intercept = scales[place]
+        slope, intercept = stack.scales[place]
         values = pixels.astype(np.float64) * slope + intercept
-        _compare(image.array[:, :, place].T, values, slack * abs(slope), varies=_varies(scales))
+        _compare(image.array[:, :, place].T, values, slack * abs(slope), varies=_varies(stack.scales))
         compared += 1
     return {"deviation_mm": round(deviation, 6), "slices_compared": float(compared)}
 
 
-def _compare(
-    got: Shaped[np.ndarray, "rows columns"],
-    values: Shaped[np.ndarray, "rows columns"],
-    slack: float,
-    *,
-    varies: bool,
-) -> None:
+def _compare(got: Pixels, values: Pixels, slack: float, *, varies: bool) -> None:
     """Refuse a slice whose values differ by more than float32 rounding and `slack` (lossy compression)."""
     if got.shape != values.shape:
         raise _RefusalError("mixed_shape", rows=values.shape[0], columns=values.shape[1])
@@ -165,33 +197,11 @@ def _compare(
         )
 
 
-def _decode(file: str) -> tuple[Shaped[np.ndarray, "rows columns"], float] | None:
-    """Return a slice's stored values and the allowed difference, or None if pydicom has no decoder for it."""
-    with quiet_pydicom():
-        dataset = pydicom.dcmread(file, force=True)
-        meta = dataset.file_meta
-        if "TransferSyntaxUID" not in meta:
-            implicit, _ = dataset.original_encoding
-            meta.TransferSyntaxUID = uid.ImplicitVRLittleEndian if implicit else uid.ExplicitVRLittleEndian
-        syntax = meta.TransferSyntaxUID
-        try:
-            pixels = dataset.pixel_array
-        except (RuntimeError, NotImplementedError, ValueError, AttributeError) as error:
-            if syntax.is_encapsulated:
-                return None  # no codec here; dcm2niix has its own, and the geometry is still checked
-            raise _RefusalError("pixels_unreadable") from error
-    if pixels.ndim != 2:
-        raise _RefusalError("mixed_shape", axes=pixels.ndim)
-    return pixels, 2.0 if syntax in _LOSSY else 0.0
-
-
-def _varies(scales: Shaped[np.ndarray, "slices 2"]) -> bool:
+def _varies(scales: Scales) -> bool:
     return bool((scales != scales[0]).any())
 
 
-def _whole(
-    array: Shaped[np.ndarray, "x y z"], scales: Shaped[np.ndarray, "slices 2"]
-) -> Shaped[np.ndarray, "x y z"]:
+def _whole(array: Shaped[np.ndarray, "x y z"], scales: Scales) -> Shaped[np.ndarray, "x y z"]:
     """Return whole numbers (Hounsfield units are) as integers again; the NIfTI reader made them floats."""
     if array.dtype.kind != "f" or not np.array_equal(scales, np.rint(scales)):
         return array

@@ -14,10 +14,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from medmim import files
+from medmim.data.plain import plain_name
 from medmim.errors import SettingsError, unknown_name
 
 _MAX_JSON_BYTES = 2**20
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _+-]{0,39}")
 
 
 class _Part(BaseModel):
@@ -30,19 +30,44 @@ class Pairs(_Part):
     `image` holds regular expressions, tried in order on the whole path; the other texts are templates that
     are filled with their named groups. `skip` gives reasons for files that look like images and are none.
     `example` is a path that fits, for messages.
+
+    Labels: `label` is the path of an image's label; or `label_files` are patterns, the best first, of files
+    that label all images for which the template `visit` gives what it gives for them. `parts` are paths of
+    files that hold an image's voxels. `annotations` are patterns of files with boxes, outlines and classes.
+
+    `subject_by_pixels` is for sets that name no patients: equal pixels, one patient.
+
+    `boxes_from_labels` gives every connected part of a label a box.
+
+    `tokens` are words of medmim's vocabulary about the image; `token_words` translates the set's own to them.
+
+    Classes of whole images: `target` is filled and looked up in `targets`; `healthy` are those of them that
+    mean "nothing to find". `finding` is the class of marks that name none.
     """
 
     kind: Literal["pairs"]
     example: str
     image: tuple[str, ...] = Field(min_length=1)
     label: str | None = None
+    label_files: tuple[str, ...] = ()
+    visit: str | None = None
+    parts: tuple[str, ...] = ()
+    annotations: tuple[str, ...] = ()
+    target: str | None = None
+    targets: dict[str, str] = Field(default_factory=dict)
+    healthy: tuple[str, ...] = ()
+    finding: str = "finding"
+    spacing_mm: float | None = Field(default=None, gt=0)
     subject: str = "{subject}"
+    subject_by_pixels: bool = False
+    boxes_from_labels: bool = False
     study: str = "{study}"
     group: str | None = None
     tokens: tuple[str, ...] = ()
+    token_words: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     skip: dict[str, str] = Field(default_factory=dict)
 
-    @field_validator("image", "skip")
+    @field_validator("image", "skip", "label_files", "annotations")
     @classmethod
     def _patterns(cls, value: Any) -> Any:
         for pattern in value.values() if isinstance(value, dict) else value:
@@ -51,16 +76,33 @@ class Pairs(_Part):
 
     @model_validator(mode="after")
     def _templates(self) -> Pairs:
-        texts = [self.subject, self.study, self.label or "", self.group or "", *self.tokens]
+        optional = (self.label, self.group, self.target, self.visit)
+        texts = [self.subject, self.study, *filter(None, optional), *self.tokens, *self.parts]
         used = {name for text in texts for _, name, _, _ in Formatter().parse(text) if name is not None}
         for pattern in self.image:
             if missing := used - set(re.compile(pattern).groupindex):
                 raise ValueError(
                     f"an image pattern lacks the named groups {sorted(missing)} that templates use"
                 )
+        if self.label_files and not self.visit:
+            raise ValueError("label_files need visit, a template that tells whose label a file is")
         if not any(re.fullmatch(pattern, self.example) for pattern in self.image):
             raise ValueError("the example matches no image pattern")
         return self
+
+
+class Arrays(_Part):
+    """Files of NumPy arrays that hold many pictures each, as MedMNIST does; `targets` name its classes.
+
+    `image` are patterns on the path; a file holds `train_images`, `train_labels` and so on for val and test.
+    `named` gives the classes by how the file's name begins.
+    """
+
+    kind: Literal["arrays"]
+    example: str
+    image: tuple[str, ...] = Field(min_length=1)
+    named: dict[str, dict[int, str]] = Field(default_factory=dict)
+    skip: dict[str, str] = Field(default_factory=dict)
 
 
 class Descriptor(_Part):
@@ -76,7 +118,7 @@ class Descriptor(_Part):
     source: str
     licence: str
     citation: str
-    layout: Pairs
+    layout: Pairs | Arrays = Field(discriminator="kind")
     modality: dict[str, str]
     labels: dict[str, dict[int, str]] = Field(default_factory=dict)
     declared: str | None = None
@@ -154,8 +196,7 @@ def _label_names(declared: Any) -> dict[int, str]:
     for key, value in declared.items() if isinstance(declared, dict) else ():
         number, name = (value, key) if isinstance(value, int) else (key, value)
         if re.fullmatch(r"\d{1,5}", str(number)) and int(number) > 0:
-            plain = isinstance(name, str) and _PLAIN_NAME.fullmatch(name)
-            names[int(number)] = name.lower() if plain else f"class {int(number)}"
+            names[int(number)] = plain_name(name, int(number))
     return dict(sorted(names.items()))
 
 

@@ -6,7 +6,7 @@ n. So workers, batch order and a stop in the middle change nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from monai.transforms.intensity.dictionary import (
 from monai.transforms.spatial.dictionary import RandAffined, RandFlipd
 from monai.transforms.transform import Randomizable
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from medmim.data.manifest import Volume
 from medmim.data.plan import Plan
@@ -82,17 +82,31 @@ class Draws(Dataset[Sample]):
 
 
 def batches(draws: Draws, *, batch_size: int, workers: int, start: int = 0) -> DataLoader[Sample]:
-    """Return the batches of `draws` in order, from draw `start` on."""
+    """Return the batches of `draws` in order, from draw `start` on; the length is that of all of them."""
     return DataLoader(
         draws,
         batch_size=batch_size,
-        sampler=range(start, len(draws)),
+        sampler=_From(start, len(draws)),
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
         drop_last=True,
         generator=torch.Generator().manual_seed(draws.seed),
     )
+
+
+class _From(Sampler[int]):
+    """Numbers from `start` to `total`; the length counts those before, as Lightning does after a resume."""
+
+    def __init__(self, start: int, total: int) -> None:
+        self.start = start
+        self.total = total
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.start, self.total))
+
+    def __len__(self) -> int:
+        return self.total
 
 
 def pretraining_patches(plan: Plan) -> Compose:

@@ -46,6 +46,14 @@ def slice_affine(orientation: Sequence[float], spacing: Sequence[float], positio
     return np.asarray(_LPS_TO_RAS @ affine, np.float64)
 
 
+def dicom_place(affine: Affine) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
+    """Return orientation, pixel spacing and position (LPS) of a grid's first slice: undoes `slice_affine`."""
+    axes = (_LPS_TO_RAS @ affine)[:3]
+    spacing = np.linalg.norm(axes[:, :2], axis=0)
+    directions = axes[:, :2] / spacing
+    return tuple(directions.T.ravel().tolist()), tuple(spacing[::-1].tolist()), tuple(axes[:, 3].tolist())
+
+
 def volume_affine(orientation: Sequence[float], spacing: Sequence[float], positions: Points) -> Affine:
     """Return the affine of a stack: (column, row, slice) to mm in RAS; its step leads from first to last."""
     affine = slice_affine(orientation, spacing, positions[0].tolist())

@@ -1,10 +1,10 @@
-"""The allow-listed facts of one DICOM slice; no other value of a header leaves the function that reads it."""
+"""The allow-listed facts of one DICOM image; no other value of a header leaves the function that reads it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pydicom
 from pydantic import BaseModel, ConfigDict
@@ -15,29 +15,40 @@ from medmim.data.tokens import tokens_of
 
 _KEYWORDS = (
     "SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID",
-    "SeriesInstanceUID", "PatientID", "SeriesDescription", "ProtocolName", "SequenceName",
-    "BurnedInAnnotation", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "BitsAllocated",
-    "PixelSpacing", "ImageOrientationPatient", "ImagePositionPatient", "SliceThickness",
-    "SpacingBetweenSlices", "EchoTime", "InversionTime", "TriggerTime", "FlipAngle", "DiffusionBValue",
-    "DiffusionGradientOrientation", "TemporalPositionIdentifier", "AcquisitionNumber", "AcquisitionTime",
-    "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence",
+    "SeriesInstanceUID", "PatientID", "SeriesDescription", "ProtocolName", "SequenceName", "InstanceNumber",
+    "BurnedInAnnotation", "BodyPartExamined", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel",
+    "BitsAllocated", "BitsStored", "PhotometricInterpretation", "PixelSpacing", "ImagerPixelSpacing",
+    "ImageOrientationPatient", "ImagePositionPatient", "SliceThickness", "SpacingBetweenSlices", "EchoTime",
+    "InversionTime", "TriggerTime", "FlipAngle", "DiffusionBValue", "DiffusionGradientOrientation",
+    "TemporalPositionIdentifier", "FrameReferenceTime", "AcquisitionNumber", "AcquisitionTime",
+    "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "SequenceOfUltrasoundRegions",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "DetectorInformationSequence",
 )  # fmt: skip
 _PRIVATE_B_VALUES = (
     (Tag(0x0019, 0x0010), "SIEMENS MR HEADER", Tag(0x0019, 0x100C)),
     (Tag(0x0043, 0x0010), "GEMS_PARM_01", Tag(0x0043, 0x1039)),
     (Tag(0x2001, 0x0010), "Philips Imaging DD 001", Tag(0x2001, 0x1003)),
 )
+_MOSAIC = (Tag(0x0019, 0x0010), Tag(0x0019, 0x100A), Tag(0x0029, 0x0010), Tag(0x0029, 0x1010))
+_CENTIMETRES = 3.0
 _GE_FLAG = 1e5  # GE adds multiples of this to a b-value
+
+
+Kind = Literal["slice", "tile", "frame", "picture"]
 
 
 class Header(BaseModel):
     """One slice: who it belongs to, where it lies, and what tells it from others of its series.
 
     Lengths in mm, times in ms, directions and positions in LPS as in DICOM. None: the header does not say.
+    A file holds one slice, the tiles of a mosaic, several frames, or a picture that lies nowhere in space;
+    `frame` is the place of tile or frame in its file, from 0.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    kind: Kind = "slice"
+    frame: int = 0
     modality: str
     instance: str
     series: str
@@ -63,22 +74,31 @@ class Header(BaseModel):
     acquisition_time: str
     slope: float
     intercept: float
+    number: float | None = None
+    frame_time: float | None = None
+    stack: str = ""
+    risky: bool = False
 
 
 def allowed_tags() -> list[int | str | tuple[int, int]]:
     """Return every tag that may be read."""
     private = [int(tag) for creator, _, value in _PRIVATE_B_VALUES for tag in (creator, value)]
-    return [*_KEYWORDS, *private]
+    return [*_KEYWORDS, *private, *map(int, _MOSAIC)]
 
 
-def header_of(dataset: pydicom.Dataset) -> Header:
-    """Return the facts of a slice.
+def header_of(dataset: pydicom.Dataset, kind: Kind = "slice") -> Header:
+    """Return the facts of a slice or picture.
+
+    Args:
+        dataset: the allowed elements of a file.
+        kind: of a mosaic or a multi-frame file these are the facts that its slices share.
 
     Raises:
         ValueError, TypeError: if a value is not of its kind; the text may quote it, so nobody may show it.
     """
     return Header(
-        modality=sop.SLICES[text(dataset, "SOPClassUID")],
+        kind=kind,
+        modality=sop.modality_of(text(dataset, "SOPClassUID")),
         instance=text(dataset, "SOPInstanceUID"),
         series=text(dataset, "SeriesInstanceUID"),
         study=text(dataset, "StudyInstanceUID"),
@@ -87,9 +107,10 @@ def header_of(dataset: pydicom.Dataset) -> Header:
         columns=int(dataset.Columns),
         image_type=tuple(str(word).upper() for word in words(dataset, "ImageType")),
         tokens=tokens_of(
-            text(dataset, name) for name in ("SeriesDescription", "ProtocolName", "SequenceName")
+            text(dataset, name)
+            for name in ("SeriesDescription", "ProtocolName", "SequenceName", "BodyPartExamined")
         ),
-        spacing=numbers(dataset, "PixelSpacing", 2),
+        spacing=numbers(dataset, "PixelSpacing", 2) or _detector_spacing(dataset, kind),
         orientation=numbers(dataset, "ImageOrientationPatient", 6),
         position=numbers(dataset, "ImagePositionPatient", 3),
         thickness=number(dataset, "SliceThickness"),
@@ -105,7 +126,22 @@ def header_of(dataset: pydicom.Dataset) -> Header:
         acquisition_time=text(dataset, "AcquisitionTime"),
         slope=_or(number(dataset, "RescaleSlope"), 1.0),
         intercept=_or(number(dataset, "RescaleIntercept"), 0.0),
+        number=number(dataset, "InstanceNumber"),
+        frame_time=number(dataset, "FrameReferenceTime"),
+        risky=text(dataset, "BurnedInAnnotation").upper() == "YES" or sop.risky(text(dataset, "SOPClassUID")),
     )
+
+
+def _detector_spacing(dataset: pydicom.Dataset, kind: Kind) -> tuple[float, ...] | None:
+    """Return the spacing of a picture by its detector or ultrasound region, in mm."""
+    if kind != "picture":
+        return None
+    regions = dataset.get("SequenceOfUltrasoundRegions") or []
+    if len(regions) == 1 and number(regions[0], "PhysicalUnitsXDirection") == _CENTIMETRES:
+        sides = number(regions[0], "PhysicalDeltaY"), number(regions[0], "PhysicalDeltaX")
+        if sides[0] and sides[1]:
+            return abs(sides[0]) * 10, abs(sides[1]) * 10
+    return numbers(dataset, "ImagerPixelSpacing", 2)
 
 
 def words(dataset: pydicom.Dataset, keyword: str) -> list[Any]:

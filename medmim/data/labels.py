@@ -1,4 +1,4 @@
-"""Label volumes: one is accepted only if it lies on its image's own grid and holds whole numbers."""
+"""Label volumes: whole numbers on their image's own grid, or brought to it on request."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import itertools
 import nibabel as nib
 import numpy as np
 from jaxtyping import Float64, Shaped
+from scipy.ndimage import affine_transform
 
 from medmim.data.nifti import Image
 from medmim.data.nifti_header import show
@@ -14,6 +15,7 @@ from medmim.errors import DataError
 
 MAX_OFFSET_VOXELS = 0.5
 MAX_LABEL = 65535
+MIN_INSIDE = 0.99  # of a label's foreground, for it to belong to the image it is resampled to
 
 
 def fit_label(label: Image, image: Image) -> Image:
@@ -38,6 +40,44 @@ def fit_label(label: Image, image: Image) -> Image:
         )
     _check_offset(label, image)
     return Image(_as_classes(label.array), image.affine)
+
+
+def resample_label(label: Image, image: Image) -> Image:
+    """Return the label on the image's grid: each voxel takes the class of the nearest label voxel in space.
+
+    Args:
+        label: class numbers, 0 for background, on any grid.
+        image: the volume that was labelled.
+
+    Raises:
+        DataError: with reason label_not_integral, or label_outside_image if foreground lies outside of the
+            image: then the two do not belong together.
+    """
+    classes = Image(_as_classes(label.array), label.affine)
+    inside = share_inside(classes, image)
+    if inside < MIN_INSIDE:
+        raise DataError(
+            f"{1 - inside:.0%} of the label lies outside of its image, expected less than "
+            f"{1 - MIN_INSIDE:.0%}; check that both come from the same study",
+            reason="label_outside_image",
+        )
+    to_label = np.linalg.inv(label.affine) @ image.affine
+    array = affine_transform(
+        classes.array, to_label[:3, :3], to_label[:3, 3], output_shape=image.array.shape, order=0
+    )
+    return Image(array, image.affine)
+
+
+def share_inside(label: Image, image: Image) -> float:
+    """Return the share of the label's foreground that lies within the image's field of view; 1 if empty."""
+    places = np.argwhere(label.array)
+    if not len(places):
+        return 1.0
+    to_image = np.linalg.inv(image.affine) @ label.affine
+    indices = places @ to_image[:3, :3].T + to_image[:3, 3]
+    half = MAX_OFFSET_VOXELS
+    inside = (indices >= -half) & (indices <= np.array(image.array.shape) - 1 + half)
+    return float(inside.all(axis=1).mean())
 
 
 def _reorient(label: Image, affine: Float64[np.ndarray, "4 4"]) -> Image:

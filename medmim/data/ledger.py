@@ -19,8 +19,12 @@ class Ledger:
         Args:
             files: key of each file by its number.
         """
-        self._files = files
+        self._files = dict(files)
         self._rows: dict[int, LedgerRow] = {}
+
+    def add(self, number: int, file: str) -> None:
+        """Open a row for a file that was found inside another; `file` is its key."""
+        self._files[number] = file
 
     def put(
         self,

@@ -60,7 +60,7 @@ def read_image(path: Path) -> Image:
         DataError: with reason unreadable, not_nifti, bad_dims, too_large, not_3d, not_scalar, bad_scaling,
             no_orientation, bad_affine, truncated or damaged.
     """
-    with _open_regular(path) as stream:
+    with open_regular(path) as stream:
         size = os.fstat(stream.fileno()).st_size
         packed = stream.read(2) == _GZIP_MAGIC
         stream.seek(0)
@@ -109,13 +109,17 @@ def encode_image(image: Image) -> bytes:
     return packed.getvalue()
 
 
-def check_image(image: Image) -> None:
+def check_image(image: Image, *, picture: bool = False) -> None:
     """Refuse a volume that nothing can be learnt from, or whose place in space is unknown.
+
+    Args:
+        image: the volume.
+        picture: it is a picture, so one slice is all that there can be.
 
     Raises:
         DataError: with reason too_few_slices, bad_affine, non_finite_voxels or constant_image.
     """
-    if min(image.array.shape) < 2:
+    if min(image.array.shape[: 2 if picture else 3]) < 2:
         raise DataError(
             f"volume of {nifti_header.show(image.array.shape)} voxels: expected at least 2 along each axis; "
             "a single slice is no volume",
@@ -133,7 +137,7 @@ def check_image(image: Image) -> None:
         )
 
 
-def _open_regular(path: Path) -> io.BufferedIOBase:
+def open_regular(path: Path) -> io.BufferedReader:
     """Open without waiting on FIFOs and devices."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)

@@ -17,7 +17,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from medmim.errors import DataError
 
-MAX_LENGTH = 4096  # voxels along one axis
+MAX_LENGTH = 16384  # voxels along one axis
 MAX_VOXELS = 2_000_000_000
 MAX_BYTES = 4 * 2**30  # of voxels, after decompression
 MAX_SPACING_MM = 100.0

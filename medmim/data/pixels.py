@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import struct
-from typing import IO
 
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _END = 0xFFFEE000, 0xFFFEE0DD
@@ -11,7 +11,9 @@ _MAX_FRAGMENTS = 100_000
 _LONG = (b"OB", b"OW", b"OF", b"OD", b"UN")
 
 
-def missing_pixels(stream: IO[bytes], size: int, expected: int, *, little: bool) -> dict[str, float] | None:
+def missing_pixels(
+    stream: io.BufferedIOBase, size: int, expected: int, *, little: bool
+) -> dict[str, float] | None:
     """Return the promised and the present number of bytes if some are missing, else None.
 
     Args:
@@ -28,15 +30,16 @@ def missing_pixels(stream: IO[bytes], size: int, expected: int, *, little: bool)
     length = struct.unpack(order + "I", head[8:12] if explicit else head[4:8])[0]
     start = stream.tell() - (0 if explicit else 4)
     if length == _UNDEFINED:
+        stream.seek(start)
         return _missing_fragments(stream, size)
     found = min(length, size - start)
     wanted = max(expected, min(length, expected + 1))
     return None if found >= wanted else {"expected_bytes": float(wanted), "found_bytes": float(max(found, 0))}
 
 
-def _missing_fragments(stream: IO[bytes], size: int) -> dict[str, float] | None:
-    """Follow the fragments of compressed pixels; the first item is a table and no fragment."""
-    fragments = -1
+def _missing_fragments(stream: io.BufferedIOBase, size: int) -> dict[str, float] | None:
+    """Follow the fragments of compressed pixels; the first item is a table of their places, mostly empty."""
+    fragments = 0
     for _ in range(_MAX_FRAGMENTS):
         head = stream.read(8)
         if len(head) < 8:
@@ -44,9 +47,9 @@ def _missing_fragments(stream: IO[bytes], size: int) -> dict[str, float] | None:
         group, element, length = struct.unpack("<HHI", head)
         tag = group << 16 | element
         if tag != _ITEM:
-            return None if tag == _END and fragments > 0 else {"fragments": float(max(fragments, 0))}
+            return None if tag == _END and fragments else {"fragments": float(fragments)}
         end = stream.seek(length, 1)
         if end > size:
             return {"expected_bytes": float(end), "found_bytes": float(size)}
-        fragments += 1
-    return {"fragments": float(max(fragments, 0))}
+        fragments += length > 0
+    return {"fragments": float(fragments)}

@@ -6,6 +6,7 @@ can test whether a known name is in a dataset.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import hmac
 import os
@@ -13,6 +14,7 @@ import secrets
 import stat
 from pathlib import Path
 
+from medmim import files
 from medmim.errors import DataError
 
 SECRET_BYTES = 32
@@ -41,16 +43,9 @@ class Keys:
             DataError: if the file is open to others, is no regular file or has another length.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        except FileExistsError:
-            return cls(_read_secret(path))
-        secret = secrets.token_bytes(SECRET_BYTES)
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(secret)
-            stream.flush()
-            os.fsync(stream.fileno())
-        return cls(secret)
+        if not os.path.lexists(path):
+            _create_secret(path)
+        return cls(_read_secret(path))
 
     def key(self, kind: str, text: str) -> str:
         """Return 16 hexadecimal digits for `text`; the same text of another kind gives another key.
@@ -61,6 +56,17 @@ class Keys:
         """
         message = f"{kind}\0{text}".encode("utf-8", "surrogateescape")
         return hmac.new(self._secret, message, hashlib.sha256).hexdigest()[:KEY_DIGITS]
+
+
+def _create_secret(path: Path) -> None:
+    """Write a new secret whole or not at all; of two processes that try, one does."""
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        if not os.path.lexists(path):
+            files.write_bytes(path, secrets.token_bytes(SECRET_BYTES), mode=0o600)
+    finally:
+        os.close(folder)
 
 
 def _read_secret(path: Path) -> bytes:

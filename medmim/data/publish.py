@@ -10,13 +10,17 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from medmim import files
 from medmim.data.bench import Made
+from medmim.data.faces import face_flag
+from medmim.data.fingerprint import same_pixels
 from medmim.data.ledger import Ledger
-from medmim.data.manifest import Dataset, DatasetInfo, Split, Volume, read_dataset, write_dataset
-from medmim.data.splits import assign_splits
+from medmim.data.manifest import Dataset, DatasetInfo, Volume, read_dataset, write_dataset
+from medmim.data.splits import assign_splits, given_splits
 from medmim.errors import DataError, UsageError
 
 _STAGING = ".staging"
+_WRITTEN = ("manifest.jsonl", "ledger.jsonl", "dataset.json")
 
 
 @contextlib.contextmanager
@@ -30,8 +34,7 @@ def sole_use(out: Path) -> Iterator[Path]:
     lock = os.open(out, os.O_RDONLY)
     try:
         _lock(lock, out)
-        for leftover in out.glob(f"{_STAGING}*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+        _clear(out)
         # A name of its own: workers of a killed run may still be writing into the old one.
         staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=out))
         try:
@@ -86,12 +89,22 @@ def publish(
         )
     volumes = _with_splits(made, old)
     for one in made:
-        _move(one.staged, out / one.volume.image)
+        files.move(one.staged, out / one.volume.image)
         if one.staged_label is not None and one.volume.label is not None:
-            _move(one.staged_label, out / one.volume.label)
+            files.move(one.staged_label, out / one.volume.label)
+    info = info.model_copy(update={"warnings": tuple(same_pixels(volumes))})
     written = write_dataset(out, info, volumes, ledger.rows())
     _remove_others(out, {path for one in volumes for path in (one.image, one.label) if path})
     return written
+
+
+def _clear(out: Path) -> None:
+    """Remove what a killed run left: staging folders, and temporary files beside the three of the dataset."""
+    for leftover in out.glob(f"{_STAGING}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    for name in _WRITTEN:
+        for leftover in out.glob(f".{name}.*.tmp"):
+            leftover.unlink()
 
 
 def _lock(descriptor: int, out: Path) -> None:
@@ -105,7 +118,7 @@ def _lock(descriptor: int, out: Path) -> None:
 
 def _with_splits(made: Sequence[Made], old: Dataset | None) -> list[Volume]:
     """Give volumes the split of their subject; subjects of the earlier dataset keep theirs."""
-    known: dict[str, Split] = {}
+    known = given_splits((one.volume.subject, one.volume.split) for one in made)
     for volume in old.volumes if old else ():
         if volume.split:
             known[volume.subject] = volume.split
@@ -113,12 +126,15 @@ def _with_splits(made: Sequence[Made], old: Dataset | None) -> list[Volume]:
     for one in made:
         labelled[one.volume.subject] = labelled.get(one.volume.subject, False) or one.volume.label is not None
     splits = assign_splits(labelled, known)
-    return [one.volume.model_copy(update={"split": splits[one.volume.subject]}) for one in made]
-
-
-def _move(staged: Path, place: Path) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    staged.replace(place)
+    return [
+        one.volume.model_copy(
+            update={
+                "split": splits[one.volume.subject],
+                "flags": {**one.volume.flags, **face_flag(one.volume)},
+            }
+        )
+        for one in made
+    ]
 
 
 def _remove_others(out: Path, kept: set[str]) -> None:

@@ -8,6 +8,7 @@ and the task that it had is answered with the reason.
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import json
 import logging
@@ -27,9 +28,11 @@ from pathlib import Path
 from typing import Any
 
 from medmim.errors import DataError, RunError
+from medmim.files import WriteError
 
 _START_S = 120.0
 _NEVER = float("inf")
+CANNOT_WRITE = "cannot_write"
 _MAX_ANSWER_BYTES = 1 << 26
 _BOOT = "import sys; from medmim.data.sandbox import serve; serve(int(sys.argv[1]))"
 
@@ -38,9 +41,10 @@ Task = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Limits:
-    """What one task may use: address space in bytes, processor time and wall time in seconds."""
+    """What one task may use: address space and size of a file in bytes, processor and wall time in s."""
 
     memory_bytes: int = 4 << 30
+    file_bytes: int = 8 << 30
     cpu_s: int = 30
     wall_s: float = 60.0
 
@@ -98,9 +102,7 @@ class Sandbox:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for worker in self._workers:
-            worker.stop()
-        self._workers.clear()
+        self._stop_all()
 
     def run_each(
         self,
@@ -120,18 +122,32 @@ class Sandbox:
 
         Raises:
             RunError: if child processes cannot be started at all.
+            WriteError: if one of them cannot write: the disk is full, and each further task would fail.
         """
         self._job = _Job(f"{function.__module__}:{function.__qualname__}", tasks, limits or Limits(), on_done)
-        while len(self._job.answers) < len(tasks):
-            self._hand_out()
-            nearest = min(worker.deadline for worker in self._workers)
-            connections = [worker.connection for worker in self._workers]
-            told = wait(connections, None if nearest == _NEVER else max(0.0, nearest - time.monotonic()))
-            for worker in [worker for worker in self._workers if worker.connection in told]:
-                self._listen(worker)
-            for worker in [worker for worker in self._workers if worker.deadline < time.monotonic()]:
-                self._lose(worker, "timeout")
+        try:
+            while len(self._job.answers) < len(tasks):
+                self._go_on()
+        except BaseException:
+            self._stop_all()  # their answers belong to tasks that nobody waits for any more
+            raise
         return [self._job.answers[index] for index in range(len(tasks))]
+
+    def _go_on(self) -> None:
+        """Hand out tasks, and wait for the next answer or for a worker that is out of time."""
+        self._hand_out()
+        nearest = min(worker.deadline for worker in self._workers)
+        connections = [worker.connection for worker in self._workers]
+        told = wait(connections, None if nearest == _NEVER else max(0.0, nearest - time.monotonic()))
+        for worker in [worker for worker in self._workers if worker.connection in told]:
+            self._listen(worker)
+        for worker in [worker for worker in self._workers if worker.deadline < time.monotonic()]:
+            self._lose(worker, "timeout")
+
+    def _stop_all(self) -> None:
+        for worker in self._workers:
+            worker.stop()
+        self._workers.clear()
 
     def _hand_out(self) -> None:
         """Give waiting tasks to idle workers, and start workers where more of them can be used."""
@@ -162,6 +178,7 @@ class Sandbox:
             "call": self._job.call,
             "arguments": self._job.tasks[index],
             "memory_bytes": limits.memory_bytes,
+            "file_bytes": limits.file_bytes,
             "cpu_s": limits.cpu_s,
         }
         try:
@@ -206,6 +223,8 @@ class _Job:
             self.answer(index, Answer(reason=reason))
 
     def answer(self, index: int, answer: Answer) -> None:
+        if answer.reason == CANNOT_WRITE:
+            raise WriteError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.answers[index] = answer
         if self.on_done:
             self.on_done(len(self.answers))
@@ -222,6 +241,7 @@ def serve(descriptor: int) -> None:
         used = resource.getrusage(resource.RUSAGE_SELF)
         _limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + 1 + request["cpu_s"])
         _limit(resource.RLIMIT_AS, request["memory_bytes"])
+        _limit(resource.RLIMIT_FSIZE, request["file_bytes"])
         answer = attempt(request["call"], request["arguments"])
         connection.send_bytes(json.dumps(answer).encode())
         if answer.get("ending"):
@@ -237,10 +257,20 @@ def attempt(call: str, arguments: Task) -> dict[str, Any]:
         return {"reason": error.reason}
     except MemoryError:
         return {"reason": "memory", "ending": True}
+    except OSError as error:
+        return {"reason": _reason_of(error)}
     except Exception:
         return {"reason": "parser_error"}
     except BaseException:  # Rust codecs panic outside of Exception
         return {"reason": "parser_crash", "ending": True}
+
+
+def _reason_of(error: OSError) -> str:
+    """Tell a disk that cannot be written to, which is no file's fault, from a file that is too large."""
+    if error.errno == errno.EFBIG:
+        return "too_large"
+    full = isinstance(error, WriteError) or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+    return CANNOT_WRITE if full else "parser_error"
 
 
 def _requests(connection: Connection) -> Iterator[dict[str, Any]]:

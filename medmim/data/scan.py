@@ -1,32 +1,35 @@
-"""What each file is: a slice with its allow-listed header, a NIfTI volume, or something else and why."""
+"""What each file is: images with their allow-listed headers, a NIfTI volume, or something else and why."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import stat
-import warnings
-from collections.abc import Iterator, Mapping
+import hashlib
+import io
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, NamedTuple
 
 import pydicom
 from pydantic import BaseModel, ConfigDict, Field
-from pydicom import config, uid
+from pydicom import uid
 
 from medmim import files
-from medmim.data import sniff, sop
-from medmim.data.header import Header, allowed_tags, header_of, number, text, words
+from medmim.data import mosaic, multiframe, sniff, sop
+from medmim.data.decode import Reader
+from medmim.data.header import Header, allowed_tags, header_of, number, text
 from medmim.data.manifest import Fate
+from medmim.data.opened import open_regular, plain_stream, quiet_pydicom
 from medmim.data.pixels import missing_pixels
+from medmim.errors import DataError
 
 _PIXEL_DATA = b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10"
+_MAX_FRAMES = 20_000
 
 
 class Seen(BaseModel):
-    """One file: a slice (`header`), a NIfTI file (`nifti`), or its fate and reason.
+    """One file: a slice or picture (`header`), a NIfTI file (`nifti`), or its fate and reason.
 
-    `series` is set for damaged slices too, so that the rest of the series is not taken for the whole.
+    `frames` are the slices of a file that holds several; `header` is then the first of them. `series` and
+    `instance` are set for damaged slices too, so that the rest of the series is not taken for the whole.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -35,8 +38,22 @@ class Seen(BaseModel):
     reason: str = ""
     measured: dict[str, float] = Field(default_factory=dict)
     series: str = ""
+    instance: str = ""
     nifti: bool = False
     header: Header | None = None
+    frames: tuple[Header, ...] = ()
+
+    @property
+    def headers(self) -> tuple[Header, ...]:
+        """Every slice and picture of the file."""
+        return self.frames or (() if self.header is None else (self.header,))
+
+
+class _Names(NamedTuple):
+    """Series and instance of a file, as far as they are known."""
+
+    series: str = ""
+    instance: str = ""
 
 
 class _StopError(Exception):
@@ -59,7 +76,7 @@ def look(path: str) -> dict[str, Any]:
 def look_at(path: Path) -> Seen:
     """Say what the file at `path` is. Its bytes may be anything; the values of its header are never shown."""
     try:
-        with _open_regular(path) as stream:
+        with open_regular(path) as stream:
             head = stream.read(sniff.HEAD_BYTES)
             stream.seek(0)
             kind = sniff.kind_of(head, path.name)
@@ -79,51 +96,57 @@ def hash_file(path: str) -> str:
     return files.sha256_of(Path(path))
 
 
-@contextlib.contextmanager
-def quiet_pydicom() -> Iterator[None]:
-    """Keep pydicom from warning: its texts quote values of the scan."""
-    mode = config.settings.reading_validation_mode
-    level = config.logger.level
-    config.settings.reading_validation_mode = config.IGNORE
-    config.logger.setLevel("CRITICAL")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        config.settings.reading_validation_mode = mode
-        config.logger.setLevel(level)
+def hash_content(path: str) -> str:
+    """Return a SHA-256 of headers and decoded pixels, the same however they are packed; meant for a sandbox.
+
+    Raises:
+        DataError: with reason no_decoder, if pydicom cannot decode all of it.
+    """
+    headers = look_at(Path(path)).headers
+    digest = hashlib.sha256("".join(one.model_dump_json() for one in headers).encode())
+    reader = Reader("frame")
+    for frame in sorted({one.frame if one.kind != "tile" else 0 for one in headers}):
+        digest.update(reader.whole(path, frame))
+    return digest.hexdigest()
 
 
-@contextlib.contextmanager
-def _open_regular(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file, never a link, and without waiting on FIFOs and devices."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as stream:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError("not a regular file")
-        yield stream
-
-
-def _look_at_dicom(stream: IO[bytes], *, bare: bool) -> Seen:
-    series = ""
+def _look_at_dicom(raw: io.BufferedIOBase, *, bare: bool) -> Seen:
+    names = _Names()
     with quiet_pydicom():
         try:
-            dataset = _parse(stream, bare=bare)
-            series = _safe_series(dataset)
-            header = _judge(dataset, stream)
+            stream = plain_stream(raw)
+            dataset = _parse(stream, bare=bare or stream is not raw)
+            names = _Names(_safe(dataset, "SeriesInstanceUID"), _safe(dataset, "SOPInstanceUID"))
+            headers = _judge(dataset, stream)
         except _StopError as stop:
-            return Seen(fate=stop.fate, reason=stop.reason, measured=stop.measured, series=series)
+            return Seen(
+                fate=stop.fate,
+                reason=stop.reason,
+                measured=stop.measured,
+                series=names.series,
+                instance=names.instance,
+            )
+        except DataError as error:
+            return Seen(fate="quarantined", reason=error.reason, series=names.series, instance=names.instance)
         except MemoryError:
             raise
         except Exception:  # a damaged value can make pydicom raise almost anything
-            return Seen(fate="quarantined", reason="bad_header", series=series)
-    return Seen(header=header, series=header.series)
+            return Seen(fate="quarantined", reason="bad_header", series=names.series, instance=names.instance)
+    frames = tuple(headers) if headers[0].kind in ("tile", "frame") or len(headers) > 1 else ()
+    return Seen(header=headers[0], frames=frames, series=names.series, instance=names.instance)
 
 
-def _parse(stream: IO[bytes], *, bare: bool) -> pydicom.FileDataset:
+def _size(stream: io.BufferedIOBase) -> int:
+    """Return the number of bytes in a stream, which stays where it is."""
+    place = stream.tell()
+    size = stream.seek(0, 2)
+    stream.seek(place)
+    return size
+
+
+def _parse(stream: io.BufferedIOBase, *, bare: bool) -> pydicom.FileDataset:
     """Read the allowed elements in front of the pixels."""
-    size = os.fstat(stream.fileno()).st_size
+    size = _size(stream)
     try:
         return pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=allowed_tags(), force=bare)
     except MemoryError:
@@ -132,55 +155,72 @@ def _parse(stream: IO[bytes], *, bare: bool) -> pydicom.FileDataset:
         raise _StopError("truncated" if stream.tell() >= size else "bad_header") from error
 
 
-def _safe_series(dataset: pydicom.FileDataset) -> str:
+def _safe(dataset: pydicom.FileDataset, keyword: str) -> str:
     try:
-        return text(dataset, "SeriesInstanceUID")
+        return text(dataset, keyword)
     except MemoryError:
         raise
     except Exception:  # as above: the value itself is damaged
         return ""
 
 
-def _judge(dataset: pydicom.FileDataset, stream: IO[bytes]) -> Header:
-    """Return the header of a slice that can be used, or stop with the reason."""
+def _judge(dataset: pydicom.FileDataset, stream: io.BufferedIOBase) -> list[Header]:
+    """Return the headers of the slices that can be used, or stop with the reason."""
     meta = getattr(dataset, "file_meta", None) or pydicom.Dataset()
     sop_class = text(dataset, "SOPClassUID") or text(meta, "MediaStorageSOPClassUID")
     if sop_class == sop.DICOMDIR:
         raise _StopError("dicomdir", "skipped")
-    syntax = text(meta, "TransferSyntaxUID")
-    if syntax == uid.DeflatedExplicitVRLittleEndian:
-        raise _StopError("deflated_not_supported_yet")
-    size = os.fstat(stream.fileno()).st_size
+    dataset.SOPClassUID = sop_class
+    size = _size(stream)
     place = stream.tell()
     pixels = stream.read(4) in _PIXEL_DATA
     stream.seek(place)
-    if not pixels and place != size:
-        raise _StopError(
-            "truncated" if place > size or size - place < 8 else "float_pixels_not_supported_yet"
-        )
+    if not pixels and place != size and sop.content_of(sop_class):
+        raise _StopError("truncated" if place > size or size - place < 8 else "float_pixels")
     if reason := sop.refusal(sop_class):
-        raise _StopError(reason)
+        raise _StopError(reason, "skipped" if reason == sop.LABEL else "quarantined")
     if not pixels:
         raise _StopError("no_pixel_data")
     _judge_kind(dataset)
-    missing = missing_pixels(stream, size, _expected_bytes(dataset), little=syntax != uid.ExplicitVRBigEndian)
+    little = text(meta, "TransferSyntaxUID") != uid.ExplicitVRBigEndian
+    missing = missing_pixels(stream, size, _expected_bytes(dataset), little=little)
     if missing is not None:
         raise _StopError("truncated", measured=missing)
-    return header_of(dataset)
+    return _headers(dataset, sop_class)
+
+
+def _headers(dataset: pydicom.FileDataset, sop_class: str) -> list[Header]:
+    """Return one header for each slice, tile, frame or picture."""
+    frames = int(number(dataset, "NumberOfFrames") or 1)
+    if sop.content_of(sop_class) == "picture":
+        first = header_of(dataset, "picture")
+        return [first.model_copy(update={"frame": frame}) for frame in range(frames)]
+    if mosaic.is_mosaic(dataset):
+        return _or_stop(mosaic.tile_headers, dataset, "mosaic_without_geometry")
+    if sop.content_of(sop_class) == "frames" or frames > 1:
+        return _or_stop(multiframe.frame_headers, dataset, "multiframe_without_geometry")
+    return [header_of(dataset)]
+
+
+def _or_stop(
+    read: Callable[[pydicom.Dataset], list[Header]], dataset: pydicom.Dataset, reason: str
+) -> list[Header]:
+    try:
+        return read(dataset)
+    except (ValueError, TypeError, mosaic.CSAError) as error:
+        raise _StopError(reason) from error
 
 
 def _judge_kind(dataset: pydicom.FileDataset) -> None:
-    """Stop for images that are no single slice of grey values."""
-    if text(dataset, "BurnedInAnnotation").upper() == "YES":
-        raise _StopError("burned_in_risk")
-    if (frames := number(dataset, "NumberOfFrames")) is not None and frames != 1:
-        raise _StopError("multiframe_not_supported_yet", measured={"frames": frames})
-    if "MOSAIC" in (str(word).upper() for word in words(dataset, "ImageType")):
-        raise _StopError("mosaic_not_supported_yet")
-    if (samples := number(dataset, "SamplesPerPixel")) not in (None, 1.0):
-        raise _StopError("colour_not_supported_yet", measured={"samples": samples or 0.0})
-    if "ModalityLUTSequence" in dataset:
-        raise _StopError("modality_table_not_supported_yet")
+    """Stop for images that are no grey values, or belong to nobody knows what."""
+    frames = number(dataset, "NumberOfFrames")
+    if frames is not None and not 1 <= frames <= _MAX_FRAMES:
+        raise _StopError("bad_size", measured={"frames": frames})
+    picture = sop.content_of(text(dataset, "SOPClassUID")) == "picture"
+    if (samples := number(dataset, "SamplesPerPixel")) not in (None, 1.0) and not (picture and samples == 3):
+        raise _StopError("colour_volume", measured={"samples": samples or 0.0})
+    if "ModalityLUTSequence" in dataset and not picture:
+        raise _StopError("modality_table")
     if not all(text(dataset, name) for name in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")):
         raise _StopError("missing_uid")
 
@@ -191,4 +231,9 @@ def _expected_bytes(dataset: pydicom.FileDataset) -> int:
     fits = 0 < sizes["rows"] < 2**16 and 0 < sizes["columns"] < 2**16 and sizes["bits"] in (8.0, 16.0, 32.0)
     if not fits:
         raise _StopError("bad_size", measured=sizes)
-    return int(sizes["rows"]) * int(sizes["columns"]) * int(sizes["bits"]) // 8
+    frames = int(number(dataset, "NumberOfFrames") or 1)
+    samples = int(number(dataset, "SamplesPerPixel") or 1)
+    bits = int(sizes["bits"]) * samples
+    if samples == 3 and text(dataset, "PhotometricInterpretation") == "YBR_FULL_422":
+        bits = bits * 2 // 3  # one pair of colours for two pixels
+    return int(sizes["rows"]) * int(sizes["columns"]) * bits // 8 * frames

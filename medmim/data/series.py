@@ -2,69 +2,32 @@
 
 Slices of one series are parted by image type, echo, b-value, orientation, size and spacing; repeats of the
 same places by what tells time points apart. Each part is judged on its own, by numbers: a stack that is not
-evenly spaced along its normal is refused, never bent into shape.
+evenly spaced along its normal is refused, never bent into shape. Slices that stand alone are pictures.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from medmim.data import geometry
+from medmim.data.evenness import MIN_SLICES, height_of, judge_stack
 from medmim.data.header import Header
+from medmim.data.nifti_header import MAX_SPACING_MM
+from medmim.data.stacks import Picture, Refused, Slice, Stack, Verdict, near, parted, refuse, split
 
-MIN_SLICES = 3
 SAME_PLACE_MM = 0.01
 SAME_DIRECTION = 1e-3  # difference of a direction cosine; half a voxel at the far edge of 512
 SAME_SPACING = 1e-3  # share of the pixel spacing
-EVEN_VOXELS = 0.1  # a slice this far from the fitted grid is in its place
-REPAIRED_VOXELS = 0.2  # up to here it is put into its place, and the manifest says so
-TILT_PIXELS = 0.5  # drift across the normal from first to last slice
+OTHER_PLANE = 0.94  # cosine of 20 degrees: normals further apart are planes of a localiser
 
 _REPEATS: tuple[tuple[str, ...], ...] = (
     ("temporal_position",), ("gradient",), ("trigger_time",), ("inversion_time",), ("flip_angle",),
     ("acquisition",), ("temporal_position", "gradient", "trigger_time", "inversion_time", "acquisition"),
-    ("acquisition_time",),
+    ("acquisition_time",), ("frame_time",),
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Slice:
-    """One file with its place in the walk."""
-
-    number: int
-    path: Path
-    header: Header
-
-
-@dataclass(frozen=True)
-class Stack:
-    """Slices in order along their normal, and their grid: (column, row, slice) to mm in RAS."""
-
-    slices: tuple[Slice, ...]
-    affine: geometry.Affine
-    repairs: tuple[str, ...] = ()
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Columns, rows, slices."""
-        return self.slices[0].header.columns, self.slices[0].header.rows, len(self.slices)
-
-
-@dataclass(frozen=True)
-class Refused:
-    """Slices that form no volume, why, and the numbers that show it."""
-
-    slices: tuple[Slice, ...]
-    reason: str
-    measured: Mapping[str, float]
-
-
-Verdict = Stack | Refused
 
 
 def stacks_of(slices: Iterable[Slice], blocked: Mapping[str, str]) -> list[Verdict]:
@@ -75,7 +38,9 @@ def stacks_of(slices: Iterable[Slice], blocked: Mapping[str, str]) -> list[Verdi
         blocked: series that must be refused as a whole, with the reason: one of their files is damaged.
     """
     verdicts: list[Verdict] = []
-    for series in _parted(slices, lambda one: (one.header.patient, one.header.study, one.header.series)):
+    pictures, placed = split(slices, lambda one: one.header.kind == "picture")
+    verdicts += [picture_of(one, {}) for one in pictures]
+    for series in parted(placed, lambda one: (one.header.patient, one.header.study, one.header.series)):
         verdicts += _judge_series(series, blocked.get(series[0].header.series))
     return verdicts
 
@@ -105,24 +70,79 @@ def _judge_series(slices: list[Slice], blocked: str | None) -> list[Verdict]:
             *verdicts,
             Refused(tuple(sound), blocked or "damaged_series", {"damaged": float(len(faults) or 1)}),
         ]
-    for family in _parted(
-        sound, lambda one: (one.header.image_type, one.header.echo_time, one.header.b_value)
-    ):
-        for plane in _near(family, lambda one: one.header.orientation or (), SAME_DIRECTION):
-            verdicts += _judge_plane(plane)
+    for family in parted(sound, _family):
+        verdicts += _judge_family(family, alone=len(slices) == 1)
     return verdicts
+
+
+def _family(one: Slice) -> Hashable:
+    """Return what slices of one stack share; the tiles of each mosaic are a family."""
+    header = one.header
+    mosaic = one.number if header.kind == "tile" else None
+    return header.image_type, header.echo_time, header.b_value, header.stack, mosaic
+
+
+def _judge_family(slices: list[Slice], *, alone: bool) -> list[Verdict]:
+    """Part slices by direction; too few of them for a stack are pictures where that is what they are for."""
+    planes = near(slices, lambda one: one.header.orientation or (), SAME_DIRECTION)
+    flags = _flags(planes)
+    small = [plane for plane in planes if len(plane) < MIN_SLICES]
+    pictures = alone or "localizer" in flags or "projection" in flags
+    if small and len(small) < len(planes) and flags.get("localizer") != "by_image_type":
+        return [refuse(slices, "mixed_orientation", planes=len(planes), slices=len(slices))]
+    verdicts: list[Verdict] = []
+    for plane in planes:
+        if pictures and len(plane) < MIN_SLICES:
+            verdicts += [picture_of(one, flags) for one in plane]
+        else:
+            found = _judge_plane(plane)
+            verdicts += [replace(one, flags=flags) if isinstance(one, Stack) else one for one in found]
+    return verdicts
+
+
+def _flags(planes: Sequence[Sequence[Slice]]) -> dict[str, str]:
+    """Return what a user should know of these slices: localisers, projections, derived images."""
+    flags: dict[str, str] = {}
+    first = planes[0][0].header
+    normals = np.array([geometry.normal_of(plane[0].header.orientation or ()) for plane in planes])
+    if "LOCALIZER" in first.image_type:
+        flags["localizer"] = "by_image_type"
+    elif "PROJECTION IMAGE" in first.image_type:
+        flags["projection"] = "by_image_type"
+    elif np.abs(normals @ normals.T).min() < OTHER_PLANE:
+        flags["localizer"] = "by_geometry"
+    if first.image_type[:1] == ("DERIVED",):
+        flags["derived"] = "by_image_type"
+    return flags
+
+
+def picture_of(one: Slice, flags: Mapping[str, str]) -> Picture:
+    """Return a slice as a picture on a grid of one slice; where it lies nowhere, its rows run to the left."""
+    header = one.header
+    spacing = header.spacing if header.spacing and min(header.spacing) > 0 else None
+    known = {} if spacing else {"spacing": "unknown"}
+    spacing = spacing or (1.0, 1.0)
+    sound = header.kind != "picture"
+    affine = geometry.slice_affine(
+        (header.orientation if sound else None) or (1.0, 0.0, 0.0, 0.0, 1.0, 0.0),
+        spacing,
+        (header.position if sound else None) or (0.0, 0.0, 0.0),
+    )
+    thick = header.thickness if header.thickness and header.thickness < MAX_SPACING_MM else 0.0
+    affine[:3, 2] *= max(*spacing, thick)  # 2D slices are cut across the longest step
+    return Picture((one,), affine, {**flags, **known})
 
 
 def _judge_plane(slices: list[Slice]) -> list[Verdict]:
     """Judge slices of one direction; a lone slice of another size or spacing spoils its whole stack."""
-    sizes = _parted(slices, lambda one: (one.header.rows, one.header.columns))
+    sizes = parted(slices, lambda one: (one.header.rows, one.header.columns))
     if len(sizes) > 1 and min(map(len, sizes)) < MIN_SLICES:
-        return [_refuse(slices, "mixed_shape", shapes=len(sizes))]
+        return [refuse(slices, "mixed_shape", shapes=len(sizes))]
     verdicts: list[Verdict] = []
     for size in sizes:
-        spacings = _near(size, lambda one: one.header.spacing or (), SAME_SPACING)
+        spacings = near(size, lambda one: one.header.spacing or (), SAME_SPACING)
         if len(spacings) > 1 and min(map(len, spacings)) < MIN_SLICES:
-            verdicts.append(_refuse(size, "mixed_spacing", spacings=len(spacings)))
+            verdicts.append(refuse(size, "mixed_spacing", spacings=len(spacings)))
             continue
         for part in spacings:
             verdicts += _judge_repeats(part)
@@ -133,119 +153,34 @@ def _judge_repeats(slices: list[Slice]) -> list[Verdict]:
     """Part repeats of the same places by what tells them apart, then judge each stack."""
     counts = _place_counts(slices)
     if max(counts) == 1:
-        return [_judge_stack(slices)]
+        return [judge_stack(slices)]
     for names in _REPEATS:
-        parts = _parted(slices, lambda one: tuple(getattr(one.header, name) for name in names))  # noqa: B023
+        parts = parted(slices, lambda one: tuple(getattr(one.header, name) for name in names))  # noqa: B023
         if len({len(part) for part in parts}) == 1 and all(max(_place_counts(part)) == 1 for part in parts):
-            return [_judge_stack(part) for part in parts]
+            return [judge_stack(part) for part in parts]
     if len(set(counts)) == 1 and len(counts) >= MIN_SLICES:
-        return [_refuse(slices, "4d_not_supported_yet", positions=len(counts), repeats=counts[0])]
-    return [_refuse(slices, "duplicate_position", duplicates=sum(counts) - len(counts))]
+        return _judge_numbered(slices, counts[0])
+    return [refuse(slices, "duplicate_position", duplicates=sum(counts) - len(counts))]
 
 
-def _judge_stack(slices: list[Slice]) -> Verdict:
-    """Judge slices of one direction, size and spacing at places of their own."""
-    if len(slices) < MIN_SLICES:
-        return _refuse(slices, "too_few_slices", slices=len(slices))
-    ordered = sorted(slices, key=lambda one: (_height(one, slices[0]), one.number))
-    heights = np.array([_height(one, slices[0]) for one in ordered])
-    steps = np.diff(heights)
-    step = float(np.median(steps))
-    gaps = steps[steps > 1.5 * step]
-    if len(gaps):
-        missing = float(np.rint(gaps / step - 1).sum())
-        return _refuse(
-            slices,
-            "missing_slice",
-            missing=missing,
-            gaps=len(gaps),
-            spacing_mm=step,
-            gap_mm=float(gaps.max()),
-        )
-    if (declared := _declared_step(ordered[0].header)) and step > 1.9 * declared:
-        return _refuse(
-            slices,
-            "missing_slice",
-            missing=np.rint(step / declared - 1) * len(steps),
-            spacing_mm=declared,
-            gap_mm=step,
-        )
-    return _judge_grid(ordered, step)
-
-
-def _judge_grid(ordered: list[Slice], step: float) -> Verdict:
-    """Fit one grid to the slices and measure how far each slice's own header is from it."""
-    first = ordered[0].header
-    positions = np.array([one.header.position for one in ordered], np.float64)
-    orientation, spacing = first.orientation or (), first.spacing or ()
-    normal = geometry.normal_of(orientation)
-    travel = positions[-1] - positions[0]
-    drift = float(np.linalg.norm(travel - normal * (travel @ normal)))
-    if drift > TILT_PIXELS * min(spacing):
-        degrees = float(np.degrees(np.arctan2(drift, travel @ normal)))
-        return _refuse(ordered, "tilt", tilt_degrees=degrees, drift_mm=drift)
-    affine = geometry.volume_affine(orientation, spacing, positions)
-    off = _off_grid(ordered, affine)
-    if off[2] > REPAIRED_VOXELS:
-        return _refuse(ordered, "uneven_spacing", off_voxels=float(off[2]), spacing_mm=step)
-    if max(off) > REPAIRED_VOXELS:
-        return _refuse(ordered, "slice_offset", off_voxels=float(max(off)))
-    return Stack(tuple(ordered), affine, ("spacing_evened",) if max(off) > EVEN_VOXELS else ())
-
-
-def _off_grid(ordered: Sequence[Slice], affine: geometry.Affine) -> list[float]:
-    """Return how far corners of slices, by their own headers, are from the grid: voxels along each axis."""
-    inverse = np.linalg.inv(affine)
-    worst = np.zeros(3)
-    for place, one in enumerate(ordered):
-        header = one.header
-        shape = (header.columns, header.rows, 1)
-        own = geometry.slice_affine(header.orientation or (), header.spacing or (), header.position or ())
-        corners = geometry.corners_of(shape, own) @ inverse[:3, :3].T + inverse[:3, 3]
-        expected = geometry.corners_of(shape, np.eye(4)) + np.array([0.0, 0.0, float(place)])
-        worst = np.maximum(worst, np.abs(corners - expected).max(axis=0))
-    return [float(value) for value in worst]
-
-
-def _declared_step(header: Header) -> float | None:
-    """Return the distance of slice centres by the header, where it cannot be the mere gap between slices."""
-    step, thickness = header.slice_step, header.thickness
-    return step if step and thickness and np.isfinite(step) and step >= thickness > 0 else None
-
-
-def _height(one: Slice, reference: Slice) -> float:
-    """Return the place of a slice along the normal of `reference`, in mm."""
-    return float(np.dot(geometry.normal_of(reference.header.orientation or ()), one.header.position or ()))
+def _judge_numbered(slices: list[Slice], repeats: int) -> list[Verdict]:
+    """Part repeats that only their numbers tell apart: the k-th of each place is in the k-th volume."""
+    if len({one.header.number for one in slices}) < len(slices) or any(
+        one.header.number is None for one in slices
+    ):
+        return [refuse(slices, "repeats_not_told_apart", positions=len(slices) // repeats, repeats=repeats)]
+    ordered = sorted(slices, key=lambda one: height_of(one, slices[0]))
+    places = [ordered[start : start + repeats] for start in range(0, len(ordered), repeats)]
+    numbered = [sorted(place, key=lambda one: one.header.number or 0.0) for place in places]
+    verdicts = [judge_stack([place[turn] for place in numbered]) for turn in range(repeats)]
+    return [
+        replace(one, repairs=(*one.repairs, "repeats_by_number")) if isinstance(one, Stack) else one
+        for one in verdicts
+    ]
 
 
 def _place_counts(slices: Sequence[Slice]) -> list[int]:
     """Return how many slices lie at each place along the normal."""
-    heights = np.sort([_height(one, slices[0]) for one in slices])
+    heights = np.sort([height_of(one, slices[0]) for one in slices])
     starts = np.flatnonzero(np.diff(heights, prepend=-np.inf) > SAME_PLACE_MM)
     return [int(count) for count in np.diff([*starts, len(heights)])]
-
-
-def _refuse(slices: Sequence[Slice], reason: str, /, **measured: float | int) -> Refused:
-    return Refused(tuple(slices), reason, {name: float(value) for name, value in measured.items()})
-
-
-def _parted(slices: Iterable[Slice], key: Callable[[Slice], Hashable]) -> list[list[Slice]]:
-    parts: dict[Hashable, list[Slice]] = defaultdict(list)
-    for one in slices:
-        parts[key(one)].append(one)
-    return list(parts.values())
-
-
-def _near(
-    slices: Iterable[Slice], value: Callable[[Slice], Sequence[float]], tolerance: float
-) -> list[list[Slice]]:
-    """Part slices by numbers that agree within `tolerance` with those of a part's first slice."""
-    parts: list[list[Slice]] = []
-    for one in slices:
-        for part in parts:
-            if np.abs(np.subtract(value(one), value(part[0]))).max() <= tolerance:
-                part.append(one)
-                break
-        else:
-            parts.append([one])
-    return parts

@@ -8,18 +8,11 @@ HEAD_BYTES = 600
 Kind = Literal["dicom", "bare_dicom", "nifti", "bad_dicom"]
 
 _PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF", b"\0\0\0\x0cjP")
-_ARCHIVES = (
-    b"PK\x03\x04",
-    b"PK\x05\x06",
-    b"\x1f\x8b",
-    b"BZh",
-    b"\xfd7zXZ",
-    b"7z\xbc\xaf",
-    b"Rar!",
-    b"(\xb5/\xfd",
-)
+_ARCHIVES = (b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b", b"BZh", b"\xfd7zXZ")
+_OTHER_ARCHIVES = (b"7z\xbc\xaf", b"Rar!", b"(\xb5/\xfd")
 _VOLUMES = (b"NRRD0", b"ObjectType", b"NDims", b"\x89HDF", b"MINC", b"CDF\x01")
 _VOLUME_NAMES = (".hdr", ".img", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh", ".mnc", ".nii.zst")
+_READ_LATER = (".nrrd", ".mha", ".mhd")
 _DICOM_NAMES = (".dcm", ".dicom", ".ima")
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")
 
@@ -50,10 +43,14 @@ def skip_reason(head: bytes, name: str) -> str:
         return "mac_metadata"
     if not head:
         return "empty_file"
+    if lower.endswith(_READ_LATER):  # the step that knows the data set's layout reads these
+        return "volume_file"
     if head.startswith(_VOLUMES) or lower.endswith(_VOLUME_NAMES):
-        return "volume_format_not_supported_yet"
+        return "volume_format_not_supported"
     if head.startswith(_PICTURES):
-        return "picture_not_supported_yet"
+        return "picture"
+    if lower.endswith(".npz"):
+        return "arrays"
     if head.startswith(_ARCHIVES) or head[257:262] == b"ustar":
-        return "archive_not_supported_yet"
-    return "not_dicom"
+        return "archive"
+    return "archive_not_supported" if head.startswith(_OTHER_ARCHIVES) else "not_dicom"

@@ -1,30 +1,69 @@
-"""Which DICOM objects hold slices of a volume, and the reason for each other kind."""
+"""Which DICOM objects hold slices, frames or pictures, and the reason for each other kind."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
+LABEL = "label_object"  # a segmentation or structure set: read once its image is there
 DICOMDIR = "1.2.840.10008.1.3.10"
+Content = Literal["slice", "frames", "picture"]
+
 SLICES = {_STORAGE + "2": "CT", _STORAGE + "4": "MR", _STORAGE + "128": "PT"}
+_FRAMES = {
+    "2.1": "CT", "2.2": "CT", "4.1": "MR", "4.4": "MR", "128.1": "PT", "130": "PT", "20": "NM",
+    "13.1.1": "XA", "13.1.2": "XA", "13.1.3": "MG",
+}  # fmt: skip
+_PICTURES = {
+    "1": "CR", "1.1": "DX", "1.1.1": "DX", "1.2": "MG", "1.2.1": "MG", "1.3": "IO", "1.3.1": "IO",
+    "481.1": "RTIMAGE",
+}  # fmt: skip
+# Classes whose pixels often show the patient's name.
+_RISKY = {
+    "3": "US", "3.1": "US", "6": "US", "6.1": "US", "7": "SC", "7.1": "SC", "7.2": "SC", "7.3": "SC",
+    "7.4": "SC", "12.1": "XA", "12.2": "RF", "12.3": "XA", "77.1.1": "ES", "77.1.1.1": "ES", "77.1.2": "GM",
+    "77.1.4": "XC", "77.1.4.1": "XC", "77.1.5.1": "OP", "77.1.5.2": "OP", "77.1.5.4": "OPT",
+}  # fmt: skip
 
 # The longest matching start of the number after `_STORAGE` decides.
 _OTHERS = {
     "7": "burned_in_risk", "6": "burned_in_risk", "3": "burned_in_risk", "12": "burned_in_risk",
-    "77": "burned_in_risk", "1": "radiograph_not_supported_yet", "481.1": "radiograph_not_supported_yet",
-    "2.1": "multiframe_not_supported_yet", "2.2": "multiframe_not_supported_yet",
-    "4.1": "multiframe_not_supported_yet", "4.3": "multiframe_not_supported_yet",
-    "4.4": "multiframe_not_supported_yet", "128.1": "multiframe_not_supported_yet",
-    "130": "multiframe_not_supported_yet", "20": "multiframe_not_supported_yet",
-    "13": "multiframe_not_supported_yet", "481.2": "dose_not_supported_yet",
-    "66.4": "segmentation_not_supported_yet", "66.7": "segmentation_not_supported_yet",
-    "481.3": "structure_set_not_supported_yet", "481": "radiotherapy_no_image",
+    "77": "burned_in_risk", "4.3": "colour_volume", "481.2": "dose_no_image", "30": "parametric_map",
+    "66.4": LABEL, "66.7": "label_map_not_supported",
+    "481.3": LABEL, "481": "radiotherapy_no_image", "66": "derived_no_image",
     "4.2": "spectroscopy_no_image", "88": "report_no_image", "11": "presentation_no_image",
     "104": "document_no_image", "9": "waveform_no_image",
 }  # fmt: skip
 
 
-def refusal(sop_class: str) -> str | None:
-    """Return why objects of this class are no slices, or None if they are."""
+def content_of(sop_class: str) -> Content | None:
+    """Return what an object of this class holds, None for those that hold no image medmim reads."""
     if sop_class in SLICES:
+        return "slice"
+    short = sop_class.removeprefix(_STORAGE)
+    if short in _FRAMES:
+        return "frames"
+    return "picture" if short in _PICTURES or short in _RISKY else None
+
+
+def modality_of(sop_class: str) -> str:
+    """Return the modality in DICOM's letters, by the class and never by the header's own word.
+
+    Raises:
+        KeyError: for classes without an image.
+    """
+    short = sop_class.removeprefix(_STORAGE)
+    return SLICES.get(sop_class) or {**_FRAMES, **_PICTURES, **_RISKY}[short]
+
+
+def risky(sop_class: str) -> bool:
+    """Say whether pictures of this class often show the patient's name."""
+    return sop_class.removeprefix(_STORAGE) in _RISKY
+
+
+def refusal(sop_class: str) -> str | None:
+    """Return why objects of this class are no images, or None if they are."""
+    if content_of(sop_class):
         return None
     if not sop_class:
         return "missing_sop_class"

@@ -42,6 +42,29 @@ def assign_splits(subjects: Mapping[str, bool], old: Mapping[str, Split]) -> dic
     return {subject: splits[subject] for subject in sorted(subjects)}
 
 
+def given_splits(pairs: Iterable[tuple[str, Split | None]]) -> dict[str, Split]:
+    """Return the splits that a data set brings along, by subject.
+
+    Args:
+        pairs: key of a volume's subject, and its split if the data set gives one.
+
+    Raises:
+        DataError: if a subject is in two splits.
+    """
+    given: dict[str, Split] = {}
+    overlap: set[str] = set()
+    for subject, split in pairs:
+        if split is not None and given.setdefault(subject, split) != split:
+            overlap.add(subject)
+    if overlap:
+        raise DataError(
+            f"the data set puts {len(overlap)} subjects into two splits ({', '.join(sorted(overlap)[:5])}): "
+            "expected each in one; correct its splits",
+            reason="split_overlap",
+        )
+    return given
+
+
 def folds(subjects: Iterable[str], folds: int = 5) -> dict[str, int]:
     """Number the subjects 0 … `folds` - 1 for cross-validation; sizes differ by at most one.
 

@@ -30,6 +30,12 @@ _WORDS = {
     "ct": "ct",
     "mr": "mr",
     "pet": "pet",
+    "head": "head brain skull neuro cranium cranial orbit orbits face iac pituitary headneck wholebody",
+    "neck": "neck cspine cervical",
+    "chest": "chest thorax lung lungs heart cardiac breast tspine",
+    "abdomen": "abdomen abdominal liver kidney spleen pancreas lspine",
+    "pelvis": "pelvis pelvic prostate hip bladder uterus",
+    "limb": "knee ankle foot shoulder elbow wrist hand extremity leg arm",
 }
 _MEANING = {word: token for token, words in _WORDS.items() for word in words.split()}
 VOCABULARY = tuple(_WORDS)

@@ -6,10 +6,12 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
 from medmim.errors import ShapeError, UsageError
+from medmim.masks.draw import Draw, Weights
 from medmim.shapes import Hidden, Ranks
 
 
@@ -28,32 +30,76 @@ class Mask(ABC):
 
     Attributes:
         ratio: requested share of hidden cells; the realised one is `hidden_count(cells, ratio) / cells`.
+        up_to: the count is drawn anew between `ratio` and this share, once a batch, so that all samples of a
+            batch hide equally many cells; None: `ratio` is kept.
+        looks_at_tissue: whether the rule uses the weights given to `sample`; others ignore them.
     """
 
     ratio: float
+    up_to: float | None = None
+
+    looks_at_tissue: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        """Refuse a ratio that would hide nothing or everything."""
+        """Refuse a ratio that would hide nothing or everything, and a range that runs backwards."""
         if not 0.0 < self.ratio < 1.0:
             raise UsageError(f"--ratio: expected a number between 0 and 1, both excluded, got {self.ratio:g}")
+        if self.up_to is not None and not self.ratio < self.up_to < 1.0:
+            raise UsageError(
+                f"mask option up_to: expected a number between --ratio {self.ratio:g} and 1, "
+                f"got {self.up_to:g}"
+            )
 
     @abstractmethod
-    def rank(self, batch: int, grid: Sequence[int], *, generator: torch.Generator) -> Ranks:
+    def rank(self, draw: Draw) -> Ranks:
         """Return a rank for each cell of each sample; the cells with the highest ranks are hidden first."""
 
-    def sample(self, batch: int, grid: Sequence[int], *, generator: torch.Generator) -> Hidden:
+    def sample(
+        self,
+        batch: int,
+        grid: Sequence[int],
+        *,
+        generator: torch.Generator,
+        weight: Weights | None = None,
+    ) -> Hidden:
         """Draw one mask a sample.
 
         Args:
             batch: number of samples.
             grid: cells along each spatial axis.
             generator: CPU generator; the only source of chance.
+            weight: tissue in each cell, (batch, *grid), at least 0; only for rules that look at it.
 
         Returns:
-            Boolean (batch, *grid), True = hidden, with exactly `hidden_count` hidden cells in every sample.
+            Boolean (batch, *grid), True = hidden, with equally many hidden cells in every sample: exactly
+            `hidden_count`, or a count of the range where `up_to` is set.
+
+        Raises:
+            ShapeError: for fewer than two cells, or weights of another shape or below 0.
         """
-        rank = self.rank(batch, grid, generator=generator).flatten(1)
-        count = hidden_count(math.prod(grid), self.ratio)
+        size = tuple(grid)
+        hide = self._count(math.prod(size), generator)
+        _check_weight(weight, (batch, *size))
+        rank = self.rank(Draw(batch, size, hide, generator, weight)).flatten(1)
         hidden = torch.zeros(rank.shape, dtype=torch.bool, device="cpu")  # whatever the default device is
-        hidden.scatter_(1, rank.topk(count, dim=1).indices, value=True)
-        return hidden.reshape(batch, *grid)
+        hidden.scatter_(1, rank.topk(hide, dim=1, sorted=False).indices, value=True)
+        return hidden.reshape(batch, *size)
+
+    def _count(self, cells: int, generator: torch.Generator) -> int:
+        least = hidden_count(cells, self.ratio)
+        if self.up_to is None:
+            return least
+        most = hidden_count(cells, self.up_to)
+        return int(torch.randint(least, most + 1, (), generator=generator, device="cpu"))
+
+
+def _check_weight(weight: Weights | None, shape: tuple[int, ...]) -> None:
+    if weight is None:
+        return
+    if tuple(weight.shape) != shape or weight.device.type != "cpu":
+        raise ShapeError(
+            f"weights of a mask: expected {'×'.join(map(str, shape))} on the cpu (batch and grid), "
+            f"got {'×'.join(map(str, weight.shape))} on {weight.device.type}"
+        )
+    if not bool((weight >= 0).all() and weight.isfinite().all()):
+        raise ShapeError("weights of a mask: expected finite numbers of at least 0; give the share of tissue")

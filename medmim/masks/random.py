@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from medmim.masks.base import Mask
+from medmim.masks.draw import Draw
 from medmim.shapes import Ranks
 
 
@@ -15,6 +13,6 @@ from medmim.shapes import Ranks
 class RandomMask(Mask):
     """Hide cells drawn uniformly without replacement."""
 
-    def rank(self, batch: int, grid: Sequence[int], *, generator: torch.Generator) -> Ranks:
-        """Rank by independent noise (float64, so that ties do not happen)."""
-        return torch.rand((batch, *grid), generator=generator, dtype=torch.float64, device="cpu")
+    def rank(self, draw: Draw) -> Ranks:
+        """Rank by independent noise."""
+        return draw.noise()

@@ -13,7 +13,7 @@ from medmim.stages.finetune import finetune
 from medmim.stages.ingest import ingest
 from medmim.stages.pretrain import pretrain
 
-PATIENTS = 40
+PATCH = (32, 32, 16)  # the made-up lesions are small: patches around them learn fastest
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def demo(
     panels = {"reconstruction": pretrained.panel}
     for number, init in enumerate((pretrained.run_id, "scratch")):
         say(f"4/5 fine-tune a segmenter {'from it' if number == 0 else 'from scratch, the control'}")
-        settings = FinetuneSettings(data=data, init=init, steps=finetune_steps, seed=seed)
+        settings = FinetuneSettings(data=data, init=init, size=PATCH, steps=finetune_steps, seed=seed)
         tuned = finetune(settings, home=home, say=say)
         panels.setdefault("segmentation", tuned.panel)
     say("5/5 compare")

@@ -19,16 +19,16 @@ from medmim.data.partition import Partition, limit_patients, partition, patient_
 from medmim.data.plan import Plan, plan_for
 from medmim.data.prepare import Volumes
 from medmim.encoders import Encoder, build_encoder
-from medmim.errors import DataError, RunError, unknown_name
+from medmim.errors import DataError, unknown_name
 from medmim.heads import HEADS, Transfer, build_head, transfer
 from medmim.randomness import stream_seed
 from medmim.stages.origin import Origin, find_origin
 from medmim.stages.pretrain import DEFAULT_ENCODER
-from medmim.stages.runs import Result, ending, unfinished
+from medmim.stages.runs import Result, ending, note_weights_file, reopen
 from medmim.tracking.comparison import CASES
 from medmim.tracking.store import Store
 from medmim.training.budget import budget_for
-from medmim.training.checkpoint import save_weights
+from medmim.training.checkpoint import drop_state, save_weights
 from medmim.training.fit import ENDLESS, Fitted, Session, fit
 from medmim.training.modules import FinetuningModule
 from medmim.training.scores import CaseScore, mean_scores
@@ -92,18 +92,18 @@ def finetune(
         }
     )
     if resume:
-        recorder: Recorder = store.resume(unfinished(store, "finetune", resume))
-        if store.run(recorder.run_id).data.tags["dataset_hash"] != parts.dataset.info.content_hash:
-            raise RunError("--resume: the dataset has changed since this run was started")
+        recorder: Recorder = reopen(store, "finetune", resume, dataset=parts.dataset)
     else:
         name = f"{settings.task} ← {parts.origin.arm}"
         recorder = store.begin(experiment=settings.experiment, name=name, tags=_tags(resolved, parts))
         recorder.settings(resolved.model_dump(mode="json", exclude={"data"}))
+        note_weights_file(store, recorder.run_id, settings.init)
+    folder = store.checkpoints(recorder.run_id)
     with ending(recorder):
-        folder = store.checkpoints(recorder.run_id)
         result = _train(resolved, parts, recorder, folder, resume=bool(resume))
         _register(store, resolved, parts, result)
-        return result
+    drop_state(folder)
+    return result
 
 
 def _encoder_words(settings: FinetuneSettings, origin: Origin, dims: int) -> tuple[str, dict[str, Any]]:
@@ -214,6 +214,7 @@ def _test(
     best = {"best/val_dice": fitted.evaluations.best_value} if fitted.evaluations.best_weights else {}
     metrics = means | best | last | {"last/steps": float(fitted.steps), "last/minutes": fitted.seconds / 60}
     recorder.metrics(metrics, step=fitted.steps)
+    recorder.tags({"steps": str(fitted.steps)})
     return metrics
 
 

@@ -10,11 +10,12 @@ from typing import Any
 import dcm2niix
 
 from medmim import files
-from medmim.data import convert, series
-from medmim.data.bench import Bench, Made, Progress, stem_of
+from medmim.data import convert, evenness
+from medmim.data.bench import Bench, Made, Progress, Wishes
 from medmim.data.descriptors import FALLBACK, Layout
+from medmim.data.from_archives import members_of
 from medmim.data.from_dicom import volumes_from_dicom
-from medmim.data.from_labels import with_labels
+from medmim.data.from_labels import is_label, with_labels
 from medmim.data.from_nifti import volumes_from_nifti
 from medmim.data.ledger import Ledger
 from medmim.data.manifest import Dataset, DatasetInfo
@@ -22,124 +23,96 @@ from medmim.data.privacy import Keys
 from medmim.data.publish import earlier_dataset, publish, sole_use
 from medmim.data.sandbox import Sandbox
 from medmim.data.scan import Seen, look
-from medmim.data.walk import Found, walk
-from medmim.errors import DataError, UsageError
+from medmim.data.sources import Sources, find_files
+from medmim.data.walk import Found
+from medmim.errors import DataError, RunError
 
 KEY_FILE = "project.key"
 
 
 def ingest(
-    source: Path,
-    out: Path,
-    *,
-    labels: Path | None = None,
-    layout: str | None = None,
-    name: str | None = None,
-    workers: int | None = None,
-    home: Path,
-    progress: Progress | None = None,
+    source: Path, out: Path, *, home: Path, progress: Progress | None = None, **wishes: Any
 ) -> DatasetInfo:
     """Read everything below `source` and write the dataset folder `out`.
 
-    The result depends on the source and the project's key only, never on `workers`; subjects of a dataset
-    that is already in `out` keep their split.
+    The result depends on the source and the project's key only, never on the number of workers; subjects of
+    a dataset that is already in `out` keep their split.
 
     Args:
         source: folder with DICOM and NIfTI files; it is only read.
         out: dataset folder, outside of the source.
-        labels: folder with labels called `<SeriesInstanceUID>.nii.gz`; those in the source are found too.
-        layout: name of a shipped data set descriptor, or a descriptor file; detected without it.
-        name: name of the dataset; never taken from the source's own folder.
-        workers: processes at one time; all processors without it.
         home: folder of the project, where the secret behind all keys is kept.
         progress: told the phase, and how much of it is done.
+        wishes: fields of `Wishes`.
 
     Raises:
         UsageError: for folders that are missing or lie in each other, or an unknown layout.
         DataError: if nothing can be used; the ledger is written all the same.
+        RunError: if the disk is full or cannot be written to; what was there before is left as it was.
     """
-    source, out, labels = _folders(source, out, labels)
-    found = walk(source)
-    outside = _outside(source, labels, start=len(found))
-    if not found and not outside:
-        raise DataError(
-            f"no files below '{source}': expected DICOM or NIfTI; check the folder", reason="no_files"
-        )
+    wanted = Wishes(**wishes)
+    sources = find_files(source, out, wanted.labels)
+    try:
+        return _ingest(sources, wanted, home=home, progress=progress)
+    except OSError as error:  # those of the source end in the ledger: this is about what is written
+        raise RunError(
+            f"cannot write to '{out}' or '{home}' ({error.strerror or type(error).__name__}): expected room "
+            "and the right to write there; see to it and run the same command again, nothing is lost"
+        ) from error
+
+
+def _ingest(sources: Sources, wishes: Wishes, *, home: Path, progress: Progress | None) -> DatasetInfo:
     keys = Keys.load_or_create(home / KEY_FILE)
-    with sole_use(out) as staging, Sandbox(workers or len(os.sched_getaffinity(0))) as sandbox:
+    out, workers = sources.out, wishes.workers or len(os.sched_getaffinity(0))
+    with sole_use(out) as staging, Sandbox(workers) as sandbox:
         old = earlier_dataset(out, _project(keys))
-        ledger = Ledger(
-            _file_keys(keys, source, found) | _file_keys(keys, labels or source, outside, "labels:")
-        )
-        bench = Bench(keys, ledger, staging, sandbox, progress)
-        made, used = _read_all(bench, source, labels, entries=[*found, *outside], layout=layout)
+        ledger = Ledger(sources.keys(keys))
+        bench = Bench(keys, ledger, staging, sandbox, progress, wishes)
+        made, used = _read_all(bench, sources)
         if not made:
             _give_up(ledger, out, old)
         info = DatasetInfo(
-            name=name or _name_of(used),
-            settings=_settings(keys, used, labels),
-            label_names=_label_names(used, made),
+            name=wishes.name or _name_of(used),
+            settings=_settings(keys, used, wishes),
+            label_names=_label_names(used, made, wishes),
         )
         return publish(out, info, made, ledger=ledger, old=old)
 
 
-def _folders(source: Path, out: Path, labels: Path | None) -> tuple[Path, Path, Path | None]:
-    """Return the folders without links, or say which of them cannot be used together."""
-    for what, folder in (("source", source), ("labels", labels)):
-        if folder is not None and not folder.is_dir():
-            raise UsageError(
-                f"{what} folder '{folder}' is not there: expected an existing folder; check the path"
-            )
-    source, out, labels = source.resolve(), out.resolve(), labels.resolve() if labels else None
-    if out.exists() and not out.is_dir():
-        raise UsageError(
-            f"--out '{out}' is a file: expected a folder, new or of an earlier run; choose another"
-        )
-    for what, folder in (("source", source), ("labels", labels)):
-        if folder is not None and (out.is_relative_to(folder) or folder.is_relative_to(out)):
-            raise UsageError(
-                f"--out '{out}' and the {what} folder '{folder}' lie in each other: expected two places, "
-                "so that a dataset is never read as its own source; choose another --out"
-            )
-    if labels and labels != source and source.is_relative_to(labels):
-        raise UsageError(
-            f"labels folder '{labels}' holds the source: expected it beside or below; choose another"
-        )
-    return source, out, labels
-
-
-def _outside(source: Path, labels: Path | None, *, start: int) -> list[Found]:
-    """Return the files of a labels folder that the walk of the source does not meet."""
-    return [] if labels is None or labels.is_relative_to(source) else walk(labels, start=start)
-
-
-def _file_keys(keys: Keys, root: Path, entries: Sequence[Found], prefix: str = "") -> dict[int, str]:
-    return {one.number: keys.key("file", prefix + str(one.path.relative_to(root))) for one in entries}
-
-
-def _read_all(
-    bench: Bench, source: Path, labels: Path | None, *, entries: Sequence[Found], layout: str | None
-) -> tuple[list[Made], Layout | None]:
+def _read_all(bench: Bench, sources: Sources) -> tuple[list[Made], Layout | None]:
     """Look at every file, then make volumes of DICOM, volumes of NIfTI, and attach labels."""
+    source, entries = sources.source, sources.entries
     paths = {one.number: one.path for one in entries if one.reason is None}
-    seen = _scan(bench, paths)
+    seen = scan(bench, paths)
     _refuse_unreadable(bench, entries, seen)
+    seen, paths = members_of(bench, seen, paths, sources.keys(bench.keys), scan=scan)
     made = volumes_from_dicom(bench, seen, paths)
-    series_names = {one.series for one in seen.values() if one.series}
+    label_files, rest = _route(bench, sources, seen, paths)
+    more, used = volumes_from_nifti(bench, source, seen=rest, paths=paths, layout=bench.wishes.layout)
+    return with_labels(bench, [*made, *more], label_files, seen), used
+
+
+def _route(
+    bench: Bench, sources: Sources, seen: Mapping[int, Seen], paths: Mapping[int, Path]
+) -> tuple[dict[int, Path], dict[int, Seen]]:
+    """Return the files that are labels by themselves, and those that a data set's layout must explain."""
+    series = {one.series for one in seen.values() if one.series}
+    scans = any(one.header is not None for one in seen.values())
     label_files: dict[int, Path] = {}
     rest: dict[int, Seen] = {}
     for number, one in seen.items():
         path = paths[number]
         if one.header is not None or one.fate == "quarantined":
             continue
-        if one.nifti and (_below(path, labels) or stem_of(path) in series_names):
+        if is_label(path, one, folder=sources.labels, series=series):
             label_files[number] = path
-        elif _below(path, source):
+        elif one.reason == "picture" and scans and bench.wishes.layout is None:
+            bench.ledger.put([number], "skipped", "picture_beside_scans")  # often a screen with a name on it
+        elif _below(path, sources.source):
             rest[number] = one
         else:
             bench.ledger.put([number], "skipped", one.reason)
-    more, used = volumes_from_nifti(bench, source, seen=rest, paths=paths, layout=layout)
-    return with_labels(bench, [*made, *more], label_files), used
+    return label_files, rest
 
 
 def _refuse_unreadable(bench: Bench, entries: Sequence[Found], seen: Mapping[int, Seen]) -> None:
@@ -154,7 +127,8 @@ def _refuse_unreadable(bench: Bench, entries: Sequence[Found], seen: Mapping[int
             bench.ledger.put([number], one.fate, one.reason, measured=one.measured)
 
 
-def _scan(bench: Bench, paths: Mapping[int, Path]) -> dict[int, Seen]:
+def scan(bench: Bench, paths: Mapping[int, Path]) -> dict[int, Seen]:
+    """Return what each file is; those whose reader did not survive are quarantined."""
     answers = bench.each("scan", look, [{"path": str(path)} for path in paths.values()])
     seen = {}
     for number, answer in zip(paths, answers, strict=True):
@@ -182,7 +156,9 @@ def _give_up(ledger: Ledger, out: Path, old: Dataset | None) -> None:
 
 
 def _name_of(layout: Layout | None) -> str:
-    return layout.name if layout and layout.cases and layout.name != FALLBACK else "dataset"
+    return (
+        layout.name if layout and (layout.cases or layout.arrays) and layout.name != FALLBACK else "dataset"
+    )
 
 
 def _project(keys: Keys) -> str:
@@ -190,23 +166,26 @@ def _project(keys: Keys) -> str:
     return keys.key("project", "")
 
 
-def _settings(keys: Keys, layout: Layout | None, labels: Path | None) -> dict[str, Any]:
+def _settings(keys: Keys, layout: Layout | None, wishes: Wishes) -> dict[str, Any]:
     """Return how the dataset was made, without any word of the source."""
     return {
         "project": _project(keys),
         "layout": layout.name if layout else None,
-        "labels": labels is not None,
+        "labels": wishes.labels is not None,
         "converter": f"dcm2niix {dcm2niix.__version__}",
-        "min_slices": series.MIN_SLICES,
-        "even_voxels": series.EVEN_VOXELS,
-        "repaired_voxels": series.REPAIRED_VOXELS,
+        "min_slices": evenness.MIN_SLICES,
+        "even_voxels": evenness.EVEN_VOXELS,
+        "repaired_voxels": evenness.REPAIRED_VOXELS,
         "max_voxels_off": convert.MAX_VOXELS_OFF,
     }
 
 
-def _label_names(layout: Layout | None, made: Sequence[Made]) -> dict[int, str]:
-    """Return a name for every class that occurs: the layout's, or its number."""
+def _label_names(layout: Layout | None, made: Sequence[Made], wishes: Wishes) -> dict[int, str]:
+    """Return a name for every class that occurs: the user's, the layout's, the label's own, or its number."""
     known = dict(layout.label_names) if layout else {}
+    for one in made:
+        known = {**one.class_names, **known}
+    known |= wishes.label_names
     for number in sorted({number for one in made for number in one.classes}):
         known.setdefault(number, f"class {number}")
     return dict(sorted(known.items()))

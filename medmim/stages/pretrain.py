@@ -18,15 +18,14 @@ from medmim.data.partition import partition, patient_digest
 from medmim.data.plan import Plan, plan_for
 from medmim.data.prepare import Volumes
 from medmim.encoders import Encoder, build_encoder
-from medmim.errors import RunError
-from medmim.masks import Mask, build_mask, hidden_count, hidden_voxels
+from medmim.masks import Mask, build_mask, hidden_count, hidden_voxels, tissue_share
 from medmim.methods import Method, build_method
 from medmim.randomness import stream_seed, torch_stream
 from medmim.shapes import Size, as_size, grid_of
-from medmim.stages.runs import Result, ending, unfinished
+from medmim.stages.runs import Result, ending, reopen
 from medmim.tracking.store import Store
 from medmim.training.budget import budget_for
-from medmim.training.checkpoint import save_weights
+from medmim.training.checkpoint import drop_state, save_weights
 from medmim.training.fit import ENDLESS, Fitted, Session, autocast, fit
 from medmim.training.modules import PretrainingModule
 from medmim.training.pictures import panel, reconstruction_rows
@@ -80,15 +79,16 @@ def pretrain(settings: PretrainSettings, *, home: Path, resume: str | None = Non
     )
     store = Store(home)
     if resume:
-        recorder: Recorder = store.resume(unfinished(store, "pretrain", resume))
-        if store.run(recorder.run_id).data.tags["dataset_hash"] != parts.dataset.info.content_hash:
-            raise RunError("--resume: the dataset has changed since this run was started")
+        recorder: Recorder = reopen(store, "pretrain", resume, dataset=parts.dataset)
     else:
         name = f"{arm_of(resolved)} · {parts.plan.dims}D {resolved.encoder}"
         recorder = store.begin(experiment=settings.experiment, name=name, tags=_tags(resolved, parts))
         recorder.settings(resolved.model_dump(mode="json", exclude={"data"}))
+    folder = store.checkpoints(recorder.run_id)
     with ending(recorder):
-        return _train(resolved, parts, recorder, store.checkpoints(recorder.run_id), resume=bool(resume))
+        result = _train(resolved, parts, recorder, folder, resume=bool(resume))
+    drop_state(folder)
+    return result
 
 
 def arm_of(settings: PretrainSettings) -> str:
@@ -111,11 +111,11 @@ def _put_together(settings: PretrainSettings) -> _Parts:
         _encoder_name(settings, dims), spatial_dims=dims, in_channels=1, **settings.encoder_options
     )
     cell = as_size(settings.cell, dims, what="--cell") if settings.cell else encoder.total_stride
-    plan = plan_for(train, dims=dims, size=settings.size, multiple=cell)
     torch.manual_seed(stream_seed(settings.seed, "method"))
     method = build_method(
         settings.method, encoder=encoder, spatial_dims=dims, cell=cell, **settings.method_options
     )
+    plan = plan_for(train, dims=dims, size=settings.size, multiple=cell)
     hidden_count(prod(grid_of(plan.size, cell)), settings.ratio)
     watched = (divided.val or train)[:_WATCHED]
     return _Parts(dataset, train, watched, plan, cell, mask, encoder, method)
@@ -152,7 +152,8 @@ def _watch(
     samples = [draws[number] for number in range(len(draws))]
     images = torch.stack([sample["image"] for sample in samples])
     grid = grid_of(parts.plan.size, parts.cell)
-    hidden = parts.mask.sample(len(images), grid, generator=torch_stream(0, "watched masks"))
+    generator, weight = torch_stream(0, "watched masks"), tissue_share(images, grid)
+    hidden = parts.mask.sample(len(images), grid, generator=generator, weight=weight)
 
     def evaluate(step: int) -> Mapping[str, float]:
         device = next(parts.method.parameters()).device

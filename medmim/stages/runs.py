@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
+from medmim import files
 from medmim.config import RunSettings
 from medmim.errors import RunError
 
 if TYPE_CHECKING:
+    from medmim.data.manifest import Dataset
     from medmim.tracking.recorder import Recorder
     from medmim.tracking.store import Store
 
 Settings = TypeVar("Settings", bound=RunSettings)
+_WEIGHTS_FILE = "init.txt"
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,28 @@ def ending(recorder: Recorder) -> Iterator[Recorder]:
 def stored_settings(kind: type[Settings], store: Store, run_id: str, *, data: Path) -> Settings:
     """Return the settings that a run was started with, for `--resume`; the dataset's place is given again."""
     values = yaml.safe_load(store.read_text(store.run(run_id), "settings.yaml"))
+    place = store.checkpoints(run_id) / _WEIGHTS_FILE
+    if place.is_file():
+        values["init"] = place.read_text(encoding="utf-8")
     return kind.model_validate({**values, "data": data})
+
+
+def note_weights_file(store: Store, run_id: str, init: str | None) -> None:
+    """Note which file a run starts from, for `--resume`; not in the store, which keeps no paths."""
+    if init is not None and init.endswith(".safetensors"):
+        files.write_text(store.checkpoints(run_id) / _WEIGHTS_FILE, str(Path(init).resolve()))
+
+
+def reopen(store: Store, stage: str, word: str, *, dataset: Dataset) -> Recorder:
+    """Continue the run that `--resume WORD` means.
+
+    Raises:
+        RunError: if there is none, or the dataset is another one by now; the run is then left as it was.
+    """
+    run_id = unfinished(store, stage, word)
+    if store.run(run_id).data.tags["dataset_hash"] != dataset.info.content_hash:
+        raise RunError("--resume: the dataset has changed since this run was started; start it again without")
+    return store.resume(run_id)
 
 
 def unfinished(store: Store, stage: str, word: str) -> str:

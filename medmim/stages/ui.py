@@ -7,8 +7,16 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import quote
 
 from medmim.errors import RunError, UsageError
+
+_QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    # Seven processes for jobs that nobody here asks for; on a laptop they take the cores from training.
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+}
 
 
 def serve(home: Path, *, port: int) -> None:
@@ -29,11 +37,21 @@ def serve(home: Path, *, port: int) -> None:
             probe.bind(("127.0.0.1", port))
         except OSError:
             raise UsageError(f"--port {port} is in use: choose another, such as --port {port + 1}") from None
-    words = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)]
-    words += ["--backend-store-uri", f"sqlite:///{database.resolve()}"]
+    words = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "ui",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
+    words += ["--backend-store-uri", f"sqlite:///{quote(str(database.resolve()))}"]
     words += ["--default-artifact-root", (home / "artifacts").resolve().as_uri()]
-    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
-    server = subprocess.Popen(words, env=environment)
+    server = subprocess.Popen(words, env={**os.environ, **_QUIET})
     try:
         code = server.wait()
     except KeyboardInterrupt:

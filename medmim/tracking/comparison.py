@@ -17,6 +17,7 @@ from medmim.tracking.store import Store
 CASES = "cases.jsonl"
 CONTROL = "scratch"
 _SAME = ("dataset_hash", "split_hash", "task", "labelled")
+_SAME_STEPS = 1.05  # runs whose steps differ by more are not called equal
 _ALIKE = ("encoder", "dims", "size", "batch_size", "lr", "budget")
 
 
@@ -189,6 +190,12 @@ def _warnings(runs: Sequence[Finetuned], arms: Sequence[Arm]) -> list[str]:
         values = sorted({run.tags.get(key, "") for run in runs})
         if len(values) > 1:
             found.append(f"the runs differ in {key}: {', '.join(values)}")
+    steps = [int(run.tags.get("steps", "0")) for run in runs]
+    if max(steps) > _SAME_STEPS * min(steps):
+        found.append(
+            f"the runs took {min(steps)} to {max(steps)} steps: a budget in minutes favours the arm that had "
+            "the machine to itself; use --steps"
+        )
     if len({arm.seeds for arm in arms}) > 1:
         found.append("the arms were run with different seeds")
     if all(len(arm.seeds) == 1 for arm in arms):

@@ -113,16 +113,23 @@ def _case_rows(runs: Sequence[Finetuned]) -> list[dict[str, str]]:
 
 
 def _table(rows: Sequence[dict[str, str]]) -> str:
-    head = "".join(f"<th>{html.escape(key)}</th>" for key in rows[0])
+    columns = _columns(rows)
+    head = "".join(f"<th>{html.escape(key)}</th>" for key in columns)
     body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(value)}</td>" for value in row.values()) + "</tr>" for row in rows
+        "<tr>" + "".join(f"<td>{html.escape(row.get(key, ''))}</td>" for key in columns) + "</tr>"
+        for row in rows
     )
     return f"<table><tr>{head}</tr>{body}</table>"
 
 
+def _columns(rows: Sequence[dict[str, str]]) -> list[str]:
+    """Return the keys of all rows: an arm trained on few labels may know fewer classes than another."""
+    return list(dict.fromkeys(key for row in rows for key in row))
+
+
 def _csv(rows: Sequence[dict[str, str]]) -> str:
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, fieldnames=list(rows[0]))
+    writer = csv.DictWriter(buffer, fieldnames=_columns(rows), restval="")
     writer.writeheader()
     writer.writerows(rows)
     return buffer.getvalue()

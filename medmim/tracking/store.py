@@ -14,6 +14,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlparse
+from urllib.request import url2pathname
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("DO_NOT_TRACK", "true")
@@ -48,7 +50,7 @@ class Store:
     @property
     def uri(self) -> str:
         """Address of the database, as MLflow wants it."""
-        return f"sqlite:///{self.home / 'mlflow.db'}"
+        return f"sqlite:///{quote(str(self.home / 'mlflow.db'))}"  # the path is part of a URL
 
     @property
     def artifacts(self) -> Path:
@@ -112,7 +114,7 @@ class Store:
         Raises:
             RunError: if the run does not have it.
         """
-        path = Path(str(run.info.artifact_uri).removeprefix("file://")) / name
+        path = Path(url2pathname(urlparse(str(run.info.artifact_uri)).path)) / name
         if not path.is_file():
             raise RunError(f"run {run.info.run_id} has no artifact '{name}': it may not have finished")
         return path.read_text(encoding="utf-8")
@@ -135,9 +137,10 @@ class Store:
         A run that lives in another home folder is left alone.
         """
         try:
-            count = len(self.client.get_metric_history(run_id, key))
+            self.client.get_run(run_id)
         except MlflowException:
             return
+        count = len(self.client.get_metric_history(run_id, key))
         self.client.log_metric(run_id, key, value, step=count)
 
 

@@ -96,7 +96,7 @@ class Losses(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take them back."""
         self._waiting = list(state_dict["waiting"])
-        self.recent = state_dict["recent"]
+        self.recent = float(torch.stack(self._waiting).mean()) if self._waiting else state_dict["recent"]
 
 
 class Evaluations(Callback):

@@ -68,6 +68,12 @@ def save_state(trainer: L.Trainer, folder: Path) -> None:
     files.write_text(beside, digest + "\n")
 
 
+def drop_state(folder: Path) -> None:
+    """Remove the state of a run that is complete: it is three times the size of the weights."""
+    for name in (STATE, f"{STATE}.sha256"):
+        (folder / name).unlink(missing_ok=True)
+
+
 def verified_state(folder: Path) -> Path:
     """Return the state to continue from.
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import pickle
+import signal
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,6 +17,7 @@ import torch
 
 from medmim.config import RunSettings
 from medmim.data.draws import Draws, batches
+from medmim.errors import RunError
 from medmim.training.budget import Budget
 from medmim.training.callbacks import Checkpoints, Evaluations, Losses, Schedule
 from medmim.training.checkpoint import verified_state
@@ -95,8 +99,21 @@ def fit(
         start=begun * settings.batch_size,
     )
     trainer = _trainer(settings, budget, callbacks)
-    trainer.fit(module, loader, ckpt_path=state, weights_only=True)
+    with _keyboard_interrupts():
+        trainer.fit(module, loader, ckpt_path=state, weights_only=True)
     return Fitted(trainer.global_step, budget.elapsed_s, evaluations, losses.recent)
+
+
+@contextmanager
+def _keyboard_interrupts() -> Iterator[None]:
+    """Let Ctrl-C be Ctrl-C: Lightning turns it into `sys.exit(1)` and switches its signal off."""
+    try:
+        yield
+    except SystemExit as end:
+        if not isinstance(end.__context__, KeyboardInterrupt):
+            raise
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        raise KeyboardInterrupt from end
 
 
 def precision_for(setting: str) -> Literal["32-true", "bf16-mixed"]:
@@ -125,7 +142,13 @@ def _has_bf16() -> bool:
 
 
 def _steps_in(state: Path) -> int:
-    return int(torch.load(state, weights_only=True, map_location="cpu")["global_step"])
+    try:
+        return int(torch.load(state, weights_only=True, map_location="cpu")["global_step"])
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError) as error:
+        raise RunError(
+            f"the saved state of this run cannot be read ({type(error).__name__}): start it again without "
+            "--resume"
+        ) from error
 
 
 def _trainer(settings: RunSettings, budget: Budget, callbacks: list[L.Callback]) -> L.Trainer:
@@ -135,6 +158,8 @@ def _trainer(settings: RunSettings, budget: Budget, callbacks: list[L.Callback])
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*weights_only.*")
+    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")  # it starts at its step
+    warnings.filterwarnings("ignore", message="Num foregrounds 0")  # a slice without foreground is welcome
     L.seed_everything(settings.seed, verbose=False)
     return L.Trainer(
         accelerator="auto",

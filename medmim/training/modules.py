@@ -10,7 +10,7 @@ import torch
 from monai.losses.dice import DiceCELoss
 from torch import Tensor, nn
 
-from medmim.masks import Mask
+from medmim.masks import Mask, tissue_share
 from medmim.methods import Method, Step
 from medmim.randomness import torch_stream
 from medmim.shapes import Scalar, Size, grid_of
@@ -42,9 +42,9 @@ class PretrainingModule(L.LightningModule):
         """Draw the masks of this step and return the method's loss."""
         images = batch["image"]
         generator = torch_stream(self.seed, "mask", self.global_step, self.global_rank)
-        hidden = self.mask.sample(
-            len(images), grid_of(tuple(images.shape[2:]), self.cell), generator=generator
-        )
+        grid = grid_of(tuple(images.shape[2:]), self.cell)
+        weight = tissue_share(images, grid) if self.mask.looks_at_tissue else None
+        hidden = self.mask.sample(len(images), grid, generator=generator, weight=weight)
         step: Step = self.method(images, hidden.to(images.device))
         return step.loss
 

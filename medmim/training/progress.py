@@ -53,7 +53,7 @@ class ProgressBar(Callback):
         self.bar.update(self._task, completed=progress, state=state)
         if not self.console.is_terminal and int(progress * 10) > self._tenths:
             self._tenths = int(progress * 10)
-            self.console.print(f"{self.title}  {progress:.0%}  {state}", highlight=False)
+            self.console.print(f"{self.title}  {progress:.0%}  {state}", highlight=False, soft_wrap=True)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Leave the last state on the screen."""

@@ -13,10 +13,12 @@ from pydicom import dcmwrite
 from pydicom.dataset import FileDataset
 from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless
 
-from medmim.data import convert as converting
+from medmim.data import converter as converting
+from medmim.data import decode
 from medmim.data.convert import convert
 from medmim.data.scan import look_at
-from medmim.data.series import Slice, Stack, stacks_of
+from medmim.data.series import stacks_of
+from medmim.data.stacks import Slice, Stack
 
 
 def stack_of(paths: list[Path]) -> Stack:
@@ -35,6 +37,9 @@ def task_of(stack: Stack, tmp_path: Path) -> dict[str, Any]:
         "scales": [[one.header.slope, one.header.intercept] for one in stack.slices],
         "staging": str(tmp_path / "work"),
         "target": str(tmp_path / "volume.nii.gz"),
+        "size": [stack.slices[0].header.rows, stack.slices[0].header.columns],
+        "frames": [one.header.frame for one in stack.slices],
+        "kind": stack.slices[0].header.kind,
     }
 
 
@@ -139,11 +144,14 @@ def test_wrong_order_is_noticed(tmp_path: Path):
     assert convert(**task)["reason"] == "voxels_differ"
 
 
-@pytest.mark.parametrize(("axis", "by"), [(3, 1.0), (2, 0.5)])
-def test_wrong_place_is_noticed(tmp_path: Path, axis: int, by: float):
+@pytest.mark.parametrize("fault", ["moved", "stretched"])
+def test_wrong_place_is_noticed(tmp_path: Path, fault: str):
     task = task_of(stack_of(write_series(tmp_path / "in")), tmp_path)
     affine = np.array(task["affine"])
-    affine[:3, axis] += by
+    if fault == "moved":
+        affine[:3, 3] += 1.0
+    else:
+        affine[:3, 2] *= 1.2
     facts = convert(**{**task, "affine": affine.tolist()})
     assert facts["reason"] == "geometry_mismatch"
     assert facts["measured"]["deviation_mm"] > 1.0
@@ -161,13 +169,17 @@ def test_converter_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     task = task_of(stack_of(write_series(tmp_path / "in")), tmp_path)
     monkeypatch.setattr(converting.dcm2niix, "bin", "/bin/false")
     facts = convert(**task)
-    assert (facts["reason"], facts["measured"]) == ("conversion_failed", {"outputs": 0.0, "status": 1.0})
+    assert facts["measured"]["slices_compared"] == 0
+    array = np.asanyarray(nib.load(tmp_path / "volume.nii.gz").dataobj)
+    np.testing.assert_array_equal(array[:, :, 2].T, pixels_of(Path(task["files"][2])))
     assert not (tmp_path / "work").exists()
+    monkeypatch.setattr(decode, "_values", lambda *_: None)
+    assert convert(**task)["reason"] == "conversion_failed"
 
 
 def test_pixels_that_pydicom_cannot_decode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     task = task_of(stack_of(write_series(tmp_path / "in")), tmp_path)
-    monkeypatch.setattr(converting, "_decode", lambda _: None)
+    monkeypatch.setattr(decode, "_values", lambda *_: None)
     assert convert(**task)["measured"]["slices_compared"] == 0
 
 
@@ -177,5 +189,4 @@ def test_more_than_one_volume_is_no_answer(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "twice").write_text(script)
     (tmp_path / "twice").chmod(0o700)
     monkeypatch.setattr(converting.dcm2niix, "bin", str(tmp_path / "twice"))
-    facts = convert(**task)
-    assert (facts["reason"], facts["measured"]["outputs"]) == ("conversion_failed", 2.0)
+    assert convert(**task)["measured"]["slices_compared"] == 0

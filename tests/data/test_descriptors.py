@@ -54,7 +54,17 @@ def shown(layout, root):
 
 
 def test_every_shipped_descriptor_loads_and_opens_with_its_command():
-    assert set(known_descriptors()) == {"msd", "brain_tumor_progression", "generic"}
+    assert set(known_descriptors()) == {
+        "bids",
+        "br35h",
+        "brain_tumor_progression",
+        "brats",
+        "figshare_brain_tumor",
+        "generic",
+        "luna16",
+        "medmnist",
+        "msd",
+    }
     for name, path in known_descriptors().items():
         assert load_descriptor(name).name == name
         assert path.read_text("utf-8").startswith(f"# medmim ingest --as {name} ")
@@ -229,7 +239,7 @@ def test_a_descriptor_of_ones_own(tmp_path):
         ("example: p1", "example: q1", "the example matches no image pattern"),
         ("split: By subject.", "split: By subject.\ndetect: '('", "detect: .*not a regular expression"),
         ("name: own", "name: [own", "no YAML text"),
-        ("kind: pairs", "kind: other", "layout.kind"),
+        ("kind: pairs", "kind: other", "layout: Input tag 'other'"),
     ],
 )
 def test_a_wrong_descriptor_is_refused_with_its_problems(tmp_path, old, new, match):

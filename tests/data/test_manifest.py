@@ -1,6 +1,7 @@
 """The dataset folder, written and read back."""
 
 import json
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -72,6 +73,8 @@ def test_comes_back_as_it_was(folder, rows):
 def test_counts_add_up(folder):
     info = read_dataset(folder).info
     assert info.counts == {
+        "boxes": 0,
+        "targets": 0,
         "files_seen": 4,
         "files_accepted": 2,
         "files_quarantined": 1,
@@ -122,14 +125,21 @@ def test_the_split_hash_follows_splits_alone(tmp_path, rows):
 
 
 def test_the_description_is_written_last(tmp_path, rows, monkeypatch):
-    def broken(*_args):
-        raise OSError("the disk is gone")
+    replace, order = Path.replace, []
 
-    monkeypatch.setattr(files, "write_json", broken)
+    def broken(self, target):
+        order.append(target.name)
+        if target.name == "dataset.json":
+            raise OSError("the disk is gone")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", broken)
     with pytest.raises(OSError, match="the disk is gone"):
         write_dataset(tmp_path, DatasetInfo(name="d"), *rows)
+    assert order == ["manifest.jsonl", "ledger.jsonl", "dataset.json"]
     with pytest.raises(DataError, match="no dataset at"):
         read_dataset(tmp_path)
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_refuses_a_folder_that_is_no_dataset(tmp_path):

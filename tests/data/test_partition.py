@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 from tiny import row
 
@@ -91,7 +93,7 @@ def test_the_digest_tells_who_tests(dataset):
 def test_the_ten_are_among_the_twenty(dataset):
     chosen = [patients(limit_patients(dataset.labelled, count=n, share=None)) for n in (1, 5, 10, 20)]
     assert [len(found) for found in chosen] == [1, 5, 10, 20]
-    assert all(small < large for small, large in zip(chosen, chosen[1:], strict=False))
+    assert all(small < large for small, large in pairwise(chosen))
 
 
 def test_the_choice_does_not_depend_on_the_order_or_on_others(dataset):

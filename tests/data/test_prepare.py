@@ -101,7 +101,8 @@ def test_in_2d_slices_stay_as_they_are(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("spacing", "axis"), [((1.0, 1.0, 1.0), 2), ((5.0, 1.0, 1.0), 0), ((1.0, 5.0, 1.0), 1), ((1.00001, 1.0, 1.0), 2)]
+    ("spacing", "axis"),
+    [((1.0, 1.0, 1.0), 2), ((5.0, 1.0, 1.0), 0), ((1.0, 5.0, 1.0), 1), ((1.00001, 1.0, 1.0), 2)],
 )
 def test_slices_are_cut_across_the_largest_spacing(tmp_path, spacing, axis):
     assert prepare(tmp_path, one(tmp_path, spacing=spacing), Plan(2, (16, 16))).slice_axis == axis
@@ -153,7 +154,11 @@ def test_a_damaged_file_is_named_by_its_volume(tmp_path, what, damage):
 def test_a_label_of_another_shape_is_refused(tmp_path):
     row = one(tmp_path)
     other = tiny.write_volume(
-        tmp_path / "other", "patient", np.zeros((5, 5, 5), np.float32) + 1, np.eye(4), label=np.ones((5, 5, 5), np.uint8)
+        tmp_path / "other",
+        "patient",
+        np.zeros((5, 5, 5), np.float32) + 1,
+        np.eye(4),
+        label=np.ones((5, 5, 5), np.uint8),
     )
     (tmp_path / row.label).write_bytes((tmp_path / "other" / other.label).read_bytes())
     with pytest.raises(DataError, match="label"):

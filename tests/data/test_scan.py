@@ -82,19 +82,15 @@ def dropper(*names: str) -> Callable[[FileDataset], None]:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (setter(SOPClassUID=STORAGE + "7"), "burned_in_risk"),
-        (setter(SOPClassUID=STORAGE + "6.1"), "burned_in_risk"),
-        (setter(BurnedInAnnotation="YES"), "burned_in_risk"),
-        (setter(SOPClassUID=STORAGE + "1.1"), "radiograph_not_supported_yet"),
-        (setter(SOPClassUID=STORAGE + "66.4"), "segmentation_not_supported_yet"),
-        (setter(SOPClassUID=STORAGE + "481.3"), "structure_set_not_supported_yet"),
+        (setter(SOPClassUID=STORAGE + "6.2"), "burned_in_risk"),
         (setter(SOPClassUID=STORAGE + "88.33"), "report_no_image"),
         (setter(SOPClassUID=STORAGE + "104.1"), "document_no_image"),
-        (setter(SOPClassUID=STORAGE + "4.1"), "multiframe_not_supported_yet"),
+        (setter(SOPClassUID=STORAGE + "4.1"), "multiframe_without_geometry"),
         (setter(SOPClassUID="1.9"), "other_no_image"),
-        (setter(NumberOfFrames=3), "multiframe_not_supported_yet"),
-        (setter(ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"]), "mosaic_not_supported_yet"),
-        (setter(SamplesPerPixel=3), "colour_not_supported_yet"),
+        (setter(NumberOfFrames=3), "truncated"),
+        (setter(NumberOfFrames=-2), "bad_size"),
+        (setter(ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"]), "mosaic_without_geometry"),
+        (setter(SamplesPerPixel=3), "colour_volume"),
         (setter(Rows=0), "bad_size"),
         (setter(BitsAllocated=12), "bad_size"),
         (setter(SOPInstanceUID=""), "missing_uid"),
@@ -107,6 +103,12 @@ def dropper(*names: str) -> Callable[[FileDataset], None]:
 def test_refused_objects(tmp_path: Path, change: Callable[[FileDataset], None], reason: str):
     found = seen(tmp_path, change)
     assert (found.fate, found.reason) == ("quarantined", reason)
+
+
+@pytest.mark.parametrize("kind", ["66.4", "481.3"])
+def test_label_objects_are_left_for_the_step_that_has_the_images(tmp_path: Path, kind: str):
+    found = seen(tmp_path, setter(SOPClassUID=STORAGE + kind))
+    assert (found.fate, found.reason) == ("skipped", "label_object")
 
 
 def test_numbers_that_are_none(tmp_path: Path):
@@ -157,11 +159,11 @@ def test_other_plain_syntaxes(tmp_path: Path, syntax: str):
     assert look_at(tmp_path / "file").reason == "truncated"
 
 
-def test_deflated_is_refused(tmp_path: Path):
+def test_deflated_is_read(tmp_path: Path):
     dataset = make_slice(0)
     dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     dataset.save_as(tmp_path / "file")
-    assert look_at(tmp_path / "file").reason == "deflated_not_supported_yet"
+    assert look_at(tmp_path / "file").header == seen(tmp_path).header
 
 
 def test_compressed_fragments_are_followed(tmp_path: Path):
@@ -189,11 +191,11 @@ def test_slice_without_preamble(tmp_path: Path):
         ("note.txt", b"a letter about a patient", "not_dicom"),
         ("side.json", b'{"a": 1}', "not_dicom"),
         ("empty", b"", "empty_file"),
-        ("photo.png", b"\x89PNG\r\n\x1a\n", "picture_not_supported_yet"),
-        ("photo", b"\xff\xd8\xff\xe0", "picture_not_supported_yet"),
-        ("scans.zip", b"PK\x03\x04", "archive_not_supported_yet"),
-        ("scan.nrrd", b"NRRD0004\n", "volume_format_not_supported_yet"),
-        ("scan.mha", b"ObjectType = Image", "volume_format_not_supported_yet"),
+        ("photo.png", b"\x89PNG\r\n\x1a\n", "picture"),
+        ("photo", b"\xff\xd8\xff\xe0", "picture"),
+        ("scans.zip", b"PK\x03\x04", "archive"),
+        ("scan.nrrd", b"NRRD0004\n", "volume_file"),
+        ("scan.mha", b"ObjectType = Image", "volume_file"),
         ("._scan.nii.gz", b"\0\5\x16\7", "mac_metadata"),
     ],
 )
@@ -225,7 +227,7 @@ def test_nothing_is_waited_for_or_followed(tmp_path: Path):
 
 def test_classes_by_their_longest_start():
     assert refusal(CT) is None
-    assert refusal(STORAGE + "481.2") == "dose_not_supported_yet"
+    assert refusal(STORAGE + "481.2") == "dose_no_image"
     assert refusal(STORAGE + "481.5") == "radiotherapy_no_image"
     assert refusal("") == "missing_sop_class"
 

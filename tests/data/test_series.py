@@ -12,7 +12,8 @@ from dicom_maker import OBLIQUE, make_slice, unit
 from pydicom.dataset import FileDataset
 
 from medmim.data.header import header_of
-from medmim.data.series import Refused, Slice, Stack, Verdict, stacks_of
+from medmim.data.series import stacks_of
+from medmim.data.stacks import Picture, Refused, Slice, Stack, Verdict
 
 NORMAL = np.cross(unit(OBLIQUE)[:3], unit(OBLIQUE)[3:])
 
@@ -89,13 +90,50 @@ def test_two_at_one_place():
     assert (verdict.reason, verdict.measured["duplicates"]) == ("duplicate_position", 1)
 
 
-def test_tilt():
-    verdicts = judge(
-        slices(6, lambda d, k: move(d, k * np.array(unit(OBLIQUE)[3:]) * 3 * np.tan(np.radians(10))))
-    )
-    assert reasons(verdicts) == ["tilt"]
-    assert isinstance(verdicts[0], Refused)
-    assert verdicts[0].measured["tilt_degrees"] == pytest.approx(10.0, abs=0.01)
+def tilted(degrees: float) -> list[Verdict]:
+    step = np.array(unit(OBLIQUE)[3:]) * 3 * np.tan(np.radians(degrees))
+    return judge(slices(6, lambda d, k: move(d, k * step)))
+
+
+def test_tilt_is_kept_in_the_grid_and_said():
+    (stack,) = tilted(10)
+    assert isinstance(stack, Stack)
+    assert stack.repairs == ("tilt_corrected",)
+    sheared = stack.affine[:3, 2] / np.linalg.norm(stack.affine[:3, 2])
+    assert np.degrees(np.arccos(abs(sheared @ (NORMAL * [-1, -1, 1])))) == pytest.approx(10.0, abs=0.01)
+
+
+def test_more_tilt_than_a_gantry_has_is_refused():
+    (verdict,) = tilted(50)
+    assert isinstance(verdict, Refused)
+    assert verdict.reason == "tilt"
+    assert verdict.measured["tilt_degrees"] == pytest.approx(50.0, abs=0.01)
+
+
+def test_lone_slice_is_a_picture():
+    (verdict,) = judge(slices(1))
+    assert isinstance(verdict, Picture)
+    assert verdict.flags == {}
+
+
+def test_three_planes_of_one_slice_are_a_localiser():
+    planes = [(1, 0, 0, 0, 1, 0), (1, 0, 0, 0, 0, -1), (0, 1, 0, 0, 0, -1)]
+    given = [
+        Slice(place, Path("x"), slices(1, orientation=plane)[0].header) for place, plane in enumerate(planes)
+    ]
+    verdicts = judge(given)
+    assert all(isinstance(one, Picture) and one.flags == {"localizer": "by_geometry"} for one in verdicts)
+
+
+def test_slice_of_another_direction_spoils_the_stack():
+    turned = Slice(9, Path("9"), slices(1, orientation=(0, 1, 0, 0, 0, -1))[0].header)
+    assert reasons(judge([*slices(5), turned])) == ["mixed_orientation"]
+
+
+def test_derived_stacks_are_flagged():
+    (stack,) = judge(slices(6, lambda d, _: setattr(d, "ImageType", ["DERIVED", "SECONDARY", "MPR"])))
+    assert isinstance(stack, Stack)
+    assert stack.flags == {"derived": "by_image_type"}
 
 
 def test_uneven_spacing_and_offset():
@@ -185,8 +223,20 @@ def test_repeats_without_a_difference():
     given = [*slices(6), *(Slice(one.number + 10, one.path, one.header) for one in slices(6))]
     (verdict,) = judge(given)
     assert isinstance(verdict, Refused)
-    assert verdict.reason == "4d_not_supported_yet"
+    assert verdict.reason == "repeats_not_told_apart"
     assert verdict.measured == {"positions": 6.0, "repeats": 2.0}
+
+
+def test_repeats_that_only_their_numbers_tell_apart():
+    given = slices(6, lambda d, k: setattr(d, "InstanceNumber", 2 * k))
+    more = slices(6, lambda d, k: setattr(d, "InstanceNumber", 2 * k + 1))
+    given += [Slice(one.number + 10, one.path, one.header) for one in more]
+    verdicts = judge(given)
+    assert [[one.number for one in verdict.slices] for verdict in verdicts] == [
+        [0, 1, 2, 3, 4, 5],
+        [10, 11, 12, 13, 14, 15],
+    ]
+    assert all(isinstance(one, Stack) and one.repairs == ("repeats_by_number",) for one in verdicts)
 
 
 def test_acquisitions_of_one_stack_stay_together():

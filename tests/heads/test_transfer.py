@@ -76,7 +76,10 @@ def test_a_lower_threshold_takes_what_fits():
     result = transfer(target, weights, least=0.5)
     assert result.missing == (gone.removeprefix("encoder."),)
     assert torch.equal(target.state_dict()[gone.removeprefix("encoder.")], kept)
-    assert all(torch.equal(target.state_dict()[name.removeprefix("encoder.")], value) for name, value in weights.items())
+    assert all(
+        torch.equal(target.state_dict()[name.removeprefix("encoder.")], value)
+        for name, value in weights.items()
+    )
 
 
 def test_a_shared_prefix_inside_a_name_stays():

@@ -168,7 +168,7 @@ def test_every_kind_of_file_has_its_fate(tmp_path: Path):
         ("quarantined", "duplicate_instance"): 7,
         ("quarantined", "burned_in_risk"): 1,
         ("skipped", "not_dicom"): 2,
-        ("skipped", "picture_not_supported_yet"): 1,
+        ("skipped", "picture"): 1,
         ("skipped", "special_file"): 1,
         ("skipped", "link_not_followed"): 2,
         ("quarantined", "not_nifti"): 1,
@@ -439,10 +439,3 @@ def test_real_studies(tmp_path: Path, home: Path):
     info = ingest(REAL / "dicom" / "studies", tmp_path / "out", home=home, workers=1)
     assert info.reasons == {"volume": 219}
     assert (info.counts["volumes"], info.counts["subjects"]) == (8, 3)
-
-
-@real
-def test_real_mosaics_are_listed(tmp_path: Path, home: Path):
-    with pytest.raises(DataError, match=r"mosaic_not_supported_yet \(18\)"):
-        ingest(REAL / "dicom" / "dcm_qa", tmp_path / "out", home=home)
-    assert len(ledger(tmp_path)) == 19

@@ -42,7 +42,9 @@ def test_tied_weights_can_be_saved(tmp_path):
 
 
 def test_missing_weights_are_told(tmp_path):
-    with pytest.raises(RunError, match="no weights at .*: expected weights.safetensors with weights.json beside"):
+    with pytest.raises(
+        RunError, match=r"no weights at .*: expected weights\.safetensors with weights\.json beside"
+    ):
         load_weights(tmp_path / WEIGHTS)
     path = save_weights(tmp_path, TENSORS, {})
     path.with_suffix(".json").unlink()
@@ -53,7 +55,7 @@ def test_missing_weights_are_told(tmp_path):
 def test_damaged_weights_are_told(tmp_path):
     path = save_weights(tmp_path, TENSORS, {})
     path.write_bytes(path.read_bytes()[:-1] + b"\xff")
-    with pytest.raises(RunError, match="are damaged: their SHA-256 is not the one in weights.json"):
+    with pytest.raises(RunError, match=r"are damaged: their SHA-256 is not the one in weights\.json"):
         load_weights(path)
 
 

@@ -63,7 +63,10 @@ def test_volumes_are_cut_in_the_middle(axis, shape):
 
 
 def test_rows_of_different_shapes_share_a_panel():
-    rows = [Row([np.zeros((4, 9))] * 2, [None, np.ones((4, 9), int)]), Row([np.ones((9, 4))] * 2, [None, None])]
+    rows = [
+        Row([np.zeros((4, 9))] * 2, [None, np.ones((4, 9), int)]),
+        Row([np.ones((9, 4))] * 2, [None, None]),
+    ]
     opened(panel(rows, ["a", "b"], title="t", names=["one", "two"]))
 
 

@@ -2,12 +2,12 @@ import io
 
 import pytest
 from rich.console import Console
+from test_callbacks import Module, Trainer
 
 from medmim.tracking.recorder import MemoryRecorder
 from medmim.training.budget import Budget
 from medmim.training.callbacks import Losses
-from medmim.training.progress import ProgressBar
-from test_callbacks import Module, Trainer
+from medmim.training.progress import ProgressBar, _clock
 
 
 def follow(*, terminal, steps=20):
@@ -50,8 +50,6 @@ def test_an_error_gives_the_terminal_back():
     assert bar.bar.finished or not bar.bar.live.is_started
 
 
-@pytest.mark.parametrize("seconds", [5, 65, 3700])
-def test_time_left_is_readable(seconds):
-    from medmim.training.progress import _clock
-
-    assert _clock(seconds) == {5: "0:05", 65: "1:05", 3700: "1:01:40"}[seconds]
+@pytest.mark.parametrize(("seconds", "text"), [(5.0, "0:05"), (65.0, "1:05"), (3700.0, "1:01:40")])
+def test_time_left_is_readable(seconds, text):
+    assert _clock(seconds) == text

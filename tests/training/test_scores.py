@@ -121,7 +121,12 @@ def case(subject, label, dice, hd95=None):
 
 
 def test_means_are_over_patients_first():
-    scores = [case("a", "x", 1.0, 2.0), case("a", "x", 0.0), case("a", "x", 0.5, 4.0), case("b", "x", 1.0, 1.0)]
+    scores = [
+        case("a", "x", 1.0, 2.0),
+        case("a", "x", 0.0),
+        case("a", "x", 0.5, 4.0),
+        case("b", "x", 1.0, 1.0),
+    ]
     assert mean_scores(scores) == {"dice": 0.75, "hd95_mm": 2.0}
 
 
@@ -211,5 +216,3 @@ def test_segmentation_scores_and_draws_volumes(varied_dataset):
         (row.id, name) for row in rows for name in ("core", "rim")
     ]
     assert task.panel(rows, title="three").startswith(b"\x89PNG")
-
-

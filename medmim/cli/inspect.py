@@ -1,0 +1,38 @@
+"""`medmim inspect`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from medmim.cli.options import json_option, phases, print_result
+
+
+@click.command(
+    "inspect",
+    epilog="""\b
+Examples:
+  medmim inspect
+  medmim inspect lung-data --page lung.html""",
+)
+@click.argument("dataset", type=click.Path(path_type=Path), default=Path("medmim-data"))
+@click.option(
+    "--page", type=click.Path(path_type=Path), help="HTML file.  [default: inspect.html in the dataset]"
+)
+@click.option("--workers", type=click.IntRange(1), help="Processes.  [default: one a core]")
+@json_option
+def command(*, dataset: Path, page: Path | None, workers: int | None, as_json: bool) -> None:
+    """Write one HTML page about DATASET: volumes, mid-slices in three planes, verdicts, histograms.
+
+    The page needs no network and nothing beside it; it holds pictures of patients, so treat it as the data.
+    """
+    from medmim.stages.inspect import inspect
+
+    with phases() as progress:
+        result = inspect(dataset, page=page, workers=workers, progress=progress)
+    lines = [
+        f"page         {result.page}  ({result.page_bytes / 1e6:.1f} MB)",
+        f"volumes      {result.volumes}, {result.pictures} with pictures",
+    ]
+    print_result(result.as_json(), as_json=as_json, lines=lines)

@@ -1,0 +1,85 @@
+"""`medmim masks`."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from medmim.cli.options import json_option, print_result, sizes
+
+if TYPE_CHECKING:
+    from medmim.stages.masks import Masks
+
+
+@click.command(
+    "masks",
+    epilog="""\b
+Examples:
+  medmim masks                                   every mask at 0.3 … 0.9 on 14×14 cells
+  medmim masks --dims 3 --grid 8,8,6
+  medmim masks --mask mesh --mask random --ratio 0.7 --json
+  medmim masks --data medmim-data                on the first labelled volume, in three planes
+  medmim masks --image scan.nii.gz --dims 2""",
+)
+@click.option(
+    "names", "--mask", multiple=True, help="Mask, or module:callable; may be repeated.  [default: all]"
+)
+@click.option("ratios", "--ratio", type=float, multiple=True, help="May be repeated.  [default: 0.3 … 0.9]")
+@click.option("--dims", type=click.IntRange(2, 3), help="2 or 3.  [default: 2; 3 on a scan]")
+@click.option("--grid", help="Mask cells, such as 14 or 8,8,6.  [default: 14×14, or 12×12×12]")
+@click.option("--data", type=click.Path(path_type=Path), help="Dataset folder: draw on one of its volumes.")
+@click.option("--volume", help="Which volume of --data, by its id.  [default: the first with a label]")
+@click.option("--image", type=click.Path(path_type=Path), help="NIfTI file: draw on it.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the draws.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), default="medmim-masks.png", show_default=True, help="Picture."
+)
+@json_option
+def command(
+    *, as_json: bool, grid: str | None, names: tuple[str, ...], ratios: tuple[float, ...], **given: Any
+) -> None:
+    """Draw a gallery of masks and print their cards: ratio, evenness, what they hide of tissue and lesion."""
+    data, image, volume, dims = (given.pop(word) for word in ("data", "image", "volume", "dims"))
+    if data is not None and image is not None:
+        raise click.UsageError("expected one of --data, --image, got both")
+    if volume is not None and data is None:
+        raise click.UsageError("--volume: expected --data DATASET with it")
+    from medmim.masks import MASKS
+    from medmim.stages.masks import RATIOS, draw_masks, scene_from_dataset, scene_from_file
+
+    scene = None
+    if data is not None:
+        scene = scene_from_dataset(data, volume=volume, dims=dims)
+    if image is not None:
+        scene = scene_from_file(image, dims=dims)
+    cells = None if grid is None else sizes(grid, word="--grid")
+    drawn = draw_masks(names or tuple(MASKS), ratios or RATIOS, dims=dims, grid=cells, scene=scene, **given)
+    print_result(drawn.as_json(), as_json=as_json, lines=card_lines(drawn))
+
+
+def card_lines(drawn: Masks) -> list[str]:
+    """Return the cards as a table, for people; columns that no card fills are left out."""
+    columns = {
+        "realised_ratio": "hidden",
+        "density_variance": "unevenness",
+        "distance_to_visible": "distance",
+        "entropy_gain": "entropy gain",
+        "similarity": "similarity",
+        "trade_off": "trade-off",
+        "tissue_hidden": "tissue",
+        "lesion_hidden": "lesion",
+        "lesion_lost": "lesion lost",
+    }
+    cards = [(entry, entry.card.as_json()) for entry in drawn.entries]
+    columns = {key: title for key, title in columns.items() if any(row[key] is not None for _, row in cards)}
+    width = max(len("mask"), *(len(entry.mask) for entry, _ in cards))
+    lines = [f"{'mask':<{width}}  ratio  " + "  ".join(columns.values())]
+    for entry, row in cards:
+        cells = [
+            f"{row[key] if row[key] is not None else math.nan:>{len(t)}.4f}" for key, t in columns.items()
+        ]
+        lines.append(f"{entry.mask:<{width}}  {entry.card.requested_ratio:5.2f}  " + "  ".join(cells))
+    return [*lines, "", f"picture  {drawn.picture}"]

@@ -1,0 +1,42 @@
+"""`medmim verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from medmim.cli.options import json_option, phases, print_result
+
+_MOST_LINES = 50
+
+
+@click.command(
+    "verify",
+    epilog="""\b
+Examples:
+  medmim verify
+  medmim verify lung-data --json""",
+)
+@click.argument("dataset", type=click.Path(path_type=Path), default=Path("medmim-data"))
+@json_option
+def command(*, dataset: Path, as_json: bool) -> None:
+    """Hash every file of DATASET and compare all counts; name what changed. Exit code 1 if anything did.
+
+    Damaged files are written anew by running `medmim ingest` on the source again.
+    """
+    from medmim.stages.verify import refuse_damaged, verify
+
+    with phases() as progress:
+        result = verify(dataset, progress=progress)
+    more = len(result.problems) - _MOST_LINES
+    lines = [
+        f"dataset      {dataset}",
+        f"content      {result.content_hash}",
+        f"volumes      {result.counts.get('volumes', 0)}, {result.counts.get('labels', 0)} labels",
+        *(f"problem      {problem}" for problem in result.problems[:_MOST_LINES]),
+        *([f"             and {more} more; --json lists all"] if more > 0 else []),
+        f"verdict      {'damaged' if result.problems else 'as written'}",
+    ]
+    print_result(result.as_json(), as_json=as_json, lines=lines)
+    refuse_damaged(result)

@@ -1,0 +1,180 @@
+"""Who is visible and who is whose neighbour: the layout that all packed values of one forward share.
+
+A table of a layout says, for every entry that an operation reads, which row (a voxel of a visible cell) it is
+taken from. Tables depend on the mask and on the operation's reach only; they are kept with the layout and
+freed with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Int
+from torch import Tensor
+
+from medmim.errors import ShapeError
+from medmim.shapes import Hidden, Size
+
+_HIDDEN, _OUTSIDE = -1, -2
+Entry = tuple[int, int] | None  # (cells away, voxel within that cell) along one axis; None: nothing
+
+
+class Axis(Protocol):
+    """What an operation reads along one axis: `places()` has one row an entry and one column a tap."""
+
+    @property
+    def source(self) -> int:
+        """Voxels of a cell that is read."""
+
+    def places(self) -> tuple[tuple[Entry, ...], ...]:
+        """Return where each entry and tap is read from."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """Entry i, tap t reads voxel (step·i + dilation·t − before) / divisor of the own cell's frame.
+
+    Attributes:
+        entries: number of entries a cell.
+        source: voxels of a cell that is read; positions beyond it lie in neighbours.
+        before: voxels that the first entry reaches before the cell.
+        taps, step, dilation: of the window.
+        divisor: positions that it does not divide read nothing; a window with a divisor is the transpose of
+            one with that step.
+    """
+
+    entries: int
+    source: int
+    before: int
+    taps: int = 1
+    step: int = 1
+    dilation: int = 1
+    divisor: int = 1
+
+    def places(self) -> tuple[tuple[Entry, ...], ...]:
+        """Return where each entry and tap is read from."""
+        return tuple(tuple(self._place(i, t) for t in range(self.taps)) for i in range(self.entries))
+
+    def _place(self, entry: int, tap: int) -> Entry:
+        position = self.step * entry + self.dilation * tap - self.before
+        return None if position % self.divisor else divmod(position // self.divisor, self.source)
+
+
+@dataclass(frozen=True)
+class Copies:
+    """The transpose of a halo: entry i reads all its copies in own and neighbouring cells with their halos.
+
+    Attributes:
+        entries: voxels of a cell along this axis.
+        before: voxels of halo before a cell.
+        source: voxels of a cell with its halo.
+    """
+
+    entries: int
+    before: int
+    source: int
+
+    def places(self) -> tuple[tuple[Entry, ...], ...]:
+        """Return where each entry's copies lie."""
+        after = self.source - self.before - self.entries
+        nearest, farthest = (max(-(-width // self.entries), 0) for width in (after, self.before))
+        reach = range(-nearest, farthest + 1)
+        return tuple(tuple(self._place(i, away) for away in reach) for i in range(self.entries))
+
+    def _place(self, entry: int, away: int) -> Entry:
+        within = entry - away * self.entries + self.before  # seen from the cell that holds the copy
+        return (away, within) if 0 <= within < self.source else None
+
+
+class Layout:
+    """Visible cells of a batch in grid order, sample after sample.
+
+    Attributes:
+        hidden: (batch, *grid), True = hidden.
+        batch, grid: samples, and cells along each axis.
+        cells: number of each visible cell among all cells of the batch.
+        sample: sample of each visible cell.
+        counts: visible cells of each sample.
+
+    Raises:
+        ShapeError: if a sample has no visible cell.
+    """
+
+    def __init__(self, hidden: Hidden) -> None:
+        self.hidden = hidden
+        self.batch, self.grid = hidden.shape[0], tuple(hidden.shape[1:])
+        self.cells: Int[Tensor, " visible"] = (~hidden).flatten().nonzero().squeeze(1)
+        self.sample: Int[Tensor, " visible"] = self.cells // prod(self.grid)
+        self.counts: tuple[int, ...] = tuple((~hidden).flatten(1).sum(1).tolist())
+        if not all(self.counts):
+            raise ShapeError("expected visible cells in every sample, got one that is all hidden: lower --ratio")
+        self._tables: dict[tuple[Axis, ...], Tensor] = {}
+        self._slots: Tensor | None = None
+
+    @property
+    def slots(self) -> Int[Tensor, " all_cells"]:
+        """Place of every cell of the batch among the visible ones; hidden cells get the one after the last."""
+        if self._slots is None:
+            self._slots = torch.full((self.hidden.numel(),), len(self.cells), device=self.cells.device)
+            self._slots[self.cells] = torch.arange(len(self.cells), device=self.cells.device)
+        return self._slots
+
+    def table(self, axes: tuple[Axis, ...]) -> Int[Tensor, "visible entries taps"]:
+        """Return the row that each entry and tap is read from.
+
+        Rows are the voxels of source cells in order. One row after the last stands for hidden voxels, the
+        next for voxels outside the image.
+
+        Args:
+            axes: what is read along each axis.
+        """
+        if axes not in self._tables:
+            self._tables[axes] = self._make(axes)
+        return self._tables[axes]
+
+    def _make(self, axes: Sequence[Axis]) -> Tensor:
+        dims, device = len(axes), self.cells.device
+        cell = torch.zeros([1] * (2 * dims), dtype=torch.long, device=device)  # place among the neighbours
+        voxel, exists = cell, cell == 0  # voxel within that cell; whether anything is read at all
+        around: list[list[int]] = []
+        for number, axis in enumerate(axes):
+            places = axis.places()
+            away = sorted({place[0] for row in places for place in row if place} or {0})
+            entries = [[away.index(p[0]) if p else 0 for p in row] for row in places]
+            within = [[p[1] if p else -1 for p in row] for row in places]
+            shape = [1] * (2 * dims)
+            shape[number], shape[dims + number] = len(places), len(places[0])
+            steps = torch.tensor(within, device=device).reshape(shape)
+            cell = cell * len(away) + torch.tensor(entries, device=device).reshape(shape)
+            voxel = voxel * axis.source + steps.clamp(min=0)
+            exists = exists & (steps >= 0)
+            around.append(away)
+        neighbours, size = self._neighbours(around), prod(axis.source for axis in axes)
+        found = neighbours[:, cell.flatten()]
+        absent = len(self.cells) * size
+        rows = torch.where(found >= 0, found * size + voxel.flatten(), absent + (found == _OUTSIDE))
+        rows = torch.where(exists.flatten(), rows, absent)
+        taps = prod(cell.shape[dims:])
+        return rows.to(torch.int32).reshape(len(self.cells), -1, taps)
+
+    def _neighbours(self, around: Sequence[Sequence[int]]) -> Int[Tensor, "visible places"]:
+        """Return the visible cells at the given distances along each axis, or who is not there."""
+        numbers = torch.where(self.hidden.flatten(), _HIDDEN, self.slots).reshape(self.batch, *self.grid)
+        reach = [max(max(away), -min(away), 0) for away in around]
+        padding = [n for n in reversed(reach) for _ in range(2)]
+        numbers = F.pad(numbers, padding, value=_OUTSIDE)
+        places: list[Tensor] = [self.sample.reshape(-1, *[1] * len(around))]
+        rest = self.cells % prod(self.grid)
+        for number, (away, margin) in enumerate(zip(around, reach, strict=True)):
+            below = prod(self.grid[number + 1 :])
+            here, rest = rest // below, rest % below
+            shape = [1] * len(around)
+            shape[number] = len(away)
+            steps = torch.tensor(away, device=self.cells.device).reshape(1, *shape)
+            places.append(here.reshape(-1, *[1] * len(around)) + margin + steps)
+        return numbers[tuple(places)].flatten(1)

@@ -1,0 +1,75 @@
+"""The `block` mask: several boxes of varying size and aspect, as in BEiT (arXiv 2106.08254)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from medmim.errors import UsageError
+from medmim.masks.base import Mask
+from medmim.masks.boxes import inside
+from medmim.masks.draw import Draw
+from medmim.shapes import Ranks
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockMask(Mask):
+    """Hide boxes one after the other until the count is reached; the last one is cut to it.
+
+    Attributes:
+        smallest: cells of the smallest box, as a share of the grid; BEiT's is 16 of 196.
+        aspect: longest to shortest side of a box is at most about 1 to this.
+    """
+
+    smallest: float = 16 / 196
+    aspect: float = 0.3
+
+    def __post_init__(self) -> None:
+        """Refuse shares that are none."""
+        super().__post_init__()
+        for name, value in (("smallest", self.smallest), ("aspect", self.aspect)):
+            if not 0 < value <= 1:
+                raise UsageError(
+                    f"mask 'block', option {name}: expected a number above 0 and up to 1, got {value:g}"
+                )
+
+    def rank(self, draw: Draw) -> Ranks:
+        """Rank cells by the box that first covers them; each box covers at least one new cell."""
+        places, order, priority = draw.places(), draw.order(), draw.noise()
+        rank = torch.full((draw.batch, *draw.grid), -math.inf, dtype=torch.float64, device="cpu")
+        free = torch.ones_like(rank, dtype=torch.bool)
+        number = 0
+        while True:
+            left = draw.hide - draw.cells + free.flatten(1).sum(dim=1, keepdim=True)
+            if int(left.max()) <= 0:
+                return rank
+            corner, sides = self._box(draw, priority * free, left)
+            new = inside(draw, places, corner, sides) & free
+            rank = torch.where(new, -number - order, rank)
+            free &= ~new
+            number += 1
+
+    def _box(
+        self, draw: Draw, priority: Float[Tensor, "batch *grid"], left: Int[Tensor, "batch 1"]
+    ) -> tuple[Int[Tensor, "batch dims"], Int[Tensor, "batch dims"]]:
+        """Draw one box a sample around a cell that is still visible.
+
+        Args:
+            draw: what is asked for.
+            priority: the box is drawn around the cell with the highest; 0 where a box lies already.
+            left: cells that are still to be hidden; not more than half of all at once, to make them several.
+        """
+        most = left.clamp(min=1, max=max(draw.hide // 2, 1))
+        least = most.clamp(max=max(1, round(self.smallest * draw.cells)))
+        volume = least + draw.uniform(1) * (most - least)
+        stretch = (draw.uniform(draw.dims) - 0.5) * -math.log(self.aspect)
+        stretch = (stretch - stretch.mean(dim=1, keepdim=True)).exp()
+        sides = (volume ** (1 / draw.dims) * stretch).round().long().clamp(min=1).minimum(draw.sizes())
+        chosen = priority.flatten(1).argmax(dim=1)
+        anchor = torch.stack(torch.unravel_index(chosen, draw.grid), dim=1)
+        corner = (anchor - draw.below(sides)).clamp(min=0).minimum(draw.sizes() - sides)
+        return corner, sides

@@ -1,0 +1,97 @@
+"""Every command line in README.md, in `--help` and in pipelines can be used as it stands."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+import tiny
+from click.testing import CliRunner
+
+from medmim.cli import COMMANDS, main
+
+ROOT = Path(__file__).parents[2]
+
+
+def command_lines(text):
+    """The lines of a text that begin with `medmim `, without comments and column text."""
+    lines = [re.split(r"\s{3,}|\s+#", line.strip())[0] for line in text.splitlines()]
+    return [line for line in lines if line.startswith("medmim ")]
+
+
+def in_readme():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```(?:sh|bash)\n(.*?)```", text, flags=re.DOTALL)
+    inline = re.findall(r"`(medmim [^`]+)`", text)
+    return [*(line for block in blocks for line in command_lines(block)), *inline]
+
+
+def in_help():
+    found = [main.epilog]
+    with click.Context(main) as context:
+        found += [main.get_command(context, name).epilog for name in COMMANDS]
+    return [line for text in found for line in command_lines(text)]
+
+
+def parse(line):
+    """Let click read a command line without running it."""
+    words = shlex.split(line)[1:]
+    with main.make_context("medmim", list(words)) as context:
+        name, command, rest = main.resolve_command(context, words)
+        with command.make_context(name, rest, parent=context):
+            return name
+
+
+def runnable(line):
+    """Whether the line is whole: without placeholders and alternatives."""
+    return not re.search(r"[|<>…$]|\bSRC\b", line)
+
+
+README = sorted(set(filter(runnable, in_readme())))
+HELP = sorted(set(in_help()))
+
+
+def test_there_are_lines_to_check():
+    assert len(README) > 6
+    assert len(HELP) > 15
+    assert {parse(line) for line in HELP} == set(COMMANDS)
+
+
+@pytest.mark.parametrize("line", sorted({*README, *HELP}))
+def test_the_line_parses(line):
+    assert parse(line) in COMMANDS
+
+
+def test_readme_names_every_command():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name in COMMANDS:
+        assert f"`medmim {name}" in text, name
+
+
+def test_the_first_block_of_the_readme_with_medmim_runs_in_its_order(tiny_dataset, home, monkeypatch):
+    """Ingestion and the UI have tests of their own; the rest is run with tiny settings."""
+    blocks = re.findall(r"```(?:sh|bash)\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), flags=re.DOTALL)
+    lines = next(found for found in map(command_lines, blocks) if found)
+    ran = []
+    for line in lines:
+        words = shlex.split(line)[1:]
+        if words[0] in ("pretrain", "finetune"):
+            words += ["--data", str(tiny_dataset), "--steps", "1", *tiny.TINY_WORDS]
+        elif words[0] != "compare":
+            continue
+        result = CliRunner().invoke(main, words)
+        assert result.exit_code == 0, result.output
+        ran.append(words[0])
+    assert ran == ["pretrain", "finetune", "finetune", "compare"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "pipelines").glob("*.py")), ids=lambda path: path.stem)
+def test_every_pipeline_has_help(path):
+    ran = subprocess.run(
+        [sys.executable, str(path), "--help"], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "Usage:" in ran.stdout

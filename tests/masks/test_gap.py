@@ -1,0 +1,58 @@
+"""Under the gap mask visible cells keep apart."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from medmim.masks import build_mask
+
+
+def visible(ratio, grid, *, batch=64):
+    return (
+        ~build_mask("gap", ratio=ratio)
+        .sample(batch, grid, generator=torch.Generator().manual_seed(0))
+        .numpy()
+    )
+
+
+def pieces(sample, *, corners):
+    """Number of visible pieces; cells that touch at a face, or at a corner too, are one."""
+    structure = ndimage.generate_binary_structure(sample.ndim, sample.ndim if corners else 1)
+    return ndimage.label(sample, structure)[1]
+
+
+@pytest.mark.parametrize(
+    ("grid", "ratio"),
+    [
+        ((8, 8), 0.75),
+        ((14, 10), 0.8),
+        ((14, 14), 0.9),
+        ((30, 30), 0.95),
+        ((4, 6, 8), 0.875),
+        ((12, 12, 12), 0.9),
+    ],
+    ids=str,
+)
+def test_visible_cells_touch_nowhere_where_there_is_room(grid, ratio):
+    for sample in visible(ratio, grid):
+        assert pieces(sample, corners=True) == sample.sum()
+
+
+@pytest.mark.parametrize(
+    ("grid", "ratio"), [((8, 8), 0.5), ((14, 10), 0.6), ((4, 6, 8), 0.5), ((8, 8, 8), 0.8)], ids=str
+)
+def test_visible_cells_share_no_face_with_less_room(grid, ratio):
+    for sample in visible(ratio, grid):
+        assert pieces(sample, corners=False) == sample.sum()
+
+
+def test_visible_cells_stand_in_any_row_and_column():
+    share = visible(0.9, (12, 12), batch=4000).mean(axis=0)
+    assert np.abs(share - share.mean()).max() < 0.06
+
+
+def test_offsets_are_drawn_where_places_are_wide():
+    sample = visible(0.96, (30, 30), batch=1)[0]
+    rows = np.unique(np.nonzero(sample)[0] % 3)
+    assert len(rows) > 1

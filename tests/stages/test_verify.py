@@ -1,0 +1,111 @@
+"""`medmim verify` finds every change to a dataset and names the volume."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+import tiny
+from click.testing import CliRunner
+
+from medmim.cli import main
+from medmim.data.manifest import read_dataset
+from medmim.errors import DataError
+from medmim.stages.verify import verify
+
+
+@pytest.fixture
+def dataset(tiny_dataset, tmp_path):
+    return Path(shutil.copytree(tiny_dataset, tmp_path / "data"))
+
+
+def flip(path: Path, chance: random.Random) -> None:
+    content = bytearray(path.read_bytes())
+    content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+    path.write_bytes(bytes(content))
+
+
+def test_a_whole_dataset_is_as_written(dataset):
+    told = []
+    result = verify(dataset, progress=lambda *words: told.append(words))
+    assert result.problems == ()
+    assert told[-1] == ("hash", 20, 20)
+    assert result.as_json()["ok"]
+
+
+def test_changed_and_missing_files_are_named_by_id(dataset):
+    first, second, third = read_dataset(dataset).volumes[:3]
+    flip(dataset / first.image, random.Random(0))
+    (dataset / second.label).unlink()
+    (dataset / third.image).write_bytes(b"")
+    found = {(one.what, one.id, one.reason) for one in verify(dataset).problems}
+    assert found == {
+        ("volume", first.id, "changed since it was written"),
+        ("label", second.id, "missing"),
+        ("volume", third.id, "changed since it was written"),
+    }
+
+
+def test_a_stranger_and_a_lost_row_are_found(dataset):
+    (dataset / "volumes" / "stray.nii.gz").write_bytes(b"x")
+    lines = (dataset / "ledger.jsonl").read_text().splitlines(keepends=True)
+    (dataset / "ledger.jsonl").write_text("".join(lines[1:]))
+    found = [str(one) for one in verify(dataset).problems]
+    assert "folder: 1 files that the manifest does not name" in found
+    assert "ledger.jsonl: changed since it was written" in found
+    assert "ledger.jsonl: gives files_seen 9, expected 10" in found
+
+
+def test_an_edited_manifest_is_found(dataset):
+    path = dataset / "manifest.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[0]["split"] = "test" if rows[0]["split"] != "test" else "train"
+    rows[1]["subject"] = rows[2]["subject"]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = [str(one) for one in verify(dataset).problems]
+    assert "manifest.jsonl: changed since it was written" in found
+    assert "manifest.jsonl: does not give the content hash of dataset.json" in found
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_bits_and_ends_of_every_file(seed, dataset):
+    """40 flips and 12 truncations a seed; whatever was hit, something is said, and nothing crashes."""
+    chance = random.Random(seed)
+    files = sorted(path for path in dataset.rglob("*") if path.is_file())
+    for number in range(52):
+        path = files[number % 3] if number % 4 == 0 else chance.choice(files)
+        content = path.read_bytes()
+        if number < 40:
+            flip(path, chance)
+        else:
+            path.write_bytes(content[: chance.randrange(len(content))])
+        try:
+            assert verify(dataset).problems, path.name
+        except DataError as error:
+            assert error.reason in ("damaged_dataset", "newer_format", "no_dataset")
+        path.write_bytes(content)
+    assert verify(dataset).problems == ()
+
+
+def test_the_command_says_so_and_fails(dataset):
+    runner = CliRunner()
+    assert runner.invoke(main, ["verify", str(dataset)]).exit_code == 0
+    volume = read_dataset(dataset).volumes[0]
+    flip(dataset / volume.image, random.Random(1))
+    ran = runner.invoke(main, ["verify", str(dataset), "--json"])
+    assert ran.exit_code == 1
+    said = json.loads(ran.stdout.splitlines()[-1])
+    assert said["problems"] == [{"what": "volume", "id": volume.id, "reason": "changed since it was written"}]
+    assert volume.id in runner.invoke(main, ["verify", str(dataset)]).output
+    assert runner.invoke(main, ["verify", str(dataset / "nowhere")]).exit_code == 1
+
+
+def test_a_subject_in_two_splits_is_found(tmp_path):
+    root = tiny.make_dataset(tmp_path / "data", patients=3)
+    found = read_dataset(root)
+    moved = [found.volumes[0].model_copy(update={"subject": found.volumes[1].subject, "split": "val"})]
+    tiny.write_dataset(root, found.info, [*moved, *found.volumes[1:]], [])
+    assert any(one.what == "subject" for one in verify(root).problems)

@@ -1,0 +1,202 @@
+import math
+
+import pytest
+import tiny
+import torch
+
+from medmim.config import FinetuneSettings
+from medmim.data.draws import Draws, segmentation_patches
+from medmim.data.manifest import read_dataset
+from medmim.data.plan import Plan
+from medmim.data.prepare import Volumes
+from medmim.encoders import build_encoder
+from medmim.errors import RunError
+from medmim.heads import build_head
+from medmim.tracking.recorder import MemoryRecorder
+from medmim.training.budget import Budget, budget_for
+from medmim.training.checkpoint import STATE, verified_state
+from medmim.training.fit import ENDLESS, Session, autocast, fit, precision_for, workers_for
+from medmim.training.modules import FinetuningModule
+
+PLAN = Plan(3, (8, 8, 8))
+
+
+class StopHereError(Exception):
+    """Stands for a power cut."""
+
+
+class Study:
+    """One training in a folder, to be started and resumed."""
+
+    def __init__(self, dataset, folder, **settings):
+        self.settings = FinetuneSettings(**{**tiny.TINY, "steps": 6, "evaluations": 3, **settings})
+        self.dataset, self.folder = dataset, folder
+        self.log = MemoryRecorder()
+
+    def module(self, bad_at=None):
+        torch.manual_seed(0)
+        encoder = build_encoder("dynunet", spatial_dims=3, in_channels=1, filters=[2, 4])
+        network = build_head("segment", encoder=encoder, spatial_dims=3, classes=3)
+        return FinetuningModule(network, lr=1e-2, encoder_lr=1.0, weight_decay=0.0)
+
+    def run(self, *, resume=False, stop_at=None, budget=None, module=None, best=None):
+        module = module or self.module()
+
+        def evaluate(step):
+            if step == stop_at:
+                raise StopHereError
+            return {"val/sum": float(sum(p.double().sum() for p in module.parameters()))}
+
+        volumes = read_dataset(self.dataset).volumes
+        budget = budget or budget_for(self.settings, volumes=len(volumes))
+        total = budget.steps * self.settings.batch_size if budget.steps else ENDLESS
+        prepare = Volumes(self.dataset, PLAN, cache_gb=1.0)
+        draws = Draws(
+            volumes, prepare, segmentation_patches(PLAN, foreground=0.5), labelled=True, seed=0, total=total
+        )
+        session = Session(self.settings, budget, self.log, self.folder, "test", resume)
+        fitted = fit(module, draws, evaluate, session=session, best=best)
+        return fitted, {name: value.clone() for name, value in module.state_dict().items()}
+
+
+@pytest.fixture
+def study(tiny_dataset, tmp_path):
+    def make(name="run", **settings):
+        return Study(tiny_dataset, tmp_path / name, **settings)
+
+    return make
+
+
+def equal(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_training_takes_its_steps_and_logs(study):
+    made = study()
+    fitted, weights = made.run()
+    assert fitted.steps == 6
+    assert fitted.seconds > 0
+    assert math.isfinite(fitted.loss)
+    assert not equal(weights, made.module().state_dict())
+    assert [step for step, values in made.log.history if "val/sum" in values] == [2, 4, 6]
+    assert [step for step, values in made.log.history if "train/loss" in values] == [1, 6]
+
+
+def test_the_same_seed_gives_the_same_weights(study):
+    assert equal(study("a").run()[1], study("b").run()[1])
+
+
+def test_workers_do_not_change_the_weights(study):
+    assert equal(study("a").run()[1], study("b", workers=2).run()[1])
+
+
+@pytest.mark.parametrize(("words", "stop_at"), [({}, 4), ({}, 6), ({"checkpoint_every_steps": 1}, 4)])
+def test_a_resumed_training_is_the_uninterrupted_one(study, words, stop_at):
+    whole = study("whole", **words)
+    expected, weights = whole.run(best="val/sum")
+    broken = study("broken", **words)
+    with pytest.raises(StopHereError):
+        broken.run(stop_at=stop_at, best="val/sum")
+    fitted, resumed = broken.run(resume=True, best="val/sum")
+    assert equal(resumed, weights)
+    assert fitted.steps == 6
+    assert fitted.loss == expected.loss
+    assert fitted.evaluations.last == expected.evaluations.last
+    assert fitted.evaluations.best_value == expected.evaluations.best_value
+    assert equal(fitted.evaluations.best_weights, expected.evaluations.best_weights)
+    losses = [
+        {step: values["train/loss"] for step, values in study.log.history if "train/loss" in values}
+        for study in (whole, broken)
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_a_training_that_was_complete_can_be_resumed(study):
+    made = study()
+    expected, weights = made.run(best="val/sum")
+    fitted, again = made.run(resume=True, best="val/sum")
+    assert equal(again, weights)
+    assert (fitted.steps, fitted.loss) == (6, expected.loss)
+    assert fitted.evaluations.last == expected.evaluations.last
+    assert equal(fitted.evaluations.best_weights, expected.evaluations.best_weights)
+
+
+def test_a_training_is_saved_at_evaluations(study):
+    made = study()
+    made.run()
+    assert torch.load(verified_state(made.folder), weights_only=True)["global_step"] == 6
+    assert {path.name for path in made.folder.iterdir()} == {STATE, f"{STATE}.sha256"}
+
+
+def test_a_state_that_is_no_state_runs_no_code(study, tmp_path):
+    made = study()
+    made.run()
+    torch.save({"global_step": 2, "x": Canary(tmp_path / "ran")}, made.folder / STATE)
+    from medmim import files
+
+    files.write_text(made.folder / f"{STATE}.sha256", files.sha256_of(made.folder / STATE))
+    with pytest.raises(RunError, match="state of this run cannot be read"):
+        made.run(resume=True)
+    assert not (tmp_path / "ran").exists()
+
+
+class Canary:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def test_a_loss_that_is_not_finite_ends_the_training(study):
+    made = study()
+    module = made.module()
+    torch.nn.init.constant_(module.network.score.weight, float("nan"))
+    with pytest.raises(RunError, match="the loss is not finite at step 1"):
+        made.run(module=module)
+
+
+def test_minutes_end_a_training(study):
+    made = study(minutes=1.0, steps=None)
+    now = [0.0]
+
+    def clock():
+        now[0] += 1
+        return now[0]
+
+    fitted, _ = made.run(budget=Budget(minutes=1.0, clock=clock))
+    assert 1 <= fitted.steps < 60
+    assert len([step for step, values in made.log.history if "val/sum" in values]) == 3
+
+
+def test_ctrl_c_stays_ctrl_c(study):
+    made = study()
+    module = made.module()
+    steps = module.training_step
+
+    def interrupted(batch, batch_idx):
+        if module.global_step == 3:
+            raise KeyboardInterrupt
+        return steps(batch, batch_idx)
+
+    module.training_step = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        made.run(module=module)
+    assert equal(made.run(resume=True)[1], study("whole").run()[1])
+
+
+@pytest.mark.parametrize(("setting", "word"), [("fp32", "32-true"), ("bf16", "bf16-mixed")])
+def test_precision(setting, word):
+    assert precision_for(setting) == word
+    assert autocast(setting, torch.device("cpu"))._enabled == (setting == "bf16")
+
+
+def test_automatic_precision_is_what_the_machine_has():
+    assert precision_for("auto") in ("32-true", "bf16-mixed")
+
+
+def test_workers():
+    assert workers_for(FinetuneSettings(workers=3)) == 3
+    assert workers_for(FinetuneSettings()) == 0  # one thread in tests
