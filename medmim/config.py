@@ -85,7 +85,8 @@ class PretrainSettings(RunSettings):
 
     Attributes:
         method: name in the table of methods.
-        mask: name in the table of masks.
+        mask: name in the table of masks, or module:callable.
+        mask_options: that mask's own settings; `up_to` makes a range of `ratio`, drawn once a batch.
         ratio: share of mask cells to hide.
         cell: mask cell in voxels; None: the encoder's total stride.
         include_held_out: pretrain on validation and test patients too (their images, never their labels).

@@ -182,3 +182,43 @@ def test_sha256_equals_hashlibs(size, target):
 def test_shipped_folders_are_there(folder):
     assert files.shipped(folder).is_dir()
     assert files.shipped(folder).name == folder
+
+
+def test_files_written_together_are_all_there_or_all_as_before(tmp_path, monkeypatch):
+    first, second = tmp_path / "1", tmp_path / "2"
+    files.write_together({first: b"old", second: b"old"})
+    written = []
+
+    def full(descriptor):
+        written.append(descriptor)
+        if len(written) == 2:
+            raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(files.WriteError, match="No space left"):
+            files.write_together({first: b"new", second: b"new"})
+    assert (first.read_bytes(), second.read_bytes()) == (b"old", b"old")
+    files.write_together({first: b"new", second: b"new"})
+    assert (first.read_bytes(), second.read_bytes()) == (b"new", b"new")
+    assert sorted(tmp_path.iterdir()) == [first, second]
+
+
+def test_a_file_is_moved_to_a_folder_that_is_made(tmp_path):
+    (tmp_path / "staged").write_bytes(b"x")
+    files.move(tmp_path / "staged", tmp_path / "a" / "b" / "place")
+    assert (tmp_path / "a" / "b" / "place").read_bytes() == b"x"
+    with pytest.raises(files.WriteError):
+        files.move(tmp_path / "staged", tmp_path / "a" / "other")
+
+
+def test_errors_of_writing_name_no_path(tmp_path):
+    (tmp_path / "SENTINEL").write_bytes(b"no folder")
+    with pytest.raises(files.WriteError) as caught:
+        files.write_bytes(tmp_path / "SENTINEL" / "file", b"x")
+    assert "SENTINEL" not in str(caught.value)
+
+
+def test_room_is_tried_and_left(tmp_path):
+    files.require_room(tmp_path)
+    assert not list(tmp_path.iterdir())

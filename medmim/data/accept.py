@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from medmim import files
 from medmim.data import geometry
-from medmim.data.fingerprint import pixels_digest
 from medmim.data.labels import fit_label, resample_label
 from medmim.data.marks import Mark, boxes_around, place
-from medmim.data.nifti import Image, check_image, encode_image, read_image
+from medmim.data.nifti import Image, check_image, read_image
 from medmim.data.pictures import is_picture
+from medmim.data.stored import store
 from medmim.data.volume_files import read_volume
 from medmim.errors import DataError
 
@@ -81,19 +79,6 @@ def place_marks(image: str, marks: Sequence[Mapping[str, Any]]) -> dict[str, Any
     """Bring marks to the voxels of an image stored before; return `boxes` and what was `measured`."""
     placed = place([Mark.model_validate(mark) for mark in marks], read_image(Path(image)), {})
     return {"boxes": [[name, list(box)] for name, box in placed.boxes], "measured": placed.measured}
-
-
-def store(image: Image, target: Path) -> dict[str, Any]:
-    """Write a volume with a header of our own and return its facts for the manifest."""
-    content = encode_image(image)
-    files.write_bytes(target, content)
-    return {
-        "shape": list(image.array.shape),
-        "spacing_mm": [round(length, 6) for length in image.spacing_mm],
-        "orientation": image.orientation,
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "pixels_sha256": pixels_digest(image),
-    }
 
 
 def fit_and_store(label: Image, image: Image, target: Path, *, resample: bool) -> dict[str, Any]:

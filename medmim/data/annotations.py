@@ -20,12 +20,13 @@ class Annotated:
     """A layout whose cases know their class and group, with the marks of each case.
 
     `marks` has an entry, maybe without marks, for each case that a file speaks of. `used` gives what was
-    measured for each file that was read as annotations.
+    measured for each file that was read as annotations, `lost` why others could not be.
     """
 
     layout: Layout
     marks: dict[Path, list[dict[str, Any]]] = field(default_factory=dict)
     used: dict[Path, dict[str, float]] = field(default_factory=dict)
+    lost: dict[Path, str] = field(default_factory=dict)
 
     @property
     def outlined(self) -> bool:
@@ -38,11 +39,11 @@ def annotate(bench: Bench, source: Path, layout: Layout) -> Annotated:
     answers = bench.each(
         "annotations", read_notes, [{"path": str(path)} for path in layout.notes], limits=READ_LIMITS
     )
-    found = [
-        (path, Notes.model_validate(answer.value))
-        for path, answer in zip(layout.notes, answers, strict=True)
-        if answer.value
-    ]
+    pairs = list(zip(layout.notes, answers, strict=True))
+    lost = {path: answer.reason or "unusable" for path, answer in pairs if answer.value is None}
+    found = [(path, Notes.model_validate(answer.value)) for path, answer in pairs if answer.value]
+    if layout.promised:
+        lost |= {path: "bad_annotations" for path, notes in found if not notes.kind}
     found = [(path, notes) for path, notes in found if notes.kind not in ("", "world_mm")]
     classes = next((notes.classes for _, notes in found if notes.kind == "classes"), [])
     index = _Index(source, layout.cases)
@@ -60,7 +61,7 @@ def annotate(bench: Bench, source: Path, layout: Layout) -> Annotated:
         image: [mark.model_dump() for one in ones for mark in one.marks] for image, ones in noted.items()
     }
     cases = tuple(_with_notes(case, noted.get(case.image, [])) for case in layout.cases)
-    return Annotated(replace(layout, cases=cases, label_names=names), marks, used)
+    return Annotated(replace(layout, cases=cases, label_names=names), marks, used, lost)
 
 
 class _Index:

@@ -1,4 +1,4 @@
-"""Zip, tar and gzip files: their members, unpacked under names of our own, within bounds, each with a reason."""
+"""Zip, tar and gzip files: their members, unpacked under names of our own and within bounds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ MAX_RATIO = 200  # scans shrink to a tenth at best; bombs to a thousandth
 _FREE_BYTES = 64 << 20  # before this no ratio is asked for
 _PIECE = 1 << 20
 _SUFFIXES = (".nii.gz", ".nii", ".dcm", ".ima", ".dicom")
-_OPENERS = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
+_OPENERS: dict[bytes, Callable[[Any], Any]] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
 _DAMAGE = (
     zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError, OSError,
     NotImplementedError, RuntimeError, ValueError,
@@ -94,7 +94,7 @@ def _take(member: _Member, folder: Path, place: int, budget: _Budget) -> dict[st
     if member.reason:
         return {"reason": member.reason}
     name = PurePosixPath(member.name.replace("\\", "/"))
-    if name.is_absolute() or ".." in name.parts or name.parts[:1] and ":" in name.parts[0]:
+    if name.is_absolute() or ".." in name.parts or (name.parts[:1] and ":" in name.parts[0]):
         return {"reason": "path_outside_archive"}
     suffix = next((end for end in _SUFFIXES if name.name.lower().endswith(end)), "")
     target = folder / f"{place:06d}{suffix}"
@@ -126,7 +126,7 @@ def _peek(content: Any) -> bytes:
 
 
 def _zipped(stream: io.BufferedIOBase) -> Iterator[_Member]:
-    with zipfile.ZipFile(stream) as archive:  # type: ignore[arg-type]
+    with zipfile.ZipFile(stream) as archive:
         for info in archive.infolist():
             if info.is_dir():
                 continue

@@ -12,10 +12,10 @@ import numpy as np
 from jaxtyping import Shaped
 from numpy.lib import format as npy
 
-from medmim.data.accept import store
 from medmim.data.manifest import Split
 from medmim.data.nifti import Image, check_image, open_regular
 from medmim.data.pictures import picture_affine
+from medmim.data.stored import store
 from medmim.errors import DataError
 
 PARTS: dict[str, Split] = {"train": "train", "val": "val", "test": "test"}

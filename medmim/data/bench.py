@@ -67,9 +67,23 @@ class Bench:
     wishes: Wishes = field(default_factory=Wishes)
 
     def each(
-        self, phase: str, function: Callable[..., Any], tasks: Sequence[Task], *, limits: Limits | None = None
+        self,
+        phase: str,
+        function: Callable[..., Any],
+        tasks: Sequence[Task],
+        *,
+        limits: Limits | None = None,
+        keep: Callable[[Any], Any] | None = None,
     ) -> list[Answer]:
-        """Run a function for each task in sandboxes and report progress under the name `phase`."""
+        """Run a function for each task in sandboxes and report progress under the name `phase`.
+
+        Args:
+            phase: what is going on, in a word.
+            function: as for `Sandbox.run_each`.
+            tasks: its arguments, call by call.
+            limits: bounds for each call.
+            keep: turns each value into what is kept of it.
+        """
         if not tasks:
             return []
 
@@ -77,7 +91,7 @@ class Bench:
             if self.progress:
                 self.progress(phase, done, len(tasks))
 
-        return self.sandbox.run_each(function, tasks, limits=limits, on_done=tell)
+        return self.sandbox.run_each(function, tasks, limits=limits, on_done=tell, keep=keep)
 
     def staged(self, name: str) -> Path:
         """Return a path in the staging folder."""

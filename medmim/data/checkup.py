@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,9 +123,13 @@ def _state(path: Path, sha256: str | None) -> str | None:
     return None if found == sha256 else "changed since it was written"
 
 
-def _strangers(dataset: Dataset) -> Iterable[Problem]:
-    """Count files that no row names: somebody put them there, or a run was cut off."""
+def _strangers(dataset: Dataset) -> Iterator[Problem]:
+    """Look for files that no row names, and for what a killed run left: its links name the source."""
+    root = dataset.root
     known = {place for volume in dataset.volumes for place in (volume.image, volume.label)}
-    below = (path for kind in ("volumes", "labels") for path in (dataset.root / kind).rglob("*"))
-    count = sum(not path.is_dir() and str(path.relative_to(dataset.root)) not in known for path in below)
-    return [Problem("folder", f"{count} files that the manifest does not name")] if count else []
+    below = (path for kind in ("volumes", "labels") for path in (root / kind).rglob("*"))
+    count = sum(not path.is_dir() and str(path.relative_to(root)) not in known for path in below)
+    if count:
+        yield Problem("folder", f"{count} files that the manifest does not name")
+    if any(root.glob(".staging*")):
+        yield Problem("folder", "the staging folder of a run that was cut off, or that is running now")

@@ -9,6 +9,7 @@ import dcm2niix
 
 from medmim.data.nifti import Image, read_image
 from medmim.errors import DataError
+from medmim.files import require_room
 
 TIMEOUT_S = 300.0
 _OPTIONS = (
@@ -41,6 +42,7 @@ def run_converter(source: Path, result: Path, *, precise: bool = False) -> Image
         )
     except subprocess.TimeoutExpired:
         return None
+    require_room(result)  # on a full disk it ends well and leaves half a volume
     # Beside a volume it may write a resampled one (`_Eq`, `_Tilt`); the plain one is checked like any other.
     outputs = [
         path for path in result.glob("*.nii") if not path.stem.startswith(("volume_Eq", "volume_Tilt"))

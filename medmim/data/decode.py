@@ -96,7 +96,13 @@ class Reader:
 
 
 def write_alone(
-    dataset: pydicom.FileDataset, frame: int, *, place: Affine, scale: tuple[float, float], target: Path
+    dataset: pydicom.FileDataset,
+    frame: int,
+    *,
+    place: Affine,
+    scale: tuple[float, float],
+    target: Path,
+    number: int = 1,
 ) -> None:
     """Write one frame as a file of one slice, for a converter that wants slices; nothing else goes into it.
 
@@ -106,6 +112,7 @@ def write_alone(
         place: (column, row, 0) to mm in RAS.
         scale: rescale slope and intercept.
         target: path of the new file.
+        number: place of the slice in its stack, from 1.
     """
     meta = FileMetaDataset()
     syntax = dataset.file_meta.TransferSyntaxUID
@@ -113,11 +120,11 @@ def write_alone(
         syntax if syntax.is_encapsulated or not syntax.is_little_endian else uid.ExplicitVRLittleEndian
     )
     meta.MediaStorageSOPClassUID = _MR
-    meta.MediaStorageSOPInstanceUID = f"2.25.1.{frame + 1}"
+    meta.MediaStorageSOPInstanceUID = f"2.25.1.{number}"
     alone = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
     alone.SOPClassUID, alone.SOPInstanceUID = _MR, meta.MediaStorageSOPInstanceUID
     alone.StudyInstanceUID, alone.SeriesInstanceUID, alone.Modality = "2.25.1", "2.25.2", "MR"
-    alone.SeriesNumber, alone.InstanceNumber = 1, frame + 1
+    alone.SeriesNumber, alone.InstanceNumber = 1, number
     for name in _COPIED:
         if name in dataset:
             setattr(alone, name, dataset[name].value)
@@ -143,16 +150,16 @@ def _values(dataset: pydicom.FileDataset, frame: int) -> Pixels | None:
         raise DataError("pixels cannot be decoded; export them again", reason="pixels_unreadable") from error
     if pixels.ndim != 2:
         raise DataError("expected one grey value a pixel, got several; convert to grey", reason="mixed_shape")
-    return pixels
+    grey: Pixels = pixels
+    return grey
 
 
 def _bytes_of(dataset: pydicom.FileDataset, frame: int) -> bytes:
     count = int(dataset.get("NumberOfFrames") or 1)
     content: bytes = dataset.PixelData
     if dataset.file_meta.TransferSyntaxUID.is_encapsulated:
-        return encapsulate([get_frame(content, frame, number_of_frames=count)])
-    length = (
-        dataset.Rows * dataset.Columns * dataset.BitsAllocated // 8 * int(dataset.get("SamplesPerPixel") or 1)
-    )
+        return bytes(encapsulate([get_frame(content, frame, number_of_frames=count)]))
+    samples = int(dataset.get("SamplesPerPixel") or 1)
+    length = int(dataset.Rows) * int(dataset.Columns) * int(dataset.BitsAllocated) // 8 * samples
     part = content[frame * length : (frame + 1) * length]
     return part + b"\0" * (len(part) % 2)

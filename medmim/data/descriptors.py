@@ -60,8 +60,8 @@ class Case:
 class Layout:
     """What each file of a folder is: a case's image, label or part, or in `other` with the reason to skip it.
 
-    `notes` are those of the others that may hold boxes, outlines and classes, and `arrays` those with many
-    pictures; `finding` is the class of marks that name none.
+    `notes` are those of the others that may hold boxes, outlines and classes (or must, if the layout has
+    `promised` so), and `arrays` those with many pictures; `finding` is the class of marks that name none.
     """
 
     name: str
@@ -69,6 +69,7 @@ class Layout:
     label_names: dict[int, str]
     other: dict[Path, str]
     notes: tuple[Path, ...] = ()
+    promised: bool = False
     finding: str = "finding"
     arrays: dict[Path, dict[int, str]] | None = None
     modality: str = "OT"
@@ -106,6 +107,7 @@ def find_layout(source: Path, files: Sequence[Path], *, name: str | None = None)
         _merge_names(descriptor, cases, declared=declared),
         {path: reason for path, reason in other.items() if path not in used},
         notes=_find_notes(descriptor.layout, paths, used=used) if cases else (),
+        promised=bool(descriptor.layout.annotations),
         finding=descriptor.layout.finding,
         boxes_from_labels=descriptor.layout.boxes_from_labels,
     )

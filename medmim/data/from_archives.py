@@ -1,4 +1,4 @@
-"""Archives in the source become files of the staging folder; each member gets a number and a row of its own."""
+"""Archives in the source become files of the staging folder; members have numbers and rows of their own."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ def members_of(
         if answer.value is None:
             bench.ledger.put([number], "quarantined", answer.reason or "archive_damaged")
             continue
-        bench.ledger.put([number], "skipped", "archive_unpacked", measured={"members": float(len(answer.value))})
+        bench.ledger.put(
+            [number], "skipped", "archive_unpacked", measured={"members": float(len(answer.value))}
+        )
         for member in answer.value:
             bench.ledger.add(following, bench.keys.key("file", f"{keys[number]}!{member['name']}"))
             if "reason" in member:

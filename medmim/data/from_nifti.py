@@ -40,11 +40,7 @@ def volumes_from_nifti(
     numbers = {paths[number]: number for number in seen}
     known = annotate(bench, source, find_layout(source, sorted(numbers), name=layout))
     found = known.layout
-    used = {path for case in found.cases for path in case.files} | set(known.used) | set(found.arrays or ())
-    others = {numbers[path]: reason for path, reason in found.other.items()}
-    _put_others(bench, seen, others, {numbers[path] for path in used})
-    for path, measured in known.used.items():
-        bench.ledger.put([numbers[path]], "accepted", "annotations", measured=measured)
+    _put_notes(bench, seen, known, numbers)
     cases = [
         _Work(case, bench.keys.key("volume", str(case.image.relative_to(source)))) for case in found.cases
     ]
@@ -67,6 +63,19 @@ def volumes_from_nifti(
         _put_shared_label(bench, number, tried)
     made += volumes_from_arrays(bench, source, layout=found, numbers=numbers)
     return made, found
+
+
+def _put_notes(bench: Bench, seen: Mapping[int, Seen], known: Annotated, numbers: Mapping[Path, int]) -> None:
+    """Write the fate of annotation files, and of all files that are neither these nor a case's."""
+    found = known.layout
+    used = {path for case in found.cases for path in case.files}
+    used |= {*known.used, *known.lost, *(found.arrays or ())}
+    others = {numbers[path]: reason for path, reason in found.other.items()}
+    _put_others(bench, seen, others, {numbers[path] for path in used})
+    for path, measured in known.used.items():
+        bench.ledger.put([numbers[path]], "accepted", "annotations", measured=measured)
+    for path, reason in known.lost.items():
+        bench.ledger.put([numbers[path]], "quarantined", reason)
 
 
 def put_label(bench: Bench, number: int, volume: str, facts: Mapping[str, Any]) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, Literal
 
 import pydicom
 from pydantic import BaseModel, ConfigDict
-from pydicom.tag import Tag
+from pydicom.tag import BaseTag, Tag
 
 from medmim.data import sop
 from medmim.data.tokens import tokens_of
@@ -32,6 +33,19 @@ _PRIVATE_B_VALUES = (
 _MOSAIC = (Tag(0x0019, 0x0010), Tag(0x0019, 0x100A), Tag(0x0029, 0x0010), Tag(0x0029, 0x1010))
 _CENTIMETRES = 3.0
 _GE_FLAG = 1e5  # GE adds multiples of this to a b-value
+
+
+_SHARED = (
+    "modality", "series", "study", "patient", "image_type", "tokens", "spacing", "orientation", "thickness",
+    "slice_step", "echo_time", "inversion_time", "flip_angle", "acquisition_time", "slope", "intercept",
+)  # fmt: skip
+_NO_FIELDS: set[str] = set()  # pydantic's note of which fields were given, that nobody asks for; never filled
+
+
+@functools.lru_cache(maxsize=4096, typed=True)
+def _one_copy(value: Hashable) -> Hashable:
+    """Return the first value that equals this one and was not forgotten since."""
+    return value
 
 
 Kind = Literal["slice", "tile", "frame", "picture"]
@@ -78,6 +92,12 @@ class Header(BaseModel):
     frame_time: float | None = None
     stack: str = ""
     risky: bool = False
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Keep one copy of what slices share: a hospital's folder holds a million of them."""
+        for name in _SHARED:
+            self.__dict__[name] = _one_copy(self.__dict__[name])
+        object.__setattr__(self, "__pydantic_fields_set__", _NO_FIELDS)
 
 
 def allowed_tags() -> list[int | str | tuple[int, int]]:
@@ -144,9 +164,18 @@ def _detector_spacing(dataset: pydicom.Dataset, kind: Kind) -> tuple[float, ...]
     return numbers(dataset, "ImagerPixelSpacing", 2)
 
 
+@functools.cache
+def _tag_of(keyword: str) -> BaseTag:
+    """Return an element's tag; pydicom would look it up anew for every attribute."""
+    return Tag(keyword)
+
+
 def words(dataset: pydicom.Dataset, keyword: str) -> list[Any]:
     """Return the values of an element as a list, empty when there is none."""
-    value = dataset.get(keyword)
+    tag = _tag_of(keyword)
+    if tag not in dataset:
+        return []
+    value = dataset[tag].value
     if value is None or value == "":
         return []
     return (
@@ -165,7 +194,7 @@ def text(dataset: pydicom.Dataset, keyword: str) -> str:
 def number(dataset: pydicom.Dataset, keyword: str) -> float | None:
     """Return the first value as a number, None when there is none."""
     found = words(dataset, keyword)
-    return float(found[0]) if found else None
+    return float(found[0]) + 0.0 if found else None  # there is one zero: -0 would make other bytes of a file
 
 
 def numbers(dataset: pydicom.Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
@@ -173,7 +202,7 @@ def numbers(dataset: pydicom.Dataset, keyword: str, count: int) -> tuple[float, 
     found = words(dataset, keyword)
     if found and len(found) != count:
         raise ValueError("another count of numbers")
-    return tuple(float(value) for value in found) or None
+    return tuple(float(value) + 0.0 for value in found) or None
 
 
 def _b_value(dataset: pydicom.Dataset) -> float | None:

@@ -63,7 +63,12 @@ def resample_label(label: Image, image: Image) -> Image:
         )
     to_label = np.linalg.inv(label.affine) @ image.affine
     array = affine_transform(
-        classes.array, to_label[:3, :3], to_label[:3, 3], output_shape=image.array.shape, order=0
+        classes.array,
+        to_label[:3, :3],
+        to_label[:3, 3],
+        output_shape=image.array.shape,
+        order=0,
+        mode="grid-constant",  # plain "constant" drops the outer half of the label's border voxels
     )
     return Image(array, image.affine)
 

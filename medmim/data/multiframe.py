@@ -15,6 +15,7 @@ _TYPES = (
     "XRay3DFrameTypeSequence",
 )  # fmt: skip
 _CENTRE_STEP = "SpacingBetweenSlices"
+_MOST_FRAMES = 1e6  # numbers of frames stay apart when a series has a file for each time
 
 
 class _Groups:
@@ -53,7 +54,7 @@ def _frame(whole: Header, place: int, groups: _Groups) -> Header:
     measures = groups.item("PixelMeasuresSequence")
     update: dict[str, Any] = {
         "frame": place,
-        "number": float(place),
+        "number": (whole.number or 0.0) * _MOST_FRAMES + place,
         "position": numbers(groups.item("PlanePositionSequence"), "ImagePositionPatient", 3),
         "orientation": numbers(groups.item("PlaneOrientationSequence"), "ImageOrientationPatient", 6),
         "spacing": numbers(measures, "PixelSpacing", 2),

@@ -17,6 +17,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from isal import isal_zlib
 from jaxtyping import Float64, Shaped
 from nibabel.orientations import aff2axcodes
 from nibabel.spatialimages import HeaderDataError
@@ -25,6 +26,8 @@ from medmim.data import nifti_header
 from medmim.errors import DataError
 
 _GZIP_MAGIC = b"\x1f\x8b"
+_GZIP = 16  # asks zlib for a gzip file, without a name or time in it
+_PACKING = 3  # as small as level 4 of zlib, in a fifth of its time
 _GZIP_BEST_RATIO = 1040  # deflate cannot do better than 1032 to 1
 _INTEGERS = (np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64)
 
@@ -102,11 +105,9 @@ def encode_image(image: Image) -> bytes:
     header.set_sform(image.affine, code=1)
     header["magic"] = b"n+1"
     header["vox_offset"] = header.single_vox_offset
-    packed = io.BytesIO()
-    with gzip.GzipFile(filename="", mode="wb", compresslevel=4, fileobj=packed, mtime=0) as stream:
-        stream.write(header.binaryblock + bytes(4))  # four zeros: no extensions follow
-        stream.write(array.tobytes(order="F"))
-    return packed.getvalue()
+    packer = isal_zlib.compressobj(_PACKING, wbits=zlib.MAX_WBITS | _GZIP)
+    parts = (header.binaryblock + bytes(4), array.tobytes(order="F"))  # four zeros: no extensions follow
+    return b"".join([*(packer.compress(part) for part in parts), packer.flush()])
 
 
 def check_image(image: Image, *, picture: bool = False) -> None:

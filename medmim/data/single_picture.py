@@ -12,13 +12,13 @@ import pydicom
 from jaxtyping import Shaped
 from pydicom.pixels import apply_color_lut, pixel_array
 
-from medmim.data.accept import store
 from medmim.data.converter import run_converter
 from medmim.data.decode import PIXEL_TAGS, write_alone
 from medmim.data.geometry import along
 from medmim.data.header import number
 from medmim.data.nifti import Image, check_image
 from medmim.data.opened import quiet_pydicom, read_dicom
+from medmim.data.stored import store
 from medmim.errors import DataError
 
 _TAGS = (
@@ -111,7 +111,10 @@ def _meaning(pixels: Grey, dataset: pydicom.FileDataset) -> tuple[Grey, dict[str
     if dataset.get("ModalityLUTSequence"):
         values, ends = _looked_up(values, dataset.ModalityLUTSequence[0])
     else:
-        slope, intercept = _or(number(dataset, "RescaleSlope"), 1.0), _or(number(dataset, "RescaleIntercept"), 0.0)
+        slope, intercept = (
+            _or(number(dataset, "RescaleSlope"), 1.0),
+            _or(number(dataset, "RescaleIntercept"), 0.0),
+        )
         values, ends = values * slope + intercept, ends * slope + intercept
     if dataset.get("VOILUTSequence"):
         values, ends = _looked_up(values, dataset.VOILUTSequence[0])

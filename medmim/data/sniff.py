@@ -39,18 +39,15 @@ def kind_of(head: bytes, name: str) -> Kind | None:
 def skip_reason(head: bytes, name: str) -> str:
     """Return the ledger's reason for a file that is neither DICOM nor NIfTI."""
     lower = name.lower()
-    if lower.startswith("._"):
-        return "mac_metadata"
     if not head:
         return "empty_file"
-    if lower.endswith(_READ_LATER):  # the step that knows the data set's layout reads these
-        return "volume_file"
-    if head.startswith(_VOLUMES) or lower.endswith(_VOLUME_NAMES):
-        return "volume_format_not_supported"
-    if head.startswith(_PICTURES):
-        return "picture"
-    if lower.endswith(".npz"):
-        return "arrays"
-    if head.startswith(_ARCHIVES) or head[257:262] == b"ustar":
-        return "archive"
-    return "archive_not_supported" if head.startswith(_OTHER_ARCHIVES) else "not_dicom"
+    reasons = {
+        "mac_metadata": lower.startswith("._"),
+        "volume_file": lower.endswith(_READ_LATER),  # the step that knows the data set's layout reads these
+        "volume_format_not_supported": head.startswith(_VOLUMES) or lower.endswith(_VOLUME_NAMES),
+        "picture": head.startswith(_PICTURES),
+        "arrays": lower.endswith(".npz"),
+        "archive": head.startswith(_ARCHIVES) or head[257:262] == b"ustar",
+        "archive_not_supported": head.startswith(_OTHER_ARCHIVES),
+    }
+    return next((reason for reason, fits in reasons.items() if fits), "not_dicom")

@@ -10,6 +10,7 @@ from medmim.data.geometry import Affine
 from medmim.data.nifti import Image
 
 TILT_PIXELS = 0.5  # drift from first to last slice; less is rounding of the header
+_NOTHING = 0.01  # pixels
 
 
 def drift_of(affine: Affine) -> tuple[float, float]:
@@ -34,8 +35,8 @@ def upright(image: Image) -> Image:
         return image
     drift = np.array(drift_of(image.affine))
     ends = drift * (count - 1)
-    before = np.ceil(np.maximum(0.0, -ends)).astype(int)
-    after = np.ceil(np.maximum(0.0, ends)).astype(int)
+    before = np.ceil(np.maximum(0.0, -ends - _NOTHING)).astype(int)
+    after = np.ceil(np.maximum(0.0, ends - _NOTHING)).astype(int)
     sides = np.array(image.array.shape[:2])
     margins = [(int(low), int(high)) for low, high in zip(before, after, strict=True)]
     array: Shaped[np.ndarray, "x y z"] = np.full(
@@ -44,12 +45,12 @@ def upright(image: Image) -> Image:
     for place in range(count):
         padded = np.pad(image.array[:, :, place], margins, mode="edge").astype(np.float64)
         moved = ndimage.shift(padded, drift * place, order=1, mode="nearest")
-        edge = before + drift * place  # where the slice begins and ends now
-        inside = tuple(
+        starts = before + drift * place  # where the slice begins now
+        across, down = (
             slice(max(0, round(start)), max(0, round(start + side)))
-            for start, side in zip(edge, sides, strict=True)
+            for start, side in zip(starts.tolist(), sides.tolist(), strict=True)
         )
-        array[(*inside, place)] = (np.rint(moved) if array.dtype.kind in "iu" else moved)[inside]
+        array[across, down, place] = (np.rint(moved) if array.dtype.kind in "iu" else moved)[across, down]
     affine = image.affine.copy()
     affine[:3, 2] -= affine[:3, :2] @ drift
     affine[:3, 3] -= affine[:3, :2] @ before

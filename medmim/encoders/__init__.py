@@ -11,16 +11,21 @@ from inspect import signature
 from typing import Any
 
 from medmim.encoders.base import Encoder
+from medmim.encoders.convnext import ConvNeXtEncoder
 from medmim.encoders.custom import from_callable
 from medmim.encoders.dynunet import DynUNetEncoder
 from medmim.encoders.masked import Masked, mask
+from medmim.encoders.packed import Packed, pack
 from medmim.encoders.resnet import resnet18, resnet50
+from medmim.encoders.segresnet import SegResNetEncoder
 from medmim.errors import refuse_unknown_options, unknown_name
 
 ENCODERS: dict[str, Callable[..., Encoder]] = {
+    "convnext": ConvNeXtEncoder,
     "dynunet": DynUNetEncoder,
     "resnet18": resnet18,
     "resnet50": resnet50,
+    "segresnet": SegResNetEncoder,
 }
 
 
@@ -45,4 +50,4 @@ def build_encoder(name: str, *, spatial_dims: int, in_channels: int, **options: 
     return ENCODERS[name](spatial_dims=spatial_dims, in_channels=in_channels, **options)
 
 
-__all__ = ["ENCODERS", "Encoder", "Masked", "build_encoder", "mask"]
+__all__ = ["ENCODERS", "Encoder", "Masked", "Packed", "build_encoder", "mask", "pack"]

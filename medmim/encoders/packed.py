@@ -21,7 +21,7 @@ from medmim.encoders.packed_cells import WAY_OUT, Cells, cut, paste
 from medmim.encoders.packed_conv import conv
 from medmim.encoders.packed_layout import Layout
 from medmim.errors import ShapeError
-from medmim.shapes import Hidden, Images, grid_of
+from medmim.shapes import Hidden, Images
 
 
 class Packed(Cells):
@@ -65,22 +65,22 @@ class Packed(Cells):
         return dense.movedim(1, -1) if self.last else dense
 
     def __add__(self, other: Any) -> Packed:
-        return packed_ops.combine(torch.add, self, other)
+        return _combined(torch.add, self, other)
 
     def __mul__(self, other: Any) -> Packed:
-        return packed_ops.combine(torch.mul, self, other)
+        return _combined(torch.mul, self, other)
 
     def __sub__(self, other: Any) -> Packed:
-        return packed_ops.combine(torch.sub, self, other)
+        return _combined(torch.sub, self, other)
 
     def __rsub__(self, other: Any) -> Packed:
-        return packed_ops.combine(torch.rsub, self, other)
+        return _combined(torch.rsub, self, other)
 
     def __truediv__(self, other: Any) -> Packed:
-        return packed_ops.combine(torch.div, self, other)
+        return _combined(torch.div, self, other)
 
     def __neg__(self) -> Packed:
-        return self.like(-self.values)
+        return _combined(torch.mul, self, -1)
 
     __radd__ = __iadd__ = __add__
     __rmul__ = __imul__ = __mul__
@@ -136,6 +136,11 @@ def pack(images: Images, hidden: Hidden) -> Packed:
     return Packed(cut(images, layout), layout)
 
 
+def _combined(func: Callable[..., Tensor], first: Any, second: Any) -> Packed:
+    result: Packed = _FORMS[func](func, first, second)
+    return result
+
+
 def _no_form(name: str) -> ShapeError:
     return ShapeError(f"'{name}' has no packed form: {WAY_OUT}")
 
@@ -169,6 +174,7 @@ _FORMS: dict[Callable[..., Any], Callable[..., Any]] = {
     **dict.fromkeys(_ELEMENTWISE, packed_ops.elementwise),
     **dict.fromkeys(_COMBINING, packed_ops.combine),
     **dict.fromkeys((torch.cat, torch.concat), packed_ops.concatenate),
+    **dict.fromkeys((torch.chunk, Tensor.chunk, torch.split, Tensor.split), packed_ops.divide),
     **dict.fromkeys((F.dropout2d, F.dropout3d), packed_ops.channel_dropout),
     **dict.fromkeys((torch.permute, Tensor.permute), packed_ops.permute),
     **dict.fromkeys((torch.movedim, Tensor.movedim), packed_ops.movedim),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -70,11 +70,11 @@ class Cells(ABC):
         sizes = (*self.space, channels) if self.last else (channels, *self.space)
         return torch.Size((self.layout.batch, *sizes))
 
-    def like(self, values: Tensor) -> Self:
+    def like(self, values: Tensor) -> Cells:
         """Return other values of the same cells."""
         return type(self)(values, self.layout, last=self.last)
 
-    def from_rows(self, rows: Tensor, cell: Size | None = None) -> Self:
+    def from_rows(self, rows: Tensor, cell: Size | None = None) -> Cells:
         """Return the value whose voxels are `rows`, with cells of `cell` voxels (default: as here)."""
         return self.like(cells_of(rows, self.cell if cell is None else cell))
 

@@ -44,7 +44,8 @@ def conv(
     reach = reach_of(name, value, kernel=kernel, stride=stride, padding=padding, dilation=dilation)
     values, weight, bias = _autocast(value.values, weight, bias)
     if prod(kernel) == 1:
-        values = values[(..., *[slice(None, None, step) for step in reach.stride])]
+        every = tuple(slice(None, None, step) for step in reach.stride)
+        values = values[:, :, *every]
         if groups == 1:
             rows = pointwise(rows_of(values), weight.flatten(1), bias)
             return value.from_rows(rows, tuple(values.shape[2:]))
@@ -186,7 +187,8 @@ class _HaloConv(torch.autograd.Function):
         Args:
             ctx: autograd's.
             values: (visible, channels, *cell).
-            weight, bias: of the convolution.
+            weight: of the convolution.
+            bias: of the convolution.
             halo: how to read neighbours.
         """
         ctx.save_for_backward(values, weight)
@@ -211,7 +213,7 @@ class _HaloConv(torch.autograd.Function):
                 halo.read_gradient(gradient), blank, weight, None, reach.stride, reach.gradient_padding,
                 reach.dilation, False, none, halo.groups, [True, False, False],
             )  # fmt: skip
-            of_values = of_values[(..., *[slice(size) for size in reach.cell])]
+            of_values = of_values[:, :, *(slice(size) for size in reach.cell)]
         if needs_weight or needs_bias:
             _, of_weight, of_bias = torch.ops.aten.convolution_backward(
                 channels_innermost(gradient), halo.read(values), weight, ctx.bias, reach.stride, none,

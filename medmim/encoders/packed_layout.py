@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,21 +17,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from medmim.errors import ShapeError
-from medmim.shapes import Hidden, Size
+from medmim.shapes import Hidden
 
 _HIDDEN, _OUTSIDE = -1, -2
 Entry = tuple[int, int] | None  # (cells away, voxel within that cell) along one axis; None: nothing
-
-
-class Axis(Protocol):
-    """What an operation reads along one axis: `places()` has one row an entry and one column a tap."""
-
-    @property
-    def source(self) -> int:
-        """Voxels of a cell that is read."""
-
-    def places(self) -> tuple[tuple[Entry, ...], ...]:
-        """Return where each entry and tap is read from."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +79,9 @@ class Copies:
         return (away, within) if 0 <= within < self.source else None
 
 
+Axis = Window | Copies  # what an operation reads along one axis: one row an entry, one column a tap
+
+
 class Layout:
     """Visible cells of a batch in grid order, sample after sample.
 
@@ -112,13 +103,13 @@ class Layout:
         self.sample: Int[Tensor, " visible"] = self.cells // prod(self.grid)
         self.counts: tuple[int, ...] = tuple((~hidden).flatten(1).sum(1).tolist())
         if not all(self.counts):
-            raise ShapeError("expected visible cells in every sample, got one that is all hidden: lower --ratio")
+            raise ShapeError("expected visible cells in every sample, got one all hidden: lower --ratio")
         self._tables: dict[tuple[Axis, ...], Tensor] = {}
         self._slots: Tensor | None = None
 
     @property
     def slots(self) -> Int[Tensor, " all_cells"]:
-        """Place of every cell of the batch among the visible ones; hidden cells get the one after the last."""
+        """Place of every cell of the batch among the visible ones; for hidden ones, their number."""
         if self._slots is None:
             self._slots = torch.full((self.hidden.numel(),), len(self.cells), device=self.cells.device)
             self._slots[self.cells] = torch.arange(len(self.cells), device=self.cells.device)
@@ -165,7 +156,7 @@ class Layout:
     def _neighbours(self, around: Sequence[Sequence[int]]) -> Int[Tensor, "visible places"]:
         """Return the visible cells at the given distances along each axis, or who is not there."""
         numbers = torch.where(self.hidden.flatten(), _HIDDEN, self.slots).reshape(self.batch, *self.grid)
-        reach = [max(max(away), -min(away), 0) for away in around]
+        reach = [max(abs(step) for step in away) for away in around]
         padding = [n for n in reversed(reach) for _ in range(2)]
         numbers = F.pad(numbers, padding, value=_OUTSIDE)
         places: list[Tensor] = [self.sample.reshape(-1, *[1] * len(around))]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import prod
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,45 +23,35 @@ def batch_norm(
     value: Cells,
     running_mean: Tensor | None,
     running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
+    **norm: Any,
 ) -> Cells:
-    """Normalise each channel over the visible voxels of all samples."""
+    """Normalise each channel over the visible voxels of all samples; PyTorch names all further arguments.
+
+    Raises:
+        ShapeError: for training on one voxel, which has no deviation.
+    """
     value.require_channels_first("batch_norm")
     voxels = len(value.values) * prod(value.cell)
-    if training and voxels < 2:
+    if norm.get("training") and voxels < 2:
         raise ShapeError(
             f"batch norm over {voxels} visible voxel of a {tuple(value.shape)} map: expected at least 2; use "
             "a larger --batch-size or --size, or a lower --ratio"
         )
-    arguments = (running_mean, running_var, weight, bias, training, momentum, eps)
-    return value.like(func(value.values, *arguments))
+    return value.like(func(value.values, running_mean, running_var, **norm))
 
 
-def instance_norm(
-    func: Callable[..., Tensor],
-    value: Cells,
-    running_mean: Tensor | None = None,
-    running_var: Tensor | None = None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    use_input_stats: bool = True,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
-) -> Cells:
-    """Normalise each sample's channels over its visible voxels.
+def instance_norm(func: Callable[..., Tensor], value: Cells, **norm: Any) -> Cells:
+    """Normalise each sample's channels over its visible voxels; PyTorch names all arguments.
 
     Raises:
         ShapeError: for running statistics, as on masked values.
     """
     value.require_channels_first("instance_norm")
-    if running_mean is not None or not use_input_stats:
+    if norm.get("running_mean") is not None or not norm.get("use_input_stats", True):
         raise ShapeError(
             "instance norm with running statistics has no packed form: use track_running_stats=False"
         )
+    weight, bias, eps = norm.get("weight"), norm.get("bias"), norm.get("eps", 1e-5)
     return _each_sample(value, lambda cells: _channel_norm(cells, weight, bias, eps))
 
 
@@ -102,15 +93,15 @@ def layer_norm(
     """
     if not value.last or tuple(normalized_shape) != (value.values.shape[1],):
         raise ShapeError(
-            f"'layer_norm' over {tuple(normalized_shape)} of packed cells: expected channels last and the norm "
-            f"over the {value.values.shape[1]} channels alone; permute them, {WAY_OUT}"
+            f"'layer_norm' over {tuple(normalized_shape)} of packed cells: expected channels last and "
+            f"the norm over the {value.values.shape[1]} channels alone; permute them, {WAY_OUT}"
         )
     return value.from_rows(func(rows_of(value.values), normalized_shape, weight, bias, eps))
 
 
 def _each_sample(value: Cells, norm: Callable[[Tensor], Tensor]) -> Cells:
     """Apply a norm to the visible cells of each sample."""
-    samples = value.values.split(value.layout.counts)
+    samples = torch.split(value.values, list(value.layout.counts))
     return value.like(torch.cat([norm(cells) for cells in samples]))
 
 

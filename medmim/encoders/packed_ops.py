@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -32,7 +31,7 @@ def combine(func: Callable[..., Tensor], first: Any, second: Any, **kwargs: Any)
     packed = [operand for operand in (first, second) if isinstance(operand, Cells)]
     layout = shared_layout(packed)
     if len({value.last for value in packed}) > 1:
-        raise ShapeError(f"'{func.__name__}' of packed cells with channels first and last: permute one of them")
+        raise ShapeError(f"'{func.__name__}' of packed cells, channels first and channels last: permute one")
     values = [_broadcast(operand, packed[0], layout) for operand in (first, second)]
     return packed[0].like(func(*values, **kwargs))
 
@@ -56,6 +55,18 @@ def concatenate(func: Callable[..., Tensor], values: Sequence[Any], dim: int = 0
     if axis % (first.dims + 2) != channels or any(value.last != first.last for value in values):
         raise ShapeError(f"packed values are concatenated along channels (dim={channels}), got dim={axis}")
     return first.like(func([value.values for value in values], dim=1, **kwargs))
+
+
+def divide(func: Callable[..., Sequence[Tensor]], value: Cells, size: Any, dim: int = 0) -> tuple[Cells, ...]:
+    """Chunk or split along channels.
+
+    Raises:
+        ShapeError: along another axis.
+    """
+    channels = value.dims + 1 if value.last else 1
+    if dim % (value.dims + 2) != channels:
+        raise ShapeError(f"packed values are divided along channels (dim={channels}), got dim={dim}")
+    return tuple(value.like(part) for part in func(value.values, size, dim=1))
 
 
 def shared_layout(values: Sequence[Any]) -> Layout:

@@ -26,15 +26,12 @@ def max_pool(
     padding: _Sizes = 0,
     dilation: _Sizes = 1,
     ceil_mode: bool = False,
-    return_indices: bool = False,
+    **_: Any,
 ) -> Cells:
     """Return each window's largest value; voxels outside the image are smaller than all.
 
-    Raises:
-        ShapeError: if indices are wanted: they would point into the dense map.
+    Where the indices are wanted too, PyTorch calls another function, which has no packed form.
     """
-    if return_indices:
-        raise ShapeError(f"'{func.__name__}' with indices has no packed form: {WAY_OUT}")
     reach = _reach(func, value, kernel_size, stride, padding, dilation=dilation, ceil_mode=ceil_mode)
     haloed = _with_halo(value, reach, outside=-float("inf"))
     return value.like(func(haloed, reach.kernel, reach.stride, 0, reach.dilation))
@@ -66,7 +63,7 @@ def avg_pool(
 def mean_over_space(value: Cells, *, keepdim: bool) -> Tensor:
     """Return each sample's mean over its visible voxels, (batch, channels) and ones: a plain tensor."""
     sums = value.values.flatten(2).mean(dim=2)
-    parts = [cells.mean(dim=0) for cells in sums.split(value.layout.counts)]
+    parts = [cells.mean(dim=0) for cells in torch.split(sums, list(value.layout.counts))]
     means = torch.stack(parts)
     return means.reshape(*means.shape, *[1] * value.dims) if keepdim else means
 
@@ -97,8 +94,7 @@ def _reach(
     value.require_channels_first(func.__name__)
     kernel = (kernel_size,) if isinstance(kernel_size, int) else tuple(kernel_size)
     kernel = kernel * value.dims if len(kernel) == 1 else kernel
-    steps = stride if stride not in (None, [], ()) else kernel
-    assert steps is not None
+    steps = stride or kernel  # PyTorch hands over None or nothing for "as the kernel"
     return reach_of(func.__name__, value, kernel=kernel, stride=steps, padding=padding, **window)
 
 

@@ -102,7 +102,7 @@ class Reach:
         result of a convolution of the cell padded on both sides alike; where its size would not come out,
         the cell is continued at its end and cropped later.
         """
-        found = []
+        found: list[tuple[int, ...]] = []
         for out, cell, k, s, d, before in self._axes:
             width = d * (k - 1)
             lead = (width - before) // s
@@ -128,7 +128,10 @@ def reach_of(
     Args:
         name: of the operation, for messages.
         value: what is read.
-        kernel, stride, padding, dilation: as PyTorch takes them; padding may be "same" or "valid".
+        kernel: voxels of the window along each axis.
+        stride: as PyTorch takes it.
+        padding: as PyTorch takes it; "same" and "valid" too.
+        dilation: as PyTorch takes it.
         ceil_mode: whether the result's size is rounded up.
 
     Raises:

@@ -39,7 +39,7 @@ class BlockMask(Mask):
 
     def rank(self, draw: Draw) -> Ranks:
         """Rank cells by the box that first covers them; each box covers at least one new cell."""
-        places, order, priority = draw.places(), draw.order(), draw.noise()
+        places, order, priority = draw.places(), draw.order(draw.mirrored_places()), draw.noise()
         rank = torch.full((draw.batch, *draw.grid), -math.inf, dtype=torch.float64, device="cpu")
         free = torch.ones_like(rank, dtype=torch.bool)
         number = 0

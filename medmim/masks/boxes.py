@@ -40,7 +40,7 @@ def one_box(draw: Draw, proportions: Sequence[int]) -> Ranks:
     places, corner = draw.mirrored_places(), draw.below(draw.sizes() - sides + 1)
     within = inside(draw, places, corner, sides)
     core = inside(draw, places, corner, without_face)
-    return within * (1 - draw.order() / 2) + core
+    return within * (1 - draw.order(draw.mirrored_places()) / 2) + core
 
 
 def _grow(

@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Integer
 from scipy import ndimage
 from torch import Tensor
 
 from medmim.masks.cells import hidden_voxels
 from medmim.masks.tissue import tissue_share
-from medmim.shapes import Hidden, Images, Labels
+from medmim.shapes import Hidden, Images
 
 WINDOW = 3  # cells
 _BINS = 64
@@ -59,7 +59,11 @@ class Card:
 
 
 def card(
-    hidden: Hidden, *, requested_ratio: float, images: Images | None = None, labels: Labels | None = None
+    hidden: Hidden,
+    *,
+    requested_ratio: float,
+    images: Images | None = None,
+    labels: Integer[Tensor, "batch 1 *space"] | None = None,
 ) -> Card:
     """Measure masks.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -71,9 +72,12 @@ class Draw:
         """Return the grid as a tensor."""
         return torch.tensor([self.grid], dtype=torch.int64, device="cpu")
 
-    def order(self) -> Float[Tensor, "*grid"]:
-        """Return a number in [0, 1) for each cell that rises row by row."""
-        return torch.arange(self.cells, dtype=torch.float64, device="cpu").reshape(self.grid) / self.cells
+    def order(self, places: Sequence[Int[Tensor, "#batch _"]]) -> Float[Tensor, "#batch *grid"]:
+        """Return a number in [0, 1) for each cell that rises row by row, along the given coordinates."""
+        number = torch.zeros((1, *[1] * self.dims), dtype=torch.float64, device="cpu")
+        for axis, place in enumerate(places):
+            number = number * self.grid[axis] + self.along(axis, place)
+        return number / self.cells
 
     def places(self) -> list[Int[Tensor, "1 _"]]:
         """Return the coordinates of the cells along each axis."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 
 import torch
 from einops import rearrange
 from monai.networks.layers.factories import Conv, Norm
 from torch import Tensor, nn
 
-from medmim.encoders import Masked
+from medmim.encoders import Masked, Packed
 from medmim.masks import hidden_voxels
 from medmim.shapes import Features, Hidden, Images, Size
 
@@ -37,9 +37,9 @@ class Densify(nn.Module):
             in_channels, out_channels, kernel_size, padding=kernel_size // 2
         )
 
-    def forward(self, features: Masked, hidden: Hidden) -> Features:
+    def forward(self, features: Masked | Packed, hidden: Hidden) -> Features:
         """Return the dense, projected map."""
-        dense = self.norm(features).unpack()
+        dense: Tensor = self.norm(features).unpack()
         where = hidden_voxels(hidden, tuple(dense.shape[2:]))
         filled: Tensor = self.project(torch.where(where, self.token.to(dense.dtype), dense))
         return filled
@@ -48,18 +48,26 @@ class Densify(nn.Module):
 class LightDecoder(nn.Module):
     """Upsample from the coarsest map, adding one densified map a scale, and predict voxels at the end.
 
-    The last scale predicts all voxels that it stands for with one 1×1 convolution, so that no convolution
-    runs at full resolution: that is where a dense decoder spends most of its time.
+    The last scale predicts all voxels that it stands for with one 1×1 convolution. Where the scales end
+    before full resolution, no convolution runs there: that is where a dense decoder spends most of its time.
 
     Args:
         spatial_dims: 2 or 3.
-        strides: total stride of each map, coarse to fine.
+        strides: total stride at each scale, coarse to fine.
         widths: channels at each of these scales.
         out_channels: image channels.
+        official: SparK's transposed convolutions (kernel 4, stride 2), whose windows overlap; without, kernel
+            = stride, which costs a quarter in 2D.
     """
 
     def __init__(
-        self, *, spatial_dims: int, strides: Sequence[Size], widths: Sequence[int], out_channels: int
+        self,
+        *,
+        spatial_dims: int,
+        strides: Sequence[Size],
+        widths: Sequence[int],
+        out_channels: int,
+        official: bool = False,
     ) -> None:
         super().__init__()
         self.stages = nn.ModuleList(
@@ -68,6 +76,7 @@ class LightDecoder(nn.Module):
                 widths[i],
                 widths[i + 1],
                 tuple(c // f for c, f in zip(coarse, fine, strict=True)),
+                official=official,
             )
             for i, (coarse, fine) in enumerate(pairwise(strides))
         )
@@ -79,25 +88,29 @@ class LightDecoder(nn.Module):
         """Return the prediction at full resolution.
 
         Args:
-            maps: densified maps, coarse to fine.
+            maps: densified maps, coarse to fine; scales finer than the last one get nothing added.
         """
         x = maps[0]
-        for stage, skip in zip(self.stages, maps[1:], strict=True):
-            x = stage(x) + skip
+        for stage, skip in zip_longest(self.stages, maps[1:]):
+            x = stage(x) if skip is None else stage(x) + skip
         return _unfold(self.head(x), self.stride)
 
 
 class _Upsample(nn.Module):
-    """Transposed convolution, then two 3×3 convolutions with batch norm, ReLU6 between: SparK's block.
+    """Transposed convolution, then two 3×3 convolutions with batch norm, ReLU6 between: SparK's block."""
 
-    SparK's transposed convolution has kernel 4 and stride 2; this one has kernel = stride, for any stride.
-    """
-
-    def __init__(self, spatial_dims: int, in_channels: int, out_channels: int, stride: Size) -> None:
+    def __init__(
+        self, spatial_dims: int, in_channels: int, out_channels: int, stride: Size, *, official: bool
+    ) -> None:
         super().__init__()
         conv, norm = Conv[Conv.CONV, spatial_dims], Norm[Norm.BATCH, spatial_dims]
+        # twice an even stride, so that windows overlap and the result still has `stride` times the size
+        kernel = tuple(2 * step if official and step % 2 == 0 else step for step in stride)
+        padding = tuple((k - step) // 2 for k, step in zip(kernel, stride, strict=True))
         self.block = nn.Sequential(
-            Conv[Conv.CONVTRANS, spatial_dims](in_channels, in_channels, stride, stride=stride),
+            Conv[Conv.CONVTRANS, spatial_dims](
+                in_channels, in_channels, kernel, stride=stride, padding=padding
+            ),
             conv(in_channels, in_channels, 3, padding=1, bias=False),
             norm(in_channels),
             nn.ReLU6(),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medmim.config import FinetuneSettings, PretrainSettings
+from medmim.data.anatomy import LABEL_NAMES
 from medmim.data.phantom import write_phantom
 from medmim.stages.compare import Compared, compare_runs
 from medmim.stages.finetune import finetune
@@ -58,7 +59,7 @@ def demo(
     say(f"1/5 write DICOM of {patients} made-up patients, one slice missing, one file cut short")
     write_phantom(source, seed=seed, patients=patients)
     say("2/5 ingest: check, convert, pseudonymise, split by patient")
-    counts = ingest(source, data, name="demo", home=home).counts
+    counts = ingest(source, data, name="demo", label_names=LABEL_NAMES, home=home).counts
     say(
         f"    {counts['files_seen']} files = {counts['files_accepted']} accepted + "
         f"{counts['files_quarantined']} quarantined + {counts['files_skipped']} skipped; "

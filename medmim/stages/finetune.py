@@ -213,7 +213,7 @@ def _test(
     last = {f"last/{key.replace('/', '_')}": value for key, value in fitted.evaluations.last.items()}
     best = {"best/val_dice": fitted.evaluations.best_value} if fitted.evaluations.best_weights else {}
     metrics = means | best | last | {"last/steps": float(fitted.steps), "last/minutes": fitted.seconds / 60}
-    recorder.metrics(metrics, step=fitted.steps)
+    recorder.metrics(metrics, step=0)  # one value a run at step 0: MLflow draws bars, run beside run
     recorder.tags({"steps": str(fitted.steps)})
     return metrics
 

@@ -129,14 +129,12 @@ def _refuse_unreadable(bench: Bench, entries: Sequence[Found], seen: Mapping[int
 
 def scan(bench: Bench, paths: Mapping[int, Path]) -> dict[int, Seen]:
     """Return what each file is; those whose reader did not survive are quarantined."""
-    answers = bench.each("scan", look, [{"path": str(path)} for path in paths.values()])
-    seen = {}
-    for number, answer in zip(paths, answers, strict=True):
-        if answer.value is None:
-            seen[number] = Seen(fate="quarantined", reason=answer.reason or "parser_error")
-        else:
-            seen[number] = Seen.model_validate(answer.value)
-    return seen
+    tasks = [{"path": str(path)} for path in paths.values()]
+    answers = bench.each("scan", look, tasks, keep=Seen.model_validate)
+    return {
+        number: answer.value or Seen(fate="quarantined", reason=answer.reason or "parser_error")
+        for number, answer in zip(paths, answers, strict=True)
+    }
 
 
 def _below(path: Path, folder: Path | None) -> bool:

@@ -211,7 +211,7 @@ def _keep(
         "last/minutes": fitted.seconds / 60,
         **{f"last/{key.replace('/', '_')}": value for key, value in fitted.evaluations.last.items()},
     }
-    recorder.metrics(metrics, step=fitted.steps)
+    recorder.metrics(metrics, step=0)  # one value a run at step 0: MLflow draws bars, run beside run
     recorder.file(checkpoint, folder="model")
     recorder.file(checkpoint.with_suffix(".json"), folder="model")
     return Result(recorder.run_id, checkpoint, metrics, folder / "panel.png")

@@ -132,7 +132,7 @@ class Store:
         return int(version.version)
 
     def note_score(self, run_id: str, key: str, value: float) -> None:
-        """Add a later score to a finished run, such as a fine-tuning's Dice to its pretraining.
+        """Add a later score to a finished run, such as a fine-tuning's Dice to its pretraining; the newest shows.
 
         A run that lives in another home folder is left alone.
         """
@@ -140,8 +140,7 @@ class Store:
             self.client.get_run(run_id)
         except MlflowException:
             return
-        count = len(self.client.get_metric_history(run_id, key))
-        self.client.log_metric(run_id, key, value, step=count)
+        self.client.log_metric(run_id, key, value, step=0)
 
 
 class RunRecorder:

@@ -1,11 +1,11 @@
-"""How long ingestion takes beside SimpleITK and dicom2nifti, which only convert: same files, same run, in turns.
+"""How long ingestion takes beside SimpleITK and dicom2nifti, which only convert: same files, in turns.
 
 python tests/benchmarks/ingest_ratio.py --series 12 --slices 60 --size 256 --rounds 3
 python tests/benchmarks/ingest_ratio.py --source /some/dicom
 
-dicom2nifti is no dependency: `pip install --target FOLDER --no-deps dicom2nifti`, then PYTHONPATH=FOLDER. Each
-program runs in a process of its own, its start included; medians of wall and processor seconds are printed as
-one JSON object.
+dicom2nifti is no dependency: `pip install --target FOLDER --no-deps dicom2nifti`, then PYTHONPATH=FOLDER.
+Each program runs in a process of its own, its start included; medians of wall and processor seconds are
+printed as one JSON object.
 """
 
 from __future__ import annotations
@@ -73,7 +73,10 @@ def make_series(folder: Path, number: int, *, slices: int, size: int) -> None:
         made.SamplesPerPixel, made.PhotometricInterpretation = 1, "MONOCHROME2"
         made.BitsAllocated, made.BitsStored, made.HighBit, made.PixelRepresentation = 16, 12, 11, 0
         made.PixelSpacing, made.SliceThickness = [0.8, 0.8], 1.5
-        made.ImageOrientationPatient, made.ImagePositionPatient = [1, 0, 0, 0, 1, 0], [-100, -100, 1.5 * place]
+        made.ImageOrientationPatient, made.ImagePositionPatient = (
+            [1, 0, 0, 0, 1, 0],
+            [-100, -100, 1.5 * place],
+        )
         made.RescaleSlope, made.RescaleIntercept = 1, -1024
         made.PixelData = pixels.astype(np.uint16).tobytes()
         made.save_as(folder / f"{place:04d}.dcm", enforce_file_format=True)

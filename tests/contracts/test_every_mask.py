@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from medmim.config import PretrainSettings, resolve
 from medmim.errors import ShapeError, UsageError
 from medmim.masks import MASKS, build_mask, hidden_count
 
@@ -114,6 +115,58 @@ def test_is_a_value(name):
     assert mask == build_mask(name, ratio=0.5)
     with pytest.raises(AttributeError):
         mask.ratio = 0.6
+
+
+@every_mask
+@pytest.mark.parametrize("grid", [(7, 7), (4, 6, 8)], ids=str)
+def test_a_range_gives_one_count_a_batch_within_it(name, grid):
+    mask = build_mask(name, ratio=0.3, up_to=0.8)
+    generator = torch.Generator().manual_seed(0)
+    cells = math.prod(grid)
+    for _ in range(5):
+        counts = set(mask.sample(4, grid, generator=generator).flatten(1).sum(dim=1).tolist())
+        assert len(counts) == 1
+        assert counts <= set(range(hidden_count(cells, 0.3), hidden_count(cells, 0.8) + 1))
+
+
+@every_mask
+@pytest.mark.parametrize("grid", [(7, 7), (4, 6, 8)], ids=str)
+def test_takes_weights_and_hides_the_exact_count_all_the_same(name, grid):
+    mask = build_mask(name, ratio=0.6)
+    weight = torch.rand(5, *grid, generator=torch.Generator().manual_seed(1)).round()
+    drawn = [
+        mask.sample(5, grid, generator=torch.Generator().manual_seed(0), weight=weights)
+        for weights in (None, weight, weight)
+    ]
+    assert drawn[1].flatten(1).sum(dim=1).tolist() == [hidden_count(math.prod(grid), 0.6)] * 5
+    assert torch.equal(drawn[1], drawn[2])
+    assert mask.looks_at_tissue or torch.equal(drawn[0], drawn[1])
+
+
+@every_mask
+@pytest.mark.parametrize("shape", [(5, 6, 7), (4, 7, 7)], ids=str)
+def test_refuses_weights_of_another_shape(name, shape):
+    shown = "×".join(map(str, shape))
+    message = rf"^weights of a mask: expected 5×7×7 on the cpu \(batch and grid\), got {shown} on cpu$"
+    with pytest.raises(ShapeError, match=message):
+        build_mask(name, ratio=0.5).sample(5, (7, 7), generator=torch.Generator(), weight=torch.ones(shape))
+
+
+@every_mask
+@pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
+def test_refuses_weights_that_are_none(name, value):
+    weight = torch.ones(5, 7, 7)
+    weight[2, 3, 4] = value
+    with pytest.raises(
+        ShapeError, match=r"^weights of a mask: expected finite numbers of at least 0; give the sh"
+    ):
+        build_mask(name, ratio=0.5).sample(5, (7, 7), generator=torch.Generator(), weight=weight)
+
+
+@every_mask
+def test_has_a_configuration_of_its_own(name):
+    settings = resolve(PretrainSettings, config=f"spark_{name}")
+    assert settings.mask == name
 
 
 def test_an_unknown_mask_is_told_the_nearest_known_one():

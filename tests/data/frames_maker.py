@@ -44,7 +44,9 @@ def make_enhanced(count: int = 5, *, times: int = 1, sop: str = ENHANCED_MR, **o
             position = np.array([-20.0, 30.0, 5.0]) + 3.0 * place * normal
             frames.append(
                 item(
-                    PlanePositionSequence=[item(ImagePositionPatient=[round(v, 6) for v in position.tolist()])],
+                    PlanePositionSequence=[
+                        item(ImagePositionPatient=[round(v, 6) for v in position.tolist()])
+                    ],
                     FrameContentSequence=[item(StackID="1", TemporalPositionIndex=time + 1)],
                     PixelValueTransformationSequence=[item(RescaleSlope=2, RescaleIntercept=-7)],
                 )
@@ -62,7 +64,9 @@ def csa_header(**values: list[str]) -> bytes:
         content += struct.pack("<I4sIII", len(words), b"FD\0\0", 0, max(6, len(words)), 77)
         for place in range(max(6, len(words))):
             word = words[place].encode() + b"\0" if place < len(words) else b""
-            content += struct.pack("<4I", len(word), len(word), 77, len(word)) + word.ljust(-len(word) % 4 + len(word), b"\0")
+            content += struct.pack("<4I", len(word), len(word), 77, len(word)) + word.ljust(
+                -len(word) % 4 + len(word), b"\0"
+            )
     return content
 
 

@@ -95,7 +95,8 @@ def test_yolo(tmp_path):
 
 
 def test_a_table_in_world_mm(tmp_path):
-    text = "seriesuid,coordX,coordY,coordZ,diameter_mm\n1.2,10,20,30,4\n1.2,1,2,3,nan\n1.3,0,0,0,-1\n1.4,a,0,0,1\n"
+    head = "seriesuid,coordX,coordY,coordZ,diameter_mm\n"
+    text = head + "1.2,10,20,30,4\n1.2,1,2,3,nan\n1.3,0,0,0,-1\n1.4,a,0,0,1\n"
     found = notes(tmp_path / "annotations.csv", text)
     assert (found.kind, found.unread) == ("world_mm", 3)
     assert found.images[0].image == "1.2"

@@ -11,7 +11,14 @@ import pytest
 from dicom_maker import CT, OBLIQUE, make_slice, pixels_of, write_series
 from pydicom import dcmwrite
 from pydicom.dataset import FileDataset
-from pydicom.uid import ExplicitVRBigEndian, ImplicitVRLittleEndian, RLELossless
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    RLELossless,
+)
 
 from medmim.data import converter as converting
 from medmim.data import decode
@@ -190,3 +197,64 @@ def test_more_than_one_volume_is_no_answer(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "twice").chmod(0o700)
     monkeypatch.setattr(converting.dcm2niix, "bin", str(tmp_path / "twice"))
     assert convert(**task)["measured"]["slices_compared"] == 0
+
+
+def test_files_without_a_preamble(tmp_path: Path):
+    paths = write_series(tmp_path / "in")
+    for path in paths:
+        path.write_bytes(path.read_bytes()[132:])
+    stack = stack_of(paths)
+    facts = convert(**task_of(stack, tmp_path))
+    assert facts["measured"]["slices_compared"] == 6
+    array = np.asanyarray(nib.load(tmp_path / "volume.nii.gz").dataobj)
+    np.testing.assert_array_equal(array[:, :, 1].T, make_slice(1).pixel_array)
+
+
+@pytest.mark.parametrize("syntax", [JPEGLSLossless, JPEG2000Lossless, DeflatedExplicitVRLittleEndian])
+def test_compressed_stacks(tmp_path: Path, syntax: str):
+    pixels = np.random.default_rng(0).integers(0, 4000, (5, 64, 48)).astype(np.uint16)
+    paths = []
+    for place in range(5):
+        dataset = make_slice(place)
+        dataset.Rows, dataset.Columns, dataset.PixelRepresentation = 64, 48, 0
+        dataset.PixelData = pixels[place].tobytes()
+        if syntax == DeflatedExplicitVRLittleEndian:
+            dataset.file_meta.TransferSyntaxUID = syntax
+        else:
+            dataset.compress(syntax)
+        dataset.save_as(tmp_path / f"{place}", enforce_file_format=True)
+        paths.append(tmp_path / f"{place}")
+    facts = convert(**task_of(stack_of(paths), tmp_path))
+    assert facts["measured"]["slices_compared"] == 5
+    array = np.asanyarray(nib.load(tmp_path / "volume.nii.gz").dataobj)
+    np.testing.assert_array_equal(array, pixels.transpose(2, 1, 0))
+
+
+def test_emission_with_a_slope_a_slice(tmp_path: Path):
+    def emission(dataset: FileDataset, place: int) -> None:
+        dataset.Modality, dataset.Units, dataset.CorrectedImage = "PT", "BQML", ["DECY", "ATTN"]
+        dataset.RescaleSlope, dataset.RescaleIntercept = round(0.3 + 0.11 * place, 6), 0
+        dataset.FrameReferenceTime = 1000.0
+
+    stack = stack_of(write_series(tmp_path / "in", sop="1.2.840.10008.5.1.4.1.1.128", tweak=emission))
+    assert stack.slices[0].header.modality == "PT"
+    facts = convert(**task_of(stack, tmp_path))
+    assert facts["measured"]["slices_compared"] == 6
+    array = np.asanyarray(nib.load(tmp_path / "volume.nii.gz").dataobj)
+    for place, one in enumerate(stack.slices):
+        np.testing.assert_allclose(array[:, :, place], pixels_of(one.path).T * one.header.slope, rtol=1e-6)
+
+
+def test_tilted_stack_is_upright_and_in_its_place(tmp_path: Path):
+    def tilt(dataset: FileDataset, place: int) -> None:
+        drift = np.array([float(v) for v in dataset.ImageOrientationPatient[3:]]) * 0.6 * place
+        position = [float(v) for v in dataset.ImagePositionPatient]
+        dataset.ImagePositionPatient = [round(v, 6) for v in (np.array(position) + drift).tolist()]
+
+    stack = stack_of(write_series(tmp_path / "in", tweak=tilt))
+    assert stack.repairs == ("tilt_corrected",)
+    facts = convert(**task_of(stack, tmp_path))
+    image = nib.load(tmp_path / "volume.nii.gz")
+    assert facts["shape"] == [10, 10, 6]
+    axes = image.affine[:3, :3]
+    np.testing.assert_allclose(axes.T @ axes, np.diag([1.25**2, 1.5**2, 9.0]), atol=1e-4)

@@ -13,6 +13,10 @@ def test_one_row_a_file():
     fates.add([1, 2], "quarantined", "missing_slice", measured={"gaps": 1.0})
     fates.write(ledger)
     whole, part, refused = ledger.rows()
-    assert (whole.reason, whole.volume, whole.measured) == ("volume", "v1", {"deviation_mm": 0.1, "volumes": 2})
+    assert (whole.reason, whole.volume, whole.measured) == (
+        "volume",
+        "v1",
+        {"deviation_mm": 0.1, "volumes": 2},
+    )
     assert (part.fate, part.reason, part.measured["refused_parts"]) == ("accepted", "volume_in_part", 1)
     assert (refused.fate, refused.reason, refused.measured) == ("quarantined", "missing_slice", {"gaps": 1})

@@ -41,3 +41,18 @@ def test_another_count_of_numbers_is_refused():
     dataset.ImagePositionPatient = [1, 2]
     with pytest.raises(ValueError, match="another count"):
         header_of(dataset)
+
+
+def test_slices_share_what_is_the_same():
+    one, other = header_of(make_slice(0)), header_of(make_slice(1))
+    assert one.series is other.series
+    assert one.orientation is other.orientation
+    assert one.position != other.position
+    moved = one.model_copy(update={"frame": 3})
+    assert (moved.frame, header_of(make_slice(0))) == (3, one)
+
+
+def test_there_is_one_zero():
+    dataset = make_slice(0)
+    dataset.ImageOrientationPatient = [1, -0.0, 0, 0, 1, -0.0]
+    assert str(header_of(dataset).orientation) == "(1.0, 0.0, 0.0, 0.0, 1.0, 0.0)"

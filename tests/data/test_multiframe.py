@@ -79,6 +79,18 @@ def test_echoes_and_weightings_are_parted(tmp_path: Path):
     assert len(volumes(tmp_path / "file", tmp_path)) == 2
 
 
+def test_a_file_for_each_time(tmp_path: Path):
+    slices = []
+    for number in range(3):
+        path = tmp_path / f"{number}"
+        dataset = make_enhanced(4)
+        dataset.SOPInstanceUID, dataset.InstanceNumber = f"1.2.3.4.{number}", number + 1
+        dataset.save_as(path)
+        slices += [Slice(number, path, header) for header in look_at(path).headers]
+    verdicts = stacks_of(slices, {})
+    assert [{one.number for one in verdict.slices} for verdict in verdicts] == [{0}, {1}, {2}]
+
+
 def test_frame_that_is_missing(tmp_path: Path):
     dataset = make_enhanced(6)
     del dataset.PerFrameFunctionalGroupsSequence[2]

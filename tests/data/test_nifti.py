@@ -159,7 +159,9 @@ def test_impossible_sizes_are_refused(tmp_path, lengths):
 
 
 def test_huge_sizes_are_refused_before_anything_is_unpacked(tmp_path):
-    refused(patched(tmp_path, 40, struct.pack("<4h", 3, 17000, 6, 7)), "too_large", "up to 16384 along an axis")
+    refused(
+        patched(tmp_path, 40, struct.pack("<4h", 3, 17000, 6, 7)), "too_large", "up to 16384 along an axis"
+    )
     refused(patched(tmp_path, 40, struct.pack("<4h", 3, 4096, 4096, 4096)), "too_large", "2e.09 in all")
     refused(patched(tmp_path, 40, struct.pack("<4h", 3, 1280, 1280, 1220)), "truncated", "ends early")
     floats = patched(tmp_path, 40, struct.pack("<4h", 3, 1280, 1280, 1220), array=volume(np.float32))

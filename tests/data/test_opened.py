@@ -42,9 +42,7 @@ def test_plain_files(tmp_path: Path):
 
 
 @pytest.mark.parametrize(("limit", "reason"), [(100, "too_large"), (1 << 20, "damaged")])
-def test_unpacking_is_bounded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, reason: str
-):
+def test_unpacking_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, reason: str):
     content = bytearray(deflated(tmp_path / "file"))
     if reason == "damaged":
         content[-40:] = bytes(b ^ 255 for b in content[-40:])

@@ -1,4 +1,4 @@
-"""The files that pydicom ships: images come out with pydicom's own pixels, all others with a golden reason."""
+"""The files that pydicom ships: images come out with pydicom's own pixels, others with a golden reason."""
 
 from __future__ import annotations
 
@@ -87,11 +87,15 @@ def test_pixels_are_those_of_pydicom(dataset: Dataset):
         expected = pixel_array(path).astype(np.float64)
         if header.PhotometricInterpretation == "MONOCHROME1":
             expected = 2**header.BitsStored - 1 - expected
-        np.testing.assert_allclose(image.array[:, :, place].T, expected * slope + intercept, err_msg=path.name)
+        np.testing.assert_allclose(
+            image.array[:, :, place].T, expected * slope + intercept, err_msg=path.name
+        )
 
 
 def test_places_are_those_of_the_headers(dataset: Dataset):
     (volume,) = [volume for volume in dataset.volumes if volume.spatial_dims == 3]
     first = pydicom.dcmread(FILES / "dicomdirtests" / "98892001" / "CT5N" / "3353")
     affine = nib.load(dataset.root / volume.image).affine
-    np.testing.assert_allclose(affine[:3, 3], np.array(first.ImagePositionPatient, float) * [-1, -1, 1], atol=1e-3)
+    np.testing.assert_allclose(
+        affine[:3, 3], np.array(first.ImagePositionPatient, float) * [-1, -1, 1], atol=1e-3
+    )

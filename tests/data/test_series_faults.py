@@ -52,10 +52,16 @@ class Scene:
     def slice(self, place: int) -> FileDataset:
         return self.slice_at(self.position(place), place)
 
-    def slice_at(self, position: np.ndarray, place: int, orientation: np.ndarray | None = None) -> FileDataset:
+    def slice_at(
+        self, position: np.ndarray, place: int, orientation: np.ndarray | None = None
+    ) -> FileDataset:
         axes = (self.orientation if orientation is None else orientation).reshape(2, 3)
         rows, columns = np.mgrid[:ROWS, :COLUMNS]
-        lps = position + (columns * self.spacing[1])[..., None] * axes[0] + (rows * self.spacing[0])[..., None] * axes[1]
+        lps = (
+            position
+            + (columns * self.spacing[1])[..., None] * axes[0]
+            + (rows * self.spacing[0])[..., None] * axes[1]
+        )
         meta = FileMetaDataset()
         meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = ExplicitVRLittleEndian, MR
         meta.MediaStorageSOPInstanceUID = f"1.2.3.{place + 1}"
@@ -68,7 +74,10 @@ class Scene:
         made.PhotometricInterpretation = "MONOCHROME2"
         made.BitsAllocated = made.BitsStored = 16
         made.HighBit, made.PixelRepresentation = 15, 0
-        made.PixelSpacing, made.SliceThickness = [round(v, 6) for v in self.spacing.tolist()], round(self.step, 6)
+        made.PixelSpacing, made.SliceThickness = (
+            [round(v, 6) for v in self.spacing.tolist()],
+            round(self.step, 6),
+        )
         made.SpacingBetweenSlices = round(self.step, 6)
         made.ImageOrientationPatient = [round(v, 9) for v in axes.ravel().tolist()]
         made.ImagePositionPatient = [round(v, 6) for v in position.tolist()]
@@ -123,7 +132,9 @@ def _turned(made: list[FileDataset], scene: Scene, middle: int) -> list[FileData
 
 def _a_little_turned(made: list[FileDataset], scene: Scene, middle: int) -> list[FileDataset]:
     axes = scene.orientation[:3] * np.cos(0.1) + scene.normal * np.sin(0.1)
-    made[middle] = scene.slice_at(scene.position(middle), middle, np.concatenate([axes, scene.orientation[3:]]))
+    made[middle] = scene.slice_at(
+        scene.position(middle), middle, np.concatenate([axes, scene.orientation[3:]])
+    )
     return made
 
 
@@ -171,7 +182,7 @@ def _shuffled(made: list[FileDataset], scene: Scene, middle: int) -> list[FileDa
 
 
 def _reversed_numbers(made: list[FileDataset], scene: Scene, middle: int) -> list[FileDataset]:
-    for place, one in enumerate(made):
+    for one in made:
         one.InstanceNumber = int(scene.rng.integers(1, 99))
     return made[::-1]
 
@@ -203,7 +214,9 @@ FAULTS: dict[str, Callable[..., list[FileDataset]]] = {
 def outcome(name: str, seed: int, folder: Path) -> str:
     """Ingest one faulty series and say what came of it: refused, right, or why it is a silent error."""
     scene = Scene(seed)
-    made = FAULTS[name]([scene.slice(place) for place in range(COUNT)], scene, int(scene.rng.integers(2, COUNT - 3)))
+    made = FAULTS[name](
+        [scene.slice(place) for place in range(COUNT)], scene, int(scene.rng.integers(2, COUNT - 3))
+    )
     slices, blocked = [], {}
     seen_instances: set[str] = set()
     for number, dataset in enumerate(made):
@@ -249,7 +262,9 @@ def _compared(image: Image, stack: Stack, scene: Scene) -> str:
     truth = scene.values(ras * [-1, -1, 1]) + offsets
     covered = image.array.ravel() > image.array.min() if stack.repairs else np.ones(len(truth), bool)
     difference = np.abs(image.array.ravel() - truth)[covered].max()
-    slope = 900.0 * float(np.linalg.norm(scene.wave))  # grey values per mm: half a pixel is allowed if it is said
+    slope = 900.0 * float(
+        np.linalg.norm(scene.wave)
+    )  # grey values per mm: half a pixel is allowed if it is said
     allowed = 1.5 + (0.5 * slope * scene.spacing.max() if stack.repairs else 1e-3 * slope)
     places = np.array([one.header.position for one in stack.slices]) * [-1, -1, 1]
     columns = np.outer(np.arange(len(places)), image.affine[:3, 2]) + image.affine[:3, 3]

@@ -24,7 +24,9 @@ CR, US, SC = STORAGE + "1", STORAGE + "6.1", STORAGE + "7"
 GREY = np.random.default_rng(0).integers(0, 4096, (12, 9)).astype(np.uint16)
 
 
-def picture(dataset: FileDataset, tmp_path: Path, frame: int = 0) -> tuple[np.ndarray, dict[str, Any], Picture]:
+def picture(
+    dataset: FileDataset, tmp_path: Path, frame: int = 0
+) -> tuple[np.ndarray, dict[str, Any], Picture]:
     dataset.save_as(tmp_path / "file")
     verdicts = stacks_of([Slice(0, tmp_path / "file", one) for one in look_at(tmp_path / "file").headers], {})
     one = verdicts[frame]
@@ -44,7 +46,9 @@ def picture(dataset: FileDataset, tmp_path: Path, frame: int = 0) -> tuple[np.nd
 
 
 def test_plain_radiograph(tmp_path: Path):
-    array, facts, one = picture(make_picture(CR, GREY, BitsStored=12, ImagerPixelSpacing=[0.2, 0.1]), tmp_path)
+    array, facts, one = picture(
+        make_picture(CR, GREY, BitsStored=12, ImagerPixelSpacing=[0.2, 0.1]), tmp_path
+    )
     np.testing.assert_array_equal(array, GREY)
     assert facts["shape"] == [9, 12, 1]
     assert facts["spacing_mm"] == [0.1, 0.2, 0.2]
@@ -102,7 +106,9 @@ def test_colour_becomes_grey(tmp_path: Path):
 
 
 def test_spacing_of_ultrasound(tmp_path: Path):
-    region = item(PhysicalUnitsXDirection=3, PhysicalUnitsYDirection=3, PhysicalDeltaX=0.02, PhysicalDeltaY=0.03)
+    region = item(
+        PhysicalUnitsXDirection=3, PhysicalUnitsYDirection=3, PhysicalDeltaX=0.02, PhysicalDeltaY=0.03
+    )
     _, facts, _ = picture(make_picture(US, GREY, SequenceOfUltrasoundRegions=[region]), tmp_path)
     np.testing.assert_allclose(facts["spacing_mm"], [0.2, 0.3, 0.3])
 

@@ -5,6 +5,7 @@ from medmim.encoders import ENCODERS, build_encoder
 from medmim.errors import UsageError
 from medmim.heads import HEADS, build_head
 
+# narrow ones, for speed; an encoder that is not named here has its own defaults
 OPTIONS = {
     "dynunet": {"filters": [4, 8, 8]},
     "resnet18": {"widths": [4, 4, 8, 8]},
@@ -13,19 +14,16 @@ OPTIONS = {
 
 
 def network(name, dims, *, classes=3, **options):
-    encoder = build_encoder(name, spatial_dims=dims, in_channels=1, **(options or OPTIONS[name]))
+    encoder = build_encoder(name, spatial_dims=dims, in_channels=1, **(options or OPTIONS.get(name, {})))
     return build_head("segment", encoder=encoder, spatial_dims=dims, classes=classes)
-
-
-def test_options_are_known_for_every_encoder():
-    assert OPTIONS.keys() == ENCODERS.keys()
 
 
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("name", sorted(ENCODERS))
 def test_scores_have_the_size_of_the_image(name, dims):
     segmenter = network(name, dims)
-    size = (32, 16, 48)[:dims]
+    factors = (2, 1, 3)[:dims]
+    size = tuple(n * stride for n, stride in zip(factors, segmenter.encoder.total_stride, strict=True))
     scores = segmenter(torch.randn(2, 1, *size))
     assert scores.shape == (2, 3, *size)
     assert torch.isfinite(scores).all()

@@ -39,7 +39,7 @@ def test_boxes_are_large(ratio):
 def test_shapes_vary():
     sizes = set()
     for sample in draw(0.2, (20, 20), batch=200):
-        labels, count = ndimage.label(sample.numpy())
+        labels, _ = ndimage.label(sample.numpy())
         for place in ndimage.find_objects(labels):
             sizes.add(tuple(part.stop - part.start for part in place))
     assert any(height >= 2 * width for height, width in sizes)

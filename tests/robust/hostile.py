@@ -151,48 +151,52 @@ def zipped(name: str, content: bytes, *, link: bool = False) -> Build:
 
 def dicomdir(reference: bytes) -> Build:
     def build(version: int) -> bytes:
-        raw = saved(sound(version)).replace(
-            b"1.2.840.10008.5.1.4.1.1.4\0", b"1.2.840.10008.1.3.10\0\0\0\0\0\0"
-        )
+        slices, directory = b"1.2.840.10008.5.1.4.1.1.4\0", b"1.2.840.10008.1.3.10".ljust(26, b"\0")
+        raw = saved(sound(version)).replace(slices, directory)
         return raw + element(0x0004, 0x1500, b"CS", reference)
 
     return build
 
 
 _BIG = struct.pack(">HH", 65535, 65535)
-_J2K = (
-    bytes.fromhex("ff4fff51002f0000")
-    + struct.pack(">8I", 60000, 60000, 0, 0, 60000, 60000, 0, 0)
-    + b"\0\1\7\1\1"
-)
-_JLS = (
-    b"\xff\xd8\xff\xf7\x00\x0b\x08"
-    + _BIG
-    + b"\x01\x01\x11\x00\xff\xda\x00\x08\x01\x01\x00\x00\x00\x00"
-    + bytes(64)
-)
+_SIZE = struct.pack(">8I", 60000, 60000, 0, 0, 60000, 60000, 0, 0)
+_J2K = bytes.fromhex("ff4fff51002f0000") + _SIZE + bytes.fromhex("0001070101")
+_JLS = b"\xff\xd8\xff\xf7\x00\x0b\x08" + _BIG + bytes.fromhex("01011100ffda00080101000000000000") + bytes(62)
 _RLE = struct.pack("<16I", 2, 64, 70, *[0] * 13) + bytes(20)
 
 DICOM: dict[str, Build] = {
-    "nested 100": nested(100), "nested 300": nested(300), "nested 20000": nested(20_000),
+    "nested 100": nested(100),
+    "nested 300": nested(300),
+    "nested 20000": nested(20_000),
     "length of 4 GiB": with_element(0x0009, 0x1010, b"OB", b"", 0xFFFFFFF0),
     "no delimiter": with_element(0x0009, 0x1010, b"SQ", b"\xfe\xff\x00\xe0\xff\xff\xff\xff", 0xFFFFFFFF),
     "odd length": with_element(0x0009, 0x0010, b"LO", b"odd"),
     "unknown VR": with_element(0x0009, 0x1011, b"ZZ", b"what"),
     "tag twice": with_element(0x0028, 0x0010, b"US", b"\xff\xff"),
     "tags out of order": with_element(0x0008, 0x0016, b"UI", b"1.2.3\0"),
-    "deflate bomb": deflated(64), "deflate": deflated(1),
-    "RLE bomb": packed(RLELossless, 30_000, _RLE), "RLE cut": packed(RLELossless, 8, _RLE[:30]),
+    "deflate bomb": deflated(64),
+    "deflate": deflated(1),
+    "RLE bomb": packed(RLELossless, 30_000, _RLE),
+    "RLE cut": packed(RLELossless, 8, _RLE[:30]),
     "RLE offsets": packed(RLELossless, 8, struct.pack("<16I", 15, *[0xFFFFFFF0] * 15)),
     "RLE no segments": packed(RLELossless, 8, bytes(64)),
-    "J2K bomb": packed(JPEG2000Lossless, 60_000, _J2K), "J2K noise": packed(JPEG2000Lossless, 8, b"\xff\x4f" * 99),
-    "JPEG-LS bomb": packed(JPEGLSLossless, 65_535, _JLS), "JPEG-LS noise": packed(JPEGLSLossless, 8, b"\xff\xf7" * 99),
-    "65535 squared": changed(Rows=65_535, Columns=65_535), "no rows": changed(Rows=0),
-    "a thousand million frames": changed(NumberOfFrames="1000000000"), "minus five frames": changed(NumberOfFrames="-5"),
-    "12 bits": changed(BitsAllocated=12), "no bits": changed(BitsAllocated=0), "64 bits": changed(BitsAllocated=64),
-    "no samples": changed(SamplesPerPixel=0), "many samples": changed(SamplesPerPixel=65_535),
-    "spacing NaN": text_of(b"\x28\x00\x30\x00", b"NaN\\NaN "), "spacing 1e999": text_of(b"\x28\x00\x30\x00", b"1e999\\1 "),
-    "spacing 0": text_of(b"\x28\x00\x30\x00", b"0\\0 "), "spacing words": text_of(b"\x28\x00\x30\x00", b"wide\\high "),
+    "J2K bomb": packed(JPEG2000Lossless, 60_000, _J2K),
+    "J2K noise": packed(JPEG2000Lossless, 8, b"\xff\x4f" * 99),
+    "JPEG-LS bomb": packed(JPEGLSLossless, 65_535, _JLS),
+    "JPEG-LS noise": packed(JPEGLSLossless, 8, b"\xff\xf7" * 99),
+    "65535 squared": changed(Rows=65_535, Columns=65_535),
+    "no rows": changed(Rows=0),
+    "a thousand million frames": changed(NumberOfFrames="1000000000"),
+    "minus five frames": changed(NumberOfFrames="-5"),
+    "12 bits": changed(BitsAllocated=12),
+    "no bits": changed(BitsAllocated=0),
+    "64 bits": changed(BitsAllocated=64),
+    "no samples": changed(SamplesPerPixel=0),
+    "many samples": changed(SamplesPerPixel=65_535),
+    "spacing NaN": text_of(b"\x28\x00\x30\x00", b"NaN\\NaN "),
+    "spacing 1e999": text_of(b"\x28\x00\x30\x00", b"1e999\\1 "),
+    "spacing 0": text_of(b"\x28\x00\x30\x00", b"0\\0 "),
+    "spacing words": text_of(b"\x28\x00\x30\x00", b"wide\\high "),
     "spacing negative": text_of(b"\x28\x00\x30\x00", b"-1\\-1 "),
     "zero directions": text_of(b"\x20\x00\x37\x00", b"0\\0\\0\\0\\0\\0 "),
     "directions infinite": text_of(b"\x20\x00\x37\x00", b"inf\\0\\0\\0\\1\\0 "),
@@ -202,28 +206,40 @@ DICOM: dict[str, Build] = {
     "unknown syntax": lambda n: saved(sound(n)).replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.9.9.9\0"),
     "big endian said": lambda n: saved(sound(n)).replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.2\0"),
     "implicit said": lambda n: saved(sound(n)).replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2\0\0\0"),
-    "header only": lambda n: bytes(128) + b"DICM", "header cut": lambda n: saved(sound(n))[: 140 + n],
-    "half": lambda n: saved(sound(n))[: 300 + 7 * n], "zeros": lambda n: bytes(128) + b"DICM" + bytes(5000 + n),
+    "header only": lambda n: bytes(128) + b"DICM",
+    "header cut": lambda n: saved(sound(n))[: 140 + n],
+    "half": lambda n: saved(sound(n))[: 300 + 7 * n],
+    "zeros": lambda n: bytes(128) + b"DICM" + bytes(5000 + n),
     "ones": lambda n: bytes(128) + b"DICM" + b"\xff" * (5000 + n),
-    "ELF": starting(b"\x7fELF\x02\x01\x01"), "PE": starting(b"MZ\x90\0"), "HTML": starting(b"<html><script>alert(1)</script>"),
+    "ELF": starting(b"\x7fELF\x02\x01\x01"),
+    "PE": starting(b"MZ\x90\0"),
+    "HTML": starting(b"<html><script>alert(1)</script>"),
     "ZIP start": starting(b"PK\x03\x04"),
-    "DICOMDIR upwards": dicomdir(b"..\\..\\..\\etc\\passwd "), "DICOMDIR absolute": dicomdir(b"\\etc\\passwd "),
-}  # fmt: skip
+    "DICOMDIR upwards": dicomdir(b"..\\..\\..\\etc\\passwd "),
+    "DICOMDIR absolute": dicomdir(b"\\etc\\passwd "),
+}
 NIFTI: dict[str, Build] = {
     "dims huge": nifti(put(40, "8h", 3, 32767, 32767, 32767, 1, 1, 1, 1)),
     "dims negative": nifti(put(40, "8h", 3, -6, 7, 8, 1, 1, 1, 1)),
     "dims 1000": nifti(put(40, "8h", 1000, 6, 7, 8, 1, 1, 1, 1)),
-    "type unknown": nifti(put(70, "h", 9999)), "offset huge": nifti(put(108, "f", 1e30)),
-    "offset NaN": nifti(put(108, "f", float("nan"))), "slope infinite": nifti(put(112, "2f", float("inf"), 0.0)),
-    "affine NaN": nifti(put(280, "4f", *[float("nan")] * 4)), "affine zero": nifti(put(280, "12f", *[0.0] * 12)),
-    "cut": nifti(lambda raw: None, pack=False, cut=400), "no gzip": nifti(lambda raw: None, pack=False),
-    "bomb": lambda n: gzip.compress(bytes(64 << 20)), "noise": lambda n: bytes(range(256)) * (3 + n),
-}  # fmt: skip
+    "type unknown": nifti(put(70, "h", 9999)),
+    "offset huge": nifti(put(108, "f", 1e30)),
+    "offset NaN": nifti(put(108, "f", float("nan"))),
+    "slope infinite": nifti(put(112, "2f", float("inf"), 0.0)),
+    "affine NaN": nifti(put(280, "4f", *[float("nan")] * 4)),
+    "affine zero": nifti(put(280, "12f", *[0.0] * 12)),
+    "cut": nifti(lambda raw: None, pack=False, cut=400),
+    "no gzip": nifti(lambda raw: None, pack=False),
+    "bomb": lambda n: gzip.compress(bytes(64 << 20)),
+    "noise": lambda n: bytes(range(256)) * (3 + n),
+}
 ARCHIVES: dict[str, Build] = {
-    "zip slip": zipped("../../../escaped.dcm", b"x"), "zip absolute": zipped("/escaped.dcm", b"x"),
-    "zip link": zipped("link", b"/etc/passwd", link=True), "zip bomb": zipped("zeros.dcm", bytes(64 << 20)),
+    "zip slip": zipped("../../../escaped.dcm", b"x"),
+    "zip absolute": zipped("/escaped.dcm", b"x"),
+    "zip link": zipped("link", b"/etc/passwd", link=True),
+    "zip bomb": zipped("zeros.dcm", bytes(64 << 20)),
     "zip in zip": zipped("inner.zip", zipped("inner.zip", b"PK")(0)),
-}  # fmt: skip
+}
 
 
 def hostile_files(versions: int = 3) -> dict[str, bytes]:

@@ -62,10 +62,8 @@ DAMAGES: tuple[Damage, ...] = (_flip, _cut, _lengths, _types, _move, _noise)
 def _sources() -> list[bytes]:
     """Return files of every transfer syntax that pydicom brings along, as far as they are small."""
     folder = Path(pydicom.data.__file__).parent / "test_files"
-    small = sorted(
-        path for path in folder.glob("*.dcm") if path.stat().st_size < _MAX_BYTES and is_dicom(path)
-    )
-    return [path.read_bytes() for path in small]
+    small = (path for path in sorted(folder.glob("*.dcm")) if path.stat().st_size < _MAX_BYTES)
+    return [path.read_bytes() for path in small if is_dicom(path)]
 
 
 def mutated(seed: int, count: int) -> Iterator[tuple[str, bytes]]:

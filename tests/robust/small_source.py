@@ -15,10 +15,8 @@ def write_source(folder: Path, *, seed: int = 0) -> Path:
     affine = np.diag([1.0, 1.0, 2.0, 1.0])
     label = np.zeros((6, 7, 8), np.uint8)
     label[2, 3, 4] = 1
-    for kind, array in {
-        "imagesTr": rng.integers(0, 900, (6, 7, 8)).astype(np.int16),
-        "labelsTr": label,
-    }.items():
+    scan = rng.integers(0, 900, (6, 7, 8)).astype(np.int16)
+    for kind, array in {"imagesTr": scan, "labelsTr": label}.items():
         (folder / kind).mkdir(parents=True, exist_ok=True)
         name = f"hippocampus_{seed:03d}.nii.gz"
         (folder / kind / name).write_bytes(encode_image(Image(array, affine)))

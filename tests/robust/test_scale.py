@@ -60,6 +60,8 @@ def test_memory_is_flat_and_time_linear(tmp_path, capsys):
     first, first_s = measure(tmp_path, small)
     second, second_s = measure(tmp_path, large)
     with capsys.disabled():
-        print(f"\n{small}: {first:.0f} MB, {first_s:.1f} s; {large}: {second:.0f} MB, {second_s:.1f} s")
+        sys.stderr.write(
+            f"\n{small}: {first:.0f} MB, {first_s:.1f} s; {large}: {second:.0f} MB, {second_s:.1f} s\n"
+        )
     assert (second - first) / (large - small) * 10_000 < 50
     assert second_s / large < 1.5 * first_s / small

@@ -13,10 +13,10 @@ from tokens import Tokens, write_corpus
 
 from medmim.files import read_jsonl
 
+SLOW = pytest.param(180, marks=pytest.mark.slow)
 
-@pytest.fixture(
-    scope="module", params=[20, pytest.param(180, marks=pytest.mark.slow)], ids=["few-bad", "180-bad"]
-)
+
+@pytest.fixture(scope="module", params=[20, SLOW], ids=["few-bad", "180-bad"])
 def corpus(request, tmp_path_factory):
     """A folder with tokens, and what each command said and wrote about it."""
     tmp = tmp_path_factory.mktemp("tokens")
@@ -66,10 +66,8 @@ def test_no_token_gets_out(corpus, capsys):
     contents = said | written(tmp / "out", tmp / "nothing", tmp / "home", tmp / "temporary")
     assert tokens.found_in(contents) == {}
     with capsys.disabled():
-        size = sum(map(len, contents.values()))
-        print(
-            f"\n{len(tokens.places)} tokens, {len(set(tokens.places.values()))} kinds, {size} bytes: 0 found"
-        )
+        size, kinds = sum(map(len, contents.values())), len(set(tokens.places.values()))
+        sys.stderr.write(f"\n{len(tokens.places)} tokens, {kinds} kinds, {size} bytes written: 0 found\n")
 
 
 def test_the_search_finds_tokens_where_nothing_is_filtered(corpus):

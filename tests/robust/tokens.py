@@ -131,7 +131,7 @@ def _broken(raw: bytes, tokens: Tokens, kind: int) -> bytes:
 
 def write_corpus(folder: Path, tokens: Tokens, *, bad: int) -> None:
     """Write series, damaged slices, volumes, side files and names, each with tokens of their own."""
-    for series in range(4):
+    for _ in range(4):
         place = folder / tokens.word("folder name")
         place.mkdir(parents=True)
         names = {
@@ -143,9 +143,8 @@ def write_corpus(folder: Path, tokens: Tokens, *, bad: int) -> None:
         for number in range(6):
             path = place / f"{tokens.word('file name')}.dcm"
             _slice(tokens, number, uid, names).save_as(path, enforce_file_format=True)
-        (place / f"{tokens.word('file name')}.json").write_text(
-            json.dumps({"PatientName": tokens.word("side file")})
-        )
+        side = json.dumps({"PatientName": tokens.word("side file")})
+        (place / f"{tokens.word('file name')}.json").write_text(side)
         (place / f"{tokens.word('file name')}.txt").write_text(tokens.word("text file"))
     for kind in range(bad):
         path = folder / "bad" / f"{tokens.word('name of a bad file')}.dcm"
@@ -169,17 +168,11 @@ def write_corpus(folder: Path, tokens: Tokens, *, bad: int) -> None:
 def _write_nifti(path: Path, tokens: Tokens, *, broken: bool) -> None:
     array = np.random.default_rng(len(tokens.places)).integers(0, 900, (6, 7, 8)).astype(np.int16)
     image = nib.Nifti1Image(array, np.diag([1.0, 1.0, 2.0, 1.0]))
-    for field, length in {
-        "descrip": 80,
-        "aux_file": 24,
-        "intent_name": 16,
-        "db_name": 18,
-        "data_type": 10,
-    }.items():
+    lengths = {"descrip": 80, "aux_file": 24, "intent_name": 16, "db_name": 18, "data_type": 10}
+    for field, length in lengths.items():
         image.header[field] = tokens.word("NIfTI header")[:length].encode()
-    image.header.extensions.append(
-        nib.nifti1.Nifti1Extension("comment", tokens.word("NIfTI extension").encode())
-    )
+    comment = nib.nifti1.Nifti1Extension("comment", tokens.word("NIfTI extension").encode())
+    image.header.extensions.append(comment)
     raw = image.to_bytes() + tokens.word("after the voxels").encode()
     with path.open("wb") as stream, gzip.GzipFile(tokens.word("gzip name"), "wb", fileobj=stream) as packed:
         packed.write(raw)

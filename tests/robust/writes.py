@@ -1,4 +1,4 @@
-"""Every write of an ingestion, counted in a forked copy of this process, and what can happen at one of them."""
+"""Every write of an ingestion, counted in a fork of this process, and what can happen at one of them."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ class Here(Sandbox):
         *,
         limits: Limits | None = None,
         on_done: Callable[[int], None] | None = None,
+        keep: Callable[[Any], Any] | None = None,
     ) -> list[Answer]:
         call = f"{function.__module__}:{function.__qualname__}"
-        job = _Job(call, tasks, limits or Limits(), on_done)
+        job = _Job(call, tasks, limits or Limits(), on_done, keep)
         for number, task in enumerate(tasks):
             said = attempt(call, task)
             job.answer(number, Answer(said.get("value"), said.get("reason")))

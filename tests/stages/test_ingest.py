@@ -168,7 +168,7 @@ def test_every_kind_of_file_has_its_fate(tmp_path: Path):
         ("quarantined", "duplicate_instance"): 7,
         ("quarantined", "burned_in_risk"): 1,
         ("skipped", "not_dicom"): 2,
-        ("skipped", "picture"): 1,
+        ("skipped", "picture_beside_scans"): 1,
         ("skipped", "special_file"): 1,
         ("skipped", "link_not_followed"): 2,
         ("quarantined", "not_nifti"): 1,

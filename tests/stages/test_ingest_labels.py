@@ -10,11 +10,17 @@ import numpy as np
 import PIL.Image
 import pytest
 import SimpleITK as sitk  # noqa: N813
+from click.testing import CliRunner
 from dicom_maker import write_series
 from label_maker import sorted_slices, write_segmentation, write_structures
 
+from medmim.cli import main
+from medmim.config import PretrainSettings
+from medmim.data.draws import Draws, pretraining_patches
 from medmim.data.manifest import LedgerRow, read_dataset
 from medmim.data.nifti import Image, encode_image, read_image
+from medmim.data.plan import plan_for
+from medmim.data.prepare import Volumes
 from medmim.data.sandbox import Sandbox
 from medmim.files import read_jsonl
 from medmim.stages import ingest as stage
@@ -282,6 +288,14 @@ def test_groups_and_classes_of_json_lines(tmp_path):
     assert row["boxes"] == [{"box": [1.5, 2.0, 9.0, 11.0], "class": "glioma"}]
 
 
+def test_promised_annotations_that_cannot_be_read_are_quarantined(tmp_path):
+    picture(tmp_path / "in" / "images" / "1.png")
+    (tmp_path / "in" / "annotations.jsonl").write_text('{"image": "images/1.png", "box_xyxy": [1, 2')
+    dataset = run(tmp_path)
+    assert fates(tmp_path) == {("accepted", "picture"): 1, ("quarantined", "bad_annotations"): 1}
+    assert dataset.volumes[0].boxes == ()
+
+
 def test_br35h_knows_the_healthy_and_keeps_equal_pictures_together(tmp_path):
     root = tmp_path / "in"
     for number in range(4):
@@ -340,3 +354,46 @@ def test_arrays_that_hold_objects_are_refused(tmp_path):
     np.savez(tmp_path / "in" / "ymnist.npz", train_images=np.arange(60, dtype=np.uint8).reshape(1, 6, 10))
     run(tmp_path)
     assert fates(tmp_path)["quarantined", "unusable_array"] == 1
+
+
+def pictures(root):
+    for number in range(6):
+        picture(root / "in" / f"{number}.png", number)
+    return run(root)
+
+
+def test_pictures_are_planned_and_drawn_in_2d(tmp_path):
+    dataset = pictures(tmp_path)
+    plan = plan_for(dataset.volumes, dims=None, size=None)
+    assert (plan.dims, plan.size, plan.spacing_mm) == (2, (64, 48), None)
+    volumes = Volumes(dataset.root, plan, cache_gb=0.1)
+    draws = Draws(dataset.volumes, volumes, pretraining_patches(plan), labelled=False, seed=0, total=6)
+    images = np.stack([draws[number]["image"].numpy() for number in range(6)])
+    assert images.shape == (6, 1, 64, 48)
+    assert np.isfinite(images).all()
+    shown = volumes(dataset.volumes[0])
+    stored = read_image(dataset.root / dataset.volumes[0].image).array
+    assert np.corrcoef(shown.image[0].flip(0, 1).numpy().ravel(), stored.ravel())[0, 1] > 0.99
+
+
+@pytest.mark.slow
+def test_pictures_can_be_pretrained_on(tmp_path, home):
+    from medmim.stages.pretrain import pretrain
+
+    dataset = pictures(tmp_path)
+    settings = PretrainSettings(data=dataset.root, steps=1, batch_size=2, size=(32, 32), dims=2, workers=0)
+    result = pretrain(settings, home=home)
+    assert np.isfinite(result.metrics["last/train_loss"])
+
+
+def test_the_command_names_classes(tmp_path, monkeypatch):
+    save(tmp_path / "in" / "imagesTr" / "a.nii.gz", scan())
+    save(tmp_path / "in" / "labelsTr" / "a.nii.gz", (scan() > 600).astype(np.uint8))
+    monkeypatch.setenv("MEDMIM_HOME", str(tmp_path / "home"))
+    words = ["ingest", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--label-name"]
+    done = CliRunner().invoke(main, [*words, "1=lesion", "--json"])
+    assert done.exit_code == 0, done.output
+    assert read_dataset(tmp_path / "out").info.label_names == {1: "lesion"}
+    wrong = CliRunner().invoke(main, [*words, "lesion"])
+    assert wrong.exit_code == 2
+    assert "expected a class number and a name" in wrong.output

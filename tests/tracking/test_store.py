@@ -115,13 +115,14 @@ def test_models_are_registered_in_versions(store, tmp_path):
     assert version.tags == {"sha256": "ab"}
 
 
-def test_a_later_score_is_noted_as_a_series(store):
+def test_the_newest_of_later_scores_is_shown(store):
     recorder = begin(store)
     recorder.finish("FINISHED")
     for value in (0.5, 0.6):
         store.note_score(recorder.run_id, "finetuned/test_dice", value)
     history = store.client.get_metric_history(recorder.run_id, "finetuned/test_dice")
-    assert [(point.step, point.value) for point in history] == [(0, 0.5), (1, 0.6)]
+    assert [(point.step, point.value) for point in history] == [(0, 0.5), (0, 0.6)]
+    assert store.run(recorder.run_id).data.metrics["finetuned/test_dice"] == 0.6
     assert store.run(recorder.run_id).info.status == "FINISHED"
 
 

@@ -1,0 +1,84 @@
+"""`medmim masks`: its words, its table and its JSON."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from medmim.cli import main
+from medmim.masks import MASKS
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return lambda *words: CliRunner().invoke(main, ["masks", *words])
+
+
+def test_prints_a_table_and_says_where_the_picture_is(run, tmp_path):
+    result = run("--mask", "mesh", "--mask", "square", "--ratio", "0.7", "--grid", "7")
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert lines[0].split() == ["mask", "ratio", "hidden", "unevenness", "distance"]
+    assert lines[1].split()[:3] == ["mesh", "0.70", "0.6939"]
+    assert lines[-1] == "picture  medmim-masks.png"
+    assert (tmp_path / "medmim-masks.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_json_is_every_mask_at_seven_ratios(run):
+    result = run("--json", "--grid", "4,5", "--out", "deep/own.png")
+    content = json.loads(result.output.splitlines()[-1])
+    assert content["picture"] == "deep/own.png"
+    assert [(row["mask"], row["ratio"]) for row in content["masks"]] == [
+        (name, ratio) for name in MASKS for ratio in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    ]
+
+
+def test_on_a_dataset_there_are_columns_for_tissue_and_lesion(run, tiny_dataset):
+    result = run("--data", str(tiny_dataset), "--mask", "tissue", "--ratio", "0.5")
+    assert result.exit_code == 0, result.output
+    assert "tissue  lesion  lesion lost" in result.output.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--mask", "mehs"], "medmim: unknown mask 'mehs'; did you mean 'mesh'?"),
+        (["--ratio", "1"], "medmim: --ratio: expected a number between 0 and 1, both excluded, got 1"),
+        (["--grid", "a,b"], "--grid: expected one number or one an axis, such as 64 or 40,56,40; got 'a,b'"),
+        (["--dims", "4"], "4 is not in the range 2<=x<=3"),
+        (["--volume", "x"], "--volume: expected --data DATASET with it"),
+        (["--data", "a", "--image", "b"], "expected one of --data, --image, got both"),
+    ],
+)
+def test_wrong_words_end_with_code_2(run, words, message):
+    result = run(*words)
+    assert result.exit_code == 2
+    assert message in result.output
+
+
+@pytest.mark.parametrize("word", ["--data", "--image"])
+def test_absent_files_end_with_code_1(run, word):
+    result = run(word, "absent")
+    assert result.exit_code == 1
+    assert result.output.startswith("medmim: ")
+    assert len(result.output.splitlines()) == 1
+
+
+def test_help_names_every_option_with_an_example(run):
+    result = run("--help")
+    assert result.exit_code == 0
+    for word in (
+        "--mask",
+        "--ratio",
+        "--dims",
+        "--grid",
+        "--data",
+        "--volume",
+        "--image",
+        "--seed",
+        "--out",
+        "--json",
+    ):
+        assert word in result.output
+    assert "Examples:" in result.output

@@ -1,0 +1,247 @@
+"""Packed cells against the masked-dense reference: values and gradients of every network, mask and cell."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from medmim.encoders import build_encoder, mask, pack
+from medmim.masks import MASKS, build_mask
+
+# small enough for float64, with every kind of layer of the full network
+NETS = {
+    "resnet18": {"widths": (3, 4, 4, 6), "stem_stride": 1},
+    "resnet18 pooled": {"widths": (2, 3, 3, 4), "stem_stride": 1, "max_pool": True},
+    "resnet50": {"widths": (2, 2, 2, 3), "stem_stride": 1},
+    "dynunet": {"filters": (3, 4, 6)},
+    "segresnet": {"width": 4, "blocks": (1, 1, 2), "groups": 2},
+    "convnext": {"widths": (3, 4, 6), "blocks": (1, 2, 1), "stem_stride": 2},
+}
+every_net = pytest.mark.parametrize("name", sorted(NETS))
+both_dims = pytest.mark.parametrize("dims", [2, 3])
+CHANNELS = 2
+
+
+def build(name, dims, *, dtype=torch.float64):
+    torch.manual_seed(0)
+    net = build_encoder(name.split()[0], spatial_dims=dims, in_channels=CHANNELS, **NETS[name])
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():  # norms and layer scales that a mistake cannot hide behind
+        for parameter in net.parameters():
+            if parameter.dim() == 1 or parameter[0].numel() == 1:
+                parameter.copy_(1 + 0.5 * torch.randn(parameter.shape, generator=generator))
+    return net.to(dtype).train()
+
+
+def batch_for(net, dims, *, rule="random", times=1, ratio=0.5, batch=2, dtype=torch.float64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    grid = (3, 2, 2)[:dims] if max(net.total_stride) * times >= 8 else (4, 5, 3)[:dims]
+    space = [cells * stride * times for cells, stride in zip(grid, net.total_stride, strict=True)]
+    images = torch.randn(batch, CHANNELS, *space, generator=generator).to(dtype) + 0.5
+    return images, build_mask(rule, ratio=ratio).sample(batch, grid, generator=generator)
+
+
+def run(net, hide, images, hidden):
+    """Return the maps, and the gradients of parameters and images of a loss that weighs every voxel."""
+    net.zero_grad(set_to_none=True)
+    images = images.clone().requires_grad_()
+    maps = [item.unpack() for item in net(hide(images, hidden))]
+    generator = torch.Generator().manual_seed(9)
+    loss = sum((item * torch.randn(item.shape, generator=generator).to(item)).mean() for item in maps)
+    loss.backward()
+    gradients = {name: parameter.grad for name, parameter in net.named_parameters()}
+    return maps, {**gradients, "images": images.grad}
+
+
+def error(ours, reference, *, at_least=0.0):
+    """Return the relative error in the Euclidean norm."""
+    return ((ours.double() - reference).norm() / max(reference.norm(), at_least)).item()
+
+
+def compare(net, images, hidden, *, tolerance):
+    """Compare the network with the masked-dense one in float64."""
+    reference = copy.deepcopy(net).double()
+    maps, gradients = run(net, pack, images, hidden)
+    expected, expected_gradients = run(reference, mask, images.double(), hidden)
+    for ours, theirs in zip(maps, expected, strict=True):
+        assert ours.shape == theirs.shape
+        assert error(ours, theirs) < tolerance
+    # a bias before a norm has no gradient but noise: the error is relative to the largest gradient then
+    largest = max(gradient.norm() for gradient in expected_gradients.values())
+    for name, gradient in expected_gradients.items():
+        assert error(gradients[name], gradient, at_least=1e-2 * largest) < tolerance, name
+
+
+@every_net
+@both_dims
+@pytest.mark.parametrize("times", [1, 2])
+def test_float64_equals_the_masked_network(name, dims, times):
+    if dims == 3 and times == 2 and name in ("resnet50", "resnet18 pooled"):
+        times = 1  # the same code on a map eight times as large; 2D and the other networks have it
+    net = build(name, dims)
+    compare(net, *batch_for(net, dims, times=times), tolerance=1e-10)
+
+
+@every_net
+@both_dims
+@pytest.mark.parametrize("rule", sorted(MASKS))
+def test_float32_equals_the_masked_network_under_every_mask(name, dims, rule):
+    net = build(name, dims, dtype=torch.float32)
+    compare(net, *batch_for(net, dims, rule=rule, dtype=torch.float32), tolerance=1e-4)
+
+
+@every_net
+@both_dims
+def test_samples_may_hide_different_counts(name, dims):
+    net = build(name, dims)
+    images, hidden = batch_for(net, dims, batch=3)
+    hidden[0], hidden[1] = False, True
+    hidden[1].view(-1)[2] = False
+    compare(net, images, hidden, tolerance=1e-10)
+
+
+@every_net
+@both_dims
+def test_what_is_hidden_changes_nothing_bit_for_bit(name, dims):
+    net = build(name, dims, dtype=torch.float32)
+    images, hidden = batch_for(net, dims, dtype=torch.float32)
+    covered = (mask(images, hidden).visible == 0).expand_as(images)
+    disturbed = torch.where(covered, 1e9 * torch.randn_like(images), images)
+    for first, second in zip(*(run(net, pack, x, hidden) for x in (images, disturbed)), strict=True):
+        pairs = zip(first.values(), second.values(), strict=True) if isinstance(first, dict) else zip(first, second)
+        assert all(torch.equal(a, b) for a, b in pairs)
+
+
+@every_net
+def test_evaluation_mode_equals_the_masked_network(name):
+    net = build(name, 2)
+    images, hidden = batch_for(net, 2)
+    net(mask(images, hidden))  # running statistics of something
+    net.eval()
+    with torch.no_grad():
+        for ours, theirs in zip(net(pack(images, hidden)), net(mask(images, hidden)), strict=True):
+            torch.testing.assert_close(ours.unpack(), theirs.unpack(), rtol=1e-10, atol=1e-10)
+
+
+@every_net
+def test_running_statistics_equal_those_of_the_masked_network(name):
+    nets = build(name, 2), build(name, 2)
+    images, hidden = batch_for(nets[0], 2)
+    nets[0](pack(images, hidden)), nets[1](mask(images, hidden))
+    for (key, ours), theirs in zip(nets[0].state_dict().items(), nets[1].state_dict().values(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10, msg=lambda m, k=key: f"{k}: {m}")
+
+
+@every_net
+@both_dims
+def test_all_visible_equals_the_network_without_a_mask(name, dims):
+    net = build(name, dims)
+    images, hidden = batch_for(net, dims)
+    for ours, dense in zip(net(pack(images, torch.zeros_like(hidden))), net(images), strict=True):
+        torch.testing.assert_close(ours.unpack(), dense, rtol=1e-9, atol=1e-10)
+
+
+@every_net
+@both_dims
+def test_two_masks_before_one_backward_under_checkpointing_are_exact(name, dims):
+    net = build(name, dims)
+    batches = [batch_for(net, dims, seed=seed) for seed in (0, 1)]
+
+    def gradients(*chosen, recompute):
+        def loss_of(images, hidden):
+            return sum(item.unpack().square().mean() for item in net(pack(images, hidden)))
+
+        net.zero_grad(set_to_none=True)
+        losses = [
+            checkpoint(loss_of, *batch, use_reentrant=False) if recompute else loss_of(*batch)
+            for batch in chosen
+        ]
+        sum(losses).backward()
+        return [parameter.grad for parameter in net.parameters()]
+
+    apart = [gradients(batch, recompute=False) for batch in batches]
+    together = gradients(*batches, recompute=True)
+    for both, first, second in zip(together, *apart, strict=True):
+        torch.testing.assert_close(both, first + second, rtol=1e-9, atol=1e-12)
+
+
+@both_dims
+def test_packed_values_cross_the_border_of_a_checkpoint(dims):
+    net = build("dynunet", dims)
+    images, hidden = batch_for(net, dims)
+
+    def gradients(stage):
+        net.zero_grad(set_to_none=True)
+        features, loss = pack(images, hidden), 0
+        for module in net.stages:
+            features = stage(module, features)
+            loss = loss + features.unpack().square().mean()
+        loss.backward()
+        return [parameter.grad for parameter in net.parameters()]
+
+    recomputed = gradients(lambda module, x: checkpoint(module, x, use_reentrant=False))
+    for ours, plain in zip(recomputed, gradients(lambda module, x: module(x)), strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-12, atol=1e-14)
+
+
+@every_net
+@both_dims
+def test_bf16_autocast_stays_near_fp32_and_trains(name, dims):
+    net = build(name, dims, dtype=torch.float32)
+    images, hidden = batch_for(net, dims, dtype=torch.float32)
+
+    def low(x, where):
+        return [item.unpack().float() for item in net(hide(x, where))]
+
+    errors = []
+    for hide in (pack, mask):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            maps = low(images, hidden)
+        errors.append([((a - b).norm() / b.norm()).item() for a, b in zip(maps, low(images, hidden), strict=True)])
+    assert all(packed < 2 * masked + 0.02 for packed, masked in zip(*errors, strict=True))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = sum(item.unpack().float().square().mean() for item in net(pack(images, hidden)))
+    loss.backward()
+    assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in net.parameters())
+
+
+def test_one_state_for_packed_masked_and_dense():
+    net = build("resnet50", 2)
+    keys = list(net.state_dict())
+    images, hidden = batch_for(net, 2)
+    net(pack(images, hidden))
+    assert list(net.state_dict()) == keys
+    build("resnet50", 2).load_state_dict(net.state_dict())
+
+
+def test_a_network_of_the_users_own_with_attention_gates_and_concatenation():
+    class Gated(nn.Module):
+        """Squeeze-and-excitation, a spatial gate, concatenation, a residual and channels-last layers."""
+
+        def __init__(self):
+            super().__init__()
+            self.conv, self.gate = nn.Conv2d(CHANNELS, 4, 3, padding=1), nn.Conv2d(4, 1, 1)
+            self.fc, self.norm = nn.Linear(4, 4), nn.LayerNorm(8)
+            self.mlp = nn.Sequential(nn.Linear(8, 6), nn.GELU(), nn.Linear(6, 8))
+            self.down = nn.Conv2d(8, 5, 3, 2, 1)
+
+        def forward(self, x):
+            x = torch.relu(self.conv(x))
+            spatial = torch.sigmoid(self.gate(x))
+            weights = torch.sigmoid(self.fc(nn.AdaptiveAvgPool2d(1)(x).flatten(1)))
+            x = torch.cat([x * spatial, x * weights[:, :, None, None]], dim=1)
+            x = x + self.mlp(self.norm(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+            return [x, self.down(x)]
+
+    torch.manual_seed(0)
+    net = Gated().double()
+    images = torch.randn(2, CHANNELS, 8, 8, dtype=torch.float64)
+    hidden = torch.zeros(2, 2, 2, dtype=torch.bool)
+    for ours, dense in zip(net(pack(images, hidden)), net(images), strict=True):
+        torch.testing.assert_close(ours.unpack(), dense)
+    hidden[0, 0, 0] = hidden[1, 1, 0] = True
+    loss = sum(item.unpack().square().mean() for item in net(pack(images, hidden)))
+    loss.backward()
+    assert all(parameter.grad.any() for parameter in net.parameters())
