@@ -29,7 +29,7 @@ Examples:
 @click.option(
     "--patients", type=click.IntRange(min=5), default=40, show_default=True, help="Made-up patients."
 )
-@click.option("--pretrain-steps", type=click.IntRange(min=1), default=300, show_default=True)
+@click.option("--pretrain-steps", type=click.IntRange(min=1), default=200, show_default=True)
 @click.option("--finetune-steps", type=click.IntRange(min=1), default=300, show_default=True)
 @json_option
 def command(

@@ -28,7 +28,9 @@ Examples:
   medmim pretrain --resume""",
 )
 @click.option("--method", help="How it learns.  [default: spark]")
-@click.option("--mask", help="What is hidden: mesh or random.  [default: mesh]")
+@click.option(
+    "--mask", help="What is hidden; `medmim masks` draws them all, or module:callable.  [default: mesh]"
+)
 @click.option("--ratio", type=float, help="Share of mask cells to hide.  [default: 0.7]")
 @click.option(
     "--cell", help="Mask cell in voxels, such as 8 or 8,8,4.  [default: the encoder's total stride]"

