@@ -40,6 +40,8 @@ class DynUNetEncoder(Encoder):
                 f"{len(filters)} filters"
             )
         relative = [as_size(step, spatial_dims, what="encoder_options.strides") for step in steps]
+        if any(max(step) > 2 for step in relative):
+            raise UsageError("encoder_options.strides: expected 1 or 2 a stage, MONAI's blocks hold no other")
         widths = [in_channels, *filters]
         self.in_channels = in_channels
         self.channels = tuple(filters)

@@ -108,9 +108,10 @@ def finetune(
 
 def _encoder_words(settings: FinetuneSettings, origin: Origin, dims: int) -> tuple[str, dict[str, Any]]:
     """Return the encoder's name and options: the user's, else those of the weights, else the default."""
-    if settings.encoder or not origin.description:
-        return settings.encoder or DEFAULT_ENCODER[dims], settings.encoder_options
-    return str(origin.description["encoder"]), dict(origin.description["encoder_options"])
+    known = str(origin.description.get("encoder", DEFAULT_ENCODER[dims]))
+    name = settings.encoder or known
+    options = origin.description.get("encoder_options", {}) if name == known else {}
+    return name, {**options, **settings.encoder_options}
 
 
 def _put_together(settings: FinetuneSettings, store: Store) -> _Parts:
