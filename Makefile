@@ -1,18 +1,22 @@
 # make demo    install into .venv and run the whole line on generated DICOM; prints the comparison
 # make test    install into .venv and run the tests
+# make coverage    the same, with the share of lines that they ran
 # make check   lint, format, types
 # make test-slow   proofs that take minutes; real data in ../shared where it is there
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow check
+.PHONY: demo test coverage test-slow check
 
 demo: $(VENV)/.runtime
 	$(BIN)/medmim demo
 
 test: $(VENV)/.dev
-	$(BIN)/pytest -m "not slow" --cov --cov-report=term:skip-covered --durations=5
+	$(BIN)/pytest -m "not slow" -q -n auto --dist worksteal --durations=5
+
+coverage: $(VENV)/.dev
+	$(BIN)/pytest -m "not slow" -q -n auto --cov --cov-report=term:skip-covered
 
 test-slow: $(VENV)/.dev
 	$(BIN)/pytest -m slow

@@ -89,6 +89,7 @@ class PretrainSettings(RunSettings):
         mask_options: that mask's own settings; `up_to` makes a range of `ratio`, drawn once a batch.
         ratio: share of mask cells to hide.
         cell: mask cell in voxels; None: the encoder's total stride.
+        compute: packed computes visible cells only; masked computes all and multiplies, with equal results.
         include_held_out: pretrain on validation and test patients too (their images, never their labels).
     """
 
@@ -98,6 +99,7 @@ class PretrainSettings(RunSettings):
     mask_options: dict[str, Any] = Field(default_factory=dict)
     ratio: Share = 0.7
     cell: Sizes | None = None
+    compute: Literal["packed", "masked"] = "packed"
     include_held_out: bool = False
 
 

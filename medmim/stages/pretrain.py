@@ -116,7 +116,11 @@ def _put_together(settings: PretrainSettings) -> _Parts:
     cell = as_size(settings.cell, dims, what="--cell") if settings.cell else encoder.total_stride
     torch.manual_seed(stream_seed(settings.seed, "method"))
     method = build_method(
-        settings.method, encoder=encoder, spatial_dims=dims, cell=cell, **settings.method_options
+        settings.method,
+        encoder=encoder,
+        spatial_dims=dims,
+        cell=cell,
+        **{"compute": settings.compute, **settings.method_options},
     )
     plan = plan_for(train, dims=dims, size=settings.size, multiple=cell)
     hidden_count(prod(grid_of(plan.size, cell)), settings.ratio)

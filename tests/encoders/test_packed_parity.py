@@ -62,23 +62,30 @@ def run(net, hide, images, hidden):
     return maps, {**gradients, "images": images.grad}
 
 
-def error(ours, reference, *, at_least=0.0):
-    """Return the relative error in the Euclidean norm."""
-    return ((ours.double() - reference).norm() / max(reference.norm(), at_least)).item()
+def errors(found, expected):
+    """Return the largest relative error (Euclidean norm) of the maps, and of the gradients."""
+    (maps, gradients), (true_maps, true_gradients) = found, expected
+    # a bias before a norm has no gradient but noise: its error is relative to the largest gradient
+    least = 1e-2 * max(gradient.norm() for gradient in true_gradients.values())
+    return (
+        max(((a - b).norm() / b.norm()).item() for a, b in zip(maps, true_maps, strict=True)),
+        max(((gradients[k] - b).norm() / max(b.norm(), least)).item() for k, b in true_gradients.items()),
+    )
 
 
 def compare(net, images, hidden, *, tolerance):
-    """Compare the network with the masked-dense one in float64."""
-    reference = copy.deepcopy(net).double()
-    maps, gradients = run(net, pack, images, hidden)
-    expected, expected_gradients = run(reference, mask, images.double(), hidden)
-    for ours, theirs in zip(maps, expected, strict=True):
-        assert ours.shape == theirs.shape
-        assert error(ours, theirs) < tolerance
-    # a bias before a norm has no gradient but noise: the error is relative to the largest gradient then
-    largest = max(gradient.norm() for gradient in expected_gradients.values())
-    for name, gradient in expected_gradients.items():
-        assert error(gradients[name], gradient, at_least=1e-2 * largest) < tolerance, name
+    """Compare the packed network with the masked-dense one in float64.
+
+    In float32 a deep network's gradients are no nearer to those in float64, masked or dense: roundings
+    move voxels over the kink of a ReLU. Packed cells may err three times as much as the masked network.
+    """
+    expected = run(copy.deepcopy(net).double(), mask, images.double(), hidden)
+    assert [m.shape for m in run(net, pack, images, hidden)[0]] == [m.shape for m in expected[0]]
+    ours = errors(run(net, pack, images, hidden), expected)
+    limits = [tolerance] * 2
+    if images.dtype == torch.float32:
+        limits = [max(tolerance, 3 * own) for own in errors(run(net, mask, images, hidden), expected)]
+    assert all(found < limit for found, limit in zip(ours, limits, strict=True)), (ours, limits)
 
 
 @every_net
@@ -94,7 +101,7 @@ def test_float64_equals_the_masked_network(name, dims, times):
 @pytest.mark.parametrize("rule", sorted(MASKS))
 def test_float32_equals_the_masked_network_under_every_mask(name, dims, rule):
     net = build(name, dims, dtype=torch.float32, spread=0.1)
-    compare(net, *batch_for(net, dims, rule=rule, batch=4, dtype=torch.float32), tolerance=1e-4)
+    compare(net, *batch_for(net, dims, rule=rule, dtype=torch.float32), tolerance=1e-4)
 
 
 @every_net

@@ -15,7 +15,7 @@ def compared(study):
 
 def test_pretraining_is_compared_with_scratch(compared, study):
     arms = compared.comparison.arms
-    assert [arm.name for arm in arms] == ["scratch", "spark mesh 0.7"]
+    assert [arm.name for arm in arms] == ["scratch", "spark mesh 0.7 decoder_width=8"]
     assert [arm.runs for arm in arms] == [(study.scratch.run_id,), (study.tuned.run_id,)]
     assert arms[1].dice.mean == pytest.approx(study.tuned.metrics["test/dice"])
     assert arms[1].dice_by_label["core"] == pytest.approx(study.tuned.metrics["test/dice_core"])

@@ -33,9 +33,9 @@ def cases_of(store, result):
 
 
 def test_the_whole_encoder_arrives_and_that_is_said(study):
-    assert study.said == ["100.0% of the encoder's tensors arrived from 'spark mesh 0.7'"]
+    assert study.said == ["100.0% of the encoder's tensors arrived from 'spark mesh 0.7 decoder_width=8'"]
     tags = Store(study.home).run(study.tuned.run_id).data.tags
-    assert tags["arm"] == "spark mesh 0.7"
+    assert tags["arm"] == "spark mesh 0.7 decoder_width=8"
     assert tags["pretraining_run"] == study.pretrained.run_id
     assert tags["loaded_fraction"] == "1.0000"
 

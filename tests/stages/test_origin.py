@@ -21,7 +21,7 @@ def test_scratch_is_nothing(study):
 def test_the_newest_pretraining_is_the_default(study):
     origin = find(study, None)
     assert origin.run_id == study.pretrained.run_id
-    assert origin.arm == "spark mesh 0.7"
+    assert origin.arm == "spark mesh 0.7 decoder_width=8"
     assert any(name.startswith("encoder.") for name in origin.weights)
 
 
@@ -36,7 +36,7 @@ def test_a_file_is_named_by_its_ending(study):
 
 def test_a_segmenter_can_be_a_beginning_too(study):
     origin = find(study, study.tuned.run_id)
-    assert origin.arm == "segment ← spark mesh 0.7"
+    assert origin.arm == "segment ← spark mesh 0.7 decoder_width=8"
 
 
 @pytest.mark.parametrize("word", ["zzz", ""])

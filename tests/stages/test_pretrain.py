@@ -33,7 +33,7 @@ def test_a_run_leaves_weights_pictures_and_tags(study):
     tags = run.data.tags
     for key, value in {
         "stage": "pretrain",
-        "arm": "spark mesh 0.7",
+        "arm": "spark mesh 0.7 decoder_width=8",
         "method": "spark",
         "mask": "mesh",
         "ratio_requested": "0.7",
