@@ -1,4 +1,4 @@
-"""Every operation on packed cells against the same one on masked values, and how `Packed` behaves as a value."""
+"""Every operation on packed cells against the same on masked values; how `Packed` behaves as a value."""
 
 import copy
 import gc
@@ -20,7 +20,9 @@ from medmim.errors import ShapeError
 def some(cell, grid, *, batch=3, channels=4, ratio=0.5, seed=0):
     """Images and a mask with another count in every sample."""
     generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(batch, channels, *[c * g for c, g in zip(cell, grid, strict=True)], generator=generator)
+    images = torch.randn(
+        batch, channels, *[c * g for c, g in zip(cell, grid, strict=True)], generator=generator
+    )
     hidden = torch.rand(batch, *grid, generator=generator) < ratio
     hidden.view(batch, -1)[:, 0] = False
     return images.double(), hidden
@@ -61,7 +63,9 @@ def test_convolutions(cell, kernel, stride, dilation, groups, bias):
     widths = [k - 1 for k in ((kernel,) * dims if isinstance(kernel, int) else kernel)]
     steps = (stride,) * dims if isinstance(stride, int) else stride
     # the padding that keeps size / stride: half the window; where it overlaps by stride only, less
-    padding = tuple(max(dilation * width - step + 2, 0) // 2 for width, step in zip(widths, steps, strict=True))
+    padding = tuple(
+        max(dilation * width - step + 2, 0) // 2 for width, step in zip(widths, steps, strict=True)
+    )
     layer = (nn.Conv2d, nn.Conv3d)[dims - 2](
         4, 8, kernel, stride, padding, dilation=dilation, groups=groups, bias=bias
     ).double()
@@ -156,7 +160,10 @@ def test_instance_norm_of_one_visible_voxel_is_the_bias():
     ids=repr,
 )
 def test_activations(layer):
-    agree(nn.Sequential(nn.Conv2d(4, 4, 1), layer, nn.Conv2d(4, 4, 3, padding=1)).double(), *some((4, 4), (2, 3)))
+    agree(
+        nn.Sequential(nn.Conv2d(4, 4, 1), layer, nn.Conv2d(4, 4, 3, padding=1)).double(),
+        *some((4, 4), (2, 3)),
+    )
 
 
 @pytest.fixture
@@ -180,7 +187,8 @@ def masked_as(value, dense):
 
 
 @pytest.mark.parametrize(
-    "shape", [(), (1,), (1, 4, 1, 1), (4, 1, 1), (3, 1, 1, 1), (3, 4, 1, 1), (3, 1, 8, 12), (8, 12), (1, 1, 8, 12)]
+    "shape",
+    [(), (1,), (1, 4, 1, 1), (4, 1, 1), (3, 1, 1, 1), (3, 4, 1, 1), (3, 1, 8, 12), (8, 12), (1, 1, 8, 12)],
 )
 def test_combines_with_numbers_parameters_gates_and_maps(shape, value):
     other = torch.rand(shape, dtype=torch.float64) + 0.5
@@ -217,7 +225,11 @@ def test_in_place_operators_make_a_new_value(value):
 
 
 def test_concatenates_and_divides_along_channels(value):
-    for joined in (torch.cat([value, value], 1), torch.cat([value, value], dim=-3), torch.concat([value, value], 1)):
+    for joined in (
+        torch.cat([value, value], 1),
+        torch.cat([value, value], dim=-3),
+        torch.concat([value, value], 1),
+    ):
         assert torch.equal(joined.unpack(), torch.cat([value.unpack()] * 2, 1))
     for parts in (torch.chunk(value, 2, dim=1), value.chunk(2, dim=1), value.split([2, 2], dim=1)):
         assert torch.equal(torch.cat(parts, 1).unpack(), value.unpack())
@@ -263,7 +275,9 @@ def test_dropout_of_channels_drops_them_in_all_cells_of_a_sample(value):
     seen = mask(torch.ones_like(dropped), value.layout.hidden).unpack().bool()
     for sample, channel in product(range(3), range(4)):
         voxels = dropped[sample, channel][seen[sample, channel]]
-        assert (voxels == 0).all() or torch.equal(voxels, 2 * (value + 10).unpack()[sample, channel][seen[sample, channel]])
+        assert (voxels == 0).all() or torch.equal(
+            voxels, 2 * (value + 10).unpack()[sample, channel][seen[sample, channel]]
+        )
     assert 0 < (dropped[seen] == 0).double().mean() < 1
 
 
@@ -313,9 +327,15 @@ def test_an_operation_without_a_packed_form_is_named_with_a_way_out(message, ope
 @pytest.mark.parametrize(
     ("layer", "message"),
     [
-        (nn.Conv2d(4, 4, 3, stride=3), "'conv2d' with stride 3×3 on packed cells of 4×4 voxels: expected a stride that"),
+        (
+            nn.Conv2d(4, 4, 3, stride=3),
+            "'conv2d' with stride 3×3 on packed cells of 4×4 voxels: expected a stride that",
+        ),
         (nn.MaxPool2d(8), "'max_pool2d' with stride 8×8 on packed cells of 4×4 voxels"),
-        (nn.Conv2d(4, 4, 3), "'conv2d' with kernel 3×3, stride 1×1 makes 6×10 of 8×12 voxels: packed cells need 8×12"),
+        (
+            nn.Conv2d(4, 4, 3),
+            "'conv2d' with kernel 3×3, stride 1×1 makes 6×10 of 8×12 voxels: packed cells need 8×12",
+        ),
         (nn.AvgPool2d(3, 2, 1, ceil_mode=True), "'avg_pool2d' with kernel 3×3, stride 2×2 makes 5×7 of 8×12"),
     ],
 )
@@ -352,7 +372,9 @@ def test_refuses_to_mix_channel_orders(value):
 
 
 def test_refuses_instance_norm_with_running_statistics(value):
-    with pytest.raises(ShapeError, match="running statistics has no packed form: use track_running_stats=False"):
+    with pytest.raises(
+        ShapeError, match="running statistics has no packed form: use track_running_stats=False"
+    ):
         nn.InstanceNorm2d(4, track_running_stats=True).double()(value)
 
 
@@ -455,7 +477,9 @@ def test_tables_are_made_once_a_layout_and_freed_with_it(images, hidden):
 
 
 def test_results_do_not_depend_on_threads(images, hidden):
-    net = nn.Sequential(nn.Conv2d(4, 8, 3, 2, 1), nn.MaxPool2d(3, 1, 1), nn.Conv2d(8, 8, 3, padding=1)).double()
+    net = nn.Sequential(
+        nn.Conv2d(4, 8, 3, 2, 1), nn.MaxPool2d(3, 1, 1), nn.Conv2d(8, 8, 3, padding=1)
+    ).double()
 
     def gradients():
         net.zero_grad(set_to_none=True)
