@@ -44,13 +44,10 @@ def command(
     values = given(flags)
     settings = resolve(FinetuneSettings, config=config, flags=values, overrides=overrides)
     if resume:
-        refuse_with_resume({key: value for key, value in values.items() if key != "task"}, overrides, config)
-        from medmim.stages.runs import stored_settings, unfinished
-        from medmim.tracking.store import Store
+        refuse_with_resume(values, overrides, config)
+        from medmim.stages.runs import to_resume
 
-        store = Store(home())
-        resume = unfinished(store, "finetune", resume)
-        settings = stored_settings(FinetuneSettings, store, resume, data=settings.data)
+        settings, resume = to_resume(FinetuneSettings, "finetune", resume, home=home(), data=settings.data)
     from medmim.stages.finetune import finetune
 
     result = finetune(settings, home=home(), resume=resume, say=lambda line: click.echo(line, err=True))

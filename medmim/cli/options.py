@@ -90,7 +90,7 @@ def sizes(text: str, *, word: str) -> tuple[int, ...]:
 
 def refuse_with_resume(flags: dict[str, Any], overrides: tuple[str, ...], config: str | None) -> None:
     """A resumed run keeps its settings: say so instead of ignoring words."""
-    words = [f"--{key.replace('_', '-')}" for key in flags if key != "data"]
+    words = [f"--{key.replace('_', '-')}" for key in flags if key not in ("data", "task")]
     words += ["--set"] if overrides else []
     words += ["--config"] if config else []
     if words:

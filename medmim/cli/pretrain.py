@@ -53,12 +53,9 @@ def command(
     settings = resolve(PretrainSettings, config=config, flags=values, overrides=overrides)
     if resume:
         refuse_with_resume(values, overrides, config)
-        from medmim.stages.runs import stored_settings, unfinished
-        from medmim.tracking.store import Store
+        from medmim.stages.runs import to_resume
 
-        store = Store(home())
-        resume = unfinished(store, "pretrain", resume)
-        settings = stored_settings(PretrainSettings, store, resume, data=settings.data)
+        settings, resume = to_resume(PretrainSettings, "pretrain", resume, home=home(), data=settings.data)
     from medmim.stages.pretrain import pretrain
 
     result = pretrain(settings, home=home(), resume=resume)

@@ -90,6 +90,19 @@ def reopen(store: Store, stage: str, word: str, *, dataset: Dataset) -> Recorder
     return store.resume(run_id)
 
 
+def to_resume(kind: type[Settings], stage: str, word: str, *, home: Path, data: Path) -> tuple[Settings, str]:
+    """Return the settings and the id of the run that `--resume WORD` means.
+
+    Raises:
+        RunError: if there is none, or it is already complete.
+    """
+    from medmim.tracking.store import Store
+
+    store = Store(home)
+    run_id = unfinished(store, stage, word)
+    return stored_settings(kind, store, run_id, data=data), run_id
+
+
 def unfinished(store: Store, stage: str, word: str) -> str:
     """Return the run that `--resume WORD` means.
 
