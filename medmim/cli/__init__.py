@@ -24,6 +24,7 @@ COMMANDS = {
     "finetune": "a task head on an encoder, tested and registered",
     "compare": "fine-tuning runs side by side: table, intervals, verdict, report",
     "ui": "the MLflow UI on the local runs, loopback only",
+    "bench": "speed and memory of packed, masked and dense computing here",
     "demo": "the whole line on generated DICOM",
 }
 

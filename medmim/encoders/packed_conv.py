@@ -1,9 +1,8 @@
 """Convolutions of packed cells: each cell is convolved with the halo that it reads from its neighbours.
 
 Three ways to the same result: kernels of one voxel run on all visible voxels as one matrix product; cells of
-a voxel or two read each kernel position as a row, and a matrix product follows; larger cells are gathered
-with their halo and convolved without padding. Nothing is scattered: the gradient of a gather is a gather with
-the transposed table, so results do not depend on the number of threads.
+a few voxels read each kernel position as a row, and a matrix product follows; larger cells are gathered with
+their halo and convolved without padding, and so is their gradient, with the halo of the result's gradient.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from medmim.encoders.packed_cells import Cells, cells_of, channels_innermost, ga
 from medmim.encoders.packed_layout import Layout
 from medmim.encoders.packed_reach import Reach, reach_of
 
-_SMALL = 2  # cells up to this many voxels an axis are faster as rows than with their halo (measured)
+_SMALL = 4  # cells of up to so many voxels are faster as rows than with their halo (measured)
 _GROUP = 16  # rows are offered as so many images: below it, PyTorch avoids its fast 1×1 kernel on one thread
 
 
@@ -50,7 +49,7 @@ def conv(
             rows = pointwise(rows_of(values), weight.flatten(1), bias)
             return value.from_rows(rows, tuple(values.shape[2:]))
         return value.like(func(values, weight, bias, groups=groups))
-    if groups == 1 and max(reach.out) <= _SMALL:
+    if groups == 1 and prod(reach.out) <= _SMALL:
         rows = _RowConv.apply(values, weight.flatten(2), reach, value.layout)  # type: ignore[no-untyped-call]
         return value.from_rows(rows if bias is None else rows + bias, reach.out)
     result = _HaloConv.apply(values, weight, bias, _Halo(reach, value.layout, groups))  # type: ignore[no-untyped-call]
@@ -114,7 +113,7 @@ class _RowConv(torch.autograd.Function):
         of_values = of_weight = None
         if of_rows is not None:
             read = rearrange(of_rows, "r (c t) -> r (t c)", t=taps) if taps_last else of_rows
-            of_values = _sum_of_readers(read, ctx.reach, ctx.layout)
+            of_values = _add_up(read, ctx.reach, ctx.layout)
         if of_flat is not None:
             of_weight = rearrange(of_flat, "o (c t) -> o c t" if taps_last else "o (t c) -> o c t", t=taps)
         return of_values, of_weight, None, None
@@ -148,14 +147,12 @@ def _pointwise_gradients(
     return rows_of(of_images) if needs[0] else None, of_weight.flatten(1) if needs[1] else None
 
 
-def _sum_of_readers(read: Tensor, reach: Reach, layout: Layout) -> Tensor:
-    """Add up, for each voxel, the gradients of all windows that read it: the transpose of their gather."""
-    table = layout.table(reach.windows_back)
-    taps = table.shape[2]
-    places = table * taps + torch.arange(taps, dtype=table.dtype, device=table.device)
-    rows = F.pad(read, (0, 0, 0, 2)).reshape(-1, read.shape[1] // taps)
-    found = rows.index_select(0, places.flatten()).reshape(-1, taps, rows.shape[1])
-    return cells_of(found.sum(dim=1), reach.cell)
+def _add_up(read: Tensor, reach: Reach, layout: Layout) -> Tensor:
+    """Add up, for each voxel, the gradients of all windows that read it."""
+    table = layout.table(reach.windows)
+    sums = read.new_zeros(len(table) * prod(reach.cell) + 2, read.shape[1] // table.shape[2])
+    sums.index_add_(0, table.flatten(), read.reshape(-1, sums.shape[1]))
+    return cells_of(sums[:-2], reach.cell)
 
 
 @dataclass(frozen=True)

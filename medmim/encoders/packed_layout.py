@@ -25,15 +25,13 @@ Entry = tuple[int, int] | None  # (cells away, voxel within that cell) along one
 
 @dataclass(frozen=True)
 class Window:
-    """Entry i, tap t reads voxel (step·i + dilation·t − before) / divisor of the own cell's frame.
+    """Entry i, tap t reads voxel step·i + dilation·t − before of the own cell's frame.
 
     Attributes:
         entries: number of entries a cell.
         source: voxels of a cell that is read; positions beyond it lie in neighbours.
         before: voxels that the first entry reaches before the cell.
         taps, step, dilation: of the window.
-        divisor: positions that it does not divide read nothing; a window with a divisor is the transpose of
-            one with that step.
     """
 
     entries: int
@@ -42,15 +40,13 @@ class Window:
     taps: int = 1
     step: int = 1
     dilation: int = 1
-    divisor: int = 1
 
     def places(self) -> tuple[tuple[Entry, ...], ...]:
         """Return where each entry and tap is read from."""
         return tuple(tuple(self._place(i, t) for t in range(self.taps)) for i in range(self.entries))
 
     def _place(self, entry: int, tap: int) -> Entry:
-        position = self.step * entry + self.dilation * tap - self.before
-        return None if position % self.divisor else divmod(position // self.divisor, self.source)
+        return divmod(self.step * entry + self.dilation * tap - self.before, self.source)
 
 
 @dataclass(frozen=True)

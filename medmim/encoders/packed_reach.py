@@ -42,14 +42,6 @@ class Reach:
         )
 
     @property
-    def windows_back(self) -> tuple[Axis, ...]:
-        """Which voxels of the result read each voxel: the transpose of `windows`."""
-        return tuple(
-            Window(cell, out, -before, taps=k, dilation=-d, divisor=s)
-            for out, cell, k, s, d, before in self._axes
-        )
-
-    @property
     def halo(self) -> tuple[Axis, ...]:
         """The cell with all that its windows read."""
         return tuple(Window(width, cell, lead) for lead, width, cell in self._halo_sizes)

@@ -1,0 +1,93 @@
+"""`medmim bench`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from medmim.cli.options import json_option, phases, print_result, sizes
+
+if TYPE_CHECKING:
+    from medmim.stages.bench import Benched
+
+_WORDS = ("encoder", "step")
+
+
+@click.command(
+    "bench",
+    epilog="""\b
+Examples:
+  medmim bench                                  ResNet-50 on 8×3×224², ratios 0.5, 0.7 and 0.9
+  medmim bench --dims 3 --ratio 0.7             DynUNet encoder on 2×64³
+  medmim bench --encoder convnext --size 128 --part encoder --precision fp32 --json""",
+)
+@click.option("--dims", type=click.IntRange(2, 3), default=2, show_default=True, help="2 or 3.")
+@click.option("--encoder", help="Name or module:callable.  [default: resnet50 in 2D, dynunet in 3D]")
+@click.option("--size", help="Voxels of an image, such as 224 or 64,64,32.  [default: 224, or 64 in 3D]")
+@click.option("--cell", help="Mask cell in voxels.  [default: the encoder's total stride]")
+@click.option("--batch-size", type=click.IntRange(min=1), help="Images.  [default: 8, or 2 in 3D]")
+@click.option("--mask", help="What is hidden.  [default: mesh]")
+@click.option("ratios", "--ratio", type=float, multiple=True, help="May be repeated.  [default: 0.5 0.7 0.9]")
+@click.option(
+    "precisions", "--precision", type=click.Choice(["fp32", "bf16"]), multiple=True, help="[default: both]"
+)
+@click.option("parts", "--part", type=click.Choice(_WORDS), multiple=True, help="[default: both]")
+@click.option("--runs", type=click.IntRange(min=1), default=5, show_default=True, help="Of each variant.")
+@click.option("--memory/--no-memory", default=True, help="Measure peak memory, in processes of their own.")
+@json_option
+def command(
+    *,
+    as_json: bool,
+    dims: int,
+    encoder: str | None,
+    size: str | None,
+    cell: str | None,
+    batch_size: int | None,
+    mask: str | None,
+    **given: Any,
+) -> None:
+    """Time packed, masked-dense and plain dense computing side by side: encoder and whole step."""
+    from medmim.stages.bench import bench, default_setup
+
+    setup = default_setup(
+        dims,
+        encoder,
+        size=sizes(size, word="--size") if size else None,
+        cell=sizes(cell, word="--cell") if cell else None,
+        batch=batch_size,
+        rule=mask,
+    )
+    chosen = {key: value for key, value in given.items() if value != ()}
+    with phases() as progress:
+        result = bench(setup, progress=progress, **chosen)
+    print_result(result.as_json(), as_json=as_json, lines=bench_lines(result))
+
+
+def bench_lines(result: Benched) -> list[str]:
+    """Return the table, for people."""
+    setup, machine = result.setup, result.machine
+    space = "×".join(map(str, (setup.batch, setup.channels, *setup.size)))
+    lines = [
+        f"{setup.encoder} on {space}, cell {'×'.join(map(str, setup.cell))}, mask {setup.rule}; forward and "
+        f"backward, median of {machine['runs']}",
+        f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}",
+        "",
+        "part     precision  ratio  variant        ms  ×masked  ×dense  of limit  peak MB  of masked",
+    ]
+    for row in result.rows:
+        memory = (
+            "       –          –"
+            if row.peak_mb is None or row.memory_against_masked is None
+            else f"  {row.peak_mb:6.0f}     {row.memory_against_masked:6.2f}"
+        )
+        lines.append(
+            f"{row.part:<7}  {row.precision:<9}  {row.realised_ratio:5.2f}  {row.variant:<8}"
+            f"  {row.milliseconds:7.1f}"
+            f"  {row.against_masked:7.2f}  {row.against_dense:6.2f}  {row.share_of_limit:8.0%} {memory}"
+        )
+    busy = machine["load_before"] is not None and machine["load_before"] > 1
+    notes = (
+        ["note: other processes were busy before the first run: repeat on a quiet machine"] if busy else []
+    )
+    return [*lines, *(["", *notes] if notes else [])]

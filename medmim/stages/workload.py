@@ -1,0 +1,164 @@
+"""What `medmim bench` measures: a forward and a backward of an encoder or a SparK step, in each variant."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import re
+import resource
+import sys
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medmim.encoders import Encoder, build_encoder, mask, pack
+from medmim.errors import UsageError
+from medmim.masks import build_mask
+from medmim.methods import build_method
+from medmim.methods.spark import SparK
+from medmim.randomness import torch_stream
+from medmim.shapes import Hidden, Images, Size, grid_of
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is measured.
+
+    Attributes:
+        dims: 2 or 3.
+        encoder: name in the table of encoders, or module:callable.
+        encoder_options: that encoder's own settings.
+        batch: samples.
+        channels: of the images.
+        size: voxels of an image along each axis.
+        cell: mask cell in voxels; empty: the encoder's total stride.
+        rule: name in the table of masks.
+        ratio: share of cells to hide.
+        precision: fp32 or bf16.
+        part: encoder or step.
+    """
+
+    dims: int
+    encoder: str
+    encoder_options: dict[str, Any] = field(default_factory=dict)
+    batch: int = 1
+    channels: int = 1
+    size: Size = ()
+    cell: Size = ()
+    rule: str = "mesh"
+    ratio: float = 0.7
+    precision: str = "fp32"
+    part: str = "encoder"
+
+
+def workload(case: Setup, variant: str) -> Callable[[], None]:
+    """Return a function that runs one forward and one backward of a variant."""
+    encoder, images, hidden = materials(case)
+    device = images.device
+    module: nn.Module = encoder
+    if case.part == "encoder":
+        forward = _encoder_forward(encoder, images, hidden, variant)
+    else:
+        module = method = _method(case, encoder, variant).to(device)
+        forward = _step_forward(method, images, hidden, variant)
+
+    def run() -> None:
+        module.zero_grad(set_to_none=True)
+        low = case.precision == "bf16"
+        with torch.autocast(device.type, dtype=torch.bfloat16) if low else nullcontext():
+            outputs = forward()
+        torch.autograd.backward(outputs, [torch.ones_like(output) for output in outputs])
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    return run
+
+
+def peak_memory(case: Setup, variant: str) -> float:
+    """Return the memory of the first run in MiB, measured in a process of its own.
+
+    On a processor: from what the process holds with its weights and images to its highest point, everything
+    that any library allocates included. On a GPU: the most that PyTorch allocated.
+    """
+    context = multiprocessing.get_context("spawn")  # a fork would begin with this process's memory
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(growth_of_one_run, case, variant).result()
+
+
+def growth_of_one_run(case: Setup, variant: str) -> float:
+    """Return by how many MiB this process grows in one run."""
+    run = workload(case, variant)
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        run()
+        return torch.cuda.max_memory_allocated() / 2**20
+    before = _process_mb("VmRSS")
+    run()
+    return _process_mb("VmHWM") - before
+
+
+def _process_mb(mark: str) -> float:
+    """Return the memory that this process holds (VmRSS) or ever held (VmHWM), in MiB."""
+    status = Path("/proc/self/status")
+    # not getrusage where there is another way: on Linux it hands the parent's mark over to a new program
+    found = re.search(rf"{mark}:\s+(\d+) kB", status.read_text()) if status.is_file() else None
+    if found:
+        return int(found[1]) / 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def materials(case: Setup) -> tuple[Encoder, Images, Hidden]:
+    """Return the encoder, images of noise and a mask, the same in every variant."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(0)
+    encoder = build_encoder(
+        case.encoder, spatial_dims=case.dims, in_channels=case.channels, **case.encoder_options
+    )
+    grid = grid_of(case.size, case.cell or encoder.total_stride)
+    images = torch.randn(case.batch, case.channels, *case.size, generator=torch_stream(0, "bench images"))
+    rule = build_mask(case.rule, ratio=case.ratio)
+    hidden = rule.sample(case.batch, grid, generator=torch_stream(0, "bench masks"))
+    return encoder.to(device), images.to(device), hidden.to(device)
+
+
+def _encoder_forward(
+    encoder: Encoder, images: Images, hidden: Hidden, variant: str
+) -> Callable[[], list[Tensor]]:
+    """Return a forward of the encoder alone; no map is unpacked."""
+    if variant == "packed":
+        return lambda: [features.values for features in encoder(pack(images, hidden))]
+    if variant == "masked":
+        return lambda: [features.dense for features in encoder(mask(images, hidden))]
+    return lambda: encoder(images)
+
+
+def _method(case: Setup, encoder: Encoder, variant: str) -> SparK:
+    options = {"decoder": "official"} if variant == "official" else {}
+    compute = "packed" if variant == "packed" else "masked"
+    method = build_method(
+        "spark", encoder=encoder, spatial_dims=case.dims, cell=case.cell, compute=compute, **options
+    )
+    if not isinstance(method, SparK):
+        raise UsageError(f"expected SparK, got {type(method).__name__}")
+    return method
+
+
+def _step_forward(method: SparK, images: Images, hidden: Hidden, variant: str) -> Callable[[], list[Tensor]]:
+    """Return a forward of a whole step; `dense` is an autoencoder of the same parts without a mask."""
+    if variant != "dense":
+        return lambda: [method(images, hidden).loss]
+
+    def forward() -> list[Tensor]:
+        maps = method.encoder(images)[::-1]
+        parts: Any = zip(method.densify, maps, strict=False)
+        prediction = method.decoder([part.project(part.norm(features)) for part, features in parts])
+        return [(prediction.float() - images).square().mean()]
+
+    return forward
