@@ -13,7 +13,7 @@ import torch
 
 from medmim import __version__, files
 from medmim.config import PretrainSettings
-from medmim.data.draws import Draws, pretraining_patches
+from medmim.data.draws import Draws, pretraining_patches, resized_parts
 from medmim.data.manifest import Dataset, Volume, read_dataset
 from medmim.data.partition import partition, patient_digest
 from medmim.data.plan import Plan, plan_for
@@ -29,12 +29,14 @@ from medmim.training.budget import budget_for
 from medmim.training.checkpoint import drop_state, save_weights
 from medmim.training.fit import ENDLESS, Fitted, Session, autocast, fit
 from medmim.training.modules import PretrainingModule
+from medmim.training.optimisers import Optimiser
 from medmim.training.pictures import panel, reconstruction_rows
 
 if TYPE_CHECKING:
     from medmim.tracking.recorder import Recorder
 
 DEFAULT_ENCODER = {2: "resnet18", 3: "dynunet"}
+_AUGMENT = {"patch": pretraining_patches, "resized": resized_parts}
 _WATCHED = 8
 _DRAWN = 4
 
@@ -134,7 +136,7 @@ def _train(
     volumes = Volumes(settings.data, parts.plan, cache_gb=settings.cache_gb)
     budget = budget_for(settings, volumes=len(parts.train))
     total = budget.steps * settings.batch_size if budget.steps else ENDLESS
-    patches = pretraining_patches(parts.plan)
+    patches = _AUGMENT[settings.augment](parts.plan)
     draws = Draws(parts.train, volumes, patches, labelled=False, seed=settings.seed, total=total)
     module = PretrainingModule(
         parts.method,
@@ -143,6 +145,7 @@ def _train(
         seed=settings.seed,
         lr=settings.lr,
         weight_decay=settings.weight_decay,
+        optimiser=Optimiser(settings.optimizer, settings.betas),
     )
     watch = _watch(settings, parts, volumes, recorder, folder)
     session = Session(settings, budget, recorder, folder, f"pretrain {arm_of(settings)}", resume)
@@ -154,7 +157,7 @@ def _watch(
     settings: PretrainSettings, parts: _Parts, volumes: Volumes, recorder: Recorder, folder: Path
 ) -> Callable[[int], Mapping[str, float]]:
     """Return the evaluation: loss and picture of the same patches under the same masks, every time."""
-    patches, total = pretraining_patches(parts.plan), max(len(parts.watched), _DRAWN)
+    patches, total = _AUGMENT[settings.augment](parts.plan), max(len(parts.watched), _DRAWN)
     draws = Draws(parts.watched, volumes, patches, labelled=False, seed=0, total=total)
     samples = [draws[number] for number in range(len(draws))]
     images = torch.stack([sample["image"] for sample in samples])
