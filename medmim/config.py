@@ -7,6 +7,7 @@ stored with the run. Values that depend on the data (size, dims, encoder, cell) 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -25,6 +26,21 @@ def _as_sequence(value: Any) -> Any:
     return tuple(value.split(",")) if isinstance(value, str) else value
 
 
+def _as_cell(value: Any) -> Any:
+    """Read cell sizes: all in voxels, or all in millimetres, such as `8mm,16mm`."""
+    parts = (
+        value.split(",") if isinstance(value, str) else [value] if isinstance(value, int | float) else value
+    )
+    words = [str(part).strip().lower() for part in parts]
+    if all(_MILLIMETRES.fullmatch(word) for word in words):
+        return tuple(f"{float(word.removesuffix('mm')):g}mm" for word in words)
+    if all(word.isdecimal() and int(word) for word in words):
+        return tuple(int(word) for word in words)
+    raise ValueError("expected voxels such as 8 or 8,8,4, or millimetres such as 8mm or 8mm,16mm,16mm")
+
+
+_MILLIMETRES = re.compile(r"(?=.*[1-9])\d+(\.\d+)?\s*mm")
+CellSize = Annotated[tuple[int | str, ...], BeforeValidator(_as_cell)]
 Sizes = Annotated[tuple[Annotated[int, Field(gt=0)], ...], BeforeValidator(_as_sequence)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
@@ -98,7 +114,8 @@ class PretrainSettings(RunSettings):
         mask: name in the table of masks, or module:callable.
         mask_options: that mask's own settings; `up_to` makes a range of `ratio`, drawn once a batch.
         ratio: share of mask cells to hide.
-        cell: mask cell in voxels; None: the encoder's total stride.
+        cell: mask cell in voxels, or in millimetres such as `8mm`, which become the nearest size in voxels
+            that the encoder takes; None: the encoder's total stride.
         compute: packed computes visible cells only; masked computes all and multiplies, with equal results.
         augment: patch: random crops at one spacing, flips along all axes, mild intensity changes; resized: as
             SparK, parts of 0.67 to 1 of an image scaled to `size`, and left for right.
@@ -110,7 +127,7 @@ class PretrainSettings(RunSettings):
     mask: str = "mesh"
     mask_options: dict[str, Any] = Field(default_factory=dict)
     ratio: Share = 0.7
-    cell: Sizes | None = None
+    cell: CellSize | None = None
     compute: Literal["packed", "masked"] = "packed"
     augment: Literal["patch", "resized"] = "patch"
     include_held_out: bool = False

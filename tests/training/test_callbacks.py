@@ -87,10 +87,7 @@ def test_the_schedule_sets_the_rate_and_stops():
 
 def test_the_schedule_moves_the_decay_of_those_that_have_one():
     trainer = Trainer()
-    decayed, flat = (
-        {"initial_lr": 1.0, "initial_weight_decay": 0.04, "weight_decay": 0.04},
-        {"initial_lr": 1.0},
-    )
+    decayed, flat = {"initial_lr": 1.0, "initial_weight_decay": 0.04}, {"initial_lr": 1.0}
     trainer.optimizers[0].param_groups = [decayed, flat]
     schedule = Schedule(Budget(steps=4), warmup=0.0, weight_decay_end=0.2)
     found = []

@@ -1,6 +1,5 @@
 import pytest
 import torch
-from torch import nn
 
 from medmim.encoders import build_encoder
 from medmim.heads import build_head

@@ -45,10 +45,9 @@ def test_every_optimiser_finds_the_least_squares(kind):
 
 
 def test_betas_are_handed_on():
-    assert Optimiser("lamb", (0.8, 0.9)).over([(small(), 1.0)], weight_decay=0.1).defaults["betas"] == (
-        0.8,
-        0.9,
-    )
-    sgd = Optimiser("sgd", (0.8, 0.9)).over([(small(), 1.0)], weight_decay=0.1).defaults
-    assert (sgd["momentum"], sgd["nesterov"]) == (0.8, True)
-    assert not Optimiser("sgd", (0.0, 0.9)).over([(small(), 1.0)], weight_decay=0.1).defaults["nesterov"]
+    def defaults(kind, *betas):
+        return Optimiser(kind, betas).over([(small(), 1.0)], weight_decay=0.1).defaults
+
+    assert defaults("lamb", 0.8, 0.9)["betas"] == defaults("adamw", 0.8, 0.9)["betas"] == (0.8, 0.9)
+    assert (defaults("sgd", 0.8, 0.9)["momentum"], defaults("sgd", 0.8, 0.9)["nesterov"]) == (0.8, True)
+    assert not defaults("sgd", 0.0, 0.9)["nesterov"]
