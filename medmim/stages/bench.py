@@ -2,8 +2,8 @@
 
 A run is one forward and one backward. `encoder` is the encoder alone; `step` a whole SparK step, with the
 default decoder, and once more as the official code does it: masked-dense, its own decoder of width 768. Peak
-memory is the growth of a fresh process from before its first run to the highest point of it. `masks` times how long
-the masks of a step take to draw.
+memory is the growth of a fresh process from before its first run to the highest point of it. `masks` times
+how long the masks of a step take to draw.
 """
 
 from __future__ import annotations
