@@ -28,6 +28,7 @@ from medmim.data.walk import Found
 from medmim.errors import DataError, RunError
 
 KEY_FILE = "project.key"
+_NEEDED = ("medmim.data.scan", "medmim.data.raw_stack")
 
 
 def ingest(
@@ -64,7 +65,7 @@ def ingest(
 def _ingest(sources: Sources, wishes: Wishes, *, home: Path, progress: Progress | None) -> DatasetInfo:
     keys = Keys.load_or_create(home / KEY_FILE)
     out, workers = sources.out, wishes.workers or len(os.sched_getaffinity(0))
-    with sole_use(out) as staging, Sandbox(workers) as sandbox:
+    with sole_use(out) as staging, Sandbox(workers, _NEEDED) as sandbox:
         old = earlier_dataset(out, _project(keys))
         ledger = Ledger(sources.keys(keys))
         bench = Bench(keys, ledger, staging, sandbox, progress, wishes)

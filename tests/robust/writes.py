@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from medmim.data.sandbox import Answer, Limits, Sandbox, Task, _Job, attempt
+from medmim.data.sandbox import Answer, Limits, Sandbox, _Job
+from medmim.data.worker import Task, attempt
 
 _CHANGES = {"os.rename", "os.mkdir", "os.symlink", "os.link", "os.truncate", "subprocess.Popen"}
 _REMOVALS = {"os.remove", "os.rmdir"}
