@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float64, Shaped
 
 from medmim.data.convert import MAX_VOXELS_OFF, convert
-from medmim.data.geometry import Affine
+from medmim.data.geometry import Affine, slice_corners
 from medmim.data.nifti import Image, check_image
 from medmim.data.opened import open_regular
 from medmim.data.pixels import Raw
@@ -73,12 +73,11 @@ def convert_raw(
 
 def _deviation(places: Float64[np.ndarray, "slices 9"], grid: Affine, size: Sequence[int]) -> float:
     """Return how far the corners of slices, by their own headers, are from the grid, in mm."""
-    rows, columns = size
-    ends = np.array([[1, 0, 0], [1, columns - 1, 0], [1, 0, rows - 1]], np.float64)
-    own = np.einsum("ce,sea->sca", ends, places.reshape(-1, 3, 3)) * [-1.0, -1.0, 1.0]
-    slices = grid[:3, 3] + np.arange(len(places))[:, None] * grid[:3, 2]
-    expected = slices[:, None] + ends[:, 1:] @ grid[:3, :2].T
-    return float(np.linalg.norm(own - expected, axis=2).max())
+    planned = np.tile(np.concatenate([grid[:3, 3], grid[:3, 0], grid[:3, 1]]), (len(places), 1))
+    planned[:, :3] += np.arange(len(places))[:, None] * grid[:3, 2]
+    planned *= np.tile([-1.0, -1.0, 1.0], 3)  # RAS to LPS
+    difference = slice_corners(places, size) - slice_corners(planned, size)
+    return float(np.linalg.norm(difference, axis=2).max())
 
 
 def _read(files: Sequence[str], raws: Sequence[Raw], size: Sequence[int]) -> Stored | None:

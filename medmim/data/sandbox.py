@@ -23,6 +23,7 @@ from medmim.data.worker import CANNOT_WRITE, Task
 from medmim.files import WriteError
 
 _NEVER = float("inf")
+_PARSERS = ("medmim.data.scan", "medmim.data.raw_stack")
 _MAX_ANSWER_BYTES = 1 << 26
 _AHEAD, _AHEAD_BYTES = 8, 4096  # tasks that wait in a worker's pipe; small ones, so that the pipe never fills
 
@@ -186,6 +187,11 @@ class Sandbox:
         self._workers.remove(worker)
         self._job.waiting.extendleft(reversed(worker.tasks))
         return worker.stop()
+
+
+def for_scans(workers: int | None = None) -> Sandbox:
+    """Return a sandbox whose workers have what most scans need; one a processor without a number of them."""
+    return Sandbox(workers or len(os.sched_getaffinity(0)), _PARSERS)
 
 
 @dataclass

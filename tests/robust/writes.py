@@ -23,6 +23,12 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 class Here(Sandbox):
     """A sandbox without child processes, so that every write happens where it is counted."""
 
+    def __init__(self, _: int | None = None) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
     def run_each(
         self,
         function: Callable[..., Any],
