@@ -24,7 +24,7 @@ from medmim.masks import Mask, build_mask, hidden_count, hidden_voxels, tissue_s
 from medmim.methods import Method, build_method
 from medmim.randomness import stream_seed, torch_stream
 from medmim.shapes import Size, grid_of
-from medmim.stages.runs import Result, ending, reopen
+from medmim.stages.runs import Result, budget_words, ending, reopen
 from medmim.tracking.store import Store
 from medmim.training.budget import budget_for
 from medmim.training.checkpoint import drop_state, save_weights
@@ -243,9 +243,6 @@ def _keep(
 
 
 def _tags(settings: PretrainSettings, parts: _Parts) -> dict[str, str]:
-    budget = next(
-        (f"{key}={v:g}" for key in ("steps", "epochs", "minutes") if (v := getattr(settings, key))), ""
-    )
     return {
         "stage": "pretrain",
         "arm": arm_of(settings),
@@ -257,7 +254,7 @@ def _tags(settings: PretrainSettings, parts: _Parts) -> dict[str, str]:
         "encoder": str(settings.encoder),
         "dims": str(parts.plan.dims),
         "size": ",".join(map(str, parts.plan.size)),
-        "budget": budget,
+        "budget": budget_words(settings),
         "seed": str(settings.seed),
         "dataset": parts.dataset.info.name,
         "dataset_hash": parts.dataset.info.content_hash,
