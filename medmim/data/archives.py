@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import lzma
+import secrets
 import stat
 import tarfile
 import zipfile
@@ -66,7 +67,7 @@ def unpack(path: str, target: str) -> list[dict[str, Any]]:
 
     Args:
         path: the archive.
-        target: folder that is made for the members.
+        target: folder that is made for the members, below which they lie.
 
     Returns:
         For each member its `name`, and the `file` in the folder or the `reason` why there is none.
@@ -74,7 +75,7 @@ def unpack(path: str, target: str) -> list[dict[str, Any]]:
     Raises:
         DataError: with reason archive_too_large, archive_encrypted or archive_damaged.
     """
-    folder = Path(target)
+    folder = Path(target) / secrets.token_hex(4)  # each attempt has one of its own
     folder.mkdir(parents=True)
     found: list[dict[str, Any]] = []
     with open_regular(Path(path)) as stream:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from medmim.data.ledger import Ledger
 from medmim.data.manifest import Volume
 from medmim.data.privacy import Keys
 from medmim.data.sandbox import Answer, Limits, Sandbox, Task
+from medmim.data.spread import Spread
 
 Progress = Callable[[str, int, int], None]
 READ_LIMITS = Limits(memory_bytes=8 << 30, cpu_s=300, wall_s=600.0)
@@ -25,6 +26,8 @@ class Wishes:
         layout: name of a shipped data set descriptor, or a descriptor file; detected without it.
         name: name of the dataset; never taken from the source's own folder.
         workers: processes at one time; all processors without it.
+        engine: where these processes run: on this machine, or on the nodes of a Ray cluster.
+        address: of that cluster.
         label_names: name of each class number in labels; rules over the data set's own names.
         resample_labels: bring labels that lie on another grid than their image to it.
     """
@@ -33,6 +36,8 @@ class Wishes:
     layout: str | None = None
     name: str | None = None
     workers: int | None = None
+    engine: Literal["local", "ray"] = "local"
+    address: str | None = None
     allow_burned_in: bool = False
     label_names: Mapping[int, str] = field(default_factory=dict)
     resample_labels: bool = False
@@ -62,7 +67,7 @@ class Bench:
     keys: Keys
     ledger: Ledger
     staging: Path
-    sandbox: Sandbox
+    sandbox: Sandbox | Spread
     progress: Progress | None = None
     wishes: Wishes = field(default_factory=Wishes)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -45,13 +46,13 @@ def convert_picture(
         file: path of the file.
         frame: place of the picture in it.
         affine: (column, row, 0) to mm in RAS.
-        staging: folder that this call may make and remove.
+        staging: how a folder that this call makes and removes is called; each attempt has one of its own.
         target: path of the image.
 
     Returns:
         The image's facts, `repairs` and `flags`, or `reason` and `measured`.
     """
-    folder = Path(staging)
+    folder = Path(tempfile.mkdtemp(prefix=f"{Path(staging).name}.", dir=Path(staging).parent))
     grid = np.asarray(affine, np.float64)
     try:
         dataset = read_dicom(Path(file), _TAGS)

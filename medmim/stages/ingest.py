@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from medmim import files
 from medmim.data import convert, evenness
 from medmim.data.bench import Bench, Made, Progress, Wishes
 from medmim.data.descriptors import FALLBACK, Layout
+from medmim.data.engines import connect_ray
 from medmim.data.from_archives import members_of
 from medmim.data.from_dicom import volumes_from_dicom
 from medmim.data.from_labels import is_label, with_labels
@@ -24,6 +26,7 @@ from medmim.data.publish import earlier_dataset, publish, sole_use
 from medmim.data.sandbox import Sandbox
 from medmim.data.scan import Seen, look
 from medmim.data.sources import Sources, find_files
+from medmim.data.spread import Spread
 from medmim.data.walk import Found
 from medmim.errors import DataError, RunError
 
@@ -63,8 +66,8 @@ def ingest(
 
 def _ingest(sources: Sources, wishes: Wishes, *, home: Path, progress: Progress | None) -> DatasetInfo:
     keys = Keys.load_or_create(home / KEY_FILE)
-    out, workers = sources.out, wishes.workers or len(os.sched_getaffinity(0))
-    with sole_use(out) as staging, Sandbox(workers) as sandbox:
+    out = sources.out
+    with sole_use(out) as staging, _sandbox(sources, staging, wishes) as sandbox:
         old = earlier_dataset(out, _project(keys))
         ledger = Ledger(sources.keys(keys))
         bench = Bench(keys, ledger, staging, sandbox, progress, wishes)
@@ -77,6 +80,18 @@ def _ingest(sources: Sources, wishes: Wishes, *, home: Path, progress: Progress 
             label_names=_label_names(used, made, wishes),
         )
         return publish(out, info, made, ledger=ledger, old=old)
+
+
+@contextlib.contextmanager
+def _sandbox(sources: Sources, staging: Path, wishes: Wishes) -> Iterator[Sandbox | Spread]:
+    """Give child processes, on this machine or on the nodes of a cluster."""
+    if wishes.engine == "ray":
+        folders = [sources.source, *([sources.labels] if sources.labels else [])]
+        with connect_ray(wishes.address or "auto", at_once=wishes.workers) as engine:
+            yield Spread(engine, staging, folders)
+    else:
+        with Sandbox(wishes.workers or len(os.sched_getaffinity(0))) as sandbox:
+            yield sandbox
 
 
 def _read_all(bench: Bench, sources: Sources) -> tuple[list[Made], Layout | None]:
