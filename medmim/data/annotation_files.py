@@ -55,10 +55,15 @@ class Notes(BaseModel):
     unread: int = 0
 
 
-def read_notes(path: str) -> dict[str, Any]:
-    """Read an annotation file of any known kind, as the JSON form of `Notes`."""
-    file = Path(path)
-    with open_regular(file) as stream:
+def read_notes(path: str, name: str | None = None) -> dict[str, Any]:
+    """Read an annotation file of any known kind, as the JSON form of `Notes`.
+
+    Args:
+        path: the file.
+        name: what it is called in the source; as at `path` without it.
+    """
+    file = Path(name or path)
+    with open_regular(Path(path)) as stream:
         text = stream.read(_MAX_BYTES + 1)
     if len(text) > _MAX_BYTES:
         return Notes().model_dump()

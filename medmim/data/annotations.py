@@ -36,9 +36,8 @@ class Annotated:
 
 def annotate(bench: Bench, source: Path, layout: Layout) -> Annotated:
     """Read what people noted about the cases of a layout."""
-    answers = bench.each(
-        "annotations", read_notes, [{"path": str(path)} for path in layout.notes], limits=READ_LIMITS
-    )
+    tasks = [{"path": str(bench.file(path)), "name": path.name} for path in layout.notes]
+    answers = bench.each("annotations", read_notes, tasks, limits=READ_LIMITS)
     pairs = list(zip(layout.notes, answers, strict=True))
     lost = {path: answer.reason or "unusable" for path, answer in pairs if answer.value is None}
     found = [(path, Notes.model_validate(answer.value)) for path, answer in pairs if answer.value]

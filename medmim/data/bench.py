@@ -62,7 +62,10 @@ class Made:
 
 @dataclass(frozen=True)
 class Bench:
-    """What every step of ingestion needs."""
+    """What every step of ingestion needs.
+
+    `unpacked` tells where members of archives lie, by their place in the source: `archive.zip/member`.
+    """
 
     keys: Keys
     ledger: Ledger
@@ -70,6 +73,7 @@ class Bench:
     sandbox: Sandbox | Spread
     progress: Progress | None = None
     wishes: Wishes = field(default_factory=Wishes)
+    unpacked: dict[Path, Path] = field(default_factory=dict)
 
     def each(
         self,
@@ -97,6 +101,10 @@ class Bench:
                 self.progress(phase, done, len(tasks))
 
         return self.sandbox.run_each(function, tasks, limits=limits, on_done=tell, keep=keep)
+
+    def file(self, path: Path) -> Path:
+        """Return where a file of the source can be read: members of archives lie in the staging folder."""
+        return self.unpacked.get(path, path)
 
     def staged(self, name: str) -> Path:
         """Return a path in the staging folder."""

@@ -128,7 +128,7 @@ def _by_name(made: Sequence[Made]) -> dict[str, list[int]]:
 
 def _task(bench: Bench, label: Path, made: Made) -> dict[str, Any]:
     return {
-        "label": str(label),
+        "label": str(bench.file(label)),
         "image": str(made.staged),
         "target": str(bench.staged(f"{made.volume.id}.label.nii.gz")),
         "resample": bench.wishes.resample_labels,

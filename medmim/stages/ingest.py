@@ -101,7 +101,7 @@ def _read_all(bench: Bench, sources: Sources) -> tuple[list[Made], Layout | None
     seen = scan(bench, paths)
     _refuse_unreadable(bench, entries, seen)
     seen, paths = members_of(bench, seen, paths, sources.keys(bench.keys), scan=scan)
-    made = volumes_from_dicom(bench, seen, paths)
+    made = volumes_from_dicom(bench, seen, {number: bench.file(path) for number, path in paths.items()})
     label_files, rest = _route(bench, sources, seen, paths)
     more, used = volumes_from_nifti(bench, source, seen=rest, paths=paths, layout=bench.wishes.layout)
     return with_labels(bench, [*made, *more], label_files, seen), used
@@ -121,6 +121,8 @@ def _route(
             continue
         if is_label(path, one, folder=sources.labels, series=series):
             label_files[number] = path
+        elif one.reason == "mac_metadata":  # called like the image that it lies beside
+            bench.ledger.put([number], "skipped", one.reason)
         elif one.reason == "picture" and scans and bench.wishes.layout is None:
             bench.ledger.put([number], "skipped", "picture_beside_scans")  # often a screen with a name on it
         elif _below(path, sources.source):

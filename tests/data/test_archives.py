@@ -123,7 +123,7 @@ def test_members_get_rows_of_their_own(tmp_path: Path):
     info = ingest(tmp_path / "in", tmp_path / "out", home=tmp_path / "home", workers=1)
     rows = list(read_jsonl(tmp_path / "out" / "ledger.jsonl"))
     assert Counter(row["reason"] for row in rows) == {
-        "volume": 6, "archive_unpacked": 1, "archive_damaged": 1, "not_dicom": 1, "nifti_in_archive": 1,
+        "volume": 6, "archive_unpacked": 1, "archive_damaged": 1, "not_dicom": 1, "not_nifti": 1,
         "archive_in_archive": 1,
     }  # fmt: skip
     assert len({row["file"] for row in rows}) == len(rows) == info.counts["files_seen"] == 11

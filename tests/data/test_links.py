@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +20,7 @@ def test_another_process_reads_through_a_link_that_says_no_path(tmp_path: Path):
     file.write_bytes(b"scan")
     with Links(1) as links:
         links.link(tmp_path / "0", file)
-        assert "DOE" not in os.readlink(tmp_path / "0")
+        assert "DOE" not in str((tmp_path / "0").readlink())
         assert subprocess.run(["cat", tmp_path / "0"], capture_output=True, check=True).stdout == b"scan"
     assert not (tmp_path / "0").exists()
 
@@ -57,7 +56,7 @@ def test_nothing_that_a_conversion_leaves_when_it_is_killed_names_the_source(
 
     def converter(source: Path, result: Path, *, precise: bool) -> None:
         left.extend(str(path) for path in source.iterdir())
-        left.extend(os.readlink(path) for path in source.iterdir() if path.is_symlink())
+        left.extend(str(path.readlink()) for path in source.iterdir() if path.is_symlink())
 
     monkeypatch.setattr(module, "run_converter", converter)
     folder = tmp_path / "JOHN DOE"

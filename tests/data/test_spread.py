@@ -71,7 +71,7 @@ def test_a_node_without_the_folders(folders: tuple[Path, Path]):
         run(folders, made)
     folders[1].mkdir()
     (folders[0] / "witness.json").unlink()
-    with pytest.raises(RunError, match="a Ray node does not see .*staging"):
+    with pytest.raises(RunError, match=r"a Ray node does not see .*staging"):
         run(folders, made)
 
 
