@@ -14,7 +14,7 @@ from pydicom import uid
 
 from medmim import files
 from medmim.data import mosaic, multiframe, sniff, sop
-from medmim.data.decode import Reader
+from medmim.data.decode import Reader, packing_fault
 from medmim.data.header import Header, allowed_tags, header_of, number, text
 from medmim.data.manifest import Fate
 from medmim.data.opened import open_regular, plain_stream, quiet_pydicom
@@ -182,6 +182,8 @@ def _judge(dataset: pydicom.FileDataset, stream: io.BufferedIOBase) -> list[Head
     if not pixels:
         raise _StopError("no_pixel_data")
     _judge_kind(dataset)
+    if reason := packing_fault(text(meta, "TransferSyntaxUID"), number(dataset, "BitsStored")):
+        raise _StopError(reason)
     little = text(meta, "TransferSyntaxUID") != uid.ExplicitVRBigEndian
     missing = missing_pixels(stream, size, _expected_bytes(dataset), little=little)
     if missing is not None:

@@ -19,6 +19,7 @@ from medmim.data.nifti_header import MAX_SPACING_MM
 from medmim.data.stacks import Picture, Refused, Slice, Stack, Verdict, near, parted, refuse, split
 
 SAME_PLACE_MM = 0.01
+MAX_DISTANCE_MM = 1e5  # from the origin of the scanner's room
 SAME_DIRECTION = 1e-3  # difference of a direction cosine; half a voxel at the far edge of 512
 SAME_SPACING = 1e-3  # share of the pixel spacing
 OTHER_PLANE = 0.94  # cosine of 20 degrees: normals further apart are planes of a localiser
@@ -52,7 +53,8 @@ def geometry_fault(header: Header) -> str | None:
         return "missing_geometry"
     if not all(np.isfinite(part).all() for part in parts if part is not None):
         return "non_finite_geometry"
-    if min(header.spacing) <= 0 or geometry.orientation_fault(header.orientation) > 0.01:
+    far = np.abs(header.position).max() > MAX_DISTANCE_MM
+    if far or min(header.spacing) <= 0 or geometry.orientation_fault(header.orientation) > 0.01:
         return "bad_geometry"
     if not np.isfinite([header.slope, header.intercept]).all() or header.slope == 0:
         return "bad_rescale"

@@ -14,7 +14,7 @@ from jaxtyping import Shaped
 from pydicom.pixels import apply_color_lut, pixel_array
 
 from medmim.data.converter import run_converter
-from medmim.data.decode import PIXEL_TAGS, write_alone
+from medmim.data.decode import PIXEL_TAGS, has_decoder, write_alone
 from medmim.data.geometry import along
 from medmim.data.header import number
 from medmim.data.nifti import Image, check_image
@@ -80,7 +80,7 @@ def _decoded(
     try:
         pixels = pixel_array(dataset, index=frame)
     except (RuntimeError, NotImplementedError, ValueError, AttributeError) as error:
-        if not syntax.is_encapsulated or int(dataset.get("SamplesPerPixel") or 1) != 1:
+        if has_decoder(syntax) or int(dataset.get("SamplesPerPixel") or 1) != 1:
             raise DataError(
                 "picture cannot be decoded; export it again", reason="pixels_unreadable"
             ) from error

@@ -11,16 +11,18 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from medmim import __version__, files
 from medmim.data.engines import Engine
-from medmim.data.sandbox import Answer, Limits, Sandbox, Task
+from medmim.data.sandbox import Answer, Limits, Sandbox
 from medmim.errors import RunError
 from medmim.files import WriteError
+
+Task = Mapping[str, Any]
 
 _BATCH = 64
 _BATCHES_EACH = 4  # for each processor, so that all of them end at about the same time

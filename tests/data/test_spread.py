@@ -39,7 +39,7 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 @pytest.fixture(scope="module", autouse=True)
 def own() -> Iterator[None]:
     yield
-    spread._own_sandbox()._stop_all()
+    spread._own_sandbox().__exit__()
     spread._own_sandbox.cache_clear()
 
 

@@ -49,7 +49,7 @@ class Tokens:
         return token
 
     def forget_lost(self, folder: Path) -> None:
-        """Forget tokens that are not in the corpus after all: their element was set anew or their file cut."""
+        """Forget tokens that are not in the corpus after all: an element was set anew, a file cut."""
         paths = sorted(folder.rglob("*"))
         present = self.found_in({str(path): path.read_bytes() if path.is_file() else b"" for path in paths})
         self.places = {token: place for token, place in self.places.items() if token in present}
