@@ -31,7 +31,7 @@ class Annotated:
     @property
     def outlined(self) -> bool:
         """Whether the set draws outlines, so that an image without any has an empty label."""
-        return any(mark["outlines"] for marks in self.marks.values() for mark in marks)
+        return any(mark["outlines"] or mark["runs"] for marks in self.marks.values() for mark in marks)
 
 
 def annotate(bench: Bench, source: Path, layout: Layout) -> Annotated:

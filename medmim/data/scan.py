@@ -197,6 +197,8 @@ def _headers(dataset: pydicom.FileDataset, sop_class: str) -> list[Header]:
     if sop.content_of(sop_class) == "picture":
         first = header_of(dataset, "picture")
         return [first.model_copy(update={"frame": frame}) for frame in range(frames)]
+    if mosaic.is_vendor_grid(dataset):
+        raise _StopError("vendor_grid")
     if mosaic.is_mosaic(dataset):
         return _or_stop(mosaic.tile_headers, dataset, "mosaic_without_geometry")
     if sop.content_of(sop_class) == "frames" or frames > 1:

@@ -158,11 +158,27 @@ def _judge_repeats(slices: list[Slice]) -> list[Verdict]:
         return [judge_stack(slices)]
     for names in _REPEATS:
         parts = parted(slices, lambda one: tuple(getattr(one.header, name) for name in names))  # noqa: B023
-        if len({len(part) for part in parts}) == 1 and all(max(_place_counts(part)) == 1 for part in parts):
+        if len({len(part) for part in parts}) == 1 and _whole(parts, slices):
             return [judge_stack(part) for part in parts]
     if len(set(counts)) == 1 and len(counts) >= MIN_SLICES:
         return _judge_numbered(slices, counts[0])
     return [refuse(slices, "duplicate_position", duplicates=sum(counts) - len(counts))]
+
+
+def _whole(parts: Sequence[Sequence[Slice]], slices: Sequence[Slice]) -> bool:
+    """Say whether each part has neighbouring places once each: what tells slices apart may not be time.
+
+    Slices that are taken together, or each by itself, share a trigger time that no volume has.
+    """
+    heights = np.array([height_of(one, slices[0]) for one in slices])
+    order = np.argsort(heights, kind="stable")
+    ranks = np.empty(len(slices), int)
+    ranks[order] = np.cumsum(np.diff(heights[order], prepend=heights[order[0]]) > SAME_PLACE_MM)
+    place = {id(one): int(rank) for one, rank in zip(slices, ranks, strict=True)}
+    if len(parts[0]) < min(MIN_SLICES, int(ranks.max()) + 1):
+        return False
+    found = [sorted(place[id(one)] for one in part) for part in parts]
+    return all(part == list(range(part[0], part[0] + len(part))) for part in found)
 
 
 def _judge_numbered(slices: list[Slice], repeats: int) -> list[Verdict]:
