@@ -11,18 +11,17 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from medmim import __version__, files
 from medmim.data.engines import Engine
-from medmim.data.sandbox import Answer, Limits, Sandbox
+from medmim.data.sandbox import Answer, Limits, Sandbox, for_scans
+from medmim.data.worker import Task
 from medmim.errors import RunError
 from medmim.files import WriteError
-
-Task = Mapping[str, Any]
 
 _BATCH = 64
 _BATCHES_EACH = 4  # for each processor, so that all of them end at about the same time
@@ -107,7 +106,7 @@ _FULL = "cannot write"
 @functools.cache
 def _own_sandbox() -> Sandbox:
     """Return the one child of this process, which ends with it: starting it takes longer than most tasks."""
-    return Sandbox(1)
+    return for_scans(1)
 
 
 def _fault(shared: Sequence[str]) -> str:

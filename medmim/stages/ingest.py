@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from medmim.data.ledger import Ledger
 from medmim.data.manifest import Dataset, DatasetInfo
 from medmim.data.privacy import Keys
 from medmim.data.publish import earlier_dataset, publish, sole_use
-from medmim.data.sandbox import Sandbox
+from medmim.data.sandbox import Sandbox, for_scans
 from medmim.data.scan import Seen, look
 from medmim.data.sources import Sources, find_files
 from medmim.data.spread import Spread
@@ -34,7 +33,13 @@ KEY_FILE = "project.key"
 
 
 def ingest(
-    source: Path, out: Path, *, home: Path, progress: Progress | None = None, **wishes: Any
+    source: Path,
+    out: Path,
+    *,
+    home: Path,
+    progress: Progress | None = None,
+    sandbox: Sandbox | None = None,
+    **wishes: Any,
 ) -> DatasetInfo:
     """Read everything below `source` and write the dataset folder `out`.
 
@@ -46,6 +51,7 @@ def ingest(
         out: dataset folder, outside of the source.
         home: folder of the project, where the secret behind all keys is kept.
         progress: told the phase, and how much of it is done.
+        sandbox: where files are parsed, if it was started before; it is left open.
         wishes: fields of `Wishes`.
 
     Raises:
@@ -56,7 +62,8 @@ def ingest(
     wanted = Wishes(**wishes)
     sources = find_files(source, out, wanted.labels)
     try:
-        return _ingest(sources, wanted, home=home, progress=progress)
+        with contextlib.nullcontext(sandbox) if sandbox else for_scans(wanted.workers) as parsers:
+            return _ingest(sources, wanted, home=home, progress=progress, sandbox=parsers)
     except OSError as error:  # those of the source end in the ledger: this is about what is written
         raise RunError(
             f"cannot write to '{out}' or '{home}' ({error.strerror or type(error).__name__}): expected room "
@@ -64,13 +71,15 @@ def ingest(
         ) from error
 
 
-def _ingest(sources: Sources, wishes: Wishes, *, home: Path, progress: Progress | None) -> DatasetInfo:
+def _ingest(
+    sources: Sources, wishes: Wishes, *, home: Path, progress: Progress | None, sandbox: Sandbox
+) -> DatasetInfo:
     keys = Keys.load_or_create(home / KEY_FILE)
     out = sources.out
-    with sole_use(out) as staging, _sandbox(sources, staging, wishes) as sandbox:
+    with sole_use(out) as staging, _at(sandbox, sources, staging, wishes) as parsers:
         old = earlier_dataset(out, _project(keys))
         ledger = Ledger(sources.keys(keys))
-        bench = Bench(keys, ledger, staging, sandbox, progress, wishes)
+        bench = Bench(keys, ledger, staging, parsers, progress, wishes)
         made, used = _read_all(bench, sources)
         if not made:
             _give_up(ledger, out, old)
@@ -83,15 +92,14 @@ def _ingest(sources: Sources, wishes: Wishes, *, home: Path, progress: Progress 
 
 
 @contextlib.contextmanager
-def _sandbox(sources: Sources, staging: Path, wishes: Wishes) -> Iterator[Sandbox | Spread]:
+def _at(sandbox: Sandbox, sources: Sources, staging: Path, wishes: Wishes) -> Iterator[Sandbox | Spread]:
     """Give child processes, on this machine or on the nodes of a cluster."""
-    if wishes.engine == "ray":
-        folders = [sources.source, *([sources.labels] if sources.labels else [])]
-        with connect_ray(wishes.address or "auto", at_once=wishes.workers) as engine:
-            yield Spread(engine, staging, folders)
-    else:
-        with Sandbox(wishes.workers or len(os.sched_getaffinity(0))) as sandbox:
-            yield sandbox
+    if wishes.engine == "local":
+        yield sandbox
+        return
+    folders = [sources.source, *([sources.labels] if sources.labels else [])]
+    with connect_ray(wishes.address or "auto", at_once=wishes.workers) as engine:
+        yield Spread(engine, staging, folders)
 
 
 def _read_all(bench: Bench, sources: Sources) -> tuple[list[Made], Layout | None]:
