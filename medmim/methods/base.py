@@ -45,3 +45,10 @@ class Method(nn.Module, ABC):
             images: (batch, channels, *space).
             hidden: (batch, *grid), True = hidden from the encoder.
         """
+
+    def after_step(self, progress: float) -> None:
+        """Do what follows an optimiser step, such as moving a teacher.
+
+        Args:
+            progress: share of the training's budget used so far, 0 to 1.
+        """
