@@ -13,10 +13,16 @@ from typing import Any
 from medmim.encoders import Encoder
 from medmim.errors import refuse_unknown_options, unknown_name
 from medmim.methods.base import Method, Step
+from medmim.methods.latent_mim import build_latent_mim
+from medmim.methods.mae import build_mae
+from medmim.methods.simmim import build_simmim
 from medmim.methods.spark import build_spark
 from medmim.shapes import Size
 
 METHODS: dict[str, Callable[..., Method]] = {
+    "latent_mim": build_latent_mim,
+    "mae": build_mae,
+    "simmim": build_simmim,
     "spark": build_spark,
 }
 
