@@ -26,6 +26,9 @@ METHODS: dict[str, Callable[..., Method]] = {
     "spark": build_spark,
 }
 
+# those whose encoder begins with patches
+ON_PATCHES = frozenset({"latent_mim", "mae", "simmim"})
+
 
 def build_method(name: str, *, encoder: Encoder, spatial_dims: int, cell: Size, **options: Any) -> Method:
     """Build the method `name` of the table around an encoder.
@@ -48,4 +51,4 @@ def build_method(name: str, *, encoder: Encoder, spatial_dims: int, cell: Size, 
     return METHODS[name](encoder=encoder, spatial_dims=spatial_dims, cell=cell, **options)
 
 
-__all__ = ["METHODS", "Method", "Step", "build_method"]
+__all__ = ["METHODS", "ON_PATCHES", "Method", "Step", "build_method"]

@@ -50,7 +50,10 @@ class SimMIM(Method):
         patches = self.encoder.embed(images)
         covered = hidden_patches(hidden, tuple(patches.shape[2:])).unsqueeze(1)
         maps = self.encoder.encode(torch.where(covered, self.token.to(patches.dtype), patches))
-        return reconstruct(self.predict(maps[-1]), self.target, images, hidden, error="absolute")
+        whole = tuple(n // step for n, step in zip(images.shape[2:], self.target.stride, strict=True))
+        # a coarse map that no whole image fits is padded at its end
+        prediction = self.predict(maps[-1])[(..., *map(slice, whole))]
+        return reconstruct(prediction, self.target, images, hidden, error="absolute")
 
     def after_step(self, progress: float) -> None:
         """Let the target follow the encoder."""

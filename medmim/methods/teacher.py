@@ -16,7 +16,6 @@ from torch import nn
 
 from medmim.errors import UsageError
 
-
 Network = TypeVar("Network", bound=nn.Module)
 
 
