@@ -24,13 +24,14 @@ from medmim.heads import HEADS, Transfer, build_head, transfer
 from medmim.randomness import stream_seed
 from medmim.stages.origin import Origin, find_origin
 from medmim.stages.pretrain import DEFAULT_ENCODER
-from medmim.stages.runs import Result, ending, note_weights_file, reopen
+from medmim.stages.runs import Result, budget_words, ending, note_weights_file, reopen
 from medmim.tracking.comparison import CASES
 from medmim.tracking.store import Store
 from medmim.training.budget import budget_for
 from medmim.training.checkpoint import drop_state, save_weights
 from medmim.training.fit import ENDLESS, Fitted, Session, fit
 from medmim.training.modules import FinetuningModule
+from medmim.training.optimisers import Optimiser
 from medmim.training.scores import CaseScore, mean_scores
 from medmim.training.segmentation import Segmentation
 
@@ -178,7 +179,11 @@ def _train(
     patches = segmentation_patches(parts.plan, foreground=settings.foreground)
     draws = Draws(train, parts.volumes, patches, labelled=True, seed=settings.seed, total=total)
     module = FinetuningModule(
-        parts.network, lr=settings.lr, encoder_lr=settings.encoder_lr, weight_decay=settings.weight_decay
+        parts.network,
+        lr=settings.lr,
+        encoder_lr=settings.encoder_lr,
+        weight_decay=settings.weight_decay,
+        optimiser=Optimiser(settings.optimizer, settings.betas),
     )
     task = Segmentation(parts.network, parts.volumes, parts.names, settings.precision)
 
@@ -270,9 +275,6 @@ def _register(store: Store, settings: FinetuneSettings, parts: _Parts, result: R
 
 
 def _tags(settings: FinetuneSettings, parts: _Parts) -> dict[str, str]:
-    budget = next(
-        (f"{key}={v:g}" for key in ("steps", "epochs", "minutes") if (v := getattr(settings, key))), ""
-    )
     patients = len({volume.subject for volume in parts.divided.train})
     return {
         "stage": "finetune",
@@ -285,7 +287,7 @@ def _tags(settings: FinetuneSettings, parts: _Parts) -> dict[str, str]:
         "size": ",".join(map(str, parts.plan.size)),
         "batch_size": str(settings.batch_size),
         "lr": f"{settings.lr:g}",
-        "budget": budget,
+        "budget": budget_words(settings),
         "seed": str(settings.seed),
         "labelled": str(patients),
         "dataset": parts.dataset.info.name,
