@@ -108,7 +108,7 @@ class FinetuneSettings(RunSettings):
 
     Attributes:
         task: segment, classify or detect.
-        task_options: that task's own settings, such as `loss` of segment or `mixup` of classify.
+        task_options: that task's own settings, such as `criterion` of segment or `mixup` of classify.
         init: where the encoder's weights come from: `scratch`, a run id, a weights file, or None: the newest
             pretraining run on this dataset.
         labelled: train on this many labelled patients (nested: the ten are among the twenty).

@@ -35,9 +35,11 @@ class Schedule(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Set the learning rate of every group."""
-        factor = learning_rate_factor(self.budget.progress(trainer.global_step), warmup=self.warmup)
+        progress = self.budget.progress(trainer.global_step)
+        factor = learning_rate_factor(progress, warmup=self.warmup)
         for group in trainer.optimizers[0].param_groups:
-            group["lr"] = group["initial_lr"] * factor
+            learns = progress >= group.get("begins", 0.0)  # a frozen encoder begins later
+            group["lr"] = group["initial_lr"] * factor if learns else 0.0
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -86,7 +88,7 @@ class Losses(Callback):
         step = trainer.global_step
         if not math.isfinite(self.recent):
             raise RunError(f"the loss is not finite at step {step}: lower --lr, or use --precision fp32")
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        rate = trainer.optimizers[0].param_groups[-1]["lr"]  # that of the head, which is never frozen
         self.sink.metrics({"train/loss": self.recent, "train/lr": rate}, step=step)
 
     def state_dict(self) -> dict[str, Any]:
