@@ -42,7 +42,7 @@ def command(
 
     note_server()
     values = given(flags)
-    settings = resolve(FinetuneSettings, config=config, flags=values, overrides=overrides)
+    settings = resolve(FinetuneSettings, base=values.get("task"), config=config, flags=values, overrides=overrides)
     if resume:
         refuse_with_resume(values, overrides, config)
         from medmim.stages.runs import to_resume

@@ -38,7 +38,7 @@ class PickSlice(Randomizable):  # type: ignore[misc]  # MONAI is not typed
         axis = data["slice_axis"] + 1
         picked = {key: data[key].select(axis, chosen) for key in self.keys}
         # Right-left is the first remaining axis, unless slices are cut across it (sagittal).
-        return {**picked, "left_right": None if data["slice_axis"] == 0 else 0}
+        return {**data, **picked, "left_right": None if data["slice_axis"] == 0 else 0}
 
 
 class FlipLeftRight(Randomizable):  # type: ignore[misc]  # MONAI is not typed
