@@ -1,8 +1,8 @@
 """Settings of a run: typed, frozen, and refused completely and kindly when wrong.
 
-Precedence, lowest first: defaults here, the preset of the task, `--config FILE`, flags, `--set key=value`. The resolved settings are
-stored with the run. Values that depend on the data (size, dims, encoder, cell) may be left open: None means
-"chosen from the dataset", and the choice is stored.
+Precedence, lowest first: defaults here, the preset of the task, `--config FILE`, flags, `--set key=value`. The
+resolved settings are stored with the run. Values that depend on the data (size, dims, encoder, cell) may be left
+open: None means "chosen from the dataset", and the choice is stored.
 """
 
 from __future__ import annotations

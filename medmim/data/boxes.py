@@ -52,8 +52,8 @@ def checked(volumes: Sequence[Volume], *, clip: bool) -> tuple[tuple[Volume, ...
     if faults and not clip:
         more = f" and {len(faults) - _NAMED} more" if len(faults) > _NAMED else ""
         raise DataError(
-            f"{len(faults)} boxes cannot be used: {'; '.join(faults[:_NAMED])}{more}; correct them and ingest "
-            "again, or clip them with --set task_options.bad_boxes=clip",
+            f"{len(faults)} boxes cannot be used: {'; '.join(faults[:_NAMED])}{more}; correct them and "
+            "ingest again, or clip them with --set task_options.bad_boxes=clip",
             reason="bad_boxes",
         )
     return tuple(kept), faults
@@ -64,7 +64,8 @@ def moved(boxes: Boxes, source: np.ndarray, target: np.ndarray) -> Boxes:
 
     Args:
         boxes: in voxels of the source.
-        source, target: voxel → world in mm, (4, 4).
+        source: voxel → world in mm, (4, 4), of the grid that they are in.
+        target: of the grid that they shall be in.
     """
     across = np.linalg.inv(target) @ source
     ends = [boxes[:, :3] - 0.5, boxes[:, 3:] - 0.5]  # an affine counts from voxel centres

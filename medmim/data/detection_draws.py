@@ -1,7 +1,7 @@
 """Training samples for detection: images with boxes that follow every change of place.
 
-`boxes` is (n, 2 · dims) float32 with the first corner before the last, `classes` (n,) int64. After a transform
-n is fixed: what is missing has the class -1, so that samples stack to batches.
+`boxes` is (n, 2 · dims) float32 with the first corner before the last, `classes` (n,) int64. At the end n is
+fixed: what is missing has the class -1, so that samples stack to batches.
 """
 
 from __future__ import annotations
@@ -74,6 +74,7 @@ class PickBoxedSlice(Randomizable):  # type: ignore[misc]  # MONAI is not typed
         return int(self.R.choice(candidates))
 
     def __call__(self, data: Sample) -> Sample:
+        """Return the slice and its boxes, without the axis that it is cut across."""
         chosen, axis = self.randomize(data), data["slice_axis"]
         boxes = data["boxes"].numpy()
         cut = in_slice(boxes, axis, chosen)
@@ -102,11 +103,14 @@ class RandBoxCrop(Randomizable):  # type: ignore[misc]  # MONAI is not typed
             box = boxes[self.R.randint(len(boxes))]
             dims = len(self.size)
             place = box[:dims] + (box[dims:] - box[:dims]) * torch.from_numpy(self.R.random(dims)).float()
-            middle = [float(p) - size * self.R.uniform(0.25, 0.75) for p, size in zip(place, self.size)]
+            middle = [
+                float(p) - size * self.R.uniform(0.25, 0.75) for p, size in zip(place, self.size, strict=True)
+            ]
             return [int(min(max(first, 0), most)) for first, most in zip(middle, room, strict=True)]
         return [int(self.R.randint(most + 1)) for most in room]
 
     def __call__(self, data: Sample) -> Sample:
+        """Return the crop and the boxes in it."""
         first = self.randomize(data)
         window = tuple(slice(start, start + size) for start, size in zip(first, self.size, strict=True))
         shifted = data["boxes"] - torch.tensor([*first, *first], dtype=torch.float32)
@@ -121,6 +125,7 @@ class FlipBoxes(Randomizable):  # type: ignore[misc]  # MONAI is not typed
         return bool(self.R.random() < 0.5)
 
     def __call__(self, data: Sample) -> Sample:
+        """Return the sample as it is, or mirrored."""
         axis = data.get("left_right", 0)
         if not self.randomize() or axis is None:
             return data
@@ -165,6 +170,7 @@ class RandBoxAffine(Randomizable):  # type: ignore[misc]  # MONAI is not typed
         )
 
     def __call__(self, data: Sample) -> Sample:
+        """Return the sample as it is, or changed."""
         matrix = self.randomize()
         if matrix is None:
             return data
@@ -229,7 +235,7 @@ class _Room:
 
 
 def _clipped(data: Sample, boxes: Flat) -> Sample:
-    """Return the sample with its new boxes clipped to the image; those of which little is left are dropped."""
+    """Return the sample with its new boxes clipped to the image, without those of which little is left."""
     dims = boxes.shape[1] // 2
     limits = torch.tensor(data["image"].shape[1:], dtype=torch.float32).repeat(2)
     inside = torch.minimum(boxes.clamp(min=0), limits)

@@ -22,9 +22,7 @@ HEADS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def build_head(
-    task: str, *, encoder: Encoder, spatial_dims: int, classes: int, **options: Any
-) -> nn.Module:
+def build_head(task: str, *, encoder: Encoder, spatial_dims: int, classes: int, **options: Any) -> nn.Module:
     """Build the network of a task around an encoder.
 
     Args:

@@ -69,7 +69,7 @@ def _channels(name: str, weight: Tensor, wanted: Size) -> Tensor | None:
 
 
 def _positions(name: str, weight: Tensor, wanted: Size) -> Tensor | None:
-    """Interpolate positions (1, places, width) between square or cubic grids; a class token stays as it is."""
+    """Interpolate positions (1, places, width) between square or cubic grids; a class token stays."""
     same = weight.dim() == 3 and len(wanted) == 3 and weight.shape[0] == 1 and weight.shape[2] == wanted[2]
     if not same or "pos" not in name:
         return None
@@ -78,7 +78,9 @@ def _positions(name: str, weight: Tensor, wanted: Size) -> Tensor | None:
             old, new = (_side(count - token, dims) for count in (weight.shape[1], wanted[1]))
             if old and new:
                 grid = weight[0, token:].T.reshape(1, -1, *[old] * dims)
-                resized = F.interpolate(grid.float(), size=[new] * dims, mode=_MODES[dims], align_corners=False)
+                resized = F.interpolate(
+                    grid.float(), size=[new] * dims, mode=_MODES[dims], align_corners=False
+                )
                 places = resized.flatten(2).transpose(1, 2).to(weight.dtype)
                 return torch.cat([weight[:, :token], places], dim=1)
     return None

@@ -94,7 +94,9 @@ def matched(
     return found
 
 
-def coverage(images: Sequence[Float[Tensor, "boxes sides"]], grid: AnchorGrid, *, size: Size, strides: Sequence[Size]) -> float:
+def coverage(
+    images: Sequence[Float[Tensor, "boxes sides"]], grid: AnchorGrid, *, size: Size, strides: Sequence[Size]
+) -> float:
     """Return the share of boxes that have an anchor of their own.
 
     Args:

@@ -67,8 +67,10 @@ class Detector(nn.Module):
         return self.grid(images, maps)
 
     def rows(self, maps: Sequence[Tensor], width: int) -> list[Float[Tensor, "batch anchors {width}"]]:
-        """Return maps (batch, anchors · width, *grid) as rows in the order of the anchors, one for each level."""
-        return [level.flatten(2).unflatten(1, (-1, width)).permute(0, 3, 1, 2).flatten(1, 2) for level in maps]
+        """Return maps (batch, anchors · width, *grid) as rows in the order of the anchors, level by level."""
+        return [
+            level.flatten(2).unflatten(1, (-1, width)).permute(0, 3, 1, 2).flatten(1, 2) for level in maps
+        ]
 
 
 def levels_of(encoder: Encoder) -> tuple[int, ...]:
@@ -107,14 +109,14 @@ def detection_loss(
     sampler = HardNegativeSampler(_SAMPLED, _POSITIVE, min_neg=8, pool_size=10)
     wrong, off = [], []
     for number, real in enumerate(classes >= 0):
-        index = matched(
-            boxes[number][real], anchors, places=places, per_place=network.grid.per_place
-        )
+        index = matched(boxes[number][real], anchors, places=places, per_place=network.grid.per_place)
         positive = index >= 0
         target = torch.zeros_like(scores[number])
         target[positive, classes[number][real][index[positive]]] = 1
         chosen = _sampled(sampler, index, scores[number])
-        wrong.append(F.binary_cross_entropy_with_logits(scores[number][chosen], target[chosen], reduction="sum"))
+        wrong.append(
+            F.binary_cross_entropy_with_logits(scores[number][chosen], target[chosen], reduction="sum")
+        )
         wrong[-1] = wrong[-1] / max(int(positive[chosen].sum()), 1)
         if positive.any():
             decoded = network.coder.decode_single(changes[number][positive], anchors[positive])

@@ -42,7 +42,7 @@ class Transfer:
 
 
 def transfer(encoder: nn.Module, weights: Mapping[str, Tensor], *, least: float = 0.99) -> Transfer:
-    """Copy the tensors named `encoder.…` into an encoder, by the rules of `heads/adapt.py` where shapes differ.
+    """Copy the tensors named `encoder.…` into an encoder; where shapes differ, by a rule of `heads/adapt.py`.
 
     Args:
         encoder: the network to fill, in place; left as it was when the transfer is refused.
@@ -85,7 +85,8 @@ def stem_change(old: Mapping[str, object], new: Mapping[str, object]) -> str:
     """Say that the first stride differs from that of pretraining: weights fit, but see another scale.
 
     Args:
-        old, new: options of the encoder, in pretraining and now.
+        old: options of the encoder in pretraining.
+        new: its options now.
     """
     keys = [key for key in ("stem_stride", "max_pool", "strides", "patch") if old.get(key) != new.get(key)]
     return "; ".join(f"{key} {old.get(key, 'default')} → {new.get(key, 'default')}" for key in keys)

@@ -84,9 +84,7 @@ def put_together(settings: FinetuneSettings, store: Store, say: Callable[[str], 
     scene = Scene(volumes, names, settings.precision, {})
     head = task.head(encoder, divided.train, scene, say)
     torch.manual_seed(stream_seed(settings.seed, "head"))
-    network = build_head(
-        settings.task, encoder=encoder, spatial_dims=dims, classes=max(names) + 1, **head
-    )
+    network = build_head(settings.task, encoder=encoder, spatial_dims=dims, classes=max(names) + 1, **head)
     return Parts(dataset, divided, task, scene, origin, arrived, words, head, network)
 
 
@@ -126,9 +124,7 @@ def _divide(
     return replace(divided, train=limited, val=val, test=test)
 
 
-def _encoder_words(
-    settings: FinetuneSettings, origin: Origin, dims: int
-) -> tuple[str, Mapping[str, Any]]:
+def _encoder_words(settings: FinetuneSettings, origin: Origin, dims: int) -> tuple[str, Mapping[str, Any]]:
     """Return the encoder's name and options: the user's, else those of the weights, else the default."""
     known = str(origin.description.get("encoder", DEFAULT_ENCODER[dims]))
     name = settings.encoder or known

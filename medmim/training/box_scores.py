@@ -1,8 +1,8 @@
 """Scores of detection, from rows of true and found boxes: AP, FROC, F1 at a threshold (MONAI's matching).
 
-A row is one image: `truth` has [class, *xyzxyz], `found` has [class, score, *xyzxyz]. A found box is right when
-it overlaps a true box of its class that no better one took, by an intersection over union of at least 0.5
-unless stated.
+A row is one image: `truth` has [class, *xyzxyz], `found` has [class, score, *xyzxyz]. A found box is right when it
+overlaps a true box of its class that no better one took, by an intersection over union of at least 0.5 unless
+stated.
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ def box_means(
 
 def coco(rows: Sequence[Row], names: Sequence[str]) -> dict[str, float]:
     """Return MONAI's COCO metrics: AP50 and AP50:95, means over classes and of each class."""
-    metric = COCOMetric(names, iou_list=(HALF,), iou_range=(0.5, 0.95, 0.05), max_detection=(MOST,), verbose=False)
+    metric = COCOMetric(
+        names, iou_list=(HALF,), iou_range=(0.5, 0.95, 0.05), max_detection=(MOST,), verbose=False
+    )
     values, _ = metric(_matching(rows, names, metric.iou_thresholds.tolist()))
     keys = {"ap50": f"AP_IoU_0.50_MaxDet_{MOST}", "ap50_95": f"mAP_IoU_0.50_0.95_0.05_MaxDet_{MOST}"}
     found = {short: float(values[long]) for short, long in keys.items()}
@@ -171,7 +173,7 @@ def _array(boxes: Sequence[Sequence[float]]) -> Float[np.ndarray, "boxes 6"]:
 
 
 def _nameless(row: Row) -> Row:
-    """Return a row in which all classes are one; of boxes of several classes at one place the best is kept."""
+    """Return a row in which all classes are one; of boxes at one place the best is kept."""
     found = sorted(row["found"], key=lambda box: -box[1])
     kept: list[Any] = []
     for box in found:

@@ -116,7 +116,9 @@ def _auroc(truth: Numbers, shares: Probabilities) -> float:
     for number in range(shares.shape[1]):
         one = truth == number
         if one.any() and not one.all():
-            values.append(compute_roc_auc(torch.from_numpy(shares[:, number]), torch.from_numpy(one.astype(int))))
+            values.append(
+                compute_roc_auc(torch.from_numpy(shares[:, number]), torch.from_numpy(one.astype(int)))
+            )
     return float(np.mean(values)) if values else math.nan
 
 

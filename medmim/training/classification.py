@@ -111,7 +111,9 @@ class Classification(Task):
             order = torch.randperm(len(images), device=images.device)
             images, other = share * images + (1 - share) * images[order], target[order]
         scores = network(images).float()
-        losses = [F.cross_entropy(scores, one, label_smoothing=self.label_smoothing) for one in (target, other)]
+        losses = [
+            F.cross_entropy(scores, one, label_smoothing=self.label_smoothing) for one in (target, other)
+        ]
         return share * losses[0] + (1 - share) * losses[1]
 
     def judge(self, network: nn.Module, cases: Sequence[Volume], scene: Scene, *, final: bool) -> list[Row]:

@@ -79,7 +79,10 @@ def _boxes(
     changes = [level.float() for level in network.rows(out[BOXES], 2 * dims)]
     near = anchors.split([level.shape[1] for level in scores])
     selector = BoxSelector(
-        score_thresh=_LEAST_SCORE, topk_candidates_per_level=500, nms_thresh=_OVERLAP, detections_per_img=_MOST
+        score_thresh=_LEAST_SCORE,
+        topk_candidates_per_level=500,
+        nms_thresh=_OVERLAP,
+        detections_per_img=_MOST,
     )
     results = []
     for number in range(len(images)):
@@ -93,7 +96,11 @@ def _boxes(
         boxes, values, classes = (one.cpu().numpy() for one in chosen)
         order = np.argsort(-values, kind="stable")
         results.append(
-            (boxes[order].astype(np.float64).reshape(-1, 2 * dims), values[order].astype(np.float64), classes[order])
+            (
+                boxes[order].astype(np.float64).reshape(-1, 2 * dims),
+                values[order].astype(np.float64),
+                classes[order],
+            )
         )
     return results
 

@@ -95,7 +95,7 @@ class Detection(Task):
     def head(
         self, encoder: Encoder, train: Sequence[Volume], scene: Scene, say: Callable[[str], None]
     ) -> dict[str, Any]:
-        """Return the network's options: anchors from the training boxes; says how many of these they reach."""
+        """Return the network's options: anchors from the training boxes; says how many they reach."""
         plan = scene.plan
         images = [boxes for volume in train for boxes in _seen(scene.volumes(volume), plan.dims)]
         boxes = np.concatenate(images)
@@ -153,7 +153,11 @@ class Detection(Task):
         for case in cases:
             prepared = scene.volumes(case)
             axis, boxes = prepared.slice_axis, prepared.boxes
-            middle = (boxes[0, axis] + boxes[0, axis + 3]) / 2 if len(boxes) else prepared.image.shape[axis + 1] / 2
+            middle = (
+                (boxes[0, axis] + boxes[0, axis + 3]) / 2
+                if len(boxes)
+                else prepared.image.shape[axis + 1] / 2
+            )
             index = min(int(middle), prepared.image.shape[axis + 1] - 1)
             drawn = [(box, 0, "") for box in boxes[in_slice(boxes, axis, index)]]
             for found in detect(network, prepared, scene.plan, precision=scene.precision):

@@ -99,7 +99,7 @@ class FinetuningModule(L.LightningModule):
         return self.average.network if self.average else self.network
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Scalar:
-        """Return the loss of one batch; what it draws is keyed by the step, so that a resumed run draws it."""
+        """Return the loss of one batch; what it draws is keyed by the step, for an exact resume."""
         for layer in self.frozen:  # norms that average over batches stay as they are too
             layer.eval()
         torch.manual_seed(stream_seed(self.settings.seed, "step", self.global_step))

@@ -170,7 +170,5 @@ def boxed_row(
     rectangles = []
     for box, colour, word in boxes:
         left, bottom, right, top = np.delete(box, [axis, axis + 3]).tolist()
-        rectangles.append(
-            Rectangle(left, slice_.shape[0] - top, right - left, top - bottom, colour, word)
-        )
+        rectangles.append(Rectangle(left, slice_.shape[0] - top, right - left, top - bottom, colour, word))
     return Row([slice_], [None], text, rectangles)

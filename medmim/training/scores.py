@@ -1,7 +1,7 @@
 """Segmentation of whole volumes and its scores: Dice, HD95 and surface Dice of every case and class.
 
-Empty labels: Dice and surface Dice are 1 where prediction and label are both empty, 0 where only one is; there
-is no HD95 where either is, and means leave it out.
+Empty labels: Dice and surface Dice are 1 where prediction and label are both empty, 0 where only one is; there is
+no HD95 where either is, and means leave it out.
 """
 
 from __future__ import annotations
@@ -102,7 +102,8 @@ def score_volume(
         volume: with a label.
         volumes: prepares it.
         names: label value → name.
-        precision, mirror: as in `segment`.
+        precision: auto, fp32 or bf16.
+        mirror: as in `segment`.
         tolerance_mm: of surface Dice; None: measure no distances, which take time.
     """
     prepared = volumes(volume)
@@ -222,9 +223,7 @@ def _hd95(guess: Tensor, truth: Tensor, spacing_mm: Sequence[float]) -> float | 
     return float(distance[0, 0])
 
 
-def _surface_dice(
-    guess: Tensor, truth: Tensor, spacing_mm: Sequence[float], tolerance_mm: float
-) -> float:
+def _surface_dice(guess: Tensor, truth: Tensor, spacing_mm: Sequence[float], tolerance_mm: float) -> float:
     found = compute_surface_dice(
         guess, truth, class_thresholds=[tolerance_mm], include_background=True, spacing=list(spacing_mm)
     )

@@ -47,7 +47,9 @@ class Segmentation(Task):
 
     def __post_init__(self) -> None:
         if self.criterion not in _LOSSES:
-            raise UsageError(f"task_options: expected criterion dice_ce or dice_focal, got '{self.criterion}'")
+            raise UsageError(
+                f"task_options: expected criterion dice_ce or dice_focal, got '{self.criterion}'"
+            )
         if self.deep_supervision < 0 or self.surface_tolerance_mm < 0:
             raise UsageError(
                 "task_options: expected deep_supervision and surface_tolerance_mm of 0 or more, got "
