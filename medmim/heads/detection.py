@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from medmim.encoders import Encoder
 from medmim.heads.anchors import AnchorGrid, Anchors, Shapes, matched
+from medmim.heads.pyramid import Pyramid
 from medmim.shapes import Images, Scalar, Size
 
 SCORES, BOXES = "scores", "boxes"
@@ -37,7 +38,7 @@ class Detector(nn.Module):
         encoder: any encoder.
         spatial_dims: 2 or 3.
         classes: of findings.
-        anchors: shapes for each level, as `anchor_shapes` gives them; as many levels as `levels_of`.
+        anchors: shapes for each level, as `anchor_shapes` gives them; as many levels as `level_strides`.
         width: channels of the pyramid, a multiple of 8.
     """
 
@@ -46,19 +47,20 @@ class Detector(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder = encoder
-        self.levels = levels_of(encoder)
+        self.maps = Pyramid(encoder, spatial_dims=spatial_dims)
+        self.levels = levels_of(self.maps.strides)
         self.grid = AnchorGrid(_as_shapes(anchors))
         self.classes = classes
         self.coder = BoxCoder(weights=(1.0,) * 2 * spatial_dims)
         self.pyramid = FeaturePyramidNetwork(
-            spatial_dims, [encoder.channels[level] for level in self.levels], width
+            spatial_dims, [self.maps.channels[level] for level in self.levels], width
         )
         self.score = RetinaNetClassificationHead(width, self.grid.per_place, classes, spatial_dims)
         self.box = RetinaNetRegressionHead(width, self.grid.per_place, spatial_dims)
 
     def forward(self, images: Images) -> dict[str, list[Tensor]]:
         """Return maps of scores and of box changes, one of each for every level."""
-        maps = self.encoder(images)
+        maps = self.maps(self.encoder(images))
         features = list(self.pyramid(OrderedDict((str(n), maps[n]) for n in self.levels)).values())
         return {SCORES: self.score(features), BOXES: self.box(features)}
 
@@ -73,16 +75,17 @@ class Detector(nn.Module):
         ]
 
 
-def levels_of(encoder: Encoder) -> tuple[int, ...]:
-    """Return which of the encoder's maps become levels: the last three of stride 4 or more, at least two."""
-    coarse = [number for number, stride in enumerate(encoder.strides) if max(stride) >= _FINEST]
-    count = max(len(coarse[-_LEVELS:]), min(2, len(encoder.strides)))
-    return tuple(range(len(encoder.strides)))[-count:]
+def levels_of(strides: Sequence[Size]) -> tuple[int, ...]:
+    """Return which maps become levels: the last three of stride 4 or more, at least two."""
+    coarse = [number for number, stride in enumerate(strides) if max(stride) >= _FINEST]
+    count = max(len(coarse[-_LEVELS:]), min(2, len(strides)))
+    return tuple(range(len(strides)))[-count:]
 
 
-def strides_of(encoder: Encoder) -> tuple[Size, ...]:
-    """Return the strides of the levels."""
-    return tuple(encoder.strides[level] for level in levels_of(encoder))
+def level_strides(encoder: Encoder, *, spatial_dims: int) -> tuple[Size, ...]:
+    """Return the strides of the levels that a detector on this encoder has."""
+    strides = Pyramid(encoder, spatial_dims=spatial_dims).strides
+    return tuple(strides[level] for level in levels_of(strides))
 
 
 def detection_loss(

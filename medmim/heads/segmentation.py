@@ -9,19 +9,19 @@ from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
 
 from medmim.encoders import Encoder
+from medmim.heads.pyramid import Pyramid
 from medmim.shapes import Features, Images, Size
 
 _NORM = ("instance", {"affine": True})
 
 
 class Segmenter(nn.Module):
-    """An encoder and a U-Net decoder over all of its maps.
+    """An encoder and a U-Net decoder over all of its maps, or over a pyramid of maps of one stride.
 
-    Maps of one stride, as a vision transformer gives, are joined as they are; what is missing to full
-    resolution is made up in steps, each of which halves the channels.
+    What the finest map lacks to full resolution is made up in steps, each of which halves the channels.
 
     Args:
-        encoder: any encoder.
+        encoder: whose maps are decoded.
         spatial_dims: 2 or 3.
         classes: classes, background included.
         deep_supervision: coarser scores that are trained too, beside those at full resolution; 0: none.
@@ -32,7 +32,8 @@ class Segmenter(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder = encoder
-        channels, strides = encoder.channels[::-1], encoder.strides[::-1]
+        self.pyramid = Pyramid(encoder, spatial_dims=spatial_dims)
+        channels, strides = self.pyramid.channels[::-1], self.pyramid.strides[::-1]
         self.up = nn.ModuleList(
             UnetUpBlock(
                 spatial_dims,
@@ -64,7 +65,7 @@ class Segmenter(nn.Module):
 
     def _decoded(self, images: Images) -> list[Features]:
         """Return the maps of the decoder, fine to coarse."""
-        maps = self.encoder(images)
+        maps = self.pyramid(self.encoder(images))
         decoded = [maps[-1]]
         for block, skip in zip(self.up, maps[-2::-1], strict=True):
             decoded.append(block(decoded[-1], skip))

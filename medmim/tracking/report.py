@@ -85,8 +85,8 @@ def _page(comparison: Comparison, runs: Sequence[Finetuned], picture: bytes) -> 
         f"<h2>Arms</h2>{_table(_arm_rows(comparison.arms))}"
         f"<h2>Runs</h2>{_table(identities)}<h2>Held equal</h2>{_table(provenance)}"
         f"<footer>medmim {__version__}. Intervals: bias-corrected bootstrap over patients. "
-        "Dice of a case: 1 when prediction and label are both empty; HD95 where neither is. F1 and AP50 are of "
-        "all cases of the drawn patients together.</footer></html>"
+        "Dice of a case: 1 when prediction and label are both empty; HD95 where neither is. F1 and AP50 are "
+        "of all cases of the drawn patients together.</footer></html>"
     )
 
 

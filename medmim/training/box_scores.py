@@ -1,8 +1,8 @@
 """Scores of detection, from rows of true and found boxes: AP, FROC, F1 at a threshold (MONAI's matching).
 
-A row is one image: `truth` has [class, *xyzxyz], `found` has [class, score, *xyzxyz]. A found box is right when it
-overlaps a true box of its class that no better one took, by an intersection over union of at least 0.5 unless
-stated.
+A row is one image: `truth` has [class, *xyzxyz], `found` has [class, score, *xyzxyz]. A found box is right
+when it overlaps a true box of its class that no better one took, by an intersection over union of at least
+0.5 unless stated.
 """
 
 from __future__ import annotations

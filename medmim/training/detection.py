@@ -18,7 +18,7 @@ from medmim.data.prepare import Prepared
 from medmim.encoders import Encoder
 from medmim.errors import DataError, UsageError
 from medmim.heads.anchors import AnchorGrid, anchor_shapes, coverage
-from medmim.heads.detection import Detector, detection_loss, levels_of, strides_of
+from medmim.heads.detection import Detector, detection_loss, level_strides
 from medmim.shapes import Scalar
 from medmim.training.box_scores import best_thresholds, box_means
 from medmim.training.detecting import Found, detect
@@ -100,12 +100,13 @@ class Detection(Task):
         images = [boxes for volume in train for boxes in _seen(scene.volumes(volume), plan.dims)]
         boxes = np.concatenate(images)
         sides = boxes[:, plan.dims :] - boxes[:, : plan.dims]
-        shapes = anchor_shapes(sides, levels=len(levels_of(encoder)), count=self.anchors)
+        strides = level_strides(encoder, spatial_dims=plan.dims)
+        shapes = anchor_shapes(sides, levels=len(strides), count=self.anchors)
         reached = coverage(
             [_into(torch.from_numpy(one).float(), plan.size) for one in images[:_MEASURED]],
             AnchorGrid(shapes),
             size=plan.size,
-            strides=strides_of(encoder),
+            strides=strides,
         )
         say(f"{reached:.1%} of {len(boxes)} training boxes have an anchor of their own")
         return {"anchors": shapes, "width": self.width}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -16,6 +16,7 @@ from medmim.methods.teacher import Teacher
 from medmim.randomness import stream_seed, torch_stream
 from medmim.shapes import Scalar, Size, grid_of
 from medmim.training.budget import Budget
+from medmim.training.optimisers import Optimiser
 from medmim.training.rates import encoder_rates
 
 Loss = Callable[[nn.Module, dict[str, Tensor]], Tensor]
@@ -29,7 +30,8 @@ class PretrainingModule(L.LightningModule):
         mask: what is hidden.
         cell: mask cell in voxels.
         seed: of the run; the mask of step n is keyed by it and n.
-        lr, weight_decay: of AdamW.
+        lr, weight_decay: of the optimiser.
+        optimiser: which one.
         budget: tells the method how much of the training is done.
     """
 
@@ -43,6 +45,7 @@ class PretrainingModule(L.LightningModule):
         lr: float,
         weight_decay: float,
         budget: Budget,
+        optimiser: Optimiser = Optimiser(),  # noqa: B008 (a frozen value)
     ) -> None:
         super().__init__()
         self.method = method
@@ -52,6 +55,7 @@ class PretrainingModule(L.LightningModule):
         self.lr = lr
         self.weight_decay = weight_decay
         self.budget = budget
+        self.optimiser = optimiser
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Scalar:
         """Draw the masks of this step and return the method's loss."""
@@ -69,8 +73,8 @@ class PretrainingModule(L.LightningModule):
         self.method.after_step(self.budget.progress(self.global_step + 1))  # this step is not counted yet
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return AdamW."""
-        return adamw([(self.method, self.lr)], weight_decay=self.weight_decay)
+        """Return the optimiser of all of the method's weights."""
+        return self.optimiser.over([(self.method, self.lr)], weight_decay=self.weight_decay)
 
 
 class FinetuningModule(L.LightningModule):
@@ -79,7 +83,7 @@ class FinetuningModule(L.LightningModule):
     Args:
         network: what is trained; layers of its attribute `encoder` have learning rates of their own.
         loss: from the network and a batch.
-        settings: learning rates, what is frozen, moving average, seed.
+        settings: optimiser, learning rates, what is frozen, moving average, seed.
     """
 
     def __init__(self, network: nn.Module, loss: Loss, *, settings: FinetuneSettings) -> None:
@@ -112,29 +116,13 @@ class FinetuningModule(L.LightningModule):
             self.average.update(self.network, progress=0.0)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return AdamW with a learning rate for every layer of the encoder and one for the rest."""
+        """Return an optimiser with a learning rate for every layer of the encoder and one for the rest."""
         encoder = self.network.get_submodule("encoder")
         head = nn.ModuleList(child for child in self.network.children() if child is not encoder)
         parts = [*self.rates, (head, self.settings.lr)]
-        optimizer = adamw(parts, weight_decay=self.settings.weight_decay)
+        kind = Optimiser(self.settings.optimizer, self.settings.betas)
+        optimizer = kind.over(parts, weight_decay=self.settings.weight_decay)
         late = {id(parameter) for parameter in encoder.parameters()}
         for group in optimizer.param_groups:
             group["begins"] = self.settings.freeze if id(group["params"][0]) in late else 0.0
         return optimizer
-
-
-def adamw(parts: Sequence[tuple[nn.Module, float]], *, weight_decay: float) -> torch.optim.Optimizer:
-    """Return AdamW; norms, biases and tokens (one axis longer than one) are not decayed.
-
-    Args:
-        parts: modules with their learning rates.
-        weight_decay: of all other weights.
-    """
-    groups = []
-    for module, lr in parts:
-        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        flat = [p for p in trained if sum(length > 1 for length in p.shape) <= 1]
-        rest = [p for p in trained if sum(length > 1 for length in p.shape) > 1]
-        groups.append({"params": rest, "lr": lr, "initial_lr": lr, "weight_decay": weight_decay})
-        groups.append({"params": flat, "lr": lr, "initial_lr": lr, "weight_decay": 0.0})
-    return torch.optim.AdamW([group for group in groups if group["params"]], betas=(0.9, 0.95))

@@ -1,7 +1,7 @@
 """Segmentation of whole volumes and its scores: Dice, HD95 and surface Dice of every case and class.
 
-Empty labels: Dice and surface Dice are 1 where prediction and label are both empty, 0 where only one is; there is
-no HD95 where either is, and means leave it out.
+Empty labels: Dice and surface Dice are 1 where prediction and label are both empty, 0 where only one is;
+there is no HD95 where either is, and means leave it out.
 """
 
 from __future__ import annotations
