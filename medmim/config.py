@@ -200,7 +200,7 @@ def resolve(
         SettingsError: one message with every unknown key and every bad value.
     """
     values: dict[str, Any] = {}
-    if base in presets(kind):
+    if base is not None and base in presets(kind):
         _merge(values, _read(presets(kind)[base]))
     if config is not None:
         _merge(values, _read(find_config(config, kind)))
@@ -227,7 +227,7 @@ def find_config(name: str, kind: type[RunSettings]) -> Path:
     raise SettingsError(f"--config {name}: no such file or preset{did_you_mean(name, known)}")
 
 
-def presets(kind: type[RunSettings]) -> dict[str | None, Path]:
+def presets(kind: type[RunSettings]) -> dict[str, Path]:
     """Return the files that ship with medmim, by name."""
     folder = files.shipped("configs") / ("pretrain" if kind is PretrainSettings else "finetune")
     return {path.stem: path for path in folder.glob("*.yaml")}

@@ -25,7 +25,8 @@ def adapted(name: str, offered: Tensor, wanted: Size) -> tuple[Tensor, str] | No
     Returns:
         The weight and the names of the rules, or None where no rule fits.
     """
-    current, used = offered, []
+    current = offered
+    used: list[str] = []
     for rule, apply in RULES.items():
         changed = apply(name, current, wanted)
         if changed is not None:

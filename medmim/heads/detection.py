@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 from monai.apps.detection.networks.retinanet_network import (
     RetinaNetClassificationHead,

@@ -172,7 +172,7 @@ def classify(
     pad = SpatialPad(plan.size, mode="constant", value=prepared.background)
     scores = []
     with torch.no_grad(), autocast(precision, device):
-        for some in images.split(_AT_ONCE):
+        for some in torch.split(images, _AT_ONCE):
             batch = torch.stack([pad(image).as_tensor() for image in some]).to(device)
             scores.append(network(batch).float().cpu())
             if mirror and not (plan.dims == 2 and prepared.slice_axis == 0):

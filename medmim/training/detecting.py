@@ -54,7 +54,7 @@ def detect(network: Detector, prepared: Prepared, plan: Plan, *, precision: str)
     before = [(full - length) // 2 for full, length in zip(size, space, strict=True)]
     pad = SpatialPad(size, mode="constant", value=prepared.background)
     found = []
-    for number, some in enumerate(images.split(_AT_ONCE)):
+    for number, some in enumerate(torch.split(images, _AT_ONCE)):
         batch = torch.stack([pad(image).as_tensor() for image in some])
         for offset, (boxes, scores, classes) in enumerate(_boxes(network, batch, plan, precision)):
             shifted = boxes - np.array([*before, *before])
@@ -77,7 +77,7 @@ def _boxes(
     anchors = network.anchors(images, out[SCORES]).to(device)
     scores = [level.float() for level in network.rows(out[SCORES], network.classes)]
     changes = [level.float() for level in network.rows(out[BOXES], 2 * dims)]
-    near = anchors.split([level.shape[1] for level in scores])
+    near = torch.split(anchors, [level.shape[1] for level in scores])
     selector = BoxSelector(
         score_thresh=_LEAST_SCORE,
         topk_candidates_per_level=500,

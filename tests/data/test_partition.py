@@ -25,13 +25,17 @@ def patients(volumes):
     return {volume.subject for volume in volumes}
 
 
+def labelled(volume):
+    return volume.label is not None
+
+
 def parts(divided):
     return [patients(getattr(divided, name)) for name in ("train", "val", "test")]
 
 
 @pytest.mark.parametrize("fold", [None, 0, 1, 2, 3, 4])
-@pytest.mark.parametrize("labelled_only", [True, False])
-def test_no_patient_is_in_two_parts(dataset, fold, labelled_only):
+@pytest.mark.parametrize("usable", [labelled, lambda volume: True], ids=["labelled", "all"])
+def test_no_patient_is_in_two_parts(dataset, fold, usable):
     train, val, test = parts(partition(dataset, fold=fold, usable=usable))
     assert not train & val
     assert not train & test
@@ -133,3 +137,41 @@ def test_a_digest_is_short_stable_and_no_key():
 def test_a_written_dataset_divides(tiny_dataset):
     divided = partition(read_dataset(tiny_dataset), fold=None, usable=labelled)
     assert [len(part) for part in (divided.train, divided.val, divided.test)] == [7, 1, 2]
+
+
+def of_classes(counts):
+    """One volume a patient, `counts` patients of each class."""
+    return tuple(
+        row(f"{name}{number}").model_copy(update={"target": name})
+        for name, count in counts.items()
+        for number in range(count)
+    )
+
+
+def target(volume):
+    return frozenset([volume.target])
+
+
+def test_every_class_has_a_patient_before_any_has_a_second():
+    volumes = of_classes({"rare": 2, "common": 40, "usual": 20})
+    chosen = [limit_patients(volumes, count=n, share=None, classes_of=target) for n in (3, 6, 31, 62)]
+    assert {volume.target for volume in chosen[0]} == {"rare", "common", "usual"}
+    assert all(patients(small) < patients(large) for small, large in pairwise(chosen))
+    half = [volume.target for volume in chosen[2]]
+    assert half.count("common") == pytest.approx(20, abs=1)
+    assert half.count("usual") == pytest.approx(10, abs=1)
+
+
+def test_a_patient_of_several_classes_counts_for_the_rarest():
+    volumes = of_classes({"rare": 1, "common": 9})
+    both = row("rare0", 1).model_copy(update={"target": "common"})
+    chosen = limit_patients((*volumes, both), count=2, share=None, classes_of=target)
+    assert {volume.target for volume in chosen} == {"rare", "common"}
+    assert len(chosen) == 3
+
+
+def test_folds_are_of_all_that_any_task_could_learn(tmp_path):
+    rows = [row(f"p{n}", label=False).model_copy(update={"target": "a"}) for n in range(10)]
+    dataset = Dataset(tmp_path, DatasetInfo(name="d"), tuple(rows))
+    tested = [patients(partition(dataset, fold=fold).test) for fold in range(FOLDS)]
+    assert [len(found) for found in tested] == [2] * FOLDS
