@@ -71,9 +71,8 @@ class Detector(nn.Module):
 
     def rows(self, maps: Sequence[Tensor], width: int) -> list[Float[Tensor, "batch anchors {width}"]]:
         """Return maps (batch, anchors · width, *grid) as rows in the order of the anchors, level by level."""
-        return [
-            level.flatten(2).unflatten(1, (-1, width)).permute(0, 3, 1, 2).flatten(1, 2) for level in maps
-        ]
+        order = "b (anchors width) places -> b (places anchors) width"
+        return [rearrange(level.flatten(2), order, width=width) for level in maps]
 
 
 def levels_of(strides: Sequence[Size]) -> tuple[int, ...]:

@@ -37,7 +37,7 @@ def test_a_wrong_box_is_named_and_refused(box, fault):
 
 
 def test_only_the_first_faults_are_listed():
-    with pytest.raises(DataError, match="^5 boxes cannot be used: .* and 2 more; correct"):
+    with pytest.raises(DataError, match=r"^5 boxes cannot be used: .* and 2 more; correct"):
         checked((boxed(*[(1, 1, 1, 1, 2, 2)] * 5),), clip=False)
 
 

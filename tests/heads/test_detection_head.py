@@ -91,7 +91,5 @@ def test_levels_are_coarse_and_few():
 
 def test_an_unknown_option_is_told():
     encoder = build_encoder("dynunet", spatial_dims=2, in_channels=1)
-    with pytest.raises(
-        UsageError, match="head 'detect' does not take the option 'widht'; did you mean 'width'"
-    ):
+    with pytest.raises(UsageError, match="does not take the option 'widht'; did you mean 'width'"):
         build_head("detect", encoder=encoder, spatial_dims=2, classes=1, anchors=[], widht=8)
