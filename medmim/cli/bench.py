@@ -11,7 +11,7 @@ from medmim.cli.options import json_option, phases, print_result, sizes
 if TYPE_CHECKING:
     from medmim.stages.bench import Benched
 
-_WORDS = ("encoder", "step")
+_WORDS = ("encoder", "step", "masks")
 _COLUMNS = {
     "     ms": "milliseconds",
     "×masked": "against_masked",
@@ -29,6 +29,7 @@ _COLUMNS = {
 Examples:
   medmim bench                                  ResNet-50 on 8×3×224², ratios 0.5, 0.7 and 0.9
   medmim bench --dims 3 --ratio 0.7             DynUNet encoder on 2×64³
+  medmim bench --part masks                     how long each mask takes to draw
   medmim bench --encoder convnext --size 128 --part encoder --precision fp32 --json""",
 )
 @click.option("--dims", type=click.IntRange(2, 3), default=2, show_default=True, help="2 or 3.")
@@ -41,7 +42,7 @@ Examples:
 @click.option(
     "precisions", "--precision", type=click.Choice(["fp32", "bf16"]), multiple=True, help="[default: both]"
 )
-@click.option("parts", "--part", type=click.Choice(_WORDS), multiple=True, help="[default: both]")
+@click.option("parts", "--part", type=click.Choice(_WORDS), multiple=True, help="[default: all]")
 @click.option("--runs", type=click.IntRange(min=1), default=5, show_default=True, help="Of each variant.")
 @click.option("--memory/--no-memory", default=True, help="Measure peak memory, in processes of their own.")
 @json_option
@@ -56,7 +57,7 @@ def command(
     mask: str | None,
     **given: Any,
 ) -> None:
-    """Time packed, masked-dense and plain dense computing side by side: encoder and whole step."""
+    """Time packed, masked-dense and plain dense computing side by side: encoder, whole step, masks."""
     from medmim.stages.bench import bench, default_setup
 
     setup = default_setup(
@@ -81,8 +82,11 @@ def bench_lines(result: Benched) -> list[str]:
         f"{setup.encoder} on {space}, cell {'×'.join(map(str, setup.cell))}, mask {setup.rule}; forward and "
         f"backward, median of {machine['runs']}",
         f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}",
-        "",
-        f"{'part':<7}  precision  ratio  {'variant':<8}  " + "  ".join(_COLUMNS),
+        *(
+            ["", f"{'part':<7}  precision  ratio  {'variant':<8}  " + "  ".join(_COLUMNS)]
+            if result.rows
+            else []
+        ),
     ]
     for row in result.rows:
         numbers = [getattr(row, name) for name in _COLUMNS.values()]
@@ -92,6 +96,19 @@ def bench_lines(result: Benched) -> list[str]:
         ]
         words = f"{row.part:<7}  {row.precision:<9}  {row.realised_ratio:5.2f}  {row.variant:<8}  "
         lines.append(words + "  ".join(cells))
+    lines += _mask_lines(result)
     if (machine["load_before"] or 0) > 1:
         lines += ["", "note: other processes were at work before the first run: repeat on a quiet machine"]
+    return lines
+
+
+def _mask_lines(result: Benched) -> list[str]:
+    """Return a line for each rule: time of 256 masks, and of a batch's masks relative to a step."""
+    if not result.masks:
+        return []
+    grid = "×".join(map(str, result.masks[0].grid))
+    lines = ["", f"{'mask':<9}  ms for 256 on {grid} cells  a batch's share of a packed step"]
+    for row in result.masks:
+        share = "–" if row.share_of_step is None else f"{row.share_of_step:.3%}"
+        lines.append(f"{row.mask:<9}  {row.milliseconds:>{len(grid) + 21}.2f}  {share:>31}")
     return lines

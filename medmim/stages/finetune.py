@@ -12,7 +12,7 @@ from medmim import __version__, files
 from medmim.config import FinetuneSettings
 from medmim.data.draws import Draws
 from medmim.data.partition import patient_digest
-from medmim.stages.runs import Result, ending, note_weights_file, reopen
+from medmim.stages.runs import Result, budget_words, ending, note_weights_file, reopen
 from medmim.stages.tuning import Parts, put_together, resolved
 from medmim.tracking.comparison import CASES
 from medmim.tracking.store import Store
@@ -193,9 +193,6 @@ def _register(store: Store, settings: FinetuneSettings, parts: Parts, result: Re
 
 
 def _tags(settings: FinetuneSettings, parts: Parts) -> dict[str, str]:
-    budget = next(
-        (f"{key}={v:g}" for key in ("steps", "epochs", "minutes") if (v := getattr(settings, key))), ""
-    )
     patients = len({volume.subject for volume in parts.divided.train})
     return {
         "stage": "finetune",
@@ -209,7 +206,7 @@ def _tags(settings: FinetuneSettings, parts: Parts) -> dict[str, str]:
         "size": ",".join(map(str, parts.plan.size)),
         "batch_size": str(settings.batch_size),
         "lr": f"{settings.lr:g}",
-        "budget": budget,
+        "budget": budget_words(settings),
         "seed": str(settings.seed),
         "labelled": str(patients),
         "dataset": parts.dataset.info.name,

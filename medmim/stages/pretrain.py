@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -21,10 +22,10 @@ from medmim.data.plan import Plan, plan_for, voxel_mm
 from medmim.data.prepare import Volumes
 from medmim.encoders import Encoder, build_encoder
 from medmim.masks import Mask, build_mask, hidden_count, hidden_voxels, tissue_share
-from medmim.methods import Method, build_method
+from medmim.methods import ON_PATCHES, Method, build_method
 from medmim.randomness import stream_seed, torch_stream
 from medmim.shapes import Size, grid_of
-from medmim.stages.runs import Result, ending, reopen
+from medmim.stages.runs import Result, budget_words, ending, reopen
 from medmim.tracking.store import Store
 from medmim.training.budget import budget_for
 from medmim.training.checkpoint import drop_state, save_weights
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from medmim.tracking.recorder import Recorder
 
 DEFAULT_ENCODER = {2: "resnet18", 3: "dynunet"}
+_DEFAULT_ON_PATCHES = "vit"
 _AUGMENT = {"patch": pretraining_patches, "resized": resized_parts}
 _WATCHED = 8
 _DRAWN = 4
@@ -114,7 +116,8 @@ def arm_of(settings: PretrainSettings) -> str:
 
 
 def _encoder_name(settings: PretrainSettings, dims: int) -> str:
-    return settings.encoder or DEFAULT_ENCODER[dims]
+    usual = _DEFAULT_ON_PATCHES if settings.method in ON_PATCHES else DEFAULT_ENCODER[dims]
+    return settings.encoder or usual
 
 
 def _put_together(settings: PretrainSettings) -> _Parts:
@@ -132,12 +135,9 @@ def _put_together(settings: PretrainSettings) -> _Parts:
         settings.cell or encoder.total_stride, multiple=encoder.total_stride, voxel_mm=known_mm
     )
     torch.manual_seed(stream_seed(settings.seed, "method"))
+    computed = {"compute": settings.compute} if settings.compute else {}
     method = build_method(
-        settings.method,
-        encoder=encoder,
-        spatial_dims=dims,
-        cell=cell,
-        **{"compute": settings.compute, **settings.method_options},
+        settings.method, encoder=encoder, spatial_dims=dims, cell=cell, **computed, **settings.method_options
     )
     plan = plan_for(train, dims=dims, size=settings.size, multiple=cell)
     hidden_count(prod(grid_of(plan.size, cell)), settings.ratio)
@@ -183,16 +183,18 @@ def _watch(
 
     def evaluate(step: int) -> Mapping[str, float]:
         device = next(parts.method.parameters()).device
-        losses, pictures = [], []
+        totals: dict[str, float] = defaultdict(float)
+        pictures = []
         for image, where in zip(torch.split(images, _DRAWN), torch.split(hidden, _DRAWN), strict=True):
             with autocast(settings.precision, device):
                 result = parts.method(image.to(device), where.to(device))
-            losses.append(float(result.loss) * len(image))
+            for name, value in {"loss": result.loss, **result.parts}.items():
+                totals[name] += float(value) * len(image)
             pictures.append(result.pictures)
         png = _panel(images[:_DRAWN], hidden[:_DRAWN], pictures[0], parts, step=step)
         recorder.picture("reconstruction", png, step=step)
         files.write_bytes(folder / "panel.png", png)
-        return {"val/loss": sum(losses) / len(images)}
+        return {f"val/{name}": total / len(images) for name, total in totals.items()}
 
     return evaluate
 
@@ -206,9 +208,10 @@ def _panel(
     step: int,
 ) -> bytes:
     voxels = hidden_voxels(hidden, parts.plan.size)
-    rows = reconstruction_rows(images, voxels, pictures["reconstruction"].cpu())
-    title = f"{float(hidden.float().mean()):.0%} hidden, step {step}"
-    return panel(rows, ["original", "what the encoder sees", "reconstruction"], title=title)
+    rebuilt = pictures.get("reconstruction")
+    rows = reconstruction_rows(images, voxels, None if rebuilt is None else rebuilt.cpu())
+    columns = ["original", "what the encoder sees", "reconstruction"][: len(rows[0].images)]
+    return panel(rows, columns, title=f"{float(hidden.float().mean()):.0%} hidden, step {step}")
 
 
 def _keep(
@@ -244,9 +247,6 @@ def _keep(
 
 
 def _tags(settings: PretrainSettings, parts: _Parts) -> dict[str, str]:
-    budget = next(
-        (f"{key}={v:g}" for key in ("steps", "epochs", "minutes") if (v := getattr(settings, key))), ""
-    )
     return {
         "stage": "pretrain",
         "arm": arm_of(settings),
@@ -258,7 +258,7 @@ def _tags(settings: PretrainSettings, parts: _Parts) -> dict[str, str]:
         "encoder": str(settings.encoder),
         "dims": str(parts.plan.dims),
         "size": ",".join(map(str, parts.plan.size)),
-        "budget": budget,
+        "budget": budget_words(settings),
         "seed": str(settings.seed),
         "dataset": parts.dataset.info.name,
         "dataset_hash": parts.dataset.info.content_hash,
