@@ -1,8 +1,9 @@
-"""Brain tumours, end to end: ingest → pretrain → classify, detect and segment from it and from scratch → compare.
+"""Brain tumours, end to end: ingest → pretrain → classify, detect, segment from it and from scratch → compare.
 
 python pipelines/brain_tumour.py SOURCE [--minutes 45] [--tasks classify]
 
-SOURCE is a folder of the figshare brain tumour slices: images and annotations.jsonl, with class, box and outline.
+SOURCE is a folder of the figshare brain tumour slices: images, and annotations.jsonl with classes, boxes and
+outlines.
 """
 
 from __future__ import annotations
