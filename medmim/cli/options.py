@@ -114,7 +114,7 @@ _RUN_OPTIONS = [
     click.option("--steps", type=int, help="Length of training in steps.  [default: 2000]"),
     click.option("--epochs", type=float, help="Length of training in passes over the volumes."),
     click.option("--minutes", type=float, help="Length of training in minutes of wall clock."),
-    click.option("--batch-size", type=int, help="Patches a step.  [default: 4]"),
+    click.option("--batch-size", type=int, help="Patches a step.  [default: 4; classify 16, detect 8]"),
     click.option("--lr", type=float, help="Learning rate.  [default: 0.001]"),
     click.option("--precision", help="auto, fp32 or bf16.  [default: auto]"),
     click.option("--workers", type=int, help="Processes that prepare batches.  [default: from the machine]"),

@@ -123,7 +123,7 @@ def _encoder_name(settings: PretrainSettings, dims: int) -> str:
 def _put_together(settings: PretrainSettings) -> _Parts:
     mask = build_mask(settings.mask, ratio=settings.ratio, **settings.mask_options)
     dataset = read_dataset(settings.data)
-    divided = partition(dataset, fold=settings.fold, labelled_only=False)
+    divided = partition(dataset, fold=settings.fold)
     train = dataset.volumes if settings.include_held_out else divided.train
     sketch = plan_for(train, dims=settings.dims, size=None)
     dims, known_mm = sketch.dims, voxel_mm(train, sketch) if settings.augment == "patch" else None
