@@ -7,9 +7,10 @@ stored with the run. Values that depend on the data (size, dims, encoder, cell) 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -29,7 +30,14 @@ Sizes = Annotated[tuple[Annotated[int, Field(gt=0)], ...], BeforeValidator(_as_s
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
-class RunSettings(BaseModel):
+class FileSettings(BaseModel):
+    """Settings that a YAML file can hold; `presets` is the folder below configs/ where shipped ones lie."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    presets: ClassVar[str]
+
+
+class RunSettings(FileSettings):
     """What pretraining and fine-tuning share.
 
     Attributes:
@@ -47,8 +55,6 @@ class RunSettings(BaseModel):
         fold: hold out this one of five patient-disjoint folds instead of the dataset's own test split.
         experiment: MLflow experiment.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     data: Path = Path("medmim-data")
     dims: Literal[2, 3] | None = None
@@ -93,6 +99,8 @@ class PretrainSettings(RunSettings):
         include_held_out: pretrain on validation and test patients too (their images, never their labels).
     """
 
+    presets: ClassVar[str] = "pretrain"
+
     method: str = "spark"
     method_options: dict[str, Any] = Field(default_factory=dict)
     mask: str = "mesh"
@@ -116,6 +124,8 @@ class FinetuneSettings(RunSettings):
         foreground: share of patches centred on labelled foreground.
     """
 
+    presets: ClassVar[str] = "finetune"
+
     task: str = "segment"
     init: str | None = None
     labelled: int | None = Field(default=None, gt=0)
@@ -130,7 +140,14 @@ class FinetuneSettings(RunSettings):
         return self
 
 
-Settings = TypeVar("Settings", bound=RunSettings)
+def arm_of(settings: PretrainSettings) -> str:
+    """Return what a pretraining is called in comparisons; options tell arms apart that share a name."""
+    options = {**settings.method_options, **settings.mask_options}
+    words = [f"{key}={json.dumps(value, sort_keys=True)}" for key, value in sorted(options.items())]
+    return " ".join([settings.method, settings.mask, f"{settings.ratio:g}", *words])
+
+
+Settings = TypeVar("Settings", bound=FileSettings)
 
 
 def resolve(
@@ -159,7 +176,11 @@ def resolve(
         key, equals, text = word.partition("=")
         if not equals:
             raise SettingsError(f"--set {word}: expected key=value, such as --set batch_size=2")
-        _merge(values, {key.strip().replace("-", "_"): _parse(text, where=f"--set {key}")})
+        *parents, last = key.strip().replace("-", "_").split(".")
+        place = values
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        _merge(place, {last: _parse(text, where=f"--set {key}")})
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -167,11 +188,11 @@ def resolve(
         raise SettingsError(f"settings{f' in {config}' if config else ''}: {problems}") from None
 
 
-def find_config(name: str, kind: type[RunSettings]) -> Path:
+def find_config(name: str, kind: type[FileSettings]) -> Path:
     """Return the file of a `--config` word: a path, or the name of a shipped preset."""
     if Path(name).is_file():
         return Path(name)
-    folder = files.shipped("configs") / ("pretrain" if kind is PretrainSettings else "finetune")
+    folder = files.shipped("configs") / kind.presets
     presets = {path.stem: path for path in folder.glob("*.yaml")}
     if name in presets:
         return presets[name]
@@ -212,7 +233,7 @@ def _parse(text: str, *, where: str) -> Any:
         raise SettingsError(f"{where}: not valid YAML (line {line})") from None
 
 
-def _explain(problem: Any, kind: type[RunSettings]) -> str:
+def _explain(problem: Any, kind: type[FileSettings]) -> str:
     """Turn one pydantic problem into 'key: what was expected, what was got'."""
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from medmim import __version__, files
-from medmim.config import PretrainSettings
+from medmim.config import PretrainSettings, arm_of
 from medmim.data.draws import Draws, pretraining_patches
 from medmim.data.manifest import Dataset, Volume, read_dataset
 from medmim.data.partition import partition, patient_digest
@@ -90,13 +89,6 @@ def pretrain(settings: PretrainSettings, *, home: Path, resume: str | None = Non
         result = _train(resolved, parts, recorder, folder, resume=bool(resume))
     drop_state(folder)
     return result
-
-
-def arm_of(settings: PretrainSettings) -> str:
-    """Return what a pretraining is called in comparisons; options tell arms apart that share a name."""
-    options = {**settings.method_options, **settings.mask_options}
-    words = [f"{key}={json.dumps(value, sort_keys=True)}" for key, value in sorted(options.items())]
-    return " ".join([settings.method, settings.mask, f"{settings.ratio:g}", *words])
 
 
 def _encoder_name(settings: PretrainSettings, dims: int) -> str:
