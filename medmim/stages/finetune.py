@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -60,7 +61,12 @@ class _Parts:
 
 
 def finetune(
-    settings: FinetuneSettings, *, home: Path, resume: str | None = None, say: Callable[[str], None] = print
+    settings: FinetuneSettings,
+    *,
+    home: Path,
+    resume: str | None = None,
+    tags: Mapping[str, str] = MappingProxyType({}),
+    say: Callable[[str], None] = print,
 ) -> Result:
     """Fine-tune for a task, test once, record and register.
 
@@ -68,6 +74,7 @@ def finetune(
         settings: what the user chose; open values are chosen from the dataset and the pretraining run.
         home: `MEDMIM_HOME`.
         resume: run to continue, or `latest`; `settings` are then those that it was started with.
+        tags: further tags of the run, such as the study that it belongs to.
         say: takes lines for the user.
 
     Raises:
@@ -95,7 +102,8 @@ def finetune(
         recorder: Recorder = reopen(store, "finetune", resume, dataset=parts.dataset)
     else:
         name = f"{settings.task} ← {parts.origin.arm}"
-        recorder = store.begin(experiment=settings.experiment, name=name, tags=_tags(resolved, parts))
+        words = {**_tags(resolved, parts), **tags}
+        recorder = store.begin(experiment=settings.experiment, name=name, tags=words)
         recorder.settings(resolved.model_dump(mode="json", exclude={"data"}))
         note_weights_file(store, recorder.run_id, settings.init)
     folder = store.checkpoints(recorder.run_id)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import torch
@@ -57,13 +58,20 @@ class _Parts:
         return hidden_count(cells, self.mask.ratio) / cells
 
 
-def pretrain(settings: PretrainSettings, *, home: Path, resume: str | None = None) -> Result:
+def pretrain(
+    settings: PretrainSettings,
+    *,
+    home: Path,
+    resume: str | None = None,
+    tags: Mapping[str, str] = MappingProxyType({}),
+) -> Result:
     """Pretrain an encoder and record the run.
 
     Args:
         settings: what the user chose; open values are chosen from the dataset.
         home: `MEDMIM_HOME`.
         resume: run to continue, or `latest`; `settings` are then those that it was started with.
+        tags: further tags of the run, such as the study that it belongs to.
 
     Raises:
         MedmimError: for settings, data or sizes that cannot work, before anything is written.
@@ -82,7 +90,8 @@ def pretrain(settings: PretrainSettings, *, home: Path, resume: str | None = Non
         recorder: Recorder = reopen(store, "pretrain", resume, dataset=parts.dataset)
     else:
         name = f"{arm_of(resolved)} · {parts.plan.dims}D {resolved.encoder}"
-        recorder = store.begin(experiment=settings.experiment, name=name, tags=_tags(resolved, parts))
+        words = {**_tags(resolved, parts), **tags}
+        recorder = store.begin(experiment=settings.experiment, name=name, tags=words)
         recorder.settings(resolved.model_dump(mode="json", exclude={"data"}))
     folder = store.checkpoints(recorder.run_id)
     with ending(recorder):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from medmim.study import arm_title
 from medmim.tracking.comparison import CONTROL, Finetuned, patient_scores
 from medmim.tracking.multiplicity import adjusted, halves
 from medmim.tracking.paired import LEVEL, Paired, paired_tests, shared_luck
@@ -50,7 +51,12 @@ class Variant:
     @property
     def title(self) -> str:
         """Its name among all arms of the study."""
-        return f"{self.arm} · {self.stratum}" if self.stratum else self.arm
+        return arm_title(self.arm, self.stratum)
+
+    @property
+    def of_patients(self) -> dict[str, float]:
+        """Mean over seeds of each patient."""
+        return dict(zip(self.patients, np.nanmean(self.scores, axis=0).tolist(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -90,11 +96,10 @@ class Findings:
         return [contrast.verdict for contrast in self.contrasts]
 
     def against(self, title: str, question: str) -> Contrast | None:
-        """Return the contrast of an arm against the control or the best, where there is one."""
+        """Return the contrast of an arm (first) with the control or another, where there is one."""
         for contrast in self.contrasts:
-            if contrast.against == question and title in (contrast.first, contrast.second):
-                if question == "best" or contrast.first == title:
-                    return contrast
+            if contrast.against == question and contrast.first == title:
+                return contrast
         return None
 
     def as_json(self) -> dict[str, Any]:
@@ -135,13 +140,13 @@ def find(runs: Sequence[Finetuned], *, metric: str = "Dice") -> Findings:
         for stratum in dict.fromkeys(one.stratum for one in variants)
     }
     contrasts = []
-    for pair, test, p in zip(pairs, tests, adjusted_p, strict=True):
-        first, second = pair.first, pair.second
+    for pair, tested, p in zip(pairs, tests, adjusted_p, strict=True):
+        first, second, test = pair.first, pair.second, tested
         if not pair.against_control:
             if best[first.stratum] not in (first.title, second.title):
                 continue
             if second.title == best[first.stratum]:
-                first, second, test = second, first, _turned(test)
+                first, second, test = second, first, _turned(tested)
         claimed = p <= LEVEL and test.patients >= FEWEST_PATIENTS
         sentence = verdict(first.title, second.title, test, metric=metric, claimed=claimed, tests=len(pairs))
         question = "control" if pair.against_control else "best"
@@ -218,8 +223,8 @@ def _tested(variants: Sequence[Variant]) -> tuple[list[_Pair], list[Paired], lis
         chosen = [number for number, pair in enumerate(pairs) if pair.first.stratum == stratum]
         differences = [pairs[number].differences for number in chosen]
         luck = shared_luck(differences, arms=sum(one.stratum == stratum for one in variants))
-        found = paired_tests(differences, luck, level=LEVEL * min(weights))
-        tests |= dict(zip(chosen, found, strict=True))
+        results = paired_tests(differences, luck, level=LEVEL * min(weights))
+        tests |= dict(zip(chosen, results, strict=True))
     ordered = [tests[number] for number in range(len(pairs))]
     return pairs, ordered, adjusted([test.p for test in ordered], weights)
 
@@ -237,7 +242,7 @@ def _differences(first: Variant, second: Variant) -> Scores:
 def _chosen(variant: Variant, seeds: Sequence[int], patients: Sequence[str]) -> Scores:
     rows = [variant.seeds.index(seed) for seed in seeds]
     columns = [variant.patients.index(who) for who in patients]
-    return variant.scores[np.ix_(rows, columns)]
+    return np.asarray(variant.scores[np.ix_(rows, columns)])
 
 
 def _turned(test: Paired) -> Paired:

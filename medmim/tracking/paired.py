@@ -5,7 +5,8 @@ seeds, would have given another one. With S seeds and P patients, the variance o
 over patients (mean square between patients / SP), A is what seeds add to it (mean square between seeds less
 the residual one, / SP, at least 0). Half the interval is sqrt(t²(P-1) B + t²(df) A), each part with the
 quantile of its own degrees of freedom (as in Graybill and Wang, JASA 75, 1980): a plain t test over patients
-takes the luck of two or three trainings for evidence. A sign-flip permutation test over patients has to agree.
+takes the luck of two or three trainings for evidence. A sign-flip permutation test over patients has to
+agree.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import io
 import json
 import logging
 import os
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -126,10 +127,18 @@ class Store:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
+        known = self.client.search_model_versions(f"name = '{model}' and run_id = '{run_id}'")
+        if known:  # registered before the run was interrupted
+            return int(known[0].version)
         source = f"{self.run(run_id).info.artifact_uri}/model"
         version = self.client.create_model_version(model, source=source, run_id=run_id, tags=dict(tags))
         self.client.set_registered_model_alias(model, alias, version.version)
         return int(version.version)
+
+    def discard(self, run_id: str) -> None:
+        """Mark a run as deleted and remove its files: it left nothing to continue."""
+        self.client.delete_run(run_id)
+        shutil.rmtree(self.checkpoints(run_id), ignore_errors=True)
 
     def note_score(self, run_id: str, key: str, value: float) -> None:
         """Add a later score to a finished run, such as a fine-tuning's Dice to its pretraining.
