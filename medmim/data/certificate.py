@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
+from medmim import files
 from medmim.data.manifest import Volume
 from medmim.data.partition import patient_digest
+
+CERTIFICATE = "certificate.json"
+_PATIENTS = "patients.json"
+_PIXELS = "pixels.json"
 
 
 @dataclass(frozen=True)
@@ -21,22 +28,14 @@ class Seen:
         unhashed: volumes whose voxels were not hashed when they were ingested.
     """
 
-    patients: frozenset[str]
-    pixels: frozenset[str]
+    patients: frozenset[str] = frozenset()
+    pixels: frozenset[str] = frozenset()
     unhashed: int = 0
 
-    def as_json(self) -> dict[str, Any]:
-        """Return it with sorted lists."""
-        return {
-            "patients": sorted(self.patients),
-            "pixels": sorted(self.pixels),
-            "unhashed": self.unhashed,
-        }
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Seen:
-        """Read what `as_json` gave."""
-        return cls(frozenset(content["patients"]), frozenset(content["pixels"]), int(content["unhashed"]))
+    def __or__(self, other: Seen) -> Seen:
+        """Return what both saw."""
+        unhashed = self.unhashed + other.unhashed
+        return Seen(self.patients | other.patients, self.pixels | other.pixels, unhashed)
 
 
 @dataclass(frozen=True)
@@ -89,6 +88,21 @@ def seen_in(volumes: Iterable[Volume]) -> Seen:
         frozenset(_digest(found) for found in hashes if found),
         sum(found is None for found in hashes),
     )
+
+
+def keep_seen(folder: Path, seen: Seen) -> None:
+    """Write what a training saw beside its weights, never into the store; `read_seen` reads it."""
+    files.write_json(folder / _PATIENTS, sorted(seen.patients))
+    files.write_json(folder / _PIXELS, {"digests": sorted(seen.pixels), "unhashed": seen.unhashed})
+
+
+def read_seen(folder: Path) -> Seen | None:
+    """Return what the training of these weights saw; None where no record of it lies beside them."""
+    if not (folder / _PATIENTS).is_file() or not (folder / _PIXELS).is_file():
+        return None
+    patients = json.loads((folder / _PATIENTS).read_text(encoding="utf-8"))
+    pixels = json.loads((folder / _PIXELS).read_text(encoding="utf-8"))
+    return Seen(frozenset(patients), frozenset(pixels["digests"]), int(pixels["unhashed"]))
 
 
 def certify(

@@ -14,6 +14,7 @@ from torch import nn
 
 from medmim import __version__, files
 from medmim.config import FinetuneSettings
+from medmim.data.certificate import CERTIFICATE, Certificate, Seen, keep_seen, seen_in
 from medmim.data.draws import Draws, segmentation_patches
 from medmim.data.manifest import Dataset, Volume, read_dataset
 from medmim.data.partition import Partition, limit_patients, partition, patient_digest
@@ -23,12 +24,12 @@ from medmim.encoders import Encoder, build_encoder
 from medmim.errors import DataError, unknown_name
 from medmim.heads import HEADS, Transfer, build_head, transfer
 from medmim.randomness import stream_seed
-from medmim.stages.origin import Origin, find_origin
+from medmim.stages.origin import Origin, certificate_of, find_origin
 from medmim.stages.pretrain import DEFAULT_ENCODER
 from medmim.stages.runs import Result, ending, note_weights_file, reopen
 from medmim.tracking.comparison import CASES
 from medmim.tracking.store import Store
-from medmim.training.budget import budget_for
+from medmim.training.budget import budget_for, budget_words
 from medmim.training.checkpoint import drop_state, save_weights
 from medmim.training.fit import ENDLESS, Fitted, Session, fit
 from medmim.training.modules import FinetuningModule
@@ -58,6 +59,10 @@ class _Parts:
     @property
     def seen_test_patients(self) -> int:
         return self.origin.seen(self.divided.test)
+
+    @property
+    def certificate(self) -> Certificate:
+        return certificate_of(self.dataset, self.divided, self.origin)
 
 
 def finetune(
@@ -231,17 +236,20 @@ def _keep(settings: FinetuneSettings, parts: _Parts, recorder: Recorder, folder:
     """Save the weights with their description, and who was seen."""
     description = _description(settings, parts, recorder.run_id)
     checkpoint = save_weights(folder, parts.network.state_dict(), description)
-    seen = {patient_digest(volume.subject) for volume in parts.divided.train} | parts.origin.patients
-    files.write_json(folder / "patients.json", sorted(seen))
-    recorder.file(checkpoint, folder="model")
-    recorder.file(checkpoint.with_suffix(".json"), folder="model")
+    keep_seen(folder, seen_in(parts.divided.train) | (parts.origin.saw or Seen()))
+    files.write_json(
+        folder / CERTIFICATE, certificate_of(parts.dataset, parts.divided, parts.origin).as_json()
+    )
+    for path in (checkpoint, checkpoint.with_suffix(".json"), folder / CERTIFICATE):
+        recorder.file(path, folder="model")
     return checkpoint
 
 
 def _case_row(score: CaseScore) -> dict[str, Any]:
-    """Return a row without the patient's key: a digest stands for it."""
+    """Return a row without the keys of patient and volume: digests stand for them."""
     row = score.row()
-    return {**{key: row[key] for key in row if key != "subject"}, "patient": patient_digest(score.subject)}
+    named = {"case": patient_digest(score.case), "patient": patient_digest(score.subject)}
+    return {**{key: row[key] for key in row if key != "subject"}, **named}
 
 
 def _description(settings: FinetuneSettings, parts: _Parts, run_id: str) -> dict[str, Any]:
@@ -270,6 +278,7 @@ def _register(store: Store, settings: FinetuneSettings, parts: _Parts, result: R
         "sha256": files.sha256_of(result.checkpoint),
         "test_dice": f"{result.metrics['test/dice']:.4f}",
         "test_patients_seen_in_pretraining": str(parts.seen_test_patients),
+        "contamination": parts.certificate.verdict,
     }
     model = f"{parts.dataset.info.name}-{settings.task}"
     store.register(model=model, run_id=result.run_id, tags=lineage, alias="challenger")
@@ -278,9 +287,6 @@ def _register(store: Store, settings: FinetuneSettings, parts: _Parts, result: R
 
 
 def _tags(settings: FinetuneSettings, parts: _Parts) -> dict[str, str]:
-    budget = next(
-        (f"{key}={v:g}" for key in ("steps", "epochs", "minutes") if (v := getattr(settings, key))), ""
-    )
     patients = len({volume.subject for volume in parts.divided.train})
     return {
         "stage": "finetune",
@@ -293,7 +299,7 @@ def _tags(settings: FinetuneSettings, parts: _Parts) -> dict[str, str]:
         "size": ",".join(map(str, parts.plan.size)),
         "batch_size": str(settings.batch_size),
         "lr": f"{settings.lr:g}",
-        "budget": budget,
+        "budget": budget_words(settings),
         "seed": str(settings.seed),
         "labelled": str(patients),
         "dataset": parts.dataset.info.name,

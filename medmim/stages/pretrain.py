@@ -13,9 +13,10 @@ import torch
 
 from medmim import __version__, files
 from medmim.config import PretrainSettings, arm_of
+from medmim.data.certificate import keep_seen, seen_in
 from medmim.data.draws import Draws, pretraining_patches
 from medmim.data.manifest import Dataset, Volume, read_dataset
-from medmim.data.partition import partition, patient_digest
+from medmim.data.partition import partition
 from medmim.data.plan import Plan, plan_for
 from medmim.data.prepare import Volumes
 from medmim.encoders import Encoder, build_encoder
@@ -25,7 +26,7 @@ from medmim.randomness import stream_seed, torch_stream
 from medmim.shapes import Size, as_size, grid_of
 from medmim.stages.runs import Result, ending, reopen
 from medmim.tracking.store import Store
-from medmim.training.budget import budget_for
+from medmim.training.budget import budget_for, budget_words
 from medmim.training.checkpoint import drop_state, save_weights
 from medmim.training.fit import ENDLESS, Fitted, Session, autocast, fit
 from medmim.training.modules import PretrainingModule
@@ -211,8 +212,7 @@ def _keep(
     }
     checkpoint = save_weights(folder, parts.method.state_dict(), description)
     # Beside the weights but never in the store: for the contamination check of fine-tuning.
-    patients = sorted({patient_digest(volume.subject) for volume in parts.train})
-    files.write_json(folder / "patients.json", patients)
+    keep_seen(folder, seen_in(parts.train))
     metrics = {
         "last/train_loss": fitted.loss,
         "last/steps": float(fitted.steps),
@@ -226,9 +226,6 @@ def _keep(
 
 
 def _tags(settings: PretrainSettings, parts: _Parts) -> dict[str, str]:
-    budget = next(
-        (f"{key}={v:g}" for key in ("steps", "epochs", "minutes") if (v := getattr(settings, key))), ""
-    )
     return {
         "stage": "pretrain",
         "arm": arm_of(settings),
@@ -239,7 +236,7 @@ def _tags(settings: PretrainSettings, parts: _Parts) -> dict[str, str]:
         "encoder": str(settings.encoder),
         "dims": str(parts.plan.dims),
         "size": ",".join(map(str, parts.plan.size)),
-        "budget": budget,
+        "budget": budget_words(settings),
         "seed": str(settings.seed),
         "dataset": parts.dataset.info.name,
         "dataset_hash": parts.dataset.info.content_hash,

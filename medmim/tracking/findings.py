@@ -236,13 +236,14 @@ def _differences(first: Variant, second: Variant) -> Scores:
     if not seeds or not patients:
         return np.empty((0, 0))
     found = _chosen(first, seeds, patients) - _chosen(second, seeds, patients)
-    return found[:, np.isfinite(found).all(axis=0)]
+    whole: Scores = found[:, np.isfinite(found).all(axis=0)]
+    return whole
 
 
 def _chosen(variant: Variant, seeds: Sequence[int], patients: Sequence[str]) -> Scores:
     rows = [variant.seeds.index(seed) for seed in seeds]
     columns = [variant.patients.index(who) for who in patients]
-    return np.asarray(variant.scores[np.ix_(rows, columns)])
+    return np.array([[variant.scores[row, column] for column in columns] for row in rows])
 
 
 def _turned(test: Paired) -> Paired:

@@ -38,9 +38,8 @@ def heat_map(rows: Sequence[Row], metric: str) -> bytes:
     masks = max(len({row.columns["mask"] for row in group}) for group in groups.values())
     figure = Figure(figsize=(9, (0.8 + 0.62 * masks) * len(groups) + 0.4), dpi=_DPI, layout="constrained")
     means = [row.variant.mean for group in groups.values() for row in group]
-    for axes, (title, group) in zip(
-        figure.subplots(len(groups), 1, squeeze=False)[:, 0], groups.items(), strict=True
-    ):
+    places = figure.subplots(len(groups), 1, squeeze=False)[:, 0]
+    for axes, (title, group) in zip(places, groups.items(), strict=True):
         names = list(dict.fromkeys(row.columns["mask"] for row in group))
         ratios = sorted({float(row.columns["ratio"]) for row in group})
         values = np.full((len(names), len(ratios)), np.nan)
@@ -63,9 +62,8 @@ def ratio_curves(rows: Sequence[Row], metric: str) -> bytes:
     """Draw score over ratio, one curve a mask with its interval, the control as a band."""
     groups = _grouped([row for row in rows if row.columns["method"] != SCRATCH])
     figure = Figure(figsize=(9, 3.6 * len(groups)), dpi=_DPI, layout="constrained")
-    for axes, (title, group) in zip(
-        figure.subplots(len(groups), 1, squeeze=False)[:, 0], groups.items(), strict=True
-    ):
+    places = figure.subplots(len(groups), 1, squeeze=False)[:, 0]
+    for axes, (title, group) in zip(places, groups.items(), strict=True):
         for control in rows:
             if control.columns["method"] == SCRATCH and control.variant.stratum == group[0].variant.stratum:
                 axes.axhspan(control.variant.low, control.variant.high, color=_GREY, alpha=0.2, linewidth=0)

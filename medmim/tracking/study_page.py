@@ -90,9 +90,9 @@ def page(report: Report, pictures: Mapping[str, bytes]) -> str:
         f"<h2>Provenance</h2>{table(provenance)}"
         f"<footer>medmim {html.escape(__version__)}. Intervals of arms: bootstrap over seeds and patients. "
         "Of differences: paired by seed and patient, seeds' share pooled over the arms. p: the larger of "
-        "that test's and a sign-flip permutation's over patients; Holm's procedure holds the whole study to one "
-        "false claim in twenty, half of it for “did pretraining help”, half for “which is best”. Detectable: "
-        "the smallest true difference that such a study finds four times in five.</footer></html>"
+        "that test's and a sign-flip permutation's over patients; Holm's procedure holds the whole study to "
+        "one false claim in twenty, half of it for “did pretraining help”, half for “which is best”. "
+        "Detectable: the smallest true difference that such a study finds four times in five.</footer></html>"
     )
 
 

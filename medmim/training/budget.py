@@ -54,6 +54,12 @@ def budget_for(settings: RunSettings, *, volumes: int) -> Budget:
     return Budget(steps=settings.steps or _DEFAULT_STEPS)
 
 
+def budget_words(settings: RunSettings) -> str:
+    """Return the budget as tags have it, such as `steps=2000`; empty for the default."""
+    values = {key: getattr(settings, key) for key in ("steps", "epochs", "minutes")}
+    return next((f"{key}={value:g}" for key, value in values.items() if value), "")
+
+
 def learning_rate_factor(progress: float, *, warmup: float) -> float:
     """Return the factor of the learning rate: linear rise over `warmup`, then a cosine to zero."""
     if progress < warmup:
