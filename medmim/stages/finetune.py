@@ -112,7 +112,7 @@ def finetune(
         recorder.settings(resolved.model_dump(mode="json", exclude={"data"}))
         note_weights_file(store, recorder.run_id, settings.init)
     folder = store.checkpoints(recorder.run_id)
-    with ending(recorder):
+    with ending(recorder, store):
         result = _train(resolved, parts, recorder, folder, resume=bool(resume))
         _register(store, resolved, parts, result)
     drop_state(folder)

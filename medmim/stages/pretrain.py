@@ -95,7 +95,7 @@ def pretrain(
         recorder = store.begin(experiment=settings.experiment, name=name, tags=words)
         recorder.settings(resolved.model_dump(mode="json", exclude={"data"}))
     folder = store.checkpoints(recorder.run_id)
-    with ending(recorder):
+    with ending(recorder, store):
         result = _train(resolved, parts, recorder, folder, resume=bool(resume))
     drop_state(folder)
     return result

@@ -88,7 +88,7 @@ def study(
         root.text("study.json", json.dumps(columns_of(settings), indent=2, sort_keys=True))
         runner = _Runner(tree, root.run_id, plan, home, engine, say)
         runner.run(max_hours)
-        concluded = conclude(tree, root, cells, tasks, runner.finished)
+        concluded = conclude(tree, root, tasks, runner.finished)
         root.finish("FAILED" if runner.failures else "FINISHED")
     return Studied(settings.name, plan, tuple(runner.failures), tuple(runner.left), concluded)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -72,13 +73,20 @@ class RunCopy:
         """Return it without the place of its artifacts."""
         content = asdict(self)
         del content["folder"]
+        # JSON knows no infinity and no NaN
+        content["metrics"] = [
+            [key, value if math.isfinite(value) else str(value), time, step]
+            for key, value, time, step in self.metrics
+        ]
         return content
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], *, folder: Path) -> RunCopy:
         """Read what `as_json` gave."""
         words = dict(content)
-        words["metrics"] = tuple((key, value, time, step) for key, value, time, step in words["metrics"])
+        words["metrics"] = tuple(
+            (key, float(value), time, step) for key, value, time, step in words["metrics"]
+        )
         words["versions"] = tuple(Version(**version) for version in words["versions"])
         return cls(**words, folder=folder)
 
@@ -91,9 +99,8 @@ class RunCopy:
 def copy_of(store: Store, run: Run) -> RunCopy:
     """Read one run of the local store."""
     client, info = store.client, run.info
-    points = [
-        point for key in sorted(run.data.metrics) for point in client.get_metric_history(info.run_id, key)
-    ]
+    histories = [client.get_metric_history(info.run_id, key) for key in sorted(run.data.metrics)]
+    points = [point for history in histories for point in history]
     folder = Path(url2pathname(urlparse(str(info.artifact_uri)).path))
     tags = dict(run.data.tags)
     parent = tags.pop(PARENT, "")
@@ -132,7 +139,7 @@ def with_parents(store: Store, runs: Sequence[Run]) -> list[Run]:
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file below a folder; one that is just being written is left for next time."""
+    """Return the SHA-256 of every file below a folder."""
     if not folder.is_dir():
         return {}
     paths = sorted(path for path in folder.rglob("*") if path.is_file())

@@ -1,8 +1,8 @@
 """Put copies of runs into an MLflow store, exactly once, however often it is interrupted and begun again.
 
-A run is found again by a tag that holds its id where it was made; the tag is set in the very request that makes
-the run, so that even an answer that got lost leaves something to find. Everything after that is compared first
-and only what is missing is sent.
+A run is found again by a tag that holds its id where it was made; the tag is set in the very request that
+makes the run, so that even an answer that got lost leaves something to find. Everything after that is
+compared first and only what is missing is sent.
 """
 
 from __future__ import annotations
@@ -105,14 +105,14 @@ class Delivery:
         changed = [RunTag(key, value) for key, value in tags.items() if data.tags.get(key) != value]
         self.client.log_batch(run_id, params=params, tags=changed)
         there = {
-            (key, point.timestamp, point.step, point.value)
+            (key, point.timestamp, point.step, repr(point.value))  # NaN equals itself here
             for key in data.metrics
             for point in self.client.get_metric_history(run_id, key)
         }
         points = [
             Metric(key, value, time, step)
             for key, value, time, step in copy.metrics
-            if (key, time, step, value) not in there
+            if (key, time, step, repr(value)) not in there
         ]
         for begun in range(0, len(points), _BATCH):
             self.client.log_batch(run_id, metrics=points[begun : begun + _BATCH])

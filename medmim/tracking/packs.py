@@ -27,6 +27,7 @@ from medmim.tracking.store import Store
 MANIFEST = "manifest.json"
 FORMAT = 1
 _NAME = re.compile(r"runs/[0-9]+/(run\.json|artifacts/[^\\:\x00-\x1f]+)")
+_WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_. -]*")
 _MOST_BYTES = 64 << 30
 _MANIFEST_BYTES = 64 << 20
 _STAMP = (1980, 1, 1, 0, 0, 0)  # equal content, equal file
@@ -98,8 +99,18 @@ def _read(path: Path, folder: Path) -> list[RunCopy]:
     copies = []
     for place in places:
         content = json.loads((place / "run.json").read_text(encoding="utf-8"))
-        copies.append(RunCopy.from_json(content, folder=place / "artifacts"))
+        copy = RunCopy.from_json(content, folder=place / "artifacts")
+        _refuse_foreign(copy)
+        copies.append(copy)
     return copies
+
+
+def _refuse_foreign(copy: RunCopy) -> None:
+    """Let no word of a pack become a path: it names its own files only, and plain names."""
+    held = {path.relative_to(copy.folder).as_posix() for path in copy.folder.rglob("*") if path.is_file()}
+    words = [copy.experiment, *(version.model for version in copy.versions)]
+    if held != set(copy.artifacts) or not all(_WORD.fullmatch(word) for word in words):
+        raise RunError("this pack names files or experiments that it should not: it is not to be trusted")
 
 
 def _manifest(archive: zipfile.ZipFile) -> dict[str, Any]:

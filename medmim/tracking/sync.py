@@ -1,4 +1,4 @@
-"""The local store and a server: `sync` makes them equal, a mirror keeps up in the background of a training."""
+"""The local store and a server: `sync` makes them equal, a mirror keeps up behind a training."""
 
 from __future__ import annotations
 
