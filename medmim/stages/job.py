@@ -11,15 +11,15 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from medmim import files
 from medmim.config import FinetuneSettings, PretrainSettings
 from medmim.errors import MedmimError, RunError, place_of
-from medmim.stages.costs import Meter
-from medmim.stages.runs import Result
-from medmim.tracking.store import RunRecorder, Store
-from medmim.training.checkpoint import verified_state
+
+if TYPE_CHECKING:  # the child watches its parent before it loads anything heavy
+    from medmim.stages.runs import Result
+    from medmim.tracking.store import Store
 
 DIGEST = "job"
 
@@ -57,6 +57,9 @@ Engine = Callable[[Job, Path], Outcome]
 
 def run_here(job: Job, home: Path) -> Outcome:
     """Run a job in this process; what an interrupted one left is continued, or discarded."""
+    from medmim.stages.costs import Meter
+    from medmim.tracking.store import RunRecorder, Store
+
     store, meter = Store(home), Meter()
     resume = _to_continue(store, job.digest)
     tags = {**job.tags, DIGEST: job.digest}
@@ -113,6 +116,8 @@ def _say(line: str) -> None:
 
 
 def _to_continue(store: Store, digest: str) -> str | None:
+    from medmim.training.checkpoint import verified_state
+
     for run in store.runs(**{DIGEST: digest}):
         if run.info.status == "FINISHED":
             continue

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from medmim.masks import build_mask
 from medmim.methods import METHODS
 from medmim.stages.job import Engine, Job, run_apart
 from medmim.stages.study_conclusion import Concluded, conclude
-from medmim.stages.study_plan import Plan, Task, plan_study, tasks_of
+from medmim.stages.study_plan import Plan, Task, plan_study, tasks_of, timed_minutes
 from medmim.study import Cell, StudySettings, cells_of
 from medmim.tracking.store import Store
 from medmim.tracking.tree import PARENT, Tree, columns_of
@@ -57,6 +58,7 @@ def study(
     dry_run: bool = False,
     max_hours: float | None = None,
     engine: Engine = run_apart,
+    timer: Callable[[Task], float] | None = None,
     say: Callable[[str], None] = print,
 ) -> Studied:
     """Run what is not yet done of a study, and compare what is.
@@ -67,6 +69,7 @@ def study(
         dry_run: print the plan only.
         max_hours: begin no training that would, as predicted, end later than this from now.
         engine: runs one training.
+        timer: predicts the minutes of a training; by a short one without.
         say: takes lines for the user.
 
     Raises:
@@ -78,7 +81,8 @@ def study(
     store = Store(home)
     with _alone(home / "studies", settings.name):
         tasks = tasks_of(cells, dataset_hash=dataset.info.content_hash, study=settings.name)
-        plan = plan_study(cells, tasks, dataset=dataset, store=store, engine=engine)
+        timer = timer or partial(timed_minutes, dataset=dataset, engine=engine)
+        plan = plan_study(cells, tasks, store=store, timer=timer)
         for line in plan.lines():
             say(line)
         if dry_run:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -110,9 +110,16 @@ def tasks_of(cells: Sequence[Cell], *, dataset_hash: str, study: str) -> tuple[T
 
 
 def plan_study(
-    cells: Sequence[Cell], tasks: Sequence[Task], *, dataset: Dataset, store: Store, engine: Engine
+    cells: Sequence[Cell], tasks: Sequence[Task], *, store: Store, timer: Callable[[Task], float]
 ) -> Plan:
-    """Look up what is done, and predict the rest from it or, where a stage has none, from a short timing."""
+    """Look up what is done, and predict the rest.
+
+    Args:
+        cells: of the study.
+        tasks: their trainings.
+        store: the local store.
+        timer: gives the minutes of a training from a short one, for a stage of which none is finished.
+    """
     known = {task.job.digest for task in tasks}
     runs = [run for run in store.runs() if run.data.tags.get(DIGEST) in known]
     ended = [run for run in runs if run.info.status == "FINISHED"]
@@ -129,12 +136,12 @@ def plan_study(
             minutes[stage] = statistics.median(spent)
         else:
             example = next(task for task in tasks if task.job.stage == stage)
-            minutes[stage] = _timed(example, dataset, engine)
+            minutes[stage] = timer(example)
         sources.append(f"{stage}: " + (f"median of {len(spent)} finished" if spent else "a short timing"))
     return Plan(len(cells), tuple(tasks), finished, minutes, ", ".join(sources))
 
 
-def _timed(task: Task, dataset: Dataset, engine: Engine) -> float:
+def timed_minutes(task: Task, *, dataset: Dataset, engine: Engine) -> float:
     """Return the minutes that a training will take, from one of a few steps in a home folder of its own."""
     short: dict[str, Any] = {"steps": _TIMED_STEPS, "epochs": None, "minutes": None, "evaluations": 2}
     short |= {"init": SCRATCH} if task.job.stage == "finetune" else {}

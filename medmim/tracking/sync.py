@@ -45,7 +45,8 @@ def sync(store: Store, uri: str, *, runs: Sequence[Run] | None = None, pause_s: 
         RunError: if the server does not take them; run it again when it does.
     """
     chosen = with_parents(store, store.runs() if runs is None else runs)
-    with _patience(), _one_at_a_time(store.home):
+    _be_impatient()
+    with _one_at_a_time(store.home):
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         known: dict[str, str] = {}
 
@@ -115,7 +116,11 @@ class Mirror:
     ) -> None:
         """Send the end, but wait for a slow server no longer than `patience_s`."""
         self._ended.set()
-        self._thread.join(self._patience_s)
+        self.wait(self._patience_s)
+
+    def wait(self, seconds: float = 60.0) -> None:
+        """Wait for what is still on its way."""
+        self._thread.join(seconds)
 
     def _run(self) -> None:
         while not self._ended.wait(self._every_s):
@@ -137,11 +142,9 @@ def server_of(store: Store) -> str | None:
     return uri if uri and uri != store.uri else None
 
 
-@contextmanager
-def _patience() -> Iterator[None]:
+def _be_impatient() -> None:
     for key, value in _PATIENCE.items():
         os.environ.setdefault(key, value)
-    yield
 
 
 @contextmanager
