@@ -26,13 +26,14 @@ from medmim.heads import HEADS, Transfer, build_head, transfer
 from medmim.randomness import stream_seed
 from medmim.stages.origin import Origin, certificate_of, find_origin
 from medmim.stages.pretrain import DEFAULT_ENCODER
-from medmim.stages.runs import Result, ending, note_weights_file, reopen
+from medmim.stages.runs import Result, budget_words, ending, note_weights_file, reopen
 from medmim.tracking.comparison import CASES
 from medmim.tracking.store import Store
-from medmim.training.budget import budget_for, budget_words
+from medmim.training.budget import budget_for
 from medmim.training.checkpoint import drop_state, save_weights
 from medmim.training.fit import ENDLESS, Fitted, Session, fit
 from medmim.training.modules import FinetuningModule
+from medmim.training.optimisers import Optimiser
 from medmim.training.scores import CaseScore, mean_scores
 from medmim.training.segmentation import Segmentation
 
@@ -191,7 +192,11 @@ def _train(
     patches = segmentation_patches(parts.plan, foreground=settings.foreground)
     draws = Draws(train, parts.volumes, patches, labelled=True, seed=settings.seed, total=total)
     module = FinetuningModule(
-        parts.network, lr=settings.lr, encoder_lr=settings.encoder_lr, weight_decay=settings.weight_decay
+        parts.network,
+        lr=settings.lr,
+        encoder_lr=settings.encoder_lr,
+        weight_decay=settings.weight_decay,
+        optimiser=Optimiser(settings.optimizer, settings.betas),
     )
     task = Segmentation(parts.network, parts.volumes, parts.names, settings.precision)
 

@@ -13,29 +13,32 @@ import torch
 
 from medmim import __version__, files
 from medmim.config import PretrainSettings, arm_of
+from medmim.data.cell_size import cell_in_voxels, cell_words
 from medmim.data.certificate import keep_seen, seen_in
-from medmim.data.draws import Draws, pretraining_patches
+from medmim.data.draws import Draws, pretraining_patches, resized_parts
 from medmim.data.manifest import Dataset, Volume, read_dataset
 from medmim.data.partition import partition
-from medmim.data.plan import Plan, plan_for
+from medmim.data.plan import Plan, plan_for, voxel_mm
 from medmim.data.prepare import Volumes
 from medmim.encoders import Encoder, build_encoder
 from medmim.masks import Mask, build_mask, hidden_count, hidden_voxels, tissue_share
 from medmim.methods import Method, build_method
 from medmim.randomness import stream_seed, torch_stream
-from medmim.shapes import Size, as_size, grid_of
-from medmim.stages.runs import Result, ending, reopen
+from medmim.shapes import Size, grid_of
+from medmim.stages.runs import Result, budget_words, ending, reopen
 from medmim.tracking.store import Store
-from medmim.training.budget import budget_for, budget_words
+from medmim.training.budget import budget_for
 from medmim.training.checkpoint import drop_state, save_weights
 from medmim.training.fit import ENDLESS, Fitted, Session, autocast, fit
 from medmim.training.modules import PretrainingModule
+from medmim.training.optimisers import Optimiser
 from medmim.training.pictures import panel, reconstruction_rows
 
 if TYPE_CHECKING:
     from medmim.tracking.recorder import Recorder
 
 DEFAULT_ENCODER = {2: "resnet18", 3: "dynunet"}
+_AUGMENT = {"patch": pretraining_patches, "resized": resized_parts}
 _WATCHED = 8
 _DRAWN = 4
 
@@ -48,15 +51,18 @@ class _Parts:
     train: tuple[Volume, ...]
     watched: tuple[Volume, ...]
     plan: Plan
+    voxel_mm: tuple[float, ...] | None
     cell: Size
     mask: Mask
     encoder: Encoder
     method: Method
 
     @property
-    def realised_ratio(self) -> float:
+    def realised_ratios(self) -> tuple[float, ...]:
+        """Share of hidden cells; the smallest and the largest where the mask's ratio is a range."""
         cells = prod(grid_of(self.plan.size, self.cell))
-        return hidden_count(cells, self.mask.ratio) / cells
+        ends = (self.mask.ratio,) if self.mask.up_to is None else (self.mask.ratio, self.mask.up_to)
+        return tuple(hidden_count(cells, ratio) / cells for ratio in ends)
 
 
 def pretrain(
@@ -65,6 +71,7 @@ def pretrain(
     home: Path,
     resume: str | None = None,
     tags: Mapping[str, str] = MappingProxyType({}),
+    say: Callable[[str], None] = lambda _: None,
 ) -> Result:
     """Pretrain an encoder and record the run.
 
@@ -73,11 +80,13 @@ def pretrain(
         home: `MEDMIM_HOME`.
         resume: run to continue, or `latest`; `settings` are then those that it was started with.
         tags: further tags of the run, such as the study that it belongs to.
+        say: takes lines for the user.
 
     Raises:
         MedmimError: for settings, data or sizes that cannot work, before anything is written.
     """
     parts = _put_together(settings)
+    say(f"mask cells of {cell_words(parts.cell, parts.voxel_mm)}")
     resolved = settings.model_copy(
         update={
             "dims": parts.plan.dims,
@@ -110,12 +119,15 @@ def _put_together(settings: PretrainSettings) -> _Parts:
     dataset = read_dataset(settings.data)
     divided = partition(dataset, fold=settings.fold, labelled_only=False)
     train = dataset.volumes if settings.include_held_out else divided.train
-    dims = plan_for(train, dims=settings.dims, size=None).dims
+    sketch = plan_for(train, dims=settings.dims, size=None)
+    dims, known_mm = sketch.dims, voxel_mm(train, sketch) if settings.augment == "patch" else None
     torch.manual_seed(stream_seed(settings.seed, "encoder"))
     encoder = build_encoder(
         _encoder_name(settings, dims), spatial_dims=dims, in_channels=1, **settings.encoder_options
     )
-    cell = as_size(settings.cell, dims, what="--cell") if settings.cell else encoder.total_stride
+    cell = cell_in_voxels(
+        settings.cell or encoder.total_stride, multiple=encoder.total_stride, voxel_mm=known_mm
+    )
     torch.manual_seed(stream_seed(settings.seed, "method"))
     method = build_method(
         settings.method,
@@ -127,7 +139,7 @@ def _put_together(settings: PretrainSettings) -> _Parts:
     plan = plan_for(train, dims=dims, size=settings.size, multiple=cell)
     hidden_count(prod(grid_of(plan.size, cell)), settings.ratio)
     watched = (divided.val or train)[:_WATCHED]
-    return _Parts(dataset, train, watched, plan, cell, mask, encoder, method)
+    return _Parts(dataset, train, watched, plan, known_mm, cell, mask, encoder, method)
 
 
 def _train(
@@ -136,7 +148,7 @@ def _train(
     volumes = Volumes(settings.data, parts.plan, cache_gb=settings.cache_gb)
     budget = budget_for(settings, volumes=len(parts.train))
     total = budget.steps * settings.batch_size if budget.steps else ENDLESS
-    patches = pretraining_patches(parts.plan)
+    patches = _AUGMENT[settings.augment](parts.plan)
     draws = Draws(parts.train, volumes, patches, labelled=False, seed=settings.seed, total=total)
     module = PretrainingModule(
         parts.method,
@@ -145,6 +157,7 @@ def _train(
         seed=settings.seed,
         lr=settings.lr,
         weight_decay=settings.weight_decay,
+        optimiser=Optimiser(settings.optimizer, settings.betas),
     )
     watch = _watch(settings, parts, volumes, recorder, folder)
     session = Session(settings, budget, recorder, folder, f"pretrain {arm_of(settings)}", resume)
@@ -156,7 +169,7 @@ def _watch(
     settings: PretrainSettings, parts: _Parts, volumes: Volumes, recorder: Recorder, folder: Path
 ) -> Callable[[int], Mapping[str, float]]:
     """Return the evaluation: loss and picture of the same patches under the same masks, every time."""
-    patches, total = pretraining_patches(parts.plan), max(len(parts.watched), _DRAWN)
+    patches, total = _AUGMENT[settings.augment](parts.plan), max(len(parts.watched), _DRAWN)
     draws = Draws(parts.watched, volumes, patches, labelled=False, seed=0, total=total)
     samples = [draws[number] for number in range(len(draws))]
     images = torch.stack([sample["image"] for sample in samples])
@@ -190,7 +203,7 @@ def _panel(
 ) -> bytes:
     voxels = hidden_voxels(hidden, parts.plan.size)
     rows = reconstruction_rows(images, voxels, pictures["reconstruction"].cpu())
-    title = f"{parts.realised_ratio:.0%} hidden, step {step}"
+    title = f"{float(hidden.float().mean()):.0%} hidden, step {step}"
     return panel(rows, ["original", "what the encoder sees", "reconstruction"], title=title)
 
 
@@ -231,8 +244,9 @@ def _tags(settings: PretrainSettings, parts: _Parts) -> dict[str, str]:
         "arm": arm_of(settings),
         "method": settings.method,
         "mask": settings.mask,
-        "ratio_requested": f"{settings.ratio:g}",
-        "ratio_realised": f"{parts.realised_ratio:.4f}",
+        "ratio_requested": "–".join(f"{r:g}" for r in (parts.mask.ratio, parts.mask.up_to) if r is not None),
+        "ratio_realised": "–".join(f"{ratio:.4f}" for ratio in parts.realised_ratios),
+        "cell": cell_words(parts.cell, parts.voxel_mm),
         "encoder": str(settings.encoder),
         "dims": str(parts.plan.dims),
         "size": ",".join(map(str, parts.plan.size)),
