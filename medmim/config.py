@@ -1,13 +1,12 @@
 """Settings of a run: typed, frozen, and refused completely and kindly when wrong.
 
-Precedence, lowest first: defaults here, `--config FILE`, flags, `--set key=value`. The resolved settings are
-stored with the run. Values that depend on the data (size, dims, encoder, cell) may be left open: None means
-"chosen from the dataset", and the choice is stored.
+Precedence, lowest first: defaults here, the preset of the task, `--config FILE`, flags, `--set key=value`.
+The resolved settings are stored with the run. Values that depend on the data (size, dims, encoder, cell) may
+be left open: None means "chosen from the dataset", and the choice is stored.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -122,7 +121,8 @@ class PretrainSettings(RunSettings):
         ratio: share of mask cells to hide.
         cell: mask cell in voxels, or in millimetres such as `8mm`, which become the nearest size in voxels
             that the encoder takes; None: the encoder's total stride.
-        compute: packed computes visible cells only; masked computes all and multiplies, with equal results.
+        compute: of SparK: packed computes visible cells only; masked computes all and multiplies, with equal
+            results. None: packed.
         augment: patch: random crops at one spacing, flips along all axes, mild intensity changes; resized: as
             SparK, parts of 0.67 to 1 of an image scaled to `size`, and left for right.
         include_held_out: pretrain on validation and test patients too (their images, never their labels).
@@ -136,7 +136,7 @@ class PretrainSettings(RunSettings):
     mask_options: dict[str, Any] = Field(default_factory=dict)
     ratio: Share = 0.7
     cell: CellSize | None = None
-    compute: Literal["packed", "masked"] = "packed"
+    compute: Literal["packed", "masked"] | None = None
     augment: Literal["patch", "resized"] = "patch"
     include_held_out: bool = False
 
@@ -145,22 +145,38 @@ class FinetuneSettings(RunSettings):
     """Settings of `medmim finetune`.
 
     Attributes:
-        task: segment.
+        task: segment, classify or detect.
+        task_options: that task's own settings, such as `criterion` of segment or `mixup` of classify.
         init: where the encoder's weights come from: `scratch`, a run id, a weights file, or None: the newest
             pretraining run on this dataset.
         labelled: train on this many labelled patients (nested: the ten are among the twenty).
         label_fraction: the same as a share of the labelled patients.
-        encoder_lr: learning rate of the encoder relative to `lr`.
-        foreground: share of patches centred on labelled foreground.
+        view: patch: random patches, sliding window; whole: the whole image scaled to `size`; None: as the
+            task likes it.
+        tune: full: everything; partial: the last half of the encoder's layers and the head; probe: the head
+            alone.
+        encoder_lr: learning rate of the encoder relative to `lr`; 0 freezes it.
+        layer_decay: factor of the learning rate from each layer of the encoder to the one before.
+        freeze: share of the training at whose end the encoder begins to learn.
+        ema: share of the moving average of weights that is kept at each step; 0: no average.
+        least_loaded: smallest share of the encoder's tensors that must arrive from `init`.
+        foreground: share of patches centred on labelled foreground, or on a box.
     """
 
     presets: ClassVar[str] = "finetune"
 
     task: str = "segment"
+    task_options: dict[str, Any] = Field(default_factory=dict)
     init: str | None = None
     labelled: int | None = Field(default=None, gt=0)
     label_fraction: float | None = Field(default=None, gt=0, le=1)
+    view: Literal["patch", "whole"] | None = None
+    tune: Literal["full", "partial", "probe"] = "full"
     encoder_lr: float = Field(default=1.0, ge=0)
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    freeze: float = Field(default=0.0, ge=0, lt=1)
+    ema: float = Field(default=0.0, ge=0, lt=1)
+    least_loaded: float = Field(default=0.99, ge=0, le=1)
     foreground: float = Field(default=0.5, ge=0, le=1)
 
     @model_validator(mode="after")
@@ -170,35 +186,32 @@ class FinetuneSettings(RunSettings):
         return self
 
 
-def arm_of(settings: PretrainSettings) -> str:
-    """Return what a pretraining is called in comparisons; options tell arms apart that share a name."""
-    options = {**settings.method_options, **settings.mask_options}
-    words = [f"{key}={json.dumps(value, sort_keys=True)}" for key, value in sorted(options.items())]
-    return " ".join([settings.method, settings.mask, f"{settings.ratio:g}", *words])
-
-
 Settings = TypeVar("Settings", bound=FileSettings)
 
 
 def resolve(
     kind: type[Settings],
     *,
+    base: str | None = None,
     config: str | None = None,
     flags: Mapping[str, Any] | None = None,
     overrides: Iterable[str] = (),
 ) -> Settings:
-    """Merge defaults, file, flags and overrides into settings.
+    """Merge defaults, base, file, flags and overrides into settings.
 
     Args:
         kind: the settings model.
+        base: preset that lies under everything, such as that of a task; none where it does not exist.
         config: path of a YAML file, or the name of one that ships with medmim.
         flags: values from the command line; None means "not given".
-        overrides: `key=value` words; values are read as YAML.
+        overrides: `key=value` words; values are read as YAML, and `options.name=value` changes one option.
 
     Raises:
         SettingsError: one message with every unknown key and every bad value.
     """
     values: dict[str, Any] = {}
+    if base is not None and base in presets(kind):
+        _merge(values, _read(presets(kind)[base]))
     if config is not None:
         _merge(values, _read(find_config(config, kind)))
     _merge(values, {key: value for key, value in (flags or {}).items() if value is not None})
@@ -206,11 +219,7 @@ def resolve(
         key, equals, text = word.partition("=")
         if not equals:
             raise SettingsError(f"--set {word}: expected key=value, such as --set batch_size=2")
-        *parents, last = key.strip().replace("-", "_").split(".")
-        place = values
-        for parent in parents:
-            place = place.setdefault(parent, {})
-        _merge(place, {last: _parse(text, where=f"--set {key}")})
+        _merge(values, _nested(values, key.strip().replace("-", "_"), _parse(text, where=f"--set {key}")))
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -222,11 +231,16 @@ def find_config(name: str, kind: type[FileSettings]) -> Path:
     """Return the file of a `--config` word: a path, or the name of a shipped preset."""
     if Path(name).is_file():
         return Path(name)
+    known = presets(kind)
+    if name in known:
+        return known[name]
+    raise SettingsError(f"--config {name}: no such file or preset{did_you_mean(name, known)}")
+
+
+def presets(kind: type[FileSettings]) -> dict[str, Path]:
+    """Return the files that ship with medmim, by name."""
     folder = files.shipped("configs") / kind.presets
-    presets = {path.stem: path for path in folder.glob("*.yaml")}
-    if name in presets:
-        return presets[name]
-    raise SettingsError(f"--config {name}: no such file or preset{did_you_mean(name, presets)}")
+    return {path.stem: path for path in folder.glob("*.yaml")}
 
 
 _BUDGETS = ("steps", "epochs", "minutes")
@@ -240,6 +254,18 @@ def _merge(values: dict[str, Any], newer: Mapping[str, Any]) -> None:
             for key in group:
                 values.pop(key, None)
     values.update(newer)
+
+
+def _nested(values: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """Return `a.b=value` as the mapping of `a`, in which `b` is new and the rest stays."""
+    first, _, rest = key.partition(".")
+    if not rest:
+        return {first: value}
+    known = values.get(first)
+    inner = known if isinstance(known, Mapping) else {}
+    changed = dict(inner)
+    _merge(changed, _nested(inner, rest, value))
+    return {first: changed}
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -10,7 +11,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field, ValidationError
 
-from medmim.config import FileSettings, FinetuneSettings, PretrainSettings, Share, arm_of
+from medmim.config import FileSettings, FinetuneSettings, PretrainSettings, Share
 from medmim.errors import SettingsError
 
 SCRATCH = "scratch"
@@ -69,6 +70,13 @@ class Cell:
         """What it is called in plans and lists of failures."""
         fold = "" if self.finetune.fold is None else f" fold {self.finetune.fold}"
         return f"{arm_title(self.arm, self.stratum)} seed {self.finetune.seed}{fold}"
+
+
+def arm_of(settings: PretrainSettings) -> str:
+    """Return what a pretraining is called in comparisons; options tell arms apart that share a name."""
+    options = {**settings.method_options, **settings.mask_options}
+    words = [f"{key}={json.dumps(value, sort_keys=True)}" for key, value in sorted(options.items())]
+    return " ".join([settings.method, settings.mask, f"{settings.ratio:g}", *words])
 
 
 def arm_title(arm: str, stratum: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from medmim import __version__, files
-from medmim.config import PretrainSettings, arm_of
+from medmim.config import PretrainSettings
 from medmim.data.cell_size import cell_in_voxels, cell_words
 from medmim.data.certificate import keep_seen, seen_in
 from medmim.data.draws import Draws, pretraining_patches, resized_parts
@@ -22,10 +23,11 @@ from medmim.data.plan import Plan, plan_for, voxel_mm
 from medmim.data.prepare import Volumes
 from medmim.encoders import Encoder, build_encoder
 from medmim.masks import Mask, build_mask, hidden_count, hidden_voxels, tissue_share
-from medmim.methods import Method, build_method
+from medmim.methods import ON_PATCHES, Method, build_method
 from medmim.randomness import stream_seed, torch_stream
 from medmim.shapes import Size, grid_of
 from medmim.stages.runs import Result, budget_words, ending, reopen
+from medmim.study import arm_of
 from medmim.tracking.store import Store
 from medmim.training.budget import budget_for
 from medmim.training.checkpoint import drop_state, save_weights
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from medmim.tracking.recorder import Recorder
 
 DEFAULT_ENCODER = {2: "resnet18", 3: "dynunet"}
+_DEFAULT_ON_PATCHES = "vit"
 _AUGMENT = {"patch": pretraining_patches, "resized": resized_parts}
 _WATCHED = 8
 _DRAWN = 4
@@ -111,13 +114,14 @@ def pretrain(
 
 
 def _encoder_name(settings: PretrainSettings, dims: int) -> str:
-    return settings.encoder or DEFAULT_ENCODER[dims]
+    usual = _DEFAULT_ON_PATCHES if settings.method in ON_PATCHES else DEFAULT_ENCODER[dims]
+    return settings.encoder or usual
 
 
 def _put_together(settings: PretrainSettings) -> _Parts:
     mask = build_mask(settings.mask, ratio=settings.ratio, **settings.mask_options)
     dataset = read_dataset(settings.data)
-    divided = partition(dataset, fold=settings.fold, labelled_only=False)
+    divided = partition(dataset, fold=settings.fold)
     train = dataset.volumes if settings.include_held_out else divided.train
     sketch = plan_for(train, dims=settings.dims, size=None)
     dims, known_mm = sketch.dims, voxel_mm(train, sketch) if settings.augment == "patch" else None
@@ -129,12 +133,9 @@ def _put_together(settings: PretrainSettings) -> _Parts:
         settings.cell or encoder.total_stride, multiple=encoder.total_stride, voxel_mm=known_mm
     )
     torch.manual_seed(stream_seed(settings.seed, "method"))
+    computed = {"compute": settings.compute} if settings.compute else {}
     method = build_method(
-        settings.method,
-        encoder=encoder,
-        spatial_dims=dims,
-        cell=cell,
-        **{"compute": settings.compute, **settings.method_options},
+        settings.method, encoder=encoder, spatial_dims=dims, cell=cell, **computed, **settings.method_options
     )
     plan = plan_for(train, dims=dims, size=settings.size, multiple=cell)
     hidden_count(prod(grid_of(plan.size, cell)), settings.ratio)
@@ -157,6 +158,7 @@ def _train(
         seed=settings.seed,
         lr=settings.lr,
         weight_decay=settings.weight_decay,
+        budget=budget,
         optimiser=Optimiser(settings.optimizer, settings.betas),
     )
     watch = _watch(settings, parts, volumes, recorder, folder)
@@ -179,16 +181,18 @@ def _watch(
 
     def evaluate(step: int) -> Mapping[str, float]:
         device = next(parts.method.parameters()).device
-        losses, pictures = [], []
+        totals: dict[str, float] = defaultdict(float)
+        pictures = []
         for image, where in zip(torch.split(images, _DRAWN), torch.split(hidden, _DRAWN), strict=True):
             with autocast(settings.precision, device):
                 result = parts.method(image.to(device), where.to(device))
-            losses.append(float(result.loss) * len(image))
+            for name, value in {"loss": result.loss, **result.parts}.items():
+                totals[name] += float(value) * len(image)
             pictures.append(result.pictures)
         png = _panel(images[:_DRAWN], hidden[:_DRAWN], pictures[0], parts, step=step)
         recorder.picture("reconstruction", png, step=step)
         files.write_bytes(folder / "panel.png", png)
-        return {"val/loss": sum(losses) / len(images)}
+        return {f"val/{name}": total / len(images) for name, total in totals.items()}
 
     return evaluate
 
@@ -202,9 +206,10 @@ def _panel(
     step: int,
 ) -> bytes:
     voxels = hidden_voxels(hidden, parts.plan.size)
-    rows = reconstruction_rows(images, voxels, pictures["reconstruction"].cpu())
-    title = f"{float(hidden.float().mean()):.0%} hidden, step {step}"
-    return panel(rows, ["original", "what the encoder sees", "reconstruction"], title=title)
+    rebuilt = pictures.get("reconstruction")
+    rows = reconstruction_rows(images, voxels, None if rebuilt is None else rebuilt.cpu())
+    columns = ["original", "what the encoder sees", "reconstruction"][: len(rows[0].images)]
+    return panel(rows, columns, title=f"{float(hidden.float().mean()):.0%} hidden, step {step}")
 
 
 def _keep(

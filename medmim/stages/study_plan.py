@@ -18,6 +18,7 @@ from medmim.stages.job import DIGEST, Engine, Job
 from medmim.study import SCRATCH, Cell
 from medmim.tracking.store import Store
 from medmim.training.budget import budget_for
+from medmim.training.tasks import build_task
 
 _TIMED_STEPS = 21  # losses are logged at steps 1, 11 and 21; the first of two evaluations falls after 11
 
@@ -168,8 +169,9 @@ def _volumes(task: Task, dataset: Dataset) -> int:
     """Return how many volumes a training draws from: an epoch draws each once."""
     tune = task.cell.finetune
     if task.job.stage == "pretrain":
-        return len(partition(dataset, fold=tune.fold, labelled_only=False).train)
-    train = partition(dataset, fold=tune.fold, labelled_only=True).train
+        return len(partition(dataset, fold=tune.fold).train)
+    usable = build_task(tune.task, **tune.task_options).usable
+    train = partition(dataset, fold=tune.fold, usable=usable).train
     return len(limit_patients(train, count=tune.labelled, share=tune.label_fraction))
 
 

@@ -11,11 +11,13 @@ import numpy as np
 from jaxtyping import Float
 
 from medmim.study import arm_title
-from medmim.tracking.comparison import CONTROL, Finetuned, patient_scores
+from medmim.tracking.comparison import CONTROL, TITLES, Finetuned
+from medmim.tracking.contributions import alone, contributions
 from medmim.tracking.multiplicity import adjusted, halves
 from medmim.tracking.paired import LEVEL, Paired, paired_tests, shared_luck
 from medmim.tracking.resampling import two_way_interval
 from medmim.tracking.statistics import FEWEST_PATIENTS
+from medmim.training.measures import metric_of
 
 Scores = Float[np.ndarray, "seeds patients"]
 
@@ -29,7 +31,8 @@ class Variant:
         stratum: what it is compared within; empty where the study varies neither encoder nor labels.
         runs: ids of its fine-tuning runs.
         seeds, patients: rows and columns of `scores`.
-        scores: per seed and patient; NaN where a fold was not run.
+        scores: what each patient adds to the score, per seed; NaN where a fold was not run.
+        own: the score of each patient alone, for pictures.
         mean: over patients of the mean over seeds.
         low, high: 95 % interval over patients and seeds.
         sd: over patients.
@@ -42,6 +45,7 @@ class Variant:
     seeds: tuple[int, ...]
     patients: tuple[str, ...]
     scores: Scores
+    own: Scores
     mean: float
     low: float
     high: float
@@ -55,8 +59,10 @@ class Variant:
 
     @property
     def of_patients(self) -> dict[str, float]:
-        """Mean over seeds of each patient."""
-        return dict(zip(self.patients, np.nanmean(self.scores, axis=0).tolist(), strict=True))
+        """Mean over seeds of each patient's own score; those that have none are left out."""
+        known = np.isfinite(self.own)
+        sums, counts = np.where(known, self.own, 0.0).sum(axis=0), known.sum(axis=0)
+        return {who: float(s / n) for who, s, n in zip(self.patients, sums, counts, strict=True) if n}
 
 
 @dataclass(frozen=True)
@@ -104,7 +110,7 @@ class Findings:
 
     def as_json(self) -> dict[str, Any]:
         """Return what `--json` prints."""
-        left_out = ("scores", "patients", "runs")
+        left_out = ("scores", "own", "patients", "runs")
         arms = [
             {key: value for key, value in asdict(one).items() if key not in left_out}
             | {"n_patients": len(one.patients), "n_seeds": len(one.seeds)}
@@ -122,7 +128,7 @@ class _Pair:
     differences: Scores
 
 
-def find(runs: Sequence[Finetuned], *, metric: str = "Dice") -> Findings:
+def find(runs: Sequence[Finetuned]) -> Findings:
     """Compare the arms of a study within each stratum.
 
     Half of the error rate (5 % for the whole study) is spent on "did pretraining help", arms against the
@@ -131,9 +137,8 @@ def find(runs: Sequence[Finetuned], *, metric: str = "Dice") -> Findings:
 
     Args:
         runs: finished fine-tuning runs, tested on the same patients within a stratum.
-        metric: what `patient_scores` gives, for the sentences.
     """
-    variants = variants_of(runs)
+    variants, metric = variants_of(runs), TITLES[metric_of(runs[0].cases)]
     pairs, tests, adjusted_p = _tested(variants)
     best = {
         stratum: max((one for one in variants if one.stratum == stratum), key=lambda one: one.mean).title
@@ -186,12 +191,13 @@ def verdict(first: str, second: str, test: Paired, *, metric: str, claimed: bool
 
 def _variant(runs: Sequence[Finetuned], arm: str, stratum: str) -> Variant:
     seeds = tuple(sorted({int(run.tags["seed"]) for run in runs}))
-    scored = [(seeds.index(int(run.tags["seed"])), patient_scores(run)) for run in runs]
-    patients = tuple(sorted({who for _, found in scored for who in found}))
-    scores = np.full((len(seeds), len(patients)), np.nan)
-    for row, found in scored:
-        for who, value in found.items():
-            scores[row, patients.index(who)] = value
+    rows = [seeds.index(int(run.tags["seed"])) for run in runs]
+    given = [contributions(run.cases) for run in runs]
+    patients = tuple(sorted({who for found in given for who in found}))
+    scores, own = [
+        _laid_out(rows, values, (len(seeds), patients))
+        for values in (given, [alone(run.cases) for run in runs])
+    ]
     by_patient, by_seed = np.nanmean(scores, axis=0), np.nanmean(scores, axis=1)
     low, high = two_way_interval(scores)
     return Variant(
@@ -201,12 +207,25 @@ def _variant(runs: Sequence[Finetuned], arm: str, stratum: str) -> Variant:
         seeds=seeds,
         patients=patients,
         scores=scores,
+        own=own,
         mean=float(by_patient.mean()),
         low=low,
         high=high,
         sd=float(by_patient.std(ddof=1)) if len(patients) > 1 else 0.0,
         sd_seeds=float(by_seed.std(ddof=1)) if len(seeds) > 1 else None,
     )
+
+
+def _laid_out(
+    rows: Sequence[int], values: Sequence[Mapping[str, float]], shape: tuple[int, tuple[str, ...]]
+) -> Scores:
+    """Return runs' values as (seeds, patients); the folds of a seed share its row."""
+    seeds, patients = shape
+    found = np.full((seeds, len(patients)), np.nan)
+    for row, of_run in zip(rows, values, strict=True):
+        for column, who in enumerate(patients):
+            found[row, column] = of_run.get(who, found[row, column])
+    return found
 
 
 def _tested(variants: Sequence[Variant]) -> tuple[list[_Pair], list[Paired], list[float]]:

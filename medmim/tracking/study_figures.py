@@ -113,13 +113,13 @@ def scatter(rows: Sequence[Row], findings: Findings) -> bytes:
     by_title = {row.title: row.variant for row in rows}
     for axes, one in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
         first, second = by_title[one.first], by_title[one.second]
-        both = sorted(set(first.patients) & set(second.patients))
+        both = sorted(first.of_patients.keys() & second.of_patients.keys())
         across, up = [[arm.of_patients[who] for who in both] for arm in (second, first)]
         axes.plot([min(across + up), 1], [min(across + up), 1], color=_GREY, linewidth=1)
         axes.scatter(across, up, s=18, color=_COLOURS[0], alpha=0.7)
         axes.set_xlabel(plain(one.second))
         axes.set_ylabel(plain(one.first))
-        axes.set_title(f"{findings.metric} of each test patient", fontsize=9)
+        axes.set_title(f"{findings.metric}, each test patient alone", fontsize=9)
         axes.set_aspect("equal")
     return to_png(figure)
 
