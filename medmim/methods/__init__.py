@@ -13,11 +13,13 @@ from typing import Any
 from medmim.encoders import Encoder
 from medmim.errors import refuse_unknown_options, unknown_name
 from medmim.methods.base import Method, Step
+from medmim.methods.mask_any_net import build_mask_any_net
 from medmim.methods.spark import build_spark
 from medmim.shapes import Size
 
 METHODS: dict[str, Callable[..., Method]] = {
     "spark": build_spark,
+    "mask_any_net": build_mask_any_net,
 }
 
 
@@ -37,7 +39,7 @@ def build_method(name: str, *, encoder: Encoder, spatial_dims: int, cell: Size, 
     """
     if name not in METHODS:
         raise unknown_name("method", name, METHODS)
-    known = set(signature(METHODS[name]).parameters) - {"encoder", "spatial_dims", "cell"}
+    known = set(signature(METHODS[name]).parameters) - {"encoder", "spatial_dims", "cell", "supervision"}
     refuse_unknown_options(f"method '{name}'", options, known)
     return METHODS[name](encoder=encoder, spatial_dims=spatial_dims, cell=cell, **options)
 

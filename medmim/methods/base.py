@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import Tensor, nn
 
 from medmim.encoders import Encoder
-from medmim.shapes import Hidden, Images, Scalar
+from medmim.errors import ShapeError
+from medmim.shapes import Hidden, Images, Scalar, Size, grid_of
 
 
 @dataclass(frozen=True)
@@ -32,10 +34,18 @@ class Method(nn.Module, ABC):
     Attributes:
         encoder: the network that is kept after pretraining.
         axes: the survey's taxonomy (arXiv 2408.06687): target, architecture, objective; tags of the run.
+        views: views of each image in a batch, each under a mask of its own: the first of all images, then the
+            second of all images.
+        sees_hidden: whether hidden content reaches the prediction by design; then a low loss is no leak.
+        learns_from: what labels the method is given as a third argument: target (class of each image), label
+            (class of each voxel), or None.
     """
 
     encoder: Encoder
     axes: dict[str, str]
+    views: int = 1
+    sees_hidden: bool = False
+    learns_from: Literal["target", "label"] | None = None
 
     @abstractmethod
     def forward(self, images: Images, hidden: Hidden) -> Step:
@@ -45,3 +55,17 @@ class Method(nn.Module, ABC):
             images: (batch, channels, *space).
             hidden: (batch, *grid), True = hidden from the encoder.
         """
+
+
+def require_grid(images: Images, hidden: Hidden, cell: Size) -> None:
+    """Refuse a mask that is not the image's grid of cells.
+
+    Raises:
+        ShapeError: for another grid, or an image that cells do not divide.
+    """
+    grid = grid_of(tuple(images.shape[2:]), cell)
+    if tuple(hidden.shape[1:]) != grid:
+        raise ShapeError(
+            f"mask grid of {'×'.join(map(str, hidden.shape[1:]))} cells: expected "
+            f"{'×'.join(map(str, grid))}, the image divided by the mask cell"
+        )

@@ -16,10 +16,10 @@ from torch import nn
 
 from medmim.encoders import Encoder, Masked, Packed, mask, pack
 from medmim.errors import ShapeError, UsageError, did_you_mean
-from medmim.methods.base import Method, Step
+from medmim.methods.base import Method, Step, require_grid
 from medmim.methods.light_decoder import Densify, LightDecoder
 from medmim.methods.targets import NormalisedPixels, from_cells, to_cells
-from medmim.shapes import Hidden, Images, Size, grid_of
+from medmim.shapes import Hidden, Images, Size
 
 Compute = Literal["packed", "masked"]
 _HIDE: dict[str, Callable[[Images, Hidden], Masked | Packed]] = {"packed": pack, "masked": mask}
@@ -58,12 +58,7 @@ class SparK(Method):
 
     def forward(self, images: Images, hidden: Hidden) -> Step:
         """Compute the loss on hidden cells and the reconstruction (visible voxels are the image's own)."""
-        grid = grid_of(tuple(images.shape[2:]), self.target.cell)
-        if tuple(hidden.shape[1:]) != grid:
-            raise ShapeError(
-                f"mask grid of {'×'.join(map(str, hidden.shape[1:]))} cells: expected "
-                f"{'×'.join(map(str, grid))}, the image divided by the mask cell"
-            )
+        require_grid(images, hidden, self.target.cell)
         maps = self.encoder(_HIDE[self.compute](images, hidden))[::-1]
         dense = [densify(features, hidden) for densify, features in zip(self.densify, maps, strict=False)]
         prediction = to_cells(self.decoder(dense).float(), self.target.cell)
