@@ -56,6 +56,13 @@ class Method(nn.Module, ABC):
             hidden: (batch, *grid), True = hidden from the encoder.
         """
 
+    def after_step(self, progress: float) -> None:
+        """Do what follows an optimiser step, such as moving a teacher.
+
+        Args:
+            progress: share of the training's budget used so far, 0 to 1.
+        """
+
 
 def require_grid(images: Images, hidden: Hidden, cell: Size) -> None:
     """Refuse a mask that is not the image's grid of cells.

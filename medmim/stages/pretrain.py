@@ -143,6 +143,7 @@ def _train(
         seed=settings.seed,
         lr=settings.lr,
         weight_decay=settings.weight_decay,
+        budget=budget,
     )
     watch = _watch(settings, parts, volumes, recorder, folder)
     session = Session(settings, budget, recorder, folder, f"pretrain {arm_of(settings)}", resume)

@@ -14,6 +14,7 @@ from medmim.masks import Mask, tissue_share
 from medmim.methods import Method, Step
 from medmim.randomness import torch_stream
 from medmim.shapes import Scalar, Size, grid_of
+from medmim.training.budget import Budget
 
 
 class PretrainingModule(L.LightningModule):
@@ -25,10 +26,19 @@ class PretrainingModule(L.LightningModule):
         cell: mask cell in voxels.
         seed: of the run; the mask of step n is keyed by it and n.
         lr, weight_decay: of AdamW.
+        budget: tells the method how much of the training is done.
     """
 
     def __init__(
-        self, method: Method, mask: Mask, *, cell: Size, seed: int, lr: float, weight_decay: float
+        self,
+        method: Method,
+        mask: Mask,
+        *,
+        cell: Size,
+        seed: int,
+        lr: float,
+        weight_decay: float,
+        budget: Budget,
     ) -> None:
         super().__init__()
         self.method = method
@@ -37,6 +47,7 @@ class PretrainingModule(L.LightningModule):
         self.seed = seed
         self.lr = lr
         self.weight_decay = weight_decay
+        self.budget = budget
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Scalar:
         """Draw the masks of this step and return the method's loss."""
@@ -47,6 +58,11 @@ class PretrainingModule(L.LightningModule):
         hidden = self.mask.sample(len(images), grid, generator=generator, weight=weight)
         step: Step = self.method(images, hidden.to(images.device))
         return step.loss
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, then let the method follow; before any callback, so that saved states hold both."""
+        super().optimizer_step(*args, **kwargs)
+        self.method.after_step(self.budget.progress(self.global_step + 1))  # this step is not counted yet
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return AdamW."""
