@@ -13,6 +13,7 @@ from typing import Any
 from medmim.encoders import Encoder
 from medmim.errors import refuse_unknown_options, unknown_name
 from medmim.methods.base import Method, Step
+from medmim.methods.contrastive import build_contrastive
 from medmim.methods.mask_any_net import build_mask_any_net
 from medmim.methods.spark import build_spark
 from medmim.shapes import Size
@@ -20,6 +21,7 @@ from medmim.shapes import Size
 METHODS: dict[str, Callable[..., Method]] = {
     "spark": build_spark,
     "mask_any_net": build_mask_any_net,
+    "contrastive": build_contrastive,
 }
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from medmim.encoders import Encoder
 from medmim.errors import UsageError, did_you_mean
+from medmim.methods.stitch import Canvas
 from medmim.shapes import Features, Images
 
 LEVELS = ("image", "low", "mid", "decision")
@@ -129,7 +130,7 @@ class Blend(nn.Module):
         channels = encoder.channels[self.depth - 1] if self.depth else encoder.in_channels
         self.fusion = Fusion(spatial_dims, channels, how)
 
-    def forward(self, encoder: Encoder, primary: Images, auxiliary: Images) -> list[Features]:
+    def forward(self, encoder: Encoder, primary: Images, auxiliary: Canvas) -> list[Features]:
         """Return the encoder's maps, fine to coarse; those from the level of fusion on know both images.
 
         Args:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from math import prod
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from medmim.methods.targets import from_cells, to_cells
 from medmim.shapes import Hidden, Images, Size
 
+Canvas = Float[Tensor, "batch channels *canvas"]
 
-def stitch(images: Images, hidden: Hidden, cell: Size) -> Images:
+
+def stitch(images: Images, hidden: Hidden, cell: Size) -> Canvas:
     """Return the hidden cells side by side, in grid order, on a canvas with the image's proportions.
 
     The canvas is the smallest that holds the most hidden cells of any sample (MaskAnyNet, arXiv 2511.12480,
@@ -31,7 +33,7 @@ def stitch(images: Images, hidden: Hidden, cell: Size) -> Images:
     return from_cells(pieces.where(kept, 0), space, cell)
 
 
-def unstitch(reuse: Images, hidden: Hidden, cell: Size) -> Images:
+def unstitch(reuse: Canvas, hidden: Hidden, cell: Size) -> Images:
     """Return the pieces of a reuse image where they came from, zero elsewhere; the inverse of `stitch`.
 
     Args:
