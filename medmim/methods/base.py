@@ -65,7 +65,7 @@ class Method(nn.Module, ABC):
 
 
 def require_grid(images: Images, hidden: Hidden, cell: Size) -> None:
-    """Refuse a mask that is not the image's grid of cells.
+    """Refuse a mask that is not of the image's cells.
 
     Raises:
         ShapeError: for another grid, or an image that cells do not divide.
@@ -75,4 +75,23 @@ def require_grid(images: Images, hidden: Hidden, cell: Size) -> None:
         raise ShapeError(
             f"mask grid of {'×'.join(map(str, hidden.shape[1:]))} cells: expected "
             f"{'×'.join(map(str, grid))}, the image divided by the mask cell"
+        )
+
+
+def require_whole_cells(cell: Size, step: Size, *, of: str) -> None:
+    """Refuse mask cells that are no multiple of what the encoder looks at as one.
+
+    Args:
+        cell: mask cell in voxels.
+        step: what it must be a multiple of.
+        of: what that is, for the message.
+
+    Raises:
+        ShapeError: with the nearest cell that fits.
+    """
+    if any(size % stride for size, stride in zip(cell, step, strict=True)):
+        nearest = tuple(-(-size // stride) * stride for size, stride in zip(cell, step, strict=True))
+        raise ShapeError(
+            f"mask cell of {'×'.join(map(str, cell))} voxels: expected a multiple of {of} "
+            f"{'×'.join(map(str, step))}; use --cell {','.join(map(str, nearest))}"
         )

@@ -25,7 +25,6 @@ Embeddings = Float[Tensor, "_ width"]
 
 TEACHERS = ("ema", "shared")
 _WIDTH = 128  # of the embeddings, as in MoCo and SimCLR
-_MOMENTUM = 0.99
 
 
 class Contrastive(Method):
@@ -35,7 +34,8 @@ class Contrastive(Method):
         encoder: the network that is kept.
         project: from pooled features to embeddings.
         predict: from the student's embedding to the teacher's.
-        teachers: moving averages of encoder and projector; none: the student's own weights are shared.
+        shared: the student's own weights stand for the teacher; without, moving averages of encoder and
+            projector.
         others: the teacher's earlier embeddings, for comparison.
         cell: mask cell in voxels.
         compute: how hidden cells are kept from the encoder; the results are equal.
@@ -50,7 +50,7 @@ class Contrastive(Method):
         project: nn.Module,
         predict: nn.Module,
         *,
-        teachers: nn.ModuleList,
+        shared: bool,
         others: Queue,
         cell: Size,
         compute: Compute,
@@ -60,14 +60,15 @@ class Contrastive(Method):
         self.encoder = encoder
         self.project = project
         self.predict = predict
-        self.teachers = teachers
+        self.encoder_teacher = None if shared else Teacher(encoder)
+        self.project_teacher = None if shared else Teacher(project)
         self.others = others
         self.cell = cell
         self.compute: Compute = compute
         self.temperature = temperature
         self.axes = {
-            "target": f"{'averaged' if len(teachers) else 'own'} features of another view",
-            "architecture": "student and teacher" if len(teachers) else "shared weights",
+            "target": f"{'own' if shared else 'averaged'} features of another view",
+            "architecture": "shared weights" if shared else "student and teacher",
             "objective": "contrastive",
         }
 
@@ -80,31 +81,29 @@ class Contrastive(Method):
         """
         require_grid(images, hidden, self.cell)
         own = self.project(pooled(self.encoder, images, hidden, compute=self.compute))
-        asked = F.normalize(self.predict(own).float(), dim=1)
-        given = F.normalize((self._taught(images, hidden) if len(self.teachers) else own).float(), dim=1)
+        asked, given = F.normalize(self.predict(own).float(), dim=1), self._given(own, images, hidden)
         half = len(images) // 2
         partner = torch.arange(len(images), device=images.device).roll(half)
         loss, accuracy = info_nce(asked, given, self.others.all(), partner, temperature=self.temperature)
-        if self.training and len(self.teachers):
+        if self.training:
             self.others.note(given.detach())
         alignment = (asked * given[partner]).sum(dim=1).mean()
         return Step(loss=loss, parts={"accuracy": accuracy, "alignment": alignment.detach()})
 
     def after_step(self, progress: float) -> None:
         """Let the teacher follow, and its last embeddings join the queue."""
-        for teacher, student in zip(self._averages(), (self.encoder, self.project), strict=False):
-            teacher.update(student, progress=progress)
+        if self.encoder_teacher and self.project_teacher:
+            self.encoder_teacher.update(self.encoder, progress=progress)
+            self.project_teacher.update(self.project, progress=progress)
         self.others.join()
 
-    @torch.no_grad()
-    def _taught(self, images: Images, hidden: Hidden) -> Embeddings:
-        encoder, project = (teacher.network for teacher in self._averages())
-        assert isinstance(encoder, Encoder)
-        embeddings: Tensor = project(pooled(encoder, images, hidden, compute=self.compute))
-        return embeddings
-
-    def _averages(self) -> list[Teacher]:
-        return [teacher for teacher in self.teachers if isinstance(teacher, Teacher)]
+    def _given(self, own: Embeddings, images: Images, hidden: Hidden) -> Embeddings:
+        """Return the teacher's embeddings of all views, of length 1."""
+        if self.encoder_teacher and self.project_teacher:
+            with torch.no_grad():
+                seen = pooled(self.encoder_teacher.network, images, hidden, compute=self.compute)
+                own = self.project_teacher(seen)
+        return F.normalize(own.float(), dim=1)
 
 
 class Queue(nn.Module):
@@ -190,14 +189,14 @@ def build_contrastive(
             "method_options: expected a temperature above 0 and a queue of at least 0, got "
             f"{temperature:g} and {queue}"
         )
-    averaged = teacher == "ema"
+    shared = teacher == "shared"
     project = _mlp(encoder.channels[-1], 2 * encoder.channels[-1])
     return Contrastive(
         encoder,
         project,
-        _mlp(_WIDTH, 2 * _WIDTH) if averaged else nn.Identity(),
-        teachers=nn.ModuleList(Teacher(part, momentum=_MOMENTUM) for part in (encoder, project) if averaged),
-        others=Queue(queue if averaged else 0, _WIDTH),
+        nn.Identity() if shared else _mlp(_WIDTH, 2 * _WIDTH),
+        shared=shared,
+        others=Queue(0 if shared else queue, _WIDTH),
         cell=cell,
         compute=compute,
         temperature=temperature,

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from medmim.encoders import Encoder
 from medmim.methods.base import Step
 from medmim.methods.light_decoder import LightDecoder
-from medmim.methods.targets import NormalisedPixels, from_cells, to_cells
-from medmim.shapes import Features, Hidden, Images
+from medmim.methods.reconstruction import reconstruct
+from medmim.methods.targets import Target
+from medmim.shapes import Features, Hidden, Images, Size
 
 Kind = Literal["target", "label"]
 _WIDTH = {2: 128, 3: 32}
@@ -35,29 +36,23 @@ class Supervision:
 
 
 class Reassembly(nn.Module):
-    """Predict the normalised pixels of the hidden cells; the loss is the mean squared error on them alone.
+    """Predict the hidden cells; the loss is the mean squared error on them alone.
 
     Args:
         decode: from maps to voxels.
-        target: pixels of each cell.
+        target: what the prediction is compared with.
     """
 
     kind: Kind | None = None
 
-    def __init__(self, decode: Decode, target: NormalisedPixels) -> None:
+    def __init__(self, decode: Decode, target: Target) -> None:
         super().__init__()
         self.decode = decode
         self.target = target
 
     def forward(self, maps: Sequence[Features], images: Images, hidden: Hidden, truth: Tensor | None) -> Step:
-        """Return the loss and the image with its hidden cells as predicted."""
-        cell, space = self.target.cell, tuple(images.shape[2:])
-        prediction = to_cells(self.decode(maps).float(), cell)
-        chosen = hidden.flatten(1)
-        loss = (prediction - self.target(images)).square().mean(dim=-1)[chosen].mean()
-        rebuilt = to_cells(self.target.picture(prediction.detach(), images), cell)
-        picture = rebuilt.where(chosen.unsqueeze(-1), to_cells(images.float(), cell))
-        return Step(loss=loss, pictures={"reconstruction": from_cells(picture, space, cell)})
+        """Return the loss and the image with its hidden cells as they are predicted."""
+        return reconstruct(self.decode(maps), self.target, images, hidden)
 
 
 class OfImage(nn.Module):
@@ -107,10 +102,13 @@ class Decode(nn.Module):
     Args:
         encoder: whose maps are decoded; those finer than stride 2 are left out.
         spatial_dims: 2 or 3.
-        out_channels: of what is predicted for each voxel.
+        out_channels: predicted values at each place.
+        out_stride: voxels from one place to the next; None: a value for every voxel.
     """
 
-    def __init__(self, encoder: Encoder, *, spatial_dims: int, out_channels: int) -> None:
+    def __init__(
+        self, encoder: Encoder, *, spatial_dims: int, out_channels: int, out_stride: Size | None = None
+    ) -> None:
         super().__init__()
         scales = [
             (channels, stride)
@@ -128,10 +126,11 @@ class Decode(nn.Module):
             strides=[stride for _, stride in scales],
             widths=widths,
             out_channels=out_channels,
+            out_stride=out_stride,
         )
 
-    def forward(self, maps: Sequence[Features]) -> Images:
-        """Return the prediction, (batch, out_channels, *space).
+    def forward(self, maps: Sequence[Features]) -> Features:
+        """Return the prediction, (batch, out_channels, *space / out_stride).
 
         Args:
             maps: fine to coarse.

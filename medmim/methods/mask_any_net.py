@@ -19,9 +19,10 @@ from medmim.errors import UsageError, did_you_mean, refuse_unknown_options
 from medmim.masks import hidden_voxels
 from medmim.methods.base import Method, Step, require_grid
 from medmim.methods.blend import Blend, Meeting
-from medmim.methods.goals import Decode, Goal, OfImage, OfVoxels, Reassembly, Supervision
+from medmim.methods.choices import Choice
+from medmim.methods.goals import Decode, Goal, Kind, OfImage, OfVoxels, Reassembly, Supervision
+from medmim.methods.reconstruction import build_target
 from medmim.methods.stitch import stitch
-from medmim.methods.targets import NormalisedPixels
 from medmim.shapes import Hidden, Images, Size
 
 OBJECTIVES = ("reassembly", "supervised")
@@ -75,6 +76,11 @@ class MaskAnyNet(Method):
         step: Step = self.goal(maps, images, hidden, truth)
         return step
 
+    def after_step(self, progress: float) -> None:
+        """Let a target made of features follow the encoder."""
+        if isinstance(self.goal, Reassembly):
+            self.goal.target.follow(self.encoder, progress=progress)
+
 
 def build_mask_any_net(
     *,
@@ -84,6 +90,7 @@ def build_mask_any_net(
     objective: str = "reassembly",
     fusion: Mapping[str, Any] | None = None,
     reuse: bool = True,
+    target: Choice = "normalised",
     supervision: Supervision | None = None,
 ) -> MaskAnyNet:
     """Put MaskAnyNet together around an encoder.
@@ -95,37 +102,46 @@ def build_mask_any_net(
         objective: reassembly (no labels), or supervised (the dataset's class targets, or its label volumes).
         fusion: where and how the branches meet: fields of `Meeting`, such as {level: mid, operation: add}.
         reuse: False: the control of equal size, whose second branch sees the masked image too.
+        target: of reassembly: raw, normalised, hog or ema, or one of them with its own settings.
         supervision: what the labels are; for `supervised`.
 
     Raises:
         UsageError: for an unknown word, or `supervised` without labels.
     """
-    goal = _goal(objective, encoder, spatial_dims, cell, supervision)
+    goal = _goal(objective, encoder, spatial_dims, cell, target=target, supervision=supervision)
     options = fusion or {}
     refuse_unknown_options("method_options: fusion", options, {field.name for field in fields(Meeting)})
     how = Meeting(**options)
     blend = Blend(encoder, spatial_dims=spatial_dims, how=how)
     axes = {
-        "target": _TARGETS[goal.kind],
+        "target": goal.target.name if isinstance(goal, Reassembly) else _TRUTHS[goal.kind],
         "architecture": f"two branches, {how.level} fusion",
         "objective": "supervised" if goal.kind else "reconstruction",
     }
     return MaskAnyNet(encoder, blend, goal, cell=cell, reuse=reuse, axes=axes)
 
 
-_TARGETS = {None: "normalised pixels", "target": "class of the image", "label": "label of the voxel"}
+_TRUTHS: dict[Kind, str] = {"target": "class of the image", "label": "label of the voxel"}
 
 
 def _goal(
-    objective: str, encoder: Encoder, spatial_dims: int, cell: Size, supervision: Supervision | None
+    objective: str,
+    encoder: Encoder,
+    spatial_dims: int,
+    cell: Size,
+    *,
+    target: Choice,
+    supervision: Supervision | None,
 ) -> Goal:
     if objective not in OBJECTIVES:
         raise UsageError(
             f"method_options: unknown objective '{objective}'{did_you_mean(objective, OBJECTIVES)}"
         )
     if objective == "reassembly":
-        decode = Decode(encoder, spatial_dims=spatial_dims, out_channels=encoder.in_channels)
-        return Reassembly(decode, NormalisedPixels(cell))
+        compared = build_target(target, cell=cell, encoder=encoder)
+        channels = compared.channels(encoder.in_channels)
+        decode = Decode(encoder, spatial_dims=spatial_dims, out_channels=channels, out_stride=compared.stride)
+        return Reassembly(decode, compared)
     if supervision is None:
         raise UsageError(
             "method_options: objective 'supervised' needs class targets or label volumes in the training "

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import nn
 
 from medmim.errors import UsageError
 
+Network = TypeVar("Network", bound=nn.Module)
 
-class Teacher(nn.Module):
+
+class Teacher(nn.Module, Generic[Network]):
     """The moving average of a student; called as the student is, without gradient and always in evaluation.
 
     A method keeps it beside the student and calls `update` in `after_step`.
@@ -28,18 +30,18 @@ class Teacher(nn.Module):
         last_momentum: the same at the end of the training; 1 keeps the teacher as it is.
     """
 
-    def __init__(self, student: nn.Module, *, momentum: float = 0.99, last_momentum: float = 1.0) -> None:
+    def __init__(self, student: Network, *, momentum: float = 0.99, last_momentum: float = 1.0) -> None:
         super().__init__()
         if not 0 <= momentum <= last_momentum <= 1:
             raise UsageError(
                 f"method_options: expected 0 ≤ momentum ≤ last_momentum ≤ 1, got {momentum:g} and "
                 f"{last_momentum:g}"
             )
-        self.network = copy.deepcopy(student).requires_grad_(requires_grad=False).eval()
+        self.network: Network = copy.deepcopy(student).requires_grad_(requires_grad=False).eval()
         self.momentum = momentum
         self.last_momentum = last_momentum
 
-    def train(self, mode: bool = True) -> Teacher:
+    def train(self, mode: bool = True) -> Teacher[Network]:
         """Stay in evaluation: targets know no dropout, and batch norms no batch."""
         return super().train(mode=False)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,7 +21,7 @@ from medmim.data.plan import Plan, plan_for
 from medmim.data.prepare import Volumes
 from medmim.encoders import Encoder, build_encoder
 from medmim.masks import Mask, build_mask, hidden_count, hidden_voxels, tissue_share
-from medmim.methods import Method, build_method
+from medmim.methods import ON_PATCHES, Method, build_method
 from medmim.randomness import stream_seed, torch_stream
 from medmim.shapes import Size, as_size, grid_of
 from medmim.stages.runs import Result, ending, reopen
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from medmim.tracking.recorder import Recorder
 
 DEFAULT_ENCODER = {2: "resnet18", 3: "dynunet"}
+_DEFAULT_ON_PATCHES = "vit"
 _WATCHED = 8
 _DRAWN = 4
 
@@ -100,7 +102,8 @@ def arm_of(settings: PretrainSettings) -> str:
 
 
 def _encoder_name(settings: PretrainSettings, dims: int) -> str:
-    return settings.encoder or DEFAULT_ENCODER[dims]
+    usual = _DEFAULT_ON_PATCHES if settings.method in ON_PATCHES else DEFAULT_ENCODER[dims]
+    return settings.encoder or usual
 
 
 def _put_together(settings: PretrainSettings) -> _Parts:
@@ -115,12 +118,9 @@ def _put_together(settings: PretrainSettings) -> _Parts:
     )
     cell = as_size(settings.cell, dims, what="--cell") if settings.cell else encoder.total_stride
     torch.manual_seed(stream_seed(settings.seed, "method"))
+    computed: dict[str, Any] = {"compute": settings.compute} if settings.compute else {}
     method = build_method(
-        settings.method,
-        encoder=encoder,
-        spatial_dims=dims,
-        cell=cell,
-        **{"compute": settings.compute, **settings.method_options},
+        settings.method, encoder=encoder, spatial_dims=dims, cell=cell, **computed, **settings.method_options
     )
     plan = plan_for(train, dims=dims, size=settings.size, multiple=cell)
     hidden_count(prod(grid_of(plan.size, cell)), settings.ratio)
@@ -165,16 +165,18 @@ def _watch(
 
     def evaluate(step: int) -> Mapping[str, float]:
         device = next(parts.method.parameters()).device
-        losses, pictures = [], []
+        totals: dict[str, float] = defaultdict(float)
+        pictures = []
         for image, where in zip(torch.split(images, _DRAWN), torch.split(hidden, _DRAWN), strict=True):
             with autocast(settings.precision, device):
                 result = parts.method(image.to(device), where.to(device))
-            losses.append(float(result.loss) * len(image))
+            for name, value in {"loss": result.loss, **result.parts}.items():
+                totals[name] += float(value) * len(image)
             pictures.append(result.pictures)
         png = _panel(images[:_DRAWN], hidden[:_DRAWN], pictures[0], parts, step=step)
         recorder.picture("reconstruction", png, step=step)
         files.write_bytes(folder / "panel.png", png)
-        return {"val/loss": sum(losses) / len(images)}
+        return {f"val/{name}": total / len(images) for name, total in totals.items()}
 
     return evaluate
 
@@ -188,9 +190,10 @@ def _panel(
     step: int,
 ) -> bytes:
     voxels = hidden_voxels(hidden, parts.plan.size)
-    rows = reconstruction_rows(images, voxels, pictures["reconstruction"].cpu())
-    title = f"{parts.realised_ratio:.0%} hidden, step {step}"
-    return panel(rows, ["original", "what the encoder sees", "reconstruction"], title=title)
+    rebuilt = pictures.get("reconstruction")
+    rows = reconstruction_rows(images, voxels, None if rebuilt is None else rebuilt.cpu())
+    columns = ["original", "what the encoder sees", "reconstruction"][: len(rows[0].images)]
+    return panel(rows, columns, title=f"{parts.realised_ratio:.0%} hidden, step {step}")
 
 
 def _keep(

@@ -140,7 +140,7 @@ def _encoder_forward(
 
 
 def _method(case: Setup, encoder: Encoder, variant: str) -> SparK:
-    options = {"decoder": "official"} if variant == "official" else {}
+    options: dict[str, Any] = {"decoder": "official"} if variant == "official" else {}
     compute = "packed" if variant == "packed" else "masked"
     method = build_method(
         "spark", encoder=encoder, spatial_dims=case.dims, cell=case.cell, compute=compute, **options

@@ -68,27 +68,27 @@ def test_pools_over_visible_voxels_only_and_counts_may_differ(dims):
         seen = ~hidden[sample]
         for axis in range(dims):
             seen = seen.repeat_interleave(features.shape[axis + 2] // hidden.shape[axis + 1], dim=axis)
-        torch.testing.assert_close(found[sample], features[sample][:, seen].mean(dim=1), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found[sample], features[sample][:, seen].mean(dim=1), rtol=1e-3, atol=1e-4)
 
 
 @both_dims
 def test_the_teacher_gets_no_gradient_and_follows(dims):
     method = build(dims)
-    before = copy.deepcopy(method.teachers.state_dict())
+    before = copy.deepcopy(method.encoder_teacher.state_dict())
     method(*batch_for(dims)).loss.backward()
-    assert all(parameter.grad is None for parameter in method.teachers.parameters())
+    teachers = [*method.encoder_teacher.parameters(), *method.project_teacher.parameters()]
+    assert all(parameter.grad is None for parameter in teachers)
     with torch.no_grad():
         for parameter in method.encoder.parameters():
             parameter.add_(1)
     method.after_step(0.0)
-    for key, value in method.teachers.state_dict().items():
-        if key.startswith("0.") and "num_batches" not in key:
-            torch.testing.assert_close(value, before[key] + 0.01, rtol=1e-4, atol=1e-5)
+    for key, value in method.encoder_teacher.state_dict().items():
+        torch.testing.assert_close(value, before[key] + 0.01, rtol=1e-4, atol=1e-5)
 
 
 def test_shared_weights_have_no_teacher_and_gradients_through_both_views():
     method = build(2, teacher="shared")
-    assert not list(method.teachers.parameters())
+    assert all(parameter.requires_grad for parameter in method.parameters())
     assert method.axes["architecture"] == "shared weights"
     images, hidden = batch_for(2)
     images.requires_grad_()
