@@ -17,9 +17,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from medmim.encoders.base import Encoder, Map
+from medmim.encoders.masked import Masked
+from medmim.encoders.packed import Packed
+from medmim.errors import ShapeError
 from medmim.shapes import Features, Hidden, Size
 
-Tokens = Float[Tensor, "batch _ width"]  # in grid order; another number for each set of patches
+Tokens = Float[Tensor, "batch _ _"]  # (batch, patches, channels); sets of patches and widths are of any size
 Real = Bool[Tensor, "batch _"]
 
 
@@ -43,7 +46,16 @@ class TokenEncoder(Encoder):
         """Return the maps, fine to coarse, of embedded patches (batch, width, *grid)."""
 
     def forward(self, images: Map) -> list[Map]:
-        """Return the maps of whole images."""
+        """Return the maps of whole images.
+
+        Raises:
+            ShapeError: for images whose voxels are hidden.
+        """
+        if isinstance(images, (Masked, Packed)):
+            raise ShapeError(
+                f"{type(self).__name__} begins with patches and takes no masked or packed voxels: use "
+                "another --encoder, such as dynunet, or a --method on patches, such as mae or simmim"
+            )
         return self.encode(self.embed(images))
 
 

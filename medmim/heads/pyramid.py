@@ -14,8 +14,8 @@ _NARROWEST = 16
 class Pyramid(nn.Module):
     """Maps at several strides, as heads need them; those of a hierarchical encoder pass through as they are.
 
-    As in UNETR (Hatamizadeh et al., 2022, arXiv 2103.10504): the deepest map keeps its stride, and each
-    shallower one is brought to half the stride of the next, and half its channels, by transposed convolutions.
+    As in UNETR (Hatamizadeh et al., 2022, arXiv 2103.10504): the deepest map keeps its stride; transposed
+    convolutions bring each shallower one to half the stride of the next, and half its channels.
 
     Args:
         encoder: whose maps come in.

@@ -204,7 +204,7 @@ def build_contrastive(
 
 
 def _mlp(entering: int, between: int) -> nn.Module:
-    """Return two linear layers; layer norm rather than batch norm, which tells small batches who belongs."""
+    """Return SimCLR's two layers; batch norm takes away what all images share, which at first is most."""
     return nn.Sequential(
-        nn.Linear(entering, between), nn.LayerNorm(between), nn.GELU(), nn.Linear(between, _WIDTH)
+        nn.Linear(entering, between), nn.BatchNorm1d(between), nn.ReLU(), nn.Linear(between, _WIDTH)
     )

@@ -11,7 +11,7 @@ from torch import nn
 from medmim.encoders.tokens import Chosen, Tokens, choose
 from medmim.encoders.vit import ViTEncoder
 from medmim.methods.teacher import Teacher
-from medmim.shapes import Images
+from medmim.shapes import Features, Images
 
 
 class LatentTarget(nn.Module, ABC):
@@ -116,7 +116,7 @@ LATENT_TARGETS: dict[str, type[LatentTarget]] = {
 }
 
 
-def project(encoder: ViTEncoder, projector: nn.Module, patches: Tokens, chosen: Chosen) -> Tokens:
+def project(encoder: ViTEncoder, projector: nn.Module, patches: Features, chosen: Chosen) -> Tokens:
     """Return the projected latents of chosen patches, computed from these alone."""
     projected: Tokens = projector(encoder.encode_chosen(patches, chosen))
     return projected

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from jaxtyping import Bool
+from torch import Tensor
+
 from medmim.encoders import Encoder, TokenEncoder
 from medmim.encoders.vit import ViTEncoder
 from medmim.errors import UsageError
@@ -37,6 +40,6 @@ def require_sets_of_patches(encoder: Encoder, *, method: str) -> ViTEncoder:
     return encoder
 
 
-def hidden_patches(hidden: Hidden, grid: Size) -> Hidden:
+def hidden_patches(hidden: Hidden, grid: Size) -> Bool[Tensor, "batch *patches"]:
     """Return which patches of a grid are hidden; a mask cell holds a whole number of them."""
     return hidden_voxels(hidden, grid)[:, 0]

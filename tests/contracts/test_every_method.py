@@ -8,31 +8,55 @@ import torch
 from medmim.encoders import build_encoder
 from medmim.errors import MedmimError, ShapeError, UsageError
 from medmim.masks import MASKS, build_mask
-from medmim.methods import METHODS, Step, build_method
+from medmim.methods import METHODS, ON_PATCHES, Step, build_method
+from medmim.methods.reconstruction import TARGETS
+from medmim.methods.teacher import Teacher
 
-every_method = pytest.mark.parametrize("name", sorted(METHODS))
+ON_OTHERS = ["contrastive on vit", "contrastive on swin", "mask_any_net on vit", "simmim on swin"]
+NAMES = [*sorted(METHODS), *ON_OTHERS]
+every_method = pytest.mark.parametrize("name", NAMES)
+every_target = pytest.mark.parametrize("target", sorted(TARGETS))
+every_reconstruction = pytest.mark.parametrize("name", ["mae", "simmim", "simmim on swin", "spark"])
 every_mask = pytest.mark.parametrize("rule", sorted(MASKS))
 both_dims = pytest.mark.parametrize("dims", [2, 3])
 CELL = 4
+# two views of two images make a batch of four: with fewer, nothing could be told apart
+BATCH = 4
 
 
-def build(name, dims, *, channels=1, width=8):
+# small encoders; a mask cell holds several patches
+ENCODER_OPTIONS = {
+    "dynunet": {"filters": (4, 8, 16)},
+    "swin": {"patch": 2, "width": 12, "depths": (2, 2), "heads": (2, 3), "window": 2},
+    "vit": {"patch": 2, "width": 24, "depth": 2, "heads": 2},
+}
+
+
+def small_encoder(name, dims, channels=1):
+    """An encoder for a method, or for `method on encoder`."""
+    method, _, encoder = name.partition(" on ")
+    chosen = encoder or ("vit" if method in ON_PATCHES else "dynunet")
+    return build_encoder(chosen, spatial_dims=dims, in_channels=channels, **ENCODER_OPTIONS[chosen])
+
+
+def build(name, dims, *, channels=1, **options):
     torch.manual_seed(0)
-    encoder = build_encoder("dynunet", spatial_dims=dims, in_channels=channels, filters=(4, width, 2 * width))
-    return build_method(name, encoder=encoder, spatial_dims=dims, cell=(CELL,) * dims)
+    encoder = small_encoder(name, dims, channels)
+    method = name.partition(" on ")[0]
+    return build_method(method, encoder=encoder, spatial_dims=dims, cell=(CELL,) * dims, **options)
 
 
 def batch_for(dims, *, rule="mesh", ratio=0.6, channels=1, space=16, seed=0):
-    """Four images, or two views of two: methods that compare images need more than one."""
     generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(4, channels, *[space] * dims, generator=generator)
+    images = torch.randn(BATCH, channels, *[space] * dims, generator=generator)
     grid = (space // CELL,) * dims
-    return images, build_mask(rule, ratio=ratio).sample(4, grid, generator=generator)
+    return images, build_mask(rule, ratio=ratio).sample(BATCH, grid, generator=generator)
 
 
-def trained(method):
-    """Parameters that learn; a teacher's follow."""
-    return [(place, one) for place, one in method.named_parameters() if one.requires_grad]
+# what holds for the others, with their second branch or second view, is tested in files of their own
+every_blind_method = pytest.mark.parametrize(
+    "name", [name for name in NAMES if (made := build(name, 2)).views == 1 and not made.sees_hidden]
+)
 
 
 def covered(images, hidden):
@@ -41,6 +65,38 @@ def covered(images, hidden):
     for axis in range(1, hidden.dim()):
         voxels = voxels.repeat_interleave(CELL, dim=axis)
     return voxels.unsqueeze(1).expand_as(images)
+
+
+def trained(method):
+    """The parameters that training moves, with their names."""
+    return [(place, p) for place, p in method.named_parameters() if p.requires_grad]
+
+
+def remember(target):
+    """Let a target go on giving what it gives first, whatever it is called with."""
+    compute, kept = target.forward, []
+
+    def forward(*inputs):
+        if not kept:
+            kept.append(compute(*inputs).detach())
+        return kept[0]
+
+    target.forward = forward
+
+
+def train(method, images, hidden, *, steps, follow=False):
+    """Take a few steps on one batch, after each of which teachers may follow, and return the losses."""
+    optimiser = torch.optim.Adam([p for _, p in trained(method)], lr=1e-2)
+    losses = []
+    for _ in range(steps):
+        optimiser.zero_grad()
+        loss = method(images, hidden).loss
+        loss.backward()
+        optimiser.step()
+        if follow:
+            method.after_step(0.0)
+        losses.append(loss.item())
+    return losses
 
 
 @every_method
@@ -84,23 +140,103 @@ def test_a_constant_image_gives_a_finite_loss(name, dims):
     assert all(parameter.grad.isfinite().all() for _, parameter in trained(method))
 
 
-# what holds for the others, which say so with `sees_hidden`, is tested in files of their own
-@pytest.mark.parametrize("name", [name for name in sorted(METHODS) if not build(name, 2).sees_hidden])
+@every_blind_method
 @every_mask
 @both_dims
-def test_the_encoder_sees_nothing_hidden(name, rule, dims):
-    method = build(name, dims)
+def test_what_is_hidden_reaches_the_loss_through_the_target_only(name, rule, dims):
     images, hidden = batch_for(dims, rule=rule)
-    seen = []
-    method.encoder.register_forward_hook(lambda module, inputs, maps: seen.append([m.unpack() for m in maps]))
-    first = method(images, hidden).loss
-    disturbed = images + 5 * torch.randn_like(images) * covered(images, hidden)
-    second = method(disturbed, hidden).loss
-    assert all(torch.equal(a, b) for a, b in zip(*seen, strict=True))
-    if method.views == 1:
-        assert first != second  # what is hidden is the target
-    else:
-        assert first == second  # the target is another view, and the teacher sees no more than the student
+    disturbed = images + 1e3 * torch.randn_like(images) * covered(images, hidden)
+    method = build(name, dims)
+    assert method(images, hidden).loss != method(disturbed, hidden).loss
+    remember(method.target)
+    assert torch.equal(method(images, hidden).loss, method(disturbed, hidden).loss)
+    images.requires_grad_()
+    method(images, hidden).loss.backward()
+    assert not images.grad[covered(images, hidden)].any()
+    assert images.grad[~covered(images, hidden)].any()
+
+
+@every_reconstruction
+@every_target
+@both_dims
+def test_every_target_fits_every_reconstruction(name, target, dims):
+    method = build(name, dims, channels=2, target=target)
+    images, hidden = batch_for(dims, channels=2)
+    disturbed = images + 10 * torch.randn_like(images) * covered(images, hidden)
+    step = method(images, hidden)
+    assert step.loss != method(disturbed, hidden).loss
+    step.loss.backward()
+    assert all(parameter.grad.any() for _, parameter in trained(method))
+    assert not any(parameter.requires_grad for parameter in method.target.parameters())
+    remember(method.target)
+    assert torch.equal(method(images, hidden).loss, method(disturbed, hidden).loss)
+
+
+@every_reconstruction
+@every_target
+@both_dims
+def test_the_loss_compares_every_hidden_cell_and_no_other(name, target, dims):
+    method = build(name, dims, target=target)
+    images, hidden = batch_for(dims)
+    values = method.target(images).requires_grad_()
+    method.target.forward = lambda images: values
+    method(images, hidden).loss.backward()
+    patches = round((values.shape[1] / hidden[0].numel()) ** (1 / dims))  # of a mask cell, along each axis
+    expected = hidden
+    for axis in range(1, hidden.dim()):
+        expected = expected.repeat_interleave(patches, dim=axis)
+    assert torch.equal(values.grad.any(dim=-1), expected.flatten(1))
+
+
+@every_blind_method
+@both_dims
+def test_samples_that_hide_unequal_counts_are_computed_as_if_alone(name, dims):
+    method = build(name, dims, **({"similarity": 0.0} if name == "latent_mim" else {})).eval()
+    images, hidden = (one[:2] for one in batch_for(dims))
+    hidden[:] = False
+    counts = torch.tensor([3, 9])
+    for sample, count in enumerate(counts.tolist()):
+        hidden[sample].view(-1)[torch.randperm(hidden[0].numel())[:count]] = True
+    together = method(images, hidden).loss
+    alone = [method(images[[sample]], hidden[[sample]]).loss for sample in range(2)]
+    expected = (torch.stack(alone) * counts).sum() / counts.sum()
+    torch.testing.assert_close(together, expected, rtol=1e-5, atol=1e-6)
+
+
+@every_method
+@both_dims
+def test_a_saved_state_continues_bit_for_bit(name, dims):
+    method, twin = build(name, dims), build(name, dims)
+    images, hidden = batch_for(dims)
+    for number in range(3):
+        train(method, images, hidden, steps=1)
+        method.after_step((number + 1) / 4)
+    twin.load_state_dict(method.state_dict())
+    first, second = method(images, hidden), twin(images, hidden)
+    assert torch.equal(first.loss, second.loss)
+    assert not torch.equal(first.loss, build(name, dims)(images, hidden).loss)
+
+
+@pytest.mark.parametrize("name", [*sorted(METHODS), "mae ema", "mask_any_net ema", "simmim ema", "spark ema"])
+@both_dims
+def test_only_teachers_move_after_a_step_and_by_their_schedule(name, dims):
+    name, _, target = name.partition(" ")
+    method = build(name, dims, **({"target": target} if target else {}))
+    train(method, *batch_for(dims), steps=1)
+    before = {place: value.clone() for place, value in method.state_dict().items()}
+    method.after_step(0.5)
+    after = method.state_dict()
+    teachers = [place for place, module in method.named_modules() if isinstance(module, Teacher)]
+    assert teachers or not target
+    for place, value in method.named_parameters():
+        if any(place.startswith(f"{teacher}.") for teacher in teachers):
+            own = place.removeprefix("target.").removeprefix("goal.target.").replace("network.", "")
+            student = own.replace("_teacher.", ".").replace("teacher.", "encoder.")
+            expected = 0.995 * before[place] + 0.005 * after[student]  # half-way from 0.99 to 1
+            torch.testing.assert_close(value, expected)
+            assert not torch.equal(value, after[student])
+        else:
+            assert torch.equal(value, before[place]), place
 
 
 @every_method
@@ -127,23 +263,16 @@ def test_is_deterministic(name, dims):
     second = twin(images, hidden)
     first.loss.backward(), second.loss.backward()
     assert torch.equal(first.loss, second.loss)
-    for (_, ours), (_, theirs) in zip(trained(method), trained(twin), strict=True):
-        assert torch.equal(ours.grad, theirs.grad)
+    for (place, ours), (_, theirs) in zip(trained(method), trained(twin), strict=True):
+        assert torch.equal(ours.grad, theirs.grad), place
 
 
 @every_method
 @both_dims
 def test_overfits_one_batch(name, dims):
-    method = build(name, dims)
-    images, hidden = batch_for(dims, space=16)
-    optimiser = torch.optim.Adam([one for _, one in trained(method)], lr=1e-2)
-    losses = []
-    for _ in range(60):
-        optimiser.zero_grad()
-        loss = method(images, hidden).loss
-        loss.backward()
-        optimiser.step()
-        losses.append(loss.item())
+    # a queue would hold the batch itself, as something to tell it apart from
+    method = build(name, dims, **({"queue": 0} if name.startswith("contrastive") else {}))
+    losses = train(method, *batch_for(dims, space=16), steps=60, follow=method.views > 1)
     assert losses[-1] < 0.5 * losses[0]
 
 
@@ -177,7 +306,7 @@ def test_leaves_its_inputs_alone(name, dims):
 def test_refuses_a_mask_of_another_grid(name, dims):
     images, _ = batch_for(dims)
     grid = (2, 8, 4)[:dims]  # as many cells as 4×4(×4), in another shape
-    hidden = build_mask("random", ratio=0.5).sample(4, grid, generator=torch.Generator().manual_seed(0))
+    hidden = build_mask("random", ratio=0.5).sample(BATCH, grid, generator=torch.Generator().manual_seed(0))
     shown = "×".join(map(str, grid))
     with pytest.raises(ShapeError, match=f"mask grid of {shown} cells: expected {'×'.join('4' * dims)}"):
         build(name, dims)(images, hidden)
@@ -201,9 +330,9 @@ def test_says_what_it_is(name):
 
 @every_method
 def test_refuses_an_unknown_option(name):
-    encoder = build_encoder("dynunet", spatial_dims=2, in_channels=1, filters=(4, 8))
-    with pytest.raises(UsageError, match=f"^method '{name}' does not take the option 'wrongly'; known: "):
-        build_method(name, encoder=encoder, spatial_dims=2, cell=(4, 4), wrongly=1)
+    method = name.partition(" ")[0]
+    with pytest.raises(UsageError, match=f"^method '{method}' does not take the option 'wrongly'; known: "):
+        build(name, 2, wrongly=1)
 
 
 def test_an_unknown_method_is_told_the_nearest_known_one():
