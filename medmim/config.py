@@ -92,6 +92,7 @@ class PretrainSettings(RunSettings):
         compute: of SparK: packed computes visible cells only; masked computes all and multiplies, with equal
             results. None: packed.
         include_held_out: pretrain on validation and test patients too (their images, never their labels).
+        monitors: judge the encoder now and then by probes on validation patients; False saves a few percent.
     """
 
     method: str = "spark"
@@ -102,6 +103,7 @@ class PretrainSettings(RunSettings):
     cell: Sizes | None = None
     compute: Literal["packed", "masked"] | None = None
     include_held_out: bool = False
+    monitors: bool = True
 
 
 class FinetuneSettings(RunSettings):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -14,31 +12,29 @@ import torch
 
 from medmim import __version__, files
 from medmim.config import PretrainSettings
-from medmim.data.draws import Draws, pretraining_patches
 from medmim.data.manifest import Dataset, Volume, read_dataset
-from medmim.data.partition import partition, patient_digest
+from medmim.data.partition import Partition, partition, patient_digest
 from medmim.data.plan import Plan, plan_for
 from medmim.data.prepare import Volumes
 from medmim.encoders import Encoder, build_encoder
-from medmim.masks import Mask, build_mask, hidden_count, hidden_voxels, tissue_share
+from medmim.masks import Mask, build_mask, hidden_count
 from medmim.methods import ON_PATCHES, Method, build_method
-from medmim.randomness import stream_seed, torch_stream
+from medmim.randomness import stream_seed
 from medmim.shapes import Size, as_size, grid_of
+from medmim.stages.lessons import class_numbers, lessons, supervision_of, taught_by
 from medmim.stages.runs import Result, ending, reopen
+from medmim.stages.watch import Subject, Watch
 from medmim.tracking.store import Store
 from medmim.training.budget import budget_for
 from medmim.training.checkpoint import drop_state, save_weights
-from medmim.training.fit import ENDLESS, Fitted, Session, autocast, fit
+from medmim.training.fit import ENDLESS, Fitted, Session, fit
 from medmim.training.modules import PretrainingModule
-from medmim.training.pictures import panel, reconstruction_rows
 
 if TYPE_CHECKING:
     from medmim.tracking.recorder import Recorder
 
 DEFAULT_ENCODER = {2: "resnet18", 3: "dynunet"}
 _DEFAULT_ON_PATCHES = "vit"
-_WATCHED = 8
-_DRAWN = 4
 
 
 @dataclass(frozen=True)
@@ -46,8 +42,8 @@ class _Parts:
     """Everything that a pretraining run is made of."""
 
     dataset: Dataset
+    divided: Partition
     train: tuple[Volume, ...]
-    watched: tuple[Volume, ...]
     plan: Plan
     cell: Size
     mask: Mask
@@ -120,12 +116,19 @@ def _put_together(settings: PretrainSettings) -> _Parts:
     torch.manual_seed(stream_seed(settings.seed, "method"))
     computed: dict[str, Any] = {"compute": settings.compute} if settings.compute else {}
     method = build_method(
-        settings.method, encoder=encoder, spatial_dims=dims, cell=cell, **computed, **settings.method_options
+        settings.method,
+        encoder=encoder,
+        spatial_dims=dims,
+        cell=cell,
+        supervision=supervision_of(dataset, divided.train),
+        **computed,
+        **settings.method_options,
     )
+    if method.learns_from:  # held-out images may be seen, their labels never
+        train = taught_by(divided.train, method.learns_from)
     plan = plan_for(train, dims=dims, size=settings.size, multiple=cell)
     hidden_count(prod(grid_of(plan.size, cell)), settings.ratio)
-    watched = (divided.val or train)[:_WATCHED]
-    return _Parts(dataset, train, watched, plan, cell, mask, encoder, method)
+    return _Parts(dataset, divided, train, plan, cell, mask, encoder, method)
 
 
 def _train(
@@ -134,8 +137,8 @@ def _train(
     volumes = Volumes(settings.data, parts.plan, cache_gb=settings.cache_gb)
     budget = budget_for(settings, volumes=len(parts.train))
     total = budget.steps * settings.batch_size if budget.steps else ENDLESS
-    patches = pretraining_patches(parts.plan)
-    draws = Draws(parts.train, volumes, patches, labelled=False, seed=settings.seed, total=total)
+    classes = class_numbers(parts.divided.train)
+    draws = lessons(parts.method, parts.train, volumes, classes=classes, seed=settings.seed, total=total)
     module = PretrainingModule(
         parts.method,
         parts.mask,
@@ -145,55 +148,13 @@ def _train(
         weight_decay=settings.weight_decay,
         budget=budget,
     )
-    watch = _watch(settings, parts, volumes, recorder, folder)
+    subject = Subject(parts.method, parts.mask, parts.cell, parts.divided)
+    watch = Watch(settings, subject, volumes, budget, recorder=recorder, folder=folder)
+    if not resume:
+        watch.start()
     session = Session(settings, budget, recorder, folder, f"pretrain {arm_of(settings)}", resume)
     fitted = fit(module, draws, watch, session=session)
     return _keep(settings, parts, fitted, recorder, folder)
-
-
-def _watch(
-    settings: PretrainSettings, parts: _Parts, volumes: Volumes, recorder: Recorder, folder: Path
-) -> Callable[[int], Mapping[str, float]]:
-    """Return the evaluation: loss and picture of the same patches under the same masks, every time."""
-    patches, total = pretraining_patches(parts.plan), max(len(parts.watched), _DRAWN)
-    draws = Draws(parts.watched, volumes, patches, labelled=False, seed=0, total=total)
-    samples = [draws[number] for number in range(len(draws))]
-    images = torch.stack([sample["image"] for sample in samples])
-    grid = grid_of(parts.plan.size, parts.cell)
-    generator, weight = torch_stream(0, "watched masks"), tissue_share(images, grid)
-    hidden = parts.mask.sample(len(images), grid, generator=generator, weight=weight)
-
-    def evaluate(step: int) -> Mapping[str, float]:
-        device = next(parts.method.parameters()).device
-        totals: dict[str, float] = defaultdict(float)
-        pictures = []
-        for image, where in zip(torch.split(images, _DRAWN), torch.split(hidden, _DRAWN), strict=True):
-            with autocast(settings.precision, device):
-                result = parts.method(image.to(device), where.to(device))
-            for name, value in {"loss": result.loss, **result.parts}.items():
-                totals[name] += float(value) * len(image)
-            pictures.append(result.pictures)
-        png = _panel(images[:_DRAWN], hidden[:_DRAWN], pictures[0], parts, step=step)
-        recorder.picture("reconstruction", png, step=step)
-        files.write_bytes(folder / "panel.png", png)
-        return {f"val/{name}": total / len(images) for name, total in totals.items()}
-
-    return evaluate
-
-
-def _panel(
-    images: torch.Tensor,
-    hidden: torch.Tensor,
-    pictures: Mapping[str, torch.Tensor],
-    parts: _Parts,
-    *,
-    step: int,
-) -> bytes:
-    voxels = hidden_voxels(hidden, parts.plan.size)
-    rebuilt = pictures.get("reconstruction")
-    rows = reconstruction_rows(images, voxels, None if rebuilt is None else rebuilt.cpu())
-    columns = ["original", "what the encoder sees", "reconstruction"][: len(rows[0].images)]
-    return panel(rows, columns, title=f"{parts.realised_ratio:.0%} hidden, step {step}")
 
 
 def _keep(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from medmim.masks import Mask, tissue_share
 from medmim.methods import Method, Step
 from medmim.randomness import torch_stream
-from medmim.shapes import Scalar, Size, grid_of
+from medmim.shapes import Images, Scalar, Size, grid_of
 from medmim.training.budget import Budget
 
 
@@ -51,12 +51,13 @@ class PretrainingModule(L.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Scalar:
         """Draw the masks of this step and return the method's loss."""
-        images = batch["image"]
+        images = in_views(batch["image"], self.method.views)
         generator = torch_stream(self.seed, "mask", self.global_step, self.global_rank)
         grid = grid_of(tuple(images.shape[2:]), self.cell)
         weight = tissue_share(images, grid) if self.mask.looks_at_tissue else None
         hidden = self.mask.sample(len(images), grid, generator=generator, weight=weight)
-        step: Step = self.method(images, hidden.to(images.device))
+        known = () if self.method.learns_from is None else (batch[self.method.learns_from].long(),)
+        step: Step = self.method(images, hidden.to(images.device), *known)
         return step.loss
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -67,6 +68,11 @@ class PretrainingModule(L.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return AdamW."""
         return adamw([(self.method, self.lr)], weight_decay=self.weight_decay)
+
+
+def in_views(images: Tensor, views: int) -> Images:
+    """Return (batch, views, channels, *space) as one batch: the first view of all, then the second of all."""
+    return images.transpose(0, 1).flatten(0, 1) if views > 1 else images
 
 
 class FinetuningModule(L.LightningModule):

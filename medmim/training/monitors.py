@@ -87,9 +87,7 @@ class Monitors:
         self.grid = grid_of(space, stride)
         self.taught = _some_voxels(train, self.grid) if train else None
         self.tested = _all_voxels(val, self.grid)
-        training = encoder.training
         self.initial_rank = probes.effective_rank(self._look(val, None).last)
-        encoder.train(training)
 
     def __call__(self) -> dict[str, float]:
         """Return the numbers for the encoder as it is."""
@@ -105,7 +103,8 @@ class Monitors:
 
     @torch.no_grad()
     def _look(self, exhibits: Exhibits, voxels: _Voxels | None) -> _Seen:
-        """Return the features of all images, a few at a time."""
+        """Return the features of all images, a few at a time; running statistics of norms do not move."""
+        training = self.encoder.training
         self.encoder.eval()
         device = next(self.encoder.parameters()).device
         pooled, last, columns = [], [], []
@@ -118,6 +117,7 @@ class Monitors:
             last.append(means[-1])
             if voxels:
                 columns += _columns(maps, voxels.places[chosen], self.grid)
+        self.encoder.train(training)
         width = pooled[0].shape[1]
         return _Seen(
             torch.cat(pooled), torch.cat(last), torch.cat(columns) if columns else torch.zeros(0, width)
