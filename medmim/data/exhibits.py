@@ -87,7 +87,7 @@ def _fit(prepared: Prepared, plan: Plan) -> tuple[Tensor, Tensor]:
     else:
         image, label = (_cut(one, centre, plan) for one in (image, label))
     dark = float(image.min())
-    return _padded(image, plan, dark), _padded(label, plan, 0).long()
+    return _padded(image, plan, dark), _padded(label, plan, 0.0).long()
 
 
 def _centre(label: Tensor) -> list[int]:
