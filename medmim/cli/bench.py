@@ -12,6 +12,15 @@ if TYPE_CHECKING:
     from medmim.stages.bench import Benched
 
 _WORDS = ("encoder", "step")
+_COLUMNS = {
+    "     ms": "milliseconds",
+    "×masked": "against_masked",
+    "×dense": "against_dense",
+    "×official": "against_official",
+    "of limit": "share_of_limit",
+    "peak MiB": "peak_mb",
+    "of masked": "memory_against_masked",
+}
 
 
 @click.command(
@@ -73,21 +82,16 @@ def bench_lines(result: Benched) -> list[str]:
         f"backward, median of {machine['runs']}",
         f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}",
         "",
-        "part     precision  ratio  variant        ms  ×masked  ×dense  of limit  peak MB  of masked",
+        f"{'part':<7}  precision  ratio  {'variant':<8}  " + "  ".join(_COLUMNS),
     ]
     for row in result.rows:
-        memory = (
-            "       –          –"
-            if row.peak_mb is None or row.memory_against_masked is None
-            else f"  {row.peak_mb:6.0f}     {row.memory_against_masked:6.2f}"
-        )
-        lines.append(
-            f"{row.part:<7}  {row.precision:<9}  {row.realised_ratio:5.2f}  {row.variant:<8}"
-            f"  {row.milliseconds:7.1f}"
-            f"  {row.against_masked:7.2f}  {row.against_dense:6.2f}  {row.share_of_limit:8.0%} {memory}"
-        )
-    busy = machine["load_before"] is not None and machine["load_before"] > 1
-    notes = (
-        ["note: other processes were busy before the first run: repeat on a quiet machine"] if busy else []
-    )
-    return [*lines, *(["", *notes] if notes else [])]
+        numbers = [getattr(row, name) for name in _COLUMNS.values()]
+        cells = [
+            f"{'–' if number is None else f'{number:.{0 if number >= 100 else 2}f}':>{len(title)}}"
+            for title, number in zip(_COLUMNS, numbers, strict=True)
+        ]
+        words = f"{row.part:<7}  {row.precision:<9}  {row.realised_ratio:5.2f}  {row.variant:<8}  "
+        lines.append(words + "  ".join(cells))
+    if (machine["load_before"] or 0) > 1:
+        lines += ["", "note: other processes were at work before the first run: repeat on a quiet machine"]
+    return lines

@@ -58,7 +58,7 @@ class LightDecoder(nn.Module):
         out_channels: predicted values at each place.
         out_stride: voxels from one place to the next; None: a value for every voxel.
         official: SparK's transposed convolutions (kernel 4, stride 2), whose windows overlap; without, kernel
-            = stride, which costs a quarter in 2D.
+            = stride, which costs a quarter in 2D. SparK's first weights too.
     """
 
     def __init__(
@@ -85,6 +85,8 @@ class LightDecoder(nn.Module):
         self.head = Predict(
             widths[-1], strides[-1], out_channels=out_channels, out_stride=out_stride or (1,) * spatial_dims
         )
+        if official:
+            self.apply(_begin_as_spark)
 
     def forward(self, maps: Sequence[Features]) -> Features:
         """Return the prediction.
@@ -124,3 +126,15 @@ class _Upsample(nn.Module):
     def forward(self, x: Features) -> Features:
         y: Tensor = self.block(x)
         return y
+
+
+def _begin_as_spark(layer: nn.Module) -> None:
+    """Draw a layer's first weights as SparK's decoder does; norms already begin as there."""
+    if isinstance(layer, nn.ConvTranspose2d | nn.ConvTranspose3d):
+        nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    elif isinstance(layer, nn.Conv2d | nn.Conv3d):
+        nn.init.trunc_normal_(layer.weight, std=0.02)
+    else:
+        return
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)

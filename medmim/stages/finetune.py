@@ -31,6 +31,7 @@ from medmim.training.budget import budget_for
 from medmim.training.checkpoint import drop_state, save_weights
 from medmim.training.fit import ENDLESS, Fitted, Session, fit
 from medmim.training.modules import FinetuningModule
+from medmim.training.optimisers import Optimiser
 from medmim.training.scores import CaseScore, mean_scores
 from medmim.training.segmentation import Segmentation
 
@@ -178,7 +179,11 @@ def _train(
     patches = segmentation_patches(parts.plan, foreground=settings.foreground)
     draws = Draws(train, parts.volumes, patches, labelled=True, seed=settings.seed, total=total)
     module = FinetuningModule(
-        parts.network, lr=settings.lr, encoder_lr=settings.encoder_lr, weight_decay=settings.weight_decay
+        parts.network,
+        lr=settings.lr,
+        encoder_lr=settings.encoder_lr,
+        weight_decay=settings.weight_decay,
+        optimiser=Optimiser(settings.optimizer, settings.betas),
     )
     task = Segmentation(parts.network, parts.volumes, parts.names, settings.precision)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from medmim.data.draws import Draws, pretraining_patches
+from medmim.data.draws import Draws, pretraining_patches, resized_parts
 from medmim.data.manifest import Dataset, Volume
 from medmim.data.prepare import Prepared, Volumes
 from medmim.data.views import patch_views
@@ -46,6 +46,7 @@ def lessons(
     classes: Mapping[str, int],
     seed: int,
     total: int,
+    augment: str,
 ) -> Draws:
     """Return the draws of a method.
 
@@ -56,13 +57,15 @@ def lessons(
         classes: number of each class.
         seed: of the run.
         total: number of draws.
+        augment: patch or resized; of methods that see one view and no labels.
     """
     labelled = method.learns_from == "label"
-    transform = (
-        patch_views(prepared.plan, views=method.views)
-        if method.views > 1
-        else pretraining_patches(prepared.plan, labelled=labelled)
-    )
+    if method.views > 1:
+        transform = patch_views(prepared.plan, views=method.views)
+    elif augment == "resized" and not labelled:
+        transform = resized_parts(prepared.plan)
+    else:
+        transform = pretraining_patches(prepared.plan, labelled=labelled)
     targets = _targets(classes) if method.learns_from == "target" else None
     return Draws(volumes, prepared, transform, labelled=labelled, seed=seed, total=total, targets=targets)
 

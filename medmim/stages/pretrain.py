@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -12,23 +13,26 @@ import torch
 
 from medmim import __version__, files
 from medmim.config import PretrainSettings
+from medmim.data.cell_size import cell_in_voxels, cell_words
 from medmim.data.manifest import Dataset, Volume, read_dataset
 from medmim.data.partition import Partition, partition, patient_digest
-from medmim.data.plan import Plan, plan_for
+from medmim.data.plan import Plan, plan_for, voxel_mm
 from medmim.data.prepare import Volumes
 from medmim.encoders import Encoder, build_encoder
 from medmim.masks import Mask, build_mask, hidden_count
 from medmim.methods import ON_PATCHES, Method, build_method
-from medmim.randomness import stream_seed
-from medmim.shapes import Size, as_size, grid_of
+from medmim.randomness import stream_seed, torch_stream
+from medmim.shapes import Size, grid_of
 from medmim.stages.lessons import class_numbers, lessons, supervision_of, taught_by
 from medmim.stages.runs import Result, ending, reopen
 from medmim.stages.watch import Subject, Watch
 from medmim.tracking.store import Store
 from medmim.training.budget import budget_for
 from medmim.training.checkpoint import drop_state, save_weights
+from medmim.training.cost import cost_of
 from medmim.training.fit import ENDLESS, Fitted, Session, fit
 from medmim.training.modules import PretrainingModule
+from medmim.training.optimisers import Optimiser
 
 if TYPE_CHECKING:
     from medmim.tracking.recorder import Recorder
@@ -45,29 +49,40 @@ class _Parts:
     divided: Partition
     train: tuple[Volume, ...]
     plan: Plan
+    voxel_mm: tuple[float, ...] | None
     cell: Size
     mask: Mask
     encoder: Encoder
     method: Method
 
     @property
-    def realised_ratio(self) -> float:
+    def realised_ratios(self) -> tuple[float, ...]:
+        """Share of hidden cells; the smallest and the largest where the mask's ratio is a range."""
         cells = prod(grid_of(self.plan.size, self.cell))
-        return hidden_count(cells, self.mask.ratio) / cells
+        ends = (self.mask.ratio,) if self.mask.up_to is None else (self.mask.ratio, self.mask.up_to)
+        return tuple(hidden_count(cells, ratio) / cells for ratio in ends)
 
 
-def pretrain(settings: PretrainSettings, *, home: Path, resume: str | None = None) -> Result:
+def pretrain(
+    settings: PretrainSettings,
+    *,
+    home: Path,
+    resume: str | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Result:
     """Pretrain an encoder and record the run.
 
     Args:
         settings: what the user chose; open values are chosen from the dataset.
         home: `MEDMIM_HOME`.
         resume: run to continue, or `latest`; `settings` are then those that it was started with.
+        say: takes lines for the user.
 
     Raises:
         MedmimError: for settings, data or sizes that cannot work, before anything is written.
     """
     parts = _put_together(settings)
+    say(f"mask cells of {cell_words(parts.cell, parts.voxel_mm)}")
     resolved = settings.model_copy(
         update={
             "dims": parts.plan.dims,
@@ -83,11 +98,21 @@ def pretrain(settings: PretrainSettings, *, home: Path, resume: str | None = Non
         name = f"{arm_of(resolved)} · {parts.plan.dims}D {resolved.encoder}"
         recorder = store.begin(experiment=settings.experiment, name=name, tags=_tags(resolved, parts))
         recorder.settings(resolved.model_dump(mode="json", exclude={"data"}))
+        recorder.metrics(_cost(parts), step=0)
     folder = store.checkpoints(recorder.run_id)
     with ending(recorder):
         result = _train(resolved, parts, recorder, folder, resume=bool(resume))
     drop_state(folder)
     return result
+
+
+def _cost(parts: _Parts) -> dict[str, float]:
+    """Return the size of the method, and the operations of one forward beside those of its encoder alone."""
+    generator = torch_stream(0, "cost")
+    images = torch.zeros(parts.method.views, parts.encoder.in_channels, *parts.plan.size)
+    grid = grid_of(parts.plan.size, parts.cell)
+    hidden = parts.mask.sample(len(images), grid, generator=generator)
+    return cost_of(parts.method, images, hidden).as_metrics()
 
 
 def arm_of(settings: PretrainSettings) -> str:
@@ -97,9 +122,13 @@ def arm_of(settings: PretrainSettings) -> str:
     return " ".join([settings.method, settings.mask, f"{settings.ratio:g}", *words])
 
 
+def usual_encoder(method: str, dims: int) -> str:
+    """Return the encoder of a method where the user names none."""
+    return _DEFAULT_ON_PATCHES if method in ON_PATCHES else DEFAULT_ENCODER[dims]
+
+
 def _encoder_name(settings: PretrainSettings, dims: int) -> str:
-    usual = _DEFAULT_ON_PATCHES if settings.method in ON_PATCHES else DEFAULT_ENCODER[dims]
-    return settings.encoder or usual
+    return settings.encoder or usual_encoder(settings.method, dims)
 
 
 def _put_together(settings: PretrainSettings) -> _Parts:
@@ -107,12 +136,15 @@ def _put_together(settings: PretrainSettings) -> _Parts:
     dataset = read_dataset(settings.data)
     divided = partition(dataset, fold=settings.fold, labelled_only=False)
     train = dataset.volumes if settings.include_held_out else divided.train
-    dims = plan_for(train, dims=settings.dims, size=None).dims
+    sketch = plan_for(train, dims=settings.dims, size=None)
+    dims, known_mm = sketch.dims, voxel_mm(train, sketch) if settings.augment == "patch" else None
     torch.manual_seed(stream_seed(settings.seed, "encoder"))
     encoder = build_encoder(
         _encoder_name(settings, dims), spatial_dims=dims, in_channels=1, **settings.encoder_options
     )
-    cell = as_size(settings.cell, dims, what="--cell") if settings.cell else encoder.total_stride
+    cell = cell_in_voxels(
+        settings.cell or encoder.total_stride, multiple=encoder.total_stride, voxel_mm=known_mm
+    )
     torch.manual_seed(stream_seed(settings.seed, "method"))
     computed: dict[str, Any] = {"compute": settings.compute} if settings.compute else {}
     method = build_method(
@@ -128,7 +160,7 @@ def _put_together(settings: PretrainSettings) -> _Parts:
         train = taught_by(divided.train, method.learns_from)
     plan = plan_for(train, dims=dims, size=settings.size, multiple=cell)
     hidden_count(prod(grid_of(plan.size, cell)), settings.ratio)
-    return _Parts(dataset, divided, train, plan, cell, mask, encoder, method)
+    return _Parts(dataset, divided, train, plan, known_mm, cell, mask, encoder, method)
 
 
 def _train(
@@ -137,8 +169,15 @@ def _train(
     volumes = Volumes(settings.data, parts.plan, cache_gb=settings.cache_gb)
     budget = budget_for(settings, volumes=len(parts.train))
     total = budget.steps * settings.batch_size if budget.steps else ENDLESS
-    classes = class_numbers(parts.divided.train)
-    draws = lessons(parts.method, parts.train, volumes, classes=classes, seed=settings.seed, total=total)
+    draws = lessons(
+        parts.method,
+        parts.train,
+        volumes,
+        classes=class_numbers(parts.divided.train),
+        seed=settings.seed,
+        total=total,
+        augment=settings.augment,
+    )
     module = PretrainingModule(
         parts.method,
         parts.mask,
@@ -147,6 +186,7 @@ def _train(
         lr=settings.lr,
         weight_decay=settings.weight_decay,
         budget=budget,
+        optimiser=Optimiser(settings.optimizer, settings.betas),
     )
     subject = Subject(parts.method, parts.mask, parts.cell, parts.divided)
     watch = Watch(settings, subject, volumes, budget, recorder=recorder, folder=folder)
@@ -198,8 +238,9 @@ def _tags(settings: PretrainSettings, parts: _Parts) -> dict[str, str]:
         "arm": arm_of(settings),
         "method": settings.method,
         "mask": settings.mask,
-        "ratio_requested": f"{settings.ratio:g}",
-        "ratio_realised": f"{parts.realised_ratio:.4f}",
+        "ratio_requested": "–".join(f"{r:g}" for r in (parts.mask.ratio, parts.mask.up_to) if r is not None),
+        "ratio_realised": "–".join(f"{ratio:.4f}" for ratio in parts.realised_ratios),
+        "cell": cell_words(parts.cell, parts.voxel_mm),
         "encoder": str(settings.encoder),
         "dims": str(parts.plan.dims),
         "size": ",".join(map(str, parts.plan.size)),
@@ -209,5 +250,6 @@ def _tags(settings: PretrainSettings, parts: _Parts) -> dict[str, str]:
         "dataset_hash": parts.dataset.info.content_hash,
         "split_hash": parts.dataset.split_hash,
         "medmim_version": __version__,
+        "axis_masking": settings.mask,
         **{f"axis_{axis}": value for axis, value in parts.method.axes.items()},
     }

@@ -83,7 +83,7 @@ class Watch:
         self.budget = budget
         self.recorder = recorder
         self.folder = folder
-        self.batches = _batches(subject, volumes)
+        self.batches = _batches(subject, volumes, augment=settings.augment)
         self.monitors = _monitors(settings, subject, volumes, budget) if settings.monitors else None
 
     def start(self) -> None:
@@ -134,14 +134,14 @@ class Watch:
         files.write_bytes(self.folder / "panel.png", png)
 
 
-def _batches(subject: Subject, volumes: Volumes) -> list[tuple[Tensor, ...]]:
+def _batches(subject: Subject, volumes: Volumes, *, augment: str) -> list[tuple[Tensor, ...]]:
     """Return images, masks and, where the method learns from it, what is known of them."""
     method, divided = subject.method, subject.divided
     kind = method.learns_from
     watched = (taught_by(divided.val, kind) or taught_by(divided.train, kind))[:_WATCHED]
     classes = class_numbers(divided.train)
     total = -(-max(len(watched), _DRAWN) // _DRAWN) * _DRAWN
-    draws = lessons(method, watched, volumes, classes=classes, seed=0, total=total)
+    draws = lessons(method, watched, volumes, classes=classes, seed=0, total=total, augment=augment)
     samples = [draws[number] for number in range(total)]
     generator, batches = torch_stream(0, "watched masks"), []
     for start in range(0, total, _DRAWN):

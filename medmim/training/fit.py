@@ -84,7 +84,13 @@ def fit(
     evaluations = Evaluations(evaluate, times=settings.evaluations, budget=budget, log=log, best=best)
     every = settings.checkpoint_every_steps
     callbacks = [
-        Schedule(budget, warmup=settings.warmup),
+        Schedule(
+            budget,
+            warmup=settings.warmup,
+            warmup_start=settings.warmup_start,
+            final_lr=settings.final_lr,
+            weight_decay_end=settings.weight_decay_end,
+        ),
         losses,
         ProgressBar(session.title, budget, losses),
         evaluations,

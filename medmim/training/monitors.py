@@ -87,19 +87,24 @@ class Monitors:
         self.grid = grid_of(space, stride)
         self.taught = _some_voxels(train, self.grid) if train else None
         self.tested = _all_voxels(val, self.grid)
-        self.initial_rank = probes.effective_rank(self._look(val, None).last)
+        seen = [self._look(one, None).last for one in (train, val) if one]
+        self.initial_rank = probes.effective_rank(torch.cat(seen))
 
     def __call__(self) -> dict[str, float]:
         """Return the numbers for the encoder as it is."""
         val = self._look(self.val, self.tested)
-        rank, cosine = probes.effective_rank(val.last), probes.mean_cosine(val.last)
-        collapsed = cosine > COLLAPSED_COSINE and rank < 0.5 * self.initial_rank
-        found = {"probe/effective_rank": rank, "probe/cosine": cosine, "alarm/collapse": float(collapsed)}
         if self.train is None or self.taught is None:
-            return found
+            return self._spread(val.last)
         train = self._look(self.train, self.taught)
+        found = self._spread(torch.cat([train.last, val.last]))
         found |= _class_scores(self.train, train.pooled, self.val, val.pooled)
         return found | _label_scores(self.taught, train.columns, self.tested, val.columns)
+
+    def _spread(self, last: Float[Tensor, "images width"]) -> dict[str, float]:
+        """Return how far apart the images lie, and whether they have come together."""
+        rank, cosine = probes.effective_rank(last), probes.mean_cosine(last)
+        collapsed = cosine > COLLAPSED_COSINE and rank < 0.5 * self.initial_rank
+        return {"probe/effective_rank": rank, "probe/cosine": cosine, "alarm/collapse": float(collapsed)}
 
     @torch.no_grad()
     def _look(self, exhibits: Exhibits, voxels: _Voxels | None) -> _Seen:

@@ -30,7 +30,7 @@ STEP = 7  # every so many writes are tried; the slow test tries all
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     """A home whose key is made, so that all runs give the same names."""
-    monkeypatch.setattr(stage, "Sandbox", Here)
+    monkeypatch.setattr(stage, "for_scans", Here)
     Keys.load_or_create(tmp_path / "home" / KEY_FILE)
     return tmp_path / "home"
 
