@@ -10,6 +10,7 @@ from medmim.cli.options import json_option, phases, print_result, sizes
 
 if TYPE_CHECKING:
     from medmim.stages.bench import Benched
+    from medmim.stages.bench_methods import MethodTimes
 
 _WORDS = ("encoder", "step")
 _COLUMNS = {
@@ -29,7 +30,8 @@ _COLUMNS = {
 Examples:
   medmim bench                                  ResNet-50 on 8×3×224², ratios 0.5, 0.7 and 0.9
   medmim bench --dims 3 --ratio 0.7             DynUNet encoder on 2×64³
-  medmim bench --encoder convnext --size 128 --part encoder --precision fp32 --json""",
+  medmim bench --encoder convnext --size 128 --part encoder --precision fp32 --json
+  medmim bench --methods                        every method beside a supervised step of its encoder""",
 )
 @click.option("--dims", type=click.IntRange(2, 3), default=2, show_default=True, help="2 or 3.")
 @click.option("--encoder", help="Name or module:callable.  [default: resnet50 in 2D, dynunet in 3D]")
@@ -43,6 +45,9 @@ Examples:
 )
 @click.option("parts", "--part", type=click.Choice(_WORDS), multiple=True, help="[default: both]")
 @click.option("--runs", type=click.IntRange(min=1), default=5, show_default=True, help="Of each variant.")
+@click.option(
+    "--methods", is_flag=True, help="A step of every pretraining method instead, at one ratio, fp32."
+)
 @click.option("--memory/--no-memory", default=True, help="Measure peak memory, in processes of their own.")
 @json_option
 def command(
@@ -54,15 +59,21 @@ def command(
     cell: str | None,
     batch_size: int | None,
     mask: str | None,
+    methods: bool,
     **given: Any,
 ) -> None:
     """Time packed, masked-dense and plain dense computing side by side: encoder and whole step."""
+    space = sizes(size, word="--size") if size else None
+    if methods:
+        words = {"encoder": encoder, "size": space, "batch": batch_size, "mask": mask, "cell": cell, **given}
+        _bench_methods(dims, words, as_json=as_json)
+        return
     from medmim.stages.bench import bench, default_setup
 
     setup = default_setup(
         dims,
         encoder,
-        size=sizes(size, word="--size") if size else None,
+        size=space,
         cell=sizes(cell, word="--cell") if cell else None,
         batch=batch_size,
         rule=mask,
@@ -94,4 +105,44 @@ def bench_lines(result: Benched) -> list[str]:
         lines.append(words + "  ".join(cells))
     if (machine["load_before"] or 0) > 1:
         lines += ["", "note: other processes were at work before the first run: repeat on a quiet machine"]
+    return lines
+
+
+def _bench_methods(dims: int, words: dict[str, Any], *, as_json: bool) -> None:
+    """Measure every method; a table of its own, with one ratio and one precision."""
+    from medmim.stages.bench_methods import bench_methods
+
+    ratios = words.pop("ratios")
+    if len(ratios) > 1 or words.pop("precisions") or words.pop("parts") or words.pop("cell"):
+        raise click.UsageError(
+            "--methods: expected at most one --ratio, and no --precision, --part or --cell"
+        )
+    chosen = {key: words[key] for key in ("encoder", "size", "runs", "memory")}
+    chosen |= {"batch": words["batch"], "rule": words["mask"] or "mesh", "ratio": (*ratios, 0.7)[0]}
+    with phases() as progress:
+        result = bench_methods(dims, **chosen, progress=progress)
+    print_result(result.as_json(), as_json=as_json, lines=method_time_lines(result))
+
+
+def method_time_lines(result: MethodTimes) -> list[str]:
+    """Return the table of methods, for people."""
+    space = "×".join(map(str, (result.batch, 1, *result.size)))
+    where = result.machine
+    lines = [
+        f"a step on {space}, mask {result.rule} {result.ratio:g}; forward and backward, fp32, median of "
+        f"{where['runs']}",
+        f"{where['device']}, {where['threads']} threads, torch {where['torch']}",
+        "",
+        f"{'method':<13} {'encoder':<9}      ms  supervised ms  ×supervised  peak MiB  supervised MiB"
+        "  million trained  GFLOP an image  encoder",
+    ]
+    for row in result.rows:
+        memory = [
+            f"{'–' if peak is None else f'{peak:.0f}':>8}" for peak in (row.peak_mb, row.supervised_peak_mb)
+        ]
+        lines.append(
+            f"{row.method:<13} {row.encoder:<9} {row.milliseconds:7.1f}  {row.supervised_milliseconds:13.1f}"
+            f"  {row.against_supervised:11.2f}  {memory[0]}        {memory[1]}"
+            f"  {row.parameters / 1e6:15.2f}  {row.gflop:14.2f}  {row.encoder_gflop:7.2f}"
+        )
     return lines

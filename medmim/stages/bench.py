@@ -148,8 +148,8 @@ def bench(
         if progress:
             progress(f"{case.part} {case.precision} {case.ratio:g}", number, len(cases))
         rows += _rows(case, _times(case, runs), _peaks(case, peaks) if memory else {})
-    machine = {**_machine(), "runs": runs, "load_before": load, "load_after": _load()}
-    return Benched(setup, machine, tuple(rows))
+    where = {**machine(), "runs": runs, "load_before": load, "load_after": _load()}
+    return Benched(setup, where, tuple(rows))
 
 
 def _variants(case: Setup) -> tuple[str, ...]:
@@ -208,7 +208,8 @@ def _rows(case: Setup, times: Mapping[str, float], peaks: Mapping[str, float]) -
     ]
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
+    """Return where and with what is measured."""
     return {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "processor": platform.processor() or platform.machine(),

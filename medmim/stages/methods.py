@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from inspect import Parameter, signature
+from inspect import signature
 from typing import Any
 
 import torch
@@ -23,8 +23,8 @@ class MethodRow:
     Attributes:
         method: name in the table.
         encoder: that it trains where none is named.
-        target, architecture, objective: axes of the survey (arXiv 2408.06687); the axis of masking is `--mask`
-            with every method, that of the task is `medmim finetune`.
+        target, architecture, objective: axes of the survey (arXiv 2408.06687); the axis of masking is
+            `--mask` with every method, that of the task is `medmim finetune`.
         views: of each image in a batch.
         sees_hidden: whether hidden content reaches the prediction by design.
         encoder_parameters: of the encoder, which is kept.
@@ -72,7 +72,5 @@ def _row(name: str, dims: int) -> MethodRow:
 
 
 def _options(name: str) -> dict[str, Any]:
-    known = signature(METHODS[name]).parameters.items()
-    return {
-        key: one.default for key, one in known if key not in _GIVEN and one.default is not Parameter.empty
-    }
+    known = signature(METHODS[name]).parameters
+    return {key: known[key].default for key in known if key not in _GIVEN}
