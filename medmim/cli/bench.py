@@ -45,9 +45,7 @@ Examples:
 )
 @click.option("parts", "--part", type=click.Choice(_WORDS), multiple=True, help="[default: both]")
 @click.option("--runs", type=click.IntRange(min=1), default=5, show_default=True, help="Of each variant.")
-@click.option(
-    "--methods", is_flag=True, help="A step of every pretraining method instead, at one ratio, fp32."
-)
+@click.option("--methods", is_flag=True, help="A step of every pretraining method instead.")
 @click.option("--memory/--no-memory", default=True, help="Measure peak memory, in processes of their own.")
 @json_option
 def command(
@@ -110,26 +108,30 @@ def bench_lines(result: Benched) -> list[str]:
 
 def _bench_methods(dims: int, words: dict[str, Any], *, as_json: bool) -> None:
     """Measure every method; a table of its own, with one ratio and one precision."""
-    from medmim.stages.bench_methods import bench_methods
+    from medmim.stages.bench_methods import bench_methods, default_trials
 
     ratios = words.pop("ratios")
-    if len(ratios) > 1 or words.pop("precisions") or words.pop("parts") or words.pop("cell"):
-        raise click.UsageError(
-            "--methods: expected at most one --ratio, and no --precision, --part or --cell"
-        )
-    chosen = {key: words[key] for key in ("encoder", "size", "runs", "memory")}
-    chosen |= {"batch": words["batch"], "rule": words["mask"] or "mesh", "ratio": (*ratios, 0.7)[0]}
+    if len(ratios) > 1 or any(words.pop(word) for word in ("precisions", "parts", "cell")):
+        raise click.UsageError("--methods: expected one --ratio or none, and no --precision, --part, --cell")
+    trials = default_trials(
+        dims,
+        encoder=words["encoder"],
+        size=words["size"],
+        batch=words["batch"],
+        rule=words["mask"] or "mesh",
+        ratio=(*ratios, 0.7)[0],
+    )
     with phases() as progress:
-        result = bench_methods(dims, **chosen, progress=progress)
+        result = bench_methods(trials, runs=words["runs"], memory=words["memory"], progress=progress)
     print_result(result.as_json(), as_json=as_json, lines=method_time_lines(result))
 
 
 def method_time_lines(result: MethodTimes) -> list[str]:
     """Return the table of methods, for people."""
-    space = "×".join(map(str, (result.batch, 1, *result.size)))
-    where = result.machine
+    trial, where = result.trials[0], result.machine
+    space = "×".join(map(str, (trial.batch, 1, *trial.size)))
     lines = [
-        f"a step on {space}, mask {result.rule} {result.ratio:g}; forward and backward, fp32, median of "
+        f"a step on {space}, mask {trial.rule} {trial.ratio:g}; forward and backward, fp32, median of "
         f"{where['runs']}",
         f"{where['device']}, {where['threads']} threads, torch {where['torch']}",
         "",
@@ -137,9 +139,8 @@ def method_time_lines(result: MethodTimes) -> list[str]:
         "  million trained  GFLOP an image  encoder",
     ]
     for row in result.rows:
-        memory = [
-            f"{'–' if peak is None else f'{peak:.0f}':>8}" for peak in (row.peak_mb, row.supervised_peak_mb)
-        ]
+        peaks = (row.peak_mb, row.supervised_peak_mb)
+        memory = [f"{'–' if peak is None else f'{peak:.0f}':>8}" for peak in peaks]
         lines.append(
             f"{row.method:<13} {row.encoder:<9} {row.milliseconds:7.1f}  {row.supervised_milliseconds:13.1f}"
             f"  {row.against_supervised:11.2f}  {memory[0]}        {memory[1]}"

@@ -83,10 +83,7 @@ class MethodTime:
 class MethodTimes:
     """The table, what was measured and where."""
 
-    batch: int
-    size: Size
-    ratio: float
-    rule: str
+    trials: tuple[Trial, ...]
     machine: dict[str, Any]
     rows: tuple[MethodTime, ...]
 
@@ -95,7 +92,7 @@ class MethodTimes:
         return asdict(self)
 
 
-def bench_methods(
+def default_trials(
     dims: int,
     *,
     encoder: str | None = None,
@@ -103,12 +100,8 @@ def bench_methods(
     batch: int | None = None,
     rule: str = "mesh",
     ratio: float = 0.7,
-    runs: int = 5,
-    memory: bool = True,
-    progress: Progress | None = None,
-    methods: Sequence[str] = tuple(METHODS),
-) -> MethodTimes:
-    """Measure methods.
+) -> list[Trial]:
+    """Return a trial for every method of the table, alike but for the encoder.
 
     Args:
         dims: 2 or 3.
@@ -117,20 +110,32 @@ def bench_methods(
         batch: images; None: 8, or 2 in 3D.
         rule: name in the table of masks.
         ratio: share of cells to hide.
-        runs: of each step, alternating.
-        memory: whether peak memory is measured too, in a process for each.
-        progress: called with (phase, done, total).
-        methods: which.
     """
     usual_batch, usual_size = _USUAL[dims]
     space, images = as_size(size or usual_size, dims, what="--size"), batch or usual_batch
+    return [
+        Trial(name, encoder or usual_encoder(name, dims), dims, images, space, rule, ratio)
+        for name in METHODS
+    ]
+
+
+def bench_methods(
+    trials: Sequence[Trial], *, runs: int = 5, memory: bool = True, progress: Progress | None = None
+) -> MethodTimes:
+    """Measure methods.
+
+    Args:
+        trials: one a method.
+        runs: of each step, alternating with the supervised one.
+        memory: whether peak memory is measured too, in a process for each.
+        progress: called with (phase, done, total).
+    """
     rows = []
-    for number, name in enumerate(methods):
+    for number, trial in enumerate(trials):
         if progress:
-            progress("methods", number, len(methods))
-        trial = Trial(name, encoder or usual_encoder(name, dims), dims, images, space, rule, ratio)
+            progress("methods", number, len(trials))
         rows.append(_row(trial, runs=runs, memory=memory))
-    return MethodTimes(images, space, ratio, rule, machine() | {"runs": runs}, tuple(rows))
+    return MethodTimes(tuple(trials), machine() | {"runs": runs}, tuple(rows))
 
 
 def method_step(trial: Trial) -> Callable[[], None]:
@@ -174,7 +179,7 @@ def _materials(trial: Trial) -> tuple[Method, Images, Tensor]:
 
 def _backward(module: nn.Module, forward: Callable[[], Tensor]) -> None:
     module.zero_grad(set_to_none=True)
-    forward().backward()
+    torch.autograd.backward(forward())
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
