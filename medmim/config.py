@@ -1,8 +1,8 @@
 """Settings of a run: typed, frozen, and refused completely and kindly when wrong.
 
-Precedence, lowest first: defaults here, `--config FILE`, flags, `--set key=value`. The resolved settings are
-stored with the run. Values that depend on the data (size, dims, encoder, cell) may be left open: None means
-"chosen from the dataset", and the choice is stored.
+Precedence, lowest first: defaults here, the preset of the task, `--config FILE`, flags, `--set key=value`.
+The resolved settings are stored with the run. Values that depend on the data (size, dims, encoder, cell) may
+be left open: None means "chosen from the dataset", and the choice is stored.
 """
 
 from __future__ import annotations
@@ -140,20 +140,36 @@ class FinetuneSettings(RunSettings):
     """Settings of `medmim finetune`.
 
     Attributes:
-        task: segment.
+        task: segment, classify or detect.
+        task_options: that task's own settings, such as `criterion` of segment or `mixup` of classify.
         init: where the encoder's weights come from: `scratch`, a run id, a weights file, or None: the newest
             pretraining run on this dataset.
         labelled: train on this many labelled patients (nested: the ten are among the twenty).
         label_fraction: the same as a share of the labelled patients.
-        encoder_lr: learning rate of the encoder relative to `lr`.
-        foreground: share of patches centred on labelled foreground.
+        view: patch: random patches, sliding window; whole: the whole image scaled to `size`; None: as the
+            task likes it.
+        tune: full: everything; partial: the last half of the encoder's layers and the head; probe: the head
+            alone.
+        encoder_lr: learning rate of the encoder relative to `lr`; 0 freezes it.
+        layer_decay: factor of the learning rate from each layer of the encoder to the one before.
+        freeze: share of the training at whose end the encoder begins to learn.
+        ema: share of the moving average of weights that is kept at each step; 0: no average.
+        least_loaded: smallest share of the encoder's tensors that must arrive from `init`.
+        foreground: share of patches centred on labelled foreground, or on a box.
     """
 
     task: str = "segment"
+    task_options: dict[str, Any] = Field(default_factory=dict)
     init: str | None = None
     labelled: int | None = Field(default=None, gt=0)
     label_fraction: float | None = Field(default=None, gt=0, le=1)
+    view: Literal["patch", "whole"] | None = None
+    tune: Literal["full", "partial", "probe"] = "full"
     encoder_lr: float = Field(default=1.0, ge=0)
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    freeze: float = Field(default=0.0, ge=0, lt=1)
+    ema: float = Field(default=0.0, ge=0, lt=1)
+    least_loaded: float = Field(default=0.99, ge=0, le=1)
     foreground: float = Field(default=0.5, ge=0, le=1)
 
     @model_validator(mode="after")
@@ -169,14 +185,16 @@ Settings = TypeVar("Settings", bound=RunSettings)
 def resolve(
     kind: type[Settings],
     *,
+    base: str | None = None,
     config: str | None = None,
     flags: Mapping[str, Any] | None = None,
     overrides: Iterable[str] = (),
 ) -> Settings:
-    """Merge defaults, file, flags and overrides into settings.
+    """Merge defaults, base, file, flags and overrides into settings.
 
     Args:
         kind: the settings model.
+        base: preset that lies under everything, such as that of a task; none where it does not exist.
         config: path of a YAML file, or the name of one that ships with medmim.
         flags: values from the command line; None means "not given".
         overrides: `key=value` words; values are read as YAML, and `options.name=value` changes one option.
@@ -185,6 +203,8 @@ def resolve(
         SettingsError: one message with every unknown key and every bad value.
     """
     values: dict[str, Any] = {}
+    if base is not None and base in presets(kind):
+        _merge(values, _read(presets(kind)[base]))
     if config is not None:
         _merge(values, _read(find_config(config, kind)))
     _merge(values, {key: value for key, value in (flags or {}).items() if value is not None})
@@ -204,11 +224,16 @@ def find_config(name: str, kind: type[RunSettings]) -> Path:
     """Return the file of a `--config` word: a path, or the name of a shipped preset."""
     if Path(name).is_file():
         return Path(name)
+    known = presets(kind)
+    if name in known:
+        return known[name]
+    raise SettingsError(f"--config {name}: no such file or preset{did_you_mean(name, known)}")
+
+
+def presets(kind: type[RunSettings]) -> dict[str, Path]:
+    """Return the files that ship with medmim, by name."""
     folder = files.shipped("configs") / ("pretrain" if kind is PretrainSettings else "finetune")
-    presets = {path.stem: path for path in folder.glob("*.yaml")}
-    if name in presets:
-        return presets[name]
-    raise SettingsError(f"--config {name}: no such file or preset{did_you_mean(name, presets)}")
+    return {path.stem: path for path in folder.glob("*.yaml")}
 
 
 _BUDGETS = ("steps", "epochs", "minutes")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from medmim.stages.bench import Benched
     from medmim.stages.bench_methods import MethodTimes
 
-_WORDS = ("encoder", "step")
+_WORDS = ("encoder", "step", "masks")
 _COLUMNS = {
     "     ms": "milliseconds",
     "×masked": "against_masked",
@@ -30,6 +30,7 @@ _COLUMNS = {
 Examples:
   medmim bench                                  ResNet-50 on 8×3×224², ratios 0.5, 0.7 and 0.9
   medmim bench --dims 3 --ratio 0.7             DynUNet encoder on 2×64³
+  medmim bench --part masks                     how long each mask takes to draw
   medmim bench --encoder convnext --size 128 --part encoder --precision fp32 --json
   medmim bench --methods                        every method beside a supervised step of its encoder""",
 )
@@ -43,7 +44,7 @@ Examples:
 @click.option(
     "precisions", "--precision", type=click.Choice(["fp32", "bf16"]), multiple=True, help="[default: both]"
 )
-@click.option("parts", "--part", type=click.Choice(_WORDS), multiple=True, help="[default: both]")
+@click.option("parts", "--part", type=click.Choice(_WORDS), multiple=True, help="[default: all]")
 @click.option("--runs", type=click.IntRange(min=1), default=5, show_default=True, help="Of each variant.")
 @click.option("--methods", is_flag=True, help="A step of every pretraining method instead.")
 @click.option("--memory/--no-memory", default=True, help="Measure peak memory, in processes of their own.")
@@ -60,7 +61,7 @@ def command(
     methods: bool,
     **given: Any,
 ) -> None:
-    """Time packed, masked-dense and plain dense computing side by side: encoder and whole step."""
+    """Time packed, masked-dense and plain dense computing side by side: encoder, whole step, masks."""
     space = sizes(size, word="--size") if size else None
     if methods:
         words = {"encoder": encoder, "size": space, "batch": batch_size, "mask": mask, "cell": cell, **given}
@@ -90,8 +91,11 @@ def bench_lines(result: Benched) -> list[str]:
         f"{setup.encoder} on {space}, cell {'×'.join(map(str, setup.cell))}, mask {setup.rule}; forward and "
         f"backward, median of {machine['runs']}",
         f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}",
-        "",
-        f"{'part':<7}  precision  ratio  {'variant':<8}  " + "  ".join(_COLUMNS),
+        *(
+            ["", f"{'part':<7}  precision  ratio  {'variant':<8}  " + "  ".join(_COLUMNS)]
+            if result.rows
+            else []
+        ),
     ]
     for row in result.rows:
         numbers = [getattr(row, name) for name in _COLUMNS.values()]
@@ -101,8 +105,21 @@ def bench_lines(result: Benched) -> list[str]:
         ]
         words = f"{row.part:<7}  {row.precision:<9}  {row.realised_ratio:5.2f}  {row.variant:<8}  "
         lines.append(words + "  ".join(cells))
+    lines += _mask_lines(result)
     if (machine["load_before"] or 0) > 1:
         lines += ["", "note: other processes were at work before the first run: repeat on a quiet machine"]
+    return lines
+
+
+def _mask_lines(result: Benched) -> list[str]:
+    """Return a line for each rule: time of 256 masks, and of a batch's masks relative to a step."""
+    if not result.masks:
+        return []
+    grid = "×".join(map(str, result.masks[0].grid))
+    lines = ["", f"{'mask':<9}  ms for 256 on {grid} cells  a batch's share of a packed step"]
+    for row in result.masks:
+        share = "–" if row.share_of_step is None else f"{row.share_of_step:.3%}"
+        lines.append(f"{row.mask:<9}  {row.milliseconds:>{len(grid) + 21}.2f}  {share:>31}")
     return lines
 
 

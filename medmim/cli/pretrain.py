@@ -26,9 +26,12 @@ Examples:
   medmim pretrain --dims 2 --size 160 --encoder resnet18 --mask random
   medmim pretrain --cell 8mm,8mm,10mm            rounded to the encoder's stride; the size is printed
   medmim pretrain --config spark_random --set batch_size=8
+  medmim pretrain --method mae --ratio 0.75 --mask random
+  medmim pretrain --method simmim --encoder swin --set method_options.target=hog
+  medmim pretrain --config latent_mim --minutes 30
   medmim pretrain --resume""",
 )
-@click.option("--method", help="How it learns.  [default: spark]")
+@click.option("--method", help="How it learns: latent_mim, mae, simmim or spark.  [default: spark]")
 @click.option(
     "--mask", help="What is hidden; `medmim masks` draws them all, or module:callable.  [default: mesh]"
 )

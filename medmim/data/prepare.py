@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ from monai.transforms.intensity.dictionary import (
     ScaleIntensityRanged,
     ScaleIntensityRangePercentilesd,
 )
-from monai.transforms.spatial.dictionary import Orientationd, Spacingd
+from monai.transforms.spatial.dictionary import Orientationd, Resized, Spacingd
 from torch import Tensor
 
+from medmim.data.boxes import Boxes, moved, stored_boxes
 from medmim.data.manifest import Volume
 from medmim.data.nifti import read_image
 from medmim.data.plan import Plan, slice_axis
@@ -37,12 +38,16 @@ class Prepared:
         label: (1, x, y, z), uint8, or None.
         affine: voxel → world in mm, (4, 4).
         slice_axis: 0, 1 or 2: the axis of largest spacing in the file, across which 2D slices are cut.
+        stored_affine: voxel → world in mm of the file, (4, 4).
+        boxes: of the volume's findings, in voxels of `image`.
     """
 
     image: Tensor
     label: Tensor | None
     affine: np.ndarray
     slice_axis: int
+    stored_affine: np.ndarray = field(default_factory=lambda: np.eye(4))
+    boxes: Boxes = field(default_factory=lambda: np.zeros((0, 6)))
 
     @property
     def bytes(self) -> int:
@@ -89,7 +94,7 @@ class Volumes:
 
 
 def prepare(root: Path, volume: Volume, plan: Plan) -> Prepared:
-    """Load, orient, resample where the plan says so, clip outliers and normalise one volume."""
+    """Load, orient, resample or scale where the plan says so, clip outliers and normalise one volume."""
     read = {"image": _read(root / volume.image, volume)}
     if volume.label:
         read["label"] = _read(root / volume.label, volume)
@@ -98,14 +103,18 @@ def prepare(root: Path, volume: Volume, plan: Plan) -> Prepared:
                 f"volume {volume.id}: label and image have different shapes; run `medmim ingest` again",
                 reason="damaged_dataset",
             )
+    stored = np.asarray(read["image"].affine, dtype=np.float64)
     loaded = _pipeline(volume, plan)(read)
     image: MetaTensor = loaded["image"]
+    affine = np.asarray(image.affine, dtype=np.float64)
     label = loaded["label"].as_tensor().to(torch.uint8) if volume.label else None
     return Prepared(
         image=image.as_tensor().float().contiguous(),
         label=label,
-        affine=np.asarray(image.affine, dtype=np.float64),
+        affine=affine,
         slice_axis=int(loaded["slice_axis"]),
+        stored_affine=stored,
+        boxes=moved(stored_boxes(volume), stored, affine),
     )
 
 
@@ -128,6 +137,8 @@ def _pipeline(volume: Volume, plan: Plan) -> Compose:
     ]
     if plan.spacing_mm is not None:
         steps.append(_Respace(keys, plan))
+    if plan.view == "whole":
+        steps.append(_Fit(keys, plan))
     if volume.modality == "CT":
         low, high = _CT_RANGE_HU
         steps.append(ScaleIntensityRanged("image", low, high, low, high, clip=True))
@@ -158,3 +169,29 @@ class _Respace:
             data
         )
         return resampled
+
+
+class _Fit:
+    """Scale the whole image (and its label) to fit the plan's size.
+
+    Slices keep their shape, so that one side may stay shorter; volumes, whose axes differ in spacing anyway,
+    are scaled axis by axis.
+    """
+
+    def __init__(self, keys: list[str], plan: Plan) -> None:
+        self.keys = keys
+        self.plan = plan
+
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+        shape = list(data["image"].shape[1:])
+        seen = [axis for axis in range(3) if self.plan.dims == 3 or axis != data["slice_axis"]]
+        factors = [size / shape[axis] for size, axis in zip(self.plan.size, seen, strict=True)]
+        if self.plan.dims == 2:
+            factors = [min(factors)] * 2
+        for factor, axis in zip(factors, seen, strict=True):
+            shape[axis] = max(1, round(factor * shape[axis]))
+        # the mean over what a new voxel covers; between voxels where there are more than before
+        image = "area" if min(factors) < 1 else "trilinear"
+        modes = [image if key == "image" else "nearest-exact" for key in self.keys]
+        scaled: dict[str, Any] = Resized(self.keys, spatial_size=shape, mode=modes)(data)
+        return scaled

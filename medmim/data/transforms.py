@@ -34,7 +34,7 @@ class PickSlice(Randomizable):  # type: ignore[misc]  # MONAI is not typed
         return int(self.R.choice(candidates))
 
     def __call__(self, data: Sample) -> Sample:
-        """Return the sample with `keys` as slices."""
+        """Return the sample with one slice of each key."""
         chosen = self.randomize(data)
         axis = data["slice_axis"] + 1
         picked = {key: data[key].select(axis, chosen) for key in self.keys}
@@ -53,7 +53,7 @@ class FlipLeftRight(Randomizable):  # type: ignore[misc]  # MONAI is not typed
         return bool(self.R.random() < 0.5)
 
     def __call__(self, data: Sample) -> Sample:
-        """Return the sample, `keys` flipped or not."""
+        """Return the sample as it is, or mirrored."""
         axis = data.get("left_right", 0)
         if not self.randomize() or axis is None:
             return data
@@ -68,7 +68,7 @@ class PadTo:
         self.size = size
 
     def __call__(self, data: Sample) -> Sample:
-        """Return the sample with `keys` large enough."""
+        """Return the sample with every key padded."""
         padded = dict(data)
         for key in self.keys:
             value = float(data[key].min()) if key == "image" else 0

@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor
 
 from medmim.randomness import torch_stream
-from medmim.shapes import Hidden, Images, Size, grid_of
+from medmim.shapes import Features, Hidden, Images, Size, grid_of
 
 _JOIN = {
     2: "b gy gx py px c -> b c (gy py) (gx px)",
@@ -20,7 +20,7 @@ _JOIN = {
 }
 
 
-def cut_apart(images: Images, hidden: Hidden, *, cell: Size, patch: Size) -> Images:
+def cut_apart(images: Images, hidden: Hidden, *, cell: Size, patch: Size) -> Features:
     """Return images of one patch a cell; what lies between the patches is lost.
 
     The offsets, 0 to cell - patch - 1 along each axis, follow from the mask, which is drawn anew each step:

@@ -2,7 +2,8 @@
 
 A run is one forward and one backward. `encoder` is the encoder alone; `step` a whole SparK step, with the
 default decoder, and once more as the official code does it: masked-dense, its own decoder of width 768. Peak
-memory is the growth of a fresh process from before its first run to the highest point of it.
+memory is the growth of a fresh process from before its first run to the highest point of it. `masks` times
+how long the masks of a step take to draw.
 """
 
 from __future__ import annotations
@@ -21,11 +22,12 @@ import torch
 from medmim import __version__
 from medmim.masks import hidden_count
 from medmim.shapes import Size, as_size, grid_of
+from medmim.stages.mask_times import MaskRow, mask_times
 from medmim.stages.pretrain import DEFAULT_ENCODER
 from medmim.stages.workload import Setup, materials, peak_memory, workload
 
 RATIOS = (0.5, 0.7, 0.9)
-PARTS = ("encoder", "step")
+PARTS = ("encoder", "step", "masks")
 PRECISIONS = ("fp32", "bf16")
 Progress = Callable[[str, int, int], None]
 
@@ -65,6 +67,7 @@ class Benched:
     setup: Setup
     machine: dict[str, Any]
     rows: tuple[Row, ...]
+    masks: tuple[MaskRow, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return what `--json` prints."""
@@ -72,6 +75,7 @@ class Benched:
             "setup": {k: v for k, v in asdict(self.setup).items() if k not in ("ratio", "precision", "part")},
             "machine": self.machine,
             "rows": [asdict(row) for row in self.rows],
+            "masks": [asdict(row) for row in self.masks],
         }
 
 
@@ -124,7 +128,7 @@ def bench(
         setup: sizes; its ratio, precision and part are replaced.
         ratios: shares of cells to hide.
         precisions: fp32, bf16.
-        parts: encoder, step.
+        parts: encoder, step, and masks: how long each rule takes to draw.
         runs: of each variant, alternating.
         memory: whether peak memory is measured too, in a process for each.
         progress: called with (phase, done, total).
@@ -139,6 +143,7 @@ def bench(
     cases = [
         replace(setup, part=part, precision=precision, ratio=ratio)
         for part in parts
+        if part != "masks"
         for precision in precisions
         for ratio in ratios
     ]
@@ -148,8 +153,22 @@ def bench(
         if progress:
             progress(f"{case.part} {case.precision} {case.ratio:g}", number, len(cases))
         rows += _rows(case, _times(case, runs), _peaks(case, peaks) if memory else {})
+    drawn = _masks(setup, rows, runs) if "masks" in parts else ()
     where = {**machine(), "runs": runs, "load_before": load, "load_after": _load()}
-    return Benched(setup, where, tuple(rows))
+    return Benched(setup, where, tuple(rows), drawn)
+
+
+def _masks(setup: Setup, rows: Sequence[Row], runs: int) -> tuple[MaskRow, ...]:
+    """Time drawing at the step's ratio nearest to 0.7, the default, or at that."""
+    steps = [row for row in rows if (row.part, row.precision, row.variant) == ("step", "fp32", "packed")]
+    step = min(steps, key=lambda row: abs(row.ratio - 0.7), default=None)
+    return mask_times(
+        setup.dims,
+        ratio=step.ratio if step else 0.7,
+        runs=runs,
+        batch=setup.batch,
+        step_ms=step.milliseconds if step else None,
+    )
 
 
 def _variants(case: Setup) -> tuple[str, ...]:

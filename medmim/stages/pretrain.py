@@ -24,7 +24,7 @@ from medmim.methods import ON_PATCHES, Method, build_method
 from medmim.randomness import stream_seed, torch_stream
 from medmim.shapes import Size, grid_of
 from medmim.stages.lessons import class_numbers, lessons, supervision_of, taught_by
-from medmim.stages.runs import Result, ending, reopen
+from medmim.stages.runs import Result, budget_words, ending, reopen
 from medmim.stages.watch import Subject, Watch
 from medmim.tracking.store import Store
 from medmim.training.budget import budget_for
@@ -134,7 +134,7 @@ def _encoder_name(settings: PretrainSettings, dims: int) -> str:
 def _put_together(settings: PretrainSettings) -> _Parts:
     mask = build_mask(settings.mask, ratio=settings.ratio, **settings.mask_options)
     dataset = read_dataset(settings.data)
-    divided = partition(dataset, fold=settings.fold, labelled_only=False)
+    divided = partition(dataset, fold=settings.fold)
     train = dataset.volumes if settings.include_held_out else divided.train
     sketch = plan_for(train, dims=settings.dims, size=None)
     dims, known_mm = sketch.dims, voxel_mm(train, sketch) if settings.augment == "patch" else None
@@ -230,9 +230,6 @@ def _keep(
 
 
 def _tags(settings: PretrainSettings, parts: _Parts) -> dict[str, str]:
-    budget = next(
-        (f"{key}={v:g}" for key in ("steps", "epochs", "minutes") if (v := getattr(settings, key))), ""
-    )
     return {
         "stage": "pretrain",
         "arm": arm_of(settings),
@@ -244,7 +241,7 @@ def _tags(settings: PretrainSettings, parts: _Parts) -> dict[str, str]:
         "encoder": str(settings.encoder),
         "dims": str(parts.plan.dims),
         "size": ",".join(map(str, parts.plan.size)),
-        "budget": budget,
+        "budget": budget_words(settings),
         "seed": str(settings.seed),
         "dataset": parts.dataset.info.name,
         "dataset_hash": parts.dataset.info.content_hash,

@@ -49,6 +49,12 @@ class Result:
         }
 
 
+def budget_words(settings: RunSettings) -> str:
+    """Return what was asked for as the length of training, such as `steps=2000`; nothing for the default."""
+    asked = ((key, getattr(settings, key)) for key in ("steps", "epochs", "minutes"))
+    return next((f"{key}={length:g}" for key, length in asked if length), "")
+
+
 @contextmanager
 def ending(recorder: Recorder) -> Iterator[Recorder]:
     """Give the run back and end it whatever happens: FINISHED, FAILED, or KILLED when interrupted."""

@@ -28,22 +28,18 @@ BATCH = 4
 ENCODER_OPTIONS = {
     "dynunet": {"filters": (4, 8, 16)},
     "swin": {"patch": 2, "width": 12, "depths": (2, 2), "heads": (2, 3), "window": 2},
-    "vit": {"patch": 2, "width": 24, "depth": 2, "heads": 2},
+    "vit": {"width": 24, "depth": 2, "heads": 2},
 }
 
 
-def small_encoder(name, dims, channels=1):
-    """An encoder for a method, or for `method on encoder`."""
+def build(name, dims, *, channels=1, vit_patch=2, **options):
+    """A method, or `method on encoder`, around a small encoder."""
+    torch.manual_seed(0)
     method, _, encoder = name.partition(" on ")
     chosen = encoder or ("vit" if method in ON_PATCHES else "dynunet")
-    return build_encoder(chosen, spatial_dims=dims, in_channels=channels, **ENCODER_OPTIONS[chosen])
-
-
-def build(name, dims, *, channels=1, **options):
-    torch.manual_seed(0)
-    encoder = small_encoder(name, dims, channels)
-    method = name.partition(" on ")[0]
-    return build_method(method, encoder=encoder, spatial_dims=dims, cell=(CELL,) * dims, **options)
+    words = {**ENCODER_OPTIONS[chosen], **({"patch": vit_patch} if chosen == "vit" else {})}
+    network = build_encoder(chosen, spatial_dims=dims, in_channels=channels, **words)
+    return build_method(method, encoder=network, spatial_dims=dims, cell=(CELL,) * dims, **options)
 
 
 def batch_for(dims, *, rule="mesh", ratio=0.6, channels=1, space=16, seed=0):
@@ -86,7 +82,7 @@ def remember(target):
 
 def train(method, images, hidden, *, steps, follow=False):
     """Take a few steps on one batch, after each of which teachers may follow, and return the losses."""
-    optimiser = torch.optim.Adam([p for _, p in trained(method)], lr=1e-2)
+    optimiser = torch.optim.Adam([p for _, p in trained(method)], lr=3e-3)
     losses = []
     for _ in range(steps):
         optimiser.zero_grad()
@@ -102,8 +98,8 @@ def train(method, images, hidden, *, steps, follow=False):
 @every_method
 @every_mask
 @both_dims
-@pytest.mark.parametrize("channels", [1, 2])
-def test_gives_a_finite_loss_whose_gradient_reaches_every_parameter(name, rule, dims, channels):
+def test_gives_a_finite_loss_whose_gradient_reaches_every_parameter(name, rule, dims):
+    channels = dims - 1
     method = build(name, dims, channels=channels)
     images, hidden = batch_for(dims, rule=rule, channels=channels)
     step = method(images, hidden)
@@ -271,8 +267,11 @@ def test_is_deterministic(name, dims):
 @both_dims
 def test_overfits_one_batch(name, dims):
     # a queue would hold the batch itself, as something to tell it apart from
-    method = build(name, dims, **({"queue": 0} if name.startswith("contrastive") else {}))
-    losses = train(method, *batch_for(dims, space=16), steps=60, follow=method.views > 1)
+    options = {"queue": 0} if name.startswith("contrastive") else {}
+    method = build(name, dims, vit_patch=CELL, **options)
+    images, hidden = batch_for(dims, space=16 if dims == 2 else 8)
+    several = BATCH if method.views > 1 else 1
+    losses = train(method, images[:several], hidden[:several], steps=60, follow=method.views > 1)
     assert losses[-1] < 0.5 * losses[0]
 
 

@@ -10,8 +10,9 @@ from click.testing import CliRunner
 from medmim.cli import main
 from medmim.cli.bench import bench_lines
 from medmim.errors import ShapeError
+from medmim.masks import MASKS
 from medmim.stages.bench import bench, default_setup
-from medmim.stages.workload import growth_of_one_run, peak_memory, workload
+from medmim.stages.workload import forward_of, growth_of_one_run, peak_memory, workload
 
 WORDS = ["bench", "--encoder", "dynunet", "--size", "32", "--batch-size", "1", "--precision", "fp32"]
 WORDS += ["--runs", "1", "--no-memory"]
@@ -95,11 +96,8 @@ def test_every_workload_runs_forward_and_backward(part, precision, dims):
 def test_all_variants_work_on_the_same_weights_and_images():
     losses = []
     for variant in ("packed", "masked"):
-        run = workload(small(part="step", cell=(4, 4)), variant)
-        cells = dict(
-            zip(run.__code__.co_freevars, (cell.cell_contents for cell in run.__closure__), strict=True)
-        )
-        losses.append(cells["forward"]()[0].detach())
+        _, forward = forward_of(small(part="step", cell=(4, 4)), variant)
+        losses.append(forward()[0].detach())
     torch.testing.assert_close(*losses, rtol=1e-5, atol=0)
 
 
@@ -110,6 +108,25 @@ def test_memory_is_measured_in_a_process_of_its_own():
     assert dense > 16
     assert 0 < packed < dense
     assert growth_of_one_run(case, "packed") >= 0
+
+
+def test_masks_are_timed_beside_the_step_that_they_are_drawn_for():
+    words = {"ratios": (0.5, 0.6), "precisions": ("fp32",), "runs": 1, "memory": False}
+    result = bench(small(), parts=("step", "masks"), **words)
+    assert [row.mask for row in result.masks] == sorted(MASKS)
+    step = next(row for row in result.rows if (row.variant, row.ratio) == ("packed", 0.6))
+    for row in result.masks:
+        assert (row.grid, row.ratio) == ((14, 14), 0.6)
+        assert row.milliseconds > 0
+        assert row.share_of_step == pytest.approx(row.milliseconds * 2 / 256 / step.milliseconds)
+
+
+def test_masks_alone_have_their_own_table():
+    result = CliRunner().invoke(main, [*WORDS, "--dims", "3", "--part", "masks"])
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert "ms for 256 on 12×12×12 cells" in lines[3]
+    assert [line.split()[0] for line in lines[4 : 4 + len(MASKS)]] == sorted(MASKS)
 
 
 def test_a_busy_machine_is_mentioned():
