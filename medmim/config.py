@@ -154,6 +154,8 @@ class FinetuneSettings(RunSettings):
         layer_decay: factor of the learning rate from each layer of the encoder to the one before.
         freeze: share of the training at whose end the encoder begins to learn.
         ema: share of the moving average of weights that is kept at each step; 0: no average.
+        regulariser: mask_any_net: train the task also on masked images, whose hidden parts a second branch
+            reuses.
         least_loaded: smallest share of the encoder's tensors that must arrive from `init`.
         foreground: share of patches centred on labelled foreground, or on a box.
     """
@@ -169,6 +171,7 @@ class FinetuneSettings(RunSettings):
     layer_decay: float = Field(default=1.0, gt=0, le=1)
     freeze: float = Field(default=0.0, ge=0, lt=1)
     ema: float = Field(default=0.0, ge=0, lt=1)
+    regulariser: Literal["mask_any_net"] | None = None
     least_loaded: float = Field(default=0.99, ge=0, le=1)
     foreground: float = Field(default=0.5, ge=0, le=1)
 

@@ -18,6 +18,7 @@ from medmim.shapes import Images, Scalar, Size, grid_of
 from medmim.training.budget import Budget
 from medmim.training.optimisers import Optimiser
 from medmim.training.rates import encoder_rates
+from medmim.training.reuse import WEIGHT, Reuse
 
 Loss = Callable[[nn.Module, dict[str, Tensor]], Tensor]
 
@@ -90,9 +91,12 @@ class FinetuningModule(L.LightningModule):
         network: what is trained; layers of its attribute `encoder` have learning rates of their own.
         loss: from the network and a batch.
         settings: optimiser, learning rates, what is frozen, moving average, seed.
+        reuse: shows the task a second time, as a regulariser.
     """
 
-    def __init__(self, network: nn.Module, loss: Loss, *, settings: FinetuneSettings) -> None:
+    def __init__(
+        self, network: nn.Module, loss: Loss, *, settings: FinetuneSettings, reuse: Reuse | None = None
+    ) -> None:
         super().__init__()
         self.network = network
         self.loss = loss
@@ -100,6 +104,7 @@ class FinetuningModule(L.LightningModule):
         self.frozen, self.rates = encoder_rates(network.get_submodule("encoder"), settings)
         for layer in self.frozen:
             layer.requires_grad_(requires_grad=False)
+        self.reuse = reuse
         keep = settings.ema
         self.average = Teacher(network, momentum=keep, last_momentum=keep) if keep else None
 
@@ -113,7 +118,10 @@ class FinetuningModule(L.LightningModule):
         for layer in self.frozen:  # norms that average over batches stay as they are too
             layer.eval()
         torch.manual_seed(stream_seed(self.settings.seed, "step", self.global_step))
-        return self.loss(self.network, batch)
+        loss = self.loss(self.network, batch)
+        if self.reuse:
+            loss = loss + WEIGHT * self.loss(*self.reuse(self.network, batch, step=self.global_step))
+        return loss
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then let the average follow."""
@@ -125,6 +133,8 @@ class FinetuningModule(L.LightningModule):
         """Return an optimiser with a learning rate for every layer of the encoder and one for the rest."""
         encoder = self.network.get_submodule("encoder")
         head = nn.ModuleList(child for child in self.network.children() if child is not encoder)
+        if self.reuse:
+            head.append(self.reuse)
         parts = [*self.rates, (head, self.settings.lr)]
         kind = Optimiser(self.settings.optimizer, self.settings.betas)
         optimizer = kind.over(parts, weight_decay=self.settings.weight_decay)
