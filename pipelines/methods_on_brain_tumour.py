@@ -2,9 +2,9 @@
 
 python pipelines/methods_on_brain_tumour.py SOURCE [--minutes 10] [--seeds 2]
 
-SOURCE is the folder with images/ and annotations.jsonl. Every method gets the same minutes of wall clock and an
-encoder of about 11 million parameters; run it on a quiet machine. Finished cells are kept in results.jsonl and
-skipped when it is started again.
+SOURCE is the folder with images/ and annotations.jsonl. Every method gets the same minutes of wall clock and
+an encoder of about 11 million parameters; run it on a quiet machine. Finished cells are kept in results.jsonl
+and skipped when it is started again.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def _cell(
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
-    """Return the table: mean and spread over seeds, and what lies above random weights of the same encoder."""
+    """Return the table: mean and spread over seeds, and the difference to random weights of the encoder."""
     lines = [f"{'arm':<31} seeds  steps    linear macro-F1   kNN macro-F1     against random weights"]
     random = {
         kind: [row["linear_f1"] for row in rows if row["arm"] == f"random initialisation, {kind}"]
@@ -113,9 +113,8 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
             verdict = f"{statistics.mean(linear) - statistics.mean(base):+.3f}"
             verdict += " above in every seed" if min(linear) > max(base) else " not above in every seed"
         steps = statistics.mean(row["steps"] for row in chosen)
-        lines.append(
-            f"{arm:<31} {len(chosen):>5} {steps:>6.0f}    {_spread(linear)}     {_spread(nearest)}    {verdict}"
-        )
+        scores = f"{_spread(linear)}     {_spread(nearest)}    {verdict}".rstrip()
+        lines.append(f"{arm:<31} {len(chosen):>5} {steps:>6.0f}    {scores}")
     return lines
 
 

@@ -70,12 +70,10 @@ def probe(
         DataError: if there are fewer than two classes.
     """
     dataset = read_dataset(data)
-    divided = partition(dataset, fold=None, labelled_only=False)
+    divided = partition(dataset, fold=None)
     classes = class_numbers(divided.train)
     if len(classes) < 2:
-        raise DataError(
-            "a probe needs images of two classes or more in the training split", reason="one_class"
-        )
+        raise DataError("a probe needs training images of two classes or more", reason="one_class")
     torch.manual_seed(stream_seed(seed, "encoder"))
     network = build_encoder(encoder, spatial_dims=2, in_channels=1, **encoder_options)
     if weights is not None:
