@@ -25,6 +25,7 @@ Examples:
   medmim pretrain --mask mesh --ratio 0.7 --minutes 30
   medmim pretrain --dims 2 --size 160 --encoder resnet18 --mask random
   medmim pretrain --cell 8mm,8mm,10mm            rounded to the encoder's stride; the size is printed
+  medmim pretrain --encoder my_package.nets:build --compute masked
   medmim pretrain --config spark_random --set batch_size=8
   medmim pretrain --method mae --ratio 0.75 --mask random
   medmim pretrain --method simmim --encoder swin --set method_options.target=hog
@@ -39,6 +40,11 @@ Examples:
 @click.option(
     "--cell",
     help="Mask cell in voxels, such as 8 or 8,8,4, or in mm, such as 8mm.  [default: the encoder's stride]",
+)
+@click.option(
+    "--compute",
+    type=click.Choice(["packed", "masked"]),
+    help="Visible cells only, or every voxel times the mask; results are equal.  [default: packed]",
 )
 @click.option("--init", help="Only `scratch`: pretraining starts from random weights.")
 @run_options
@@ -68,6 +74,18 @@ def command(
         f"run      {result.run_id}",
         f"weights  {result.checkpoint}",
         f"picture  {result.panel}",
+        *alarm_lines(result.metrics),
         "next     medmim finetune segment",
     ]
     print_result(result.as_json(), as_json=as_json, lines=lines)
+
+
+_ALARMS = {
+    "last/alarm_collapse": "alarm    collapse: all images have come to look alike to the encoder",
+    "last/alarm_leak": "alarm    leak: hidden cells are rebuilt too well to be true; try larger cells",
+}
+
+
+def alarm_lines(metrics: dict[str, float]) -> list[str]:
+    """Return a line for each alarm of the last evaluation."""
+    return [line for key, line in _ALARMS.items() if metrics.get(key)]
