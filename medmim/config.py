@@ -121,11 +121,12 @@ class PretrainSettings(RunSettings):
         ratio: share of mask cells to hide.
         cell: mask cell in voxels, or in millimetres such as `8mm`, which become the nearest size in voxels
             that the encoder takes; None: the encoder's total stride.
-        compute: of SparK: packed computes visible cells only; masked computes all and multiplies, with equal
-            results. None: packed.
+        compute: of SparK and contrastive: packed computes visible cells only; masked computes all and
+            multiplies, with equal results. None: packed.
         augment: patch: random crops at one spacing, flips along all axes, mild intensity changes; resized: as
             SparK, parts of 0.67 to 1 of an image scaled to `size`, and left for right.
         include_held_out: pretrain on validation and test patients too (their images, never their labels).
+        monitors: judge the encoder now and then by probes on validation patients; False saves a few percent.
     """
 
     presets: ClassVar[str] = "pretrain"
@@ -139,6 +140,7 @@ class PretrainSettings(RunSettings):
     compute: Literal["packed", "masked"] | None = None
     augment: Literal["patch", "resized"] = "patch"
     include_held_out: bool = False
+    monitors: bool = True
 
 
 class FinetuneSettings(RunSettings):
@@ -159,6 +161,8 @@ class FinetuneSettings(RunSettings):
         layer_decay: factor of the learning rate from each layer of the encoder to the one before.
         freeze: share of the training at whose end the encoder begins to learn.
         ema: share of the moving average of weights that is kept at each step; 0: no average.
+        regulariser: mask_any_net: train the task also on masked images, whose hidden parts a second branch
+            reuses.
         least_loaded: smallest share of the encoder's tensors that must arrive from `init`.
         foreground: share of patches centred on labelled foreground, or on a box.
     """
@@ -176,6 +180,7 @@ class FinetuneSettings(RunSettings):
     layer_decay: float = Field(default=1.0, gt=0, le=1)
     freeze: float = Field(default=0.0, ge=0, lt=1)
     ema: float = Field(default=0.0, ge=0, lt=1)
+    regulariser: Literal["mask_any_net"] | None = None
     least_loaded: float = Field(default=0.99, ge=0, le=1)
     foreground: float = Field(default=0.5, ge=0, le=1)
 

@@ -20,6 +20,7 @@ COMMANDS = {
     "inspect": "one HTML page of a dataset: pictures, verdicts, histograms",
     "verify": "hashes and counts of a dataset: is it still what was written",
     "masks": "a gallery of masks, and their cards, on a grid or on your own scan",
+    "methods": "the table of pretraining methods along the survey's axes",
     "pretrain": "masked pretraining of an encoder on a dataset",
     "finetune": "a task head on an encoder, tested and registered",
     "study": "masks, ratios, methods and seeds compared: a grid of cells, resumable",

@@ -125,14 +125,15 @@ class _From(Sampler[int]):
         return self.total
 
 
-def pretraining_patches(plan: Plan) -> Compose:
-    """Random crops and flips of images, mild intensity changes."""
+def pretraining_patches(plan: Plan, *, labelled: bool = False) -> Compose:
+    """Random crops and flips of images (and their labels), mild intensity changes."""
+    keys = ["image", "label"] if labelled else ["image"]
     return Compose(
         [
-            *_slices(plan, keys=["image"], foreground=0.0),
-            PadTo(["image"], plan.size),
-            RandSpatialCropd(["image"], roi_size=plan.size, random_size=False),
-            *(RandFlipd(["image"], prob=0.5, spatial_axis=axis) for axis in range(plan.dims)),
+            *_slices(plan, keys=keys, foreground=0.0),
+            PadTo(keys, plan.size),
+            RandSpatialCropd(keys, roi_size=plan.size, random_size=False),
+            *(RandFlipd(keys, prob=0.5, spatial_axis=axis) for axis in range(plan.dims)),
             RandScaleIntensityd("image", factors=0.1, prob=0.5),
             RandShiftIntensityd("image", offsets=0.1, prob=0.5),
         ]

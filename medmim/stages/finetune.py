@@ -9,11 +9,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from medmim import __version__, files
 from medmim.config import FinetuneSettings
 from medmim.data.certificate import CERTIFICATE, Seen, keep_seen, seen_in
 from medmim.data.draws import Draws
 from medmim.data.partition import patient_digest
+from medmim.encoders import Encoder
+from medmim.randomness import stream_seed
 from medmim.stages.runs import Result, budget_words, ending, note_weights_file, reopen
 from medmim.stages.tuning import Parts, put_together, resolved
 from medmim.tracking.comparison import CASES
@@ -22,6 +26,7 @@ from medmim.training.budget import budget_for
 from medmim.training.checkpoint import drop_state, save_weights
 from medmim.training.fit import ENDLESS, Fitted, Session, fit
 from medmim.training.modules import FinetuningModule
+from medmim.training.reuse import Reuse
 from medmim.training.task import Row, Scene
 
 if TYPE_CHECKING:
@@ -72,12 +77,22 @@ def finetune(
     return result
 
 
+def _reuse(settings: FinetuneSettings, parts: Parts) -> Reuse | None:
+    """Return the regulariser, if one is asked for; its branch begins with the weights that arrived."""
+    if settings.regulariser is None:
+        return None
+    encoder = parts.network.get_submodule("encoder")
+    assert isinstance(encoder, Encoder)
+    torch.manual_seed(stream_seed(settings.seed, "reuse"))
+    return Reuse(encoder, spatial_dims=parts.scene.plan.dims, seed=settings.seed)
+
+
 def _train(
     settings: FinetuneSettings, parts: Parts, recorder: Recorder, folder: Path, *, resume: bool
 ) -> Result:
     task, scene = parts.task, parts.scene
     train, val = parts.divided.train, parts.divided.val
-    module = FinetuningModule(parts.network, task.loss, settings=settings)
+    module = FinetuningModule(parts.network, task.loss, settings=settings, reuse=_reuse(settings, parts))
 
     def evaluate(step: int) -> Mapping[str, float]:
         title = f"{'validation' if val else 'training'}, step {step}"

@@ -2,48 +2,45 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from medmim import __version__, files
+from medmim import __version__
 from medmim.config import PretrainSettings
 from medmim.data.cell_size import cell_in_voxels, cell_words
 from medmim.data.certificate import keep_seen, seen_in
-from medmim.data.draws import Draws, pretraining_patches, resized_parts
 from medmim.data.manifest import Dataset, Volume, read_dataset
-from medmim.data.partition import partition
+from medmim.data.partition import Partition, partition
 from medmim.data.plan import Plan, plan_for, voxel_mm
 from medmim.data.prepare import Volumes
 from medmim.encoders import Encoder, build_encoder
-from medmim.masks import Mask, build_mask, hidden_count, hidden_voxels, tissue_share
+from medmim.masks import Mask, build_mask, hidden_count
 from medmim.methods import ON_PATCHES, Method, build_method
 from medmim.randomness import stream_seed, torch_stream
 from medmim.shapes import Size, grid_of
+from medmim.stages.lessons import class_numbers, lessons, supervision_of, taught_by
 from medmim.stages.runs import Result, budget_words, ending, reopen
+from medmim.stages.watch import Subject, Watch
 from medmim.study import arm_of
 from medmim.tracking.store import Store
 from medmim.training.budget import budget_for
 from medmim.training.checkpoint import drop_state, save_weights
-from medmim.training.fit import ENDLESS, Fitted, Session, autocast, fit
+from medmim.training.cost import cost_of
+from medmim.training.fit import ENDLESS, Fitted, Session, fit
 from medmim.training.modules import PretrainingModule
 from medmim.training.optimisers import Optimiser
-from medmim.training.pictures import panel, reconstruction_rows
 
 if TYPE_CHECKING:
     from medmim.tracking.recorder import Recorder
 
 DEFAULT_ENCODER = {2: "resnet18", 3: "dynunet"}
 _DEFAULT_ON_PATCHES = "vit"
-_AUGMENT = {"patch": pretraining_patches, "resized": resized_parts}
-_WATCHED = 8
-_DRAWN = 4
 
 
 @dataclass(frozen=True)
@@ -51,8 +48,8 @@ class _Parts:
     """Everything that a pretraining run is made of."""
 
     dataset: Dataset
+    divided: Partition
     train: tuple[Volume, ...]
-    watched: tuple[Volume, ...]
     plan: Plan
     voxel_mm: tuple[float, ...] | None
     cell: Size
@@ -106,6 +103,7 @@ def pretrain(
         words = {**_tags(resolved, parts), **tags}
         recorder = store.begin(experiment=settings.experiment, name=name, tags=words)
         recorder.settings(resolved.model_dump(mode="json", exclude={"data"}))
+        recorder.metrics(_cost(parts), step=0)
     folder = store.checkpoints(recorder.run_id)
     with ending(recorder, store):
         result = _train(resolved, parts, recorder, folder, resume=bool(resume))
@@ -113,9 +111,22 @@ def pretrain(
     return result
 
 
+def _cost(parts: _Parts) -> dict[str, float]:
+    """Return the size of the method, and the operations of one forward beside those of its encoder alone."""
+    generator = torch_stream(0, "cost")
+    images = torch.zeros(parts.method.views, parts.encoder.in_channels, *parts.plan.size)
+    grid = grid_of(parts.plan.size, parts.cell)
+    hidden = parts.mask.sample(len(images), grid, generator=generator)
+    return cost_of(parts.method, images, hidden).as_metrics()
+
+
+def usual_encoder(method: str, dims: int) -> str:
+    """Return the encoder of a method where the user names none."""
+    return _DEFAULT_ON_PATCHES if method in ON_PATCHES else DEFAULT_ENCODER[dims]
+
+
 def _encoder_name(settings: PretrainSettings, dims: int) -> str:
-    usual = _DEFAULT_ON_PATCHES if settings.method in ON_PATCHES else DEFAULT_ENCODER[dims]
-    return settings.encoder or usual
+    return settings.encoder or usual_encoder(settings.method, dims)
 
 
 def _put_together(settings: PretrainSettings) -> _Parts:
@@ -133,14 +144,21 @@ def _put_together(settings: PretrainSettings) -> _Parts:
         settings.cell or encoder.total_stride, multiple=encoder.total_stride, voxel_mm=known_mm
     )
     torch.manual_seed(stream_seed(settings.seed, "method"))
-    computed = {"compute": settings.compute} if settings.compute else {}
+    computed: dict[str, Any] = {"compute": settings.compute} if settings.compute else {}
     method = build_method(
-        settings.method, encoder=encoder, spatial_dims=dims, cell=cell, **computed, **settings.method_options
+        settings.method,
+        encoder=encoder,
+        spatial_dims=dims,
+        cell=cell,
+        supervision=supervision_of(dataset, divided.train),
+        **computed,
+        **settings.method_options,
     )
+    if method.learns_from:  # held-out images may be seen, their labels never
+        train = taught_by(divided.train, method.learns_from)
     plan = plan_for(train, dims=dims, size=settings.size, multiple=cell)
     hidden_count(prod(grid_of(plan.size, cell)), settings.ratio)
-    watched = (divided.val or train)[:_WATCHED]
-    return _Parts(dataset, train, watched, plan, known_mm, cell, mask, encoder, method)
+    return _Parts(dataset, divided, train, plan, known_mm, cell, mask, encoder, method)
 
 
 def _train(
@@ -149,8 +167,15 @@ def _train(
     volumes = Volumes(settings.data, parts.plan, cache_gb=settings.cache_gb)
     budget = budget_for(settings, volumes=len(parts.train))
     total = budget.steps * settings.batch_size if budget.steps else ENDLESS
-    patches = _AUGMENT[settings.augment](parts.plan)
-    draws = Draws(parts.train, volumes, patches, labelled=False, seed=settings.seed, total=total)
+    draws = lessons(
+        parts.method,
+        parts.train,
+        volumes,
+        classes=class_numbers(parts.divided.train),
+        seed=settings.seed,
+        total=total,
+        augment=settings.augment,
+    )
     module = PretrainingModule(
         parts.method,
         parts.mask,
@@ -161,55 +186,13 @@ def _train(
         budget=budget,
         optimiser=Optimiser(settings.optimizer, settings.betas),
     )
-    watch = _watch(settings, parts, volumes, recorder, folder)
+    subject = Subject(parts.method, parts.mask, parts.cell, parts.divided)
+    watch = Watch(settings, subject, volumes, budget, recorder=recorder, folder=folder)
+    if not resume:
+        watch.start()
     session = Session(settings, budget, recorder, folder, f"pretrain {arm_of(settings)}", resume)
     fitted = fit(module, draws, watch, session=session)
     return _keep(settings, parts, fitted, recorder, folder)
-
-
-def _watch(
-    settings: PretrainSettings, parts: _Parts, volumes: Volumes, recorder: Recorder, folder: Path
-) -> Callable[[int], Mapping[str, float]]:
-    """Return the evaluation: loss and picture of the same patches under the same masks, every time."""
-    patches, total = _AUGMENT[settings.augment](parts.plan), max(len(parts.watched), _DRAWN)
-    draws = Draws(parts.watched, volumes, patches, labelled=False, seed=0, total=total)
-    samples = [draws[number] for number in range(len(draws))]
-    images = torch.stack([sample["image"] for sample in samples])
-    grid = grid_of(parts.plan.size, parts.cell)
-    generator, weight = torch_stream(0, "watched masks"), tissue_share(images, grid)
-    hidden = parts.mask.sample(len(images), grid, generator=generator, weight=weight)
-
-    def evaluate(step: int) -> Mapping[str, float]:
-        device = next(parts.method.parameters()).device
-        totals: dict[str, float] = defaultdict(float)
-        pictures = []
-        for image, where in zip(torch.split(images, _DRAWN), torch.split(hidden, _DRAWN), strict=True):
-            with autocast(settings.precision, device):
-                result = parts.method(image.to(device), where.to(device))
-            for name, value in {"loss": result.loss, **result.parts}.items():
-                totals[name] += float(value) * len(image)
-            pictures.append(result.pictures)
-        png = _panel(images[:_DRAWN], hidden[:_DRAWN], pictures[0], parts, step=step)
-        recorder.picture("reconstruction", png, step=step)
-        files.write_bytes(folder / "panel.png", png)
-        return {f"val/{name}": total / len(images) for name, total in totals.items()}
-
-    return evaluate
-
-
-def _panel(
-    images: torch.Tensor,
-    hidden: torch.Tensor,
-    pictures: Mapping[str, torch.Tensor],
-    parts: _Parts,
-    *,
-    step: int,
-) -> bytes:
-    voxels = hidden_voxels(hidden, parts.plan.size)
-    rebuilt = pictures.get("reconstruction")
-    rows = reconstruction_rows(images, voxels, None if rebuilt is None else rebuilt.cpu())
-    columns = ["original", "what the encoder sees", "reconstruction"][: len(rows[0].images)]
-    return panel(rows, columns, title=f"{float(hidden.float().mean()):.0%} hidden, step {step}")
 
 
 def _keep(
@@ -261,5 +244,6 @@ def _tags(settings: PretrainSettings, parts: _Parts) -> dict[str, str]:
         "dataset_hash": parts.dataset.info.content_hash,
         "split_hash": parts.dataset.split_hash,
         "medmim_version": __version__,
+        "axis_masking": settings.mask,
         **{f"axis_{axis}": value for axis, value in parts.method.axes.items()},
     }

@@ -14,10 +14,11 @@ from medmim.masks import Mask, tissue_share
 from medmim.methods import Method, Step
 from medmim.methods.teacher import Teacher
 from medmim.randomness import stream_seed, torch_stream
-from medmim.shapes import Scalar, Size, grid_of
+from medmim.shapes import Images, Scalar, Size, grid_of
 from medmim.training.budget import Budget
 from medmim.training.optimisers import Optimiser
 from medmim.training.rates import encoder_rates
+from medmim.training.reuse import WEIGHT, Reuse
 
 Loss = Callable[[nn.Module, dict[str, Tensor]], Tensor]
 
@@ -59,12 +60,13 @@ class PretrainingModule(L.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Scalar:
         """Draw the masks of this step and return the method's loss."""
-        images = batch["image"]
+        images = in_views(batch["image"], self.method.views)
         generator = torch_stream(self.seed, "mask", self.global_step, self.global_rank)
         grid = grid_of(tuple(images.shape[2:]), self.cell)
         weight = tissue_share(images, grid) if self.mask.looks_at_tissue else None
         hidden = self.mask.sample(len(images), grid, generator=generator, weight=weight)
-        step: Step = self.method(images, hidden.to(images.device))
+        known = () if self.method.learns_from is None else (batch[self.method.learns_from].long(),)
+        step: Step = self.method(images, hidden.to(images.device), *known)
         return step.loss
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -77,6 +79,11 @@ class PretrainingModule(L.LightningModule):
         return self.optimiser.over([(self.method, self.lr)], weight_decay=self.weight_decay)
 
 
+def in_views(images: Tensor, views: int) -> Images:
+    """Return (batch, views, channels, *space) as one batch: the first view of all, then the second of all."""
+    return images.transpose(0, 1).flatten(0, 1) if views > 1 else images
+
+
 class FinetuningModule(L.LightningModule):
     """A network with an `encoder` and a head, trained on a task.
 
@@ -84,9 +91,12 @@ class FinetuningModule(L.LightningModule):
         network: what is trained; layers of its attribute `encoder` have learning rates of their own.
         loss: from the network and a batch.
         settings: optimiser, learning rates, what is frozen, moving average, seed.
+        reuse: shows the task a second time, as a regulariser.
     """
 
-    def __init__(self, network: nn.Module, loss: Loss, *, settings: FinetuneSettings) -> None:
+    def __init__(
+        self, network: nn.Module, loss: Loss, *, settings: FinetuneSettings, reuse: Reuse | None = None
+    ) -> None:
         super().__init__()
         self.network = network
         self.loss = loss
@@ -94,6 +104,7 @@ class FinetuningModule(L.LightningModule):
         self.frozen, self.rates = encoder_rates(network.get_submodule("encoder"), settings)
         for layer in self.frozen:
             layer.requires_grad_(requires_grad=False)
+        self.reuse = reuse
         keep = settings.ema
         self.average = Teacher(network, momentum=keep, last_momentum=keep) if keep else None
 
@@ -107,7 +118,10 @@ class FinetuningModule(L.LightningModule):
         for layer in self.frozen:  # norms that average over batches stay as they are too
             layer.eval()
         torch.manual_seed(stream_seed(self.settings.seed, "step", self.global_step))
-        return self.loss(self.network, batch)
+        loss = self.loss(self.network, batch)
+        if self.reuse:
+            loss = loss + WEIGHT * self.loss(*self.reuse(self.network, batch, step=self.global_step))
+        return loss
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then let the average follow."""
@@ -119,6 +133,8 @@ class FinetuningModule(L.LightningModule):
         """Return an optimiser with a learning rate for every layer of the encoder and one for the rest."""
         encoder = self.network.get_submodule("encoder")
         head = nn.ModuleList(child for child in self.network.children() if child is not encoder)
+        if self.reuse:
+            head.append(self.reuse)
         parts = [*self.rates, (head, self.settings.lr)]
         kind = Optimiser(self.settings.optimizer, self.settings.betas)
         optimizer = kind.over(parts, weight_decay=self.settings.weight_decay)

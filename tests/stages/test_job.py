@@ -84,7 +84,6 @@ def test_it_does_not_outlive_its_parent(tiny_dataset, new_home, tmp_path):
 
 def alive(pid):
     try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8") as stream:
-            return stream.read().split(")")[-1].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").split(")")[-1].split()[0] != "Z"
     except FileNotFoundError:
         return False
