@@ -20,12 +20,9 @@ def home() -> Path:
 
 
 def note_server() -> None:
-    """Say that a tracking server is not reached yet, rather than ignore the variable in silence."""
+    """Say what becomes of a run when a tracking server is named."""
     if os.environ.get("MLFLOW_TRACKING_URI"):
-        click.echo(
-            "medmim: runs are kept here; sending them to MLFLOW_TRACKING_URI is not available yet",
-            err=True,
-        )
+        click.echo("medmim: runs are kept here and mirrored to MLFLOW_TRACKING_URI as they go", err=True)
 
 
 def json_option(command: Command) -> Command:
