@@ -11,17 +11,19 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import torch
+from monai.transforms.compose import Compose
 
 from medmim import __version__, files
 from medmim.config import PretrainSettings
 from medmim.data.cell_size import cell_in_voxels, cell_words
 from medmim.data.certificate import keep_seen, seen_in
-from medmim.data.draws import Draws, pretraining_patches, resized_parts
+from medmim.data.draws import Draws, batches, pretraining_patches, resized_parts
 from medmim.data.manifest import Dataset, Volume, read_dataset
 from medmim.data.partition import partition
 from medmim.data.plan import Plan, plan_for, voxel_mm
 from medmim.data.prepare import Volumes
 from medmim.encoders import Encoder, build_encoder
+from medmim.encoders.dense_norms import batch_norms, settle_batch_norms
 from medmim.masks import Mask, build_mask, hidden_count, hidden_voxels, tissue_share
 from medmim.methods import ON_PATCHES, Method, build_method
 from medmim.randomness import stream_seed, torch_stream
@@ -44,6 +46,7 @@ _DEFAULT_ON_PATCHES = "vit"
 _AUGMENT = {"patch": pretraining_patches, "resized": resized_parts}
 _WATCHED = 8
 _DRAWN = 4
+_SETTLED = 64  # images, or one batch where that is larger
 
 
 @dataclass(frozen=True)
@@ -164,7 +167,18 @@ def _train(
     watch = _watch(settings, parts, volumes, recorder, folder)
     session = Session(settings, budget, recorder, folder, f"pretrain {arm_of(settings)}", resume)
     fitted = fit(module, draws, watch, session=session)
+    if batch_norms(parts.encoder):
+        _settle(parts, volumes, patches, settings)
     return _keep(settings, parts, fitted, recorder, folder)
+
+
+def _settle(parts: _Parts, volumes: Volumes, patches: Compose, settings: PretrainSettings) -> None:
+    """Leave statistics of batch norm that hold for whole images."""
+    size, device = settings.batch_size, next(parts.encoder.parameters()).device
+    total = max(_SETTLED // size, 1) * size
+    draws = Draws(parts.train, volumes, patches, labelled=False, seed=settings.seed, total=total)
+    loader = batches(draws, batch_size=size, workers=0)
+    settle_batch_norms(parts.encoder, (batch["image"].to(device) for batch in loader))
 
 
 def _watch(
