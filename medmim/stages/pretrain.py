@@ -15,11 +15,13 @@ from medmim import __version__
 from medmim.config import PretrainSettings
 from medmim.data.cell_size import cell_in_voxels, cell_words
 from medmim.data.certificate import keep_seen, seen_in
+from medmim.data.draws import Draws, batches
 from medmim.data.manifest import Dataset, Volume, read_dataset
 from medmim.data.partition import Partition, partition
 from medmim.data.plan import Plan, plan_for, voxel_mm
 from medmim.data.prepare import Volumes
 from medmim.encoders import Encoder, build_encoder
+from medmim.encoders.dense_norms import batch_norms, settle_batch_norms
 from medmim.masks import Mask, build_mask, hidden_count
 from medmim.methods import ON_PATCHES, Method, build_method
 from medmim.randomness import stream_seed, torch_stream
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 
 DEFAULT_ENCODER = {2: "resnet18", 3: "dynunet"}
 _DEFAULT_ON_PATCHES = "vit"
+_SETTLED = 64  # images, or one batch where that is larger
 
 
 @dataclass(frozen=True)
@@ -166,15 +169,8 @@ def _train(
 ) -> Result:
     volumes = Volumes(settings.data, parts.plan, cache_gb=settings.cache_gb)
     budget = budget_for(settings, volumes=len(parts.train))
-    total = budget.steps * settings.batch_size if budget.steps else ENDLESS
-    draws = lessons(
-        parts.method,
-        parts.train,
-        volumes,
-        classes=class_numbers(parts.divided.train),
-        seed=settings.seed,
-        total=total,
-        augment=settings.augment,
+    draws = _draws(
+        settings, parts, volumes, total=budget.steps * settings.batch_size if budget.steps else ENDLESS
     )
     module = PretrainingModule(
         parts.method,
@@ -192,7 +188,29 @@ def _train(
         watch.start()
     session = Session(settings, budget, recorder, folder, f"pretrain {arm_of(settings)}", resume)
     fitted = fit(module, draws, watch, session=session)
+    if batch_norms(parts.encoder):
+        _settle(settings, parts, volumes)
     return _keep(settings, parts, fitted, recorder, folder)
+
+
+def _draws(settings: PretrainSettings, parts: _Parts, volumes: Volumes, *, total: int) -> Draws:
+    return lessons(
+        parts.method,
+        parts.train,
+        volumes,
+        classes=class_numbers(parts.divided.train),
+        seed=settings.seed,
+        total=total,
+        augment=settings.augment,
+    )
+
+
+def _settle(settings: PretrainSettings, parts: _Parts, volumes: Volumes) -> None:
+    """Leave statistics of batch norm that hold for whole images."""
+    size, device = settings.batch_size, next(parts.encoder.parameters()).device
+    draws = _draws(settings, parts, volumes, total=max(_SETTLED // size, 1) * size)
+    loader = batches(draws, batch_size=size, workers=0)
+    settle_batch_norms(parts.encoder, (batch["image"].to(device) for batch in loader))
 
 
 def _keep(
