@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -46,7 +46,14 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 
-class RunSettings(BaseModel):
+class FileSettings(BaseModel):
+    """Settings that a YAML file can hold; `presets` is the folder below configs/ where shipped ones lie."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    presets: ClassVar[str]
+
+
+class RunSettings(FileSettings):
     """What pretraining and fine-tuning share.
 
     Attributes:
@@ -68,8 +75,6 @@ class RunSettings(BaseModel):
         fold: hold out this one of five patient-disjoint folds instead of the dataset's own test split.
         experiment: MLflow experiment.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     data: Path = Path("medmim-data")
     dims: Literal[2, 3] | None = None
@@ -124,6 +129,8 @@ class PretrainSettings(RunSettings):
         monitors: judge the encoder now and then by probes on validation patients; False saves a few percent.
     """
 
+    presets: ClassVar[str] = "pretrain"
+
     method: str = "spark"
     method_options: dict[str, Any] = Field(default_factory=dict)
     mask: str = "mesh"
@@ -160,6 +167,8 @@ class FinetuneSettings(RunSettings):
         foreground: share of patches centred on labelled foreground, or on a box.
     """
 
+    presets: ClassVar[str] = "finetune"
+
     task: str = "segment"
     task_options: dict[str, Any] = Field(default_factory=dict)
     init: str | None = None
@@ -182,7 +191,7 @@ class FinetuneSettings(RunSettings):
         return self
 
 
-Settings = TypeVar("Settings", bound=RunSettings)
+Settings = TypeVar("Settings", bound=FileSettings)
 
 
 def resolve(
@@ -223,7 +232,7 @@ def resolve(
         raise SettingsError(f"settings{f' in {config}' if config else ''}: {problems}") from None
 
 
-def find_config(name: str, kind: type[RunSettings]) -> Path:
+def find_config(name: str, kind: type[FileSettings]) -> Path:
     """Return the file of a `--config` word: a path, or the name of a shipped preset."""
     if Path(name).is_file():
         return Path(name)
@@ -233,9 +242,9 @@ def find_config(name: str, kind: type[RunSettings]) -> Path:
     raise SettingsError(f"--config {name}: no such file or preset{did_you_mean(name, known)}")
 
 
-def presets(kind: type[RunSettings]) -> dict[str, Path]:
+def presets(kind: type[FileSettings]) -> dict[str, Path]:
     """Return the files that ship with medmim, by name."""
-    folder = files.shipped("configs") / ("pretrain" if kind is PretrainSettings else "finetune")
+    folder = files.shipped("configs") / kind.presets
     return {path.stem: path for path in folder.glob("*.yaml")}
 
 
@@ -259,7 +268,9 @@ def _nested(values: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
         return {first: value}
     known = values.get(first)
     inner = known if isinstance(known, Mapping) else {}
-    return {first: {**inner, **_nested(inner, rest, value)}}
+    changed = dict(inner)
+    _merge(changed, _nested(inner, rest, value))
+    return {first: changed}
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -283,7 +294,7 @@ def _parse(text: str, *, where: str) -> Any:
         raise SettingsError(f"{where}: not valid YAML (line {line})") from None
 
 
-def _explain(problem: Any, kind: type[RunSettings]) -> str:
+def _explain(problem: Any, kind: type[FileSettings]) -> str:
     """Turn one pydantic problem into 'key: what was expected, what was got'."""
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":

@@ -1,4 +1,4 @@
-"""Brain tumours, end to end: ingest → pretrain → classify, detect, segment from it and from scratch → compare.
+"""Brain tumours, end to end: ingest → pretrain → classify, detect, segment from it and scratch → compare.
 
 python pipelines/brain_tumour.py SOURCE [--minutes 45] [--tasks classify]
 

@@ -6,12 +6,14 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from medmim import __version__, files
 from medmim.config import FinetuneSettings
+from medmim.data.certificate import CERTIFICATE, Seen, keep_seen, seen_in
 from medmim.data.draws import Draws
 from medmim.data.partition import patient_digest
 from medmim.encoders import Encoder
@@ -34,7 +36,12 @@ _DRAWN = 3
 
 
 def finetune(
-    settings: FinetuneSettings, *, home: Path, resume: str | None = None, say: Callable[[str], None] = print
+    settings: FinetuneSettings,
+    *,
+    home: Path,
+    resume: str | None = None,
+    tags: Mapping[str, str] = MappingProxyType({}),
+    say: Callable[[str], None] = print,
 ) -> Result:
     """Fine-tune for a task, test once, record and register.
 
@@ -42,6 +49,7 @@ def finetune(
         settings: what the user chose; open values are chosen from the dataset and the pretraining run.
         home: `MEDMIM_HOME`.
         resume: run to continue, or `latest`; `settings` are then those that it was started with.
+        tags: further tags of the run, such as the study that it belongs to.
         say: takes lines for the user.
 
     Raises:
@@ -57,11 +65,12 @@ def finetune(
         recorder: Recorder = reopen(store, "finetune", resume, dataset=parts.dataset)
     else:
         name = f"{settings.task} ← {parts.origin.arm}"
-        recorder = store.begin(experiment=settings.experiment, name=name, tags=_tags(whole, parts))
+        words = {**_tags(whole, parts), **tags}
+        recorder = store.begin(experiment=settings.experiment, name=name, tags=words)
         recorder.settings(whole.model_dump(mode="json", exclude={"data"}))
         note_weights_file(store, recorder.run_id, settings.init)
     folder = store.checkpoints(recorder.run_id)
-    with ending(recorder):
+    with ending(recorder, store):
         result = _train(whole, parts, recorder, folder, resume=bool(resume))
         _register(store, whole, parts, result)
     drop_state(folder)
@@ -156,16 +165,17 @@ def _keep(settings: FinetuneSettings, parts: Parts, recorder: Recorder, folder: 
     """Save the weights with their description, and who was seen."""
     description = _description(settings, parts, recorder.run_id)
     checkpoint = save_weights(folder, parts.network.state_dict(), description)
-    seen = {patient_digest(volume.subject) for volume in parts.divided.train} | parts.origin.patients
-    files.write_json(folder / "patients.json", sorted(seen))
-    recorder.file(checkpoint, folder="model")
-    recorder.file(checkpoint.with_suffix(".json"), folder="model")
+    keep_seen(folder, seen_in(parts.divided.train) | (parts.origin.saw or Seen()))
+    files.write_json(folder / CERTIFICATE, parts.certificate.as_json())
+    for path in (checkpoint, checkpoint.with_suffix(".json"), folder / CERTIFICATE):
+        recorder.file(path, folder="model")
     return checkpoint
 
 
 def _public(row: Row) -> Row:
-    """Return a row without the patient's key: a digest stands for it."""
-    return {**{key: row[key] for key in row if key != "subject"}, "patient": patient_digest(row["subject"])}
+    """Return a row without the keys of patient and volume: digests stand for them."""
+    named = {"case": patient_digest(row["case"]), "patient": patient_digest(row["subject"])}
+    return {**{key: row[key] for key in row if key != "subject"}, **named}
 
 
 def _description(settings: FinetuneSettings, parts: Parts, run_id: str) -> dict[str, Any]:
@@ -200,6 +210,7 @@ def _register(store: Store, settings: FinetuneSettings, parts: Parts, result: Re
         "sha256": files.sha256_of(result.checkpoint),
         f"test_{parts.task.metric}": "" if score is None else f"{score:.4f}",
         "test_patients_seen_in_pretraining": str(parts.seen_test_patients),
+        "contamination": parts.certificate.verdict,
     }
     model = f"{parts.dataset.info.name}-{settings.task}"
     store.register(model=model, run_id=result.run_id, tags=lineage, alias="challenger")

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from medmim import __version__, files
+from medmim import __version__
 from medmim.config import PretrainSettings
 from medmim.data.cell_size import cell_in_voxels, cell_words
+from medmim.data.certificate import keep_seen, seen_in
 from medmim.data.manifest import Dataset, Volume, read_dataset
-from medmim.data.partition import Partition, partition, patient_digest
+from medmim.data.partition import Partition, partition
 from medmim.data.plan import Plan, plan_for, voxel_mm
 from medmim.data.prepare import Volumes
 from medmim.encoders import Encoder, build_encoder
@@ -26,6 +27,7 @@ from medmim.shapes import Size, grid_of
 from medmim.stages.lessons import class_numbers, lessons, supervision_of, taught_by
 from medmim.stages.runs import Result, budget_words, ending, reopen
 from medmim.stages.watch import Subject, Watch
+from medmim.study import arm_of
 from medmim.tracking.store import Store
 from medmim.training.budget import budget_for
 from medmim.training.checkpoint import drop_state, save_weights
@@ -68,6 +70,7 @@ def pretrain(
     *,
     home: Path,
     resume: str | None = None,
+    tags: Mapping[str, str] = MappingProxyType({}),
     say: Callable[[str], None] = lambda _: None,
 ) -> Result:
     """Pretrain an encoder and record the run.
@@ -76,6 +79,7 @@ def pretrain(
         settings: what the user chose; open values are chosen from the dataset.
         home: `MEDMIM_HOME`.
         resume: run to continue, or `latest`; `settings` are then those that it was started with.
+        tags: further tags of the run, such as the study that it belongs to.
         say: takes lines for the user.
 
     Raises:
@@ -96,11 +100,12 @@ def pretrain(
         recorder: Recorder = reopen(store, "pretrain", resume, dataset=parts.dataset)
     else:
         name = f"{arm_of(resolved)} · {parts.plan.dims}D {resolved.encoder}"
-        recorder = store.begin(experiment=settings.experiment, name=name, tags=_tags(resolved, parts))
+        words = {**_tags(resolved, parts), **tags}
+        recorder = store.begin(experiment=settings.experiment, name=name, tags=words)
         recorder.settings(resolved.model_dump(mode="json", exclude={"data"}))
         recorder.metrics(_cost(parts), step=0)
     folder = store.checkpoints(recorder.run_id)
-    with ending(recorder):
+    with ending(recorder, store):
         result = _train(resolved, parts, recorder, folder, resume=bool(resume))
     drop_state(folder)
     return result
@@ -113,13 +118,6 @@ def _cost(parts: _Parts) -> dict[str, float]:
     grid = grid_of(parts.plan.size, parts.cell)
     hidden = parts.mask.sample(len(images), grid, generator=generator)
     return cost_of(parts.method, images, hidden).as_metrics()
-
-
-def arm_of(settings: PretrainSettings) -> str:
-    """Return what a pretraining is called in comparisons; options tell arms apart that share a name."""
-    options = {**settings.method_options, **settings.mask_options}
-    words = [f"{key}={json.dumps(value, sort_keys=True)}" for key, value in sorted(options.items())]
-    return " ".join([settings.method, settings.mask, f"{settings.ratio:g}", *words])
 
 
 def usual_encoder(method: str, dims: int) -> str:
@@ -215,8 +213,7 @@ def _keep(
     }
     checkpoint = save_weights(folder, parts.method.state_dict(), description)
     # Beside the weights but never in the store: for the contamination check of fine-tuning.
-    patients = sorted({patient_digest(volume.subject) for volume in parts.train})
-    files.write_json(folder / "patients.json", patients)
+    keep_seen(folder, seen_in(parts.train))
     metrics = {
         "last/train_loss": fitted.loss,
         "last/steps": float(fitted.steps),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,17 +57,35 @@ def budget_words(settings: RunSettings) -> str:
 
 
 @contextmanager
-def ending(recorder: Recorder) -> Iterator[Recorder]:
-    """Give the run back and end it whatever happens: FINISHED, FAILED, or KILLED when interrupted."""
-    try:
-        yield recorder
-    except Exception:
-        recorder.finish("FAILED")
-        raise
-    except BaseException:
-        recorder.finish("KILLED")
-        raise
-    recorder.finish("FINISHED")
+def ending(recorder: Recorder, store: Store | None = None) -> Iterator[Recorder]:
+    """Give the run back and end it whatever happens: FINISHED, FAILED, or KILLED when interrupted.
+
+    With a store, the run is mirrored to the server of `MLFLOW_TRACKING_URI`, if there is one.
+    """
+    with _mirrored(recorder, store):
+        try:
+            yield recorder
+        except Exception:
+            recorder.finish("FAILED")
+            raise
+        except BaseException:
+            recorder.finish("KILLED")
+            raise
+        recorder.finish("FINISHED")
+
+
+@contextmanager
+def _mirrored(recorder: Recorder, store: Store | None) -> Iterator[None]:
+    from medmim.tracking.sync import Mirror, server_of
+
+    uri = server_of(store) if store else None
+    if store is None or uri is None:
+        yield
+        return
+    with Mirror(store, recorder.run_id, uri) as mirror:
+        yield
+    if not mirror.complete:
+        sys.stderr.write("medmim: the tracking server lacks part of this run; `medmim sync` completes it\n")
 
 
 def stored_settings(kind: type[Settings], store: Store, run_id: str, *, data: Path) -> Settings:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from medmim.config import FinetuneSettings
+from medmim.data.certificate import Certificate
 from medmim.data.manifest import Dataset, read_dataset
 from medmim.data.partition import Partition, limit_patients, partition
 from medmim.data.plan import Plan, plan_for
@@ -19,7 +20,7 @@ from medmim.errors import DataError
 from medmim.heads import Transfer, build_head, transfer
 from medmim.heads.transfer import stem_change
 from medmim.randomness import stream_seed
-from medmim.stages.origin import Origin, find_origin
+from medmim.stages.origin import Origin, certificate_of, find_origin
 from medmim.stages.pretrain import DEFAULT_ENCODER
 from medmim.tracking.store import Store
 from medmim.training.task import Scene, Task
@@ -61,6 +62,11 @@ class Parts:
     def seen_test_patients(self) -> int:
         """Test patients that pretraining saw."""
         return self.origin.seen(self.divided.test)
+
+    @property
+    def certificate(self) -> Certificate:
+        """What pretraining, fine-tuning and normalisation share with the test."""
+        return certificate_of(self.dataset, self.divided, self.origin)
 
 
 def put_together(settings: FinetuneSettings, store: Store, say: Callable[[str], None]) -> Parts:

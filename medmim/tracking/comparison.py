@@ -122,7 +122,7 @@ def find_runs(store: Store, run_ids: Sequence[str]) -> list[Finetuned]:
                 f"run {run.info.run_id} was tested on other patients than {chosen[0].info.run_id}: "
                 "compare runs of one dataset, split and fold"
             )
-    return [_read(store, run) for run in chosen]
+    return [read_run(store, run) for run in chosen]
 
 
 def compare(runs: Sequence[Finetuned]) -> Comparison:
@@ -139,7 +139,8 @@ def compare(runs: Sequence[Finetuned]) -> Comparison:
     return Comparison(arms, tuple(pairs), tuple(_warnings(runs, arms)))
 
 
-def _read(store: Store, run: Run) -> Finetuned:
+def read_run(store: Store, run: Run) -> Finetuned:
+    """Return a finished fine-tuning run with the scores of its cases."""
     rows = [json.loads(line) for line in store.read_text(run, CASES).splitlines()]
     return Finetuned(run.info.run_id, run.data.tags["arm"], dict(run.data.tags), tuple(rows))
 

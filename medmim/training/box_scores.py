@@ -115,7 +115,8 @@ def average_precision(matches: Matches, weights: np.ndarray | None = None) -> fl
     wrong = np.cumsum(each * ~matches.right[order])
     precision = right / np.maximum(right + wrong, np.spacing(1))
     best = np.maximum.accumulate(precision[::-1])[::-1]
-    places = np.searchsorted(right / total, _RECALLS - 1e-9, side="left")
+    # in single precision, as COCO's own code: at a recall such as 0.7 the last digit decides
+    places = np.searchsorted((right / total).astype(np.float32), _RECALLS, side="left")
     return float(np.append(best, 0.0)[np.minimum(places, len(best))].mean())
 
 

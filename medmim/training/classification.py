@@ -67,6 +67,10 @@ class Classification(Task):
         """Return its class."""
         return frozenset([str(volume.target)])
 
+    def checked(self, volumes: tuple[Volume, ...], say: Callable[[str], None]) -> tuple[Volume, ...]:
+        """Return the rows without their label volumes, which need not be read."""
+        return tuple(volume.model_copy(update={"label": None}) for volume in volumes)
+
     def view(self, dims: int) -> View:
         """Return that whole images are seen: the class may hang on any part."""
         return "whole"

@@ -67,7 +67,7 @@ class Detection(Task):
         return frozenset(one.name for one in volume.boxes)
 
     def checked(self, volumes: tuple[Volume, ...], say: Callable[[str], None]) -> tuple[Volume, ...]:
-        """Return the rows with boxes that can be used.
+        """Return the rows with boxes that can be used, without label volumes.
 
         Raises:
             DataError: for a wrong box, unless it is to be clipped.
@@ -75,7 +75,7 @@ class Detection(Task):
         rows, changes = checked(volumes, clip=self.bad_boxes == "clip")
         for change in changes:
             say(f"clipped {change}")
-        return rows
+        return tuple(row.model_copy(update={"label": None}) for row in rows)
 
     def view(self, dims: int) -> View:
         """Return that slices are seen whole, and volumes, whose findings are small, in patches."""

@@ -81,13 +81,13 @@ class Task(ABC):
     def classes_of(self, volume: Volume) -> frozenset[str]:
         """Return the classes that an image is known to show before it is read, for drawing few of each."""
 
+    @abstractmethod
     def checked(self, volumes: tuple[Volume, ...], say: Callable[[str], None]) -> tuple[Volume, ...]:
-        """Return the rows with what the task needs of them checked.
+        """Return the rows with what the task needs of them checked, and without what it need not read.
 
         Raises:
             DataError: if something cannot be used.
         """
-        return volumes
 
     @abstractmethod
     def view(self, dims: int) -> View:

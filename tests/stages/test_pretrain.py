@@ -203,6 +203,13 @@ def test_cells_in_millimetres_are_rounded_printed_and_kept(varied_dataset, home)
     assert stored_settings(PretrainSettings, store, result.run_id, data=varied_dataset).cell == (8, 8, 8)
 
 
+def test_computing_is_a_choice_that_is_kept(tiny_dataset, home):
+    store = Store(home)
+    for compute in ("packed", "masked"):
+        run_id = pretrain(settings(tiny_dataset, compute=compute, steps=1), home=home).run_id
+        assert stored_settings(PretrainSettings, store, run_id, data=tiny_dataset).compute == compute
+
+
 def test_images_that_are_scaled_have_no_millimetres(tiny_dataset, home):
     with pytest.raises(UsageError, match="which pictures and augment=resized do not have; give voxels"):
         pretrain(settings(tiny_dataset, cell="8mm", augment="resized"), home=home)
