@@ -106,9 +106,10 @@ def pretrain(
         words = {**_tags(resolved, parts), **tags}
         recorder = store.begin(experiment=settings.experiment, name=name, tags=words)
         recorder.settings(resolved.model_dump(mode="json", exclude={"data"}))
-        recorder.metrics(_cost(parts), step=0)
     folder = store.checkpoints(recorder.run_id)
     with ending(recorder, store):
+        if not resume:
+            recorder.metrics(_cost(parts), step=0)
         result = _train(resolved, parts, recorder, folder, resume=bool(resume))
     drop_state(folder)
     return result

@@ -55,7 +55,7 @@ def test_a_patch_lies_around_the_label_within_the_volume():
     shown = exhibit(rows([None]), lambda _: prepared(image, label), Plan(3, (16, 16, 24)), {})
     assert shown.images.shape == (1, 1, 16, 16, 24)
     assert (shown.labels == 2).sum() == 8
-    assert torch.equal(shown.images[0, 0, :, :, 2:22], torch.as_tensor(image[14:, 2:18], dtype=torch.float32))
+    assert torch.equal(shown.images[0, 0, :, :, 2:22], torch.as_tensor(image[14:, 1:17], dtype=torch.float32))
     assert shown.targets.tolist() == [-1]
 
 

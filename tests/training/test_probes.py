@@ -11,7 +11,8 @@ def clouds(count, *, apart, seed=0):
     """Two classes of points, as far apart as said."""
     rng = np.random.default_rng(seed)
     classes = np.arange(count) % 2
-    return rng.normal(size=(count, 6)) + apart * classes[:, None] * np.array([1, -1, 0, 0, 0, 0]), classes
+    centres = apart * (classes[:, None] - 0.5) * np.array([1, -1, 0, 0, 0, 0])
+    return rng.normal(size=(count, 6)) + centres, classes
 
 
 @pytest.mark.parametrize("make", [probes.linear, probes.nearest])
