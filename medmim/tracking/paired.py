@@ -170,7 +170,7 @@ def _reach(tail: Flat, variances: Flat, added: Flat, df: np.ndarray, seed_df: in
 
 def _crossed_p(distances: Flat, variances: Flat, added: Flat, df: np.ndarray, seed_df: int) -> Flat:
     """Return the two-sided p at which the reach equals each mean's distance from 0, by bisection."""
-    low, high = np.full(len(distances), -300.0), np.full(len(distances), np.log10(0.5))
+    low, high = np.full(len(distances), -100.0), np.full(len(distances), np.log10(0.5))
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         inside = _reach(10**middle, variances, added, df, seed_df) > distances
