@@ -182,4 +182,4 @@ def _crossed_p(distances: Flat, variances: Flat, added: Flat, df: np.ndarray, se
 def _effect(values: Float[np.ndarray, "patients"]) -> float:
     spread = float(values.std(ddof=1))
     correction = 1 - 3 / (4 * len(values) - 5) if len(values) > 2 else 1.0
-    return correction * float(values.mean()) / spread if spread > 0 else 0.0
+    return correction * float(values.mean()) / spread if spread > 1e-12 else 0.0
