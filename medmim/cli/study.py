@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from medmim.cli.compare import findings_lines
 from medmim.cli.options import home, json_option, print_result
 
 if TYPE_CHECKING:
@@ -66,16 +67,8 @@ def study_lines(done: Studied) -> list[str]:
     if done.concluded is None:
         lines = [task.job.title for task in done.plan.tasks]
     else:
-        variants = done.concluded.findings.variants
-        width = max(len("arm"), *(len(one.title) for one in variants))
-        lines = [f"{'arm':<{width}}  {done.concluded.findings.metric:<6} 95 % interval    patients  seeds"]
-        lines += [
-            f"{one.title:<{width}}  {one.mean:.3f}  {one.low:.3f} … {one.high:.3f}"
-            f"  {len(one.patients):8d}  {len(one.seeds):5d}"
-            for one in variants
-        ]
-        lines += ["", *done.concluded.findings.verdicts]
+        lines = findings_lines(done.concluded.findings)
         lines += [f"note: {note}" for note in done.concluded.notes]
-        lines += ["", f"report   {done.concluded.report}"]
+        lines += [done.concluded.promotion.sentence, "", f"report   {done.concluded.report}"]
     lines += [f"left for later: {title}" for title in done.left]
     return [*lines, *(f"failed: {failure}" for failure in done.failures)]

@@ -54,6 +54,19 @@ def report_on(store: Store, runs: Sequence[Finetuned], *, title: str, notes: Seq
     return Reported(findings, rows, write_study(store.home / "reports" / title, report))
 
 
+def notes_on(runs: Sequence[Finetuned]) -> tuple[str, ...]:
+    """Return what a reader should know of runs that are compared."""
+    notes = []
+    seeds = {(run.tags.get("stratum", ""), run.arm): set[str]() for run in runs}
+    for run in runs:
+        seeds[run.tags.get("stratum", ""), run.arm].add(run.tags["seed"])
+    if len({frozenset(found) for found in seeds.values()}) > 1:
+        notes.append("the arms were run with different seeds: pairs are compared on those that both have")
+    if all(len(found) == 1 for found in seeds.values()):
+        notes.append("one seed an arm: intervals and tests cover patients, not the chance of training")
+    return tuple(notes)
+
+
 def _row(store: Store, variant: Variant, runs: Sequence[Finetuned]) -> Row:
     mine = [run for run in runs if run.run_id in variant.runs]
     ids = [run.tags.get("pretraining_run", "") for run in mine]

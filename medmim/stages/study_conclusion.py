@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medmim.stages.reporting import report_on
+from medmim.stages.reporting import notes_on, report_on
 from medmim.stages.study_plan import Task
 from medmim.tracking.comparison import read_run
 from medmim.tracking.findings import Findings
@@ -61,7 +61,10 @@ def conclude(
     if not cells:
         return None
     runs = [read_run(store, store.run(run_id)) for run_id in cells]
-    notes = _notes([run.tags["seed"] for run in runs], cells=len(tuned))
+    missing = len(tuned) - len(runs)
+    notes = notes_on(runs)
+    if missing:
+        notes += (f"{missing} of {len(tuned)} cells are not finished; run the same command again",)
     reported = report_on(store, runs, title=tree.name, notes=notes)
     findings = reported.findings
     for row in reported.rows:
@@ -73,12 +76,3 @@ def conclude(
     best = max(findings.variants, key=lambda one: one.mean)
     root.metrics({"score/best": best.mean, "cells/done": float(len(runs))}, step=0)
     return Concluded(findings, notes, reported.page, promote(store, runs, findings))
-
-
-def _notes(seeds: Sequence[str], *, cells: int) -> tuple[str, ...]:
-    notes = []
-    if len(seeds) < cells:
-        notes.append(f"{cells - len(seeds)} of {cells} cells are not finished; run the same command again")
-    if len(set(seeds)) == 1:
-        notes.append("one seed an arm: intervals and tests cover patients, not the chance of training")
-    return tuple(notes)

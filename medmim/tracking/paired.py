@@ -170,7 +170,7 @@ def _reach(tail: Flat, variances: Flat, added: Flat, df: np.ndarray, seed_df: in
 
 def _crossed_p(distances: Flat, variances: Flat, added: Flat, df: np.ndarray, seed_df: int) -> Flat:
     """Return the two-sided p at which the reach equals each mean's distance from 0, by bisection."""
-    low, high = np.full(len(distances), -300.0), np.full(len(distances), np.log10(0.5))
+    low, high = np.full(len(distances), -100.0), np.full(len(distances), np.log10(0.5))
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         inside = _reach(10**middle, variances, added, df, seed_df) > distances
@@ -182,4 +182,4 @@ def _crossed_p(distances: Flat, variances: Flat, added: Flat, df: np.ndarray, se
 def _effect(values: Float[np.ndarray, "patients"]) -> float:
     spread = float(values.std(ddof=1))
     correction = 1 - 3 / (4 * len(values) - 5) if len(values) > 2 else 1.0
-    return correction * float(values.mean()) / spread if spread > 0 else 0.0
+    return correction * float(values.mean()) / spread if spread > 1e-12 else 0.0
