@@ -150,7 +150,6 @@ def told(key, value):
         (told("artifacts", {"../../../evil.txt": "0" * 64}), "names files or experiments that it should not"),
         (lambda entries: entries.pop(MANIFEST), r"cannot be unpacked \(KeyError\)"),
     ],
-    ids=str,
 )
 def test_what_is_not_to_be_trusted_changes_nothing(change, message, packed, new_home):
     there = Store(new_home())
