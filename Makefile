@@ -13,10 +13,10 @@ demo: $(VENV)/.runtime
 	$(BIN)/medmim demo
 
 test: $(VENV)/.dev
-	$(BIN)/pytest -m "not slow" -q -n auto --dist worksteal --durations=5
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -q -n auto --dist worksteal --durations=5
 
 coverage: $(VENV)/.dev
-	$(BIN)/pytest -m "not slow" -q -n auto --cov --cov-report=term:skip-covered
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -q -n auto --cov --cov-report=term:skip-covered
 
 test-slow: $(VENV)/.dev
 	$(BIN)/pytest -m slow

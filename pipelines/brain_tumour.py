@@ -13,7 +13,8 @@ from pathlib import Path
 import click
 
 from medmim.cli.compare import comparison_lines
-from medmim.config import FinetuneSettings, PretrainSettings, resolve
+from medmim.config import FinetuneSettings, PretrainSettings
+from medmim.resolve import resolve
 from medmim.stages.compare import compare_runs
 from medmim.stages.finetune import finetune
 from medmim.stages.ingest import ingest

@@ -2,14 +2,18 @@ import pytest
 import yaml
 
 from medmim import files
-from medmim.config import FinetuneSettings, PretrainSettings, find_config, resolve
+from medmim.config import FinetuneSettings, PretrainSettings
 from medmim.errors import SettingsError
+from medmim.resolve import find_config, resolve
+from medmim.study import StudySettings
 
 CONFIGS = sorted(files.shipped("configs").glob("*/*.yaml"))
 
 
 def kind_of(path):
-    return PretrainSettings if path.parent.name == "pretrain" else FinetuneSettings
+    return {"pretrain": PretrainSettings, "finetune": FinetuneSettings, "studies": StudySettings}[
+        path.parent.name
+    ]
 
 
 def write(tmp_path, text):
@@ -124,7 +128,7 @@ def test_an_unknown_preset_is_told_its_neighbour():
 
 
 def test_presets_belong_to_their_command():
-    assert "known: segment" in message(FinetuneSettings, config="zzz")
+    assert "known: classify, detect, segment" in message(FinetuneSettings, config="zzz")
 
 
 @pytest.mark.parametrize("word", ["steps", "steps:3"])
@@ -170,16 +174,20 @@ def test_settings_survive_yaml():
     assert PretrainSettings.model_validate(yaml.safe_load(text)) == settings
 
 
-def test_there_are_presets_for_both_commands():
-    assert {path.parent.name for path in CONFIGS} == {"pretrain", "finetune"}
+def test_there_are_presets_for_each_command():
+    assert {path.parent.name for path in CONFIGS} == {"pretrain", "finetune", "studies"}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_preset_is_valid_and_opens_with_its_command(path):
-    command = "medmim pretrain" if path.parent.name == "pretrain" else "medmim finetune segment"
-    assert path.read_text(encoding="utf-8").splitlines()[0] == f"# {command} --config {path.stem}"
+    settings = resolve(kind_of(path), config=path.stem)
+    command = {
+        "pretrain": f"medmim pretrain --config {path.stem}",
+        "finetune": f"medmim finetune {getattr(settings, 'task', '')} --config {path.stem}",
+        "studies": f"medmim study {path.stem} --data medmim-data",
+    }[path.parent.name]
+    assert path.read_text(encoding="utf-8").splitlines()[0] == f"# {command}"
     assert find_config(path.stem, kind_of(path)) == path
-    resolve(kind_of(path), config=path.stem)
 
 
 def test_a_key_with_dots_changes_one_option_and_leaves_the_others(tmp_path):

@@ -41,7 +41,8 @@ def command(
     *, as_json: bool, config: str | None, overrides: tuple[str, ...], resume: str | None, **flags: Any
 ) -> None:
     """Fine-tune an encoder for TASK (segment, classify or detect), test it once and register the model."""
-    from medmim.config import FinetuneSettings, resolve
+    from medmim.config import FinetuneSettings
+    from medmim.resolve import resolve
 
     note_server()
     values = given(flags)

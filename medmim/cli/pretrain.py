@@ -57,7 +57,8 @@ def command(
         raise click.UsageError(
             "--init: pretraining from other weights is not available yet; use --init scratch"
         )
-    from medmim.config import PretrainSettings, resolve
+    from medmim.config import PretrainSettings
+    from medmim.resolve import resolve
 
     note_server()
     values = given(flags)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 
 import torch
 from torch import Tensor
@@ -44,6 +45,13 @@ def _inflation(name: str, weight: Tensor, wanted: Size) -> Tensor | None:
     if weight.dim() != 4 or len(wanted) != 5:
         return None
     return weight.unsqueeze(-1).expand(*weight.shape, wanted[-1]) / wanted[-1]
+
+
+def _axis(name: str, weight: Tensor, wanted: Size) -> Tensor | None:
+    """Give a weight that is one number a channel, such as a layer's scale, one axis more."""
+    if weight.dim() < 3 or wanted != (*weight.shape, 1) or prod(weight.shape[1:]) != 1:
+        return None
+    return weight.unsqueeze(-1)
 
 
 def _kernel(name: str, weight: Tensor, wanted: Size) -> Tensor | None:
@@ -99,6 +107,7 @@ _MOST_CHANNELS = 8
 RULES: dict[str, Callable[[str, Tensor, Size], Tensor | None]] = {
     "positions interpolated": _positions,
     "2D kernel inflated to 3D": _inflation,
+    "axis of length one added": _axis,
     "channels spread": _channels,
     "kernel resampled": _kernel,
 }

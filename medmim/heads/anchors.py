@@ -95,7 +95,7 @@ def matched(
 
 
 def coverage(
-    images: Sequence[Float[Tensor, "boxes sides"]], grid: AnchorGrid, *, size: Size, strides: Sequence[Size]
+    images: Sequence[Float[Tensor, "_ sides"]], grid: AnchorGrid, *, size: Size, strides: Sequence[Size]
 ) -> float:
     """Return the share of boxes that have an anchor of their own.
 

@@ -28,6 +28,8 @@ SCORES, BOXES = "scores", "boxes"
 
 _FINEST = 4  # voxels; finer maps cost more than small boxes gain
 _LEVELS = 3
+ShapeLists = Sequence[Sequence[Sequence[float]]]
+
 _SAMPLED = 64  # anchors of an image in the loss
 _POSITIVE = 0.33  # of them, at most
 
@@ -44,7 +46,7 @@ class Detector(nn.Module):
     """
 
     def __init__(
-        self, *, encoder: Encoder, spatial_dims: int, classes: int, anchors: Shapes, width: int = 64
+        self, *, encoder: Encoder, spatial_dims: int, classes: int, anchors: ShapeLists, width: int = 64
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -135,6 +137,6 @@ def _sampled(sampler: HardNegativeSampler, index: Tensor, scores: Tensor) -> Ten
     return chosen
 
 
-def _as_shapes(anchors: Sequence[Sequence[Sequence[float]]]) -> Shapes:
+def _as_shapes(anchors: ShapeLists) -> Shapes:
     """Return shapes that may come from JSON, as lists."""
     return tuple(tuple(tuple(float(side) for side in shape) for shape in level) for level in anchors)

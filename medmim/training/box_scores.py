@@ -125,9 +125,9 @@ def froc(matches: Matches) -> float:
     total = int(matches.there.sum())
     if total == 0 or len(matches.scores) == 0:
         return math.nan if total == 0 else 0.0
-    rates, found = compute_froc_curve_data(
-        matches.scores[~matches.right], matches.scores[matches.right], total, len(matches.there)
-    )
+    # MONAI leaves the lowest score out of its thresholds: one below all keeps the real ones
+    wrong = np.append(matches.scores[~matches.right], -1.0)
+    rates, found = compute_froc_curve_data(wrong, matches.scores[matches.right], total, len(matches.there))
     return float(compute_froc_score(rates, found, eval_thresholds=(0.25, 0.5, 1, 2, 4, 8)))
 
 
@@ -152,11 +152,11 @@ def f1_at(matches: Matches, threshold: float) -> float:
     return float(2 * matches.right[kept].sum() / total) if total else math.nan
 
 
-def _matching(rows: Sequence[Row], names: Sequence[str], overlaps: Sequence[float]) -> list[dict[int, Any]]:
+def _matching(rows: Sequence[Row], names: Sequence[str], overlaps: Sequence[float]) -> list[dict[Any, Any]]:
     place = {name: number for number, name in enumerate(names)}
     truth = [[box for box in row["truth"] if box[0] in place] for row in rows]
     found = [[box for box in row["found"] if box[0] in place] for row in rows]
-    results: list[dict[int, Any]] = matching_batch(
+    results: list[dict[Any, Any]] = matching_batch(
         iou_fn=box_iou,
         iou_thresholds=overlaps,
         pred_boxes=[_array([box[2:] for box in image]) for image in found],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -42,8 +42,8 @@ class Detection(Task):
 
     anchors: int = 3
     width: int = 64
-    bad_boxes: Literal["refuse", "clip"] = "refuse"
-    negatives: Literal["known", "all"] = "known"
+    bad_boxes: str = "refuse"
+    negatives: str = "known"
 
     needs: ClassVar[str] = "boxes"
     metric: ClassVar[str] = "ap50"

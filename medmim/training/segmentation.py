@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from monai.losses.dice import DiceCELoss, DiceFocalLoss
@@ -36,7 +36,7 @@ class Segmentation(Task):
         surface_tolerance_mm: how far apart surfaces may be for surface Dice.
     """
 
-    criterion: Literal["dice_ce", "dice_focal"] = "dice_ce"
+    criterion: str = "dice_ce"
     deep_supervision: int = 0
     mirror: bool = False
     surface_tolerance_mm: float = 1.0

@@ -31,11 +31,6 @@ def test_statistics_become_those_of_whole_images(dims):
     first = batch_norms(net)[0]
     torch.testing.assert_close(first.running_mean, torch.stack([x.mean(axes) for x in seen]).mean(0))
     torch.testing.assert_close(first.running_var, torch.stack([x.var(axes) for x in seen]).mean(0))
-    with torch.no_grad():
-        wanted = net(images[0])
-        settle_batch_norms(net, images[:1])
-        for ours, theirs in zip(net.eval()(images[0]), wanted, strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=0.1, atol=0.1)  # unbiased variance against biased
 
 
 def test_nothing_else_changes():

@@ -38,7 +38,7 @@ def batch(dims):
 @pytest.mark.parametrize("name", sorted(ENCODERS))
 def test_every_anchor_has_scores_and_a_box(name, dims):
     network = detector(name, dims)
-    size = tuple(max(stride, 16) for stride in network.encoder.total_stride)
+    size = tuple(max(2 * stride, 16) for stride in network.encoder.total_stride)
     images = torch.randn(1, 1, *size)
     out = network(images)
     anchors = network.anchors(images, out[SCORES])

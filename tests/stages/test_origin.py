@@ -1,6 +1,7 @@
 import pytest
 import tiny
 
+from medmim.data.certificate import Seen
 from medmim.data.manifest import read_dataset
 from medmim.data.partition import patient_digest
 from medmim.errors import RunError
@@ -13,7 +14,7 @@ def find(study, word):
 
 
 def test_scratch_is_nothing(study):
-    assert find(study, "scratch") == Origin()
+    assert find(study, "scratch") == Origin(saw=Seen())
     assert Origin().arm == "scratch"
     assert not Origin().weights
 

@@ -118,7 +118,13 @@ def store(new_home):
 
 
 def record(store, arm, values, *, status="FINISHED", stage="finetune", **tags):
-    tags = {**TAGS, "arm": arm, "stage": stage, **{key: str(value) for key, value in tags.items()}}
+    tags = {
+        **TAGS,
+        "dataset": "scans",
+        "arm": arm,
+        "stage": stage,
+        **{key: str(value) for key, value in tags.items()},
+    }
     recorder = store.begin(experiment="test", name=arm, tags=tags)
     recorder.text(CASES, "".join(json.dumps(row) + "\n" for row in rows(values)))
     recorder.finish(status)
@@ -166,7 +172,7 @@ def test_runs_on_other_patients_are_refused(store, key):
 
 
 def test_a_run_that_did_not_get_to_its_test_is_told(store):
-    tags = {**TAGS, "arm": "a", "stage": "finetune"}
+    tags = {**TAGS, "dataset": "scans", "arm": "a", "stage": "finetune"}
     recorder = store.begin(experiment="test", name="a", tags=tags)
     with pytest.raises(RunError, match=r"has no artifact 'cases\.jsonl'"):
         find_runs(store, [recorder.run_id])

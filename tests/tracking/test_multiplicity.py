@@ -5,7 +5,7 @@ from medmim.tracking.multiplicity import adjusted, halves
 
 def test_equal_weights_are_plain_holm():
     # worked by hand: 0.01 × 4, 0.02 × 3, then the largest so far
-    assert adjusted([0.03, 0.01, 0.04, 0.02], [1, 1, 1, 1]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert adjusted([0.03, 0.01, 0.04, 0.02], [1.0, 1.0, 1.0, 1.0]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
 
 
 def test_weights_shift_the_burden():

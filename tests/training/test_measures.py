@@ -32,8 +32,10 @@ def box_rows(seed=0, *, patients=5, images=25):
     rng = np.random.default_rng(seed)
     found = []
     for number in range(images):
-        box = [0.0, 0, 0, 10, 10, 1]
-        said = [["a", float(rng.uniform()), *(box if rng.random() < 0.6 else [60.0, 0, 0, 70, 10, 1])]]
+        box = [0.0, 0.0, 0.0, 10.0, 10.0, 1.0]
+        said = [
+            ["a", float(rng.uniform()), *(box if rng.random() < 0.6 else [60.0, 0.0, 0.0, 70.0, 10.0, 1.0])]
+        ]
         found.append(
             {"metric": "ap50", "patient": f"p{number % patients}", "truth": [["a", *box]], "found": said}
         )
