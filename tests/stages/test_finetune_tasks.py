@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from medmim.config import FinetuneSettings
 from medmim.data.manifest import Box, DatasetInfo, read_dataset, write_dataset
+from medmim.data.partition import patient_digest
 from medmim.encoders import build_encoder
 from medmim.errors import DataError, TransferError, UsageError
 from medmim.heads import build_head
@@ -45,7 +46,7 @@ def test_every_task_runs_from_data_to_a_registered_model(task, dims, tiny_datase
     result = finetune(settings(tiny_dataset, task, dims=dims, ema=0.9), home=home, say=said.append)
     assert {f"test/{key}" for key in MEANS[task]} <= result.metrics.keys()
     store = Store(home)
-    tested = {volume.id for volume in read_dataset(tiny_dataset).in_split("test")}
+    tested = {patient_digest(volume.id) for volume in read_dataset(tiny_dataset).in_split("test")}
     rows = cases_of(store, result)
     assert {row["case"] for row in rows} == tested
     assert not any("subject" in row for row in rows)

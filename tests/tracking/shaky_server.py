@@ -21,13 +21,13 @@ class ShakyServer:
     """
 
     def __init__(self, folder):
-        variables = {
+        self._variables = {
             "_MLFLOW_SERVER_FILE_STORE": f"sqlite:///{folder / 'mlflow.db'}",
             "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
             "_MLFLOW_SERVER_ARTIFACT_DESTINATION": str(folder / "server-artifacts"),
             "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
         }
-        os.environ.update(variables)
+        os.environ.update(self._variables)
         from mlflow.server import app
         from werkzeug.test import Client
 
@@ -47,6 +47,8 @@ class ShakyServer:
     def close(self):
         self._http.shutdown()
         self._http.server_close()
+        for name in self._variables:
+            os.environ.pop(name, None)
 
     @contextmanager
     def failing(self, fault):
