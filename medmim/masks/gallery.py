@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 _HIDDEN, _SEEN = "#24476b", "#f6f1e4"
 _COVER = 0.88  # opacity of hidden voxels over an image
+_NOTE_POINTS = 7
 _PANEL = {2: 0.95, 3: 1.15}  # inches
 _SHADES = (0.72, 0.86, 1.0)  # of the cube's faces across the first, second, third axis
 _TILT = np.array([[np.sqrt(0.75), -0.5], [-np.sqrt(0.75), -0.5], [0.0, 1.0]])  # isometric, seen from above
@@ -63,7 +65,8 @@ def gallery(
         line[0].set_ylabel(name, fontsize=9)
     for place, title in zip(axes[0], columns, strict=True):
         place.set_title(title, fontsize=9, pad=3)
-    figure.supxlabel(note, fontsize=7, color="#555555")
+    letters = int(72 * size[0] / (0.6 * _NOTE_POINTS))  # a narrow picture has its note on several lines
+    figure.supxlabel("\n".join(textwrap.wrap(note, letters)), fontsize=_NOTE_POINTS, color="#555555")
     return figure
 
 
@@ -131,7 +134,6 @@ def _over_image(place: Axes, hidden: np.ndarray, backdrop: Backdrop) -> None:
     low, high = np.percentile(backdrop.image, [0.5, 99.5])
     grey = np.clip((backdrop.image - low) / max(high - low, 1e-9), 0, 1)[..., None].repeat(3, axis=-1)
     painted = np.where(hidden[..., None], (1 - _COVER) * grey + _COVER * np.array(to_rgb(_HIDDEN)), grey)
-    place.set_facecolor("black")
     for plane, corner in _planes(backdrop):
         picture = painted if painted.ndim == 3 else painted.take(backdrop.centre[plane[2]], axis=plane[2])
         size = [picture.shape[n] * backdrop.spacing_mm[plane[n]] for n in range(2)]
