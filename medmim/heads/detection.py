@@ -39,12 +39,19 @@ class Detector(nn.Module):
         encoder: any encoder.
         spatial_dims: 2 or 3.
         classes: of findings.
-        anchors: shapes for each level, as `anchor_shapes` gives them; as many levels as `level_strides`.
+        anchors: shapes for each level, as `anchor_shapes` gives them or JSON keeps them; as many levels as
+            `level_strides`.
         width: channels of the pyramid, a multiple of 8.
     """
 
     def __init__(
-        self, *, encoder: Encoder, spatial_dims: int, classes: int, anchors: Shapes, width: int = 64
+        self,
+        *,
+        encoder: Encoder,
+        spatial_dims: int,
+        classes: int,
+        anchors: Sequence[Sequence[Sequence[float]]],
+        width: int = 64,
     ) -> None:
         super().__init__()
         self.encoder = encoder

@@ -166,7 +166,8 @@ def _boxed(prepared: Prepared, found: Sequence[tuple[str, float, np.ndarray]]) -
 
 
 def _box_row(volume: Volume, prepared: Prepared, name: str, score: float, box: np.ndarray) -> dict[str, Any]:
-    affine = prepared.stored_affine
+    affine, size = prepared.stored_affine, np.array(volume.shape)
+    box = np.concatenate([box[:3].clip(0, size), box[3:].clip(0, size)])  # images were padded for the network
     corners = (box.reshape(2, 3) - 0.5) @ affine[:3, :3].T + affine[:3, 3]  # voxel i spans i - 1/2 to i + 1/2
     lps = (corners * [-1.0, -1.0, 1.0]).ravel().round(3).tolist()
     last = len(volume.slices) - 1

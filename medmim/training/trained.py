@@ -52,7 +52,8 @@ class Trained:
     def scene(self, root: Path) -> Scene:
         """Return what judging volumes of a dataset folder takes."""
         volumes = Volumes(root, self.plan, cache_gb=_CACHE_GB)
-        return Scene(volumes, self.names, "auto", self.description.get("chosen", {}))
+        # whatever processor this is: a prediction should not depend on it
+        return Scene(volumes, self.names, "fp32", self.description.get("chosen", {}))
 
 
 def load_trained(path: Path) -> Trained:
