@@ -22,10 +22,10 @@ def same(spatial_dims, in_channels):
     return Same()
 
 
-def write_model(folder, threshold, *, dims=3, size=16, spacing_mm=None, names=("ball",)):
+def write_model(folder, threshold, *, dims=3, size=16, spacing_mm=None, options=()):
     """Write the weights of a segmenter that marks what is brighter than `threshold` (normalised)."""
     encoder = build_encoder("threshold:same", spatial_dims=dims, in_channels=1)
-    network = build_head("segment", encoder=encoder, spatial_dims=dims, classes=len(names) + 1)
+    network = build_head("segment", encoder=encoder, spatial_dims=dims, classes=2)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.zero_()
@@ -42,9 +42,9 @@ def write_model(folder, threshold, *, dims=3, size=16, spacing_mm=None, names=("
         "size": [size] * dims,
         "spacing_mm": spacing_mm,
         "view": "patch",
-        "label_names": {str(number): name for number, name in enumerate(names, start=1)},
+        "label_names": {"1": "ball"},
         "head": {"deep_supervision": 0},
-        "task_options": {},
+        "task_options": dict(options),
         "chosen": {},
     }
     return save_weights(folder, network.state_dict(), description)

@@ -80,7 +80,7 @@ def segment(
     with torch.no_grad(), autocast(precision, device):
         # slices across left-right have none of it
         axis = 2 if mirror and not (plan.dims == 2 and prepared.slice_axis == 0) else None
-        scores = _inferer(prepared, plan)(prepared.image.unsqueeze(0).to(device), _Scores(network, axis))
+        scores = _inferer(prepared, plan)(prepared.image.unsqueeze(0).to(device), Scores(network, axis))
     return torch.softmax(scores[0].float().cpu(), dim=0)
 
 
@@ -175,7 +175,7 @@ def mean_scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {key: value for key, value in means.items() if math.isfinite(value)}
 
 
-class _Scores(nn.Module):
+class Scores(nn.Module):
     """The network, its scores in float32 so that windows add up exactly; mirrored along an axis too."""
 
     def __init__(self, network: nn.Module, mirrored: int | None) -> None:
@@ -184,6 +184,7 @@ class _Scores(nn.Module):
         self.mirrored = mirrored
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return class scores, (batch, classes, *space)."""
         scores: Tensor = self.network(images).float()
         if self.mirrored is None:
             return scores
