@@ -25,6 +25,8 @@ COMMANDS = {
     "finetune": "a task head on an encoder, tested and registered",
     "study": "masks, ratios, methods and seeds compared: a grid of cells, resumable",
     "compare": "fine-tuning runs side by side: table, intervals, verdict, report",
+    "predict": "a fine-tuned model on new scans → NIfTI, DICOM-SEG, boxes, tables, pictures",
+    "export": "a model as MONAI bundle, ONNX or safetensors, compared with PyTorch before",
     "models": "registered models: versions, aliases, lineage, contamination",
     "sync": "make an MLflow server hold every run that is here, exactly once",
     "pack": "a study as one checked file",

@@ -15,13 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Int
-from monai.data.meta_tensor import MetaTensor
 from monai.inferers.inferer import Inferer, SliceInferer, SlidingWindowInferer
 from monai.metrics.hausdorff_distance import compute_hausdorff_distance
 from monai.metrics.meandice import compute_dice
 from monai.metrics.surface_dice import compute_surface_dice
 from monai.networks.utils import one_hot
-from monai.transforms.spatial.array import ResampleToMatch
 from torch import Tensor, nn
 
 from medmim.data.manifest import Volume
@@ -29,6 +27,7 @@ from medmim.data.nifti import read_image
 from medmim.data.plan import Plan
 from medmim.data.prepare import Prepared, Volumes
 from medmim.training.fit import autocast
+from medmim.training.restored import on_grid
 
 Mask3d = Int[Tensor, "1 x y z"]
 
@@ -81,7 +80,7 @@ def segment(
     with torch.no_grad(), autocast(precision, device):
         # slices across left-right have none of it
         axis = 2 if mirror and not (plan.dims == 2 and prepared.slice_axis == 0) else None
-        scores = _inferer(prepared, plan)(prepared.image.unsqueeze(0).to(device), _Scores(network, axis))
+        scores = _inferer(prepared, plan)(prepared.image.unsqueeze(0).to(device), Scores(network, axis))
     return torch.softmax(scores[0].float().cpu(), dim=0)
 
 
@@ -111,14 +110,10 @@ def score_volume(
     if volumes.plan.spacing_mm is None and volumes.plan.view == "patch":
         label = prepared.label
         assert label is not None  # only labelled volumes are scored
-        affine = prepared.affine
+        affine, prediction = prepared.affine, probabilities.argmax(dim=0, keepdim=True)
     else:
         label, affine = _native_label(volumes, volume)
-        probabilities = ResampleToMatch(mode="bilinear", padding_mode="border")(
-            MetaTensor(probabilities, affine=torch.as_tensor(prepared.affine)),
-            MetaTensor(label.float(), affine=torch.as_tensor(affine)),
-        ).as_tensor()
-    prediction = probabilities.argmax(dim=0, keepdim=True)
+        prediction = on_grid(probabilities, prepared.affine, label.shape[1:], affine).long().unsqueeze(0)
     return compare_labels(
         prediction, label.long(), _spacing(affine), volume=volume, names=names, tolerance_mm=tolerance_mm
     )
@@ -180,7 +175,7 @@ def mean_scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {key: value for key, value in means.items() if math.isfinite(value)}
 
 
-class _Scores(nn.Module):
+class Scores(nn.Module):
     """The network, its scores in float32 so that windows add up exactly; mirrored along an axis too."""
 
     def __init__(self, network: nn.Module, mirrored: int | None) -> None:
@@ -189,6 +184,7 @@ class _Scores(nn.Module):
         self.mirrored = mirrored
 
     def forward(self, images: Tensor) -> Tensor:
+        """Return class scores, (batch, classes, *space)."""
         scores: Tensor = self.network(images).float()
         if self.mirrored is None:
             return scores
