@@ -123,6 +123,15 @@ def test_yaml_cannot_build_objects(tmp_path):
     assert "not valid YAML" in said
 
 
+def test_the_preset_of_a_method_lies_under_everything():
+    flags = {"method": "mask_any_net"}
+    settings = resolve(PretrainSettings, base="mask_any_net", flags=flags)
+    assert (settings.method, settings.mask, settings.ratio) == ("mask_any_net", "combined", 0.25)
+    changed = resolve(PretrainSettings, base="mask_any_net", config="mae", flags={**flags, "mask": "mesh"})
+    assert (changed.method, changed.mask, changed.ratio) == ("mask_any_net", "mesh", 0.75)
+    assert resolve(PretrainSettings, base="spark") == PretrainSettings()  # without one, defaults hold
+
+
 def test_an_unknown_preset_is_told_its_neighbour():
     assert "no such file or preset; did you mean 'spark_mesh'?" in message(config="spark_mash")
 

@@ -34,10 +34,11 @@ def command(*, dims: int, as_json: bool) -> None:
 
 def method_lines(rows: list[MethodRow]) -> list[str]:
     """Return the table, for people; masking is an axis of its own: any mask goes with any method."""
-    titles = ("method", "objective", "target", "architecture", "encoder", "trained", "kept")
+    titles = ("method", "objective", "target", "architecture", "masking", "encoder", "trained", "kept")
     cells = [
         (
-            *(row.method, row.objective, row.target, row.architecture, row.encoder),
+            *(row.method, row.objective, row.target, row.architecture),
+            *(f"{row.mask} {row.ratio:g}", row.encoder),
             *(f"{count / 1e6:.2f} M" for count in (row.parameters, row.encoder_parameters)),
         )
         for row in rows
@@ -53,7 +54,7 @@ def method_lines(rows: list[MethodRow]) -> list[str]:
     return [
         *lines,
         "",
-        "masking: any of `medmim masks`, with every method",
+        "masking: where nothing else is said; any of `medmim masks` goes with every method",
         "options, --set method_options.NAME=VALUE:",
         *(f"  {line}" for line in options),
     ]

@@ -27,16 +27,20 @@ Examples:
   medmim pretrain --cell 8mm,8mm,10mm            rounded to the encoder's stride; the size is printed
   medmim pretrain --encoder my_package.nets:build --compute masked
   medmim pretrain --config spark_random --set batch_size=8
-  medmim pretrain --method mae --ratio 0.75 --mask random
+  medmim pretrain --method mae                   under the mask that is usual with it
+  medmim pretrain --method contrastive --mask mesh --ratio 0.7
   medmim pretrain --method simmim --encoder swin --set method_options.target=hog
-  medmim pretrain --config latent_mim --minutes 30
+  medmim pretrain --config latent_mim_code --minutes 30
   medmim pretrain --resume""",
 )
-@click.option("--method", help="How it learns: latent_mim, mae, simmim or spark.  [default: spark]")
 @click.option(
-    "--mask", help="What is hidden; `medmim masks` draws them all, or module:callable.  [default: mesh]"
+    "--method", help="How it learns; `medmim methods` lists them all, with their masks.  [default: spark]"
 )
-@click.option("--ratio", type=float, help="Share of mask cells to hide.  [default: 0.7]")
+@click.option(
+    "--mask",
+    help="What is hidden; `medmim masks` draws them, or module:callable.  [default: the method's, or mesh]",
+)
+@click.option("--ratio", type=float, help="Share of mask cells to hide.  [default: the method's, or 0.7]")
 @click.option(
     "--cell",
     help="Mask cell in voxels, such as 8 or 8,8,4, or in mm, such as 8mm.  [default: the encoder's stride]",
@@ -62,7 +66,9 @@ def command(
 
     note_server()
     values = given(flags)
-    settings = resolve(PretrainSettings, config=config, flags=values, overrides=overrides)
+    settings = resolve(
+        PretrainSettings, base=values.get("method"), config=config, flags=values, overrides=overrides
+    )
     if resume:
         refuse_with_resume(values, overrides, config)
         from medmim.stages.runs import to_resume

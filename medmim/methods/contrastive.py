@@ -100,9 +100,9 @@ class Contrastive(Method):
     def _given(self, own: Embeddings, images: Images, hidden: Hidden) -> Embeddings:
         """Return the teacher's embeddings of all views, of length 1."""
         if self.encoder_teacher and self.project_teacher:
-            with torch.no_grad():
-                seen = pooled(self.encoder_teacher.network, images, hidden, compute=self.compute)
-                own = self.project_teacher(seen)
+            with self.encoder_teacher.asked() as encoder:
+                seen = pooled(encoder, images, hidden, compute=self.compute)
+            own = self.project_teacher(seen)
         return F.normalize(own.float(), dim=1)
 
 

@@ -100,8 +100,8 @@ class AveragedTarget(LatentTarget):
 
     def forward(self, encoder: ViTEncoder, projector: nn.Module, images: Images, wanted: Chosen) -> Tokens:
         """Return the average's latents."""
-        with torch.no_grad():
-            return self.latents(self.encoder.network, self.projector.network, images, wanted)
+        with self.encoder.asked() as averaged, self.projector.asked() as averaged_projector:
+            return self.latents(averaged, averaged_projector, images, wanted)
 
     def follow(self, encoder: ViTEncoder, projector: nn.Module, *, progress: float) -> None:
         """Move both averages."""

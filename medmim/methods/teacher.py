@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -22,7 +24,8 @@ Network = TypeVar("Network", bound=nn.Module)
 class Teacher(nn.Module, Generic[Network]):
     """The moving average of a student; called as the student is, without gradient and always in evaluation.
 
-    A method keeps it beside the student and calls `update` in `after_step`.
+    A method keeps it beside the student and calls `update` in `after_step`. Whether it stands in training or
+    evaluation in between means nothing: it is asked in evaluation.
 
     Args:
         student: the network that is copied; it is left as it is.
@@ -37,18 +40,25 @@ class Teacher(nn.Module, Generic[Network]):
                 f"method_options: expected 0 ≤ momentum ≤ last_momentum ≤ 1, got {momentum:g} and "
                 f"{last_momentum:g}"
             )
-        self.network: Network = copy.deepcopy(student).requires_grad_(requires_grad=False).eval()
+        self.network: Network = copy.deepcopy(student).requires_grad_(requires_grad=False)
         self.momentum = momentum
         self.last_momentum = last_momentum
 
-    def train(self, mode: bool = True) -> Teacher[Network]:
-        """Stay in evaluation: targets know no dropout, and batch norms no batch."""
-        return super().train(mode=False)
+    @contextmanager
+    def asked(self) -> Iterator[Network]:
+        """Give the averaged network without gradient and in evaluation: no dropout, no batch statistics."""
+        training = self.network.training
+        self.network.eval()
+        try:
+            with torch.no_grad():
+                yield self.network
+        finally:
+            self.network.train(training)
 
-    @torch.no_grad()
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return what the averaged network gives."""
-        return self.network(*args, **kwargs)
+        with self.asked() as network:
+            return network(*args, **kwargs)
 
     def momentum_at(self, progress: float) -> float:
         """Return the momentum after a share of the training, 0 to 1."""

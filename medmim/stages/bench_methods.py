@@ -1,6 +1,7 @@
 """`medmim bench --methods`: a training step of every method beside a plain supervised step of its encoder.
 
-A step is one forward and one backward of one batch (two views of each image where a method compares views).
+A step is one forward and one backward of one batch (two views of each image where a method compares views),
+and what the method does after it, such as moving a teacher; the optimiser, the same for all, is left out.
 The supervised step is the encoder on whole images, the mean of its coarsest map, ten classes, cross entropy.
 """
 
@@ -141,7 +142,13 @@ def bench_methods(
 def method_step(trial: Trial) -> Callable[[], None]:
     """Return a function that runs one step of the method."""
     method, images, hidden = _materials(trial)
-    return partial(_backward, method, lambda: method(images, hidden).loss)
+    once = partial(_backward, method, lambda: method(images, hidden).loss)
+
+    def step() -> None:
+        once()
+        method.after_step(0.5)
+
+    return step
 
 
 def supervised_step(trial: Trial) -> Callable[[], None]:

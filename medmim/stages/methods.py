@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from medmim.config import PretrainSettings, resolve
 from medmim.encoders import build_encoder
 from medmim.methods import METHODS, build_method
 from medmim.stages.pretrain import usual_encoder
@@ -22,6 +23,7 @@ class MethodRow:
 
     Attributes:
         method: name in the table.
+        mask, ratio: what is hidden where nothing else is said.
         encoder: that it trains where none is named.
         target, architecture, objective: axes of the survey (arXiv 2408.06687); the axis of masking is
             `--mask` with every method, that of the task is `medmim finetune`.
@@ -33,6 +35,8 @@ class MethodRow:
     """
 
     method: str
+    mask: str
+    ratio: float
     encoder: str
     target: str
     architecture: str
@@ -58,9 +62,11 @@ def _row(name: str, dims: int) -> MethodRow:
     with torch.random.fork_rng(devices=[]):
         encoder = build_encoder(chosen, spatial_dims=dims, in_channels=1)
         method = build_method(name, encoder=encoder, spatial_dims=dims, cell=encoder.total_stride)
-    size = size_of(method)
+    size, usual = size_of(method), resolve(PretrainSettings, base=name, flags={"method": name})
     return MethodRow(
         method=name,
+        mask=usual.mask,
+        ratio=usual.ratio,
         encoder=chosen,
         **method.axes,
         views=method.views,

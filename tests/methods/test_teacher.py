@@ -80,6 +80,16 @@ def test_no_gradient_and_no_chance_reach_the_teacher():
     assert network.training
 
 
+def test_it_is_asked_in_evaluation_and_left_as_it_stood():
+    teacher = Teacher(student())
+    for mode in (True, False):
+        teacher.train(mode)
+        with teacher.asked() as network:
+            assert not any(module.training for module in network.modules())
+            assert not network(torch.randn(4, 3)).requires_grad
+        assert all(module.training == mode for module in teacher.modules())
+
+
 def test_the_student_is_not_moved():
     network = student()
     teacher = Teacher(network)

@@ -6,6 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from medmim.cli import main
+from medmim.masks import MASKS
 from medmim.methods import METHODS
 from medmim.stages.methods import list_methods
 
@@ -16,6 +17,8 @@ def test_every_method_has_a_row_with_its_axes(dims):
     assert [row.method for row in rows] == list(METHODS)
     for row in rows:
         assert all([row.target, row.architecture, row.objective])
+        assert row.mask in MASKS
+        assert 0 < row.ratio < 1
         assert row.parameters >= row.encoder_parameters > 0
     assert {row.method for row in rows if row.views == 2} == {"contrastive"}
     assert {row.method for row in rows if row.sees_hidden} == {"mask_any_net"}
@@ -29,4 +32,6 @@ def test_the_command_prints_a_line_a_method_and_json():
     assert names == list(METHODS)
     result = json.loads(machine.stdout.splitlines()[-1])
     assert result["dims"] == 2
-    assert {"method", "target", "architecture", "objective", "encoder"} <= result["methods"][0].keys()
+    assert {"method", "target", "architecture", "objective", "mask", "ratio", "encoder"} <= result["methods"][
+        0
+    ].keys()

@@ -152,13 +152,14 @@ def test_the_method_is_told_after_each_step_and_before_any_callback():
         assert not torch.equal(told, torch.ones(3))
 
 
-def test_the_average_follows_and_is_what_is_judged():
+def test_the_average_follows_and_is_what_is_judged(recwarn):
     module = finetuning(ema=0.5)
     start = {key: value.clone() for key, value in module.network.state_dict().items()}
     batch = {"image": torch.randn(2, 1, 16, 16), "label": torch.randint(0, 3, (2, 1, 16, 16))}
     loader = DataLoader([{key: value[0] for key, value in batch.items()}] * 2, batch_size=2)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
     L.Trainer(max_steps=1, accelerator="cpu", enable_model_summary=False, **quiet).fit(module, loader)
+    assert not any("eval mode" in str(warning.message) for warning in recwarn)  # the average is no mistake
     assert module.judged is not module.network
     now, average = module.network.state_dict(), module.judged.state_dict()
     assert any(not torch.equal(now[key], start[key]) for key in now)

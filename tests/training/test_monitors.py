@@ -1,6 +1,7 @@
 """Monitors: what they find, and that training never notices them."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -52,6 +53,15 @@ def test_without_labels_the_spread_is_all_there_is():
     assert found.keys() == {"probe/effective_rank", "probe/cosine", "alarm/collapse"}
     train, val = shown(2, known=False), shown(2, known=False, seed=1)
     assert Monitors(encoder_for(2), train, val, precision="fp32")().keys() == found.keys()
+
+
+def test_classes_are_learnt_from_training_images_and_never_within_those_that_are_asked():
+    train, val = shown(2), shown(2, seed=1)
+    exchanged = replace(train, targets=1 - train.targets)
+    found = Monitors(encoder_for(2), exchanged, val, precision="fp32")()
+    assert found["probe/knn_f1"] == 0  # neighbours within `val` would give 1
+    assert found["probe/linear_f1"] == 0
+    assert Monitors(encoder_for(2), train, val, precision="fp32")()["probe/knn_f1"] == 1
 
 
 def test_collapse_is_told_and_initial_weights_are_none():
