@@ -28,9 +28,8 @@ def _as_sequence(value: Any) -> Any:
 
 def _as_cell(value: Any) -> Any:
     """Read cell sizes: all in voxels, or all in millimetres, such as `8mm,16mm`."""
-    parts = (
-        value.split(",") if isinstance(value, str) else [value] if isinstance(value, int | float) else value
-    )
+    split = value.split(",") if isinstance(value, str) else value
+    parts = [split] if isinstance(split, int | float) else split
     words = [str(part).strip().lower() for part in parts]
     if all(_MILLIMETRES.fullmatch(word) for word in words):
         return tuple(f"{float(word.removesuffix('mm')):g}mm" for word in words)
@@ -248,13 +247,12 @@ def presets(kind: type[FileSettings]) -> dict[str, Path]:
     return {path.stem: path for path in folder.glob("*.yaml")}
 
 
-_BUDGETS = ("steps", "epochs", "minutes")
-_LABEL_BUDGETS = ("labelled", "label_fraction")
+_ONE_OF = (("steps", "epochs", "minutes"), ("labelled", "label_fraction"))
 
 
 def _merge(values: dict[str, Any], newer: Mapping[str, Any]) -> None:
     """Let newer values win; a newer budget replaces an older one of another kind."""
-    for group in (_BUDGETS, _LABEL_BUDGETS):
+    for group in _ONE_OF:
         if any(newer.get(key) is not None for key in group):
             for key in group:
                 values.pop(key, None)
@@ -267,9 +265,8 @@ def _nested(values: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
     if not rest:
         return {first: value}
     known = values.get(first)
-    inner = known if isinstance(known, Mapping) else {}
-    changed = dict(inner)
-    _merge(changed, _nested(inner, rest, value))
+    changed = dict(known) if isinstance(known, Mapping) else {}
+    _merge(changed, _nested(changed, rest, value))
     return {first: changed}
 
 
@@ -277,9 +274,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(
-            f"{path}: expected a YAML text file that you may read, got {type(error).__name__}"
-        ) from None
+        raise SettingsError(f"{path}: expected a readable YAML file, got {type(error).__name__}") from None
     content = _parse(text, where=str(path))
     if not isinstance(content, dict):
         raise SettingsError(f"{path}: expected 'key: value' lines, got {type(content).__name__}")

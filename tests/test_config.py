@@ -4,12 +4,24 @@ import yaml
 from medmim import files
 from medmim.config import FinetuneSettings, PretrainSettings, find_config, resolve
 from medmim.errors import SettingsError
+from medmim.study import StudySettings
 
 CONFIGS = sorted(files.shipped("configs").glob("*/*.yaml"))
 
 
+KINDS = {kind.presets: kind for kind in (PretrainSettings, FinetuneSettings, StudySettings)}
+
+
 def kind_of(path):
-    return PretrainSettings if path.parent.name == "pretrain" else FinetuneSettings
+    return KINDS[path.parent.name]
+
+
+def command_of(path):
+    """The command that a preset has to open with."""
+    if path.parent.name == "studies":
+        return f"medmim study {path.stem} --data medmim-data"
+    task = f" {resolve(FinetuneSettings, config=path.stem).task}" if path.parent.name == "finetune" else ""
+    return f"medmim {path.parent.name}{task} --config {path.stem}"
 
 
 def write(tmp_path, text):
@@ -124,7 +136,7 @@ def test_an_unknown_preset_is_told_its_neighbour():
 
 
 def test_presets_belong_to_their_command():
-    assert "known: segment" in message(FinetuneSettings, config="zzz")
+    assert "known: classify, detect, segment" in message(FinetuneSettings, config="zzz")
 
 
 @pytest.mark.parametrize("word", ["steps", "steps:3"])
@@ -170,14 +182,13 @@ def test_settings_survive_yaml():
     assert PretrainSettings.model_validate(yaml.safe_load(text)) == settings
 
 
-def test_there_are_presets_for_both_commands():
-    assert {path.parent.name for path in CONFIGS} == {"pretrain", "finetune"}
+def test_there_are_presets_for_each_command():
+    assert {path.parent.name for path in CONFIGS} == set(KINDS)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_preset_is_valid_and_opens_with_its_command(path):
-    command = "medmim pretrain" if path.parent.name == "pretrain" else "medmim finetune segment"
-    assert path.read_text(encoding="utf-8").splitlines()[0] == f"# {command} --config {path.stem}"
+    assert path.read_text(encoding="utf-8").splitlines()[0] == f"# {command_of(path)}"
     assert find_config(path.stem, kind_of(path)) == path
     resolve(kind_of(path), config=path.stem)
 

@@ -156,7 +156,7 @@ def _matching(rows: Sequence[Row], names: Sequence[str], overlaps: Sequence[floa
     place = {name: number for number, name in enumerate(names)}
     truth = [[box for box in row["truth"] if box[0] in place] for row in rows]
     found = [[box for box in row["found"] if box[0] in place] for row in rows]
-    results: list[dict[int, Any]] = matching_batch(
+    results = matching_batch(
         iou_fn=box_iou,
         iou_thresholds=overlaps,
         pred_boxes=[_array([box[2:] for box in image]) for image in found],
@@ -166,7 +166,7 @@ def _matching(rows: Sequence[Row], names: Sequence[str], overlaps: Sequence[floa
         gt_classes=[np.array([place[box[0]] for box in image], dtype=int) for image in truth],
         max_detections=MOST,
     )
-    return results
+    return [{int(place): found for place, found in image.items()} for image in results]  # numpy's before
 
 
 def _array(boxes: Sequence[Sequence[float]]) -> Float[np.ndarray, "boxes 6"]:

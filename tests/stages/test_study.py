@@ -162,7 +162,7 @@ def test_nobody_and_no_place_is_in_the_store(done, data):
 
     volumes = read_dataset(data).volumes
     words = {word for volume in volumes for word in (volume.id, volume.subject, volume.series, volume.image)}
-    words |= {"secret-place", str(data), str(done.home), "/tmp".replace("/t", "/t")}
+    words |= {"secret-place", str(data), str(done.home)}
     texts = []
     with sqlite3.connect(done.home / "mlflow.db") as database:
         for table, column in (
