@@ -22,9 +22,8 @@ def _as_sequence(value: Any) -> Any:
 
 def _as_cell(value: Any) -> Any:
     """Read cell sizes: all in voxels, or all in millimetres, such as `8mm,16mm`."""
-    parts = (
-        value.split(",") if isinstance(value, str) else [value] if isinstance(value, int | float) else value
-    )
+    split = value.split(",") if isinstance(value, str) else value
+    parts = [split] if isinstance(split, int | float) else split
     words = [str(part).strip().lower() for part in parts]
     if all(_MILLIMETRES.fullmatch(word) for word in words):
         return tuple(f"{float(word.removesuffix('mm')):g}mm" for word in words)

@@ -9,10 +9,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from medmim.config import FileSettings, FinetuneSettings, PretrainSettings, Share
 from medmim.errors import SettingsError
+from medmim.resolve import Settings, resolve
 
 SCRATCH = "scratch"
 LabelShare = float | None
@@ -25,7 +26,8 @@ class StudySettings(FileSettings):
         name: of the study and of its MLflow experiment.
         data: dataset folder that `medmim ingest` wrote.
         methods, masks, ratios: the grid of pretrainings; every combination is an arm.
-        arms: further arms, each the settings of pretraining by which it differs from `pretrain`.
+        arms: further arms, each the settings of pretraining by which it differs from `pretrain`; one that
+            names an encoder is run with that one of `encoders` only.
         encoders, label_fractions: arms are compared within each of them, never across.
         seeds, folds: repetitions of every arm.
         scratch: add the matched control without pretraining.
@@ -90,19 +92,19 @@ def cells_of(study: StudySettings) -> tuple[Cell, ...]:
     Raises:
         SettingsError: for settings that a cell refuses, or two arms with one name.
     """
-    arms = _pretrainings(study)
-    found = []
+    arms, found = _pretrainings(study), []
     for seed, fold, encoder, share in product(
         study.seeds, study.folds, study.encoders, study.label_fractions
     ):
         common = {"data": study.data, "experiment": study.name, "seed": seed, "fold": fold}
         common |= {"encoder": encoder} if encoder else {}
         labels = {"label_fraction": share} if share is not None else {}
-        finetune = _settings(FinetuneSettings, {**study.finetune, **common, **labels}, where="finetune")
+        words = {**study.finetune, **common, **labels}
+        finetune = _settings(FinetuneSettings, words, where="finetune", base=words.get("task"))
         stratum = _stratum(study, encoder, share)
         if study.scratch:
             found.append(Cell(SCRATCH, stratum, None, finetune))
-        for arm in arms:
+        for arm in (arm for arm in arms if arm.get("encoder", encoder) == encoder):
             pretrain = _settings(PretrainSettings, {**study.pretrain, **arm, **common}, where="pretrain")
             found.append(Cell(arm_of(pretrain), stratum, pretrain, finetune))
     _refuse_twins(found)
@@ -110,6 +112,11 @@ def cells_of(study: StudySettings) -> tuple[Cell, ...]:
 
 
 def _pretrainings(study: StudySettings) -> list[dict[str, Any]]:
+    named = [arm["encoder"] for arm in study.arms if "encoder" in arm]
+    strange = [encoder for encoder in named if encoder not in study.encoders]
+    if strange:
+        known = ", ".join(filter(None, study.encoders)) or "none is listed"
+        raise SettingsError(f"study: arms name encoder '{strange[0]}', expected one of encoders: {known}")
     grid = [
         {"method": method, "mask": mask, "ratio": ratio}
         for method, mask, ratio in product(study.methods, study.masks, study.ratios)
@@ -124,16 +131,13 @@ def _stratum(study: StudySettings, encoder: str | None, share: LabelShare) -> st
 
 
 def _settings(
-    kind: type[PretrainSettings] | type[FinetuneSettings], values: Mapping[str, Any], *, where: str
-) -> Any:
+    kind: type[Settings], values: Mapping[str, Any], *, where: str, base: str | None = None
+) -> Settings:
+    """Return the settings that the command of that name would take, its task's preset below them."""
     try:
-        return kind.model_validate(dict(values))
-    except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, problem['loc'])) or where}: {problem['msg']}"
-            for problem in error.errors(include_url=False)
-        )
-        raise SettingsError(f"study, {where}: {problems}") from None
+        return resolve(kind, base=base, flags=values)
+    except SettingsError as error:
+        raise SettingsError(f"study, {where}: {error}") from None
 
 
 def _refuse_twins(cells: list[Cell]) -> None:

@@ -47,6 +47,30 @@ def test_an_arm_of_its_own_differs_in_what_it_says():
     assert only.arm == "spark gap 0.9"
 
 
+def test_an_arm_that_names_an_encoder_is_run_with_that_one_only():
+    arms = [{"mask": "mesh"}, {"mask": "random", "encoder": "vit", "method": "mae"}]
+    found = cells(masks=[], arms=arms, encoders=["resnet18", "vit"])
+    assert [(cell.arm, cell.stratum) for cell in found] == [
+        ("scratch", "resnet18"),
+        ("spark mesh 0.7", "resnet18"),
+        ("scratch", "vit"),
+        ("spark mesh 0.7", "vit"),
+        ("mae random 0.7", "vit"),
+    ]
+
+
+@pytest.mark.parametrize("encoders", [["resnet18"], []])
+def test_an_arm_with_an_encoder_that_the_study_does_not_have_is_told(encoders):
+    words = {"encoders": encoders} if encoders else {}
+    with pytest.raises(SettingsError, match="arms name encoder 'vit', expected one of encoders"):
+        cells(arms=[{"encoder": "vit"}], **words)
+
+
+def test_a_task_brings_its_preset():
+    (only,) = cells(masks=[], finetune={"task": "classify", "batch_size": 3})
+    assert (only.finetune.ema, only.finetune.batch_size) == (0.99, 3)
+
+
 def test_titles():
     assert arm_title("a", "") == "a"
     assert arm_title("a", "0.1 of labels") == "a · 0.1 of labels"
@@ -58,7 +82,7 @@ def test_titles():
     [
         ({"masks": ["mesh", "mesh"]}, "two cells are called 'spark mesh 0.7 seed 0'"),
         ({"masks": [], "scratch": False}, "no arm: give masks and ratios, or arms"),
-        ({"pretrain": {"stpes": 3}}, "study, pretrain: stpes: Extra inputs are not permitted"),
+        ({"pretrain": {"stpes": 3}}, "study, pretrain: settings: unknown key 'stpes'; did you mean 'steps'"),
         ({"finetune": {"steps": 3, "epochs": 1}}, "expected one of steps, epochs, minutes"),
     ],
 )

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
-from medmim.config import PretrainSettings, resolve
+from medmim.config import PretrainSettings
 from medmim.encoders import build_encoder
 from medmim.methods import METHODS, build_method
+from medmim.resolve import resolve
 from medmim.stages.pretrain import usual_encoder
 from medmim.training.cost import size_of
 
