@@ -55,6 +55,8 @@ class RunSettings(FileSettings):
         size: voxels that the network sees at once, one number or one an axis.
         encoder: name in the table of encoders, or module:callable.
         steps, epochs, minutes: length of training; one of them.
+        clock: what minutes are of: wall, or this process's processor time (all its threads), which other
+            work on the machine does not shorten.
         optimizer: adamw, lamb or sgd (Nesterov's).
         betas: memory of the gradient's mean and mean square; sgd takes the first as its momentum.
         weight_decay_end: weight decay at the end of training, reached along a cosine; None: it stays.
@@ -77,6 +79,7 @@ class RunSettings(FileSettings):
     steps: int | None = Field(default=None, gt=0)
     epochs: float | None = Field(default=None, gt=0)
     minutes: float | None = Field(default=None, gt=0)
+    clock: Literal["wall", "processor"] = "wall"
     batch_size: int = Field(default=4, gt=0)
     lr: float = Field(default=1e-3, gt=0)
     optimizer: Literal["adamw", "lamb", "sgd"] = "adamw"

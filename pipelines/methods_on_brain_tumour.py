@@ -2,9 +2,9 @@
 
 python pipelines/methods_on_brain_tumour.py SOURCE [--minutes 10] [--seeds 2]
 
-SOURCE is the folder with images/ and annotations.jsonl. Every method gets the same minutes of wall clock and
-an encoder of about 11 million parameters; run it on a quiet machine. Finished cells are kept in results.jsonl
-and skipped when it is started again.
+SOURCE is the folder with images/ and annotations.jsonl. Every method gets the same minutes of processor time
+and an encoder of about 11 million parameters; OMP_NUM_THREADS=1 counts one core. Finished cells are kept in
+results.jsonl and skipped when it is started again.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ ARMS: dict[str, dict[str, Any]] = {
 @click.command()
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), default="methods-study", show_default=True)
-@click.option("--minutes", type=float, default=10, show_default=True, help="Of each pretraining.")
+@click.option(
+    "--minutes", type=float, default=10, show_default=True, help="Of processor time, of each pretraining."
+)
 @click.option("--steps", type=int, help="Steps of each pretraining instead of minutes.")
 @click.option("--seeds", type=int, default=2, show_default=True)
 @click.option("--size", type=int, default=128, show_default=True, help="Voxels along each axis.")
@@ -81,7 +83,7 @@ def _cell(
     if "method" in arm:
         settings = PretrainSettings(
             **arm,
-            **({"steps": steps} if steps else {"minutes": minutes}),
+            **({"steps": steps} if steps else {"minutes": minutes, "clock": "processor"}),
             data=out / "dataset",
             dims=2,
             size=(size,),

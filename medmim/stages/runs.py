@@ -53,7 +53,8 @@ class Result:
 def budget_words(settings: RunSettings) -> str:
     """Return what was asked for as the length of training, such as `steps=2000`; nothing for the default."""
     asked = ((key, getattr(settings, key)) for key in ("steps", "epochs", "minutes"))
-    return next((f"{key}={length:g}" for key, length in asked if length), "")
+    clock = " of processor time" if settings.minutes and settings.clock == "processor" else ""
+    return next((f"{key}={length:g}{clock}" for key, length in asked if length), "")
 
 
 @contextmanager

@@ -1,3 +1,4 @@
+import time
 from functools import partial
 
 import pytest
@@ -44,6 +45,16 @@ def test_the_clock_runs_from_its_start():
     budget.start()
     clock.now += 3
     assert budget.elapsed_s == 3
+
+
+def test_minutes_may_be_of_processor_time():
+    budget = budget_for(settings(minutes=1.0, clock="processor"), volumes=10)
+    budget.start()
+    time.sleep(0.2)
+    assert budget.elapsed_s < 0.1  # sleeping takes no processor time
+    before = budget.elapsed_s
+    sum(number * number for number in range(200_000))
+    assert budget.elapsed_s > before
 
 
 def test_time_before_a_resume_counts():
