@@ -13,6 +13,9 @@ from medmim.data.manifest import Volume
 from medmim.errors import UsageError
 from medmim.training.trained import Trained
 
+_SCHEMA = (
+    "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
+)
 _README = """# {title}
 
 A segmenter made by medmim {version}, as a MONAI bundle: TorchScript and MONAI's own transforms.
@@ -130,8 +133,7 @@ def _metadata(trained: Trained, title: str, names: dict[str, str]) -> dict[str, 
     classes = max(trained.names) + 1
     common = {"type": "image", "modality": "n/a", "is_patch_data": True, "spatial_shape": list(plan.size)}
     return {
-        "schema": "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/"
-        "meta_schema_20240725.json",
+        "schema": _SCHEMA,
         "version": "0.1.0",
         "changelog": {"0.1.0": "exported"},
         "monai_version": monai.__version__,

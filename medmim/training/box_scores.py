@@ -169,7 +169,7 @@ def _matching(rows: Sequence[Row], names: Sequence[str], overlaps: Sequence[floa
     return results
 
 
-def _array(boxes: Sequence[Sequence[float]]) -> Float[np.ndarray, "boxes 6"]:
+def _array(boxes: Sequence[Sequence[float | int]]) -> Float[np.ndarray, "boxes 6"]:
     return np.array(boxes, dtype=np.float64).reshape(-1, 6)
 
 
