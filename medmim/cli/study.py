@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from medmim.cli.compare import findings_lines
-from medmim.cli.options import home, json_option, print_result
+from medmim.cli.options import home, json_option, note_server, print_result
 
 if TYPE_CHECKING:
     from medmim.stages.study import Studied
+    from medmim.stages.study_engines import StudyEngine
 
 
 @click.command(
@@ -21,12 +24,24 @@ Examples:
   medmim study quick --data medmim-data --dry-run
   medmim study quick --data medmim-data
   medmim study mesh_mask --max-hours 2.5 --set seeds=[0,1]
-  medmim study my_study.yaml --set pretrain.steps=500""",
+  medmim study my_study.yaml --set pretrain.steps=500
+  medmim study mesh_mask --engine ray --address head:6379 --gpus 0.5""",
 )
 @click.argument("config")
 @click.option("--data", type=click.Path(path_type=Path), help="Dataset folder.  [default: the config's]")
 @click.option("--dry-run", is_flag=True, help="Print the plan, cells and predicted hours; run nothing.")
 @click.option("--max-hours", type=float, help="Begin no training that would end later than this from now.")
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Where trainings run; ray: on a cluster whose nodes see --data and MEDMIM_HOME at one path.",
+)
+@click.option("--address", help="Of the Ray cluster, such as head:6379; auto: that of this machine.")
+@click.option(
+    "--gpus", type=float, help="Of each training on the cluster; 0.5 lets two share one.  [default: 0]"
+)
 @click.option(
     "overrides", "--set", multiple=True, metavar="KEY=VALUE", help="Change any setting; may be repeated."
 )
@@ -39,6 +54,7 @@ def command(
     max_hours: float | None,
     overrides: tuple[str, ...],
     as_json: bool,
+    **where: Any,
 ) -> None:
     """Compare masks, methods and label budgets: CONFIG is a YAML file or a preset.
 
@@ -49,17 +65,37 @@ def command(
     from medmim.stages.study import study
     from medmim.study import StudySettings
 
+    note_server()
     settings = resolve(StudySettings, config=config, flags={"data": data}, overrides=overrides)
-    done = study(
-        settings,
-        home=home(),
-        dry_run=dry_run,
-        max_hours=max_hours,
-        say=lambda line: click.echo(line, err=True),
-    )
+    with _engine(**where) as found:
+        done = study(
+            settings,
+            home=home(),
+            dry_run=dry_run,
+            max_hours=max_hours,
+            engine=found,
+            say=lambda line: click.echo(line, err=True),
+        )
     print_result(done.as_json(), as_json=as_json, lines=study_lines(done))
     if done.failures:
         click.get_current_context().exit(1)
+
+
+@contextmanager
+def _engine(*, engine: str, address: str | None, gpus: float | None) -> Iterator[StudyEngine | None]:
+    """Connect to the cluster that the user named; None: here."""
+    if engine == "local":
+        if address is not None or gpus is not None:
+            raise click.UsageError("--address and --gpus are of a cluster: give --engine ray with them")
+        yield None
+        return
+    if address is None:
+        raise click.UsageError("--engine ray: expected --address too, such as --address head:6379")
+    from medmim.data.engines import connect_ray
+    from medmim.stages.study_engines import OnRay
+
+    with connect_ray(address, gpus=gpus or 0.0) as ray:
+        yield OnRay(ray)
 
 
 def study_lines(done: Studied) -> list[str]:

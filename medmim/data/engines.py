@@ -42,17 +42,21 @@ class RayEngine:
     Args:
         ray: the module, connected.
         at_once: jobs that are handed out at one time; None: as many as the cluster can run.
+        gpus: of each job; a half lets two share one.
     """
 
-    def __init__(self, ray: Any, at_once: int | None = None) -> None:
+    def __init__(self, ray: Any, at_once: int | None = None, *, gpus: float = 0.0) -> None:
         self._ray = ray
         self._at_once = at_once
+        self._gpus = gpus
 
     @property
     def width(self) -> int:
-        """Processors of the cluster now, or fewer if the user said so."""
-        processors = max(1, self._processors())
-        return min(processors, self._at_once or processors)
+        """Jobs that the cluster has processors and GPUs for now, or fewer if the user said so."""
+        room = self._processors()
+        if self._gpus:
+            room = min(room, int(self._ray.cluster_resources().get("GPU", 0) / self._gpus))
+        return max(1, min(room, self._at_once or room))
 
     def map(self, function: Callable[..., Any], jobs: Sequence[Job]) -> Iterator[tuple[int, Any]]:
         """Call `function(**job)` for each job, as `Engine.map` says.
@@ -60,7 +64,7 @@ class RayEngine:
         Raises:
             RunError: if the cluster has no processors left, or a job loses one node after the other.
         """
-        remote = self._ray.remote(max_retries=_RETRIES)(function)
+        remote = self._ray.remote(max_retries=_RETRIES, num_gpus=self._gpus)(function)
         places: dict[Any, int] = {}
         waiting = iter(enumerate(jobs))
         while True:
@@ -97,12 +101,13 @@ class RayEngine:
 
 
 @contextlib.contextmanager
-def connect_ray(address: str, *, at_once: int | None = None) -> Iterator[RayEngine]:
+def connect_ray(address: str, *, at_once: int | None = None, gpus: float = 0.0) -> Iterator[RayEngine]:
     """Connect to a running Ray cluster, and leave it afterwards as it was.
 
     Args:
         address: as `ray.init` takes it: `host:6379`, `ray://host:10001`, or `auto` for that of this machine.
         at_once: jobs at one time; None: as many as the cluster can run.
+        gpus: of each job.
 
     Raises:
         UsageError: if Ray is not installed.
@@ -124,7 +129,7 @@ def connect_ray(address: str, *, at_once: int | None = None) -> Iterator[RayEngi
             "one with `ray start --head` there, and `ray start --address` here"
         ) from error
     try:
-        yield RayEngine(ray, at_once)
+        yield RayEngine(ray, at_once, gpus=gpus)
     finally:
         ray.shutdown()
 

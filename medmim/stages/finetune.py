@@ -97,7 +97,7 @@ def _train(
     def evaluate(step: int) -> Mapping[str, float]:
         title = f"{'validation' if val else 'training'}, step {step}"
         png = task.panel(module.judged, (val or train)[:_DRAWN], scene, title=title)
-        recorder.picture(settings.task, png, step=step)
+        recorder.picture("prediction", png, step=step)
         rows = task.judge(module.judged, _spread(val, task.watched), scene, final=False)
         return {f"val/{key}": value for key, value in task.means(rows, scene).items()}
 

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -50,9 +50,6 @@ class Outcome:
     run_id: str | None
     error: str = ""
     minutes: float = 0.0
-
-
-Engine = Callable[[Job, Path], Outcome]
 
 
 def run_here(job: Job, home: Path) -> Outcome:

@@ -14,15 +14,17 @@ from typing import Any
 
 from medmim.data.manifest import Dataset, read_dataset
 from medmim.encoders import ENCODERS
-from medmim.errors import UsageError, unknown_name
+from medmim.errors import RunError, UsageError, unknown_name
 from medmim.heads import HEADS
 from medmim.masks import build_mask
 from medmim.methods import METHODS
-from medmim.stages.job import Engine, Job, run_apart
+from medmim.stages.job import Job, Outcome
 from medmim.stages.study_conclusion import Concluded, conclude
+from medmim.stages.study_engines import Here, StudyEngine
 from medmim.stages.study_plan import Plan, Task, plan_study, tasks_of, timed_minutes
 from medmim.study import Cell, StudySettings, cells_of
 from medmim.tracking.store import Store
+from medmim.tracking.sync import server_of, sync
 from medmim.tracking.tree import PARENT, Tree, columns_of
 
 
@@ -57,7 +59,7 @@ def study(
     home: Path,
     dry_run: bool = False,
     max_hours: float | None = None,
-    engine: Engine = run_apart,
+    engine: StudyEngine | None = None,
     timer: Callable[[Task], float] | None = None,
     say: Callable[[str], None] = print,
 ) -> Studied:
@@ -68,7 +70,7 @@ def study(
         home: `MEDMIM_HOME`.
         dry_run: print the plan only.
         max_hours: begin no training that would, as predicted, end later than this from now.
-        engine: runs one training.
+        engine: runs trainings; here, each in a process of its own, without.
         timer: predicts the minutes of a training; by a short one without.
         say: takes lines for the user.
 
@@ -81,7 +83,8 @@ def study(
     store = Store(home)
     with _alone(home / "studies", settings.name):
         tasks = tasks_of(cells, dataset_hash=dataset.info.content_hash, study=settings.name)
-        timer = timer or partial(timed_minutes, dataset=dataset, engine=engine)
+        engine = engine or Here()
+        timer = timer or partial(timed_minutes, dataset=dataset, engine=engine, near=home / "studies")
         plan = plan_study(cells, tasks, store=store, timer=timer)
         for line in plan.lines():
             say(line)
@@ -94,14 +97,15 @@ def study(
         runner.run(max_hours)
         concluded = conclude(tree, root, tasks, runner.finished)
         root.finish("FAILED" if runner.failures else "FINISHED")
+        _send(store, settings.name, say)
     return Studied(settings.name, plan, tuple(runner.failures), tuple(runner.left), concluded)
 
 
 class _Runner:
-    """Runs the open tasks of a plan one after the other; a failed one fails alone."""
+    """Runs the open tasks of a plan; a failed one fails alone."""
 
     def __init__(
-        self, tree: Tree, root: str, plan: Plan, home: Path, engine: Engine, say: Callable[[str], None]
+        self, tree: Tree, root: str, plan: Plan, home: Path, engine: StudyEngine, say: Callable[[str], None]
     ) -> None:
         self.tree = tree
         self.root = root
@@ -112,30 +116,47 @@ class _Runner:
         self.finished = dict(plan.finished)
         self.failures: list[str] = []
         self.left: list[str] = []
+        self._begun = time.monotonic()
+        self._running = 0
 
     def run(self, max_hours: float | None) -> None:
-        """Run all that the time allows."""
-        begun = time.monotonic()
-        for number, task in enumerate(self.plan.open, start=1):
-            ready = (time.monotonic() - begun) / 60 + self.plan.minutes[task.job.stage]
-            if self.left or (max_hours is not None and ready > 60 * max_hours):
-                self.left.append(task.job.title)
-                continue
-            self.say(f"{number}/{len(self.plan.open)} {task.job.title}")
-            self._run(task)
+        """Run all that the time allows; an engine that asks ahead gets what needs no other training first."""
+        waves = [self.plan.open]
+        if self.engine.asks_ahead:
+            waves = [tuple(task for task in waves[0] if bool(task.needs) == late) for late in (False, True)]
+        for wave in waves:
+            for job, outcome in self.engine.run(self._jobs(wave, max_hours), self.home):
+                self._running -= 1
+                self._note(job, outcome)
 
-    def _run(self, task: Task) -> None:
-        if task.needs and task.needs not in self.finished:
-            self.failures.append(f"{task.job.title}: not run, because its pretraining failed")
-            return
-        arm = self.tree.arm(task.cell, root=self.root)
-        outcome = self.engine(self._placed(task, arm.run_id), self.home)
+    def _jobs(self, tasks: Sequence[Task], max_hours: float | None) -> Iterator[Job]:
+        """Yield what can be run by the time that it is asked for."""
+        for task in tasks:
+            if self.left or (max_hours is not None and self._ready(task) > 60 * max_hours):
+                self.left.append(task.job.title)
+            elif task.needs and task.needs not in self.finished:
+                self.failures.append(f"{task.job.title}: not run, because its pretraining failed")
+            else:
+                self._running += 1
+                number = self.plan.open.index(task) + 1
+                self.say(f"{number}/{len(self.plan.open)} {task.job.title}")
+                arm = self.tree.arm(task.cell, root=self.root)
+                yield self._placed(task, arm.run_id)
+
+    def _ready(self, task: Task) -> float:
+        """Return the minutes from the beginning at which a training would end, those before it done."""
+        rounds = self._running // self.engine.width + 1
+        return (time.monotonic() - self._begun) / 60 + rounds * self.plan.minutes[task.job.stage]
+
+    def _note(self, job: Job, outcome: Outcome) -> None:
+        """Keep how a training ended."""
+        words = f"{job.title}: " if self.engine.asks_ahead else ""
         if outcome.run_id is None:
-            self.failures.append(f"{task.job.title}: {outcome.error}")
-            self.say(f"    failed: {outcome.error}")
+            self.failures.append(f"{job.title}: {outcome.error}")
+            self.say(f"    {words}failed: {outcome.error}")
         else:
-            self.finished[task.job.digest] = outcome.run_id
-            self.say(f"    {outcome.minutes:.1f} minutes")
+            self.finished[job.digest] = outcome.run_id
+            self.say(f"    {words}{outcome.minutes:.1f} minutes")
 
     def _placed(self, task: Task, arm: str) -> Job:
         """Return the job below its arm's run, starting from the pretraining that it needs."""
@@ -154,6 +175,16 @@ def _alone(folder: Path, name: str) -> Iterator[None]:
         except BlockingIOError:
             raise UsageError(f"study '{name}' is running in another process: wait for it") from None
         yield
+
+
+def _send(store: Store, name: str, say: Callable[[str], None]) -> None:
+    """Let a server, where there is one, have what came after the trainings: the arms' means and the page."""
+    uri = server_of(store)
+    if uri is not None:
+        try:
+            sync(store, uri, runs=store.runs(study=name))
+        except RunError as error:
+            say(f"note: {error}")
 
 
 def _check_names(cells: Sequence[Cell]) -> None:

@@ -14,7 +14,8 @@ from medmim.config import FinetuneSettings, PretrainSettings
 from medmim.data.manifest import Dataset, digest_of
 from medmim.data.partition import limit_patients, partition
 from medmim.errors import RunError
-from medmim.stages.job import DIGEST, Engine, Job
+from medmim.stages.job import DIGEST, Job
+from medmim.stages.study_engines import StudyEngine
 from medmim.study import SCRATCH, Cell
 from medmim.tracking.store import Store
 from medmim.training.budget import budget_for
@@ -142,13 +143,21 @@ def plan_study(
     return Plan(len(cells), tuple(tasks), finished, minutes, ", ".join(sources))
 
 
-def timed_minutes(task: Task, *, dataset: Dataset, engine: Engine) -> float:
-    """Return the minutes that a training will take, from one of a few steps in a home folder of its own."""
+def timed_minutes(task: Task, *, dataset: Dataset, engine: StudyEngine, near: Path) -> float:
+    """Return the minutes that a training will take, from one of a few steps.
+
+    Args:
+        task: the training.
+        dataset: that it learns from.
+        engine: that will run it.
+        near: where a home folder of its own is made for a while.
+    """
     short: dict[str, Any] = {"steps": _TIMED_STEPS, "epochs": None, "minutes": None, "evaluations": 2}
     short |= {"init": SCRATCH} if task.job.stage == "finetune" else {}
-    with tempfile.TemporaryDirectory() as home:
+    with tempfile.TemporaryDirectory(dir=near) as home:
         begun = time.monotonic()
-        outcome = engine(replace(task.job, settings={**task.job.settings, **short}), Path(home))
+        job = replace(task.job, settings={**task.job.settings, **short})
+        [(_, outcome)] = engine.run([job], Path(home))
         whole = time.monotonic() - begun
         if outcome.run_id is None:
             raise RunError(f"{task.job.title}, timed for the plan: {outcome.error}")

@@ -19,6 +19,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.exceptions import MlflowException
 
 from medmim.tracking.copies import ORIGIN, RunCopy, Version
+from medmim.tracking.store import EXPERIMENT_TAGS
 from medmim.tracking.tree import PARENT
 
 RECORD = "medmim-copied.json"  # artifact of a copy: path → SHA-256 of what has arrived
@@ -169,7 +170,7 @@ class Delivery:
 def experiment_of(client: MlflowClient, name: str) -> str:
     """Return the id of an experiment of a server, made when missing."""
     found = client.get_experiment_by_name(name)
-    return str(found.experiment_id if found else client.create_experiment(name))
+    return str(found.experiment_id if found else client.create_experiment(name, tags=EXPERIMENT_TAGS))
 
 
 def _input(one: Any) -> DatasetInput:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from medmim.errors import RunError
 from medmim.tracking.comparison import CONTROL, Finetuned, read_run
-from medmim.tracking.findings import Contrast, Findings, find
+from medmim.tracking.findings import Contrast, Findings, find, verdict
 from medmim.tracking.store import Store
 
 CHAMPION = "champion"
@@ -77,9 +77,12 @@ def promote(store: Store, runs: Sequence[Finetuned], findings: Findings) -> Prom
         return Promotion(False, f"{best.title} is not promoted: its training saw test patients")
     if any(run.run_id in best.runs for run in incumbent):
         return Promotion(False, f"{best.title} is champion already")
+    if any(run.tags["split_hash"] != chosen.tags["split_hash"] for run in incumbent):
+        why = "the champion in office was tested on other patients; compare on one dataset, split and fold"
+        return Promotion(False, f"{best.title} is not promoted: {why}")
     if incumbent:
         mine = [run for run in runs if run.run_id in best.runs]
-        contrast = _against(mine, incumbent)
+        contrast = _against(mine, incumbent, best.title, findings.metric)
     else:
         contrast = findings.against(best.title, "control")
     if contrast is None:
@@ -92,15 +95,19 @@ def promote(store: Store, runs: Sequence[Finetuned], findings: Findings) -> Prom
     return Promotion(True, f"{version.model} {version.version} is champion: {contrast.verdict}")
 
 
-def _against(mine: Sequence[Finetuned], incumbent: Sequence[Finetuned]) -> Contrast | None:
-    """Test two arms alone; the one in office takes the control's place."""
-    if {run.tags["split_hash"] for run in (*mine, *incumbent)} != {mine[0].tags["split_hash"]}:
-        raise RunError(
-            "the champion in office was tested on other patients: compare on one dataset, split and fold"
-        )
+def _against(
+    mine: Sequence[Finetuned], incumbent: Sequence[Finetuned], title: str, metric: str
+) -> Contrast | None:
+    """Test two arms alone; the one in office takes the control's place, but not its name."""
     office = [_called(CONTROL, run) for run in incumbent]
     contrasts = find([*office, *(_called("challenger", run) for run in mine)]).contrasts
-    return contrasts[0] if contrasts else None
+    if not contrasts:
+        return None
+    test, claimed = contrasts[0].test, contrasts[0].claimed
+    sentence = verdict(
+        title, f"the champion {incumbent[0].arm}", test, metric=metric, claimed=claimed, tests=1
+    )
+    return replace(contrasts[0], verdict=sentence)
 
 
 def _called(name: str, run: Finetuned) -> Finetuned:

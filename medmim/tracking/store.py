@@ -43,6 +43,7 @@ from PIL import Image  # noqa: E402
 from medmim.errors import RunError  # noqa: E402
 
 _ANONYMOUS = {"mlflow.user": "medmim", "mlflow.source.name": "medmim", "mlflow.source.type": "LOCAL"}
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens its table of runs
 _PARAMETER_LIMIT = 250
 _DIGEST_LENGTH = 36  # the longest that MLflow keeps
 
@@ -87,7 +88,7 @@ class Store:
         if found is not None:
             return str(found.experiment_id)
         location = (self.artifacts / name).as_uri()
-        return str(self.client.create_experiment(name, artifact_location=location))
+        return str(self.client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS))
 
     def _note_dataset(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Log the dataset as MLflow's own kind of input: the UI then lists the runs that used it."""

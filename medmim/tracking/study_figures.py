@@ -145,9 +145,10 @@ def _interval_line(axes: Axes, line: Sequence[Row], shift: float, name: str, col
 
 
 def _grouped(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Group arms that differ in mask and ratio only."""
+    """Group arms that differ in mask and ratio only; what follows these in an arm's name are its options."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        title = f"{row.columns['method']} {row.variant.stratum}".strip()
+        words = row.variant.arm.split(" ", 3)[3:]
+        title = " ".join(filter(None, [row.columns["method"], *words, row.variant.stratum]))
         groups.setdefault(title, []).append(row)
     return groups

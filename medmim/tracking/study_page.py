@@ -23,7 +23,7 @@ _STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem 
 table{border-collapse:collapse;margin:1rem 0;font-size:.85rem;display:block;overflow-x:auto}
 th,td{padding:.3rem .6rem;border-bottom:1px solid #ddd;text-align:right;white-space:nowrap}
 th:first-child,td:first-child{text-align:left}img{max-width:100%}
-.panels{display:flex;flex-wrap:wrap;gap:1rem}.panels figure{margin:0;width:32rem}
+.panels{display:flex;flex-wrap:wrap;gap:1rem}.panels figure{margin:0;width:32rem;max-width:100%}
 .claimed{font-weight:600}.warning{color:#8a4b00}footer{color:#666;margin-top:2rem;font-size:.85rem}"""
 _TITLES = {
     "heat_map": "Mask and ratio",
@@ -82,6 +82,7 @@ def page(report: Report, pictures: Mapping[str, bytes]) -> str:
     provenance = [{"what": key, "value": value} for key, value in report.provenance.items()]
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>medmim study</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<style>{_STYLE}</style><h1>Study: {html.escape(report.title)}</h1>{notes}"
         f"<h2>What it shows</h2><ul>{sentences or '<li>nothing to compare yet</li>'}</ul>{drawn}"
         f"<h2>Arms, scores and costs</h2>{table(arm_rows(report.rows, findings))}"

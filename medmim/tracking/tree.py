@@ -69,5 +69,8 @@ def _columns(cell: Cell) -> dict[str, Any]:
 
 
 def columns_of(study: StudySettings) -> dict[str, Any]:
-    """Return the settings of a study without where its data lie."""
-    return study.model_dump(mode="json", exclude={"data"})
+    """Return the settings of a study without where anything lies."""
+    words = study.model_dump(mode="json", exclude={"data"})
+    for stage in ("pretrain", "finetune"):
+        words[stage] = {key: value for key, value in words[stage].items() if key not in ("data", "init")}
+    return words

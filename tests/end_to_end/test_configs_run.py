@@ -1,14 +1,19 @@
 """Every shipped preset runs through the command line on a small dataset, one step each."""
 
 import json
+from functools import partial
 
 import pytest
 from click.testing import CliRunner
 
 from medmim import files
 from medmim.cli import main
+from medmim.stages.job import run_here
+from medmim.stages.study_engines import Here
 
 CONFIGS = sorted(files.shipped("configs").glob("*/*.yaml"))
+STUDIES = [path for path in CONFIGS if path.parent.name == "studies"]
+TRAININGS = [path for path in CONFIGS if path not in STUDIES]
 # the dataset has seven labelled patients, and slices of 20×16 pixels
 SMALL_VIT = ["--set", "encoder_options.width=32", "--set", "encoder_options.depth=1"]
 SMALL_VIT += ["--set", "encoder_options.heads=2", "--set", "method_options.projector=32", "--size", "80"]
@@ -18,6 +23,21 @@ SMALLER = {
     "latent_mim_code": SMALL_VIT,
     "simmim_swin": ["--size", "64"],
 }
+# one cell of each study: what it varies is laid out in tests/test_study_cells.py
+ONE_CELL = ["seeds=[0]", "arms=[]", "masks=[mesh]", "ratios=[0.7]", "label_fractions=[1.0]", "scratch=false"]
+ONE_CELL += ["encoders=[dynunet]", *(f"{stage}.encoder=dynunet" for stage in ("pretrain", "finetune"))]
+ONE_CELL += [
+    f"{stage}.{word}"
+    for stage in ("pretrain", "finetune")
+    for word in (
+        "encoder_options={filters: [4, 8, 8]}",
+        "size=16",
+        "steps=1",
+        "batch_size=2",
+        "evaluations=1",
+        "workers=0",
+    )
+]
 
 
 def run(*words):
@@ -32,7 +52,7 @@ def home_of_all(new_home):
     return new_home()
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+@pytest.mark.parametrize("path", TRAININGS, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_preset(path, tiny_dataset, study, home_of_all, monkeypatch):
     home = home_of_all if path.parent.name == "pretrain" else study.home
     monkeypatch.setenv("MEDMIM_HOME", str(home))
@@ -43,3 +63,15 @@ def test_preset(path, tiny_dataset, study, home_of_all, monkeypatch):
     words = ["--config", path.stem, "--data", tiny_dataset, "--steps", "1", "--batch-size", "2"]
     result = run(*command, *words, *SMALLER.get(path.stem, []))
     assert result["metrics"]["last/steps"] == 1
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_study(path, tiny_dataset, home, monkeypatch):
+    monkeypatch.setattr(
+        "medmim.stages.study.Here", partial(Here, run_here)
+    )  # a process each has tests of its own
+    words = [word for change in ONE_CELL for word in ("--set", change)]
+    result = run("study", path.stem, "--data", tiny_dataset, *words)
+    assert result["study"] == path.stem
+    assert result["failures"] == []
+    assert [arm["arm"] for arm in result["arms"]] == ["spark mesh 0.7"]

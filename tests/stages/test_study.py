@@ -11,6 +11,7 @@ import tiny
 from medmim.errors import UsageError
 from medmim.stages.job import Outcome, run_here
 from medmim.stages.study import _alone, study
+from medmim.stages.study_engines import Here
 from medmim.study import StudySettings
 from medmim.tracking.store import Store
 from medmim.tracking.tree import PARENT
@@ -55,7 +56,7 @@ def done(data, new_home):
     home, said = new_home(), []
     engines = [Engine(failing=["pretrain spark random"]), Engine(), Engine()]
     results = [
-        study(settings(data), home=home, engine=engine, timer=no_timing, say=said.append)
+        study(settings(data), home=home, engine=Here(engine), timer=no_timing, say=said.append)
         for engine in engines
     ]
     return SimpleNamespace(home=home, store=Store(home), engines=engines, results=results, said=said)
@@ -163,16 +164,9 @@ def test_nobody_and_no_place_is_in_the_store(done, data):
 
     volumes = read_dataset(data).volumes
     words = {word for volume in volumes for word in (volume.id, volume.subject, volume.series, volume.image)}
-    words |= {"secret-place", str(data), str(done.home), tempfile.gettempdir()}
-    texts = []
-    with sqlite3.connect(done.home / "mlflow.db") as database:
-        for table, column in (
-            ("params", "value"),
-            ("tags", "value"),
-            ("metrics", "key"),
-            ("model_version_tags", "value"),
-        ):
-            texts += [str(value) for (value,) in database.execute(f"select {column} from {table}")]
+    words |= {"secret-place", str(data), str(done.home), "its process ended", tempfile.gettempdir()}
+    texts = _texts(done.home / "mlflow.db")
+    assert len(texts) > 1000
     for path in (done.home / "artifacts").rglob("*"):
         if path.is_file():
             texts += [path.name, path.read_bytes().decode("latin-1")]
@@ -181,25 +175,84 @@ def test_nobody_and_no_place_is_in_the_store(done, data):
         assert not found, (found, text[:80])
 
 
+# where MLflow itself notes the place of artifacts, by which it finds them; `sync` and `pack` leave it out
+PLACES = {"artifact_location", "artifact_uri", "source", "storage_location"}
+
+
+def _texts(path):
+    """Every word of every table of a database, except the places of artifacts."""
+    found = []
+    with sqlite3.connect(path) as database:
+        for (table,) in database.execute("select name from sqlite_master where type = 'table'").fetchall():
+            columns = [row[1] for row in database.execute(f"pragma table_info('{table}')")]
+            for row in database.execute(f"select * from '{table}'"):
+                kept = [value for key, value in zip(columns, row, strict=True) if key not in PLACES]
+                found += [str(value) for value in kept if value is not None]
+    return found
+
+
 def test_a_dry_run_runs_nothing(data, new_home):
     engine = Engine()
-    planned = study(settings(data), home=new_home(), dry_run=True, engine=engine, timer=no_timing, say=str)
+    planned = study(
+        settings(data), home=new_home(), dry_run=True, engine=Here(engine), timer=no_timing, say=str
+    )
     assert engine.ran == []
     assert planned.as_json()["plan"]["cells"] == 3
     assert planned.concluded is None
 
 
-def test_hours_are_kept(data, new_home):
-    engine = Engine(failing=[""])
-    cut = study(settings(data), home=new_home(), max_hours=1.5 / 60, engine=engine, timer=no_timing, say=str)
-    assert len(engine.ran) == 1
+def test_hours_are_kept(data, new_home, monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr("medmim.stages.study.time", SimpleNamespace(monotonic=lambda: clock.now))
+    ran = []
+
+    def a_minute(job, home):
+        clock.now += 60.0
+        ran.append(job.title)
+        return Outcome(None, "fails")
+
+    words = {"home": new_home(), "max_hours": 1.5 / 60, "timer": no_timing, "say": str}
+    cut = study(settings(data), engine=Here(a_minute), **words)
+    assert len(ran) == 1
     assert len(cut.left) == 4
+
+
+class Ahead(Here):
+    """Asks for all jobs at once and runs two at a time, as a cluster does."""
+
+    width = 2
+    asks_ahead = True
+
+    def run(self, jobs, home):
+        yield from super().run(list(jobs), home)
+
+
+def test_what_needs_a_pretraining_waits_for_all_of_them_on_a_cluster(data, new_home):
+    engine = Engine()
+    words = {"home": new_home(), "timer": no_timing, "say": str}
+    found = study(settings(data), engine=Ahead(engine), **words)
+    assert found.failures == ()
+    assert [title.split()[0] for title in engine.ran] == [
+        "finetune",
+        "pretrain",
+        "pretrain",
+        "finetune",
+        "finetune",
+    ]
+    assert len(found.concluded.findings.variants) == 3
+
+
+def test_hours_of_a_cluster_count_those_that_run_at_one_time(data, new_home):
+    words = {"home": new_home(), "max_hours": 1.5 / 60, "timer": no_timing, "say": str}
+    found = study(settings(data), engine=Ahead(Engine(failing=[""])), **words)
+    assert len(found.failures) == 2
+    assert len(found.left) == 3
 
 
 def test_a_pretraining_is_shared_by_cells_that_differ_in_labels(data, new_home):
     engine = Engine(failing=[""])
     words = settings(data, masks=["mesh"], label_fractions=[0.5, 1.0])
-    planned = study(words, home=new_home(), dry_run=True, engine=engine, timer=no_timing, say=str)
+    planned = study(words, home=new_home(), dry_run=True, engine=Here(engine), timer=no_timing, say=str)
     stages = [task.job.stage for task in planned.plan.tasks]
     assert stages.count("pretrain") == 1
     assert stages.count("finetune") == 4
@@ -224,4 +277,4 @@ def test_one_study_at_a_time(tmp_path):
 )
 def test_a_wrong_word_is_found_before_hours_of_work(words, message, data, new_home):
     with pytest.raises(UsageError, match=message):
-        study(settings(data, **words), home=new_home(), engine=Engine(), timer=no_timing, say=str)
+        study(settings(data, **words), home=new_home(), engine=Here(Engine()), timer=no_timing, say=str)

@@ -1,0 +1,63 @@
+"""A study on a Ray cluster of two nodes, one of which dies while it trains: the table of a local run."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+
+from medmim.data.engines import connect_ray
+from medmim.stages.job import run_here
+from medmim.stages.study import Studied, study
+from medmim.stages.study_engines import Here, OnRay, StudyEngine
+from medmim.study import StudySettings
+from medmim.tracking.store import Store
+
+SHARED = {**tiny.TINY, "steps": 60, "evaluations": 1, "checkpoint_every_steps": 10}
+
+
+def run(data: Path, home: Path, engine: StudyEngine) -> Studied:
+    pretrain = {**SHARED, "method_options": {"decoder_width": 8}}
+    words = {"name": "spread", "data": data, "masks": ["mesh"], "ratios": [0.5, 0.7]}
+    settings = StudySettings.model_validate({**words, "pretrain": pretrain, "finetune": SHARED})
+    return study(settings, home=home, engine=engine, timer=lambda task: 1.0, say=print)
+
+
+def kill_a_node_at_work(made: Any, nodes: list[Any], home: Path) -> None:
+    """Wait until both nodes train, then take one away without a word."""
+    store = Store(home)
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline:
+        working = [
+            run for run in store.runs(study="spread") if run.data.tags["role"] in ("pretraining", "cell")
+        ]
+        states = [any(store.checkpoints(run.info.run_id).glob("*")) for run in working]
+        if sum(run.info.status == "RUNNING" for run in working) == 2 and all(states):
+            made.remove_node(nodes.pop(), allow_graceful=False)
+            return
+        time.sleep(0.2)
+
+
+@pytest.mark.slow
+def test_a_node_that_dies_changes_no_number(tmp_path: Path, new_home: Any, cluster: tuple[Any, list[Any]]):
+    data = tiny.make_dataset(tmp_path / "data", patients=30, seed=5)
+    made, nodes = cluster
+    homes = new_home(), new_home()
+    killer = threading.Thread(target=kill_a_node_at_work, args=(made, nodes, homes[0]))
+    killer.start()
+    with connect_ray(made.address) as ray:
+        spread = run(data, homes[0], OnRay(ray))
+    killer.join()
+    assert len(nodes) == 1
+    local = run(data, homes[1], Here(run_here))
+    for found in (spread, local):
+        assert found.failures == ()
+        assert found.concluded is not None
+    store = Store(homes[0])
+    assert len(store.runs(study="spread", role="cell")) == 3
+    assert len(store.runs(study="spread", role="pretraining")) == 2
+    assert spread.concluded.findings.as_json() == local.concluded.findings.as_json()
