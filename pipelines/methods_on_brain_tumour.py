@@ -88,6 +88,7 @@ def _cell(
             dims=2,
             size=(size,),
             batch_size=batch_size,
+            augment="resized",  # about as large as the probe sees them
             seed=seed,
             evaluations=1,
             monitors=False,

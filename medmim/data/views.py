@@ -19,8 +19,11 @@ from monai.transforms.spatial.dictionary import RandFlipd, Resized
 from monai.transforms.transform import Randomizable
 
 from medmim.data.plan import Plan
-from medmim.data.transforms import PadTo, PickSlice, Sample
+from medmim.data.resized_crop import RandomResizedCrop
+from medmim.data.transforms import FlipLeftRight, PadTo, PickSlice, Sample
 
+_KEYS = ["image"]
+_PART = 0.4  # of an image, at least: two such parts mostly overlap
 _REGION = 1.5  # times the patch along each axis: what all views are cut from, so that they overlap
 
 
@@ -34,24 +37,42 @@ def patch_views(plan: Plan, *, views: int) -> Compose:
         plan: dimensions and patch size.
         views: of each patch.
     """
-    keys = ["image"]
     region = [round(_REGION * length) for length in plan.size]
     mode = "bilinear" if plan.dims == 2 else "trilinear"
-    single = Compose(
-        [
-            RandScaleCropd(keys, roi_scale=1 / _REGION, max_roi_scale=1.0, random_size=True),
-            Resized(keys, spatial_size=plan.size, mode=mode, align_corners=False),
-            *(RandFlipd(keys, prob=0.5, spatial_axis=axis) for axis in range(plan.dims)),
-            RandAdjustContrastd(keys, prob=0.5, gamma=(0.7, 1.5)),
-            RandScaleIntensityd(keys, factors=0.2, prob=0.5),
-            RandShiftIntensityd(keys, offsets=0.2, prob=0.5),
-            RandGaussianSmoothd(keys, prob=0.2, sigma_x=(0.4, 1.0), sigma_y=(0.4, 1.0), sigma_z=(0.4, 1.0)),
-            RandGaussianNoised(keys, prob=0.2, std=0.1),
-        ]
-    )
-    slices = [PickSlice(keys, foreground=0.0)] if plan.dims == 2 else []
-    shared = [*slices, PadTo(keys, plan.size), RandSpatialCropd(keys, region, random_size=False)]
-    return Compose([*shared, _Repeat(single, views)])
+    part = [
+        RandScaleCropd(_KEYS, roi_scale=1 / _REGION, max_roi_scale=1.0, random_size=True),
+        Resized(_KEYS, spatial_size=plan.size, mode=mode, align_corners=False),
+        *(RandFlipd(_KEYS, prob=0.5, spatial_axis=axis) for axis in range(plan.dims)),
+    ]
+    shared = [PadTo(_KEYS, plan.size), RandSpatialCropd(_KEYS, region, random_size=False)]
+    return Compose([*_slice(plan), *shared, _Repeat(Compose([*part, *_intensities()]), views)])
+
+
+def resized_views(plan: Plan, *, views: int) -> Compose:
+    """Return a transform that gives `image` as (views, channels, *size): parts of 0.4 to 1 of an image.
+
+    Each is scaled to the patch, whatever the spacing; left and right are exchanged in half of them.
+
+    Args:
+        plan: dimensions and patch size.
+        views: of each image.
+    """
+    part = [RandomResizedCrop(plan.size, scale=(_PART, 1.0)), FlipLeftRight(_KEYS)]
+    return Compose([*_slice(plan), _Repeat(Compose([*part, *_intensities()]), views)])
+
+
+def _slice(plan: Plan) -> list[Any]:
+    return [PickSlice(_KEYS, foreground=0.0)] if plan.dims == 2 else []
+
+
+def _intensities() -> list[Any]:
+    return [
+        RandAdjustContrastd(_KEYS, prob=0.5, gamma=(0.7, 1.5)),
+        RandScaleIntensityd(_KEYS, factors=0.2, prob=0.5),
+        RandShiftIntensityd(_KEYS, offsets=0.2, prob=0.5),
+        RandGaussianSmoothd(_KEYS, prob=0.2, sigma_x=(0.4, 1.0), sigma_y=(0.4, 1.0), sigma_z=(0.4, 1.0)),
+        RandGaussianNoised(_KEYS, prob=0.2, std=0.1),
+    ]
 
 
 class _Repeat(Randomizable):  # type: ignore[misc]  # MONAI is not typed
@@ -67,5 +88,5 @@ class _Repeat(Randomizable):  # type: ignore[misc]  # MONAI is not typed
         return self
 
     def __call__(self, data: Sample) -> Sample:
-        views = [self.transform({"image": data["image"]})["image"] for _ in range(self.times)]
+        views = [self.transform(dict(data))["image"] for _ in range(self.times)]
         return {**data, "image": torch.stack(views)}

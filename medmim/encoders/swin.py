@@ -71,6 +71,13 @@ class SwinEncoder(TokenEncoder):
         self.channels = tuple(widths)
         self.strides = tuple(tuple(n * 2**stage for n in self.patch) for stage in range(len(depths)))
 
+    def steps(self) -> list[nn.Module]:
+        """Return the encoder as modules, one a stage."""
+        ends = [*[nn.Identity()] * len(self.merges), self.norm]
+        first = nn.Sequential(self.patches, self.stages[0], ends[0])
+        rest = zip(self.merges, self.stages[1:], ends[1:], strict=True)
+        return [first, *(_Merged(merge, stage, end) for merge, stage, end in rest)]
+
     def embed(self, images: Any) -> Any:
         """Return the patches as normalised vectors, (batch, width, *grid)."""
         return self.patches(images)
@@ -79,6 +86,20 @@ class SwinEncoder(TokenEncoder):
         """Return every stage's output for embedded patches (batch, width, *grid); the last is normalised."""
         maps = [self.stages[0](patches)]
         for merge, stage in zip(self.merges, self.stages[1:], strict=True):
-            merged = merge(rearrange(maps[-1], "b c ... -> b ... c"))
-            maps.append(stage(rearrange(merged, "b ... c -> b c ...")))
+            maps.append(_Merged(merge, stage, nn.Identity())(maps[-1]))
         return [*maps[:-1], self.norm(maps[-1])]
+
+
+class _Merged(nn.Module):
+    """Patches merged by two along each axis, and a stage on them, from map to map."""
+
+    def __init__(self, merge: nn.Module, stage: nn.Module, end: nn.Module) -> None:
+        super().__init__()
+        self.merge = merge
+        self.stage = stage
+        self.end = end
+
+    def forward(self, features: Features) -> Features:
+        merged = self.merge(rearrange(features, "b c ... -> b ... c"))
+        y: Features = self.end(self.stage(rearrange(merged, "b ... c -> b c ...")))
+        return y

@@ -10,7 +10,7 @@ from torch import Tensor
 from medmim.data.draws import Draws, pretraining_patches, resized_parts
 from medmim.data.manifest import Dataset, Volume
 from medmim.data.prepare import Prepared, Volumes
-from medmim.data.views import patch_views
+from medmim.data.views import patch_views, resized_views
 from medmim.methods import Method
 from medmim.methods.goals import Kind, Supervision
 
@@ -57,11 +57,12 @@ def lessons(
         classes: number of each class.
         seed: of the run.
         total: number of draws.
-        augment: patch or resized; of methods that see one view and no labels.
+        augment: patch or resized; what learns from label volumes sees patches.
     """
     labelled = method.learns_from == "label"
     if method.views > 1:
-        transform = patch_views(prepared.plan, views=method.views)
+        make = resized_views if augment == "resized" else patch_views
+        transform = make(prepared.plan, views=method.views)
     elif augment == "resized" and not labelled:
         transform = resized_parts(prepared.plan)
     else:

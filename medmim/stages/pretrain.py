@@ -35,7 +35,7 @@ from medmim.training.budget import budget_for
 from medmim.training.checkpoint import drop_state, save_weights
 from medmim.training.cost import cost_of
 from medmim.training.fit import ENDLESS, Fitted, Session, fit
-from medmim.training.modules import PretrainingModule
+from medmim.training.modules import PretrainingModule, in_views
 from medmim.training.optimisers import Optimiser
 
 if TYPE_CHECKING:
@@ -211,7 +211,8 @@ def _settle(settings: PretrainSettings, parts: _Parts, volumes: Volumes) -> None
     size, device = settings.batch_size, next(parts.encoder.parameters()).device
     draws = _draws(settings, parts, volumes, total=max(_SETTLED // size, 1) * size)
     loader = batches(draws, batch_size=size, workers=0)
-    settle_batch_norms(parts.encoder, (batch["image"].to(device) for batch in loader))
+    views = parts.method.views
+    settle_batch_norms(parts.encoder, (in_views(batch["image"], views).to(device) for batch in loader))
 
 
 def _keep(

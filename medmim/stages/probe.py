@@ -1,11 +1,12 @@
 """Linear and nearest-neighbour probes of an encoder: from training to test patients, on whole images.
 
-The strength of the linear probe is chosen on validation patients; test patients are asked once.
+Features are the means of all of the encoder's maps. The strength of the linear probe is chosen on validation
+patients; test patients are asked once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from medmim.data.exhibits import exhibit
-from medmim.data.manifest import Volume, read_dataset
+from medmim.data.exhibits import Exhibits, exhibit
+from medmim.data.manifest import read_dataset
 from medmim.data.partition import partition
 from medmim.data.plan import plan_for
 from medmim.data.prepare import Volumes
 from medmim.encoders import Encoder, build_encoder
+from medmim.encoders.dense_norms import batch_norms, settle_batch_norms
 from medmim.errors import DataError
 from medmim.heads import transfer
 from medmim.randomness import stream_seed
@@ -27,6 +29,8 @@ from medmim.training import probes
 from medmim.training.checkpoint import load_weights
 from medmim.training.features import look
 
+_SETTLED = 128  # images
+_AT_ONCE = 32
 _STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 
@@ -59,7 +63,8 @@ def probe(
     """Probe the classes of 2D images.
 
     Args:
-        weights: of a pretraining run; None: random weights.
+        weights: of a pretraining run; None: random weights, whose batch norms get statistics of whole images,
+            as pretraining leaves them: else features would differ by more than by what was learnt.
         data: dataset folder whose images have classes.
         encoder: name in the table of encoders.
         encoder_options: that encoder's own settings.
@@ -80,17 +85,17 @@ def probe(
         transfer(network, load_weights(weights)[0])
     plan = plan_for(divided.train, dims=2, size=(size,), multiple=network.total_stride)
     volumes = Volumes(data, plan, cache_gb=0.1)  # each image is looked at once
-    splits = [
-        _features(network, taught_by(part, "target"), volumes, classes)
+    train, val, test = (
+        exhibit(taught_by(part, "target"), volumes, plan, classes)
         for part in (divided.train, divided.val, divided.test)
-    ]
-    return _judged(*splits)
+    )
+    if weights is None and batch_norms(network):
+        some = train.images[:: max(len(train.images) // _SETTLED, 1)]
+        settle_batch_norms(network, torch.split(some, _AT_ONCE))
+    return _judged(*(_features(network, shown) for shown in (train, val, test)))
 
 
-def _features(
-    network: Encoder, volumes: Sequence[Volume], prepared: Volumes, classes: Mapping[str, int]
-) -> tuple[np.ndarray, np.ndarray]:
-    shown = exhibit(volumes, prepared, prepared.plan, classes)
+def _features(network: Encoder, shown: Exhibits) -> tuple[np.ndarray, np.ndarray]:
     return look(network, shown.images, precision="fp32").pooled.numpy(), shown.targets.numpy()
 
 

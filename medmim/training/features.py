@@ -20,6 +20,7 @@ from medmim.training.fit import autocast
 _AT_ONCE = 8
 _TAUGHT_VOXELS = 2048
 _TESTED_IMAGES = 32
+_PLACES = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,11 +30,13 @@ class Seen:
     Attributes:
         pooled: means of all maps, side by side, (images, widths).
         last: mean of the coarsest map, (images, width).
+        places: some voxels of the coarsest map, the same of every image, (images × voxels, width).
         columns: features of the chosen voxels of all images, (voxels, widths).
     """
 
     pooled: Float[Tensor, "images widths"]
     last: Float[Tensor, "images width"]
+    places: Float[Tensor, "places width"]
     columns: Float[Tensor, "voxels widths"]
 
 
@@ -73,7 +76,7 @@ def look(
     training = encoder.training
     encoder.eval()
     device = next(encoder.parameters()).device
-    pooled, last, columns = [], [], []
+    pooled, last, places, columns = [], [], [], []
     for start in range(0, len(images), _AT_ONCE):
         chosen = slice(start, start + _AT_ONCE)
         with autocast(precision, device):
@@ -81,11 +84,19 @@ def look(
         means = [one.float().flatten(2).mean(dim=-1).cpu() for one in maps]
         pooled.append(torch.cat(means, dim=1))
         last.append(means[-1])
+        places.append(_places(maps[-1]))
         if voxels:
             columns += _columns(maps, voxels.places[chosen], grid)
     encoder.train(training)
     beside = torch.cat(columns) if columns else torch.zeros(0, pooled[0].shape[1])
-    return Seen(torch.cat(pooled), torch.cat(last), beside)
+    return Seen(torch.cat(pooled), torch.cat(last), torch.cat(places), beside)
+
+
+def _places(features: Features) -> Float[Tensor, "places width"]:
+    """Return the features of a few voxels, evenly spread in memory, of each image."""
+    flat = features.float().flatten(2).transpose(1, 2)
+    chosen = torch.linspace(0, flat.shape[1] - 1, min(flat.shape[1], _PLACES)).long()
+    return flat[:, chosen].flatten(0, 1).cpu()
 
 
 def _on_grid(exhibits: Exhibits, grid: Size) -> Int[Tensor, "images voxels"]:

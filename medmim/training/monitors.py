@@ -3,8 +3,8 @@
 probe/knn_f1, probe/linear_f1   macro-F1 of the image's class, from training patients to validation patients
 probe/segment_dice              Dice of a 1×1 classifier on frozen features, on a coarse grid
 probe/effective_rank            directions that the features of the images use
-probe/cosine                    mean cosine between the features of two images
-alarm/collapse                  1 where all images have come to look alike to the encoder
+probe/cosine                    mean cosine between the features of two places, of one image or of two
+alarm/collapse                  1 where all places have come to look alike to the encoder
 alarm/leak                      1 where hidden cells are rebuilt too well to be true
 
 Nothing is drawn at random and nothing is kept between calls: training goes on as if nobody had looked.
@@ -15,7 +15,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor
 
 from medmim.data.exhibits import Exhibits
@@ -26,6 +25,8 @@ from medmim.training import probes
 from medmim.training.features import Seen, Voxels, all_voxels, look, some_voxels
 
 COLLAPSED_COSINE = 0.95
+_COLLAPSED_RANK = 0.5  # relative to that of the initial weights
+_COLLAPSED_SPREAD = 0.1  # what is missing to a cosine of 1, relative to the same
 LEAKED_ERROR = 0.02
 _VOXEL_STRIDE = 4
 
@@ -50,26 +51,35 @@ class Monitors:
         self.grid = grid_of(space, stride)
         self.taught = some_voxels(train, self.grid) if train else None
         self.tested = all_voxels(val, self.grid)
-        seen = [look(encoder, one.images, precision=precision).last for one in (train, val) if one]
-        self.initial_rank = probes.effective_rank(torch.cat(seen))
+        seen = [look(encoder, one.images, precision=precision) for one in (train, val) if one]
+        self.initial_rank = probes.effective_rank(torch.cat([one.last for one in seen]))
+        self.initial_cosine = probes.mean_cosine(torch.cat([one.places for one in seen]))
 
     def __call__(self) -> dict[str, float]:
         """Return the numbers for the encoder as it is."""
         val = self._look(self.val, self.tested)
         if self.train is None or self.taught is None:
-            return self._spread(val.last)
+            return self._spread(val)
         train = self._look(self.train, self.taught)
-        found = self._spread(torch.cat([train.last, val.last]))
+        found = self._spread(train, val)
         found |= _class_scores(self.train, train.pooled, self.val, val.pooled)
         return found | _label_scores(self.taught, train.columns, self.tested, val.columns)
 
     def _look(self, exhibits: Exhibits, voxels: Voxels) -> Seen:
         return look(self.encoder, exhibits.images, precision=self.precision, voxels=voxels, grid=self.grid)
 
-    def _spread(self, last: Float[Tensor, "images width"]) -> dict[str, float]:
-        """Return how far apart the images lie, and whether they have come together."""
-        rank, cosine = probes.effective_rank(last), probes.mean_cosine(last)
-        collapsed = cosine > COLLAPSED_COSINE and rank < 0.5 * self.initial_rank
+    def _spread(self, *seen: Seen) -> dict[str, float]:
+        """Return how far apart features lie, and whether they have come together.
+
+        Places are compared, since means of whole images are alike in any encoder. Features that have a part
+        in common, as after ReLU, are so from the beginning: only a cosine that has also risen, or a rank that
+        has fallen, is a collapse.
+        """
+        rank = probes.effective_rank(torch.cat([one.last for one in seen]))
+        cosine = probes.mean_cosine(torch.cat([one.places for one in seen]))
+        closer = 1 - cosine < _COLLAPSED_SPREAD * (1 - self.initial_cosine)
+        flatter = rank < _COLLAPSED_RANK * self.initial_rank
+        collapsed = cosine > COLLAPSED_COSINE and (closer or flatter)
         return {"probe/effective_rank": rank, "probe/cosine": cosine, "alarm/collapse": float(collapsed)}
 
 

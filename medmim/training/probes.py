@@ -76,7 +76,7 @@ def effective_rank(features: Float[Tensor, "rows width"]) -> float:
 
 
 def mean_cosine(features: Float[Tensor, "rows width"]) -> float:
-    """Return the mean cosine between the features of two different images; 1 when all point the same way."""
+    """Return the mean cosine between the features of two different rows; 1 when all point the same way."""
     count = len(features)
     if count < 2:
         return 0.0

@@ -7,33 +7,36 @@ from medmim.data.draws import Draws
 from medmim.data.manifest import read_dataset
 from medmim.data.plan import Plan
 from medmim.data.prepare import Volumes
-from medmim.data.views import patch_views
+from medmim.data.views import patch_views, resized_views
 
+every_kind = pytest.mark.parametrize("make", [patch_views, resized_views])
 both_dims = pytest.mark.parametrize("dims", [2, 3])
 
 
-def draws_for(root, dims, *, views=2, seed=0):
+def draws_for(root, dims, *, views=2, seed=0, make=patch_views):
     plan = Plan(dims, (16,) * dims)
     volumes = Volumes(root, plan, cache_gb=1.0)
-    transform = patch_views(plan, views=views)
+    transform = make(plan, views=views)
     return Draws(read_dataset(root).volumes, volumes, transform, labelled=False, seed=seed, total=8)
 
 
+@every_kind
 @both_dims
-def test_views_are_stacked_and_differ(tiny_dataset, dims):
+def test_views_are_stacked_and_differ(tiny_dataset, make, dims):
     for views in (2, 3):
-        image = draws_for(tiny_dataset, dims, views=views)[0]["image"]
+        image = draws_for(tiny_dataset, dims, views=views, make=make)[0]["image"]
         assert image.shape == (views, 1, *[16] * dims)
         assert not torch.equal(image[0], image[1])
 
 
+@every_kind
 @both_dims
-def test_a_draw_is_the_same_in_any_order_and_follows_the_seed(tiny_dataset, dims):
-    forward = [draws_for(tiny_dataset, dims)[number]["image"] for number in range(4)]
-    again = draws_for(tiny_dataset, dims)
+def test_a_draw_is_the_same_in_any_order_and_follows_the_seed(tiny_dataset, make, dims):
+    forward = [draws_for(tiny_dataset, dims, make=make)[number]["image"] for number in range(4)]
+    again = draws_for(tiny_dataset, dims, make=make)
     for number in (3, 0, 2):
         assert torch.equal(again[number]["image"], forward[number])
-    assert not torch.equal(draws_for(tiny_dataset, dims, seed=1)[0]["image"], forward[0])
+    assert not torch.equal(draws_for(tiny_dataset, dims, seed=1, make=make)[0]["image"], forward[0])
 
 
 def test_views_of_one_image_are_more_alike_than_those_of_two(tiny_dataset):

@@ -1,4 +1,7 @@
-"""On real slices: joint Latent MIM gives all patches one latent; with a moving average it does not."""
+"""On real slices: joint Latent MIM gives all patches and all images one latent, and the monitor tells.
+
+With a moving average it does not.
+"""
 
 from pathlib import Path
 
@@ -7,10 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
+from medmim.data.exhibits import Exhibits
 from medmim.encoders import build_encoder
 from medmim.masks import build_mask
 from medmim.methods import build_method
 from medmim.methods.latent_loss import mean_cosine
+from medmim.training.monitors import Monitors
 
 SLICES = Path(__file__).parents[3] / "shared" / "data" / "figshare_brain_tumor" / "images"
 STEPS = 150
@@ -33,11 +38,16 @@ def slices():
 
 
 def train(slices, **options):
-    """A small network after a short training."""
+    """A small network after a short training, and the monitors that were there from the beginning."""
     torch.manual_seed(0)
     encoder = build_encoder("vit", spatial_dims=2, in_channels=1, patch=8, width=48, depth=3, heads=2)
-    words = {"similarity": 0.0, "projector": 96, **options}
+    words = {"similarity": 0.0, "projector": 0, **options}
     method = build_method("latent_mim", encoder=encoder, spatial_dims=2, cell=(8, 8), **words)
+    nothing = torch.zeros_like(slices, dtype=torch.long)
+    unknown = Exhibits(
+        slices, -torch.ones(len(slices), dtype=torch.long), nothing, torch.zeros(len(slices)) > 0
+    )
+    monitors = Monitors(encoder, None, unknown, precision="fp32")
     optimiser = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=1e-3)
     generator, mask = torch.Generator().manual_seed(0), build_mask("random", ratio=0.75)
     for step in range(STEPS):
@@ -47,7 +57,7 @@ def train(slices, **options):
         loss.backward()
         optimiser.step()
         method.after_step((step + 1) / STEPS)
-    return method.eval()
+    return method.eval(), monitors
 
 
 @torch.no_grad()
@@ -62,13 +72,21 @@ def likeness(method, slices):
 
 
 def test_joint_training_collapses(slices):
-    within, between = likeness(train(slices, target="joint", objective="mse"), slices)
+    method, monitors = train(slices, target="joint", objective="mse")
+    within, between = likeness(method, slices)
     assert within > 0.95
     assert between > 0.95
+    found = monitors()
+    assert found["probe/cosine"] > 0.95
+    assert found["alarm/collapse"] == 1
 
 
 @pytest.mark.parametrize("objective", ["mse", "infonce"])
 def test_a_moving_average_does_not(slices, objective):
-    within, between = likeness(train(slices, target="ema", objective=objective), slices)
+    method, monitors = train(slices, target="ema", objective=objective)
+    within, between = likeness(method, slices)
     assert within < 0.85
     assert between < 0.85
+    found = monitors()
+    assert found["probe/cosine"] < 0.95
+    assert found["alarm/collapse"] == 0

@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from medmim.encoders import ENCODERS, build_encoder
 from medmim.encoders.custom import CustomEncoder
 from medmim.errors import UsageError
-from medmim.masks import build_mask
+from medmim.masks import MASKS, build_mask
 from medmim.methods import build_method
 from medmim.methods.blend import LEVELS, OPERATIONS, Blend, Fusion, Meeting
 from medmim.methods.goals import Supervision
+from medmim.methods.reconstruction import TARGETS
 from medmim.methods.stitch import stitch
 
 CELL = 4
@@ -97,8 +98,9 @@ def test_steps_one_after_the_other_are_the_encoder():
 
 
 @both_dims
-def test_the_primary_branch_sees_nothing_hidden_and_the_auxiliary_nothing_else(dims):
-    method, (images, hidden) = build(dims), batch_for(dims)
+@pytest.mark.parametrize("rule", sorted(MASKS))
+def test_the_primary_branch_sees_nothing_hidden_and_the_auxiliary_nothing_else(dims, rule):
+    method, (images, hidden) = build(dims), batch_for(dims, rule=rule)
     covered = voxels_of(images, hidden)
     primary, auxiliary = [], []
     watch(method.encoder.steps()[0], primary), watch(method.blend.branch, auxiliary)
@@ -248,3 +250,13 @@ def test_a_network_in_one_piece_meets_before_or_after():
     for level in ("image", "decision"):
         method = build_method("mask_any_net", **words, fusion={"level": level})
         method(*batch_for(2)).loss.backward()
+
+
+@both_dims
+@pytest.mark.parametrize("target", sorted(TARGETS))
+def test_reassembly_takes_every_target(dims, target):
+    method = build(dims, target=target)
+    step = method(*batch_for(dims))
+    step.loss.backward()
+    assert step.loss.isfinite()
+    assert all(parameter.grad.any() for parameter in method.parameters() if parameter.requires_grad)

@@ -9,13 +9,16 @@ from safetensors.torch import load_file
 
 from medmim.config import FinetuneSettings, PretrainSettings
 from medmim.errors import UsageError
-from medmim.methods import ON_PATCHES
+from medmim.methods import METHODS, ON_PATCHES
 from medmim.stages.finetune import finetune
 from medmim.stages.pretrain import pretrain
 from medmim.stages.runs import stored_settings
 from medmim.tracking.store import Store
 
 VIT = {"encoder": "vit", "encoder_options": {"patch": 4, "width": 24, "depth": 2, "heads": 2}}
+
+
+RESNET = {"encoder": "resnet18", "encoder_options": {"widths": [4, 4, 6, 8]}, "dims": 2, "size": (32,)}
 
 
 def settings(data, method, **words):
@@ -25,14 +28,12 @@ def settings(data, method, **words):
 
 @pytest.mark.parametrize(
     ("method", "options"),
-    [*((name, {}) for name in sorted(ON_PATCHES)), ("mae", {"target": "ema"}), ("spark", {"target": "ema"})],
+    [*((name, {}) for name in sorted(METHODS)), ("mae", {"target": "ema"}), ("spark", {"target": "ema"})],
 )
 def test_a_resumed_run_ends_with_the_bytes_of_an_uninterrupted_one(
     tiny_dataset, home, monkeypatch, method, options
 ):
-    words = {"method_options": options, **({"encoder": "dynunet"} if method == "spark" else {})}
-    if method == "spark":
-        words["encoder_options"] = tiny.TINY["encoder_options"]
+    words = {"method_options": options, **({} if method in ON_PATCHES else RESNET)}
     whole = pretrain(settings(tiny_dataset, method, **words), home=home)
     with monkeypatch.context() as patch:
         cut_power(patch, after=2)

@@ -76,6 +76,19 @@ def test_collapse_is_told_and_initial_weights_are_none():
     assert found["alarm/collapse"] == 1
 
 
+def test_a_small_rest_of_differences_is_a_collapse_whatever_its_rank():
+    encoder = encoder_for(2, "vit")
+    monitors = Monitors(encoder, shown(2), shown(2, seed=1), precision="fp32")
+    before = monitors()
+    assert before["alarm/collapse"] == 0
+    with torch.no_grad():
+        encoder.norm.bias.fill_(100.0)
+    found = monitors()
+    assert found["probe/effective_rank"] == pytest.approx(before["probe/effective_rank"], rel=0.01)
+    assert found["probe/cosine"] > 0.999
+    assert found["alarm/collapse"] == 1
+
+
 def test_looking_changes_nothing():
     encoder = encoder_for(2).train()
     monitors = Monitors(encoder, shown(2), shown(2, seed=1), precision="fp32")

@@ -1,0 +1,80 @@
+"""Probes of frozen features: who teaches, who chooses, who is asked, and what random weights are."""
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from medmim.data.manifest import read_dataset
+from medmim.data.partition import partition
+from medmim.errors import DataError
+from medmim.stages import probe as stage
+from medmim.stages.probe import probe
+
+RESNET = {"encoder": "resnet18", "encoder_options": {"widths": [4, 4, 6, 8]}, "size": 32, "seed": 0}
+
+
+def rows(count, *, seed, apart=1.5, width=40):
+    """Noisy features of two classes, of which only the first few tell them apart."""
+    rng = np.random.default_rng(seed)
+    classes = np.arange(count) % 2
+    features = rng.normal(size=(count, width))
+    features[:, :4] += apart * (classes[:, None] - 0.5)
+    return features.astype(np.float32), classes
+
+
+def judged_by(monkeypatch):
+    """The splits that come to be judged, filled as they come."""
+    judged, judge = [], stage._judged
+    monkeypatch.setattr(stage, "_judged", lambda *splits: judged.append(splits) or judge(*splits))
+    return judged
+
+
+def test_validation_chooses_the_strength_and_test_is_only_asked():
+    train, val, test = rows(60, seed=0), rows(60, seed=1), rows(200, seed=2)
+    found = stage._judged(train, val, test)
+    assert 0.6 < found.linear_f1 < 1
+    assert found.images == 200
+    exchanged = stage._judged(train, val, (test[0], 1 - test[1]))
+    assert exchanged.strength == found.strength
+    assert exchanged.linear_f1 < 0.4
+    scores = {}
+    for strength in stage._STRENGTHS:
+        model = stage.probes.linear(*train, strength=strength)
+        scores[strength] = stage.probes.macro_f1(val[1], model.predict(val[0]))
+    assert scores[found.strength] == max(scores.values())
+
+
+def test_everybody_of_a_split_is_seen_and_nobody_else(tiny_dataset, monkeypatch):
+    judged = judged_by(monkeypatch)
+    probe(None, data=tiny_dataset, **RESNET)
+    divided = partition(read_dataset(tiny_dataset), fold=None)
+    assert [len(classes) for _, classes in judged[0]] == [
+        len(part) for part in (divided.train, divided.val, divided.test)
+    ]
+    assert {features.shape[1] for features, _ in judged[0]} == {4 + 4 + 6 + 8}
+
+
+def test_random_weights_get_statistics_of_whole_images_and_features_of_their_seed(tiny_dataset, monkeypatch):
+    judged = judged_by(monkeypatch)
+    for seed in (0, 0, 1):
+        probe(None, data=tiny_dataset, **{**RESNET, "seed": seed})
+    monkeypatch.setattr(stage, "settle_batch_norms", lambda *_: None)
+    probe(None, data=tiny_dataset, **RESNET)
+    first, again, other, unsettled = (splits[0][0] for splits in judged)
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert not np.array_equal(first, unsettled)
+
+
+def test_the_random_state_of_the_caller_does_not_matter(tiny_dataset):
+    torch.manual_seed(5)
+    first = probe(None, data=tiny_dataset, **RESNET)
+    torch.manual_seed(6)
+    assert probe(None, data=tiny_dataset, **RESNET) == first
+
+
+def test_one_class_cannot_be_probed(tmp_path):
+    root = tiny.make_dataset(tmp_path / "bare", labels=False)
+    with pytest.raises(DataError, match="needs training images of two classes or more"):
+        probe(None, data=root, **RESNET)
