@@ -39,11 +39,16 @@ class RunSettings(BaseModel):
         encoder: name in the table of encoders, or module:callable.
         steps, epochs, minutes: length of training; one of them.
         warmup: share of the training over which the learning rate rises.
+        accumulate: batches whose gradients are added up to one step; memory is that of one batch.
         precision: auto is bf16 where the processor computes with it, otherwise fp32.
         workers: processes that prepare batches; None: chosen from the machine.
         evaluations: how often validation runs and pictures are drawn.
         cache_gb: memory for prepared volumes.
         checkpoint_every_steps: save the state for `--resume` this often; None: at every evaluation.
+        checkpoint_every_minutes: save it this often at least, whatever the steps take.
+        on_nonfinite: what a loss or gradient that is not finite does: stop the run, skip the step, or roll
+            weights and optimiser back to the last saved state and go on with the next data.
+        nonfinite_limit: so many such steps a run survives.
         fold: hold out this one of five patient-disjoint folds instead of the dataset's own test split.
         experiment: MLflow experiment.
     """
@@ -59,6 +64,7 @@ class RunSettings(BaseModel):
     epochs: float | None = Field(default=None, gt=0)
     minutes: float | None = Field(default=None, gt=0)
     batch_size: int = Field(default=4, gt=0)
+    accumulate: int = Field(default=1, gt=0)
     lr: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.05, ge=0)
     warmup: float = Field(default=0.05, ge=0, lt=1)
@@ -69,6 +75,9 @@ class RunSettings(BaseModel):
     evaluations: int = Field(default=10, gt=0)
     cache_gb: float = Field(default=4.0, gt=0)
     checkpoint_every_steps: int | None = Field(default=None, gt=0)
+    checkpoint_every_minutes: float = Field(default=10.0, gt=0)
+    on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
+    nonfinite_limit: int = Field(default=10, ge=0)
     fold: int | None = Field(default=None, ge=0, le=4)
     experiment: str = Field(default="medmim", pattern=r"^[A-Za-z0-9_.-]+$")
 
@@ -78,6 +87,11 @@ class RunSettings(BaseModel):
         if len(given) > 1:
             raise ValueError(f"expected one of steps, epochs, minutes, got {' and '.join(given)}")
         return self
+
+    @property
+    def draws_per_step(self) -> int:
+        """Patches that one optimiser step sees."""
+        return self.batch_size * self.accumulate
 
 
 class PretrainSettings(RunSettings):

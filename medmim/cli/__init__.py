@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from medmim import __version__
-from medmim.errors import MedmimError, did_you_mean
+from medmim.errors import MedmimError, Stopped, did_you_mean
 
 COMMANDS = {
     "ingest": "DICOM or NIfTI folder → checked, pseudonymised dataset folder",
@@ -60,7 +60,7 @@ class Medmim(click.Group):
         """Run a command; an error that medmim raises on purpose ends in its exit code."""
         try:
             return super().invoke(ctx)
-        except MedmimError as error:
+        except (MedmimError, Stopped) as error:
             click.echo(f"medmim: {error}", err=True)
             ctx.exit(error.exit_code)
         except (click.ClickException, click.exceptions.Exit, click.Abort):

@@ -6,6 +6,7 @@ n. So workers, batch order and a stop in the middle change nothing.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -68,9 +69,7 @@ class Draws(Dataset[Sample]):
 
     def __getitem__(self, number: int) -> Sample:
         """Return the patch of one draw: `image`, `label` if asked for, and the draw's number."""
-        epoch, place = divmod(number, len(self.volumes))
-        order = numpy_stream(self.seed, "order", epoch).permutation(len(self.volumes))
-        prepared = self.prepare(self.volumes[order[place]])
+        prepared = self.prepare(self.volume_of(number))
         sample: Sample = {"image": prepared.image, "slice_axis": prepared.slice_axis}
         if self.labelled:
             sample["label"] = prepared.label
@@ -79,6 +78,12 @@ class Draws(Dataset[Sample]):
         patch = patch[0] if isinstance(patch, list) else patch  # crops by label come as a list of one
         keys = ("image", "label") if self.labelled else ("image",)
         return {key: _plain(patch[key]) for key in keys} | {"draw": number}
+
+    def volume_of(self, number: int) -> Volume:
+        """Return the volume that a draw is taken from."""
+        epoch, place = divmod(number, len(self.volumes))
+        order = numpy_stream(self.seed, "order", epoch).permutation(len(self.volumes))
+        return self.volumes[int(order[place])]
 
 
 def batches(draws: Draws, *, batch_size: int, workers: int, start: int = 0) -> DataLoader[Sample]:
@@ -89,10 +94,17 @@ def batches(draws: Draws, *, batch_size: int, workers: int, start: int = 0) -> D
         sampler=_From(start, len(draws)),
         num_workers=workers,
         persistent_workers=workers > 0,
+        worker_init_fn=_leave_signals_to_the_trainer,
         pin_memory=torch.cuda.is_available(),
         drop_last=True,
         generator=torch.Generator().manual_seed(draws.seed),
     )
+
+
+def _leave_signals_to_the_trainer(worker: int) -> None:
+    """Ignore what stops a training: it needs its workers until its state is saved, then ends them itself."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _From(Sampler[int]):

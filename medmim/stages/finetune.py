@@ -28,11 +28,12 @@ from medmim.stages.runs import Result, ending, note_weights_file, reopen
 from medmim.tracking.comparison import CASES
 from medmim.tracking.store import Store
 from medmim.training.budget import budget_for
-from medmim.training.checkpoint import drop_state, save_weights
+from medmim.training.checkpoint import save_weights
 from medmim.training.fit import ENDLESS, Fitted, Session, fit
 from medmim.training.modules import FinetuningModule
 from medmim.training.scores import CaseScore, mean_scores
 from medmim.training.segmentation import Segmentation
+from medmim.training.states import drop_state
 
 if TYPE_CHECKING:
     from medmim.tracking.recorder import Recorder
@@ -174,7 +175,7 @@ def _train(
 ) -> Result:
     train, val = parts.divided.train, parts.divided.val
     budget = budget_for(settings, volumes=len(train))
-    total = budget.steps * settings.batch_size if budget.steps else ENDLESS
+    total = budget.steps * settings.draws_per_step if budget.steps else ENDLESS
     patches = segmentation_patches(parts.plan, foreground=settings.foreground)
     draws = Draws(train, parts.volumes, patches, labelled=True, seed=settings.seed, total=total)
     module = FinetuningModule(

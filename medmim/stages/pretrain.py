@@ -26,10 +26,11 @@ from medmim.shapes import Size, as_size, grid_of
 from medmim.stages.runs import Result, ending, reopen
 from medmim.tracking.store import Store
 from medmim.training.budget import budget_for
-from medmim.training.checkpoint import drop_state, save_weights
+from medmim.training.checkpoint import save_weights
 from medmim.training.fit import ENDLESS, Fitted, Session, autocast, fit
 from medmim.training.modules import PretrainingModule
 from medmim.training.pictures import panel, reconstruction_rows
+from medmim.training.states import drop_state
 
 if TYPE_CHECKING:
     from medmim.tracking.recorder import Recorder
@@ -133,7 +134,7 @@ def _train(
 ) -> Result:
     volumes = Volumes(settings.data, parts.plan, cache_gb=settings.cache_gb)
     budget = budget_for(settings, volumes=len(parts.train))
-    total = budget.steps * settings.batch_size if budget.steps else ENDLESS
+    total = budget.steps * settings.draws_per_step if budget.steps else ENDLESS
     patches = pretraining_patches(parts.plan)
     draws = Draws(parts.train, volumes, patches, labelled=False, seed=settings.seed, total=total)
     module = PretrainingModule(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import pickle
 import signal
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -17,12 +16,14 @@ import torch
 
 from medmim.config import RunSettings
 from medmim.data.draws import Draws, batches
-from medmim.errors import RunError
 from medmim.training.budget import Budget
-from medmim.training.callbacks import Checkpoints, Evaluations, Losses, Schedule
-from medmim.training.checkpoint import verified_state
+from medmim.training.callbacks import Evaluations, Losses, Randomness, Schedule
+from medmim.training.guard import FiniteGuard
 from medmim.training.log import Log
 from medmim.training.progress import ProgressBar
+from medmim.training.saving import Checkpoints, Signals
+from medmim.training.state_file import read_state
+from medmim.training.states import StateIO, refuse_foreign, verified_state
 
 ENDLESS = 2**40
 
@@ -79,29 +80,52 @@ def fit(
         session: settings, budget and places.
         best: metric that chooses the best weights; None: the last ones are the result.
     """
-    settings, budget, log = session.settings, session.budget, session.log
-    losses = Losses(log)
-    evaluations = Evaluations(evaluate, times=settings.evaluations, budget=budget, log=log, best=best)
-    every = settings.checkpoint_every_steps
+    settings = session.settings
+    evaluations = Evaluations(
+        evaluate, times=settings.evaluations, budget=session.budget, log=session.log, best=best
+    )
+    losses, signals = Losses(session.log), Signals()
     callbacks = [
-        Schedule(budget, warmup=settings.warmup),
+        Schedule(session.budget, warmup=settings.warmup),
+        Randomness(settings.seed),
+        _guard(session, draws),
         losses,
-        ProgressBar(session.title, budget, losses),
+        ProgressBar(session.title, session.budget, losses),
         evaluations,
-        Checkpoints(session.folder, every_steps=every, evaluations=evaluations),
+        signals,
+        _checkpoints(session, evaluations, signals),
     ]
     state = verified_state(session.folder) if session.resume else None
-    begun = _steps_in(state) if state else 0
     loader = batches(
         draws,
         batch_size=settings.batch_size,
         workers=workers_for(settings),
-        start=begun * settings.batch_size,
+        start=_steps_in(state, module) * settings.draws_per_step if state else 0,
     )
-    trainer = _trainer(settings, budget, callbacks)
-    with _keyboard_interrupts():
+    trainer = _trainer(settings, session.budget, callbacks)
+    with signals.given_back(), _keyboard_interrupts():
         trainer.fit(module, loader, ckpt_path=state, weights_only=True)
-    return Fitted(trainer.global_step, budget.elapsed_s, evaluations, losses.recent)
+    return Fitted(trainer.global_step, session.budget.elapsed_s, evaluations, losses.last)
+
+
+def _guard(session: Session, draws: Draws) -> FiniteGuard:
+    return FiniteGuard(
+        session.settings.on_nonfinite,
+        limit=session.settings.nonfinite_limit,
+        log=session.log,
+        folder=session.folder,
+        volume_of=lambda draw: draws.volume_of(draw).id,
+    )
+
+
+def _checkpoints(session: Session, evaluations: Evaluations, signals: Signals) -> Checkpoints:
+    return Checkpoints(
+        session.folder,
+        every_steps=session.settings.checkpoint_every_steps,
+        every_minutes=session.settings.checkpoint_every_minutes,
+        evaluations=evaluations,
+        signals=signals,
+    )
 
 
 @contextmanager
@@ -141,14 +165,11 @@ def _has_bf16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported())
 
 
-def _steps_in(state: Path) -> int:
-    try:
-        return int(torch.load(state, weights_only=True, map_location="cpu")["global_step"])
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError) as error:
-        raise RunError(
-            f"the saved state of this run cannot be read ({type(error).__name__}): start it again without "
-            "--resume"
-        ) from error
+def _steps_in(path: Path, module: L.LightningModule) -> int:
+    """Return how many steps a saved state has behind it; refuse one that is not this module's."""
+    state = read_state(path)
+    refuse_foreign(state, module)
+    return int(state["global_step"])
 
 
 def _trainer(settings: RunSettings, budget: Budget, callbacks: list[L.Callback]) -> L.Trainer:
@@ -167,8 +188,10 @@ def _trainer(settings: RunSettings, budget: Budget, callbacks: list[L.Callback])
         precision=precision_for(settings.precision),
         max_epochs=-1,
         max_steps=budget.steps if budget.steps is not None else -1,
+        accumulate_grad_batches=settings.accumulate,
         gradient_clip_val=settings.gradient_clip,
         callbacks=callbacks,
+        plugins=[StateIO()],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from medmim.masks import Mask, tissue_share
 from medmim.methods import Method, Step
 from medmim.randomness import torch_stream
-from medmim.shapes import Scalar, Size, grid_of
+from medmim.shapes import Hidden, Images, Scalar, Size, grid_of
 
 
 class PretrainingModule(L.LightningModule):
@@ -41,12 +41,31 @@ class PretrainingModule(L.LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Scalar:
         """Draw the masks of this step and return the method's loss."""
         images = batch["image"]
-        generator = torch_stream(self.seed, "mask", self.global_step, self.global_rank)
-        grid = grid_of(tuple(images.shape[2:]), self.cell)
-        weight = tissue_share(images, grid) if self.mask.looks_at_tissue else None
-        hidden = self.mask.sample(len(images), grid, generator=generator, weight=weight)
-        step: Step = self.method(images, hidden.to(images.device))
+        step: Step = self.method(images, self._masks(images, batch_idx).to(images.device))
         return step.loss
+
+    def _masks(self, images: Images, batch_idx: int) -> Hidden:
+        """Return this batch's share of the masks of the step.
+
+        All batches and processes that make one step draw the masks of all of them, so that a step is the same
+        however it is divided. A mask that looks at tissue sees its own images only: its share is its key.
+        """
+        grid = grid_of(tuple(images.shape[2:]), self.cell)
+        (share, shares), count = self._share(batch_idx), len(images)
+        if self.mask.looks_at_tissue:
+            generator = torch_stream(self.seed, "mask", self.global_step, share)
+            return self.mask.sample(count, grid, generator=generator, weight=tissue_share(images, grid))
+        generator = torch_stream(self.seed, "mask", self.global_step, 0)
+        hidden = self.mask.sample(count * shares, grid, generator=generator)
+        return hidden[share * count : (share + 1) * count]
+
+    def _share(self, batch_idx: int) -> tuple[int, int]:
+        """Return which part of its step a batch is in this process, and how many parts there are."""
+        trainer = self._trainer  # None where a step is computed without a trainer
+        if trainer is None:
+            return 0, 1
+        parts, processes = trainer.accumulate_grad_batches, trainer.world_size
+        return batch_idx % parts * processes + trainer.global_rank, parts * processes
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return AdamW."""
