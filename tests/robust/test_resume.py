@@ -1,8 +1,7 @@
 """Kill a training anywhere, resume it, and nothing tells it from one that was never killed.
 
-Each kill is a real SIGKILL of a forked training, or a SIGTERM that it answers; its place is counted in calls, not
-in seconds: in the middle between two saved states, right at a saved one, or at one of the file operations of
-a save.
+Each kill is a real SIGKILL of a forked training, or a SIGTERM that it answers; its place is counted in calls,
+not in seconds: between two saved states, right at a saved one, or at one of the file operations of a save.
 """
 
 import os

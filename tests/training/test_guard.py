@@ -118,7 +118,7 @@ def test_a_rollback_returns_to_the_last_saved_state(study):  # noqa: F811
 @pytest.mark.parametrize("policy", ["skip", "rollback"])
 def test_more_than_the_limit_stops(study, policy):  # noqa: F811
     made = study(on_nonfinite=policy, nonfinite_limit=2)
-    with pytest.raises(RunError, match="step 5: .*one more than nonfinite_limit=2 allows"):
+    with pytest.raises(RunError, match=r"step 5: .*one more than nonfinite_limit=2 allows"):
         made.run(module=planted(made.module(), "loss", {1, 3, 4}))
 
 
@@ -126,7 +126,7 @@ def test_the_count_survives_a_resume(study):  # noqa: F811
     made = study(on_nonfinite="skip", nonfinite_limit=1, checkpoint_every_steps=1)
     with pytest.raises(RunError, match="step 4: "):
         made.run(module=planted(made.module(), "loss", {1, 3}))
-    with pytest.raises(RunError, match="step 4: .*nonfinite_limit=1"):
+    with pytest.raises(RunError, match=r"step 4: .*nonfinite_limit=1"):
         made.run(module=planted(made.module(), "loss", {3}), resume=True)
 
 
