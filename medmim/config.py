@@ -40,7 +40,13 @@ class RunSettings(BaseModel):
         steps, epochs, minutes: length of training; one of them.
         warmup: share of the training over which the learning rate rises.
         accumulate: batches whose gradients are added up to one step; memory is that of one batch.
+        activation_checkpointing: compute blocks again in the backward instead of keeping what they gave: less
+            memory, a third more time; running statistics of batch norm move twice a step.
+        channels_last: keep weights and maps with channels last, which some processors and cards prefer.
+        compile: use torch.compile; where that fails, a message says so and training goes on without.
         precision: auto is bf16 where the processor computes with it, otherwise fp32.
+        devices: cards of each machine, or processes on one without cards, that share each step.
+        nodes: machines that share each step; torchrun or SLURM start their processes.
         workers: processes that prepare batches; None: chosen from the machine.
         evaluations: how often validation runs and pictures are drawn.
         cache_gb: memory for prepared volumes.
@@ -65,11 +71,16 @@ class RunSettings(BaseModel):
     minutes: float | None = Field(default=None, gt=0)
     batch_size: int = Field(default=4, gt=0)
     accumulate: int = Field(default=1, gt=0)
+    activation_checkpointing: bool = False
+    channels_last: bool = False
+    compile: bool = False
     lr: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.05, ge=0)
     warmup: float = Field(default=0.05, ge=0, lt=1)
     gradient_clip: float = Field(default=1.0, gt=0)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    devices: int = Field(default=1, gt=0)
+    nodes: int = Field(default=1, gt=0)
     workers: int | None = Field(default=None, ge=0)
     seed: int = Field(default=0, ge=0)
     evaluations: int = Field(default=10, gt=0)
@@ -91,7 +102,7 @@ class RunSettings(BaseModel):
     @property
     def draws_per_step(self) -> int:
         """Patches that one optimiser step sees."""
-        return self.batch_size * self.accumulate
+        return self.batch_size * self.accumulate * self.devices * self.nodes
 
 
 class PretrainSettings(RunSettings):

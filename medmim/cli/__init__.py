@@ -25,6 +25,7 @@ COMMANDS = {
     "compare": "fine-tuning runs side by side: table, intervals, verdict, report",
     "ui": "the MLflow UI on the local runs, loopback only",
     "bench": "speed and memory of packed, masked and dense computing here",
+    "plan": "memory and hours of a run before it starts, and the batch size that fits",
     "doctor": "what this machine has, what it lacks, and what to do about it",
     "demo": "the whole line on generated DICOM",
 }

@@ -14,6 +14,7 @@ from medmim.cli.options import (
     print_result,
     refuse_with_resume,
     run_options,
+    where_it_runs,
 )
 
 
@@ -56,6 +57,7 @@ def command(
         from medmim.stages.runs import to_resume
 
         settings, resume = to_resume(PretrainSettings, "pretrain", resume, home=home(), data=settings.data)
+        settings = settings.model_copy(update=where_it_runs(values))
     from medmim.stages.pretrain import pretrain
 
     result = pretrain(settings, home=home(), resume=resume)

@@ -86,12 +86,22 @@ class Draws(Dataset[Sample]):
         return self.volumes[int(order[place])]
 
 
-def batches(draws: Draws, *, batch_size: int, workers: int, start: int = 0) -> DataLoader[Sample]:
-    """Return the batches of `draws` in order, from draw `start` on; the length is that of all of them."""
+def batches(
+    draws: Draws, *, batch_size: int, workers: int, start: int = 0, share: tuple[int, int] = (0, 1)
+) -> DataLoader[Sample]:
+    """Return the batches of `draws` in order, from draw `start` on; the length is that of all of them.
+
+    Args:
+        draws: what is drawn.
+        batch_size: patches of a batch.
+        workers: processes that prepare them.
+        start: the first draw, of all processes.
+        share: this process's number and how many there are; they take batches in turn.
+    """
     return DataLoader(
         draws,
         batch_size=batch_size,
-        sampler=_From(start, len(draws)),
+        sampler=_InTurn(start, len(draws), batch_size, share),
         num_workers=workers,
         persistent_workers=workers > 0,
         worker_init_fn=_leave_signals_to_the_trainer,
@@ -107,18 +117,22 @@ def _leave_signals_to_the_trainer(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-class _From(Sampler[int]):
-    """Numbers from `start` to `total`; the length counts those before, as Lightning does after a resume."""
+class _InTurn(Sampler[int]):
+    """One process's draws from `start` on; the length counts those before, as Lightning does."""
 
-    def __init__(self, start: int, total: int) -> None:
+    def __init__(self, start: int, total: int, batch: int, share: tuple[int, int]) -> None:
         self.start = start
         self.total = total
+        self.batch = batch
+        self.process, self.processes = share
 
     def __iter__(self) -> Iterator[int]:
-        return iter(range(self.start, self.total))
+        first = self.start + self.process * self.batch
+        for begin in range(first, self.total, self.batch * self.processes):
+            yield from range(begin, min(begin + self.batch, self.total))
 
     def __len__(self) -> int:
-        return self.total
+        return self.total // self.processes
 
 
 def pretraining_patches(plan: Plan) -> Compose:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from medmim import __version__, files
@@ -24,7 +25,7 @@ from medmim.heads import HEADS, Transfer, build_head, transfer
 from medmim.randomness import stream_seed
 from medmim.stages.origin import Origin, find_origin
 from medmim.stages.pretrain import DEFAULT_ENCODER
-from medmim.stages.runs import Result, ending, note_weights_file, reopen
+from medmim.stages.runs import Result, ending, follower, note_weights_file, reopen
 from medmim.tracking.comparison import CASES
 from medmim.tracking.store import Store
 from medmim.training.budget import budget_for
@@ -61,7 +62,12 @@ class _Parts:
 
 
 def finetune(
-    settings: FinetuneSettings, *, home: Path, resume: str | None = None, say: Callable[[str], None] = print
+    settings: FinetuneSettings,
+    *,
+    home: Path,
+    resume: str | None = None,
+    say: Callable[[str], None] = print,
+    onlookers: Sequence[Callback] = (),
 ) -> Result:
     """Fine-tune for a task, test once, record and register.
 
@@ -69,6 +75,7 @@ def finetune(
         settings: what the user chose; open values are chosen from the dataset and the pretraining run.
         home: `MEDMIM_HOME`.
         resume: run to continue, or `latest`; `settings` are then those that it was started with.
+        onlookers: callbacks that see every step.
         say: takes lines for the user.
 
     Raises:
@@ -92,8 +99,10 @@ def finetune(
             "init": parts.origin.run_id or parts.origin.arm,
         }
     )
-    if resume:
-        recorder: Recorder = reopen(store, "finetune", resume, dataset=parts.dataset)
+    if follows := follower(store, "finetune", resume):
+        recorder: Recorder = follows
+    elif resume:
+        recorder = reopen(store, "finetune", resume, dataset=parts.dataset)
     else:
         name = f"{settings.task} ← {parts.origin.arm}"
         recorder = store.begin(experiment=settings.experiment, name=name, tags=_tags(resolved, parts))
@@ -101,7 +110,7 @@ def finetune(
         note_weights_file(store, recorder.run_id, settings.init)
     folder = store.checkpoints(recorder.run_id)
     with ending(recorder):
-        result = _train(resolved, parts, recorder, folder, resume=bool(resume))
+        result = _train(resolved, parts, recorder, folder, resume=bool(resume), onlookers=tuple(onlookers))
         _register(store, resolved, parts, result)
     drop_state(folder)
     return result
@@ -171,7 +180,13 @@ def _label_names(dataset: Dataset, train: Sequence[Volume], volumes: Volumes) ->
 
 
 def _train(
-    settings: FinetuneSettings, parts: _Parts, recorder: Recorder, folder: Path, *, resume: bool
+    settings: FinetuneSettings,
+    parts: _Parts,
+    recorder: Recorder,
+    folder: Path,
+    *,
+    resume: bool,
+    onlookers: tuple[Callback, ...],
 ) -> Result:
     train, val = parts.divided.train, parts.divided.val
     budget = budget_for(settings, volumes=len(train))
@@ -192,7 +207,7 @@ def _train(
     # With a limited number of labels, validation labels must not choose: the last weights are the result.
     chooses = settings.labelled is None and settings.label_fraction is None and bool(val)
     title = f"finetune {settings.task} ← {parts.origin.arm}"
-    session = Session(settings, budget, recorder, folder, title, resume)
+    session = Session(settings, budget, recorder, folder, title, resume, onlookers)
     fitted = fit(module, draws, evaluate, session=session, best="val/dice" if chooses else None)
     if fitted.evaluations.best_weights:
         module.load_state_dict(fitted.evaluations.best_weights)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from lightning.pytorch.callbacks import Callback
 
 from medmim import __version__, files
 from medmim.config import PretrainSettings
@@ -23,7 +24,7 @@ from medmim.masks import Mask, build_mask, hidden_count, hidden_voxels, tissue_s
 from medmim.methods import Method, build_method
 from medmim.randomness import stream_seed, torch_stream
 from medmim.shapes import Size, as_size, grid_of
-from medmim.stages.runs import Result, ending, reopen
+from medmim.stages.runs import Result, ending, follower, reopen
 from medmim.tracking.store import Store
 from medmim.training.budget import budget_for
 from medmim.training.checkpoint import save_weights
@@ -59,13 +60,20 @@ class _Parts:
         return hidden_count(cells, self.mask.ratio) / cells
 
 
-def pretrain(settings: PretrainSettings, *, home: Path, resume: str | None = None) -> Result:
+def pretrain(
+    settings: PretrainSettings,
+    *,
+    home: Path,
+    resume: str | None = None,
+    onlookers: Sequence[Callback] = (),
+) -> Result:
     """Pretrain an encoder and record the run.
 
     Args:
         settings: what the user chose; open values are chosen from the dataset.
         home: `MEDMIM_HOME`.
         resume: run to continue, or `latest`; `settings` are then those that it was started with.
+        onlookers: callbacks that see every step.
 
     Raises:
         MedmimError: for settings, data or sizes that cannot work, before anything is written.
@@ -80,15 +88,17 @@ def pretrain(settings: PretrainSettings, *, home: Path, resume: str | None = Non
         }
     )
     store = Store(home)
-    if resume:
-        recorder: Recorder = reopen(store, "pretrain", resume, dataset=parts.dataset)
+    if follows := follower(store, "pretrain", resume):
+        recorder: Recorder = follows
+    elif resume:
+        recorder = reopen(store, "pretrain", resume, dataset=parts.dataset)
     else:
         name = f"{arm_of(resolved)} · {parts.plan.dims}D {resolved.encoder}"
         recorder = store.begin(experiment=settings.experiment, name=name, tags=_tags(resolved, parts))
         recorder.settings(resolved.model_dump(mode="json", exclude={"data"}))
     folder = store.checkpoints(recorder.run_id)
     with ending(recorder):
-        result = _train(resolved, parts, recorder, folder, resume=bool(resume))
+        result = _train(resolved, parts, recorder, folder, resume=bool(resume), onlookers=tuple(onlookers))
     drop_state(folder)
     return result
 
@@ -130,7 +140,13 @@ def _put_together(settings: PretrainSettings) -> _Parts:
 
 
 def _train(
-    settings: PretrainSettings, parts: _Parts, recorder: Recorder, folder: Path, *, resume: bool
+    settings: PretrainSettings,
+    parts: _Parts,
+    recorder: Recorder,
+    folder: Path,
+    *,
+    resume: bool,
+    onlookers: tuple[Callback, ...],
 ) -> Result:
     volumes = Volumes(settings.data, parts.plan, cache_gb=settings.cache_gb)
     budget = budget_for(settings, volumes=len(parts.train))
@@ -146,7 +162,7 @@ def _train(
         weight_decay=settings.weight_decay,
     )
     watch = _watch(settings, parts, volumes, recorder, folder)
-    session = Session(settings, budget, recorder, folder, f"pretrain {arm_of(settings)}", resume)
+    session = Session(settings, budget, recorder, folder, f"pretrain {arm_of(settings)}", resume, onlookers)
     fitted = fit(module, draws, watch, session=session)
     return _keep(settings, parts, fitted, recorder, folder)
 

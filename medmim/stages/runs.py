@@ -78,6 +78,17 @@ def note_weights_file(store: Store, run_id: str, init: str | None) -> None:
         files.write_text(store.checkpoints(run_id) / _WEIGHTS_FILE, str(Path(init).resolve()))
 
 
+def follower(store: Store, stage: str, resume: str | None) -> Recorder | None:
+    """Return what takes the words of a process that trains along but records nothing; None in the first."""
+    from lightning.fabric.utilities.rank_zero import rank_zero_only
+
+    from medmim.tracking.recorder import MemoryRecorder
+
+    if not getattr(rank_zero_only, "rank", 0):  # set when Lightning is imported
+        return None
+    return MemoryRecorder(unfinished(store, stage, resume) if resume else "follower")
+
+
 def reopen(store: Store, stage: str, word: str, *, dataset: Dataset) -> Recorder:
     """Continue the run that `--resume WORD` means.
 

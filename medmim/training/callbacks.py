@@ -33,7 +33,10 @@ class Schedule(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Set the learning rate of every group."""
-        factor = learning_rate_factor(self.budget.progress(trainer.global_step), warmup=self.warmup)
+        progress = self.budget.progress(trainer.global_step)
+        if self.budget.steps is None and trainer.world_size > 1:  # each process has a clock of its own
+            progress = float(trainer.strategy.broadcast(progress))
+        factor = learning_rate_factor(progress, warmup=self.warmup)
         for group in trainer.optimizers[0].param_groups:
             group["lr"] = group["initial_lr"] * factor
 
@@ -41,7 +44,8 @@ class Schedule(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Stop at the end of the budget."""
-        if self.budget.progress(trainer.global_step) >= 1:
+        done = self.budget.progress(trainer.global_step) >= 1
+        if trainer.strategy.reduce_boolean_decision(done, all=False):
             trainer.should_stop = True
 
     def state_dict(self) -> dict[str, Any]:
@@ -104,7 +108,7 @@ class Losses(Callback):
             self._flush(trainer)
 
     def _flush(self, trainer: L.Trainer) -> None:
-        mean = _mean(self._waiting)
+        mean = float(trainer.strategy.reduce(torch.tensor(_mean(self._waiting)), reduce_op="mean"))
         self._waiting.clear()
         if not math.isfinite(mean):  # every one of these steps was skipped
             return
@@ -177,6 +181,8 @@ class Evaluations(Callback):
         if due <= self.done:
             return
         self.done = due
+        if not trainer.is_global_zero:
+            return
         training = pl_module.training
         pl_module.eval()
         with torch.no_grad():

@@ -25,7 +25,7 @@ def first_bad_layer(module: L.LightningModule, batch: Mapping[str, Any], batch_i
     def look(name: str) -> Any:
         def hook(layer: nn.Module, inputs: object, output: object) -> None:
             if not found and not all(bool(torch.isfinite(one).all()) for one in _floats(output)):
-                found.append(name)
+                found.append(name.replace("._checkpoint_wrapped_module", ""))
 
         return hook
 

@@ -16,8 +16,10 @@ import torch
 
 from medmim.config import RunSettings
 from medmim.data.draws import Draws, batches
+from medmim.encoders.synced_norm import sync_batch_norms
 from medmim.training.budget import Budget
 from medmim.training.callbacks import Evaluations, Losses, Randomness, Schedule
+from medmim.training.economy import Compile, economise
 from medmim.training.guard import FiniteGuard
 from medmim.training.log import Log
 from medmim.training.progress import ProgressBar
@@ -41,6 +43,7 @@ class Session:
         folder: of the run's checkpoints.
         title: for the progress bar.
         resume: continue from the state saved in `folder`.
+        onlookers: callbacks that see every step last.
     """
 
     settings: RunSettings
@@ -49,6 +52,7 @@ class Session:
     folder: Path
     title: str
     resume: bool = False
+    onlookers: tuple[L.Callback, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,9 @@ def fit(
         evaluate: called at even shares of the budget, with the step.
         session: settings, budget and places.
         best: metric that chooses the best weights; None: the last ones are the result.
+
+    Raises:
+        SystemExit: at the end of training, in every process but the first.
     """
     settings = session.settings
     evaluations = Evaluations(
@@ -94,17 +101,25 @@ def fit(
         evaluations,
         signals,
         _checkpoints(session, evaluations, signals),
+        *([Compile()] if settings.compile else []),
+        *session.onlookers,
     ]
+    economise(module, settings)
+    if settings.devices * settings.nodes > 1:
+        sync_batch_norms(module)
     state = verified_state(session.folder) if session.resume else None
+    trainer = _trainer(settings, session.budget, callbacks)
     loader = batches(
         draws,
         batch_size=settings.batch_size,
         workers=workers_for(settings),
         start=_steps_in(state, module) * settings.draws_per_step if state else 0,
+        share=(trainer.global_rank, trainer.world_size),
     )
-    trainer = _trainer(settings, session.budget, callbacks)
     with signals.given_back(), _keyboard_interrupts():
         trainer.fit(module, loader, ckpt_path=state, weights_only=True)
+    if not trainer.is_global_zero:
+        raise SystemExit(0)  # the first process keeps, tests and records what all have trained
     return Fitted(trainer.global_step, session.budget.elapsed_s, evaluations, losses.last)
 
 
@@ -125,6 +140,7 @@ def _checkpoints(session: Session, evaluations: Evaluations, signals: Signals) -
         every_minutes=session.settings.checkpoint_every_minutes,
         evaluations=evaluations,
         signals=signals,
+        log=session.log,
     )
 
 
@@ -185,7 +201,11 @@ def _trainer(settings: RunSettings, budget: Budget, callbacks: list[L.Callback])
     L.seed_everything(settings.seed, verbose=False)
     return L.Trainer(
         accelerator="auto",
-        devices=1,
+        devices=settings.devices,
+        num_nodes=settings.nodes,
+        # parameters may have no part in a step: a frozen encoder, a head of unused classes
+        strategy="ddp_find_unused_parameters_true" if settings.devices * settings.nodes > 1 else "auto",
+        use_distributed_sampler=False,
         precision=precision_for(settings.precision),
         max_epochs=-1,
         max_steps=budget.steps if budget.steps is not None else -1,

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Callback
 
 from medmim.errors import Stopped
 from medmim.training.callbacks import Evaluations, completes_step
+from medmim.training.log import Log
 from medmim.training.states import save_state
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
@@ -68,6 +69,7 @@ class Checkpoints(Callback):
         every_minutes: at least this often.
         evaluations: tells when one was made.
         signals: tells when one came.
+        log: gets a tag when a run goes on in another number of processes.
         clock: seconds; a seam for tests.
     """
 
@@ -79,6 +81,7 @@ class Checkpoints(Callback):
         every_minutes: float,
         evaluations: Evaluations,
         signals: Signals,
+        log: Log,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.folder = folder
@@ -86,14 +89,27 @@ class Checkpoints(Callback):
         self.every_s = 60 * every_minutes
         self.evaluations = evaluations
         self.signals = signals
+        self.log = log
         self.clock = clock
         self._seen = 0
+        self._processes = 0
         self._saved_at = clock()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock."""
         self._saved_at = self.clock()
         self._seen = self.evaluations.done
+        if self._processes not in (0, trainer.world_size):
+            self.log.tags({"processes": f"{self._processes}, then {trainer.world_size}"})
+        self._processes = trainer.world_size
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return in how many processes the training ran."""
+        return {"processes": self._processes}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it back, to tell if it is another number now."""
+        self._processes = state_dict["processes"]
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -107,12 +123,12 @@ class Checkpoints(Callback):
             return
         # each process sees signals and its clock for itself, but all must save at the same step
         late = self.clock() - self._saved_at >= self.every_s
-        late, stop, save = (
+        stop, save = self.signals.wanted in _STOPPING, self.signals.wanted in _SAVING
+        due, stop, save = (
             trainer.strategy.reduce_boolean_decision(wish, all=False)
-            for wish in (late, self.signals.wanted in _STOPPING, self.signals.wanted in _SAVING)
+            for wish in (self._due(trainer.global_step) or late, stop, save)
         )
-        due = self._due(trainer.global_step)
-        if due or late or stop or save:
+        if due or stop or save:
             save_state(trainer, self.folder)
             self._saved_at = self.clock()
         if stop:

@@ -23,7 +23,8 @@ class Trainer(lightning.Trainer):
     strategy = OneProcess()
 
     global_step = 0
-    accumulate_grad_batches = 1
+    accumulate_grad_batches = world_size = 1
+    is_global_zero = True
     optimizers = ()
 
     def __init__(self, step=0):

@@ -27,7 +27,12 @@ class Saving:
         self.signals = Signals()
         words = {"every_steps": None, "every_minutes": 1e9, **words}
         self.checkpoints = Checkpoints(
-            Path(), evaluations=self.evaluations, signals=self.signals, clock=lambda: self.now, **words
+            Path(),
+            evaluations=self.evaluations,
+            signals=self.signals,
+            log=log,
+            clock=lambda: self.now,
+            **words,
         )
         self.checkpoints.on_train_start(self.trainer, Module())
 
