@@ -49,7 +49,8 @@ class RunSettings(BaseModel):
         nodes: machines that share each step; torchrun or SLURM start their processes.
         workers: processes that prepare batches; None: chosen from the machine.
         evaluations: how often validation runs and pictures are drawn.
-        cache_gb: memory for prepared volumes.
+        cache_gb: memory for prepared volumes, in each process; those on disk take none.
+        cache_disk_gb: disk for prepared volumes, in the home folder, shared by workers and runs; 0: none.
         checkpoint_every_steps: save the state for `--resume` this often; None: at every evaluation.
         checkpoint_every_minutes: save it this often at least, whatever the steps take.
         on_nonfinite: what a loss or gradient that is not finite does: stop the run, skip the step, or roll
@@ -85,6 +86,7 @@ class RunSettings(BaseModel):
     seed: int = Field(default=0, ge=0)
     evaluations: int = Field(default=10, gt=0)
     cache_gb: float = Field(default=4.0, gt=0)
+    cache_disk_gb: float = Field(default=20.0, ge=0)
     checkpoint_every_steps: int | None = Field(default=None, gt=0)
     checkpoint_every_minutes: float = Field(default=10.0, gt=0)
     on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"

@@ -6,7 +6,6 @@ n. So workers, batch order and a stop in the middle change nothing.
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -29,6 +28,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from medmim.data.manifest import Volume
 from medmim.data.plan import Plan
 from medmim.data.prepare import Prepared
+from medmim.data.workers import Notes, leave_signals_to_the_trainer
 from medmim.randomness import numpy_stream, stream_seed
 from medmim.shapes import Size
 
@@ -63,12 +63,14 @@ class Draws(Dataset[Sample]):
         self.labelled = labelled
         self.seed = seed
         self.total = total
+        self.notes = Notes()
 
     def __len__(self) -> int:
         return self.total
 
     def __getitem__(self, number: int) -> Sample:
         """Return the patch of one draw: `image`, `label` if asked for, and the draw's number."""
+        self.notes.note(number)
         prepared = self.prepare(self.volume_of(number))
         sample: Sample = {"image": prepared.image, "slice_axis": prepared.slice_axis}
         if self.labelled:
@@ -104,17 +106,11 @@ def batches(
         sampler=_InTurn(start, len(draws), batch_size, share),
         num_workers=workers,
         persistent_workers=workers > 0,
-        worker_init_fn=_leave_signals_to_the_trainer,
+        worker_init_fn=leave_signals_to_the_trainer,
         pin_memory=torch.cuda.is_available(),
         drop_last=True,
         generator=torch.Generator().manual_seed(draws.seed),
     )
-
-
-def _leave_signals_to_the_trainer(worker: int) -> None:
-    """Ignore what stops a training: it needs its workers until its state is saved, then ends them itself."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
 
 
 class _InTurn(Sampler[int]):

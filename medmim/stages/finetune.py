@@ -25,7 +25,7 @@ from medmim.heads import HEADS, Transfer, build_head, transfer
 from medmim.randomness import stream_seed
 from medmim.stages.origin import Origin, find_origin
 from medmim.stages.pretrain import DEFAULT_ENCODER
-from medmim.stages.runs import Result, ending, follower, note_weights_file, reopen
+from medmim.stages.runs import Result, ending, follower, note_weights_file, prepared_on_disk, reopen
 from medmim.tracking.comparison import CASES
 from medmim.tracking.store import Store
 from medmim.training.budget import budget_for
@@ -132,7 +132,8 @@ def _put_together(settings: FinetuneSettings, store: Store) -> _Parts:
     dims = plan_for(divided.train, dims=known_dims, size=None).dims
     encoder, arrived = _encoder(settings, origin, dims)
     plan = plan_for(divided.train, dims=dims, size=settings.size, multiple=encoder.total_stride)
-    volumes = Volumes(settings.data, plan, cache_gb=settings.cache_gb)
+    disk = prepared_on_disk(settings, store.home)
+    volumes = Volumes(settings.data, plan, cache_gb=settings.cache_gb, disk=disk)
     names = _label_names(dataset, divided.train, volumes)
     torch.manual_seed(stream_seed(settings.seed, "head"))
     network = build_head(settings.task, encoder=encoder, spatial_dims=dims, classes=max(names) + 1)

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Callback
 
 from medmim import __version__, files
 from medmim.config import PretrainSettings
+from medmim.data.cache import DiskCache
 from medmim.data.draws import Draws, pretraining_patches
 from medmim.data.manifest import Dataset, Volume, read_dataset
 from medmim.data.partition import partition, patient_digest
@@ -24,7 +25,7 @@ from medmim.masks import Mask, build_mask, hidden_count, hidden_voxels, tissue_s
 from medmim.methods import Method, build_method
 from medmim.randomness import stream_seed, torch_stream
 from medmim.shapes import Size, as_size, grid_of
-from medmim.stages.runs import Result, ending, follower, reopen
+from medmim.stages.runs import Result, ending, follower, prepared_on_disk, reopen
 from medmim.tracking.store import Store
 from medmim.training.budget import budget_for
 from medmim.training.checkpoint import save_weights
@@ -96,9 +97,11 @@ def pretrain(
         name = f"{arm_of(resolved)} · {parts.plan.dims}D {resolved.encoder}"
         recorder = store.begin(experiment=settings.experiment, name=name, tags=_tags(resolved, parts))
         recorder.settings(resolved.model_dump(mode="json", exclude={"data"}))
-    folder = store.checkpoints(recorder.run_id)
+    folder, disk = store.checkpoints(recorder.run_id), prepared_on_disk(settings, home)
     with ending(recorder):
-        result = _train(resolved, parts, recorder, folder, resume=bool(resume), onlookers=tuple(onlookers))
+        result = _train(
+            resolved, parts, recorder, folder, resume=bool(resume), onlookers=tuple(onlookers), disk=disk
+        )
     drop_state(folder)
     return result
 
@@ -147,8 +150,9 @@ def _train(
     *,
     resume: bool,
     onlookers: tuple[Callback, ...],
+    disk: DiskCache | None,
 ) -> Result:
-    volumes = Volumes(settings.data, parts.plan, cache_gb=settings.cache_gb)
+    volumes = Volumes(settings.data, parts.plan, cache_gb=settings.cache_gb, disk=disk)
     budget = budget_for(settings, volumes=len(parts.train))
     total = budget.steps * settings.draws_per_step if budget.steps else ENDLESS
     patches = pretraining_patches(parts.plan)

@@ -15,6 +15,7 @@ from medmim.config import RunSettings
 from medmim.errors import RunError
 
 if TYPE_CHECKING:
+    from medmim.data.cache import DiskCache
     from medmim.data.manifest import Dataset
     from medmim.tracking.recorder import Recorder
     from medmim.tracking.store import Store
@@ -76,6 +77,13 @@ def note_weights_file(store: Store, run_id: str, init: str | None) -> None:
     """Note which file a run starts from, for `--resume`; not in the store, which keeps no paths."""
     if init is not None and init.endswith(".safetensors"):
         files.write_text(store.checkpoints(run_id) / _WEIGHTS_FILE, str(Path(init).resolve()))
+
+
+def prepared_on_disk(settings: RunSettings, home: Path) -> DiskCache | None:
+    """Return where prepared volumes are kept between runs, if at all."""
+    from medmim.data.cache import DiskCache
+
+    return DiskCache(home / "prepared", limit_gb=settings.cache_disk_gb) if settings.cache_disk_gb else None
 
 
 def follower(store: Store, stage: str, resume: str | None) -> Recorder | None:

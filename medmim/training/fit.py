@@ -16,6 +16,7 @@ import torch
 
 from medmim.config import RunSettings
 from medmim.data.draws import Draws, batches
+from medmim.data.workers import naming
 from medmim.encoders.synced_norm import sync_batch_norms
 from medmim.training.budget import Budget
 from medmim.training.callbacks import Evaluations, Losses, Randomness, Schedule
@@ -116,7 +117,8 @@ def fit(
         start=_steps_in(state, module) * settings.draws_per_step if state else 0,
         share=(trainer.global_rank, trainer.world_size),
     )
-    with signals.given_back(), _keyboard_interrupts():
+    named = naming(draws.notes, lambda draw: draws.volume_of(draw).id)
+    with signals.given_back(), _keyboard_interrupts(), named:
         trainer.fit(module, loader, ckpt_path=state, weights_only=True)
     if not trainer.is_global_zero:
         raise SystemExit(0)  # the first process keeps, tests and records what all have trained
