@@ -2,8 +2,8 @@
 
 <folder>/<key>-<digest>.safetensors    key: what it was made from and how; digest: SHA-256 of the file
 
-A map costs no memory of its own: the kernel keeps what is used and drops it when memory is short; a crop reads
-the pages that it touches.
+A map costs no memory of its own: the kernel keeps what is used, drops it when memory is short, and a crop
+reads the pages that it touches.
 """
 
 from __future__ import annotations
