@@ -7,6 +7,7 @@ stored with the run. Values that depend on the data (size, dims, encoder, cell) 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -25,8 +26,24 @@ def _as_sequence(value: Any) -> Any:
     return tuple(value.split(",")) if isinstance(value, str) else value
 
 
+def _as_cell(value: Any) -> Any:
+    """Read cell sizes: all in voxels, or all in millimetres, such as `8mm,16mm`."""
+    parts = (
+        value.split(",") if isinstance(value, str) else [value] if isinstance(value, int | float) else value
+    )
+    words = [str(part).strip().lower() for part in parts]
+    if all(_MILLIMETRES.fullmatch(word) for word in words):
+        return tuple(f"{float(word.removesuffix('mm')):g}mm" for word in words)
+    if all(word.isdecimal() and int(word) for word in words):
+        return tuple(int(word) for word in words)
+    raise ValueError("expected voxels such as 8 or 8,8,4, or millimetres such as 8mm or 8mm,16mm,16mm")
+
+
+_MILLIMETRES = re.compile(r"(?=.*[1-9])\d+(\.\d+)?\s*mm")
+CellSize = Annotated[tuple[int | str, ...], BeforeValidator(_as_cell)]
 Sizes = Annotated[tuple[Annotated[int, Field(gt=0)], ...], BeforeValidator(_as_sequence)]
 Share = Annotated[float, Field(gt=0, lt=1)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 
 class RunSettings(BaseModel):
@@ -38,7 +55,11 @@ class RunSettings(BaseModel):
         size: voxels that the network sees at once, one number or one an axis.
         encoder: name in the table of encoders, or module:callable.
         steps, epochs, minutes: length of training; one of them.
+        optimizer: adamw, lamb or sgd (Nesterov's).
+        betas: memory of the gradient's mean and mean square; sgd takes the first as its momentum.
+        weight_decay_end: weight decay at the end of training, reached along a cosine; None: it stays.
         warmup: share of the training over which the learning rate rises.
+        warmup_start, final_lr: learning rate at the beginning and at the end, relative to its peak.
         accumulate: batches whose gradients are added up to one step; memory is that of one batch.
         activation_checkpointing: compute blocks again in the backward instead of keeping what they gave: less
             memory, a third more time; running statistics of batch norm move twice a step.
@@ -76,8 +97,13 @@ class RunSettings(BaseModel):
     channels_last: bool = False
     compile: bool = False
     lr: float = Field(default=1e-3, gt=0)
+    optimizer: Literal["adamw", "lamb", "sgd"] = "adamw"
+    betas: tuple[Momentum, Momentum] = (0.9, 0.95)
     weight_decay: float = Field(default=0.05, ge=0)
+    weight_decay_end: float | None = Field(default=None, ge=0)
     warmup: float = Field(default=0.05, ge=0, lt=1)
+    warmup_start: float = Field(default=1e-3, ge=0, le=1)
+    final_lr: float = Field(default=0.0, ge=0, le=1)
     gradient_clip: float = Field(default=1.0, gt=0)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     devices: int = Field(default=1, gt=0)
@@ -115,8 +141,11 @@ class PretrainSettings(RunSettings):
         mask: name in the table of masks, or module:callable.
         mask_options: that mask's own settings; `up_to` makes a range of `ratio`, drawn once a batch.
         ratio: share of mask cells to hide.
-        cell: mask cell in voxels; None: the encoder's total stride.
+        cell: mask cell in voxels, or in millimetres such as `8mm`, which become the nearest size in voxels
+            that the encoder takes; None: the encoder's total stride.
         compute: packed computes visible cells only; masked computes all and multiplies, with equal results.
+        augment: patch: random crops at one spacing, flips along all axes, mild intensity changes; resized: as
+            SparK, parts of 0.67 to 1 of an image scaled to `size`, and left for right.
         include_held_out: pretrain on validation and test patients too (their images, never their labels).
     """
 
@@ -125,8 +154,9 @@ class PretrainSettings(RunSettings):
     mask: str = "mesh"
     mask_options: dict[str, Any] = Field(default_factory=dict)
     ratio: Share = 0.7
-    cell: Sizes | None = None
+    cell: CellSize | None = None
     compute: Literal["packed", "masked"] = "packed"
+    augment: Literal["patch", "resized"] = "patch"
     include_held_out: bool = False
 
 

@@ -180,3 +180,27 @@ def test_every_preset_is_valid_and_opens_with_its_command(path):
     assert path.read_text(encoding="utf-8").splitlines()[0] == f"# {command} --config {path.stem}"
     assert find_config(path.stem, kind_of(path)) == path
     resolve(kind_of(path), config=path.stem)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (8, (8,)),
+        ("8", (8,)),
+        ("8,8,4", (8, 8, 4)),
+        ([8, 8, 4], (8, 8, 4)),
+        ("8mm", ("8mm",)),
+        ("8 mm, 16mm,16.50MM", ("8mm", "16mm", "16.5mm")),
+        (["8mm", "16mm"], ("8mm", "16mm")),
+    ],
+)
+def test_a_cell_is_in_voxels_or_millimetres(given, kept):
+    assert PretrainSettings(cell=given).cell == kept
+
+
+@pytest.mark.parametrize("given", ["0", "0mm", "-8mm", "8cm", "8,8mm", "8.5", 2.5, "", [8, "8mm"]])
+def test_other_cells_are_refused(given):
+    with pytest.raises(
+        SettingsError, match="cell: expected voxels such as 8 or 8,8,4, or millimetres such as"
+    ):
+        resolve(PretrainSettings, flags={"cell": given})

@@ -11,7 +11,16 @@ from medmim.cli.options import json_option, phases, print_result, sizes
 if TYPE_CHECKING:
     from medmim.stages.bench import Benched
 
-_WORDS = ("encoder", "step")
+_WORDS = ("encoder", "step", "masks")
+_COLUMNS = {
+    "     ms": "milliseconds",
+    "×masked": "against_masked",
+    "×dense": "against_dense",
+    "×official": "against_official",
+    "of limit": "share_of_limit",
+    "peak MiB": "peak_mb",
+    "of masked": "memory_against_masked",
+}
 
 
 @click.command(
@@ -20,6 +29,7 @@ _WORDS = ("encoder", "step")
 Examples:
   medmim bench                                  ResNet-50 on 8×3×224², ratios 0.5, 0.7 and 0.9
   medmim bench --dims 3 --ratio 0.7             DynUNet encoder on 2×64³
+  medmim bench --part masks                     how long each mask takes to draw
   medmim bench --encoder convnext --size 128 --part encoder --precision fp32 --json""",
 )
 @click.option("--dims", type=click.IntRange(2, 3), default=2, show_default=True, help="2 or 3.")
@@ -32,7 +42,7 @@ Examples:
 @click.option(
     "precisions", "--precision", type=click.Choice(["fp32", "bf16"]), multiple=True, help="[default: both]"
 )
-@click.option("parts", "--part", type=click.Choice(_WORDS), multiple=True, help="[default: both]")
+@click.option("parts", "--part", type=click.Choice(_WORDS), multiple=True, help="[default: all]")
 @click.option("--runs", type=click.IntRange(min=1), default=5, show_default=True, help="Of each variant.")
 @click.option("--memory/--no-memory", default=True, help="Measure peak memory, in processes of their own.")
 @json_option
@@ -47,7 +57,7 @@ def command(
     mask: str | None,
     **given: Any,
 ) -> None:
-    """Time packed, masked-dense and plain dense computing side by side: encoder and whole step."""
+    """Time packed, masked-dense and plain dense computing side by side: encoder, whole step, masks."""
     from medmim.stages.bench import bench, default_setup
 
     setup = default_setup(
@@ -72,22 +82,33 @@ def bench_lines(result: Benched) -> list[str]:
         f"{setup.encoder} on {space}, cell {'×'.join(map(str, setup.cell))}, mask {setup.rule}; forward and "
         f"backward, median of {machine['runs']}",
         f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}",
-        "",
-        "part     precision  ratio  variant        ms  ×masked  ×dense  of limit  peak MB  of masked",
+        *(
+            ["", f"{'part':<7}  precision  ratio  {'variant':<8}  " + "  ".join(_COLUMNS)]
+            if result.rows
+            else []
+        ),
     ]
     for row in result.rows:
-        memory = (
-            "       –          –"
-            if row.peak_mb is None or row.memory_against_masked is None
-            else f"  {row.peak_mb:6.0f}     {row.memory_against_masked:6.2f}"
-        )
-        lines.append(
-            f"{row.part:<7}  {row.precision:<9}  {row.realised_ratio:5.2f}  {row.variant:<8}"
-            f"  {row.milliseconds:7.1f}"
-            f"  {row.against_masked:7.2f}  {row.against_dense:6.2f}  {row.share_of_limit:8.0%} {memory}"
-        )
-    busy = machine["load_before"] is not None and machine["load_before"] > 1
-    notes = (
-        ["note: other processes were busy before the first run: repeat on a quiet machine"] if busy else []
-    )
-    return [*lines, *(["", *notes] if notes else [])]
+        numbers = [getattr(row, name) for name in _COLUMNS.values()]
+        cells = [
+            f"{'–' if number is None else f'{number:.{0 if number >= 100 else 2}f}':>{len(title)}}"
+            for title, number in zip(_COLUMNS, numbers, strict=True)
+        ]
+        words = f"{row.part:<7}  {row.precision:<9}  {row.realised_ratio:5.2f}  {row.variant:<8}  "
+        lines.append(words + "  ".join(cells))
+    lines += _mask_lines(result)
+    if (machine["load_before"] or 0) > 1:
+        lines += ["", "note: other processes were at work before the first run: repeat on a quiet machine"]
+    return lines
+
+
+def _mask_lines(result: Benched) -> list[str]:
+    """Return a line for each rule: time of 256 masks, and of a batch's masks relative to a step."""
+    if not result.masks:
+        return []
+    grid = "×".join(map(str, result.masks[0].grid))
+    lines = ["", f"{'mask':<9}  ms for 256 on {grid} cells  a batch's share of a packed step"]
+    for row in result.masks:
+        share = "–" if row.share_of_step is None else f"{row.share_of_step:.3%}"
+        lines.append(f"{row.mask:<9}  {row.milliseconds:>{len(grid) + 21}.2f}  {share:>31}")
+    return lines

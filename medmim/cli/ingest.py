@@ -66,10 +66,13 @@ def command(
     if dry_run:
         _show(source, out, as_json=as_json, wishes=wishes)
         return
-    from medmim.stages.ingest import ingest
+    from medmim.data.sandbox import for_scans
 
-    with phases() as progress:
-        info = ingest(source, out, home=home(), progress=progress, **wishes)
+    with for_scans(wishes["workers"]) as sandbox, phases() as progress:
+        # only now, so that workers import what they need while this process does
+        from medmim.stages.ingest import ingest
+
+        info = ingest(source, out, home=home(), progress=progress, sandbox=sandbox, **wishes)
     counts = info.counts
     lines = [
         f"dataset      {out}",

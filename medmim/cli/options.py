@@ -70,11 +70,10 @@ def run_options(command: Command) -> Command:
 
 
 def given(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the flags that were given, sizes read as numbers."""
+    """Return the flags that were given, the size read as numbers."""
     flags = {key: value for key, value in values.items() if value is not None}
-    for key in ("size", "cell"):
-        if key in flags:
-            flags[key] = sizes(flags[key], word=f"--{key}")
+    if "size" in flags:
+        flags["size"] = sizes(flags["size"], word="--size")
     return flags
 
 

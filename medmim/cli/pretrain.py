@@ -25,6 +25,7 @@ Examples:
   medmim pretrain
   medmim pretrain --mask mesh --ratio 0.7 --minutes 30
   medmim pretrain --dims 2 --size 160 --encoder resnet18 --mask random
+  medmim pretrain --cell 8mm,8mm,10mm            rounded to the encoder's stride; the size is printed
   medmim pretrain --config spark_random --set batch_size=8
   medmim pretrain --resume""",
 )
@@ -34,7 +35,8 @@ Examples:
 )
 @click.option("--ratio", type=float, help="Share of mask cells to hide.  [default: 0.7]")
 @click.option(
-    "--cell", help="Mask cell in voxels, such as 8 or 8,8,4.  [default: the encoder's total stride]"
+    "--cell",
+    help="Mask cell in voxels, such as 8 or 8,8,4, or in mm, such as 8mm.  [default: the encoder's stride]",
 )
 @click.option("--init", help="Only `scratch`: pretraining starts from random weights.")
 @run_options
@@ -60,7 +62,7 @@ def command(
         settings = settings.model_copy(update=where_it_runs(values))
     from medmim.stages.pretrain import pretrain
 
-    result = pretrain(settings, home=home(), resume=resume)
+    result = pretrain(settings, home=home(), resume=resume, say=lambda line: click.echo(line, err=True))
     lines = [
         f"run      {result.run_id}",
         f"weights  {result.checkpoint}",

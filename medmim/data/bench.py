@@ -10,7 +10,8 @@ from typing import Any
 from medmim.data.ledger import Ledger
 from medmim.data.manifest import Volume
 from medmim.data.privacy import Keys
-from medmim.data.sandbox import Answer, Limits, Sandbox, Task
+from medmim.data.sandbox import Answer, Limits, Sandbox
+from medmim.data.worker import Task
 
 Progress = Callable[[str, int, int], None]
 READ_LIMITS = Limits(memory_bytes=8 << 30, cpu_s=300, wall_s=600.0)

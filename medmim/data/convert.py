@@ -1,8 +1,9 @@
-"""One stack of DICOM slices becomes one volume: dcm2niix converts it, and nothing is taken from it unchecked.
+"""One stack of DICOM slices becomes one volume through dcm2niix, of which nothing is taken unchecked.
 
 The result must lie on the grid that the headers give, and hold the values that pydicom decodes from the same
 files. Where dcm2niix gives no single volume, pydicom's values are placed on that grid. What is written is the
-array as (column, row, slice) with the affine of the headers.
+array as (column, row, slice) with the affine of the headers. Uncompressed slices do not come here, but to
+`raw_stack`.
 """
 
 from __future__ import annotations

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pydicom
+import skimage
 from jaxtyping import Bool, Float64, UInt16
 from pydicom.sr.codedict import codes
-from skimage.draw import polygon2mask
 
 from medmim.data import geometry
 from medmim.data.accept import fit_and_store
@@ -255,7 +255,7 @@ def _fill(filled: Bool[np.ndarray, "x y z"], points: Float64[np.ndarray, "points
         raise _OffsetError(off, off * image.spacing_mm[across])
     others = [axis for axis in range(3) if axis != across]
     shape = tuple(image.array.shape[axis] for axis in others)
-    mask = polygon2mask(shape, voxels[:, others])
+    mask = skimage.draw.polygon2mask(shape, voxels[:, others])
     plane = filled.take(place, axis=across)
     index: list[Any] = [slice(None)] * 3
     index[across] = place

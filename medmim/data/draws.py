@@ -28,6 +28,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from medmim.data.manifest import Volume
 from medmim.data.plan import Plan
 from medmim.data.prepare import Prepared
+from medmim.data.resized_crop import RandomResizedCrop
 from medmim.data.workers import Notes, leave_signals_to_the_trainer
 from medmim.randomness import numpy_stream, stream_seed
 from medmim.shapes import Size
@@ -141,6 +142,17 @@ def pretraining_patches(plan: Plan) -> Compose:
             *(RandFlipd(["image"], prob=0.5, spatial_axis=axis) for axis in range(plan.dims)),
             RandScaleIntensityd("image", factors=0.1, prob=0.5),
             RandShiftIntensityd("image", offsets=0.1, prob=0.5),
+        ]
+    )
+
+
+def resized_parts(plan: Plan) -> Compose:
+    """Random parts of 0.67 to 1 of an image, scaled to one size, left and right exchanged: SparK's draws."""
+    return Compose(
+        [
+            *_slices(plan, keys=["image"], foreground=0.0),
+            RandomResizedCrop(plan.size, scale=(0.67, 1.0)),
+            _FlipLeftRight(["image"]),
         ]
     )
 

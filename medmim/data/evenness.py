@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float64
 
 from medmim.data import geometry
 from medmim.data.header import Header
-from medmim.data.stacks import Refused, Slice, Stack, refuse
+from medmim.data.stacks import Refused, Slice, Stack, own_place, refuse
 from medmim.data.tilt import is_tilted
 
 MIN_SLICES = 3
@@ -21,8 +22,9 @@ def judge_stack(slices: list[Slice]) -> Stack | Refused:
     """Judge slices of one direction, size and spacing at places of their own."""
     if len(slices) < MIN_SLICES:
         return refuse(slices, "too_few_slices", slices=len(slices))
-    ordered = sorted(slices, key=lambda one: (height_of(one, slices[0]), one.number))
-    heights = np.array([height_of(one, slices[0]) for one in ordered])
+    heights, numbers = heights_of(slices), np.array([one.number for one in slices])
+    order = np.lexsort((numbers, heights))
+    ordered, heights = [slices[place] for place in order], heights[order]
     steps = np.diff(heights)
     step = float(np.median(steps))
     gaps = steps[steps > 1.5 * step]
@@ -71,16 +73,13 @@ def _judge_grid(ordered: list[Slice], step: float) -> Stack | Refused:
 
 def _off_grid(ordered: Sequence[Slice], affine: geometry.Affine) -> list[float]:
     """Return how far corners of slices, by their own headers, are from the grid: voxels along each axis."""
+    first = ordered[0].header
     inverse = np.linalg.inv(affine)
-    worst = np.zeros(3)
-    for place, one in enumerate(ordered):
-        header = one.header
-        shape = (header.columns, header.rows, 1)
-        own = geometry.slice_affine(header.orientation or (), header.spacing or (), header.position or ())
-        corners = geometry.corners_of(shape, own) @ inverse[:3, :3].T + inverse[:3, 3]
-        expected = geometry.corners_of(shape, np.eye(4)) + np.array([0.0, 0.0, float(place)])
-        worst = np.maximum(worst, np.abs(corners - expected).max(axis=0))
-    return [float(value) for value in worst]
+    places = np.array([own_place(one.header) for one in ordered], np.float64)
+    corners = geometry.slice_corners(places, (first.rows, first.columns)) @ inverse[:3, :3].T + inverse[:3, 3]
+    expected = geometry.corners_of((first.columns, first.rows, 1), np.eye(4))[::2]
+    steps = np.arange(len(ordered))[:, None, None] * [0.0, 0.0, 1.0]
+    return [float(value) for value in np.abs(corners - expected - steps).max(axis=(0, 1))]
 
 
 def _declared_step(header: Header) -> float | None:
@@ -89,6 +88,7 @@ def _declared_step(header: Header) -> float | None:
     return step if step and thickness and np.isfinite(step) and step >= thickness > 0 else None
 
 
-def height_of(one: Slice, reference: Slice) -> float:
-    """Return the place of a slice along the normal of `reference`, in mm."""
-    return float(np.dot(geometry.normal_of(reference.header.orientation or ()), one.header.position or ()))
+def heights_of(slices: Sequence[Slice]) -> Float64[np.ndarray, "slices"]:
+    """Return the place of each slice along the normal of the first, in mm."""
+    positions = np.array([one.header.position for one in slices], np.float64)
+    return np.asarray(positions @ geometry.normal_of(slices[0].header.orientation or ()), np.float64)

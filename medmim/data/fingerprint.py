@@ -23,7 +23,7 @@ def pixels_digest(image: Image) -> str:
     array = image.array if np.isnan(turn).any() else nib.orientations.apply_orientation(image.array, turn)
     digest = hashlib.sha256(repr(array.shape).encode())
     for place in range(array.shape[-1]):  # a slice at a time: a float copy of a large CT would double it
-        digest.update(np.ascontiguousarray(array[..., place], np.float32).tobytes())
+        digest.update(np.ascontiguousarray(array[..., place], np.float32).data)
     return digest.hexdigest()
 
 

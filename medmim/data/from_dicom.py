@@ -5,18 +5,26 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from medmim.data.bench import READ_LIMITS, Bench, Made, place_of
 from medmim.data.convert import convert
 from medmim.data.fates import Fates
 from medmim.data.manifest import Volume
+from medmim.data.raw_stack import convert_raw
 from medmim.data.scan import Seen, hash_content, hash_file
 from medmim.data.series import stacks_of
 from medmim.data.single_picture import convert_picture
-from medmim.data.stacks import Picture, Refused, Slice, Stack
+from medmim.data.stacks import Picture, Refused, Slice, Stack, own_place
+from medmim.data.tilt import is_tilted
 from medmim.data.tokens import VOCABULARY
 
+_Way = Literal["convert", "decode", "pictures"]
+_WAYS: dict[_Way, Callable[..., dict[str, Any]]] = {
+    "convert": convert_raw,
+    "decode": convert,
+    "pictures": convert_picture,
+}
 _DAMAGE = {"truncated", "bad_header", "bad_size", "no_pixel_data", "missing_uid", "damaged", "memory"}
 
 
@@ -33,14 +41,13 @@ def volumes_from_dicom(bench: Bench, seen: Mapping[int, Seen], paths: Mapping[in
     slices, blocked = slices_of(seen, paths)
     fates = Fates()
     kept = _without_copies(bench, fates, _without_risks(bench, fates, slices), blocked)
-    accepted: list[Stack | Picture] = []
+    accepted: dict[_Way, list[Stack | Picture]] = {way: [] for way in _WAYS}
     for verdict in stacks_of(kept, blocked):
         if isinstance(verdict, Refused):
             fates.add(_numbers(verdict), "quarantined", verdict.reason, measured=verdict.measured)
         else:
-            accepted.append(verdict)
-    made = _converted(bench, fates, [one for one in accepted if isinstance(one, Stack)])
-    made += _converted(bench, fates, [one for one in accepted if isinstance(one, Picture)])
+            accepted[_way_of(verdict)].append(verdict)
+    made = [one for way, found in accepted.items() for one in _converted(bench, fates, found, way=way)]
     fates.write(bench.ledger)
     return made
 
@@ -109,14 +116,20 @@ def _without_risks(bench: Bench, fates: Fates, slices: Sequence[Slice]) -> list[
     return [one for one in slices if not one.header.risky]
 
 
-def _converted(bench: Bench, fates: Fates, found: Sequence[Stack | Picture]) -> list[Made]:
-    """Convert all stacks, or all pictures, and note what became of their files."""
+def _way_of(found: Stack | Picture) -> _Way:
+    """Return how a stack or picture becomes a file of the dataset."""
+    if isinstance(found, Picture):
+        return "pictures"
+    plain = all(one.header.raw for one in found.slices) and not is_tilted(found.affine, len(found.slices))
+    return "convert" if plain else "decode"
+
+
+def _converted(bench: Bench, fates: Fates, found: Sequence[Stack | Picture], *, way: _Way) -> list[Made]:
+    """Convert all that go one way, and note what became of their files."""
     made = []
     names = [_identifier(bench, one) for one in found]
     tasks = [_task(bench, one, name) for one, name in zip(found, names, strict=True)]
-    pictures = bool(found) and isinstance(found[0], Picture)
-    function = convert_picture if pictures else convert
-    answers = bench.each("pictures" if pictures else "convert", function, tasks, limits=READ_LIMITS)
+    answers = bench.each(way, _WAYS[way], tasks, limits=READ_LIMITS)
     for one, name, task, answer in zip(found, names, tasks, answers, strict=True):
         facts = answer.value or {"reason": answer.reason or "unusable", "measured": {}}
         if "reason" in facts:
@@ -152,14 +165,18 @@ def _task(bench: Bench, found: Stack | Picture, name: str) -> dict[str, Any]:
     }
     if isinstance(found, Picture):
         return {**task, "file": str(found.slices[0].path), "frame": headers[0].frame}
-    return {
-        **task,
+    task |= {
         "files": [str(one.path) for one in found.slices],
         "scales": [[header.slope, header.intercept] for header in headers],
         "size": [headers[0].rows, headers[0].columns],
-        "frames": [header.frame for header in headers],
-        "kind": headers[0].kind,
     }
+    if _way_of(found) == "convert":
+        return {
+            **task,
+            "raws": [header.raw for header in headers],
+            "places": [own_place(header) for header in headers],
+        }
+    return {**task, "frames": [header.frame for header in headers], "kind": headers[0].kind}
 
 
 def _volume(bench: Bench, found: Stack | Picture, name: str, *, facts: Mapping[str, Any]) -> Volume:
@@ -200,4 +217,4 @@ def _reason(found: Stack | Picture, measured: Mapping[str, float]) -> str:
     what = "volume" if isinstance(found, Stack) else "picture"
     if not found.slices[0].header.patient:
         return f"{what}_without_patient"
-    return what if measured["slices_compared"] else f"{what}_one_decoder"
+    return f"{what}_one_decoder" if measured.get("slices_compared") == 0 else what

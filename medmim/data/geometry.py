@@ -67,6 +67,19 @@ def corners_of(shape: Sequence[int], affine: Affine) -> Points:
     return np.asarray(indices @ affine[:3, :3].T + affine[:3, 3], np.float64)
 
 
+def slice_corners(
+    places: Float64[np.ndarray, "slices 9"], size: Sequence[int]
+) -> Float64[np.ndarray, "slices 4 3"]:
+    """Return the centres of the four corner pixels of slices in mm (RAS).
+
+    Args:
+        places: position, row direction and column direction times spacing of each slice, in mm (LPS).
+        size: rows and columns.
+    """
+    ends = np.array([[1.0, column, row] for column in (0, size[1] - 1) for row in (0, size[0] - 1)])
+    return np.asarray(ends @ places.reshape(-1, 3, 3) @ _LPS_TO_RAS[:3, :3], np.float64)
+
+
 def corner_distance(shape: Sequence[int], first: Affine, second: Affine) -> float:
     """Return the greatest distance between the same corners of two grids, in mm."""
     difference = corners_of(shape, first) - corners_of(shape, second)

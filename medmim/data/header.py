@@ -12,13 +12,15 @@ from pydantic import BaseModel, ConfigDict
 from pydicom.tag import BaseTag, Tag
 
 from medmim.data import sop
+from medmim.data.pixels import Raw
 from medmim.data.tokens import tokens_of
 
 _KEYWORDS = (
     "SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID",
     "SeriesInstanceUID", "PatientID", "SeriesDescription", "ProtocolName", "SequenceName", "InstanceNumber",
     "BurnedInAnnotation", "BodyPartExamined", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel",
-    "BitsAllocated", "BitsStored", "PhotometricInterpretation", "PixelSpacing", "ImagerPixelSpacing",
+    "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PhotometricInterpretation",
+    "PixelSpacing", "ImagerPixelSpacing",
     "ImageOrientationPatient", "ImagePositionPatient", "SliceThickness", "SpacingBetweenSlices", "EchoTime",
     "InversionTime", "TriggerTime", "FlipAngle", "DiffusionBValue", "DiffusionGradientOrientation",
     "TemporalPositionIdentifier", "FrameReferenceTime", "AcquisitionNumber", "AcquisitionTime",
@@ -56,7 +58,8 @@ class Header(BaseModel):
 
     Lengths in mm, times in ms, directions and positions in LPS as in DICOM. None: the header does not say.
     A file holds one slice, the tiles of a mosaic, several frames, or a picture that lies nowhere in space;
-    `frame` is the place of tile or frame in its file, from 0.
+    `frame` is the place of tile or frame in its file, from 0; `raw` where the pixels of an uncompressed slice
+    lie.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -92,6 +95,7 @@ class Header(BaseModel):
     frame_time: float | None = None
     stack: str = ""
     risky: bool = False
+    raw: Raw | None = None
 
     def model_post_init(self, context: Any, /) -> None:
         """Keep one copy of what slices share: a hospital's folder holds a million of them."""
@@ -100,18 +104,20 @@ class Header(BaseModel):
         object.__setattr__(self, "__pydantic_fields_set__", _NO_FIELDS)
 
 
-def allowed_tags() -> list[int | str | tuple[int, int]]:
+@functools.cache
+def allowed_tags() -> tuple[BaseTag, ...]:
     """Return every tag that may be read."""
-    private = [int(tag) for creator, _, value in _PRIVATE_B_VALUES for tag in (creator, value)]
-    return [*_KEYWORDS, *private, *map(int, _MOSAIC)]
+    private = (tag for creator, _, value in _PRIVATE_B_VALUES for tag in (creator, value))
+    return (*map(Tag, _KEYWORDS), *private, *_MOSAIC)
 
 
-def header_of(dataset: pydicom.Dataset, kind: Kind = "slice") -> Header:
+def header_of(dataset: pydicom.Dataset, kind: Kind = "slice", *, raw: Raw | None = None) -> Header:
     """Return the facts of a slice or picture.
 
     Args:
         dataset: the allowed elements of a file.
         kind: of a mosaic or a multi-frame file these are the facts that its slices share.
+        raw: where the pixels lie, if they need no decoder.
 
     Raises:
         ValueError, TypeError: if a value is not of its kind; the text may quote it, so nobody may show it.
@@ -149,6 +155,7 @@ def header_of(dataset: pydicom.Dataset, kind: Kind = "slice") -> Header:
         number=number(dataset, "InstanceNumber"),
         frame_time=number(dataset, "FrameReferenceTime"),
         risky=text(dataset, "BurnedInAnnotation").upper() == "YES" or sop.risky(text(dataset, "SOPClassUID")),
+        raw=raw,
     )
 
 

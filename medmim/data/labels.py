@@ -6,8 +6,8 @@ import itertools
 
 import nibabel as nib
 import numpy as np
+import scipy
 from jaxtyping import Float64, Shaped
-from scipy.ndimage import affine_transform
 
 from medmim.data.nifti import Image
 from medmim.data.nifti_header import show
@@ -62,7 +62,7 @@ def resample_label(label: Image, image: Image) -> Image:
             reason="label_outside_image",
         )
     to_label = np.linalg.inv(label.affine) @ image.affine
-    array = affine_transform(
+    array = scipy.ndimage.affine_transform(
         classes.array,
         to_label[:3, :3],
         to_label[:3, 3],

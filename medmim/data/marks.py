@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import scipy  # this and the next load their parts when they are used
+import skimage
 from jaxtyping import Float64, UInt16
 from pydantic import BaseModel, ConfigDict
-from scipy.ndimage import find_objects
-from scipy.ndimage import label as connected
-from skimage.draw import polygon2mask
 
 from medmim.data.manifest import Box
 from medmim.data.nifti import Image
@@ -92,7 +91,7 @@ def place(marks: Iterable[Mark], image: Image, numbers: Mapping[str, int]) -> Pl
         for outline in mark.outlines if outlined[-1] else ():
             # voxel i spans from i to i + 1, so its centre lies at i + 1/2
             points = _scaled(outline, mark, shape) - 0.5
-            drawn[polygon2mask(drawn.shape, points)] = numbers[mark.name]
+            drawn[skimage.draw.polygon2mask(drawn.shape, points)] = numbers[mark.name]
     # with a finding that is only boxed, a label would call the rest of that finding healthy
     label = Image(drawn[..., None], image.affine) if outlined and all(outlined) else None
     return Placed(tuple(boxes), measured, label)
@@ -106,9 +105,9 @@ def boxes_around(label: Image, names: Mapping[int, str]) -> list[tuple[str, tupl
     dims = 2 if label.array.shape[2] == 1 else 3
     found = []
     for number, name in sorted(names.items()):
-        parts, count = connected(label.array == number, structure=np.ones((3, 3, 3)))
+        parts, count = scipy.ndimage.label(label.array == number, structure=np.ones((3, 3, 3)))
         sizes = np.bincount(parts.ravel(), minlength=count + 1)[1:]
-        for size, place in zip(sizes, find_objects(parts), strict=True):
+        for size, place in zip(sizes, scipy.ndimage.find_objects(parts), strict=True):
             if size >= LEAST_PART:
                 corners = [[one.start for one in place[:dims]], [one.stop for one in place[:dims]]]
                 found.append((name, tuple(float(value) for corner in corners for value in corner)))

@@ -27,7 +27,7 @@ from medmim.errors import DataError
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _GZIP = 16  # asks zlib for a gzip file, without a name or time in it
-_PACKING = 3  # as small as level 4 of zlib, in a fifth of its time
+_PACKING = 1  # 3 to 5 % larger than level 6 of zlib, in a sixth of its time
 _GZIP_BEST_RATIO = 1040  # deflate cannot do better than 1032 to 1
 _INTEGERS = (np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64)
 
@@ -106,7 +106,8 @@ def encode_image(image: Image) -> bytes:
     header["magic"] = b"n+1"
     header["vox_offset"] = header.single_vox_offset
     packer = isal_zlib.compressobj(_PACKING, wbits=zlib.MAX_WBITS | _GZIP)
-    parts = (header.binaryblock + bytes(4), array.tobytes(order="F"))  # four zeros: no extensions follow
+    voxels = np.asfortranarray(array).reshape(-1, order="F").view(np.uint8)  # no copy of what lies so already
+    parts = (header.binaryblock + bytes(4), voxels)  # four zeros: no extensions follow
     return b"".join([*(packer.compress(part) for part in parts), packer.flush()])
 
 

@@ -1,14 +1,45 @@
-"""Whether a DICOM file holds all the pixel bytes that its header promises; nothing is decoded here."""
+"""Where the pixels of a DICOM file lie, and whether all that its header promises are there."""
 
 from __future__ import annotations
 
 import io
 import struct
+from typing import NamedTuple
 
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _END = 0xFFFEE000, 0xFFFEE0DD
 _MAX_FRAGMENTS = 100_000
 _LONG = (b"OB", b"OW", b"OF", b"OD", b"UN")
+
+
+class Raw(NamedTuple):
+    """Where one uncompressed slice of 16 bits a pixel, low byte first, lies in its file.
+
+    `start` is the place of its first byte, `bits` how many of the 16 are in use, `written` the time of the
+    file's last change in ns, by which a file that changes between scan and conversion is noticed.
+    """
+
+    start: int
+    bits: int
+    signed: bool
+    written: int
+
+
+def raw_start(stream: io.BufferedIOBase, expected: int, *, implicit: bool) -> int | None:
+    """Return where the pixels begin if exactly `expected` bytes of them follow, else None.
+
+    Args:
+        stream: open at the tag of the pixel data of a file with low bytes first; it stays where it is.
+        expected: bytes that rows, columns and bits call for.
+        implicit: elements do not name their type.
+    """
+    place = stream.tell()
+    head = stream.read(12)
+    stream.seek(place)
+    if len(head) < 12 or (head[4:6] in _LONG) == implicit:
+        return None
+    length = struct.unpack("<I", head[4:8] if implicit else head[8:12])[0]
+    return place + (8 if implicit else 12) if length == expected else None
 
 
 def missing_pixels(

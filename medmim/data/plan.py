@@ -77,6 +77,23 @@ def plan_for(
     return Plan(chosen, patch, _common_spacing(spacings, thick if chosen == 2 else None))
 
 
+def voxel_mm(volumes: Sequence[Volume], plan: Plan) -> tuple[float, ...] | None:
+    """Return the size of a patch's voxels along its axes, in mm; None where a volume does not tell its own.
+
+    Args:
+        volumes: what patches are drawn from.
+        plan: what they become; where it resamples nothing, the median of their sizes holds.
+    """
+    if any(volume.flags.get("spacing") == "unknown" for volume in volumes):
+        return None
+    spacings = np.array([_in_ras(volume, volume.spacing_mm) for volume in volumes])
+    if plan.dims == 2:
+        spacings = _without(spacings, np.array([slice_axis(spacing) for spacing in spacings]))
+    if plan.spacing_mm is not None:
+        return plan.spacing_mm[: plan.dims]  # in 2D, one number for both axes
+    return tuple(float(length) for length in np.median(spacings, axis=0))
+
+
 def slice_axis(spacing_mm: Sequence[float] | np.ndarray) -> int:
     """Return the axis of largest spacing, across which 2D slices are cut; the last one where it shares that.
 

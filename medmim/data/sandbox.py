@@ -1,42 +1,31 @@
 """Child processes with limits, in which untrusted files are parsed: a bad file costs itself only.
 
-A worker is a fresh interpreter with limits on memory, processor time and wall time. Tasks and answers travel
-as JSON, so nothing from a worker is unpickled. A worker that dies, hangs or runs out of memory is replaced,
-and the task that it had is answered with the reason.
+A worker has limits on memory, processor time and wall time. Tasks and answers travel as JSON, so nothing from
+a worker is unpickled. A worker that dies, hangs or runs out of memory is replaced, and the task that it had
+is answered with the reason.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import importlib
 import json
-import logging
 import os
-import resource
 import signal
-import subprocess
-import sys
 import time
-import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection, wait
-from pathlib import Path
+from multiprocessing.connection import wait
 from typing import Any
 
-from medmim.errors import DataError, RunError
+from medmim.data.nursery import START_S, Nursery, no_start
+from medmim.data.worker import CANNOT_WRITE, Task
 from medmim.files import WriteError
 
-_START_S = 120.0
 _NEVER = float("inf")
-CANNOT_WRITE = "cannot_write"
+_PARSERS = ("medmim.data.scan", "medmim.data.raw_stack")
 _MAX_ANSWER_BYTES = 1 << 26
-_BOOT = "import sys; from medmim.data.sandbox import serve; serve(int(sys.argv[1]))"
-
-Task = Mapping[str, Any]
+_AHEAD, _AHEAD_BYTES = 8, 4096  # tasks that wait in a worker's pipe; small ones, so that the pipe never fills
 
 
 @dataclass(frozen=True)
@@ -58,32 +47,19 @@ class Answer:
 
 
 class _Worker:
-    """One child process, the task that it has, and until when."""
+    """One child process, the tasks that it has, the first of which it works on, and until when."""
 
-    def __init__(self) -> None:
-        self.connection, theirs = Pipe()
-        with contextlib.closing(theirs):
-            self.process = subprocess.Popen(
-                [sys.executable, "-P", "-c", _BOOT, str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,  # parsers quote values of the scan in their complaints
-                start_new_session=True,
-                env=_environment(),
-            )
-        self.task: int | None = None
-        self.ready = False
-        self.deadline = time.monotonic() + _START_S
+    def __init__(self, nursery: Nursery) -> None:
+        self._nursery = nursery
+        self.connection = nursery.start()
+        self.tasks: deque[int] = deque()
+        self.pid: int | None = None
+        self.deadline = time.monotonic() + START_S
 
-    def stop(self) -> int:
+    def stop(self) -> int | None:
         """End the process and everything that it started; return its exit status (negative: the signal)."""
         self.connection.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):  # an idle or dying one ends by itself
-            self.process.wait(0.2)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        return self.process.wait()
+        return None if self.pid is None else self._nursery.stop(self.pid)
 
 
 class Sandbox:
@@ -91,10 +67,12 @@ class Sandbox:
 
     Args:
         workers: number of child processes at one time.
+        modules: what tasks will need; imported in the background, from now on.
     """
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, modules: Sequence[str] = ()) -> None:
         self._count = max(1, workers)
+        self._nursery = Nursery(modules)
         self._workers: list[_Worker] = []
         self._job = _Job("", (), Limits())
 
@@ -102,7 +80,9 @@ class Sandbox:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop_all()
+        for worker in self._workers:
+            worker.connection.close()
+        self._nursery.close()
 
     def run_each(
         self,
@@ -132,7 +112,9 @@ class Sandbox:
             while len(self._job.answers) < len(tasks):
                 self._go_on()
         except BaseException:
-            self._stop_all()  # their answers belong to tasks that nobody waits for any more
+            for worker in self._workers:  # their answers belong to tasks that nobody waits for any more
+                worker.stop()
+            self._workers.clear()
             raise
         return [self._job.answers[index] for index in range(len(tasks))]
 
@@ -147,20 +129,35 @@ class Sandbox:
         for worker in [worker for worker in self._workers if worker.deadline < time.monotonic()]:
             self._lose(worker, "timeout")
 
-    def _stop_all(self) -> None:
-        for worker in self._workers:
-            worker.stop()
-        self._workers.clear()
-
     def _hand_out(self) -> None:
-        """Give waiting tasks to idle workers, and start workers where more of them can be used."""
+        """Give waiting tasks to workers that have few, and start workers where more of them can be used."""
         waiting = self._job.waiting
+        ahead = min(_AHEAD, 1 + len(waiting) // (_AHEAD * self._count))
         for worker in list(self._workers):
-            if waiting and worker.ready and worker.task is None:
-                self._give(worker, waiting.popleft())
-        busy = sum(worker.task is not None for worker in self._workers)
+            while waiting and worker.pid is not None and len(worker.tasks) < ahead:
+                if not self._give(worker, waiting.popleft()):
+                    break
+        busy = sum(bool(worker.tasks) for worker in self._workers)
         while len(self._workers) < min(self._count, busy + len(waiting)):
-            self._workers.append(_Worker())
+            self._workers.append(_Worker(self._nursery))
+
+    def _give(self, worker: _Worker, index: int) -> bool:
+        """Send a task; say whether that was possible, and leave it waiting otherwise."""
+        request = self._job.request(index)
+        try:
+            if fits := not worker.tasks or len(request) < _AHEAD_BYTES:
+                worker.connection.send_bytes(request)
+        except OSError:  # it died after its last answer: this task is not to blame
+            self._job.waiting.appendleft(index)
+            self._lose(worker, "parser_crash")
+            return False
+        if not fits:
+            self._job.waiting.appendleft(index)
+            return False
+        worker.tasks.append(index)
+        if len(worker.tasks) == 1:
+            worker.deadline = time.monotonic() + self._job.limits.wall_s
+        return True
 
     def _listen(self, worker: _Worker) -> None:
         try:
@@ -168,39 +165,33 @@ class Sandbox:
         except (EOFError, OSError, ValueError):
             self._lose(worker, "parser_crash")
             return
-        if worker.task is not None:
-            self._job.answer(worker.task, Answer(message.get("value"), message.get("reason")))
-        worker.ready, worker.task, worker.deadline = True, None, _NEVER
+        if worker.pid is None:
+            worker.pid = message["pid"]
+        else:
+            self._job.answer(worker.tasks.popleft(), Answer(message.get("value"), message.get("reason")))
+        worker.deadline = time.monotonic() + self._job.limits.wall_s if worker.tasks else _NEVER
         if message.get("ending"):
-            self._workers.remove(worker)
-            worker.stop()
-
-    def _give(self, worker: _Worker, index: int) -> None:
-        limits = self._job.limits
-        request = {
-            "call": self._job.call,
-            "arguments": self._job.tasks[index],
-            "memory_bytes": limits.memory_bytes,
-            "file_bytes": limits.file_bytes,
-            "cpu_s": limits.cpu_s,
-        }
-        try:
-            worker.connection.send_bytes(json.dumps(request).encode())
-            worker.task, worker.deadline = index, time.monotonic() + limits.wall_s
-        except OSError:  # it died after its last answer: this task is not to blame
-            self._job.waiting.appendleft(index)
-            self._lose(worker, "parser_crash")
+            self._part(worker)
 
     def _lose(self, worker: _Worker, reason: str) -> None:
+        """Answer the task that a dead or slow worker had."""
+        blamed = worker.tasks.popleft() if worker.tasks else None
+        status = self._part(worker)
+        if status is None:
+            raise no_start("no answer")
+        if blamed is not None:
+            self._job.lost(blamed, "timeout" if status == -signal.SIGXCPU else reason)
+
+    def _part(self, worker: _Worker) -> int | None:
+        """End a worker; tasks that it has not begun wait for another. Return its exit status."""
         self._workers.remove(worker)
-        status = worker.stop()
-        if not worker.ready:
-            raise RunError(
-                f"a worker process could not start (status {status}): expected `python -c 'import medmim'` "
-                "to work; check the installation and `ulimit -a`"
-            )
-        if worker.task is not None:
-            self._job.lost(worker.task, "timeout" if status == -signal.SIGXCPU else reason)
+        self._job.waiting.extendleft(reversed(worker.tasks))
+        return worker.stop()
+
+
+def for_scans(workers: int | None = None) -> Sandbox:
+    """Return a sandbox whose workers have what most scans need; one a processor without a number of them."""
+    return Sandbox(workers or len(os.sched_getaffinity(0)), _PARSERS)
 
 
 @dataclass
@@ -218,6 +209,19 @@ class _Job:
         self.crashed: set[int] = set()
         self.answers: dict[int, Answer] = {}
 
+    def request(self, index: int) -> bytes:
+        """Return what a worker is sent for a task."""
+        limits = self.limits
+        return json.dumps(
+            {
+                "call": self.call,
+                "arguments": self.tasks[index],
+                "memory_bytes": limits.memory_bytes,
+                "file_bytes": limits.file_bytes,
+                "cpu_s": limits.cpu_s,
+            }
+        ).encode()
+
     def lost(self, index: int, reason: str) -> None:
         """Answer a task that ended its worker; crashes are tried again: another file may be to blame."""
         if reason == "parser_crash" and index not in self.crashed:
@@ -234,66 +238,3 @@ class _Job:
         self.answers[index] = answer
         if self.on_done:
             self.on_done(len(self.answers))
-
-
-def serve(descriptor: int) -> None:
-    """Be a worker: answer tasks from a pipe until it closes. A worker that may be damaged ends itself."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    logging.disable(logging.CRITICAL)
-    warnings.simplefilter("ignore")
-    connection = Connection(descriptor)
-    connection.send_bytes(b"{}")
-    for request in _requests(connection):
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        _limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + 1 + request["cpu_s"])
-        _limit(resource.RLIMIT_AS, request["memory_bytes"])
-        _limit(resource.RLIMIT_FSIZE, request["file_bytes"])
-        answer = attempt(request["call"], request["arguments"])
-        connection.send_bytes(json.dumps(answer).encode())
-        if answer.get("ending"):
-            return
-
-
-def attempt(call: str, arguments: Task) -> dict[str, Any]:
-    """Call `module:function`; return what to answer, with `ending` if this process is not fit for more."""
-    module, _, name = call.partition(":")
-    try:
-        return {"value": getattr(importlib.import_module(module), name)(**arguments)}
-    except DataError as error:
-        return {"reason": error.reason}
-    except MemoryError:
-        return {"reason": "memory", "ending": True}
-    except OSError as error:
-        return {"reason": _reason_of(error)}
-    except Exception:
-        return {"reason": "parser_error"}
-    except BaseException:  # Rust codecs panic outside of Exception
-        return {"reason": "parser_crash", "ending": True}
-
-
-def _reason_of(error: OSError) -> str:
-    """Tell a disk that cannot be written to, which is no file's fault, from a file that is too large."""
-    if error.errno == errno.EFBIG:
-        return "too_large"
-    full = isinstance(error, WriteError) or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-    return CANNOT_WRITE if full else "parser_error"
-
-
-def _requests(connection: Connection) -> Iterator[dict[str, Any]]:
-    while True:
-        try:
-            yield json.loads(connection.recv_bytes())
-        except EOFError:
-            return
-
-
-def _limit(kind: int, amount: int) -> None:
-    """Set a soft limit, as far as the machine's own hard limit lets it rise."""
-    hard = resource.getrlimit(kind)[1]
-    resource.setrlimit(kind, (amount if hard == resource.RLIM_INFINITY else min(amount, hard), hard))
-
-
-def _environment() -> dict[str, str]:
-    """The parent's, with its import path; one thread for BLAS, whose buffers would eat the address space."""
-    path = os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path)
-    return {**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}

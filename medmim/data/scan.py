@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from medmim.data.decode import Reader
 from medmim.data.header import Header, allowed_tags, header_of, number, text
 from medmim.data.manifest import Fate
 from medmim.data.opened import open_regular, plain_stream, quiet_pydicom
-from medmim.data.pixels import missing_pixels
+from medmim.data.pixels import Raw, missing_pixels, raw_start
 from medmim.errors import DataError
 
 _PIXEL_DATA = b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10"
@@ -103,7 +104,7 @@ def hash_content(path: str) -> str:
         DataError: with reason no_decoder, if pydicom cannot decode all of it.
     """
     headers = look_at(Path(path)).headers
-    digest = hashlib.sha256("".join(one.model_dump_json() for one in headers).encode())
+    digest = hashlib.sha256("".join(one.model_dump_json(exclude={"raw"}) for one in headers).encode())
     reader = Reader("frame")
     for frame in sorted({one.frame if one.kind != "tile" else 0 for one in headers}):
         digest.update(reader.whole(path, frame))
@@ -148,7 +149,9 @@ def _parse(stream: io.BufferedIOBase, *, bare: bool) -> pydicom.FileDataset:
     """Read the allowed elements in front of the pixels."""
     size = _size(stream)
     try:
-        return pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=allowed_tags(), force=bare)
+        return pydicom.dcmread(
+            stream, stop_before_pixels=True, specific_tags=list(allowed_tags()), force=bare
+        )
     except MemoryError:
         raise
     except Exception as error:  # pydicom raises almost anything for damaged bytes
@@ -183,13 +186,34 @@ def _judge(dataset: pydicom.FileDataset, stream: io.BufferedIOBase) -> list[Head
         raise _StopError("no_pixel_data")
     _judge_kind(dataset)
     little = text(meta, "TransferSyntaxUID") != uid.ExplicitVRBigEndian
-    missing = missing_pixels(stream, size, _expected_bytes(dataset), little=little)
+    expected = _expected_bytes(dataset)
+    raw = _raw_of(dataset, stream, expected)
+    missing = missing_pixels(stream, size, expected, little=little)
     if missing is not None:
         raise _StopError("truncated", measured=missing)
-    return _headers(dataset, sop_class)
+    return _headers(dataset, sop_class, raw)
 
 
-def _headers(dataset: pydicom.FileDataset, sop_class: str) -> list[Header]:
+def _raw_of(dataset: pydicom.FileDataset, stream: io.BufferedIOBase, expected: int) -> Raw | None:
+    """Return where the pixels lie if they are values as they stand there, so that no decoder is needed."""
+    syntax = text(getattr(dataset, "file_meta", None) or pydicom.Dataset(), "TransferSyntaxUID")
+    bits, sign = number(dataset, "BitsStored") or 0.0, number(dataset, "PixelRepresentation")
+    usual = (
+        number(dataset, "BitsAllocated") == 16.0
+        and 1.0 <= bits <= 16.0
+        and number(dataset, "HighBit") == bits - 1.0
+        and sign in (0.0, 1.0)
+        and text(dataset, "PhotometricInterpretation") in ("MONOCHROME1", "MONOCHROME2")
+    )
+    inside = isinstance(stream, io.BytesIO)  # of a deflated file
+    if not usual or inside or syntax not in (uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian):
+        return None
+    start = raw_start(stream, expected, implicit=syntax == uid.ImplicitVRLittleEndian)
+    written = os.fstat(stream.fileno()).st_mtime_ns
+    return None if start is None else Raw(start, int(bits), sign == 1.0, written)
+
+
+def _headers(dataset: pydicom.FileDataset, sop_class: str, raw: Raw | None) -> list[Header]:
     """Return one header for each slice, tile, frame or picture."""
     frames = int(number(dataset, "NumberOfFrames") or 1)
     if sop.content_of(sop_class) == "picture":
@@ -199,7 +223,7 @@ def _headers(dataset: pydicom.FileDataset, sop_class: str) -> list[Header]:
         return _or_stop(mosaic.tile_headers, dataset, "mosaic_without_geometry")
     if sop.content_of(sop_class) == "frames" or frames > 1:
         return _or_stop(multiframe.frame_headers, dataset, "multiframe_without_geometry")
-    return [header_of(dataset)]
+    return [header_of(dataset, raw=raw)]
 
 
 def _or_stop(

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from medmim.data import geometry
-from medmim.data.evenness import MIN_SLICES, height_of, judge_stack
+from medmim.data.evenness import MIN_SLICES, heights_of, judge_stack
 from medmim.data.header import Header
 from medmim.data.nifti_header import MAX_SPACING_MM
 from medmim.data.stacks import Picture, Refused, Slice, Stack, Verdict, near, parted, refuse, split
@@ -169,7 +169,7 @@ def _judge_numbered(slices: list[Slice], repeats: int) -> list[Verdict]:
         one.header.number is None for one in slices
     ):
         return [refuse(slices, "repeats_not_told_apart", positions=len(slices) // repeats, repeats=repeats)]
-    ordered = sorted(slices, key=lambda one: height_of(one, slices[0]))
+    ordered = [slices[place] for place in np.argsort(heights_of(slices), kind="stable")]
     places = [ordered[start : start + repeats] for start in range(0, len(ordered), repeats)]
     numbered = [sorted(place, key=lambda one: one.header.number or 0.0) for place in places]
     verdicts = [judge_stack([place[turn] for place in numbered]) for turn in range(repeats)]
@@ -181,6 +181,6 @@ def _judge_numbered(slices: list[Slice], repeats: int) -> list[Verdict]:
 
 def _place_counts(slices: Sequence[Slice]) -> list[int]:
     """Return how many slices lie at each place along the normal."""
-    heights = np.sort([height_of(one, slices[0]) for one in slices])
+    heights = np.sort(heights_of(slices))
     starts = np.flatnonzero(np.diff(heights, prepend=-np.inf) > SAME_PLACE_MM)
     return [int(count) for count in np.diff([*starts, len(heights)])]

@@ -63,6 +63,13 @@ def refuse(slices: Sequence[Slice], reason: str, /, **measured: float | int) -> 
     return Refused(tuple(slices), reason, {name: float(value) for name, value in measured.items()})
 
 
+def own_place(header: Header) -> list[float]:
+    """Return position, row direction and column direction times spacing, by the header, in mm (LPS)."""
+    (down, across), axes = header.spacing or (0.0, 0.0), header.orientation or ()
+    steps = [cosine * across for cosine in axes[:3]] + [cosine * down for cosine in axes[3:]]
+    return [*(header.position or ()), *steps]
+
+
 def parted(slices: Iterable[Slice], key: Callable[[Slice], Hashable]) -> list[list[Slice]]:
     """Part slices by what `key` says of them, in the order of its first words."""
     parts: dict[Hashable, list[Slice]] = defaultdict(list)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import scipy  # loads its parts when they are used: few stacks are tilted
 from jaxtyping import Shaped
-from scipy import ndimage
 
 from medmim.data.geometry import Affine
 from medmim.data.nifti import Image
@@ -44,7 +44,7 @@ def upright(image: Image) -> Image:
     )
     for place in range(count):
         padded = np.pad(image.array[:, :, place], margins, mode="edge").astype(np.float64)
-        moved = ndimage.shift(padded, drift * place, order=1, mode="nearest")
+        moved = scipy.ndimage.shift(padded, drift * place, order=1, mode="nearest")
         starts = before + drift * place  # where the slice begins now
         across, down = (
             slice(max(0, round(start)), max(0, round(start + side)))

@@ -57,7 +57,7 @@ class LightDecoder(nn.Module):
         widths: channels at each of these scales.
         out_channels: image channels.
         official: SparK's transposed convolutions (kernel 4, stride 2), whose windows overlap; without, kernel
-            = stride, which costs a quarter in 2D.
+            = stride, which costs a quarter in 2D. SparK's first weights too.
     """
 
     def __init__(
@@ -83,6 +83,8 @@ class LightDecoder(nn.Module):
         voxels = int(torch.tensor(strides[-1]).prod())
         self.head = Conv[Conv.CONV, spatial_dims](widths[-1], out_channels * voxels, kernel_size=1)
         self.stride = strides[-1]
+        if official:
+            self.apply(_begin_as_spark)
 
     def forward(self, maps: Sequence[Features]) -> Images:
         """Return the prediction at full resolution.
@@ -121,6 +123,18 @@ class _Upsample(nn.Module):
     def forward(self, x: Features) -> Features:
         y: Tensor = self.block(x)
         return y
+
+
+def _begin_as_spark(layer: nn.Module) -> None:
+    """Draw a layer's first weights as SparK's decoder does; norms already begin as there."""
+    if isinstance(layer, nn.ConvTranspose2d | nn.ConvTranspose3d):
+        nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    elif isinstance(layer, nn.Conv2d | nn.Conv3d):
+        nn.init.trunc_normal_(layer.weight, std=0.02)
+    else:
+        return
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
 
 
 def _unfold(x: Features, stride: Size) -> Images:

@@ -2,7 +2,8 @@
 
 A run is one forward and one backward. `encoder` is the encoder alone; `step` a whole SparK step, with the
 default decoder, and once more as the official code does it: masked-dense, its own decoder of width 768. Peak
-memory is the growth of a fresh process from before its first run to the highest point of it.
+memory is the growth of a fresh process from before its first run to the highest point of it. `masks` times
+how long the masks of a step take to draw.
 """
 
 from __future__ import annotations
@@ -21,14 +22,12 @@ import torch
 from medmim import __version__
 from medmim.masks import hidden_count
 from medmim.shapes import Size, as_size, grid_of
+from medmim.stages.mask_times import MaskRow, mask_times
 from medmim.stages.pretrain import DEFAULT_ENCODER
 from medmim.stages.workload import Setup, materials, peak_memory, workload
 
 RATIOS = (0.5, 0.7, 0.9)
-PARTS = {
-    "encoder": ("packed", "masked", "dense"),
-    "step": ("packed", "masked", "official", "dense"),
-}
+PARTS = ("encoder", "step", "masks")
 PRECISIONS = ("fp32", "bf16")
 Progress = Callable[[str, int, int], None]
 
@@ -41,6 +40,7 @@ class Row:
         part, precision, ratio, realised_ratio, variant: what was measured.
         milliseconds: median of one forward and backward.
         against_masked, against_dense: how many times as fast as they are.
+        against_official: of a step, how many times as fast as SparK's own: masked-dense, decoder width 768.
         share_of_limit: speed-up over the dense network relative to 1 / (1 − realised ratio).
         peak_mb: growth of a fresh process in MiB (on a GPU: memory that PyTorch allocated).
         memory_against_masked: relative to the masked variant.
@@ -54,6 +54,7 @@ class Row:
     milliseconds: float
     against_masked: float
     against_dense: float
+    against_official: float | None
     share_of_limit: float
     peak_mb: float | None
     memory_against_masked: float | None
@@ -66,6 +67,7 @@ class Benched:
     setup: Setup
     machine: dict[str, Any]
     rows: tuple[Row, ...]
+    masks: tuple[MaskRow, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return what `--json` prints."""
@@ -73,6 +75,7 @@ class Benched:
             "setup": {k: v for k, v in asdict(self.setup).items() if k not in ("ratio", "precision", "part")},
             "machine": self.machine,
             "rows": [asdict(row) for row in self.rows],
+            "masks": [asdict(row) for row in self.masks],
         }
 
 
@@ -114,7 +117,7 @@ def bench(
     *,
     ratios: Sequence[float] = RATIOS,
     precisions: Sequence[str] = PRECISIONS,
-    parts: Sequence[str] = tuple(PARTS),
+    parts: Sequence[str] = PARTS,
     runs: int = 5,
     memory: bool = True,
     progress: Progress | None = None,
@@ -125,7 +128,7 @@ def bench(
         setup: sizes; its ratio, precision and part are replaced.
         ratios: shares of cells to hide.
         precisions: fp32, bf16.
-        parts: encoder, step.
+        parts: encoder, step, and masks: how long each rule takes to draw.
         runs: of each variant, alternating.
         memory: whether peak memory is measured too, in a process for each.
         progress: called with (phase, done, total).
@@ -140,6 +143,7 @@ def bench(
     cases = [
         replace(setup, part=part, precision=precision, ratio=ratio)
         for part in parts
+        if part != "masks"
         for precision in precisions
         for ratio in ratios
     ]
@@ -149,14 +153,33 @@ def bench(
         if progress:
             progress(f"{case.part} {case.precision} {case.ratio:g}", number, len(cases))
         rows += _rows(case, _times(case, runs), _peaks(case, peaks) if memory else {})
-    return Benched(
-        setup, _machine() | {"load_before": load, "load_after": _load(), "runs": runs}, tuple(rows)
+    drawn = _masks(setup, rows, runs) if "masks" in parts else ()
+    machine = {**_machine(), "runs": runs, "load_before": load, "load_after": _load()}
+    return Benched(setup, machine, tuple(rows), drawn)
+
+
+def _masks(setup: Setup, rows: Sequence[Row], runs: int) -> tuple[MaskRow, ...]:
+    """Time drawing at the step's ratio nearest to 0.7, the default, or at that."""
+    steps = [row for row in rows if (row.part, row.precision, row.variant) == ("step", "fp32", "packed")]
+    step = min(steps, key=lambda row: abs(row.ratio - 0.7), default=None)
+    return mask_times(
+        setup.dims,
+        ratio=step.ratio if step else 0.7,
+        runs=runs,
+        batch=setup.batch,
+        step_ms=step.milliseconds if step else None,
     )
+
+
+def _variants(case: Setup) -> tuple[str, ...]:
+    """Return what stands beside packed cells; the official decoder is one for pictures."""
+    official = ("official",) if case.part == "step" and case.dims == 2 else ()
+    return ("packed", "masked", *official, "dense")
 
 
 def _times(case: Setup, runs: int) -> dict[str, float]:
     """Return the median milliseconds of each variant, run in turn so that all meet the same disturbances."""
-    work = {variant: workload(case, variant) for variant in PARTS[case.part]}
+    work = {variant: workload(case, variant) for variant in _variants(case)}
     measured: dict[str, list[float]] = {variant: [] for variant in work}
     for run in work.values():  # the first run compiles kernels and fills caches
         run()
@@ -171,7 +194,7 @@ def _times(case: Setup, runs: int) -> dict[str, float]:
 def _peaks(case: Setup, known: dict[tuple[str, str, str], float]) -> dict[str, float]:
     """Return the peak memory of each variant; only that of packed cells depends on the ratio."""
     found = {}
-    for variant in PARTS[case.part]:
+    for variant in _variants(case):
         key = (case.part, case.precision, variant)
         if variant == "packed":
             found[variant] = peak_memory(case, variant)
@@ -195,6 +218,7 @@ def _rows(case: Setup, times: Mapping[str, float], peaks: Mapping[str, float]) -
             milliseconds=taken,
             against_masked=times["masked"] / taken,
             against_dense=times["dense"] / taken,
+            against_official=times["official"] / taken if "official" in times else None,
             share_of_limit=times["dense"] / taken * (1 - realised),
             peak_mb=peaks.get(variant),
             memory_against_masked=peaks[variant] / peaks["masked"] if peaks else None,

@@ -25,13 +25,21 @@ from medmim.heads import HEADS, Transfer, build_head, transfer
 from medmim.randomness import stream_seed
 from medmim.stages.origin import Origin, find_origin
 from medmim.stages.pretrain import DEFAULT_ENCODER
-from medmim.stages.runs import Result, ending, follower, note_weights_file, prepared_on_disk, reopen
+from medmim.stages.runs import (
+    Result,
+    budget_words,
+    ending,
+    going_on,
+    note_weights_file,
+    prepared_on_disk,
+)
 from medmim.tracking.comparison import CASES
 from medmim.tracking.store import Store
 from medmim.training.budget import budget_for
 from medmim.training.checkpoint import save_weights
 from medmim.training.fit import ENDLESS, Fitted, Session, fit
 from medmim.training.modules import FinetuningModule
+from medmim.training.optimisers import Optimiser
 from medmim.training.scores import CaseScore, mean_scores
 from medmim.training.segmentation import Segmentation
 from medmim.training.states import drop_state
@@ -99,21 +107,28 @@ def finetune(
             "init": parts.origin.run_id or parts.origin.arm,
         }
     )
-    if follows := follower(store, "finetune", resume):
-        recorder: Recorder = follows
-    elif resume:
-        recorder = reopen(store, "finetune", resume, dataset=parts.dataset)
-    else:
-        name = f"{settings.task} ← {parts.origin.arm}"
-        recorder = store.begin(experiment=settings.experiment, name=name, tags=_tags(resolved, parts))
-        recorder.settings(resolved.model_dump(mode="json", exclude={"data"}))
+    recorder = going_on(store, "finetune", resume, dataset=parts.dataset)
+    if recorder is None:
+        recorder = _begin(store, resolved, parts)
         note_weights_file(store, recorder.run_id, settings.init)
-    folder = store.checkpoints(recorder.run_id)
+    budget, folder = (
+        budget_for(resolved, volumes=len(parts.divided.train)),
+        store.checkpoints(recorder.run_id),
+    )
+    title = f"finetune {settings.task} ← {parts.origin.arm}"
+    session = Session(resolved, budget, recorder, folder, title, bool(resume), tuple(onlookers))
     with ending(recorder):
-        result = _train(resolved, parts, recorder, folder, resume=bool(resume), onlookers=tuple(onlookers))
+        result = _train(resolved, parts, recorder, session=session)
         _register(store, resolved, parts, result)
     drop_state(folder)
     return result
+
+
+def _begin(store: Store, settings: FinetuneSettings, parts: _Parts) -> Recorder:
+    name = f"{settings.task} ← {parts.origin.arm}"
+    recorder = store.begin(experiment=settings.experiment, name=name, tags=_tags(settings, parts))
+    recorder.settings(settings.model_dump(mode="json", exclude={"data"}))
+    return recorder
 
 
 def _encoder_words(settings: FinetuneSettings, origin: Origin, dims: int) -> tuple[str, dict[str, Any]]:
@@ -180,22 +195,18 @@ def _label_names(dataset: Dataset, train: Sequence[Volume], volumes: Volumes) ->
     return names
 
 
-def _train(
-    settings: FinetuneSettings,
-    parts: _Parts,
-    recorder: Recorder,
-    folder: Path,
-    *,
-    resume: bool,
-    onlookers: tuple[Callback, ...],
-) -> Result:
+def _train(settings: FinetuneSettings, parts: _Parts, recorder: Recorder, *, session: Session) -> Result:
     train, val = parts.divided.train, parts.divided.val
-    budget = budget_for(settings, volumes=len(train))
-    total = budget.steps * settings.draws_per_step if budget.steps else ENDLESS
+    steps, folder = session.budget.steps, session.folder
+    total = steps * settings.draws_per_step if steps else ENDLESS
     patches = segmentation_patches(parts.plan, foreground=settings.foreground)
     draws = Draws(train, parts.volumes, patches, labelled=True, seed=settings.seed, total=total)
     module = FinetuningModule(
-        parts.network, lr=settings.lr, encoder_lr=settings.encoder_lr, weight_decay=settings.weight_decay
+        parts.network,
+        lr=settings.lr,
+        encoder_lr=settings.encoder_lr,
+        weight_decay=settings.weight_decay,
+        optimiser=Optimiser(settings.optimizer, settings.betas),
     )
     task = Segmentation(parts.network, parts.volumes, parts.names, settings.precision)
 
@@ -207,8 +218,6 @@ def _train(
 
     # With a limited number of labels, validation labels must not choose: the last weights are the result.
     chooses = settings.labelled is None and settings.label_fraction is None and bool(val)
-    title = f"finetune {settings.task} ← {parts.origin.arm}"
-    session = Session(settings, budget, recorder, folder, title, resume, onlookers)
     fitted = fit(module, draws, evaluate, session=session, best="val/dice" if chooses else None)
     if fitted.evaluations.best_weights:
         module.load_state_dict(fitted.evaluations.best_weights)
@@ -287,9 +296,6 @@ def _register(store: Store, settings: FinetuneSettings, parts: _Parts, result: R
 
 
 def _tags(settings: FinetuneSettings, parts: _Parts) -> dict[str, str]:
-    budget = next(
-        (f"{key}={v:g}" for key in ("steps", "epochs", "minutes") if (v := getattr(settings, key))), ""
-    )
     patients = len({volume.subject for volume in parts.divided.train})
     return {
         "stage": "finetune",
@@ -302,7 +308,7 @@ def _tags(settings: FinetuneSettings, parts: _Parts) -> dict[str, str]:
         "size": ",".join(map(str, parts.plan.size)),
         "batch_size": str(settings.batch_size),
         "lr": f"{settings.lr:g}",
-        "budget": budget,
+        "budget": budget_words(settings),
         "seed": str(settings.seed),
         "labelled": str(patients),
         "dataset": parts.dataset.info.name,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from medmim.data.ledger import Ledger
 from medmim.data.manifest import Dataset, DatasetInfo
 from medmim.data.privacy import Keys
 from medmim.data.publish import earlier_dataset, publish, sole_use
-from medmim.data.sandbox import Sandbox
+from medmim.data.sandbox import Sandbox, for_scans
 from medmim.data.scan import Seen, look
 from medmim.data.sources import Sources, find_files
 from medmim.data.walk import Found
@@ -31,7 +31,13 @@ KEY_FILE = "project.key"
 
 
 def ingest(
-    source: Path, out: Path, *, home: Path, progress: Progress | None = None, **wishes: Any
+    source: Path,
+    out: Path,
+    *,
+    home: Path,
+    progress: Progress | None = None,
+    sandbox: Sandbox | None = None,
+    **wishes: Any,
 ) -> DatasetInfo:
     """Read everything below `source` and write the dataset folder `out`.
 
@@ -43,6 +49,7 @@ def ingest(
         out: dataset folder, outside of the source.
         home: folder of the project, where the secret behind all keys is kept.
         progress: told the phase, and how much of it is done.
+        sandbox: where files are parsed, if it was started before; it is left open.
         wishes: fields of `Wishes`.
 
     Raises:
@@ -53,7 +60,8 @@ def ingest(
     wanted = Wishes(**wishes)
     sources = find_files(source, out, wanted.labels)
     try:
-        return _ingest(sources, wanted, home=home, progress=progress)
+        with nullcontext(sandbox) if sandbox else for_scans(wanted.workers) as parsers:
+            return _ingest(sources, wanted, home=home, progress=progress, sandbox=parsers)
     except OSError as error:  # those of the source end in the ledger: this is about what is written
         raise RunError(
             f"cannot write to '{out}' or '{home}' ({error.strerror or type(error).__name__}): expected room "
@@ -61,10 +69,12 @@ def ingest(
         ) from error
 
 
-def _ingest(sources: Sources, wishes: Wishes, *, home: Path, progress: Progress | None) -> DatasetInfo:
+def _ingest(
+    sources: Sources, wishes: Wishes, *, home: Path, progress: Progress | None, sandbox: Sandbox
+) -> DatasetInfo:
     keys = Keys.load_or_create(home / KEY_FILE)
-    out, workers = sources.out, wishes.workers or len(os.sched_getaffinity(0))
-    with sole_use(out) as staging, Sandbox(workers) as sandbox:
+    out = sources.out
+    with sole_use(out) as staging:
         old = earlier_dataset(out, _project(keys))
         ledger = Ledger(sources.keys(keys))
         bench = Bench(keys, ledger, staging, sandbox, progress, wishes)

@@ -71,7 +71,8 @@ def inspect(
         if progress:
             progress("draw", done, len(tasks))
 
-    with Sandbox(workers or len(os.sched_getaffinity(0))) as sandbox:
+    count = workers or len(os.sched_getaffinity(0))
+    with Sandbox(count, [thumbnail.__module__]) as sandbox:
         answers = sandbox.run_each(thumbnail, tasks, limits=READ_LIMITS, on_done=tell) if tasks else []
     target = page or root / "inspect.html"
     content = page_of(dataset, answers, edge=edge)

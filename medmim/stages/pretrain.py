@@ -14,23 +14,24 @@ from lightning.pytorch.callbacks import Callback
 
 from medmim import __version__, files
 from medmim.config import PretrainSettings
-from medmim.data.cache import DiskCache
-from medmim.data.draws import Draws, pretraining_patches
+from medmim.data.cell_size import cell_in_voxels, cell_words
+from medmim.data.draws import Draws, pretraining_patches, resized_parts
 from medmim.data.manifest import Dataset, Volume, read_dataset
 from medmim.data.partition import partition, patient_digest
-from medmim.data.plan import Plan, plan_for
+from medmim.data.plan import Plan, plan_for, voxel_mm
 from medmim.data.prepare import Volumes
 from medmim.encoders import Encoder, build_encoder
 from medmim.masks import Mask, build_mask, hidden_count, hidden_voxels, tissue_share
 from medmim.methods import Method, build_method
 from medmim.randomness import stream_seed, torch_stream
-from medmim.shapes import Size, as_size, grid_of
-from medmim.stages.runs import Result, ending, follower, prepared_on_disk, reopen
+from medmim.shapes import Size, grid_of
+from medmim.stages.runs import Result, budget_words, ending, going_on, prepared_on_disk
 from medmim.tracking.store import Store
 from medmim.training.budget import budget_for
 from medmim.training.checkpoint import save_weights
 from medmim.training.fit import ENDLESS, Fitted, Session, autocast, fit
 from medmim.training.modules import PretrainingModule
+from medmim.training.optimisers import Optimiser
 from medmim.training.pictures import panel, reconstruction_rows
 from medmim.training.states import drop_state
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from medmim.tracking.recorder import Recorder
 
 DEFAULT_ENCODER = {2: "resnet18", 3: "dynunet"}
+_AUGMENT = {"patch": pretraining_patches, "resized": resized_parts}
 _WATCHED = 8
 _DRAWN = 4
 
@@ -50,15 +52,18 @@ class _Parts:
     train: tuple[Volume, ...]
     watched: tuple[Volume, ...]
     plan: Plan
+    voxel_mm: tuple[float, ...] | None
     cell: Size
     mask: Mask
     encoder: Encoder
     method: Method
 
     @property
-    def realised_ratio(self) -> float:
+    def realised_ratios(self) -> tuple[float, ...]:
+        """Share of hidden cells; the smallest and the largest where the mask's ratio is a range."""
         cells = prod(grid_of(self.plan.size, self.cell))
-        return hidden_count(cells, self.mask.ratio) / cells
+        ends = (self.mask.ratio,) if self.mask.up_to is None else (self.mask.ratio, self.mask.up_to)
+        return tuple(hidden_count(cells, ratio) / cells for ratio in ends)
 
 
 def pretrain(
@@ -66,6 +71,7 @@ def pretrain(
     *,
     home: Path,
     resume: str | None = None,
+    say: Callable[[str], None] = lambda _: None,
     onlookers: Sequence[Callback] = (),
 ) -> Result:
     """Pretrain an encoder and record the run.
@@ -74,12 +80,14 @@ def pretrain(
         settings: what the user chose; open values are chosen from the dataset.
         home: `MEDMIM_HOME`.
         resume: run to continue, or `latest`; `settings` are then those that it was started with.
+        say: takes lines for the user.
         onlookers: callbacks that see every step.
 
     Raises:
         MedmimError: for settings, data or sizes that cannot work, before anything is written.
     """
     parts = _put_together(settings)
+    say(f"mask cells of {cell_words(parts.cell, parts.voxel_mm)}")
     resolved = settings.model_copy(
         update={
             "dims": parts.plan.dims,
@@ -89,21 +97,30 @@ def pretrain(
         }
     )
     store = Store(home)
-    if follows := follower(store, "pretrain", resume):
-        recorder: Recorder = follows
-    elif resume:
-        recorder = reopen(store, "pretrain", resume, dataset=parts.dataset)
-    else:
-        name = f"{arm_of(resolved)} · {parts.plan.dims}D {resolved.encoder}"
-        recorder = store.begin(experiment=settings.experiment, name=name, tags=_tags(resolved, parts))
-        recorder.settings(resolved.model_dump(mode="json", exclude={"data"}))
-    folder, disk = store.checkpoints(recorder.run_id), prepared_on_disk(settings, home)
+    known = going_on(store, "pretrain", resume, dataset=parts.dataset)
+    recorder = known or _begin(store, resolved, parts)
+    session = Session(
+        resolved,
+        budget_for(resolved, volumes=len(parts.train)),
+        recorder,
+        store.checkpoints(recorder.run_id),
+        title=f"pretrain {arm_of(resolved)}",
+        resume=bool(resume),
+        onlookers=tuple(onlookers),
+    )
+    disk = prepared_on_disk(settings, home)
+    volumes = Volumes(settings.data, parts.plan, cache_gb=settings.cache_gb, disk=disk)
     with ending(recorder):
-        result = _train(
-            resolved, parts, recorder, folder, resume=bool(resume), onlookers=tuple(onlookers), disk=disk
-        )
-    drop_state(folder)
+        result = _train(resolved, parts, recorder, session=session, volumes=volumes)
+    drop_state(session.folder)
     return result
+
+
+def _begin(store: Store, settings: PretrainSettings, parts: _Parts) -> Recorder:
+    name = f"{arm_of(settings)} · {parts.plan.dims}D {settings.encoder}"
+    recorder = store.begin(experiment=settings.experiment, name=name, tags=_tags(settings, parts))
+    recorder.settings(settings.model_dump(mode="json", exclude={"data"}))
+    return recorder
 
 
 def arm_of(settings: PretrainSettings) -> str:
@@ -122,12 +139,15 @@ def _put_together(settings: PretrainSettings) -> _Parts:
     dataset = read_dataset(settings.data)
     divided = partition(dataset, fold=settings.fold, labelled_only=False)
     train = dataset.volumes if settings.include_held_out else divided.train
-    dims = plan_for(train, dims=settings.dims, size=None).dims
+    sketch = plan_for(train, dims=settings.dims, size=None)
+    dims, known_mm = sketch.dims, voxel_mm(train, sketch) if settings.augment == "patch" else None
     torch.manual_seed(stream_seed(settings.seed, "encoder"))
     encoder = build_encoder(
         _encoder_name(settings, dims), spatial_dims=dims, in_channels=1, **settings.encoder_options
     )
-    cell = as_size(settings.cell, dims, what="--cell") if settings.cell else encoder.total_stride
+    cell = cell_in_voxels(
+        settings.cell or encoder.total_stride, multiple=encoder.total_stride, voxel_mm=known_mm
+    )
     torch.manual_seed(stream_seed(settings.seed, "method"))
     method = build_method(
         settings.method,
@@ -139,23 +159,15 @@ def _put_together(settings: PretrainSettings) -> _Parts:
     plan = plan_for(train, dims=dims, size=settings.size, multiple=cell)
     hidden_count(prod(grid_of(plan.size, cell)), settings.ratio)
     watched = (divided.val or train)[:_WATCHED]
-    return _Parts(dataset, train, watched, plan, cell, mask, encoder, method)
+    return _Parts(dataset, train, watched, plan, known_mm, cell, mask, encoder, method)
 
 
 def _train(
-    settings: PretrainSettings,
-    parts: _Parts,
-    recorder: Recorder,
-    folder: Path,
-    *,
-    resume: bool,
-    onlookers: tuple[Callback, ...],
-    disk: DiskCache | None,
+    settings: PretrainSettings, parts: _Parts, recorder: Recorder, *, session: Session, volumes: Volumes
 ) -> Result:
-    volumes = Volumes(settings.data, parts.plan, cache_gb=settings.cache_gb, disk=disk)
-    budget = budget_for(settings, volumes=len(parts.train))
-    total = budget.steps * settings.draws_per_step if budget.steps else ENDLESS
-    patches = pretraining_patches(parts.plan)
+    steps, folder = session.budget.steps, session.folder
+    total = steps * settings.draws_per_step if steps else ENDLESS
+    patches = _AUGMENT[settings.augment](parts.plan)
     draws = Draws(parts.train, volumes, patches, labelled=False, seed=settings.seed, total=total)
     module = PretrainingModule(
         parts.method,
@@ -164,9 +176,9 @@ def _train(
         seed=settings.seed,
         lr=settings.lr,
         weight_decay=settings.weight_decay,
+        optimiser=Optimiser(settings.optimizer, settings.betas),
     )
     watch = _watch(settings, parts, volumes, recorder, folder)
-    session = Session(settings, budget, recorder, folder, f"pretrain {arm_of(settings)}", resume, onlookers)
     fitted = fit(module, draws, watch, session=session)
     return _keep(settings, parts, fitted, recorder, folder)
 
@@ -175,7 +187,7 @@ def _watch(
     settings: PretrainSettings, parts: _Parts, volumes: Volumes, recorder: Recorder, folder: Path
 ) -> Callable[[int], Mapping[str, float]]:
     """Return the evaluation: loss and picture of the same patches under the same masks, every time."""
-    patches, total = pretraining_patches(parts.plan), max(len(parts.watched), _DRAWN)
+    patches, total = _AUGMENT[settings.augment](parts.plan), max(len(parts.watched), _DRAWN)
     draws = Draws(parts.watched, volumes, patches, labelled=False, seed=0, total=total)
     samples = [draws[number] for number in range(len(draws))]
     images = torch.stack([sample["image"] for sample in samples])
@@ -209,7 +221,7 @@ def _panel(
 ) -> bytes:
     voxels = hidden_voxels(hidden, parts.plan.size)
     rows = reconstruction_rows(images, voxels, pictures["reconstruction"].cpu())
-    title = f"{parts.realised_ratio:.0%} hidden, step {step}"
+    title = f"{float(hidden.float().mean()):.0%} hidden, step {step}"
     return panel(rows, ["original", "what the encoder sees", "reconstruction"], title=title)
 
 
@@ -246,20 +258,18 @@ def _keep(
 
 
 def _tags(settings: PretrainSettings, parts: _Parts) -> dict[str, str]:
-    budget = next(
-        (f"{key}={v:g}" for key in ("steps", "epochs", "minutes") if (v := getattr(settings, key))), ""
-    )
     return {
         "stage": "pretrain",
         "arm": arm_of(settings),
         "method": settings.method,
         "mask": settings.mask,
-        "ratio_requested": f"{settings.ratio:g}",
-        "ratio_realised": f"{parts.realised_ratio:.4f}",
+        "ratio_requested": "–".join(f"{r:g}" for r in (parts.mask.ratio, parts.mask.up_to) if r is not None),
+        "ratio_realised": "–".join(f"{ratio:.4f}" for ratio in parts.realised_ratios),
+        "cell": cell_words(parts.cell, parts.voxel_mm),
         "encoder": str(settings.encoder),
         "dims": str(parts.plan.dims),
         "size": ",".join(map(str, parts.plan.size)),
-        "budget": budget,
+        "budget": budget_words(settings),
         "seed": str(settings.seed),
         "dataset": parts.dataset.info.name,
         "dataset_hash": parts.dataset.info.content_hash,

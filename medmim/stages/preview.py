@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import tempfile
 from pathlib import Path
@@ -12,7 +11,7 @@ from medmim.data.bench import Bench, Progress, Wishes
 from medmim.data.ledger import Ledger
 from medmim.data.preview import Preview, preview_of
 from medmim.data.privacy import SECRET_BYTES, Keys
-from medmim.data.sandbox import Sandbox
+from medmim.data.sandbox import for_scans
 from medmim.data.sources import find_files
 from medmim.stages.ingest import scan
 
@@ -36,8 +35,7 @@ def preview(source: Path, out: Path, *, progress: Progress | None = None, **wish
     sources = find_files(source, out, wanted.labels)
     paths = {one.number: one.path for one in sources.entries if one.reason is None}
     keys = Keys(secrets.token_bytes(SECRET_BYTES))
-    workers = wanted.workers or len(os.sched_getaffinity(0))
-    with tempfile.TemporaryDirectory(prefix="medmim-") as staging, Sandbox(workers) as sandbox:
+    with tempfile.TemporaryDirectory(prefix="medmim-") as staging, for_scans(wanted.workers) as sandbox:
         bench = Bench(keys, Ledger({}), Path(staging), sandbox, progress, wanted)
         seen = scan(bench, paths)
     return preview_of(seen, paths, source=sources.source, layout=wanted.layout)

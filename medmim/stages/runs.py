@@ -50,6 +50,12 @@ class Result:
         }
 
 
+def budget_words(settings: RunSettings) -> str:
+    """Return what was asked for as the length of training, such as `steps=2000`; nothing for the default."""
+    asked = ((key, getattr(settings, key)) for key in ("steps", "epochs", "minutes"))
+    return next((f"{key}={length:g}" for key, length in asked if length), "")
+
+
 @contextmanager
 def ending(recorder: Recorder) -> Iterator[Recorder]:
     """Give the run back and end it whatever happens: FINISHED, FAILED, or KILLED when interrupted."""
@@ -86,24 +92,21 @@ def prepared_on_disk(settings: RunSettings, home: Path) -> DiskCache | None:
     return DiskCache(home / "prepared", limit_gb=settings.cache_disk_gb) if settings.cache_disk_gb else None
 
 
-def follower(store: Store, stage: str, resume: str | None) -> Recorder | None:
-    """Return what takes the words of a process that trains along but records nothing; None in the first."""
+def going_on(store: Store, stage: str, resume: str | None, *, dataset: Dataset) -> Recorder | None:
+    """Return what records a run that goes on, or a process that trains along; None: a new run begins here.
+
+    Raises:
+        RunError: if there is no such run, or the dataset is another one by now; the run is left as it was.
+    """
     from lightning.fabric.utilities.rank_zero import rank_zero_only
 
     from medmim.tracking.recorder import MemoryRecorder
 
-    if not getattr(rank_zero_only, "rank", 0):  # set when Lightning is imported
+    run_id = unfinished(store, stage, resume) if resume else None
+    if getattr(rank_zero_only, "rank", 0):  # the first process records for all
+        return MemoryRecorder(run_id or "along")
+    if run_id is None:
         return None
-    return MemoryRecorder(unfinished(store, stage, resume) if resume else "follower")
-
-
-def reopen(store: Store, stage: str, word: str, *, dataset: Dataset) -> Recorder:
-    """Continue the run that `--resume WORD` means.
-
-    Raises:
-        RunError: if there is none, or the dataset is another one by now; the run is then left as it was.
-    """
-    run_id = unfinished(store, stage, word)
     if store.run(run_id).data.tags["dataset_hash"] != dataset.info.content_hash:
         raise RunError("--resume: the dataset has changed since this run was started; start it again without")
     return store.resume(run_id)

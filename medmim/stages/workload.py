@@ -59,25 +59,28 @@ class Setup:
 
 def workload(case: Setup, variant: str) -> Callable[[], None]:
     """Return a function that runs one forward and one backward of a variant."""
-    encoder, images, hidden = materials(case)
-    device = images.device
-    module: nn.Module = encoder
-    if case.part == "encoder":
-        forward = _encoder_forward(encoder, images, hidden, variant)
-    else:
-        module = method = _method(case, encoder, variant).to(device)
-        forward = _step_forward(method, images, hidden, variant)
+    module, forward = forward_of(case, variant)
+    kind = next(module.parameters()).device.type
 
     def run() -> None:
         module.zero_grad(set_to_none=True)
         low = case.precision == "bf16"
-        with torch.autocast(device.type, dtype=torch.bfloat16) if low else nullcontext():
+        with torch.autocast(kind, dtype=torch.bfloat16) if low else nullcontext():
             outputs = forward()
         torch.autograd.backward(outputs, [torch.ones_like(output) for output in outputs])
-        if device.type == "cuda":
+        if kind == "cuda":
             torch.cuda.synchronize()
 
     return run
+
+
+def forward_of(case: Setup, variant: str) -> tuple[nn.Module, Callable[[], list[Tensor]]]:
+    """Return the module of a variant and its forward: the encoder's maps, or the loss of a step."""
+    encoder, images, hidden = materials(case)
+    if case.part == "encoder":
+        return encoder, _encoder_forward(encoder, images, hidden, variant)
+    method = _method(case, encoder, variant).to(images.device)
+    return method, _step_forward(method, images, hidden, variant)
 
 
 def peak_memory(case: Setup, variant: str) -> float:

@@ -54,8 +54,13 @@ def budget_for(settings: RunSettings, *, volumes: int) -> Budget:
     return Budget(steps=settings.steps or _DEFAULT_STEPS)
 
 
-def learning_rate_factor(progress: float, *, warmup: float) -> float:
-    """Return the factor of the learning rate: linear rise over `warmup`, then a cosine to zero."""
+def learning_rate_factor(progress: float, *, warmup: float, start: float = 1e-3, end: float = 0.0) -> float:
+    """Return the factor of the learning rate: linear from `start` over `warmup`, then a cosine to `end`."""
     if progress < warmup:
-        return max(progress / warmup, 1e-3)
-    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+        return start + (1 - start) * progress / warmup
+    return along_cosine(1.0, end, (progress - warmup) / (1 - warmup))
+
+
+def along_cosine(first: float, last: float, progress: float) -> float:
+    """Return what lies between two values at a share of half a cosine wave."""
+    return last + (first - last) * 0.5 * (1 + math.cos(math.pi * progress))

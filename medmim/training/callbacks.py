@@ -12,18 +12,36 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from medmim.randomness import stream_seed
-from medmim.training.budget import Budget, learning_rate_factor
+from medmim.training.budget import Budget, along_cosine, learning_rate_factor
 from medmim.training.log import Log
 
 LOG_EVERY_STEPS = 10
 
 
 class Schedule(Callback):
-    """Set the learning rate from the budget's progress and stop when it is used up."""
+    """Set learning rate and weight decay from the budget's progress and stop when it is used up.
 
-    def __init__(self, budget: Budget, *, warmup: float) -> None:
+    Args:
+        budget: gives the progress.
+        warmup: share of the training over which the learning rate rises.
+        warmup_start, final_lr: learning rate at the beginning and at the end, relative to its peak.
+        weight_decay_end: weight decay at the end, reached along a cosine; None: it stays.
+    """
+
+    def __init__(
+        self,
+        budget: Budget,
+        *,
+        warmup: float,
+        warmup_start: float = 1e-3,
+        final_lr: float = 0.0,
+        weight_decay_end: float | None = None,
+    ) -> None:
         self.budget = budget
         self.warmup = warmup
+        self.warmup_start = warmup_start
+        self.final_lr = final_lr
+        self.weight_decay_end = weight_decay_end
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock."""
@@ -32,13 +50,18 @@ class Schedule(Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Set the learning rate of every group."""
+        """Set the learning rate of every group, and the decay of those that have one."""
         progress = self.budget.progress(trainer.global_step)
         if self.budget.steps is None and trainer.world_size > 1:  # each process has a clock of its own
             progress = float(trainer.strategy.broadcast(progress))
-        factor = learning_rate_factor(progress, warmup=self.warmup)
+        factor = learning_rate_factor(
+            progress, warmup=self.warmup, start=self.warmup_start, end=self.final_lr
+        )
         for group in trainer.optimizers[0].param_groups:
             group["lr"] = group["initial_lr"] * factor
+            if self.weight_decay_end is not None and "initial_weight_decay" in group:
+                first = group["initial_weight_decay"]
+                group["weight_decay"] = along_cosine(first, self.weight_decay_end, progress)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

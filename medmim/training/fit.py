@@ -94,7 +94,7 @@ def fit(
     )
     losses, signals = Losses(session.log), Signals()
     callbacks = [
-        Schedule(session.budget, warmup=settings.warmup),
+        _schedule(session),
         Randomness(settings.seed),
         _guard(session, draws),
         losses,
@@ -123,6 +123,17 @@ def fit(
     if not trainer.is_global_zero:
         raise SystemExit(0)  # the first process keeps, tests and records what all have trained
     return Fitted(trainer.global_step, session.budget.elapsed_s, evaluations, losses.last)
+
+
+def _schedule(session: Session) -> Schedule:
+    settings = session.settings
+    return Schedule(
+        session.budget,
+        warmup=settings.warmup,
+        warmup_start=settings.warmup_start,
+        final_lr=settings.final_lr,
+        weight_decay_end=settings.weight_decay_end,
+    )
 
 
 def _guard(session: Session, draws: Draws) -> FiniteGuard:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
@@ -14,6 +13,7 @@ from medmim.masks import Mask, tissue_share
 from medmim.methods import Method, Step
 from medmim.randomness import torch_stream
 from medmim.shapes import Hidden, Images, Scalar, Size, grid_of
+from medmim.training.optimisers import Optimiser
 
 
 class PretrainingModule(L.LightningModule):
@@ -24,11 +24,20 @@ class PretrainingModule(L.LightningModule):
         mask: what is hidden.
         cell: mask cell in voxels.
         seed: of the run; the mask of step n is keyed by it and n.
-        lr, weight_decay: of AdamW.
+        lr, weight_decay: of the optimiser.
+        optimiser: which one.
     """
 
     def __init__(
-        self, method: Method, mask: Mask, *, cell: Size, seed: int, lr: float, weight_decay: float
+        self,
+        method: Method,
+        mask: Mask,
+        *,
+        cell: Size,
+        seed: int,
+        lr: float,
+        weight_decay: float,
+        optimiser: Optimiser = Optimiser(),  # noqa: B008 (a frozen value)
     ) -> None:
         super().__init__()
         self.method = method
@@ -37,6 +46,7 @@ class PretrainingModule(L.LightningModule):
         self.seed = seed
         self.lr = lr
         self.weight_decay = weight_decay
+        self.optimiser = optimiser
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Scalar:
         """Draw the masks of this step and return the method's loss."""
@@ -68,8 +78,8 @@ class PretrainingModule(L.LightningModule):
         return batch_idx % parts * processes + trainer.global_rank, parts * processes
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return AdamW."""
-        return adamw([(self.method, self.lr)], weight_decay=self.weight_decay)
+        """Return the optimiser of all of the method's weights."""
+        return self.optimiser.over([(self.method, self.lr)], weight_decay=self.weight_decay)
 
 
 class FinetuningModule(L.LightningModule):
@@ -79,15 +89,25 @@ class FinetuningModule(L.LightningModule):
         network: what is trained; its attribute `encoder` gets its own learning rate.
         lr: of the head.
         encoder_lr: of the encoder, relative to `lr`; 0 freezes it.
-        weight_decay: of AdamW.
+        weight_decay: of the optimiser.
+        optimiser: which one.
     """
 
-    def __init__(self, network: nn.Module, *, lr: float, encoder_lr: float, weight_decay: float) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        lr: float,
+        encoder_lr: float,
+        weight_decay: float,
+        optimiser: Optimiser = Optimiser(),  # noqa: B008 (a frozen value)
+    ) -> None:
         super().__init__()
         self.network = network
         self.lr = lr
         self.encoder_lr = encoder_lr
         self.weight_decay = weight_decay
+        self.optimiser = optimiser
         # Batch Dice: one patch without a class does not dominate the gradient.
         self.loss = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False, batch=True)
 
@@ -98,27 +118,10 @@ class FinetuningModule(L.LightningModule):
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return AdamW with one learning rate for the encoder and one for the rest."""
+        """Return an optimiser with one learning rate for the encoder and one for the rest."""
         encoder: Any = self.network.encoder
         head = nn.ModuleList(child for child in self.network.children() if child is not encoder)
         if self.encoder_lr == 0:
             encoder.requires_grad_(requires_grad=False)
         parts = [(encoder, self.lr * self.encoder_lr), (head, self.lr)]
-        return adamw(parts, weight_decay=self.weight_decay)
-
-
-def adamw(parts: Sequence[tuple[nn.Module, float]], *, weight_decay: float) -> torch.optim.Optimizer:
-    """Return AdamW; norms, biases and tokens (one axis longer than one) are not decayed.
-
-    Args:
-        parts: modules with their learning rates.
-        weight_decay: of all other weights.
-    """
-    groups = []
-    for module, lr in parts:
-        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        flat = [p for p in trained if sum(length > 1 for length in p.shape) <= 1]
-        rest = [p for p in trained if sum(length > 1 for length in p.shape) > 1]
-        groups.append({"params": rest, "lr": lr, "initial_lr": lr, "weight_decay": weight_decay})
-        groups.append({"params": flat, "lr": lr, "initial_lr": lr, "weight_decay": 0.0})
-    return torch.optim.AdamW([group for group in groups if group["params"]], betas=(0.9, 0.95))
+        return self.optimiser.over(parts, weight_decay=self.weight_decay)

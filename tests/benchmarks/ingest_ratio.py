@@ -27,9 +27,10 @@ from scipy import ndimage
 
 _CODE = {
     "medmim": """
-from medmim.stages.ingest import ingest
-if __name__ == "__main__":
-    ingest(source, out / "dataset", home=out / "home")
+import os
+from medmim.cli import main
+os.environ["MEDMIM_HOME"] = str(out / "home")
+main(["ingest", str(source), "--out", str(out / "dataset")])
 """,
     "simpleitk": """
 import SimpleITK

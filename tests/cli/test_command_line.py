@@ -91,6 +91,12 @@ def test_the_module_is_the_command():
         (["pretrain", "--method", "sparc"], 2, "did you mean 'spark'"),
         (["pretrain", "--encoder", "resnet81"], 2, "did you mean 'resnet18'"),
         (["pretrain", "--encoder", "no_such_module:net"], 2, "cannot import it"),
+        (
+            ["pretrain", "--size", "8", "--cell", "big"],
+            2,
+            "cell: expected voxels such as 8 or 8,8,4, or mill",
+        ),
+        (["pretrain", "--size", "8", "--cell", "1mm"], 1, "use --cell 8mm,8mm,8mm"),
         (["pretrain", "--size", "8", "--cell", "16"], 1, "use --size 16,16,16"),
         (["pretrain", "--size", "16", "--cell", "16"], 1, "a mask needs at least 2 cells, got 1"),
         (["pretrain", "--size", "wide"], 2, "--size: expected one number or one an axis"),

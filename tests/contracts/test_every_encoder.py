@@ -7,18 +7,21 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from medmim.encoders import ENCODERS, build_encoder, mask
+from medmim.encoders import ENCODERS, build_encoder, mask, pack
 from medmim.errors import UsageError
 from medmim.masks import build_mask
 
 every_encoder = pytest.mark.parametrize("name", sorted(ENCODERS))
 both_dims = pytest.mark.parametrize("dims", [2, 3])
+both_ways = pytest.mark.parametrize("hide", [mask, pack], ids=["masked", "packed"])
 
 # options that make a table entry small enough for a test; an encoder without any is run as it is
 SMALL = {
+    "convnext": {"widths": (3, 4, 6), "blocks": (1, 2, 1)},
     "dynunet": {"filters": (3, 4, 6)},
     "resnet18": {"widths": (3, 4, 4, 6), "stem_stride": 1},
     "resnet50": {"widths": (2, 2, 2, 3), "stem_stride": 1},
+    "segresnet": {"width": 4, "blocks": (1, 1, 2), "groups": 2},
 }
 
 
@@ -44,7 +47,7 @@ def test_maps_have_the_declared_channels_and_strides(name, dims, channels):
     assert encoder.in_channels == channels
     assert len(encoder.channels) == len(encoder.strides)
     assert encoder.total_stride == encoder.strides[-1]
-    for maps in (encoder(images), encoder(mask(images, hidden))):
+    for maps in (encoder(images), encoder(mask(images, hidden)), encoder(pack(images, hidden))):
         for item, width, stride in zip(maps, encoder.channels, encoder.strides, strict=True):
             expected = tuple(n // s for n, s in zip(images.shape[2:], stride, strict=True))
             assert tuple(item.shape) == (2, width, *expected)
@@ -62,61 +65,65 @@ def test_strides_grow_from_fine_to_coarse_and_divide_each_other(name, dims):
 
 @every_encoder
 @both_dims
-def test_what_is_hidden_changes_nothing_bit_for_bit(name, dims):
+@both_ways
+def test_what_is_hidden_changes_nothing_bit_for_bit(name, dims, hide):
     encoder = build(name, dims)
     images, hidden = batch_for(encoder, dims)
     covered = (mask(images, hidden).visible == 0).expand_as(images)
-    first = encoder(mask(images, hidden))
+    first = encoder(hide(images, hidden))
     disturbed = torch.where(covered, 1e6 * torch.randn_like(images), images)
-    for clean, other in zip(first, encoder(mask(disturbed, hidden)), strict=True):
+    for clean, other in zip(first, encoder(hide(disturbed, hidden)), strict=True):
         assert torch.equal(clean.unpack(), other.unpack())
     disturbed = images + 0.1 * (~covered)
-    assert not torch.equal(encoder(mask(disturbed, hidden))[0].unpack(), first[0].unpack())
+    assert not torch.equal(encoder(hide(disturbed, hidden))[0].unpack(), first[0].unpack())
 
 
 @every_encoder
 @both_dims
-def test_no_gradient_reaches_a_hidden_voxel(name, dims):
+@both_ways
+def test_no_gradient_reaches_a_hidden_voxel(name, dims, hide):
     encoder = build(name, dims)
     images, hidden = batch_for(encoder, dims)
     images.requires_grad_()
-    sum(item.unpack().square().sum() for item in encoder(mask(images, hidden))).backward()
+    sum(item.unpack().square().sum() for item in encoder(hide(images, hidden))).backward()
     visible = mask(images, hidden).visible.bool().expand_as(images)
     assert not images.grad[~visible].any()
     assert images.grad[visible].any()
 
 
-def gradients(encoder, batches):
+def gradients(encoder, batches, hide):
     encoder.zero_grad()
-    losses = [sum(m.unpack().square().mean() for m in encoder(mask(*batch))) for batch in batches]
+    losses = [sum(m.unpack().square().mean() for m in encoder(hide(*batch))) for batch in batches]
     sum(losses).backward()
     return [parameter.grad.clone() for parameter in encoder.parameters()]
 
 
 @every_encoder
 @both_dims
-def test_two_masks_before_one_backward_do_not_meet(name, dims):
+@both_ways
+def test_two_masks_before_one_backward_do_not_meet(name, dims, hide):
     encoder = build(name, dims).double()
     batches = [
         (images.double(), hidden)
         for images, hidden in (batch_for(encoder, dims, seed=seed) for seed in (0, 1))
     ]
-    together = gradients(encoder, batches)
-    apart = [gradients(encoder, [batch]) for batch in batches]
+    together = gradients(encoder, batches, hide)
+    apart = [gradients(encoder, [batch], hide) for batch in batches]
     for both, first, second in zip(together, *apart, strict=True):
         torch.testing.assert_close(both, first + second, rtol=1e-9, atol=1e-12)
 
 
 @every_encoder
-def test_recomputing_activations_gives_the_same_gradients(name):
+@both_ways
+def test_recomputing_activations_gives_the_same_gradients(name, hide):
     encoder = build(name, 2).double()
     images, hidden = batch_for(encoder, 2)
     images = images.double().requires_grad_()
-    expected = gradients(encoder, [(images, hidden)])
+    expected = gradients(encoder, [(images, hidden)], hide)
     encoder.zero_grad()
 
     def loss(x):
-        return sum(item.unpack().square().mean() for item in encoder(mask(x, hidden)))
+        return sum(item.unpack().square().mean() for item in encoder(hide(x, hidden)))
 
     checkpoint(loss, images, use_reentrant=False).backward()
     for parameter, gradient in zip(encoder.parameters(), expected, strict=True):
@@ -136,11 +143,12 @@ def bf16_errors(encoder, images):
 
 @every_encoder
 @both_dims
-def test_bf16_autocast_loses_no_more_than_without_a_mask(name, dims):
+@both_ways
+def test_bf16_autocast_loses_no_more_than_without_a_mask(name, dims, hide):
     encoder = build(name, dims)
     images, hidden = batch_for(encoder, dims, batch=4)
     for masked, dense in zip(
-        bf16_errors(encoder, mask(images, hidden)), bf16_errors(encoder, images), strict=True
+        bf16_errors(encoder, hide(images, hidden)), bf16_errors(encoder, images), strict=True
     ):
         assert masked < 3 * dense + 0.02
 

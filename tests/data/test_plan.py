@@ -4,7 +4,7 @@ import pytest
 import tiny
 
 from medmim.data.manifest import read_dataset
-from medmim.data.plan import Plan, plan_for, slice_axis
+from medmim.data.plan import Plan, plan_for, slice_axis, voxel_mm
 from medmim.errors import DataError, ShapeError
 
 
@@ -122,3 +122,29 @@ def test_real_rows(varied_dataset):
     plan = plan_for(read_dataset(varied_dataset).volumes, dims=None, size=None, multiple=(4, 4, 4))
     assert plan.dims == 3
     assert plan.spacing_mm is not None
+
+
+@pytest.mark.parametrize(
+    ("spacings", "dims", "expected"),
+    [
+        ([(1.0, 1.5, 2.0)], 3, (1.0, 1.5, 2.0)),
+        ([(1.0, 1.0, 1.0), (1.02, 1.0, 1.0), (1.01, 1.0, 1.0)], 3, (1.01, 1.0, 1.0)),  # as they are
+        ([(1.0, 1.0, 2.0), (2.0, 1.0, 2.0), (2.0, 1.0, 2.0)], 3, (2.0, 1.0, 2.0)),  # resampled to the median
+        ([(0.8, 0.81, 5.0)], 2, (0.8, 0.81)),
+        ([(5.0, 0.8, 0.81)], 2, (0.8, 0.81)),
+        ([(0.5, 0.5, 5.0), (1.0, 1.0, 5.0), (1.0, 1.0, 5.0)], 2, (1.0, 1.0)),
+    ],
+)
+def test_voxels_have_the_size_that_the_plan_gives_them(spacings, dims, expected):
+    volumes = [row((64, 64, 64), spacing) for spacing in spacings]
+    assert voxel_mm(volumes, plan_for(volumes, dims=dims, size=None)) == pytest.approx(expected)
+
+
+def test_voxels_follow_the_orientation_of_their_volume():
+    volume = row((64, 64, 64), (3.0, 1.0, 2.0), "SRA")
+    assert voxel_mm([volume], plan_for([volume], dims=3, size=None)) == (1.0, 2.0, 3.0)
+
+
+def test_pictures_without_a_scale_have_no_size_in_mm():
+    volumes = [row((64, 64, 1)), row((64, 64, 1)).model_copy(update={"flags": {"spacing": "unknown"}})]
+    assert voxel_mm(volumes, plan_for(volumes, dims=2, size=None)) is None

@@ -6,6 +6,8 @@ import errno
 import os
 import resource
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from medmim.data import sandbox
-from medmim.data.sandbox import Answer, Limits, Sandbox, attempt
+from medmim.data import nursery
+from medmim.data.sandbox import Answer, Limits, Sandbox
+from medmim.data.worker import attempt
 from medmim.errors import DataError, RunError
 from medmim.files import WriteError
 
@@ -87,6 +90,55 @@ def test_a_bad_task_costs_itself(what: str, reason: str):
     assert [answer.value for place, answer in enumerate(answers) if place != 2] == [0, 1, 3, 4, 5]
 
 
+def test_bad_tasks_among_many_cost_themselves():
+    """Tasks that waited behind a bad one in a worker's pipe are done by another."""
+    bad = {7: "die", 40: "exit", 41: "panic", 120: "die", 199: "eat"}
+    tasks = [{"what": bad.get(number, "good"), "number": number} for number in range(200)]
+    answers = run_each(work, tasks, workers=2, limits=QUICK)
+    expected = {7: "parser_crash", 40: "parser_crash", 41: "parser_crash", 120: "parser_crash", 199: "memory"}
+    assert {place: one.reason for place, one in enumerate(answers) if one.reason} == expected
+    assert all(one.value == place for place, one in enumerate(answers) if place not in bad)
+
+
+def test_large_tasks_and_answers_do_not_block():
+    tasks = [{"name": str(number) * 300_000} for number in range(40)]
+    assert [answer.value for answer in run_each(echo, tasks, workers=2)] == [task["name"] for task in tasks]
+
+
+def test_nothing_outlives_a_killed_command(tmp_path: Path):
+    code = (
+        "import sys; from test_sandbox import say_and_sleep; from medmim.data.sandbox import Sandbox\n"
+        "with Sandbox(2) as sandbox: sandbox.run_each(say_and_sleep, [{'folder': sys.argv[1]}] * 2)"
+    )
+    folders = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    command = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], env={**os.environ, **folders})
+    while len(list(tmp_path.iterdir())) < 2:
+        assert command.poll() is None
+        time.sleep(0.05)
+    command.kill()
+    command.wait()
+    left = {int(path.name) for path in tmp_path.iterdir()}
+    until = time.monotonic() + 60
+    while left and time.monotonic() < until:
+        left = {pid for pid in left if Path(f"/proc/{pid}").exists()}
+        time.sleep(0.05)
+    assert not left
+
+
+def say_and_sleep(folder: str) -> None:
+    (Path(folder) / str(os.getpid())).touch()
+    time.sleep(50)
+
+
+def test_modules_are_there_before_the_first_task():
+    with Sandbox(1, ["wave"]) as sandbox:
+        assert sandbox.run_each(imported, [{"name": "wave"}, {"name": "chunk"}])[0].value is True
+
+
+def imported(name: str) -> bool:
+    return name in sys.modules
+
+
 def test_bad_tasks_only():
     answers = run_each(work, [{"what": "die"}, {"what": "panic"}, {"what": "exit"}], workers=3, limits=QUICK)
     assert {answer.reason for answer in answers} == {"parser_crash"}
@@ -121,7 +173,7 @@ def test_no_tasks_no_processes():
 
 
 def test_worker_that_cannot_start(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(sandbox, "_BOOT", "raise SystemExit(3)")
+    monkeypatch.setattr(nursery, "_BOOT", "raise SystemExit(3)")
     with pytest.raises(RunError, match="could not start"):
         run_each(work, [{"what": "good"}], workers=1)
 

@@ -44,3 +44,22 @@ def test_neighbouring_voxels_come_from_their_own_channel():
     decoder.head.bias.data = torch.arange(8.0)
     picture = decoder([torch.zeros(1, 1, 1, 1)])
     assert picture.tolist() == [[[[0, 1], [2, 3]], [[4, 5], [6, 7]]]]
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_official_decoder_begins_as_sparks(dims):
+    torch.manual_seed(0)
+    strides = [(4,) * dims, (2,) * dims, (1,) * dims]
+    decoder = LightDecoder(
+        spatial_dims=dims, strides=strides, widths=[32, 16, 8], out_channels=1, official=True
+    )
+    upwards, *_ = decoder.stages[0].block
+    assert upwards.kernel_size == (4,) * dims
+    fan_out = 32 * 4**dims  # of a transposed convolution, PyTorch counts the channels that come in
+    assert upwards.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.05)
+    convolutions = [layer for layer in decoder.modules() if type(layer).__name__ == f"Conv{dims}d"]
+    assert len(convolutions) == 5
+    for layer in convolutions[:3]:
+        assert layer.weight.std().item() == pytest.approx(0.02, rel=0.1)
+    for layer in (upwards, decoder.head):
+        assert not layer.bias.any()

@@ -30,7 +30,7 @@ STEP = 7  # every so many writes are tried; the slow test tries all
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     """A home whose key is made, so that all runs give the same names."""
-    monkeypatch.setattr(stage, "Sandbox", Here)
+    monkeypatch.setattr(stage, "for_scans", Here)
     Keys.load_or_create(tmp_path / "home" / KEY_FILE)
     return tmp_path / "home"
 
@@ -175,14 +175,15 @@ def test_random_kills_of_the_command(elsewhere, tmp_path, source):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not MAY_MOUNT, reason="mounting needs rights that are not there")
-def test_a_real_full_disk(tmp_path):
-    """On a small filesystem of its own."""
+@pytest.mark.parametrize("pages", [0, 1, 3])
+def test_a_real_full_disk(pages, tmp_path):
+    """On a small filesystem of its own, with room for so many small files."""
     disk = tmp_path / "disk"
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], check=True)
     try:
         source = write_source(tmp_path / "in")
-        (disk / "filler").write_bytes(bytes((1 << 20) - 8 * 4096))
+        (disk / "filler").write_bytes(bytes((1 << 20) - pages * 4096))
         words = [sys.executable, "-m", "medmim", "ingest", str(source), "--out", str(disk / "out")]
         surroundings = {**os.environ, "MEDMIM_HOME": str(tmp_path / "home")}
         ran = subprocess.run(words, env=surroundings, capture_output=True, text=True, check=False)

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from medmim.data.sandbox import Answer, Limits, Sandbox, Task, _Job, attempt
+from medmim.data.sandbox import Answer, Limits, Sandbox, _Job
+from medmim.data.worker import Task, attempt
 
 _CHANGES = {"os.rename", "os.mkdir", "os.symlink", "os.link", "os.truncate", "subprocess.Popen"}
 _REMOVALS = {"os.remove", "os.rmdir"}
@@ -21,6 +22,12 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 class Here(Sandbox):
     """A sandbox without child processes, so that every write happens where it is counted."""
+
+    def __init__(self, _: int | None = None) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
 
     def run_each(
         self,

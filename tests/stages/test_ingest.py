@@ -43,7 +43,7 @@ def warm() -> Iterator[Sandbox]:
 def warm_workers(warm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep one worker from test to test: starting Python takes longer than ingesting a few files."""
     monkeypatch.setattr(
-        stage, "Sandbox", lambda workers: nullcontext(warm) if workers == 1 else Sandbox(workers)
+        stage, "for_scans", lambda workers: nullcontext(warm) if workers == 1 else Sandbox(workers or 2)
     )
 
 

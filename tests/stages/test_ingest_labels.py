@@ -37,7 +37,7 @@ def warm():
 
 @pytest.fixture(autouse=True)
 def warm_workers(warm, monkeypatch):
-    monkeypatch.setattr(stage, "Sandbox", lambda workers: nullcontext(warm))
+    monkeypatch.setattr(stage, "for_scans", lambda workers: nullcontext(warm))
 
 
 def run(root, **wishes):

@@ -41,6 +41,7 @@ def test_a_run_leaves_weights_pictures_and_tags(study):
         "encoder": "dynunet",
         "dims": "3",
         "size": "16,16,16",
+        "cell": "4×4×4 voxels = 4×4×4 mm",
         "budget": "steps=2",
         "seed": "0",
         "dataset": "tiny",
@@ -185,6 +186,32 @@ def test_a_damaged_volume_ends_the_run(tmp_path, home):
     with pytest.raises(MedmimError, match="run `medmim ingest` again"):
         pretrain(settings(data), home=home)
     assert Store(home).runs(stage="pretrain")[0].info.status == "FAILED"
+
+
+def test_a_range_of_ratios_is_told_as_one(tiny_dataset, home):
+    words = {"ratio": 0.5, "mask_options": {"up_to": 0.8}, "steps": 1}
+    tags = Store(home).run(pretrain(settings(tiny_dataset, **words), home=home).run_id).data.tags
+    assert (tags["ratio_requested"], tags["ratio_realised"]) == ("0.5–0.8", "0.5000–0.7969")
+
+
+def test_cells_in_millimetres_are_rounded_printed_and_kept(varied_dataset, home):
+    said = []
+    result = pretrain(settings(varied_dataset, cell="9mm", steps=1), home=home, say=said.append)
+    store = Store(home)
+    assert said == ["mask cells of 8×8×8 voxels = 8×8×8 mm"]
+    assert store.run(result.run_id).data.tags["cell"] == "8×8×8 voxels = 8×8×8 mm"
+    assert stored_settings(PretrainSettings, store, result.run_id, data=varied_dataset).cell == (8, 8, 8)
+
+
+def test_images_that_are_scaled_have_no_millimetres(tiny_dataset, home):
+    with pytest.raises(UsageError, match="which pictures and augment=resized do not have; give voxels"):
+        pretrain(settings(tiny_dataset, cell="8mm", augment="resized"), home=home)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_parts_of_images_can_be_scaled_to_one_size(tiny_dataset, home, dims):
+    words = {"augment": "resized", "optimizer": "lamb", "dims": dims, "steps": 1}
+    assert pretrain(settings(tiny_dataset, **words), home=home).metrics["last/steps"] == 1
 
 
 def test_the_arm_is_method_mask_and_ratio():

@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 
 from medmim.config import PretrainSettings
@@ -70,12 +72,22 @@ def test_settings_give_a_budget(words, steps, minutes):
 def test_the_learning_rate_rises_and_falls():
     factors = [learning_rate_factor(number / 100, warmup=0.1) for number in range(101)]
     assert factors[0] == pytest.approx(1e-3)
-    assert factors[5] == pytest.approx(0.5)
+    assert factors[5] == pytest.approx(0.5, abs=1e-3)
     assert factors[10] == 1
     assert factors[55] == pytest.approx(0.5)
     assert factors[100] == pytest.approx(0)
     assert factors[:11] == sorted(factors[:11])
     assert factors[10:] == sorted(factors[10:], reverse=True)
+
+
+def test_the_learning_rate_may_start_and_end_above_zero():
+    """SparK: from 0.5 % of the peak, to 0.1 % of it."""
+    rate = partial(learning_rate_factor, warmup=0.25, start=0.005, end=0.001)
+    assert rate(0.0) == 0.005
+    assert rate(0.125) == pytest.approx(0.005 + 0.995 / 2)
+    assert rate(0.25) == 1
+    assert rate(0.625) == pytest.approx(0.001 + 0.999 / 2)
+    assert rate(1.0) == pytest.approx(0.001)
 
 
 def test_without_warmup_it_starts_high():

@@ -1,3 +1,4 @@
+import math
 from types import SimpleNamespace
 
 import lightning
@@ -95,6 +96,20 @@ def test_the_schedule_sets_the_rate_and_stops():
         assert trainer.should_stop == (step == 3)
     assert rates[0] == 2.0
     assert rates[2] == pytest.approx(1.0)
+
+
+def test_the_schedule_moves_the_decay_of_those_that_have_one():
+    trainer = Trainer()
+    decayed, flat = {"initial_lr": 1.0, "initial_weight_decay": 0.04}, {"initial_lr": 1.0}
+    trainer.optimizers[0].param_groups = [decayed, flat]
+    schedule = Schedule(Budget(steps=4), warmup=0.0, weight_decay_end=0.2)
+    found = []
+    for trainer.global_step in range(4):
+        schedule.on_train_batch_start(trainer, Module(), None, trainer.global_step)
+        found.append(decayed["weight_decay"])
+    middle = [0.2 - 0.16 * (1 + math.cos(math.pi * step / 4)) / 2 for step in range(4)]
+    assert found == pytest.approx(middle)
+    assert "weight_decay" not in flat
 
 
 def test_the_schedule_keeps_the_time_spent():

@@ -1,12 +1,11 @@
 import pytest
 import torch
-from torch import nn
 
 from medmim.encoders import build_encoder
 from medmim.heads import build_head
 from medmim.masks import build_mask
 from medmim.methods import build_method
-from medmim.training.modules import FinetuningModule, PretrainingModule, adamw
+from medmim.training.modules import FinetuningModule, PretrainingModule
 
 
 def pretraining(dims=2, *, seed=0, ratio=0.5):
@@ -95,19 +94,3 @@ def test_a_rate_of_zero_freezes_the_encoder():
     for name, parameter in module.network.named_parameters():
         assert parameter.requires_grad != name.startswith("encoder.")
         assert (id(parameter) in trained) != name.startswith("encoder.")
-
-
-def test_norms_biases_and_tokens_are_not_decayed():
-    module = nn.Module()
-    module.conv = nn.Conv2d(2, 3, 3)
-    module.norm = nn.InstanceNorm2d(3, affine=True)
-    module.token = nn.Parameter(torch.zeros(1, 5, 1, 1))
-    groups = adamw([(module, 0.01)], weight_decay=0.3).param_groups
-    decay = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
-    assert {name: decay[id(parameter)] for name, parameter in module.named_parameters()} == {
-        "token": 0.0,
-        "conv.weight": 0.3,
-        "conv.bias": 0.0,
-        "norm.weight": 0.0,
-        "norm.bias": 0.0,
-    }

@@ -1,0 +1,59 @@
+"""A random part of an image, scaled to one size, as natural images are augmented for pretraining."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from monai.transforms.transform import Randomizable
+from torch import Tensor
+
+from medmim.shapes import Size
+
+_TRIES = 10  # then the whole image, as in torchvision
+_ASPECT = math.log(4 / 3)
+
+
+class RandomResizedCrop(Randomizable):  # type: ignore[misc]  # MONAI is not typed
+    """Cut out a box of random volume, shape and place and scale it: bicubic in 2D, trilinear in 3D.
+
+    As torchvision's transform of that name, in 2D and 3D: the volume is a uniform share of the image's, the
+    logarithm of the ratio of two sides is uniform.
+
+    Args:
+        size: voxels of the result along each axis.
+        scale: smallest and largest share of the image's volume.
+    """
+
+    def __init__(self, size: Size, *, scale: tuple[float, float]) -> None:
+        self.size = size
+        self.scale = scale
+
+    def randomize(self, space: Size) -> tuple[Size, Size]:
+        """Choose the first voxel and the voxels of a box along each axis."""
+        for _ in range(_TRIES):
+            box = self._box(space)
+            if all(0 < length <= whole for length, whole in zip(box, space, strict=True)):
+                free = [whole - length for length, whole in zip(box, space, strict=True)]
+                return tuple(int(self.R.randint(0, room + 1)) for room in free), box
+        return (0,) * len(space), space
+
+    def _box(self, space: Size) -> Size:
+        dims = len(space)
+        volume = math.prod(space) * self.R.uniform(*self.scale)
+        sides = [*self.R.uniform(-_ASPECT, _ASPECT, size=dims - 1), 0.0]
+        middle = sum(sides) / dims
+        return tuple(round(volume ** (1 / dims) * math.exp(side - middle)) for side in sides)
+
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+        """Return the sample with another `image`, (channels, *size)."""
+        image: Tensor = torch.as_tensor(data["image"])
+        first, box = self.randomize(tuple(image.shape[1:]))
+        for axis, (start, length) in enumerate(zip(first, box, strict=True), start=1):
+            image = image.narrow(axis, start, length)
+        plane = len(self.size) == 2
+        mode = "bicubic" if plane else "trilinear"
+        scaled = F.interpolate(image[None], self.size, mode=mode, antialias=plane, align_corners=False)
+        return {**data, "image": scaled[0]}

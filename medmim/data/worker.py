@@ -1,0 +1,77 @@
+"""What a worker process does: one task after another, each within limits, until nobody asks any more."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import json
+import logging
+import os
+import resource
+import warnings
+from collections.abc import Iterator, Mapping
+from multiprocessing.connection import Connection
+from typing import Any
+
+from medmim.errors import DataError
+from medmim.files import WriteError
+
+CANNOT_WRITE = "cannot_write"
+Task = Mapping[str, Any]
+
+
+def serve(descriptor: int) -> None:
+    """Be a worker: answer tasks from a pipe until it closes. A worker that may be damaged ends itself."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")
+    connection = Connection(descriptor)
+    connection.send_bytes(json.dumps({"pid": os.getpid()}).encode())
+    for request in _requests(connection):
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        _limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + 1 + request["cpu_s"])
+        _limit(resource.RLIMIT_AS, request["memory_bytes"])
+        _limit(resource.RLIMIT_FSIZE, request["file_bytes"])
+        answer = attempt(request["call"], request["arguments"])
+        connection.send_bytes(json.dumps(answer).encode())
+        if answer.get("ending"):
+            return
+
+
+def attempt(call: str, arguments: Task) -> dict[str, Any]:
+    """Call `module:function`; return what to answer, with `ending` if this process is not fit for more."""
+    module, _, name = call.partition(":")
+    try:
+        return {"value": getattr(importlib.import_module(module), name)(**arguments)}
+    except DataError as error:
+        return {"reason": error.reason}
+    except MemoryError:
+        return {"reason": "memory", "ending": True}
+    except OSError as error:
+        return {"reason": _reason_of(error)}
+    except Exception:
+        return {"reason": "parser_error"}
+    except BaseException:  # Rust codecs panic outside of Exception
+        return {"reason": "parser_crash", "ending": True}
+
+
+def _reason_of(error: OSError) -> str:
+    """Tell a disk that cannot be written to, which is no file's fault, from a file that is too large."""
+    if error.errno == errno.EFBIG:
+        return "too_large"
+    full = isinstance(error, WriteError) or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+    return CANNOT_WRITE if full else "parser_error"
+
+
+def _requests(connection: Connection) -> Iterator[dict[str, Any]]:
+    while True:
+        try:
+            yield json.loads(connection.recv_bytes())
+        except EOFError:
+            return
+
+
+def _limit(kind: int, amount: int) -> None:
+    """Set a soft limit, as far as the machine's own hard limit lets it rise."""
+    hard = resource.getrlimit(kind)[1]
+    resource.setrlimit(kind, (amount if hard == resource.RLIM_INFINITY else min(amount, hard), hard))
