@@ -143,7 +143,8 @@ class PretrainSettings(RunSettings):
         ratio: share of mask cells to hide.
         cell: mask cell in voxels, or in millimetres such as `8mm`, which become the nearest size in voxels
             that the encoder takes; None: the encoder's total stride.
-        compute: packed computes visible cells only; masked computes all and multiplies, with equal results.
+        compute: of SparK: packed computes visible cells only; masked computes all and multiplies, with equal
+            results. None: packed.
         augment: patch: random crops at one spacing, flips along all axes, mild intensity changes; resized: as
             SparK, parts of 0.67 to 1 of an image scaled to `size`, and left for right.
         include_held_out: pretrain on validation and test patients too (their images, never their labels).
@@ -155,7 +156,7 @@ class PretrainSettings(RunSettings):
     mask_options: dict[str, Any] = Field(default_factory=dict)
     ratio: Share = 0.7
     cell: CellSize | None = None
-    compute: Literal["packed", "masked"] = "packed"
+    compute: Literal["packed", "masked"] | None = None
     augment: Literal["patch", "resized"] = "patch"
     include_held_out: bool = False
 
@@ -203,7 +204,7 @@ def resolve(
         kind: the settings model.
         config: path of a YAML file, or the name of one that ships with medmim.
         flags: values from the command line; None means "not given".
-        overrides: `key=value` words; values are read as YAML.
+        overrides: `key=value` words; values are read as YAML, and `options.name=value` changes one option.
 
     Raises:
         SettingsError: one message with every unknown key and every bad value.
@@ -216,7 +217,7 @@ def resolve(
         key, equals, text = word.partition("=")
         if not equals:
             raise SettingsError(f"--set {word}: expected key=value, such as --set batch_size=2")
-        _merge(values, {key.strip().replace("-", "_"): _parse(text, where=f"--set {key}")})
+        _merge(values, _nested(values, key.strip().replace("-", "_"), _parse(text, where=f"--set {key}")))
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -246,6 +247,16 @@ def _merge(values: dict[str, Any], newer: Mapping[str, Any]) -> None:
             for key in group:
                 values.pop(key, None)
     values.update(newer)
+
+
+def _nested(values: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """Return `a.b=value` as the mapping of `a`, in which `b` is new and the rest stays."""
+    first, _, rest = key.partition(".")
+    if not rest:
+        return {first: value}
+    known = values.get(first)
+    inner = known if isinstance(known, Mapping) else {}
+    return {first: {**inner, **_nested(inner, rest, value)}}
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -182,6 +182,30 @@ def test_every_preset_is_valid_and_opens_with_its_command(path):
     resolve(kind_of(path), config=path.stem)
 
 
+def test_a_key_with_dots_changes_one_option_and_leaves_the_others(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("method_options: {decoder_width: 8, target: {hog: {bins: 9}}}\nratio: 0.5\n")
+    words = ["method_options.target.hog.bins=6", "method-options.decoder=official", "encoder_options.depth=2"]
+    settings = resolve(PretrainSettings, config=str(path), overrides=words)
+    assert settings.method_options == {
+        "decoder_width": 8,
+        "target": {"hog": {"bins": 6}},
+        "decoder": "official",
+    }
+    assert settings.encoder_options == {"depth": 2}
+    assert settings.ratio == 0.5
+
+
+def test_a_key_with_dots_replaces_what_holds_no_options():
+    words = ["method_options.target=raw", "method_options.target.hog.bins=6"]
+    assert resolve(PretrainSettings, overrides=words).method_options == {"target": {"hog": {"bins": 6}}}
+
+
+def test_an_unknown_key_with_dots_is_told_the_nearest():
+    with pytest.raises(SettingsError, match="unknown key 'method_option'; did you mean 'method_options'"):
+        resolve(PretrainSettings, overrides=["method_option.target=raw"])
+
+
 @pytest.mark.parametrize(
     ("given", "kept"),
     [

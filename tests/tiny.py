@@ -7,6 +7,7 @@ import numpy as np
 from medmim.data.manifest import DatasetInfo, LedgerRow, Volume, write_dataset
 from medmim.data.nifti import Image, encode_image
 from medmim.data.splits import assign_splits
+from medmim.encoders import ENCODERS, TokenEncoder
 
 SHAPE = (20, 16, 16)
 NAMES = {1: "core", 2: "rim"}
@@ -128,3 +129,13 @@ def make_dataset(root, *, patients=10, varied=False, labels=True, names=NAMES, n
     ]
     write_dataset(root, DatasetInfo(name=name, label_names=names if labels else {}), rows, ledger)
     return root
+
+
+def begins_with_patches(name):
+    """Whether an entry of the table of encoders takes hidden cells as patches, and not as hidden voxels."""
+    build = ENCODERS[name]
+    return isinstance(build, type) and issubclass(build, TokenEncoder)
+
+
+ON_PATCHES = sorted(name for name in ENCODERS if begins_with_patches(name))
+ON_VOXELS = sorted(set(ENCODERS) - set(ON_PATCHES))

@@ -24,7 +24,8 @@ Examples:
   medmim ingest /dicom --dry-run
   medmim ingest /dicom --labels /masks --out lung-data
   medmim ingest /dicom --label-name 1=lesion --label-name 2=edema
-  medmim ingest --as msd /data/Task04_Hippocampus""",
+  medmim ingest --as msd /data/Task04_Hippocampus
+  medmim ingest /dicom --engine ray --address head:6379""",
 )
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option(
@@ -49,6 +50,14 @@ Examples:
 )
 @click.option("--workers", type=int, help="Processes.  [default: one a core]")
 @click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Where they run; ray: on a cluster whose nodes see SOURCE and --out under the same paths.",
+)
+@click.option("--address", help="Of the Ray cluster, such as head:6379; auto: that of this machine.")
+@click.option(
     "--allow-burned-in",
     is_flag=True,
     help="Accept ultrasound, secondary captures and the like: somebody looked, no names are in the pixels.",
@@ -63,6 +72,7 @@ def command(
     Every file ends in the ledger: accepted, quarantined or skipped, with a reason.
     """
     wishes["label_names"] = _names(label_names)
+    _check_engine(wishes, dry_run=dry_run)
     if dry_run:
         _show(source, out, as_json=as_json, wishes=wishes)
         return
@@ -86,6 +96,15 @@ def command(
     ]
     result = {"dataset": str(out), **counts, "reasons": info.reasons, "warnings": list(info.warnings)}
     print_result(result, as_json=as_json, lines=lines)
+
+
+def _check_engine(wishes: Mapping[str, Any], *, dry_run: bool) -> None:
+    if (wishes["engine"] == "ray") != (wishes["address"] is not None):
+        raise click.UsageError(
+            "--engine ray and --address: expected both or neither, as in --engine ray --address head:6379"
+        )
+    if dry_run and wishes["engine"] == "ray":
+        raise click.UsageError("--dry-run reads headers on this machine: leave out --engine ray")
 
 
 def _names(words: Sequence[str]) -> dict[int, str]:

@@ -26,10 +26,14 @@ Examples:
   medmim pretrain --mask mesh --ratio 0.7 --minutes 30
   medmim pretrain --dims 2 --size 160 --encoder resnet18 --mask random
   medmim pretrain --cell 8mm,8mm,10mm            rounded to the encoder's stride; the size is printed
+  medmim pretrain --encoder my_package.nets:build --compute masked
   medmim pretrain --config spark_random --set batch_size=8
+  medmim pretrain --method mae --ratio 0.75 --mask random
+  medmim pretrain --method simmim --encoder swin --set method_options.target=hog
+  medmim pretrain --config latent_mim --minutes 30
   medmim pretrain --resume""",
 )
-@click.option("--method", help="How it learns.  [default: spark]")
+@click.option("--method", help="How it learns: latent_mim, mae, simmim or spark.  [default: spark]")
 @click.option(
     "--mask", help="What is hidden; `medmim masks` draws them all, or module:callable.  [default: mesh]"
 )
@@ -37,6 +41,11 @@ Examples:
 @click.option(
     "--cell",
     help="Mask cell in voxels, such as 8 or 8,8,4, or in mm, such as 8mm.  [default: the encoder's stride]",
+)
+@click.option(
+    "--compute",
+    type=click.Choice(["packed", "masked"]),
+    help="Visible cells only, or every voxel times the mask; results are equal.  [default: packed]",
 )
 @click.option("--init", help="Only `scratch`: pretraining starts from random weights.")
 @run_options

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from medmim.data.marks import Mark, ellipse
 from medmim.data.nifti import open_regular
 from medmim.data.plain import plain_name
+from medmim.data.run_lengths import runs_of
 
 NOTE_NAMES = (".json", ".jsonl", ".txt", ".yaml", ".yml", ".csv")
 _MAX_BYTES = 256 * 2**20
@@ -43,7 +44,7 @@ class Noted(BaseModel):
 class Notes(BaseModel):
     """What a file notes; `kind` is "" for a file that is no annotation.
 
-    `unread` counts regions of a kind that is not read: points, lines, packed masks. `classes` are the names
+    `unread` counts regions that are not read: points, lines, damaged masks. `classes` are the names
     that a YOLO data set gives to its numbers.
     """
 
@@ -55,10 +56,15 @@ class Notes(BaseModel):
     unread: int = 0
 
 
-def read_notes(path: str) -> dict[str, Any]:
-    """Read an annotation file of any known kind, as the JSON form of `Notes`."""
-    file = Path(path)
-    with open_regular(file) as stream:
+def read_notes(path: str, name: str | None = None) -> dict[str, Any]:
+    """Read an annotation file of any known kind, as the JSON form of `Notes`.
+
+    Args:
+        path: the file.
+        name: what it is called in the source; as at `path` without it.
+    """
+    file = Path(name or path)
+    with open_regular(Path(path)) as stream:
         text = stream.read(_MAX_BYTES + 1)
     if len(text) > _MAX_BYTES:
         return Notes().model_dump()
@@ -91,16 +97,28 @@ def _coco(content: Mapping[str, Any]) -> Notes:
     unread = 0
     for one in content["annotations"]:
         name = names.get(one.get("category_id"), "finding")
-        parts = one.get("segmentation")
-        outlines = [part for part in parts if len(part) >= 6] if isinstance(parts, list) else []
-        unread += isinstance(parts, dict)  # a packed mask; its box is read all the same
-        if outlines:
-            mark = Mark(name=name, outlines=tuple(_pairs([float(one) for one in part]) for part in outlines))
-        else:
-            left, top, width, height = one["bbox"]
-            mark = Mark(name=name, box=(left, top, left + width, top + height))
-        images[one["image_id"]].marks.append(mark)
+        mark, lost = _coco_mark(name, one)
+        unread += lost
+        images[one["image_id"]].marks += [mark] if mark else []
     return Notes(kind="coco", images=list(images.values()), unread=unread)
+
+
+def _coco_mark(name: str, one: Mapping[str, Any]) -> tuple[Mark | None, bool]:
+    """Return a finding, and whether it has a mask that cannot be read; its box counts all the same."""
+    parts, lost = one.get("segmentation"), False
+    said: dict[str, Any] = {"name": name}
+    if "bbox" in one:
+        left, top, width, height = one["bbox"]
+        said["box"] = (left, top, left + width, top + height)
+    if isinstance(parts, dict):
+        try:
+            said["runs"], said["size"] = runs_of(parts)
+        except (ValueError, KeyError, TypeError):
+            lost = True
+    elif outlines := [part for part in parts or () if len(part) >= 6]:
+        pairs = tuple(_pairs([float(one) for one in part]) for part in outlines)
+        return Mark(name=name, outlines=pairs), False
+    return (Mark(**said), lost) if len(said) > 1 else (None, True)
 
 
 def _via(content: Mapping[str, Any]) -> Notes:

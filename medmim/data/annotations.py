@@ -31,14 +31,13 @@ class Annotated:
     @property
     def outlined(self) -> bool:
         """Whether the set draws outlines, so that an image without any has an empty label."""
-        return any(mark["outlines"] for marks in self.marks.values() for mark in marks)
+        return any(mark["outlines"] or mark["runs"] for marks in self.marks.values() for mark in marks)
 
 
 def annotate(bench: Bench, source: Path, layout: Layout) -> Annotated:
     """Read what people noted about the cases of a layout."""
-    answers = bench.each(
-        "annotations", read_notes, [{"path": str(path)} for path in layout.notes], limits=READ_LIMITS
-    )
+    tasks = [{"path": str(bench.file(path)), "name": path.name} for path in layout.notes]
+    answers = bench.each("annotations", read_notes, tasks, limits=READ_LIMITS)
     pairs = list(zip(layout.notes, answers, strict=True))
     lost = {path: answer.reason or "unusable" for path, answer in pairs if answer.value is None}
     found = [(path, Notes.model_validate(answer.value)) for path, answer in pairs if answer.value]

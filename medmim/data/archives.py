@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import lzma
+import secrets
 import stat
 import tarfile
 import zipfile
@@ -22,7 +23,11 @@ MAX_BYTES = 32 << 30
 MAX_RATIO = 200  # scans shrink to a tenth at best; bombs to a thousandth
 _FREE_BYTES = 64 << 20  # before this no ratio is asked for
 _PIECE = 1 << 20
-_SUFFIXES = (".nii.gz", ".nii", ".dcm", ".ima", ".dicom")
+# endings by which files are told apart; a member keeps no more of its name
+_SUFFIXES = (
+    ".nii.gz", ".nii", ".dcm", ".ima", ".dicom", ".nrrd", ".mha", ".mhd", ".hdr", ".img", ".mgz", ".npz",
+    ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".csv", ".json", ".jsonl", ".txt", ".yaml", ".yml",
+)  # fmt: skip
 _OPENERS: dict[bytes, Callable[[Any], Any]] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
 _DAMAGE = (
     zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError, OSError,
@@ -66,7 +71,7 @@ def unpack(path: str, target: str) -> list[dict[str, Any]]:
 
     Args:
         path: the archive.
-        target: folder that is made for the members.
+        target: folder that is made for the members, below which they lie.
 
     Returns:
         For each member its `name`, and the `file` in the folder or the `reason` why there is none.
@@ -74,7 +79,7 @@ def unpack(path: str, target: str) -> list[dict[str, Any]]:
     Raises:
         DataError: with reason archive_too_large, archive_encrypted or archive_damaged.
     """
-    folder = Path(target)
+    folder = Path(target) / secrets.token_hex(4)  # each attempt has one of its own
     folder.mkdir(parents=True)
     found: list[dict[str, Any]] = []
     with open_regular(Path(path)) as stream:
@@ -94,10 +99,11 @@ def _take(member: _Member, folder: Path, place: int, budget: _Budget) -> dict[st
     if member.reason:
         return {"reason": member.reason}
     name = PurePosixPath(member.name.replace("\\", "/"))
-    if name.is_absolute() or ".." in name.parts or (name.parts[:1] and ":" in name.parts[0]):
+    if not name.parts or name.is_absolute() or ".." in name.parts or ":" in name.parts[0]:
         return {"reason": "path_outside_archive"}
     suffix = next((end for end in _SUFFIXES if name.name.lower().endswith(end)), "")
-    target = folder / f"{place:06d}{suffix}"
+    hidden = "._" if name.name.startswith("._") else ""  # what macOS adds beside each file
+    target = folder / f"{hidden}{place:06d}{suffix}"
     with target.open("wb") as out:
         while piece := member.content.read(_PIECE):
             budget.spend(len(piece))

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from medmim.data.ledger import Ledger
 from medmim.data.manifest import Volume
 from medmim.data.privacy import Keys
 from medmim.data.sandbox import Answer, Limits, Sandbox
+from medmim.data.spread import Spread
 from medmim.data.worker import Task
 
 Progress = Callable[[str, int, int], None]
@@ -26,6 +27,8 @@ class Wishes:
         layout: name of a shipped data set descriptor, or a descriptor file; detected without it.
         name: name of the dataset; never taken from the source's own folder.
         workers: processes at one time; all processors without it.
+        engine: where these processes run: on this machine, or on the nodes of a Ray cluster.
+        address: of that cluster.
         label_names: name of each class number in labels; rules over the data set's own names.
         resample_labels: bring labels that lie on another grid than their image to it.
     """
@@ -34,6 +37,8 @@ class Wishes:
     layout: str | None = None
     name: str | None = None
     workers: int | None = None
+    engine: Literal["local", "ray"] = "local"
+    address: str | None = None
     allow_burned_in: bool = False
     label_names: Mapping[int, str] = field(default_factory=dict)
     resample_labels: bool = False
@@ -58,14 +63,18 @@ class Made:
 
 @dataclass(frozen=True)
 class Bench:
-    """What every step of ingestion needs."""
+    """What every step of ingestion needs.
+
+    `unpacked` tells where members of archives lie, by their place in the source: `archive.zip/member`.
+    """
 
     keys: Keys
     ledger: Ledger
     staging: Path
-    sandbox: Sandbox
+    sandbox: Sandbox | Spread
     progress: Progress | None = None
     wishes: Wishes = field(default_factory=Wishes)
+    unpacked: dict[Path, Path] = field(default_factory=dict)
 
     def each(
         self,
@@ -93,6 +102,10 @@ class Bench:
                 self.progress(phase, done, len(tasks))
 
         return self.sandbox.run_each(function, tasks, limits=limits, on_done=tell, keep=keep)
+
+    def file(self, path: Path) -> Path:
+        """Return where a file of the source can be read: members of archives lie in the staging folder."""
+        return self.unpacked.get(path, path)
 
     def staged(self, name: str) -> Path:
         """Return a path in the staging folder."""

@@ -9,6 +9,7 @@ array as (column, row, slice) with the affine of the headers. Uncompressed slice
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from medmim.data import geometry
 from medmim.data.converter import run_converter
 from medmim.data.decode import Pixels, Reader, write_alone
 from medmim.data.header import Kind
+from medmim.data.links import Links
 from medmim.data.nifti import Image, check_image
 from medmim.data.opened import is_plain
 from medmim.data.stored import store
@@ -72,7 +74,7 @@ def convert(
         files: path of the file of each slice, in order along the normal.
         affine: grid of the headers, (column, row, slice) to mm in RAS.
         scales: rescale slope and intercept of each slice.
-        staging: folder that this call may make and remove.
+        staging: how folders that this call makes and removes are called; each attempt has one of its own.
         target: path of the volume.
         size: rows and columns of a slice.
         frames: place of each slice in its file; the first without it.
@@ -81,7 +83,7 @@ def convert(
     Returns:
         The volume's facts, or `reason` and `measured`.
     """
-    folder = Path(staging)
+    folder = Path(tempfile.mkdtemp(prefix=f"{Path(staging).name}.", dir=Path(staging).parent))
     rows, columns = size
     stack = _Stack(
         kind,
@@ -111,8 +113,9 @@ def _checked(stack: _Stack, folder: Path) -> tuple[Image, dict[str, float]]:
         stack.affine, len(stack)
     ):  # of these dcm2niix writes a volume with another grid, and one it resampled
         return _assembled(stack, "tilt"), nothing
-    _lay_out(stack, folder / "in")
-    converted = run_converter(folder / "in", folder / "out", precise=_varies(stack.scales))
+    with Links(len(stack)) as links:
+        _lay_out(stack, folder / "in", links)
+        converted = run_converter(folder / "in", folder / "out", precise=_varies(stack.scales))
     if converted is None:
         return _assembled(stack, "conversion_failed"), nothing
     image = _aligned(converted, stack.affine)
@@ -132,17 +135,17 @@ def _assembled(stack: _Stack, reason: str) -> Image:
     return Image(array, stack.affine)
 
 
-def _lay_out(stack: _Stack, source: Path) -> None:
+def _lay_out(stack: _Stack, source: Path, links: Links) -> None:
     """Give the converter one file a slice: a link, or a copy of the slice alone where it needs one."""
-    source.mkdir(parents=True)
+    source.mkdir()
     if stack.kind == "tile":
-        (source / "000000.dcm").symlink_to(stack.files[0])
+        links.link(source / "000000.dcm", Path(stack.files[0]))
         return
     reader = Reader(stack.kind)
     for place, (file, frame) in enumerate(zip(stack.files, stack.frames, strict=True)):
         target = source / f"{place:06d}.dcm"
         if stack.kind == "slice" and is_plain(Path(file)):
-            target.symlink_to(file)
+            links.link(target, Path(file))
             continue
         grid = stack.affine.copy()
         grid[:3, 3] += place * grid[:3, 2]

@@ -10,7 +10,7 @@ from jaxtyping import Shaped
 from pydicom import uid
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate, get_frame
-from pydicom.pixels import pixel_array
+from pydicom.pixels import get_decoder, pixel_array
 from pydicom.valuerep import format_number_as_ds
 
 from medmim.data.geometry import Affine, dicom_place
@@ -95,6 +95,26 @@ class Reader:
         return self._dataset
 
 
+def has_decoder(syntax: uid.UID) -> bool:
+    """Say whether pydicom can decode this compression here; what it then cannot decode is damaged."""
+    try:
+        return bool(get_decoder(syntax).is_available)
+    except NotImplementedError:  # films, which nobody decodes as scans
+        return False
+
+
+def packing_fault(syntax: str, bits: float | None) -> str | None:
+    """Return why nobody here can read pixels that are packed like this, or None.
+
+    Args:
+        syntax: transfer syntax; "" if the file does not say it.
+        bits: bits in use of a pixel.
+    """
+    if syntax and not uid.UID(syntax).is_transfer_syntax:
+        return "unknown_syntax"
+    return "jpeg_12_bit" if syntax == uid.JPEGExtended12Bit and (bits or 0) > 8 else None
+
+
 def write_alone(
     dataset: pydicom.FileDataset,
     frame: int,
@@ -145,8 +165,8 @@ def _values(dataset: pydicom.FileDataset, frame: int) -> Pixels | None:
         with quiet_pydicom():
             pixels = pixel_array(dataset, index=frame, raw=True)
     except (RuntimeError, NotImplementedError, ValueError, AttributeError) as error:
-        if syntax.is_encapsulated:
-            return None  # no codec here; dcm2niix has its own, and the geometry is still checked
+        if not has_decoder(syntax):
+            return None  # dcm2niix has its own, and the geometry is still checked
         raise DataError("pixels cannot be decoded; export them again", reason="pixels_unreadable") from error
     if pixels.ndim != 2:
         raise DataError("expected one grey value a pixel, got several; convert to grey", reason="mixed_shape")

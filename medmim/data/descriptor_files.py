@@ -1,11 +1,9 @@
-"""Descriptors of data sets: the YAML files in `data_manifests/`, and the JSON file that some sets bring."""
+"""Descriptors of data sets: the YAML files in `data_manifests/`, or one of the user's own."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from string import Formatter
 from typing import Any, Literal
@@ -14,10 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from medmim import files
-from medmim.data.plain import plain_name
 from medmim.errors import SettingsError, unknown_name
-
-_MAX_JSON_BYTES = 2**20
 
 
 class _Part(BaseModel):
@@ -133,14 +128,6 @@ class Descriptor(_Part):
         return pattern
 
 
-@dataclass(frozen=True)
-class Declared:
-    """What a data set says about itself: DICOM's code of its modality, names of its labels."""
-
-    modality: str | None
-    label_names: dict[int, str]
-
-
 def known_descriptors() -> dict[str, Path]:
     """Return the shipped descriptors: name → file."""
     return {path.stem: path for path in sorted(files.shipped("data_manifests").glob("*.yaml"))}
@@ -164,40 +151,6 @@ def load_descriptor(name: str) -> Descriptor:
         raise SettingsError(f"data set descriptor '{name}': {'; '.join(problems)}") from error
     except (yaml.YAMLError, ValueError) as error:
         raise SettingsError(f"data set descriptor '{name}' is no YAML text; correct its syntax") from error
-
-
-def read_declared(path: Path) -> Declared | None:
-    """Read modality and label names from a `dataset.json` as the Decathlon defines it; None if it is damaged.
-
-    Names that are not plain words become `class 1`, so that no odd text travels further.
-    """
-    try:
-        with path.open("rb") as stream:
-            text = stream.read(_MAX_JSON_BYTES + 1)
-        content = json.loads(text) if len(text) <= _MAX_JSON_BYTES else None
-    except (OSError, ValueError, RecursionError):
-        return None  # the caller enters the file in the ledger as unreadable
-    if not isinstance(content, dict):
-        return None
-    return Declared(_modality(content.get("modality")), _label_names(content.get("labels")))
-
-
-def _modality(declared: Any) -> str | None:
-    """Translate the Decathlon's words (MRI, T1w, CT) to DICOM's codes."""
-    first = next(iter(declared.values()), "") if isinstance(declared, dict) else declared
-    word = str(first).upper()
-    starts = {"MR": "MR", "T1": "MR", "T2": "MR", "FLAIR": "MR", "ADC": "MR", "CT": "CT", "PET": "PT"}
-    return next((code for start, code in starts.items() if word.startswith(start)), None)
-
-
-def _label_names(declared: Any) -> dict[int, str]:
-    """Accept {"1": "liver"} and nnU-Net's {"liver": 1}; background is no class."""
-    names: dict[int, str] = {}
-    for key, value in declared.items() if isinstance(declared, dict) else ():
-        number, name = (value, key) if isinstance(value, int) else (key, value)
-        if re.fullmatch(r"\d{1,5}", str(number)) and int(number) > 0:
-            names[int(number)] = plain_name(name, int(number))
-    return dict(sorted(names.items()))
 
 
 def by_prefix(table: Mapping[str, Any], name: str) -> Any:

@@ -7,23 +7,24 @@ identify patients: they become keys and are never written.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from medmim.data.annotation_files import NOTE_NAMES
+from medmim.data.declared import Declared
 from medmim.data.descriptor_files import (
     Arrays,
-    Declared,
     Descriptor,
     Pairs,
     by_prefix,
     known_descriptors,
     load_descriptor,
-    read_declared,
 )
 from medmim.data.pictures import PICTURE_NAMES
 from medmim.errors import DataError
+
+Read = Callable[[Sequence[Path]], Mapping[Path, Declared]]
 
 FALLBACK = "generic"
 _VOLUMES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
@@ -76,12 +77,13 @@ class Layout:
     boxes_from_labels: bool = False
 
 
-def find_layout(source: Path, files: Sequence[Path], *, name: str | None = None) -> Layout:
+def find_layout(source: Path, files: Sequence[Path], *, read: Read, name: str | None = None) -> Layout:
     """Tell what each of `files` is.
 
     Args:
         source: the folder that was given.
         files: paths below it; each ends up as a case's image, as its label, or in `other`.
+        read: reads what data sets say about themselves: nothing of the source is parsed here.
         name: a shipped descriptor, or the path of a YAML file of your own; without it, the descriptor that
             recognises the paths, or `generic`: every image file is unlabelled.
 
@@ -97,7 +99,7 @@ def find_layout(source: Path, files: Sequence[Path], *, name: str | None = None)
         _need_some(descriptor, found_arrays, paths, named=name is not None)
         modality = descriptor.modality.get("", "OT")
         return Layout(descriptor.name, (), {}, other, arrays=found_arrays, modality=modality)
-    declared = _find_declared(descriptor, paths, other)
+    declared = _find_declared(descriptor, paths, other, read=read)
     cases = _find_cases(descriptor, descriptor.layout, paths, declared=declared)
     _need_some(descriptor, cases, paths, named=name is not None)
     used = {path for case in cases for path in case.files}
@@ -137,17 +139,13 @@ def _detect(paths: Mapping[str, Path]) -> Descriptor:
 
 
 def _find_declared(
-    descriptor: Descriptor, paths: Mapping[str, Path], other: dict[Path, str]
+    descriptor: Descriptor, paths: Mapping[str, Path], other: dict[Path, str], *, read: Read
 ) -> dict[Path, Declared]:
     """Read what the set says about itself, by folder, and note in `other` that these files are no images."""
-    declared = {}
-    for path in paths.values():
-        if path.name == descriptor.declared:
-            found = read_declared(path)
-            other[path] = "descriptor" if found else "unreadable_descriptor"
-            if found:
-                declared[path.parent] = found
-    return declared
+    files = [path for path in paths.values() if path.name == descriptor.declared]
+    found = read(files)
+    other |= {path: "descriptor" if path in found else "unreadable_descriptor" for path in files}
+    return {path.parent: said for path, said in found.items()}
 
 
 def _find_arrays(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 
 from medmim.data.archives import unpack
 from medmim.data.bench import READ_LIMITS, Bench
@@ -27,7 +27,8 @@ def members_of(
         scan: looks at files.
 
     Returns:
-        Both tables, archives replaced by their members under new numbers.
+        Both tables, archives replaced by their members under new numbers. A member's path is its place in the
+        source, `archive.zip/member`; `Bench.file` tells where it can be read.
     """
     archives = [number for number, one in seen.items() if one.reason == ARCHIVE]
     if not archives:
@@ -42,32 +43,39 @@ def members_of(
         if answer.value is None:
             bench.ledger.put([number], "quarantined", answer.reason or "archive_damaged")
             continue
-        bench.ledger.put(
-            [number], "skipped", "archive_unpacked", measured={"members": float(len(answer.value))}
-        )
-        for member in answer.value:
-            bench.ledger.add(following, bench.keys.key("file", f"{keys[number]}!{member['name']}"))
+        count = float(len(answer.value))
+        bench.ledger.put([number], "skipped", "archive_unpacked", measured={"members": count})
+        for member, name in zip(answer.value, _names(answer.value), strict=True):
+            bench.ledger.add(following, bench.keys.key("file", f"{keys[number]}!{name}"))
             if "reason" in member:
                 fate: Fate = "skipped" if member["reason"] == "link_not_followed" else "quarantined"
                 bench.ledger.put([following], fate, member["reason"])
             else:
-                inside[following] = Path(member["file"])
+                inside[following] = paths[number] / name
+                bench.unpacked[paths[number] / name] = Path(member["file"])
             following += 1
-    found = {number: _as_member(one) for number, one in scan(bench, inside).items()}
-    for number, one in found.items():
-        if one.fate is not None:
-            bench.ledger.put([number], one.fate, one.reason, measured=one.measured)
-    images = {number: one for number, one in found.items() if one.fate is None}
+    found = scan(bench, {number: bench.file(place) for number, place in inside.items()})
+    usable = {number: one for number, one in found.items() if _is_usable(bench, number, one)}
     kept = {number: one for number, one in seen.items() if one.reason != ARCHIVE}
-    return kept | images, {**paths, **inside}
+    return kept | usable, {**paths, **inside}
 
 
-def _as_member(one: Seen) -> Seen:
-    """Only DICOM is read from inside an archive: names and folders of other data sets would be lost."""
-    if one.nifti:
-        return _skipped(one, "nifti_in_archive")
-    return _skipped(one, "archive_in_archive") if one.reason == ARCHIVE else one
+def _names(members: Sequence[Mapping[str, str]]) -> list[PurePosixPath]:
+    """Return a path below the archive for each member, no two the same; none is read or written there."""
+    taken: dict[PurePosixPath, None] = {}
+    for place, member in enumerate(members):
+        said = PurePosixPath(member["name"].replace("\\", "/"))
+        name = said.relative_to(said.anchor) if ".." not in said.parts else PurePosixPath(said.name)
+        taken[name if name.parts and name not in taken else PurePosixPath(f"member {place}", name)] = None
+    return list(taken)
 
 
-def _skipped(one: Seen, reason: str) -> Seen:
-    return one.model_copy(update={"fate": "skipped", "reason": reason, "nifti": False})
+def _is_usable(bench: Bench, number: int, one: Seen) -> bool:
+    """Give a damaged member its fate, and an archive in an archive: only one level is unpacked."""
+    if one.reason == ARCHIVE:
+        bench.ledger.put([number], "skipped", "archive_in_archive")
+    elif one.fate == "quarantined":
+        bench.ledger.put([number], one.fate, one.reason, measured=one.measured)
+    else:
+        return True
+    return False

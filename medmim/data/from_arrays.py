@@ -33,12 +33,14 @@ def volumes_from_arrays(
     Nobody knows which entries are of one patient: each counts as a patient of its own.
     """
     paths = list(layout.arrays or ())
-    counts = bench.each("arrays", count_arrays, [{"path": str(path)} for path in paths], limits=READ_LIMITS)
+    counts = bench.each(
+        "arrays", count_arrays, [{"path": str(bench.file(path))} for path in paths], limits=READ_LIMITS
+    )
     known = dict(zip(paths, counts, strict=True))
     pieces = [piece for path in paths for piece in _pieces(bench, source, path, known[path].value or {})]
     tasks = [
         {
-            "path": str(piece.path),
+            "path": str(bench.file(piece.path)),
             "part": piece.part,
             "first": piece.first,
             "targets": [str(bench.staged(f"{name}.nii.gz")) for name in piece.ids],

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medmim.data import sop
-from medmim.data.accept import read_label
+from medmim.data.accept import merge_labels, read_label
 from medmim.data.bench import READ_LIMITS, Bench, Made, place_of, stem_of
 from medmim.data.dicom_labels import read_labels
 from medmim.data.from_nifti import put_label
@@ -39,7 +39,8 @@ def with_labels(
 ) -> list[Made]:
     """Attach label files to volumes; a refused label leaves its volume unlabelled.
 
-    A series with several volumes: the label goes to each volume whose grid it lies on.
+    A series with several volumes: the label goes to each volume whose grid it lies on. Several of DICOM's
+    objects that speak of one series become one label, unless they overlap.
 
     Args:
         bench: where to work.
@@ -55,17 +56,19 @@ def with_labels(
     }
     known = read_objects(bench, objects)
     names = {number: stem_of(path) for number, path in volumes.items()}
-    pairs = _pairs(bench, made, {**names, **{number: one.series for number, one in known.items()}})
+    names |= {number: one.series for number, one in known.items()}
+    pairs = _pairs(bench, made, names, set(known))
     files = [pair for pair in pairs if pair.number not in known]
-    tasks = [_task(bench, labels[pair.number], made[pair.place]) for pair in files]
+    tasks = [_task(bench, labels[pair.number], made[pair.place], pair.number) for pair in files]
     answers = bench.each("labels", read_label, tasks, limits=READ_LIMITS)
     drawn = [pair for pair in pairs if pair.number in known]
     tasks = [
-        _task(bench, labels[pair.number], made[pair.place]) | {"numbers": known[pair.number].numbers}
+        _task(bench, labels[pair.number], made[pair.place], pair.number)
+        | {"numbers": known[pair.number].numbers}
         for pair in drawn
     ]
     answers += bench.each("labels", read_labels, tasks, limits=READ_LIMITS)
-    result = _attach(bench, made, [*files, *drawn], answers=answers, objects=known)
+    result = _attach(bench, made, _facts([*files, *drawn], answers), objects=known)
     return with_tables(bench, result, tables)
 
 
@@ -77,43 +80,76 @@ class _Pair:
     place: int
 
 
-def _pairs(bench: Bench, made: Sequence[Made], names: Mapping[int, str]) -> list[_Pair]:
+def _pairs(bench: Bench, made: Sequence[Made], names: Mapping[int, str], objects: set[int]) -> list[_Pair]:
     """Return which label may belong to which volume; those that cannot be used get their fate."""
     known = _by_name(made)
-    taken: set[str] = set()
+    taken: dict[str, bool] = {}
     pairs: list[_Pair] = []
     for number, name in sorted(names.items()):
-        if name in taken or any(made[place].volume.label for place in known.get(name, ())):
-            bench.ledger.put([number], "quarantined", "label_duplicate")
-        elif name not in known:
+        shared = number in objects and taken.get(name, True)
+        if name not in known:
             bench.ledger.put([number], "quarantined", "label_without_image")
+        elif (name in taken and not shared) or any(made[place].volume.label for place in known[name]):
+            bench.ledger.put([number], "quarantined", "label_duplicate")
         else:
-            taken.add(name)
+            taken[name] = number in objects
             pairs += [_Pair(number, place) for place in known[name]]
     return pairs
 
 
+def _facts(pairs: Sequence[_Pair], answers: Sequence[Answer]) -> dict[_Pair, dict[str, Any]]:
+    return {
+        pair: answer.value or {"reason": answer.reason or "unusable", "measured": {}}
+        for pair, answer in zip(pairs, answers, strict=True)
+    }
+
+
 def _attach(
-    bench: Bench,
-    made: Sequence[Made],
-    pairs: Sequence[_Pair],
-    *,
-    answers: Sequence[Answer],
-    objects: Mapping[int, Object],
+    bench: Bench, made: Sequence[Made], found: dict[_Pair, dict[str, Any]], *, objects: Mapping[int, Object]
 ) -> list[Made]:
-    found: dict[int, list[tuple[int, dict[str, Any]]]] = {}
-    for pair, answer in zip(pairs, answers, strict=True):
-        facts = answer.value or {"reason": answer.reason or "unusable", "measured": {}}
-        found.setdefault(pair.number, []).append((pair.place, facts))
+    """Give every volume the labels that fit it, as one, and every label file its fate."""
+    fitting: dict[int, list[int]] = {}
+    for pair, facts in found.items():
+        if "reason" not in facts:
+            fitting.setdefault(pair.place, []).append(pair.number)
+    merged = _merged(bench, made, {place: numbers for place, numbers in fitting.items() if len(numbers) > 1})
+    tried: dict[int, list[tuple[int, dict[str, Any]]]] = {}
+    for pair, facts in found.items():
+        told = facts if "reason" in facts else merged.get(pair.place, facts)
+        tried.setdefault(pair.number, []).append((pair.place, told | _resampled(facts)))
     result = list(made)
-    for number, tried in found.items():
-        fitting = [(place, facts) for place, facts in tried if "reason" not in facts]
-        place, facts = (fitting or tried)[0]
+    for place, numbers in fitting.items():
+        facts = merged.get(place) or found[_Pair(numbers[0], place)]
+        if "reason" not in facts:
+            names = {n: name for one in numbers if one in objects for n, name in objects[one].names.items()}
+            staged = _staged(bench, made[place], None if place in merged else numbers[0])
+            resampled = [_resampled(found[_Pair(number, place)]) for number in numbers]
+            facts = facts | max(resampled, key=len)
+            result[place] = _labelled(made[place], facts, staged=staged, names=names)
+    for number, outcomes in tried.items():
+        place, facts = next((one for one in outcomes if "reason" not in one[1]), outcomes[0])
         put_label(bench, number, made[place].volume.id, facts)
-        for place, facts in fitting:
-            names = objects[number].names if number in objects else {}
-            result[place] = _labelled(bench, made[place], facts, names=names)
     return result
+
+
+def _resampled(facts: Mapping[str, Any]) -> dict[str, bool]:
+    return {"resampled": True} if facts.get("resampled") else {}
+
+
+def _merged(
+    bench: Bench, made: Sequence[Made], several: Mapping[int, Sequence[int]]
+) -> dict[int, dict[str, Any]]:
+    """Return the facts, or the refusal, of one label for each volume that has several."""
+    tasks = [
+        {
+            "labels": [str(_staged(bench, made[place], number)) for number in numbers],
+            "target": str(_staged(bench, made[place], None)),
+        }
+        for place, numbers in several.items()
+    ]
+    answers = bench.each("labels", merge_labels, tasks, limits=READ_LIMITS)
+    pairs = [_Pair(-1, place) for place in several]
+    return {pair.place: facts for pair, facts in _facts(pairs, answers).items()}
 
 
 def _by_name(made: Sequence[Made]) -> dict[str, list[int]]:
@@ -126,16 +162,22 @@ def _by_name(made: Sequence[Made]) -> dict[str, list[int]]:
     return known
 
 
-def _task(bench: Bench, label: Path, made: Made) -> dict[str, Any]:
+def _staged(bench: Bench, made: Made, number: int | None) -> Path:
+    """Return where the label of a volume is written: that of one file, or of all of them together."""
+    part = "" if number is None else f".{number}"
+    return bench.staged(f"{made.volume.id}{part}.label.nii.gz")
+
+
+def _task(bench: Bench, label: Path, made: Made, number: int) -> dict[str, Any]:
     return {
-        "label": str(label),
+        "label": str(bench.file(label)),
         "image": str(made.staged),
-        "target": str(bench.staged(f"{made.volume.id}.label.nii.gz")),
+        "target": str(_staged(bench, made, number)),
         "resample": bench.wishes.resample_labels,
     }
 
 
-def _labelled(bench: Bench, made: Made, facts: Mapping[str, Any], *, names: Mapping[int, str]) -> Made:
+def _labelled(made: Made, facts: Mapping[str, Any], *, staged: Path, names: Mapping[int, str]) -> Made:
     volume = made.volume
     update: dict[str, Any] = {
         "label": place_of("labels", volume.subject, volume.study, volume.id),
@@ -146,7 +188,7 @@ def _labelled(bench: Bench, made: Made, facts: Mapping[str, Any], *, names: Mapp
     return replace(
         made,
         volume=volume.model_copy(update=update),
-        staged_label=bench.staged(f"{volume.id}.label.nii.gz"),
+        staged_label=staged,
         classes=tuple(facts["values"]),
         class_names=names,
     )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from medmim.data.accept import read_case
 from medmim.data.annotations import Annotated, annotate
 from medmim.data.bench import READ_LIMITS, Bench, Made, place_of, stem_of
+from medmim.data.declared import declared_in
 from medmim.data.descriptors import Case, Layout, find_layout
 from medmim.data.from_arrays import volumes_from_arrays
 from medmim.data.manifest import Volume
@@ -38,7 +40,8 @@ def volumes_from_nifti(
         _put_others(bench, seen, {}, set())
         return [], None
     numbers = {paths[number]: number for number in seen}
-    known = annotate(bench, source, find_layout(source, sorted(numbers), name=layout))
+    found = find_layout(source, sorted(numbers), read=partial(declared_in, bench), name=layout)
+    known = annotate(bench, source, found)
     found = known.layout
     _put_notes(bench, seen, known, numbers)
     cases = [
@@ -134,8 +137,8 @@ def _task(bench: Bench, work: _Work, known: Annotated) -> dict[str, Any]:
         marks = [{**mark, "name": renamed.get(mark["name"], mark["name"])} for mark in marks]
         noted = {"marks": marks, "numbers": numbers, "empty": not marks and known.outlined}
     return {
-        "image": str(case.image),
-        "label": None if case.label is None else str(case.label),
+        "image": str(bench.file(case.image)),
+        "label": None if case.label is None else str(bench.file(case.label)),
         "target": str(bench.staged(f"{work.name}.nii.gz")),
         "label_target": str(bench.staged(f"{work.name}.label.nii.gz")),
         "resample": bench.wishes.resample_labels,

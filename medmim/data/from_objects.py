@@ -27,9 +27,8 @@ class Object:
 
 def read_objects(bench: Bench, paths: Mapping[int, Path]) -> dict[int, Object]:
     """Read what label objects say of themselves; those that cannot be read or used get their fate."""
-    answers = bench.each(
-        "labels", look_at_labels, [{"path": str(path)} for path in paths.values()], limits=READ_LIMITS
-    )
+    tasks = [{"path": str(bench.file(path))} for path in paths.values()]
+    answers = bench.each("labels", look_at_labels, tasks, limits=READ_LIMITS)
     found: dict[int, tuple[str, list[Segment]]] = {}
     for number, answer in zip(paths, answers, strict=True):
         if answer.value is None:

@@ -23,9 +23,8 @@ def with_tables(bench: Bench, made: Sequence[Made], tables: Mapping[int, Path]) 
         made: all volumes.
         tables: CSV files by number.
     """
-    answers = bench.each(
-        "tables", read_notes, [{"path": str(path)} for path in tables.values()], limits=READ_LIMITS
-    )
+    tasks = [{"path": str(bench.file(path)), "name": path.name} for path in tables.values()]
+    answers = bench.each("tables", read_notes, tasks, limits=READ_LIMITS)
     result = list(made)
     for number, answer in zip(tables, answers, strict=True):
         notes = Notes.model_validate(answer.value or {})

@@ -33,6 +33,9 @@ _PRIVATE_B_VALUES = (
     (Tag(0x2001, 0x0010), "Philips Imaging DD 001", Tag(0x2001, 0x1003)),
 )
 _MOSAIC = (Tag(0x0019, 0x0010), Tag(0x0019, 0x100A), Tag(0x0029, 0x0010), Tag(0x0029, 0x1010))
+VENDOR_GRID = Tag(0x0065, 0x1050)  # United Imaging: number of slices laid out in one picture
+_GE_OWNER, _GE_PART = Tag(0x0043, 0x0010), Tag(0x0043, 0x102F)
+_GE_PARTS = {0: (), 1: ("PHASE",), 2: ("REAL",), 3: ("IMAGINARY",)}
 _CENTIMETRES = 3.0
 _GE_FLAG = 1e5  # GE adds multiples of this to a b-value
 
@@ -108,7 +111,7 @@ class Header(BaseModel):
 def allowed_tags() -> tuple[BaseTag, ...]:
     """Return every tag that may be read."""
     private = (tag for creator, _, value in _PRIVATE_B_VALUES for tag in (creator, value))
-    return (*map(Tag, _KEYWORDS), *private, *_MOSAIC)
+    return (*map(Tag, _KEYWORDS), *private, *_MOSAIC, VENDOR_GRID, _GE_OWNER, _GE_PART)
 
 
 def header_of(dataset: pydicom.Dataset, kind: Kind = "slice", *, raw: Raw | None = None) -> Header:
@@ -131,7 +134,7 @@ def header_of(dataset: pydicom.Dataset, kind: Kind = "slice", *, raw: Raw | None
         patient=text(dataset, "PatientID"),
         rows=int(dataset.Rows),
         columns=int(dataset.Columns),
-        image_type=tuple(str(word).upper() for word in words(dataset, "ImageType")),
+        image_type=(*(str(word).upper() for word in words(dataset, "ImageType")), *_complex_part(dataset)),
         tokens=tokens_of(
             text(dataset, name)
             for name in ("SeriesDescription", "ProtocolName", "SequenceName", "BodyPartExamined")
@@ -220,6 +223,18 @@ def _b_value(dataset: pydicom.Dataset) -> float | None:
         if tag in dataset and creator in dataset and str(dataset[creator].value).strip() == owner:
             return _first_number(dataset[tag].value)
     return None
+
+
+def _complex_part(dataset: pydicom.Dataset) -> tuple[str, ...]:
+    """Return which part of a complex value GE stores here, which its image type does not say."""
+    if _GE_PART not in dataset or _GE_OWNER not in dataset:
+        return ()
+    if str(dataset[_GE_OWNER].value).strip() != "GEMS_PARM_01":
+        return ()
+    value = dataset[_GE_PART].value
+    if isinstance(value, bytes):
+        value = int.from_bytes(value[:2], "little", signed=True)
+    return _GE_PARTS.get(int(value), ("OTHER_PART",))
 
 
 def _first_number(value: Any) -> float | None:

@@ -10,11 +10,12 @@ from typing import Any, Literal
 import numpy as np
 import scipy  # this and the next load their parts when they are used
 import skimage
-from jaxtyping import Float64, UInt16
+from jaxtyping import Bool, Float64, UInt16
 from pydantic import BaseModel, ConfigDict
 
 from medmim.data.manifest import Box
 from medmim.data.nifti import Image
+from medmim.data.run_lengths import mask_of
 
 _LEAST = 1e-3  # voxels; a box that is thinner holds nothing
 LEAST_PART = 8  # voxels; smaller parts of a mask are specks of a brush, hardly findings
@@ -30,7 +31,8 @@ class Mark(BaseModel):
     """One finding: a box (first corner, then last) or outlines (points in a plane), and its class.
 
     `unit` tells what coordinates count: voxels, where voxel i spans from i to i + 1; shares of the picture's
-    size; or mm in LPS, as in DICOM and ITK.
+    size; or mm in LPS, as in DICOM and ITK. `runs` are a mask as `run_lengths` reads it, and `size` are its
+    columns and rows.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,6 +41,13 @@ class Mark(BaseModel):
     unit: Unit = "voxel"
     box: tuple[float, ...] = ()
     outlines: tuple[tuple[tuple[float, float], ...], ...] = ()
+    runs: tuple[int, ...] = ()
+    size: tuple[int, int] = (0, 0)
+
+    @property
+    def drawn(self) -> bool:
+        """Whether it tells which voxels it means, not just where they are."""
+        return bool(self.outlines or self.runs)
 
 
 @dataclass(frozen=True)
@@ -87,11 +96,10 @@ def place(marks: Iterable[Mark], image: Image, numbers: Mapping[str, int]) -> Pl
         measured["boxes"] += 1
         measured["boxes_clipped"] += float(not np.allclose(box, clipped, rtol=0.0, atol=0.5))
         boxes.append((mark.name, tuple(round(float(value), 3) for value in clipped.ravel())))
-        outlined.append(bool(mark.outlines) and mark.name in numbers)
-        for outline in mark.outlines if outlined[-1] else ():
-            # voxel i spans from i to i + 1, so its centre lies at i + 1/2
-            points = _scaled(outline, mark, shape) - 0.5
-            drawn[skimage.draw.polygon2mask(drawn.shape, points)] = numbers[mark.name]
+        inside = _inside(mark, drawn.shape) if mark.drawn and mark.name in numbers else None
+        outlined.append(inside is not None)
+        if inside is not None:
+            drawn[inside] = numbers[mark.name]
     # with a finding that is only boxed, a label would call the rest of that finding healthy
     label = Image(drawn[..., None], image.affine) if outlined and all(outlined) else None
     return Placed(tuple(boxes), measured, label)
@@ -119,7 +127,21 @@ def boxes_of(found: Iterable[Sequence[Any]]) -> tuple[Box, ...]:
     return tuple(Box.model_validate({"class": name, "box": tuple(box)}) for name, box in found)
 
 
+def _inside(mark: Mark, shape: tuple[int, ...]) -> Bool[np.ndarray, "x y"] | None:
+    """Return the voxels that a mark means; None for a mask of another size than its picture."""
+    if mark.runs:
+        return mask_of(mark.runs, mark.size) if mark.size == shape else None
+    inside: Bool[np.ndarray, "x y"] = np.zeros(shape, bool)
+    for outline in mark.outlines:
+        # voxel i spans from i to i + 1, so its centre lies at i + 1/2
+        inside |= skimage.draw.polygon2mask(shape, _scaled(outline, mark, np.array(shape, float)) - 0.5)
+    return inside
+
+
 def _box_around(mark: Mark, shape: Vector) -> Corners:
+    if mark.runs and not mark.box:
+        places = np.argwhere(mask_of(mark.runs, mark.size)).astype(np.float64)
+        return np.array([places.min(axis=0), places.max(axis=0) + 1.0]) if len(places) else np.zeros((2, 2))
     points = [point for outline in mark.outlines for point in outline] or np.reshape(mark.box, (2, -1))
     scaled = _scaled(points, mark, shape)
     return np.array([scaled.min(axis=0), scaled.max(axis=0)])

@@ -11,7 +11,7 @@ import pydicom
 from pydicom.tag import Tag
 
 from medmim.data import geometry
-from medmim.data.header import Header, header_of, words
+from medmim.data.header import VENDOR_GRID, Header, header_of, words
 
 with warnings.catch_warnings():  # nibabel calls its DICOM readers experimental; only the CSA parser is used
     warnings.simplefilter("ignore")
@@ -39,6 +39,16 @@ class Grid:
 def is_mosaic(dataset: pydicom.Dataset) -> bool:
     """Say whether the picture is a mosaic."""
     return "MOSAIC" in (str(word).upper() for word in words(dataset, "ImageType"))
+
+
+def is_vendor_grid(dataset: pydicom.Dataset) -> bool:
+    """Say whether the picture holds several slices in a vendor's own order, which is not known here."""
+    said = str(dataset[VENDOR_GRID].value).strip() if VENDOR_GRID in dataset else ""
+    return "VFRAME" in (str(word).upper() for word in words(dataset, "ImageType")) or said not in (
+        "",
+        "0",
+        "1",
+    )
 
 
 def grid_of(count: int, rows: int, columns: int) -> Grid:

@@ -70,6 +70,8 @@ def _frame(whole: Header, place: int, groups: _Groups) -> Header:
     if frame_type := groups.item(*_TYPES):
         kinds = [*words(frame_type, "FrameType"), text(frame_type, "ComplexImageComponent")]
         update["image_type"] = tuple(str(word).upper() for word in kinds if word)
+        if "MOSAIC" in update["image_type"]:
+            raise ValueError("a frame that is a mosaic")
     return whole.model_copy(update=update)
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from medmim.data.descriptors import find_layout
+from medmim.data.descriptors import Read, find_layout
 from medmim.data.from_dicom import slices_of
 from medmim.data.scan import Seen
 from medmim.data.series import stacks_of
@@ -53,9 +53,16 @@ class Preview:
 
 
 def preview_of(
-    seen: Mapping[int, Seen], paths: Mapping[int, Path], *, source: Path, layout: str | None
+    seen: Mapping[int, Seen], paths: Mapping[int, Path], *, source: Path, layout: str | None, read: Read
 ) -> Preview:
     """Judge every series by its headers and every other file by its name; no pixels are read.
+
+    Args:
+        seen: what the scan found, by number.
+        paths: the files, by number.
+        source: the folder that was walked.
+        layout: name of a data set descriptor; None to detect it.
+        read: as for `find_layout`.
 
     Raises:
         UsageError: for an unknown layout.
@@ -69,7 +76,9 @@ def preview_of(
         for number, one in rest.items()
         if one.fate != "quarantined" and paths[number].is_relative_to(source)
     ]
-    found = find_layout(source, sorted(open_to_layout), name=layout) if open_to_layout else None
+    found = None
+    if open_to_layout:
+        found = find_layout(source, sorted(open_to_layout), read=read, name=layout)
     used = {path for case in found.cases for path in (*case.files, case.label) if path} if found else set()
     unused = [one for number, one in rest.items() if paths[number] not in used]
     others = Counter(one.reason or "not_in_layout" for one in unused)

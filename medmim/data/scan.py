@@ -15,7 +15,7 @@ from pydicom import uid
 
 from medmim import files
 from medmim.data import mosaic, multiframe, sniff, sop
-from medmim.data.decode import Reader
+from medmim.data.decode import Reader, packing_fault
 from medmim.data.header import Header, allowed_tags, header_of, number, text
 from medmim.data.manifest import Fate
 from medmim.data.opened import open_regular, plain_stream, quiet_pydicom
@@ -185,6 +185,8 @@ def _judge(dataset: pydicom.FileDataset, stream: io.BufferedIOBase) -> list[Head
     if not pixels:
         raise _StopError("no_pixel_data")
     _judge_kind(dataset)
+    if reason := packing_fault(text(meta, "TransferSyntaxUID"), number(dataset, "BitsStored")):
+        raise _StopError(reason)
     little = text(meta, "TransferSyntaxUID") != uid.ExplicitVRBigEndian
     expected = _expected_bytes(dataset)
     raw = _raw_of(dataset, stream, expected)
@@ -219,6 +221,8 @@ def _headers(dataset: pydicom.FileDataset, sop_class: str, raw: Raw | None) -> l
     if sop.content_of(sop_class) == "picture":
         first = header_of(dataset, "picture")
         return [first.model_copy(update={"frame": frame}) for frame in range(frames)]
+    if mosaic.is_vendor_grid(dataset):
+        raise _StopError("vendor_grid")
     if mosaic.is_mosaic(dataset):
         return _or_stop(mosaic.tile_headers, dataset, "mosaic_without_geometry")
     if sop.content_of(sop_class) == "frames" or frames > 1:

@@ -19,6 +19,7 @@ from medmim.data.nifti_header import MAX_SPACING_MM
 from medmim.data.stacks import Picture, Refused, Slice, Stack, Verdict, near, parted, refuse, split
 
 SAME_PLACE_MM = 0.01
+MAX_DISTANCE_MM = 1e5  # from the origin of the scanner's room
 SAME_DIRECTION = 1e-3  # difference of a direction cosine; half a voxel at the far edge of 512
 SAME_SPACING = 1e-3  # share of the pixel spacing
 OTHER_PLANE = 0.94  # cosine of 20 degrees: normals further apart are planes of a localiser
@@ -52,7 +53,8 @@ def geometry_fault(header: Header) -> str | None:
         return "missing_geometry"
     if not all(np.isfinite(part).all() for part in parts if part is not None):
         return "non_finite_geometry"
-    if min(header.spacing) <= 0 or geometry.orientation_fault(header.orientation) > 0.01:
+    far = np.abs(header.position).max() > MAX_DISTANCE_MM
+    if far or min(header.spacing) <= 0 or geometry.orientation_fault(header.orientation) > 0.01:
         return "bad_geometry"
     if not np.isfinite([header.slope, header.intercept]).all() or header.slope == 0:
         return "bad_rescale"
@@ -156,11 +158,27 @@ def _judge_repeats(slices: list[Slice]) -> list[Verdict]:
         return [judge_stack(slices)]
     for names in _REPEATS:
         parts = parted(slices, lambda one: tuple(getattr(one.header, name) for name in names))  # noqa: B023
-        if len({len(part) for part in parts}) == 1 and all(max(_place_counts(part)) == 1 for part in parts):
+        if len({len(part) for part in parts}) == 1 and _whole(parts, slices):
             return [judge_stack(part) for part in parts]
     if len(set(counts)) == 1 and len(counts) >= MIN_SLICES:
         return _judge_numbered(slices, counts[0])
     return [refuse(slices, "duplicate_position", duplicates=sum(counts) - len(counts))]
+
+
+def _whole(parts: Sequence[Sequence[Slice]], slices: Sequence[Slice]) -> bool:
+    """Say whether each part has neighbouring places once each: what tells slices apart may not be time.
+
+    Slices that are taken together, or each by itself, share a trigger time that no volume has.
+    """
+    heights = heights_of(slices)
+    order = np.argsort(heights, kind="stable")
+    ranks = np.empty(len(slices), int)
+    ranks[order] = np.cumsum(np.diff(heights[order], prepend=heights[order[0]]) > SAME_PLACE_MM)
+    place = {id(one): int(rank) for one, rank in zip(slices, ranks, strict=True)}
+    if len(parts[0]) < min(MIN_SLICES, int(ranks.max()) + 1):
+        return False
+    found = [sorted(place[id(one)] for one in part) for part in parts]
+    return all(part == list(range(part[0], part[0] + len(part))) for part in found)
 
 
 def _judge_numbered(slices: list[Slice], repeats: int) -> list[Verdict]:

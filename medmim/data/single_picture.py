@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from jaxtyping import Shaped
 from pydicom.pixels import apply_color_lut, pixel_array
 
 from medmim.data.converter import run_converter
-from medmim.data.decode import PIXEL_TAGS, write_alone
+from medmim.data.decode import PIXEL_TAGS, has_decoder, write_alone
 from medmim.data.geometry import along
 from medmim.data.header import number
 from medmim.data.nifti import Image, check_image
@@ -45,13 +46,13 @@ def convert_picture(
         file: path of the file.
         frame: place of the picture in it.
         affine: (column, row, 0) to mm in RAS.
-        staging: folder that this call may make and remove.
+        staging: how a folder that this call makes and removes is called; each attempt has one of its own.
         target: path of the image.
 
     Returns:
         The image's facts, `repairs` and `flags`, or `reason` and `measured`.
     """
-    folder = Path(staging)
+    folder = Path(tempfile.mkdtemp(prefix=f"{Path(staging).name}.", dir=Path(staging).parent))
     grid = np.asarray(affine, np.float64)
     try:
         dataset = read_dicom(Path(file), _TAGS)
@@ -79,7 +80,7 @@ def _decoded(
     try:
         pixels = pixel_array(dataset, index=frame)
     except (RuntimeError, NotImplementedError, ValueError, AttributeError) as error:
-        if not syntax.is_encapsulated or int(dataset.get("SamplesPerPixel") or 1) != 1:
+        if has_decoder(syntax) or int(dataset.get("SamplesPerPixel") or 1) != 1:
             raise DataError(
                 "picture cannot be decoded; export it again", reason="pixels_unreadable"
             ) from error

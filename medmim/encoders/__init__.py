@@ -18,6 +18,9 @@ from medmim.encoders.masked import Masked, mask
 from medmim.encoders.packed import Packed, pack
 from medmim.encoders.resnet import resnet18, resnet50
 from medmim.encoders.segresnet import SegResNetEncoder
+from medmim.encoders.swin import SwinEncoder
+from medmim.encoders.tokens import TokenEncoder
+from medmim.encoders.vit import ViTEncoder
 from medmim.errors import refuse_unknown_options, unknown_name
 
 ENCODERS: dict[str, Callable[..., Encoder]] = {
@@ -26,6 +29,8 @@ ENCODERS: dict[str, Callable[..., Encoder]] = {
     "resnet18": resnet18,
     "resnet50": resnet50,
     "segresnet": SegResNetEncoder,
+    "swin": SwinEncoder,
+    "vit": ViTEncoder,
 }
 
 
@@ -50,4 +55,4 @@ def build_encoder(name: str, *, spatial_dims: int, in_channels: int, **options: 
     return ENCODERS[name](spatial_dims=spatial_dims, in_channels=in_channels, **options)
 
 
-__all__ = ["ENCODERS", "Encoder", "Masked", "Packed", "build_encoder", "mask", "pack"]
+__all__ = ["ENCODERS", "Encoder", "Masked", "Packed", "TokenEncoder", "build_encoder", "mask", "pack"]

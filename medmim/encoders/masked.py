@@ -144,6 +144,11 @@ def mask(images: Images, hidden: Hidden) -> Masked:
     return _hide(images, Layout(hidden))
 
 
+def has_masked_form(func: Callable[..., Any]) -> bool:
+    """Return whether an operation can be computed densely and hidden again."""
+    return func in _FORMS
+
+
 def _no_form(name: str) -> ShapeError:
     known = ", ".join(sorted({form.__name__ for form in _FORMS}))
     return ShapeError(f"'{name}' has no masked form: use an encoder without it (known: {known})")
@@ -155,7 +160,7 @@ def _hide(dense: Tensor, layout: Layout) -> Masked:
 
 
 def _dense_then_hide(func: Callable[..., Tensor], value: Masked, *args: Any, **kwargs: Any) -> Masked:
-    """Convolution, pooling, activation, dropout: compute densely, then hide again."""
+    """Convolution, pooling, resampling, activation, dropout: compute densely, then hide again."""
     return _hide(func(value.dense, *args, **kwargs), value.layout)
 
 
@@ -245,6 +250,7 @@ _FORMS: dict[Callable[..., Any], Callable[..., Any]] = {
         _dense_then_hide,
     ),
     **dict.fromkeys((torch._C._nn.avg_pool2d, torch._C._nn.avg_pool3d), _dense_then_hide),
+    **dict.fromkeys((torch.conv_transpose2d, torch.conv_transpose3d, F.interpolate), _dense_then_hide),
     **dict.fromkeys(
         (F.relu, torch.relu, torch.relu_, F.leaky_relu, F.relu6, F.hardtanh, F.silu), _dense_then_hide
     ),

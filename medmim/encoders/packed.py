@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medmim.encoders import packed_norms, packed_ops, packed_pool
+from medmim.encoders.masked import has_masked_form
 from medmim.encoders.packed_cells import WAY_OUT, Cells, cut, paste
 from medmim.encoders.packed_conv import conv
 from medmim.encoders.packed_layout import Layout
@@ -110,7 +111,7 @@ class Packed(Cells):
             ShapeError: if it has none; the message names it.
         """
         if func not in _FORMS:
-            raise _no_form(getattr(func, "__name__", str(func)))
+            raise _no_form(func.__name__, masked=has_masked_form(func))
         return _FORMS[func](func, *args, **(kwargs or {}))
 
 
@@ -142,8 +143,8 @@ def _combined(func: Callable[..., Tensor], first: Any, second: Any) -> Packed:
     return result
 
 
-def _no_form(name: str) -> ShapeError:
-    return ShapeError(f"'{name}' has no packed form: {WAY_OUT}")
+def _no_form(name: str, *, masked: bool = False) -> ShapeError:
+    return ShapeError(f"'{name}' has no packed form: {WAY_OUT}{', or --compute masked' if masked else ''}")
 
 
 _ELEMENTWISE = (

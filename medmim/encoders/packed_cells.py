@@ -17,7 +17,7 @@ from medmim.shapes import Size
 
 Rows = Shaped[Tensor, "rows channels"]
 
-WAY_OUT = "use an encoder without it, or --set compute=masked"
+WAY_OUT = "use an encoder without it"
 _AXES = {2: ("y", "x"), 3: ("z", "y", "x")}
 
 

@@ -136,8 +136,7 @@ def reach_of(
     if any(cell % step for cell, step in zip(value.cell, steps, strict=True)):
         raise ShapeError(
             f"'{name}' with stride {_show(steps)} on packed cells of {_show(value.cell)} voxels: expected a "
-            "stride that divides the cell; use --cell with a multiple of the encoder's total stride, or "
-            "--set compute=masked"
+            "stride that divides the cell; use --cell with a multiple of the encoder's total stride"
         )
     sizes = zip(value.space, padded, widths, steps, strict=True)
     rounding = [step - 1 if ceil_mode else 0 for step in steps]

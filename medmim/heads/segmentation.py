@@ -7,16 +7,17 @@ from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
 
 from medmim.encoders import Encoder
+from medmim.heads.pyramid import Pyramid
 from medmim.shapes import Features, Images, Size
 
 _NORM = ("instance", {"affine": True})
 
 
 class Segmenter(nn.Module):
-    """An encoder and a U-Net decoder over all of its maps.
+    """An encoder and a U-Net decoder over all of its maps, or over a pyramid of maps of one stride.
 
     Args:
-        encoder: hierarchical encoder.
+        encoder: whose maps are decoded.
         spatial_dims: 2 or 3.
         classes: classes, background included.
     """
@@ -24,7 +25,8 @@ class Segmenter(nn.Module):
     def __init__(self, *, encoder: Encoder, spatial_dims: int, classes: int) -> None:
         super().__init__()
         self.encoder = encoder
-        channels, strides = encoder.channels[::-1], encoder.strides[::-1]
+        self.pyramid = Pyramid(encoder, spatial_dims=spatial_dims)
+        channels, strides = self.pyramid.channels[::-1], self.pyramid.strides[::-1]
         self.up = nn.ModuleList(
             UnetUpBlock(
                 spatial_dims,
@@ -42,7 +44,7 @@ class Segmenter(nn.Module):
 
     def forward(self, images: Images) -> Features:
         """Return class scores, (batch, classes, *space)."""
-        maps = self.encoder(images)
+        maps = self.pyramid(self.encoder(images))
         x = maps[-1]
         for block, skip in zip(self.up, maps[-2::-1], strict=True):
             x = block(x, skip)

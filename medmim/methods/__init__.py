@@ -13,12 +13,21 @@ from typing import Any
 from medmim.encoders import Encoder
 from medmim.errors import refuse_unknown_options, unknown_name
 from medmim.methods.base import Method, Step
+from medmim.methods.latent_mim import build_latent_mim
+from medmim.methods.mae import build_mae
+from medmim.methods.simmim import build_simmim
 from medmim.methods.spark import build_spark
 from medmim.shapes import Size
 
 METHODS: dict[str, Callable[..., Method]] = {
+    "latent_mim": build_latent_mim,
+    "mae": build_mae,
+    "simmim": build_simmim,
     "spark": build_spark,
 }
+
+# those whose encoder begins with patches
+ON_PATCHES = frozenset({"latent_mim", "mae", "simmim"})
 
 
 def build_method(name: str, *, encoder: Encoder, spatial_dims: int, cell: Size, **options: Any) -> Method:
@@ -42,4 +51,4 @@ def build_method(name: str, *, encoder: Encoder, spatial_dims: int, cell: Size, 
     return METHODS[name](encoder=encoder, spatial_dims=spatial_dims, cell=cell, **options)
 
 
-__all__ = ["METHODS", "Method", "Step", "build_method"]
+__all__ = ["METHODS", "ON_PATCHES", "Method", "Step", "build_method"]

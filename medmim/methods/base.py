@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from medmim.encoders import Encoder
-from medmim.shapes import Hidden, Images, Scalar
+from medmim.errors import ShapeError
+from medmim.shapes import Hidden, Images, Scalar, Size, grid_of
 
 
 @dataclass(frozen=True)
@@ -45,3 +46,43 @@ class Method(nn.Module, ABC):
             images: (batch, channels, *space).
             hidden: (batch, *grid), True = hidden from the encoder.
         """
+
+    def after_step(self, progress: float) -> None:
+        """Do what follows an optimiser step, such as moving a teacher.
+
+        Args:
+            progress: share of the training's budget used so far, 0 to 1.
+        """
+
+
+def require_grid(images: Images, hidden: Hidden, cell: Size) -> None:
+    """Refuse a mask that is not of the image's cells.
+
+    Raises:
+        ShapeError: for another grid, or an image that cells do not divide.
+    """
+    grid = grid_of(tuple(images.shape[2:]), cell)
+    if tuple(hidden.shape[1:]) != grid:
+        raise ShapeError(
+            f"mask grid of {'×'.join(map(str, hidden.shape[1:]))} cells: expected "
+            f"{'×'.join(map(str, grid))}, the image divided by the mask cell"
+        )
+
+
+def require_whole_cells(cell: Size, step: Size, *, of: str) -> None:
+    """Refuse mask cells that are no multiple of what the encoder looks at as one.
+
+    Args:
+        cell: mask cell in voxels.
+        step: what it must be a multiple of.
+        of: what that is, for the message.
+
+    Raises:
+        ShapeError: with the nearest cell that fits.
+    """
+    if any(size % stride for size, stride in zip(cell, step, strict=True)):
+        nearest = tuple(-(-size // stride) * stride for size, stride in zip(cell, step, strict=True))
+        raise ShapeError(
+            f"mask cell of {'×'.join(map(str, cell))} voxels: expected a multiple of {of} "
+            f"{'×'.join(map(str, step))}; use --cell {','.join(map(str, nearest))}"
+        )

@@ -1,4 +1,4 @@
-"""SparK's hierarchical decoder in a light form: densified maps in, one prediction for every voxel out."""
+"""SparK's hierarchical decoder in a light form: densified maps in, a prediction for every place out."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from itertools import pairwise, zip_longest
 
 import torch
-from einops import rearrange
 from monai.networks.layers.factories import Conv, Norm
 from torch import Tensor, nn
 
 from medmim.encoders import Masked, Packed
 from medmim.masks import hidden_voxels
-from medmim.shapes import Features, Hidden, Images, Size
+from medmim.methods.predict import Predict
+from medmim.shapes import Features, Hidden, Size
 
 
 class Densify(nn.Module):
@@ -46,7 +46,7 @@ class Densify(nn.Module):
 
 
 class LightDecoder(nn.Module):
-    """Upsample from the coarsest map, adding one densified map a scale, and predict voxels at the end.
+    """Upsample from the coarsest map, adding one densified map a scale, and predict values at the end.
 
     The last scale predicts all voxels that it stands for with one 1×1 convolution. Where the scales end
     before full resolution, no convolution runs there: that is where a dense decoder spends most of its time.
@@ -55,7 +55,8 @@ class LightDecoder(nn.Module):
         spatial_dims: 2 or 3.
         strides: total stride at each scale, coarse to fine.
         widths: channels at each of these scales.
-        out_channels: image channels.
+        out_channels: predicted values at each place.
+        out_stride: voxels from one place to the next; None: a value for every voxel.
         official: SparK's transposed convolutions (kernel 4, stride 2), whose windows overlap; without, kernel
             = stride, which costs a quarter in 2D. SparK's first weights too.
     """
@@ -67,6 +68,7 @@ class LightDecoder(nn.Module):
         strides: Sequence[Size],
         widths: Sequence[int],
         out_channels: int,
+        out_stride: Size | None = None,
         official: bool = False,
     ) -> None:
         super().__init__()
@@ -80,14 +82,14 @@ class LightDecoder(nn.Module):
             )
             for i, (coarse, fine) in enumerate(pairwise(strides))
         )
-        voxels = int(torch.tensor(strides[-1]).prod())
-        self.head = Conv[Conv.CONV, spatial_dims](widths[-1], out_channels * voxels, kernel_size=1)
-        self.stride = strides[-1]
+        self.head = Predict(
+            widths[-1], strides[-1], out_channels=out_channels, out_stride=out_stride or (1,) * spatial_dims
+        )
         if official:
             self.apply(_begin_as_spark)
 
-    def forward(self, maps: Sequence[Features]) -> Images:
-        """Return the prediction at full resolution.
+    def forward(self, maps: Sequence[Features]) -> Features:
+        """Return the prediction.
 
         Args:
             maps: densified maps, coarse to fine; scales finer than the last one get nothing added.
@@ -95,7 +97,8 @@ class LightDecoder(nn.Module):
         x = maps[0]
         for stage, skip in zip_longest(self.stages, maps[1:]):
             x = stage(x) if skip is None else stage(x) + skip
-        return _unfold(self.head(x), self.stride)
+        prediction: Tensor = self.head(x)
+        return prediction
 
 
 class _Upsample(nn.Module):
@@ -135,12 +138,3 @@ def _begin_as_spark(layer: nn.Module) -> None:
         return
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
-
-
-def _unfold(x: Features, stride: Size) -> Images:
-    """Spread channels over the voxels that each map voxel stands for (pixel shuffle, any strides)."""
-    if len(stride) == 2:
-        return rearrange(x, "b (c sy sx) y x -> b c (y sy) (x sx)", sy=stride[0], sx=stride[1])
-    return rearrange(
-        x, "b (c sz sy sx) z y x -> b c (z sz) (y sy) (x sx)", sz=stride[0], sy=stride[1], sx=stride[2]
-    )

@@ -1,25 +1,26 @@
 """SparK: masked modelling for convolutional encoders (Tian et al., ICLR 2023, arXiv 2301.03580).
 
 The encoder sees visible cells only, at every scale; its maps are densified with mask tokens; a light
-hierarchical decoder predicts the pixels of the hidden cells, normalised cell by cell; the loss is the mean
-squared error on hidden cells alone. Visible cells are packed, so that hidden ones cost nothing; `masked`
-computes the dense network and multiplies by the mask, as the official code does, with equal results.
+hierarchical decoder predicts the hidden cells, by default their pixels normalised cell by cell; the loss is
+the mean squared error on hidden cells alone. Visible cells are packed, so that hidden ones cost nothing;
+`masked` computes the dense network and multiplies by the mask, as the official code does, with equal results.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Literal
 
 from torch import nn
 
-from medmim.encoders import Encoder, Masked, Packed, mask, pack
-from medmim.errors import ShapeError, UsageError, did_you_mean
-from medmim.methods.base import Method, Step
+from medmim.encoders import Encoder, Masked, Packed, TokenEncoder, mask, pack
+from medmim.errors import UsageError, did_you_mean
+from medmim.methods.base import Method, Step, require_grid, require_whole_cells
+from medmim.methods.choices import Choice
 from medmim.methods.light_decoder import Densify, LightDecoder
-from medmim.methods.targets import NormalisedPixels, from_cells, to_cells
-from medmim.shapes import Hidden, Images, Size, grid_of
+from medmim.methods.reconstruction import build_target, reconstruct
+from medmim.methods.targets import Target
+from medmim.shapes import Hidden, Images, Size
 
 Compute = Literal["packed", "masked"]
 _HIDE: dict[str, Callable[[Images, Hidden], Masked | Packed]] = {"packed": pack, "masked": mask}
@@ -33,19 +34,17 @@ class SparK(Method):
     Args:
         encoder: hierarchical encoder.
         densify: one `Densify` for each map that the decoder uses, coarse to fine.
-        decoder: from densified maps to voxels.
+        decoder: from densified maps to the target's values.
         target: what the prediction is compared with.
         compute: how the encoder is kept from seeing hidden cells; the results are equal.
     """
-
-    axes = {"target": "normalised pixels", "architecture": "sparse CNN", "objective": "reconstruction"}  # noqa: RUF012
 
     def __init__(
         self,
         encoder: Encoder,
         densify: nn.ModuleList,
         decoder: LightDecoder,
-        target: NormalisedPixels,
+        target: Target,
         *,
         compute: Compute = "packed",
     ) -> None:
@@ -55,29 +54,18 @@ class SparK(Method):
         self.decoder = decoder
         self.target = target
         self.compute = compute
+        self.axes = {"target": target.name, "architecture": "sparse CNN", "objective": "reconstruction"}
 
     def forward(self, images: Images, hidden: Hidden) -> Step:
         """Compute the loss on hidden cells and the reconstruction (visible voxels are the image's own)."""
-        grid = grid_of(tuple(images.shape[2:]), self.target.cell)
-        if tuple(hidden.shape[1:]) != grid:
-            raise ShapeError(
-                f"mask grid of {'×'.join(map(str, hidden.shape[1:]))} cells: expected "
-                f"{'×'.join(map(str, grid))}, the image divided by the mask cell"
-            )
+        require_grid(images, hidden, self.target.cell)
         maps = self.encoder(_HIDE[self.compute](images, hidden))[::-1]
         dense = [densify(features, hidden) for densify, features in zip(self.densify, maps, strict=False)]
-        prediction = to_cells(self.decoder(dense).float(), self.target.cell)
-        error = (prediction - self.target(images)).square().mean(dim=-1)
-        chosen = hidden.flatten(1)
-        loss = error[chosen].mean()
-        picture = from_cells(
-            to_cells(self.target.picture(prediction.detach(), images), self.target.cell).where(
-                chosen.unsqueeze(-1), to_cells(images.float(), self.target.cell)
-            ),
-            tuple(images.shape[2:]),
-            self.target.cell,
-        )
-        return Step(loss=loss, pictures={"reconstruction": picture})
+        return reconstruct(self.decoder(dense), self.target, images, hidden)
+
+    def after_step(self, progress: float) -> None:
+        """Let the target follow the encoder."""
+        self.target.follow(self.encoder, progress=progress)
 
 
 def build_spark(
@@ -89,6 +77,7 @@ def build_spark(
     decoder: str = "light",
     decoder_width: int | None = None,
     finest_decoder_stride: int = 2,
+    target: Choice = "normalised",
 ) -> SparK:
     """Put SparK together around an encoder.
 
@@ -102,14 +91,15 @@ def build_spark(
             and the paper's 768 for the official decoder.
         finest_decoder_stride: the light decoder stops at the finest map with this stride or a larger one, and
             predicts the voxels between from there.
+        target: raw, normalised, hog or ema, or one of them with its own settings.
 
     Raises:
-        UsageError: for an unknown decoder.
+        UsageError: for an unknown decoder or target, or an encoder that begins with patches.
         ShapeError: if a cell is finer than the encoder's coarsest map, which would mix hidden and visible.
     """
-    if decoder not in _DECODERS:
-        raise UsageError(f"method_options: unknown decoder '{decoder}'{did_you_mean(decoder, _DECODERS)}")
-    _require_whole_cells(encoder, cell)
+    _require_known(decoder, encoder)
+    require_whole_cells(cell, encoder.total_stride, of="the encoder's total stride")
+    compared = build_target(target, cell=cell, encoder=encoder)
     official = decoder == "official"
     finest = 1 if official else finest_decoder_stride
     scales = [
@@ -130,23 +120,19 @@ def build_spark(
         spatial_dims=spatial_dims,
         strides=strides,
         widths=widths,
-        out_channels=encoder.in_channels,
+        out_channels=compared.channels(encoder.in_channels),
+        out_stride=compared.stride,
         official=official,
     )
-    return SparK(encoder, densify, upwards, NormalisedPixels(cell), compute=compute)
+    return SparK(encoder, densify, upwards, compared, compute=compute)
 
 
-def _require_whole_cells(encoder: Encoder, cell: Size) -> None:
-    """Refuse cells that the coarsest map does not hold, and cells of one value, which have no deviation."""
-    total = encoder.total_stride
-    if any(size % stride for size, stride in zip(cell, total, strict=True)):
-        nearest = tuple(-(-size // stride) * stride for size, stride in zip(cell, total, strict=True))
-        raise ShapeError(
-            f"mask cell of {'×'.join(map(str, cell))} voxels: expected a multiple of the encoder's total "
-            f"stride {'×'.join(map(str, total))}; use --cell {','.join(map(str, nearest))}"
-        )
-    if math.prod(cell) * encoder.in_channels < 2:
-        raise ShapeError(
-            "mask cell of one voxel: expected at least 2 values, since each cell is normalised by its own "
-            f"deviation; use --cell {','.join('2' for _ in cell)}"
+def _require_known(decoder: str, encoder: Encoder) -> None:
+    """Refuse a decoder that there is none of, and an encoder that begins with patches."""
+    if decoder not in _DECODERS:
+        raise UsageError(f"method_options: unknown decoder '{decoder}'{did_you_mean(decoder, _DECODERS)}")
+    if isinstance(encoder, TokenEncoder):
+        raise UsageError(
+            "method 'spark' needs an encoder of convolutions, which can be kept from seeing hidden cells at "
+            "every scale: expected another --encoder, such as dynunet, or --method mae or simmim"
         )

@@ -1,12 +1,13 @@
-"""What a reconstruction is compared with: pixels of each mask cell, raw or normalised."""
+"""What a reconstruction is compared with: the values of each mask cell, of which pixels are the plainest."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from einops import rearrange
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from medmim.shapes import Images, Size, grid_of
 
@@ -35,26 +36,95 @@ def from_cells(cells: Cells, space: Size, cell: Size) -> Images:
     return rearrange(cells, f"{after} -> {before}", **sizes)
 
 
-@dataclass(frozen=True)
-class NormalisedPixels:
-    """Each cell minus its mean over its standard deviation, as in MAE (norm_pix_loss) and SparK.
+class Target(nn.Module, ABC):
+    """The values that a method predicts for each cell.
 
     Attributes:
-        cell: mask cell in voxels along each axis.
+        name: for the axes of a run.
+        cell: voxels of a cell, along each axis; a mask cell holds a whole number of them.
+        stride: voxels from one value to the next; a cell holds a whole number of steps.
+    """
+
+    name: ClassVar[str]
+    cell: Size
+    stride: Size
+
+    @abstractmethod
+    def channels(self, in_channels: int) -> int:
+        """Return how many values there are at each place of images with `in_channels` channels."""
+
+    @abstractmethod
+    def forward(self, images: Images) -> Cells:
+        """Return the target, float32 and without gradient."""
+
+    def picture(self, prediction: Cells, images: Images) -> Images | None:
+        """Return a prediction as images for people to look at; None where it is none."""
+        return None
+
+    def follow(self, student: nn.Module, *, progress: float) -> None:
+        """Move with the encoder after its optimiser step; most targets stay.
+
+        Args:
+            student: the encoder.
+            progress: share of the training that is done, 0 to 1.
+        """
+
+
+class RawPixels(Target):
+    """The pixels as they are, as in SimMIM.
+
+    Args:
+        cell: voxels of a cell along each axis.
+    """
+
+    name = "raw pixels"
+
+    def __init__(self, cell: Size) -> None:
+        super().__init__()
+        self.cell = cell
+        self.stride = (1,) * len(cell)
+
+    def channels(self, in_channels: int) -> int:
+        """Return one value a channel."""
+        return in_channels
+
+    def forward(self, images: Images) -> Cells:
+        """Return the target, float32."""
+        return to_cells(images.detach().float(), self.cell)
+
+    def picture(self, prediction: Cells, images: Images) -> Images:
+        """Return the prediction in the image's frame."""
+        return from_cells(prediction.float(), tuple(images.shape[2:]), self.cell)
+
+
+class NormalisedPixels(Target):
+    """Each cell minus its mean over its standard deviation, as in MAE (norm_pix_loss) and SparK.
+
+    Args:
+        cell: voxels of a cell along each axis.
         eps: added to the unbiased variance.
     """
 
-    cell: Size
-    eps: float = 1e-6
+    name = "normalised pixels"
 
-    def __call__(self, images: Images) -> Cells:
+    def __init__(self, cell: Size, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.cell = cell
+        self.stride = (1,) * len(cell)
+        self.eps = eps
+
+    def channels(self, in_channels: int) -> int:
+        """Return one value a channel."""
+        return in_channels
+
+    def forward(self, images: Images) -> Cells:
         """Return the target, float32."""
-        cells = to_cells(images.float(), self.cell)
+        cells = to_cells(images.detach().float(), self.cell)
         mean, deviation = self._statistics(cells)
         return (cells - mean) / deviation
 
     def picture(self, prediction: Cells, images: Images) -> Images:
-        """Undo the normalisation of a prediction with the true cells' statistics, for people to look at."""
+        """Undo the normalisation of a prediction with the true cells' statistics."""
         mean, deviation = self._statistics(to_cells(images.float(), self.cell))
         return from_cells(prediction.float() * deviation + mean, tuple(images.shape[2:]), self.cell)
 

@@ -14,8 +14,9 @@ from torch import nn
 
 from medmim import __version__, files
 from medmim.config import FinetuneSettings
+from medmim.data.class_names import label_names
 from medmim.data.draws import Draws, segmentation_patches
-from medmim.data.manifest import Dataset, Volume, read_dataset
+from medmim.data.manifest import Dataset, read_dataset
 from medmim.data.partition import Partition, limit_patients, partition, patient_digest
 from medmim.data.plan import Plan, plan_for
 from medmim.data.prepare import Volumes
@@ -27,6 +28,7 @@ from medmim.stages.origin import Origin, find_origin
 from medmim.stages.pretrain import DEFAULT_ENCODER
 from medmim.stages.runs import (
     Result,
+    begin,
     budget_words,
     ending,
     going_on,
@@ -109,7 +111,8 @@ def finetune(
     )
     recorder = going_on(store, "finetune", resume, dataset=parts.dataset)
     if recorder is None:
-        recorder = _begin(store, resolved, parts)
+        name = f"{settings.task} ← {parts.origin.arm}"
+        recorder = begin(store, resolved, name=name, tags=_tags(resolved, parts))
         note_weights_file(store, recorder.run_id, settings.init)
     budget, folder = (
         budget_for(resolved, volumes=len(parts.divided.train)),
@@ -122,13 +125,6 @@ def finetune(
         _register(store, resolved, parts, result)
     drop_state(folder)
     return result
-
-
-def _begin(store: Store, settings: FinetuneSettings, parts: _Parts) -> Recorder:
-    name = f"{settings.task} ← {parts.origin.arm}"
-    recorder = store.begin(experiment=settings.experiment, name=name, tags=_tags(settings, parts))
-    recorder.settings(settings.model_dump(mode="json", exclude={"data"}))
-    return recorder
 
 
 def _encoder_words(settings: FinetuneSettings, origin: Origin, dims: int) -> tuple[str, dict[str, Any]]:
@@ -149,7 +145,7 @@ def _put_together(settings: FinetuneSettings, store: Store) -> _Parts:
     plan = plan_for(divided.train, dims=dims, size=settings.size, multiple=encoder.total_stride)
     disk = prepared_on_disk(settings, store.home)
     volumes = Volumes(settings.data, plan, cache_gb=settings.cache_gb, disk=disk)
-    names = _label_names(dataset, divided.train, volumes)
+    names = label_names(dataset, divided.train, volumes)
     torch.manual_seed(stream_seed(settings.seed, "head"))
     network = build_head(settings.task, encoder=encoder, spatial_dims=dims, classes=max(names) + 1)
     return _Parts(dataset, divided, plan, names, origin, arrived, network, volumes)
@@ -177,22 +173,6 @@ def _encoder(settings: FinetuneSettings, origin: Origin, dims: int) -> tuple[Enc
     torch.manual_seed(stream_seed(settings.seed, "encoder"))
     encoder = build_encoder(name, spatial_dims=dims, in_channels=1, **options)
     return encoder, transfer(encoder, origin.weights) if origin.description else None
-
-
-def _label_names(dataset: Dataset, train: Sequence[Volume], volumes: Volumes) -> dict[int, str]:
-    """Return the dataset's names, and `label_<value>` for values that have none."""
-    names = dict(dataset.info.label_names)
-    for volume in train:
-        label = volumes(volume).label
-        if label is not None:
-            names |= {
-                value: f"label_{value}"
-                for value in torch.unique(label).tolist()
-                if value and value not in names
-            }
-    if not names:
-        raise DataError("all training labels are empty: nothing to learn", reason="label_empty")
-    return names
 
 
 def _train(settings: FinetuneSettings, parts: _Parts, recorder: Recorder, *, session: Session) -> Result:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from medmim import files
 from medmim.data import convert, evenness
 from medmim.data.bench import Bench, Made, Progress, Wishes
 from medmim.data.descriptors import FALLBACK, Layout
+from medmim.data.engines import connect_ray
 from medmim.data.from_archives import members_of
 from medmim.data.from_dicom import volumes_from_dicom
 from medmim.data.from_labels import is_label, with_labels
@@ -24,6 +25,7 @@ from medmim.data.publish import earlier_dataset, publish, sole_use
 from medmim.data.sandbox import Sandbox, for_scans
 from medmim.data.scan import Seen, look
 from medmim.data.sources import Sources, find_files
+from medmim.data.spread import Spread
 from medmim.data.walk import Found
 from medmim.errors import DataError, RunError
 
@@ -60,7 +62,7 @@ def ingest(
     wanted = Wishes(**wishes)
     sources = find_files(source, out, wanted.labels)
     try:
-        with nullcontext(sandbox) if sandbox else for_scans(wanted.workers) as parsers:
+        with contextlib.nullcontext(sandbox) if sandbox else for_scans(wanted.workers) as parsers:
             return _ingest(sources, wanted, home=home, progress=progress, sandbox=parsers)
     except OSError as error:  # those of the source end in the ledger: this is about what is written
         raise RunError(
@@ -74,10 +76,10 @@ def _ingest(
 ) -> DatasetInfo:
     keys = Keys.load_or_create(home / KEY_FILE)
     out = sources.out
-    with sole_use(out) as staging:
+    with sole_use(out) as staging, _at(sandbox, sources, staging, wishes) as parsers:
         old = earlier_dataset(out, _project(keys))
         ledger = Ledger(sources.keys(keys))
-        bench = Bench(keys, ledger, staging, sandbox, progress, wishes)
+        bench = Bench(keys, ledger, staging, parsers, progress, wishes)
         made, used = _read_all(bench, sources)
         if not made:
             _give_up(ledger, out, old)
@@ -89,6 +91,17 @@ def _ingest(
         return publish(out, info, made, ledger=ledger, old=old)
 
 
+@contextlib.contextmanager
+def _at(sandbox: Sandbox, sources: Sources, staging: Path, wishes: Wishes) -> Iterator[Sandbox | Spread]:
+    """Give child processes, on this machine or on the nodes of a cluster."""
+    if wishes.engine == "local":
+        yield sandbox
+        return
+    folders = [sources.source, *([sources.labels] if sources.labels else [])]
+    with connect_ray(wishes.address or "auto", at_once=wishes.workers) as engine:
+        yield Spread(engine, staging, folders)
+
+
 def _read_all(bench: Bench, sources: Sources) -> tuple[list[Made], Layout | None]:
     """Look at every file, then make volumes of DICOM, volumes of NIfTI, and attach labels."""
     source, entries = sources.source, sources.entries
@@ -96,7 +109,7 @@ def _read_all(bench: Bench, sources: Sources) -> tuple[list[Made], Layout | None
     seen = scan(bench, paths)
     _refuse_unreadable(bench, entries, seen)
     seen, paths = members_of(bench, seen, paths, sources.keys(bench.keys), scan=scan)
-    made = volumes_from_dicom(bench, seen, paths)
+    made = volumes_from_dicom(bench, seen, {number: bench.file(path) for number, path in paths.items()})
     label_files, rest = _route(bench, sources, seen, paths)
     more, used = volumes_from_nifti(bench, source, seen=rest, paths=paths, layout=bench.wishes.layout)
     return with_labels(bench, [*made, *more], label_files, seen), used
@@ -116,6 +129,8 @@ def _route(
             continue
         if is_label(path, one, folder=sources.labels, series=series):
             label_files[number] = path
+        elif one.reason == "mac_metadata":  # called like the image that it lies beside
+            bench.ledger.put([number], "skipped", one.reason)
         elif one.reason == "picture" and scans and bench.wishes.layout is None:
             bench.ledger.put([number], "skipped", "picture_beside_scans")  # often a screen with a name on it
         elif _below(path, sources.source):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -22,10 +23,10 @@ from medmim.data.plan import Plan, plan_for, voxel_mm
 from medmim.data.prepare import Volumes
 from medmim.encoders import Encoder, build_encoder
 from medmim.masks import Mask, build_mask, hidden_count, hidden_voxels, tissue_share
-from medmim.methods import Method, build_method
+from medmim.methods import ON_PATCHES, Method, build_method
 from medmim.randomness import stream_seed, torch_stream
 from medmim.shapes import Size, grid_of
-from medmim.stages.runs import Result, budget_words, ending, going_on, prepared_on_disk
+from medmim.stages.runs import Result, begin, budget_words, ending, going_on, prepared_on_disk
 from medmim.tracking.store import Store
 from medmim.training.budget import budget_for
 from medmim.training.checkpoint import save_weights
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from medmim.tracking.recorder import Recorder
 
 DEFAULT_ENCODER = {2: "resnet18", 3: "dynunet"}
+_DEFAULT_ON_PATCHES = "vit"
 _AUGMENT = {"patch": pretraining_patches, "resized": resized_parts}
 _WATCHED = 8
 _DRAWN = 4
@@ -97,8 +99,10 @@ def pretrain(
         }
     )
     store = Store(home)
-    known = going_on(store, "pretrain", resume, dataset=parts.dataset)
-    recorder = known or _begin(store, resolved, parts)
+    recorder = going_on(store, "pretrain", resume, dataset=parts.dataset)
+    if recorder is None:
+        name = f"{arm_of(resolved)} · {parts.plan.dims}D {resolved.encoder}"
+        recorder = begin(store, resolved, name=name, tags=_tags(resolved, parts))
     session = Session(
         resolved,
         budget_for(resolved, volumes=len(parts.train)),
@@ -116,13 +120,6 @@ def pretrain(
     return result
 
 
-def _begin(store: Store, settings: PretrainSettings, parts: _Parts) -> Recorder:
-    name = f"{arm_of(settings)} · {parts.plan.dims}D {settings.encoder}"
-    recorder = store.begin(experiment=settings.experiment, name=name, tags=_tags(settings, parts))
-    recorder.settings(settings.model_dump(mode="json", exclude={"data"}))
-    return recorder
-
-
 def arm_of(settings: PretrainSettings) -> str:
     """Return what a pretraining is called in comparisons; options tell arms apart that share a name."""
     options = {**settings.method_options, **settings.mask_options}
@@ -131,7 +128,8 @@ def arm_of(settings: PretrainSettings) -> str:
 
 
 def _encoder_name(settings: PretrainSettings, dims: int) -> str:
-    return settings.encoder or DEFAULT_ENCODER[dims]
+    usual = _DEFAULT_ON_PATCHES if settings.method in ON_PATCHES else DEFAULT_ENCODER[dims]
+    return settings.encoder or usual
 
 
 def _put_together(settings: PretrainSettings) -> _Parts:
@@ -149,12 +147,9 @@ def _put_together(settings: PretrainSettings) -> _Parts:
         settings.cell or encoder.total_stride, multiple=encoder.total_stride, voxel_mm=known_mm
     )
     torch.manual_seed(stream_seed(settings.seed, "method"))
+    computed = {"compute": settings.compute} if settings.compute else {}
     method = build_method(
-        settings.method,
-        encoder=encoder,
-        spatial_dims=dims,
-        cell=cell,
-        **{"compute": settings.compute, **settings.method_options},
+        settings.method, encoder=encoder, spatial_dims=dims, cell=cell, **computed, **settings.method_options
     )
     plan = plan_for(train, dims=dims, size=settings.size, multiple=cell)
     hidden_count(prod(grid_of(plan.size, cell)), settings.ratio)
@@ -176,6 +171,7 @@ def _train(
         seed=settings.seed,
         lr=settings.lr,
         weight_decay=settings.weight_decay,
+        budget=budget,
         optimiser=Optimiser(settings.optimizer, settings.betas),
     )
     watch = _watch(settings, parts, volumes, recorder, folder)
@@ -197,16 +193,18 @@ def _watch(
 
     def evaluate(step: int) -> Mapping[str, float]:
         device = next(parts.method.parameters()).device
-        losses, pictures = [], []
+        totals: dict[str, float] = defaultdict(float)
+        pictures = []
         for image, where in zip(torch.split(images, _DRAWN), torch.split(hidden, _DRAWN), strict=True):
             with autocast(settings.precision, device):
                 result = parts.method(image.to(device), where.to(device))
-            losses.append(float(result.loss) * len(image))
+            for name, value in {"loss": result.loss, **result.parts}.items():
+                totals[name] += float(value) * len(image)
             pictures.append(result.pictures)
         png = _panel(images[:_DRAWN], hidden[:_DRAWN], pictures[0], parts, step=step)
         recorder.picture("reconstruction", png, step=step)
         files.write_bytes(folder / "panel.png", png)
-        return {"val/loss": sum(losses) / len(images)}
+        return {f"val/{name}": total / len(images) for name, total in totals.items()}
 
     return evaluate
 
@@ -220,9 +218,10 @@ def _panel(
     step: int,
 ) -> bytes:
     voxels = hidden_voxels(hidden, parts.plan.size)
-    rows = reconstruction_rows(images, voxels, pictures["reconstruction"].cpu())
-    title = f"{float(hidden.float().mean()):.0%} hidden, step {step}"
-    return panel(rows, ["original", "what the encoder sees", "reconstruction"], title=title)
+    rebuilt = pictures.get("reconstruction")
+    rows = reconstruction_rows(images, voxels, None if rebuilt is None else rebuilt.cpu())
+    columns = ["original", "what the encoder sees", "reconstruction"][: len(rows[0].images)]
+    return panel(rows, columns, title=f"{float(hidden.float().mean()):.0%} hidden, step {step}")
 
 
 def _keep(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import secrets
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from medmim.data.bench import Bench, Progress, Wishes
+from medmim.data.declared import declared_in
 from medmim.data.ledger import Ledger
 from medmim.data.preview import Preview, preview_of
 from medmim.data.privacy import SECRET_BYTES, Keys
@@ -38,4 +40,5 @@ def preview(source: Path, out: Path, *, progress: Progress | None = None, **wish
     with tempfile.TemporaryDirectory(prefix="medmim-") as staging, for_scans(wanted.workers) as sandbox:
         bench = Bench(keys, Ledger({}), Path(staging), sandbox, progress, wanted)
         seen = scan(bench, paths)
-    return preview_of(seen, paths, source=sources.source, layout=wanted.layout)
+        read = partial(declared_in, bench)
+        return preview_of(seen, paths, source=sources.source, layout=wanted.layout, read=read)

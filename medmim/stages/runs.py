@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +90,13 @@ def prepared_on_disk(settings: RunSettings, home: Path) -> DiskCache | None:
     from medmim.data.cache import DiskCache
 
     return DiskCache(home / "prepared", limit_gb=settings.cache_disk_gb) if settings.cache_disk_gb else None
+
+
+def begin(store: Store, settings: RunSettings, *, name: str, tags: Mapping[str, str]) -> Recorder:
+    """Begin a run and store its settings, without the dataset's place."""
+    recorder = store.begin(experiment=settings.experiment, name=name, tags=tags)
+    recorder.settings(settings.model_dump(mode="json", exclude={"data"}))
+    return recorder
 
 
 def going_on(store: Store, stage: str, resume: str | None, *, dataset: Dataset) -> Recorder | None:

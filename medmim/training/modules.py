@@ -13,6 +13,7 @@ from medmim.masks import Mask, tissue_share
 from medmim.methods import Method, Step
 from medmim.randomness import torch_stream
 from medmim.shapes import Hidden, Images, Scalar, Size, grid_of
+from medmim.training.budget import Budget
 from medmim.training.optimisers import Optimiser
 
 
@@ -26,6 +27,7 @@ class PretrainingModule(L.LightningModule):
         seed: of the run; the mask of step n is keyed by it and n.
         lr, weight_decay: of the optimiser.
         optimiser: which one.
+        budget: tells the method how much of the training is done.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class PretrainingModule(L.LightningModule):
         seed: int,
         lr: float,
         weight_decay: float,
+        budget: Budget,
         optimiser: Optimiser = Optimiser(),  # noqa: B008 (a frozen value)
     ) -> None:
         super().__init__()
@@ -46,6 +49,7 @@ class PretrainingModule(L.LightningModule):
         self.seed = seed
         self.lr = lr
         self.weight_decay = weight_decay
+        self.budget = budget
         self.optimiser = optimiser
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Scalar:
@@ -76,6 +80,11 @@ class PretrainingModule(L.LightningModule):
             return 0, 1
         parts, processes = trainer.accumulate_grad_batches, trainer.world_size
         return batch_idx % parts * processes + trainer.global_rank, parts * processes
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, then let the method follow; before any callback, so that saved states hold both."""
+        super().optimizer_step(*args, **kwargs)
+        self.method.after_step(self.budget.progress(self.global_step + 1))  # this step is not counted yet
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return the optimiser of all of the method's weights."""

@@ -89,21 +89,20 @@ def upright(volume: Tensor, *, axis: int | None, index: int | None = None) -> np
     return np.flipud(flat.cpu().numpy().T)
 
 
-def reconstruction_rows(images: Tensor, hidden: Tensor, reconstruction: Tensor) -> list[Row]:
-    """Return rows of original, what the encoder saw, and reconstruction.
+def reconstruction_rows(images: Tensor, hidden: Tensor, reconstruction: Tensor | None) -> list[Row]:
+    """Return rows of original, what the encoder saw and, where the method rebuilds pixels, reconstruction.
 
     Args:
         images: (batch, channels, *space); the first channel is drawn.
         hidden: boolean, (batch, 1, *space).
-        reconstruction: as images.
+        reconstruction: as images, or None.
     """
-    rows = []
-    for image, where, rebuilt in zip(images[:, 0], hidden[:, 0], reconstruction[:, 0], strict=True):
-        seen = image.float().clone()
-        seen[where] = float("nan")
-        slices = [upright(value.float(), axis=None) for value in (image, seen, rebuilt)]
-        rows.append(Row(slices, [None] * 3))
-    return rows
+    seen = images.float().masked_fill(hidden, float("nan"))
+    columns = [images, seen] if reconstruction is None else [images, seen, reconstruction]
+    return [
+        Row([upright(column[number, 0].float(), axis=None) for column in columns], [None] * len(columns))
+        for number in range(len(images))
+    ]
 
 
 def segmentation_row(image: Tensor, label: Tensor, prediction: Tensor, *, axis: int) -> Row:

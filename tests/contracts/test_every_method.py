@@ -8,18 +8,34 @@ import torch
 from medmim.encoders import build_encoder
 from medmim.errors import MedmimError, ShapeError, UsageError
 from medmim.masks import MASKS, build_mask
-from medmim.methods import METHODS, Step, build_method
+from medmim.methods import METHODS, ON_PATCHES, Step, build_method
+from medmim.methods.reconstruction import TARGETS
+from medmim.methods.teacher import Teacher
 
-every_method = pytest.mark.parametrize("name", sorted(METHODS))
+every_method = pytest.mark.parametrize("name", [*sorted(METHODS), "simmim on swin"])
+every_target = pytest.mark.parametrize("target", sorted(TARGETS))
+every_reconstruction = pytest.mark.parametrize("name", ["mae", "simmim", "simmim on swin", "spark"])
 every_mask = pytest.mark.parametrize("rule", sorted(MASKS))
 both_dims = pytest.mark.parametrize("dims", [2, 3])
 CELL = 4
 
 
-def build(name, dims, *, channels=1, width=8):
+# small encoders; a mask cell holds several patches
+ENCODER_OPTIONS = {
+    "dynunet": {"filters": (4, 8, 16)},
+    "swin": {"patch": 2, "width": 12, "depths": (2, 2), "heads": (2, 3), "window": 2},
+    "vit": {"width": 24, "depth": 2, "heads": 2},
+}
+
+
+def build(name, dims, *, channels=1, vit_patch=2, **options):
+    """A method, or `method on encoder`, around a small encoder."""
     torch.manual_seed(0)
-    encoder = build_encoder("dynunet", spatial_dims=dims, in_channels=channels, filters=(4, width, 2 * width))
-    return build_method(name, encoder=encoder, spatial_dims=dims, cell=(CELL,) * dims)
+    method, _, encoder = name.partition(" on ")
+    chosen = encoder or ("vit" if method in ON_PATCHES else "dynunet")
+    words = {**ENCODER_OPTIONS[chosen], **({"patch": vit_patch} if chosen == "vit" else {})}
+    network = build_encoder(chosen, spatial_dims=dims, in_channels=channels, **words)
+    return build_method(method, encoder=network, spatial_dims=dims, cell=(CELL,) * dims, **options)
 
 
 def batch_for(dims, *, rule="mesh", ratio=0.6, channels=1, space=16, seed=0):
@@ -37,11 +53,41 @@ def covered(images, hidden):
     return voxels.unsqueeze(1).expand_as(images)
 
 
+def trained(method):
+    """The parameters that training moves, with their names."""
+    return [(place, p) for place, p in method.named_parameters() if p.requires_grad]
+
+
+def remember(target):
+    """Let a target go on giving what it gives first, whatever it is called with."""
+    compute, kept = target.forward, []
+
+    def forward(*inputs):
+        if not kept:
+            kept.append(compute(*inputs).detach())
+        return kept[0]
+
+    target.forward = forward
+
+
+def train(method, images, hidden, *, steps):
+    """Take a few steps on one batch and return the losses."""
+    optimiser = torch.optim.Adam([p for _, p in trained(method)], lr=3e-3)
+    losses = []
+    for _ in range(steps):
+        optimiser.zero_grad()
+        loss = method(images, hidden).loss
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    return losses
+
+
 @every_method
 @every_mask
 @both_dims
-@pytest.mark.parametrize("channels", [1, 2])
-def test_gives_a_finite_loss_whose_gradient_reaches_every_parameter(name, rule, dims, channels):
+def test_gives_a_finite_loss_whose_gradient_reaches_every_parameter(name, rule, dims):
+    channels = dims - 1
     method = build(name, dims, channels=channels)
     images, hidden = batch_for(dims, rule=rule, channels=channels)
     step = method(images, hidden)
@@ -50,7 +96,7 @@ def test_gives_a_finite_loss_whose_gradient_reaches_every_parameter(name, rule, 
     assert step.loss.dtype == torch.float32
     assert step.loss.isfinite()
     step.loss.backward()
-    for place, parameter in method.named_parameters():
+    for place, parameter in trained(method):
         assert parameter.grad is not None, place
         assert parameter.grad.isfinite().all(), place
         assert parameter.grad.any(), place
@@ -64,7 +110,7 @@ def test_trains_at_the_ends_of_the_ratio(name, dims, ratio):
     step = method(*batch_for(dims, ratio=ratio))
     step.loss.backward()
     assert step.loss.isfinite()
-    assert all(parameter.grad.isfinite().all() for parameter in method.parameters())
+    assert all(parameter.grad.isfinite().all() for _, parameter in trained(method))
 
 
 @every_method
@@ -75,22 +121,105 @@ def test_a_constant_image_gives_a_finite_loss(name, dims):
     step = method(torch.full_like(images, 3.0), hidden)
     step.loss.backward()
     assert step.loss.isfinite()
-    assert all(parameter.grad.isfinite().all() for parameter in method.parameters())
+    assert all(parameter.grad.isfinite().all() for _, parameter in trained(method))
 
 
 @every_method
 @every_mask
 @both_dims
-def test_the_encoder_sees_nothing_hidden(name, rule, dims):
-    method = build(name, dims)
+def test_what_is_hidden_reaches_the_loss_through_the_target_only(name, rule, dims):
     images, hidden = batch_for(dims, rule=rule)
-    seen = []
-    method.encoder.register_forward_hook(lambda module, inputs, maps: seen.append([m.unpack() for m in maps]))
-    first = method(images, hidden).loss
-    disturbed = images + 5 * torch.randn_like(images) * covered(images, hidden)
-    second = method(disturbed, hidden).loss
-    assert all(torch.equal(a, b) for a, b in zip(*seen, strict=True))
-    assert first != second  # what is hidden is the target
+    disturbed = images + 1e3 * torch.randn_like(images) * covered(images, hidden)
+    method = build(name, dims)
+    assert method(images, hidden).loss != method(disturbed, hidden).loss
+    remember(method.target)
+    assert torch.equal(method(images, hidden).loss, method(disturbed, hidden).loss)
+    images.requires_grad_()
+    method(images, hidden).loss.backward()
+    assert not images.grad[covered(images, hidden)].any()
+    assert images.grad[~covered(images, hidden)].any()
+
+
+@every_reconstruction
+@every_target
+@both_dims
+def test_every_target_fits_every_reconstruction(name, target, dims):
+    method = build(name, dims, channels=2, target=target)
+    images, hidden = batch_for(dims, channels=2)
+    disturbed = images + 10 * torch.randn_like(images) * covered(images, hidden)
+    step = method(images, hidden)
+    assert step.loss != method(disturbed, hidden).loss
+    step.loss.backward()
+    assert all(parameter.grad.any() for _, parameter in trained(method))
+    assert not any(parameter.requires_grad for parameter in method.target.parameters())
+    remember(method.target)
+    assert torch.equal(method(images, hidden).loss, method(disturbed, hidden).loss)
+
+
+@every_reconstruction
+@every_target
+@both_dims
+def test_the_loss_compares_every_hidden_cell_and_no_other(name, target, dims):
+    method = build(name, dims, target=target)
+    images, hidden = batch_for(dims)
+    values = method.target(images).requires_grad_()
+    method.target.forward = lambda images: values
+    method(images, hidden).loss.backward()
+    patches = round((values.shape[1] / hidden[0].numel()) ** (1 / dims))  # of a mask cell, along each axis
+    expected = hidden
+    for axis in range(1, hidden.dim()):
+        expected = expected.repeat_interleave(patches, dim=axis)
+    assert torch.equal(values.grad.any(dim=-1), expected.flatten(1))
+
+
+@every_method
+@both_dims
+def test_samples_that_hide_unequal_counts_are_computed_as_if_alone(name, dims):
+    method = build(name, dims, **({"similarity": 0.0} if name == "latent_mim" else {})).eval()
+    images, hidden = batch_for(dims)
+    hidden[:] = False
+    counts = torch.tensor([3, 9])
+    for sample, count in enumerate(counts.tolist()):
+        hidden[sample].view(-1)[torch.randperm(hidden[0].numel())[:count]] = True
+    together = method(images, hidden).loss
+    alone = [method(images[[sample]], hidden[[sample]]).loss for sample in range(2)]
+    expected = (torch.stack(alone) * counts).sum() / counts.sum()
+    torch.testing.assert_close(together, expected, rtol=1e-5, atol=1e-6)
+
+
+@every_method
+@both_dims
+def test_a_saved_state_continues_bit_for_bit(name, dims):
+    method, twin = build(name, dims), build(name, dims)
+    images, hidden = batch_for(dims)
+    for number in range(3):
+        train(method, images, hidden, steps=1)
+        method.after_step((number + 1) / 4)
+    twin.load_state_dict(method.state_dict())
+    first, second = method(images, hidden), twin(images, hidden)
+    assert torch.equal(first.loss, second.loss)
+    assert not torch.equal(first.loss, build(name, dims)(images, hidden).loss)
+
+
+@pytest.mark.parametrize("name", [*sorted(METHODS), "mae ema", "simmim ema", "spark ema"])
+@both_dims
+def test_only_teachers_move_after_a_step_and_by_their_schedule(name, dims):
+    name, _, target = name.partition(" ")
+    method = build(name, dims, **({"target": target} if target else {}))
+    train(method, *batch_for(dims), steps=1)
+    before = {place: value.clone() for place, value in method.state_dict().items()}
+    method.after_step(0.5)
+    after = method.state_dict()
+    teachers = [place for place, module in method.named_modules() if isinstance(module, Teacher)]
+    assert teachers or not target
+    for place, value in method.named_parameters():
+        if any(place.startswith(f"{teacher}.") for teacher in teachers):
+            student = place.removeprefix("target.").replace("teacher.", "encoder.").replace("network.", "")
+            expected = 0.995 * before[place] + 0.005 * after[student]  # half-way from 0.99 to 1
+            torch.testing.assert_close(value, expected)
+            assert not torch.equal(value, after[student])
+        else:
+            assert torch.equal(value, before[place]), place
 
 
 @every_method
@@ -117,23 +246,16 @@ def test_is_deterministic(name, dims):
     second = twin(images, hidden)
     first.loss.backward(), second.loss.backward()
     assert torch.equal(first.loss, second.loss)
-    for ours, theirs in zip(method.parameters(), twin.parameters(), strict=True):
-        assert torch.equal(ours.grad, theirs.grad)
+    for (place, ours), (_, theirs) in zip(trained(method), trained(twin), strict=True):
+        assert torch.equal(ours.grad, theirs.grad), place
 
 
 @every_method
 @both_dims
 def test_overfits_one_batch(name, dims):
-    method = build(name, dims)
-    images, hidden = batch_for(dims, space=16)
-    optimiser = torch.optim.Adam(method.parameters(), lr=1e-2)
-    losses = []
-    for _ in range(60):
-        optimiser.zero_grad()
-        loss = method(images, hidden).loss
-        loss.backward()
-        optimiser.step()
-        losses.append(loss.item())
+    method = build(name, dims, vit_patch=CELL)
+    images, hidden = batch_for(dims, space=16 if dims == 2 else 8)
+    losses = train(method, images[:1], hidden[:1], steps=60)
     assert losses[-1] < 0.5 * losses[0]
 
 
@@ -147,7 +269,7 @@ def test_bf16_autocast_trains(name, dims):
     step.loss.backward()
     assert step.loss.dtype == torch.float32
     assert abs(step.loss - method(images, hidden).loss) < 0.05 * step.loss
-    for place, parameter in method.named_parameters():
+    for place, parameter in trained(method):
         assert parameter.grad.dtype == torch.float32, place
         assert parameter.grad.isfinite().all(), place
 
@@ -191,9 +313,9 @@ def test_says_what_it_is(name):
 
 @every_method
 def test_refuses_an_unknown_option(name):
-    encoder = build_encoder("dynunet", spatial_dims=2, in_channels=1, filters=(4, 8))
-    with pytest.raises(UsageError, match=f"^method '{name}' does not take the option 'wrongly'; known: "):
-        build_method(name, encoder=encoder, spatial_dims=2, cell=(4, 4), wrongly=1)
+    method = name.partition(" ")[0]
+    with pytest.raises(UsageError, match=f"^method '{method}' does not take the option 'wrongly'; known: "):
+        build(name, 2, wrongly=1)
 
 
 def test_an_unknown_method_is_told_the_nearest_known_one():

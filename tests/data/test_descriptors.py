@@ -1,12 +1,14 @@
 """Descriptors: each file of a folder is accounted for, and wrong descriptors are refused completely."""
 
+import contextlib
 import json
 from pathlib import Path
 
 import pytest
 
 from medmim import files
-from medmim.data.descriptor_files import known_descriptors, load_descriptor, read_declared
+from medmim.data.declared import Declared, read_declared
+from medmim.data.descriptor_files import known_descriptors, load_descriptor
 from medmim.data.descriptors import find_layout
 from medmim.data.nifti import read_image
 from medmim.errors import DataError, SettingsError, UsageError
@@ -32,6 +34,17 @@ split: By subject.
 """
 
 
+def read_here(paths):
+    """What `declared_in` does, without child processes."""
+    found = {}
+    for path in paths:
+        with contextlib.suppress(DataError):
+            said = read_declared(str(path))
+            names = {int(number): name for number, name in said["label_names"].items()}
+            found[path] = Declared(said["modality"], names)
+    return found
+
+
 def folder(root, *names):
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -41,7 +54,7 @@ def folder(root, *names):
 
 def layout_of(root, *names, name=None):
     paths = folder(root, *names)
-    layout = find_layout(root, paths, name=name)
+    layout = find_layout(root, paths, read=read_here, name=name)
     images = [case.image for case in layout.cases]
     labels = {case.label for case in layout.cases if case.label}
     assert len(images) == len(set(images))
@@ -136,8 +149,9 @@ def test_dataset_json_rules_and_odd_names_are_replaced(tmp_path):
 def test_a_damaged_dataset_json_is_named_and_not_used(tmp_path, content):
     paths = folder(tmp_path, "imagesTr/spleen_1.nii.gz", "labelsTr/spleen_1.nii.gz", "dataset.json")
     (tmp_path / "dataset.json").write_text(content)
-    assert read_declared(tmp_path / "dataset.json") is None
-    layout = find_layout(tmp_path, paths)
+    with pytest.raises(DataError, match="expected a JSON object"):
+        read_declared(str(tmp_path / "dataset.json"))
+    layout = find_layout(tmp_path, paths, read=read_here)
     assert layout.label_names == {1: "spleen"}
     assert shown(layout, tmp_path) == {"dataset.json": "unreadable_descriptor"}
 
@@ -195,7 +209,7 @@ def test_bids_names_the_subject(tmp_path):
 
 
 def test_an_empty_folder_has_an_empty_layout(tmp_path):
-    layout = find_layout(tmp_path, [])
+    layout = find_layout(tmp_path, [], read=read_here)
     assert (layout.name, layout.cases, layout.other) == ("generic", (), {})
 
 
@@ -207,9 +221,9 @@ def test_a_named_descriptor_must_find_something(tmp_path):
 
 def test_an_unknown_name_gets_the_nearest(tmp_path):
     with pytest.raises(UsageError, match=r"unknown data set descriptor 'msdd'; did you mean 'msd'\?"):
-        find_layout(tmp_path, [], name="msdd")
+        find_layout(tmp_path, [], read=read_here, name="msdd")
     with pytest.raises(UsageError, match=r"unknown data set descriptor 'absent\.yaml'"):
-        find_layout(tmp_path, [], name="absent.yaml")
+        find_layout(tmp_path, [], read=read_here, name="absent.yaml")
 
 
 def test_a_descriptor_of_ones_own(tmp_path):
@@ -255,7 +269,7 @@ def test_a_wrong_descriptor_is_refused_with_its_problems(tmp_path, old, new, mat
 )
 def test_real_folders_are_recognised_whole(name, layout_name, cases):
     paths = [path for path in (SHARED / name).rglob("*") if path.is_file()]
-    layout = find_layout(SHARED / name, paths)
+    layout = find_layout(SHARED / name, paths, read=read_here)
     assert (layout.name, len(layout.cases), layout.other) == (layout_name, cases, {})
     assert all(case.label for case in layout.cases)
     assert read_image(layout.cases[0].image).array.ndim == 3

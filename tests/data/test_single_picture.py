@@ -136,6 +136,7 @@ def test_second_decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         raise NotImplementedError
 
     monkeypatch.setattr(single_picture, "pixel_array", none)
+    monkeypatch.setattr(single_picture, "has_decoder", lambda _: False)
     array, facts, _ = picture(dataset, tmp_path)
     np.testing.assert_array_equal(array, GREY)
     assert facts["measured"] == {"slices_compared": 0.0}

@@ -110,10 +110,8 @@ def test_refuses_to_concatenate_along_space(value):
     ("name", "operation"),
     [
         ("softmax", lambda x: F.softmax(x, 1)),
-        ("interpolate", lambda x: F.interpolate(x, scale_factor=2)),
         ("adaptive_avg_pool2d", nn.AdaptiveAvgPool2d(1)),
         ("max_pool2d_with_indices", nn.MaxPool2d(2, return_indices=True)),
-        ("conv_transpose2d", nn.ConvTranspose2d(4, 4, 2, 2)),
         ("layer_norm", nn.LayerNorm([4, 8, 8])),
         ("pad", nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect")),
         ("sub", lambda x: torch.ones(1) - x),

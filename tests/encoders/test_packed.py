@@ -10,7 +10,9 @@ from itertools import product
 import pytest
 import torch
 import torch.nn.functional as F
+from monai.networks.blocks.squeeze_and_excitation import ChannelSELayer
 from monai.networks.layers.drop_path import DropPath
+from monai.networks.nets.attentionunet import AttentionBlock
 from torch import nn
 
 from medmim.encoders import mask, pack
@@ -42,6 +44,17 @@ def agree(layer, images, hidden):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
 
 
+class WithItself(nn.Module):
+    """Feed a layer of two inputs with one."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer(x, x)
+
+
 CONVS = [
     # cell, kernel, stride, dilation, groups
     *product([(4, 4), (2, 6), (1, 1), (8, 8)], [1, 3, 5, 7], [1], [1, 2], [1, 2]),
@@ -52,6 +65,11 @@ CONVS = [
     ((1, 1, 1), 3, 1, 2, 1),
     ((3, 6), 3, 3, 1, 1),
     ((4, 4), 4, 2, 1, 1),
+    ((4, 4), 6, 2, 1, 1),
+    ((2, 2, 4), 7, 1, 1, 1),
+    ((4, 4, 2), 7, 1, 1, 4),
+    ((2, 2, 2), 5, 1, 2, 1),
+    ((4, 4, 2), 4, 2, 1, 2),
 ]
 
 
@@ -281,6 +299,36 @@ def test_dropout_of_channels_drops_them_in_all_cells_of_a_sample(value):
     assert 0 < (dropped[seen] == 0).double().mean() < 1
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+def test_dropout_drops_visible_voxels_and_scales_the_rest(dims):
+    images, hidden = some((4, 4, 4)[:dims], (3, 2, 2)[:dims])
+    torch.manual_seed(0)
+    before, after = (images + 10), nn.Dropout(0.25)(pack(images + 10, hidden)).unpack()
+    seen = mask(torch.ones_like(before), hidden).unpack().bool()
+    assert not after[~seen].any()
+    kept = seen & (after != 0)
+    assert 0.7 < kept.sum() / seen.sum() < 0.8
+    torch.testing.assert_close(after[kept], before[kept] / 0.75)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_monais_attention_gate_equals_the_masked_one(dims):
+    gate = AttentionBlock(dims, f_int=3, f_g=4, f_l=4).double()
+    agree(WithItself(gate), *some((4, 2, 4)[:dims], (2, 3, 2)[:dims]))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_monais_squeeze_and_excitation_weighs_by_visible_voxels(dims):
+    images, hidden = some((4, 2, 4)[:dims], (2, 3, 2)[:dims])
+    layer = ChannelSELayer(dims, 4).double()
+    dense = layer(images)
+    torch.testing.assert_close(layer(pack(images, torch.zeros_like(hidden))).unpack(), dense)
+    value = pack(images, hidden)
+    weights = layer.fc(value.mean(tuple(range(2, dims + 2))))
+    expected = value.unpack() * weights.reshape(*weights.shape, *[1] * dims)
+    torch.testing.assert_close(layer(value).unpack(), expected)
+
+
 def test_stochastic_depth_skips_whole_samples():
     images, hidden = some((2, 2), (2, 2), batch=64)
     torch.manual_seed(0)
@@ -305,9 +353,7 @@ def test_refuses_to_mix_masks(images, hidden, value):
     ("message", "operation"),
     [
         ("'softmax' has no packed form", lambda x: F.softmax(x, 1)),
-        ("'interpolate' has no packed form", lambda x: F.interpolate(x, scale_factor=2)),
         ("'max_pool2d_with_indices' has no packed form", nn.MaxPool2d(2, return_indices=True)),
-        ("'conv_transpose2d' has no packed form", nn.ConvTranspose2d(4, 4, 2, 2)),
         ("'pad' has no packed form", nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect")),
         ("'flatten' has no packed form", lambda x: x.flatten(1)),
         ("'view' has no packed form", lambda x: x.view(1, -1)),
@@ -320,8 +366,26 @@ def test_refuses_to_mix_masks(images, hidden, value):
     ],
 )
 def test_an_operation_without_a_packed_form_is_named_with_a_way_out(message, operation, value):
-    with pytest.raises(ShapeError, match=f"^{message}.*use an encoder without it, or --set compute=masked$"):
+    with pytest.raises(ShapeError, match=f"^{message}.*use an encoder without it$"):
         operation(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "operation"),
+    [
+        ("interpolate", lambda x: F.interpolate(x, scale_factor=2.0)),
+        ("interpolate", nn.Upsample(scale_factor=0.5)),
+        ("conv_transpose2d", nn.ConvTranspose2d(4, 4, 2, 2).double()),
+    ],
+)
+def test_where_masked_computing_has_the_operation_it_is_the_way_out(name, operation, images, hidden):
+    with pytest.raises(
+        ShapeError, match=f"^'{name}' has no packed form: use an encoder without it, or --compute masked$"
+    ):
+        operation(pack(images, hidden))
+    result = operation(mask(images, hidden))
+    assert torch.equal(result.unpack(), result.unpack() * result.visible)
+    assert result.unpack().any()
 
 
 @pytest.mark.parametrize(
@@ -339,8 +403,8 @@ def test_an_operation_without_a_packed_form_is_named_with_a_way_out(message, ope
         (nn.AvgPool2d(3, 2, 1, ceil_mode=True), "'avg_pool2d' with kernel 3×3, stride 2×2 makes 5×7 of 8×12"),
     ],
 )
-def test_windows_that_do_not_fit_the_cells_are_refused_with_a_way_out(layer, message, value):
-    with pytest.raises(ShapeError, match=f"^{message}.*--set compute=masked$"):
+def test_windows_that_do_not_fit_the_cells_are_refused(layer, message, value):
+    with pytest.raises(ShapeError, match=f"^{message}"):
         layer.double()(value)
 
 

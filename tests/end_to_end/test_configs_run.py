@@ -9,7 +9,15 @@ from medmim import files
 from medmim.cli import main
 
 CONFIGS = sorted(files.shipped("configs").glob("*/*.yaml"))
-SMALLER = {"segment_few": ["--set", "labelled=3"]}  # the dataset has seven labelled patients
+# the dataset has seven labelled patients, and slices of 20×16 pixels
+SMALL_VIT = ["--set", "encoder_options.width=32", "--set", "encoder_options.depth=1"]
+SMALL_VIT += ["--set", "encoder_options.heads=2", "--set", "method_options.projector=32", "--size", "80"]
+SMALLER = {
+    "segment_few": ["--set", "labelled=3"],
+    "latent_mim_paper": SMALL_VIT,
+    "latent_mim_code": SMALL_VIT,
+    "simmim_swin": ["--size", "64"],
+}
 
 
 def run(*words):

@@ -10,6 +10,8 @@ OPTIONS = {
     "dynunet": {"filters": [4, 8, 8]},
     "resnet18": {"widths": [4, 4, 8, 8]},
     "resnet50": {"widths": [2, 2, 4, 4]},
+    "swin": {"width": 6, "depths": [1, 1, 1], "heads": [1, 2, 2]},
+    "vit": {"width": 16, "depth": 4, "heads": 2},
 }
 
 

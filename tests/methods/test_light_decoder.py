@@ -29,8 +29,8 @@ def test_predicts_every_voxel(dims, strides, space):
 def test_each_map_voxel_predicts_the_voxels_that_it_stands_for(stride):
     dims, grid = len(stride), (2, 3, 2)[: len(stride)]
     decoder = LightDecoder(spatial_dims=dims, strides=[stride], widths=[1], out_channels=1)
-    torch.nn.init.ones_(decoder.head.weight)
-    torch.nn.init.zeros_(decoder.head.bias)
+    torch.nn.init.ones_(decoder.head.linear.weight)
+    torch.nn.init.zeros_(decoder.head.linear.bias)
     values = torch.arange(1.0, 1 + torch.tensor(grid).prod()).reshape(1, 1, *grid)
     expected = values
     for axis, step in enumerate(stride, start=2):
@@ -40,8 +40,8 @@ def test_each_map_voxel_predicts_the_voxels_that_it_stands_for(stride):
 
 def test_neighbouring_voxels_come_from_their_own_channel():
     decoder = LightDecoder(spatial_dims=2, strides=[(2, 2)], widths=[1], out_channels=2)
-    torch.nn.init.zeros_(decoder.head.weight)
-    decoder.head.bias.data = torch.arange(8.0)
+    torch.nn.init.zeros_(decoder.head.linear.weight)
+    decoder.head.linear.bias.data = torch.arange(8.0)
     picture = decoder([torch.zeros(1, 1, 1, 1)])
     assert picture.tolist() == [[[[0, 1], [2, 3]], [[4, 5], [6, 7]]]]
 

@@ -104,7 +104,7 @@ def deflated(size: int) -> Build:
         start = (
             raw.index(b"\x08\x00\x05\x00") if b"\x08\x00\x05\x00" in raw else raw.index(b"\x08\x00\x08\x00")
         )
-        meta = raw[:start].replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.1.99")
+        meta = raw[:start].replace(b"\x14\x001.2.840.10008.1.2.1\0", b"\x16\x001.2.840.10008.1.2.1.99")
         packer = zlib.compressobj(9, zlib.DEFLATED, -15)
         body = packer.compress(raw[start:]) + b"".join(packer.compress(bytes(1 << 20)) for _ in range(size))
         return meta + body + packer.flush()
@@ -174,7 +174,7 @@ DICOM: dict[str, Build] = {
     "unknown VR": with_element(0x0009, 0x1011, b"ZZ", b"what"),
     "tag twice": with_element(0x0028, 0x0010, b"US", b"\xff\xff"),
     "tags out of order": with_element(0x0008, 0x0016, b"UI", b"1.2.3\0"),
-    "deflate bomb": deflated(64),
+    "deflate and 64 MiB of zeros": deflated(64),
     "deflate": deflated(1),
     "RLE bomb": packed(RLELossless, 30_000, _RLE),
     "RLE cut": packed(RLELossless, 8, _RLE[:30]),
@@ -207,8 +207,8 @@ DICOM: dict[str, Build] = {
     "big endian said": lambda n: saved(sound(n)).replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.2\0"),
     "implicit said": lambda n: saved(sound(n)).replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2\0\0\0"),
     "header only": lambda n: bytes(128) + b"DICM",
-    "header cut": lambda n: saved(sound(n))[: 140 + n],
-    "half": lambda n: saved(sound(n))[: 300 + 7 * n],
+    "header cut": lambda n: saved(sound(n))[: 156 + n % 8],
+    "half": lambda n: saved(sound(n))[: len(saved(sound(n))) // 2 + n],
     "zeros": lambda n: bytes(128) + b"DICM" + bytes(5000 + n),
     "ones": lambda n: bytes(128) + b"DICM" + b"\xff" * (5000 + n),
     "ELF": starting(b"\x7fELF\x02\x01\x01"),

@@ -16,9 +16,11 @@ from dicom_maker import write_series
 from hostile import hostile_files
 from mutations import mutated
 
+from medmim.data.walk import walk
 from medmim.files import read_jsonl
 
 MAX_GIB = 4.5
+GOLDEN = Path(__file__).with_name("golden_hostile.txt")
 
 
 def ingest(source: Path, out: Path, *words: str) -> tuple[list[dict], str, float]:
@@ -39,6 +41,21 @@ def ingest(source: Path, out: Path, *words: str) -> tuple[list[dict], str, float
 
 def below(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def check_golden(source: Path, rows: list[dict]) -> None:
+    """Each file has the fate and reason that the table gives for its kind."""
+    lines = GOLDEN.read_text(encoding="utf-8").splitlines()[1:]
+    golden = {kind: (fate, reason) for fate, reason, kind in (line.split(" ", 2) for line in lines)}
+    fates = {row["number"]: (row["fate"], row["reason"]) for row in rows}
+    found = {one.path: fates[one.number] for one in walk(source) if one.path.parent.name != "zz sound"}
+    assert {path.parent.name for path in found} == set(golden)
+    wrong = {
+        str(path.relative_to(source)): fate
+        for path, fate in found.items()
+        if fate != golden[path.parent.name]
+    }
+    assert not wrong
 
 
 def check(source: Path, tmp_path: Path, capsys) -> list[dict]:
@@ -68,7 +85,7 @@ def write(source: Path, files) -> None:
 
 def test_hand_built_files(tmp_path, capsys):
     write(tmp_path / "in", hostile_files(1).items())
-    check(tmp_path / "in", tmp_path, capsys)
+    check_golden(tmp_path / "in", check(tmp_path / "in", tmp_path, capsys))
 
 
 def test_some_mutated_files(tmp_path, capsys):
@@ -81,7 +98,7 @@ def test_all_hand_built_files(tmp_path, capsys):
     made = hostile_files(3)
     assert len(made) >= 180
     write(tmp_path / "in", made.items())
-    check(tmp_path / "in", tmp_path, capsys)
+    check_golden(tmp_path / "in", check(tmp_path / "in", tmp_path, capsys))
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -18,7 +19,15 @@ from pydicom.tag import Tag
 _TEXTS = {"PN": 64, "LO": 64, "SH": 16, "ST": 1024, "LT": 1024, "UT": 1024, "UC": 1024, "AE": 16}
 # what ingestion reads; a wrong value there is an error path and has its own place below
 _KEPT = {"ImageType", "SpecificCharacterSet", "BurnedInAnnotation", "SeriesDescription", "ProtocolName"}
-_ENCODINGS = ("utf-8", "utf-16-le", "utf-16-be")
+# both kinds of token, as they are and with the zeros of UTF-16 between; the look-ahead lets them overlap
+_SHAPES = tuple(
+    re.compile(rb"(?=(" + gap.join([*start, *[rb"\d"] * digits, *end]) + rb"))")
+    for gap in (b"", b"\0")
+    for start, digits, end in (
+        ((b"Z", b"Q", b"X"), 5, (b"K", b"V")),
+        ((b"7", b"7", b"3", b"4"), 6, (b"2", b"1")),
+    )
+)
 
 
 class Tokens:
@@ -39,16 +48,22 @@ class Tokens:
         self.places[token] = place
         return token
 
+    def forget_lost(self, folder: Path) -> None:
+        """Forget tokens that are not in the corpus after all: an element was set anew, a file cut."""
+        paths = sorted(folder.rglob("*"))
+        present = self.found_in({str(path): path.read_bytes() if path.is_file() else b"" for path in paths})
+        self.places = {token: place for token, place in self.places.items() if token in present}
+
     def found_in(self, contents: dict[str, bytes]) -> dict[str, str]:
         """Return token → where it was put and where it was found; compressed content is looked into."""
-        views = [(name, view) for name, content in contents.items() for view in _views(name, content)]
         found = {}
-        for token, place in self.places.items():
-            needles = [token.encode(encoding) for encoding in _ENCODINGS]
-            for name, view in views:
-                if any(needle in view for needle in needles):
-                    found[token] = f"{place} → {name[:60]}"
-                    break
+        for name, content in contents.items():
+            for view in _views(name, content):
+                for shape in _SHAPES:
+                    for match in shape.finditer(view):
+                        token = match[1].replace(b"\0", b"").decode()
+                        if token in self.places:
+                            found.setdefault(token, f"{self.places[token]} → {name[:60]}")
         return found
 
 
@@ -163,6 +178,7 @@ def write_corpus(folder: Path, tokens: Tokens, *, bad: int) -> None:
     (folder / "photo.png").write_bytes(b"\x89PNG\r\n\x1a\n" + tokens.word("picture text").encode())
     (folder / "table.csv").write_text(f"name,{tokens.word('table')}\n")
     (folder / f"{tokens.word('link name')}").symlink_to(folder / "table.csv")
+    tokens.forget_lost(folder)
 
 
 def _write_nifti(path: Path, tokens: Tokens, *, broken: bool) -> None:

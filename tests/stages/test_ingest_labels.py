@@ -120,6 +120,49 @@ def test_a_structure_set_lies_where_it_was_drawn(tmp_path):
     assert row.measured["offset_mm"] == pytest.approx(1.4, abs=0.01)  # to the next slice, 3 mm on
 
 
+def two_objects(tmp_path, first, second):
+    """A series with a segmentation and a structure set or another segmentation."""
+    write_series(tmp_path / "in" / "scan")
+    slices = sorted_slices(tmp_path / "in" / "scan")
+    write_segmentation(tmp_path / "in" / "a.dcm", slices, first, names=("SENTINEL one",))
+    write_segmentation(tmp_path / "in" / "b.dcm", slices, second, names=("SENTINEL two",))
+    return run(tmp_path, label_names={1: "sentinel one", 2: "sentinel two"})
+
+
+def test_label_objects_of_one_series_are_one_label(tmp_path):
+    first, second = np.zeros((6, 8, 10)), np.zeros((6, 8, 10))
+    first[1:4, 2:4, 3:6], second[2:5, 5:7, 3:7] = 1, 1
+    dataset = two_objects(tmp_path, first, second)
+    (volume,) = dataset.volumes
+    _, label = arrays(dataset, volume)
+    assert np.bincount(label.array.ravel()).tolist()[1:] == [int(first.sum()), int(second.sum())]
+    assert fates(tmp_path) == {("accepted", "volume"): 6, ("accepted", "label"): 2}
+    assert [row.measured["merged_labels"] for row in ledger(tmp_path) if row.reason == "label"] == [2, 2]
+    assert dataset.info.label_names == {1: "sentinel one", 2: "sentinel two"}
+
+
+def test_label_objects_that_overlap_are_refused(tmp_path):
+    first, second = np.zeros((6, 8, 10)), np.zeros((6, 8, 10))
+    first[1:4, 2:4, 3:6], second[3:5, 3:7, 3:7] = 1, 1
+    dataset = two_objects(tmp_path, first, second)
+    assert dataset.volumes[0].label is None
+    assert fates(tmp_path) == {("accepted", "volume"): 6, ("quarantined", "label_overlap"): 2}
+    rows = [row for row in ledger(tmp_path) if row.reason == "label_overlap"]
+    assert [row.measured["overlap_voxels"] for row in rows] == [3, 3]
+
+
+def test_a_copy_of_a_label_object_changes_nothing(tmp_path):
+    first = np.zeros((6, 8, 10))
+    first[1:4, 2:4, 3:6] = 1
+    write_series(tmp_path / "in" / "scan")
+    slices = sorted_slices(tmp_path / "in" / "scan")
+    write_segmentation(tmp_path / "in" / "a.dcm", slices, first, names=("SENTINEL",))
+    (tmp_path / "in" / "b.dcm").write_bytes((tmp_path / "in" / "a.dcm").read_bytes())
+    dataset = run(tmp_path)
+    assert arrays(dataset, dataset.volumes[0])[1].array.sum() == first.sum()
+    assert fates(tmp_path)["accepted", "label"] == 2
+
+
 def test_a_label_object_of_an_absent_series_is_refused(tmp_path):
     write_series(tmp_path / "other", series="9.8.7")
     write_series(tmp_path / "in" / "scan")

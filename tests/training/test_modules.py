@@ -1,10 +1,14 @@
+import lightning as L
 import pytest
 import torch
+from torch import nn
+from torch.utils.data import DataLoader
 
 from medmim.encoders import build_encoder
 from medmim.heads import build_head
 from medmim.masks import build_mask
-from medmim.methods import build_method
+from medmim.methods import Method, Step, build_method
+from medmim.training.budget import Budget
 from medmim.training.modules import FinetuningModule, PretrainingModule
 
 
@@ -13,7 +17,9 @@ def pretraining(dims=2, *, seed=0, ratio=0.5):
     encoder = build_encoder("dynunet", spatial_dims=dims, in_channels=1, filters=[4, 8])
     method = build_method("spark", encoder=encoder, spatial_dims=dims, cell=(4,) * dims, decoder_width=8)
     mask = build_mask("random", ratio=ratio)
-    return PretrainingModule(method, mask, cell=(4,) * dims, seed=seed, lr=1e-3, weight_decay=0.1)
+    return PretrainingModule(
+        method, mask, cell=(4,) * dims, seed=seed, lr=1e-3, weight_decay=0.1, budget=Budget(steps=4)
+    )
 
 
 def finetuning(dims=2, *, encoder_lr=1.0):
@@ -94,3 +100,49 @@ def test_a_rate_of_zero_freezes_the_encoder():
     for name, parameter in module.network.named_parameters():
         assert parameter.requires_grad != name.startswith("encoder.")
         assert (id(parameter) in trained) != name.startswith("encoder.")
+
+
+class Following(Method):
+    """Notes what it is told after each optimiser step, and what its weight was then."""
+
+    def __init__(self):
+        super().__init__()
+        self.axes = {}
+        self.weight = nn.Parameter(torch.ones(3))
+        self.told = []
+
+    def forward(self, images, hidden):
+        return Step((self.weight * images.mean()).square().sum())
+
+    def after_step(self, progress):
+        self.told.append((progress, self.weight.detach().clone()))
+
+
+class Watching(L.Callback):
+    """Notes how often the method was told when callbacks run: a state that they save must hold the step."""
+
+    def __init__(self, method):
+        self.method, self.seen = method, []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.seen.append((len(self.method.told), self.method.weight.detach().clone()))
+
+
+def test_the_method_is_told_after_each_step_and_before_any_callback():
+    method = Following()
+    module = PretrainingModule(
+        method, build_mask("random", ratio=0.5), cell=(4, 4), seed=0, lr=0.1, weight_decay=0.0,
+        budget=Budget(steps=4),
+    )  # fmt: skip
+    watching = Watching(method)
+    loader = DataLoader([{"image": torch.ones(1, 8, 8)}] * 4)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+    trainer = L.Trainer(
+        max_steps=4, callbacks=[watching], accelerator="cpu", enable_model_summary=False, **quiet
+    )
+    trainer.fit(module, loader)
+    assert [progress for progress, _ in method.told] == [0.25, 0.5, 0.75, 1.0]
+    assert [count for count, _ in watching.seen] == [1, 2, 3, 4]
+    for (_, told), (_, seen) in zip(method.told, watching.seen, strict=True):
+        assert torch.equal(told, seen)
+        assert not torch.equal(told, torch.ones(3))

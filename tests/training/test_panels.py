@@ -35,6 +35,13 @@ def test_hidden_voxels_are_left_out_of_what_the_encoder_sees():
     assert not torch.isnan(images).any()
 
 
+def test_without_a_reconstruction_two_columns_are_drawn():
+    images, hidden = torch.rand(2, 1, 4, 6), torch.zeros(2, 1, 4, 6, dtype=torch.bool)
+    rows = reconstruction_rows(images, hidden, None)
+    assert [len(row.images) for row in rows] == [2, 2]
+    opened(panel(rows, ["a", "b"], title="t"))
+
+
 def test_segmentations_are_drawn_where_most_of_the_label_is():
     image = torch.rand(8, 9, 10)
     label = torch.zeros(8, 9, 10, dtype=torch.long)

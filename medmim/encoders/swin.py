@@ -1,0 +1,84 @@
+"""The Swin transformer (Liu et al., 2021, arXiv 2103.14030) on MONAI's layers, in 2D and 3D."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+import torch
+from einops import rearrange
+from monai.networks.blocks.patchembedding import PatchEmbed
+from monai.networks.nets.swin_unetr import BasicLayer, PatchMergingV2
+from torch import nn
+
+from medmim.encoders.convnext import ChannelNorm
+from medmim.encoders.tokens import TokenEncoder, initialise
+from medmim.errors import UsageError
+from medmim.shapes import Features, as_size
+
+_PATCH = {2: 4, 3: 2}
+_WINDOW = {2: 7, 3: 4}
+
+
+class SwinEncoder(TokenEncoder):
+    """Stages of windowed attention on patches that are merged by two between stages.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: image channels.
+        patch: voxels of a patch, one number or one an axis; None: 4 in 2D, 2 in 3D.
+        width: channels of the finest map, doubled at each coarser one; the default is half of Swin-T's.
+        depths: blocks of each stage.
+        heads: attention heads of each stage.
+        window: patches that see each other, along each axis; None: 7 in 2D, 4 in 3D.
+        drop_path: chance that a branch of the last block is skipped while training; it grows from 0.
+    """
+
+    def __init__(
+        self,
+        *,
+        spatial_dims: int,
+        in_channels: int,
+        patch: int | Sequence[int] | None = None,
+        width: int = 48,
+        depths: Sequence[int] = (2, 2, 6, 2),
+        heads: Sequence[int] = (3, 6, 12, 24),
+        window: int | None = None,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        widths = [width * 2**stage for stage in range(len(depths))]
+        if not depths or len(depths) != len(heads) or any(w % h for w, h in zip(widths, heads, strict=True)):
+            raise UsageError(
+                "encoder_options: expected as many heads as depths, each a divisor of its stage's width, got "
+                f"depths {list(depths)} and heads {list(heads)} for widths {widths}"
+            )
+        self.patch = as_size(patch or _PATCH[spatial_dims], spatial_dims, what="encoder_options patch")
+        self.width = width
+        self.patches = PatchEmbed(self.patch, in_channels, width, nn.LayerNorm, spatial_dims)
+        chances = torch.linspace(0, drop_path, sum(depths)).tolist()
+        starts = [0, *accumulate(depths)]
+        windows = as_size(window or _WINDOW[spatial_dims], spatial_dims, what="encoder_options window")
+        self.stages = nn.ModuleList(
+            BasicLayer(w, d, h, windows, drop_path=chances[start : start + d], qkv_bias=True)
+            for w, d, h, start in zip(widths, depths, heads, starts, strict=False)
+        )
+        self.merges = nn.ModuleList(PatchMergingV2(w, spatial_dims=spatial_dims) for w in widths[:-1])
+        self.norm = ChannelNorm(widths[-1])
+        self.apply(initialise)
+        self.in_channels = in_channels
+        self.channels = tuple(widths)
+        self.strides = tuple(tuple(n * 2**stage for n in self.patch) for stage in range(len(depths)))
+
+    def embed(self, images: Any) -> Any:
+        """Return the patches as normalised vectors, (batch, width, *grid)."""
+        return self.patches(images)
+
+    def encode(self, patches: Features) -> list[Features]:
+        """Return every stage's output for embedded patches (batch, width, *grid); the last is normalised."""
+        maps = [self.stages[0](patches)]
+        for merge, stage in zip(self.merges, self.stages[1:], strict=True):
+            merged = merge(rearrange(maps[-1], "b c ... -> b ... c"))
+            maps.append(stage(rearrange(merged, "b ... c -> b c ...")))
+        return [*maps[:-1], self.norm(maps[-1])]

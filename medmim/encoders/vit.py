@@ -1,0 +1,118 @@
+"""The vision transformer (Dosovitskiy et al., 2021, arXiv 2010.11929) on MONAI's parts, in 2D and 3D."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from monai.networks.layers.factories import Conv
+from torch import nn
+
+from medmim.encoders.tokens import (
+    Chosen,
+    Real,
+    TokenEncoder,
+    Tokens,
+    as_map,
+    as_sequence,
+    initialise,
+    wave_positions,
+)
+from medmim.encoders.transformer import Block
+from medmim.errors import UsageError
+from medmim.shapes import Features, as_size
+
+_PATCH = {2: 16, 3: 8}
+_MAPS = 4
+
+
+class ViTEncoder(TokenEncoder):
+    """Patches, fixed sine and cosine positions and transformer blocks; any image of whole patches fits.
+
+    All of its maps have one vector a patch: they are read at four depths (at all, with fewer blocks), as in
+    UNETR (Hatamizadeh et al., 2022, arXiv 2103.10504); heads make a pyramid of them. The last is normalised.
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: image channels.
+        patch: voxels of a patch, one number or one an axis; None: 16 in 2D, 8 in 3D.
+        width: channels; the defaults are those of ViT-Tiny.
+        depth: transformer blocks.
+        heads: of each attention.
+        class_token: whether a vector that belongs to no patch takes part.
+        drop_path: chance that a branch of the last block is skipped while training; it grows from 0.
+    """
+
+    def __init__(
+        self,
+        *,
+        spatial_dims: int,
+        in_channels: int,
+        patch: int | Sequence[int] | None = None,
+        width: int = 192,
+        depth: int = 12,
+        heads: int = 3,
+        class_token: bool = False,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if depth < 1 or heads < 1 or width % heads or width < 2 * spatial_dims:
+            raise UsageError(
+                "encoder_options: expected a depth of at least 1 and a width that is a multiple of heads and "
+                f"at least {2 * spatial_dims}, got depth {depth}, width {width} and heads {heads}"
+            )
+        self.patch = as_size(patch or _PATCH[spatial_dims], spatial_dims, what="encoder_options patch")
+        self.width = width
+        self.patches = Conv[Conv.CONV, spatial_dims](in_channels, width, self.patch, stride=self.patch)
+        self.token = nn.Parameter(torch.zeros(1, 1, width)) if class_token else None
+        chances = torch.linspace(0, drop_path, depth).tolist()
+        self.blocks = nn.ModuleList(Block(width, heads, drop_path=chance) for chance in chances)
+        self.norm = nn.LayerNorm(width)
+        self.apply(initialise)
+        nn.init.xavier_uniform_(self.patches.weight.flatten(1))  # a linear layer on the voxels of a patch
+        if self.token is not None:
+            nn.init.trunc_normal_(self.token, std=0.02)
+        count = min(_MAPS, depth)
+        self._read = [depth * number // count for number in range(1, count + 1)]
+        self.in_channels = in_channels
+        self.channels = (width,) * count
+        self.strides = (self.patch,) * count
+
+    def embed(self, images: Any) -> Any:
+        """Return the patches as vectors, (batch, width, *grid), without positions."""
+        return self.patches(images)
+
+    def encode(self, patches: Features) -> list[Features]:
+        """Return the maps of embedded patches (batch, width, *grid)."""
+        grid = tuple(patches.shape[2:])
+        outputs = list(self._outputs(self._placed(patches), None))
+        read = [outputs[depth - 1] for depth in self._read]
+        return [as_map(sequence, grid) for sequence in (*read[:-1], self.norm(read[-1]))]
+
+    def encode_chosen(self, patches: Features, chosen: Chosen) -> Tokens:
+        """Return the normalised vectors of chosen patches, computed from these alone, as MAE does.
+
+        Args:
+            patches: embedded patches (batch, width, *grid).
+            chosen: which of them are seen.
+        """
+        *_, last = self._outputs(chosen.take(self._placed(patches)), chosen.real)
+        normed: Tokens = self.norm(last)
+        return normed
+
+    def _placed(self, patches: Features) -> Tokens:
+        """Return patches as a sequence that knows where each lies."""
+        waves = wave_positions(tuple(patches.shape[2:]), self.width, device=patches.device)
+        return as_sequence(patches) + waves
+
+    def _outputs(self, x: Tokens, real: Real | None) -> Iterator[Tokens]:
+        """Give the output of every block, without the class token."""
+        ahead = 0
+        if self.token is not None:
+            ahead = 1
+            x = torch.cat([self.token.expand(len(x), -1, -1).to(x.dtype), x], dim=1)
+            real = None if real is None else nn.functional.pad(real, (1, 0), value=True)
+        for block in self.blocks:
+            x = block(x, real)
+            yield x[:, ahead:]

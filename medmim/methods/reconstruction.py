@@ -1,0 +1,78 @@
+"""What all reconstructions share: the choice of a target, and the loss on hidden cells alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+from medmim.encoders import Encoder
+from medmim.errors import ShapeError
+from medmim.masks import hidden_voxels
+from medmim.methods.averaged_features import AveragedFeatures
+from medmim.methods.base import Step
+from medmim.methods.choices import Choice, build_choice
+from medmim.methods.hog import HOG
+from medmim.methods.targets import NormalisedPixels, RawPixels, Target, to_cells
+from medmim.shapes import Features, Hidden, Images, Size, grid_of
+
+TARGETS: dict[str, Callable[..., Target]] = {
+    "raw": RawPixels,
+    "normalised": NormalisedPixels,
+    "hog": HOG,
+    "ema": AveragedFeatures,
+}
+
+
+def build_target(choice: Choice, *, cell: Size, encoder: Encoder) -> Target:
+    """Build a target of the table.
+
+    Args:
+        choice: a key of `TARGETS`, alone or with that target's own settings.
+        cell: voxels of a cell along each axis; a mask cell holds a whole number of them.
+        encoder: that learns, for targets made of its features.
+
+    Raises:
+        UsageError: for an unknown name or setting.
+        ShapeError: for a cell that the target does not fit.
+    """
+    target = build_choice("target", choice, TARGETS, cell=cell, encoder=encoder)
+    if isinstance(target, NormalisedPixels) and math.prod(cell) * encoder.in_channels < 2:
+        raise ShapeError(
+            "mask cell of one voxel: expected at least 2 values, since each cell is normalised by its own "
+            f"deviation; use --cell {','.join('2' for _ in cell)}"
+        )
+    return target
+
+
+def reconstruct(
+    prediction: Features,
+    target: Target,
+    images: Images,
+    hidden: Hidden,
+    *,
+    error: Literal["squared", "absolute"] = "squared",
+) -> Step:
+    """Return the mean error on hidden cells, and the image with its hidden cells as they are predicted.
+
+    Args:
+        prediction: values at the target's stride, (batch, channels, *space / stride).
+        target: what they are compared with.
+        images: (batch, channels, *space).
+        hidden: (batch, *grid); a mask cell holds a whole number of the target's cells.
+        error: whose mean over the values of a cell is taken.
+    """
+    space = tuple(images.shape[2:])
+    steps = tuple(n // step for n, step in zip(target.cell, target.stride, strict=True))
+    predicted = to_cells(prediction.float(), steps)
+    difference = predicted - target(images)
+    errors = (difference.square() if error == "squared" else difference.abs()).mean(dim=-1)
+    chosen = hidden_voxels(hidden, grid_of(space, target.cell))[:, 0].flatten(1)
+    picture = target.picture(predicted.detach(), images)
+    pictures = {} if picture is None else {"reconstruction": _patched(images, picture, hidden)}
+    return Step(loss=errors[chosen].mean(), pictures=pictures)
+
+
+def _patched(images: Images, picture: Images, hidden: Hidden) -> Images:
+    """Return `picture` where cells are hidden and the image's own voxels elsewhere."""
+    return picture.where(hidden_voxels(hidden, tuple(images.shape[2:])), images.float())

@@ -1,0 +1,142 @@
+"""From the vectors of visible patches to those of hidden ones: two small transformers, chosen by name.
+
+`self` lets visible and hidden patches see each other alike, as in MAE (He et al., 2022, arXiv 2111.06377);
+`cross` keeps the visible ones as they are and lets the hidden ones look at them, as in Latent MIM (arXiv
+2407.15837), so that the decoder does not compute what the encoder should have.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+import torch.nn.functional as F
+from monai.networks.blocks.mlp import MLPBlock
+from torch import Tensor, nn
+
+from medmim.encoders.tokens import Chosen, Real, Tokens, initialise, wave_positions
+from medmim.encoders.transformer import Block
+from medmim.errors import UsageError
+from medmim.shapes import Size
+
+_HEAD_WIDTH = 32  # of MAE's decoder: 512 channels, 16 heads
+
+
+class TokenDecoder(nn.Module, ABC):
+    """Vectors of visible patches in, vectors of hidden ones out.
+
+    A hidden patch begins as a learned token with its position. With visual cues, the visible patches are
+    added to it, weighted by how near their positions are; that has no weights to learn.
+
+    Args:
+        in_width: channels of the visible vectors.
+        width: channels of the decoder; None: half of `in_width`, at least one head.
+        depth: blocks.
+        cues: whether hidden patches begin with visual cues.
+    """
+
+    def __init__(self, in_width: int, *, width: int | None = None, depth: int = 3, cues: bool = True) -> None:
+        super().__init__()
+        self.width = width or max(in_width // 2, _HEAD_WIDTH)
+        heads = max(self.width // _HEAD_WIDTH, 1)
+        if self.width % heads or depth < 1:
+            raise UsageError(
+                f"decoder: expected a depth of at least 1 and a width that is a multiple of {_HEAD_WIDTH}, "
+                f"got depth {depth} and width {self.width}"
+            )
+        self.cues = cues
+        self.embed = nn.Linear(in_width, self.width)
+        self.token = nn.Parameter(torch.zeros(1, 1, self.width))
+        self.blocks = nn.ModuleList(self._block(heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(self.width)
+        self.apply(initialise)
+        nn.init.normal_(self.token, std=0.02)
+
+    @abstractmethod
+    def _block(self, heads: int) -> nn.Module:
+        """Return one block."""
+
+    @abstractmethod
+    def _through(self, queries: Tokens, context: Tokens, wanted: Chosen, visible: Chosen) -> Tokens:
+        """Return the hidden patches after all blocks."""
+
+    def forward(self, latents: Tokens, visible: Chosen, wanted: Chosen, grid: Size) -> Tokens:
+        """Return a vector for each wanted patch, (batch, wanted, width).
+
+        Args:
+            latents: vectors of the visible patches, (batch, visible, in_width).
+            visible: which patches they belong to.
+            wanted: which patches are asked for.
+            grid: patches along each axis.
+        """
+        waves = wave_positions(grid, self.width, device=latents.device).expand(len(latents), -1, -1)
+        seen, asked = visible.take(waves), wanted.take(waves)
+        context = self.embed(latents)
+        queries = self.token + asked
+        if self.cues:
+            queries = queries + _nearness(asked, seen, context, visible.real)
+        decoded: Tokens = self.norm(self._through(queries, context + seen, wanted, visible))
+        return decoded
+
+
+class SelfDecoder(TokenDecoder):
+    """Visible and hidden patches in one sequence; the arguments are those of `TokenDecoder`."""
+
+    def _block(self, heads: int) -> nn.Module:
+        return Block(self.width, heads)
+
+    def _through(self, queries: Tokens, context: Tokens, wanted: Chosen, visible: Chosen) -> Tokens:
+        both = torch.cat([context, queries], dim=1)
+        real = None
+        if wanted.real is not None or visible.real is not None:
+            real = torch.cat([visible.weight, wanted.weight], dim=1).squeeze(-1).bool()
+        for block in self.blocks:
+            both = block(both, real)
+        return both[:, context.shape[1] :]
+
+
+class CrossDecoder(TokenDecoder):
+    """Hidden patches look at each other and at visible ones; the arguments are those of `TokenDecoder`."""
+
+    def _block(self, heads: int) -> nn.Module:
+        return _CrossBlock(self.width, heads)
+
+    def _through(self, queries: Tokens, context: Tokens, wanted: Chosen, visible: Chosen) -> Tokens:
+        for block in self.blocks:
+            queries = block(queries, context, wanted.real, visible.real)
+        return queries
+
+
+DECODERS: dict[str, type[TokenDecoder]] = {"self": SelfDecoder, "cross": CrossDecoder}
+
+
+class _CrossBlock(nn.Module):
+    """Attention among the hidden patches, attention to the visible ones, perceptron."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
+        self.among = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.across = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.mlp = MLPBlock(width, 4 * width)
+
+    def forward(self, x: Tokens, context: Tokens, real: Real | None, seen: Real | None) -> Tokens:
+        x = x + _attend(self.among, self.norms[0](x), None, real)
+        x = x + _attend(self.across, self.norms[1](x), context, seen)
+        y: Tensor = x + self.mlp(self.norms[2](x))
+        return y
+
+
+def _attend(attention: nn.Module, x: Tokens, context: Tokens | None, real: Real | None) -> Tokens:
+    """Look at `context`, or at each other without one; fillers are left out."""
+    looked_at = x if context is None else context
+    ignored = None if real is None else ~real
+    y: Tensor
+    y, _ = attention(x, looked_at, looked_at, key_padding_mask=ignored, need_weights=False)
+    return y
+
+
+def _nearness(asked: Tokens, seen: Tokens, values: Tokens, real: Real | None) -> Tokens:
+    """Return the mean of the visible vectors, weighted by a softmax of the likeness of positions."""
+    among = None if real is None else real[:, None, :]
+    return F.scaled_dot_product_attention(asked.to(values.dtype), seen.to(values.dtype), values, among)
