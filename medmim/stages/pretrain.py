@@ -171,7 +171,7 @@ def _train(
         seed=settings.seed,
         lr=settings.lr,
         weight_decay=settings.weight_decay,
-        budget=budget,
+        budget=session.budget,
         optimiser=Optimiser(settings.optimizer, settings.betas),
     )
     watch = _watch(settings, parts, volumes, recorder, folder)
