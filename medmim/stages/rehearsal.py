@@ -35,6 +35,7 @@ class Rehearsed:
         batch: patches a batch.
         peak_mb: the most memory that the process held, or on a GPU the most that PyTorch allocated, in MiB.
         batch_s: seconds a batch, the fastest.
+        wait_share: share of the time, from the second batch on, in which the network waited for data.
         batches: how many there were.
     """
 
@@ -42,6 +43,7 @@ class Rehearsed:
     peak_mb: float
     batch_s: float
     batches: int
+    wait_share: float = 0.0
 
 
 class RehearsalOverError(Exception):
@@ -49,20 +51,20 @@ class RehearsalOverError(Exception):
 
 
 class Pace(Callback):
-    """Measure a training from its second batch on, and end it."""
+    """Measure the batches of a training, and end it; the first holds its beginning too."""
 
     def __init__(self, batches: int, clock: Callable[[], float] = time.perf_counter) -> None:
         self.batches = batches
         self.clock = clock
         self.seconds: list[float] = []
-        self._begun = clock()
+        self.waited: list[float] = []
+        self._ended = clock()
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Start the clock at the first batch."""
-        if not batch_idx:
-            self._begun = self.clock()
+        """Note how long the batch was waited for."""
+        self.waited.append(self.clock() - self._ended)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -73,33 +75,34 @@ class Pace(Callback):
             RehearsalOverError: after the last.
         """
         now = self.clock()
-        self.seconds.append(now - self._begun)
-        self._begun = now
+        self.seconds.append(now - self._ended)
+        self._ended = now
         if len(self.seconds) == self.batches:
             raise RehearsalOverError
 
 
-def rehearse(settings: RunSettings, *, batch: int, home: Path) -> Rehearsed:
+def rehearse(settings: RunSettings, *, batch: int, home: Path, workers: int = 0) -> Rehearsed:
     """Run the first steps of a run with another batch size, in a process of its own.
 
     Args:
         settings: of the run.
         batch: patches a batch.
         home: where runs are kept: a fine-tuning finds its weights there; nothing is written there.
+        workers: processes that prepare batches.
     """
     context = multiprocessing.get_context("spawn")  # a fork would begin with this process's memory
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(first_steps, settings, batch, home).result()
+        return pool.submit(first_steps, settings, batch, home, workers).result()
 
 
-def first_steps(settings: RunSettings, batch: int, home: Path) -> Rehearsed:
+def first_steps(settings: RunSettings, batch: int, home: Path, workers: int = 0) -> Rehearsed:
     """Run and measure the first steps in this process."""
     pace = Pace(STEPS)
     # no evaluation and no state within the rehearsal; the steps only have to be enough
     asked: dict[str, Any] = {
         "batch_size": batch,
         "accumulate": 1,
-        "workers": 0,
+        "workers": workers,
         "steps": 1000 * STEPS,
         "evaluations": 1,
     }
@@ -113,7 +116,8 @@ def first_steps(settings: RunSettings, batch: int, home: Path) -> Rehearsed:
             elif isinstance(chosen, FinetuneSettings):
                 finetune(_from_weights(chosen, home), home=place, say=lambda line: None, onlookers=(pace,))
         except RehearsalOverError:
-            return Rehearsed(batch, _peak_mb(), min(pace.seconds[1:]), len(pace.seconds))
+            share = sum(pace.waited[1:]) / sum(pace.seconds[1:])
+            return Rehearsed(batch, _peak_mb(), min(pace.seconds[1:]), len(pace.seconds), share)
     raise RuntimeError("a rehearsal ends before its run")
 
 

@@ -1,11 +1,13 @@
+import sys
+
 import pytest
 import tiny
 
 from medmim.config import FinetuneSettings, PretrainSettings
 from medmim.data.manifest import read_dataset
 from medmim.errors import RunError
-from medmim.stages.plan import free_memory_mb, predict, refuse_too_large
-from medmim.stages.rehearsal import Rehearsed, first_steps
+from medmim.stages.plan import free_memory_mb, plan, predict, refuse_too_large
+from medmim.stages.rehearsal import Rehearsed, first_steps, rehearse
 
 SMALL, LARGE = Rehearsed(2, 300.0, 0.3, 6), Rehearsed(4, 500.0, 0.5, 6)
 
@@ -64,11 +66,33 @@ def test_free_memory_is_a_number():
     assert 10 < free_memory_mb() < 1e8
 
 
-MEASURE = """
-import sys
-from pathlib import Path
-from medmim.config import {kind}
-from medmim.stages.workload import process_mb
-from medmim.stages.rehearsal import Pace, RehearsalOverError, run_of
-import tempfile
-"""
+def table(rows):
+    """The table that `make test-slow` prints with -s."""
+    lines = ["configuration                                   predicted MiB  measured MiB   error"]
+    lines += [f"{name:<46}  {p:13.0f}  {m:12.0f}  {p / m - 1:+7.1%}" for name, p, m in rows]
+    return "\n".join(lines)
+
+
+SIX = [
+    ("pretrain", {"dims": 3, "size": (32,), "batch_size": 8}),
+    ("pretrain", {"dims": 3, "size": (48,), "batch_size": 12, "ratio": 0.5}),
+    ("pretrain", {"dims": 2, "size": (128,), "batch_size": 16, "encoder": "resnet18"}),
+    ("pretrain", {"dims": 3, "size": (32,), "batch_size": 16, "activation_checkpointing": True}),
+    ("finetune", {"dims": 3, "size": (32,), "batch_size": 8}),
+    ("finetune", {"dims": 2, "size": (128,), "batch_size": 16, "encoder": "resnet18"}),
+]
+
+
+@pytest.mark.slow
+def test_memory_is_predicted_within_15_percent_in_six_configurations(tmp_path, home):
+    data = tiny.make_dataset(tmp_path / "data", patients=8)
+    rows = []
+    for stage, words in SIX:
+        kind = PretrainSettings if stage == "pretrain" else FinetuneSettings
+        more = {} if stage == "pretrain" else {"init": "scratch"}
+        settings = kind(**{"data": data, "workers": 0, "precision": "fp32", **words, **more})
+        predicted_mb = plan(settings, home=home).peak_mb
+        measured_mb = rehearse(settings, batch=settings.batch_size, home=home).peak_mb
+        rows.append((f"{stage} {words}", predicted_mb, measured_mb))
+    sys.stdout.write(f"\n{table(rows)}\n")
+    assert all(abs(p / m - 1) <= 0.15 for _, p, m in rows), table(rows)
