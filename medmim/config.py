@@ -1,22 +1,18 @@
-"""Settings of a run: typed, frozen, and refused completely and kindly when wrong.
+"""Settings of a pretraining and of a fine-tuning: typed and frozen.
 
-Precedence, lowest first: defaults here, `--config FILE`, flags, `--set key=value`. The resolved settings are
-stored with the run. Values that depend on the data (size, dims, encoder, cell) may be left open: None means
-"chosen from the dataset", and the choice is stored.
+The resolved settings are stored with the run. Values that depend on the data (size, dims, encoder, cell) may
+be left open: None means "chosen from the dataset", and the choice is stored.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal
 
-import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from medmim import files
-from medmim.errors import SettingsError, did_you_mean
+from medmim.settings import FileSettings
 
 
 def _as_sequence(value: Any) -> Any:
@@ -46,7 +42,7 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 
-class RunSettings(BaseModel):
+class RunSettings(FileSettings):
     """What pretraining and fine-tuning share.
 
     Attributes:
@@ -80,8 +76,6 @@ class RunSettings(BaseModel):
         fold: hold out this one of five patient-disjoint folds instead of the dataset's own test split.
         experiment: MLflow experiment.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     data: Path = Path("medmim-data")
     dims: Literal[2, 3] | None = None
@@ -143,12 +137,15 @@ class PretrainSettings(RunSettings):
         ratio: share of mask cells to hide.
         cell: mask cell in voxels, or in millimetres such as `8mm`, which become the nearest size in voxels
             that the encoder takes; None: the encoder's total stride.
-        compute: of SparK: packed computes visible cells only; masked computes all and multiplies, with equal
-            results. None: packed.
+        compute: of SparK and contrastive: packed computes visible cells only; masked computes all and
+            multiplies, with equal results. None: packed.
         augment: patch: random crops at one spacing, flips along all axes, mild intensity changes; resized: as
             SparK, parts of 0.67 to 1 of an image scaled to `size`, and left for right.
         include_held_out: pretrain on validation and test patients too (their images, never their labels).
+        monitors: judge the encoder now and then by probes on validation patients; False saves a few percent.
     """
+
+    presets: ClassVar[str] = "pretrain"
 
     method: str = "spark"
     method_options: dict[str, Any] = Field(default_factory=dict)
@@ -159,26 +156,48 @@ class PretrainSettings(RunSettings):
     compute: Literal["packed", "masked"] | None = None
     augment: Literal["patch", "resized"] = "patch"
     include_held_out: bool = False
+    monitors: bool = True
 
 
 class FinetuneSettings(RunSettings):
     """Settings of `medmim finetune`.
 
     Attributes:
-        task: segment.
+        task: segment, classify or detect.
+        task_options: that task's own settings, such as `criterion` of segment or `mixup` of classify.
         init: where the encoder's weights come from: `scratch`, a run id, a weights file, or None: the newest
             pretraining run on this dataset.
         labelled: train on this many labelled patients (nested: the ten are among the twenty).
         label_fraction: the same as a share of the labelled patients.
-        encoder_lr: learning rate of the encoder relative to `lr`.
-        foreground: share of patches centred on labelled foreground.
+        view: patch: random patches, sliding window; whole: the whole image scaled to `size`; None: as the
+            task likes it.
+        tune: full: everything; partial: the last half of the encoder's layers and the head; probe: the head
+            alone.
+        encoder_lr: learning rate of the encoder relative to `lr`; 0 freezes it.
+        layer_decay: factor of the learning rate from each layer of the encoder to the one before.
+        freeze: share of the training at whose end the encoder begins to learn.
+        ema: share of the moving average of weights that is kept at each step; 0: no average.
+        regulariser: mask_any_net: train the task also on masked images, whose hidden parts a second branch
+            reuses.
+        least_loaded: smallest share of the encoder's tensors that must arrive from `init`.
+        foreground: share of patches centred on labelled foreground, or on a box.
     """
 
+    presets: ClassVar[str] = "finetune"
+
     task: str = "segment"
+    task_options: dict[str, Any] = Field(default_factory=dict)
     init: str | None = None
     labelled: int | None = Field(default=None, gt=0)
     label_fraction: float | None = Field(default=None, gt=0, le=1)
+    view: Literal["patch", "whole"] | None = None
+    tune: Literal["full", "partial", "probe"] = "full"
     encoder_lr: float = Field(default=1.0, ge=0)
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    freeze: float = Field(default=0.0, ge=0, lt=1)
+    ema: float = Field(default=0.0, ge=0, lt=1)
+    regulariser: Literal["mask_any_net"] | None = None
+    least_loaded: float = Field(default=0.99, ge=0, le=1)
     foreground: float = Field(default=0.5, ge=0, le=1)
 
     @model_validator(mode="after")
@@ -186,106 +205,3 @@ class FinetuneSettings(RunSettings):
         if self.labelled is not None and self.label_fraction is not None:
             raise ValueError("expected one of labelled, label_fraction, got both")
         return self
-
-
-Settings = TypeVar("Settings", bound=RunSettings)
-
-
-def resolve(
-    kind: type[Settings],
-    *,
-    config: str | None = None,
-    flags: Mapping[str, Any] | None = None,
-    overrides: Iterable[str] = (),
-) -> Settings:
-    """Merge defaults, file, flags and overrides into settings.
-
-    Args:
-        kind: the settings model.
-        config: path of a YAML file, or the name of one that ships with medmim.
-        flags: values from the command line; None means "not given".
-        overrides: `key=value` words; values are read as YAML, and `options.name=value` changes one option.
-
-    Raises:
-        SettingsError: one message with every unknown key and every bad value.
-    """
-    values: dict[str, Any] = {}
-    if config is not None:
-        _merge(values, _read(find_config(config, kind)))
-    _merge(values, {key: value for key, value in (flags or {}).items() if value is not None})
-    for word in overrides:
-        key, equals, text = word.partition("=")
-        if not equals:
-            raise SettingsError(f"--set {word}: expected key=value, such as --set batch_size=2")
-        _merge(values, _nested(values, key.strip().replace("-", "_"), _parse(text, where=f"--set {key}")))
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        problems = "; ".join(_explain(problem, kind) for problem in error.errors(include_url=False))
-        raise SettingsError(f"settings{f' in {config}' if config else ''}: {problems}") from None
-
-
-def find_config(name: str, kind: type[RunSettings]) -> Path:
-    """Return the file of a `--config` word: a path, or the name of a shipped preset."""
-    if Path(name).is_file():
-        return Path(name)
-    folder = files.shipped("configs") / ("pretrain" if kind is PretrainSettings else "finetune")
-    presets = {path.stem: path for path in folder.glob("*.yaml")}
-    if name in presets:
-        return presets[name]
-    raise SettingsError(f"--config {name}: no such file or preset{did_you_mean(name, presets)}")
-
-
-_BUDGETS = ("steps", "epochs", "minutes")
-_LABEL_BUDGETS = ("labelled", "label_fraction")
-
-
-def _merge(values: dict[str, Any], newer: Mapping[str, Any]) -> None:
-    """Let newer values win; a newer budget replaces an older one of another kind."""
-    for group in (_BUDGETS, _LABEL_BUDGETS):
-        if any(newer.get(key) is not None for key in group):
-            for key in group:
-                values.pop(key, None)
-    values.update(newer)
-
-
-def _nested(values: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
-    """Return `a.b=value` as the mapping of `a`, in which `b` is new and the rest stays."""
-    first, _, rest = key.partition(".")
-    if not rest:
-        return {first: value}
-    known = values.get(first)
-    inner = known if isinstance(known, Mapping) else {}
-    return {first: {**inner, **_nested(inner, rest, value)}}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(
-            f"{path}: expected a YAML text file that you may read, got {type(error).__name__}"
-        ) from None
-    content = _parse(text, where=str(path))
-    if not isinstance(content, dict):
-        raise SettingsError(f"{path}: expected 'key: value' lines, got {type(content).__name__}")
-    return {str(key): value for key, value in content.items()}
-
-
-def _parse(text: str, *, where: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        line = getattr(getattr(error, "problem_mark", None), "line", 0) + 1
-        raise SettingsError(f"{where}: not valid YAML (line {line})") from None
-
-
-def _explain(problem: Any, kind: type[RunSettings]) -> str:
-    """Turn one pydantic problem into 'key: what was expected, what was got'."""
-    key = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        return f"unknown key '{key}'{did_you_mean(key, kind.model_fields)}"
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    if not key:
-        return message
-    return f"{key}: {message[0].lower()}{message[1:]}, got {problem['input']!r}"

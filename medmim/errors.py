@@ -64,6 +64,18 @@ class SettingsError(UsageError):
     """Wrong settings; the message lists every problem."""
 
 
+def place_of(error: BaseException) -> str:
+    """Return the innermost place in medmim that an exception passed: all that may be told of a message."""
+    place = "an unknown place"
+    trace = error.__traceback__
+    while trace is not None:
+        module = trace.tb_frame.f_globals.get("__name__", "")
+        if module.startswith("medmim"):
+            place = f"{module}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    return place
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `; did you mean 'mesh'?` or, without a near word, the list of known ones."""
     words = sorted(known)

@@ -1,5 +1,6 @@
 """Small datasets and an empty store that tests of several folders share; warnings of our own are errors."""
 
+import inspect
 import os
 import shutil
 import socket
@@ -15,6 +16,11 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 def pytest_configure(config):
     config.addinivalue_line("filterwarnings", r"error:::medmim(\.|$)")
+
+
+def pytest_make_parametrize_id(val):
+    """Name functions by their names: pytest's own words hold addresses, which differ between workers."""
+    return val.__name__ if inspect.isfunction(val) else None
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -16,8 +16,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "medmim"
 
-# left to right: who may import whom; the first six are single modules, the shared ground
-ORDER = ["errors", "files", "shapes", "randomness", "settings", "config"]
+# left to right: who may import whom; the first seven are single modules, the shared ground
+ORDER = ["errors", "files", "shapes", "randomness", "settings", "config", "study"]
 ORDER += ["data", "masks", "encoders", "methods", "heads", "training", "tracking", "stages", "cli"]
 LATE_IMPORTS = ("stages", "cli")  # so that `--help` stays fast and a stage loads only what it runs
 HEAVY = ("torch", "monai", "lightning", "mlflow")
@@ -189,3 +189,8 @@ def test_help_does_not_load_what_it_does_not_need(command):
     )
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.splitlines()[-1].strip() == "loaded:"
+
+
+def test_test_files_have_names_of_their_own():
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names)), "pytest imports test files by their name alone"

@@ -2,8 +2,9 @@ import pytest
 import yaml
 
 from medmim import files
-from medmim.config import FinetuneSettings, PretrainSettings, find_config, resolve
+from medmim.config import FinetuneSettings, PretrainSettings
 from medmim.errors import SettingsError
+from medmim.settings import find_config, resolve
 
 CONFIGS = sorted(files.shipped("configs").glob("*/*.yaml"))
 

@@ -5,12 +5,14 @@ import hashlib
 import numpy as np
 
 from medmim.data.manifest import DatasetInfo, LedgerRow, Volume, write_dataset
+from medmim.data.marks import boxes_around, boxes_of
 from medmim.data.nifti import Image, encode_image
 from medmim.data.splits import assign_splits
 from medmim.encoders import ENCODERS, TokenEncoder
 
 SHAPE = (20, 16, 16)
 NAMES = {1: "core", 2: "rim"}
+CLASSES = ("calm", "odd")
 # what a test of a run gives, so that a step takes a fraction of a second
 TINY = {
     "size": (16,),
@@ -99,6 +101,7 @@ def write_volume(root, subject, image, affine, *, label=None, split=None, number
 def make_dataset(root, *, patients=10, varied=False, labels=True, names=NAMES, name="tiny", seed=0):
     """Write a dataset folder of one volume a patient and return its path.
 
+    With labels come boxes around their parts and a class, every other patient's the same.
     varied: spacings and orientations differ, and one patient has a second volume.
     """
     rng = np.random.default_rng(seed)
@@ -112,17 +115,18 @@ def make_dataset(root, *, patients=10, varied=False, labels=True, names=NAMES, n
             image, label = blob(rng, SHAPE)
             spacing = spacings[number % len(spacings)]
             affine = affine_of(orientations[number % len(orientations)], spacing, SHAPE)
-            rows.append(
-                write_volume(
-                    root,
-                    subject,
-                    image,
-                    affine,
-                    label=label if labels else None,
-                    split=splits[subject],
-                    number=volume,
-                )
+            written = write_volume(
+                root,
+                subject,
+                image,
+                affine,
+                label=label if labels else None,
+                split=splits[subject],
+                number=volume,
             )
+            found = boxes_of(boxes_around(Image(label, affine), NAMES)) if labels else ()
+            target = CLASSES[number % len(CLASSES)] if labels else None
+            rows.append(written.model_copy(update={"boxes": found, "target": target}))
     ledger = [
         LedgerRow(number=i, file=f"file{i}", fate="accepted", reason="ok", volume=row.id)
         for i, row in enumerate(rows)

@@ -13,16 +13,22 @@ from typing import Any
 import click
 
 from medmim import __version__
-from medmim.errors import MedmimError, Stopped, did_you_mean
+from medmim.errors import MedmimError, Stopped, did_you_mean, place_of
 
 COMMANDS = {
     "ingest": "DICOM or NIfTI folder → checked, pseudonymised dataset folder",
     "inspect": "one HTML page of a dataset: pictures, verdicts, histograms",
     "verify": "hashes and counts of a dataset: is it still what was written",
     "masks": "a gallery of masks, and their cards, on a grid or on your own scan",
+    "methods": "the table of pretraining methods along the survey's axes",
     "pretrain": "masked pretraining of an encoder on a dataset",
     "finetune": "a task head on an encoder, tested and registered",
+    "study": "masks, ratios, methods and seeds compared: a grid of cells, resumable",
     "compare": "fine-tuning runs side by side: table, intervals, verdict, report",
+    "models": "registered models: versions, aliases, lineage, contamination",
+    "sync": "make an MLflow server hold every run that is here, exactly once",
+    "pack": "a study as one checked file",
+    "unpack": "merge the runs of such a file",
     "ui": "the MLflow UI on the local runs, loopback only",
     "bench": "speed and memory of packed, masked and dense computing here",
     "plan": "memory and hours of a run before it starts, and the batch size that fits",
@@ -75,7 +81,7 @@ class Medmim(click.Group):
                 raise
             # The message may quote a scan; where it happened is enough to report it.
             click.echo(
-                f"medmim: internal error, {type(error).__name__} in {_where(error)}; please report it "
+                f"medmim: internal error, {type(error).__name__} in {place_of(error)}; please report it "
                 "(MEDMIM_DEBUG=1 shows more)",
                 err=True,
             )
@@ -99,18 +105,6 @@ Or on generated ones: medmim demo. Runs are kept in $MEDMIM_HOME (./medmim-runs)
 @click.version_option(__version__, prog_name="medmim")
 def main() -> None:
     """Masked image modelling for medical scans: DICOM in, compared and registered segmenters out."""
-
-
-def _where(error: BaseException) -> str:
-    """Return the innermost place in medmim that an exception passed."""
-    place = "an unknown place"
-    trace = error.__traceback__
-    while trace is not None:
-        module = trace.tb_frame.f_globals.get("__name__", "")
-        if module.startswith("medmim"):
-            place = f"{module}:{trace.tb_lineno}"
-        trace = trace.tb_next
-    return place
 
 
 if __name__ == "__main__":

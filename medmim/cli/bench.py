@@ -11,6 +11,7 @@ from medmim.cli.options import json_option, phases, print_result, sizes
 
 if TYPE_CHECKING:
     from medmim.stages.bench import Benched
+    from medmim.stages.bench_methods import MethodTimes
     from medmim.stages.feeding import Fed
 
 _WORDS = ("encoder", "step", "masks")
@@ -33,7 +34,8 @@ Examples:
   medmim bench --dims 3 --ratio 0.7             DynUNet encoder on 2×64³
   medmim bench --data medmim-data --dims 3      patches a second, against MONAI's datasets
   medmim bench --part masks                     how long each mask takes to draw
-  medmim bench --encoder convnext --size 128 --part encoder --precision fp32 --json""",
+  medmim bench --encoder convnext --size 128 --part encoder --precision fp32 --json
+  medmim bench --methods                        every method beside a supervised step of its encoder""",
 )
 @click.option("--dims", type=click.IntRange(2, 3), default=2, show_default=True, help="2 or 3.")
 @click.option("--encoder", help="Name or module:callable.  [default: resnet50 in 2D, dynunet in 3D]")
@@ -47,6 +49,7 @@ Examples:
 )
 @click.option("parts", "--part", type=click.Choice(_WORDS), multiple=True, help="[default: all]")
 @click.option("--runs", type=click.IntRange(min=1), default=5, show_default=True, help="Of each variant.")
+@click.option("--methods", is_flag=True, help="A step of every pretraining method instead.")
 @click.option("--memory/--no-memory", default=True, help="Measure peak memory, in processes of their own.")
 @click.option("--data", type=click.Path(path_type=Path), help="Time the loader on this dataset instead.")
 @click.option("--workers", type=click.IntRange(min=0), default=2, show_default=True, help="With --data.")
@@ -60,33 +63,44 @@ def command(
     size: str | None,
     cell: str | None,
     batch_size: int | None,
-    mask: str | None,
+    methods: bool,
     **given: Any,
 ) -> None:
     """Time packed, masked-dense and plain dense computing side by side: encoder, whole step, masks.
 
     With --data, time how fast patches of a dataset come, and how long a pretraining waits for them.
     """
+    workers, mask = given.pop("workers"), given.pop("mask")
     if data is not None:
-        from medmim.stages.feeding import feed
-
-        fed = feed(data, dims=3 if dims == 3 else 2, batch_size=batch_size or 4, workers=given["workers"])
-        print_result(fed.as_json(), as_json=as_json, lines=feeding_lines(fed))
+        _bench_data(data, dims, batch_size=batch_size, workers=workers, as_json=as_json)
+        return
+    space = sizes(size, word="--size") if size else None
+    if methods:
+        words = {"encoder": encoder, "size": space, "batch": batch_size, "mask": mask, "cell": cell, **given}
+        _bench_methods(dims, words, as_json=as_json)
         return
     from medmim.stages.bench import bench, default_setup
 
     setup = default_setup(
         dims,
         encoder,
-        size=sizes(size, word="--size") if size else None,
+        size=space,
         cell=sizes(cell, word="--cell") if cell else None,
         batch=batch_size,
         rule=mask,
     )
-    chosen = {key: value for key, value in given.items() if value != () and key != "workers"}
+    chosen = {key: value for key, value in given.items() if value != ()}
     with phases() as progress:
         result = bench(setup, progress=progress, **chosen)
     print_result(result.as_json(), as_json=as_json, lines=bench_lines(result))
+
+
+def _bench_data(data: Path, dims: int, *, batch_size: int | None, workers: int, as_json: bool) -> None:
+    """Measure loaders on a dataset; a table of its own."""
+    from medmim.stages.feeding import feed
+
+    fed = feed(data, dims=3 if dims == 3 else 2, batch_size=batch_size or 4, workers=workers)
+    print_result(fed.as_json(), as_json=as_json, lines=feeding_lines(fed))
 
 
 def feeding_lines(fed: Fed) -> list[str]:
@@ -139,4 +153,47 @@ def _mask_lines(result: Benched) -> list[str]:
     for row in result.masks:
         share = "–" if row.share_of_step is None else f"{row.share_of_step:.3%}"
         lines.append(f"{row.mask:<9}  {row.milliseconds:>{len(grid) + 21}.2f}  {share:>31}")
+    return lines
+
+
+def _bench_methods(dims: int, words: dict[str, Any], *, as_json: bool) -> None:
+    """Measure every method; a table of its own, with one ratio and one precision."""
+    from medmim.stages.bench_methods import bench_methods, default_trials
+
+    ratios = words.pop("ratios")
+    if len(ratios) > 1 or any(words.pop(word) for word in ("precisions", "parts", "cell")):
+        raise click.UsageError("--methods: expected one --ratio or none, and no --precision, --part, --cell")
+    trials = default_trials(
+        dims,
+        encoder=words["encoder"],
+        size=words["size"],
+        batch=words["batch"],
+        rule=words["mask"] or "mesh",
+        ratio=(*ratios, 0.7)[0],
+    )
+    with phases() as progress:
+        result = bench_methods(trials, runs=words["runs"], memory=words["memory"], progress=progress)
+    print_result(result.as_json(), as_json=as_json, lines=method_time_lines(result))
+
+
+def method_time_lines(result: MethodTimes) -> list[str]:
+    """Return the table of methods, for people."""
+    trial, where = result.trials[0], result.machine
+    space = "×".join(map(str, (trial.batch, 1, *trial.size)))
+    lines = [
+        f"a step on {space}, mask {trial.rule} {trial.ratio:g}; forward and backward, fp32, median of "
+        f"{where['runs']}",
+        f"{where['device']}, {where['threads']} threads, torch {where['torch']}",
+        "",
+        f"{'method':<13} {'encoder':<9}      ms  supervised ms  ×supervised  peak MiB  supervised MiB"
+        "  million trained  GFLOP an image  encoder",
+    ]
+    for row in result.rows:
+        peaks = (row.peak_mb, row.supervised_peak_mb)
+        memory = [f"{'–' if peak is None else f'{peak:.0f}':>8}" for peak in peaks]
+        lines.append(
+            f"{row.method:<13} {row.encoder:<9} {row.milliseconds:7.1f}  {row.supervised_milliseconds:13.1f}"
+            f"  {row.against_supervised:11.2f}  {memory[0]}        {memory[1]}"
+            f"  {row.parameters / 1e6:15.2f}  {row.gflop:14.2f}  {row.encoder_gflop:7.2f}"
+        )
     return lines

@@ -25,6 +25,9 @@ Examples:
   medmim finetune segment                        from the newest pretraining run
   medmim finetune segment --init scratch         the control: same split, steps and seed
   medmim finetune segment --labelled 10 --minutes 7
+  medmim finetune classify --size 128            one class for each image
+  medmim finetune detect --size 128              boxes around findings
+  medmim finetune classify --set tune=probe      the head alone, on a frozen encoder
   medmim finetune segment --init 3f2a --fold 1""",
 )
 @click.argument("task")
@@ -38,12 +41,15 @@ Examples:
 def command(
     *, as_json: bool, config: str | None, overrides: tuple[str, ...], resume: str | None, **flags: Any
 ) -> None:
-    """Fine-tune an encoder for TASK (segment), test it once and register the model."""
-    from medmim.config import FinetuneSettings, resolve
+    """Fine-tune an encoder for TASK (segment, classify or detect), test it once and register the model."""
+    from medmim.config import FinetuneSettings
+    from medmim.settings import resolve
 
     note_server()
     values = given(flags)
-    settings = resolve(FinetuneSettings, config=config, flags=values, overrides=overrides)
+    settings = resolve(
+        FinetuneSettings, base=values.get("task"), config=config, flags=values, overrides=overrides
+    )
     if resume:
         refuse_with_resume(values, overrides, config)
         from medmim.stages.runs import to_resume

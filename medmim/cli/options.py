@@ -20,12 +20,9 @@ def home() -> Path:
 
 
 def note_server() -> None:
-    """Say that a tracking server is not reached yet, rather than ignore the variable in silence."""
+    """Say what becomes of a run when a tracking server is named."""
     if os.environ.get("MLFLOW_TRACKING_URI"):
-        click.echo(
-            "medmim: runs are kept here; sending them to MLFLOW_TRACKING_URI is not available yet",
-            err=True,
-        )
+        click.echo("medmim: runs are kept here and mirrored to MLFLOW_TRACKING_URI as they go", err=True)
 
 
 def json_option(command: Command) -> Command:
@@ -121,7 +118,7 @@ _RUN_OPTIONS = [
     click.option("--steps", type=int, help="Length of training in steps.  [default: 2000]"),
     click.option("--epochs", type=float, help="Length of training in passes over the volumes."),
     click.option("--minutes", type=float, help="Length of training in minutes of wall clock."),
-    click.option("--batch-size", type=int, help="Patches a step.  [default: 4]"),
+    click.option("--batch-size", type=int, help="Patches a step.  [default: 4; classify 16, detect 8]"),
     click.option("--lr", type=float, help="Learning rate.  [default: 0.001]"),
     click.option("--precision", help="auto, fp32 or bf16.  [default: auto]"),
     click.option("--workers", type=int, help="Processes that prepare batches.  [default: from the machine]"),

@@ -36,7 +36,8 @@ def command(
     """
     if resume:
         raise click.UsageError("--resume: a resumed run takes what it took; leave it out")
-    from medmim.config import FinetuneSettings, PretrainSettings, resolve
+    from medmim.config import FinetuneSettings, PretrainSettings
+    from medmim.settings import resolve
 
     kind = PretrainSettings if stage == "pretrain" else FinetuneSettings
     settings = resolve(kind, config=config, flags=given(flags), overrides=overrides)

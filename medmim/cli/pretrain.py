@@ -58,7 +58,8 @@ def command(
         raise click.UsageError(
             "--init: pretraining from other weights is not available yet; use --init scratch"
         )
-    from medmim.config import PretrainSettings, resolve
+    from medmim.config import PretrainSettings
+    from medmim.settings import resolve
 
     note_server()
     values = given(flags)
@@ -76,6 +77,18 @@ def command(
         f"run      {result.run_id}",
         f"weights  {result.checkpoint}",
         f"picture  {result.panel}",
+        *alarm_lines(result.metrics),
         "next     medmim finetune segment",
     ]
     print_result(result.as_json(), as_json=as_json, lines=lines)
+
+
+_ALARMS = {
+    "last/alarm_collapse": "alarm    collapse: all images have come to look alike to the encoder",
+    "last/alarm_leak": "alarm    leak: hidden cells are rebuilt too well to be true; try larger cells",
+}
+
+
+def alarm_lines(metrics: dict[str, float]) -> list[str]:
+    """Return a line for each alarm of the last evaluation."""
+    return [line for key, line in _ALARMS.items() if metrics.get(key)]

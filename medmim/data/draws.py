@@ -6,13 +6,12 @@ n. So workers, batch order and a stop in the middle change nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from monai.transforms.compose import Compose
-from monai.transforms.croppad.array import SpatialPad
 from monai.transforms.croppad.dictionary import RandCropByPosNegLabeld, RandSpatialCropd
 from monai.transforms.intensity.dictionary import (
     RandGaussianNoised,
@@ -21,7 +20,6 @@ from monai.transforms.intensity.dictionary import (
     RandShiftIntensityd,
 )
 from monai.transforms.spatial.dictionary import RandAffined, RandFlipd
-from monai.transforms.transform import Randomizable
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -29,11 +27,12 @@ from medmim.data.manifest import Volume
 from medmim.data.plan import Plan
 from medmim.data.prepare import Prepared
 from medmim.data.resized_crop import RandomResizedCrop
+from medmim.data.transforms import FlipLeftRight, PadTo, PickSlice, Sample
 from medmim.data.workers import Notes, leave_signals_to_the_trainer
 from medmim.randomness import numpy_stream, stream_seed
 from medmim.shapes import Size
 
-Sample = dict[str, Any]
+Targets = Callable[[Volume, Prepared], Mapping[str, Any]]
 
 
 class Draws(Dataset[Sample]):
@@ -46,6 +45,8 @@ class Draws(Dataset[Sample]):
         labelled: give labels with the images.
         seed: of the run.
         total: number of draws.
+        targets: what a task adds to a sample; it comes back from the transform under the same names.
+        weights: how often each volume is drawn, relative to the others; None: each once an epoch.
     """
 
     def __init__(
@@ -57,6 +58,8 @@ class Draws(Dataset[Sample]):
         labelled: bool,
         seed: int,
         total: int,
+        targets: Targets | None = None,
+        weights: Sequence[float] | None = None,
     ) -> None:
         self.volumes = volumes
         self.prepare = prepare
@@ -64,6 +67,8 @@ class Draws(Dataset[Sample]):
         self.labelled = labelled
         self.seed = seed
         self.total = total
+        self.targets = targets
+        self.weights = weights
         self.notes = Notes()
 
     def __len__(self) -> int:
@@ -72,21 +77,31 @@ class Draws(Dataset[Sample]):
     def __getitem__(self, number: int) -> Sample:
         """Return the patch of one draw: `image`, `label` if asked for, and the draw's number."""
         self.notes.note(number)
-        prepared = self.prepare(self.volume_of(number))
+        volume = self.volume_of(number)
+        prepared = self.prepare(volume)
         sample: Sample = {"image": prepared.image, "slice_axis": prepared.slice_axis}
         if self.labelled:
             sample["label"] = prepared.label
+        if self.targets:
+            sample |= self.targets(volume, prepared)
+        keys = sample.keys() - {"slice_axis"}
         self.transform.set_random_state(seed=stream_seed(self.seed, "draw", number) % 2**32)
         patch = self.transform(sample)
         patch = patch[0] if isinstance(patch, list) else patch  # crops by label come as a list of one
-        keys = ("image", "label") if self.labelled else ("image",)
-        return {key: _plain(patch[key]) for key in keys} | {"draw": number}
+        return {key: _plain(patch[key]) for key in sorted(keys)} | {"draw": number}
 
     def volume_of(self, number: int) -> Volume:
         """Return the volume that a draw is taken from."""
         epoch, place = divmod(number, len(self.volumes))
-        order = numpy_stream(self.seed, "order", epoch).permutation(len(self.volumes))
-        return self.volumes[int(order[place])]
+        return self.volumes[int(self._order(epoch)[place])]
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """Return the places of an epoch's volumes; with weights some come twice and others not at all."""
+        stream, count = numpy_stream(self.seed, "order", epoch), len(self.volumes)
+        if self.weights is None:
+            return stream.permutation(count)
+        share = np.asarray(self.weights, dtype=float)
+        return stream.choice(count, size=count, p=share / share.sum())
 
 
 def batches(
@@ -132,14 +147,15 @@ class _InTurn(Sampler[int]):
         return self.total // self.processes
 
 
-def pretraining_patches(plan: Plan) -> Compose:
-    """Random crops and flips of images, mild intensity changes."""
+def pretraining_patches(plan: Plan, *, labelled: bool = False) -> Compose:
+    """Random crops and flips of images (and their labels), mild intensity changes."""
+    keys = ["image", "label"] if labelled else ["image"]
     return Compose(
         [
-            *_slices(plan, keys=["image"], foreground=0.0),
-            _Pad(["image"], plan.size),
-            RandSpatialCropd(["image"], roi_size=plan.size, random_size=False),
-            *(RandFlipd(["image"], prob=0.5, spatial_axis=axis) for axis in range(plan.dims)),
+            *_slices(plan, keys=keys, foreground=0.0),
+            PadTo(keys, plan.size),
+            RandSpatialCropd(keys, roi_size=plan.size, random_size=False),
+            *(RandFlipd(keys, prob=0.5, spatial_axis=axis) for axis in range(plan.dims)),
             RandScaleIntensityd("image", factors=0.1, prob=0.5),
             RandShiftIntensityd("image", offsets=0.1, prob=0.5),
         ]
@@ -152,7 +168,7 @@ def resized_parts(plan: Plan) -> Compose:
         [
             *_slices(plan, keys=["image"], foreground=0.0),
             RandomResizedCrop(plan.size, scale=(0.67, 1.0)),
-            _FlipLeftRight(["image"]),
+            FlipLeftRight(["image"]),
         ]
     )
 
@@ -166,9 +182,9 @@ def segmentation_patches(plan: Plan, *, foreground: float) -> Compose:
     return Compose(
         [
             *_slices(plan, keys=keys, foreground=foreground),
-            _Pad(keys, plan.size),
+            PadTo(keys, plan.size),
             _crop(keys, plan.size, foreground=foreground),
-            _FlipLeftRight(keys),
+            FlipLeftRight(keys),
             RandAffined(
                 keys,
                 prob=0.5,
@@ -189,7 +205,7 @@ def segmentation_patches(plan: Plan, *, foreground: float) -> Compose:
 
 
 def _slices(plan: Plan, *, keys: list[str], foreground: float) -> list[Any]:
-    return [_PickSlice(keys, foreground=foreground)] if plan.dims == 2 else []
+    return [PickSlice(keys, foreground=foreground)] if plan.dims == 2 else []
 
 
 def _crop(keys: list[str], size: Size, *, foreground: float) -> Any:
@@ -198,63 +214,6 @@ def _crop(keys: list[str], size: Size, *, foreground: float) -> Any:
     return RandCropByPosNegLabeld(
         keys, "label", spatial_size=size, pos=foreground, neg=1 - foreground, num_samples=1
     )
-
-
-class _PickSlice(Randomizable):  # type: ignore[misc]  # MONAI is not typed
-    """Take one slice across the slice axis; with probability `foreground` one that holds foreground."""
-
-    def __init__(self, keys: list[str], *, foreground: float) -> None:
-        self.keys = keys
-        self.foreground = foreground
-
-    def randomize(self, data: Sample) -> int:
-        """Choose a slice number."""
-        axis = data["slice_axis"] + 1
-        candidates = np.arange(data["image"].shape[axis])
-        if self.foreground and self.R.random() < self.foreground:
-            others = [other for other in range(4) if other != axis]
-            holding = np.flatnonzero(np.asarray(data["label"].numpy().any(axis=tuple(others))))
-            candidates = holding if len(holding) else candidates
-        return int(self.R.choice(candidates))
-
-    def __call__(self, data: Sample) -> Sample:
-        chosen = self.randomize(data)
-        axis = data["slice_axis"] + 1
-        picked = {key: data[key].select(axis, chosen) for key in self.keys}
-        # Right-left is the first remaining axis, unless slices are cut across it (sagittal).
-        return {**picked, "left_right": None if data["slice_axis"] == 0 else 0}
-
-
-class _FlipLeftRight(Randomizable):  # type: ignore[misc]  # MONAI is not typed
-    """Exchange left and right in half of the draws."""
-
-    def __init__(self, keys: list[str]) -> None:
-        self.keys = keys
-
-    def randomize(self, data: object = None) -> bool:
-        """Choose whether to flip."""
-        return bool(self.R.random() < 0.5)
-
-    def __call__(self, data: Sample) -> Sample:
-        axis = data.get("left_right", 0)
-        if not self.randomize() or axis is None:
-            return data
-        return {**data, **{key: data[key].flip(axis + 1) for key in self.keys}}
-
-
-class _Pad:
-    """Pad to at least `size`: images with their darkest value, labels with background."""
-
-    def __init__(self, keys: list[str], size: Size) -> None:
-        self.keys = keys
-        self.size = size
-
-    def __call__(self, data: Sample) -> Sample:
-        padded = dict(data)
-        for key in self.keys:
-            value = float(data[key].min()) if key == "image" else 0
-            padded[key] = SpatialPad(self.size, mode="constant", value=value)(data[key])
-        return padded
 
 
 def _plain(value: Tensor) -> Tensor:

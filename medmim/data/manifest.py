@@ -123,6 +123,11 @@ class Dataset:
         """Volumes that have a label volume."""
         return tuple(volume for volume in self.volumes if volume.label)
 
+    @property
+    def annotated(self) -> tuple[Volume, ...]:
+        """Volumes of which anything is known that a task could learn: a label volume, boxes or a class."""
+        return tuple(one for one in self.volumes if one.label or one.boxes or one.target is not None)
+
     def in_split(self, *splits: Split) -> tuple[Volume, ...]:
         """Volumes of the given splits, in manifest order."""
         return tuple(volume for volume in self.volumes if volume.split in splits)

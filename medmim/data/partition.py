@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from medmim.data.manifest import Dataset, Split, Volume, digest_of
@@ -33,15 +35,17 @@ class Partition:
         return digest_of(sorted(volume.id for volume in self.test))
 
 
-def partition(dataset: Dataset, *, fold: int | None, labelled_only: bool) -> Partition:
+def partition(
+    dataset: Dataset, *, fold: int | None, usable: Callable[[Volume], bool] = lambda volume: True
+) -> Partition:
     """Divide a dataset.
 
     Args:
         dataset: the dataset.
-        fold: test on this of five folds of the labelled patients; None: the dataset's own splits.
-        labelled_only: leave out volumes without a label.
+        fold: test on this of five folds of the annotated patients; None: the dataset's own splits.
+        usable: whether a volume takes part.
     """
-    volumes = dataset.labelled if labelled_only else dataset.volumes
+    volumes = tuple(volume for volume in dataset.volumes if usable(volume))
     if fold is None:
         split: dict[str, Split] = {volume.subject: volume.split or "train" for volume in dataset.volumes}
     else:
@@ -54,19 +58,26 @@ def partition(dataset: Dataset, *, fold: int | None, labelled_only: bool) -> Par
 
 
 def limit_patients(
-    volumes: tuple[Volume, ...], *, count: int | None, share: float | None
+    volumes: tuple[Volume, ...],
+    *,
+    count: int | None,
+    share: float | None,
+    classes_of: Callable[[Volume], frozenset[str]] = lambda volume: frozenset(),
 ) -> tuple[Volume, ...]:
     """Keep the volumes of some patients: the ten are among the twenty, on every machine.
+
+    Every class has a patient before any has a second; after that classes come as often as in all of them.
 
     Args:
         volumes: labelled training volumes.
         count: number of patients, or
         share: share of the patients, at least one.
+        classes_of: the classes that a volume shows.
 
     Raises:
         DataError: if there are fewer patients than asked for.
     """
-    subjects = sorted({volume.subject for volume in volumes}, key=_order)
+    subjects = _ranked(volumes, classes_of)
     if share is not None:
         count = max(1, math.floor(share * len(subjects) + 0.5))
     if count is None:
@@ -86,8 +97,8 @@ def patient_digest(subject: str) -> str:
 
 
 def _by_fold(dataset: Dataset, fold: int) -> dict[str, Split]:
-    """Test one fold of the labelled patients, validate on an eighth of the others; the unlabelled train."""
-    place = folds({volume.subject for volume in dataset.labelled}, FOLDS)
+    """Test one fold of the annotated patients, validate on an eighth of the others; the others train."""
+    place = folds({volume.subject for volume in dataset.annotated}, FOLDS)
     others = sorted((subject for subject, number in place.items() if number != fold), key=_order)
     val = set(others[: max(1, len(others) // 8)])
     return {
@@ -96,6 +107,25 @@ def _by_fold(dataset: Dataset, fold: int) -> dict[str, Split]:
         else ("val" if volume.subject in val else "train")
         for volume in dataset.volumes
     }
+
+
+def _ranked(volumes: tuple[Volume, ...], classes_of: Callable[[Volume], frozenset[str]]) -> list[str]:
+    """Return the patients in the order in which they are kept."""
+    shown: dict[str, set[str]] = {}
+    for volume in volumes:
+        shown.setdefault(volume.subject, set()).update(classes_of(volume))
+    often = Counter(name for names in shown.values() for name in names)
+    groups: dict[str, list[str]] = {}
+    for subject in sorted(shown, key=_order):
+        # a patient with several classes counts for the rarest of them
+        rarest = min(shown[subject], key=lambda name: (often[name], name), default="")
+        groups.setdefault(rarest, []).append(subject)
+    places = {
+        subject: ((place + 0.5) / len(group) if place else 0.0, often[name], _order(subject))
+        for name, group in groups.items()
+        for place, subject in enumerate(group)
+    }
+    return sorted(places, key=lambda subject: places[subject])
 
 
 def _order(subject: str) -> str:

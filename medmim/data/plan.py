@@ -14,6 +14,7 @@ from medmim.errors import DataError, ShapeError
 from medmim.shapes import Size, as_size, round_up
 
 Dims = Literal[2, 3]
+View = Literal["patch", "whole"]
 
 _LARGEST_PATCH = {2: 192, 3: 64}
 _THIN = 16
@@ -28,11 +29,14 @@ class Plan:
         dims: 2 (slices across the axis of largest spacing) or 3.
         size: voxels of a patch.
         spacing_mm: spacing that volumes are resampled to, for the three axes; 0 = as it is; None = none is.
+        view: patch: parts of `size` are seen; whole: every image is scaled to fit `size`, whatever its
+            spacing: pictures keep their shape, volumes are scaled axis by axis.
     """
 
     dims: Dims
     size: Size
     spacing_mm: tuple[float, float, float] | None = None
+    view: View = "patch"
 
 
 def plan_for(
@@ -41,6 +45,7 @@ def plan_for(
     dims: Dims | None,
     size: Sequence[int] | None,
     multiple: Size | None = None,
+    view: View = "patch",
 ) -> Plan:
     """Choose what the user left open.
 
@@ -49,6 +54,7 @@ def plan_for(
         dims: 2, 3, or None: 3 unless most volumes have fewer than 16 slices.
         size: patch in voxels, or None: the median volume, at most 64 (3D) or 192 (2D) voxels an axis.
         multiple: sizes must divide by this, for each axis of a patch; None: 16 along each.
+        view: as in `Plan`.
 
     Raises:
         DataError: if there are no volumes.
@@ -74,7 +80,8 @@ def plan_for(
                 f"--size {','.join(map(str, patch))}: expected multiples of {','.join(map(str, step))} "
                 f"(the encoder's total stride and the mask cell); use --size {nearest}"
             )
-    return Plan(chosen, patch, _common_spacing(spacings, thick if chosen == 2 else None))
+    spacing = None if view == "whole" else _common_spacing(spacings, thick if chosen == 2 else None)
+    return Plan(chosen, patch, spacing, view)
 
 
 def voxel_mm(volumes: Sequence[Volume], plan: Plan) -> tuple[float, ...] | None:

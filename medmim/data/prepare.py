@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,10 @@ from monai.transforms.intensity.dictionary import (
     ScaleIntensityRanged,
     ScaleIntensityRangePercentilesd,
 )
-from monai.transforms.spatial.dictionary import Orientationd, Spacingd
+from monai.transforms.spatial.dictionary import Orientationd, Resized, Spacingd
 from torch import Tensor
 
+from medmim.data.boxes import Boxes, moved, stored_boxes
 from medmim.data.cache import DIGITS, DiskCache
 from medmim.data.manifest import Volume
 from medmim.data.nifti import read_image
@@ -41,12 +42,16 @@ class Prepared:
         label: (1, x, y, z), uint8, or None.
         affine: voxel → world in mm, (4, 4).
         slice_axis: 0, 1 or 2: the axis of largest spacing in the file, across which 2D slices are cut.
+        stored_affine: voxel → world in mm of the file, (4, 4).
+        boxes: of the volume's findings, in voxels of `image`.
     """
 
     image: Tensor
     label: Tensor | None
     affine: np.ndarray
     slice_axis: int
+    stored_affine: np.ndarray = field(default_factory=lambda: np.eye(4))
+    boxes: Boxes = field(default_factory=lambda: np.zeros((0, 6)))
 
     @property
     def bytes(self) -> int:
@@ -103,33 +108,45 @@ class Volumes:
             known = disk.get(key)
             if known is None:  # there is no room for it
                 return made
-        return _prepared(known)
+        return _prepared(known, volume)
 
 
 def _key(volume: Volume, plan: Plan) -> str:
     """Return what a prepared volume is found by: its files, how they are prepared, and by which version."""
     label = volume.label_sha256 if volume.label else None
-    made_of = [volume.sha256, label, volume.modality, plan.dims, plan.spacing_mm, _CT_RANGE_HU, _VERSION]
+    whole = plan.size if plan.view == "whole" else None
+    made_of = [
+        volume.sha256,
+        label,
+        volume.modality,
+        plan.dims,
+        plan.spacing_mm,
+        whole,
+        _CT_RANGE_HU,
+        _VERSION,
+    ]
     return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:DIGITS]
 
 
 def _tensors(prepared: Prepared) -> dict[str, Tensor]:
     label = {} if prepared.label is None else {"label": prepared.label}
-    affine = torch.from_numpy(prepared.affine)
     return {
         "image": prepared.image,
-        "affine": affine,
+        "affine": torch.from_numpy(prepared.affine),
+        "stored_affine": torch.from_numpy(prepared.stored_affine),
         "slice_axis": torch.tensor(prepared.slice_axis),
     } | label
 
 
-def _prepared(tensors: Mapping[str, Tensor]) -> Prepared:
-    affine, axis = tensors["affine"].numpy(), int(tensors["slice_axis"])
-    return Prepared(tensors["image"], tensors.get("label"), affine, axis)
+def _prepared(tensors: Mapping[str, Tensor], volume: Volume) -> Prepared:
+    """Return what `_tensors` was given; boxes are those of the row, which may have been clipped since."""
+    affine, stored = tensors["affine"].numpy(), tensors["stored_affine"].numpy()
+    boxes = moved(stored_boxes(volume), stored, affine)
+    return Prepared(tensors["image"], tensors.get("label"), affine, int(tensors["slice_axis"]), stored, boxes)
 
 
 def prepare(root: Path, volume: Volume, plan: Plan) -> Prepared:
-    """Load, orient, resample where the plan says so, clip outliers and normalise one volume."""
+    """Load, orient, resample or scale where the plan says so, clip outliers and normalise one volume."""
     read = {"image": _read(root / volume.image, volume)}
     if volume.label:
         read["label"] = _read(root / volume.label, volume)
@@ -138,14 +155,18 @@ def prepare(root: Path, volume: Volume, plan: Plan) -> Prepared:
                 f"volume {volume.id}: label and image have different shapes; run `medmim ingest` again",
                 reason="damaged_dataset",
             )
+    stored = np.asarray(read["image"].affine, dtype=np.float64)
     loaded = _pipeline(volume, plan)(read)
     image: MetaTensor = loaded["image"]
+    affine = np.asarray(image.affine, dtype=np.float64)
     label = loaded["label"].as_tensor().to(torch.uint8) if volume.label else None
     return Prepared(
         image=image.as_tensor().float().contiguous(),
         label=label,
-        affine=np.asarray(image.affine, dtype=np.float64),
+        affine=affine,
         slice_axis=int(loaded["slice_axis"]),
+        stored_affine=stored,
+        boxes=moved(stored_boxes(volume), stored, affine),
     )
 
 
@@ -168,6 +189,8 @@ def _pipeline(volume: Volume, plan: Plan) -> Compose:
     ]
     if plan.spacing_mm is not None:
         steps.append(_Respace(keys, plan))
+    if plan.view == "whole":
+        steps.append(_Fit(keys, plan))
     if volume.modality == "CT":
         low, high = _CT_RANGE_HU
         steps.append(ScaleIntensityRanged("image", low, high, low, high, clip=True))
@@ -198,3 +221,29 @@ class _Respace:
             data
         )
         return resampled
+
+
+class _Fit:
+    """Scale the whole image (and its label) to fit the plan's size.
+
+    Slices keep their shape, so that one side may stay shorter; volumes, whose axes differ in spacing anyway,
+    are scaled axis by axis.
+    """
+
+    def __init__(self, keys: list[str], plan: Plan) -> None:
+        self.keys = keys
+        self.plan = plan
+
+    def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
+        shape = list(data["image"].shape[1:])
+        seen = [axis for axis in range(3) if self.plan.dims == 3 or axis != data["slice_axis"]]
+        factors = [size / shape[axis] for size, axis in zip(self.plan.size, seen, strict=True)]
+        if self.plan.dims == 2:
+            factors = [min(factors)] * 2
+        for factor, axis in zip(factors, seen, strict=True):
+            shape[axis] = max(1, round(factor * shape[axis]))
+        # the mean over what a new voxel covers; between voxels where there are more than before
+        image = "area" if min(factors) < 1 else "trilinear"
+        modes = [image if key == "image" else "nearest-exact" for key in self.keys]
+        scaled: dict[str, Any] = Resized(self.keys, spatial_size=shape, mode=modes)(data)
+        return scaled

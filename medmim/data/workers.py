@@ -18,11 +18,22 @@ _DEATH = re.compile(r"worker \(pid(?:\(s\))? (\d+)")
 
 
 class Notes:
-    """Which draw each worker is at, in memory that all processes see."""
+    """Which draw each worker is at, and whether its trainer is at work, in memory that all processes see."""
 
     def __init__(self) -> None:
         self._rows = torch.full((_MOST, 2), -1)  # process, draw
         self._rows.share_memory_()  # type: ignore[no-untyped-call]
+        self._training = torch.zeros(1, dtype=torch.bool)
+        self._training.share_memory_()  # type: ignore[no-untyped-call]
+
+    @property
+    def training(self) -> bool:
+        """Whether a trainer needs its workers."""
+        return bool(self._training)
+
+    @training.setter
+    def training(self, value: bool) -> None:
+        self._training.fill_(value)
 
     def note(self, number: int) -> None:
         """Note the draw that this worker begins; the trainer's own process notes nothing."""
@@ -39,14 +50,25 @@ class Notes:
 
 
 def leave_signals_to_the_trainer(worker: int) -> None:
-    """Ignore what stops a training: it needs its workers until its state is saved, then ends them itself."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+    """Ignore what stops a training: it needs its workers until its state is saved.
+
+    After that SIGTERM is how Python ends them: one that ignored it would be waited for without end.
+    """
+    signal.signal(signal.SIGTERM, _end_unless_training)
+    for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+
+
+def _end_unless_training(number: int, frame: object) -> None:
+    worker = get_worker_info()
+    notes = getattr(worker.dataset, "notes", None) if worker else None
+    if notes is None or not notes.training:
+        os._exit(128 + number)
 
 
 @contextmanager
 def naming(notes: Notes, volume_of: Callable[[int], str]) -> Iterator[None]:
-    """Turn what PyTorch says of a failed or dead worker into one line with the volume.
+    """Keep workers through signals, and turn what PyTorch says of a failed one into a line with the volume.
 
     Args:
         notes: that the workers made.
@@ -56,6 +78,7 @@ def naming(notes: Notes, volume_of: Callable[[int], str]) -> Iterator[None]:
         DataError: for a volume that cannot be read.
         RunError: for a worker that died.
     """
+    notes.training = True
     try:
         yield
     except MedmimError as error:
@@ -74,3 +97,5 @@ def naming(notes: Notes, volume_of: Callable[[int], str]) -> Iterator[None]:
             f"a process that prepares patches died while it was at {volume}: expected memory enough for it; "
             "use fewer --workers, a smaller --set cache_gb, or `medmim verify`; --resume continues"
         ) from None
+    finally:
+        notes.training = False

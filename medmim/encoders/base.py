@@ -30,6 +30,13 @@ class Encoder(nn.Module, ABC):
         """Stride of the coarsest map; image sizes and mask cells are multiples of it."""
         return self.strides[-1]
 
+    def steps(self) -> list[nn.Module]:
+        """Return the encoder as modules, one a map, each of which takes what the one before gave.
+
+        For methods that bring something in on the way; empty for an encoder that cannot be cut.
+        """
+        return []
+
     @abstractmethod
     def forward(self, images: Map) -> list[Map]:
         """Return the maps, fine to coarse.

@@ -76,6 +76,10 @@ class ConvNeXtEncoder(Encoder):
         self.channels = tuple(widths)
         self.strides = tuple((stem_stride * 2**stage,) * spatial_dims for stage in range(len(widths)))
 
+    def steps(self) -> list[nn.Module]:
+        """Return the encoder as modules, one a map."""
+        return list(self.stages)
+
     def forward(self, images: Map) -> list[Map]:
         """Return the output of every stage."""
         maps = []

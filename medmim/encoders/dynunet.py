@@ -51,6 +51,10 @@ class DynUNetEncoder(Encoder):
             for i, step in enumerate(relative)
         )
 
+    def steps(self) -> list[nn.Module]:
+        """Return the encoder as modules, one a map."""
+        return list(self.stages)
+
     def forward(self, images: Map) -> list[Map]:
         """Return the output of every stage."""
         maps = []

@@ -54,6 +54,10 @@ class ResNetEncoder(Encoder):
         self.channels = tuple(width * (4 if block == "bottleneck" else 1) for width in widths)
         self.strides = tuple((finest * 2**stage,) * spatial_dims for stage in range(len(widths)))
 
+    def steps(self) -> list[nn.Module]:
+        """Return the encoder as modules, one a map."""
+        return [nn.Sequential(self.stem, self.stages[0]), *self.stages[1:]]
+
     def forward(self, images: Map) -> list[Map]:
         """Return the output of the four stages."""
         features: Map = self.stem(images)

@@ -51,6 +51,10 @@ class SegResNetEncoder(Encoder):
         self.channels = tuple(width * 2**level for level in range(len(blocks)))
         self.strides = tuple((2**level,) * spatial_dims for level in range(len(blocks)))
 
+    def steps(self) -> list[nn.Module]:
+        """Return the encoder as modules, one a map."""
+        return [nn.Sequential(self.stem, self.levels[0]), *self.levels[1:]]
+
     def forward(self, images: Map) -> list[Map]:
         """Return the output of every level."""
         features: Map = self.stem(images)

@@ -92,7 +92,7 @@ class SyncedBatchNorm(_BatchNorm):
             eps=self.eps,
         )
 
-    def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002 - its name in PyTorch
+    def _check_input_dim(self, input: Any) -> None:  # noqa: A002 - its name in PyTorch
         """Take any number of axes."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -79,6 +80,16 @@ class ViTEncoder(TokenEncoder):
         self.channels = (width,) * count
         self.strides = (self.patch,) * count
 
+    def steps(self) -> list[nn.Module]:
+        """Return the encoder as modules, one a map; with a class token, which no map holds, it is whole."""
+        if self.token is not None:
+            return []
+        stretches = [self.blocks[first:last] for first, last in pairwise([0, *self._read])]
+        ends: list[nn.Module] = [nn.Identity()] * (len(stretches) - 1) + [self.norm]
+        begin = [_Placed(self.patches), *[nn.Identity()] * (len(stretches) - 1)]
+        parts = zip(begin, stretches, ends, strict=True)
+        return [nn.Sequential(first, _Stretch(blocks, end)) for first, blocks, end in parts]
+
     def embed(self, images: Any) -> Any:
         """Return the patches as vectors, (batch, width, *grid), without positions."""
         return self.patches(images)
@@ -86,7 +97,7 @@ class ViTEncoder(TokenEncoder):
     def encode(self, patches: Features) -> list[Features]:
         """Return the maps of embedded patches (batch, width, *grid)."""
         grid = tuple(patches.shape[2:])
-        outputs = list(self._outputs(self._placed(patches), None))
+        outputs = list(self._outputs(_with_positions(patches), None))
         read = [outputs[depth - 1] for depth in self._read]
         return [as_map(sequence, grid) for sequence in (*read[:-1], self.norm(read[-1]))]
 
@@ -97,14 +108,9 @@ class ViTEncoder(TokenEncoder):
             patches: embedded patches (batch, width, *grid).
             chosen: which of them are seen.
         """
-        *_, last = self._outputs(chosen.take(self._placed(patches)), chosen.real)
+        *_, last = self._outputs(chosen.take(_with_positions(patches)), chosen.real)
         normed: Tokens = self.norm(last)
         return normed
-
-    def _placed(self, patches: Features) -> Tokens:
-        """Return patches as a sequence that knows where each lies."""
-        waves = wave_positions(tuple(patches.shape[2:]), self.width, device=patches.device)
-        return as_sequence(patches) + waves
 
     def _outputs(self, x: Tokens, real: Real | None) -> Iterator[Tokens]:
         """Give the output of every block, without the class token."""
@@ -116,3 +122,35 @@ class ViTEncoder(TokenEncoder):
         for block in self.blocks:
             x = block(x, real)
             yield x[:, ahead:]
+
+
+class _Placed(nn.Module):
+    """From images to patches that know where each lies, as a map."""
+
+    def __init__(self, patches: nn.Module) -> None:
+        super().__init__()
+        self.patches = patches
+
+    def forward(self, images: Any) -> Features:
+        patches = self.patches(images)
+        return as_map(_with_positions(patches), tuple(patches.shape[2:]))
+
+
+class _Stretch(nn.Module):
+    """Some of the transformer's blocks in a row, from map to map."""
+
+    def __init__(self, blocks: nn.ModuleList, end: nn.Module) -> None:
+        super().__init__()
+        self.blocks = blocks
+        self.end = end
+
+    def forward(self, features: Features) -> Features:
+        x = as_sequence(features)
+        for block in self.blocks:
+            x = block(x, None)
+        return as_map(self.end(x), tuple(features.shape[2:]))
+
+
+def _with_positions(patches: Features) -> Tokens:
+    waves = wave_positions(tuple(patches.shape[2:]), patches.shape[1], device=patches.device)
+    return as_sequence(patches) + waves

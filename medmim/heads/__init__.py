@@ -3,34 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import signature
+from typing import Any
 
 from torch import nn
 
 from medmim.encoders import Encoder
-from medmim.errors import unknown_name
+from medmim.errors import refuse_unknown_options, unknown_name
+from medmim.heads.classification import Classifier
+from medmim.heads.detection import Detector
 from medmim.heads.segmentation import Segmenter
 from medmim.heads.transfer import Transfer, transfer
 
 HEADS: dict[str, Callable[..., nn.Module]] = {
+    "classify": Classifier,
+    "detect": Detector,
     "segment": Segmenter,
 }
 
 
-def build_head(task: str, *, encoder: Encoder, spatial_dims: int, classes: int) -> nn.Module:
+def build_head(task: str, *, encoder: Encoder, spatial_dims: int, classes: int, **options: Any) -> nn.Module:
     """Build the network of a task around an encoder.
 
     Args:
         task: a key of `HEADS`.
         encoder: the (pretrained) encoder; it becomes the network's `encoder`.
         spatial_dims: 2 or 3.
-        classes: classes, background included.
+        classes: classes; for segmentation, background included.
+        **options: that network's own settings.
 
     Raises:
-        UsageError: for an unknown task.
+        UsageError: for an unknown task or option.
     """
     if task not in HEADS:
         raise unknown_name("task", task, HEADS)
-    return HEADS[task](encoder=encoder, spatial_dims=spatial_dims, classes=classes)
+    known = set(signature(HEADS[task]).parameters) - {"encoder", "spatial_dims", "classes"}
+    refuse_unknown_options(f"head '{task}'", options, known)
+    return HEADS[task](encoder=encoder, spatial_dims=spatial_dims, classes=classes, **options)
 
 
-__all__ = ["HEADS", "Segmenter", "Transfer", "build_head", "transfer"]
+__all__ = ["HEADS", "Classifier", "Detector", "Segmenter", "Transfer", "build_head", "transfer"]

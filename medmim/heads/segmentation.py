@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
+
 from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetUpBlock
 from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
@@ -16,13 +18,18 @@ _NORM = ("instance", {"affine": True})
 class Segmenter(nn.Module):
     """An encoder and a U-Net decoder over all of its maps, or over a pyramid of maps of one stride.
 
+    What the finest map lacks to full resolution is made up in steps, each of which halves the channels.
+
     Args:
         encoder: whose maps are decoded.
         spatial_dims: 2 or 3.
         classes: classes, background included.
+        deep_supervision: coarser scores that are trained too, beside those at full resolution; 0: none.
     """
 
-    def __init__(self, *, encoder: Encoder, spatial_dims: int, classes: int) -> None:
+    def __init__(
+        self, *, encoder: Encoder, spatial_dims: int, classes: int, deep_supervision: int = 0
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.pyramid = Pyramid(encoder, spatial_dims=spatial_dims)
@@ -40,36 +47,74 @@ class Segmenter(nn.Module):
             for i in range(len(channels) - 1)
         )
         self.finish = _Finish(spatial_dims, channels[-1], strides[-1])
-        self.score = Conv[Conv.CONV, spatial_dims](channels[-1], classes, kernel_size=1)
+        conv = Conv[Conv.CONV, spatial_dims]
+        self.score = conv(self.finish.channels, classes, kernel_size=1)
+        deep = channels[1:][::-1][:deep_supervision]
+        self.deep = nn.ModuleList(conv(width, classes, kernel_size=1) for width in deep)
 
     def forward(self, images: Images) -> Features:
         """Return class scores, (batch, classes, *space)."""
-        maps = self.pyramid(self.encoder(images))
-        x = maps[-1]
-        for block, skip in zip(self.up, maps[-2::-1], strict=True):
-            x = block(x, skip)
-        scores: Tensor = self.score(self.finish(x))
+        scores: Tensor = self.score(self.finish(self._decoded(images)[0]))
         return scores
+
+    def deep_scores(self, images: Images) -> list[Features]:
+        """Return the scores at full resolution and, fine to coarse, those of the decoder's maps."""
+        maps = self._decoded(images)
+        coarse = [head(features) for head, features in zip(self.deep, maps, strict=False)]
+        return [self.score(self.finish(maps[0])), *coarse]
+
+    def _decoded(self, images: Images) -> list[Features]:
+        """Return the maps of the decoder, fine to coarse."""
+        maps = self.pyramid(self.encoder(images))
+        decoded = [maps[-1]]
+        for block, skip in zip(self.up, maps[-2::-1], strict=True):
+            decoded.append(block(decoded[-1], skip))
+        return decoded[::-1]
 
 
 class _Finish(nn.Module):
-    """Bring the finest map to full resolution; nothing where it is there already."""
+    """Bring the finest map to full resolution; nothing where it is there already.
+
+    Attributes:
+        channels: of the result.
+    """
 
     def __init__(self, spatial_dims: int, channels: int, stride: Size) -> None:
         super().__init__()
+        self.channels = channels
         self.steps = nn.ModuleList()
-        if max(stride) > 1:
+        for number, step in enumerate(_steps(stride)):
+            width = channels if number == 0 else max(self.channels // 2, 8)
             self.steps.append(
-                Conv[Conv.CONVTRANS, spatial_dims](channels, channels, kernel_size=stride, stride=stride)
+                Conv[Conv.CONVTRANS, spatial_dims](self.channels, width, kernel_size=step, stride=step)
             )
             self.steps.append(
-                UnetBasicBlock(spatial_dims, channels, channels, kernel_size=3, stride=1, norm_name=_NORM)
+                UnetBasicBlock(spatial_dims, width, width, kernel_size=3, stride=1, norm_name=_NORM)
             )
+            self.channels = width
 
     def forward(self, x: Features) -> Features:
         for step in self.steps:
             x = step(x)
         return x
+
+
+def _steps(stride: Size) -> list[Size]:
+    """Return the steps from a stride to full resolution: one prime factor of each axis at a time."""
+    factors = [_factors(length) for length in stride]
+    return [tuple(step) for step in zip_longest(*factors, fillvalue=1)]
+
+
+def _factors(number: int) -> list[int]:
+    """Return the prime factors of a stride, the smallest first."""
+    found: list[int] = []
+    divisor = 2
+    while number > 1:
+        while number % divisor == 0:
+            found.append(divisor)
+            number //= divisor
+        divisor += 1
+    return found
 
 
 def _ratio(coarse: Size, fine: Size) -> Size:

@@ -13,8 +13,11 @@ from typing import Any
 from medmim.encoders import Encoder
 from medmim.errors import refuse_unknown_options, unknown_name
 from medmim.methods.base import Method, Step
+from medmim.methods.contrastive import build_contrastive
+from medmim.methods.goals import Supervision
 from medmim.methods.latent_mim import build_latent_mim
 from medmim.methods.mae import build_mae
+from medmim.methods.mask_any_net import build_mask_any_net
 from medmim.methods.simmim import build_simmim
 from medmim.methods.spark import build_spark
 from medmim.shapes import Size
@@ -24,13 +27,23 @@ METHODS: dict[str, Callable[..., Method]] = {
     "mae": build_mae,
     "simmim": build_simmim,
     "spark": build_spark,
+    "mask_any_net": build_mask_any_net,
+    "contrastive": build_contrastive,
 }
 
 # those whose encoder begins with patches
 ON_PATCHES = frozenset({"latent_mim", "mae", "simmim"})
 
 
-def build_method(name: str, *, encoder: Encoder, spatial_dims: int, cell: Size, **options: Any) -> Method:
+def build_method(
+    name: str,
+    *,
+    encoder: Encoder,
+    spatial_dims: int,
+    cell: Size,
+    supervision: Supervision | None = None,
+    **options: Any,
+) -> Method:
     """Build the method `name` of the table around an encoder.
 
     Args:
@@ -38,6 +51,7 @@ def build_method(name: str, *, encoder: Encoder, spatial_dims: int, cell: Size, 
         encoder: the network that is pretrained.
         spatial_dims: 2 or 3.
         cell: mask cell in voxels along each axis.
+        supervision: what the dataset's labels say, for methods that can learn from them.
         **options: that method's own settings.
 
     Raises:
@@ -46,9 +60,10 @@ def build_method(name: str, *, encoder: Encoder, spatial_dims: int, cell: Size, 
     """
     if name not in METHODS:
         raise unknown_name("method", name, METHODS)
-    known = set(signature(METHODS[name]).parameters) - {"encoder", "spatial_dims", "cell"}
-    refuse_unknown_options(f"method '{name}'", options, known)
-    return METHODS[name](encoder=encoder, spatial_dims=spatial_dims, cell=cell, **options)
+    given = {"encoder": encoder, "spatial_dims": spatial_dims, "cell": cell, "supervision": supervision}
+    taken = signature(METHODS[name]).parameters.keys()
+    refuse_unknown_options(f"method '{name}'", options, taken - given.keys())
+    return METHODS[name](**{key: value for key, value in given.items() if key in taken}, **options)
 
 
 __all__ = ["METHODS", "ON_PATCHES", "Method", "Step", "build_method"]

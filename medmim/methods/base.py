@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -33,10 +34,18 @@ class Method(nn.Module, ABC):
     Attributes:
         encoder: the network that is kept after pretraining.
         axes: the survey's taxonomy (arXiv 2408.06687): target, architecture, objective; tags of the run.
+        views: views of each image in a batch, each under a mask of its own: the first of all images, then the
+            second of all images.
+        sees_hidden: whether hidden content reaches the prediction by design; then a low loss is no leak.
+        learns_from: what labels the method is given as a third argument: target (class of each image), label
+            (class of each voxel), or None.
     """
 
     encoder: Encoder
     axes: dict[str, str]
+    views: int = 1
+    sees_hidden: bool = False
+    learns_from: Literal["target", "label"] | None = None
 
     @abstractmethod
     def forward(self, images: Images, hidden: Hidden) -> Step:

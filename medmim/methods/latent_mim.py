@@ -70,7 +70,7 @@ class LatentMIM(Method):
         initialise(self.predict)
         self.axes = {
             "target": target.name,
-            "architecture": f"ViT on visible patches, {type(decoder).__name__}",
+            "architecture": f"ViT on visible patches, {decoder.name}",
             "objective": objective.name,
         }
 

@@ -8,22 +8,18 @@ the mean squared error on hidden cells alone. Visible cells are packed, so that 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
-
 from torch import nn
 
-from medmim.encoders import Encoder, Masked, Packed, TokenEncoder, mask, pack
+from medmim.encoders import Encoder, TokenEncoder
 from medmim.errors import UsageError, did_you_mean
 from medmim.methods.base import Method, Step, require_grid, require_whole_cells
 from medmim.methods.choices import Choice
 from medmim.methods.light_decoder import Densify, LightDecoder
 from medmim.methods.reconstruction import build_target, reconstruct
 from medmim.methods.targets import Target
+from medmim.methods.visible import HIDE, Compute
 from medmim.shapes import Hidden, Images, Size
 
-Compute = Literal["packed", "masked"]
-_HIDE: dict[str, Callable[[Images, Hidden], Masked | Packed]] = {"packed": pack, "masked": mask}
 _DECODERS = ("light", "official")
 _LIGHT_WIDTH = {2: 128, 3: 32}  # a step of the decoder then costs less than one of a packed encoder
 
@@ -59,7 +55,7 @@ class SparK(Method):
     def forward(self, images: Images, hidden: Hidden) -> Step:
         """Compute the loss on hidden cells and the reconstruction (visible voxels are the image's own)."""
         require_grid(images, hidden, self.target.cell)
-        maps = self.encoder(_HIDE[self.compute](images, hidden))[::-1]
+        maps = self.encoder(HIDE[self.compute](images, hidden))[::-1]
         dense = [densify(features, hidden) for densify, features in zip(self.densify, maps, strict=False)]
         return reconstruct(self.decoder(dense), self.target, images, hidden)
 

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +35,8 @@ class TokenDecoder(nn.Module, ABC):
         depth: blocks.
         cues: whether hidden patches begin with visual cues.
     """
+
+    name: ClassVar[str]
 
     def __init__(self, in_width: int, *, width: int | None = None, depth: int = 3, cues: bool = True) -> None:
         super().__init__()
@@ -82,6 +85,8 @@ class TokenDecoder(nn.Module, ABC):
 class SelfDecoder(TokenDecoder):
     """Visible and hidden patches in one sequence; the arguments are those of `TokenDecoder`."""
 
+    name = "self-attention decoder"
+
     def _block(self, heads: int) -> nn.Module:
         return Block(self.width, heads)
 
@@ -97,6 +102,8 @@ class SelfDecoder(TokenDecoder):
 
 class CrossDecoder(TokenDecoder):
     """Hidden patches look at each other and at visible ones; the arguments are those of `TokenDecoder`."""
+
+    name = "cross-attention decoder"
 
     def _block(self, heads: int) -> nn.Module:
         return _CrossBlock(self.width, heads)

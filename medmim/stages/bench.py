@@ -154,8 +154,8 @@ def bench(
             progress(f"{case.part} {case.precision} {case.ratio:g}", number, len(cases))
         rows += _rows(case, _times(case, runs), _peaks(case, peaks) if memory else {})
     drawn = _masks(setup, rows, runs) if "masks" in parts else ()
-    machine = {**_machine(), "runs": runs, "load_before": load, "load_after": _load()}
-    return Benched(setup, machine, tuple(rows), drawn)
+    where = {**machine(), "runs": runs, "load_before": load, "load_after": _load()}
+    return Benched(setup, where, tuple(rows), drawn)
 
 
 def _masks(setup: Setup, rows: Sequence[Row], runs: int) -> tuple[MaskRow, ...]:
@@ -227,7 +227,8 @@ def _rows(case: Setup, times: Mapping[str, float], peaks: Mapping[str, float]) -
     ]
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
+    """Return where and with what is measured."""
     return {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "processor": platform.processor() or platform.machine(),

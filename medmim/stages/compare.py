@@ -1,35 +1,102 @@
-"""`medmim compare`: fine-tuning runs become one table, a verdict and a report."""
+"""`medmim compare`: fine-tuning runs, or a whole study, become one table, verdicts and a report."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from medmim.tracking.comparison import Comparison, compare, find_runs
+from medmim.errors import RunError
+from medmim.stages.reporting import Reported, notes_on, report_on
+from medmim.tracking.comparison import Comparison, Finetuned, compare, find_runs, read_run
+from medmim.tracking.findings import find
+from medmim.tracking.registry import Promotion, promote
 from medmim.tracking.report import write_report
 from medmim.tracking.store import Store
 
 
 @dataclass(frozen=True)
 class Compared:
-    """A comparison and where its report lies."""
+    """A comparison and where its report lies; `promotion` where one was asked for."""
 
     comparison: Comparison
     report: Path
+    promotion: Promotion | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return what `--json` prints."""
-        return {**self.comparison.as_json(), "report": str(self.report)}
+        asked = {"promotion": asdict(self.promotion)} if self.promotion else {}
+        return {**self.comparison.as_json(), "report": str(self.report), **asked}
 
 
-def compare_runs(run_ids: Sequence[str], *, home: Path) -> Compared:
+@dataclass(frozen=True)
+class ComparedStudy:
+    """The same of a study, with the tests over patients and seeds that it makes possible."""
+
+    reported: Reported
+    notes: tuple[str, ...]
+    promotion: Promotion | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what `--json` prints."""
+        found = self.reported.findings
+        words = found.as_json()
+        asked = {"promotion": asdict(self.promotion)} if self.promotion else {}
+        return {
+            **words,
+            "pairs": words["contrasts"],
+            "verdicts": found.verdicts,
+            "warnings": list(self.notes),
+            "report": str(self.reported.page),
+            **asked,
+        }
+
+
+def compare_runs(run_ids: Sequence[str], *, home: Path, promoting: bool = False) -> Compared:
     """Compare the named runs, or all that are comparable with the newest.
+
+    Args:
+        run_ids: fine-tuning runs; empty: all comparable ones.
+        home: `MEDMIM_HOME`.
+        promoting: make the best arm's model champion if the paired test says so.
 
     Raises:
         RunError: if there is nothing to compare.
     """
-    runs = find_runs(Store(home), run_ids)
+    store = Store(home)
+    runs = find_runs(store, run_ids)
     comparison = compare(runs)
-    return Compared(comparison, write_report(home / "reports", comparison, runs))
+    promotion = promote(store, runs, find(runs)) if promoting else None
+    return Compared(comparison, write_report(home / "reports", comparison, runs), promotion)
+
+
+def compare_study(name: str, *, home: Path, promoting: bool = False) -> ComparedStudy:
+    """Compare all finished cells of a study.
+
+    Args:
+        name: of the study.
+        home: `MEDMIM_HOME`.
+        promoting: as in `compare_runs`.
+
+    Raises:
+        RunError: if no cell of it is finished.
+    """
+    store = Store(home)
+    runs = _cells(store, name)
+    if not runs:
+        raise RunError(f"study '{name}' has no finished cell here: run `medmim study` first")
+    notes = notes_on(runs)
+    reported = report_on(store, runs, title=name, notes=notes)
+    return ComparedStudy(reported, notes, promote(store, runs, reported.findings) if promoting else None)
+
+
+def newest_study(home: Path) -> str | None:
+    """Return the study that the newest fine-tuning run belongs to; None when it belongs to none."""
+    tuned = Store(home).runs(stage="finetune")
+    return tuned[0].data.tags.get("study") if tuned else None
+
+
+def _cells(store: Store, name: str) -> list[Finetuned]:
+    cells = store.runs(study=name, role="cell")
+    return [read_run(store, run) for run in reversed(cells) if run.info.status == "FINISHED"]

@@ -10,8 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
+from medmim.data.certificate import Certificate, Seen, certify, read_seen, seen_in
 from medmim.data.manifest import Dataset, Volume
-from medmim.data.partition import patient_digest
+from medmim.data.partition import Partition, patient_digest
 from medmim.errors import RunError
 from medmim.tracking.store import Store
 from medmim.training.checkpoint import WEIGHTS, load_weights
@@ -29,6 +30,7 @@ class Origin:
         description: as `weights.json` has it; empty for scratch.
         run_id: of the pretraining run, where known.
         patients: digests of the patients that were seen, where known.
+        saw: the same with voxels, for the contamination certificate; None where no record exists.
     """
 
     arm: str = SCRATCH
@@ -36,6 +38,7 @@ class Origin:
     description: Mapping[str, Any] = field(default_factory=dict)
     run_id: str = ""
     patients: frozenset[str] = frozenset()
+    saw: Seen | None = None
 
     def seen(self, volumes: tuple[Volume, ...]) -> int:
         """Return how many patients of `volumes` were seen in pretraining."""
@@ -55,7 +58,7 @@ def find_origin(word: str | None, store: Store, dataset: Dataset) -> Origin:
         RunError: if nothing fits.
     """
     if word == SCRATCH:
-        return Origin()
+        return Origin(saw=Seen())
     if word is not None and word.endswith(".safetensors"):
         return _read(Path(word))
     if word is not None:
@@ -70,6 +73,16 @@ def find_origin(word: str | None, store: Store, dataset: Dataset) -> Origin:
             "--init: no finished pretraining run on this dataset; run `medmim pretrain` or use --init scratch"
         )
     return _read(store.checkpoints(finished[0].info.run_id) / WEIGHTS)
+
+
+def certificate_of(dataset: Dataset, divided: Partition, origin: Origin) -> Certificate:
+    """Return what pretraining, fine-tuning (choosing included) and normalisation share with the test."""
+    stages = {
+        "pretraining": origin.saw,
+        "fine-tuning": seen_in((*divided.train, *divided.val)),
+        "normalisation": seen_in(divided.train),
+    }
+    return certify(divided.test, stages, dataset_hash=dataset.info.content_hash, split_hash=divided.digest)
 
 
 def _match(store: Store, word: str) -> str:
@@ -93,4 +106,5 @@ def _read(path: Path) -> Origin:
         description=description,
         run_id=str(description.get("run_id", "")),
         patients=frozenset(patients),
+        saw=read_seen(path.parent),
     )

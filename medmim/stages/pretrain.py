@@ -2,38 +2,42 @@
 
 from __future__ import annotations
 
-import json
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from medmim import __version__, files
+from medmim import __version__
 from medmim.config import PretrainSettings
 from medmim.data.cell_size import cell_in_voxels, cell_words
-from medmim.data.draws import Draws, pretraining_patches, resized_parts
+from medmim.data.certificate import keep_seen, seen_in
+from medmim.data.draws import Draws, batches
 from medmim.data.manifest import Dataset, Volume, read_dataset
-from medmim.data.partition import partition, patient_digest
+from medmim.data.partition import Partition, partition
 from medmim.data.plan import Plan, plan_for, voxel_mm
 from medmim.data.prepare import Volumes
 from medmim.encoders import Encoder, build_encoder
-from medmim.masks import Mask, build_mask, hidden_count, hidden_voxels, tissue_share
+from medmim.encoders.dense_norms import batch_norms, settle_batch_norms
+from medmim.masks import Mask, build_mask, hidden_count
 from medmim.methods import ON_PATCHES, Method, build_method
 from medmim.randomness import stream_seed, torch_stream
 from medmim.shapes import Size, grid_of
+from medmim.stages.lessons import class_numbers, lessons, supervision_of, taught_by
 from medmim.stages.runs import Result, begin, budget_words, ending, going_on, prepared_on_disk
+from medmim.stages.watch import Subject, Watch
+from medmim.study import arm_of
 from medmim.tracking.store import Store
 from medmim.training.budget import budget_for
 from medmim.training.checkpoint import save_weights
-from medmim.training.fit import ENDLESS, Fitted, Session, autocast, fit
+from medmim.training.cost import cost_of
+from medmim.training.fit import ENDLESS, Fitted, Session, fit
 from medmim.training.modules import PretrainingModule
 from medmim.training.optimisers import Optimiser
-from medmim.training.pictures import panel, reconstruction_rows
 from medmim.training.states import drop_state
 
 if TYPE_CHECKING:
@@ -41,9 +45,7 @@ if TYPE_CHECKING:
 
 DEFAULT_ENCODER = {2: "resnet18", 3: "dynunet"}
 _DEFAULT_ON_PATCHES = "vit"
-_AUGMENT = {"patch": pretraining_patches, "resized": resized_parts}
-_WATCHED = 8
-_DRAWN = 4
+_SETTLED = 64  # images, or one batch where that is larger
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,8 @@ class _Parts:
     """Everything that a pretraining run is made of."""
 
     dataset: Dataset
+    divided: Partition
     train: tuple[Volume, ...]
-    watched: tuple[Volume, ...]
     plan: Plan
     voxel_mm: tuple[float, ...] | None
     cell: Size
@@ -73,6 +75,7 @@ def pretrain(
     *,
     home: Path,
     resume: str | None = None,
+    tags: Mapping[str, str] = MappingProxyType({}),
     say: Callable[[str], None] = lambda _: None,
     onlookers: Sequence[Callback] = (),
 ) -> Result:
@@ -82,6 +85,7 @@ def pretrain(
         settings: what the user chose; open values are chosen from the dataset.
         home: `MEDMIM_HOME`.
         resume: run to continue, or `latest`; `settings` are then those that it was started with.
+        tags: further tags of the run, such as the study that it belongs to.
         say: takes lines for the user.
         onlookers: callbacks that see every step.
 
@@ -90,19 +94,12 @@ def pretrain(
     """
     parts = _put_together(settings)
     say(f"mask cells of {cell_words(parts.cell, parts.voxel_mm)}")
-    resolved = settings.model_copy(
-        update={
-            "dims": parts.plan.dims,
-            "size": parts.plan.size,
-            "cell": parts.cell,
-            "encoder": _encoder_name(settings, parts.plan.dims),
-        }
-    )
+    resolved = _resolved(settings, parts)
     store = Store(home)
     recorder = going_on(store, "pretrain", resume, dataset=parts.dataset)
     if recorder is None:
         name = f"{arm_of(resolved)} · {parts.plan.dims}D {resolved.encoder}"
-        recorder = begin(store, resolved, name=name, tags=_tags(resolved, parts))
+        recorder = begin(store, resolved, name=name, tags={**_tags(resolved, parts), **tags})
     session = Session(
         resolved,
         budget_for(resolved, volumes=len(parts.train)),
@@ -114,28 +111,47 @@ def pretrain(
     )
     disk = prepared_on_disk(settings, home)
     volumes = Volumes(settings.data, parts.plan, cache_gb=settings.cache_gb, disk=disk)
-    with ending(recorder):
+    with ending(recorder, store):
+        if not resume:
+            recorder.metrics(_cost(parts), step=0)
         result = _train(resolved, parts, recorder, session=session, volumes=volumes)
     drop_state(session.folder)
     return result
 
 
-def arm_of(settings: PretrainSettings) -> str:
-    """Return what a pretraining is called in comparisons; options tell arms apart that share a name."""
-    options = {**settings.method_options, **settings.mask_options}
-    words = [f"{key}={json.dumps(value, sort_keys=True)}" for key, value in sorted(options.items())]
-    return " ".join([settings.method, settings.mask, f"{settings.ratio:g}", *words])
+def _resolved(settings: PretrainSettings, parts: _Parts) -> PretrainSettings:
+    """Return the settings with what was left open filled in."""
+    chosen = {
+        "dims": parts.plan.dims,
+        "size": parts.plan.size,
+        "cell": parts.cell,
+        "encoder": _encoder_name(settings, parts.plan.dims),
+    }
+    return settings.model_copy(update=chosen)
+
+
+def _cost(parts: _Parts) -> dict[str, float]:
+    """Return the size of the method, and the operations of one forward beside those of its encoder alone."""
+    generator = torch_stream(0, "cost")
+    images = torch.zeros(parts.method.views, parts.encoder.in_channels, *parts.plan.size)
+    grid = grid_of(parts.plan.size, parts.cell)
+    hidden = parts.mask.sample(len(images), grid, generator=generator)
+    return cost_of(parts.method, images, hidden).as_metrics()
+
+
+def usual_encoder(method: str, dims: int) -> str:
+    """Return the encoder of a method where the user names none."""
+    return _DEFAULT_ON_PATCHES if method in ON_PATCHES else DEFAULT_ENCODER[dims]
 
 
 def _encoder_name(settings: PretrainSettings, dims: int) -> str:
-    usual = _DEFAULT_ON_PATCHES if settings.method in ON_PATCHES else DEFAULT_ENCODER[dims]
-    return settings.encoder or usual
+    return settings.encoder or usual_encoder(settings.method, dims)
 
 
 def _put_together(settings: PretrainSettings) -> _Parts:
     mask = build_mask(settings.mask, ratio=settings.ratio, **settings.mask_options)
     dataset = read_dataset(settings.data)
-    divided = partition(dataset, fold=settings.fold, labelled_only=False)
+    divided = partition(dataset, fold=settings.fold)
     train = dataset.volumes if settings.include_held_out else divided.train
     sketch = plan_for(train, dims=settings.dims, size=None)
     dims, known_mm = sketch.dims, voxel_mm(train, sketch) if settings.augment == "patch" else None
@@ -147,23 +163,29 @@ def _put_together(settings: PretrainSettings) -> _Parts:
         settings.cell or encoder.total_stride, multiple=encoder.total_stride, voxel_mm=known_mm
     )
     torch.manual_seed(stream_seed(settings.seed, "method"))
-    computed = {"compute": settings.compute} if settings.compute else {}
+    computed: dict[str, Any] = {"compute": settings.compute} if settings.compute else {}
     method = build_method(
-        settings.method, encoder=encoder, spatial_dims=dims, cell=cell, **computed, **settings.method_options
+        settings.method,
+        encoder=encoder,
+        spatial_dims=dims,
+        cell=cell,
+        supervision=supervision_of(dataset, divided.train),
+        **computed,
+        **settings.method_options,
     )
+    if method.learns_from:  # held-out images may be seen, their labels never
+        train = taught_by(divided.train, method.learns_from)
     plan = plan_for(train, dims=dims, size=settings.size, multiple=cell)
     hidden_count(prod(grid_of(plan.size, cell)), settings.ratio)
-    watched = (divided.val or train)[:_WATCHED]
-    return _Parts(dataset, train, watched, plan, known_mm, cell, mask, encoder, method)
+    return _Parts(dataset, divided, train, plan, known_mm, cell, mask, encoder, method)
 
 
 def _train(
     settings: PretrainSettings, parts: _Parts, recorder: Recorder, *, session: Session, volumes: Volumes
 ) -> Result:
-    steps, folder = session.budget.steps, session.folder
-    total = steps * settings.draws_per_step if steps else ENDLESS
-    patches = _AUGMENT[settings.augment](parts.plan)
-    draws = Draws(parts.train, volumes, patches, labelled=False, seed=settings.seed, total=total)
+    budget, folder = session.budget, session.folder
+    total = budget.steps * settings.draws_per_step if budget.steps else ENDLESS
+    draws = _draws(settings, parts, volumes, total=total)
     module = PretrainingModule(
         parts.method,
         parts.mask,
@@ -171,57 +193,37 @@ def _train(
         seed=settings.seed,
         lr=settings.lr,
         weight_decay=settings.weight_decay,
-        budget=session.budget,
+        budget=budget,
         optimiser=Optimiser(settings.optimizer, settings.betas),
     )
-    watch = _watch(settings, parts, volumes, recorder, folder)
+    subject = Subject(parts.method, parts.mask, parts.cell, parts.divided)
+    watch = Watch(settings, subject, volumes, budget, recorder=recorder, folder=folder)
+    if not session.resume:
+        watch.start()
     fitted = fit(module, draws, watch, session=session)
+    if batch_norms(parts.encoder):
+        _settle(settings, parts, volumes)
     return _keep(settings, parts, fitted, recorder, folder)
 
 
-def _watch(
-    settings: PretrainSettings, parts: _Parts, volumes: Volumes, recorder: Recorder, folder: Path
-) -> Callable[[int], Mapping[str, float]]:
-    """Return the evaluation: loss and picture of the same patches under the same masks, every time."""
-    patches, total = _AUGMENT[settings.augment](parts.plan), max(len(parts.watched), _DRAWN)
-    draws = Draws(parts.watched, volumes, patches, labelled=False, seed=0, total=total)
-    samples = [draws[number] for number in range(len(draws))]
-    images = torch.stack([sample["image"] for sample in samples])
-    grid = grid_of(parts.plan.size, parts.cell)
-    generator, weight = torch_stream(0, "watched masks"), tissue_share(images, grid)
-    hidden = parts.mask.sample(len(images), grid, generator=generator, weight=weight)
-
-    def evaluate(step: int) -> Mapping[str, float]:
-        device = next(parts.method.parameters()).device
-        totals: dict[str, float] = defaultdict(float)
-        pictures = []
-        for image, where in zip(torch.split(images, _DRAWN), torch.split(hidden, _DRAWN), strict=True):
-            with autocast(settings.precision, device):
-                result = parts.method(image.to(device), where.to(device))
-            for name, value in {"loss": result.loss, **result.parts}.items():
-                totals[name] += float(value) * len(image)
-            pictures.append(result.pictures)
-        png = _panel(images[:_DRAWN], hidden[:_DRAWN], pictures[0], parts, step=step)
-        recorder.picture("reconstruction", png, step=step)
-        files.write_bytes(folder / "panel.png", png)
-        return {f"val/{name}": total / len(images) for name, total in totals.items()}
-
-    return evaluate
+def _draws(settings: PretrainSettings, parts: _Parts, volumes: Volumes, *, total: int) -> Draws:
+    return lessons(
+        parts.method,
+        parts.train,
+        volumes,
+        classes=class_numbers(parts.divided.train),
+        seed=settings.seed,
+        total=total,
+        augment=settings.augment,
+    )
 
 
-def _panel(
-    images: torch.Tensor,
-    hidden: torch.Tensor,
-    pictures: Mapping[str, torch.Tensor],
-    parts: _Parts,
-    *,
-    step: int,
-) -> bytes:
-    voxels = hidden_voxels(hidden, parts.plan.size)
-    rebuilt = pictures.get("reconstruction")
-    rows = reconstruction_rows(images, voxels, None if rebuilt is None else rebuilt.cpu())
-    columns = ["original", "what the encoder sees", "reconstruction"][: len(rows[0].images)]
-    return panel(rows, columns, title=f"{float(hidden.float().mean()):.0%} hidden, step {step}")
+def _settle(settings: PretrainSettings, parts: _Parts, volumes: Volumes) -> None:
+    """Leave statistics of batch norm that hold for whole images."""
+    size, device = settings.batch_size, next(parts.encoder.parameters()).device
+    draws = _draws(settings, parts, volumes, total=max(_SETTLED // size, 1) * size)
+    loader = batches(draws, batch_size=size, workers=0)
+    settle_batch_norms(parts.encoder, (batch["image"].to(device) for batch in loader))
 
 
 def _keep(
@@ -242,8 +244,7 @@ def _keep(
     }
     checkpoint = save_weights(folder, parts.method.state_dict(), description)
     # Beside the weights but never in the store: for the contamination check of fine-tuning.
-    patients = sorted({patient_digest(volume.subject) for volume in parts.train})
-    files.write_json(folder / "patients.json", patients)
+    keep_seen(folder, seen_in(parts.train))
     metrics = {
         "last/train_loss": fitted.loss,
         "last/steps": float(fitted.steps),
@@ -274,5 +275,6 @@ def _tags(settings: PretrainSettings, parts: _Parts) -> dict[str, str]:
         "dataset_hash": parts.dataset.info.content_hash,
         "split_hash": parts.dataset.split_hash,
         "medmim_version": __version__,
+        "axis_masking": settings.mask,
         **{f"axis_{axis}": value for axis, value in parts.method.axes.items()},
     }

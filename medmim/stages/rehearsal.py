@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -91,8 +92,13 @@ def rehearse(settings: RunSettings, *, batch: int, home: Path, workers: int = 0)
         workers: processes that prepare batches.
     """
     context = multiprocessing.get_context("spawn")  # a fork would begin with this process's memory
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
+    with ProcessPoolExecutor(1, mp_context=context, initializer=_unheard) as pool:
         return pool.submit(first_steps, settings, batch, home, workers).result()
+
+
+def _unheard() -> None:
+    """Let no tracking server hear of what this process does."""
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 
 def first_steps(settings: RunSettings, batch: int, home: Path, workers: int = 0) -> Rehearsed:

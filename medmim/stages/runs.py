@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,17 +58,35 @@ def budget_words(settings: RunSettings) -> str:
 
 
 @contextmanager
-def ending(recorder: Recorder) -> Iterator[Recorder]:
-    """Give the run back and end it whatever happens: FINISHED, FAILED, or KILLED when interrupted."""
-    try:
-        yield recorder
-    except Exception:
-        recorder.finish("FAILED")
-        raise
-    except BaseException:
-        recorder.finish("KILLED")
-        raise
-    recorder.finish("FINISHED")
+def ending(recorder: Recorder, store: Store | None = None) -> Iterator[Recorder]:
+    """Give the run back and end it whatever happens: FINISHED, FAILED, or KILLED when interrupted.
+
+    With a store, the run is mirrored to the server of `MLFLOW_TRACKING_URI`, if there is one.
+    """
+    with _mirrored(recorder, store):
+        try:
+            yield recorder
+        except Exception:
+            recorder.finish("FAILED")
+            raise
+        except BaseException:
+            recorder.finish("KILLED")
+            raise
+        recorder.finish("FINISHED")
+
+
+@contextmanager
+def _mirrored(recorder: Recorder, store: Store | None) -> Iterator[None]:
+    from medmim.tracking.sync import Mirror, server_of
+
+    uri = server_of(store) if store and _leads() else None
+    if store is None or uri is None:
+        yield
+        return
+    with Mirror(store, recorder.run_id, uri) as mirror:
+        yield
+    if not mirror.complete:
+        sys.stderr.write("medmim: the tracking server lacks part of this run; `medmim sync` completes it\n")
 
 
 def stored_settings(kind: type[Settings], store: Store, run_id: str, *, data: Path) -> Settings:
@@ -105,18 +124,23 @@ def going_on(store: Store, stage: str, resume: str | None, *, dataset: Dataset) 
     Raises:
         RunError: if there is no such run, or the dataset is another one by now; the run is left as it was.
     """
-    from lightning.fabric.utilities.rank_zero import rank_zero_only
-
     from medmim.tracking.recorder import MemoryRecorder
 
     run_id = unfinished(store, stage, resume) if resume else None
-    if getattr(rank_zero_only, "rank", 0):  # the first process records for all
+    if not _leads():
         return MemoryRecorder(run_id or "along")
     if run_id is None:
         return None
     if store.run(run_id).data.tags["dataset_hash"] != dataset.info.content_hash:
         raise RunError("--resume: the dataset has changed since this run was started; start it again without")
     return store.resume(run_id)
+
+
+def _leads() -> bool:
+    """Return whether this process records the run: the first of those that share its steps."""
+    from lightning.fabric.utilities.rank_zero import rank_zero_only
+
+    return not getattr(rank_zero_only, "rank", 0)
 
 
 def to_resume(kind: type[Settings], stage: str, word: str, *, home: Path, data: Path) -> tuple[Settings, str]:

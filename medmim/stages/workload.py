@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,17 +87,30 @@ def forward_of(case: Setup, variant: str) -> tuple[nn.Module, Callable[[], list[
 def peak_memory(case: Setup, variant: str) -> float:
     """Return the memory of the first run in MiB, measured in a process of its own.
 
+    See `peak_of`.
+    """
+    return peak_of(partial(workload, case, variant))
+
+
+def peak_of(make: Callable[[], Callable[[], None]]) -> float:
+    """Return by how much a fresh process grows in the first run of what `make` gives, in MiB.
+
     On a processor: from what the process holds with its weights and images to its highest point, everything
     that any library allocates included. On a GPU: the most that PyTorch allocated.
     """
     context = multiprocessing.get_context("spawn")  # a fork would begin with this process's memory
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(growth_of_one_run, case, variant).result()
+        return pool.submit(growth_of, make).result()
 
 
 def growth_of_one_run(case: Setup, variant: str) -> float:
-    """Return by how many MiB this process grows in one run."""
-    run = workload(case, variant)
+    """Return by how many MiB this process grows in one run of a variant."""
+    return growth_of(partial(workload, case, variant))
+
+
+def growth_of(make: Callable[[], Callable[[], None]]) -> float:
+    """Return by how many MiB this process grows in one run of what `make` gives."""
+    run = make()
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
@@ -143,7 +157,7 @@ def _encoder_forward(
 
 
 def _method(case: Setup, encoder: Encoder, variant: str) -> SparK:
-    options = {"decoder": "official"} if variant == "official" else {}
+    options: dict[str, Any] = {"decoder": "official"} if variant == "official" else {}
     compute = "packed" if variant == "packed" else "masked"
     method = build_method(
         "spark", encoder=encoder, spatial_dims=case.dims, cell=case.cell, compute=compute, **options

@@ -11,11 +11,13 @@ import numpy as np
 from mlflow.entities import Run
 
 from medmim.errors import RunError
-from medmim.tracking.statistics import Estimate, estimate, verdict
+from medmim.tracking.statistics import Estimate, estimate, estimate_statistic, verdict
 from medmim.tracking.store import Store
+from medmim.training.measures import Measure, average, measure_of, metric_of
 
 CASES = "cases.jsonl"
 CONTROL = "scratch"
+TITLES = {"ap50": "AP50", "dice": "Dice", "macro_f1": "macro-F1"}
 _SAME = ("dataset_hash", "split_hash", "task", "labelled")
 _SAME_STEPS = 1.05  # runs whose steps differ by more are not called equal
 _ALIKE = ("encoder", "dims", "size", "batch_size", "lr", "budget")
@@ -46,17 +48,19 @@ class Arm:
         name: as above.
         runs: their ids.
         seeds: their seeds.
-        dice: mean over patients, each averaged over seeds, cases and classes.
-        dice_by_label: the same for each class.
+        metric: dice, macro_f1 or ap50; a key of `MEASURES`.
+        score: its value over patients, averaged over seeds: Dice as a mean, the others of all cases together.
+        by_label: the same for each class.
         hd95_mm: 95th percentile surface distance; None when no case has one.
-        patients: patient → its mean Dice.
+        patients: patient → its mean Dice, share of right cases, or AP50.
     """
 
     name: str
     runs: tuple[str, ...]
     seeds: tuple[int, ...]
-    dice: Estimate
-    dice_by_label: Mapping[str, float]
+    metric: str
+    score: Estimate
+    by_label: Mapping[str, float]
     hd95_mm: float | None
     patients: Mapping[str, float]
 
@@ -86,9 +90,8 @@ class Comparison:
 
     def as_json(self) -> dict[str, Any]:
         """Return arms, pairs, verdicts and warnings for `--json`."""
-        arms = [{key: value for key, value in asdict(arm).items() if key != "patients"} for arm in self.arms]
         return {
-            "arms": arms,
+            "arms": [_public(arm) for arm in self.arms],
             "pairs": [asdict(pair) for pair in self.pairs],
             "verdicts": self.verdicts,
             "warnings": list(self.warnings),
@@ -119,23 +122,25 @@ def find_runs(store: Store, run_ids: Sequence[str]) -> list[Finetuned]:
                 f"run {run.info.run_id} was tested on other patients than {chosen[0].info.run_id}: "
                 "compare runs of one dataset, split and fold"
             )
-    return [_read(store, run) for run in chosen]
+    return [read_run(store, run) for run in chosen]
 
 
 def compare(runs: Sequence[Finetuned]) -> Comparison:
     """Compare arms on the patients that both were tested on; the control is `scratch`, or the first arm."""
     names = sorted({run.arm for run in runs}, key=lambda name: (name != CONTROL, name))
-    arms = tuple(_arm(name, [run for run in runs if run.arm == name]) for name in names)
+    grouped = {name: [run for run in runs if run.arm == name] for name in names}
+    measures = {name: average([measure_of(run.cases) for run in some]) for name, some in grouped.items()}
+    arms = tuple(_arm(name, some, measures[name]) for name, some in grouped.items())
     pairs = []
     for arm in arms[1:]:
-        shared = sorted(arm.patients.keys() & arms[0].patients.keys())
-        difference = estimate([arm.patients[who] - arms[0].patients[who] for who in shared])
-        sentence = verdict(arm.name, arms[0].name, difference)
+        difference = _difference(measures[arm.name], measures[arms[0].name])
+        sentence = verdict(arm.name, arms[0].name, difference, metric=TITLES[arm.metric])
         pairs.append(Pair(arm.name, arms[0].name, difference, sentence))
     return Comparison(arms, tuple(pairs), tuple(_warnings(runs, arms)))
 
 
-def _read(store: Store, run: Run) -> Finetuned:
+def read_run(store: Store, run: Run) -> Finetuned:
+    """Return a finished fine-tuning run with the scores of its cases."""
     rows = [json.loads(line) for line in store.read_text(run, CASES).splitlines()]
     return Finetuned(run.info.run_id, run.data.tags["arm"], dict(run.data.tags), tuple(rows))
 
@@ -155,31 +160,57 @@ def _newest_of_each_seed(runs: Sequence[Run]) -> list[Run]:
     return list(newest.values())
 
 
-def _arm(name: str, runs: Sequence[Finetuned]) -> Arm:
+def _arm(name: str, runs: Sequence[Finetuned], measure: Measure) -> Arm:
     rows = [row for run in runs for row in run.cases]
-    labels = sorted({str(row["label"]) for row in rows})
-    patients = _by_patient(rows, "dice")
     distances = _by_patient(rows, "hd95_mm")
-    by_label = {
-        label: float(np.mean(list(_by_patient([r for r in rows if r["label"] == label], "dice").values())))
-        for label in labels
-    }
+    everyone = np.ones(len(measure.patients))
     return Arm(
         name=name,
         runs=tuple(run.run_id for run in runs),
         seeds=tuple(sorted({int(run.tags["seed"]) for run in runs})),
-        dice=estimate(list(patients.values())),
-        dice_by_label=by_label,
+        metric=metric_of(rows),
+        score=_score(measure),
+        by_label={label: v for label, v in measure.by_class(everyone).items() if np.isfinite(v)},
         hd95_mm=float(np.mean(list(distances.values()))) if distances else None,
-        patients=patients,
+        patients={w: float(v) for w, v in zip(measure.patients, measure.each, strict=True) if np.isfinite(v)},
     )
+
+
+def _score(measure: Measure) -> Estimate:
+    if measure.is_mean:
+        return estimate(measure.each[np.isfinite(measure.each)].tolist())
+    return estimate_statistic(measure.value, len(measure.patients))
+
+
+def _difference(first: Measure, second: Measure) -> Estimate:
+    """Return first minus second over the patients that both have, drawn together."""
+    shared = sorted(set(first.patients) & set(second.patients))
+    places = [np.array([one.patients.index(who) for who in shared], dtype=int) for one in (first, second)]
+    if first.is_mean:
+        return estimate((first.each[places[0]] - second.each[places[1]]).tolist())
+
+    def value(weights: np.ndarray) -> float:
+        both = [np.zeros(len(one.patients)) for one in (first, second)]
+        for all_weights, place in zip(both, places, strict=True):
+            all_weights[place] = weights
+        return first.value(both[0]) - second.value(both[1])
+
+    return estimate_statistic(value, len(shared))
+
+
+def _public(arm: Arm) -> dict[str, Any]:
+    """Return an arm without its patients; the score stands under the metric's own name."""
+    said = {key: value for key, value in asdict(arm).items() if key != "patients"}
+    said[arm.metric] = said.pop("score")
+    said[f"{arm.metric}_by_label"] = said.pop("by_label")
+    return said
 
 
 def _by_patient(rows: Sequence[Mapping[str, Any]], key: str) -> dict[str, float]:
     """Average over everything that one patient has: cases, classes, seeds."""
     values: dict[str, list[float]] = {}
     for row in rows:
-        if row[key] is not None:
+        if row.get(key) is not None:
             values.setdefault(str(row["patient"]), []).append(float(row[key]))
     return {who: float(np.mean(found)) for who, found in sorted(values.items())}
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from medmim import __version__, files
 from medmim.data.manifest import digest_of
-from medmim.tracking.comparison import Arm, Comparison, Finetuned
+from medmim.tracking.comparison import TITLES, Arm, Comparison, Finetuned
 from medmim.training.pictures import plain, to_png
 
 _STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}
@@ -43,16 +43,17 @@ def draw(comparison: Comparison) -> bytes:
         values = list(arm.patients.values())
         left.plot(values, [height] * len(values), "|", color="#9aa5b1", markersize=12)
         left.errorbar(
-            arm.dice.mean,
+            arm.score.mean,
             height,
-            xerr=[[arm.dice.mean - arm.dice.low], [arm.dice.high - arm.dice.mean]],
+            xerr=[[arm.score.mean - arm.score.low], [arm.score.high - arm.score.mean]],
             fmt="o",
             color="#0b6e4f",
             capsize=4,
         )
     left.set_yticks(range(len(arms)), [plain(arm.name) for arm in arms])
     left.set_ylim(len(arms) - 0.5, -0.5)
-    left.set_xlabel("Dice of each test patient, mean and 95 % interval")
+    title = TITLES[arms[0].metric]
+    left.set_xlabel(f"{title}: each test patient, all of them and 95 % interval")
     for height, pair in enumerate(pairs):
         d = pair.difference
         right.errorbar(
@@ -66,7 +67,7 @@ def draw(comparison: Comparison) -> bytes:
     right.axvline(0, color="#c1121f", linewidth=1)
     right.set_yticks(range(len(pairs)), [plain(f"{pair.first}\n− {pair.second}") for pair in pairs])
     right.set_ylim(max(len(pairs), 1) - 0.5, -0.5)
-    right.set_xlabel("paired difference, points of Dice (95 % interval)")
+    right.set_xlabel(f"paired difference, points of {title} (95 % interval)")
     return to_png(figure)
 
 
@@ -80,11 +81,12 @@ def _page(comparison: Comparison, runs: Sequence[Finetuned], picture: bytes) -> 
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>medmim comparison</title>'
         f"<style>{_STYLE}</style><h1>Did pretraining help?</h1>{verdicts}{''.join(notes)}"
-        f'<img alt="Dice of each arm and paired differences" src="data:image/png;base64,{encoded}">'
+        f'<img alt="score of each arm and paired differences" src="data:image/png;base64,{encoded}">'
         f"<h2>Arms</h2>{_table(_arm_rows(comparison.arms))}"
         f"<h2>Runs</h2>{_table(identities)}<h2>Held equal</h2>{_table(provenance)}"
         f"<footer>medmim {__version__}. Intervals: bias-corrected bootstrap over patients. "
-        "Dice of a case: 1 when prediction and label are both empty; HD95 where neither is.</footer></html>"
+        "Dice of a case: 1 when prediction and label are both empty; HD95 where neither is. F1 and AP50 are "
+        "of all cases of the drawn patients together.</footer></html>"
     )
 
 
@@ -93,14 +95,15 @@ def _arm_rows(arms: Sequence[Arm]) -> list[dict[str, str]]:
     for arm in arms:
         row = {
             "arm": arm.name,
-            "Dice": f"{arm.dice.mean:.3f}",
-            "95 % interval": f"{arm.dice.low:.3f} … {arm.dice.high:.3f}",
-            "sd": f"{arm.dice.sd:.3f}",
-            "HD95 mm": "" if arm.hd95_mm is None else f"{arm.hd95_mm:.2f}",
-            "patients": str(arm.dice.n),
+            TITLES[arm.metric]: f"{arm.score.mean:.3f}",
+            "95 % interval": f"{arm.score.low:.3f} … {arm.score.high:.3f}",
+            "sd": f"{arm.score.sd:.3f}",
+            **({} if arm.hd95_mm is None else {"HD95 mm": f"{arm.hd95_mm:.2f}"}),
+            "patients": str(arm.score.n),
             "seeds": str(len(arm.seeds)),
         }
-        rows.append(row | {f"Dice {name}": f"{value:.3f}" for name, value in arm.dice_by_label.items()})
+        title = TITLES[arm.metric]
+        rows.append(row | {f"{title} {name}": f"{value:.3f}" for name, value in arm.by_label.items()})
     return rows
 
 

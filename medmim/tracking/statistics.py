@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,7 @@ from scipy import stats
 CONFIDENCE = 0.95
 FEWEST_PATIENTS = 5
 _RESAMPLES = 9999
+_FEWER_RESAMPLES = 1999  # of a statistic that is computed anew for every one
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,8 @@ class Estimate:
     Attributes:
         mean: of the values.
         low, high: bounds of the 95 % bootstrap interval; equal to the mean when all values are.
-        sd: sample standard deviation; 0 for one value.
-        n: number of values.
+        sd: sample standard deviation of values, 0 for one; of a statistic its bootstrap standard error.
+        n: number of values, or of patients.
     """
 
     mean: float
@@ -57,12 +58,33 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(mean, float(interval.low), float(interval.high), float(array.std(ddof=1)), len(array))
 
 
-def verdict(first: str, second: str, difference: Estimate) -> str:
-    """Say in one sentence what a paired difference (first minus second, in Dice) shows, or does not."""
+def estimate_statistic(statistic: Callable[[np.ndarray], float], patients: int) -> Estimate:
+    """Return a statistic of all patients with a percentile bootstrap interval.
+
+    Resamples in which it has no value, such as those without any true box, are left out.
+
+    Args:
+        statistic: from how often each patient was drawn to the value; NaN where it has none.
+        patients: their number.
+    """
+    value = statistic(np.ones(patients))
+    rng = np.random.default_rng(0)
+    draws = rng.multinomial(patients, np.full(patients, 1 / patients), size=_FEWER_RESAMPLES)
+    values = np.array([statistic(weights.astype(np.float64)) for weights in draws])
+    values = np.round(values[np.isfinite(values)], 12)
+    if patients < 2 or len(values) < 2:
+        return Estimate(value, value, value, 0.0, patients)
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(values, [tail, 1 - tail])
+    return Estimate(value, float(low), float(high), float(values.std(ddof=1)), patients)
+
+
+def verdict(first: str, second: str, difference: Estimate, *, metric: str = "Dice") -> str:
+    """Say in one sentence what a paired difference (first minus second, in the metric) shows, or does not."""
     points = 100 * difference.mean
     side = "above" if points >= 0 else "below"
     sentence = (
-        f"{first} {side} {second} by {abs(points):.1f} points of Dice, {CONFIDENCE:.0%} interval "
+        f"{first} {side} {second} by {abs(points):.1f} points of {metric}, {CONFIDENCE:.0%} interval "
         f"{100 * difference.low:+.1f} … {100 * difference.high:+.1f} over {difference.n} patients: "
     )
     if difference.n < FEWEST_PATIENTS:

@@ -10,6 +10,7 @@ import io
 import json
 import logging
 import os
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +26,17 @@ logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # prints 
 
 import yaml  # noqa: E402  # after the switches above: MLflow reads them when it is imported
 from mlflow import MlflowClient  # noqa: E402
-from mlflow.entities import Metric, Param, Run, RunTag  # noqa: E402
+from mlflow.entities import (  # noqa: E402
+    Dataset,
+    DatasetInput,
+    InputTag,
+    LoggedModelOutput,
+    LoggedModelStatus,
+    Metric,
+    Param,
+    Run,
+    RunTag,
+)
 from mlflow.exceptions import MlflowException  # noqa: E402
 from PIL import Image  # noqa: E402
 
@@ -33,6 +44,7 @@ from medmim.errors import RunError  # noqa: E402
 
 _ANONYMOUS = {"mlflow.user": "medmim", "mlflow.source.name": "medmim", "mlflow.source.type": "LOCAL"}
 _PARAMETER_LIMIT = 250
+_DIGEST_LENGTH = 36  # the longest that MLflow keeps
 
 
 class Store:
@@ -63,14 +75,30 @@ class Store:
 
     def begin(self, *, experiment: str, name: str, tags: Mapping[str, str]) -> RunRecorder:
         """Begin a run and return its recorder."""
-        found = self.client.get_experiment_by_name(experiment)
-        if found is None:
-            location = (self.artifacts / experiment).as_uri()
-            experiment_id = self.client.create_experiment(experiment, artifact_location=location)
-        else:
-            experiment_id = found.experiment_id
-        run = self.client.create_run(experiment_id, run_name=name, tags={**_ANONYMOUS, **tags})
+        where = self.experiment(experiment)
+        run = self.client.create_run(where, run_name=name, tags={**_ANONYMOUS, **tags})
+        if "dataset_hash" in tags:
+            self._note_dataset(run.info.run_id, tags)
         return RunRecorder(self.client, run.info.run_id)
+
+    def experiment(self, name: str) -> str:
+        """Return the id of an experiment, made when missing; its artifacts lie in the home folder."""
+        found = self.client.get_experiment_by_name(name)
+        if found is not None:
+            return str(found.experiment_id)
+        location = (self.artifacts / name).as_uri()
+        return str(self.client.create_experiment(name, artifact_location=location))
+
+    def _note_dataset(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Log the dataset as MLflow's own kind of input: the UI then lists the runs that used it."""
+        dataset = Dataset(
+            name=tags["dataset"],
+            digest=tags["dataset_hash"][:_DIGEST_LENGTH],
+            source_type="medmim",
+            source=json.dumps({"content_hash": tags["dataset_hash"]}),
+        )
+        context = InputTag("mlflow.data.context", tags.get("stage", "study"))
+        self.client.log_inputs(run_id, datasets=[DatasetInput(dataset, tags=[context])])
 
     def resume(self, run_id: str) -> RunRecorder:
         """Continue a run."""
@@ -126,10 +154,29 @@ class Store:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        source = f"{self.run(run_id).info.artifact_uri}/model"
-        version = self.client.create_model_version(model, source=source, run_id=run_id, tags=dict(tags))
+        known = self.client.search_model_versions(f"name = '{model}' and run_id = '{run_id}'")
+        if known:  # registered before the run was interrupted
+            return int(known[0].version)
+        info = self.run(run_id).info
+        logged = self.client.create_logged_model(
+            info.experiment_id, name=model, source_run_id=run_id, tags=dict(tags), model_type="medmim"
+        )
+        self.client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
+        self.client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+        version = self.client.create_model_version(
+            model,
+            source=f"{info.artifact_uri}/model",
+            run_id=run_id,
+            tags=dict(tags),
+            model_id=logged.model_id,
+        )
         self.client.set_registered_model_alias(model, alias, version.version)
         return int(version.version)
+
+    def discard(self, run_id: str) -> None:
+        """Mark a run as deleted and remove its files: it left nothing to continue."""
+        self.client.delete_run(run_id)
+        shutil.rmtree(self.checkpoints(run_id), ignore_errors=True)
 
     def note_score(self, run_id: str, key: str, value: float) -> None:
         """Add a later score to a finished run, such as a fine-tuning's Dice to its pretraining.

@@ -58,7 +58,8 @@ class Schedule(Callback):
             progress, warmup=self.warmup, start=self.warmup_start, end=self.final_lr
         )
         for group in trainer.optimizers[0].param_groups:
-            group["lr"] = group["initial_lr"] * factor
+            learns = progress >= group.get("begins", 0.0)  # a frozen encoder begins later
+            group["lr"] = group["initial_lr"] * factor if learns else 0.0
             if self.weight_decay_end is not None and "initial_weight_decay" in group:
                 first = group["initial_weight_decay"]
                 group["weight_decay"] = along_cosine(first, self.weight_decay_end, progress)
@@ -137,7 +138,7 @@ class Losses(Callback):
             return
         self.recent = mean
         step = trainer.global_step
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        rate = trainer.optimizers[0].param_groups[-1]["lr"]  # that of the head, which is never frozen
         self.sink.metrics({"train/loss": self.recent, "train/lr": rate}, step=step)
 
     @property

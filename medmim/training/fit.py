@@ -13,6 +13,7 @@ from typing import Literal
 
 import lightning as L
 import torch
+import torch.distributed as dist
 
 from medmim.config import RunSettings
 from medmim.data.draws import Draws, batches
@@ -122,6 +123,8 @@ def fit(
         trainer.fit(module, loader, ckpt_path=state, weights_only=True)
     if not trainer.is_global_zero:
         raise SystemExit(0)  # the first process keeps, tests and records what all have trained
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()  # so that no layer waits for the others
     return Fitted(trainer.global_step, session.budget.elapsed_s, evaluations, losses.last)
 
 
@@ -210,6 +213,7 @@ def _trainer(settings: RunSettings, budget: Budget, callbacks: list[L.Callback])
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*weights_only.*")
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")  # it starts at its step
+    warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # averages, frozen
     warnings.filterwarnings("ignore", message="Num foregrounds 0")  # a slice without foreground is welcome
     L.seed_everything(settings.seed, verbose=False)
     return L.Trainer(

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
 import torch
-from monai.losses.dice import DiceCELoss
+from einops import rearrange
 from torch import Tensor, nn
 
+from medmim.config import FinetuneSettings
 from medmim.masks import Mask, tissue_share
 from medmim.methods import Method, Step
+from medmim.methods.teacher import Teacher
 from medmim.randomness import torch_stream
 from medmim.shapes import Hidden, Images, Scalar, Size, grid_of
 from medmim.training.budget import Budget
 from medmim.training.optimisers import Optimiser
+from medmim.training.rates import encoder_rates
+from medmim.training.reuse import WEIGHT, Reuse
+
+Loss = Callable[[nn.Module, dict[str, Tensor]], Tensor]
 
 
 class PretrainingModule(L.LightningModule):
@@ -54,8 +61,10 @@ class PretrainingModule(L.LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Scalar:
         """Draw the masks of this step and return the method's loss."""
-        images = batch["image"]
-        step: Step = self.method(images, self._masks(images, batch_idx).to(images.device))
+        images = in_views(batch["image"], self.method.views)
+        hidden = self._masks(images, batch_idx)
+        known = () if self.method.learns_from is None else (batch[self.method.learns_from].long(),)
+        step: Step = self.method(images, hidden.to(images.device), *known)
         return step.loss
 
     def _masks(self, images: Images, batch_idx: int) -> Hidden:
@@ -65,13 +74,15 @@ class PretrainingModule(L.LightningModule):
         however it is divided. A mask that looks at tissue sees its own images only: its share is its key.
         """
         grid = grid_of(tuple(images.shape[2:]), self.cell)
-        (share, shares), count = self._share(batch_idx), len(images)
+        (share, shares), count, views = self._share(batch_idx), len(images), self.method.views
         if self.mask.looks_at_tissue:
             generator = torch_stream(self.seed, "mask", self.global_step, share)
             return self.mask.sample(count, grid, generator=generator, weight=tissue_share(images, grid))
         generator = torch_stream(self.seed, "mask", self.global_step, 0)
         hidden = self.mask.sample(count * shares, grid, generator=generator)
-        return hidden[share * count : (share + 1) * count]
+        return rearrange(hidden, "(view part patch) ... -> part (view patch) ...", part=shares, view=views)[
+            share
+        ]
 
     def _share(self, batch_idx: int) -> tuple[int, int]:
         """Return which part of its step a batch is in this process, and how many parts there are."""
@@ -91,46 +102,65 @@ class PretrainingModule(L.LightningModule):
         return self.optimiser.over([(self.method, self.lr)], weight_decay=self.weight_decay)
 
 
+def in_views(images: Tensor, views: int) -> Images:
+    """Return (batch, views, channels, *space) as one batch: the first view of all, then the second of all."""
+    return images.transpose(0, 1).flatten(0, 1) if views > 1 else images
+
+
 class FinetuningModule(L.LightningModule):
-    """A network with an `encoder` and a head, trained on labels with Dice and cross entropy.
+    """A network with an `encoder` and a head, trained on a task.
 
     Args:
-        network: what is trained; its attribute `encoder` gets its own learning rate.
-        lr: of the head.
-        encoder_lr: of the encoder, relative to `lr`; 0 freezes it.
-        weight_decay: of the optimiser.
-        optimiser: which one.
+        network: what is trained; layers of its attribute `encoder` have learning rates of their own.
+        loss: from the network and a batch.
+        settings: optimiser, learning rates, what is frozen, moving average, seed.
+        reuse: shows the task a second time, as a regulariser.
     """
 
     def __init__(
-        self,
-        network: nn.Module,
-        *,
-        lr: float,
-        encoder_lr: float,
-        weight_decay: float,
-        optimiser: Optimiser = Optimiser(),  # noqa: B008 (a frozen value)
+        self, network: nn.Module, loss: Loss, *, settings: FinetuneSettings, reuse: Reuse | None = None
     ) -> None:
         super().__init__()
         self.network = network
-        self.lr = lr
-        self.encoder_lr = encoder_lr
-        self.weight_decay = weight_decay
-        self.optimiser = optimiser
-        # Batch Dice: one patch without a class does not dominate the gradient.
-        self.loss = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False, batch=True)
+        self.loss = loss
+        self.settings = settings
+        self.frozen, self.rates = encoder_rates(network.get_submodule("encoder"), settings)
+        for layer in self.frozen:
+            layer.requires_grad_(requires_grad=False)
+        self.reuse = reuse
+        keep = settings.ema
+        self.average = Teacher(network, momentum=keep, last_momentum=keep) if keep else None
+
+    @property
+    def judged(self) -> nn.Module:
+        """The network that is judged and kept: the moving average where there is one."""
+        return self.average.network if self.average else self.network
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Scalar:
         """Return the loss of one batch."""
-        scores = self.network(batch["image"]).float()
-        loss: Tensor = self.loss(scores, batch["label"].long())
+        for layer in self.frozen:  # norms that average over batches stay as they are too
+            layer.eval()
+        loss = self.loss(self.network, batch)
+        if self.reuse:
+            loss = loss + WEIGHT * self.loss(*self.reuse(self.network, batch, step=self.global_step))
         return loss
 
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, then let the average follow."""
+        super().optimizer_step(*args, **kwargs)
+        if self.average:
+            self.average.update(self.network, progress=0.0)
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return an optimiser with one learning rate for the encoder and one for the rest."""
-        encoder: Any = self.network.encoder
+        """Return an optimiser with a learning rate for every layer of the encoder and one for the rest."""
+        encoder = self.network.get_submodule("encoder")
         head = nn.ModuleList(child for child in self.network.children() if child is not encoder)
-        if self.encoder_lr == 0:
-            encoder.requires_grad_(requires_grad=False)
-        parts = [(encoder, self.lr * self.encoder_lr), (head, self.lr)]
-        return self.optimiser.over(parts, weight_decay=self.weight_decay)
+        if self.reuse:
+            head.append(self.reuse)
+        parts = [*self.rates, (head, self.settings.lr)]
+        kind = Optimiser(self.settings.optimizer, self.settings.betas)
+        optimizer = kind.over(parts, weight_decay=self.settings.weight_decay)
+        late = {id(parameter) for parameter in encoder.parameters()}
+        for group in optimizer.param_groups:
+            group["begins"] = self.settings.freeze if id(group["params"][0]) in late else 0.0
+        return optimizer

@@ -7,11 +7,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle as Patch
 from torch import Tensor
 
 _COLOURS = ListedColormap(["#e4572e", "#17bebb", "#ffc914", "#76b041", "#a77bca", "#f28482"])
+
+
+@dataclass(frozen=True)
+class Rectangle:
+    """A box to draw: its place in pixels, the number of its colour, and a word beside it."""
+
+    left: float
+    top: float
+    width: float
+    height: float
+    colour: int
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -21,10 +35,14 @@ class Row:
     Attributes:
         images: (y, x) arrays, one a column; NaN is drawn as hidden.
         labels: integer (y, x) arrays drawn over the images, or None, one a column.
+        text: one line below the first image.
+        boxes: rectangles of the last column: left, top, width and height in pixels, colour and a word.
     """
 
     images: Sequence[np.ndarray]
     labels: Sequence[np.ndarray | None]
+    text: str = ""
+    boxes: Sequence[Rectangle] = ()
 
 
 def panel(rows: Sequence[Row], columns: Sequence[str], *, title: str, names: Sequence[str] = ()) -> bytes:
@@ -52,6 +70,9 @@ def panel(rows: Sequence[Row], columns: Sequence[str], *, title: str, names: Seq
                 )
             place.set_xticks([])
             place.set_yticks([])
+        line[0].set_xlabel(plain(row.text), fontsize=8)
+        for box in row.boxes:
+            _draw(line[-1], box)
     for place, name in zip(axes[0], columns, strict=True):
         place.set_title(plain(name), fontsize=9)
     for value, name in enumerate(names):
@@ -60,6 +81,13 @@ def panel(rows: Sequence[Row], columns: Sequence[str], *, title: str, names: Seq
         figure.legend(loc="outside lower center", ncols=min(len(names), 4), fontsize=8, frameon=False)
     figure.suptitle(plain(title), fontsize=10)
     return to_png(figure)
+
+
+def _draw(place: Axes, box: Rectangle) -> None:
+    colour = _COLOURS(box.colour % _COLOURS.N)
+    corner = (box.left - 0.5, box.top - 0.5)  # a picture's first pixel spans from -1/2 to 1/2
+    place.add_patch(Patch(corner, box.width, box.height, fill=False, edgecolor=colour, linewidth=1.2))
+    place.text(*corner, plain(box.text), fontsize=6, color=colour, verticalalignment="bottom")
 
 
 def plain(text: str) -> str:
@@ -118,3 +146,28 @@ def segmentation_row(image: Tensor, label: Tensor, prediction: Tensor, *, axis: 
     index = int((label > 0).sum(dim=others).argmax())
     plain, truth, guess = (upright(value, axis=axis, index=index) for value in (image, label, prediction))
     return Row([plain, plain, plain], [None, truth, guess])
+
+
+def caption_row(image: Tensor, *, axis: int, text: str) -> Row:
+    """Return a row of one middle slice of (x, y, z) and a line below it."""
+    return Row([upright(image, axis=axis)], [None], text)
+
+
+def boxed_row(
+    image: Tensor, *, axis: int, index: int, boxes: Sequence[tuple[np.ndarray, int, str]], text: str
+) -> Row:
+    """Return a row of one slice of a volume with boxes.
+
+    Args:
+        image: (x, y, z) in RAS order.
+        axis: across which the volume is cut.
+        index: slice number.
+        boxes: each with its xyzxyz in voxels of `image`, the number of its colour, and a word.
+        text: one line below.
+    """
+    slice_ = upright(image, axis=axis, index=index)
+    rectangles = []
+    for box, colour, word in boxes:
+        left, bottom, right, top = np.delete(box, [axis, axis + 3]).tolist()
+        rectangles.append(Rectangle(left, slice_.shape[0] - top, right - left, top - bottom, colour, word))
+    return Row([slice_], [None], text, rectangles)

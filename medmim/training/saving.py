@@ -23,7 +23,7 @@ _SAVING = (signal.SIGUSR1,)
 
 
 class Signals(Callback):
-    """Note SIGTERM, SIGINT and SIGUSR1 until a step is complete; a second one of the first two stops at once.
+    """Note SIGTERM, SIGINT and SIGUSR1 until a step is complete; SIGTERM or SIGINT twice stops at once.
 
     Attributes:
         wanted: the last signal that was not answered yet.
@@ -42,9 +42,9 @@ class Signals(Callback):
         """Note one signal.
 
         Raises:
-            Stopped: for the second that wants an end; the step is then lost, the last saved state is not.
+            Stopped: for the same that wants an end again; the step is then lost, the last saved state is not.
         """
-        if self.wanted in _STOPPING and number in _STOPPING:
+        if number == self.wanted and number in _STOPPING:
             raise Stopped(number)
         self.wanted = number
 

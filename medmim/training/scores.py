@@ -1,4 +1,8 @@
-"""Segmentation of whole volumes and its scores: Dice and HD95 of every case and class."""
+"""Segmentation of whole volumes and its scores: Dice, HD95 and surface Dice of every case and class.
+
+Empty labels: Dice and surface Dice are 1 where prediction and label are both empty, 0 where only one is;
+there is no HD95 where either is, and means leave it out.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,7 @@ from monai.data.meta_tensor import MetaTensor
 from monai.inferers.inferer import Inferer, SliceInferer, SlidingWindowInferer
 from monai.metrics.hausdorff_distance import compute_hausdorff_distance
 from monai.metrics.meandice import compute_dice
+from monai.metrics.surface_dice import compute_surface_dice
 from monai.networks.utils import one_hot
 from monai.transforms.spatial.array import ResampleToMatch
 from torch import Tensor, nn
@@ -37,6 +42,8 @@ class CaseScore:
         subject: patient key.
         label: name of the class.
         dice: 1 when prediction and label are both empty, 0 when only one is.
+        surface_dice: share of both surfaces that lies within a tolerance of the other (Nikolov et al., 2021,
+            arXiv 1809.04430), with the same rule; None when not measured.
         hd95_mm: 95th percentile of the symmetric surface distance; None when prediction or label is empty.
         volume_ml, predicted_ml: size of label and prediction.
     """
@@ -46,6 +53,7 @@ class CaseScore:
     label: str
     dice: float
     hd95_mm: float | None
+    surface_dice: float | None
     volume_ml: float
     predicted_ml: float
 
@@ -54,15 +62,26 @@ class CaseScore:
         return asdict(self)
 
 
-def segment(network: nn.Module, prepared: Prepared, plan: Plan, *, precision: str) -> Tensor:
+def segment(
+    network: nn.Module, prepared: Prepared, plan: Plan, *, precision: str, mirror: bool = False
+) -> Tensor:
     """Segment one prepared volume with a Gaussian sliding window, slice by slice in 2D.
+
+    Args:
+        network: images → class scores.
+        prepared: the volume.
+        plan: how it was prepared.
+        precision: auto, fp32 or bf16.
+        mirror: average with the prediction of the image whose left and right are exchanged.
 
     Returns:
         Class probabilities, (classes, x, y, z), on the CPU, in the prepared volume's grid.
     """
     device = next(network.parameters()).device
     with torch.no_grad(), autocast(precision, device):
-        scores = _inferer(prepared, plan)(prepared.image.unsqueeze(0).to(device), _Scores(network))
+        # slices across left-right have none of it
+        axis = 2 if mirror and not (plan.dims == 2 and prepared.slice_axis == 0) else None
+        scores = _inferer(prepared, plan)(prepared.image.unsqueeze(0).to(device), _Scores(network, axis))
     return torch.softmax(scores[0].float().cpu(), dim=0)
 
 
@@ -73,12 +92,23 @@ def score_volume(
     *,
     names: Mapping[int, str],
     precision: str,
-    distances: bool,
+    mirror: bool = False,
+    tolerance_mm: float | None,
 ) -> list[CaseScore]:
-    """Segment a volume and compare it with its label, on the label's own grid; distances take time."""
+    """Segment a volume and compare it with its label, on the label's own grid.
+
+    Args:
+        network: images → class scores.
+        volume: with a label.
+        volumes: prepares it.
+        names: label value → name.
+        precision: auto, fp32 or bf16.
+        mirror: as in `segment`.
+        tolerance_mm: of surface Dice; None: measure no distances, which take time.
+    """
     prepared = volumes(volume)
-    probabilities = segment(network, prepared, volumes.plan, precision=precision)
-    if volumes.plan.spacing_mm is None:
+    probabilities = segment(network, prepared, volumes.plan, precision=precision, mirror=mirror)
+    if volumes.plan.spacing_mm is None and volumes.plan.view == "patch":
         label = prepared.label
         assert label is not None  # only labelled volumes are scored
         affine = prepared.affine
@@ -90,7 +120,7 @@ def score_volume(
         ).as_tensor()
     prediction = probabilities.argmax(dim=0, keepdim=True)
     return compare_labels(
-        prediction, label.long(), _spacing(affine), volume=volume, names=names, distances=distances
+        prediction, label.long(), _spacing(affine), volume=volume, names=names, tolerance_mm=tolerance_mm
     )
 
 
@@ -101,7 +131,7 @@ def compare_labels(
     *,
     volume: Volume,
     names: Mapping[int, str],
-    distances: bool = True,
+    tolerance_mm: float | None = 1.0,
 ) -> list[CaseScore]:
     """Score a prediction against a label of the same shape, class by class (background is no class)."""
     # a value that training never saw has no name: no score either
@@ -113,7 +143,13 @@ def compare_labels(
     scores = []
     for value, name in sorted(names.items()):
         one = slice(value, value + 1)
-        measured = distances and bool(truth[:, one].any()) and bool(guess[:, one].any())
+        there, said = bool(truth[:, one].any()), bool(guess[:, one].any())
+        surface = None
+        if tolerance_mm is not None:
+            surface = float(there == said)
+            if there and said:
+                surface = _surface_dice(guess[:, one], truth[:, one], spacing_mm, tolerance_mm)
+        measured = tolerance_mm is not None and there and said
         scores.append(
             CaseScore(
                 case=volume.id,
@@ -121,6 +157,7 @@ def compare_labels(
                 label=name,
                 dice=float(dice[value]),
                 hd95_mm=_hd95(guess[:, one], truth[:, one], spacing_mm) if measured else None,
+                surface_dice=surface,
                 volume_ml=float(truth[:, value].sum()) * voxel_ml,
                 predicted_ml=float(guess[:, value].sum()) * voxel_ml,
             )
@@ -128,29 +165,35 @@ def compare_labels(
     return scores
 
 
-def mean_scores(scores: Sequence[CaseScore]) -> dict[str, float]:
-    """Return the means over patients of the means over their cases: all classes together and each of them."""
-    if not scores:
-        return {}
-    names = sorted({score.label for score in scores})
-    means = {"dice": _over_patients(scores, "dice"), "hd95_mm": _over_patients(scores, "hd95_mm")}
-    for name in names if len(names) > 1 else []:
-        chosen = [score for score in scores if score.label == name]
-        means[f"dice_{name}"] = _over_patients(chosen, "dice")
-        means[f"hd95_mm_{name}"] = _over_patients(chosen, "hd95_mm")
+def mean_scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the means over patients of the means over their cases: all classes together and each of them.
+
+    Args:
+        rows: of `CaseScore`s.
+    """
+    names = sorted({row["label"] for row in rows})
+    means: dict[str, float] = {}
+    for key in ("dice", "hd95_mm", "surface_dice"):
+        means[key] = _over_patients(rows, key)
+        for name in names if len(names) > 1 else []:
+            means[f"{key}_{name}"] = _over_patients([row for row in rows if row["label"] == name], key)
     return {key: value for key, value in means.items() if math.isfinite(value)}
 
 
 class _Scores(nn.Module):
-    """The network, its scores in float32 so that windows add up exactly."""
+    """The network, its scores in float32 so that windows add up exactly; mirrored along an axis too."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, mirrored: int | None) -> None:
         super().__init__()
         self.network = network
+        self.mirrored = mirrored
 
     def forward(self, images: Tensor) -> Tensor:
-        scores: Tensor = self.network(images)
-        return scores.float()
+        scores: Tensor = self.network(images).float()
+        if self.mirrored is None:
+            return scores
+        other: Tensor = self.network(images.flip(self.mirrored)).float().flip(self.mirrored)
+        return (scores + other) / 2
 
 
 def _inferer(prepared: Prepared, plan: Plan) -> Inferer:
@@ -180,16 +223,22 @@ def _hd95(guess: Tensor, truth: Tensor, spacing_mm: Sequence[float]) -> float | 
     return float(distance[0, 0])
 
 
+def _surface_dice(guess: Tensor, truth: Tensor, spacing_mm: Sequence[float], tolerance_mm: float) -> float:
+    found = compute_surface_dice(
+        guess, truth, class_thresholds=[tolerance_mm], include_background=True, spacing=list(spacing_mm)
+    )
+    return float(found[0, 0])
+
+
 def _spacing(affine: np.ndarray) -> tuple[float, ...]:
     return tuple(float(length) for length in np.sqrt((affine[:3, :3] ** 2).sum(axis=0)))
 
 
-def _over_patients(scores: Sequence[CaseScore], key: str) -> float:
+def _over_patients(rows: Sequence[Mapping[str, Any]], key: str) -> float:
     by_patient: dict[str, list[float]] = {}
-    for score in scores:
-        value = getattr(score, key)
-        if value is not None:
-            by_patient.setdefault(score.subject, []).append(value)
+    for row in rows:
+        if row[key] is not None:
+            by_patient.setdefault(row["subject"], []).append(row[key])
     if not by_patient:
         return math.nan
     return float(np.mean([np.mean(values) for values in by_patient.values()]))

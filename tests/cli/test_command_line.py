@@ -203,6 +203,8 @@ def test_a_signal_ends_with_its_code_and_resume_gives_the_same_bytes(tiny_datase
     home, words = new_home(), ["--data", str(tiny_dataset), *tiny.TINY_WORDS, "--steps", "40"]
     words += ["--set", "checkpoint_every_steps=1", "--set", "evaluations=1"]
     environment = {**os.environ, "MEDMIM_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    # what a shell starts in the background ignores SIGINT, and its children would inherit that
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     running = subprocess.Popen(
         [sys.executable, "-m", "medmim", "pretrain", *words],
         env=environment,
@@ -210,6 +212,7 @@ def test_a_signal_ends_with_its_code_and_resume_gives_the_same_bytes(tiny_datase
         stderr=subprocess.PIPE,
         text=True,
     )
+    signal.signal(signal.SIGINT, before)
     deadline = time.monotonic() + 120
     while not list(home.glob("checkpoints/*/state-*.safetensors")):
         assert running.poll() is None, running.communicate()

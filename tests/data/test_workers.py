@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import signal
 
@@ -14,6 +15,7 @@ from medmim.errors import DataError, RunError
 PLAN = Plan(3, (8, 8, 8))
 ROWS = [tiny.row(name) for name in "abcdef"]
 BAD = ROWS[3]
+READY = Prepared(torch.ones(1, 8, 8, 8), None, torch.eye(4).double().numpy(), 2)
 
 
 def failing(how):
@@ -22,7 +24,7 @@ def failing(how):
     def prepare(volume):
         if volume is BAD or volume.id == BAD.id:
             how()
-        return Prepared(torch.ones(1, 8, 8, 8), None, torch.eye(4).double().numpy(), 2)
+        return READY
 
     draws = Draws(ROWS, prepare, pretraining_patches(PLAN), labelled=False, seed=0, total=12)
     with naming(draws.notes, lambda draw: draws.volume_of(draw).id):
@@ -51,6 +53,16 @@ def test_workers_leave_signals_to_the_trainer():
             os.kill(os.getpid(), number)
 
     assert len(failing(interrupt)) == 6
+
+
+def test_a_worker_that_is_left_behind_ends_when_python_asks_it_to():
+    draws = Draws(ROWS, lambda volume: READY, pretraining_patches(PLAN), labelled=False, seed=0, total=12)
+    coming = iter(batches(draws, batch_size=2, workers=1))
+    next(coming)
+    worker = multiprocessing.active_children()[-1]
+    worker.terminate()
+    worker.join(20)
+    assert worker.exitcode == 128 + signal.SIGTERM
 
 
 def test_other_errors_stay_what_they_are():

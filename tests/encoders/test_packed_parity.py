@@ -155,6 +155,20 @@ def test_running_statistics_equal_those_of_the_masked_network(name):
 
 @every_net
 @both_dims
+def test_the_state_dict_is_that_of_the_network_itself(name, dims):
+    """Nothing is wrapped or copied: what packed training leaves is loaded and run densely as it is."""
+    net, dense = build(name, dims), build(name, dims)
+    before = {key: value.shape for key, value in net.state_dict().items()}
+    images, hidden = batch_for(net, dims)
+    sum(item.unpack().square().mean() for item in net(pack(images, hidden))).backward()
+    assert {key: value.shape for key, value in net.state_dict().items()} == before
+    dense.load_state_dict(net.state_dict(), strict=True)
+    for ours, theirs in zip(net.eval()(images), dense.eval()(images), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@every_net
+@both_dims
 def test_all_visible_equals_the_network_without_a_mask(name, dims):
     net = build(name, dims)
     images, hidden = batch_for(net, dims)

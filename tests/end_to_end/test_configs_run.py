@@ -36,7 +36,10 @@ def home_of_all(new_home):
 def test_preset(path, tiny_dataset, study, home_of_all, monkeypatch):
     home = home_of_all if path.parent.name == "pretrain" else study.home
     monkeypatch.setenv("MEDMIM_HOME", str(home))
-    command = ["pretrain"] if path.parent.name == "pretrain" else ["finetune", "segment"]
+    # the first line holds the command that runs it
+    command = (
+        path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# medmim ").split(" --")[0].split()
+    )
     words = ["--config", path.stem, "--data", tiny_dataset, "--steps", "1", "--batch-size", "2"]
     result = run(*command, *words, *SMALLER.get(path.stem, []))
     assert result["metrics"]["last/steps"] == 1

@@ -59,4 +59,4 @@ def test_an_unknown_task_is_told_its_neighbour():
 
 
 def test_the_table_builds_modules():
-    assert set(HEADS) == {"segment"}
+    assert set(HEADS) == {"classify", "detect", "segment"}

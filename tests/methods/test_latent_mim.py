@@ -174,7 +174,7 @@ def test_the_axes_name_the_choices():
     axes = build(target="joint", objective="mse", decoder="self").axes
     assert axes["target"] == "joint latents"
     assert axes["objective"] == "latent MSE"
-    assert "SelfDecoder" in axes["architecture"]
+    assert axes["architecture"] == "ViT on visible patches, self-attention decoder"
 
 
 def test_the_loss_is_about_that_of_guessing_at_first():

@@ -61,5 +61,5 @@ def test_the_official_decoder_begins_as_sparks(dims):
     assert len(convolutions) == 5
     for layer in convolutions[:3]:
         assert layer.weight.std().item() == pytest.approx(0.02, rel=0.1)
-    for layer in (upwards, decoder.head):
+    for layer in (upwards, decoder.head.linear):
         assert not layer.bias.any()

@@ -27,11 +27,13 @@ from medmim.tracking.recorder import MemoryRecorder
 from medmim.training.budget import Budget
 from medmim.training.fit import Session, fit
 from medmim.training.modules import FinetuningModule, PretrainingModule
+from medmim.training.segmentation import Segmentation
 from medmim.training.state_file import read_state
 from medmim.training.states import has_state, verified_state
 
 STEPS, BATCH, EVERY = 9, 2, 3
 PLAN = Plan(3, (8, 8, 8))
+NARROW = {"projector": 16, "decoder": {"cross": {"width": 32, "depth": 1}}}
 WORDS = {**tiny.TINY, "batch_size": BATCH, "steps": STEPS, "evaluations": 2, "checkpoint_every_steps": EVERY}
 
 
@@ -54,18 +56,31 @@ def with_dropout(module):
 
 def spark():
     method = build_method("spark", encoder=encoder(), spatial_dims=3, cell=(2, 2, 2), decoder_width=4)
-    return PretrainingModule(
-        with_dropout(method), build_mask("mesh", ratio=0.5), cell=(2, 2, 2), seed=0, lr=1e-2, weight_decay=0.1
-    )
+    return pretraining(with_dropout(method), (2, 2, 2))
+
+
+def latent_mim():
+    """The target is a moving average of the encoder, which a state must hold too."""
+    torch.manual_seed(0)
+    vit = build_encoder("vit", spatial_dims=3, in_channels=1, patch=4, width=12, depth=2, heads=2)
+    method = build_method("latent_mim", encoder=vit, spatial_dims=3, cell=(4, 4, 4), **NARROW)
+    return pretraining(method, (4, 4, 4))
+
+
+def pretraining(method, cell):
+    mask, words = build_mask("mesh", ratio=0.5), {"lr": 1e-2, "weight_decay": 0.1}
+    return PretrainingModule(method, mask, cell=cell, seed=0, budget=Budget(steps=STEPS), **words)
 
 
 def segment():
     network = build_head("segment", encoder=encoder(), spatial_dims=3, classes=3)
-    return FinetuningModule(with_dropout(network), lr=1e-2, encoder_lr=0.5, weight_decay=0.1)
+    settings = FinetuneSettings(lr=1e-2, encoder_lr=0.5, weight_decay=0.1, ema=0.9, layer_decay=0.9)
+    return FinetuningModule(with_dropout(network), Segmentation().loss, settings=settings)
 
 
 KINDS = {
     "spark": (PretrainSettings, spark, pretraining_patches(PLAN), False),
+    "latent_mim": (PretrainSettings, latent_mim, pretraining_patches(PLAN), False),
     "segment": (FinetuneSettings, segment, segmentation_patches(PLAN, foreground=0.5), True),
 }
 
@@ -166,7 +181,7 @@ def kill_points(count):
     return points
 
 
-@pytest.fixture(scope="module", params=["spark", "segment"])
+@pytest.fixture(scope="module", params=KINDS)
 def kind(request):
     return request.param
 

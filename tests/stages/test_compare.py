@@ -17,8 +17,8 @@ def test_pretraining_is_compared_with_scratch(compared, study):
     arms = compared.comparison.arms
     assert [arm.name for arm in arms] == ["scratch", "spark mesh 0.7 decoder_width=8"]
     assert [arm.runs for arm in arms] == [(study.scratch.run_id,), (study.tuned.run_id,)]
-    assert arms[1].dice.mean == pytest.approx(study.tuned.metrics["test/dice"])
-    assert arms[1].dice_by_label["core"] == pytest.approx(study.tuned.metrics["test/dice_core"])
+    assert arms[1].score.mean == pytest.approx(study.tuned.metrics["test/dice"])
+    assert arms[1].by_label["core"] == pytest.approx(study.tuned.metrics["test/dice_core"])
     assert "too few patients to say" in compared.comparison.verdicts[0]
     assert not any("differ" in warning for warning in compared.comparison.warnings)
 

@@ -203,6 +203,24 @@ def test_cells_in_millimetres_are_rounded_printed_and_kept(varied_dataset, home)
     assert stored_settings(PretrainSettings, store, result.run_id, data=varied_dataset).cell == (8, 8, 8)
 
 
+def test_computing_is_a_choice_that_is_kept(tiny_dataset, home):
+    store = Store(home)
+    for compute in ("packed", "masked"):
+        run_id = pretrain(settings(tiny_dataset, compute=compute, steps=1), home=home).run_id
+        assert stored_settings(PretrainSettings, store, run_id, data=tiny_dataset).compute == compute
+
+
+@pytest.mark.parametrize(("batch_size", "seen"), [(4, 16), (70, 1)])
+def test_statistics_of_batch_norm_are_left_for_whole_images(tiny_dataset, home, batch_size, seen):
+    net = {"encoder": "resnet18", "encoder_options": {"widths": [4, 4, 4, 4], "stem_stride": 1}}
+    result = pretrain(settings(tiny_dataset, **net, dims=2, batch_size=batch_size, steps=1), home=home)
+    weights = load_file(result.checkpoint)
+    counts = {int(value) for key, value in weights.items() if key.endswith("num_batches_tracked")}
+    of_encoder = {int(v) for k, v in weights.items() if k.startswith("encoder.") and k.endswith("tracked")}
+    assert of_encoder == {seen}
+    assert counts == {1, seen}  # the decoder's stay those of its one step
+
+
 def test_images_that_are_scaled_have_no_millimetres(tiny_dataset, home):
     with pytest.raises(UsageError, match="which pictures and augment=resized do not have; give voxels"):
         pretrain(settings(tiny_dataset, cell="8mm", augment="resized"), home=home)

@@ -56,7 +56,7 @@ def test_patients_are_paired():
     hard = np.linspace(0.2, 0.9, 12)  # patients differ far more than arms
     gain = 0.02 + np.random.default_rng(0).normal(0, 0.01, size=12)
     found = compare([run("scratch", hard.tolist()), run("a", (hard + gain).tolist())])
-    assert found.arms[0].dice.sd > 0.2
+    assert found.arms[0].score.sd > 0.2
     pair = found.pairs[0]
     assert pair.difference.mean == pytest.approx(gain.mean())
     assert pair.difference.sd < 0.02
@@ -68,10 +68,10 @@ def test_seeds_cases_and_classes_are_averaged_within_a_patient():
     second = [*rows([0.6, 0.8], label="core"), *rows([0.8, 0.8], label="rim", hd95=4.0)]
     arm = compare([run("a", first, seed=0), run("a", second, seed=1)]).arms[0]
     assert arm.patients == pytest.approx({"p0": 0.5, "p1": 0.7})
-    assert arm.dice.n == 2
+    assert arm.score.n == 2
     assert arm.seeds == (0, 1)
     assert arm.runs == ("a0", "a1")
-    assert arm.dice_by_label == pytest.approx({"core": 0.5, "rim": 0.7})
+    assert arm.by_label == pytest.approx({"core": 0.5, "rim": 0.7})
     assert arm.hd95_mm == pytest.approx(np.mean([(2 + 2 + 4) / 3] * 2))
 
 

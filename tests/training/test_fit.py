@@ -16,10 +16,12 @@ from medmim.tracking.recorder import MemoryRecorder
 from medmim.training.budget import Budget, budget_for
 from medmim.training.fit import ENDLESS, Session, autocast, fit, precision_for, workers_for
 from medmim.training.modules import FinetuningModule
+from medmim.training.segmentation import Segmentation
 from medmim.training.state_file import read_state
 from medmim.training.states import verified_state
 
 PLAN = Plan(3, (8, 8, 8))
+WORDS = {"steps": 6, "evaluations": 3, "lr": 1e-2, "weight_decay": 0.0}
 
 
 class StopHereError(Exception):
@@ -30,7 +32,7 @@ class Study:
     """One training in a folder, to be started and resumed."""
 
     def __init__(self, dataset, folder, **settings):
-        self.settings = FinetuneSettings(**{**tiny.TINY, "steps": 6, "evaluations": 3, **settings})
+        self.settings = FinetuneSettings(**{**tiny.TINY, **WORDS, **settings})
         self.dataset, self.folder = dataset, folder
         self.log = MemoryRecorder()
 
@@ -38,7 +40,7 @@ class Study:
         torch.manual_seed(0)
         encoder = build_encoder("dynunet", spatial_dims=3, in_channels=1, filters=[2, 4])
         network = build_head("segment", encoder=encoder, spatial_dims=3, classes=3)
-        return FinetuningModule(network, lr=1e-2, encoder_lr=1.0, weight_decay=0.0)
+        return FinetuningModule(network, Segmentation().loss, settings=self.settings)
 
     def run(self, *, resume=False, stop_at=None, budget=None, module=None, best=None):
         module = module or self.module()

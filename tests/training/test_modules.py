@@ -1,15 +1,21 @@
+from types import SimpleNamespace
+
 import lightning as L
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from medmim.config import FinetuneSettings
 from medmim.encoders import build_encoder
 from medmim.heads import build_head
 from medmim.masks import build_mask
 from medmim.methods import Method, Step, build_method
 from medmim.training.budget import Budget
+from medmim.training.callbacks import Randomness
+from medmim.training.classification import Classification
 from medmim.training.modules import FinetuningModule, PretrainingModule
+from medmim.training.segmentation import Segmentation
 
 
 def pretraining(dims=2, *, seed=0, ratio=0.5):
@@ -22,11 +28,12 @@ def pretraining(dims=2, *, seed=0, ratio=0.5):
     )
 
 
-def finetuning(dims=2, *, encoder_lr=1.0):
+def finetuning(dims=2, **words):
     torch.manual_seed(0)
     encoder = build_encoder("dynunet", spatial_dims=dims, in_channels=1, filters=[4, 8])
     network = build_head("segment", encoder=encoder, spatial_dims=dims, classes=3)
-    return FinetuningModule(network, lr=1e-3, encoder_lr=encoder_lr, weight_decay=0.1)
+    settings = FinetuneSettings(lr=1e-3, weight_decay=0.1, **words)
+    return FinetuningModule(network, Segmentation().loss, settings=settings)
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -43,6 +50,8 @@ def test_the_masks_of_a_step_follow_the_seed():
     for seed, noise in ((0, 1), (0, 2), (1, 1)):
         module = pretraining(seed=seed)
         torch.manual_seed(noise)
+        trainer = SimpleNamespace(accumulate_grad_batches=1, global_step=3, global_rank=0)
+        Randomness(seed).on_train_batch_start(trainer, module, batch, 3)
         losses.append(module.training_step(batch, 0).item())
     assert losses[0] == losses[1] != losses[2]
 
@@ -146,3 +155,58 @@ def test_the_method_is_told_after_each_step_and_before_any_callback():
     for (_, told), (_, seen) in zip(method.told, watching.seen, strict=True):
         assert torch.equal(told, seen)
         assert not torch.equal(told, torch.ones(3))
+
+
+def test_the_average_follows_and_is_what_is_judged():
+    module = finetuning(ema=0.5)
+    start = {key: value.clone() for key, value in module.network.state_dict().items()}
+    batch = {"image": torch.randn(2, 1, 16, 16), "label": torch.randint(0, 3, (2, 1, 16, 16))}
+    loader = DataLoader([{key: value[0] for key, value in batch.items()}] * 2, batch_size=2)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+    L.Trainer(max_steps=1, accelerator="cpu", enable_model_summary=False, **quiet).fit(module, loader)
+    assert module.judged is not module.network
+    now, average = module.network.state_dict(), module.judged.state_dict()
+    assert any(not torch.equal(now[key], start[key]) for key in now)
+    for key, value in average.items():
+        if value.is_floating_point():
+            assert torch.allclose(value, (start[key] + now[key]) / 2, atol=1e-6), key
+
+
+def test_without_an_average_the_network_itself_is_judged():
+    module = finetuning()
+    assert module.judged is module.network
+
+
+def test_a_probe_leaves_norms_of_the_encoder_alone():
+    encoder = build_encoder("resnet18", spatial_dims=2, in_channels=1, widths=[4, 4, 8, 8])
+    network = build_head("classify", encoder=encoder, spatial_dims=2, classes=2)
+    module = FinetuningModule(network, Classification().loss, settings=FinetuneSettings(tune="probe"))
+    before = {key: value.clone() for key, value in encoder.state_dict().items()}
+    module.train()
+    batch = {"image": torch.randn(4, 1, 16, 16), "target": torch.tensor([0, 1, 0, 1])}
+    module.training_step(batch, 0).backward()
+    assert all(torch.equal(value, before[key]) for key, value in encoder.state_dict().items())
+    assert all(parameter.grad is None for parameter in encoder.parameters())
+    assert network.score.weight.grad is not None
+
+
+def test_the_encoder_begins_late():
+    optimiser = finetuning(freeze=0.3, layer_decay=0.5).configure_optimizers()
+    begins = [group["begins"] for group in optimiser.param_groups]
+    assert begins == sorted(begins, reverse=True)
+    assert set(begins) == {0.0, 0.3}
+
+
+def test_what_a_step_draws_follows_the_seed_and_the_step():
+    batch = {"image": torch.randn(4, 1, 16, 16), "target": torch.tensor([0, 1, 0, 1])}
+    encoder = build_encoder("dynunet", spatial_dims=2, in_channels=1, filters=[4, 8])
+    network = build_head("classify", encoder=encoder, spatial_dims=2, classes=2, dropout=0.5)
+    loss = Classification(mixup=0.4).loss
+    losses = []
+    for seed, noise in ((0, 1), (0, 2), (1, 1)):
+        module = FinetuningModule(network, loss, settings=FinetuneSettings(seed=seed))
+        torch.manual_seed(noise)
+        trainer = SimpleNamespace(accumulate_grad_batches=1, global_step=3, global_rank=0)
+        Randomness(seed).on_train_batch_start(trainer, module, batch, 3)
+        losses.append(module.training_step(batch, 0).item())
+    assert losses[0] == losses[1] != losses[2]

@@ -77,14 +77,26 @@ def test_a_signal_saves_and_stops_when_the_step_is_complete(monkeypatch, number,
     assert stopped.value.exit_code == code
 
 
-def test_a_second_signal_stops_at_once(monkeypatch):
+def test_the_same_signal_again_stops_at_once(monkeypatch):
     made = Saving(monkeypatch)
     with made.signals.given_back():
         made.signals.on_train_start(made.trainer, Module())
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(Stopped):
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)
     assert not made.saved
+
+
+def test_two_kinds_of_signals_are_no_hurry(monkeypatch):
+    made = Saving(monkeypatch)  # such as Ctrl-C in a study, which then ends its training with SIGTERM
+    with made.signals.given_back():
+        made.signals.on_train_start(made.trainer, Module())
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Stopped) as stopped:
+            made.batches(3)
+    assert len(made.saved) == 1
+    assert stopped.value.exit_code == 143
 
 
 def test_sigusr1_saves_and_goes_on(monkeypatch):

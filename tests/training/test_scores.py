@@ -12,6 +12,7 @@ from medmim.data.plan import Plan, plan_for
 from medmim.data.prepare import Volumes
 from medmim.training.scores import CaseScore, compare_labels, mean_scores, score_volume, segment
 from medmim.training.segmentation import Segmentation
+from medmim.training.task import Scene
 
 NAMES = {1: "core", 2: "rim"}
 
@@ -97,12 +98,20 @@ def test_empty_masks(predicted, true, dice):
     prediction[2:4, 2:4, 2:4] = predicted
     label[2:4, 2:4, 2:4] = true
     score = compared(prediction, label, names={1: "a"})[0]
-    assert score.dice == dice
+    assert score.dice == score.surface_dice == dice
     assert score.hd95_mm is None
 
 
 def test_distances_can_be_left_out():
-    assert all(score.hd95_mm is None for score in compared(balls(1), balls(2), distances=False))
+    assert all(score.hd95_mm is None for score in compared(balls(1), balls(2), tolerance_mm=None))
+
+
+@pytest.mark.parametrize(("tolerance", "share"), [(0.5, 0.0), (1.0, 1.0)])
+def test_surfaces_within_the_tolerance_count(tolerance, share):
+    label, moved = (np.zeros((12, 12, 1), dtype=np.int64) for _ in range(2))
+    label[4:5, 4:5], moved[5:6, 4:5] = 1, 1  # one voxel, moved by 1 mm: all of its surface moves by that
+    score = compared(moved, label, names={1: "a"}, tolerance_mm=tolerance)[0]
+    assert score.surface_dice == share
 
 
 def test_names_may_have_gaps():
@@ -117,7 +126,7 @@ def test_a_class_that_nobody_named_counts_as_background():
 
 
 def case(subject, label, dice, hd95=None):
-    return CaseScore(f"{subject}-x", subject, label, dice, hd95, 1.0, 1.0)
+    return CaseScore(f"{subject}-x", subject, label, dice, hd95, None, 1.0, 1.0).row()
 
 
 def test_means_are_over_patients_first():
@@ -140,12 +149,13 @@ def test_no_scores_have_no_means():
 
 
 def test_rows_are_jsonable():
-    assert case("a", "x", 1.0).row() == {
+    assert case("a", "x", 1.0) == {
         "case": "a-x",
         "subject": "a",
         "label": "x",
         "dice": 1.0,
         "hd95_mm": None,
+        "surface_dice": None,
         "volume_ml": 1.0,
         "predicted_ml": 1.0,
     }
@@ -180,7 +190,7 @@ def test_volumes_of_any_orientation_are_scored(tmp_path, dims, orientation):
     row, label = quiet_dataset(tmp_path, spacing=spacing, orientation=orientation)
     volumes = Volumes(tmp_path, Plan(dims, (16,) * dims), cache_gb=1.0)
     scores = score_volume(
-        oracle_for(volumes(row)), row, volumes, names=NAMES, precision="fp32", distances=True
+        oracle_for(volumes(row)), row, volumes, names=NAMES, precision="fp32", tolerance_mm=1.0
     )
     assert [(score.dice, score.hd95_mm) for score in scores] == [(1.0, 0.0), (1.0, 0.0)]
     assert [score.volume_ml for score in scores] == pytest.approx(
@@ -196,7 +206,7 @@ def test_resampled_volumes_are_scored_on_the_labels_own_grid(tmp_path, dims, ori
     volumes = Volumes(tmp_path, Plan(dims, (16,) * dims, (1.0, 1.0, 1.0)), cache_gb=1.0)
     assert volumes(row).image.shape[1:] != label.shape
     scores = score_volume(
-        oracle_for(volumes(row)), row, volumes, names=NAMES, precision="fp32", distances=True
+        oracle_for(volumes(row)), row, volumes, names=NAMES, precision="fp32", tolerance_mm=1.0
     )
     voxel_ml = math.prod(spacing) / 1000
     assert [score.volume_ml for score in scores] == pytest.approx(
@@ -210,9 +220,43 @@ def test_resampled_volumes_are_scored_on_the_labels_own_grid(tmp_path, dims, ori
 def test_segmentation_scores_and_draws_volumes(varied_dataset):
     rows = read_dataset(varied_dataset).volumes[:3]
     volumes = Volumes(varied_dataset, plan_for(rows, dims=3, size=(16,)), cache_gb=1.0)
-    task = Segmentation(oracle_for(volumes(rows[0])), volumes, NAMES, "fp32")
-    scores = task.scores(rows, distances=False)
-    assert [(score.case, score.label) for score in scores] == [
+    task, scene = Segmentation(mirror=True), Scene(volumes, NAMES, "fp32", {})
+    network = oracle_for(volumes(rows[0]))
+    scores = task.judge(network, rows, scene, final=False)
+    assert [(score["case"], score["label"]) for score in scores] == [
         (row.id, name) for row in rows for name in ("core", "rim")
     ]
-    assert task.panel(rows, title="three").startswith(b"\x89PNG")
+    assert task.panel(network, rows, scene, title="three").startswith(b"\x89PNG")
+
+
+def test_mirroring_is_the_mean_with_the_mirrored_image(tmp_path):
+    """A network that only sees the right half gives both halves when it is mirrored."""
+    row, _ = quiet_dataset(tmp_path)
+    volumes = Volumes(tmp_path, Plan(3, (32, 32, 32)), cache_gb=1.0)
+    prepared = volumes(row)
+
+    class Half(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(1))
+
+        def forward(self, images):
+            ramp = torch.linspace(0, 1, images.shape[2]).view(-1, 1, 1) * self.weight
+            return torch.stack([ramp.expand(images.shape[2:]), torch.zeros(images.shape[2:])])[None]
+
+    plain = segment(Half(), prepared, volumes.plan, precision="fp32")
+    both = segment(Half(), prepared, volumes.plan, precision="fp32", mirror=True)
+    assert not torch.allclose(plain, plain.flip(1))
+    assert torch.allclose(both, both.flip(1), atol=1e-5)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_images_seen_whole_are_scored_on_the_labels_own_grid(tmp_path, dims):
+    row, label = quiet_dataset(tmp_path)
+    volumes = Volumes(tmp_path, Plan(dims, (40,) * dims, view="whole"), cache_gb=1.0)
+    assert max(volumes(row).image.shape[1:]) == 40
+    scores = score_volume(
+        oracle_for(volumes(row)), row, volumes, names=NAMES, precision="fp32", tolerance_mm=None
+    )
+    assert scores[1].dice > 0.7
+    assert scores[1].volume_ml == pytest.approx((label == 2).sum() / 1000)

@@ -1,0 +1,59 @@
+"""`medmim methods`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from medmim.cli.options import json_option, print_result
+
+if TYPE_CHECKING:
+    from medmim.stages.methods import MethodRow
+
+
+@click.command(
+    "methods",
+    epilog="""\b
+Examples:
+  medmim methods
+  medmim methods --dims 3 --json""",
+)
+@click.option(
+    "--dims", type=click.IntRange(2, 3), default=2, show_default=True, help="Of the images: 2 or 3."
+)
+@json_option
+def command(*, dims: int, as_json: bool) -> None:
+    """Print the table of pretraining methods along the survey's axes, with their size and options."""
+    from medmim.stages.methods import list_methods
+
+    rows = list_methods(dims)
+    result = {"dims": dims, "methods": [row.as_json() for row in rows]}
+    print_result(result, as_json=as_json, lines=method_lines(rows))
+
+
+def method_lines(rows: list[MethodRow]) -> list[str]:
+    """Return the table, for people; masking is an axis of its own: any mask goes with any method."""
+    titles = ("method", "objective", "target", "architecture", "encoder", "trained", "kept")
+    cells = [
+        (
+            *(row.method, row.objective, row.target, row.architecture, row.encoder),
+            *(f"{count / 1e6:.2f} M" for count in (row.parameters, row.encoder_parameters)),
+        )
+        for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(titles, *cells, strict=True)]
+    lines = [
+        "  ".join(f"{text:<{width}}" for text, width in zip(line, widths, strict=True)).rstrip()
+        for line in (titles, *cells)
+    ]
+    options = [
+        f"{row.method}: " + ", ".join(f"{key}={value}" for key, value in row.options.items()) for row in rows
+    ]
+    return [
+        *lines,
+        "",
+        "masking: any of `medmim masks`, with every method",
+        "options, --set method_options.NAME=VALUE:",
+        *(f"  {line}" for line in options),
+    ]

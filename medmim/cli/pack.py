@@ -1,0 +1,30 @@
+"""`medmim pack`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from medmim.cli.options import home, json_option, print_result
+
+
+@click.command(
+    "pack",
+    epilog="""\b
+Examples:
+  medmim pack quick
+  medmim pack quick --out quick.zip""",
+)
+@click.argument("study")
+@click.option("--out", type=click.Path(path_type=Path), help="File to write.  [default: STUDY.zip]")
+@json_option
+def command(*, study: str, out: Path | None, as_json: bool) -> None:
+    """Write all runs of STUDY, with artifacts and weights, into one checked file; scans are not in it."""
+    from medmim.tracking.packs import pack
+    from medmim.tracking.store import Store
+
+    store, place = Store(home()), out or Path(f"{study}.zip")
+    count = pack(store, store.runs(study=study), place)
+    lines = [f"{count} runs in {place}", f"next     medmim unpack {place}"]
+    print_result({"file": str(place), "runs": count}, as_json=as_json, lines=lines)

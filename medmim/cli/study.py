@@ -1,0 +1,74 @@
+"""`medmim study`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from medmim.cli.compare import findings_lines
+from medmim.cli.options import home, json_option, print_result
+
+if TYPE_CHECKING:
+    from medmim.stages.study import Studied
+
+
+@click.command(
+    "study",
+    epilog="""\b
+Examples:
+  medmim study quick --data medmim-data --dry-run
+  medmim study quick --data medmim-data
+  medmim study mesh_mask --max-hours 2.5 --set seeds=[0,1]
+  medmim study my_study.yaml --set pretrain.steps=500""",
+)
+@click.argument("config")
+@click.option("--data", type=click.Path(path_type=Path), help="Dataset folder.  [default: the config's]")
+@click.option("--dry-run", is_flag=True, help="Print the plan, cells and predicted hours; run nothing.")
+@click.option("--max-hours", type=float, help="Begin no training that would end later than this from now.")
+@click.option(
+    "overrides", "--set", multiple=True, metavar="KEY=VALUE", help="Change any setting; may be repeated."
+)
+@json_option
+def command(
+    *,
+    config: str,
+    data: Path | None,
+    dry_run: bool,
+    max_hours: float | None,
+    overrides: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Compare masks, methods and label budgets: CONFIG is a YAML file or a preset.
+
+    Every arm is pretrained, fine-tuned and tested alike, beside the same from scratch. The same command
+    continues a study that was interrupted: finished trainings are never repeated.
+    """
+    from medmim.settings import resolve
+    from medmim.stages.study import study
+    from medmim.study import StudySettings
+
+    settings = resolve(StudySettings, config=config, flags={"data": data}, overrides=overrides)
+    done = study(
+        settings,
+        home=home(),
+        dry_run=dry_run,
+        max_hours=max_hours,
+        say=lambda line: click.echo(line, err=True),
+    )
+    print_result(done.as_json(), as_json=as_json, lines=study_lines(done))
+    if done.failures:
+        click.get_current_context().exit(1)
+
+
+def study_lines(done: Studied) -> list[str]:
+    """Return the table, the verdicts and what is missing, for people."""
+    if done.concluded is None:
+        lines = [task.job.title for task in done.plan.tasks]
+    else:
+        lines = findings_lines(done.concluded.findings)
+        lines += [f"note: {note}" for note in done.concluded.notes]
+        lines += [done.concluded.promotion.sentence, "", f"report   {done.concluded.report}"]
+    lines += [f"left for later: {title}" for title in done.left]
+    return [*lines, *(f"failed: {failure}" for failure in done.failures)]

@@ -1,0 +1,35 @@
+"""`medmim sync`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from medmim.cli.options import home, json_option, print_result
+
+
+@click.command(
+    "sync",
+    epilog="""\b
+Examples:
+  medmim sync --to http://127.0.0.1:5000
+  medmim sync                             to the server of MLFLOW_TRACKING_URI""",
+)
+@click.option("--to", "uri", help="MLflow server.  [default: MLFLOW_TRACKING_URI]")
+@json_option
+def command(*, uri: str | None, as_json: bool) -> None:
+    """Make an MLflow server hold every run that is here, exactly once; again after an interruption."""
+    from medmim.tracking.store import Store
+    from medmim.tracking.sync import SERVER, server_of, sync
+
+    store = Store(home())
+    server = uri or server_of(store)
+    if not server:
+        raise click.UsageError(f"--to: expected the address of an MLflow server, here or in {SERVER}")
+    sent = sync(store, server)
+    lines = [
+        f"{sent.runs} runs are there: {sent.new_runs} new, {sent.points} points, {sent.artifacts} files, "
+        f"{sent.versions} model versions sent"
+    ]
+    print_result(asdict(sent), as_json=as_json, lines=lines)

@@ -1,0 +1,23 @@
+"""`medmim unpack`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from medmim.cli.options import home, json_option, print_result
+
+
+@click.command("unpack", epilog="\b\nExample:\n  medmim unpack quick.zip")
+@click.argument("file", type=click.Path(path_type=Path))
+@json_option
+def command(*, file: Path, as_json: bool) -> None:
+    """Merge the runs of a packed FILE into those here: every byte checked first, no run ever twice."""
+    from medmim.tracking.packs import unpack
+    from medmim.tracking.store import Store
+
+    merged = unpack(Store(home()), file)
+    lines = [f"{merged.runs} runs are here: {merged.new_runs} new, {merged.versions} model versions"]
+    print_result(asdict(merged), as_json=as_json, lines=lines)

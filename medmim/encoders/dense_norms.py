@@ -1,0 +1,42 @@
+"""Statistics of batch norm for whole images: those that masked pretraining leaves are of visible voxels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from medmim.shapes import Images
+
+
+def batch_norms(encoder: nn.Module) -> list[_BatchNorm]:
+    """Return the layers that keep running statistics."""
+    return [m for m in encoder.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+
+
+def settle_batch_norms(encoder: nn.Module, batches: Iterable[Images]) -> None:
+    """Replace running statistics by the mean of those of some batches; nothing else changes.
+
+    Beside hidden cells a convolution sees zeros, beside visible ones it sees an image: statistics of the one
+    are up to a deviation away from those of the other, which a frozen encoder would feel.
+
+    Args:
+        encoder: any network, in place.
+        batches: whole images, (batch, channels, *space).
+    """
+    norms = batch_norms(encoder)
+    modes, momenta = [(m, m.training) for m in encoder.modules()], [norm.momentum for norm in norms]
+    encoder.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # PyTorch's word for the mean of all batches
+        norm.train()
+    with torch.no_grad():
+        for images in batches:
+            encoder(images)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    for module, training in modes:
+        module.training = training

@@ -1,0 +1,76 @@
+"""`medmim methods`: the table of methods along the survey's axes, with sizes and options."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from inspect import signature
+from typing import Any
+
+import torch
+
+from medmim.encoders import build_encoder
+from medmim.methods import METHODS, build_method
+from medmim.stages.pretrain import usual_encoder
+from medmim.training.cost import size_of
+
+_GIVEN = {"encoder", "spatial_dims", "cell", "supervision"}
+
+
+@dataclass(frozen=True)
+class MethodRow:
+    """One method with its default options.
+
+    Attributes:
+        method: name in the table.
+        encoder: that it trains where none is named.
+        target, architecture, objective: axes of the survey (arXiv 2408.06687); the axis of masking is
+            `--mask` with every method, that of the task is `medmim finetune`.
+        views: of each image in a batch.
+        sees_hidden: whether hidden content reaches the prediction by design.
+        encoder_parameters: of the encoder, which is kept.
+        parameters: of all that is trained.
+        options: `--set method_options.NAME=…`, with their defaults.
+    """
+
+    method: str
+    encoder: str
+    target: str
+    architecture: str
+    objective: str
+    views: int
+    sees_hidden: bool
+    encoder_parameters: int
+    parameters: int
+    options: dict[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what `--json` prints of it."""
+        return asdict(self)
+
+
+def list_methods(dims: int) -> list[MethodRow]:
+    """Return the table of methods as they are built for images of so many dimensions."""
+    return [_row(name, dims) for name in METHODS]
+
+
+def _row(name: str, dims: int) -> MethodRow:
+    chosen = usual_encoder(name, dims)
+    with torch.random.fork_rng(devices=[]):
+        encoder = build_encoder(chosen, spatial_dims=dims, in_channels=1)
+        method = build_method(name, encoder=encoder, spatial_dims=dims, cell=encoder.total_stride)
+    size = size_of(method)
+    return MethodRow(
+        method=name,
+        encoder=chosen,
+        **method.axes,
+        views=method.views,
+        sees_hidden=method.sees_hidden,
+        encoder_parameters=size.encoder_parameters,
+        parameters=size.parameters,
+        options=_options(name),
+    )
+
+
+def _options(name: str) -> dict[str, Any]:
+    known = signature(METHODS[name]).parameters
+    return {key: known[key].default for key in known if key not in _GIVEN}

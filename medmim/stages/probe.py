@@ -1,0 +1,110 @@
+"""Linear and nearest-neighbour probes of an encoder: from training to test patients, on whole images.
+
+The strength of the linear probe is chosen on validation patients; test patients are asked once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from medmim.data.exhibits import exhibit
+from medmim.data.manifest import Volume, read_dataset
+from medmim.data.partition import partition
+from medmim.data.plan import plan_for
+from medmim.data.prepare import Volumes
+from medmim.encoders import Encoder, build_encoder
+from medmim.errors import DataError
+from medmim.heads import transfer
+from medmim.randomness import stream_seed
+from medmim.stages.lessons import class_numbers, taught_by
+from medmim.training import probes
+from medmim.training.checkpoint import load_weights
+from medmim.training.features import look
+
+_STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What an encoder's frozen features are worth.
+
+    Attributes:
+        linear_f1: macro-F1 of the linear probe on test patients.
+        knn_f1: macro-F1 of the nearest training images on test patients.
+        strength: of the linear probe, chosen on validation patients.
+        images: that were asked.
+    """
+
+    linear_f1: float
+    knn_f1: float
+    strength: float
+    images: int
+
+
+def probe(
+    weights: Path | None,
+    *,
+    data: Path,
+    encoder: str,
+    encoder_options: Mapping[str, Any],
+    size: int,
+    seed: int,
+) -> Probed:
+    """Probe the classes of 2D images.
+
+    Args:
+        weights: of a pretraining run; None: random weights.
+        data: dataset folder whose images have classes.
+        encoder: name in the table of encoders.
+        encoder_options: that encoder's own settings.
+        size: voxels along each axis that a whole image is scaled to.
+        seed: of the encoder's random weights: those that a pretraining with this seed begins with.
+
+    Raises:
+        DataError: if there are fewer than two classes.
+    """
+    dataset = read_dataset(data)
+    divided = partition(dataset, fold=None)
+    classes = class_numbers(divided.train)
+    if len(classes) < 2:
+        raise DataError("a probe needs training images of two classes or more", reason="one_class")
+    torch.manual_seed(stream_seed(seed, "encoder"))
+    network = build_encoder(encoder, spatial_dims=2, in_channels=1, **encoder_options)
+    if weights is not None:
+        transfer(network, load_weights(weights)[0])
+    plan = plan_for(divided.train, dims=2, size=(size,), multiple=network.total_stride)
+    volumes = Volumes(data, plan, cache_gb=0.1)  # each image is looked at once
+    splits = [
+        _features(network, taught_by(part, "target"), volumes, classes)
+        for part in (divided.train, divided.val, divided.test)
+    ]
+    return _judged(*splits)
+
+
+def _features(
+    network: Encoder, volumes: Sequence[Volume], prepared: Volumes, classes: Mapping[str, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    shown = exhibit(volumes, prepared, prepared.plan, classes)
+    return look(network, shown.images, precision="fp32").pooled.numpy(), shown.targets.numpy()
+
+
+def _judged(
+    train: tuple[np.ndarray, np.ndarray],
+    val: tuple[np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray],
+) -> Probed:
+    fitted = {strength: probes.linear(*train, strength=strength) for strength in _STRENGTHS}
+    scores = {strength: probes.macro_f1(val[1], model.predict(val[0])) for strength, model in fitted.items()}
+    best = max(scores, key=lambda strength: scores[strength])
+    return Probed(
+        linear_f1=probes.macro_f1(test[1], fitted[best].predict(test[0])),
+        knn_f1=probes.macro_f1(test[1], probes.nearest(*train).predict(test[0])),
+        strength=best,
+        images=len(test[1]),
+    )

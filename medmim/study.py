@@ -1,0 +1,149 @@
+"""A study on paper: its settings, and the cells and trainings that follow from them; nothing runs here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import Field, ValidationError
+
+from medmim.config import FinetuneSettings, PretrainSettings, Share
+from medmim.errors import SettingsError
+from medmim.settings import FileSettings
+
+SCRATCH = "scratch"
+LabelShare = float | None
+
+
+class StudySettings(FileSettings):
+    """Settings of `medmim study`: what is varied, and what all cells share.
+
+    Attributes:
+        name: of the study and of its MLflow experiment.
+        data: dataset folder that `medmim ingest` wrote.
+        methods, masks, ratios: the grid of pretrainings; every combination is an arm.
+        arms: further arms, each the settings of pretraining by which it differs from `pretrain`.
+        encoders, label_fractions: arms are compared within each of them, never across.
+        seeds, folds: repetitions of every arm.
+        scratch: add the matched control without pretraining.
+        pretrain, finetune: settings that all cells share; budgets and augmentation are the same by this.
+    """
+
+    presets: ClassVar[str] = "studies"
+
+    name: str = Field(default="study", pattern=r"^[A-Za-z0-9_.-]+$", max_length=60)
+    data: Path = Path("medmim-data")
+    methods: tuple[str, ...] = ("spark",)
+    masks: tuple[str, ...] = ("mesh",)
+    ratios: tuple[Share, ...] = (0.7,)
+    arms: tuple[dict[str, Any], ...] = ()
+    encoders: tuple[str | None, ...] = Field(default=(None,), min_length=1)
+    label_fractions: tuple[LabelShare, ...] = Field(default=(None,), min_length=1)
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    folds: tuple[int | None, ...] = Field(default=(None,), min_length=1)
+    scratch: bool = True
+    pretrain: dict[str, Any] = Field(default_factory=dict)
+    finetune: dict[str, Any] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One arm at one seed and fold: at most one pretraining, then fine-tuning and test.
+
+    Attributes:
+        arm: what it is called in comparisons, such as `spark mesh 0.7`; `scratch` is the control.
+        stratum: encoder and label fraction where the study varies them; arms compare within one.
+        pretrain: settings of its pretraining; None from scratch.
+        finetune: settings of its fine-tuning; where its weights come from is known when it runs.
+    """
+
+    arm: str
+    stratum: str
+    pretrain: PretrainSettings | None
+    finetune: FinetuneSettings
+
+    @property
+    def title(self) -> str:
+        """What it is called in plans and lists of failures."""
+        fold = "" if self.finetune.fold is None else f" fold {self.finetune.fold}"
+        return f"{arm_title(self.arm, self.stratum)} seed {self.finetune.seed}{fold}"
+
+
+def arm_of(settings: PretrainSettings) -> str:
+    """Return what a pretraining is called in comparisons; options tell arms apart that share a name."""
+    options = {**settings.method_options, **settings.mask_options}
+    words = [f"{key}={json.dumps(value, sort_keys=True)}" for key, value in sorted(options.items())]
+    return " ".join([settings.method, settings.mask, f"{settings.ratio:g}", *words])
+
+
+def arm_title(arm: str, stratum: str) -> str:
+    """Return an arm's name together with what it is compared within."""
+    return f"{arm} · {stratum}" if stratum else arm
+
+
+def cells_of(study: StudySettings) -> tuple[Cell, ...]:
+    """Return the cells of a study, seed by seed, so that a study cut short still holds whole rounds.
+
+    Raises:
+        SettingsError: for settings that a cell refuses, or two arms with one name.
+    """
+    arms = _pretrainings(study)
+    found = []
+    for seed, fold, encoder, share in product(
+        study.seeds, study.folds, study.encoders, study.label_fractions
+    ):
+        common = {"data": study.data, "experiment": study.name, "seed": seed, "fold": fold}
+        common |= {"encoder": encoder} if encoder else {}
+        labels = {"label_fraction": share} if share is not None else {}
+        finetune = _settings(FinetuneSettings, {**study.finetune, **common, **labels}, where="finetune")
+        stratum = _stratum(study, encoder, share)
+        if study.scratch:
+            found.append(Cell(SCRATCH, stratum, None, finetune))
+        for arm in arms:
+            pretrain = _settings(PretrainSettings, {**study.pretrain, **arm, **common}, where="pretrain")
+            found.append(Cell(arm_of(pretrain), stratum, pretrain, finetune))
+    _refuse_twins(found)
+    return tuple(found)
+
+
+def _pretrainings(study: StudySettings) -> list[dict[str, Any]]:
+    grid = [
+        {"method": method, "mask": mask, "ratio": ratio}
+        for method, mask, ratio in product(study.methods, study.masks, study.ratios)
+    ]
+    return [*grid, *study.arms]
+
+
+def _stratum(study: StudySettings, encoder: str | None, share: LabelShare) -> str:
+    words = [str(encoder)] if len(study.encoders) > 1 else []
+    words += [f"{share or 1.0:.4g} of labels"] if len(study.label_fractions) > 1 else []
+    return ", ".join(words)
+
+
+def _settings(
+    kind: type[PretrainSettings] | type[FinetuneSettings], values: Mapping[str, Any], *, where: str
+) -> Any:
+    try:
+        return kind.model_validate(dict(values))
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, problem['loc'])) or where}: {problem['msg']}"
+            for problem in error.errors(include_url=False)
+        )
+        raise SettingsError(f"study, {where}: {problems}") from None
+
+
+def _refuse_twins(cells: list[Cell]) -> None:
+    titles = [cell.title for cell in cells]
+    twins = sorted({title for title in titles if titles.count(title) > 1})
+    if twins:
+        raise SettingsError(
+            f"study: two cells are called '{twins[0]}': arms must differ in method, mask, ratio or options, "
+            "and seeds, folds, encoders and label fractions are given once each"
+        )
+    if not cells:
+        raise SettingsError("study: no arm: give masks and ratios, or arms, or scratch: true")

@@ -1,0 +1,155 @@
+"""The local store and a server: `sync` makes them equal, a mirror keeps up behind a training."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from requests.exceptions import RequestException
+
+from medmim.errors import RunError
+from medmim.tracking.copies import copy_of, with_parents
+from medmim.tracking.deliver import Delivery, Sent, experiment_of
+from medmim.tracking.store import Store
+
+SERVER = "MLFLOW_TRACKING_URI"
+_ATTEMPTS = 4
+_PAUSE_S = 0.5
+# The client's own retries would make a run twice when only the answer got lost; its timeouts are minutes.
+_PATIENCE = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+}
+_FAULTS = (MlflowException, RequestException, OSError, ValueError, KeyError, AttributeError)
+
+
+def sync(store: Store, uri: str, *, runs: Sequence[Run] | None = None, pause_s: float = _PAUSE_S) -> Sent:
+    """Make a server hold every run of the local store (or those named) as it is, exactly once.
+
+    Args:
+        store: the local store.
+        uri: of the server.
+        runs: newest first; all of the store without.
+        pause_s: seconds before a second attempt, doubled each time.
+
+    Raises:
+        RunError: if the server does not take them; run it again when it does.
+    """
+    chosen = with_parents(store, store.runs() if runs is None else runs)
+    _be_impatient()
+    with _one_at_a_time(store.home):
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        known: dict[str, str] = {}
+
+        def experiment(name: str) -> str:
+            if name not in known:
+                known[name] = experiment_of(client, name)
+            return known[name]
+
+        delivery = Delivery(client, experiment)
+        for number, run in enumerate(chosen):
+            _insist(lambda run=run: delivery.put(copy_of(store, run)), number, len(chosen), pause_s)  # type: ignore[misc]
+    return delivery.sent
+
+
+def _insist(send: Callable[[], str], number: int, count: int, pause_s: float) -> None:
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            send()
+        except _FAULTS as error:
+            refused = _is_refusal(error)
+            if refused or attempt == _ATTEMPTS:
+                why = "refused the credentials" if refused else f"failed ({type(error).__name__})"
+                raise RunError(
+                    f"the tracking server {why} after {number} of {count} runs; nothing is lost or twice: "
+                    "run `medmim sync` again when it answers"
+                ) from error
+            time.sleep(pause_s * 2 ** (attempt - 1))
+        else:
+            return
+
+
+def _is_refusal(error: Exception) -> bool:
+    words = str(error)
+    return isinstance(error, MlflowException) and ("401" in words or "403" in words)
+
+
+class Mirror:
+    """Sends a run to a server from a thread of its own; the training never waits for it.
+
+    Args:
+        store: the local store, read by a client of its own.
+        run_id: of the run.
+        uri: of the server.
+        every_s: pause between two sendings.
+        patience_s: how long the end of the training waits for the last one.
+    """
+
+    def __init__(
+        self, store: Store, run_id: str, uri: str, *, every_s: float = 15.0, patience_s: float = 20.0
+    ) -> None:
+        self.complete = False
+        self._store = Store(store.home)
+        self._run_id = run_id
+        self._uri = uri
+        self._every_s = every_s
+        self._patience_s = patience_s
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Mirror:
+        """Begin."""
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Send the end, but wait for a slow server no longer than `patience_s`."""
+        self._ended.set()
+        self.wait(self._patience_s)
+
+    def wait(self, seconds: float = 60.0) -> None:
+        """Wait for what is still on its way."""
+        self._thread.join(seconds)
+
+    def _run(self) -> None:
+        while not self._ended.wait(self._every_s):
+            self._send()
+        self.complete = self._send()
+
+    def _send(self) -> bool:
+        """Send what there is; a server that does not answer is asked again next time."""
+        try:
+            sync(self._store, self._uri, runs=[self._store.run(self._run_id)], pause_s=0.05)
+        except RunError:
+            return False
+        return True
+
+
+def server_of(store: Store) -> str | None:
+    """Return the server that `MLFLOW_TRACKING_URI` names, unless it is the local store itself."""
+    uri = os.environ.get(SERVER)
+    return uri if uri and uri != store.uri else None
+
+
+def _be_impatient() -> None:
+    for key, value in _PATIENCE.items():
+        os.environ.setdefault(key, value)
+
+
+@contextmanager
+def _one_at_a_time(home: Path) -> Iterator[None]:
+    """Let one process or thread send at a time: two would both find a run missing, and both make it."""
+    with (home / "sync.lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield

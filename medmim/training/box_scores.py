@@ -1,0 +1,186 @@
+"""Scores of detection, from rows of true and found boxes: AP, FROC, F1 at a threshold (MONAI's matching).
+
+A row is one image: `truth` has [class, *xyzxyz], `found` has [class, score, *xyzxyz]. A found box is right
+when it overlaps a true box of its class that no better one took, by an intersection over union of at least
+0.5 unless stated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from monai.apps.detection.metrics.coco import COCOMetric
+from monai.apps.detection.metrics.matching import matching_batch
+from monai.data.box_utils import box_iou
+from monai.metrics.froc import compute_froc_curve_data, compute_froc_score
+
+Row = Mapping[str, Any]
+
+MOST = 100  # boxes of an image that count
+HALF = 0.5
+_FROC_OVERLAP = 0.1  # a reader finds a lesion by a box that points at it
+_RECALLS = np.linspace(0, 1, 101)  # COCO's
+_ANY = "any"
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """What became of the boxes of one class.
+
+    Attributes:
+        scores: of the found boxes of all images.
+        right: whether each took a true box.
+        image: the place of its row.
+        there: true boxes of each row.
+    """
+
+    scores: Float[np.ndarray, " found"]
+    right: np.ndarray
+    image: np.ndarray
+    there: np.ndarray
+
+
+def box_means(
+    rows: Sequence[Row], names: Sequence[str], thresholds: Mapping[str, float] | None = None
+) -> dict[str, float]:
+    """Return the numbers of `medmim finetune detect`.
+
+    Args:
+        rows: one an image.
+        names: of the classes that the network knows.
+        thresholds: for F1, of each class; those that are best on these rows without.
+    """
+    if not rows:
+        return {}
+    found = coco(rows, names)
+    known = thresholds or best_thresholds(rows, names)
+    f1 = {f"f1_{name}": f1_at(match(rows, name), known[name]) for name in names if name in known}
+    there = [value for value in f1.values() if math.isfinite(value)]
+    found |= {**f1, "f1": float(np.mean(there)) if there else math.nan}
+    whatever = [_nameless(row) for row in rows]
+    found |= {
+        "ap50_any": average_precision(match(whatever, _ANY)),
+        "froc": froc(match(whatever, _ANY, overlap=_FROC_OVERLAP)),
+    }
+    return {key: value for key, value in found.items() if math.isfinite(value)}
+
+
+def coco(rows: Sequence[Row], names: Sequence[str]) -> dict[str, float]:
+    """Return MONAI's COCO metrics: AP50 and AP50:95, means over classes and of each class."""
+    metric = COCOMetric(
+        names, iou_list=(HALF,), iou_range=(0.5, 0.95, 0.05), max_detection=(MOST,), verbose=False
+    )
+    values, _ = metric(_matching(rows, names, metric.iou_thresholds.tolist()))
+    keys = {"ap50": f"AP_IoU_0.50_MaxDet_{MOST}", "ap50_95": f"mAP_IoU_0.50_0.95_0.05_MaxDet_{MOST}"}
+    found = {short: float(values[long]) for short, long in keys.items()}
+    for name in names if len(names) > 1 else []:
+        found |= {f"{short}_{name}": float(values[f"{name}_{long}"]) for short, long in keys.items()}
+    # MONAI says -1 of what has no true box
+    return {key: value if value >= 0 else math.nan for key, value in found.items()}
+
+
+def match(rows: Sequence[Row], name: str, *, overlap: float = HALF) -> Matches:
+    """Match the found boxes of one class with the true ones."""
+    results = [image.get(0) for image in _matching(rows, [name], [overlap])]
+    empty: np.ndarray = np.zeros(0)
+    scores = [empty if one is None else one["dtScores"] for one in results]
+    right = [empty if one is None else one["dtMatches"][0] for one in results]
+    return Matches(
+        scores=np.concatenate(scores).astype(np.float64),
+        right=np.concatenate(right) > 0,
+        image=np.repeat(np.arange(len(rows)), [len(one) for one in scores]),
+        there=np.array([0 if one is None else len(one["gtIgnore"]) for one in results]),
+    )
+
+
+def average_precision(matches: Matches, weights: np.ndarray | None = None) -> float:
+    """Return COCO's average precision, 101 steps of recall; NaN without true boxes.
+
+    Args:
+        matches: of one class.
+        weights: how often each row counts, as a bootstrap draws them; None: once.
+    """
+    weight = np.ones(len(matches.there)) if weights is None else weights
+    total = float((matches.there * weight).sum())
+    if total == 0:
+        return math.nan
+    order = np.argsort(-matches.scores, kind="mergesort")
+    each = weight[matches.image[order]]
+    right = np.cumsum(each * matches.right[order])
+    wrong = np.cumsum(each * ~matches.right[order])
+    precision = right / np.maximum(right + wrong, np.spacing(1))
+    best = np.maximum.accumulate(precision[::-1])[::-1]
+    # in single precision, as COCO's own code: at a recall such as 0.7 the last digit decides
+    places = np.searchsorted((right / total).astype(np.float32), _RECALLS, side="left")
+    return float(np.append(best, 0.0)[np.minimum(places, len(best))].mean())
+
+
+def froc(matches: Matches) -> float:
+    """Return the mean sensitivity at 1/4, 1/2, 1, 2, 4 and 8 false boxes an image."""
+    total = int(matches.there.sum())
+    if total == 0 or len(matches.scores) == 0:
+        return math.nan if total == 0 else 0.0
+    rates, found = compute_froc_curve_data(
+        matches.scores[~matches.right], matches.scores[matches.right], total, len(matches.there)
+    )
+    return float(compute_froc_score(rates, found, eval_thresholds=(0.25, 0.5, 1, 2, 4, 8)))
+
+
+def best_thresholds(rows: Sequence[Row], names: Sequence[str]) -> dict[str, float]:
+    """Return the score at which the F1 of each class is best; none for a class without true boxes."""
+    chosen = {}
+    for name in names:
+        matches = match(rows, name)
+        if matches.there.sum() == 0 or len(matches.scores) == 0:
+            continue
+        order = np.argsort(-matches.scores, kind="mergesort")
+        right = np.cumsum(matches.right[order])
+        f1 = 2 * right / (np.arange(len(order)) + 1 + matches.there.sum())
+        chosen[name] = float(matches.scores[order][int(f1.argmax())])
+    return chosen
+
+
+def f1_at(matches: Matches, threshold: float) -> float:
+    """Return the F1 of the boxes of at least this score; NaN where there are none, neither true nor found."""
+    kept = matches.scores >= threshold
+    total = kept.sum() + matches.there.sum()
+    return float(2 * matches.right[kept].sum() / total) if total else math.nan
+
+
+def _matching(rows: Sequence[Row], names: Sequence[str], overlaps: Sequence[float]) -> list[dict[int, Any]]:
+    place = {name: number for number, name in enumerate(names)}
+    truth = [[box for box in row["truth"] if box[0] in place] for row in rows]
+    found = [[box for box in row["found"] if box[0] in place] for row in rows]
+    results: list[dict[int, Any]] = matching_batch(
+        iou_fn=box_iou,
+        iou_thresholds=overlaps,
+        pred_boxes=[_array([box[2:] for box in image]) for image in found],
+        pred_classes=[np.array([place[box[0]] for box in image], dtype=int) for image in found],
+        pred_scores=[np.array([box[1] for box in image], dtype=float) for image in found],
+        gt_boxes=[_array([box[1:] for box in image]) for image in truth],
+        gt_classes=[np.array([place[box[0]] for box in image], dtype=int) for image in truth],
+        max_detections=MOST,
+    )
+    return results
+
+
+def _array(boxes: Sequence[Sequence[float]]) -> Float[np.ndarray, "boxes 6"]:
+    return np.array(boxes, dtype=np.float64).reshape(-1, 6)
+
+
+def _nameless(row: Row) -> Row:
+    """Return a row in which all classes are one; of boxes at one place the best is kept."""
+    found = sorted(row["found"], key=lambda box: -box[1])
+    kept: list[Any] = []
+    for box in found:
+        if not kept or box_iou(_array([box[2:]]), _array([one[2:] for one in kept])).max() < HALF:
+            kept.append(box)
+    return {
+        "truth": [[_ANY, *box[1:]] for box in row["truth"]],
+        "found": [[_ANY, *box[1:]] for box in kept],
+    }

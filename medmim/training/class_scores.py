@@ -1,0 +1,131 @@
+"""Scores of classification, from rows of probabilities: F1, balanced accuracy, AUROC, calibration."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from monai.metrics.rocauc import compute_roc_auc
+from scipy.optimize import minimize_scalar
+
+Probabilities = Float[np.ndarray, "cases classes"]
+Numbers = Int[np.ndarray, " cases"]
+Confusion = Float[np.ndarray, "*samples truth guess"]
+Row = Mapping[str, Any]
+
+_BINS = 15
+_UNKNOWN = -1  # a class that training never saw: wrong whatever is said
+_SMALLEST = 1e-12
+
+
+def class_means(rows: Sequence[Row], names: Sequence[str]) -> dict[str, float]:
+    """Return the numbers of `medmim finetune classify`, of cases and (`patient_…`) of patients.
+
+    A patient's probabilities are the mean over its images; its class is that of most of them.
+
+    Args:
+        rows: with `class`, `probabilities` and `subject`.
+        names: of the classes that the network knows.
+    """
+    if not rows:
+        return {}
+    truth, shares = arrays(rows, names)
+    found = _numbers(truth, shares, names)
+    grouped = _by_patient(rows, names)
+    if len(grouped[0]) < len(rows):
+        found |= {f"patient_{key}": value for key, value in _numbers(*grouped, names).items()}
+    return {key: value for key, value in found.items() if math.isfinite(value)}
+
+
+def arrays(rows: Sequence[Row], names: Sequence[str]) -> tuple[Numbers, Probabilities]:
+    """Return the number of each row's class and its probabilities."""
+    place = {name: number for number, name in enumerate(names)}
+    truth = np.array([place.get(row["class"], _UNKNOWN) for row in rows], dtype=np.int64)
+    shares = np.array([[row["probabilities"][name] for name in names] for row in rows], dtype=np.float64)
+    return truth, shares
+
+
+def confusion(truth: Numbers, guess: Numbers, classes: int) -> Confusion:
+    """Return how often each class (rows) was taken for each (columns); the last row is unknown classes."""
+    counts = np.zeros((classes + 1, classes))
+    np.add.at(counts, (truth, guess), 1)
+    return counts
+
+
+def f1_of(counts: Confusion) -> Float[np.ndarray, "*samples guess"]:
+    """Return the F1 of each class; NaN for one that is neither there nor guessed."""
+    right = np.diagonal(counts[..., :-1, :], axis1=-2, axis2=-1)
+    said, there = counts.sum(axis=-2), counts[..., :-1, :].sum(axis=-1)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(2 * right / (said + there))
+
+
+def macro_f1(counts: Confusion) -> float:
+    """Return the mean F1 of the classes that are there or guessed."""
+    return float(np.nanmean(f1_of(counts)))
+
+
+def calibration_error(truth: Numbers, shares: Probabilities) -> float:
+    """Return the expected calibration error (Guo et al., ICML 2017): 15 bins of equal width."""
+    sure, right = shares.max(axis=1), shares.argmax(axis=1) == truth
+    bins = np.minimum((sure * _BINS).astype(int), _BINS - 1)
+    gaps = np.bincount(bins, weights=sure - right, minlength=_BINS)
+    return float(np.abs(gaps).sum() / len(truth))
+
+
+def temperature(rows: Sequence[Row]) -> float:
+    """Return the temperature that makes rows most probable (Guo et al., ICML 2017); 1 without rows."""
+    known = [row for row in rows if row["class"] in row["probabilities"]]
+    if not known:
+        return 1.0
+    names = list(known[0]["probabilities"])
+    truth, shares = arrays(known, names)
+    logs = np.log(np.maximum(shares, _SMALLEST))
+
+    def surprise(log_heat: float) -> float:
+        scaled = logs / math.exp(log_heat)
+        total = np.logaddexp.reduce(scaled, axis=1)
+        return float((total - scaled[np.arange(len(truth)), truth]).mean())
+
+    found = minimize_scalar(surprise, bounds=(math.log(0.2), math.log(5.0)), method="bounded")
+    return round(math.exp(float(found.x)), 4)
+
+
+def _numbers(truth: Numbers, shares: Probabilities, names: Sequence[str]) -> dict[str, float]:
+    counts = confusion(truth, shares.argmax(axis=1), len(names))
+    there = counts[:-1].sum(axis=1)
+    recall = np.diagonal(counts[:-1])[there > 0] / there[there > 0]
+    return {
+        "macro_f1": macro_f1(counts),
+        **{f"f1_{name}": float(value) for name, value in zip(names, f1_of(counts), strict=True)},
+        "accuracy": float((shares.argmax(axis=1) == truth).mean()),
+        "balanced_accuracy": float(recall.mean()) if len(recall) else math.nan,
+        "auroc": _auroc(truth, shares),
+        "ece": calibration_error(truth, shares),
+    }
+
+
+def _auroc(truth: Numbers, shares: Probabilities) -> float:
+    """Return the mean over classes of each against the rest, of those that have both."""
+    values = []
+    for number in range(shares.shape[1]):
+        one = truth == number
+        if one.any() and not one.all():
+            values.append(
+                compute_roc_auc(torch.from_numpy(shares[:, number]), torch.from_numpy(one.astype(int)))
+            )
+    return float(np.mean(values)) if values else math.nan
+
+
+def _by_patient(rows: Sequence[Row], names: Sequence[str]) -> tuple[Numbers, Probabilities]:
+    truth, shares = arrays(rows, names)
+    subjects = np.array([row["subject"] for row in rows])
+    patients = sorted(set(subjects.tolist()))
+    most = [Counter(truth[subjects == who].tolist()).most_common(1)[0][0] for who in patients]
+    means = np.array([shares[subjects == who].mean(axis=0) for who in patients])
+    return np.array(most, dtype=np.int64), means

@@ -1,0 +1,60 @@
+import numpy as np
+import pytest
+import torch
+from monai.data.box_utils import box_iou
+
+from medmim.heads.anchors import AnchorGrid, anchor_shapes, coverage, matched
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_shapes_follow_the_boxes_from_small_to_large(dims):
+    rng = np.random.default_rng(0)
+    sides = np.concatenate([rng.normal(size, 0.5, size=(30, dims)) for size in (8, 16, 32, 64)])
+    shapes = anchor_shapes(sides, levels=2, count=2)
+    assert [np.mean(shape) for level in shapes for shape in level] == pytest.approx([8, 16, 32, 64], rel=0.05)
+
+
+def test_the_same_boxes_give_the_same_shapes():
+    sides = np.random.default_rng(0).uniform(5, 50, size=(100, 2))
+    assert anchor_shapes(sides, levels=3, count=3) == anchor_shapes(sides, levels=3, count=3)
+
+
+def test_one_box_is_enough():
+    shapes = anchor_shapes(np.array([[12.0, 7.0]]), levels=2, count=3)
+    assert {shape for level in shapes for shape in level} == {(12.0, 7.0)}
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_anchors_lie_around_the_middle_of_each_place(dims):
+    grid = AnchorGrid((((4.0,) * dims, (8.0,) * dims), ((16.0,) * dims, (24.0,) * dims)))
+    maps = [torch.zeros(1, 1, *(4,) * dims), torch.zeros(1, 1, *(2,) * dims)]
+    anchors = grid(torch.zeros(1, 1, *(16,) * dims), maps)
+    assert anchors.shape == (2 * (4**dims + 2**dims), 2 * dims)
+    middles = (anchors[:, :dims] + anchors[:, dims:]) / 2
+    assert middles[0].tolist() == middles[1].tolist() == [2.0] * dims
+    assert middles[-1].tolist() == [12.0] * dims
+    assert (anchors[0, dims:] - anchors[0, :dims]).tolist() == [4.0] * dims
+
+
+def test_the_matched_anchors_overlap_their_box_most():
+    grid = AnchorGrid((((8.0, 8.0),), ((16.0, 16.0),)))
+    maps = [torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 4, 4)]
+    anchors = grid(torch.zeros(1, 1, 32, 32), maps)
+    boxes = torch.tensor([[2.0, 2, 10, 10], [12, 12, 30, 30]])
+    index = matched(boxes, anchors, places=[64, 16], per_place=1)
+    for number in range(2):
+        overlaps = box_iou(boxes[number : number + 1], anchors)[0]
+        assert index[overlaps.argmax()] == number
+        assert overlaps[index == number].min() > 0.2
+
+
+def test_without_boxes_nothing_is_matched():
+    assert matched(torch.zeros(0, 4), torch.rand(5, 4), places=[5], per_place=1).tolist() == [-1] * 5
+
+
+def test_coverage_counts_boxes_that_no_anchor_reaches():
+    grid = AnchorGrid((((8.0, 8.0),),))
+    near, lost = torch.tensor([[4.0, 4, 12, 12]]), torch.tensor([[4.0, 4, 12, 12], [4, 4, 12, 12]])
+    share = {"size": (32, 32), "strides": ((4, 4),)}
+    assert coverage([near, torch.zeros(0, 4)], grid, **share) == 1.0
+    assert coverage([lost], grid, **share) == 0.5  # two at one place: one of them has no anchor of its own

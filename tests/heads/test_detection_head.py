@@ -1,0 +1,95 @@
+import pytest
+import torch
+
+from medmim.encoders import ENCODERS, build_encoder
+from medmim.errors import UsageError
+from medmim.heads import build_head
+from medmim.heads.detection import BOXES, SCORES, detection_loss, level_strides, levels_of
+
+OPTIONS = {
+    "dynunet": {"filters": [4, 8, 8]},
+    "resnet18": {"widths": [4, 4, 8, 8]},
+    "resnet50": {"widths": [2, 2, 4, 4]},
+    "vit": {"width": 16, "depth": 4, "heads": 2},
+    "swin": {"width": 6, "depths": [1, 1, 1], "heads": [1, 2, 2]},
+}
+
+
+def detector(name="dynunet", dims=2, *, classes=2, count=2):
+    torch.manual_seed(0)
+    encoder = build_encoder(name, spatial_dims=dims, in_channels=1, **OPTIONS.get(name, {}))
+    levels = len(level_strides(encoder, spatial_dims=dims))
+    anchors = [[[6.0 * 2**level + one] * dims for one in range(count)] for level in range(levels)]
+    return build_head("detect", encoder=encoder, spatial_dims=dims, classes=classes, anchors=anchors, width=8)
+
+
+def batch(dims):
+    torch.manual_seed(1)
+    images = torch.randn(2, 1, *(32,) * dims) * 0.1
+    images[(0, 0, *(slice(4, 14),) * dims)] += 2
+    boxes = torch.zeros(2, 3, 2 * dims)
+    boxes[0, 0] = torch.tensor([4.0] * dims + [14.0] * dims)
+    classes = torch.full((2, 3), -1)
+    classes[0, 0] = 1
+    return images, boxes, classes
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("name", sorted(ENCODERS))
+def test_every_anchor_has_scores_and_a_box(name, dims):
+    network = detector(name, dims)
+    size = tuple(max(stride, 16) for stride in network.encoder.total_stride)
+    images = torch.randn(1, 1, *size)
+    out = network(images)
+    anchors = network.anchors(images, out[SCORES])
+    assert torch.cat(network.rows(out[SCORES], 2), dim=1).shape == (1, len(anchors), 2)
+    assert torch.cat(network.rows(out[BOXES], 2 * dims), dim=1).shape == (1, len(anchors), 2 * dims)
+
+
+def test_rows_come_in_the_order_of_the_anchors():
+    """A map whose value is its own place: the row of an anchor must hold the place of its middle."""
+    network = detector(count=3)
+    maps = [torch.zeros(1, 3 * 2, 8, 6), torch.zeros(1, 3 * 2, 4, 3)]
+    for level in maps:
+        places = torch.stack(torch.meshgrid(*map(torch.arange, level.shape[2:]), indexing="ij")).float()
+        level[0] = places.repeat(3, 1, 1)
+    anchors = network.anchors(torch.zeros(1, 1, 32, 24), maps)
+    middles = (anchors[:, :2] + anchors[:, 2:]) / 2
+    strides = torch.cat([torch.full((8 * 6 * 3, 1), 4.0), torch.full((4 * 3 * 3, 1), 8.0)])
+    rows = torch.cat(network.rows(maps, 2), dim=1)[0]
+    assert torch.equal(rows * strides + strides // 2, middles)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_one_image_can_be_learnt_by_heart(dims):
+    network, (images, boxes, classes) = detector(dims=dims), batch(dims)
+    optimiser = torch.optim.Adam(network.parameters(), lr=0.01)
+    losses = []
+    for _ in range(40):
+        loss = detection_loss(network, images, boxes, classes)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.4 * losses[0]
+
+
+def test_images_without_boxes_teach_too():
+    network, (images, boxes, classes) = detector(), batch(2)
+    loss = detection_loss(network, images, boxes, torch.full_like(classes, -1))
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_levels_are_coarse_and_few():
+    assert levels_of([(2, 2), (4, 4), (8, 8), (16, 16)]) == (1, 2, 3)
+    assert levels_of([(1, 1), (2, 2), (4, 4), (8, 8)]) == (2, 3)
+    assert levels_of([(1, 1), (2, 2)]) == (0, 1)
+    assert levels_of([(16, 16)]) == (0,)
+
+
+def test_an_unknown_option_is_told():
+    encoder = build_encoder("dynunet", spatial_dims=2, in_channels=1)
+    with pytest.raises(UsageError, match="does not take the option 'widht'; did you mean 'width'"):
+        build_head("detect", encoder=encoder, spatial_dims=2, classes=1, anchors=[], widht=8)

@@ -1,0 +1,169 @@
+import json
+
+import numpy as np
+import pytest
+import tiny
+from interruption import PowerCutError, cut_power
+from safetensors.torch import load_file
+
+from medmim.config import FinetuneSettings
+from medmim.data.manifest import Box, DatasetInfo, read_dataset, write_dataset
+from medmim.encoders import build_encoder
+from medmim.errors import DataError, TransferError, UsageError
+from medmim.heads import build_head
+from medmim.stages.compare import compare_runs
+from medmim.stages.finetune import finetune
+from medmim.stages.runs import stored_settings
+from medmim.tracking.store import Store
+
+MEANS = {
+    "classify": {"macro_f1", "f1_calm", "f1_odd", "balanced_accuracy", "ece"},
+    "detect": {"ap50", "ap50_95", "ap50_any", "froc"},
+    "segment": {"dice", "surface_dice", "dice_core", "dice_rim"},
+}
+
+
+def settings(data, task, **words):
+    base = {**tiny.TINY, "data": data, "task": task, "steps": 2, "evaluations": 1, "init": "scratch"}
+    return FinetuneSettings(**{**base, **words})
+
+
+def quiet(line):
+    """Take a line for the user."""
+
+
+def cases_of(store, result):
+    return [
+        json.loads(line) for line in store.read_text(store.run(result.run_id), "cases.jsonl").splitlines()
+    ]
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("task", sorted(MEANS))
+def test_every_task_runs_from_data_to_a_registered_model(task, dims, tiny_dataset, home):
+    said = []
+    result = finetune(settings(tiny_dataset, task, dims=dims, ema=0.9), home=home, say=said.append)
+    assert {f"test/{key}" for key in MEANS[task]} <= result.metrics.keys()
+    store = Store(home)
+    tested = {volume.id for volume in read_dataset(tiny_dataset).in_split("test")}
+    rows = cases_of(store, result)
+    assert {row["case"] for row in rows} == tested
+    assert not any("subject" in row for row in rows)
+    assert store.client.get_model_version_by_alias(f"tiny-{task}", "challenger").run_id == result.run_id
+    if task == "detect":
+        assert "have an anchor of their own" in said[0]
+
+
+@pytest.mark.parametrize("task", sorted(MEANS))
+def test_the_description_rebuilds_the_network(task, tiny_dataset, home):
+    result = finetune(settings(tiny_dataset, task), home=home, say=quiet)
+    described = json.loads(result.checkpoint.with_suffix(".json").read_text())
+    encoder = build_encoder(
+        described["encoder"],
+        spatial_dims=described["spatial_dims"],
+        in_channels=described["in_channels"],
+        **described["encoder_options"],
+    )
+    classes = max(map(int, described["label_names"])) + 1
+    network = build_head(
+        described["kind"], encoder=encoder, spatial_dims=3, classes=classes, **described["head"]
+    )
+    network.load_state_dict(load_file(result.checkpoint))
+
+
+@pytest.mark.parametrize("task", ["classify", "detect"])
+def test_a_resumed_run_ends_with_the_bytes_of_an_uninterrupted_one(task, tiny_dataset, home, monkeypatch):
+    words = {"dims": 2, "steps": 3, "evaluations": 3, "ema": 0.9}
+    words |= {"task_options": {"mixup": 0.4}} if task == "classify" else {}
+    whole = finetune(settings(tiny_dataset, task, **words), home=home, say=quiet)
+    with monkeypatch.context() as patch:
+        cut_power(patch, after=1)
+        with pytest.raises(PowerCutError):
+            finetune(settings(tiny_dataset, task, **words), home=home, say=quiet)
+    store = Store(home)
+    newest = store.runs(stage="finetune")[0].info.run_id
+    stored = stored_settings(FinetuneSettings, store, newest, data=tiny_dataset)
+    resumed = finetune(stored, home=home, resume="latest", say=quiet)
+    assert resumed.checkpoint.read_bytes() == whole.checkpoint.read_bytes()
+    assert cases_of(store, resumed) == cases_of(store, whole)
+
+
+@pytest.mark.parametrize("task", ["classify", "detect"])
+def test_arms_of_every_task_are_compared(task, tiny_dataset, home):
+    words = {"steps": 1, "dims": 2}
+    runs = [
+        finetune(settings(tiny_dataset, task, seed=seed, **words), home=home, say=quiet) for seed in (0, 1)
+    ]
+    compared = compare_runs([run.run_id for run in runs], home=home)
+    arm = compared.as_json()["arms"][0]
+    metric = {"classify": "macro_f1", "detect": "ap50"}[task]
+    expected = np.mean([run.metrics[f"test/{metric}"] for run in runs])
+    assert arm["metric"] == metric
+    assert arm[metric]["mean"] == pytest.approx(expected, abs=1e-6)
+    assert compared.report.is_file()
+
+
+def test_a_probe_keeps_the_encoder(study):
+    words = {"init": study.pretrained.run_id, "tune": "probe"}
+    result = finetune(settings(study.data, "classify", **words), home=study.home, say=quiet)
+    before, after = load_file(study.pretrained.checkpoint), load_file(result.checkpoint)
+    for name in (name for name in before if name.startswith("encoder.")):
+        assert (before[name] == after[name]).all(), name
+
+
+def test_a_frozen_encoder_begins_late(study):
+    words = {"init": study.pretrained.run_id, "freeze": 0.9, "steps": 2}
+    result = finetune(settings(study.data, "segment", **words), home=study.home, say=quiet)
+    before, after = load_file(study.pretrained.checkpoint), load_file(result.checkpoint)
+    assert all((before[name] == after[name]).all() for name in before if name.startswith("encoder."))
+
+
+def test_a_3d_encoder_does_not_go_into_a_2d_one(study):
+    with pytest.raises(TransferError, match="of another shape"):
+        finetune(
+            settings(study.data, "segment", init=study.pretrained.run_id, dims=2), home=study.home, say=quiet
+        )
+
+
+def test_few_labels_hold_every_class(tiny_dataset, home):
+    result = finetune(settings(tiny_dataset, "classify", labelled=2), home=home, say=quiet)
+    assert "best/val_macro_f1" not in result.metrics
+    described = json.loads(result.checkpoint.with_suffix(".json").read_text())
+    assert sorted(described["label_names"].values()) == sorted(tiny.CLASSES)
+    assert described["chosen"] == {}
+
+
+def with_rows(root, change):
+    data = tiny.make_dataset(root / "data", patients=6)
+    rows = [change(row) for row in read_dataset(data).volumes]
+    write_dataset(data, DatasetInfo(name="changed", label_names=tiny.NAMES), rows, [])
+    return data
+
+
+def test_wrong_boxes_are_refused_or_clipped(tmp_path, home):
+    outside = Box.model_validate({"class": "core", "box": (4, 4, 4, 9, 9, 30)})
+    data = with_rows(tmp_path, lambda row: row.model_copy(update={"boxes": (outside,)}))
+    with pytest.raises(DataError, match=r"boxes cannot be used: volume .*outside of its image"):
+        finetune(settings(data, "detect"), home=home, say=quiet)
+    assert Store(home).runs() == []
+    said = []
+    options = {"bad_boxes": "clip"}
+    result = finetune(settings(data, "detect", task_options=options), home=home, say=said.append)
+    assert result.metrics["last/steps"] == 2
+    assert sum(line.startswith("clipped volume") for line in said) == 6
+
+
+@pytest.mark.parametrize(
+    ("task", "field", "message"),
+    [("classify", "target", "no image with a class"), ("detect", "boxes", "no training image has a box")],
+)
+def test_data_without_what_a_task_needs_are_refused(tmp_path, home, task, field, message):
+    empty = None if field == "target" else ()
+    data = with_rows(tmp_path, lambda row: row.model_copy(update={field: empty}))
+    with pytest.raises(DataError, match=message):
+        finetune(settings(data, task), home=home, say=quiet)
+
+
+def test_classify_sees_whole_images_only(tiny_dataset, home):
+    with pytest.raises(UsageError, match="classify sees whole images"):
+        finetune(settings(tiny_dataset, "classify", view="patch"), home=home, say=quiet)

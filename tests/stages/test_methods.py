@@ -1,0 +1,32 @@
+"""`medmim methods`: the table along the survey's axes."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from medmim.cli import main
+from medmim.methods import METHODS
+from medmim.stages.methods import list_methods
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_every_method_has_a_row_with_its_axes(dims):
+    rows = list_methods(dims)
+    assert [row.method for row in rows] == list(METHODS)
+    for row in rows:
+        assert all([row.target, row.architecture, row.objective])
+        assert row.parameters >= row.encoder_parameters > 0
+    assert {row.method for row in rows if row.views == 2} == {"contrastive"}
+    assert {row.method for row in rows if row.sees_hidden} == {"mask_any_net"}
+    assert next(row for row in rows if row.method == "simmim").options == {"target": "raw"}
+
+
+def test_the_command_prints_a_line_a_method_and_json():
+    plain, machine = (CliRunner().invoke(main, ["methods", *words]) for words in ([], ["--json"]))
+    assert plain.exit_code == machine.exit_code == 0, plain.output + machine.output
+    names = [line.split()[0] for line in plain.stdout.splitlines()[1 : len(METHODS) + 1]]
+    assert names == list(METHODS)
+    result = json.loads(machine.stdout.splitlines()[-1])
+    assert result["dims"] == 2
+    assert {"method", "target", "architecture", "objective", "encoder"} <= result["methods"][0].keys()

@@ -1,0 +1,82 @@
+"""What is watched while pretraining: monitors in every method's runs, alarms, views and labels."""
+
+import pytest
+import tiny
+
+from medmim.cli.pretrain import alarm_lines
+from medmim.config import PretrainSettings
+from medmim.data.manifest import DatasetInfo, read_dataset, write_dataset
+from medmim.stages.pretrain import pretrain
+from medmim.stages.probe import probe
+from medmim.tracking.store import Store
+
+PROBES = {"last/probe_effective_rank", "last/probe_cosine", "last/probe_segment_dice", "last/alarm_collapse"}
+
+
+def settings(data, **words):
+    return PretrainSettings(**{**tiny.TINY, "data": data, "steps": 2, "evaluations": 2, **words})
+
+
+@pytest.fixture(scope="module")
+def classed_dataset(tmp_path_factory):
+    """The tiny dataset with a class for each image, by turns."""
+    root = tiny.make_dataset(tmp_path_factory.mktemp("classed") / "data", patients=16)
+    rows = [
+        volume.model_copy(update={"target": ("even", "odd")[number % 2]})
+        for number, volume in enumerate(read_dataset(root).volumes)
+    ]
+    write_dataset(root, DatasetInfo(name="classed", label_names=tiny.NAMES), rows, [])
+    return root
+
+
+@pytest.mark.parametrize(
+    ("words", "more"),
+    [
+        ({"method": "contrastive"}, {"last/val_accuracy"}),
+        ({"method": "mask_any_net", "dims": 2}, {"last/probe_hidden_error"}),
+        ({"method": "mask_any_net", "method_options": {"objective": "supervised"}}, set()),
+    ],
+)
+def test_every_method_is_watched_under_the_same_keys(tiny_dataset, home, words, more):
+    result = pretrain(settings(tiny_dataset, **words), home=home)
+    assert result.metrics.keys() >= PROBES | more
+    run = Store(home).run(result.run_id)
+    assert {"cost/parameters", "cost/gflop", "probe/cosine"} <= run.data.metrics.keys()
+    assert run.data.tags["axis_masking"] == "mesh"
+    assert result.panel.is_file()
+
+
+def test_classes_are_probed_and_learnt_from(classed_dataset, home):
+    options = {"method": "mask_any_net", "method_options": {"objective": "supervised"}}
+    result = pretrain(settings(classed_dataset, dims=2, **options), home=home)
+    assert result.metrics.keys() >= {"last/probe_knn_f1", "last/probe_linear_f1", "last/val_accuracy"}
+    found = probe(
+        result.checkpoint,
+        data=classed_dataset,
+        encoder="dynunet",
+        encoder_options=tiny.TINY["encoder_options"],
+        size=16,
+        seed=0,
+    )
+    assert 0 <= found.linear_f1 <= 1
+    assert 0 <= found.knn_f1 <= 1
+
+
+def test_monitors_can_be_left_out_and_change_no_weight(tiny_dataset, home):
+    with_them, without = (
+        pretrain(settings(tiny_dataset, monitors=monitors), home=home) for monitors in (True, False)
+    )
+    assert not PROBES & without.metrics.keys()
+    assert with_them.checkpoint.read_bytes() == without.checkpoint.read_bytes()
+
+
+def test_unlabelled_scans_are_watched_for_collapse(unlabelled_dataset, home):
+    metrics = pretrain(settings(unlabelled_dataset), home=home).metrics
+    assert "last/alarm_collapse" in metrics
+    assert "last/probe_segment_dice" not in metrics
+
+
+def test_an_alarm_is_said():
+    assert alarm_lines({"last/alarm_collapse": 0.0}) == []
+    [line] = alarm_lines({"last/alarm_collapse": 1.0, "last/alarm_leak": 0.0})
+    assert "collapse" in line

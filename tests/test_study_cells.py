@@ -1,0 +1,97 @@
+import pytest
+
+from medmim.errors import SettingsError
+from medmim.settings import resolve
+from medmim.study import StudySettings, arm_title, cells_of
+
+
+def cells(**words):
+    return cells_of(StudySettings.model_validate(words))
+
+
+def test_every_combination_is_a_cell_beside_its_control():
+    found = cells(masks=["random", "mesh"], ratios=[0.5, 0.7], seeds=[0, 1], folds=[0, 1])
+    assert len(found) == (2 * 2 + 1) * 2 * 2
+    assert sum(cell.arm == "scratch" for cell in found) == 4
+    assert {cell.arm for cell in found if cell.pretrain} == {
+        f"spark {mask} {ratio}" for mask in ("random", "mesh") for ratio in (0.5, 0.7)
+    }
+
+
+def test_cells_go_seed_by_seed():
+    seeds = [cell.finetune.seed for cell in cells(masks=["random", "mesh"], seeds=[3, 1])]
+    assert seeds == [3, 3, 3, 1, 1, 1]
+
+
+def test_all_arms_share_what_is_not_varied():
+    found = cells(masks=["random", "mesh"], pretrain={"steps": 5}, finetune={"steps": 7, "lr": 0.1})
+    assert {cell.pretrain.steps for cell in found if cell.pretrain} == {5}
+    assert len({cell.finetune.model_dump_json() for cell in found}) == 1
+
+
+def test_arms_are_compared_within_encoder_and_labels():
+    found = cells(encoders=["resnet18", "dynunet"], label_fractions=[0.1, 1.0])
+    assert {cell.stratum for cell in found} == {
+        f"{encoder}, {share} of labels" for encoder in ("resnet18", "dynunet") for share in ("0.1", "1")
+    }
+    for cell in found:
+        if cell.pretrain:
+            assert cell.pretrain.encoder == cell.finetune.encoder
+    assert {cell.stratum for cell in cells()} == {""}
+
+
+def test_an_arm_of_its_own_differs_in_what_it_says():
+    found = cells(masks=[], arms=[{"mask": "gap", "ratio": 0.9}], pretrain={"steps": 5}, scratch=False)
+    (only,) = found
+    assert (only.pretrain.mask, only.pretrain.ratio, only.pretrain.steps) == ("gap", 0.9, 5)
+    assert only.arm == "spark gap 0.9"
+
+
+def test_titles():
+    assert arm_title("a", "") == "a"
+    assert arm_title("a", "0.1 of labels") == "a · 0.1 of labels"
+    assert cells(folds=[2])[0].title == "scratch seed 0 fold 2"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"masks": ["mesh", "mesh"]}, "two cells are called 'spark mesh 0.7 seed 0'"),
+        ({"masks": [], "scratch": False}, "no arm: give masks and ratios, or arms"),
+        ({"pretrain": {"stpes": 3}}, "study, pretrain: stpes: Extra inputs are not permitted"),
+        ({"finetune": {"steps": 3, "epochs": 1}}, "expected one of steps, epochs, minutes"),
+    ],
+)
+def test_what_cannot_be_is_told(words, message):
+    with pytest.raises(SettingsError, match=message):
+        cells(**words)
+
+
+def test_nested_settings_are_set_by_dots():
+    found = resolve(
+        StudySettings, config="quick", overrides=["pretrain.steps=3", "finetune.minutes=2", "seeds=[5]"]
+    )
+    assert found.pretrain["steps"] == 3
+    assert found.pretrain["dims"] == 2
+    assert found.finetune["minutes"] == 2
+    assert "steps" not in found.finetune
+    assert found.seeds == (5,)
+    assert cells_of(found)
+
+
+def test_a_wrong_word_in_a_study_is_told():
+    with pytest.raises(SettingsError, match=r"unknown key 'maks'; did you mean 'masks'\?"):
+        resolve(StudySettings, overrides=["maks=[mesh]"])
+
+
+@pytest.mark.parametrize("name", ["quick", "mesh_mask", "first_experiments", "label_efficiency"])
+def test_shipped_studies_lay_out(name):
+    study = resolve(StudySettings, config=name)
+    assert study.name == name
+    assert any(cell.arm == "scratch" for cell in cells_of(study))
+
+
+def test_the_mesh_study_is_the_papers():
+    study = resolve(StudySettings, config="mesh_mask")
+    assert set(study.masks) == {"square", "block", "random", "mesh"}
+    assert len(study.ratios) == 7

@@ -1,0 +1,236 @@
+"""The server may fail in any way: runs finish, and afterwards it holds everything exactly once."""
+
+import shutil
+
+import pytest
+from mlflow import MlflowClient
+from shaky_server import ShakyServer
+
+from medmim.errors import RunError
+from medmim.tracking.copies import ORIGIN, copy_of
+from medmim.tracking.deliver import RECORD
+from medmim.tracking.store import Store
+from medmim.tracking.sync import Mirror, server_of, sync
+from medmim.tracking.tree import PARENT
+
+# what the server does while the run is on; a number is the request at which it begins or ends to
+FAULTS = {
+    "down at the start": lambda number: "down" if number < 8 else None,
+    "down in the middle": lambda number: "down" if 6 < number < 14 else None,
+    "down at the end": lambda number: "down" if number > 9 else None,
+    "always down": "down",
+    "500": "500",
+    "503 now and then": lambda number: "503" if number % 3 == 0 else None,
+    "401": "401",
+    "hang": "hang",
+    "slow": "slow",
+    "reset": lambda number: "down" if number % 4 == 0 else None,
+    "half answer": lambda number: "half answer" if number % 3 == 1 else None,
+    "lost answer": lambda number: "lost answer" if number % 2 == 0 else None,
+    "garbage": "garbage",
+    "empty": "empty",
+}
+
+
+@pytest.fixture(scope="module")
+def server(new_home):
+    shaky = ShakyServer(new_home())
+    yield shaky
+    shaky.close()
+
+
+@pytest.fixture
+def store(new_home, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    return Store(new_home())
+
+
+def begin(store, **tags):
+    return store.begin(experiment="mirrored", name="a run", tags={"stage": "pretrain", **tags})
+
+
+def work(recorder, *, steps=12):
+    recorder.settings({"lr": 0.1})
+    for step in range(steps):
+        recorder.metrics({"train/loss": 1 / (step + 1), "train/lr": 0.1}, step=step)
+    recorder.text("cases.jsonl", '{"dice": 0.5}\n')
+    recorder.finish("FINISHED")
+
+
+def remote(server):
+    return MlflowClient(tracking_uri=server.uri, registry_uri=server.uri)
+
+
+def copies_there(server, run_id):
+    client = remote(server)
+    experiments = [one.experiment_id for one in client.search_experiments()]
+    return client.search_runs(experiments, filter_string=f"tags.`{ORIGIN}` = '{run_id}'")
+
+
+def assert_equal(server, store, run_id):
+    """The server holds one run that is what the local one is."""
+    (there,) = copies_there(server, run_id)
+    client, here = remote(server), store.run(run_id)
+    assert there.info.status == here.info.status
+    assert there.info.run_name == here.info.run_name
+    assert (there.info.start_time, there.info.end_time) == (here.info.start_time, here.info.end_time)
+    assert there.data.params == here.data.params
+    tags = {key: value for key, value in there.data.tags.items() if not key.startswith("medmim.")}
+    assert {**tags, PARENT: ""} == {**here.data.tags, PARENT: ""}
+    for key in here.data.metrics:
+        points = [
+            [(point.step, point.timestamp, point.value) for point in one.get_metric_history(run, key)]
+            for one, run in ((store.client, run_id), (client, there.info.run_id))
+        ]
+        assert points[0] == points[1], key
+    local = copy_of(store, here)
+    listed = {entry.path for entry in client.list_artifacts(there.info.run_id)}
+    assert {path.split("/")[0] for path in local.artifacts} | {RECORD} == listed or not local.artifacts
+    return there
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda name: name.replace(" ", "-"))
+def test_a_run_outlives_its_server(fault, server, store):
+    recorder = begin(store)
+    with (
+        server.failing(FAULTS[fault]),
+        Mirror(store, recorder.run_id, server.uri, every_s=0.02, patience_s=0.2) as mirror,
+    ):
+        work(recorder)
+    assert store.run(recorder.run_id).info.status == "FINISHED"
+    assert len(store.client.get_metric_history(recorder.run_id, "train/loss")) == 12
+    mirror.wait()
+    sync(store, server.uri, pause_s=0.01)
+    assert_equal(server, store, recorder.run_id)
+    again = sync(store, server.uri)
+    assert (again.new_runs, again.points, again.artifacts, again.versions) == (0, 0, 0, 0)
+
+
+def test_a_run_on_a_good_server_is_complete_at_its_end(server, store):
+    recorder = begin(store)
+    with Mirror(store, recorder.run_id, server.uri, every_s=0.05, patience_s=60.0) as mirror:
+        work(recorder)
+    assert mirror.complete
+    assert_equal(server, store, recorder.run_id)
+
+
+def test_training_does_not_talk_to_the_server(server, store):
+    """A server that hangs for seconds costs a logging call nothing: it writes to the local store only."""
+    recorder = begin(store)
+    with (
+        server.failing("hang"),
+        Mirror(store, recorder.run_id, server.uri, every_s=0.0, patience_s=0.0) as mirror,
+    ):
+        work(recorder)
+        assert not mirror.complete
+    mirror.wait()
+
+
+def family(store, tmp_path):
+    """A study's run, an arm below it, a training below that, with a registered model."""
+    (tmp_path / "weights.safetensors").write_bytes(b"weights")
+    root = begin(store, role="study", dataset="d", dataset_hash="ab" * 32)
+    arm = begin(store, role="arm", **{PARENT: root.run_id})
+    cell = begin(store, role="cell", **{PARENT: arm.run_id})
+    work(cell, steps=3)
+    cell.file(tmp_path / "weights.safetensors", folder="model")
+    store.register(model="d-segment", run_id=cell.run_id, tags={"sha256": "ab"}, alias="challenger")
+    for recorder in (arm, root):
+        recorder.finish("FINISHED")
+    return root, arm, cell
+
+
+def assert_family(server, store, runs):
+    root, arm, cell = [assert_equal(server, store, run.run_id) for run in runs]
+    assert arm.data.tags[PARENT] == root.info.run_id
+    assert cell.data.tags[PARENT] == arm.info.run_id
+    assert [one.dataset.name for one in root.inputs.dataset_inputs] == ["d"]
+    client = remote(server)
+    mine = [
+        one
+        for one in client.search_model_versions("name = 'd-segment'")
+        if one.tags[ORIGIN] == runs[2].run_id
+    ]
+    assert [one.run_id for one in mine] == [cell.info.run_id]
+    assert client.get_model_version_by_alias("d-segment", "challenger").version == mine[0].version
+    assert mine[0].source == f"{cell.info.artifact_uri}/model"
+
+
+def test_parents_models_and_datasets_arrive(server, store, tmp_path):
+    runs = family(store, tmp_path)
+    sent = sync(store, server.uri)
+    assert (sent.runs, sent.new_runs, sent.versions) == (3, 3, 1)
+    assert_family(server, store, runs)
+
+
+@pytest.mark.parametrize("fault", ["down", "lost answer", "half answer"])
+@pytest.mark.parametrize("good", range(0, 40, 5))
+def test_an_interrupted_sync_is_continued(fault, good, server, store, tmp_path):
+    """The server fails for good after so many requests; the next sync completes what was begun."""
+    runs = family(store, tmp_path)
+    with server.failing(lambda number: fault if number > good else None):
+        try:
+            sync(store, server.uri, pause_s=0.0)
+        except RunError as error:
+            assert "nothing is lost or twice" in str(error)  # noqa: PT017  # it may also have been done
+    sync(store, server.uri, pause_s=0.01)
+    assert_family(server, store, runs)
+
+
+def test_later_changes_follow(server, store):
+    recorder = begin(store)
+    recorder.metrics({"a": 1.0}, step=0)
+    recorder.text("report.html", "old")
+    sync(store, server.uri)
+    assert copies_there(server, recorder.run_id)[0].info.status == "RUNNING"
+    recorder.metrics({"a": 2.0, "b": float("nan")}, step=1)
+    recorder.text("report.html", "new")
+    recorder.tags({"late": "yes"})
+    recorder.finish("FAILED")
+    sent = sync(store, server.uri)
+    assert (sent.new_runs, sent.points, sent.artifacts) == (0, 2, 1)
+    there = assert_equal_but_nan(server, recorder.run_id)
+    assert there.data.tags["late"] == "yes"
+    assert there.info.status == "FAILED"
+
+
+def assert_equal_but_nan(server, run_id):
+    (there,) = copies_there(server, run_id)
+    assert [point.value for point in remote(server).get_metric_history(there.info.run_id, "a")] == [1.0, 2.0]
+    return there
+
+
+def test_two_copies_become_one(server, store):
+    recorder = begin(store)
+    recorder.finish("FINISHED")
+    sync(store, server.uri)
+    client = remote(server)
+    (there,) = copies_there(server, recorder.run_id)
+    client.create_run(there.info.experiment_id, tags={ORIGIN: recorder.run_id})
+    sync(store, server.uri)
+    assert len(copies_there(server, recorder.run_id)) == 1
+
+
+def test_refused_credentials_are_told_at_once(server, store):
+    begin(store).finish("FINISHED")
+    with server.failing("401"), pytest.raises(RunError, match="refused the credentials after 0 of 1 runs"):
+        sync(store, server.uri)
+    assert server._count <= 2
+
+
+def test_the_server_is_not_the_store_itself(store, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert server_of(store) is None
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
+    assert server_of(store) is None
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    assert server_of(store) == "http://127.0.0.1:1"
+
+
+def test_another_home_is_a_server_too(store, new_home, tmp_path):
+    family(store, tmp_path)
+    other = Store(new_home())
+    shutil.rmtree(other.home / "artifacts", ignore_errors=True)
+    assert sync(store, other.uri).new_runs == 3
+    assert sync(store, other.uri).points == 0

@@ -1,0 +1,62 @@
+"""MaskAnyNet as a regulariser of fine-tuning."""
+
+import pytest
+import torch
+
+from medmim.config import FinetuneSettings
+from medmim.encoders import build_encoder
+from medmim.heads import build_head
+from medmim.training.classification import Classification
+from medmim.training.modules import FinetuningModule
+from medmim.training.reuse import Reuse
+from medmim.training.segmentation import Segmentation
+
+CASES = [("segment", Segmentation()), ("classify", Classification())]
+
+
+def network_for(task, dims):
+    torch.manual_seed(0)
+    encoder = build_encoder("dynunet", spatial_dims=dims, in_channels=1, filters=(4, 6, 8))
+    return build_head(task, encoder=encoder, spatial_dims=dims, classes=2)
+
+
+def batch_for(dims):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 1, *[16] * dims, generator=generator)
+    return {"image": images, "label": (images > 0).long(), "target": torch.tensor([0, 1])}
+
+
+def module_for(task, rule, dims, *, reuse=True):
+    network = network_for(task, dims)
+    extra = Reuse(network.encoder, spatial_dims=dims, seed=0) if reuse else None
+    return FinetuningModule(network, rule.loss, settings=FinetuneSettings(task=task), reuse=extra)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize(("task", "rule"), CASES, ids=["segment", "classify"])
+def test_the_second_loss_trains_network_and_branch(task, rule, dims):
+    module, plain = module_for(task, rule, dims), module_for(task, rule, dims, reuse=False)
+    loss = module.training_step(batch_for(dims), 0)
+    assert loss > plain.training_step(batch_for(dims), 0)
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in module.reuse.parameters())
+    trained = {id(p) for group in module.configure_optimizers().param_groups for p in group["params"]}
+    assert trained == {id(parameter) for parameter in module.parameters()}
+
+
+def test_the_network_that_is_kept_is_the_same_as_ever():
+    module, plain = (module_for("segment", Segmentation(), 2, reuse=reuse) for reuse in (True, False))
+    assert module.network.state_dict().keys() == plain.network.state_dict().keys()
+    encoder = module.network.encoder
+    module.training_step(batch_for(2), 0).backward()
+    assert module.network.encoder is encoder
+
+
+def test_what_is_masked_follows_the_step():
+    network, batch = network_for("segment", 2), batch_for(2)
+    reuse = Reuse(network.encoder, spatial_dims=2, seed=0)
+    masked = [reuse(network, batch, step=step)[1]["image"] for step in (0, 0, 1)]
+    assert torch.equal(masked[0], masked[1])
+    assert not torch.equal(masked[0], masked[2])
+    assert (masked[0] == 0).float().mean().item() == pytest.approx(0.25)
+    assert (batch["image"] != 0).all()
