@@ -56,7 +56,8 @@ class RunSettings(FileSettings):
         weight_decay_end: weight decay at the end of training, reached along a cosine; None: it stays.
         warmup: share of the training over which the learning rate rises.
         warmup_start, final_lr: learning rate at the beginning and at the end, relative to its peak.
-        accumulate: batches whose gradients are added up to one step; memory is that of one batch.
+        accumulate: batches whose gradients are added up to one step; memory is that of one batch. Batch norm
+            sees one batch.
         activation_checkpointing: compute blocks again in the backward instead of keeping what they gave: less
             memory, a third more time; running statistics of batch norm move twice a step.
         channels_last: keep weights and maps with channels last, which some processors and cards prefer.

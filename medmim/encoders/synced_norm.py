@@ -11,7 +11,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn import functional as collective
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
@@ -46,7 +45,7 @@ def synced_batch_norm(
             synced_batch_norm, (values,), values, running_mean, running_var, **named, eps=eps
         )
     axes = [0, *range(2, values.dim())]
-    wide = values.float()
+    wide = values.to(torch.promote_types(values.dtype, torch.float32))
     voxels = wide.new_tensor([values.numel() / values.shape[1]])
     sums = _over_all(torch.cat([wide.sum(axes), voxels]))
     count = sums[-1]
@@ -65,9 +64,26 @@ def synced_batch_norm(
     return (normed if bias is None else normed + bias.reshape(shape)).to(values.dtype)
 
 
+class _SumOverAll(torch.autograd.Function):
+    """The sum over all processes; its gradient is summed over them too."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        """Return the sum in memory of its own."""
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        """Return the sum of the gradients: what one process gave counts in the sums of all."""
+        (total,) = (gradient.clone() for gradient in gradients)
+        dist.all_reduce(total)
+        return total
+
+
 def _over_all(values: Tensor) -> Tensor:
-    """Return the sum over all processes; its gradient is summed over them too."""
-    total: Tensor = collective.all_reduce(values)  # type: ignore[no-untyped-call]
+    total: Tensor = _SumOverAll.apply(values)  # type: ignore[no-untyped-call]
     return total
 
 

@@ -57,7 +57,8 @@ class Compile(Callback):
         if self.tried:
             return
         self.tried = True
-        networks = [child for child in pl_module.children() if any(True for _ in child.parameters())]
+        # a method and a network are asked for more than one thing; their parts are called as they are
+        networks = [part for child in pl_module.children() for part in child.children() if _has_weights(part)]
         kept = [buffer.clone() for buffer in pl_module.buffers()]
         for network in networks:
             network.compile()
@@ -75,3 +76,7 @@ class Compile(Callback):
         pl_module.zero_grad(set_to_none=True)
         for buffer, before in zip(pl_module.buffers(), kept, strict=True):
             buffer.copy_(before)
+
+
+def _has_weights(part: nn.Module) -> bool:
+    return any(True for _ in part.parameters())

@@ -17,12 +17,14 @@ KINDS = ("dense", "packed", "masked")
 def network(dims):
     torch.manual_seed(0)
     conv, norm = ((nn.Conv2d, nn.BatchNorm2d), (nn.Conv3d, nn.BatchNorm3d))[dims - 2]
-    return nn.Sequential(conv(1, 3, 3, padding=1), norm(3), nn.ReLU(), conv(3, 2, 3, padding=1), norm(2))
+    return nn.Sequential(
+        conv(1, 3, 3, padding=1), norm(3), nn.ReLU(), conv(3, 2, 3, padding=1), norm(2)
+    ).double()
 
 
 def data(dims):
     torch.manual_seed(1)
-    images = torch.randn(4, 1, *(8,) * dims)
+    images = torch.randn(4, 1, *(8,) * dims, dtype=torch.float64)
     hidden = torch.zeros(4, *(2,) * dims, dtype=torch.bool)
     for sample, cell in enumerate((0, 1, 1, 0)):  # unequal shares of voxels: one, two, two, one cells
         hidden[sample].view(-1)[: 1 + cell] = True
@@ -36,7 +38,9 @@ def result(net, images, hidden, kind):
     else:
         given = net((pack if kind == "packed" else mask)(images, hidden))
         values = given.values if kind == "packed" else given.dense
-    weights = torch.linspace(-1, 1, values.shape[1]).reshape(1, -1, *[1] * (values.dim() - 2))
+    weights = torch.linspace(-1, 1, values.shape[1], dtype=torch.float64).reshape(
+        1, -1, *[1] * (values.dim() - 2)
+    )
     (values.tanh() * weights).square().sum().backward()
     return {name: p.grad.clone() for name, p in net.named_parameters()}, dict(net.named_buffers())
 
@@ -74,7 +78,7 @@ def test_two_processes_are_one(dims, free_port):
         for found, expected in zip(together, alone, strict=True):
             for name, value in expected.items():
                 got = torch.tensor(found[name], dtype=value.dtype)
-                assert torch.allclose(got, value, rtol=1e-4, atol=1e-5), (kind, name)
+                assert torch.allclose(got, value, rtol=1e-9, atol=1e-9), (kind, name)
 
 
 def test_in_one_process_it_is_pytorchs():

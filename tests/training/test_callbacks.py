@@ -25,6 +25,7 @@ class Trainer(lightning.Trainer):
 
     global_step = 0
     accumulate_grad_batches = world_size = 1
+    global_rank = 0
     is_global_zero = True
     optimizers = ()
 

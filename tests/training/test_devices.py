@@ -10,7 +10,9 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from medmim.data.draws import batches
+from medmim.data.draws import Draws, batches, pretraining_patches
+from medmim.data.plan import Plan
+from medmim.data.prepare import Prepared
 from medmim.tracking.store import Store
 
 WORDS = [
@@ -57,21 +59,13 @@ def test_two_processes_are_one_and_go_on_as_one(tiny_dataset, new_home):
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_processes_take_batches_in_turn(processes):
-    class Numbers(torch.utils.data.Dataset):
-        seed = 0
-
-        def __len__(self):
-            return 24
-
-        def __getitem__(self, number):
-            return number
-
+    ready = Prepared(torch.ones(1, 8, 8, 8), None, torch.eye(4).double().numpy(), 2)
+    patches = pretraining_patches(Plan(3, (8, 8, 8)))
+    draws = Draws([tiny.row()], lambda volume: ready, patches, labelled=False, seed=0, total=24)
+    words = {"batch_size": 2, "workers": 0, "start": 12}
     shares = [
-        [
-            batch.tolist()
-            for batch in batches(Numbers(), batch_size=2, workers=0, start=12, share=(n, processes))
-        ]
-        for n in range(processes)
+        [batch["draw"].tolist() for batch in batches(draws, **words, share=(number, processes))]
+        for number in range(processes)
     ]
     taken = [batch for step in zip(*shares, strict=True) for batch in step]
     assert taken == [[number, number + 1] for number in range(12, 24, 2)]

@@ -13,23 +13,24 @@ from medmim.training.states import verified_state
 
 
 def test_accumulated_batches_are_one_step_of_a_large_batch(tiny_dataset, home):
-    """A mean over patches: the loss of masked pretraining, under masks drawn for the whole step."""
+    """A mean over patches, under masks drawn for the whole step; without batch norm, which sees its batch."""
     import tiny
     from safetensors.torch import load_file
 
     from medmim.config import PretrainSettings
     from medmim.stages.pretrain import pretrain
 
-    words = {**tiny.TINY, "data": tiny_dataset, "steps": 2, "evaluations": 1, "lr": 1e-2}
+    vit = {"method": "simmim", "encoder": "vit", "encoder_options": {"patch": 4, "width": 12, "depth": 2}}
+    words = {**tiny.TINY, **vit, "data": tiny_dataset, "steps": 2, "evaluations": 1, "lr": 1e-2}
     whole, parts = (
-        pretrain(
-            PretrainSettings(**{**words, **more}, method_options={"decoder_width": 8}, mask=mask), home=home
-        )
+        pretrain(PretrainSettings(**{**words, **more}, mask=mask), home=home)
         for mask in ("mesh",)
         for more in ({"batch_size": 4}, {"batch_size": 2, "accumulate": 2})
     )
     first, second = load_file(whole.checkpoint), load_file(parts.checkpoint)
-    assert all(torch.allclose(first[name], second[name], atol=1e-5) for name in first)
+    # attention ignores the bias of keys: its gradient is rounding, which AdamW makes steps of
+    exact = [name for name in first if not name.endswith("qkv.bias")]
+    assert all(torch.allclose(first[name], second[name], atol=1e-6) for name in exact)
     assert parts.metrics["last/train_loss"] == pytest.approx(whole.metrics["last/train_loss"], rel=1e-5)
 
 

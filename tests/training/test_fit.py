@@ -52,7 +52,7 @@ class Study:
 
         volumes = read_dataset(self.dataset).volumes
         budget = budget or budget_for(self.settings, volumes=len(volumes))
-        total = budget.steps * self.settings.batch_size if budget.steps else ENDLESS
+        total = budget.steps * self.settings.draws_per_step if budget.steps else ENDLESS
         prepare = Volumes(self.dataset, PLAN, cache_gb=1.0)
         draws = Draws(
             volumes, prepare, segmentation_patches(PLAN, foreground=0.5), labelled=True, seed=0, total=total

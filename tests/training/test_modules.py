@@ -1,8 +1,7 @@
-from types import SimpleNamespace
-
 import lightning as L
 import pytest
 import torch
+from test_callbacks import Trainer
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -50,8 +49,6 @@ def test_the_masks_of_a_step_follow_the_seed():
     for seed, noise in ((0, 1), (0, 2), (1, 1)):
         module = pretraining(seed=seed)
         torch.manual_seed(noise)
-        trainer = SimpleNamespace(accumulate_grad_batches=1, global_step=3, global_rank=0)
-        Randomness(seed).on_train_batch_start(trainer, module, batch, 3)
         losses.append(module.training_step(batch, 0).item())
     assert losses[0] == losses[1] != losses[2]
 
@@ -206,7 +203,6 @@ def test_what_a_step_draws_follows_the_seed_and_the_step():
     for seed, noise in ((0, 1), (0, 2), (1, 1)):
         module = FinetuningModule(network, loss, settings=FinetuneSettings(seed=seed))
         torch.manual_seed(noise)
-        trainer = SimpleNamespace(accumulate_grad_batches=1, global_step=3, global_rank=0)
-        Randomness(seed).on_train_batch_start(trainer, module, batch, 3)
+        Randomness(seed).on_train_batch_start(Trainer(3), module, batch, 3)
         losses.append(module.training_step(batch, 0).item())
     assert losses[0] == losses[1] != losses[2]
