@@ -1,4 +1,4 @@
-"""Settings of a run: typed and frozen. `medmim.resolve` fills them from files and flags.
+"""Settings of a pretraining and of a fine-tuning: typed and frozen.
 
 The resolved settings are stored with the run. Values that depend on the data (size, dims, encoder, cell) may
 be left open: None means "chosen from the dataset", and the choice is stored.
@@ -10,7 +10,9 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
+
+from medmim.settings import FileSettings
 
 
 def _as_sequence(value: Any) -> Any:
@@ -39,13 +41,6 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 
-class FileSettings(BaseModel):
-    """Settings that a YAML file can hold; `presets` is the folder below configs/ where shipped ones lie."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-    presets: ClassVar[str]
-
-
 class RunSettings(FileSettings):
     """What pretraining and fine-tuning share.
 
@@ -62,11 +57,24 @@ class RunSettings(FileSettings):
         weight_decay_end: weight decay at the end of training, reached along a cosine; None: it stays.
         warmup: share of the training over which the learning rate rises.
         warmup_start, final_lr: learning rate at the beginning and at the end, relative to its peak.
+        accumulate: batches whose gradients are added up to one step; memory is that of one batch. Batch norm
+            sees one batch.
+        activation_checkpointing: compute blocks again in the backward instead of keeping what they gave: less
+            memory, a third more time; running statistics of batch norm move twice a step.
+        channels_last: keep weights and maps with channels last, which some processors and cards prefer.
+        compile: use torch.compile; where that fails, a message says so and training goes on without.
         precision: auto is bf16 where the processor computes with it, otherwise fp32.
+        devices: cards of each machine, or processes on one without cards, that share each step.
+        nodes: machines that share each step; torchrun or SLURM start their processes.
         workers: processes that prepare batches; None: chosen from the machine.
         evaluations: how often validation runs and pictures are drawn.
-        cache_gb: memory for prepared volumes.
+        cache_gb: memory for prepared volumes, in each process; those on disk take none.
+        cache_disk_gb: disk for prepared volumes, in the home folder, shared by workers and runs; 0: none.
         checkpoint_every_steps: save the state for `--resume` this often; None: at every evaluation.
+        checkpoint_every_minutes: save it this often at least, whatever the steps take.
+        on_nonfinite: what a loss or gradient that is not finite does: stop the run, skip the step, or roll
+            weights and optimiser back to the last saved state and go on with the next data.
+        nonfinite_limit: so many such steps a run survives.
         fold: hold out this one of five patient-disjoint folds instead of the dataset's own test split.
         experiment: MLflow experiment.
     """
@@ -81,6 +89,10 @@ class RunSettings(FileSettings):
     minutes: float | None = Field(default=None, gt=0)
     clock: Literal["wall", "processor"] = "wall"
     batch_size: int = Field(default=4, gt=0)
+    accumulate: int = Field(default=1, gt=0)
+    activation_checkpointing: bool = False
+    channels_last: bool = False
+    compile: bool = False
     lr: float = Field(default=1e-3, gt=0)
     optimizer: Literal["adamw", "lamb", "sgd"] = "adamw"
     betas: tuple[Momentum, Momentum] = (0.9, 0.95)
@@ -91,11 +103,17 @@ class RunSettings(FileSettings):
     final_lr: float = Field(default=0.0, ge=0, le=1)
     gradient_clip: float = Field(default=1.0, gt=0)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    devices: int = Field(default=1, gt=0)
+    nodes: int = Field(default=1, gt=0)
     workers: int | None = Field(default=None, ge=0)
     seed: int = Field(default=0, ge=0)
     evaluations: int = Field(default=10, gt=0)
     cache_gb: float = Field(default=4.0, gt=0)
+    cache_disk_gb: float = Field(default=20.0, ge=0)
     checkpoint_every_steps: int | None = Field(default=None, gt=0)
+    checkpoint_every_minutes: float = Field(default=10.0, gt=0)
+    on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
+    nonfinite_limit: int = Field(default=10, ge=0)
     fold: int | None = Field(default=None, ge=0, le=4)
     experiment: str = Field(default="medmim", pattern=r"^[A-Za-z0-9_.-]+$")
 
@@ -105,6 +123,11 @@ class RunSettings(FileSettings):
         if len(given) > 1:
             raise ValueError(f"expected one of steps, epochs, minutes, got {' and '.join(given)}")
         return self
+
+    @property
+    def draws_per_step(self) -> int:
+        """Patches that one optimiser step sees."""
+        return self.batch_size * self.accumulate * self.devices * self.nodes
 
 
 class PretrainSettings(RunSettings):

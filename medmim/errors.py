@@ -8,6 +8,8 @@ MedmimError                     exit code 1: the data or the run is at fault
 └── UsageError                  exit code 2: the words on the command line or in a settings file
     └── SettingsError           all problems of one settings file, in one message
 
+Stopped                         exit code 128 + signal: no error; the state is saved
+
 A message says in one line what was expected, what was got, where, and what to do. It never quotes values
 read from a scan: those may identify a patient.
 """
@@ -42,6 +44,14 @@ class TransferError(MedmimError):
 
 class RunError(MedmimError):
     """A run cannot start, continue or be found."""
+
+
+class Stopped(BaseException):
+    """A signal asked a training to stop; its state is saved. The exit code is 128 + the signal's number."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__("interrupted, the state of training is saved; `--resume` continues it")
+        self.exit_code = 128 + signal_number
 
 
 class UsageError(MedmimError):

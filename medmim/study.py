@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from medmim.config import FileSettings, FinetuneSettings, PretrainSettings, Share
+from medmim.config import FinetuneSettings, PretrainSettings, Share
 from medmim.errors import SettingsError
-from medmim.resolve import Settings, resolve
+from medmim.settings import FileSettings, Settings, resolve
 
 SCRATCH = "scratch"
 LabelShare = float | None

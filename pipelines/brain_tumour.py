@@ -14,7 +14,7 @@ import click
 
 from medmim.cli.compare import comparison_lines
 from medmim.config import FinetuneSettings, PretrainSettings
-from medmim.resolve import resolve
+from medmim.settings import resolve
 from medmim.stages.compare import compare_runs
 from medmim.stages.finetune import finetune
 from medmim.stages.ingest import ingest

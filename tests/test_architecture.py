@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "medmim"
 
 # left to right: who may import whom; the first seven are single modules, the shared ground
-ORDER = ["errors", "files", "shapes", "randomness", "settings", "config", "resolve", "study"]
+ORDER = ["errors", "files", "shapes", "randomness", "settings", "config", "study"]
 ORDER += ["data", "masks", "encoders", "methods", "heads", "training", "tracking", "stages", "cli"]
 LATE_IMPORTS = ("stages", "cli")  # so that `--help` stays fast and a stage loads only what it runs
 HEAVY = ("torch", "monai", "lightning", "mlflow")

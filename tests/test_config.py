@@ -4,8 +4,7 @@ import yaml
 from medmim import files
 from medmim.config import FinetuneSettings, PretrainSettings
 from medmim.errors import SettingsError
-from medmim.resolve import find_config, resolve
-from medmim.study import StudySettings
+from medmim.settings import find_config, resolve
 
 CONFIGS = sorted(files.shipped("configs").glob("*/*.yaml"))
 

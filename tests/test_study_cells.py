@@ -1,7 +1,7 @@
 import pytest
 
 from medmim.errors import SettingsError
-from medmim.resolve import resolve
+from medmim.settings import resolve
 from medmim.study import StudySettings, arm_title, cells_of
 
 

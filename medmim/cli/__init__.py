@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from medmim import __version__
-from medmim.errors import MedmimError, did_you_mean, place_of
+from medmim.errors import MedmimError, Stopped, did_you_mean, place_of
 
 COMMANDS = {
     "ingest": "DICOM or NIfTI folder → checked, pseudonymised dataset folder",
@@ -33,6 +33,8 @@ COMMANDS = {
     "unpack": "merge the runs of such a file",
     "ui": "the MLflow UI on the local runs, loopback only",
     "bench": "speed and memory of packed, masked and dense computing here",
+    "plan": "memory and hours of a run before it starts, and the batch size that fits",
+    "doctor": "what this machine has, what it lacks, and what to do about it",
     "demo": "the whole line on generated DICOM",
 }
 
@@ -68,7 +70,7 @@ class Medmim(click.Group):
         """Run a command; an error that medmim raises on purpose ends in its exit code."""
         try:
             return super().invoke(ctx)
-        except MedmimError as error:
+        except (MedmimError, Stopped) as error:
             click.echo(f"medmim: {error}", err=True)
             ctx.exit(error.exit_code)
         except (click.ClickException, click.exceptions.Exit, click.Abort):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,6 +12,7 @@ from medmim.cli.options import json_option, phases, print_result, sizes
 if TYPE_CHECKING:
     from medmim.stages.bench import Benched
     from medmim.stages.bench_methods import MethodTimes
+    from medmim.stages.feeding import Fed
 
 _WORDS = ("encoder", "step", "masks")
 _COLUMNS = {
@@ -30,6 +32,7 @@ _COLUMNS = {
 Examples:
   medmim bench                                  ResNet-50 on 8×3×224², ratios 0.5, 0.7 and 0.9
   medmim bench --dims 3 --ratio 0.7             DynUNet encoder on 2×64³
+  medmim bench --data medmim-data --dims 3      patches a second, against MONAI's datasets
   medmim bench --part masks                     how long each mask takes to draw
   medmim bench --encoder convnext --size 128 --part encoder --precision fp32 --json
   medmim bench --methods                        every method beside a supervised step of its encoder""",
@@ -48,20 +51,29 @@ Examples:
 @click.option("--runs", type=click.IntRange(min=1), default=5, show_default=True, help="Of each variant.")
 @click.option("--methods", is_flag=True, help="A step of every pretraining method instead.")
 @click.option("--memory/--no-memory", default=True, help="Measure peak memory, in processes of their own.")
+@click.option("--data", type=click.Path(path_type=Path), help="Time the loader on this dataset instead.")
+@click.option("--workers", type=click.IntRange(min=0), default=2, show_default=True, help="With --data.")
 @json_option
 def command(
     *,
     as_json: bool,
+    data: Path | None,
     dims: int,
     encoder: str | None,
     size: str | None,
     cell: str | None,
     batch_size: int | None,
-    mask: str | None,
     methods: bool,
     **given: Any,
 ) -> None:
-    """Time packed, masked-dense and plain dense computing side by side: encoder, whole step, masks."""
+    """Time packed, masked-dense and plain dense computing side by side: encoder, whole step, masks.
+
+    With --data, time how fast patches of a dataset come, and how long a pretraining waits for them.
+    """
+    workers, mask = given.pop("workers"), given.pop("mask")
+    if data is not None:
+        _bench_data(data, dims, batch_size=batch_size, workers=workers, as_json=as_json)
+        return
     space = sizes(size, word="--size") if size else None
     if methods:
         words = {"encoder": encoder, "size": space, "batch": batch_size, "mask": mask, "cell": cell, **given}
@@ -81,6 +93,27 @@ def command(
     with phases() as progress:
         result = bench(setup, progress=progress, **chosen)
     print_result(result.as_json(), as_json=as_json, lines=bench_lines(result))
+
+
+def _bench_data(data: Path, dims: int, *, batch_size: int | None, workers: int, as_json: bool) -> None:
+    """Measure loaders on a dataset; a table of its own."""
+    from medmim.stages.feeding import feed
+
+    fed = feed(data, dims=3 if dims == 3 else 2, batch_size=batch_size or 4, workers=workers)
+    print_result(fed.as_json(), as_json=as_json, lines=feeding_lines(fed))
+
+
+def feeding_lines(fed: Fed) -> list[str]:
+    """Return the table of loaders, for people."""
+    size = "×".join(map(str, fed.size))
+    return [
+        f"patches of {size} from {fed.volumes} volumes, batches of {fed.batch_size}, {fed.workers} workers",
+        "",
+        "loader                     first pass/s  later/s",
+        *(f"{row.name:<25}  {row.first:12.1f}  {row.later:7.1f}" for row in fed.rows),
+        "",
+        f"pretraining waits for data in {fed.wait_share:.1%} of its time ({fed.step_s:.2f} s a batch)",
+    ]
 
 
 def bench_lines(result: Benched) -> list[str]:

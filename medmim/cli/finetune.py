@@ -14,6 +14,7 @@ from medmim.cli.options import (
     print_result,
     refuse_with_resume,
     run_options,
+    where_it_runs,
 )
 
 
@@ -42,7 +43,7 @@ def command(
 ) -> None:
     """Fine-tune an encoder for TASK (segment, classify or detect), test it once and register the model."""
     from medmim.config import FinetuneSettings
-    from medmim.resolve import resolve
+    from medmim.settings import resolve
 
     note_server()
     values = given(flags)
@@ -54,6 +55,7 @@ def command(
         from medmim.stages.runs import to_resume
 
         settings, resume = to_resume(FinetuneSettings, "finetune", resume, home=home(), data=settings.data)
+        settings = settings.model_copy(update=where_it_runs(values))
     from medmim.stages.finetune import finetune
 
     result = finetune(settings, home=home(), resume=resume, say=lambda line: click.echo(line, err=True))

@@ -84,9 +84,14 @@ def sizes(text: str, *, word: str) -> tuple[int, ...]:
         ) from None
 
 
+def where_it_runs(flags: dict[str, Any]) -> dict[str, Any]:
+    """Return the flags that a resumed run may change: they say where it runs, not what it is."""
+    return {key: value for key, value in flags.items() if key in _PLACES}
+
+
 def refuse_with_resume(flags: dict[str, Any], overrides: tuple[str, ...], config: str | None) -> None:
     """A resumed run keeps its settings: say so instead of ignoring words."""
-    words = [f"--{key.replace('_', '-')}" for key in flags if key not in ("data", "task")]
+    words = [f"--{key.replace('_', '-')}" for key in flags if key not in _WITH_RESUME]
     words += ["--set"] if overrides else []
     words += ["--config"] if config else []
     if words:
@@ -95,6 +100,8 @@ def refuse_with_resume(flags: dict[str, Any], overrides: tuple[str, ...], config
         )
 
 
+_PLACES = ("devices", "nodes")
+_WITH_RESUME = ("data", "task", *_PLACES)
 _RUN_OPTIONS = [
     click.option("--data", type=click.Path(path_type=Path), help="Dataset folder.  [default: medmim-data]"),
     click.option(
@@ -115,6 +122,8 @@ _RUN_OPTIONS = [
     click.option("--lr", type=float, help="Learning rate.  [default: 0.001]"),
     click.option("--precision", help="auto, fp32 or bf16.  [default: auto]"),
     click.option("--workers", type=int, help="Processes that prepare batches.  [default: from the machine]"),
+    click.option("--devices", type=int, help="Cards (or processes) that share a step.  [default: 1]"),
+    click.option("--nodes", type=int, help="Machines that share a step.  [default: 1]"),
     click.option("--seed", type=int, help="Everything random follows it.  [default: 0]"),
     click.option("--fold", type=int, help="Hold out this one of five patient-disjoint folds, 0 to 4."),
     click.option("--config", help="YAML file, or a preset that ships with medmim."),

@@ -14,6 +14,7 @@ from medmim.cli.options import (
     print_result,
     refuse_with_resume,
     run_options,
+    where_it_runs,
 )
 
 
@@ -62,7 +63,7 @@ def command(
             "--init: pretraining from other weights is not available yet; use --init scratch"
         )
     from medmim.config import PretrainSettings
-    from medmim.resolve import resolve
+    from medmim.settings import resolve
 
     note_server()
     values = given(flags)
@@ -74,6 +75,7 @@ def command(
         from medmim.stages.runs import to_resume
 
         settings, resume = to_resume(PretrainSettings, "pretrain", resume, home=home(), data=settings.data)
+        settings = settings.model_copy(update=where_it_runs(values))
     from medmim.stages.pretrain import pretrain
 
     result = pretrain(settings, home=home(), resume=resume, say=lambda line: click.echo(line, err=True))

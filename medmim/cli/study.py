@@ -61,7 +61,7 @@ def command(
     Every arm is pretrained, fine-tuned and tested alike, beside the same from scratch. The same command
     continues a study that was interrupted: finished trainings are never repeated.
     """
-    from medmim.resolve import resolve
+    from medmim.settings import resolve
     from medmim.stages.study import study
     from medmim.study import StudySettings
 

@@ -28,6 +28,7 @@ from medmim.data.plan import Plan
 from medmim.data.prepare import Prepared
 from medmim.data.resized_crop import RandomResizedCrop
 from medmim.data.transforms import FlipLeftRight, PadTo, PickSlice, Sample
+from medmim.data.workers import Notes, leave_signals_to_the_trainer
 from medmim.randomness import numpy_stream, stream_seed
 from medmim.shapes import Size
 
@@ -68,14 +69,15 @@ class Draws(Dataset[Sample]):
         self.total = total
         self.targets = targets
         self.weights = weights
+        self.notes = Notes()
 
     def __len__(self) -> int:
         return self.total
 
     def __getitem__(self, number: int) -> Sample:
         """Return the patch of one draw: `image`, `label` if asked for, and the draw's number."""
-        epoch, place = divmod(number, len(self.volumes))
-        volume = self.volumes[self._order(epoch)[place]]
+        self.notes.note(number)
+        volume = self.volume_of(number)
         prepared = self.prepare(volume)
         sample: Sample = {"image": prepared.image, "slice_axis": prepared.slice_axis}
         if self.labelled:
@@ -88,6 +90,11 @@ class Draws(Dataset[Sample]):
         patch = patch[0] if isinstance(patch, list) else patch  # crops by label come as a list of one
         return {key: _plain(patch[key]) for key in sorted(keys)} | {"draw": number}
 
+    def volume_of(self, number: int) -> Volume:
+        """Return the volume that a draw is taken from."""
+        epoch, place = divmod(number, len(self.volumes))
+        return self.volumes[int(self._order(epoch)[place])]
+
     def _order(self, epoch: int) -> np.ndarray:
         """Return the places of an epoch's volumes; with weights some come twice and others not at all."""
         stream, count = numpy_stream(self.seed, "order", epoch), len(self.volumes)
@@ -97,32 +104,47 @@ class Draws(Dataset[Sample]):
         return stream.choice(count, size=count, p=share / share.sum())
 
 
-def batches(draws: Draws, *, batch_size: int, workers: int, start: int = 0) -> DataLoader[Sample]:
-    """Return the batches of `draws` in order, from draw `start` on; the length is that of all of them."""
+def batches(
+    draws: Draws, *, batch_size: int, workers: int, start: int = 0, share: tuple[int, int] = (0, 1)
+) -> DataLoader[Sample]:
+    """Return the batches of `draws` in order, from draw `start` on; the length is that of all of them.
+
+    Args:
+        draws: what is drawn.
+        batch_size: patches of a batch.
+        workers: processes that prepare them.
+        start: the first draw, of all processes.
+        share: this process's number and how many there are; they take batches in turn.
+    """
     return DataLoader(
         draws,
         batch_size=batch_size,
-        sampler=_From(start, len(draws)),
+        sampler=_InTurn(start, len(draws), batch_size, share),
         num_workers=workers,
         persistent_workers=workers > 0,
+        worker_init_fn=leave_signals_to_the_trainer,
         pin_memory=torch.cuda.is_available(),
         drop_last=True,
         generator=torch.Generator().manual_seed(draws.seed),
     )
 
 
-class _From(Sampler[int]):
-    """Numbers from `start` to `total`; the length counts those before, as Lightning does after a resume."""
+class _InTurn(Sampler[int]):
+    """One process's draws from `start` on; the length counts those before, as Lightning does."""
 
-    def __init__(self, start: int, total: int) -> None:
+    def __init__(self, start: int, total: int, batch: int, share: tuple[int, int]) -> None:
         self.start = start
         self.total = total
+        self.batch = batch
+        self.process, self.processes = share
 
     def __iter__(self) -> Iterator[int]:
-        return iter(range(self.start, self.total))
+        first = self.start + self.process * self.batch
+        for begin in range(first, self.total, self.batch * self.processes):
+            yield from range(begin, min(begin + self.batch, self.total))
 
     def __len__(self) -> int:
-        return self.total
+        return self.total // self.processes
 
 
 def pretraining_patches(plan: Plan, *, labelled: bool = False) -> Compose:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,12 +23,14 @@ from monai.transforms.spatial.dictionary import Orientationd, Resized, Spacingd
 from torch import Tensor
 
 from medmim.data.boxes import Boxes, moved, stored_boxes
+from medmim.data.cache import DIGITS, DiskCache
 from medmim.data.manifest import Volume
 from medmim.data.nifti import read_image
 from medmim.data.plan import Plan, slice_axis
 from medmim.errors import DataError
 
 _CT_RANGE_HU = (-1000.0, 1000.0)
+_VERSION = 1  # of what `prepare` does; another number, and no prepared volume on disk is used again
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,11 +71,13 @@ class Volumes:
         root: dataset folder.
         plan: orientation is always RAS; spacing comes from here.
         cache_gb: memory for prepared volumes, for each process.
+        disk: prepared volumes on disk, which all processes share; they take no memory of their own.
     """
 
-    def __init__(self, root: Path, plan: Plan, *, cache_gb: float) -> None:
+    def __init__(self, root: Path, plan: Plan, *, cache_gb: float, disk: DiskCache | None = None) -> None:
         self.root = root
         self.plan = plan
+        self.disk = disk
         self._limit = int(cache_gb * 1e9)
         self._kept: OrderedDict[str, Prepared] = OrderedDict()
         self._bytes = 0
@@ -85,12 +91,58 @@ class Volumes:
         if volume.id in self._kept:
             self._kept.move_to_end(volume.id)
             return self._kept[volume.id]
-        prepared = prepare(self.root, volume, self.plan)
+        prepared = self._shared(volume, self.disk) if self.disk else prepare(self.root, volume, self.plan)
         self._kept[volume.id] = prepared
         self._bytes += prepared.bytes
         while self._bytes > self._limit and len(self._kept) > 1:
             self._bytes -= self._kept.popitem(last=False)[1].bytes
         return prepared
+
+    def _shared(self, volume: Volume, disk: DiskCache) -> Prepared:
+        """Return a volume as it lies on disk, where it is put when it is not there yet."""
+        key = _key(volume, self.plan)
+        known = disk.get(key)
+        if known is None:
+            made = prepare(self.root, volume, self.plan)
+            disk.put(key, _tensors(made))
+            known = disk.get(key)
+            if known is None:  # there is no room for it
+                return made
+        return _prepared(known, volume)
+
+
+def _key(volume: Volume, plan: Plan) -> str:
+    """Return what a prepared volume is found by: its files, how they are prepared, and by which version."""
+    label = volume.label_sha256 if volume.label else None
+    whole = plan.size if plan.view == "whole" else None
+    made_of = [
+        volume.sha256,
+        label,
+        volume.modality,
+        plan.dims,
+        plan.spacing_mm,
+        whole,
+        _CT_RANGE_HU,
+        _VERSION,
+    ]
+    return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:DIGITS]
+
+
+def _tensors(prepared: Prepared) -> dict[str, Tensor]:
+    label = {} if prepared.label is None else {"label": prepared.label}
+    return {
+        "image": prepared.image,
+        "affine": torch.from_numpy(prepared.affine),
+        "stored_affine": torch.from_numpy(prepared.stored_affine),
+        "slice_axis": torch.tensor(prepared.slice_axis),
+    } | label
+
+
+def _prepared(tensors: Mapping[str, Tensor], volume: Volume) -> Prepared:
+    """Return what `_tensors` was given; boxes are those of the row, which may have been clipped since."""
+    affine, stored = tensors["affine"].numpy(), tensors["stored_affine"].numpy()
+    boxes = moved(stored_boxes(volume), stored, affine)
+    return Prepared(tensors["image"], tensors.get("label"), affine, int(tensors["slice_axis"]), stored, boxes)
 
 
 def prepare(root: Path, volume: Volume, plan: Plan) -> Prepared:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from medmim.encoders.synced_norm import synced_batch_norm
 from medmim.errors import ShapeError
 from medmim.masks import hidden_voxels
 from medmim.shapes import Hidden, Images, Size
@@ -259,7 +260,7 @@ _FORMS: dict[Callable[..., Any], Callable[..., Any]] = {
     **dict.fromkeys((F.dropout, F.dropout2d, F.dropout3d), _dense_then_hide),
     **dict.fromkeys((torch.add, torch.mul, Tensor.add, Tensor.mul), _combine),
     **dict.fromkeys((torch.cat, torch.concat), _concatenate),
-    F.batch_norm: _batch_norm,
+    **dict.fromkeys((F.batch_norm, synced_batch_norm), _batch_norm),
     F.instance_norm: _instance_norm,
     F.group_norm: _group_norm,
 }

@@ -21,6 +21,7 @@ from medmim.encoders.masked import has_masked_form
 from medmim.encoders.packed_cells import WAY_OUT, Cells, cut, paste
 from medmim.encoders.packed_conv import conv
 from medmim.encoders.packed_layout import Layout
+from medmim.encoders.synced_norm import synced_batch_norm
 from medmim.errors import ShapeError
 from medmim.shapes import Hidden, Images
 
@@ -166,7 +167,7 @@ _FORMS: dict[Callable[..., Any], Callable[..., Any]] = {
     **dict.fromkeys((F.avg_pool2d, F.avg_pool3d), packed_pool.avg_pool),
     **dict.fromkeys((F.adaptive_avg_pool2d, F.adaptive_avg_pool3d), packed_pool.adaptive_avg_pool),
     **dict.fromkeys((torch.mean, Tensor.mean), packed_ops.mean),
-    F.batch_norm: packed_norms.batch_norm,
+    **dict.fromkeys((F.batch_norm, synced_batch_norm), packed_norms.batch_norm),
     F.instance_norm: packed_norms.instance_norm,
     F.group_norm: packed_norms.group_norm,
     F.layer_norm: packed_norms.layer_norm,

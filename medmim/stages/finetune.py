@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning.pytorch.callbacks import Callback
 
 from medmim import __version__, files
 from medmim.config import FinetuneSettings
@@ -18,15 +19,16 @@ from medmim.data.draws import Draws
 from medmim.data.partition import patient_digest
 from medmim.encoders import Encoder
 from medmim.randomness import stream_seed
-from medmim.stages.runs import Result, budget_words, ending, note_weights_file, reopen
+from medmim.stages.runs import Result, begin, budget_words, ending, going_on, note_weights_file
 from medmim.stages.tuning import Parts, put_together, resolved
 from medmim.tracking.comparison import CASES
 from medmim.tracking.store import Store
 from medmim.training.budget import budget_for
-from medmim.training.checkpoint import drop_state, save_weights
+from medmim.training.checkpoint import save_weights
 from medmim.training.fit import ENDLESS, Fitted, Session, fit
 from medmim.training.modules import FinetuningModule
 from medmim.training.reuse import Reuse
+from medmim.training.states import drop_state
 from medmim.training.task import Row, Scene
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ def finetune(
     resume: str | None = None,
     tags: Mapping[str, str] = MappingProxyType({}),
     say: Callable[[str], None] = print,
+    onlookers: Sequence[Callback] = (),
 ) -> Result:
     """Fine-tune for a task, test once, record and register.
 
@@ -51,6 +54,7 @@ def finetune(
         resume: run to continue, or `latest`; `settings` are then those that it was started with.
         tags: further tags of the run, such as the study that it belongs to.
         say: takes lines for the user.
+        onlookers: callbacks that see every step.
 
     Raises:
         MedmimError: for settings, data, sizes or weights that cannot work, before anything is written.
@@ -61,19 +65,24 @@ def finetune(
         seen = parts.seen_test_patients
         say(f"warning: {seen} test patients were seen in pretraining; scores are optimistic")
     whole = resolved(settings, parts)
-    if resume:
-        recorder: Recorder = reopen(store, "finetune", resume, dataset=parts.dataset)
-    else:
+    recorder = going_on(store, "finetune", resume, dataset=parts.dataset)
+    if recorder is None:
         name = f"{settings.task} ← {parts.origin.arm}"
-        words = {**_tags(whole, parts), **tags}
-        recorder = store.begin(experiment=settings.experiment, name=name, tags=words)
-        recorder.settings(whole.model_dump(mode="json", exclude={"data"}))
+        recorder = begin(store, whole, name=name, tags={**_tags(whole, parts), **tags})
         note_weights_file(store, recorder.run_id, settings.init)
-    folder = store.checkpoints(recorder.run_id)
+    session = Session(
+        whole,
+        budget_for(whole, volumes=len(parts.divided.train)),
+        recorder,
+        store.checkpoints(recorder.run_id),
+        title=f"finetune {settings.task} ← {parts.origin.arm}",
+        resume=bool(resume),
+        onlookers=tuple(onlookers),
+    )
     with ending(recorder, store):
-        result = _train(whole, parts, recorder, folder, resume=bool(resume))
+        result = _train(whole, parts, recorder, session=session)
         _register(store, whole, parts, result)
-    drop_state(folder)
+    drop_state(session.folder)
     return result
 
 
@@ -87,10 +96,8 @@ def _reuse(settings: FinetuneSettings, parts: Parts) -> Reuse | None:
     return Reuse(encoder, spatial_dims=parts.scene.plan.dims, seed=settings.seed)
 
 
-def _train(
-    settings: FinetuneSettings, parts: Parts, recorder: Recorder, folder: Path, *, resume: bool
-) -> Result:
-    task, scene = parts.task, parts.scene
+def _train(settings: FinetuneSettings, parts: Parts, recorder: Recorder, *, session: Session) -> Result:
+    task, scene, folder = parts.task, parts.scene, session.folder
     train, val = parts.divided.train, parts.divided.val
     module = FinetuningModule(parts.network, task.loss, settings=settings, reuse=_reuse(settings, parts))
 
@@ -103,10 +110,7 @@ def _train(
 
     # With a limited number of labels, validation labels must not choose: the last weights are the result.
     chooses = settings.labelled is None and settings.label_fraction is None and bool(val)
-    budget = budget_for(settings, volumes=len(train))
-    title = f"finetune {settings.task} ← {parts.origin.arm}"
-    session = Session(settings, budget, recorder, folder, title, resume)
-    total = budget.steps * settings.batch_size if budget.steps else ENDLESS
+    total = session.budget.steps * settings.draws_per_step if session.budget.steps else ENDLESS
     best = f"val/{task.metric}" if chooses else None
     fitted = fit(module, _draws(settings, parts, total), evaluate, session=session, best=best)
     if fitted.evaluations.best_weights:

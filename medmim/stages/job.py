@@ -113,7 +113,7 @@ def _say(line: str) -> None:
 
 
 def _to_continue(store: Store, digest: str) -> str | None:
-    from medmim.training.checkpoint import verified_state
+    from medmim.training.states import verified_state
 
     for run in store.runs(**{DIGEST: digest}):
         if run.info.status == "FINISHED":

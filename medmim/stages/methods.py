@@ -11,7 +11,7 @@ import torch
 from medmim.config import PretrainSettings
 from medmim.encoders import build_encoder
 from medmim.methods import METHODS, build_method
-from medmim.resolve import resolve
+from medmim.settings import resolve
 from medmim.stages.pretrain import usual_encoder
 from medmim.training.cost import size_of
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning.pytorch.callbacks import Callback
 
 from medmim import __version__
 from medmim.config import PretrainSettings
@@ -27,16 +28,17 @@ from medmim.methods import ON_PATCHES, Method, build_method
 from medmim.randomness import stream_seed, torch_stream
 from medmim.shapes import Size, grid_of
 from medmim.stages.lessons import class_numbers, lessons, supervision_of, taught_by
-from medmim.stages.runs import Result, budget_words, ending, reopen
+from medmim.stages.runs import Result, begin, budget_words, ending, going_on, prepared_on_disk
 from medmim.stages.watch import Subject, Watch
 from medmim.study import arm_of
 from medmim.tracking.store import Store
 from medmim.training.budget import budget_for
-from medmim.training.checkpoint import drop_state, save_weights
+from medmim.training.checkpoint import save_weights
 from medmim.training.cost import cost_of
 from medmim.training.fit import ENDLESS, Fitted, Session, fit
 from medmim.training.modules import PretrainingModule, in_views
 from medmim.training.optimisers import Optimiser
+from medmim.training.states import drop_state
 
 if TYPE_CHECKING:
     from medmim.tracking.recorder import Recorder
@@ -75,6 +77,7 @@ def pretrain(
     resume: str | None = None,
     tags: Mapping[str, str] = MappingProxyType({}),
     say: Callable[[str], None] = lambda _: None,
+    onlookers: Sequence[Callback] = (),
 ) -> Result:
     """Pretrain an encoder and record the run.
 
@@ -84,35 +87,47 @@ def pretrain(
         resume: run to continue, or `latest`; `settings` are then those that it was started with.
         tags: further tags of the run, such as the study that it belongs to.
         say: takes lines for the user.
+        onlookers: callbacks that see every step.
 
     Raises:
         MedmimError: for settings, data or sizes that cannot work, before anything is written.
     """
     parts = _put_together(settings)
     say(f"mask cells of {cell_words(parts.cell, parts.voxel_mm)}")
-    resolved = settings.model_copy(
-        update={
-            "dims": parts.plan.dims,
-            "size": parts.plan.size,
-            "cell": parts.cell,
-            "encoder": _encoder_name(settings, parts.plan.dims),
-        }
-    )
+    resolved = _resolved(settings, parts)
     store = Store(home)
-    if resume:
-        recorder: Recorder = reopen(store, "pretrain", resume, dataset=parts.dataset)
-    else:
+    recorder = going_on(store, "pretrain", resume, dataset=parts.dataset)
+    if recorder is None:
         name = f"{arm_of(resolved)} · {parts.plan.dims}D {resolved.encoder}"
-        words = {**_tags(resolved, parts), **tags}
-        recorder = store.begin(experiment=settings.experiment, name=name, tags=words)
-        recorder.settings(resolved.model_dump(mode="json", exclude={"data"}))
-    folder = store.checkpoints(recorder.run_id)
+        recorder = begin(store, resolved, name=name, tags={**_tags(resolved, parts), **tags})
+    session = Session(
+        resolved,
+        budget_for(resolved, volumes=len(parts.train)),
+        recorder,
+        store.checkpoints(recorder.run_id),
+        title=f"pretrain {arm_of(resolved)}",
+        resume=bool(resume),
+        onlookers=tuple(onlookers),
+    )
+    disk = prepared_on_disk(settings, home)
+    volumes = Volumes(settings.data, parts.plan, cache_gb=settings.cache_gb, disk=disk)
     with ending(recorder, store):
         if not resume:
             recorder.metrics(_cost(parts), step=0)
-        result = _train(resolved, parts, recorder, folder, resume=bool(resume))
-    drop_state(folder)
+        result = _train(resolved, parts, recorder, session=session, volumes=volumes)
+    drop_state(session.folder)
     return result
+
+
+def _resolved(settings: PretrainSettings, parts: _Parts) -> PretrainSettings:
+    """Return the settings with what was left open filled in."""
+    chosen = {
+        "dims": parts.plan.dims,
+        "size": parts.plan.size,
+        "cell": parts.cell,
+        "encoder": _encoder_name(settings, parts.plan.dims),
+    }
+    return settings.model_copy(update=chosen)
 
 
 def _cost(parts: _Parts) -> dict[str, float]:
@@ -166,13 +181,11 @@ def _put_together(settings: PretrainSettings) -> _Parts:
 
 
 def _train(
-    settings: PretrainSettings, parts: _Parts, recorder: Recorder, folder: Path, *, resume: bool
+    settings: PretrainSettings, parts: _Parts, recorder: Recorder, *, session: Session, volumes: Volumes
 ) -> Result:
-    volumes = Volumes(settings.data, parts.plan, cache_gb=settings.cache_gb)
-    budget = budget_for(settings, volumes=len(parts.train))
-    draws = _draws(
-        settings, parts, volumes, total=budget.steps * settings.batch_size if budget.steps else ENDLESS
-    )
+    budget, folder = session.budget, session.folder
+    total = budget.steps * settings.draws_per_step if budget.steps else ENDLESS
+    draws = _draws(settings, parts, volumes, total=total)
     module = PretrainingModule(
         parts.method,
         parts.mask,
@@ -185,9 +198,8 @@ def _train(
     )
     subject = Subject(parts.method, parts.mask, parts.cell, parts.divided)
     watch = Watch(settings, subject, volumes, budget, recorder=recorder, folder=folder)
-    if not resume:
+    if not session.resume:
         watch.start()
-    session = Session(settings, budget, recorder, folder, f"pretrain {arm_of(settings)}", resume)
     fitted = fit(module, draws, watch, session=session)
     if batch_norms(parts.encoder):
         _settle(settings, parts, volumes)

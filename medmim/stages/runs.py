@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from medmim.config import RunSettings
 from medmim.errors import RunError
 
 if TYPE_CHECKING:
+    from medmim.data.cache import DiskCache
     from medmim.data.manifest import Dataset
     from medmim.tracking.recorder import Recorder
     from medmim.tracking.store import Store
@@ -79,7 +80,7 @@ def ending(recorder: Recorder, store: Store | None = None) -> Iterator[Recorder]
 def _mirrored(recorder: Recorder, store: Store | None) -> Iterator[None]:
     from medmim.tracking.sync import Mirror, server_of
 
-    uri = server_of(store) if store else None
+    uri = server_of(store) if store and _leads() else None
     if store is None or uri is None:
         yield
         return
@@ -104,16 +105,43 @@ def note_weights_file(store: Store, run_id: str, init: str | None) -> None:
         files.write_text(store.checkpoints(run_id) / _WEIGHTS_FILE, str(Path(init).resolve()))
 
 
-def reopen(store: Store, stage: str, word: str, *, dataset: Dataset) -> Recorder:
-    """Continue the run that `--resume WORD` means.
+def prepared_on_disk(settings: RunSettings, home: Path) -> DiskCache | None:
+    """Return where prepared volumes are kept between runs, if at all."""
+    from medmim.data.cache import DiskCache
+
+    return DiskCache(home / "prepared", limit_gb=settings.cache_disk_gb) if settings.cache_disk_gb else None
+
+
+def begin(store: Store, settings: RunSettings, *, name: str, tags: Mapping[str, str]) -> Recorder:
+    """Begin a run and store its settings, without the dataset's place."""
+    recorder = store.begin(experiment=settings.experiment, name=name, tags=tags)
+    recorder.settings(settings.model_dump(mode="json", exclude={"data"}))
+    return recorder
+
+
+def going_on(store: Store, stage: str, resume: str | None, *, dataset: Dataset) -> Recorder | None:
+    """Return what records a run that goes on, or a process that trains along; None: a new run begins here.
 
     Raises:
-        RunError: if there is none, or the dataset is another one by now; the run is then left as it was.
+        RunError: if there is no such run, or the dataset is another one by now; the run is left as it was.
     """
-    run_id = unfinished(store, stage, word)
+    from medmim.tracking.recorder import MemoryRecorder
+
+    run_id = unfinished(store, stage, resume) if resume else None
+    if not _leads():
+        return MemoryRecorder(run_id or "along")
+    if run_id is None:
+        return None
     if store.run(run_id).data.tags["dataset_hash"] != dataset.info.content_hash:
         raise RunError("--resume: the dataset has changed since this run was started; start it again without")
     return store.resume(run_id)
+
+
+def _leads() -> bool:
+    """Return whether this process records the run: the first of those that share its steps."""
+    from lightning.fabric.utilities.rank_zero import rank_zero_only
+
+    return not getattr(rank_zero_only, "rank", 0)
 
 
 def to_resume(kind: type[Settings], stage: str, word: str, *, home: Path, data: Path) -> tuple[Settings, str]:

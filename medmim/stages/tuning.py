@@ -22,6 +22,7 @@ from medmim.heads.transfer import stem_change
 from medmim.randomness import stream_seed
 from medmim.stages.origin import Origin, certificate_of, find_origin
 from medmim.stages.pretrain import DEFAULT_ENCODER
+from medmim.stages.runs import prepared_on_disk
 from medmim.tracking.store import Store
 from medmim.training.task import Scene, Task
 from medmim.training.tasks import build_task
@@ -85,7 +86,8 @@ def put_together(settings: FinetuneSettings, store: Store, say: Callable[[str], 
     encoder, arrived = _encoder(settings, origin, dims, words, say)
     view = settings.view or task.view(dims)
     plan = plan_for(divided.train, dims=dims, size=settings.size, multiple=encoder.total_stride, view=view)
-    volumes = Volumes(settings.data, plan, cache_gb=settings.cache_gb)
+    disk = prepared_on_disk(settings, store.home)
+    volumes = Volumes(settings.data, plan, cache_gb=settings.cache_gb, disk=disk)
     names = task.names(dataset, divided.train, volumes)
     scene = Scene(volumes, names, settings.precision, {})
     head = task.head(encoder, divided.train, scene, say)

@@ -116,12 +116,12 @@ def growth_of(make: Callable[[], Callable[[], None]]) -> float:
         torch.cuda.reset_peak_memory_stats()
         run()
         return torch.cuda.max_memory_allocated() / 2**20
-    before = _process_mb("VmRSS")
+    before = process_mb("VmRSS")
     run()
-    return _process_mb("VmHWM") - before
+    return process_mb("VmHWM") - before
 
 
-def _process_mb(mark: str) -> float:
+def process_mb(mark: str) -> float:
     """Return the memory that this process holds (VmRSS) or ever held (VmHWM), in MiB."""
     status = Path("/proc/self/status")
     # not getrusage where there is another way: on Linux it hands the parent's mark over to a new program

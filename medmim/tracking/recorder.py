@@ -12,7 +12,7 @@ from medmim.training.log import Log
 
 @runtime_checkable
 class Recorder(Log, Protocol):
-    """One run: its settings, tags, metrics, pictures, files and end."""
+    """One run: what training logs, and its settings, files and end."""
 
     @property
     def run_id(self) -> str:
@@ -20,9 +20,6 @@ class Recorder(Log, Protocol):
 
     def settings(self, values: Mapping[str, object]) -> None:
         """Store the resolved settings: as parameters, and whole as an artifact."""
-
-    def tags(self, values: Mapping[str, str]) -> None:
-        """Set tags."""
 
     def text(self, name: str, content: str) -> None:
         """Store a text artifact, such as a table in JSON lines."""

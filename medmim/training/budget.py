@@ -51,7 +51,7 @@ def budget_for(settings: RunSettings, *, volumes: int) -> Budget:
     if settings.minutes is not None:
         return Budget(minutes=settings.minutes, clock=_CLOCKS[settings.clock])
     if settings.epochs is not None:
-        return Budget(steps=max(1, math.ceil(settings.epochs * volumes / settings.batch_size)))
+        return Budget(steps=max(1, math.ceil(settings.epochs * volumes / settings.draws_per_step)))
     return Budget(steps=settings.steps or _DEFAULT_STEPS)
 
 

@@ -1,10 +1,9 @@
-"""What runs around the training steps: schedule and end, losses, evaluations, checkpoints."""
+"""What runs around the training steps: schedule and end, randomness, losses, evaluations."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -12,9 +11,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from medmim.errors import RunError
+from medmim.randomness import stream_seed
 from medmim.training.budget import Budget, along_cosine, learning_rate_factor
-from medmim.training.checkpoint import save_state
 from medmim.training.log import Log
 
 LOG_EVERY_STEPS = 10
@@ -54,6 +52,8 @@ class Schedule(Callback):
     ) -> None:
         """Set the learning rate of every group, and the decay of those that have one."""
         progress = self.budget.progress(trainer.global_step)
+        if self.budget.steps is None and trainer.world_size > 1:  # each process has a clock of its own
+            progress = float(trainer.strategy.broadcast(progress))
         factor = learning_rate_factor(
             progress, warmup=self.warmup, start=self.warmup_start, end=self.final_lr
         )
@@ -68,7 +68,8 @@ class Schedule(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Stop at the end of the budget."""
-        if self.budget.progress(trainer.global_step) >= 1:
+        done = self.budget.progress(trainer.global_step) >= 1
+        if trainer.strategy.reduce_boolean_decision(done, all=False):
             trainer.should_stop = True
 
     def state_dict(self) -> dict[str, Any]:
@@ -80,8 +81,31 @@ class Schedule(Callback):
         self.budget.spent_s = state_dict["spent_s"]
 
 
+class Randomness(Callback):
+    """Key PyTorch's own generators by the step, so that a resumed step drops out what the first one did.
+
+    Args:
+        seed: of the run.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Seed the generators of all devices of this process."""
+        part = batch_idx % trainer.accumulate_grad_batches
+        torch.manual_seed(stream_seed(self.seed, "step", trainer.global_step, part, trainer.global_rank))
+
+
+def completes_step(trainer: L.Trainer, batch_idx: int) -> bool:
+    """Return whether a batch is the last of those whose gradients make one step."""
+    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+
+
 class Losses(Callback):
-    """Log the mean loss of every few steps; stop at once when a loss is not finite.
+    """Log the mean loss of every few steps; those that are not finite are the guard's to judge.
 
     Attributes:
         recent: mean of the last logged steps, for the progress bar.
@@ -96,8 +120,10 @@ class Losses(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Collect one loss."""
-        self._waiting.append(outputs["loss"].detach().float())
-        if len(self._waiting) >= LOG_EVERY_STEPS or trainer.global_step == 1:
+        parts = trainer.accumulate_grad_batches  # Lightning divides the loss by it
+        self._waiting.append(outputs["loss"].detach().float() * parts)
+        full = len(self._waiting) >= LOG_EVERY_STEPS * parts
+        if completes_step(trainer, batch_idx) and (full or trainer.global_step == 1):
             self._flush(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -106,13 +132,19 @@ class Losses(Callback):
             self._flush(trainer)
 
     def _flush(self, trainer: L.Trainer) -> None:
-        self.recent = float(torch.stack(self._waiting).mean())
+        mean = float(trainer.strategy.reduce(torch.tensor(_mean(self._waiting)), reduce_op="mean"))
         self._waiting.clear()
+        if not math.isfinite(mean):  # every one of these steps was skipped
+            return
+        self.recent = mean
         step = trainer.global_step
-        if not math.isfinite(self.recent):
-            raise RunError(f"the loss is not finite at step {step}: lower --lr, or use --precision fp32")
         rate = trainer.optimizers[0].param_groups[-1]["lr"]  # that of the head, which is never frozen
         self.sink.metrics({"train/loss": self.recent, "train/lr": rate}, step=step)
+
+    @property
+    def last(self) -> float:
+        """Mean of the steps not yet logged, or of the last that were."""
+        return _mean(self._waiting) if self._waiting else self.recent
 
     def state_dict(self) -> dict[str, Any]:
         """Return the losses not yet logged, and the last that were."""
@@ -121,7 +153,13 @@ class Losses(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take them back."""
         self._waiting = list(state_dict["waiting"])
-        self.recent = float(torch.stack(self._waiting).mean()) if self._waiting else state_dict["recent"]
+        self.recent = state_dict["recent"]
+
+
+def _mean(losses: list[Tensor]) -> float:
+    """Return the mean of the losses that are finite, or NaN."""
+    stacked = torch.stack(losses)
+    return float(stacked[torch.isfinite(stacked)].mean())
 
 
 class Evaluations(Callback):
@@ -167,6 +205,8 @@ class Evaluations(Callback):
         if due <= self.done:
             return
         self.done = due
+        if not trainer.is_global_zero:
+            return
         training = pl_module.training
         pl_module.eval()
         with torch.no_grad():
@@ -199,28 +239,3 @@ class Evaluations(Callback):
         self.best_weights = state_dict["best_weights"]
         self.last = state_dict["last"]
         self.done = state_dict["done"]
-
-
-class Checkpoints(Callback):
-    """Save the state of training every few steps, or when an evaluation was made; must come last.
-
-    Args:
-        folder: of the run.
-        every_steps: None: after every evaluation.
-        evaluations: tells when one was made.
-    """
-
-    def __init__(self, folder: Path, *, every_steps: int | None, evaluations: Evaluations) -> None:
-        self.folder = folder
-        self.every_steps = every_steps
-        self.evaluations = evaluations
-        self._seen = 0
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Save when it is time."""
-        due = self.evaluations.done > self._seen
-        self._seen = self.evaluations.done
-        if trainer.global_step % self.every_steps == 0 if self.every_steps else due:
-            save_state(trainer, self.folder)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import pickle
 import signal
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -14,15 +13,21 @@ from typing import Literal
 
 import lightning as L
 import torch
+import torch.distributed as dist
 
 from medmim.config import RunSettings
 from medmim.data.draws import Draws, batches
-from medmim.errors import RunError
+from medmim.data.workers import naming
+from medmim.encoders.synced_norm import sync_batch_norms
 from medmim.training.budget import Budget
-from medmim.training.callbacks import Checkpoints, Evaluations, Losses, Schedule
-from medmim.training.checkpoint import verified_state
+from medmim.training.callbacks import Evaluations, Losses, Randomness, Schedule
+from medmim.training.economy import Compile, economise
+from medmim.training.guard import FiniteGuard
 from medmim.training.log import Log
 from medmim.training.progress import ProgressBar
+from medmim.training.saving import Checkpoints, Signals
+from medmim.training.state_file import read_state
+from medmim.training.states import StateIO, refuse_foreign, verified_state
 
 ENDLESS = 2**40
 
@@ -40,6 +45,7 @@ class Session:
         folder: of the run's checkpoints.
         title: for the progress bar.
         resume: continue from the state saved in `folder`.
+        onlookers: callbacks that see every step last.
     """
 
     settings: RunSettings
@@ -48,6 +54,7 @@ class Session:
     folder: Path
     title: str
     resume: bool = False
+    onlookers: tuple[L.Callback, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,36 +85,79 @@ def fit(
         evaluate: called at even shares of the budget, with the step.
         session: settings, budget and places.
         best: metric that chooses the best weights; None: the last ones are the result.
+
+    Raises:
+        SystemExit: at the end of training, in every process but the first.
     """
-    settings, budget, log = session.settings, session.budget, session.log
-    losses = Losses(log)
-    evaluations = Evaluations(evaluate, times=settings.evaluations, budget=budget, log=log, best=best)
-    every = settings.checkpoint_every_steps
+    settings = session.settings
+    evaluations = Evaluations(
+        evaluate, times=settings.evaluations, budget=session.budget, log=session.log, best=best
+    )
+    losses, signals = Losses(session.log), Signals()
     callbacks = [
-        Schedule(
-            budget,
-            warmup=settings.warmup,
-            warmup_start=settings.warmup_start,
-            final_lr=settings.final_lr,
-            weight_decay_end=settings.weight_decay_end,
-        ),
+        _schedule(session),
+        Randomness(settings.seed),
+        _guard(session, draws),
         losses,
-        ProgressBar(session.title, budget, losses),
+        ProgressBar(session.title, session.budget, losses),
         evaluations,
-        Checkpoints(session.folder, every_steps=every, evaluations=evaluations),
+        signals,
+        _checkpoints(session, evaluations, signals),
+        *([Compile()] if settings.compile else []),
+        *session.onlookers,
     ]
+    economise(module, settings)
+    if settings.devices * settings.nodes > 1:
+        sync_batch_norms(module)
     state = verified_state(session.folder) if session.resume else None
-    begun = _steps_in(state) if state else 0
+    trainer = _trainer(settings, session.budget, callbacks)
     loader = batches(
         draws,
         batch_size=settings.batch_size,
         workers=workers_for(settings),
-        start=begun * settings.batch_size,
+        start=_steps_in(state, module) * settings.draws_per_step if state else 0,
+        share=(trainer.global_rank, trainer.world_size),
     )
-    trainer = _trainer(settings, budget, callbacks)
-    with _keyboard_interrupts():
+    named = naming(draws.notes, lambda draw: draws.volume_of(draw).id)
+    with signals.given_back(), _keyboard_interrupts(), named:
         trainer.fit(module, loader, ckpt_path=state, weights_only=True)
-    return Fitted(trainer.global_step, budget.elapsed_s, evaluations, losses.recent)
+    if not trainer.is_global_zero:
+        raise SystemExit(0)  # the first process keeps, tests and records what all have trained
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()  # so that no layer waits for the others
+    return Fitted(trainer.global_step, session.budget.elapsed_s, evaluations, losses.last)
+
+
+def _schedule(session: Session) -> Schedule:
+    settings = session.settings
+    return Schedule(
+        session.budget,
+        warmup=settings.warmup,
+        warmup_start=settings.warmup_start,
+        final_lr=settings.final_lr,
+        weight_decay_end=settings.weight_decay_end,
+    )
+
+
+def _guard(session: Session, draws: Draws) -> FiniteGuard:
+    return FiniteGuard(
+        session.settings.on_nonfinite,
+        limit=session.settings.nonfinite_limit,
+        log=session.log,
+        folder=session.folder,
+        volume_of=lambda draw: draws.volume_of(draw).id,
+    )
+
+
+def _checkpoints(session: Session, evaluations: Evaluations, signals: Signals) -> Checkpoints:
+    return Checkpoints(
+        session.folder,
+        every_steps=session.settings.checkpoint_every_steps,
+        every_minutes=session.settings.checkpoint_every_minutes,
+        evaluations=evaluations,
+        signals=signals,
+        log=session.log,
+    )
 
 
 @contextmanager
@@ -125,7 +175,7 @@ def _keyboard_interrupts() -> Iterator[None]:
 def precision_for(setting: str) -> Literal["32-true", "bf16-mixed"]:
     """Return Lightning's word for the precision; auto is bf16 where the device computes with it."""
     if setting == "auto":
-        setting = "bf16" if _has_bf16() else "fp32"
+        setting = "bf16" if has_bf16() else "fp32"
     return "bf16-mixed" if setting == "bf16" else "32-true"
 
 
@@ -141,20 +191,18 @@ def autocast(setting: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision_for(setting) == "bf16-mixed")
 
 
-def _has_bf16() -> bool:
+def has_bf16() -> bool:
+    """Return whether the device computes with bf16, rather than imitating it."""
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported())
 
 
-def _steps_in(state: Path) -> int:
-    try:
-        return int(torch.load(state, weights_only=True, map_location="cpu")["global_step"])
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError) as error:
-        raise RunError(
-            f"the saved state of this run cannot be read ({type(error).__name__}): start it again without "
-            "--resume"
-        ) from error
+def _steps_in(path: Path, module: L.LightningModule) -> int:
+    """Return how many steps a saved state has behind it; refuse one that is not this module's."""
+    state = read_state(path)
+    refuse_foreign(state, module)
+    return int(state["global_step"])
 
 
 def _trainer(settings: RunSettings, budget: Budget, callbacks: list[L.Callback]) -> L.Trainer:
@@ -169,12 +217,18 @@ def _trainer(settings: RunSettings, budget: Budget, callbacks: list[L.Callback])
     L.seed_everything(settings.seed, verbose=False)
     return L.Trainer(
         accelerator="auto",
-        devices=1,
+        devices=settings.devices,
+        num_nodes=settings.nodes,
+        # parameters may have no part in a step: a frozen encoder, a head of unused classes
+        strategy="ddp_find_unused_parameters_true" if settings.devices * settings.nodes > 1 else "auto",
+        use_distributed_sampler=False,
         precision=precision_for(settings.precision),
         max_epochs=-1,
         max_steps=budget.steps if budget.steps is not None else -1,
+        accumulate_grad_batches=settings.accumulate,
         gradient_clip_val=settings.gradient_clip,
         callbacks=callbacks,
+        plugins=[StateIO()],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

@@ -13,5 +13,8 @@ class Log(Protocol):
     def metrics(self, values: Mapping[str, float], *, step: int) -> None:
         """Take numbers at a step."""
 
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Take words about the run as a whole."""
+
     def picture(self, key: str, png: bytes, *, step: int) -> None:
         """Take a PNG picture at a step; `key` is stable over the run."""

@@ -7,14 +7,15 @@ from typing import Any
 
 import lightning as L
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from medmim.config import FinetuneSettings
 from medmim.masks import Mask, tissue_share
 from medmim.methods import Method, Step
 from medmim.methods.teacher import Teacher
-from medmim.randomness import stream_seed, torch_stream
-from medmim.shapes import Images, Scalar, Size, grid_of
+from medmim.randomness import torch_stream
+from medmim.shapes import Hidden, Images, Scalar, Size, grid_of
 from medmim.training.budget import Budget
 from medmim.training.optimisers import Optimiser
 from medmim.training.rates import encoder_rates
@@ -61,13 +62,35 @@ class PretrainingModule(L.LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Scalar:
         """Draw the masks of this step and return the method's loss."""
         images = in_views(batch["image"], self.method.views)
-        generator = torch_stream(self.seed, "mask", self.global_step, self.global_rank)
-        grid = grid_of(tuple(images.shape[2:]), self.cell)
-        weight = tissue_share(images, grid) if self.mask.looks_at_tissue else None
-        hidden = self.mask.sample(len(images), grid, generator=generator, weight=weight)
+        hidden = self._masks(images, batch_idx)
         known = () if self.method.learns_from is None else (batch[self.method.learns_from].long(),)
         step: Step = self.method(images, hidden.to(images.device), *known)
         return step.loss
+
+    def _masks(self, images: Images, batch_idx: int) -> Hidden:
+        """Return this batch's share of the masks of the step.
+
+        All batches and processes that make one step draw the masks of all of them, so that a step is the same
+        however it is divided. A mask that looks at tissue sees its own images only: its share is its key.
+        """
+        grid = grid_of(tuple(images.shape[2:]), self.cell)
+        (share, shares), count, views = self._share(batch_idx), len(images), self.method.views
+        if self.mask.looks_at_tissue:
+            generator = torch_stream(self.seed, "mask", self.global_step, share)
+            return self.mask.sample(count, grid, generator=generator, weight=tissue_share(images, grid))
+        generator = torch_stream(self.seed, "mask", self.global_step, 0)
+        hidden = self.mask.sample(count * shares, grid, generator=generator)
+        return rearrange(hidden, "(view part patch) ... -> part (view patch) ...", part=shares, view=views)[
+            share
+        ]
+
+    def _share(self, batch_idx: int) -> tuple[int, int]:
+        """Return which part of its step a batch is in this process, and how many parts there are."""
+        trainer = self._trainer  # None where a step is computed without a trainer
+        if trainer is None:
+            return 0, 1
+        parts, processes = trainer.accumulate_grad_batches, trainer.world_size
+        return batch_idx % parts * processes + trainer.global_rank, parts * processes
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then let the method follow; before any callback, so that saved states hold both."""
@@ -114,10 +137,9 @@ class FinetuningModule(L.LightningModule):
         return self.average.network if self.average else self.network
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Scalar:
-        """Return the loss of one batch; what it draws is keyed by the step, for an exact resume."""
+        """Return the loss of one batch."""
         for layer in self.frozen:  # norms that average over batches stay as they are too
             layer.eval()
-        torch.manual_seed(stream_seed(self.settings.seed, "step", self.global_step))
         loss = self.loss(self.network, batch)
         if self.reuse:
             loss = loss + WEIGHT * self.loss(*self.reuse(self.network, batch, step=self.global_step))

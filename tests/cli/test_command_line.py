@@ -198,7 +198,8 @@ def test_people_get_lines(study, monkeypatch):
     assert "report.html" in result.stdout
 
 
-def test_ctrl_c_ends_with_130_and_resume_gives_the_same_bytes(tiny_dataset, new_home):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_with_its_code_and_resume_gives_the_same_bytes(tiny_dataset, new_home, number):
     home, words = new_home(), ["--data", str(tiny_dataset), *tiny.TINY_WORDS, "--steps", "40"]
     words += ["--set", "checkpoint_every_steps=1", "--set", "evaluations=1"]
     environment = {**os.environ, "MEDMIM_HOME": str(home), "OMP_NUM_THREADS": "1"}
@@ -213,14 +214,15 @@ def test_ctrl_c_ends_with_130_and_resume_gives_the_same_bytes(tiny_dataset, new_
     )
     signal.signal(signal.SIGINT, before)
     deadline = time.monotonic() + 120
-    while not list(home.glob("checkpoints/*/state.ckpt")):
+    while not list(home.glob("checkpoints/*/state-*.safetensors")):
         assert running.poll() is None, running.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    running.send_signal(signal.SIGINT)
+    running.send_signal(number)
     _, stderr = running.communicate(timeout=60)
-    assert running.returncode == 130, stderr
-    assert stderr.splitlines()[-1] == "medmim: interrupted; `--resume` continues a training run"
+    assert running.returncode == 128 + number, stderr
+    said = "medmim: interrupted, the state of training is saved; `--resume` continues it"
+    assert stderr.splitlines()[-1] == said
     assert Store(home).runs(stage="pretrain")[0].info.status == "KILLED"
 
     finished, whole = (

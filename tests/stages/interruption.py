@@ -1,6 +1,6 @@
 """A power cut for tests of `--resume`: training stops right after its state was saved for the nth time."""
 
-from medmim.training import callbacks
+from medmim.training import saving as module
 
 
 class PowerCutError(Exception):
@@ -9,7 +9,7 @@ class PowerCutError(Exception):
 
 def cut_power(monkeypatch, *, after, error=PowerCutError):
     """Let the next trainings stop after that many saved states."""
-    save, saved = callbacks.save_state, []
+    save, saved = module.save_state, []
 
     def saving(trainer, folder):
         save(trainer, folder)
@@ -17,4 +17,4 @@ def cut_power(monkeypatch, *, after, error=PowerCutError):
         if len(saved) == after:
             raise error
 
-    monkeypatch.setattr(callbacks, "save_state", saving)
+    monkeypatch.setattr(module, "save_state", saving)

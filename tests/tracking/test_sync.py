@@ -231,6 +231,7 @@ def test_the_server_is_not_the_store_itself(store, monkeypatch):
 def test_another_home_is_a_server_too(store, new_home, tmp_path, monkeypatch):
     # the other tests' server runs in this process, and its variables would be those of this home too
     monkeypatch.delenv("_MLFLOW_SERVER_ARTIFACT_ROOT", raising=False)
+    monkeypatch.chdir(tmp_path)  # MLflow puts the artifacts of a bare database below the working folder
     family(store, tmp_path)
     other = Store(new_home())
     shutil.rmtree(other.home / "artifacts", ignore_errors=True)

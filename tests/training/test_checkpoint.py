@@ -1,24 +1,13 @@
 import json
 
-import lightning
 import pytest
 import torch
 
 from medmim import files
 from medmim.errors import RunError
-from medmim.training.checkpoint import STATE, WEIGHTS, load_weights, save_state, save_weights, verified_state
+from medmim.training.checkpoint import WEIGHTS, load_weights, save_weights
 
 TENSORS = {"b": torch.arange(6.0).reshape(2, 3), "a": torch.ones(1, dtype=torch.int64)}
-
-
-class Saver(lightning.Trainer):
-    """Saves what it is told to."""
-
-    def __init__(self, content):
-        self.content = content
-
-    def save_checkpoint(self, path):
-        torch.save(self.content, path)
 
 
 def test_weights_come_back_with_their_description(tmp_path):
@@ -75,42 +64,7 @@ def test_what_is_no_safetensors_file_is_told(tmp_path):
         load_weights(path)
 
 
-def test_a_state_is_saved_and_verified(tmp_path):
-    save_state(Saver({"global_step": 3}), tmp_path / "run")
-    assert torch.load(verified_state(tmp_path / "run"), weights_only=True) == {"global_step": 3}
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {STATE, f"{STATE}.sha256"}
-
-
-def test_a_missing_state_is_told(tmp_path):
-    with pytest.raises(RunError, match="no saved state to resume: start it again without --resume"):
-        verified_state(tmp_path)
-
-
-def test_a_damaged_state_is_told(tmp_path):
-    save_state(Saver({"global_step": 3}), tmp_path)
-    content = (tmp_path / STATE).read_bytes()
-    (tmp_path / STATE).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(RunError, match="damaged"):
-        verified_state(tmp_path)
-
-
-@pytest.mark.parametrize("write", range(4))
-def test_a_stop_while_saving_leaves_a_state_to_resume(tmp_path, monkeypatch, write):
-    """Whatever the moment, the old state or the new one is there and valid."""
-    save_state(Saver({"global_step": 3}), tmp_path)
-    done = 0
-    real = files.write_bytes
-
-    def stopping(path, content, **words):
-        nonlocal done
-        if done == write:
-            raise KeyboardInterrupt
-        done += 1
-        real(path, content, **words)
-
-    monkeypatch.setattr(files, "write_bytes", stopping)
-    try:
-        save_state(Saver({"global_step": 6}), tmp_path)
-    except KeyboardInterrupt:
-        assert write < 3
-    assert torch.load(verified_state(tmp_path), weights_only=True)["global_step"] in (3, 6)
+def test_weights_that_are_not_finite_are_not_kept(tmp_path):
+    with pytest.raises(RunError, match="the weights are not finite, so they are not kept: lower --lr"):
+        save_weights(tmp_path, {**TENSORS, "c": torch.tensor([1.0, float("nan")])}, {})
+    assert not list(tmp_path.iterdir())

@@ -1,6 +1,6 @@
-"""Merge defaults, presets, files and flags into settings; refuse what is wrong completely and kindly.
+"""Settings that a file, flags and words can give: merged, and refused completely and kindly when wrong.
 
-Precedence, lowest first: defaults of `medmim.config`, the preset of the task, `--config FILE`, flags,
+Precedence, lowest first: the model's defaults, the preset of the task, `--config FILE`, flags,
 `--set key=value`.
 """
 
@@ -8,14 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from medmim import files
-from medmim.config import FileSettings
 from medmim.errors import SettingsError, did_you_mean
+
+
+class FileSettings(BaseModel):
+    """Settings that a YAML file can hold; `presets` is the folder below configs/ where shipped ones lie."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    presets: ClassVar[str]
+
 
 Settings = TypeVar("Settings", bound=FileSettings)
 

@@ -1,0 +1,142 @@
+"""A rehearsal of a run: its first steps in a process of its own, with memory and seconds measured."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from medmim.config import FinetuneSettings, PretrainSettings, RunSettings
+from medmim.data.manifest import read_dataset
+from medmim.stages.finetune import finetune
+from medmim.stages.origin import SCRATCH, find_origin
+from medmim.stages.pretrain import pretrain
+from medmim.stages.workload import process_mb
+from medmim.tracking.store import Store
+from medmim.training.checkpoint import WEIGHTS
+
+STEPS = 6
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """What the first steps took.
+
+    Attributes:
+        batch: patches a batch.
+        peak_mb: the most memory that the process held, or on a GPU the most that PyTorch allocated, in MiB.
+        batch_s: seconds a batch, the fastest.
+        wait_share: share of the time, from the second batch on, in which the network waited for data.
+        batches: how many there were.
+    """
+
+    batch: int
+    peak_mb: float
+    batch_s: float
+    batches: int
+    wait_share: float = 0.0
+
+
+class RehearsalOverError(Exception):
+    """The steps are done."""
+
+
+class Pace(Callback):
+    """Measure the batches of a training, and end it; the first holds its beginning too."""
+
+    def __init__(self, batches: int, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.batches = batches
+        self.clock = clock
+        self.seconds: list[float] = []
+        self.waited: list[float] = []
+        self._ended = clock()
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Note how long the batch was waited for."""
+        self.waited.append(self.clock() - self._ended)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Note how long a batch took, its data included.
+
+        Raises:
+            RehearsalOverError: after the last.
+        """
+        now = self.clock()
+        self.seconds.append(now - self._ended)
+        self._ended = now
+        if len(self.seconds) == self.batches:
+            raise RehearsalOverError
+
+
+def rehearse(settings: RunSettings, *, batch: int, home: Path, workers: int = 0) -> Rehearsed:
+    """Run the first steps of a run with another batch size, in a process of its own.
+
+    Args:
+        settings: of the run.
+        batch: patches a batch.
+        home: where runs are kept: a fine-tuning finds its weights there; nothing is written there.
+        workers: processes that prepare batches.
+    """
+    context = multiprocessing.get_context("spawn")  # a fork would begin with this process's memory
+    with ProcessPoolExecutor(1, mp_context=context, initializer=_unheard) as pool:
+        return pool.submit(first_steps, settings, batch, home, workers).result()
+
+
+def _unheard() -> None:
+    """Let no tracking server hear of what this process does."""
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+
+
+def first_steps(settings: RunSettings, batch: int, home: Path, workers: int = 0) -> Rehearsed:
+    """Run and measure the first steps in this process."""
+    pace = Pace(STEPS)
+    # no evaluation and no state within the rehearsal; the steps only have to be enough
+    asked: dict[str, Any] = {
+        "batch_size": batch,
+        "accumulate": 1,
+        "workers": workers,
+        "steps": 1000 * STEPS,
+        "evaluations": 1,
+    }
+    asked |= {"epochs": None, "minutes": None, "checkpoint_every_steps": None}
+    chosen = settings.model_copy(update=asked)
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        try:
+            if isinstance(chosen, PretrainSettings):
+                pretrain(chosen, home=place, onlookers=(pace,))
+            elif isinstance(chosen, FinetuneSettings):
+                finetune(_from_weights(chosen, home), home=place, say=lambda line: None, onlookers=(pace,))
+        except RehearsalOverError:
+            share = sum(pace.waited[1:]) / sum(pace.seconds[1:])
+            return Rehearsed(batch, _peak_mb(), min(pace.seconds[1:]), len(pace.seconds), share)
+    raise RuntimeError("a rehearsal ends before its run")
+
+
+def _from_weights(settings: FinetuneSettings, home: Path) -> FinetuneSettings:
+    """Return the settings with the place of the weights, since the rehearsal has a home of its own."""
+    if settings.init is not None and (settings.init == SCRATCH or settings.init.endswith(".safetensors")):
+        return settings
+    store = Store(home)
+    origin = find_origin(settings.init, store, read_dataset(settings.data))
+    return settings.model_copy(update={"init": str(store.checkpoints(origin.run_id) / WEIGHTS)})
+
+
+def _peak_mb() -> float:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return process_mb("VmHWM")

@@ -1,0 +1,82 @@
+"""Ways to train in less memory or time that leave the mathematics alone: recomputing, layout, compiling."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
+
+from medmim.config import RunSettings
+
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+_CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.Linear)
+
+
+def economise(module: L.LightningModule, settings: RunSettings) -> None:
+    """Apply what the settings ask for; names and values of the weights stay as they are.
+
+    Args:
+        module: what is trained.
+        settings: of the run.
+    """
+    if settings.channels_last:
+        for weight in module.parameters():
+            if weight.dim() in _CHANNELS_LAST:
+                weight.data = weight.data.contiguous(memory_format=_CHANNELS_LAST[weight.dim()])
+    if settings.activation_checkpointing:
+        blocks = {id(block) for block in blocks_of(module)}
+        apply_activation_checkpointing(module, check_fn=lambda layer: id(layer) in blocks)
+
+
+def blocks_of(module: nn.Module) -> list[nn.Module]:
+    """Return the smallest parts that hold at least two convolutions: residual and decoder blocks."""
+    children = [block for child in module.children() for block in blocks_of(child)]
+    if children:
+        return children
+    layers = sum(isinstance(layer, _CONVOLUTIONS) for layer in module.modules())
+    alone = isinstance(module, nn.ModuleList | nn.ModuleDict)  # these have no forward
+    return [module] if layers >= 2 and not alone else []
+
+
+class Compile(Callback):
+    """Compile the networks with `torch.compile` at the first batch, and go on without when that fails."""
+
+    def __init__(self) -> None:
+        self.tried = False
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Mapping[str, Any], batch_idx: int
+    ) -> None:
+        """Compile, and try it on the first batch; buffers and gradients are left as they were."""
+        if self.tried:
+            return
+        self.tried = True
+        # a method and a network are asked for more than one thing; their parts are called as they are
+        networks = [part for child in pl_module.children() for part in child.children() if _has_weights(part)]
+        kept = [buffer.clone() for buffer in pl_module.buffers()]
+        for network in networks:
+            network.compile()
+        try:
+            with trainer.precision_plugin.train_step_context():
+                loss: Any = pl_module.training_step(batch, batch_idx)
+            loss.backward()
+        except Exception as error:  # a compiler may fail in any way, and nothing needs it
+            for network in networks:
+                network._compiled_call_impl = None  # there is no public way back
+            logging.getLogger("medmim").warning(
+                "torch.compile does not work for this network here (%s): going on without it",
+                type(error).__name__,
+            )
+        pl_module.zero_grad(set_to_none=True)
+        for buffer, before in zip(pl_module.buffers(), kept, strict=True):
+            buffer.copy_(before)
+
+
+def _has_weights(part: nn.Module) -> bool:
+    return any(True for _ in part.parameters())

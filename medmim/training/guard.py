@@ -1,0 +1,136 @@
+"""A step whose loss or gradients are not finite is not taken: stop, skip or roll back, within bounds."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from medmim.errors import RunError
+from medmim.training.callbacks import completes_step
+from medmim.training.diagnosis import first_bad_gradient, first_bad_layer, suspects
+from medmim.training.log import Log
+from medmim.training.state_file import read_state
+from medmim.training.states import has_state, verified_state
+
+Policy = Literal["stop", "skip", "rollback"]
+_ADVICE = "lower --lr, use --precision fp32, or go on with --set on_nonfinite=skip"
+
+
+class FiniteGuard(Callback):
+    """Look at loss and gradients before the optimiser uses them.
+
+    A step that is not finite leaves weights, optimiser and running statistics as they were (skip), or as they
+    were in the last saved state (rollback); the data go on behind it in both cases.
+
+    Args:
+        policy: what to do.
+        limit: steps of the whole run that may be bad; the next one stops it.
+        log: gets the count as a tag and a metric.
+        folder: where states are saved.
+        volume_of: from the number of a draw to its volume's id.
+    """
+
+    def __init__(
+        self, policy: Policy, *, limit: int, log: Log, folder: Path, volume_of: Callable[[int], str]
+    ) -> None:
+        self.policy = policy
+        self.limit = limit
+        self.sink = log
+        self.folder = folder
+        self.volume_of = volume_of
+        self.count = 0
+        self._parts: list[tuple[Any, int]] = []
+        self._losses: list[Tensor] = []
+        self._buffers: list[Tensor] = []
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Remember what a forward changes."""
+        if not self._parts:
+            self._buffers = [buffer.clone() for buffer in pl_module.buffers()]
+        self._parts.append((batch, batch_idx))
+
+    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
+        """Collect one loss."""
+        self._losses.append(loss.detach())
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        """Judge the step, at the price of one norm.
+
+        Raises:
+            RunError: if it is bad, and the policy or the bound says stop.
+        """
+        gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
+        total = torch.stack([torch.nn.utils.get_total_norm(gradients), *self._losses]).sum()
+        good = bool(torch.isfinite(total))
+        if not trainer.strategy.reduce_boolean_decision(good, all=True):
+            self._refuse(pl_module, optimizer)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Forget the step."""
+        if completes_step(trainer, batch_idx):
+            self._parts.clear()
+            self._losses.clear()
+
+    def _refuse(self, module: L.LightningModule, optimiser: torch.optim.Optimizer) -> None:
+        step = module.trainer.global_step + 1
+        message = f"step {step}: {self._diagnosis(module)}"
+        self.count += 1
+        self.sink.tags({"nonfinite_steps": str(self.count), "nonfinite_policy": self.policy})
+        if self.policy == "stop":
+            raise RunError(f"{message}; {_ADVICE}")
+        if self.count > self.limit:
+            raise RunError(
+                f"{message}; that is one more than nonfinite_limit={self.limit} allows: lower --lr, use "
+                "--precision fp32, or look at the volumes named"
+            )
+        self.sink.metrics({"train/nonfinite_steps": float(self.count)}, step=step)
+        self._go_back(module, optimiser)
+        done = "went back to the last saved state" if self.policy == "rollback" else "skipped"
+        logging.getLogger("medmim").warning("%s; %s, %d so far", message, done, self.count)
+
+    def _diagnosis(self, module: L.LightningModule) -> str:
+        """Return what is not finite, the volumes in question and the first layer."""
+        loss_is_bad = not all(bool(torch.isfinite(loss)) for loss in self._losses)
+        gradient = first_bad_gradient(module)
+        layers = [first_bad_layer(module, batch, number) for batch, number in self._parts]
+        self._restore(module)
+        bad = [part for part, layer in zip(self._parts, layers, strict=True) if layer] or self._parts
+        volumes = dict.fromkeys(self.volume_of(draw) for batch, _ in bad for draw in suspects(batch))
+        where = next((f"first in layer '{layer}'" for layer in layers if layer), None)
+        if where is None:
+            where = "in the loss itself" if loss_is_bad else f"first in the gradient of '{gradient}'"
+        what = "loss" if loss_is_bad else "gradient"
+        return f"the {what} is not finite, {where}, with volumes {', '.join(volumes)} in the batch"
+
+    def _go_back(self, module: L.LightningModule, optimiser: torch.optim.Optimizer) -> None:
+        if self.policy == "rollback" and has_state(self.folder):
+            state = read_state(verified_state(self.folder))
+            module.load_state_dict(state["state_dict"])
+            optimiser.load_state_dict(state["optimizer_states"][0])
+        # without gradients the optimiser's step does nothing, decay of weights included
+        optimiser.zero_grad(set_to_none=True)
+
+    def _restore(self, module: L.LightningModule) -> None:
+        for buffer, before in zip(module.buffers(), self._buffers, strict=True):
+            buffer.copy_(before)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the count."""
+        return {"count": self.count}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting."""
+        self.count = state_dict["count"]

@@ -1,0 +1,104 @@
+"""The state of a training as one file that cannot run code: tensors in safetensors, the rest as JSON.
+
+A pickle is a program; even a restricted one asks for trust. Here a file is a header of JSON and the bytes of
+tensors, whose sizes must add up to the file's own: nothing in it is executed, unpacked or used as a path.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from medmim.errors import RunError
+
+_TREE = "tree"
+_CANNOT_BE_READ = (safetensors.SafetensorError, OSError, ValueError, LookupError, TypeError, RecursionError)
+
+
+def encode_state(state: Mapping[str, Any]) -> bytes:
+    """Return the bytes of a file that holds a state.
+
+    Args:
+        state: nested dictionaries, lists and tuples of tensors, numbers, words, booleans and None.
+
+    Raises:
+        TypeError: for anything else.
+    """
+    tensors: dict[str, Tensor] = {}
+    tree = json.dumps(_packed(dict(state), tensors), allow_nan=False)
+    return safetensors.torch.save(tensors, metadata={_TREE: tree})
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Return the state that a file holds, on the processor.
+
+    Raises:
+        RunError: if the file is anything else.
+    """
+    try:
+        with safetensors.safe_open(path, framework="pt", device="cpu") as stored:
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a mapping
+            state = _unpacked(json.loads(stored.metadata()[_TREE]), tensors)
+    except _CANNOT_BE_READ as error:
+        raise RunError(
+            f"the saved state of this run cannot be read ({type(error).__name__}): start it again without "
+            "--resume"
+        ) from error
+    if not isinstance(state, dict):
+        raise RunError("the saved state of this run holds no state: start it again without --resume")
+    return state
+
+
+def all_finite(state: object) -> bool:
+    """Return whether every tensor of floating-point numbers in a state is finite."""
+    if isinstance(state, Tensor):
+        return not state.is_floating_point() or bool(torch.isfinite(state).all())
+    if isinstance(state, Mapping):
+        return all(all_finite(value) for value in state.values())
+    return not isinstance(state, list | tuple) or all(all_finite(value) for value in state)
+
+
+def _packed(value: object, tensors: dict[str, Tensor]) -> Any:
+    """Return JSON for `value`; its tensors are moved to `tensors` and stand there under a number."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else {"float": repr(value)}
+    if isinstance(value, Tensor):
+        name = str(len(tensors))
+        # memory of its own: one tensor may be part of another
+        tensors[name] = value.detach().cpu().contiguous().clone()
+        return {"tensor": name}
+    if isinstance(value, list):
+        return [_packed(one, tensors) for one in value]
+    if isinstance(value, tuple):
+        return {"tuple": [_packed(one, tensors) for one in value]}
+    if isinstance(value, Mapping):
+        return {"dict": [[_packed(key, tensors), _packed(one, tensors)] for key, one in value.items()]}
+    raise TypeError(f"a state holds tensors and plain values, got {type(value).__name__}")
+
+
+def _unpacked(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """Return what `_packed` was given."""
+    if isinstance(value, list):
+        return [_unpacked(one, tensors) for one in value]
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "float":
+        return {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}[content]
+    if kind == "tuple":
+        return tuple(_unpacked(one, tensors) for one in content)
+    if kind == "dict":
+        return {_unpacked(key, tensors): _unpacked(one, tensors) for key, one in content}
+    raise ValueError("unknown kind of value")

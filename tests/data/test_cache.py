@@ -1,0 +1,124 @@
+import multiprocessing
+import os
+import random
+
+import pytest
+import torch
+
+from medmim.data import prepare as module
+from medmim.data.cache import DiskCache
+from medmim.data.manifest import read_dataset
+from medmim.data.plan import Plan
+from medmim.data.prepare import Volumes, prepare
+
+KEY = "0" * 32
+TENSORS = {"image": torch.arange(24.0).reshape(1, 2, 3, 4), "slice_axis": torch.tensor(2)}
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return DiskCache(tmp_path / "prepared", limit_gb=1.0)
+
+
+def test_what_is_put_is_got(cache):
+    assert cache.get(KEY) is None
+    cache.put(KEY, TENSORS)
+    assert same(cache.get(KEY), TENSORS)
+    assert cache.get("1" * 32) is None
+
+
+def test_200_flipped_bits_and_60_truncations_are_found(cache):
+    cache.put(KEY, TENSORS)
+    (path,) = cache.folder.iterdir()
+    whole, chance = path.read_bytes(), random.Random(0)
+    for number in range(260):
+        place = chance.randrange(len(whole))
+        flipped = whole[:place] + bytes([whole[place] ^ 1 << chance.randrange(8)]) + whole[place + 1 :]
+        path.write_bytes(flipped if number < 200 else whole[:place])
+        assert cache.get(KEY) is None
+        assert not path.exists()
+
+
+def test_disk_is_bounded_and_the_longest_unused_go(tmp_path):
+    size = len(written(tmp_path / "one"))
+    cache = DiskCache(tmp_path / "prepared", limit_gb=2.5 * size / 1e9)
+    keys = [digit * 32 for digit in "012"]
+    for age, key in enumerate(keys[:2]):
+        cache.put(key, TENSORS)
+        (path,) = cache.folder.glob(f"{key}-*")
+        os.utime(path, (age, age))
+    held = cache.get(keys[0])  # now the most recently used
+    cache.put(keys[2], TENSORS)
+    assert cache.get(keys[1]) is None
+    assert same(cache.get(keys[0]), TENSORS)
+    assert same(held, TENSORS)
+    DiskCache(tmp_path / "none", limit_gb=1e-9).put(KEY, TENSORS)
+    assert not (tmp_path / "none").exists()
+
+
+def written(folder):
+    DiskCache(folder, limit_gb=1.0).put(KEY, TENSORS)
+    return next(folder.iterdir()).read_bytes()
+
+
+def test_an_open_map_survives_its_file(cache):
+    cache.put(KEY, TENSORS)
+    held = cache.get(KEY)
+    next(cache.folder.iterdir()).unlink()
+    assert same(held, TENSORS)
+
+
+def test_what_is_done_to_a_volume_does_not_reach_the_disk(cache):
+    cache.put(KEY, TENSORS)
+    cache.get(KEY)["image"].zero_()
+    assert same(cache.get(KEY), TENSORS)
+
+
+def test_prepared_volumes_come_from_disk_as_they_were_made(tiny_dataset, cache, monkeypatch):
+    plan, row = Plan(3, (16, 16, 16)), read_dataset(tiny_dataset).volumes[0]
+    made = prepare(tiny_dataset, row, plan)
+    Volumes(tiny_dataset, plan, cache_gb=1.0, disk=cache)(row)
+    monkeypatch.setattr(module, "prepare", None)
+    again = Volumes(tiny_dataset, plan, cache_gb=1.0, disk=cache)(row)
+    assert torch.equal(again.image, made.image)
+    assert torch.equal(again.label, made.label)
+    assert (again.affine == made.affine).all()
+    assert again.slice_axis == made.slice_axis
+
+
+@pytest.mark.parametrize("change", ["sha256", "label_sha256", "modality", "spacing_mm", "dims"])
+def test_another_source_or_preparation_has_another_key(tiny_dataset, cache, change):
+    plan, row = Plan(3, (16, 16, 16)), read_dataset(tiny_dataset).volumes[0]
+    others = {"spacing_mm": Plan(3, (16, 16, 16), (1.0, 1.0, 1.0)), "dims": Plan(2, (16, 16))}
+    other_row = row if change in others else row.model_copy(update={change: "CT"})
+    for volume, where in ((row, plan), (other_row, others.get(change, plan))):
+        Volumes(tiny_dataset, where, cache_gb=1.0, disk=cache)(volume)
+    assert len(list(cache.folder.iterdir())) == 2
+
+
+def test_patches_of_other_sizes_share_prepared_volumes(tiny_dataset, cache):
+    row = read_dataset(tiny_dataset).volumes[0]
+    for size in (8, 16):
+        Volumes(tiny_dataset, Plan(3, (size,) * 3), cache_gb=1.0, disk=cache)(row)
+    assert len(list(cache.folder.iterdir())) == 1
+
+
+def test_two_processes_may_put_the_same_volume(tiny_dataset, cache):
+    plan, rows = Plan(3, (16, 16, 16)), read_dataset(tiny_dataset).volumes[:3]
+
+    def work():
+        volumes = Volumes(tiny_dataset, plan, cache_gb=1.0, disk=cache)
+        for row in rows:
+            volumes(row)
+
+    workers = [multiprocessing.get_context("fork").Process(target=work) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    assert len([path for path in cache.folder.iterdir() if path.suffix == ".safetensors"]) == 3

@@ -1,0 +1,148 @@
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from medmim.errors import RunError
+from medmim.stages import doctor as module
+from medmim.stages.doctor import Check, Examined, doctor, refuse_bad
+from medmim.stages.posture import Client, judge_server
+
+KNOWN = {"MLFLOW_TRACKING_USERNAME": "somebody"}
+
+
+class Server(Client):
+    """A tracking server that answers what it is told to."""
+
+    def __init__(self, version="3.17.2", *, to_anybody=401, under_any_name=403):
+        self.version, self.to_anybody, self.under_any_name = version, to_anybody, under_any_name
+
+    def get(self, url, *, host=None):
+        if self.version is None:
+            return None
+        if url.endswith("/version"):
+            return 200, self.version
+        return (self.under_any_name if host else self.to_anybody), ""
+
+
+def find(result, name):
+    return next(check for check in result.checks if check.name == name)
+
+
+def test_this_machine_is_well(tmp_path):
+    result = doctor(tmp_path, {})
+    assert not [check for check in result.checks if check.status == "bad" and check.name != "disk"]
+    assert {"python", "torch", "lightning", "devices", "precision", "disk", "key file"} <= {
+        check.name for check in result.checks
+    }
+    assert find(result, "tracking server").found == "none: runs are kept here"
+    assert all(check.advice for check in result.checks if check.status != "ok")
+    json.dumps(result.as_json())
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found", "advice"),
+    [
+        ("torch>=99", "expected >=99", "pip install 'torch>=99'"),
+        ("medmim-has-no-such-part>=1", "not installed", "pip install 'medmim-has-no-such-part>=1'"),
+    ],
+)
+def test_what_is_old_or_missing_is_told(tmp_path, monkeypatch, wanted, found, advice):
+    monkeypatch.setattr(module, "requires", lambda name: [wanted, "nothing; extra == 'dev'"])
+    check = find(doctor(tmp_path, {}), wanted.split(">")[0])
+    assert check.status == "bad"
+    assert found in check.found
+    assert check.advice == advice
+
+
+@pytest.mark.parametrize(("mode", "status"), [(0o600, "ok"), (0o640, "bad"), (0o604, "bad")])
+def test_an_open_key_file_is_told(tmp_path, mode, status):
+    (tmp_path / "project.key").write_bytes(b"0" * 32)
+    (tmp_path / "project.key").chmod(mode)
+    check = find(doctor(tmp_path, {}), "key file")
+    assert (check.status, check.found) == (status, f"permissions {mode:o}")
+
+
+@pytest.mark.parametrize(("free", "status"), [(1e9, "bad"), (9e9, "note"), (9e10, "ok")])
+def test_a_full_disk_is_told(tmp_path, monkeypatch, free, status):
+    monkeypatch.setattr(
+        module.shutil, "disk_usage", lambda place: module.shutil._ntuple_diskusage(0, 0, free)
+    )
+    assert find(doctor(tmp_path / "not" / "yet", {}), "disk").status == status
+
+
+def test_a_missing_decoder_is_told(tmp_path, monkeypatch):
+    class No:
+        is_available = False
+
+    monkeypatch.setattr(module, "get_decoder", lambda syntax: No)
+    result = doctor(tmp_path, {})
+    assert find(result, "JPEG-LS pictures").advice == "pip install pyjpegls"
+    assert find(result, "JPEG lossless pictures").status == "note"
+
+
+@pytest.mark.parametrize(
+    ("address", "server", "words", "said"),
+    [
+        ("https://mlflow.org.test", Server("3.17.1"), KNOWN, "older than 3.17.2"),
+        ("https://mlflow.org.test", Server("<html>"), KNOWN, "does not tell its version"),
+        ("http://mlflow.org.test", Server(), KNOWN, "without TLS"),
+        ("https://mlflow.org.test", Server(), {}, "no credentials are set"),
+        ("https://somebody:secret@mlflow.org.test", Server(), {}, "holds a password"),
+        ("https://mlflow.org.test", Server(to_anybody=200), KNOWN, "answers anybody"),
+        ("http://127.0.0.1:5000", Server(under_any_name=200), {}, "under any host name"),
+    ],
+)
+def test_a_server_that_cannot_be_trusted_is_told(address, server, words, said):
+    _, status, _, advice = judge_server({"MLFLOW_TRACKING_URI": address, **words}, server)
+    assert status == "bad"
+    assert said in advice
+    assert "secret" not in advice
+    assert "org.test" not in advice
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [("https://mlflow.org.test/", KNOWN), ("http://localhost:5000", {}), ("http://[::1]", {})],
+)
+def test_a_server_that_can_be_trusted_is_ok(address, words):
+    assert judge_server({"MLFLOW_TRACKING_URI": address, **words}, Server())[1] == "ok"
+
+
+def test_a_server_that_does_not_answer_is_noted():
+    assert judge_server({"MLFLOW_TRACKING_URI": "https://mlflow.org.test"}, Server(None))[1] == "note"
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        if self.path == "/away":
+            self.send_response(302)
+            self.send_header("Location", "/version")
+        else:
+            self.send_response(403 if "invalid" in self.headers["Host"] else 200)
+        self.end_headers()
+        self.wfile.write(b"3.17.2")
+
+    def log_message(self, *words):
+        """Say nothing."""
+
+
+def test_the_client_asks_a_real_server():
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    try:
+        assert Client().get(f"{address}/version") == (200, "3.17.2")
+        assert Client().get(f"{address}/version", host="x.invalid") == (403, "")
+        assert Client().get(f"{address}/away") == (302, "")
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert Client().get(f"{address}/version") is None
+
+
+def test_what_must_be_fixed_ends_with_an_error():
+    refuse_bad(Examined((Check("a", "note", "x", "y"),)))
+    with pytest.raises(RunError, match="1 of 2 checks failed, first 'b': fix it"):
+        refuse_bad(Examined((Check("a", "ok", "x"), Check("b", "bad", "x", "fix it"))))

@@ -1,0 +1,98 @@
+import sys
+
+import pytest
+import tiny
+
+from medmim.config import FinetuneSettings, PretrainSettings
+from medmim.data.manifest import read_dataset
+from medmim.errors import RunError
+from medmim.stages.plan import free_memory_mb, plan, predict, refuse_too_large
+from medmim.stages.rehearsal import Rehearsed, first_steps, rehearse
+
+SMALL, LARGE = Rehearsed(2, 300.0, 0.3, 6), Rehearsed(4, 500.0, 0.5, 6)
+
+
+def predicted(dataset, *, free_mb=1e6, **words):
+    settings = PretrainSettings(**{"data": dataset, "workers": 1, "steps": 3600, **words})
+    return predict(settings, read_dataset(dataset), (SMALL, LARGE), free_mb=free_mb)
+
+
+def test_memory_and_hours_lie_on_a_line(tiny_dataset):
+    planned = predicted(tiny_dataset, batch_size=8, accumulate=2)
+    assert planned.peak_mb == pytest.approx(900)
+    assert planned.hours == pytest.approx(2 * 0.9)
+    assert (planned.fits, planned.proposed_batch_size, planned.proposed_accumulate) == (True, 8, 2)
+
+
+def test_a_batch_that_fits_is_proposed(tiny_dataset):
+    planned = predicted(tiny_dataset, batch_size=16, free_mb=700 / 0.85 + 1)
+    assert (planned.fits, planned.proposed_batch_size, planned.proposed_accumulate) == (False, 6, 3)
+    refuse_too_large(planned)
+
+
+def test_what_never_fits_is_refused(tiny_dataset):
+    planned = predicted(tiny_dataset, free_mb=100)
+    assert planned.proposed_batch_size is None
+    with pytest.raises(
+        RunError, match="more memory than the 100 MiB that are free, even with one patch a batch"
+    ):
+        refuse_too_large(planned)
+
+
+def test_volumes_that_were_not_seen_are_added(tiny_dataset):
+    few = (Rehearsed(1, 300.0, 0.1, 1), Rehearsed(2, 300.0, 0.1, 1))
+    settings = PretrainSettings(data=tiny_dataset, workers=0)
+    volume = 20 * 16 * 16 * 5 / 2**20
+    planned = predict(settings, read_dataset(tiny_dataset), few, free_mb=1e6)
+    assert planned.peak_mb == pytest.approx(300 + 8 * volume)
+
+
+def test_minutes_are_what_they_are(tiny_dataset):
+    assert predicted(tiny_dataset, steps=None, minutes=90.0).hours == 1.5
+
+
+@pytest.mark.parametrize("kind", [PretrainSettings, FinetuneSettings])
+def test_a_rehearsal_measures_and_leaves_nothing(tiny_dataset, study, kind, monkeypatch):
+    before = sorted(study.home.rglob("*"))
+    settings = kind(**{**tiny.TINY, "data": tiny_dataset, "minutes": 5.0})
+    measured = first_steps(settings, 2, study.home)
+    assert (measured.batch, measured.batches) == (2, 6)
+    assert measured.peak_mb > 100
+    assert 0 < measured.batch_s < 60
+    assert sorted(study.home.rglob("*")) == before
+
+
+def test_free_memory_is_a_number():
+    assert 10 < free_memory_mb() < 1e8
+
+
+def table(rows):
+    """The table that `make test-slow` prints with -s."""
+    lines = ["configuration                                   predicted MiB  measured MiB   error"]
+    lines += [f"{name:<46}  {p:13.0f}  {m:12.0f}  {p / m - 1:+7.1%}" for name, p, m in rows]
+    return "\n".join(lines)
+
+
+SIX = [
+    ("pretrain", {"dims": 3, "size": (32,), "batch_size": 8}),
+    ("pretrain", {"dims": 3, "size": (48,), "batch_size": 12, "ratio": 0.5}),
+    ("pretrain", {"dims": 2, "size": (128,), "batch_size": 16, "encoder": "resnet18"}),
+    ("pretrain", {"dims": 3, "size": (32,), "batch_size": 16, "activation_checkpointing": True}),
+    ("finetune", {"dims": 3, "size": (32,), "batch_size": 8}),
+    ("finetune", {"dims": 2, "size": (128,), "batch_size": 16, "encoder": "resnet18"}),
+]
+
+
+@pytest.mark.slow
+def test_memory_is_predicted_within_15_percent_in_six_configurations(tmp_path, home):
+    data = tiny.make_dataset(tmp_path / "data", patients=8)
+    rows = []
+    for stage, words in SIX:
+        kind = PretrainSettings if stage == "pretrain" else FinetuneSettings
+        more = {} if stage == "pretrain" else {"init": "scratch"}
+        settings = kind(**{"data": data, "workers": 0, "precision": "fp32", **words, **more})
+        predicted_mb = plan(settings, home=home).peak_mb
+        measured_mb = rehearse(settings, batch=settings.batch_size, home=home).peak_mb
+        rows.append((f"{stage} {words}", predicted_mb, measured_mb))
+    sys.stdout.write(f"\n{table(rows)}\n")
+    assert all(abs(p / m - 1) <= 0.15 for _, p, m in rows), table(rows)

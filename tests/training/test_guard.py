@@ -1,0 +1,143 @@
+"""NaN planted in a voxel, a loss and a gradient: named, and survived or stopped as set."""
+
+import logging
+
+import pytest
+import torch
+from test_fit import Study, equal, study  # noqa: F401 - a fixture
+
+from medmim.data.manifest import read_dataset
+from medmim.errors import RunError
+from medmim.training.state_file import all_finite, read_state
+from medmim.training.states import verified_state
+
+PLACES = {
+    "voxel": "the loss is not finite, first in layer 'network.encoder.stages.0.conv1.conv'",
+    "layer": "the loss is not finite, first in layer 'network.score'",
+    "loss": "the loss is not finite, in the loss itself",
+    "gradient": "the gradient is not finite, first in the gradient of 'network.score.bias'",
+}
+
+
+class NanGradient(torch.autograd.Function):
+    """The identity, with a gradient that is not finite."""
+
+    @staticmethod
+    def forward(context, values):
+        return values.clone()
+
+    @staticmethod
+    def backward(context, gradient):
+        return gradient * float("nan")
+
+
+def planted(module, place, steps):
+    """Let a module meet a NaN at some of its steps."""
+    compute, scores = module.training_step, module.network.score.forward
+
+    def score(features):
+        given = scores(features)
+        return given * float("nan") if place == "layer" and module.global_step in steps else given
+
+    def training_step(batch, batch_idx):
+        if module.global_step not in steps:
+            return compute(batch, batch_idx)
+        if place == "voxel":
+            batch["image"][1, 0, 3, 3, 3] = float("nan")
+        loss = compute(batch, batch_idx)
+        if place == "loss":
+            return loss * float("inf")
+        return NanGradient.apply(loss) if place == "gradient" else loss
+
+    module.network.score.forward = score
+    module.training_step = training_step
+    return module
+
+
+def volumes_of(made, step):
+    """The ids of the volumes in the batch of a step, numbered from 0."""
+    from medmim.randomness import numpy_stream
+
+    rows = read_dataset(made.dataset).volumes
+    ids = []
+    for number in (2 * step, 2 * step + 1):
+        epoch, place = divmod(number, len(rows))
+        ids.append(rows[int(numpy_stream(0, "order", epoch).permutation(len(rows))[place])].id)
+    return ids
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_what_is_not_finite_stops_the_run_and_is_named(study, place):  # noqa: F811
+    made = study(checkpoint_every_steps=1)
+    module = planted(made.module(), place, {3})
+    with pytest.raises(RunError) as caught:
+        made.run(module=module)
+    said, ids = str(caught.value), volumes_of(made, 3)
+    named = ids[1] if place == "voxel" else ", ".join(ids)
+    assert said.startswith(f"step 4: {PLACES[place]}, with volumes {named} in the batch; lower --lr")
+    assert "\n" not in said
+    assert made.log.all_tags == {"nonfinite_steps": "1", "nonfinite_policy": "stop"}
+    state = read_state(verified_state(made.folder))
+    assert state["global_step"] == 3
+    assert all_finite(state["state_dict"])
+
+
+@pytest.mark.parametrize("policy", ["skip", "rollback"])
+@pytest.mark.parametrize("place", PLACES)
+def test_what_is_not_finite_is_survived_where_asked(study, caplog, place, policy):  # noqa: F811
+    made = study(on_nonfinite=policy, checkpoint_every_steps=2)
+    module = planted(made.module(), place, {3})
+    with caplog.at_level(logging.WARNING, logger="medmim"):
+        fitted, weights = made.run(module=module)
+    assert fitted.steps == 6
+    assert all_finite(weights)
+    assert f"step 4: {PLACES[place]}" in caplog.text
+    assert made.log.all_tags == {"nonfinite_steps": "1", "nonfinite_policy": policy}
+    assert (4, {"train/nonfinite_steps": 1.0}) in made.log.history
+    assert all(torch.isfinite(torch.tensor(list(values.values()))).all() for _, values in made.log.history)
+
+
+def test_a_skipped_step_changes_nothing(study):  # noqa: F811
+    made = study(on_nonfinite="skip", checkpoint_every_steps=1, steps=4)
+    made.run(module=planted(made.module(), "voxel", {3}))
+    before, after = (read_state(path) for path in sorted(made.folder.glob("*.safetensors")))
+    assert (before["global_step"], after["global_step"]) == (3, 4)
+    assert equal(before["state_dict"], after["state_dict"])
+    for moments in zip(*(s["optimizer_states"][0]["state"].values() for s in (before, after)), strict=True):
+        assert equal(*moments)
+
+
+def test_a_rollback_returns_to_the_last_saved_state(study):  # noqa: F811
+    made = study(on_nonfinite="rollback", checkpoint_every_steps=2, steps=4)
+    made.run(module=planted(made.module(), "loss", {3}))
+    before, after = (read_state(path) for path in sorted(made.folder.glob("*.safetensors")))
+    assert (before["global_step"], after["global_step"]) == (2, 4)
+    assert equal(before["state_dict"], after["state_dict"])
+
+
+@pytest.mark.parametrize("policy", ["skip", "rollback"])
+def test_more_than_the_limit_stops(study, policy):  # noqa: F811
+    made = study(on_nonfinite=policy, nonfinite_limit=2)
+    with pytest.raises(RunError, match=r"step 5: .*one more than nonfinite_limit=2 allows"):
+        made.run(module=planted(made.module(), "loss", {1, 3, 4}))
+
+
+def test_the_count_survives_a_resume(study):  # noqa: F811
+    made = study(on_nonfinite="skip", nonfinite_limit=1, checkpoint_every_steps=1)
+    with pytest.raises(RunError, match="step 4: "):
+        made.run(module=planted(made.module(), "loss", {1, 3}))
+    with pytest.raises(RunError, match=r"step 4: .*nonfinite_limit=1"):
+        made.run(module=planted(made.module(), "loss", {3}), resume=True)
+
+
+def test_running_statistics_are_left_as_they_were(tiny_dataset, tmp_path):
+    class WithStatistics(Study):
+        def module(self):
+            module = super().module()
+            module.network.score = torch.nn.Sequential(torch.nn.BatchNorm3d(2), module.network.score)
+            return module
+
+    made = WithStatistics(tiny_dataset, tmp_path / "run", on_nonfinite="skip", checkpoint_every_steps=1)
+    _, weights = made.run(module=planted(made.module(), "voxel", {2}))
+    assert weights["network.score.0.num_batches_tracked"] == 5
+    assert all_finite(weights)
