@@ -91,7 +91,11 @@ def _on_slice(image: Image, place: Sequence[float], size: Sequence[int]) -> UInt
 def _sources(slices: Sequence[Mapping[str, Any]], mask: Drawn) -> tuple[list[pydicom.Dataset], Drawn]:
     """Return the files that are referred to, and the mask with a plane for each slice or frame of them."""
     if slices[0]["frame"] is None:
-        return [_headers(one["file"]) for one in slices], mask
+        sources = [_headers(one["file"]) for one in slices]
+        for one in sources:  # ingestion held them against one grid; their last digits may differ
+            one.ImageOrientationPatient = sources[0].ImageOrientationPatient
+            one.PixelSpacing = sources[0].PixelSpacing
+        return sources, mask
     source = _headers(slices[0]["file"])
     whole: Drawn = np.zeros((int(source.NumberOfFrames), *mask.shape[1:]), np.uint8)
     whole[[one["frame"] for one in slices]] = mask

@@ -56,14 +56,18 @@ def points_of(affine, shape):
     return np.moveaxis(np.indices(shape), 0, -1) @ affine[:3, :3].T + affine[:3, 3]
 
 
-def write_stack(folder, name):
-    """Write the phantom: bright inside, with a soft edge that is 500 at the surface; return its grid."""
+def write_stack(folder, name, *, rounding=0.0):
+    """Write the phantom: bright inside, with a soft edge that is 500 at the surface; return its grid.
+
+    rounding: by how much direction cosines differ from slice to slice, as in real series.
+    """
     affine = grid_of(name)
     image = np.clip(500 - 125 * distance(points_of(affine, SHAPE)), 0, 1000)
     folder.mkdir(parents=True)
     for place in range(SHAPE[2]):
         slice_ = make_slice(place, orientation=STACKS[name][0])
         slice_.ImagePositionPatient = (affine[:3, :3] @ [0, 0, place] + affine[:3, 3]).round(6).tolist()
+        slice_.ImageOrientationPatient[0] += rounding * (place % 2)
         slice_.Columns, slice_.Rows = SHAPE[:2]
         slice_.PixelSpacing, slice_.SliceThickness = [SPACING[1], SPACING[0]], SPACING[2]
         slice_.InstanceNumber = place + 1
@@ -140,6 +144,17 @@ def test_a_segmentation_comes_back_from_another_spacing(name, dims, tmp_path, ho
     beside, surface = errors(read_back(path)[1], affine)
     assert beside < 1e-3
     assert surface <= 0.5 * spacing  # half a voxel of the grid that the network saw
+
+
+def test_slices_whose_directions_differ_in_their_last_digits_are_one_volume(tmp_path, home):
+    affine, image = write_stack(tmp_path / "scans", "oblique", rounding=2e-6)
+    weights = threshold.write_model(tmp_path / "model", middle(image))
+    made = predict(tmp_path / "scans", tmp_path / "out", home=home, model=str(weights))
+    assert list(made.dicom.values()) == ["written"]
+    [path] = (made.out / "dicom").iterdir()
+    beside, surface = errors(read_back(path)[1], affine)
+    assert beside < 1e-3
+    assert surface < 0.05 * min(SPACING)
 
 
 def test_the_nifti_file_and_the_table_hold_the_same_labels(tmp_path, home):
