@@ -31,7 +31,7 @@ def test_a_batch_that_fits_is_proposed(tiny_dataset):
 
 
 def test_what_never_fits_is_refused(tiny_dataset):
-    planned = predicted(tiny_dataset, free_mb=100)
+    planned = predicted(tiny_dataset, free_mb=100.0)
     assert planned.proposed_batch_size is None
     with pytest.raises(
         RunError, match="more memory than the 100 MiB that are free, even with one patch a batch"
