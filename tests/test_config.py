@@ -5,6 +5,7 @@ from medmim import files
 from medmim.config import FinetuneSettings, PretrainSettings
 from medmim.errors import SettingsError
 from medmim.settings import find_config, resolve
+from medmim.study import StudySettings
 
 CONFIGS = sorted(files.shipped("configs").glob("*/*.yaml"))
 

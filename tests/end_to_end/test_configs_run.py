@@ -25,7 +25,11 @@ SMALLER = {
 }
 # one cell of each study: what it varies is laid out in tests/test_study_cells.py
 ONE_CELL = ["seeds=[0]", "arms=[]", "masks=[mesh]", "ratios=[0.7]", "label_fractions=[1.0]", "scratch=false"]
-ONE_CELL += ["encoders=[dynunet]", *(f"{stage}.encoder=dynunet" for stage in ("pretrain", "finetune"))]
+ONE_CELL += [
+    "finetune.labelled=null",
+    "encoders=[dynunet]",
+    *(f"{stage}.encoder=dynunet" for stage in ("pretrain", "finetune")),
+]
 ONE_CELL += [
     f"{stage}.{word}"
     for stage in ("pretrain", "finetune")
