@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -210,19 +210,20 @@ def _native_label(volumes: Volumes, volume: Volume) -> tuple[Tensor, np.ndarray]
     return torch.from_numpy(stored.array.astype(np.int64)).unsqueeze(0), stored.affine
 
 
-def _hd95(guess: Tensor, truth: Tensor, spacing_mm: Sequence[float]) -> float | None:
-    with warnings.catch_warnings():  # MONAI 1.6 warns of an argument that it passes itself
-        warnings.simplefilter("ignore", FutureWarning)
-        distance = compute_hausdorff_distance(
-            guess, truth, include_background=True, percentile=95, spacing=list(spacing_mm)
-        )
-    return float(distance[0, 0])
+def _hd95(guess: Tensor, truth: Tensor, spacing_mm: Sequence[float]) -> float:
+    return _between_surfaces(compute_hausdorff_distance, guess, truth, spacing_mm, percentile=95)
 
 
 def _surface_dice(guess: Tensor, truth: Tensor, spacing_mm: Sequence[float], tolerance_mm: float) -> float:
-    found = compute_surface_dice(
-        guess, truth, class_thresholds=[tolerance_mm], include_background=True, spacing=list(spacing_mm)
-    )
+    return _between_surfaces(compute_surface_dice, guess, truth, spacing_mm, class_thresholds=[tolerance_mm])
+
+
+def _between_surfaces(
+    measure: Callable[..., Tensor], guess: Tensor, truth: Tensor, spacing_mm: Sequence[float], **options: Any
+) -> float:
+    with warnings.catch_warnings():  # MONAI 1.6 warns of an argument that it passes itself
+        warnings.simplefilter("ignore", FutureWarning)
+        found = measure(guess, truth, include_background=True, spacing=list(spacing_mm), **options)
     return float(found[0, 0])
 
 

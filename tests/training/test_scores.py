@@ -114,6 +114,11 @@ def test_surfaces_within_the_tolerance_count(tolerance, share):
     assert score.surface_dice == share
 
 
+def test_a_score_comes_without_warnings(recwarn):
+    compared(balls(1), balls(2), tolerance_mm=1.0)
+    assert [str(warning.message) for warning in recwarn] == []
+
+
 def test_names_may_have_gaps():
     label = np.where(balls(1) > 0, 4, 0)
     assert [(score.label, score.dice) for score in compared(label, label, names={4: "far"})] == [("far", 1.0)]
