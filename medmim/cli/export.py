@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from medmim.cli.options import home, json_option, print_result
+from medmim.cli.options import home, json_option, model_option, print_result
 
 
 @click.command(
@@ -25,11 +25,7 @@ Examples:
     help="What to write.",
 )
 @click.option("form", "--datalist", flag_value="datalist", help="The same as --format datalist.")
-@click.option(
-    "--model",
-    help="Registered NAME or NAME:VERSION, a run or a .safetensors file.  [default: champion, else newest "
-    "challenger]",
-)
+@model_option
 @click.option(
     "--data",
     type=click.Path(path_type=Path),

@@ -32,6 +32,15 @@ def json_option(command: Command) -> Command:
     )
 
 
+def model_option(command: Command) -> Command:
+    """Add `--model`."""
+    return click.option(
+        "--model",
+        help="Registered NAME or NAME:VERSION, a run or a .safetensors file.  [default: champion, else "
+        "newest challenger]",
+    )(command)
+
+
 def print_result(result: dict[str, Any], *, as_json: bool, lines: list[str]) -> None:
     """Print a result: as JSON for scripts, or as lines for people."""
     if as_json:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from medmim.cli.options import home, json_option, phases, print_result
+from medmim.cli.options import home, json_option, model_option, phases, print_result
 
 if TYPE_CHECKING:
     from medmim.stages.predict import Predictions
@@ -25,11 +25,7 @@ Examples:
   medmim predict medmim-data --model weights.safetensors""",
 )
 @click.argument("source", type=click.Path(path_type=Path))
-@click.option(
-    "--model",
-    help="Registered NAME or NAME:VERSION, a run or a .safetensors file.  [default: champion, else newest "
-    "challenger]",
-)
+@model_option
 @click.option(
     "--out",
     type=click.Path(path_type=Path),

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from medmim.data.descriptor_files import load_descriptor
 from medmim.data.ledger import Ledger
 from medmim.data.manifest import Volume
 from medmim.data.privacy import Keys
@@ -31,6 +32,9 @@ class Wishes:
         address: of that cluster.
         label_names: name of each class number in labels; rules over the data set's own names.
         resample_labels: bring labels that lie on another grid than their image to it.
+
+    Raises:
+        UsageError: for an unknown layout.
     """
 
     labels: Path | None = None
@@ -42,6 +46,10 @@ class Wishes:
     allow_burned_in: bool = False
     label_names: Mapping[int, str] = field(default_factory=dict)
     resample_labels: bool = False
+
+    def __post_init__(self) -> None:
+        if self.layout is not None:
+            load_descriptor(self.layout)  # a wrong name is told before anything is read or written
 
 
 @dataclass(frozen=True)

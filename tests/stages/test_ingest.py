@@ -348,6 +348,7 @@ def test_unknown_layout(tmp_path: Path):
     write_nifti(tmp_path / "in" / "a.nii.gz", 0)
     with pytest.raises(UsageError, match="did you mean 'msd'"):
         run(tmp_path, layout="mds")
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
 def test_nothing_usable_still_gives_a_ledger(tmp_path: Path):
