@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -15,6 +17,8 @@ from medmim.errors import DataError, MedmimError, RunError
 
 _MOST = 256
 _DEATH = re.compile(r"worker \(pid(?:\(s\))? (\d+)")
+_CUT_OFF = (ConnectionError, EOFError, FileNotFoundError)  # when it dies while its tensors are fetched
+_CLOSING_S = 2.0  # its sockets close before its end can be seen
 
 
 class Notes:
@@ -47,6 +51,17 @@ class Notes:
             if known == process:
                 return int(number)
         return None
+
+    def died(self, *, wait_s: float) -> int | None:
+        """Return a worker that was killed or failed, or None when there is none within `wait_s`."""
+        deadline = time.monotonic() + wait_s
+        while True:
+            for process in self._rows[:, 0].tolist():
+                if process > 0 and _failed(process):
+                    return int(process)
+            if time.monotonic() > deadline:
+                return None
+            time.sleep(0.02)
 
 
 def leave_signals_to_the_trainer(worker: int) -> None:
@@ -87,11 +102,11 @@ def naming(notes: Notes, volume_of: Callable[[int], str]) -> Iterator[None]:
         # PyTorch puts the worker's whole traceback into the message; ours is its last line
         said = str(error).strip().splitlines()[-1].partition(": ")[2]
         raise DataError(said, reason="damaged_dataset") from None
-    except RuntimeError as error:
-        death = _DEATH.search(str(error))
-        if death is None:
+    except (RuntimeError, *_CUT_OFF) as error:
+        worker = _dead_worker(error, notes)
+        if worker is None:
             raise
-        draw = notes.draw_of(int(death[1]))
+        draw = notes.draw_of(worker)
         volume = "a volume" if draw is None else f"volume {volume_of(draw)}"
         raise RunError(
             f"a process that prepares patches died while it was at {volume}: expected memory enough for it; "
@@ -99,3 +114,34 @@ def naming(notes: Notes, volume_of: Callable[[int], str]) -> Iterator[None]:
         ) from None
     finally:
         notes.training = False
+
+
+def _dead_worker(error: Exception, notes: Notes) -> int | None:
+    """Return the process whose death an error tells of, or None."""
+    if isinstance(error, _CUT_OFF):
+        _hear_no_more_of_children()
+        return notes.died(wait_s=_CLOSING_S)
+    death = _DEATH.search(str(error))
+    return int(death[1]) if death else None
+
+
+def _failed(process: int) -> bool:
+    """Return whether a child ended other than well; it can be waited for as before."""
+    try:
+        end = os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return end is not None and end.si_status != 0
+
+
+def _hear_no_more_of_children() -> None:
+    """Take PyTorch's handler away: it would raise wherever this process is when it hears of the death.
+
+    PyTorch still looks at its workers every few seconds.
+    """
+    while threading.current_thread() is threading.main_thread():
+        try:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        except RuntimeError:  # of one that just died
+            continue
+        return

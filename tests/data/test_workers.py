@@ -1,11 +1,13 @@
 import multiprocessing
 import os
 import signal
+import time
 from contextlib import suppress
 
 import pytest
 import tiny
 import torch
+from torch.utils.data import get_worker_info
 
 from medmim.data.draws import Draws, batches, pretraining_patches
 from medmim.data.plan import Plan
@@ -19,11 +21,11 @@ BAD = ROWS[3]
 READY = Prepared(torch.ones(1, 8, 8, 8), None, torch.eye(4).double().numpy(), 2)
 
 
-def failing(how):
+def failing(how, bad=(BAD,)):
     """Volumes, one of which cannot be prepared."""
 
     def prepare(volume):
-        if volume is BAD or volume.id == BAD.id:
+        if volume.id in {one.id for one in bad}:
             how()
         return READY
 
@@ -46,6 +48,46 @@ def test_a_worker_that_dies_names_the_volume(number):
     with pytest.raises(RunError, match=f"died while it was at volume {BAD.id}: ") as caught:
         failing(lambda: os.kill(os.getpid(), number))
     assert "\n" not in str(caught.value)
+
+
+def test_the_death_of_every_worker_is_told_once():
+    """The second dies while the trainer already unwinds: nothing may be raised at some later place."""
+
+    def die():
+        time.sleep(0.3 * get_worker_info().id)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(RunError, match="died while it was at volume "):
+        failing(die, ROWS)
+    deadline = time.monotonic() + 1
+    while time.monotonic() < deadline:
+        pass
+
+
+def test_a_worker_that_dies_while_its_batch_is_fetched_names_the_volume():
+    """The trainer sees a closed socket before it can see that the child is dead."""
+
+    def prepare(volume):
+        if volume.id == draws.volume_of(2).id:  # of the second batch
+            time.sleep(0.3)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return READY
+
+    def cut_off():
+        with naming(draws.notes, lambda draw: draws.volume_of(draw).id):
+            coming = iter(batches(draws, batch_size=2, workers=1))
+            next(coming)
+            raise ConnectionResetError(104, "Connection reset by peer")
+
+    draws = Draws(ROWS, prepare, pretraining_patches(PLAN), labelled=False, seed=0, total=12)
+    with pytest.raises(RunError, match=f"died while it was at volume {draws.volume_of(2).id}: "):
+        cut_off()
+
+
+def test_a_lost_connection_of_the_trainer_itself_stays_what_it_is():
+    draws = Draws(ROWS, lambda volume: READY, pretraining_patches(PLAN), labelled=False, seed=0, total=12)
+    with pytest.raises(ConnectionResetError), naming(draws.notes, lambda draw: draws.volume_of(draw).id):
+        raise ConnectionResetError(104, "Connection reset by peer")
 
 
 def test_workers_leave_signals_to_the_trainer():
