@@ -13,7 +13,10 @@ from medmim.cli.options import home
 )
 def command(*, port: int) -> None:
     """Open the MLflow UI on the local runs. It listens on this machine only; stop it with Ctrl-C."""
-    from medmim.stages.ui import serve
+    from medmim.stages.ui import pages, serve
 
+    found = pages(home(), port=port)
     click.echo(f"http://127.0.0.1:{port}  (Ctrl-C ends it)", err=True)
+    for name, address in found:
+        click.echo(f"  {name}: {address}", err=True)
     serve(home(), port=port)

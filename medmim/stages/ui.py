@@ -7,9 +7,12 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from medmim.errors import RunError, UsageError
+from medmim.tracking.store import Store
+
+_NEWEST = 5
 
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -19,6 +22,37 @@ _QUIET = {
 }
 
 
+def pages(home: Path, *, port: int) -> list[tuple[str, str]]:
+    """Return the newest experiments and where the UI shows each: runs as a table, a study's arms by score.
+
+    Without the address's help MLflow opens an experiment on a page for chat agents.
+
+    Raises:
+        RunError: if there are no runs yet.
+    """
+    _check(home)
+    client, found = Store(home).client, []
+    for experiment in client.search_experiments(max_results=_NEWEST, order_by=["last_update_time DESC"]):
+        runs = client.search_runs([experiment.experiment_id], max_results=1)
+        if not runs:
+            continue
+        words = {"workflowType": "machine_learning"}
+        if client.search_runs([experiment.experiment_id], "tags.role = 'study'", max_results=1):
+            words |= {"orderByKey": "metrics.`score/mean`", "orderByAsc": "false"}
+        place = f"#/experiments/{experiment.experiment_id}/runs?{urlencode(words)}"
+        found.append((experiment.name, f"http://127.0.0.1:{port}/{place}"))
+    return found
+
+
+def _check(home: Path) -> Path:
+    database = home / "mlflow.db"
+    if not database.is_file():
+        raise RunError(
+            f"no runs in '{home}' yet: run `medmim pretrain`, or set MEDMIM_HOME to where they are"
+        )
+    return database
+
+
 def serve(home: Path, *, port: int) -> None:
     """Run the server until it is interrupted.
 
@@ -26,11 +60,7 @@ def serve(home: Path, *, port: int) -> None:
         RunError: if there are no runs yet, or the server ends by itself.
         UsageError: if the port is taken.
     """
-    database = home / "mlflow.db"
-    if not database.is_file():
-        raise RunError(
-            f"no runs in '{home}' yet: run `medmim pretrain`, or set MEDMIM_HOME to where they are"
-        )
+    database = _check(home)
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

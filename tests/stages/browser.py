@@ -15,7 +15,7 @@ _FLAGS = (
 )
 _MIDDLE = """(() => {
   const found = [...document.querySelectorAll(SELECTOR)]
-    .filter(one => one.innerText.includes(TEXT) || one.ariaLabel === TEXT)
+    .filter(one => (one.innerText ?? "").includes(TEXT) || one.ariaLabel === TEXT)
     .map(one => one.getBoundingClientRect()).filter(box => box.width && box.height);
   const box = found[found.length - 1];
   return box && [box.x + box.width / 2, box.y + box.height / 2];
@@ -35,7 +35,7 @@ class Browser:
         theirs, self._to = os.pipe()
         self._from, answers = os.pipe()
         words = [CHROMIUM, *_FLAGS, f"--user-data-dir={folder / 'profile'}"]
-        shell = ["sh", "-c", f'exec "$@" 3<&{theirs} 4>&{answers}', "sh", *words]
+        shell = ["bash", "-c", f'exec "$@" 3<&{theirs} 4>&{answers}', "bash", *words]  # sh knows 0 to 9 only
         self._process = subprocess.Popen(
             shell, pass_fds=(theirs, answers), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )

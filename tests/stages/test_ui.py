@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from medmim.errors import RunError, UsageError
-from medmim.stages.ui import serve
+from medmim.stages.ui import pages, serve
 
 
 def free_port():
@@ -23,6 +23,12 @@ def free_port():
 def test_without_runs_there_is_nothing_to_show(tmp_path):
     with pytest.raises(RunError, match=r"no runs in .*: run `medmim pretrain`, or set MEDMIM_HOME"):
         serve(tmp_path, port=free_port())
+
+
+def test_each_experiment_has_an_address_that_opens_its_table(study):
+    assert pages(study.home, port=5001) == [
+        ("medmim", "http://127.0.0.1:5001/#/experiments/1/runs?workflowType=machine_learning")
+    ]
 
 
 def test_a_taken_port_is_told(home):
