@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -14,6 +15,20 @@ from medmim.shapes import Images
 def batch_norms(encoder: nn.Module) -> list[_BatchNorm]:
     """Return the layers that keep running statistics."""
     return [m for m in encoder.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+
+
+@contextmanager
+def unmoved_batch_norms(network: nn.Module) -> Iterator[None]:
+    """Let batch norm go on with the statistics of each batch, and keep the running ones as they are."""
+    norms = batch_norms(network)
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
 
 
 def settle_batch_norms(encoder: nn.Module, batches: Iterable[Images]) -> None:

@@ -11,6 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from medmim.config import FinetuneSettings
+from medmim.encoders.dense_norms import unmoved_batch_norms
 from medmim.masks import Mask, tissue_share
 from medmim.methods import Method, Step
 from medmim.methods.teacher import Teacher
@@ -142,7 +143,8 @@ class FinetuningModule(L.LightningModule):
             layer.eval()
         loss = self.loss(self.network, batch)
         if self.reuse:
-            loss = loss + WEIGHT * self.loss(*self.reuse(self.network, batch, step=self.global_step))
+            with unmoved_batch_norms(self.network):  # it is judged on plain images
+                loss = loss + WEIGHT * self.loss(*self.reuse(self.network, batch, step=self.global_step))
         return loss
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:

@@ -52,6 +52,25 @@ def test_the_network_that_is_kept_is_the_same_as_ever():
     assert module.network.encoder is encoder
 
 
+def test_running_statistics_are_those_of_plain_images():
+    """It is judged on plain images: what batch norm remembers of masked and joined maps would spoil it."""
+
+    def norms_after_a_step(*, reuse):
+        torch.manual_seed(0)
+        encoder = build_encoder("resnet18", spatial_dims=2, in_channels=1, widths=[4, 4, 4, 4])
+        network = build_head("classify", encoder=encoder, spatial_dims=2, classes=2)
+        extra = Reuse(encoder, spatial_dims=2, seed=0) if reuse else None
+        settings = FinetuneSettings(task="classify")
+        module = FinetuningModule(network, Classification().loss, settings=settings, reuse=extra)
+        images = torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+        module.training_step({"image": images, "target": torch.tensor([0, 1])}, 0)
+        return {name: value for name, value in network.state_dict().items() if "running" in name}
+
+    with_reuse, without = norms_after_a_step(reuse=True), norms_after_a_step(reuse=False)
+    assert with_reuse
+    assert all(torch.equal(value, without[name]) for name, value in with_reuse.items())
+
+
 def test_what_is_masked_follows_the_step():
     network, batch = network_for("segment", 2), batch_for(2)
     reuse = Reuse(network.encoder, spatial_dims=2, seed=0)
