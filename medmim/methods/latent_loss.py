@@ -45,7 +45,7 @@ class InfoNCE:
 
 @dataclass(frozen=True)
 class SquaredError:
-    """The squared distance of predictions and targets of length one (the `norm_l2` of Latent MIM's code)."""
+    """The squared distance of predictions and targets of length one: 2 − 2 cos."""
 
     name = "latent MSE"
 
@@ -53,6 +53,19 @@ class SquaredError:
         """Return the mean over all patches."""
         difference = F.normalize(prediction.float(), dim=-1) - F.normalize(target.float(), dim=-1)
         return _mean(difference.square().sum(dim=-1), weight)
+
+
+@dataclass(frozen=True)
+class NormalisedSquaredError:
+    """The `norm_l2` of Latent MIM's code: each target with mean 0 and deviation 1 over its channels."""
+
+    name = "latent MSE, normalised targets"
+
+    def __call__(self, prediction: Latents, target: Latents, weight: Weight) -> Scalar:
+        """Return the mean over all patches and channels."""
+        variance, mean = torch.var_mean(target.float(), dim=-1, keepdim=True)
+        difference = prediction.float() - (target.float() - mean) / (variance + 1e-6).sqrt()
+        return _mean(difference.square().mean(dim=-1), weight)
 
 
 @dataclass(frozen=True)
@@ -66,10 +79,11 @@ class AbsoluteError:
         return _mean((prediction.float() - target.float()).abs().mean(dim=-1), weight)
 
 
-Objective = InfoNCE | SquaredError | AbsoluteError
+Objective = InfoNCE | SquaredError | NormalisedSquaredError | AbsoluteError
 OBJECTIVES: dict[str, Callable[..., Objective]] = {
     "infonce": InfoNCE,
     "mse": SquaredError,
+    "norm_l2": NormalisedSquaredError,
     "l1": AbsoluteError,
 }
 
@@ -78,7 +92,7 @@ def mean_cosine(latents: Latents, weight: Weight) -> Scalar:
     """Return the mean cosine of all pairs of different patches of an image, averaged over images.
 
     Near 1, all patches look alike: the representation has collapsed. An image of one patch has no pairs and
-    counts as 0.
+    counts as 0. Latent MIM's code counts each patch with itself too, which adds (1 − cosine) / patches.
     """
     directions = F.normalize(latents.float(), dim=-1) * weight
     count = weight.sum(dim=(1, 2))

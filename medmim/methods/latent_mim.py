@@ -130,7 +130,7 @@ def build_latent_mim(
             and each patch is cut out of its cell at a random offset.
         target: joint, stop_gradient or ema, or one of them with its own settings: `whole`, and for ema
             `momentum` and `last_momentum`.
-        objective: infonce, mse or l1, or `{infonce: {tau: …}}`.
+        objective: infonce, mse, norm_l2 or l1, or `{infonce: {tau: …}}`.
         decoder: self or cross, or one of them with its own settings: `width`, `depth`, `cues`.
         projector: width of the projector's two inner layers; 0: no projector; None: four times the encoder's.
         similarity: weight of the similarity constraint; 0: none.

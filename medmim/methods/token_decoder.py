@@ -122,15 +122,15 @@ class _CrossBlock(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(4))
         self.among = nn.MultiheadAttention(width, heads, batch_first=True)
         self.across = nn.MultiheadAttention(width, heads, batch_first=True)
         self.mlp = MLPBlock(width, 4 * width)
 
     def forward(self, x: Tokens, context: Tokens, real: Real | None, seen: Real | None) -> Tokens:
         x = x + _attend(self.among, self.norms[0](x), None, real)
-        x = x + _attend(self.across, self.norms[1](x), context, seen)
-        y: Tensor = x + self.mlp(self.norms[2](x))
+        x = x + _attend(self.across, self.norms[1](x), self.norms[2](context), seen)
+        y: Tensor = x + self.mlp(self.norms[3](x))
         return y
 
 

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from medmim.methods.latent_loss import OBJECTIVES, AbsoluteError, InfoNCE, SquaredError, mean_cosine
+from medmim.methods.latent_loss import (
+    OBJECTIVES,
+    AbsoluteError,
+    InfoNCE,
+    NormalisedSquaredError,
+    SquaredError,
+    mean_cosine,
+)
 
 COUNTS = (5, 3)  # real patches of two samples; the rest are fillers
 
@@ -49,6 +56,16 @@ def test_squared_error_equals_the_formula():
     pairs = zip(real(latents(0)), real(latents(1)), strict=True)
     expected = np.concatenate([((unit(p) - unit(t)) ** 2).sum(axis=-1) for p, t in pairs]).mean()
     assert SquaredError()(latents(0), latents(1), weights()).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_squared_error_of_normalised_targets_equals_the_formula():
+    pairs = zip(real(latents(0)), real(latents(1)), strict=True)
+    errors = []
+    for p, t in pairs:
+        spread = np.sqrt(t.var(axis=-1, ddof=1, keepdims=True) + 1e-6)
+        errors.append((p - (t - t.mean(axis=-1, keepdims=True)) / spread) ** 2)
+    loss = NormalisedSquaredError()(latents(0), latents(1), weights()).item()
+    assert loss == pytest.approx(np.concatenate(errors).mean(), rel=1e-5)
 
 
 def test_absolute_error_equals_the_formula():
