@@ -34,6 +34,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "SparK random 0.7": {**SPARK, "mask": "random"},
     "MAE": {"method": "mae", "mask": "random", "ratio": 0.75, **VIT},
     "SimMIM": {"method": "simmim", "mask": "random", "ratio": 0.6, **VIT},
+    # visible patches keep apart; a gap around every patch, as in the paper, does not divide 128 pixels
     "Latent MIM": {"method": "latent_mim", "mask": "gap", "ratio": 0.9, **VIT},
     "MaskAnyNet": {"method": "mask_any_net", "mask": "combined", "ratio": 0.25, **CNN},
     "contrastive": {"method": "contrastive", "mask": "random", "ratio": 0.5, **CNN},

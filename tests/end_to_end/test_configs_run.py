@@ -17,11 +17,12 @@ TRAININGS = [path for path in CONFIGS if path not in STUDIES]
 # the dataset has seven labelled patients, and slices of 20×16 pixels
 SMALL_VIT = ["--set", "encoder_options.width=32", "--set", "encoder_options.depth=1"]
 SMALL_VIT += ["--set", "encoder_options.heads=2", "--set", "method_options.projector=32", "--size", "80"]
+SMALL_SWIN = ["--set", "encoder_options={width: 8, depths: [1, 1, 1, 1], heads: [1, 1, 1, 1]}"]
 SMALLER = {
     "segment_few": ["--set", "labelled=3"],
     "latent_mim_paper": SMALL_VIT,
     "latent_mim_code": SMALL_VIT,
-    "simmim_swin": ["--size", "64"],
+    "simmim_swin": [*SMALL_SWIN, "--size", "64"],
 }
 # one cell of each study: what it varies is laid out in tests/test_study_cells.py
 ONE_CELL = ["seeds=[0]", "arms=[]", "masks=[mesh]", "ratios=[0.7]", "label_fractions=[1.0]", "scratch=false"]
