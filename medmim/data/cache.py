@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import safetensors.torch
@@ -19,6 +21,7 @@ from torch import Tensor
 from medmim import files
 
 DIGITS = 32
+_ABANDONED_S = 3600.0
 
 
 class DiskCache:
@@ -56,6 +59,10 @@ class DiskCache:
 
     def _make_room(self, wanted: int) -> None:
         """Remove what was used longest ago; a map of it that is open stays whole."""
+        for left in self.folder.glob(".*.tmp"):  # by a process that was killed while it wrote
+            with suppress(FileNotFoundError):
+                if time.time() - left.stat().st_mtime > _ABANDONED_S:
+                    left.unlink()
         found = []
         for path in self.folder.glob("*.safetensors"):
             try:

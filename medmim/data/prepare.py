@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from monai.transforms.intensity.dictionary import (
 from monai.transforms.spatial.dictionary import Orientationd, Resized, Spacingd
 from torch import Tensor
 
+from medmim import files
 from medmim.data.boxes import Boxes, moved, stored_boxes
 from medmim.data.cache import DIGITS, DiskCache
 from medmim.data.manifest import Volume
@@ -29,6 +31,7 @@ from medmim.data.nifti import read_image
 from medmim.data.plan import Plan, slice_axis
 from medmim.errors import DataError
 
+_log = logging.getLogger(__name__)
 _CT_RANGE_HU = (-1000.0, 1000.0)
 _VERSION = 1  # of what `prepare` does; another number, and no prepared volume on disk is used again
 
@@ -104,7 +107,14 @@ class Volumes:
         known = disk.get(key)
         if known is None:
             made = prepare(self.root, volume, self.plan)
-            disk.put(key, _tensors(made))
+            try:
+                disk.put(key, _tensors(made))
+            except files.WriteError as error:
+                _log.warning(
+                    "prepared volumes are not kept: %s; free the disk, or --set cache_disk_gb=0", error
+                )
+                self.disk = None
+                return made
             known = disk.get(key)
             if known is None:  # there is no room for it
                 return made

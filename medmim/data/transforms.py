@@ -71,6 +71,8 @@ class PadTo:
         """Return the sample with every key padded."""
         padded = dict(data)
         for key in self.keys:
-            value = float(data[key].min()) if key == "image" else 0
-            padded[key] = SpatialPad(self.size, mode="constant", value=value)(data[key])
+            if any(n < least for n, least in zip(data[key].shape[1:], self.size, strict=True)):
+                # asked only then: the darkest of a volume that is mapped from disk takes reading all of it
+                value = float(data[key].min()) if key == "image" else 0
+                padded[key] = SpatialPad(self.size, mode="constant", value=value)(data[key])
         return padded

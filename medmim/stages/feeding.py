@@ -85,10 +85,15 @@ def feed(data: Path, *, dims: Literal[2, 3], batch_size: int, workers: int) -> F
         chain, kept = _monai(data, plan), place / "monai"
         loaders: dict[str, Callable[[], Loader]] = {
             "medmim": lambda: batches(
-                _ours(data, plan, volumes, place / "prepared"), batch_size=batch_size, workers=workers
+                _ours(data, plan, volumes, place / "prepared", batch_size=batch_size),
+                batch_size=batch_size,
+                workers=workers,
             ),
             "MONAI CacheDataset": lambda: DataLoader(CacheDataset(volumes, chain, progress=False), **words),
-            "MONAI PersistentDataset": lambda: DataLoader(PersistentDataset(volumes, chain, kept), **words),
+            # without `weights_only` it takes its own files for what they are, and not for corrupt
+            "MONAI PersistentDataset": lambda: DataLoader(
+                PersistentDataset(volumes, chain, kept, weights_only=False), **words
+            ),
         }
         rows = tuple(_measure(name, build) for name, build in loaders.items())
         measured = rehearse(settings, batch=batch_size, home=place / "home", workers=workers)
@@ -96,9 +101,10 @@ def feed(data: Path, *, dims: Literal[2, 3], batch_size: int, workers: int) -> F
     return Fed(plan.dims, plan.size, len(volumes), batch_size, workers, rows, share, step_s)
 
 
-def _ours(data: Path, plan: Plan, volumes: tuple[Volume, ...], place: Path) -> Draws:
+def _ours(data: Path, plan: Plan, volumes: tuple[Volume, ...], place: Path, *, batch_size: int) -> Draws:
     prepared = Volumes(data, plan, cache_gb=4.0, disk=DiskCache(place, limit_gb=20.0))
-    return Draws(volumes, prepared, pretraining_patches(plan), labelled=False, seed=0, total=len(volumes))
+    total = -(-len(volumes) // batch_size) * batch_size  # whole batches, at least one
+    return Draws(volumes, prepared, pretraining_patches(plan), labelled=False, seed=0, total=total)
 
 
 def _measure(name: str, build: Callable[[], Loader]) -> Feeding:

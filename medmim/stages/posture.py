@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import urllib.error
 import urllib.request
+from base64 import b64encode
 from collections.abc import Mapping
 from ipaddress import ip_address
 from typing import Literal
@@ -13,16 +14,18 @@ from packaging.version import InvalidVersion, Version
 
 FLOOR = Version("3.17.2")
 _WAIT_S = 3.0
+_REFUSED = (401, 403)
 _CREDENTIALS = ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME")
 Verdict = tuple[str, Literal["ok", "note", "bad"], str, str]
 
 
 class Client:
-    """Asks a server, without credentials, proxies or redirects to elsewhere."""
+    """Asks a server, without proxies or redirects to elsewhere."""
 
-    def get(self, url: str, *, host: str | None = None) -> tuple[int, str] | None:
+    def get(self, url: str, *, host: str = "", authorization: str = "") -> tuple[int, str] | None:
         """Return status and the first kilobyte of the answer, or None without one."""
-        request = urllib.request.Request(url, headers={"Host": host} if host else {})
+        headers = {"Host": host, "Authorization": authorization}
+        request = urllib.request.Request(url, headers={key: value for key, value in headers.items() if value})
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _Stay())
         try:
             with opener.open(request, timeout=_WAIT_S) as answer:
@@ -51,19 +54,38 @@ def judge_server(environment: Mapping[str, str], client: Client) -> Verdict:
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https"):
         return name, "ok", "none: runs are kept here", ""
-    answer = client.get(f"{address.rstrip('/')}/version")
+    question, alone = f"{address.rstrip('/')}/version", _is_loopback(parts.hostname or "")
+    answer = client.get(question)
+    if answer and answer[0] in _REFUSED and (alone or parts.scheme == "https"):
+        answer = client.get(question, authorization=_authorization(environment)) or answer
     if answer is None:
         return name, "note", "does not answer", "runs are kept here; `medmim doctor` again when it is up"
-    alone = _is_loopback(parts.hostname or "")
+    hidden = answer[0] in _REFUSED
     problems = [
-        *_version_problem(answer[1]),
+        *([] if hidden else _version_problem(answer[1])),
         *([] if alone or parts.scheme == "https" else ["it is reached without TLS: put it behind https"]),
         *_credentials_problem(environment, alone=alone, inside="@" in parts.netloc),
         *_open_problem(client, address.rstrip("/"), alone=alone),
     ]
     if problems:
         return name, "bad", f"{len(problems)} problems", "; ".join(problems)
+    if hidden:
+        return (
+            name,
+            "note",
+            "tells its version to nobody without a password",
+            f"expected MLflow {FLOOR} or newer",
+        )
     return name, "ok", f"MLflow {answer[1].strip()}", ""
+
+
+def _authorization(environment: Mapping[str, str]) -> str:
+    """Return what MLflow's client would send, or nothing."""
+    token = environment.get("MLFLOW_TRACKING_TOKEN")
+    if token:
+        return f"Bearer {token}"
+    user, password = (environment.get(f"MLFLOW_TRACKING_{word}", "") for word in ("USERNAME", "PASSWORD"))
+    return f"Basic {b64encode(f'{user}:{password}'.encode()).decode()}" if user else ""
 
 
 def _version_problem(text: str) -> list[str]:

@@ -134,7 +134,7 @@ def going_on(store: Store, stage: str, resume: str | None, *, dataset: Dataset) 
         return None
     if store.run(run_id).data.tags["dataset_hash"] != dataset.info.content_hash:
         raise RunError("--resume: the dataset has changed since this run was started; start it again without")
-    return store.resume(run_id)
+    return store.resume(run_id, keep_points=True)
 
 
 def _leads() -> bool:

@@ -13,6 +13,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlparse
@@ -101,10 +102,19 @@ class Store:
         context = InputTag("mlflow.data.context", tags.get("stage", "study"))
         self.client.log_inputs(run_id, datasets=[DatasetInput(dataset, tags=[context])])
 
-    def resume(self, run_id: str) -> RunRecorder:
-        """Continue a run."""
-        self.client.update_run(self.run(run_id).info.run_id, status="RUNNING")
-        return RunRecorder(self.client, run_id)
+    def resume(self, run_id: str, *, keep_points: bool = False) -> RunRecorder:
+        """Continue a run.
+
+        Args:
+            run_id: of the run.
+            keep_points: do not log a metric again at a step where it is: a training goes on from its last
+                saved state, after which it had logged more. A study's summary is replaced instead.
+        """
+        run = self.run(run_id)
+        self.client.update_run(run_id, status="RUNNING")
+        keys = run.data.metrics if keep_points else ()
+        known = {(key, point.step) for key in keys for point in self.client.get_metric_history(run_id, key)}
+        return RunRecorder(self.client, run_id, known)
 
     def run(self, run_id: str) -> Run:
         """Return a run.
@@ -192,11 +202,20 @@ class Store:
 
 
 class RunRecorder:
-    """Records one run in the store (a `Recorder`)."""
+    """Records one run in the store (a `Recorder`).
 
-    def __init__(self, client: MlflowClient, run_id: str) -> None:
+    Args:
+        client: of the store.
+        run_id: of the run.
+        known: keys and steps of points that are there.
+    """
+
+    def __init__(
+        self, client: MlflowClient, run_id: str, known: AbstractSet[tuple[str, int]] = frozenset()
+    ) -> None:
         self._client = client
         self._run_id = run_id
+        self._known = known
 
     @property
     def run_id(self) -> str:
@@ -217,9 +236,9 @@ class RunRecorder:
     def metrics(self, values: Mapping[str, float], *, step: int) -> None:
         """Store metrics at a step."""
         now = int(time.time() * 1000)
-        self._client.log_batch(
-            self._run_id, metrics=[Metric(key, float(value), now, step) for key, value in values.items()]
-        )
+        new = [(key, value) for key, value in values.items() if (key, step) not in self._known]
+        points = [Metric(key, float(value), now, step) for key, value in new]
+        self._client.log_batch(self._run_id, metrics=points)
 
     def picture(self, key: str, png: bytes, *, step: int) -> None:
         """Store a picture under one key for all steps, so that the UI shows it as a series."""

@@ -1,3 +1,4 @@
+import errno
 import multiprocessing
 import os
 import random
@@ -5,6 +6,7 @@ import random
 import pytest
 import torch
 
+from medmim import files
 from medmim.data import prepare as module
 from medmim.data.cache import DiskCache
 from medmim.data.manifest import read_dataset
@@ -88,6 +90,31 @@ def test_prepared_volumes_come_from_disk_as_they_were_made(tiny_dataset, cache, 
     assert torch.equal(again.label, made.label)
     assert (again.affine == made.affine).all()
     assert again.slice_axis == made.slice_axis
+
+
+def test_a_full_disk_costs_the_cache_and_not_the_run(tiny_dataset, cache, monkeypatch, caplog):
+    def full(path, content):
+        raise files.WriteError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files, "write_bytes", full)
+    plan, rows = Plan(3, (16, 16, 16)), read_dataset(tiny_dataset).volumes[:2]
+    volumes = Volumes(tiny_dataset, plan, cache_gb=1.0, disk=cache)
+    for row in rows:
+        assert torch.equal(volumes(row).image, prepare(tiny_dataset, row, plan).image)
+    [said] = caplog.messages
+    assert said.startswith("prepared volumes are not kept: ")
+    assert said.endswith("No space left on device; free the disk, or --set cache_disk_gb=0")
+
+
+def test_what_a_killed_writer_left_is_removed_when_it_is_old(cache):
+    cache.put(KEY, TENSORS)
+    old, new = cache.folder / ".a.tmp", cache.folder / ".b.tmp"
+    for path in (old, new):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    cache.put("1" * 32, TENSORS)
+    assert not old.exists()
+    assert new.exists()
 
 
 @pytest.mark.parametrize("change", ["sha256", "label_sha256", "modality", "spacing_mm", "dims"])

@@ -15,14 +15,15 @@ KNOWN = {"MLFLOW_TRACKING_USERNAME": "somebody"}
 class Server(Client):
     """A tracking server that answers what it is told to."""
 
-    def __init__(self, version="3.17.2", *, to_anybody=401, under_any_name=403):
+    def __init__(self, version="3.17.2", *, to_anybody=401, under_any_name=403, password=""):
         self.version, self.to_anybody, self.under_any_name = version, to_anybody, under_any_name
+        self.password = password
 
-    def get(self, url, *, host=None):
+    def get(self, url, *, host="", authorization=""):
         if self.version is None:
             return None
         if url.endswith("/version"):
-            return 200, self.version
+            return (200, self.version) if authorization.endswith(self.password) else (401, "")
         return (self.under_any_name if host else self.to_anybody), ""
 
 
@@ -108,6 +109,29 @@ def test_a_server_that_cannot_be_trusted_is_told(address, server, words, said):
 )
 def test_a_server_that_can_be_trusted_is_ok(address, words):
     assert judge_server({"MLFLOW_TRACKING_URI": address, **words}, Server())[1] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("address", "words", "status"),
+    [
+        ("https://mlflow.org.test", {"MLFLOW_TRACKING_TOKEN": "sesame"}, "ok"),
+        ("http://localhost:5000", {"MLFLOW_TRACKING_TOKEN": "sesame"}, "ok"),
+        ("https://mlflow.org.test", KNOWN, "note"),
+    ],
+)
+def test_a_server_that_tells_its_version_to_those_it_knows_is_asked_with_credentials(address, words, status):
+    found = judge_server({"MLFLOW_TRACKING_URI": address, **words}, Server(password="sesame"))
+    assert found[1] == status
+
+
+def test_credentials_do_not_travel_in_the_clear():
+    class Listening(Server):
+        def get(self, url, *, host="", authorization=""):
+            assert not authorization
+            return super().get(url, host=host)
+
+    environment = {"MLFLOW_TRACKING_URI": "http://mlflow.org.test", "MLFLOW_TRACKING_TOKEN": "sesame"}
+    assert judge_server(environment, Listening(password="sesame"))[1] == "bad"
 
 
 def test_a_server_that_does_not_answer_is_noted():

@@ -83,7 +83,8 @@ def test_the_same_seed_gives_the_same_bytes_and_another_others(tiny_dataset, hom
 
 
 @pytest.mark.parametrize(
-    ("words", "after"), [({"evaluations": 3}, 1), ({"evaluations": 3}, 3), ({"checkpoint_every_steps": 1}, 2)]
+    ("words", "after"),
+    [({"evaluations": 3}, 1), ({"evaluations": 3}, 3), ({"checkpoint_every_steps": 1}, 2)],
 )
 def test_a_resumed_run_ends_with_the_bytes_of_an_uninterrupted_one(
     tiny_dataset, home, monkeypatch, words, after
@@ -106,6 +107,12 @@ def test_a_resumed_run_ends_with_the_bytes_of_an_uninterrupted_one(
         for run in (resumed, whole)
     ]
     assert without_time[0] == without_time[1]
+    for key in without_time[0]:
+        steps, expected = (
+            [point.step for point in store.client.get_metric_history(run, key)]
+            for run in (resumed.run_id, whole.run_id)
+        )
+        assert steps == expected  # each point once
 
 
 def test_an_interrupted_run_is_killed(tiny_dataset, home, monkeypatch):

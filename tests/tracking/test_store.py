@@ -87,6 +87,24 @@ def test_a_run_is_resumed(store):
     assert store.run(recorder.run_id).info.status == "RUNNING"
 
 
+def test_points_after_the_last_saved_state_are_not_logged_twice(store):
+    recorder = begin(store)
+    for step in (1, 2):
+        recorder.metrics({"train/loss": float(step)}, step=step)
+    resumed = store.resume(recorder.run_id, keep_points=True)
+    for step in (2, 3):  # from the state of step 1
+        resumed.metrics({"train/loss": float(step)}, step=step)
+    history = store.client.get_metric_history(recorder.run_id, "train/loss")
+    assert [(point.step, point.value) for point in history] == [(1, 1.0), (2, 2.0), (3, 3.0)]
+
+
+def test_the_summary_of_a_study_is_replaced(store):
+    recorder = begin(store)
+    recorder.metrics({"score/mean": 0.5}, step=0)
+    store.resume(recorder.run_id).metrics({"score/mean": 0.6}, step=0)
+    assert store.run(recorder.run_id).data.metrics["score/mean"] == 0.6
+
+
 def test_an_unknown_run_is_told(store):
     with pytest.raises(
         RunError, match="no run 'abc' in this home folder: see `medmim ui`, or set MEDMIM_HOME"
