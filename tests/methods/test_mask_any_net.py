@@ -254,6 +254,19 @@ def test_a_network_in_one_piece_meets_before_or_after():
         method(*batch_for(2)).loss.backward()
 
 
+@pytest.mark.parametrize(("maps", "depths"), [(3, [0, 1, 2, 3]), (4, [0, 1, 2, 4]), (5, [0, 1, 3, 5])])
+def test_levels_count_maps(maps, depths):
+    encoder = encoder_for(2, filters=tuple(range(4, 4 + maps)))
+    assert [Meeting(level=level).depth(encoder) for level in LEVELS] == depths
+
+
+def test_two_maps_have_no_middle():
+    encoder = encoder_for(2, filters=(4, 6))
+    with pytest.raises(UsageError, match="needs an encoder of three maps or more, and DynUNetEncoder has 2"):
+        Meeting(level="mid").depth(encoder)
+    assert Meeting(level="low").depth(encoder) == 1
+
+
 @both_dims
 @pytest.mark.parametrize("target", sorted(TARGETS))
 def test_reassembly_takes_every_target(dims, target):
