@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from medmim.cli.options import json_option, print_result, sizes
+from medmim.cli.options import home, json_option, print_result, sizes
 
 if TYPE_CHECKING:
-    from medmim.stages.masks import Masks
+    from medmim.stages.masks import Entry, Masks
 
 
 @click.command(
@@ -21,7 +21,8 @@ Examples:
   medmim masks                                   every mask at 0.3 … 0.9 on 14×14 cells
   medmim masks --dims 3 --grid 8,8,6
   medmim masks --mask mesh --mask random --ratio 0.7 --json
-  medmim masks --data medmim-data                on the first labelled volume, in three planes
+  medmim masks --data medmim-data                on the first labelled volume, and an analysis on 8 volumes
+  medmim masks --data medmim-data --model lung-segment
   medmim masks --image scan.nii.gz --dims 2""",
 )
 @click.option(
@@ -33,6 +34,11 @@ Examples:
 @click.option("--data", type=click.Path(path_type=Path), help="Dataset folder: draw on one of its volumes.")
 @click.option("--volume", help="Which volume of --data, by its id.  [default: the first with a label]")
 @click.option("--image", type=click.Path(path_type=Path), help="NIfTI file: draw on it.")
+@click.option(
+    "--model",
+    help="Whose encoder tells how alike features stay: a registered NAME, a run or a .safetensors file.  "
+    "[default: fixed random weights]",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the draws.")
 @click.option(
     "--out", type=click.Path(path_type=Path), default="medmim-masks.png", show_default=True, help="Picture."
@@ -41,16 +47,26 @@ Examples:
 def command(
     *, as_json: bool, grid: str | None, names: tuple[str, ...], ratios: tuple[float, ...], **given: Any
 ) -> None:
-    """Draw a gallery of masks and print their cards: ratio, evenness, what they hide of tissue and lesion."""
-    data, image, volume, dims = (given.pop(word) for word in ("data", "image", "volume", "dims"))
+    """Draw a gallery of masks and print their cards: ratio, evenness, what they hide of tissue and lesion.
+
+    On scans there is MaskAnyNet's analysis too: how much entropy (in bits a voxel) the masked image and the
+    stitched hidden pieces, the reuse image, have more than the original, how alike an encoder's features of
+    them are to its (cosine), and the reuse image's F-score, whose scale is this program's, not the paper's.
+    """
+    words = ("data", "image", "volume", "dims", "model")
+    data, image, volume, dims, model = (given.pop(word) for word in words)
     if data is not None and image is not None:
         raise click.UsageError("expected one of --data, --image, got both")
     if volume is not None and data is None:
         raise click.UsageError("--volume: expected --data DATASET with it")
+    if model is not None and data is None and image is None:
+        raise click.UsageError("--model: expected --data DATASET or --image FILE with it")
     from medmim.masks import MASKS
     from medmim.stages.masks import RATIOS, draw_masks, scene_from_dataset, scene_from_file
 
     scene = None
+    if model is not None:
+        given["weights"] = _weights(model)
     if data is not None:
         scene = scene_from_dataset(data, volume=volume, dims=dims)
     if image is not None:
@@ -60,20 +76,32 @@ def command(
     print_result(drawn.as_json(), as_json=as_json, lines=card_lines(drawn))
 
 
+def _weights(model: str) -> Path:
+    from medmim.stages.chosen_model import find_model
+    from medmim.tracking.store import Store
+
+    return find_model(model, Store(home()), click.echo).weights
+
+
 def card_lines(drawn: Masks) -> list[str]:
     """Return the cards as a table, for people; columns that no card fills are left out."""
     columns = {
         "realised_ratio": "hidden",
         "density_variance": "unevenness",
         "distance_to_visible": "distance",
-        "entropy_gain": "entropy gain",
-        "similarity": "similarity",
-        "trade_off": "trade-off",
         "tissue_hidden": "tissue",
         "lesion_hidden": "lesion",
         "lesion_lost": "lesion lost",
+        "masked_entropy": "masked ΔH",
+        "reuse_entropy": "reuse ΔH",
+        "masked_similarity": "masked alike",
+        "reuse_similarity": "reuse alike",
+        "f_score": "F-score",
     }
-    cards = [(entry, entry.card.as_json()) for entry in drawn.entries]
+    cards = [
+        (entry, {**dict.fromkeys(columns), **entry.card.as_json(), **_analysis(entry)})
+        for entry in drawn.entries
+    ]
     columns = {key: title for key, title in columns.items() if any(row[key] is not None for _, row in cards)}
     width = max(len("mask"), *(len(entry.mask) for entry, _ in cards))
     lines = [f"{'mask':<{width}}  ratio  " + "  ".join(columns.values())]
@@ -83,3 +111,7 @@ def card_lines(drawn: Masks) -> list[str]:
         ]
         lines.append(f"{entry.mask:<{width}}  {entry.card.requested_ratio:5.2f}  " + "  ".join(cells))
     return [*lines, "", f"picture  {drawn.picture}"]
+
+
+def _analysis(entry: Entry) -> dict[str, float]:
+    return {} if entry.analysis is None else entry.analysis.as_json()

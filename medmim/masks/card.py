@@ -1,14 +1,12 @@
-"""A mask card: what a mask does, in numbers: ratio, evenness, what it hides of an image and of a lesion."""
+"""A mask card: what a mask does, in numbers: ratio, evenness, what it hides of tissue and of a lesion."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Integer
+from jaxtyping import Integer
 from scipy import ndimage
 from torch import Tensor
 
@@ -17,12 +15,11 @@ from medmim.masks.tissue import tissue_share
 from medmim.shapes import Hidden, Images
 
 WINDOW = 3  # cells
-_BINS = 64
 
 
 @dataclass(frozen=True)
 class Card:
-    """Means over the samples of a batch; the last six are None where there is no image or no lesion.
+    """Means over the samples of a batch; the last three are None where there is no image or no lesion.
 
     Attributes:
         requested_ratio: share of cells that was to be hidden.
@@ -31,11 +28,6 @@ class Card:
             0 is perfectly even. Windows lie inside the grid and are smaller only where the grid is.
         distance_to_visible: mean distance, in cells, from a hidden cell to the nearest visible one.
         farthest_from_visible: the same for the farthest hidden cell of each sample.
-        entropy_gain: bits a voxel that the hidden pieces bring back: the entropy of the intensities of the
-            image less that of the masked image, in which hidden voxels are as dark as the darkest.
-        similarity: cosine between the image and its hidden pieces alone, the rest as dark as the darkest.
-        trade_off: harmonic mean of similarity and of entropy gain as a share of the image's entropy
-            (MaskAnyNet, arXiv 2511.12480, chooses masks by such a score).
         tissue_hidden: share of the tissue that is hidden.
         lesion_hidden: share of the labelled voxels that is hidden.
         lesion_lost: share of the samples with a label in which all of it is hidden.
@@ -46,9 +38,6 @@ class Card:
     density_variance: float
     distance_to_visible: float
     farthest_from_visible: float
-    entropy_gain: float | None = None
-    similarity: float | None = None
-    trade_off: float | None = None
     tissue_hidden: float | None = None
     lesion_hidden: float | None = None
     lesion_lost: float | None = None
@@ -70,7 +59,7 @@ def card(
     Args:
         hidden: (batch, *grid), True = hidden.
         requested_ratio: share of cells that was to be hidden.
-        images: (batch, channels, *space), one for each mask; the first channel counts for entropy.
+        images: (batch, channels, *space), one for each mask.
         labels: (batch, 1, *space); above 0 is lesion. Only with images.
 
     Raises:
@@ -88,7 +77,6 @@ def card(
         return Card(**values)
     voxels = hidden_voxels(hidden, tuple(images.shape[2:]))
     share = tissue_share(images, tuple(hidden.shape[1:]))
-    values |= _information(images[:, 0], voxels[:, 0])
     values |= {"tissue_hidden": float(_share_hidden(share.double(), hidden).mean())} if share.any() else {}
     return Card(**values, **({} if labels is None else _lesion(labels > 0, voxels)))
 
@@ -108,33 +96,6 @@ def distances_to_visible(hidden: Hidden) -> tuple[float, float]:
         float(np.mean([found.mean() for found in distances])),
         float(np.mean([found.max() for found in distances])),
     )
-
-
-def _information(
-    images: Float[Tensor, "batch *space"], hidden: Bool[Tensor, "batch *space"]
-) -> dict[str, float]:
-    """Return entropy gain, similarity and their trade-off; an image without contrast gives zeros."""
-    rows = []
-    for image, where in zip(images.double().numpy(), hidden.numpy(), strict=True):
-        ends = (image.min(), image.max())
-        whole = _entropy(image, ends)
-        gain = whole - _entropy(np.where(where, ends[0], image), ends)
-        energy = np.square(image - ends[0])
-        # the hidden pieces equal the image where they are and the darkest elsewhere, so the cosine is a root
-        similarity = math.sqrt(energy[where].sum() / energy.sum()) if energy.any() else 0.0
-        relative = max(gain, 0.0) / whole if whole else 0.0
-        both = similarity + relative
-        rows.append((gain, similarity, 2 * similarity * relative / both if both else 0.0))
-    return dict(zip(("entropy_gain", "similarity", "trade_off"), np.mean(rows, axis=0).tolist(), strict=True))
-
-
-def _entropy(image: np.ndarray, ends: Sequence[float]) -> float:
-    """Return Shannon's entropy of the intensities, in bits, from a histogram of 64 bins between `ends`."""
-    if ends[0] == ends[1]:
-        return 0.0
-    counts, _ = np.histogram(image, bins=_BINS, range=(ends[0], ends[1]))
-    shares = counts[counts > 0] / image.size
-    return float(-(shares * np.log2(shares)).sum())
 
 
 def _lesion(lesion: Tensor, voxels: Tensor) -> dict[str, float]:

@@ -1,8 +1,8 @@
 """MaskAnyNet's second branch, and where and how it meets the encoder.
 
 The paper (arXiv 2511.12480) fixes neither the shape of the alignment module nor the border between shallow
-and deep stages; here both are settings. Branches of different size meet at the primary's: the auxiliary map
-is resized linearly.
+and deep stages; here both are settings, and levels count the encoder's maps. Branches of different size meet
+at the primary's: the auxiliary map is resized linearly.
 """
 
 from __future__ import annotations
@@ -28,9 +28,14 @@ OPERATIONS = ("add", "concat")
 class Meeting:
     """Where and how the two branches meet.
 
+    A level counts maps, not layers: `low` is the first stage of a convolutional encoder, but the first of a
+    vision transformer's four maps comes after 3 of its 12 blocks. `decision` fuses the last maps of two whole
+    encoders, from which the goal decodes or scores once: maps meet, not the scores of two heads. An encoder
+    of one map has but one place after which to meet: its `low` is its `decision`.
+
     Attributes:
-        level: image (before the encoder), low (after its first map), mid (after the middle one) or decision
-            (after the last one: two whole encoders).
+        level: image (before the encoder), low (after its first map), mid (after the middle one of three or
+            more; of four, the second) or decision (after the last one).
         operation: add (primary + align(auxiliary)) or concat (align of both, side by side).
         kernel: of the alignment's three convolutions, odd; 0: no alignment, `add` then adds, and `concat`
             returns to the encoder's channels with one 1×1 convolution.
@@ -63,13 +68,18 @@ class Meeting:
         """Return after how many of the encoder's maps the branches meet; 0 is before the encoder.
 
         Raises:
-            UsageError: if that lies within an encoder that cannot be cut.
+            UsageError: if that lies within an encoder that cannot be cut, or has no middle.
         """
         maps = len(encoder.channels)
         if self.level in ("low", "mid") and not encoder.steps():
             raise UsageError(
                 f"method_options: fusion: level '{self.level}' needs an encoder that can be cut between its "
                 f"maps, and {type(encoder).__name__} is one piece; use level image or decision"
+            )
+        if self.level == "mid" and maps < 3:
+            raise UsageError(
+                f"method_options: fusion: level 'mid' needs an encoder of three maps or more, and "
+                f"{type(encoder).__name__} has {maps}: there it is level low"
             )
         return {"image": 0, "low": 1, "mid": (maps + 1) // 2, "decision": maps}[self.level]
 

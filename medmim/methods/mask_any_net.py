@@ -22,7 +22,7 @@ from medmim.methods.blend import Blend, Meeting
 from medmim.methods.choices import Choice
 from medmim.methods.goals import Decode, Goal, Kind, OfImage, OfVoxels, Reassembly, Supervision
 from medmim.methods.reconstruction import build_target
-from medmim.methods.stitch import stitch
+from medmim.methods.stitch import stitch, stitch_visible
 from medmim.shapes import Hidden, Images, Size
 
 OBJECTIVES = ("reassembly", "supervised")
@@ -36,7 +36,7 @@ class MaskAnyNet(Method):
         blend: the auxiliary branch and where both meet.
         goal: what is learnt from the fused maps.
         cell: mask cell in voxels.
-        reuse: whether the auxiliary branch sees the reuse image; without, the masked image once more: a
+        reuse: whether the auxiliary branch sees the reuse image; without, visible cells on an equal canvas: a
             control with equally many parameters and operations, and nothing reused.
         axes: of this choice of parts.
     """
@@ -71,8 +71,8 @@ class MaskAnyNet(Method):
         """
         require_grid(images, hidden, self.cell)
         masked = images.masked_fill(hidden_voxels(hidden, tuple(images.shape[2:])), 0)
-        seen = stitch(images, hidden, self.cell) if self.sees_hidden else masked
-        maps = self.blend(self.encoder, masked, seen)
+        pieces = stitch if self.sees_hidden else stitch_visible
+        maps = self.blend(self.encoder, masked, pieces(images, hidden, self.cell))
         step: Step = self.goal(maps, images, hidden, truth)
         return step
 
@@ -101,7 +101,7 @@ def build_mask_any_net(
         cell: mask cell in voxels.
         objective: reassembly (no labels), or supervised (the dataset's class targets, or its label volumes).
         fusion: where and how the branches meet: fields of `Meeting`, such as {level: mid, operation: add}.
-        reuse: False: the control of equal size, whose second branch sees the masked image too.
+        reuse: False: the control of equal cost, whose second branch sees cells that are visible already.
         target: of reassembly: raw, normalised, hog or ema, or one of them with its own settings.
         supervision: what the labels are; for `supervised`.
 

@@ -25,12 +25,21 @@ def stitch(images: Images, hidden: Hidden, cell: Size) -> Canvas:
         hidden: (batch, *grid), True = hidden; samples may hide different counts.
         cell: mask cell in voxels along each axis.
     """
-    canvas = canvas_of(tuple(hidden.shape[1:]), int(hidden.flatten(1).sum(dim=1).max()))
-    cells, order = to_cells(images, cell), _hidden_first(hidden)[:, : prod(canvas)]
-    pieces = cells.gather(1, order.unsqueeze(-1).expand(-1, -1, cells.shape[2]))
-    kept = hidden.flatten(1).gather(1, order).unsqueeze(-1)
-    space = tuple(count * step for count, step in zip(canvas, cell, strict=True))
-    return from_cells(pieces.where(kept, 0), space, cell)
+    return _laid_out(images, hidden, cell, _canvas_for(hidden))
+
+
+def stitch_visible(images: Images, hidden: Hidden, cell: Size) -> Canvas:
+    """Return as many visible cells side by side as are hidden, on the canvas that `stitch` has for this mask.
+
+    They are evenly spread over the visible ones in grid order; where fewer are visible than hidden, these are
+    all there is, and the rest of the canvas is zero.
+
+    Args:
+        images: (batch, channels, *space).
+        hidden: (batch, *grid), True = hidden.
+        cell: mask cell in voxels along each axis.
+    """
+    return _laid_out(images, _as_many_visible(hidden), cell, _canvas_for(hidden))
 
 
 def unstitch(reuse: Canvas, hidden: Hidden, cell: Size) -> Images:
@@ -42,7 +51,7 @@ def unstitch(reuse: Canvas, hidden: Hidden, cell: Size) -> Images:
         cell: mask cell in voxels along each axis.
     """
     pieces, flat = to_cells(reuse, cell), hidden.flatten(1)
-    order = _hidden_first(hidden)[:, : pieces.shape[1]]
+    order = _chosen_first(hidden)[:, : pieces.shape[1]]
     cells = pieces.new_zeros(len(pieces), flat.shape[1], pieces.shape[2])
     cells = cells.scatter(1, order.unsqueeze(-1).expand_as(pieces), pieces)
     space = tuple(count * step for count, step in zip(hidden.shape[1:], cell, strict=True))
@@ -61,6 +70,29 @@ def canvas_of(grid: Size, count: int) -> Size:
     return tuple(sides)
 
 
-def _hidden_first(hidden: Hidden) -> Int[Tensor, "batch cells"]:
-    """Return the numbers of all cells, the hidden ones first, both in grid order."""
-    return torch.argsort(hidden.flatten(1).to(torch.uint8), dim=1, descending=True, stable=True)
+def _canvas_for(hidden: Hidden) -> Size:
+    return canvas_of(tuple(hidden.shape[1:]), int(hidden.flatten(1).sum(dim=1).max()))
+
+
+def _laid_out(images: Images, chosen: Hidden, cell: Size, canvas: Size) -> Canvas:
+    """Return the chosen cells in grid order on a canvas of so many cells an axis; the rest of it is zero."""
+    cells, order = to_cells(images, cell), _chosen_first(chosen)[:, : prod(canvas)]
+    pieces = cells.gather(1, order.unsqueeze(-1).expand(-1, -1, cells.shape[2]))
+    kept = chosen.flatten(1).gather(1, order).unsqueeze(-1)
+    space = tuple(count * step for count, step in zip(canvas, cell, strict=True))
+    return from_cells(pieces.where(kept, 0), space, cell)
+
+
+def _as_many_visible(hidden: Hidden) -> Hidden:
+    """Choose as many visible cells of each sample as are hidden, evenly spread; all where they are fewer."""
+    visible = ~hidden.flatten(1)
+    number, wanted = visible.cumsum(dim=1), (~visible).sum(dim=1, keepdim=True)
+    there = visible.sum(dim=1, keepdim=True).clamp(min=1)
+    # a visible cell is taken where its share of those wanted passes the next whole number
+    taken = number * wanted // there > (number - 1) * wanted // there
+    return (visible & taken).reshape(hidden.shape)
+
+
+def _chosen_first(chosen: Hidden) -> Int[Tensor, "batch cells"]:
+    """Return the numbers of all cells, the chosen ones first, both in grid order."""
+    return torch.argsort(chosen.flatten(1).to(torch.uint8), dim=1, descending=True, stable=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,18 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from torch import Tensor
 
 from medmim import files
-from medmim.data.manifest import read_dataset
+from medmim.data.exhibits import spread
+from medmim.data.manifest import Volume, read_dataset
 from medmim.data.nifti import check_image, read_image
 from medmim.data.plan import plan_for, slice_axis
 from medmim.data.prepare import prepare
 from medmim.errors import DataError, ShapeError, UsageError
-from medmim.masks import build_mask, hidden_voxels, tissue_share
+from medmim.masks import Mask, build_mask, hidden_voxels, tissue_share
 from medmim.masks.card import Card, card
 from medmim.masks.gallery import Backdrop, gallery
 from medmim.randomness import torch_stream
 from medmim.shapes import Size, as_size
+from medmim.stages.mask_analysis import IMAGES, Analysis, Analyst, small
 from medmim.training.pictures import to_png
 
 RATIOS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -42,11 +44,13 @@ class Scene:
         image: float32 voxels in RAS order, 2D or 3D.
         label: as the image, or None.
         spacing_mm: distance between voxels along each axis.
+        scans: of as many axes, for the analysis; none: the image itself.
     """
 
     image: Tensor
     label: Tensor | None
     spacing_mm: tuple[float, ...]
+    scans: tuple[Tensor, ...] = ()
 
     @property
     def dims(self) -> int:
@@ -56,11 +60,12 @@ class Scene:
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """One mask at one ratio: the first of its draws, and the card of all of them."""
+    """One mask at one ratio: the first of its draws, the card of all of them, and an analysis on scans."""
 
     mask: str
     hidden: Tensor
     card: Card
+    analysis: Analysis | None
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,7 @@ class Masks:
                 "mask": entry.mask,
                 "ratio": entry.card.requested_ratio,
                 "card": entry.card.as_json(),
+                "analysis": None if entry.analysis is None else entry.analysis.as_json(),
                 "hidden": entry.hidden.int().tolist(),
             }
             for entry in self.entries
@@ -102,6 +108,7 @@ def draw_masks(
     scene: Scene | None,
     seed: int,
     out: Path,
+    weights: Path | None = None,
 ) -> Masks:
     """Draw every mask at every ratio, measure them and write the gallery.
 
@@ -113,6 +120,7 @@ def draw_masks(
         scene: what to draw them on; None: a neutral grid.
         seed: of the draws.
         out: PNG file.
+        weights: of the encoder whose features the analysis of a scene compares; None: random ones.
 
     Raises:
         MedmimError: for masks, ratios or sizes that cannot work, before anything is written.
@@ -122,23 +130,24 @@ def draw_masks(
     draws = _DRAWS if scene is None else max(1, min(_DRAWS, _VOXELS // scene.image.numel()))
     images, labels = _repeated(scene, draws)
     weight = None if images is None else tissue_share(images, cells)
+    analyst = None if scene is None else Analyst(scene.scans or [scene.image], cells, weights=weights)
     entries = []
     for name, mask in chosen:
         generator = torch_stream(seed, f"gallery {name}", round(mask.ratio * 1e6))
         hidden = mask.sample(draws, cells, generator=generator, weight=weight)
-        entries.append(
-            Entry(name, hidden[0], card(hidden, requested_ratio=mask.ratio, images=images, labels=labels))
-        )
+        measured = card(hidden, requested_ratio=mask.ratio, images=images, labels=labels)
+        judged = None if analyst is None else _judged(analyst, mask, cells, generator)
+        entries.append(Entry(name, hidden[0], measured, judged))
     files.write_bytes(out, _picture(entries, ratios, cells, scene, seed))
     return Masks(out, cells, seed, tuple(entries))
 
 
 def scene_from_dataset(root: Path, *, volume: str | None, dims: int | None) -> Scene:
-    """Read a volume of a dataset folder, prepared as networks see it.
+    """Read a volume of a dataset folder, prepared as networks see it, and up to 8 for the analysis.
 
     Args:
         root: dataset folder.
-        volume: its id; None: the first one with a label, or the first.
+        volume: its id, then it is analysed alone; None: the first one with a label, or the first.
         dims: 2: the slice that holds most of the label, or the middle one.
 
     Raises:
@@ -150,9 +159,12 @@ def scene_from_dataset(root: Path, *, volume: str | None, dims: int | None) -> S
         raise UsageError(
             f"--volume: no such volume among the {len(dataset.volumes)} of '{root}'; see its manifest"
         )
-    row = next((row for row in found if row.label), found[0])
-    plan = plan_for([row], dims=3, size=None, multiple=(1, 1, 1))
-    prepared = prepare(root, row, plan)
+    scans = tuple(small(_scene(root, row, dims).image) for row in spread(found, IMAGES))
+    return replace(_scene(root, next((row for row in found if row.label), found[0]), dims), scans=scans)
+
+
+def _scene(root: Path, row: Volume, dims: int | None) -> Scene:
+    prepared = prepare(root, row, plan_for([row], dims=3, size=None, multiple=(1, 1, 1)))
     label = None if prepared.label is None else prepared.label[0]
     scene = Scene(prepared.image[0], label, tuple(map(float, voxel_sizes(prepared.affine))))
     return _slice(scene, prepared.slice_axis) if dims == 2 else scene
@@ -212,7 +224,7 @@ def _fit(scene: Scene | None, grid: Sequence[int] | None, dims: int | None) -> t
         slice((length - n) // 2, (length - n) // 2 + n) for length, n in zip(space, kept, strict=True)
     )
     label = None if scene.label is None else scene.label[cut]
-    return cells, Scene(scene.image[cut], label, scene.spacing_mm)
+    return cells, replace(scene, image=scene.image[cut], label=label)
 
 
 def _even_cells(scene: Scene) -> Size:
@@ -222,6 +234,11 @@ def _even_cells(scene: Scene) -> Size:
     side = max(lengths) / _CELLS[scene.dims]
     voxels = [max(1, math.floor(side / step + 0.5)) for step in scene.spacing_mm]
     return tuple(max(min(4, length), length // step) for length, step in zip(space, voxels, strict=True))
+
+
+def _judged(analyst: Analyst, mask: Mask, cells: Size, generator: torch.Generator) -> Analysis:
+    weight = tissue_share(analyst.images, cells)
+    return analyst.judge(mask.sample(len(weight), cells, generator=generator, weight=weight))
 
 
 def _repeated(scene: Scene | None, draws: int) -> tuple[Tensor | None, Tensor | None]:

@@ -3,10 +3,13 @@
 import json
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from medmim.cli import main
+from medmim.encoders import build_encoder
 from medmim.masks import MASKS
+from medmim.training.checkpoint import save_weights
 
 
 @pytest.fixture
@@ -37,7 +40,26 @@ def test_json_is_every_mask_at_seven_ratios(run):
 def test_on_a_dataset_there_are_columns_for_tissue_and_lesion(run, tiny_dataset):
     result = run("--data", str(tiny_dataset), "--mask", "tissue", "--ratio", "0.5")
     assert result.exit_code == 0, result.output
-    assert "tissue  lesion  lesion lost" in result.output.splitlines()[0]
+    assert (
+        "tissue  lesion  lesion lost  masked ΔH  reuse ΔH  masked alike  reuse alike  F-score"
+        in result.output
+    )
+
+
+def test_the_analysis_compares_features_of_a_model(run, tiny_dataset, tmp_path):
+    torch.manual_seed(0)
+    words = {"widths": [4, 4, 6, 8]}
+    encoder = build_encoder("resnet18", spatial_dims=2, in_channels=1, **words)
+    about = {"spatial_dims": 2, "in_channels": 1, "encoder": "resnet18", "encoder_options": words}
+    weights = {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
+    file = save_weights(tmp_path / "kept", weights, about)
+    given = ["--data", str(tiny_dataset), "--mask", "mesh", "--ratio", "0.5", "--dims", "2", "--json"]
+    results = [run(*given), run(*given, "--model", str(file))]
+    assert [result.exit_code for result in results] == [0, 0], results[1].output
+    untaught, taught = (json.loads(one.output.splitlines()[-1])["masks"][0] for one in results)
+    assert untaught["hidden"] == taught["hidden"]
+    assert untaught["analysis"]["reuse_entropy"] == taught["analysis"]["reuse_entropy"]
+    assert untaught["analysis"]["reuse_similarity"] != taught["analysis"]["reuse_similarity"]
 
 
 @pytest.mark.parametrize(
@@ -48,6 +70,7 @@ def test_on_a_dataset_there_are_columns_for_tissue_and_lesion(run, tiny_dataset)
         (["--grid", "a,b"], "--grid: expected one number or one an axis, such as 64 or 40,56,40; got 'a,b'"),
         (["--dims", "4"], "4 is not in the range 2<=x<=3"),
         (["--volume", "x"], "--volume: expected --data DATASET with it"),
+        (["--model", "x"], "--model: expected --data DATASET or --image FILE with it"),
         (["--data", "a", "--image", "b"], "expected one of --data, --image, got both"),
     ],
 )
@@ -76,6 +99,7 @@ def test_help_names_every_option_with_an_example(run):
         "--data",
         "--volume",
         "--image",
+        "--model",
         "--seed",
         "--out",
         "--json",

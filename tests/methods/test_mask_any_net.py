@@ -15,6 +15,7 @@ from medmim.methods.blend import LEVELS, OPERATIONS, Blend, Fusion, Meeting
 from medmim.methods.goals import Supervision
 from medmim.methods.reconstruction import TARGETS
 from medmim.methods.stitch import stitch
+from medmim.training.cost import cost_of
 
 CELL = 4
 both_dims = pytest.mark.parametrize("dims", [2, 3])
@@ -136,13 +137,14 @@ def test_loss_equals_the_formula_and_ignores_visible_cells(dims):
 
 
 @both_dims
-def test_the_control_has_as_many_parameters_and_sees_nothing_hidden(dims):
-    method, control = build(dims), build(dims, reuse=False)
+@every_level
+@pytest.mark.parametrize("ratio", [0.25, 0.75])
+def test_the_control_costs_as_much_and_sees_nothing_hidden(dims, level, ratio):
+    method, control = (build(dims, fusion={"level": level}, reuse=reuse) for reuse in (True, False))
     assert method.sees_hidden
     assert not control.sees_hidden
-    count = [sum(one.numel() for one in each.parameters()) for each in (method, control)]
-    assert count[0] == count[1]
-    images, hidden = batch_for(dims)
+    images, hidden = batch_for(dims, ratio=ratio)
+    assert cost_of(method, images[:1], hidden[:1]) == cost_of(control, images[:1], hidden[:1])
     covered = voxels_of(images, hidden)
     seen = []
     watch(control.blend, seen)
@@ -250,6 +252,19 @@ def test_a_network_in_one_piece_meets_before_or_after():
     for level in ("image", "decision"):
         method = build_method("mask_any_net", **words, fusion={"level": level})
         method(*batch_for(2)).loss.backward()
+
+
+@pytest.mark.parametrize(("maps", "depths"), [(3, [0, 1, 2, 3]), (4, [0, 1, 2, 4]), (5, [0, 1, 3, 5])])
+def test_levels_count_maps(maps, depths):
+    encoder = encoder_for(2, filters=tuple(range(4, 4 + maps)))
+    assert [Meeting(level=level).depth(encoder) for level in LEVELS] == depths
+
+
+def test_two_maps_have_no_middle():
+    encoder = encoder_for(2, filters=(4, 6))
+    with pytest.raises(UsageError, match="needs an encoder of three maps or more, and DynUNetEncoder has 2"):
+        Meeting(level="mid").depth(encoder)
+    assert Meeting(level="low").depth(encoder) == 1
 
 
 @both_dims

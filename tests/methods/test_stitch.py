@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medmim.masks import MASKS, build_mask, hidden_voxels
-from medmim.methods.stitch import canvas_of, stitch, unstitch
+from medmim.methods.stitch import canvas_of, stitch, stitch_visible, unstitch
 
 
 def drawn(grid, *, rule="random", ratio=0.4, batch=3, seed=0):
@@ -39,6 +39,22 @@ def test_masked_and_scattered_back_is_the_image(rule, grid, cell):
     hidden = drawn(grid, rule=rule)
     masked = images.masked_fill(hidden_voxels(hidden, images.shape[2:]), 0)
     assert torch.equal(masked + unstitch(stitch(images, hidden, cell), hidden, cell), images)
+
+
+@pytest.mark.parametrize("ratio", [0.25, 0.5, 0.8])
+@pytest.mark.parametrize("rule", ["patch", "random"])
+def test_visible_cells_are_laid_on_a_canvas_of_the_same_size(rule, ratio):
+    grid, cell = (6, 8), (2, 3)
+    images, hidden = torch.rand(3, 2, 12, 24) + 1, drawn(grid, rule=rule, ratio=ratio)
+    found = stitch_visible(images, hidden, cell)
+    assert found.shape == stitch(images, hidden, cell).shape
+    for sample, where in zip(range(3), hidden, strict=True):
+        visible, count = (~where).flatten().nonzero()[:, 0], int(where.sum())
+        chosen = torch.zeros(grid, dtype=torch.bool)
+        # every so many-th of them, the last one included
+        chosen.view(-1)[visible[[-(-(k * len(visible)) // count) - 1 for k in range(1, count + 1)]]] = True
+        canvas = canvas_of(grid, int(hidden.flatten(1).sum(dim=1).max()))
+        assert torch.equal(found[sample], naive_stitch(images[sample], chosen, cell, canvas))
 
 
 @settings(deadline=None, max_examples=60)

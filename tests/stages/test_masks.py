@@ -41,6 +41,7 @@ def test_neutral_grids(drawn, dims, grid):
         assert entry.hidden.shape == grid
         assert entry.hidden.sum() == hidden_count(entry.hidden.numel(), entry.card.requested_ratio)
         assert entry.card.tissue_hidden is None
+        assert entry.analysis is None
 
 
 @pytest.mark.parametrize(
@@ -104,6 +105,18 @@ def test_a_volume_of_a_dataset(tiny_dataset, drawn):
     assert measured.lesion_lost == 0
 
 
+def test_several_volumes_of_a_dataset_are_analysed_and_a_named_one_alone(tiny_dataset, drawn):
+    several = scene_from_dataset(tiny_dataset, volume=None, dims=None)
+    alone = scene_from_dataset(tiny_dataset, volume=read_dataset(tiny_dataset).volumes[0].id, dims=2)
+    assert [len(several.scans), len(alone.scans)] == [8, 1]
+    assert torch.equal(alone.scans[0], alone.image)
+    rows = [drawn(["grid"], [0.25], scene=one).as_json()["masks"] for one in (several, alone)]
+    first, second = (row[0]["analysis"] for row in rows)
+    assert first != second
+    assert 0 < first["reuse_similarity"] < 1
+    assert 0 < first["f_score"] < 1
+
+
 def test_a_named_volume(tiny_dataset):
     rows = read_dataset(tiny_dataset).volumes
     first, last = (scene_from_dataset(tiny_dataset, volume=row.id, dims=3) for row in (rows[0], rows[-1]))
@@ -122,9 +135,9 @@ def test_a_slice_goes_through_the_label(tiny_dataset, drawn):
 
 
 def test_an_unlabelled_dataset(unlabelled_dataset, drawn):
-    measured = drawn(scene=scene_from_dataset(unlabelled_dataset, volume=None, dims=None)).entries[0].card
-    assert measured.lesion_hidden is None
-    assert measured.similarity is not None
+    found = drawn(scene=scene_from_dataset(unlabelled_dataset, volume=None, dims=None)).entries[0]
+    assert found.card.lesion_hidden is None
+    assert found.analysis is not None
 
 
 def nifti(tmp_path, array, *, spacing=(1.0, 1.0, 1.0), orientation="RAS"):
@@ -171,7 +184,7 @@ def test_a_scene_is_cut_to_whole_cells_from_both_ends(drawn):
     image[:2], image[9:] = 1.0, 1.0  # cut away: 11 voxels make 3 cells of 3
     image[4, 4] = 1.0
     made = drawn(scene=Scene(image, None, (1.0, 1.0)), grid=(3, 5))
-    assert made.entries[0].card.similarity > 0
+    assert made.entries[0].card.tissue_hidden > 0
     assert made.grid == (3, 5)
 
 

@@ -1,9 +1,10 @@
-"""Parameters and operations, counted by hand for a network of one layer."""
+"""Parameters and operations, counted by hand for a network of one layer and for a transformer."""
 
 import pytest
 import torch
 from torch import nn
 
+from medmim.encoders import build_encoder
 from medmim.encoders.custom import CustomEncoder
 from medmim.masks import build_mask
 from medmim.methods import build_method
@@ -34,6 +35,25 @@ def test_the_encoder_is_counted_as_by_hand():
     assert cost.encoder_gflop == pytest.approx(2 * 16 * 6 * 16 / 1e9)  # a multiplication and an addition each
     assert cost.gflop > cost.encoder_gflop
     assert cost.parameters > 2 * cost.encoder_parameters  # two whole encoders
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_transformer_is_counted_with_its_attention(dims):
+    width, depth, patch, patches = 12, 2, 4, 4**dims
+    encoder = build_encoder(
+        "vit", spatial_dims=dims, in_channels=1, patch=patch, width=width, depth=depth, heads=2
+    )
+    method = build_method(
+        "mask_any_net", encoder=encoder, spatial_dims=dims, cell=(patch,) * dims, fusion={"level": "image"}
+    )
+    hidden = build_mask("random", ratio=0.5).sample(1, (4,) * dims, generator=torch.Generator())
+    products = patches * patch**dims * width  # voxels to vectors
+    products += depth * patches * 3 * width * width  # queries, keys and values
+    products += depth * 2 * patches * patches * width  # who looks at whom, and what is seen there
+    products += depth * patches * width * width  # the heads brought together
+    products += depth * 2 * patches * width * 4 * width  # the perceptron
+    found = cost_of(method, torch.zeros(1, 1, *[16] * dims), hidden).encoder_gflop
+    assert found == pytest.approx(2 * products / 1e9, rel=1e-12)
 
 
 def test_measuring_changes_nothing():
