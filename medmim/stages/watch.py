@@ -18,6 +18,7 @@ from medmim.data.exhibits import exhibit, spread
 from medmim.data.partition import Partition
 from medmim.data.prepare import Volumes
 from medmim.encoders import Encoder
+from medmim.encoders.dense_norms import batch_norms
 from medmim.masks import Mask, hidden_voxels, tissue_share
 from medmim.methods import Method
 from medmim.randomness import torch_stream
@@ -36,6 +37,7 @@ _WATCHED = 8
 _DRAWN = 4
 _LOOKS = 3  # of the monitors, after the one at the start
 _SHARE = 0.05  # of the training's time that the monitors may take
+_SETTLING = 5 / 3  # passes a look where batch norm is settled first, on the training patients' two thirds
 _EXHIBITS = (12, 96)  # images that they look at, at least and at most; two thirds are training patients'
 
 
@@ -174,7 +176,7 @@ def _monitors(settings: PretrainSettings, subject: Subject, volumes: Volumes, bu
 
 
 def _affordable(budget: Budget, settings: PretrainSettings, encoder: Encoder, volumes: Volumes) -> int:
-    """Return how many images the monitors may look at: a training step costs at least three times a look."""
+    """Return how many images the monitors may look at: a training step costs at least three times a pass."""
     if budget.steps is not None:
         images = _SHARE * 3 * budget.steps * settings.batch_size / (_LOOKS + 1)
     else:
@@ -186,4 +188,5 @@ def _affordable(budget: Budget, settings: PretrainSettings, encoder: Encoder, vo
         encoder.train()
         seconds = (time.perf_counter() - start) / len(trial)
         images = _SHARE * 60 * (budget.minutes or 0) / (_LOOKS + 1) / seconds
-    return int(min(max(images, _EXHIBITS[0]), _EXHIBITS[1]))
+    passes = _SETTLING if batch_norms(encoder) else 1
+    return int(min(max(images / passes, _EXHIBITS[0]), _EXHIBITS[1]))

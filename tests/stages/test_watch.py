@@ -1,14 +1,21 @@
 """What is watched while pretraining: monitors in every method's runs, alarms, views and labels."""
 
+import itertools
+
 import pytest
 import tiny
 
 from medmim.cli.pretrain import alarm_lines
 from medmim.config import PretrainSettings
 from medmim.data.manifest import DatasetInfo, read_dataset, write_dataset
+from medmim.data.plan import Plan
+from medmim.data.prepare import Volumes
+from medmim.encoders import build_encoder
+from medmim.stages import watch
 from medmim.stages.pretrain import pretrain
 from medmim.stages.probe import probe
 from medmim.tracking.store import Store
+from medmim.training.budget import Budget
 
 PROBES = {"last/probe_effective_rank", "last/probe_cosine", "last/probe_segment_dice", "last/alarm_collapse"}
 
@@ -80,3 +87,17 @@ def test_an_alarm_is_said():
     assert alarm_lines({"last/alarm_collapse": 0.0}) == []
     [line] = alarm_lines({"last/alarm_collapse": 1.0, "last/alarm_leak": 0.0})
     assert "collapse" in line
+
+
+@pytest.mark.parametrize("budget", [Budget(steps=500), Budget(minutes=0.4)])
+def test_settling_batch_norm_counts_in_the_time_that_monitors_may_take(budget, tiny_dataset, monkeypatch):
+    """As many images as without batch norm would be looked at once and, two thirds of them, twice."""
+    clock = itertools.cycle([0.0, 0.008])
+    monkeypatch.setattr(watch.time, "perf_counter", lambda: next(clock))
+    chosen = settings(tiny_dataset, batch_size=4)
+    volumes = Volumes(tiny_dataset, Plan(2, (16, 16)), cache_gb=0.1)
+    resnet = build_encoder("resnet18", spatial_dims=2, in_channels=1, widths=(4, 4, 6, 8), stem_stride=1)
+    plain = build_encoder("dynunet", spatial_dims=2, in_channels=1, filters=(4, 4))
+    settled, once = (watch._affordable(budget, chosen, one, volumes) for one in (resnet, plain))
+    assert 75 <= once < 96
+    assert once * 0.95 < settled * 5 / 3 <= once
