@@ -21,6 +21,7 @@ from medmim.encoders import Encoder
 from medmim.encoders.dense_norms import batch_norms
 from medmim.masks import Mask, hidden_voxels, tissue_share
 from medmim.methods import Method
+from medmim.methods.base import HIDDEN_ERROR
 from medmim.randomness import torch_stream
 from medmim.shapes import Hidden, Images, Size, grid_of
 from medmim.stages.lessons import class_numbers, lessons, taught_by
@@ -107,7 +108,8 @@ class Watch:
         count = sum(len(batch[0]) for batch in self.batches)
         self._draw(pictures[0], step=step)
         found = {f"val/{name}": total / count for name, total in totals.items()}
-        found |= self._leaks([picture.get("reconstruction") for picture in pictures])
+        rebuilt = [picture.get("reconstruction") for picture in pictures]
+        found |= self._leaks(rebuilt, found.pop(f"val/{HIDDEN_ERROR}", None))
         return found | (self.monitors() if self.monitors and self._due(step) else {})
 
     def _due(self, step: int) -> bool:
@@ -116,12 +118,14 @@ class Watch:
         number = int(self.budget.progress(step) * times + 1e-9)
         return number * _LOOKS // times > (number - 1) * _LOOKS // times
 
-    def _leaks(self, rebuilt: list[Tensor | None]) -> dict[str, float]:
+    def _leaks(self, rebuilt: list[Tensor | None], error: float | None) -> dict[str, float]:
+        """Return the error of hidden cells, that of voxels where a picture shows them, and its alarm."""
         known = [one for one in rebuilt if one is not None]
-        if len(known) < len(self.batches):
+        if len(known) == len(self.batches):
+            images, hidden = (torch.cat([batch[place] for batch in self.batches]) for place in (0, 1))
+            error = hidden_error(images, hidden, torch.cat(known))
+        if error is None:  # nothing is predicted
             return {}
-        images, hidden = (torch.cat([batch[place] for batch in self.batches]) for place in (0, 1))
-        error = hidden_error(images, hidden, torch.cat(known))
         leaked = error < LEAKED_ERROR and not self.method.sees_hidden
         return {"probe/hidden_error": error, "alarm/leak": float(leaked)}
 

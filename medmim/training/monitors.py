@@ -5,6 +5,8 @@ probe/segment_dice              Dice of a 1×1 classifier on frozen features, on
 probe/effective_rank            directions that the features of the images use
 probe/cosine                    mean cosine between the features of two places, of one image or of two
 alarm/collapse                  1 where all places have come to look alike to the encoder
+probe/hidden_error              error of hidden cells relative to the variance of what is predicted there;
+                                none where nothing is, as by contrast: the run's tag `leak_alarm`
 alarm/leak                      1 where hidden cells are rebuilt too well to be true
 
 Nothing is drawn at random and nothing is kept between calls: training goes on as if nobody had looked. While

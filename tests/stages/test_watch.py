@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import tiny
+import torch
 
 from medmim.cli.pretrain import alarm_lines
 from medmim.config import PretrainSettings
@@ -51,6 +52,38 @@ def test_every_method_is_watched_under_the_same_keys(tiny_dataset, home, words, 
     assert {"cost/parameters", "cost/gflop", "probe/cosine"} <= run.data.metrics.keys()
     assert run.data.tags["axis_masking"] == "mesh"
     assert result.panel.is_file()
+
+
+RESNET = {"encoder": "resnet18", "encoder_options": {"widths": [4, 4, 6, 8]}, "dims": 2, "size": (32,)}
+VIT = {"encoder": "vit", "encoder_options": {"patch": 4, "width": 12, "depth": 1, "heads": 2}}
+
+
+@pytest.mark.parametrize(
+    ("words", "alarm"),
+    [
+        ({**RESNET, "method": "spark"}, "watched"),
+        ({**RESNET, "method": "spark", "method_options": {"target": "hog"}}, "watched"),
+        ({**RESNET, "method": "spark", "method_options": {"target": "ema"}}, "watched"),
+        ({**VIT, "method": "latent_mim"}, "watched"),
+        ({**RESNET, "method": "mask_any_net"}, "none: hidden content is seen by design"),
+        ({**RESNET, "method": "contrastive"}, "none: nothing hidden is predicted"),
+    ],
+)
+def test_leaks_are_watched_for_or_the_run_says_why_not(tiny_dataset, home, words, alarm):
+    result = pretrain(settings(tiny_dataset, monitors=False, **words), home=home)
+    keys = {"last/probe_hidden_error", "last/alarm_leak"}
+    predicted = not alarm.endswith("predicted")
+    assert keys & result.metrics.keys() == (keys if predicted else set())
+    assert not predicted or result.metrics["last/probe_hidden_error"] > 0.1
+    assert "last/val_hidden_error" not in result.metrics
+    assert Store(home).run(result.run_id).data.tags["leak_alarm"] == alarm
+
+
+def test_a_target_that_is_guessed_exactly_is_a_leak(tiny_dataset, home, monkeypatch):
+    monkeypatch.setattr("medmim.methods.latent_mim.relative_error", lambda *_: torch.tensor(0.01))
+    metrics = pretrain(settings(tiny_dataset, **VIT, method="latent_mim"), home=home).metrics
+    assert metrics["last/probe_hidden_error"] == pytest.approx(0.01)
+    assert metrics["last/alarm_leak"] == 1
 
 
 def test_classes_are_probed_and_learnt_from(classed_dataset, home):
