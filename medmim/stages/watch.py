@@ -28,7 +28,7 @@ from medmim.stages.lessons import class_numbers, lessons, taught_by
 from medmim.training.budget import Budget
 from medmim.training.fit import autocast
 from medmim.training.modules import in_views
-from medmim.training.monitors import LEAKED_ERROR, Monitors, hidden_error
+from medmim.training.monitors import LEAKED_ERROR, Monitors, alike_targets, hidden_error
 from medmim.training.pictures import panel, reconstruction_rows
 
 if TYPE_CHECKING:
@@ -110,7 +110,8 @@ class Watch:
         found = {f"val/{name}": total / count for name, total in totals.items()}
         rebuilt = [picture.get("reconstruction") for picture in pictures]
         found |= self._leaks(rebuilt, found.pop(f"val/{HIDDEN_ERROR}", None))
-        return found | (self.monitors() if self.monitors and self._due(step) else {})
+        looked = self.monitors() if self.monitors and self._due(step) else {}
+        return found | looked | alike_targets(found)
 
     def _due(self, step: int) -> bool:
         """Whether the monitors' turn comes with this evaluation; the last one is always theirs."""

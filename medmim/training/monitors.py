@@ -4,7 +4,8 @@ probe/knn_f1, probe/linear_f1   macro-F1 of the image's class, from training pat
 probe/segment_dice              Dice of a 1×1 classifier on frozen features, on a coarse grid
 probe/effective_rank            directions that the features of the images use
 probe/cosine                    mean cosine between the features of two places, of one image or of two
-alarm/collapse                  1 where all places have come to look alike to the encoder
+alarm/collapse                  1 where all places have come to look alike to the encoder, or all latents that
+                                are learnt from, while it may still tell places apart (val/cosine_targets)
 probe/hidden_error              error of hidden cells relative to the variance of what is predicted there;
                                 none where nothing is, as by contrast: the run's tag `leak_alarm`
 alarm/leak                      1 where hidden cells are rebuilt too well to be true
@@ -15,6 +16,8 @@ images, as the kept weights have them.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -97,6 +100,15 @@ class Monitors:
         flatter = rank < _COLLAPSED_RANK * self.initial_rank
         collapsed = cosine > COLLAPSED_COSINE and (closer or flatter)
         return {"probe/effective_rank": rank, "probe/cosine": cosine, "alarm/collapse": float(collapsed)}
+
+
+def alike_targets(found: Mapping[str, float]) -> dict[str, float]:
+    """Return the alarm of a collapse behind the encoder, as after a projector; nothing where there is none.
+
+    Args:
+        found: numbers of an evaluation; `val/cosine_targets` where the method learns from latents.
+    """
+    return {"alarm/collapse": 1.0} if found.get("val/cosine_targets", 0.0) > COLLAPSED_COSINE else {}
 
 
 def hidden_error(images: Images, hidden: Hidden, reconstruction: Images) -> float:

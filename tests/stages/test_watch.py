@@ -86,6 +86,17 @@ def test_a_target_that_is_guessed_exactly_is_a_leak(tiny_dataset, home, monkeypa
     assert metrics["last/alarm_leak"] == 1
 
 
+@pytest.mark.parametrize(("cosine", "alarm"), [(0.96, 1.0), (0.9, 0.0)])
+def test_targets_that_are_all_alike_raise_the_alarm_though_the_encoder_is_well(
+    tiny_dataset, home, monkeypatch, cosine, alarm
+):
+    monkeypatch.setattr("medmim.methods.latent_mim.mean_cosine", lambda *_: torch.tensor(cosine))
+    words = {**VIT, "method": "latent_mim", "method_options": {"similarity": 0.0}}
+    metrics = pretrain(settings(tiny_dataset, **words), home=home).metrics
+    assert metrics["last/probe_cosine"] < 0.95
+    assert metrics["last/alarm_collapse"] == alarm
+
+
 def test_classes_are_probed_and_learnt_from(classed_dataset, home):
     options = {"method": "mask_any_net", "method_options": {"objective": "supervised"}}
     result = pretrain(settings(classed_dataset, dims=2, **options), home=home)
