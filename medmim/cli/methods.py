@@ -55,6 +55,7 @@ def method_lines(rows: list[MethodRow]) -> list[str]:
         *lines,
         "",
         "masking: where nothing else is said; any of `medmim masks` goes with every method",
+        "task: segmentation, detection or classification with any of them, in `medmim finetune`",
         "options, --set method_options.NAME=VALUE:",
         *(f"  {line}" for line in options),
     ]

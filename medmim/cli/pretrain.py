@@ -90,7 +90,7 @@ def command(
 
 
 _ALARMS = {
-    "last/alarm_collapse": "alarm    collapse: all places have come to look alike to the encoder",
+    "last/alarm_collapse": "alarm    collapse: all places, or all targets, have come to look alike",
     "last/alarm_leak": "alarm    leak: hidden cells are rebuilt too well to be true; try larger cells",
 }
 

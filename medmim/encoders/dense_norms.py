@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from medmim.encoders.synced_norm import SyncedBatchNorm
 from medmim.shapes import Images
+
+Network = TypeVar("Network", bound=nn.Module)
+
+_AT_ONCE = 8
 
 
 def batch_norms(encoder: nn.Module) -> list[_BatchNorm]:
@@ -55,3 +62,20 @@ def settle_batch_norms(encoder: nn.Module, batches: Iterable[Images]) -> None:
         norm.momentum = momentum
     for module, training in modes:
         module.training = training
+
+
+def settled_copy(encoder: Network, images: Images) -> Network:
+    """Return a copy with running statistics of these images, settled by this process alone.
+
+    Args:
+        encoder: with batch norms; neither its weights nor its statistics change.
+        images: whole images, (batch, channels, *space), a few of which are looked at together.
+    """
+    settled = copy.deepcopy(encoder)
+    for norm in batch_norms(settled):
+        if isinstance(norm, SyncedBatchNorm):
+            norm.alone = True
+    device = next(settled.parameters()).device
+    pieces = images.tensor_split(-(-len(images) // _AT_ONCE))  # of about equal size: each counts as much
+    settle_batch_norms(settled, (piece.to(device) for piece in pieces))
+    return settled

@@ -88,12 +88,18 @@ def _over_all(values: Tensor) -> Tensor:
 
 
 class SyncedBatchNorm(_BatchNorm):
-    """A batch norm of any number of axes; in one process, or outside of training, PyTorch's."""
+    """A batch norm of any number of axes; in one process, or outside of training, PyTorch's.
+
+    Attributes:
+        alone: counts this process's voxels only, as in a copy that the other processes do not have.
+    """
+
+    alone = False
 
     def forward(self, values: Any) -> Any:
         """Normalise the values of this process by the statistics of all."""
         together = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-        if not (self.training and together):
+        if self.alone or not (self.training and together):
             return super().forward(values)
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)

@@ -6,11 +6,17 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from medmim.encoders import Encoder
 from medmim.errors import ShapeError
 from medmim.shapes import Hidden, Images, Scalar, Size, grid_of
+
+Values = Float[Tensor, "places values"]
+
+HIDDEN_ERROR = "hidden_error"
 
 
 @dataclass(frozen=True)
@@ -19,7 +25,8 @@ class Step:
 
     Attributes:
         loss: what is minimised.
-        parts: detached terms worth a curve each, without the loss itself.
+        parts: detached terms worth a curve each, without the loss itself; `HIDDEN_ERROR` where hidden cells
+            are predicted and no picture shows them.
         pictures: detached images in the input's frame, such as `reconstruction`, (batch, channels, *space).
     """
 
@@ -37,6 +44,7 @@ class Method(nn.Module, ABC):
         views: views of each image in a batch, each under a mask of its own: the first of all images, then the
             second of all images.
         sees_hidden: whether hidden content reaches the prediction by design; then a low loss is no leak.
+        rebuilds: whether hidden cells are predicted; else there is no error of them, and no alarm of leaks.
         learns_from: what labels the method is given as a third argument: target (class of each image), label
             (class of each voxel), or None.
     """
@@ -45,6 +53,7 @@ class Method(nn.Module, ABC):
     axes: dict[str, str]
     views: int = 1
     sees_hidden: bool = False
+    rebuilds: bool = True
     learns_from: Literal["target", "label"] | None = None
 
     @abstractmethod
@@ -62,6 +71,20 @@ class Method(nn.Module, ABC):
         Args:
             progress: share of the training's budget used so far, 0 to 1.
         """
+
+
+@torch.no_grad()
+def relative_error(prediction: Values, truth: Values) -> Scalar:
+    """Return the squared error relative to the variance of each value over the places; 1: only means.
+
+    Where nothing varies there is nothing to be known beyond means: 1 too.
+
+    Args:
+        prediction: of hidden places, of all images.
+        truth: what it is compared with.
+    """
+    spread = (truth - truth.mean(dim=0)).square().sum()
+    return ((prediction - truth).square().sum() / spread).where(spread > 0, 1.0)
 
 
 def require_grid(images: Images, hidden: Hidden, cell: Size) -> None:

@@ -1,7 +1,7 @@
 """Objectives between predicted and true latents, and how alike the latents of one image are.
 
 Latents are (batch, patches, width); `weight` is 1 at real patches and 0 at fillers. Everything is computed in
-float32, whatever the precision of the networks.
+float32, whatever the precision of the networks. `compared` gives latents in an objective's own units.
 """
 
 from __future__ import annotations
@@ -42,6 +42,10 @@ class InfoNCE:
         among = scores.masked_fill(weight.mT == 0, -torch.inf)
         return 2 * self.tau * _mean(among.logsumexp(dim=-1) - right, weight)
 
+    def compared(self, prediction: Latents, target: Latents, weight: Weight) -> tuple[Latents, Latents]:
+        """Return both standardised: scale and offset of a prediction are free."""
+        return _standardised(prediction.float(), weight), _standardised(target.float(), weight)
+
 
 @dataclass(frozen=True)
 class SquaredError:
@@ -51,8 +55,12 @@ class SquaredError:
 
     def __call__(self, prediction: Latents, target: Latents, weight: Weight) -> Scalar:
         """Return the mean over all patches."""
-        difference = F.normalize(prediction.float(), dim=-1) - F.normalize(target.float(), dim=-1)
-        return _mean(difference.square().sum(dim=-1), weight)
+        prediction, target = self.compared(prediction, target, weight)
+        return _mean((prediction - target).square().sum(dim=-1), weight)
+
+    def compared(self, prediction: Latents, target: Latents, weight: Weight) -> tuple[Latents, Latents]:
+        """Return both with length one."""
+        return F.normalize(prediction.float(), dim=-1), F.normalize(target.float(), dim=-1)
 
 
 @dataclass(frozen=True)
@@ -63,9 +71,13 @@ class NormalisedSquaredError:
 
     def __call__(self, prediction: Latents, target: Latents, weight: Weight) -> Scalar:
         """Return the mean over all patches and channels."""
+        prediction, target = self.compared(prediction, target, weight)
+        return _mean((prediction - target).square().mean(dim=-1), weight)
+
+    def compared(self, prediction: Latents, target: Latents, weight: Weight) -> tuple[Latents, Latents]:
+        """Return predictions as they are, targets normalised."""
         variance, mean = torch.var_mean(target.float(), dim=-1, keepdim=True)
-        difference = prediction.float() - (target.float() - mean) / (variance + 1e-6).sqrt()
-        return _mean(difference.square().mean(dim=-1), weight)
+        return prediction.float(), (target.float() - mean) / (variance + 1e-6).sqrt()
 
 
 @dataclass(frozen=True)
@@ -76,7 +88,12 @@ class AbsoluteError:
 
     def __call__(self, prediction: Latents, target: Latents, weight: Weight) -> Scalar:
         """Return the mean over all patches."""
-        return _mean((prediction.float() - target.float()).abs().mean(dim=-1), weight)
+        prediction, target = self.compared(prediction, target, weight)
+        return _mean((prediction - target).abs().mean(dim=-1), weight)
+
+    def compared(self, prediction: Latents, target: Latents, weight: Weight) -> tuple[Latents, Latents]:
+        """Return both as they are."""
+        return prediction.float(), target.float()
 
 
 Objective = InfoNCE | SquaredError | NormalisedSquaredError | AbsoluteError

@@ -14,11 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from medmim.encoders import Encoder
-from medmim.encoders.tokens import choose, initialise
+from medmim.encoders.tokens import Tokens, choose, initialise
 from medmim.encoders.vit import ViTEncoder
 from medmim.errors import UsageError
 from medmim.methods.apart import cut_apart
-from medmim.methods.base import Method, Step, require_grid, require_whole_cells
+from medmim.methods.base import (
+    HIDDEN_ERROR,
+    Method,
+    Step,
+    relative_error,
+    require_grid,
+    require_whole_cells,
+)
 from medmim.methods.choices import Choice, build_choice
 from medmim.methods.latent_loss import OBJECTIVES, Objective, mean_cosine
 from medmim.methods.latent_target import LATENT_TARGETS, LatentTarget, project
@@ -95,14 +102,20 @@ class LatentMIM(Method):
             constraint = sum(
                 ((value - self._likeness()).square() for value in alike.values()), loss.new_zeros(())
             )
-            true_alike = mean_cosine(true.detach(), wanted.weight)
-        parts = {name: value.detach() for name, value in alike.items()}
-        return Step(loss=loss + self.similarity * constraint, parts={**parts, "cosine_targets": true_alike})
+            parts = {name: value.detach() for name, value in alike.items()}
+            parts["cosine_targets"] = mean_cosine(true.detach(), wanted.weight)
+            parts[HIDDEN_ERROR] = self._error(predicted.detach(), true.detach(), wanted.weight)
+        return Step(loss=loss + self.similarity * constraint, parts=parts)
 
     def after_step(self, progress: float) -> None:
         """Let the target follow, and note how far the training is."""
         self.progress.fill_(progress)
         self.target.follow(self.encoder, self.projector, progress=progress)
+
+    def _error(self, predicted: Tokens, true: Tokens, weight: Tensor) -> Scalar:
+        """Return the error of hidden patches' latents, as the objective compares them."""
+        real = weight.squeeze(-1) > 0
+        return relative_error(*(one[real] for one in self.objective.compared(predicted, true, weight)))
 
     def _likeness(self) -> Scalar:
         """Return the mean cosine to be held: it falls along a cosine while training."""

@@ -57,6 +57,7 @@ class MaskAnyNet(Method):
         self.goal = goal
         self.cell = cell
         self.sees_hidden = reuse
+        self.rebuilds = isinstance(goal, Reassembly)
         self.learns_from = goal.kind
         self.axes = axes
 

@@ -10,7 +10,7 @@ from medmim.encoders import Encoder
 from medmim.errors import ShapeError
 from medmim.masks import hidden_voxels
 from medmim.methods.averaged_features import AveragedFeatures
-from medmim.methods.base import Step
+from medmim.methods.base import HIDDEN_ERROR, Step, relative_error
 from medmim.methods.choices import Choice, build_choice
 from medmim.methods.hog import HOG
 from medmim.methods.targets import NormalisedPixels, RawPixels, Target, to_cells
@@ -55,6 +55,8 @@ def reconstruct(
 ) -> Step:
     """Return the mean error on hidden cells, and the image with its hidden cells as they are predicted.
 
+    Where a prediction is no picture, its error relative to the target's variance over hidden cells is a part.
+
     Args:
         prediction: values at the target's stride, (batch, channels, *space / stride).
         target: what they are compared with.
@@ -65,12 +67,15 @@ def reconstruct(
     space = tuple(images.shape[2:])
     steps = tuple(n // step for n, step in zip(target.cell, target.stride, strict=True))
     predicted = to_cells(prediction.float(), steps)
-    difference = predicted - target(images)
+    true = target(images)
+    difference = predicted - true
     errors = (difference.square() if error == "squared" else difference.abs()).mean(dim=-1)
     chosen = hidden_voxels(hidden, grid_of(space, target.cell))[:, 0].flatten(1)
     picture = target.picture(predicted.detach(), images)
-    pictures = {} if picture is None else {"reconstruction": _patched(images, picture, hidden)}
-    return Step(loss=errors[chosen].mean(), pictures=pictures)
+    loss = errors[chosen].mean()
+    if picture is None:
+        return Step(loss=loss, parts={HIDDEN_ERROR: relative_error(predicted[chosen], true[chosen])})
+    return Step(loss=loss, pictures={"reconstruction": _patched(images, picture, hidden)})
 
 
 def _patched(images: Images, picture: Images, hidden: Hidden) -> Images:

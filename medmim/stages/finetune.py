@@ -227,6 +227,7 @@ def _tags(settings: FinetuneSettings, parts: Parts) -> dict[str, str]:
     return {
         "stage": "finetune",
         "task": settings.task,
+        "axis_task": parts.task.axis,
         "metric": parts.task.metric,
         "arm": parts.origin.arm,
         "pretraining_run": parts.origin.run_id,

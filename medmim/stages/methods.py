@@ -27,7 +27,8 @@ class MethodRow:
         mask, ratio: what is hidden where nothing else is said.
         encoder: that it trains where none is named.
         target, architecture, objective: axes of the survey (arXiv 2408.06687); the axis of masking is
-            `--mask` with every method, that of the task is `medmim finetune`.
+            `--mask` with every method. That of the downstream task is no property of a method: any encoder
+            feeds segmentation, detection and classification, and a fine-tuning run is tagged `axis_task`.
         views: of each image in a batch.
         sees_hidden: whether hidden content reaches the prediction by design.
         encoder_parameters: of the encoder, which is kept.

@@ -276,6 +276,14 @@ def _tags(settings: PretrainSettings, parts: _Parts) -> dict[str, str]:
         "dataset_hash": parts.dataset.info.content_hash,
         "split_hash": parts.dataset.split_hash,
         "medmim_version": __version__,
+        "leak_alarm": _leak_alarm(parts.method),
         "axis_masking": settings.mask,
         **{f"axis_{axis}": value for axis, value in parts.method.axes.items()},
     }
+
+
+def _leak_alarm(method: Method) -> str:
+    """Return whether hidden content that reaches the encoder would be noticed, and why not."""
+    if not method.rebuilds:
+        return "none: nothing hidden is predicted"
+    return "none: hidden content is seen by design" if method.sees_hidden else "watched"

@@ -18,15 +18,17 @@ from medmim.data.exhibits import exhibit, spread
 from medmim.data.partition import Partition
 from medmim.data.prepare import Volumes
 from medmim.encoders import Encoder
+from medmim.encoders.dense_norms import batch_norms
 from medmim.masks import Mask, hidden_voxels, tissue_share
 from medmim.methods import Method
+from medmim.methods.base import HIDDEN_ERROR
 from medmim.randomness import torch_stream
 from medmim.shapes import Hidden, Images, Size, grid_of
 from medmim.stages.lessons import class_numbers, lessons, taught_by
 from medmim.training.budget import Budget
 from medmim.training.fit import autocast
 from medmim.training.modules import in_views
-from medmim.training.monitors import LEAKED_ERROR, Monitors, hidden_error
+from medmim.training.monitors import LEAKED_ERROR, Monitors, alike_targets, hidden_error
 from medmim.training.pictures import panel, reconstruction_rows
 
 if TYPE_CHECKING:
@@ -36,6 +38,7 @@ _WATCHED = 8
 _DRAWN = 4
 _LOOKS = 3  # of the monitors, after the one at the start
 _SHARE = 0.05  # of the training's time that the monitors may take
+_SETTLING = 5 / 3  # passes a look where batch norm is settled first, on the training patients' two thirds
 _EXHIBITS = (12, 96)  # images that they look at, at least and at most; two thirds are training patients'
 
 
@@ -105,8 +108,10 @@ class Watch:
         count = sum(len(batch[0]) for batch in self.batches)
         self._draw(pictures[0], step=step)
         found = {f"val/{name}": total / count for name, total in totals.items()}
-        found |= self._leaks([picture.get("reconstruction") for picture in pictures])
-        return found | (self.monitors() if self.monitors and self._due(step) else {})
+        rebuilt = [picture.get("reconstruction") for picture in pictures]
+        found |= self._leaks(rebuilt, found.pop(f"val/{HIDDEN_ERROR}", None))
+        looked = self.monitors() if self.monitors and self._due(step) else {}
+        return found | looked | alike_targets(found)
 
     def _due(self, step: int) -> bool:
         """Whether the monitors' turn comes with this evaluation; the last one is always theirs."""
@@ -114,12 +119,14 @@ class Watch:
         number = int(self.budget.progress(step) * times + 1e-9)
         return number * _LOOKS // times > (number - 1) * _LOOKS // times
 
-    def _leaks(self, rebuilt: list[Tensor | None]) -> dict[str, float]:
+    def _leaks(self, rebuilt: list[Tensor | None], error: float | None) -> dict[str, float]:
+        """Return the error of hidden cells, that of voxels where a picture shows them, and its alarm."""
         known = [one for one in rebuilt if one is not None]
-        if len(known) < len(self.batches):
+        if len(known) == len(self.batches):
+            images, hidden = (torch.cat([batch[place] for batch in self.batches]) for place in (0, 1))
+            error = hidden_error(images, hidden, torch.cat(known))
+        if error is None:  # nothing is predicted
             return {}
-        images, hidden = (torch.cat([batch[place] for batch in self.batches]) for place in (0, 1))
-        error = hidden_error(images, hidden, torch.cat(known))
         leaked = error < LEAKED_ERROR and not self.method.sees_hidden
         return {"probe/hidden_error": error, "alarm/leak": float(leaked)}
 
@@ -174,7 +181,7 @@ def _monitors(settings: PretrainSettings, subject: Subject, volumes: Volumes, bu
 
 
 def _affordable(budget: Budget, settings: PretrainSettings, encoder: Encoder, volumes: Volumes) -> int:
-    """Return how many images the monitors may look at: a training step costs at least three times a look."""
+    """Return how many images the monitors may look at: a training step costs at least three times a pass."""
     if budget.steps is not None:
         images = _SHARE * 3 * budget.steps * settings.batch_size / (_LOOKS + 1)
     else:
@@ -186,4 +193,5 @@ def _affordable(budget: Budget, settings: PretrainSettings, encoder: Encoder, vo
         encoder.train()
         seconds = (time.perf_counter() - start) / len(trial)
         images = _SHARE * 60 * (budget.minutes or 0) / (_LOOKS + 1) / seconds
-    return int(min(max(images, _EXHIBITS[0]), _EXHIBITS[1]))
+    passes = _SETTLING if batch_norms(encoder) else 1
+    return int(min(max(images / passes, _EXHIBITS[0]), _EXHIBITS[1]))

@@ -47,6 +47,7 @@ class Classification(Task):
     dropout: float = 0.2
     mirror: bool = True
 
+    axis: ClassVar[str] = "classification"
     needs: ClassVar[str] = "a class"
     metric: ClassVar[str] = "macro_f1"
     watched: ClassVar[int] = 400

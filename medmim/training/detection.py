@@ -45,6 +45,7 @@ class Detection(Task):
     bad_boxes: str = "refuse"
     negatives: str = "known"
 
+    axis: ClassVar[str] = "detection"
     needs: ClassVar[str] = "boxes"
     metric: ClassVar[str] = "ap50"
     watched: ClassVar[int] = 200

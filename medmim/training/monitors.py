@@ -4,13 +4,20 @@ probe/knn_f1, probe/linear_f1   macro-F1 of the image's class, from training pat
 probe/segment_dice              Dice of a 1×1 classifier on frozen features, on a coarse grid
 probe/effective_rank            directions that the features of the images use
 probe/cosine                    mean cosine between the features of two places, of one image or of two
-alarm/collapse                  1 where all places have come to look alike to the encoder
+alarm/collapse                  1 where all places have come to look alike to the encoder, or all latents that
+                                are learnt from, while it may still tell places apart (val/cosine_targets)
+probe/hidden_error              error of hidden cells relative to the variance of what is predicted there;
+                                none where nothing is, as by contrast: the run's tag `leak_alarm`
 alarm/leak                      1 where hidden cells are rebuilt too well to be true
 
-Nothing is drawn at random and nothing is kept between calls: training goes on as if nobody had looked.
+Nothing is drawn at random and nothing is kept between calls: training goes on as if nobody had looked. While
+training, batch norm's statistics are those of visible voxels; what is judged is a copy with those of whole
+images, as the kept weights have them.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -19,10 +26,12 @@ from torch import Tensor
 
 from medmim.data.exhibits import Exhibits
 from medmim.encoders import Encoder
+from medmim.encoders.dense_norms import batch_norms, settled_copy
 from medmim.masks import hidden_voxels
 from medmim.shapes import Hidden, Images, grid_of
 from medmim.training import probes
 from medmim.training.features import Seen, Voxels, all_voxels, look, some_voxels
+from medmim.training.fit import autocast
 
 COLLAPSED_COSINE = 0.95
 _COLLAPSED_RANK = 0.5  # relative to that of the initial weights
@@ -37,7 +46,8 @@ class Monitors:
     Args:
         encoder: that is being trained; its weights of now are the yardstick of collapse later.
         train: images of training patients; None: nothing is known of any image.
-        val: images of validation patients, or whatever there is where nothing is known.
+        val: images of validation patients, or whatever there is where nothing is known; batch norm is settled
+            on these only where there are no others.
         precision: auto, fp32 or bf16.
     """
 
@@ -51,22 +61,31 @@ class Monitors:
         self.grid = grid_of(space, stride)
         self.taught = some_voxels(train, self.grid) if train else None
         self.tested = all_voxels(val, self.grid)
-        seen = [look(encoder, one.images, precision=precision) for one in (train, val) if one]
+        shown = self.settled()
+        seen = [look(shown, one.images, precision=precision) for one in (train, val) if one]
         self.initial_rank = probes.effective_rank(torch.cat([one.last for one in seen]))
         self.initial_cosine = probes.mean_cosine(torch.cat([one.places for one in seen]))
 
     def __call__(self) -> dict[str, float]:
         """Return the numbers for the encoder as it is."""
-        val = self._look(self.val, self.tested)
+        shown = self.settled()
+        val = self._look(shown, self.val, self.tested)
         if self.train is None or self.taught is None:
             return self._spread(val)
-        train = self._look(self.train, self.taught)
+        train = self._look(shown, self.train, self.taught)
         found = self._spread(train, val)
         found |= _class_scores(self.train, train.pooled, self.val, val.pooled)
         return found | _label_scores(self.taught, train.columns, self.tested, val.columns)
 
-    def _look(self, exhibits: Exhibits, voxels: Voxels) -> Seen:
-        return look(self.encoder, exhibits.images, precision=self.precision, voxels=voxels, grid=self.grid)
+    def settled(self) -> Encoder:
+        """Return what is looked through: the encoder, or a settled copy where it has batch norms."""
+        if not batch_norms(self.encoder):
+            return self.encoder
+        with autocast(self.precision, next(self.encoder.parameters()).device):
+            return settled_copy(self.encoder, (self.train or self.val).images)
+
+    def _look(self, shown: Encoder, exhibits: Exhibits, voxels: Voxels) -> Seen:
+        return look(shown, exhibits.images, precision=self.precision, voxels=voxels, grid=self.grid)
 
     def _spread(self, *seen: Seen) -> dict[str, float]:
         """Return how far apart features lie, and whether they have come together.
@@ -81,6 +100,15 @@ class Monitors:
         flatter = rank < _COLLAPSED_RANK * self.initial_rank
         collapsed = cosine > COLLAPSED_COSINE and (closer or flatter)
         return {"probe/effective_rank": rank, "probe/cosine": cosine, "alarm/collapse": float(collapsed)}
+
+
+def alike_targets(found: Mapping[str, float]) -> dict[str, float]:
+    """Return the alarm of a collapse behind the encoder, as after a projector; nothing where there is none.
+
+    Args:
+        found: numbers of an evaluation; `val/cosine_targets` where the method learns from latents.
+    """
+    return {"alarm/collapse": 1.0} if found.get("val/cosine_targets", 0.0) > COLLAPSED_COSINE else {}
 
 
 def hidden_error(images: Images, hidden: Hidden, reconstruction: Images) -> float:

@@ -41,6 +41,7 @@ class Segmentation(Task):
     mirror: bool = False
     surface_tolerance_mm: float = 1.0
 
+    axis: ClassVar[str] = "segmentation"
     needs: ClassVar[str] = "labels"
     metric: ClassVar[str] = "dice"
     watched: ClassVar[int] = 16

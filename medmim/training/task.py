@@ -64,11 +64,13 @@ class Task(ABC):
     """A task with its options; the network and the data are arguments.
 
     Attributes:
+        axis: its word on the survey's axis of downstream tasks (arXiv 2408.06687); a tag of the run.
         needs: what an image must have, for messages.
         metric: of `means`: chooses the best weights, and is what `medmim compare` compares.
         watched: validation cases that are judged while training.
     """
 
+    axis: ClassVar[str]
     needs: ClassVar[str]
     metric: ClassVar[str]
     watched: ClassVar[int]

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import nn
 
 from medmim.encoders import mask, pack
+from medmim.encoders.dense_norms import settled_copy
 from medmim.encoders.synced_norm import SyncedBatchNorm, sync_batch_norms
 
 KINDS = ("dense", "packed", "masked")
@@ -79,6 +80,33 @@ def test_two_processes_are_one(dims, free_port):
             for name, value in expected.items():
                 got = torch.tensor(found[name], dtype=value.dtype)
                 assert torch.allclose(got, value, rtol=1e-9, atol=1e-9), (kind, name)
+
+
+def settle(rank, port, queue):
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    net = network(2)
+    sync_batch_norms(net)
+    if rank == 0:
+        settled = settled_copy(net, data(2)[0])
+        queue.put([buffer.tolist() for one in (settled, net) for buffer in one.buffers()])
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def test_a_copy_is_settled_by_one_process_while_the_other_does_something_else(free_port):
+    context = multiprocessing.get_context("fork")
+    queue, port = context.Queue(), free_port()
+    processes = [context.Process(target=settle, args=(r, port, queue)) for r in (0, 1)]
+    for process in processes:
+        process.start()
+    found = queue.get(timeout=120)
+    for process in processes:
+        process.join()
+    alone = network(2)
+    expected = [*settled_copy(alone, data(2)[0]).buffers(), *alone.buffers()]
+    assert found == [buffer.tolist() for buffer in expected]
 
 
 def test_in_one_process_it_is_pytorchs():

@@ -1,6 +1,16 @@
-"""On real slices: joint Latent MIM gives all patches and all images one latent, and the monitor tells.
+"""On real slices: which of Latent MIM's targets give all patches and all images one latent, and what tells.
 
-With a moving average it does not.
+With a squared error, 150 steps and one seed, mean cosine of pairs of patches (0.26 in the initial encoder):
+
+                                encoder    after the projector
+joint, no projector             0.996      -
+stop-gradient, no projector     0.081      -
+joint, projector                0.861      0.999
+stop-gradient, projector        0.762      0.976
+moving average, projector       0.412      0.803
+
+Joint training collapses; stop-gradient does after the projector, and without one not within these steps.
+Behind a projector the encoder's own features stay apart, so that the targets' cosine has to raise the alarm.
 """
 
 from pathlib import Path
@@ -15,7 +25,7 @@ from medmim.encoders import build_encoder
 from medmim.masks import build_mask
 from medmim.methods import build_method
 from medmim.methods.latent_loss import mean_cosine
-from medmim.training.monitors import Monitors
+from medmim.training.monitors import Monitors, alike_targets
 
 SLICES = Path(__file__).parents[3] / "shared" / "data" / "figshare_brain_tumor" / "images"
 STEPS = 150
@@ -81,9 +91,29 @@ def test_joint_training_collapses(slices):
     assert found["alarm/collapse"] == 1
 
 
-@pytest.mark.parametrize("objective", ["mse", "infonce"])
-def test_a_moving_average_does_not(slices, objective):
-    method, monitors = train(slices, target="ema", objective=objective)
+@pytest.mark.parametrize("target", ["joint", "stop_gradient"])
+def test_behind_a_projector_both_collapse_and_the_targets_tell(slices, target):
+    method, monitors = train(slices, target=target, objective="mse", projector=None)
+    within, between = likeness(method, slices)
+    assert within > 0.95
+    assert between > 0.95
+    found = monitors()
+    assert found["probe/cosine"] < 0.95
+    assert found["alarm/collapse"] == 0  # the encoder alone
+    assert alike_targets({"val/cosine_targets": within}) == {"alarm/collapse": 1.0}
+
+
+def test_stop_gradient_without_a_projector_keeps_patches_apart(slices):
+    method, monitors = train(slices, target="stop_gradient", objective="mse")
+    within, between = likeness(method, slices)
+    assert within < 0.85
+    assert between < 0.85
+    assert monitors()["alarm/collapse"] == 0
+
+
+@pytest.mark.parametrize(("objective", "projector"), [("mse", 0), ("infonce", 0), ("mse", None)])
+def test_a_moving_average_does_not(slices, objective, projector):
+    method, monitors = train(slices, target="ema", objective=objective, projector=projector)
     within, between = likeness(method, slices)
     assert within < 0.85
     assert between < 0.85

@@ -114,6 +114,16 @@ def test_one_patch_has_a_finite_loss_and_gradient(objective):
     assert mean_cosine(latents(0)[:, :1], torch.ones(2, 1, 1)) == 0
 
 
+@pytest.mark.parametrize(
+    ("objective", "scale"), [(InfoNCE(), 3.0), (SquaredError(), 3.0), (AbsoluteError(), 1.0)]
+)
+def test_what_an_objective_leaves_free_is_no_error(objective, scale):
+    prediction, target = objective.compared(scale * latents(0), latents(0), weights())
+    torch.testing.assert_close(prediction, target, rtol=1e-4, atol=1e-5)
+    other, target = objective.compared(latents(1), latents(0), weights())
+    assert (other - target).abs().mean() > 0.1
+
+
 def test_negatives_are_the_patches_of_the_same_image_only():
     prediction, target = latents(0), latents(1)
     first = InfoNCE()(prediction[:1], target[:1], weights()[:1])

@@ -44,8 +44,10 @@ def test_every_choice_trains_every_parameter(target, objective, decoder, dims):
     for place, parameter in method.named_parameters():
         if parameter.requires_grad:
             assert parameter.grad.any(), place
-    assert set(step.parts) == {"cosine_predictions", "cosine_visible", "cosine_targets"}
-    assert all(-1 <= value <= 1 for value in step.parts.values())
+    cosines = {"cosine_predictions", "cosine_visible", "cosine_targets"}
+    assert set(step.parts) == cosines | {"hidden_error"}
+    assert all(-1 <= step.parts[name] <= 1 for name in cosines)
+    assert step.parts["hidden_error"] > 0.1  # nothing is known yet
 
 
 @every_target

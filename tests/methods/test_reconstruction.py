@@ -8,6 +8,8 @@ from medmim.encoders import build_encoder
 from medmim.errors import ShapeError, UsageError
 from medmim.masks import build_mask
 from medmim.methods import build_method
+from medmim.methods.base import relative_error
+from medmim.methods.patches import hidden_patches
 from medmim.methods.reconstruction import TARGETS, build_target, reconstruct
 from medmim.methods.targets import NormalisedPixels, RawPixels
 
@@ -111,6 +113,25 @@ def test_pixels_give_a_picture_that_keeps_visible_voxels(name, target, dims):
 @pytest.mark.parametrize("target", ["hog", "ema"])
 def test_other_targets_give_no_picture(target):
     assert build("mae", 2, target=target)(*batch_for(2)).pictures == {}
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("target", ["hog", "ema"])
+def test_where_there_is_no_picture_the_error_is_told_beside_the_variance_of_the_target(target, dims):
+    method, (images, hidden) = build("mae", dims, target=target), batch_for(dims)
+    step = method(images, hidden)
+    unit = tuple(n // u for n, u in zip(images.shape[2:], method.target.cell, strict=True))
+    where = hidden_patches(hidden, unit).flatten(1)
+    variance = method.target(images)[where].var(dim=0, unbiased=False).mean()
+    assert step.parts["hidden_error"].item() == pytest.approx((step.loss / variance).item(), rel=1e-4)
+
+
+def test_an_error_of_zero_is_the_truth_one_is_its_mean_and_without_variance_there_is_nothing_to_know():
+    truth = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    means = truth.mean(dim=0).expand_as(truth)
+    assert relative_error(truth, truth) == 0
+    assert relative_error(means, truth).item() == pytest.approx(1)
+    assert relative_error(means, means.contiguous()) == 1
 
 
 def test_swin_rebuilds_images_that_its_coarsest_map_overhangs():

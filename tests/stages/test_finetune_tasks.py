@@ -22,6 +22,7 @@ MEANS = {
     "detect": {"ap50", "ap50_95", "ap50_any", "froc"},
     "segment": {"dice", "surface_dice", "dice_core", "dice_rim"},
 }
+AXIS = {"classify": "classification", "detect": "detection", "segment": "segmentation"}
 
 
 def settings(data, task, **words):
@@ -46,6 +47,7 @@ def test_every_task_runs_from_data_to_a_registered_model(task, dims, tiny_datase
     result = finetune(settings(tiny_dataset, task, dims=dims, ema=0.9), home=home, say=said.append)
     assert {f"test/{key}" for key in MEANS[task]} <= result.metrics.keys()
     store = Store(home)
+    assert store.run(result.run_id).data.tags["axis_task"] == AXIS[task]
     tested = {patient_digest(volume.id) for volume in read_dataset(tiny_dataset).in_split("test")}
     rows = cases_of(store, result)
     assert {row["case"] for row in rows} == tested

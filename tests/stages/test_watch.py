@@ -1,14 +1,22 @@
 """What is watched while pretraining: monitors in every method's runs, alarms, views and labels."""
 
+import itertools
+
 import pytest
 import tiny
+import torch
 
 from medmim.cli.pretrain import alarm_lines
 from medmim.config import PretrainSettings
 from medmim.data.manifest import DatasetInfo, read_dataset, write_dataset
+from medmim.data.plan import Plan
+from medmim.data.prepare import Volumes
+from medmim.encoders import build_encoder
+from medmim.stages import watch
 from medmim.stages.pretrain import pretrain
 from medmim.stages.probe import probe
 from medmim.tracking.store import Store
+from medmim.training.budget import Budget
 
 PROBES = {"last/probe_effective_rank", "last/probe_cosine", "last/probe_segment_dice", "last/alarm_collapse"}
 
@@ -46,6 +54,49 @@ def test_every_method_is_watched_under_the_same_keys(tiny_dataset, home, words, 
     assert result.panel.is_file()
 
 
+RESNET = {"encoder": "resnet18", "encoder_options": {"widths": [4, 4, 6, 8]}, "dims": 2, "size": (32,)}
+VIT = {"encoder": "vit", "encoder_options": {"patch": 4, "width": 12, "depth": 1, "heads": 2}}
+
+
+@pytest.mark.parametrize(
+    ("words", "alarm"),
+    [
+        ({**RESNET, "method": "spark"}, "watched"),
+        ({**RESNET, "method": "spark", "method_options": {"target": "hog"}}, "watched"),
+        ({**RESNET, "method": "spark", "method_options": {"target": "ema"}}, "watched"),
+        ({**VIT, "method": "latent_mim"}, "watched"),
+        ({**RESNET, "method": "mask_any_net"}, "none: hidden content is seen by design"),
+        ({**RESNET, "method": "contrastive"}, "none: nothing hidden is predicted"),
+    ],
+)
+def test_leaks_are_watched_for_or_the_run_says_why_not(tiny_dataset, home, words, alarm):
+    result = pretrain(settings(tiny_dataset, monitors=False, **words), home=home)
+    keys = {"last/probe_hidden_error", "last/alarm_leak"}
+    predicted = not alarm.endswith("predicted")
+    assert keys & result.metrics.keys() == (keys if predicted else set())
+    assert not predicted or result.metrics["last/probe_hidden_error"] > 0.1
+    assert "last/val_hidden_error" not in result.metrics
+    assert Store(home).run(result.run_id).data.tags["leak_alarm"] == alarm
+
+
+def test_a_target_that_is_guessed_exactly_is_a_leak(tiny_dataset, home, monkeypatch):
+    monkeypatch.setattr("medmim.methods.latent_mim.relative_error", lambda *_: torch.tensor(0.01))
+    metrics = pretrain(settings(tiny_dataset, **VIT, method="latent_mim"), home=home).metrics
+    assert metrics["last/probe_hidden_error"] == pytest.approx(0.01)
+    assert metrics["last/alarm_leak"] == 1
+
+
+@pytest.mark.parametrize(("cosine", "alarm"), [(0.96, 1.0), (0.9, 0.0)])
+def test_targets_that_are_all_alike_raise_the_alarm_though_the_encoder_is_well(
+    tiny_dataset, home, monkeypatch, cosine, alarm
+):
+    monkeypatch.setattr("medmim.methods.latent_mim.mean_cosine", lambda *_: torch.tensor(cosine))
+    words = {**VIT, "method": "latent_mim", "method_options": {"similarity": 0.0}}
+    metrics = pretrain(settings(tiny_dataset, **words), home=home).metrics
+    assert metrics["last/probe_cosine"] < 0.95
+    assert metrics["last/alarm_collapse"] == alarm
+
+
 def test_classes_are_probed_and_learnt_from(classed_dataset, home):
     options = {"method": "mask_any_net", "method_options": {"objective": "supervised"}}
     result = pretrain(settings(classed_dataset, dims=2, **options), home=home)
@@ -80,3 +131,17 @@ def test_an_alarm_is_said():
     assert alarm_lines({"last/alarm_collapse": 0.0}) == []
     [line] = alarm_lines({"last/alarm_collapse": 1.0, "last/alarm_leak": 0.0})
     assert "collapse" in line
+
+
+@pytest.mark.parametrize("budget", [Budget(steps=500), Budget(minutes=0.4)])
+def test_settling_batch_norm_counts_in_the_time_that_monitors_may_take(budget, tiny_dataset, monkeypatch):
+    """As many images as without batch norm would be looked at once and, two thirds of them, twice."""
+    clock = itertools.cycle([0.0, 0.008])
+    monkeypatch.setattr(watch.time, "perf_counter", lambda: next(clock))
+    chosen = settings(tiny_dataset, batch_size=4)
+    volumes = Volumes(tiny_dataset, Plan(2, (16, 16)), cache_gb=0.1)
+    resnet = build_encoder("resnet18", spatial_dims=2, in_channels=1, widths=(4, 4, 6, 8), stem_stride=1)
+    plain = build_encoder("dynunet", spatial_dims=2, in_channels=1, filters=(4, 4))
+    settled, once = (watch._affordable(budget, chosen, one, volumes) for one in (resnet, plain))
+    assert 75 <= once < 96
+    assert once * 0.95 < settled * 5 / 3 <= once
