@@ -14,10 +14,15 @@ from medmim.cli.options import given, home, json_option, print_result, run_optio
     epilog="""\b
 Examples:
   medmim plan pretrain
+  medmim plan pretrain --method mae --batch-size 32
   medmim plan pretrain --config spark_random --set batch_size=8
-  medmim plan finetune --set init=scratch --batch-size 16 --json""",
+  medmim plan finetune --task detect --set init=scratch --batch-size 16 --json""",
 )
 @click.argument("stage", type=click.Choice(["pretrain", "finetune"]))
+@click.option("--method", help="Of pretraining.  [default: spark]")
+@click.option("--mask", help="Of pretraining.  [default: the method's, or mesh]")
+@click.option("--ratio", type=float, help="Of pretraining.  [default: the method's, or 0.7]")
+@click.option("--task", help="Of fine-tuning: segment, classify or detect.  [default: segment]")
 @run_options
 @json_option
 def command(
@@ -31,16 +36,17 @@ def command(
 ) -> None:
     """Predict memory and hours of a run of STAGE, and propose a batch size that fits.
 
-    Takes the words of the run; `--set` gives those that are not listed. Rehearses a few steps, which takes a
-    minute or two; nothing is recorded.
+    Takes the words of the run; `--set` gives those that are not listed. Rehearses a few steps, an evaluation
+    and the saving of a state, twice, which takes a minute or two; nothing is recorded.
     """
     if resume:
         raise click.UsageError("--resume: a resumed run takes what it took; leave it out")
     from medmim.config import FinetuneSettings, PretrainSettings
     from medmim.settings import resolve
 
-    kind = PretrainSettings if stage == "pretrain" else FinetuneSettings
-    settings = resolve(kind, config=config, flags=given(flags), overrides=overrides)
+    kind, name = (PretrainSettings, "method") if stage == "pretrain" else (FinetuneSettings, "task")
+    values = given(flags)
+    settings = resolve(kind, base=values.get(name), config=config, flags=values, overrides=overrides)
     from medmim.stages.plan import plan, refuse_too_large
 
     planned = plan(settings, home=home())

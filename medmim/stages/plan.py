@@ -1,7 +1,8 @@
 """`medmim plan`: memory and hours of a run before it starts, and the batch size that fits.
 
-Two rehearsals of a few steps, at two batch sizes, give what grows with the batch and what does not; memory
-and seconds at any other batch lie on the line through them. Volumes that they did not load are added.
+Two rehearsals, at two batch sizes, give what grows with the batch and what does not; memory and seconds of
+steps at any other batch lie on the line through them. An evaluation and the saving of a state may need more
+than small batches do. Volumes that the rehearsals did not load are added.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from medmim.data.manifest import Dataset, read_dataset
 from medmim.errors import RunError
 from medmim.stages.rehearsal import Rehearsed, rehearse
 from medmim.training.budget import budget_for
+from medmim.training.fit import workers_for
 
 _BATCHES = (2, 4)
 _SHARE = 0.85  # of the free memory: prediction errs by up to 15 %
@@ -89,7 +91,7 @@ def predict(
     allowed = free_mb * _SHARE - cache - peak[0]
     most = math.floor(allowed / peak[1]) if peak[1] > 0 else settings.batch_size
     batch = min(most, settings.batch_size)
-    needed = peak[0] + peak[1] * settings.batch_size + cache
+    needed = max(peak[0] + peak[1] * settings.batch_size, measured[1].whole_mb) + cache
     return Planned(
         device="cuda" if torch.cuda.is_available() else "cpu",
         batch_size=settings.batch_size,
@@ -138,12 +140,16 @@ def _line(measured: tuple[Rehearsed, Rehearsed], what: str) -> tuple[float, floa
 
 
 def _unseen_mb(settings: RunSettings, dataset: Dataset, measured: Rehearsed) -> float:
-    """Return the memory of the prepared volumes that a rehearsal did not load, in MiB; on a card 0."""
-    if torch.cuda.is_available() or (settings.workers or 0) > 0:
+    """Return the memory of the prepared volumes that a rehearsal did not load, in MiB.
+
+    Those on disk are mapped: the kernel takes their memory back when it is wanted. Workers keep their own.
+    """
+    if torch.cuda.is_available() or workers_for(settings) > 0 or settings.cache_disk_gb > 0:
         return 0.0
     sizes = [
         math.prod(volume.shape) * (_IMAGE_BYTES + (_LABEL_BYTES if volume.label else 0))
         for volume in dataset.volumes
+        if volume.split != "test"
     ]
     seen = min(measured.batch * measured.batches / len(sizes), 1.0)
     kept = min(sum(sizes), settings.cache_gb * 1e9)

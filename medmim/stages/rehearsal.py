@@ -1,4 +1,4 @@
-"""A rehearsal of a run: its first steps in a process of its own, with memory and seconds measured."""
+"""A rehearsal of a run in a process of its own: its first steps, an evaluation and a saved state, measured."""
 
 from __future__ import annotations
 
@@ -34,7 +34,9 @@ class Rehearsed:
 
     Attributes:
         batch: patches a batch.
-        peak_mb: the most memory that the process held, or on a GPU the most that PyTorch allocated, in MiB.
+        peak_mb: the most memory that the process held in its steps, or on a GPU the most that PyTorch
+            allocated, in MiB.
+        whole_mb: the same with an evaluation and the saving of a state.
         batch_s: seconds a batch, the fastest.
         wait_share: share of the time, from the second batch on, in which the network waited for data.
         batches: how many there were.
@@ -42,6 +44,7 @@ class Rehearsed:
 
     batch: int
     peak_mb: float
+    whole_mb: float
     batch_s: float
     batches: int
     wait_share: float = 0.0
@@ -52,11 +55,12 @@ class RehearsalOverError(Exception):
 
 
 class Pace(Callback):
-    """Measure the batches of a training, and end it; the first holds its beginning too."""
+    """Measure the batches of a training, and end it; the first holds its beginning too, the last its end."""
 
     def __init__(self, batches: int, clock: Callable[[], float] = time.perf_counter) -> None:
         self.batches = batches
         self.clock = clock
+        self.peak_mb = 0.0
         self.seconds: list[float] = []
         self.waited: list[float] = []
         self._ended = clock()
@@ -77,9 +81,11 @@ class Pace(Callback):
         """
         now = self.clock()
         self.seconds.append(now - self._ended)
-        self._ended = now
+        if len(self.seconds) == self.batches - 1:
+            self.peak_mb = _peak_mb()
         if len(self.seconds) == self.batches:
             raise RehearsalOverError
+        self._ended = self.clock()
 
 
 def rehearse(settings: RunSettings, *, batch: int, home: Path, workers: int = 0) -> Rehearsed:
@@ -104,12 +110,14 @@ def _unheard() -> None:
 def first_steps(settings: RunSettings, batch: int, home: Path, workers: int = 0) -> Rehearsed:
     """Run and measure the first steps in this process."""
     pace = Pace(STEPS)
-    # no evaluation and no state within the rehearsal; the steps only have to be enough
+    # the last of its steps is that of the one evaluation, after which its state is saved
     asked: dict[str, Any] = {
         "batch_size": batch,
         "accumulate": 1,
+        "devices": 1,
+        "nodes": 1,
         "workers": workers,
-        "steps": 1000 * STEPS,
+        "steps": STEPS,
         "evaluations": 1,
     }
     asked |= {"epochs": None, "minutes": None, "checkpoint_every_steps": None}
@@ -122,8 +130,9 @@ def first_steps(settings: RunSettings, batch: int, home: Path, workers: int = 0)
             elif isinstance(chosen, FinetuneSettings):
                 finetune(_from_weights(chosen, home), home=place, say=lambda line: None, onlookers=(pace,))
         except RehearsalOverError:
-            share = sum(pace.waited[1:]) / sum(pace.seconds[1:])
-            return Rehearsed(batch, _peak_mb(), min(pace.seconds[1:]), len(pace.seconds), share)
+            steps_s = pace.seconds[1:-1]
+            share = sum(pace.waited[1:-1]) / sum(steps_s)
+            return Rehearsed(batch, pace.peak_mb, _peak_mb(), min(steps_s), STEPS, share)
     raise RuntimeError("a rehearsal ends before its run")
 
 
