@@ -132,7 +132,8 @@ class Losses(Callback):
             self._flush(trainer)
 
     def _flush(self, trainer: L.Trainer) -> None:
-        mean = float(trainer.strategy.reduce(torch.tensor(_mean(self._waiting)), reduce_op="mean"))
+        own = torch.tensor(_mean(self._waiting), device=trainer.strategy.root_device)  # nccl takes no other
+        mean = float(trainer.strategy.reduce(own, reduce_op="mean"))
         self._waiting.clear()
         if not math.isfinite(mean):  # every one of these steps was skipped
             return
@@ -158,7 +159,7 @@ class Losses(Callback):
 
 def _mean(losses: list[Tensor]) -> float:
     """Return the mean of the losses that are finite, or NaN."""
-    stacked = torch.stack(losses)
+    stacked = torch.stack([loss.to(losses[-1].device) for loss in losses])  # a resume brings some on the CPU
     return float(stacked[torch.isfinite(stacked)].mean())
 
 
