@@ -63,6 +63,9 @@ class Method(nn.Module, ABC):
             progress: share of the training's budget used so far, 0 to 1.
         """
 
+    def forget(self) -> None:
+        """Drop what forwards noted for `after_step`: the step that they belong to is not taken."""
+
 
 def require_grid(images: Images, hidden: Hidden, cell: Size) -> None:
     """Refuse a mask that is not of the image's cells.

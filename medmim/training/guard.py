@@ -18,6 +18,7 @@ from medmim.training.diagnosis import first_bad_gradient, first_bad_layer, suspe
 from medmim.training.log import Log
 from medmim.training.state_file import read_state
 from medmim.training.states import has_state, verified_state
+from medmim.training.undo import Before
 
 Policy = Literal["stop", "skip", "rollback"]
 _ADVICE = "lower --lr, use --precision fp32, or go on with --set on_nonfinite=skip"
@@ -48,14 +49,14 @@ class FiniteGuard(Callback):
         self.count = 0
         self._parts: list[tuple[Any, int]] = []
         self._losses: list[Tensor] = []
-        self._buffers: list[Tensor] = []
+        self._before: Before | None = None
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Remember what a forward changes."""
         if not self._parts:
-            self._buffers = [buffer.clone() for buffer in pl_module.buffers()]
+            self._before = Before(pl_module)
         self._parts.append((batch, batch_idx))
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
@@ -106,7 +107,8 @@ class FiniteGuard(Callback):
         loss_is_bad = not all(bool(torch.isfinite(loss)) for loss in self._losses)
         gradient = first_bad_gradient(module)
         layers = [first_bad_layer(module, batch, number) for batch, number in self._parts]
-        self._restore(module)
+        if self._before:
+            self._before.restore()
         bad = [part for part, layer in zip(self._parts, layers, strict=True) if layer] or self._parts
         volumes = dict.fromkeys(self.volume_of(draw) for batch, _ in bad for draw in suspects(batch))
         where = next((f"first in layer '{layer}'" for layer in layers if layer), None)
@@ -122,10 +124,6 @@ class FiniteGuard(Callback):
             optimiser.load_state_dict(state["optimizer_states"][0])
         # without gradients the optimiser's step does nothing, decay of weights included
         optimiser.zero_grad(set_to_none=True)
-
-    def _restore(self, module: L.LightningModule) -> None:
-        for buffer, before in zip(module.buffers(), self._buffers, strict=True):
-            buffer.copy_(before)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the count."""

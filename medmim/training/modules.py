@@ -95,7 +95,8 @@ class PretrainingModule(L.LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then let the method follow; before any callback, so that saved states hold both."""
         super().optimizer_step(*args, **kwargs)
-        self.method.after_step(self.budget.progress(self.global_step + 1))  # this step is not counted yet
+        if _was_taken(self):
+            self.method.after_step(self.budget.progress(self.global_step + 1))  # this step is not counted yet
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return the optimiser of all of the method's weights."""
@@ -105,6 +106,11 @@ class PretrainingModule(L.LightningModule):
 def in_views(images: Tensor, views: int) -> Images:
     """Return (batch, views, channels, *space) as one batch: the first view of all, then the second of all."""
     return images.transpose(0, 1).flatten(0, 1) if views > 1 else images
+
+
+def _was_taken(module: nn.Module) -> bool:
+    """Return whether a step was taken: one that the guard refuses is left without gradients."""
+    return any(parameter.grad is not None for parameter in module.parameters())
 
 
 class FinetuningModule(L.LightningModule):
@@ -148,7 +154,7 @@ class FinetuningModule(L.LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then let the average follow."""
         super().optimizer_step(*args, **kwargs)
-        if self.average:
+        if self.average and _was_taken(self):
             self.average.update(self.network, progress=0.0)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
