@@ -17,7 +17,7 @@ from medmim.training.callbacks import completes_step
 from medmim.training.diagnosis import first_bad_gradient, first_bad_layer, suspects
 from medmim.training.log import Log
 from medmim.training.state_file import read_state
-from medmim.training.states import has_state, verified_state
+from medmim.training.states import newest_whole
 from medmim.training.undo import Before
 
 Policy = Literal["stop", "skip", "rollback"]
@@ -98,8 +98,7 @@ class FiniteGuard(Callback):
                 "--precision fp32, or look at the volumes named"
             )
         self.sink.metrics({"train/nonfinite_steps": float(self.count)}, step=step)
-        self._go_back(module, optimiser)
-        done = "went back to the last saved state" if self.policy == "rollback" else "skipped"
+        done = self._go_back(module, optimiser)
         logging.getLogger("medmim").warning("%s; %s, %d so far", message, done, self.count)
 
     def _diagnosis(self, module: L.LightningModule) -> str:
@@ -117,13 +116,26 @@ class FiniteGuard(Callback):
         what = "loss" if loss_is_bad else "gradient"
         return f"the {what} is not finite, {where}, with volumes {', '.join(volumes)} in the batch"
 
-    def _go_back(self, module: L.LightningModule, optimiser: torch.optim.Optimizer) -> None:
-        if self.policy == "rollback" and has_state(self.folder):
-            state = read_state(verified_state(self.folder))
-            module.load_state_dict(state["state_dict"])
-            optimiser.load_state_dict(state["optimizer_states"][0])
+    def _go_back(self, module: L.LightningModule, optimiser: torch.optim.Optimizer) -> str:
+        """Leave nothing of the step, and return what was done."""
         # without gradients the optimiser's step does nothing, decay of weights included
         optimiser.zero_grad(set_to_none=True)
+        if self.policy != "rollback":
+            return "skipped"
+        state = self._last_saved(module.trainer)
+        if state is None:
+            return "skipped, since no state to go back to is saved yet"
+        module.load_state_dict(state["state_dict"])
+        optimiser.load_state_dict(state["optimizer_states"][0])
+        return "went back to the last saved state"
+
+    def _last_saved(self, trainer: L.Trainer) -> dict[str, Any] | None:
+        """Return the first process's last state in all of them: the others cannot see its folder."""
+        path = newest_whole(self.folder) if trainer.is_global_zero else None
+        state = read_state(path) if path else None
+        kept = state and {key: state[key] for key in ("state_dict", "optimizer_states")}
+        given: dict[str, Any] | None = trainer.strategy.broadcast(kept)
+        return given
 
     def state_dict(self) -> dict[str, Any]:
         """Return the count."""

@@ -125,6 +125,14 @@ def test_a_rollback_returns_to_the_last_saved_state(study):  # noqa: F811
     assert equal(before["state_dict"], after["state_dict"])
 
 
+def test_a_rollback_without_a_saved_state_says_so(study, caplog):  # noqa: F811
+    made = study(on_nonfinite="rollback", checkpoint_every_steps=2, steps=2)
+    with caplog.at_level(logging.WARNING, logger="medmim"):
+        made.run(module=planted(made.module(), "loss", {0}))
+    assert "in the batch; skipped, since no state to go back to is saved yet, 1 so far" in caplog.text
+    assert "went back" not in caplog.text
+
+
 @pytest.mark.parametrize("policy", ["skip", "rollback"])
 def test_more_than_the_limit_stops(study, policy):  # noqa: F811
     made = study(on_nonfinite=policy, nonfinite_limit=2)
