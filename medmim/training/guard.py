@@ -14,7 +14,7 @@ from torch import Tensor
 
 from medmim.errors import RunError
 from medmim.training.callbacks import completes_step
-from medmim.training.diagnosis import first_bad_gradient, first_bad_layer, suspects
+from medmim.training.diagnosis import Finding, first_bad_gradient, first_bad_layer, of_all_processes, suspects
 from medmim.training.log import Log
 from medmim.training.state_file import read_state
 from medmim.training.states import newest_whole
@@ -87,7 +87,7 @@ class FiniteGuard(Callback):
 
     def _refuse(self, module: L.LightningModule, optimiser: torch.optim.Optimizer) -> None:
         step = module.trainer.global_step + 1
-        message = f"step {step}: {self._diagnosis(module)}"
+        message = f"step {step}: {of_all_processes(self._finding(module))}"
         self.count += 1
         self.sink.tags({"nonfinite_steps": str(self.count), "nonfinite_policy": self.policy})
         if self.policy == "stop":
@@ -99,10 +99,11 @@ class FiniteGuard(Callback):
             )
         self.sink.metrics({"train/nonfinite_steps": float(self.count)}, step=step)
         done = self._go_back(module, optimiser)
-        logging.getLogger("medmim").warning("%s; %s, %d so far", message, done, self.count)
+        if module.trainer.is_global_zero:  # all processes know the same
+            logging.getLogger("medmim").warning("%s; %s, %d so far", message, done, self.count)
 
-    def _diagnosis(self, module: L.LightningModule) -> str:
-        """Return what is not finite, the volumes in question and the first layer."""
+    def _finding(self, module: L.LightningModule) -> Finding:
+        """Return what is not finite in this process, the volumes in question and the first layer."""
         loss_is_bad = not all(bool(torch.isfinite(loss)) for loss in self._losses)
         gradient = first_bad_gradient(module)
         layers = [first_bad_layer(module, batch, number) for batch, number in self._parts]
@@ -110,11 +111,8 @@ class FiniteGuard(Callback):
             self._before.restore()
         bad = [part for part, layer in zip(self._parts, layers, strict=True) if layer] or self._parts
         volumes = dict.fromkeys(self.volume_of(draw) for batch, _ in bad for draw in suspects(batch))
-        where = next((f"first in layer '{layer}'" for layer in layers if layer), None)
-        if where is None:
-            where = "in the loss itself" if loss_is_bad else f"first in the gradient of '{gradient}'"
-        what = "loss" if loss_is_bad else "gradient"
-        return f"the {what} is not finite, {where}, with volumes {', '.join(volumes)} in the batch"
+        first = min((layer for layer in layers if layer), default=None)
+        return Finding(loss_is_bad, first, gradient, tuple(volumes))
 
     def _go_back(self, module: L.LightningModule, optimiser: torch.optim.Optimizer) -> str:
         """Leave nothing of the step, and return what was done."""

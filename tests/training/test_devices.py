@@ -5,11 +5,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny
 import torch
 from safetensors.torch import load_file
+from test_guard import volumes_of
 
 from medmim.data.draws import Draws, batches, pretraining_patches
 from medmim.data.plan import Plan
@@ -69,7 +71,11 @@ def test_two_processes_go_back_to_the_same_state(tiny_dataset, tmp_path):
     assert ran.returncode == 0, ran.stderr
     first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1))
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert "went back to the last saved state, 1 so far" in ran.stderr
+    # step 4 takes draws 12 to 15; those of the second process are 14 and 15, and the last is bad
+    bad = volumes_of(SimpleNamespace(dataset=tiny_dataset), 7)[1]
+    found = f"first in layer 'network.encoder.stages.0.conv1.conv', with volumes {bad} in the batch"
+    assert f"{found}; went back to the last saved state, 1 so far" in ran.stderr
+    assert ran.stderr.count("so far") == 1
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
