@@ -202,6 +202,14 @@ class Evaluations(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Evaluate when the next share of the budget is used."""
+        self.catch_up(trainer, pl_module)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Evaluate what a signal stopped before."""
+        self.catch_up(trainer, pl_module)
+
+    def catch_up(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Evaluate if the next share of the budget is used."""
         due = math.floor(self.budget.progress(trainer.global_step) * self.times + 1e-9)
         if due <= self.done:
             return
