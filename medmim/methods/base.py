@@ -72,6 +72,9 @@ class Method(nn.Module, ABC):
             progress: share of the training's budget used so far, 0 to 1.
         """
 
+    def forget(self) -> None:
+        """Drop what forwards noted for `after_step`: the step that they belong to is not taken."""
+
 
 @torch.no_grad()
 def relative_error(prediction: Values, truth: Values) -> Scalar:

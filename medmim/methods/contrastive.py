@@ -99,6 +99,10 @@ class Contrastive(Method):
             self.project_teacher.update(self.project, progress=progress)
         self.others.join()
 
+    def forget(self) -> None:
+        """Keep embeddings of a step that is not taken out of the queue."""
+        self.others.forget()
+
     def _given(self, own: Embeddings, images: Images, hidden: Hidden) -> Embeddings:
         """Return the teacher's embeddings of all views, of length 1."""
         if self.encoder_teacher and self.project_teacher:
@@ -122,7 +126,7 @@ class Queue(nn.Module):
         self.count: Tensor
         self.register_buffer("kept", torch.zeros(length, width))
         self.register_buffer("count", torch.zeros((), dtype=torch.long))
-        self._noted: Embeddings | None = None
+        self._noted: list[Embeddings] = []  # one a batch: several make a step
 
     def all(self) -> Embeddings:
         """Return the embeddings that are there."""
@@ -130,16 +134,18 @@ class Queue(nn.Module):
 
     def note(self, embeddings: Embeddings) -> None:
         """Keep embeddings in mind for `join`."""
-        self._noted = embeddings
+        self._noted.insert(0, embeddings.to(self.kept.dtype))
 
     def join(self) -> None:
-        """Add what was noted last, and drop the oldest beyond the length."""
-        if self._noted is None:
-            return
-        self.count += len(self._noted)
+        """Add what was noted, and drop the oldest beyond the length."""
+        self.count += sum(map(len, self._noted))
         self.count.clamp_(max=len(self.kept))
-        self.kept.copy_(torch.cat([self._noted.to(self.kept.dtype), self.kept])[: len(self.kept)])
-        self._noted = None
+        self.kept.copy_(torch.cat([*self._noted, self.kept])[: len(self.kept)])
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop what was noted."""
+        self._noted.clear()
 
 
 def info_nce(

@@ -1,4 +1,4 @@
-"""A rehearsal of a run in a process of its own: its first steps, an evaluation and a saved state, measured."""
+"""A rehearsal of a run in a process of its own: first steps, an evaluation and a saved state, measured."""
 
 from __future__ import annotations
 

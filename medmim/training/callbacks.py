@@ -132,7 +132,8 @@ class Losses(Callback):
             self._flush(trainer)
 
     def _flush(self, trainer: L.Trainer) -> None:
-        mean = float(trainer.strategy.reduce(torch.tensor(_mean(self._waiting)), reduce_op="mean"))
+        own = torch.tensor(_mean(self._waiting), device=trainer.strategy.root_device)  # nccl takes no other
+        mean = float(trainer.strategy.reduce(own, reduce_op="mean"))
         self._waiting.clear()
         if not math.isfinite(mean):  # every one of these steps was skipped
             return
@@ -158,7 +159,7 @@ class Losses(Callback):
 
 def _mean(losses: list[Tensor]) -> float:
     """Return the mean of the losses that are finite, or NaN."""
-    stacked = torch.stack(losses)
+    stacked = torch.stack([loss.to(losses[-1].device) for loss in losses])  # a resume brings some on the CPU
     return float(stacked[torch.isfinite(stacked)].mean())
 
 
@@ -201,6 +202,14 @@ class Evaluations(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Evaluate when the next share of the budget is used."""
+        self.catch_up(trainer, pl_module)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Evaluate what a signal stopped before."""
+        self.catch_up(trainer, pl_module)
+
+    def catch_up(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Evaluate if the next share of the budget is used."""
         due = math.floor(self.budget.progress(trainer.global_step) * self.times + 1e-9)
         if due <= self.done:
             return

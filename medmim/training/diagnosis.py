@@ -2,17 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import lightning as L
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from medmim.encoders import Masked, Packed
 
 
-def first_bad_layer(module: L.LightningModule, batch: Mapping[str, Any], batch_idx: int) -> str | None:
+@dataclass(frozen=True, order=True)
+class Layer:
+    """A layer, ordered by when it computes.
+
+    Attributes:
+        place: how many layers compute before it.
+        name: in the module.
+    """
+
+    place: int
+    name: str
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is not finite in a step.
+
+    Attributes:
+        loss: whether the loss is; otherwise a gradient.
+        layer: the first whose output is, if any.
+        gradient: the parameter nearest to the loss whose gradient is, if any.
+        volumes: ids of those in question.
+    """
+
+    loss: bool
+    layer: Layer | None
+    gradient: str | None
+    volumes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Say it."""
+        what = "loss" if self.loss else "gradient"
+        where = "in the loss itself" if self.loss else f"first in the gradient of '{self.gradient}'"
+        if self.layer:
+            where = f"first in layer '{self.layer.name}'"
+        return f"the {what} is not finite, {where}, with volumes {', '.join(self.volumes)} in the batch"
+
+
+def of_all_processes(own: Finding) -> Finding:
+    """Return what the processes that share a step found together, the same in each; called in all."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return own
+    found: list[Finding] = [own] * dist.get_world_size()
+    dist.all_gather_object(found, own)
+    return joined(found)
+
+
+def joined(found: Sequence[Finding]) -> Finding:
+    """Return the finding of the process where it began, with the volumes of all of which that is true.
+
+    Sums over processes carry a NaN on: all gradients have it, and layers behind a norm over all voxels. So it
+    began where the earliest layer met it, else where the loss did; a gradient alone tells nothing.
+    """
+    first = min((one.layer for one in found if one.layer), default=None)
+    began = [one for one in found if (one.layer == first if first else one.loss)] or found
+    volumes = dict.fromkeys(volume for one in began for volume in one.volumes)
+    return replace(began[0], volumes=tuple(volumes))
+
+
+def first_bad_layer(module: L.LightningModule, batch: Mapping[str, Any], batch_idx: int) -> Layer | None:
     """Compute a step again and return the first layer whose output is not finite; None: all are.
 
     Args:
@@ -20,12 +81,14 @@ def first_bad_layer(module: L.LightningModule, batch: Mapping[str, Any], batch_i
         batch: what it was given.
         batch_idx: the batch's number.
     """
-    found: list[str] = []
+    found: list[Layer] = []
+    computed: list[str] = []
 
     def look(name: str) -> Any:
         def hook(layer: nn.Module, inputs: object, output: object) -> None:
             if not found and not all(bool(torch.isfinite(one).all()) for one in _floats(output)):
-                found.append(name.replace("._checkpoint_wrapped_module", ""))
+                found.append(Layer(len(computed), name.replace("._checkpoint_wrapped_module", "")))
+            computed.append(name)
 
         return hook
 

@@ -13,6 +13,7 @@ from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
 
 from medmim.config import RunSettings
+from medmim.training.undo import Before
 
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 _CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.Linear)
@@ -59,7 +60,7 @@ class Compile(Callback):
         self.tried = True
         # a method and a network are asked for more than one thing; their parts are called as they are
         networks = [part for child in pl_module.children() for part in child.children() if _has_weights(part)]
-        kept = [buffer.clone() for buffer in pl_module.buffers()]
+        before = Before(pl_module)
         for network in networks:
             network.compile()
         try:
@@ -74,8 +75,7 @@ class Compile(Callback):
                 type(error).__name__,
             )
         pl_module.zero_grad(set_to_none=True)
-        for buffer, before in zip(pl_module.buffers(), kept, strict=True):
-            buffer.copy_(before)
+        before.restore()
 
 
 def _has_weights(part: nn.Module) -> bool:

@@ -25,7 +25,7 @@ from medmim.training.economy import Compile, economise
 from medmim.training.guard import FiniteGuard
 from medmim.training.log import Log
 from medmim.training.progress import ProgressBar
-from medmim.training.saving import Checkpoints, Signals
+from medmim.training.saving import Checkpoints, Signals, StopBeforeEvaluation
 from medmim.training.state_file import read_state
 from medmim.training.states import StateIO, refuse_foreign, verified_state
 
@@ -90,19 +90,18 @@ def fit(
         SystemExit: at the end of training, in every process but the first.
     """
     settings = session.settings
-    evaluations = Evaluations(
-        evaluate, times=settings.evaluations, budget=session.budget, log=session.log, best=best
-    )
-    losses, signals = Losses(session.log), Signals()
+    evaluations, losses = _evaluations(session, evaluate, best), Losses(session.log)
+    checkpoints = _checkpoints(session, evaluations)
     callbacks = [
         _schedule(session),
         Randomness(settings.seed),
         _guard(session, draws),
         losses,
         ProgressBar(session.title, session.budget, losses),
+        StopBeforeEvaluation(checkpoints),
         evaluations,
-        signals,
-        _checkpoints(session, evaluations, signals),
+        checkpoints.signals,
+        checkpoints,
         *([Compile()] if settings.compile else []),
         *session.onlookers,
     ]
@@ -119,8 +118,9 @@ def fit(
         share=(trainer.global_rank, trainer.world_size),
     )
     named = naming(draws.notes, lambda draw: draws.volume_of(draw).id)
-    with signals.given_back(), _keyboard_interrupts(), named:
+    with checkpoints.signals.given_back(), _keyboard_interrupts(), named:
         trainer.fit(module, loader, ckpt_path=state, weights_only=True)
+    evaluations.catch_up(trainer, module)  # if a signal stopped before the last one, no step is left
     if not trainer.is_global_zero:
         raise SystemExit(0)  # the first process keeps, tests and records what all have trained
     if dist.is_available() and dist.is_initialized():
@@ -139,6 +139,12 @@ def _schedule(session: Session) -> Schedule:
     )
 
 
+def _evaluations(session: Session, evaluate: Evaluate, best: str | None) -> Evaluations:
+    return Evaluations(
+        evaluate, times=session.settings.evaluations, budget=session.budget, log=session.log, best=best
+    )
+
+
 def _guard(session: Session, draws: Draws) -> FiniteGuard:
     return FiniteGuard(
         session.settings.on_nonfinite,
@@ -149,13 +155,13 @@ def _guard(session: Session, draws: Draws) -> FiniteGuard:
     )
 
 
-def _checkpoints(session: Session, evaluations: Evaluations, signals: Signals) -> Checkpoints:
+def _checkpoints(session: Session, evaluations: Evaluations) -> Checkpoints:
     return Checkpoints(
         session.folder,
         every_steps=session.settings.checkpoint_every_steps,
         every_minutes=session.settings.checkpoint_every_minutes,
         evaluations=evaluations,
-        signals=signals,
+        signals=Signals(),
         log=session.log,
     )
 

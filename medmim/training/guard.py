@@ -14,10 +14,11 @@ from torch import Tensor
 
 from medmim.errors import RunError
 from medmim.training.callbacks import completes_step
-from medmim.training.diagnosis import first_bad_gradient, first_bad_layer, suspects
+from medmim.training.diagnosis import Finding, first_bad_gradient, first_bad_layer, of_all_processes, suspects
 from medmim.training.log import Log
 from medmim.training.state_file import read_state
-from medmim.training.states import has_state, verified_state
+from medmim.training.states import newest_whole
+from medmim.training.undo import Before
 
 Policy = Literal["stop", "skip", "rollback"]
 _ADVICE = "lower --lr, use --precision fp32, or go on with --set on_nonfinite=skip"
@@ -48,14 +49,14 @@ class FiniteGuard(Callback):
         self.count = 0
         self._parts: list[tuple[Any, int]] = []
         self._losses: list[Tensor] = []
-        self._buffers: list[Tensor] = []
+        self._before: Before | None = None
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Remember what a forward changes."""
         if not self._parts:
-            self._buffers = [buffer.clone() for buffer in pl_module.buffers()]
+            self._before = Before(pl_module)
         self._parts.append((batch, batch_idx))
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
@@ -86,7 +87,7 @@ class FiniteGuard(Callback):
 
     def _refuse(self, module: L.LightningModule, optimiser: torch.optim.Optimizer) -> None:
         step = module.trainer.global_step + 1
-        message = f"step {step}: {self._diagnosis(module)}"
+        message = f"step {step}: {of_all_processes(self._finding(module))}"
         self.count += 1
         self.sink.tags({"nonfinite_steps": str(self.count), "nonfinite_policy": self.policy})
         if self.policy == "stop":
@@ -97,35 +98,42 @@ class FiniteGuard(Callback):
                 "--precision fp32, or look at the volumes named"
             )
         self.sink.metrics({"train/nonfinite_steps": float(self.count)}, step=step)
-        self._go_back(module, optimiser)
-        done = "went back to the last saved state" if self.policy == "rollback" else "skipped"
-        logging.getLogger("medmim").warning("%s; %s, %d so far", message, done, self.count)
+        done = self._go_back(module, optimiser)
+        if module.trainer.is_global_zero:  # all processes know the same
+            logging.getLogger("medmim").warning("%s; %s, %d so far", message, done, self.count)
 
-    def _diagnosis(self, module: L.LightningModule) -> str:
-        """Return what is not finite, the volumes in question and the first layer."""
+    def _finding(self, module: L.LightningModule) -> Finding:
+        """Return what is not finite in this process, the volumes in question and the first layer."""
         loss_is_bad = not all(bool(torch.isfinite(loss)) for loss in self._losses)
         gradient = first_bad_gradient(module)
         layers = [first_bad_layer(module, batch, number) for batch, number in self._parts]
-        self._restore(module)
+        if self._before:
+            self._before.restore()
         bad = [part for part, layer in zip(self._parts, layers, strict=True) if layer] or self._parts
         volumes = dict.fromkeys(self.volume_of(draw) for batch, _ in bad for draw in suspects(batch))
-        where = next((f"first in layer '{layer}'" for layer in layers if layer), None)
-        if where is None:
-            where = "in the loss itself" if loss_is_bad else f"first in the gradient of '{gradient}'"
-        what = "loss" if loss_is_bad else "gradient"
-        return f"the {what} is not finite, {where}, with volumes {', '.join(volumes)} in the batch"
+        first = min((layer for layer in layers if layer), default=None)
+        return Finding(loss_is_bad, first, gradient, tuple(volumes))
 
-    def _go_back(self, module: L.LightningModule, optimiser: torch.optim.Optimizer) -> None:
-        if self.policy == "rollback" and has_state(self.folder):
-            state = read_state(verified_state(self.folder))
-            module.load_state_dict(state["state_dict"])
-            optimiser.load_state_dict(state["optimizer_states"][0])
+    def _go_back(self, module: L.LightningModule, optimiser: torch.optim.Optimizer) -> str:
+        """Leave nothing of the step, and return what was done."""
         # without gradients the optimiser's step does nothing, decay of weights included
         optimiser.zero_grad(set_to_none=True)
+        if self.policy != "rollback":
+            return "skipped"
+        state = self._last_saved(module.trainer)
+        if state is None:
+            return "skipped, since no state to go back to is saved yet"
+        module.load_state_dict(state["state_dict"])
+        optimiser.load_state_dict(state["optimizer_states"][0])
+        return "went back to the last saved state"
 
-    def _restore(self, module: L.LightningModule) -> None:
-        for buffer, before in zip(module.buffers(), self._buffers, strict=True):
-            buffer.copy_(before)
+    def _last_saved(self, trainer: L.Trainer) -> dict[str, Any] | None:
+        """Return the first process's last state in all of them: the others cannot see its folder."""
+        path = newest_whole(self.folder) if trainer.is_global_zero else None
+        state = read_state(path) if path else None
+        kept = state and {key: state[key] for key in ("state_dict", "optimizer_states")}
+        given: dict[str, Any] | None = trainer.strategy.broadcast(kept)
+        return given
 
     def state_dict(self) -> dict[str, Any]:
         """Return the count."""

@@ -75,7 +75,7 @@ class PretrainingModule(L.LightningModule):
         however it is divided. A mask that looks at tissue sees its own images only: its share is its key.
         """
         grid = grid_of(tuple(images.shape[2:]), self.cell)
-        (share, shares), count, views = self._share(batch_idx), len(images), self.method.views
+        (share, shares), count, views = share_of_step(self, batch_idx), len(images), self.method.views
         if self.mask.looks_at_tissue:
             generator = torch_stream(self.seed, "mask", self.global_step, share)
             return self.mask.sample(count, grid, generator=generator, weight=tissue_share(images, grid))
@@ -85,18 +85,11 @@ class PretrainingModule(L.LightningModule):
             share
         ]
 
-    def _share(self, batch_idx: int) -> tuple[int, int]:
-        """Return which part of its step a batch is in this process, and how many parts there are."""
-        trainer = self._trainer  # None where a step is computed without a trainer
-        if trainer is None:
-            return 0, 1
-        parts, processes = trainer.accumulate_grad_batches, trainer.world_size
-        return batch_idx % parts * processes + trainer.global_rank, parts * processes
-
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then let the method follow; before any callback, so that saved states hold both."""
         super().optimizer_step(*args, **kwargs)
-        self.method.after_step(self.budget.progress(self.global_step + 1))  # this step is not counted yet
+        if _was_taken(self):
+            self.method.after_step(self.budget.progress(self.global_step + 1))  # this step is not counted yet
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return the optimiser of all of the method's weights."""
@@ -106,6 +99,20 @@ class PretrainingModule(L.LightningModule):
 def in_views(images: Tensor, views: int) -> Images:
     """Return (batch, views, channels, *space) as one batch: the first view of all, then the second of all."""
     return images.transpose(0, 1).flatten(0, 1) if views > 1 else images
+
+
+def share_of_step(module: L.LightningModule, batch_idx: int) -> tuple[int, int]:
+    """Return which part of its step a batch is in this process, and how many parts there are."""
+    trainer = module._trainer  # None where a step is computed without a trainer
+    if trainer is None:
+        return 0, 1
+    parts, processes = trainer.accumulate_grad_batches, trainer.world_size
+    return batch_idx % parts * processes + trainer.global_rank, parts * processes
+
+
+def _was_taken(module: nn.Module) -> bool:
+    """Return whether a step was taken: one that the guard refuses is left without gradients."""
+    return any(parameter.grad is not None for parameter in module.parameters())
 
 
 class FinetuningModule(L.LightningModule):
@@ -143,14 +150,16 @@ class FinetuningModule(L.LightningModule):
             layer.eval()
         loss = self.loss(self.network, batch)
         if self.reuse:
+            share = share_of_step(self, batch_idx)
+            again = self.reuse(self.network, batch, step=self.global_step, share=share)
             with unmoved_batch_norms(self.network):  # it is judged on plain images
-                loss = loss + WEIGHT * self.loss(*self.reuse(self.network, batch, step=self.global_step))
+                loss = loss + WEIGHT * self.loss(*again)
         return loss
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then let the average follow."""
         super().optimizer_step(*args, **kwargs)
-        if self.average:
+        if self.average and _was_taken(self):
             self.average.update(self.network, progress=0.0)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

@@ -41,7 +41,7 @@ class Reuse(nn.Module):
         self.seed = seed
 
     def forward(
-        self, network: nn.Module, batch: dict[str, Any], *, step: int
+        self, network: nn.Module, batch: dict[str, Any], *, step: int, share: tuple[int, int] = (0, 1)
     ) -> tuple[nn.Module, dict[str, Any]]:
         """Return a network with the same weights whose encoder knows the reuse image, and the masked batch.
 
@@ -49,12 +49,14 @@ class Reuse(nn.Module):
             network: with an attribute `encoder`, of which it uses the maps alone.
             batch: with `image`, (batch, channels, *space).
             step: of the training.
+            share: which of how many parts of the step the batch is; all draw the masks of all.
         """
         images: Tensor = batch["image"]
         space = tuple(images.shape[2:])
         generator = torch_stream(self.seed, "reuse", step)
-        hidden = self.mask.sample(len(images), grid_of(space, self.cell), generator=generator)
-        hidden = hidden.to(images.device)
+        part, parts = share
+        hidden = self.mask.sample(parts * len(images), grid_of(space, self.cell), generator=generator)
+        hidden = hidden.unflatten(0, (parts, -1))[part].to(images.device)
         encoder = network.get_submodule("encoder")
         assert isinstance(encoder, Encoder)
         joined = _Joined(encoder, self.blend, stitch(images, hidden, self.cell))

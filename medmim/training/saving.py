@@ -26,11 +26,13 @@ class Signals(Callback):
     """Note SIGTERM, SIGINT and SIGUSR1 until a step is complete; SIGTERM or SIGINT twice stops at once.
 
     Attributes:
-        wanted: the last signal that was not answered yet.
+        stop: the last signal that wants an end, if any came.
+        save: whether one that wants a save came and was not answered yet.
     """
 
     def __init__(self) -> None:
-        self.wanted: int | None = None
+        self.stop: int | None = None
+        self.save = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the signals over, now that Lightning has taken them."""
@@ -44,9 +46,12 @@ class Signals(Callback):
         Raises:
             Stopped: for the same that wants an end again; the step is then lost, the last saved state is not.
         """
-        if number == self.wanted and number in _STOPPING:
+        if number in _SAVING:
+            self.save = True
+            return
+        if number == self.stop:
             raise Stopped(number)
-        self.wanted = number
+        self.stop = number
 
     @contextmanager
     def given_back(self) -> Iterator[None]:
@@ -121,22 +126,51 @@ class Checkpoints(Callback):
         """
         if not completes_step(trainer, batch_idx):
             return
-        # each process sees signals and its clock for itself, but all must save at the same step
+        self.stop_if_wanted(trainer)
         late = self.clock() - self._saved_at >= self.every_s
-        stop, save = self.signals.wanted in _STOPPING, self.signals.wanted in _SAVING
-        due, stop, save = (
-            trainer.strategy.reduce_boolean_decision(wish, all=False)
-            for wish in (self._due(trainer.global_step) or late, stop, save)
-        )
-        if due or stop or save:
+        due, wanted = self._due(trainer.global_step), self.signals.save
+        if trainer.strategy.reduce_boolean_decision(due or late or wanted, all=False):
+            self.signals.save = False  # before saving: a signal that comes meanwhile wants the next step
             save_state(trainer, self.folder)
             self._saved_at = self.clock()
-        if stop:
-            raise Stopped(self.signals.wanted or signal.SIGTERM)
-        if save:
-            self.signals.wanted = None
+
+    def stop_if_wanted(self, trainer: L.Trainer) -> None:
+        """Save and stop after a signal that asks for it.
+
+        Raises:
+            Stopped: after SIGTERM or SIGINT.
+        """
+        # each process sees signals for itself, but all must stop at the same step
+        if trainer.strategy.reduce_boolean_decision(self.signals.stop is not None, all=False):
+            save_state(trainer, self.folder)
+            raise Stopped(self.signals.stop or signal.SIGTERM)
 
     def _due(self, step: int) -> bool:
+        """Return whether the plan is to save, as each process knows for itself."""
         evaluated = self.evaluations.done > self._seen
         self._seen = self.evaluations.done
         return step % self.every_steps == 0 if self.every_steps else evaluated
+
+
+class StopBeforeEvaluation(Callback):
+    """Let a signal stop before an evaluation, which may take longer than its sender waits.
+
+    Must come before `Evaluations`, which catches up when training goes on.
+
+    Args:
+        checkpoints: of the training.
+    """
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self.checkpoints = checkpoints
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop if a signal asks for it.
+
+        Raises:
+            Stopped: after SIGTERM or SIGINT.
+        """
+        if completes_step(trainer, batch_idx):
+            self.checkpoints.stop_if_wanted(trainer)

@@ -80,20 +80,27 @@ def has_state(folder: Path) -> bool:
     return bool(_states(folder))
 
 
-def verified_state(folder: Path) -> Path:
-    """Return the newest state that is what was written; a damaged one is named and passed over.
-
-    Raises:
-        RunError: if there is none.
-    """
-    found = sorted(_states(folder).items(), reverse=True)
-    for number, path in found:
+def newest_whole(folder: Path) -> Path | None:
+    """Return the newest state that is what was written, if any; a damaged one is named and passed over."""
+    for number, path in sorted(_states(folder).items(), reverse=True):
         if _is_whole(path):
             return path
         logging.getLogger("medmim").warning(
             "saved state %d of this run is damaged (SHA-256 differs): going on from the one before", number
         )
-    if found:
+    return None
+
+
+def verified_state(folder: Path) -> Path:
+    """Return the newest state that is what was written.
+
+    Raises:
+        RunError: if there is none.
+    """
+    path = newest_whole(folder)
+    if path is not None:
+        return path
+    if has_state(folder):
         raise RunError(
             "all saved states of this run are damaged (SHA-256 differs): start it again without --resume"
         )

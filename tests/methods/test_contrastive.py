@@ -100,6 +100,7 @@ def test_what_the_teacher_said_joins_after_the_step_only():
     method = build(2, queue=8)
     images, hidden = batch_for(2)
     first = method(images, hidden).loss
+    method.forget()  # of a step that is not taken
     assert torch.equal(method(images, hidden).loss, first)
     assert method.others.all().shape == (0, 128)
     method.after_step(0.0)
@@ -119,6 +120,22 @@ def test_the_queue_keeps_the_newest():
     assert queue.all().flatten().tolist() == [3, 4, 1]
     queue.join()
     assert queue.all().flatten().tolist() == [3, 4, 1]
+
+
+def test_all_batches_of_a_step_join_the_queue():
+    queue = Queue(5, 1)
+    for start in (0, 2):
+        queue.note(torch.tensor([[start + 1.0], [start + 2.0]]))
+    queue.join()
+    assert queue.all().flatten().tolist() == [3, 4, 1, 2]
+
+
+def test_what_is_forgotten_joins_no_queue():
+    queue = Queue(2, 1)
+    queue.note(torch.tensor([[float("nan")]]))
+    queue.forget()
+    queue.join()
+    assert len(queue.all()) == 0
 
 
 def test_the_queue_is_part_of_the_state():

@@ -63,6 +63,31 @@ def test_losses_are_logged_as_means():
     assert log.history[0][1]["train/lr"] == 0.5
 
 
+def test_the_mean_is_reduced_where_processes_meet(monkeypatch):
+    class Elsewhere(OneProcess):
+        """Where processes meet on a card: like nccl, it takes nothing from the processor."""
+
+        root_device = torch.device("meta")
+
+        def reduce(self, tensor, *words, **more):
+            assert tensor.device == self.root_device
+            return 2.0
+
+    monkeypatch.setattr(Trainer, "strategy", Elsewhere())
+    log = MemoryRecorder()
+    run(Losses(log), [1.0])
+    assert log.history[0][1]["train/loss"] == 2.0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a card")
+def test_losses_that_a_resume_brings_meet_those_of_the_card():
+    losses = Losses(MemoryRecorder())
+    losses.load_state_dict({"waiting": [torch.tensor(1.0)], "recent": 1.0})
+    trainer, module = Trainer(2), Module()
+    losses.on_train_batch_end(trainer, module, {"loss": torch.tensor(3.0, device="cuda")}, None, 1)
+    assert losses.last == 2.0
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_losses_that_are_not_finite_are_left_out_of_the_mean(bad):
     log = MemoryRecorder()

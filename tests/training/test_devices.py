@@ -4,11 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny
 import torch
 from safetensors.torch import load_file
+from test_guard import volumes_of
 
 from medmim.data.draws import Draws, batches, pretraining_patches
 from medmim.data.plan import Plan
@@ -55,6 +58,24 @@ def test_two_processes_are_one_and_go_on_as_one(tiny_dataset, new_home):
     runs = Store(home).runs(stage="pretrain")
     assert len(runs) == 2  # the second process records nothing
     assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+@pytest.mark.slow
+def test_two_processes_go_back_to_the_same_state(tiny_dataset, tmp_path):
+    """The second meets the NaN, and has a folder of its own without states, as in a run."""
+    here = Path(__file__).parent
+    paths = os.pathsep.join(map(str, [here.parents[1], here.parent, here]))
+    environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    program = [sys.executable, str(here / "two_processes.py"), str(tiny_dataset), str(tmp_path)]
+    ran = subprocess.run(program, env=environment, capture_output=True, text=True, check=False, timeout=500)
+    assert ran.returncode == 0, ran.stderr
+    first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    # step 4 takes draws 12 to 15; those of the second process are 14 and 15, and the last is bad
+    bad = volumes_of(SimpleNamespace(dataset=tiny_dataset), 7)[1]
+    found = f"first in layer 'network.encoder.stages.0.conv1.conv', with volumes {bad} in the batch"
+    assert f"{found}; went back to the last saved state, 1 so far" in ran.stderr
+    assert ran.stderr.count("so far") == 1
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3])

@@ -1,4 +1,6 @@
 import math
+import os
+import signal
 
 import pytest
 import tiny
@@ -10,7 +12,7 @@ from medmim.data.manifest import read_dataset
 from medmim.data.plan import Plan
 from medmim.data.prepare import Volumes
 from medmim.encoders import build_encoder
-from medmim.errors import RunError
+from medmim.errors import RunError, Stopped
 from medmim.heads import build_head
 from medmim.tracking.recorder import MemoryRecorder
 from medmim.training.budget import Budget, budget_for
@@ -112,6 +114,30 @@ def test_a_resumed_training_is_the_uninterrupted_one(study, words, stop_at):
         for study in (whole, broken)
     ]
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("step", [4, 6])
+def test_a_signal_does_not_wait_for_an_evaluation(study, step):
+    whole, broken = study("whole"), study("broken")
+    expected, weights = whole.run(best="val/sum")
+    module = broken.module()
+    compute = module.training_step
+
+    def training_step(batch, batch_idx):
+        if module.global_step == step - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return compute(batch, batch_idx)
+
+    module.training_step = training_step
+    with pytest.raises(Stopped):
+        broken.run(module=module, stop_at=step, best="val/sum")
+    assert read_state(verified_state(broken.folder))["global_step"] == step
+    fitted, resumed = broken.run(resume=True, best="val/sum")
+    assert equal(resumed, weights)
+    assert fitted.evaluations.last == expected.evaluations.last
+    assert equal(fitted.evaluations.best_weights, expected.evaluations.best_weights)
+    judged = [[one for one in study.log.history if "val/sum" in one[1]] for study in (whole, broken)]
+    assert judged[0] == judged[1]
 
 
 def test_a_training_that_was_complete_can_be_resumed(study):

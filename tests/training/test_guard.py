@@ -2,12 +2,21 @@
 
 import logging
 
+import lightning as L
 import pytest
 import torch
 from test_fit import Study, equal, study  # noqa: F401 - a fixture
+from torch.utils.data import DataLoader
 
 from medmim.data.manifest import read_dataset
+from medmim.encoders import build_encoder
 from medmim.errors import RunError
+from medmim.masks import build_mask
+from medmim.methods import METHODS, ON_PATCHES, build_method
+from medmim.tracking.recorder import MemoryRecorder
+from medmim.training.budget import Budget
+from medmim.training.guard import FiniteGuard
+from medmim.training.modules import PretrainingModule
 from medmim.training.state_file import all_finite, read_state
 from medmim.training.states import verified_state
 
@@ -97,8 +106,9 @@ def test_what_is_not_finite_is_survived_where_asked(study, caplog, place, policy
     assert all(torch.isfinite(torch.tensor(list(values.values()))).all() for _, values in made.log.history)
 
 
-def test_a_skipped_step_changes_nothing(study):  # noqa: F811
-    made = study(on_nonfinite="skip", checkpoint_every_steps=1, steps=4)
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_a_skipped_step_changes_nothing(study, ema):  # noqa: F811
+    made = study(on_nonfinite="skip", checkpoint_every_steps=1, steps=4, ema=ema)
     made.run(module=planted(made.module(), "voxel", {3}))
     before, after = (read_state(path) for path in sorted(made.folder.glob("*.safetensors")))
     assert (before["global_step"], after["global_step"]) == (3, 4)
@@ -113,6 +123,14 @@ def test_a_rollback_returns_to_the_last_saved_state(study):  # noqa: F811
     before, after = (read_state(path) for path in sorted(made.folder.glob("*.safetensors")))
     assert (before["global_step"], after["global_step"]) == (2, 4)
     assert equal(before["state_dict"], after["state_dict"])
+
+
+def test_a_rollback_without_a_saved_state_says_so(study, caplog):  # noqa: F811
+    made = study(on_nonfinite="rollback", checkpoint_every_steps=2, steps=2)
+    with caplog.at_level(logging.WARNING, logger="medmim"):
+        made.run(module=planted(made.module(), "loss", {0}))
+    assert "in the batch; skipped, since no state to go back to is saved yet, 1 so far" in caplog.text
+    assert "went back" not in caplog.text
 
 
 @pytest.mark.parametrize("policy", ["skip", "rollback"])
@@ -141,3 +159,48 @@ def test_running_statistics_are_left_as_they_were(tiny_dataset, tmp_path):
     _, weights = made.run(module=planted(made.module(), "voxel", {2}))
     assert weights["network.score.0.num_batches_tracked"] == 5
     assert all_finite(weights)
+
+
+def pretraining(name):
+    """A method of the table around a small 2D encoder."""
+    torch.manual_seed(0)
+    vit = name in ON_PATCHES
+    words = {"patch": 2, "width": 24, "depth": 2, "heads": 2} if vit else {"filters": (4, 8, 16)}
+    kind = "vit" if vit else "dynunet"
+    encoder = build_encoder(kind, spatial_dims=2, in_channels=1, **words)
+    method = build_method(name, encoder=encoder, spatial_dims=2, cell=(4, 4))
+    mask = build_mask("random", ratio=0.5)
+    return PretrainingModule(
+        method, mask, cell=(4, 4), seed=0, lr=1e-3, weight_decay=0.0, budget=Budget(steps=3)
+    )
+
+
+class Listening(L.Callback):
+    """Notes each loss, and after each batch whether the whole state is finite."""
+
+    def __init__(self):
+        self.losses, self.finite = [], []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.losses.append(bool(outputs["loss"].isfinite()))
+        self.finite.append(all_finite(pl_module.state_dict()))
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_every_method_learns_on_behind_a_skipped_step(tmp_path, name, parts):
+    module, listening = pretraining(name), Listening()
+    views = [module.method.views] if module.method.views > 1 else []
+    images = torch.randn(3 * parts, 4, *views, 1, 16, 16)
+    images[parts, 1] = float("nan")  # in the first batch of the second step
+    batches = [{"image": one, "draw": torch.arange(4)} for one in images]
+    guard = FiniteGuard("skip", limit=1, log=MemoryRecorder(), folder=tmp_path, volume_of=str)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+    trainer = L.Trainer(
+        max_steps=3, accumulate_grad_batches=parts, callbacks=[guard, listening], accelerator="cpu",
+        enable_model_summary=False, **quiet,
+    )  # fmt: skip
+    trainer.fit(module, DataLoader(batches, batch_size=None))
+    steps = [all(listening.losses[first : first + parts]) for first in range(0, 3 * parts, parts)]
+    assert steps == [True, False, True]
+    assert listening.finite[parts - 1 :: parts] == [True] * 3

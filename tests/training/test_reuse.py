@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from test_callbacks import Trainer
 
 from medmim.config import FinetuneSettings
 from medmim.encoders import build_encoder
@@ -79,3 +80,22 @@ def test_what_is_masked_follows_the_step():
     assert not torch.equal(masked[0], masked[2])
     assert (masked[0] == 0).float().mean().item() == pytest.approx(0.25)
     assert (batch["image"] != 0).all()
+
+
+def test_what_is_masked_does_not_depend_on_how_a_step_is_divided(monkeypatch):
+    module, batch = module_for("segment", Segmentation(), 2), batch_for(2)
+    shown = []
+    monkeypatch.setattr(
+        module, "loss", lambda network, batch: shown.append(batch["image"]) or torch.zeros(())
+    )
+    monkeypatch.setattr(Trainer, "accumulate_grad_batches", 2)
+    monkeypatch.setattr(Trainer, "world_size", 2)
+    for number in range(2):
+        for rank in range(2):
+            monkeypatch.setattr(Trainer, "global_rank", rank)
+            module._trainer = Trainer()
+            module.training_step(batch, number)
+    divided = torch.cat([image == 0 for image in shown[1::2]])
+    assert len({mask.numpy().tobytes() for mask in divided}) == len(divided)
+    whole = {"image": batch["image"].repeat(4, 1, 1, 1)}
+    assert torch.equal(divided, module.reuse(module.network, whole, step=0)[1]["image"] == 0)

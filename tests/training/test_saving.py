@@ -107,6 +107,35 @@ def test_sigusr1_saves_and_goes_on(monkeypatch):
         assert made.batches(3) == [1]
 
 
+def test_a_stop_that_comes_during_a_save_is_not_forgotten(monkeypatch):
+    made = Saving(monkeypatch)
+
+    def save(trainer, folder):
+        made.saved.append(trainer.global_step)
+        if len(made.saved) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(saving, "save_state", save)
+    with made.signals.given_back():
+        made.signals.on_train_start(made.trainer, Module())
+        os.kill(os.getpid(), signal.SIGUSR1)
+        with pytest.raises(Stopped):
+            made.batches(3)
+    assert made.saved == [1, 2]
+
+
+def test_a_wish_to_save_takes_no_stop_back(monkeypatch):
+    made = Saving(monkeypatch)
+    with made.signals.given_back():
+        made.signals.on_train_start(made.trainer, Module())
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        with pytest.raises(Stopped) as stopped:
+            made.batches(3)
+    assert made.saved == [1]
+    assert stopped.value.exit_code == 143
+
+
 def test_signals_are_given_back():
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
     before, signals = [signal.getsignal(number) for number in numbers], Signals()
