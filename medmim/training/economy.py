@@ -10,6 +10,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import nn
+from torch._dynamo.exc import TorchDynamoException
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
 
 from medmim.config import RunSettings
@@ -54,7 +55,7 @@ class Compile(Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Mapping[str, Any], batch_idx: int
     ) -> None:
-        """Compile, and try it on the first batch; buffers and gradients are left as they were."""
+        """Compile, and try it on the first batch; buffers, gradients and generators are left as they were."""
         if self.tried:
             return
         self.tried = True
@@ -63,19 +64,40 @@ class Compile(Callback):
         before = Before(pl_module)
         for network in networks:
             network.compile()
+            _fall_back(network)
+        cards = [pl_module.device] if pl_module.device.type == "cuda" else []
         try:
-            with trainer.precision_plugin.train_step_context():
-                loss: Any = pl_module.training_step(batch, batch_idx)
-            loss.backward()
+            with torch.random.fork_rng(cards):  # the step itself draws the same, and after a resume too
+                with trainer.precision_plugin.train_step_context():
+                    loss: Any = pl_module.training_step(batch, batch_idx)
+                loss.backward()
         except Exception as error:  # a compiler may fail in any way, and nothing needs it
             for network in networks:
                 network._compiled_call_impl = None  # there is no public way back
-            logging.getLogger("medmim").warning(
-                "torch.compile does not work for this network here (%s): going on without it",
-                type(error).__name__,
-            )
+            _warn(error)
         pl_module.zero_grad(set_to_none=True)
         before.restore()
+
+
+def _fall_back(network: nn.Module) -> None:
+    """Let a network be called as it is written once compiling fails, such as later for another size."""
+    compiled: Any = network._compiled_call_impl
+
+    def call(*words: Any, **named: Any) -> Any:
+        try:
+            return compiled(*words, **named)
+        except TorchDynamoException as error:
+            network._compiled_call_impl = None
+            _warn(error)
+        return network(*words, **named)
+
+    network._compiled_call_impl = call
+
+
+def _warn(error: Exception) -> None:
+    logging.getLogger("medmim").warning(
+        "torch.compile does not work for this network here (%s): going on without it", type(error).__name__
+    )
 
 
 def _has_weights(part: nn.Module) -> bool:

@@ -5,6 +5,7 @@ import torch
 from test_fit import equal, study  # noqa: F401 - a fixture
 from test_modules import finetuning, pretraining
 from torch import nn
+from torch._dynamo.exc import TorchDynamoException
 
 from medmim.config import FinetuneSettings
 from medmim.training.economy import blocks_of, economise
@@ -103,6 +104,39 @@ def test_a_compiler_that_fails_is_gone_without(study, monkeypatch, caplog):  # n
         _, compiled = study("compiled", compile=True).run()
     assert "torch.compile does not work for this network here (RuntimeError)" in caplog.text
     assert equal(plain, compiled)
+
+
+def test_a_compiler_that_fails_later_is_gone_without(study, monkeypatch, caplog):  # noqa: F811
+    called = []
+
+    def failing(self):
+        def call(*words, **named):
+            called.append(self)
+            if len(called) > 6:
+                raise TorchDynamoException("another size")
+            return self._call_impl(*words, **named)
+
+        self._compiled_call_impl = call
+
+    _, plain = study("plain").run()
+    monkeypatch.setattr(nn.Module, "compile", failing)
+    with caplog.at_level(logging.WARNING, logger="medmim"):
+        _, compiled = study("compiled", compile=True).run()
+    assert "torch.compile does not work for this network here (TorchDynamoException)" in caplog.text
+    assert equal(plain, compiled)
+
+
+def test_trying_a_compiler_draws_nothing(study, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(
+        nn.Module, "compile", lambda self: setattr(self, "_compiled_call_impl", self._call_impl)
+    )
+    results = []
+    for word in (False, True):
+        made = study(str(word), compile=word)
+        module = made.module()
+        module.network.score = nn.Sequential(nn.Dropout(), module.network.score)
+        results.append(made.run(module=module)[1])
+    assert equal(*results)
 
 
 def test_a_compiler_that_works_is_used(study, monkeypatch):  # noqa: F811
