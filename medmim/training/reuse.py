@@ -56,7 +56,7 @@ class Reuse(nn.Module):
         generator = torch_stream(self.seed, "reuse", step)
         part, parts = share
         hidden = self.mask.sample(parts * len(images), grid_of(space, self.cell), generator=generator)
-        hidden = hidden.unflatten(0, (parts, -1))[part].to(images.device)  # type: ignore[no-untyped-call]
+        hidden = hidden[part * len(images) :][: len(images)].to(images.device)
         encoder = network.get_submodule("encoder")
         assert isinstance(encoder, Encoder)
         joined = _Joined(encoder, self.blend, stitch(images, hidden, self.cell))
