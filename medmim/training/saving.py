@@ -155,7 +155,8 @@ class Checkpoints(Callback):
 class StopBeforeEvaluation(Callback):
     """Let a signal stop before an evaluation, which may take longer than its sender waits.
 
-    Must come before `Evaluations`, which catches up when training goes on.
+    Must come before `Evaluations`, which catches up when training goes on. After the last step it does not:
+    the last state holds the last evaluation.
 
     Args:
         checkpoints: of the training.
@@ -172,5 +173,8 @@ class StopBeforeEvaluation(Callback):
         Raises:
             Stopped: after SIGTERM or SIGINT.
         """
-        if completes_step(trainer, batch_idx):
+        if not completes_step(trainer, batch_idx):
+            return
+        over = self.checkpoints.evaluations.budget.progress(trainer.global_step) >= 1
+        if not trainer.strategy.reduce_boolean_decision(over, all=False):
             self.checkpoints.stop_if_wanted(trainer)
