@@ -90,7 +90,7 @@ def feed(data: Path, *, dims: Literal[2, 3], batch_size: int, workers: int) -> F
                 workers=workers,
             ),
             "MONAI CacheDataset": lambda: DataLoader(CacheDataset(volumes, chain, progress=False), **words),
-            # without `weights_only` it takes its own files for what they are, and not for corrupt
+            # it takes its own files for corrupt under `weights_only`; they lie in a folder of this call alone
             "MONAI PersistentDataset": lambda: DataLoader(
                 PersistentDataset(volumes, chain, kept, weights_only=False), **words
             ),

@@ -116,8 +116,8 @@ def test_a_resumed_training_is_the_uninterrupted_one(study, words, stop_at):
     assert losses[0] == losses[1]
 
 
-def test_a_signal_does_not_wait_for_an_evaluation(study):
-    step = 4  # of 6; the evaluation after the last is waited for: the last state holds it
+@pytest.mark.parametrize(("step", "waits"), [(4, False), (6, True)])
+def test_a_signal_waits_for_no_evaluation_but_the_last(study, step, waits):
     whole, broken = study("whole"), study("broken")
     expected, weights = whole.run(best="val/sum")
     module = broken.module()
@@ -130,8 +130,10 @@ def test_a_signal_does_not_wait_for_an_evaluation(study):
 
     module.training_step = training_step
     with pytest.raises(Stopped):
-        broken.run(module=module, stop_at=step, best="val/sum")
-    assert read_state(verified_state(broken.folder))["global_step"] == step
+        broken.run(module=module, stop_at=None if waits else step, best="val/sum")
+    saved = read_state(verified_state(broken.folder))
+    assert saved["global_step"] == step
+    assert (saved["callbacks"]["Evaluations"]["last"] == expected.evaluations.last) == waits
     fitted, resumed = broken.run(resume=True, best="val/sum")
     assert equal(resumed, weights)
     assert fitted.evaluations.last == expected.evaluations.last
