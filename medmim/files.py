@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import io
 import json
@@ -31,6 +33,17 @@ def write_bytes(path: Path, content: bytes, *, mode: int | None = None) -> None:
         _write_whole(path, content, mode=mode)
     except OSError as error:
         raise _without_path(error) from error
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Let one process at a time in, among all that ask for the same folder; the lock goes with its process."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def write_together(contents: Mapping[Path, bytes]) -> None:

@@ -6,7 +6,6 @@ can test whether a known name is in a dataset.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import hmac
 import os
@@ -60,13 +59,9 @@ class Keys:
 
 def _create_secret(path: Path) -> None:
     """Write a new secret whole or not at all; of two processes that try, one does."""
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
+    with files.alone(path.parent):
         if not os.path.lexists(path):
             files.write_bytes(path, secrets.token_bytes(SECRET_BYTES), mode=0o600)
-    finally:
-        os.close(folder)
 
 
 def _read_secret(path: Path) -> bytes:

@@ -41,6 +41,7 @@ from mlflow.entities import (  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
 from PIL import Image  # noqa: E402
 
+from medmim import files  # noqa: E402
 from medmim.errors import RunError  # noqa: E402
 
 _ANONYMOUS = {"mlflow.user": "medmim", "mlflow.source.name": "medmim", "mlflow.source.type": "LOCAL"}
@@ -59,7 +60,8 @@ class Store:
     def __init__(self, home: Path) -> None:
         home.mkdir(parents=True, exist_ok=True)
         self.home = home.resolve()
-        self.client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+        with files.alone(self.home):  # whoever comes first makes the tables; MLflow does not wait for another
+            self.client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
 
     @property
     def uri(self) -> str:
@@ -85,11 +87,12 @@ class Store:
 
     def experiment(self, name: str) -> str:
         """Return the id of an experiment, made when missing; its artifacts lie in the home folder."""
-        found = self.client.get_experiment_by_name(name)
-        if found is not None:
-            return str(found.experiment_id)
-        location = (self.artifacts / name).as_uri()
-        return str(self.client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS))
+        with files.alone(self.home):
+            found = self.client.get_experiment_by_name(name)
+            if found is not None:
+                return str(found.experiment_id)
+            place = (self.artifacts / name).as_uri()
+            return str(self.client.create_experiment(name, artifact_location=place, tags=EXPERIMENT_TAGS))
 
     def _note_dataset(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Log the dataset as MLflow's own kind of input: the UI then lists the runs that used it."""

@@ -1,6 +1,8 @@
 import getpass
 import io
 import sqlite3
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -180,3 +182,29 @@ def test_a_home_with_spaces_and_accents_works(new_home):
     recorder = begin(store)
     recorder.text("a.txt", "words")
     assert store.read_text(store.run(recorder.run_id), "a.txt") == "words"
+
+
+FIRST_RUN = """
+import sys
+from pathlib import Path
+from medmim.tracking.store import Store
+print("ready", flush=True)
+sys.stdin.readline()
+Store(Path(sys.argv[1])).begin(experiment="first", name="a run", tags={"stage": "pretrain"})
+"""
+
+
+def test_processes_that_begin_a_new_home_at_once_all_get_their_run(tmp_path):
+    command = [sys.executable, "-c", FIRST_RUN, str(tmp_path / "home")]
+    started = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)
+    ]
+    for process in started:
+        assert process.stdout.readline() == "ready\n"
+    for process in started:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in started:
+        process.communicate()
+    assert [process.returncode for process in started] == [0, 0, 0]
+    assert len(Store(tmp_path / "home").runs(stage="pretrain")) == 3
