@@ -37,7 +37,7 @@ def write_bytes(path: Path, content: bytes, *, mode: int | None = None) -> None:
 
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Let one process at a time in, among all that ask for the same folder; the lock goes with its process."""
+    """Let in one process at a time of those that ask for the same folder; the lock goes with its process."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
