@@ -7,6 +7,7 @@ n. So workers, batch order and a stop in the middle change nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ Targets = Callable[[Volume, Prepared], Mapping[str, Any]]
 
 
 class Draws(Dataset[Sample]):
-    """Draws 0 … total - 1 from volumes.
+    """Draws 0, 1, 2 … from volumes, without end.
 
     Args:
         volumes: what is drawn from; each once an epoch.
@@ -44,7 +45,6 @@ class Draws(Dataset[Sample]):
         transform: from prepared tensors to a patch; reseeded for every draw.
         labelled: give labels with the images.
         seed: of the run.
-        total: number of draws.
         targets: what a task adds to a sample; it comes back from the transform under the same names.
         weights: how often each volume is drawn, relative to the others; None: each once an epoch.
     """
@@ -57,7 +57,6 @@ class Draws(Dataset[Sample]):
         *,
         labelled: bool,
         seed: int,
-        total: int,
         targets: Targets | None = None,
         weights: Sequence[float] | None = None,
     ) -> None:
@@ -66,13 +65,9 @@ class Draws(Dataset[Sample]):
         self.transform = transform
         self.labelled = labelled
         self.seed = seed
-        self.total = total
         self.targets = targets
         self.weights = weights
         self.notes = Notes()
-
-    def __len__(self) -> int:
-        return self.total
 
     def __getitem__(self, number: int) -> Sample:
         """Return the patch of one draw: `image`, `label` if asked for, and the draw's number."""
@@ -104,22 +99,38 @@ class Draws(Dataset[Sample]):
         return stream.choice(count, size=count, p=share / share.sum())
 
 
+@dataclass(frozen=True)
+class Part:
+    """Which draws a training takes.
+
+    Attributes:
+        stop: the first that it does not take.
+        start: the first that it takes: not 0 when it is resumed.
+        passed: how many each process took before; they need not be a share of `start`, if the processes were
+            of another number.
+    """
+
+    stop: int
+    start: int = 0
+    passed: int = 0
+
+
 def batches(
-    draws: Draws, *, batch_size: int, workers: int, start: int = 0, share: tuple[int, int] = (0, 1)
+    draws: Draws, part: Part, *, batch_size: int, workers: int, share: tuple[int, int] = (0, 1)
 ) -> DataLoader[Sample]:
-    """Return the batches of `draws` in order, from draw `start` on; the length is that of all of them.
+    """Return the batches of a part of `draws`, in order; its length counts those before, as Lightning does.
 
     Args:
         draws: what is drawn.
+        part: which draws, of all processes.
         batch_size: patches of a batch.
         workers: processes that prepare them.
-        start: the first draw, of all processes.
         share: this process's number and how many there are; they take batches in turn.
     """
     return DataLoader(
         draws,
         batch_size=batch_size,
-        sampler=_InTurn(start, len(draws), batch_size, share),
+        sampler=_InTurn(part, batch_size, share),
         num_workers=workers,
         persistent_workers=workers > 0,
         worker_init_fn=leave_signals_to_the_trainer,
@@ -130,21 +141,20 @@ def batches(
 
 
 class _InTurn(Sampler[int]):
-    """One process's draws from `start` on; the length counts those before, as Lightning does."""
+    """One process's draws of a part."""
 
-    def __init__(self, start: int, total: int, batch: int, share: tuple[int, int]) -> None:
-        self.start = start
-        self.total = total
+    def __init__(self, part: Part, batch: int, share: tuple[int, int]) -> None:
+        self.part = part
         self.batch = batch
         self.process, self.processes = share
 
     def __iter__(self) -> Iterator[int]:
-        first = self.start + self.process * self.batch
-        for begin in range(first, self.total, self.batch * self.processes):
-            yield from range(begin, min(begin + self.batch, self.total))
+        first = self.part.start + self.process * self.batch
+        for begin in range(first, self.part.stop, self.batch * self.processes):
+            yield from range(begin, min(begin + self.batch, self.part.stop))
 
     def __len__(self) -> int:
-        return self.total // self.processes
+        return self.part.passed + (self.part.stop - self.part.start) // self.processes
 
 
 def pretraining_patches(plan: Plan, *, labelled: bool = False) -> Compose:

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from medmim.config import PretrainSettings
 from medmim.data.cache import DiskCache
-from medmim.data.draws import Draws, batches, pretraining_patches
+from medmim.data.draws import Draws, Part, batches, pretraining_patches
 from medmim.data.manifest import Volume, read_dataset
 from medmim.data.plan import Plan, plan_for
 from medmim.data.prepare import Volumes, prepare
@@ -85,7 +85,8 @@ def feed(data: Path, *, dims: Literal[2, 3], batch_size: int, workers: int) -> F
         chain, kept = _monai(data, plan), place / "monai"
         loaders: dict[str, Callable[[], Loader]] = {
             "medmim": lambda: batches(
-                _ours(data, plan, volumes, place / "prepared", batch_size=batch_size),
+                _ours(data, plan, volumes, place / "prepared"),
+                Part(-(-len(volumes) // batch_size) * batch_size),  # whole batches, at least one
                 batch_size=batch_size,
                 workers=workers,
             ),
@@ -101,10 +102,9 @@ def feed(data: Path, *, dims: Literal[2, 3], batch_size: int, workers: int) -> F
     return Fed(plan.dims, plan.size, len(volumes), batch_size, workers, rows, share, step_s)
 
 
-def _ours(data: Path, plan: Plan, volumes: tuple[Volume, ...], place: Path, *, batch_size: int) -> Draws:
+def _ours(data: Path, plan: Plan, volumes: tuple[Volume, ...], place: Path) -> Draws:
     prepared = Volumes(data, plan, cache_gb=4.0, disk=DiskCache(place, limit_gb=20.0))
-    total = -(-len(volumes) // batch_size) * batch_size  # whole batches, at least one
-    return Draws(volumes, prepared, pretraining_patches(plan), labelled=False, seed=0, total=total)
+    return Draws(volumes, prepared, pretraining_patches(plan), labelled=False, seed=0)
 
 
 def _measure(name: str, build: Callable[[], Loader]) -> Feeding:

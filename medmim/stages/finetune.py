@@ -25,7 +25,7 @@ from medmim.tracking.comparison import CASES
 from medmim.tracking.store import Store
 from medmim.training.budget import budget_for
 from medmim.training.checkpoint import save_weights
-from medmim.training.fit import ENDLESS, Fitted, Session, fit
+from medmim.training.fit import Fitted, Session, fit
 from medmim.training.modules import FinetuningModule
 from medmim.training.reuse import Reuse
 from medmim.training.states import drop_state
@@ -110,9 +110,8 @@ def _train(settings: FinetuneSettings, parts: Parts, recorder: Recorder, *, sess
 
     # With a limited number of labels, validation labels must not choose: the last weights are the result.
     chooses = settings.labelled is None and settings.label_fraction is None and bool(val)
-    total = session.budget.steps * settings.draws_per_step if session.budget.steps else ENDLESS
     best = f"val/{task.metric}" if chooses else None
-    fitted = fit(module, _draws(settings, parts, total), evaluate, session=session, best=best)
+    fitted = fit(module, _draws(settings, parts), evaluate, session=session, best=best)
     if fitted.evaluations.best_weights:
         module.load_state_dict(fitted.evaluations.best_weights)
     parts = replace(parts, network=module.judged)
@@ -124,7 +123,7 @@ def _train(settings: FinetuneSettings, parts: Parts, recorder: Recorder, *, sess
     return Result(recorder.run_id, checkpoint, metrics, folder / "panel.png")
 
 
-def _draws(settings: FinetuneSettings, parts: Parts, total: int) -> Draws:
+def _draws(settings: FinetuneSettings, parts: Parts) -> Draws:
     train = parts.divided.train
     lesson = parts.task.lesson(train, parts.scene, foreground=settings.foreground)
     return Draws(
@@ -133,7 +132,6 @@ def _draws(settings: FinetuneSettings, parts: Parts, total: int) -> Draws:
         lesson.transform,
         labelled=lesson.labelled,
         seed=settings.seed,
-        total=total,
         targets=lesson.targets,
         weights=lesson.weights,
     )

@@ -45,7 +45,6 @@ def lessons(
     *,
     classes: Mapping[str, int],
     seed: int,
-    total: int,
     augment: str,
 ) -> Draws:
     """Return the draws of a method.
@@ -56,7 +55,6 @@ def lessons(
         prepared: prepares volumes, and knows the plan.
         classes: number of each class.
         seed: of the run.
-        total: number of draws.
         augment: patch or resized; what learns from label volumes sees patches.
     """
     labelled = method.learns_from == "label"
@@ -68,7 +66,7 @@ def lessons(
     else:
         transform = pretraining_patches(prepared.plan, labelled=labelled)
     targets = _targets(classes) if method.learns_from == "target" else None
-    return Draws(volumes, prepared, transform, labelled=labelled, seed=seed, total=total, targets=targets)
+    return Draws(volumes, prepared, transform, labelled=labelled, seed=seed, targets=targets)
 
 
 def _targets(classes: Mapping[str, int]) -> Callable[[Volume, Prepared], Mapping[str, Tensor]]:

@@ -16,7 +16,7 @@ from medmim import __version__
 from medmim.config import PretrainSettings
 from medmim.data.cell_size import cell_in_voxels, cell_words
 from medmim.data.certificate import keep_seen, seen_in
-from medmim.data.draws import Draws, batches
+from medmim.data.draws import Draws, Part, batches
 from medmim.data.manifest import Dataset, Volume, read_dataset
 from medmim.data.partition import Partition, partition
 from medmim.data.plan import Plan, plan_for, voxel_mm
@@ -35,7 +35,7 @@ from medmim.tracking.store import Store
 from medmim.training.budget import budget_for
 from medmim.training.checkpoint import save_weights
 from medmim.training.cost import cost_of
-from medmim.training.fit import ENDLESS, Fitted, Session, fit
+from medmim.training.fit import Fitted, Session, fit
 from medmim.training.modules import PretrainingModule, in_views
 from medmim.training.optimisers import Optimiser
 from medmim.training.states import drop_state
@@ -184,8 +184,7 @@ def _train(
     settings: PretrainSettings, parts: _Parts, recorder: Recorder, *, session: Session, volumes: Volumes
 ) -> Result:
     budget, folder = session.budget, session.folder
-    total = budget.steps * settings.draws_per_step if budget.steps else ENDLESS
-    draws = _draws(settings, parts, volumes, total=total)
+    draws = _draws(settings, parts, volumes)
     module = PretrainingModule(
         parts.method,
         parts.mask,
@@ -206,14 +205,13 @@ def _train(
     return _keep(settings, parts, fitted, recorder, folder)
 
 
-def _draws(settings: PretrainSettings, parts: _Parts, volumes: Volumes, *, total: int) -> Draws:
+def _draws(settings: PretrainSettings, parts: _Parts, volumes: Volumes) -> Draws:
     return lessons(
         parts.method,
         parts.train,
         volumes,
         classes=class_numbers(parts.divided.train),
         seed=settings.seed,
-        total=total,
         augment=settings.augment,
     )
 
@@ -221,8 +219,8 @@ def _draws(settings: PretrainSettings, parts: _Parts, volumes: Volumes, *, total
 def _settle(settings: PretrainSettings, parts: _Parts, volumes: Volumes) -> None:
     """Leave statistics of batch norm that hold for whole images."""
     size, device = settings.batch_size, next(parts.encoder.parameters()).device
-    draws = _draws(settings, parts, volumes, total=max(_SETTLED // size, 1) * size)
-    loader = batches(draws, batch_size=size, workers=0)
+    part = Part(max(_SETTLED // size, 1) * size)
+    loader = batches(_draws(settings, parts, volumes), part, batch_size=size, workers=0)
     views = parts.method.views
     settle_batch_norms(parts.encoder, (in_views(batch["image"], views).to(device) for batch in loader))
 

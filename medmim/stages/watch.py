@@ -148,7 +148,7 @@ def _batches(subject: Subject, volumes: Volumes, *, augment: str) -> list[tuple[
     watched = (taught_by(divided.val, kind) or taught_by(divided.train, kind))[:_WATCHED]
     classes = class_numbers(divided.train)
     total = -(-max(len(watched), _DRAWN) // _DRAWN) * _DRAWN
-    draws = lessons(method, watched, volumes, classes=classes, seed=0, total=total, augment=augment)
+    draws = lessons(method, watched, volumes, classes=classes, seed=0, augment=augment)
     samples = [draws[number] for number in range(total)]
     generator, batches = torch_stream(0, "watched masks"), []
     for start in range(0, total, _DRAWN):

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from medmim.randomness import stream_seed
-from medmim.training.budget import Budget, along_cosine, learning_rate_factor
+from medmim.training.budget import Budget, agreed_progress, along_cosine, learning_rate_factor
 from medmim.training.log import Log
 
 LOG_EVERY_STEPS = 10
@@ -51,9 +51,7 @@ class Schedule(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Set the learning rate of every group, and the decay of those that have one."""
-        progress = self.budget.progress(trainer.global_step)
-        if self.budget.steps is None and trainer.world_size > 1:  # each process has a clock of its own
-            progress = float(trainer.strategy.broadcast(progress))
+        progress = agreed_progress(self.budget, trainer.global_step, trainer)
         factor = learning_rate_factor(
             progress, warmup=self.warmup, start=self.warmup_start, end=self.final_lr
         )
@@ -73,11 +71,11 @@ class Schedule(Callback):
             trainer.should_stop = True
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the time spent."""
-        return {"spent_s": self.budget.elapsed_s}
+        """Return the time spent, and how many patches make a step."""
+        return {"spent_s": self.budget.elapsed_s, "pace": self.budget.pace}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue the clock."""
+        """Continue the clock; the pace had to be known before the trainer was made."""
         self.budget.spent_s = state_dict["spent_s"]
 
 

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from medmim.config import RunSettings
-from medmim.data.draws import Draws, batches
+from medmim.data.draws import Draws, Part, batches
 from medmim.data.workers import naming
 from medmim.encoders.synced_norm import sync_batch_norms
 from medmim.training.budget import Budget
@@ -28,8 +28,6 @@ from medmim.training.progress import ProgressBar
 from medmim.training.saving import Checkpoints, Signals, StopBeforeEvaluation
 from medmim.training.state_file import read_state
 from medmim.training.states import StateIO, refuse_foreign, verified_state
-
-ENDLESS = 2**40
 
 Evaluate = Callable[[int], Mapping[str, float]]
 
@@ -109,12 +107,13 @@ def fit(
     if settings.devices * settings.nodes > 1:
         sync_batch_norms(module)
     state = verified_state(session.folder) if session.resume else None
+    done = _gone_on(state, module, session.budget) if state else 0
     trainer = _trainer(settings, session.budget, callbacks)
     loader = batches(
         draws,
+        _part(settings, session.budget, done),
         batch_size=settings.batch_size,
         workers=workers_for(settings),
-        start=_steps_in(state, module) * settings.draws_per_step if state else 0,
         share=(trainer.global_rank, trainer.world_size),
     )
     named = naming(draws.notes, lambda draw: draws.volume_of(draw).id)
@@ -204,11 +203,19 @@ def has_bf16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported())
 
 
-def _steps_in(path: Path, module: L.LightningModule) -> int:
-    """Return how many steps a saved state has behind it; refuse one that is not this module's."""
+def _gone_on(path: Path, module: L.LightningModule, budget: Budget) -> int:
+    """Let the budget go on from a saved state and return the steps done; refuse a foreign one."""
     state = read_state(path)
     refuse_foreign(state, module)
-    return int(state["global_step"])
+    done = int(state["global_step"])
+    budget.go_on(done, state["callbacks"][Schedule.__qualname__]["pace"])
+    return done
+
+
+def _part(settings: RunSettings, budget: Budget, done: int) -> Part:
+    """Return the draws of the steps that are not done."""
+    passed = done * settings.batch_size * settings.accumulate
+    return Part(budget.all_draws, start=budget.drawn(done), passed=passed)
 
 
 def _trainer(settings: RunSettings, budget: Budget, callbacks: list[L.Callback]) -> L.Trainer:

@@ -17,7 +17,7 @@ from medmim.methods import Method, Step
 from medmim.methods.teacher import Teacher
 from medmim.randomness import torch_stream
 from medmim.shapes import Hidden, Images, Scalar, Size, grid_of
-from medmim.training.budget import Budget
+from medmim.training.budget import Budget, agreed_progress
 from medmim.training.optimisers import Optimiser
 from medmim.training.rates import encoder_rates
 from medmim.training.reuse import WEIGHT, Reuse
@@ -89,7 +89,8 @@ class PretrainingModule(L.LightningModule):
         """Step, then let the method follow; before any callback, so that saved states hold both."""
         super().optimizer_step(*args, **kwargs)
         if _was_taken(self):
-            self.method.after_step(self.budget.progress(self.global_step + 1))  # this step is not counted yet
+            step = self.global_step + 1  # this one is not counted yet
+            self.method.after_step(agreed_progress(self.budget, step, self.trainer))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return the optimiser of all of the method's weights."""

@@ -3,7 +3,7 @@ import pytest
 import tiny
 import torch
 
-from medmim.data.draws import Draws, batches, pretraining_patches, segmentation_patches
+from medmim.data.draws import Draws, Part, batches, pretraining_patches, segmentation_patches
 from medmim.data.manifest import read_dataset
 from medmim.data.plan import Plan
 from medmim.data.prepare import Prepared, Volumes
@@ -19,19 +19,17 @@ def prepared(image, label, slice_axis=2):
     return Prepared(tensor, drawn, np.eye(4), slice_axis)
 
 
-def label_draws(volume, plan, *, foreground=0.5, total=40, seed=0):
+def label_draws(volume, plan, *, foreground=0.5, seed=0):
     """Labelled draws from one prepared volume."""
     transform = segmentation_patches(plan, foreground=foreground)
-    return Draws([tiny.row()], lambda _: volume, transform, labelled=True, seed=seed, total=total)
+    return Draws([tiny.row()], lambda _: volume, transform, labelled=True, seed=seed)
 
 
-def real_draws(dataset, dims, *, labelled, total=12, seed=0):
+def real_draws(dataset, dims, *, labelled, seed=0):
     plan = PLANS[dims]
     transform = segmentation_patches(plan, foreground=0.5) if labelled else pretraining_patches(plan)
     volumes = read_dataset(dataset).volumes
-    return Draws(
-        volumes, Volumes(dataset, plan, cache_gb=1.0), transform, labelled=labelled, seed=seed, total=total
-    )
+    return Draws(volumes, Volumes(dataset, plan, cache_gb=1.0), transform, labelled=labelled, seed=seed)
 
 
 def same(first, second):
@@ -53,7 +51,7 @@ def test_a_draw_is_the_same_in_any_order(tiny_dataset, dims, labelled):
 @pytest.mark.parametrize("labelled", [True, False])
 def test_a_draw_is_the_same_with_any_number_of_workers(tiny_dataset, labelled):
     alone, helped = (
-        list(batches(real_draws(tiny_dataset, 3, labelled=labelled), batch_size=2, workers=workers))
+        list(batches(real_draws(tiny_dataset, 3, labelled=labelled), Part(12), batch_size=2, workers=workers))
         for workers in (0, 2)
     )
     assert len(alone) == len(helped) == 6
@@ -76,8 +74,9 @@ def test_seeds_and_numbers_give_different_draws(tiny_dataset):
 
 def test_batches_go_on_from_a_start(tiny_dataset):
     draws = real_draws(tiny_dataset, 3, labelled=False)
-    rest = list(batches(draws, batch_size=2, workers=0, start=8))
+    rest = batches(draws, Part(12, start=8, passed=8), batch_size=2, workers=0)
     assert [batch["draw"].tolist() for batch in rest] == [[8, 9], [10, 11]]
+    assert len(rest) == 6
 
 
 def test_an_epoch_draws_each_volume_once_in_another_order():
@@ -93,7 +92,6 @@ def test_an_epoch_draws_each_volume_once_in_another_order():
         pretraining_patches(PLANS[3]),
         labelled=False,
         seed=0,
-        total=12,
     )
     for number in range(12):
         draws[number]
@@ -144,7 +142,7 @@ def test_small_volumes_are_padded_with_their_darkest_value_and_background(dims):
         assert sample["image"].shape == (1, *plan.size)
         outside = sample["label"] == 0
         assert outside.any()
-    bare = Draws([tiny.row()], lambda _: volume, pretraining_patches(plan), labelled=False, seed=0, total=9)
+    bare = Draws([tiny.row()], lambda _: volume, pretraining_patches(plan), labelled=False, seed=0)
     patch = bare[0]["image"]
     assert (patch == patch.min()).float().mean() > 0.5
 
@@ -182,14 +180,14 @@ def test_empty_labels_are_drawn_from_all_the_same(dims, foreground):
     assert not label_draws(volume, PLANS[dims], foreground=foreground)[0]["label"].any()
 
 
-def moved_down(sample_of, axis, total=60):
+def moved_down(sample_of, axis):
     """The share of draws in which a ramp along an array axis runs downwards."""
     falls = 0
-    for number in range(total):
+    for number in range(60):
         image = sample_of(number)["image"][0]
         flat = image.mean(dim=[other for other in range(image.dim()) if other != axis])
         falls += (flat[-1] < flat[0]).item()
-    return falls / total
+    return falls / 60
 
 
 def ramp(axis, slice_axis=2):
@@ -201,7 +199,7 @@ def ramp(axis, slice_axis=2):
 
 @pytest.mark.parametrize(("axis", "flips"), [(0, True), (1, False), (2, False)])
 def test_only_left_and_right_are_exchanged_in_3d(axis, flips):
-    share = moved_down(label_draws(ramp(axis), PLANS[3], total=60).__getitem__, axis)
+    share = moved_down(label_draws(ramp(axis), PLANS[3]).__getitem__, axis)
     assert 0.25 < share < 0.75 if flips else share == 0
 
 
@@ -217,7 +215,7 @@ def test_only_left_and_right_are_exchanged_in_3d(axis, flips):
     ],
 )
 def test_only_left_and_right_are_exchanged_in_2d(slice_axis, axis, kept, flips):
-    draws = label_draws(ramp(axis, slice_axis), PLANS[2], total=60)
+    draws = label_draws(ramp(axis, slice_axis), PLANS[2])
     share = moved_down(draws.__getitem__, kept)
     assert 0.25 < share < 0.75 if flips else share == 0
 
@@ -228,7 +226,7 @@ def test_draws_leave_the_prepared_volume_alone(tiny_dataset):
     row = read_dataset(tiny_dataset).volumes[0]
     before = volumes(row).image.clone()
     transform = segmentation_patches(plan, foreground=0.5)
-    draws = Draws([row], volumes, transform, labelled=True, seed=0, total=20)
+    draws = Draws([row], volumes, transform, labelled=True, seed=0)
     for number in range(20):
         draws[number]["image"].fill_(0)
     assert torch.equal(volumes(row).image, before)

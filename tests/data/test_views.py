@@ -17,7 +17,7 @@ def draws_for(root, dims, *, views=2, seed=0, make=patch_views):
     plan = Plan(dims, (16,) * dims)
     volumes = Volumes(root, plan, cache_gb=1.0)
     transform = make(plan, views=views)
-    return Draws(read_dataset(root).volumes, volumes, transform, labelled=False, seed=seed, total=8)
+    return Draws(read_dataset(root).volumes, volumes, transform, labelled=False, seed=seed)
 
 
 @every_kind

@@ -9,7 +9,7 @@ import tiny
 import torch
 from torch.utils.data import get_worker_info
 
-from medmim.data.draws import Draws, batches, pretraining_patches
+from medmim.data.draws import Draws, Part, batches, pretraining_patches
 from medmim.data.plan import Plan
 from medmim.data.prepare import Prepared
 from medmim.data.workers import naming
@@ -29,9 +29,9 @@ def failing(how, bad=(BAD,)):
             how()
         return READY
 
-    draws = Draws(ROWS, prepare, pretraining_patches(PLAN), labelled=False, seed=0, total=12)
+    draws = Draws(ROWS, prepare, pretraining_patches(PLAN), labelled=False, seed=0)
     with naming(draws.notes, lambda draw: draws.volume_of(draw).id):
-        return list(batches(draws, batch_size=2, workers=2))
+        return list(batches(draws, Part(12), batch_size=2, workers=2))
 
 
 def refuse():
@@ -75,17 +75,17 @@ def test_a_worker_that_dies_while_its_batch_is_fetched_names_the_volume():
 
     def cut_off():
         with naming(draws.notes, lambda draw: draws.volume_of(draw).id):
-            coming = iter(batches(draws, batch_size=2, workers=1))
+            coming = iter(batches(draws, Part(12), batch_size=2, workers=1))
             next(coming)
             raise ConnectionResetError(104, "Connection reset by peer")
 
-    draws = Draws(ROWS, prepare, pretraining_patches(PLAN), labelled=False, seed=0, total=12)
+    draws = Draws(ROWS, prepare, pretraining_patches(PLAN), labelled=False, seed=0)
     with pytest.raises(RunError, match=f"died while it was at volume {draws.volume_of(2).id}: "):
         cut_off()
 
 
 def test_a_lost_connection_of_the_trainer_itself_stays_what_it_is():
-    draws = Draws(ROWS, lambda volume: READY, pretraining_patches(PLAN), labelled=False, seed=0, total=12)
+    draws = Draws(ROWS, lambda volume: READY, pretraining_patches(PLAN), labelled=False, seed=0)
     with pytest.raises(ConnectionResetError), naming(draws.notes, lambda draw: draws.volume_of(draw).id):
         raise ConnectionResetError(104, "Connection reset by peer")
 
@@ -99,8 +99,8 @@ def test_workers_leave_signals_to_the_trainer():
 
 
 def test_a_worker_that_is_left_behind_ends_when_python_asks_it_to():
-    draws = Draws(ROWS, lambda volume: READY, pretraining_patches(PLAN), labelled=False, seed=0, total=12)
-    coming = iter(batches(draws, batch_size=2, workers=1))
+    draws = Draws(ROWS, lambda volume: READY, pretraining_patches(PLAN), labelled=False, seed=0)
+    coming = iter(batches(draws, Part(12), batch_size=2, workers=1))
     next(coming)
     worker = multiprocessing.active_children()[-1]
     worker.terminate()

@@ -109,13 +109,14 @@ class Training:
             self.patches,
             labelled=self.labelled,
             seed=0,
-            total=STEPS * BATCH,
         )
 
         def evaluate(step):
             return {"val/sum": float(sum(p.double().sum() for p in module.parameters()))}
 
-        session = Session(self.settings, Budget(steps=STEPS), log, self.folder, "test", resume)
+        session = Session(
+            self.settings, Budget(steps=STEPS, per_step=BATCH), log, self.folder, "test", resume
+        )
         fitted = fit(module, draws, evaluate, session=session, best="val/sum")
         state = read_state(verified_state(self.folder))
         state["callbacks"]["Schedule"].pop("spent_s")

@@ -410,7 +410,7 @@ def test_pictures_are_planned_and_drawn_in_2d(tmp_path):
     plan = plan_for(dataset.volumes, dims=None, size=None)
     assert (plan.dims, plan.size, plan.spacing_mm) == (2, (64, 48), None)
     volumes = Volumes(dataset.root, plan, cache_gb=0.1)
-    draws = Draws(dataset.volumes, volumes, pretraining_patches(plan), labelled=False, seed=0, total=6)
+    draws = Draws(dataset.volumes, volumes, pretraining_patches(plan), labelled=False, seed=0)
     images = np.stack([draws[number]["image"].numpy() for number in range(6)])
     assert images.shape == (6, 1, 64, 48)
     assert np.isfinite(images).all()

@@ -103,3 +103,43 @@ def test_the_learning_rate_may_start_and_end_above_zero():
 
 def test_without_warmup_it_starts_high():
     assert learning_rate_factor(0.0, warmup=0.0) == 1
+
+
+def budget_of(*, epochs=None, batch_size=4):
+    """A budget of 6 steps, or of 24 patches."""
+    words = {"steps": 6} if epochs is None else {"epochs": epochs}
+    return budget_for(settings(batch_size=batch_size, **words), volumes=24)
+
+
+@pytest.mark.parametrize("epochs", [None, 1])
+def test_as_many_patches_a_step_go_on_as_if_there_had_been_no_stop(epochs):
+    first, second = budget_of(epochs=epochs), budget_of(epochs=epochs)
+    second.go_on(2, first.pace)
+    assert [second.progress(step) for step in range(8)] == [first.progress(step) for step in range(8)]
+    assert (second.drawn(2), second.all_draws) == (8, 24)
+
+
+@pytest.mark.parametrize(("epochs", "steps", "draws"), [(None, 6, 16), (1, 10, 24)])
+def test_other_devices_go_on_with_the_next_patches(epochs, steps, draws):
+    first, second = budget_of(epochs=epochs), budget_of(epochs=epochs, batch_size=2)
+    second.go_on(2, first.pace)
+    assert second.steps == steps
+    assert (second.drawn(2), second.drawn(3), second.all_draws) == (8, 10, draws)
+    shares = [second.progress(step) for step in range(2, steps + 1)]
+    assert shares == pytest.approx([1 / 3 + 2 / 3 * number / (steps - 2) for number in range(steps - 1)])
+    assert shares[-1] == 1.0
+    third, fourth = budget_of(epochs=epochs, batch_size=2), budget_of(epochs=epochs)
+    third.go_on(4, second.pace)  # the same again, and back
+    assert [third.progress(step) for step in range(2, 11)] == [second.progress(step) for step in range(2, 11)]
+    fourth.go_on(4, third.pace)
+    assert fourth.drawn(4) == 12
+    assert fourth.progress(4) == third.progress(4)
+    assert fourth.steps == (6 if epochs is None else 7)
+
+
+def test_minutes_go_on_with_the_next_patches():
+    first = budget_for(settings(batch_size=4, minutes=1.0), volumes=24)
+    second = budget_for(settings(batch_size=2, minutes=1.0), volumes=24)
+    second.go_on(5, first.pace)
+    assert (second.drawn(5), second.drawn(6)) == (20, 22)
+    assert second.steps is None

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from test_guard import volumes_of
 
-from medmim.data.draws import Draws, batches, pretraining_patches
+from medmim.data.draws import Draws, Part, batches, pretraining_patches
 from medmim.data.plan import Plan
 from medmim.data.prepare import Prepared
 from medmim.tracking.store import Store
@@ -82,10 +82,13 @@ def test_two_processes_go_back_to_the_same_state(tiny_dataset, tmp_path):
 def test_processes_take_batches_in_turn(processes):
     ready = Prepared(torch.ones(1, 8, 8, 8), None, torch.eye(4).double().numpy(), 2)
     patches = pretraining_patches(Plan(3, (8, 8, 8)))
-    draws = Draws([tiny.row()], lambda volume: ready, patches, labelled=False, seed=0, total=24)
-    words = {"batch_size": 2, "workers": 0, "start": 12}
+    draws = Draws([tiny.row()], lambda volume: ready, patches, labelled=False, seed=0)
+    words = {"batch_size": 2, "workers": 0}
     shares = [
-        [batch["draw"].tolist() for batch in batches(draws, **words, share=(number, processes))]
+        [
+            batch["draw"].tolist()
+            for batch in batches(draws, Part(24, start=12), **words, share=(number, processes))
+        ]
         for number in range(processes)
     ]
     taken = [batch for step in zip(*shares, strict=True) for batch in step]

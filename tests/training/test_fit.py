@@ -16,13 +16,14 @@ from medmim.errors import RunError, Stopped
 from medmim.heads import build_head
 from medmim.tracking.recorder import MemoryRecorder
 from medmim.training.budget import Budget, budget_for
-from medmim.training.fit import ENDLESS, Session, autocast, fit, precision_for, workers_for
+from medmim.training.fit import Session, autocast, fit, precision_for, workers_for
 from medmim.training.modules import FinetuningModule
 from medmim.training.segmentation import Segmentation
 from medmim.training.state_file import read_state
 from medmim.training.states import verified_state
 
 PLAN = Plan(3, (8, 8, 8))
+VOLUMES = 10  # of the dataset
 WORDS = {"steps": 6, "evaluations": 3, "lr": 1e-2, "weight_decay": 0.0}
 
 
@@ -54,11 +55,8 @@ class Study:
 
         volumes = read_dataset(self.dataset).volumes
         budget = budget or budget_for(self.settings, volumes=len(volumes))
-        total = budget.steps * self.settings.draws_per_step if budget.steps else ENDLESS
         prepare = Volumes(self.dataset, PLAN, cache_gb=1.0)
-        draws = Draws(
-            volumes, prepare, segmentation_patches(PLAN, foreground=0.5), labelled=True, seed=0, total=total
-        )
+        draws = Draws(volumes, prepare, segmentation_patches(PLAN, foreground=0.5), labelled=True, seed=0)
         session = Session(self.settings, budget, self.log, self.folder, "test", resume)
         fitted = fit(module, draws, evaluate, session=session, best=best)
         return fitted, {name: value.clone() for name, value in module.state_dict().items()}
@@ -114,6 +112,36 @@ def test_a_resumed_training_is_the_uninterrupted_one(study, words, stop_at):
         for study in (whole, broken)
     ]
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(
+    ("budget", "steps"), [({"steps": 6}, 6), ({"steps": None, "epochs": 24 / VOLUMES}, 10)]
+)
+def test_a_training_goes_on_with_the_next_patches_whatever_makes_a_step(study, budget, steps):
+    """As after a resume on half as many devices: four patches a step, then two."""
+    words = {"checkpoint_every_steps": 1, **budget}
+    first, second = study(batch_size=4, **words), study(batch_size=2, **words)
+    taken = []
+
+    def watched(module, stop=None):
+        compute = module.training_step
+
+        def training_step(batch, batch_idx):
+            if module.global_step == stop:
+                raise StopHereError
+            taken.append(batch["draw"].tolist())
+            return compute(batch, batch_idx)
+
+        module.training_step = training_step
+        return module
+
+    with pytest.raises(StopHereError):
+        first.run(module=watched(first.module(), stop=2))
+    fitted, _ = second.run(module=watched(second.module()), resume=True)
+    assert taken[:2] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert taken[2:] == [[number, number + 1] for number in range(8, 8 + 2 * (steps - 2), 2)]
+    assert fitted.steps == steps
+    assert fitted.evaluations.done == 3
 
 
 @pytest.mark.parametrize(("step", "waits"), [(4, False), (6, True)])
