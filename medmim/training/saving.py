@@ -94,7 +94,7 @@ class Checkpoints(Callback):
         self.every_s = 60 * every_minutes
         self.evaluations = evaluations
         self.signals = signals
-        self.log = log
+        self.sink = log  # Lightning puts its own `log` on every callback
         self.clock = clock
         self._seen = 0
         self._processes = 0
@@ -105,7 +105,7 @@ class Checkpoints(Callback):
         self._saved_at = self.clock()
         self._seen = self.evaluations.done
         if self._processes not in (0, trainer.world_size):
-            self.log.tags({"processes": f"{self._processes}, then {trainer.world_size}"})
+            self.sink.tags({"processes": f"{self._processes}, then {trainer.world_size}"})
         self._processes = trainer.world_size
 
     def state_dict(self) -> dict[str, Any]:

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,17 +19,19 @@ from medmim.data.draws import Draws, Part, batches, pretraining_patches
 from medmim.data.plan import Plan
 from medmim.data.prepare import Prepared
 from medmim.tracking.store import Store
+from medmim.training.budget import Pace
+from medmim.training.state_file import read_state
+from medmim.training.states import verified_state
 
-WORDS = [
-    "--steps",
-    "3",
-    "--set",
-    "evaluations=1",
-    "--set",
-    "method_options={decoder_width: 8}",
-    "--lr",
-    "0.01",
-]
+# sgd, for Adam makes whole steps of gradients that are zero but for rounding, such as those of keys' biases
+COMMON = ["--steps", "3", "--set", "evaluations=1", "--lr", "0.1", "--set", "optimizer=sgd"]
+SPARK = ["pretrain", *tiny.TINY_WORDS, *COMMON, "--set", "method_options={decoder_width: 8}"]
+VIT = ["--size", "16", "--encoder", "vit", "--workers", "0", "--precision", "fp32"]
+VIT += ["--set", "encoder_options={width: 24, depth: 2, heads: 2, patch: 4}"]
+LATENT = ["pretrain", *VIT, *COMMON, "--method", "latent_mim"]
+LATENT += ["--set", "method_options={objective: mse, similarity: 0}"]
+CLASSIFY = ["finetune", "classify", *tiny.TINY_WORDS, *COMMON, "--init", "scratch"]
+CLASSIFY += ["--set", "task_options={dropout: 0}"]  # each process drops out for itself
 
 
 def medmim(home, *words):
@@ -46,18 +50,53 @@ def close(first, second, **tolerance):
 
 
 @pytest.mark.slow
-def test_two_processes_are_one_and_go_on_as_one(tiny_dataset, new_home):
+@pytest.mark.parametrize(
+    ("words", "shared"),
+    [
+        pytest.param(SPARK, ["--batch-size", 2], id="SparK, packed batch norm"),
+        pytest.param(
+            LATENT, ["--batch-size", 1, "--set", "accumulate=2"], id="a teacher, two batches a step"
+        ),
+        pytest.param(CLASSIFY, ["--batch-size", 2], id="fine-tuning"),
+    ],
+)
+def test_two_processes_are_one(tiny_dataset, new_home, words, shared):
     home = new_home()
-    common = ["pretrain", "--data", tiny_dataset, *tiny.TINY_WORDS, *WORDS]
-    alone = medmim(home, *common, "--batch-size", 4)
-    shared = medmim(home, *common, "--batch-size", 2, "--devices", 2)
-    assert close(alone, shared, rtol=1e-3, atol=1e-4)
-    assert shared["metrics"]["last/train_loss"] == pytest.approx(
-        alone["metrics"]["last/train_loss"], rel=1e-4
-    )
-    runs = Store(home).runs(stage="pretrain")
+    first = medmim(home, *words, "--data", tiny_dataset, "--batch-size", 4)
+    second = medmim(home, *words, "--data", tiny_dataset, *shared, "--devices", 2)
+    assert close(first, second, rtol=1e-3, atol=1e-4)
+    runs = Store(home).runs(stage=words[0])
     assert len(runs) == 2  # the second process records nothing
     assert {run.info.status for run in runs} == {"FINISHED"}
+    losses = [run.data.metrics["train/loss"] for run in runs]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_two_processes_are_stopped_and_one_goes_on(tiny_dataset, new_home):
+    home = new_home()
+    words = [*SPARK, "--data", tiny_dataset, "--batch-size", 2, "--devices", 2, "--steps", 400]
+    words += ["--set", "checkpoint_every_steps=2", "--set", "evaluations=2"]
+    environment = {**os.environ, "MEDMIM_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    program = [sys.executable, "-m", "medmim", *map(str, words)]
+    with subprocess.Popen(program, env=environment, stderr=subprocess.DEVNULL) as running:
+        deadline = time.monotonic() + 120
+        while not (saved := list(home.glob("checkpoints/*/state-*.safetensors"))):
+            assert running.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        running.send_signal(signal.SIGTERM)
+        running.wait(120)
+    assert running.returncode == 128 + signal.SIGTERM
+    state = read_state(verified_state(saved[0].parent))
+    done, pace = state["global_step"], state["callbacks"]["Schedule"]["pace"]
+    assert 0 < done < 400
+    assert Pace(**pace).drawn_at(done) == 4 * done
+    ended = medmim(home, "pretrain", "--data", tiny_dataset, "--resume", "--devices", 1)
+    assert ended["metrics"]["last/steps"] == 400
+    (run,) = Store(home).runs(stage="pretrain")
+    assert run.data.tags["processes"] == "2, then 1"
+    assert run.info.status == "FINISHED"
 
 
 @pytest.mark.slow
