@@ -52,7 +52,7 @@ def command(
     planned = plan(settings, home=home())
     lines = [
         f"memory   {planned.peak_mb:.0f} MiB of {planned.free_mb:.0f} MiB free ({planned.device})",
-        f"time     {planned.hours:.2f} hours of training, evaluations not counted",
+        f"time     {_duration(planned.hours)} of training, evaluations not counted",
     ]
     if planned.fits:
         lines.append("fits     yes")
@@ -61,3 +61,7 @@ def command(
         lines.append(f"fits     no: use {words}")
     print_result(planned.as_json(), as_json=as_json, lines=lines)
     refuse_too_large(planned)
+
+
+def _duration(hours: float) -> str:
+    return f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"

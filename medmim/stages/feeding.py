@@ -26,6 +26,7 @@ from medmim.data.prepare import Volumes, prepare
 from medmim.stages.rehearsal import rehearse
 
 _LEAST_PATCHES = 128
+_TIMED_BATCHES = 32
 Loader = Iterable[Mapping[str, Any]]
 
 
@@ -46,7 +47,7 @@ class Feeding:
 
 @dataclass(frozen=True)
 class Fed:
-    """The table, and the share of a training step that waits for data."""
+    """The table, and the share of a training step that waits for data once all volumes are prepared."""
 
     dims: int
     size: tuple[int, ...]
@@ -78,6 +79,7 @@ def feed(data: Path, *, dims: Literal[2, 3], batch_size: int, workers: int) -> F
     volumes = dataset.in_split("train") or dataset.volumes
     plan = plan_for(volumes, dims=dims, size=None)
     settings = PretrainSettings(data=data, dims=dims, workers=workers)
+    first = -(-len(volumes) // batch_size)  # batches of a first pass, in which volumes are prepared
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         words: dict[str, Any] = {"batch_size": batch_size, "num_workers": workers}
@@ -86,7 +88,7 @@ def feed(data: Path, *, dims: Literal[2, 3], batch_size: int, workers: int) -> F
         loaders: dict[str, Callable[[], Loader]] = {
             "medmim": lambda: batches(
                 _ours(data, plan, volumes, place / "prepared"),
-                Part(-(-len(volumes) // batch_size) * batch_size),  # whole batches, at least one
+                Part(first * batch_size),
                 batch_size=batch_size,
                 workers=workers,
             ),
@@ -97,7 +99,14 @@ def feed(data: Path, *, dims: Literal[2, 3], batch_size: int, workers: int) -> F
             ),
         }
         rows = tuple(_measure(name, build) for name, build in loaders.items())
-        measured = rehearse(settings, batch=batch_size, home=place / "home", workers=workers)
+        measured = rehearse(
+            settings,
+            batch=batch_size,
+            home=place / "home",
+            workers=workers,
+            batches=first + _TIMED_BATCHES + 1,
+            unmeasured=first,
+        )
     share, step_s = measured.wait_share, measured.batch_s
     return Fed(plan.dims, plan.size, len(volumes), batch_size, workers, rows, share, step_s)
 

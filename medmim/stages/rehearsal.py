@@ -38,7 +38,7 @@ class Rehearsed:
             allocated, in MiB.
         whole_mb: the same with an evaluation and the saving of a state.
         batch_s: seconds a batch, the fastest.
-        wait_share: share of the time, from the second batch on, in which the network waited for data.
+        wait_share: share of the time of the measured batches in which the network waited for data.
         batches: how many there were.
     """
 
@@ -54,7 +54,7 @@ class RehearsalOverError(Exception):
     """The steps are done."""
 
 
-class Pace(Callback):
+class Stopwatch(Callback):
     """Measure the batches of a training, and end it; the first holds its beginning too, the last its end."""
 
     def __init__(self, batches: int, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -88,7 +88,15 @@ class Pace(Callback):
         self._ended = self.clock()
 
 
-def rehearse(settings: RunSettings, *, batch: int, home: Path, workers: int = 0) -> Rehearsed:
+def rehearse(
+    settings: RunSettings,
+    *,
+    batch: int,
+    home: Path,
+    workers: int = 0,
+    batches: int = STEPS,
+    unmeasured: int = 1,
+) -> Rehearsed:
     """Run the first steps of a run with another batch size, in a process of its own.
 
     Args:
@@ -96,10 +104,12 @@ def rehearse(settings: RunSettings, *, batch: int, home: Path, workers: int = 0)
         batch: patches a batch.
         home: where runs are kept: a fine-tuning finds its weights there; nothing is written there.
         workers: processes that prepare batches.
+        batches: how many.
+        unmeasured: the first of them, of which no time is told; the last is that of an evaluation.
     """
     context = multiprocessing.get_context("spawn")  # a fork would begin with this process's memory
     with ProcessPoolExecutor(1, mp_context=context, initializer=_unheard) as pool:
-        return pool.submit(first_steps, settings, batch, home, workers).result()
+        return pool.submit(first_steps, settings, batch, home, workers, batches, unmeasured).result()
 
 
 def _unheard() -> None:
@@ -107,9 +117,11 @@ def _unheard() -> None:
     os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 
-def first_steps(settings: RunSettings, batch: int, home: Path, workers: int = 0) -> Rehearsed:
+def first_steps(
+    settings: RunSettings, batch: int, home: Path, workers: int = 0, batches: int = STEPS, unmeasured: int = 1
+) -> Rehearsed:
     """Run and measure the first steps in this process."""
-    pace = Pace(STEPS)
+    watch = Stopwatch(batches)
     # the last of its steps is that of the one evaluation, after which its state is saved
     asked: dict[str, Any] = {
         "batch_size": batch,
@@ -117,7 +129,7 @@ def first_steps(settings: RunSettings, batch: int, home: Path, workers: int = 0)
         "devices": 1,
         "nodes": 1,
         "workers": workers,
-        "steps": STEPS,
+        "steps": batches,
         "evaluations": 1,
     }
     asked |= {"epochs": None, "minutes": None, "checkpoint_every_steps": None}
@@ -126,13 +138,13 @@ def first_steps(settings: RunSettings, batch: int, home: Path, workers: int = 0)
         place = Path(folder)
         try:
             if isinstance(chosen, PretrainSettings):
-                pretrain(chosen, home=place, onlookers=(pace,))
+                pretrain(chosen, home=place, onlookers=(watch,))
             elif isinstance(chosen, FinetuneSettings):
-                finetune(_from_weights(chosen, home), home=place, say=lambda line: None, onlookers=(pace,))
+                finetune(_from_weights(chosen, home), home=place, say=lambda line: None, onlookers=(watch,))
         except RehearsalOverError:
-            steps_s = pace.seconds[1:-1]
-            share = sum(pace.waited[1:-1]) / sum(steps_s)
-            return Rehearsed(batch, pace.peak_mb, _peak_mb(), min(steps_s), STEPS, share)
+            steps_s = watch.seconds[unmeasured:-1]
+            share = sum(watch.waited[unmeasured:-1]) / sum(steps_s)
+            return Rehearsed(batch, watch.peak_mb, _peak_mb(), min(steps_s), batches, share)
     raise RuntimeError("a rehearsal ends before its run")
 
 
