@@ -90,28 +90,17 @@ def fit(
     settings = session.settings
     evaluations, losses = _evaluations(session, evaluate, best), Losses(session.log)
     checkpoints = _checkpoints(session, evaluations)
-    callbacks = [
-        _schedule(session),
-        Randomness(settings.seed),
-        _guard(session, draws),
-        losses,
-        ProgressBar(session.title, session.budget, losses),
-        StopBeforeEvaluation(checkpoints),
-        evaluations,
-        checkpoints.signals,
-        checkpoints,
-        *([Compile()] if settings.compile else []),
-        *session.onlookers,
-    ]
+    guard = _guard(session, draws)
+    callbacks = _in_order(session, guard, losses, evaluations, checkpoints)
     economise(module, settings)
     if settings.devices * settings.nodes > 1:
         sync_batch_norms(module)
     state = verified_state(session.folder) if session.resume else None
-    done = _gone_on(state, module, session.budget) if state else 0
+    part = _part(settings, session.budget, module, state)
     trainer = _trainer(settings, session.budget, callbacks)
     loader = batches(
         draws,
-        _part(settings, session.budget, done),
+        part,
         batch_size=settings.batch_size,
         workers=workers_for(settings),
         share=(trainer.global_rank, trainer.world_size),
@@ -125,6 +114,25 @@ def fit(
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()  # so that no layer waits for the others
     return Fitted(trainer.global_step, session.budget.elapsed_s, evaluations, losses.last)
+
+
+def _in_order(
+    session: Session, guard: FiniteGuard, losses: Losses, evaluations: Evaluations, checkpoints: Checkpoints
+) -> list[L.Callback]:
+    """Return what surrounds each step: a state is saved when all others have done their part."""
+    return [
+        _schedule(session),
+        Randomness(session.settings.seed),
+        guard,
+        losses,
+        ProgressBar(session.title, session.budget, losses),
+        StopBeforeEvaluation(checkpoints),
+        evaluations,
+        checkpoints.signals,
+        checkpoints,
+        *([Compile()] if session.settings.compile else []),
+        *session.onlookers,
+    ]
 
 
 def _schedule(session: Session) -> Schedule:
@@ -203,17 +211,14 @@ def has_bf16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported())
 
 
-def _gone_on(path: Path, module: L.LightningModule, budget: Budget) -> int:
-    """Let the budget go on from a saved state and return the steps done; refuse a foreign one."""
-    state = read_state(path)
-    refuse_foreign(state, module)
-    done = int(state["global_step"])
-    budget.go_on(done, state["callbacks"][Schedule.__qualname__]["pace"])
-    return done
-
-
-def _part(settings: RunSettings, budget: Budget, done: int) -> Part:
-    """Return the draws of the steps that are not done."""
+def _part(settings: RunSettings, budget: Budget, module: L.LightningModule, state: Path | None) -> Part:
+    """Return the draws that are left, after the budget went on from a state; refuse one that is another's."""
+    if state is None:
+        return Part(budget.all_draws)
+    saved = read_state(state)
+    refuse_foreign(saved, module)
+    done = int(saved["global_step"])
+    budget.go_on(done, saved["callbacks"][Schedule.__qualname__]["pace"])
     passed = done * settings.batch_size * settings.accumulate
     return Part(budget.all_draws, start=budget.drawn(done), passed=passed)
 
