@@ -43,6 +43,7 @@ from PIL import Image  # noqa: E402
 
 from medmim import files  # noqa: E402
 from medmim.errors import RunError  # noqa: E402
+from medmim.tracking.metric_names import stored_names  # noqa: E402
 
 _ANONYMOUS = {"mlflow.user": "medmim", "mlflow.source.name": "medmim", "mlflow.source.type": "LOCAL"}
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens its table of runs
@@ -239,7 +240,9 @@ class RunRecorder:
     def metrics(self, values: Mapping[str, float], *, step: int) -> None:
         """Store metrics at a step."""
         now = int(time.time() * 1000)
-        new = [(key, value) for key, value in values.items() if (key, step) not in self._known]
+        named = stored_names(values)
+        stored = [(named[key], value) for key, value in values.items()]
+        new = [(key, value) for key, value in stored if (key, step) not in self._known]
         points = [Metric(key, float(value), now, step) for key, value in new]
         self._client.log_batch(self._run_id, metrics=points)
 
