@@ -1,9 +1,10 @@
+import numpy as np
 import pytest
 import tiny
 import torch
 from torch import nn
 
-from medmim.data.manifest import read_dataset
+from medmim.data.manifest import Dataset, DatasetInfo, read_dataset
 from medmim.data.plan import plan_for
 from medmim.data.prepare import Volumes
 from medmim.encoders import build_encoder
@@ -184,3 +185,12 @@ def test_negatives_are_images_with_a_label_and_no_box(tiny_dataset):
     unknown = bare.model_copy(update={"label": None})
     assert [Detection().usable(one) for one in (volume, bare, unknown)] == [True, True, False]
     assert Detection(negatives="all").usable(unknown)
+
+
+def test_class_numbers_beyond_a_byte_are_refused(tmp_path):
+    image, label = tiny.blob(np.random.default_rng(0), (12, 14, 16))
+    row = tiny.write_volume(tmp_path, "p", image, np.eye(4), label=label.astype(np.uint16) * 700)
+    volumes = Volumes(tmp_path, plan_for([row], dims=3, size=(16,)), cache_gb=1.0)
+    dataset = Dataset(tmp_path, DatasetInfo(name="d"), (row,))
+    with pytest.raises(DataError, match="class numbers up to 1400, expected at most 255"):
+        Segmentation().names(dataset, [row], volumes)
