@@ -115,9 +115,9 @@ def _train(settings: FinetuneSettings, parts: Parts, recorder: Recorder, *, sess
     if fitted.evaluations.best_weights:
         module.load_state_dict(fitted.evaluations.best_weights)
     parts = replace(parts, network=module.judged)
-    if chooses:
-        rows = task.judge(parts.network, val, scene, final=False)
-        parts = replace(parts, scene=replace(scene, chosen=task.choose(rows, scene)))
+    # never on the test: what nothing may choose has a default
+    rows = task.judge(parts.network, val, scene, final=False) if chooses else []
+    parts = replace(parts, scene=replace(scene, chosen=task.choose(rows, scene)))
     metrics = _test(parts, fitted, recorder, folder)
     checkpoint = _keep(settings, parts, recorder, folder)
     return Result(recorder.run_id, checkpoint, metrics, folder / "panel.png")
@@ -189,6 +189,8 @@ def _description(settings: FinetuneSettings, parts: Parts, run_id: str) -> dict[
         "arm": f"{settings.task} ← {parts.origin.arm}",
         "spatial_dims": parts.plan.dims,
         "in_channels": 1,
+        "modalities": sorted({volume.modality for volume in parts.divided.train}),
+        "pictures": any(min(volume.shape) == 1 for volume in parts.divided.train),
         "encoder": settings.encoder,
         "encoder_options": settings.encoder_options,
         "size": parts.plan.size,

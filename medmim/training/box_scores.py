@@ -23,6 +23,7 @@ Row = Mapping[str, Any]
 
 MOST = 100  # boxes of an image that count
 HALF = 0.5
+UNCHOSEN = 0.5  # score that counts as found where validation chose none
 _FROC_OVERLAP = 0.1  # a reader finds a lesion by a box that points at it
 _RECALLS = np.linspace(0, 1, 101)  # COCO's
 _ANY = "any"
@@ -53,13 +54,14 @@ def box_means(
     Args:
         rows: one an image.
         names: of the classes that the network knows.
-        thresholds: for F1, of each class; those that are best on these rows without.
+        thresholds: for F1, of each class, `UNCHOSEN` where one is not among them; None: those that are best
+            on these rows, which is for validation alone.
     """
     if not rows:
         return {}
     found = coco(rows, names)
-    known = thresholds or best_thresholds(rows, names)
-    f1 = {f"f1_{name}": f1_at(match(rows, name), known[name]) for name in names if name in known}
+    known = best_thresholds(rows, names) if thresholds is None else thresholds
+    f1 = {f"f1_{name}": f1_at(match(rows, name), known.get(name, UNCHOSEN)) for name in names}
     there = [value for value in f1.values() if math.isfinite(value)]
     found |= {**f1, "f1": float(np.mean(there)) if there else math.nan}
     whatever = [_nameless(row) for row in rows]
@@ -71,17 +73,20 @@ def box_means(
 
 
 def coco(rows: Sequence[Row], names: Sequence[str]) -> dict[str, float]:
-    """Return MONAI's COCO metrics: AP50 and AP50:95, means over classes and of each class."""
+    """Return MONAI's COCO metrics: AP50 and AP50:95, of each class and the mean of those with true boxes."""
     metric = COCOMetric(
         names, iou_list=(HALF,), iou_range=(0.5, 0.95, 0.05), max_detection=(MOST,), verbose=False
     )
     values, _ = metric(_matching(rows, names, metric.iou_thresholds.tolist()))
     keys = {"ap50": f"AP_IoU_0.50_MaxDet_{MOST}", "ap50_95": f"mAP_IoU_0.50_0.95_0.05_MaxDet_{MOST}"}
-    found = {short: float(values[long]) for short, long in keys.items()}
-    for name in names if len(names) > 1 else []:
-        found |= {f"{short}_{name}": float(values[f"{name}_{long}"]) for short, long in keys.items()}
-    # MONAI says -1 of what has no true box
-    return {key: value if value >= 0 else math.nan for key, value in found.items()}
+    found = {}
+    for short, long in keys.items():
+        # MONAI says -1 of a class without a true box, and of the mean with such a class
+        each = {name: float(values[f"{name}_{long}"]) for name in names}
+        known = {name: value for name, value in each.items() if value >= 0}
+        found[short] = float(np.mean(list(known.values()))) if known else math.nan
+        found |= {f"{short}_{name}": known.get(name, math.nan) for name in (names if len(names) > 1 else ())}
+    return found
 
 
 def match(rows: Sequence[Row], name: str, *, overlap: float = HALF) -> Matches:
@@ -91,10 +96,10 @@ def match(rows: Sequence[Row], name: str, *, overlap: float = HALF) -> Matches:
     scores = [empty if one is None else one["dtScores"] for one in results]
     right = [empty if one is None else one["dtMatches"][0] for one in results]
     return Matches(
-        scores=np.concatenate(scores).astype(np.float64),
-        right=np.concatenate(right) > 0,
-        image=np.repeat(np.arange(len(rows)), [len(one) for one in scores]),
-        there=np.array([0 if one is None else len(one["gtIgnore"]) for one in results]),
+        scores=np.concatenate([empty, *scores]).astype(np.float64),
+        right=np.concatenate([empty, *right]) > 0,
+        image=np.repeat(np.arange(len(rows)), [len(one) for one in scores] or 0),
+        there=np.array([0 if one is None else len(one["gtIgnore"]) for one in results], dtype=int),
     )
 
 

@@ -20,7 +20,7 @@ from medmim.errors import DataError, UsageError
 from medmim.heads.anchors import AnchorGrid, anchor_shapes, coverage
 from medmim.heads.detection import Detector, detection_loss, level_strides
 from medmim.shapes import Scalar
-from medmim.training.box_scores import best_thresholds, box_means
+from medmim.training.box_scores import UNCHOSEN, best_thresholds, box_means
 from medmim.training.detecting import Found, detect
 from medmim.training.pictures import boxed_row, panel
 from medmim.training.task import Lesson, Row, Scene, Task
@@ -141,8 +141,9 @@ class Detection(Task):
         return rows
 
     def choose(self, rows: Sequence[Row], scene: Scene) -> dict[str, Any]:
-        """Return the score of each class at which its F1 is best."""
-        return {"thresholds": best_thresholds(rows, list(scene.names.values()))}
+        """Return the score of each class at which its F1 is best, a fixed one where no row tells."""
+        names = list(scene.names.values())
+        return {"thresholds": dict.fromkeys(names, UNCHOSEN) | best_thresholds(rows, names)}
 
     def means(self, rows: Sequence[Row], scene: Scene) -> dict[str, float]:
         """Return AP50, AP50:95, FROC and F1."""

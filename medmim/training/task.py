@@ -129,7 +129,7 @@ class Task(ABC):
         """
 
     def choose(self, rows: Sequence[Row], scene: Scene) -> dict[str, Any]:
-        """Return what is to be chosen on validation rows for the test, JSON-able."""
+        """Return what is to be chosen on validation rows for the test, JSON-able; defaults for no rows."""
         return {}
 
     @abstractmethod

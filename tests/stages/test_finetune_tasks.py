@@ -133,7 +133,7 @@ def test_few_labels_hold_every_class(tiny_dataset, home):
     assert "best/val_macro_f1" not in result.metrics
     described = json.loads(result.checkpoint.with_suffix(".json").read_text())
     assert sorted(described["label_names"].values()) == sorted(tiny.CLASSES)
-    assert described["chosen"] == {}
+    assert described["chosen"] == {"temperature": 1.0}
 
 
 def with_rows(root, change):
@@ -170,3 +170,10 @@ def test_data_without_what_a_task_needs_are_refused(tmp_path, home, task, field,
 def test_classify_sees_whole_images_only(tiny_dataset, home):
     with pytest.raises(UsageError, match="classify sees whole images"):
         finetune(settings(tiny_dataset, "classify", view="patch"), home=home, say=quiet)
+
+
+def test_few_labels_choose_no_threshold_on_the_test(tiny_dataset, home):
+    result = finetune(settings(tiny_dataset, "detect", dims=2, labelled=2), home=home, say=quiet)
+    described = json.loads(result.checkpoint.with_suffix(".json").read_text())
+    assert described["chosen"] == {"thresholds": {"core": 0.5, "rim": 0.5}}
+    assert result.metrics["test/f1"] == 0  # after two steps no box is that sure
