@@ -11,15 +11,16 @@ ledger.jsonl                     fate of every file of the source, as `medmim in
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medmim import files
 from medmim.data.bench import READ_LIMITS, Progress
 from medmim.data.dicom_segmentation import write_segmentation
-from medmim.data.found_again import find_instances, slices_of_volume
+from medmim.data.found_again import Instances, find_instances, slices_of_volume
 from medmim.data.manifest import Dataset, Volume, read_dataset
 from medmim.data.nifti import read_image
 from medmim.data.privacy import Keys
@@ -28,7 +29,7 @@ from medmim.data.sandbox import Sandbox, for_scans
 from medmim.errors import DataError, MedmimError, RunError, UsageError, place_of
 from medmim.stages.chosen_model import find_model
 from medmim.stages.ingest import KEY_FILE, ingest
-from medmim.stages.outputs import OUTPUTS, Told, write_table
+from medmim.stages.outputs import OUTPUTS, Told, traced, write_table
 from medmim.tracking.store import Store
 from medmim.training.trained import Trained, load_trained
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 _OURS = ("segmentations", "dicom", "pictures", *(one.table for one in OUTPUTS.values()), "ledger.jsonl")
 _INDEX = "predictions.json"
+_ANY = "OT"  # nobody told the modality
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Predictions:
         failures: reason codes of volumes without a prediction, by id.
         dicom: of each volume with a segmentation: `written`, or the reason why there is none in DICOM.
         files: reason codes of quarantined files of the source, by their number in its sorted walk.
+        warnings: what speaks against relying on it, such as scans of another modality.
     """
 
     out: Path
@@ -58,6 +61,7 @@ class Predictions:
     failures: Mapping[str, str] = field(default_factory=dict)
     dicom: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[int, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return what `--json` prints."""
@@ -69,6 +73,7 @@ class Predictions:
             "failures": dict(self.failures),
             "dicom": dict(self.dicom),
             "files": {str(number): reason for number, reason in self.files.items()},
+            "warnings": list(self.warnings),
         }
 
 
@@ -106,7 +111,7 @@ def predict(
             _clear(out)
             scans, dataset = _take_in(source, out, staging, work, wishes)
             made = _predict(trained, chosen, dataset, out, work)
-            made = _to_dicom(trained, scans, dataset, made, work)
+            made = _back_to_dicom(trained, scans, dataset, made, work)
             _write_index(trained, made)
     except OSError as error:
         raise RunError(
@@ -186,6 +191,7 @@ def _predict(trained: Trained, chosen: Chosen, dataset: Dataset, out: Path, work
     for number, volume in enumerate(dataset.volumes):
         bare = volume.model_copy(update={"label": None, "boxes": (), "target": None})
         try:
+            _refuse_flat(trained, volume)
             told[volume.id] = output.tell(trained, scene, bare, out)
         except DataError as error:
             failures[volume.id] = error.reason
@@ -194,7 +200,7 @@ def _predict(trained: Trained, chosen: Chosen, dataset: Dataset, out: Path, work
             work.say(f"volume {volume.id}: {type(error).__name__} in {place_of(error)}")
         if work.progress:
             work.progress("predict", number + 1, len(dataset.volumes))
-    write_table(out / output.table, [row for one in told.values() for row in one.rows])
+    write_table(out / output.table, _rows(told), output.columns)
     ledger = out / "ledger.jsonl"
     rows = files.read_jsonl(ledger) if ledger.is_file() else ()
     faulty = {row["number"]: row["reason"] for row in rows if row["fate"] == "quarantined"}
@@ -204,19 +210,63 @@ def _predict(trained: Trained, chosen: Chosen, dataset: Dataset, out: Path, work
         told,
         failures=failures,
         files=faulty,
+        warnings=_unlike(trained, dataset, work),
     )
 
 
-def _to_dicom(
+def _rows(told: Mapping[str, Told]) -> list[Mapping[str, Any]]:
+    return [row for one in told.values() for row in one.rows]
+
+
+def _refuse_flat(trained: Trained, volume: Volume) -> None:
+    """Refuse one slice for a 3D network that only saw volumes: padded, it gives an answer that means nothing.
+
+    Raises:
+        DataError: with reason one_slice_for_3d.
+    """
+    if trained.plan.dims == 3 and min(volume.shape) == 1 and not trained.description.get("pictures", True):
+        raise DataError(f"volume {volume.id} is one slice, expected a volume", reason="one_slice_for_3d")
+
+
+def _unlike(trained: Trained, dataset: Dataset, work: _Work) -> tuple[str, ...]:
+    """Say, and return, of which modalities there are scans that the model never learnt on."""
+    learnt = set(trained.description.get("modalities", ()))
+    found = Counter(volume.modality for volume in dataset.volumes)
+    if not learnt or _ANY in learnt:
+        return ()
+    said = tuple(
+        f"{count} of {len(dataset.volumes)} scans are {modality}, and the model learnt on "
+        f"{', '.join(sorted(learnt))}: do not rely on what it finds in them"
+        for modality, count in sorted(found.items())
+        if modality not in {*learnt, _ANY}
+    )
+    for line in said:
+        work.say(f"warning: {line}")
+    return said
+
+
+def _back_to_dicom(
     trained: Trained, scans: Path | None, dataset: Dataset, made: Predictions, work: _Work
 ) -> Predictions:
-    """Write label volumes of DICOM scans as DICOM-SEG too."""
+    """Trace boxes to the files of their slices, and write label volumes as DICOM-SEG too."""
     volumes = [one for one in dataset.volumes if one.slices and one.id in made.told]
-    labels = {one.id: label for one in volumes if (label := made.told[one.id].label)}
-    if scans is None or not labels:
+    if scans is None or trained.kind == "classify" or not any(made.told[one.id].rows for one in volumes):
         return made
     keys = Keys.load_or_create(work.home / KEY_FILE)
     instances = find_instances(scans, dataset, keys=keys, sandbox=work.sandbox)
+    if trained.kind == "segment":
+        return _to_dicom(trained, volumes, instances, made, work)
+    numbers = {key: found[0].number for key, found in instances.items()}
+    made = replace(made, told={name: traced(one, numbers) for name, one in made.told.items()})
+    output = OUTPUTS[trained.kind]
+    write_table(made.out / output.table, _rows(made.told), output.columns)
+    return made
+
+
+def _to_dicom(
+    trained: Trained, volumes: Sequence[Volume], instances: Instances, made: Predictions, work: _Work
+) -> Predictions:
+    labels = {one.id: label for one in volumes if (label := made.told[one.id].label)}
     fates: dict[str, str] = {}
     tasks: dict[str, dict[str, Any]] = {}
     for volume in volumes:
@@ -228,7 +278,7 @@ def _to_dicom(
     answers = work.sandbox.run_each(write_segmentation, list(tasks.values()), limits=READ_LIMITS)
     for name, answer in zip(tasks, answers, strict=True):
         fates[name] = "written" if answer.value else answer.reason or "segmentation_not_possible"
-    return Predictions(made.out, made.model, made.told, made.failures, fates, made.files)
+    return replace(made, dicom=fates)
 
 
 def _task(
