@@ -21,11 +21,12 @@ from medmim.encoders import Encoder
 from medmim.randomness import stream_seed
 from medmim.stages.runs import Result, begin, budget_words, ending, going_on, note_weights_file
 from medmim.stages.tuning import Parts, put_together, resolved
-from medmim.tracking.comparison import CASES
+from medmim.tracking.comparison import CASES, SCORES
 from medmim.tracking.store import Store
 from medmim.training.budget import budget_for
 from medmim.training.checkpoint import save_weights
 from medmim.training.fit import Fitted, Session, fit
+from medmim.training.intervals import intervals
 from medmim.training.modules import FinetuningModule
 from medmim.training.reuse import Reuse
 from medmim.training.states import drop_state
@@ -149,6 +150,8 @@ def _test(parts: Parts, fitted: Fitted, recorder: Recorder, folder: Path) -> dic
     rows = task.judge(parts.network, cases, scene, final=True)
     means = {f"test/{key}": value for key, value in task.means(rows, scene).items()}
     recorder.text(CASES, "".join(json.dumps(_public(row), sort_keys=True) + "\n" for row in rows))
+    table = intervals(task.tally(rows, scene), len({row["subject"] for row in rows}))
+    recorder.text(SCORES, "".join(json.dumps(row, sort_keys=True) + "\n" for row in table))
     said = f"test, {task.metric} {means.get(f'test/{task.metric}', float('nan')):.3f}"
     png = task.panel(parts.network, cases[:_DRAWN], scene, title=said)
     recorder.picture("test", png, step=fitted.steps)

@@ -151,13 +151,20 @@ class Store:
             if not token:
                 return found
 
-    def read_text(self, run: Run, name: str) -> str:
+    def read_text(self, run: Run, name: str, *, default: str | None = None) -> str:
         """Return a text artifact of a run.
 
+        Args:
+            run: of this store.
+            name: of the artifact.
+            default: is returned where the run does not have it.
+
         Raises:
-            RunError: if the run does not have it.
+            RunError: if the run does not have it and there is no default.
         """
         path = Path(url2pathname(urlparse(str(run.info.artifact_uri)).path)) / name
+        if not path.is_file() and default is not None:
+            return default
         if not path.is_file():
             raise RunError(f"run {run.info.run_id} has no artifact '{name}': it may not have finished")
         return path.read_text(encoding="utf-8")

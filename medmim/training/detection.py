@@ -21,7 +21,9 @@ from medmim.heads.anchors import AnchorGrid, anchor_shapes, coverage
 from medmim.heads.detection import Detector, detection_loss, level_strides
 from medmim.shapes import Scalar
 from medmim.training.box_scores import UNCHOSEN, best_thresholds, box_means
+from medmim.training.box_tally import box_tally
 from medmim.training.detecting import Found, detect
+from medmim.training.intervals import Tally
 from medmim.training.pictures import boxed_row, panel
 from medmim.training.task import Lesson, Row, Scene, Task
 
@@ -148,6 +150,10 @@ class Detection(Task):
     def means(self, rows: Sequence[Row], scene: Scene) -> dict[str, float]:
         """Return AP50, AP50:95, FROC and F1."""
         return box_means(rows, list(scene.names.values()), scene.chosen.get("thresholds"))
+
+    def tally(self, rows: Sequence[Row], scene: Scene) -> Tally:
+        """Return the same as `means` for patients that count more than once."""
+        return box_tally(rows, list(scene.names.values()), scene.chosen.get("thresholds", {}))
 
     def panel(self, network: nn.Module, cases: Sequence[Volume], scene: Scene, *, title: str) -> bytes:
         """Return slices with true boxes and the best of those found."""

@@ -16,6 +16,7 @@ from medmim.data.plan import Plan, View
 from medmim.data.prepare import Volumes
 from medmim.encoders import Encoder
 from medmim.shapes import Scalar
+from medmim.training.intervals import Tally, Weights
 
 Row = dict[str, Any]
 Chosen = Mapping[str, Any]
@@ -135,6 +136,22 @@ class Task(ABC):
     @abstractmethod
     def means(self, rows: Sequence[Row], scene: Scene) -> dict[str, float]:
         """Return the finite numbers that sum rows up; none for no rows."""
+
+    def tally(self, rows: Sequence[Row], scene: Scene) -> Tally:
+        """Return the function from how often each patient counts, in sorted order, to the means."""
+        patients = sorted({str(row["subject"]) for row in rows})
+        own = [[row for row in rows if row["subject"] == who] for who in patients]
+
+        def means(weights: Weights) -> dict[str, float]:
+            drawn = [
+                {**row, "subject": f"{number}/{copy}"}
+                for number, times in enumerate(weights)
+                for copy in range(int(times))
+                for row in own[number]
+            ]
+            return self.means(drawn, scene)
+
+        return means
 
     @abstractmethod
     def panel(self, network: nn.Module, cases: Sequence[Volume], scene: Scene, *, title: str) -> bytes:

@@ -177,3 +177,17 @@ def test_few_labels_choose_no_threshold_on_the_test(tiny_dataset, home):
     described = json.loads(result.checkpoint.with_suffix(".json").read_text())
     assert described["chosen"] == {"thresholds": {"core": 0.5, "rim": 0.5}}
     assert result.metrics["test/f1"] == 0  # after two steps no box is that sure
+
+
+@pytest.mark.parametrize("task", sorted(MEANS))
+def test_every_number_has_an_interval_that_compare_reads(task, tiny_dataset, home):
+    result = finetune(settings(tiny_dataset, task, dims=2), home=home, say=quiet)
+    store = Store(home)
+    lines = store.read_text(store.run(result.run_id), "scores.jsonl").splitlines()
+    rows = {row["metric"]: row for row in map(json.loads, lines)}
+    tested = {key.removeprefix("test/"): v for key, v in result.metrics.items() if key.startswith("test/")}
+    assert {key: row["value"] for key, row in rows.items()} == pytest.approx(tested, abs=1e-6)
+    assert {row["patients"] for row in rows.values()} == {2}
+    assert all(row["low"] <= row["high"] for row in rows.values())
+    compared = compare_runs([result.run_id], home=home).as_json()
+    assert compared["scores"][result.run_id] == list(rows.values())
