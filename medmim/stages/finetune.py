@@ -35,6 +35,7 @@ from medmim.training.task import Row, Scene
 if TYPE_CHECKING:
     from medmim.tracking.recorder import Recorder
 
+DIVISION = "division.json"
 _DRAWN = 3
 
 
@@ -85,6 +86,15 @@ def finetune(
         _register(store, whole, parts, result)
     drop_state(session.folder)
     return result
+
+
+def _who(parts: Parts) -> dict[str, list[str]]:
+    """Return who trained, validated and tested, as digests: a draw of few labels can be checked."""
+    divided = parts.divided
+    return {
+        name: sorted({patient_digest(volume.subject) for volume in volumes})
+        for name, volumes in (("train", divided.train), ("val", divided.val), ("test", divided.test))
+    }
 
 
 def _reuse(settings: FinetuneSettings, parts: Parts) -> Reuse | None:
@@ -170,6 +180,9 @@ def _keep(settings: FinetuneSettings, parts: Parts, recorder: Recorder, folder: 
     """Save the weights with their description, and who was seen."""
     description = _description(settings, parts, recorder.run_id)
     checkpoint = save_weights(folder, parts.network.state_dict(), description)
+    files.write_json(
+        folder / DIVISION, _who(parts)
+    )  # beside the weights: the store names nobody that trained
     keep_seen(folder, seen_in(parts.divided.train) | (parts.origin.saw or Seen()))
     files.write_json(folder / CERTIFICATE, parts.certificate.as_json())
     for path in (checkpoint, checkpoint.with_suffix(".json"), folder / CERTIFICATE):

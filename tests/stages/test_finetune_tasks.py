@@ -191,3 +191,30 @@ def test_every_number_has_an_interval_that_compare_reads(task, tiny_dataset, hom
     assert all(row["low"] <= row["high"] for row in rows.values())
     compared = compare_runs([result.run_id], home=home).as_json()
     assert compared["scores"][result.run_id] == list(rows.values())
+
+
+def test_who_was_drawn_is_stored_and_the_few_are_among_the_many(tiny_dataset, home):
+    drawn = []
+    for share in (0.3, 0.6):
+        words = {"dims": 2, "label_fraction": share}
+        result = finetune(settings(tiny_dataset, "classify", **words), home=home, say=quiet)
+        drawn.append(json.loads((result.checkpoint.parent / "division.json").read_text()))
+    assert [len(one["train"]) for one in drawn] == [2, 4]
+    assert set(drawn[0]["train"]) < set(drawn[1]["train"])
+    assert drawn[0]["test"] == drawn[1]["test"]
+    assert not set(drawn[1]["train"]) & {*drawn[1]["val"], *drawn[1]["test"]}
+    keys = {volume.subject for volume in read_dataset(tiny_dataset).volumes}
+    assert not keys & {who for one in drawn for names in one.values() for who in names}
+
+
+def test_what_a_division_cannot_tell_is_said(tmp_path, home):
+    def change(row):
+        if row.split == "test":
+            return row.model_copy(update={"target": "new"})
+        return row.model_copy(update={"split": "train"})
+
+    said = []
+    result = finetune(settings(with_rows(tmp_path, change), "classify", dims=2), home=home, say=said.append)
+    assert "no validation patient has a class" in said[0]
+    assert said[1].endswith("test images show a class that no training image shows: it cannot be found")
+    assert result.metrics["test/macro_f1"] == 0
