@@ -74,7 +74,7 @@ def moved(boxes: Boxes, source: np.ndarray, target: np.ndarray) -> Boxes:
 
 
 def in_slice(boxes: Boxes, axis: int, index: int) -> np.ndarray:
-    """Return which boxes hold the middle of a slice; one that holds none is in the slice of its own middle."""
+    """Return which boxes hold the middle of a slice; one that holds none is in that of its middle."""
     first, last = boxes[:, axis], boxes[:, axis + 3]
     holds = (first <= index + 0.5) & (last > index + 0.5)
     thin = np.ceil(first - 0.5) + 0.5 >= last

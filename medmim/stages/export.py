@@ -290,12 +290,8 @@ def _write_folder(place: Path, contents: Mapping[str, Any]) -> None:
     staging = place.with_name(f".{place.name}.{secrets.token_hex(8)}.tmp")
     try:
         for name, content in contents.items():
-            if isinstance(content, bytes):
-                files.write_bytes(staging / name, content)
-            elif isinstance(content, str):
-                files.write_text(staging / name, content)
-            else:
-                files.write_json(staging / name, content)
+            whole = content if isinstance(content, str | bytes) else files.json_bytes(content)
+            files.write_bytes(staging / name, whole.encode() if isinstance(whole, str) else whole)
         files.move(staging, place)
     finally:
         shutil.rmtree(staging, ignore_errors=True)

@@ -106,7 +106,9 @@ def matches_at(rows: Sequence[Row], name: str, overlaps: Sequence[float]) -> lis
     order = np.argsort(-scores, kind="mergesort")
     found = []
     for level in range(len(overlaps)):
-        right = np.concatenate([empty, *(empty if one is None else one["dtMatches"][level] for one in results)])
+        right = np.concatenate(
+            [empty, *(empty if one is None else one["dtMatches"][level] for one in results)]
+        )
         found.append(Matches(scores[order], right[order] > 0, image[order], there))
     return found
 

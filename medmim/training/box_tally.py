@@ -42,9 +42,7 @@ def box_tally(
 
     def means(weights: Weights) -> dict[str, float]:
         weight = weights[patient]
-        precisions = {
-            name: [average_precision(one, weight) for one in matched[name]] for name in names
-        }
+        precisions = {name: [average_precision(one, weight) for one in matched[name]] for name in names}
         found = _of_all("ap50", {name: values[0] for name, values in precisions.items()})
         found |= _of_all("ap50_95", {name: float(np.mean(values)) for name, values in precisions.items()})
         f1 = {name: f1_at(matched[name][0], thresholds.get(name, UNCHOSEN), weight) for name in names}

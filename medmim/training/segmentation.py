@@ -86,8 +86,8 @@ class Segmentation(Task):
             raise DataError("all training labels are empty: nothing to learn", reason="label_empty")
         if max(names) > _LARGEST:
             raise DataError(
-                f"labels hold class numbers up to {max(names)}, expected at most {_LARGEST}: a network has an "
-                "output for every number; number the classes from 1 and ingest again",
+                f"labels hold class numbers up to {max(names)}, expected at most {_LARGEST}: a network has "
+                "an output for every number; number the classes from 1 and ingest again",
                 reason="label_too_large",
             )
         return names

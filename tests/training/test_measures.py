@@ -115,4 +115,6 @@ def test_a_class_that_training_never_saw_counts_in_every_draw():
     names, (truth, shares) = ["a", "b"], arrays(found, ["a", "b"])
     measure = measure_of(found)
     whole = np.ones(len(measure.patients))
-    assert measure.value(whole) == pytest.approx(macro_f1(confusion(truth, shares.argmax(axis=1), len(names))))
+    assert measure.value(whole) == pytest.approx(
+        macro_f1(confusion(truth, shares.argmax(axis=1), len(names)))
+    )
