@@ -230,3 +230,26 @@ def test_boxes_are_traced_to_the_files_of_their_slices(name, tiny_dataset, tmp_p
             inward = np.sign((ends[0] + ends[1] - 2 * corner) @ normal)
             # the corner is on or beyond the slice's outer face
             assert -0.501 * SPACING[2] <= away * inward <= 0.501 * SPACING[2], (name, end)
+
+
+@pytest.mark.parametrize(
+    ("charset", "name"), [("ISO_IR 100", "Müller^Jörg"), ("ISO_IR 192", "Ковалёв^Лев"), (None, "PLAIN^ANNE")]
+)
+def test_names_of_patients_and_classes_keep_their_letters(charset, name, tmp_path, home):
+    _, image = write_stack(tmp_path / "scans", "axial")
+    for path in (tmp_path / "scans").iterdir():
+        slice_ = pydicom.dcmread(path)
+        if charset:
+            slice_.SpecificCharacterSet = charset
+        slice_.PatientName = name
+        slice_.save_as(path, enforce_file_format=True)
+    weights = threshold.write_model(tmp_path / "model", middle(image))
+    described = weights.with_suffix(".json")
+    told = json.loads(described.read_text())
+    described.write_text(json.dumps({**told, "label_names": {"1": "Ödem\\rechts"}}))
+    made = predict(tmp_path / "scans", tmp_path / "out", home=home, model=str(weights))
+    [path] = (made.out / "dicom").iterdir()
+    segmentation = pydicom.dcmread(path)
+    assert segmentation.SpecificCharacterSet == "ISO_IR 192"
+    assert str(segmentation.PatientName) == name
+    assert segmentation.SegmentSequence[0].SegmentLabel == "Ödem/rechts"
