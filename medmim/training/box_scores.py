@@ -164,7 +164,9 @@ def best_thresholds(rows: Sequence[Row], names: Sequence[str]) -> dict[str, floa
         order = np.argsort(-matches.scores, kind="mergesort")
         right = np.cumsum(matches.right[order])
         f1 = 2 * right / (np.arange(len(order)) + 1 + matches.there.sum())
-        chosen[name] = float(matches.scores[order][int(f1.argmax())])
+        scores = matches.scores[order]
+        f1[np.append(scores[1:] == scores[:-1], False)] = -1  # equal scores are kept together
+        chosen[name] = float(scores[int(f1.argmax())])
     return chosen
 
 

@@ -57,7 +57,11 @@ def detect(network: Detector, prepared: Prepared, plan: Plan, *, precision: str)
     for number, some in enumerate(torch.split(images, _AT_ONCE)):
         batch = torch.stack([pad(image).as_tensor() for image in some])
         for offset, (boxes, scores, classes) in enumerate(_boxes(network, batch, plan, precision)):
-            shifted = boxes - np.array([*before, *before])
+            shifted = (boxes - np.array([*before, *before])).clip(0, [*space, *space])
+            inside = (shifted[:, plan.dims :] > shifted[:, : plan.dims]).all(
+                axis=1
+            )  # others are in the padding
+            shifted, scores, classes = shifted[inside], scores[inside], classes[inside]
             index = None
             if plan.dims == 2:
                 index = number * _AT_ONCE + offset

@@ -117,3 +117,13 @@ def test_no_threshold_is_ever_chosen_on_what_is_tested():
     for thresholds in ({}, {"a": 0.5}):
         means = box_means(found, NAMES, thresholds)
         assert [means["f1_a"], means["f1_b"]] == [fixed["a"], fixed["b"]]
+
+
+def test_a_threshold_does_not_part_equal_scores():
+    box, away = [0.0, 0.0, 0.0, 10.0, 10.0, 1.0], [50.0, 50.0, 0.0, 60.0, 60.0, 1.0]
+    images = [{"truth": [["a", *box]], "found": [["a", 0.9, *box]]}] * 2
+    images += [{"truth": [["a", *box]], "found": [["a", 0.5, *box]]}]
+    images += [{"truth": [], "found": [["a", 0.5, *away]]}] * 9
+    chosen = best_thresholds(images, ["a"])
+    assert chosen == {"a": 0.9}
+    assert f1_at(match(images, "a"), chosen["a"]) == pytest.approx(4 / 5)

@@ -194,3 +194,21 @@ def test_class_numbers_beyond_a_byte_are_refused(tmp_path):
     dataset = Dataset(tmp_path, DatasetInfo(name="d"), (row,))
     with pytest.raises(DataError, match="class numbers up to 1400, expected at most 255"):
         Segmentation().names(dataset, [row], volumes)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_found_boxes_lie_in_their_image(dims, tmp_path):
+    image, _ = tiny.blob(np.random.default_rng(0), (12, 14, 10))
+    row = tiny.write_volume(tmp_path, "p", image, np.eye(4))
+    plan = plan_for([row], dims=dims, size=(32,), multiple=(4,) * dims)  # most of it is padding
+    encoder = build_encoder("dynunet", spatial_dims=dims, in_channels=1, filters=[4, 8, 8])
+    anchors = [[[4.0] * dims], [[12.0] * dims]]
+    torch.manual_seed(0)
+    network = build_head("detect", encoder=encoder, spatial_dims=dims, classes=2, anchors=anchors)
+    network.score.cls_logits.bias.data.zero_()  # sure enough to be told
+    prepared = Volumes(tmp_path, plan, cache_gb=1.0)(row)
+    found = np.concatenate([one.boxes for one in detect(network, prepared, plan, precision="fp32")])
+    assert len(found)
+    assert (found[:, :3] >= 0).all()
+    assert (found[:, 3:] <= np.array(prepared.image.shape[1:])).all()
+    assert (found[:, 3:] > found[:, :3]).all()
