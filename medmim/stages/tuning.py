@@ -118,6 +118,10 @@ def _divide(
             "layout that has them",
             reason="no_labels",
         )
+    unused = sum(not task.usable(volume) for volume in dataset.volumes)
+    if unused:
+        total = len(dataset.volumes)
+        say(f"{unused} of {total} images have no {task.needs.removeprefix('a ')}: left out{task.otherwise}")
     divided = partition(dataset, fold=settings.fold, usable=task.usable)
     for name in ("train", "test"):
         if not getattr(divided, name):

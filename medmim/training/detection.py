@@ -49,6 +49,7 @@ class Detection(Task):
 
     axis: ClassVar[str] = "detection"
     needs: ClassVar[str] = "boxes"
+    otherwise: ClassVar[str] = "; if there is nothing to find in them, add --set task_options.negatives=all"
     metric: ClassVar[str] = "ap50"
     watched: ClassVar[int] = 200
 

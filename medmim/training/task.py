@@ -67,12 +67,14 @@ class Task(ABC):
     Attributes:
         axis: its word on the survey's axis of downstream tasks (arXiv 2408.06687); a tag of the run.
         needs: what an image must have, for messages.
+        otherwise: what to do about images that have none.
         metric: of `means`: chooses the best weights, and is what `medmim compare` compares.
         watched: validation cases that are judged while training.
     """
 
     axis: ClassVar[str]
     needs: ClassVar[str]
+    otherwise: ClassVar[str] = ""
     metric: ClassVar[str]
     watched: ClassVar[int]
 

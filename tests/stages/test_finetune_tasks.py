@@ -218,3 +218,17 @@ def test_what_a_division_cannot_tell_is_said(tmp_path, home):
     assert "no validation patient has a class" in said[0]
     assert said[1].endswith("test images show a class that no training image shows: it cannot be found")
     assert result.metrics["test/macro_f1"] == 0
+
+
+def test_images_that_are_left_out_are_counted(tmp_path, home):
+    data = with_rows(tmp_path, lambda row: row.model_copy(update={"label": None}))
+    dataset = read_dataset(data)
+    first = next(row for row in dataset.volumes if row.split == "train")
+    rows = [row.model_copy(update={"boxes": ()}) if row == first else row for row in dataset.volumes]
+    write_dataset(data, DatasetInfo(name="changed"), rows, [])
+    for options, lines in (({}, 1), ({"negatives": "all"}, 0)):
+        said = []
+        finetune(settings(data, "detect", dims=2, task_options=options), home=home, say=said.append)
+        counted = [line for line in said if line.startswith("1 of 6 images have no boxes: left out")]
+        assert len(counted) == lines
+        assert all("negatives=all" in line for line in counted)
