@@ -146,6 +146,11 @@ def _doubts(divided: Partition, task: Task) -> list[str]:
         found.append(
             f"no validation patient has {task.needs}: the last weights are the result, nothing is chosen"
         )
+    bare = sum(volume.flags.get("spacing") == "unknown" for volume in divided.test)
+    if task.measures_mm and bare:
+        found.append(
+            f"{bare} test images do not tell the size of their pixels: in their scores a pixel is a mm"
+        )
     learnt = {name for volume in divided.train for name in task.classes_of(volume)}
     for part, volumes in (("validation", divided.val), ("test", divided.test)):
         strange = [volume for volume in volumes if task.classes_of(volume) - learnt]

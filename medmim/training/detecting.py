@@ -58,15 +58,11 @@ def detect(network: Detector, prepared: Prepared, plan: Plan, *, precision: str)
         batch = torch.stack([pad(image).as_tensor() for image in some])
         for offset, (boxes, scores, classes) in enumerate(_boxes(network, batch, plan, precision)):
             shifted = (boxes - np.array([*before, *before])).clip(0, [*space, *space])
-            inside = (shifted[:, plan.dims :] > shifted[:, : plan.dims]).all(
-                axis=1
-            )  # others are in the padding
-            shifted, scores, classes = shifted[inside], scores[inside], classes[inside]
-            index = None
-            if plan.dims == 2:
-                index = number * _AT_ONCE + offset
-                shifted = raised(shifted, prepared.slice_axis, index)
-            found.append(Found(shifted, scores, classes, index))
+            # others lie in the padding
+            real = (shifted[:, plan.dims :] > shifted[:, : plan.dims]).all(axis=1)
+            index = number * _AT_ONCE + offset if plan.dims == 2 else None
+            placed = shifted[real] if index is None else raised(shifted[real], prepared.slice_axis, index)
+            found.append(Found(placed, scores[real], classes[real], index))
     return found
 
 

@@ -44,6 +44,7 @@ class Segmentation(Task):
 
     axis: ClassVar[str] = "segmentation"
     needs: ClassVar[str] = "labels"
+    measures_mm: ClassVar[bool] = True
     metric: ClassVar[str] = "dice"
     watched: ClassVar[int] = 16
 

@@ -68,6 +68,7 @@ class Task(ABC):
         axis: its word on the survey's axis of downstream tasks (arXiv 2408.06687); a tag of the run.
         needs: what an image must have, for messages.
         otherwise: what to do about images that have none.
+        measures_mm: its scores have millimetres, which images without a known spacing do not tell.
         metric: of `means`: chooses the best weights, and is what `medmim compare` compares.
         watched: validation cases that are judged while training.
     """
@@ -75,6 +76,7 @@ class Task(ABC):
     axis: ClassVar[str]
     needs: ClassVar[str]
     otherwise: ClassVar[str] = ""
+    measures_mm: ClassVar[bool] = False
     metric: ClassVar[str]
     watched: ClassVar[int]
 

@@ -232,3 +232,11 @@ def test_images_that_are_left_out_are_counted(tmp_path, home):
         counted = [line for line in said if line.startswith("1 of 6 images have no boxes: left out")]
         assert len(counted) == lines
         assert all("negatives=all" in line for line in counted)
+
+
+def test_pixels_that_pass_for_millimetres_are_named(tmp_path, home):
+    data = with_rows(tmp_path, lambda row: row.model_copy(update={"flags": {"spacing": "unknown"}}))
+    for task, count in (("segment", 1), ("classify", 0)):
+        said = []
+        finetune(settings(data, task, dims=2), home=home, say=said.append)
+        assert sum("a pixel is a mm" in line for line in said) == count
