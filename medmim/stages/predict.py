@@ -11,7 +11,6 @@ ledger.jsonl                     fate of every file of the source, as `medmim in
 from __future__ import annotations
 
 import shutil
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from medmim.data.publish import sole_use
 from medmim.data.sandbox import Sandbox, for_scans
 from medmim.errors import DataError, MedmimError, RunError, UsageError, place_of
 from medmim.stages.chosen_model import find_model
+from medmim.stages.fitness import as_learnt, unlike
 from medmim.stages.ingest import KEY_FILE, ingest
 from medmim.stages.outputs import OUTPUTS, Told, traced, write_table
 from medmim.tracking.store import Store
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 _OURS = ("segmentations", "dicom", "pictures", *(one.table for one in OUTPUTS.values()), "ledger.jsonl")
 _INDEX = "predictions.json"
-_ANY = "OT"  # nobody told the modality
 
 
 @dataclass(frozen=True)
@@ -191,8 +190,7 @@ def _predict(trained: Trained, chosen: Chosen, dataset: Dataset, out: Path, work
     for number, volume in enumerate(dataset.volumes):
         bare = volume.model_copy(update={"label": None, "boxes": (), "target": None})
         try:
-            _refuse_flat(trained, volume)
-            told[volume.id] = output.tell(trained, scene, bare, out)
+            told[volume.id] = output.tell(trained, scene, as_learnt(trained, bare), out)
         except DataError as error:
             failures[volume.id] = error.reason
         except (MedmimError, RuntimeError, ValueError) as error:  # of torch: no memory, sizes
@@ -210,39 +208,12 @@ def _predict(trained: Trained, chosen: Chosen, dataset: Dataset, out: Path, work
         told,
         failures=failures,
         files=faulty,
-        warnings=_unlike(trained, dataset, work),
+        warnings=unlike(trained, dataset.volumes, work.say),
     )
 
 
 def _rows(told: Mapping[str, Told]) -> list[Mapping[str, Any]]:
     return [row for one in told.values() for row in one.rows]
-
-
-def _refuse_flat(trained: Trained, volume: Volume) -> None:
-    """Refuse one slice for a 3D network that only saw volumes: padded, it gives an answer that means nothing.
-
-    Raises:
-        DataError: with reason one_slice_for_3d.
-    """
-    if trained.plan.dims == 3 and min(volume.shape) == 1 and not trained.description.get("pictures", True):
-        raise DataError(f"volume {volume.id} is one slice, expected a volume", reason="one_slice_for_3d")
-
-
-def _unlike(trained: Trained, dataset: Dataset, work: _Work) -> tuple[str, ...]:
-    """Say, and return, of which modalities there are scans that the model never learnt on."""
-    learnt = set(trained.description.get("modalities", ()))
-    found = Counter(volume.modality for volume in dataset.volumes)
-    if not learnt or _ANY in learnt:
-        return ()
-    said = tuple(
-        f"{count} of {len(dataset.volumes)} scans are {modality}, and the model learnt on "
-        f"{', '.join(sorted(learnt))}: do not rely on what it finds in them"
-        for modality, count in sorted(found.items())
-        if modality not in {*learnt, _ANY}
-    )
-    for line in said:
-        work.say(f"warning: {line}")
-    return said
 
 
 def _back_to_dicom(

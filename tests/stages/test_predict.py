@@ -289,3 +289,22 @@ def test_scans_of_another_modality_are_named(tiny_dataset, tmp_path, home):
     assert said == [f"warning: {warning}"]
     assert json.loads((made.out / "predictions.json").read_text())["warnings"] == [warning]
     assert predict(tiny_dataset, tmp_path / "same", **words).warnings == ()
+
+
+def test_a_scan_that_tells_no_modality_is_taken_for_what_the_model_learnt(tmp_path, home):
+    image, _ = tiny.blob(np.random.default_rng(0), tiny.SHAPE)
+    grown = (image * 20 - 1500).astype(np.float32)  # beyond the range that CT is clipped to
+    model = threshold.write_model(tmp_path / "model", 0.0)
+    described = model.with_suffix(".json")
+    described.write_text(json.dumps({**json.loads(described.read_text()), "modalities": ["CT"]}))
+    found = {}
+    for kind in ("CT", "OT"):
+        row = tiny.write_volume(tmp_path / kind, "p", grown, np.eye(4), modality=kind)
+        write_dataset(tmp_path / kind, DatasetInfo(name=kind), [row], [])
+        made = predict(tmp_path / kind, tmp_path / f"of {kind}", home=home, model=str(model), say=quiet)
+        [label] = (made.out / "segmentations").iterdir()
+        found[kind] = (read_image(label).array, made.warnings)
+    assert found["CT"][0].any()
+    np.testing.assert_array_equal(found["CT"][0], found["OT"][0])
+    assert found["CT"][1] == ()
+    assert found["OT"][1] == ("1 of 1 scans tell no modality: taken for CT, in Hounsfield units",)
