@@ -34,8 +34,8 @@ def unlike(trained: Trained, volumes: Sequence[Volume], say: Callable[[str], Non
         return ()
     found = Counter(volume.modality for volume in volumes)
     said = [
-        f"{count} of {len(volumes)} scans are {modality}, and the model learnt on {', '.join(learnt)}: do not "
-        "rely on what it finds in them"
+        f"{count} of {len(volumes)} scans are {modality}, and the model learnt on {', '.join(learnt)}: do "
+        "not rely on what it finds in them"
         for modality, count in sorted(found.items())
         if modality not in {*learnt, _UNTOLD}
     ]
