@@ -179,7 +179,8 @@ class FinetuneSettings(RunSettings):
         encoder_lr: learning rate of the encoder relative to `lr`; 0 freezes it.
         layer_decay: factor of the learning rate from each layer of the encoder to the one before.
         freeze: share of the training at whose end the encoder begins to learn.
-        ema: share of the moving average of weights that is kept at each step; 0: no average.
+        ema: share of the moving average of weights that is kept at each step; 0: no average. It is less in
+            the first steps, (1 + n) / (10 + n) at step n, so that an average of few steps is one of them.
         regulariser: mask_any_net: train the task also on masked images, whose hidden parts a second branch
             reuses.
         least_loaded: smallest share of the encoder's tensors that must arrive from `init`.

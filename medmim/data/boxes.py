@@ -74,8 +74,11 @@ def moved(boxes: Boxes, source: np.ndarray, target: np.ndarray) -> Boxes:
 
 
 def in_slice(boxes: Boxes, axis: int, index: int) -> np.ndarray:
-    """Return which boxes hold the middle of a slice."""
-    return np.asarray((boxes[:, axis] <= index + 0.5) & (boxes[:, axis + 3] > index + 0.5))
+    """Return which boxes hold the middle of a slice; one that holds none is in that of its middle."""
+    first, last = boxes[:, axis], boxes[:, axis + 3]
+    holds = (first <= index + 0.5) & (last > index + 0.5)
+    thin = np.ceil(first - 0.5) + 0.5 >= last
+    return np.asarray(holds | (thin & (np.floor((first + last) / 2) == index)))
 
 
 def flat(boxes: Boxes, axis: int) -> Float64[np.ndarray, "boxes 4"]:

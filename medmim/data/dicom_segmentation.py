@@ -24,6 +24,7 @@ from medmim.data.opened import quiet_pydicom, read_dicom
 from medmim.errors import DataError
 
 _OWNER_ONLY = 0o600
+_UTF8 = "ISO_IR 192"
 _PATIENT = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
     "StudyTime", "ReferringPhysicianName",
@@ -132,6 +133,7 @@ def _segmentation(
             software_versions=__version__,
             device_serial_number=model[:16],
             content_description="predicted, not reviewed",
+            specific_character_set=_UTF8,  # of names, whatever the source's was
         )
     except (ValueError, AttributeError, KeyError, TypeError) as error:
         raise DataError(
@@ -143,9 +145,10 @@ def _segmentation(
 
 def _described(number: int, name: str) -> hd.seg.SegmentDescription:
     """Describe a segment by the class's name; which tissue it is in a code system, nobody told."""
+    label = name.replace("\\", "/").strip()  # in DICOM a backslash parts two values
     return hd.seg.SegmentDescription(
         segment_number=number,
-        segment_label=name[:64],
+        segment_label=label[:64] or f"class {number}",
         segmented_property_category=codes.SCT.Tissue,
         segmented_property_type=codes.SCT.Tissue,
         algorithm_type=hd.seg.SegmentAlgorithmTypeValues.AUTOMATIC,

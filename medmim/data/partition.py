@@ -121,7 +121,8 @@ def _ranked(volumes: tuple[Volume, ...], classes_of: Callable[[Volume], frozense
         rarest = min(shown[subject], key=lambda name: (often[name], name), default="")
         groups.setdefault(rarest, []).append(subject)
     places = {
-        subject: ((place + 0.5) / len(group) if place else 0.0, often[name], _order(subject))
+        # one patient of each class comes first; of those without any, none does
+        subject: ((place + 0.5) / len(group) if place or not name else 0.0, often[name], _order(subject))
         for name, group in groups.items()
         for place, subject in enumerate(group)
     }

@@ -33,7 +33,7 @@ from medmim.errors import DataError
 
 _log = logging.getLogger(__name__)
 _CT_RANGE_HU = (-1000.0, 1000.0)
-_VERSION = 1  # of what `prepare` does; another number, and no prepared volume on disk is used again
+_VERSION = 2  # of what `prepare` does; another number, and no prepared volume on disk is used again
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +42,7 @@ class Prepared:
 
     Attributes:
         image: (channels, x, y, z), float32, axes towards right, anterior, superior.
-        label: (1, x, y, z), uint8, or None.
+        label: (1, x, y, z), uint8 (int32 where numbers are larger), or None.
         affine: voxel → world in mm, (4, 4).
         slice_axis: 0, 1 or 2: the axis of largest spacing in the file, across which 2D slices are cut.
         stored_affine: voxel → world in mm of the file, (4, 4).
@@ -169,7 +169,7 @@ def prepare(root: Path, volume: Volume, plan: Plan) -> Prepared:
     loaded = _pipeline(volume, plan)(read)
     image: MetaTensor = loaded["image"]
     affine = np.asarray(image.affine, dtype=np.float64)
-    label = loaded["label"].as_tensor().to(torch.uint8) if volume.label else None
+    label = _numbers(loaded["label"].as_tensor()) if volume.label else None
     return Prepared(
         image=image.as_tensor().float().contiguous(),
         label=label,
@@ -178,6 +178,11 @@ def prepare(root: Path, volume: Volume, plan: Plan) -> Prepared:
         stored_affine=stored,
         boxes=moved(stored_boxes(volume), stored, affine),
     )
+
+
+def _numbers(label: Tensor) -> Tensor:
+    """Return class numbers in a byte each, or in four where one of them is larger than a byte holds."""
+    return label.to(torch.uint8 if label.max() <= torch.iinfo(torch.uint8).max else torch.int32)
 
 
 def _read(path: Path, volume: Volume) -> MetaTensor:

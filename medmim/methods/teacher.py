@@ -67,14 +67,15 @@ class Teacher(nn.Module, Generic[Network]):
         )
 
     @torch.no_grad()
-    def update(self, student: nn.Module, *, progress: float) -> None:
+    def update(self, student: nn.Module, *, progress: float, most: float = 1.0) -> None:
         """Move every weight towards the student's; buffers, which count and average already, are copied.
 
         Args:
             student: the network, after its optimiser step.
             progress: share of the training that is done, 0 to 1.
+            most: limit of the momentum.
         """
-        share = 1 - self.momentum_at(progress)
+        share = 1 - min(self.momentum_at(progress), most)
         for average, weight in zip(self.network.parameters(), student.parameters(), strict=True):
             average.lerp_(weight, share)
         for copied, buffer in zip(self.network.buffers(), student.buffers(), strict=True):

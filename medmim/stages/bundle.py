@@ -33,7 +33,7 @@ def bundle_files(trained: Trained, model: bytes, case: Volume, *, title: str) ->
     Args:
         trained: the model.
         model: its network as TorchScript.
-        case: tells how images of its modality are normalised.
+        case: tells how images are normalised where the model does not say what it learnt on.
         title: what the model is called.
 
     Raises:
@@ -46,16 +46,22 @@ def bundle_files(trained: Trained, model: bytes, case: Volume, *, title: str) ->
         raise UsageError(
             "--format bundle: a 2D model that resamples needs the slice axis of each image; use --format onnx"
         )
+    modalities = set(trained.description.get("modalities", [case.modality]))
+    if "CT" in modalities and len(modalities) > 1:
+        raise UsageError(
+            "--format bundle: the model learnt on CT and on others, which are normalised differently, and a "
+            "NIfTI file does not tell which it is; use --format onnx"
+        )
     names = {str(number): name for number, name in trained.names.items()}
     return {
         "models/model.ts": model,
-        "configs/inference.json": _inference(trained, case),
+        "configs/inference.json": _inference(trained, ct=modalities == {"CT"}),
         "configs/metadata.json": _metadata(trained, title, names),
         "docs/README.md": _README.format(title=title, version=__version__, names=", ".join(names.values())),
     }
 
 
-def _inference(trained: Trained, case: Volume) -> dict[str, Any]:
+def _inference(trained: Trained, *, ct: bool) -> dict[str, Any]:
     """Return the program: prepare as `data/prepare.py` does, windows, probabilities back to the image."""
     return {
         "imports": ["$import torch"],
@@ -63,7 +69,7 @@ def _inference(trained: Trained, case: Volume) -> dict[str, Any]:
         "image": "scan.nii.gz",
         "output_dir": "$@bundle_root + '/eval'",
         "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
-        "preprocessing": {"_target_": "Compose", "transforms": _steps(trained, case)},
+        "preprocessing": {"_target_": "Compose", "transforms": _steps(trained, ct=ct)},
         "sample": "$@preprocessing({'image': @image})",
         "network": "$torch.jit.load(@bundle_root + '/models/model.ts', map_location=@device).eval()",
         "inferer": _inferer(trained),
@@ -95,7 +101,7 @@ def _inference(trained: Trained, case: Volume) -> dict[str, Any]:
     }
 
 
-def _steps(trained: Trained, case: Volume) -> list[dict[str, Any]]:
+def _steps(trained: Trained, *, ct: bool) -> list[dict[str, Any]]:
     steps: list[dict[str, Any]] = [
         {"_target_": "LoadImaged", "keys": "image", "reader": "NibabelReader"},
         {"_target_": "EnsureChannelFirstd", "keys": "image"},
@@ -104,7 +110,7 @@ def _steps(trained: Trained, case: Volume) -> list[dict[str, Any]]:
     if trained.plan.spacing_mm is not None:
         spacing = {"pixdim": list(trained.plan.spacing_mm), "mode": "bilinear", "padding_mode": "border"}
         steps.append({"_target_": "Spacingd", "keys": "image", **spacing})
-    if case.modality == "CT":
+    if ct:
         limits = {"a_min": -1000.0, "a_max": 1000.0, "b_min": -1000.0, "b_max": 1000.0, "clip": True}
         steps.append({"_target_": "ScaleIntensityRanged", "keys": "image", **limits})
     else:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import io
+import secrets
+import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,10 +22,10 @@ from torch import Tensor, nn
 from medmim import __version__, files
 from medmim.data.manifest import Dataset, Volume, read_dataset
 from medmim.encoders import build_encoder
-from medmim.errors import RunError, UsageError
+from medmim.errors import RunError, UsageError, unknown_name
 from medmim.heads.transfer import PREFIX
 from medmim.stages.bundle import bundle_files
-from medmim.stages.chosen_model import find_model
+from medmim.stages.chosen_model import Chosen, find_model
 from medmim.tracking.store import Store
 from medmim.training.classification import views
 from medmim.training.scores import Scores
@@ -79,17 +81,42 @@ def export(
         say: takes lines for the user.
 
     Raises:
-        RunError: if the form does not compute what PyTorch computes; nothing is written then.
+        RunError: if the form does not compute what PyTorch computes, and nothing is written then; or if the
+            place cannot be written.
         UsageError: if `out` is there already, or the model has no such form.
     """
-    place = out or Path(_DEFAULTS[format])
-    if place.exists():
-        raise UsageError(f"--out '{place}' is there already: expected a new place; choose another")
+    place = _place(format, out)
     dataset = read_dataset(data)
-    if format == "datalist":
-        files.write_json(place, datalist(dataset))
-        return Exported(format, place, None)
-    chosen = find_model(model, Store(home), say)
+    try:
+        if format == "datalist":
+            files.write_json(place, datalist(dataset))
+            return Exported(format, place, None)
+        return _export(format, dataset, find_model(model, Store(home), say), place)
+    except files.WriteError as error:
+        raise RunError(
+            f"cannot write '{place}' ({error.strerror or type(error).__name__}): expected room and the right "
+            "to write there; choose another place with --out"
+        ) from error
+
+
+def _place(format: str, out: Path | None) -> Path:  # noqa: A002
+    """Return where to write; nothing that is there is replaced, and two files need two names."""
+    if format not in _DEFAULTS:
+        raise unknown_name("format", format, _DEFAULTS)
+    place = out or Path(_DEFAULTS[format])
+    beside = [place.with_suffix(".json")] if format in ("onnx", "safetensors") else []
+    if place in beside:
+        raise UsageError(
+            f"--out '{place}': the description beside the model would have the same name; expected another "
+            f"ending, such as {_DEFAULTS[format]}"
+        )
+    for one in (place, *beside):
+        if one.exists():
+            raise UsageError(f"--out '{one}' is there already: expected a new place; choose another")
+    return place
+
+
+def _export(format: str, dataset: Dataset, chosen: Chosen, place: Path) -> Exported:  # noqa: A002
     trained = load_trained(chosen.weights)
     case = next(iter((*dataset.in_split("test"), *dataset.volumes)))
     images = _windows(trained, dataset, case)
@@ -260,12 +287,11 @@ def _described(
 
 def _write_folder(place: Path, contents: Mapping[str, Any]) -> None:
     """Write a folder whole or not at all."""
-    staging = place.with_name(f".{place.name}.tmp")
-    for name, content in contents.items():
-        if isinstance(content, bytes):
-            files.write_bytes(staging / name, content)
-        elif isinstance(content, str):
-            files.write_text(staging / name, content)
-        else:
-            files.write_json(staging / name, content)
-    files.move(staging, place)
+    staging = place.with_name(f".{place.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        for name, content in contents.items():
+            whole = content if isinstance(content, str | bytes) else files.json_bytes(content)
+            files.write_bytes(staging / name, whole.encode() if isinstance(whole, str) else whole)
+        files.move(staging, place)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)

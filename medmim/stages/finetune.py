@@ -21,11 +21,12 @@ from medmim.encoders import Encoder
 from medmim.randomness import stream_seed
 from medmim.stages.runs import Result, begin, budget_words, ending, going_on, note_weights_file
 from medmim.stages.tuning import Parts, put_together, resolved
-from medmim.tracking.comparison import CASES
+from medmim.tracking.comparison import CASES, SCORES
 from medmim.tracking.store import Store
 from medmim.training.budget import budget_for
 from medmim.training.checkpoint import save_weights
 from medmim.training.fit import Fitted, Session, fit
+from medmim.training.intervals import intervals
 from medmim.training.modules import FinetuningModule
 from medmim.training.reuse import Reuse
 from medmim.training.states import drop_state
@@ -34,6 +35,7 @@ from medmim.training.task import Row, Scene
 if TYPE_CHECKING:
     from medmim.tracking.recorder import Recorder
 
+DIVISION = "division.json"
 _DRAWN = 3
 
 
@@ -86,6 +88,15 @@ def finetune(
     return result
 
 
+def _who(parts: Parts) -> dict[str, list[str]]:
+    """Return who trained, validated and tested, as digests: a draw of few labels can be checked."""
+    divided = parts.divided
+    return {
+        name: sorted({patient_digest(volume.subject) for volume in volumes})
+        for name, volumes in (("train", divided.train), ("val", divided.val), ("test", divided.test))
+    }
+
+
 def _reuse(settings: FinetuneSettings, parts: Parts) -> Reuse | None:
     """Return the regulariser, if one is asked for; its branch begins with the weights that arrived."""
     if settings.regulariser is None:
@@ -115,9 +126,9 @@ def _train(settings: FinetuneSettings, parts: Parts, recorder: Recorder, *, sess
     if fitted.evaluations.best_weights:
         module.load_state_dict(fitted.evaluations.best_weights)
     parts = replace(parts, network=module.judged)
-    if chooses:
-        rows = task.judge(parts.network, val, scene, final=False)
-        parts = replace(parts, scene=replace(scene, chosen=task.choose(rows, scene)))
+    # never on the test: what nothing may choose has a default
+    rows = task.judge(parts.network, val, scene, final=False) if chooses else []
+    parts = replace(parts, scene=replace(scene, chosen=task.choose(rows, scene)))
     metrics = _test(parts, fitted, recorder, folder)
     checkpoint = _keep(settings, parts, recorder, folder)
     return Result(recorder.run_id, checkpoint, metrics, folder / "panel.png")
@@ -149,6 +160,8 @@ def _test(parts: Parts, fitted: Fitted, recorder: Recorder, folder: Path) -> dic
     rows = task.judge(parts.network, cases, scene, final=True)
     means = {f"test/{key}": value for key, value in task.means(rows, scene).items()}
     recorder.text(CASES, "".join(json.dumps(_public(row), sort_keys=True) + "\n" for row in rows))
+    table = intervals(task.tally(rows, scene), len({row["subject"] for row in rows}))
+    recorder.text(SCORES, "".join(json.dumps(row, sort_keys=True) + "\n" for row in table))
     said = f"test, {task.metric} {means.get(f'test/{task.metric}', float('nan')):.3f}"
     png = task.panel(parts.network, cases[:_DRAWN], scene, title=said)
     recorder.picture("test", png, step=fitted.steps)
@@ -167,6 +180,9 @@ def _keep(settings: FinetuneSettings, parts: Parts, recorder: Recorder, folder: 
     """Save the weights with their description, and who was seen."""
     description = _description(settings, parts, recorder.run_id)
     checkpoint = save_weights(folder, parts.network.state_dict(), description)
+    files.write_json(
+        folder / DIVISION, _who(parts)
+    )  # beside the weights: the store names nobody that trained
     keep_seen(folder, seen_in(parts.divided.train) | (parts.origin.saw or Seen()))
     files.write_json(folder / CERTIFICATE, parts.certificate.as_json())
     for path in (checkpoint, checkpoint.with_suffix(".json"), folder / CERTIFICATE):
@@ -189,6 +205,8 @@ def _description(settings: FinetuneSettings, parts: Parts, run_id: str) -> dict[
         "arm": f"{settings.task} ← {parts.origin.arm}",
         "spatial_dims": parts.plan.dims,
         "in_channels": 1,
+        "modalities": sorted({volume.modality for volume in parts.divided.train}),
+        "pictures": any(min(volume.shape) == 1 for volume in parts.divided.train),
         "encoder": settings.encoder,
         "encoder_options": settings.encoder_options,
         "size": parts.plan.size,

@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from medmim.data.boxes import moved
 from medmim.data.manifest import Volume
 from medmim.data.nifti import Image, encode_image
 from medmim.data.prepare import Prepared
+from medmim.training.box_scores import UNCHOSEN
 from medmim.training.pictures import Row, boxed_row, caption_row, panel, upright
 from medmim.training.restored import restored
 from medmim.training.scores import segment
@@ -24,9 +25,13 @@ from medmim.training.segmentation import Segmentation
 from medmim.training.task import Scene
 from medmim.training.trained import Trained
 
-_THRESHOLD = 0.5  # of boxes, where validation chose none
 _SHOWN = 5
 _ENDS = tuple(f"{end}_{axis}" for end in ("first", "last") for axis in "xyz")
+_BOX_COLUMNS = (
+    *("volume", "class", "score"),
+    *(f"{end}_{unit}" for unit in ("voxel", "mm") for end in _ENDS),
+    *("first_slice", "last_slice", "first_file", "last_file"),
+)
 
 
 @dataclass(frozen=True)
@@ -46,19 +51,19 @@ class Told:
 
 @dataclass(frozen=True)
 class Output:
-    """How a task tells what it found: the name of its table, and the function that fills it."""
+    """How a task tells what it found: its table's name and first columns, and the function that fills it."""
 
     table: str
+    columns: tuple[str, ...]
     tell: Callable[[Trained, Scene, Volume, Path], Told]
 
 
-def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as CSV, with the columns of the first; nothing but an empty file for no rows."""
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Write rows as CSV; the columns are those of the first row, and those given where there is none."""
     text = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     files.write_text(path, text.getvalue())
 
 
@@ -113,14 +118,15 @@ def tell_boxes(trained: Trained, scene: Scene, volume: Volume, out: Path) -> Tol
     """Find boxes in a volume; write a picture; tell where they are.
 
     Boxes are those above the threshold that was chosen on validation cases: in voxels of the file, half-open,
-    and the two corners in mm (LPS, as in DICOM), with the keys of the first and last slice that they touch.
+    and the two corners in mm (LPS, as in DICOM; left open for pictures whose spacing nobody told), with the
+    keys of the first and last slice that they touch. `traced` adds where these lie in the source.
     """
     prepared = scene.volumes(volume)
     found = [
         (str(name), float(score), np.array(box, dtype=np.float64))
         for row in trained.task.judge(trained.network, [volume], scene, final=False)
         for name, score, *box in row["found"]
-        if score >= scene.chosen.get("thresholds", {}).get(name, _THRESHOLD)
+        if score >= scene.chosen.get("thresholds", {}).get(name, UNCHOSEN)
     ]
     found.sort(key=lambda one: -one[1])
     _draw(out, volume, [_boxed(prepared, found)], trained)
@@ -128,10 +134,24 @@ def tell_boxes(trained: Trained, scene: Scene, volume: Volume, out: Path) -> Tol
     return Told(rows, f"{len(rows)} boxes{f', best {found[0][1]:.2f}' if found else ''}")
 
 
+def traced(told: Told, files_of: Mapping[str, int]) -> Told:
+    """Return what is told of boxes with the files of their first and last slice.
+
+    Args:
+        told: of one volume.
+        files_of: key of a slice → number of its file in the sorted walk of the source.
+    """
+    rows = [
+        {**row, **{f"{end}_file": files_of.get(str(row[f"{end}_slice"]), "") for end in ("first", "last")}}
+        for row in told.rows
+    ]
+    return replace(told, rows=rows)
+
+
 OUTPUTS: dict[str, Output] = {
-    "classify": Output("classes.csv", tell_class),
-    "detect": Output("boxes.csv", tell_boxes),
-    "segment": Output("volumes.csv", tell_labels),
+    "classify": Output("classes.csv", ("volume", "class"), tell_class),
+    "detect": Output("boxes.csv", _BOX_COLUMNS, tell_boxes),
+    "segment": Output("volumes.csv", ("volume", "class", "number", "voxels", "ml"), tell_labels),
 }
 
 
@@ -169,7 +189,8 @@ def _box_row(volume: Volume, prepared: Prepared, name: str, score: float, box: n
     affine, size = prepared.stored_affine, np.array(volume.shape)
     box = np.concatenate([box[:3].clip(0, size), box[3:].clip(0, size)])  # images were padded for the network
     corners = (box.reshape(2, 3) - 0.5) @ affine[:3, :3].T + affine[:3, 3]  # voxel i spans i - 1/2 to i + 1/2
-    lps = (corners * [-1.0, -1.0, 1.0]).ravel().round(3).tolist()
+    known = volume.flags.get("spacing") != "unknown"
+    lps = (corners * [-1.0, -1.0, 1.0]).ravel().round(3).tolist() if known else [""] * len(_ENDS)
     last = len(volume.slices) - 1
     ends = (math.floor(box[2] + 1e-3), math.ceil(box[5] - 1e-3) - 1)
     keys = [volume.slices[min(max(end, 0), last)] if volume.slices else "" for end in ends]
@@ -181,4 +202,6 @@ def _box_row(volume: Volume, prepared: Prepared, name: str, score: float, box: n
         **{f"{end}_mm": value for end, value in zip(_ENDS, lps, strict=True)},
         "first_slice": keys[0],
         "last_slice": keys[1],
+        "first_file": "",
+        "last_file": "",
     }

@@ -11,15 +11,15 @@ ledger.jsonl                     fate of every file of the source, as `medmim in
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medmim import files
 from medmim.data.bench import READ_LIMITS, Progress
 from medmim.data.dicom_segmentation import write_segmentation
-from medmim.data.found_again import find_instances, slices_of_volume
+from medmim.data.found_again import Instances, find_instances, slices_of_volume
 from medmim.data.manifest import Dataset, Volume, read_dataset
 from medmim.data.nifti import read_image
 from medmim.data.privacy import Keys
@@ -27,8 +27,9 @@ from medmim.data.publish import sole_use
 from medmim.data.sandbox import Sandbox, for_scans
 from medmim.errors import DataError, MedmimError, RunError, UsageError, place_of
 from medmim.stages.chosen_model import find_model
+from medmim.stages.fitness import as_learnt, unlike
 from medmim.stages.ingest import KEY_FILE, ingest
-from medmim.stages.outputs import OUTPUTS, Told, write_table
+from medmim.stages.outputs import OUTPUTS, Told, traced, write_table
 from medmim.tracking.store import Store
 from medmim.training.trained import Trained, load_trained
 
@@ -50,6 +51,7 @@ class Predictions:
         failures: reason codes of volumes without a prediction, by id.
         dicom: of each volume with a segmentation: `written`, or the reason why there is none in DICOM.
         files: reason codes of quarantined files of the source, by their number in its sorted walk.
+        warnings: what speaks against relying on it, such as scans of another modality.
     """
 
     out: Path
@@ -58,6 +60,7 @@ class Predictions:
     failures: Mapping[str, str] = field(default_factory=dict)
     dicom: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[int, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return what `--json` prints."""
@@ -69,6 +72,7 @@ class Predictions:
             "failures": dict(self.failures),
             "dicom": dict(self.dicom),
             "files": {str(number): reason for number, reason in self.files.items()},
+            "warnings": list(self.warnings),
         }
 
 
@@ -106,7 +110,7 @@ def predict(
             _clear(out)
             scans, dataset = _take_in(source, out, staging, work, wishes)
             made = _predict(trained, chosen, dataset, out, work)
-            made = _to_dicom(trained, scans, dataset, made, work)
+            made = _back_to_dicom(trained, scans, dataset, made, work)
             _write_index(trained, made)
     except OSError as error:
         raise RunError(
@@ -186,7 +190,7 @@ def _predict(trained: Trained, chosen: Chosen, dataset: Dataset, out: Path, work
     for number, volume in enumerate(dataset.volumes):
         bare = volume.model_copy(update={"label": None, "boxes": (), "target": None})
         try:
-            told[volume.id] = output.tell(trained, scene, bare, out)
+            told[volume.id] = output.tell(trained, scene, as_learnt(trained, bare), out)
         except DataError as error:
             failures[volume.id] = error.reason
         except (MedmimError, RuntimeError, ValueError) as error:  # of torch: no memory, sizes
@@ -194,7 +198,7 @@ def _predict(trained: Trained, chosen: Chosen, dataset: Dataset, out: Path, work
             work.say(f"volume {volume.id}: {type(error).__name__} in {place_of(error)}")
         if work.progress:
             work.progress("predict", number + 1, len(dataset.volumes))
-    write_table(out / output.table, [row for one in told.values() for row in one.rows])
+    write_table(out / output.table, _rows(told), output.columns)
     ledger = out / "ledger.jsonl"
     rows = files.read_jsonl(ledger) if ledger.is_file() else ()
     faulty = {row["number"]: row["reason"] for row in rows if row["fate"] == "quarantined"}
@@ -204,19 +208,36 @@ def _predict(trained: Trained, chosen: Chosen, dataset: Dataset, out: Path, work
         told,
         failures=failures,
         files=faulty,
+        warnings=unlike(trained, dataset.volumes, work.say),
     )
 
 
-def _to_dicom(
+def _rows(told: Mapping[str, Told]) -> list[Mapping[str, Any]]:
+    return [row for one in told.values() for row in one.rows]
+
+
+def _back_to_dicom(
     trained: Trained, scans: Path | None, dataset: Dataset, made: Predictions, work: _Work
 ) -> Predictions:
-    """Write label volumes of DICOM scans as DICOM-SEG too."""
+    """Trace boxes to the files of their slices, and write label volumes as DICOM-SEG too."""
     volumes = [one for one in dataset.volumes if one.slices and one.id in made.told]
-    labels = {one.id: label for one in volumes if (label := made.told[one.id].label)}
-    if scans is None or not labels:
+    if scans is None or trained.kind == "classify" or not any(made.told[one.id].rows for one in volumes):
         return made
     keys = Keys.load_or_create(work.home / KEY_FILE)
     instances = find_instances(scans, dataset, keys=keys, sandbox=work.sandbox)
+    if trained.kind == "segment":
+        return _to_dicom(trained, volumes, instances, made, work)
+    numbers = {key: found[0].number for key, found in instances.items()}
+    made = replace(made, told={name: traced(one, numbers) for name, one in made.told.items()})
+    output = OUTPUTS[trained.kind]
+    write_table(made.out / output.table, _rows(made.told), output.columns)
+    return made
+
+
+def _to_dicom(
+    trained: Trained, volumes: Sequence[Volume], instances: Instances, made: Predictions, work: _Work
+) -> Predictions:
+    labels = {one.id: label for one in volumes if (label := made.told[one.id].label)}
     fates: dict[str, str] = {}
     tasks: dict[str, dict[str, Any]] = {}
     for volume in volumes:
@@ -228,7 +249,7 @@ def _to_dicom(
     answers = work.sandbox.run_each(write_segmentation, list(tasks.values()), limits=READ_LIMITS)
     for name, answer in zip(tasks, answers, strict=True):
         fates[name] = "written" if answer.value else answer.reason or "segmentation_not_possible"
-    return Predictions(made.out, made.model, made.told, made.failures, fates, made.files)
+    return replace(made, dicom=fates)
 
 
 def _task(

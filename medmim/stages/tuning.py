@@ -118,6 +118,10 @@ def _divide(
             "layout that has them",
             reason="no_labels",
         )
+    unused = sum(not task.usable(volume) for volume in dataset.volumes)
+    if unused:
+        total = len(dataset.volumes)
+        say(f"{unused} of {total} images have no {task.needs.removeprefix('a ')}: left out{task.otherwise}")
     divided = partition(dataset, fold=settings.fold, usable=task.usable)
     for name in ("train", "test"):
         if not getattr(divided, name):
@@ -129,7 +133,32 @@ def _divide(
     limited = limit_patients(
         train, count=settings.labelled, share=settings.label_fraction, classes_of=task.classes_of
     )
-    return replace(divided, train=limited, val=val, test=test)
+    chosen = replace(divided, train=limited, val=val, test=test)
+    for line in _doubts(chosen, task):
+        say(f"warning: {line}")
+    return chosen
+
+
+def _doubts(divided: Partition, task: Task) -> list[str]:
+    """Return what the scores of this division cannot tell."""
+    found = []
+    if not divided.val:
+        found.append(
+            f"no validation patient has {task.needs}: the last weights are the result, nothing is chosen"
+        )
+    bare = sum(volume.flags.get("spacing") == "unknown" for volume in divided.test)
+    if task.measures_mm and bare:
+        found.append(
+            f"{bare} test images do not tell the size of their pixels: in their scores a pixel is a mm"
+        )
+    learnt = {name for volume in divided.train for name in task.classes_of(volume)}
+    for part, volumes in (("validation", divided.val), ("test", divided.test)):
+        strange = [volume for volume in volumes if task.classes_of(volume) - learnt]
+        if strange:
+            found.append(
+                f"{len(strange)} {part} images show a class that no training image shows: it cannot be found"
+            )
+    return found
 
 
 def _encoder_words(settings: FinetuneSettings, origin: Origin, dims: int) -> tuple[str, Mapping[str, Any]]:

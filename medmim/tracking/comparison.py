@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from medmim.tracking.store import Store
 from medmim.training.measures import Measure, average, measure_of, metric_of
 
 CASES = "cases.jsonl"
+SCORES = "scores.jsonl"
 CONTROL = "scratch"
 TITLES = {"ap50": "AP50", "dice": "Dice", "macro_f1": "macro-F1"}
 _SAME = ("dataset_hash", "split_hash", "task", "labelled")
@@ -32,12 +33,14 @@ class Finetuned:
         arm: what distinguishes it: `scratch`, or method, mask and ratio of its pretraining.
         tags: of the run.
         cases: rows of scores, one a case and class.
+        scores: every number of its test with its interval; empty for runs that were made before there were.
     """
 
     run_id: str
     arm: str
     tags: Mapping[str, str]
     cases: tuple[Mapping[str, Any], ...]
+    scores: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,11 +80,15 @@ class Pair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `medmim compare` says; `warnings` name what was not held equal."""
+    """What `medmim compare` says; `warnings` name what was not held equal.
+
+    `scores` has all numbers of each run's test, with intervals over its patients, by run id.
+    """
 
     arms: tuple[Arm, ...]
     pairs: tuple[Pair, ...]
     warnings: tuple[str, ...]
+    scores: Mapping[str, tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
 
     @property
     def verdicts(self) -> list[str]:
@@ -95,6 +102,7 @@ class Comparison:
             "pairs": [asdict(pair) for pair in self.pairs],
             "verdicts": self.verdicts,
             "warnings": list(self.warnings),
+            "scores": {run: list(rows) for run, rows in self.scores.items()},
         }
 
 
@@ -136,13 +144,17 @@ def compare(runs: Sequence[Finetuned]) -> Comparison:
         difference = _difference(measures[arm.name], measures[arms[0].name])
         sentence = verdict(arm.name, arms[0].name, difference, metric=TITLES[arm.metric])
         pairs.append(Pair(arm.name, arms[0].name, difference, sentence))
-    return Comparison(arms, tuple(pairs), tuple(_warnings(runs, arms)))
+    scores = {run.run_id: run.scores for run in runs}
+    return Comparison(arms, tuple(pairs), tuple(_warnings(runs, arms)), scores)
 
 
 def read_run(store: Store, run: Run) -> Finetuned:
     """Return a finished fine-tuning run with the scores of its cases."""
-    rows = [json.loads(line) for line in store.read_text(run, CASES).splitlines()]
-    return Finetuned(run.info.run_id, run.data.tags["arm"], dict(run.data.tags), tuple(rows))
+    cases, scores = (
+        tuple(json.loads(line) for line in text.splitlines())
+        for text in (store.read_text(run, CASES), store.read_text(run, SCORES, default=""))
+    )
+    return Finetuned(run.info.run_id, run.data.tags["arm"], dict(run.data.tags), cases, scores)
 
 
 def _key(run: Run) -> tuple[str, ...]:

@@ -43,6 +43,7 @@ from PIL import Image  # noqa: E402
 
 from medmim import files  # noqa: E402
 from medmim.errors import RunError  # noqa: E402
+from medmim.tracking.metric_names import stored_names  # noqa: E402
 
 _ANONYMOUS = {"mlflow.user": "medmim", "mlflow.source.name": "medmim", "mlflow.source.type": "LOCAL"}
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens its table of runs
@@ -150,13 +151,20 @@ class Store:
             if not token:
                 return found
 
-    def read_text(self, run: Run, name: str) -> str:
+    def read_text(self, run: Run, name: str, *, default: str | None = None) -> str:
         """Return a text artifact of a run.
 
+        Args:
+            run: of this store.
+            name: of the artifact.
+            default: is returned where the run does not have it.
+
         Raises:
-            RunError: if the run does not have it.
+            RunError: if the run does not have it and there is no default.
         """
         path = Path(url2pathname(urlparse(str(run.info.artifact_uri)).path)) / name
+        if not path.is_file() and default is not None:
+            return default
         if not path.is_file():
             raise RunError(f"run {run.info.run_id} has no artifact '{name}': it may not have finished")
         return path.read_text(encoding="utf-8")
@@ -239,7 +247,9 @@ class RunRecorder:
     def metrics(self, values: Mapping[str, float], *, step: int) -> None:
         """Store metrics at a step."""
         now = int(time.time() * 1000)
-        new = [(key, value) for key, value in values.items() if (key, step) not in self._known]
+        named = stored_names(values)
+        stored = [(named[key], value) for key, value in values.items()]
+        new = [(key, value) for key, value in stored if (key, step) not in self._known]
         points = [Metric(key, float(value), now, step) for key, value in new]
         self._client.log_batch(self._run_id, metrics=points)
 

@@ -17,15 +17,16 @@ from jaxtyping import Float
 from monai.apps.detection.metrics.coco import COCOMetric
 from monai.apps.detection.metrics.matching import matching_batch
 from monai.data.box_utils import box_iou
-from monai.metrics.froc import compute_froc_curve_data, compute_froc_score
 
 Row = Mapping[str, Any]
 
 MOST = 100  # boxes of an image that count
 HALF = 0.5
-_FROC_OVERLAP = 0.1  # a reader finds a lesion by a box that points at it
+UNCHOSEN = 0.5  # score that counts as found where validation chose none
+FROC_OVERLAP = 0.1  # a reader finds a lesion by a box that points at it
+_RATES = (0.25, 0.5, 1, 2, 4, 8)  # false boxes an image
 _RECALLS = np.linspace(0, 1, 101)  # COCO's
-_ANY = "any"
+ANY = "any"
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,49 +54,63 @@ def box_means(
     Args:
         rows: one an image.
         names: of the classes that the network knows.
-        thresholds: for F1, of each class; those that are best on these rows without.
+        thresholds: for F1, of each class, `UNCHOSEN` where one is not among them; None: those that are best
+            on these rows, which is for validation alone.
     """
     if not rows:
         return {}
     found = coco(rows, names)
-    known = thresholds or best_thresholds(rows, names)
-    f1 = {f"f1_{name}": f1_at(match(rows, name), known[name]) for name in names if name in known}
+    known = best_thresholds(rows, names) if thresholds is None else thresholds
+    f1 = {f"f1_{name}": f1_at(match(rows, name), known.get(name, UNCHOSEN)) for name in names}
     there = [value for value in f1.values() if math.isfinite(value)]
     found |= {**f1, "f1": float(np.mean(there)) if there else math.nan}
-    whatever = [_nameless(row) for row in rows]
+    whatever = [nameless(row) for row in rows]
     found |= {
-        "ap50_any": average_precision(match(whatever, _ANY)),
-        "froc": froc(match(whatever, _ANY, overlap=_FROC_OVERLAP)),
+        "ap50_any": average_precision(match(whatever, ANY)),
+        "froc": froc(match(whatever, ANY, overlap=FROC_OVERLAP)),
     }
     return {key: value for key, value in found.items() if math.isfinite(value)}
 
 
 def coco(rows: Sequence[Row], names: Sequence[str]) -> dict[str, float]:
-    """Return MONAI's COCO metrics: AP50 and AP50:95, means over classes and of each class."""
+    """Return MONAI's COCO metrics: AP50 and AP50:95, of each class and the mean of those with true boxes."""
     metric = COCOMetric(
         names, iou_list=(HALF,), iou_range=(0.5, 0.95, 0.05), max_detection=(MOST,), verbose=False
     )
     values, _ = metric(_matching(rows, names, metric.iou_thresholds.tolist()))
     keys = {"ap50": f"AP_IoU_0.50_MaxDet_{MOST}", "ap50_95": f"mAP_IoU_0.50_0.95_0.05_MaxDet_{MOST}"}
-    found = {short: float(values[long]) for short, long in keys.items()}
-    for name in names if len(names) > 1 else []:
-        found |= {f"{short}_{name}": float(values[f"{name}_{long}"]) for short, long in keys.items()}
-    # MONAI says -1 of what has no true box
-    return {key: value if value >= 0 else math.nan for key, value in found.items()}
+    found = {}
+    for short, long in keys.items():
+        # MONAI says -1 of a class without a true box, and of the mean with such a class
+        each = {name: float(values[f"{name}_{long}"]) for name in names}
+        known = {name: value for name, value in each.items() if value >= 0}
+        found[short] = float(np.mean(list(known.values()))) if known else math.nan
+        found |= {f"{short}_{name}": known.get(name, math.nan) for name in (names if len(names) > 1 else ())}
+    return found
 
 
 def match(rows: Sequence[Row], name: str, *, overlap: float = HALF) -> Matches:
     """Match the found boxes of one class with the true ones."""
-    results = [image.get(0) for image in _matching(rows, [name], [overlap])]
+    [matches] = matches_at(rows, name, [overlap])
+    return matches
+
+
+def matches_at(rows: Sequence[Row], name: str, overlaps: Sequence[float]) -> list[Matches]:
+    """Do the same at several overlaps; found boxes come by falling score."""
+    results = [image.get(0) for image in _matching(rows, [name], overlaps)]
     empty: np.ndarray = np.zeros(0)
-    scores = [empty if one is None else one["dtScores"] for one in results]
-    right = [empty if one is None else one["dtMatches"][0] for one in results]
-    return Matches(
-        scores=np.concatenate(scores).astype(np.float64),
-        right=np.concatenate(right) > 0,
-        image=np.repeat(np.arange(len(rows)), [len(one) for one in scores]),
-        there=np.array([0 if one is None else len(one["gtIgnore"]) for one in results]),
-    )
+    each = [empty if one is None else one["dtScores"] for one in results]
+    scores = np.concatenate([empty, *each]).astype(np.float64)
+    image = np.repeat(np.arange(len(rows)), [len(one) for one in each] or 0)
+    there = np.array([0 if one is None else len(one["gtIgnore"]) for one in results], dtype=int)
+    order = np.argsort(-scores, kind="mergesort")
+    found = []
+    for level in range(len(overlaps)):
+        right = np.concatenate(
+            [empty, *(empty if one is None else one["dtMatches"][level] for one in results)]
+        )
+        found.append(Matches(scores[order], right[order] > 0, image[order], there))
+    return found
 
 
 def average_precision(matches: Matches, weights: np.ndarray | None = None) -> float:
@@ -120,15 +135,23 @@ def average_precision(matches: Matches, weights: np.ndarray | None = None) -> fl
     return float(np.append(best, 0.0)[np.minimum(places, len(best))].mean())
 
 
-def froc(matches: Matches) -> float:
-    """Return the mean sensitivity at 1/4, 1/2, 1, 2, 4 and 8 false boxes an image."""
-    total = int(matches.there.sum())
-    if total == 0 or len(matches.scores) == 0:
-        return math.nan if total == 0 else 0.0
-    # MONAI leaves the lowest score out of its thresholds: one below all keeps the real ones
-    wrong = np.append(matches.scores[~matches.right], -1.0)
-    rates, found = compute_froc_curve_data(wrong, matches.scores[matches.right], total, len(matches.there))
-    return float(compute_froc_score(rates, found, eval_thresholds=(0.25, 0.5, 1, 2, 4, 8)))
+def froc(matches: Matches, weights: np.ndarray | None = None) -> float:
+    """Return the mean sensitivity at 1/4, 1/2, 1, 2, 4 and 8 false boxes an image; NaN without true boxes.
+
+    Args:
+        matches: of one class, or of all taken as one.
+        weights: as in `average_precision`.
+    """
+    weight = np.ones(len(matches.there)) if weights is None else weights
+    total = float((matches.there * weight).sum())
+    if total == 0:
+        return math.nan
+    order = np.argsort(-matches.scores, kind="mergesort")
+    each, scores = weight[matches.image[order]], matches.scores[order]
+    right = np.cumsum(each * matches.right[order]) / total
+    wrong = np.cumsum(each * ~matches.right[order]) / weight.sum()
+    ends = np.append(scores[1:] != scores[:-1], True)[: len(scores)]  # equal scores come together
+    return float(np.interp(_RATES, np.append(0.0, wrong[ends]), np.append(0.0, right[ends])).mean())
 
 
 def best_thresholds(rows: Sequence[Row], names: Sequence[str]) -> dict[str, float]:
@@ -141,15 +164,24 @@ def best_thresholds(rows: Sequence[Row], names: Sequence[str]) -> dict[str, floa
         order = np.argsort(-matches.scores, kind="mergesort")
         right = np.cumsum(matches.right[order])
         f1 = 2 * right / (np.arange(len(order)) + 1 + matches.there.sum())
-        chosen[name] = float(matches.scores[order][int(f1.argmax())])
+        scores = matches.scores[order]
+        f1[np.append(scores[1:] == scores[:-1], False)] = -1  # equal scores are kept together
+        chosen[name] = float(scores[int(f1.argmax())])
     return chosen
 
 
-def f1_at(matches: Matches, threshold: float) -> float:
-    """Return the F1 of the boxes of at least this score; NaN where there are none, neither true nor found."""
-    kept = matches.scores >= threshold
-    total = kept.sum() + matches.there.sum()
-    return float(2 * matches.right[kept].sum() / total) if total else math.nan
+def f1_at(matches: Matches, threshold: float, weights: np.ndarray | None = None) -> float:
+    """Return the F1 of the boxes of at least this score; NaN where there are none, neither true nor found.
+
+    Args:
+        matches: of one class.
+        threshold: lowest score that counts as found.
+        weights: as in `average_precision`.
+    """
+    weight = np.ones(len(matches.there)) if weights is None else weights
+    each = weight[matches.image] * (matches.scores >= threshold)
+    total = float(each.sum() + (matches.there * weight).sum())
+    return float(2 * each[matches.right].sum() / total) if total else math.nan
 
 
 def _matching(rows: Sequence[Row], names: Sequence[str], overlaps: Sequence[float]) -> list[dict[Any, Any]]:
@@ -173,7 +205,7 @@ def _array(boxes: Sequence[Sequence[float | int]]) -> Float[np.ndarray, "boxes 6
     return np.array(boxes, dtype=np.float64).reshape(-1, 6)
 
 
-def _nameless(row: Row) -> Row:
+def nameless(row: Row) -> Row:
     """Return a row in which all classes are one; of boxes at one place the best is kept."""
     found = sorted(row["found"], key=lambda box: -box[1])
     kept: list[Any] = []
@@ -181,6 +213,6 @@ def _nameless(row: Row) -> Row:
         if not kept or box_iou(_array([box[2:]]), _array([one[2:] for one in kept])).max() < HALF:
             kept.append(box)
     return {
-        "truth": [[_ANY, *box[1:]] for box in row["truth"]],
-        "found": [[_ANY, *box[1:]] for box in kept],
+        "truth": [[ANY, *box[1:]] for box in row["truth"]],
+        "found": [[ANY, *box[1:]] for box in kept],
     }

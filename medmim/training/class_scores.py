@@ -21,6 +21,7 @@ Row = Mapping[str, Any]
 _BINS = 15
 _UNKNOWN = -1  # a class that training never saw: wrong whatever is said
 _SMALLEST = 1e-12
+UNSEEN = "not in training"
 
 
 def class_means(rows: Sequence[Row], names: Sequence[str]) -> dict[str, float]:
@@ -66,8 +67,9 @@ def f1_of(counts: Confusion) -> Float[np.ndarray, "*samples guess"]:
 
 
 def macro_f1(counts: Confusion) -> float:
-    """Return the mean F1 of the classes that are there or guessed."""
-    return float(np.nanmean(f1_of(counts)))
+    """Return the mean F1 of the classes that are there or guessed; those that training never saw are one."""
+    unseen = [0.0] if counts[-1].any() else []
+    return float(np.nanmean([*f1_of(counts), *unseen]))
 
 
 def calibration_error(truth: Numbers, shares: Probabilities) -> float:
@@ -98,8 +100,8 @@ def temperature(rows: Sequence[Row]) -> float:
 
 def _numbers(truth: Numbers, shares: Probabilities, names: Sequence[str]) -> dict[str, float]:
     counts = confusion(truth, shares.argmax(axis=1), len(names))
-    there = counts[:-1].sum(axis=1)
-    recall = np.diagonal(counts[:-1])[there > 0] / there[there > 0]
+    there = counts.sum(axis=1)
+    recall = np.append(np.diagonal(counts[:-1]), 0.0)[there > 0] / there[there > 0]
     return {
         "macro_f1": macro_f1(counts),
         **{f"f1_{name}": float(value) for name, value in zip(names, f1_of(counts), strict=True)},

@@ -57,12 +57,12 @@ def detect(network: Detector, prepared: Prepared, plan: Plan, *, precision: str)
     for number, some in enumerate(torch.split(images, _AT_ONCE)):
         batch = torch.stack([pad(image).as_tensor() for image in some])
         for offset, (boxes, scores, classes) in enumerate(_boxes(network, batch, plan, precision)):
-            shifted = boxes - np.array([*before, *before])
-            index = None
-            if plan.dims == 2:
-                index = number * _AT_ONCE + offset
-                shifted = raised(shifted, prepared.slice_axis, index)
-            found.append(Found(shifted, scores, classes, index))
+            shifted = (boxes - np.array([*before, *before])).clip(0, [*space, *space])
+            # others lie in the padding
+            real = (shifted[:, plan.dims :] > shifted[:, : plan.dims]).all(axis=1)
+            index = number * _AT_ONCE + offset if plan.dims == 2 else None
+            placed = shifted[real] if index is None else raised(shifted[real], prepared.slice_axis, index)
+            found.append(Found(placed, scores[real], classes[real], index))
     return found
 
 

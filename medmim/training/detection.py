@@ -20,8 +20,10 @@ from medmim.errors import DataError, UsageError
 from medmim.heads.anchors import AnchorGrid, anchor_shapes, coverage
 from medmim.heads.detection import Detector, detection_loss, level_strides
 from medmim.shapes import Scalar
-from medmim.training.box_scores import best_thresholds, box_means
+from medmim.training.box_scores import UNCHOSEN, best_thresholds, box_means
+from medmim.training.box_tally import box_tally
 from medmim.training.detecting import Found, detect
+from medmim.training.intervals import Tally
 from medmim.training.pictures import boxed_row, panel
 from medmim.training.task import Lesson, Row, Scene, Task
 
@@ -47,6 +49,7 @@ class Detection(Task):
 
     axis: ClassVar[str] = "detection"
     needs: ClassVar[str] = "boxes"
+    otherwise: ClassVar[str] = "; if there is nothing to find in them, add --set task_options.negatives=all"
     metric: ClassVar[str] = "ap50"
     watched: ClassVar[int] = 200
 
@@ -141,12 +144,17 @@ class Detection(Task):
         return rows
 
     def choose(self, rows: Sequence[Row], scene: Scene) -> dict[str, Any]:
-        """Return the score of each class at which its F1 is best."""
-        return {"thresholds": best_thresholds(rows, list(scene.names.values()))}
+        """Return the score of each class at which its F1 is best, a fixed one where no row tells."""
+        names = list(scene.names.values())
+        return {"thresholds": dict.fromkeys(names, UNCHOSEN) | best_thresholds(rows, names)}
 
     def means(self, rows: Sequence[Row], scene: Scene) -> dict[str, float]:
         """Return AP50, AP50:95, FROC and F1."""
         return box_means(rows, list(scene.names.values()), scene.chosen.get("thresholds"))
+
+    def tally(self, rows: Sequence[Row], scene: Scene) -> Tally:
+        """Return the same as `means` for patients that count more than once."""
+        return box_tally(rows, list(scene.names.values()), scene.chosen.get("thresholds", {}))
 
     def panel(self, network: nn.Module, cases: Sequence[Volume], scene: Scene, *, title: str) -> bytes:
         """Return slices with true boxes and the best of those found."""

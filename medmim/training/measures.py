@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from medmim.training.box_scores import average_precision, match
-from medmim.training.class_scores import arrays, confusion, f1_of
+from medmim.training.class_scores import UNSEEN, arrays, confusion, f1_of
 
 Row = Mapping[str, Any]
 Weights = Float[np.ndarray, " patients"]
@@ -98,8 +98,9 @@ def _macro_f1(rows: Sequence[Row]) -> Measure:
     tables = np.stack([confusion(truth[who == one], guess[who == one], len(names)) for one in patients])
 
     def by_class(weights: Weights) -> dict[str, float]:
-        f1 = f1_of(np.tensordot(weights, tables, axes=1))
-        return {name: float(value) for name, value in zip(names, f1, strict=True)}
+        counts = np.tensordot(weights, tables, axes=1)
+        unseen = {UNSEEN: 0.0} if counts[-1].any() else {}
+        return {name: float(value) for name, value in zip(names, f1_of(counts), strict=True)} | unseen
 
     right = np.array([(truth == guess)[who == one].mean() for one in patients])
     return Measure(patients, by_class, right)

@@ -161,7 +161,9 @@ class FinetuningModule(L.LightningModule):
         """Step, then let the average follow."""
         super().optimizer_step(*args, **kwargs)
         if self.average and _was_taken(self):
-            self.average.update(self.network, progress=0.0)
+            # a young average forgets sooner: of a short training it would keep the weights it began with
+            done = self.global_step + 1  # this step is not counted yet
+            self.average.update(self.network, progress=0.0, most=(1 + done) / (10 + done))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return an optimiser with a learning rate for every layer of the encoder and one for the rest."""

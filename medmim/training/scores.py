@@ -130,9 +130,8 @@ def compare_labels(
 ) -> list[CaseScore]:
     """Score a prediction against a label of the same shape, class by class (background is no class)."""
     # a value that training never saw has no name: no score either
-    classes = max(*names, int(label.max()), int(prediction.max())) + 1
-    truth = one_hot(label.unsqueeze(0), classes)
-    guess = one_hot(prediction.unsqueeze(0), classes)
+    classes = max(names) + 1
+    truth, guess = (one_hot(_known(one, classes).unsqueeze(0), classes) for one in (label, prediction))
     dice = compute_dice(guess, truth, include_background=True, ignore_empty=False)[0]
     voxel_ml = math.prod(spacing_mm) / 1000
     scores = []
@@ -210,6 +209,10 @@ def _native_label(volumes: Volumes, volume: Volume) -> tuple[Tensor, np.ndarray]
     return torch.from_numpy(stored.array.astype(np.int64)).unsqueeze(0), stored.affine
 
 
+def _known(label: Mask3d, classes: int) -> Mask3d:
+    return torch.where(label < classes, label, 0)
+
+
 def _hd95(guess: Tensor, truth: Tensor, spacing_mm: Sequence[float]) -> float:
     return _between_surfaces(compute_hausdorff_distance, guess, truth, spacing_mm, percentile=95)
 
@@ -221,9 +224,14 @@ def _surface_dice(guess: Tensor, truth: Tensor, spacing_mm: Sequence[float], tol
 def _between_surfaces(
     measure: Callable[..., Tensor], guess: Tensor, truth: Tensor, spacing_mm: Sequence[float], **options: Any
 ) -> float:
+    # of one slice, such as a picture, the outline is the surface: in 3D all of it would be
+    single = [axis for axis, length in enumerate(truth.shape[2:]) if length == 1][:1]
+    for axis in single:
+        guess, truth = guess.squeeze(axis + 2), truth.squeeze(axis + 2)
+    spacing = [length for axis, length in enumerate(spacing_mm) if axis not in single]
     with warnings.catch_warnings():  # MONAI 1.6 warns of an argument that it passes itself
         warnings.simplefilter("ignore", FutureWarning)
-        found = measure(guess, truth, include_background=True, spacing=list(spacing_mm), **options)
+        found = measure(guess, truth, include_background=True, spacing=spacing, **options)
     return float(found[0, 0])
 
 

@@ -22,6 +22,7 @@ from medmim.training.pictures import panel, segmentation_row
 from medmim.training.scores import CaseScore, mean_scores, score_volume, segment
 from medmim.training.task import Lesson, Row, Scene, Task
 
+_LARGEST = 255  # predictions have a byte a voxel
 _LOSSES = {"dice_ce": DiceCELoss, "dice_focal": DiceFocalLoss}
 
 
@@ -43,6 +44,7 @@ class Segmentation(Task):
 
     axis: ClassVar[str] = "segmentation"
     needs: ClassVar[str] = "labels"
+    measures_mm: ClassVar[bool] = True
     metric: ClassVar[str] = "dice"
     watched: ClassVar[int] = 16
 
@@ -83,6 +85,12 @@ class Segmentation(Task):
                 names |= {value: f"label_{value}" for value in values if value and value not in names}
         if not names:
             raise DataError("all training labels are empty: nothing to learn", reason="label_empty")
+        if max(names) > _LARGEST:
+            raise DataError(
+                f"labels hold class numbers up to {max(names)}, expected at most {_LARGEST}: a network has "
+                "an output for every number; number the classes from 1 and ingest again",
+                reason="label_too_large",
+            )
         return names
 
     def head(

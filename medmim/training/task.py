@@ -16,6 +16,7 @@ from medmim.data.plan import Plan, View
 from medmim.data.prepare import Volumes
 from medmim.encoders import Encoder
 from medmim.shapes import Scalar
+from medmim.training.intervals import Tally, Weights
 
 Row = dict[str, Any]
 Chosen = Mapping[str, Any]
@@ -66,12 +67,16 @@ class Task(ABC):
     Attributes:
         axis: its word on the survey's axis of downstream tasks (arXiv 2408.06687); a tag of the run.
         needs: what an image must have, for messages.
+        otherwise: what to do about images that have none.
+        measures_mm: its scores have millimetres, which images without a known spacing do not tell.
         metric: of `means`: chooses the best weights, and is what `medmim compare` compares.
         watched: validation cases that are judged while training.
     """
 
     axis: ClassVar[str]
     needs: ClassVar[str]
+    otherwise: ClassVar[str] = ""
+    measures_mm: ClassVar[bool] = False
     metric: ClassVar[str]
     watched: ClassVar[int]
 
@@ -129,12 +134,28 @@ class Task(ABC):
         """
 
     def choose(self, rows: Sequence[Row], scene: Scene) -> dict[str, Any]:
-        """Return what is to be chosen on validation rows for the test, JSON-able."""
+        """Return what is to be chosen on validation rows for the test, JSON-able; defaults for no rows."""
         return {}
 
     @abstractmethod
     def means(self, rows: Sequence[Row], scene: Scene) -> dict[str, float]:
         """Return the finite numbers that sum rows up; none for no rows."""
+
+    def tally(self, rows: Sequence[Row], scene: Scene) -> Tally:
+        """Return the function from how often each patient counts, in sorted order, to the means."""
+        patients = sorted({str(row["subject"]) for row in rows})
+        own = [[row for row in rows if row["subject"] == who] for who in patients]
+
+        def means(weights: Weights) -> dict[str, float]:
+            drawn = [
+                {**row, "subject": f"{number}/{copy}"}
+                for number, times in enumerate(weights)
+                for copy in range(int(times))
+                for row in own[number]
+            ]
+            return self.means(drawn, scene)
+
+        return means
 
     @abstractmethod
     def panel(self, network: nn.Module, cases: Sequence[Volume], scene: Scene, *, title: str) -> bytes:

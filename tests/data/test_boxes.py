@@ -92,3 +92,10 @@ def test_boxes_of_a_slice_become_boxes_of_the_volume_again(axis):
     boxes = np.array([[1.0, 2, 3, 4, 5, 6]])
     boxes[:, [axis, axis + 3]] = [7, 8]
     assert raised(flat(boxes, axis), axis, 7).tolist() == boxes.tolist()
+
+
+def test_a_box_between_the_middles_of_two_slices_is_in_one_of_them():
+    boxes = np.array([[0.0, 0, 4.6, 4, 4, 5.4], [0, 0, 4.1, 4, 4, 4.4], [0, 0, 4.5, 4, 4, 5.5]])
+    cut = np.array([in_slice(boxes, 2, index) for index in range(9)])
+    assert cut.sum(axis=0).tolist() == [1, 1, 1]
+    assert cut.argmax(axis=0).tolist() == [5, 4, 4]

@@ -175,3 +175,14 @@ def test_folds_are_of_all_that_any_task_could_learn(tmp_path):
     dataset = Dataset(tmp_path, DatasetInfo(name="d"), tuple(rows))
     tested = [patients(partition(dataset, fold=fold).test) for fold in range(FOLDS)]
     assert [len(found) for found in tested] == [2] * FOLDS
+
+
+def test_patients_without_any_class_do_not_come_before_those_with_one():
+    volumes = (*of_classes({"rare": 2, "common": 8}), *(row(f"none{number}") for number in range(10)))
+    chosen = [
+        limit_patients(volumes, count=n, share=None, classes_of=lambda one: frozenset({one.target} - {None}))
+        for n in (1, 2, 10)
+    ]
+    assert [volume.target for volume in chosen[0]] == ["rare"]
+    assert {volume.target for volume in chosen[1]} == {"rare", "common"}
+    assert [volume.target for volume in chosen[2]].count(None) == pytest.approx(5, abs=1)

@@ -163,3 +163,10 @@ def test_a_label_of_another_shape_is_refused(tmp_path):
     (tmp_path / row.label).write_bytes((tmp_path / "other" / other.label).read_bytes())
     with pytest.raises(DataError, match="label"):
         prepare(tmp_path, row, PLAN)
+
+
+def test_class_numbers_keep_their_value(tmp_path):
+    image, label = tiny.blob(np.random.default_rng(0), (12, 14, 16))
+    many = label.astype(np.uint16) * 700
+    found = prepare(tmp_path, one(tmp_path, image=image, label=many), PLAN).label
+    assert np.array_equal(found[0].numpy(), many)

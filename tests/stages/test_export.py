@@ -144,3 +144,39 @@ def test_the_command_wants_a_format():
     result = CliRunner().invoke(main, ["export"])
     assert result.exit_code == 2
     assert "expected bundle, onnx, safetensors or datalist" in result.stderr
+
+
+def test_two_files_never_share_a_name_nor_replace_another(tiny_dataset, tmp_path, home):
+    words = {"data": tiny_dataset, "home": home, "model": str(threshold.write_model(tmp_path / "model", 1.5))}
+    with pytest.raises(UsageError, match="would have the same name"):
+        export("onnx", **words, out=tmp_path / "model.json")
+    (tmp_path / "mine.json").write_text("mine")
+    with pytest.raises(UsageError, match=r"mine\.json' is there already"):
+        export("onnx", **words, out=tmp_path / "mine.onnx")
+    assert (tmp_path / "mine.json").read_text() == "mine"
+    with pytest.raises(UsageError, match="did you mean 'onnx'"):
+        export("onxn", **words, out=tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("form", ["bundle", "onnx", "datalist"])
+def test_a_place_that_cannot_be_written_is_named(form, tiny_dataset, tmp_path, home):
+    model = threshold.write_model(tmp_path / "model", 1.5)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=r"^cannot write '.*the right to write there"):
+        export(form, data=tiny_dataset, home=home, model=str(model), out=tmp_path / "file" / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "model"]
+
+
+@pytest.mark.parametrize(("learnt", "ct"), [(["CT"], True), (["MR"], False)])
+def test_a_bundle_normalises_as_the_model_learnt(learnt, ct, tiny_dataset, tmp_path, home):
+    model = threshold.write_model(tmp_path / "model", 1.5)
+    described = model.with_suffix(".json")
+    told = json.loads(described.read_text())
+    described.write_text(json.dumps({**told, "modalities": learnt}))
+    words = {"data": tiny_dataset, "home": home, "model": str(model)}  # whose cases are MR
+    made = export("bundle", **words, out=tmp_path / "bundle")
+    text = (made.path / "configs" / "inference.json").read_text()
+    assert ("ScaleIntensityRanged" in text) is ct
+    described.write_text(json.dumps({**told, "modalities": ["CT", "MR"]}))
+    with pytest.raises(UsageError, match="learnt on CT and on others"):
+        export("bundle", **words, out=tmp_path / "other")

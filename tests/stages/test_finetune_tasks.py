@@ -133,7 +133,7 @@ def test_few_labels_hold_every_class(tiny_dataset, home):
     assert "best/val_macro_f1" not in result.metrics
     described = json.loads(result.checkpoint.with_suffix(".json").read_text())
     assert sorted(described["label_names"].values()) == sorted(tiny.CLASSES)
-    assert described["chosen"] == {}
+    assert described["chosen"] == {"temperature": 1.0}
 
 
 def with_rows(root, change):
@@ -170,3 +170,73 @@ def test_data_without_what_a_task_needs_are_refused(tmp_path, home, task, field,
 def test_classify_sees_whole_images_only(tiny_dataset, home):
     with pytest.raises(UsageError, match="classify sees whole images"):
         finetune(settings(tiny_dataset, "classify", view="patch"), home=home, say=quiet)
+
+
+def test_few_labels_choose_no_threshold_on_the_test(tiny_dataset, home):
+    result = finetune(settings(tiny_dataset, "detect", dims=2, labelled=2), home=home, say=quiet)
+    described = json.loads(result.checkpoint.with_suffix(".json").read_text())
+    assert described["chosen"] == {"thresholds": {"core": 0.5, "rim": 0.5}}
+    assert result.metrics["test/f1"] == 0  # after two steps no box is that sure
+
+
+@pytest.mark.parametrize("task", sorted(MEANS))
+def test_every_number_has_an_interval_that_compare_reads(task, tiny_dataset, home):
+    result = finetune(settings(tiny_dataset, task, dims=2), home=home, say=quiet)
+    store = Store(home)
+    lines = store.read_text(store.run(result.run_id), "scores.jsonl").splitlines()
+    rows = {row["metric"]: row for row in map(json.loads, lines)}
+    tested = {key.removeprefix("test/"): v for key, v in result.metrics.items() if key.startswith("test/")}
+    assert {key: row["value"] for key, row in rows.items()} == pytest.approx(tested, abs=1e-6)
+    assert {row["patients"] for row in rows.values()} == {2}
+    assert all(row["low"] <= row["high"] for row in rows.values())
+    compared = compare_runs([result.run_id], home=home).as_json()
+    assert compared["scores"][result.run_id] == list(rows.values())
+
+
+def test_who_was_drawn_is_stored_and_the_few_are_among_the_many(tiny_dataset, home):
+    drawn = []
+    for share in (0.3, 0.6):
+        words = {"dims": 2, "label_fraction": share}
+        result = finetune(settings(tiny_dataset, "classify", **words), home=home, say=quiet)
+        drawn.append(json.loads((result.checkpoint.parent / "division.json").read_text()))
+    assert [len(one["train"]) for one in drawn] == [2, 4]
+    assert set(drawn[0]["train"]) < set(drawn[1]["train"])
+    assert drawn[0]["test"] == drawn[1]["test"]
+    assert not set(drawn[1]["train"]) & {*drawn[1]["val"], *drawn[1]["test"]}
+    keys = {volume.subject for volume in read_dataset(tiny_dataset).volumes}
+    assert not keys & {who for one in drawn for names in one.values() for who in names}
+
+
+def test_what_a_division_cannot_tell_is_said(tmp_path, home):
+    def change(row):
+        if row.split == "test":
+            return row.model_copy(update={"target": "new"})
+        return row.model_copy(update={"split": "train"})
+
+    said = []
+    result = finetune(settings(with_rows(tmp_path, change), "classify", dims=2), home=home, say=said.append)
+    assert "no validation patient has a class" in said[0]
+    assert said[1].endswith("test images show a class that no training image shows: it cannot be found")
+    assert result.metrics["test/macro_f1"] == 0
+
+
+def test_images_that_are_left_out_are_counted(tmp_path, home):
+    data = with_rows(tmp_path, lambda row: row.model_copy(update={"label": None}))
+    dataset = read_dataset(data)
+    first = next(row for row in dataset.volumes if row.split == "train")
+    rows = [row.model_copy(update={"boxes": ()}) if row == first else row for row in dataset.volumes]
+    write_dataset(data, DatasetInfo(name="changed"), rows, [])
+    for options, lines in (({}, 1), ({"negatives": "all"}, 0)):
+        said = []
+        finetune(settings(data, "detect", dims=2, task_options=options), home=home, say=said.append)
+        counted = [line for line in said if line.startswith("1 of 6 images have no boxes: left out")]
+        assert len(counted) == lines
+        assert all("negatives=all" in line for line in counted)
+
+
+def test_pixels_that_pass_for_millimetres_are_named(tmp_path, home):
+    data = with_rows(tmp_path, lambda row: row.model_copy(update={"flags": {"spacing": "unknown"}}))
+    for task, count in (("segment", 1), ("classify", 0)):
+        said = []
+        finetune(settings(data, task, dims=2), home=home, say=said.append)
+        assert sum("a pixel is a mm" in line for line in said) == count

@@ -11,7 +11,7 @@ from PIL import Image as Picture
 
 from medmim.cli import main
 from medmim.config import FinetuneSettings
-from medmim.data.manifest import read_dataset
+from medmim.data.manifest import DatasetInfo, read_dataset, write_dataset
 from medmim.data.nifti import Image, encode_image, read_image
 from medmim.errors import DataError, RunError, UsageError
 from medmim.stages.chosen_model import find_model
@@ -229,7 +229,7 @@ def test_the_command_prints_json_and_lines(weights, tmp_path, home):
     result = CliRunner().invoke(main, [*words, "--json"])
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)
-    assert {"predictions", "model", "predicted", "failures", "dicom", "files"} <= told.keys()
+    assert {"predictions", "model", "predicted", "failures", "dicom", "files", "warnings"} <= told.keys()
     result = CliRunner().invoke(main, words)
     assert "1 predicted, 0 failed" in result.stdout
     assert "ball" in result.stdout
@@ -238,3 +238,73 @@ def test_the_command_prints_json_and_lines(weights, tmp_path, home):
 def test_a_pretrained_encoder_is_no_model(study, tmp_path, home):
     with pytest.raises(RunError, match="an encoder alone"):
         predict(study.data, tmp_path / "out", home=home, model=str(study.pretrained.checkpoint))
+
+
+def with_thresholds(result, value):
+    described = result.checkpoint.with_suffix(".json")
+    chosen = {"thresholds": dict.fromkeys(tiny.NAMES.values(), value)}
+    described.write_text(json.dumps({**json.loads(described.read_text()), "chosen": chosen}))
+    return str(result.checkpoint)
+
+
+def test_boxes_in_pictures_have_no_millimetres_and_no_boxes_a_header(tiny_dataset, tmp_path, home):
+    result = tuned("detect", 2, tiny_dataset, home)
+    (tmp_path / "my scans").mkdir()
+    grey = np.random.default_rng(0).integers(0, 255, (40, 50)).astype(np.uint8)
+    Picture.fromarray(grey).save(tmp_path / "my scans" / "a b.png")
+    tables = []
+    for threshold_, out in ((0.0, "some"), (2.0, "none")):
+        model = with_thresholds(result, threshold_)
+        made = predict(tmp_path / "my scans", tmp_path / out, home=home, model=model)
+        tables.append(list(csv.reader((made.out / "boxes.csv").open())))
+    (header, first, *_), (alone,) = tables
+    assert header == alone
+    row = dict(zip(header, first, strict=True))
+    assert {row[name] for name in header if name.endswith("_mm")} == {""}
+    assert float(row["last_x_voxel"]) <= 50
+
+
+def test_one_slice_is_nothing_for_a_network_that_saw_volumes(tiny_dataset, tmp_path, home):
+    result = tuned("classify", 3, tiny_dataset, home)
+    blob_file(tmp_path / "scans" / "a.nii.gz")
+    Picture.fromarray(np.eye(40, dtype=np.uint8) * 200).save(tmp_path / "scans" / "b.png")
+    made = predict(tmp_path / "scans", tmp_path / "out", home=home, model=str(result.checkpoint))
+    assert len(made.told) == 1
+    assert list(made.failures.values()) == ["one_slice_for_3d"]
+
+
+def test_scans_of_another_modality_are_named(tiny_dataset, tmp_path, home):
+    result = tuned("classify", 3, tiny_dataset, home)
+    image, _ = tiny.blob(np.random.default_rng(0), tiny.SHAPE)
+    rows = [
+        tiny.write_volume(tmp_path / "data", f"p{n}", image, np.eye(4), modality=kind)
+        for n, kind in enumerate(["CT", "MR", "OT"])
+    ]
+    write_dataset(tmp_path / "data", DatasetInfo(name="mixed"), rows, [])
+    said = []
+    words = {"home": home, "model": str(result.checkpoint), "say": said.append}
+    made = predict(tmp_path / "data", tmp_path / "out", **words)
+    [warning] = made.warnings
+    assert warning.startswith("1 of 3 scans are CT, and the model learnt on MR")
+    assert said == [f"warning: {warning}"]
+    assert json.loads((made.out / "predictions.json").read_text())["warnings"] == [warning]
+    assert predict(tiny_dataset, tmp_path / "same", **words).warnings == ()
+
+
+def test_a_scan_that_tells_no_modality_is_taken_for_what_the_model_learnt(tmp_path, home):
+    image, _ = tiny.blob(np.random.default_rng(0), tiny.SHAPE)
+    grown = (image * 20 - 1500).astype(np.float32)  # beyond the range that CT is clipped to
+    model = threshold.write_model(tmp_path / "model", 0.0)
+    described = model.with_suffix(".json")
+    described.write_text(json.dumps({**json.loads(described.read_text()), "modalities": ["CT"]}))
+    found = {}
+    for kind in ("CT", "OT"):
+        row = tiny.write_volume(tmp_path / kind, "p", grown, np.eye(4), modality=kind)
+        write_dataset(tmp_path / kind, DatasetInfo(name=kind), [row], [])
+        made = predict(tmp_path / kind, tmp_path / f"of {kind}", home=home, model=str(model), say=quiet)
+        [label] = (made.out / "segmentations").iterdir()
+        found[kind] = (read_image(label).array, made.warnings)
+    assert found["CT"][0].any()
+    np.testing.assert_array_equal(found["CT"][0], found["OT"][0])
+    assert found["CT"][1] == ()
+    assert found["OT"][1] == ("1 of 1 scans tell no modality: taken for CT, in Hounsfield units",)

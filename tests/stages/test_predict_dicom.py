@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import json
 import shutil
 
 import highdicom as hd
@@ -9,10 +10,13 @@ import numpy as np
 import pydicom
 import pytest
 import threshold
+import tiny
 from dicom_maker import make_slice, unit
 from frames_maker import make_enhanced
 
+from medmim.config import FinetuneSettings
 from medmim.data.nifti import read_image
+from medmim.stages.finetune import finetune
 from medmim.stages.predict import predict
 
 SHAPE = (30, 26, 18)  # columns, rows, slices
@@ -204,3 +208,48 @@ def test_slices_in_an_archive_are_predicted_without_a_dicom_file(tmp_path, home)
     made = predict(tmp_path / "packed", tmp_path / "out", home=home, model=str(weights))
     assert list(made.dicom.values()) == ["source_not_found"]
     assert len(list((made.out / "segmentations").iterdir())) == 1
+
+
+@pytest.mark.parametrize("name", ["oblique", "descending"])
+def test_boxes_are_traced_to_the_files_of_their_slices(name, tiny_dataset, tmp_path, home):
+    affine, _ = write_stack(tmp_path / "scans", name)
+    words = {**tiny.TINY, "data": tiny_dataset, "task": "detect", "dims": 3, "steps": 1, "evaluations": 1}
+    result = finetune(FinetuneSettings(**words, init="scratch"), home=home, say=lambda line: None)
+    described = result.checkpoint.with_suffix(".json")
+    chosen = {"thresholds": dict.fromkeys(tiny.NAMES.values(), 0.0)}
+    described.write_text(json.dumps({**json.loads(described.read_text()), "chosen": chosen}))
+    made = predict(tmp_path / "scans", tmp_path / "out", home=home, model=str(result.checkpoint))
+    rows = list(csv.DictReader((made.out / "boxes.csv").open()))
+    walked, normal = sorted((tmp_path / "scans").iterdir()), affine[:3, 2] / SPACING[2]
+    assert rows
+    for row in rows:
+        ends = [np.array([float(row[f"{end}_{axis}_mm"]) for axis in "xyz"]) for end in ("first", "last")]
+        for end, corner in zip(("first", "last"), ends, strict=True):
+            slice_ = pydicom.dcmread(walked[int(row[f"{end}_file"])])
+            away = (np.array(slice_.ImagePositionPatient, float) - corner) @ normal
+            inward = np.sign((ends[0] + ends[1] - 2 * corner) @ normal)
+            # the corner is on or beyond the slice's outer face
+            assert -0.501 * SPACING[2] <= away * inward <= 0.501 * SPACING[2], (name, end)
+
+
+@pytest.mark.parametrize(
+    ("charset", "name"), [("ISO_IR 100", "Müller^Jörg"), ("ISO_IR 192", "Ковалёв^Лев"), (None, "PLAIN^ANNE")]
+)
+def test_names_of_patients_and_classes_keep_their_letters(charset, name, tmp_path, home):
+    _, image = write_stack(tmp_path / "scans", "axial")
+    for path in (tmp_path / "scans").iterdir():
+        slice_ = pydicom.dcmread(path)
+        if charset:
+            slice_.SpecificCharacterSet = charset
+        slice_.PatientName = name
+        slice_.save_as(path, enforce_file_format=True)
+    weights = threshold.write_model(tmp_path / "model", middle(image))
+    described = weights.with_suffix(".json")
+    told = json.loads(described.read_text())
+    described.write_text(json.dumps({**told, "label_names": {"1": "Ödem\\rechts"}}))
+    made = predict(tmp_path / "scans", tmp_path / "out", home=home, model=str(weights))
+    [path] = (made.out / "dicom").iterdir()
+    segmentation = pydicom.dcmread(path)
+    assert segmentation.SpecificCharacterSet == "ISO_IR 192"
+    assert str(segmentation.PatientName) == name
+    assert segmentation.SegmentSequence[0].SegmentLabel == "Ödem/rechts"

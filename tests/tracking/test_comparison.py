@@ -106,7 +106,7 @@ def test_one_arm_cannot_be_compared_and_says_so():
 
 def test_the_json_names_no_patients():
     found = compare([run("scratch", spread(0.6)), run("a", spread(0.7))]).as_json()
-    assert set(found) == {"arms", "pairs", "verdicts", "warnings"}
+    assert set(found) == {"arms", "pairs", "verdicts", "warnings", "scores"}
     text = json.dumps(found, allow_nan=False)
     assert '"p0"' not in text
     assert found["arms"][0]["dice"]["n"] == 12

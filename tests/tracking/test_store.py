@@ -208,3 +208,15 @@ def test_processes_that_begin_a_new_home_at_once_all_get_their_run(tmp_path):
         process.communicate()
     assert [process.returncode for process in started] == [0, 0, 0]
     assert len(Store(tmp_path / "home").runs(stage="pretrain")) == 3
+
+
+def test_any_name_of_a_class_can_be_part_of_a_metric(store):
+    recorder = begin(store)
+    values = {"val/f1_<5 mm": 1.0, "val/f1_>5 mm": 2.0, "val/f1_a/b, (c) & 50%": 3.0, "val/f1_ödem": 4.0}
+    values |= {"val/f1__5 mm": 5.0, "val/f1_../x": 6.0, "val/f1_" + "x" * 300: 7.0}
+    for step in (1, 2):
+        recorder.metrics(values, step=step)
+    stored = store.run(recorder.run_id).data.metrics
+    assert sorted(stored.values()) == sorted(values.values())
+    assert stored["val/f1_ödem"] == 4.0
+    assert stored["val/f1__5 mm"] == 5.0

@@ -99,3 +99,31 @@ def test_froc_is_the_sensitivity_at_few_false_boxes():
     images = [{"truth": [["a", *box]], "found": [["a", 0.9, *box]]}] * 2
     images += [{"truth": [["a", *box]], "found": [["a", 0.95, *away]]}] * 2
     assert 0 < froc(match(images, "a")) <= 0.5
+
+
+def test_a_class_without_true_boxes_leaves_the_mean_to_the_others():
+    found = rows(seed=2)
+    alone = [{key: [box for box in row[key] if box[0] == "a"] for key in row} for row in found]
+    alone[0]["found"].append(["b", 0.9, 0.0, 0.0, 0.0, 5.0, 5.0, 5.0])
+    means, expected = box_means(alone, [*NAMES, "c"]), box_means(alone, ["a"])
+    assert means["ap50"] == means["ap50_a"] == expected["ap50"]
+    assert means["ap50_95"] == expected["ap50_95"]
+    assert "ap50_b" not in means
+
+
+def test_no_threshold_is_ever_chosen_on_what_is_tested():
+    found = rows(100)
+    fixed = {name: f1_at(match(found, name), 0.5) for name in NAMES}
+    for thresholds in ({}, {"a": 0.5}):
+        means = box_means(found, NAMES, thresholds)
+        assert [means["f1_a"], means["f1_b"]] == [fixed["a"], fixed["b"]]
+
+
+def test_a_threshold_does_not_part_equal_scores():
+    box, away = [0.0, 0.0, 0.0, 10.0, 10.0, 1.0], [50.0, 50.0, 0.0, 60.0, 60.0, 1.0]
+    images = [{"truth": [["a", *box]], "found": [["a", 0.9, *box]]}] * 2
+    images += [{"truth": [["a", *box]], "found": [["a", 0.5, *box]]}]
+    images += [{"truth": [], "found": [["a", 0.5, *away]]}] * 9
+    chosen = best_thresholds(images, ["a"])
+    assert chosen == {"a": 0.9}
+    assert f1_at(match(images, "a"), chosen["a"]) == pytest.approx(4 / 5)

@@ -101,3 +101,12 @@ def test_the_temperature_undoes_false_certainty():
 def test_without_rows_the_temperature_is_one():
     assert temperature([]) == 1.0
     assert math.isfinite(temperature(rows(3)))
+
+
+def test_a_class_that_training_never_saw_lowers_the_means():
+    found = [*rows(), *({**row, "class": "new"} for row in rows(20, seed=1))]
+    truth, shares = arrays(found, NAMES)
+    guess = shares.argmax(axis=1)
+    means = class_means(found, NAMES)
+    assert means["macro_f1"] == pytest.approx(metrics.f1_score(truth, guess, average="macro"))
+    assert means["balanced_accuracy"] == pytest.approx(metrics.balanced_accuracy_score(truth, guess))

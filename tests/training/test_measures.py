@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from medmim.training.class_scores import arrays, confusion, macro_f1
 from medmim.training.measures import MEASURES, average, measure_of, metric_of
 
 
@@ -107,3 +108,13 @@ def test_old_rows_without_a_metric_are_dice():
     rows = [{key: row[key] for key in row if key != "metric"} for row in ROWS["dice"]]
     assert metric_of(rows) == "dice"
     assert measure_of(rows).value(np.ones(6)) == pytest.approx(0.25)
+
+
+def test_a_class_that_training_never_saw_counts_in_every_draw():
+    found = class_rows() + [{**row, "class": "new"} for row in class_rows(1, images=16)]
+    names, (truth, shares) = ["a", "b"], arrays(found, ["a", "b"])
+    measure = measure_of(found)
+    whole = np.ones(len(measure.patients))
+    assert measure.value(whole) == pytest.approx(
+        macro_f1(confusion(truth, shares.argmax(axis=1), len(names)))
+    )

@@ -167,7 +167,23 @@ def test_the_average_follows_and_is_what_is_judged(recwarn):
     assert any(not torch.equal(now[key], start[key]) for key in now)
     for key, value in average.items():
         if value.is_floating_point():
-            assert torch.allclose(value, (start[key] + now[key]) / 2, atol=1e-6), key
+            young = (start[key] * 2 + now[key] * 9) / 11
+            assert torch.allclose(value, young, atol=1e-6), key
+
+
+def test_a_short_training_leaves_little_of_the_beginning_in_the_average():
+    module = finetuning(ema=0.99)
+    kept = {key: torch.zeros_like(value) for key, value in module.network.state_dict().items()}
+    for parameter in module.average.network.parameters():
+        parameter.data.fill_(1.0)
+    module.network.load_state_dict(kept)
+    share = 1.0
+    for done in range(1, 41):
+        module.average.update(module.network, progress=0.0, most=(1 + done) / (10 + done))
+        share *= min(0.99, (1 + done) / (10 + done))
+    left = next(module.average.network.parameters()).flatten()[0].item()
+    assert left == pytest.approx(share, rel=1e-3)
+    assert left < 1e-6 < 0.99**40
 
 
 def test_without_an_average_the_network_itself_is_judged():

@@ -265,3 +265,30 @@ def test_images_seen_whole_are_scored_on_the_labels_own_grid(tmp_path, dims):
     )
     assert scores[1].dice > 0.7
     assert scores[1].volume_ml == pytest.approx((label == 2).sum() / 1000)
+
+
+def disc(centre, radius):
+    rows, columns = np.indices((48, 48))
+    return (((rows - centre[0]) ** 2 + (columns - centre[1]) ** 2) < radius**2).astype(np.int64)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_the_surface_of_a_picture_is_its_outline(axis):
+    """In 3D every pixel of one slice would be surface, and distances far too small."""
+    first, second = disc((22, 20), 12), disc((22, 26), 10)
+    spacing = (0.5, 0.7)
+    expected = naive_hd95(first > 0, second > 0, spacing)
+    whole = [np.expand_dims(one, axis) for one in (first, second)]
+    score = compared(*whole, tuple(np.insert(spacing, axis, 3.0)), names={1: "a"}, tolerance_mm=0.4)[0]
+    assert score.hd95_mm == pytest.approx(expected, rel=1e-5)
+    outlines = [one > ndimage.binary_erosion(one) for one in (first, second)]
+    far = [ndimage.distance_transform_edt(~one, sampling=spacing) for one in outlines]
+    near = [far[1][outlines[0]] <= 0.4, far[0][outlines[1]] <= 0.4]
+    assert score.surface_dice == pytest.approx(np.concatenate(near).mean(), abs=1e-6)
+
+
+def test_numbers_that_training_never_saw_have_no_score_and_cost_nothing():
+    label = balls(3)
+    strange = label.copy()
+    strange[0, 0, 0] = 60_000
+    assert [one.dice for one in compared(label, strange)] == [1.0, 1.0]

@@ -1,9 +1,10 @@
+import numpy as np
 import pytest
 import tiny
 import torch
 from torch import nn
 
-from medmim.data.manifest import read_dataset
+from medmim.data.manifest import Dataset, DatasetInfo, read_dataset
 from medmim.data.plan import plan_for
 from medmim.data.prepare import Volumes
 from medmim.encoders import build_encoder
@@ -184,3 +185,30 @@ def test_negatives_are_images_with_a_label_and_no_box(tiny_dataset):
     unknown = bare.model_copy(update={"label": None})
     assert [Detection().usable(one) for one in (volume, bare, unknown)] == [True, True, False]
     assert Detection(negatives="all").usable(unknown)
+
+
+def test_class_numbers_beyond_a_byte_are_refused(tmp_path):
+    image, label = tiny.blob(np.random.default_rng(0), (12, 14, 16))
+    row = tiny.write_volume(tmp_path, "p", image, np.eye(4), label=label.astype(np.uint16) * 700)
+    volumes = Volumes(tmp_path, plan_for([row], dims=3, size=(16,)), cache_gb=1.0)
+    dataset = Dataset(tmp_path, DatasetInfo(name="d"), (row,))
+    with pytest.raises(DataError, match="class numbers up to 1400, expected at most 255"):
+        Segmentation().names(dataset, [row], volumes)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_found_boxes_lie_in_their_image(dims, tmp_path):
+    image, _ = tiny.blob(np.random.default_rng(0), (12, 14, 10))
+    row = tiny.write_volume(tmp_path, "p", image, np.eye(4))
+    plan = plan_for([row], dims=dims, size=(32,), multiple=(4,) * dims)  # most of it is padding
+    encoder = build_encoder("dynunet", spatial_dims=dims, in_channels=1, filters=[4, 8, 8])
+    anchors = [[[4.0] * dims], [[12.0] * dims]]
+    torch.manual_seed(0)
+    network = build_head("detect", encoder=encoder, spatial_dims=dims, classes=2, anchors=anchors)
+    network.score.cls_logits.bias.data.zero_()  # sure enough to be told
+    prepared = Volumes(tmp_path, plan, cache_gb=1.0)(row)
+    found = np.concatenate([one.boxes for one in detect(network, prepared, plan, precision="fp32")])
+    assert len(found)
+    assert (found[:, :3] >= 0).all()
+    assert (found[:, 3:] <= np.array(prepared.image.shape[1:])).all()
+    assert (found[:, 3:] > found[:, :3]).all()
