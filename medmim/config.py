@@ -22,6 +22,11 @@ def _as_sequence(value: Any) -> Any:
     return tuple(value.split(",")) if isinstance(value, str) else value
 
 
+def _as_words(value: Any) -> Any:
+    """Read words separated by commas as a sequence."""
+    return tuple(value.replace(" ", "").split(",")) if isinstance(value, str) else value
+
+
 def _as_cell(value: Any) -> Any:
     """Read cell sizes: all in voxels, or all in millimetres, such as `8mm,16mm`."""
     split = value.split(",") if isinstance(value, str) else value
@@ -37,6 +42,7 @@ def _as_cell(value: Any) -> Any:
 _MILLIMETRES = re.compile(r"(?=.*[1-9])\d+(\.\d+)?\s*mm")
 CellSize = Annotated[tuple[int | str, ...], BeforeValidator(_as_cell)]
 Sizes = Annotated[tuple[Annotated[int, Field(gt=0)], ...], BeforeValidator(_as_sequence)]
+Channels = Annotated[tuple[str, ...], BeforeValidator(_as_words)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 
@@ -170,6 +176,9 @@ class FinetuneSettings(RunSettings):
         task_options: that task's own settings, such as `criterion` of segment or `mixup` of classify.
         init: where the encoder's weights come from: `scratch`, a run id, a weights file, or None: the newest
             pretraining run on this dataset.
+        channels: what the network sees together: for each channel, words (`tokens` of the manifest, joined by
+            +) that tell one volume of a visit, such as `t1+post,flair`; none: each volume by itself. The
+            weights of an encoder with one channel serve for several.
         labelled: train on this many labelled patients (nested: the ten are among the twenty).
         label_fraction: the same as a share of the labelled patients.
         view: patch: random patches, sliding window; whole: the whole image scaled to `size`; None: as the
@@ -192,6 +201,7 @@ class FinetuneSettings(RunSettings):
     task: str = "segment"
     task_options: dict[str, Any] = Field(default_factory=dict)
     init: str | None = None
+    channels: Channels = ()
     labelled: int | None = Field(default=None, gt=0)
     label_fraction: float | None = Field(default=None, gt=0, le=1)
     view: Literal["patch", "whole"] | None = None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medmim import files
+from medmim.data.channels import channels_of
 from medmim.data.manifest import Volume
 from medmim.data.partition import patient_digest
 
@@ -81,7 +82,7 @@ class Certificate:
 
 def seen_in(volumes: Iterable[Volume]) -> Seen:
     """Return what a training on these volumes sees."""
-    listed = list(volumes)
+    listed = [channel for volume in volumes for channel in channels_of(volume)]
     hashes = [volume.pixels_sha256 for volume in listed]
     return Seen(
         frozenset(patient_digest(volume.subject) for volume in listed),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from medmim.data.manifest import Dataset, Split, Volume, digest_of
@@ -36,7 +36,11 @@ class Partition:
 
 
 def partition(
-    dataset: Dataset, *, fold: int | None, usable: Callable[[Volume], bool] = lambda volume: True
+    dataset: Dataset,
+    *,
+    fold: int | None,
+    usable: Callable[[Volume], bool] = lambda volume: True,
+    volumes: Sequence[Volume] | None = None,
 ) -> Partition:
     """Divide a dataset.
 
@@ -44,14 +48,15 @@ def partition(
         dataset: the dataset.
         fold: test on this of five folds of the annotated patients; None: the dataset's own splits.
         usable: whether a volume takes part.
+        volumes: what is divided; None: those of the dataset.
     """
-    volumes = tuple(volume for volume in dataset.volumes if usable(volume))
+    taking_part = tuple(volume for volume in volumes or dataset.volumes if usable(volume))
     if fold is None:
         split: dict[str, Split] = {volume.subject: volume.split or "train" for volume in dataset.volumes}
     else:
         split = _by_fold(dataset, fold)
     chosen = {
-        name: tuple(volume for volume in volumes if split[volume.subject] == name)
+        name: tuple(volume for volume in taking_part if split[volume.subject] == name)
         for name in ("train", "val", "test")
     }
     return Partition(**chosen)

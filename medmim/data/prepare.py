@@ -26,6 +26,8 @@ from torch import Tensor
 from medmim import files
 from medmim.data.boxes import Boxes, moved, stored_boxes
 from medmim.data.cache import DIGITS, DiskCache
+from medmim.data.channels import channels_of
+from medmim.data.geometry import corner_distance
 from medmim.data.manifest import Volume
 from medmim.data.nifti import read_image
 from medmim.data.plan import Plan, slice_axis
@@ -33,6 +35,7 @@ from medmim.errors import DataError
 
 _log = logging.getLogger(__name__)
 _CT_RANGE_HU = (-1000.0, 1000.0)
+_SAME_GRID = 0.01  # voxels by which the grids of channels may differ
 _VERSION = 2  # of what `prepare` does; another number, and no prepared volume on disk is used again
 
 
@@ -126,7 +129,7 @@ def _key(volume: Volume, plan: Plan) -> str:
     label = volume.label_sha256 if volume.label else None
     whole = plan.size if plan.view == "whole" else None
     made_of = [
-        volume.sha256,
+        [channel.sha256 for channel in channels_of(volume)],
         label,
         volume.modality,
         plan.dims,
@@ -157,10 +160,10 @@ def _prepared(tensors: Mapping[str, Tensor], volume: Volume) -> Prepared:
 
 def prepare(root: Path, volume: Volume, plan: Plan) -> Prepared:
     """Load, orient, resample or scale where the plan says so, clip outliers and normalise one volume."""
-    read = {"image": _read(root / volume.image, volume)}
+    read = {"image": _image(root, volume)}
     if volume.label:
         read["label"] = _read(root / volume.label, volume)
-        if read["label"].shape != read["image"].shape:
+        if read["label"].shape[1:] != read["image"].shape[1:]:
             raise DataError(
                 f"volume {volume.id}: label and image have different shapes; run `medmim ingest` again",
                 reason="damaged_dataset",
@@ -178,6 +181,20 @@ def prepare(root: Path, volume: Volume, plan: Plan) -> Prepared:
         stored_affine=stored,
         boxes=moved(stored_boxes(volume), stored, affine),
     )
+
+
+def _image(root: Path, volume: Volume) -> MetaTensor:
+    """Return all channels of a case; they must lie on one grid."""
+    first, *others = (_read(root / channel.image, volume) for channel in channels_of(volume))
+    for other in others:
+        off = corner_distance(first.shape[1:], np.asarray(first.affine), np.asarray(other.affine))
+        if other.shape != first.shape or off > _SAME_GRID * float(first.pixdim.min()):
+            raise DataError(
+                f"volume {volume.id}: its channels lie on different grids; expected co-registered images: "
+                "resample them to one of them before `medmim ingest`",
+                reason="channels_differ",
+            )
+    return MetaTensor(torch.cat([one.as_tensor() for one in (first, *others)]), affine=first.affine)
 
 
 def _numbers(label: Tensor) -> Tensor:
@@ -210,8 +227,10 @@ def _pipeline(volume: Volume, plan: Plan) -> Compose:
         low, high = _CT_RANGE_HU
         steps.append(ScaleIntensityRanged("image", low, high, low, high, clip=True))
     else:
-        steps.append(ScaleIntensityRangePercentilesd("image", 0.5, 99.5, 0.0, 1.0, clip=True))
-    steps.append(NormalizeIntensityd("image"))
+        steps.append(
+            ScaleIntensityRangePercentilesd("image", 0.5, 99.5, 0.0, 1.0, clip=True, channel_wise=True)
+        )
+    steps.append(NormalizeIntensityd("image", channel_wise=True))
     return Compose(steps)
 
 

@@ -36,7 +36,7 @@ _WORDS = {
     "abdomen": "abdomen abdominal liver kidney spleen pancreas lspine",
     "pelvis": "pelvis pelvic prostate hip bladder uterus",
     "limb": "knee ankle foot shoulder elbow wrist hand extremity leg arm",
-}
+} | {f"channel{number}": f"channel{number}" for number in range(10)}
 _MEANING = {word: token for token, words in _WORDS.items() for word in words.split()}
 VOCABULARY = tuple(_WORDS)
 # Words that scanners write without a space: T1post, FLAIRreg.

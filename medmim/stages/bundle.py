@@ -42,6 +42,8 @@ def bundle_files(trained: Trained, model: bytes, case: Volume, *, title: str) ->
     plan = trained.plan
     if trained.kind != "segment" or plan.view != "patch":
         raise UsageError("--format bundle: expected a segmenter of patches; use --format onnx")
+    if trained.description.get("channels"):
+        raise UsageError("--format bundle: the model reads several files of a visit; use --format onnx")
     if plan.dims == 2 and plan.spacing_mm is not None:
         raise UsageError(
             "--format bundle: a 2D model that resamples needs the slice axis of each image; use --format onnx"

@@ -186,8 +186,9 @@ def _predict(trained: Trained, chosen: Chosen, dataset: Dataset, out: Path, work
     """Predict volume by volume; one that fails is named, and the others go on."""
     output, scene = OUTPUTS[trained.kind], trained.scene(dataset.root)
     told: dict[str, Told] = {}
-    failures: dict[str, str] = {}
-    for number, volume in enumerate(dataset.volumes):
+    cases, rest = trained.cases(dataset)
+    failures = {volume.id: "channel_missing" for volume in rest}
+    for number, volume in enumerate(cases):
         bare = volume.model_copy(update={"label": None, "boxes": (), "target": None})
         try:
             told[volume.id] = output.tell(trained, scene, as_learnt(trained, bare), out)
@@ -197,7 +198,7 @@ def _predict(trained: Trained, chosen: Chosen, dataset: Dataset, out: Path, work
             failures[volume.id] = "network_failed"
             work.say(f"volume {volume.id}: {type(error).__name__} in {place_of(error)}")
         if work.progress:
-            work.progress("predict", number + 1, len(dataset.volumes))
+            work.progress("predict", number + 1, len(cases))
     write_table(out / output.table, _rows(told), output.columns)
     ledger = out / "ledger.jsonl"
     rows = files.read_jsonl(ledger) if ledger.is_file() else ()

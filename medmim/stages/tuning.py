@@ -11,6 +11,7 @@ from torch import nn
 
 from medmim.config import FinetuneSettings
 from medmim.data.certificate import Certificate
+from medmim.data.channels import with_channels
 from medmim.data.manifest import Dataset, read_dataset
 from medmim.data.partition import Partition, limit_patients, partition
 from medmim.data.plan import Plan, plan_for
@@ -77,9 +78,10 @@ def put_together(settings: FinetuneSettings, store: Store, say: Callable[[str], 
         MedmimError: for settings, data, sizes or weights that cannot work.
     """
     task = build_task(settings.task, **settings.task_options)
-    dataset = read_dataset(settings.data)
+    stored = read_dataset(settings.data)
+    dataset = with_channels(stored, settings.channels, say)
     origin = find_origin(settings.init, store, dataset)
-    divided = _divide(settings, dataset, task, say)
+    divided = _divide(settings, dataset, task, say, stored=stored)
     known_dims = settings.dims or origin.description.get("spatial_dims")
     dims = plan_for(divided.train, dims=known_dims, size=None).dims
     words = _encoder_words(settings, origin, dims)
@@ -110,8 +112,9 @@ def resolved(settings: FinetuneSettings, parts: Parts) -> FinetuneSettings:
 
 
 def _divide(
-    settings: FinetuneSettings, dataset: Dataset, task: Task, say: Callable[[str], None]
+    settings: FinetuneSettings, dataset: Dataset, task: Task, say: Callable[[str], None], *, stored: Dataset
 ) -> Partition:
+    """Return who trains, validates and tests; folds are those of all patients stored, as in pretraining."""
     if not any(map(task.usable, dataset.volumes)):
         raise DataError(
             f"this dataset has no image with {task.needs}: ingest {task.needs} with --labels DIR, or as a "
@@ -122,7 +125,7 @@ def _divide(
     if unused:
         total = len(dataset.volumes)
         say(f"{unused} of {total} images have no {task.needs.removeprefix('a ')}: left out{task.otherwise}")
-    divided = partition(dataset, fold=settings.fold, usable=task.usable)
+    divided = partition(stored, fold=settings.fold, usable=task.usable, volumes=dataset.volumes)
     for name in ("train", "test"):
         if not getattr(divided, name):
             raise DataError(
@@ -178,7 +181,7 @@ def _encoder(
 ) -> tuple[Encoder, Transfer | None]:
     name, options = words
     torch.manual_seed(stream_seed(settings.seed, "encoder"))
-    encoder = build_encoder(name, spatial_dims=dims, in_channels=1, **options)
+    encoder = build_encoder(name, spatial_dims=dims, in_channels=max(len(settings.channels), 1), **options)
     if not origin.description:
         return encoder, None
     arrived = transfer(encoder, origin.weights, least=settings.least_loaded)

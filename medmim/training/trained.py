@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import nn
 
+from medmim.data.channels import stacked
+from medmim.data.manifest import Dataset, Volume
 from medmim.data.plan import Plan
 from medmim.data.prepare import Volumes
 from medmim.encoders import build_encoder
@@ -48,6 +50,11 @@ class Trained:
     def sha256(self) -> str:
         """Of the weights."""
         return str(self.description["sha256"])
+
+    def cases(self, dataset: Dataset) -> tuple[tuple[Volume, ...], tuple[Volume, ...]]:
+        """Return what the network reads of a dataset, and the volumes of visits without all its channels."""
+        wanted = self.description.get("channels", ())
+        return stacked(dataset.volumes, wanted) if wanted else (dataset.volumes, ())
 
     def scene(self, root: Path) -> Scene:
         """Return what judging volumes of a dataset folder takes."""

@@ -164,7 +164,8 @@ def test_nnunets_channels_share_subject_and_label(tmp_path):
         tmp_path, "imagesTr/case_1_0000.nii.gz", "imagesTr/case_1_0001.nii.gz", "labelsTr/case_1.nii.gz"
     )
     assert {case.subject for case in layout.cases} == {"case_1"}
-    assert len({case.study for case in layout.cases}) == 2
+    assert len({case.study for case in layout.cases}) == 1
+    assert sorted(case.tokens for case in layout.cases) == [("channel0",), ("channel1",)]
     assert {case.label.name for case in layout.cases} == {"case_1.nii.gz"}
     assert layout.label_names == {1: "pz"}
 

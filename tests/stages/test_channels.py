@@ -1,0 +1,164 @@
+"""An encoder of one channel in a task of four: BraTS's sequences, from files to files."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import tiny
+
+from medmim import files
+from medmim.config import FinetuneSettings, PretrainSettings
+from medmim.data.channels import Stack, channels_of, stacked, with_channels
+from medmim.data.manifest import read_dataset
+from medmim.data.nifti import Image, encode_image, read_image
+from medmim.data.plan import Plan
+from medmim.data.prepare import Volumes, prepare
+from medmim.errors import DataError, UsageError
+from medmim.stages.export import export
+from medmim.stages.finetune import finetune
+from medmim.stages.ingest import ingest
+from medmim.stages.predict import predict
+from medmim.stages.pretrain import pretrain
+from medmim.tracking.store import Store
+
+CHANNELS = ("t1+pre", "t1+post", "t2", "flair")
+CONTRASTS = ("t1n", "t1c", "t2w", "t2f")
+PLAN = Plan(3, (16, 16, 16))
+
+
+def quiet(line):
+    """Take a line for the user."""
+
+
+def write_visit(root, number, *, contrasts=CONTRASTS, moved=()):
+    """One visit in the layout of BraTS; each contrast has grey values of its own."""
+    visit = f"BraTS-GLI-{number:05}-000"
+    image, label = tiny.blob(np.random.default_rng(number), tiny.SHAPE)
+    for place, contrast in enumerate(contrasts):
+        affine = np.eye(4)
+        affine[0, 3] = 3.0 * (contrast in moved)
+        save(root / visit / f"{visit}-{contrast}.nii.gz", image * (place + 1) + 100 * place, affine)
+    save(root / visit / f"{visit}-seg.nii.gz", label, np.eye(4))
+
+
+def save(path, array, affine):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encode_image(Image(array, affine)))
+
+
+@pytest.fixture(scope="module")
+def brats(tmp_path_factory):
+    """Ten whole visits and one without FLAIR, ingested."""
+    root = tmp_path_factory.mktemp("brats")
+    for number in range(11):
+        write_visit(root / "scans", number, contrasts=CONTRASTS if number else CONTRASTS[:3])
+    ingest(root / "scans", root / "data", home=root / "home")
+    return root
+
+
+def test_visits_become_cases_with_channels_in_the_order_asked_for(brats):
+    dataset = read_dataset(brats / "data")
+    cases, rest = stacked(dataset.volumes, CHANNELS)
+    assert (len(dataset.volumes), len(cases), len(rest)) == (43, 10, 3)
+    for case in cases:
+        words = [set(one.tokens) for one in channels_of(case)]
+        assert words == [{"t1", "pre"}, {"t1", "post"}, {"t2"}, {"flair"}]
+        assert {one.subject for one in channels_of(case)} == {case.subject}
+        assert case.label
+    assert channels_of(dataset.volumes[0]) == (dataset.volumes[0],)
+    assert Stack.model_fields.keys() - type(dataset.volumes[0]).model_fields.keys() == {"channels"}
+
+
+def test_each_channel_is_normalised_for_itself(brats):
+    dataset = read_dataset(brats / "data")
+    (case, *_), _ = stacked(dataset.volumes, CHANNELS)
+    made = prepare(dataset.root, case, PLAN)
+    alone = [prepare(dataset.root, one, PLAN) for one in channels_of(case)]
+    assert made.image.shape == (4, *tiny.SHAPE)
+    for channel, one in zip(made.image, alone, strict=True):
+        np.testing.assert_allclose(channel, one.image[0], atol=1e-6)
+    assert made.label.shape == (1, *tiny.SHAPE)
+
+
+def test_what_is_kept_on_disk_is_told_apart(brats, tmp_path):
+    from medmim.data.cache import DiskCache
+
+    dataset = read_dataset(brats / "data")
+    whole, fewer = (stacked(dataset.volumes, words)[0][0] for words in (CHANNELS, CHANNELS[:2]))
+    assert whole.id == fewer.id
+    for case, count in ((whole, 4), (fewer, 2), (whole, 4)):
+        volumes = Volumes(dataset.root, PLAN, cache_gb=1.0, disk=DiskCache(tmp_path, limit_gb=1.0))
+        assert len(volumes(case).image) == count
+
+
+def test_one_channel_serves_four(brats):
+    home, said = brats / "home", []
+    words = {**tiny.TINY, "data": brats / "data", "steps": 2, "evaluations": 1}
+    pretrain(PretrainSettings(**words, method_options={"decoder_width": 8}), home=home)
+    result = finetune(
+        FinetuneSettings(**words, channels="t1+pre,t1+post,t2,flair"), home=home, say=said.append
+    )
+    assert said[0] == (
+        "1 visits have not one volume for each of the channels t1+pre, t1+post, t2, flair: left out"
+    )
+    assert any(line.startswith("channels spread: ") for line in said)
+    told = json.loads(result.checkpoint.with_suffix(".json").read_text())
+    assert (told["in_channels"], told["channels"]) == (4, list(CHANNELS))
+    run = Store(home).run(result.run_id)
+    assert run.data.tags["test_patients_seen_in_pretraining"] == "0"
+    made = predict(brats / "scans", brats / "out", home=home, model=result.run_id, say=quiet)
+    assert len(made.told) == 10
+    assert set(made.failures.values()) == {"channel_missing"}
+    assert len(made.failures) == 3
+    found = read_image(next((brats / "out" / "segmentations").iterdir()))
+    assert found.array.shape == tiny.SHAPE
+    exported = export("onnx", data=brats / "data", home=home, model=result.run_id, out=brats / "m.onnx")
+    assert exported.difference < 1e-4
+    with pytest.raises(UsageError, match="^--format bundle: the model reads several files of a visit; use"):
+        export("bundle", data=brats / "data", home=home, model=result.run_id, out=brats / "bundle", say=quiet)
+
+
+def test_channels_on_different_grids_are_refused(tmp_path):
+    write_visit(tmp_path / "scans", 0, moved=("t2w",))
+    ingest(tmp_path / "scans", tmp_path / "data", home=tmp_path / "home")
+    dataset = read_dataset(tmp_path / "data")
+    (case,), _ = stacked(dataset.volumes, CHANNELS)
+    with pytest.raises(
+        DataError, match=r"its channels lie on different grids; expected co-registered"
+    ) as caught:
+        prepare(dataset.root, case, PLAN)
+    assert caught.value.reason == "channels_differ"
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "message"),
+    [
+        (
+            ["t1c"],
+            UsageError,
+            r"^channels: expected words such as t1\+post or flair, got 't1c'; known: t1, t2",
+        ),
+        (["t1", "t1"], UsageError, r"^channels: expected different ones, got t1, t1$"),
+        (
+            ["t1", "flair"],  # two volumes are T1
+            DataError,
+            r"^no visit has exactly one volume for each of the channels t1, flair; the volumes here are told "
+            r"by: flair; t1 post; t1 pre; t2$",
+        ),
+    ],
+)
+def test_words_that_tell_nothing_are_refused(brats, words, error, message):
+    with pytest.raises(error, match=message):
+        with_channels(read_dataset(brats / "data"), words, quiet)
+
+
+def test_without_channels_nothing_changes(brats):
+    dataset = read_dataset(brats / "data")
+    assert with_channels(dataset, (), quiet) is dataset
+    stored = files.read_jsonl(brats / "data" / "manifest.jsonl")
+    assert all("channels" not in row for row in stored)
+    assert (
+        hashlib.sha256((brats / "data" / "manifest.jsonl").read_bytes()).hexdigest()
+        == (dataset.info.file_sha256["manifest.jsonl"])
+    )
