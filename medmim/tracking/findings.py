@@ -241,11 +241,17 @@ def _tested(variants: Sequence[Variant]) -> tuple[list[_Pair], list[Paired], lis
     for stratum in dict.fromkeys(pair.first.stratum for pair in pairs):
         chosen = [number for number, pair in enumerate(pairs) if pair.first.stratum == stratum]
         differences = [pairs[number].differences for number in chosen]
-        luck = shared_luck(differences, arms=sum(one.stratum == stratum for one in variants))
+        luck = shared_luck(differences, arms=_repeated([pairs[number] for number in chosen]))
         results = paired_tests(differences, luck, level=LEVEL * min(weights))
         tests |= dict(zip(chosen, results, strict=True))
     ordered = [tests[number] for number in range(len(pairs))]
     return pairs, ordered, adjusted([test.p for test in ordered], weights)
+
+
+def _repeated(pairs: Sequence[_Pair]) -> int:
+    """Return how many arms were repeated with several seeds that another arm has too."""
+    several = [pair for pair in pairs if pair.differences.shape[0] > 1]
+    return len({arm.title for pair in several for arm in (pair.first, pair.second)})
 
 
 def _differences(first: Variant, second: Variant) -> Scores:

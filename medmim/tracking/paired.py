@@ -1,9 +1,9 @@
 """Is one arm above another? A paired test that allows for both chances: of patients and of training seeds.
 
 Differences are laid out as (seeds, patients). Their mean is uncertain because other patients, and other
-seeds, would have given another one. With S seeds and P patients, the variance of the mean is B + A: B is that
-over patients (mean square between patients / SP), A is what seeds add to it (mean square between seeds less
-the residual one, / SP, at least 0). Half the interval is sqrt(t²(P-1) B + t²(df) A), each part with the
+seeds, would have given another one. With S seeds and P patients, the variance of the mean is B + A / S: B is
+that over patients (mean square between patients / SP), A is what one seed adds to it (mean square between
+seeds less the residual one, / P, at least 0). A pair with one seed borrows A from those with several. Half the interval is sqrt(t²(P-1) B + t²(df) A / S), each part with the
 quantile of its own degrees of freedom (as in Graybill and Wang, JASA 75, 1980): a plain t test over patients
 takes the luck of two or three trainings for evidence. A sign-flip permutation test over patients has to
 agree.
@@ -25,17 +25,17 @@ _MOST_FLIPS = 200_000
 _CHUNK = 20_000
 _HALVINGS = 60
 
-Differences = Float[np.ndarray, "seeds patients"]
+Differences = Float[np.ndarray, "_seeds _patients"]  # pairs may differ in both
 Flat = Float[np.ndarray, "pairs"]
 
 
 @dataclass(frozen=True)
 class Luck:
-    """What seeds add to the variance of a mean difference.
+    """What one seed adds to the variance of a mean difference.
 
     Attributes:
-        variance: A above; 0 where nothing shows, or with one seed.
-        df: degrees of freedom that it was estimated with; 0 with one seed.
+        variance: A above; 0 where nothing shows, or where no pair has several seeds.
+        df: degrees of freedom that it was estimated with; 0 where no pair has several seeds.
     """
 
     variance: float
@@ -72,7 +72,7 @@ def shared_luck(all_differences: list[Differences], *, arms: int) -> Luck:
 
     Args:
         all_differences: of every pair of arms.
-        arms: number of arms that the pairs were made of.
+        arms: number of arms that the pairs with several seeds were made of.
     """
     several = [found for found in all_differences if found.shape[0] > 1]
     if not several:
@@ -93,8 +93,7 @@ def paired_tests(all_differences: list[Differences], luck: Luck, *, level: float
     means = np.array([values.mean() for values in by_patient])
     patients = np.array([len(values) for values in by_patient])
     variances = np.array([values.var(ddof=1) / len(values) for values in by_patient])
-    one = np.array([found.shape[0] == 1 for found in all_differences])
-    added = np.where(one, 0.0, luck.variance)
+    added = luck.variance / np.array([found.shape[0] for found in all_differences])
     crossed = _crossed_p(np.abs(means), variances, added, patients - 1, luck.df)
     half = _reach(np.full(len(means), LEVEL / 2), variances, added, patients - 1, luck.df)
     alone = np.full(len(means), level / 2)
@@ -158,7 +157,7 @@ def _seed_part(differences: Differences) -> float:
     residual = differences - by_seed[:, None] - by_patient + differences.mean()
     between = patients * by_seed.var(ddof=1)
     within = (residual**2).sum() / ((seeds - 1) * max(patients - 1, 1))
-    return float((between - within) / (seeds * patients))
+    return float((between - within) / patients)
 
 
 def _reach(tail: Flat, variances: Flat, added: Flat, df: np.ndarray, seed_df: int) -> Flat:

@@ -86,6 +86,16 @@ def test_a_missing_seed_pairs_what_both_have():
     assert contrast.test.seeds == 2
 
 
+def test_arms_that_were_cut_short_are_not_taken_for_better():
+    """Two seeds are done for three arms and one for the others; seeds differ by 5 points, arms do not."""
+
+    def wrong(number):
+        runs = simulate(np.random.default_rng(number), luck=0.05, seeds=2)
+        return claims(find([one for one in runs if one.arm in ARMS[:3] or one.tags["seed"] == "0"]))
+
+    assert sum(bool(wrong(number)) for number in range(60)) <= 3
+
+
 def test_one_arm_alone_has_no_tests():
     found = find([run("a", [0.5, 0.6, 0.7])])
     assert found.contrasts == ()

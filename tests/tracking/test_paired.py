@@ -55,7 +55,17 @@ def test_luck_is_the_anova_estimate():
     between = patients * ((values.mean(axis=1) - values.mean()) ** 2).sum() / (seeds - 1)
     rest = values - values.mean(axis=1, keepdims=True) - values.mean(axis=0, keepdims=True) + values.mean()
     within = (rest**2).sum() / ((seeds - 1) * (patients - 1))
-    assert shared_luck([values], arms=2).variance == pytest.approx(max(between - within, 0) / values.size)
+    assert shared_luck([values], arms=2).variance == pytest.approx(max(between - within, 0) / patients)
+
+
+def test_a_pair_with_one_seed_borrows_the_luck_of_the_others():
+    rng = np.random.default_rng(0)
+    single = rng.normal(0.03, 0.02, size=(1, 25))
+    wild = rng.normal(0, 0.02, size=(3, 25)) + np.array([[-0.05], [0.0], [0.05]])
+    luck = shared_luck([single, wild], arms=3)
+    assert luck.df == 4
+    assert one(single).p < 0.001
+    assert one(single, luck).p > 0.05
 
 
 def test_no_difference_is_no_evidence():
