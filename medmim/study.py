@@ -16,6 +16,7 @@ from medmim.errors import SettingsError
 from medmim.settings import FileSettings, Settings, resolve
 
 SCRATCH = "scratch"
+DIGEST = "job"  # tag of a training: equal digests, equal results
 LabelShare = float | None
 
 

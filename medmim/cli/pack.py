@@ -23,8 +23,9 @@ def command(*, study: str, out: Path | None, as_json: bool) -> None:
     """Write all runs of STUDY, with artifacts and weights, into one checked file; scans are not in it."""
     from medmim.tracking.packs import pack
     from medmim.tracking.store import Store
+    from medmim.tracking.study_cells import runs_of
 
     store, place = Store(home()), out or Path(f"{study}.zip")
-    count = pack(store, store.runs(study=study), place)
+    count = pack(store, runs_of(store, study), place)
     lines = [f"{count} runs in {place}", f"next     medmim unpack {place}"]
     print_result({"file": str(place), "runs": count}, as_json=as_json, lines=lines)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlparse
-from urllib.request import url2pathname
 
 from medmim.errors import RunError
 from medmim.tracking.registry import CHAMPION, Registered, versions
@@ -97,5 +95,5 @@ def _of_run(store: Store, run_id: str, title: str) -> Chosen:
     """Return a run's weights: those that it kept, or the copy among its artifacts (of an unpacked study)."""
     kept = store.checkpoints(run_id) / WEIGHTS
     if not kept.is_file():
-        kept = Path(url2pathname(urlparse(str(store.run(run_id).info.artifact_uri)).path)) / "model" / WEIGHTS
+        kept = store.artifact(store.run(run_id), "model") / WEIGHTS
     return Chosen(kept, title)

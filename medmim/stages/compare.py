@@ -9,11 +9,12 @@ from typing import Any
 
 from medmim.errors import RunError
 from medmim.stages.reporting import Reported, notes_on, report_on
-from medmim.tracking.comparison import Comparison, Finetuned, compare, find_runs, read_run
+from medmim.tracking.comparison import Comparison, compare, find_runs
 from medmim.tracking.findings import find
 from medmim.tracking.registry import Promotion, promote
 from medmim.tracking.report import write_report
 from medmim.tracking.store import Store
+from medmim.tracking.study_cells import finished_cells
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,12 @@ def compare_study(name: str, *, home: Path, promoting: bool = False) -> Compared
         RunError: if no cell of it is finished.
     """
     store = Store(home)
-    runs = _cells(store, name)
+    runs, earlier = finished_cells(store, name)
     if not runs:
         raise RunError(f"study '{name}' has no finished cell here: run `medmim study` first")
     notes = notes_on(runs)
+    if earlier:
+        notes += (f"{earlier} finished cells of an earlier plan of this name are left out",)
     reported = report_on(store, runs, title=name, notes=notes)
     return ComparedStudy(reported, notes, promote(store, runs, reported.findings) if promoting else None)
 
@@ -95,8 +98,3 @@ def newest_study(home: Path) -> str | None:
     """Return the study that the newest fine-tuning run belongs to; None when it belongs to none."""
     tuned = Store(home).runs(stage="finetune")
     return tuned[0].data.tags.get("study") if tuned else None
-
-
-def _cells(store: Store, name: str) -> list[Finetuned]:
-    cells = store.runs(study=name, role="cell")
-    return [read_run(store, run) for run in reversed(cells) if run.info.status == "FINISHED"]

@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from medmim import files
 from medmim.config import FinetuneSettings, PretrainSettings
 from medmim.errors import MedmimError, RunError, place_of
+from medmim.study import DIGEST
 
 if TYPE_CHECKING:  # the child watches its parent before it loads anything heavy
     from medmim.stages.runs import Result
     from medmim.tracking.store import Store
-
-DIGEST = "job"
 
 
 @dataclass(frozen=True)

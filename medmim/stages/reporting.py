@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from medmim.tracking.study_page import Report, write_study
 from medmim.tracking.study_table import Row
 
 _CARD_DRAWS = 64
+_HELD_EQUAL = ("dataset_hash", "task", "encoder", "dims", "size", "batch_size", "lr", "budget")
+_LOGGED = re.compile(r"(?:reconstruction|test).step.\d+.timestamp.(\d+)")
 _SHOWN = ("dataset", "dataset_hash", "split_hash", "task", "labelled", "encoder", "dims", "size", "budget")
 
 
@@ -62,6 +65,12 @@ def notes_on(runs: Sequence[Finetuned]) -> tuple[str, ...]:
         seeds[run.tags.get("stratum", ""), run.arm].add(run.tags["seed"])
     if len({frozenset(found) for found in seeds.values()}) > 1:
         notes.append("the arms were run with different seeds: pairs are compared on those that both have")
+    for key in _HELD_EQUAL:
+        groups: dict[str, set[str]] = {}
+        for run in runs:
+            groups.setdefault(run.tags.get("stratum", ""), set()).add(run.tags.get(key, ""))
+        if any(len(values) > 1 for values in groups.values()):
+            notes.append(f"the cells differ in {key}: their differences are not those of the arms alone")
     if all(len(found) == 1 for found in seeds.values()):
         notes.append("one seed an arm: intervals and tests cover patients, not the chance of training")
     return tuple(notes)
@@ -74,7 +83,7 @@ def _row(store: Store, variant: Variant, runs: Sequence[Finetuned]) -> Row:
     first = next(iter(pretrained.values()), None)
     tags = first.data.tags if first else {}
     ends = [*(pretrained[run_id] for run_id in ids if run_id), *(store.run(run.run_id) for run in mine)]
-    panels = [store.checkpoints(run_id) / "panel.png" for run_id in (*list(pretrained)[:1], mine[0].run_id)]
+    panels = [_panel(store, run) for run in (*([first] if first else []), ends[-len(mine)])]
     return Row(
         variant=variant,
         columns={
@@ -84,8 +93,21 @@ def _row(store: Store, variant: Variant, runs: Sequence[Finetuned]) -> Row:
         },
         costs=_costs(ends, cells=len(mine)),
         card=_card(store, first) if first else {},
-        panels=tuple(path.read_bytes() for path in panels if path.is_file()),
+        panels=tuple(path.read_bytes() for path in panels if path),
     )
+
+
+def _panel(store: Store, run: Run) -> Path | None:
+    """Return a run's last picture; of an unpacked run, which has no folder of its own, from its artifacts."""
+    kept = store.checkpoints(run.info.run_id) / "panel.png"
+    if kept.is_file():
+        return kept
+    logged = [
+        (int(found[1]), path)
+        for path in store.artifact(run, "images").glob("*.png")
+        if (found := _LOGGED.match(path.name))
+    ]
+    return max(logged)[1] if logged else None
 
 
 def _costs(ends: Sequence[Run], *, cells: int) -> dict[str, float]:

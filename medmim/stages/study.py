@@ -24,6 +24,7 @@ from medmim.stages.study_engines import Here, StudyEngine
 from medmim.stages.study_plan import Plan, Task, plan_study, tasks_of, timed_minutes
 from medmim.study import Cell, StudySettings, cells_of
 from medmim.tracking.store import Store
+from medmim.tracking.study_cells import Planned, keep_plan, runs_of
 from medmim.tracking.sync import server_of, sync
 from medmim.tracking.tree import PARENT, Tree, columns_of
 
@@ -93,6 +94,7 @@ def study(
         tree = Tree(store, settings.name)
         root = tree.root(_dataset_tags(dataset))
         root.text("study.json", json.dumps(columns_of(settings), indent=2, sort_keys=True))
+        keep_plan(root, [_planned(task) for task in tasks])
         runner = _Runner(tree, root.run_id, plan, home, engine, say)
         runner.run(max_hours)
         concluded = conclude(tree, root, tasks, runner.finished)
@@ -182,9 +184,15 @@ def _send(store: Store, name: str, say: Callable[[str], None]) -> None:
     uri = server_of(store)
     if uri is not None:
         try:
-            sync(store, uri, runs=store.runs(study=name))
+            sync(store, uri, runs=runs_of(store, name))
         except RunError as error:
             say(f"note: {error}")
+
+
+def _planned(task: Task) -> Planned:
+    cell = task.cell
+    words = (cell.arm, cell.stratum) if task.job.stage == "finetune" else ()
+    return Planned(task.job.digest, *words)
 
 
 def _check_names(cells: Sequence[Cell]) -> None:

@@ -13,6 +13,7 @@ from medmim.tracking.comparison import read_run
 from medmim.tracking.findings import Findings
 from medmim.tracking.registry import Promotion, promote
 from medmim.tracking.store import RunRecorder
+from medmim.tracking.study_cells import placed
 from medmim.tracking.study_table import summary
 from medmim.tracking.tree import Tree
 
@@ -60,7 +61,7 @@ def conclude(
     cells = {finished[task.job.digest]: task.cell for task in tuned if task.job.digest in finished}
     if not cells:
         return None
-    runs = [read_run(store, store.run(run_id)) for run_id in cells]
+    runs = [placed(read_run(store, store.run(run_id)), cell) for run_id, cell in cells.items()]
     missing = len(tuned) - len(runs)
     notes = notes_on(runs)
     if missing:

@@ -14,9 +14,9 @@ from medmim.config import FinetuneSettings, PretrainSettings
 from medmim.data.manifest import Dataset, digest_of
 from medmim.data.partition import limit_patients, partition
 from medmim.errors import RunError
-from medmim.stages.job import DIGEST, Job
+from medmim.stages.job import Job
 from medmim.stages.study_engines import StudyEngine
-from medmim.study import SCRATCH, Cell
+from medmim.study import DIGEST, SCRATCH, Cell
 from medmim.tracking.store import Store
 from medmim.training.budget import budget_for
 from medmim.training.tasks import build_task

@@ -7,17 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlparse
-from urllib.request import url2pathname
 
 from mlflow.entities import Run
 
 from medmim import files
 from medmim.data.manifest import digest_of
-from medmim.tracking.store import Store
+from medmim.tracking.store import ORIGIN, Store
 from medmim.tracking.tree import PARENT
-
-ORIGIN = "medmim.run"  # on a copy: the id of the run where it was made
 
 
 @dataclass(frozen=True)
@@ -101,7 +97,7 @@ def copy_of(store: Store, run: Run) -> RunCopy:
     client, info = store.client, run.info
     histories = [client.get_metric_history(info.run_id, key) for key in sorted(run.data.metrics)]
     points = [point for history in histories for point in history]
-    folder = Path(url2pathname(urlparse(str(info.artifact_uri)).path))
+    folder = store.artifact(run)
     tags = dict(run.data.tags)
     parent = tags.pop(PARENT, "")
     origin = tags.pop(ORIGIN, str(info.run_id))

@@ -18,8 +18,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
-from medmim.tracking.copies import ORIGIN, RunCopy, Version
-from medmim.tracking.store import EXPERIMENT_TAGS
+from medmim.tracking.copies import RunCopy, Version
+from medmim.tracking.store import EXPERIMENT_TAGS, ORIGIN
 from medmim.tracking.tree import PARENT
 
 RECORD = "medmim-copied.json"  # artifact of a copy: path → SHA-256 of what has arrived

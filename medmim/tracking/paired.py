@@ -3,10 +3,10 @@
 Differences are laid out as (seeds, patients). Their mean is uncertain because other patients, and other
 seeds, would have given another one. With S seeds and P patients, the variance of the mean is B + A / S: B is
 that over patients (mean square between patients / SP), A is what one seed adds to it (mean square between
-seeds less the residual one, / P, at least 0). A pair with one seed borrows A from those with several. Half the interval is sqrt(t²(P-1) B + t²(df) A / S), each part with the
-quantile of its own degrees of freedom (as in Graybill and Wang, JASA 75, 1980): a plain t test over patients
-takes the luck of two or three trainings for evidence. A sign-flip permutation test over patients has to
-agree.
+seeds less the residual one, / P, at least 0). A pair with one seed borrows A from those with several. Half
+the interval is sqrt(t²(P-1) B + t²(df) A / S), each part with the quantile of its own degrees of freedom (as
+in Graybill and Wang, JASA 75, 1980): a plain t test over patients takes the luck of two or three trainings
+for evidence. A sign-flip permutation test over patients has to agree.
 """
 
 from __future__ import annotations

@@ -47,6 +47,7 @@ from medmim.tracking.metric_names import stored_names  # noqa: E402
 
 _ANONYMOUS = {"mlflow.user": "medmim", "mlflow.source.name": "medmim", "mlflow.source.type": "LOCAL"}
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens its table of runs
+ORIGIN = "medmim.run"  # on a copy: the id of the run where it was made
 _PARAMETER_LIMIT = 250
 _DIGEST_LENGTH = 36  # the longest that MLflow keeps
 
@@ -121,7 +122,7 @@ class Store:
         return RunRecorder(self.client, run_id, known)
 
     def run(self, run_id: str) -> Run:
-        """Return a run.
+        """Return a run by its id here or, of an unpacked study, by that where it was made.
 
         Raises:
             RunError: if there is none with this id.
@@ -129,6 +130,9 @@ class Store:
         try:
             return self.client.get_run(run_id)
         except MlflowException as error:
+            copies = self.runs(**{ORIGIN: run_id}) if run_id.isalnum() else []
+            if copies:
+                return copies[0]
             raise RunError(
                 f"no run '{run_id}' in this home folder: see `medmim ui`, or set MEDMIM_HOME to where it is"
             ) from error
@@ -151,6 +155,10 @@ class Store:
             if not token:
                 return found
 
+    def artifact(self, run: Run, name: str = "") -> Path:
+        """Return where an artifact of a run lies, or would lie; all of them without a name."""
+        return Path(url2pathname(urlparse(str(run.info.artifact_uri)).path)) / name
+
     def read_text(self, run: Run, name: str, *, default: str | None = None) -> str:
         """Return a text artifact of a run.
 
@@ -162,7 +170,7 @@ class Store:
         Raises:
             RunError: if the run does not have it and there is no default.
         """
-        path = Path(url2pathname(urlparse(str(run.info.artifact_uri)).path)) / name
+        path = self.artifact(run, name)
         if not path.is_file() and default is not None:
             return default
         if not path.is_file():

@@ -9,11 +9,14 @@ import pytest
 import tiny
 
 from medmim.errors import UsageError
+from medmim.stages.compare import compare_study
 from medmim.stages.job import Outcome, run_here
 from medmim.stages.study import _alone, study
 from medmim.stages.study_engines import Here
 from medmim.study import StudySettings
+from medmim.tracking.packs import pack, unpack
 from medmim.tracking.store import Store
+from medmim.tracking.study_cells import runs_of
 from medmim.tracking.tree import PARENT
 
 SHARED = {**tiny.TINY, "steps": 1, "evaluations": 1}
@@ -215,6 +218,63 @@ def test_hours_are_kept(data, new_home, monkeypatch):
     cut = study(settings(data), engine=Here(a_minute), **words)
     assert len(ran) == 1
     assert len(cut.left) == 4
+
+
+@pytest.fixture
+def moved(done, new_home, tmp_path):
+    """The study at another site, where only what was packed is."""
+    pack(done.store, runs_of(done.store, "tiny"), tmp_path / "tiny.zip")
+    there = new_home()
+    unpack(Store(there), tmp_path / "tiny.zip")
+    return there
+
+
+def test_an_unpacked_study_is_compared_and_continued_as_where_it_was_made(done, moved, data):
+    here, there = compare_study("tiny", home=done.home), compare_study("tiny", home=moved)
+    assert there.reported.findings.as_json() == here.reported.findings.as_json()
+    assert there.notes == here.notes
+    panels = [[len(row.panels) for row in one.reported.rows] for one in (here, there)]
+    assert panels[0] == panels[1] == [1, 2, 2]
+    engine = Engine()
+    words = settings(data, label_fractions=[None, 0.5], masks=["mesh"])
+    again = study(words, home=moved, engine=Here(engine), timer=no_timing, say=str)
+    assert again.failures == ()
+    assert all(title.startswith("finetune ") and "0.5 of labels" in title for title in engine.ran)
+    assert len(engine.ran) == 2
+
+
+def test_what_another_plan_calls_otherwise_stays_one_arm(data, new_home):
+    home, words = new_home(), {"masks": ["mesh"], "seeds": [0]}
+    study(settings(data, **words), home=home, engine=Here(Engine()), timer=no_timing, say=str)
+    words |= {"label_fractions": [None, 0.5], "seeds": [0, 1]}
+    found = study(settings(data, **words), home=home, engine=Here(Engine()), timer=no_timing, say=str)
+    arms = found.concluded.findings.variants
+    assert [(arm.stratum, arm.seeds) for arm in arms] == [
+        (stratum, (0, 1)) for stratum in ("0.5 of labels", "1 of labels") for _ in range(2)
+    ]
+    compared = compare_study("tiny", home=home)
+    assert compared.reported.findings.as_json() == found.concluded.findings.as_json()
+
+
+def test_cells_of_an_earlier_plan_are_not_mixed_with_those_of_the_present_one(data, new_home):
+    home, words = new_home(), {"masks": [], "name": "changed"}
+    for steps in (1, 2):
+        changed = settings(data, finetune={**SHARED, "steps": steps}, **words)
+        study(changed, home=home, engine=Here(Engine()), timer=no_timing, say=str)
+    compared = compare_study("changed", home=home)
+    (only,) = compared.reported.findings.variants
+    assert len(only.runs) == 1
+    assert Store(home).run(only.runs[0]).data.tags["budget"] == "steps=2"
+    assert "1 finished cells of an earlier plan of this name are left out" in compared.notes
+
+
+def test_a_study_of_cells_that_another_one_trained_has_them(data, new_home):
+    home, words = new_home(), {"masks": []}
+    for name in ("first", "second"):
+        named = settings(data, name=name, **words)
+        study(named, home=home, engine=Here(Engine()), timer=no_timing, say=str)
+    assert len(compare_study("second", home=home).reported.findings.variants) == 1
+    assert any(run.data.tags.get("role") == "cell" for run in runs_of(Store(home), "second"))
 
 
 class Ahead(Here):

@@ -7,9 +7,9 @@ from mlflow import MlflowClient
 from shaky_server import ShakyServer
 
 from medmim.errors import RunError
-from medmim.tracking.copies import ORIGIN, copy_of
+from medmim.tracking.copies import copy_of
 from medmim.tracking.deliver import RECORD
-from medmim.tracking.store import Store
+from medmim.tracking.store import ORIGIN, Store
 from medmim.tracking.sync import Mirror, server_of, sync
 from medmim.tracking.tree import PARENT
 
