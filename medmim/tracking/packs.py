@@ -10,8 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import struct
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,11 @@ _NAME = re.compile(r"runs/[0-9]+/(run\.json|artifacts/[^\\:\x00-\x1f]+)")
 _WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_. -]*")
 _MOST_BYTES = 64 << 30
 _MANIFEST_BYTES = 64 << 20
+# what zipfile and json raise on bytes that are not what they should be, those of encrypted or odd entries too
+_DAMAGE = (
+    *(OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, struct.error),
+    *(ValueError, KeyError, TypeError, AttributeError),
+)
 _STAMP = (1980, 1, 1, 0, 0, 0)  # equal content, equal file
 
 
@@ -91,18 +98,20 @@ def _read(path: Path, folder: Path) -> list[RunCopy]:
             for name, facts in listed.items():
                 content = _content(archive, name, facts)
                 files.write_bytes(folder / name, content)
-    except (OSError, zipfile.BadZipFile, ValueError, KeyError, TypeError, EOFError) as error:
+            places = sorted((folder / "runs").iterdir(), key=lambda place: int(place.name))
+            copies = [_copy(place) for place in places]
+    except _DAMAGE as error:
         raise RunError(
             f"'{path}' cannot be unpacked ({type(error).__name__}): expected a file of `medmim pack`, whole"
         ) from error
-    places = sorted((folder / "runs").iterdir(), key=lambda place: int(place.name))
-    copies = []
-    for place in places:
-        content = json.loads((place / "run.json").read_text(encoding="utf-8"))
-        copy = RunCopy.from_json(content, folder=place / "artifacts")
+    for copy in copies:
         _refuse_foreign(copy)
-        copies.append(copy)
     return copies
+
+
+def _copy(place: Path) -> RunCopy:
+    content = json.loads((place / "run.json").read_text(encoding="utf-8"))
+    return RunCopy.from_json(content, folder=place / "artifacts")
 
 
 def _refuse_foreign(copy: RunCopy) -> None:
@@ -125,8 +134,11 @@ def _manifest(archive: zipfile.ZipFile) -> dict[str, Any]:
     for name in listed:
         if not _NAME.fullmatch(name) or ".." in name.split("/") or "" in name.split("/"):
             raise RunError("this pack holds a name that leads out of its folder: it is not to be trusted")
-    if sum(facts["size"] for facts in listed.values()) > _MOST_BYTES:
-        raise RunError("this pack unpacks to more than 64 GiB: it is not to be trusted")
+    sizes = [int(facts["size"]) for facts in listed.values()]
+    if min(sizes, default=0) < 0 or sum(sizes) > _MOST_BYTES:
+        raise RunError(
+            "this pack unpacks to more than 64 GiB, or to less than nothing: it is not to be trusted"
+        )
     return listed
 
 

@@ -134,6 +134,24 @@ def told(key, value):
     return change
 
 
+def manifest_of(content):
+    def change(entries):
+        entries[MANIFEST] = json.dumps(content).encode()
+
+    return change
+
+
+def sized(size):
+    """A manifest that gives a file another size."""
+
+    def change(entries):
+        manifest = json.loads(entries[MANIFEST])
+        manifest["files"]["runs/0/run.json"]["size"] = size
+        entries[MANIFEST] = json.dumps(manifest).encode()
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -148,6 +166,11 @@ def told(key, value):
         (listed("runs/0/artifacts/extra.txt"), "names files or experiments that it should not"),
         (told("experiment", "../../evil"), "names files or experiments that it should not"),
         (told("artifacts", {"../../../evil.txt": "0" * 64}), "names files or experiments that it should not"),
+        (told("metrics", 7), r"cannot be unpacked \(TypeError\)"),
+        (told("of_another_version", 7), r"cannot be unpacked \(TypeError\)"),
+        (manifest_of({"format": 1, "files": []}), "holds other files than its manifest says"),
+        (manifest_of([]), r"cannot be unpacked \(TypeError\)"),
+        (sized(-2), "is not to be trusted"),
         (lambda entries: entries.pop(MANIFEST), r"cannot be unpacked \(KeyError\)"),
     ],
 )
@@ -157,6 +180,20 @@ def test_what_is_not_to_be_trusted_changes_nothing(change, message, packed, new_
         unpack(there, rewritten(packed, change))
     assert there.runs() == []
     assert not list(there.home.parent.rglob("evil*"))
+
+
+def test_a_byte_that_changed_on_its_way_is_told_wherever_it_is(packed, new_home):
+    whole, there = packed.read_bytes(), Store(new_home())
+    broken = packed.with_name("broken.zip")
+    for place in range(0, len(whole), max(1, len(whole) // 60)):
+        broken.write_bytes(whole[:place] + bytes([whole[place] ^ 0x5A]) + whole[place + 1 :])
+        try:
+            unpack(there, broken)
+        except RunError:
+            assert there.runs() == []
+        else:  # a byte that says nothing, such as a time: nothing may have changed
+            assert len(there.runs()) == 2
+            there = Store(new_home())
 
 
 @pytest.mark.parametrize("length", [0, 10, 500])
