@@ -18,6 +18,14 @@ from medmim.settings import FileSettings, Settings, resolve
 SCRATCH = "scratch"
 DIGEST = "job"  # tag of a training: equal digests, equal results
 LabelShare = float | None
+_NETWORK = (
+    "dims",
+    "encoder",
+    "encoder_options",
+)  # said for one stage, it is that of both, and of the control
+_OWN = {"data": "data", "seed": "seeds", "fold": "folds", "experiment": "name"}
+_BUDGET = {"steps", "epochs", "minutes", "clock", "batch_size", "accumulate", "devices", "nodes"}
+_EQUAL = {*_OWN, *_BUDGET, "dims", "size", "encoder_options", "augment", "include_held_out"}
 
 
 class StudySettings(FileSettings):
@@ -93,23 +101,41 @@ def cells_of(study: StudySettings) -> tuple[Cell, ...]:
     Raises:
         SettingsError: for settings that a cell refuses, or two arms with one name.
     """
+    _refuse_unequal(study)
     arms, found = _pretrainings(study), []
+    network = {key: value for key, value in {**study.finetune, **study.pretrain}.items() if key in _NETWORK}
     for seed, fold, encoder, share in product(
         study.seeds, study.folds, study.encoders, study.label_fractions
     ):
         common = {"data": study.data, "experiment": study.name, "seed": seed, "fold": fold}
         common |= {"encoder": encoder} if encoder else {}
         labels = {"label_fraction": share} if share is not None else {}
-        words = {**study.finetune, **common, **labels}
+        words = {**network, **study.finetune, **common, **labels}
         finetune = _settings(FinetuneSettings, words, where="finetune", base=words.get("task"))
         stratum = _stratum(study, encoder, share)
         if study.scratch:
             found.append(Cell(SCRATCH, stratum, None, finetune))
         for arm in (arm for arm in arms if arm.get("encoder", encoder) == encoder):
-            pretrain = _settings(PretrainSettings, {**study.pretrain, **arm, **common}, where="pretrain")
+            pretrain = _settings(
+                PretrainSettings, {**network, **study.pretrain, **arm, **common}, where="pretrain"
+            )
             found.append(Cell(arm_of(pretrain), stratum, pretrain, finetune))
     _refuse_twins(found)
     return tuple(found)
+
+
+def _refuse_unequal(study: StudySettings) -> None:
+    """Refuse what the study sets itself, and arms that differ in what a fair comparison holds equal."""
+    parts = [("pretrain", study.pretrain, _OWN), ("finetune", study.finetune, {**_OWN, "init": "the arms"})]
+    for where, given, own in parts:
+        for key in sorted(given.keys() & own.keys()):
+            raise SettingsError(f"study, {where}: '{key}' is set by the study: use {own[key]}")
+    for arm in study.arms:
+        for key in sorted(arm.keys() & _EQUAL):
+            raise SettingsError(
+                f"study: an arm sets '{key}', which all arms share: set it in pretrain, expected in arms what "
+                "is compared, such as method, mask and ratio"
+            )
 
 
 def _pretrainings(study: StudySettings) -> list[dict[str, Any]]:

@@ -71,6 +71,14 @@ def test_a_task_brings_its_preset():
     assert (only.finetune.ema, only.finetune.batch_size) == (0.99, 3)
 
 
+@pytest.mark.parametrize("said", ["pretrain", "finetune"])
+def test_the_control_has_the_network_of_the_others(said):
+    network = {"encoder": "resnet50", "encoder_options": {"widths": [4, 8]}, "dims": 2}
+    for cell in cells(**{said: network}):
+        for stage in filter(None, (cell.pretrain, cell.finetune)):
+            assert (stage.encoder, stage.encoder_options, stage.dims) == tuple(network.values())
+
+
 def test_titles():
     assert arm_title("a", "") == "a"
     assert arm_title("a", "0.1 of labels") == "a · 0.1 of labels"
@@ -83,6 +91,10 @@ def test_titles():
         ({"masks": ["mesh", "mesh"]}, "two cells are called 'spark mesh 0.7 seed 0'"),
         ({"masks": [], "scratch": False}, "no arm: give masks and ratios, or arms"),
         ({"pretrain": {"stpes": 3}}, "study, pretrain: settings: unknown key 'stpes'; did you mean 'steps'"),
+        ({"pretrain": {"seed": 3}}, "study, pretrain: 'seed' is set by the study: use seeds"),
+        ({"finetune": {"fold": 3}}, "study, finetune: 'fold' is set by the study: use folds"),
+        ({"arms": [{"mask": "gap", "steps": 9}]}, "an arm sets 'steps', which all arms share"),
+        ({"arms": [{"mask": "gap", "augment": "resized"}]}, "an arm sets 'augment', which all arms share"),
         ({"finetune": {"steps": 3, "epochs": 1}}, "expected one of steps, epochs, minutes"),
     ],
 )

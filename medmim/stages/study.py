@@ -14,10 +14,10 @@ from typing import Any
 
 from medmim.data.manifest import Dataset, read_dataset
 from medmim.encoders import ENCODERS
-from medmim.errors import RunError, UsageError, unknown_name
+from medmim.errors import RunError, SettingsError, UsageError, unknown_name
 from medmim.heads import HEADS
 from medmim.masks import build_mask
-from medmim.methods import METHODS
+from medmim.methods import METHODS, ON_PATCHES
 from medmim.stages.job import Job, Outcome
 from medmim.stages.study_conclusion import Concluded, conclude
 from medmim.stages.study_engines import Here, StudyEngine
@@ -204,6 +204,11 @@ def _check_names(cells: Sequence[Cell]) -> None:
         for kind, word, known in tables:
             if word is not None and ":" not in word and word not in known:
                 raise unknown_name(kind, word, known)
+        if cell.pretrain and cell.pretrain.method in ON_PATCHES and cell.finetune.encoder is None:
+            raise SettingsError(
+                f"study: method '{cell.pretrain.method}' takes an encoder of tokens, the control another: "
+                "expected the encoder of all, such as encoders: [vit]"
+            )
         if cell.pretrain:
             build_mask(cell.pretrain.mask, ratio=cell.pretrain.ratio, **cell.pretrain.mask_options)
 

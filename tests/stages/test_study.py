@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import tiny
 
-from medmim.errors import UsageError
+from medmim.errors import SettingsError, UsageError
 from medmim.stages.compare import compare_study
 from medmim.stages.job import Outcome, run_here
 from medmim.stages.study import _alone, study
@@ -332,9 +332,10 @@ def test_one_study_at_a_time(tmp_path):
     [
         ({"masks": ["mehs"]}, "unknown mask 'mehs'; did you mean 'mesh'"),
         ({"methods": ["sprak"]}, "unknown method 'sprak'; did you mean 'spark'"),
+        ({"methods": ["mae"], "pretrain": {}, "finetune": {}}, r"expected the encoder of all, such as .*vit"),
         ({"encoders": ["resnet81"]}, "unknown encoder 'resnet81'; did you mean 'resnet18'"),
     ],
 )
 def test_a_wrong_word_is_found_before_hours_of_work(words, message, data, new_home):
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises((UsageError, SettingsError), match=message):
         study(settings(data, **words), home=new_home(), engine=Here(Engine()), timer=no_timing, say=str)
