@@ -64,7 +64,8 @@ def comparison_lines(compared: Compared) -> list[str]:
 
 def study_comparison_lines(compared: ComparedStudy) -> list[str]:
     """Return table, verdicts and the report's place of a study, for people."""
-    lines = [*findings_lines(compared.reported.findings), *(f"note: {note}" for note in compared.notes)]
+    lines = [*findings_lines(compared.reported.findings), *compared.reported.sentences]
+    lines += [f"note: {note}" for note in compared.notes]
     lines += [compared.promotion.sentence] if compared.promotion else []
     return [*lines, "", f"report   {compared.reported.page}"]
 

@@ -104,6 +104,7 @@ def study_lines(done: Studied) -> list[str]:
         lines = [task.job.title for task in done.plan.tasks]
     else:
         lines = findings_lines(done.concluded.findings)
+        lines += done.concluded.hypotheses
         lines += [f"note: {note}" for note in done.concluded.notes]
         lines += [done.concluded.promotion.sentence, "", f"report   {done.concluded.report}"]
     lines += [f"left for later: {title}" for title in done.left]

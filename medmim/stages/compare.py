@@ -48,6 +48,7 @@ class ComparedStudy:
             **words,
             "pairs": words["contrasts"],
             "verdicts": found.verdicts,
+            "hypotheses": list(self.reported.sentences),
             "warnings": list(self.notes),
             "report": str(self.reported.page),
             **asked,

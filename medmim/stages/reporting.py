@@ -31,11 +31,12 @@ _SHOWN = ("dataset", "dataset_hash", "split_hash", "task", "labelled", "encoder"
 
 @dataclass(frozen=True)
 class Reported:
-    """Findings, the table behind them, and where the page lies."""
+    """Findings, the table behind them, where the page lies, and what evenness has to do with the score."""
 
     findings: Findings
     rows: tuple[Row, ...]
     page: Path
+    sentences: tuple[str, ...]
 
 
 def report_on(store: Store, runs: Sequence[Finetuned], *, title: str, notes: Sequence[str]) -> Reported:
@@ -50,11 +51,16 @@ def report_on(store: Store, runs: Sequence[Finetuned], *, title: str, notes: Seq
     findings = find(runs)
     rows = tuple(_row(store, variant, runs) for variant in findings.variants)
     pretrained = [row for row in rows if row.card]
-    hypothesis = evenness_and_score(
-        [row.card["card/unevenness"] for row in pretrained], [row.variant.mean for row in pretrained]
-    )
-    report = Report(title, rows, findings, hypothesis, notes, _provenance(runs))
-    return Reported(findings, rows, write_study(store.home / "reports" / title, report))
+    sentences = []
+    for stratum in findings.best:  # labels and encoders move scores too: arms are ranked within one
+        inside = [row for row in pretrained if row.variant.stratum == stratum]
+        found = evenness_and_score(
+            [row.card["card/unevenness"] for row in inside], [row.variant.mean for row in inside]
+        )
+        sentences += [f"{stratum}: {found.sentence}" if stratum else found.sentence] if found else []
+    report = Report(title, rows, findings, tuple(sentences), notes, _provenance(runs))
+    page = write_study(store.home / "reports" / title, report)
+    return Reported(findings, rows, page, tuple(sentences))
 
 
 def notes_on(runs: Sequence[Finetuned]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 from medmim.stages.reporting import notes_on, report_on
 from medmim.stages.study_plan import Task
 from medmim.tracking.comparison import read_run
-from medmim.tracking.findings import Findings
+from medmim.tracking.findings import Findings, scored
 from medmim.tracking.registry import Promotion, promote
 from medmim.tracking.store import RunRecorder
 from medmim.tracking.study_cells import placed
@@ -27,18 +27,21 @@ class Concluded:
         notes: what was not equal or not finished.
         report: path of the page.
         promotion: whether the best arm's model became champion, and why.
+        hypotheses: whether evenness of masks and score go together.
     """
 
     findings: Findings
     notes: tuple[str, ...]
     report: Path
     promotion: Promotion
+    hypotheses: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return what `--json` prints."""
         return {
             **self.findings.as_json(),
             "verdicts": self.findings.verdicts,
+            "hypotheses": self.hypotheses,
             "notes": self.notes,
             "report": str(self.report),
             "promotion": self.promotion.sentence,
@@ -59,13 +62,18 @@ def conclude(
     store = tree.store
     tuned = [task for task in tasks if task.job.stage == "finetune"]
     cells = {finished[task.job.digest]: task.cell for task in tuned if task.job.digest in finished}
-    if not cells:
+    all_runs = [placed(read_run(store, store.run(run_id)), cell) for run_id, cell in cells.items()]
+    runs = scored(all_runs)
+    if not runs:
         return None
-    runs = [placed(read_run(store, store.run(run_id)), cell) for run_id, cell in cells.items()]
-    missing = len(tuned) - len(runs)
+    missing = len(tuned) - len(all_runs)
     notes = notes_on(runs)
     if missing:
         notes += (f"{missing} of {len(tuned)} cells are not finished; run the same command again",)
+    if len(all_runs) > len(runs):
+        notes += (
+            f"{len(all_runs) - len(runs)} cells have no score: their test patients show nothing to find",
+        )
     reported = report_on(store, runs, title=tree.name, notes=notes)
     findings = reported.findings
     for row in reported.rows:
@@ -76,4 +84,5 @@ def conclude(
         root.file(path, folder="report")
     best = max(findings.variants, key=lambda one: one.mean)
     root.metrics({"score/best": best.mean, "cells/done": float(len(runs))}, step=0)
-    return Concluded(findings, notes, reported.page, promote(store, runs, findings))
+    promotion = promote(store, runs, findings)
+    return Concluded(findings, notes, reported.page, promotion, reported.sentences)

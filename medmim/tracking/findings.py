@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from medmim.errors import RunError
 from medmim.study import arm_title
 from medmim.tracking.comparison import CONTROL, TITLES, Finetuned
 from medmim.tracking.contributions import alone, contributions
@@ -137,7 +138,13 @@ def find(runs: Sequence[Finetuned]) -> Findings:
 
     Args:
         runs: finished fine-tuning runs, tested on the same patients within a stratum.
+
+    Raises:
+        RunError: if none of them has a score.
     """
+    runs = scored(runs)
+    if not runs:
+        raise RunError("no finished cell has a score: expected test patients with something to find; relabel")
     variants, metric = variants_of(runs), TITLES[metric_of(runs[0].cases)]
     pairs, tests, adjusted_p = _tested(variants)
     best = {
@@ -158,6 +165,11 @@ def find(runs: Sequence[Finetuned]) -> Findings:
         contrasts.append(Contrast(first.title, second.title, question, test, p, claimed, sentence))
     contrasts.sort(key=lambda one: one.against != "control")
     return Findings(metric, variants, tuple(contrasts), best)
+
+
+def scored(runs: Sequence[Finetuned]) -> list[Finetuned]:
+    """Return the runs that have a score: one whose test patients show nothing to find has none."""
+    return [run for run in runs if run.cases and contributions(run.cases)]
 
 
 def variants_of(runs: Sequence[Finetuned]) -> tuple[Variant, ...]:

@@ -14,6 +14,8 @@ from medmim.tracking.findings import Contrast, Findings, find, verdict
 from medmim.tracking.store import Store
 
 CHAMPION = "champion"
+# what the runs of one arm share; others of its name are of an earlier plan of the study
+_ALIKE = ("dataset_hash", "encoder", "dims", "size", "batch_size", "lr", "budget")
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,11 @@ def promote(store: Store, runs: Sequence[Finetuned], findings: Findings) -> Prom
         return Promotion(False, f"{best.title} is not promoted: its training saw test patients")
     if any(run.run_id in best.runs for run in incumbent):
         return Promotion(False, f"{best.title} is champion already")
-    if any(run.tags["split_hash"] != chosen.tags["split_hash"] for run in incumbent):
+    mine = [run for run in runs if run.run_id in best.runs]
+    if incumbent and _tests(incumbent) != _tests(mine):
         why = "the champion in office was tested on other patients; compare on one dataset, split and fold"
         return Promotion(False, f"{best.title} is not promoted: {why}")
     if incumbent:
-        mine = [run for run in runs if run.run_id in best.runs]
         contrast = _against(mine, incumbent, best.title, findings.metric)
     else:
         contrast = findings.against(best.title, "control")
@@ -93,6 +95,11 @@ def promote(store: Store, runs: Sequence[Finetuned], findings: Findings) -> Prom
     for key, value in (("promoted_by", contrast.verdict), ("promotion_p", f"{contrast.p_adjusted:.2e}")):
         store.client.set_model_version_tag(version.model, str(version.version), key, value)
     return Promotion(True, f"{version.model} {version.version} is champion: {contrast.verdict}")
+
+
+def _tests(runs: Sequence[Finetuned]) -> set[str]:
+    """Return the tests that runs were put to: one, or that of each fold."""
+    return {run.tags["split_hash"] for run in runs}
 
 
 def _against(
@@ -121,7 +128,12 @@ def runs_in_office(store: Store, champion: Registered | None) -> list[Finetuned]
     run = store.run(champion.run_id)
     words = {key: run.data.tags[key] for key in ("study", "arm", "stratum") if key in run.data.tags}
     mates = store.runs(**words, role="cell") if "study" in words else [run]
-    return [read_run(store, mate) for mate in mates if mate.info.status == "FINISHED"]
+    alike = {key: run.data.tags.get(key) for key in _ALIKE}
+    return [
+        read_run(store, mate)
+        for mate in mates
+        if mate.info.status == "FINISHED" and {key: mate.data.tags.get(key) for key in _ALIKE} == alike
+    ]
 
 
 def _version_of(store: Store, run_id: str) -> Registered:

@@ -12,7 +12,6 @@ from pathlib import Path
 from PIL import Image
 
 from medmim import __version__, files
-from medmim.tracking.evenness import Hypothesis
 from medmim.tracking.findings import Findings
 from medmim.tracking.study_figures import figures
 from medmim.tracking.study_table import Row, arm_rows, as_csv, case_rows, contrast_rows
@@ -41,7 +40,7 @@ class Report:
         title: of the study.
         rows: its arms.
         findings: tests and sentences.
-        hypothesis: evenness and score; None where there are too few arms.
+        hypotheses: sentences on evenness and score; none where there are too few arms.
         notes: warnings, such as cells that failed.
         provenance: what was held equal, and what the numbers come from.
     """
@@ -49,7 +48,7 @@ class Report:
     title: str
     rows: Sequence[Row]
     findings: Findings
-    hypothesis: Hypothesis | None
+    hypotheses: Sequence[str]
     notes: Sequence[str]
     provenance: Mapping[str, str]
 
@@ -74,7 +73,7 @@ def page(report: Report, pictures: Mapping[str, bytes]) -> str:
         f"<li{' class=claimed' if one.claimed else ''}>{html.escape(one.verdict)}</li>"
         for one in findings.contrasts
     )
-    sentences += f"<li>{html.escape(report.hypothesis.sentence)}</li>" if report.hypothesis else ""
+    sentences += "".join(f"<li>{html.escape(sentence)}</li>" for sentence in report.hypotheses)
     drawn = "".join(
         f"<h2>{_TITLES[name]}</h2>{_picture(png, _TITLES[name])}" for name, png in pictures.items()
     )

@@ -1,10 +1,12 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy import stats
 from simulated import ARMS, run, simulate, true_reach
 
+from medmim.errors import RunError
 from medmim.tracking.findings import find
 
 CLAIM = "evidence of a difference"
@@ -100,6 +102,14 @@ def test_one_arm_alone_has_no_tests():
     found = find([run("a", [0.5, 0.6, 0.7])])
     assert found.contrasts == ()
     assert found.variants[0].sd_seeds is None
+
+
+def test_a_run_without_any_score_is_left_out():
+    nothing, some = run("scratch", [float("nan")] * 6), run("a", [0.5] * 6)
+    empty = replace(nothing, arm="b", cases=())
+    assert [one.arm for one in find([nothing, some, empty]).variants] == ["a"]
+    with pytest.raises(RunError, match="no finished cell has a score"):
+        find([nothing, empty])
 
 
 def test_it_is_json():

@@ -1,6 +1,7 @@
 """The only way to become champion is the paired test, against who is in office or the control."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from simulated import simulate
 
 from medmim.tracking.comparison import CASES, read_run
 from medmim.tracking.findings import find
-from medmim.tracking.registry import champion_of, promote, versions
+from medmim.tracking.registry import champion_of, promote, runs_in_office, versions
 from medmim.tracking.store import Store
 
 MODEL = "scans-segment"
@@ -19,12 +20,13 @@ def store(new_home):
     return Store(new_home())
 
 
-def put(store, simulated, *, study, split="s", contamination="clean"):
+def put(store, simulated, *, study, split="s", contamination="clean", **further):
     """Write simulated runs into the store as fine-tuning leaves them; return them as they are read back."""
     found = []
     for run in simulated:
+        split = run.tags.get("split_hash", split)
         tags = {"arm": run.arm, "seed": run.tags["seed"], "study": study, "role": "cell", "stratum": ""}
-        tags |= {"stage": "finetune", "split_hash": split}
+        tags |= {"stage": "finetune", "split_hash": split, **further}
         recorder = store.begin(experiment=study, name=run.arm, tags=tags)
         rows = [dict(case, case=case["patient"]) for case in run.cases]
         recorder.text(CASES, "".join(json.dumps(row) + "\n" for row in rows))
@@ -104,3 +106,28 @@ def test_a_champion_of_another_test_cannot_be_judged(store):
     assert not promotion.promoted
     assert "the champion in office was tested on other patients" in promotion.sentence
     assert champion_of(store, MODEL).run_id == before.run_id
+
+
+def in_folds(simulated):
+    """The same runs, each in two folds with a test of its own."""
+    for run in simulated:
+        for fold in (0, 1):
+            tags = {**run.tags, "split_hash": f"fold {fold}"}
+            yield replace(run, cases=run.cases[fold::2], tags=tags)
+
+
+def test_a_champion_of_the_same_folds_is_judged(store):
+    for gap, study in ((0.1, "a"), (0.3, "b")):
+        simulated = simulate(np.random.default_rng(0), gap=gap, arms=("scratch", "mesh 0.7"))
+        runs = put(store, list(in_folds(simulated)), study=study)
+        promotion = promote(store, runs, find(runs))
+    assert promotion.promoted
+    assert " the champion mesh 0.7 by " in promotion.sentence
+
+
+def test_cells_of_an_earlier_plan_do_not_speak_for_the_champion(store):
+    elect(store, gap=-0.5, study="a", budget="steps=1")
+    runs, promotion = elect(store, gap=0.3, study="a", budget="steps=9")
+    assert promotion.promoted
+    found = runs_in_office(store, champion_of(store, MODEL))
+    assert {run.run_id for run in found} == {run.run_id for run in runs if run.arm == "mesh 0.7"}
