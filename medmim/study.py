@@ -133,8 +133,8 @@ def _refuse_unequal(study: StudySettings) -> None:
     for arm in study.arms:
         for key in sorted(arm.keys() & _EQUAL):
             raise SettingsError(
-                f"study: an arm sets '{key}', which all arms share: set it in pretrain, expected in arms what "
-                "is compared, such as method, mask and ratio"
+                f"study: an arm sets '{key}', which all arms share: set it in pretrain; arms say what is "
+                "compared, such as method, mask and ratio"
             )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,15 @@ class Delivery:
         self._end(copy, run_id)
         self.client.set_tag(run_id, _WHOLE, copy.digest)
         return run_id
+
+    def drop(self, origins: Sequence[str]) -> None:
+        """Delete the copies of these runs, where there are any."""
+        if not origins:
+            return
+        places = [one.experiment_id for one in self.client.search_experiments()]
+        for origin in origins:
+            for run in self.client.search_runs(places, filter_string=f"tags.`{ORIGIN}` = '{origin}'"):
+                self.client.delete_run(run.info.run_id)
 
     def _find(self, copy: RunCopy) -> Run | None:
         experiment = self.experiment(copy.experiment)

@@ -37,6 +37,7 @@ from mlflow.entities import (  # noqa: E402
     Param,
     Run,
     RunTag,
+    ViewType,
 )
 from mlflow.exceptions import MlflowException  # noqa: E402
 from PIL import Image  # noqa: E402
@@ -207,6 +208,12 @@ class Store:
         """Mark a run as deleted and remove its files: it left nothing to continue."""
         self.client.delete_run(run_id)
         shutil.rmtree(self.checkpoints(run_id), ignore_errors=True)
+
+    def deleted(self) -> list[str]:
+        """Return the ids of runs that were made here and have been deleted."""
+        places = [one.experiment_id for one in self.client.search_experiments()]
+        found = self.client.search_runs(places, run_view_type=ViewType.DELETED_ONLY)
+        return [str(run.info.run_id) for run in found if ORIGIN not in run.data.tags]
 
     def note_score(self, run_id: str, key: str, value: float) -> None:
         """Add a later score to a finished run, such as a fine-tuning's Dice to its pretraining.

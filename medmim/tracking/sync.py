@@ -35,6 +35,9 @@ _FAULTS = (MlflowException, RequestException, OSError, ValueError, KeyError, Att
 def sync(store: Store, uri: str, *, runs: Sequence[Run] | None = None, pause_s: float = _PAUSE_S) -> Sent:
     """Make a server hold every run of the local store (or those named) as it is, exactly once.
 
+    Without names, runs that were made here and have been deleted are deleted there too: an interrupted one
+    that left nothing to continue was mirrored while it trained.
+
     Args:
         store: the local store.
         uri: of the server.
@@ -58,10 +61,12 @@ def sync(store: Store, uri: str, *, runs: Sequence[Run] | None = None, pause_s: 
         delivery = Delivery(client, experiment)
         for number, run in enumerate(chosen):
             _insist(lambda run=run: delivery.put(copy_of(store, run)), number, len(chosen), pause_s)  # type: ignore[misc]
+        gone = store.deleted() if runs is None else []
+        _insist(lambda: delivery.drop(gone), len(chosen), len(chosen), pause_s)
     return delivery.sent
 
 
-def _insist(send: Callable[[], str], number: int, count: int, pause_s: float) -> None:
+def _insist(send: Callable[[], object], number: int, count: int, pause_s: float) -> None:
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             send()

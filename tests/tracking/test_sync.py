@@ -237,3 +237,14 @@ def test_another_home_is_a_server_too(store, new_home, tmp_path, monkeypatch):
     shutil.rmtree(other.home / "artifacts", ignore_errors=True)
     assert sync(store, other.uri).new_runs == 3
     assert sync(store, other.uri).points == 0
+
+
+def test_a_run_that_was_given_up_here_is_given_up_there(server, store):
+    kept, given_up = begin(store), begin(store)
+    for recorder in (kept, given_up):
+        work(recorder)
+    sync(store, server.uri)
+    store.discard(given_up.run_id)
+    sync(store, server.uri)
+    assert len(copies_there(server, kept.run_id)) == 1
+    assert copies_there(server, given_up.run_id) == []
