@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -59,12 +60,19 @@ def command(
     from medmim.stages.finetune import finetune
 
     result = finetune(settings, home=home(), resume=resume, say=lambda line: click.echo(line, err=True))
-    scores = {key: value for key, value in result.metrics.items() if key.startswith("test/")}
     lines = [
         f"run      {result.run_id}",
         f"weights  {result.checkpoint}",
         f"picture  {result.panel}",
-        *(f"{key:<24} {value:.3f}" for key, value in scores.items()),
+        *map(_score, result.scores),
         "next     medmim compare",
     ]
     print_result(result.as_json(), as_json=as_json, lines=lines)
+
+
+def _score(row: Mapping[str, Any]) -> str:
+    """Return a number of the test with its interval."""
+    sure = "no interval"
+    if row["low"] is not None:
+        sure = f"{row['low']:.3f} to {row['high']:.3f} (95 %, {row['patients']} patients)"
+    return f"test/{row['metric']:<24} {row['value']:.3f}   {sure}"

@@ -129,9 +129,9 @@ def _train(settings: FinetuneSettings, parts: Parts, recorder: Recorder, *, sess
     # never on the test: what nothing may choose has a default
     rows = task.judge(parts.network, val, scene, final=False) if chooses else []
     parts = replace(parts, scene=replace(scene, chosen=task.choose(rows, scene)))
-    metrics = _test(parts, fitted, recorder, folder)
+    metrics, scores = _test(parts, fitted, recorder, folder)
     checkpoint = _keep(settings, parts, recorder, folder)
-    return Result(recorder.run_id, checkpoint, metrics, folder / "panel.png")
+    return Result(recorder.run_id, checkpoint, metrics, folder / "panel.png", scores)
 
 
 def _draws(settings: FinetuneSettings, parts: Parts) -> Draws:
@@ -154,8 +154,10 @@ def _spread(cases: Sequence[Any], most: int) -> list[Any]:
     return list(cases[::step])
 
 
-def _test(parts: Parts, fitted: Fitted, recorder: Recorder, folder: Path) -> dict[str, float]:
-    """Test once, on the chosen weights; return the run's final numbers."""
+def _test(
+    parts: Parts, fitted: Fitted, recorder: Recorder, folder: Path
+) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Test once, on the chosen weights; return the run's final numbers, and the test's with intervals."""
     task, scene, cases = parts.task, parts.scene, parts.divided.test
     rows = task.judge(parts.network, cases, scene, final=True)
     means = {f"test/{key}": value for key, value in task.means(rows, scene).items()}
@@ -173,7 +175,7 @@ def _test(parts: Parts, fitted: Fitted, recorder: Recorder, folder: Path) -> dic
     metrics = means | best | last | {"last/steps": float(fitted.steps), "last/minutes": fitted.seconds / 60}
     recorder.metrics(metrics, step=0)  # one value a run at step 0: MLflow draws bars, run beside run
     recorder.tags({"steps": str(fitted.steps)})
-    return metrics
+    return metrics, table
 
 
 def _keep(settings: FinetuneSettings, parts: Parts, recorder: Recorder, folder: Path) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,12 +34,14 @@ class Result:
         checkpoint: weights (safetensors).
         metrics: the run's final numbers.
         panel: the last picture.
+        scores: of a fine-tuning, every number of its test with its interval, as `intervals` gives them.
     """
 
     run_id: str
     checkpoint: Path
     metrics: dict[str, float]
     panel: Path
+    scores: Sequence[Mapping[str, Any]] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return what `--json` prints."""
@@ -48,6 +50,7 @@ class Result:
             "checkpoint": str(self.checkpoint),
             "metrics": self.metrics,
             "panel": str(self.panel),
+            **({"scores": list(self.scores)} if self.scores else {}),
         }
 
 

@@ -19,8 +19,8 @@ _TAILS = (0.025, 0.975)
 def intervals(tally: Tally, patients: int) -> list[dict[str, Any]]:
     """Return a row for each number: `metric`, `value`, `low`, `high` and how many `patients` were drawn from.
 
-    A patient is drawn with all that it has; draws in which a number has no value are left out. One patient
-    tells nothing of others: `low` and `high` are None.
+    A patient is drawn with all that it has. Numbers without a value are left out, and draws in which one has
+    none. One patient tells nothing of others: `low` and `high` are None.
 
     Args:
         tally: from how often each patient counts to the numbers.
@@ -33,7 +33,8 @@ def intervals(tally: Tally, patients: int) -> list[dict[str, Any]]:
     distinct, times = np.unique(drawn, axis=0, return_counts=True)
     found = [tally(weights.astype(np.float64)) for weights in distinct]
     rows = []
-    for key, value in tally(np.ones(patients)).items():
+    known = {key: value for key, value in tally(np.ones(patients)).items() if math.isfinite(value)}
+    for key, value in known.items():
         values = np.repeat([means.get(key, math.nan) for means in found], times)
         values = values[np.isfinite(values)]
         ends = np.quantile(values, _TAILS).tolist() if patients > 1 and len(values) else [None, None]

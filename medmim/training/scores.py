@@ -45,6 +45,7 @@ class CaseScore:
             arXiv 1809.04430), with the same rule; None when not measured.
         hd95_mm: 95th percentile of the symmetric surface distance; None when prediction or label is empty.
         volume_ml, predicted_ml: size of label and prediction.
+        dice_any: Dice of all classes as one, such as a whole tumour; the same in every row of a case.
     """
 
     case: str
@@ -55,6 +56,7 @@ class CaseScore:
     surface_dice: float | None
     volume_ml: float
     predicted_ml: float
+    dice_any: float
 
     def row(self) -> dict[str, Any]:
         """Return it as a JSON-able row."""
@@ -133,6 +135,8 @@ def compare_labels(
     classes = max(names) + 1
     truth, guess = (one_hot(_known(one, classes).unsqueeze(0), classes) for one in (label, prediction))
     dice = compute_dice(guess, truth, include_background=True, ignore_empty=False)[0]
+    whole = [one[:, sorted(names)].amax(dim=1, keepdim=True) for one in (guess, truth)]
+    whole_dice = float(compute_dice(*whole, include_background=True, ignore_empty=False)[0, 0])
     voxel_ml = math.prod(spacing_mm) / 1000
     scores = []
     for value, name in sorted(names.items()):
@@ -154,6 +158,7 @@ def compare_labels(
                 surface_dice=surface,
                 volume_ml=float(truth[:, value].sum()) * voxel_ml,
                 predicted_ml=float(guess[:, value].sum()) * voxel_ml,
+                dice_any=whole_dice,
             )
         )
     return scores
@@ -171,6 +176,8 @@ def mean_scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         means[key] = _over_patients(rows, key)
         for name in names if len(names) > 1 else []:
             means[f"{key}_{name}"] = _over_patients([row for row in rows if row["label"] == name], key)
+    if len(names) > 1:
+        means["dice_any"] = _over_patients(rows, "dice_any")
     return {key: value for key, value in means.items() if math.isfinite(value)}
 
 

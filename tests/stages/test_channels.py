@@ -115,7 +115,7 @@ def test_one_channel_serves_four(brats):
     assert found.array.shape == tiny.SHAPE
     exported = export("onnx", data=brats / "data", home=home, model=result.run_id, out=brats / "m.onnx")
     assert exported.difference < 1e-4
-    with pytest.raises(UsageError, match="^--format bundle: the model reads several files of a visit; use"):
+    with pytest.raises(UsageError, match=r"^--format bundle: the model reads several files of a visit; use"):
         export("bundle", data=brats / "data", home=home, model=result.run_id, out=brats / "bundle", say=quiet)
 
 

@@ -130,8 +130,23 @@ def test_a_class_that_nobody_named_counts_as_background():
     assert [score.dice for score in compared(label, strange)] == [1.0, 1.0]
 
 
+def test_all_classes_as_one_are_scored_too():
+    label = np.zeros((8, 8, 8), np.int64)
+    label[2:4, 2:6, 2:6], label[4:6, 2:6, 2:6] = 1, 2
+    other = np.where(label == 1, 2, np.where(label == 2, 1, 0))  # each for the other: the whole is right
+    other[2, 2, 2] = 0
+    scores = compared(label, other)
+    assert [score.dice for score in scores] == [0.0, 0.0]
+    expected = naive_dice(label > 0, other > 0)
+    assert [score.dice_any for score in scores] == pytest.approx([expected] * 2, abs=1e-6)
+    assert mean_scores([score.row() for score in scores])["dice_any"] == pytest.approx(expected, abs=1e-6)
+    unnamed = np.where(label == 1, 7, label)  # what has no name is no part of it
+    (one,) = compared(label, unnamed, names={2: "rim"})
+    assert one.dice_any == 1.0
+
+
 def case(subject, label, dice, hd95=None):
-    return CaseScore(f"{subject}-x", subject, label, dice, hd95, None, 1.0, 1.0).row()
+    return CaseScore(f"{subject}-x", subject, label, dice, hd95, None, 1.0, 1.0, dice_any=dice).row()
 
 
 def test_means_are_over_patients_first():
@@ -146,7 +161,14 @@ def test_means_are_over_patients_first():
 
 def test_each_class_has_its_own_mean():
     means = mean_scores([case("a", "x", 1.0, 2.0), case("a", "y", 0.0)])
-    assert means == {"dice": 0.5, "hd95_mm": 2.0, "dice_x": 1.0, "hd95_mm_x": 2.0, "dice_y": 0.0}
+    assert means == {
+        "dice": 0.5,
+        "hd95_mm": 2.0,
+        "dice_x": 1.0,
+        "hd95_mm_x": 2.0,
+        "dice_y": 0.0,
+        "dice_any": 0.5,
+    }
 
 
 def test_no_scores_have_no_means():
@@ -163,6 +185,7 @@ def test_rows_are_jsonable():
         "surface_dice": None,
         "volume_ml": 1.0,
         "predicted_ml": 1.0,
+        "dice_any": 1.0,
     }
 
 
