@@ -158,7 +158,7 @@ def find(runs: Sequence[Finetuned]) -> Findings:
             if best[first.stratum] not in (first.title, second.title):
                 continue
             if second.title == best[first.stratum]:
-                first, second, test = second, first, _turned(tested)
+                first, second, test = second, first, tested.turned()
         claimed = p <= LEVEL and test.patients >= FEWEST_PATIENTS
         sentence = verdict(first.title, second.title, test, metric=metric, claimed=claimed, tests=len(pairs))
         question = "control" if pair.against_control else "best"
@@ -281,19 +281,6 @@ def _chosen(variant: Variant, seeds: Sequence[int], patients: Sequence[str]) -> 
     rows = [variant.seeds.index(seed) for seed in seeds]
     columns = [variant.patients.index(who) for who in patients]
     return np.array([[variant.scores[row, column] for column in columns] for row in rows])
-
-
-def _turned(test: Paired) -> Paired:
-    return Paired(
-        mean=-test.mean,
-        low=-test.high,
-        high=-test.low,
-        p=test.p,
-        effect=-test.effect,
-        detectable=test.detectable,
-        patients=test.patients,
-        seeds=test.seeds,
-    )
 
 
 def _json_contrast(contrast: Contrast) -> dict[str, Any]:

@@ -11,7 +11,7 @@ for evidence. A sign-flip permutation test over patients has to agree.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
@@ -65,6 +65,11 @@ class Paired:
     detectable: float
     patients: int
     seeds: int
+
+    def turned(self) -> Paired:
+        """Return it as second minus first."""
+        changed = {"mean": -self.mean, "low": -self.high, "high": -self.low, "effect": -self.effect}
+        return replace(self, **changed)  # type: ignore[arg-type]
 
 
 def shared_luck(all_differences: list[Differences], *, arms: int) -> Luck:
