@@ -148,7 +148,7 @@ class _Runner:
     def _ready(self, task: Task) -> float:
         """Return the minutes from the beginning at which a training would end, those before it done."""
         rounds = self._running // self.engine.width + 1
-        return (time.monotonic() - self._begun) / 60 + rounds * self.plan.minutes[task.job.stage]
+        return (time.monotonic() - self._begun) / 60 + rounds * self.plan.minutes[task.kind]
 
     def _note(self, job: Job, outcome: Outcome) -> None:
         """Keep how a training ended."""

@@ -38,6 +38,11 @@ class Task:
     needs: str
     cell: Cell
 
+    @property
+    def kind(self) -> str:
+        """What trainings take alike long: those of one stage with one encoder."""
+        return " ".join(filter(None, (self.job.stage, self.cell.finetune.encoder)))
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -47,7 +52,7 @@ class Plan:
         cells: how many.
         tasks: one a training, in order; a pretraining is listed once for all cells that start from it.
         finished: digest → id of the finished run.
-        minutes: predicted minutes of each stage.
+        minutes: predicted minutes of each kind of training.
         source: where the prediction comes from.
     """
 
@@ -65,14 +70,14 @@ class Plan:
     @property
     def hours(self) -> float:
         """Predicted hours of what is left, one after the other."""
-        return sum(self.minutes.get(task.job.stage, 0.0) for task in self.open) / 60
+        return sum(self.minutes.get(task.kind, 0.0) for task in self.open) / 60
 
     def lines(self) -> list[str]:
         """Return the plan for people."""
         stages = [task.job.stage for task in self.tasks]
         counts = f"{stages.count('pretrain')} pretrainings, {stages.count('finetune')} fine-tunings"
         done = len(self.tasks) - len(self.open)
-        each = ", ".join(f"{stage} {minutes:.1f}" for stage, minutes in sorted(self.minutes.items()))
+        each = ", ".join(f"{kind} {minutes:.1f}" for kind, minutes in sorted(self.minutes.items()))
         return [
             f"{self.cells} cells: {counts}; {done} of {len(self.tasks)} are done",
             f"predicted {self.hours:.1f} hours for the rest ({self.source}; minutes each: {each})",
@@ -120,7 +125,7 @@ def plan_study(
         cells: of the study.
         tasks: their trainings.
         store: the local store.
-        timer: gives the minutes of a training from a short one, for a stage of which none is finished.
+        timer: gives the minutes of a training from a short one, for a kind of which none is finished.
     """
     known = {task.job.digest for task in tasks}
     runs = [run for run in store.runs() if run.data.tags.get(DIGEST) in known]
@@ -128,18 +133,15 @@ def plan_study(
     finished = {run.data.tags[DIGEST]: str(run.info.run_id) for run in reversed(ended)}
     minutes: dict[str, float] = {}
     sources = []
-    for stage in dict.fromkeys(task.job.stage for task in tasks):
+    for kind in dict.fromkeys(task.kind for task in tasks):
+        alike = {task.job.digest: task for task in tasks if task.kind == kind}
         spent = [
             run.data.metrics["cost/minutes"]
             for run in ended
-            if run.data.tags["stage"] == stage and "cost/minutes" in run.data.metrics
+            if run.data.tags[DIGEST] in alike and "cost/minutes" in run.data.metrics
         ]
-        if spent:
-            minutes[stage] = statistics.median(spent)
-        else:
-            example = next(task for task in tasks if task.job.stage == stage)
-            minutes[stage] = timer(example)
-        sources.append(f"{stage}: " + (f"median of {len(spent)} finished" if spent else "a short timing"))
+        minutes[kind] = statistics.median(spent) if spent else timer(next(iter(alike.values())))
+        sources.append(f"{kind}: " + (f"median of {len(spent)} finished" if spent else "a short timing"))
     return Plan(len(cells), tuple(tasks), finished, minutes, ", ".join(sources))
 
 

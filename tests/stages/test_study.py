@@ -205,6 +205,16 @@ def test_a_dry_run_runs_nothing(data, new_home):
     assert planned.concluded is None
 
 
+def test_each_encoder_has_its_own_hours(data, new_home):
+    words = settings(data, masks=[], encoders=["resnet18", "dynunet"])
+    slow = {"resnet18": 60.0, "dynunet": 600.0}
+    planned = study(
+        words, home=new_home(), dry_run=True, timer=lambda task: slow[task.cell.finetune.encoder], say=str
+    )
+    assert planned.plan.hours == pytest.approx(11)
+    assert planned.plan.minutes == {"finetune resnet18": 60.0, "finetune dynunet": 600.0}
+
+
 def test_hours_are_kept(data, new_home, monkeypatch):
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr("medmim.stages.study.time", SimpleNamespace(monotonic=lambda: clock.now))
