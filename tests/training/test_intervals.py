@@ -26,7 +26,7 @@ def dice_rows(rng, patients=8):
     return [
         {
             **{"subject": f"p{who}", "case": f"{who}/{case}", "label": label, "dice": float(rng.uniform())},
-            **{"hd95_mm": None, "surface_dice": float(rng.uniform())},
+            **{"hd95_mm": None, "surface_dice": float(rng.uniform()), "dice_any": float(rng.uniform())},
         }
         for who in range(patients)
         for case in range(1 + who % 2)
