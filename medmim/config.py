@@ -219,3 +219,8 @@ class FinetuneSettings(RunSettings):
         if self.labelled is not None and self.label_fraction is not None:
             raise ValueError("expected one of labelled, label_fraction, got both")
         return self
+
+    @property
+    def in_channels(self) -> int:
+        """Channels that the network sees."""
+        return max(len(self.channels), 1)

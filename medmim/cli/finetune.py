@@ -72,7 +72,6 @@ def command(
 
 def _score(row: Mapping[str, Any]) -> str:
     """Return a number of the test with its interval."""
-    sure = "no interval"
-    if row["low"] is not None:
-        sure = f"{row['low']:.3f} to {row['high']:.3f} (95 %, {row['patients']} patients)"
+    sure = "none" if row["low"] is None else f"{row['low']:.3f} to {row['high']:.3f}"
+    sure = f"{sure} (95 % interval, test patients: {row['patients']})"
     return f"test/{row['metric']:<24} {row['value']:.3f}   {sure}"

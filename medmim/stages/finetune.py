@@ -206,7 +206,7 @@ def _description(settings: FinetuneSettings, parts: Parts, run_id: str) -> dict[
         "run_id": run_id,
         "arm": f"{settings.task} ← {parts.origin.arm}",
         "spatial_dims": parts.plan.dims,
-        "in_channels": max(len(settings.channels), 1),
+        "in_channels": settings.in_channels,
         "channels": settings.channels,
         "modalities": sorted({volume.modality for volume in parts.divided.train}),
         "pictures": any(min(volume.shape) == 1 for volume in parts.divided.train),

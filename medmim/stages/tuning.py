@@ -181,7 +181,7 @@ def _encoder(
 ) -> tuple[Encoder, Transfer | None]:
     name, options = words
     torch.manual_seed(stream_seed(settings.seed, "encoder"))
-    encoder = build_encoder(name, spatial_dims=dims, in_channels=max(len(settings.channels), 1), **options)
+    encoder = build_encoder(name, spatial_dims=dims, in_channels=settings.in_channels, **options)
     if not origin.description:
         return encoder, None
     arrived = transfer(encoder, origin.weights, least=settings.least_loaded)
