@@ -120,7 +120,9 @@ def test_a_wrong_word_in_a_study_is_told():
         resolve(StudySettings, overrides=["maks=[mesh]"])
 
 
-@pytest.mark.parametrize("name", ["quick", "mesh_mask", "first_experiments", "label_efficiency"])
+@pytest.mark.parametrize(
+    "name", ["quick", "mesh_mask", "mesh_mask_cpu", "first_experiments", "label_efficiency"]
+)
 def test_shipped_studies_lay_out(name):
     study = resolve(StudySettings, config=name)
     assert study.name == name

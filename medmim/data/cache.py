@@ -1,6 +1,8 @@
 """Prepared volumes on disk, mapped into memory: made once, shared by workers and runs, checked when opened.
 
-<folder>/<key>-<digest>.safetensors    key: what it was made from and how; digest: SHA-256 of the file
+<folder>/<k>/<key>-<digest>.safetensors
+
+k: the key's first two digits; key: what it was made from and how; digest: SHA-256 of the file.
 
 A map costs no memory of its own: the kernel keeps what is used, drops it when memory is short, and a crop
 reads the pages that it touches.
@@ -20,8 +22,13 @@ from torch import Tensor
 
 from medmim import files
 
+PREPARED = "prepared"  # the folder's name in `MEDMIM_HOME`
 DIGITS = 32
 _ABANDONED_S = 3600.0
+_WRITERS = 64  # processes that may write between two looks at the folder without going over the limit
+_SPARE = (
+    1 / 16
+)  # of the limit, made free beside what is wanted: looking at every file takes longer than writing one
 
 
 class DiskCache:
@@ -35,10 +42,11 @@ class DiskCache:
     def __init__(self, folder: Path, *, limit_gb: float) -> None:
         self.folder = folder
         self.limit = int(limit_gb * 1e9)
+        self._allowed = 0
 
     def get(self, key: str) -> dict[str, Tensor] | None:
         """Return the tensors of a key, or None; a file that is not what was written is removed."""
-        for path in self.folder.glob(f"{key}-*.safetensors"):
+        for path in self._place(key).glob(f"{key}-*.safetensors"):
             try:
                 if files.sha256_of(path)[:DIGITS] == path.stem.partition("-")[2]:
                     os.utime(path)
@@ -53,25 +61,33 @@ class DiskCache:
         content = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
         if len(content) > self.limit:
             return
-        self._make_room(len(content))
+        if len(content) > self._allowed:
+            self._make_room(len(content))
+        self._allowed -= len(content)
         digest = hashlib.sha256(content).hexdigest()[:DIGITS]
-        files.write_bytes(self.folder / f"{key}-{digest}.safetensors", content)
+        files.write_bytes(self._place(key) / f"{key}-{digest}.safetensors", content)
+
+    def _place(self, key: str) -> Path:
+        return self.folder / key[:2]
 
     def _make_room(self, wanted: int) -> None:
-        """Remove what was used longest ago; a map of it that is open stays whole."""
-        for left in self.folder.glob(".*.tmp"):  # by a process that was killed while it wrote
+        """Remove what was used longest ago, if need be, and note what may be written before the next look.
+
+        An open map of a removed file stays whole.
+        """
+        for left in self.folder.glob("*/.*.tmp"):  # by a process that was killed while it wrote
             with suppress(FileNotFoundError):
                 if time.time() - left.stat().st_mtime > _ABANDONED_S:
                     left.unlink()
         found = []
-        for path in self.folder.glob("*.safetensors"):
-            try:
+        for path in self.folder.glob("*/*.safetensors"):
+            with suppress(FileNotFoundError):  # another process made room
                 found.append((path.stat().st_mtime_ns, path.stat().st_size, path))
-            except FileNotFoundError:  # another process made room
-                continue
         held = sum(size for _, size, _ in found)
-        for _, size, path in sorted(found):
-            if held + wanted <= self.limit:
-                return
-            path.unlink(missing_ok=True)
-            held -= size
+        if held + wanted > self.limit:
+            for _, size, path in sorted(found):
+                if held + wanted <= self.limit * (1 - _SPARE):
+                    break
+                path.unlink(missing_ok=True)
+                held -= size
+        self._allowed = max(wanted, (self.limit - held) // _WRITERS)

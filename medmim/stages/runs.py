@@ -110,9 +110,9 @@ def note_weights_file(store: Store, run_id: str, init: str | None) -> None:
 
 def prepared_on_disk(settings: RunSettings, home: Path) -> DiskCache | None:
     """Return where prepared volumes are kept between runs, if at all."""
-    from medmim.data.cache import DiskCache
+    from medmim.data.cache import PREPARED, DiskCache
 
-    return DiskCache(home / "prepared", limit_gb=settings.cache_disk_gb) if settings.cache_disk_gb else None
+    return DiskCache(home / PREPARED, limit_gb=settings.cache_disk_gb) if settings.cache_disk_gb else None
 
 
 def begin(store: Store, settings: RunSettings, *, name: str, tags: Mapping[str, str]) -> Recorder:

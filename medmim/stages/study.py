@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -76,8 +77,11 @@ def study(
         say: takes lines for the user.
 
     Raises:
+        UsageError: for hours that are none.
         MedmimError: for settings or data that no cell can work with, before anything is run.
     """
+    if max_hours is not None and not max_hours >= 0:
+        raise UsageError(f"--max-hours: expected hours from 0, got {max_hours:g}")
     cells = cells_of(settings)
     _check_names(cells)
     dataset = read_dataset(settings.data)
@@ -120,6 +124,7 @@ class _Runner:
         self.left: list[str] = []
         self._begun = time.monotonic()
         self._running = 0
+        self._took: dict[str, list[float]] = {}
 
     def run(self, max_hours: float | None) -> None:
         """Run all that the time allows; an engine that asks ahead gets what needs no other training first."""
@@ -148,7 +153,18 @@ class _Runner:
     def _ready(self, task: Task) -> float:
         """Return the minutes from the beginning at which a training would end, those before it done."""
         rounds = self._running // self.engine.width + 1
-        return (time.monotonic() - self._begun) / 60 + rounds * self.plan.minutes[task.kind]
+        return (time.monotonic() - self._begun) / 60 + rounds * self._minutes(task.kind)
+
+    def _minutes(self, kind: str) -> float:
+        """Return what trainings of a kind took here, or the plan's prediction until the first has ended."""
+        took = self._took.get(kind)
+        return statistics.median(took) if took else self.plan.minutes[kind]
+
+    def _rest(self) -> str:
+        """Return how long what is not yet done will take, in words."""
+        open_ones = [task for task in self.plan.open if task.job.digest not in self.finished]
+        minutes = sum(self._minutes(task.kind) for task in open_ones) / self.engine.width
+        return f"; about {minutes:.0f} minutes left" if open_ones else ""
 
     def _note(self, job: Job, outcome: Outcome) -> None:
         """Keep how a training ended."""
@@ -158,7 +174,9 @@ class _Runner:
             self.say(f"    {words}failed: {outcome.error}")
         else:
             self.finished[job.digest] = outcome.run_id
-            self.say(f"    {words}{outcome.minutes:.1f} minutes")
+            (kind,) = {task.kind for task in self.plan.open if task.job.digest == job.digest}
+            self._took.setdefault(kind, []).append(outcome.minutes)
+            self.say(f"    {words}{outcome.minutes:.1f} minutes{self._rest()}")
 
     def _placed(self, task: Task, arm: str) -> Job:
         """Return the job below its arm's run, starting from the pretraining that it needs."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medmim.config import FinetuneSettings, PretrainSettings
+from medmim.data.cache import PREPARED
 from medmim.data.manifest import Dataset, digest_of
 from medmim.data.partition import limit_patients, partition
 from medmim.errors import RunError
@@ -152,11 +153,13 @@ def timed_minutes(task: Task, *, dataset: Dataset, engine: StudyEngine, near: Pa
         task: the training.
         dataset: that it learns from.
         engine: that will run it.
-        near: where a home folder of its own is made for a while.
+        near: where a home folder of its own is made for a while; the folder above keeps what it prepares.
     """
     short: dict[str, Any] = {"steps": _TIMED_STEPS, "epochs": None, "minutes": None, "evaluations": 2}
     short |= {"init": SCRATCH} if task.job.stage == "finetune" else {}
     with tempfile.TemporaryDirectory(dir=near) as home:
+        (near.parent / PREPARED).mkdir(parents=True, exist_ok=True)
+        (Path(home) / PREPARED).symlink_to((near.parent / PREPARED).resolve())
         begun = time.monotonic()
         job = replace(task.job, settings={**task.job.settings, **short})
         [(_, outcome)] = engine.run([job], Path(home))

@@ -26,6 +26,10 @@ def cache(tmp_path):
     return DiskCache(tmp_path / "prepared", limit_gb=1.0)
 
 
+def kept(folder):
+    return sorted(folder.rglob("*.safetensors"))
+
+
 def test_what_is_put_is_got(cache):
     assert cache.get(KEY) is None
     cache.put(KEY, TENSORS)
@@ -35,7 +39,7 @@ def test_what_is_put_is_got(cache):
 
 def test_200_flipped_bits_and_60_truncations_are_found(cache):
     cache.put(KEY, TENSORS)
-    (path,) = cache.folder.iterdir()
+    (path,) = kept(cache.folder)
     whole, chance = path.read_bytes(), random.Random(0)
     for number in range(260):
         place = chance.randrange(len(whole))
@@ -51,7 +55,7 @@ def test_disk_is_bounded_and_the_longest_unused_go(tmp_path):
     keys = [digit * 32 for digit in "012"]
     for age, key in enumerate(keys[:2]):
         cache.put(key, TENSORS)
-        (path,) = cache.folder.glob(f"{key}-*")
+        (path,) = cache.folder.glob(f"*/{key}-*")
         os.utime(path, (age, age))
     held = cache.get(keys[0])  # now the most recently used
     cache.put(keys[2], TENSORS)
@@ -62,15 +66,34 @@ def test_disk_is_bounded_and_the_longest_unused_go(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+def test_many_writers_stay_within_the_limit(tmp_path):
+    size = len(written(tmp_path / "one"))
+    writers = [DiskCache(tmp_path / "prepared", limit_gb=200 * size / 1e9) for _ in range(4)]
+    most = 0
+    for number in range(600):
+        writers[number % 4].put(f"{number:032x}"[::-1], TENSORS)
+        most = max(most, len(kept(tmp_path / "prepared")))
+    assert 180 <= most <= 200
+
+
+def test_the_folder_is_not_looked_through_for_each_file(cache, monkeypatch):
+    looks = []
+    look = cache._make_room
+    monkeypatch.setattr(cache, "_make_room", lambda wanted: (looks.append(wanted), look(wanted)))
+    for number in range(100):
+        cache.put(f"{number:032x}", TENSORS)
+    assert len(looks) == 1
+
+
 def written(folder):
     DiskCache(folder, limit_gb=1.0).put(KEY, TENSORS)
-    return next(folder.iterdir()).read_bytes()
+    return kept(folder)[0].read_bytes()
 
 
 def test_an_open_map_survives_its_file(cache):
     cache.put(KEY, TENSORS)
     held = cache.get(KEY)
-    next(cache.folder.iterdir()).unlink()
+    kept(cache.folder)[0].unlink()
     assert same(held, TENSORS)
 
 
@@ -108,11 +131,12 @@ def test_a_full_disk_costs_the_cache_and_not_the_run(tiny_dataset, cache, monkey
 
 def test_what_a_killed_writer_left_is_removed_when_it_is_old(cache):
     cache.put(KEY, TENSORS)
-    old, new = cache.folder / ".a.tmp", cache.folder / ".b.tmp"
+    folder = kept(cache.folder)[0].parent
+    old, new = folder / ".a.tmp", folder / ".b.tmp"
     for path in (old, new):
         path.write_bytes(b"half")
     os.utime(old, (0, 0))
-    cache.put("1" * 32, TENSORS)
+    DiskCache(cache.folder, limit_gb=1.0).put("1" * 32, TENSORS)
     assert not old.exists()
     assert new.exists()
 
@@ -124,14 +148,14 @@ def test_another_source_or_preparation_has_another_key(tiny_dataset, cache, chan
     other_row = row if change in others else row.model_copy(update={change: "CT"})
     for volume, where in ((row, plan), (other_row, others.get(change, plan))):
         Volumes(tiny_dataset, where, cache_gb=1.0, disk=cache)(volume)
-    assert len(list(cache.folder.iterdir())) == 2
+    assert len(kept(cache.folder)) == 2
 
 
 def test_patches_of_other_sizes_share_prepared_volumes(tiny_dataset, cache):
     row = read_dataset(tiny_dataset).volumes[0]
     for size in (8, 16):
         Volumes(tiny_dataset, Plan(3, (size,) * 3), cache_gb=1.0, disk=cache)(row)
-    assert len(list(cache.folder.iterdir())) == 1
+    assert len(kept(cache.folder)) == 1
 
 
 def test_two_processes_may_put_the_same_volume(tiny_dataset, cache):
@@ -148,4 +172,4 @@ def test_two_processes_may_put_the_same_volume(tiny_dataset, cache):
     for worker in workers:
         worker.join()
     assert [worker.exitcode for worker in workers] == [0, 0]
-    assert len([path for path in cache.folder.iterdir() if path.suffix == ".safetensors"]) == 3
+    assert len(kept(cache.folder)) == 3

@@ -219,7 +219,16 @@ def test_all_contrasts_of_a_brats_case_share_its_label(tmp_path):
     assert len({volume.subject for volume in dataset.volumes}) == 2
     assert all(volume.label for volume in dataset.volumes)
     assert sorted({volume.tokens for volume in dataset.volumes}) == [("flair",), ("t1", "post")]
-    assert dataset.info.label_names[3] == "enhancing tumour"
+    assert dataset.info.label_names == {1: "necrotic core", 2: "edema", 3: "enhancing tumour"}
+
+
+def test_early_years_of_brats_count_the_enhancing_tumour_as_four(tmp_path):
+    for visit in ("BraTS20_Training_001", "BraTS20_Training_002"):
+        save(tmp_path / "in" / visit / f"{visit}_t1ce.nii.gz", scan(int(visit[-1])))
+        save(tmp_path / "in" / visit / f"{visit}_seg.nii.gz", np.full((8, 7, 6), 4, np.uint8))
+    dataset = run(tmp_path)
+    assert all(volume.label for volume in dataset.volumes)
+    assert dataset.info.label_names == {1: "necrotic core", 2: "edema", 4: "enhancing tumour"}
 
 
 def test_bids_derivatives_label_the_images_that_they_lie_on(tmp_path):

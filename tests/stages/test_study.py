@@ -3,6 +3,7 @@
 import json
 import sqlite3
 import tempfile
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -229,6 +230,27 @@ def test_hours_are_kept(data, new_home, monkeypatch):
     cut = study(settings(data), engine=Here(a_minute), **words)
     assert len(ran) == 1
     assert len(cut.left) == 4
+
+
+def test_hours_follow_what_trainings_took(data, new_home, monkeypatch):
+    """Each takes 15 minutes where 35 were predicted: the third still ends within the hour."""
+    clock, said = SimpleNamespace(now=0.0), []
+    monkeypatch.setattr("medmim.stages.study.time", SimpleNamespace(monotonic=lambda: clock.now))
+
+    def faster(job, home):
+        clock.now += 900.0
+        return replace(run_here(job, home), minutes=15.0)
+
+    words = {"home": new_home(), "max_hours": 1.0, "timer": lambda task: 35.0, "say": said.append}
+    whole = study(settings(data, masks=["mesh"]), engine=Here(faster), **words)
+    assert whole.left == ()
+    left = [line.partition("; ")[2] for line in said if line.startswith("    15.0 minutes")]
+    assert left == ["about 50 minutes left", "about 15 minutes left", ""]
+
+
+def test_hours_are_a_number(data, new_home):
+    with pytest.raises(UsageError, match="--max-hours: expected hours from 0, got nan"):
+        study(settings(data), home=new_home(), max_hours=float("nan"), timer=no_timing)
 
 
 @pytest.fixture
