@@ -98,8 +98,8 @@ def _outline(inside: Shaped[np.ndarray, "a b"]) -> Shaped[np.ndarray, "a b"]:
 
 
 def _fit(colours: Shaped[np.ndarray, "a b 3"], steps: Shaped[np.ndarray, "2"], edge: int) -> Picture.Image:
-    """Turn the second axis upwards and scale to millimetres, the longer side to the whole edge."""
-    upright = np.ascontiguousarray(np.flip(colours.swapaxes(0, 1), 0))
+    """Turn a plane as radiologists see it and scale to millimetres, the longer side to the whole edge."""
+    upright = np.ascontiguousarray(np.flip(colours.swapaxes(0, 1), (0, 1)))
     width, height = upright.shape[1] * steps[0], upright.shape[0] * steps[1]
     scale = edge / max(width, height)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from medmim import files
 from medmim.data.boxes import moved
@@ -169,7 +170,7 @@ def _labelled(prepared: Prepared, labels: np.ndarray) -> Row:
     counts = (labels > 0).sum(axis=others)
     index = int(counts.argmax()) if counts.any() else labels.shape[axis] // 2
     image = upright(prepared.image[0], axis=axis, index=index)
-    return Row([image], [np.flipud(labels.take(index, axis=axis).T)])
+    return Row([image], [upright(torch.from_numpy(labels), axis=axis, index=index)])
 
 
 def _boxed(prepared: Prepared, found: Sequence[tuple[str, float, np.ndarray]]) -> Row:

@@ -103,7 +103,9 @@ def to_png(figure: Figure) -> bytes:
 
 
 def upright(volume: Tensor, *, axis: int | None, index: int | None = None) -> np.ndarray:
-    """Return one slice of a (x, y[, z]) tensor in RAS order as a picture with the front or top up.
+    """Return one slice of a (x, y[, z]) tensor in RAS order as radiologists see it.
+
+    The front or the head is up; the patient's right, in a sagittal slice the front, is on the left.
 
     Args:
         volume: 2D or 3D.
@@ -114,7 +116,7 @@ def upright(volume: Tensor, *, axis: int | None, index: int | None = None) -> np
     if volume.dim() == 3:
         chosen = 2 if axis is None else axis
         flat = volume.select(chosen, volume.shape[chosen] // 2 if index is None else index)
-    return np.flipud(flat.cpu().numpy().T)
+    return np.flip(flat.cpu().numpy().T)
 
 
 def reconstruction_rows(images: Tensor, hidden: Tensor, reconstruction: Tensor | None) -> list[Row]:
@@ -168,6 +170,7 @@ def boxed_row(
     slice_ = upright(image, axis=axis, index=index)
     rectangles = []
     for box, colour, word in boxes:
-        left, bottom, right, top = np.delete(box, [axis, axis + 3]).tolist()
-        rectangles.append(Rectangle(left, slice_.shape[0] - top, right - left, top - bottom, colour, word))
+        right, bottom, left, top = np.delete(box, [axis, axis + 3]).tolist()
+        height, width = slice_.shape
+        rectangles.append(Rectangle(width - left, height - top, left - right, top - bottom, colour, word))
     return Row([slice_], [None], text, rectangles)

@@ -91,7 +91,7 @@ def test_planes_are_upright_and_in_millimetres(tmp_path):
         assert strip.shape == (edge, 3 * edge, 3)
         sagittal, coronal, axial = (strip[:, edge * k : edge * (k + 1), 0] for k in range(3))
         assert sagittal[:15, 12:40].mean() > sagittal[45:, 12:40].mean() + 50  # head above
-        assert sagittal[30, 46:49].mean() > sagittal[30, 14:30].mean() + 30  # front at the right
+        assert sagittal[30, 11:14].mean() > sagittal[30, 30:46].mean() + 30  # front at the left
         assert axial[12:18, 5:55].mean() > axial[30:48, 5:55].mean() + 30  # front above
         assert (coronal[30, :] > -1).all()
         assert sagittal[:, :8].max() < 20  # 20 mm wide beside 30 mm high: black at the sides

@@ -1,11 +1,12 @@
 import io
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from medmim.training.pictures import Row, panel, reconstruction_rows, segmentation_row, upright
+from medmim.training.pictures import Row, boxed_row, panel, reconstruction_rows, segmentation_row, upright
 
 
 def opened(png):
@@ -59,9 +60,30 @@ def test_an_empty_label_can_be_drawn():
     opened(panel([row], ["a", "b", "c"], title="t", names=["core"]))
 
 
-def test_the_front_is_up_and_x_runs_to_the_right():
+def test_the_front_is_up_and_the_patients_right_is_on_the_left():
     flat = torch.arange(6).reshape(3, 2)  # x, y
-    assert upright(flat, axis=None).tolist() == [[1, 3, 5], [0, 2, 4]]
+    assert upright(flat, axis=None).tolist() == [[5, 3, 1], [4, 2, 0]]
+
+
+def test_a_picture_is_drawn_as_its_file_looks(tmp_path):
+    from medmim.data.pictures import read_picture
+
+    pixels = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    Image.fromarray(pixels).save(tmp_path / "p.png")
+    image, _ = read_picture(tmp_path / "p.png")
+    turned = nib.orientations.io_orientation(image.affine)  # as `prepare` turns to RAS
+    volume = torch.from_numpy(nib.orientations.apply_orientation(image.array, turned).copy())
+    assert upright(volume, axis=2).tolist() == pixels.tolist()
+
+
+def test_a_box_lies_around_what_it_marks():
+    image = torch.zeros(8, 10, 3)
+    image[1:3, 5:9, 1] = 1
+    row = boxed_row(image, axis=2, index=1, boxes=[(np.array([1, 5, 1, 3, 9, 2.0]), 0, "x")], text="")
+    (box,) = row.boxes
+    rows, columns = np.nonzero(row.images[0])
+    assert (box.left, box.left + box.width) == (columns.min(), columns.max() + 1)
+    assert (box.top, box.top + box.height) == (rows.min(), rows.max() + 1)
 
 
 @pytest.mark.parametrize(("axis", "shape"), [(0, (4, 3)), (1, (4, 2)), (2, (3, 2)), (None, (3, 2))])
