@@ -16,6 +16,7 @@ from medmim import __version__, files
 from medmim.config import FinetuneSettings
 from medmim.data.certificate import CERTIFICATE, Seen, keep_seen, seen_in
 from medmim.data.draws import Draws
+from medmim.data.manifest import Volume
 from medmim.data.partition import patient_digest
 from medmim.encoders import Encoder
 from medmim.randomness import stream_seed
@@ -114,7 +115,7 @@ def _train(settings: FinetuneSettings, parts: Parts, recorder: Recorder, *, sess
 
     def evaluate(step: int) -> Mapping[str, float]:
         title = f"{'validation' if val else 'training'}, step {step}"
-        png = task.panel(module.judged, (val or train)[:_DRAWN], scene, title=title)
+        png = task.panel(module.judged, _drawn(val or train), scene, title=title)
         recorder.picture("prediction", png, step=step)
         rows = task.judge(module.judged, _spread(val, task.watched), scene, final=False)
         return {f"val/{key}": value for key, value in task.means(rows, scene).items()}
@@ -154,6 +155,15 @@ def _spread(cases: Sequence[Any], most: int) -> list[Any]:
     return list(cases[::step])
 
 
+def _drawn(cases: Sequence[Volume]) -> list[Volume]:
+    """Return the few that pictures show: of different patients, and with boxes where there are any."""
+    ordered = sorted(cases, key=lambda case: not case.boxes)
+    first: dict[str, Volume] = {}
+    for case in ordered:
+        first.setdefault(case.subject, case)
+    return [*first.values(), *(case for case in ordered if case is not first[case.subject])][:_DRAWN]
+
+
 def _test(
     parts: Parts, fitted: Fitted, recorder: Recorder, folder: Path
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
@@ -165,7 +175,7 @@ def _test(
     table = intervals(task.tally(rows, scene), len({row["subject"] for row in rows}))
     recorder.text(SCORES, "".join(json.dumps(row, sort_keys=True) + "\n" for row in table))
     said = f"test, {task.metric} {means.get(f'test/{task.metric}', float('nan')):.3f}"
-    png = task.panel(parts.network, cases[:_DRAWN], scene, title=said)
+    png = task.panel(parts.network, _drawn(cases), scene, title=said)
     recorder.picture("test", png, step=fitted.steps)
     files.write_bytes(folder / "panel.png", png)
     last = {f"last/{key.replace('/', '_')}": value for key, value in fitted.evaluations.last.items()}
