@@ -90,7 +90,7 @@ def study(
         tasks = tasks_of(cells, dataset_hash=dataset.info.content_hash, study=settings.name)
         engine = engine or Here()
         timer = timer or partial(timed_minutes, dataset=dataset, engine=engine, near=home / "studies")
-        plan = plan_study(cells, tasks, store=store, timer=timer)
+        plan = plan_study(cells, tasks, store=store, timer=timer, width=engine.width)
         for line in plan.lines():
             say(line)
         if dry_run:

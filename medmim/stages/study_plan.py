@@ -55,6 +55,7 @@ class Plan:
         finished: digest → id of the finished run.
         minutes: predicted minutes of each kind of training.
         source: where the prediction comes from.
+        width: trainings that run at one time.
     """
 
     cells: int
@@ -62,6 +63,7 @@ class Plan:
     finished: Mapping[str, str]
     minutes: Mapping[str, float]
     source: str
+    width: int = 1
 
     @property
     def open(self) -> tuple[Task, ...]:
@@ -70,8 +72,8 @@ class Plan:
 
     @property
     def hours(self) -> float:
-        """Predicted hours of what is left, one after the other."""
-        return sum(self.minutes.get(task.kind, 0.0) for task in self.open) / 60
+        """Predicted hours of what is left."""
+        return sum(self.minutes.get(task.kind, 0.0) for task in self.open) / 60 / self.width
 
     def lines(self) -> list[str]:
         """Return the plan for people."""
@@ -79,9 +81,10 @@ class Plan:
         counts = f"{stages.count('pretrain')} pretrainings, {stages.count('finetune')} fine-tunings"
         done = len(self.tasks) - len(self.open)
         each = ", ".join(f"{kind} {minutes:.1f}" for kind, minutes in sorted(self.minutes.items()))
+        at_once = f", {self.width} at one time" if self.width > 1 else ""
         return [
             f"{self.cells} cells: {counts}; {done} of {len(self.tasks)} are done",
-            f"predicted {self.hours:.1f} hours for the rest ({self.source}; minutes each: {each})",
+            f"predicted {self.hours:.1f} hours for the rest{at_once} ({self.source}; minutes each: {each})",
         ]
 
     def as_json(self) -> dict[str, Any]:
@@ -118,7 +121,12 @@ def tasks_of(cells: Sequence[Cell], *, dataset_hash: str, study: str) -> tuple[T
 
 
 def plan_study(
-    cells: Sequence[Cell], tasks: Sequence[Task], *, store: Store, timer: Callable[[Task], float]
+    cells: Sequence[Cell],
+    tasks: Sequence[Task],
+    *,
+    store: Store,
+    timer: Callable[[Task], float],
+    width: int = 1,
 ) -> Plan:
     """Look up what is done, and predict the rest.
 
@@ -127,6 +135,7 @@ def plan_study(
         tasks: their trainings.
         store: the local store.
         timer: gives the minutes of a training from a short one, for a kind of which none is finished.
+        width: trainings that run at one time.
     """
     known = {task.job.digest for task in tasks}
     runs = [run for run in store.runs() if run.data.tags.get(DIGEST) in known]
@@ -143,7 +152,7 @@ def plan_study(
         ]
         minutes[kind] = statistics.median(spent) if spent else timer(next(iter(alike.values())))
         sources.append(f"{kind}: " + (f"median of {len(spent)} finished" if spent else "a short timing"))
-    return Plan(len(cells), tuple(tasks), finished, minutes, ", ".join(sources))
+    return Plan(len(cells), tuple(tasks), finished, minutes, ", ".join(sources), width)
 
 
 def timed_minutes(task: Task, *, dataset: Dataset, engine: StudyEngine, near: Path) -> float:
@@ -160,12 +169,13 @@ def timed_minutes(task: Task, *, dataset: Dataset, engine: StudyEngine, near: Pa
     with tempfile.TemporaryDirectory(dir=near) as home:
         (near.parent / PREPARED).mkdir(parents=True, exist_ok=True)
         (Path(home) / PREPARED).symlink_to((near.parent / PREPARED).resolve())
-        begun = time.monotonic()
         job = replace(task.job, settings={**task.job.settings, **short})
-        [(_, outcome)] = engine.run([job], Path(home))
-        whole = time.monotonic() - begun
-        if outcome.run_id is None:
-            raise RunError(f"{task.job.title}, timed for the plan: {outcome.error}")
+        for _ in range(2):  # the same patches twice: volumes are prepared once, most steps find them so
+            begun = time.monotonic()
+            [(_, outcome)] = engine.run([job], Path(home))
+            whole = time.monotonic() - begun
+            if outcome.run_id is None:
+                raise RunError(f"{task.job.title}, timed for the plan: {outcome.error}")
         history = Store(Path(home)).client.get_metric_history(outcome.run_id, "train/loss")
     first, middle, last = (point.timestamp / 1000 for point in sorted(history, key=lambda one: one.step))
     step = (middle - first) / 10

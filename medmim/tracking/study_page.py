@@ -18,9 +18,10 @@ from medmim.tracking.study_table import Row, arm_rows, as_csv, case_rows, contra
 
 PAGE = "report.html"
 _PANEL_WIDTH = 560
-_STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem}
+_STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:84rem;margin:2rem auto;padding:0 1rem}
 table{border-collapse:collapse;margin:1rem 0;font-size:.85rem;display:block;overflow-x:auto}
 th,td{padding:.3rem .6rem;border-bottom:1px solid #ddd;text-align:right;white-space:nowrap}
+th{white-space:normal;vertical-align:bottom}
 th:first-child,td:first-child{text-align:left}img{max-width:100%}
 .panels{display:flex;flex-wrap:wrap;gap:1rem}.panels figure{margin:0;width:32rem;max-width:100%}
 .claimed{font-weight:600}.warning{color:#8a4b00}footer{color:#666;margin-top:2rem;font-size:.85rem}"""

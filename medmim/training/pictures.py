@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from matplotlib.patches import Rectangle as Patch
 from torch import Tensor
 
 _COLOURS = ListedColormap(["#e4572e", "#17bebb", "#ffc914", "#76b041", "#a77bca", "#f28482"])
+_LETTERS = 34  # of a line below an image: longer ones would be cut at the picture's edge
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def panel(rows: Sequence[Row], columns: Sequence[str], *, title: str, names: Seq
                 )
             place.set_xticks([])
             place.set_yticks([])
-        line[0].set_xlabel(plain(row.text), fontsize=8)
+        line[0].set_xlabel(plain(textwrap.fill(row.text, _LETTERS)), fontsize=8)
         for box in row.boxes:
             _draw(line[-1], box)
     for place, name in zip(axes[0], columns, strict=True):

@@ -206,6 +206,28 @@ def test_a_dry_run_runs_nothing(data, new_home):
     assert planned.concluded is None
 
 
+def test_hours_come_from_two_short_trainings_of_each_kind(data, new_home):
+    """The second finds its volumes prepared, as most steps of a training do; nothing else of them stays."""
+    engine, home = Engine(), new_home()
+    planned = study(settings(data), home=home, dry_run=True, engine=Here(engine), say=str)
+    assert [title.split()[0] for title in engine.ran] == ["finetune", "finetune", "pretrain", "pretrain"]
+    assert planned.plan.source == "finetune dynunet: a short timing, pretrain dynunet: a short timing"
+    assert 0 < planned.plan.hours < 1
+    assert Store(home).runs() == []
+    assert len(list((home / "prepared").rglob("*.safetensors"))) > 0
+    assert [path.name for path in (home / "studies").iterdir()] == ["tiny.lock"]
+
+
+def test_hours_are_divided_by_what_runs_at_one_time(data, new_home):
+    class Two(Here):
+        width = 2
+
+    words = {"home": new_home(), "dry_run": True, "timer": lambda task: 60.0, "say": str}
+    planned = study(settings(data), engine=Two(), **words).plan
+    assert planned.hours == pytest.approx(2.5)
+    assert "predicted 2.5 hours for the rest, 2 at one time (" in planned.lines()[1]
+
+
 def test_each_encoder_has_its_own_hours(data, new_home):
     words = settings(data, masks=[], encoders=["resnet18", "dynunet"])
     slow = {"resnet18": 60.0, "dynunet": 600.0}
