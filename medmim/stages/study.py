@@ -125,6 +125,7 @@ class _Runner:
         self._begun = time.monotonic()
         self._running = 0
         self._took: dict[str, list[float]] = {}
+        self._settled: set[str] = set()
 
     def run(self, max_hours: float | None) -> None:
         """Run all that the time allows; an engine that asks ahead gets what needs no other training first."""
@@ -141,8 +142,10 @@ class _Runner:
         for task in tasks:
             if self.left or (max_hours is not None and self._ready(task) > 60 * max_hours):
                 self.left.append(task.job.title)
+                self._settled.add(task.job.digest)
             elif task.needs and task.needs not in self.finished:
                 self.failures.append(f"{task.job.title}: not run, because its pretraining failed")
+                self._settled.add(task.job.digest)
             else:
                 self._running += 1
                 number = self.plan.open.index(task) + 1
@@ -162,13 +165,14 @@ class _Runner:
 
     def _rest(self) -> str:
         """Return how long what is not yet done will take, in words."""
-        open_ones = [task for task in self.plan.open if task.job.digest not in self.finished]
-        minutes = sum(self._minutes(task.kind) for task in open_ones) / self.engine.width
-        return f"; about {minutes:.0f} minutes left" if open_ones else ""
+        rest = [task for task in self.plan.open if task.job.digest not in self._settled]
+        minutes = sum(self._minutes(task.kind) for task in rest) / self.engine.width
+        return f"; about {minutes:.0f} minutes left" if rest else ""
 
     def _note(self, job: Job, outcome: Outcome) -> None:
         """Keep how a training ended."""
         words = f"{job.title}: " if self.engine.asks_ahead else ""
+        self._settled.add(job.digest)
         if outcome.run_id is None:
             self.failures.append(f"{job.title}: {outcome.error}")
             self.say(f"    {words}failed: {outcome.error}")
