@@ -18,19 +18,20 @@ class WriteError(OSError):
     """A file could not be written: the disk is full, broken or may not be written to; names no path."""
 
 
-def write_bytes(path: Path, content: bytes, *, mode: int | None = None) -> None:
+def write_bytes(path: Path, content: bytes, *, mode: int | None = None, lasting: bool = True) -> None:
     """Write `content` to `path` atomically: temporary file beside it, fsync, rename, fsync of the folder.
 
     Args:
         path: target; its folder is made when missing.
         content: the whole file.
         mode: permission bits, such as 0o600 for a secret; the process's umask rules without it.
+        lasting: wait for the disk; without, a power cut may leave half a file, which readers must notice.
 
     Raises:
         WriteError: if it cannot be written; what was there before is still there, whole.
     """
     try:
-        _write_whole(path, content, mode=mode)
+        _write_whole(path, content, mode=mode, lasting=lasting)
     except OSError as error:
         raise _without_path(error) from error
 
@@ -142,17 +143,18 @@ def shipped(folder: str) -> Path:
     return inside if inside.is_dir() else package.parent / folder
 
 
-def _write_whole(path: Path, content: bytes, *, mode: int | None) -> None:
-    temporary = _written_beside(path, content, mode=mode)
+def _write_whole(path: Path, content: bytes, *, mode: int | None, lasting: bool) -> None:
+    temporary = _written_beside(path, content, mode=mode, lasting=lasting)
     try:
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    if lasting:
+        _sync_folder(path.parent)
 
 
-def _written_beside(path: Path, content: bytes, *, mode: int | None) -> Path:
+def _written_beside(path: Path, content: bytes, *, mode: int | None, lasting: bool = True) -> Path:
     """Write `content` to a temporary file beside `path`, down to the disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
@@ -165,7 +167,8 @@ def _written_beside(path: Path, content: bytes, *, mode: int | None) -> Path:
             stream.flush()
             if mode is not None:
                 os.fchmod(stream.fileno(), mode)
-            os.fsync(stream.fileno())
+            if lasting:
+                os.fsync(stream.fileno())
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -65,7 +65,8 @@ class DiskCache:
             self._make_room(len(content))
         self._allowed -= len(content)
         digest = hashlib.sha256(content).hexdigest()[:DIGITS]
-        files.write_bytes(self._place(key) / f"{key}-{digest}.safetensors", content)
+        place = self._place(key) / f"{key}-{digest}.safetensors"
+        files.write_bytes(place, content, lasting=False)  # what a power cut leaves does not fit its digest
 
     def _place(self, key: str) -> Path:
         return self.folder / key[:2]

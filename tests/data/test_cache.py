@@ -66,6 +66,12 @@ def test_disk_is_bounded_and_the_longest_unused_go(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+def test_nothing_waits_for_the_disk(cache, monkeypatch):
+    monkeypatch.setattr(os, "fsync", None)
+    cache.put(KEY, TENSORS)
+    assert same(cache.get(KEY), TENSORS)
+
+
 def test_many_writers_stay_within_the_limit(tmp_path):
     size = len(written(tmp_path / "one"))
     writers = [DiskCache(tmp_path / "prepared", limit_gb=200 * size / 1e9) for _ in range(4)]
@@ -116,7 +122,7 @@ def test_prepared_volumes_come_from_disk_as_they_were_made(tiny_dataset, cache, 
 
 
 def test_a_full_disk_costs_the_cache_and_not_the_run(tiny_dataset, cache, monkeypatch, caplog):
-    def full(path, content):
+    def full(path, content, *, lasting):
         raise files.WriteError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(files, "write_bytes", full)
