@@ -26,9 +26,7 @@ PREPARED = "prepared"  # the folder's name in `MEDMIM_HOME`
 DIGITS = 32
 _ABANDONED_S = 3600.0
 _WRITERS = 64  # processes that may write between two looks at the folder without going over the limit
-_SPARE = (
-    1 / 16
-)  # of the limit, made free beside what is wanted: looking at every file takes longer than writing one
+_SPARE = 1 / 16  # of the limit, made free beside what is wanted: a look takes longer than a write
 
 
 class DiskCache:

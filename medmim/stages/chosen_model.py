@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medmim.errors import RunError
+from medmim.stages.origin import weights_of
 from medmim.tracking.registry import CHAMPION, Registered, versions
 from medmim.tracking.store import Store
-from medmim.training.checkpoint import WEIGHTS
 
 _CHALLENGER = "challenger"
 
@@ -45,13 +45,13 @@ def find_model(word: str | None, store: Store, say: Callable[[str], None]) -> Ch
     if word is None:
         chosen = _open_choice(known, store)
         say(f"model: {_title(chosen)}")
-        return _of_run(store, chosen.run_id, _title(chosen))
+        return Chosen(weights_of(store, chosen.run_id), _title(chosen))
     name, _, number = word.partition(":")
     named = [one for one in known if one.model == name and number in ("", str(one.version))]
     if named:
         chosen = min(named, key=_rank)
-        return _of_run(store, chosen.run_id, _title(chosen))
-    return _of_run(store, _matching_run(store, word, known), f"run {word}")
+        return Chosen(weights_of(store, chosen.run_id), _title(chosen))
+    return Chosen(weights_of(store, _matching_run(store, word, known)), f"run {word}")
 
 
 def _open_choice(known: Sequence[Registered], store: Store) -> Registered:
@@ -89,11 +89,3 @@ def _matching_run(store: Store, word: str, known: Sequence[Registered]) -> str:
             f"run, got something that fits {len(matching)} runs; see `medmim models`"
         )
     return str(matching[0])
-
-
-def _of_run(store: Store, run_id: str, title: str) -> Chosen:
-    """Return a run's weights: those that it kept, or the copy among its artifacts (of an unpacked study)."""
-    kept = store.checkpoints(run_id) / WEIGHTS
-    if not kept.is_file():
-        kept = store.artifact(store.run(run_id), "model") / WEIGHTS
-    return Chosen(kept, title)

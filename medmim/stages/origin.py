@@ -62,7 +62,7 @@ def find_origin(word: str | None, store: Store, dataset: Dataset) -> Origin:
     if word is not None and word.endswith(".safetensors"):
         return _read(Path(word))
     if word is not None:
-        return _read(_weights(store, _match(store, word)))
+        return _read(weights_of(store, _match(store, word)))
     finished = [
         run
         for run in store.runs(stage="pretrain", dataset_hash=dataset.info.content_hash)
@@ -72,7 +72,7 @@ def find_origin(word: str | None, store: Store, dataset: Dataset) -> Origin:
         raise RunError(
             "--init: no finished pretraining run on this dataset; run `medmim pretrain` or use --init scratch"
         )
-    return _read(_weights(store, finished[0].info.run_id))
+    return _read(weights_of(store, finished[0].info.run_id))
 
 
 def certificate_of(dataset: Dataset, divided: Partition, origin: Origin) -> Certificate:
@@ -96,7 +96,7 @@ def _match(store: Store, word: str) -> str:
     return str(matching[0])
 
 
-def _weights(store: Store, run_id: str) -> Path:
+def weights_of(store: Store, run_id: str) -> Path:
     """Return the weights that a run kept here, or those that an unpacked study brought with it."""
     kept = store.checkpoints(run_id) / WEIGHTS
     return kept if kept.is_file() else store.artifact(store.run(run_id), "model") / WEIGHTS

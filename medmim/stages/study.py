@@ -124,6 +124,7 @@ class _Runner:
         self.left: list[str] = []
         self._begun = time.monotonic()
         self._running = 0
+        self._kinds = {task.job.digest: task.kind for task in plan.open}
         self._took: dict[str, list[float]] = {}
         self._settled: set[str] = set()
 
@@ -178,8 +179,7 @@ class _Runner:
             self.say(f"    {words}failed: {outcome.error}")
         else:
             self.finished[job.digest] = outcome.run_id
-            (kind,) = {task.kind for task in self.plan.open if task.job.digest == job.digest}
-            self._took.setdefault(kind, []).append(outcome.minutes)
+            self._took.setdefault(self._kinds[job.digest], []).append(outcome.minutes)
             self.say(f"    {words}{outcome.minutes:.1f} minutes{self._rest()}")
 
     def _placed(self, task: Task, arm: str) -> Job:
