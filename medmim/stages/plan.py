@@ -1,8 +1,9 @@
 """`medmim plan`: memory and hours of a run before it starts, and the batch size that fits.
 
-Two rehearsals, at two batch sizes, give what grows with the batch and what does not; memory and seconds of
-steps at any other batch lie on the line through them. An evaluation and the saving of a state may need more
-than small batches do. Volumes that the rehearsals did not load are added.
+Two rehearsals give what grows with the batch and what does not; memory and seconds of steps at any other
+batch lie on the line through them. The second is at the batch of the run where memory surely has room for it:
+what is measured need not be guessed. An evaluation and the saving of a state may need more than small batches
+do. Volumes that the rehearsals did not load are added.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from medmim.stages.rehearsal import Rehearsed, rehearse
 from medmim.training.budget import budget_for
 from medmim.training.fit import workers_for
 
-_BATCHES = (2, 4)
+_SMALL, _LEAST_LARGE = 2, 4  # patches a batch of rehearsals
 _SHARE = 0.85  # of the free memory: prediction errs by up to 15 %
 _IMAGE_BYTES, _LABEL_BYTES = 4, 1
 
@@ -67,8 +68,22 @@ def plan(settings: RunSettings, *, home: Path) -> Planned:
         MedmimError: for settings, data or sizes that cannot work.
     """
     dataset = read_dataset(settings.data)
-    small, large = (rehearse(settings, batch=batch, home=home) for batch in _BATCHES)
-    return predict(settings, dataset, (small, large), free_mb=free_memory_mb())
+    free_mb = free_memory_mb()
+    small = rehearse(settings, batch=_SMALL, home=home)
+    large = rehearse(settings, batch=second_batch(settings.batch_size, small, free_mb=free_mb), home=home)
+    return predict(settings, dataset, (small, large), free_mb=free_mb)
+
+
+def second_batch(wanted: int, small: Rehearsed, *, free_mb: float) -> int:
+    """Return the patches a batch of the second rehearsal: those of the run, or as many as surely fit.
+
+    Args:
+        wanted: patches a batch of the run.
+        small: the first rehearsal. Memory grows no faster than the batch, since part of it is fixed.
+        free_mb: memory that it may take, in MiB.
+    """
+    sure = math.floor(free_mb * _SHARE / small.whole_mb * small.batch)
+    return max(min(wanted, sure), _LEAST_LARGE)
 
 
 def predict(
@@ -79,7 +94,7 @@ def predict(
     Args:
         settings: of the run.
         dataset: that it trains on.
-        measured: at a small and a larger batch.
+        measured: at a small batch and at a larger one.
         free_mb: memory that it may take, in MiB.
     """
     peak, seconds = _line(measured, "peak_mb"), _line(measured, "batch_s")

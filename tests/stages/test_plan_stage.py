@@ -11,7 +11,7 @@ from medmim.config import FinetuneSettings, PretrainSettings
 from medmim.data.manifest import read_dataset
 from medmim.errors import RunError
 from medmim.stages.finetune import finetune
-from medmim.stages.plan import free_memory_mb, plan, predict, refuse_too_large
+from medmim.stages.plan import free_memory_mb, plan, predict, refuse_too_large, second_batch
 from medmim.stages.pretrain import pretrain
 from medmim.stages.rehearsal import Rehearsed, first_steps
 from medmim.stages.workload import process_mb
@@ -59,6 +59,14 @@ def test_an_evaluation_may_need_more_than_small_batches(tiny_dataset):
     assert predicted(tiny_dataset, batch_size=4).peak_mb == 600
     assert predicted(tiny_dataset, batch_size=5).peak_mb == 600
     assert predicted(tiny_dataset, batch_size=6).peak_mb == 700
+
+
+@pytest.mark.parametrize(
+    ("wanted", "free_mb", "rehearsed"),
+    [(32, 1e6, 32), (5, 1e6, 5), (1, 1e6, 4), (32, 3500.0, 17), (32, 10.0, 4)],
+)
+def test_the_batch_of_the_run_is_rehearsed_where_it_surely_fits(wanted, free_mb, rehearsed):
+    assert second_batch(wanted, SMALL, free_mb=free_mb) == rehearsed
 
 
 def test_minutes_are_what_they_are(tiny_dataset):
