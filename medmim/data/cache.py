@@ -54,17 +54,21 @@ class DiskCache:
                 continue
         return None
 
-    def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
-        """Write the tensors of a key, unless they alone are more than the limit."""
+    def put(self, key: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        """Write the tensors of a key and return them as they lie there; None: they alone exceed the limit."""
         content = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
         if len(content) > self.limit:
-            return
+            return None
         if len(content) > self._allowed:
             self._make_room(len(content))
         self._allowed -= len(content)
         digest = hashlib.sha256(content).hexdigest()[:DIGITS]
         place = self._place(key) / f"{key}-{digest}.safetensors"
         files.write_bytes(place, content, lasting=False)  # what a power cut leaves does not fit its digest
+        try:
+            return safetensors.torch.load_file(place)
+        except FileNotFoundError:  # another process made room
+            return None
 
     def _place(self, key: str) -> Path:
         return self.folder / key[:2]

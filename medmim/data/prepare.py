@@ -111,14 +111,13 @@ class Volumes:
         if known is None:
             made = prepare(self.root, volume, self.plan)
             try:
-                disk.put(key, _tensors(made))
+                known = disk.put(key, _tensors(made))
             except files.WriteError as error:
                 _log.warning(
                     "prepared volumes are not kept: %s; free the disk, or --set cache_disk_gb=0", error
                 )
                 self.disk = None
                 return made
-            known = disk.get(key)
             if known is None:  # there is no room for it
                 return made
         return _prepared(known, volume)

@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import handle_torch_function, has_torch_function_unary
+
+from medmim.processes import sum_of_all, together
 
 
 def synced_batch_norm(
@@ -47,13 +48,13 @@ def synced_batch_norm(
     axes = [0, *range(2, values.dim())]
     wide = values.to(torch.promote_types(values.dtype, torch.float32))
     voxels = wide.new_tensor([values.numel() / values.shape[1]])
-    sums = _over_all(torch.cat([wide.sum(axes), voxels]))
+    sums = sum_of_all(torch.cat([wide.sum(axes), voxels]))
     count = sums[-1]
     mean = sums[:-1] / count
     shape = (1, -1, *[1] * (values.dim() - 2))
     centred = wide - mean.reshape(shape)
     # about the mean of all, in a second round: a difference of squares would lose half of the digits
-    variance = _over_all(centred.square().sum(axes)) / count
+    variance = sum_of_all(centred.square().sum(axes)) / count
     if running_mean is not None and running_var is not None:
         with torch.no_grad():
             running_mean.lerp_(mean, momentum)
@@ -62,29 +63,6 @@ def synced_batch_norm(
     if weight is not None:
         normed = normed * weight.reshape(shape)
     return (normed if bias is None else normed + bias.reshape(shape)).to(values.dtype)
-
-
-class _SumOverAll(torch.autograd.Function):
-    """The sum over all processes; its gradient is summed over them too."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
-        """Return the sum in memory of its own."""
-        total = values.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        """Return the sum of the gradients: what one process gave counts in the sums of all."""
-        (total,) = (gradient.clone() for gradient in gradients)
-        dist.all_reduce(total)
-        return total
-
-
-def _over_all(values: Tensor) -> Tensor:
-    total: Tensor = _SumOverAll.apply(values)  # type: ignore[no-untyped-call]
-    return total
 
 
 class SyncedBatchNorm(_BatchNorm):
@@ -98,8 +76,7 @@ class SyncedBatchNorm(_BatchNorm):
 
     def forward(self, values: Any) -> Any:
         """Normalise the values of this process by the statistics of all."""
-        together = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-        if self.alone or not (self.training and together):
+        if self.alone or not self.training or together() == 1:
             return super().forward(values)
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from medmim.encoders import Encoder
 from medmim.heads.anchors import AnchorGrid, Anchors, Shapes, matched
 from medmim.heads.pyramid import Pyramid
+from medmim.processes import sum_of_all
 from medmim.shapes import Images, Scalar, Size
 
 SCORES, BOXES = "scores", "boxes"
@@ -126,9 +127,17 @@ def detection_loss(
         if positive.any():
             decoded = network.coder.decode_single(changes[number][positive], anchors[positive])
             off.append(BoxGIoULoss(reduction="mean")(decoded, boxes[number][real][index[positive]]))
+    return torch.stack(wrong).mean() + 2 * _mean_off(off, changes, training=network.training)
+
+
+def _mean_off(off: list[Tensor], changes: Tensor, *, training: bool) -> Scalar:
+    """Return the mean over the images with boxes of the whole step, of which a process may have none."""
     # without any box the sum still reaches every weight, so that an optimiser step means the same
-    boxed = torch.stack(off).mean() if off else changes.sum() * 0
-    return torch.stack(wrong).mean() + 2 * boxed
+    total = torch.stack(off).sum() if off else changes.sum() * 0
+    sums = torch.stack([total, total.new_tensor(float(len(off)))])
+    total, images = sum_of_all(sums) if training else sums
+    mean: Scalar = total / images.clamp(min=1)
+    return mean
 
 
 def _sampled(sampler: HardNegativeSampler, index: Tensor, scores: Tensor) -> Tensor:

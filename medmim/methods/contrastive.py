@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -20,6 +21,7 @@ from medmim.errors import UsageError, did_you_mean
 from medmim.methods.base import Method, Step, require_grid
 from medmim.methods.teacher import Teacher
 from medmim.methods.visible import Compute, pooled
+from medmim.processes import each_of_all, number
 from medmim.shapes import Hidden, Images, Scalar, Size
 
 Embeddings = Float[Tensor, "_ width"]
@@ -84,13 +86,25 @@ class Contrastive(Method):
         require_grid(images, hidden, self.cell)
         own = self.project(pooled(self.encoder, images, hidden, compute=self.compute))
         asked, given = F.normalize(self.predict(own).float(), dim=1), self._given(own, images, hidden)
-        half = len(images) // 2
-        partner = torch.arange(len(images), device=images.device).roll(half)
-        loss, accuracy = info_nce(asked, given, self.others.all(), partner, temperature=self.temperature)
+        given, mine, partner = self._of_step(given)
+        loss, accuracy = info_nce(
+            asked, given, self.others.all(), own=mine, partner=partner, temperature=self.temperature
+        )
         if self.training:
             self.others.note(given.detach())
         alignment = (asked * given[partner]).sum(dim=1).mean()
         return Step(loss=loss, parts={"accuracy": accuracy, "alignment": alignment.detach()})
+
+    def _of_step(self, given: Embeddings) -> tuple[Embeddings, Tensor, Tensor]:
+        """Return the embeddings of all processes, and the numbers of own views and of their partners.
+
+        In the order of one process with all images: the first view of all, then the second of all.
+        """
+        shares, here = (each_of_all(given), number()) if self.training else (given[None], 0)
+        all_of_them = rearrange(shares, "share (view image) width -> (view share image) width", view=2)
+        count = len(all_of_them)
+        numbers = torch.arange(count, device=given.device).view(2, len(shares), -1)[:, here].flatten()
+        return all_of_them, numbers, (numbers + count // 2) % count
 
     def after_step(self, progress: float) -> None:
         """Let the teacher follow, and its last embeddings join the queue."""
@@ -149,20 +163,27 @@ class Queue(nn.Module):
 
 
 def info_nce(
-    asked: Embeddings, given: Embeddings, others: Embeddings, partner: Tensor, *, temperature: float
+    asked: Embeddings,
+    given: Embeddings,
+    others: Embeddings,
+    *,
+    own: Tensor,
+    partner: Tensor,
+    temperature: float,
 ) -> tuple[Scalar, Scalar]:
     """Return the cross entropy of finding each view's partner, and the share that is found.
 
     Args:
         asked: one embedding a view, of length 1.
-        given: the teacher's of the same views, of length 1; a view is not compared with itself.
+        given: the teacher's of these and other views, of length 1; a view is not compared with itself.
         others: further embeddings that are no view's partner.
-        partner: number of each view's partner.
+        own: number of each view in `given`.
+        partner: number of each view's partner in `given`.
         temperature: similarities are divided by it.
     """
     with torch.autocast(asked.device.type, enabled=False):  # similarities lie close to each other
-        own = (asked @ given.T).fill_diagonal_(-torch.inf)
-        scores = torch.cat([own, asked @ others.T], dim=1) / temperature
+        views = (asked @ given.T).scatter(1, own[:, None], -torch.inf)
+        scores = torch.cat([views, asked @ others.T], dim=1) / temperature
     return F.cross_entropy(scores, partner), (scores.argmax(dim=1) == partner).float().mean()
 
 

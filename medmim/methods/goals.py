@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch.nn.functional as F
-from monai.losses.dice import DiceCELoss
 from monai.networks.layers.factories import Conv, Norm
 from torch import Tensor, nn
 
 from medmim.encoders import Encoder
 from medmim.methods.base import Step
+from medmim.methods.batch_dice import batch_dice
 from medmim.methods.light_decoder import LightDecoder
 from medmim.methods.reconstruction import reconstruct
 from medmim.methods.targets import Target
@@ -89,7 +89,7 @@ class OfVoxels(nn.Module):
     def __init__(self, decode: Decode) -> None:
         super().__init__()
         self.decode = decode
-        self.compare = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False, batch=True)
+        self.compare = batch_dice("dice_ce")
 
     def forward(self, maps: Sequence[Features], images: Images, hidden: Hidden, truth: Tensor | None) -> Step:
         """Return the loss."""

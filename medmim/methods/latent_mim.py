@@ -31,6 +31,7 @@ from medmim.methods.latent_loss import OBJECTIVES, Objective, mean_cosine
 from medmim.methods.latent_target import LATENT_TARGETS, LatentTarget, project
 from medmim.methods.patches import hidden_patches, require_sets_of_patches
 from medmim.methods.token_decoder import DECODERS, TokenDecoder
+from medmim.processes import sum_of_all, together
 from medmim.shapes import Hidden, Images, Scalar, Size
 
 _FIRST_LIKENESS, _LAST_LIKENESS = 0.75, 0.25
@@ -100,7 +101,8 @@ class LatentMIM(Method):
                 "cosine_visible": mean_cosine(seen, visible.weight),
             }
             constraint = sum(
-                ((value - self._likeness()).square() for value in alike.values()), loss.new_zeros(())
+                ((self._of_step(value) - self._likeness()).square() for value in alike.values()),
+                loss.new_zeros(()),
             )
             parts = {name: value.detach() for name, value in alike.items()}
             parts["cosine_targets"] = mean_cosine(true.detach(), wanted.weight)
@@ -116,6 +118,10 @@ class LatentMIM(Method):
         """Return the error of hidden patches' latents, as the objective compares them."""
         real = weight.squeeze(-1) > 0
         return relative_error(*(one[real] for one in self.objective.compared(predicted, true, weight)))
+
+    def _of_step(self, value: Scalar) -> Scalar:
+        """Return the mean over all images of a step: a process has as many of them as any other."""
+        return sum_of_all(value) / together() if self.training else value
 
     def _likeness(self) -> Scalar:
         """Return the mean cosine to be held: it falls along a cosine while training."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from monai.losses.dice import DiceCELoss, DiceFocalLoss
 from monai.losses.ds_loss import DeepSupervisionLoss
 from torch import Tensor, nn
 
@@ -17,13 +16,13 @@ from medmim.data.plan import View
 from medmim.data.prepare import Volumes
 from medmim.encoders import Encoder
 from medmim.errors import DataError, UsageError
+from medmim.methods.batch_dice import CRITERIA, batch_dice
 from medmim.shapes import Scalar
 from medmim.training.pictures import panel, segmentation_row
 from medmim.training.scores import CaseScore, mean_scores, score_volume, segment
 from medmim.training.task import Lesson, Row, Scene, Task
 
 _LARGEST = 255  # predictions have a byte a voxel
-_LOSSES = {"dice_ce": DiceCELoss, "dice_focal": DiceFocalLoss}
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Segmentation(Task):
     watched: ClassVar[int] = 16
 
     def __post_init__(self) -> None:
-        if self.criterion not in _LOSSES:
+        if self.criterion not in CRITERIA:
             raise UsageError(
                 f"task_options: expected criterion dice_ce or dice_focal, got '{self.criterion}'"
             )
@@ -105,10 +104,8 @@ class Segmentation(Task):
 
     def loss(self, network: Any, batch: dict[str, Tensor]) -> Scalar:
         """Return Dice and cross entropy (or focal loss), halved from each resolution to the next coarser."""
-        # Batch Dice: one patch without a class does not dominate the gradient.
-        one = _LOSSES[self.criterion](to_onehot_y=True, softmax=True, include_background=False, batch=True)
         scores = [level.float() for level in network.deep_scores(batch["image"])]
-        loss: Tensor = DeepSupervisionLoss(one)(scores, batch["label"].float())
+        loss: Tensor = DeepSupervisionLoss(batch_dice(self.criterion))(scores, batch["label"].float())
         return loss
 
     def judge(self, network: nn.Module, cases: Sequence[Volume], scene: Scene, *, final: bool) -> list[Row]:

@@ -46,13 +46,15 @@ def test_info_nce_equals_the_formula(extra):
         total = sum(np.exp(value / 0.2) for value in [*candidates.values(), *rest])
         losses.append(-np.log(np.exp(candidates[partner[i]] / 0.2) / total))
     tensors = (torch.from_numpy(rows) for rows in (asked, given, others))
-    loss, _ = info_nce(*(one.float() for one in tensors), torch.tensor(partner), temperature=0.2)
+    views = {"own": torch.arange(6), "partner": torch.tensor(partner)}
+    loss, _ = info_nce(*(one.float() for one in tensors), **views, temperature=0.2)
     assert loss.item() == pytest.approx(np.mean(losses), rel=1e-5)
 
 
 def test_a_view_is_never_its_own_partner():
     rows = torch.eye(4)
-    loss, _ = info_nce(rows, rows, rows[:0], torch.tensor([2, 3, 0, 1]), temperature=0.1)
+    views = {"own": torch.arange(4), "partner": torch.tensor([2, 3, 0, 1])}
+    loss, _ = info_nce(rows, rows, rows[:0], **views, temperature=0.1)
     assert loss.item() == pytest.approx(np.log(3))  # three candidates, all equally unlike
 
 

@@ -29,9 +29,13 @@ SPARK = ["pretrain", *tiny.TINY_WORDS, *COMMON, "--set", "method_options={decode
 VIT = ["--size", "16", "--encoder", "vit", "--workers", "0", "--precision", "fp32"]
 VIT += ["--set", "encoder_options={width: 24, depth: 2, heads: 2, patch: 4}"]
 LATENT = ["pretrain", *VIT, *COMMON, "--method", "latent_mim"]
+# accumulated batches have a constraint each
 LATENT += ["--set", "method_options={objective: mse, similarity: 0}"]
+CONTRASTIVE = ["pretrain", *tiny.TINY_WORDS, *COMMON, "--method", "contrastive"]
+CONTRASTIVE += ["--set", "method_options={teacher: shared}"]
 CLASSIFY = ["finetune", "classify", *tiny.TINY_WORDS, *COMMON, "--init", "scratch"]
 CLASSIFY += ["--set", "task_options={dropout: 0}"]  # each process drops out for itself
+SEGMENT = ["finetune", "segment", *tiny.TINY_WORDS, *COMMON, "--init", "scratch"]
 
 
 def medmim(home, *words):
@@ -57,7 +61,9 @@ def close(first, second, **tolerance):
         pytest.param(
             LATENT, ["--batch-size", 1, "--set", "accumulate=2"], id="a teacher, two batches a step"
         ),
+        pytest.param(CONTRASTIVE, ["--batch-size", 2], id="negatives of all processes"),
         pytest.param(CLASSIFY, ["--batch-size", 2], id="fine-tuning"),
+        pytest.param(SEGMENT, ["--batch-size", 2], id="Dice of all processes"),
     ],
 )
 def test_two_processes_are_one(tiny_dataset, new_home, words, shared):
