@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import lightning as L
@@ -11,9 +12,13 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import nn
 from torch._dynamo.exc import TorchDynamoException
-from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import apply_activation_checkpointing
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
+    apply_activation_checkpointing,
+    checkpoint_wrapper,
+)
 
 from medmim.config import RunSettings
+from medmim.encoders.dense_norms import unmoved_batch_norms
 from medmim.training.undo import Before
 
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -33,7 +38,9 @@ def economise(module: L.LightningModule, settings: RunSettings) -> None:
                 weight.data = weight.data.contiguous(memory_format=_CHANNELS_LAST[weight.dim()])
     if settings.activation_checkpointing:
         blocks = {id(block) for block in blocks_of(module)}
-        apply_activation_checkpointing(module, check_fn=lambda layer: id(layer) in blocks)
+        apply_activation_checkpointing(
+            module, checkpoint_wrapper_fn=_recomputed, check_fn=lambda layer: id(layer) in blocks
+        )
 
 
 def blocks_of(module: nn.Module) -> list[nn.Module]:
@@ -44,6 +51,14 @@ def blocks_of(module: nn.Module) -> list[nn.Module]:
     layers = sum(isinstance(layer, _CONVOLUTIONS) for layer in module.modules())
     alone = isinstance(module, nn.ModuleList | nn.ModuleDict)  # these have no forward
     return [module] if layers >= 2 and not alone else []
+
+
+def _recomputed(block: nn.Module) -> nn.Module:
+    """Return a block that is computed again in the backward pass, which moves no running statistics."""
+    wrapped: nn.Module = checkpoint_wrapper(
+        block, context_fn=lambda: (nullcontext(), unmoved_batch_norms(block))
+    )
+    return wrapped
 
 
 class Compile(Callback):

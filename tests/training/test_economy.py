@@ -1,5 +1,6 @@
 import logging
 
+import lightning as L
 import pytest
 import torch
 from test_fit import equal, study  # noqa: F401 - a fixture
@@ -54,6 +55,20 @@ def test_economies_change_nothing_but_rounding(study, word):  # noqa: F811
     assert plain.keys() == saving.keys()  # weights keep their names
     assert all(torch.allclose(plain[name], saving[name], atol=1e-3) for name in plain)
     assert read_state(verified_state(made.folder))["state_dict"].keys() == plain.keys()
+
+
+def test_recomputed_blocks_move_running_statistics_once():
+    moved = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        module = L.LightningModule()
+        module.block = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Conv2d(2, 1, 3))
+        economise(module, FinetuneSettings(activation_checkpointing=recompute))
+        assert isinstance(module.block, nn.Sequential) != recompute
+        module.block(torch.randn(4, 1, 8, 8)).square().sum().backward()
+        moved.append({name: value for name, value in module.state_dict().items() if "running" in name})
+    assert len(moved[0]) == 2
+    assert all(torch.equal(moved[0][name], moved[1][name]) for name in moved[0])
 
 
 @pytest.mark.parametrize("build", [pretraining, finetuning])
