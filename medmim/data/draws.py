@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.transforms.compose import Compose
-from monai.transforms.croppad.dictionary import RandCropByPosNegLabeld, RandSpatialCropd
+from monai.transforms.croppad.dictionary import RandSpatialCropd
 from monai.transforms.intensity.dictionary import (
     RandGaussianNoised,
     RandGaussianSmoothd,
@@ -25,10 +25,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from medmim.data.manifest import Volume
+from medmim.data.places import CropAroundLabel
 from medmim.data.plan import Plan
 from medmim.data.prepare import Prepared
 from medmim.data.resized_crop import RandomResizedCrop
-from medmim.data.transforms import FlipLeftRight, PadTo, PickSlice, Sample
+from medmim.data.transforms import PLACES, FlipLeftRight, PadTo, PickSlice, Sample
 from medmim.data.workers import Notes, leave_signals_to_the_trainer
 from medmim.randomness import numpy_stream, stream_seed
 from medmim.shapes import Size
@@ -76,13 +77,12 @@ class Draws(Dataset[Sample]):
         prepared = self.prepare(volume)
         sample: Sample = {"image": prepared.image, "slice_axis": prepared.slice_axis}
         if self.labelled:
-            sample["label"] = prepared.label
+            sample |= {"label": prepared.label, PLACES: prepared.places}
         if self.targets:
             sample |= self.targets(volume, prepared)
-        keys = sample.keys() - {"slice_axis"}
+        keys = sample.keys() - {"slice_axis", PLACES}
         self.transform.set_random_state(seed=stream_seed(self.seed, "draw", number) % 2**32)
         patch = self.transform(sample)
-        patch = patch[0] if isinstance(patch, list) else patch  # crops by label come as a list of one
         return {key: _plain(patch[key]) for key in sorted(keys)} | {"draw": number}
 
     def volume_of(self, number: int) -> Volume:
@@ -221,9 +221,7 @@ def _slices(plan: Plan, *, keys: list[str], foreground: float) -> list[Any]:
 def _crop(keys: list[str], size: Size, *, foreground: float) -> Any:
     if foreground == 0:
         return RandSpatialCropd(keys, roi_size=size, random_size=False)
-    return RandCropByPosNegLabeld(
-        keys, "label", spatial_size=size, pos=foreground, neg=1 - foreground, num_samples=1
-    )
+    return CropAroundLabel(keys, size, foreground=foreground)
 
 
 def _plain(value: Tensor) -> Tensor:

@@ -30,13 +30,15 @@ from medmim.data.channels import channels_of
 from medmim.data.geometry import corner_distance
 from medmim.data.manifest import Volume
 from medmim.data.nifti import read_image
+from medmim.data.places import labelled_places
 from medmim.data.plan import Plan, slice_axis
+from medmim.data.transforms import PLACES
 from medmim.errors import DataError
 
 _log = logging.getLogger(__name__)
 _CT_RANGE_HU = (-1000.0, 1000.0)
 _SAME_GRID = 0.01  # voxels by which the grids of channels may differ
-_VERSION = 2  # of what `prepare` does; another number, and no prepared volume on disk is used again
+_VERSION = 3  # of what `prepare` does; another number, and no prepared volume on disk is used again
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +52,7 @@ class Prepared:
         slice_axis: 0, 1 or 2: the axis of largest spacing in the file, across which 2D slices are cut.
         stored_affine: voxel → world in mm of the file, (4, 4).
         boxes: of the volume's findings, in voxels of `image`.
+        places: voxels that have a label, as `labelled_places` chooses them; None without a label.
     """
 
     image: Tensor
@@ -58,11 +61,13 @@ class Prepared:
     slice_axis: int
     stored_affine: np.ndarray = field(default_factory=lambda: np.eye(4))
     boxes: Boxes = field(default_factory=lambda: np.zeros((0, 6)))
+    places: Tensor | None = None
 
     @property
     def bytes(self) -> int:
         """Memory that the tensors take."""
-        return sum(t.numel() * t.element_size() for t in (self.image, self.label) if t is not None)
+        tensors = (self.image, self.label, self.places)
+        return sum(t.numel() * t.element_size() for t in tensors if t is not None)
 
     @property
     def background(self) -> float:
@@ -141,7 +146,8 @@ def _key(volume: Volume, plan: Plan) -> str:
 
 
 def _tensors(prepared: Prepared) -> dict[str, Tensor]:
-    label = {} if prepared.label is None else {"label": prepared.label}
+    named = {"label": prepared.label, PLACES: prepared.places}
+    label = {name: tensor for name, tensor in named.items() if tensor is not None}
     return {
         "image": prepared.image,
         "affine": torch.from_numpy(prepared.affine),
@@ -154,7 +160,8 @@ def _prepared(tensors: Mapping[str, Tensor], volume: Volume) -> Prepared:
     """Return what `_tensors` was given; boxes are those of the row, which may have been clipped since."""
     affine, stored = tensors["affine"].numpy(), tensors["stored_affine"].numpy()
     boxes = moved(stored_boxes(volume), stored, affine)
-    return Prepared(tensors["image"], tensors.get("label"), affine, int(tensors["slice_axis"]), stored, boxes)
+    label, places, axis = tensors.get("label"), tensors.get(PLACES), int(tensors["slice_axis"])
+    return Prepared(tensors["image"], label, affine, axis, stored, boxes, places)
 
 
 def prepare(root: Path, volume: Volume, plan: Plan) -> Prepared:
@@ -179,6 +186,7 @@ def prepare(root: Path, volume: Volume, plan: Plan) -> Prepared:
         slice_axis=int(loaded["slice_axis"]),
         stored_affine=stored,
         boxes=moved(stored_boxes(volume), stored, affine),
+        places=None if label is None else labelled_places(label),
     )
 
 

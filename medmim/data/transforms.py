@@ -1,6 +1,7 @@
 """Transforms that MONAI lacks: one slice of a volume, left for right, padding with the darkest value.
 
 All take and give a sample: a mapping with `image` (channels, *space), `slice_axis` and what a task adds.
+Where `places` is among it, it goes along.
 """
 
 from __future__ import annotations
@@ -8,12 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from monai.transforms.croppad.array import SpatialPad
 from monai.transforms.transform import Randomizable
 
 from medmim.shapes import Size
 
 Sample = dict[str, Any]
+PLACES = "places"  # of a sample: labelled voxels, (places, axes)
 
 
 class PickSlice(Randomizable):  # type: ignore[misc]  # MONAI is not typed
@@ -28,8 +31,7 @@ class PickSlice(Randomizable):  # type: ignore[misc]  # MONAI is not typed
         axis = data["slice_axis"] + 1
         candidates = np.arange(data["image"].shape[axis])
         if self.foreground and self.R.random() < self.foreground:
-            others = [other for other in range(4) if other != axis]
-            holding = np.flatnonzero(np.asarray(data["label"].numpy().any(axis=tuple(others))))
+            holding = np.unique(data[PLACES][:, axis - 1].numpy())
             candidates = holding if len(holding) else candidates
         return int(self.R.choice(candidates))
 
@@ -38,6 +40,9 @@ class PickSlice(Randomizable):  # type: ignore[misc]  # MONAI is not typed
         chosen = self.randomize(data)
         axis = data["slice_axis"] + 1
         picked = {key: data[key].select(axis, chosen) for key in self.keys}
+        if PLACES in data:
+            places = data[PLACES][data[PLACES][:, axis - 1] == chosen]
+            picked[PLACES] = places[:, [other for other in range(3) if other != axis - 1]]
         # Right-left is the first remaining axis, unless slices are cut across it (sagittal).
         return {**data, **picked, "left_right": None if data["slice_axis"] == 0 else 0}
 
@@ -70,6 +75,10 @@ class PadTo:
     def __call__(self, data: Sample) -> Sample:
         """Return the sample with every key padded."""
         padded = dict(data)
+        if PLACES in data:
+            lengths = zip(data["image"].shape[1:], self.size, strict=True)
+            before = [max(least - n, 0) // 2 for n, least in lengths]  # as `SpatialPad` shares it
+            padded[PLACES] = data[PLACES] + torch.tensor(before, dtype=torch.int32)
         for key in self.keys:
             if any(n < least for n, least in zip(data[key].shape[1:], self.size, strict=True)):
                 # asked only then: the darkest of a volume that is mapped from disk takes reading all of it

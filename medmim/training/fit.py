@@ -231,7 +231,6 @@ def _trainer(settings: RunSettings, budget: Budget, callbacks: list[L.Callback])
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*weights_only.*")
     warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")  # it starts at its step
-    warnings.filterwarnings("ignore", message="Num foregrounds 0")  # a slice without foreground is welcome
     L.seed_everything(settings.seed, verbose=False)
     return L.Trainer(
         accelerator="auto",

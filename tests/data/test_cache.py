@@ -117,6 +117,7 @@ def test_prepared_volumes_come_from_disk_as_they_were_made(tiny_dataset, cache, 
     again = Volumes(tiny_dataset, plan, cache_gb=1.0, disk=cache)(row)
     assert torch.equal(again.image, made.image)
     assert torch.equal(again.label, made.label)
+    assert torch.equal(again.places, made.places)
     assert (again.affine == made.affine).all()
     assert again.slice_axis == made.slice_axis
 

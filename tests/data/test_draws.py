@@ -5,18 +5,19 @@ import torch
 
 from medmim.data.draws import Draws, Part, batches, pretraining_patches, segmentation_patches
 from medmim.data.manifest import read_dataset
+from medmim.data.places import labelled_places
 from medmim.data.plan import Plan
 from medmim.data.prepare import Prepared, Volumes
 
 PLANS = {2: Plan(2, (16, 16)), 3: Plan(3, (16, 16, 16))}
-pytestmark = pytest.mark.filterwarnings("ignore:Num foregrounds 0")  # as in training
 each_dims = pytest.mark.parametrize("dims", [2, 3])
 
 
 def prepared(image, label, slice_axis=2):
     tensor = torch.as_tensor(np.array(image), dtype=torch.float32)[None]
     drawn = None if label is None else torch.as_tensor(np.asarray(label), dtype=torch.uint8)[None]
-    return Prepared(tensor, drawn, np.eye(4), slice_axis)
+    places = None if drawn is None else labelled_places(drawn)
+    return Prepared(tensor, drawn, np.eye(4), slice_axis, places=places)
 
 
 def label_draws(volume, plan, *, foreground=0.5, seed=0):

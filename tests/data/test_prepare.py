@@ -78,7 +78,7 @@ def test_labels_keep_their_values(tmp_path):
     prepared = prepare(tmp_path, one(tmp_path), PLAN)
     assert prepared.label.dtype == torch.uint8
     assert torch.unique(prepared.label).tolist() == [0, 1, 2]
-    assert prepared.bytes == 12 * 14 * 16 * 5
+    assert prepared.bytes == 12 * 14 * 16 * 5 + len(prepared.places) * 12
     assert prepared.background == prepared.image.min().item()
 
 

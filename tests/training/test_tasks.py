@@ -51,11 +51,10 @@ def test_a_task_draws_learns_judges_and_draws_pictures(name, dims, varied_datase
     lesson = task.lesson(volumes, scene, foreground=0.5)
     prepared = scene.volumes(volumes[0])
     sample = {"image": prepared.image, "slice_axis": prepared.slice_axis}
-    sample |= {"label": prepared.label} if lesson.labelled else {}
+    sample |= {"label": prepared.label, "places": prepared.places} if lesson.labelled else {}
     sample |= lesson.targets(volumes[0], prepared) if lesson.targets else {}
     patch = lesson.transform(sample)
-    patch = patch[0] if isinstance(patch, list) else patch
-    kept = sample.keys() - {"slice_axis"}
+    kept = sample.keys() - {"slice_axis", "places"}
     batch = {key: torch.stack([torch.as_tensor(patch[key])] * 2) for key in kept}
     loss = task.loss(network, batch)
     loss.backward()
