@@ -72,7 +72,7 @@ def find_config(name: str, kind: type[FileSettings]) -> Path:
     known = presets(kind)
     if name in known:
         return known[name]
-    raise SettingsError(f"--config {name}: no such file or preset{did_you_mean(name, known)}")
+    raise SettingsError(f"config '{name}': no such file or preset{did_you_mean(name, known)}")
 
 
 def presets(kind: type[FileSettings]) -> dict[str, Path]:
