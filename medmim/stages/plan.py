@@ -1,8 +1,8 @@
 """`medmim plan`: memory and hours of a run before it starts, and the batch size that fits.
 
 Two rehearsals give what grows with the batch and what does not; memory and seconds of steps at any other
-batch lie on the line through them. The second is at the batch of the run where memory surely has room for it:
-what is measured need not be guessed. An evaluation and the saving of a state may need more than small batches
+batch lie on the line through them. The second is at the batch of the run, where memory surely has room for it
+and it takes no more than a minute: what is measured need not be guessed. An evaluation and the saving of a state may need more than small batches
 do. Volumes that the rehearsals did not load are added.
 """
 
@@ -24,6 +24,7 @@ from medmim.training.budget import budget_for
 from medmim.training.fit import workers_for
 
 _SMALL, _LEAST_LARGE = 2, 4  # patches a batch of rehearsals
+_LONGEST_S = 60.0  # of the steps of the second
 _SHARE = 0.85  # of the free memory: prediction errs by up to 15 %
 _IMAGE_BYTES, _LABEL_BYTES = 4, 1
 
@@ -75,15 +76,16 @@ def plan(settings: RunSettings, *, home: Path) -> Planned:
 
 
 def second_batch(wanted: int, small: Rehearsed, *, free_mb: float) -> int:
-    """Return the patches a batch of the second rehearsal: those of the run, or as many as surely fit.
+    """Return the patches a batch of the second rehearsal: those of the run, or fewer that fit and are quick.
 
     Args:
         wanted: patches a batch of the run.
-        small: the first rehearsal. Memory grows no faster than the batch, since part of it is fixed.
+        small: the first rehearsal. Memory and time grow no faster than the batch: part of them is fixed.
         free_mb: memory that it may take, in MiB.
     """
     sure = math.floor(free_mb * _SHARE / small.whole_mb * small.batch)
-    return max(min(wanted, sure), _LEAST_LARGE)
+    quick = math.floor(_LONGEST_S / small.batches / small.batch_s * small.batch)
+    return max(min(wanted, sure, quick), _LEAST_LARGE)
 
 
 def predict(

@@ -63,9 +63,10 @@ def test_an_evaluation_may_need_more_than_small_batches(tiny_dataset):
 
 @pytest.mark.parametrize(
     ("wanted", "free_mb", "rehearsed"),
-    [(32, 1e6, 32), (5, 1e6, 5), (1, 1e6, 4), (32, 3500.0, 17), (32, 10.0, 4)],
+    [(32, 1e6, 32), (5, 1e6, 5), (1, 1e6, 4), (32, 3500.0, 17), (32, 10.0, 4), (512, 1e6, 66)],
 )
 def test_the_batch_of_the_run_is_rehearsed_where_it_surely_fits(wanted, free_mb, rehearsed):
+    # ten seconds a step, 0.3 s for two patches
     assert second_batch(wanted, SMALL, free_mb=free_mb) == rehearsed
 
 
