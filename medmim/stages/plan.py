@@ -2,8 +2,8 @@
 
 Two rehearsals give what grows with the batch and what does not; memory and seconds of steps at any other
 batch lie on the line through them. The second is at the batch of the run, where memory surely has room for it
-and it takes no more than a minute: what is measured need not be guessed. An evaluation and the saving of a state may need more than small batches
-do. Volumes that the rehearsals did not load are added.
+and it takes no more than a minute: what is measured need not be guessed. An evaluation and the saving of a
+state may need more than small batches do. Volumes that the rehearsals did not load are added.
 """
 
 from __future__ import annotations
