@@ -122,7 +122,7 @@ def _train(settings: FinetuneSettings, parts: Parts, recorder: Recorder, *, sess
 
     # With a limited number of labels, validation labels must not choose: the last weights are the result.
     chooses = settings.labelled is None and settings.label_fraction is None and bool(val)
-    best = f"val/{task.metric}" if chooses else None
+    best = f"val/{task.chosen_by}" if chooses else None
     fitted = fit(module, _draws(settings, parts), evaluate, session=session, best=best)
     if fitted.evaluations.best_weights:
         module.load_state_dict(fitted.evaluations.best_weights)
@@ -179,9 +179,8 @@ def _test(
     recorder.picture("test", png, step=fitted.steps)
     files.write_bytes(folder / "panel.png", png)
     last = {f"last/{key.replace('/', '_')}": value for key, value in fitted.evaluations.last.items()}
-    best = (
-        {f"best/val_{task.metric}": fitted.evaluations.best_value} if fitted.evaluations.best_weights else {}
-    )
+    chosen = fitted.evaluations.best_weights
+    best = {f"best/val_{task.chosen_by}": fitted.evaluations.best_value} if chosen else {}
     metrics = means | best | last | {"last/steps": float(fitted.steps), "last/minutes": fitted.seconds / 60}
     recorder.metrics(metrics, step=0)  # one value a run at step 0: MLflow draws bars, run beside run
     recorder.tags({"steps": str(fitted.steps)})

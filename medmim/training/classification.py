@@ -50,6 +50,7 @@ class Classification(Task):
     axis: ClassVar[str] = "classification"
     needs: ClassVar[str] = "a class"
     metric: ClassVar[str] = "macro_f1"
+    chosen_by: ClassVar[str] = "macro_f1"
     watched: ClassVar[int] = 400
 
     def __post_init__(self) -> None:

@@ -51,6 +51,7 @@ class Detection(Task):
     needs: ClassVar[str] = "boxes"
     otherwise: ClassVar[str] = "; if there is nothing to find in them, add --set task_options.negatives=all"
     metric: ClassVar[str] = "ap50"
+    chosen_by: ClassVar[str] = "ap50"
     watched: ClassVar[int] = 200
 
     def __post_init__(self) -> None:

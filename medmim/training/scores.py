@@ -167,6 +167,9 @@ def compare_labels(
 def mean_scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Return the means over patients of the means over their cases: all classes together and each of them.
 
+    `dice_present` leaves out what neither label nor prediction holds: where a case has one of many classes, a
+    network that finds nothing at all is right about the others.
+
     Args:
         rows: of `CaseScore`s.
     """
@@ -176,6 +179,8 @@ def mean_scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         means[key] = _over_patients(rows, key)
         for name in names if len(names) > 1 else []:
             means[f"{key}_{name}"] = _over_patients([row for row in rows if row["label"] == name], key)
+    there = [row for row in rows if row["volume_ml"] or row["predicted_ml"]]
+    means["dice_present"] = _over_patients(there, "dice")
     if len(names) > 1:
         means["dice_any"] = _over_patients(rows, "dice_any")
     return {key: value for key, value in means.items() if math.isfinite(value)}

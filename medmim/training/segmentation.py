@@ -45,6 +45,7 @@ class Segmentation(Task):
     needs: ClassVar[str] = "labels"
     measures_mm: ClassVar[bool] = True
     metric: ClassVar[str] = "dice"
+    chosen_by: ClassVar[str] = "dice_present"
     watched: ClassVar[int] = 16
 
     def __post_init__(self) -> None:

@@ -69,7 +69,8 @@ class Task(ABC):
         needs: what an image must have, for messages.
         otherwise: what to do about images that have none.
         measures_mm: its scores have millimetres, which images without a known spacing do not tell.
-        metric: of `means`: chooses the best weights, and is what `medmim compare` compares.
+        metric: of `means`: what `medmim compare` compares.
+        chosen_by: of `means`: whose highest value chooses the weights.
         watched: validation cases that are judged while training.
     """
 
@@ -78,6 +79,7 @@ class Task(ABC):
     otherwise: ClassVar[str] = ""
     measures_mm: ClassVar[bool] = False
     metric: ClassVar[str]
+    chosen_by: ClassVar[str]
     watched: ClassVar[int]
 
     @abstractmethod

@@ -61,7 +61,7 @@ def test_every_test_patient_is_scored_once_under_a_digest(study):
 
 def test_metrics_have_stable_keys(study):
     keys = study.tuned.metrics.keys()
-    assert {"test/dice", "test/dice_core", "test/dice_rim", "best/val_dice"} <= keys
+    assert {"test/dice", "test/dice_core", "test/dice_rim", "best/val_dice_present"} <= keys
     assert {"last/val_dice", "last/steps", "last/minutes"} <= keys
     json.dumps(study.tuned.as_json(), allow_nan=False)
 
@@ -197,7 +197,7 @@ def test_test_patients_that_pretraining_saw_are_counted_and_said(study, tmp_path
 
 def test_with_few_labels_validation_chooses_nothing(tiny_dataset, home):
     result = finetune(settings(tiny_dataset, labelled=3), home=home, say=quiet)
-    assert "best/val_dice" not in result.metrics
+    assert "best/val_dice_present" not in result.metrics
     assert Store(home).run(result.run_id).data.tags["labelled"] == "3"
     assert len(json.loads((result.checkpoint.parent / "patients.json").read_text())) == 3
 

@@ -156,13 +156,24 @@ def test_means_are_over_patients_first():
         case("a", "x", 0.5, 4.0),
         case("b", "x", 1.0, 1.0),
     ]
-    assert mean_scores(scores) == {"dice": 0.75, "hd95_mm": 2.0}
+    assert mean_scores(scores) == {"dice": 0.75, "dice_present": 0.75, "hd95_mm": 2.0}
+
+
+def test_finding_nothing_is_no_success():
+    """One of three classes in each case: a network that says nothing is right about the two others."""
+    there = case("a", "x", 0.0)
+    absent = {**case("a", "y", 1.0), "volume_ml": 0.0, "predicted_ml": 0.0}
+    means = mean_scores([there, absent, {**absent, "label": "z"}])
+    assert means["dice"] == pytest.approx(2 / 3)
+    assert means["dice_present"] == 0.0
+    assert "dice_present" not in mean_scores([absent])
 
 
 def test_each_class_has_its_own_mean():
     means = mean_scores([case("a", "x", 1.0, 2.0), case("a", "y", 0.0)])
     assert means == {
         "dice": 0.5,
+        "dice_present": 0.5,
         "hd95_mm": 2.0,
         "dice_x": 1.0,
         "hd95_mm_x": 2.0,
