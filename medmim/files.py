@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import io
@@ -13,9 +14,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from medmim.errors import MedmimError
 
-class WriteError(OSError):
+_LOCK = ".lock"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of some network folders: nobody can be kept out
+
+
+class WriteError(MedmimError, OSError):
     """A file could not be written: the disk is full, broken or may not be written to; names no path."""
+
+    def __str__(self) -> str:
+        """Say it."""
+        why = self.strerror or OSError.__str__(self)
+        return f"cannot write: {why}; free the disk, or choose a folder that can be written to"
 
 
 def write_bytes(path: Path, content: bytes, *, mode: int | None = None, lasting: bool = True) -> None:
@@ -39,12 +50,50 @@ def write_bytes(path: Path, content: bytes, *, mode: int | None = None, lasting:
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Let in one process at a time of those that ask for the same folder; the lock goes with its process."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    descriptor = _lock_file(folder)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep a folder for this process, however it ends; its children do not keep it.
+
+    Raises:
+        BlockingIOError: if another process keeps it.
+    """
+    descriptor = _lock_file(folder)
+    try:
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def is_held(folder: Path) -> bool:
+    """Return whether another process keeps a folder; never asked by the one that does, which would let go."""
+    if not (folder / _LOCK).is_file():
+        return False
+    try:
+        with held(folder):
+            return False
+    except BlockingIOError:
+        return True
+
+
+def _lock_file(folder: Path) -> int:
+    """Open the hidden file of a folder that is locked for it: network folders cannot be locked themselves."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
 
 
 def write_together(contents: Mapping[Path, bytes]) -> None:

@@ -68,7 +68,7 @@ def finetune(
         seen = parts.seen_test_patients
         say(f"warning: {seen} test patients were seen in pretraining; scores are optimistic")
     whole = resolved(settings, parts)
-    recorder = going_on(store, "finetune", resume, dataset=parts.dataset)
+    recorder = going_on(store, "finetune", resume, settings=whole, dataset=parts.dataset)
     if recorder is None:
         name = f"{settings.task} ← {parts.origin.arm}"
         recorder = begin(store, whole, name=name, tags={**_tags(whole, parts), **tags})

@@ -192,6 +192,8 @@ def _predict(trained: Trained, chosen: Chosen, dataset: Dataset, out: Path, work
         bare = volume.model_copy(update={"label": None, "boxes": (), "target": None})
         try:
             told[volume.id] = output.tell(trained, scene, as_learnt(trained, bare), out)
+        except files.WriteError:  # the next one would find the disk as it is
+            raise
         except DataError as error:
             failures[volume.id] = error.reason
         except (MedmimError, RuntimeError, ValueError) as error:  # of torch: no memory, sizes

@@ -96,7 +96,7 @@ def pretrain(
     say(f"mask cells of {cell_words(parts.cell, parts.voxel_mm)}")
     resolved = _resolved(settings, parts)
     store = Store(home)
-    recorder = going_on(store, "pretrain", resume, dataset=parts.dataset)
+    recorder = going_on(store, "pretrain", resume, settings=resolved, dataset=parts.dataset)
     if recorder is None:
         name = f"{arm_of(resolved)} · {parts.plan.dims}D {resolved.encoder}"
         recorder = begin(store, resolved, name=name, tags={**_tags(resolved, parts), **tags})

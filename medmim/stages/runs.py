@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,7 +14,8 @@ import yaml
 
 from medmim import files
 from medmim.config import RunSettings
-from medmim.errors import RunError
+from medmim.errors import RunError, UsageError
+from medmim.tracking.recorder import MemoryRecorder
 
 if TYPE_CHECKING:
     from medmim.data.cache import DiskCache
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 Settings = TypeVar("Settings", bound=RunSettings)
 _WEIGHTS_FILE = "init.txt"
+_RESUMED = "MEDMIM_RESUMED"  # id of the run that the first process goes on with
 
 
 @dataclass(frozen=True)
@@ -65,9 +68,15 @@ def budget_words(settings: RunSettings) -> str:
 def ending(recorder: Recorder, store: Store | None = None) -> Iterator[Recorder]:
     """Give the run back and end it whatever happens: FINISHED, FAILED, or KILLED when interrupted.
 
-    With a store, the run is mirrored to the server of `MLFLOW_TRACKING_URI`, if there is one.
+    With a store, no other process may go on with the run meanwhile, and it is mirrored to the server of
+    `MLFLOW_TRACKING_URI`, if there is one.
+
+    Raises:
+        RunError: if another process trains this run; it is left alone.
     """
-    with _mirrored(recorder, store):
+    if isinstance(recorder, MemoryRecorder):  # of a process that trains along
+        store = None
+    with _kept(recorder.run_id, store), _mirrored(recorder, store):
         try:
             yield recorder
         except Exception:
@@ -80,10 +89,27 @@ def ending(recorder: Recorder, store: Store | None = None) -> Iterator[Recorder]
 
 
 @contextmanager
+def _kept(run_id: str, store: Store | None) -> Iterator[None]:
+    if store is None:
+        yield
+        return
+    with ExitStack() as lock:
+        try:
+            lock.enter_context(files.held(store.checkpoints(run_id)))
+        except BlockingIOError:
+            raise _in_training(run_id) from None
+        yield
+
+
+def _in_training(run_id: str) -> RunError:
+    return RunError(f"--resume: run {run_id} is being trained by another process: wait for it")
+
+
+@contextmanager
 def _mirrored(recorder: Recorder, store: Store | None) -> Iterator[None]:
     from medmim.tracking.sync import Mirror, server_of
 
-    uri = server_of(store) if store and _leads() else None
+    uri = server_of(store) if store else None
     if store is None or uri is None:
         yield
         return
@@ -122,29 +148,53 @@ def begin(store: Store, settings: RunSettings, *, name: str, tags: Mapping[str, 
     return recorder
 
 
-def going_on(store: Store, stage: str, resume: str | None, *, dataset: Dataset) -> Recorder | None:
+def going_on(
+    store: Store, stage: str, resume: str | None, *, settings: RunSettings, dataset: Dataset
+) -> Recorder | None:
     """Return what records a run that goes on, or a process that trains along; None: a new run begins here.
 
     Raises:
-        RunError: if there is no such run, or the dataset is another one by now; the run is left as it was.
+        UsageError: if a launcher started another number of processes than the settings ask for.
+        RunError: if there is no such run, it is being trained, or the dataset is another one by now; the run
+            is left as it was.
     """
-    from medmim.tracking.recorder import MemoryRecorder
-
+    shares = settings.devices * settings.nodes
+    _refuse_other_shares(shares)
     run_id = unfinished(store, stage, resume) if resume else None
-    if not _leads():
+    if shares > 1 and _follows():
         return MemoryRecorder(run_id or "along")
     if run_id is None:
         return None
+    os.environ[_RESUMED] = run_id  # for the processes that Lightning starts
     if store.run(run_id).data.tags["dataset_hash"] != dataset.info.content_hash:
         raise RunError("--resume: the dataset has changed since this run was started; start it again without")
     return store.resume(run_id, keep_points=True)
 
 
-def _leads() -> bool:
-    """Return whether this process records the run: the first of those that share its steps."""
+def _follows() -> bool:
+    """Return whether this is another process than the first, by what launchers put into the environment."""
     from lightning.fabric.utilities.rank_zero import rank_zero_only
 
-    return not getattr(rank_zero_only, "rank", 0)
+    return bool(getattr(rank_zero_only, "rank", 0))
+
+
+def _refuse_other_shares(shares: int) -> None:
+    """Raise unless torchrun or SLURM, where one started this process, started as many as share a step."""
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+
+    for name, kind in (("torchrun", TorchElasticEnvironment), ("SLURM", SLURMEnvironment)):
+        if not kind.detect():
+            continue
+        try:
+            started = kind().world_size()
+        except RuntimeError as error:  # Lightning knows which words of SLURM it does not take
+            raise UsageError(f"{name}: {error}") from error
+        if started != shares:
+            raise UsageError(
+                f"{name} started {started} processes, but --devices times --nodes is {shares}: let both be "
+                "the same"
+            )
 
 
 def to_resume(kind: type[Settings], stage: str, word: str, *, home: Path, data: Path) -> tuple[Settings, str]:
@@ -166,19 +216,26 @@ def unfinished(store: Store, stage: str, word: str) -> str:
     Args:
         store: the local store.
         stage: pretrain or finetune.
-        word: a run id, or `latest`.
+        word: a run id, or `latest`: the newest that no other process trains.
 
     Raises:
-        RunError: if there is none, or it is already complete.
+        RunError: if there is none, it is already complete, or another process trains it.
     """
+    follows = _follows()  # the first process has chosen, and keeps what it has chosen
+    if word == "latest" and follows and _RESUMED in os.environ:
+        return os.environ[_RESUMED]
     if word == "latest":
-        open_runs = [run for run in store.runs(stage=stage) if run.info.status != "FINISHED"]
-        if not open_runs:
-            raise RunError(f"--resume: no unfinished {stage} run here")
-        return str(open_runs[0].info.run_id)
+        ids = [run.info.run_id for run in store.runs(stage=stage) if run.info.status != "FINISHED"]
+        free = [one for one in ids if follows or not files.is_held(store.checkpoints(one))]
+        if not free:
+            trained = ": all that began are being trained by other processes" if ids else ""
+            raise RunError(f"--resume: no unfinished {stage} run here{trained}")
+        return str(free[0])
     run = store.run(word)
     if run.data.tags.get("stage") != stage:
         raise RunError(f"--resume: run {word} was not made by `medmim {stage}`")
     if run.info.status == "FINISHED":
         raise RunError(f"--resume: run {word} is already complete")
+    if not follows and files.is_held(store.checkpoints(word)):
+        raise _in_training(word)
     return word
