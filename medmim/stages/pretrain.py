@@ -222,7 +222,8 @@ def _settle(settings: PretrainSettings, parts: _Parts, volumes: Volumes) -> None
     part = Part(max(_SETTLED // size, 1) * size)
     loader = batches(_draws(settings, parts, volumes), part, batch_size=size, workers=0)
     views = parts.method.views
-    settle_batch_norms(parts.encoder, (in_views(batch["image"], views).to(device) for batch in loader))
+    finite = (batch["image"][torch.isfinite(batch["image"]).flatten(1).all(dim=1)] for batch in loader)
+    settle_batch_norms(parts.encoder, (in_views(some, views).to(device) for some in finite if len(some)))
 
 
 def _keep(

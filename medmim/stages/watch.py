@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,9 @@ from torch import Tensor
 
 from medmim import files
 from medmim.config import PretrainSettings
-from medmim.data.exhibits import exhibit, spread
+from medmim.data.exhibits import Exhibits, exhibit, spread
+from medmim.data.finite import finite_ones
+from medmim.data.manifest import Volume
 from medmim.data.partition import Partition
 from medmim.data.prepare import Volumes
 from medmim.encoders import Encoder
@@ -145,7 +147,8 @@ def _batches(subject: Subject, volumes: Volumes, *, augment: str) -> list[tuple[
     """Return images, masks and, where the method learns from it, what is known of them."""
     method, divided = subject.method, subject.divided
     kind = method.learns_from
-    watched = (taught_by(divided.val, kind) or taught_by(divided.train, kind))[:_WATCHED]
+    candidates = taught_by(divided.val, kind) or taught_by(divided.train, kind)
+    watched = tuple(finite_ones(candidates, volumes, count=_WATCHED))
     classes = class_numbers(divided.train)
     total = -(-max(len(watched), _DRAWN) // _DRAWN) * _DRAWN
     draws = lessons(method, watched, volumes, classes=classes, seed=0, augment=augment)
@@ -173,11 +176,14 @@ def _monitors(settings: PretrainSettings, subject: Subject, volumes: Volumes, bu
     known = [volume for volume in divided.train if volume.target is not None or volume.label]
     classes = class_numbers(divided.train)
     judged = bool(known and divided.val)
-    train = exhibit(spread(known, 2 * count // 3), volumes, volumes.plan, classes) if judged else None
-    val = spread(divided.val or divided.train, count // 3)
-    return Monitors(
-        encoder, train, exhibit(val, volumes, volumes.plan, classes), precision=settings.precision
-    )
+
+    def shown(some: Sequence[Volume], most: int) -> Exhibits:
+        chosen = finite_ones(spread(some, most), volumes, count=most)
+        return exhibit(chosen, volumes, volumes.plan, classes)
+
+    train = shown(known, 2 * count // 3) if judged else None
+    val = shown(divided.val or divided.train, count // 3)
+    return Monitors(encoder, train, val, precision=settings.precision)
 
 
 def _affordable(budget: Budget, settings: PretrainSettings, encoder: Encoder, volumes: Volumes) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medmim.data.classification_draws import classification_patches
+from medmim.data.finite import finite
 from medmim.data.manifest import Dataset, Volume
 from medmim.data.plan import Plan, View
 from medmim.data.prepare import Prepared
@@ -129,7 +130,7 @@ class Classification(Task):
         for case in cases:
             scores = classify(
                 network,
-                scene.volumes(case),
+                finite(case, scene.volumes),
                 scene.plan,
                 precision=scene.precision,
                 mirror=self.mirror,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from medmim.data.boxes import checked, flat, in_slice, moved, raised
 from medmim.data.detection_draws import detection_patches
+from medmim.data.finite import finite
 from medmim.data.manifest import Dataset, Volume
 from medmim.data.plan import View
 from medmim.data.prepare import Prepared
@@ -139,7 +140,7 @@ class Detection(Task):
         assert isinstance(network, Detector)
         rows = []
         for case in cases:
-            prepared = scene.volumes(case)
+            prepared = finite(case, scene.volumes)
             for found in detect(network, prepared, scene.plan, precision=scene.precision):
                 rows.append(self._row(case, prepared, found, scene))
         return rows
@@ -162,7 +163,7 @@ class Detection(Task):
         assert isinstance(network, Detector)
         rows = []
         for case in cases:
-            prepared = scene.volumes(case)
+            prepared = finite(case, scene.volumes)
             axis, boxes = prepared.slice_axis, prepared.boxes
             middle = (
                 (boxes[0, axis] + boxes[0, axis + 3]) / 2

@@ -22,6 +22,7 @@ from monai.metrics.surface_dice import compute_surface_dice
 from monai.networks.utils import one_hot
 from torch import Tensor, nn
 
+from medmim.data.finite import finite
 from medmim.data.manifest import Volume
 from medmim.data.nifti import read_image
 from medmim.data.plan import Plan
@@ -107,7 +108,7 @@ def score_volume(
         mirror: as in `segment`.
         tolerance_mm: of surface Dice; None: measure no distances, which take time.
     """
-    prepared = volumes(volume)
+    prepared = finite(volume, volumes)
     probabilities = segment(network, prepared, volumes.plan, precision=precision, mirror=mirror)
     if volumes.plan.spacing_mm is None and volumes.plan.view == "patch":
         label = prepared.label
