@@ -50,7 +50,7 @@ class DiskCache:
                     os.utime(path)
                     return safetensors.torch.load_file(path)
                 path.unlink()
-            except FileNotFoundError:  # another process made room
+            except OSError:  # another process made room, or it is no file
                 continue
         return None
 

@@ -119,7 +119,8 @@ class Volumes:
                 known = disk.put(key, _tensors(made))
             except files.WriteError as error:
                 _log.warning(
-                    "prepared volumes are not kept: %s; free the disk, or --set cache_disk_gb=0", error
+                    "prepared volumes are not kept: %s; free the disk, or --set cache_disk_gb=0",
+                    error.strerror,
                 )
                 self.disk = None
                 return made

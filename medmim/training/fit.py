@@ -19,6 +19,7 @@ from medmim.config import RunSettings
 from medmim.data.draws import Draws, Part, batches
 from medmim.data.workers import naming
 from medmim.encoders.synced_norm import sync_batch_norms
+from medmim.errors import RunError
 from medmim.training.budget import Budget
 from medmim.training.callbacks import Evaluations, Losses, Randomness, Schedule
 from medmim.training.economy import Compile, economise
@@ -217,8 +218,13 @@ def _part(settings: RunSettings, budget: Budget, module: L.LightningModule, stat
         return Part(budget.all_draws)
     saved = read_state(state)
     refuse_foreign(saved, module)
-    done = int(saved["global_step"])
-    budget.go_on(done, saved["callbacks"][Schedule.__qualname__]["pace"])
+    try:
+        done, pace = int(saved["global_step"]), saved["callbacks"][Schedule.__qualname__]["pace"]
+        budget.go_on(done, pace)
+    except (LookupError, TypeError, ValueError) as error:
+        raise RunError(
+            "the saved state of this run lacks its step: start it again without --resume"
+        ) from error
     passed = done * settings.batch_size * settings.accumulate
     return Part(budget.all_draws, start=budget.drawn(done), passed=passed)
 

@@ -13,7 +13,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from medmim.errors import Stopped
+from medmim.errors import RunError, Stopped
 from medmim.training.callbacks import Evaluations, completes_step
 from medmim.training.log import Log
 from medmim.training.states import save_state
@@ -139,10 +139,15 @@ class Checkpoints(Callback):
 
         Raises:
             Stopped: after SIGTERM or SIGINT.
+            RunError: if the state cannot be saved.
         """
         # each process sees signals for itself, but all must stop at the same step
         if trainer.strategy.reduce_boolean_decision(self.signals.stop is not None, all=False):
-            save_state(trainer, self.folder)
+            if not save_state(trainer, self.folder):
+                raise RunError(
+                    "interrupted, and the state of training could not be saved: free the disk; --resume goes "
+                    "on from the state before, if there is one"
+                )
             raise Stopped(self.signals.stop or signal.SIGTERM)
 
     def _due(self, step: int) -> bool:

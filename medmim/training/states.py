@@ -23,6 +23,7 @@ from medmim import files
 from medmim.errors import RunError
 from medmim.training.state_file import all_finite, encode_state, read_state
 
+_log = logging.getLogger("medmim")
 KEPT = 2
 _NAME = re.compile(r"state-(\d{6,})\.safetensors")
 
@@ -33,17 +34,22 @@ class StateIO(CheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write a state with its SHA-256; refuse one with values that are not finite.
 
+        A full disk is told, and ends no training that may go on for days: the states before stay.
+
         Raises:
             RunError: for weights or an optimiser that are not finite; the states before stay.
         """
         if not all_finite([checkpoint["state_dict"], checkpoint["optimizer_states"]]):
             raise RunError(
-                "the weights or the optimiser are not finite, so this state is not saved: lower --lr, or use "
-                "--precision fp32; --resume goes on from the state before"
+                "the weights or the optimiser are not finite, so this state is not saved: start again with a "
+                "lower --lr or --precision fp32"
             )
         content = encode_state(checkpoint)
         digest = hashlib.sha256(content).hexdigest()
-        files.write_together({_beside(Path(path)): f"{digest}\n".encode(), Path(path): content})
+        try:
+            files.write_together({_beside(Path(path)): f"{digest}\n".encode(), Path(path): content})
+        except files.WriteError as error:
+            _log.warning("the state of training is not saved: %s", error)
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None
@@ -57,16 +63,22 @@ class StateIO(CheckpointIO):
         _beside(Path(path)).unlink(missing_ok=True)
 
 
-def save_state(trainer: L.Trainer, folder: Path) -> None:
+def save_state(trainer: L.Trainer, folder: Path) -> bool:
     """Save everything training needs to continue, and keep the state before; called in every process.
+
+    Returns:
+        Whether it is saved, as the first process knows; the others take it for granted.
 
     Raises:
         RunError: if the weights are not finite.
     """
     numbers = sorted(_states(folder))
-    trainer.save_checkpoint(folder / f"state-{(numbers or [0])[-1] + 1:06d}.safetensors")
-    if trainer.is_global_zero:
-        _drop_older(folder)
+    path = folder / f"state-{(numbers or [0])[-1] + 1:06d}.safetensors"
+    trainer.save_checkpoint(path)
+    if not trainer.is_global_zero:
+        return True
+    _drop_older(folder)
+    return path.is_file()
 
 
 def drop_state(folder: Path) -> None:
@@ -85,7 +97,7 @@ def newest_whole(folder: Path) -> Path | None:
     for number, path in sorted(_states(folder).items(), reverse=True):
         if _is_whole(path):
             return path
-        logging.getLogger("medmim").warning(
+        _log.warning(
             "saved state %d of this run is damaged (SHA-256 differs): going on from the one before", number
         )
     return None
@@ -131,7 +143,8 @@ def refuse_foreign(state: dict[str, Any], module: L.LightningModule) -> None:
 
 def _states(folder: Path) -> dict[int, Path]:
     """Return the states in a folder by their number."""
-    named = {path: _NAME.fullmatch(path.name) for path in folder.glob("state-*.safetensors")}
+    found = (path for path in folder.glob("state-*.safetensors") if path.is_file())
+    named = {path: _NAME.fullmatch(path.name) for path in found}
     return {int(match[1]): path for path, match in named.items() if match}
 
 
@@ -140,10 +153,11 @@ def _beside(path: Path) -> Path:
 
 
 def _is_whole(path: Path) -> bool:
-    beside = _beside(path)
-    return beside.is_file() and files.sha256_of(path) == beside.read_bytes().strip().decode(
-        "ascii", "replace"
-    )
+    try:
+        written = _beside(path).read_bytes().strip().decode("ascii", "replace")
+        return files.sha256_of(path) == written
+    except OSError:  # no file, or none that can be read
+        return False
 
 
 def _drop_older(folder: Path) -> None:

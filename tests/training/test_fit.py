@@ -1,3 +1,5 @@
+import errno
+import hashlib
 import math
 import os
 import signal
@@ -6,6 +8,7 @@ import pytest
 import tiny
 import torch
 
+from medmim import files
 from medmim.config import FinetuneSettings
 from medmim.data.draws import Draws, segmentation_patches
 from medmim.data.manifest import read_dataset
@@ -19,7 +22,7 @@ from medmim.training.budget import Budget, budget_for
 from medmim.training.fit import Session, autocast, fit, precision_for, workers_for
 from medmim.training.modules import FinetuningModule
 from medmim.training.segmentation import Segmentation
-from medmim.training.state_file import read_state
+from medmim.training.state_file import encode_state, read_state
 from medmim.training.states import verified_state
 
 PLAN = Plan(3, (8, 8, 8))
@@ -112,6 +115,44 @@ def test_a_resumed_training_is_the_uninterrupted_one(study, words, stop_at):
         for study in (whole, broken)
     ]
     assert losses[0] == losses[1]
+
+
+def test_a_full_disk_ends_no_training(study, monkeypatch, caplog):
+    _, weights = study("whole").run()
+    made, write = study("full", checkpoint_every_steps=1), files.write_together
+
+    def fill(contents):
+        if any("000003" in path.name for path in contents):
+            raise files.WriteError(errno.ENOSPC, "No space left on device")
+        write(contents)
+
+    monkeypatch.setattr(files, "write_together", fill)
+    assert equal(made.run()[1], weights)
+    assert "is not saved: cannot write: No space left on device; free the disk, or choose" in caplog.text
+    assert read_state(verified_state(made.folder))["global_step"] == 2
+
+
+def test_a_state_without_its_step_is_told(study):
+    made = study()
+    with pytest.raises(StopHereError):
+        made.run(stop_at=4)
+    path = verified_state(made.folder)
+    state = read_state(path)
+    del state["global_step"]
+    content = encode_state(state)
+    path.write_bytes(content)
+    path.with_name(f"{path.name}.sha256").write_text(hashlib.sha256(content).hexdigest())
+    with pytest.raises(RunError, match="lacks its step: start it again without --resume"):
+        made.run(resume=True)
+
+
+def test_a_folder_in_the_place_of_a_state_is_passed_over(study):
+    made = study(checkpoint_every_steps=1)
+    with pytest.raises(StopHereError):
+        made.run(stop_at=4)
+    (made.folder / "state-000099.safetensors").mkdir()
+    assert read_state(verified_state(made.folder))["global_step"] == 3
+    assert made.run(resume=True)[0].steps == 6
 
 
 @pytest.mark.parametrize(

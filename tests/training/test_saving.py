@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from test_callbacks import Module, Trainer
 
-from medmim.errors import Stopped
+from medmim.errors import RunError, Stopped
 from medmim.tracking.recorder import MemoryRecorder
 from medmim.training import saving
 from medmim.training.budget import Budget
@@ -19,9 +19,13 @@ class Saving:
     def __init__(self, monkeypatch, *, accumulate=1, **words):
         self.now, self.saved, self.trainer = 0.0, [], Trainer()
         self.trainer.accumulate_grad_batches = accumulate
-        monkeypatch.setattr(
-            saving, "save_state", lambda trainer, folder: self.saved.append(trainer.global_step)
-        )
+        self.kept = True  # whether the disk takes what is saved
+
+        def save(trainer, folder):
+            self.saved.append(trainer.global_step)
+            return self.kept
+
+        monkeypatch.setattr(saving, "save_state", save)
         log = MemoryRecorder()
         self.evaluations = Evaluations(lambda step: {}, times=2, budget=Budget(steps=10), log=log, best=None)
         self.signals = Signals()
@@ -107,6 +111,18 @@ def test_sigusr1_saves_and_goes_on(monkeypatch):
         assert made.batches(3) == [1]
 
 
+def test_a_stop_that_cannot_be_saved_says_so(monkeypatch):
+    made = Saving(monkeypatch)
+    made.kept = False
+    with made.signals.given_back():
+        made.signals.on_train_start(made.trainer, Module())
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(
+            RunError, match="could not be saved: free the disk; --resume goes on from the state"
+        ):
+            made.batches(3)
+
+
 def test_a_stop_that_comes_during_a_save_is_not_forgotten(monkeypatch):
     made = Saving(monkeypatch)
 
@@ -114,6 +130,7 @@ def test_a_stop_that_comes_during_a_save_is_not_forgotten(monkeypatch):
         made.saved.append(trainer.global_step)
         if len(made.saved) == 1:
             os.kill(os.getpid(), signal.SIGTERM)
+        return True
 
     monkeypatch.setattr(saving, "save_state", save)
     with made.signals.given_back():
