@@ -55,8 +55,9 @@ def command(
         refuse_with_resume(values, overrides, config)
         from medmim.stages.runs import to_resume
 
+        changed = where_it_runs(settings, values, overrides)
         settings, resume = to_resume(FinetuneSettings, "finetune", resume, home=home(), data=settings.data)
-        settings = settings.model_copy(update=where_it_runs(values))
+        settings = settings.model_copy(update=changed)
     from medmim.stages.finetune import finetune
 
     result = finetune(settings, home=home(), resume=resume, say=lambda line: click.echo(line, err=True))

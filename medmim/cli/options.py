@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from medmim.config import RunSettings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -93,24 +96,38 @@ def sizes(text: str, *, word: str) -> tuple[int, ...]:
         ) from None
 
 
-def where_it_runs(flags: dict[str, Any]) -> dict[str, Any]:
-    """Return the flags that a resumed run may change: they say where it runs, not what it is."""
-    return {key: value for key, value in flags.items() if key in _PLACES}
+def where_it_runs(settings: RunSettings, flags: Iterable[str], overrides: Iterable[str]) -> dict[str, Any]:
+    """Return what a resumed run may change: it says where and how safely it runs, not what it is.
+
+    Args:
+        settings: as the words of this command give them.
+        flags: names of those that were given.
+        overrides: the words of `--set`.
+    """
+    return {key: getattr(settings, key) for key in [*flags, *map(_key, overrides)] if key in _MAY_CHANGE}
 
 
-def refuse_with_resume(flags: dict[str, Any], overrides: tuple[str, ...], config: str | None) -> None:
+def refuse_with_resume(flags: Iterable[str], overrides: Iterable[str], config: str | None) -> None:
     """A resumed run keeps its settings: say so instead of ignoring words."""
-    words = [f"--{key.replace('_', '-')}" for key in flags if key not in _WITH_RESUME]
-    words += ["--set"] if overrides else []
+    words = [f"--{key.replace('_', '-')}" for key in flags if key not in (*_WITH_RESUME, *_MAY_CHANGE)]
+    words += [f"--set {key}" for key in map(_key, overrides) if key not in _MAY_CHANGE]
     words += ["--config"] if config else []
     if words:
         raise click.UsageError(
-            f"--resume continues with the run's own settings; leave out {', '.join(words)}"
+            f"--resume continues with the run's own settings; leave out {', '.join(words)}; it takes only "
+            f"{', '.join(_MAY_CHANGE)}"
         )
 
 
-_PLACES = ("devices", "nodes")
-_WITH_RESUME = ("data", "task", *_PLACES)
+def _key(override: str) -> str:
+    return override.partition("=")[0].strip().replace("-", "_")
+
+
+_WITH_RESUME = ("data", "task")
+_MAY_CHANGE = (
+    *("devices", "nodes", "workers", "cache_gb", "cache_disk_gb"),
+    *("on_nonfinite", "nonfinite_limit", "checkpoint_every_steps", "checkpoint_every_minutes"),
+)
 _RUN_OPTIONS = [
     click.option("--data", type=click.Path(path_type=Path), help="Dataset folder.  [default: medmim-data]"),
     click.option(
