@@ -38,8 +38,9 @@ class Rehearsed:
             allocated, in MiB.
         whole_mb: the same with an evaluation and the saving of a state.
         batch_s: seconds a batch, the fastest.
-        wait_share: share of the time of the measured batches in which the network waited for data.
         batches: how many there were.
+        volumes: that the run draws from: an epoch draws each once.
+        wait_share: share of the time of the measured batches in which the network waited for data.
     """
 
     batch: int
@@ -47,6 +48,7 @@ class Rehearsed:
     whole_mb: float
     batch_s: float
     batches: int
+    volumes: int
     wait_share: float = 0.0
 
 
@@ -60,10 +62,16 @@ class Stopwatch(Callback):
     def __init__(self, batches: int, clock: Callable[[], float] = time.perf_counter) -> None:
         self.batches = batches
         self.clock = clock
+        self.volumes = 0
         self.peak_mb = 0.0
         self.seconds: list[float] = []
         self.waited: list[float] = []
         self._ended = clock()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Count the volumes that are drawn from: splits, labels, channels and the method decide which."""
+        assert trainer.train_dataloader is not None
+        self.volumes = len(trainer.train_dataloader.dataset.volumes)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -144,7 +152,7 @@ def first_steps(
         except RehearsalOverError:
             steps_s = watch.seconds[unmeasured:-1]
             share = sum(watch.waited[unmeasured:-1]) / sum(steps_s)
-            return Rehearsed(batch, watch.peak_mb, _peak_mb(), min(steps_s), batches, share)
+            return Rehearsed(batch, watch.peak_mb, _peak_mb(), min(steps_s), batches, watch.volumes, share)
     raise RuntimeError("a rehearsal ends before its run")
 
 
