@@ -66,7 +66,7 @@ def plan(settings: RunSettings, *, home: Path) -> Planned:
         home: `MEDMIM_HOME`; nothing is written there.
 
     Raises:
-        MedmimError: for settings, data or sizes that cannot work.
+        MedmimError: for settings, data or sizes that cannot work, or if memory runs out in a rehearsal.
     """
     dataset = read_dataset(settings.data)
     free_mb = free_memory_mb()

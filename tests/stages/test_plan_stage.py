@@ -1,4 +1,6 @@
 import multiprocessing
+import os
+import signal
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
@@ -10,10 +12,11 @@ import tiny
 from medmim.config import FinetuneSettings, PretrainSettings
 from medmim.data.manifest import Dataset, read_dataset
 from medmim.errors import RunError
+from medmim.stages import rehearsal
 from medmim.stages.finetune import finetune
 from medmim.stages.plan import free_memory_mb, plan, predict, refuse_too_large, second_batch
 from medmim.stages.pretrain import pretrain
-from medmim.stages.rehearsal import Rehearsed, first_steps
+from medmim.stages.rehearsal import Rehearsed, first_steps, rehearse
 from medmim.stages.workload import process_mb
 
 SMALL, LARGE = Rehearsed(2, 300.0, 350.0, 0.3, 6, 9), Rehearsed(4, 500.0, 600.0, 0.5, 6, 9)
@@ -106,6 +109,30 @@ def test_a_rehearsal_measures_and_leaves_nothing(tiny_dataset, study, kind, monk
 def test_a_rehearsal_tells_what_its_run_draws_from(tiny_dataset, home, kind, words, volumes):
     settings = kind(**{**tiny.TINY, "data": tiny_dataset, **words})
     assert first_steps(settings, 2, home, batches=3).volumes == volumes
+
+
+def killed(settings, batch, home, workers, batches, unmeasured, scratch):
+    """A rehearsal that the system kills in the middle of its work."""
+    (scratch / "half").write_text("written")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_rehearsal_that_is_killed_says_at_which_batch_and_what_to_do(
+    tiny_dataset, home, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(rehearsal, "first_steps", killed)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def second_is_killed(settings, *, batch, home):
+        return SMALL if batch == SMALL.batch else rehearse(settings, batch=batch, home=home)
+
+    monkeypatch.setattr("medmim.stages.plan.rehearse", second_is_killed)
+    with pytest.raises(
+        RunError, match=r"at 4 patches a batch was killed, .*memory.* smaller --size"
+    ) as found:
+        plan(PretrainSettings(data=tiny_dataset), home=home)
+    assert "--batch-size, or --set activation_checkpointing=true" in str(found.value)
+    assert not list(tmp_path.iterdir())
 
 
 def test_free_memory_is_a_number():
