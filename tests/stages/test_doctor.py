@@ -1,12 +1,14 @@
 import contextlib
 import json
+import os
 import socket
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from medmim.errors import RunError
+from medmim.data.privacy import Keys
+from medmim.errors import DataError, RunError
 from medmim.stages import doctor as module
 from medmim.stages.doctor import Check, Examined, doctor, refuse_bad
 from medmim.stages.posture import Client, judge_server
@@ -65,6 +67,67 @@ def test_an_open_key_file_is_told(tmp_path, mode, status):
     (tmp_path / "project.key").chmod(mode)
     check = find(doctor(tmp_path, {}), "key file")
     assert (check.status, check.found) == (status, f"permissions {mode:o}")
+
+
+def test_an_open_key_file_is_closed_by_the_advice(tmp_path):
+    (tmp_path / "project.key").write_bytes(b"0" * 32)
+    (tmp_path / "project.key").chmod(0o640)
+    assert find(doctor(tmp_path, {}), "key file").advice == "chmod 600 $MEDMIM_HOME/project.key"
+
+
+def make_folder(key):
+    key.mkdir()
+
+
+def make_dangling(key):
+    key.symlink_to(key.with_name("nothing"))
+
+
+def make_link(key):
+    key.with_name("elsewhere").write_bytes(b"0" * 32)
+    key.symlink_to(key.with_name("elsewhere"))
+
+
+def make_pipe(key):
+    os.mkfifo(key, 0o600)
+
+
+def make_empty(key):
+    key.touch(0o600)
+
+
+@pytest.mark.parametrize(
+    ("make", "found", "advice"),
+    [
+        (make_folder, "a folder, expected a regular file", "move it away"),
+        (make_dangling, "a link, expected a regular file", "move it away"),
+        (make_link, "a link, expected a regular file", "move it away"),
+        (make_pipe, "no file, expected a regular file", "move it away"),
+        (make_empty, "0 bytes, expected 32", "restore it from a copy"),
+    ],
+)
+def test_a_key_that_no_ingest_could_read_is_told(tmp_path, make, found, advice):
+    make(tmp_path / "project.key")
+    check = find(doctor(tmp_path, {}), "key file")
+    assert (check.status, check.found) == ("bad", found)
+    assert check.advice.startswith(advice)
+    with pytest.raises(DataError, match="key file"):
+        Keys.load_or_create(tmp_path / "project.key")
+
+
+@pytest.mark.parametrize("below", ["file", "file/below", "dangling", "dangling/below"])
+def test_a_home_that_is_no_folder_is_told(tmp_path, below):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
+    check = find(doctor(tmp_path / below, {}), "disk")
+    assert (check.status, check.found) == ("bad", "MEDMIM_HOME is no folder: runs cannot be written")
+    assert check.advice == "set MEDMIM_HOME to a folder that you may write to"
+
+
+def test_a_home_behind_a_link_is_well(tmp_path):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "home")
+    assert "GB free" in find(doctor(tmp_path / "link", {}), "disk").found
 
 
 @pytest.mark.parametrize(("free", "status"), [(1e9, "bad"), (9e9, "note"), (9e10, "ok")])
