@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ from packaging.requirements import Requirement
 from pydicom import uid
 from pydicom.pixels import get_decoder
 
+from medmim.data.privacy import SECRET_BYTES
 from medmim.errors import RunError
 from medmim.stages.ingest import KEY_FILE
 from medmim.stages.posture import Client, judge_server
@@ -150,13 +152,16 @@ def _decoders() -> Iterator[Check]:
 
 
 def _disk(home: Path) -> Check:
-    place = next(folder for folder in (home.absolute(), *home.absolute().parents) if folder.exists())
+    """Look at the home folder, or where it is not made yet, at the nearest folder above it."""
+    # a link to nothing is there too: no folder can be made in its place
+    place = next(path for path in (home.absolute(), *home.absolute().parents) if os.path.lexists(path))
+    advice = "set MEDMIM_HOME to a folder that you may write to"
+    if not place.is_dir():
+        return Check("disk", "bad", "MEDMIM_HOME is no folder: runs cannot be written", advice)
+    if not os.access(place, os.W_OK | os.X_OK):
+        return Check("disk", "bad", "runs cannot be written", advice)
     free = shutil.disk_usage(place).free / _GB
     found = f"{free:.0f} GB free for runs"
-    if not os.access(place, os.W_OK):
-        return Check(
-            "disk", "bad", "runs cannot be written", "set MEDMIM_HOME to a folder that you may write to"
-        )
     if free < _LITTLE_ROOM_GB:
         status: Literal["note", "bad"] = "bad" if free < _ROOM_GB else "note"
         return Check(
@@ -166,9 +171,18 @@ def _disk(home: Path) -> Check:
 
 
 def _key_file(path: Path) -> Check:
-    if not path.exists():
+    """Look at the key as `Keys` reads it, which follows no link."""
+    if not os.path.lexists(path):
         return Check("key file", "ok", "none yet: the first ingest makes it")
-    mode = path.stat().st_mode & 0o777
+    found, place = path.lstat(), f"$MEDMIM_HOME/{path.name}"
+    mode = found.st_mode & 0o777
+    if not stat.S_ISREG(found.st_mode):
+        kind = {stat.S_IFLNK: "a link", stat.S_IFDIR: "a folder"}.get(stat.S_IFMT(found.st_mode), "no file")
+        advice = f"move it away and put the file itself at {place}, or none to start a new project"
+        return Check("key file", "bad", f"{kind}, expected a regular file", advice)
+    if found.st_size != SECRET_BYTES:
+        advice = "restore it from a copy (then `chmod 600` it), or remove it to start a new project"
+        return Check("key file", "bad", f"{found.st_size} bytes, expected {SECRET_BYTES}", advice)
     if mode & 0o077:
-        return Check("key file", "bad", f"permissions {mode:o}", "chmod 600 $MEDMIM_HOME/project.key")
+        return Check("key file", "bad", f"permissions {mode:o}", f"chmod 600 {place}")
     return Check("key file", "ok", f"permissions {mode:o}")

@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from medmim.config import RunSettings
-from medmim.data.manifest import Dataset, read_dataset
+from medmim.config import PretrainSettings, RunSettings
+from medmim.data.manifest import Dataset, Volume, read_dataset
 from medmim.errors import RunError
 from medmim.stages.rehearsal import Rehearsed, rehearse
 from medmim.training.budget import budget_for
@@ -66,7 +66,7 @@ def plan(settings: RunSettings, *, home: Path) -> Planned:
         home: `MEDMIM_HOME`; nothing is written there.
 
     Raises:
-        MedmimError: for settings, data or sizes that cannot work.
+        MedmimError: for settings, data or sizes that cannot work, or if memory runs out in a rehearsal.
     """
     dataset = read_dataset(settings.data)
     free_mb = free_memory_mb()
@@ -101,8 +101,7 @@ def predict(
     """
     peak, seconds = _line(measured, "peak_mb"), _line(measured, "batch_s")
     cache = _unseen_mb(settings, dataset, measured[1])
-    train = len(dataset.in_split("train")) or len(dataset.volumes)
-    budget = budget_for(settings, volumes=train)
+    budget = budget_for(settings, volumes=measured[1].volumes)
     batch_s = seconds[0] + seconds[1] * settings.batch_size
     steps_s = (budget.steps or 0) * settings.accumulate * batch_s
     allowed = free_mb * _SHARE - cache - peak[0]
@@ -165,9 +164,15 @@ def _unseen_mb(settings: RunSettings, dataset: Dataset, measured: Rehearsed) -> 
         return 0.0
     sizes = [
         math.prod(volume.shape) * (_IMAGE_BYTES + (_LABEL_BYTES if volume.label else 0))
-        for volume in dataset.volumes
-        if volume.split != "test"
+        for volume in _prepared(settings, dataset)
     ]
     seen = min(measured.batch * measured.batches / len(sizes), 1.0)
     kept = min(sum(sizes), settings.cache_gb * 1e9)
     return max(kept - seen * sum(sizes), 0.0) / 2**20
+
+
+def _prepared(settings: RunSettings, dataset: Dataset) -> tuple[Volume, ...]:
+    """Return about what a training prepares: all but the test. Of a fold's test only the number is alike."""
+    if isinstance(settings, PretrainSettings) and settings.include_held_out:
+        return dataset.volumes
+    return tuple(volume for volume in dataset.volumes if volume.split != "test") or dataset.volumes

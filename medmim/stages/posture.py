@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import urllib.error
 import urllib.request
 from base64 import b64encode
 from collections.abc import Mapping
+from http.client import HTTPException
 from ipaddress import ip_address
 from typing import Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from packaging.version import InvalidVersion, Version
 
 FLOOR = Version("3.17.2")
 _WAIT_S = 3.0
 _REFUSED = (401, 403)
+_NO_HTTP = 0
+_NAME = "tracking server"
+_SCHEMES = ("http", "https")
+_EXPECTED = "set MLFLOW_TRACKING_URI to https://HOST[:PORT] of an MLflow server, or unset it"
 _CREDENTIALS = ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME")
 Verdict = tuple[str, Literal["ok", "note", "bad"], str, str]
 
@@ -23,7 +29,7 @@ class Client:
     """Asks a server, without proxies or redirects to elsewhere."""
 
     def get(self, url: str, *, host: str = "", authorization: str = "") -> tuple[int, str] | None:
-        """Return status and the first kilobyte of the answer, or None without one."""
+        """Return status and first kilobyte of the answer, or None without one; status 0: it is no HTTP."""
         headers = {"Host": host, "Authorization": authorization}
         request = urllib.request.Request(url, headers={key: value for key, value in headers.items() if value})
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _Stay())
@@ -32,8 +38,10 @@ class Client:
                 return int(answer.status), answer.read(1024).decode("utf-8", "replace")
         except urllib.error.HTTPError as refusal:
             return refusal.code, ""
-        except OSError:
+        except (OSError, ValueError):  # a host name may be none that can be looked up
             return None
+        except HTTPException:
+            return _NO_HTTP, ""
 
 
 class _Stay(urllib.request.HTTPRedirectHandler):
@@ -50,33 +58,63 @@ def judge_server(environment: Mapping[str, str], client: Client) -> Verdict:
         environment: of the process.
         client: asks the server.
     """
-    name, address = "tracking server", environment.get("MLFLOW_TRACKING_URI", "")
-    parts = urlsplit(address)
-    if parts.scheme not in ("http", "https"):
-        return name, "ok", "none: runs are kept here", ""
-    question, alone = f"{address.rstrip('/')}/version", _is_loopback(parts.hostname or "")
-    answer = client.get(question)
-    if answer and answer[0] in _REFUSED and (alone or parts.scheme == "https"):
-        answer = client.get(question, authorization=_authorization(environment)) or answer
+    parts = _address(environment.get("MLFLOW_TRACKING_URI", ""))
+    if parts is None:
+        return _NAME, "bad", "MLFLOW_TRACKING_URI cannot be read", _EXPECTED
+    if parts.scheme not in _SCHEMES:
+        return _NAME, "ok", "none: runs are kept here", ""
+    return _judge(parts, environment, client)
+
+
+def _judge(parts: SplitResult, environment: Mapping[str, str], client: Client) -> Verdict:
+    """Judge a server by its address, which also one that is down has, and then by its answers."""
+    alone, secure = _is_loopback(parts.hostname or ""), parts.scheme == "https"
+    problems = [
+        *([] if alone or secure else ["it is reached without TLS: put it behind https"]),
+        *_credentials_problem(environment, alone=alone, inside="@" in parts.netloc),
+    ]
+    address = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
+    answer = _version(client, address, _authorization(environment) if alone or secure else "")
+    if answer is None and problems:
+        return _NAME, "bad", f"does not answer; {len(problems)} problems", "; ".join(problems)
     if answer is None:
-        return name, "note", "does not answer", "runs are kept here; `medmim doctor` again when it is up"
+        return _NAME, "note", "does not answer", "runs are kept here; `medmim doctor` again when it is up"
     hidden = answer[0] in _REFUSED
     problems = [
-        *([] if hidden else _version_problem(answer[1])),
-        *([] if alone or parts.scheme == "https" else ["it is reached without TLS: put it behind https"]),
-        *_credentials_problem(environment, alone=alone, inside="@" in parts.netloc),
-        *_open_problem(client, address.rstrip("/"), alone=alone),
+        *([] if hidden else _version_problem(*answer)),
+        *problems,
+        *_open_problem(client, address, alone=alone),
     ]
     if problems:
-        return name, "bad", f"{len(problems)} problems", "; ".join(problems)
+        return _NAME, "bad", f"{len(problems)} problems", "; ".join(problems)
     if hidden:
         return (
-            name,
+            _NAME,
             "note",
             "tells its version to nobody without a password",
             f"expected MLflow {FLOOR} or newer",
         )
-    return name, "ok", f"MLflow {answer[1].strip()}", ""
+    return _NAME, "ok", f"MLflow {answer[1].strip()}", ""
+
+
+def _address(text: str) -> SplitResult | None:
+    """Return the parts of an address, or None for one of a server that nobody could ask."""
+    try:
+        parts = urlsplit(text)
+        if parts.scheme not in _SCHEMES:
+            return parts
+        usable = parts.hostname and parts.port != 0 and not re.search(r"[\s\x00-\x1f\x7f]", text)
+    except ValueError:  # half a bracket, a port that is no number
+        return None
+    return parts if usable else None
+
+
+def _version(client: Client, address: str, authorization: str) -> tuple[int, str] | None:
+    """Ask for the version, with credentials only where it is not told without."""
+    answer = client.get(f"{address}/version")
+    if answer and answer[0] in _REFUSED and authorization:
+        return client.get(f"{address}/version", authorization=authorization) or answer
+    return answer
 
 
 def _authorization(environment: Mapping[str, str]) -> str:
@@ -88,8 +126,10 @@ def _authorization(environment: Mapping[str, str]) -> str:
     return f"Basic {b64encode(f'{user}:{password}'.encode()).decode()}" if user else ""
 
 
-def _version_problem(text: str) -> list[str]:
+def _version_problem(status: int, text: str) -> list[str]:
     """Below the floor, a server can be taken over without a password (CVE-2026-116690 and others)."""
+    if status == _NO_HTTP:
+        return [f"what answers does not speak HTTP: {_EXPECTED}"]
     try:
         old = Version(text.strip()) < FLOOR
     except InvalidVersion:

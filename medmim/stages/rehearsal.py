@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from lightning.pytorch.callbacks import Callback
 
 from medmim.config import FinetuneSettings, PretrainSettings, RunSettings
 from medmim.data.manifest import read_dataset
+from medmim.errors import RunError
 from medmim.stages.finetune import finetune
 from medmim.stages.origin import SCRATCH, find_origin
 from medmim.stages.pretrain import pretrain
@@ -38,8 +40,9 @@ class Rehearsed:
             allocated, in MiB.
         whole_mb: the same with an evaluation and the saving of a state.
         batch_s: seconds a batch, the fastest.
-        wait_share: share of the time of the measured batches in which the network waited for data.
         batches: how many there were.
+        volumes: that the run draws from: an epoch draws each once.
+        wait_share: share of the time of the measured batches in which the network waited for data.
     """
 
     batch: int
@@ -47,6 +50,7 @@ class Rehearsed:
     whole_mb: float
     batch_s: float
     batches: int
+    volumes: int
     wait_share: float = 0.0
 
 
@@ -60,10 +64,16 @@ class Stopwatch(Callback):
     def __init__(self, batches: int, clock: Callable[[], float] = time.perf_counter) -> None:
         self.batches = batches
         self.clock = clock
+        self.volumes = 0
         self.peak_mb = 0.0
         self.seconds: list[float] = []
         self.waited: list[float] = []
         self._ended = clock()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Count the volumes that are drawn from: splits, labels, channels and the method decide which."""
+        assert trainer.train_dataloader is not None
+        self.volumes = len(trainer.train_dataloader.dataset.volumes)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -106,10 +116,24 @@ def rehearse(
         workers: processes that prepare batches.
         batches: how many.
         unmeasured: the first of them, of which no time is told; the last is that of an evaluation.
+
+    Raises:
+        RunError: if the process is killed, as a system does where memory runs out.
     """
     context = multiprocessing.get_context("spawn")  # a fork would begin with this process's memory
-    with ProcessPoolExecutor(1, mp_context=context, initializer=_unheard) as pool:
-        return pool.submit(first_steps, settings, batch, home, workers, batches, unmeasured).result()
+    # a folder of this process: one that is killed leaves its own behind
+    with (
+        tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+        ProcessPoolExecutor(1, mp_context=context, initializer=_unheard) as pool,
+    ):
+        words = (settings, batch, home, workers, batches, unmeasured, Path(folder))
+        try:
+            return pool.submit(first_steps, *words).result()
+        except BrokenProcessPool as error:
+            raise RunError(
+                f"the rehearsal at {batch} patches a batch was killed, probably because memory ran out: "
+                "choose a smaller --size or --batch-size, or --set activation_checkpointing=true"
+            ) from error
 
 
 def _unheard() -> None:
@@ -118,9 +142,18 @@ def _unheard() -> None:
 
 
 def first_steps(
-    settings: RunSettings, batch: int, home: Path, workers: int = 0, batches: int = STEPS, unmeasured: int = 1
+    settings: RunSettings,
+    batch: int,
+    home: Path,
+    workers: int = 0,
+    batches: int = STEPS,
+    unmeasured: int = 1,
+    scratch: Path | None = None,
 ) -> Rehearsed:
-    """Run and measure the first steps in this process."""
+    """Run and measure the first steps in this process; see `rehearse`.
+
+    Its own home lies in a folder in `scratch`, and goes with it.
+    """
     watch = Stopwatch(batches)
     # the last of its steps is that of the one evaluation, after which its state is saved
     asked: dict[str, Any] = {
@@ -134,7 +167,7 @@ def first_steps(
     }
     asked |= {"epochs": None, "minutes": None, "checkpoint_every_steps": None}
     chosen = settings.model_copy(update=asked)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
         place = Path(folder)
         try:
             if isinstance(chosen, PretrainSettings):
@@ -144,7 +177,7 @@ def first_steps(
         except RehearsalOverError:
             steps_s = watch.seconds[unmeasured:-1]
             share = sum(watch.waited[unmeasured:-1]) / sum(steps_s)
-            return Rehearsed(batch, watch.peak_mb, _peak_mb(), min(steps_s), batches, share)
+            return Rehearsed(batch, watch.peak_mb, _peak_mb(), min(steps_s), batches, watch.volumes, share)
     raise RuntimeError("a rehearsal ends before its run")
 
 

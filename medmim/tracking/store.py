@@ -58,10 +58,19 @@ class Store:
 
     Args:
         home: `MEDMIM_HOME`; made when missing.
+
+    Raises:
+        RunError: if it is no folder, and none can be made there.
     """
 
     def __init__(self, home: Path) -> None:
-        home.mkdir(parents=True, exist_ok=True)
+        try:
+            home.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(
+                f"MEDMIM_HOME '{home}': expected a folder, or a place for one, got "
+                f"'{error.strerror}'; set MEDMIM_HOME to a folder that you may write to"
+            ) from error
         self.home = home.resolve()
         with files.alone(self.home):  # whoever comes first makes the tables; MLflow does not wait for another
             self.client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)

@@ -1,10 +1,14 @@
+import contextlib
 import json
+import os
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from medmim.errors import RunError
+from medmim.data.privacy import Keys
+from medmim.errors import DataError, RunError
 from medmim.stages import doctor as module
 from medmim.stages.doctor import Check, Examined, doctor, refuse_bad
 from medmim.stages.posture import Client, judge_server
@@ -63,6 +67,67 @@ def test_an_open_key_file_is_told(tmp_path, mode, status):
     (tmp_path / "project.key").chmod(mode)
     check = find(doctor(tmp_path, {}), "key file")
     assert (check.status, check.found) == (status, f"permissions {mode:o}")
+
+
+def test_an_open_key_file_is_closed_by_the_advice(tmp_path):
+    (tmp_path / "project.key").write_bytes(b"0" * 32)
+    (tmp_path / "project.key").chmod(0o640)
+    assert find(doctor(tmp_path, {}), "key file").advice == "chmod 600 $MEDMIM_HOME/project.key"
+
+
+def make_folder(key):
+    key.mkdir()
+
+
+def make_dangling(key):
+    key.symlink_to(key.with_name("nothing"))
+
+
+def make_link(key):
+    key.with_name("elsewhere").write_bytes(b"0" * 32)
+    key.symlink_to(key.with_name("elsewhere"))
+
+
+def make_pipe(key):
+    os.mkfifo(key, 0o600)
+
+
+def make_empty(key):
+    key.touch(0o600)
+
+
+@pytest.mark.parametrize(
+    ("make", "found", "advice"),
+    [
+        (make_folder, "a folder, expected a regular file", "move it away"),
+        (make_dangling, "a link, expected a regular file", "move it away"),
+        (make_link, "a link, expected a regular file", "move it away"),
+        (make_pipe, "no file, expected a regular file", "move it away"),
+        (make_empty, "0 bytes, expected 32", "restore it from a copy"),
+    ],
+)
+def test_a_key_that_no_ingest_could_read_is_told(tmp_path, make, found, advice):
+    make(tmp_path / "project.key")
+    check = find(doctor(tmp_path, {}), "key file")
+    assert (check.status, check.found) == ("bad", found)
+    assert check.advice.startswith(advice)
+    with pytest.raises(DataError, match="key file"):
+        Keys.load_or_create(tmp_path / "project.key")
+
+
+@pytest.mark.parametrize("below", ["file", "file/below", "dangling", "dangling/below"])
+def test_a_home_that_is_no_folder_is_told(tmp_path, below):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
+    check = find(doctor(tmp_path / below, {}), "disk")
+    assert (check.status, check.found) == ("bad", "MEDMIM_HOME is no folder: runs cannot be written")
+    assert check.advice == "set MEDMIM_HOME to a folder that you may write to"
+
+
+def test_a_home_behind_a_link_is_well(tmp_path):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "home")
+    assert "GB free" in find(doctor(tmp_path / "link", {}), "disk").found
 
 
 @pytest.mark.parametrize(("free", "status"), [(1e9, "bad"), (9e9, "note"), (9e10, "ok")])
@@ -135,7 +200,77 @@ def test_credentials_do_not_travel_in_the_clear():
 
 
 def test_a_server_that_does_not_answer_is_noted():
-    assert judge_server({"MLFLOW_TRACKING_URI": "https://mlflow.org.test"}, Server(None))[1] == "note"
+    environment = {"MLFLOW_TRACKING_URI": "https://mlflow.org.test", **KNOWN}
+    assert judge_server(environment, Server(None))[1] == "note"
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("http://somebody:secret@localhost:5998", "holds a password"),
+        ("https://somebody:secret@mlflow.org.test", "holds a password"),
+        ("http://mlflow.org.test", "without TLS"),
+        ("https://mlflow.org.test", "no credentials are set"),
+    ],
+)
+def test_a_server_that_is_down_is_judged_by_its_address(address, said):
+    _, status, found, advice = judge_server({"MLFLOW_TRACKING_URI": address}, Server(None))
+    assert (status, found[:15]) == ("bad", "does not answer")
+    assert said in advice
+    assert "secret" not in found + advice
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://[::1",
+        "http://localhost:abc",
+        "http://localhost:99999",
+        "http://us er@host/",
+        "http://somebody:secret @localhost:5000",
+        "http://local\thost",
+        "http://",
+        "https:///path",
+    ],
+)
+def test_an_address_that_cannot_be_read_is_told(tmp_path, address):
+    check = find(doctor(tmp_path, {"MLFLOW_TRACKING_URI": address}), "tracking server")
+    assert (check.status, check.found) == ("bad", "MLFLOW_TRACKING_URI cannot be read")
+    assert check.advice.startswith("set MLFLOW_TRACKING_URI to https://HOST[:PORT]")
+
+
+@pytest.mark.parametrize("address", ["", "databricks://profile:prefix", "sqlite:////my runs/mlflow.db"])
+def test_what_is_no_address_of_a_server_is_left_alone(address):
+    assert judge_server({"MLFLOW_TRACKING_URI": address}, Server(None))[1] == "ok"
+
+
+def test_a_password_in_the_address_is_not_sent():
+    class Listening(Server):
+        def get(self, url, *, host="", authorization=""):
+            assert url.startswith("http://localhost:5998/")
+            return super().get(url, host=host, authorization=authorization)
+
+    environment = {"MLFLOW_TRACKING_URI": "http://somebody:secret@localhost:5998/"}
+    assert "holds a password" in judge_server(environment, Listening())[3]
+
+
+def test_a_port_that_speaks_no_http_is_told():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=greet, args=(server,), daemon=True).start()
+        environment = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{server.getsockname()[1]}"}
+        _, status, _, advice = judge_server(environment, Client())
+    assert status == "bad"
+    assert "does not speak HTTP: set MLFLOW_TRACKING_URI" in advice
+
+
+def greet(server):
+    """Answer as an SSH server does."""
+    with contextlib.suppress(OSError):
+        while True:
+            caller, _ = server.accept()
+            with caller:
+                caller.recv(1024)
+                caller.sendall(b"SSH-2.0-OpenSSH_9.6\r\n")
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -164,6 +299,7 @@ def test_the_client_asks_a_real_server():
         server.shutdown()
         server.server_close()
     assert Client().get(f"{address}/version") is None
+    assert Client().get(f"http://{'a' * 70}.test/version") is None  # no name that can be looked up
 
 
 def test_what_must_be_fixed_ends_with_an_error():

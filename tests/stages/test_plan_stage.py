@@ -1,4 +1,6 @@
 import multiprocessing
+import os
+import signal
 import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
@@ -8,15 +10,16 @@ import pytest
 import tiny
 
 from medmim.config import FinetuneSettings, PretrainSettings
-from medmim.data.manifest import read_dataset
+from medmim.data.manifest import Dataset, read_dataset
 from medmim.errors import RunError
+from medmim.stages import rehearsal
 from medmim.stages.finetune import finetune
 from medmim.stages.plan import free_memory_mb, plan, predict, refuse_too_large, second_batch
 from medmim.stages.pretrain import pretrain
-from medmim.stages.rehearsal import Rehearsed, first_steps
+from medmim.stages.rehearsal import Rehearsed, first_steps, rehearse
 from medmim.stages.workload import process_mb
 
-SMALL, LARGE = Rehearsed(2, 300.0, 350.0, 0.3, 6), Rehearsed(4, 500.0, 600.0, 0.5, 6)
+SMALL, LARGE = Rehearsed(2, 300.0, 350.0, 0.3, 6, 9), Rehearsed(4, 500.0, 600.0, 0.5, 6, 9)
 
 
 def predicted(dataset, *, free_mb=1e6, **words):
@@ -29,6 +32,11 @@ def test_memory_and_hours_lie_on_a_line(tiny_dataset):
     assert planned.peak_mb == pytest.approx(900)
     assert planned.hours == pytest.approx(2 * 0.9)
     assert (planned.fits, planned.proposed_batch_size, planned.proposed_accumulate) == (True, 8, 2)
+
+
+def test_an_epoch_draws_the_volumes_that_the_rehearsal_drew_from(tiny_dataset):
+    planned = predicted(tiny_dataset, steps=None, epochs=800.0, batch_size=2)
+    assert planned.hours == pytest.approx(800 * 9 / 2 * 0.3 / 3600)
 
 
 def test_a_batch_that_fits_is_proposed(tiny_dataset):
@@ -47,12 +55,17 @@ def test_what_never_fits_is_refused(tiny_dataset):
 
 
 def test_volumes_that_were_not_seen_are_added(tiny_dataset):
-    few = (Rehearsed(1, 300.0, 300.0, 0.1, 1), Rehearsed(2, 300.0, 300.0, 0.1, 1))
+    few = (Rehearsed(1, 300.0, 300.0, 0.1, 1, 7), Rehearsed(2, 300.0, 300.0, 0.1, 1, 7))
     settings = PretrainSettings(data=tiny_dataset, workers=0, cache_disk_gb=0)
     volume, dataset = 20 * 16 * 16 * 5 / 2**20, read_dataset(tiny_dataset)
     assert predict(settings, dataset, few, free_mb=1e6).peak_mb == pytest.approx(300 + 6 * volume)
     mapped = PretrainSettings(data=tiny_dataset, workers=0)
     assert predict(mapped, dataset, few, free_mb=1e6).peak_mb == 300
+    held_out = settings.model_copy(update={"include_held_out": True})
+    assert predict(held_out, dataset, few, free_mb=1e6).peak_mb == pytest.approx(300 + 8 * volume)
+    tests = [one.model_copy(update={"split": "test"}) for one in dataset.volumes]
+    tested = Dataset(tiny_dataset, dataset.info, tuple(tests))
+    assert predict(settings, tested, few, free_mb=1e6).peak_mb == pytest.approx(300 + 8 * volume)
 
 
 def test_an_evaluation_may_need_more_than_small_batches(tiny_dataset):
@@ -79,10 +92,47 @@ def test_a_rehearsal_measures_and_leaves_nothing(tiny_dataset, study, kind, monk
     before = sorted(study.home.rglob("*"))
     settings = kind(**{**tiny.TINY, "data": tiny_dataset, "minutes": 5.0})
     measured = first_steps(settings, 2, study.home)
-    assert (measured.batch, measured.batches) == (2, 6)
+    assert (measured.batch, measured.batches, measured.volumes) == (2, 6, 7)
     assert 100 < measured.peak_mb <= measured.whole_mb
     assert 0 < measured.batch_s < 60
     assert sorted(study.home.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "volumes"),
+    [
+        (FinetuneSettings, {"init": "scratch", "labelled": 3}, 3),
+        (FinetuneSettings, {"init": "scratch", "fold": 0}, 7),
+        (PretrainSettings, {"include_held_out": True}, 10),
+    ],
+)
+def test_a_rehearsal_tells_what_its_run_draws_from(tiny_dataset, home, kind, words, volumes):
+    settings = kind(**{**tiny.TINY, "data": tiny_dataset, **words})
+    assert first_steps(settings, 2, home, batches=3).volumes == volumes
+
+
+def killed(settings, batch, home, workers, batches, unmeasured, scratch):
+    """A rehearsal that the system kills in the middle of its work."""
+    (scratch / "half").write_text("written")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_rehearsal_that_is_killed_says_at_which_batch_and_what_to_do(
+    tiny_dataset, home, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(rehearsal, "first_steps", killed)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def second_is_killed(settings, *, batch, home):
+        return SMALL if batch == SMALL.batch else rehearse(settings, batch=batch, home=home)
+
+    monkeypatch.setattr("medmim.stages.plan.rehearse", second_is_killed)
+    with pytest.raises(
+        RunError, match=r"at 4 patches a batch was killed, .*memory.* smaller --size"
+    ) as found:
+        plan(PretrainSettings(data=tiny_dataset), home=home)
+    assert "--batch-size, or --set activation_checkpointing=true" in str(found.value)
+    assert not list(tmp_path.iterdir())
 
 
 def test_free_memory_is_a_number():

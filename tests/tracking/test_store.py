@@ -27,6 +27,15 @@ def png(mode="RGBA"):
     return buffer.getvalue()
 
 
+@pytest.mark.parametrize("below", ["file", "file/below", "dangling"])
+def test_a_home_that_is_no_folder_is_told(tmp_path, below):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
+    with pytest.raises(RunError, match=r"expected a folder, .* set MEDMIM_HOME to a folder") as found:
+        Store(tmp_path / below)
+    assert "\n" not in str(found.value)
+
+
 def test_a_run_comes_back(store, tmp_path):
     recorder = begin(store, stage="pretrain", seed="0")
     recorder.settings({"lr": 0.1, "size": (8, 8), "encoder": None, "encoder_options": {"filters": [4, 8]}})
