@@ -27,6 +27,7 @@ from medmim.training.guard import FiniteGuard
 from medmim.training.log import Log
 from medmim.training.progress import ProgressBar
 from medmim.training.saving import Checkpoints, Signals, StopBeforeEvaluation
+from medmim.training.small_maps import compute_small_maps_exactly
 from medmim.training.state_file import read_state
 from medmim.training.states import StateIO, refuse_foreign, verified_state
 
@@ -94,6 +95,8 @@ def fit(
     guard = _guard(session, draws)
     callbacks = _in_order(session, guard, losses, evaluations, checkpoints)
     economise(module, settings)
+    if precision_for(settings.precision) == "bf16-mixed" and not torch.cuda.is_available():
+        compute_small_maps_exactly(module)
     if settings.devices * settings.nodes > 1:
         sync_batch_norms(module)
     state = verified_state(session.folder) if session.resume else None

@@ -20,3 +20,8 @@ def test_the_process_where_it_began_is_named(found, layer, volumes):
     assert (whole.layer, whole.volumes) == (layer, volumes)
     assert joined(found[::-1]).loss == whole.loss
     assert f"with volumes {', '.join(volumes)} in the batch" in str(whole)
+
+
+def test_finite_gradients_whose_norm_is_not_are_told():
+    found = Finding(loss=False, layer=None, gradient=None, volumes=("a",))
+    assert str(found) == "the gradient is not finite, in the norm of all, with volumes a in the batch"
