@@ -46,7 +46,8 @@ class Finding:
     def __str__(self) -> str:
         """Say it."""
         what = "loss" if self.loss else "gradient"
-        where = "in the loss itself" if self.loss else f"first in the gradient of '{self.gradient}'"
+        nearest = f"first in the gradient of '{self.gradient}'" if self.gradient else "in the norm of all"
+        where = "in the loss itself" if self.loss else nearest
         if self.layer:
             where = f"first in layer '{self.layer.name}'"
         return f"the {what} is not finite, {where}, with volumes {', '.join(self.volumes)} in the batch"
