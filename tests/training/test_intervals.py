@@ -27,6 +27,7 @@ def dice_rows(rng, patients=8):
         {
             **{"subject": f"p{who}", "case": f"{who}/{case}", "label": label, "dice": float(rng.uniform())},
             **{"hd95_mm": None, "surface_dice": float(rng.uniform()), "dice_any": float(rng.uniform())},
+            **{"volume_ml": float(rng.integers(2)), "predicted_ml": 0.0},
         }
         for who in range(patients)
         for case in range(1 + who % 2)
