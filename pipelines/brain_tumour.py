@@ -13,12 +13,12 @@ from pathlib import Path
 import click
 
 from medmim.cli.compare import comparison_lines
-from medmim.config import FinetuneSettings, PretrainSettings
-from medmim.settings import resolve
+from medmim.config.resolve import resolve
+from medmim.config.runs import FinetuneSettings, PretrainSettings
 from medmim.stages.compare import compare_runs
-from medmim.stages.finetune import finetune
+from medmim.stages.finetune.run import finetune
 from medmim.stages.ingest import ingest
-from medmim.stages.pretrain import pretrain
+from medmim.stages.pretrain.run import pretrain
 
 SIZE = (128, 128)
 # half as wide as ResNet-18: on a processor, more passes over a small set are worth more than width

@@ -16,9 +16,9 @@ from typing import Any
 import click
 
 from medmim import files
-from medmim.config import PretrainSettings
+from medmim.config.runs import PretrainSettings
 from medmim.stages.ingest import ingest
-from medmim.stages.pretrain import pretrain
+from medmim.stages.pretrain.run import pretrain
 from medmim.stages.probe import probe
 
 CNN: dict[str, Any] = {"encoder": "resnet18", "encoder_options": {}}

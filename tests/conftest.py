@@ -51,7 +51,7 @@ def unlabelled_dataset(tmp_path_factory):
 @pytest.fixture(scope="session")
 def new_home(tmp_path_factory):
     """A function that gives a fresh home folder; its database is a copy, since making one takes seconds."""
-    from medmim.tracking.store import Store
+    from medmim.tracking.mlflow_store import Store
 
     template = tmp_path_factory.mktemp("template")
     Store(template).client.search_experiments()
@@ -87,9 +87,9 @@ def home(new_home, monkeypatch):
 @pytest.fixture(scope="session")
 def study(tiny_dataset, new_home):
     """A home folder with one pretraining, a fine-tuning from it and one from scratch."""
-    from medmim.config import FinetuneSettings, PretrainSettings
-    from medmim.stages.finetune import finetune
-    from medmim.stages.pretrain import pretrain
+    from medmim.config.runs import FinetuneSettings, PretrainSettings
+    from medmim.stages.finetune.run import finetune
+    from medmim.stages.pretrain.run import pretrain
 
     home, said = new_home(), []
     words = {**tiny.TINY, "data": tiny_dataset, "evaluations": 2}

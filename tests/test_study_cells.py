@@ -1,8 +1,8 @@
 import pytest
 
+from medmim.config.resolve import resolve
+from medmim.config.study import StudySettings, arm_title, cells_of
 from medmim.errors import SettingsError
-from medmim.settings import resolve
-from medmim.study import StudySettings, arm_title, cells_of
 
 
 def cells(**words):

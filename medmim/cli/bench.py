@@ -10,9 +10,9 @@ import click
 from medmim.cli.options import json_option, phases, print_result, sizes
 
 if TYPE_CHECKING:
-    from medmim.stages.bench import Benched
-    from medmim.stages.bench_methods import MethodTimes
-    from medmim.stages.feeding import Fed
+    from medmim.stages.bench.data_loading import Fed
+    from medmim.stages.bench.methods import MethodTimes
+    from medmim.stages.bench.packed_vs_masked import Benched
 
 _WORDS = ("encoder", "step", "masks")
 _COLUMNS = {
@@ -79,7 +79,7 @@ def command(
         words = {"encoder": encoder, "size": space, "batch": batch_size, "mask": mask, "cell": cell, **given}
         _bench_methods(dims, words, as_json=as_json)
         return
-    from medmim.stages.bench import bench, default_setup
+    from medmim.stages.bench.packed_vs_masked import bench, default_setup
 
     setup = default_setup(
         dims,
@@ -97,7 +97,7 @@ def command(
 
 def _bench_data(data: Path, dims: int, *, batch_size: int | None, workers: int, as_json: bool) -> None:
     """Measure loaders on a dataset; a table of its own."""
-    from medmim.stages.feeding import feed
+    from medmim.stages.bench.data_loading import feed
 
     fed = feed(data, dims=3 if dims == 3 else 2, batch_size=batch_size or 4, workers=workers)
     print_result(fed.as_json(), as_json=as_json, lines=feeding_lines(fed))
@@ -158,7 +158,7 @@ def _mask_lines(result: Benched) -> list[str]:
 
 def _bench_methods(dims: int, words: dict[str, Any], *, as_json: bool) -> None:
     """Measure every method; a table of its own, with one ratio and one precision."""
-    from medmim.stages.bench_methods import bench_methods, default_trials
+    from medmim.stages.bench.methods import bench_methods, default_trials
 
     ratios = words.pop("ratios")
     if len(ratios) > 1 or any(words.pop(word) for word in ("precisions", "parts", "cell")):

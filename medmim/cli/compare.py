@@ -10,7 +10,7 @@ from medmim.cli.options import home, json_option, print_result
 
 if TYPE_CHECKING:
     from medmim.stages.compare import Compared, ComparedStudy
-    from medmim.tracking.findings import Findings
+    from medmim.tracking.comparison.findings import Findings
 
 
 @click.command(

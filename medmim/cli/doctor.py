@@ -22,7 +22,7 @@ def command(*, as_json: bool) -> None:
 
     Each line that is not ok says what to do. Exit code 1 if anything must be fixed.
     """
-    from medmim.stages.doctor import doctor, refuse_bad
+    from medmim.stages.doctor.run import doctor, refuse_bad
 
     result = doctor(home())
     lines = []

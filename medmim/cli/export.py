@@ -39,7 +39,7 @@ def command(*, form: str | None, model: str | None, data: Path, out: Path | None
     """Write a model for other programs; it is compared with PyTorch on a real case first."""
     if form is None:
         raise click.UsageError("--format: expected bundle, onnx, safetensors or datalist")
-    from medmim.stages.export import export
+    from medmim.stages.export.run import export
 
     made = export(
         form,

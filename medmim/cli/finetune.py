@@ -43,8 +43,8 @@ def command(
     *, as_json: bool, config: str | None, overrides: tuple[str, ...], resume: str | None, **flags: Any
 ) -> None:
     """Fine-tune an encoder for TASK (segment, classify or detect), test it once and register the model."""
-    from medmim.config import FinetuneSettings
-    from medmim.settings import resolve
+    from medmim.config.resolve import resolve
+    from medmim.config.runs import FinetuneSettings
 
     note_server()
     values = given(flags)
@@ -53,12 +53,12 @@ def command(
     )
     if resume:
         refuse_with_resume(values, overrides, config)
-        from medmim.stages.runs import to_resume
+        from medmim.stages.run_lifecycle import to_resume
 
         changed = where_it_runs(settings, values, overrides)
         settings, resume = to_resume(FinetuneSettings, "finetune", resume, home=home(), data=settings.data)
         settings = settings.model_copy(update=changed)
-    from medmim.stages.finetune import finetune
+    from medmim.stages.finetune.run import finetune
 
     result = finetune(settings, home=home(), resume=resume, say=lambda line: click.echo(line, err=True))
     lines = [

@@ -11,7 +11,7 @@ import click
 from medmim.cli.options import home, json_option, phases, print_result
 
 if TYPE_CHECKING:
-    from medmim.data.preview import SeriesRow
+    from medmim.data.ingest.dry_run import SeriesRow
 
 _HEAD = "patient study series  kind files  voxels         spacing mm       words              becomes"
 
@@ -76,7 +76,7 @@ def command(
     if dry_run:
         _show(source, out, as_json=as_json, wishes=wishes)
         return
-    from medmim.data.sandbox import for_scans
+    from medmim.data.sandbox.sandbox import for_scans
 
     with for_scans(wishes["workers"]) as sandbox, phases() as progress:
         # only now, so that workers import what they need while this process does
@@ -133,7 +133,7 @@ def _warnings(warnings: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _show(source: Path, out: Path, *, as_json: bool, wishes: Mapping[str, Any]) -> None:
     """Print what would become of each series."""
-    from medmim.stages.preview import preview
+    from medmim.stages.ingest import preview
 
     with phases() as progress:
         found = preview(source, out, progress=progress, **wishes)

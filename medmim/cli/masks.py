@@ -11,7 +11,7 @@ import click
 from medmim.cli.options import home, json_option, print_result, sizes
 
 if TYPE_CHECKING:
-    from medmim.stages.masks import Entry, Masks
+    from medmim.stages.masks.gallery import Entry, Masks
 
 
 @click.command(
@@ -62,7 +62,7 @@ def command(
     if model is not None and data is None and image is None:
         raise click.UsageError("--model: expected --data DATASET or --image FILE with it")
     from medmim.masks import MASKS
-    from medmim.stages.masks import RATIOS, draw_masks, scene_from_dataset, scene_from_file
+    from medmim.stages.masks.gallery import RATIOS, draw_masks, scene_from_dataset, scene_from_file
 
     scene = None
     if model is not None:
@@ -77,8 +77,8 @@ def command(
 
 
 def _weights(model: str) -> Path:
-    from medmim.stages.chosen_model import find_model
-    from medmim.tracking.store import Store
+    from medmim.stages.model_lookup import find_model
+    from medmim.tracking.mlflow_store import Store
 
     return find_model(model, Store(home()), click.echo).weights
 

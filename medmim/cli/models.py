@@ -11,8 +11,8 @@ from medmim.cli.options import home, json_option, print_result
 @json_option
 def command(*, as_json: bool) -> None:
     """List registered models: versions, aliases, where they come from, whether test patients were seen."""
-    from medmim.tracking.registry import versions
-    from medmim.tracking.store import Store
+    from medmim.tracking.comparison.champion import versions
+    from medmim.tracking.mlflow_store import Store
 
     found = versions(Store(home()))
     rows = [

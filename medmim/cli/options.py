@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from medmim.config import RunSettings
+    from medmim.config.runs import RunSettings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -41,13 +41,13 @@ def command(
     """
     if resume:
         raise click.UsageError("--resume: a resumed run takes what it took; leave it out")
-    from medmim.config import FinetuneSettings, PretrainSettings
-    from medmim.settings import resolve
+    from medmim.config.resolve import resolve
+    from medmim.config.runs import FinetuneSettings, PretrainSettings
 
     kind, name = (PretrainSettings, "method") if stage == "pretrain" else (FinetuneSettings, "task")
     values = given(flags)
     settings = resolve(kind, base=values.get(name), config=config, flags=values, overrides=overrides)
-    from medmim.stages.plan import plan, refuse_too_large
+    from medmim.stages.plan.run import plan, refuse_too_large
 
     planned = plan(settings, home=home())
     lines = [

@@ -10,7 +10,7 @@ import click
 from medmim.cli.options import home, json_option, model_option, phases, print_result
 
 if TYPE_CHECKING:
-    from medmim.stages.predict import Predictions
+    from medmim.stages.predict.run import Predictions
 
 _LINES = 20
 
@@ -47,7 +47,7 @@ def command(*, source: Path, model: str | None, out: Path, as_json: bool, **wish
     that hold the patient's identifiers, for the archive that knows them. A file that cannot be used is named
     by its number in the sorted walk of the source, with a reason; the others go on.
     """
-    from medmim.stages.predict import predict
+    from medmim.stages.predict.run import predict
 
     with phases() as progress:
         made = predict(

@@ -62,8 +62,8 @@ def command(
         raise click.UsageError(
             "--init: pretraining from other weights is not available yet; use --init scratch"
         )
-    from medmim.config import PretrainSettings
-    from medmim.settings import resolve
+    from medmim.config.resolve import resolve
+    from medmim.config.runs import PretrainSettings
 
     note_server()
     values = given(flags)
@@ -72,12 +72,12 @@ def command(
     )
     if resume:
         refuse_with_resume(values, overrides, config)
-        from medmim.stages.runs import to_resume
+        from medmim.stages.run_lifecycle import to_resume
 
         changed = where_it_runs(settings, values, overrides)
         settings, resume = to_resume(PretrainSettings, "pretrain", resume, home=home(), data=settings.data)
         settings = settings.model_copy(update=changed)
-    from medmim.stages.pretrain import pretrain
+    from medmim.stages.pretrain.run import pretrain
 
     result = pretrain(settings, home=home(), resume=resume, say=lambda line: click.echo(line, err=True))
     lines = [

@@ -13,8 +13,8 @@ from medmim.cli.compare import findings_lines
 from medmim.cli.options import home, json_option, note_server, print_result
 
 if TYPE_CHECKING:
-    from medmim.stages.study import Studied
-    from medmim.stages.study_engines import StudyEngine
+    from medmim.stages.study.engines import StudyEngine
+    from medmim.stages.study.runner import Studied
 
 
 @click.command(
@@ -61,9 +61,9 @@ def command(
     Every arm is pretrained, fine-tuned and tested alike, beside the same from scratch. The same command
     continues a study that was interrupted: finished trainings are never repeated.
     """
-    from medmim.settings import resolve
-    from medmim.stages.study import study
-    from medmim.study import StudySettings
+    from medmim.config.resolve import resolve
+    from medmim.config.study import StudySettings
+    from medmim.stages.study.runner import study
 
     note_server()
     settings = resolve(StudySettings, config=config, flags={"data": data}, overrides=overrides)
@@ -91,8 +91,8 @@ def _engine(*, engine: str, address: str | None, gpus: float | None) -> Iterator
         return
     if address is None:
         raise click.UsageError("--engine ray: expected --address too, such as --address head:6379")
-    from medmim.data.engines import connect_ray
-    from medmim.stages.study_engines import OnRay
+    from medmim.data.sandbox.ray_cluster import connect_ray
+    from medmim.stages.study.engines import OnRay
 
     with connect_ray(address, gpus=gpus or 0.0) as ray:
         yield OnRay(ray)

@@ -20,7 +20,7 @@ Examples:
 @json_option
 def command(*, uri: str | None, as_json: bool) -> None:
     """Make an MLflow server hold every run that is here, exactly once; again after an interruption."""
-    from medmim.tracking.store import Store
+    from medmim.tracking.mlflow_store import Store
     from medmim.tracking.sync import SERVER, server_of, sync
 
     store = Store(home())

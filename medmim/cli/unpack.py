@@ -15,8 +15,8 @@ from medmim.cli.options import home, json_option, print_result
 @json_option
 def command(*, file: Path, as_json: bool) -> None:
     """Merge the runs of a packed FILE into those here: every byte checked first, no run ever twice."""
-    from medmim.tracking.packs import unpack
-    from medmim.tracking.store import Store
+    from medmim.tracking.mlflow_store import Store
+    from medmim.tracking.study_archive import unpack
 
     merged = unpack(Store(home()), file)
     lines = [f"{merged.runs} runs are here: {merged.new_runs} new, {merged.versions} model versions"]

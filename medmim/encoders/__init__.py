@@ -15,11 +15,11 @@ from medmim.encoders.convnext import ConvNeXtEncoder
 from medmim.encoders.custom import from_callable
 from medmim.encoders.dynunet import DynUNetEncoder
 from medmim.encoders.masked import Masked, mask
-from medmim.encoders.packed import Packed, pack
+from medmim.encoders.packed.tensor import Packed, pack
+from medmim.encoders.patch_tokens import TokenEncoder
 from medmim.encoders.resnet import resnet18, resnet50
 from medmim.encoders.segresnet import SegResNetEncoder
 from medmim.encoders.swin import SwinEncoder
-from medmim.encoders.tokens import TokenEncoder
 from medmim.encoders.vit import ViTEncoder
 from medmim.errors import refuse_unknown_options, unknown_name
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from medmim.encoders.synced_norm import synced_batch_norm
+from medmim.encoders.sync_batch_norm import synced_batch_norm
 from medmim.errors import ShapeError
 from medmim.masks import hidden_voxels
 from medmim.shapes import Hidden, Images, Size

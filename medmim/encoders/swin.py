@@ -13,7 +13,7 @@ from monai.networks.nets.swin_unetr import BasicLayer, PatchMergingV2
 from torch import nn
 
 from medmim.encoders.convnext import ChannelNorm
-from medmim.encoders.tokens import TokenEncoder, initialise
+from medmim.encoders.patch_tokens import TokenEncoder, initialise
 from medmim.errors import UsageError
 from medmim.shapes import Features, as_size
 

@@ -7,7 +7,7 @@ from monai.networks.blocks.selfattention import SABlock
 from monai.networks.layers.drop_path import DropPath
 from torch import Tensor, nn
 
-from medmim.encoders.tokens import Real, Tokens
+from medmim.encoders.patch_tokens import Real, Tokens
 
 
 class Block(nn.Module):

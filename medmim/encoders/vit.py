@@ -10,7 +10,7 @@ import torch
 from monai.networks.layers.factories import Conv
 from torch import nn
 
-from medmim.encoders.tokens import (
+from medmim.encoders.patch_tokens import (
     Chosen,
     Real,
     TokenEncoder,

@@ -19,10 +19,10 @@ from monai.networks.blocks.feature_pyramid_network import FeaturePyramidNetwork
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medmim.distributed import sum_of_all
 from medmim.encoders import Encoder
 from medmim.heads.anchors import AnchorGrid, Anchors, Shapes, matched
 from medmim.heads.pyramid import Pyramid
-from medmim.processes import sum_of_all
 from medmim.shapes import Images, Scalar, Size
 
 SCORES, BOXES = "scores", "boxes"

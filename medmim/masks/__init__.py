@@ -13,17 +13,17 @@ from typing import Any
 from medmim.errors import UsageError, refuse_unknown_options, unknown_name
 from medmim.masks.base import Mask, hidden_count
 from medmim.masks.block import BlockMask
-from medmim.masks.cells import hidden_voxels
 from medmim.masks.combined import CombinedMask
-from medmim.masks.draw import Draw
+from medmim.masks.custom import own_mask
 from medmim.masks.gap import GapMask
 from medmim.masks.grid import GridMask
 from medmim.masks.mesh import MeshMask
-from medmim.masks.own import own_mask
 from medmim.masks.patch import PatchMask
 from medmim.masks.random import RandomMask
+from medmim.masks.sampling import Draw
 from medmim.masks.square import SquareMask
 from medmim.masks.tissue import TissueMask, tissue_share
+from medmim.masks.upsample import hidden_voxels
 
 MASKS: dict[str, type[Mask]] = {
     "mesh": MeshMask,

@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 
 from medmim.errors import ShapeError, UsageError
-from medmim.masks.draw import Draw, Weights
+from medmim.masks.sampling import Draw, Weights
 from medmim.shapes import Hidden, Ranks
 
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from medmim.errors import UsageError
 from medmim.masks.base import Mask
-from medmim.masks.boxes import inside
-from medmim.masks.draw import Draw
+from medmim.masks.box_shapes import inside
+from medmim.masks.sampling import Draw
 from medmim.shapes import Ranks
 
 

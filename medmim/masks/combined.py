@@ -9,9 +9,9 @@ import torch
 
 from medmim.errors import UsageError
 from medmim.masks.base import Mask
-from medmim.masks.draw import Draw
 from medmim.masks.grid import GridMask
 from medmim.masks.patch import PatchMask
+from medmim.masks.sampling import Draw
 from medmim.shapes import Ranks
 
 

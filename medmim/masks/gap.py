@@ -17,8 +17,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from medmim.masks.base import Mask
-from medmim.masks.draw import Draw
 from medmim.masks.mesh import corner_order
+from medmim.masks.sampling import Draw
 from medmim.shapes import Ranks, Size
 
 

@@ -8,7 +8,7 @@ import torch
 
 from medmim.errors import UsageError
 from medmim.masks.base import Mask
-from medmim.masks.draw import Draw
+from medmim.masks.sampling import Draw
 from medmim.shapes import Ranks
 
 

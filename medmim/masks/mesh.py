@@ -23,7 +23,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from medmim.masks.base import Mask
-from medmim.masks.draw import Draw
+from medmim.masks.sampling import Draw
 from medmim.shapes import Ranks
 
 _LATTICES = {1: (1 / 2,), 2: (1 / 2, 3 / 4), 3: (1 / 2, 3 / 4, 7 / 8)}  # hidden shares

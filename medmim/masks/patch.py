@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from medmim.masks.base import Mask
-from medmim.masks.boxes import one_box
-from medmim.masks.draw import Draw
+from medmim.masks.box_shapes import one_box
+from medmim.masks.sampling import Draw
 from medmim.shapes import Ranks
 
 

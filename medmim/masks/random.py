@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from medmim.masks.base import Mask
-from medmim.masks.draw import Draw
+from medmim.masks.sampling import Draw
 from medmim.shapes import Ranks
 
 

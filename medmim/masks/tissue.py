@@ -16,8 +16,8 @@ from torch import Tensor
 
 from medmim.errors import UsageError
 from medmim.masks.base import Mask
-from medmim.masks.draw import Draw, Weights
 from medmim.masks.mesh import MeshMask
+from medmim.masks.sampling import Draw, Weights
 from medmim.shapes import Images, Ranks, grid_of
 
 _AIR = 0.1  # of the range from a scan's darkest to its brightest voxel; above lies tissue

@@ -14,10 +14,10 @@ from medmim.encoders import Encoder
 from medmim.errors import refuse_unknown_options, unknown_name
 from medmim.methods.base import Method, Step
 from medmim.methods.contrastive import build_contrastive
-from medmim.methods.goals import Supervision
-from medmim.methods.latent_mim import build_latent_mim
+from medmim.methods.latent_mim.method import build_latent_mim
 from medmim.methods.mae import build_mae
-from medmim.methods.mask_any_net import build_mask_any_net
+from medmim.methods.mask_any_net.method import build_mask_any_net
+from medmim.methods.mask_any_net.objectives import Supervision
 from medmim.methods.simmim import build_simmim
 from medmim.methods.spark import build_spark
 from medmim.shapes import Size

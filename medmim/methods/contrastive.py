@@ -16,12 +16,12 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from medmim.distributed import each_of_all, number
 from medmim.encoders import Encoder
 from medmim.errors import UsageError, did_you_mean
 from medmim.methods.base import Method, Step, require_grid
-from medmim.methods.teacher import Teacher
-from medmim.methods.visible import Compute, pooled
-from medmim.processes import each_of_all, number
+from medmim.methods.ema_teacher import Teacher
+from medmim.methods.visible_encoding import Compute, pooled
 from medmim.shapes import Hidden, Images, Scalar, Size
 
 Embeddings = Float[Tensor, "_ width"]

@@ -8,15 +8,15 @@ error on hidden patches alone.
 from __future__ import annotations
 
 from medmim.encoders import Encoder
-from medmim.encoders.tokens import as_map, as_sequence, choose
+from medmim.encoders.patch_tokens import as_map, as_sequence, choose
 from medmim.encoders.vit import ViTEncoder
 from medmim.methods.base import Method, Step, require_grid, require_whole_cells
-from medmim.methods.choices import Choice
-from medmim.methods.patches import hidden_patches, require_sets_of_patches
-from medmim.methods.predict import Predict
+from medmim.methods.options import Choice
+from medmim.methods.prediction_layer import Predict
 from medmim.methods.reconstruction import build_target, reconstruct
-from medmim.methods.targets import Target
+from medmim.methods.targets.pixels import Target
 from medmim.methods.token_decoder import SelfDecoder, TokenDecoder
+from medmim.methods.visible_encoding import hidden_patches, require_sets_of_patches
 from medmim.shapes import Hidden, Images, Size
 
 

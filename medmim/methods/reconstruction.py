@@ -9,11 +9,11 @@ from typing import Literal
 from medmim.encoders import Encoder
 from medmim.errors import ShapeError
 from medmim.masks import hidden_voxels
-from medmim.methods.averaged_features import AveragedFeatures
 from medmim.methods.base import HIDDEN_ERROR, Step, relative_error
-from medmim.methods.choices import Choice, build_choice
-from medmim.methods.hog import HOG
-from medmim.methods.targets import NormalisedPixels, RawPixels, Target, to_cells
+from medmim.methods.options import Choice, build_choice
+from medmim.methods.targets.ema_features import AveragedFeatures
+from medmim.methods.targets.hog import HOG
+from medmim.methods.targets.pixels import NormalisedPixels, RawPixels, Target, to_cells
 from medmim.shapes import Features, Hidden, Images, Size, grid_of
 
 TARGETS: dict[str, Callable[..., Target]] = {

@@ -12,11 +12,11 @@ from torch import nn
 
 from medmim.encoders import Encoder, TokenEncoder
 from medmim.methods.base import Method, Step, require_grid, require_whole_cells
-from medmim.methods.choices import Choice
-from medmim.methods.patches import hidden_patches, require_patches
-from medmim.methods.predict import Predict
+from medmim.methods.options import Choice
+from medmim.methods.prediction_layer import Predict
 from medmim.methods.reconstruction import build_target, reconstruct
-from medmim.methods.targets import Target
+from medmim.methods.targets.pixels import Target
+from medmim.methods.visible_encoding import hidden_patches, require_patches
 from medmim.shapes import Hidden, Images, Size
 
 

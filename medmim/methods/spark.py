@@ -13,11 +13,11 @@ from torch import nn
 from medmim.encoders import Encoder, TokenEncoder
 from medmim.errors import UsageError, did_you_mean
 from medmim.methods.base import Method, Step, require_grid, require_whole_cells
-from medmim.methods.choices import Choice
-from medmim.methods.light_decoder import Densify, LightDecoder
+from medmim.methods.options import Choice
 from medmim.methods.reconstruction import build_target, reconstruct
-from medmim.methods.targets import Target
-from medmim.methods.visible import HIDE, Compute
+from medmim.methods.spark_decoder import Densify, LightDecoder
+from medmim.methods.targets.pixels import Target
+from medmim.methods.visible_encoding import HIDE, Compute
 from medmim.shapes import Hidden, Images, Size
 
 _DECODERS = ("light", "official")

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from monai.networks.blocks.mlp import MLPBlock
 from torch import Tensor, nn
 
-from medmim.encoders.tokens import Chosen, Real, Tokens, initialise, wave_positions
+from medmim.encoders.patch_tokens import Chosen, Real, Tokens, initialise, wave_positions
 from medmim.encoders.transformer import Block
 from medmim.errors import UsageError
 from medmim.shapes import Size

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from medmim.errors import RunError
-from medmim.stages.reporting import Reported, notes_on, report_on
-from medmim.tracking.comparison import Comparison, compare, find_runs
-from medmim.tracking.findings import find
-from medmim.tracking.registry import Promotion, promote
-from medmim.tracking.report import write_report
-from medmim.tracking.store import Store
-from medmim.tracking.study_cells import finished_cells
+from medmim.tracking.comparison.champion import Promotion, promote
+from medmim.tracking.comparison.findings import find
+from medmim.tracking.comparison.report import write_report
+from medmim.tracking.comparison.runs import Comparison, compare, find_runs
+from medmim.tracking.comparison.study_cells import finished_cells
+from medmim.tracking.comparison.study_report import Reported, notes_on, report_on
+from medmim.tracking.mlflow_store import Store
 
 
 @dataclass(frozen=True)

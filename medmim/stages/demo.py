@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from medmim.config import FinetuneSettings, PretrainSettings
-from medmim.data.anatomy import LABEL_NAMES
-from medmim.data.phantom import write_phantom
+from medmim.config.runs import FinetuneSettings, PretrainSettings
+from medmim.data.synthetic.anatomy import LABEL_NAMES
+from medmim.data.synthetic.dicom_phantom import write_phantom
 from medmim.stages.compare import Compared, compare_runs
-from medmim.stages.finetune import finetune
+from medmim.stages.finetune.run import finetune
 from medmim.stages.ingest import ingest
-from medmim.stages.pretrain import pretrain
+from medmim.stages.pretrain.run import pretrain
 
 PATCH = (32, 32, 16)  # the made-up lesions are small: patches around them learn fastest
 

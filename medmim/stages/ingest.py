@@ -3,31 +3,62 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import dcm2niix
 
 from medmim import files
-from medmim.data import convert, evenness
-from medmim.data.bench import Bench, Made, Progress, Wishes
-from medmim.data.descriptors import FALLBACK, Layout
-from medmim.data.engines import connect_ray
-from medmim.data.from_archives import members_of
-from medmim.data.from_dicom import volumes_from_dicom
-from medmim.data.from_labels import is_label, with_labels
-from medmim.data.from_nifti import volumes_from_nifti
-from medmim.data.ledger import Ledger
-from medmim.data.manifest import Dataset, DatasetInfo
-from medmim.data.privacy import Keys
-from medmim.data.publish import earlier_dataset, publish, sole_use
-from medmim.data.sandbox import Sandbox, for_scans
-from medmim.data.scan import Seen, look
-from medmim.data.sources import Sources, find_files
-from medmim.data.spread import Spread
-from medmim.data.walk import Found
+from medmim.data.dataset.manifest import Dataset, DatasetInfo
+from medmim.data.dicom import convert, slice_spacing
+from medmim.data.ingest.archives import members_of
+from medmim.data.ingest.context import Bench, Made, Progress, Wishes
+from medmim.data.ingest.dataset_json import declared_in
+from medmim.data.ingest.dicom_series import volumes_from_dicom
+from medmim.data.ingest.dry_run import Preview, preview_of
+from medmim.data.ingest.labels import is_label, with_labels
+from medmim.data.ingest.layout import FALLBACK, Layout
+from medmim.data.ingest.ledger import Ledger
+from medmim.data.ingest.pseudonyms import SECRET_BYTES, Keys
+from medmim.data.ingest.publish import earlier_dataset, publish, sole_use
+from medmim.data.ingest.scan import Seen, look
+from medmim.data.ingest.sources import Found, Sources, find_files
+from medmim.data.ingest.volumes import volumes_from_nifti
+from medmim.data.sandbox.ray_cluster import connect_ray
+from medmim.data.sandbox.ray_sandbox import Spread
+from medmim.data.sandbox.sandbox import Sandbox, for_scans
 from medmim.errors import DataError, RunError
+
+
+def preview(source: Path, out: Path, *, progress: Progress | None = None, **wishes: Any) -> Preview:
+    """Look at every file below `source` and say what each series would become.
+
+    Pixels are not read, so a volume of this table can still be refused by the checks of its conversion.
+
+    Args:
+        source: folder with scans; it is only read.
+        out: the dataset folder that is meant; neither it nor the project's key is made.
+        progress: told the phase, and how much of it is done.
+        wishes: fields of `Wishes`.
+
+    Raises:
+        UsageError: for folders that are missing or lie in each other, or an unknown layout.
+        DataError: if there is no file, or the named layout finds no image.
+    """
+    wanted = Wishes(**wishes)
+    sources = find_files(source, out, wanted.labels)
+    paths = {one.number: one.path for one in sources.entries if one.reason is None}
+    keys = Keys(secrets.token_bytes(SECRET_BYTES))
+    with tempfile.TemporaryDirectory(prefix="medmim-") as staging, for_scans(wanted.workers) as sandbox:
+        bench = Bench(keys, Ledger({}), Path(staging), sandbox, progress, wanted)
+        seen = scan(bench, paths)
+        read = partial(declared_in, bench)
+        return preview_of(seen, paths, source=sources.source, layout=wanted.layout, read=read)
+
 
 KEY_FILE = "project.key"
 
@@ -196,9 +227,9 @@ def _settings(keys: Keys, layout: Layout | None, wishes: Wishes) -> dict[str, An
         "layout": layout.name if layout else None,
         "labels": wishes.labels is not None,
         "converter": f"dcm2niix {dcm2niix.__version__}",
-        "min_slices": evenness.MIN_SLICES,
-        "even_voxels": evenness.EVEN_VOXELS,
-        "repaired_voxels": evenness.REPAIRED_VOXELS,
+        "min_slices": slice_spacing.MIN_SLICES,
+        "even_voxels": slice_spacing.EVEN_VOXELS,
+        "repaired_voxels": slice_spacing.REPAIRED_VOXELS,
         "max_voxels_off": convert.MAX_VOXELS_OFF,
     }
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from medmim import __version__, files
-from medmim.data.bench import READ_LIMITS, Progress
-from medmim.data.manifest import Dataset, Volume, read_dataset
-from medmim.data.sandbox import Answer, Sandbox
-from medmim.data.thumbnails import thumbnail
+from medmim.data.dataset.manifest import Dataset, Volume, read_dataset
+from medmim.data.formats.thumbnails import thumbnail
+from medmim.data.ingest.context import READ_LIMITS, Progress
+from medmim.data.sandbox.sandbox import Answer, Sandbox
 
 _PAGE = Path(__file__).with_name("inspect_page.html")
 _PLACE = "/*DATA*/null"

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from medmim.config import PretrainSettings
+from medmim.config.resolve import resolve
+from medmim.config.runs import PretrainSettings
 from medmim.encoders import build_encoder
 from medmim.methods import METHODS, build_method
-from medmim.settings import resolve
-from medmim.stages.pretrain import usual_encoder
-from medmim.training.cost import size_of
+from medmim.stages.pretrain.run import usual_encoder
+from medmim.training.flops import size_of
 
 _GIVEN = {"encoder", "spatial_dims", "cell", "supervision"}
 

@@ -14,20 +14,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from medmim.data.exhibits import Exhibits, exhibit
-from medmim.data.manifest import read_dataset
-from medmim.data.partition import partition
-from medmim.data.plan import plan_for
-from medmim.data.prepare import Volumes
+from medmim.data.dataset.manifest import read_dataset
+from medmim.data.dataset.partition import partition
+from medmim.data.loading.preprocess import Volumes
+from medmim.data.loading.preprocessing_plan import plan_for
+from medmim.data.loading.probe_images import Exhibits, exhibit
 from medmim.encoders import Encoder, build_encoder
-from medmim.encoders.dense_norms import batch_norms, settle_batch_norms
+from medmim.encoders.recalibrate_batch_norm import batch_norms, settle_batch_norms
 from medmim.errors import DataError
 from medmim.heads import transfer
 from medmim.randomness import stream_seed
-from medmim.stages.lessons import class_numbers, taught_by
-from medmim.training import probes
-from medmim.training.checkpoint import load_weights
-from medmim.training.features import look
+from medmim.stages.pretrain.data import class_numbers, taught_by
+from medmim.training.evaluation import probes
+from medmim.training.evaluation.features import look
+from medmim.training.weights import load_weights
 
 _SETTLED = 128  # images
 _AT_ONCE = 32

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote, urlencode
 
 from medmim.errors import RunError, UsageError
-from medmim.tracking.store import Store
+from medmim.tracking.mlflow_store import Store
 
 _NEWEST = 5
 

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from medmim.data.bench import Progress
-from medmim.data.checkup import Problem, problems_of
-from medmim.data.manifest import read_dataset
+from medmim.data.dataset.integrity import Problem, problems_of
+from medmim.data.dataset.manifest import read_dataset
+from medmim.data.ingest.context import Progress
 from medmim.errors import DataError
 
 

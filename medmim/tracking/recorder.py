@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from medmim.training.log import Log
+from medmim.training.logger import Log
 
 
 @runtime_checkable

@@ -17,9 +17,9 @@ from mlflow.exceptions import MlflowException
 from requests.exceptions import RequestException
 
 from medmim.errors import RunError
-from medmim.tracking.copies import copy_of, with_parents
-from medmim.tracking.deliver import Delivery, Sent, experiment_of
-from medmim.tracking.store import Store
+from medmim.tracking.mlflow_store import Store
+from medmim.tracking.run_copies import copy_of, with_parents
+from medmim.tracking.upload import Delivery, Sent, experiment_of
 
 SERVER = "MLFLOW_TRACKING_URI"
 _ATTEMPTS = 4

@@ -10,7 +10,7 @@ from typing import Any
 
 import lightning as L
 
-from medmim.config import RunSettings
+from medmim.config.runs import RunSettings
 
 _DEFAULT_STEPS = 2000
 _ENDLESS = 2**40

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from medmim.randomness import stream_seed
 from medmim.training.budget import Budget, agreed_progress, along_cosine, learning_rate_factor
-from medmim.training.log import Log
+from medmim.training.logger import Log
 
 LOG_EVERY_STEPS = 10
 

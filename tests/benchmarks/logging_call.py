@@ -14,13 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.append(str(Path(__file__).parents[1] / "tracking"))
 os.environ |= {"MLFLOW_HTTP_REQUEST_TIMEOUT": "1", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
 
+from server_faults import FAULTS
 from shaky_server import ShakyServer  # found by the path above
-from test_sync import FAULTS
 
-from medmim.tracking.store import Store
+from medmim.tracking.mlflow_store import Store
 from medmim.tracking.sync import Mirror, sync
 
 CALLS = 300

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from medmim import __version__
 from medmim.cli import COMMANDS, main
-from medmim.tracking.store import Store
+from medmim.tracking.mlflow_store import Store
 
 HEAVY = (
     "torch",
@@ -161,7 +161,7 @@ def test_an_error_of_our_own_making_is_one_line_without_its_text(monkeypatch, ti
     def broken(*_, **__):
         raise RuntimeError("SMITH^JOHN 1901-02-03")
 
-    monkeypatch.setattr("medmim.stages.pretrain.pretrain", broken)
+    monkeypatch.setattr("medmim.stages.pretrain.run.pretrain", broken)
     result = medmim("pretrain", "--data", tiny_dataset)
     assert result.exit_code == 1
     assert said(result).startswith("medmim: internal error, RuntimeError in medmim.cli.pretrain:")

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from medmim.cli import main
 from medmim.encoders import build_encoder
 from medmim.masks import MASKS
-from medmim.training.checkpoint import save_weights
+from medmim.training.weights import save_weights
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from medmim.config import PretrainSettings
+from medmim.config.resolve import resolve
+from medmim.config.runs import PretrainSettings
 from medmim.errors import ShapeError, UsageError
 from medmim.masks import MASKS, build_mask, hidden_count
-from medmim.settings import resolve
 
 GRIDS = [(7, 7), (14, 10), (2, 1), (1, 9), (4, 6, 8), (3, 3, 3), (1, 5, 4)]
 RATIOS = [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]

@@ -15,9 +15,9 @@ from medmim.encoders import build_encoder
 from medmim.errors import MedmimError, ShapeError, UsageError
 from medmim.masks import MASKS, build_mask
 from medmim.methods import METHODS, ON_PATCHES, Step, build_method
-from medmim.methods.goals import Supervision
+from medmim.methods.ema_teacher import Teacher
+from medmim.methods.mask_any_net.objectives import Supervision
 from medmim.methods.reconstruction import TARGETS
-from medmim.methods.teacher import Teacher
 
 ON_OTHERS = ["contrastive on vit", "contrastive on swin", "mask_any_net on vit", "simmim on swin"]
 NAMES = [*sorted(METHODS), *ON_OTHERS]

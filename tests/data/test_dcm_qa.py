@@ -8,9 +8,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medmim.data import geometry
-from medmim.data.manifest import Dataset, Volume, read_dataset
-from medmim.data.nifti import Image, read_image
+from medmim.data.dataset.manifest import Dataset, Volume, read_dataset
+from medmim.data.formats import geometry
+from medmim.data.formats.nifti import Image, read_image
 from medmim.stages.ingest import ingest
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "dicom"

@@ -11,10 +11,10 @@ import pydicom.data
 import pytest
 from pydicom.pixels import pixel_array
 
-from medmim.data.manifest import Dataset, LedgerRow, read_dataset
-from medmim.data.nifti import read_image
-from medmim.data.privacy import Keys
-from medmim.data.walk import walk
+from medmim.data.dataset.manifest import Dataset, LedgerRow, read_dataset
+from medmim.data.formats.nifti import read_image
+from medmim.data.ingest.pseudonyms import Keys
+from medmim.data.ingest.sources import walk
 from medmim.files import read_jsonl
 from medmim.stages.ingest import KEY_FILE, ingest
 

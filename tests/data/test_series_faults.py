@@ -17,12 +17,12 @@ from pydicom import dcmread
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
-from medmim.data.convert import convert
-from medmim.data.from_dicom import _DAMAGE
-from medmim.data.nifti import Image, read_image
-from medmim.data.scan import look_at
-from medmim.data.series import stacks_of
-from medmim.data.stacks import Picture, Refused, Slice, Stack
+from medmim.data.dicom.convert import convert
+from medmim.data.dicom.series import stacks_of
+from medmim.data.dicom.slices import Picture, Refused, Slice, Stack
+from medmim.data.formats.nifti import Image, read_image
+from medmim.data.ingest.dicom_series import _DAMAGE
+from medmim.data.ingest.scan import look_at
 
 MR = "1.2.840.10008.5.1.4.1.1.4"
 ROWS, COLUMNS, COUNT = 12, 14, 12

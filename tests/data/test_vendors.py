@@ -16,9 +16,9 @@ from frames_maker import item, make_enhanced, make_mosaic
 from pydicom.dataset import FileDataset
 from pydicom.uid import JPEGExtended12Bit
 
-from medmim.data.scan import look_at
-from medmim.data.series import stacks_of
-from medmim.data.stacks import Refused, Slice, Stack, Verdict
+from medmim.data.dicom.series import stacks_of
+from medmim.data.dicom.slices import Refused, Slice, Stack, Verdict
+from medmim.data.ingest.scan import look_at
 
 PLACES, TIMES = 9, 3
 Tweak = Callable[[FileDataset, int, int], None]

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medmim.encoders.tokens import as_map, as_sequence, choose, wave_positions
+from medmim.encoders.patch_tokens import as_map, as_sequence, choose, wave_positions
 
 UNEQUAL = torch.tensor(
     [[[True, False, True], [False, True, True]], [[False, False, True], [False, False, False]]]

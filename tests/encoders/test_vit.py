@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from medmim.encoders.tokens import as_sequence, choose
+from medmim.encoders.patch_tokens import as_sequence, choose
 from medmim.encoders.vit import ViTEncoder
 from medmim.errors import ShapeError, UsageError
 

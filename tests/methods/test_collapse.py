@@ -20,12 +20,12 @@ import pytest
 import torch
 from PIL import Image
 
-from medmim.data.exhibits import Exhibits
+from medmim.data.loading.probe_images import Exhibits
 from medmim.encoders import build_encoder
 from medmim.masks import build_mask
 from medmim.methods import build_method
-from medmim.methods.latent_loss import mean_cosine
-from medmim.training.monitors import Monitors, alike_targets
+from medmim.methods.latent_mim.losses import mean_cosine
+from medmim.training.evaluation.pretraining_monitors import Monitors, alike_targets
 
 SLICES = Path(__file__).parents[3] / "shared" / "data" / "figshare_brain_tumor" / "images"
 STEPS = 150

@@ -11,7 +11,7 @@ from medmim.errors import UsageError
 from medmim.masks import build_mask
 from medmim.methods import build_method
 from medmim.methods.contrastive import Queue, info_nce
-from medmim.methods.visible import pooled
+from medmim.methods.visible_encoding import pooled
 
 CELL = 4
 both_dims = pytest.mark.parametrize("dims", [2, 3])

@@ -12,8 +12,8 @@ from medmim.encoders.resnet import ResNetEncoder
 from medmim.errors import ShapeError
 from medmim.masks import build_mask
 from medmim.methods import build_method
-from medmim.methods.light_decoder import LightDecoder
 from medmim.methods.spark import SparK
+from medmim.methods.spark_decoder import LightDecoder
 
 CELL = 4
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from medmim.encoders.tokens import choose, wave_positions
+from medmim.encoders.patch_tokens import choose, wave_positions
 from medmim.errors import UsageError
 from medmim.methods.token_decoder import DECODERS, CrossDecoder
 

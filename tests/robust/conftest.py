@@ -1,13 +1,9 @@
 """What the tests of robustness share."""
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-sys.path.append(str(Path(__file__).parents[1] / "data"))  # where the maker of DICOM series lies
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from dicom_maker import write_series
 from hostile import hostile_files
 from mutations import mutated
 
-from medmim.data.walk import walk
+from medmim.data.ingest.sources import walk
 from medmim.files import read_jsonl
 
 MAX_GIB = 4.5

@@ -15,9 +15,9 @@ import pytest
 from small_source import write_source
 from writes import Here, Writes, forked, tree_of
 
-from medmim.data.checkup import problems_of
-from medmim.data.manifest import read_dataset
-from medmim.data.privacy import Keys
+from medmim.data.dataset.integrity import problems_of
+from medmim.data.dataset.manifest import read_dataset
+from medmim.data.ingest.pseudonyms import Keys
 from medmim.errors import RunError
 from medmim.stages import ingest as stage
 from medmim.stages.ingest import KEY_FILE, ingest

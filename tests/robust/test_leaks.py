@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from dicom_maker import write_series
 
 from medmim.cli import main
-from medmim.data.manifest import read_dataset
+from medmim.data.dataset.manifest import read_dataset
 from medmim.files import read_jsonl
 
 

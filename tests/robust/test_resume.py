@@ -13,11 +13,11 @@ import pytest
 import tiny
 import torch
 
-from medmim.config import FinetuneSettings, PretrainSettings
-from medmim.data.draws import Draws, pretraining_patches, segmentation_patches
-from medmim.data.manifest import read_dataset
-from medmim.data.plan import Plan
-from medmim.data.prepare import Volumes
+from medmim.config.runs import FinetuneSettings, PretrainSettings
+from medmim.data.dataset.manifest import read_dataset
+from medmim.data.loading.patches import Draws, pretraining_patches, segmentation_patches
+from medmim.data.loading.preprocess import Volumes
+from medmim.data.loading.preprocessing_plan import Plan
 from medmim.encoders import build_encoder
 from medmim.errors import Stopped
 from medmim.heads import build_head
@@ -25,11 +25,11 @@ from medmim.masks import build_mask
 from medmim.methods import build_method
 from medmim.tracking.recorder import MemoryRecorder
 from medmim.training.budget import Budget
-from medmim.training.fit import Session, fit
-from medmim.training.modules import FinetuningModule, PretrainingModule
-from medmim.training.segmentation import Segmentation
-from medmim.training.state_file import read_state
-from medmim.training.states import has_state, verified_state
+from medmim.training.lightning_modules import FinetuningModule, PretrainingModule
+from medmim.training.resume.state_file import read_state
+from medmim.training.resume.states import has_state, verified_state
+from medmim.training.tasks.segmentation import Segmentation
+from medmim.training.trainer import Session, fit
 
 STEPS, BATCH, EVERY = 9, 2, 3
 PLAN = Plan(3, (8, 8, 8))

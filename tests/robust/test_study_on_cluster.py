@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import tiny
 
-from medmim.data.engines import connect_ray
-from medmim.stages.job import run_here
-from medmim.stages.study import Studied, study
-from medmim.stages.study_engines import Here, OnRay, StudyEngine
-from medmim.study import StudySettings
-from medmim.tracking.store import Store
+from medmim.config.study import StudySettings
+from medmim.data.sandbox.ray_cluster import connect_ray
+from medmim.stages.study.engines import Here, OnRay, StudyEngine
+from medmim.stages.study.runner import Studied, study
+from medmim.stages.study.training_process import run_here
+from medmim.tracking.mlflow_store import Store
 
 SHARED = {**tiny.TINY, "steps": 60, "evaluations": 1, "checkpoint_every_steps": 10}
 

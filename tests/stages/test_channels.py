@@ -8,19 +8,19 @@ import pytest
 import tiny
 
 from medmim import files
-from medmim.config import FinetuneSettings, PretrainSettings
-from medmim.data.channels import Stack, channels_of, stacked, with_channels
-from medmim.data.manifest import read_dataset
-from medmim.data.nifti import Image, encode_image, read_image
-from medmim.data.plan import Plan
-from medmim.data.prepare import Volumes, prepare
+from medmim.config.runs import FinetuneSettings, PretrainSettings
+from medmim.data.dataset.channels import Stack, channels_of, stacked, with_channels
+from medmim.data.dataset.manifest import read_dataset
+from medmim.data.formats.nifti import Image, encode_image, read_image
+from medmim.data.loading.preprocess import Volumes, prepare
+from medmim.data.loading.preprocessing_plan import Plan
 from medmim.errors import DataError, UsageError
-from medmim.stages.export import export
-from medmim.stages.finetune import finetune
+from medmim.stages.export.run import export
+from medmim.stages.finetune.run import finetune
 from medmim.stages.ingest import ingest
-from medmim.stages.predict import predict
-from medmim.stages.pretrain import pretrain
-from medmim.tracking.store import Store
+from medmim.stages.predict.run import predict
+from medmim.stages.pretrain.run import pretrain
+from medmim.tracking.mlflow_store import Store
 
 CHANNELS = ("t1+pre", "t1+post", "t2", "flair")
 CONTRASTS = ("t1n", "t1c", "t2w", "t2f")
@@ -82,7 +82,7 @@ def test_each_channel_is_normalised_for_itself(brats):
 
 
 def test_what_is_kept_on_disk_is_told_apart(brats, tmp_path):
-    from medmim.data.cache import DiskCache
+    from medmim.data.loading.disk_cache import DiskCache
 
     dataset = read_dataset(brats / "data")
     (whole, *_), _ = stacked(dataset.volumes, CHANNELS)

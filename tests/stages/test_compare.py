@@ -3,7 +3,7 @@ import sqlite3
 
 import pytest
 
-from medmim.data.manifest import read_dataset
+from medmim.data.dataset.manifest import read_dataset
 from medmim.errors import RunError
 from medmim.stages.compare import compare_runs
 

@@ -4,8 +4,8 @@ import pytest
 from click.testing import CliRunner
 
 from medmim.cli import main
-from medmim.data.manifest import read_dataset
-from medmim.tracking.store import Store
+from medmim.data.dataset.manifest import read_dataset
+from medmim.tracking.mlflow_store import Store
 
 WORDS = ["demo", "--patients", "5", "--pretrain-steps", "2", "--finetune-steps", "2", "--json"]
 

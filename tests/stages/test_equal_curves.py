@@ -11,14 +11,14 @@ import pytest
 import tiny
 import torch
 
-from medmim.config import PretrainSettings
+from medmim.config.runs import PretrainSettings
 from medmim.encoders import build_encoder
 from medmim.masks import build_mask
 from medmim.methods import build_method
 from medmim.randomness import torch_stream
-from medmim.stages.pretrain import pretrain
-from medmim.tracking.store import Store
-from medmim.training.optimisers import Optimiser
+from medmim.stages.pretrain.run import pretrain
+from medmim.tracking.mlflow_store import Store
+from medmim.training.optimizers import Optimiser
 
 STEPS = 200
 

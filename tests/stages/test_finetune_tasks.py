@@ -6,16 +6,16 @@ import tiny
 from interruption import PowerCutError, cut_power
 from safetensors.torch import load_file
 
-from medmim.config import FinetuneSettings
-from medmim.data.manifest import Box, DatasetInfo, read_dataset, write_dataset
-from medmim.data.partition import patient_digest
+from medmim.config.runs import FinetuneSettings
+from medmim.data.dataset.manifest import Box, DatasetInfo, read_dataset, write_dataset
+from medmim.data.dataset.partition import patient_digest
 from medmim.encoders import build_encoder
 from medmim.errors import DataError, TransferError, UsageError
 from medmim.heads import build_head
 from medmim.stages.compare import compare_runs
-from medmim.stages.finetune import finetune
-from medmim.stages.runs import stored_settings
-from medmim.tracking.store import Store
+from medmim.stages.finetune.run import finetune
+from medmim.stages.run_lifecycle import stored_settings
+from medmim.tracking.mlflow_store import Store
 
 MEANS = {
     "classify": {"macro_f1", "f1_calm", "f1_odd", "balanced_accuracy", "ece"},

@@ -19,11 +19,11 @@ import pytest
 from dicom_maker import make_slice, pixels_of, write_series
 from pydicom.dataset import FileDataset
 
-from medmim.data.manifest import LedgerRow, read_dataset
-from medmim.data.nifti import Image, encode_image
-from medmim.data.phantom import write_phantom
-from medmim.data.privacy import Keys
-from medmim.data.sandbox import Sandbox
+from medmim.data.dataset.manifest import LedgerRow, read_dataset
+from medmim.data.formats.nifti import Image, encode_image
+from medmim.data.ingest.pseudonyms import Keys
+from medmim.data.sandbox.sandbox import Sandbox
+from medmim.data.synthetic.dicom_phantom import write_phantom
 from medmim.errors import DataError, UsageError
 from medmim.files import read_jsonl
 from medmim.stages import ingest as stage
@@ -413,7 +413,7 @@ def test_a_crash_while_publishing_can_be_repeated(tmp_path: Path, monkeypatch: p
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("medmim.data.publish.write_dataset", crash)
+        patch.setattr("medmim.data.ingest.publish.write_dataset", crash)
         with pytest.raises(KeyboardInterrupt):
             run(tmp_path)
     assert not (tmp_path / "out" / "dataset.json").exists()
@@ -428,7 +428,7 @@ def test_a_parser_that_dies_costs_one_file(tmp_path: Path, monkeypatch: pytest.M
 
 
 def poisoned_look(path: str) -> dict[str, Any]:
-    from medmim.data.scan import look
+    from medmim.data.ingest.scan import look
 
     if path.endswith("poison"):
         os.abort()

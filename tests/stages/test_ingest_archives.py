@@ -18,7 +18,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 from dicom_maker import write_series
 
-from medmim.data.manifest import read_dataset
+from medmim.data.dataset.manifest import read_dataset
 from medmim.files import read_jsonl
 from medmim.stages.ingest import ingest
 

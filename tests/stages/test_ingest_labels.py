@@ -15,13 +15,13 @@ from dicom_maker import write_series
 from label_maker import sorted_slices, write_segmentation, write_structures
 
 from medmim.cli import main
-from medmim.config import PretrainSettings
-from medmim.data.draws import Draws, pretraining_patches
-from medmim.data.manifest import LedgerRow, read_dataset
-from medmim.data.nifti import Image, encode_image, read_image
-from medmim.data.plan import plan_for
-from medmim.data.prepare import Volumes
-from medmim.data.sandbox import Sandbox
+from medmim.config.runs import PretrainSettings
+from medmim.data.dataset.manifest import LedgerRow, read_dataset
+from medmim.data.formats.nifti import Image, encode_image, read_image
+from medmim.data.loading.patches import Draws, pretraining_patches
+from medmim.data.loading.preprocess import Volumes
+from medmim.data.loading.preprocessing_plan import plan_for
+from medmim.data.sandbox.sandbox import Sandbox
 from medmim.files import read_jsonl
 from medmim.stages import ingest as stage
 from medmim.stages.ingest import ingest
@@ -430,7 +430,7 @@ def test_pictures_are_planned_and_drawn_in_2d(tmp_path):
 
 @pytest.mark.slow
 def test_pictures_can_be_pretrained_on(tmp_path, home):
-    from medmim.stages.pretrain import pretrain
+    from medmim.stages.pretrain.run import pretrain
 
     dataset = pictures(tmp_path)
     settings = PretrainSettings(data=dataset.root, steps=1, batch_size=2, size=(32, 32), dims=2, workers=0)

@@ -16,10 +16,10 @@ from click.testing import CliRunner
 from PIL import Image as Picture
 
 from medmim.cli import main
-from medmim.data.manifest import DatasetInfo, LedgerRow, read_dataset, write_dataset
-from medmim.data.nifti import Image, encode_image
-from medmim.data.sandbox import Answer
-from medmim.data.thumbnails import BINS, thumbnail
+from medmim.data.dataset.manifest import DatasetInfo, LedgerRow, read_dataset, write_dataset
+from medmim.data.formats.nifti import Image, encode_image
+from medmim.data.formats.thumbnails import BINS, thumbnail
+from medmim.data.sandbox.sandbox import Answer
 from medmim.stages.inspect import inspect, page_of
 
 

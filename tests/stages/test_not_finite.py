@@ -9,13 +9,13 @@ import pytest
 import tiny
 from safetensors.torch import load_file
 
-from medmim.config import FinetuneSettings, PretrainSettings
-from medmim.data.manifest import read_dataset, write_dataset
-from medmim.data.nifti import Image, encode_image, read_image
+from medmim.config.runs import FinetuneSettings, PretrainSettings
+from medmim.data.dataset.manifest import read_dataset, write_dataset
+from medmim.data.formats.nifti import Image, encode_image, read_image
 from medmim.errors import DataError, RunError
-from medmim.stages.finetune import finetune
-from medmim.stages.pretrain import pretrain
-from medmim.training.state_file import all_finite
+from medmim.stages.finetune.run import finetune
+from medmim.stages.pretrain.run import pretrain
+from medmim.training.resume.state_file import all_finite
 
 
 def planted(dataset, folder, split):

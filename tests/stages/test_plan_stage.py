@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 import tiny
 
-from medmim.config import FinetuneSettings, PretrainSettings
-from medmim.data.manifest import Dataset, read_dataset
+from medmim.config.runs import FinetuneSettings, PretrainSettings
+from medmim.data.dataset.manifest import Dataset, read_dataset
 from medmim.errors import RunError
-from medmim.stages import rehearsal
-from medmim.stages.finetune import finetune
-from medmim.stages.plan import free_memory_mb, plan, predict, refuse_too_large, second_batch
-from medmim.stages.pretrain import pretrain
-from medmim.stages.rehearsal import Rehearsed, first_steps, rehearse
-from medmim.stages.workload import process_mb
+from medmim.stages.finetune.run import finetune
+from medmim.stages.memory_usage import process_mb
+from medmim.stages.plan import trial_run
+from medmim.stages.plan.run import free_memory_mb, plan, predict, refuse_too_large, second_batch
+from medmim.stages.plan.trial_run import Rehearsed, first_steps, rehearse
+from medmim.stages.pretrain.run import pretrain
 
 SMALL, LARGE = Rehearsed(2, 300.0, 350.0, 0.3, 6, 9), Rehearsed(4, 500.0, 600.0, 0.5, 6, 9)
 
@@ -120,13 +120,13 @@ def killed(settings, batch, home, workers, batches, unmeasured, scratch):
 def test_a_rehearsal_that_is_killed_says_at_which_batch_and_what_to_do(
     tiny_dataset, home, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(rehearsal, "first_steps", killed)
+    monkeypatch.setattr(trial_run, "first_steps", killed)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
     def second_is_killed(settings, *, batch, home):
         return SMALL if batch == SMALL.batch else rehearse(settings, batch=batch, home=home)
 
-    monkeypatch.setattr("medmim.stages.plan.rehearse", second_is_killed)
+    monkeypatch.setattr("medmim.stages.plan.run.rehearse", second_is_killed)
     with pytest.raises(
         RunError, match=r"at 4 patches a batch was killed, .*memory.* smaller --size"
     ) as found:

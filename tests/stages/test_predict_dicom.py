@@ -14,10 +14,10 @@ import tiny
 from dicom_maker import make_slice, unit
 from frames_maker import make_enhanced
 
-from medmim.config import FinetuneSettings
-from medmim.data.nifti import read_image
-from medmim.stages.finetune import finetune
-from medmim.stages.predict import predict
+from medmim.config.runs import FinetuneSettings
+from medmim.data.formats.nifti import read_image
+from medmim.stages.finetune.run import finetune
+from medmim.stages.predict.run import predict
 
 SHAPE = (30, 26, 18)  # columns, rows, slices
 SPACING = (1.5, 1.25, 2.0)  # between columns, rows, slices

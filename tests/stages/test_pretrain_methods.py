@@ -7,13 +7,13 @@ import tiny
 from interruption import PowerCutError, cut_power
 from safetensors.torch import load_file
 
-from medmim.config import FinetuneSettings, PretrainSettings
+from medmim.config.runs import FinetuneSettings, PretrainSettings
 from medmim.errors import UsageError
 from medmim.methods import METHODS, ON_PATCHES
-from medmim.stages.finetune import finetune
-from medmim.stages.pretrain import pretrain
-from medmim.stages.runs import stored_settings
-from medmim.tracking.store import Store
+from medmim.stages.finetune.run import finetune
+from medmim.stages.pretrain.run import pretrain
+from medmim.stages.run_lifecycle import stored_settings
+from medmim.tracking.mlflow_store import Store
 
 VIT = {"encoder": "vit", "encoder_options": {"patch": 4, "width": 24, "depth": 2, "heads": 2}}
 

@@ -5,8 +5,8 @@ import pytest
 import tiny
 import torch
 
-from medmim.data.manifest import read_dataset
-from medmim.data.partition import partition
+from medmim.data.dataset.manifest import read_dataset
+from medmim.data.dataset.partition import partition
 from medmim.errors import DataError
 from medmim.stages import probe as stage
 from medmim.stages.probe import probe

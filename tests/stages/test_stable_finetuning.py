@@ -10,10 +10,10 @@ import sys
 import pytest
 import tiny
 
-from medmim.config import FinetuneSettings, PretrainSettings
-from medmim.stages.finetune import finetune
-from medmim.stages.pretrain import pretrain
-from medmim.tracking.store import Store
+from medmim.config.runs import FinetuneSettings, PretrainSettings
+from medmim.stages.finetune.run import finetune
+from medmim.stages.pretrain.run import pretrain
+from medmim.tracking.mlflow_store import Store
 
 DEEP = {
     **tiny.TINY,

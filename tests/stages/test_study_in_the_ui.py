@@ -9,14 +9,14 @@ import time
 import pytest
 import tiny
 from browser import CHROMIUM, Browser
-from test_ui import free_port, wait_for
+from local_server import free_port, wait_for
 
-from medmim.stages.job import run_here
-from medmim.stages.study import study
-from medmim.stages.study_engines import Here
+from medmim.config.study import StudySettings
+from medmim.stages.study.engines import Here
+from medmim.stages.study.runner import study
+from medmim.stages.study.training_process import run_here
 from medmim.stages.ui import pages
-from medmim.study import StudySettings
-from medmim.tracking.store import Store
+from medmim.tracking.mlflow_store import Store
 
 pytestmark = [
     pytest.mark.slow,

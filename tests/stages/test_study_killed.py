@@ -11,7 +11,7 @@ import pytest
 import tiny
 import yaml
 
-from medmim.tracking.store import Store
+from medmim.tracking.mlflow_store import Store
 
 SHARED = {**tiny.TINY, "size": [16], "evaluations": 1, "checkpoint_every_steps": 5}
 

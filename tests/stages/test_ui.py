@@ -3,21 +3,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import pytest
+from local_server import free_port, wait_for
 
 from medmim.errors import RunError, UsageError
 from medmim.stages.ui import pages, serve
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def test_without_runs_there_is_nothing_to_show(tmp_path):
@@ -116,16 +108,3 @@ def test_the_server_answers_on_this_machine_only_and_ends_with_ctrl_c(study):
     assert server.returncode == 0, stderr
     assert f"http://127.0.0.1:{port}" in stderr
     assert listeners(port) == set()
-
-
-def wait_for(address, server):
-    deadline = time.monotonic() + 90
-    while True:
-        assert server.poll() is None
-        assert time.monotonic() < deadline
-        try:
-            with urllib.request.urlopen(address, timeout=5) as answer:
-                assert answer.status == 200
-                return
-        except (urllib.error.URLError, ConnectionError):
-            time.sleep(0.2)

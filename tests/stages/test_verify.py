@@ -12,7 +12,7 @@ import tiny
 from click.testing import CliRunner
 
 from medmim.cli import main
-from medmim.data.manifest import read_dataset
+from medmim.data.dataset.manifest import read_dataset
 from medmim.errors import DataError
 from medmim.stages.verify import verify
 

@@ -2,9 +2,9 @@ import inspect
 
 import pytest
 
+from medmim.tracking.mlflow_store import RunRecorder
 from medmim.tracking.recorder import MemoryRecorder, Recorder
-from medmim.tracking.store import RunRecorder
-from medmim.training.log import Log
+from medmim.training.logger import Log
 
 METHODS = ["settings", "tags", "metrics", "picture", "text", "file", "finish"]
 

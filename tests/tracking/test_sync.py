@@ -4,32 +4,17 @@ import shutil
 
 import pytest
 from mlflow import MlflowClient
+from server_faults import FAULTS
 from shaky_server import ShakyServer
 
 from medmim.errors import RunError
-from medmim.tracking.copies import copy_of
-from medmim.tracking.deliver import RECORD
-from medmim.tracking.store import ORIGIN, Store
+from medmim.tracking.mlflow_store import ORIGIN, Store
+from medmim.tracking.run_copies import copy_of
+from medmim.tracking.study_runs import PARENT
 from medmim.tracking.sync import Mirror, server_of, sync
-from medmim.tracking.tree import PARENT
+from medmim.tracking.upload import RECORD
 
 # what the server does while the run is on; a number is the request at which it begins or ends to
-FAULTS = {
-    "down at the start": lambda number: "down" if number < 8 else None,
-    "down in the middle": lambda number: "down" if 6 < number < 14 else None,
-    "down at the end": lambda number: "down" if number > 9 else None,
-    "always down": "down",
-    "500": "500",
-    "503 now and then": lambda number: "503" if number % 3 == 0 else None,
-    "401": "401",
-    "hang": "hang",
-    "slow": "slow",
-    "reset": lambda number: "down" if number % 4 == 0 else None,
-    "half answer": lambda number: "half answer" if number % 3 == 1 else None,
-    "lost answer": lambda number: "lost answer" if number % 2 == 0 else None,
-    "garbage": "garbage",
-    "empty": "empty",
-}
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@ from functools import partial
 
 import pytest
 
-from medmim.config import PretrainSettings
+from medmim.config.runs import PretrainSettings
 from medmim.training.budget import Budget, budget_for, learning_rate_factor
 
 

@@ -12,16 +12,16 @@ from types import SimpleNamespace
 import pytest
 import tiny
 import torch
+from planted_faults import volumes_of
 from safetensors.torch import load_file
-from test_guard import volumes_of
 
-from medmim.data.draws import Draws, Part, batches, pretraining_patches
-from medmim.data.plan import Plan
-from medmim.data.prepare import Prepared
-from medmim.tracking.store import Store
+from medmim.data.loading.patches import Draws, Part, batches, pretraining_patches
+from medmim.data.loading.preprocess import Prepared
+from medmim.data.loading.preprocessing_plan import Plan
+from medmim.tracking.mlflow_store import Store
 from medmim.training.budget import Pace
-from medmim.training.state_file import read_state
-from medmim.training.states import verified_state
+from medmim.training.resume.state_file import read_state
+from medmim.training.resume.states import verified_state
 
 # sgd, for Adam makes whole steps of gradients that are zero but for rounding, such as those of keys' biases
 COMMON = ["--steps", "3", "--set", "evaluations=1", "--lr", "0.1", "--set", "optimizer=sgd"]
@@ -108,7 +108,7 @@ def test_two_processes_are_stopped_and_one_goes_on(tiny_dataset, new_home):
 @pytest.mark.slow
 def test_two_processes_go_back_to_the_same_state(tiny_dataset, tmp_path):
     """The second meets the NaN, and has a folder of its own without states, as in a run."""
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1] / "helpers"
     paths = os.pathsep.join(map(str, [here.parents[1], here.parent, here]))
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     program = [sys.executable, str(here / "two_processes.py"), str(tiny_dataset), str(tmp_path)]

@@ -6,7 +6,14 @@ import pytest
 import torch
 from PIL import Image
 
-from medmim.training.pictures import Row, boxed_row, panel, reconstruction_rows, segmentation_row, upright
+from medmim.training.evaluation.figures import (
+    Row,
+    boxed_row,
+    panel,
+    reconstruction_rows,
+    segmentation_row,
+    upright,
+)
 
 
 def opened(png):
@@ -66,7 +73,7 @@ def test_the_front_is_up_and_the_patients_right_is_on_the_left():
 
 
 def test_a_picture_is_drawn_as_its_file_looks(tmp_path):
-    from medmim.data.pictures import read_picture
+    from medmim.data.formats.images import read_picture
 
     pixels = np.arange(12, dtype=np.uint8).reshape(3, 4)
     Image.fromarray(pixels).save(tmp_path / "p.png")

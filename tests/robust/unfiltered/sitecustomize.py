@@ -11,10 +11,10 @@ from typing import Any
 
 import pydicom
 
-from medmim.data import from_dicom, privacy, scan
-from medmim.data.opened import quiet_pydicom
+from medmim.data.formats.safe_open import quiet_pydicom
+from medmim.data.ingest import dicom_series, pseudonyms, scan
 
-_look, _validate, _key = scan.look, scan.Seen.model_validate, privacy.Keys.key
+_look, _validate, _key = scan.look, scan.Seen.model_validate, pseudonyms.Keys.key
 _words: dict[str, None] = {}
 
 
@@ -35,7 +35,7 @@ def validate(value: Any) -> scan.Seen:
     return seen
 
 
-def key(keys: privacy.Keys, kind: str, text: str) -> str:
+def key(keys: pseudonyms.Keys, kind: str, text: str) -> str:
     """Return a key that shows what it stands for, as far as a file name can."""
     return f"{_key(keys, kind, text)} {re.sub(r'[^A-Za-z0-9.]', ' ', text)[:90]}"
 
@@ -73,6 +73,6 @@ def _gather(dataset: pydicom.Dataset, found: list[str]) -> None:
             found.append(str(element.value))
 
 
-scan.look, privacy.Keys.key = look, key
+scan.look, pseudonyms.Keys.key = look, key
 scan.Seen.model_validate = validate  # type: ignore[assignment,method-assign]
-from_dicom.VOCABULARY = _AnyWord()  # type: ignore[assignment]
+dicom_series.VOCABULARY = _AnyWord()  # type: ignore[assignment]

@@ -1,0 +1,1 @@
+"""The dataset folder: manifest, splits, integrity, contamination, duplicates, channels and boxes."""

@@ -1,0 +1,137 @@
+"""A contamination certificate: was any test patient, by key or by pixels, seen before the test?"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from medmim import files
+from medmim.data.dataset.channels import channels_of
+from medmim.data.dataset.manifest import Volume
+from medmim.data.dataset.partition import patient_digest
+
+CERTIFICATE = "certificate.json"
+_PATIENTS = "patients.json"
+_PIXELS = "pixels.json"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a training saw, as digests that cannot be turned back into keys.
+
+    Attributes:
+        patients: of its volumes.
+        pixels: of their voxels, whatever their headers say.
+        unhashed: volumes whose voxels were not hashed when they were ingested.
+    """
+
+    patients: frozenset[str] = frozenset()
+    pixels: frozenset[str] = frozenset()
+    unhashed: int = 0
+
+    def __or__(self, other: Seen) -> Seen:
+        """Return what both saw."""
+        unhashed = self.unhashed + other.unhashed
+        return Seen(self.patients | other.patients, self.pixels | other.pixels, unhashed)
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """What one stage shares with the test: patients by key, volumes by equal voxels."""
+
+    patients_seen: int
+    by_key: int
+    by_pixels: int
+    unhashed: int
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """The overlaps of pretraining, fine-tuning and normalisation with the test.
+
+    Attributes:
+        dataset_hash, split_hash: what was divided, and who tests.
+        test_patients, test_volumes: how many test.
+        overlaps: stage → what it shares; a stage without a record is `unknown`.
+        verdict: clean, contaminated, or unknown where something could not be compared.
+    """
+
+    dataset_hash: str
+    split_hash: str
+    test_patients: int
+    test_volumes: int
+    overlaps: Mapping[str, Overlap | None]
+
+    @property
+    def verdict(self) -> str:
+        """The word for the registry; equal voxels are found, near-duplicates are not looked for."""
+        known = [overlap for overlap in self.overlaps.values() if overlap is not None]
+        if any(overlap.by_key or overlap.by_pixels for overlap in known):
+            return "contaminated"
+        whole = len(known) == len(self.overlaps) and not any(overlap.unhashed for overlap in known)
+        return "clean" if whole else "unknown"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return numbers and the verdict; nobody is named."""
+        return {**asdict(self), "verdict": self.verdict}
+
+
+def seen_in(volumes: Iterable[Volume]) -> Seen:
+    """Return what a training on these volumes sees."""
+    listed = [channel for volume in volumes for channel in channels_of(volume)]
+    hashes = [volume.pixels_sha256 for volume in listed]
+    return Seen(
+        frozenset(patient_digest(volume.subject) for volume in listed),
+        frozenset(_digest(found) for found in hashes if found),
+        sum(found is None for found in hashes),
+    )
+
+
+def keep_seen(folder: Path, seen: Seen) -> None:
+    """Write what a training saw beside its weights, never into the store; `read_seen` reads it."""
+    files.write_json(folder / _PATIENTS, sorted(seen.patients))
+    files.write_json(folder / _PIXELS, {"digests": sorted(seen.pixels), "unhashed": seen.unhashed})
+
+
+def read_seen(folder: Path) -> Seen | None:
+    """Return what the training of these weights saw; None where no record of it lies beside them."""
+    if not (folder / _PATIENTS).is_file() or not (folder / _PIXELS).is_file():
+        return None
+    patients = json.loads((folder / _PATIENTS).read_text(encoding="utf-8"))
+    pixels = json.loads((folder / _PIXELS).read_text(encoding="utf-8"))
+    return Seen(frozenset(patients), frozenset(pixels["digests"]), int(pixels["unhashed"]))
+
+
+def certify(
+    test: Iterable[Volume], stages: Mapping[str, Seen | None], *, dataset_hash: str, split_hash: str
+) -> Certificate:
+    """Compare what the stages saw with who tests.
+
+    Args:
+        test: the volumes of the test.
+        stages: name → what it saw; None where no record of it exists.
+        dataset_hash: of the dataset.
+        split_hash: of the test.
+    """
+    tested = seen_in(test)
+    overlaps = {
+        name: None
+        if seen is None
+        else Overlap(
+            patients_seen=len(seen.patients),
+            by_key=len(seen.patients & tested.patients),
+            by_pixels=len(seen.pixels & tested.pixels),
+            unhashed=seen.unhashed + tested.unhashed,
+        )
+        for name, seen in stages.items()
+    }
+    volumes = len(tested.pixels) + tested.unhashed
+    return Certificate(dataset_hash, split_hash, len(tested.patients), volumes, overlaps)
+
+
+def _digest(pixels: str) -> str:
+    return hashlib.sha256(f"report/{pixels}".encode()).hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""DICOM: headers, pixel data, slices to volumes, labels in, segmentations out."""

@@ -1,0 +1,1 @@
+"""File formats, one module each: NIfTI, images, NumPy archives, annotation files; and safe opening."""

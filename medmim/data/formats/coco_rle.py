@@ -1,0 +1,58 @@
+"""Masks as run lengths, as COCO packs them: counts of pixels outside, inside, outside and so on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+
+from medmim.data.formats.images import MAX_PIXELS
+
+_OFFSET, _BITS, _MORE, _SIGN = 48, 5, 0x20, 0x10  # of COCO's letters, each of which holds five bits
+
+
+def runs_of(packed: Mapping[str, Any]) -> tuple[tuple[int, ...], tuple[int, int]]:
+    """Return the runs of a packed mask, and its columns and rows.
+
+    Args:
+        packed: COCO's `size` (rows, columns) and `counts`: a list, or a text of letters.
+
+    Raises:
+        ValueError: if the runs do not fill the size.
+    """
+    rows, columns = (int(length) for length in packed["size"])
+    counts = packed["counts"]
+    runs = _unpacked(counts) if isinstance(counts, str) else [int(count) for count in counts]
+    if not 0 < rows * columns <= MAX_PIXELS or sum(runs) != rows * columns or min(rows, *runs) < 0:
+        raise ValueError("runs that do not fill their mask")
+    return tuple(runs), (columns, rows)
+
+
+def mask_of(runs: Sequence[int], size: Sequence[int]) -> Bool[np.ndarray, "x y"]:
+    """Return the mask, column by row.
+
+    Args:
+        runs: pixels outside, inside, outside and so on, column after column.
+        size: columns and rows.
+    """
+    inside = np.arange(len(runs)) % 2 == 1
+    return np.repeat(inside, np.asarray(runs, np.int64)).reshape(tuple(size))
+
+
+def _unpacked(letters: str) -> list[int]:
+    """Return the runs in COCO's text; from the fourth on it holds differences to the run two before."""
+    runs: list[int] = []
+    value = shift = 0
+    for letter in letters:
+        bits = ord(letter) - _OFFSET
+        value |= (bits & (_MORE - 1)) << shift
+        shift += _BITS
+        if bits & _MORE:
+            continue
+        if bits & _SIGN:
+            value -= 1 << shift
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        value = shift = 0
+    return runs

@@ -1,0 +1,107 @@
+"""Where voxels lie: affines from DICOM headers, slice normals, and how far two grids are apart."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float64, Shaped
+
+from medmim.data.formats.nifti import Image
+
+Affine = Float64[np.ndarray, "4 4"]
+Points = Float64[np.ndarray, "points 3"]
+Vector = Float64[np.ndarray, "3"]
+
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def normal_of(orientation: Sequence[float]) -> Vector:
+    """Return the unit normal of a slice: the cross product of its row and column direction (LPS)."""
+    normal = np.cross(np.asarray(orientation[:3], np.float64), np.asarray(orientation[3:], np.float64))
+    return np.asarray(normal / np.linalg.norm(normal), np.float64)
+
+
+def orientation_fault(orientation: Sequence[float]) -> float:
+    """Return how far row and column direction are from two orthogonal unit vectors; 0 when they are."""
+    axes = np.asarray(orientation, np.float64).reshape(2, 3)
+    return float(np.abs(axes @ axes.T - np.eye(2)).max())
+
+
+def slice_affine(orientation: Sequence[float], spacing: Sequence[float], position: Sequence[float]) -> Affine:
+    """Return the affine of one slice: (column, row, 0) to mm in RAS.
+
+    Args:
+        orientation: ImageOrientationPatient, six direction cosines (LPS).
+        spacing: PixelSpacing, between rows then between columns, in mm.
+        position: ImagePositionPatient, centre of the first pixel, in mm (LPS).
+    """
+    axes = np.asarray(orientation, np.float64).reshape(2, 3)
+    affine = np.eye(4)
+    affine[:3, 0] = axes[0] * spacing[1]
+    affine[:3, 1] = axes[1] * spacing[0]
+    affine[:3, 2] = normal_of(orientation)
+    affine[:3, 3] = position
+    return np.asarray(_LPS_TO_RAS @ affine, np.float64)
+
+
+def dicom_place(affine: Affine) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
+    """Return orientation, pixel spacing and position (LPS) of a grid's first slice: undoes `slice_affine`."""
+    axes = (_LPS_TO_RAS @ affine)[:3]
+    spacing = np.linalg.norm(axes[:, :2], axis=0)
+    directions = axes[:, :2] / spacing
+    return tuple(directions.T.ravel().tolist()), tuple(spacing[::-1].tolist()), tuple(axes[:, 3].tolist())
+
+
+def volume_affine(orientation: Sequence[float], spacing: Sequence[float], positions: Points) -> Affine:
+    """Return the affine of a stack: (column, row, slice) to mm in RAS; its step leads from first to last."""
+    affine = slice_affine(orientation, spacing, positions[0].tolist())
+    affine[:3, 2] = _LPS_TO_RAS[:3, :3] @ (positions[-1] - positions[0]) / (len(positions) - 1)
+    return affine
+
+
+def corners_of(shape: Sequence[int], affine: Affine) -> Points:
+    """Return the centres of the eight corner voxels in mm (RAS)."""
+    indices = np.array(list(itertools.product(*((0.0, length - 1.0) for length in shape))))
+    return np.asarray(indices @ affine[:3, :3].T + affine[:3, 3], np.float64)
+
+
+def slice_corners(
+    places: Float64[np.ndarray, "slices 9"], size: Sequence[int]
+) -> Float64[np.ndarray, "slices 4 3"]:
+    """Return the centres of the four corner pixels of slices in mm (RAS).
+
+    Args:
+        places: position, row direction and column direction times spacing of each slice, in mm (LPS).
+        size: rows and columns.
+    """
+    ends = np.array([[1.0, column, row] for column in (0, size[1] - 1) for row in (0, size[0] - 1)])
+    return np.asarray(ends @ places.reshape(-1, 3, 3) @ _LPS_TO_RAS[:3, :3], np.float64)
+
+
+def corner_distance(shape: Sequence[int], first: Affine, second: Affine) -> float:
+    """Return the greatest distance between the same corners of two grids, in mm."""
+    difference = corners_of(shape, first) - corners_of(shape, second)
+    return float(np.linalg.norm(difference, axis=1).max())
+
+
+def along(image: Image, affine: Affine) -> Image | None:
+    """Return `image` with its axes flipped and swapped to run as those of `affine`; None if that cannot be.
+
+    Nothing is resampled: the array is a view of the same voxels.
+    """
+    if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-9:
+        return None
+    turn = np.rint(np.linalg.inv(image.affine[:3, :3]) @ affine[:3, :3])
+    if not np.array_equal(np.abs(turn) @ np.abs(turn).T, np.eye(3)):
+        return None
+    order = np.abs(turn).argmax(axis=0)
+    move = np.eye(4)
+    move[:3, :3] = turn
+    array: Shaped[np.ndarray, "x y z"] = image.array.transpose(order.tolist())
+    for axis, source in enumerate(order):
+        if turn[source, axis] < 0:
+            move[source, 3] = image.array.shape[source] - 1
+            array = np.flip(array, axis)
+    return Image(array, np.asarray(image.affine @ move, np.float64))

@@ -1,0 +1,109 @@
+"""What a page shows of one volume: its middle slices in three planes, and how its values are spread."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from jaxtyping import Float32, Shaped
+from PIL import Image as Picture
+
+from medmim.data.formats.nifti import Image, read_image
+
+BINS = 24
+_SAMPLE = 200_000  # voxels that quantiles are taken from
+_LOW, _HIGH = 0.5, 99.5  # per cent of the voxels that lie below black and white
+
+
+def thumbnail(path: str, label: str | None, edge: int, quality: int) -> dict[str, Any]:
+    """Return pictures and numbers of one volume; meant for a sandbox.
+
+    Args:
+        path: NIfTI file of the dataset.
+        label: its label, drawn as a red outline of what is not background.
+        edge: height and width of each plane's picture in pixels; 0 for none.
+        quality: of the JPEG file, up to 95.
+
+    Returns:
+        `jpeg`: sagittal, coronal and axial slice side by side as base64; `low`, `median`, `high`: quantiles
+        of the values; `bins`: counts between low and high.
+    """
+    image = _upright(read_image(Path(path)))
+    marks = None if label is None else _upright(read_image(Path(label)))
+    flat = image.array.reshape(-1)
+    values = flat[:: max(1, flat.size // _SAMPLE)].astype(np.float32)
+    low, median, high = (float(value) for value in np.percentile(values, (_LOW, 50.0, _HIGH)))
+    counts = np.histogram(values, bins=BINS, range=(low, high if high > low else low + 1))[0]
+    return {
+        "jpeg": _strip(image, marks, (low, high), edge=edge, quality=quality) if edge else "",
+        "low": round(low, 4),
+        "median": round(median, 4),
+        "high": round(high, 4),
+        "bins": [int(count) for count in counts],
+    }
+
+
+def _upright(image: Image) -> Image:
+    """Turn the axes to run to the right, to the front and to the head, as far as flips can."""
+    turn = nib.orientations.io_orientation(image.affine)
+    if np.isnan(turn).any():
+        return image
+    back = nib.orientations.inv_ornt_aff(turn, image.array.shape)
+    return Image(nib.orientations.apply_orientation(image.array, turn), image.affine @ back)
+
+
+def _strip(image: Image, marks: Image | None, window: tuple[float, float], *, edge: int, quality: int) -> str:
+    """Draw the middle slice across each axis that has more than one voxel; a picture has one plane."""
+    fits = marks is not None and marks.array.shape == image.array.shape
+    strip = Picture.new("RGB", (3 * edge, edge))
+    for axis in range(3):
+        if image.array.shape[axis] != 1 and 1 in image.array.shape:
+            continue
+        place = image.array.shape[axis] // 2
+        if fits and marks is not None:
+            place = _fullest(marks.array, axis, place)
+        plane = _grey(image.array.take(place, axis), window)
+        colours = np.repeat(plane[..., None], 3, axis=2)
+        if fits and marks is not None:
+            colours[_outline(marks.array.take(place, axis) > 0)] = (255, 60, 60)
+        steps = np.delete(np.asarray(image.spacing_mm), axis)
+        strip.paste(_fit(colours, steps, edge), (axis * edge, 0))
+    written = io.BytesIO()
+    strip.save(written, "JPEG", quality=quality, optimize=True)
+    return base64.b64encode(written.getvalue()).decode("ascii")
+
+
+def _fullest(marks: Shaped[np.ndarray, "x y z"], axis: int, middle: int) -> int:
+    """Return the slice with the most label, so that the page shows it; the middle without any."""
+    others = tuple(other for other in range(3) if other != axis)
+    area = np.count_nonzero(marks, axis=others)
+    return int(area.argmax()) if area.any() else middle
+
+
+def _grey(plane: Shaped[np.ndarray, "a b"], window: tuple[float, float]) -> Shaped[np.ndarray, "a b"]:
+    low, high = window
+    scaled: Float32[np.ndarray, "a b"] = (plane.astype(np.float32) - low) / max(high - low, 1e-12)
+    return np.asarray(np.clip(scaled, 0, 1) * 255, np.uint8)
+
+
+def _outline(inside: Shaped[np.ndarray, "a b"]) -> Shaped[np.ndarray, "a b"]:
+    """Return the pixels of a region that touch what is outside of it."""
+    padded = np.pad(inside, 1)
+    kept = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return np.asarray(inside & ~kept, bool)
+
+
+def _fit(colours: Shaped[np.ndarray, "a b 3"], steps: Shaped[np.ndarray, "2"], edge: int) -> Picture.Image:
+    """Turn a plane as radiologists see it and scale to millimetres, the longer side to the whole edge."""
+    upright = np.ascontiguousarray(np.flip(colours.swapaxes(0, 1), (0, 1)))
+    width, height = upright.shape[1] * steps[0], upright.shape[0] * steps[1]
+    scale = edge / max(width, height)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    small = Picture.fromarray(upright).resize(size, Picture.Resampling.BILINEAR)
+    square = Picture.new("RGB", (edge, edge))
+    square.paste(small, ((edge - size[0]) // 2, (edge - size[1]) // 2))
+    return square

@@ -1,0 +1,145 @@
+"""What ingestion would make of a folder, judged by headers alone: a row a series, and counts of all else."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from medmim.data.dataset.vocabulary import VOCABULARY
+from medmim.data.dicom.series import stacks_of
+from medmim.data.dicom.slices import Picture, Refused, Verdict
+from medmim.data.ingest.dicom_series import slices_of
+from medmim.data.ingest.layout import Read, find_layout
+from medmim.data.ingest.scan import Seen
+
+
+@dataclass(frozen=True)
+class SeriesRow:
+    """One part of a series: patient, study and series are numbers in the order of the walk, never names.
+
+    `outcome` is volume, picture, or the reason of the refusal with the measured numbers.
+    """
+
+    patient: int
+    study: int
+    series: int
+    modality: str
+    tokens: tuple[str, ...]
+    files: int
+    shape: tuple[int, ...]
+    spacing_mm: tuple[float, ...]
+    outcome: str
+    measured: Mapping[str, float]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A row a series; images and labels of the layout; other files by reason."""
+
+    files_seen: int
+    series: tuple[SeriesRow, ...]
+    layout: str | None
+    images: int
+    labels: int
+    others: Mapping[str, int]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what `--json` prints."""
+        return {"dry_run": True, **asdict(self)}
+
+
+def preview_of(
+    seen: Mapping[int, Seen], paths: Mapping[int, Path], *, source: Path, layout: str | None, read: Read
+) -> Preview:
+    """Judge every series by its headers and every other file by its name; no pixels are read.
+
+    Args:
+        seen: what the scan found, by number.
+        paths: the files, by number.
+        source: the folder that was walked.
+        layout: name of a data set descriptor; None to detect it.
+        read: as for `find_layout`.
+
+    Raises:
+        UsageError: for an unknown layout.
+        DataError: if the named layout finds no image.
+    """
+    slices, blocked = slices_of(seen, paths)
+    verdicts = stacks_of(slices, blocked)
+    rest = {number: one for number, one in seen.items() if not one.headers}
+    open_to_layout = [
+        paths[number]
+        for number, one in rest.items()
+        if one.fate != "quarantined" and paths[number].is_relative_to(source)
+    ]
+    found = None
+    if open_to_layout:
+        found = find_layout(source, sorted(open_to_layout), read=read, name=layout)
+    used = {path for case in found.cases for path in (*case.files, case.label) if path} if found else set()
+    unused = [one for number, one in rest.items() if paths[number] not in used]
+    others = Counter(one.reason or "not_in_layout" for one in unused)
+    return Preview(
+        files_seen=len(seen),
+        series=tuple(_rows(verdicts)),
+        layout=found.name if found and found.cases else None,
+        images=len(found.cases) if found else 0,
+        labels=sum(case.label is not None for case in found.cases) if found else 0,
+        others=dict(sorted(others.items())),
+    )
+
+
+def _rows(verdicts: Sequence[Verdict]) -> list[SeriesRow]:
+    numbers: tuple[dict[str, int], ...] = ({}, {}, {})
+    rows = []
+    for verdict in sorted(verdicts, key=lambda one: one.slices[0].number):
+        header = verdict.slices[0].header
+        names = (header.patient or header.study, header.study, header.series)
+        patient, study, series = (
+            known.setdefault(name, len(known) + 1) for known, name in zip(numbers, names, strict=True)
+        )
+        found = {token for one in verdict.slices for token in one.header.tokens}
+        shape, spacing = _grid(verdict)
+        outcome, measured = _outcome(verdict)
+        rows.append(
+            SeriesRow(
+                patient=patient,
+                study=study,
+                series=series,
+                modality=header.modality,
+                tokens=tuple(token for token in VOCABULARY if token in found),
+                files=len({one.number for one in verdict.slices}),
+                shape=shape,
+                spacing_mm=spacing,
+                outcome=outcome,
+                measured=measured,
+                notes=_notes(verdict),
+            )
+        )
+    return rows
+
+
+def _outcome(verdict: Verdict) -> tuple[str, dict[str, float]]:
+    if isinstance(verdict, Refused):
+        return verdict.reason, dict(verdict.measured)
+    return "picture" if isinstance(verdict, Picture) else "volume", {}
+
+
+def _grid(verdict: Verdict) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Return voxels and their lengths in mm; of refused slices only what one of them says."""
+    header = verdict.slices[0].header
+    if isinstance(verdict, Refused):
+        return (header.columns, header.rows, len(verdict.slices)), tuple(header.spacing or ())
+    count = 1 if isinstance(verdict, Picture) else len(verdict.slices)
+    lengths = [float((verdict.affine[:3, axis] ** 2).sum() ** 0.5) for axis in range(3)]
+    return (header.columns, header.rows, count), tuple(round(length, 3) for length in lengths)
+
+
+def _notes(verdict: Verdict) -> tuple[str, ...]:
+    if isinstance(verdict, Refused):
+        return ()
+    repairs = () if isinstance(verdict, Picture) else verdict.repairs
+    return (*repairs, *(f"{name}: {value}" for name, value in verdict.flags.items()))

@@ -1,0 +1,194 @@
+"""Label files that name a series (or an image): each goes to the volumes that it lies on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from medmim.data.dicom import sop_classes
+from medmim.data.dicom.read_labels import read_labels
+from medmim.data.formats.case import merge_labels, read_label
+from medmim.data.ingest.context import READ_LIMITS, Bench, Made, place_of, stem_of
+from medmim.data.ingest.dicom_labels import Object, read_objects
+from medmim.data.ingest.finding_tables import with_tables
+from medmim.data.ingest.scan import Seen
+from medmim.data.ingest.volumes import put_label
+from medmim.data.sandbox.sandbox import Answer
+
+
+def is_label(path: Path, seen: Seen, *, folder: Path | None, series: set[str]) -> bool:
+    """Say whether a file is a label by itself: its kind, its name, or where it lies says so.
+
+    Args:
+        path: the file.
+        seen: what the scan found.
+        folder: the folder of labels, if there is one.
+        series: all series of the source.
+    """
+    if seen.reason == sop_classes.LABEL or path.suffix.lower() == ".csv":
+        return True
+    inside = folder is not None and path.is_relative_to(folder)
+    return (seen.nifti or seen.reason == "volume_file") and (inside or stem_of(path) in series)
+
+
+def with_labels(
+    bench: Bench, made: Sequence[Made], labels: Mapping[int, Path], seen: Mapping[int, Seen]
+) -> list[Made]:
+    """Attach label files to volumes; a refused label leaves its volume unlabelled.
+
+    A series with several volumes: the label goes to each volume whose grid it lies on. Several of DICOM's
+    objects that speak of one series become one label, unless they overlap.
+
+    Args:
+        bench: where to work.
+        made: all volumes.
+        labels: label files by number: DICOM's own label objects, tables, and volumes called
+            `<SeriesInstanceUID>.nii.gz` or as the image file.
+        seen: what the scan found of them, by number.
+    """
+    tables = {number: path for number, path in labels.items() if path.suffix.lower() == ".csv"}
+    objects = {number: path for number, path in labels.items() if seen[number].reason == sop_classes.LABEL}
+    volumes = {
+        number: path for number, path in labels.items() if number not in tables and number not in objects
+    }
+    known = read_objects(bench, objects)
+    names = {number: stem_of(path) for number, path in volumes.items()}
+    names |= {number: one.series for number, one in known.items()}
+    pairs = _pairs(bench, made, names, set(known))
+    files = [pair for pair in pairs if pair.number not in known]
+    tasks = [_task(bench, labels[pair.number], made[pair.place], pair.number) for pair in files]
+    answers = bench.each("labels", read_label, tasks, limits=READ_LIMITS)
+    drawn = [pair for pair in pairs if pair.number in known]
+    tasks = [
+        _task(bench, labels[pair.number], made[pair.place], pair.number)
+        | {"numbers": known[pair.number].numbers}
+        for pair in drawn
+    ]
+    answers += bench.each("labels", read_labels, tasks, limits=READ_LIMITS)
+    result = _attach(bench, made, _facts([*files, *drawn], answers), objects=known)
+    return with_tables(bench, result, tables)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A label file, and the place of a volume that it may belong to."""
+
+    number: int
+    place: int
+
+
+def _pairs(bench: Bench, made: Sequence[Made], names: Mapping[int, str], objects: set[int]) -> list[_Pair]:
+    """Return which label may belong to which volume; those that cannot be used get their fate."""
+    known = _by_name(made)
+    taken: dict[str, bool] = {}
+    pairs: list[_Pair] = []
+    for number, name in sorted(names.items()):
+        shared = number in objects and taken.get(name, True)
+        if name not in known:
+            bench.ledger.put([number], "quarantined", "label_without_image")
+        elif (name in taken and not shared) or any(made[place].volume.label for place in known[name]):
+            bench.ledger.put([number], "quarantined", "label_duplicate")
+        else:
+            taken[name] = number in objects
+            pairs += [_Pair(number, place) for place in known[name]]
+    return pairs
+
+
+def _facts(pairs: Sequence[_Pair], answers: Sequence[Answer]) -> dict[_Pair, dict[str, Any]]:
+    return {
+        pair: answer.value or {"reason": answer.reason or "unusable", "measured": {}}
+        for pair, answer in zip(pairs, answers, strict=True)
+    }
+
+
+def _attach(
+    bench: Bench, made: Sequence[Made], found: dict[_Pair, dict[str, Any]], *, objects: Mapping[int, Object]
+) -> list[Made]:
+    """Give every volume the labels that fit it, as one, and every label file its fate."""
+    fitting: dict[int, list[int]] = {}
+    for pair, facts in found.items():
+        if "reason" not in facts:
+            fitting.setdefault(pair.place, []).append(pair.number)
+    merged = _merged(bench, made, {place: numbers for place, numbers in fitting.items() if len(numbers) > 1})
+    tried: dict[int, list[tuple[int, dict[str, Any]]]] = {}
+    for pair, facts in found.items():
+        told = facts if "reason" in facts else merged.get(pair.place, facts)
+        tried.setdefault(pair.number, []).append((pair.place, told | _resampled(facts)))
+    result = list(made)
+    for place, numbers in fitting.items():
+        facts = merged.get(place) or found[_Pair(numbers[0], place)]
+        if "reason" not in facts:
+            names = {n: name for one in numbers if one in objects for n, name in objects[one].names.items()}
+            staged = _staged(bench, made[place], None if place in merged else numbers[0])
+            resampled = [_resampled(found[_Pair(number, place)]) for number in numbers]
+            facts = facts | max(resampled, key=len)
+            result[place] = _labelled(made[place], facts, staged=staged, names=names)
+    for number, outcomes in tried.items():
+        place, facts = next((one for one in outcomes if "reason" not in one[1]), outcomes[0])
+        put_label(bench, number, made[place].volume.id, facts)
+    return result
+
+
+def _resampled(facts: Mapping[str, Any]) -> dict[str, bool]:
+    return {"resampled": True} if facts.get("resampled") else {}
+
+
+def _merged(
+    bench: Bench, made: Sequence[Made], several: Mapping[int, Sequence[int]]
+) -> dict[int, dict[str, Any]]:
+    """Return the facts, or the refusal, of one label for each volume that has several."""
+    tasks = [
+        {
+            "labels": [str(_staged(bench, made[place], number)) for number in numbers],
+            "target": str(_staged(bench, made[place], None)),
+        }
+        for place, numbers in several.items()
+    ]
+    answers = bench.each("labels", merge_labels, tasks, limits=READ_LIMITS)
+    pairs = [_Pair(-1, place) for place in several]
+    return {pair.place: facts for pair, facts in _facts(pairs, answers).items()}
+
+
+def _by_name(made: Sequence[Made]) -> dict[str, list[int]]:
+    """Return places of volumes by label name; volumes of several series with one name are nobody's."""
+    series = Counter(name for name, _ in {(one.name, one.volume.series) for one in made})
+    known: dict[str, list[int]] = {}
+    for place, one in enumerate(made):
+        if series[one.name] == 1:
+            known.setdefault(one.name, []).append(place)
+    return known
+
+
+def _staged(bench: Bench, made: Made, number: int | None) -> Path:
+    """Return where the label of a volume is written: that of one file, or of all of them together."""
+    part = "" if number is None else f".{number}"
+    return bench.staged(f"{made.volume.id}{part}.label.nii.gz")
+
+
+def _task(bench: Bench, label: Path, made: Made, number: int) -> dict[str, Any]:
+    return {
+        "label": str(bench.file(label)),
+        "image": str(made.staged),
+        "target": str(_staged(bench, made, number)),
+        "resample": bench.wishes.resample_labels,
+    }
+
+
+def _labelled(made: Made, facts: Mapping[str, Any], *, staged: Path, names: Mapping[int, str]) -> Made:
+    volume = made.volume
+    update: dict[str, Any] = {
+        "label": place_of("labels", volume.subject, volume.study, volume.id),
+        "label_sha256": facts["sha256"],
+    }
+    if facts.get("resampled"):
+        update |= {"repairs": (*volume.repairs, "label_resampled"), "verdict": "repaired"}
+    return replace(
+        made,
+        volume=volume.model_copy(update=update),
+        staged_label=staged,
+        classes=tuple(facts["values"]),
+        class_names=names,
+    )

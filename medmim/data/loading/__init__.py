@@ -1,0 +1,1 @@
+"""Dataset folder to batches: preprocessing, disk cache, patches, views and augmentation."""

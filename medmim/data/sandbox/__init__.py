@@ -1,0 +1,1 @@
+"""Worker processes with limits, in which files of unknown origin are parsed."""

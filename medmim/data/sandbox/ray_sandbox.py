@@ -1,0 +1,133 @@
+"""Sandboxed calls on the nodes of a cluster: a node parses in a limited child process of its own.
+
+Nodes read the source and write to the staging folder themselves, so both must lie on every node under the
+same path (NFS, for example); what travels between nodes are paths and the small answers.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from medmim import __version__, files
+from medmim.data.sandbox.ray_cluster import Engine
+from medmim.data.sandbox.sandbox import Answer, Limits, Sandbox, for_scans
+from medmim.data.sandbox.sandbox_worker import Task
+from medmim.errors import RunError
+from medmim.files import WriteError
+
+_BATCH = 64
+_BATCHES_EACH = 4  # for each processor, so that all of them end at about the same time
+_PARTS = ("dcm2niix", "isal", "nibabel", "numpy", "pydicom")  # what decides the bytes of a volume
+
+
+class Spread:
+    """What `Sandbox` is on one machine, on many; the answers are the same.
+
+    Args:
+        engine: where batches of tasks run.
+        staging: folder that tasks write to; one file in it shows each node that it is at the right place.
+        sources: folders that tasks read.
+    """
+
+    def __init__(self, engine: Engine, staging: Path, sources: Sequence[Path]) -> None:
+        self._engine = engine
+        self._shared = [str(staging), *map(str, sources)]
+        files.write_json(staging / _WITNESS, _versions())
+
+    def run_each(
+        self,
+        function: Callable[..., Any],
+        tasks: Sequence[Task],
+        *,
+        limits: Limits | None = None,
+        on_done: Callable[[int], None] | None = None,
+        keep: Callable[[Any], Any] | None = None,
+    ) -> list[Answer]:
+        """Call `function(**task)` for each task, as `Sandbox.run_each` does.
+
+        Raises:
+            RunError: if a node has other folders or other versions than this machine, or none is left.
+            WriteError: if a node cannot write.
+        """
+        size = max(1, min(_BATCH, len(tasks) // (_BATCHES_EACH * self._engine.width)))
+        starts = range(0, len(tasks), size)
+        common = {"function": function, "limits": limits or Limits(), "shared": self._shared}
+        jobs = [{**common, "tasks": list(tasks[start : start + size])} for start in starts]
+        answers: dict[int, Answer] = {}
+        for place, (fault, found) in self._engine.map(run_batch, jobs):
+            if fault:
+                raise (
+                    WriteError(errno.ENOSPC, os.strerror(errno.ENOSPC)) if fault == _FULL else RunError(fault)
+                )
+            for index, answer in enumerate(found, start=starts[place]):
+                value = keep(answer.value) if keep and answer.value is not None else answer.value
+                answers[index] = Answer(value, answer.reason)
+            if on_done:
+                on_done(len(answers))
+        return [answers[index] for index in range(len(tasks))]
+
+
+def run_batch(
+    function: Callable[..., Any], tasks: Sequence[Task], *, limits: Limits, shared: Sequence[str]
+) -> tuple[str, list[Answer]]:
+    """Answer tasks on the node that this runs on; meant for an engine.
+
+    Args:
+        function: as for `Sandbox.run_each`.
+        tasks: its arguments, call by call.
+        limits: bounds for each call.
+        shared: the staging folder, then the folders of the source.
+
+    Returns:
+        What is wrong with this node, in words, or ""; and the answers.
+    """
+    if fault := _fault(shared):
+        return fault, []
+    try:
+        return "", _own_sandbox().run_each(function, tasks, limits=limits)
+    except WriteError:
+        return _FULL, []
+    except RunError as error:
+        return str(error), []
+
+
+_WITNESS = "witness.json"
+_FULL = "cannot write"
+
+
+@functools.cache
+def _own_sandbox() -> Sandbox:
+    """Return the one child of this process, which ends with it: starting it takes longer than most tasks."""
+    return for_scans(1)
+
+
+def _fault(shared: Sequence[str]) -> str:
+    """Say why this node would give other answers, or "" if it would not."""
+    missing = [folder for folder in shared if not Path(folder).is_dir()]
+    witness = Path(shared[0]) / _WITNESS
+    if missing or not witness.is_file():
+        return (
+            f"a Ray node does not see '{(missing or shared)[0]}': expected the source and the dataset folder "
+            "under the same paths on every node; share them, or leave out --engine ray"
+        )
+    expected, own = json.loads(witness.read_text(encoding="utf-8")), _versions()
+    if differing := sorted(name for name in expected if expected[name] != own.get(name)):
+        name = differing[0]
+        return (
+            f"a Ray node has {name} {own.get(name)}, expected {expected[name]} as here, for equal bytes; "
+            "install the same versions on every node"
+        )
+    return ""
+
+
+def _versions() -> dict[str, str]:
+    python = ".".join(map(str, sys.version_info[:2]))
+    return {"medmim": __version__, "Python": python, **{name: metadata.version(name) for name in _PARTS}}

@@ -1,0 +1,1 @@
+"""Generated anatomy and DICOM phantoms, for `medmim demo` and the tests."""

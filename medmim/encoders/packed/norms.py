@@ -1,0 +1,114 @@
+"""Norms of packed cells: statistics over visible voxels only, by PyTorch's own kernels.
+
+Cells hold nothing but visible voxels, so batch norm runs on them as it is, and instance and group norm run on
+the cells of one sample after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import prod
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from medmim.encoders.packed.cells import WAY_OUT, Cells, cells_of, rows_of
+from medmim.errors import ShapeError
+
+
+def batch_norm(
+    func: Callable[..., Tensor],
+    value: Cells,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    **norm: Any,
+) -> Cells:
+    """Normalise each channel over the visible voxels of all samples; PyTorch names all further arguments.
+
+    Raises:
+        ShapeError: for training on one voxel, which has no deviation.
+    """
+    value.require_channels_first("batch_norm")
+    voxels = len(value.values) * prod(value.cell)
+    if norm.get("training") and voxels < 2:
+        raise ShapeError(
+            f"batch norm over {voxels} visible voxel of a {tuple(value.shape)} map: expected at least 2; use "
+            "a larger --batch-size or --size, or a lower --ratio"
+        )
+    return value.like(func(value.values, running_mean, running_var, **norm))
+
+
+def instance_norm(func: Callable[..., Tensor], value: Cells, **norm: Any) -> Cells:
+    """Normalise each sample's channels over its visible voxels; PyTorch names all arguments.
+
+    Raises:
+        ShapeError: for running statistics, as on masked values.
+    """
+    value.require_channels_first("instance_norm")
+    if norm.get("running_mean") is not None or not norm.get("use_input_stats", True):
+        raise ShapeError(
+            "instance norm with running statistics has no packed form: use track_running_stats=False"
+        )
+    weight, bias, eps = norm.get("weight"), norm.get("bias"), norm.get("eps", 1e-5)
+    return _each_sample(value, lambda cells: _channel_norm(cells, weight, bias, eps))
+
+
+def group_norm(
+    func: Callable[..., Tensor],
+    value: Cells,
+    num_groups: int,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Cells:
+    """Normalise each sample's groups of channels over its visible voxels."""
+    value.require_channels_first("group_norm")
+    if num_groups == value.values.shape[1]:
+        return _each_sample(value, lambda cells: _channel_norm(cells, weight, bias, eps))
+
+    def norm(cells: Tensor) -> Tensor:
+        # native kernels reduce over what lies together: the sample's voxels behind each channel
+        rows = rows_of(cells).t().unsqueeze(0)
+        wide = rows.to(torch.promote_types(rows.dtype, torch.float32))
+        normed = func(wide.contiguous(), num_groups, weight, bias, eps).to(cells.dtype)
+        return cells_of(normed[0].t().contiguous(), tuple(cells.shape[2:]))
+
+    return _each_sample(value, norm)
+
+
+def layer_norm(
+    func: Callable[..., Tensor],
+    value: Cells,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+) -> Cells:
+    """Normalise the channels of each voxel; channels must lie last, as layer norm has them.
+
+    Raises:
+        ShapeError: for a norm over more than the channels, which would count hidden voxels.
+    """
+    if not value.last or tuple(normalized_shape) != (value.values.shape[1],):
+        raise ShapeError(
+            f"'layer_norm' over {tuple(normalized_shape)} of packed cells: expected channels last and "
+            f"the norm over the {value.values.shape[1]} channels alone; permute them, {WAY_OUT}"
+        )
+    return value.from_rows(func(rows_of(value.values), normalized_shape, weight, bias, eps))
+
+
+def _each_sample(value: Cells, norm: Callable[[Tensor], Tensor]) -> Cells:
+    """Apply a norm to the visible cells of each sample."""
+    samples = torch.split(value.values, list(value.layout.counts))
+    return value.like(torch.cat([norm(cells) for cells in samples]))
+
+
+def _channel_norm(cells: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    """Normalise each channel over all cells; one voxel is its own mean, of which batch norm wants nothing."""
+    if len(cells) * prod(cells.shape[2:]) > 1:
+        return F.batch_norm(cells, None, None, weight, bias, training=True, eps=eps)
+    zero = cells - cells
+    scaled = zero if weight is None else zero * weight.reshape(1, -1, *[1] * (cells.dim() - 2))
+    return scaled if bias is None else scaled + bias.reshape(1, -1, *[1] * (cells.dim() - 2))

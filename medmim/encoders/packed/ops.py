@@ -1,0 +1,155 @@
+"""Operations that need no neighbours: activations, sums and products, concatenation, dropout, axis order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from medmim.encoders.packed.cells import WAY_OUT, Cells, per_sample, rows_of
+from medmim.encoders.packed.conv import pointwise
+from medmim.encoders.packed.layout import Layout
+from medmim.encoders.packed.pool import mean_over_space
+from medmim.errors import ShapeError
+
+
+def elementwise(func: Callable[..., Tensor], value: Cells, *args: Any, **kwargs: Any) -> Cells:
+    """Compute each voxel by itself."""
+    return value.like(func(value.values, *args, **kwargs))
+
+
+def prelu(func: Callable[..., Tensor], value: Cells, weight: Tensor) -> Cells:
+    """Apply PReLU, whose weight belongs to axis 1."""
+    value.require_channels_first("prelu")
+    return value.like(func(value.values, weight))
+
+
+def combine(func: Callable[..., Tensor], first: Any, second: Any, **kwargs: Any) -> Cells:
+    """Combine two packed values, or one and a number, a parameter, a gate a sample or a dense map."""
+    packed = [operand for operand in (first, second) if isinstance(operand, Cells)]
+    layout = shared_layout(packed)
+    if len({value.last for value in packed}) > 1:
+        raise ShapeError(f"'{func.__name__}' of packed cells, channels first and channels last: permute one")
+    values = [_broadcast(operand, packed[0], layout) for operand in (first, second)]
+    return packed[0].like(func(*values, **kwargs))
+
+
+def _broadcast(operand: Any, packed: Cells, layout: Layout) -> Any:
+    if isinstance(operand, Cells):
+        return operand.values
+    return per_sample(packed, operand) if isinstance(operand, Tensor) and operand.dim() else operand
+
+
+def concatenate(func: Callable[..., Tensor], values: Sequence[Any], dim: int = 0, **kwargs: Any) -> Cells:
+    """Concatenate along channels.
+
+    Raises:
+        ShapeError: along another axis, or with values of another forward.
+    """
+    shared_layout(values)
+    first: Cells = values[0]
+    channels = first.dims + 1 if first.last else 1
+    axis = kwargs.pop("axis", dim)
+    if axis % (first.dims + 2) != channels or any(value.last != first.last for value in values):
+        raise ShapeError(f"packed values are concatenated along channels (dim={channels}), got dim={axis}")
+    return first.like(func([value.values for value in values], dim=1, **kwargs))
+
+
+def divide(func: Callable[..., Sequence[Tensor]], value: Cells, size: Any, dim: int = 0) -> tuple[Cells, ...]:
+    """Chunk or split along channels.
+
+    Raises:
+        ShapeError: along another axis.
+    """
+    channels = value.dims + 1 if value.last else 1
+    if dim % (value.dims + 2) != channels:
+        raise ShapeError(f"packed values are divided along channels (dim={channels}), got dim={dim}")
+    return tuple(value.like(part) for part in func(value.values, size, dim=1))
+
+
+def shared_layout(values: Sequence[Any]) -> Layout:
+    """Return the one layout of all values; different masks in one operation are a mistake of the caller.
+
+    Raises:
+        ShapeError: if there are several, or a value has none.
+    """
+    if not all(isinstance(value, Cells) and value.layout is values[0].layout for value in values):
+        raise ShapeError("expected values of one forward, got values with different masks or without any")
+    layout: Layout = values[0].layout
+    return layout
+
+
+def channel_dropout(
+    func: Callable[..., Tensor], value: Cells, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> Cells:
+    """Drop whole channels of a sample, the same in all its cells."""
+    value.require_channels_first(func.__name__)
+    ones = value.values.new_ones(value.layout.batch, value.values.shape[1], *[1] * value.dims)
+    return value.like(value.values * F.dropout(ones, p, training)[value.layout.sample])
+
+
+def linear(func: Callable[..., Tensor], value: Cells, weight: Tensor, bias: Tensor | None = None) -> Cells:
+    """Apply a linear layer to the channels of each voxel; channels must lie last.
+
+    Raises:
+        ShapeError: where they do not.
+    """
+    if not value.last:
+        raise ShapeError(f"'linear' on packed cells with channels first: permute them to the end, {WAY_OUT}")
+    return value.from_rows(pointwise(rows_of(value.values), weight, bias))
+
+
+def permute(func: Callable[..., Tensor], value: Cells, *order: Any, **kwargs: Any) -> Cells:
+    """Move channels behind the spatial axes or back: nothing moves in memory.
+
+    Raises:
+        ShapeError: for any other order.
+    """
+    axes = kwargs.get("dims", order[0] if order and not isinstance(order[0], int) else order)
+    count = value.dims + 2
+    wanted = tuple(axis % count for axis in axes)
+    to_last, to_first = (0, *range(2, count), 1), (0, count - 1, *range(1, count - 1))
+    if wanted == tuple(range(count)):
+        return value
+    if wanted != (to_first if value.last else to_last):
+        raise ShapeError(f"'permute' to {wanted} has no packed form, only channels last and back: {WAY_OUT}")
+    return type(value)(value.values, value.layout, last=not value.last)
+
+
+def movedim(func: Callable[..., Tensor], value: Cells, source: int, destination: int) -> Cells:
+    """Move channels behind the spatial axes or back.
+
+    Raises:
+        ShapeError: for any other move.
+    """
+    axes = list(range(value.dims + 2))
+    axes.insert(destination % len(axes), axes.pop(source % len(axes)))
+    return permute(func, value, axes)
+
+
+def mean(
+    func: Callable[..., Tensor], value: Cells, dim: int | Sequence[int] = (), keepdim: bool = False
+) -> Tensor:
+    """Return each sample's mean over its visible voxels, a plain tensor.
+
+    Raises:
+        ShapeError: for a mean over anything else than all spatial axes.
+    """
+    value.require_channels_first("mean")
+    axes = (dim,) if isinstance(dim, int) else tuple(dim)
+    if sorted(axis % (value.dims + 2) for axis in axes) != list(range(2, value.dims + 2)):
+        raise ShapeError(f"'mean' over axes {axes} has no packed form, only over all spatial axes: {WAY_OUT}")
+    return mean_over_space(value, keepdim=keepdim)
+
+
+def copied(func: Callable[..., Tensor], value: Cells, *args: Any, **kwargs: Any) -> Cells:
+    """Change type or place, or copy; memory order stays."""
+    kwargs.pop("memory_format", None)
+    return value.like(func(value.values, *args, **kwargs))
+
+
+def made(func: Callable[..., Tensor], value: Cells, *args: Any, **kwargs: Any) -> Tensor:
+    """Make a new plain tensor of the same type and place (`new_zeros` and its kin)."""
+    return func(value.values, *args, **kwargs)

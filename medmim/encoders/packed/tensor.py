@@ -1,0 +1,185 @@
+"""Packed cells: an encoder that computes only what is visible.
+
+`pack(images, hidden)` gives a `Packed`; any network is called on it as on a tensor. Visible cells are a batch
+of small maps; point-wise work runs on them as it is, a convolution reads its neighbours' halo first (zeros
+where they are hidden). The result equals the dense network under SparK's masking (`encoders/masked.py`) on
+visible voxels, at every scale down to one voxel a cell. The layout travels with the value: two forwards with
+different masks never meet, under `torch.utils.checkpoint(..., use_reentrant=False)` too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from medmim.encoders.masked import has_masked_form
+from medmim.encoders.packed import norms, ops, pool
+from medmim.encoders.packed.cells import WAY_OUT, Cells, cut, paste
+from medmim.encoders.packed.conv import conv
+from medmim.encoders.packed.layout import Layout
+from medmim.encoders.sync_batch_norm import synced_batch_norm
+from medmim.errors import ShapeError
+from medmim.shapes import Hidden, Images
+
+
+class Packed(Cells):
+    """Visible cells that behave as the dense tensor whose hidden voxels are zero; see `Cells`."""
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes, batch and channels included."""
+        return self.dims + 2
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Element type."""
+        return self.values.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the values lie."""
+        return self.values.device
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether gradients flow through this value."""
+        return self.values.requires_grad
+
+    def dim(self) -> int:
+        """Return the number of axes, batch and channels included."""
+        return self.ndim
+
+    def size(self, axis: int | None = None) -> torch.Size | int:
+        """Return the shape, or the length of one axis."""
+        return self.shape if axis is None else self.shape[axis]
+
+    def contiguous(self, **_: Any) -> Packed:
+        """Return itself: the order in memory is the layout's business."""
+        return self
+
+    def unpack(self, fill: float = 0.0) -> Tensor:
+        """Return the dense tensor, hidden voxels set to `fill`."""
+        dense = paste(self.values, self.layout, fill)
+        return dense.movedim(1, -1) if self.last else dense
+
+    def __add__(self, other: Any) -> Packed:
+        return _combined(torch.add, self, other)
+
+    def __mul__(self, other: Any) -> Packed:
+        return _combined(torch.mul, self, other)
+
+    def __sub__(self, other: Any) -> Packed:
+        return _combined(torch.sub, self, other)
+
+    def __rsub__(self, other: Any) -> Packed:
+        return _combined(torch.rsub, self, other)
+
+    def __truediv__(self, other: Any) -> Packed:
+        return _combined(torch.div, self, other)
+
+    def __neg__(self) -> Packed:
+        return _combined(torch.mul, self, -1)
+
+    __radd__ = __iadd__ = __add__
+    __rmul__ = __imul__ = __mul__
+    __isub__, __itruediv__ = __sub__, __truediv__
+
+    def __getattr__(self, name: str) -> Any:
+        """Find the packed form of a tensor's method, or name it; called for what is not defined here."""
+        method = getattr(Tensor, name, None) if not name.startswith("_") else None
+        if method is None:
+            raise AttributeError(f"'{type(self).__name__}' has no attribute '{name}'")
+        if method not in _FORMS:
+            raise _no_form(name)
+        return lambda *args, **kwargs: _FORMS[method](method, self, *args, **kwargs)
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run `func` in its packed form.
+
+        Raises:
+            ShapeError: if it has none; the message names it.
+        """
+        if func not in _FORMS:
+            raise _no_form(func.__name__, masked=has_masked_form(func))
+        return _FORMS[func](func, *args, **(kwargs or {}))
+
+
+def pack(images: Images, hidden: Hidden) -> Packed:
+    """Take the visible cells out of images.
+
+    Args:
+        images: (batch, channels, *space).
+        hidden: (batch, *grid), True = hidden; cell = space / grid.
+
+    Raises:
+        ShapeError: for another number of samples, a grid that does not divide the image, or a sample without
+            visible cells.
+    """
+    if images.shape[0] != hidden.shape[0]:
+        raise ShapeError(f"expected one mask a sample, got {hidden.shape[0]} for {images.shape[0]} images")
+    space, grid = tuple(images.shape[2:]), tuple(hidden.shape[1:])
+    if len(space) != len(grid) or any(n % cells for n, cells in zip(space, grid, strict=True)):
+        raise ShapeError(
+            f"an image of {'×'.join(map(str, space))} voxels does not hold a mask grid of "
+            f"{'×'.join(map(str, grid))} cells: expected a multiple of the grid along each axis"
+        )
+    layout = Layout(hidden)
+    return Packed(cut(images, layout), layout)
+
+
+def _combined(func: Callable[..., Tensor], first: Any, second: Any) -> Packed:
+    result: Packed = _FORMS[func](func, first, second)
+    return result
+
+
+def _no_form(name: str, *, masked: bool = False) -> ShapeError:
+    return ShapeError(f"'{name}' has no packed form: {WAY_OUT}{', or --compute masked' if masked else ''}")
+
+
+_ELEMENTWISE = (
+    *(F.relu, torch.relu, torch.relu_, F.leaky_relu, F.relu6, F.hardtanh, F.silu, F.gelu, F.elu, F.selu),
+    *(F.celu, F.mish, F.hardswish, F.hardsigmoid, F.softplus, F.logsigmoid, F.tanhshrink, F.softsign),
+    *(F.dropout, torch.sigmoid, torch.tanh, torch.exp, torch.sqrt, torch.rsqrt, torch.square, torch.abs),
+    *(Tensor.relu, Tensor.relu_, Tensor.sigmoid, Tensor.tanh, Tensor.square, Tensor.clamp, torch.clamp),
+    *(torch.neg, Tensor.neg, Tensor.exp, Tensor.sqrt, Tensor.rsqrt, Tensor.abs),
+)
+_COMBINING = (
+    *(torch.add, torch.mul, torch.sub, torch.div, torch.rsub, torch.true_divide),
+    *(Tensor.add, Tensor.mul, Tensor.sub, Tensor.div),
+)
+_COPYING = (Tensor.clone, Tensor.detach, Tensor.float, Tensor.double, Tensor.half, Tensor.bfloat16, Tensor.to)
+_NEW = (Tensor.new_empty, Tensor.new_zeros, Tensor.new_ones, Tensor.new_full, Tensor.new_tensor)
+
+_FORMS: dict[Callable[..., Any], Callable[..., Any]] = {
+    **dict.fromkeys((torch.conv2d, torch.conv3d), conv),
+    **dict.fromkeys((F.max_pool2d, F.max_pool3d, torch.max_pool2d, torch.max_pool3d), pool.max_pool),
+    **dict.fromkeys((F.avg_pool2d, F.avg_pool3d), pool.avg_pool),
+    **dict.fromkeys((F.adaptive_avg_pool2d, F.adaptive_avg_pool3d), pool.adaptive_avg_pool),
+    **dict.fromkeys((torch.mean, Tensor.mean), ops.mean),
+    **dict.fromkeys((F.batch_norm, synced_batch_norm), norms.batch_norm),
+    F.instance_norm: norms.instance_norm,
+    F.group_norm: norms.group_norm,
+    F.layer_norm: norms.layer_norm,
+    F.linear: ops.linear,
+    F.prelu: ops.prelu,
+    **dict.fromkeys(_ELEMENTWISE, ops.elementwise),
+    **dict.fromkeys(_COMBINING, ops.combine),
+    **dict.fromkeys((torch.cat, torch.concat), ops.concatenate),
+    **dict.fromkeys((torch.chunk, Tensor.chunk, torch.split, Tensor.split), ops.divide),
+    **dict.fromkeys((F.dropout2d, F.dropout3d), ops.channel_dropout),
+    **dict.fromkeys((torch.permute, Tensor.permute), ops.permute),
+    **dict.fromkeys((torch.movedim, Tensor.movedim), ops.movedim),
+    **dict.fromkeys(_COPYING, ops.copied),
+    **dict.fromkeys(_NEW, ops.made),
+}

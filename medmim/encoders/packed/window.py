@@ -1,0 +1,173 @@
+"""How far a sliding window reaches beyond a cell, and whether its result divides into the same cells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from medmim.encoders.packed.cells import WAY_OUT, Cells
+from medmim.encoders.packed.layout import Axis, Copies, Window
+from medmim.errors import ShapeError
+from medmim.shapes import Size
+
+
+@dataclass(frozen=True)
+class Reach:
+    """A convolution's or pooling's window on cells; one number an axis each.
+
+    Attributes:
+        cell: voxels of a cell that is read.
+        out: voxels of the same cell in the result.
+        kernel, stride, dilation: of the window.
+        before: padding before the first voxel.
+    """
+
+    cell: Size
+    out: Size
+    kernel: Size
+    stride: Size
+    dilation: Size
+    before: Size
+
+    @property
+    def stays_inside(self) -> bool:
+        """Whether no window leaves its cell."""
+        return all(lead == 0 and width <= cell for lead, width, cell in self._halo_sizes)
+
+    @property
+    def windows(self) -> tuple[Axis, ...]:
+        """What each voxel of the result reads, one tap a kernel position."""
+        return tuple(
+            Window(out, cell, before, taps=k, step=s, dilation=d) for out, cell, k, s, d, before in self._axes
+        )
+
+    @property
+    def halo(self) -> tuple[Axis, ...]:
+        """The cell with all that its windows read."""
+        return tuple(Window(width, cell, lead) for lead, width, cell in self._halo_sizes)
+
+    @property
+    def halo_space(self) -> Size:
+        """Voxels of a cell with its halo."""
+        return tuple(width for _, width, _ in self._halo_sizes)
+
+    @property
+    def halo_back(self) -> tuple[Axis, ...]:
+        """The copies of each voxel in the halos: the transpose of `halo`."""
+        return tuple(Copies(cell, lead, width) for lead, width, cell in self._halo_sizes)
+
+    @property
+    def gradient_halo(self) -> tuple[Axis, ...]:
+        """The voxels of the result, neighbours' included, that read a cell."""
+        return tuple(Window(width, out, lead) for lead, width, out, _, _ in self._gradient_sizes)
+
+    @property
+    def gradient_space(self) -> Size:
+        """Voxels of the map of which `gradient_halo` is the convolution; it begins with the cell."""
+        return tuple(space for _, _, _, space, _ in self._gradient_sizes)
+
+    @property
+    def gradient_padding(self) -> Size:
+        """Padding of that convolution."""
+        return tuple(padding for _, _, _, _, padding in self._gradient_sizes)
+
+    @property
+    def gradient_halo_space(self) -> Size:
+        """Voxels of `gradient_halo` along each axis."""
+        return tuple(width for _, width, _, _, _ in self._gradient_sizes)
+
+    @property
+    def _axes(self) -> list[tuple[int, ...]]:
+        sizes = (self.out, self.cell, self.kernel, self.stride, self.dilation, self.before)
+        return list(zip(*sizes, strict=True))
+
+    @property
+    def _halo_sizes(self) -> list[tuple[int, ...]]:
+        """Return voxels before the cell, voxels in all, and the cell."""
+        return [(before, s * (out - 1) + d * (k - 1) + 1, cell) for out, cell, k, s, d, before in self._axes]
+
+    @property
+    def _gradient_sizes(self) -> list[tuple[int, ...]]:
+        """Return voxels before, voxels in all, the result's cell, and the convolution that has them.
+
+        Voxel o of the result reads s·o − before … + d·(k − 1). Those that touch voxels 0 … cell − 1 are the
+        result of a convolution of the cell padded on both sides alike; where its size would not come out,
+        the cell is continued at its end and cropped later.
+        """
+        found: list[tuple[int, ...]] = []
+        for out, cell, k, s, d, before in self._axes:
+            width = d * (k - 1)
+            lead = (width - before) // s
+            padding = s * lead + before
+            last = (cell - 1 + before) // s
+            count = max(last + lead + 1, (cell + 2 * padding - width - 1) // s + 1)
+            found.append((lead, count, out, max(cell, s * (count - 1) + width + 1 - 2 * padding), padding))
+        return found
+
+
+def reach_of(
+    name: str,
+    value: Cells,
+    *,
+    kernel: Sequence[int],
+    stride: int | Sequence[int],
+    padding: str | int | Sequence[int],
+    dilation: int | Sequence[int] = 1,
+    ceil_mode: bool = False,
+) -> Reach:
+    """Check that a window's result divides into the same cells, and return its reach.
+
+    Args:
+        name: of the operation, for messages.
+        value: what is read.
+        kernel: voxels of the window along each axis.
+        stride: as PyTorch takes it.
+        padding: as PyTorch takes it; "same" and "valid" too.
+        dilation: as PyTorch takes it.
+        ceil_mode: whether the result's size is rounded up.
+
+    Raises:
+        ShapeError: if the stride does not divide the cell, or the result has another size than the map
+            divided by the stride.
+    """
+    steps, spread = _each(stride, value.dims), _each(dilation, value.dims)
+    widths = tuple(d * (k - 1) for d, k in zip(spread, kernel, strict=True))
+    before, padded = _padding(padding, widths)
+    if any(cell % step for cell, step in zip(value.cell, steps, strict=True)):
+        raise ShapeError(
+            f"'{name}' with stride {_show(steps)} on packed cells of {_show(value.cell)} voxels: expected a "
+            "stride that divides the cell; use --cell with a multiple of the encoder's total stride"
+        )
+    sizes = zip(value.space, padded, widths, steps, strict=True)
+    rounding = [step - 1 if ceil_mode else 0 for step in steps]
+    result = [
+        (length + total - width - 1 + up) // step + 1
+        for (length, total, width, step), up in zip(sizes, rounding, strict=True)
+    ]
+    expected = [length // step for length, step in zip(value.space, steps, strict=True)]
+    if result != expected:
+        raise ShapeError(
+            f"'{name}' with kernel {_show(kernel)}, stride {_show(steps)} makes {_show(result)} of "
+            f"{_show(value.space)} voxels: packed cells need {_show(expected)}; change its padding, {WAY_OUT}"
+        )
+    out = tuple(cell // step for cell, step in zip(value.cell, steps, strict=True))
+    return Reach(value.cell, out, tuple(kernel), steps, spread, before)
+
+
+def _padding(padding: str | int | Sequence[int], widths: Size) -> tuple[Size, Size]:
+    """Return the padding before the first voxel, and in all, along each axis."""
+    if padding == "valid":
+        padding = 0
+    if isinstance(padding, str):
+        return tuple(width // 2 for width in widths), widths
+    before = _each(padding, len(widths))
+    return before, tuple(2 * size for size in before)
+
+
+def _each(value: int | Sequence[int], dims: int) -> Size:
+    sizes = (value,) if isinstance(value, int) else tuple(value)
+    return sizes * dims if len(sizes) == 1 else sizes
+
+
+def _show(sizes: Sequence[int]) -> str:
+    return "×".join(map(str, sizes))

@@ -1,0 +1,108 @@
+"""Batch norm over the voxels of all processes, dense, masked or packed, as one process would have it.
+
+PyTorch's own runs on cards only and knows dense tensors only. Here the norm is a function that packed and
+masked cells take over as they do `F.batch_norm`: their visible voxels are counted in all processes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import handle_torch_function, has_torch_function_unary
+
+from medmim.distributed import sum_of_all, together
+
+
+def synced_batch_norm(
+    values: Any,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    *,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+) -> Any:
+    """Normalise each channel over the samples and voxels of all processes.
+
+    Args:
+        values: (samples, channels, ...), a tensor, packed or masked; as many channels in each process, but
+            any number of samples.
+        running_mean: moved in place, as `F.batch_norm` moves it.
+        running_var: the same.
+        weight: of each channel.
+        bias: of each channel.
+        training: must be true.
+        momentum: of the running statistics.
+        eps: added to the variance.
+    """
+    named: dict[str, Any] = {"weight": weight, "bias": bias, "training": training, "momentum": momentum}
+    if has_torch_function_unary(values):
+        return handle_torch_function(
+            synced_batch_norm, (values,), values, running_mean, running_var, **named, eps=eps
+        )
+    axes = [0, *range(2, values.dim())]
+    wide = values.to(torch.promote_types(values.dtype, torch.float32))
+    voxels = wide.new_tensor([values.numel() / values.shape[1]])
+    sums = sum_of_all(torch.cat([wide.sum(axes), voxels]))
+    count = sums[-1]
+    mean = sums[:-1] / count
+    shape = (1, -1, *[1] * (values.dim() - 2))
+    centred = wide - mean.reshape(shape)
+    # about the mean of all, in a second round: a difference of squares would lose half of the digits
+    variance = sum_of_all(centred.square().sum(axes)) / count
+    if running_mean is not None and running_var is not None:
+        with torch.no_grad():
+            running_mean.lerp_(mean, momentum)
+            running_var.lerp_(variance * count / (count - 1), momentum)
+    normed = centred * (variance + eps).rsqrt().reshape(shape)
+    if weight is not None:
+        normed = normed * weight.reshape(shape)
+    return (normed if bias is None else normed + bias.reshape(shape)).to(values.dtype)
+
+
+class SyncedBatchNorm(_BatchNorm):
+    """A batch norm of any number of axes; in one process, or outside of training, PyTorch's.
+
+    Attributes:
+        alone: counts this process's voxels only, as in a copy that the other processes do not have.
+    """
+
+    alone = False
+
+    def forward(self, values: Any) -> Any:
+        """Normalise the values of this process by the statistics of all."""
+        if self.alone or not self.training or together() == 1:
+            return super().forward(values)
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        return synced_batch_norm(
+            values,
+            self.running_mean,
+            self.running_var,
+            weight=self.weight,
+            bias=self.bias,
+            training=True,
+            momentum=self.momentum or 0.0,
+            eps=self.eps,
+        )
+
+    def _check_input_dim(self, input: Any) -> None:  # noqa: A002 - its name in PyTorch
+        """Take any number of axes."""
+
+
+def sync_batch_norms(module: nn.Module) -> None:
+    """Let every batch norm within a module count the voxels of all processes; weights keep their names."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
+            norm = SyncedBatchNorm(
+                child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats
+            )
+            norm.__dict__.update(child.__dict__)  # the very same weights and statistics
+            setattr(module, name, norm)
+        else:
+            sync_batch_norms(child)

@@ -1,0 +1,192 @@
+"""Latent MIM: predict the latents of hidden patches instead of their pixels (Wei et al., arXiv 2407.15837).
+
+The encoder computes visible patches; a decoder predicts what a target network makes of the hidden ones. Four
+choices keep this from collapsing or becoming trivial, and each is a switch: where the target comes from (its
+moving average), the objective (patch discrimination), patches that keep apart, and a decoder that only looks
+(cross attention with visual cues). A constraint holds the latents of one image at a given likeness.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from medmim.distributed import sum_of_all, together
+from medmim.encoders import Encoder
+from medmim.encoders.patch_tokens import Tokens, choose, initialise
+from medmim.encoders.vit import ViTEncoder
+from medmim.errors import UsageError
+from medmim.methods.base import (
+    HIDDEN_ERROR,
+    Method,
+    Step,
+    relative_error,
+    require_grid,
+    require_whole_cells,
+)
+from medmim.methods.latent_mim.losses import OBJECTIVES, Objective, mean_cosine
+from medmim.methods.latent_mim.non_contiguous import cut_apart
+from medmim.methods.latent_mim.targets import LATENT_TARGETS, LatentTarget, project
+from medmim.methods.options import Choice, build_choice
+from medmim.methods.token_decoder import DECODERS, TokenDecoder
+from medmim.methods.visible_encoding import hidden_patches, require_sets_of_patches
+from medmim.shapes import Hidden, Images, Scalar, Size
+
+_FIRST_LIKENESS, _LAST_LIKENESS = 0.75, 0.25
+
+
+class LatentMIM(Method):
+    """The method from its parts.
+
+    Args:
+        encoder: vision transformer.
+        projector: after the encoder, on both sides.
+        decoder: from latents of visible patches to vectors of hidden ones.
+        target: where the true latents come from.
+        objective: between predicted and true latents.
+        similarity: weight of the constraint on the mean cosine of predictions and of visible latents.
+        cell: mask cell in voxels; larger than a patch by less than a patch: patches keep apart.
+    """
+
+    encoder: ViTEncoder
+    progress: Tensor
+
+    def __init__(
+        self,
+        encoder: ViTEncoder,
+        projector: nn.Module,
+        *,
+        decoder: TokenDecoder,
+        target: LatentTarget,
+        objective: Objective,
+        similarity: float,
+        cell: Size,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.projector = projector
+        self.decoder = decoder
+        self.predict = nn.Linear(decoder.width, encoder.width)
+        self.target = target
+        self.objective = objective
+        self.similarity = similarity
+        self.cell = cell
+        # in the state, so that a resumed run knows how far it is
+        self.register_buffer("progress", torch.zeros((), dtype=torch.float64))
+        initialise(self.predict)
+        self.axes = {
+            "target": target.name,
+            "architecture": f"ViT on visible patches, {decoder.name}",
+            "objective": objective.name,
+        }
+
+    def forward(self, images: Images, hidden: Hidden) -> Step:
+        """Compute the loss on the latents of hidden patches."""
+        require_grid(images, hidden, self.cell)
+        if any(n % step for n, step in zip(self.cell, self.encoder.patch, strict=True)):
+            images = cut_apart(images, hidden, cell=self.cell, patch=self.encoder.patch)
+        patches = self.encoder.embed(images)
+        grid = tuple(patches.shape[2:])
+        covered = hidden_patches(hidden, grid)
+        visible, wanted = choose(~covered), choose(covered)
+        seen = project(self.encoder, self.projector, patches, visible)
+        true = self.target(self.encoder, self.projector, images, wanted)
+        predicted = self.predict(self.decoder(seen, visible, wanted, grid))
+        with torch.autocast(images.device.type, enabled=False):
+            loss = self.objective(predicted, true, wanted.weight)
+            alike = {
+                "cosine_predictions": mean_cosine(predicted, wanted.weight),
+                "cosine_visible": mean_cosine(seen, visible.weight),
+            }
+            constraint = sum(
+                ((self._of_step(value) - self._likeness()).square() for value in alike.values()),
+                loss.new_zeros(()),
+            )
+            parts = {name: value.detach() for name, value in alike.items()}
+            parts["cosine_targets"] = mean_cosine(true.detach(), wanted.weight)
+            parts[HIDDEN_ERROR] = self._error(predicted.detach(), true.detach(), wanted.weight)
+        return Step(loss=loss + self.similarity * constraint, parts=parts)
+
+    def after_step(self, progress: float) -> None:
+        """Let the target follow, and note how far the training is."""
+        self.progress.fill_(progress)
+        self.target.follow(self.encoder, self.projector, progress=progress)
+
+    def _error(self, predicted: Tokens, true: Tokens, weight: Tensor) -> Scalar:
+        """Return the error of hidden patches' latents, as the objective compares them."""
+        real = weight.squeeze(-1) > 0
+        return relative_error(*(one[real] for one in self.objective.compared(predicted, true, weight)))
+
+    def _of_step(self, value: Scalar) -> Scalar:
+        """Return the mean over all images of a step: a process has as many of them as any other."""
+        return sum_of_all(value) / together() if self.training else value
+
+    def _likeness(self) -> Scalar:
+        """Return the mean cosine to be held: it falls along a cosine while training."""
+        falling = (1 + torch.cos(math.pi * self.progress)) / 2
+        return (_LAST_LIKENESS + (_FIRST_LIKENESS - _LAST_LIKENESS) * falling).float()
+
+
+def build_latent_mim(
+    *,
+    encoder: Encoder,
+    spatial_dims: int,
+    cell: Size,
+    target: Choice = "ema",
+    objective: Choice = "infonce",
+    decoder: Choice = "cross",
+    projector: int | None = None,
+    similarity: float = 0.1,
+) -> LatentMIM:
+    """Put Latent MIM together around an encoder.
+
+    Args:
+        encoder: vision transformer.
+        spatial_dims: 2 or 3.
+        cell: mask cell in voxels: a multiple of the patch; or a patch and a gap of fewer voxels than a patch,
+            and each patch is cut out of its cell at a random offset.
+        target: joint, stop_gradient or ema, or one of them with its own settings: `whole`, and for ema
+            `momentum` and `last_momentum`.
+        objective: infonce, mse, norm_l2 or l1, or `{infonce: {tau: …}}`.
+        decoder: self or cross, or one of them with its own settings: `width`, `depth`, `cues`.
+        projector: width of the projector's two inner layers; 0: no projector; None: four times the encoder's.
+        similarity: weight of the similarity constraint; 0: none.
+
+    Raises:
+        UsageError: for an encoder that cannot leave patches out, or an unknown choice or setting.
+        ShapeError: for a cell that fits neither way.
+    """
+    vit = require_sets_of_patches(encoder, method="latent_mim")
+    if similarity < 0 or (projector or 0) < 0:
+        raise UsageError("method_options: expected similarity and projector of at least 0")
+    if not all(patch <= n < 2 * patch for n, patch in zip(cell, vit.patch, strict=True)):
+        require_whole_cells(cell, vit.patch, of="the encoder's patch, or a patch and a smaller gap;")
+    after = _projector(vit.width, 4 * vit.width if projector is None else projector)
+    return LatentMIM(
+        vit,
+        after,
+        decoder=build_choice("decoder", decoder, DECODERS, in_width=vit.width),
+        target=build_choice("target", target, LATENT_TARGETS, encoder=vit, projector=after),
+        objective=build_choice("objective", objective, OBJECTIVES),
+        similarity=similarity,
+        cell=cell,
+    )
+
+
+def _projector(width: int, inner: int) -> nn.Module:
+    """Return three linear layers without bias, norm and GELU between, and a norm at the end."""
+    if not inner:
+        return nn.Identity()
+    layers = nn.Sequential(
+        nn.Linear(width, inner, bias=False),
+        nn.LayerNorm(inner),
+        nn.GELU(),
+        nn.Linear(inner, inner, bias=False),
+        nn.LayerNorm(inner),
+        nn.GELU(),
+        nn.Linear(inner, width, bias=False),
+        nn.LayerNorm(width),
+    )
+    return layers.apply(initialise)

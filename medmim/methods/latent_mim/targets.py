@@ -1,0 +1,122 @@
+"""Where Latent MIM's targets come from: the encoder, with or without gradient, or its moving average."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from medmim.encoders.patch_tokens import Chosen, Tokens, choose
+from medmim.encoders.vit import ViTEncoder
+from medmim.methods.ema_teacher import Teacher
+from medmim.shapes import Features, Images
+
+
+class LatentTarget(nn.Module, ABC):
+    """The latents of hidden patches.
+
+    Args:
+        whole: whether they are computed from the whole image; otherwise from hidden patches only, as in the
+            paper.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, *, whole: bool = False) -> None:
+        super().__init__()
+        self.whole = whole
+
+    @abstractmethod
+    def forward(self, encoder: ViTEncoder, projector: nn.Module, images: Images, wanted: Chosen) -> Tokens:
+        """Return the latents of the wanted patches, (batch, wanted, width).
+
+        Args:
+            encoder: that learns.
+            projector: that learns, after it.
+            images: (batch, channels, *space).
+            wanted: the hidden patches.
+        """
+
+    def follow(self, encoder: ViTEncoder, projector: nn.Module, *, progress: float) -> None:
+        """Move after an optimiser step; `progress` is the share of the training that is done."""
+
+    def latents(self, encoder: ViTEncoder, projector: nn.Module, images: Images, wanted: Chosen) -> Tokens:
+        """Return what an encoder and a projector make of the wanted patches."""
+        patches = encoder.embed(images)
+        if not self.whole:
+            return project(encoder, projector, patches, wanted)
+        everywhere = torch.ones_like(patches[:, 0], dtype=torch.bool)
+        return wanted.take(project(encoder, projector, patches, choose(everywhere)))
+
+
+class JointTarget(LatentTarget):
+    """Both sides learn: the shortest way to a small loss is to give all patches the same latent."""
+
+    name = "joint latents"
+
+    def forward(self, encoder: ViTEncoder, projector: nn.Module, images: Images, wanted: Chosen) -> Tokens:
+        """Return latents that gradients flow through."""
+        return self.latents(encoder, projector, images, wanted)
+
+
+class StoppedTarget(LatentTarget):
+    """The encoder as it is, without gradient."""
+
+    name = "stop-gradient latents"
+
+    def forward(self, encoder: ViTEncoder, projector: nn.Module, images: Images, wanted: Chosen) -> Tokens:
+        """Return latents without gradient."""
+        with torch.no_grad():
+            return self.latents(encoder, projector, images, wanted)
+
+
+class AveragedTarget(LatentTarget):
+    """The moving average of encoder and projector.
+
+    Args:
+        encoder: that learns.
+        projector: that learns.
+        momentum: of the average, at the first step.
+        last_momentum: at the last step.
+        whole: as in `LatentTarget`.
+    """
+
+    name = "EMA latents"
+
+    def __init__(
+        self,
+        *,
+        encoder: ViTEncoder,
+        projector: nn.Module,
+        momentum: float = 0.99,
+        last_momentum: float = 1.0,
+        whole: bool = False,
+    ) -> None:
+        super().__init__(whole=whole)
+        self.encoder = Teacher(encoder, momentum=momentum, last_momentum=last_momentum)
+        self.projector = Teacher(projector, momentum=momentum, last_momentum=last_momentum)
+
+    def forward(self, encoder: ViTEncoder, projector: nn.Module, images: Images, wanted: Chosen) -> Tokens:
+        """Return the average's latents."""
+        with self.encoder.asked() as averaged, self.projector.asked() as averaged_projector:
+            return self.latents(averaged, averaged_projector, images, wanted)
+
+    def follow(self, encoder: ViTEncoder, projector: nn.Module, *, progress: float) -> None:
+        """Move both averages."""
+        self.encoder.update(encoder, progress=progress)
+        self.projector.update(projector, progress=progress)
+
+
+LATENT_TARGETS: dict[str, type[LatentTarget]] = {
+    "joint": JointTarget,
+    "stop_gradient": StoppedTarget,
+    "ema": AveragedTarget,
+}
+
+
+def project(encoder: ViTEncoder, projector: nn.Module, patches: Features, chosen: Chosen) -> Tokens:
+    """Return the projected latents of chosen patches, computed from these alone."""
+    projected: Tokens = projector(encoder.encode_chosen(patches, chosen))
+    return projected

@@ -1,0 +1,161 @@
+"""MaskAnyNet: masked regions are not thrown away but reused by a second branch (arXiv 2511.12480).
+
+The primary branch sees the masked image. What was masked is stitched together to a reuse image, which an
+auxiliary branch sees; both meet at one level of the encoder (`Blend`). The paper trains this with labels
+(`supervised`); without any, `reassembly` rebuilds the hidden cells from the masked image and the stitched
+pieces, which have lost their places. The encoder is kept alone, as with every other method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from torch import Tensor
+
+from medmim.encoders import Encoder
+from medmim.errors import UsageError, did_you_mean, refuse_unknown_options
+from medmim.masks import hidden_voxels
+from medmim.methods.base import Method, Step, require_grid
+from medmim.methods.mask_any_net.fusion import Blend, Meeting
+from medmim.methods.mask_any_net.objectives import (
+    Decode,
+    Goal,
+    Kind,
+    OfImage,
+    OfVoxels,
+    Reassembly,
+    Supervision,
+)
+from medmim.methods.mask_any_net.reuse_image import stitch, stitch_visible
+from medmim.methods.options import Choice
+from medmim.methods.reconstruction import build_target
+from medmim.shapes import Hidden, Images, Size
+
+OBJECTIVES = ("reassembly", "supervised")
+
+
+class MaskAnyNet(Method):
+    """The method from its parts.
+
+    Args:
+        encoder: the primary branch.
+        blend: the auxiliary branch and where both meet.
+        goal: what is learnt from the fused maps.
+        cell: mask cell in voxels.
+        reuse: whether the auxiliary branch sees the reuse image; without, visible cells on an equal canvas: a
+            control with equally many parameters and operations, and nothing reused.
+        axes: of this choice of parts.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        blend: Blend,
+        goal: Goal,
+        *,
+        cell: Size,
+        reuse: bool,
+        axes: dict[str, str],
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.blend = blend
+        self.goal = goal
+        self.cell = cell
+        self.sees_hidden = reuse
+        self.rebuilds = isinstance(goal, Reassembly)
+        self.learns_from = goal.kind
+        self.axes = axes
+
+    def forward(self, images: Images, hidden: Hidden, truth: Tensor | None = None) -> Step:
+        """Compute the loss of one batch.
+
+        Args:
+            images: (batch, channels, *space).
+            hidden: (batch, *grid), True = hidden from the primary branch.
+            truth: class of each image, (batch,), or label of each voxel, (batch, 1, *space); only where the
+                method learns from it.
+        """
+        require_grid(images, hidden, self.cell)
+        masked = images.masked_fill(hidden_voxels(hidden, tuple(images.shape[2:])), 0)
+        pieces = stitch if self.sees_hidden else stitch_visible
+        maps = self.blend(self.encoder, masked, pieces(images, hidden, self.cell))
+        step: Step = self.goal(maps, images, hidden, truth)
+        return step
+
+    def after_step(self, progress: float) -> None:
+        """Let a target made of features follow the encoder."""
+        if isinstance(self.goal, Reassembly):
+            self.goal.target.follow(self.encoder, progress=progress)
+
+
+def build_mask_any_net(
+    *,
+    encoder: Encoder,
+    spatial_dims: int,
+    cell: Size,
+    objective: str = "reassembly",
+    fusion: Mapping[str, Any] | None = None,
+    reuse: bool = True,
+    target: Choice = "normalised",
+    supervision: Supervision | None = None,
+) -> MaskAnyNet:
+    """Put MaskAnyNet together around an encoder.
+
+    Args:
+        encoder: the network that is pretrained.
+        spatial_dims: 2 or 3.
+        cell: mask cell in voxels.
+        objective: reassembly (no labels), or supervised (the dataset's class targets, or its label volumes).
+        fusion: where and how the branches meet: fields of `Meeting`, such as {level: mid, operation: add}.
+        reuse: False: the control of equal cost, whose second branch sees cells that are visible already.
+        target: of reassembly: raw, normalised, hog or ema, or one of them with its own settings.
+        supervision: what the labels are; for `supervised`.
+
+    Raises:
+        UsageError: for an unknown word, or `supervised` without labels.
+    """
+    goal = _goal(objective, encoder, spatial_dims, cell, target=target, supervision=supervision)
+    options = fusion or {}
+    refuse_unknown_options("method_options: fusion", options, {field.name for field in fields(Meeting)})
+    how = Meeting(**options)
+    blend = Blend(encoder, spatial_dims=spatial_dims, how=how)
+    axes = {
+        "target": goal.target.name if isinstance(goal, Reassembly) else _TRUTHS[goal.kind],
+        "architecture": f"two branches, {how.level} fusion",
+        "objective": "supervised" if goal.kind else "reconstruction",
+    }
+    return MaskAnyNet(encoder, blend, goal, cell=cell, reuse=reuse, axes=axes)
+
+
+_TRUTHS: dict[Kind, str] = {"target": "class of the image", "label": "label of the voxel"}
+
+
+def _goal(
+    objective: str,
+    encoder: Encoder,
+    spatial_dims: int,
+    cell: Size,
+    *,
+    target: Choice,
+    supervision: Supervision | None,
+) -> Goal:
+    if objective not in OBJECTIVES:
+        raise UsageError(
+            f"method_options: unknown objective '{objective}'{did_you_mean(objective, OBJECTIVES)}"
+        )
+    if objective == "reassembly":
+        compared = build_target(target, cell=cell, encoder=encoder)
+        channels = compared.channels(encoder.in_channels)
+        decode = Decode(encoder, spatial_dims=spatial_dims, out_channels=channels, out_stride=compared.stride)
+        return Reassembly(decode, compared)
+    if supervision is None:
+        raise UsageError(
+            "method_options: objective 'supervised' needs class targets or label volumes in the training "
+            "split, and this dataset has none; use objective reassembly"
+        )
+    if supervision.kind == "target":
+        return OfImage(encoder.channels[-1], supervision.classes)
+    return OfVoxels(Decode(encoder, spatial_dims=spatial_dims, out_channels=supervision.classes))

@@ -1,0 +1,1 @@
+"""What a method predicts: pixels, HOG, or features of an EMA encoder."""

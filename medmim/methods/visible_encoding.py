@@ -1,0 +1,86 @@
+"""What an encoder makes of visible cells alone, pooled to one vector an image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from medmim.encoders import Encoder, Masked, Packed, TokenEncoder, mask, pack
+from medmim.encoders.patch_tokens import choose
+from medmim.encoders.vit import ViTEncoder
+from medmim.errors import UsageError
+from medmim.masks import hidden_voxels
+from medmim.shapes import Hidden, Images, Size
+
+
+def require_patches(encoder: Encoder, *, method: str) -> TokenEncoder:
+    """Return an encoder that begins with patches.
+
+    Raises:
+        UsageError: for another one.
+    """
+    if not isinstance(encoder, TokenEncoder):
+        raise UsageError(
+            f"method '{method}' needs an encoder that begins with patches: expected --encoder vit or swin, "
+            f"got {type(encoder).__name__}"
+        )
+    return encoder
+
+
+def require_sets_of_patches(encoder: Encoder, *, method: str) -> ViTEncoder:
+    """Return an encoder that can see some patches of an image only.
+
+    Raises:
+        UsageError: for another one.
+    """
+    if not isinstance(encoder, ViTEncoder):
+        raise UsageError(
+            f"method '{method}' needs an encoder that can leave patches out: expected --encoder vit, got "
+            f"{type(encoder).__name__}"
+        )
+    return encoder
+
+
+def hidden_patches(hidden: Hidden, grid: Size) -> Bool[Tensor, "batch *patches"]:
+    """Return which patches of a grid are hidden; a mask cell holds a whole number of them."""
+    return hidden_voxels(hidden, grid)[:, 0]
+
+
+Compute = Literal["packed", "masked"]
+Pooled = Float[Tensor, "batch width"]
+
+HIDE: dict[str, Callable[[Images, Hidden], Masked | Packed]] = {"packed": pack, "masked": mask}
+
+
+def pooled(encoder: Encoder, images: Images, hidden: Hidden, *, compute: Compute) -> Pooled:
+    """Return the mean of the coarsest map over visible voxels, in float32.
+
+    Args:
+        encoder: that never sees a hidden cell.
+        images: (batch, channels, *space).
+        hidden: (batch, *grid), True = hidden; samples may hide different counts.
+        compute: how hidden cells are kept from a convolutional encoder; the results are equal.
+    """
+    if isinstance(encoder, TokenEncoder):
+        return _pooled_patches(encoder, images, hidden)
+    features = encoder(HIDE[compute](images, hidden))[-1].unpack().float()
+    visible = ~hidden_voxels(hidden, tuple(features.shape[2:])).flatten(2)
+    mean: Tensor = (features.flatten(2) * visible).sum(dim=-1) / visible.sum(dim=-1)
+    return mean
+
+
+def _pooled_patches(encoder: TokenEncoder, images: Images, hidden: Hidden) -> Pooled:
+    """Leave hidden patches out where the encoder can; elsewhere they are zero before they meet others."""
+    patches = encoder.embed(images)
+    covered = hidden_patches(hidden, tuple(patches.shape[2:]))
+    if isinstance(encoder, ViTEncoder):
+        visible = choose(~covered)
+        latents = encoder.encode_chosen(patches, visible).float()
+        mean: Tensor = (latents * visible.weight).sum(dim=1) / visible.weight.sum(dim=1)
+        return mean
+    maps = encoder.encode(patches.masked_fill(covered.unsqueeze(1), 0))
+    over_all: Tensor = maps[-1].float().flatten(2).mean(dim=-1)
+    return over_all

@@ -1,0 +1,1 @@
+"""`medmim bench`: speed and memory on this machine."""

@@ -1,0 +1,1 @@
+"""`medmim doctor`: what this machine has and what it lacks."""

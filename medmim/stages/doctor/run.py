@@ -1,0 +1,188 @@
+"""`medmim doctor`: what this machine has, what it lacks, and what to do about it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Any, Literal
+
+import dcm2niix
+import torch
+from packaging.requirements import Requirement
+from pydicom import uid
+from pydicom.pixels import get_decoder
+
+from medmim.data.ingest.pseudonyms import SECRET_BYTES
+from medmim.errors import RunError
+from medmim.stages.doctor.tracking_server import Client, judge_server
+from medmim.stages.ingest import KEY_FILE
+from medmim.training.precision import has_bf16
+
+_GB = 1e9
+_ROOM_GB, _LITTLE_ROOM_GB = 2.0, 20.0
+_SYNTAXES = {
+    "JPEG": (uid.JPEGBaseline8Bit, "Pillow"),
+    "JPEG lossless": (uid.JPEGLosslessSV1, ""),
+    "JPEG-LS": (uid.JPEGLSLossless, "pyjpegls"),
+    "JPEG 2000": (uid.JPEG2000Lossless, "pylibjpeg-openjpeg"),
+    "RLE": (uid.RLELossless, "pylibjpeg-rle"),
+}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        name: what.
+        status: ok, note (works, but know it) or bad (fix it).
+        found: what is there.
+        advice: what to do; empty when ok.
+    """
+
+    name: str
+    status: Literal["ok", "note", "bad"]
+    found: str
+    advice: str = ""
+
+
+@dataclass(frozen=True)
+class Examined:
+    """All checks, in the order of the table."""
+
+    checks: tuple[Check, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what `--json` prints."""
+        bad = any(check.status == "bad" for check in self.checks)
+        return {"ok": not bad, "checks": [asdict(check) for check in self.checks]}
+
+
+def doctor(
+    home: Path, environment: Mapping[str, str] = os.environ, *, client: Client | None = None
+) -> Examined:
+    """Look at versions, devices, decoders, disk, the key file and the tracking server.
+
+    Args:
+        home: `MEDMIM_HOME`.
+        environment: of the process.
+        client: asks the tracking server; a seam for tests.
+    """
+    return Examined(
+        (
+            *_versions(),
+            _devices(),
+            _precision(),
+            *_decoders(),
+            _disk(home),
+            _key_file(home / KEY_FILE),
+            Check(*judge_server(environment, client or Client())),
+        )
+    )
+
+
+def refuse_bad(result: Examined) -> None:
+    """Raise if anything must be fixed.
+
+    Raises:
+        RunError: with the count and the first.
+    """
+    bad = [check for check in result.checks if check.status == "bad"]
+    if bad:
+        raise RunError(
+            f"{len(bad)} of {len(result.checks)} checks failed, first '{bad[0].name}': {bad[0].advice}"
+        )
+
+
+def _versions() -> Iterator[Check]:
+    """Compare what is installed with the floors of medmim's own metadata."""
+    yield Check("python", "ok", sys.version.split()[0])
+    for text in sorted(requires("medmim") or []):
+        wanted = Requirement(text)
+        if wanted.marker and not wanted.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            found = version(wanted.name)
+        except PackageNotFoundError:
+            yield Check(wanted.name, "bad", "not installed", f"pip install '{text}'")
+            continue
+        if wanted.specifier.contains(found, prereleases=True):
+            yield Check(wanted.name, "ok", f"{found}, expected {wanted.specifier}")
+        else:
+            yield Check(wanted.name, "bad", f"{found}, expected {wanted.specifier}", f"pip install '{text}'")
+
+
+def _devices() -> Check:
+    if torch.cuda.is_available():
+        cards = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
+        return Check("devices", "ok", ", ".join(f"{c.name} {c.total_memory / _GB:.0f} GB" for c in cards))
+    advice = (
+        "training runs on the processor; with an NVIDIA card, install its driver and a CUDA build of torch"
+    )
+    return Check("devices", "note", f"processor, {torch.get_num_threads()} threads", advice)
+
+
+def _precision() -> Check:
+    if has_bf16():
+        return Check("precision", "ok", "bf16: --precision auto uses it")
+    return Check("precision", "note", "fp32", "no bf16 here: --precision auto computes in fp32")
+
+
+def _decoders() -> Iterator[Check]:
+    """Look at the converter of volumes and the decoders of single pictures."""
+    program = Path(dcm2niix.bin)
+    if os.access(program, os.X_OK):
+        yield Check("dcm2niix program", "ok", dcm2niix.__version__)
+    else:
+        yield Check("dcm2niix program", "bad", "not there", "pip install --force-reinstall dcm2niix")
+    for name, (syntax, package) in _SYNTAXES.items():
+        if get_decoder(syntax).is_available:
+            yield Check(f"{name} pictures", "ok", "decoder here")
+        elif package:
+            yield Check(f"{name} pictures", "bad", "no decoder", f"pip install {package}")
+        else:
+            advice = "volumes are read by dcm2niix; single pictures of this kind are quarantined"
+            yield Check(f"{name} pictures", "note", "no free decoder", advice)
+
+
+def _disk(home: Path) -> Check:
+    """Look at the home folder, or where it is not made yet, at the nearest folder above it."""
+    # a link to nothing is there too: no folder can be made in its place
+    place = next(path for path in (home.absolute(), *home.absolute().parents) if os.path.lexists(path))
+    advice = "set MEDMIM_HOME to a folder that you may write to"
+    if not place.is_dir():
+        return Check("disk", "bad", "MEDMIM_HOME is no folder: runs cannot be written", advice)
+    if not os.access(place, os.W_OK | os.X_OK):
+        return Check("disk", "bad", "runs cannot be written", advice)
+    free = shutil.disk_usage(place).free / _GB
+    found = f"{free:.0f} GB free for runs"
+    if free < _LITTLE_ROOM_GB:
+        status: Literal["note", "bad"] = "bad" if free < _ROOM_GB else "note"
+        return Check(
+            "disk", status, found, f"expected {_LITTLE_ROOM_GB:.0f} GB: make room or move MEDMIM_HOME"
+        )
+    return Check("disk", "ok", found)
+
+
+def _key_file(path: Path) -> Check:
+    """Look at the key as `Keys` reads it, which follows no link."""
+    if not os.path.lexists(path):
+        return Check("key file", "ok", "none yet: the first ingest makes it")
+    found, place = path.lstat(), f"$MEDMIM_HOME/{path.name}"
+    mode = found.st_mode & 0o777
+    if not stat.S_ISREG(found.st_mode):
+        kind = {stat.S_IFLNK: "a link", stat.S_IFDIR: "a folder"}.get(stat.S_IFMT(found.st_mode), "no file")
+        advice = f"move it away and put the file itself at {place}, or none to start a new project"
+        return Check("key file", "bad", f"{kind}, expected a regular file", advice)
+    if found.st_size != SECRET_BYTES:
+        advice = "restore it from a copy (then `chmod 600` it), or remove it to start a new project"
+        return Check("key file", "bad", f"{found.st_size} bytes, expected {SECRET_BYTES}", advice)
+    if mode & 0o077:
+        return Check("key file", "bad", f"permissions {mode:o}", f"chmod 600 {place}")
+    return Check("key file", "ok", f"permissions {mode:o}")

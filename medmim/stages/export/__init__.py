@@ -1,0 +1,1 @@
+"""`medmim export`: a model or an encoder for other tools."""

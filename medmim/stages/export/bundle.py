@@ -1,0 +1,178 @@
+"""A segmenter as a MONAI bundle: `python -m monai.bundle run` executes it where medmim is not installed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import monai
+import numpy as np
+import torch
+
+from medmim import __version__
+from medmim.data.dataset.manifest import Volume
+from medmim.errors import UsageError
+from medmim.training.tasks.trained_model import Trained
+
+_SCHEMA = (
+    "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
+)
+_README = """# {title}
+
+A segmenter made by medmim {version}, as a MONAI bundle: TorchScript and MONAI's own transforms.
+
+    python -m monai.bundle run --config_file configs/inference.json --bundle_root . --image scan.nii.gz
+
+`--output_dir` chooses where the labels go (`eval` without it), on the voxels of the image. It needs
+`pip install "monai[fire,nibabel]" torch`; medmim is not needed. Classes: {names}. Not a medical device.
+"""
+
+
+def bundle_files(trained: Trained, model: bytes, case: Volume, *, title: str) -> dict[str, Any]:
+    """Return the files of a bundle by their place in it: bytes, text, or what becomes JSON.
+
+    Args:
+        trained: the model.
+        model: its network as TorchScript.
+        case: tells how images are normalised where the model does not say what it learnt on.
+        title: what the model is called.
+
+    Raises:
+        UsageError: for what MONAI's configuration cannot say.
+    """
+    plan = trained.plan
+    if trained.kind != "segment" or plan.view != "patch":
+        raise UsageError("--format bundle: expected a segmenter of patches; use --format onnx")
+    if trained.description.get("channels"):
+        raise UsageError("--format bundle: the model reads several files of a visit; use --format onnx")
+    if plan.dims == 2 and plan.spacing_mm is not None:
+        raise UsageError(
+            "--format bundle: a 2D model that resamples needs the slice axis of each image; use --format onnx"
+        )
+    modalities = set(trained.description.get("modalities", [case.modality]))
+    if "CT" in modalities and len(modalities) > 1:
+        raise UsageError(
+            "--format bundle: the model learnt on CT and on others, which are normalised differently, and a "
+            "NIfTI file does not tell which it is; use --format onnx"
+        )
+    names = {str(number): name for number, name in trained.names.items()}
+    return {
+        "models/model.ts": model,
+        "configs/inference.json": _inference(trained, ct=modalities == {"CT"}),
+        "configs/metadata.json": _metadata(trained, title, names),
+        "docs/README.md": _README.format(title=title, version=__version__, names=", ".join(names.values())),
+    }
+
+
+def _inference(trained: Trained, *, ct: bool) -> dict[str, Any]:
+    """Return the program: prepare as `data/prepare.py` does, windows, probabilities back to the image."""
+    return {
+        "imports": ["$import torch"],
+        "bundle_root": ".",
+        "image": "scan.nii.gz",
+        "output_dir": "$@bundle_root + '/eval'",
+        "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
+        "preprocessing": {"_target_": "Compose", "transforms": _steps(trained, ct=ct)},
+        "sample": "$@preprocessing({'image': @image})",
+        "network": "$torch.jit.load(@bundle_root + '/models/model.ts', map_location=@device).eval()",
+        "inferer": _inferer(trained),
+        "postprocessing": {
+            "_target_": "Compose",
+            "transforms": [
+                {"_target_": "Activationsd", "keys": "pred", "softmax": True},
+                {
+                    "_target_": "Invertd",
+                    "keys": "pred",
+                    "transform": "@preprocessing",
+                    "orig_keys": "image",
+                    "nearest_interp": False,
+                    "to_tensor": True,
+                },
+                {"_target_": "AsDiscreted", "keys": "pred", "argmax": True},
+                {
+                    "_target_": "SaveImaged",
+                    "keys": "pred",
+                    "output_dir": "@output_dir",
+                    "output_postfix": "labels",
+                    "output_dtype": "$torch.uint8",
+                    "separate_folder": False,
+                },
+            ],
+        },
+        "predict": "$@inferer(@sample['image'][None].to(@device), @network)[0].cpu()",
+        "run": ["$@postprocessing({**@sample, 'pred': @predict})"],
+    }
+
+
+def _steps(trained: Trained, *, ct: bool) -> list[dict[str, Any]]:
+    steps: list[dict[str, Any]] = [
+        {"_target_": "LoadImaged", "keys": "image", "reader": "NibabelReader"},
+        {"_target_": "EnsureChannelFirstd", "keys": "image"},
+        {"_target_": "Orientationd", "keys": "image", "axcodes": "RAS", "labels": None},
+    ]
+    if trained.plan.spacing_mm is not None:
+        spacing = {"pixdim": list(trained.plan.spacing_mm), "mode": "bilinear", "padding_mode": "border"}
+        steps.append({"_target_": "Spacingd", "keys": "image", **spacing})
+    if ct:
+        limits = {"a_min": -1000.0, "a_max": 1000.0, "b_min": -1000.0, "b_max": 1000.0, "clip": True}
+        steps.append({"_target_": "ScaleIntensityRanged", "keys": "image", **limits})
+    else:
+        shares = {"lower": 0.5, "upper": 99.5, "b_min": 0.0, "b_max": 1.0, "clip": True}
+        steps.append({"_target_": "ScaleIntensityRangePercentilesd", "keys": "image", **shares})
+    return [*steps, {"_target_": "NormalizeIntensityd", "keys": "image"}]
+
+
+def _inferer(trained: Trained) -> dict[str, Any]:
+    words: dict[str, Any] = {
+        "roi_size": list(trained.plan.size),
+        "sw_batch_size": 2,
+        "overlap": 0.5,
+        "mode": "gaussian",
+        "cval": "$float(@sample['image'].min())",
+    }
+    if trained.plan.dims == 3:
+        return {"_target_": "SlidingWindowInferer", **words}
+    steps = "[round(float(step), 3) for step in @sample['image'].pixdim]"
+    axis = f"$(lambda steps: 2 if steps[2] == max(steps) else steps.index(max(steps)))({steps})"
+    return {"_target_": "SliceInferer", "spatial_dim": axis, **words}
+
+
+def _metadata(trained: Trained, title: str, names: dict[str, str]) -> dict[str, Any]:
+    plan = trained.plan
+    classes = max(trained.names) + 1
+    common = {"type": "image", "modality": "n/a", "is_patch_data": True, "spatial_shape": list(plan.size)}
+    return {
+        "schema": _SCHEMA,
+        "version": "0.1.0",
+        "changelog": {"0.1.0": "exported"},
+        "monai_version": monai.__version__,
+        "pytorch_version": torch.__version__,
+        "numpy_version": np.__version__,
+        "required_packages_version": {"fire": "0.7.1", "nibabel": "5.4.0"},
+        "name": title,
+        "task": "segmentation",
+        "description": f"Segmenter exported by medmim {__version__}; weights {trained.sha256}",
+        "authors": "medmim",
+        "copyright": "",
+        "network_data_format": {
+            "inputs": {
+                "image": {
+                    **common,
+                    "format": "magnitude",
+                    "num_channels": 1,
+                    "dtype": "float32",
+                    "value_range": [],
+                    "channel_def": {"0": "image"},
+                }
+            },
+            "outputs": {
+                "pred": {
+                    **common,
+                    "format": "segmentation",
+                    "num_channels": classes,
+                    "dtype": "float32",
+                    "value_range": [0, classes - 1],
+                    "channel_def": {"0": "background", **names},
+                }
+            },
+        },
+    }

@@ -1,0 +1,299 @@
+"""`medmim export`: a model in forms that other programs run, each compared with PyTorch before."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import io
+import secrets
+import shutil
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from monai.transforms.croppad.array import ResizeWithPadOrCrop
+from torch import Tensor, nn
+
+from medmim import __version__, files
+from medmim.data.dataset.channels import with_channels
+from medmim.data.dataset.manifest import Dataset, Volume, read_dataset
+from medmim.encoders import build_encoder
+from medmim.errors import RunError, UsageError, unknown_name
+from medmim.heads.transfer import PREFIX
+from medmim.stages.export.bundle import bundle_files
+from medmim.stages.model_lookup import Chosen, find_model
+from medmim.tracking.mlflow_store import Store
+from medmim.training.evaluation.segmentation_metrics import Scores
+from medmim.training.tasks.classification import views
+from medmim.training.tasks.segmentation import Segmentation
+from medmim.training.tasks.trained_model import Trained, load_trained
+
+LARGEST_DIFFERENCE = 1e-4
+_BATCHES = (1, 3)
+_DEFAULTS = {
+    "bundle": "bundle",
+    "onnx": "model.onnx",
+    "safetensors": "encoder.safetensors",
+    "datalist": "datalist.json",
+}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        format: bundle, onnx, safetensors or datalist.
+        path: file or folder.
+        difference: largest from PyTorch on a real case; None for a datalist.
+    """
+
+    format: str
+    path: Path
+    difference: float | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what `--json` prints."""
+        return {"format": self.format, "path": str(self.path), "largest_difference": self.difference}
+
+
+def export(
+    format: str,  # noqa: A002 (the word of the command line)
+    *,
+    data: Path,
+    home: Path,
+    model: str | None = None,
+    out: Path | None = None,
+    say: Callable[[str], None] = print,
+) -> Exported:
+    """Write a model, or the list of a dataset, in a form that other programs read.
+
+    Args:
+        format: bundle, onnx, safetensors or datalist.
+        data: dataset folder; its first case is what forms are compared on.
+        home: `MEDMIM_HOME`.
+        model: as `find_model` takes it.
+        out: file or folder to write; named by the format without it.
+        say: takes lines for the user.
+
+    Raises:
+        RunError: if the form does not compute what PyTorch computes, and nothing is written then; or if the
+            place cannot be written.
+        UsageError: if `out` is there already, or the model has no such form.
+    """
+    place = _place(format, out)
+    dataset = read_dataset(data)
+    try:
+        if format == "datalist":
+            files.write_json(place, datalist(dataset))
+            return Exported(format, place, None)
+        return _export(format, dataset, find_model(model, Store(home), say), place)
+    except files.WriteError as error:
+        raise RunError(
+            f"cannot write '{place}' ({error.strerror or type(error).__name__}): expected room and the right "
+            "to write there; choose another place with --out"
+        ) from error
+
+
+def _place(format: str, out: Path | None) -> Path:  # noqa: A002
+    """Return where to write; nothing that is there is replaced, and two files need two names."""
+    if format not in _DEFAULTS:
+        raise unknown_name("format", format, _DEFAULTS)
+    place = out or Path(_DEFAULTS[format])
+    beside = [place.with_suffix(".json")] if format in ("onnx", "safetensors") else []
+    if place in beside:
+        raise UsageError(
+            f"--out '{place}': the description beside the model would have the same name; expected another "
+            f"ending, such as {_DEFAULTS[format]}"
+        )
+    for one in (place, *beside):
+        if one.exists():
+            raise UsageError(f"--out '{one}' is there already: expected a new place; choose another")
+    return place
+
+
+def _export(format: str, dataset: Dataset, chosen: Chosen, place: Path) -> Exported:  # noqa: A002
+    trained = load_trained(chosen.weights)
+    dataset = with_channels(dataset, trained.description.get("channels", ()), lambda line: None)
+    case = next(iter((*dataset.in_split("test"), *dataset.volumes)))
+    images = _windows(trained, dataset, case)
+    content, difference = _MADE[format](trained, images)
+    if difference > LARGEST_DIFFERENCE:
+        raise RunError(
+            f"--format {format}: differs from PyTorch by {difference:.1e} on a real case, expected at most "
+            f"{LARGEST_DIFFERENCE:g}; nothing was written"
+        )
+    if format == "bundle":
+        _write_folder(place, bundle_files(trained, content, case, title=chosen.title))
+    else:
+        told = _described(trained, content, format=format, difference=difference)
+        files.write_together({place: content, place.with_suffix(".json"): files.json_bytes(told)})
+    return Exported(format, place, difference)
+
+
+def datalist(dataset: Dataset) -> dict[str, Any]:
+    """Return MONAI's datalist of a dataset folder: images and labels by split, places below the folder."""
+    splits = {"training": "train", "validation": "val", "test": "test"}
+    names = {str(number): name for number, name in dataset.info.label_names.items()}
+    lists = {
+        key: [_entry(volume) for volume in dataset.volumes if volume.split == split]
+        for key, split in splits.items()
+    }
+    return {
+        "name": dataset.info.name,
+        "description": f"made by medmim {__version__}; content {dataset.info.content_hash}",
+        "tensorImageSize": "3D",
+        "modality": {"0": "/".join(sorted({volume.modality for volume in dataset.volumes}))},
+        "labels": {"0": "background", **names},
+        "numTraining": len(lists["training"]),
+        "numTest": len(lists["test"]),
+        **lists,
+    }
+
+
+def _entry(volume: Volume) -> dict[str, Any]:
+    entry: dict[str, Any] = {"image": volume.image, "subject": volume.subject}
+    entry |= {"label": volume.label} if volume.label else {}
+    entry |= {"target": volume.target} if volume.target is not None else {}
+    if volume.boxes:
+        entry |= {"box": [list(one.box) for one in volume.boxes]}
+        entry |= {"box_class": [one.name for one in volume.boxes]}
+    return entry
+
+
+class _Plain(nn.Module):
+    """A network whose output is one tensor, or several in a row: detectors give a map of lists."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
+        out = self.network(images)
+        return tuple(one for maps in out.values() for one in maps) if isinstance(out, dict) else out
+
+
+def _plain(trained: Trained) -> nn.Module:
+    """Return what is exported: with the mirrored second look of a segmenter that has it."""
+    if isinstance(trained.task, Segmentation):
+        return Scores(trained.network, 2 if trained.task.mirror else None).eval()
+    return _Plain(trained.network).eval()
+
+
+def _windows(trained: Trained, dataset: Dataset, case: Volume) -> Tensor:
+    """Return as many windows of a real case as the largest batch, each of the size that training saw."""
+    bare = case.model_copy(update={"label": None})
+    prepared = trained.scene(dataset.root).volumes(bare)
+    seen = views(prepared, trained.plan)
+    middle = len(seen) // 2
+    crop = ResizeWithPadOrCrop(trained.plan.size, mode="constant", value=prepared.background)
+    first = crop(seen[middle])
+    first = first.as_tensor() if hasattr(first, "as_tensor") else first
+    others = [first.flip(1), first * 0.5]
+    return torch.stack([first, *others])[: max(_BATCHES)].contiguous()
+
+
+def _torchscript(trained: Trained, images: Tensor) -> tuple[bytes, float]:
+    network, stream = _plain(trained), io.BytesIO()
+    jit: Any = torch.jit  # its functions have no types
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of tracing: what it assumes is checked below
+        jit.save(jit.trace(network, images[:2], check_trace=False), stream)
+        again = jit.load(io.BytesIO(stream.getvalue()))
+    return stream.getvalue(), _difference(network, lambda batch: _listed(again(batch)), images)
+
+
+def _onnx(trained: Trained, images: Tensor) -> tuple[bytes, float]:
+    missing = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise RunError(f"--format onnx needs {' and '.join(missing)}: pip install 'medmim[onnx]'")
+    import onnxruntime
+
+    network = _plain(trained)
+    stream: Any = io.BytesIO()  # torch's annotation knows of paths alone
+    count = len(_listed(network(images[:1])))
+    names = ["scores"] if count == 1 else [f"map_{number}" for number in range(count)]
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # as above
+        torch.onnx.export(
+            network,
+            (images[:2],),
+            stream,
+            input_names=["images"],
+            output_names=names,
+            dynamic_axes={name: {0: "batch"} for name in ("images", *names)},
+            dynamo=False,
+        )
+    session = onnxruntime.InferenceSession(stream.getvalue(), providers=["CPUExecutionProvider"])
+
+    def run(batch: Tensor) -> list[Tensor]:
+        return [torch.from_numpy(one) for one in session.run(None, {"images": batch.numpy()})]
+
+    return stream.getvalue(), _difference(network, run, images)
+
+
+def _encoder(trained: Trained, images: Tensor) -> tuple[bytes, float]:
+    encoder, told = trained.network.get_submodule("encoder"), trained.description
+    weights = {name: value.contiguous().clone() for name, value in encoder.state_dict().items()}
+    content = safetensors.torch.save({f"{PREFIX}{name}": value for name, value in weights.items()})
+    fresh = build_encoder(
+        told["encoder"],
+        spatial_dims=told["spatial_dims"],
+        in_channels=told["in_channels"],
+        **told["encoder_options"],
+    )
+    loaded = safetensors.torch.load(content)
+    fresh.load_state_dict({name.removeprefix(PREFIX): value for name, value in loaded.items()})
+    return content, _difference(encoder, fresh.eval(), images)
+
+
+_MADE: dict[str, Callable[[Trained, Tensor], tuple[bytes, float]]] = {
+    "bundle": _torchscript,
+    "onnx": _onnx,
+    "safetensors": _encoder,
+}
+
+
+def _difference(network: nn.Module, other: Callable[[Tensor], Sequence[Tensor]], images: Tensor) -> float:
+    """Return the largest difference of two networks' outputs, over batches of several sizes."""
+    largest = 0.0
+    with torch.no_grad():
+        for size in _BATCHES:
+            pairs = zip(_listed(network(images[:size])), other(images[:size]), strict=True)
+            largest = max([largest, *(float((one - two).abs().max()) for one, two in pairs)])
+    return largest if np.isfinite(largest) else float("inf")
+
+
+def _listed(out: Tensor | Sequence[Tensor]) -> list[Tensor]:
+    return [out] if isinstance(out, Tensor) else list(out)
+
+
+def _described(
+    trained: Trained,
+    content: bytes,
+    *,
+    format: str,  # noqa: A002
+    difference: float,
+) -> dict[str, Any]:
+    """Return what stands beside a file: how to prepare images for it, what its numbers mean, its SHA-256."""
+    kept = {key: value for key, value in trained.description.items() if key != "run_id"}
+    origin = {"weights_sha256": trained.sha256, "format": format, "largest_difference": difference}
+    kind = "encoder" if format == "safetensors" else trained.kind
+    return {**kept, **origin, "kind": kind, "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _write_folder(place: Path, contents: Mapping[str, Any]) -> None:
+    """Write a folder whole or not at all."""
+    staging = place.with_name(f".{place.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        for name, content in contents.items():
+            whole = content if isinstance(content, str | bytes) else files.json_bytes(content)
+            files.write_bytes(staging / name, whole.encode() if isinstance(whole, str) else whole)
+        files.move(staging, place)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)

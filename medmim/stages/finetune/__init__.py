@@ -1,0 +1,1 @@
+"""`medmim finetune`: a task head on an encoder."""

@@ -1,0 +1,116 @@
+"""Where a fine-tuning run's encoder comes from: scratch, a pretraining run, or a weights file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from medmim.data.dataset.contamination import Certificate, Seen, certify, read_seen, seen_in
+from medmim.data.dataset.manifest import Dataset, Volume
+from medmim.data.dataset.partition import Partition, patient_digest
+from medmim.errors import RunError
+from medmim.tracking.mlflow_store import Store
+from medmim.training.weights import WEIGHTS, load_weights
+
+SCRATCH = "scratch"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Weights to start from, and what is known of them.
+
+    Attributes:
+        arm: name in comparisons.
+        weights: tensors; empty for scratch.
+        description: as `weights.json` has it; empty for scratch.
+        run_id: of the pretraining run, where known.
+        patients: digests of the patients that were seen, where known.
+        saw: the same with voxels, for the contamination certificate; None where no record exists.
+    """
+
+    arm: str = SCRATCH
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
+    description: Mapping[str, Any] = field(default_factory=dict)
+    run_id: str = ""
+    patients: frozenset[str] = frozenset()
+    saw: Seen | None = None
+
+    def seen(self, volumes: tuple[Volume, ...]) -> int:
+        """Return how many patients of `volumes` were seen in pretraining."""
+        return len({patient_digest(volume.subject) for volume in volumes} & self.patients)
+
+
+def find_origin(word: str | None, store: Store, dataset: Dataset) -> Origin:
+    """Return what `--init WORD` means.
+
+    Args:
+        word: `scratch`, a run id (or the beginning of one), a weights file, or None: the newest finished
+            pretraining run on this dataset.
+        store: the local store.
+        dataset: the dataset of fine-tuning.
+
+    Raises:
+        RunError: if nothing fits.
+    """
+    if word == SCRATCH:
+        return Origin(saw=Seen())
+    if word is not None and word.endswith(".safetensors"):
+        return _read(Path(word))
+    if word is not None:
+        return _read(weights_of(store, _match(store, word)))
+    finished = [
+        run
+        for run in store.runs(stage="pretrain", dataset_hash=dataset.info.content_hash)
+        if run.info.status == "FINISHED"
+    ]
+    if not finished:
+        raise RunError(
+            "--init: no finished pretraining run on this dataset; run `medmim pretrain` or use --init scratch"
+        )
+    return _read(weights_of(store, finished[0].info.run_id))
+
+
+def certificate_of(dataset: Dataset, divided: Partition, origin: Origin) -> Certificate:
+    """Return what pretraining, fine-tuning (choosing included) and normalisation share with the test."""
+    stages = {
+        "pretraining": origin.saw,
+        "fine-tuning": seen_in((*divided.train, *divided.val)),
+        "normalisation": seen_in(divided.train),
+    }
+    return certify(divided.test, stages, dataset_hash=dataset.info.content_hash, split_hash=divided.digest)
+
+
+def _match(store: Store, word: str) -> str:
+    """Return the id of the one run whose id begins with `word`."""
+    matching = [run.info.run_id for run in store.runs() if run.info.run_id.startswith(word)]
+    if len(matching) != 1:
+        raise RunError(
+            f"--init {word}: expected `scratch`, a .safetensors file or a run id, got something that fits "
+            f"{len(matching)} runs; see `medmim ui` for ids"
+        )
+    return str(matching[0])
+
+
+def weights_of(store: Store, run_id: str) -> Path:
+    """Return the weights that a run kept here, or those that an unpacked study brought with it."""
+    kept = store.checkpoints(run_id) / WEIGHTS
+    return kept if kept.is_file() else store.artifact(store.run(run_id), "model") / WEIGHTS
+
+
+def _read(path: Path) -> Origin:
+    weights, description = load_weights(path)
+    seen = path.parent / "patients.json"
+    patients = json.loads(seen.read_text(encoding="utf-8")) if seen.is_file() else []
+    return Origin(
+        arm=str(description.get("arm", path.stem)),
+        weights=weights,
+        description=description,
+        run_id=str(description.get("run_id", "")),
+        patients=frozenset(patients),
+        saw=read_seen(path.parent),
+    )

@@ -1,0 +1,1 @@
+"""`medmim masks`: a gallery of masks and their statistics."""

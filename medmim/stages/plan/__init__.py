@@ -1,0 +1,1 @@
+"""`medmim plan`: predicted memory and hours of a run."""

@@ -1,0 +1,1 @@
+"""`medmim predict`: a registered model on new scans."""

@@ -1,0 +1,208 @@
+"""What `medmim predict` writes of one volume, task by task: rows of a table, a label volume, a picture."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from medmim import files
+from medmim.data.dataset.boxes import moved
+from medmim.data.dataset.manifest import Volume
+from medmim.data.formats.nifti import Image, encode_image
+from medmim.data.loading.preprocess import Prepared
+from medmim.training.evaluation.detection_metrics import UNCHOSEN
+from medmim.training.evaluation.figures import Row, boxed_row, caption_row, panel, upright
+from medmim.training.evaluation.resample_back import restored
+from medmim.training.evaluation.segmentation_metrics import segment
+from medmim.training.tasks.base import Scene
+from medmim.training.tasks.segmentation import Segmentation
+from medmim.training.tasks.trained_model import Trained
+
+_SHOWN = 5
+_ENDS = tuple(f"{end}_{axis}" for end in ("first", "last") for axis in "xyz")
+_BOX_COLUMNS = (
+    *("volume", "class", "score"),
+    *(f"{end}_{unit}" for unit in ("voxel", "mm") for end in _ENDS),
+    *("first_slice", "last_slice", "first_file", "last_file"),
+)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What is told of one volume.
+
+    Attributes:
+        rows: of the task's table.
+        words: a line for people.
+        label: the label volume, where there is one.
+    """
+
+    rows: Sequence[Mapping[str, Any]]
+    words: str
+    label: Path | None = None
+
+
+@dataclass(frozen=True)
+class Output:
+    """How a task tells what it found: its table's name and first columns, and the function that fills it."""
+
+    table: str
+    columns: tuple[str, ...]
+    tell: Callable[[Trained, Scene, Volume, Path], Told]
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Write rows as CSV; the columns are those of the first row, and those given where there is none."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    files.write_text(path, text.getvalue())
+
+
+def tell_labels(trained: Trained, scene: Scene, volume: Volume, out: Path) -> Told:
+    """Segment a volume; write the labels on its file's own grid and a picture; tell the size of each class.
+
+    Args:
+        trained: the model.
+        scene: how to prepare.
+        volume: of the dataset.
+        out: folder of predictions.
+    """
+    assert isinstance(trained.task, Segmentation)
+    prepared = scene.volumes(volume)
+    probabilities = segment(
+        trained.network, prepared, scene.plan, precision=scene.precision, mirror=trained.task.mirror
+    )
+    labels = restored(probabilities, prepared, volume.shape)
+    place = out / "segmentations" / f"{volume.id}.nii.gz"
+    files.write_bytes(place, encode_image(Image(labels, prepared.stored_affine)))
+    names = [scene.names.get(number, "") for number in range(1, max(scene.names) + 1)]
+    _draw(out, volume, [_labelled(prepared, probabilities.argmax(dim=0).numpy())], trained, names)
+    known = volume.flags.get("spacing") != "unknown"
+    voxel_ml = abs(float(np.linalg.det(prepared.stored_affine[:3, :3]))) / 1000
+    rows = []
+    for number, name in sorted(scene.names.items()):
+        count = int(np.count_nonzero(labels == number))
+        size = round(count * voxel_ml, 4) if known else ""
+        rows.append({"volume": volume.id, "class": name, "number": number, "voxels": count, "ml": size})
+    unit = "ml" if known else "voxels"
+    words = ", ".join(f"{row['class']} {row[unit]:g} {unit}" for row in rows)
+    return Told(rows, words, place)
+
+
+def tell_class(trained: Trained, scene: Scene, volume: Volume, out: Path) -> Told:
+    """Classify a volume; write a picture; tell the probability of every class."""
+    [row] = trained.task.judge(trained.network, [volume], scene, final=False)
+    shares: dict[str, float] = row["probabilities"]
+    guess = max(shares, key=lambda name: shares[name])
+    prepared, words = scene.volumes(volume), f"{guess} {shares[guess]:.0%}"
+    _draw(
+        out,
+        volume,
+        [caption_row(prepared.image[0], axis=prepared.slice_axis, text=words)],
+        trained,
+    )
+    told = {f"p_{name}": round(share, 6) for name, share in shares.items()}
+    return Told([{"volume": volume.id, "class": guess, **told}], words)
+
+
+def tell_boxes(trained: Trained, scene: Scene, volume: Volume, out: Path) -> Told:
+    """Find boxes in a volume; write a picture; tell where they are.
+
+    Boxes are those above the threshold that was chosen on validation cases: in voxels of the file, half-open,
+    and the two corners in mm (LPS, as in DICOM; left open for pictures whose spacing nobody told), with the
+    keys of the first and last slice that they touch. `traced` adds where these lie in the source.
+    """
+    prepared = scene.volumes(volume)
+    found = [
+        (str(name), float(score), np.array(box, dtype=np.float64))
+        for row in trained.task.judge(trained.network, [volume], scene, final=False)
+        for name, score, *box in row["found"]
+        if score >= scene.chosen.get("thresholds", {}).get(name, UNCHOSEN)
+    ]
+    found.sort(key=lambda one: -one[1])
+    _draw(out, volume, [_boxed(prepared, found)], trained)
+    rows = [_box_row(volume, prepared, *one) for one in found]
+    return Told(rows, f"{len(rows)} boxes{f', best {found[0][1]:.2f}' if found else ''}")
+
+
+def traced(told: Told, files_of: Mapping[str, int]) -> Told:
+    """Return what is told of boxes with the files of their first and last slice.
+
+    Args:
+        told: of one volume.
+        files_of: key of a slice → number of its file in the sorted walk of the source.
+    """
+    rows = [
+        {**row, **{f"{end}_file": files_of.get(str(row[f"{end}_slice"]), "") for end in ("first", "last")}}
+        for row in told.rows
+    ]
+    return replace(told, rows=rows)
+
+
+OUTPUTS: dict[str, Output] = {
+    "classify": Output("classes.csv", ("volume", "class"), tell_class),
+    "detect": Output("boxes.csv", _BOX_COLUMNS, tell_boxes),
+    "segment": Output("volumes.csv", ("volume", "class", "number", "voxels", "ml"), tell_labels),
+}
+
+
+def _draw(
+    out: Path, volume: Volume, rows: Sequence[Row], trained: Trained, names: Sequence[str] = ()
+) -> None:
+    png = panel(rows, [trained.kind], title=volume.id, names=names)
+    files.write_bytes(out / "pictures" / f"{volume.id}.png", png)
+
+
+def _labelled(prepared: Prepared, labels: np.ndarray) -> Row:
+    """Return the slice that holds most of the labels, the middle one where there are none."""
+    axis = prepared.slice_axis
+    others = tuple(other for other in range(3) if other != axis)
+    counts = (labels > 0).sum(axis=others)
+    index = int(counts.argmax()) if counts.any() else labels.shape[axis] // 2
+    image = upright(prepared.image[0], axis=axis, index=index)
+    return Row([image], [upright(torch.from_numpy(labels), axis=axis, index=index)])
+
+
+def _boxed(prepared: Prepared, found: Sequence[tuple[str, float, np.ndarray]]) -> Row:
+    """Return the slice through the middle of the best box, with the best of those that it cuts."""
+    axis, length = prepared.slice_axis, prepared.image.shape[prepared.slice_axis + 1]
+    boxes = [
+        (moved(box[None], prepared.stored_affine, prepared.affine)[0], f"{name} {score:.2f}")
+        for name, score, box in found
+    ]
+    middle = (boxes[0][0][axis] + boxes[0][0][axis + 3]) / 2 if boxes else length / 2
+    index = min(max(math.floor(middle), 0), length - 1)
+    shown = [(box, 0, word) for box, word in boxes if box[axis] <= index + 0.5 < box[axis + 3]]
+    return boxed_row(prepared.image[0], axis=axis, index=index, boxes=shown[:_SHOWN], text="")
+
+
+def _box_row(volume: Volume, prepared: Prepared, name: str, score: float, box: np.ndarray) -> dict[str, Any]:
+    affine, size = prepared.stored_affine, np.array(volume.shape)
+    box = np.concatenate([box[:3].clip(0, size), box[3:].clip(0, size)])  # images were padded for the network
+    corners = (box.reshape(2, 3) - 0.5) @ affine[:3, :3].T + affine[:3, 3]  # voxel i spans i - 1/2 to i + 1/2
+    known = volume.flags.get("spacing") != "unknown"
+    lps = (corners * [-1.0, -1.0, 1.0]).ravel().round(3).tolist() if known else [""] * len(_ENDS)
+    last = len(volume.slices) - 1
+    ends = (math.floor(box[2] + 1e-3), math.ceil(box[5] - 1e-3) - 1)
+    keys = [volume.slices[min(max(end, 0), last)] if volume.slices else "" for end in ends]
+    return {
+        "volume": volume.id,
+        "class": name,
+        "score": round(score, 4),
+        **{f"{end}_voxel": value for end, value in zip(_ENDS, box.round(3).tolist(), strict=True)},
+        **{f"{end}_mm": value for end, value in zip(_ENDS, lps, strict=True)},
+        "first_slice": keys[0],
+        "last_slice": keys[1],
+        "first_file": "",
+        "last_file": "",
+    }

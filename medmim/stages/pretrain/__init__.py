@@ -1,0 +1,1 @@
+"""`medmim pretrain`: masked pretraining of an encoder."""

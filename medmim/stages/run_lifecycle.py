@@ -1,0 +1,241 @@
+"""What the training stages share: an open run that always ends, its result, where weights come from."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import yaml
+
+from medmim import files
+from medmim.config.runs import RunSettings
+from medmim.errors import RunError, UsageError
+from medmim.tracking.recorder import MemoryRecorder
+
+if TYPE_CHECKING:
+    from medmim.data.dataset.manifest import Dataset
+    from medmim.data.loading.disk_cache import DiskCache
+    from medmim.tracking.mlflow_store import Store
+    from medmim.tracking.recorder import Recorder
+
+Settings = TypeVar("Settings", bound=RunSettings)
+_WEIGHTS_FILE = "init.txt"
+_RESUMED = "MEDMIM_RESUMED"  # id of the run that the first process goes on with
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `pretrain` and `finetune` give.
+
+    Attributes:
+        run_id: in the MLflow store.
+        checkpoint: weights (safetensors).
+        metrics: the run's final numbers.
+        panel: the last picture.
+        scores: of a fine-tuning, every number of its test with its interval, as `intervals` gives them.
+    """
+
+    run_id: str
+    checkpoint: Path
+    metrics: dict[str, float]
+    panel: Path
+    scores: Sequence[Mapping[str, Any]] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what `--json` prints."""
+        return {
+            "run_id": self.run_id,
+            "checkpoint": str(self.checkpoint),
+            "metrics": self.metrics,
+            "panel": str(self.panel),
+            **({"scores": list(self.scores)} if self.scores else {}),
+        }
+
+
+def budget_words(settings: RunSettings) -> str:
+    """Return what was asked for as the length of training, such as `steps=2000`; nothing for the default."""
+    asked = ((key, getattr(settings, key)) for key in ("steps", "epochs", "minutes"))
+    clock = " of processor time" if settings.minutes and settings.clock == "processor" else ""
+    return next((f"{key}={length:g}{clock}" for key, length in asked if length), "")
+
+
+@contextmanager
+def ending(recorder: Recorder, store: Store | None = None) -> Iterator[Recorder]:
+    """Give the run back and end it whatever happens: FINISHED, FAILED, or KILLED when interrupted.
+
+    With a store, no other process may go on with the run meanwhile, and it is mirrored to the server of
+    `MLFLOW_TRACKING_URI`, if there is one.
+
+    Raises:
+        RunError: if another process trains this run; it is left alone.
+    """
+    if isinstance(recorder, MemoryRecorder):  # of a process that trains along
+        store = None
+    with _kept(recorder.run_id, store), _mirrored(recorder, store):
+        try:
+            yield recorder
+        except Exception:
+            recorder.finish("FAILED")
+            raise
+        except BaseException:
+            recorder.finish("KILLED")
+            raise
+        recorder.finish("FINISHED")
+
+
+@contextmanager
+def _kept(run_id: str, store: Store | None) -> Iterator[None]:
+    if store is None:
+        yield
+        return
+    with ExitStack() as lock:
+        try:
+            lock.enter_context(files.held(store.checkpoints(run_id)))
+        except BlockingIOError:
+            raise _in_training(run_id) from None
+        yield
+
+
+def _in_training(run_id: str) -> RunError:
+    return RunError(f"--resume: run {run_id} is being trained by another process: wait for it")
+
+
+@contextmanager
+def _mirrored(recorder: Recorder, store: Store | None) -> Iterator[None]:
+    from medmim.tracking.sync import Mirror, server_of
+
+    uri = server_of(store) if store else None
+    if store is None or uri is None:
+        yield
+        return
+    with Mirror(store, recorder.run_id, uri) as mirror:
+        yield
+    if not mirror.complete:
+        sys.stderr.write("medmim: the tracking server lacks part of this run; `medmim sync` completes it\n")
+
+
+def stored_settings(kind: type[Settings], store: Store, run_id: str, *, data: Path) -> Settings:
+    """Return the settings that a run was started with, for `--resume`; the dataset's place is given again."""
+    values = yaml.safe_load(store.read_text(store.run(run_id), "settings.yaml"))
+    place = store.checkpoints(run_id) / _WEIGHTS_FILE
+    if place.is_file():
+        values["init"] = place.read_text(encoding="utf-8")
+    return kind.model_validate({**values, "data": data})
+
+
+def note_weights_file(store: Store, run_id: str, init: str | None) -> None:
+    """Note which file a run starts from, for `--resume`; not in the store, which keeps no paths."""
+    if init is not None and init.endswith(".safetensors"):
+        files.write_text(store.checkpoints(run_id) / _WEIGHTS_FILE, str(Path(init).resolve()))
+
+
+def prepared_on_disk(settings: RunSettings, home: Path) -> DiskCache | None:
+    """Return where prepared volumes are kept between runs, if at all."""
+    from medmim.data.loading.disk_cache import PREPARED, DiskCache
+
+    return DiskCache(home / PREPARED, limit_gb=settings.cache_disk_gb) if settings.cache_disk_gb else None
+
+
+def begin(store: Store, settings: RunSettings, *, name: str, tags: Mapping[str, str]) -> Recorder:
+    """Begin a run and store its settings, without the dataset's place."""
+    recorder = store.begin(experiment=settings.experiment, name=name, tags=tags)
+    recorder.settings(settings.model_dump(mode="json", exclude={"data"}))
+    return recorder
+
+
+def going_on(
+    store: Store, stage: str, resume: str | None, *, settings: RunSettings, dataset: Dataset
+) -> Recorder | None:
+    """Return what records a run that goes on, or a process that trains along; None: a new run begins here.
+
+    Raises:
+        UsageError: if a launcher started another number of processes than the settings ask for.
+        RunError: if there is no such run, it is being trained, or the dataset is another one by now; the run
+            is left as it was.
+    """
+    shares = settings.devices * settings.nodes
+    _refuse_other_shares(shares)
+    run_id = unfinished(store, stage, resume) if resume else None
+    if shares > 1 and _follows():
+        return MemoryRecorder(run_id or "along")
+    if run_id is None:
+        return None
+    os.environ[_RESUMED] = run_id  # for the processes that Lightning starts
+    if store.run(run_id).data.tags["dataset_hash"] != dataset.info.content_hash:
+        raise RunError("--resume: the dataset has changed since this run was started; start it again without")
+    return store.resume(run_id, keep_points=True)
+
+
+def _follows() -> bool:
+    """Return whether this is another process than the first, by what launchers put into the environment."""
+    from lightning.fabric.utilities.rank_zero import rank_zero_only
+
+    return bool(getattr(rank_zero_only, "rank", 0))
+
+
+def _refuse_other_shares(shares: int) -> None:
+    """Raise unless torchrun or SLURM, where one started this process, started as many as share a step."""
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+
+    for name, kind in (("torchrun", TorchElasticEnvironment), ("SLURM", SLURMEnvironment)):
+        if not kind.detect():
+            continue
+        try:
+            started = kind().world_size()
+        except RuntimeError as error:  # Lightning knows which words of SLURM it does not take
+            raise UsageError(f"{name}: {error}") from error
+        if started != shares:
+            raise UsageError(
+                f"{name} started {started} processes, but --devices times --nodes is {shares}: let both be "
+                "the same"
+            )
+
+
+def to_resume(kind: type[Settings], stage: str, word: str, *, home: Path, data: Path) -> tuple[Settings, str]:
+    """Return the settings and the id of the run that `--resume WORD` means.
+
+    Raises:
+        RunError: if there is none, or it is already complete.
+    """
+    from medmim.tracking.mlflow_store import Store
+
+    store = Store(home)
+    run_id = unfinished(store, stage, word)
+    return stored_settings(kind, store, run_id, data=data), run_id
+
+
+def unfinished(store: Store, stage: str, word: str) -> str:
+    """Return the run that `--resume WORD` means.
+
+    Args:
+        store: the local store.
+        stage: pretrain or finetune.
+        word: a run id, or `latest`: the newest that no other process trains.
+
+    Raises:
+        RunError: if there is none, it is already complete, or another process trains it.
+    """
+    follows = _follows()  # the first process has chosen, and keeps what it has chosen
+    if word == "latest" and follows and _RESUMED in os.environ:
+        return os.environ[_RESUMED]
+    if word == "latest":
+        ids = [run.info.run_id for run in store.runs(stage=stage) if run.info.status != "FINISHED"]
+        free = [one for one in ids if follows or not files.is_held(store.checkpoints(one))]
+        if not free:
+            trained = ": all that began are being trained by other processes" if ids else ""
+            raise RunError(f"--resume: no unfinished {stage} run here{trained}")
+        return str(free[0])
+    run = store.run(word)
+    if run.data.tags.get("stage") != stage:
+        raise RunError(f"--resume: run {word} was not made by `medmim {stage}`")
+    if run.info.status == "FINISHED":
+        raise RunError(f"--resume: run {word} is already complete")
+    if not follows and files.is_held(store.checkpoints(word)):
+        raise _in_training(word)
+    return word

@@ -1,0 +1,1 @@
+"""`medmim study`: a grid of trainings, compared in one report."""

@@ -1,0 +1,153 @@
+"""One training of a study, in a process of its own: its memory goes back, and its death is its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from medmim import files
+from medmim.config.runs import FinetuneSettings, PretrainSettings
+from medmim.config.study import DIGEST
+from medmim.errors import MedmimError, RunError, place_of
+
+if TYPE_CHECKING:  # the child watches its parent before it loads anything heavy
+    from medmim.stages.run_lifecycle import Result
+    from medmim.tracking.mlflow_store import Store
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one process does.
+
+    Attributes:
+        stage: pretrain or finetune.
+        title: for people.
+        digest: names the work: equal digests, equal results.
+        settings: of the stage.
+        tags: of its run.
+    """
+
+    stage: Literal["pretrain", "finetune"]
+    title: str
+    digest: str
+    settings: Mapping[str, Any]
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended: the id of its finished run, or what went wrong; and the minutes that it took."""
+
+    run_id: str | None
+    error: str = ""
+    minutes: float = 0.0
+
+
+def run_here(job: Job, home: Path) -> Outcome:
+    """Run a job in this process; what an interrupted one left is continued, or discarded."""
+    from medmim.stages.study.resource_meter import Meter
+    from medmim.tracking.mlflow_store import RunRecorder, Store
+
+    store, meter = Store(home), Meter()
+    resume = _to_continue(store, job.digest)
+    tags = {**job.tags, DIGEST: job.digest}
+    result = _stage(job, home, resume, tags)
+    costs = meter.costs()
+    earlier = result.metrics["last/minutes"] if resume else 0.0  # training before the interruption counts
+    costs["cost/minutes"] = max(costs["cost/minutes"], earlier)
+    RunRecorder(store.client, result.run_id).metrics(costs, step=0)
+    return Outcome(result.run_id, minutes=costs["cost/minutes"])
+
+
+def run_apart(job: Job, home: Path) -> Outcome:
+    """Run a job in a child process and wait for it; whatever happens to the child, this one goes on."""
+    folder = home / "jobs"
+    spec, answer, log = (folder / f"{job.digest}.{end}" for end in ("json", "result.json", "log"))
+    answer.unlink(missing_ok=True)
+    files.write_json(spec, {**asdict(job), "home": str(home.resolve())})
+    begun = time.monotonic()
+    words = [sys.executable, "-m", "medmim.stages.study.training_process", str(spec), str(answer)]
+    with log.open("w", encoding="utf-8") as stream:
+        child = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=stream, stderr=stream)
+        try:
+            code = child.wait()
+        except BaseException:
+            child.terminate()
+            child.wait()
+            raise
+        finally:
+            if child.stdin:
+                child.stdin.close()
+    spec.unlink()
+    if not answer.is_file():
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        return Outcome(None, f"its process ended with {how}", (time.monotonic() - begun) / 60)
+    outcome = Outcome(**json.loads(answer.read_text(encoding="utf-8")))
+    answer.unlink()
+    log.unlink()
+    return outcome
+
+
+def _stage(job: Job, home: Path, resume: str | None, tags: Mapping[str, str]) -> Result:
+    if job.stage == "pretrain":
+        from medmim.stages.pretrain.run import pretrain
+
+        return pretrain(PretrainSettings.model_validate(job.settings), home=home, resume=resume, tags=tags)
+    from medmim.stages.finetune.run import finetune
+
+    settings = FinetuneSettings.model_validate(job.settings)
+    return finetune(settings, home=home, resume=resume, tags=tags, say=_say)
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(line + "\n")
+
+
+def _to_continue(store: Store, digest: str) -> str | None:
+    from medmim.training.resume.states import verified_state
+
+    for run in store.runs(**{DIGEST: digest}):
+        if run.info.status == "FINISHED":
+            continue
+        try:
+            verified_state(store.checkpoints(run.info.run_id))
+        except RunError:
+            store.discard(run.info.run_id)
+        else:
+            return str(run.info.run_id)
+    return None
+
+
+def _end_with_parent() -> None:
+    """End when the parent does, however it dies: its end of our standard input is then closed."""
+
+    def watch() -> None:
+        sys.stdin.buffer.read()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _main(spec: Path, answer: Path) -> None:
+    _end_with_parent()
+    words = json.loads(spec.read_text(encoding="utf-8"))
+    home = Path(words.pop("home"))
+    try:
+        outcome = run_here(Job(**words), home)
+    except MedmimError as error:
+        outcome = Outcome(None, str(error))
+    except Exception as error:  # its message may quote a scan
+        outcome = Outcome(None, f"internal error, {type(error).__name__} in {place_of(error)}")
+    files.write_json(answer, asdict(outcome))
+
+
+if __name__ == "__main__":
+    _main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,159 @@
+"""Everything of one run as plain values: what `sync` sends to a server and `pack` puts into a file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import Run
+
+from medmim import files
+from medmim.data.dataset.manifest import digest_of
+from medmim.tracking.mlflow_store import ORIGIN, Store
+from medmim.tracking.study_runs import PARENT
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version of a registered model.
+
+    Attributes:
+        model: its name.
+        origin: id of the run that made it, where it was made.
+        tags: lineage.
+        aliases: such as challenger.
+    """
+
+    model: str
+    origin: str
+    tags: Mapping[str, str]
+    aliases: Sequence[str]
+
+
+@dataclass(frozen=True)
+class RunCopy:
+    """One run.
+
+    Attributes:
+        origin: its id where it was made.
+        parent: the origin of the run above it; empty for none.
+        experiment, name, status: as MLflow has them.
+        start_time, end_time: milliseconds since 1970; 0 while it has not ended.
+        params, tags: those of the run; the parent is kept apart.
+        metrics: key, value, milliseconds, step of every point.
+        datasets: name, digest, source and context of its inputs.
+        versions: models that were registered from it.
+        artifacts: relative path → SHA-256.
+        folder: where the artifacts lie.
+    """
+
+    origin: str
+    parent: str
+    experiment: str
+    name: str
+    status: str
+    start_time: int
+    end_time: int
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    metrics: Sequence[tuple[str, float, int, int]]
+    datasets: Sequence[Mapping[str, str]]
+    versions: Sequence[Version]
+    artifacts: Mapping[str, str]
+    folder: Path = field(compare=False)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it without the place of its artifacts."""
+        content = asdict(self)
+        del content["folder"]
+        # JSON knows no infinity and no NaN
+        content["metrics"] = [
+            [key, value if math.isfinite(value) else str(value), time, step]
+            for key, value, time, step in self.metrics
+        ]
+        return content
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], *, folder: Path) -> RunCopy:
+        """Read what `as_json` gave."""
+        words = dict(content)
+        words["metrics"] = tuple(
+            (key, float(value), time, step) for key, value, time, step in words["metrics"]
+        )
+        words["versions"] = tuple(Version(**version) for version in words["versions"])
+        return cls(**words, folder=folder)
+
+    @property
+    def digest(self) -> str:
+        """The same for the same content."""
+        return digest_of(self.as_json())
+
+
+def copy_of(store: Store, run: Run) -> RunCopy:
+    """Read one run of the local store."""
+    client, info = store.client, run.info
+    histories = [client.get_metric_history(info.run_id, key) for key in sorted(run.data.metrics)]
+    points = [point for history in histories for point in history]
+    folder = store.artifact(run)
+    tags = dict(run.data.tags)
+    parent = tags.pop(PARENT, "")
+    origin = tags.pop(ORIGIN, str(info.run_id))
+    return RunCopy(
+        origin=origin,
+        parent=store.run(parent).data.tags.get(ORIGIN, parent) if parent else "",
+        experiment=client.get_experiment(info.experiment_id).name,
+        name=str(info.run_name),
+        status=str(info.status),
+        start_time=int(info.start_time),
+        end_time=int(info.end_time or 0),
+        params=dict(run.data.params),
+        tags=tags,
+        metrics=tuple((point.key, point.value, point.timestamp, point.step) for point in points),
+        datasets=tuple(_dataset(one) for one in run.inputs.dataset_inputs),
+        versions=tuple(_versions(store, str(info.run_id), origin)),
+        artifacts=_hashes(folder),
+        folder=folder,
+    )
+
+
+def with_parents(store: Store, runs: Sequence[Run]) -> list[Run]:
+    """Return runs and all that are above them, those above first."""
+    ordered: dict[str, Run] = {}
+
+    def add(run: Run) -> None:
+        parent = run.data.tags.get(PARENT)
+        if parent and parent not in ordered:
+            add(store.run(parent))
+        ordered.setdefault(str(run.info.run_id), run)
+
+    for run in reversed(runs):  # oldest first
+        add(run)
+    return list(ordered.values())
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file below a folder."""
+    if not folder.is_dir():
+        return {}
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): files.sha256_of(path) for path in paths}
+
+
+def _dataset(one: Any) -> dict[str, str]:
+    context = next((tag.value for tag in one.tags if tag.key == "mlflow.data.context"), "")
+    dataset = one.dataset
+    return {"name": dataset.name, "digest": dataset.digest, "source": dataset.source, "context": context}
+
+
+def _versions(store: Store, run_id: str, origin: str) -> list[Version]:
+    found = store.client.search_model_versions(f"run_id = '{run_id}'")
+    versions = []
+    for one in sorted(found, key=lambda version: int(version.version)):
+        aliases = store.client.get_registered_model(one.name).aliases
+        mine = sorted(alias for alias, number in aliases.items() if str(number) == str(one.version))
+        tags = {key: value for key, value in one.tags.items() if key != ORIGIN}
+        versions.append(Version(str(one.name), origin, tags, mine))
+    return versions

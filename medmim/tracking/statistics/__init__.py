@@ -1,0 +1,1 @@
+"""Statistics: bootstrap intervals, the paired test, multiple testing, mask evenness."""

@@ -1,0 +1,150 @@
+"""A study as one file that travels without a network: runs, artifacts, and the SHA-256 of every byte.
+
+manifest.json              format, and path → SHA-256 and size of everything else
+runs/<number>/run.json     values of a run
+runs/<number>/artifacts/   its files
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import struct
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import Run
+
+from medmim import __version__, files
+from medmim.errors import RunError
+from medmim.tracking.mlflow_store import Store
+from medmim.tracking.run_copies import RunCopy, copy_of, with_parents
+from medmim.tracking.upload import Delivery, Sent
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+_NAME = re.compile(r"runs/[0-9]+/(run\.json|artifacts/[^\\:\x00-\x1f]+)")
+_WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_. -]*")
+_MOST_BYTES = 64 << 30
+_MANIFEST_BYTES = 64 << 20
+# what zipfile and json raise on bytes that are not what they should be, those of encrypted or odd entries too
+_DAMAGE = (
+    *(OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, struct.error),
+    *(ValueError, KeyError, TypeError, AttributeError),
+)
+_STAMP = (1980, 1, 1, 0, 0, 0)  # equal content, equal file
+
+
+def pack(store: Store, runs: Sequence[Run], out: Path) -> int:
+    """Write runs, and those above them, into one file; return how many.
+
+    Raises:
+        RunError: if there is nothing to pack.
+    """
+    if not runs:
+        raise RunError("nothing to pack: no run of that study here; see `medmim ui`")
+    chosen = with_parents(store, runs)
+    manifest: dict[str, Any] = {}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=out.parent, prefix=f".{out.name}.", delete=False) as staged:
+        place = Path(staged.name)
+    try:
+        with zipfile.ZipFile(place, "w", zipfile.ZIP_DEFLATED) as archive:
+            for number, run in enumerate(chosen):
+                copy = copy_of(store, run)
+                _add(archive, manifest, f"runs/{number}/run.json", files.json_bytes(copy.as_json()))
+                for path in copy.artifacts:
+                    content = (copy.folder / path).read_bytes()
+                    _add(archive, manifest, f"runs/{number}/artifacts/{path}", content)
+            described = {"format": FORMAT, "medmim_version": __version__, "files": manifest}
+            archive.writestr(zipfile.ZipInfo(MANIFEST, _STAMP), files.json_bytes(described))
+        files.move(place, out)
+    finally:
+        place.unlink(missing_ok=True)
+    return len(chosen)
+
+
+def unpack(store: Store, path: Path) -> Sent:
+    """Merge a pack into the local store; runs that are there already are left alone.
+
+    Raises:
+        RunError: if the file is no pack, is damaged, or holds a name that leads elsewhere; nothing is merged.
+    """
+    with tempfile.TemporaryDirectory(dir=store.home) as folder:
+        copies = _read(path, Path(folder))
+        delivery = Delivery(store.client, store.experiment)
+        for copy in copies:
+            delivery.put(copy)
+    return delivery.sent
+
+
+def _add(archive: zipfile.ZipFile, manifest: dict[str, Any], name: str, content: bytes) -> None:
+    entry = zipfile.ZipInfo(name, _STAMP)
+    entry.compress_type = zipfile.ZIP_DEFLATED
+    archive.writestr(entry, content)
+    manifest[name] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+
+
+def _read(path: Path, folder: Path) -> list[RunCopy]:
+    """Check every name and byte, then return the runs with their artifacts below `folder`."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            listed = _manifest(archive)
+            for name, facts in listed.items():
+                content = _content(archive, name, facts)
+                files.write_bytes(folder / name, content)
+            places = sorted((folder / "runs").iterdir(), key=lambda place: int(place.name))
+            copies = [_copy(place) for place in places]
+    except _DAMAGE as error:
+        raise RunError(
+            f"'{path}' cannot be unpacked ({type(error).__name__}): expected a file of `medmim pack`, whole"
+        ) from error
+    for copy in copies:
+        _refuse_foreign(copy)
+    return copies
+
+
+def _copy(place: Path) -> RunCopy:
+    content = json.loads((place / "run.json").read_text(encoding="utf-8"))
+    return RunCopy.from_json(content, folder=place / "artifacts")
+
+
+def _refuse_foreign(copy: RunCopy) -> None:
+    """Let no word of a pack become a path: it names its own files only, and plain names."""
+    held = {path.relative_to(copy.folder).as_posix() for path in copy.folder.rglob("*") if path.is_file()}
+    words = [copy.experiment, *(version.model for version in copy.versions)]
+    if held != set(copy.artifacts) or not all(_WORD.fullmatch(word) for word in words):
+        raise RunError("this pack names files or experiments that it should not: it is not to be trusted")
+
+
+def _manifest(archive: zipfile.ZipFile) -> dict[str, Any]:
+    if archive.getinfo(MANIFEST).file_size > _MANIFEST_BYTES:
+        raise RunError("this pack's manifest is too large: it was not written by `medmim pack`")
+    described = json.loads(archive.read(MANIFEST))
+    if described["format"] > FORMAT:
+        raise RunError(f"this pack has format {described['format']}: install a newer medmim")
+    listed: dict[str, Any] = described["files"]
+    if set(archive.namelist()) != {*listed, MANIFEST}:
+        raise RunError("this pack holds other files than its manifest says: ask for it again")
+    for name in listed:
+        if not _NAME.fullmatch(name) or ".." in name.split("/") or "" in name.split("/"):
+            raise RunError("this pack holds a name that leads out of its folder: it is not to be trusted")
+    sizes = [int(facts["size"]) for facts in listed.values()]
+    if min(sizes, default=0) < 0 or sum(sizes) > _MOST_BYTES:
+        raise RunError(
+            "this pack unpacks to more than 64 GiB, or to less than nothing: it is not to be trusted"
+        )
+    return listed
+
+
+def _content(archive: zipfile.ZipFile, name: str, facts: dict[str, Any]) -> bytes:
+    with archive.open(name) as stream:
+        content = stream.read(int(facts["size"]) + 1)  # never more than the manifest says
+    if len(content) != facts["size"] or hashlib.sha256(content).hexdigest() != facts["sha256"]:
+        raise RunError("this pack is damaged: a file does not have the SHA-256 of its manifest; ask again")
+    return content

@@ -1,0 +1,187 @@
+"""Put copies of runs into an MLflow store, exactly once, however often it is interrupted and begun again.
+
+A run is found again by a tag that holds its id where it was made; the tag is set in the very request that
+makes the run, so that even an answer that got lost leaves something to find. Everything after that is
+compared first and only what is missing is sent.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+
+from medmim.tracking.mlflow_store import EXPERIMENT_TAGS, ORIGIN
+from medmim.tracking.run_copies import RunCopy, Version
+from medmim.tracking.study_runs import PARENT
+
+RECORD = "medmim-copied.json"  # artifact of a copy: path → SHA-256 of what has arrived
+_WHOLE = "medmim.copied"  # tag of a copy: digest of what it was made from, set last
+_BATCH = 500  # points a request; servers take up to 1000
+
+
+@dataclass
+class Sent:
+    """What was sent."""
+
+    runs: int = 0
+    new_runs: int = 0
+    points: int = 0
+    artifacts: int = 0
+    versions: int = 0
+
+
+class Delivery:
+    """Delivers to one store.
+
+    Args:
+        client: of the store.
+        experiment: name → id of an experiment there, made when missing.
+    """
+
+    def __init__(self, client: MlflowClient, experiment: Callable[[str], str]) -> None:
+        self.client = client
+        self.experiment = experiment
+        self.sent = Sent()
+        self._ids: dict[str, str] = {}
+
+    def put(self, copy: RunCopy) -> str:
+        """Make the store hold this run as it is; return its id there. The run above it must have been put.
+
+        Raises:
+            MlflowException: when the store does not take it; nothing is then there twice.
+        """
+        known = self._find(copy)
+        self.sent.runs += 1
+        if known is None:
+            known = self._create(copy)
+            self.sent.new_runs += 1
+        run_id = str(known.info.run_id)
+        self._ids[copy.origin] = run_id
+        if run_id == copy.origin or known.data.tags.get(_WHOLE) == copy.digest:
+            return run_id  # made here, or whole already
+        self._values(copy, known)
+        self._artifacts(copy, run_id)
+        for version in copy.versions:
+            self._version(version, run_id)
+        self._end(copy, run_id)
+        self.client.set_tag(run_id, _WHOLE, copy.digest)
+        return run_id
+
+    def drop(self, origins: Sequence[str]) -> None:
+        """Delete the copies of these runs, where there are any."""
+        if not origins:
+            return
+        places = [one.experiment_id for one in self.client.search_experiments()]
+        for origin in origins:
+            for run in self.client.search_runs(places, filter_string=f"tags.`{ORIGIN}` = '{origin}'"):
+                self.client.delete_run(run.info.run_id)
+
+    def _find(self, copy: RunCopy) -> Run | None:
+        experiment = self.experiment(copy.experiment)
+        try:
+            own = self.client.get_run(copy.origin)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+        else:
+            return own
+        found = self.client.search_runs([experiment], filter_string=f"tags.`{ORIGIN}` = '{copy.origin}'")
+        first, *others = sorted(found, key=lambda run: run.info.run_id) or [None]
+        for other in others:  # two deliveries at once, from two machines
+            self.client.delete_run(other.info.run_id)
+        return first
+
+    def _create(self, copy: RunCopy) -> Run:
+        tags = {**copy.tags, ORIGIN: copy.origin, **self._parent(copy)}
+        experiment = self.experiment(copy.experiment)
+        return self.client.create_run(experiment, start_time=copy.start_time, tags=tags, run_name=copy.name)
+
+    def _parent(self, copy: RunCopy) -> dict[str, str]:
+        return {PARENT: self._ids[copy.parent]} if copy.parent in self._ids else {}
+
+    def _values(self, copy: RunCopy, known: Run) -> None:
+        """Send what is missing of parameters, tags, points and inputs."""
+        run_id, data = str(known.info.run_id), known.data
+        params = [Param(key, value) for key, value in copy.params.items() if key not in data.params]
+        tags = {**copy.tags, **self._parent(copy)}
+        changed = [RunTag(key, value) for key, value in tags.items() if data.tags.get(key) != value]
+        self.client.log_batch(run_id, params=params, tags=changed)
+        there = {
+            (key, point.timestamp, point.step, repr(point.value))  # NaN equals itself here
+            for key in data.metrics
+            for point in self.client.get_metric_history(run_id, key)
+        }
+        points = [
+            Metric(key, value, time, step)
+            for key, value, time, step in copy.metrics
+            if (key, time, step, repr(value)) not in there
+        ]
+        for begun in range(0, len(points), _BATCH):
+            self.client.log_batch(run_id, metrics=points[begun : begun + _BATCH])
+        self.sent.points += len(points)
+        if copy.datasets and not known.inputs.dataset_inputs:
+            self.client.log_inputs(run_id, datasets=[_input(one) for one in copy.datasets])
+
+    def _artifacts(self, copy: RunCopy, run_id: str) -> None:
+        """Send files that are missing or other than the record of what arrived says; then the new record."""
+        arrived = self._record(run_id)
+        for path, digest in copy.artifacts.items():
+            if arrived.get(path) != digest:
+                folder = str(Path(path).parent)
+                self.client.log_artifact(run_id, str(copy.folder / path), None if folder == "." else folder)
+                self.sent.artifacts += 1
+        if arrived != dict(copy.artifacts):
+            self.client.log_text(run_id, json.dumps(copy.artifacts, sort_keys=True), RECORD)
+
+    def _record(self, run_id: str) -> dict[str, str]:
+        if RECORD not in {entry.path for entry in self.client.list_artifacts(run_id)}:
+            return {}
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(self.client.download_artifacts(run_id, RECORD, folder))
+            try:
+                return {str(key): str(value) for key, value in json.loads(path.read_text("utf-8")).items()}
+            except ValueError:  # cut short on its way: everything is sent again
+                return {}
+
+    def _version(self, version: Version, run_id: str) -> None:
+        try:
+            self.client.create_registered_model(version.model)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        there = self.client.search_model_versions(f"name = '{version.model}'")
+        mine = [one for one in there if one.tags.get(ORIGIN) == version.origin]
+        if mine:
+            number = mine[0].version
+        else:
+            source = f"{self.client.get_run(run_id).info.artifact_uri}/model"
+            tags = {**version.tags, ORIGIN: version.origin}
+            number = self.client.create_model_version(version.model, source, run_id, tags=tags).version
+            self.sent.versions += 1
+        for alias in version.aliases:
+            self.client.set_registered_model_alias(version.model, alias, number)
+
+    def _end(self, copy: RunCopy, run_id: str) -> None:
+        if copy.end_time:
+            self.client.set_terminated(run_id, status=copy.status, end_time=copy.end_time)
+        else:
+            self.client.update_run(run_id, status=copy.status)
+
+
+def experiment_of(client: MlflowClient, name: str) -> str:
+    """Return the id of an experiment of a server, made when missing."""
+    found = client.get_experiment_by_name(name)
+    return str(found.experiment_id if found else client.create_experiment(name, tags=EXPERIMENT_TAGS))
+
+
+def _input(one: Any) -> DatasetInput:
+    dataset = Dataset(one["name"], one["digest"], "medmim", one["source"])
+    return DatasetInput(dataset, tags=[InputTag("mlflow.data.context", one["context"])])

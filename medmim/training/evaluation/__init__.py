@@ -1,0 +1,1 @@
+"""Metrics, intervals, figures, and what is measured while an encoder is pretrained."""

@@ -1,0 +1,262 @@
+"""Scores of detection, from rows of true and found boxes: AP, FROC, F1 at a threshold (MONAI's matching).
+
+A row is one image: `truth` has [class, *xyzxyz], `found` has [class, score, *xyzxyz]. A found box is right
+when it overlaps a true box of its class that no better one took, by an intersection over union of at least
+0.5 unless stated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from monai.apps.detection.metrics.coco import COCOMetric
+from monai.apps.detection.metrics.matching import matching_batch
+from monai.data.box_utils import box_iou
+
+from medmim.training.evaluation.bootstrap_metrics import Tally, Weights
+
+_OVERLAPS = tuple(np.linspace(0.5, 0.95, 10).round(2).tolist())
+
+
+def box_tally(
+    rows: Sequence[Mapping[str, Any]], names: Sequence[str], thresholds: Mapping[str, float]
+) -> Tally:
+    """Return the function from how often each patient counts, in sorted order, to what `box_means` returns.
+
+    Args:
+        rows: one an image, with `subject`.
+        names: of the classes that the network knows.
+        thresholds: for F1, of each class.
+    """
+    place = {who: number for number, who in enumerate(sorted({row["subject"] for row in rows}))}
+    patient = np.array([place[row["subject"]] for row in rows], dtype=int)
+    matched = {name: matches_at(rows, name, _OVERLAPS) for name in names}
+    whatever = [nameless(row) for row in rows]
+    [halves], [pointing] = matches_at(whatever, ANY, [HALF]), matches_at(whatever, ANY, [FROC_OVERLAP])
+
+    def means(weights: Weights) -> dict[str, float]:
+        weight = weights[patient]
+        precisions = {name: [average_precision(one, weight) for one in matched[name]] for name in names}
+        found = _of_all("ap50", {name: values[0] for name, values in precisions.items()})
+        found |= _of_all("ap50_95", {name: float(np.mean(values)) for name, values in precisions.items()})
+        f1 = {name: f1_at(matched[name][0], thresholds.get(name, UNCHOSEN), weight) for name in names}
+        found |= {**{f"f1_{name}": value for name, value in f1.items()}, "f1": _known_mean(f1)}
+        found |= {"ap50_any": average_precision(halves, weight), "froc": froc(pointing, weight)}
+        return {key: value for key, value in found.items() if math.isfinite(value)}
+
+    return means
+
+
+def _of_all(key: str, each: Mapping[str, float]) -> dict[str, float]:
+    of_classes = {f"{key}_{name}": value for name, value in each.items()} if len(each) > 1 else {}
+    return {key: _known_mean(each), **of_classes}
+
+
+def _known_mean(each: Mapping[str, float]) -> float:
+    known = [value for value in each.values() if math.isfinite(value)]
+    return float(np.mean(known)) if known else math.nan
+
+
+Row = Mapping[str, Any]
+
+MOST = 100  # boxes of an image that count
+HALF = 0.5
+UNCHOSEN = 0.5  # score that counts as found where validation chose none
+FROC_OVERLAP = 0.1  # a reader finds a lesion by a box that points at it
+_RATES = (0.25, 0.5, 1, 2, 4, 8)  # false boxes an image
+_RECALLS = np.linspace(0, 1, 101)  # COCO's
+ANY = "any"
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """What became of the boxes of one class.
+
+    Attributes:
+        scores: of the found boxes of all images.
+        right: whether each took a true box.
+        image: the place of its row.
+        there: true boxes of each row.
+    """
+
+    scores: Float[np.ndarray, " found"]
+    right: np.ndarray
+    image: np.ndarray
+    there: np.ndarray
+
+
+def box_means(
+    rows: Sequence[Row], names: Sequence[str], thresholds: Mapping[str, float] | None = None
+) -> dict[str, float]:
+    """Return the numbers of `medmim finetune detect`.
+
+    Args:
+        rows: one an image.
+        names: of the classes that the network knows.
+        thresholds: for F1, of each class, `UNCHOSEN` where one is not among them; None: those that are best
+            on these rows, which is for validation alone.
+    """
+    if not rows:
+        return {}
+    found = coco(rows, names)
+    known = best_thresholds(rows, names) if thresholds is None else thresholds
+    f1 = {f"f1_{name}": f1_at(match(rows, name), known.get(name, UNCHOSEN)) for name in names}
+    there = [value for value in f1.values() if math.isfinite(value)]
+    found |= {**f1, "f1": float(np.mean(there)) if there else math.nan}
+    whatever = [nameless(row) for row in rows]
+    found |= {
+        "ap50_any": average_precision(match(whatever, ANY)),
+        "froc": froc(match(whatever, ANY, overlap=FROC_OVERLAP)),
+    }
+    return {key: value for key, value in found.items() if math.isfinite(value)}
+
+
+def coco(rows: Sequence[Row], names: Sequence[str]) -> dict[str, float]:
+    """Return MONAI's COCO metrics: AP50 and AP50:95, of each class and the mean of those with true boxes."""
+    metric = COCOMetric(
+        names, iou_list=(HALF,), iou_range=(0.5, 0.95, 0.05), max_detection=(MOST,), verbose=False
+    )
+    values, _ = metric(_matching(rows, names, metric.iou_thresholds.tolist()))
+    keys = {"ap50": f"AP_IoU_0.50_MaxDet_{MOST}", "ap50_95": f"mAP_IoU_0.50_0.95_0.05_MaxDet_{MOST}"}
+    found = {}
+    for short, long in keys.items():
+        # MONAI says -1 of a class without a true box, and of the mean with such a class
+        each = {name: float(values[f"{name}_{long}"]) for name in names}
+        known = {name: value for name, value in each.items() if value >= 0}
+        found[short] = float(np.mean(list(known.values()))) if known else math.nan
+        found |= {f"{short}_{name}": known.get(name, math.nan) for name in (names if len(names) > 1 else ())}
+    return found
+
+
+def match(rows: Sequence[Row], name: str, *, overlap: float = HALF) -> Matches:
+    """Match the found boxes of one class with the true ones."""
+    [matches] = matches_at(rows, name, [overlap])
+    return matches
+
+
+def matches_at(rows: Sequence[Row], name: str, overlaps: Sequence[float]) -> list[Matches]:
+    """Do the same at several overlaps; found boxes come by falling score."""
+    results = [image.get(0) for image in _matching(rows, [name], overlaps)]
+    empty: np.ndarray = np.zeros(0)
+    each = [empty if one is None else one["dtScores"] for one in results]
+    scores = np.concatenate([empty, *each]).astype(np.float64)
+    image = np.repeat(np.arange(len(rows)), [len(one) for one in each] or 0)
+    there = np.array([0 if one is None else len(one["gtIgnore"]) for one in results], dtype=int)
+    order = np.argsort(-scores, kind="mergesort")
+    found = []
+    for level in range(len(overlaps)):
+        right = np.concatenate(
+            [empty, *(empty if one is None else one["dtMatches"][level] for one in results)]
+        )
+        found.append(Matches(scores[order], right[order] > 0, image[order], there))
+    return found
+
+
+def average_precision(matches: Matches, weights: np.ndarray | None = None) -> float:
+    """Return COCO's average precision, 101 steps of recall; NaN without true boxes.
+
+    Args:
+        matches: of one class.
+        weights: how often each row counts, as a bootstrap draws them; None: once.
+    """
+    weight = np.ones(len(matches.there)) if weights is None else weights
+    total = float((matches.there * weight).sum())
+    if total == 0:
+        return math.nan
+    order = np.argsort(-matches.scores, kind="mergesort")
+    each = weight[matches.image[order]]
+    right = np.cumsum(each * matches.right[order])
+    wrong = np.cumsum(each * ~matches.right[order])
+    precision = right / np.maximum(right + wrong, np.spacing(1))
+    best = np.maximum.accumulate(precision[::-1])[::-1]
+    # in single precision, as COCO's own code: at a recall such as 0.7 the last digit decides
+    places = np.searchsorted((right / total).astype(np.float32), _RECALLS, side="left")
+    return float(np.append(best, 0.0)[np.minimum(places, len(best))].mean())
+
+
+def froc(matches: Matches, weights: np.ndarray | None = None) -> float:
+    """Return the mean sensitivity at 1/4, 1/2, 1, 2, 4 and 8 false boxes an image; NaN without true boxes.
+
+    Args:
+        matches: of one class, or of all taken as one.
+        weights: as in `average_precision`.
+    """
+    weight = np.ones(len(matches.there)) if weights is None else weights
+    total = float((matches.there * weight).sum())
+    if total == 0:
+        return math.nan
+    order = np.argsort(-matches.scores, kind="mergesort")
+    each, scores = weight[matches.image[order]], matches.scores[order]
+    right = np.cumsum(each * matches.right[order]) / total
+    wrong = np.cumsum(each * ~matches.right[order]) / weight.sum()
+    ends = np.append(scores[1:] != scores[:-1], True)[: len(scores)]  # equal scores come together
+    return float(np.interp(_RATES, np.append(0.0, wrong[ends]), np.append(0.0, right[ends])).mean())
+
+
+def best_thresholds(rows: Sequence[Row], names: Sequence[str]) -> dict[str, float]:
+    """Return the score at which the F1 of each class is best; none for a class without true boxes."""
+    chosen = {}
+    for name in names:
+        matches = match(rows, name)
+        if matches.there.sum() == 0 or len(matches.scores) == 0:
+            continue
+        order = np.argsort(-matches.scores, kind="mergesort")
+        right = np.cumsum(matches.right[order])
+        f1 = 2 * right / (np.arange(len(order)) + 1 + matches.there.sum())
+        scores = matches.scores[order]
+        f1[np.append(scores[1:] == scores[:-1], False)] = -1  # equal scores are kept together
+        chosen[name] = float(scores[int(f1.argmax())])
+    return chosen
+
+
+def f1_at(matches: Matches, threshold: float, weights: np.ndarray | None = None) -> float:
+    """Return the F1 of the boxes of at least this score; NaN where there are none, neither true nor found.
+
+    Args:
+        matches: of one class.
+        threshold: lowest score that counts as found.
+        weights: as in `average_precision`.
+    """
+    weight = np.ones(len(matches.there)) if weights is None else weights
+    each = weight[matches.image] * (matches.scores >= threshold)
+    total = float(each.sum() + (matches.there * weight).sum())
+    return float(2 * each[matches.right].sum() / total) if total else math.nan
+
+
+def _matching(rows: Sequence[Row], names: Sequence[str], overlaps: Sequence[float]) -> list[dict[Any, Any]]:
+    place = {name: number for number, name in enumerate(names)}
+    truth = [[box for box in row["truth"] if box[0] in place] for row in rows]
+    found = [[box for box in row["found"] if box[0] in place] for row in rows]
+    results: list[dict[Any, Any]] = matching_batch(
+        iou_fn=box_iou,
+        iou_thresholds=overlaps,
+        pred_boxes=[_array([box[2:] for box in image]) for image in found],
+        pred_classes=[np.array([place[box[0]] for box in image], dtype=int) for image in found],
+        pred_scores=[np.array([box[1] for box in image], dtype=float) for image in found],
+        gt_boxes=[_array([box[1:] for box in image]) for image in truth],
+        gt_classes=[np.array([place[box[0]] for box in image], dtype=int) for image in truth],
+        max_detections=MOST,
+    )
+    return results
+
+
+def _array(boxes: Sequence[Sequence[float | int]]) -> Float[np.ndarray, "boxes 6"]:
+    return np.array(boxes, dtype=np.float64).reshape(-1, 6)
+
+
+def nameless(row: Row) -> Row:
+    """Return a row in which all classes are one; of boxes at one place the best is kept."""
+    found = sorted(row["found"], key=lambda box: -box[1])
+    kept: list[Any] = []
+    for box in found:
+        if not kept or box_iou(_array([box[2:]]), _array([one[2:] for one in kept])).max() < HALF:
+            kept.append(box)
+    return {
+        "truth": [[ANY, *box[1:]] for box in row["truth"]],
+        "found": [[ANY, *box[1:]] for box in kept],
+    }

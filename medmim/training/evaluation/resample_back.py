@@ -1,0 +1,61 @@
+"""From class probabilities on a prepared grid to the labels of a file's own voxels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from monai.data.meta_tensor import MetaTensor
+from monai.transforms.spatial.array import ResampleToMatch
+from torch import Tensor
+
+from medmim.data.formats.geometry import Affine, along, corner_distance
+from medmim.data.formats.nifti import Image
+from medmim.data.loading.preprocess import Prepared
+
+_SAME_VOXELS = 0.01  # of the same grid, whose affine went through float32
+
+
+def restored(
+    probabilities: Float[Tensor, "classes x y z"], prepared: Prepared, shape: Sequence[int]
+) -> UInt8[np.ndarray, "i j k"]:
+    """Return the most probable class of every voxel of the file that a volume was prepared from.
+
+    Where preparing only turned axes, they are turned back; where it resampled, probabilities are, linearly,
+    before the largest is taken: surfaces are finer than those of labels brought to the nearest voxel.
+
+    Args:
+        probabilities: on the prepared grid.
+        prepared: of the volume.
+        shape: of the file's array.
+    """
+    labels = probabilities.argmax(dim=0).numpy().astype(np.uint8)
+    turned = along(Image(labels, prepared.affine), prepared.stored_affine)
+    if turned is not None and turned.array.shape == tuple(shape):
+        off = corner_distance(shape, turned.affine, prepared.stored_affine)
+        if off < _SAME_VOXELS * min(turned.spacing_mm):
+            return np.ascontiguousarray(turned.array)
+    return on_grid(probabilities, prepared.affine, shape, prepared.stored_affine).numpy()
+
+
+def on_grid(
+    probabilities: Float[Tensor, "classes x y z"], affine: Affine, shape: Sequence[int], target: Affine
+) -> UInt8[Tensor, "i j k"]:
+    """Return the most probable class of every voxel of another grid, one class in memory at a time.
+
+    Args:
+        probabilities: on a grid.
+        affine: of that grid, voxel → world in mm.
+        shape: of the other grid.
+        target: affine of the other grid.
+    """
+    grid = MetaTensor(torch.zeros(1, *shape), affine=torch.as_tensor(target))
+    resample = ResampleToMatch(mode="bilinear", padding_mode="border")
+    best, labels = torch.full(tuple(shape), -1.0), torch.zeros(tuple(shape), dtype=torch.uint8)
+    for number, one in enumerate(probabilities):
+        share = resample(MetaTensor(one[None], affine=torch.as_tensor(affine)), grid).as_tensor()[0]
+        labels[share > best] = number
+        best = torch.maximum(best, share)
+    return labels

@@ -1,0 +1,88 @@
+"""MaskAnyNet as a regulariser of fine-tuning: the task once more, on a masked image and its reuse image.
+
+The masked image goes through the network, whose encoder is joined by an auxiliary branch that sees what was
+masked (arXiv 2511.12480). The network itself stays as it is: the branch is thrown away after training.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from torch import Tensor, nn
+
+from medmim.encoders import Encoder
+from medmim.encoders.base import Map
+from medmim.masks import build_mask, hidden_voxels
+from medmim.methods.mask_any_net.fusion import Blend, Meeting
+from medmim.methods.mask_any_net.reuse_image import stitch
+from medmim.randomness import torch_stream
+from medmim.shapes import grid_of
+
+RATIO = 0.25  # the paper's best
+WEIGHT = 0.5  # of the second loss relative to the first
+
+
+class Reuse(nn.Module):
+    """The auxiliary branch, and what both branches are shown at each step.
+
+    Args:
+        encoder: of the network that is fine-tuned.
+        spatial_dims: 2 or 3.
+        seed: of the run; the mask of step n is keyed by it and n.
+    """
+
+    def __init__(self, encoder: Encoder, *, spatial_dims: int, seed: int) -> None:
+        super().__init__()
+        level = "low" if encoder.steps() else "image"
+        self.blend = Blend(encoder, spatial_dims=spatial_dims, how=Meeting(level=level))
+        self.mask = build_mask("combined", ratio=RATIO)
+        self.cell = encoder.total_stride
+        self.seed = seed
+
+    def forward(
+        self, network: nn.Module, batch: dict[str, Any], *, step: int, share: tuple[int, int] = (0, 1)
+    ) -> tuple[nn.Module, dict[str, Any]]:
+        """Return a network with the same weights whose encoder knows the reuse image, and the masked batch.
+
+        Args:
+            network: with an attribute `encoder`, of which it uses the maps alone.
+            batch: with `image`, (batch, channels, *space).
+            step: of the training.
+            share: which of how many parts of the step the batch is; all draw the masks of all.
+        """
+        images: Tensor = batch["image"]
+        space = tuple(images.shape[2:])
+        generator = torch_stream(self.seed, "reuse", step)
+        part, parts = share
+        hidden = self.mask.sample(parts * len(images), grid_of(space, self.cell), generator=generator)
+        hidden = hidden[part * len(images) :][: len(images)].to(images.device)
+        encoder = network.get_submodule("encoder")
+        assert isinstance(encoder, Encoder)
+        joined = _Joined(encoder, self.blend, stitch(images, hidden, self.cell))
+        masked = images.masked_fill(hidden_voxels(hidden, space), 0)
+        return _with_encoder(network, joined), {**batch, "image": masked}
+
+
+class _Joined(Encoder):
+    """An encoder and its auxiliary branch, for one batch."""
+
+    def __init__(self, encoder: Encoder, blend: Blend, reuse: Tensor) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.blend = blend
+        self.reuse = reuse
+        self.in_channels = encoder.in_channels
+        self.channels = encoder.channels
+        self.strides = encoder.strides
+
+    def forward(self, images: Map) -> list[Map]:
+        maps: list[Map] = self.blend(self.encoder, images, self.reuse)
+        return maps
+
+
+def _with_encoder(network: nn.Module, encoder: Encoder) -> nn.Module:
+    """Return a shallow copy: every weight is shared, and the original keeps its encoder."""
+    twin = copy.copy(network)
+    twin._modules = {**network._modules, "encoder": encoder}
+    return twin

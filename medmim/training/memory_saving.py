@@ -1,0 +1,119 @@
+"""Ways to train in less memory or time that leave the mathematics alone: recomputing, layout, compiling."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import nn
+from torch._dynamo.exc import TorchDynamoException
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
+    apply_activation_checkpointing,
+    checkpoint_wrapper,
+)
+
+from medmim.config.runs import RunSettings
+from medmim.encoders.recalibrate_batch_norm import unmoved_batch_norms
+from medmim.training.nonfinite.snapshot import Before
+
+_CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+_CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.Linear)
+
+
+def economise(module: L.LightningModule, settings: RunSettings) -> None:
+    """Apply what the settings ask for; names and values of the weights stay as they are.
+
+    Args:
+        module: what is trained.
+        settings: of the run.
+    """
+    if settings.channels_last:
+        for weight in module.parameters():
+            if weight.dim() in _CHANNELS_LAST:
+                weight.data = weight.data.contiguous(memory_format=_CHANNELS_LAST[weight.dim()])
+    if settings.activation_checkpointing:
+        blocks = {id(block) for block in blocks_of(module)}
+        apply_activation_checkpointing(
+            module, checkpoint_wrapper_fn=_recomputed, check_fn=lambda layer: id(layer) in blocks
+        )
+
+
+def blocks_of(module: nn.Module) -> list[nn.Module]:
+    """Return the smallest parts that hold at least two convolutions: residual and decoder blocks."""
+    children = [block for child in module.children() for block in blocks_of(child)]
+    if children:
+        return children
+    layers = sum(isinstance(layer, _CONVOLUTIONS) for layer in module.modules())
+    alone = isinstance(module, nn.ModuleList | nn.ModuleDict)  # these have no forward
+    return [module] if layers >= 2 and not alone else []
+
+
+def _recomputed(block: nn.Module) -> nn.Module:
+    """Return a block that is computed again in the backward pass, which moves no running statistics."""
+    wrapped: nn.Module = checkpoint_wrapper(
+        block, context_fn=lambda: (nullcontext(), unmoved_batch_norms(block))
+    )
+    return wrapped
+
+
+class Compile(Callback):
+    """Compile the networks with `torch.compile` at the first batch, and go on without when that fails."""
+
+    def __init__(self) -> None:
+        self.tried = False
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Mapping[str, Any], batch_idx: int
+    ) -> None:
+        """Compile, and try it on the first batch; buffers, gradients and generators are left as they were."""
+        if self.tried:
+            return
+        self.tried = True
+        # a method and a network are asked for more than one thing; their parts are called as they are
+        networks = [part for child in pl_module.children() for part in child.children() if _has_weights(part)]
+        before = Before(pl_module)
+        for network in networks:
+            network.compile()
+            _fall_back(network)
+        cards = [pl_module.device] if pl_module.device.type == "cuda" else []
+        try:
+            with torch.random.fork_rng(cards):  # the step itself draws the same, and after a resume too
+                with trainer.precision_plugin.train_step_context():
+                    loss: Any = pl_module.training_step(batch, batch_idx)
+                loss.backward()
+        except Exception as error:  # a compiler may fail in any way, and nothing needs it
+            for network in networks:
+                network._compiled_call_impl = None  # there is no public way back
+            _warn(error)
+        pl_module.zero_grad(set_to_none=True)
+        before.restore()
+
+
+def _fall_back(network: nn.Module) -> None:
+    """Let a network be called as it is written once compiling fails, such as later for another size."""
+    compiled: Any = network._compiled_call_impl
+
+    def call(*words: Any, **named: Any) -> Any:
+        try:
+            return compiled(*words, **named)
+        except TorchDynamoException as error:
+            network._compiled_call_impl = None
+            _warn(error)
+        return network(*words, **named)
+
+    network._compiled_call_impl = call
+
+
+def _warn(error: Exception) -> None:
+    logging.getLogger("medmim").warning(
+        "torch.compile does not work for this network here (%s): going on without it", type(error).__name__
+    )
+
+
+def _has_weights(part: nn.Module) -> bool:
+    return any(True for _ in part.parameters())

@@ -1,0 +1,164 @@
+"""What a task is: which images teach it, its loss, how cases are judged and drawn. One object a task."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from monai.transforms.compose import Compose
+from torch import Tensor, nn
+
+from medmim.data.dataset.manifest import Dataset, Volume
+from medmim.data.loading.patches import Targets
+from medmim.data.loading.preprocess import Volumes
+from medmim.data.loading.preprocessing_plan import Plan, View
+from medmim.encoders import Encoder
+from medmim.shapes import Scalar
+from medmim.training.evaluation.bootstrap_metrics import Tally, Weights
+
+Row = dict[str, Any]
+Chosen = Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """What judging takes beside a network.
+
+    Attributes:
+        volumes: prepares volumes.
+        names: of the classes, by number.
+        precision: auto, fp32 or bf16.
+        chosen: what was chosen on validation cases, such as a threshold; empty before.
+    """
+
+    volumes: Volumes
+    names: Mapping[int, str]
+    precision: str
+    chosen: Chosen
+
+    @property
+    def plan(self) -> Plan:
+        """How volumes are prepared."""
+        return self.volumes.plan
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """What training draws.
+
+    Attributes:
+        transform: from a prepared sample to a patch.
+        labelled: give the label volume too.
+        targets: what else a sample holds.
+        weights: how often each volume is drawn; None: equally.
+    """
+
+    transform: Compose
+    labelled: bool = False
+    targets: Targets | None = None
+    weights: Sequence[float] | None = None
+
+
+class Task(ABC):
+    """A task with its options; the network and the data are arguments.
+
+    Attributes:
+        axis: its word on the survey's axis of downstream tasks (arXiv 2408.06687); a tag of the run.
+        needs: what an image must have, for messages.
+        otherwise: what to do about images that have none.
+        measures_mm: its scores have millimetres, which images without a known spacing do not tell.
+        metric: of `means`: what `medmim compare` compares.
+        chosen_by: of `means`: whose highest value chooses the weights.
+        watched: validation cases that are judged while training.
+    """
+
+    axis: ClassVar[str]
+    needs: ClassVar[str]
+    otherwise: ClassVar[str] = ""
+    measures_mm: ClassVar[bool] = False
+    metric: ClassVar[str]
+    chosen_by: ClassVar[str]
+    watched: ClassVar[int]
+
+    @abstractmethod
+    def usable(self, volume: Volume) -> bool:
+        """Return whether an image can teach this task."""
+
+    @abstractmethod
+    def classes_of(self, volume: Volume) -> frozenset[str]:
+        """Return the classes that an image is known to show before it is read, for drawing few of each."""
+
+    @abstractmethod
+    def checked(self, volumes: tuple[Volume, ...], say: Callable[[str], None]) -> tuple[Volume, ...]:
+        """Return the rows with what the task needs of them checked, and without what it need not read.
+
+        Raises:
+            DataError: if something cannot be used.
+        """
+
+    @abstractmethod
+    def view(self, dims: int) -> View:
+        """Return how much of an image the task likes to see."""
+
+    @abstractmethod
+    def names(self, dataset: Dataset, train: Sequence[Volume], volumes: Volumes) -> dict[int, str]:
+        """Return the classes that the training images hold, by number.
+
+        Raises:
+            DataError: if there is nothing to learn.
+        """
+
+    @abstractmethod
+    def head(
+        self, encoder: Encoder, train: Sequence[Volume], scene: Scene, say: Callable[[str], None]
+    ) -> dict[str, Any]:
+        """Return the options of the network in the table of heads; JSON-able, kept with the weights."""
+
+    @abstractmethod
+    def lesson(self, train: Sequence[Volume], scene: Scene, *, foreground: float) -> Lesson:
+        """Return what training draws."""
+
+    @abstractmethod
+    def loss(self, network: Any, batch: dict[str, Tensor]) -> Scalar:
+        """Return the loss of a batch."""
+
+    @abstractmethod
+    def judge(self, network: nn.Module, cases: Sequence[Volume], scene: Scene, *, final: bool) -> list[Row]:
+        """Return rows of scores, JSON-able, with `metric`, `case` and `subject`.
+
+        Args:
+            network: as the table of heads builds it.
+            cases: with what the task needs.
+            scene: how to prepare and name.
+            final: measure also what takes time.
+        """
+
+    def choose(self, rows: Sequence[Row], scene: Scene) -> dict[str, Any]:
+        """Return what is to be chosen on validation rows for the test, JSON-able; defaults for no rows."""
+        return {}
+
+    @abstractmethod
+    def means(self, rows: Sequence[Row], scene: Scene) -> dict[str, float]:
+        """Return the finite numbers that sum rows up; none for no rows."""
+
+    def tally(self, rows: Sequence[Row], scene: Scene) -> Tally:
+        """Return the function from how often each patient counts, in sorted order, to the means."""
+        patients = sorted({str(row["subject"]) for row in rows})
+        own = [[row for row in rows if row["subject"] == who] for who in patients]
+
+        def means(weights: Weights) -> dict[str, float]:
+            drawn = [
+                {**row, "subject": f"{number}/{copy}"}
+                for number, times in enumerate(weights)
+                for copy in range(int(times))
+                for row in own[number]
+            ]
+            return self.means(drawn, scene)
+
+        return means
+
+    @abstractmethod
+    def panel(self, network: nn.Module, cases: Sequence[Volume], scene: Scene, *, title: str) -> bytes:
+        """Return a PNG with what the network makes of a few cases."""

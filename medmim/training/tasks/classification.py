@@ -1,0 +1,194 @@
+"""Classification as a task: samples, loss with smoothing and mixup, probabilities of cases and patients."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from monai.transforms.croppad.array import SpatialPad
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medmim.data.dataset.manifest import Dataset, Volume
+from medmim.data.loading.classification_samples import classification_patches
+from medmim.data.loading.finite_checks import finite
+from medmim.data.loading.preprocess import Prepared
+from medmim.data.loading.preprocessing_plan import Plan, View
+from medmim.encoders import Encoder
+from medmim.errors import DataError, UsageError
+from medmim.shapes import Scalar
+from medmim.training.evaluation.classification_metrics import class_means, temperature
+from medmim.training.evaluation.figures import caption_row, panel
+from medmim.training.precision import autocast
+from medmim.training.tasks.base import Lesson, Row, Scene, Task
+
+_AT_ONCE = 16  # slices in one pass
+
+
+@dataclass(frozen=True)
+class Classification(Task):
+    """One class for each image; 2D networks read every slice of a volume and average.
+
+    Attributes:
+        balance: 1: every class is drawn equally often; 0: as often as it comes.
+        label_smoothing: share of the target that is spread over all classes.
+        mixup: of Beta(mixup, mixup), from which the share of a second image is drawn (Zhang et al., ICLR
+            2018); 0: none.
+        dropout: share of pooled features that are dropped while training.
+        mirror: average with the prediction of the image whose left and right are exchanged.
+    """
+
+    balance: float = 0.5
+    label_smoothing: float = 0.1
+    mixup: float = 0.0
+    dropout: float = 0.2
+    mirror: bool = True
+
+    axis: ClassVar[str] = "classification"
+    needs: ClassVar[str] = "a class"
+    metric: ClassVar[str] = "macro_f1"
+    chosen_by: ClassVar[str] = "macro_f1"
+    watched: ClassVar[int] = 400
+
+    def __post_init__(self) -> None:
+        shares = (self.balance, self.label_smoothing, self.dropout)
+        if min(shares) < 0 or max(shares) > 1 or self.mixup < 0:
+            raise UsageError(
+                "task_options: expected balance, label_smoothing and dropout from 0 to 1 and mixup of 0 or "
+                f"more, got {shares} and {self.mixup}"
+            )
+
+    def usable(self, volume: Volume) -> bool:
+        """Return whether its class is known."""
+        return volume.target is not None
+
+    def classes_of(self, volume: Volume) -> frozenset[str]:
+        """Return its class."""
+        return frozenset([str(volume.target)])
+
+    def checked(self, volumes: tuple[Volume, ...], say: Callable[[str], None]) -> tuple[Volume, ...]:
+        """Return the rows without their label volumes, which need not be read."""
+        return tuple(volume.model_copy(update={"label": None}) for volume in volumes)
+
+    def view(self, dims: int) -> View:
+        """Return that whole images are seen: the class may hang on any part."""
+        return "whole"
+
+    def names(self, dataset: Dataset, train: Sequence[Volume], volumes: object) -> dict[int, str]:
+        """Return the classes in alphabetical order."""
+        found = sorted({str(volume.target) for volume in train})
+        if len(found) < 2:
+            raise DataError(
+                f"all training images have one class ({found[0]}): nothing to tell apart", reason="one_class"
+            )
+        return dict(enumerate(found))
+
+    def head(
+        self, encoder: Encoder, train: Sequence[Volume], scene: Scene, say: Callable[[str], None]
+    ) -> dict[str, Any]:
+        """Return the network's options."""
+        if scene.plan.view != "whole":
+            raise UsageError("classify sees whole images: leave out view, or use --set view=whole")
+        return {"dropout": self.dropout}
+
+    def lesson(self, train: Sequence[Volume], scene: Scene, *, foreground: float) -> Lesson:
+        """Return whole images; those of rare classes are drawn more often."""
+        numbers = {name: number for number, name in scene.names.items()}
+        counts = Counter(volume.target for volume in train)
+
+        def targets(volume: Volume, prepared: Prepared) -> Mapping[str, Tensor]:
+            return {"target": torch.tensor(numbers[str(volume.target)])}
+
+        return Lesson(
+            classification_patches(scene.plan),
+            targets=targets,
+            weights=[counts[volume.target] ** -self.balance for volume in train],
+        )
+
+    def loss(self, network: nn.Module, batch: dict[str, Tensor]) -> Scalar:
+        """Return the cross entropy, of mixed images with mixup."""
+        images, target = batch["image"], batch["target"]
+        other, share = target, 1.0
+        if self.mixup:
+            share = float(torch.distributions.Beta(self.mixup, self.mixup).sample())
+            order = torch.randperm(len(images), device=images.device)
+            images, other = share * images + (1 - share) * images[order], target[order]
+        scores = network(images).float()
+        losses = [
+            F.cross_entropy(scores, one, label_smoothing=self.label_smoothing) for one in (target, other)
+        ]
+        return share * losses[0] + (1 - share) * losses[1]
+
+    def judge(self, network: nn.Module, cases: Sequence[Volume], scene: Scene, *, final: bool) -> list[Row]:
+        """Return the probabilities of every class for every case."""
+        heat = float(scene.chosen.get("temperature", 1.0))
+        rows = []
+        for case in cases:
+            scores = classify(
+                network,
+                finite(case, scene.volumes),
+                scene.plan,
+                precision=scene.precision,
+                mirror=self.mirror,
+            )
+            shares = torch.softmax(scores / heat, dim=0).tolist()
+            probabilities = {scene.names[number]: share for number, share in enumerate(shares)}
+            guess = max(probabilities, key=lambda name: probabilities[name])
+            rows.append(
+                {
+                    "metric": self.metric,
+                    "case": case.id,
+                    "subject": case.subject,
+                    "class": case.target,
+                    "correct": guess == case.target,
+                    "probabilities": probabilities,
+                }
+            )
+        return rows
+
+    def choose(self, rows: Sequence[Row], scene: Scene) -> dict[str, Any]:
+        """Return the temperature that makes probabilities honest."""
+        return {"temperature": temperature(rows)}
+
+    def means(self, rows: Sequence[Row], scene: Scene) -> dict[str, float]:
+        """Return F1, accuracies, AUROC and calibration error, of cases and of patients."""
+        return class_means(rows, list(scene.names.values()))
+
+    def panel(self, network: nn.Module, cases: Sequence[Volume], scene: Scene, *, title: str) -> bytes:
+        """Return middle slices with class and prediction."""
+        rows = []
+        for row, case in zip(self.judge(network, cases, scene, final=False), cases, strict=True):
+            prepared, shares = scene.volumes(case), row["probabilities"]
+            guess = max(shares, key=lambda name: shares[name])
+            text = f"{case.target}; predicted {guess}, {shares[guess]:.0%}"
+            rows.append(caption_row(prepared.image[0], axis=prepared.slice_axis, text=text))
+        return panel(rows, ["image"], title=title)
+
+
+def classify(
+    network: nn.Module, prepared: Prepared, plan: Plan, *, precision: str, mirror: bool
+) -> Float[Tensor, " classes"]:
+    """Return the class scores of one prepared image: the mean over its slices in 2D."""
+    network.eval()
+    device = next(network.parameters()).device
+    images = views(prepared, plan)
+    pad = SpatialPad(plan.size, mode="constant", value=prepared.background)
+    scores = []
+    with torch.no_grad(), autocast(precision, device):
+        for some in torch.split(images, _AT_ONCE):
+            batch = torch.stack([pad(image).as_tensor() for image in some]).to(device)
+            scores.append(network(batch).float().cpu())
+            if mirror and not (plan.dims == 2 and prepared.slice_axis == 0):
+                scores.append(network(batch.flip(2)).float().cpu())
+    return torch.cat(scores).mean(dim=0)
+
+
+def views(prepared: Prepared, plan: Plan) -> Float[Tensor, "views channels ..."]:
+    """Return the images of one volume that a network sees one by one: its slices, or itself."""
+    if plan.dims == 3:
+        return prepared.image.unsqueeze(0)
+    return prepared.image.movedim(prepared.slice_axis + 1, 0)

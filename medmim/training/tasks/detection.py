@@ -1,0 +1,217 @@
+"""Detection as a task: checked boxes, anchors from the data, losses, found boxes of every case."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from medmim.data.dataset.boxes import checked, flat, in_slice, moved, raised
+from medmim.data.dataset.manifest import Dataset, Volume
+from medmim.data.loading.detection_samples import detection_patches
+from medmim.data.loading.finite_checks import finite
+from medmim.data.loading.preprocess import Prepared
+from medmim.data.loading.preprocessing_plan import View
+from medmim.encoders import Encoder
+from medmim.errors import DataError, UsageError
+from medmim.heads.anchors import AnchorGrid, anchor_shapes, coverage
+from medmim.heads.detection import Detector, detection_loss, level_strides
+from medmim.shapes import Scalar
+from medmim.training.evaluation.bootstrap_metrics import Tally
+from medmim.training.evaluation.detection_metrics import UNCHOSEN, best_thresholds, box_means, box_tally
+from medmim.training.evaluation.figures import boxed_row, panel
+from medmim.training.tasks.base import Lesson, Row, Scene, Task
+from medmim.training.tasks.detection_inference import Found, detect
+
+_SHOWN = 3  # found boxes in a picture
+_MEASURED = 500  # images whose boxes are held against the anchors
+
+
+@dataclass(frozen=True)
+class Detection(Task):
+    """Boxes around findings; 2D networks read every slice of a volume.
+
+    Attributes:
+        anchors: box shapes at every place of a feature map.
+        width: channels of the feature pyramid, a multiple of 8.
+        bad_boxes: refuse boxes that are wrong, or clip them to their image.
+        negatives: known: images without a box teach if they have a label volume; all: all of them do.
+    """
+
+    anchors: int = 3
+    width: int = 64
+    bad_boxes: str = "refuse"
+    negatives: str = "known"
+
+    axis: ClassVar[str] = "detection"
+    needs: ClassVar[str] = "boxes"
+    otherwise: ClassVar[str] = "; if there is nothing to find in them, add --set task_options.negatives=all"
+    metric: ClassVar[str] = "ap50"
+    chosen_by: ClassVar[str] = "ap50"
+    watched: ClassVar[int] = 200
+
+    def __post_init__(self) -> None:
+        if self.anchors < 1 or self.width < 8 or self.width % 8:
+            raise UsageError(
+                "task_options: expected at least one anchor and a width that is a multiple of 8, got "
+                f"{self.anchors} and {self.width}"
+            )
+        if self.bad_boxes not in ("refuse", "clip") or self.negatives not in ("known", "all"):
+            raise UsageError("task_options: expected bad_boxes refuse or clip and negatives known or all")
+
+    def usable(self, volume: Volume) -> bool:
+        """Return whether it has boxes, or none because there is nothing to find."""
+        return bool(volume.boxes) or self.negatives == "all" or volume.label is not None
+
+    def classes_of(self, volume: Volume) -> frozenset[str]:
+        """Return the classes of its boxes."""
+        return frozenset(one.name for one in volume.boxes)
+
+    def checked(self, volumes: tuple[Volume, ...], say: Callable[[str], None]) -> tuple[Volume, ...]:
+        """Return the rows with boxes that can be used, without label volumes.
+
+        Raises:
+            DataError: for a wrong box, unless it is to be clipped.
+        """
+        rows, changes = checked(volumes, clip=self.bad_boxes == "clip")
+        for change in changes:
+            say(f"clipped {change}")
+        return tuple(row.model_copy(update={"label": None}) for row in rows)
+
+    def view(self, dims: int) -> View:
+        """Return that slices are seen whole, and volumes, whose findings are small, in patches."""
+        return "whole" if dims == 2 else "patch"
+
+    def names(self, dataset: Dataset, train: Sequence[Volume], volumes: object) -> dict[int, str]:
+        """Return the classes of the training boxes in alphabetical order."""
+        found = sorted({one.name for volume in train for one in volume.boxes})
+        if not found:
+            raise DataError(
+                "no training image has a box: ingest boxes (COCO, YOLO, VGG or CSV), or label volumes whose "
+                "parts become boxes",
+                reason="no_boxes",
+            )
+        return dict(enumerate(found))
+
+    def head(
+        self, encoder: Encoder, train: Sequence[Volume], scene: Scene, say: Callable[[str], None]
+    ) -> dict[str, Any]:
+        """Return the network's options: anchors from the training boxes; says how many they reach."""
+        plan = scene.plan
+        images = [boxes for volume in train for boxes in _seen(scene.volumes(volume), plan.dims)]
+        boxes = np.concatenate(images)
+        sides = boxes[:, plan.dims :] - boxes[:, : plan.dims]
+        strides = level_strides(encoder, spatial_dims=plan.dims)
+        shapes = anchor_shapes(sides, levels=len(strides), count=self.anchors)
+        reached = coverage(
+            [_into(torch.from_numpy(one).float(), plan.size) for one in images[:_MEASURED]],
+            AnchorGrid(shapes),
+            size=plan.size,
+            strides=strides,
+        )
+        say(f"{reached:.1%} of {len(boxes)} training boxes have an anchor of their own")
+        return {"anchors": shapes, "width": self.width}
+
+    def lesson(self, train: Sequence[Volume], scene: Scene, *, foreground: float) -> Lesson:
+        """Return patches or whole images with their boxes."""
+        numbers = {name: number for number, name in scene.names.items()}
+
+        def targets(volume: Volume, prepared: Prepared) -> Mapping[str, Tensor]:
+            classes = [numbers[one.name] for one in volume.boxes]
+            return {
+                "boxes": torch.from_numpy(prepared.boxes),
+                "classes": torch.tensor(classes, dtype=torch.long),
+            }
+
+        most = max(len(volume.boxes) for volume in train)
+        return Lesson(detection_patches(scene.plan, most=most, foreground=foreground), targets=targets)
+
+    def loss(self, network: Any, batch: dict[str, Tensor]) -> Scalar:
+        """Return the loss of scores and boxes."""
+        return detection_loss(network, batch["image"], batch["boxes"], batch["classes"])
+
+    def judge(self, network: nn.Module, cases: Sequence[Volume], scene: Scene, *, final: bool) -> list[Row]:
+        """Return the true and the found boxes of every image, in voxels of the file."""
+        assert isinstance(network, Detector)
+        rows = []
+        for case in cases:
+            prepared = finite(case, scene.volumes)
+            for found in detect(network, prepared, scene.plan, precision=scene.precision):
+                rows.append(self._row(case, prepared, found, scene))
+        return rows
+
+    def choose(self, rows: Sequence[Row], scene: Scene) -> dict[str, Any]:
+        """Return the score of each class at which its F1 is best, a fixed one where no row tells."""
+        names = list(scene.names.values())
+        return {"thresholds": dict.fromkeys(names, UNCHOSEN) | best_thresholds(rows, names)}
+
+    def means(self, rows: Sequence[Row], scene: Scene) -> dict[str, float]:
+        """Return AP50, AP50:95, FROC and F1."""
+        return box_means(rows, list(scene.names.values()), scene.chosen.get("thresholds"))
+
+    def tally(self, rows: Sequence[Row], scene: Scene) -> Tally:
+        """Return the same as `means` for patients that count more than once."""
+        return box_tally(rows, list(scene.names.values()), scene.chosen.get("thresholds", {}))
+
+    def panel(self, network: nn.Module, cases: Sequence[Volume], scene: Scene, *, title: str) -> bytes:
+        """Return slices with true boxes and the best of those found."""
+        assert isinstance(network, Detector)
+        rows = []
+        for case in cases:
+            prepared = finite(case, scene.volumes)
+            axis, boxes = prepared.slice_axis, prepared.boxes
+            middle = (
+                (boxes[0, axis] + boxes[0, axis + 3]) / 2
+                if len(boxes)
+                else prepared.image.shape[axis + 1] / 2
+            )
+            index = min(int(middle), prepared.image.shape[axis + 1] - 1)
+            drawn = [(box, 0, "") for box in boxes[in_slice(boxes, axis, index)]]
+            for found in detect(network, prepared, scene.plan, precision=scene.precision):
+                shown = in_slice(found.boxes, axis, index)
+                best = zip(found.boxes[shown], found.classes[shown], found.scores[shown], strict=True)
+                words = [(box, 1, f"{scene.names[int(kind)]} {score:.2f}") for box, kind, score in best]
+                drawn += words[:_SHOWN]
+            rows.append(boxed_row(prepared.image[0], axis=axis, index=index, boxes=drawn, text=""))
+        return panel(rows, ["true and found"], title=title)
+
+    def _row(self, case: Volume, prepared: Prepared, found: Found, scene: Scene) -> Row:
+        truth, axis = prepared.boxes, prepared.slice_axis
+        names = np.array([one.name for one in case.boxes], dtype=object)
+        if found.index is not None:
+            cut = in_slice(truth, axis, found.index)
+            truth, names = raised(flat(truth[cut], axis), axis, found.index), names[cut]
+        truth = moved(truth, prepared.affine, prepared.stored_affine).round(3)
+        boxes = moved(found.boxes, prepared.affine, prepared.stored_affine).round(3)
+        scored = zip(found.classes, found.scores.round(4), boxes, strict=True)
+        return {
+            "metric": self.metric,
+            "case": case.id,
+            "subject": case.subject,
+            "slice": found.index,
+            "truth": [[name, *box.tolist()] for name, box in zip(names, truth, strict=True)],
+            "found": [[scene.names[int(kind)], float(score), *box.tolist()] for kind, score, box in scored],
+        }
+
+
+def _seen(prepared: Prepared, dims: int) -> list[np.ndarray]:
+    """Return the boxes of each image that a network sees: of every slice that cuts one, or of the volume."""
+    boxes, axis = prepared.boxes, prepared.slice_axis
+    if dims == 3:
+        return [boxes]
+    slices = range(prepared.image.shape[axis + 1])
+    cut = [flat(boxes[in_slice(boxes, axis, index)], axis) for index in slices]
+    return [one for one in cut if len(one)] or [np.zeros((0, 4))]
+
+
+def _into(boxes: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Return boxes moved into a patch, each around its middle: what a crop around it would see."""
+    dims = len(size)
+    half = (boxes[:, dims:] - boxes[:, :dims]) / 2
+    middle = torch.minimum((boxes[:, dims:] + boxes[:, :dims]) / 2, torch.tensor(size) - half)
+    middle = torch.maximum(middle, half)
+    return torch.cat([middle - half, middle + half], dim=1)

@@ -1,0 +1,121 @@
+"""From a prepared image to boxes: windows, scores, the best boxes without their doubles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from monai.apps.detection.utils.box_selector import BoxSelector
+from monai.apps.detection.utils.predict_utils import predict_with_inferer
+from monai.inferers.inferer import SlidingWindowInferer
+from monai.transforms.croppad.array import SpatialPad
+from torch import Tensor
+
+from medmim.data.dataset.boxes import Boxes, raised
+from medmim.data.loading.preprocess import Prepared
+from medmim.data.loading.preprocessing_plan import Plan
+from medmim.heads.detection import BOXES, SCORES, Detector
+from medmim.shapes import Size, round_up
+from medmim.training.precision import autocast
+from medmim.training.tasks.classification import views
+
+_LEAST_SCORE = 0.02
+_OVERLAP = 0.3  # two findings of one class seldom overlap by more
+_MOST = 30
+_AT_ONCE = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Boxes of one volume or of one of its slices.
+
+    Attributes:
+        boxes: in voxels of the prepared image.
+        scores: 0 to 1, the highest first.
+        classes: number of each box's class.
+        index: of the slice; None: of the whole volume.
+    """
+
+    boxes: Boxes
+    scores: Float[np.ndarray, " boxes"]
+    classes: Int[np.ndarray, " boxes"]
+    index: int | None
+
+
+def detect(network: Detector, prepared: Prepared, plan: Plan, *, precision: str) -> list[Found]:
+    """Find boxes in one prepared image: one `Found` for each slice in 2D, one in all in 3D."""
+    network.eval()
+    images = views(prepared, plan)
+    space = tuple(images.shape[2:])
+    size = _padded(space, plan, network)
+    before = [(full - length) // 2 for full, length in zip(size, space, strict=True)]
+    pad = SpatialPad(size, mode="constant", value=prepared.background)
+    found = []
+    for number, some in enumerate(torch.split(images, _AT_ONCE)):
+        batch = torch.stack([pad(image).as_tensor() for image in some])
+        for offset, (boxes, scores, classes) in enumerate(_boxes(network, batch, plan, precision)):
+            shifted = (boxes - np.array([*before, *before])).clip(0, [*space, *space])
+            # others lie in the padding
+            real = (shifted[:, plan.dims :] > shifted[:, : plan.dims]).all(axis=1)
+            index = number * _AT_ONCE + offset if plan.dims == 2 else None
+            placed = shifted[real] if index is None else raised(shifted[real], prepared.slice_axis, index)
+            found.append(Found(placed, scores[real], classes[real], index))
+    return found
+
+
+def _boxes(
+    network: Detector, images: Tensor, plan: Plan, precision: str
+) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Return boxes, scores and classes of every image, in voxels of it."""
+    device = next(network.parameters()).device
+    dims = plan.dims
+    with torch.no_grad(), autocast(precision, device):
+        out = _maps(network, images.to(device), plan)
+    anchors = network.anchors(images, out[SCORES]).to(device)
+    scores = [level.float() for level in network.rows(out[SCORES], network.classes)]
+    changes = [level.float() for level in network.rows(out[BOXES], 2 * dims)]
+    near = torch.split(anchors, [level.shape[1] for level in scores])
+    selector = BoxSelector(
+        score_thresh=_LEAST_SCORE,
+        topk_candidates_per_level=500,
+        nms_thresh=_OVERLAP,
+        detections_per_img=_MOST,
+    )
+    results = []
+    for number in range(len(images)):
+        decoded = [
+            network.coder.decode_single(level[number], anchor)
+            for level, anchor in zip(changes, near, strict=True)
+        ]
+        chosen = selector.select_boxes_per_image(
+            decoded, [level[number] for level in scores], list(images.shape[2:])
+        )
+        boxes, values, classes = (one.cpu().numpy() for one in chosen)
+        order = np.argsort(-values, kind="stable")
+        results.append(
+            (
+                boxes[order].astype(np.float64).reshape(-1, 2 * dims),
+                values[order].astype(np.float64),
+                classes[order],
+            )
+        )
+    return results
+
+
+def _maps(network: Detector, images: Tensor, plan: Plan) -> dict[str, list[Tensor]]:
+    """Return the network's maps of whole images, put together from windows where these are larger."""
+    if plan.view == "whole" or all(n <= size for n, size in zip(images.shape[2:], plan.size, strict=True)):
+        out: dict[str, list[Tensor]] = network(images)
+        return out
+    inferer = SlidingWindowInferer(plan.size, sw_batch_size=2, overlap=0.5, mode="gaussian")
+    joined: Any = predict_with_inferer(images, network, keys=[SCORES, BOXES], inferer=inferer)
+    return dict(joined)
+
+
+def _padded(space: Size, plan: Plan, network: Detector) -> Size:
+    """Return the size of an image that the network takes, no smaller than what it was trained on."""
+    larger = tuple(max(length, size) for length, size in zip(space, plan.size, strict=True))
+    return round_up(larger, network.encoder.total_stride)

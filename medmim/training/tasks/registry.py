@@ -1,0 +1,31 @@
+"""The table of tasks that `medmim finetune` knows, and its builder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from inspect import signature
+from typing import Any
+
+from medmim.errors import refuse_unknown_options, unknown_name
+from medmim.training.tasks.base import Task
+from medmim.training.tasks.classification import Classification
+from medmim.training.tasks.detection import Detection
+from medmim.training.tasks.segmentation import Segmentation
+
+TASKS: dict[str, Callable[..., Task]] = {
+    "classify": Classification,
+    "detect": Detection,
+    "segment": Segmentation,
+}
+
+
+def build_task(name: str, **options: Any) -> Task:
+    """Build the task `name` with its options.
+
+    Raises:
+        UsageError: for an unknown task or option, or a value that it does not take.
+    """
+    if name not in TASKS:
+        raise unknown_name("task", name, TASKS)
+    refuse_unknown_options(f"task '{name}'", options, signature(TASKS[name]).parameters)
+    return TASKS[name](**options)

@@ -1,0 +1,247 @@
+import pytest
+import yaml
+
+from medmim import files
+from medmim.config.resolve import find_config, resolve
+from medmim.config.runs import FinetuneSettings, PretrainSettings
+from medmim.config.study import StudySettings
+from medmim.errors import SettingsError
+
+CONFIGS = sorted(files.shipped("configs").glob("*/*.yaml"))
+
+
+def kind_of(path):
+    return {"pretrain": PretrainSettings, "finetune": FinetuneSettings, "studies": StudySettings}[
+        path.parent.name
+    ]
+
+
+def write(tmp_path, text):
+    path = tmp_path / "own.yaml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def message(kind=PretrainSettings, **words):
+    with pytest.raises(SettingsError) as caught:
+        resolve(kind, **words)
+    assert "\n" not in str(caught.value)
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+def test_later_words_win(tmp_path):
+    config = write(tmp_path, "lr: 0.1\nbatch_size: 3\nseed: 5\n")
+    settings = resolve(
+        PretrainSettings, config=config, flags={"batch_size": 6, "seed": 7}, overrides=["seed=9"]
+    )
+    assert (settings.warmup, settings.lr, settings.batch_size, settings.seed) == (0.05, 0.1, 6, 9)
+
+
+def test_flags_that_were_not_given_change_nothing(tmp_path):
+    config = write(tmp_path, "ratio: 0.5\n")
+    assert resolve(PretrainSettings, config=config, flags={"ratio": None}).ratio == 0.5
+
+
+@pytest.mark.parametrize(
+    ("older", "flags", "left"),
+    [
+        ("epochs: 3", {"steps": 5}, ("steps", 5)),
+        ("steps: 5", {"minutes": 2.0}, ("minutes", 2.0)),
+        ("steps: 5", {"epochs": None}, ("steps", 5)),
+    ],
+)
+def test_a_newer_budget_replaces_one_of_another_kind(tmp_path, older, flags, left):
+    settings = resolve(PretrainSettings, config=write(tmp_path, older), flags=flags)
+    given = {key: getattr(settings, key) for key in ("steps", "epochs", "minutes")}
+    assert {key: value for key, value in given.items() if value is not None} == dict([left])
+
+
+def test_a_newer_number_of_labels_replaces_a_share(tmp_path):
+    settings = resolve(
+        FinetuneSettings, config=write(tmp_path, "labelled: 10"), flags={"label_fraction": 0.5}
+    )
+    assert (settings.labelled, settings.label_fraction) == (None, 0.5)
+
+
+def test_two_budgets_at_once_are_refused():
+    assert "expected one of steps, epochs, minutes, got steps and minutes" in message(
+        flags={"steps": 1, "minutes": 2.0}
+    )
+
+
+def test_two_numbers_of_labels_at_once_are_refused():
+    said = message(FinetuneSettings, flags={"labelled": 1, "label_fraction": 0.5})
+    assert "expected one of labelled, label_fraction, got both" in said
+
+
+def test_an_unknown_key_is_told_its_neighbour(tmp_path):
+    assert "unknown key 'raito'; did you mean 'ratio'?" in message(config=write(tmp_path, "raito: 0.5"))
+
+
+def test_a_key_of_the_other_command_is_unknown():
+    assert "unknown key 'ratio'" in message(FinetuneSettings, overrides=["ratio=0.5"])
+
+
+def test_all_problems_are_in_one_message(tmp_path):
+    config = write(tmp_path, "raito: 0.5\nbatch_size: 0\nprecision: fp16\nexperiment: a b\n")
+    said = message(config=config)
+    assert config in said
+    for part in (
+        "'ratio'",
+        "batch_size: input should be greater than 0, got 0",
+        "precision: input should be 'auto', 'fp32' or 'bf16', got 'fp16'",
+        "experiment: ",
+    ):
+        assert part in said
+
+
+@pytest.mark.parametrize("ratio", [0, 1, 1.2, -0.1, "much"])
+def test_a_ratio_outside_is_refused(ratio):
+    assert "ratio: " in message(flags={"ratio": ratio})
+
+
+def test_bad_yaml_names_file_and_line(tmp_path):
+    config = write(tmp_path, "method: spark\nmask: [mesh\nratio: 0.5\n")
+    said = message(config=config)
+    assert said.startswith(f"{config}: not valid YAML (line ")
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "just words\n", ""])
+def test_a_file_without_keys_is_refused(tmp_path, text):
+    assert "expected 'key: value' lines" in message(config=write(tmp_path, text))
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_bytes(b"\xff\xfe\x00ratio")
+    assert str(path) in message(config=str(path))
+
+
+def test_yaml_cannot_build_objects(tmp_path):
+    said = message(config=write(tmp_path, "method: !!python/object/apply:os.getcwd []\n"))
+    assert "not valid YAML" in said
+
+
+def test_the_preset_of_a_method_lies_under_everything():
+    flags = {"method": "mask_any_net"}
+    settings = resolve(PretrainSettings, base="mask_any_net", flags=flags)
+    assert (settings.method, settings.mask, settings.ratio) == ("mask_any_net", "combined", 0.25)
+    changed = resolve(PretrainSettings, base="mask_any_net", config="mae", flags={**flags, "mask": "mesh"})
+    assert (changed.method, changed.mask, changed.ratio) == ("mask_any_net", "mesh", 0.75)
+    assert resolve(PretrainSettings, base="spark") == PretrainSettings()  # without one, defaults hold
+
+
+def test_an_unknown_preset_is_told_its_neighbour():
+    assert "no such file or preset; did you mean 'spark_mesh'?" in message(config="spark_mash")
+
+
+def test_presets_belong_to_their_command():
+    assert "known: classify, detect, segment" in message(FinetuneSettings, config="zzz")
+
+
+@pytest.mark.parametrize("word", ["steps", "steps:3"])
+def test_overrides_need_an_equals_sign(word):
+    assert "expected key=value" in message(overrides=[word])
+
+
+def test_overrides_are_read_as_yaml():
+    settings = resolve(
+        PretrainSettings,
+        overrides=["encoder-options={filters: [4, 8]}", "include_held_out=true", "checkpoint_every_steps=5"],
+    )
+    assert settings.encoder_options == {"filters": [4, 8]}
+    assert settings.include_held_out is True
+    assert settings.checkpoint_every_steps == 5
+
+
+def test_a_bad_override_is_named():
+    assert "--set ratio: not valid YAML" in message(overrides=["ratio=[1"])
+
+
+@pytest.mark.parametrize(
+    ("given", "size"),
+    [(64, (64,)), ("64", (64,)), ("40,56,40", (40, 56, 40)), ([40, 56], (40, 56)), ((8, 8), (8, 8))],
+)
+def test_sizes_are_numbers_or_text(given, size):
+    assert resolve(PretrainSettings, flags={"size": given}).size == size
+
+
+@pytest.mark.parametrize("given", [0, -4, "4,0", "wide", 1.5])
+def test_sizes_that_are_none_are_refused(given):
+    assert "size" in message(flags={"size": given})
+
+
+def test_settings_cannot_be_changed():
+    with pytest.raises(ValueError, match="frozen"):
+        PretrainSettings().ratio = 0.5
+
+
+def test_settings_survive_yaml():
+    settings = resolve(PretrainSettings, flags={"size": (8, 8, 8), "cell": 4, "steps": 2})
+    text = yaml.safe_dump(settings.model_dump(mode="json"))
+    assert PretrainSettings.model_validate(yaml.safe_load(text)) == settings
+
+
+def test_there_are_presets_for_each_command():
+    assert {path.parent.name for path in CONFIGS} == {"pretrain", "finetune", "studies"}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_preset_is_valid_and_opens_with_its_command(path):
+    settings = resolve(kind_of(path), config=path.stem)
+    command = {
+        "pretrain": f"medmim pretrain --config {path.stem}",
+        "finetune": f"medmim finetune {getattr(settings, 'task', '')} --config {path.stem}",
+        "studies": f"medmim study {path.stem} --data medmim-data",
+    }[path.parent.name]
+    assert path.read_text(encoding="utf-8").splitlines()[0] == f"# {command}"
+    assert find_config(path.stem, kind_of(path)) == path
+
+
+def test_a_key_with_dots_changes_one_option_and_leaves_the_others(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("method_options: {decoder_width: 8, target: {hog: {bins: 9}}}\nratio: 0.5\n")
+    words = ["method_options.target.hog.bins=6", "method-options.decoder=official", "encoder_options.depth=2"]
+    settings = resolve(PretrainSettings, config=str(path), overrides=words)
+    assert settings.method_options == {
+        "decoder_width": 8,
+        "target": {"hog": {"bins": 6}},
+        "decoder": "official",
+    }
+    assert settings.encoder_options == {"depth": 2}
+    assert settings.ratio == 0.5
+
+
+def test_a_key_with_dots_replaces_what_holds_no_options():
+    words = ["method_options.target=raw", "method_options.target.hog.bins=6"]
+    assert resolve(PretrainSettings, overrides=words).method_options == {"target": {"hog": {"bins": 6}}}
+
+
+def test_an_unknown_key_with_dots_is_told_the_nearest():
+    with pytest.raises(SettingsError, match="unknown key 'method_option'; did you mean 'method_options'"):
+        resolve(PretrainSettings, overrides=["method_option.target=raw"])
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        (8, (8,)),
+        ("8", (8,)),
+        ("8,8,4", (8, 8, 4)),
+        ([8, 8, 4], (8, 8, 4)),
+        ("8mm", ("8mm",)),
+        ("8 mm, 16mm,16.50MM", ("8mm", "16mm", "16.5mm")),
+        (["8mm", "16mm"], ("8mm", "16mm")),
+    ],
+)
+def test_a_cell_is_in_voxels_or_millimetres(given, kept):
+    assert PretrainSettings(cell=given).cell == kept
+
+
+@pytest.mark.parametrize("given", ["0", "0mm", "-8mm", "8cm", "8,8mm", "8.5", 2.5, "", [8, "8mm"]])
+def test_other_cells_are_refused(given):
+    with pytest.raises(
+        SettingsError, match="cell: expected voxels such as 8 or 8,8,4, or millimetres such as"
+    ):
+        resolve(PretrainSettings, flags={"cell": given})

@@ -1,0 +1,59 @@
+import json
+
+import pytest
+import tiny
+
+from medmim.data.dataset.contamination import Seen, certify, keep_seen, read_seen, seen_in
+
+WORDS = {"dataset_hash": "d", "split_hash": "s"}
+
+
+def volume(subject, pixels, number=0):
+    return tiny.row(subject, number).model_copy(update={"pixels_sha256": pixels})
+
+
+TEST = [volume("p8", "88"), volume("p9", "99")]
+
+
+def test_nothing_shared_is_clean():
+    found = certify(TEST, {"pretraining": seen_in([volume("p1", "11")]), "fine-tuning": Seen()}, **WORDS)
+    assert found.verdict == "clean"
+    assert (found.test_patients, found.test_volumes) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("seen", "by_key", "by_pixels"),
+    [
+        (volume("p9", "other"), 1, 0),
+        (volume("somebody else", "99"), 0, 1),  # the same scan under another key
+        (volume("p8", "88"), 1, 1),
+    ],
+)
+def test_key_and_pixels_are_both_looked_at(seen, by_key, by_pixels):
+    found = certify(TEST, {"pretraining": seen_in([volume("p1", "11"), seen])}, **WORDS)
+    overlap = found.overlaps["pretraining"]
+    assert (overlap.by_key, overlap.by_pixels) == (by_key, by_pixels)
+    assert found.verdict == "contaminated"
+
+
+def test_what_is_not_known_is_not_called_clean():
+    assert certify(TEST, {"pretraining": None}, **WORDS).verdict == "unknown"
+    assert certify(TEST, {"pretraining": seen_in([volume("p1", None)])}, **WORDS).verdict == "unknown"
+    unhashed = certify([volume("p9", None)], {"pretraining": seen_in([volume("p1", "11")])}, **WORDS)
+    assert unhashed.verdict == "unknown"
+
+
+def test_it_names_nobody():
+    text = json.dumps(certify(TEST, {"pretraining": seen_in(TEST)}, **WORDS).as_json())
+    assert "contaminated" in text
+    for word in ("p8", "p9", "88", "99"):
+        assert f'"{word}"' not in text
+
+
+def test_what_was_seen_is_kept_beside_the_weights(tmp_path):
+    assert read_seen(tmp_path) is None
+    seen = seen_in([volume("p1", "11"), volume("p2", None)])
+    keep_seen(tmp_path, seen)
+    assert read_seen(tmp_path) == seen
+    assert (seen | seen_in(TEST)).patients >= seen_in(TEST).patients
+    assert "p1" not in (tmp_path / "patients.json").read_text()

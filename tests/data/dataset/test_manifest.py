@@ -1,0 +1,199 @@
+"""The dataset folder, written and read back."""
+
+import json
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from medmim import files
+from medmim.data.dataset.manifest import (
+    FORMAT_VERSION,
+    DatasetInfo,
+    LedgerRow,
+    Volume,
+    digest_of,
+    read_dataset,
+    write_dataset,
+)
+from medmim.errors import DataError
+
+
+def volume(name, **changes):
+    row = {
+        "id": name,
+        "subject": f"s-{name}",
+        "study": "t",
+        "series": "r",
+        "image": f"volumes/{name}.nii.gz",
+        "modality": "MR",
+        "spatial_dims": 3,
+        "shape": (4, 5, 6),
+        "spacing_mm": (1.0, 1.0, 2.5),
+        "orientation": "RAS",
+        "sha256": "0" * 64,
+        "verdict": "right",
+    }
+    return Volume(**(row | changes))
+
+
+def ledger(number, fate="accepted", reason="volume"):
+    return LedgerRow(number=number, file=f"{number:04d}", fate=fate, reason=reason)
+
+
+@pytest.fixture
+def rows():
+    volumes = [
+        volume("b", split="train", label="labels/b.nii.gz", label_sha256="1" * 64),
+        volume("a", split="val", subject="s-b"),
+        volume("c", split="test"),
+    ]
+    ledgers = [ledger(2, "skipped", "not_dicom"), ledger(0), ledger(1), ledger(3, "quarantined", "truncated")]
+    return volumes, ledgers
+
+
+@pytest.fixture
+def folder(tmp_path, rows):
+    write_dataset(tmp_path, DatasetInfo(name="d", label_names={1: "lesion", 10: "core", 2: "rim"}), *rows)
+    return tmp_path
+
+
+def rewrite(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_comes_back_as_it_was(folder, rows):
+    dataset = read_dataset(folder)
+    assert dataset.root == folder
+    assert dataset.volumes == tuple(sorted(rows[0], key=lambda v: v.id))
+    assert dataset.info.label_names == {1: "lesion", 2: "rim", 10: "core"}
+    assert [row["number"] for row in files.read_jsonl(folder / "ledger.jsonl")] == [0, 1, 2, 3]
+
+
+def test_counts_add_up(folder):
+    info = read_dataset(folder).info
+    assert info.counts == {
+        "boxes": 0,
+        "targets": 0,
+        "files_seen": 4,
+        "files_accepted": 2,
+        "files_quarantined": 1,
+        "files_skipped": 1,
+        "volumes": 3,
+        "labels": 1,
+        "subjects": 2,
+        "train": 1,
+        "val": 1,
+        "test": 1,
+    }
+    assert info.reasons == {"not_dicom": 1, "truncated": 1, "volume": 2}
+
+
+def test_splits_and_labels_are_found(folder):
+    dataset = read_dataset(folder)
+    assert [v.id for v in dataset.in_split("train", "test")] == ["b", "c"]
+    assert [v.id for v in dataset.labelled] == ["b"]
+
+
+def test_equal_rows_in_any_order_give_equal_bytes(tmp_path, rows):
+    volumes, ledgers = rows
+    for name, (first, second) in {"1": (volumes, ledgers), "2": (volumes[::-1], ledgers[::-1])}.items():
+        write_dataset(tmp_path / name, DatasetInfo(name="d"), iter(first), iter(second))
+    for name in ("dataset.json", "manifest.jsonl", "ledger.jsonl"):
+        assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "change", [{"sha256": "2" * 64}, {"split": "test"}, {"label_sha256": "2" * 64}, {"id": "z"}]
+)
+def test_the_content_hash_follows_volumes_labels_and_splits(change, tmp_path, rows):
+    volumes, ledgers = rows
+    first = write_dataset(tmp_path, DatasetInfo(name="d"), volumes, ledgers)
+    changed = [volumes[0].model_copy(update=change), *volumes[1:]]
+    assert write_dataset(tmp_path, DatasetInfo(name="d"), changed, ledgers).content_hash != first.content_hash
+    assert write_dataset(tmp_path, DatasetInfo(name="other"), volumes, []).content_hash == first.content_hash
+
+
+def test_the_split_hash_follows_splits_alone(tmp_path, rows):
+    volumes, ledgers = rows
+    hashes = []
+    for i, change in enumerate([{}, {"sha256": "2" * 64}, {"split": "test"}]):
+        rows = [volumes[0].model_copy(update=change), *volumes[1:]]
+        write_dataset(tmp_path / str(i), DatasetInfo(name="d"), rows, ledgers)
+        hashes.append(read_dataset(tmp_path / str(i)).split_hash)
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_the_description_is_written_last(tmp_path, rows, monkeypatch):
+    replace, order = Path.replace, []
+
+    def broken(self, target):
+        order.append(target.name)
+        if target.name == "dataset.json":
+            raise OSError("the disk is gone")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", broken)
+    with pytest.raises(OSError, match="the disk is gone"):
+        write_dataset(tmp_path, DatasetInfo(name="d"), *rows)
+    assert order == ["manifest.jsonl", "ledger.jsonl", "dataset.json"]
+    with pytest.raises(DataError, match="no dataset at"):
+        read_dataset(tmp_path)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_refuses_a_folder_that_is_no_dataset(tmp_path):
+    with pytest.raises(
+        DataError, match=r"expected a folder with dataset\.json; make one with `medmim ingest SRC`"
+    ) as e:
+        read_dataset(tmp_path / "nowhere")
+    assert e.value.reason == "no_dataset"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda root: (root / "manifest.jsonl").unlink(),
+        lambda root: (root / "manifest.jsonl").write_text('{"id": "half'),
+        lambda root: (root / "manifest.jsonl").write_bytes(b"\xff\xfe"),
+        lambda root: (root / "manifest.jsonl").write_text("[1, 2]\n"),
+        lambda root: (root / "dataset.json").write_text("[]"),
+        lambda root: (root / "dataset.json").write_text("{"),
+        lambda root: rewrite(root / "dataset.json", colour="blue"),
+    ],
+)
+def test_a_damaged_folder_is_said_to_be_damaged(damage, folder):
+    damage(folder)
+    with pytest.raises(DataError, match=r"cannot be read \(\w+\): run `medmim ingest` again") as refused:
+        read_dataset(folder)
+    assert refused.value.reason == "damaged_dataset"
+
+
+def test_the_message_does_not_quote_the_folder(folder):
+    (folder / "manifest.jsonl").write_text('{"subject": "Jane Doe"}\n')
+    with pytest.raises(DataError) as refused:
+        read_dataset(folder)
+    assert "Jane" not in str(refused.value)
+
+
+def test_a_newer_format_is_told_apart_from_damage(folder):
+    rewrite(folder / "dataset.json", format_version=FORMAT_VERSION + 1, new_field=[1])
+    with pytest.raises(
+        DataError, match=r"has format 2, this medmim reads up to 1: install a newer medmim"
+    ) as refused:
+        read_dataset(folder)
+    assert refused.value.reason == "newer_format"
+
+
+def test_rows_are_frozen_and_know_their_fields():
+    with pytest.raises(ValidationError):
+        volume("a").id = "b"
+    with pytest.raises(ValidationError, match="patient_name"):
+        volume("a", patient_name="x")
+    with pytest.raises(ValidationError):
+        volume("a", split="holdout")
+
+
+def test_digest_sees_tuples_as_lists_and_ignores_key_order():
+    assert digest_of({"a": (1, 2), "b": 3}) == digest_of({"b": 3, "a": [1, 2]})
+    assert digest_of([1]) != digest_of(["1"])

@@ -1,0 +1,70 @@
+"""Boxes and outlines: voxels of the stored array, half-open, clipped and counted."""
+
+import numpy as np
+import pytest
+
+from medmim.data.formats.annotations import Mark, boxes_around, ellipse, place
+from medmim.data.formats.nifti import Image
+
+PICTURE = Image(np.zeros((10, 8, 1), np.uint8), np.diag([-1.0, -1.0, 1.0, 1.0]))
+
+
+def test_a_box_in_voxels_and_one_in_shares_are_the_same():
+    marks = [Mark(name="a", box=(2, 4, 5, 6)), Mark(name="b", unit="share", box=(0.2, 0.5, 0.5, 0.75))]
+    placed = place(marks, PICTURE, {})
+    assert placed.boxes == (("a", (2, 4, 5, 6)), ("b", (2, 4, 5, 6)))
+    assert placed.label is None
+
+
+def test_an_outline_is_filled_to_the_voxels_whose_centres_it_holds():
+    square = ((2.0, 4.0), (5.0, 4.0), (5.0, 6.0), (2.0, 6.0))
+    placed = place([Mark(name="a", outlines=(square,))], PICTURE, {"a": 3})
+    assert placed.boxes == (("a", (2, 4, 5, 6)),)
+    assert set(map(tuple, np.argwhere(placed.label.array[..., 0] == 3))) == {
+        (x, y) for x in (2, 3, 4) for y in (4, 5)
+    }
+
+
+def test_boxes_partly_outside_are_clipped_and_those_outside_are_left_out():
+    marks = [
+        Mark(name="a", box=(-3, 4, 5, 99)),
+        Mark(name="b", box=(20, 20, 30, 30)),
+        Mark(name="c", box=(1, 1, 1, 2)),
+    ]
+    placed = place([*marks, Mark(name="d", box=(float("nan"), 0, 1, 1))], PICTURE, {})
+    assert placed.boxes == (("a", (0, 4, 5, 8)),)
+    assert placed.measured == {"boxes": 1, "boxes_clipped": 1, "boxes_outside": 3}
+
+
+def test_an_image_with_a_finding_that_is_only_boxed_has_no_label():
+    outline = ((1.0, 1.0), (3.0, 1.0), (3.0, 3.0))
+    marks = [Mark(name="a", outlines=(outline,)), Mark(name="a", box=(5, 5, 7, 7))]
+    assert place(marks, PICTURE, {"a": 1}).label is None
+
+
+def test_an_ellipse_has_the_extent_of_its_radii():
+    points = np.array(ellipse([4.0, 5.0], [3.0, 1.0]))
+    assert np.allclose([points.min(axis=0), points.max(axis=0)], [[1, 4], [7, 6]])
+    turned = np.array(ellipse([4.0, 5.0], [3.0, 1.0], np.pi / 2))
+    assert np.allclose([turned.min(axis=0), turned.max(axis=0)], [[3, 2], [5, 8]], atol=1e-9)
+
+
+@pytest.mark.parametrize("flip", [1.0, -1.0])
+def test_a_box_in_world_mm_lands_on_its_voxels_whatever_the_axes(flip):
+    affine = np.array([[0, 0, -2.0, 50], [flip * 0.5, 0, 0, -7], [0, 1.0, 0, 3], [0, 0, 0, 1]])
+    image = Image(np.zeros((20, 10, 8), np.int16), affine)
+    centre = affine @ [12, 4, 5, 1]
+    x, y, z = centre[:3] * [-1, -1, 1]  # LPS
+    placed = place([Mark(name="n", unit="mm", box=(x - 1, y - 1, z - 1, x + 1, y + 1, z + 1))], image, {})
+    # 2 mm across: 4 voxels of 0.5 mm, 2 of 1 mm, 1 of 2 mm, around the centre of voxel (12, 4, 5)
+    assert placed.boxes == (("n", (10.5, 3.5, 5.0, 14.5, 5.5, 6.0)),)
+
+
+def test_every_part_of_a_label_gets_a_box_and_specks_none():
+    array = np.zeros((10, 9, 8), np.uint8)
+    array[1:3, 2:4, 3:5] = 1
+    array[5:9, 5:7, 0:4] = 1
+    array[0, 0, 0] = 1
+    array[6:8, 0:3, 6:8] = 2
+    boxes = boxes_around(Image(array, np.eye(4)), {1: "a", 2: "b"})
+    assert boxes == [("a", (1, 2, 3, 3, 4, 5)), ("a", (5, 5, 0, 9, 7, 4)), ("b", (6, 0, 6, 8, 3, 8))]

@@ -1,0 +1,93 @@
+"""Packed masks of COCO, both ways of packing, are the masks that were packed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from medmim.data.formats.annotation_files import _coco_mark
+from medmim.data.formats.annotations import Mark, place
+from medmim.data.formats.coco_rle import mask_of, runs_of
+from medmim.data.formats.nifti import Image
+
+
+def counts_of(mask: np.ndarray) -> list[int]:
+    """Count down the columns of a mask of (rows, columns), as COCO's definition says."""
+    counts, value = [0], False
+    for pixel in mask.T.ravel():
+        if bool(pixel) != value:
+            counts.append(0)
+            value = not value
+        counts[-1] += 1
+    return counts
+
+
+def letters_of(counts: list[int]) -> str:
+    """Write counts as COCO's letters: differences from the fourth on, five bits a letter, lowest first."""
+    text = ""
+    for index, count in enumerate(counts):
+        value, more = count - (counts[index - 2] if index > 2 else 0), True
+        while more:
+            bits = value & 0x1F
+            value >>= 5
+            more = value != (-1 if bits & 0x10 else 0)
+            text += chr(48 + bits + (0x20 if more else 0))
+    return text
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 1.0])
+def test_there_and_back(seed: int, share: float):
+    rng = np.random.default_rng(seed)
+    mask = rng.random((int(rng.integers(1, 90)), int(rng.integers(1, 90)))) < share
+    counts = counts_of(mask)
+    rows, columns = mask.shape
+    for said in (counts, letters_of(counts)):
+        runs, size = runs_of({"size": [rows, columns], "counts": said})
+        assert size == (columns, rows)
+        np.testing.assert_array_equal(mask_of(runs, size), mask.T)
+
+
+def test_letters_worked_out_by_hand():
+    """100 is 00011 00100, low five bits first; then 1, then 2 more than the 100, then no more than the 1."""
+    assert runs_of({"size": [3, 70], "counts": "6T3" + "120"}) == ((6, 100, 1, 102, 1), (70, 3))
+
+
+@pytest.mark.parametrize(
+    "packed",
+    [
+        {"size": [2, 2], "counts": [1, 2]},
+        {"size": [2, 2], "counts": [5, -1]},
+        {"size": [0, 4], "counts": [0]},
+        {"size": [60_000, 60_000], "counts": [3_600_000_000]},
+        {"size": [2, 2], "counts": "~~~"},
+        {"size": [2, 2], "counts": ""},
+    ],
+)
+def test_damaged_runs(packed: dict[str, object]):
+    with pytest.raises(ValueError, match=r"runs|empty|min"):
+        runs_of(packed)
+
+
+def test_a_mask_is_drawn_and_boxed_where_it_lies():
+    mask = np.zeros((5, 7), bool)
+    mask[1:3, 4:6] = True
+    packed = {"size": [5, 7], "counts": letters_of(counts_of(mask))}
+    picture = Image(np.zeros((7, 5, 1), np.uint8), np.eye(4))
+    mark, lost = _coco_mark("cyst", {"segmentation": packed})
+    assert mark is not None
+    assert not lost
+    placed = place([mark], picture, {"cyst": 3})
+    assert placed.label is not None
+    np.testing.assert_array_equal(placed.label.array[..., 0], mask.T * 3)
+    assert placed.boxes == (("cyst", (4.0, 1.0, 6.0, 3.0)),)
+
+
+def test_a_mask_of_another_size_is_only_boxed():
+    mark = Mark(name="cyst", box=(1.0, 1.0, 3.0, 3.0), runs=(0, 4), size=(2, 2))
+    placed = place([mark], Image(np.zeros((7, 5, 1), np.uint8), np.eye(4)), {"cyst": 1})
+    assert (placed.label, len(placed.boxes)) == (None, 1)
+
+
+def test_a_finding_without_a_place_is_counted():
+    assert _coco_mark("cyst", {"segmentation": {"size": [2, 2], "counts": [9]}}) == (None, True)

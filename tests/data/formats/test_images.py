@@ -1,0 +1,79 @@
+"""Pictures: grey values upright, whatever the file's kind; what would need a guess is refused."""
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from medmim.data.formats.images import read_picture
+from medmim.errors import DataError
+
+RAMP = np.arange(12, dtype=np.uint8).reshape(3, 4)  # 3 rows, 4 columns
+
+
+def saved(path, pixels, **options):
+    PIL.Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "pixels"),
+    [
+        ("a.png", RAMP),
+        ("a.bmp", RAMP),
+        ("a.png", RAMP.astype(np.uint16) * 5000),
+        ("a.tif", RAMP.astype(np.uint16) * 5000),
+        ("a.tif", RAMP.astype(np.float32) / 7),
+        ("a.png", RAMP > 4),
+    ],
+)
+def test_grey_values_are_kept_column_by_row(tmp_path, name, pixels):
+    image, repairs = read_picture(saved(tmp_path / name, pixels))
+    assert image.array.shape == (4, 3, 1)
+    assert np.array_equal(image.array[..., 0].T, pixels)
+    assert (image.orientation, image.spacing_mm, repairs) == ("LPS", (1, 1, 1), ())
+
+
+def test_grey_kept_as_colours_is_grey_and_colours_are_a_repair(tmp_path):
+    grey = np.repeat(RAMP[..., None] * 20, 3, axis=2)
+    image, repairs = read_picture(saved(tmp_path / "a.png", grey), 0.5)
+    assert np.array_equal(image.array[..., 0].T, RAMP * 20)
+    assert (repairs, image.spacing_mm) == ((), (0.5, 0.5, 0.5))
+    grey[0, 0] = (255, 0, 0)
+    assert read_picture(saved(tmp_path / "b.png", grey))[1] == ("colour_to_grey",)
+
+
+def test_a_turned_picture_is_refused(tmp_path):
+    exif = PIL.Image.Exif()
+    exif[274] = 6
+    saved(tmp_path / "a.jpg", RAMP, exif=exif)
+    with pytest.raises(DataError) as caught:
+        read_picture(tmp_path / "a.jpg")
+    assert caught.value.reason == "turned_picture"
+
+
+def test_several_pictures_transparency_and_damage_are_refused(tmp_path):
+    first = PIL.Image.fromarray(RAMP)
+    first.save(tmp_path / "two.tif", save_all=True, append_images=[first])
+    saved(tmp_path / "clear.png", np.zeros((3, 4, 4), np.uint8))
+    saved(tmp_path / "whole.png", np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8))
+    (tmp_path / "half.png").write_bytes((tmp_path / "whole.png").read_bytes()[:1000])
+    (tmp_path / "text.png").write_text("no picture")
+    reasons = {}
+    for path in sorted(tmp_path.iterdir()):
+        try:
+            read_picture(path)
+        except DataError as error:
+            reasons[path.name] = error.reason
+    assert reasons == {
+        "clear.png": "transparent_picture",
+        "half.png": "damaged_picture",
+        "text.png": "damaged_picture",
+        "two.tif": "several_pictures",
+    }
+
+
+def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr("medmim.data.formats.images.MAX_PIXELS", 11)
+    with pytest.raises(DataError, match="4×3 pixels: expected up to 11") as caught:
+        read_picture(saved(tmp_path / "a.png", RAMP))
+    assert caught.value.reason == "too_large"

@@ -1,0 +1,103 @@
+"""Labels fit only where they lie on their image's grid, in whatever order of axes they come."""
+
+import itertools
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+from medmim.data.formats.labels import fit_label
+from medmim.data.formats.nifti import Image
+from medmim.errors import DataError
+
+SHAPE = (5, 6, 7)
+WAYS = list(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)))
+
+
+def grid(turn=(0.1, -0.2, 0.3), spacing=(1.0, 1.5, 3.0)):
+    affine = np.eye(4)
+    affine[:3, :3] = Rotation.from_rotvec(turn).as_matrix() * spacing
+    affine[:3, 3] = [10, -20, 30]
+    return affine
+
+
+def classes(dtype=np.uint8, top=3):
+    return np.random.default_rng(1).integers(0, top, SHAPE).astype(dtype)
+
+
+def image(affine=None):
+    return Image(np.zeros(SHAPE, np.float32), grid() if affine is None else affine)
+
+
+def stored_as(label, affine, way):
+    """The same grid with its axes exchanged and flipped."""
+    order = np.array(list(zip(*way, strict=True)))
+    back = nib.orientations.inv_ornt_aff(order, label.shape)
+    return Image(nib.orientations.apply_orientation(label, order), affine @ back)
+
+
+def refused(label, reason, match, on=None):
+    with pytest.raises(DataError, match=match) as caught:
+        fit_label(label, on or image())
+    assert caught.value.reason == reason
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_axes_are_put_back_without_loss(way):
+    fitted = fit_label(stored_as(classes(), grid(), way), image())
+    np.testing.assert_array_equal(fitted.array, classes())
+    np.testing.assert_array_equal(fitted.affine, grid())
+
+
+@given(turn=st.tuples(*[st.floats(-3.2, 3.2)] * 3), way=st.sampled_from(WAYS))
+def test_any_obliqueness_will_do(turn, way):
+    affine = grid(turn)
+    fitted = fit_label(stored_as(classes(), affine, way), image(affine))
+    np.testing.assert_array_equal(fitted.array, classes())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "top", "stored"),
+    [(np.int64, 3, np.uint8), (np.float32, 3, np.uint8), (np.int32, 300, np.uint16), (np.bool_, 2, np.uint8)],
+)
+def test_labels_are_stored_as_small_as_they_fit(dtype, top, stored):
+    fitted = fit_label(Image(classes(dtype, top), grid()), image())
+    assert fitted.array.dtype == stored
+    np.testing.assert_array_equal(fitted.array, classes(dtype, top))
+
+
+def test_another_shape_is_refused_with_both():
+    label = Image(np.zeros((5, 6, 8), np.uint8), grid())
+    refused(label, "label_shape", "label of 5×6×8 voxels on an image of 5×6×7")
+
+
+def test_half_a_voxel_is_allowed_and_more_is_refused_in_mm():
+    for shift, fits in [(0.49, True), (0.51, False), (-0.49, True), (-0.51, False)]:
+        moved = grid() @ nib.affines.from_matvec(np.eye(3), [0, 0, shift])
+        if fits:
+            fitted = fit_label(Image(classes(), moved), image())
+            np.testing.assert_array_equal(fitted.affine, grid())
+        else:
+            refused(Image(classes(), moved), "label_offset", r"got 1\.53 mm .0\.51 voxels. at a corner")
+
+
+def test_another_spacing_is_refused_at_the_far_corner():
+    stretched = grid() @ np.diag([1.2, 1, 1, 1])
+    refused(Image(classes(), stretched), "label_offset", r"got 0\.80 mm .0\.80 voxels.")
+
+
+@pytest.mark.parametrize("depth", [0.0, 1e-9])
+def test_grids_that_do_not_correspond_are_refused(depth):
+    flat = np.diag([1.0, 1.0, depth, 1.0])
+    refused(Image(classes(), flat), "label_offset", "label lies beside its image", on=image(np.eye(4)))
+
+
+@pytest.mark.parametrize("value", [0.5, np.nan, np.inf, -1.0, 65536.0])
+def test_values_that_are_no_classes_are_refused(value):
+    array = classes(np.float32)
+    array[1, 2, 3] = value
+    refused(Image(array, grid()), "label_not_integral", "whole numbers from 0 to 65535")

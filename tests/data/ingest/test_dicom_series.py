@@ -1,0 +1,58 @@
+"""Files become volumes and pictures with one fate each: copies, risks, frames and damaged repeats."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from dicom_maker import write_series
+from frames_maker import make_enhanced, make_picture
+from pydicom import dcmread
+from pydicom.uid import RLELossless
+
+from medmim.data.dataset.manifest import DatasetInfo, read_dataset
+from medmim.errors import DataError
+from medmim.files import read_jsonl
+from medmim.stages.ingest import ingest
+
+US = "1.2.840.10008.5.1.4.1.1.6.1"
+PIXELS = np.random.default_rng(0).integers(0, 255, (12, 9)).astype(np.uint8)
+
+
+def run(tmp_path: Path, **options: Any) -> DatasetInfo:
+    return ingest(tmp_path / "in", tmp_path / "out", home=tmp_path / "home", workers=1, **options)
+
+
+def test_risky_classes_wait_for_the_users_word(tmp_path: Path):
+    (tmp_path / "in").mkdir()
+    make_picture(US, PIXELS).save_as(tmp_path / "in" / "us", enforce_file_format=True)
+    with pytest.raises(DataError, match=r"burned_in_risk \(1\)"):
+        run(tmp_path)
+    assert run(tmp_path, allow_burned_in=True).reasons == {"picture": 1}
+    (volume,) = read_dataset(tmp_path / "out").volumes
+    assert (volume.spatial_dims, volume.shape, volume.modality) == (2, (9, 12, 1), "US")
+    assert volume.flags["burned_in_text"] == "possible"
+    assert volume.flags["spacing"] == "unknown"
+
+
+def test_frames_give_their_file_one_row(tmp_path: Path):
+    (tmp_path / "in").mkdir()
+    make_enhanced(4, times=3).save_as(tmp_path / "in" / "file", enforce_file_format=True)
+    assert run(tmp_path).counts["volumes"] == 3
+    (row,) = read_jsonl(tmp_path / "out" / "ledger.jsonl")
+    assert (row["fate"], row["reason"], row["measured"]["volumes"]) == ("accepted", "volume", 3)
+    volumes = read_dataset(tmp_path / "out").volumes
+    assert len({volume.id for volume in volumes}) == 3
+    assert len({volume.pixels_sha256 for volume in volumes}) == 3
+
+
+def test_copies_packed_in_another_way_and_damaged_copies_spoil_nothing(tmp_path: Path):
+    paths = write_series(tmp_path / "in" / "a")
+    (tmp_path / "in" / "b").mkdir()
+    dataset = dcmread(paths[2])
+    dataset.compress(RLELossless, generate_instance_uid=False)
+    dataset.save_as(tmp_path / "in" / "b" / "packed", enforce_file_format=True)
+    (tmp_path / "in" / "b" / "cut").write_bytes(paths[3].read_bytes()[:-20])
+    assert run(tmp_path).reasons == {"volume": 6, "duplicate_file": 1, "truncated": 1}

@@ -1,0 +1,78 @@
+"""Keys: stable, secret, and refused when others could read them."""
+
+import hashlib
+import hmac
+import os
+import stat
+
+import pytest
+
+from medmim.data.ingest.pseudonyms import Keys
+from medmim.errors import DataError
+
+
+def test_a_new_secret_is_private_and_is_found_again(tmp_path):
+    path = tmp_path / "home" / "project.key"
+    old_mask = os.umask(0)
+    try:
+        first = Keys.load_or_create(path)
+    finally:
+        os.umask(old_mask)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert len(path.read_bytes()) == 32
+    assert Keys.load_or_create(path).key("subject", "Doe^Jane") == first.key("subject", "Doe^Jane")
+
+
+def test_keys_are_hmacs_of_kind_and_text(tmp_path):
+    path = tmp_path / "project.key"
+    keys = Keys.load_or_create(path)
+    expected = hmac.new(path.read_bytes(), b"subject\0caf\xc3\xa9", hashlib.sha256).hexdigest()[:16]
+    assert keys.key("subject", "café") == expected
+    assert keys.key("study", "café") != expected
+    assert Keys.load_or_create(tmp_path / "other.key").key("subject", "café") != expected
+
+
+def test_undecodable_file_names_have_keys(tmp_path):
+    keys = Keys.load_or_create(tmp_path / "project.key")
+    assert len(keys.key("file", os.fsdecode(b"\xff\xfe"))) == 16
+
+
+def test_nothing_shows_the_secret(tmp_path):
+    path = tmp_path / "project.key"
+    keys = Keys.load_or_create(path)
+    shown = f"{keys!r} {keys}"
+    assert path.read_bytes().hex() not in shown
+    assert repr(path.read_bytes()) not in shown
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o666])
+def test_a_secret_that_others_can_reach_is_refused(tmp_path, mode):
+    path = tmp_path / "project.key"
+    Keys.load_or_create(path)
+    path.chmod(mode)
+    with pytest.raises(DataError, match=f"chmod 600 {path}") as caught:
+        Keys.load_or_create(path)
+    assert caught.value.reason == "key_exposed"
+
+
+@pytest.mark.parametrize("length", [0, 31, 33, 5000])
+def test_a_secret_of_another_length_is_refused(tmp_path, length):
+    path = tmp_path / "project.key"
+    path.write_bytes(bytes(length))
+    path.chmod(0o600)
+    with pytest.raises(DataError, match="expected 32 bytes") as caught:
+        Keys.load_or_create(path)
+    assert caught.value.reason == "bad_key"
+
+
+def test_links_and_folders_are_refused(tmp_path):
+    Keys.load_or_create(tmp_path / "real.key")
+    (tmp_path / "link.key").symlink_to(tmp_path / "real.key")
+    with pytest.raises(DataError, match="regular file"):
+        Keys.load_or_create(tmp_path / "link.key")
+    (tmp_path / "folder.key").mkdir()
+    with pytest.raises(DataError, match="regular file"):
+        Keys.load_or_create(tmp_path / "folder.key")
+    os.mkfifo(tmp_path / "fifo.key", 0o600)
+    with pytest.raises(DataError, match="regular file"):
+        Keys.load_or_create(tmp_path / "fifo.key")

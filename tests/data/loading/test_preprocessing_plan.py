@@ -1,0 +1,150 @@
+from itertools import permutations
+
+import pytest
+import tiny
+
+from medmim.data.dataset.manifest import read_dataset
+from medmim.data.loading.preprocessing_plan import Plan, plan_for, slice_axis, voxel_mm
+from medmim.errors import DataError, ShapeError
+
+
+def row(shape, spacing=(1.0, 1.0, 1.0), orientation="RAS"):
+    return tiny.row(shape=shape, spacing=spacing, orientation=orientation)
+
+
+def test_the_default_size_is_the_median_volume_rounded_up():
+    volumes = [row(shape) for shape in ((30, 40, 20), (36, 50, 34), (90, 52, 40))]
+    assert plan_for(volumes, dims=None, size=None, multiple=(8, 8, 8)) == Plan(3, (40, 56, 40))
+
+
+def test_the_default_size_is_bounded():
+    assert plan_for([row((300, 200, 100))], dims=3, size=None).size == (64, 64, 64)
+    assert plan_for([row((300, 400, 20))], dims=2, size=None).size == (192, 192)
+
+
+def test_the_bound_is_a_multiple_too():
+    assert plan_for([row((300, 300, 300))], dims=3, size=None, multiple=(24, 24, 80)).size == (48, 48, 80)
+
+
+@pytest.mark.parametrize(("slices", "dims"), [(12, 2), (16, 3)])
+def test_few_slices_mean_2d(slices, dims):
+    volumes = [row((64, slices, 64)) for _ in range(3)]
+    assert plan_for(volumes, dims=None, size=None).dims == dims
+
+
+def test_one_thin_volume_does_not_make_a_dataset_2d():
+    volumes = [row((40, 40, 4)), row((40, 40, 40)), row((40, 40, 40))]
+    assert plan_for(volumes, dims=None, size=None).dims == 3
+
+
+def test_slices_are_measured_across_the_axis_of_largest_spacing():
+    sagittal = row((20, 96, 120), (5.0, 1.0, 1.0))
+    assert plan_for([sagittal], dims=2, size=None).size == (96, 128)
+
+
+def test_equal_spacings_mean_axial_slices():
+    assert plan_for([row((50, 70, 90))], dims=2, size=None).size == (64, 80)
+
+
+def test_equal_spacings_mean_axial_slices_beside_thick_ones():
+    volumes = [row((48, 64, 96)), row((48, 64, 96)), row((48, 64, 16), (1.0, 1.0, 5.0))]
+    assert plan_for(volumes, dims=2, size=None).size == (48, 64)
+
+
+@pytest.mark.parametrize(
+    ("spacing", "axis"),
+    [
+        ((1.0, 1.0, 1.0), 2),
+        ((1.00001, 1.0, 1.0), 2),  # what a header's arithmetic leaves
+        ((5.0, 1.0, 1.0), 0),
+        ((1.0, 5.0, 1.0), 1),
+        ((1.0, 1.0, 5.0), 2),
+        ((2.0, 1.0, 2.0), 2),
+    ],
+)
+def test_slice_axis(spacing, axis):
+    assert slice_axis(spacing) == axis
+
+
+@pytest.mark.parametrize("axes", list(permutations("RAS")), ids="".join)
+def test_stored_axes_are_put_in_order(axes):
+    shape = dict(zip("RAS", (32, 48, 64), strict=True))
+    volume = row(tuple(shape[axis] for axis in axes), orientation="".join(axes))
+    assert plan_for([volume], dims=3, size=None).size == (32, 48, 64)
+
+
+def test_flipped_axes_are_put_in_order():
+    assert plan_for([row((64, 32, 48), orientation="ILP")], dims=3, size=None).size == (32, 48, 64)
+
+
+def test_one_number_stands_for_all_axes():
+    assert plan_for([row((50, 50, 50))], dims=3, size=(32,)).size == (32, 32, 32)
+
+
+def test_a_size_that_does_not_divide_is_told_the_next_one():
+    with pytest.raises(ShapeError, match=r"--size 60,60,60: .*multiples of 16,16,16.*use --size 64,64,64$"):
+        plan_for([row((50, 50, 50))], dims=3, size=(60,))
+
+
+def test_a_size_of_other_dimensions_is_refused():
+    with pytest.raises(ShapeError, match="--size: expected one or 2 positive sizes"):
+        plan_for([row((50, 50, 50))], dims=2, size=(16, 16, 16))
+
+
+def test_no_volumes_are_refused():
+    with pytest.raises(DataError, match="no volumes to train on") as caught:
+        plan_for([], dims=None, size=None)
+    assert caught.value.reason == "no_volumes"
+
+
+def test_equal_spacings_need_no_resampling():
+    volumes = [row((32, 32, 32), (1.0, 1.0, 2.0)), row((32, 32, 32), (1.0, 1.02, 2.0))]
+    assert plan_for(volumes, dims=3, size=None).spacing_mm is None
+
+
+def test_different_spacings_are_resampled_to_the_median():
+    spacings = [(1.0, 1.0, 1.0), (1.2, 1.0, 1.0), (2.0, 1.0, 3.0)]
+    volumes = [row((32, 32, 32), spacing) for spacing in spacings]
+    assert plan_for(volumes, dims=3, size=None).spacing_mm == (1.2, 1.0, 1.0)
+
+
+def test_in_2d_the_distance_of_slices_does_not_count():
+    volumes = [row((32, 32, 12), (1.0, 1.0, thick)) for thick in (3.0, 5.0, 7.0)]
+    assert plan_for(volumes, dims=2, size=None).spacing_mm is None
+
+
+def test_in_2d_pixels_become_square():
+    volumes = [row((32, 32, 12), (1.0, 1.0, 5.0)), row((32, 12, 32), (0.5, 5.0, 1.0))]
+    assert plan_for(volumes, dims=2, size=None).spacing_mm == (1.0, 1.0, 1.0)
+
+
+def test_real_rows(varied_dataset):
+    plan = plan_for(read_dataset(varied_dataset).volumes, dims=None, size=None, multiple=(4, 4, 4))
+    assert plan.dims == 3
+    assert plan.spacing_mm is not None
+
+
+@pytest.mark.parametrize(
+    ("spacings", "dims", "expected"),
+    [
+        ([(1.0, 1.5, 2.0)], 3, (1.0, 1.5, 2.0)),
+        ([(1.0, 1.0, 1.0), (1.02, 1.0, 1.0), (1.01, 1.0, 1.0)], 3, (1.01, 1.0, 1.0)),  # as they are
+        ([(1.0, 1.0, 2.0), (2.0, 1.0, 2.0), (2.0, 1.0, 2.0)], 3, (2.0, 1.0, 2.0)),  # resampled to the median
+        ([(0.8, 0.81, 5.0)], 2, (0.8, 0.81)),
+        ([(5.0, 0.8, 0.81)], 2, (0.8, 0.81)),
+        ([(0.5, 0.5, 5.0), (1.0, 1.0, 5.0), (1.0, 1.0, 5.0)], 2, (1.0, 1.0)),
+    ],
+)
+def test_voxels_have_the_size_that_the_plan_gives_them(spacings, dims, expected):
+    volumes = [row((64, 64, 64), spacing) for spacing in spacings]
+    assert voxel_mm(volumes, plan_for(volumes, dims=dims, size=None)) == pytest.approx(expected)
+
+
+def test_voxels_follow_the_orientation_of_their_volume():
+    volume = row((64, 64, 64), (3.0, 1.0, 2.0), "SRA")
+    assert voxel_mm([volume], plan_for([volume], dims=3, size=None)) == (1.0, 2.0, 3.0)
+
+
+def test_pictures_without_a_scale_have_no_size_in_mm():
+    volumes = [row((64, 64, 1)), row((64, 64, 1)).model_copy(update={"flags": {"spacing": "unknown"}})]
+    assert voxel_mm(volumes, plan_for(volumes, dims=2, size=None)) is None

@@ -1,0 +1,36 @@
+"""Simulated studies with a truth that tests know: patients, seeds and noise with given spreads."""
+
+import math
+
+from medmim.tracking.comparison.runs import Finetuned
+
+ARMS = ("scratch", "random 0.5", "random 0.7", "mesh 0.5", "mesh 0.7")
+
+
+def simulate(rng, *, gap=0.0, arms=ARMS, seeds=3, patients=27, luck=0.01, case=0.05, noise=0.05):
+    """Runs of a study in which the last arm is truly `gap` above all others.
+
+    luck: spread of an arm's training seeds; case: how differently arms suit patients; noise: the rest.
+    """
+    base = rng.normal(0.7, 0.15, patients)  # patients differ more than anything else
+    runs = []
+    for arm in arms:
+        suited = base + rng.normal(0, case, patients) + (gap if arm == arms[-1] else 0.0)
+        for seed in range(seeds):
+            values = suited + rng.normal(0, luck) + rng.normal(0, noise, patients)
+            runs.append(run(arm, values, seed=seed))
+    return runs
+
+
+def run(arm, values, *, seed=0, **tags):
+    cases = tuple(
+        {"patient": f"p{number:03d}", "label": "t", "dice": float(value), "hd95_mm": None}
+        for number, value in enumerate(values)
+    )
+    return Finetuned(f"{arm}/{seed}", arm, {"seed": str(seed), **tags}, cases)
+
+
+def true_reach(quantiles, *, seeds=3, patients=27, luck=0.01, case=0.05, noise=0.05):
+    """How far the difference of two arms strays: the sum of `quantiles` times its true standard error."""
+    variance = 2 * (luck**2 / seeds + case**2 / patients + noise**2 / (seeds * patients))
+    return sum(quantiles) * math.sqrt(variance)

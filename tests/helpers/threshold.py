@@ -1,0 +1,50 @@
+"""A model whose truth is known: a network with weights set by hand that thresholds the prepared image."""
+
+import torch
+from torch import nn
+
+from medmim.encoders import build_encoder
+from medmim.heads import build_head
+from medmim.training.weights import save_weights
+
+SHARP = 2.0  # soft, so that probabilities can be interpolated
+
+
+class Same(nn.Module):
+    """One map, the image itself."""
+
+    def forward(self, images):
+        return [images]
+
+
+def same(spatial_dims, in_channels):
+    """What `threshold:same` names as an encoder."""
+    return Same()
+
+
+def write_model(folder, threshold, *, dims=3, size=16, spacing_mm=None, options=()):
+    """Write the weights of a segmenter that marks what is brighter than `threshold` (normalised)."""
+    encoder = build_encoder("threshold:same", spatial_dims=dims, in_channels=1)
+    network = build_head("segment", encoder=encoder, spatial_dims=dims, classes=2)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+        network.score.weight[1] = SHARP
+        network.score.bias[1] = -SHARP * threshold
+    description = {
+        "kind": "segment",
+        "arm": "threshold",
+        "run_id": "",
+        "spatial_dims": dims,
+        "in_channels": 1,
+        "encoder": "threshold:same",
+        "encoder_options": {},
+        "size": [size] * dims,
+        "spacing_mm": spacing_mm,
+        "view": "patch",
+        "label_names": {"1": "ball"},
+        "head": {"deep_supervision": 0},
+        "task_options": dict(options),
+        "chosen": {},
+    }
+    return save_weights(folder, network.state_dict(), description)

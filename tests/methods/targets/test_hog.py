@@ -1,0 +1,106 @@
+"""Histograms of oriented gradients against scikit-image in 2D and the formula written out in 3D."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+from skimage.feature import hog
+
+from medmim.errors import ShapeError
+from medmim.methods.targets.hog import HOG, oriented_gradients
+
+
+@pytest.mark.parametrize("pool", [(4, 4), (2, 4), (8, 8)])
+@pytest.mark.parametrize("bins", [9, 6])
+def test_equals_scikit_image_in_2d(pool, bins):
+    images = torch.randn(2, 2, 16, 24, generator=torch.Generator().manual_seed(0))
+    ours = oriented_gradients(images, pool, bins=bins).unflatten(1, (2, bins))
+    for sample in range(2):
+        for channel in range(2):
+            theirs = hog(
+                images[sample, channel].double().numpy(),
+                orientations=bins,
+                pixels_per_cell=pool,
+                cells_per_block=(1, 1),
+                block_norm="L2",
+                feature_vector=False,
+            )[:, :, 0, 0]
+            np.testing.assert_allclose(ours[sample, channel].movedim(0, -1), theirs, atol=1e-5)
+
+
+def naive(volume, pool, bins):
+    """One volume: (planes, bins, *grid) in float64, voxel by voxel."""
+    slopes = np.zeros((3, *volume.shape))
+    for axis in range(3):
+        for place in np.ndindex(*volume.shape):
+            if 0 < place[axis] < volume.shape[axis] - 1:
+                after, before = ([*place], [*place])
+                after[axis] += 1
+                before[axis] -= 1
+                slopes[(axis, *place)] = volume[tuple(after)] - volume[tuple(before)]
+    grid = [n // p for n, p in zip(volume.shape, pool, strict=True)]
+    votes = np.zeros((3, bins, *grid))
+    for plane, (rows, columns) in enumerate(combinations(range(3), 2)):
+        for place in np.ndindex(*volume.shape):
+            row, column = slopes[(rows, *place)], slopes[(columns, *place)]
+            direction = np.rad2deg(np.arctan2(row, column)) % 180
+            cell = tuple(index // p for index, p in zip(place, pool, strict=True))
+            votes[(plane, int(direction // (180 / bins)), *cell)] += np.hypot(row, column)
+    votes /= np.prod(pool)
+    return votes / np.sqrt((votes**2).sum(axis=1, keepdims=True) + 1e-5**2)
+
+
+def test_equals_the_formula_in_3d():
+    images = torch.randn(1, 1, 4, 6, 8, generator=torch.Generator().manual_seed(0))
+    ours = oriented_gradients(images, (2, 3, 4), bins=9)[0].unflatten(0, (3, 9))
+    np.testing.assert_allclose(ours, naive(images[0, 0].double().numpy(), (2, 3, 4), 9), atol=1e-5)
+
+
+def test_a_volume_of_equal_slices_has_the_histograms_of_one_slice():
+    flat = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    volume = flat.unsqueeze(2).repeat(1, 1, 4, 1, 1)
+    planes = oriented_gradients(volume, (2, 4, 4), bins=9).unflatten(1, (3, 9))
+    expected = oriented_gradients(flat, (4, 4), bins=9)
+    for number in range(2):
+        torch.testing.assert_close(planes[:, 2, :, number], expected)
+    assert planes[:, 0, 1:4].abs().max() == 0  # no gradient across slices: all at one end of the directions
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize(("axis", "bin_"), [(2, 4), (3, 0)])
+def test_directions_have_no_sign_and_do_not_wrap_around(axis, bin_, sign):
+    ramp = sign * torch.arange(8.0).reshape([-1 if other == axis else 1 for other in range(4)])
+    votes = oriented_gradients(ramp.expand(1, 1, 8, 8), (8, 8), bins=9).flatten()
+    assert votes.argmax() == bin_
+    assert votes.count_nonzero() == 1
+
+
+def test_a_flat_image_gives_zeros_not_noise():
+    target = HOG((4, 4))(torch.full((1, 1, 8, 8), 3.0))
+    assert target.isfinite().all()
+    assert not target.any()
+
+
+def test_scale_and_offset_of_intensities_do_not_matter():
+    images = torch.randn(1, 1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    target = HOG((4, 4, 4))
+    torch.testing.assert_close(target(images), target(images * 50 + 1000), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("cell", "stride"), [((16, 16), (8, 8)), ((8, 8, 5), (4, 4, 5))])
+def test_a_histogram_takes_half_a_cell_by_default(cell, stride):
+    target = HOG(cell)
+    planes = 1 if len(cell) == 2 else 3
+    assert target.stride == stride
+    assert target.channels(2) == 2 * planes * 9
+    images = torch.randn(1, 2, *[2 * n for n in cell])
+    steps = np.prod([n // s for n, s in zip(cell, stride, strict=True)])
+    assert target(images).shape == (1, 2 ** len(cell), steps * target.channels(2))
+
+
+def test_refuses_histograms_that_cells_do_not_hold():
+    with pytest.raises(
+        ShapeError, match=r"^target 'hog': expected a pool that divides the cell of 16×16 voxels, "
+    ):
+        HOG((16, 16), pool=5)

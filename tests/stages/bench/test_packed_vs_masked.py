@@ -1,0 +1,137 @@
+"""`medmim bench`: every variant is timed and compared; figures are checked for sense, never for speed."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from medmim.cli import main
+from medmim.cli.bench import bench_lines
+from medmim.errors import ShapeError
+from medmim.masks import MASKS
+from medmim.stages.bench.packed_vs_masked import bench, default_setup
+from medmim.stages.bench.workload import forward_of, growth_of_one_run, peak_memory, workload
+
+WORDS = ["bench", "--encoder", "dynunet", "--size", "32", "--batch-size", "1", "--precision", "fp32"]
+WORDS += ["--runs", "1", "--no-memory"]
+
+
+def small(dims=2, **changes):
+    setup = default_setup(dims, "dynunet", size=(16,), batch=2, rule="random")
+    return replace(setup, encoder_options={"filters": (4, 6, 8)}, **changes)
+
+
+@pytest.mark.parametrize("dims", ["2", "3"])
+def test_the_command_times_every_variant(dims):
+    result = CliRunner().invoke(main, [*WORDS, "--dims", dims, "--ratio", "0.5", "--json"])
+    assert result.exit_code == 0, result.output
+    rows = json.loads(result.stdout.splitlines()[-1])["rows"]
+    steps = ["packed", "masked", "official", "dense"] if dims == "2" else ["packed", "masked", "dense"]
+    assert [(row["part"], row["variant"]) for row in rows] == [
+        *(("encoder", variant) for variant in ("packed", "masked", "dense")),
+        *(("step", variant) for variant in steps),
+    ]
+    assert all(row["milliseconds"] > 0 for row in rows)
+
+
+def test_the_table_for_people_has_a_line_a_row():
+    result = CliRunner().invoke(main, [*WORDS, "--ratio", "0.5", "--ratio", "0.75", "--part", "encoder"])
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("dynunet on 1×3×32×32, cell 8×8, mask mesh; ")
+    assert [line.split()[2:4] for line in lines[4:10]] == [
+        [ratio, variant] for ratio in ("0.50", "0.75") for variant in ("packed", "masked", "dense")
+    ]
+    assert max(map(len, lines)) <= 110
+
+
+def test_a_wrong_ratio_is_one_line():
+    result = CliRunner().invoke(main, ["bench", "--ratio", "1.2", "--runs", "1"])
+    assert result.exit_code == 2
+    assert "Traceback" not in result.output
+
+
+def test_an_image_that_cells_do_not_divide_is_refused_with_sizes_that_fit():
+    with pytest.raises(ShapeError, match="use --size 16,16"):
+        bench(small(size=(14, 14)), runs=1, memory=False)
+
+
+def test_figures_follow_from_the_times():
+    told = []
+    result = bench(
+        small(),
+        ratios=(0.3,),
+        precisions=("fp32", "bf16"),
+        runs=2,
+        memory=False,
+        progress=lambda *a: told.append(a),
+    )
+    assert result.setup.cell == (4, 4)
+    assert result.machine["runs"] == 2
+    assert [done for _, done, total in told] == [0, 1, 2, 3]
+    for part in ("encoder", "step"):
+        for precision in ("fp32", "bf16"):
+            rows = {row.variant: row for row in result.rows if (row.part, row.precision) == (part, precision)}
+            for row in rows.values():
+                assert row.against_masked == pytest.approx(rows["masked"].milliseconds / row.milliseconds)
+                assert row.against_dense == pytest.approx(rows["dense"].milliseconds / row.milliseconds)
+                assert row.realised_ratio == 5 / 16
+                assert row.share_of_limit == pytest.approx(row.against_dense * 11 / 16)
+                assert (row.against_official is not None) == (part == "step")
+                assert row.peak_mb is None
+
+
+@pytest.mark.parametrize("part", ["encoder", "step"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_every_workload_runs_forward_and_backward(part, precision, dims):
+    case = small(dims, part=part, precision=precision, cell=(4,) * dims)
+    for variant in ("packed", "masked", "dense", *(["official"] if part == "step" and dims == 2 else [])):
+        run = workload(case, variant)
+        run(), run()
+
+
+def test_all_variants_work_on_the_same_weights_and_images():
+    losses = []
+    for variant in ("packed", "masked"):
+        _, forward = forward_of(small(part="step", cell=(4, 4)), variant)
+        losses.append(forward()[0].detach())
+    torch.testing.assert_close(*losses, rtol=1e-5, atol=0)
+
+
+def test_memory_is_measured_in_a_process_of_its_own():
+    case = small(3, size=(64,) * 3, cell=(4,) * 3, ratio=0.9)
+    dense, packed = peak_memory(case, "masked"), peak_memory(case, "packed")
+    # one map of the first stage alone is 8 MiB, and a masked one keeps several
+    assert dense > 16
+    assert 0 < packed < dense
+    assert growth_of_one_run(case, "packed") >= 0
+
+
+def test_masks_are_timed_beside_the_step_that_they_are_drawn_for():
+    words = {"ratios": (0.5, 0.6), "precisions": ("fp32",), "runs": 1, "memory": False}
+    result = bench(small(), parts=("step", "masks"), **words)
+    assert [row.mask for row in result.masks] == sorted(MASKS)
+    step = next(row for row in result.rows if (row.variant, row.ratio) == ("packed", 0.6))
+    for row in result.masks:
+        assert (row.grid, row.ratio) == ((14, 14), 0.6)
+        assert row.milliseconds > 0
+        assert row.share_of_step == pytest.approx(row.milliseconds * 2 / 256 / step.milliseconds)
+
+
+def test_masks_alone_have_their_own_table():
+    result = CliRunner().invoke(main, [*WORDS, "--dims", "3", "--part", "masks"])
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert "ms for 256 on 12×12×12 cells" in lines[3]
+    assert [line.split()[0] for line in lines[4 : 4 + len(MASKS)]] == sorted(MASKS)
+
+
+def test_a_busy_machine_is_mentioned():
+    result = bench(small(), ratios=(0.5,), precisions=("fp32",), parts=("encoder",), runs=1, memory=False)
+    busy = replace(result, machine=result.machine | {"load_before": 7.5})
+    assert "repeat on a quiet machine" in bench_lines(busy)[-1]
+    quiet = replace(result, machine=result.machine | {"load_before": 0.1})
+    assert "repeat" not in "\n".join(bench_lines(quiet))

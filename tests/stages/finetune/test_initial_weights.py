@@ -1,0 +1,64 @@
+import pytest
+import tiny
+
+from medmim.data.dataset.contamination import Seen
+from medmim.data.dataset.manifest import read_dataset
+from medmim.data.dataset.partition import patient_digest
+from medmim.errors import RunError
+from medmim.stages.finetune.initial_weights import Origin, find_origin
+from medmim.tracking.mlflow_store import Store
+
+
+def find(study, word):
+    return find_origin(word, Store(study.home), read_dataset(study.data))
+
+
+def test_scratch_is_nothing(study):
+    assert find(study, "scratch") == Origin(saw=Seen())
+    assert Origin().arm == "scratch"
+    assert not Origin().weights
+
+
+def test_the_newest_pretraining_is_the_default(study):
+    origin = find(study, None)
+    assert origin.run_id == study.pretrained.run_id
+    assert origin.arm == "spark mesh 0.7 decoder_width=8"
+    assert any(name.startswith("encoder.") for name in origin.weights)
+
+
+@pytest.mark.parametrize("length", [8, 32])
+def test_a_run_is_named_by_its_beginning(study, length):
+    assert find(study, study.pretrained.run_id[:length]).run_id == study.pretrained.run_id
+
+
+def test_a_file_is_named_by_its_ending(study):
+    assert find(study, str(study.pretrained.checkpoint)).run_id == study.pretrained.run_id
+
+
+def test_a_segmenter_can_be_a_beginning_too(study):
+    origin = find(study, study.tuned.run_id)
+    assert origin.arm == "segment ← spark mesh 0.7 decoder_width=8"
+
+
+@pytest.mark.parametrize("word", ["zzz", ""])
+def test_what_fits_no_run_or_many_is_told(study, word):
+    with pytest.raises(RunError, match=r"expected `scratch`, a \.safetensors file or a run id"):
+        find(study, word)
+
+
+def test_a_missing_file_is_told(study):
+    with pytest.raises(RunError, match=r"no weights at 'gone\.safetensors'"):
+        find(study, "gone.safetensors")
+
+
+def test_pretraining_on_another_dataset_does_not_count(study, tmp_path):
+    other = read_dataset(tiny.make_dataset(tmp_path / "other", seed=9))
+    with pytest.raises(RunError, match="no finished pretraining run on this dataset"):
+        find_origin(None, Store(study.home), other)
+
+
+def test_patients_that_were_seen_are_counted(study):
+    dataset, origin = read_dataset(study.data), find(study, None)
+    assert origin.seen(dataset.in_split("test")) == 0
+    assert origin.seen(dataset.in_split("train")) == len(dataset.in_split("train")) == 7
+    assert origin.patients == {patient_digest(volume.subject) for volume in dataset.in_split("train")}

@@ -1,0 +1,159 @@
+"""MaskAnyNet's analysis of masks against plain loops, and whose features it compares."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from medmim.encoders import build_encoder
+from medmim.errors import RunError, UsageError
+from medmim.heads.transfer import PREFIX
+from medmim.masks import build_mask
+from medmim.stages.masks.analysis import IMAGES, Analyst, small
+from medmim.training.weights import save_weights
+
+GRIDS = {2: (6, 4), 3: (4, 3, 2)}
+CELLS = {2: (4, 5), 3: (4, 4, 6)}
+both_dims = pytest.mark.parametrize("dims", [2, 3])
+
+
+def scans(dims, count=3):
+    space = [n * c for n, c in zip(GRIDS[dims], CELLS[dims], strict=True)]
+    generator = torch.Generator().manual_seed(dims)
+    return [1000 * (number + torch.rand(space, generator=generator)) for number in range(count)]
+
+
+def masks(dims, *, ratio=0.4, rule="random"):
+    return build_mask(rule, ratio=ratio).sample(IMAGES, GRIDS[dims], generator=torch.Generator())
+
+
+def pieces(image, hidden, cell):
+    """Return the masked image and, row by row, the voxels of the hidden cells."""
+    masked, found = image.copy(), []
+    for place in np.argwhere(hidden):
+        window = tuple(slice(i * c, (i + 1) * c) for i, c in zip(place, cell, strict=True))
+        found.append(image[window].copy())
+        masked[window] = 0
+    return masked, found
+
+
+def entropy(values, ends):
+    counts = [0] * 64
+    for value in values.ravel():
+        counts[min(int((value - ends[0]) / (ends[1] - ends[0]) * 64), 63)] += 1
+    return -sum(n / values.size * math.log2(n / values.size) for n in counts if n)
+
+
+def pooled(encoder, images):
+    with torch.no_grad():
+        maps = encoder.eval()(images)
+    return torch.cat([one.flatten(2).mean(dim=2) for one in maps], dim=1)[0].double().numpy()
+
+
+def cosine(a, b):
+    return a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+
+
+def kept(folder, *, dims=2, name="vit", told=None, **options):
+    """Write the weights of an encoder as a run does; return it and the file."""
+    torch.manual_seed(5)
+    encoder = build_encoder(name, spatial_dims=dims, in_channels=1, **options)
+    about = {"spatial_dims": dims, "in_channels": 1, "encoder": name, "encoder_options": options}
+    weights = {PREFIX + key: value for key, value in encoder.state_dict().items()}
+    return encoder, save_weights(folder, weights, about if told is None else told)
+
+
+@both_dims
+def test_equals_plain_loops(dims, tmp_path):
+    # patches of single cells, so that nothing is scaled
+    words = {"patch": CELLS[dims], "width": 12, "depth": 2, "heads": 2}
+    encoder, weights = kept(tmp_path, dims=dims, **words)
+    analyst, hidden = Analyst(scans(dims), GRIDS[dims], weights=weights), masks(dims)
+    rows = []
+    for image, where in zip(analyst.images, hidden.numpy(), strict=True):
+        own = image[0].double().numpy()
+        ends, whole = (own.min(), own.max()), entropy(own, (own.min(), own.max()))
+        masked, found = pieces(own, where, CELLS[dims])
+        reuse = analyst_canvas(found, dims, count=int(where.sum()))
+        seen = [pooled(encoder, torch.from_numpy(one).float()[None, None]) for one in (own, masked, reuse)]
+        bits, alike = [entropy(one, ends) for one in (masked, reuse)], [cosine(seen[0], s) for s in seen[1:]]
+        share = min(1.0, bits[1] / whole)
+        score = 2 * share * alike[1] / (share + alike[1])
+        rows.append((bits[0] - whole, bits[1] - whole, *alike, score))
+    result = analyst.judge(hidden)
+    assert list(result.as_json().values()) == pytest.approx(np.mean(rows, axis=0).tolist(), abs=2e-6)
+
+
+def analyst_canvas(found, dims, *, count):
+    """Lay pieces out in rows on the canvas of 4×3 or 3×2×2 cells, which holds two fifths of the grid."""
+    canvas = {2: (4, 3), 3: (3, 2, 2)}[dims]
+    assert count <= np.prod(canvas)
+    reuse = np.zeros([n * c for n, c in zip(canvas, CELLS[dims], strict=True)])
+    for number, piece in enumerate(found):
+        place = np.unravel_index(number, canvas)
+        reuse[tuple(slice(i * c, (i + 1) * c) for i, c in zip(place, CELLS[dims], strict=True))] = piece
+    return reuse
+
+
+@both_dims
+def test_nothing_hidden_leaves_the_image_and_everything_hidden_brings_it_back(dims):
+    analyst = Analyst(scans(dims), GRIDS[dims])
+    nothing = torch.zeros(IMAGES, *GRIDS[dims], dtype=torch.bool)
+    masked = analyst.judge(nothing)
+    assert (masked.masked_entropy, masked.masked_similarity) == pytest.approx((0, 1), abs=1e-6)
+    reuse = analyst.judge(~nothing)
+    assert (reuse.reuse_entropy, reuse.reuse_similarity, reuse.f_score) == pytest.approx((0, 1, 1), abs=1e-6)
+    assert reuse.masked_entropy < -1
+
+
+@both_dims
+def test_features_are_less_alike_the_more_is_hidden(dims):
+    analyst = Analyst(scans(dims), GRIDS[dims])
+    little, much = (analyst.judge(masks(dims, ratio=ratio)).masked_similarity for ratio in (0.1, 0.9))
+    assert 1 > little > much
+
+
+def test_random_weights_are_the_same_every_time_and_leave_the_random_state():
+    hidden, state = masks(2), torch.get_rng_state()
+    first = Analyst(scans(2), GRIDS[2]).judge(hidden)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(9)
+    assert Analyst(scans(2), GRIDS[2]).judge(hidden) == first
+
+
+def test_every_scan_is_looked_at_in_turn():
+    few, many = Analyst(scans(2), GRIDS[2]), Analyst(scans(2, count=IMAGES + 2), GRIDS[2])
+    assert torch.equal(few.images[0], few.images[3])
+    assert not torch.equal(few.images[0], few.images[1])
+    assert [len(few.images), len(many.images)] == [IMAGES, IMAGES + 2]
+
+
+def test_large_scans_are_scaled_down_to_whole_cells():
+    large = torch.rand(500, 300, generator=torch.Generator())
+    assert small(large).shape == (128, 128)
+    analyst = Analyst([large], (14, 14))
+    assert tuple(analyst.images.shape[2:]) == (126, 126)
+    assert analyst.images.mean().item() == pytest.approx(0, abs=1e-5)
+    assert analyst.images[0].std().item() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["dynunet", "swin"])
+def test_an_encoder_of_longer_strides_than_cells_is_shown_more_voxels(tmp_path, name):
+    _, weights = kept(tmp_path, name=name)
+    found = Analyst(scans(2), GRIDS[2], weights=weights).judge(masks(2))
+    assert 0 < found.reuse_similarity < 1
+
+
+def test_refuses_other_axes_and_weights_that_name_no_encoder(tmp_path):
+    _, weights = kept(tmp_path / "a", dims=3, patch=4, width=12, depth=1, heads=2)
+    with pytest.raises(UsageError, match=r"^--model: its encoder sees images of 3 axes, and masks have 2"):
+        Analyst(scans(2), GRIDS[2], weights=weights)
+    _, nameless = kept(tmp_path / "b", told={"kind": "x"}, patch=4, width=12, depth=1, heads=2)
+    with pytest.raises(RunError, match=r"do not name their encoder: 'spatial_dims' is missing$"):
+        Analyst(scans(2), GRIDS[2], weights=nameless)
+
+
+def test_a_scan_without_contrast_gives_finite_numbers():
+    found = Analyst([torch.ones(24, 20)], GRIDS[2]).judge(masks(2)).as_json()
+    assert all(math.isfinite(value) for value in found.values())

@@ -1,0 +1,310 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+import SimpleITK as sitk  # noqa: N813
+import threshold
+import tiny
+from click.testing import CliRunner
+from PIL import Image as Picture
+
+from medmim.cli import main
+from medmim.config.runs import FinetuneSettings
+from medmim.data.dataset.manifest import DatasetInfo, read_dataset, write_dataset
+from medmim.data.formats.nifti import Image, encode_image, read_image
+from medmim.errors import DataError, RunError, UsageError
+from medmim.stages.finetune.run import finetune
+from medmim.stages.model_lookup import find_model
+from medmim.stages.predict.run import predict
+from medmim.tracking.mlflow_store import Store
+from medmim.training.weights import WEIGHTS
+
+THRESHOLD = 1.5  # of normalised grey values; between noise and the ball of `tiny.blob`
+
+
+def quiet(line):
+    """Take a line for the user."""
+
+
+def blob_file(path, *, orientation="RAS", spacing=(1.0, 1.0, 1.0), seed=0):
+    """Write a NIfTI file with a blob; return what is brighter than its half, which a model should mark."""
+    image, _ = tiny.blob(np.random.default_rng(seed), tiny.SHAPE)
+    affine = tiny.affine_of(orientation, spacing, tiny.SHAPE)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encode_image(Image(image, affine)))
+    low, high = np.percentile(image, [0.5, 99.5])
+    seen = np.clip((image - low) / (high - low), 0, 1)
+    return (seen - seen.mean()) / seen.std() > THRESHOLD, affine
+
+
+@pytest.fixture
+def weights(tmp_path):
+    return threshold.write_model(tmp_path / "model", THRESHOLD)
+
+
+@pytest.mark.parametrize("orientation", ["RAS", "LPS", "SLA", "PIR"])
+def test_labels_lie_on_the_voxels_of_the_source(orientation, weights, tmp_path, home):
+    expected, affine = blob_file(
+        tmp_path / "scans" / "a.nii.gz", orientation=orientation, spacing=(1, 1.2, 2)
+    )
+    made = predict(tmp_path / "scans", tmp_path / "out", home=home, model=str(weights))
+    [path] = (made.out / "segmentations").iterdir()
+    found = read_image(path)
+    np.testing.assert_array_equal(found.array > 0, expected)
+    np.testing.assert_allclose(found.affine, affine, atol=1e-5)
+    assert not made.dicom
+    assert json.loads((made.out / "predictions.json").read_text())["classes"] == {"1": "ball"}
+
+
+@pytest.mark.parametrize("ending", ["nii.gz", "nrrd", "mha"])
+def test_a_single_file_is_a_source(ending, weights, tmp_path, home):
+    expected, _ = blob_file(tmp_path / "scan.nii.gz")
+    path = tmp_path / f"scan.{ending}"
+    if ending != "nii.gz":
+        sitk.WriteImage(sitk.ReadImage(str(tmp_path / "scan.nii.gz")), str(path))
+    made = predict(path, tmp_path / "out", home=home, model=str(weights))
+    [label] = (made.out / "segmentations").iterdir()
+    assert np.count_nonzero(read_image(label).array) == np.count_nonzero(expected)
+
+
+def test_pictures_are_a_source(tmp_path, home):
+    weights = threshold.write_model(tmp_path / "model", THRESHOLD, dims=2)
+    bright = np.full((20, 30), 20, np.uint8)
+    bright[5:9, 12:20] = 220
+    (tmp_path / "scans").mkdir()
+    Picture.fromarray(bright).save(tmp_path / "scans" / "one.png")
+    made = predict(tmp_path / "scans", tmp_path / "out", home=home, model=str(weights))
+    [label] = (made.out / "segmentations").iterdir()
+    np.testing.assert_array_equal(read_image(label).array[:, :, 0].T > 0, bright > 100)
+    [row] = csv.DictReader((made.out / "volumes.csv").open())
+    assert (row["voxels"], row["ml"]) == ("32", "")  # nobody told the size of its pixels
+    [picture] = (made.out / "pictures").iterdir()
+    with Picture.open(picture) as drawn:
+        assert drawn.format == "PNG"
+
+
+def test_a_dataset_folder_is_a_source(tiny_dataset, weights, tmp_path, home):
+    made = predict(tiny_dataset, tmp_path / "out", home=home, model=str(weights))
+    assert set(made.told) == {volume.id for volume in read_dataset(tiny_dataset).volumes}
+    assert not (made.out / "ledger.jsonl").exists()
+
+
+def test_files_that_cannot_be_used_are_named_and_the_others_go_on(weights, tmp_path, home):
+    blob_file(tmp_path / "scans" / "b.nii.gz")
+    whole = (tmp_path / "scans" / "b.nii.gz").read_bytes()
+    (tmp_path / "scans" / "a.nii.gz").write_bytes(whole[: len(whole) // 2])
+    made = predict(tmp_path / "scans", tmp_path / "out", home=home, model=str(weights))
+    assert len(made.told) == 1
+    assert dict(made.files) == {0: "truncated"}
+
+
+def test_a_volume_that_fails_does_not_stop_the_others(tiny_dataset, weights, tmp_path, home, monkeypatch):
+    from medmim.stages.predict import outputs
+
+    real, broken = outputs.segment, read_dataset(tiny_dataset).volumes[3].id
+    turns = iter(range(100))
+
+    def fails_once(*words, **more):
+        if next(turns) == 3:
+            raise RuntimeError("SMITH^JOHN")
+        return real(*words, **more)
+
+    monkeypatch.setattr(outputs, "segment", fails_once)
+    said = []
+    made = predict(tiny_dataset, tmp_path / "out", home=home, model=str(weights), say=said.append)
+    assert dict(made.failures) == {broken: "network_failed"}
+    assert len(made.told) == 9
+    assert "SMITH" not in " ".join(said)
+
+
+def test_nothing_usable_ends_in_an_error_and_a_ledger(weights, tmp_path, home):
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "scans" / "a.nii.gz").write_bytes(b"\x1f\x8bnothing")
+    with pytest.raises(DataError, match=r"no usable scan .*ledger.jsonl") as caught:
+        predict(tmp_path / "scans", tmp_path / "out", home=home, model=str(weights))
+    assert caught.value.exit_code == 1
+    assert (tmp_path / "out" / "ledger.jsonl").is_file()
+
+
+def test_folders_in_each_other_are_refused(weights, tmp_path, home):
+    blob_file(tmp_path / "scans" / "a.nii.gz")
+    with pytest.raises(UsageError, match="lies in the source"):
+        predict(tmp_path / "scans", tmp_path / "scans" / "out", home=home, model=str(weights))
+    with pytest.raises(UsageError, match="is not there"):
+        predict(tmp_path / "gone", tmp_path / "out", home=home, model=str(weights))
+
+
+def test_an_earlier_prediction_is_replaced(weights, tmp_path, home):
+    for name in ("first", "second"):
+        blob_file(tmp_path / name / f"{name}.nii.gz")
+        made = predict(tmp_path / name, tmp_path / "out", home=home, model=str(weights))
+    assert [path.name for path in (made.out / "segmentations").iterdir()] == [
+        f"{next(iter(made.told))}.nii.gz"
+    ]
+
+
+def tuned(task, dims, data, home):
+    words = {**tiny.TINY, "data": data, "task": task, "dims": dims, "steps": 2, "evaluations": 1}
+    return finetune(FinetuneSettings(**words, init="scratch"), home=home, say=quiet)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_classes_of_volumes_are_told_as_the_test_told_them(dims, tiny_dataset, tmp_path, home):
+    result = tuned("classify", dims, tiny_dataset, home)
+    made = predict(tiny_dataset, tmp_path / "out", home=home, model=result.run_id[:12])
+    rows = {row["volume"]: row for row in csv.DictReader((made.out / "classes.csv").open())}
+    assert len(rows) == 10
+    for row in rows.values():
+        assert float(row["p_calm"]) + float(row["p_odd"]) == pytest.approx(1, abs=1e-5)
+        assert row["class"] == max(tiny.CLASSES, key=lambda name: float(row[f"p_{name}"]))
+    cases = Store(home).read_text(Store(home).run(result.run_id), "cases.jsonl").splitlines()
+    tested = sorted(round(json.loads(line)["probabilities"]["calm"], 6) for line in cases)
+    told = sorted(float(rows[one.id]["p_calm"]) for one in read_dataset(tiny_dataset).in_split("test"))
+    assert told == pytest.approx(tested, abs=1e-4)
+    assert len(list((made.out / "pictures").iterdir())) == 10
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_boxes_are_told_in_voxels_and_mm(dims, varied_dataset, tmp_path, home):
+    result = tuned("detect", dims, varied_dataset, home)
+    described = result.checkpoint.with_suffix(".json")
+    words = json.loads(described.read_text())
+    described.write_text(json.dumps({**words, "chosen": {"thresholds": {"core": 0.0, "rim": 0.0}}}))
+    made = predict(varied_dataset, tmp_path / "out", home=home, model=str(result.checkpoint))
+    rows = list(csv.DictReader((made.out / "boxes.csv").open()))
+    assert rows
+    volumes = {volume.id: volume for volume in read_dataset(varied_dataset).volumes}
+    for row in rows[::7]:
+        affine = read_image(varied_dataset / volumes[row["volume"]].image).affine
+        for end in ("first", "last"):
+            voxel = np.array([float(row[f"{end}_{axis}_voxel"]) for axis in "xyz"]) - 0.5
+            mm = np.array([float(row[f"{end}_{axis}_mm"]) for axis in "xyz"]) * [-1, -1, 1]
+            np.testing.assert_allclose(affine[:3, :3] @ voxel + affine[:3, 3], mm, atol=5e-3)
+
+
+def registered(home, model, alias, *, tmp_path):
+    """A run with hand-made weights, registered; its id."""
+    store = Store(home)
+    recorder = store.begin(experiment="medmim", name=model, tags={"stage": "finetune"})
+    kept = threshold.write_model(store.checkpoints(recorder.run_id), THRESHOLD)
+    recorder.file(kept, folder="model")
+    recorder.file(kept.with_suffix(".json"), folder="model")
+    recorder.finish("FINISHED")
+    store.register(model=model, run_id=recorder.run_id, tags={}, alias=alias)
+    return recorder.run_id
+
+
+def test_the_champion_then_the_newest_challenger_is_taken(tmp_path, home):
+    store, said = Store(home), []
+    with pytest.raises(RunError, match="no registered model"):
+        find_model(None, store, said.append)
+    registered(home, "lung", "challenger", tmp_path=tmp_path)
+    newest = registered(home, "brain", "challenger", tmp_path=tmp_path)
+    assert find_model(None, store, said.append).weights == store.checkpoints(newest) / WEIGHTS
+    assert said == ["model: brain 1 (challenger)"]
+    old = registered(home, "lung", "champion", tmp_path=tmp_path)
+    registered(home, "lung", "challenger", tmp_path=tmp_path)
+    for word in (None, "lung", "lung:2", old[:10]):
+        assert find_model(word, store, said.append).weights == store.checkpoints(old) / WEIGHTS, word
+    registered(home, "brain", "champion", tmp_path=tmp_path)
+    with pytest.raises(RunError, match="several have a champion: brain, lung"):
+        find_model(None, store, said.append)
+    with pytest.raises(RunError, match=r"expected a registered model \(brain, lung\)"):
+        find_model("lnug", store, said.append)
+
+
+def test_weights_that_are_only_an_artifact_are_found(tmp_path, home):
+    run = registered(home, "lung", "champion", tmp_path=tmp_path)
+    store = Store(home)
+    for path in store.checkpoints(run).iterdir():
+        path.unlink()
+    found = find_model("lung", store, quiet)
+    assert found.weights.is_file()
+
+
+def test_the_command_prints_json_and_lines(weights, tmp_path, home):
+    blob_file(tmp_path / "scans" / "a.nii.gz")
+    words = ["predict", str(tmp_path / "scans"), "--model", str(weights), "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(main, [*words, "--json"])
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert {"predictions", "model", "predicted", "failures", "dicom", "files", "warnings"} <= told.keys()
+    result = CliRunner().invoke(main, words)
+    assert "1 predicted, 0 failed" in result.stdout
+    assert "ball" in result.stdout
+
+
+def test_a_pretrained_encoder_is_no_model(study, tmp_path, home):
+    with pytest.raises(RunError, match="an encoder alone"):
+        predict(study.data, tmp_path / "out", home=home, model=str(study.pretrained.checkpoint))
+
+
+def with_thresholds(result, value):
+    described = result.checkpoint.with_suffix(".json")
+    chosen = {"thresholds": dict.fromkeys(tiny.NAMES.values(), value)}
+    described.write_text(json.dumps({**json.loads(described.read_text()), "chosen": chosen}))
+    return str(result.checkpoint)
+
+
+def test_boxes_in_pictures_have_no_millimetres_and_no_boxes_a_header(tiny_dataset, tmp_path, home):
+    result = tuned("detect", 2, tiny_dataset, home)
+    (tmp_path / "my scans").mkdir()
+    grey = np.random.default_rng(0).integers(0, 255, (40, 50)).astype(np.uint8)
+    Picture.fromarray(grey).save(tmp_path / "my scans" / "a b.png")
+    tables = []
+    for threshold_, out in ((0.0, "some"), (2.0, "none")):
+        model = with_thresholds(result, threshold_)
+        made = predict(tmp_path / "my scans", tmp_path / out, home=home, model=model)
+        tables.append(list(csv.reader((made.out / "boxes.csv").open())))
+    (header, first, *_), (alone,) = tables
+    assert header == alone
+    row = dict(zip(header, first, strict=True))
+    assert {row[name] for name in header if name.endswith("_mm")} == {""}
+    assert float(row["last_x_voxel"]) <= 50
+
+
+def test_one_slice_is_nothing_for_a_network_that_saw_volumes(tiny_dataset, tmp_path, home):
+    result = tuned("classify", 3, tiny_dataset, home)
+    blob_file(tmp_path / "scans" / "a.nii.gz")
+    Picture.fromarray(np.eye(40, dtype=np.uint8) * 200).save(tmp_path / "scans" / "b.png")
+    made = predict(tmp_path / "scans", tmp_path / "out", home=home, model=str(result.checkpoint))
+    assert len(made.told) == 1
+    assert list(made.failures.values()) == ["one_slice_for_3d"]
+
+
+def test_scans_of_another_modality_are_named(tiny_dataset, tmp_path, home):
+    result = tuned("classify", 3, tiny_dataset, home)
+    image, _ = tiny.blob(np.random.default_rng(0), tiny.SHAPE)
+    rows = [
+        tiny.write_volume(tmp_path / "data", f"p{n}", image, np.eye(4), modality=kind)
+        for n, kind in enumerate(["CT", "MR", "OT"])
+    ]
+    write_dataset(tmp_path / "data", DatasetInfo(name="mixed"), rows, [])
+    said = []
+    words = {"home": home, "model": str(result.checkpoint), "say": said.append}
+    made = predict(tmp_path / "data", tmp_path / "out", **words)
+    [warning] = made.warnings
+    assert warning.startswith("1 of 3 scans are CT, and the model learnt on MR")
+    assert said == [f"warning: {warning}"]
+    assert json.loads((made.out / "predictions.json").read_text())["warnings"] == [warning]
+    assert predict(tiny_dataset, tmp_path / "same", **words).warnings == ()
+
+
+def test_a_scan_that_tells_no_modality_is_taken_for_what_the_model_learnt(tmp_path, home):
+    image, _ = tiny.blob(np.random.default_rng(0), tiny.SHAPE)
+    grown = (image * 20 - 1500).astype(np.float32)  # beyond the range that CT is clipped to
+    model = threshold.write_model(tmp_path / "model", 0.0)
+    described = model.with_suffix(".json")
+    described.write_text(json.dumps({**json.loads(described.read_text()), "modalities": ["CT"]}))
+    found = {}
+    for kind in ("CT", "OT"):
+        row = tiny.write_volume(tmp_path / kind, "p", grown, np.eye(4), modality=kind)
+        write_dataset(tmp_path / kind, DatasetInfo(name=kind), [row], [])
+        made = predict(tmp_path / kind, tmp_path / f"of {kind}", home=home, model=str(model), say=quiet)
+        [label] = (made.out / "segmentations").iterdir()
+        found[kind] = (read_image(label).array, made.warnings)
+    assert found["CT"][0].any()
+    np.testing.assert_array_equal(found["CT"][0], found["OT"][0])
+    assert found["CT"][1] == ()
+    assert found["OT"][1] == ("1 of 1 scans tell no modality: taken for CT, in Hounsfield units",)

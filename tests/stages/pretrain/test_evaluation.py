@@ -1,0 +1,147 @@
+"""What is watched while pretraining: monitors in every method's runs, alarms, views and labels."""
+
+import itertools
+
+import pytest
+import tiny
+import torch
+
+from medmim.cli.pretrain import alarm_lines
+from medmim.config.runs import PretrainSettings
+from medmim.data.dataset.manifest import DatasetInfo, read_dataset, write_dataset
+from medmim.data.loading.preprocess import Volumes
+from medmim.data.loading.preprocessing_plan import Plan
+from medmim.encoders import build_encoder
+from medmim.stages.pretrain import evaluation
+from medmim.stages.pretrain.run import pretrain
+from medmim.stages.probe import probe
+from medmim.tracking.mlflow_store import Store
+from medmim.training.budget import Budget
+
+PROBES = {"last/probe_effective_rank", "last/probe_cosine", "last/probe_segment_dice", "last/alarm_collapse"}
+
+
+def settings(data, **words):
+    return PretrainSettings(**{**tiny.TINY, "data": data, "steps": 2, "evaluations": 2, **words})
+
+
+@pytest.fixture(scope="module")
+def classed_dataset(tmp_path_factory):
+    """The tiny dataset with a class for each image, by turns."""
+    root = tiny.make_dataset(tmp_path_factory.mktemp("classed") / "data", patients=16)
+    rows = [
+        volume.model_copy(update={"target": ("even", "odd")[number % 2]})
+        for number, volume in enumerate(read_dataset(root).volumes)
+    ]
+    write_dataset(root, DatasetInfo(name="classed", label_names=tiny.NAMES), rows, [])
+    return root
+
+
+@pytest.mark.parametrize(
+    ("words", "more"),
+    [
+        ({"method": "contrastive"}, {"last/val_accuracy"}),
+        ({"method": "mask_any_net", "dims": 2}, {"last/probe_hidden_error"}),
+        ({"method": "mask_any_net", "method_options": {"objective": "supervised"}}, set()),
+    ],
+)
+def test_every_method_is_watched_under_the_same_keys(tiny_dataset, home, words, more):
+    result = pretrain(settings(tiny_dataset, **words), home=home)
+    assert result.metrics.keys() >= PROBES | more
+    run = Store(home).run(result.run_id)
+    assert {"cost/parameters", "cost/gflop", "probe/cosine"} <= run.data.metrics.keys()
+    assert run.data.tags["axis_masking"] == "mesh"
+    assert result.panel.is_file()
+
+
+RESNET = {"encoder": "resnet18", "encoder_options": {"widths": [4, 4, 6, 8]}, "dims": 2, "size": (32,)}
+VIT = {"encoder": "vit", "encoder_options": {"patch": 4, "width": 12, "depth": 1, "heads": 2}}
+
+
+@pytest.mark.parametrize(
+    ("words", "alarm"),
+    [
+        ({**RESNET, "method": "spark"}, "watched"),
+        ({**RESNET, "method": "spark", "method_options": {"target": "hog"}}, "watched"),
+        ({**RESNET, "method": "spark", "method_options": {"target": "ema"}}, "watched"),
+        ({**VIT, "method": "latent_mim"}, "watched"),
+        ({**RESNET, "method": "mask_any_net"}, "none: hidden content is seen by design"),
+        ({**RESNET, "method": "contrastive"}, "none: nothing hidden is predicted"),
+    ],
+)
+def test_leaks_are_watched_for_or_the_run_says_why_not(tiny_dataset, home, words, alarm):
+    result = pretrain(settings(tiny_dataset, monitors=False, **words), home=home)
+    keys = {"last/probe_hidden_error", "last/alarm_leak"}
+    predicted = not alarm.endswith("predicted")
+    assert keys & result.metrics.keys() == (keys if predicted else set())
+    assert not predicted or result.metrics["last/probe_hidden_error"] > 0.1
+    assert "last/val_hidden_error" not in result.metrics
+    assert Store(home).run(result.run_id).data.tags["leak_alarm"] == alarm
+
+
+def test_a_target_that_is_guessed_exactly_is_a_leak(tiny_dataset, home, monkeypatch):
+    monkeypatch.setattr("medmim.methods.latent_mim.method.relative_error", lambda *_: torch.tensor(0.01))
+    metrics = pretrain(settings(tiny_dataset, **VIT, method="latent_mim"), home=home).metrics
+    assert metrics["last/probe_hidden_error"] == pytest.approx(0.01)
+    assert metrics["last/alarm_leak"] == 1
+
+
+@pytest.mark.parametrize(("cosine", "alarm"), [(0.96, 1.0), (0.9, 0.0)])
+def test_targets_that_are_all_alike_raise_the_alarm_though_the_encoder_is_well(
+    tiny_dataset, home, monkeypatch, cosine, alarm
+):
+    monkeypatch.setattr("medmim.methods.latent_mim.method.mean_cosine", lambda *_: torch.tensor(cosine))
+    words = {**VIT, "method": "latent_mim", "method_options": {"similarity": 0.0}}
+    metrics = pretrain(settings(tiny_dataset, **words), home=home).metrics
+    assert metrics["last/probe_cosine"] < 0.95
+    assert metrics["last/alarm_collapse"] == alarm
+
+
+def test_classes_are_probed_and_learnt_from(classed_dataset, home):
+    options = {"method": "mask_any_net", "method_options": {"objective": "supervised"}}
+    result = pretrain(settings(classed_dataset, dims=2, **options), home=home)
+    assert result.metrics.keys() >= {"last/probe_knn_f1", "last/probe_linear_f1", "last/val_accuracy"}
+    found = probe(
+        result.checkpoint,
+        data=classed_dataset,
+        encoder="dynunet",
+        encoder_options=tiny.TINY["encoder_options"],
+        size=16,
+        seed=0,
+    )
+    assert 0 <= found.linear_f1 <= 1
+    assert 0 <= found.knn_f1 <= 1
+
+
+def test_monitors_can_be_left_out_and_change_no_weight(tiny_dataset, home):
+    with_them, without = (
+        pretrain(settings(tiny_dataset, monitors=monitors), home=home) for monitors in (True, False)
+    )
+    assert not PROBES & without.metrics.keys()
+    assert with_them.checkpoint.read_bytes() == without.checkpoint.read_bytes()
+
+
+def test_unlabelled_scans_are_watched_for_collapse(unlabelled_dataset, home):
+    metrics = pretrain(settings(unlabelled_dataset), home=home).metrics
+    assert "last/alarm_collapse" in metrics
+    assert "last/probe_segment_dice" not in metrics
+
+
+def test_an_alarm_is_said():
+    assert alarm_lines({"last/alarm_collapse": 0.0}) == []
+    [line] = alarm_lines({"last/alarm_collapse": 1.0, "last/alarm_leak": 0.0})
+    assert "collapse" in line
+
+
+@pytest.mark.parametrize("budget", [Budget(steps=500), Budget(minutes=0.4)])
+def test_settling_batch_norm_counts_in_the_time_that_monitors_may_take(budget, tiny_dataset, monkeypatch):
+    """As many images as without batch norm would be looked at once and, two thirds of them, twice."""
+    clock = itertools.cycle([0.0, 0.008])
+    monkeypatch.setattr(evaluation.time, "perf_counter", lambda: next(clock))
+    chosen = settings(tiny_dataset, batch_size=4)
+    volumes = Volumes(tiny_dataset, Plan(2, (16, 16)), cache_gb=0.1)
+    resnet = build_encoder("resnet18", spatial_dims=2, in_channels=1, widths=(4, 4, 6, 8), stem_stride=1)
+    plain = build_encoder("dynunet", spatial_dims=2, in_channels=1, filters=(4, 4))
+    settled, once = (evaluation._affordable(budget, chosen, one, volumes) for one in (resnet, plain))
+    assert 75 <= once < 96
+    assert once * 0.95 < settled * 5 / 3 <= once

@@ -1,0 +1,396 @@
+"""A study on a tiny dataset, its trainings run in this process; interruption and failure as they happen."""
+
+import json
+import sqlite3
+import tempfile
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import tiny
+
+from medmim.config.study import StudySettings
+from medmim.errors import SettingsError, UsageError
+from medmim.stages.compare import compare_study
+from medmim.stages.study.engines import Here
+from medmim.stages.study.runner import _alone, study
+from medmim.stages.study.training_process import Outcome, run_here
+from medmim.tracking.comparison.study_cells import runs_of
+from medmim.tracking.mlflow_store import Store
+from medmim.tracking.study_archive import pack, unpack
+from medmim.tracking.study_runs import PARENT
+
+SHARED = {**tiny.TINY, "steps": 1, "evaluations": 1}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Thirty patients, of whom six test."""
+    return tiny.make_dataset(tmp_path_factory.mktemp("sources") / "secret-place", patients=30, seed=5)
+
+
+def settings(data, **words):
+    shared = {"pretrain": {**SHARED, "method_options": {"decoder_width": 8}}, "finetune": SHARED}
+    return StudySettings.model_validate(
+        {"name": "tiny", "data": data, "masks": ["random", "mesh"], **shared, **words}
+    )
+
+
+def no_timing(task):
+    return 1.0
+
+
+class Engine:
+    """Runs jobs in this process and remembers them; some fail on request."""
+
+    def __init__(self, failing=()):
+        self.ran = []
+        self.failing = failing
+
+    def __call__(self, job, home):
+        self.ran.append(job.title)
+        if any(word in job.title for word in self.failing):
+            return Outcome(None, "its process ended with signal 9")
+        return run_here(job, home)
+
+
+@pytest.fixture(scope="module")
+def done(data, new_home):
+    """A study in which one pretraining failed at first, then the same command again, then once more."""
+    home, said = new_home(), []
+    engines = [Engine(failing=["pretrain spark random"]), Engine(), Engine()]
+    results = [
+        study(settings(data), home=home, engine=Here(engine), timer=no_timing, say=said.append)
+        for engine in engines
+    ]
+    return SimpleNamespace(home=home, store=Store(home), engines=engines, results=results, said=said)
+
+
+def test_a_failure_stays_alone_and_is_listed(done):
+    first = done.results[0]
+    assert first.failures == (
+        "pretrain spark random 0.7 decoder_width=8 seed 0: its process ended with signal 9",
+        "finetune spark random 0.7 decoder_width=8 seed 0: not run, because its pretraining failed",
+    )
+    assert [one.arm for one in first.concluded.findings.variants] == [
+        "scratch",
+        "spark mesh 0.7 decoder_width=8",
+    ]
+    assert any("1 of 3 cells are not finished" in note for note in first.concluded.notes)
+
+
+def test_finished_trainings_are_never_repeated(done):
+    assert len(done.engines[0].ran) == 4
+    assert done.engines[1].ran == [
+        "pretrain spark random 0.7 decoder_width=8 seed 0",
+        "finetune spark random 0.7 decoder_width=8 seed 0",
+    ]
+    assert done.engines[2].ran == []
+    assert done.results[2].failures == ()
+    assert len(done.results[2].concluded.findings.variants) == 3
+    assert done.results[2].as_json()["hypotheses"] == ()  # two masks are too few to rank
+
+
+def test_the_plan_comes_first(done):
+    assert done.said[0] == "3 cells: 2 pretrainings, 3 fine-tunings; 0 of 5 are done"
+    assert "predicted 0.1 hours" in done.said[1]
+    assert "a short timing" in done.said[1]
+    assert "median of" in done.results[2].plan.source
+
+
+def test_arms_share_split_budget_and_seed(done):
+    cells = done.store.runs(role="cell")
+    assert len(cells) == 3
+    for key in ("split_hash", "budget", "seed", "labelled", "encoder", "size", "batch_size", "lr"):
+        assert len({run.data.tags[key] for run in cells}) == 1, key
+
+
+def test_runs_form_a_tree(done):
+    (root,) = done.store.runs(role="study")
+    arms = {run.info.run_id: run for run in done.store.runs(role="arm")}
+    assert {arm.data.tags[PARENT] for arm in arms.values()} == {root.info.run_id}
+    for run in (*done.store.runs(role="cell"), *done.store.runs(role="pretraining")):
+        assert run.data.tags["arm"] == arms[run.data.tags[PARENT]].data.tags["arm"]
+    experiments = {run.info.experiment_id for run in done.store.runs(study="tiny")}
+    assert len(experiments) == 1
+    assert {run.info.status for run in done.store.runs(study="tiny")} == {"FINISHED"}
+
+
+def test_arms_carry_what_the_ui_compares(done):
+    keys = [set(run.data.metrics) for run in done.store.runs(role="arm", arm="scratch")]
+    assert {"score/mean", "score/sd", "score/lo", "score/hi", "score/n_patients", "score/n_seeds"} <= keys[0]
+    assert {"cost/minutes", "cost/peak_memory_gb"} <= keys[0]
+    (mesh,) = [run for run in done.store.runs(role="arm") if "mesh" in run.data.tags["arm"]]
+    assert {"gain/mean", "gain/lo", "gain/hi", "gain/p_adjusted", "card/unevenness"} <= set(mesh.data.metrics)
+    assert mesh.data.params["mask"] == "mesh"
+    assert mesh.data.params["ratio"] == "0.7"
+    columns = [set(run.data.params) for run in done.store.runs(role="arm")]
+    assert all(column == columns[0] for column in columns)
+
+
+def test_the_report_is_an_artifact_of_the_study(done):
+    (root,) = done.store.runs(role="study")
+    page = done.store.read_text(root, "report/report.html")
+    for word in (
+        "Mask and ratio",
+        "Paired differences",
+        "Arms, scores and costs",
+        "Provenance",
+        "data:image/png",
+    ):
+        assert word in page
+    for name in ("arms.csv", "contrasts.csv", "cases.csv", "findings.json"):
+        assert done.store.read_text(root, f"report/{name}")
+
+
+def test_datasets_and_models_are_logged_as_mlflow_has_them(done):
+    for run in done.store.runs(study="tiny", role="cell"):
+        (given,) = run.inputs.dataset_inputs
+        assert given.dataset.name == "tiny"
+        assert len(run.outputs.model_outputs) == 1
+
+
+def test_every_version_carries_its_certificate(done):
+    found = done.store.client.search_model_versions("name = 'tiny-segment'")
+    assert len(found) == 3
+    for version in found:
+        assert version.tags["contamination"] == "unknown"  # the tiny dataset has no pixel hashes
+        run = done.store.run(version.run_id)
+        certificate = json.loads(done.store.read_text(run, "model/certificate.json"))
+        assert certificate["overlaps"]["pretraining"]["by_key"] == 0
+        assert certificate["test_patients"] == 6
+    (challenger,) = [one for one in found if "challenger" in one.aliases] or [None]
+    assert challenger is None or challenger.version == max(one.version for one in found)
+
+
+def test_nobody_and_no_place_is_in_the_store(done, data):
+    """Params, tags, metric keys and artifacts name no path, file, patient or volume."""
+    from medmim.data.dataset.manifest import read_dataset
+
+    volumes = read_dataset(data).volumes
+    words = {word for volume in volumes for word in (volume.id, volume.subject, volume.series, volume.image)}
+    words |= {"secret-place", str(data), str(done.home), "its process ended", tempfile.gettempdir()}
+    texts = _texts(done.home / "mlflow.db")
+    assert len(texts) > 1000
+    for path in (done.home / "artifacts").rglob("*"):
+        if path.is_file():
+            texts += [path.name, path.read_bytes().decode("latin-1")]
+    for text in texts:
+        found = [word for word in words if word in text]
+        assert not found, (found, text[:80])
+
+
+# where MLflow itself notes the place of artifacts, by which it finds them; `sync` and `pack` leave it out
+PLACES = {"artifact_location", "artifact_uri", "source", "storage_location"}
+
+
+def _texts(path):
+    """Every word of every table of a database, except the places of artifacts."""
+    found = []
+    with sqlite3.connect(path) as database:
+        for (table,) in database.execute("select name from sqlite_master where type = 'table'").fetchall():
+            columns = [row[1] for row in database.execute(f"pragma table_info('{table}')")]
+            for row in database.execute(f"select * from '{table}'"):
+                kept = [value for key, value in zip(columns, row, strict=True) if key not in PLACES]
+                found += [str(value) for value in kept if value is not None]
+    return found
+
+
+def test_a_dry_run_runs_nothing(data, new_home):
+    engine = Engine()
+    planned = study(
+        settings(data), home=new_home(), dry_run=True, engine=Here(engine), timer=no_timing, say=str
+    )
+    assert engine.ran == []
+    assert planned.as_json()["plan"]["cells"] == 3
+    assert planned.concluded is None
+
+
+def test_hours_come_from_two_short_trainings_of_each_kind(data, new_home):
+    """The second finds its volumes prepared, as most steps of a training do; nothing else of them stays."""
+    engine, home = Engine(), new_home()
+    planned = study(settings(data), home=home, dry_run=True, engine=Here(engine), say=str)
+    assert [title.split()[0] for title in engine.ran] == ["finetune", "finetune", "pretrain", "pretrain"]
+    assert planned.plan.source == "finetune dynunet: a short timing, pretrain dynunet: a short timing"
+    assert 0 < planned.plan.hours < 1
+    assert Store(home).runs() == []
+    assert len(list((home / "prepared").rglob("*.safetensors"))) > 0
+    assert [path.name for path in (home / "studies").iterdir()] == ["tiny.lock"]
+
+
+def test_hours_are_divided_by_what_runs_at_one_time(data, new_home):
+    class Two(Here):
+        width = 2
+
+    words = {"home": new_home(), "dry_run": True, "timer": lambda task: 60.0, "say": str}
+    planned = study(settings(data), engine=Two(), **words).plan
+    assert planned.hours == pytest.approx(2.5)
+    assert "predicted 2.5 hours for the rest, 2 at one time (" in planned.lines()[1]
+
+
+def test_each_encoder_has_its_own_hours(data, new_home):
+    words = settings(data, masks=[], encoders=["resnet18", "dynunet"])
+    slow = {"resnet18": 60.0, "dynunet": 600.0}
+    planned = study(
+        words, home=new_home(), dry_run=True, timer=lambda task: slow[task.cell.finetune.encoder], say=str
+    )
+    assert planned.plan.hours == pytest.approx(11)
+    assert planned.plan.minutes == {"finetune resnet18": 60.0, "finetune dynunet": 600.0}
+
+
+def test_hours_are_kept(data, new_home, monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr("medmim.stages.study.runner.time", SimpleNamespace(monotonic=lambda: clock.now))
+    ran = []
+
+    def a_minute(job, home):
+        clock.now += 60.0
+        ran.append(job.title)
+        return Outcome(None, "fails")
+
+    words = {"home": new_home(), "max_hours": 1.5 / 60, "timer": no_timing, "say": str}
+    cut = study(settings(data), engine=Here(a_minute), **words)
+    assert len(ran) == 1
+    assert len(cut.left) == 4
+
+
+def test_hours_follow_what_trainings_took(data, new_home, monkeypatch):
+    """Each takes 15 minutes where 35 were predicted: the third still ends within the hour."""
+    clock, said = SimpleNamespace(now=0.0), []
+    monkeypatch.setattr("medmim.stages.study.runner.time", SimpleNamespace(monotonic=lambda: clock.now))
+
+    def faster(job, home):
+        clock.now += 900.0
+        return replace(run_here(job, home), minutes=15.0)
+
+    words = {"home": new_home(), "max_hours": 1.0, "timer": lambda task: 35.0, "say": said.append}
+    whole = study(settings(data, masks=["mesh"]), engine=Here(faster), **words)
+    assert whole.left == ()
+    left = [line.partition("; ")[2] for line in said if line.startswith("    15.0 minutes")]
+    assert left == ["about 50 minutes left", "about 15 minutes left", ""]
+
+
+def test_hours_are_a_number(data, new_home):
+    with pytest.raises(UsageError, match="--max-hours: expected hours from 0, got nan"):
+        study(settings(data), home=new_home(), max_hours=float("nan"), timer=no_timing)
+
+
+@pytest.fixture
+def moved(done, new_home, tmp_path):
+    """The study at another site, where only what was packed is."""
+    pack(done.store, runs_of(done.store, "tiny"), tmp_path / "tiny.zip")
+    there = new_home()
+    unpack(Store(there), tmp_path / "tiny.zip")
+    return there
+
+
+def test_an_unpacked_study_is_compared_and_continued_as_where_it_was_made(done, moved, data):
+    here, there = compare_study("tiny", home=done.home), compare_study("tiny", home=moved)
+    assert there.reported.findings.as_json() == here.reported.findings.as_json()
+    assert there.notes == here.notes
+    panels = [[len(row.panels) for row in one.reported.rows] for one in (here, there)]
+    assert panels[0] == panels[1] == [1, 2, 2]
+    engine = Engine()
+    words = settings(data, label_fractions=[None, 0.5], masks=["mesh"])
+    again = study(words, home=moved, engine=Here(engine), timer=no_timing, say=str)
+    assert again.failures == ()
+    assert all(title.startswith("finetune ") and "0.5 of labels" in title for title in engine.ran)
+    assert len(engine.ran) == 2
+
+
+def test_what_another_plan_calls_otherwise_stays_one_arm(data, new_home):
+    home, words = new_home(), {"masks": ["mesh"], "seeds": [0]}
+    study(settings(data, **words), home=home, engine=Here(Engine()), timer=no_timing, say=str)
+    words |= {"label_fractions": [None, 0.5], "seeds": [0, 1]}
+    found = study(settings(data, **words), home=home, engine=Here(Engine()), timer=no_timing, say=str)
+    arms = found.concluded.findings.variants
+    assert [(arm.stratum, arm.seeds) for arm in arms] == [
+        (stratum, (0, 1)) for stratum in ("0.5 of labels", "1 of labels") for _ in range(2)
+    ]
+    compared = compare_study("tiny", home=home)
+    assert compared.reported.findings.as_json() == found.concluded.findings.as_json()
+
+
+def test_cells_of_an_earlier_plan_are_not_mixed_with_those_of_the_present_one(data, new_home):
+    home, words = new_home(), {"masks": [], "name": "changed"}
+    for steps in (1, 2):
+        changed = settings(data, finetune={**SHARED, "steps": steps}, **words)
+        study(changed, home=home, engine=Here(Engine()), timer=no_timing, say=str)
+    compared = compare_study("changed", home=home)
+    (only,) = compared.reported.findings.variants
+    assert len(only.runs) == 1
+    assert Store(home).run(only.runs[0]).data.tags["budget"] == "steps=2"
+    assert "1 finished cells of an earlier plan of this name are left out" in compared.notes
+
+
+def test_a_study_of_cells_that_another_one_trained_has_them(data, new_home):
+    home, words = new_home(), {"masks": []}
+    for name in ("first", "second"):
+        named = settings(data, name=name, **words)
+        study(named, home=home, engine=Here(Engine()), timer=no_timing, say=str)
+    assert len(compare_study("second", home=home).reported.findings.variants) == 1
+    assert any(run.data.tags.get("role") == "cell" for run in runs_of(Store(home), "second"))
+
+
+class Ahead(Here):
+    """Asks for all jobs at once and runs two at a time, as a cluster does."""
+
+    width = 2
+    asks_ahead = True
+
+    def run(self, jobs, home):
+        yield from super().run(list(jobs), home)
+
+
+def test_what_needs_a_pretraining_waits_for_all_of_them_on_a_cluster(data, new_home):
+    engine = Engine()
+    words = {"home": new_home(), "timer": no_timing, "say": str}
+    found = study(settings(data), engine=Ahead(engine), **words)
+    assert found.failures == ()
+    assert [title.split()[0] for title in engine.ran] == [
+        "finetune",
+        "pretrain",
+        "pretrain",
+        "finetune",
+        "finetune",
+    ]
+    assert len(found.concluded.findings.variants) == 3
+
+
+def test_hours_of_a_cluster_count_those_that_run_at_one_time(data, new_home):
+    words = {"home": new_home(), "max_hours": 1.5 / 60, "timer": no_timing, "say": str}
+    found = study(settings(data), engine=Ahead(Engine(failing=[""])), **words)
+    assert len(found.failures) == 2
+    assert len(found.left) == 3
+
+
+def test_a_pretraining_is_shared_by_cells_that_differ_in_labels(data, new_home):
+    engine = Engine(failing=[""])
+    words = settings(data, masks=["mesh"], label_fractions=[0.5, 1.0])
+    planned = study(words, home=new_home(), dry_run=True, engine=Here(engine), timer=no_timing, say=str)
+    stages = [task.job.stage for task in planned.plan.tasks]
+    assert stages.count("pretrain") == 1
+    assert stages.count("finetune") == 4
+
+
+def test_one_study_at_a_time(tmp_path):
+    with (
+        _alone(tmp_path, "s"),
+        pytest.raises(UsageError, match="study 's' is running in another process"),
+        _alone(tmp_path, "s"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"masks": ["mehs"]}, "unknown mask 'mehs'; did you mean 'mesh'"),
+        ({"methods": ["sprak"]}, "unknown method 'sprak'; did you mean 'spark'"),
+        ({"methods": ["mae"], "pretrain": {}, "finetune": {}}, r"expected the encoder of all, such as .*vit"),
+        ({"encoders": ["resnet81"]}, "unknown encoder 'resnet81'; did you mean 'resnet18'"),
+    ],
+)
+def test_a_wrong_word_is_found_before_hours_of_work(words, message, data, new_home):
+    with pytest.raises((UsageError, SettingsError), match=message):
+        study(settings(data, **words), home=new_home(), engine=Here(Engine()), timer=no_timing, say=str)

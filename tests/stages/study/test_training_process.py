@@ -1,0 +1,91 @@
+"""A training in a process of its own: killed, it is continued; wrong, it says why; orphaned, it ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+
+from medmim.stages.study.training_process import Job, run_apart, run_here
+from medmim.tracking.mlflow_store import Store
+
+
+def job(data, **words):
+    settings = {**tiny.TINY, "data": str(data), "steps": 2, "evaluations": 1, "init": "scratch", **words}
+    return Job("finetune", "a training", "d" * 64, settings, {"study": "s", "role": "cell"})
+
+
+def test_a_process_of_its_own_gives_the_run(tiny_dataset, new_home):
+    home = new_home()
+    outcome = run_apart(job(tiny_dataset), home)
+    assert outcome.error == ""
+    run = Store(home).run(outcome.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["job"] == "d" * 64
+    assert run.data.metrics["cost/minutes"] > 0
+    assert run.data.metrics["cost/peak_memory_gb"] > 0.05
+    assert not list((home / "jobs").iterdir())
+
+
+def test_an_error_comes_back_as_one_line(tmp_path, new_home):
+    outcome = run_apart(job(tmp_path / "nowhere"), new_home())
+    assert outcome.run_id is None
+    assert "no dataset at" in outcome.error
+
+
+def test_an_interrupted_run_is_continued_and_an_empty_one_discarded(tiny_dataset, new_home, monkeypatch):
+    from interruption import PowerCutError, cut_power
+
+    home = new_home()
+    store = Store(home)
+    empty = store.begin(
+        experiment="medmim", name="nothing saved", tags={"job": "d" * 64, "stage": "finetune"}
+    )
+    work = job(tiny_dataset, steps=3, checkpoint_every_steps=1)
+    with monkeypatch.context() as patched:
+        cut_power(patched, after=2)
+        with pytest.raises(PowerCutError):
+            run_here(work, home)
+    (cut,) = store.runs(job="d" * 64)
+    assert cut.info.run_id != empty.run_id
+    outcome = run_here(work, home)
+    assert outcome.run_id == cut.info.run_id
+    assert store.run(cut.info.run_id).data.metrics["last/steps"] == 3
+
+
+def test_it_does_not_outlive_its_parent(tiny_dataset, new_home, tmp_path):
+    home = new_home()
+    spec = tmp_path / "spec.json"
+    words = {"stage": "finetune", "title": "t", "digest": "d", "tags": {}, "home": str(home)}
+    words["settings"] = dict(job(tiny_dataset, steps=100_000).settings)
+    spec.write_text(json.dumps(words))
+    program = (
+        "import subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-m', 'medmim.stages.study.training_process', "
+        f"{str(spec)!r}, "
+        f"{str(tmp_path / 'answer.json')!r}], stdin=subprocess.PIPE)\n"
+        "print(child.pid, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    child = int(parent.stdout.readline())
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.wait()
+    for _ in range(600):
+        if not alive(child):
+            return
+        time.sleep(0.1)
+    os.kill(child, signal.SIGKILL)
+    pytest.fail("the child went on")
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").split(")")[-1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,204 @@
+"""A pack travels whole or not at all, leads nowhere else, and merges once."""
+
+import json
+import zipfile
+
+import pytest
+
+from medmim.errors import RunError
+from medmim.tracking.mlflow_store import Store
+from medmim.tracking.study_archive import MANIFEST, pack, unpack
+from medmim.tracking.study_runs import PARENT
+
+
+@pytest.fixture
+def store(new_home):
+    return Store(new_home())
+
+
+@pytest.fixture
+def packed(store, tmp_path):
+    """A study's run with a training below it, in one file."""
+    root = store.begin(experiment="s", name="s", tags={"study": "s", "role": "study"})
+    root.text("report/report.html", "<p>é</p>")
+    cell = store.begin(experiment="s", name="cell", tags={"study": "s", "role": "cell", PARENT: root.run_id})
+    cell.settings({"lr": 0.1})
+    cell.metrics({"test/dice": 0.5, "odd": float("nan")}, step=0)
+    (tmp_path / "weights.safetensors").write_bytes(bytes(1000))
+    cell.file(tmp_path / "weights.safetensors", folder="model")
+    store.register(model="d-segment", run_id=cell.run_id, tags={"sha256": "ab"}, alias="challenger")
+    cell.finish("FINISHED")
+    root.finish("FINISHED")
+    assert pack(store, store.runs(study="s"), tmp_path / "s.zip") == 2
+    return tmp_path / "s.zip"
+
+
+def rewritten(path, change):
+    """The pack with its entries changed: name → bytes."""
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    change(entries)
+    other = path.with_name("other.zip")
+    with zipfile.ZipFile(other, "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    return other
+
+
+def test_another_site_gets_everything_once(packed, new_home):
+    there = Store(new_home())
+    merged = unpack(there, packed)
+    assert (merged.runs, merged.new_runs, merged.versions) == (2, 2, 1)
+    again = unpack(there, packed)
+    assert (again.runs, again.new_runs, again.points, again.artifacts, again.versions) == (2, 0, 0, 0, 0)
+    (root,) = there.runs(role="study")
+    (cell,) = there.runs(role="cell")
+    assert cell.data.tags[PARENT] == root.info.run_id
+    assert cell.info.status == "FINISHED"
+    assert cell.data.params == {"lr": "0.1"}
+    assert there.read_text(root, "report/report.html") == "<p>é</p>"
+    assert there.client.get_model_version_by_alias("d-segment", "challenger").run_id == cell.info.run_id
+    assert str(there.home) in cell.info.artifact_uri
+
+
+def test_it_comes_home_unchanged(packed, store):
+    before = {run.info.run_id for run in store.runs()}
+    assert unpack(store, packed).new_runs == 0
+    assert {run.info.run_id for run in store.runs()} == before
+
+
+def test_a_pack_of_unpacked_runs_is_the_same_study(packed, store, new_home, tmp_path):
+    there = Store(new_home())
+    unpack(there, packed)
+    pack(there, there.runs(study="s"), tmp_path / "again.zip")
+    assert unpack(store, tmp_path / "again.zip").new_runs == 0
+
+
+def test_equal_runs_equal_file(packed, store, tmp_path):
+    pack(store, store.runs(study="s"), tmp_path / "twin.zip")
+    assert (tmp_path / "twin.zip").read_bytes() == packed.read_bytes()
+
+
+def test_an_unknown_study_is_told(store, tmp_path):
+    with pytest.raises(RunError, match="nothing to pack"):
+        pack(store, [], tmp_path / "s.zip")
+    assert not (tmp_path / "s.zip").exists()
+
+
+def flip(entries):
+    name = next(name for name in entries if name.endswith("weights.safetensors"))
+    entries[name] = b"\1" + entries[name][1:]
+
+
+def longer(entries):
+    name = next(name for name in entries if name.endswith("weights.safetensors"))
+    entries[name] += b"more"
+
+
+def add(name):
+    def change(entries):
+        entries[name] = b"{}"
+
+    return change
+
+
+def listed(name):
+    """A name that the manifest lists, with its right hash."""
+
+    def change(entries):
+        import hashlib
+
+        entries[name] = b"{}"
+        manifest = json.loads(entries[MANIFEST])
+        manifest["files"][name] = {"sha256": hashlib.sha256(b"{}").hexdigest(), "size": 2}
+        entries[MANIFEST] = json.dumps(manifest).encode()
+
+    return change
+
+
+def told(key, value):
+    """A run.json that says something else, with its right hash."""
+
+    def change(entries):
+        name = "runs/0/run.json"
+        content = json.loads(entries[name]) | {key: value}
+        del entries[name]
+        entries[name] = json.dumps(content).encode()
+        import hashlib
+
+        manifest = json.loads(entries[MANIFEST])
+        digest = hashlib.sha256(entries[name]).hexdigest()
+        manifest["files"][name] = {"sha256": digest, "size": len(entries[name])}
+        entries[MANIFEST] = json.dumps(manifest).encode()
+
+    return change
+
+
+def manifest_of(content):
+    def change(entries):
+        entries[MANIFEST] = json.dumps(content).encode()
+
+    return change
+
+
+def sized(size):
+    """A manifest that gives a file another size."""
+
+    def change(entries):
+        manifest = json.loads(entries[MANIFEST])
+        manifest["files"]["runs/0/run.json"]["size"] = size
+        entries[MANIFEST] = json.dumps(manifest).encode()
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (flip, "is damaged: a file does not have the SHA-256"),
+        (longer, "is damaged: a file does not have the SHA-256"),
+        (add("runs/0/artifacts/new.txt"), "holds other files than its manifest says"),
+        (listed("../../evil.txt"), "leads out of its folder"),
+        (listed("/etc/evil.txt"), "leads out of its folder"),
+        (listed("runs/0/artifacts/../../../evil.txt"), "leads out of its folder"),
+        (listed("runs/0/artifacts//evil.txt"), "leads out of its folder"),
+        (listed("runs/0/artifacts/C:\\evil.txt"), "leads out of its folder"),
+        (listed("runs/0/artifacts/extra.txt"), "names files or experiments that it should not"),
+        (told("experiment", "../../evil"), "names files or experiments that it should not"),
+        (told("artifacts", {"../../../evil.txt": "0" * 64}), "names files or experiments that it should not"),
+        (told("metrics", 7), r"cannot be unpacked \(TypeError\)"),
+        (told("of_another_version", 7), r"cannot be unpacked \(TypeError\)"),
+        (manifest_of({"format": 1, "files": []}), "holds other files than its manifest says"),
+        (manifest_of([]), r"cannot be unpacked \(TypeError\)"),
+        (sized(-2), "is not to be trusted"),
+        (lambda entries: entries.pop(MANIFEST), r"cannot be unpacked \(KeyError\)"),
+    ],
+)
+def test_what_is_not_to_be_trusted_changes_nothing(change, message, packed, new_home):
+    there = Store(new_home())
+    with pytest.raises(RunError, match=message):
+        unpack(there, rewritten(packed, change))
+    assert there.runs() == []
+    assert not list(there.home.parent.rglob("evil*"))
+
+
+def test_a_byte_that_changed_on_its_way_is_told_wherever_it_is(packed, new_home):
+    whole, there = packed.read_bytes(), Store(new_home())
+    broken = packed.with_name("broken.zip")
+    for place in range(0, len(whole), max(1, len(whole) // 60)):
+        broken.write_bytes(whole[:place] + bytes([whole[place] ^ 0x5A]) + whole[place + 1 :])
+        try:
+            unpack(there, broken)
+        except RunError:
+            assert there.runs() == []
+        else:  # a byte that says nothing, such as a time: nothing may have changed
+            assert len(there.runs()) == 2
+            there = Store(new_home())
+
+
+@pytest.mark.parametrize("length", [0, 10, 500])
+def test_a_file_cut_short_is_refused(length, packed, new_home):
+    short = packed.with_name("short.zip")
+    short.write_bytes(packed.read_bytes()[:length])
+    with pytest.raises(RunError, match="expected a file of `medmim pack`, whole"):
+        unpack(Store(new_home()), short)

@@ -1,0 +1,131 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+
+from medmim.data.loading.preprocess import Volumes
+from medmim.data.loading.preprocessing_plan import Plan
+from medmim.training.evaluation.bootstrap_metrics import intervals
+from medmim.training.evaluation.detection_metrics import box_means, box_tally
+from medmim.training.tasks.base import Scene
+from medmim.training.tasks.classification import Classification
+from medmim.training.tasks.detection import Detection
+from medmim.training.tasks.segmentation import Segmentation
+
+BOXES = ["a", "b"]
+
+
+def scene(names, **chosen):
+    volumes = Volumes(Path(), Plan(2, (16, 16)), cache_gb=0.1)  # which nothing here asks
+    return Scene(volumes, dict(enumerate(names, start=1)), "fp32", chosen)
+
+
+def dice_rows(rng, patients=8):
+    return [
+        {
+            **{"subject": f"p{who}", "case": f"{who}/{case}", "label": label, "dice": float(rng.uniform())},
+            **{"hd95_mm": None, "surface_dice": float(rng.uniform()), "dice_any": float(rng.uniform())},
+            **{"volume_ml": float(rng.integers(2)), "predicted_ml": 0.0},
+        }
+        for who in range(patients)
+        for case in range(1 + who % 2)
+        for label in tiny.NAMES.values()
+    ]
+
+
+def class_rows(rng, patients=8):
+    found = []
+    for number in range(40):
+        share = float(rng.uniform())
+        row = {"subject": f"p{number % patients}", "class": "ab"[int(rng.random() > share)]}
+        found.append({**row, "case": str(number), "probabilities": {"a": share, "b": 1 - share}})
+    return found
+
+
+def box_rows(rng, patients=8):
+    found = []
+    for number in range(40):
+        truth, said = [], []
+        for _ in range(int(rng.integers(3))):
+            name, first = BOXES[int(rng.integers(2))], rng.uniform(0, 80, size=3)
+            truth.append([name, *first, *(first + 10)])
+            near = first + rng.normal(0, 2.0, size=3)
+            said.append([name, round(rng.uniform(0.3, 1), 1), *near, *(near + 10)])
+            away = rng.uniform(0, 80, size=3)
+            said.append([BOXES[int(rng.integers(2))], round(rng.uniform(0, 0.8), 1), *away, *(away + 10)])
+        found.append({"subject": f"p{number % patients}", "truth": truth, "found": said})
+    return found
+
+
+TASKS = {
+    "classify": (Classification(), class_rows, scene("ab")),
+    "detect": (Detection(), box_rows, scene(BOXES, thresholds={"a": 0.4})),
+    "segment": (Segmentation(), dice_rows, scene(tiny.NAMES.values())),
+}
+
+
+@pytest.mark.parametrize("name", sorted(TASKS))
+def test_everyone_once_gives_the_means(name):
+    task, made, place = TASKS[name]
+    rows = made(np.random.default_rng(0))
+    means = task.tally(rows, place)(np.ones(8))
+    assert means == pytest.approx(task.means(rows, place), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(TASKS))
+def test_a_patient_that_counts_twice_is_there_twice(name):
+    task, made, place = TASKS[name]
+    rows = made(np.random.default_rng(1))
+    weights = np.array([2.0, 0, 1, 3, 0, 1, 1, 0])
+    drawn = [
+        {**row, "subject": f"{row['subject']}/{copy}"}
+        for row in rows
+        for copy in range(int(weights[int(row["subject"][1:])]))
+    ]
+    found, expected = task.tally(rows, place)(weights), task.means(drawn, place)
+    if name == "detect":  # of equal scores the order differs between rows and weights
+        assert found.keys() == expected.keys()
+        assert [found[key] for key in ("f1", "f1_a", "froc")] == pytest.approx(
+            [expected[key] for key in ("f1", "f1_a", "froc")]
+        )
+        assert all(found[key] == pytest.approx(expected[key], abs=0.03) for key in expected)
+    else:
+        assert found == pytest.approx(expected)
+
+
+def test_patients_are_drawn_and_not_their_images():
+    """Two patients, one all right and one all wrong: whatever the number of images, nothing is sure."""
+    few = [
+        {"subject": who, "class": "a", "probabilities": {"a": share, "b": 1 - share}}
+        for who, share in (("p", 0.9), ("q", 0.1))
+        for _ in range(200)
+    ]
+    task, _, place = TASKS["classify"]
+    rows = {row["metric"]: row for row in intervals(task.tally(few, place), 2)}
+    assert rows["accuracy"] == {
+        **{"metric": "accuracy", "value": 0.5, "low": 0.0, "high": 1.0},
+        **{"patients": 2},
+    }
+
+
+def test_the_interval_is_that_of_a_plain_bootstrap():
+    rows = dice_rows(np.random.default_rng(2), patients=30)
+    task, _, place = TASKS["segment"]
+    [dice] = [row for row in intervals(task.tally(rows, place), 30) if row["metric"] == "dice"]
+    of_patients = [np.mean([row["dice"] for row in rows if row["subject"] == f"p{who}"]) for who in range(30)]
+    draws = np.random.default_rng(5).choice(of_patients, size=(4000, 30)).mean(axis=1)
+    assert dice["value"] == pytest.approx(np.mean(of_patients))
+    assert (dice["low"], dice["high"]) == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.02)
+
+
+def test_one_patient_tells_nothing_of_others():
+    rows = dice_rows(np.random.default_rng(0), patients=1)
+    task, _, place = TASKS["segment"]
+    assert {(row["low"], row["high"]) for row in intervals(task.tally(rows, place), 1)} == {(None, None)}
+    assert intervals(task.tally([], place), 0) == []
+
+
+def test_a_class_without_true_boxes_has_no_precision():
+    rows = [{**row, "truth": []} for row in box_rows(np.random.default_rng(0))]
+    assert box_tally(rows, BOXES, {})(np.ones(8)) == box_means(rows, BOXES, {})

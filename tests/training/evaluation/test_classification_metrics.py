@@ -1,0 +1,112 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn import metrics
+from torchmetrics.functional.classification import multiclass_calibration_error
+
+from medmim.training.evaluation.classification_metrics import (
+    arrays,
+    calibration_error,
+    class_means,
+    confusion,
+    macro_f1,
+    temperature,
+)
+
+NAMES = ["a", "b", "c"]
+
+
+def rows(count=200, *, seed=0, sharp=1.0, patients=20):
+    rng = np.random.default_rng(seed)
+    found = []
+    for number in range(count):
+        truth = int(rng.integers(3))
+        scores = rng.normal(size=3) + 1.2 * np.eye(3)[truth]
+        shares = np.exp(sharp * scores) / np.exp(sharp * scores).sum()
+        found.append(
+            {
+                "class": NAMES[truth],
+                "probabilities": dict(zip(NAMES, shares.tolist(), strict=True)),
+                "subject": f"p{number % patients}",
+            }
+        )
+    return found
+
+
+def test_the_numbers_are_those_of_scikit_learn():
+    found = rows()
+    truth, shares = arrays(found, NAMES)
+    guess = shares.argmax(axis=1)
+    means = class_means(found, NAMES)
+    assert means["macro_f1"] == pytest.approx(metrics.f1_score(truth, guess, average="macro"))
+    each = metrics.f1_score(truth, guess, average=None)
+    assert [means[f"f1_{name}"] for name in NAMES] == pytest.approx(each.tolist())
+    assert means["balanced_accuracy"] == pytest.approx(metrics.balanced_accuracy_score(truth, guess))
+    assert means["accuracy"] == pytest.approx(metrics.accuracy_score(truth, guess))
+    assert means["auroc"] == pytest.approx(metrics.roc_auc_score(truth, shares, multi_class="ovr"))
+
+
+def test_the_calibration_error_is_that_of_torchmetrics():
+    truth, shares = arrays(rows(), NAMES)
+    expected = multiclass_calibration_error(torch.tensor(shares), torch.tensor(truth), 3, n_bins=15)
+    assert calibration_error(truth, shares) == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_patients_are_judged_by_the_mean_of_their_images():
+    found = [
+        {"class": "a", "probabilities": {"a": 0.9, "b": 0.1}, "subject": "p"},
+        {"class": "a", "probabilities": {"a": 0.3, "b": 0.7}, "subject": "p"},
+        {"class": "b", "probabilities": {"a": 0.4, "b": 0.6}, "subject": "q"},
+    ]
+    means = class_means(found, ["a", "b"])
+    assert means["patient_accuracy"] == 1.0
+    assert means["accuracy"] == pytest.approx(2 / 3)
+
+
+def test_with_one_image_a_patient_there_are_no_patient_numbers():
+    assert not any(key.startswith("patient") for key in class_means(rows(30, patients=30), NAMES))
+
+
+def test_a_class_that_training_never_saw_is_always_wrong():
+    found = [{**row, "class": "new"} for row in rows(10)]
+    means = class_means(found, NAMES)
+    assert means["macro_f1"] == means["accuracy"] == 0
+    assert "auroc" not in means
+
+
+def test_a_class_neither_there_nor_said_counts_for_nothing():
+    truth, guess = np.array([0, 0, 1]), np.array([0, 1, 1])
+    assert macro_f1(confusion(truth, guess, 3)) == pytest.approx(
+        metrics.f1_score(truth, guess, average="macro")
+    )
+
+
+def test_no_rows_have_no_numbers():
+    assert class_means([], NAMES) == {}
+
+
+def test_the_temperature_undoes_false_certainty():
+    honest = rows(2000, sharp=1.0, seed=1)
+    base = temperature(honest)
+    assert temperature(rows(2000, sharp=3.0, seed=1)) == pytest.approx(3 * base, rel=0.02)
+    sharp = rows(2000, sharp=3.0, seed=1)
+    truth, shares = arrays(sharp, NAMES)
+    logs = np.log(shares) / temperature(sharp)
+    cooled = np.exp(logs) / np.exp(logs).sum(axis=1, keepdims=True)
+    assert calibration_error(truth, cooled) < 0.5 * calibration_error(truth, shares)
+
+
+def test_without_rows_the_temperature_is_one():
+    assert temperature([]) == 1.0
+    assert math.isfinite(temperature(rows(3)))
+
+
+def test_a_class_that_training_never_saw_lowers_the_means():
+    found = [*rows(), *({**row, "class": "new"} for row in rows(20, seed=1))]
+    truth, shares = arrays(found, NAMES)
+    guess = shares.argmax(axis=1)
+    means = class_means(found, NAMES)
+    assert means["macro_f1"] == pytest.approx(metrics.f1_score(truth, guess, average="macro"))
+    assert means["balanced_accuracy"] == pytest.approx(metrics.balanced_accuracy_score(truth, guess))

@@ -1,0 +1,120 @@
+import numpy as np
+import pytest
+
+from medmim.training.evaluation.classification_metrics import arrays, confusion, macro_f1
+from medmim.training.evaluation.patient_scores import MEASURES, average, measure_of, metric_of
+
+
+def dice_rows(values):
+    return [
+        {"metric": "dice", "patient": who, "case": f"{who}{n}", "label": label, "dice": value}
+        for n, (who, label, value) in enumerate(values)
+    ]
+
+
+def class_rows(seed=0, *, patients=8, images=40):
+    rng = np.random.default_rng(seed)
+    found = []
+    for number in range(images):
+        share = float(rng.uniform())
+        found.append(
+            {
+                "metric": "macro_f1",
+                "patient": f"p{number % patients}",
+                "case": str(number),
+                "class": "ab"[int(rng.random() > share)],
+                "probabilities": {"a": share, "b": 1 - share},
+            }
+        )
+    return found
+
+
+def box_rows(seed=0, *, patients=5, images=25):
+    rng = np.random.default_rng(seed)
+    found = []
+    for number in range(images):
+        box = [0.0, 0.0, 0.0, 10.0, 10.0, 1.0]
+        said = [
+            ["a", float(rng.uniform()), *(box if rng.random() < 0.6 else [60.0, 0.0, 0.0, 70.0, 10.0, 1.0])]
+        ]
+        found.append(
+            {"metric": "ap50", "patient": f"p{number % patients}", "truth": [["a", *box]], "found": said}
+        )
+    return found
+
+
+ROWS = {
+    "ap50": box_rows(),
+    "dice": dice_rows([(f"p{n}", label, 0.1 * n) for n in range(6) for label in ("x", "y")]),
+    "macro_f1": class_rows(),
+}
+
+
+def test_every_measure_is_tried_here():
+    assert ROWS.keys() == MEASURES.keys()
+
+
+@pytest.mark.parametrize("metric", sorted(MEASURES))
+def test_a_patient_drawn_twice_counts_as_two(metric):
+    rows = ROWS[metric]
+    measure = measure_of(rows)
+    weights = np.arange(len(measure.patients)) % 3 + 0.0
+    copied = [
+        {**row, "patient": f"{who}-{copy}"}
+        for who, times in zip(measure.patients, weights, strict=True)
+        for copy in range(int(times))
+        for row in rows
+        if row["patient"] == who
+    ]
+    again = measure_of(copied)
+    expected = again.value(np.ones(len(again.patients)))
+    assert measure.value(weights) == pytest.approx(expected, abs=0.02 if metric == "ap50" else 1e-9)
+
+
+@pytest.mark.parametrize("metric", sorted(MEASURES))
+def test_the_mean_of_a_measure_with_itself_is_itself(metric):
+    one = measure_of(ROWS[metric])
+    both, weights = average([one, one]), np.ones(len(one.patients))
+    assert both.patients == one.patients
+    assert both.value(weights) == pytest.approx(one.value(weights))
+    assert both.by_class(weights) == pytest.approx(one.by_class(weights))
+    assert both.each == pytest.approx(one.each)
+
+
+def test_dice_is_a_mean_over_patients_of_means_over_cases():
+    rows = dice_rows([("p", "x", 0.2), ("p", "x", 0.4), ("q", "x", 0.9)])
+    measure = measure_of(rows)
+    assert measure.value(np.ones(2)) == pytest.approx(0.6)
+    assert measure.is_mean
+
+
+def test_f1_is_of_all_cases_together():
+    rows = class_rows()
+    right = [row["class"] == ("a" if row["probabilities"]["a"] > 0.5 else "b") for row in rows]
+    measure = measure_of(rows)
+    assert not measure.is_mean
+    assert measure.each.mean() == pytest.approx(np.mean(right))
+    assert measure.value(np.ones(8)) != pytest.approx(measure.each.mean(), abs=1e-6)
+
+
+def test_runs_on_other_patients_are_averaged_where_each_has_them():
+    first, second = dice_rows([("p", "x", 0.2), ("q", "x", 0.4)]), dice_rows([("q", "x", 0.8)])
+    both = average([measure_of(first), measure_of(second)])
+    assert both.patients == ("p", "q")
+    assert both.each.tolist() == pytest.approx([0.2, 0.6])
+
+
+def test_old_rows_without_a_metric_are_dice():
+    rows = [{key: row[key] for key in row if key != "metric"} for row in ROWS["dice"]]
+    assert metric_of(rows) == "dice"
+    assert measure_of(rows).value(np.ones(6)) == pytest.approx(0.25)
+
+
+def test_a_class_that_training_never_saw_counts_in_every_draw():
+    found = class_rows() + [{**row, "class": "new"} for row in class_rows(1, images=16)]
+    names, (truth, shares) = ["a", "b"], arrays(found, ["a", "b"])
+    measure = measure_of(found)
+    whole = np.ones(len(measure.patients))
+    assert measure.value(whole) == pytest.approx(
+        macro_f1(confusion(truth, shares.argmax(axis=1), len(names)))
+    )

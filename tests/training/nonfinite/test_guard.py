@@ -1,0 +1,159 @@
+"""NaN planted in a voxel, a loss and a gradient: named, and survived or stopped as set."""
+
+import logging
+
+import lightning as L
+import pytest
+import torch
+from planted_faults import planted, volumes_of
+from small_training import Study, equal, study  # noqa: F401 - a fixture
+from torch.utils.data import DataLoader
+
+from medmim.encoders import build_encoder
+from medmim.errors import RunError
+from medmim.masks import build_mask
+from medmim.methods import METHODS, ON_PATCHES, build_method
+from medmim.tracking.recorder import MemoryRecorder
+from medmim.training.budget import Budget
+from medmim.training.lightning_modules import PretrainingModule
+from medmim.training.nonfinite.guard import FiniteGuard
+from medmim.training.resume.state_file import all_finite, read_state
+from medmim.training.resume.states import verified_state
+
+PLACES = {
+    "voxel": "the loss is not finite, first in layer 'network.encoder.stages.0.conv1.conv'",
+    "layer": "the loss is not finite, first in layer 'network.score'",
+    "loss": "the loss is not finite, in the loss itself",
+    "gradient": "the gradient is not finite, first in the gradient of 'network.score.bias'",
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_what_is_not_finite_stops_the_run_and_is_named(study, place):  # noqa: F811
+    made = study(checkpoint_every_steps=1)
+    module = planted(made.module(), place, {3})
+    with pytest.raises(RunError) as caught:
+        made.run(module=module)
+    said, ids = str(caught.value), volumes_of(made, 3)
+    named = ids[1] if place == "voxel" else ", ".join(ids)
+    assert said.startswith(f"step 4: {PLACES[place]}, with volumes {named} in the batch; lower --lr")
+    assert "\n" not in said
+    assert made.log.all_tags == {"nonfinite_steps": "1", "nonfinite_policy": "stop"}
+    state = read_state(verified_state(made.folder))
+    assert state["global_step"] == 3
+    assert all_finite(state["state_dict"])
+
+
+@pytest.mark.parametrize("policy", ["skip", "rollback"])
+@pytest.mark.parametrize("place", PLACES)
+def test_what_is_not_finite_is_survived_where_asked(study, caplog, place, policy):  # noqa: F811
+    made = study(on_nonfinite=policy, checkpoint_every_steps=2)
+    module = planted(made.module(), place, {3})
+    with caplog.at_level(logging.WARNING, logger="medmim"):
+        fitted, weights = made.run(module=module)
+    assert fitted.steps == 6
+    assert all_finite(weights)
+    assert f"step 4: {PLACES[place]}" in caplog.text
+    assert made.log.all_tags == {"nonfinite_steps": "1", "nonfinite_policy": policy}
+    assert (4, {"train/nonfinite_steps": 1.0}) in made.log.history
+    assert all(torch.isfinite(torch.tensor(list(values.values()))).all() for _, values in made.log.history)
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_a_skipped_step_changes_nothing(study, ema):  # noqa: F811
+    made = study(on_nonfinite="skip", checkpoint_every_steps=1, steps=4, ema=ema)
+    made.run(module=planted(made.module(), "voxel", {3}))
+    before, after = (read_state(path) for path in sorted(made.folder.glob("*.safetensors")))
+    assert (before["global_step"], after["global_step"]) == (3, 4)
+    assert equal(before["state_dict"], after["state_dict"])
+    for moments in zip(*(s["optimizer_states"][0]["state"].values() for s in (before, after)), strict=True):
+        assert equal(*moments)
+
+
+def test_a_rollback_returns_to_the_last_saved_state(study):  # noqa: F811
+    made = study(on_nonfinite="rollback", checkpoint_every_steps=2, steps=4)
+    made.run(module=planted(made.module(), "loss", {3}))
+    before, after = (read_state(path) for path in sorted(made.folder.glob("*.safetensors")))
+    assert (before["global_step"], after["global_step"]) == (2, 4)
+    assert equal(before["state_dict"], after["state_dict"])
+
+
+def test_a_rollback_without_a_saved_state_says_so(study, caplog):  # noqa: F811
+    made = study(on_nonfinite="rollback", checkpoint_every_steps=2, steps=2)
+    with caplog.at_level(logging.WARNING, logger="medmim"):
+        made.run(module=planted(made.module(), "loss", {0}))
+    assert "in the batch; skipped, since no state to go back to is saved yet, 1 so far" in caplog.text
+    assert "went back" not in caplog.text
+
+
+@pytest.mark.parametrize("policy", ["skip", "rollback"])
+def test_more_than_the_limit_stops(study, policy):  # noqa: F811
+    made = study(on_nonfinite=policy, nonfinite_limit=2)
+    with pytest.raises(RunError, match=r"step 5: .*one more than nonfinite_limit=2 allows"):
+        made.run(module=planted(made.module(), "loss", {1, 3, 4}))
+
+
+def test_the_count_survives_a_resume(study):  # noqa: F811
+    made = study(on_nonfinite="skip", nonfinite_limit=1, checkpoint_every_steps=1)
+    with pytest.raises(RunError, match="step 4: "):
+        made.run(module=planted(made.module(), "loss", {1, 3}))
+    with pytest.raises(RunError, match=r"step 4: .*nonfinite_limit=1"):
+        made.run(module=planted(made.module(), "loss", {3}), resume=True)
+
+
+def test_running_statistics_are_left_as_they_were(tiny_dataset, tmp_path):
+    class WithStatistics(Study):
+        def module(self):
+            module = super().module()
+            module.network.score = torch.nn.Sequential(torch.nn.BatchNorm3d(2), module.network.score)
+            return module
+
+    made = WithStatistics(tiny_dataset, tmp_path / "run", on_nonfinite="skip", checkpoint_every_steps=1)
+    _, weights = made.run(module=planted(made.module(), "voxel", {2}))
+    assert weights["network.score.0.num_batches_tracked"] == 5
+    assert all_finite(weights)
+
+
+def pretraining(name):
+    """A method of the table around a small 2D encoder."""
+    torch.manual_seed(0)
+    vit = name in ON_PATCHES
+    words = {"patch": 2, "width": 24, "depth": 2, "heads": 2} if vit else {"filters": (4, 8, 16)}
+    kind = "vit" if vit else "dynunet"
+    encoder = build_encoder(kind, spatial_dims=2, in_channels=1, **words)
+    method = build_method(name, encoder=encoder, spatial_dims=2, cell=(4, 4))
+    mask = build_mask("random", ratio=0.5)
+    return PretrainingModule(
+        method, mask, cell=(4, 4), seed=0, lr=1e-3, weight_decay=0.0, budget=Budget(steps=3)
+    )
+
+
+class Listening(L.Callback):
+    """Notes each loss, and after each batch whether the whole state is finite."""
+
+    def __init__(self):
+        self.losses, self.finite = [], []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.losses.append(bool(outputs["loss"].isfinite()))
+        self.finite.append(all_finite(pl_module.state_dict()))
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_every_method_learns_on_behind_a_skipped_step(tmp_path, name, parts):
+    module, listening = pretraining(name), Listening()
+    views = [module.method.views] if module.method.views > 1 else []
+    images = torch.randn(3 * parts, 4, *views, 1, 16, 16)
+    images[parts, 1] = float("nan")  # in the first batch of the second step
+    batches = [{"image": one, "draw": torch.arange(4)} for one in images]
+    guard = FiniteGuard("skip", limit=1, log=MemoryRecorder(), folder=tmp_path, volume_of=str)
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+    trainer = L.Trainer(
+        max_steps=3, accumulate_grad_batches=parts, callbacks=[guard, listening], accelerator="cpu",
+        enable_model_summary=False, **quiet,
+    )  # fmt: skip
+    trainer.fit(module, DataLoader(batches, batch_size=None))
+    steps = [all(listening.losses[first : first + parts]) for first in range(0, 3 * parts, parts)]
+    assert steps == [True, False, True]
+    assert listening.finite[parts - 1 :: parts] == [True] * 3

@@ -1,0 +1,213 @@
+import numpy as np
+import pytest
+import tiny
+import torch
+from torch import nn
+
+from medmim.data.dataset.manifest import Dataset, DatasetInfo, read_dataset
+from medmim.data.loading.preprocess import Volumes
+from medmim.data.loading.preprocessing_plan import plan_for
+from medmim.encoders import build_encoder
+from medmim.errors import DataError, UsageError
+from medmim.heads import HEADS, build_head
+from medmim.training.evaluation.patient_scores import MEASURES
+from medmim.training.tasks.base import Scene
+from medmim.training.tasks.classification import Classification, classify
+from medmim.training.tasks.detection import Detection
+from medmim.training.tasks.detection_inference import detect
+from medmim.training.tasks.registry import TASKS, build_task
+from medmim.training.tasks.segmentation import Segmentation
+
+every_task = pytest.mark.parametrize("name", sorted(TASKS))
+
+
+def scene_for(task, root, dims):
+    dataset = read_dataset(root)
+    plan = plan_for(dataset.volumes, dims=dims, size=(16,), view=task.view(dims), multiple=(4,) * dims)
+    volumes = Volumes(root, plan, cache_gb=1.0)
+    names = task.names(dataset, dataset.volumes, volumes)
+    return dataset.volumes, Scene(volumes, names, "fp32", {})
+
+
+def network_for(name, task, volumes, scene, said=None):
+    torch.manual_seed(0)
+    dims = scene.plan.dims
+    encoder = build_encoder("dynunet", spatial_dims=dims, in_channels=1, filters=[4, 8, 8])
+    head = task.head(encoder, volumes, scene, (said if said is not None else []).append)
+    return build_head(name, encoder=encoder, spatial_dims=dims, classes=max(scene.names) + 1, **head)
+
+
+def test_every_task_has_a_network_and_its_metric_can_be_compared():
+    assert TASKS.keys() == HEADS.keys()
+    assert {build_task(name).metric for name in TASKS} == MEASURES.keys()
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@every_task
+def test_a_task_draws_learns_judges_and_draws_pictures(name, dims, varied_dataset):
+    task = build_task(name)
+    volumes, scene = scene_for(task, varied_dataset, dims)
+    network = network_for(name, task, volumes, scene)
+    lesson = task.lesson(volumes, scene, foreground=0.5)
+    prepared = scene.volumes(volumes[0])
+    sample = {"image": prepared.image, "slice_axis": prepared.slice_axis}
+    sample |= {"label": prepared.label, "places": prepared.places} if lesson.labelled else {}
+    sample |= lesson.targets(volumes[0], prepared) if lesson.targets else {}
+    patch = lesson.transform(sample)
+    kept = sample.keys() - {"slice_axis", "places"}
+    batch = {key: torch.stack([torch.as_tensor(patch[key])] * 2) for key in kept}
+    loss = task.loss(network, batch)
+    loss.backward()
+    assert torch.isfinite(loss)
+    rows = task.judge(network, volumes[:2], scene, final=True)
+    assert {row["metric"] for row in rows} == {task.metric}
+    assert {row["case"] for row in rows} == {volume.id for volume in volumes[:2]}
+    assert task.means([], scene) == {}
+    assert all(isinstance(value, float) for value in task.means(rows, scene).values())
+    assert task.panel(network, volumes[:2], scene, title="two").startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("segmnt", {}, "did you mean 'segment'"),
+        ("segment", {"mirorr": True}, "did you mean 'mirror'"),
+        ("segment", {"criterion": "l2"}, "expected criterion dice_ce or dice_focal, got 'l2'"),
+        ("segment", {"deep_supervision": -1}, "expected deep_supervision"),
+        ("classify", {"mixup": -1.0}, "expected balance"),
+        ("classify", {"balance": 2.0}, "expected balance"),
+        ("detect", {"width": 12}, "a multiple of 8"),
+        ("detect", {"bad_boxes": "drop"}, "expected bad_boxes refuse or clip"),
+    ],
+)
+def test_wrong_words_are_refused(name, options, message):
+    with pytest.raises(UsageError, match=message):
+        build_task(name, **options)
+
+
+@pytest.mark.parametrize("criterion", ["dice_ce", "dice_focal"])
+def test_deep_supervision_reaches_coarse_scores(criterion):
+    task = Segmentation(criterion=criterion, deep_supervision=2)
+    encoder = build_encoder("dynunet", spatial_dims=2, in_channels=1, filters=[4, 8, 8])
+    network = build_head("segment", encoder=encoder, spatial_dims=2, classes=3, deep_supervision=2)
+    batch = {"image": torch.randn(2, 1, 16, 16), "label": torch.randint(0, 3, (2, 1, 16, 16))}
+    task.loss(network, batch).backward()
+    assert len(network.deep) == 2
+    assert all(head.weight.grad.abs().sum() > 0 for head in network.deep)
+
+
+class Brightest(nn.Module):
+    """Scores a slice by its mean."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, images):
+        mean = images.flatten(1).mean(dim=1, keepdim=True) * self.weight
+        return torch.cat([mean, -mean], dim=1)
+
+
+def test_a_volume_is_classified_by_the_mean_of_its_slices(tiny_dataset):
+    task = Classification()
+    volumes, scene = scene_for(task, tiny_dataset, 2)
+    prepared = scene.volumes(volumes[0])
+    scores = classify(Brightest(), prepared, scene.plan, precision="fp32", mirror=False)
+    axis = prepared.slice_axis
+    padded = 16 * 16 / (prepared.image.numel() / prepared.image.shape[axis + 1])
+    slices = prepared.image.movedim(axis + 1, 0).flatten(1).mean(dim=1)
+    expected = slices / padded + prepared.background * (1 - 1 / padded)
+    assert scores[0] == pytest.approx(float(expected.mean()), abs=1e-4)
+
+
+def test_rare_classes_are_drawn_more_often(tiny_dataset):
+    volumes = read_dataset(tiny_dataset).volumes
+    rare = [one for one in volumes if one.target == tiny.CLASSES[0]][:1]
+    some = (*rare, *(one for one in volumes if one.target == tiny.CLASSES[1]))
+    _, scene = scene_for(Classification(), tiny_dataset, 2)
+    for balance, times in ((1.0, len(some) - 1), (0.0, 1.0)):
+        lesson = Classification(balance=balance).lesson(some, scene, foreground=0.0)
+        assert lesson.weights[0] / lesson.weights[1] == pytest.approx(times)
+
+
+def test_one_class_is_nothing_to_tell_apart(tiny_dataset):
+    volumes = [one.model_copy(update={"target": "a"}) for one in read_dataset(tiny_dataset).volumes]
+    with pytest.raises(DataError, match=r"all training images have one class \(a\)"):
+        Classification().names(read_dataset(tiny_dataset), volumes, None)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_share_of_boxes_that_anchors_reach_is_said(tiny_dataset, dims):
+    task, said = Detection(), []
+    volumes, scene = scene_for(task, tiny_dataset, dims)
+    network_for("detect", task, volumes, scene, said)
+    assert len(said) == 1
+    assert said[0].endswith("training boxes have an anchor of their own")
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_true_boxes_come_back_in_the_grid_of_the_file(varied_dataset, dims):
+    task = Detection()
+    volumes, scene = scene_for(task, varied_dataset, dims)
+    network = network_for("detect", task, volumes, scene)
+    for case in volumes[:4]:
+        rows = task.judge(network, [case], scene, final=True)
+        expected = {(one.name, *one.box) for one in case.boxes}
+        if dims == 3:
+            assert {tuple(box) for row in rows for box in row["truth"]} == expected
+            continue
+        axis = max(range(3), key=lambda a: case.spacing_mm[a])
+        for name in {one.name for one in case.boxes}:
+            whole = next(one.box for one in case.boxes if one.name == name)
+            slices = [box[1:] for row in rows for box in row["truth"] if box[0] == name]
+            assert len(slices) == round(whole[axis + 3] - whole[axis]) or axis != 2
+
+
+def test_found_boxes_lie_in_the_image(tiny_dataset):
+    task = Detection()
+    for dims in (2, 3):
+        volumes, scene = scene_for(task, tiny_dataset, dims)
+        network = network_for("detect", task, volumes, scene)
+        nn.init.constant_(network.score.cls_logits.bias, 0.0)  # so that something is found
+        prepared = scene.volumes(volumes[0])
+        found = detect(network, prepared, scene.plan, precision="fp32")
+        assert len(found) == (prepared.image.shape[prepared.slice_axis + 1] if dims == 2 else 1)
+        assert sum(len(one.boxes) for one in found)
+        for one in found:
+            assert (one.boxes[:, 3:] > one.boxes[:, :3]).all()
+            assert (one.scores[:-1] >= one.scores[1:]).all()
+
+
+def test_negatives_are_images_with_a_label_and_no_box(tiny_dataset):
+    volume = read_dataset(tiny_dataset).volumes[0]
+    bare = volume.model_copy(update={"boxes": ()})
+    unknown = bare.model_copy(update={"label": None})
+    assert [Detection().usable(one) for one in (volume, bare, unknown)] == [True, True, False]
+    assert Detection(negatives="all").usable(unknown)
+
+
+def test_class_numbers_beyond_a_byte_are_refused(tmp_path):
+    image, label = tiny.blob(np.random.default_rng(0), (12, 14, 16))
+    row = tiny.write_volume(tmp_path, "p", image, np.eye(4), label=label.astype(np.uint16) * 700)
+    volumes = Volumes(tmp_path, plan_for([row], dims=3, size=(16,)), cache_gb=1.0)
+    dataset = Dataset(tmp_path, DatasetInfo(name="d"), (row,))
+    with pytest.raises(DataError, match="class numbers up to 1400, expected at most 255"):
+        Segmentation().names(dataset, [row], volumes)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_found_boxes_lie_in_their_image(dims, tmp_path):
+    image, _ = tiny.blob(np.random.default_rng(0), (12, 14, 10))
+    row = tiny.write_volume(tmp_path, "p", image, np.eye(4))
+    plan = plan_for([row], dims=dims, size=(32,), multiple=(4,) * dims)  # most of it is padding
+    encoder = build_encoder("dynunet", spatial_dims=dims, in_channels=1, filters=[4, 8, 8])
+    anchors = [[[4.0] * dims], [[12.0] * dims]]
+    torch.manual_seed(0)
+    network = build_head("detect", encoder=encoder, spatial_dims=dims, classes=2, anchors=anchors)
+    network.score.cls_logits.bias.data.zero_()  # sure enough to be told
+    prepared = Volumes(tmp_path, plan, cache_gb=1.0)(row)
+    found = np.concatenate([one.boxes for one in detect(network, prepared, plan, precision="fp32")])
+    assert len(found)
+    assert (found[:, :3] >= 0).all()
+    assert (found[:, 3:] <= np.array(prepared.image.shape[1:])).all()
+    assert (found[:, 3:] > found[:, :3]).all()

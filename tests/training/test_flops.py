@@ -1,0 +1,68 @@
+"""Parameters and operations, counted by hand for a network of one layer and for a transformer."""
+
+import pytest
+import torch
+from torch import nn
+
+from medmim.encoders import build_encoder
+from medmim.encoders.custom import CustomEncoder
+from medmim.masks import build_mask
+from medmim.methods import build_method
+from medmim.training.flops import cost_of
+
+
+class OneLayer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(1, 6, 4, stride=4, bias=False)
+
+    def forward(self, images):
+        return [self.layer(images)]
+
+
+def method_for(**options):
+    torch.manual_seed(0)
+    encoder = CustomEncoder(OneLayer(), spatial_dims=2, in_channels=1)
+    words = {"encoder": encoder, "spatial_dims": 2, "cell": (4, 4)}
+    return build_method("mask_any_net", **words, fusion={"level": "decision", "kernel": 0, **options})
+
+
+def test_the_encoder_is_counted_as_by_hand():
+    images = torch.zeros(1, 1, 16, 16)
+    hidden = build_mask("random", ratio=0.5).sample(1, (4, 4), generator=torch.Generator().manual_seed(0))
+    cost = cost_of(method_for(), images, hidden)
+    assert cost.encoder_parameters == 6 * 16
+    assert cost.encoder_gflop == pytest.approx(2 * 16 * 6 * 16 / 1e9)  # a multiplication and an addition each
+    assert cost.gflop > cost.encoder_gflop
+    assert cost.parameters > 2 * cost.encoder_parameters  # two whole encoders
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_transformer_is_counted_with_its_attention(dims):
+    width, depth, patch, patches = 12, 2, 4, 4**dims
+    encoder = build_encoder(
+        "vit", spatial_dims=dims, in_channels=1, patch=patch, width=width, depth=depth, heads=2
+    )
+    method = build_method(
+        "mask_any_net", encoder=encoder, spatial_dims=dims, cell=(patch,) * dims, fusion={"level": "image"}
+    )
+    hidden = build_mask("random", ratio=0.5).sample(1, (4,) * dims, generator=torch.Generator())
+    products = patches * patch**dims * width  # voxels to vectors
+    products += depth * patches * 3 * width * width  # queries, keys and values
+    products += depth * 2 * patches * patches * width  # who looks at whom, and what is seen there
+    products += depth * patches * width * width  # the heads brought together
+    products += depth * 2 * patches * width * 4 * width  # the perceptron
+    found = cost_of(method, torch.zeros(1, 1, *[16] * dims), hidden).encoder_gflop
+    assert found == pytest.approx(2 * products / 1e9, rel=1e-12)
+
+
+def test_measuring_changes_nothing():
+    method = method_for().train()
+    before = {key: value.clone() for key, value in method.state_dict().items()}
+    state = torch.get_rng_state()
+    hidden = torch.zeros(1, 4, 4, dtype=torch.bool)
+    hidden[:, 0] = True
+    cost_of(method, torch.randn(1, 1, 16, 16, generator=torch.Generator()), hidden)
+    assert method.training
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[key]) for key, value in method.state_dict().items())

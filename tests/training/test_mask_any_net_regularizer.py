@@ -1,0 +1,101 @@
+"""MaskAnyNet as a regulariser of fine-tuning."""
+
+import pytest
+import torch
+from fake_trainer import Trainer
+
+from medmim.config.runs import FinetuneSettings
+from medmim.encoders import build_encoder
+from medmim.heads import build_head
+from medmim.training.lightning_modules import FinetuningModule
+from medmim.training.mask_any_net_regularizer import Reuse
+from medmim.training.tasks.classification import Classification
+from medmim.training.tasks.segmentation import Segmentation
+
+CASES = [("segment", Segmentation()), ("classify", Classification())]
+
+
+def network_for(task, dims):
+    torch.manual_seed(0)
+    encoder = build_encoder("dynunet", spatial_dims=dims, in_channels=1, filters=(4, 6, 8))
+    return build_head(task, encoder=encoder, spatial_dims=dims, classes=2)
+
+
+def batch_for(dims):
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 1, *[16] * dims, generator=generator)
+    return {"image": images, "label": (images > 0).long(), "target": torch.tensor([0, 1])}
+
+
+def module_for(task, rule, dims, *, reuse=True):
+    network = network_for(task, dims)
+    extra = Reuse(network.encoder, spatial_dims=dims, seed=0) if reuse else None
+    return FinetuningModule(network, rule.loss, settings=FinetuneSettings(task=task), reuse=extra)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize(("task", "rule"), CASES, ids=["segment", "classify"])
+def test_the_second_loss_trains_network_and_branch(task, rule, dims):
+    module, plain = module_for(task, rule, dims), module_for(task, rule, dims, reuse=False)
+    loss = module.training_step(batch_for(dims), 0)
+    assert loss > plain.training_step(batch_for(dims), 0)
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in module.reuse.parameters())
+    trained = {id(p) for group in module.configure_optimizers().param_groups for p in group["params"]}
+    assert trained == {id(parameter) for parameter in module.parameters()}
+
+
+def test_the_network_that_is_kept_is_the_same_as_ever():
+    module, plain = (module_for("segment", Segmentation(), 2, reuse=reuse) for reuse in (True, False))
+    assert module.network.state_dict().keys() == plain.network.state_dict().keys()
+    encoder = module.network.encoder
+    module.training_step(batch_for(2), 0).backward()
+    assert module.network.encoder is encoder
+
+
+def test_running_statistics_are_those_of_plain_images():
+    """It is judged on plain images: what batch norm remembers of masked and joined maps would spoil it."""
+
+    def norms_after_a_step(*, reuse):
+        torch.manual_seed(0)
+        encoder = build_encoder("resnet18", spatial_dims=2, in_channels=1, widths=[4, 4, 4, 4])
+        network = build_head("classify", encoder=encoder, spatial_dims=2, classes=2)
+        extra = Reuse(encoder, spatial_dims=2, seed=0) if reuse else None
+        settings = FinetuneSettings(task="classify")
+        module = FinetuningModule(network, Classification().loss, settings=settings, reuse=extra)
+        images = torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+        module.training_step({"image": images, "target": torch.tensor([0, 1])}, 0)
+        return {name: value for name, value in network.state_dict().items() if "running" in name}
+
+    with_reuse, without = norms_after_a_step(reuse=True), norms_after_a_step(reuse=False)
+    assert with_reuse
+    assert all(torch.equal(value, without[name]) for name, value in with_reuse.items())
+
+
+def test_what_is_masked_follows_the_step():
+    network, batch = network_for("segment", 2), batch_for(2)
+    reuse = Reuse(network.encoder, spatial_dims=2, seed=0)
+    masked = [reuse(network, batch, step=step)[1]["image"] for step in (0, 0, 1)]
+    assert torch.equal(masked[0], masked[1])
+    assert not torch.equal(masked[0], masked[2])
+    assert (masked[0] == 0).float().mean().item() == pytest.approx(0.25)
+    assert (batch["image"] != 0).all()
+
+
+def test_what_is_masked_does_not_depend_on_how_a_step_is_divided(monkeypatch):
+    module, batch = module_for("segment", Segmentation(), 2), batch_for(2)
+    shown = []
+    monkeypatch.setattr(
+        module, "loss", lambda network, batch: shown.append(batch["image"]) or torch.zeros(())
+    )
+    monkeypatch.setattr(Trainer, "accumulate_grad_batches", 2)
+    monkeypatch.setattr(Trainer, "world_size", 2)
+    for number in range(2):
+        for rank in range(2):
+            monkeypatch.setattr(Trainer, "global_rank", rank)
+            module._trainer = Trainer()
+            module.training_step(batch, number)
+    divided = torch.cat([image == 0 for image in shown[1::2]])
+    assert len({mask.numpy().tobytes() for mask in divided}) == len(divided)
+    whole = {"image": batch["image"].repeat(4, 1, 1, 1)}
+    assert torch.equal(divided, module.reuse(module.network, whole, step=0)[1]["image"] == 0)

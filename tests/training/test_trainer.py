@@ -1,0 +1,226 @@
+import errno
+import hashlib
+import math
+import os
+import signal
+
+import pytest
+import torch
+from small_training import StopHereError, equal
+
+from medmim import files
+from medmim.config.runs import FinetuneSettings
+from medmim.errors import RunError, Stopped
+from medmim.training.budget import Budget
+from medmim.training.precision import autocast, precision_for
+from medmim.training.resume.state_file import encode_state, read_state
+from medmim.training.resume.states import verified_state
+from medmim.training.trainer import workers_for
+
+VOLUMES = 10  # of the dataset
+
+
+def test_training_takes_its_steps_and_logs(study):
+    made = study()
+    fitted, weights = made.run()
+    assert fitted.steps == 6
+    assert fitted.seconds > 0
+    assert math.isfinite(fitted.loss)
+    assert not equal(weights, made.module().state_dict())
+    assert [step for step, values in made.log.history if "val/sum" in values] == [2, 4, 6]
+    assert [step for step, values in made.log.history if "train/loss" in values] == [1, 6]
+
+
+def test_the_same_seed_gives_the_same_weights(study):
+    assert equal(study("a").run()[1], study("b").run()[1])
+
+
+def test_workers_do_not_change_the_weights(study):
+    assert equal(study("a").run()[1], study("b", workers=2).run()[1])
+
+
+@pytest.mark.parametrize(("words", "stop_at"), [({}, 4), ({}, 6), ({"checkpoint_every_steps": 1}, 4)])
+def test_a_resumed_training_is_the_uninterrupted_one(study, words, stop_at):
+    whole = study("whole", **words)
+    expected, weights = whole.run(best="val/sum")
+    broken = study("broken", **words)
+    with pytest.raises(StopHereError):
+        broken.run(stop_at=stop_at, best="val/sum")
+    fitted, resumed = broken.run(resume=True, best="val/sum")
+    assert equal(resumed, weights)
+    assert fitted.steps == 6
+    assert fitted.loss == expected.loss
+    assert fitted.evaluations.last == expected.evaluations.last
+    assert fitted.evaluations.best_value == expected.evaluations.best_value
+    assert equal(fitted.evaluations.best_weights, expected.evaluations.best_weights)
+    losses = [
+        {step: values["train/loss"] for step, values in study.log.history if "train/loss" in values}
+        for study in (whole, broken)
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_a_full_disk_ends_no_training(study, monkeypatch, caplog):
+    _, weights = study("whole").run()
+    made, write = study("full", checkpoint_every_steps=1), files.write_together
+
+    def fill(contents):
+        if any("000003" in path.name for path in contents):
+            raise files.WriteError(errno.ENOSPC, "No space left on device")
+        write(contents)
+
+    monkeypatch.setattr(files, "write_together", fill)
+    assert equal(made.run()[1], weights)
+    assert "is not saved: cannot write: No space left on device; free the disk, or choose" in caplog.text
+    assert read_state(verified_state(made.folder))["global_step"] == 2
+
+
+def test_a_state_without_its_step_is_told(study):
+    made = study()
+    with pytest.raises(StopHereError):
+        made.run(stop_at=4)
+    path = verified_state(made.folder)
+    state = read_state(path)
+    del state["global_step"]
+    content = encode_state(state)
+    path.write_bytes(content)
+    path.with_name(f"{path.name}.sha256").write_text(hashlib.sha256(content).hexdigest())
+    with pytest.raises(RunError, match="lacks its step: start it again without --resume"):
+        made.run(resume=True)
+
+
+def test_a_folder_in_the_place_of_a_state_is_passed_over(study):
+    made = study(checkpoint_every_steps=1)
+    with pytest.raises(StopHereError):
+        made.run(stop_at=4)
+    (made.folder / "state-000099.safetensors").mkdir()
+    assert read_state(verified_state(made.folder))["global_step"] == 3
+    assert made.run(resume=True)[0].steps == 6
+
+
+@pytest.mark.parametrize(
+    ("budget", "steps"), [({"steps": 6}, 6), ({"steps": None, "epochs": 24 / VOLUMES}, 10)]
+)
+def test_a_training_goes_on_with_the_next_patches_whatever_makes_a_step(study, budget, steps):
+    """As after a resume on half as many devices: four patches a step, then two."""
+    words = {"checkpoint_every_steps": 1, **budget}
+    first, second = study(batch_size=4, **words), study(batch_size=2, **words)
+    taken = []
+
+    def watched(module, stop=None):
+        compute = module.training_step
+
+        def training_step(batch, batch_idx):
+            if module.global_step == stop:
+                raise StopHereError
+            taken.append(batch["draw"].tolist())
+            return compute(batch, batch_idx)
+
+        module.training_step = training_step
+        return module
+
+    with pytest.raises(StopHereError):
+        first.run(module=watched(first.module(), stop=2))
+    fitted, _ = second.run(module=watched(second.module()), resume=True)
+    assert taken[:2] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert taken[2:] == [[number, number + 1] for number in range(8, 8 + 2 * (steps - 2), 2)]
+    assert fitted.steps == steps
+    assert fitted.evaluations.done == 3
+
+
+@pytest.mark.parametrize(("step", "waits"), [(4, False), (6, True)])
+def test_a_signal_waits_for_no_evaluation_but_the_last(study, step, waits):
+    whole, broken = study("whole"), study("broken")
+    expected, weights = whole.run(best="val/sum")
+    module = broken.module()
+    compute = module.training_step
+
+    def training_step(batch, batch_idx):
+        if module.global_step == step - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return compute(batch, batch_idx)
+
+    module.training_step = training_step
+    with pytest.raises(Stopped):
+        broken.run(module=module, stop_at=None if waits else step, best="val/sum")
+    saved = read_state(verified_state(broken.folder))
+    assert saved["global_step"] == step
+    assert (saved["callbacks"]["Evaluations"]["last"] == expected.evaluations.last) == waits
+    fitted, resumed = broken.run(resume=True, best="val/sum")
+    assert equal(resumed, weights)
+    assert fitted.evaluations.last == expected.evaluations.last
+    assert equal(fitted.evaluations.best_weights, expected.evaluations.best_weights)
+    judged = [[one for one in study.log.history if "val/sum" in one[1]] for study in (whole, broken)]
+    assert judged[0] == judged[1]
+
+
+def test_a_training_that_was_complete_can_be_resumed(study):
+    made = study()
+    expected, weights = made.run(best="val/sum")
+    fitted, again = made.run(resume=True, best="val/sum")
+    assert equal(again, weights)
+    assert (fitted.steps, fitted.loss) == (6, expected.loss)
+    assert fitted.evaluations.last == expected.evaluations.last
+    assert equal(fitted.evaluations.best_weights, expected.evaluations.best_weights)
+
+
+def test_a_training_is_saved_at_evaluations(study):
+    made = study()
+    made.run()
+    assert read_state(verified_state(made.folder))["global_step"] == 6
+    names = [f"state-00000{n}.safetensors{end}" for n in (2, 3) for end in ("", ".sha256")]
+    assert sorted(path.name for path in made.folder.iterdir()) == names
+
+
+def test_a_loss_that_is_not_finite_ends_the_training(study):
+    made = study()
+    module = made.module()
+    torch.nn.init.constant_(module.network.score.weight, float("nan"))
+    with pytest.raises(
+        RunError, match=r"^step 1: the loss is not finite, first in layer 'network\.score', with volumes "
+    ):
+        made.run(module=module)
+
+
+def test_minutes_end_a_training(study):
+    made = study(minutes=1.0, steps=None)
+    now = [0.0]
+
+    def clock():
+        now[0] += 1
+        return now[0]
+
+    fitted, _ = made.run(budget=Budget(minutes=1.0, clock=clock))
+    assert 1 <= fitted.steps < 60
+    assert len([step for step, values in made.log.history if "val/sum" in values]) == 3
+
+
+def test_ctrl_c_stays_ctrl_c(study):
+    made = study()
+    module = made.module()
+    steps = module.training_step
+
+    def interrupted(batch, batch_idx):
+        if module.global_step == 3:
+            raise KeyboardInterrupt
+        return steps(batch, batch_idx)
+
+    module.training_step = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        made.run(module=module)
+    assert equal(made.run(resume=True)[1], study("whole").run()[1])
+
+
+@pytest.mark.parametrize(("setting", "word"), [("fp32", "32-true"), ("bf16", "bf16-mixed")])
+def test_precision(setting, word):
+    assert precision_for(setting) == word
+    assert autocast(setting, torch.device("cpu"))._enabled == (setting == "bf16")
+
+
+def test_automatic_precision_is_what_the_machine_has():
+    assert precision_for("auto") in ("32-true", "bf16-mixed")
+
+
+def test_workers():
+    assert workers_for(FinetuneSettings(workers=3)) == 3
+    assert workers_for(FinetuneSettings()) == 0  # one thread in tests

@@ -1,0 +1,70 @@
+import json
+
+import pytest
+import torch
+
+from medmim import files
+from medmim.errors import RunError
+from medmim.training.weights import WEIGHTS, load_weights, save_weights
+
+TENSORS = {"b": torch.arange(6.0).reshape(2, 3), "a": torch.ones(1, dtype=torch.int64)}
+
+
+def test_weights_come_back_with_their_description(tmp_path):
+    path = save_weights(tmp_path, TENSORS, {"kind": "test"})
+    assert path == tmp_path / WEIGHTS
+    weights, description = load_weights(path)
+    assert description == {"kind": "test", "sha256": files.sha256_of(path)}
+    assert all(torch.equal(weights[name], value) for name, value in TENSORS.items())
+
+
+def test_equal_weights_give_equal_bytes(tmp_path):
+    first = save_weights(tmp_path / "a", TENSORS, {})
+    other = {"a": TENSORS["a"].clone(), "b": TENSORS["b"].t().contiguous().t()}
+    assert first.read_bytes() == save_weights(tmp_path / "b", other, {}).read_bytes()
+
+
+def test_tied_weights_can_be_saved(tmp_path):
+    shared = torch.ones(3)
+    weights, _ = load_weights(save_weights(tmp_path, {"a": shared, "b": shared, "c": shared[:2]}, {}))
+    assert weights["c"].shape == (2,)
+
+
+def test_missing_weights_are_told(tmp_path):
+    with pytest.raises(
+        RunError, match=r"no weights at .*: expected weights\.safetensors with weights\.json beside"
+    ):
+        load_weights(tmp_path / WEIGHTS)
+    path = save_weights(tmp_path, TENSORS, {})
+    path.with_suffix(".json").unlink()
+    with pytest.raises(RunError, match="no weights at"):
+        load_weights(path)
+
+
+def test_damaged_weights_are_told(tmp_path):
+    path = save_weights(tmp_path, TENSORS, {})
+    path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+    with pytest.raises(RunError, match=r"are damaged: their SHA-256 is not the one in weights\.json"):
+        load_weights(path)
+
+
+@pytest.mark.parametrize("text", ["{", "{}", "[]"])
+def test_a_damaged_description_is_told(tmp_path, text):
+    path = save_weights(tmp_path, TENSORS, {})
+    path.with_suffix(".json").write_text(text)
+    with pytest.raises(RunError, match="cannot be read"):
+        load_weights(path)
+
+
+def test_what_is_no_safetensors_file_is_told(tmp_path):
+    path = tmp_path / WEIGHTS
+    torch.save(TENSORS, path)
+    path.with_suffix(".json").write_text(json.dumps({"sha256": files.sha256_of(path)}))
+    with pytest.raises(RunError, match=r"cannot be read \(SafetensorError\)"):
+        load_weights(path)
+
+
+def test_weights_that_are_not_finite_are_not_kept(tmp_path):
+    with pytest.raises(RunError, match="the weights are not finite, so they are not kept: lower --lr"):
+        save_weights(tmp_path, {**TENSORS, "c": torch.tensor([1.0, float("nan")])}, {})
+    assert not list(tmp_path.iterdir())
