@@ -64,7 +64,7 @@ class SettingsError(UsageError):
     """Wrong settings; the message lists every problem."""
 
 
-def place_of(error: BaseException) -> str:
+def raised_in(error: BaseException) -> str:
     """Return the innermost place in medmim that an exception passed: all that may be told of a message."""
     place = "an unknown place"
     trace = error.__traceback__

@@ -1,12 +1,12 @@
 import pytest
 
 from medmim.config.resolve import resolve
-from medmim.config.study import StudySettings, arm_title, cells_of
+from medmim.config.study import StudySettings, arm_title, trials_of
 from medmim.errors import SettingsError
 
 
 def cells(**words):
-    return cells_of(StudySettings.model_validate(words))
+    return trials_of(StudySettings.model_validate(words))
 
 
 def test_every_combination_is_a_cell_beside_its_control():
@@ -112,7 +112,7 @@ def test_nested_settings_are_set_by_dots():
     assert found.finetune["minutes"] == 2
     assert "steps" not in found.finetune
     assert found.seeds == (5,)
-    assert cells_of(found)
+    assert trials_of(found)
 
 
 def test_a_wrong_word_in_a_study_is_told():
@@ -126,7 +126,7 @@ def test_a_wrong_word_in_a_study_is_told():
 def test_shipped_studies_lay_out(name):
     study = resolve(StudySettings, config=name)
     assert study.name == name
-    assert any(cell.arm == "scratch" for cell in cells_of(study))
+    assert any(cell.arm == "scratch" for cell in trials_of(study))
 
 
 def test_the_mesh_study_is_the_papers():

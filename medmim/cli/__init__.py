@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from medmim import __version__
-from medmim.errors import MedmimError, Stopped, did_you_mean, place_of
+from medmim.errors import MedmimError, Stopped, did_you_mean, raised_in
 
 COMMANDS = {
     "ingest": "DICOM or NIfTI folder → checked, pseudonymised dataset folder",
@@ -83,7 +83,7 @@ class Medmim(click.Group):
                 raise
             # The message may quote a scan; where it happened is enough to report it.
             click.echo(
-                f"medmim: internal error, {type(error).__name__} in {place_of(error)}; please report it "
+                f"medmim: internal error, {type(error).__name__} in {raised_in(error)}; please report it "
                 "(MEDMIM_DEBUG=1 shows more)",
                 err=True,
             )

@@ -10,9 +10,9 @@ import click
 from medmim.cli.options import json_option, phases, print_result, sizes
 
 if TYPE_CHECKING:
-    from medmim.stages.bench.data_loading import Fed
+    from medmim.stages.bench.data_loading import LoaderBenchmark
     from medmim.stages.bench.methods import MethodTimes
-    from medmim.stages.bench.packed_vs_masked import Benched
+    from medmim.stages.bench.packed_vs_masked import BenchmarkResult
 
 _WORDS = ("encoder", "step", "masks")
 _COLUMNS = {
@@ -97,13 +97,13 @@ def command(
 
 def _bench_data(data: Path, dims: int, *, batch_size: int | None, workers: int, as_json: bool) -> None:
     """Measure loaders on a dataset; a table of its own."""
-    from medmim.stages.bench.data_loading import feed
+    from medmim.stages.bench.data_loading import bench_data_loading
 
-    fed = feed(data, dims=3 if dims == 3 else 2, batch_size=batch_size or 4, workers=workers)
+    fed = bench_data_loading(data, dims=3 if dims == 3 else 2, batch_size=batch_size or 4, workers=workers)
     print_result(fed.as_json(), as_json=as_json, lines=feeding_lines(fed))
 
 
-def feeding_lines(fed: Fed) -> list[str]:
+def feeding_lines(fed: LoaderBenchmark) -> list[str]:
     """Return the table of loaders, for people."""
     size = "×".join(map(str, fed.size))
     return [
@@ -116,7 +116,7 @@ def feeding_lines(fed: Fed) -> list[str]:
     ]
 
 
-def bench_lines(result: Benched) -> list[str]:
+def bench_lines(result: BenchmarkResult) -> list[str]:
     """Return the table, for people."""
     setup, machine = result.setup, result.machine
     space = "×".join(map(str, (setup.batch, setup.channels, *setup.size)))
@@ -144,7 +144,7 @@ def bench_lines(result: Benched) -> list[str]:
     return lines
 
 
-def _mask_lines(result: Benched) -> list[str]:
+def _mask_lines(result: BenchmarkResult) -> list[str]:
     """Return a line for each rule: time of 256 masks, and of a batch's masks relative to a step."""
     if not result.masks:
         return []

@@ -9,7 +9,7 @@ import click
 from medmim.cli.options import home, json_option, print_result
 
 if TYPE_CHECKING:
-    from medmim.stages.compare import Compared, ComparedStudy
+    from medmim.stages.compare import CompareResult, CompareStudyResult
     from medmim.tracking.comparison.findings import Findings
 
 
@@ -40,7 +40,7 @@ def command(*, runs: tuple[str, ...], study: str | None, promote: bool, as_json:
     print_result(compared.as_json(), as_json=as_json, lines=comparison_lines(compared))
 
 
-def comparison_lines(compared: Compared) -> list[str]:
+def comparison_lines(compared: CompareResult) -> list[str]:
     """Return the table, the verdicts and the report's place, for people."""
     arms = compared.comparison.arms
     width = max(len("arm"), *(len(arm.name) for arm in arms))
@@ -62,7 +62,7 @@ def comparison_lines(compared: Compared) -> list[str]:
     ]
 
 
-def study_comparison_lines(compared: ComparedStudy) -> list[str]:
+def study_comparison_lines(compared: CompareStudyResult) -> list[str]:
     """Return table, verdicts and the report's place of a study, for people."""
     lines = [*findings_lines(compared.reported.findings), *compared.reported.sentences]
     lines += [f"note: {note}" for note in compared.notes]

@@ -11,7 +11,7 @@ import click
 from medmim.cli.options import home, json_option, print_result, sizes
 
 if TYPE_CHECKING:
-    from medmim.stages.masks.gallery import Entry, Masks
+    from medmim.stages.masks.gallery import GalleryEntry, MaskGallery
 
 
 @click.command(
@@ -62,15 +62,15 @@ def command(
     if model is not None and data is None and image is None:
         raise click.UsageError("--model: expected --data DATASET or --image FILE with it")
     from medmim.masks import MASKS
-    from medmim.stages.masks.gallery import RATIOS, draw_masks, scene_from_dataset, scene_from_file
+    from medmim.stages.masks.gallery import RATIOS, background_from_dataset, background_from_file, draw_masks
 
     scene = None
     if model is not None:
         given["weights"] = _weights(model)
     if data is not None:
-        scene = scene_from_dataset(data, volume=volume, dims=dims)
+        scene = background_from_dataset(data, volume=volume, dims=dims)
     if image is not None:
-        scene = scene_from_file(image, dims=dims)
+        scene = background_from_file(image, dims=dims)
     cells = None if grid is None else sizes(grid, word="--grid")
     drawn = draw_masks(names or tuple(MASKS), ratios or RATIOS, dims=dims, grid=cells, scene=scene, **given)
     print_result(drawn.as_json(), as_json=as_json, lines=card_lines(drawn))
@@ -83,7 +83,7 @@ def _weights(model: str) -> Path:
     return find_model(model, Store(home()), click.echo).weights
 
 
-def card_lines(drawn: Masks) -> list[str]:
+def card_lines(drawn: MaskGallery) -> list[str]:
     """Return the cards as a table, for people; columns that no card fills are left out."""
     columns = {
         "realised_ratio": "hidden",
@@ -99,7 +99,7 @@ def card_lines(drawn: Masks) -> list[str]:
         "f_score": "F-score",
     }
     cards = [
-        (entry, {**dict.fromkeys(columns), **entry.card.as_json(), **_analysis(entry)})
+        (entry, {**dict.fromkeys(columns), **entry.statistics.as_json(), **_analysis(entry)})
         for entry in drawn.entries
     ]
     columns = {key: title for key, title in columns.items() if any(row[key] is not None for _, row in cards)}
@@ -109,9 +109,9 @@ def card_lines(drawn: Masks) -> list[str]:
         cells = [
             f"{row[key] if row[key] is not None else math.nan:>{len(t)}.4f}" for key, t in columns.items()
         ]
-        lines.append(f"{entry.mask:<{width}}  {entry.card.requested_ratio:5.2f}  " + "  ".join(cells))
+        lines.append(f"{entry.mask:<{width}}  {entry.statistics.requested_ratio:5.2f}  " + "  ".join(cells))
     return [*lines, "", f"picture  {drawn.picture}"]
 
 
-def _analysis(entry: Entry) -> dict[str, float]:
+def _analysis(entry: GalleryEntry) -> dict[str, float]:
     return {} if entry.analysis is None else entry.analysis.as_json()

@@ -21,11 +21,11 @@ Examples:
 @json_option
 def command(*, study: str, out: Path | None, as_json: bool) -> None:
     """Write all runs of STUDY, with artifacts and weights, into one checked file; scans are not in it."""
-    from medmim.tracking.comparison.study_cells import runs_of
+    from medmim.tracking.comparison.study_cells import runs_of_study
     from medmim.tracking.mlflow_store import Store
     from medmim.tracking.study_archive import pack
 
     store, place = Store(home()), out or Path(f"{study}.zip")
-    count = pack(store, runs_of(store, study), place)
+    count = pack(store, runs_of_study(store, study), place)
     lines = [f"{count} runs in {place}", f"next     medmim unpack {place}"]
     print_result({"file": str(place), "runs": count}, as_json=as_json, lines=lines)

@@ -14,7 +14,7 @@ from medmim.cli.options import home, json_option, note_server, print_result
 
 if TYPE_CHECKING:
     from medmim.stages.study.engines import StudyEngine
-    from medmim.stages.study.runner import Studied
+    from medmim.stages.study.runner import StudyResult
 
 
 @click.command(
@@ -92,13 +92,13 @@ def _engine(*, engine: str, address: str | None, gpus: float | None) -> Iterator
     if address is None:
         raise click.UsageError("--engine ray: expected --address too, such as --address head:6379")
     from medmim.data.sandbox.ray_cluster import connect_ray
-    from medmim.stages.study.engines import OnRay
+    from medmim.stages.study.engines import RayStudyEngine
 
     with connect_ray(address, gpus=gpus or 0.0) as ray:
-        yield OnRay(ray)
+        yield RayStudyEngine(ray)
 
 
-def study_lines(done: Studied) -> list[str]:
+def study_lines(done: StudyResult) -> list[str]:
     """Return the table, the verdicts and what is missing, for people."""
     if done.concluded is None:
         lines = [task.job.title for task in done.plan.tasks]

@@ -61,7 +61,7 @@ class StudySettings(FileSettings):
 
 
 @dataclass(frozen=True)
-class Cell:
+class StudyTrial:
     """One arm at one seed and fold: at most one pretraining, then fine-tuning and test.
 
     Attributes:
@@ -95,7 +95,7 @@ def arm_title(arm: str, stratum: str) -> str:
     return f"{arm} · {stratum}" if stratum else arm
 
 
-def cells_of(study: StudySettings) -> tuple[Cell, ...]:
+def trials_of(study: StudySettings) -> tuple[StudyTrial, ...]:
     """Return the cells of a study, seed by seed, so that a study cut short still holds whole rounds.
 
     Raises:
@@ -114,12 +114,12 @@ def cells_of(study: StudySettings) -> tuple[Cell, ...]:
         finetune = _settings(FinetuneSettings, words, where="finetune", base=words.get("task"))
         stratum = _stratum(study, encoder, share)
         if study.scratch:
-            found.append(Cell(SCRATCH, stratum, None, finetune))
+            found.append(StudyTrial(SCRATCH, stratum, None, finetune))
         for arm in (arm for arm in arms if arm.get("encoder", encoder) == encoder):
             pretrain = _settings(
                 PretrainSettings, {**network, **study.pretrain, **arm, **common}, where="pretrain"
             )
-            found.append(Cell(arm_of(pretrain), stratum, pretrain, finetune))
+            found.append(StudyTrial(arm_of(pretrain), stratum, pretrain, finetune))
     _refuse_twins(found)
     return tuple(found)
 
@@ -167,7 +167,7 @@ def _settings(
         raise SettingsError(f"study, {where}: {error}") from None
 
 
-def _refuse_twins(cells: list[Cell]) -> None:
+def _refuse_twins(cells: list[StudyTrial]) -> None:
     titles = [cell.title for cell in cells]
     twins = sorted({title for title in titles if titles.count(title) > 1})
     if twins:

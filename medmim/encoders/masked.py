@@ -23,7 +23,7 @@ from medmim.masks import hidden_voxels
 from medmim.shapes import Hidden, Images, Size
 
 
-class Layout:
+class MaskPyramid:
     """Who is hidden, at every resolution that a network asks for; shared by all values of one forward."""
 
     def __init__(self, hidden: Hidden) -> None:
@@ -56,7 +56,7 @@ class Masked:
         layout: who is hidden.
     """
 
-    def __init__(self, dense: Tensor, layout: Layout) -> None:
+    def __init__(self, dense: Tensor, layout: MaskPyramid) -> None:
         self.dense = dense
         self.layout = layout
 
@@ -141,7 +141,7 @@ def mask(images: Images, hidden: Hidden) -> Masked:
     """
     if images.shape[0] != hidden.shape[0]:
         raise ShapeError(f"expected one mask a sample, got {hidden.shape[0]} for {images.shape[0]} images")
-    return _hide(images, Layout(hidden))
+    return _hide(images, MaskPyramid(hidden))
 
 
 def has_masked_form(func: Callable[..., Any]) -> bool:
@@ -154,7 +154,7 @@ def _no_form(name: str) -> ShapeError:
     return ShapeError(f"'{name}' has no masked form: use an encoder without it (known: {known})")
 
 
-def _hide(dense: Tensor, layout: Layout) -> Masked:
+def _hide(dense: Tensor, layout: MaskPyramid) -> Masked:
     visible = layout.visible(tuple(dense.shape[2:]))
     return Masked(dense * visible.to(dense.dtype), layout)
 
@@ -178,11 +178,11 @@ def _concatenate(func: Callable[..., Tensor], values: Sequence[Any], dim: int = 
     return Masked(func([value.dense for value in values], dim=dim, **kwargs), layout)
 
 
-def _shared_layout(values: Sequence[Any]) -> Layout:
+def _shared_layout(values: Sequence[Any]) -> MaskPyramid:
     """Return the one layout of all values; different masks in one operation are a mistake of the caller."""
     if not all(isinstance(value, Masked) and value.layout is values[0].layout for value in values):
         raise ShapeError("expected values of one forward, got values with different masks or without any")
-    layout: Layout = values[0].layout
+    layout: MaskPyramid = values[0].layout
     return layout
 
 

@@ -60,7 +60,7 @@ class TokenEncoder(Encoder):
 
 
 @dataclass(frozen=True)
-class Chosen:
+class PatchSelection:
     """Some patches of each sample, in grid order; where a sample has fewer than the most, fillers follow.
 
     Attributes:
@@ -94,14 +94,14 @@ class Chosen:
         return self.index.unsqueeze(-1).expand(-1, -1, sequence.shape[-1])
 
 
-def choose(where: Hidden) -> Chosen:
+def select_patches(where: Hidden) -> PatchSelection:
     """Choose the patches at which `where`, (batch, *grid), is True; counts may differ between samples."""
     flat = where.flatten(1)
     counts = flat.sum(dim=1)
     fewest, most = int(counts.min()), int(counts.max())
     index = (~flat).byte().argsort(dim=1, stable=True)[:, :most]
     real = torch.arange(most, device=flat.device) < counts.unsqueeze(1)
-    return Chosen(index, None if fewest == most else real)
+    return PatchSelection(index, None if fewest == most else real)
 
 
 def wave_positions(

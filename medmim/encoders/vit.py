@@ -11,7 +11,7 @@ from monai.networks.layers.factories import Conv
 from torch import nn
 
 from medmim.encoders.patch_tokens import (
-    Chosen,
+    PatchSelection,
     Real,
     TokenEncoder,
     Tokens,
@@ -101,7 +101,7 @@ class ViTEncoder(TokenEncoder):
         read = [outputs[depth - 1] for depth in self._read]
         return [as_map(sequence, grid) for sequence in (*read[:-1], self.norm(read[-1]))]
 
-    def encode_chosen(self, patches: Features, chosen: Chosen) -> Tokens:
+    def encode_chosen(self, patches: Features, chosen: PatchSelection) -> Tokens:
         """Return the normalised vectors of chosen patches, computed from these alone, as MAE does.
 
         Args:

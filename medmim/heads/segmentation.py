@@ -46,7 +46,7 @@ class Segmenter(nn.Module):
             )
             for i in range(len(channels) - 1)
         )
-        self.finish = _Finish(spatial_dims, channels[-1], strides[-1])
+        self.finish = _FullResolutionLayer(spatial_dims, channels[-1], strides[-1])
         conv = Conv[Conv.CONV, spatial_dims]
         self.score = conv(self.finish.channels, classes, kernel_size=1)
         deep = channels[1:][::-1][:deep_supervision]
@@ -72,7 +72,7 @@ class Segmenter(nn.Module):
         return decoded[::-1]
 
 
-class _Finish(nn.Module):
+class _FullResolutionLayer(nn.Module):
     """Bring the finest map to full resolution; nothing where it is there already.
 
     Attributes:

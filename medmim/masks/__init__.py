@@ -14,16 +14,26 @@ from medmim.errors import UsageError, refuse_unknown_options, unknown_name
 from medmim.masks.base import Mask, hidden_count
 from medmim.masks.block import BlockMask
 from medmim.masks.combined import CombinedMask
-from medmim.masks.custom import own_mask
+from medmim.masks.custom import load_custom_mask
 from medmim.masks.gap import GapMask
 from medmim.masks.grid import GridMask
 from medmim.masks.mesh import MeshMask
 from medmim.masks.patch import PatchMask
 from medmim.masks.random import RandomMask
-from medmim.masks.sampling import Draw
+from medmim.masks.sampling import MaskRequest
 from medmim.masks.square import SquareMask
 from medmim.masks.tissue import TissueMask, tissue_share
 from medmim.masks.upsample import hidden_voxels
+
+__all__ = [
+    "MASKS",
+    "Mask",
+    "MaskRequest",
+    "build_mask",
+    "hidden_count",
+    "hidden_voxels",
+    "tissue_share",
+]
 
 MASKS: dict[str, type[Mask]] = {
     "mesh": MeshMask,
@@ -51,7 +61,7 @@ def build_mask(name: str, *, ratio: float, **options: Any) -> Mask:
         UsageError: for an unknown name or option, or a ratio out of range.
     """
     if ":" in name:
-        return own_mask(name, ratio=ratio, options=options)
+        return load_custom_mask(name, ratio=ratio, options=options)
     if name not in MASKS:
         raise unknown_name("mask", name, MASKS)
     known = {field.name for field in fields(MASKS[name])} - {"ratio"}

@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 
 from medmim.errors import ShapeError, UsageError
-from medmim.masks.sampling import Draw, Weights
+from medmim.masks.sampling import MaskRequest, Weights
 from medmim.shapes import Hidden, Ranks
 
 
@@ -51,7 +51,7 @@ class Mask(ABC):
             )
 
     @abstractmethod
-    def rank(self, draw: Draw) -> Ranks:
+    def rank(self, draw: MaskRequest) -> Ranks:
         """Return a rank for each cell of each sample; the cells with the highest ranks are hidden first."""
 
     def sample(
@@ -80,7 +80,7 @@ class Mask(ABC):
         size = tuple(grid)
         hide = self._count(math.prod(size), generator)
         _check_weight(weight, (batch, *size))
-        rank = self.rank(Draw(batch, size, hide, generator, weight)).flatten(1)
+        rank = self.rank(MaskRequest(batch, size, hide, generator, weight)).flatten(1)
         hidden = torch.zeros(rank.shape, dtype=torch.bool, device="cpu")  # whatever the default device is
         hidden.scatter_(1, rank.topk(hide, dim=1, sorted=False).indices, value=True)
         return hidden.reshape(batch, *size)

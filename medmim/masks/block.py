@@ -12,7 +12,7 @@ from torch import Tensor
 from medmim.errors import UsageError
 from medmim.masks.base import Mask
 from medmim.masks.box_shapes import inside
-from medmim.masks.sampling import Draw
+from medmim.masks.sampling import MaskRequest
 from medmim.shapes import Ranks
 
 
@@ -37,7 +37,7 @@ class BlockMask(Mask):
                     f"mask 'block', option {name}: expected a number above 0 and up to 1, got {value:g}"
                 )
 
-    def rank(self, draw: Draw) -> Ranks:
+    def rank(self, draw: MaskRequest) -> Ranks:
         """Rank cells by the box that first covers them; each box covers at least one new cell."""
         places, order, priority = draw.places(), draw.order(draw.mirrored_places()), draw.noise()
         rank = torch.full((draw.batch, *draw.grid), -math.inf, dtype=torch.float64, device="cpu")
@@ -54,7 +54,7 @@ class BlockMask(Mask):
             number += 1
 
     def _box(
-        self, draw: Draw, priority: Float[Tensor, "batch *grid"], left: Int[Tensor, "batch 1"]
+        self, draw: MaskRequest, priority: Float[Tensor, "batch *grid"], left: Int[Tensor, "batch 1"]
     ) -> tuple[Int[Tensor, "batch dims"], Int[Tensor, "batch dims"]]:
         """Draw one box a sample around a cell that is still visible.
 

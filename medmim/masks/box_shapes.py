@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from medmim.masks.sampling import Draw
+from medmim.masks.sampling import MaskRequest
 from medmim.shapes import Ranks, Size
 
 
 def inside(
-    draw: Draw,
+    draw: MaskRequest,
     places: Sequence[Int[Tensor, "#batch _"]],
     corner: Int[Tensor, "batch dims"],
     sides: Int[Tensor, "batch dims"],
@@ -27,7 +27,7 @@ def inside(
     return within
 
 
-def one_box(draw: Draw, proportions: Sequence[int]) -> Ranks:
+def one_box(draw: MaskRequest, proportions: Sequence[int]) -> Ranks:
     """Rank one box a sample: it lies anywhere in the grid, and its surplus leaves one face in one run.
 
     Args:

@@ -11,7 +11,7 @@ from medmim.errors import UsageError
 from medmim.masks.base import Mask
 from medmim.masks.grid import GridMask
 from medmim.masks.patch import PatchMask
-from medmim.masks.sampling import Draw
+from medmim.masks.sampling import MaskRequest
 from medmim.shapes import Ranks
 
 
@@ -38,7 +38,7 @@ class CombinedMask(Mask):
                 f"got {', '.join(f'{weight:g}' for weight in weights)}"
             )
 
-    def rank(self, draw: Draw) -> Ranks:
+    def rank(self, draw: MaskRequest) -> Ranks:
         """Rank by the mask that is drawn for each sample."""
         even = ((PatchMask(ratio=self.ratio), 1.0), (GridMask(ratio=self.ratio), 1.0))
         masks, weights = zip(*(self.masks or even), strict=True)

@@ -12,16 +12,16 @@ from torch import Tensor
 
 from medmim.errors import ShapeError, UsageError
 from medmim.masks.base import Mask
-from medmim.masks.sampling import Draw
+from medmim.masks.sampling import MaskRequest
 from medmim.shapes import Ranks
 
 
 @dataclass(frozen=True, kw_only=True)
-class OwnMask(Mask):
+class CustomMask(Mask):
     """Hide the cells that a user's function ranks highest.
 
     Attributes:
-        rule: takes the `Draw` and the options; returns a rank for each cell, (batch, *grid), on the CPU.
+        rule: takes the `MaskRequest` and the options; returns the rank of each cell, (batch, *grid), on the CPU.
         options: keyword arguments for the rule.
         name: `module:callable`, for messages.
     """
@@ -32,7 +32,7 @@ class OwnMask(Mask):
 
     looks_at_tissue: ClassVar[bool] = True  # it may
 
-    def rank(self, draw: Draw) -> Ranks:
+    def rank(self, draw: MaskRequest) -> Ranks:
         """Ask the function, and look at what it gives.
 
         Raises:
@@ -49,12 +49,12 @@ class OwnMask(Mask):
         return rank
 
 
-def own_mask(path: str, *, ratio: float, options: Mapping[str, Any]) -> Mask:
+def load_custom_mask(path: str, *, ratio: float, options: Mapping[str, Any]) -> Mask:
     """Import `module:callable` and make a mask of it.
 
     Args:
         path: where it is; a subclass of `Mask` is built with the ratio and the options, any other callable is
-            called with a `Draw` and the options at every draw.
+            called with a `MaskRequest` and the options at every draw.
         ratio: share of cells to hide.
         options: what the user gave, `up_to` included.
 
@@ -83,4 +83,4 @@ def own_mask(path: str, *, ratio: float, options: Mapping[str, Any]) -> Mask:
     if subclass:
         built: Mask = found(ratio=ratio, **options)
         return built
-    return OwnMask(ratio=ratio, up_to=options.get("up_to"), rule=found, options=rest, name=path)
+    return CustomMask(ratio=ratio, up_to=options.get("up_to"), rule=found, options=rest, name=path)

@@ -23,7 +23,7 @@ _TILT = np.array([[np.sqrt(0.75), -0.5], [-np.sqrt(0.75), -0.5], [0.0, 1.0]])  #
 
 
 @dataclass(frozen=True, eq=False)
-class Backdrop:
+class GalleryBackground:
     """What masks are drawn over.
 
     Attributes:
@@ -42,7 +42,7 @@ def gallery(
     columns: Sequence[str],
     *,
     note: str,
-    backdrop: Backdrop | None = None,
+    backdrop: GalleryBackground | None = None,
 ) -> Figure:
     """Draw one row a mask and one column a ratio.
 
@@ -70,7 +70,7 @@ def gallery(
     return figure
 
 
-def _shape(hidden: np.ndarray, backdrop: Backdrop | None) -> tuple[float, float]:
+def _shape(hidden: np.ndarray, backdrop: GalleryBackground | None) -> tuple[float, float]:
     """Return height and width of a panel, in any unit."""
     if backdrop is not None:
         return _extent(backdrop)
@@ -81,7 +81,7 @@ def _shape(hidden: np.ndarray, backdrop: Backdrop | None) -> tuple[float, float]
     return float(hidden.shape[1]), float(hidden.shape[0])
 
 
-def _panel(place: Axes, hidden: np.ndarray, backdrop: Backdrop | None) -> None:
+def _panel(place: Axes, hidden: np.ndarray, backdrop: GalleryBackground | None) -> None:
     place.set_xticks([])
     place.set_yticks([])
     place.set_aspect("equal")
@@ -128,7 +128,7 @@ def _project(points: np.ndarray) -> np.ndarray:
     return np.asarray(points @ _TILT)
 
 
-def _over_image(place: Axes, hidden: np.ndarray, backdrop: Backdrop) -> None:
+def _over_image(place: Axes, hidden: np.ndarray, backdrop: GalleryBackground) -> None:
     """Draw the image with hidden voxels covered: one plane in 2D, axial, coronal and sagittal in 3D."""
     height, width = _extent(backdrop)
     low, high = np.percentile(backdrop.image, [0.5, 99.5])
@@ -143,7 +143,7 @@ def _over_image(place: Axes, hidden: np.ndarray, backdrop: Backdrop) -> None:
     place.set_ylim(0, height)
 
 
-def _planes(backdrop: Backdrop) -> Sequence[tuple[tuple[int, ...], tuple[float, float]]]:
+def _planes(backdrop: GalleryBackground) -> Sequence[tuple[tuple[int, ...], tuple[float, float]]]:
     """Return planes as (axis to the right, axis upwards, axis across) with their lower left corner in mm.
 
     The sagittal plane stands beside the coronal one, or below it where the scan has few slices.
@@ -158,7 +158,7 @@ def _planes(backdrop: Backdrop) -> Sequence[tuple[tuple[int, ...], tuple[float, 
     return [(axial, (0.0, up + gap)), (coronal, (0.0, 0.0)), (sagittal, (right + gap, 0.0))]
 
 
-def _extent(backdrop: Backdrop) -> tuple[float, float]:
+def _extent(backdrop: GalleryBackground) -> tuple[float, float]:
     """Return height and width of all planes, in mm."""
     lengths = _lengths(backdrop)
     corners = [
@@ -171,5 +171,5 @@ def _is_flat(lengths: Sequence[float]) -> bool:
     return 2 * lengths[2] < lengths[1]
 
 
-def _lengths(backdrop: Backdrop) -> list[float]:
+def _lengths(backdrop: GalleryBackground) -> list[float]:
     return [n * step for n, step in zip(backdrop.image.shape, backdrop.spacing_mm, strict=True)]

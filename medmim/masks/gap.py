@@ -18,7 +18,7 @@ from torch import Tensor
 
 from medmim.masks.base import Mask
 from medmim.masks.mesh import corner_order
-from medmim.masks.sampling import Draw
+from medmim.masks.sampling import MaskRequest
 from medmim.shapes import Ranks, Size
 
 
@@ -26,7 +26,7 @@ from medmim.shapes import Ranks, Size
 class GapMask(Mask):
     """Keep cells visible that do not touch each other, drawn at random."""
 
-    def rank(self, draw: Draw) -> Ranks:
+    def rank(self, draw: MaskRequest) -> Ranks:
         """Rank cells that would touch a visible one first, in random order."""
         shown = draw.cells - draw.hide
         if math.prod(length // 2 or 1 for length in draw.grid) >= shown:
@@ -38,7 +38,7 @@ class GapMask(Mask):
         return draw.noise() + corner_order(draw.dims, checkered=True)[corner]
 
 
-def _apart(draw: Draw) -> Bool[Tensor, "batch *grid"]:
+def _apart(draw: MaskRequest) -> Bool[Tensor, "batch *grid"]:
     """Return one cell of every place of a lattice, as wide as the number of visible cells allows."""
     shown = draw.cells - draw.hide
     widths = [_widen(shown, draw.grid, axes) for axes in permutations(range(draw.dims))]

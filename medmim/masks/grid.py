@@ -8,7 +8,7 @@ import torch
 
 from medmim.errors import UsageError
 from medmim.masks.base import Mask
-from medmim.masks.sampling import Draw
+from medmim.masks.sampling import MaskRequest
 from medmim.shapes import Ranks
 
 
@@ -28,7 +28,7 @@ class GridMask(Mask):
         if self.period is not None and self.period < 2:
             raise UsageError(f"mask 'grid', option period: expected 2 cells or more, got {self.period}")
 
-    def rank(self, draw: Draw) -> Ranks:
+    def rank(self, draw: MaskRequest) -> Ranks:
         """Rank cells by their place in the period: all windows grow at once, shell by shell."""
         half = max(draw.grid) // 2
         least, most = (min(3, max(2, half)), max(2, half)) if self.period is None else (self.period,) * 2

@@ -23,7 +23,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from medmim.masks.base import Mask
-from medmim.masks.sampling import Draw
+from medmim.masks.sampling import MaskRequest
 from medmim.shapes import Ranks
 
 _LATTICES = {1: (1 / 2,), 2: (1 / 2, 3 / 4), 3: (1 / 2, 3 / 4, 7 / 8)}  # hidden shares
@@ -37,7 +37,7 @@ _FINE = 2**31
 class MeshMask(Mask):
     """Hide an evenly spread set of cells: the highest ranks of an ordered dither, placed at random."""
 
-    def rank(self, draw: Draw) -> Ranks:
+    def rank(self, draw: MaskRequest) -> Ranks:
         """Rank by the dither that is evenest for the count; axes of one cell play no part."""
         thick = replace(draw, grid=tuple(length for length in draw.grid if length > 1))
         nearest = min(_LATTICES[thick.dims], key=lambda share: abs(draw.hide - share * draw.cells))
@@ -65,7 +65,7 @@ def corner_order(dims: int, *, checkered: bool) -> Int[Tensor, " corners"]:
     return order
 
 
-def _bayer(draw: Draw, *, checkered: bool) -> Ranks:
+def _bayer(draw: MaskRequest, *, checkered: bool) -> Ranks:
     """Rank by Bayer's matrix: the lowest ranks, which stay visible, form the sparsest even lattice."""
     levels = max(1, (max(draw.grid) - 1).bit_length())
     side = 2**levels  # one period covers the grid, so ranks are unique and the count is exact
@@ -85,7 +85,7 @@ def _bayer(draw: Draw, *, checkered: bool) -> Ranks:
     return rank
 
 
-def _wave(draw: Draw) -> Ranks:
+def _wave(draw: MaskRequest) -> Ranks:
     """Rank by the phase of the evenest plane wave, and cells of one phase by a golden one."""
     numbers, period = _evenest_wave(draw.dims, draw.hide, draw.cells)
     fine = [round(_FINE * step) for step in _golden_steps(draw.dims)]

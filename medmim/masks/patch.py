@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from medmim.masks.base import Mask
 from medmim.masks.box_shapes import one_box
-from medmim.masks.sampling import Draw
+from medmim.masks.sampling import MaskRequest
 from medmim.shapes import Ranks
 
 
@@ -14,6 +14,6 @@ from medmim.shapes import Ranks
 class PatchMask(Mask):
     """Hide one window, the same share of every axis; on a square grid that is a square."""
 
-    def rank(self, draw: Draw) -> Ranks:
+    def rank(self, draw: MaskRequest) -> Ranks:
         """Rank the window's cells first."""
         return one_box(draw, draw.grid)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from medmim.masks.base import Mask
-from medmim.masks.sampling import Draw
+from medmim.masks.sampling import MaskRequest
 from medmim.shapes import Ranks
 
 
@@ -13,6 +13,6 @@ from medmim.shapes import Ranks
 class RandomMask(Mask):
     """Hide cells drawn uniformly without replacement."""
 
-    def rank(self, draw: Draw) -> Ranks:
+    def rank(self, draw: MaskRequest) -> Ranks:
         """Rank by independent noise."""
         return draw.noise()

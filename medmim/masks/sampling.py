@@ -16,7 +16,7 @@ Weights = Float[Tensor, "batch *grid"]
 
 
 @dataclass(frozen=True, eq=False)
-class Draw:
+class MaskRequest:
     """One request for masks.
 
     Attributes:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from medmim.masks.base import Mask
 from medmim.masks.box_shapes import one_box
-from medmim.masks.sampling import Draw
+from medmim.masks.sampling import MaskRequest
 from medmim.shapes import Ranks
 
 
@@ -14,6 +14,6 @@ from medmim.shapes import Ranks
 class SquareMask(Mask):
     """Hide one contiguous box with sides as equal as the grid allows; one face may be incomplete."""
 
-    def rank(self, draw: Draw) -> Ranks:
+    def rank(self, draw: MaskRequest) -> Ranks:
         """Rank the box's cells first."""
         return one_box(draw, [1] * draw.dims)

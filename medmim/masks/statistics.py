@@ -18,7 +18,7 @@ WINDOW = 3  # cells
 
 
 @dataclass(frozen=True)
-class Card:
+class MaskStatistics:
     """Means over the samples of a batch; the last three are None where there is no image or no lesion.
 
     Attributes:
@@ -47,13 +47,13 @@ class Card:
         return {key: None if value is None else round(value, 6) for key, value in asdict(self).items()}
 
 
-def card(
+def mask_statistics(
     hidden: Hidden,
     *,
     requested_ratio: float,
     images: Images | None = None,
     labels: Integer[Tensor, "batch 1 *space"] | None = None,
-) -> Card:
+) -> MaskStatistics:
     """Measure masks.
 
     Args:
@@ -74,11 +74,11 @@ def card(
         "farthest_from_visible": farthest,
     }
     if images is None:
-        return Card(**values)
+        return MaskStatistics(**values)
     voxels = hidden_voxels(hidden, tuple(images.shape[2:]))
     share = tissue_share(images, tuple(hidden.shape[1:]))
     values |= {"tissue_hidden": float(_share_hidden(share.double(), hidden).mean())} if share.any() else {}
-    return Card(**values, **({} if labels is None else _lesion(labels > 0, voxels)))
+    return MaskStatistics(**values, **({} if labels is None else _lesion(labels > 0, voxels)))
 
 
 def density_variance(hidden: Hidden) -> float:

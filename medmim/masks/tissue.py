@@ -17,7 +17,7 @@ from torch import Tensor
 from medmim.errors import UsageError
 from medmim.masks.base import Mask
 from medmim.masks.mesh import MeshMask
-from medmim.masks.sampling import Draw, Weights
+from medmim.masks.sampling import MaskRequest, Weights
 from medmim.shapes import Images, Ranks, grid_of
 
 _AIR = 0.1  # of the range from a scan's darkest to its brightest voxel; above lies tissue
@@ -54,7 +54,7 @@ class TissueMask(Mask):
         if self.weighted and self.rule is not None:
             raise UsageError("mask 'tissue': expected one of the options rule, weighted, got both")
 
-    def rank(self, draw: Draw) -> Ranks:
+    def rank(self, draw: MaskRequest) -> Ranks:
         """Rank tissue by the rule, then air by the rule, then the tissue that should stay visible."""
         base = self._base(draw)
         if draw.weight is None:
@@ -68,7 +68,7 @@ class TissueMask(Mask):
         place = torch.where(tissue, torch.where(before < (count * self.most).floor(), before, last), after)
         return -torch.empty_like(place).scatter_(1, by_rule, place).reshape(base.shape)
 
-    def _base(self, draw: Draw) -> Tensor:
+    def _base(self, draw: MaskRequest) -> Tensor:
         if not self.weighted:
             return (self.rule or MeshMask(ratio=self.ratio)).rank(draw)
         noise = draw.noise()

@@ -20,7 +20,7 @@ from medmim.distributed import each_of_all, number
 from medmim.encoders import Encoder
 from medmim.errors import UsageError, did_you_mean
 from medmim.methods.base import Method, Step, require_grid
-from medmim.methods.ema_teacher import Teacher
+from medmim.methods.ema_teacher import EMATeacher
 from medmim.methods.visible_encoding import Compute, pooled
 from medmim.shapes import Hidden, Images, Scalar, Size
 
@@ -64,8 +64,8 @@ class Contrastive(Method):
         self.encoder = encoder
         self.project = project
         self.predict = predict
-        self.encoder_teacher = None if shared else Teacher(encoder)
-        self.project_teacher = None if shared else Teacher(project)
+        self.encoder_teacher = None if shared else EMATeacher(encoder)
+        self.project_teacher = None if shared else EMATeacher(project)
         self.others = others
         self.cell = cell
         self.compute: Compute = compute

@@ -21,7 +21,7 @@ from medmim.errors import UsageError
 Network = TypeVar("Network", bound=nn.Module)
 
 
-class Teacher(nn.Module, Generic[Network]):
+class EMATeacher(nn.Module, Generic[Network]):
     """The moving average of a student; called as the student is, without gradient and always in evaluation.
 
     A method keeps it beside the student and calls `update` in `after_step`. Whether it stands in training or

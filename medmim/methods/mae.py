@@ -8,7 +8,7 @@ error on hidden patches alone.
 from __future__ import annotations
 
 from medmim.encoders import Encoder
-from medmim.encoders.patch_tokens import as_map, as_sequence, choose
+from medmim.encoders.patch_tokens import as_map, as_sequence, select_patches
 from medmim.encoders.vit import ViTEncoder
 from medmim.methods.base import Method, Step, require_grid, require_whole_cells
 from medmim.methods.options import Choice
@@ -54,7 +54,7 @@ class MAE(Method):
         patches = self.encoder.embed(images)
         grid = tuple(patches.shape[2:])
         covered = hidden_patches(hidden, grid)
-        visible, wanted = choose(~covered), choose(covered)
+        visible, wanted = select_patches(~covered), select_patches(covered)
         latents = self.encoder.encode_chosen(patches, visible)
         decoded = self.decoder(latents, visible, wanted, grid)
         # visible patches are predicted from nothing: the loss leaves them out

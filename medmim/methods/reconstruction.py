@@ -11,7 +11,7 @@ from medmim.errors import ShapeError
 from medmim.masks import hidden_voxels
 from medmim.methods.base import HIDDEN_ERROR, Step, relative_error
 from medmim.methods.options import Choice, build_choice
-from medmim.methods.targets.ema_features import AveragedFeatures
+from medmim.methods.targets.ema_features import EMAFeatures
 from medmim.methods.targets.hog import HOG
 from medmim.methods.targets.pixels import NormalisedPixels, RawPixels, Target, to_cells
 from medmim.shapes import Features, Hidden, Images, Size, grid_of
@@ -20,7 +20,7 @@ TARGETS: dict[str, Callable[..., Target]] = {
     "raw": RawPixels,
     "normalised": NormalisedPixels,
     "hog": HOG,
-    "ema": AveragedFeatures,
+    "ema": EMAFeatures,
 }
 
 

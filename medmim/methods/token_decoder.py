@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from monai.networks.blocks.mlp import MLPBlock
 from torch import Tensor, nn
 
-from medmim.encoders.patch_tokens import Chosen, Real, Tokens, initialise, wave_positions
+from medmim.encoders.patch_tokens import PatchSelection, Real, Tokens, initialise, wave_positions
 from medmim.encoders.transformer import Block
 from medmim.errors import UsageError
 from medmim.shapes import Size
@@ -60,10 +60,12 @@ class TokenDecoder(nn.Module, ABC):
         """Return one block."""
 
     @abstractmethod
-    def _through(self, queries: Tokens, context: Tokens, wanted: Chosen, visible: Chosen) -> Tokens:
+    def _through(
+        self, queries: Tokens, context: Tokens, wanted: PatchSelection, visible: PatchSelection
+    ) -> Tokens:
         """Return the hidden patches after all blocks."""
 
-    def forward(self, latents: Tokens, visible: Chosen, wanted: Chosen, grid: Size) -> Tokens:
+    def forward(self, latents: Tokens, visible: PatchSelection, wanted: PatchSelection, grid: Size) -> Tokens:
         """Return a vector for each wanted patch, (batch, wanted, width).
 
         Args:
@@ -90,7 +92,9 @@ class SelfDecoder(TokenDecoder):
     def _block(self, heads: int) -> nn.Module:
         return Block(self.width, heads)
 
-    def _through(self, queries: Tokens, context: Tokens, wanted: Chosen, visible: Chosen) -> Tokens:
+    def _through(
+        self, queries: Tokens, context: Tokens, wanted: PatchSelection, visible: PatchSelection
+    ) -> Tokens:
         both = torch.cat([context, queries], dim=1)
         real = None
         if wanted.real is not None or visible.real is not None:
@@ -108,7 +112,9 @@ class CrossDecoder(TokenDecoder):
     def _block(self, heads: int) -> nn.Module:
         return _CrossBlock(self.width, heads)
 
-    def _through(self, queries: Tokens, context: Tokens, wanted: Chosen, visible: Chosen) -> Tokens:
+    def _through(
+        self, queries: Tokens, context: Tokens, wanted: PatchSelection, visible: PatchSelection
+    ) -> Tokens:
         for block in self.blocks:
             queries = block(queries, context, wanted.real, visible.real)
         return queries

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from medmim.encoders import Encoder, Masked, Packed, TokenEncoder, mask, pack
-from medmim.encoders.patch_tokens import choose
+from medmim.encoders.patch_tokens import select_patches
 from medmim.encoders.vit import ViTEncoder
 from medmim.errors import UsageError
 from medmim.masks import hidden_voxels
@@ -77,7 +77,7 @@ def _pooled_patches(encoder: TokenEncoder, images: Images, hidden: Hidden) -> Po
     patches = encoder.embed(images)
     covered = hidden_patches(hidden, tuple(patches.shape[2:]))
     if isinstance(encoder, ViTEncoder):
-        visible = choose(~covered)
+        visible = select_patches(~covered)
         latents = encoder.encode_chosen(patches, visible).float()
         mean: Tensor = (latents * visible.weight).sum(dim=1) / visible.weight.sum(dim=1)
         return mean

@@ -13,12 +13,12 @@ from medmim.tracking.comparison.findings import find
 from medmim.tracking.comparison.report import write_report
 from medmim.tracking.comparison.runs import Comparison, compare, find_runs
 from medmim.tracking.comparison.study_cells import finished_cells
-from medmim.tracking.comparison.study_report import Reported, notes_on, report_on
+from medmim.tracking.comparison.study_report import StudyReport, notes_on, report_on
 from medmim.tracking.mlflow_store import Store
 
 
 @dataclass(frozen=True)
-class Compared:
+class CompareResult:
     """A comparison and where its report lies; `promotion` where one was asked for."""
 
     comparison: Comparison
@@ -32,10 +32,10 @@ class Compared:
 
 
 @dataclass(frozen=True)
-class ComparedStudy:
+class CompareStudyResult:
     """The same of a study, with the tests over patients and seeds that it makes possible."""
 
-    reported: Reported
+    reported: StudyReport
     notes: tuple[str, ...]
     promotion: Promotion | None = None
 
@@ -55,7 +55,7 @@ class ComparedStudy:
         }
 
 
-def compare_runs(run_ids: Sequence[str], *, home: Path, promoting: bool = False) -> Compared:
+def compare_runs(run_ids: Sequence[str], *, home: Path, promoting: bool = False) -> CompareResult:
     """Compare the named runs, or all that are comparable with the newest.
 
     Args:
@@ -70,10 +70,10 @@ def compare_runs(run_ids: Sequence[str], *, home: Path, promoting: bool = False)
     runs = find_runs(store, run_ids)
     comparison = compare(runs)
     promotion = promote(store, runs, find(runs)) if promoting else None
-    return Compared(comparison, write_report(home / "reports", comparison, runs), promotion)
+    return CompareResult(comparison, write_report(home / "reports", comparison, runs), promotion)
 
 
-def compare_study(name: str, *, home: Path, promoting: bool = False) -> ComparedStudy:
+def compare_study(name: str, *, home: Path, promoting: bool = False) -> CompareStudyResult:
     """Compare all finished cells of a study.
 
     Args:
@@ -92,7 +92,7 @@ def compare_study(name: str, *, home: Path, promoting: bool = False) -> Compared
     if earlier:
         notes += (f"{earlier} finished cells of an earlier plan of this name are left out",)
     reported = report_on(store, runs, title=name, notes=notes)
-    return ComparedStudy(reported, notes, promote(store, runs, reported.findings) if promoting else None)
+    return CompareStudyResult(reported, notes, promote(store, runs, reported.findings) if promoting else None)
 
 
 def newest_study(home: Path) -> str | None:

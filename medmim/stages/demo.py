@@ -9,7 +9,7 @@ from pathlib import Path
 from medmim.config.runs import FinetuneSettings, PretrainSettings
 from medmim.data.synthetic.anatomy import LABEL_NAMES
 from medmim.data.synthetic.dicom_phantom import write_phantom
-from medmim.stages.compare import Compared, compare_runs
+from medmim.stages.compare import CompareResult, compare_runs
 from medmim.stages.finetune.run import finetune
 from medmim.stages.ingest import ingest
 from medmim.stages.pretrain.run import pretrain
@@ -27,7 +27,7 @@ class Demo:
         home: its own home folder, for `medmim ui`.
     """
 
-    compared: Compared
+    compared: CompareResult
     panels: dict[str, Path]
     home: Path
 

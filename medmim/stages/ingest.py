@@ -16,20 +16,20 @@ from medmim import files
 from medmim.data.dataset.manifest import Dataset, DatasetInfo
 from medmim.data.dicom import convert, slice_spacing
 from medmim.data.ingest.archives import members_of
-from medmim.data.ingest.context import Bench, Made, Progress, Wishes
-from medmim.data.ingest.dataset_json import declared_in
+from medmim.data.ingest.context import IngestContext, IngestedVolume, IngestOptions, Progress
+from medmim.data.ingest.dataset_json import dataset_json_in
 from medmim.data.ingest.dicom_series import volumes_from_dicom
 from medmim.data.ingest.dry_run import Preview, preview_of
 from medmim.data.ingest.labels import is_label, with_labels
-from medmim.data.ingest.layout import FALLBACK, Layout
+from medmim.data.ingest.layout import FALLBACK, DatasetLayout
 from medmim.data.ingest.ledger import Ledger
 from medmim.data.ingest.pseudonyms import SECRET_BYTES, Keys
 from medmim.data.ingest.publish import earlier_dataset, publish, sole_use
-from medmim.data.ingest.scan import Seen, look
-from medmim.data.ingest.sources import Found, Sources, find_files
+from medmim.data.ingest.scan import ScannedFile, scan_file_as_json
+from medmim.data.ingest.sources import SourceFile, Sources, find_files
 from medmim.data.ingest.volumes import volumes_from_nifti
 from medmim.data.sandbox.ray_cluster import connect_ray
-from medmim.data.sandbox.ray_sandbox import Spread
+from medmim.data.sandbox.ray_sandbox import RaySandbox
 from medmim.data.sandbox.sandbox import Sandbox, for_scans
 from medmim.errors import DataError, RunError
 
@@ -43,20 +43,20 @@ def preview(source: Path, out: Path, *, progress: Progress | None = None, **wish
         source: folder with scans; it is only read.
         out: the dataset folder that is meant; neither it nor the project's key is made.
         progress: told the phase, and how much of it is done.
-        wishes: fields of `Wishes`.
+        wishes: fields of `IngestOptions`.
 
     Raises:
         UsageError: for folders that are missing or lie in each other, or an unknown layout.
         DataError: if there is no file, or the named layout finds no image.
     """
-    wanted = Wishes(**wishes)
+    wanted = IngestOptions(**wishes)
     sources = find_files(source, out, wanted.labels)
     paths = {one.number: one.path for one in sources.entries if one.reason is None}
     keys = Keys(secrets.token_bytes(SECRET_BYTES))
     with tempfile.TemporaryDirectory(prefix="medmim-") as staging, for_scans(wanted.workers) as sandbox:
-        bench = Bench(keys, Ledger({}), Path(staging), sandbox, progress, wanted)
+        bench = IngestContext(keys, Ledger({}), Path(staging), sandbox, progress, wanted)
         seen = scan(bench, paths)
-        read = partial(declared_in, bench)
+        read = partial(dataset_json_in, bench)
         return preview_of(seen, paths, source=sources.source, layout=wanted.layout, read=read)
 
 
@@ -83,14 +83,14 @@ def ingest(
         home: folder of the project, where the secret behind all keys is kept.
         progress: told the phase, and how much of it is done.
         sandbox: where files are parsed, if it was started before; it is left open.
-        wishes: fields of `Wishes`.
+        wishes: fields of `IngestOptions`.
 
     Raises:
         UsageError: for folders that are missing or lie in each other, or an unknown layout.
         DataError: if nothing can be used; the ledger is written all the same.
         RunError: if the disk is full or cannot be written to; what was there before is left as it was.
     """
-    wanted = Wishes(**wishes)
+    wanted = IngestOptions(**wishes)
     sources = find_files(source, out, wanted.labels)
     try:
         with contextlib.nullcontext(sandbox) if sandbox else for_scans(wanted.workers) as parsers:
@@ -103,14 +103,14 @@ def ingest(
 
 
 def _ingest(
-    sources: Sources, wishes: Wishes, *, home: Path, progress: Progress | None, sandbox: Sandbox
+    sources: Sources, wishes: IngestOptions, *, home: Path, progress: Progress | None, sandbox: Sandbox
 ) -> DatasetInfo:
     keys = Keys.load_or_create(home / KEY_FILE)
     out = sources.out
     with sole_use(out) as staging, _at(sandbox, sources, staging, wishes) as parsers:
         old = earlier_dataset(out, _project(keys))
         ledger = Ledger(sources.keys(keys))
-        bench = Bench(keys, ledger, staging, parsers, progress, wishes)
+        bench = IngestContext(keys, ledger, staging, parsers, progress, wishes)
         made, used = _read_all(bench, sources)
         if not made:
             _give_up(ledger, out, old)
@@ -123,17 +123,19 @@ def _ingest(
 
 
 @contextlib.contextmanager
-def _at(sandbox: Sandbox, sources: Sources, staging: Path, wishes: Wishes) -> Iterator[Sandbox | Spread]:
+def _at(
+    sandbox: Sandbox, sources: Sources, staging: Path, wishes: IngestOptions
+) -> Iterator[Sandbox | RaySandbox]:
     """Give child processes, on this machine or on the nodes of a cluster."""
     if wishes.engine == "local":
         yield sandbox
         return
     folders = [sources.source, *([sources.labels] if sources.labels else [])]
     with connect_ray(wishes.address or "auto", at_once=wishes.workers) as engine:
-        yield Spread(engine, staging, folders)
+        yield RaySandbox(engine, staging, folders)
 
 
-def _read_all(bench: Bench, sources: Sources) -> tuple[list[Made], Layout | None]:
+def _read_all(bench: IngestContext, sources: Sources) -> tuple[list[IngestedVolume], DatasetLayout | None]:
     """Look at every file, then make volumes of DICOM, volumes of NIfTI, and attach labels."""
     source, entries = sources.source, sources.entries
     paths = {one.number: one.path for one in entries if one.reason is None}
@@ -147,13 +149,13 @@ def _read_all(bench: Bench, sources: Sources) -> tuple[list[Made], Layout | None
 
 
 def _route(
-    bench: Bench, sources: Sources, seen: Mapping[int, Seen], paths: Mapping[int, Path]
-) -> tuple[dict[int, Path], dict[int, Seen]]:
+    bench: IngestContext, sources: Sources, seen: Mapping[int, ScannedFile], paths: Mapping[int, Path]
+) -> tuple[dict[int, Path], dict[int, ScannedFile]]:
     """Return the files that are labels by themselves, and those that a data set's layout must explain."""
     series = {one.series for one in seen.values() if one.series}
     scans = any(one.header is not None for one in seen.values())
     label_files: dict[int, Path] = {}
-    rest: dict[int, Seen] = {}
+    rest: dict[int, ScannedFile] = {}
     for number, one in seen.items():
         path = paths[number]
         if one.header is not None or one.fate == "quarantined":
@@ -171,7 +173,9 @@ def _route(
     return label_files, rest
 
 
-def _refuse_unreadable(bench: Bench, entries: Sequence[Found], seen: Mapping[int, Seen]) -> None:
+def _refuse_unreadable(
+    bench: IngestContext, entries: Sequence[SourceFile], seen: Mapping[int, ScannedFile]
+) -> None:
     """Write the fate of entries that are no files, and of files that cannot be used."""
     for entry in entries:
         if entry.reason == "unreadable":
@@ -183,12 +187,12 @@ def _refuse_unreadable(bench: Bench, entries: Sequence[Found], seen: Mapping[int
             bench.ledger.put([number], one.fate, one.reason, measured=one.measured)
 
 
-def scan(bench: Bench, paths: Mapping[int, Path]) -> dict[int, Seen]:
+def scan(bench: IngestContext, paths: Mapping[int, Path]) -> dict[int, ScannedFile]:
     """Return what each file is; those whose reader did not survive are quarantined."""
     tasks = [{"path": str(path)} for path in paths.values()]
-    answers = bench.each("scan", look, tasks, keep=Seen.model_validate)
+    answers = bench.each("scan", scan_file_as_json, tasks, keep=ScannedFile.model_validate)
     return {
-        number: answer.value or Seen(fate="quarantined", reason=answer.reason or "parser_error")
+        number: answer.value or ScannedFile(fate="quarantined", reason=answer.reason or "parser_error")
         for number, answer in zip(paths, answers, strict=True)
     }
 
@@ -209,7 +213,7 @@ def _give_up(ledger: Ledger, out: Path, old: Dataset | None) -> None:
     raise DataError(f"nothing usable: {ledger.summary()}; {kept}", reason="nothing_usable")
 
 
-def _name_of(layout: Layout | None) -> str:
+def _name_of(layout: DatasetLayout | None) -> str:
     return (
         layout.name if layout and (layout.cases or layout.arrays) and layout.name != FALLBACK else "dataset"
     )
@@ -220,7 +224,7 @@ def _project(keys: Keys) -> str:
     return keys.key("project", "")
 
 
-def _settings(keys: Keys, layout: Layout | None, wishes: Wishes) -> dict[str, Any]:
+def _settings(keys: Keys, layout: DatasetLayout | None, wishes: IngestOptions) -> dict[str, Any]:
     """Return how the dataset was made, without any word of the source."""
     return {
         "project": _project(keys),
@@ -234,7 +238,9 @@ def _settings(keys: Keys, layout: Layout | None, wishes: Wishes) -> dict[str, An
     }
 
 
-def _label_names(layout: Layout | None, made: Sequence[Made], wishes: Wishes) -> dict[int, str]:
+def _label_names(
+    layout: DatasetLayout | None, made: Sequence[IngestedVolume], wishes: IngestOptions
+) -> dict[int, str]:
     """Return a name for every class that occurs: the user's, the layout's, the label's own, or its number."""
     known = dict(layout.label_names) if layout else {}
     for one in made:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medmim import __version__, files
-from medmim.data.dataset.manifest import Dataset, Volume, read_dataset
+from medmim.data.dataset.manifest import Dataset, VolumeRecord, read_dataset
 from medmim.data.formats.thumbnails import thumbnail
 from medmim.data.ingest.context import READ_LIMITS, Progress
 from medmim.data.sandbox.sandbox import Answer, Sandbox
@@ -23,7 +23,7 @@ _MOST_PICTURES = 6_000  # about 12 MB; further volumes get numbers only
 
 
 @dataclass(frozen=True)
-class Inspected:
+class InspectResult:
     """The page, and what it shows."""
 
     page: Path
@@ -43,7 +43,7 @@ class Inspected:
 
 def inspect(
     root: Path, *, page: Path | None = None, workers: int | None = None, progress: Progress | None = None
-) -> Inspected:
+) -> InspectResult:
     """Write the page of a dataset.
 
     Args:
@@ -78,7 +78,7 @@ def inspect(
     content = page_of(dataset, answers, edge=edge)
     files.write_text(target, content)
     drawn = sum(bool(answer.value and answer.value["jpeg"]) for answer in answers)
-    return Inspected(target, len(dataset.volumes), drawn, len(content.encode()))
+    return InspectResult(target, len(dataset.volumes), drawn, len(content.encode()))
 
 
 def page_of(dataset: Dataset, answers: list[Answer], *, edge: int) -> str:
@@ -99,7 +99,7 @@ def page_of(dataset: Dataset, answers: list[Answer], *, edge: int) -> str:
     return _PAGE.read_text(encoding="utf-8").replace(_PLACE, safe)
 
 
-def _facts(volume: Volume) -> dict[str, Any]:
+def _facts(volume: VolumeRecord) -> dict[str, Any]:
     """Return the columns of one row: keys and numbers that the manifest holds, no text of the source."""
     return {
         "id": volume.id,

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from medmim.errors import RunError
 from medmim.stages.finetune.initial_weights import weights_of
-from medmim.tracking.comparison.champion import CHAMPION, Registered, versions
+from medmim.tracking.comparison.champion import CHAMPION, RegisteredModel, versions
 from medmim.tracking.mlflow_store import Store
 
 _CHALLENGER = "challenger"
 
 
 @dataclass(frozen=True)
-class Chosen:
+class SelectedModel:
     """Weights and what they are called.
 
     Attributes:
@@ -27,7 +27,7 @@ class Chosen:
     title: str
 
 
-def find_model(word: str | None, store: Store, say: Callable[[str], None]) -> Chosen:
+def find_model(word: str | None, store: Store, say: Callable[[str], None]) -> SelectedModel:
     """Return what `--model WORD` means.
 
     Args:
@@ -40,21 +40,21 @@ def find_model(word: str | None, store: Store, say: Callable[[str], None]) -> Ch
         RunError: if nothing fits, or several do.
     """
     if word is not None and word.endswith(".safetensors"):
-        return Chosen(Path(word), Path(word).name)
+        return SelectedModel(Path(word), Path(word).name)
     known = versions(store)
     if word is None:
         chosen = _open_choice(known, store)
         say(f"model: {_title(chosen)}")
-        return Chosen(weights_of(store, chosen.run_id), _title(chosen))
+        return SelectedModel(weights_of(store, chosen.run_id), _title(chosen))
     name, _, number = word.partition(":")
     named = [one for one in known if one.model == name and number in ("", str(one.version))]
     if named:
         chosen = min(named, key=_rank)
-        return Chosen(weights_of(store, chosen.run_id), _title(chosen))
-    return Chosen(weights_of(store, _matching_run(store, word, known)), f"run {word}")
+        return SelectedModel(weights_of(store, chosen.run_id), _title(chosen))
+    return SelectedModel(weights_of(store, _matching_run(store, word, known)), f"run {word}")
 
 
-def _open_choice(known: Sequence[Registered], store: Store) -> Registered:
+def _open_choice(known: Sequence[RegisteredModel], store: Store) -> RegisteredModel:
     champions = [one for one in known if CHAMPION in one.aliases]
     if len(champions) > 1:
         names = ", ".join(one.model for one in champions)
@@ -70,17 +70,17 @@ def _open_choice(known: Sequence[Registered], store: Store) -> Registered:
     return max(challengers, key=lambda one: int(store.run(one.run_id).info.start_time))
 
 
-def _rank(one: Registered) -> tuple[bool, bool, int]:
+def _rank(one: RegisteredModel) -> tuple[bool, bool, int]:
     """Order versions of a model: champion, challenger, then the newest."""
     return CHAMPION not in one.aliases, _CHALLENGER not in one.aliases, -one.version
 
 
-def _title(one: Registered) -> str:
+def _title(one: RegisteredModel) -> str:
     aliases = f" ({', '.join(one.aliases)})" if one.aliases else ""
     return f"{one.model} {one.version}{aliases}"
 
 
-def _matching_run(store: Store, word: str, known: Sequence[Registered]) -> str:
+def _matching_run(store: Store, word: str, known: Sequence[RegisteredModel]) -> str:
     matching = [run.info.run_id for run in store.runs(stage="finetune") if run.info.run_id.startswith(word)]
     if len(matching) != 1:
         names = ", ".join(sorted({one.model for one in known})) or "none yet"

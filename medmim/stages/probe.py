@@ -16,17 +16,17 @@ import torch
 
 from medmim.data.dataset.manifest import read_dataset
 from medmim.data.dataset.partition import partition
-from medmim.data.loading.preprocess import Volumes
+from medmim.data.loading.preprocess import VolumeLoader
 from medmim.data.loading.preprocessing_plan import plan_for
-from medmim.data.loading.probe_images import Exhibits, exhibit
+from medmim.data.loading.probe_images import ProbeImages, build_probe_images
 from medmim.encoders import Encoder, build_encoder
 from medmim.encoders.recalibrate_batch_norm import batch_norms, settle_batch_norms
 from medmim.errors import DataError
 from medmim.heads import transfer
 from medmim.randomness import stream_seed
-from medmim.stages.pretrain.data import class_numbers, taught_by
+from medmim.stages.pretrain.data import class_numbers, volumes_with_labels
 from medmim.training.evaluation import probes
-from medmim.training.evaluation.features import look
+from medmim.training.evaluation.features import extract_features
 from medmim.training.weights import load_weights
 
 _SETTLED = 128  # images
@@ -35,7 +35,7 @@ _STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 
 @dataclass(frozen=True)
-class Probed:
+class ProbeResult:
     """What an encoder's frozen features are worth.
 
     Attributes:
@@ -59,7 +59,7 @@ def probe(
     encoder_options: Mapping[str, Any],
     size: int,
     seed: int,
-) -> Probed:
+) -> ProbeResult:
     """Probe the classes of 2D images.
 
     Args:
@@ -84,9 +84,9 @@ def probe(
     if weights is not None:
         transfer(network, load_weights(weights)[0])
     plan = plan_for(divided.train, dims=2, size=(size,), multiple=network.total_stride)
-    volumes = Volumes(data, plan, cache_gb=0.1)  # each image is looked at once
+    volumes = VolumeLoader(data, plan, cache_gb=0.1)  # each image is looked at once
     train, val, test = (
-        exhibit(taught_by(part, "target"), volumes, plan, classes)
+        build_probe_images(volumes_with_labels(part, "target"), volumes, plan, classes)
         for part in (divided.train, divided.val, divided.test)
     )
     if weights is None and batch_norms(network):
@@ -95,19 +95,19 @@ def probe(
     return _judged(*(_features(network, shown) for shown in (train, val, test)))
 
 
-def _features(network: Encoder, shown: Exhibits) -> tuple[np.ndarray, np.ndarray]:
-    return look(network, shown.images, precision="fp32").pooled.numpy(), shown.targets.numpy()
+def _features(network: Encoder, shown: ProbeImages) -> tuple[np.ndarray, np.ndarray]:
+    return extract_features(network, shown.images, precision="fp32").pooled.numpy(), shown.targets.numpy()
 
 
 def _judged(
     train: tuple[np.ndarray, np.ndarray],
     val: tuple[np.ndarray, np.ndarray],
     test: tuple[np.ndarray, np.ndarray],
-) -> Probed:
+) -> ProbeResult:
     fitted = {strength: probes.linear(*train, strength=strength) for strength in _STRENGTHS}
     scores = {strength: probes.macro_f1(val[1], model.predict(val[0])) for strength, model in fitted.items()}
     best = max(scores, key=lambda strength: scores[strength])
-    return Probed(
+    return ProbeResult(
         linear_f1=probes.macro_f1(test[1], fitted[best].predict(test[0])),
         knn_f1=probes.macro_f1(test[1], probes.nearest(*train).predict(test[0])),
         strength=best,

@@ -29,7 +29,7 @@ _RESUMED = "MEDMIM_RESUMED"  # id of the run that the first process goes on with
 
 
 @dataclass(frozen=True)
-class Result:
+class RunResult:
     """What `pretrain` and `finetune` give.
 
     Attributes:
@@ -65,7 +65,7 @@ def budget_words(settings: RunSettings) -> str:
 
 
 @contextmanager
-def ending(recorder: Recorder, store: Store | None = None) -> Iterator[Recorder]:
+def managed_run(recorder: Recorder, store: Store | None = None) -> Iterator[Recorder]:
     """Give the run back and end it whatever happens: FINISHED, FAILED, or KILLED when interrupted.
 
     With a store, no other process may go on with the run meanwhile, and it is mirrored to the server of
@@ -107,13 +107,13 @@ def _in_training(run_id: str) -> RunError:
 
 @contextmanager
 def _mirrored(recorder: Recorder, store: Store | None) -> Iterator[None]:
-    from medmim.tracking.sync import Mirror, server_of
+    from medmim.tracking.sync import BackgroundUploader, server_of
 
     uri = server_of(store) if store else None
     if store is None or uri is None:
         yield
         return
-    with Mirror(store, recorder.run_id, uri) as mirror:
+    with BackgroundUploader(store, recorder.run_id, uri) as mirror:
         yield
     if not mirror.complete:
         sys.stderr.write("medmim: the tracking server lacks part of this run; `medmim sync` completes it\n")
@@ -141,14 +141,14 @@ def prepared_on_disk(settings: RunSettings, home: Path) -> DiskCache | None:
     return DiskCache(home / PREPARED, limit_gb=settings.cache_disk_gb) if settings.cache_disk_gb else None
 
 
-def begin(store: Store, settings: RunSettings, *, name: str, tags: Mapping[str, str]) -> Recorder:
+def start_run(store: Store, settings: RunSettings, *, name: str, tags: Mapping[str, str]) -> Recorder:
     """Begin a run and store its settings, without the dataset's place."""
     recorder = store.begin(experiment=settings.experiment, name=name, tags=tags)
     recorder.settings(settings.model_dump(mode="json", exclude={"data"}))
     return recorder
 
 
-def going_on(
+def resume_run(
     store: Store, stage: str, resume: str | None, *, settings: RunSettings, dataset: Dataset
 ) -> Recorder | None:
     """Return what records a run that goes on, or a process that trains along; None: a new run begins here.
@@ -160,7 +160,7 @@ def going_on(
     """
     shares = settings.devices * settings.nodes
     _refuse_other_shares(shares)
-    run_id = unfinished(store, stage, resume) if resume else None
+    run_id = find_unfinished(store, stage, resume) if resume else None
     if shares > 1 and _follows():
         return MemoryRecorder(run_id or "along")
     if run_id is None:
@@ -206,11 +206,11 @@ def to_resume(kind: type[Settings], stage: str, word: str, *, home: Path, data: 
     from medmim.tracking.mlflow_store import Store
 
     store = Store(home)
-    run_id = unfinished(store, stage, word)
+    run_id = find_unfinished(store, stage, word)
     return stored_settings(kind, store, run_id, data=data), run_id
 
 
-def unfinished(store: Store, stage: str, word: str) -> str:
+def find_unfinished(store: Store, stage: str, word: str) -> str:
     """Return the run that `--resume WORD` means.
 
     Args:

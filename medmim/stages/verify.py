@@ -13,7 +13,7 @@ from medmim.errors import DataError
 
 
 @dataclass(frozen=True)
-class Verified:
+class VerifyResult:
     """What was looked at, and what is wrong with it."""
 
     dataset: Path
@@ -34,7 +34,7 @@ class Verified:
         }
 
 
-def verify(root: Path, *, progress: Progress | None = None) -> Verified:
+def verify(root: Path, *, progress: Progress | None = None) -> VerifyResult:
     """Hash every file of a dataset and compare all counts.
 
     Raises:
@@ -47,10 +47,10 @@ def verify(root: Path, *, progress: Progress | None = None) -> Verified:
             progress("hash", done, total)
 
     found = tuple(problems_of(dataset, tell))
-    return Verified(root, dataset.info.content_hash, dataset.info.counts, dataset.info.warnings, found)
+    return VerifyResult(root, dataset.info.content_hash, dataset.info.counts, dataset.info.warnings, found)
 
 
-def refuse_damaged(result: Verified) -> None:
+def refuse_damaged(result: VerifyResult) -> None:
     """Raise if anything is wrong.
 
     Raises:

@@ -17,7 +17,7 @@ from medmim.tracking.study_runs import PARENT
 
 
 @dataclass(frozen=True)
-class Version:
+class VersionCopy:
     """A version of a registered model.
 
     Attributes:
@@ -61,7 +61,7 @@ class RunCopy:
     tags: Mapping[str, str]
     metrics: Sequence[tuple[str, float, int, int]]
     datasets: Sequence[Mapping[str, str]]
-    versions: Sequence[Version]
+    versions: Sequence[VersionCopy]
     artifacts: Mapping[str, str]
     folder: Path = field(compare=False)
 
@@ -83,7 +83,7 @@ class RunCopy:
         words["metrics"] = tuple(
             (key, float(value), time, step) for key, value, time, step in words["metrics"]
         )
-        words["versions"] = tuple(Version(**version) for version in words["versions"])
+        words["versions"] = tuple(VersionCopy(**version) for version in words["versions"])
         return cls(**words, folder=folder)
 
     @property
@@ -148,12 +148,12 @@ def _dataset(one: Any) -> dict[str, str]:
     return {"name": dataset.name, "digest": dataset.digest, "source": dataset.source, "context": context}
 
 
-def _versions(store: Store, run_id: str, origin: str) -> list[Version]:
+def _versions(store: Store, run_id: str, origin: str) -> list[VersionCopy]:
     found = store.client.search_model_versions(f"run_id = '{run_id}'")
     versions = []
     for one in sorted(found, key=lambda version: int(version.version)):
         aliases = store.client.get_registered_model(one.name).aliases
         mine = sorted(alias for alias, number in aliases.items() if str(number) == str(one.version))
         tags = {key: value for key, value in one.tags.items() if key != ORIGIN}
-        versions.append(Version(str(one.name), origin, tags, mine))
+        versions.append(VersionCopy(str(one.name), origin, tags, mine))
     return versions

@@ -24,7 +24,7 @@ from medmim import __version__, files
 from medmim.errors import RunError
 from medmim.tracking.mlflow_store import Store
 from medmim.tracking.run_copies import RunCopy, copy_of, with_parents
-from medmim.tracking.upload import Delivery, Sent
+from medmim.tracking.upload import Uploader, UploadSummary
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -69,7 +69,7 @@ def pack(store: Store, runs: Sequence[Run], out: Path) -> int:
     return len(chosen)
 
 
-def unpack(store: Store, path: Path) -> Sent:
+def unpack(store: Store, path: Path) -> UploadSummary:
     """Merge a pack into the local store; runs that are there already are left alone.
 
     Raises:
@@ -77,7 +77,7 @@ def unpack(store: Store, path: Path) -> Sent:
     """
     with tempfile.TemporaryDirectory(dir=store.home) as folder:
         copies = _read(path, Path(folder))
-        delivery = Delivery(store.client, store.experiment)
+        delivery = Uploader(store.client, store.experiment)
         for copy in copies:
             delivery.put(copy)
     return delivery.sent

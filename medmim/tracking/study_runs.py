@@ -7,13 +7,13 @@ from typing import Any
 
 from mlflow.entities import Param, Run
 
-from medmim.config.study import SCRATCH, Cell, StudySettings, arm_title
+from medmim.config.study import SCRATCH, StudySettings, StudyTrial, arm_title
 from medmim.tracking.mlflow_store import RunRecorder, Store
 
 PARENT = "mlflow.parentRunId"
 
 
-class Tree:
+class StudyRuns:
     """The runs of one study, found again by their tags.
 
     Args:
@@ -34,7 +34,7 @@ class Tree:
         """Begin or continue the study's own run; `dataset` are tags of what it learns from."""
         return self._open(("study", "", ""), self.name, dict(dataset))
 
-    def arm(self, cell: Cell, *, root: str) -> RunRecorder:
+    def arm(self, cell: StudyTrial, *, root: str) -> RunRecorder:
         """Begin or continue the run of a cell's arm; its parameters are the columns that the UI compares."""
         place = ("arm", cell.arm, cell.stratum)
         known = place in self._places
@@ -59,7 +59,7 @@ class Tree:
         return recorder
 
 
-def _columns(cell: Cell) -> dict[str, Any]:
+def _columns(cell: StudyTrial) -> dict[str, Any]:
     """Return what tells arms apart; the same columns for all, so that the UI draws one chart of them."""
     tune, pre = cell.finetune, cell.pretrain
     shared = {"encoder": tune.encoder or "default", "label_fraction": tune.label_fraction or 1.0}

@@ -19,7 +19,7 @@ from requests.exceptions import RequestException
 from medmim.errors import RunError
 from medmim.tracking.mlflow_store import Store
 from medmim.tracking.run_copies import copy_of, with_parents
-from medmim.tracking.upload import Delivery, Sent, experiment_of
+from medmim.tracking.upload import Uploader, UploadSummary, experiment_of
 
 SERVER = "MLFLOW_TRACKING_URI"
 _ATTEMPTS = 4
@@ -32,7 +32,9 @@ _PATIENCE = {
 _FAULTS = (MlflowException, RequestException, OSError, ValueError, KeyError, AttributeError)
 
 
-def sync(store: Store, uri: str, *, runs: Sequence[Run] | None = None, pause_s: float = _PAUSE_S) -> Sent:
+def sync(
+    store: Store, uri: str, *, runs: Sequence[Run] | None = None, pause_s: float = _PAUSE_S
+) -> UploadSummary:
     """Make a server hold every run of the local store (or those named) as it is, exactly once.
 
     Without names, runs that were made here and have been deleted are deleted there too: an interrupted one
@@ -48,7 +50,7 @@ def sync(store: Store, uri: str, *, runs: Sequence[Run] | None = None, pause_s: 
         RunError: if the server does not take them; run it again when it does.
     """
     chosen = with_parents(store, store.runs() if runs is None else runs)
-    _be_impatient()
+    _set_timeouts()
     with _one_at_a_time(store.home):
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         known: dict[str, str] = {}
@@ -58,15 +60,15 @@ def sync(store: Store, uri: str, *, runs: Sequence[Run] | None = None, pause_s: 
                 known[name] = experiment_of(client, name)
             return known[name]
 
-        delivery = Delivery(client, experiment)
+        delivery = Uploader(client, experiment)
         for number, run in enumerate(chosen):
-            _insist(lambda run=run: delivery.put(copy_of(store, run)), number, len(chosen), pause_s)  # type: ignore[misc]
+            _retry(lambda run=run: delivery.put(copy_of(store, run)), number, len(chosen), pause_s)  # type: ignore[misc]
         gone = store.deleted() if runs is None else []
-        _insist(lambda: delivery.drop(gone), len(chosen), len(chosen), pause_s)
+        _retry(lambda: delivery.drop(gone), len(chosen), len(chosen), pause_s)
     return delivery.sent
 
 
-def _insist(send: Callable[[], object], number: int, count: int, pause_s: float) -> None:
+def _retry(send: Callable[[], object], number: int, count: int, pause_s: float) -> None:
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             send()
@@ -88,7 +90,7 @@ def _is_refusal(error: Exception) -> bool:
     return isinstance(error, MlflowException) and ("401" in words or "403" in words)
 
 
-class Mirror:
+class BackgroundUploader:
     """Sends a run to a server from a thread of its own; the training never waits for it.
 
     Args:
@@ -111,7 +113,7 @@ class Mirror:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def __enter__(self) -> Mirror:
+    def __enter__(self) -> BackgroundUploader:
         """Begin."""
         self._thread.start()
         return self
@@ -147,7 +149,7 @@ def server_of(store: Store) -> str | None:
     return uri if uri and uri != store.uri else None
 
 
-def _be_impatient() -> None:
+def _set_timeouts() -> None:
     for key, value in _PATIENCE.items():
         os.environ.setdefault(key, value)
 

@@ -19,7 +19,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 from mlflow.exceptions import MlflowException
 
 from medmim.tracking.mlflow_store import EXPERIMENT_TAGS, ORIGIN
-from medmim.tracking.run_copies import RunCopy, Version
+from medmim.tracking.run_copies import RunCopy, VersionCopy
 from medmim.tracking.study_runs import PARENT
 
 RECORD = "medmim-copied.json"  # artifact of a copy: path → SHA-256 of what has arrived
@@ -28,7 +28,7 @@ _BATCH = 500  # points a request; servers take up to 1000
 
 
 @dataclass
-class Sent:
+class UploadSummary:
     """What was sent."""
 
     runs: int = 0
@@ -38,7 +38,7 @@ class Sent:
     versions: int = 0
 
 
-class Delivery:
+class Uploader:
     """Delivers to one store.
 
     Args:
@@ -49,7 +49,7 @@ class Delivery:
     def __init__(self, client: MlflowClient, experiment: Callable[[str], str]) -> None:
         self.client = client
         self.experiment = experiment
-        self.sent = Sent()
+        self.sent = UploadSummary()
         self._ids: dict[str, str] = {}
 
     def put(self, copy: RunCopy) -> str:
@@ -151,7 +151,7 @@ class Delivery:
             except ValueError:  # cut short on its way: everything is sent again
                 return {}
 
-    def _version(self, version: Version, run_id: str) -> None:
+    def _version(self, version: VersionCopy, run_id: str) -> None:
         try:
             self.client.create_registered_model(version.model)
         except MlflowException as error:

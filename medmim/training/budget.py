@@ -18,7 +18,7 @@ _CLOCKS: dict[str, Callable[[], float]] = {"wall": time.monotonic, "processor": 
 
 
 @dataclass(frozen=True)
-class Pace:
+class StepSchedule:
     """From which step on how many patches make a step, and what there was before.
 
     Attributes:
@@ -65,11 +65,11 @@ class Budget:
     per_step: int = 1
     clock: Callable[[], float] = time.monotonic
     spent_s: float = 0.0
-    _pace: Pace = field(init=False)
+    _pace: StepSchedule = field(init=False)
     _begun: float | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        self._pace = Pace(self.per_step, self.steps)
+        self._pace = StepSchedule(self.per_step, self.steps)
 
     def start(self) -> None:
         """Start the clock."""
@@ -111,14 +111,14 @@ class Budget:
             step: steps done.
             pace: of the saved state.
         """
-        before = Pace(**pace)
+        before = StepSchedule(**pace)
         if before.per_step == self.per_step:
             self._pace, self.steps = before, before.steps
             return
         drawn = before.drawn_at(step)
         if self.draws is not None:
             self.steps = step + max(math.ceil((self.draws - drawn) / self.per_step), 0)
-        self._pace = Pace(self.per_step, self.steps, step, drawn, before.progress_at(step))
+        self._pace = StepSchedule(self.per_step, self.steps, step, drawn, before.progress_at(step))
 
 
 def agreed_progress(budget: Budget, step: int, trainer: L.Trainer) -> float:

@@ -79,7 +79,7 @@ class Schedule(Callback):
         self.budget.spent_s = state_dict["spent_s"]
 
 
-class Randomness(Callback):
+class StepSeeding(Callback):
     """Key PyTorch's own generators by the step, so that a resumed step drops out what the first one did.
 
     Args:
@@ -102,12 +102,17 @@ def completes_step(trainer: L.Trainer, batch_idx: int) -> bool:
     return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
 
 
-class Losses(Callback):
+class LossLogger(Callback):
     """Log the mean loss of every few steps; those that are not finite are the guard's to judge.
 
     Attributes:
         recent: mean of the last logged steps, for the progress bar.
     """
+
+    @property
+    def state_key(self) -> str:
+        """Key in saved states: the first name of the class, so that states of earlier versions load."""
+        return "Losses"
 
     def __init__(self, log: Log) -> None:
         self.sink = log
@@ -161,7 +166,7 @@ def _mean(losses: list[Tensor]) -> float:
     return float(stacked[torch.isfinite(stacked)].mean())
 
 
-class Evaluations(Callback):
+class ValidationCallback(Callback):
     """Evaluate at even shares of the budget and remember the best weights.
 
     Args:
@@ -176,6 +181,11 @@ class Evaluations(Callback):
         best_weights: the module's weights then.
         last: metrics of the last evaluation.
     """
+
+    @property
+    def state_key(self) -> str:
+        """Key in saved states: the first name of the class, so that states of earlier versions load."""
+        return "Evaluations"
 
     def __init__(
         self,

@@ -14,13 +14,13 @@ from medmim.config.runs import FinetuneSettings
 from medmim.encoders.recalibrate_batch_norm import unmoved_batch_norms
 from medmim.masks import Mask, tissue_share
 from medmim.methods import Method, Step
-from medmim.methods.ema_teacher import Teacher
+from medmim.methods.ema_teacher import EMATeacher
 from medmim.randomness import torch_stream
 from medmim.shapes import Hidden, Images, Scalar, Size, grid_of
 from medmim.training.budget import Budget, agreed_progress
 from medmim.training.layer_learning_rates import encoder_rates
-from medmim.training.mask_any_net_regularizer import WEIGHT, Reuse
-from medmim.training.optimizers import Optimiser
+from medmim.training.mask_any_net_regularizer import WEIGHT, MaskAnyNetRegularizer
+from medmim.training.optimizers import OptimizerConfig
 
 Loss = Callable[[nn.Module, dict[str, Tensor]], Tensor]
 
@@ -48,7 +48,7 @@ class PretrainingModule(L.LightningModule):
         lr: float,
         weight_decay: float,
         budget: Budget,
-        optimiser: Optimiser = Optimiser(),  # noqa: B008 (a frozen value)
+        optimiser: OptimizerConfig = OptimizerConfig(),  # noqa: B008 (a frozen value)
     ) -> None:
         super().__init__()
         self.method = method
@@ -127,7 +127,12 @@ class FinetuningModule(L.LightningModule):
     """
 
     def __init__(
-        self, network: nn.Module, loss: Loss, *, settings: FinetuneSettings, reuse: Reuse | None = None
+        self,
+        network: nn.Module,
+        loss: Loss,
+        *,
+        settings: FinetuneSettings,
+        reuse: MaskAnyNetRegularizer | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -138,7 +143,7 @@ class FinetuningModule(L.LightningModule):
             layer.requires_grad_(requires_grad=False)
         self.reuse = reuse
         keep = settings.ema
-        self.average = Teacher(network, momentum=keep, last_momentum=keep) if keep else None
+        self.average = EMATeacher(network, momentum=keep, last_momentum=keep) if keep else None
 
     @property
     def judged(self) -> nn.Module:
@@ -172,7 +177,7 @@ class FinetuningModule(L.LightningModule):
         if self.reuse:
             head.append(self.reuse)
         parts = [*self.rates, (head, self.settings.lr)]
-        kind = Optimiser(self.settings.optimizer, self.settings.betas)
+        kind = OptimizerConfig(self.settings.optimizer, self.settings.betas)
         optimizer = kind.over(parts, weight_decay=self.settings.weight_decay)
         late = {id(parameter) for parameter in encoder.parameters()}
         for group in optimizer.param_groups:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from medmim.encoders import Encoder
 from medmim.encoders.base import Map
 from medmim.masks import build_mask, hidden_voxels
-from medmim.methods.mask_any_net.fusion import Blend, Meeting
+from medmim.methods.mask_any_net.fusion import FusionConfig, TwoBranchEncoder
 from medmim.methods.mask_any_net.reuse_image import stitch
 from medmim.randomness import torch_stream
 from medmim.shapes import grid_of
@@ -23,7 +23,7 @@ RATIO = 0.25  # the paper's best
 WEIGHT = 0.5  # of the second loss relative to the first
 
 
-class Reuse(nn.Module):
+class MaskAnyNetRegularizer(nn.Module):
     """The auxiliary branch, and what both branches are shown at each step.
 
     Args:
@@ -35,7 +35,7 @@ class Reuse(nn.Module):
     def __init__(self, encoder: Encoder, *, spatial_dims: int, seed: int) -> None:
         super().__init__()
         level = "low" if encoder.steps() else "image"
-        self.blend = Blend(encoder, spatial_dims=spatial_dims, how=Meeting(level=level))
+        self.blend = TwoBranchEncoder(encoder, spatial_dims=spatial_dims, how=FusionConfig(level=level))
         self.mask = build_mask("combined", ratio=RATIO)
         self.cell = encoder.total_stride
         self.seed = seed
@@ -67,7 +67,7 @@ class Reuse(nn.Module):
 class _Joined(Encoder):
     """An encoder and its auxiliary branch, for one batch."""
 
-    def __init__(self, encoder: Encoder, blend: Blend, reuse: Tensor) -> None:
+    def __init__(self, encoder: Encoder, blend: TwoBranchEncoder, reuse: Tensor) -> None:
         super().__init__()
         self.encoder = encoder
         self.blend = blend

@@ -19,13 +19,13 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
 
 from medmim.config.runs import RunSettings
 from medmim.encoders.recalibrate_batch_norm import unmoved_batch_norms
-from medmim.training.nonfinite.snapshot import Before
+from medmim.training.nonfinite.snapshot import ModuleSnapshot
 
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 _CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
-def economise(module: L.LightningModule, settings: RunSettings) -> None:
+def apply_memory_options(module: L.LightningModule, settings: RunSettings) -> None:
     """Apply what the settings ask for; names and values of the weights stay as they are.
 
     Args:
@@ -76,7 +76,7 @@ class Compile(Callback):
         self.tried = True
         # a method and a network are asked for more than one thing; their parts are called as they are
         networks = [part for child in pl_module.children() for part in child.children() if _has_weights(part)]
-        before = Before(pl_module)
+        before = ModuleSnapshot(pl_module)
         for network in networks:
             network.compile()
             _fall_back(network)

@@ -16,7 +16,7 @@ Kind = Literal["adamw", "lamb", "sgd"]
 
 
 @dataclass(frozen=True)
-class Optimiser:
+class OptimizerConfig:
     """An optimiser that has not met its weights yet.
 
     Attributes:

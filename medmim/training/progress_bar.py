@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from medmim.training.budget import Budget
-from medmim.training.callbacks import Losses
+from medmim.training.callbacks import LossLogger
 
 
 class ProgressBar(Callback):
@@ -23,7 +23,9 @@ class ProgressBar(Callback):
         console: where to; standard error.
     """
 
-    def __init__(self, title: str, budget: Budget, losses: Losses, *, console: Console | None = None) -> None:
+    def __init__(
+        self, title: str, budget: Budget, losses: LossLogger, *, console: Console | None = None
+    ) -> None:
         self.budget = budget
         self.losses = losses
         self.title = title

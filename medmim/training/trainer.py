@@ -15,14 +15,14 @@ import torch
 import torch.distributed as dist
 
 from medmim.config.runs import RunSettings
-from medmim.data.loading.patches import Draws, Part, batches
+from medmim.data.loading.patches import PatchDataset, SampleRange, batches
 from medmim.data.loading.worker_failures import naming
 from medmim.encoders.sync_batch_norm import sync_batch_norms
 from medmim.errors import RunError
 from medmim.training.budget import Budget
-from medmim.training.callbacks import Evaluations, Losses, Randomness, Schedule
+from medmim.training.callbacks import LossLogger, Schedule, StepSeeding, ValidationCallback
 from medmim.training.logger import Log
-from medmim.training.memory_saving import Compile, economise
+from medmim.training.memory_saving import Compile, apply_memory_options
 from medmim.training.nonfinite.bf16_workaround import compute_small_maps_exactly
 from medmim.training.nonfinite.guard import FiniteGuard
 from medmim.training.precision import precision_for
@@ -35,7 +35,7 @@ Evaluate = Callable[[int], Mapping[str, float]]
 
 
 @dataclass(frozen=True)
-class Session:
+class FitContext:
     """What surrounds one training.
 
     Attributes:
@@ -58,7 +58,7 @@ class Session:
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FitResult:
     """What training gave.
 
     Attributes:
@@ -70,13 +70,18 @@ class Fitted:
 
     steps: int
     seconds: float
-    evaluations: Evaluations
+    evaluations: ValidationCallback
     loss: float
 
 
 def fit(
-    module: L.LightningModule, draws: Draws, evaluate: Evaluate, *, session: Session, best: str | None = None
-) -> Fitted:
+    module: L.LightningModule,
+    draws: PatchDataset,
+    evaluate: Evaluate,
+    *,
+    session: FitContext,
+    best: str | None = None,
+) -> FitResult:
     """Train `module` on `draws`; evaluate, log and save on the way.
 
     Args:
@@ -90,11 +95,11 @@ def fit(
         SystemExit: at the end of training, in every process but the first.
     """
     settings = session.settings
-    evaluations, losses = _evaluations(session, evaluate, best), Losses(session.log)
+    evaluations, losses = _evaluations(session, evaluate, best), LossLogger(session.log)
     checkpoints = _checkpoints(session, evaluations)
     guard = _guard(session, draws)
     callbacks = _in_order(session, guard, losses, evaluations, checkpoints)
-    economise(module, settings)
+    apply_memory_options(module, settings)
     if precision_for(settings.precision) == "bf16-mixed" and not torch.cuda.is_available():
         compute_small_maps_exactly(module)
     if settings.devices * settings.nodes > 1:
@@ -117,16 +122,20 @@ def fit(
         raise SystemExit(0)  # the first process keeps, tests and records what all have trained
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()  # so that no layer waits for the others
-    return Fitted(trainer.global_step, session.budget.elapsed_s, evaluations, losses.last)
+    return FitResult(trainer.global_step, session.budget.elapsed_s, evaluations, losses.last)
 
 
 def _in_order(
-    session: Session, guard: FiniteGuard, losses: Losses, evaluations: Evaluations, checkpoints: Checkpoints
+    session: FitContext,
+    guard: FiniteGuard,
+    losses: LossLogger,
+    evaluations: ValidationCallback,
+    checkpoints: Checkpoints,
 ) -> list[L.Callback]:
     """Return what surrounds each step: a state is saved when all others have done their part."""
     return [
         _schedule(session),
-        Randomness(session.settings.seed),
+        StepSeeding(session.settings.seed),
         guard,
         losses,
         ProgressBar(session.title, session.budget, losses),
@@ -139,7 +148,7 @@ def _in_order(
     ]
 
 
-def _schedule(session: Session) -> Schedule:
+def _schedule(session: FitContext) -> Schedule:
     settings = session.settings
     return Schedule(
         session.budget,
@@ -150,13 +159,13 @@ def _schedule(session: Session) -> Schedule:
     )
 
 
-def _evaluations(session: Session, evaluate: Evaluate, best: str | None) -> Evaluations:
-    return Evaluations(
+def _evaluations(session: FitContext, evaluate: Evaluate, best: str | None) -> ValidationCallback:
+    return ValidationCallback(
         evaluate, times=session.settings.evaluations, budget=session.budget, log=session.log, best=best
     )
 
 
-def _guard(session: Session, draws: Draws) -> FiniteGuard:
+def _guard(session: FitContext, draws: PatchDataset) -> FiniteGuard:
     return FiniteGuard(
         session.settings.on_nonfinite,
         limit=session.settings.nonfinite_limit,
@@ -166,7 +175,7 @@ def _guard(session: Session, draws: Draws) -> FiniteGuard:
     )
 
 
-def _checkpoints(session: Session, evaluations: Evaluations) -> Checkpoints:
+def _checkpoints(session: FitContext, evaluations: ValidationCallback) -> Checkpoints:
     return Checkpoints(
         session.folder,
         every_steps=session.settings.checkpoint_every_steps,
@@ -196,10 +205,12 @@ def workers_for(settings: RunSettings) -> int:
     return min(max(torch.get_num_threads() - 2, 0), 8)
 
 
-def _part(settings: RunSettings, budget: Budget, module: L.LightningModule, state: Path | None) -> Part:
+def _part(
+    settings: RunSettings, budget: Budget, module: L.LightningModule, state: Path | None
+) -> SampleRange:
     """Return the draws that are left, after the budget went on from a state; refuse one that is another's."""
     if state is None:
-        return Part(budget.all_draws)
+        return SampleRange(budget.all_draws)
     saved = read_state(state)
     refuse_foreign(saved, module)
     try:
@@ -210,7 +221,7 @@ def _part(settings: RunSettings, budget: Budget, module: L.LightningModule, stat
             "the saved state of this run lacks its step: start it again without --resume"
         ) from error
     passed = done * settings.batch_size * settings.accumulate
-    return Part(budget.all_draws, start=budget.drawn(done), passed=passed)
+    return SampleRange(budget.all_draws, start=budget.drawn(done), passed=passed)
 
 
 def _trainer(settings: RunSettings, budget: Budget, callbacks: list[L.Callback]) -> L.Trainer:

@@ -20,7 +20,7 @@ from server_faults import FAULTS
 from shaky_server import ShakyServer  # found by the path above
 
 from medmim.tracking.mlflow_store import Store
-from medmim.tracking.sync import Mirror, sync
+from medmim.tracking.sync import BackgroundUploader, sync
 
 CALLS = 300
 PAUSE_S = 0.02  # between two steps of a training
@@ -54,7 +54,10 @@ def main():
         for name, fault in {"well": None, **FAULTS}.items():
             recorder = store.begin(experiment="timed", name="a run", tags={"stage": "pretrain"})
             words = {"every_s": 0.5, "patience_s": 0.2}
-            with server.failing(fault), Mirror(store, recorder.run_id, server.uri, **words) as mirror:
+            with (
+                server.failing(fault),
+                BackgroundUploader(store, recorder.run_id, server.uri, **words) as mirror,
+            ):
                 spent = times(recorder)
                 recorder.finish("FINISHED")
             mirror.wait()

@@ -15,7 +15,7 @@ from medmim.encoders import build_encoder
 from medmim.errors import MedmimError, ShapeError, UsageError
 from medmim.masks import MASKS, build_mask
 from medmim.methods import METHODS, ON_PATCHES, Step, build_method
-from medmim.methods.ema_teacher import Teacher
+from medmim.methods.ema_teacher import EMATeacher
 from medmim.methods.mask_any_net.objectives import Supervision
 from medmim.methods.reconstruction import TARGETS
 
@@ -256,7 +256,7 @@ def test_only_teachers_move_after_a_step_and_by_their_schedule(name, dims):
     before = {place: value.clone() for place, value in method.state_dict().items()}
     method.after_step(0.5)
     after = method.state_dict()
-    teachers = [place for place, module in method.named_modules() if isinstance(module, Teacher)]
+    teachers = [place for place, module in method.named_modules() if isinstance(module, EMATeacher)]
     assert teachers or not target
     for place, value in method.named_parameters():
         if any(place.startswith(f"{teacher}.") for teacher in teachers):

@@ -8,7 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from medmim.data.dataset.manifest import Dataset, Volume, read_dataset
+from medmim.data.dataset.manifest import Dataset, VolumeRecord, read_dataset
 from medmim.data.formats import geometry
 from medmim.data.formats.nifti import Image, read_image
 from medmim.stages.ingest import ingest
@@ -35,7 +35,7 @@ def references() -> list[tuple[str, Image]]:
     return found
 
 
-def fits(volume: Volume, dataset: Dataset, reference: Image) -> bool:
+def fits(volume: VolumeRecord, dataset: Dataset, reference: Image) -> bool:
     """Same voxels, once the reference's axes run as those of the volume."""
     image = read_image(dataset.root / volume.image)
     turned = geometry.along(reference, image.affine)

@@ -19,10 +19,10 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from medmim.data.dicom.convert import convert
 from medmim.data.dicom.series import stacks_of
-from medmim.data.dicom.slices import Picture, Refused, Slice, Stack
+from medmim.data.dicom.slices import RejectedSlices, SingleImage, Slice, SliceStack
 from medmim.data.formats.nifti import Image, read_image
 from medmim.data.ingest.dicom_series import _DAMAGE
-from medmim.data.ingest.scan import look_at
+from medmim.data.ingest.scan import scan_file
 
 MR = "1.2.840.10008.5.1.4.1.1.4"
 ROWS, COLUMNS, COUNT = 12, 14, 12
@@ -222,7 +222,7 @@ def outcome(name: str, seed: int, folder: Path) -> str:
     for number, dataset in enumerate(made):
         path = folder / f"{number}"
         dataset.save_as(path, enforce_file_format=False)
-        seen = look_at(path)
+        seen = scan_file(path)
         if seen.series and seen.reason in _DAMAGE:
             blocked[seen.series] = "damaged_series"
         for header in seen.headers:
@@ -232,13 +232,15 @@ def outcome(name: str, seed: int, folder: Path) -> str:
             slices.append(Slice(number, path, header))
     said = []
     for verdict in stacks_of(slices, blocked):
-        said.append("refused" if isinstance(verdict, Refused) else _judged(verdict, scene, folder, made))
+        said.append(
+            "refused" if isinstance(verdict, RejectedSlices) else _judged(verdict, scene, folder, made)
+        )
     wrong = [one for one in said if one not in ("refused", "right", "picture", "repaired")]
     return wrong[0] if wrong else "right" if "right" in said else said[0]
 
 
-def _judged(verdict: Stack | Picture, scene: Scene, folder: Path, made: list[FileDataset]) -> str:
-    if isinstance(verdict, Picture):
+def _judged(verdict: SliceStack | SingleImage, scene: Scene, folder: Path, made: list[FileDataset]) -> str:
+    if isinstance(verdict, SingleImage):
         return "picture"
     facts = convert(
         [str(one.path) for one in verdict.slices],
@@ -254,7 +256,7 @@ def _judged(verdict: Stack | Picture, scene: Scene, folder: Path, made: list[Fil
     return _compared(image, verdict, scene)
 
 
-def _compared(image: Image, stack: Stack, scene: Scene) -> str:
+def _compared(image: Image, stack: SliceStack, scene: Scene) -> str:
     """Compare every voxel with the scene at the place that the affine gives."""
     indices = np.indices(image.array.shape).reshape(3, -1).T
     ras = indices @ image.affine[:3, :3].T + image.affine[:3, 3]
@@ -296,10 +298,10 @@ def test_the_check_finds_what_is_silent(tmp_path: Path):
     slices = []
     for number, dataset in enumerate(made):
         dataset.save_as(tmp_path / f"{number}")
-        header = look_at(tmp_path / f"{number}").header
+        header = scan_file(tmp_path / f"{number}").header
         assert header is not None
         slices.append(Slice(number, tmp_path / f"{number}", header))
     (stack,) = stacks_of(slices, {})
-    assert isinstance(stack, Stack)
+    assert isinstance(stack, SliceStack)
     assert "off by" in _judged(stack, scene, tmp_path, made)
     assert dcmread(tmp_path / "4").Rows == ROWS

@@ -17,8 +17,8 @@ from pydicom.dataset import FileDataset
 from pydicom.uid import JPEGExtended12Bit
 
 from medmim.data.dicom.series import stacks_of
-from medmim.data.dicom.slices import Refused, Slice, Stack, Verdict
-from medmim.data.ingest.scan import look_at
+from medmim.data.dicom.slices import RejectedSlices, Slice, SliceStack, Verdict
+from medmim.data.ingest.scan import scan_file
 
 PLACES, TIMES = 9, 3
 Tweak = Callable[[FileDataset, int, int], None]
@@ -29,7 +29,7 @@ def verdicts_of(tmp_path: Path, made: list[FileDataset]) -> list[Verdict]:
     for number, dataset in enumerate(made):
         path = tmp_path / f"{number}.dcm"
         dataset.save_as(path, enforce_file_format=True)
-        seen = look_at(path)
+        seen = scan_file(path)
         assert seen.fate is None, seen.reason
         slices += [Slice(number, path, header) for header in seen.headers]
     return stacks_of(slices, {})
@@ -50,7 +50,7 @@ def series(tweak: Tweak, *, by_place: bool = False) -> list[FileDataset]:
     return made
 
 
-def times_and_places(stack: Stack, made: list[FileDataset]) -> tuple[set[str], list[int]]:
+def times_and_places(stack: SliceStack, made: list[FileDataset]) -> tuple[set[str], list[int]]:
     parts = [made[one.number].SOPInstanceUID.split(".")[-2:] for one in stack.slices]
     return {time for time, _ in parts}, [int(place) for _, place in parts]
 
@@ -58,7 +58,7 @@ def times_and_places(stack: Stack, made: list[FileDataset]) -> tuple[set[str], l
 def check_volumes(verdicts: list[Verdict], made: list[FileDataset]) -> None:
     assert len(verdicts) == TIMES
     for verdict in verdicts:
-        assert isinstance(verdict, Stack), verdict
+        assert isinstance(verdict, SliceStack), verdict
         times, places = times_and_places(verdict, made)
         assert (len(times), places) == (1, list(range(PLACES)))
 
@@ -121,7 +121,7 @@ def test_slabs_that_overlap_are_two_volumes(tmp_path: Path):
         dataset.AcquisitionNumber = 1 + number // 6
         dataset.SOPInstanceUID = f"1.2.3.4.9.{number}"
     found = verdicts_of(tmp_path, made)
-    assert [len(one.slices) for one in found if isinstance(one, Stack)] == [6, 6]
+    assert [len(one.slices) for one in found if isinstance(one, SliceStack)] == [6, 6]
 
 
 def test_phase_is_told_from_magnitude(tmp_path: Path):
@@ -142,14 +142,14 @@ def grid(dataset: FileDataset, *, by_type: bool) -> FileDataset:
 def test_a_grid_in_a_vendors_own_order_is_refused(tmp_path: Path, by_type: bool):
     """As a lone picture, or as slices of a stack, it would be silently wrong."""
     grid(make_slice(0), by_type=by_type).save_as(tmp_path / "file", enforce_file_format=True)
-    assert look_at(tmp_path / "file").reason == "vendor_grid"
+    assert scan_file(tmp_path / "file").reason == "vendor_grid"
 
 
 def test_one_slice_a_picture_is_no_grid(tmp_path: Path):
     dataset = make_slice(0)
     dataset.private_block(0x0065, "Image Private Header", create=True).add_new(0x50, "DS", "1")
     dataset.save_as(tmp_path / "file", enforce_file_format=True)
-    assert look_at(tmp_path / "file").fate is None
+    assert scan_file(tmp_path / "file").fate is None
 
 
 def test_mosaics_in_frames_are_refused(tmp_path: Path):
@@ -157,11 +157,11 @@ def test_mosaics_in_frames_are_refused(tmp_path: Path):
     for frame in dataset.PerFrameFunctionalGroupsSequence:
         frame.MRImageFrameTypeSequence = [item(FrameType=["ORIGINAL", "PRIMARY", "FMRI", "MOSAIC"])]
     dataset.save_as(tmp_path / "file", enforce_file_format=True)
-    assert look_at(tmp_path / "file").reason == "multiframe_without_geometry"
+    assert scan_file(tmp_path / "file").reason == "multiframe_without_geometry"
     dataset = make_enhanced(4)
     dataset.ImageType = ["ORIGINAL", "PRIMARY", "FMRI", "MOSAIC"]
     dataset.save_as(tmp_path / "file", enforce_file_format=True)
-    assert look_at(tmp_path / "file").reason == "mosaic_without_geometry"
+    assert scan_file(tmp_path / "file").reason == "mosaic_without_geometry"
 
 
 def test_mosaics_without_their_private_header_are_refused(tmp_path: Path):
@@ -169,7 +169,7 @@ def test_mosaics_without_their_private_header_are_refused(tmp_path: Path):
     for tag in [element.tag for element in dataset if element.tag.is_private]:
         del dataset[tag]
     dataset.save_as(tmp_path / "file", enforce_file_format=True)
-    assert look_at(tmp_path / "file").reason == "mosaic_without_geometry"
+    assert scan_file(tmp_path / "file").reason == "mosaic_without_geometry"
 
 
 def test_philips_directions_beside_their_trace(tmp_path: Path):
@@ -184,14 +184,16 @@ def test_philips_directions_beside_their_trace(tmp_path: Path):
             said["DiffusionGradientDirectionSequence"] = [item(DiffusionGradientOrientation=direction)]
         frame.MRDiffusionSequence = [item(**said)]
     found = verdicts_of(tmp_path, [dataset])
-    frames = [sorted(one.header.frame for one in stack.slices) for stack in found if isinstance(stack, Stack)]
+    frames = [
+        sorted(one.header.frame for one in stack.slices) for stack in found if isinstance(stack, SliceStack)
+    ]
     assert sorted(frames) == [list(range(first, first + 4)) for first in range(0, 20, 4)]
 
 
 def test_a_volume_with_a_slice_too_few_is_refused(tmp_path: Path):
     made = series(trigger(lambda place, time: 1000.0 * time + 37.0 * place))
     del made[4]
-    assert all(isinstance(one, Refused) for one in verdicts_of(tmp_path, made))
+    assert all(isinstance(one, RejectedSlices) for one in verdicts_of(tmp_path, made))
 
 
 @pytest.mark.parametrize(("bits", "reason"), [(12, "jpeg_12_bit"), (8, None)])
@@ -205,4 +207,4 @@ def test_extended_jpeg_of_twelve_bits_has_a_reason_of_its_own(tmp_path: Path, bi
     )
     dataset["PixelData"].VR, dataset["PixelData"].is_undefined_length = "OB", True
     dataset.save_as(tmp_path / "file", enforce_file_format=True)
-    assert (look_at(tmp_path / "file").reason or None) == reason
+    assert (scan_file(tmp_path / "file").reason or None) == reason

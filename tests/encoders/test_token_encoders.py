@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medmim.encoders.patch_tokens import as_map, as_sequence, choose, wave_positions
+from medmim.encoders.patch_tokens import as_map, as_sequence, select_patches, wave_positions
 
 UNEQUAL = torch.tensor(
     [[[True, False, True], [False, True, True]], [[False, False, True], [False, False, False]]]
@@ -14,7 +14,7 @@ UNEQUAL = torch.tensor(
 
 
 def test_chosen_patches_are_in_grid_order_and_fillers_are_zero():
-    chosen = choose(UNEQUAL)
+    chosen = select_patches(UNEQUAL)
     sequence = torch.arange(1.0, 13).reshape(2, 6, 1)
     assert chosen.take(sequence).squeeze(-1).tolist() == [[1, 3, 5, 6], [9, 0, 0, 0]]
     assert chosen.real.tolist() == [[True] * 4, [True, False, False, False]]
@@ -22,14 +22,14 @@ def test_chosen_patches_are_in_grid_order_and_fillers_are_zero():
 
 
 def test_equal_counts_have_no_fillers():
-    assert choose(UNEQUAL[:1]).real is None
-    assert choose(UNEQUAL[:1]).weight.squeeze(-1).tolist() == [[1, 1, 1, 1]]
+    assert select_patches(UNEQUAL[:1]).real is None
+    assert select_patches(UNEQUAL[:1]).weight.squeeze(-1).tolist() == [[1, 1, 1, 1]]
 
 
 def test_nothing_of_a_filler_comes_through_not_even_infinity():
     sequence = torch.full((2, 6, 3), torch.inf)
     sequence[UNEQUAL.flatten(1)] = 1.0
-    assert choose(UNEQUAL).take(sequence).isfinite().all()
+    assert select_patches(UNEQUAL).take(sequence).isfinite().all()
 
 
 @settings(deadline=None, max_examples=60)
@@ -39,7 +39,7 @@ def test_what_is_taken_is_put_back_where_it_was(batch, height, width, seed):
     where = torch.rand(batch, height, width, generator=generator) < 0.5
     where[:, 0, 0] = True
     sequence = torch.randn(batch, height * width, 2, generator=generator)
-    chosen = choose(where)
+    chosen = select_patches(where)
     other = torch.zeros_like(sequence)
     back = chosen.put(chosen.take(sequence), other)
     assert torch.equal(back, torch.where(where.flatten(1).unsqueeze(-1), sequence, other))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from medmim.encoders.patch_tokens import as_sequence, choose
+from medmim.encoders.patch_tokens import as_sequence, select_patches
 from medmim.encoders.vit import ViTEncoder
 from medmim.errors import ShapeError, UsageError
 
@@ -27,7 +27,7 @@ def test_all_patches_chosen_equals_the_whole_image(dims, class_token):
     encoder, images = build(dims, class_token=class_token), images_for(dims)
     patches = encoder.embed(images)
     everywhere = torch.ones_like(patches[:, 0], dtype=torch.bool)
-    chosen = encoder.encode_chosen(patches, choose(everywhere))
+    chosen = encoder.encode_chosen(patches, select_patches(everywhere))
     torch.testing.assert_close(chosen, as_sequence(encoder(images)[-1]), rtol=1e-5, atol=1e-5)
 
 
@@ -39,9 +39,9 @@ def test_samples_of_unequal_counts_are_computed_as_if_alone(dims, class_token):
     kept = torch.zeros_like(patches[:, 0], dtype=torch.bool)
     for sample, count in enumerate((1, 4, 7)):
         kept.flatten(1)[sample, torch.randperm(kept[0].numel())[:count]] = True
-    together = encoder.encode_chosen(patches, choose(kept))
+    together = encoder.encode_chosen(patches, select_patches(kept))
     for sample, count in enumerate((1, 4, 7)):
-        alone = encoder.encode_chosen(patches[[sample]], choose(kept[[sample]]))
+        alone = encoder.encode_chosen(patches[[sample]], select_patches(kept[[sample]]))
         torch.testing.assert_close(together[[sample], :count], alone, rtol=1e-5, atol=1e-5)
 
 
@@ -53,7 +53,8 @@ def test_patches_left_out_do_not_change_the_others_bit_for_bit(dims):
     kept.flatten(1)[0, :3] = kept.flatten(1)[1, :5] = True
     disturbed = patches.where(kept.unsqueeze(1), torch.inf)
     assert torch.equal(
-        encoder.encode_chosen(patches, choose(kept)), encoder.encode_chosen(disturbed, choose(kept))
+        encoder.encode_chosen(patches, select_patches(kept)),
+        encoder.encode_chosen(disturbed, select_patches(kept)),
     )
 
 

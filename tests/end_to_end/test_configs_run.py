@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from medmim import files
 from medmim.cli import main
-from medmim.stages.study.engines import Here
+from medmim.stages.study.engines import LocalEngine
 from medmim.stages.study.training_process import run_here
 
 CONFIGS = sorted(files.shipped("configs").glob("*/*.yaml"))
@@ -73,7 +73,7 @@ def test_preset(path, tiny_dataset, study, home_of_all, monkeypatch):
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_study(path, tiny_dataset, home, monkeypatch):
     monkeypatch.setattr(
-        "medmim.stages.study.runner.Here", partial(Here, run_here)
+        "medmim.stages.study.runner.Here", partial(LocalEngine, run_here)
     )  # a process each has tests of its own
     words = [word for change in ONE_CELL for word in ("--set", change)]
     result = run("study", path.stem, "--data", tiny_dataset, *words)

@@ -6,18 +6,18 @@ import torch
 
 from medmim.config.runs import FinetuneSettings
 from medmim.data.dataset.manifest import read_dataset
-from medmim.data.loading.patches import Draws, segmentation_patches
-from medmim.data.loading.preprocess import Volumes
-from medmim.data.loading.preprocessing_plan import Plan
+from medmim.data.loading.patches import PatchDataset, segmentation_patches
+from medmim.data.loading.preprocess import VolumeLoader
+from medmim.data.loading.preprocessing_plan import PreprocessingPlan
 from medmim.encoders import build_encoder
 from medmim.heads import build_head
 from medmim.tracking.recorder import MemoryRecorder
 from medmim.training.budget import budget_for
 from medmim.training.lightning_modules import FinetuningModule
 from medmim.training.tasks.segmentation import Segmentation
-from medmim.training.trainer import Session, fit
+from medmim.training.trainer import FitContext, fit
 
-PLAN = Plan(3, (8, 8, 8))
+PLAN = PreprocessingPlan(3, (8, 8, 8))
 
 
 WORDS = {"steps": 6, "evaluations": 3, "lr": 1e-2, "weight_decay": 0.0}
@@ -51,9 +51,11 @@ class Study:
 
         volumes = read_dataset(self.dataset).volumes
         budget = budget or budget_for(self.settings, volumes=len(volumes))
-        prepare = Volumes(self.dataset, PLAN, cache_gb=1.0)
-        draws = Draws(volumes, prepare, segmentation_patches(PLAN, foreground=0.5), labelled=True, seed=0)
-        session = Session(self.settings, budget, self.log, self.folder, "test", resume)
+        prepare = VolumeLoader(self.dataset, PLAN, cache_gb=1.0)
+        draws = PatchDataset(
+            volumes, prepare, segmentation_patches(PLAN, foreground=0.5), labelled=True, seed=0
+        )
+        session = FitContext(self.settings, budget, self.log, self.folder, "test", resume)
         fitted = fit(module, draws, evaluate, session=session, best=best)
         return fitted, {name: value.clone() for name, value in module.state_dict().items()}
 

@@ -4,7 +4,7 @@ import hashlib
 
 import numpy as np
 
-from medmim.data.dataset.manifest import DatasetInfo, LedgerRow, Volume, write_dataset
+from medmim.data.dataset.manifest import DatasetInfo, LedgerRow, VolumeRecord, write_dataset
 from medmim.data.dataset.splits import assign_splits
 from medmim.data.formats.annotations import boxes_around, boxes_of
 from medmim.data.formats.nifti import Image, encode_image
@@ -32,7 +32,7 @@ def row(
     subject="p0", number=0, *, shape=SHAPE, spacing=(1.0, 1.0, 1.0), orientation="RAS", label=True, split=None
 ):
     """A row of the manifest whose files do not exist."""
-    return Volume(
+    return VolumeRecord(
         id=hashlib.sha256(f"{subject}/{number}".encode()).hexdigest()[:16],
         subject=subject,
         study=f"study{number}",

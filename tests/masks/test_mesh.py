@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from medmim.masks import Draw, build_mask, hidden_count, mesh
+from medmim.masks import MaskRequest, build_mask, hidden_count, mesh
 
 GRIDS = [(7, 7), (8, 8), (14, 10), (4, 6, 8), (3, 3, 3), (8, 8, 8)]
 RATIOS = [0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.875, 0.9]
@@ -88,7 +88,7 @@ def test_every_cell_is_hidden_equally_often(grid):
 
 @pytest.mark.parametrize("grid", [(1, 9), (33, 2), (5, 1, 7)], ids=str)
 def test_ranks_are_unique_so_that_no_tie_is_broken_by_place(grid):
-    request = Draw(8, grid, hidden_count(math.prod(grid), 0.6), torch.Generator().manual_seed(0))
+    request = MaskRequest(8, grid, hidden_count(math.prod(grid), 0.6), torch.Generator().manual_seed(0))
     rank = build_mask("mesh", ratio=0.6).rank(request).flatten(1)
     assert all(len(set(row)) == len(row) for row in rank.tolist())
 

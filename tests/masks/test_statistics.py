@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from medmim.masks import build_mask
-from medmim.masks.statistics import card, density_variance, distances_to_visible
+from medmim.masks.statistics import density_variance, distances_to_visible, mask_statistics
 
 GRIDS = [(7, 5), (2, 6), (4, 3, 5)]
 
@@ -52,20 +52,20 @@ def test_tissue_and_lesion():
     hidden[0, 0, 0] = True  # one of eight tissue cells, half of the lesion
     hidden[1, 3, 3] = True  # no tissue, all of the lesion
     hidden[2, 1, 1] = True  # tissue; no lesion in this sample
-    found = card(hidden, requested_ratio=1 / 16, images=images, labels=labels)
+    found = mask_statistics(hidden, requested_ratio=1 / 16, images=images, labels=labels)
     assert found.tissue_hidden == pytest.approx((1 / 8 + 0 + 1 / 8) / 3)
     assert found.lesion_hidden == pytest.approx((0.5 + 1.0) / 2)
     assert found.lesion_lost == pytest.approx(0.5)
 
 
 def test_without_image_or_lesion_there_are_no_numbers():
-    plain = card(masks((4, 4)), requested_ratio=0.6)
+    plain = mask_statistics(masks((4, 4)), requested_ratio=0.6)
     assert (plain.tissue_hidden, plain.lesion_hidden, plain.lesion_lost) == (None,) * 3
     empty = torch.zeros(3, 1, 8, 8, dtype=torch.uint8)
-    bare = card(masks((4, 4)), requested_ratio=0.6, images=torch.ones(3, 1, 8, 8), labels=empty)
+    bare = mask_statistics(masks((4, 4)), requested_ratio=0.6, images=torch.ones(3, 1, 8, 8), labels=empty)
     assert (bare.tissue_hidden, bare.lesion_hidden) == (None, None)
 
 
 def test_states_both_ratios():
-    found = card(masks((3, 3), ratio=0.7), requested_ratio=0.7).as_json()
+    found = mask_statistics(masks((3, 3), ratio=0.7), requested_ratio=0.7).as_json()
     assert (found["requested_ratio"], found["realised_ratio"]) == (0.7, round(6 / 9, 6))

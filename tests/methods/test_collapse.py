@@ -20,7 +20,7 @@ import pytest
 import torch
 from PIL import Image
 
-from medmim.data.loading.probe_images import Exhibits
+from medmim.data.loading.probe_images import ProbeImages
 from medmim.encoders import build_encoder
 from medmim.masks import build_mask
 from medmim.methods import build_method
@@ -54,7 +54,7 @@ def train(slices, **options):
     words = {"similarity": 0.0, "projector": 0, **options}
     method = build_method("latent_mim", encoder=encoder, spatial_dims=2, cell=(8, 8), **words)
     nothing = torch.zeros_like(slices, dtype=torch.long)
-    unknown = Exhibits(
+    unknown = ProbeImages(
         slices, -torch.ones(len(slices), dtype=torch.long), nothing, torch.zeros(len(slices)) > 0
     )
     monitors = Monitors(encoder, None, unknown, precision="fp32")

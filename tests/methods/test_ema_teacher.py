@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from medmim.errors import UsageError
-from medmim.methods.ema_teacher import Teacher
+from medmim.methods.ema_teacher import EMATeacher
 
 
 def student():
@@ -25,7 +25,7 @@ def disturb(network, seed):
 
 def test_weights_follow_the_average_written_out_in_float64():
     network = student()
-    teacher = Teacher(network, momentum=0.9, last_momentum=0.98)
+    teacher = EMATeacher(network, momentum=0.9, last_momentum=0.98)
     expected = {name: value.double() for name, value in network.named_parameters()}
     for step in range(1, 6):
         disturb(network, step)
@@ -42,12 +42,12 @@ def test_weights_follow_the_average_written_out_in_float64():
 
 @pytest.mark.parametrize(("progress", "momentum"), [(0.0, 0.99), (0.5, 0.995), (1.0, 1.0)])
 def test_the_momentum_rises_along_a_cosine(progress, momentum):
-    assert Teacher(student()).momentum_at(progress) == pytest.approx(momentum, abs=1e-12)
+    assert EMATeacher(student()).momentum_at(progress) == pytest.approx(momentum, abs=1e-12)
 
 
 def test_a_momentum_of_nothing_copies_and_of_one_keeps():
     network = student()
-    copying, keeping = Teacher(network, momentum=0.0, last_momentum=0.0), Teacher(network, momentum=1.0)
+    copying, keeping = EMATeacher(network, momentum=0.0, last_momentum=0.0), EMATeacher(network, momentum=1.0)
     before = {name: value.clone() for name, value in network.named_parameters()}
     disturb(network, 1)
     for teacher in (copying, keeping):
@@ -59,7 +59,7 @@ def test_a_momentum_of_nothing_copies_and_of_one_keeps():
 
 def test_buffers_are_copied():
     network = student()
-    teacher = Teacher(network)
+    teacher = EMATeacher(network)
     disturb(network, 1)
     teacher.update(network, progress=0.0)
     for ours, theirs in zip(teacher.network.buffers(), network.buffers(), strict=True):
@@ -69,7 +69,7 @@ def test_buffers_are_copied():
 
 def test_no_gradient_and_no_chance_reach_the_teacher():
     network = student()
-    teacher = Teacher(network)
+    teacher = EMATeacher(network)
     images = torch.randn(4, 3, requires_grad=True)
     teacher.train()
     first, second = teacher(images), teacher(images)
@@ -81,7 +81,7 @@ def test_no_gradient_and_no_chance_reach_the_teacher():
 
 
 def test_it_is_asked_in_evaluation_and_left_as_it_stood():
-    teacher = Teacher(student())
+    teacher = EMATeacher(student())
     for mode in (True, False):
         teacher.train(mode)
         with teacher.asked() as network:
@@ -92,7 +92,7 @@ def test_it_is_asked_in_evaluation_and_left_as_it_stood():
 
 def test_the_student_is_not_moved():
     network = student()
-    teacher = Teacher(network)
+    teacher = EMATeacher(network)
     disturb(network, 1)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     teacher.update(network, progress=0.5)
@@ -101,7 +101,7 @@ def test_the_student_is_not_moved():
 
 def test_the_state_holds_everything():
     network = student()
-    teacher, other = Teacher(network), Teacher(student())
+    teacher, other = EMATeacher(network), EMATeacher(student())
     disturb(network, 1)
     teacher.update(network, progress=0.0)
     other.load_state_dict(teacher.state_dict())
@@ -114,4 +114,4 @@ def test_the_state_holds_everything():
 )
 def test_refuses_a_momentum_that_is_none(words):
     with pytest.raises(UsageError, match=r"^method_options: expected 0 ≤ momentum ≤ last_momentum ≤ 1, got "):
-        Teacher(student(), **words)
+        EMATeacher(student(), **words)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from medmim.encoders.patch_tokens import choose, wave_positions
+from medmim.encoders.patch_tokens import select_patches, wave_positions
 from medmim.errors import UsageError
 from medmim.methods.token_decoder import DECODERS, CrossDecoder
 
@@ -22,9 +22,9 @@ def problem(counts=(7, 7), *, seed=0):
     hidden = torch.zeros(len(counts), *GRID, dtype=torch.bool)
     for sample, count in enumerate(counts):
         hidden[sample].view(-1)[torch.randperm(12, generator=generator)[:count]] = True
-    visible = choose(~hidden)
+    visible = select_patches(~hidden)
     latents = torch.randn(*visible.index.shape, 10, generator=generator)
-    return latents, visible, choose(hidden)
+    return latents, visible, select_patches(hidden)
 
 
 @every_decoder
@@ -37,7 +37,7 @@ def test_samples_of_unequal_counts_are_decoded_as_if_alone(name, cues):
     for sample, count in enumerate((3, 8)):
         hidden = torch.zeros(12, dtype=torch.bool)
         hidden[wanted.index[sample, :count]] = True
-        alone = choose(hidden.reshape(1, *GRID)), choose(~hidden.reshape(1, *GRID))
+        alone = select_patches(hidden.reshape(1, *GRID)), select_patches(~hidden.reshape(1, *GRID))
         expected = decoder(latents[[sample], : 12 - count], alone[1], alone[0], GRID)
         torch.testing.assert_close(together[[sample], :count], expected, rtol=1e-5, atol=1e-5)
 

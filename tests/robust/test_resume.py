@@ -15,9 +15,9 @@ import torch
 
 from medmim.config.runs import FinetuneSettings, PretrainSettings
 from medmim.data.dataset.manifest import read_dataset
-from medmim.data.loading.patches import Draws, pretraining_patches, segmentation_patches
-from medmim.data.loading.preprocess import Volumes
-from medmim.data.loading.preprocessing_plan import Plan
+from medmim.data.loading.patches import PatchDataset, pretraining_patches, segmentation_patches
+from medmim.data.loading.preprocess import VolumeLoader
+from medmim.data.loading.preprocessing_plan import PreprocessingPlan
 from medmim.encoders import build_encoder
 from medmim.errors import Stopped
 from medmim.heads import build_head
@@ -29,10 +29,10 @@ from medmim.training.lightning_modules import FinetuningModule, PretrainingModul
 from medmim.training.resume.state_file import read_state
 from medmim.training.resume.states import has_state, verified_state
 from medmim.training.tasks.segmentation import Segmentation
-from medmim.training.trainer import Session, fit
+from medmim.training.trainer import FitContext, fit
 
 STEPS, BATCH, EVERY = 9, 2, 3
-PLAN = Plan(3, (8, 8, 8))
+PLAN = PreprocessingPlan(3, (8, 8, 8))
 NARROW = {"projector": 16, "decoder": {"cross": {"width": 32, "depth": 1}}}
 WORDS = {**tiny.TINY, "batch_size": BATCH, "steps": STEPS, "evaluations": 2, "checkpoint_every_steps": EVERY}
 
@@ -103,9 +103,9 @@ class Training:
             return compute(batch, batch_idx)
 
         module.training_step = training_step
-        draws = Draws(
+        draws = PatchDataset(
             read_dataset(self.dataset).volumes,
-            Volumes(self.dataset, PLAN, cache_gb=1.0),
+            VolumeLoader(self.dataset, PLAN, cache_gb=1.0),
             self.patches,
             labelled=self.labelled,
             seed=0,
@@ -114,7 +114,7 @@ class Training:
         def evaluate(step):
             return {"val/sum": float(sum(p.double().sum() for p in module.parameters()))}
 
-        session = Session(
+        session = FitContext(
             self.settings, Budget(steps=STEPS, per_step=BATCH), log, self.folder, "test", resume
         )
         fitted = fit(module, draws, evaluate, session=session, best="val/sum")

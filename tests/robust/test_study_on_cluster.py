@@ -12,15 +12,15 @@ import tiny
 
 from medmim.config.study import StudySettings
 from medmim.data.sandbox.ray_cluster import connect_ray
-from medmim.stages.study.engines import Here, OnRay, StudyEngine
-from medmim.stages.study.runner import Studied, study
+from medmim.stages.study.engines import LocalEngine, RayStudyEngine, StudyEngine
+from medmim.stages.study.runner import StudyResult, study
 from medmim.stages.study.training_process import run_here
 from medmim.tracking.mlflow_store import Store
 
 SHARED = {**tiny.TINY, "steps": 60, "evaluations": 1, "checkpoint_every_steps": 10}
 
 
-def run(data: Path, home: Path, engine: StudyEngine) -> Studied:
+def run(data: Path, home: Path, engine: StudyEngine) -> StudyResult:
     pretrain = {**SHARED, "method_options": {"decoder_width": 8}}
     words = {"name": "spread", "data": data, "masks": ["mesh"], "ratios": [0.5, 0.7]}
     settings = StudySettings.model_validate({**words, "pretrain": pretrain, "finetune": SHARED})
@@ -50,10 +50,10 @@ def test_a_node_that_dies_changes_no_number(tmp_path: Path, new_home: Any, clust
     killer = threading.Thread(target=kill_a_node_at_work, args=(made, nodes, homes[0]))
     killer.start()
     with connect_ray(made.address) as ray:
-        spread = run(data, homes[0], OnRay(ray))
+        spread = run(data, homes[0], RayStudyEngine(ray))
     killer.join()
     assert len(nodes) == 1
-    local = run(data, homes[1], Here(run_here))
+    local = run(data, homes[1], LocalEngine(run_here))
     for found in (spread, local):
         assert found.failures == ()
         assert found.concluded is not None

@@ -9,11 +9,11 @@ import tiny
 
 from medmim import files
 from medmim.config.runs import FinetuneSettings, PretrainSettings
-from medmim.data.dataset.channels import Stack, channels_of, stacked, with_channels
+from medmim.data.dataset.channels import ChannelStack, channels_of, stacked, with_channels
 from medmim.data.dataset.manifest import read_dataset
 from medmim.data.formats.nifti import Image, encode_image, read_image
-from medmim.data.loading.preprocess import Volumes, prepare
-from medmim.data.loading.preprocessing_plan import Plan
+from medmim.data.loading.preprocess import VolumeLoader, preprocess
+from medmim.data.loading.preprocessing_plan import PreprocessingPlan
 from medmim.errors import DataError, UsageError
 from medmim.stages.export.run import export
 from medmim.stages.finetune.run import finetune
@@ -24,7 +24,7 @@ from medmim.tracking.mlflow_store import Store
 
 CHANNELS = ("t1+pre", "t1+post", "t2", "flair")
 CONTRASTS = ("t1n", "t1c", "t2w", "t2f")
-PLAN = Plan(3, (16, 16, 16))
+PLAN = PreprocessingPlan(3, (16, 16, 16))
 
 
 def quiet(line):
@@ -67,14 +67,14 @@ def test_visits_become_cases_with_channels_in_the_order_asked_for(brats):
         assert {one.subject for one in channels_of(case)} == {case.subject}
         assert case.label
     assert channels_of(dataset.volumes[0]) == (dataset.volumes[0],)
-    assert Stack.model_fields.keys() - type(dataset.volumes[0]).model_fields.keys() == {"channels"}
+    assert ChannelStack.model_fields.keys() - type(dataset.volumes[0]).model_fields.keys() == {"channels"}
 
 
 def test_each_channel_is_normalised_for_itself(brats):
     dataset = read_dataset(brats / "data")
     (case, *_), _ = stacked(dataset.volumes, CHANNELS)
-    made = prepare(dataset.root, case, PLAN)
-    alone = [prepare(dataset.root, one, PLAN) for one in channels_of(case)]
+    made = preprocess(dataset.root, case, PLAN)
+    alone = [preprocess(dataset.root, one, PLAN) for one in channels_of(case)]
     assert made.image.shape == (4, *tiny.SHAPE)
     for channel, one in zip(made.image, alone, strict=True):
         np.testing.assert_allclose(channel, one.image[0], atol=1e-6)
@@ -89,7 +89,7 @@ def test_what_is_kept_on_disk_is_told_apart(brats, tmp_path):
     both, _ = stacked(dataset.volumes, CHANNELS[:2])  # the visit that lacks one of four is among these
     (fewer,) = (case for case in both if case.id == whole.id)
     for case, count in ((whole, 4), (fewer, 2), (whole, 4)):
-        volumes = Volumes(dataset.root, PLAN, cache_gb=1.0, disk=DiskCache(tmp_path, limit_gb=1.0))
+        volumes = VolumeLoader(dataset.root, PLAN, cache_gb=1.0, disk=DiskCache(tmp_path, limit_gb=1.0))
         assert len(volumes(case).image) == count
 
 
@@ -128,7 +128,7 @@ def test_channels_on_different_grids_are_refused(tmp_path):
     with pytest.raises(
         DataError, match=r"its channels lie on different grids; expected co-registered"
     ) as caught:
-        prepare(dataset.root, case, PLAN)
+        preprocess(dataset.root, case, PLAN)
     assert caught.value.reason == "channels_differ"
 
 

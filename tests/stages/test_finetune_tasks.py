@@ -7,7 +7,7 @@ from interruption import PowerCutError, cut_power
 from safetensors.torch import load_file
 
 from medmim.config.runs import FinetuneSettings
-from medmim.data.dataset.manifest import Box, DatasetInfo, read_dataset, write_dataset
+from medmim.data.dataset.manifest import BoxRecord, DatasetInfo, read_dataset, write_dataset
 from medmim.data.dataset.partition import patient_digest
 from medmim.encoders import build_encoder
 from medmim.errors import DataError, TransferError, UsageError
@@ -144,7 +144,7 @@ def with_rows(root, change):
 
 
 def test_wrong_boxes_are_refused_or_clipped(tmp_path, home):
-    outside = Box.model_validate({"class": "core", "box": (4, 4, 4, 9, 9, 30)})
+    outside = BoxRecord.model_validate({"class": "core", "box": (4, 4, 4, 9, 9, 30)})
     data = with_rows(tmp_path, lambda row: row.model_copy(update={"boxes": (outside,)}))
     with pytest.raises(DataError, match=r"boxes cannot be used: volume .*outside of its image"):
         finetune(settings(data, "detect"), home=home, say=quiet)

@@ -18,8 +18,8 @@ from medmim.cli import main
 from medmim.config.runs import PretrainSettings
 from medmim.data.dataset.manifest import LedgerRow, read_dataset
 from medmim.data.formats.nifti import Image, encode_image, read_image
-from medmim.data.loading.patches import Draws, pretraining_patches
-from medmim.data.loading.preprocess import Volumes
+from medmim.data.loading.patches import PatchDataset, pretraining_patches
+from medmim.data.loading.preprocess import VolumeLoader
 from medmim.data.loading.preprocessing_plan import plan_for
 from medmim.data.sandbox.sandbox import Sandbox
 from medmim.files import read_jsonl
@@ -418,8 +418,8 @@ def test_pictures_are_planned_and_drawn_in_2d(tmp_path):
     dataset = pictures(tmp_path)
     plan = plan_for(dataset.volumes, dims=None, size=None)
     assert (plan.dims, plan.size, plan.spacing_mm) == (2, (64, 48), None)
-    volumes = Volumes(dataset.root, plan, cache_gb=0.1)
-    draws = Draws(dataset.volumes, volumes, pretraining_patches(plan), labelled=False, seed=0)
+    volumes = VolumeLoader(dataset.root, plan, cache_gb=0.1)
+    draws = PatchDataset(dataset.volumes, volumes, pretraining_patches(plan), labelled=False, seed=0)
     images = np.stack([draws[number]["image"].numpy() for number in range(6)])
     assert images.shape == (6, 1, 64, 48)
     assert np.isfinite(images).all()

@@ -16,10 +16,10 @@ from medmim.stages.finetune.run import finetune
 from medmim.stages.memory_usage import process_mb
 from medmim.stages.plan import trial_run
 from medmim.stages.plan.run import free_memory_mb, plan, predict, refuse_too_large, second_batch
-from medmim.stages.plan.trial_run import Rehearsed, first_steps, rehearse
+from medmim.stages.plan.trial_run import TrialRun, first_steps, run_trial
 from medmim.stages.pretrain.run import pretrain
 
-SMALL, LARGE = Rehearsed(2, 300.0, 350.0, 0.3, 6, 9), Rehearsed(4, 500.0, 600.0, 0.5, 6, 9)
+SMALL, LARGE = TrialRun(2, 300.0, 350.0, 0.3, 6, 9), TrialRun(4, 500.0, 600.0, 0.5, 6, 9)
 
 
 def predicted(dataset, *, free_mb=1e6, **words):
@@ -55,7 +55,7 @@ def test_what_never_fits_is_refused(tiny_dataset):
 
 
 def test_volumes_that_were_not_seen_are_added(tiny_dataset):
-    few = (Rehearsed(1, 300.0, 300.0, 0.1, 1, 7), Rehearsed(2, 300.0, 300.0, 0.1, 1, 7))
+    few = (TrialRun(1, 300.0, 300.0, 0.1, 1, 7), TrialRun(2, 300.0, 300.0, 0.1, 1, 7))
     settings = PretrainSettings(data=tiny_dataset, workers=0, cache_disk_gb=0)
     volume, dataset = 20 * 16 * 16 * 5 / 2**20, read_dataset(tiny_dataset)
     assert predict(settings, dataset, few, free_mb=1e6).peak_mb == pytest.approx(300 + 6 * volume)
@@ -124,7 +124,7 @@ def test_a_rehearsal_that_is_killed_says_at_which_batch_and_what_to_do(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
     def second_is_killed(settings, *, batch, home):
-        return SMALL if batch == SMALL.batch else rehearse(settings, batch=batch, home=home)
+        return SMALL if batch == SMALL.batch else run_trial(settings, batch=batch, home=home)
 
     monkeypatch.setattr("medmim.stages.plan.run.rehearse", second_is_killed)
     with pytest.raises(

@@ -6,7 +6,7 @@ import pytest
 from medmim import files
 from medmim.config.runs import PretrainSettings
 from medmim.errors import RunError, UsageError
-from medmim.stages.run_lifecycle import Result, ending, going_on, stored_settings, unfinished
+from medmim.stages.run_lifecycle import RunResult, find_unfinished, managed_run, resume_run, stored_settings
 from medmim.tracking.mlflow_store import Store
 from medmim.tracking.recorder import MemoryRecorder
 
@@ -19,7 +19,7 @@ def test_a_run_always_ends(error, status):
     recorder = MemoryRecorder()
 
     def work():
-        with ending(recorder):
+        with managed_run(recorder):
             if error:
                 raise error
 
@@ -44,14 +44,14 @@ def test_the_newest_unfinished_run_is_latest(home):
     wanted = begin(store, "KILLED").run_id
     begin(store, "FINISHED")
     begin(store, "FAILED", stage="finetune")
-    assert unfinished(store, "pretrain", "latest") == wanted
-    assert unfinished(store, "pretrain", wanted) == wanted
+    assert find_unfinished(store, "pretrain", "latest") == wanted
+    assert find_unfinished(store, "pretrain", wanted) == wanted
 
 
 def test_a_run_that_was_cut_off_is_unfinished(home):
     store = Store(home)
     run_id = begin(store, None).run_id  # a power cut leaves it RUNNING
-    assert unfinished(store, "pretrain", "latest") == run_id
+    assert find_unfinished(store, "pretrain", "latest") == run_id
 
 
 def hold(folder, ready, end):
@@ -88,18 +88,18 @@ def two_runs(store):
 def test_a_run_that_is_being_trained_is_left_alone(home, hold_elsewhere):
     store = Store(home)
     older, newer = two_runs(store)
-    assert unfinished(store, "pretrain", "latest") == newer
+    assert find_unfinished(store, "pretrain", "latest") == newer
     hold_elsewhere(store.checkpoints(newer))
-    assert unfinished(store, "pretrain", "latest") == older
+    assert find_unfinished(store, "pretrain", "latest") == older
     told = f"run {newer} is being trained by another process: wait for it"
     with pytest.raises(RunError, match=told):
-        unfinished(store, "pretrain", newer)
-    with pytest.raises(RunError, match=told), ending(store.resume(newer), store):
+        find_unfinished(store, "pretrain", newer)
+    with pytest.raises(RunError, match=told), managed_run(store.resume(newer), store):
         raise AssertionError
     assert store.run(newer).info.status == "RUNNING"
     hold_elsewhere(store.checkpoints(older))
     with pytest.raises(RunError, match="all that began are being trained by other processes"):
-        unfinished(store, "pretrain", "latest")
+        find_unfinished(store, "pretrain", "latest")
 
 
 def test_a_process_that_follows_goes_on_with_the_run_of_the_first(home, hold_elsewhere, monkeypatch):
@@ -110,18 +110,18 @@ def test_a_process_that_follows_goes_on_with_the_run_of_the_first(home, hold_els
     hold_elsewhere(store.checkpoints(newer))
     monkeypatch.setattr(rank_zero_only, "rank", 1)
     monkeypatch.delenv("MEDMIM_RESUMED", raising=False)  # of a run that another test went on with
-    assert unfinished(store, "pretrain", "latest") == newer
+    assert find_unfinished(store, "pretrain", "latest") == newer
     monkeypatch.setenv("MEDMIM_RESUMED", older)
-    assert unfinished(store, "pretrain", "latest") == older
+    assert find_unfinished(store, "pretrain", "latest") == older
     settings = PretrainSettings(devices=2)
-    assert going_on(store, "pretrain", None, settings=settings, dataset=None).run_id == "along"
+    assert resume_run(store, "pretrain", None, settings=settings, dataset=None).run_id == "along"
 
 
 def test_one_process_records_its_run_whatever_number_it_was_given(home, monkeypatch):
     from lightning.fabric.utilities.rank_zero import rank_zero_only
 
     monkeypatch.setattr(rank_zero_only, "rank", 1)
-    assert going_on(Store(home), "pretrain", None, settings=PretrainSettings(), dataset=None) is None
+    assert resume_run(Store(home), "pretrain", None, settings=PretrainSettings(), dataset=None) is None
 
 
 @pytest.mark.parametrize(
@@ -136,26 +136,28 @@ def test_launchers_start_as_many_processes_as_share_a_step(home, monkeypatch, na
         monkeypatch.setenv(key, value)
     told = f"{name} started 2 processes, but --devices times --nodes is 1: let both be the same"
     with pytest.raises(UsageError, match=told):
-        going_on(Store(home), "pretrain", None, settings=PretrainSettings(), dataset=None)
-    assert going_on(Store(home), "pretrain", None, settings=PretrainSettings(devices=2), dataset=None) is None
+        resume_run(Store(home), "pretrain", None, settings=PretrainSettings(), dataset=None)
+    assert (
+        resume_run(Store(home), "pretrain", None, settings=PretrainSettings(devices=2), dataset=None) is None
+    )
 
 
 def test_what_lightning_does_not_take_of_slurm_is_told(home, monkeypatch):
     monkeypatch.setenv("SLURM_NTASKS", "2")
     monkeypatch.setenv("SLURM_JOB_NAME", "train")
     with pytest.raises(UsageError, match=r"SLURM: You set .* Use `--ntasks-per-node=2` instead"):
-        going_on(Store(home), "pretrain", None, settings=PretrainSettings(devices=2), dataset=None)
+        resume_run(Store(home), "pretrain", None, settings=PretrainSettings(devices=2), dataset=None)
 
 
 def test_what_cannot_be_resumed_is_told(home):
     store = Store(home)
     done = begin(store, "FINISHED").run_id
     with pytest.raises(RunError, match="--resume: no unfinished pretrain run here"):
-        unfinished(store, "pretrain", "latest")
+        find_unfinished(store, "pretrain", "latest")
     with pytest.raises(RunError, match="is already complete"):
-        unfinished(store, "pretrain", done)
+        find_unfinished(store, "pretrain", done)
     with pytest.raises(RunError, match="was not made by `medmim finetune`"):
-        unfinished(store, "finetune", done)
+        find_unfinished(store, "finetune", done)
 
 
 def test_settings_come_back_without_the_datasets_place(home, tmp_path):
@@ -167,5 +169,5 @@ def test_settings_come_back_without_the_datasets_place(home, tmp_path):
 
 
 def test_results_are_jsonable(tmp_path):
-    result = Result("id", tmp_path / "w", {"a": 1.0}, tmp_path / "p")
+    result = RunResult("id", tmp_path / "w", {"a": 1.0}, tmp_path / "p")
     assert json.loads(json.dumps(result.as_json()))["checkpoint"] == str(tmp_path / "w")

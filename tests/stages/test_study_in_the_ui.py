@@ -12,7 +12,7 @@ from browser import CHROMIUM, Browser
 from local_server import free_port, wait_for
 
 from medmim.config.study import StudySettings
-from medmim.stages.study.engines import Here
+from medmim.stages.study.engines import LocalEngine
 from medmim.stages.study.runner import study
 from medmim.stages.study.training_process import run_here
 from medmim.stages.ui import pages
@@ -33,7 +33,7 @@ def home(new_home, tmp_path_factory):
     words = {"name": "shown", "data": data, **grid, "pretrain": SHARED, "finetune": SHARED}
     settings = StudySettings.model_validate(words)
     folder = new_home()
-    study(settings, home=folder, engine=Here(run_here), timer=lambda task: 1.0, say=str)
+    study(settings, home=folder, engine=LocalEngine(run_here), timer=lambda task: 1.0, say=str)
     return folder
 
 

@@ -11,7 +11,7 @@ from medmim.errors import RunError
 from medmim.tracking.mlflow_store import ORIGIN, Store
 from medmim.tracking.run_copies import copy_of
 from medmim.tracking.study_runs import PARENT
-from medmim.tracking.sync import Mirror, server_of, sync
+from medmim.tracking.sync import BackgroundUploader, server_of, sync
 from medmim.tracking.upload import RECORD
 
 # what the server does while the run is on; a number is the request at which it begins or ends to
@@ -80,7 +80,7 @@ def test_a_run_outlives_its_server(fault, server, store):
     recorder = begin(store)
     with (
         server.failing(FAULTS[fault]),
-        Mirror(store, recorder.run_id, server.uri, every_s=0.02, patience_s=0.2) as mirror,
+        BackgroundUploader(store, recorder.run_id, server.uri, every_s=0.02, patience_s=0.2) as mirror,
     ):
         work(recorder)
     assert store.run(recorder.run_id).info.status == "FINISHED"
@@ -94,7 +94,7 @@ def test_a_run_outlives_its_server(fault, server, store):
 
 def test_a_run_on_a_good_server_is_complete_at_its_end(server, store):
     recorder = begin(store)
-    with Mirror(store, recorder.run_id, server.uri, every_s=0.05, patience_s=60.0) as mirror:
+    with BackgroundUploader(store, recorder.run_id, server.uri, every_s=0.05, patience_s=60.0) as mirror:
         work(recorder)
     assert mirror.complete
     assert_equal(server, store, recorder.run_id)
@@ -105,7 +105,7 @@ def test_training_does_not_talk_to_the_server(server, store):
     recorder = begin(store)
     with (
         server.failing("hang"),
-        Mirror(store, recorder.run_id, server.uri, every_s=0.0, patience_s=0.0) as mirror,
+        BackgroundUploader(store, recorder.run_id, server.uri, every_s=0.0, patience_s=0.0) as mirror,
     ):
         work(recorder)
         assert not mirror.complete

@@ -7,7 +7,7 @@ from torch import nn
 
 from medmim.tracking.recorder import MemoryRecorder
 from medmim.training.budget import Budget
-from medmim.training.callbacks import LOG_EVERY_STEPS, Evaluations, Losses, Schedule
+from medmim.training.callbacks import LOG_EVERY_STEPS, LossLogger, Schedule, ValidationCallback
 
 
 def run(callback, losses, *, start=0):
@@ -21,7 +21,7 @@ def run(callback, losses, *, start=0):
 
 def test_losses_are_logged_as_means():
     log = MemoryRecorder()
-    losses = Losses(log)
+    losses = LossLogger(log)
     trainer, module = run(losses, [float(n) for n in range(1, 14)])
     losses.on_train_end(trainer, module)
     assert [step for step, _ in log.history] == [1, 1 + LOG_EVERY_STEPS, 13]
@@ -41,13 +41,13 @@ def test_the_mean_is_reduced_where_processes_meet(monkeypatch):
 
     monkeypatch.setattr(Trainer, "strategy", Elsewhere())
     log = MemoryRecorder()
-    run(Losses(log), [1.0])
+    run(LossLogger(log), [1.0])
     assert log.history[0][1]["train/loss"] == 2.0
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a card")
 def test_losses_that_a_resume_brings_meet_those_of_the_card():
-    losses = Losses(MemoryRecorder())
+    losses = LossLogger(MemoryRecorder())
     losses.load_state_dict({"waiting": [torch.tensor(1.0)], "recent": 1.0})
     trainer, module = Trainer(2), Module()
     losses.on_train_batch_end(trainer, module, {"loss": torch.tensor(3.0, device="cuda")}, None, 1)
@@ -57,7 +57,7 @@ def test_losses_that_a_resume_brings_meet_those_of_the_card():
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_losses_that_are_not_finite_are_left_out_of_the_mean(bad):
     log = MemoryRecorder()
-    losses = Losses(log)
+    losses = LossLogger(log)
     run(losses, [1.0] * 7 + [bad] + [1.0] * 5)
     assert [values["train/loss"] for _, values in log.history] == [1.0, 1.0]
     run(losses, [bad] * 10, start=20)
@@ -66,9 +66,9 @@ def test_losses_that_are_not_finite_are_left_out_of_the_mean(bad):
 
 def test_waiting_losses_survive_a_resume():
     log = MemoryRecorder()
-    first = Losses(log)
+    first = LossLogger(log)
     run(first, [1.0, 2.0, 3.0])
-    second = Losses(log)
+    second = LossLogger(log)
     second.load_state_dict(first.state_dict())
     run(second, [4.0] * 8, start=3)
     step, values = log.history[-1]
@@ -119,7 +119,7 @@ def evaluations(values, *, times=3, steps=9, best="val/dice"):
     """Evaluations that give one value after another."""
     values = iter(values)
     log = MemoryRecorder()
-    made = Evaluations(
+    made = ValidationCallback(
         lambda step: {"val/dice": next(values)}, times=times, budget=Budget(steps=steps), log=log, best=best
     )
     return made, log
@@ -167,7 +167,7 @@ def test_without_a_choice_no_weights_are_kept(best, value):
 def test_evaluation_leaves_the_mode_as_it_was():
     modes = []
     module = Module()
-    made = Evaluations(
+    made = ValidationCallback(
         lambda step: modes.append((module.training, torch.is_grad_enabled())) or {},
         times=1,
         budget=Budget(steps=1),

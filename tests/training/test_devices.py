@@ -15,11 +15,11 @@ import torch
 from planted_faults import volumes_of
 from safetensors.torch import load_file
 
-from medmim.data.loading.patches import Draws, Part, batches, pretraining_patches
-from medmim.data.loading.preprocess import Prepared
-from medmim.data.loading.preprocessing_plan import Plan
+from medmim.data.loading.patches import PatchDataset, SampleRange, batches, pretraining_patches
+from medmim.data.loading.preprocess import PreprocessedVolume
+from medmim.data.loading.preprocessing_plan import PreprocessingPlan
 from medmim.tracking.mlflow_store import Store
-from medmim.training.budget import Pace
+from medmim.training.budget import StepSchedule
 from medmim.training.resume.state_file import read_state
 from medmim.training.resume.states import verified_state
 
@@ -97,7 +97,7 @@ def test_two_processes_are_stopped_and_one_goes_on(tiny_dataset, new_home):
     state = read_state(verified_state(saved[0].parent))
     done, pace = state["global_step"], state["callbacks"]["Schedule"]["pace"]
     assert 0 < done < 400
-    assert Pace(**pace).drawn_at(done) == 4 * done
+    assert StepSchedule(**pace).drawn_at(done) == 4 * done
     ended = medmim(home, "pretrain", "--data", tiny_dataset, "--resume", "--devices", 1)
     assert ended["metrics"]["last/steps"] == 400
     (run,) = Store(home).runs(stage="pretrain")
@@ -125,14 +125,14 @@ def test_two_processes_go_back_to_the_same_state(tiny_dataset, tmp_path):
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_processes_take_batches_in_turn(processes):
-    ready = Prepared(torch.ones(1, 8, 8, 8), None, torch.eye(4).double().numpy(), 2)
-    patches = pretraining_patches(Plan(3, (8, 8, 8)))
-    draws = Draws([tiny.row()], lambda volume: ready, patches, labelled=False, seed=0)
+    ready = PreprocessedVolume(torch.ones(1, 8, 8, 8), None, torch.eye(4).double().numpy(), 2)
+    patches = pretraining_patches(PreprocessingPlan(3, (8, 8, 8)))
+    draws = PatchDataset([tiny.row()], lambda volume: ready, patches, labelled=False, seed=0)
     words = {"batch_size": 2, "workers": 0}
     shares = [
         [
             batch["draw"].tolist()
-            for batch in batches(draws, Part(24, start=12), **words, share=(number, processes))
+            for batch in batches(draws, SampleRange(24, start=12), **words, share=(number, processes))
         ]
         for number in range(processes)
     ]

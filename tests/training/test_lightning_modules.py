@@ -12,7 +12,7 @@ from medmim.heads import build_head
 from medmim.masks import build_mask
 from medmim.methods import Method, Step
 from medmim.training.budget import Budget
-from medmim.training.callbacks import Randomness
+from medmim.training.callbacks import StepSeeding
 from medmim.training.lightning_modules import FinetuningModule, PretrainingModule
 from medmim.training.tasks.classification import Classification
 
@@ -202,6 +202,6 @@ def test_what_a_step_draws_follows_the_seed_and_the_step():
     for seed, noise in ((0, 1), (0, 2), (1, 1)):
         module = FinetuningModule(network, loss, settings=FinetuneSettings(seed=seed))
         torch.manual_seed(noise)
-        Randomness(seed).on_train_batch_start(Trainer(3), module, batch, 3)
+        StepSeeding(seed).on_train_batch_start(Trainer(3), module, batch, 3)
         losses.append(module.training_step(batch, 0).item())
     assert losses[0] == losses[1] != losses[2]

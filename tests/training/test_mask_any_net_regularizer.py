@@ -8,7 +8,7 @@ from medmim.config.runs import FinetuneSettings
 from medmim.encoders import build_encoder
 from medmim.heads import build_head
 from medmim.training.lightning_modules import FinetuningModule
-from medmim.training.mask_any_net_regularizer import Reuse
+from medmim.training.mask_any_net_regularizer import MaskAnyNetRegularizer
 from medmim.training.tasks.classification import Classification
 from medmim.training.tasks.segmentation import Segmentation
 
@@ -29,7 +29,7 @@ def batch_for(dims):
 
 def module_for(task, rule, dims, *, reuse=True):
     network = network_for(task, dims)
-    extra = Reuse(network.encoder, spatial_dims=dims, seed=0) if reuse else None
+    extra = MaskAnyNetRegularizer(network.encoder, spatial_dims=dims, seed=0) if reuse else None
     return FinetuningModule(network, rule.loss, settings=FinetuneSettings(task=task), reuse=extra)
 
 
@@ -60,7 +60,7 @@ def test_running_statistics_are_those_of_plain_images():
         torch.manual_seed(0)
         encoder = build_encoder("resnet18", spatial_dims=2, in_channels=1, widths=[4, 4, 4, 4])
         network = build_head("classify", encoder=encoder, spatial_dims=2, classes=2)
-        extra = Reuse(encoder, spatial_dims=2, seed=0) if reuse else None
+        extra = MaskAnyNetRegularizer(encoder, spatial_dims=2, seed=0) if reuse else None
         settings = FinetuneSettings(task="classify")
         module = FinetuningModule(network, Classification().loss, settings=settings, reuse=extra)
         images = torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -74,7 +74,7 @@ def test_running_statistics_are_those_of_plain_images():
 
 def test_what_is_masked_follows_the_step():
     network, batch = network_for("segment", 2), batch_for(2)
-    reuse = Reuse(network.encoder, spatial_dims=2, seed=0)
+    reuse = MaskAnyNetRegularizer(network.encoder, spatial_dims=2, seed=0)
     masked = [reuse(network, batch, step=step)[1]["image"] for step in (0, 0, 1)]
     assert torch.equal(masked[0], masked[1])
     assert not torch.equal(masked[0], masked[2])

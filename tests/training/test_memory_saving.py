@@ -9,7 +9,7 @@ from torch import nn
 from torch._dynamo.exc import TorchDynamoException
 
 from medmim.config.runs import FinetuneSettings
-from medmim.training.memory_saving import blocks_of, economise
+from medmim.training.memory_saving import apply_memory_options, blocks_of
 from medmim.training.resume.state_file import read_state
 from medmim.training.resume.states import verified_state
 
@@ -63,7 +63,7 @@ def test_recomputed_blocks_move_running_statistics_once():
         torch.manual_seed(0)
         module = L.LightningModule()
         module.block = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Conv2d(2, 1, 3))
-        economise(module, FinetuneSettings(activation_checkpointing=recompute))
+        apply_memory_options(module, FinetuneSettings(activation_checkpointing=recompute))
         assert isinstance(module.block, nn.Sequential) != recompute
         module.block(torch.randn(4, 1, 8, 8)).square().sum().backward()
         moved.append({name: value for name, value in module.state_dict().items() if "running" in name})
@@ -76,7 +76,7 @@ def test_recomputed_blocks_keep_less(build):
     kept = {}
     for recompute in (False, True):
         module, sizes = build(3), []
-        economise(module, FinetuneSettings(activation_checkpointing=recompute))
+        apply_memory_options(module, FinetuneSettings(activation_checkpointing=recompute))
         torch.manual_seed(0)
         batch = {"image": torch.randn(2, 1, 16, 16, 16), "label": torch.ones(2, 1, 16, 16, 16)}
 
@@ -93,7 +93,7 @@ def test_recomputed_blocks_keep_less(build):
 
 def test_weights_lie_with_channels_last():
     module = finetuning(3)
-    economise(module, FinetuneSettings(channels_last=True))
+    apply_memory_options(module, FinetuneSettings(channels_last=True))
     weight = next(p for p in module.parameters() if p.dim() == 5 and p.shape[1] > 1)
     assert weight.is_contiguous(memory_format=torch.channels_last_3d)
 

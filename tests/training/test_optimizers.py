@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from medmim.training.optimizers import Optimiser
+from medmim.training.optimizers import OptimizerConfig
 
 
 def small():
@@ -16,7 +16,7 @@ def small():
 @pytest.mark.parametrize("kind", ["adamw", "lamb", "sgd"])
 def test_norms_biases_and_tokens_are_not_decayed(kind):
     module = small()
-    groups = Optimiser(kind).over([(module, 0.01)], weight_decay=0.3).param_groups
+    groups = OptimizerConfig(kind).over([(module, 0.01)], weight_decay=0.3).param_groups
     decay = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
     assert {name: decay[id(parameter)] for name, parameter in module.named_parameters()} == {
         "token": 0.0,
@@ -34,7 +34,7 @@ def test_every_optimiser_finds_the_least_squares(kind):
     torch.manual_seed(0)
     inputs, truth = torch.randn(64, 6), torch.randn(6, 2)
     layer = nn.Linear(6, 2)
-    optimiser = Optimiser(kind, (0.9, 0.99)).over([(layer, 0.03)], weight_decay=1e-6)
+    optimiser = OptimizerConfig(kind, (0.9, 0.99)).over([(layer, 0.03)], weight_decay=1e-6)
     for step in range(300):
         for group in optimiser.param_groups:
             group["lr"] = group["initial_lr"] * (1 - step / 300)
@@ -46,7 +46,7 @@ def test_every_optimiser_finds_the_least_squares(kind):
 
 def test_betas_are_handed_on():
     def defaults(kind, *betas):
-        return Optimiser(kind, betas).over([(small(), 1.0)], weight_decay=0.1).defaults
+        return OptimizerConfig(kind, betas).over([(small(), 1.0)], weight_decay=0.1).defaults
 
     assert defaults("lamb", 0.8, 0.9)["betas"] == defaults("adamw", 0.8, 0.9)["betas"] == (0.8, 0.9)
     assert (defaults("sgd", 0.8, 0.9)["momentum"], defaults("sgd", 0.8, 0.9)["nesterov"]) == (0.8, True)

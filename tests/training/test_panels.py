@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from medmim.training.evaluation.figures import (
-    Row,
+    FigureRow,
     boxed_row,
     panel,
     reconstruction_rows,
@@ -100,12 +100,12 @@ def test_volumes_are_cut_in_the_middle(axis, shape):
 
 def test_rows_of_different_shapes_share_a_panel():
     rows = [
-        Row([np.zeros((4, 9))] * 2, [None, np.ones((4, 9), int)]),
-        Row([np.ones((9, 4))] * 2, [None, None]),
+        FigureRow([np.zeros((4, 9))] * 2, [None, np.ones((4, 9), int)]),
+        FigureRow([np.ones((9, 4))] * 2, [None, None]),
     ]
     opened(panel(rows, ["a", "b"], title="t", names=["one", "two"]))
 
 
 def test_text_is_drawn_as_it_is():
-    rows = [Row([np.zeros((4, 9))], [np.ones((4, 9), int)])]
+    rows = [FigureRow([np.zeros((4, 9))], [np.ones((4, 9), int)])]
     opened(panel(rows, ["$cost$ \\frac"], title="100 % of $\\x$", names=["a_$b$_\\frac{", "_hidden"]))

@@ -6,12 +6,12 @@ from rich.console import Console
 
 from medmim.tracking.recorder import MemoryRecorder
 from medmim.training.budget import Budget
-from medmim.training.callbacks import Losses
+from medmim.training.callbacks import LossLogger
 from medmim.training.progress_bar import ProgressBar, _clock
 
 
 def follow(*, terminal, steps=20):
-    stream, losses = io.StringIO(), Losses(MemoryRecorder())
+    stream, losses = io.StringIO(), LossLogger(MemoryRecorder())
     losses.recent = 0.25
     budget = Budget(steps=steps)
     console = Console(file=stream, force_terminal=terminal, width=120)
@@ -44,7 +44,7 @@ def test_on_a_terminal_one_line_moves():
 
 def test_an_error_gives_the_terminal_back():
     console = Console(file=io.StringIO(), force_terminal=True)
-    bar = ProgressBar("x", Budget(steps=2), Losses(MemoryRecorder()), console=console)
+    bar = ProgressBar("x", Budget(steps=2), LossLogger(MemoryRecorder()), console=console)
     bar.on_train_start(Trainer(), Module())
     bar.on_exception(Trainer(), Module(), RuntimeError())
     assert bar.bar.finished or not bar.bar.live.is_started

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float64
 
-from medmim.data.dataset.manifest import Box, Volume
+from medmim.data.dataset.manifest import BoxRecord, VolumeRecord
 from medmim.errors import DataError
 
 Boxes = Float64[np.ndarray, "boxes 6"]
@@ -21,13 +21,13 @@ _LEAST = 1e-3  # voxels; a box that is thinner holds nothing
 _NAMED = 3
 
 
-def stored_boxes(volume: Volume) -> Boxes:
+def stored_boxes(volume: VolumeRecord) -> Boxes:
     """Return the boxes of a manifest row in its stored grid."""
     rows = [_with_depth(one.box) for one in volume.boxes]
     return np.array(rows, dtype=np.float64).reshape(-1, 6)
 
 
-def checked(volumes: Sequence[Volume], *, clip: bool) -> tuple[tuple[Volume, ...], list[str]]:
+def checked(volumes: Sequence[VolumeRecord], *, clip: bool) -> tuple[tuple[VolumeRecord, ...], list[str]]:
     """Check every box: as long as its image has axes, finite, not inverted, not empty, inside of its image.
 
     Args:
@@ -91,7 +91,7 @@ def raised(boxes: Float64[np.ndarray, "boxes 4"], axis: int, index: int) -> Boxe
     return np.insert(boxes, [axis, axis + 2], [index, index + 1], axis=1)
 
 
-def _fault(one: Box, volume: Volume) -> str:
+def _fault(one: BoxRecord, volume: VolumeRecord) -> str:
     dims = 2 if volume.shape[2] == 1 and len(one.box) == 4 else 3
     if len(one.box) != 2 * dims:
         return f"expected {2 * dims} numbers, got {len(one.box)}"
@@ -109,7 +109,7 @@ def _fault(one: Box, volume: Volume) -> str:
     return "outside of its image" if outside else ""
 
 
-def _clipped(one: Box, volume: Volume) -> list[Box]:
+def _clipped(one: BoxRecord, volume: VolumeRecord) -> list[BoxRecord]:
     """Return what is left of a box inside of its image, if anything is."""
     dims = len(one.box) // 2
     if dims not in (2, 3) or not all(map(math.isfinite, one.box)):

@@ -5,27 +5,29 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
-from medmim.data.dataset.manifest import Dataset, Volume
+from medmim.data.dataset.manifest import Dataset, VolumeRecord
 from medmim.data.dataset.vocabulary import VOCABULARY
 from medmim.errors import DataError, UsageError
 
 
-class Stack(Volume):
+class ChannelStack(VolumeRecord):
     """The row of a case with several channels: that of the first one, with the label that any of them has.
 
     Attributes:
         channels: the volumes, in the order in which a network sees them.
     """
 
-    channels: tuple[Volume, ...]
+    channels: tuple[VolumeRecord, ...]
 
 
-def channels_of(volume: Volume) -> tuple[Volume, ...]:
+def channels_of(volume: VolumeRecord) -> tuple[VolumeRecord, ...]:
     """Return the volumes that a case is made of: itself, unless it has several channels."""
-    return volume.channels if isinstance(volume, Stack) else (volume,)
+    return volume.channels if isinstance(volume, ChannelStack) else (volume,)
 
 
-def stacked(volumes: Iterable[Volume], wanted: Sequence[str]) -> tuple[tuple[Stack, ...], tuple[Volume, ...]]:
+def stacked(
+    volumes: Iterable[VolumeRecord], wanted: Sequence[str]
+) -> tuple[tuple[ChannelStack, ...], tuple[VolumeRecord, ...]]:
     """Return the cases of the visits that have all the channels, and the volumes of all other visits.
 
     A visit is what shares subject and study. Each channel must be exactly one of its volumes: of two T1 scans
@@ -41,11 +43,11 @@ def stacked(volumes: Iterable[Volume], wanted: Sequence[str]) -> tuple[tuple[Sta
     tokens = [_tokens(one) for one in wanted]
     if len(set(tokens)) < len(tokens):
         raise UsageError(f"channels: expected different ones, got {', '.join(wanted)}")
-    visits: dict[tuple[str, str], list[Volume]] = defaultdict(list)
+    visits: dict[tuple[str, str], list[VolumeRecord]] = defaultdict(list)
     for volume in volumes:
         visits[volume.subject, volume.study].append(volume)
-    whole: list[Stack] = []
-    rest: list[Volume] = []
+    whole: list[ChannelStack] = []
+    rest: list[VolumeRecord] = []
     for visit in visits.values():
         found = [[volume for volume in visit if one <= set(volume.tokens)] for one in tokens]
         if all(len(one) == 1 for one in found) and len({one[0].id for one in found}) == len(found):
@@ -89,7 +91,7 @@ def _tokens(channel: str) -> frozenset[str]:
     return frozenset(words)
 
 
-def _stack(channels: Sequence[Volume]) -> Stack:
+def _stack(channels: Sequence[VolumeRecord]) -> ChannelStack:
     labelled = next((one for one in channels if one.label), channels[0])
     marks = next((one for one in channels if one.boxes), channels[0])
     told = {
@@ -99,4 +101,4 @@ def _stack(channels: Sequence[Volume]) -> Stack:
         "boxes": marks.boxes,
         "target": next((one.target for one in channels if one.target is not None), None),
     }
-    return Stack(**told, channels=tuple(channels))
+    return ChannelStack(**told, channels=tuple(channels))

@@ -11,7 +11,7 @@ from typing import Any
 
 from medmim import files
 from medmim.data.dataset.channels import channels_of
-from medmim.data.dataset.manifest import Volume
+from medmim.data.dataset.manifest import VolumeRecord
 from medmim.data.dataset.partition import patient_digest
 
 CERTIFICATE = "certificate.json"
@@ -20,7 +20,7 @@ _PIXELS = "pixels.json"
 
 
 @dataclass(frozen=True)
-class Seen:
+class SeenPatients:
     """What a training saw, as digests that cannot be turned back into keys.
 
     Attributes:
@@ -33,10 +33,10 @@ class Seen:
     pixels: frozenset[str] = frozenset()
     unhashed: int = 0
 
-    def __or__(self, other: Seen) -> Seen:
+    def __or__(self, other: SeenPatients) -> SeenPatients:
         """Return what both saw."""
         unhashed = self.unhashed + other.unhashed
-        return Seen(self.patients | other.patients, self.pixels | other.pixels, unhashed)
+        return SeenPatients(self.patients | other.patients, self.pixels | other.pixels, unhashed)
 
 
 @dataclass(frozen=True)
@@ -80,34 +80,38 @@ class Certificate:
         return {**asdict(self), "verdict": self.verdict}
 
 
-def seen_in(volumes: Iterable[Volume]) -> Seen:
+def seen_patients_of(volumes: Iterable[VolumeRecord]) -> SeenPatients:
     """Return what a training on these volumes sees."""
     listed = [channel for volume in volumes for channel in channels_of(volume)]
     hashes = [volume.pixels_sha256 for volume in listed]
-    return Seen(
+    return SeenPatients(
         frozenset(patient_digest(volume.subject) for volume in listed),
         frozenset(_digest(found) for found in hashes if found),
         sum(found is None for found in hashes),
     )
 
 
-def keep_seen(folder: Path, seen: Seen) -> None:
-    """Write what a training saw beside its weights, never into the store; `read_seen` reads it."""
+def write_seen_patients(folder: Path, seen: SeenPatients) -> None:
+    """Write what a training saw beside its weights, never into the store; `read_seen_patients` reads it."""
     files.write_json(folder / _PATIENTS, sorted(seen.patients))
     files.write_json(folder / _PIXELS, {"digests": sorted(seen.pixels), "unhashed": seen.unhashed})
 
 
-def read_seen(folder: Path) -> Seen | None:
+def read_seen_patients(folder: Path) -> SeenPatients | None:
     """Return what the training of these weights saw; None where no record of it lies beside them."""
     if not (folder / _PATIENTS).is_file() or not (folder / _PIXELS).is_file():
         return None
     patients = json.loads((folder / _PATIENTS).read_text(encoding="utf-8"))
     pixels = json.loads((folder / _PIXELS).read_text(encoding="utf-8"))
-    return Seen(frozenset(patients), frozenset(pixels["digests"]), int(pixels["unhashed"]))
+    return SeenPatients(frozenset(patients), frozenset(pixels["digests"]), int(pixels["unhashed"]))
 
 
 def certify(
-    test: Iterable[Volume], stages: Mapping[str, Seen | None], *, dataset_hash: str, split_hash: str
+    test: Iterable[VolumeRecord],
+    stages: Mapping[str, SeenPatients | None],
+    *,
+    dataset_hash: str,
+    split_hash: str,
 ) -> Certificate:
     """Compare what the stages saw with who tests.
 
@@ -117,7 +121,7 @@ def certify(
         dataset_hash: of the dataset.
         split_hash: of the test.
     """
-    tested = seen_in(test)
+    tested = seen_patients_of(test)
     overlaps = {
         name: None
         if seen is None

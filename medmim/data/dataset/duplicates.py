@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from medmim.data.dataset.manifest import Volume
+from medmim.data.dataset.manifest import VolumeRecord
 
 
-def same_pixels(volumes: Iterable[Volume]) -> list[dict[str, Any]]:
+def same_pixels(volumes: Iterable[VolumeRecord]) -> list[dict[str, Any]]:
     """Return a warning for all volumes of several subjects that hold the same voxels.
 
     Each names the volumes, the subjects and the splits that they are in; more than one split is a leak from
     training into testing.
     """
-    groups: dict[str, list[Volume]] = {}
+    groups: dict[str, list[VolumeRecord]] = {}
     for volume in volumes:
         if volume.pixels_sha256:
             groups.setdefault(volume.pixels_sha256, []).append(volume)
@@ -22,7 +22,7 @@ def same_pixels(volumes: Iterable[Volume]) -> list[dict[str, Any]]:
     return sorted((_warning(group) for group in alike), key=lambda warning: str(warning["volumes"]))
 
 
-def _warning(group: Sequence[Volume]) -> dict[str, Any]:
+def _warning(group: Sequence[VolumeRecord]) -> dict[str, Any]:
     return {
         "kind": "same_pixels_under_two_subjects",
         "volumes": sorted(one.id for one in group),

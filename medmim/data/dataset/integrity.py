@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from medmim import files
-from medmim.data.dataset.manifest import Dataset, LedgerRow, Volume, content_hash, description_hash
+from medmim.data.dataset.manifest import Dataset, LedgerRow, VolumeRecord, content_hash, description_hash
 
 _THREADS = 4
 
@@ -59,7 +59,7 @@ def _description(dataset: Dataset) -> Iterator[Problem]:
         yield Problem("manifest.jsonl", f"has {count} rows, expected {info.counts.get('volumes')}")
 
 
-def _rows(volumes: Sequence[Volume]) -> Iterator[Problem]:
+def _rows(volumes: Sequence[VolumeRecord]) -> Iterator[Problem]:
     """Look for volumes that are there twice, and for subjects in several splits."""
     for one, count in Counter(volume.id for volume in volumes).items():
         if count > 1:
@@ -105,7 +105,7 @@ def _files(dataset: Dataset, tell: Callable[[int, int], None] | None) -> Iterato
                 yield Problem(what, state, identifier)
 
 
-def _wanted(volumes: Sequence[Volume]) -> Iterator[tuple[str, str, str, str | None]]:
+def _wanted(volumes: Sequence[VolumeRecord]) -> Iterator[tuple[str, str, str, str | None]]:
     for volume in volumes:
         yield "volume", volume.id, volume.image, volume.sha256
         if volume.label is not None:

@@ -1,7 +1,7 @@
 """The dataset folder: what `medmim ingest` writes and everything after it reads.
 
 dataset.json      name, versions, settings, counts, label names, content hash
-manifest.jsonl    one row a volume                                  (`Volume`)
+manifest.jsonl    one row a volume                                  (`VolumeRecord`)
 ledger.jsonl      one row per input file, with its fate and why     (`LedgerRow`)
 volumes/<subject>/<study>/<volume>.nii.gz
 labels/<subject>/<study>/<volume>.nii.gz
@@ -27,11 +27,11 @@ Fate = Literal["accepted", "quarantined", "skipped"]
 FORMAT_VERSION = 1
 
 
-class _Row(BaseModel):
+class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
-class Box(_Row):
+class BoxRecord(_Record):
     """Where one finding lies in the array as stored.
 
     `box` is xyxy for pictures and xyzxyz for volumes: first corner, then last, along the array's axes, in
@@ -43,7 +43,7 @@ class Box(_Row):
     name: str = Field(alias="class")
 
 
-class Volume(_Row):
+class VolumeRecord(_Record):
     """One row of the manifest: a volume or picture whose array, affine and label were checked.
 
     Subject, study and series are keys (HMAC of the source's identifiers); paths are relative to the dataset
@@ -69,7 +69,7 @@ class Volume(_Row):
     repairs: tuple[str, ...] = ()
     label: str | None = None
     label_sha256: str | None = None
-    boxes: tuple[Box, ...] = ()
+    boxes: tuple[BoxRecord, ...] = ()
     target: str | None = None
     group: str | None = None
     split: Split | None = None
@@ -79,7 +79,7 @@ class Volume(_Row):
     pixels_sha256: str | None = None
 
 
-class LedgerRow(_Row):
+class LedgerRow(_Record):
     """What became of one input file.
 
     `file` is the HMAC of its path below the source (never the path: names identify patients); `number` is its
@@ -95,7 +95,7 @@ class LedgerRow(_Row):
     measured: dict[str, float] = Field(default_factory=dict)
 
 
-class DatasetInfo(_Row):
+class DatasetInfo(_Record):
     """`dataset.json`: what the folder as a whole is."""
 
     name: str
@@ -113,22 +113,22 @@ class DatasetInfo(_Row):
 class Dataset:
     """A dataset folder in memory: its description, its volumes and where they lie."""
 
-    def __init__(self, root: Path, info: DatasetInfo, volumes: tuple[Volume, ...]) -> None:
+    def __init__(self, root: Path, info: DatasetInfo, volumes: tuple[VolumeRecord, ...]) -> None:
         self.root = root
         self.info = info
         self.volumes = volumes
 
     @property
-    def labelled(self) -> tuple[Volume, ...]:
+    def labelled(self) -> tuple[VolumeRecord, ...]:
         """Volumes that have a label volume."""
         return tuple(volume for volume in self.volumes if volume.label)
 
     @property
-    def annotated(self) -> tuple[Volume, ...]:
+    def annotated(self) -> tuple[VolumeRecord, ...]:
         """Volumes of which anything is known that a task could learn: a label volume, boxes or a class."""
         return tuple(one for one in self.volumes if one.label or one.boxes or one.target is not None)
 
-    def in_split(self, *splits: Split) -> tuple[Volume, ...]:
+    def in_split(self, *splits: Split) -> tuple[VolumeRecord, ...]:
         """Volumes of the given splits, in manifest order."""
         return tuple(volume for volume in self.volumes if volume.split in splits)
 
@@ -139,7 +139,7 @@ class Dataset:
 
 
 def write_dataset(
-    root: Path, info: DatasetInfo, volumes: Iterable[Volume], ledger: Iterable[LedgerRow]
+    root: Path, info: DatasetInfo, volumes: Iterable[VolumeRecord], ledger: Iterable[LedgerRow]
 ) -> DatasetInfo:
     """Write the three files of the folder; `dataset.json` last, so that its presence means "complete".
 
@@ -185,7 +185,7 @@ def description_hash(info: DatasetInfo) -> str:
     return digest_of(info.model_copy(update={"file_sha256": others}).model_dump(mode="json"))
 
 
-def content_hash(volumes: Iterable[Volume]) -> str:
+def content_hash(volumes: Iterable[VolumeRecord]) -> str:
     """Return the hash of all that training sees of these volumes, in any order."""
     return digest_of([_identity(one) for one in sorted(volumes, key=lambda volume: volume.id)])
 
@@ -206,7 +206,7 @@ def read_dataset(root: Path) -> Dataset:
         _refuse_newer(root, description)
         info = DatasetInfo.model_validate(description)
         rows = (json.loads(line) for line in (root / "manifest.jsonl").read_text("utf-8").splitlines())
-        volumes = tuple(Volume.model_validate(row) for row in rows)
+        volumes = tuple(VolumeRecord.model_validate(row) for row in rows)
     except (ValidationError, ValueError, OSError) as error:
         raise DataError(
             f"dataset at '{root}' cannot be read ({type(error).__name__}): run `medmim ingest` again",
@@ -215,11 +215,11 @@ def read_dataset(root: Path) -> Dataset:
     return Dataset(root, info, volumes)
 
 
-def _row(volume: Volume) -> dict[str, Any]:
+def _row(volume: VolumeRecord) -> dict[str, Any]:
     return volume.model_dump(mode="json", by_alias=True)
 
 
-def _identity(volume: Volume) -> list[Any]:
+def _identity(volume: VolumeRecord) -> list[Any]:
     """Return what makes two datasets differ for a network: pixels, what is known of them, who tests."""
     boxes = [[one.name, *one.box] for one in volume.boxes]
     return [volume.id, volume.sha256, volume.label_sha256, volume.split, volume.target, boxes]

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from medmim.data.dataset.manifest import Dataset, Split, Volume, digest_of
+from medmim.data.dataset.manifest import Dataset, Split, VolumeRecord, digest_of
 from medmim.data.dataset.splits import folds
 from medmim.errors import DataError
 
@@ -25,9 +25,9 @@ class Partition:
         test: for one report at the end.
     """
 
-    train: tuple[Volume, ...]
-    val: tuple[Volume, ...]
-    test: tuple[Volume, ...]
+    train: tuple[VolumeRecord, ...]
+    val: tuple[VolumeRecord, ...]
+    test: tuple[VolumeRecord, ...]
 
     @property
     def digest(self) -> str:
@@ -39,8 +39,8 @@ def partition(
     dataset: Dataset,
     *,
     fold: int | None,
-    usable: Callable[[Volume], bool] = lambda volume: True,
-    volumes: Sequence[Volume] | None = None,
+    usable: Callable[[VolumeRecord], bool] = lambda volume: True,
+    volumes: Sequence[VolumeRecord] | None = None,
 ) -> Partition:
     """Divide a dataset.
 
@@ -63,12 +63,12 @@ def partition(
 
 
 def limit_patients(
-    volumes: tuple[Volume, ...],
+    volumes: tuple[VolumeRecord, ...],
     *,
     count: int | None,
     share: float | None,
-    classes_of: Callable[[Volume], frozenset[str]] = lambda volume: frozenset(),
-) -> tuple[Volume, ...]:
+    classes_of: Callable[[VolumeRecord], frozenset[str]] = lambda volume: frozenset(),
+) -> tuple[VolumeRecord, ...]:
     """Keep the volumes of some patients: the ten are among the twenty, on every machine.
 
     Every class has a patient before any has a second; after that classes come as often as in all of them.
@@ -114,7 +114,9 @@ def _by_fold(dataset: Dataset, fold: int) -> dict[str, Split]:
     }
 
 
-def _ranked(volumes: tuple[Volume, ...], classes_of: Callable[[Volume], frozenset[str]]) -> list[str]:
+def _ranked(
+    volumes: tuple[VolumeRecord, ...], classes_of: Callable[[VolumeRecord], frozenset[str]]
+) -> list[str]:
     """Return the patients in the order in which they are kept."""
     shown: dict[str, set[str]] = {}
     for volume in volumes:

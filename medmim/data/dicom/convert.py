@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
-from medmim.data.dicom.dcm2niix import Links, run_converter
+from medmim.data.dicom.dcm2niix import FdLinks, run_converter
 from medmim.data.dicom.decode import Pixels, Reader, write_alone
 from medmim.data.dicom.gantry_tilt import is_tilted, upright
 from medmim.data.dicom.header import Kind
@@ -42,7 +42,7 @@ class _RefusalError(Exception):
 
 
 @dataclass(frozen=True)
-class _Stack:
+class _AssembledVolume:
     """Slices in order along their normal: file, frame and scale of each; size; the headers' grid."""
 
     kind: Kind
@@ -84,7 +84,7 @@ def convert(
     """
     folder = Path(tempfile.mkdtemp(prefix=f"{Path(staging).name}.", dir=Path(staging).parent))
     rows, columns = size
-    stack = _Stack(
+    stack = _AssembledVolume(
         kind,
         files,
         frames or [0] * len(files),
@@ -105,14 +105,14 @@ def convert(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _checked(stack: _Stack, folder: Path) -> tuple[Image, dict[str, float]]:
+def _checked(stack: _AssembledVolume, folder: Path) -> tuple[Image, dict[str, float]]:
     """Return the converter's volume once it is checked, or the one that pydicom decodes."""
     nothing = {"deviation_mm": 0.0, "slices_compared": 0.0}
     if is_tilted(
         stack.affine, len(stack)
     ):  # of these dcm2niix writes a volume with another grid, and one it resampled
         return _assembled(stack, "tilt"), nothing
-    with Links(len(stack)) as links:
+    with FdLinks(len(stack)) as links:
         _lay_out(stack, folder / "in", links)
         converted = run_converter(folder / "in", folder / "out", precise=_varies(stack.scales))
     if converted is None:
@@ -121,7 +121,7 @@ def _checked(stack: _Stack, folder: Path) -> tuple[Image, dict[str, float]]:
     return image, _check(image, stack)
 
 
-def _assembled(stack: _Stack, reason: str) -> Image:
+def _assembled(stack: _AssembledVolume, reason: str) -> Image:
     """Return pydicom's values on the grid of the headers; without all of them, refuse for `reason`."""
     reader = Reader(stack.kind)
     array = np.empty((stack.size[1], stack.size[0], len(stack)), np.float32)
@@ -134,7 +134,7 @@ def _assembled(stack: _Stack, reason: str) -> Image:
     return Image(array, stack.affine)
 
 
-def _lay_out(stack: _Stack, source: Path, links: Links) -> None:
+def _lay_out(stack: _AssembledVolume, source: Path, links: FdLinks) -> None:
     """Give the converter one file a slice: a link, or a copy of the slice alone where it needs one."""
     source.mkdir()
     if stack.kind == "tile":
@@ -164,7 +164,7 @@ def _aligned(image: Image, expected: geometry.Affine) -> Image:
     return turned
 
 
-def _check(image: Image, stack: _Stack) -> dict[str, float]:
+def _check(image: Image, stack: _AssembledVolume) -> dict[str, float]:
     """Compare slice count, corners and voxels with the headers and with pydicom's decoding."""
     count = image.array.shape[2]
     if count != len(stack):

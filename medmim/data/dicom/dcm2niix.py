@@ -18,7 +18,7 @@ from medmim.files import require_room
 _SPARE = 64  # descriptors for all else that this process opens
 
 
-class Links:
+class FdLinks:
     """Makes links through this process's own descriptors; with it, or at the end of the block, they go.
 
     Args:
@@ -32,7 +32,7 @@ class Links:
         self._left = allowed - _SPARE
         self._open = ExitStack()
 
-    def __enter__(self) -> Links:
+    def __enter__(self) -> FdLinks:
         return self
 
     def __exit__(self, *_: object) -> None:

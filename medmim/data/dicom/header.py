@@ -13,7 +13,7 @@ from pydicom.tag import BaseTag, Tag
 
 from medmim.data.dataset.vocabulary import tokens_of
 from medmim.data.dicom import sop_classes
-from medmim.data.dicom.pixel_data import Raw
+from medmim.data.dicom.pixel_data import RawPixelData
 
 _KEYWORDS = (
     "SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID",
@@ -98,7 +98,7 @@ class Header(BaseModel):
     frame_time: float | None = None
     stack: str = ""
     risky: bool = False
-    raw: Raw | None = None
+    raw: RawPixelData | None = None
 
     def model_post_init(self, context: Any, /) -> None:
         """Keep one copy of what slices share: a hospital's folder holds a million of them."""
@@ -114,7 +114,7 @@ def allowed_tags() -> tuple[BaseTag, ...]:
     return (*map(Tag, _KEYWORDS), *private, *_MOSAIC, VENDOR_GRID, _GE_OWNER, _GE_PART)
 
 
-def header_of(dataset: pydicom.Dataset, kind: Kind = "slice", *, raw: Raw | None = None) -> Header:
+def header_of(dataset: pydicom.Dataset, kind: Kind = "slice", *, raw: RawPixelData | None = None) -> Header:
     """Return the facts of a slice or picture.
 
     Args:

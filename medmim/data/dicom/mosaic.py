@@ -24,7 +24,7 @@ _MAX_TILES = 1024
 
 
 @dataclass(frozen=True)
-class Grid:
+class MosaicGrid:
     """Tiles of a mosaic: `across` in each direction, the first `count` of them in use."""
 
     across: int
@@ -51,7 +51,7 @@ def is_vendor_grid(dataset: pydicom.Dataset) -> bool:
     )
 
 
-def grid_of(count: int, rows: int, columns: int) -> Grid:
+def mosaic_grid(count: int, rows: int, columns: int) -> MosaicGrid:
     """Return the tiles of a picture with `count` slices: the smallest square that holds them.
 
     Raises:
@@ -60,7 +60,7 @@ def grid_of(count: int, rows: int, columns: int) -> Grid:
     across = math.isqrt(count - 1) + 1
     if not 1 <= count <= _MAX_TILES or rows % across or columns % across:
         raise ValueError("a picture that does not divide into tiles")
-    return Grid(across, rows // across, columns // across)
+    return MosaicGrid(across, rows // across, columns // across)
 
 
 def tile_headers(dataset: pydicom.Dataset) -> list[Header]:
@@ -76,7 +76,7 @@ def tile_headers(dataset: pydicom.Dataset) -> list[Header]:
     step = whole.slice_step
     if not (count and step and whole.spacing and whole.orientation and whole.position):
         raise ValueError("a mosaic without the place of its tiles")
-    grid = grid_of(count, whole.rows, whole.columns)
+    grid = mosaic_grid(count, whole.rows, whole.columns)
     axes = np.asarray(whole.orientation, np.float64).reshape(2, 3)
     across = geometry.normal_of(whole.orientation)
     upwards = 1.0 if normal is None or normal @ across >= 0 else -1.0

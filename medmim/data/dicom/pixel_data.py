@@ -12,7 +12,7 @@ _MAX_FRAGMENTS = 100_000
 _LONG = (b"OB", b"OW", b"OF", b"OD", b"UN")
 
 
-class Raw(NamedTuple):
+class RawPixelData(NamedTuple):
     """Where one uncompressed slice of 16 bits a pixel, low byte first, lies in its file.
 
     `start` is the place of its first byte, `bits` how many of the 16 are in use, `written` the time of the

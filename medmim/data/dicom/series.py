@@ -13,8 +13,18 @@ from dataclasses import replace
 import numpy as np
 
 from medmim.data.dicom.header import Header
-from medmim.data.dicom.slice_spacing import MIN_SLICES, heights_of, judge_stack
-from medmim.data.dicom.slices import Picture, Refused, Slice, Stack, Verdict, near, parted, refuse, split
+from medmim.data.dicom.slice_spacing import MIN_SLICES, classify_stack, heights_of
+from medmim.data.dicom.slices import (
+    RejectedSlices,
+    SingleImage,
+    Slice,
+    SliceStack,
+    Verdict,
+    near,
+    parted,
+    refuse,
+    split,
+)
 from medmim.data.formats import geometry
 from medmim.data.formats.nifti_header import MAX_SPACING_MM
 
@@ -64,13 +74,13 @@ def geometry_fault(header: Header) -> str | None:
 def _judge_series(slices: list[Slice], blocked: str | None) -> list[Verdict]:
     faults = {one.number: fault for one in slices if (fault := geometry_fault(one.header))}
     verdicts: list[Verdict] = [
-        Refused((one,), faults[one.number], {}) for one in slices if one.number in faults
+        RejectedSlices((one,), faults[one.number], {}) for one in slices if one.number in faults
     ]
     sound = [one for one in slices if one.number not in faults]
     if sound and (blocked or faults):
         return [
             *verdicts,
-            Refused(tuple(sound), blocked or "damaged_series", {"damaged": float(len(faults) or 1)}),
+            RejectedSlices(tuple(sound), blocked or "damaged_series", {"damaged": float(len(faults) or 1)}),
         ]
     for family in parted(sound, _family):
         verdicts += _judge_family(family, alone=len(slices) == 1)
@@ -98,7 +108,7 @@ def _judge_family(slices: list[Slice], *, alone: bool) -> list[Verdict]:
             verdicts += [picture_of(one, flags) for one in plane]
         else:
             found = _judge_plane(plane)
-            verdicts += [replace(one, flags=flags) if isinstance(one, Stack) else one for one in found]
+            verdicts += [replace(one, flags=flags) if isinstance(one, SliceStack) else one for one in found]
     return verdicts
 
 
@@ -118,7 +128,7 @@ def _flags(planes: Sequence[Sequence[Slice]]) -> dict[str, str]:
     return flags
 
 
-def picture_of(one: Slice, flags: Mapping[str, str]) -> Picture:
+def picture_of(one: Slice, flags: Mapping[str, str]) -> SingleImage:
     """Return a slice as a picture on a grid of one slice; where it lies nowhere, its rows run to the left."""
     header = one.header
     spacing = header.spacing if header.spacing and min(header.spacing) > 0 else None
@@ -132,7 +142,7 @@ def picture_of(one: Slice, flags: Mapping[str, str]) -> Picture:
     )
     thick = header.thickness if header.thickness and header.thickness < MAX_SPACING_MM else 0.0
     affine[:3, 2] *= max(*spacing, thick)  # 2D slices are cut across the longest step
-    return Picture((one,), affine, {**flags, **known})
+    return SingleImage((one,), affine, {**flags, **known})
 
 
 def _judge_plane(slices: list[Slice]) -> list[Verdict]:
@@ -155,11 +165,11 @@ def _judge_repeats(slices: list[Slice]) -> list[Verdict]:
     """Part repeats of the same places by what tells them apart, then judge each stack."""
     counts = _place_counts(slices)
     if max(counts) == 1:
-        return [judge_stack(slices)]
+        return [classify_stack(slices)]
     for names in _REPEATS:
         parts = parted(slices, lambda one: tuple(getattr(one.header, name) for name in names))  # noqa: B023
         if len({len(part) for part in parts}) == 1 and _whole(parts, slices):
-            return [judge_stack(part) for part in parts]
+            return [classify_stack(part) for part in parts]
     if len(set(counts)) == 1 and len(counts) >= MIN_SLICES:
         return _judge_numbered(slices, counts[0])
     return [refuse(slices, "duplicate_position", duplicates=sum(counts) - len(counts))]
@@ -190,9 +200,9 @@ def _judge_numbered(slices: list[Slice], repeats: int) -> list[Verdict]:
     ordered = [slices[place] for place in np.argsort(heights_of(slices), kind="stable")]
     places = [ordered[start : start + repeats] for start in range(0, len(ordered), repeats)]
     numbered = [sorted(place, key=lambda one: one.header.number or 0.0) for place in places]
-    verdicts = [judge_stack([place[turn] for place in numbered]) for turn in range(repeats)]
+    verdicts = [classify_stack([place[turn] for place in numbered]) for turn in range(repeats)]
     return [
-        replace(one, repairs=(*one.repairs, "repeats_by_number")) if isinstance(one, Stack) else one
+        replace(one, repairs=(*one.repairs, "repeats_by_number")) if isinstance(one, SliceStack) else one
         for one in verdicts
     ]
 

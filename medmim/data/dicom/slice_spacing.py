@@ -9,7 +9,7 @@ from jaxtyping import Float64
 
 from medmim.data.dicom.gantry_tilt import is_tilted
 from medmim.data.dicom.header import Header
-from medmim.data.dicom.slices import Refused, Slice, Stack, own_place, refuse
+from medmim.data.dicom.slices import RejectedSlices, Slice, SliceStack, own_place, refuse
 from medmim.data.formats import geometry
 
 MIN_SLICES = 3
@@ -18,7 +18,7 @@ REPAIRED_VOXELS = 0.2  # up to here it is put into its place, and the manifest s
 MAX_TILT_DEGREES = 45.0
 
 
-def judge_stack(slices: list[Slice]) -> Stack | Refused:
+def classify_stack(slices: list[Slice]) -> SliceStack | RejectedSlices:
     """Judge slices of one direction, size and spacing at places of their own."""
     if len(slices) < MIN_SLICES:
         return refuse(slices, "too_few_slices", slices=len(slices))
@@ -49,7 +49,7 @@ def judge_stack(slices: list[Slice]) -> Stack | Refused:
     return _judge_grid(ordered, step)
 
 
-def _judge_grid(ordered: list[Slice], step: float) -> Stack | Refused:
+def _judge_grid(ordered: list[Slice], step: float) -> SliceStack | RejectedSlices:
     """Fit one grid to the slices and measure how far each slice's own header is from it."""
     first = ordered[0].header
     positions = np.array([one.header.position for one in ordered], np.float64)
@@ -68,7 +68,7 @@ def _judge_grid(ordered: list[Slice], step: float) -> Stack | Refused:
     if max(off) > REPAIRED_VOXELS:
         return refuse(ordered, "slice_offset", off_voxels=float(max(off)))
     repairs = {"tilt_corrected": tilted, "spacing_evened": max(off) > EVEN_VOXELS}
-    return Stack(tuple(ordered), affine, tuple(name for name, needed in repairs.items() if needed))
+    return SliceStack(tuple(ordered), affine, tuple(name for name, needed in repairs.items() if needed))
 
 
 def _off_grid(ordered: Sequence[Slice], affine: geometry.Affine) -> list[float]:

@@ -23,7 +23,7 @@ class Slice:
 
 
 @dataclass(frozen=True)
-class Stack:
+class SliceStack:
     """Slices in order along their normal, and their grid: (column, row, slice) to mm in RAS."""
 
     slices: tuple[Slice, ...]
@@ -38,7 +38,7 @@ class Stack:
 
 
 @dataclass(frozen=True)
-class Refused:
+class RejectedSlices:
     """Slices that form no volume, why, and the numbers that show it."""
 
     slices: tuple[Slice, ...]
@@ -47,7 +47,7 @@ class Refused:
 
 
 @dataclass(frozen=True)
-class Picture:
+class SingleImage:
     """One slice that belongs to no stack, or a picture that lies nowhere in space, and its grid."""
 
     slices: tuple[Slice, ...]
@@ -55,12 +55,12 @@ class Picture:
     flags: Mapping[str, str]
 
 
-Verdict = Stack | Refused | Picture
+Verdict = SliceStack | RejectedSlices | SingleImage
 
 
-def refuse(slices: Sequence[Slice], reason: str, /, **measured: float | int) -> Refused:
+def refuse(slices: Sequence[Slice], reason: str, /, **measured: float | int) -> RejectedSlices:
     """Return the refusal of slices, with the numbers that show why."""
-    return Refused(tuple(slices), reason, {name: float(value) for name, value in measured.items()})
+    return RejectedSlices(tuple(slices), reason, {name: float(value) for name, value in measured.items()})
 
 
 def own_place(header: Header) -> list[float]:

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float64, Shaped
 
 from medmim.data.dicom.convert import MAX_VOXELS_OFF, convert
-from medmim.data.dicom.pixel_data import Raw
+from medmim.data.dicom.pixel_data import RawPixelData
 from medmim.data.formats.geometry import Affine, slice_corners
 from medmim.data.formats.nifti import Image, check_image
 from medmim.data.formats.safe_open import open_regular
@@ -48,7 +48,7 @@ def convert_raw(
         staging: folder that this call may make and remove.
         target: path of the volume.
         size: rows and columns of a slice.
-        raws: `Raw` of each slice.
+        raws: `RawPixelData` of each slice.
         places: position, row and column direction times spacing of each slice by its own header: nine
             lengths in mm (LPS).
 
@@ -60,7 +60,7 @@ def convert_raw(
     if deviation > MAX_VOXELS_OFF * float(np.linalg.norm(grid[:3, :3], axis=0).min()):
         return {"reason": "geometry_mismatch", "measured": {"deviation_mm": deviation}}
     try:
-        stored = _read(files, [Raw(*raw) for raw in raws], size)
+        stored = _read(files, [RawPixelData(*raw) for raw in raws], size)
         if stored is None:
             return convert(files, affine, scales, staging=staging, target=target, size=size)
         image = Image(_scaled(stored, scale).transpose(2, 1, 0), grid)
@@ -80,7 +80,7 @@ def _deviation(places: Float64[np.ndarray, "slices 9"], grid: Affine, size: Sequ
     return float(np.linalg.norm(difference, axis=2).max())
 
 
-def _read(files: Sequence[str], raws: Sequence[Raw], size: Sequence[int]) -> Stored | None:
+def _read(files: Sequence[str], raws: Sequence[RawPixelData], size: Sequence[int]) -> Stored | None:
     """Return the stored values; None if some have bits set that the header calls unused.
 
     Raises:

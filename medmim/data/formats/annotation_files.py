@@ -18,8 +18,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from medmim.data.formats.annotations import Mark, ellipse
-from medmim.data.formats.coco_rle import runs_of
+from medmim.data.formats.annotations import Annotation, ellipse
+from medmim.data.formats.coco_rle import decode_runs
 from medmim.data.formats.nifti import open_regular
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _+-]{0,39}")
@@ -38,7 +38,7 @@ _CSV_COLUMNS = ("seriesuid", "coordx", "coordy", "coordz")
 _YOLO_LINE = re.compile(r"\d{1,4}(\s+-?[\d.]+(e-?\d+)?){4,}", re.IGNORECASE)
 
 
-class Noted(BaseModel):
+class ImageAnnotation(BaseModel):
     """What a file says of one image; `image` is a path below the file's folder, a name, or a series UID."""
 
     model_config = ConfigDict(extra="forbid")
@@ -46,10 +46,10 @@ class Noted(BaseModel):
     image: str
     target: str | None = None
     group: str | None = None
-    marks: list[Mark] = Field(default_factory=list)
+    marks: list[Annotation] = Field(default_factory=list)
 
 
-class Notes(BaseModel):
+class AnnotationNotes(BaseModel):
     """What a file notes; `kind` is "" for a file that is no annotation.
 
     `unread` counts regions that are not read: points, lines, damaged masks. `classes` are the names
@@ -59,13 +59,13 @@ class Notes(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     kind: str = ""
-    images: list[Noted] = Field(default_factory=list)
+    images: list[ImageAnnotation] = Field(default_factory=list)
     classes: list[str] = Field(default_factory=list)
     unread: int = 0
 
 
-def read_notes(path: str, name: str | None = None) -> dict[str, Any]:
-    """Read an annotation file of any known kind, as the JSON form of `Notes`.
+def read_annotation_notes(path: str, name: str | None = None) -> dict[str, Any]:
+    """Read an annotation file of any known kind, as the JSON form of `AnnotationNotes`.
 
     Args:
         path: the file.
@@ -75,8 +75,8 @@ def read_notes(path: str, name: str | None = None) -> dict[str, Any]:
     with open_regular(Path(path)) as stream:
         text = stream.read(_MAX_BYTES + 1)
     if len(text) > _MAX_BYTES:
-        return Notes().model_dump()
-    readers: dict[str, Callable[[str, Path], Notes]] = {
+        return AnnotationNotes().model_dump()
+    readers: dict[str, Callable[[str, Path], AnnotationNotes]] = {
         ".json": _json,
         ".jsonl": _json_lines,
         ".txt": _words_or_yolo,
@@ -87,31 +87,31 @@ def read_notes(path: str, name: str | None = None) -> dict[str, Any]:
     try:
         return readers[file.suffix.lower()](text.decode("utf-8-sig"), file).model_dump()
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, yaml.YAMLError):
-        return Notes().model_dump()  # the caller enters it as no annotation
+        return AnnotationNotes().model_dump()  # the caller enters it as no annotation
 
 
-def _json(text: str, _: Path) -> Notes:
+def _json(text: str, _: Path) -> AnnotationNotes:
     content = json.loads(text)
     if isinstance(content, dict) and isinstance(content.get("annotations"), list) and "images" in content:
         return _coco(content)
     if isinstance(content, dict):
         return _via(content.get("_via_img_metadata", content))
-    return Notes()
+    return AnnotationNotes()
 
 
-def _coco(content: Mapping[str, Any]) -> Notes:
+def _coco(content: Mapping[str, Any]) -> AnnotationNotes:
     names = {one["id"]: plain_name(one.get("name"), one["id"]) for one in content.get("categories", [])}
-    images = {one["id"]: Noted(image=str(one["file_name"])) for one in content["images"]}
+    images = {one["id"]: ImageAnnotation(image=str(one["file_name"])) for one in content["images"]}
     unread = 0
     for one in content["annotations"]:
         name = names.get(one.get("category_id"), "finding")
         mark, lost = _coco_mark(name, one)
         unread += lost
         images[one["image_id"]].marks += [mark] if mark else []
-    return Notes(kind="coco", images=list(images.values()), unread=unread)
+    return AnnotationNotes(kind="coco", images=list(images.values()), unread=unread)
 
 
-def _coco_mark(name: str, one: Mapping[str, Any]) -> tuple[Mark | None, bool]:
+def _coco_mark(name: str, one: Mapping[str, Any]) -> tuple[Annotation | None, bool]:
     """Return a finding, and whether it has a mask that cannot be read; its box counts all the same."""
     parts, lost = one.get("segmentation"), False
     said: dict[str, Any] = {"name": name}
@@ -120,112 +120,114 @@ def _coco_mark(name: str, one: Mapping[str, Any]) -> tuple[Mark | None, bool]:
         said["box"] = (left, top, left + width, top + height)
     if isinstance(parts, dict):
         try:
-            said["runs"], said["size"] = runs_of(parts)
+            said["runs"], said["size"] = decode_runs(parts)
         except (ValueError, KeyError, TypeError):
             lost = True
     elif outlines := [part for part in parts or () if len(part) >= 6]:
         pairs = tuple(_pairs([float(one) for one in part]) for part in outlines)
-        return Mark(name=name, outlines=pairs), False
-    return (Mark(**said), lost) if len(said) > 1 else (None, True)
+        return Annotation(name=name, outlines=pairs), False
+    return (Annotation(**said), lost) if len(said) > 1 else (None, True)
 
 
-def _via(content: Mapping[str, Any]) -> Notes:
+def _via(content: Mapping[str, Any]) -> AnnotationNotes:
     images, unread = [], 0
     for one in content.values():
         regions = one["regions"]
-        noted = Noted(image=str(one["filename"]))
+        noted = ImageAnnotation(image=str(one["filename"]))
         for region in regions.values() if isinstance(regions, dict) else regions:
             mark = _via_mark(region)
             unread += mark is None
             noted.marks += [mark] if mark else []
         images.append(noted)
-    return Notes(kind="via", images=images, unread=unread)
+    return AnnotationNotes(kind="via", images=images, unread=unread)
 
 
-def _via_mark(region: Mapping[str, Any]) -> Mark | None:
+def _via_mark(region: Mapping[str, Any]) -> Annotation | None:
     shape, words = region["shape_attributes"], region.get("region_attributes") or {}
     said = next((words[key] for key in _CLASS_KEYS if isinstance(words.get(key), str)), None)
     name = plain_name(said, 1) if said else ""
     kind = shape["name"]
     if kind == "rect":
         x, y = shape["x"], shape["y"]
-        return Mark(name=name, box=(x, y, x + shape["width"], y + shape["height"]))
+        return Annotation(name=name, box=(x, y, x + shape["width"], y + shape["height"]))
     if kind == "polygon":
         points = list(zip(shape["all_points_x"], shape["all_points_y"], strict=True))
-        return Mark(name=name, outlines=(tuple(points),)) if len(points) >= 3 else None
+        return Annotation(name=name, outlines=(tuple(points),)) if len(points) >= 3 else None
     if kind in ("circle", "ellipse"):
         radii = [shape["r"]] * 2 if kind == "circle" else [shape["rx"], shape["ry"]]
         centre = [float(shape["cx"]), float(shape["cy"])]
         outline = ellipse(centre, [float(radius) for radius in radii], float(shape.get("theta", 0.0)))
-        return Mark(name=name, outlines=(tuple(outline),))
+        return Annotation(name=name, outlines=(tuple(outline),))
     return None
 
 
-def _json_lines(text: str, _: Path) -> Notes:
+def _json_lines(text: str, _: Path) -> AnnotationNotes:
     """Read one object a line: `image`, and `class`, `group`, `box_xyxy`, `polygon_xy` where known."""
-    images: dict[str, Noted] = {}
+    images: dict[str, ImageAnnotation] = {}
     for line in filter(str.strip, text.splitlines()):
         row = json.loads(line)
         name = plain_name(row["class"], 1) if "class" in row else None
-        noted = images.setdefault(row["image"], Noted(image=row["image"], target=name))
+        noted = images.setdefault(row["image"], ImageAnnotation(image=row["image"], target=name))
         noted.group = str(row["group"]) if "group" in row else None
         if row.get("polygon_xy"):
-            noted.marks.append(Mark(name=name or "", outlines=(row["polygon_xy"],)))
+            noted.marks.append(Annotation(name=name or "", outlines=(row["polygon_xy"],)))
         elif row.get("box_xyxy"):
-            noted.marks.append(Mark(name=name or "", box=row["box_xyxy"]))
-    return Notes(kind="json_lines", images=list(images.values()))
+            noted.marks.append(Annotation(name=name or "", box=row["box_xyxy"]))
+    return AnnotationNotes(kind="json_lines", images=list(images.values()))
 
 
-def _words_or_yolo(text: str, file: Path) -> Notes:
+def _words_or_yolo(text: str, file: Path) -> AnnotationNotes:
     """Read the boxes of one image, or the class names of a YOLO data set."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if file.name.lower() in ("classes.txt", "obj.names", "labels.txt"):
-        return Notes(kind="classes", classes=[plain_name(word, n) for n, word in enumerate(lines)])
+        return AnnotationNotes(kind="classes", classes=[plain_name(word, n) for n, word in enumerate(lines)])
     if not all(_YOLO_LINE.fullmatch(line) for line in lines):
-        return Notes()
+        return AnnotationNotes()
     marks = []
     for line in lines:
         number, *values = line.split()
         marks.append(_yolo_mark(number, [float(value) for value in values]))
-    return Notes(kind="yolo", images=[Noted(image=file.stem, marks=marks)])
+    return AnnotationNotes(kind="yolo", images=[ImageAnnotation(image=file.stem, marks=marks)])
 
 
-def _yolo_mark(number: str, values: Sequence[float]) -> Mark:
+def _yolo_mark(number: str, values: Sequence[float]) -> Annotation:
     if len(values) >= 6 and len(values) % 2 == 0:
-        return Mark(name=number, unit="share", outlines=(_pairs(values),))
+        return Annotation(name=number, unit="share", outlines=(_pairs(values),))
     x, y, width, height = values[:4]
     box = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
-    return Mark(name=number, unit="share", box=box)
+    return Annotation(name=number, unit="share", box=box)
 
 
-def _yolo_names(text: str, _: Path) -> Notes:
+def _yolo_names(text: str, _: Path) -> AnnotationNotes:
     content = yaml.safe_load(text)
     names = content.get("names") if isinstance(content, dict) else None
     if isinstance(names, dict):
         names = [names.get(number, "") for number in range(max(names) + 1)] if max(names) < 10_000 else None
     if not isinstance(names, list):
-        return Notes()
-    return Notes(kind="classes", classes=[plain_name(word, number) for number, word in enumerate(names)])
+        return AnnotationNotes()
+    return AnnotationNotes(
+        kind="classes", classes=[plain_name(word, number) for number, word in enumerate(names)]
+    )
 
 
-def _table(text: str, _: Path) -> Notes:
+def _table(text: str, _: Path) -> AnnotationNotes:
     """Read findings in world millimetres: seriesuid, coordX, coordY, coordZ, diameter_mm or three sizes."""
     rows = csv.DictReader(io.StringIO(text))
     columns = {str(name).strip().lower(): name for name in rows.fieldnames or ()}
     if not set(_CSV_COLUMNS) <= set(columns):
-        return Notes()
-    found: dict[str, Noted] = {}
+        return AnnotationNotes()
+    found: dict[str, ImageAnnotation] = {}
     unread = 0
     for row in rows:
         plain = {short: (row[name] or "").strip() for short, name in columns.items()}
         series = plain["seriesuid"]
         mark = _world_mark(plain)
         unread += mark is None
-        found.setdefault(series, Noted(image=series)).marks += [mark] if mark else []
-    return Notes(kind="world_mm", images=list(found.values()), unread=unread)
+        found.setdefault(series, ImageAnnotation(image=series)).marks += [mark] if mark else []
+    return AnnotationNotes(kind="world_mm", images=list(found.values()), unread=unread)
 
 
-def _world_mark(row: Mapping[str, str]) -> Mark | None:
+def _world_mark(row: Mapping[str, str]) -> Annotation | None:
     try:
         centre = [float(row[f"coord{axis}"]) for axis in "xyz"]
         if row.get("diameter_mm"):
@@ -239,7 +241,7 @@ def _world_mark(row: Mapping[str, str]) -> Mark | None:
     low = [place - size / 2 for place, size in zip(centre, sizes, strict=True)]
     high = [place + size / 2 for place, size in zip(centre, sizes, strict=True)]
     said = next((row[key] for key in _CLASS_KEYS if row.get(key)), None)
-    return Mark(name=plain_name(said, 1) if said else "", unit="mm", box=(*low, *high))
+    return Annotation(name=plain_name(said, 1) if said else "", unit="mm", box=(*low, *high))
 
 
 def _pairs(values: Sequence[float]) -> tuple[tuple[float, float], ...]:

@@ -13,8 +13,8 @@ import skimage
 from jaxtyping import Bool, Float64, UInt16
 from pydantic import BaseModel, ConfigDict
 
-from medmim.data.dataset.manifest import Box
-from medmim.data.formats.coco_rle import mask_of
+from medmim.data.dataset.manifest import BoxRecord
+from medmim.data.formats.coco_rle import mask_from_runs
 from medmim.data.formats.nifti import Image
 
 _LEAST = 1e-3  # voxels; a box that is thinner holds nothing
@@ -27,7 +27,7 @@ Corners = Float64[np.ndarray, "2 dims"]
 Unit = Literal["voxel", "share", "mm"]
 
 
-class Mark(BaseModel):
+class Annotation(BaseModel):
     """One finding: a box (first corner, then last) or outlines (points in a plane), and its class.
 
     `unit` tells what coordinates count: voxels, where voxel i spans from i to i + 1; shares of the picture's
@@ -51,7 +51,7 @@ class Mark(BaseModel):
 
 
 @dataclass(frozen=True)
-class Placed:
+class PlacedAnnotations:
     """Marks in one image: boxes in voxels with their class, what was measured, outlines as a label."""
 
     boxes: tuple[tuple[str, tuple[float, ...]], ...]
@@ -74,7 +74,9 @@ def ellipse(centre: Sequence[float], radii: Sequence[float], angle: float = 0.0)
     return [(float(a), float(b)) for a, b in zip(x, y, strict=True)]
 
 
-def place(marks: Iterable[Mark], image: Image, numbers: Mapping[str, int]) -> Placed:
+def place_annotations(
+    marks: Iterable[Annotation], image: Image, numbers: Mapping[str, int]
+) -> PlacedAnnotations:
     """Bring marks to the voxels of an image; those wholly outside of it are counted and left out.
 
     Args:
@@ -102,7 +104,7 @@ def place(marks: Iterable[Mark], image: Image, numbers: Mapping[str, int]) -> Pl
             drawn[inside] = numbers[mark.name]
     # with a finding that is only boxed, a label would call the rest of that finding healthy
     label = Image(drawn[..., None], image.affine) if outlined and all(outlined) else None
-    return Placed(tuple(boxes), measured, label)
+    return PlacedAnnotations(tuple(boxes), measured, label)
 
 
 def boxes_around(label: Image, names: Mapping[int, str]) -> list[tuple[str, tuple[float, ...]]]:
@@ -115,22 +117,25 @@ def boxes_around(label: Image, names: Mapping[int, str]) -> list[tuple[str, tupl
     for number, name in sorted(names.items()):
         parts, count = scipy.ndimage.label(label.array == number, structure=np.ones((3, 3, 3)))
         sizes = np.bincount(parts.ravel(), minlength=count + 1)[1:]
-        for size, place in zip(sizes, scipy.ndimage.find_objects(parts), strict=True):
+        for size, place_annotations in zip(sizes, scipy.ndimage.find_objects(parts), strict=True):
             if size >= LEAST_PART:
-                corners = [[one.start for one in place[:dims]], [one.stop for one in place[:dims]]]
+                corners = [
+                    [one.start for one in place_annotations[:dims]],
+                    [one.stop for one in place_annotations[:dims]],
+                ]
                 found.append((name, tuple(float(value) for corner in corners for value in corner)))
     return found
 
 
-def boxes_of(found: Iterable[Sequence[Any]]) -> tuple[Box, ...]:
+def boxes_of(found: Iterable[Sequence[Any]]) -> tuple[BoxRecord, ...]:
     """Return boxes as the manifest keeps them, from their JSON form."""
-    return tuple(Box.model_validate({"class": name, "box": tuple(box)}) for name, box in found)
+    return tuple(BoxRecord.model_validate({"class": name, "box": tuple(box)}) for name, box in found)
 
 
-def _inside(mark: Mark, shape: tuple[int, ...]) -> Bool[np.ndarray, "x y"] | None:
+def _inside(mark: Annotation, shape: tuple[int, ...]) -> Bool[np.ndarray, "x y"] | None:
     """Return the voxels that a mark means; None for a mask of another size than its picture."""
     if mark.runs:
-        return mask_of(mark.runs, mark.size) if mark.size == shape else None
+        return mask_from_runs(mark.runs, mark.size) if mark.size == shape else None
     inside: Bool[np.ndarray, "x y"] = np.zeros(shape, bool)
     for outline in mark.outlines:
         # voxel i spans from i to i + 1, so its centre lies at i + 1/2
@@ -138,21 +143,21 @@ def _inside(mark: Mark, shape: tuple[int, ...]) -> Bool[np.ndarray, "x y"] | Non
     return inside
 
 
-def _box_around(mark: Mark, shape: Vector) -> Corners:
+def _box_around(mark: Annotation, shape: Vector) -> Corners:
     if mark.runs and not mark.box:
-        places = np.argwhere(mask_of(mark.runs, mark.size)).astype(np.float64)
+        places = np.argwhere(mask_from_runs(mark.runs, mark.size)).astype(np.float64)
         return np.array([places.min(axis=0), places.max(axis=0) + 1.0]) if len(places) else np.zeros((2, 2))
     points = [point for outline in mark.outlines for point in outline] or np.reshape(mark.box, (2, -1))
     scaled = _scaled(points, mark, shape)
     return np.array([scaled.min(axis=0), scaled.max(axis=0)])
 
 
-def _scaled(points: Any, mark: Mark, shape: Vector) -> Float64[np.ndarray, "points dims"]:
+def _scaled(points: Any, mark: Annotation, shape: Vector) -> Float64[np.ndarray, "points dims"]:
     places = np.array(points, np.float64)
     return places * shape if mark.unit == "share" else places
 
 
-def _box_mm(mark: Mark, image: Image) -> Corners:
+def _box_mm(mark: Annotation, image: Image) -> Corners:
     """Return the box in voxels around all corners of a box in mm, along axes of its own."""
     low, high = np.reshape(mark.box, (2, 3))
     corners = np.array([[(low, high)[bit >> axis & 1][axis] for axis in range(3)] for bit in range(8)])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from medmim.data.formats import geometry
-from medmim.data.formats.annotations import Mark, boxes_around, place
+from medmim.data.formats.annotations import Annotation, boxes_around, place_annotations
 from medmim.data.formats.images import is_picture
 from medmim.data.formats.labels import fit_label, resample_label
 from medmim.data.formats.nifti import Image, check_image, read_image
@@ -57,7 +57,9 @@ def read_case(
     found |= {"repairs": list(repairs), "boxes": [], "measured": {}}
     drawn = None
     if noted is not None:
-        placed = place([Mark.model_validate(mark) for mark in noted["marks"]], volume, noted["numbers"])
+        placed = place_annotations(
+            [Annotation.model_validate(mark) for mark in noted["marks"]], volume, noted["numbers"]
+        )
         found["boxes"], found["measured"] = [[name, list(box)] for name, box in placed.boxes], placed.measured
         empty = Image(np.zeros(volume.array.shape, np.uint8), volume.affine)
         drawn = placed.label or (empty if noted["empty"] else None)
@@ -97,7 +99,9 @@ def merge_labels(labels: Sequence[str], target: str) -> dict[str, Any]:
 
 def place_marks(image: str, marks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Bring marks to the voxels of an image stored before; return `boxes` and what was `measured`."""
-    placed = place([Mark.model_validate(mark) for mark in marks], read_image(Path(image)), {})
+    placed = place_annotations(
+        [Annotation.model_validate(mark) for mark in marks], read_image(Path(image)), {}
+    )
     return {"boxes": [[name, list(box)] for name, box in placed.boxes], "measured": placed.measured}
 
 

@@ -13,7 +13,7 @@ from medmim.data.formats.images import MAX_PIXELS
 _OFFSET, _BITS, _MORE, _SIGN = 48, 5, 0x20, 0x10  # of COCO's letters, each of which holds five bits
 
 
-def runs_of(packed: Mapping[str, Any]) -> tuple[tuple[int, ...], tuple[int, int]]:
+def decode_runs(packed: Mapping[str, Any]) -> tuple[tuple[int, ...], tuple[int, int]]:
     """Return the runs of a packed mask, and its columns and rows.
 
     Args:
@@ -30,7 +30,7 @@ def runs_of(packed: Mapping[str, Any]) -> tuple[tuple[int, ...], tuple[int, int]
     return tuple(runs), (columns, rows)
 
 
-def mask_of(runs: Sequence[int], size: Sequence[int]) -> Bool[np.ndarray, "x y"]:
+def mask_from_runs(runs: Sequence[int], size: Sequence[int]) -> Bool[np.ndarray, "x y"]:
     """Return the mask, column by row.
 
     Args:

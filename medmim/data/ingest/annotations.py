@@ -8,22 +8,22 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from medmim.data.formats.annotation_files import Noted, Notes, read_notes
-from medmim.data.ingest.context import READ_LIMITS, Bench
-from medmim.data.ingest.layout import Case, Layout
+from medmim.data.formats.annotation_files import AnnotationNotes, ImageAnnotation, read_annotation_notes
+from medmim.data.ingest.context import READ_LIMITS, IngestContext
+from medmim.data.ingest.layout import DatasetLayout, LayoutCase
 
-Found = list[tuple[Path, Notes]]
+Found = list[tuple[Path, AnnotationNotes]]
 
 
 @dataclass(frozen=True)
-class Annotated:
+class AnnotationResult:
     """A layout whose cases know their class and group, with the marks of each case.
 
     `marks` has an entry, maybe without marks, for each case that a file speaks of. `used` gives what was
     measured for each file that was read as annotations, `lost` why others could not be.
     """
 
-    layout: Layout
+    layout: DatasetLayout
     marks: dict[Path, list[dict[str, Any]]] = field(default_factory=dict)
     used: dict[Path, dict[str, float]] = field(default_factory=dict)
     lost: dict[Path, str] = field(default_factory=dict)
@@ -34,19 +34,19 @@ class Annotated:
         return any(mark["outlines"] or mark["runs"] for marks in self.marks.values() for mark in marks)
 
 
-def annotate(bench: Bench, source: Path, layout: Layout) -> Annotated:
+def annotate(bench: IngestContext, source: Path, layout: DatasetLayout) -> AnnotationResult:
     """Read what people noted about the cases of a layout."""
     tasks = [{"path": str(bench.file(path)), "name": path.name} for path in layout.notes]
-    answers = bench.each("annotations", read_notes, tasks, limits=READ_LIMITS)
+    answers = bench.each("annotations", read_annotation_notes, tasks, limits=READ_LIMITS)
     pairs = list(zip(layout.notes, answers, strict=True))
     lost = {path: answer.reason or "unusable" for path, answer in pairs if answer.value is None}
-    found = [(path, Notes.model_validate(answer.value)) for path, answer in pairs if answer.value]
+    found = [(path, AnnotationNotes.model_validate(answer.value)) for path, answer in pairs if answer.value]
     if layout.promised:
         lost |= {path: "bad_annotations" for path, notes in found if not notes.kind}
     found = [(path, notes) for path, notes in found if notes.kind not in ("", "world_mm")]
     classes = next((notes.classes for _, notes in found if notes.kind == "classes"), [])
     index = _Index(source, layout.cases)
-    noted: dict[Path, list[Noted]] = {}
+    noted: dict[Path, list[ImageAnnotation]] = {}
     used: dict[Path, dict[str, float]] = {}
     for path, notes in found:
         placed = [(index.find(path, one.image, yolo=notes.kind == "yolo"), one) for one in notes.images]
@@ -60,13 +60,13 @@ def annotate(bench: Bench, source: Path, layout: Layout) -> Annotated:
         image: [mark.model_dump() for one in ones for mark in one.marks] for image, ones in noted.items()
     }
     cases = tuple(_with_notes(case, noted.get(case.image, [])) for case in layout.cases)
-    return Annotated(replace(layout, cases=cases, label_names=names), marks, used, lost)
+    return AnnotationResult(replace(layout, cases=cases, label_names=names), marks, used, lost)
 
 
 class _Index:
     """Finds the image that an annotation means: by its path, or by its name where only one image has it."""
 
-    def __init__(self, source: Path, cases: Sequence[Case]) -> None:
+    def __init__(self, source: Path, cases: Sequence[LayoutCase]) -> None:
         self._source = source
         self._paths = {case.image.relative_to(source).as_posix(): case.image for case in cases}
         self._bare = {_bare(path): image for path, image in self._paths.items()}
@@ -93,7 +93,7 @@ def _bare(path: str) -> str:
     return str(PurePosixPath(path).with_suffix(""))
 
 
-def _named(noted: Noted, kind: str, classes: Sequence[str], finding: str) -> Noted:
+def _named(noted: ImageAnnotation, kind: str, classes: Sequence[str], finding: str) -> ImageAnnotation:
     """Give every mark the name of its class: YOLO has numbers, and some tools have nothing."""
     marks = []
     for mark in noted.marks:
@@ -105,14 +105,14 @@ def _named(noted: Noted, kind: str, classes: Sequence[str], finding: str) -> Not
     return noted.model_copy(update={"marks": marks})
 
 
-def _numbered(noted: Mapping[Path, Iterable[Noted]], classes: Sequence[str]) -> dict[int, str]:
+def _numbered(noted: Mapping[Path, Iterable[ImageAnnotation]], classes: Sequence[str]) -> dict[int, str]:
     """Number the classes from 1: in the set's own order, or by name."""
     seen = {mark.name for ones in noted.values() for one in ones for mark in one.marks}
     known = [name for name in dict.fromkeys(classes) if name]
     return dict(enumerate([*known, *sorted(seen - set(known))], start=1))
 
 
-def _with_notes(case: Case, noted: Sequence[Noted]) -> Case:
+def _with_notes(case: LayoutCase, noted: Sequence[ImageAnnotation]) -> LayoutCase:
     """Add class and group; a group is what must stay together, so it takes the place of the patient."""
     target = next((one.target for one in noted if one.target), case.target)
     group = next((one.group for one in noted if one.group), case.group)
@@ -120,7 +120,9 @@ def _with_notes(case: Case, noted: Sequence[Noted]) -> Case:
     return replace(case, target=target, group=group, subject=subject)
 
 
-def _measured(notes: Notes, placed: Sequence[tuple[Path | None, Noted]]) -> dict[str, float]:
+def _measured(
+    notes: AnnotationNotes, placed: Sequence[tuple[Path | None, ImageAnnotation]]
+) -> dict[str, float]:
     return {
         "images": float(len(placed)),
         "images_not_found": float(sum(image is None for image, _ in placed)),

@@ -7,16 +7,21 @@ from pathlib import Path, PurePosixPath
 
 from medmim.data.dataset.manifest import Fate
 from medmim.data.formats.archives import unpack
-from medmim.data.ingest.context import READ_LIMITS, Bench
-from medmim.data.ingest.scan import Seen
+from medmim.data.ingest.context import READ_LIMITS, IngestContext
+from medmim.data.ingest.scan import ScannedFile
 
 ARCHIVE = "archive"
-Scan = Callable[[Bench, Mapping[int, Path]], dict[int, Seen]]
+Scan = Callable[[IngestContext, Mapping[int, Path]], dict[int, ScannedFile]]
 
 
 def members_of(
-    bench: Bench, seen: dict[int, Seen], paths: Mapping[int, Path], keys: Mapping[int, str], *, scan: Scan
-) -> tuple[dict[int, Seen], dict[int, Path]]:
+    bench: IngestContext,
+    seen: dict[int, ScannedFile],
+    paths: Mapping[int, Path],
+    keys: Mapping[int, str],
+    *,
+    scan: Scan,
+) -> tuple[dict[int, ScannedFile], dict[int, Path]]:
     """Unpack archives and look at their members.
 
     Args:
@@ -28,7 +33,7 @@ def members_of(
 
     Returns:
         Both tables, archives replaced by their members under new numbers. A member's path is its place in the
-        source, `archive.zip/member`; `Bench.file` tells where it can be read.
+        source, `archive.zip/member`; `IngestContext.file` tells where it can be read.
     """
     archives = [number for number, one in seen.items() if one.reason == ARCHIVE]
     if not archives:
@@ -70,7 +75,7 @@ def _names(members: Sequence[Mapping[str, str]]) -> list[PurePosixPath]:
     return list(taken)
 
 
-def _is_usable(bench: Bench, number: int, one: Seen) -> bool:
+def _is_usable(bench: IngestContext, number: int, one: ScannedFile) -> bool:
     """Give a damaged member its fate, and an archive in an archive: only one level is unpacked."""
     if one.reason == ARCHIVE:
         bench.ledger.put([number], "skipped", "archive_in_archive")

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from medmim.data.dataset.manifest import Volume
+from medmim.data.dataset.manifest import VolumeRecord
 from medmim.data.ingest.descriptor import load_descriptor
 from medmim.data.ingest.ledger import Ledger
 from medmim.data.ingest.pseudonyms import Keys
-from medmim.data.sandbox.ray_sandbox import Spread
+from medmim.data.sandbox.ray_sandbox import RaySandbox
 from medmim.data.sandbox.sandbox import Answer, Limits, Sandbox
 from medmim.data.sandbox.sandbox_worker import Task
 
@@ -20,7 +20,7 @@ READ_LIMITS = Limits(memory_bytes=8 << 30, cpu_s=300, wall_s=600.0)
 
 
 @dataclass(frozen=True)
-class Wishes:
+class IngestOptions:
     """What the user of `medmim ingest` may choose.
 
     Attributes:
@@ -53,7 +53,7 @@ class Wishes:
 
 
 @dataclass(frozen=True)
-class Made:
+class IngestedVolume:
     """A volume in the staging folder, not yet in the dataset.
 
     `name` is what a label file of it is called (series UID or the image's stem): the source's own text, never
@@ -61,7 +61,7 @@ class Made:
     label brought along.
     """
 
-    volume: Volume
+    volume: VolumeRecord
     name: str
     staged: Path
     staged_label: Path | None = None
@@ -70,7 +70,7 @@ class Made:
 
 
 @dataclass(frozen=True)
-class Bench:
+class IngestContext:
     """What every step of ingestion needs.
 
     `unpacked` tells where members of archives lie, by their place in the source: `archive.zip/member`.
@@ -79,9 +79,9 @@ class Bench:
     keys: Keys
     ledger: Ledger
     staging: Path
-    sandbox: Sandbox | Spread
+    sandbox: Sandbox | RaySandbox
     progress: Progress | None = None
-    wishes: Wishes = field(default_factory=Wishes)
+    wishes: IngestOptions = field(default_factory=IngestOptions)
     unpacked: dict[Path, Path] = field(default_factory=dict)
 
     def each(
@@ -120,7 +120,7 @@ class Bench:
         return self.staging / name
 
 
-def place_of(kind: str, subject: str, study: str, identifier: str) -> str:
+def stored_path(kind: str, subject: str, study: str, identifier: str) -> str:
     """Return where a volume or label lies below the dataset folder."""
     return f"{kind}/{subject}/{study}/{identifier}.nii.gz"
 

@@ -11,25 +11,27 @@ from typing import Any
 
 from medmim.data.formats.annotation_files import plain_name
 from medmim.data.formats.safe_open import open_regular
-from medmim.data.ingest.context import Bench
+from medmim.data.ingest.context import IngestContext
 from medmim.errors import DataError
 
 _MAX_JSON_BYTES = 2**20
 
 
 @dataclass(frozen=True)
-class Declared:
+class DatasetJson:
     """What a data set says about itself: DICOM's code of its modality, names of its labels."""
 
     modality: str | None
     label_names: dict[int, str]
 
 
-def declared_in(bench: Bench, paths: Sequence[Path]) -> dict[Path, Declared]:
+def dataset_json_in(bench: IngestContext, paths: Sequence[Path]) -> dict[Path, DatasetJson]:
     """Read these files in sandboxes; those that are damaged are left out."""
-    answers = bench.each("descriptors", read_declared, [{"path": str(bench.file(path))} for path in paths])
+    answers = bench.each(
+        "descriptors", read_dataset_json, [{"path": str(bench.file(path))} for path in paths]
+    )
     return {
-        path: Declared(
+        path: DatasetJson(
             answer.value["modality"],
             {int(number): name for number, name in answer.value["label_names"].items()},
         )
@@ -38,7 +40,7 @@ def declared_in(bench: Bench, paths: Sequence[Path]) -> dict[Path, Declared]:
     }
 
 
-def read_declared(path: str) -> dict[str, Any]:
+def read_dataset_json(path: str) -> dict[str, Any]:
     """Read modality and label names from a `dataset.json` as the Decathlon defines it; meant for a sandbox.
 
     Names that are not plain words become `class 1`, so that no odd text travels further.

@@ -15,11 +15,11 @@ from medmim import files
 from medmim.errors import SettingsError, unknown_name
 
 
-class _Part(BaseModel):
+class _DescriptorPart(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Pairs(_Part):
+class Pairs(_DescriptorPart):
     """Images matched by patterns on their path below the source, each with at most one label file.
 
     `image` holds regular expressions, tried in order on the whole path; the other texts are templates that
@@ -86,7 +86,7 @@ class Pairs(_Part):
         return self
 
 
-class Arrays(_Part):
+class Arrays(_DescriptorPart):
     """Files of NumPy arrays that hold many pictures each, as MedMNIST does; `targets` name its classes.
 
     `image` are patterns on the path; a file holds `train_images`, `train_labels` and so on for val and test.
@@ -100,7 +100,7 @@ class Arrays(_Part):
     skip: dict[str, str] = Field(default_factory=dict)
 
 
-class Descriptor(_Part):
+class Descriptor(_DescriptorPart):
     """One public data set: where it comes from, under which licence, and what its files are.
 
     `modality` and `labels` are keyed by how image file names begin; "" fits every name. `declared` is the

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medmim.data.dicom.read_labels import look_at_labels
-from medmim.data.ingest.context import READ_LIMITS, Bench
+from medmim.data.ingest.context import READ_LIMITS, IngestContext
 
 Segment = tuple[int, str, str]
 
@@ -25,7 +25,7 @@ class Object:
     names: dict[int, str]
 
 
-def read_objects(bench: Bench, paths: Mapping[int, Path]) -> dict[int, Object]:
+def read_objects(bench: IngestContext, paths: Mapping[int, Path]) -> dict[int, Object]:
     """Read what label objects say of themselves; those that cannot be read or used get their fate."""
     tasks = [{"path": str(bench.file(path))} for path in paths.values()]
     answers = bench.each("labels", look_at_labels, tasks, limits=READ_LIMITS)

@@ -7,17 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from medmim.data.dataset.manifest import Volume
+from medmim.data.dataset.manifest import VolumeRecord
 from medmim.data.dataset.vocabulary import VOCABULARY
 from medmim.data.dicom.convert import convert
 from medmim.data.dicom.gantry_tilt import is_tilted
 from medmim.data.dicom.series import stacks_of
 from medmim.data.dicom.single_image import convert_picture
-from medmim.data.dicom.slices import Picture, Refused, Slice, Stack, own_place
+from medmim.data.dicom.slices import RejectedSlices, SingleImage, Slice, SliceStack, own_place
 from medmim.data.dicom.uncompressed import convert_raw
-from medmim.data.ingest.context import READ_LIMITS, Bench, Made, place_of
-from medmim.data.ingest.ledger import Fates
-from medmim.data.ingest.scan import Seen, hash_content, hash_file
+from medmim.data.ingest.context import READ_LIMITS, IngestContext, IngestedVolume, stored_path
+from medmim.data.ingest.ledger import FileOutcomes
+from medmim.data.ingest.scan import ScannedFile, hash_content, hash_file
 
 _Way = Literal["convert", "decode", "pictures"]
 _WAYS: dict[_Way, Callable[..., dict[str, Any]]] = {
@@ -28,7 +28,9 @@ _WAYS: dict[_Way, Callable[..., dict[str, Any]]] = {
 _DAMAGE = {"truncated", "bad_header", "bad_size", "no_pixel_data", "missing_uid", "damaged", "memory"}
 
 
-def volumes_from_dicom(bench: Bench, seen: Mapping[int, Seen], paths: Mapping[int, Path]) -> list[Made]:
+def volumes_from_dicom(
+    bench: IngestContext, seen: Mapping[int, ScannedFile], paths: Mapping[int, Path]
+) -> list[IngestedVolume]:
     """Make a volume of every stack of slices that holds what it promises, and a picture of every lone one.
 
     `slices` of a volume is in the order of the third array axis: entry k is the instance of `array[:, :, k]`.
@@ -39,11 +41,11 @@ def volumes_from_dicom(bench: Bench, seen: Mapping[int, Seen], paths: Mapping[in
         paths: the files, by number.
     """
     slices, blocked = slices_of(seen, paths)
-    fates = Fates()
+    fates = FileOutcomes()
     kept = _without_copies(bench, fates, _without_risks(bench, fates, slices), blocked)
-    accepted: dict[_Way, list[Stack | Picture]] = {way: [] for way in _WAYS}
+    accepted: dict[_Way, list[SliceStack | SingleImage]] = {way: [] for way in _WAYS}
     for verdict in stacks_of(kept, blocked):
-        if isinstance(verdict, Refused):
+        if isinstance(verdict, RejectedSlices):
             fates.add(_numbers(verdict), "quarantined", verdict.reason, measured=verdict.measured)
         else:
             accepted[_way_of(verdict)].append(verdict)
@@ -52,7 +54,9 @@ def volumes_from_dicom(bench: Bench, seen: Mapping[int, Seen], paths: Mapping[in
     return made
 
 
-def slices_of(seen: Mapping[int, Seen], paths: Mapping[int, Path]) -> tuple[list[Slice], dict[str, str]]:
+def slices_of(
+    seen: Mapping[int, ScannedFile], paths: Mapping[int, Path]
+) -> tuple[list[Slice], dict[str, str]]:
     """Return every slice in the order of the walk, and the series that a damaged file blocks, with why."""
     sound = {header.instance for one in seen.values() for header in one.headers[:1]}
     blocked = {
@@ -67,7 +71,7 @@ def slices_of(seen: Mapping[int, Seen], paths: Mapping[int, Path]) -> tuple[list
 
 
 def _without_copies(
-    bench: Bench, fates: Fates, slices: Sequence[Slice], blocked: dict[str, str]
+    bench: IngestContext, fates: FileOutcomes, slices: Sequence[Slice], blocked: dict[str, str]
 ) -> list[Slice]:
     """Drop files that repeat another's content; block series with two contents of one instance."""
     places: dict[tuple[str, str], dict[int, Slice]] = defaultdict(dict)
@@ -94,7 +98,9 @@ def _without_copies(
     return [one for one in slices if one.number not in dropped]
 
 
-def _digests(bench: Bench, function: Callable[[str], str], repeated: Sequence[Slice]) -> dict[int, str]:
+def _digests(
+    bench: IngestContext, function: Callable[[str], str], repeated: Sequence[Slice]
+) -> dict[int, str]:
     """Return what tells contents apart; what cannot be read is like nothing else."""
     answers = bench.each("compare", function, [{"path": str(one.path)} for one in repeated])
     return {
@@ -108,7 +114,7 @@ def _others(digests: Mapping[int, str], group: Sequence[Slice], one: Slice) -> s
     return {digests[other.number] for other in group if other.number < one.number}
 
 
-def _without_risks(bench: Bench, fates: Fates, slices: Sequence[Slice]) -> list[Slice]:
+def _without_risks(bench: IngestContext, fates: FileOutcomes, slices: Sequence[Slice]) -> list[Slice]:
     """Keep back images that often show the patient's name, unless the user said that these do not."""
     if bench.wishes.allow_burned_in:
         return list(slices)
@@ -116,15 +122,17 @@ def _without_risks(bench: Bench, fates: Fates, slices: Sequence[Slice]) -> list[
     return [one for one in slices if not one.header.risky]
 
 
-def _way_of(found: Stack | Picture) -> _Way:
+def _way_of(found: SliceStack | SingleImage) -> _Way:
     """Return how a stack or picture becomes a file of the dataset."""
-    if isinstance(found, Picture):
+    if isinstance(found, SingleImage):
         return "pictures"
     plain = all(one.header.raw for one in found.slices) and not is_tilted(found.affine, len(found.slices))
     return "convert" if plain else "decode"
 
 
-def _converted(bench: Bench, fates: Fates, found: Sequence[Stack | Picture], *, way: _Way) -> list[Made]:
+def _converted(
+    bench: IngestContext, fates: FileOutcomes, found: Sequence[SliceStack | SingleImage], *, way: _Way
+) -> list[IngestedVolume]:
     """Convert all that go one way, and note what became of their files."""
     made = []
     names = [_identifier(bench, one) for one in found]
@@ -138,11 +146,11 @@ def _converted(bench: Bench, fates: Fates, found: Sequence[Stack | Picture], *, 
         reason = _reason(one, facts["measured"])
         fates.add(_numbers(one), "accepted", reason, volume=name, measured=facts["measured"])
         volume = _volume(bench, one, name, facts=facts)
-        made.append(Made(volume, one.slices[0].header.series, Path(task["target"])))
+        made.append(IngestedVolume(volume, one.slices[0].header.series, Path(task["target"])))
     return made
 
 
-def _identifier(bench: Bench, found: Stack | Picture) -> str:
+def _identifier(bench: IngestContext, found: SliceStack | SingleImage) -> str:
     """Return the volume's id: its series and which instances of it, whatever their files are called."""
     instances = sorted(_instance(one) for one in found.slices)
     return bench.keys.key("volume", "\0".join([found.slices[0].header.series, *instances]))
@@ -156,14 +164,14 @@ def _instance(one: Slice) -> str:
     )
 
 
-def _task(bench: Bench, found: Stack | Picture, name: str) -> dict[str, Any]:
+def _task(bench: IngestContext, found: SliceStack | SingleImage, name: str) -> dict[str, Any]:
     headers = [one.header for one in found.slices]
     task: dict[str, Any] = {
         "affine": found.affine.tolist(),
         "staging": str(bench.staged(f"{name}.work")),
         "target": str(bench.staged(f"{name}.nii.gz")),
     }
-    if isinstance(found, Picture):
+    if isinstance(found, SingleImage):
         return {**task, "file": str(found.slices[0].path), "frame": headers[0].frame}
     task |= {
         "files": [str(one.path) for one in found.slices],
@@ -179,7 +187,9 @@ def _task(bench: Bench, found: Stack | Picture, name: str) -> dict[str, Any]:
     return {**task, "frames": [header.frame for header in headers], "kind": headers[0].kind}
 
 
-def _volume(bench: Bench, found: Stack | Picture, name: str, *, facts: Mapping[str, Any]) -> Volume:
+def _volume(
+    bench: IngestContext, found: SliceStack | SingleImage, name: str, *, facts: Mapping[str, Any]
+) -> VolumeRecord:
     header = found.slices[0].header
     subject = bench.keys.key("subject", header.patient or header.study)
     study = bench.keys.key("study", header.study)
@@ -187,15 +197,15 @@ def _volume(bench: Bench, found: Stack | Picture, name: str, *, facts: Mapping[s
     flags = {**found.flags, **facts.get("flags", {})}
     if any(one.header.risky for one in found.slices):
         flags["burned_in_text"] = "possible"
-    repairs = found.repairs if isinstance(found, Stack) else tuple(facts["repairs"])
-    return Volume(
+    repairs = found.repairs if isinstance(found, SliceStack) else tuple(facts["repairs"])
+    return VolumeRecord(
         id=name,
         subject=subject,
         study=study,
         series=bench.keys.key("series", header.series),
-        image=place_of("volumes", subject, study, name),
+        image=stored_path("volumes", subject, study, name),
         modality=header.modality,
-        spatial_dims=3 if isinstance(found, Stack) else 2,
+        spatial_dims=3 if isinstance(found, SliceStack) else 2,
         shape=tuple(facts["shape"]),
         spacing_mm=tuple(facts["spacing_mm"]),
         orientation=facts["orientation"],
@@ -209,12 +219,12 @@ def _volume(bench: Bench, found: Stack | Picture, name: str, *, facts: Mapping[s
     )
 
 
-def _numbers(found: Stack | Picture | Refused) -> set[int]:
+def _numbers(found: SliceStack | SingleImage | RejectedSlices) -> set[int]:
     return {one.number for one in found.slices}
 
 
-def _reason(found: Stack | Picture, measured: Mapping[str, float]) -> str:
-    what = "volume" if isinstance(found, Stack) else "picture"
+def _reason(found: SliceStack | SingleImage, measured: Mapping[str, float]) -> str:
+    what = "volume" if isinstance(found, SliceStack) else "picture"
     if not found.slices[0].header.patient:
         return f"{what}_without_patient"
     return f"{what}_one_decoder" if measured.get("slices_compared") == 0 else what

@@ -10,10 +10,10 @@ from typing import Any
 
 from medmim.data.dataset.vocabulary import VOCABULARY
 from medmim.data.dicom.series import stacks_of
-from medmim.data.dicom.slices import Picture, Refused, Verdict
+from medmim.data.dicom.slices import RejectedSlices, SingleImage, Verdict
 from medmim.data.ingest.dicom_series import slices_of
 from medmim.data.ingest.layout import Read, find_layout
-from medmim.data.ingest.scan import Seen
+from medmim.data.ingest.scan import ScannedFile
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,12 @@ class Preview:
 
 
 def preview_of(
-    seen: Mapping[int, Seen], paths: Mapping[int, Path], *, source: Path, layout: str | None, read: Read
+    seen: Mapping[int, ScannedFile],
+    paths: Mapping[int, Path],
+    *,
+    source: Path,
+    layout: str | None,
+    read: Read,
 ) -> Preview:
     """Judge every series by its headers and every other file by its name; no pixels are read.
 
@@ -123,23 +128,23 @@ def _rows(verdicts: Sequence[Verdict]) -> list[SeriesRow]:
 
 
 def _outcome(verdict: Verdict) -> tuple[str, dict[str, float]]:
-    if isinstance(verdict, Refused):
+    if isinstance(verdict, RejectedSlices):
         return verdict.reason, dict(verdict.measured)
-    return "picture" if isinstance(verdict, Picture) else "volume", {}
+    return "picture" if isinstance(verdict, SingleImage) else "volume", {}
 
 
 def _grid(verdict: Verdict) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """Return voxels and their lengths in mm; of refused slices only what one of them says."""
     header = verdict.slices[0].header
-    if isinstance(verdict, Refused):
+    if isinstance(verdict, RejectedSlices):
         return (header.columns, header.rows, len(verdict.slices)), tuple(header.spacing or ())
-    count = 1 if isinstance(verdict, Picture) else len(verdict.slices)
+    count = 1 if isinstance(verdict, SingleImage) else len(verdict.slices)
     lengths = [float((verdict.affine[:3, axis] ** 2).sum() ** 0.5) for axis in range(3)]
     return (header.columns, header.rows, count), tuple(round(length, 3) for length in lengths)
 
 
 def _notes(verdict: Verdict) -> tuple[str, ...]:
-    if isinstance(verdict, Refused):
+    if isinstance(verdict, RejectedSlices):
         return ()
-    repairs = () if isinstance(verdict, Picture) else verdict.repairs
+    repairs = () if isinstance(verdict, SingleImage) else verdict.repairs
     return (*repairs, *(f"{name}: {value}" for name, value in verdict.flags.items()))

@@ -7,15 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from medmim.data.formats.annotation_files import Noted, Notes, read_notes
+from medmim.data.formats.annotation_files import AnnotationNotes, ImageAnnotation, read_annotation_notes
 from medmim.data.formats.annotations import boxes_of
 from medmim.data.formats.case import place_marks
-from medmim.data.ingest.context import READ_LIMITS, Bench, Made
+from medmim.data.ingest.context import READ_LIMITS, IngestContext, IngestedVolume
 
 FINDING = "finding"
 
 
-def with_tables(bench: Bench, made: Sequence[Made], tables: Mapping[int, Path]) -> list[Made]:
+def with_tables(
+    bench: IngestContext, made: Sequence[IngestedVolume], tables: Mapping[int, Path]
+) -> list[IngestedVolume]:
     """Give volumes the boxes that tables name; each table gets its fate with the number of its boxes.
 
     Args:
@@ -24,10 +26,10 @@ def with_tables(bench: Bench, made: Sequence[Made], tables: Mapping[int, Path]) 
         tables: CSV files by number.
     """
     tasks = [{"path": str(bench.file(path)), "name": path.name} for path in tables.values()]
-    answers = bench.each("tables", read_notes, tasks, limits=READ_LIMITS)
+    answers = bench.each("tables", read_annotation_notes, tasks, limits=READ_LIMITS)
     result = list(made)
     for number, answer in zip(tables, answers, strict=True):
-        notes = Notes.model_validate(answer.value or {})
+        notes = AnnotationNotes.model_validate(answer.value or {})
         if not any(one.marks for one in notes.images):
             fate, reason = ("skipped", "not_an_image") if answer.value else ("quarantined", answer.reason)
             bench.ledger.put([number], fate, reason or "unusable")  # type: ignore[arg-type]
@@ -38,7 +40,9 @@ def with_tables(bench: Bench, made: Sequence[Made], tables: Mapping[int, Path]) 
     return result
 
 
-def _place(bench: Bench, made: Sequence[Made], noted: Sequence[Noted]) -> tuple[list[Made], dict[str, float]]:
+def _place(
+    bench: IngestContext, made: Sequence[IngestedVolume], noted: Sequence[ImageAnnotation]
+) -> tuple[list[IngestedVolume], dict[str, float]]:
     places: dict[str, list[int]] = {}
     for place, one in enumerate(made):
         places.setdefault(one.name, []).append(place)
@@ -58,5 +62,5 @@ def _place(bench: Bench, made: Sequence[Made], noted: Sequence[Noted]) -> tuple[
     return result, total
 
 
-def _named(noted: Noted) -> list[dict[str, Any]]:
+def _named(noted: ImageAnnotation) -> list[dict[str, Any]]:
     return [mark.model_dump() | {"name": mark.name or FINDING} for mark in noted.marks]

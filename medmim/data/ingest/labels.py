@@ -11,15 +11,15 @@ from typing import Any
 from medmim.data.dicom import sop_classes
 from medmim.data.dicom.read_labels import read_labels
 from medmim.data.formats.case import merge_labels, read_label
-from medmim.data.ingest.context import READ_LIMITS, Bench, Made, place_of, stem_of
+from medmim.data.ingest.context import READ_LIMITS, IngestContext, IngestedVolume, stem_of, stored_path
 from medmim.data.ingest.dicom_labels import Object, read_objects
 from medmim.data.ingest.finding_tables import with_tables
-from medmim.data.ingest.scan import Seen
+from medmim.data.ingest.scan import ScannedFile
 from medmim.data.ingest.volumes import put_label
 from medmim.data.sandbox.sandbox import Answer
 
 
-def is_label(path: Path, seen: Seen, *, folder: Path | None, series: set[str]) -> bool:
+def is_label(path: Path, seen: ScannedFile, *, folder: Path | None, series: set[str]) -> bool:
     """Say whether a file is a label by itself: its kind, its name, or where it lies says so.
 
     Args:
@@ -35,8 +35,11 @@ def is_label(path: Path, seen: Seen, *, folder: Path | None, series: set[str]) -
 
 
 def with_labels(
-    bench: Bench, made: Sequence[Made], labels: Mapping[int, Path], seen: Mapping[int, Seen]
-) -> list[Made]:
+    bench: IngestContext,
+    made: Sequence[IngestedVolume],
+    labels: Mapping[int, Path],
+    seen: Mapping[int, ScannedFile],
+) -> list[IngestedVolume]:
     """Attach label files to volumes; a refused label leaves its volume unlabelled.
 
     A series with several volumes: the label goes to each volume whose grid it lies on. Several of DICOM's
@@ -73,18 +76,20 @@ def with_labels(
 
 
 @dataclass(frozen=True)
-class _Pair:
+class _LabelPair:
     """A label file, and the place of a volume that it may belong to."""
 
     number: int
     place: int
 
 
-def _pairs(bench: Bench, made: Sequence[Made], names: Mapping[int, str], objects: set[int]) -> list[_Pair]:
+def _pairs(
+    bench: IngestContext, made: Sequence[IngestedVolume], names: Mapping[int, str], objects: set[int]
+) -> list[_LabelPair]:
     """Return which label may belong to which volume; those that cannot be used get their fate."""
     known = _by_name(made)
     taken: dict[str, bool] = {}
-    pairs: list[_Pair] = []
+    pairs: list[_LabelPair] = []
     for number, name in sorted(names.items()):
         shared = number in objects and taken.get(name, True)
         if name not in known:
@@ -93,11 +98,11 @@ def _pairs(bench: Bench, made: Sequence[Made], names: Mapping[int, str], objects
             bench.ledger.put([number], "quarantined", "label_duplicate")
         else:
             taken[name] = number in objects
-            pairs += [_Pair(number, place) for place in known[name]]
+            pairs += [_LabelPair(number, place) for place in known[name]]
     return pairs
 
 
-def _facts(pairs: Sequence[_Pair], answers: Sequence[Answer]) -> dict[_Pair, dict[str, Any]]:
+def _facts(pairs: Sequence[_LabelPair], answers: Sequence[Answer]) -> dict[_LabelPair, dict[str, Any]]:
     return {
         pair: answer.value or {"reason": answer.reason or "unusable", "measured": {}}
         for pair, answer in zip(pairs, answers, strict=True)
@@ -105,8 +110,12 @@ def _facts(pairs: Sequence[_Pair], answers: Sequence[Answer]) -> dict[_Pair, dic
 
 
 def _attach(
-    bench: Bench, made: Sequence[Made], found: dict[_Pair, dict[str, Any]], *, objects: Mapping[int, Object]
-) -> list[Made]:
+    bench: IngestContext,
+    made: Sequence[IngestedVolume],
+    found: dict[_LabelPair, dict[str, Any]],
+    *,
+    objects: Mapping[int, Object],
+) -> list[IngestedVolume]:
     """Give every volume the labels that fit it, as one, and every label file its fate."""
     fitting: dict[int, list[int]] = {}
     for pair, facts in found.items():
@@ -119,11 +128,11 @@ def _attach(
         tried.setdefault(pair.number, []).append((pair.place, told | _resampled(facts)))
     result = list(made)
     for place, numbers in fitting.items():
-        facts = merged.get(place) or found[_Pair(numbers[0], place)]
+        facts = merged.get(place) or found[_LabelPair(numbers[0], place)]
         if "reason" not in facts:
             names = {n: name for one in numbers if one in objects for n, name in objects[one].names.items()}
             staged = _staged(bench, made[place], None if place in merged else numbers[0])
-            resampled = [_resampled(found[_Pair(number, place)]) for number in numbers]
+            resampled = [_resampled(found[_LabelPair(number, place)]) for number in numbers]
             facts = facts | max(resampled, key=len)
             result[place] = _labelled(made[place], facts, staged=staged, names=names)
     for number, outcomes in tried.items():
@@ -137,7 +146,7 @@ def _resampled(facts: Mapping[str, Any]) -> dict[str, bool]:
 
 
 def _merged(
-    bench: Bench, made: Sequence[Made], several: Mapping[int, Sequence[int]]
+    bench: IngestContext, made: Sequence[IngestedVolume], several: Mapping[int, Sequence[int]]
 ) -> dict[int, dict[str, Any]]:
     """Return the facts, or the refusal, of one label for each volume that has several."""
     tasks = [
@@ -148,11 +157,11 @@ def _merged(
         for place, numbers in several.items()
     ]
     answers = bench.each("labels", merge_labels, tasks, limits=READ_LIMITS)
-    pairs = [_Pair(-1, place) for place in several]
+    pairs = [_LabelPair(-1, place) for place in several]
     return {pair.place: facts for pair, facts in _facts(pairs, answers).items()}
 
 
-def _by_name(made: Sequence[Made]) -> dict[str, list[int]]:
+def _by_name(made: Sequence[IngestedVolume]) -> dict[str, list[int]]:
     """Return places of volumes by label name; volumes of several series with one name are nobody's."""
     series = Counter(name for name, _ in {(one.name, one.volume.series) for one in made})
     known: dict[str, list[int]] = {}
@@ -162,13 +171,13 @@ def _by_name(made: Sequence[Made]) -> dict[str, list[int]]:
     return known
 
 
-def _staged(bench: Bench, made: Made, number: int | None) -> Path:
+def _staged(bench: IngestContext, made: IngestedVolume, number: int | None) -> Path:
     """Return where the label of a volume is written: that of one file, or of all of them together."""
     part = "" if number is None else f".{number}"
     return bench.staged(f"{made.volume.id}{part}.label.nii.gz")
 
 
-def _task(bench: Bench, label: Path, made: Made, number: int) -> dict[str, Any]:
+def _task(bench: IngestContext, label: Path, made: IngestedVolume, number: int) -> dict[str, Any]:
     return {
         "label": str(bench.file(label)),
         "image": str(made.staged),
@@ -177,10 +186,12 @@ def _task(bench: Bench, label: Path, made: Made, number: int) -> dict[str, Any]:
     }
 
 
-def _labelled(made: Made, facts: Mapping[str, Any], *, staged: Path, names: Mapping[int, str]) -> Made:
+def _labelled(
+    made: IngestedVolume, facts: Mapping[str, Any], *, staged: Path, names: Mapping[int, str]
+) -> IngestedVolume:
     volume = made.volume
     update: dict[str, Any] = {
-        "label": place_of("labels", volume.subject, volume.study, volume.id),
+        "label": stored_path("labels", volume.subject, volume.study, volume.id),
         "label_sha256": facts["sha256"],
     }
     if facts.get("resampled"):

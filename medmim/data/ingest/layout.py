@@ -13,7 +13,7 @@ from pathlib import Path
 
 from medmim.data.formats.annotation_files import NOTE_NAMES
 from medmim.data.formats.images import PICTURE_NAMES
-from medmim.data.ingest.dataset_json import Declared
+from medmim.data.ingest.dataset_json import DatasetJson
 from medmim.data.ingest.descriptor import (
     Arrays,
     Descriptor,
@@ -24,14 +24,14 @@ from medmim.data.ingest.descriptor import (
 )
 from medmim.errors import DataError
 
-Read = Callable[[Sequence[Path]], Mapping[Path, Declared]]
+Read = Callable[[Sequence[Path]], Mapping[Path, DatasetJson]]
 
 FALLBACK = "generic"
 _VOLUMES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
 
 
 @dataclass(frozen=True)
-class Case:
+class LayoutCase:
     """One image with all that its path tells; subject, study and group are the source's own texts.
 
     `study` differs for each image, unless the data set has several images of one visit. `parts` are further
@@ -58,7 +58,7 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Layout:
+class DatasetLayout:
     """What each file of a folder is: a case's image, label or part, or in `other` with the reason to skip it.
 
     `notes` are those of the others that may hold boxes, outlines and classes (or must, if the layout has
@@ -66,7 +66,7 @@ class Layout:
     """
 
     name: str
-    cases: tuple[Case, ...]
+    cases: tuple[LayoutCase, ...]
     label_names: dict[int, str]
     other: dict[Path, str]
     notes: tuple[Path, ...] = ()
@@ -77,7 +77,7 @@ class Layout:
     boxes_from_labels: bool = False
 
 
-def find_layout(source: Path, files: Sequence[Path], *, read: Read, name: str | None = None) -> Layout:
+def find_layout(source: Path, files: Sequence[Path], *, read: Read, name: str | None = None) -> DatasetLayout:
     """Tell what each of `files` is.
 
     Args:
@@ -98,12 +98,12 @@ def find_layout(source: Path, files: Sequence[Path], *, read: Read, name: str | 
         found_arrays = _find_arrays(descriptor, descriptor.layout, paths)
         _need_some(descriptor, found_arrays, paths, named=name is not None)
         modality = descriptor.modality.get("", "OT")
-        return Layout(descriptor.name, (), {}, other, arrays=found_arrays, modality=modality)
+        return DatasetLayout(descriptor.name, (), {}, other, arrays=found_arrays, modality=modality)
     declared = _find_declared(descriptor, paths, other, read=read)
     cases = _find_cases(descriptor, descriptor.layout, paths, declared=declared)
     _need_some(descriptor, cases, paths, named=name is not None)
     used = {path for case in cases for path in case.files}
-    return Layout(
+    return DatasetLayout(
         descriptor.name,
         cases,
         _merge_names(descriptor, cases, declared=declared),
@@ -117,7 +117,7 @@ def find_layout(source: Path, files: Sequence[Path], *, read: Read, name: str | 
 
 def _need_some(
     descriptor: Descriptor,
-    found: Sequence[Case] | Mapping[Path, object],
+    found: Sequence[LayoutCase] | Mapping[Path, object],
     paths: Mapping[str, Path],
     *,
     named: bool,
@@ -140,7 +140,7 @@ def _detect(paths: Mapping[str, Path]) -> Descriptor:
 
 def _find_declared(
     descriptor: Descriptor, paths: Mapping[str, Path], other: dict[Path, str], *, read: Read
-) -> dict[Path, Declared]:
+) -> dict[Path, DatasetJson]:
     """Read what the set says about itself, by folder, and note in `other` that these files are no images."""
     files = [path for path in paths.values() if path.name == descriptor.declared]
     found = read(files)
@@ -159,8 +159,8 @@ def _find_arrays(
 
 
 def _find_cases(
-    descriptor: Descriptor, layout: Pairs, paths: Mapping[str, Path], *, declared: Mapping[Path, Declared]
-) -> tuple[Case, ...]:
+    descriptor: Descriptor, layout: Pairs, paths: Mapping[str, Path], *, declared: Mapping[Path, DatasetJson]
+) -> tuple[LayoutCase, ...]:
     shared = _shared_labels(layout, paths)
     cases = []
     for relative, path in paths.items():
@@ -173,7 +173,7 @@ def _find_cases(
         parts = (paths.get(part.format_map(groups)) for part in layout.parts)
         label = paths.get(layout.label.format_map(groups)) if layout.label is not None else None
         cases.append(
-            Case(
+            LayoutCase(
                 image=path,
                 label=label or (shared.get(layout.visit.format_map(groups)) if layout.visit else None),
                 subject=layout.subject.format_map(groups),
@@ -235,13 +235,13 @@ def _reason(descriptor: Descriptor, relative: str) -> str:
     return "not_in_layout" if relative.lower().endswith((*_VOLUMES, *PICTURE_NAMES)) else "not_an_image"
 
 
-def _said(declared: Mapping[Path, Declared], path: Path) -> Declared | None:
+def _said(declared: Mapping[Path, DatasetJson], path: Path) -> DatasetJson | None:
     """Return what the nearest folder above `path` declares."""
     return next((declared[folder] for folder in path.parents if folder in declared), None)
 
 
 def _merge_names(
-    descriptor: Descriptor, cases: Iterable[Case], *, declared: Mapping[Path, Declared]
+    descriptor: Descriptor, cases: Iterable[LayoutCase], *, declared: Mapping[Path, DatasetJson]
 ) -> dict[int, str]:
     merged: dict[int, str] = {}
     annotated = isinstance(descriptor.layout, Pairs) and bool(descriptor.layout.annotations)

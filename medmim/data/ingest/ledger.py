@@ -12,18 +12,18 @@ from medmim.errors import RunError
 
 
 @dataclass(frozen=True)
-class _Part:
+class _SliceOutcome:
     fate: Fate
     reason: str
     volume: str | None
     measured: Mapping[str, float]
 
 
-class Fates:
+class FileOutcomes:
     """Fates of parts of files, gathered by file; a file with a part in a volume is accepted."""
 
     def __init__(self) -> None:
-        self._parts: dict[int, list[_Part]] = defaultdict(list)
+        self._parts: dict[int, list[_SliceOutcome]] = defaultdict(list)
 
     def add(
         self,
@@ -36,7 +36,7 @@ class Fates:
     ) -> None:
         """Note the fate of slices that are in these files."""
         for number in numbers:
-            self._parts[number].append(_Part(fate, reason, volume, measured or {}))
+            self._parts[number].append(_SliceOutcome(fate, reason, volume, measured or {}))
 
     def write(self, ledger: Ledger) -> None:
         """Give each file its row: `…_in_part` where some of its slices were refused."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medmim.data.dataset.manifest import Fate, Volume
+from medmim.data.dataset.manifest import Fate, VolumeRecord
 from medmim.data.formats.npz import PARTS, count_arrays, read_arrays
-from medmim.data.ingest.context import READ_LIMITS, Bench, Made, place_of
-from medmim.data.ingest.layout import Layout
+from medmim.data.ingest.context import READ_LIMITS, IngestContext, IngestedVolume, stored_path
+from medmim.data.ingest.layout import DatasetLayout
 
 _AT_ONCE = 512
 
@@ -26,8 +26,8 @@ class _Piece:
 
 
 def volumes_from_arrays(
-    bench: Bench, source: Path, *, layout: Layout, numbers: Mapping[Path, int]
-) -> list[Made]:
+    bench: IngestContext, source: Path, *, layout: DatasetLayout, numbers: Mapping[Path, int]
+) -> list[IngestedVolume]:
     """Make a volume of every entry of the array files of a layout; the split that a file gives is kept.
 
     Nobody knows which entries are of one patient: each counts as a patient of its own.
@@ -48,7 +48,7 @@ def volumes_from_arrays(
         for piece in pieces
     ]
     answers = bench.each("read", read_arrays, tasks, limits=READ_LIMITS)
-    made: list[Made] = []
+    made: list[IngestedVolume] = []
     lost: dict[Path, str] = {
         path: known[path].reason or "unusable" for path in paths if not known[path].value
     }
@@ -66,7 +66,7 @@ def volumes_from_arrays(
     return [one for one in made if one.name not in {str(path) for path in lost}]
 
 
-def _pieces(bench: Bench, source: Path, path: Path, counts: Mapping[str, int]) -> Iterator[_Piece]:
+def _pieces(bench: IngestContext, source: Path, path: Path, counts: Mapping[str, int]) -> Iterator[_Piece]:
     place = str(path.relative_to(source))
     for part, count in counts.items():
         names = [bench.keys.key("volume", f"{place}#{part}/{entry}") for entry in range(count)]
@@ -74,16 +74,18 @@ def _pieces(bench: Bench, source: Path, path: Path, counts: Mapping[str, int]) -
             yield _Piece(path, part, first, tuple(names[first : first + _AT_ONCE]))
 
 
-def _accept(bench: Bench, piece: _Piece, name: str, *, facts: Mapping[str, Any], layout: Layout) -> Made:
+def _accept(
+    bench: IngestContext, piece: _Piece, name: str, *, facts: Mapping[str, Any], layout: DatasetLayout
+) -> IngestedVolume:
     subject, study = bench.keys.key("subject", name), bench.keys.key("study", name)
     number = facts["class"]
     names = (layout.arrays or {})[piece.path]
-    volume = Volume(
+    volume = VolumeRecord(
         id=name,
         subject=subject,
         study=study,
         series=bench.keys.key("series", str(piece.path)),
-        image=place_of("volumes", subject, study, name),
+        image=stored_path("volumes", subject, study, name),
         modality=layout.modality,
         spatial_dims=2 if facts["shape"][2] == 1 else 3,
         shape=tuple(facts["shape"]),
@@ -97,4 +99,4 @@ def _accept(bench: Bench, piece: _Piece, name: str, *, facts: Mapping[str, Any],
         split=PARTS[piece.part],
         flags={"spacing": "unknown"},
     )
-    return Made(volume, str(piece.path), bench.staged(f"{name}.nii.gz"))
+    return IngestedVolume(volume, str(piece.path), bench.staged(f"{name}.nii.gz"))

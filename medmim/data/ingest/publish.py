@@ -12,9 +12,9 @@ from pathlib import Path
 
 from medmim import files
 from medmim.data.dataset.duplicates import same_pixels
-from medmim.data.dataset.manifest import Dataset, DatasetInfo, Volume, read_dataset, write_dataset
+from medmim.data.dataset.manifest import Dataset, DatasetInfo, VolumeRecord, read_dataset, write_dataset
 from medmim.data.dataset.splits import assign_splits, given_splits
-from medmim.data.ingest.context import Made
+from medmim.data.ingest.context import IngestedVolume
 from medmim.data.ingest.ledger import Ledger
 from medmim.errors import DataError, UsageError
 
@@ -24,7 +24,7 @@ _OTHER_PARTS = {"chest", "abdomen", "pelvis", "limb"}
 _FACE_MM, _THIN_MM = 80.0, 20.0  # a slab must be this large along two sides and this thick to show a face
 
 
-def face_flag(volume: Volume) -> dict[str, str]:
+def face_flag(volume: VolumeRecord) -> dict[str, str]:
     """Return the flag for a volume that may show a face, else nothing.
 
     Nobody is told apart by a box smaller than a face, by a single picture, or by a part of the body that is
@@ -97,7 +97,7 @@ def earlier_dataset(out: Path, project: str) -> Dataset | None:
 
 
 def publish(
-    out: Path, info: DatasetInfo, made: Sequence[Made], *, ledger: Ledger, old: Dataset | None
+    out: Path, info: DatasetInfo, made: Sequence[IngestedVolume], *, ledger: Ledger, old: Dataset | None
 ) -> DatasetInfo:
     """Move what was made to its place and write the three files; a run cut off here can be repeated.
 
@@ -138,7 +138,7 @@ def _lock(descriptor: int, out: Path) -> None:
         ) from error
 
 
-def _with_splits(made: Sequence[Made], old: Dataset | None) -> list[Volume]:
+def _with_splits(made: Sequence[IngestedVolume], old: Dataset | None) -> list[VolumeRecord]:
     """Give volumes the split of their subject; subjects of the earlier dataset keep theirs."""
     known = given_splits((one.volume.subject, one.volume.split) for one in made)
     for volume in old.volumes if old else ():

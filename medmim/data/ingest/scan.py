@@ -18,7 +18,7 @@ from medmim.data.dataset.manifest import Fate
 from medmim.data.dicom import mosaic, multiframe, sop_classes
 from medmim.data.dicom.decode import Reader, packing_fault
 from medmim.data.dicom.header import Header, allowed_tags, header_of, number, text
-from medmim.data.dicom.pixel_data import Raw, missing_pixels, raw_start
+from medmim.data.dicom.pixel_data import RawPixelData, missing_pixels, raw_start
 from medmim.data.formats import file_types
 from medmim.data.formats.safe_open import open_regular, plain_stream, quiet_pydicom
 from medmim.errors import DataError
@@ -27,7 +27,7 @@ _PIXEL_DATA = b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10"
 _MAX_FRAMES = 20_000
 
 
-class Seen(BaseModel):
+class ScannedFile(BaseModel):
     """One file: a slice or picture (`header`), a NIfTI file (`nifti`), or its fate and reason.
 
     `frames` are the slices of a file that holds several; `header` is then the first of them. `series` and
@@ -70,12 +70,12 @@ class _StopError(Exception):
         self.measured = dict(measured or {})
 
 
-def look(path: str) -> dict[str, Any]:
-    """Say what the file at `path` is, as the JSON form of `Seen`; meant for a sandbox."""
-    return look_at(Path(path)).model_dump(mode="python")
+def scan_file_as_json(path: str) -> dict[str, Any]:
+    """Say what the file at `path` is, as the JSON form of `ScannedFile`; meant for a sandbox."""
+    return scan_file(Path(path)).model_dump(mode="python")
 
 
-def look_at(path: Path) -> Seen:
+def scan_file(path: Path) -> ScannedFile:
     """Say what the file at `path` is. Its bytes may be anything; the values of its header are never shown."""
     try:
         with open_regular(path) as stream:
@@ -83,14 +83,14 @@ def look_at(path: Path) -> Seen:
             stream.seek(0)
             kind = file_types.kind_of(head, path.name)
             if kind is None:
-                return Seen(fate="skipped", reason=file_types.skip_reason(head, path.name))
+                return ScannedFile(fate="skipped", reason=file_types.skip_reason(head, path.name))
             if kind == "nifti":
-                return Seen(nifti=True)
+                return ScannedFile(nifti=True)
             if kind == "bad_dicom":
-                return Seen(fate="quarantined", reason="bad_header")
+                return ScannedFile(fate="quarantined", reason="bad_header")
             return _look_at_dicom(stream, bare=kind == "bare_dicom")
     except OSError:
-        return Seen(fate="quarantined", reason="unreadable")
+        return ScannedFile(fate="quarantined", reason="unreadable")
 
 
 def hash_file(path: str) -> str:
@@ -104,7 +104,7 @@ def hash_content(path: str) -> str:
     Raises:
         DataError: with reason no_decoder, if pydicom cannot decode all of it.
     """
-    headers = look_at(Path(path)).headers
+    headers = scan_file(Path(path)).headers
     digest = hashlib.sha256("".join(one.model_dump_json(exclude={"raw"}) for one in headers).encode())
     reader = Reader("frame")
     for frame in sorted({one.frame if one.kind != "tile" else 0 for one in headers}):
@@ -112,7 +112,7 @@ def hash_content(path: str) -> str:
     return digest.hexdigest()
 
 
-def _look_at_dicom(raw: io.BufferedIOBase, *, bare: bool) -> Seen:
+def _look_at_dicom(raw: io.BufferedIOBase, *, bare: bool) -> ScannedFile:
     names = _Names()
     with quiet_pydicom():
         try:
@@ -121,7 +121,7 @@ def _look_at_dicom(raw: io.BufferedIOBase, *, bare: bool) -> Seen:
             names = _Names(_safe(dataset, "SeriesInstanceUID"), _safe(dataset, "SOPInstanceUID"))
             headers = _judge(dataset, stream)
         except _StopError as stop:
-            return Seen(
+            return ScannedFile(
                 fate=stop.fate,
                 reason=stop.reason,
                 measured=stop.measured,
@@ -129,13 +129,17 @@ def _look_at_dicom(raw: io.BufferedIOBase, *, bare: bool) -> Seen:
                 instance=names.instance,
             )
         except DataError as error:
-            return Seen(fate="quarantined", reason=error.reason, series=names.series, instance=names.instance)
+            return ScannedFile(
+                fate="quarantined", reason=error.reason, series=names.series, instance=names.instance
+            )
         except MemoryError:
             raise
         except Exception:  # a damaged value can make pydicom raise almost anything
-            return Seen(fate="quarantined", reason="bad_header", series=names.series, instance=names.instance)
+            return ScannedFile(
+                fate="quarantined", reason="bad_header", series=names.series, instance=names.instance
+            )
     frames = tuple(headers) if headers[0].kind in ("tile", "frame") or len(headers) > 1 else ()
-    return Seen(header=headers[0], frames=frames, series=names.series, instance=names.instance)
+    return ScannedFile(header=headers[0], frames=frames, series=names.series, instance=names.instance)
 
 
 def _size(stream: io.BufferedIOBase) -> int:
@@ -197,7 +201,7 @@ def _judge(dataset: pydicom.FileDataset, stream: io.BufferedIOBase) -> list[Head
     return _headers(dataset, sop_class, raw)
 
 
-def _raw_of(dataset: pydicom.FileDataset, stream: io.BufferedIOBase, expected: int) -> Raw | None:
+def _raw_of(dataset: pydicom.FileDataset, stream: io.BufferedIOBase, expected: int) -> RawPixelData | None:
     """Return where the pixels lie if they are values as they stand there, so that no decoder is needed."""
     syntax = text(getattr(dataset, "file_meta", None) or pydicom.Dataset(), "TransferSyntaxUID")
     bits, sign = number(dataset, "BitsStored") or 0.0, number(dataset, "PixelRepresentation")
@@ -213,10 +217,10 @@ def _raw_of(dataset: pydicom.FileDataset, stream: io.BufferedIOBase, expected: i
         return None
     start = raw_start(stream, expected, implicit=syntax == uid.ImplicitVRLittleEndian)
     written = os.fstat(stream.fileno()).st_mtime_ns
-    return None if start is None else Raw(start, int(bits), sign == 1.0, written)
+    return None if start is None else RawPixelData(start, int(bits), sign == 1.0, written)
 
 
-def _headers(dataset: pydicom.FileDataset, sop_class: str, raw: Raw | None) -> list[Header]:
+def _headers(dataset: pydicom.FileDataset, sop_class: str, raw: RawPixelData | None) -> list[Header]:
     """Return one header for each slice, tile, frame or picture."""
     frames = int(number(dataset, "NumberOfFrames") or 1)
     if sop_classes.content_of(sop_class) == "picture":

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from medmim import files
-from medmim.data.dataset.manifest import Dataset, Volume
+from medmim.data.dataset.manifest import Dataset, VolumeRecord
 from medmim.data.dicom.slices import Slice, own_place
 from medmim.data.formats.geometry import Affine
 from medmim.data.ingest.pseudonyms import Keys
-from medmim.data.ingest.scan import Seen, look
+from medmim.data.ingest.scan import ScannedFile, scan_file_as_json
 from medmim.data.ingest.sources import walk
 from medmim.data.sandbox.sandbox import Sandbox
 from medmim.errors import DataError
@@ -36,7 +36,7 @@ def find_instances(source: Path, dataset: Dataset, *, keys: Keys, sandbox: Sandb
     used = {row["number"] for row in files.read_jsonl(dataset.root / "ledger.jsonl") if row["volume"]}
     paths = {one.number: one.path for one in walk(source) if one.number in used}
     tasks = [{"path": str(path)} for path in paths.values()]
-    answers = sandbox.run_each(look, tasks, keep=Seen.model_validate)
+    answers = sandbox.run_each(scan_file_as_json, tasks, keep=ScannedFile.model_validate)
     found: dict[str, list[Slice]] = defaultdict(list)
     for (number, path), answer in zip(paths.items(), answers, strict=True):
         for header in answer.value.headers if answer.value else ():
@@ -44,7 +44,7 @@ def find_instances(source: Path, dataset: Dataset, *, keys: Keys, sandbox: Sandb
     return found
 
 
-def slices_of_volume(volume: Volume, affine: Affine, instances: Instances) -> list[dict[str, Any]]:
+def slices_of_volume(volume: VolumeRecord, affine: Affine, instances: Instances) -> list[dict[str, Any]]:
     """Return where each slice of a volume's third axis lies in the source, as `write_segmentation` takes it.
 
     Args:

@@ -13,7 +13,7 @@ from medmim.errors import DataError, UsageError
 
 
 @dataclass(frozen=True)
-class Found:
+class SourceFile:
     """One entry of the walk: its place, and why it is no file to look into (None for regular files)."""
 
     number: int
@@ -21,7 +21,7 @@ class Found:
     reason: str | None = None
 
 
-def walk(source: Path, *, start: int = 0) -> list[Found]:
+def walk(source: Path, *, start: int = 0) -> list[SourceFile]:
     """List everything below `source` that is no folder, sorted by name, folder by folder.
 
     Links are listed and never followed, so nothing outside the source is read and no loop can arise. A folder
@@ -31,7 +31,7 @@ def walk(source: Path, *, start: int = 0) -> list[Found]:
         source: an existing folder.
         start: number of the first entry.
     """
-    return [Found(start + place, path, reason) for place, (path, reason) in enumerate(_entries(source))]
+    return [SourceFile(start + place, path, reason) for place, (path, reason) in enumerate(_entries(source))]
 
 
 def _entries(source: Path) -> Iterator[tuple[Path, str | None]]:
@@ -63,11 +63,11 @@ class Sources:
     source: Path
     out: Path
     labels: Path | None
-    inside: tuple[Found, ...]
-    outside: tuple[Found, ...]
+    inside: tuple[SourceFile, ...]
+    outside: tuple[SourceFile, ...]
 
     @property
-    def entries(self) -> tuple[Found, ...]:
+    def entries(self) -> tuple[SourceFile, ...]:
         """All files."""
         return (*self.inside, *self.outside)
 

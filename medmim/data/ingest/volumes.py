@@ -8,25 +8,30 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from medmim.data.dataset.manifest import Volume
+from medmim.data.dataset.manifest import VolumeRecord
 from medmim.data.dataset.vocabulary import VOCABULARY
 from medmim.data.formats.annotations import boxes_of
 from medmim.data.formats.case import read_case
 from medmim.data.formats.images import is_picture
-from medmim.data.ingest.annotations import Annotated, annotate
-from medmim.data.ingest.context import READ_LIMITS, Bench, Made, place_of, stem_of
-from medmim.data.ingest.dataset_json import declared_in
-from medmim.data.ingest.layout import Case, Layout, find_layout
+from medmim.data.ingest.annotations import AnnotationResult, annotate
+from medmim.data.ingest.context import READ_LIMITS, IngestContext, IngestedVolume, stem_of, stored_path
+from medmim.data.ingest.dataset_json import dataset_json_in
+from medmim.data.ingest.layout import DatasetLayout, LayoutCase, find_layout
 from medmim.data.ingest.npz_arrays import volumes_from_arrays
-from medmim.data.ingest.scan import Seen
+from medmim.data.ingest.scan import ScannedFile
 
 # what the scan says of files that it does not open itself
 _READABLE = ("picture", "volume_file", "arrays")
 
 
 def volumes_from_nifti(
-    bench: Bench, source: Path, *, seen: Mapping[int, Seen], paths: Mapping[int, Path], layout: str | None
-) -> tuple[list[Made], Layout | None]:
+    bench: IngestContext,
+    source: Path,
+    *,
+    seen: Mapping[int, ScannedFile],
+    paths: Mapping[int, Path],
+    layout: str | None,
+) -> tuple[list[IngestedVolume], DatasetLayout | None]:
     """Make a volume of every image that the layout knows.
 
     Args:
@@ -40,16 +45,17 @@ def volumes_from_nifti(
         _put_others(bench, seen, {}, set())
         return [], None
     numbers = {paths[number]: number for number in seen}
-    found = find_layout(source, sorted(numbers), read=partial(declared_in, bench), name=layout)
+    found = find_layout(source, sorted(numbers), read=partial(dataset_json_in, bench), name=layout)
     known = annotate(bench, source, found)
     found = known.layout
     _put_notes(bench, seen, known, numbers)
     cases = [
-        _Work(case, bench.keys.key("volume", str(case.image.relative_to(source)))) for case in found.cases
+        _VolumeTask(case, bench.keys.key("volume", str(case.image.relative_to(source))))
+        for case in found.cases
     ]
     tasks = [_task(bench, work, known) for work in cases]
     answers = bench.each("read", read_case, tasks, limits=READ_LIMITS)
-    made: list[Made] = []
+    made: list[IngestedVolume] = []
     labels: dict[int, list[tuple[str, Mapping[str, Any] | None]]] = {}
     for work, answer in zip(cases, answers, strict=True):
         case, files = work.case, [numbers[path] for path in (work.case.image, *work.case.parts)]
@@ -68,7 +74,12 @@ def volumes_from_nifti(
     return made, found
 
 
-def _put_notes(bench: Bench, seen: Mapping[int, Seen], known: Annotated, numbers: Mapping[Path, int]) -> None:
+def _put_notes(
+    bench: IngestContext,
+    seen: Mapping[int, ScannedFile],
+    known: AnnotationResult,
+    numbers: Mapping[Path, int],
+) -> None:
     """Write the fate of annotation files, and of all files that are neither these nor a case's."""
     found = known.layout
     used = {path for case in found.cases for path in case.files}
@@ -81,7 +92,7 @@ def _put_notes(bench: Bench, seen: Mapping[int, Seen], known: Annotated, numbers
         bench.ledger.put([numbers[path]], "quarantined", reason)
 
 
-def put_label(bench: Bench, number: int, volume: str, facts: Mapping[str, Any]) -> None:
+def put_label(bench: IngestContext, number: int, volume: str, facts: Mapping[str, Any]) -> None:
     """Write the fate of a label file."""
     measured = facts.get("measured")
     if "reason" in facts:
@@ -93,15 +104,15 @@ def put_label(bench: Bench, number: int, volume: str, facts: Mapping[str, Any]) 
 
 
 @dataclass(frozen=True)
-class _Work:
+class _VolumeTask:
     """A case and the id of the volume that it becomes."""
 
-    case: Case
+    case: LayoutCase
     name: str
 
 
 def _put_shared_label(
-    bench: Bench, number: int, tried: Iterable[tuple[str, Mapping[str, Any] | None]]
+    bench: IngestContext, number: int, tried: Iterable[tuple[str, Mapping[str, Any] | None]]
 ) -> None:
     """Write the fate of a label that several images share: accepted if it fits any of them."""
     known = [(volume, facts) for volume, facts in tried if facts is not None]
@@ -113,7 +124,9 @@ def _put_shared_label(
     put_label(bench, number, volume, facts)
 
 
-def _put_others(bench: Bench, seen: Mapping[int, Seen], others: Mapping[int, str], used: set[int]) -> None:
+def _put_others(
+    bench: IngestContext, seen: Mapping[int, ScannedFile], others: Mapping[int, str], used: set[int]
+) -> None:
     """Give files that are no case their reason: the layout's, or what the file itself showed."""
     for number, one in seen.items():
         if number in used:
@@ -126,7 +139,7 @@ def _put_others(bench: Bench, seen: Mapping[int, Seen], others: Mapping[int, str
         bench.ledger.put([number], fate, one.reason if own else said, measured=one.measured)
 
 
-def _task(bench: Bench, work: _Work, known: Annotated) -> dict[str, Any]:
+def _task(bench: IngestContext, work: _VolumeTask, known: AnnotationResult) -> dict[str, Any]:
     case, marks = work.case, known.marks.get(work.case.image)
     if marks is None and case.healthy:
         marks = []
@@ -148,19 +161,21 @@ def _task(bench: Bench, work: _Work, known: Annotated) -> dict[str, Any]:
     }
 
 
-def _accept(bench: Bench, work: _Work, *, facts: Mapping[str, Any], source: Path) -> Made:
+def _accept(
+    bench: IngestContext, work: _VolumeTask, *, facts: Mapping[str, Any], source: Path
+) -> IngestedVolume:
     case, name = work.case, work.name
     patient = facts["image"]["pixels_sha256"] if case.subject_by_pixels else case.subject
     subject, study = bench.keys.key("subject", patient), bench.keys.key("study", case.study)
     label = facts["label"] if facts["label"] and "reason" not in facts["label"] else None
     repairs = (*facts["repairs"], *(["label_resampled"] if label and label.get("resampled") else []))
     picture = is_picture(case.image)
-    volume = Volume(
+    volume = VolumeRecord(
         id=name,
         subject=subject,
         study=study,
         series=bench.keys.key("series", str(case.image.relative_to(source))),
-        image=place_of("volumes", subject, study, name),
+        image=stored_path("volumes", subject, study, name),
         modality=case.modality,
         spatial_dims=2 if picture else 3,
         shape=tuple(facts["image"]["shape"]),
@@ -170,7 +185,7 @@ def _accept(bench: Bench, work: _Work, *, facts: Mapping[str, Any], source: Path
         pixels_sha256=facts["image"]["pixels_sha256"],
         verdict="repaired" if repairs else "right",
         repairs=repairs,
-        label=place_of("labels", subject, study, name) if label else None,
+        label=stored_path("labels", subject, study, name) if label else None,
         label_sha256=label["sha256"] if label else None,
         boxes=boxes_of(facts["boxes"]),
         target=case.target,
@@ -180,4 +195,4 @@ def _accept(bench: Bench, work: _Work, *, facts: Mapping[str, Any], source: Path
     )
     staged_label = bench.staged(f"{name}.label.nii.gz") if label else None
     classes = tuple(label["values"]) if label else ()
-    return Made(volume, stem_of(case.image), bench.staged(f"{name}.nii.gz"), staged_label, classes)
+    return IngestedVolume(volume, stem_of(case.image), bench.staged(f"{name}.nii.gz"), staged_label, classes)

@@ -14,13 +14,13 @@ from monai.transforms.intensity.dictionary import (
 )
 from monai.transforms.spatial.dictionary import RandAffined
 
-from medmim.data.loading.preprocessing_plan import Plan
+from medmim.data.loading.preprocessing_plan import PreprocessingPlan
 from medmim.data.loading.transforms import FlipLeftRight, PadTo, PickSlice
 
 _TURN = math.radians(15)
 
 
-def classification_patches(plan: Plan) -> Compose:
+def classification_patches(plan: PreprocessingPlan) -> Compose:
     """Random slices in 2D, flips of left and right, small affine and intensity changes.
 
     With the view `whole` nothing is cropped: the class is that of the whole image.

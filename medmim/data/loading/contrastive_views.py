@@ -18,7 +18,7 @@ from monai.transforms.intensity.dictionary import (
 from monai.transforms.spatial.dictionary import RandFlipd, Resized
 from monai.transforms.transform import Randomizable
 
-from medmim.data.loading.preprocessing_plan import Plan
+from medmim.data.loading.preprocessing_plan import PreprocessingPlan
 from medmim.data.loading.random_resized_crop import RandomResizedCrop
 from medmim.data.loading.transforms import FlipLeftRight, PadTo, PickSlice, Sample
 
@@ -27,7 +27,7 @@ _PART = 0.4  # of an image, at least: two such parts mostly overlap
 _REGION = 1.5  # times the patch along each axis: what all views are cut from, so that they overlap
 
 
-def patch_views(plan: Plan, *, views: int) -> Compose:
+def patch_views(plan: PreprocessingPlan, *, views: int) -> Compose:
     """Return a transform that gives `image` as (views, channels, *size).
 
     All views lie in one region of 1.5 times the patch; each is a part of two thirds of it or more, scaled to
@@ -48,7 +48,7 @@ def patch_views(plan: Plan, *, views: int) -> Compose:
     return Compose([*_slice(plan), *shared, _Repeat(Compose([*part, *_intensities()]), views)])
 
 
-def resized_views(plan: Plan, *, views: int) -> Compose:
+def resized_views(plan: PreprocessingPlan, *, views: int) -> Compose:
     """Return a transform that gives `image` as (views, channels, *size): parts of 0.4 to 1 of an image.
 
     Each is scaled to the patch, whatever the spacing; left and right are exchanged in half of them.
@@ -61,7 +61,7 @@ def resized_views(plan: Plan, *, views: int) -> Compose:
     return Compose([*_slice(plan), _Repeat(Compose([*part, *_intensities()]), views)])
 
 
-def _slice(plan: Plan) -> list[Any]:
+def _slice(plan: PreprocessingPlan) -> list[Any]:
     return [PickSlice(_KEYS, foreground=0.0)] if plan.dims == 2 else []
 
 

@@ -24,7 +24,7 @@ from monai.transforms.utils import create_rotate, create_scale, create_translate
 from torch import Tensor
 
 from medmim.data.dataset.boxes import flat, in_slice
-from medmim.data.loading.preprocessing_plan import Plan
+from medmim.data.loading.preprocessing_plan import PreprocessingPlan
 from medmim.data.loading.transforms import PadTo, Sample
 from medmim.shapes import Size
 
@@ -35,7 +35,7 @@ _KEPT = 0.4  # share of a box; with less inside of a crop it is left out
 Flat = Float[Tensor, "boxes sides"]
 
 
-def detection_patches(plan: Plan, *, most: int, foreground: float) -> Compose:
+def detection_patches(plan: PreprocessingPlan, *, most: int, foreground: float) -> Compose:
     """Random slices in 2D, crops, flips, affine and intensity changes.
 
     Args:

@@ -11,15 +11,15 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from medmim.data.dataset.manifest import Volume
-from medmim.data.loading.preprocess import Prepared
+from medmim.data.dataset.manifest import VolumeRecord
+from medmim.data.loading.preprocess import PreprocessedVolume
 from medmim.errors import DataError
 
 _log = logging.getLogger(__name__)
 _ADVICE = "repair the file and run `medmim ingest` again"
 
 
-def finite(volume: Volume, prepare: Callable[[Volume], Prepared]) -> Prepared:
+def finite(volume: VolumeRecord, prepare: Callable[[VolumeRecord], PreprocessedVolume]) -> PreprocessedVolume:
     """Return a prepared volume.
 
     Raises:
@@ -34,14 +34,14 @@ def finite(volume: Volume, prepare: Callable[[Volume], Prepared]) -> Prepared:
 
 
 def finite_ones(
-    volumes: Iterable[Volume], prepare: Callable[[Volume], Prepared], *, count: int
-) -> list[Volume]:
+    volumes: Iterable[VolumeRecord], prepare: Callable[[VolumeRecord], PreprocessedVolume], *, count: int
+) -> list[VolumeRecord]:
     """Return the first `count` volumes whose values are finite; the others before them are named.
 
     Raises:
         DataError: if there is none.
     """
-    chosen: list[Volume] = []
+    chosen: list[VolumeRecord] = []
     for volume in volumes:
         if len(chosen) == count:
             break
@@ -58,5 +58,5 @@ def finite_ones(
     return chosen
 
 
-def _is_finite(prepared: Prepared) -> bool:
+def _is_finite(prepared: PreprocessedVolume) -> bool:
     return bool(torch.isfinite(prepared.image).all())

@@ -24,20 +24,20 @@ from monai.transforms.spatial.dictionary import RandAffined, RandFlipd
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from medmim.data.dataset.manifest import Volume
+from medmim.data.dataset.manifest import VolumeRecord
 from medmim.data.loading.foreground_crop import CropAroundLabel
-from medmim.data.loading.preprocess import Prepared
-from medmim.data.loading.preprocessing_plan import Plan
+from medmim.data.loading.preprocess import PreprocessedVolume
+from medmim.data.loading.preprocessing_plan import PreprocessingPlan
 from medmim.data.loading.random_resized_crop import RandomResizedCrop
 from medmim.data.loading.transforms import PLACES, FlipLeftRight, PadTo, PickSlice, Sample
-from medmim.data.loading.worker_failures import Notes, leave_signals_to_the_trainer
+from medmim.data.loading.worker_failures import WorkerLog, leave_signals_to_the_trainer
 from medmim.randomness import numpy_stream, stream_seed
 from medmim.shapes import Size
 
-Targets = Callable[[Volume, Prepared], Mapping[str, Any]]
+Targets = Callable[[VolumeRecord, PreprocessedVolume], Mapping[str, Any]]
 
 
-class Draws(Dataset[Sample]):
+class PatchDataset(Dataset[Sample]):
     """Draws 0, 1, 2 … from volumes, without end.
 
     Args:
@@ -52,8 +52,8 @@ class Draws(Dataset[Sample]):
 
     def __init__(
         self,
-        volumes: Sequence[Volume],
-        prepare: Callable[[Volume], Prepared],
+        volumes: Sequence[VolumeRecord],
+        prepare: Callable[[VolumeRecord], PreprocessedVolume],
         transform: Compose,
         *,
         labelled: bool,
@@ -68,7 +68,7 @@ class Draws(Dataset[Sample]):
         self.seed = seed
         self.targets = targets
         self.weights = weights
-        self.notes = Notes()
+        self.notes = WorkerLog()
 
     def __getitem__(self, number: int) -> Sample:
         """Return the patch of one draw: `image`, `label` if asked for, and the draw's number."""
@@ -85,7 +85,7 @@ class Draws(Dataset[Sample]):
         patch = self.transform(sample)
         return {key: _plain(patch[key]) for key in sorted(keys)} | {"draw": number}
 
-    def volume_of(self, number: int) -> Volume:
+    def volume_of(self, number: int) -> VolumeRecord:
         """Return the volume that a draw is taken from."""
         epoch, place = divmod(number, len(self.volumes))
         return self.volumes[int(self._order(epoch)[place])]
@@ -100,7 +100,7 @@ class Draws(Dataset[Sample]):
 
 
 @dataclass(frozen=True)
-class Part:
+class SampleRange:
     """Which draws a training takes.
 
     Attributes:
@@ -116,7 +116,7 @@ class Part:
 
 
 def batches(
-    draws: Draws, part: Part, *, batch_size: int, workers: int, share: tuple[int, int] = (0, 1)
+    draws: PatchDataset, part: SampleRange, *, batch_size: int, workers: int, share: tuple[int, int] = (0, 1)
 ) -> DataLoader[Sample]:
     """Return the batches of a part of `draws`, in order; its length counts those before, as Lightning does.
 
@@ -130,7 +130,7 @@ def batches(
     return DataLoader(
         draws,
         batch_size=batch_size,
-        sampler=_InTurn(part, batch_size, share),
+        sampler=_StridedSampler(part, batch_size, share),
         num_workers=workers,
         persistent_workers=workers > 0,
         worker_init_fn=leave_signals_to_the_trainer,
@@ -140,10 +140,10 @@ def batches(
     )
 
 
-class _InTurn(Sampler[int]):
+class _StridedSampler(Sampler[int]):
     """One process's draws of a part."""
 
-    def __init__(self, part: Part, batch: int, share: tuple[int, int]) -> None:
+    def __init__(self, part: SampleRange, batch: int, share: tuple[int, int]) -> None:
         self.part = part
         self.batch = batch
         self.process, self.processes = share
@@ -157,7 +157,7 @@ class _InTurn(Sampler[int]):
         return self.part.passed + (self.part.stop - self.part.start) // self.processes
 
 
-def pretraining_patches(plan: Plan, *, labelled: bool = False) -> Compose:
+def pretraining_patches(plan: PreprocessingPlan, *, labelled: bool = False) -> Compose:
     """Random crops and flips of images (and their labels), mild intensity changes."""
     keys = ["image", "label"] if labelled else ["image"]
     return Compose(
@@ -172,7 +172,7 @@ def pretraining_patches(plan: Plan, *, labelled: bool = False) -> Compose:
     )
 
 
-def resized_parts(plan: Plan) -> Compose:
+def resized_parts(plan: PreprocessingPlan) -> Compose:
     """Random parts of 0.67 to 1 of an image, scaled to one size, left and right exchanged: SparK's draws."""
     return Compose(
         [
@@ -183,7 +183,7 @@ def resized_parts(plan: Plan) -> Compose:
     )
 
 
-def segmentation_patches(plan: Plan, *, foreground: float) -> Compose:
+def segmentation_patches(plan: PreprocessingPlan, *, foreground: float) -> Compose:
     """Random crops, a share of them around foreground, with affine and intensity augmentation.
 
     Only left and right are exchanged: front and back of a body differ, and labels may depend on it.
@@ -214,7 +214,7 @@ def segmentation_patches(plan: Plan, *, foreground: float) -> Compose:
     )
 
 
-def _slices(plan: Plan, *, keys: list[str], foreground: float) -> list[Any]:
+def _slices(plan: PreprocessingPlan, *, keys: list[str], foreground: float) -> list[Any]:
     return [PickSlice(keys, foreground=foreground)] if plan.dims == 2 else []
 
 

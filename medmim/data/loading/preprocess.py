@@ -26,23 +26,23 @@ from torch import Tensor
 from medmim import files
 from medmim.data.dataset.boxes import Boxes, moved, stored_boxes
 from medmim.data.dataset.channels import channels_of
-from medmim.data.dataset.manifest import Volume
+from medmim.data.dataset.manifest import VolumeRecord
 from medmim.data.formats.geometry import corner_distance
 from medmim.data.formats.nifti import read_image
 from medmim.data.loading.disk_cache import DIGITS, DiskCache
 from medmim.data.loading.foreground_crop import labelled_places
-from medmim.data.loading.preprocessing_plan import Plan, slice_axis
+from medmim.data.loading.preprocessing_plan import PreprocessingPlan, slice_axis
 from medmim.data.loading.transforms import PLACES
 from medmim.errors import DataError
 
 _log = logging.getLogger(__name__)
 _CT_RANGE_HU = (-1000.0, 1000.0)
 _SAME_GRID = 0.01  # voxels by which the grids of channels may differ
-_VERSION = 3  # of what `prepare` does; another number, and no prepared volume on disk is used again
+_VERSION = 3  # of what `preprocess` does; another number, and no prepared volume on disk is used again
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
+class PreprocessedVolume:
     """A volume as networks see it.
 
     Attributes:
@@ -75,7 +75,7 @@ class Prepared:
         return float(self.image.min())
 
 
-class Volumes:
+class VolumeLoader:
     """Prepare volumes of a dataset on request and keep the most recently used ones.
 
     Args:
@@ -85,15 +85,17 @@ class Volumes:
         disk: prepared volumes on disk, which all processes share; they take no memory of their own.
     """
 
-    def __init__(self, root: Path, plan: Plan, *, cache_gb: float, disk: DiskCache | None = None) -> None:
+    def __init__(
+        self, root: Path, plan: PreprocessingPlan, *, cache_gb: float, disk: DiskCache | None = None
+    ) -> None:
         self.root = root
         self.plan = plan
         self.disk = disk
         self._limit = int(cache_gb * 1e9)
-        self._kept: OrderedDict[str, Prepared] = OrderedDict()
+        self._kept: OrderedDict[str, PreprocessedVolume] = OrderedDict()
         self._bytes = 0
 
-    def __call__(self, volume: Volume) -> Prepared:
+    def __call__(self, volume: VolumeRecord) -> PreprocessedVolume:
         """Return a prepared volume, from memory when it is there.
 
         Raises:
@@ -102,19 +104,19 @@ class Volumes:
         if volume.id in self._kept:
             self._kept.move_to_end(volume.id)
             return self._kept[volume.id]
-        prepared = self._shared(volume, self.disk) if self.disk else prepare(self.root, volume, self.plan)
+        prepared = self._shared(volume, self.disk) if self.disk else preprocess(self.root, volume, self.plan)
         self._kept[volume.id] = prepared
         self._bytes += prepared.bytes
         while self._bytes > self._limit and len(self._kept) > 1:
             self._bytes -= self._kept.popitem(last=False)[1].bytes
         return prepared
 
-    def _shared(self, volume: Volume, disk: DiskCache) -> Prepared:
+    def _shared(self, volume: VolumeRecord, disk: DiskCache) -> PreprocessedVolume:
         """Return a volume as it lies on disk, where it is put when it is not there yet."""
         key = _key(volume, self.plan)
         known = disk.get(key)
         if known is None:
-            made = prepare(self.root, volume, self.plan)
+            made = preprocess(self.root, volume, self.plan)
             try:
                 known = disk.put(key, _tensors(made))
             except files.WriteError as error:
@@ -129,7 +131,7 @@ class Volumes:
         return _prepared(known, volume)
 
 
-def _key(volume: Volume, plan: Plan) -> str:
+def _key(volume: VolumeRecord, plan: PreprocessingPlan) -> str:
     """Return what a prepared volume is found by: its files, how they are prepared, and by which version."""
     label = volume.label_sha256 if volume.label else None
     whole = plan.size if plan.view == "whole" else None
@@ -146,7 +148,7 @@ def _key(volume: Volume, plan: Plan) -> str:
     return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:DIGITS]
 
 
-def _tensors(prepared: Prepared) -> dict[str, Tensor]:
+def _tensors(prepared: PreprocessedVolume) -> dict[str, Tensor]:
     named = {"label": prepared.label, PLACES: prepared.places}
     label = {name: tensor for name, tensor in named.items() if tensor is not None}
     return {
@@ -157,15 +159,15 @@ def _tensors(prepared: Prepared) -> dict[str, Tensor]:
     } | label
 
 
-def _prepared(tensors: Mapping[str, Tensor], volume: Volume) -> Prepared:
+def _prepared(tensors: Mapping[str, Tensor], volume: VolumeRecord) -> PreprocessedVolume:
     """Return what `_tensors` was given; boxes are those of the row, which may have been clipped since."""
     affine, stored = tensors["affine"].numpy(), tensors["stored_affine"].numpy()
     boxes = moved(stored_boxes(volume), stored, affine)
     label, places, axis = tensors.get("label"), tensors.get(PLACES), int(tensors["slice_axis"])
-    return Prepared(tensors["image"], label, affine, axis, stored, boxes, places)
+    return PreprocessedVolume(tensors["image"], label, affine, axis, stored, boxes, places)
 
 
-def prepare(root: Path, volume: Volume, plan: Plan) -> Prepared:
+def preprocess(root: Path, volume: VolumeRecord, plan: PreprocessingPlan) -> PreprocessedVolume:
     """Load, orient, resample or scale where the plan says so, clip outliers and normalise one volume."""
     read = {"image": _image(root, volume)}
     if volume.label:
@@ -180,7 +182,7 @@ def prepare(root: Path, volume: Volume, plan: Plan) -> Prepared:
     image: MetaTensor = loaded["image"]
     affine = np.asarray(image.affine, dtype=np.float64)
     label = _numbers(loaded["label"].as_tensor()) if volume.label else None
-    return Prepared(
+    return PreprocessedVolume(
         image=image.as_tensor().float().contiguous(),
         label=label,
         affine=affine,
@@ -191,7 +193,7 @@ def prepare(root: Path, volume: Volume, plan: Plan) -> Prepared:
     )
 
 
-def _image(root: Path, volume: Volume) -> MetaTensor:
+def _image(root: Path, volume: VolumeRecord) -> MetaTensor:
     """Return all channels of a case; they must lie on one grid."""
     first, *others = (_read(root / channel.image, volume) for channel in channels_of(volume))
     for other in others:
@@ -210,7 +212,7 @@ def _numbers(label: Tensor) -> Tensor:
     return label.to(torch.uint8 if label.max() <= torch.iinfo(torch.uint8).max else torch.int32)
 
 
-def _read(path: Path, volume: Volume) -> MetaTensor:
+def _read(path: Path, volume: VolumeRecord) -> MetaTensor:
     try:
         image = read_image(path)
     except (DataError, OSError) as error:
@@ -221,7 +223,7 @@ def _read(path: Path, volume: Volume) -> MetaTensor:
     return MetaTensor(values.unsqueeze(0), affine=torch.as_tensor(image.affine))
 
 
-def _pipeline(volume: Volume, plan: Plan) -> Compose:
+def _pipeline(volume: VolumeRecord, plan: PreprocessingPlan) -> Compose:
     keys = ["image", "label"] if volume.label else ["image"]
     steps: list[Any] = [
         Orientationd(keys, axcodes="RAS", labels=None),
@@ -250,7 +252,7 @@ def _note_slice_axis(data: Mapping[str, Any]) -> dict[str, Any]:
 class _Respace:
     """Resample image (linear) and label (nearest), in 2D within slices only."""
 
-    def __init__(self, keys: list[str], plan: Plan) -> None:
+    def __init__(self, keys: list[str], plan: PreprocessingPlan) -> None:
         self.keys = keys
         self.plan = plan
 
@@ -272,7 +274,7 @@ class _Fit:
     are scaled axis by axis.
     """
 
-    def __init__(self, keys: list[str], plan: Plan) -> None:
+    def __init__(self, keys: list[str], plan: PreprocessingPlan) -> None:
         self.keys = keys
         self.plan = plan
 

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from nibabel.orientations import axcodes2ornt
 
-from medmim.data.dataset.manifest import Volume
+from medmim.data.dataset.manifest import VolumeRecord
 from medmim.errors import DataError, ShapeError
 from medmim.shapes import Size, as_size, round_up
 
@@ -22,7 +22,7 @@ _SPACING_TOLERANCE = 0.05
 
 
 @dataclass(frozen=True)
-class Plan:
+class PreprocessingPlan:
     """What every volume becomes before a network sees it; axes are RAS (right, anterior, superior).
 
     Attributes:
@@ -40,13 +40,13 @@ class Plan:
 
 
 def plan_for(
-    volumes: Sequence[Volume],
+    volumes: Sequence[VolumeRecord],
     *,
     dims: Dims | None,
     size: Sequence[int] | None,
     multiple: Size | None = None,
     view: View = "patch",
-) -> Plan:
+) -> PreprocessingPlan:
     """Choose what the user left open.
 
     Args:
@@ -54,7 +54,7 @@ def plan_for(
         dims: 2, 3, or None: 3 unless most volumes have fewer than 16 slices.
         size: patch in voxels, or None: the median volume, at most 64 (3D) or 192 (2D) voxels an axis.
         multiple: sizes must divide by this, for each axis of a patch; None: 16 along each.
-        view: as in `Plan`.
+        view: as in `PreprocessingPlan`.
 
     Raises:
         DataError: if there are no volumes.
@@ -81,10 +81,10 @@ def plan_for(
                 f"(the encoder's total stride and the mask cell); use --size {nearest}"
             )
     spacing = None if view == "whole" else _common_spacing(spacings, thick if chosen == 2 else None)
-    return Plan(chosen, patch, spacing, view)
+    return PreprocessingPlan(chosen, patch, spacing, view)
 
 
-def voxel_mm(volumes: Sequence[Volume], plan: Plan) -> tuple[float, ...] | None:
+def voxel_mm(volumes: Sequence[VolumeRecord], plan: PreprocessingPlan) -> tuple[float, ...] | None:
     """Return the size of a patch's voxels along its axes, in mm; None where a volume does not tell its own.
 
     Args:
@@ -111,7 +111,7 @@ def slice_axis(spacing_mm: Sequence[float] | np.ndarray) -> int:
     return 2 if rounded[2] == rounded.max() else int(rounded.argmax())
 
 
-def _in_ras(volume: Volume, values: Sequence[int] | Sequence[float]) -> list[float]:
+def _in_ras(volume: VolumeRecord, values: Sequence[int] | Sequence[float]) -> list[float]:
     """Reorder values given an array axis to the axes right, anterior, superior."""
     order = axcodes2ornt(tuple(volume.orientation))[:, 0].astype(int)
     placed = [0.0] * len(order)

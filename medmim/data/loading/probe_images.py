@@ -18,14 +18,14 @@ from jaxtyping import Bool, Int
 from monai.transforms.croppad.array import SpatialPad
 from torch import Tensor
 
-from medmim.data.dataset.manifest import Volume
-from medmim.data.loading.preprocess import Prepared
-from medmim.data.loading.preprocessing_plan import Plan
+from medmim.data.dataset.manifest import VolumeRecord
+from medmim.data.loading.preprocess import PreprocessedVolume
+from medmim.data.loading.preprocessing_plan import PreprocessingPlan
 from medmim.shapes import Images, Labels
 
 
 @dataclass(frozen=True, eq=False)
-class Exhibits:
+class ProbeImages:
     """Images, and what is known of each.
 
     Attributes:
@@ -41,12 +41,12 @@ class Exhibits:
     labelled: Bool[Tensor, " batch"]
 
 
-def spread(volumes: Sequence[Volume], count: int) -> list[Volume]:
+def stratified_subset(volumes: Sequence[VolumeRecord], count: int) -> list[VolumeRecord]:
     """Return up to `count` volumes, as many of each class as there are, whoever asks.
 
     Volumes of which neither class nor label is known come last.
     """
-    queues: dict[tuple[bool, str], list[Volume]] = defaultdict(list)
+    queues: dict[tuple[bool, str], list[VolumeRecord]] = defaultdict(list)
     for volume in sorted(volumes, key=lambda one: hashlib.sha256(f"exhibit/{one.id}".encode()).digest()):
         queues[volume.target is None and volume.label is None, volume.target or ""].append(volume)
     known = [queue for key, queue in sorted(queues.items()) if not key[0]]
@@ -55,9 +55,12 @@ def spread(volumes: Sequence[Volume], count: int) -> list[Volume]:
     return [volume for volume in rounds if volume is not None][:count]
 
 
-def exhibit(
-    volumes: Sequence[Volume], prepare: Callable[[Volume], Prepared], plan: Plan, classes: Mapping[str, int]
-) -> Exhibits:
+def build_probe_images(
+    volumes: Sequence[VolumeRecord],
+    prepare: Callable[[VolumeRecord], PreprocessedVolume],
+    plan: PreprocessingPlan,
+    classes: Mapping[str, int],
+) -> ProbeImages:
     """Prepare volumes.
 
     Args:
@@ -67,7 +70,7 @@ def exhibit(
         classes: number of each class.
     """
     pairs = [_fit(prepare(volume), plan) for volume in volumes]
-    return Exhibits(
+    return ProbeImages(
         images=torch.stack([image for image, _ in pairs]),
         targets=torch.tensor([classes.get(volume.target or "", -1) for volume in volumes]),
         labels=torch.stack([label for _, label in pairs]),
@@ -75,7 +78,7 @@ def exhibit(
     )
 
 
-def _fit(prepared: Prepared, plan: Plan) -> tuple[Tensor, Tensor]:
+def _fit(prepared: PreprocessedVolume, plan: PreprocessingPlan) -> tuple[Tensor, Tensor]:
     """Return image and label, (channels, *size) and (1, *size)."""
     image, label = prepared.image, prepared.label
     label = torch.zeros_like(image[:1], dtype=torch.uint8) if label is None else label
@@ -98,7 +101,7 @@ def _centre(label: Tensor) -> list[int]:
     return [int((label > 0).sum(dim=[o for o in axes if o != axis]).argmax()) for axis in axes]
 
 
-def _shrink(image: Tensor, label: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
+def _shrink(image: Tensor, label: Tensor, plan: PreprocessingPlan) -> tuple[Tensor, Tensor]:
     """Scale a slice down until it fits; its shape stays."""
     factor = min(1.0, *(size / length for size, length in zip(plan.size, image.shape[1:], strict=True)))
     if factor == 1:
@@ -108,7 +111,7 @@ def _shrink(image: Tensor, label: Tensor, plan: Plan) -> tuple[Tensor, Tensor]:
     return small, F.interpolate(label.unsqueeze(0), size=size, mode="nearest-exact")[0]
 
 
-def _cut(value: Tensor, centre: Sequence[int], plan: Plan) -> Tensor:
+def _cut(value: Tensor, centre: Sequence[int], plan: PreprocessingPlan) -> Tensor:
     """Cut a patch around a place, moved inwards at borders."""
     for axis, (place, size) in enumerate(zip(centre, plan.size, strict=True), start=1):
         length = value.shape[axis]
@@ -117,6 +120,6 @@ def _cut(value: Tensor, centre: Sequence[int], plan: Plan) -> Tensor:
     return value
 
 
-def _padded(value: Tensor, plan: Plan, fill: float) -> Tensor:
+def _padded(value: Tensor, plan: PreprocessingPlan, fill: float) -> Tensor:
     padded: Tensor = SpatialPad(plan.size, mode="constant", value=fill)(value)
     return padded.as_tensor() if hasattr(padded, "as_tensor") else padded

@@ -21,7 +21,7 @@ _CUT_OFF = (ConnectionError, EOFError, FileNotFoundError)  # when it dies while 
 _CLOSING_S = 2.0  # its sockets close before its end can be seen
 
 
-class Notes:
+class WorkerLog:
     """Which draw each worker is at, and whether its trainer is at work, in memory that all processes see."""
 
     def __init__(self) -> None:
@@ -82,7 +82,7 @@ def _end_unless_training(number: int, frame: object) -> None:
 
 
 @contextmanager
-def naming(notes: Notes, volume_of: Callable[[int], str]) -> Iterator[None]:
+def naming(notes: WorkerLog, volume_of: Callable[[int], str]) -> Iterator[None]:
     """Keep workers through signals, and turn what PyTorch says of a failed one into a line with the volume.
 
     Args:
@@ -116,7 +116,7 @@ def naming(notes: Notes, volume_of: Callable[[int], str]) -> Iterator[None]:
         notes.training = False
 
 
-def _dead_worker(error: Exception, notes: Notes) -> int | None:
+def _dead_worker(error: Exception, notes: WorkerLog) -> int | None:
     """Return the process whose death an error tells of, or None."""
     if isinstance(error, _CUT_OFF):
         _hear_no_more_of_children()

@@ -31,7 +31,7 @@ _BOOT = (
 )
 
 
-class Nursery:
+class ForkServer:
     """Starts and ends worker processes.
 
     Args:

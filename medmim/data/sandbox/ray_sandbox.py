@@ -28,7 +28,7 @@ _BATCHES_EACH = 4  # for each processor, so that all of them end at about the sa
 _PARTS = ("dcm2niix", "isal", "nibabel", "numpy", "pydicom")  # what decides the bytes of a volume
 
 
-class Spread:
+class RaySandbox:
     """What `Sandbox` is on one machine, on many; the answers are the same.
 
     Args:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from typing import Any
 
-from medmim.data.sandbox.fork_server import START_S, Nursery, no_start
+from medmim.data.sandbox.fork_server import START_S, ForkServer, no_start
 from medmim.data.sandbox.sandbox_worker import CANNOT_WRITE, Task
 from medmim.files import WriteError
 
@@ -49,7 +49,7 @@ class Answer:
 class _Worker:
     """One child process, the tasks that it has, the first of which it works on, and until when."""
 
-    def __init__(self, nursery: Nursery) -> None:
+    def __init__(self, nursery: ForkServer) -> None:
         self._nursery = nursery
         self.connection = nursery.start()
         self.tasks: deque[int] = deque()
@@ -72,7 +72,7 @@ class Sandbox:
 
     def __init__(self, workers: int, modules: Sequence[str] = ()) -> None:
         self._count = max(1, workers)
-        self._nursery = Nursery(modules)
+        self._nursery = ForkServer(modules)
         self._workers: list[_Worker] = []
         self._job = _Job("", (), Limits())
 

@@ -11,17 +11,17 @@ from einops import rearrange
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from medmim.encoders.packed.layout import Layout
+from medmim.encoders.packed.layout import CellLayout
 from medmim.errors import ShapeError
 from medmim.shapes import Size
 
 Rows = Shaped[Tensor, "rows channels"]
 
-WAY_OUT = "use an encoder without it"
+ADVICE = "use an encoder without it"
 _AXES = {2: ("y", "x"), 3: ("z", "y", "x")}
 
 
-class Cells(ABC):
+class PackedCells(ABC):
     """Visible cells of a map, one entry of the batch axis each.
 
     Attributes:
@@ -32,7 +32,7 @@ class Cells(ABC):
             what the network sees changes, `values` stay as they are.
     """
 
-    def __init__(self, values: Tensor, layout: Layout, *, last: bool = False) -> None:
+    def __init__(self, values: Tensor, layout: CellLayout, *, last: bool = False) -> None:
         self.values = values
         self.layout = layout
         self.last = last
@@ -70,13 +70,13 @@ class Cells(ABC):
         sizes = (*self.space, channels) if self.last else (channels, *self.space)
         return torch.Size((self.layout.batch, *sizes))
 
-    def like(self, values: Tensor) -> Cells:
+    def like(self, values: Tensor) -> PackedCells:
         """Return other values of the same cells."""
         return type(self)(values, self.layout, last=self.last)
 
-    def from_rows(self, rows: Tensor, cell: Size | None = None) -> Cells:
+    def from_rows(self, rows: Tensor, cell: Size | None = None) -> PackedCells:
         """Return the value whose voxels are `rows`, with cells of `cell` voxels (default: as here)."""
-        return self.like(cells_of(rows, self.cell if cell is None else cell))
+        return self.like(cells_from_rows(rows, self.cell if cell is None else cell))
 
     def require_channels_first(self, name: str) -> None:
         """Refuse an operation on a value whose channels were moved behind the spatial axes."""
@@ -84,12 +84,12 @@ class Cells(ABC):
             raise ShapeError(f"'{name}' on channels-last packed cells: permute channels back to axis 1 first")
 
 
-def rows_of(values: Tensor) -> Rows:
+def rows_from_cells(values: Tensor) -> Rows:
     """Return one row of channels a voxel; a view where channels lie innermost."""
     return rearrange(values, "n c ... -> (n ...) c")
 
 
-def cells_of(rows: Tensor, cell: Size) -> Float[Tensor, "visible channels ..."]:
+def cells_from_rows(rows: Tensor, cell: Size) -> Float[Tensor, "visible channels ..."]:
     """Return the cells of which `rows` are the voxels, channels innermost in memory."""
     return rows.reshape(-1, *cell, rows.shape[1]).movedim(-1, 1)
 
@@ -104,16 +104,16 @@ def gather(values: Tensor, table: Int[Tensor, "visible entries taps"], outside: 
 
     Args:
         values: (visible cells, channels, *voxels of a cell).
-        table: of the layout, see `Layout.table`.
+        table: of the layout, see `CellLayout.table`.
         outside: value of voxels outside the image.
     """
-    rows = rows_of(values)
+    rows = rows_from_cells(values)
     absent = rows.new_zeros(2, rows.shape[1])
     absent[1] = outside
     return torch.cat([rows, absent]).index_select(0, table.flatten()).reshape(*table.shape, -1)
 
 
-def per_sample(packed: Cells, tensor: Tensor) -> Tensor:
+def per_sample(packed: PackedCells, tensor: Tensor) -> Tensor:
     """Return a dense tensor that broadcasts against the map as one that broadcasts against its cells.
 
     Axes of a tensor are aligned at the last one, as everywhere in torch. Along the spatial axes it has one
@@ -128,14 +128,14 @@ def per_sample(packed: Cells, tensor: Tensor) -> Tensor:
     return full if full.shape[0] == 1 else full[packed.layout.sample]
 
 
-def cut(images: Tensor, layout: Layout) -> Tensor:
+def cut(images: Tensor, layout: CellLayout) -> Tensor:
     """Take the visible cells out of a dense tensor, channels innermost in memory."""
     joined, apart, sizes = _patterns(layout.grid)
     cells = rearrange(images, f"b c {joined} -> {apart} c", **sizes)
     return cells.index_select(0, layout.cells).movedim(-1, 1)
 
 
-def paste(values: Tensor, layout: Layout, fill: float) -> Tensor:
+def paste(values: Tensor, layout: CellLayout, fill: float) -> Tensor:
     """Put visible cells back into a dense tensor; hidden voxels are `fill`."""
     cells = values.movedim(1, -1)
     whole = cells.new_full((layout.hidden.numel(), *cells.shape[1:]), fill)

@@ -18,9 +18,15 @@ from einops import rearrange
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from medmim.encoders.packed.cells import Cells, cells_of, channels_innermost, gather, rows_of
-from medmim.encoders.packed.layout import Layout
-from medmim.encoders.packed.window import Reach, reach_of
+from medmim.encoders.packed.cells import (
+    PackedCells,
+    cells_from_rows,
+    channels_innermost,
+    gather,
+    rows_from_cells,
+)
+from medmim.encoders.packed.layout import CellLayout
+from medmim.encoders.packed.window import WindowGeometry, window_geometry
 
 _SMALL = 4  # cells of up to so many voxels are faster as rows than with their halo (measured)
 _GROUP = 16  # rows are offered as so many images: below it, PyTorch avoids its fast 1×1 kernel on one thread
@@ -28,31 +34,31 @@ _GROUP = 16  # rows are offered as so many images: below it, PyTorch avoids its 
 
 def conv(
     func: Callable[..., Tensor],
-    value: Cells,
+    value: PackedCells,
     weight: Tensor,
     bias: Tensor | None = None,
     stride: int | Sequence[int] = 1,
     padding: str | int | Sequence[int] = 0,
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
-) -> Cells:
+) -> PackedCells:
     """Convolve; the result has the same cells, divided by the stride."""
     name = func.__name__
     value.require_channels_first(name)
     kernel = tuple(weight.shape[2:])
-    reach = reach_of(name, value, kernel=kernel, stride=stride, padding=padding, dilation=dilation)
+    reach = window_geometry(name, value, kernel=kernel, stride=stride, padding=padding, dilation=dilation)
     values, weight, bias = _autocast(value.values, weight, bias)
     if prod(kernel) == 1:
         every = tuple(slice(None, None, step) for step in reach.stride)
         values = values[:, :, *every]
         if groups == 1:
-            rows = pointwise(rows_of(values), weight.flatten(1), bias)
+            rows = pointwise(rows_from_cells(values), weight.flatten(1), bias)
             return value.from_rows(rows, tuple(values.shape[2:]))
         return value.like(func(values, weight, bias, groups=groups))
     if groups == 1 and prod(reach.out) <= _SMALL:
         rows = _RowConv.apply(values, weight.flatten(2), reach, value.layout)  # type: ignore[no-untyped-call]
         return value.from_rows(rows if bias is None else rows + bias, reach.out)
-    result = _HaloConv.apply(values, weight, bias, _Halo(reach, value.layout, groups))  # type: ignore[no-untyped-call]
+    result = _HaloConv.apply(values, weight, bias, _ConvHalo(reach, value.layout, groups))  # type: ignore[no-untyped-call]
     return value.like(result)
 
 
@@ -66,7 +72,7 @@ def pointwise(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """
     if rows.device.type != "cpu":
         return F.linear(rows, weight, bias)
-    return rows_of(F.conv2d(_as_images(rows), weight[..., None, None], bias))
+    return rows_from_cells(F.conv2d(_as_images(rows), weight[..., None, None], bias))
 
 
 def _as_images(rows: Tensor) -> Tensor:
@@ -88,7 +94,9 @@ class _RowConv(torch.autograd.Function):
     """Every kernel position as a row of the neighbouring voxel's channels, then one product."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, weight: Tensor, reach: Reach, layout: Layout) -> Tensor:
+    def forward(
+        ctx: Any, values: Tensor, weight: Tensor, reach: WindowGeometry, layout: CellLayout
+    ) -> Tensor:
         """Return (visible voxels of the result, out channels).
 
         Args:
@@ -119,7 +127,9 @@ class _RowConv(torch.autograd.Function):
         return of_values, of_weight, None, None
 
 
-def _aligned(values: Tensor, weight: Tensor, reach: Reach, layout: Layout) -> tuple[Tensor, Tensor]:
+def _aligned(
+    values: Tensor, weight: Tensor, reach: WindowGeometry, layout: CellLayout
+) -> tuple[Tensor, Tensor]:
     """Return what each voxel of the result reads, as a row, and the weight in the same order.
 
     Rows are read position by position, the weight lies channel by channel: the smaller one is turned.
@@ -144,41 +154,41 @@ def _pointwise_gradients(
         _as_images(gradient.contiguous()), _as_images(rows), weight[..., None, None], None,
         [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [needs[0], needs[1], False],
     )  # fmt: skip
-    return rows_of(of_images) if needs[0] else None, of_weight.flatten(1) if needs[1] else None
+    return rows_from_cells(of_images) if needs[0] else None, of_weight.flatten(1) if needs[1] else None
 
 
-def _add_up(read: Tensor, reach: Reach, layout: Layout) -> Tensor:
+def _add_up(read: Tensor, reach: WindowGeometry, layout: CellLayout) -> Tensor:
     """Add up, for each voxel, the gradients of all windows that read it."""
     table = layout.table(reach.windows)
     sums = read.new_zeros(len(table) * prod(reach.cell) + 2, read.shape[1] // table.shape[2])
     sums.index_add_(0, table.flatten(), read.reshape(-1, sums.shape[1]))
-    return cells_of(sums[:-2], reach.cell)
+    return cells_from_rows(sums[:-2], reach.cell)
 
 
 @dataclass(frozen=True)
-class _Halo:
+class _ConvHalo:
     """A convolution by halos: where it reads, and how it is called."""
 
-    reach: Reach
-    layout: Layout
+    reach: WindowGeometry
+    layout: CellLayout
     groups: int
 
     def read(self, values: Tensor) -> Tensor:
         """Return cells with their halo."""
         table = self.layout.table(self.reach.halo)
-        return cells_of(gather(values, table).flatten(0, 2), self.reach.halo_space)
+        return cells_from_rows(gather(values, table).flatten(0, 2), self.reach.halo_space)
 
     def read_gradient(self, gradient: Tensor) -> Tensor:
         """Return the gradient at all voxels of the result that read each cell."""
         table = self.layout.table(self.reach.gradient_halo)
-        return cells_of(gather(gradient, table).flatten(0, 2), self.reach.gradient_halo_space)
+        return cells_from_rows(gather(gradient, table).flatten(0, 2), self.reach.gradient_halo_space)
 
 
 class _HaloConv(torch.autograd.Function):
     """Each cell with its halo, convolved without padding; halos are gathered again for the gradients."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, weight: Tensor, bias: Tensor | None, halo: _Halo) -> Tensor:
+    def forward(ctx: Any, values: Tensor, weight: Tensor, bias: Tensor | None, halo: _ConvHalo) -> Tensor:
         """Return (visible, out channels, *cell of the result).
 
         Args:
@@ -200,7 +210,7 @@ class _HaloConv(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> Any:
         """Return the gradients of values, weight and bias."""
         values, weight = ctx.saved_tensors
-        halo: _Halo = ctx.halo
+        halo: _ConvHalo = ctx.halo
         reach, none = halo.reach, [0] * len(halo.reach.cell)
         needs_values, needs_weight, needs_bias, _ = ctx.needs_input_grad
         of_values = of_weight = of_bias = None

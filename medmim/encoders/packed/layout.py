@@ -50,7 +50,7 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Copies:
+class HaloTranspose:
     """The transpose of a halo: entry i reads all its copies in own and neighbouring cells with their halos.
 
     Attributes:
@@ -75,10 +75,10 @@ class Copies:
         return (away, within) if 0 <= within < self.source else None
 
 
-Axis = Window | Copies  # what an operation reads along one axis: one row an entry, one column a tap
+Axis = Window | HaloTranspose  # what an operation reads along one axis: one row an entry, one column a tap
 
 
-class Layout:
+class CellLayout:
     """Visible cells of a batch in grid order, sample after sample.
 
     Attributes:

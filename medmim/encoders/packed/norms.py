@@ -14,17 +14,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medmim.encoders.packed.cells import WAY_OUT, Cells, cells_of, rows_of
+from medmim.encoders.packed.cells import ADVICE, PackedCells, cells_from_rows, rows_from_cells
 from medmim.errors import ShapeError
 
 
 def batch_norm(
     func: Callable[..., Tensor],
-    value: Cells,
+    value: PackedCells,
     running_mean: Tensor | None,
     running_var: Tensor | None,
     **norm: Any,
-) -> Cells:
+) -> PackedCells:
     """Normalise each channel over the visible voxels of all samples; PyTorch names all further arguments.
 
     Raises:
@@ -40,7 +40,7 @@ def batch_norm(
     return value.like(func(value.values, running_mean, running_var, **norm))
 
 
-def instance_norm(func: Callable[..., Tensor], value: Cells, **norm: Any) -> Cells:
+def instance_norm(func: Callable[..., Tensor], value: PackedCells, **norm: Any) -> PackedCells:
     """Normalise each sample's channels over its visible voxels; PyTorch names all arguments.
 
     Raises:
@@ -57,12 +57,12 @@ def instance_norm(func: Callable[..., Tensor], value: Cells, **norm: Any) -> Cel
 
 def group_norm(
     func: Callable[..., Tensor],
-    value: Cells,
+    value: PackedCells,
     num_groups: int,
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     eps: float = 1e-5,
-) -> Cells:
+) -> PackedCells:
     """Normalise each sample's groups of channels over its visible voxels."""
     value.require_channels_first("group_norm")
     if num_groups == value.values.shape[1]:
@@ -70,22 +70,22 @@ def group_norm(
 
     def norm(cells: Tensor) -> Tensor:
         # native kernels reduce over what lies together: the sample's voxels behind each channel
-        rows = rows_of(cells).t().unsqueeze(0)
+        rows = rows_from_cells(cells).t().unsqueeze(0)
         wide = rows.to(torch.promote_types(rows.dtype, torch.float32))
         normed = func(wide.contiguous(), num_groups, weight, bias, eps).to(cells.dtype)
-        return cells_of(normed[0].t().contiguous(), tuple(cells.shape[2:]))
+        return cells_from_rows(normed[0].t().contiguous(), tuple(cells.shape[2:]))
 
     return _each_sample(value, norm)
 
 
 def layer_norm(
     func: Callable[..., Tensor],
-    value: Cells,
+    value: PackedCells,
     normalized_shape: Sequence[int],
     weight: Tensor | None = None,
     bias: Tensor | None = None,
     eps: float = 1e-5,
-) -> Cells:
+) -> PackedCells:
     """Normalise the channels of each voxel; channels must lie last, as layer norm has them.
 
     Raises:
@@ -94,12 +94,12 @@ def layer_norm(
     if not value.last or tuple(normalized_shape) != (value.values.shape[1],):
         raise ShapeError(
             f"'layer_norm' over {tuple(normalized_shape)} of packed cells: expected channels last and "
-            f"the norm over the {value.values.shape[1]} channels alone; permute them, {WAY_OUT}"
+            f"the norm over the {value.values.shape[1]} channels alone; permute them, {ADVICE}"
         )
-    return value.from_rows(func(rows_of(value.values), normalized_shape, weight, bias, eps))
+    return value.from_rows(func(rows_from_cells(value.values), normalized_shape, weight, bias, eps))
 
 
-def _each_sample(value: Cells, norm: Callable[[Tensor], Tensor]) -> Cells:
+def _each_sample(value: PackedCells, norm: Callable[[Tensor], Tensor]) -> PackedCells:
     """Apply a norm to the visible cells of each sample."""
     samples = torch.split(value.values, list(value.layout.counts))
     return value.like(torch.cat([norm(cells) for cells in samples]))

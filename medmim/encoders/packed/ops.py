@@ -8,27 +8,27 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from medmim.encoders.packed.cells import WAY_OUT, Cells, per_sample, rows_of
+from medmim.encoders.packed.cells import ADVICE, PackedCells, per_sample, rows_from_cells
 from medmim.encoders.packed.conv import pointwise
-from medmim.encoders.packed.layout import Layout
+from medmim.encoders.packed.layout import CellLayout
 from medmim.encoders.packed.pool import mean_over_space
 from medmim.errors import ShapeError
 
 
-def elementwise(func: Callable[..., Tensor], value: Cells, *args: Any, **kwargs: Any) -> Cells:
+def elementwise(func: Callable[..., Tensor], value: PackedCells, *args: Any, **kwargs: Any) -> PackedCells:
     """Compute each voxel by itself."""
     return value.like(func(value.values, *args, **kwargs))
 
 
-def prelu(func: Callable[..., Tensor], value: Cells, weight: Tensor) -> Cells:
+def prelu(func: Callable[..., Tensor], value: PackedCells, weight: Tensor) -> PackedCells:
     """Apply PReLU, whose weight belongs to axis 1."""
     value.require_channels_first("prelu")
     return value.like(func(value.values, weight))
 
 
-def combine(func: Callable[..., Tensor], first: Any, second: Any, **kwargs: Any) -> Cells:
+def combine(func: Callable[..., Tensor], first: Any, second: Any, **kwargs: Any) -> PackedCells:
     """Combine two packed values, or one and a number, a parameter, a gate a sample or a dense map."""
-    packed = [operand for operand in (first, second) if isinstance(operand, Cells)]
+    packed = [operand for operand in (first, second) if isinstance(operand, PackedCells)]
     layout = shared_layout(packed)
     if len({value.last for value in packed}) > 1:
         raise ShapeError(f"'{func.__name__}' of packed cells, channels first and channels last: permute one")
@@ -36,20 +36,22 @@ def combine(func: Callable[..., Tensor], first: Any, second: Any, **kwargs: Any)
     return packed[0].like(func(*values, **kwargs))
 
 
-def _broadcast(operand: Any, packed: Cells, layout: Layout) -> Any:
-    if isinstance(operand, Cells):
+def _broadcast(operand: Any, packed: PackedCells, layout: CellLayout) -> Any:
+    if isinstance(operand, PackedCells):
         return operand.values
     return per_sample(packed, operand) if isinstance(operand, Tensor) and operand.dim() else operand
 
 
-def concatenate(func: Callable[..., Tensor], values: Sequence[Any], dim: int = 0, **kwargs: Any) -> Cells:
+def concatenate(
+    func: Callable[..., Tensor], values: Sequence[Any], dim: int = 0, **kwargs: Any
+) -> PackedCells:
     """Concatenate along channels.
 
     Raises:
         ShapeError: along another axis, or with values of another forward.
     """
     shared_layout(values)
-    first: Cells = values[0]
+    first: PackedCells = values[0]
     channels = first.dims + 1 if first.last else 1
     axis = kwargs.pop("axis", dim)
     if axis % (first.dims + 2) != channels or any(value.last != first.last for value in values):
@@ -57,7 +59,9 @@ def concatenate(func: Callable[..., Tensor], values: Sequence[Any], dim: int = 0
     return first.like(func([value.values for value in values], dim=1, **kwargs))
 
 
-def divide(func: Callable[..., Sequence[Tensor]], value: Cells, size: Any, dim: int = 0) -> tuple[Cells, ...]:
+def divide(
+    func: Callable[..., Sequence[Tensor]], value: PackedCells, size: Any, dim: int = 0
+) -> tuple[PackedCells, ...]:
     """Chunk or split along channels.
 
     Raises:
@@ -69,39 +73,45 @@ def divide(func: Callable[..., Sequence[Tensor]], value: Cells, size: Any, dim: 
     return tuple(value.like(part) for part in func(value.values, size, dim=1))
 
 
-def shared_layout(values: Sequence[Any]) -> Layout:
+def shared_layout(values: Sequence[Any]) -> CellLayout:
     """Return the one layout of all values; different masks in one operation are a mistake of the caller.
 
     Raises:
         ShapeError: if there are several, or a value has none.
     """
-    if not all(isinstance(value, Cells) and value.layout is values[0].layout for value in values):
+    if not all(isinstance(value, PackedCells) and value.layout is values[0].layout for value in values):
         raise ShapeError("expected values of one forward, got values with different masks or without any")
-    layout: Layout = values[0].layout
+    layout: CellLayout = values[0].layout
     return layout
 
 
 def channel_dropout(
-    func: Callable[..., Tensor], value: Cells, p: float = 0.5, training: bool = True, inplace: bool = False
-) -> Cells:
+    func: Callable[..., Tensor],
+    value: PackedCells,
+    p: float = 0.5,
+    training: bool = True,
+    inplace: bool = False,
+) -> PackedCells:
     """Drop whole channels of a sample, the same in all its cells."""
     value.require_channels_first(func.__name__)
     ones = value.values.new_ones(value.layout.batch, value.values.shape[1], *[1] * value.dims)
     return value.like(value.values * F.dropout(ones, p, training)[value.layout.sample])
 
 
-def linear(func: Callable[..., Tensor], value: Cells, weight: Tensor, bias: Tensor | None = None) -> Cells:
+def linear(
+    func: Callable[..., Tensor], value: PackedCells, weight: Tensor, bias: Tensor | None = None
+) -> PackedCells:
     """Apply a linear layer to the channels of each voxel; channels must lie last.
 
     Raises:
         ShapeError: where they do not.
     """
     if not value.last:
-        raise ShapeError(f"'linear' on packed cells with channels first: permute them to the end, {WAY_OUT}")
-    return value.from_rows(pointwise(rows_of(value.values), weight, bias))
+        raise ShapeError(f"'linear' on packed cells with channels first: permute them to the end, {ADVICE}")
+    return value.from_rows(pointwise(rows_from_cells(value.values), weight, bias))
 
 
-def permute(func: Callable[..., Tensor], value: Cells, *order: Any, **kwargs: Any) -> Cells:
+def permute(func: Callable[..., Tensor], value: PackedCells, *order: Any, **kwargs: Any) -> PackedCells:
     """Move channels behind the spatial axes or back: nothing moves in memory.
 
     Raises:
@@ -114,11 +124,11 @@ def permute(func: Callable[..., Tensor], value: Cells, *order: Any, **kwargs: An
     if wanted == tuple(range(count)):
         return value
     if wanted != (to_first if value.last else to_last):
-        raise ShapeError(f"'permute' to {wanted} has no packed form, only channels last and back: {WAY_OUT}")
+        raise ShapeError(f"'permute' to {wanted} has no packed form, only channels last and back: {ADVICE}")
     return type(value)(value.values, value.layout, last=not value.last)
 
 
-def movedim(func: Callable[..., Tensor], value: Cells, source: int, destination: int) -> Cells:
+def movedim(func: Callable[..., Tensor], value: PackedCells, source: int, destination: int) -> PackedCells:
     """Move channels behind the spatial axes or back.
 
     Raises:
@@ -130,7 +140,7 @@ def movedim(func: Callable[..., Tensor], value: Cells, source: int, destination:
 
 
 def mean(
-    func: Callable[..., Tensor], value: Cells, dim: int | Sequence[int] = (), keepdim: bool = False
+    func: Callable[..., Tensor], value: PackedCells, dim: int | Sequence[int] = (), keepdim: bool = False
 ) -> Tensor:
     """Return each sample's mean over its visible voxels, a plain tensor.
 
@@ -140,16 +150,16 @@ def mean(
     value.require_channels_first("mean")
     axes = (dim,) if isinstance(dim, int) else tuple(dim)
     if sorted(axis % (value.dims + 2) for axis in axes) != list(range(2, value.dims + 2)):
-        raise ShapeError(f"'mean' over axes {axes} has no packed form, only over all spatial axes: {WAY_OUT}")
+        raise ShapeError(f"'mean' over axes {axes} has no packed form, only over all spatial axes: {ADVICE}")
     return mean_over_space(value, keepdim=keepdim)
 
 
-def copied(func: Callable[..., Tensor], value: Cells, *args: Any, **kwargs: Any) -> Cells:
+def cast(func: Callable[..., Tensor], value: PackedCells, *args: Any, **kwargs: Any) -> PackedCells:
     """Change type or place, or copy; memory order stays."""
     kwargs.pop("memory_format", None)
     return value.like(func(value.values, *args, **kwargs))
 
 
-def made(func: Callable[..., Tensor], value: Cells, *args: Any, **kwargs: Any) -> Tensor:
+def new_tensor(func: Callable[..., Tensor], value: PackedCells, *args: Any, **kwargs: Any) -> Tensor:
     """Make a new plain tensor of the same type and place (`new_zeros` and its kin)."""
     return func(value.values, *args, **kwargs)

@@ -18,16 +18,16 @@ from torch import Tensor
 
 from medmim.encoders.masked import has_masked_form
 from medmim.encoders.packed import norms, ops, pool
-from medmim.encoders.packed.cells import WAY_OUT, Cells, cut, paste
+from medmim.encoders.packed.cells import ADVICE, PackedCells, cut, paste
 from medmim.encoders.packed.conv import conv
-from medmim.encoders.packed.layout import Layout
+from medmim.encoders.packed.layout import CellLayout
 from medmim.encoders.sync_batch_norm import synced_batch_norm
 from medmim.errors import ShapeError
 from medmim.shapes import Hidden, Images
 
 
-class Packed(Cells):
-    """Visible cells that behave as the dense tensor whose hidden voxels are zero; see `Cells`."""
+class Packed(PackedCells):
+    """Visible cells that behave as the dense tensor whose hidden voxels are zero; see `PackedCells`."""
 
     @property
     def ndim(self) -> int:
@@ -134,7 +134,7 @@ def pack(images: Images, hidden: Hidden) -> Packed:
             f"an image of {'×'.join(map(str, space))} voxels does not hold a mask grid of "
             f"{'×'.join(map(str, grid))} cells: expected a multiple of the grid along each axis"
         )
-    layout = Layout(hidden)
+    layout = CellLayout(hidden)
     return Packed(cut(images, layout), layout)
 
 
@@ -144,7 +144,7 @@ def _combined(func: Callable[..., Tensor], first: Any, second: Any) -> Packed:
 
 
 def _no_form(name: str, *, masked: bool = False) -> ShapeError:
-    return ShapeError(f"'{name}' has no packed form: {WAY_OUT}{', or --compute masked' if masked else ''}")
+    return ShapeError(f"'{name}' has no packed form: {ADVICE}{', or --compute masked' if masked else ''}")
 
 
 _ELEMENTWISE = (
@@ -180,6 +180,6 @@ _FORMS: dict[Callable[..., Any], Callable[..., Any]] = {
     **dict.fromkeys((F.dropout2d, F.dropout3d), ops.channel_dropout),
     **dict.fromkeys((torch.permute, Tensor.permute), ops.permute),
     **dict.fromkeys((torch.movedim, Tensor.movedim), ops.movedim),
-    **dict.fromkeys(_COPYING, ops.copied),
-    **dict.fromkeys(_NEW, ops.made),
+    **dict.fromkeys(_COPYING, ops.cast),
+    **dict.fromkeys(_NEW, ops.new_tensor),
 }

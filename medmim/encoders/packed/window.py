@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from medmim.encoders.packed.cells import WAY_OUT, Cells
-from medmim.encoders.packed.layout import Axis, Copies, Window
+from medmim.encoders.packed.cells import ADVICE, PackedCells
+from medmim.encoders.packed.layout import Axis, HaloTranspose, Window
 from medmim.errors import ShapeError
 from medmim.shapes import Size
 
 
 @dataclass(frozen=True)
-class Reach:
+class WindowGeometry:
     """A convolution's or pooling's window on cells; one number an axis each.
 
     Attributes:
@@ -54,7 +54,7 @@ class Reach:
     @property
     def halo_back(self) -> tuple[Axis, ...]:
         """The copies of each voxel in the halos: the transpose of `halo`."""
-        return tuple(Copies(cell, lead, width) for lead, width, cell in self._halo_sizes)
+        return tuple(HaloTranspose(cell, lead, width) for lead, width, cell in self._halo_sizes)
 
     @property
     def gradient_halo(self) -> tuple[Axis, ...]:
@@ -105,16 +105,16 @@ class Reach:
         return found
 
 
-def reach_of(
+def window_geometry(
     name: str,
-    value: Cells,
+    value: PackedCells,
     *,
     kernel: Sequence[int],
     stride: int | Sequence[int],
     padding: str | int | Sequence[int],
     dilation: int | Sequence[int] = 1,
     ceil_mode: bool = False,
-) -> Reach:
+) -> WindowGeometry:
     """Check that a window's result divides into the same cells, and return its reach.
 
     Args:
@@ -148,10 +148,10 @@ def reach_of(
     if result != expected:
         raise ShapeError(
             f"'{name}' with kernel {_show(kernel)}, stride {_show(steps)} makes {_show(result)} of "
-            f"{_show(value.space)} voxels: packed cells need {_show(expected)}; change its padding, {WAY_OUT}"
+            f"{_show(value.space)} voxels: packed cells need {_show(expected)}; change its padding, {ADVICE}"
         )
     out = tuple(cell // step for cell, step in zip(value.cell, steps, strict=True))
-    return Reach(value.cell, out, tuple(kernel), steps, spread, before)
+    return WindowGeometry(value.cell, out, tuple(kernel), steps, spread, before)
 
 
 def _padding(padding: str | int | Sequence[int], widths: Size) -> tuple[Size, Size]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from medmim.distributed import sum_of_all, together
 from medmim.encoders import Encoder
-from medmim.encoders.patch_tokens import Tokens, choose, initialise
+from medmim.encoders.patch_tokens import Tokens, initialise, select_patches
 from medmim.encoders.vit import ViTEncoder
 from medmim.errors import UsageError
 from medmim.methods.base import (
@@ -90,7 +90,7 @@ class LatentMIM(Method):
         patches = self.encoder.embed(images)
         grid = tuple(patches.shape[2:])
         covered = hidden_patches(hidden, grid)
-        visible, wanted = choose(~covered), choose(covered)
+        visible, wanted = select_patches(~covered), select_patches(covered)
         seen = project(self.encoder, self.projector, patches, visible)
         true = self.target(self.encoder, self.projector, images, wanted)
         predicted = self.predict(self.decoder(seen, visible, wanted, grid))

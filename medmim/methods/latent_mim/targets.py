@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from medmim.encoders.patch_tokens import Chosen, Tokens, choose
+from medmim.encoders.patch_tokens import PatchSelection, Tokens, select_patches
 from medmim.encoders.vit import ViTEncoder
-from medmim.methods.ema_teacher import Teacher
+from medmim.methods.ema_teacher import EMATeacher
 from medmim.shapes import Features, Images
 
 
@@ -29,7 +29,9 @@ class LatentTarget(nn.Module, ABC):
         self.whole = whole
 
     @abstractmethod
-    def forward(self, encoder: ViTEncoder, projector: nn.Module, images: Images, wanted: Chosen) -> Tokens:
+    def forward(
+        self, encoder: ViTEncoder, projector: nn.Module, images: Images, wanted: PatchSelection
+    ) -> Tokens:
         """Return the latents of the wanted patches, (batch, wanted, width).
 
         Args:
@@ -42,13 +44,15 @@ class LatentTarget(nn.Module, ABC):
     def follow(self, encoder: ViTEncoder, projector: nn.Module, *, progress: float) -> None:
         """Move after an optimiser step; `progress` is the share of the training that is done."""
 
-    def latents(self, encoder: ViTEncoder, projector: nn.Module, images: Images, wanted: Chosen) -> Tokens:
+    def latents(
+        self, encoder: ViTEncoder, projector: nn.Module, images: Images, wanted: PatchSelection
+    ) -> Tokens:
         """Return what an encoder and a projector make of the wanted patches."""
         patches = encoder.embed(images)
         if not self.whole:
             return project(encoder, projector, patches, wanted)
         everywhere = torch.ones_like(patches[:, 0], dtype=torch.bool)
-        return wanted.take(project(encoder, projector, patches, choose(everywhere)))
+        return wanted.take(project(encoder, projector, patches, select_patches(everywhere)))
 
 
 class JointTarget(LatentTarget):
@@ -56,23 +60,27 @@ class JointTarget(LatentTarget):
 
     name = "joint latents"
 
-    def forward(self, encoder: ViTEncoder, projector: nn.Module, images: Images, wanted: Chosen) -> Tokens:
+    def forward(
+        self, encoder: ViTEncoder, projector: nn.Module, images: Images, wanted: PatchSelection
+    ) -> Tokens:
         """Return latents that gradients flow through."""
         return self.latents(encoder, projector, images, wanted)
 
 
-class StoppedTarget(LatentTarget):
+class StopGradientTarget(LatentTarget):
     """The encoder as it is, without gradient."""
 
     name = "stop-gradient latents"
 
-    def forward(self, encoder: ViTEncoder, projector: nn.Module, images: Images, wanted: Chosen) -> Tokens:
+    def forward(
+        self, encoder: ViTEncoder, projector: nn.Module, images: Images, wanted: PatchSelection
+    ) -> Tokens:
         """Return latents without gradient."""
         with torch.no_grad():
             return self.latents(encoder, projector, images, wanted)
 
 
-class AveragedTarget(LatentTarget):
+class EMATarget(LatentTarget):
     """The moving average of encoder and projector.
 
     Args:
@@ -95,10 +103,12 @@ class AveragedTarget(LatentTarget):
         whole: bool = False,
     ) -> None:
         super().__init__(whole=whole)
-        self.encoder = Teacher(encoder, momentum=momentum, last_momentum=last_momentum)
-        self.projector = Teacher(projector, momentum=momentum, last_momentum=last_momentum)
+        self.encoder = EMATeacher(encoder, momentum=momentum, last_momentum=last_momentum)
+        self.projector = EMATeacher(projector, momentum=momentum, last_momentum=last_momentum)
 
-    def forward(self, encoder: ViTEncoder, projector: nn.Module, images: Images, wanted: Chosen) -> Tokens:
+    def forward(
+        self, encoder: ViTEncoder, projector: nn.Module, images: Images, wanted: PatchSelection
+    ) -> Tokens:
         """Return the average's latents."""
         with self.encoder.asked() as averaged, self.projector.asked() as averaged_projector:
             return self.latents(averaged, averaged_projector, images, wanted)
@@ -111,12 +121,12 @@ class AveragedTarget(LatentTarget):
 
 LATENT_TARGETS: dict[str, type[LatentTarget]] = {
     "joint": JointTarget,
-    "stop_gradient": StoppedTarget,
-    "ema": AveragedTarget,
+    "stop_gradient": StopGradientTarget,
+    "ema": EMATarget,
 }
 
 
-def project(encoder: ViTEncoder, projector: nn.Module, patches: Features, chosen: Chosen) -> Tokens:
+def project(encoder: ViTEncoder, projector: nn.Module, patches: Features, chosen: PatchSelection) -> Tokens:
     """Return the projected latents of chosen patches, computed from these alone."""
     projected: Tokens = projector(encoder.encode_chosen(patches, chosen))
     return projected

@@ -25,7 +25,7 @@ OPERATIONS = ("add", "concat")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Meeting:
+class FusionConfig:
     """Where and how the two branches meet.
 
     A level counts maps, not layers: `low` is the first stage of a convolutional encoder, but the first of a
@@ -93,7 +93,7 @@ class Fusion(nn.Module):
         how: operation and alignment.
     """
 
-    def __init__(self, spatial_dims: int, channels: int, how: Meeting) -> None:
+    def __init__(self, spatial_dims: int, channels: int, how: FusionConfig) -> None:
         super().__init__()
         self.adds = how.operation == "add"
         entering = channels if self.adds else 2 * channels
@@ -117,7 +117,7 @@ class Fusion(nn.Module):
         return fused
 
 
-class Blend(nn.Module):
+class TwoBranchEncoder(nn.Module):
     """The auxiliary branch, and the encoder's maps with what that branch saw brought in at one level.
 
     The branch is a copy of the encoder up to that level, with weights of its own; at `image` there is none.
@@ -129,7 +129,7 @@ class Blend(nn.Module):
         how: level, operation and alignment.
     """
 
-    def __init__(self, encoder: Encoder, *, spatial_dims: int, how: Meeting) -> None:
+    def __init__(self, encoder: Encoder, *, spatial_dims: int, how: FusionConfig) -> None:
         super().__init__()
         self.depth = how.depth(encoder)
         self.branch: nn.Module = nn.Identity()
@@ -163,7 +163,7 @@ class Blend(nn.Module):
         return maps
 
 
-def _alignment(spatial_dims: int, entering: int, channels: int, how: Meeting) -> nn.Module:
+def _alignment(spatial_dims: int, entering: int, channels: int, how: FusionConfig) -> nn.Module:
     """Return three convolutions with batch norm and ReLU between them."""
     conv, norm = Conv[Conv.CONV, spatial_dims], Norm[Norm.BATCH, spatial_dims]
     between, kernel, padding = max(1, round(how.width * channels)), how.kernel, how.kernel // 2

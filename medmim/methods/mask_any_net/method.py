@@ -1,7 +1,8 @@
 """MaskAnyNet: masked regions are not thrown away but reused by a second branch (arXiv 2511.12480).
 
 The primary branch sees the masked image. What was masked is stitched together to a reuse image, which an
-auxiliary branch sees; both meet at one level of the encoder (`Blend`). The paper trains this with labels
+auxiliary branch sees; both meet at one level of the encoder
+(`TwoBranchEncoder`). The paper trains this with labels
 (`supervised`); without any, `reassembly` rebuilds the hidden cells from the masked image and the stitched
 pieces, which have lost their places. The encoder is kept alone, as with every other method.
 """
@@ -18,15 +19,15 @@ from medmim.encoders import Encoder
 from medmim.errors import UsageError, did_you_mean, refuse_unknown_options
 from medmim.masks import hidden_voxels
 from medmim.methods.base import Method, Step, require_grid
-from medmim.methods.mask_any_net.fusion import Blend, Meeting
+from medmim.methods.mask_any_net.fusion import FusionConfig, TwoBranchEncoder
 from medmim.methods.mask_any_net.objectives import (
     Decode,
-    Goal,
+    ImageClassification,
     Kind,
-    OfImage,
-    OfVoxels,
-    Reassembly,
+    Objective,
+    ReconstructionObjective,
     Supervision,
+    VoxelClassification,
 )
 from medmim.methods.mask_any_net.reuse_image import stitch, stitch_visible
 from medmim.methods.options import Choice
@@ -52,8 +53,8 @@ class MaskAnyNet(Method):
     def __init__(
         self,
         encoder: Encoder,
-        blend: Blend,
-        goal: Goal,
+        blend: TwoBranchEncoder,
+        goal: Objective,
         *,
         cell: Size,
         reuse: bool,
@@ -65,7 +66,7 @@ class MaskAnyNet(Method):
         self.goal = goal
         self.cell = cell
         self.sees_hidden = reuse
-        self.rebuilds = isinstance(goal, Reassembly)
+        self.rebuilds = isinstance(goal, ReconstructionObjective)
         self.learns_from = goal.kind
         self.axes = axes
 
@@ -87,7 +88,7 @@ class MaskAnyNet(Method):
 
     def after_step(self, progress: float) -> None:
         """Let a target made of features follow the encoder."""
-        if isinstance(self.goal, Reassembly):
+        if isinstance(self.goal, ReconstructionObjective):
             self.goal.target.follow(self.encoder, progress=progress)
 
 
@@ -109,7 +110,7 @@ def build_mask_any_net(
         spatial_dims: 2 or 3.
         cell: mask cell in voxels.
         objective: reassembly (no labels), or supervised (the dataset's class targets, or its label volumes).
-        fusion: where and how the branches meet: fields of `Meeting`, such as {level: mid, operation: add}.
+        fusion: where and how the branches meet: `FusionConfig`, as in {level: mid, operation: add}.
         reuse: False: the control of equal cost, whose second branch sees cells that are visible already.
         target: of reassembly: raw, normalised, hog or ema, or one of them with its own settings.
         supervision: what the labels are; for `supervised`.
@@ -119,11 +120,11 @@ def build_mask_any_net(
     """
     goal = _goal(objective, encoder, spatial_dims, cell, target=target, supervision=supervision)
     options = fusion or {}
-    refuse_unknown_options("method_options: fusion", options, {field.name for field in fields(Meeting)})
-    how = Meeting(**options)
-    blend = Blend(encoder, spatial_dims=spatial_dims, how=how)
+    refuse_unknown_options("method_options: fusion", options, {field.name for field in fields(FusionConfig)})
+    how = FusionConfig(**options)
+    blend = TwoBranchEncoder(encoder, spatial_dims=spatial_dims, how=how)
     axes = {
-        "target": goal.target.name if isinstance(goal, Reassembly) else _TRUTHS[goal.kind],
+        "target": goal.target.name if isinstance(goal, ReconstructionObjective) else _TRUTHS[goal.kind],
         "architecture": f"two branches, {how.level} fusion",
         "objective": "supervised" if goal.kind else "reconstruction",
     }
@@ -141,7 +142,7 @@ def _goal(
     *,
     target: Choice,
     supervision: Supervision | None,
-) -> Goal:
+) -> Objective:
     if objective not in OBJECTIVES:
         raise UsageError(
             f"method_options: unknown objective '{objective}'{did_you_mean(objective, OBJECTIVES)}"
@@ -150,12 +151,12 @@ def _goal(
         compared = build_target(target, cell=cell, encoder=encoder)
         channels = compared.channels(encoder.in_channels)
         decode = Decode(encoder, spatial_dims=spatial_dims, out_channels=channels, out_stride=compared.stride)
-        return Reassembly(decode, compared)
+        return ReconstructionObjective(decode, compared)
     if supervision is None:
         raise UsageError(
             "method_options: objective 'supervised' needs class targets or label volumes in the training "
             "split, and this dataset has none; use objective reassembly"
         )
     if supervision.kind == "target":
-        return OfImage(encoder.channels[-1], supervision.classes)
-    return OfVoxels(Decode(encoder, spatial_dims=spatial_dims, out_channels=supervision.classes))
+        return ImageClassification(encoder.channels[-1], supervision.classes)
+    return VoxelClassification(Decode(encoder, spatial_dims=spatial_dims, out_channels=supervision.classes))

@@ -35,7 +35,7 @@ class Supervision:
     classes: int
 
 
-class Reassembly(nn.Module):
+class ReconstructionObjective(nn.Module):
     """Predict the hidden cells; the loss is the mean squared error on them alone.
 
     Args:
@@ -55,7 +55,7 @@ class Reassembly(nn.Module):
         return reconstruct(self.decode(maps), self.target, images, hidden)
 
 
-class OfImage(nn.Module):
+class ImageClassification(nn.Module):
     """Predict the class of the image from the mean of the coarsest map; the loss is the cross entropy.
 
     Args:
@@ -77,7 +77,7 @@ class OfImage(nn.Module):
         return Step(loss=F.cross_entropy(scores, truth), parts={"accuracy": found})
 
 
-class OfVoxels(nn.Module):
+class VoxelClassification(nn.Module):
     """Predict the label of each voxel; the loss is Dice and cross entropy.
 
     Args:
@@ -140,4 +140,4 @@ class Decode(nn.Module):
         return prediction
 
 
-Goal = Reassembly | OfImage | OfVoxels
+Objective = ReconstructionObjective | ImageClassification | VoxelClassification

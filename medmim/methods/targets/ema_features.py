@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 from medmim.encoders import Encoder
 from medmim.methods.base import require_whole_cells
-from medmim.methods.ema_teacher import Teacher
+from medmim.methods.ema_teacher import EMATeacher
 from medmim.methods.targets.pixels import Cells, Target, to_cells
 from medmim.shapes import Images, Size
 
 
-class AveragedFeatures(Target):
+class EMAFeatures(Target):
     """The coarsest map of a teacher that sees the whole image, normalised over the channels of each place.
 
     Args:
@@ -35,7 +35,7 @@ class AveragedFeatures(Target):
         self.cell = cell
         self.stride = encoder.total_stride
         self.width = encoder.channels[-1]
-        self.teacher = Teacher(encoder, momentum=momentum, last_momentum=last_momentum)
+        self.teacher = EMATeacher(encoder, momentum=momentum, last_momentum=last_momentum)
 
     def channels(self, in_channels: int) -> int:
         """Return the channels of the encoder's coarsest map."""

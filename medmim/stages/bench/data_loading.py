@@ -18,12 +18,12 @@ from monai.transforms.compose import Compose
 from torch.utils.data import DataLoader
 
 from medmim.config.runs import PretrainSettings
-from medmim.data.dataset.manifest import Volume, read_dataset
+from medmim.data.dataset.manifest import VolumeRecord, read_dataset
 from medmim.data.loading.disk_cache import DiskCache
-from medmim.data.loading.patches import Draws, Part, batches, pretraining_patches
-from medmim.data.loading.preprocess import Volumes, prepare
-from medmim.data.loading.preprocessing_plan import Plan, plan_for
-from medmim.stages.plan.trial_run import rehearse
+from medmim.data.loading.patches import PatchDataset, SampleRange, batches, pretraining_patches
+from medmim.data.loading.preprocess import VolumeLoader, preprocess
+from medmim.data.loading.preprocessing_plan import PreprocessingPlan, plan_for
+from medmim.stages.plan.trial_run import run_trial
 
 _LEAST_PATCHES = 128
 _TIMED_BATCHES = 32
@@ -31,7 +31,7 @@ Loader = Iterable[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
-class Feeding:
+class LoaderTiming:
     """One line of the table.
 
     Attributes:
@@ -46,7 +46,7 @@ class Feeding:
 
 
 @dataclass(frozen=True)
-class Fed:
+class LoaderBenchmark:
     """The table, and the share of a training step that waits for data once all volumes are prepared."""
 
     dims: int
@@ -54,7 +54,7 @@ class Fed:
     volumes: int
     batch_size: int
     workers: int
-    rows: tuple[Feeding, ...]
+    rows: tuple[LoaderTiming, ...]
     wait_share: float
     step_s: float
 
@@ -63,7 +63,7 @@ class Fed:
         return asdict(self)
 
 
-def feed(data: Path, *, dims: Literal[2, 3], batch_size: int, workers: int) -> Fed:
+def bench_data_loading(data: Path, *, dims: Literal[2, 3], batch_size: int, workers: int) -> LoaderBenchmark:
     """Measure how fast patches come, and how long the default pretraining waits for them.
 
     Args:
@@ -88,7 +88,7 @@ def feed(data: Path, *, dims: Literal[2, 3], batch_size: int, workers: int) -> F
         loaders: dict[str, Callable[[], Loader]] = {
             "medmim": lambda: batches(
                 _ours(data, plan, volumes, place / "prepared"),
-                Part(first * batch_size),
+                SampleRange(first * batch_size),
                 batch_size=batch_size,
                 workers=workers,
             ),
@@ -99,7 +99,7 @@ def feed(data: Path, *, dims: Literal[2, 3], batch_size: int, workers: int) -> F
             ),
         }
         rows = tuple(_measure(name, build) for name, build in loaders.items())
-        measured = rehearse(
+        measured = run_trial(
             settings,
             batch=batch_size,
             home=place / "home",
@@ -108,15 +108,17 @@ def feed(data: Path, *, dims: Literal[2, 3], batch_size: int, workers: int) -> F
             unmeasured=first,
         )
     share, step_s = measured.wait_share, measured.batch_s
-    return Fed(plan.dims, plan.size, len(volumes), batch_size, workers, rows, share, step_s)
+    return LoaderBenchmark(plan.dims, plan.size, len(volumes), batch_size, workers, rows, share, step_s)
 
 
-def _ours(data: Path, plan: Plan, volumes: tuple[Volume, ...], place: Path) -> Draws:
-    prepared = Volumes(data, plan, cache_gb=4.0, disk=DiskCache(place, limit_gb=20.0))
-    return Draws(volumes, prepared, pretraining_patches(plan), labelled=False, seed=0)
+def _ours(
+    data: Path, plan: PreprocessingPlan, volumes: tuple[VolumeRecord, ...], place: Path
+) -> PatchDataset:
+    prepared = VolumeLoader(data, plan, cache_gb=4.0, disk=DiskCache(place, limit_gb=20.0))
+    return PatchDataset(volumes, prepared, pretraining_patches(plan), labelled=False, seed=0)
 
 
-def _measure(name: str, build: Callable[[], Loader]) -> Feeding:
+def _measure(name: str, build: Callable[[], Loader]) -> LoaderTiming:
     """Time the making of a loader with its first pass, and then as many passes as it takes."""
     start = time.perf_counter()
     loader = build()
@@ -124,7 +126,7 @@ def _measure(name: str, build: Callable[[], Loader]) -> Feeding:
     start, patches = time.perf_counter(), 0
     while patches < _LEAST_PATCHES:
         patches += _pass(loader)
-    return Feeding(name, first, patches / (time.perf_counter() - start))
+    return LoaderTiming(name, first, patches / (time.perf_counter() - start))
 
 
 def _pass(loader: Loader) -> int:
@@ -132,11 +134,11 @@ def _pass(loader: Loader) -> int:
     return sum(len(batch["image"]) for batch in loader)
 
 
-def _monai(data: Path, plan: Plan) -> Compose:
+def _monai(data: Path, plan: PreprocessingPlan) -> Compose:
     """Return the same preparation and random patch as one chain; MONAI cuts it where chance begins."""
 
-    def prepared(volume: Volume) -> dict[str, Any]:
-        made = prepare(data, volume, plan)
+    def prepared(volume: VolumeRecord) -> dict[str, Any]:
+        made = preprocess(data, volume, plan)
         return {"image": made.image, "slice_axis": made.slice_axis}
 
     return Compose([prepared, *pretraining_patches(plan).transforms, lambda patch: {"image": patch["image"]}])

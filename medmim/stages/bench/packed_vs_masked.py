@@ -33,7 +33,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Row:
+class BenchmarkRow:
     """One line of the table.
 
     Attributes:
@@ -61,12 +61,12 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Benched:
+class BenchmarkResult:
     """The table, what was measured and where."""
 
     setup: Setup
     machine: dict[str, Any]
-    rows: tuple[Row, ...]
+    rows: tuple[BenchmarkRow, ...]
     masks: tuple[MaskRow, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
@@ -121,7 +121,7 @@ def bench(
     runs: int = 5,
     memory: bool = True,
     progress: Progress | None = None,
-) -> Benched:
+) -> BenchmarkResult:
     """Measure every combination.
 
     Args:
@@ -147,7 +147,7 @@ def bench(
         for precision in precisions
         for ratio in ratios
     ]
-    rows: list[Row] = []
+    rows: list[BenchmarkRow] = []
     peaks: dict[tuple[str, str, str], float] = {}
     for number, case in enumerate(cases):
         if progress:
@@ -155,10 +155,10 @@ def bench(
         rows += _rows(case, _times(case, runs), _peaks(case, peaks) if memory else {})
     drawn = _masks(setup, rows, runs) if "masks" in parts else ()
     where = {**machine(), "runs": runs, "load_before": load, "load_after": _load()}
-    return Benched(setup, where, tuple(rows), drawn)
+    return BenchmarkResult(setup, where, tuple(rows), drawn)
 
 
-def _masks(setup: Setup, rows: Sequence[Row], runs: int) -> tuple[MaskRow, ...]:
+def _masks(setup: Setup, rows: Sequence[BenchmarkRow], runs: int) -> tuple[MaskRow, ...]:
     """Time drawing at the step's ratio nearest to 0.7, the default, or at that."""
     steps = [row for row in rows if (row.part, row.precision, row.variant) == ("step", "fp32", "packed")]
     step = min(steps, key=lambda row: abs(row.ratio - 0.7), default=None)
@@ -205,11 +205,11 @@ def _peaks(case: Setup, known: dict[tuple[str, str, str], float]) -> dict[str, f
     return found
 
 
-def _rows(case: Setup, times: Mapping[str, float], peaks: Mapping[str, float]) -> list[Row]:
+def _rows(case: Setup, times: Mapping[str, float], peaks: Mapping[str, float]) -> list[BenchmarkRow]:
     cells = prod(grid_of(case.size, case.cell))
     realised = hidden_count(cells, case.ratio) / cells
     return [
-        Row(
+        BenchmarkRow(
             part=case.part,
             precision=case.precision,
             ratio=case.ratio,

@@ -53,7 +53,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Examined:
+class DoctorReport:
     """All checks, in the order of the table."""
 
     checks: tuple[Check, ...]
@@ -66,7 +66,7 @@ class Examined:
 
 def doctor(
     home: Path, environment: Mapping[str, str] = os.environ, *, client: Client | None = None
-) -> Examined:
+) -> DoctorReport:
     """Look at versions, devices, decoders, disk, the key file and the tracking server.
 
     Args:
@@ -74,7 +74,7 @@ def doctor(
         environment: of the process.
         client: asks the tracking server; a seam for tests.
     """
-    return Examined(
+    return DoctorReport(
         (
             *_versions(),
             _devices(),
@@ -87,7 +87,7 @@ def doctor(
     )
 
 
-def refuse_bad(result: Examined) -> None:
+def refuse_bad(result: DoctorReport) -> None:
     """Raise if anything must be fixed.
 
     Raises:

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from medmim import __version__
-from medmim.data.dataset.manifest import Volume
+from medmim.data.dataset.manifest import VolumeRecord
 from medmim.errors import UsageError
-from medmim.training.tasks.trained_model import Trained
+from medmim.training.tasks.trained_model import TrainedModel
 
 _SCHEMA = (
     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
@@ -27,7 +27,7 @@ A segmenter made by medmim {version}, as a MONAI bundle: TorchScript and MONAI's
 """
 
 
-def bundle_files(trained: Trained, model: bytes, case: Volume, *, title: str) -> dict[str, Any]:
+def bundle_files(trained: TrainedModel, model: bytes, case: VolumeRecord, *, title: str) -> dict[str, Any]:
     """Return the files of a bundle by their place in it: bytes, text, or what becomes JSON.
 
     Args:
@@ -63,7 +63,7 @@ def bundle_files(trained: Trained, model: bytes, case: Volume, *, title: str) ->
     }
 
 
-def _inference(trained: Trained, *, ct: bool) -> dict[str, Any]:
+def _inference(trained: TrainedModel, *, ct: bool) -> dict[str, Any]:
     """Return the program: prepare as `data/prepare.py` does, windows, probabilities back to the image."""
     return {
         "imports": ["$import torch"],
@@ -103,7 +103,7 @@ def _inference(trained: Trained, *, ct: bool) -> dict[str, Any]:
     }
 
 
-def _steps(trained: Trained, *, ct: bool) -> list[dict[str, Any]]:
+def _steps(trained: TrainedModel, *, ct: bool) -> list[dict[str, Any]]:
     steps: list[dict[str, Any]] = [
         {"_target_": "LoadImaged", "keys": "image", "reader": "NibabelReader"},
         {"_target_": "EnsureChannelFirstd", "keys": "image"},
@@ -121,7 +121,7 @@ def _steps(trained: Trained, *, ct: bool) -> list[dict[str, Any]]:
     return [*steps, {"_target_": "NormalizeIntensityd", "keys": "image"}]
 
 
-def _inferer(trained: Trained) -> dict[str, Any]:
+def _inferer(trained: TrainedModel) -> dict[str, Any]:
     words: dict[str, Any] = {
         "roi_size": list(trained.plan.size),
         "sw_batch_size": 2,
@@ -136,7 +136,7 @@ def _inferer(trained: Trained) -> dict[str, Any]:
     return {"_target_": "SliceInferer", "spatial_dim": axis, **words}
 
 
-def _metadata(trained: Trained, title: str, names: dict[str, str]) -> dict[str, Any]:
+def _metadata(trained: TrainedModel, title: str, names: dict[str, str]) -> dict[str, Any]:
     plan = trained.plan
     classes = max(trained.names) + 1
     common = {"type": "image", "modality": "n/a", "is_patch_data": True, "spatial_shape": list(plan.size)}

@@ -21,17 +21,17 @@ from torch import Tensor, nn
 
 from medmim import __version__, files
 from medmim.data.dataset.channels import with_channels
-from medmim.data.dataset.manifest import Dataset, Volume, read_dataset
+from medmim.data.dataset.manifest import Dataset, VolumeRecord, read_dataset
 from medmim.encoders import build_encoder
 from medmim.errors import RunError, UsageError, unknown_name
 from medmim.heads.transfer import PREFIX
 from medmim.stages.export.bundle import bundle_files
-from medmim.stages.model_lookup import Chosen, find_model
+from medmim.stages.model_lookup import SelectedModel, find_model
 from medmim.tracking.mlflow_store import Store
 from medmim.training.evaluation.segmentation_metrics import Scores
 from medmim.training.tasks.classification import views
 from medmim.training.tasks.segmentation import Segmentation
-from medmim.training.tasks.trained_model import Trained, load_trained
+from medmim.training.tasks.trained_model import TrainedModel, load_trained_model
 
 LARGEST_DIFFERENCE = 1e-4
 _BATCHES = (1, 3)
@@ -44,7 +44,7 @@ _DEFAULTS = {
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportResult:
     """What was written.
 
     Attributes:
@@ -70,7 +70,7 @@ def export(
     model: str | None = None,
     out: Path | None = None,
     say: Callable[[str], None] = print,
-) -> Exported:
+) -> ExportResult:
     """Write a model, or the list of a dataset, in a form that other programs read.
 
     Args:
@@ -91,7 +91,7 @@ def export(
     try:
         if format == "datalist":
             files.write_json(place, datalist(dataset))
-            return Exported(format, place, None)
+            return ExportResult(format, place, None)
         return _export(format, dataset, find_model(model, Store(home), say), place)
     except files.WriteError as error:
         raise RunError(
@@ -117,8 +117,8 @@ def _place(format: str, out: Path | None) -> Path:  # noqa: A002
     return place
 
 
-def _export(format: str, dataset: Dataset, chosen: Chosen, place: Path) -> Exported:  # noqa: A002
-    trained = load_trained(chosen.weights)
+def _export(format: str, dataset: Dataset, chosen: SelectedModel, place: Path) -> ExportResult:  # noqa: A002
+    trained = load_trained_model(chosen.weights)
     dataset = with_channels(dataset, trained.description.get("channels", ()), lambda line: None)
     case = next(iter((*dataset.in_split("test"), *dataset.volumes)))
     images = _windows(trained, dataset, case)
@@ -133,7 +133,7 @@ def _export(format: str, dataset: Dataset, chosen: Chosen, place: Path) -> Expor
     else:
         told = _described(trained, content, format=format, difference=difference)
         files.write_together({place: content, place.with_suffix(".json"): files.json_bytes(told)})
-    return Exported(format, place, difference)
+    return ExportResult(format, place, difference)
 
 
 def datalist(dataset: Dataset) -> dict[str, Any]:
@@ -156,7 +156,7 @@ def datalist(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _entry(volume: Volume) -> dict[str, Any]:
+def _entry(volume: VolumeRecord) -> dict[str, Any]:
     entry: dict[str, Any] = {"image": volume.image, "subject": volume.subject}
     entry |= {"label": volume.label} if volume.label else {}
     entry |= {"target": volume.target} if volume.target is not None else {}
@@ -178,14 +178,14 @@ class _Plain(nn.Module):
         return tuple(one for maps in out.values() for one in maps) if isinstance(out, dict) else out
 
 
-def _plain(trained: Trained) -> nn.Module:
+def _plain(trained: TrainedModel) -> nn.Module:
     """Return what is exported: with the mirrored second look of a segmenter that has it."""
     if isinstance(trained.task, Segmentation):
         return Scores(trained.network, 2 if trained.task.mirror else None).eval()
     return _Plain(trained.network).eval()
 
 
-def _windows(trained: Trained, dataset: Dataset, case: Volume) -> Tensor:
+def _windows(trained: TrainedModel, dataset: Dataset, case: VolumeRecord) -> Tensor:
     """Return as many windows of a real case as the largest batch, each of the size that training saw."""
     bare = case.model_copy(update={"label": None})
     prepared = trained.scene(dataset.root).volumes(bare)
@@ -198,7 +198,7 @@ def _windows(trained: Trained, dataset: Dataset, case: Volume) -> Tensor:
     return torch.stack([first, *others])[: max(_BATCHES)].contiguous()
 
 
-def _torchscript(trained: Trained, images: Tensor) -> tuple[bytes, float]:
+def _torchscript(trained: TrainedModel, images: Tensor) -> tuple[bytes, float]:
     network, stream = _plain(trained), io.BytesIO()
     jit: Any = torch.jit  # its functions have no types
     with torch.no_grad(), warnings.catch_warnings():
@@ -208,7 +208,7 @@ def _torchscript(trained: Trained, images: Tensor) -> tuple[bytes, float]:
     return stream.getvalue(), _difference(network, lambda batch: _listed(again(batch)), images)
 
 
-def _onnx(trained: Trained, images: Tensor) -> tuple[bytes, float]:
+def _onnx(trained: TrainedModel, images: Tensor) -> tuple[bytes, float]:
     missing = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         raise RunError(f"--format onnx needs {' and '.join(missing)}: pip install 'medmim[onnx]'")
@@ -237,7 +237,7 @@ def _onnx(trained: Trained, images: Tensor) -> tuple[bytes, float]:
     return stream.getvalue(), _difference(network, run, images)
 
 
-def _encoder(trained: Trained, images: Tensor) -> tuple[bytes, float]:
+def _encoder(trained: TrainedModel, images: Tensor) -> tuple[bytes, float]:
     encoder, told = trained.network.get_submodule("encoder"), trained.description
     weights = {name: value.contiguous().clone() for name, value in encoder.state_dict().items()}
     content = safetensors.torch.save({f"{PREFIX}{name}": value for name, value in weights.items()})
@@ -252,7 +252,7 @@ def _encoder(trained: Trained, images: Tensor) -> tuple[bytes, float]:
     return content, _difference(encoder, fresh.eval(), images)
 
 
-_MADE: dict[str, Callable[[Trained, Tensor], tuple[bytes, float]]] = {
+_MADE: dict[str, Callable[[TrainedModel, Tensor], tuple[bytes, float]]] = {
     "bundle": _torchscript,
     "onnx": _onnx,
     "safetensors": _encoder,
@@ -274,7 +274,7 @@ def _listed(out: Tensor | Sequence[Tensor]) -> list[Tensor]:
 
 
 def _described(
-    trained: Trained,
+    trained: TrainedModel,
     content: bytes,
     *,
     format: str,  # noqa: A002

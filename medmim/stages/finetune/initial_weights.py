@@ -10,8 +10,14 @@ from typing import Any
 
 from torch import Tensor
 
-from medmim.data.dataset.contamination import Certificate, Seen, certify, read_seen, seen_in
-from medmim.data.dataset.manifest import Dataset, Volume
+from medmim.data.dataset.contamination import (
+    Certificate,
+    SeenPatients,
+    certify,
+    read_seen_patients,
+    seen_patients_of,
+)
+from medmim.data.dataset.manifest import Dataset, VolumeRecord
 from medmim.data.dataset.partition import Partition, patient_digest
 from medmim.errors import RunError
 from medmim.tracking.mlflow_store import Store
@@ -21,7 +27,7 @@ SCRATCH = "scratch"
 
 
 @dataclass(frozen=True)
-class Origin:
+class InitialWeights:
     """Weights to start from, and what is known of them.
 
     Attributes:
@@ -38,14 +44,14 @@ class Origin:
     description: Mapping[str, Any] = field(default_factory=dict)
     run_id: str = ""
     patients: frozenset[str] = frozenset()
-    saw: Seen | None = None
+    saw: SeenPatients | None = None
 
-    def seen(self, volumes: tuple[Volume, ...]) -> int:
+    def seen(self, volumes: tuple[VolumeRecord, ...]) -> int:
         """Return how many patients of `volumes` were seen in pretraining."""
         return len({patient_digest(volume.subject) for volume in volumes} & self.patients)
 
 
-def find_origin(word: str | None, store: Store, dataset: Dataset) -> Origin:
+def find_initial_weights(word: str | None, store: Store, dataset: Dataset) -> InitialWeights:
     """Return what `--init WORD` means.
 
     Args:
@@ -58,7 +64,7 @@ def find_origin(word: str | None, store: Store, dataset: Dataset) -> Origin:
         RunError: if nothing fits.
     """
     if word == SCRATCH:
-        return Origin(saw=Seen())
+        return InitialWeights(saw=SeenPatients())
     if word is not None and word.endswith(".safetensors"):
         return _read(Path(word))
     if word is not None:
@@ -75,12 +81,12 @@ def find_origin(word: str | None, store: Store, dataset: Dataset) -> Origin:
     return _read(weights_of(store, finished[0].info.run_id))
 
 
-def certificate_of(dataset: Dataset, divided: Partition, origin: Origin) -> Certificate:
+def certificate_of(dataset: Dataset, divided: Partition, origin: InitialWeights) -> Certificate:
     """Return what pretraining, fine-tuning (choosing included) and normalisation share with the test."""
     stages = {
         "pretraining": origin.saw,
-        "fine-tuning": seen_in((*divided.train, *divided.val)),
-        "normalisation": seen_in(divided.train),
+        "fine-tuning": seen_patients_of((*divided.train, *divided.val)),
+        "normalisation": seen_patients_of(divided.train),
     }
     return certify(divided.test, stages, dataset_hash=dataset.info.content_hash, split_hash=divided.digest)
 
@@ -102,15 +108,15 @@ def weights_of(store: Store, run_id: str) -> Path:
     return kept if kept.is_file() else store.artifact(store.run(run_id), "model") / WEIGHTS
 
 
-def _read(path: Path) -> Origin:
+def _read(path: Path) -> InitialWeights:
     weights, description = load_weights(path)
     seen = path.parent / "patients.json"
     patients = json.loads(seen.read_text(encoding="utf-8")) if seen.is_file() else []
-    return Origin(
+    return InitialWeights(
         arm=str(description.get("arm", path.stem)),
         weights=weights,
         description=description,
         run_id=str(description.get("run_id", "")),
         patients=frozenset(patients),
-        saw=read_seen(path.parent),
+        saw=read_seen_patients(path.parent),
     )

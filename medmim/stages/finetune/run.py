@@ -14,23 +14,30 @@ from lightning.pytorch.callbacks import Callback
 
 from medmim import __version__, files
 from medmim.config.runs import FinetuneSettings
-from medmim.data.dataset.contamination import CERTIFICATE, Seen, keep_seen, seen_in
-from medmim.data.dataset.manifest import Volume
+from medmim.data.dataset.contamination import CERTIFICATE, SeenPatients, seen_patients_of, write_seen_patients
+from medmim.data.dataset.manifest import VolumeRecord
 from medmim.data.dataset.partition import patient_digest
-from medmim.data.loading.patches import Draws
+from medmim.data.loading.patches import PatchDataset
 from medmim.encoders import Encoder
 from medmim.randomness import stream_seed
-from medmim.stages.finetune.setup import Parts, put_together, resolved
-from medmim.stages.run_lifecycle import Result, begin, budget_words, ending, going_on, note_weights_file
+from medmim.stages.finetune.setup import FinetuneComponents, build_components, resolved_settings
+from medmim.stages.run_lifecycle import (
+    RunResult,
+    budget_words,
+    managed_run,
+    note_weights_file,
+    resume_run,
+    start_run,
+)
 from medmim.tracking.comparison.runs import CASES, SCORES
 from medmim.tracking.mlflow_store import Store
 from medmim.training.budget import budget_for
 from medmim.training.evaluation.bootstrap_metrics import intervals
 from medmim.training.lightning_modules import FinetuningModule
-from medmim.training.mask_any_net_regularizer import Reuse
+from medmim.training.mask_any_net_regularizer import MaskAnyNetRegularizer
 from medmim.training.resume.states import drop_state
-from medmim.training.tasks.base import Row, Scene
-from medmim.training.trainer import Fitted, Session, fit
+from medmim.training.tasks.base import EvaluationContext, Row
+from medmim.training.trainer import FitContext, FitResult, fit
 from medmim.training.weights import save_weights
 
 if TYPE_CHECKING:
@@ -48,7 +55,7 @@ def finetune(
     tags: Mapping[str, str] = MappingProxyType({}),
     say: Callable[[str], None] = print,
     onlookers: Sequence[Callback] = (),
-) -> Result:
+) -> RunResult:
     """Fine-tune for a task, test once, record and register.
 
     Args:
@@ -63,17 +70,17 @@ def finetune(
         MedmimError: for settings, data, sizes or weights that cannot work, before anything is written.
     """
     store = Store(home)
-    parts = put_together(settings, store, say)
+    parts = build_components(settings, store, say)
     if parts.seen_test_patients:
         seen = parts.seen_test_patients
         say(f"warning: {seen} test patients were seen in pretraining; scores are optimistic")
-    whole = resolved(settings, parts)
-    recorder = going_on(store, "finetune", resume, settings=whole, dataset=parts.dataset)
+    whole = resolved_settings(settings, parts)
+    recorder = resume_run(store, "finetune", resume, settings=whole, dataset=parts.dataset)
     if recorder is None:
         name = f"{settings.task} ← {parts.origin.arm}"
-        recorder = begin(store, whole, name=name, tags={**_tags(whole, parts), **tags})
+        recorder = start_run(store, whole, name=name, tags={**_tags(whole, parts), **tags})
         note_weights_file(store, recorder.run_id, settings.init)
-    session = Session(
+    session = FitContext(
         whole,
         budget_for(whole, volumes=len(parts.divided.train)),
         recorder,
@@ -82,14 +89,14 @@ def finetune(
         resume=bool(resume),
         onlookers=tuple(onlookers),
     )
-    with ending(recorder, store):
+    with managed_run(recorder, store):
         result = _train(whole, parts, recorder, session=session)
         _register(store, whole, parts, result)
     drop_state(session.folder)
     return result
 
 
-def _who(parts: Parts) -> dict[str, list[str]]:
+def _who(parts: FinetuneComponents) -> dict[str, list[str]]:
     """Return who trained, validated and tested, as digests: a draw of few labels can be checked."""
     divided = parts.divided
     return {
@@ -98,17 +105,19 @@ def _who(parts: Parts) -> dict[str, list[str]]:
     }
 
 
-def _reuse(settings: FinetuneSettings, parts: Parts) -> Reuse | None:
+def _reuse(settings: FinetuneSettings, parts: FinetuneComponents) -> MaskAnyNetRegularizer | None:
     """Return the regulariser, if one is asked for; its branch begins with the weights that arrived."""
     if settings.regulariser is None:
         return None
     encoder = parts.network.get_submodule("encoder")
     assert isinstance(encoder, Encoder)
     torch.manual_seed(stream_seed(settings.seed, "reuse"))
-    return Reuse(encoder, spatial_dims=parts.scene.plan.dims, seed=settings.seed)
+    return MaskAnyNetRegularizer(encoder, spatial_dims=parts.scene.plan.dims, seed=settings.seed)
 
 
-def _train(settings: FinetuneSettings, parts: Parts, recorder: Recorder, *, session: Session) -> Result:
+def _train(
+    settings: FinetuneSettings, parts: FinetuneComponents, recorder: Recorder, *, session: FitContext
+) -> RunResult:
     task, scene, folder = parts.task, parts.scene, session.folder
     train, val = parts.divided.train, parts.divided.val
     module = FinetuningModule(parts.network, task.loss, settings=settings, reuse=_reuse(settings, parts))
@@ -132,13 +141,13 @@ def _train(settings: FinetuneSettings, parts: Parts, recorder: Recorder, *, sess
     parts = replace(parts, scene=replace(scene, chosen=task.choose(rows, scene)))
     metrics, scores = _test(parts, fitted, recorder, folder)
     checkpoint = _keep(settings, parts, recorder, folder)
-    return Result(recorder.run_id, checkpoint, metrics, folder / "panel.png", scores)
+    return RunResult(recorder.run_id, checkpoint, metrics, folder / "panel.png", scores)
 
 
-def _draws(settings: FinetuneSettings, parts: Parts) -> Draws:
+def _draws(settings: FinetuneSettings, parts: FinetuneComponents) -> PatchDataset:
     train = parts.divided.train
     lesson = parts.task.lesson(train, parts.scene, foreground=settings.foreground)
-    return Draws(
+    return PatchDataset(
         train,
         parts.scene.volumes,
         lesson.transform,
@@ -155,17 +164,17 @@ def _spread(cases: Sequence[Any], most: int) -> list[Any]:
     return list(cases[::step])
 
 
-def _drawn(cases: Sequence[Volume]) -> list[Volume]:
+def _drawn(cases: Sequence[VolumeRecord]) -> list[VolumeRecord]:
     """Return the few that pictures show: of different patients, and with boxes where there are any."""
     ordered = sorted(cases, key=lambda case: not case.boxes)
-    first: dict[str, Volume] = {}
+    first: dict[str, VolumeRecord] = {}
     for case in ordered:
         first.setdefault(case.subject, case)
     return [*first.values(), *(case for case in ordered if case is not first[case.subject])][:_DRAWN]
 
 
 def _test(
-    parts: Parts, fitted: Fitted, recorder: Recorder, folder: Path
+    parts: FinetuneComponents, fitted: FitResult, recorder: Recorder, folder: Path
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Test once, on the chosen weights; return the run's final numbers, and the test's with intervals."""
     task, scene, cases = parts.task, parts.scene, parts.divided.test
@@ -187,14 +196,14 @@ def _test(
     return metrics, table
 
 
-def _keep(settings: FinetuneSettings, parts: Parts, recorder: Recorder, folder: Path) -> Path:
+def _keep(settings: FinetuneSettings, parts: FinetuneComponents, recorder: Recorder, folder: Path) -> Path:
     """Save the weights with their description, and who was seen."""
     description = _description(settings, parts, recorder.run_id)
     checkpoint = save_weights(folder, parts.network.state_dict(), description)
     files.write_json(
         folder / DIVISION, _who(parts)
     )  # beside the weights: the store names nobody that trained
-    keep_seen(folder, seen_in(parts.divided.train) | (parts.origin.saw or Seen()))
+    write_seen_patients(folder, seen_patients_of(parts.divided.train) | (parts.origin.saw or SeenPatients()))
     files.write_json(folder / CERTIFICATE, parts.certificate.as_json())
     for path in (checkpoint, checkpoint.with_suffix(".json"), folder / CERTIFICATE):
         recorder.file(path, folder="model")
@@ -207,8 +216,8 @@ def _public(row: Row) -> Row:
     return {**{key: row[key] for key in row if key != "subject"}, **named}
 
 
-def _description(settings: FinetuneSettings, parts: Parts, run_id: str) -> dict[str, Any]:
-    scene: Scene = parts.scene
+def _description(settings: FinetuneSettings, parts: FinetuneComponents, run_id: str) -> dict[str, Any]:
+    scene: EvaluationContext = parts.scene
     return {
         "kind": settings.task,
         "medmim_version": __version__,
@@ -232,7 +241,7 @@ def _description(settings: FinetuneSettings, parts: Parts, run_id: str) -> dict[
     }
 
 
-def _register(store: Store, settings: FinetuneSettings, parts: Parts, result: Result) -> None:
+def _register(store: Store, settings: FinetuneSettings, parts: FinetuneComponents, result: RunResult) -> None:
     """Make a version of the registered model with its lineage; note the score on the pretraining run too."""
     score = result.metrics.get(f"test/{parts.task.metric}")
     lineage = {
@@ -250,7 +259,7 @@ def _register(store: Store, settings: FinetuneSettings, parts: Parts, result: Re
         store.note_score(parts.origin.run_id, f"finetuned/test_{parts.task.metric}", score)
 
 
-def _tags(settings: FinetuneSettings, parts: Parts) -> dict[str, str]:
+def _tags(settings: FinetuneSettings, parts: FinetuneComponents) -> dict[str, str]:
     patients = len({volume.subject for volume in parts.divided.train})
     return {
         "stage": "finetune",

@@ -14,23 +14,23 @@ from medmim.data.dataset.channels import with_channels
 from medmim.data.dataset.contamination import Certificate
 from medmim.data.dataset.manifest import Dataset, read_dataset
 from medmim.data.dataset.partition import Partition, limit_patients, partition
-from medmim.data.loading.preprocess import Volumes
-from medmim.data.loading.preprocessing_plan import Plan, plan_for
+from medmim.data.loading.preprocess import VolumeLoader
+from medmim.data.loading.preprocessing_plan import PreprocessingPlan, plan_for
 from medmim.encoders import Encoder, build_encoder
 from medmim.errors import DataError
 from medmim.heads import Transfer, build_head, transfer
 from medmim.heads.transfer import stem_change
 from medmim.randomness import stream_seed
-from medmim.stages.finetune.initial_weights import Origin, certificate_of, find_origin
+from medmim.stages.finetune.initial_weights import InitialWeights, certificate_of, find_initial_weights
 from medmim.stages.pretrain.run import DEFAULT_ENCODER
 from medmim.stages.run_lifecycle import prepared_on_disk
 from medmim.tracking.mlflow_store import Store
-from medmim.training.tasks.base import Scene, Task
+from medmim.training.tasks.base import EvaluationContext, Task
 from medmim.training.tasks.registry import build_task
 
 
 @dataclass(frozen=True)
-class Parts:
+class FinetuneComponents:
     """Everything that a fine-tuning run is made of.
 
     Attributes:
@@ -48,15 +48,15 @@ class Parts:
     dataset: Dataset
     divided: Partition
     task: Task
-    scene: Scene
-    origin: Origin
+    scene: EvaluationContext
+    origin: InitialWeights
     arrived: Transfer | None
     encoder: tuple[str, Mapping[str, Any]]
     head: Mapping[str, Any]
     network: nn.Module
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> PreprocessingPlan:
         """How volumes are prepared."""
         return self.scene.plan
 
@@ -71,7 +71,9 @@ class Parts:
         return certificate_of(self.dataset, self.divided, self.origin)
 
 
-def put_together(settings: FinetuneSettings, store: Store, say: Callable[[str], None]) -> Parts:
+def build_components(
+    settings: FinetuneSettings, store: Store, say: Callable[[str], None]
+) -> FinetuneComponents:
     """Build all parts; nothing is written.
 
     Raises:
@@ -80,7 +82,7 @@ def put_together(settings: FinetuneSettings, store: Store, say: Callable[[str], 
     task = build_task(settings.task, **settings.task_options)
     stored = read_dataset(settings.data)
     dataset = with_channels(stored, settings.channels, say)
-    origin = find_origin(settings.init, store, dataset)
+    origin = find_initial_weights(settings.init, store, dataset)
     divided = _divide(settings, dataset, task, say, stored=stored)
     known_dims = settings.dims or origin.description.get("spatial_dims")
     dims = plan_for(divided.train, dims=known_dims, size=None).dims
@@ -89,16 +91,16 @@ def put_together(settings: FinetuneSettings, store: Store, say: Callable[[str], 
     view = settings.view or task.view(dims)
     plan = plan_for(divided.train, dims=dims, size=settings.size, multiple=encoder.total_stride, view=view)
     disk = prepared_on_disk(settings, store.home)
-    volumes = Volumes(settings.data, plan, cache_gb=settings.cache_gb, disk=disk)
+    volumes = VolumeLoader(settings.data, plan, cache_gb=settings.cache_gb, disk=disk)
     names = task.names(dataset, divided.train, volumes)
-    scene = Scene(volumes, names, settings.precision, {})
+    scene = EvaluationContext(volumes, names, settings.precision, {})
     head = task.head(encoder, divided.train, scene, say)
     torch.manual_seed(stream_seed(settings.seed, "head"))
     network = build_head(settings.task, encoder=encoder, spatial_dims=dims, classes=max(names) + 1, **head)
-    return Parts(dataset, divided, task, scene, origin, arrived, words, head, network)
+    return FinetuneComponents(dataset, divided, task, scene, origin, arrived, words, head, network)
 
 
-def resolved(settings: FinetuneSettings, parts: Parts) -> FinetuneSettings:
+def resolved_settings(settings: FinetuneSettings, parts: FinetuneComponents) -> FinetuneSettings:
     """Return the settings with what was left open filled in."""
     chosen = {
         "dims": parts.plan.dims,
@@ -164,7 +166,9 @@ def _doubts(divided: Partition, task: Task) -> list[str]:
     return found
 
 
-def _encoder_words(settings: FinetuneSettings, origin: Origin, dims: int) -> tuple[str, Mapping[str, Any]]:
+def _encoder_words(
+    settings: FinetuneSettings, origin: InitialWeights, dims: int
+) -> tuple[str, Mapping[str, Any]]:
     """Return the encoder's name and options: the user's, else those of the weights, else the default."""
     known = str(origin.description.get("encoder", DEFAULT_ENCODER[dims]))
     name = settings.encoder or known
@@ -174,7 +178,7 @@ def _encoder_words(settings: FinetuneSettings, origin: Origin, dims: int) -> tup
 
 def _encoder(
     settings: FinetuneSettings,
-    origin: Origin,
+    origin: InitialWeights,
     dims: int,
     words: tuple[str, Mapping[str, Any]],
     say: Callable[[str], None],

@@ -27,7 +27,7 @@ from medmim.masks import hidden_voxels
 from medmim.methods.mask_any_net.reuse_image import stitch
 from medmim.randomness import stream_seed
 from medmim.shapes import Hidden, Images, Size, round_up
-from medmim.training.evaluation.features import look
+from medmim.training.evaluation.features import extract_features
 from medmim.training.weights import load_weights
 
 IMAGES = 8  # that a mask is judged on
@@ -37,7 +37,7 @@ _WIDTHS = (8, 16, 32, 64)  # of the encoder that nothing was taught
 
 
 @dataclass(frozen=True)
-class Analysis:
+class MaskAnalysis:
     """Means over images.
 
     Attributes:
@@ -60,7 +60,7 @@ class Analysis:
         return {key: round(value, 6) for key, value in asdict(self).items()}
 
 
-class Analyst:
+class MaskAnalyzer:
     """Images as an encoder sees them, and what becomes of them under masks.
 
     Args:
@@ -82,11 +82,11 @@ class Analyst:
         shown = [_scaled(scans[number % len(scans)], space) for number in range(max(IMAGES, len(scans)))]
         self.images: Images = torch.stack(shown)
         self.cell = tuple(length // count for length, count in zip(space, grid, strict=True))
-        self.encoder = _untaught(self.images) if weights is None else _taught(weights, len(grid))
+        self.encoder = _untrained(self.images) if weights is None else _trained(weights, len(grid))
         self._features = self._seen(self.images)
         self._entropies = self._bits(self.images)
 
-    def judge(self, hidden: Hidden) -> Analysis:
+    def judge(self, hidden: Hidden) -> MaskAnalysis:
         """Judge masks, one for each of `images`.
 
         Args:
@@ -101,8 +101,8 @@ class Analyst:
         similarity = alike[1].clamp(min=0)
         score = 2 * share * similarity / (share + similarity).clamp(min=1e-12)
         values = [*(one - self._entropies for one in entropies), *alike, score]
-        names = [field.name for field in fields(Analysis)]
-        return Analysis(**{name: float(one.mean()) for name, one in zip(names, values, strict=True)})
+        names = [field.name for field in fields(MaskAnalysis)]
+        return MaskAnalysis(**{name: float(one.mean()) for name, one in zip(names, values, strict=True)})
 
     def _seen(self, images: Images) -> Float[Tensor, "batch widths"]:
         """Return the encoder's pooled features; images are scaled up to whole strides, two at least."""
@@ -112,7 +112,7 @@ class Analyst:
         if fitting != space:
             images = F.interpolate(images, size=fitting, mode="bilinear" if len(space) == 2 else "trilinear")
         given = images.expand(-1, self.encoder.in_channels, *fitting)
-        return look(self.encoder, given, precision="fp32").pooled.double()
+        return extract_features(self.encoder, given, precision="fp32").pooled.double()
 
     def _bits(self, images: Images) -> Float[Tensor, " batch"]:
         """Return Shannon's entropy of intensities, in bits, from 64 bins between each original's ends."""
@@ -142,7 +142,7 @@ def _scaled(scan: Tensor, space: Size) -> Float[Tensor, "1 *space"]:
     return (fitting - fitting.mean()) / fitting.std().clamp(min=1e-6)
 
 
-def _untaught(images: Images) -> Encoder:
+def _untrained(images: Images) -> Encoder:
     """Return a small ResNet with the same random weights every time, its batch norms fit to the images."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(0, "mask analysis"))
@@ -151,7 +151,7 @@ def _untaught(images: Images) -> Encoder:
     return encoder
 
 
-def _taught(path: Path, dims: int) -> Encoder:
+def _trained(path: Path, dims: int) -> Encoder:
     """Return the encoder of a run."""
     weights, told = load_weights(path)
     try:

@@ -15,18 +15,18 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from torch import Tensor
 
 from medmim import files
-from medmim.data.dataset.manifest import Volume, read_dataset
+from medmim.data.dataset.manifest import VolumeRecord, read_dataset
 from medmim.data.formats.nifti import check_image, read_image
-from medmim.data.loading.preprocess import prepare
+from medmim.data.loading.preprocess import preprocess
 from medmim.data.loading.preprocessing_plan import plan_for, slice_axis
-from medmim.data.loading.probe_images import spread
+from medmim.data.loading.probe_images import stratified_subset
 from medmim.errors import DataError, ShapeError, UsageError
 from medmim.masks import Mask, build_mask, hidden_voxels, tissue_share
-from medmim.masks.gallery import Backdrop, gallery
-from medmim.masks.statistics import Card, card
+from medmim.masks.gallery import GalleryBackground, gallery
+from medmim.masks.statistics import MaskStatistics, mask_statistics
 from medmim.randomness import torch_stream
 from medmim.shapes import Size, as_size
-from medmim.stages.masks.analysis import IMAGES, Analysis, Analyst, small
+from medmim.stages.masks.analysis import IMAGES, MaskAnalysis, MaskAnalyzer, small
 from medmim.training.evaluation.figures import to_png
 
 RATIOS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -37,7 +37,7 @@ _VOXELS = 4_000_000  # of all scans that a card measures at once
 
 
 @dataclass(frozen=True, eq=False)
-class Scene:
+class MaskBackground:
     """A scan that masks are drawn on.
 
     Attributes:
@@ -59,17 +59,17 @@ class Scene:
 
 
 @dataclass(frozen=True, eq=False)
-class Entry:
+class GalleryEntry:
     """One mask at one ratio: the first of its draws, the card of all of them, and an analysis on scans."""
 
     mask: str
     hidden: Tensor
-    card: Card
-    analysis: Analysis | None
+    statistics: MaskStatistics
+    analysis: MaskAnalysis | None
 
 
 @dataclass(frozen=True)
-class Masks:
+class MaskGallery:
     """What the command made.
 
     Attributes:
@@ -82,15 +82,15 @@ class Masks:
     picture: Path
     grid: Size
     seed: int
-    entries: tuple[Entry, ...]
+    entries: tuple[GalleryEntry, ...]
 
     def as_json(self) -> dict[str, Any]:
         """Return what `--json` prints; `hidden` holds 1 for hidden cells."""
         rows = [
             {
                 "mask": entry.mask,
-                "ratio": entry.card.requested_ratio,
-                "card": entry.card.as_json(),
+                "ratio": entry.statistics.requested_ratio,
+                "card": entry.statistics.as_json(),
                 "analysis": None if entry.analysis is None else entry.analysis.as_json(),
                 "hidden": entry.hidden.int().tolist(),
             }
@@ -105,11 +105,11 @@ def draw_masks(
     *,
     dims: int | None,
     grid: Sequence[int] | None,
-    scene: Scene | None,
+    scene: MaskBackground | None,
     seed: int,
     out: Path,
     weights: Path | None = None,
-) -> Masks:
+) -> MaskGallery:
     """Draw every mask at every ratio, measure them and write the gallery.
 
     Args:
@@ -130,19 +130,19 @@ def draw_masks(
     draws = _DRAWS if scene is None else max(1, min(_DRAWS, _VOXELS // scene.image.numel()))
     images, labels = _repeated(scene, draws)
     weight = None if images is None else tissue_share(images, cells)
-    analyst = None if scene is None else Analyst(scene.scans or [scene.image], cells, weights=weights)
+    analyst = None if scene is None else MaskAnalyzer(scene.scans or [scene.image], cells, weights=weights)
     entries = []
     for name, mask in chosen:
         generator = torch_stream(seed, f"gallery {name}", round(mask.ratio * 1e6))
         hidden = mask.sample(draws, cells, generator=generator, weight=weight)
-        measured = card(hidden, requested_ratio=mask.ratio, images=images, labels=labels)
+        measured = mask_statistics(hidden, requested_ratio=mask.ratio, images=images, labels=labels)
         judged = None if analyst is None else _judged(analyst, mask, cells, generator)
-        entries.append(Entry(name, hidden[0], measured, judged))
+        entries.append(GalleryEntry(name, hidden[0], measured, judged))
     files.write_bytes(out, _picture(entries, ratios, cells, scene, seed))
-    return Masks(out, cells, seed, tuple(entries))
+    return MaskGallery(out, cells, seed, tuple(entries))
 
 
-def scene_from_dataset(root: Path, *, volume: str | None, dims: int | None) -> Scene:
+def background_from_dataset(root: Path, *, volume: str | None, dims: int | None) -> MaskBackground:
     """Read a volume of a dataset folder, prepared as networks see it, and up to 8 for the analysis.
 
     Args:
@@ -159,18 +159,18 @@ def scene_from_dataset(root: Path, *, volume: str | None, dims: int | None) -> S
         raise UsageError(
             f"--volume: no such volume among the {len(dataset.volumes)} of '{root}'; see its manifest"
         )
-    scans = tuple(small(_scene(root, row, dims).image) for row in spread(found, IMAGES))
+    scans = tuple(small(_scene(root, row, dims).image) for row in stratified_subset(found, IMAGES))
     return replace(_scene(root, next((row for row in found if row.label), found[0]), dims), scans=scans)
 
 
-def _scene(root: Path, row: Volume, dims: int | None) -> Scene:
-    prepared = prepare(root, row, plan_for([row], dims=3, size=None, multiple=(1, 1, 1)))
+def _scene(root: Path, row: VolumeRecord, dims: int | None) -> MaskBackground:
+    prepared = preprocess(root, row, plan_for([row], dims=3, size=None, multiple=(1, 1, 1)))
     label = None if prepared.label is None else prepared.label[0]
-    scene = Scene(prepared.image[0], label, tuple(map(float, voxel_sizes(prepared.affine))))
+    scene = MaskBackground(prepared.image[0], label, tuple(map(float, voxel_sizes(prepared.affine))))
     return _slice(scene, prepared.slice_axis) if dims == 2 else scene
 
 
-def scene_from_file(path: Path, *, dims: int | None) -> Scene:
+def background_from_file(path: Path, *, dims: int | None) -> MaskBackground:
     """Read a NIfTI file.
 
     Raises:
@@ -184,20 +184,20 @@ def scene_from_file(path: Path, *, dims: int | None) -> Scene:
     orientation = io_orientation(image.affine)
     affine = image.affine @ inv_ornt_aff(orientation, image.array.shape)
     array = np.ascontiguousarray(apply_orientation(image.array, orientation).astype(np.float32))
-    scene = Scene(torch.from_numpy(array), None, tuple(map(float, voxel_sizes(affine))))
+    scene = MaskBackground(torch.from_numpy(array), None, tuple(map(float, voxel_sizes(affine))))
     return _slice(scene, slice_axis(scene.spacing_mm)) if dims == 2 else scene
 
 
-def _slice(scene: Scene, axis: int) -> Scene:
+def _slice(scene: MaskBackground, axis: int) -> MaskBackground:
     index = _centre(scene)[axis]
-    return Scene(
+    return MaskBackground(
         scene.image.select(axis, index),
         None if scene.label is None else scene.label.select(axis, index),
         tuple(step for other, step in enumerate(scene.spacing_mm) if other != axis),
     )
 
 
-def _centre(scene: Scene) -> tuple[int, ...]:
+def _centre(scene: MaskBackground) -> tuple[int, ...]:
     """Return, along each axis, the slice that holds most of the label, or the middle one."""
     if scene.label is None or not bool((scene.label > 0).any()):
         return tuple(length // 2 for length in scene.image.shape)
@@ -205,7 +205,9 @@ def _centre(scene: Scene) -> tuple[int, ...]:
     return tuple(int((scene.label > 0).sum(dim=rest).argmax()) for rest in others)
 
 
-def _fit(scene: Scene | None, grid: Sequence[int] | None, dims: int | None) -> tuple[Size, Scene | None]:
+def _fit(
+    scene: MaskBackground | None, grid: Sequence[int] | None, dims: int | None
+) -> tuple[Size, MaskBackground | None]:
     """Return the grid, and the scene cut at its borders to a whole number of voxels a cell."""
     given = len(grid) if grid is not None and len(grid) > 1 else None
     axes = scene.dims if scene is not None else dims or given or 2
@@ -227,7 +229,7 @@ def _fit(scene: Scene | None, grid: Sequence[int] | None, dims: int | None) -> t
     return cells, replace(scene, image=scene.image[cut], label=label)
 
 
-def _even_cells(scene: Scene) -> Size:
+def _even_cells(scene: MaskBackground) -> Size:
     """Return a grid whose cells are about equally long along each axis, in mm, but of 4 along thin axes."""
     space = scene.image.shape
     lengths = [length * step for length, step in zip(space, scene.spacing_mm, strict=True)]
@@ -236,12 +238,12 @@ def _even_cells(scene: Scene) -> Size:
     return tuple(max(min(4, length), length // step) for length, step in zip(space, voxels, strict=True))
 
 
-def _judged(analyst: Analyst, mask: Mask, cells: Size, generator: torch.Generator) -> Analysis:
+def _judged(analyst: MaskAnalyzer, mask: Mask, cells: Size, generator: torch.Generator) -> MaskAnalysis:
     weight = tissue_share(analyst.images, cells)
     return analyst.judge(mask.sample(len(weight), cells, generator=generator, weight=weight))
 
 
-def _repeated(scene: Scene | None, draws: int) -> tuple[Tensor | None, Tensor | None]:
+def _repeated(scene: MaskBackground | None, draws: int) -> tuple[Tensor | None, Tensor | None]:
     """Return the scan and its label once for each draw: (draws, 1, *space)."""
     if scene is None:
         return None, None
@@ -251,7 +253,11 @@ def _repeated(scene: Scene | None, draws: int) -> tuple[Tensor | None, Tensor | 
 
 
 def _picture(
-    entries: Sequence[Entry], ratios: Sequence[float], grid: Size, scene: Scene | None, seed: int
+    entries: Sequence[GalleryEntry],
+    ratios: Sequence[float],
+    grid: Size,
+    scene: MaskBackground | None,
+    seed: int,
 ) -> bytes:
     each, shown = len(ratios), []
     for first in range(0, len(entries), each):
@@ -260,7 +266,9 @@ def _picture(
         if scene is not None:
             masks = [hidden_voxels(mask.unsqueeze(0), tuple(scene.image.shape))[0, 0] for mask in masks]
         shown.append((row[0].mask, [mask.numpy() for mask in masks]))
-    backdrop = None if scene is None else Backdrop(scene.image.numpy(), scene.spacing_mm, _centre(scene))
+    backdrop = (
+        None if scene is None else GalleryBackground(scene.image.numpy(), scene.spacing_mm, _centre(scene))
+    )
     titles = [f"{ratio * 100:g} %" for ratio in ratios]
     note = f"dark: hidden from the encoder · {'×'.join(map(str, grid))} cells · seed {seed}"
     return to_png(gallery(shown, titles, note=note, backdrop=backdrop))

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 from medmim.config.runs import PretrainSettings, RunSettings
-from medmim.data.dataset.manifest import Dataset, Volume, read_dataset
+from medmim.data.dataset.manifest import Dataset, VolumeRecord, read_dataset
 from medmim.errors import RunError
-from medmim.stages.plan.trial_run import Rehearsed, rehearse
+from medmim.stages.plan.trial_run import TrialRun, run_trial
 from medmim.training.budget import budget_for
 from medmim.training.trainer import workers_for
 
@@ -30,7 +30,7 @@ _IMAGE_BYTES, _LABEL_BYTES = 4, 1
 
 
 @dataclass(frozen=True)
-class Planned:
+class ResourceEstimate:
     """What a run will take.
 
     Attributes:
@@ -58,7 +58,7 @@ class Planned:
         return asdict(self)
 
 
-def plan(settings: RunSettings, *, home: Path) -> Planned:
+def plan(settings: RunSettings, *, home: Path) -> ResourceEstimate:
     """Rehearse a run and predict what it takes.
 
     Args:
@@ -70,12 +70,12 @@ def plan(settings: RunSettings, *, home: Path) -> Planned:
     """
     dataset = read_dataset(settings.data)
     free_mb = free_memory_mb()
-    small = rehearse(settings, batch=_SMALL, home=home)
-    large = rehearse(settings, batch=second_batch(settings.batch_size, small, free_mb=free_mb), home=home)
+    small = run_trial(settings, batch=_SMALL, home=home)
+    large = run_trial(settings, batch=second_batch(settings.batch_size, small, free_mb=free_mb), home=home)
     return predict(settings, dataset, (small, large), free_mb=free_mb)
 
 
-def second_batch(wanted: int, small: Rehearsed, *, free_mb: float) -> int:
+def second_batch(wanted: int, small: TrialRun, *, free_mb: float) -> int:
     """Return the patches a batch of the second rehearsal: those of the run, or fewer that fit and are quick.
 
     Args:
@@ -89,8 +89,8 @@ def second_batch(wanted: int, small: Rehearsed, *, free_mb: float) -> int:
 
 
 def predict(
-    settings: RunSettings, dataset: Dataset, measured: tuple[Rehearsed, Rehearsed], *, free_mb: float
-) -> Planned:
+    settings: RunSettings, dataset: Dataset, measured: tuple[TrialRun, TrialRun], *, free_mb: float
+) -> ResourceEstimate:
     """Return what a run takes, given two rehearsals.
 
     Args:
@@ -108,7 +108,7 @@ def predict(
     most = math.floor(allowed / peak[1]) if peak[1] > 0 else settings.batch_size
     batch = min(most, settings.batch_size)
     needed = max(peak[0] + peak[1] * settings.batch_size, measured[1].whole_mb) + cache
-    return Planned(
+    return ResourceEstimate(
         device="cuda" if torch.cuda.is_available() else "cpu",
         batch_size=settings.batch_size,
         accumulate=settings.accumulate,
@@ -123,7 +123,7 @@ def predict(
     )
 
 
-def refuse_too_large(planned: Planned) -> None:
+def refuse_too_large(planned: ResourceEstimate) -> None:
     """Raise if a run will not fit, whatever its batch size.
 
     Raises:
@@ -148,14 +148,14 @@ def free_memory_mb() -> float:
     return free
 
 
-def _line(measured: tuple[Rehearsed, Rehearsed], what: str) -> tuple[float, float]:
+def _line(measured: tuple[TrialRun, TrialRun], what: str) -> tuple[float, float]:
     """Return what does not grow with the batch, and by how much the rest grows a patch."""
     (x, y), (x2, y2) = ((one.batch, getattr(one, what)) for one in measured)
     slope = max((y2 - y) / (x2 - x), 0.0)
     return y2 - slope * x2, slope
 
 
-def _unseen_mb(settings: RunSettings, dataset: Dataset, measured: Rehearsed) -> float:
+def _unseen_mb(settings: RunSettings, dataset: Dataset, measured: TrialRun) -> float:
     """Return the memory of the prepared volumes that a rehearsal did not load, in MiB.
 
     Those on disk are mapped: the kernel takes their memory back when it is wanted. Workers keep their own.
@@ -171,7 +171,7 @@ def _unseen_mb(settings: RunSettings, dataset: Dataset, measured: Rehearsed) -> 
     return max(kept - seen * sum(sizes), 0.0) / 2**20
 
 
-def _prepared(settings: RunSettings, dataset: Dataset) -> tuple[Volume, ...]:
+def _prepared(settings: RunSettings, dataset: Dataset) -> tuple[VolumeRecord, ...]:
     """Return about what a training prepares: all but the test. Of a fold's test only the number is alike."""
     if isinstance(settings, PretrainSettings) and settings.include_held_out:
         return dataset.volumes

@@ -20,7 +20,7 @@ from lightning.pytorch.callbacks import Callback
 from medmim.config.runs import FinetuneSettings, PretrainSettings, RunSettings
 from medmim.data.dataset.manifest import read_dataset
 from medmim.errors import RunError
-from medmim.stages.finetune.initial_weights import SCRATCH, find_origin
+from medmim.stages.finetune.initial_weights import SCRATCH, find_initial_weights
 from medmim.stages.finetune.run import finetune
 from medmim.stages.memory_usage import process_mb
 from medmim.stages.pretrain.run import pretrain
@@ -31,7 +31,7 @@ STEPS = 6
 
 
 @dataclass(frozen=True)
-class Rehearsed:
+class TrialRun:
     """What the first steps took.
 
     Attributes:
@@ -54,7 +54,7 @@ class Rehearsed:
     wait_share: float = 0.0
 
 
-class RehearsalOverError(Exception):
+class TrialRunOverError(Exception):
     """The steps are done."""
 
 
@@ -94,11 +94,11 @@ class Stopwatch(Callback):
         if len(self.seconds) == self.batches - 1:
             self.peak_mb = _peak_mb()
         if len(self.seconds) == self.batches:
-            raise RehearsalOverError
+            raise TrialRunOverError
         self._ended = self.clock()
 
 
-def rehearse(
+def run_trial(
     settings: RunSettings,
     *,
     batch: int,
@@ -106,7 +106,7 @@ def rehearse(
     workers: int = 0,
     batches: int = STEPS,
     unmeasured: int = 1,
-) -> Rehearsed:
+) -> TrialRun:
     """Run the first steps of a run with another batch size, in a process of its own.
 
     Args:
@@ -149,8 +149,8 @@ def first_steps(
     batches: int = STEPS,
     unmeasured: int = 1,
     scratch: Path | None = None,
-) -> Rehearsed:
-    """Run and measure the first steps in this process; see `rehearse`.
+) -> TrialRun:
+    """Run and measure the first steps in this process; see `run_trial`.
 
     Its own home lies in a folder in `scratch`, and goes with it.
     """
@@ -174,10 +174,10 @@ def first_steps(
                 pretrain(chosen, home=place, onlookers=(watch,))
             elif isinstance(chosen, FinetuneSettings):
                 finetune(_from_weights(chosen, home), home=place, say=lambda line: None, onlookers=(watch,))
-        except RehearsalOverError:
+        except TrialRunOverError:
             steps_s = watch.seconds[unmeasured:-1]
             share = sum(watch.waited[unmeasured:-1]) / sum(steps_s)
-            return Rehearsed(batch, watch.peak_mb, _peak_mb(), min(steps_s), batches, watch.volumes, share)
+            return TrialRun(batch, watch.peak_mb, _peak_mb(), min(steps_s), batches, watch.volumes, share)
     raise RuntimeError("a rehearsal ends before its run")
 
 
@@ -186,7 +186,7 @@ def _from_weights(settings: FinetuneSettings, home: Path) -> FinetuneSettings:
     if settings.init is not None and (settings.init == SCRATCH or settings.init.endswith(".safetensors")):
         return settings
     store = Store(home)
-    origin = find_origin(settings.init, store, read_dataset(settings.data))
+    origin = find_initial_weights(settings.init, store, read_dataset(settings.data))
     return settings.model_copy(update={"init": str(store.checkpoints(origin.run_id) / WEIGHTS)})
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from medmim.data.dataset.manifest import Volume
+from medmim.data.dataset.manifest import VolumeRecord
 from medmim.errors import DataError
-from medmim.training.tasks.trained_model import Trained
+from medmim.training.tasks.trained_model import TrainedModel
 
 _UNTOLD = "OT"  # such as of NIfTI files
 
 
-def as_learnt(trained: Trained, volume: Volume) -> Volume:
+def as_learnt(trained: TrainedModel, volume: VolumeRecord) -> VolumeRecord:
     """Return the volume, taken for the model's own modality where it tells none: CT is normalised otherwise.
 
     Raises:
@@ -27,7 +27,9 @@ def as_learnt(trained: Trained, volume: Volume) -> Volume:
     return volume.model_copy(update={"modality": learnt[0]})
 
 
-def unlike(trained: Trained, volumes: Sequence[Volume], say: Callable[[str], None]) -> tuple[str, ...]:
+def unlike(
+    trained: TrainedModel, volumes: Sequence[VolumeRecord], say: Callable[[str], None]
+) -> tuple[str, ...]:
     """Say, and return, which scans the model never learnt on, or must be taken for what it learnt on."""
     learnt = sorted(trained.description.get("modalities", ()))
     if not learnt or _UNTOLD in learnt:

@@ -15,16 +15,16 @@ import torch
 
 from medmim import files
 from medmim.data.dataset.boxes import moved
-from medmim.data.dataset.manifest import Volume
+from medmim.data.dataset.manifest import VolumeRecord
 from medmim.data.formats.nifti import Image, encode_image
-from medmim.data.loading.preprocess import Prepared
+from medmim.data.loading.preprocess import PreprocessedVolume
 from medmim.training.evaluation.detection_metrics import UNCHOSEN
-from medmim.training.evaluation.figures import Row, boxed_row, caption_row, panel, upright
+from medmim.training.evaluation.figures import FigureRow, boxed_row, caption_row, panel, upright
 from medmim.training.evaluation.resample_back import restored
 from medmim.training.evaluation.segmentation_metrics import segment
-from medmim.training.tasks.base import Scene
+from medmim.training.tasks.base import EvaluationContext
 from medmim.training.tasks.segmentation import Segmentation
-from medmim.training.tasks.trained_model import Trained
+from medmim.training.tasks.trained_model import TrainedModel
 
 _SHOWN = 5
 _ENDS = tuple(f"{end}_{axis}" for end in ("first", "last") for axis in "xyz")
@@ -36,7 +36,7 @@ _BOX_COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Told:
+class VolumePrediction:
     """What is told of one volume.
 
     Attributes:
@@ -51,12 +51,12 @@ class Told:
 
 
 @dataclass(frozen=True)
-class Output:
+class OutputFile:
     """How a task tells what it found: its table's name and first columns, and the function that fills it."""
 
     table: str
     columns: tuple[str, ...]
-    tell: Callable[[Trained, Scene, Volume, Path], Told]
+    tell: Callable[[TrainedModel, EvaluationContext, VolumeRecord, Path], VolumePrediction]
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
@@ -68,7 +68,9 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence
     files.write_text(path, text.getvalue())
 
 
-def tell_labels(trained: Trained, scene: Scene, volume: Volume, out: Path) -> Told:
+def write_label_prediction(
+    trained: TrainedModel, scene: EvaluationContext, volume: VolumeRecord, out: Path
+) -> VolumePrediction:
     """Segment a volume; write the labels on its file's own grid and a picture; tell the size of each class.
 
     Args:
@@ -96,10 +98,12 @@ def tell_labels(trained: Trained, scene: Scene, volume: Volume, out: Path) -> To
         rows.append({"volume": volume.id, "class": name, "number": number, "voxels": count, "ml": size})
     unit = "ml" if known else "voxels"
     words = ", ".join(f"{row['class']} {row[unit]:g} {unit}" for row in rows)
-    return Told(rows, words, place)
+    return VolumePrediction(rows, words, place)
 
 
-def tell_class(trained: Trained, scene: Scene, volume: Volume, out: Path) -> Told:
+def write_class_prediction(
+    trained: TrainedModel, scene: EvaluationContext, volume: VolumeRecord, out: Path
+) -> VolumePrediction:
     """Classify a volume; write a picture; tell the probability of every class."""
     [row] = trained.task.judge(trained.network, [volume], scene, final=False)
     shares: dict[str, float] = row["probabilities"]
@@ -112,15 +116,17 @@ def tell_class(trained: Trained, scene: Scene, volume: Volume, out: Path) -> Tol
         trained,
     )
     told = {f"p_{name}": round(share, 6) for name, share in shares.items()}
-    return Told([{"volume": volume.id, "class": guess, **told}], words)
+    return VolumePrediction([{"volume": volume.id, "class": guess, **told}], words)
 
 
-def tell_boxes(trained: Trained, scene: Scene, volume: Volume, out: Path) -> Told:
+def write_box_prediction(
+    trained: TrainedModel, scene: EvaluationContext, volume: VolumeRecord, out: Path
+) -> VolumePrediction:
     """Find boxes in a volume; write a picture; tell where they are.
 
     Boxes are those above the threshold that was chosen on validation cases: in voxels of the file, half-open,
     and the two corners in mm (LPS, as in DICOM; left open for pictures whose spacing nobody told), with the
-    keys of the first and last slice that they touch. `traced` adds where these lie in the source.
+    keys of the first and last slice that they touch. `trace_to_slices` adds where these lie in the source.
     """
     prepared = scene.volumes(volume)
     found = [
@@ -132,10 +138,10 @@ def tell_boxes(trained: Trained, scene: Scene, volume: Volume, out: Path) -> Tol
     found.sort(key=lambda one: -one[1])
     _draw(out, volume, [_boxed(prepared, found)], trained)
     rows = [_box_row(volume, prepared, *one) for one in found]
-    return Told(rows, f"{len(rows)} boxes{f', best {found[0][1]:.2f}' if found else ''}")
+    return VolumePrediction(rows, f"{len(rows)} boxes{f', best {found[0][1]:.2f}' if found else ''}")
 
 
-def traced(told: Told, files_of: Mapping[str, int]) -> Told:
+def trace_to_slices(told: VolumePrediction, files_of: Mapping[str, int]) -> VolumePrediction:
     """Return what is told of boxes with the files of their first and last slice.
 
     Args:
@@ -149,31 +155,37 @@ def traced(told: Told, files_of: Mapping[str, int]) -> Told:
     return replace(told, rows=rows)
 
 
-OUTPUTS: dict[str, Output] = {
-    "classify": Output("classes.csv", ("volume", "class"), tell_class),
-    "detect": Output("boxes.csv", _BOX_COLUMNS, tell_boxes),
-    "segment": Output("volumes.csv", ("volume", "class", "number", "voxels", "ml"), tell_labels),
+OUTPUTS: dict[str, OutputFile] = {
+    "classify": OutputFile("classes.csv", ("volume", "class"), write_class_prediction),
+    "detect": OutputFile("boxes.csv", _BOX_COLUMNS, write_box_prediction),
+    "segment": OutputFile(
+        "volumes.csv", ("volume", "class", "number", "voxels", "ml"), write_label_prediction
+    ),
 }
 
 
 def _draw(
-    out: Path, volume: Volume, rows: Sequence[Row], trained: Trained, names: Sequence[str] = ()
+    out: Path,
+    volume: VolumeRecord,
+    rows: Sequence[FigureRow],
+    trained: TrainedModel,
+    names: Sequence[str] = (),
 ) -> None:
     png = panel(rows, [trained.kind], title=volume.id, names=names)
     files.write_bytes(out / "pictures" / f"{volume.id}.png", png)
 
 
-def _labelled(prepared: Prepared, labels: np.ndarray) -> Row:
+def _labelled(prepared: PreprocessedVolume, labels: np.ndarray) -> FigureRow:
     """Return the slice that holds most of the labels, the middle one where there are none."""
     axis = prepared.slice_axis
     others = tuple(other for other in range(3) if other != axis)
     counts = (labels > 0).sum(axis=others)
     index = int(counts.argmax()) if counts.any() else labels.shape[axis] // 2
     image = upright(prepared.image[0], axis=axis, index=index)
-    return Row([image], [upright(torch.from_numpy(labels), axis=axis, index=index)])
+    return FigureRow([image], [upright(torch.from_numpy(labels), axis=axis, index=index)])
 
 
-def _boxed(prepared: Prepared, found: Sequence[tuple[str, float, np.ndarray]]) -> Row:
+def _boxed(prepared: PreprocessedVolume, found: Sequence[tuple[str, float, np.ndarray]]) -> FigureRow:
     """Return the slice through the middle of the best box, with the best of those that it cuts."""
     axis, length = prepared.slice_axis, prepared.image.shape[prepared.slice_axis + 1]
     boxes = [
@@ -186,7 +198,9 @@ def _boxed(prepared: Prepared, found: Sequence[tuple[str, float, np.ndarray]]) -
     return boxed_row(prepared.image[0], axis=axis, index=index, boxes=shown[:_SHOWN], text="")
 
 
-def _box_row(volume: Volume, prepared: Prepared, name: str, score: float, box: np.ndarray) -> dict[str, Any]:
+def _box_row(
+    volume: VolumeRecord, prepared: PreprocessedVolume, name: str, score: float, box: np.ndarray
+) -> dict[str, Any]:
     affine, size = prepared.stored_affine, np.array(volume.shape)
     box = np.concatenate([box[:3].clip(0, size), box[3:].clip(0, size)])  # images were padded for the network
     corners = (box.reshape(2, 3) - 0.5) @ affine[:3, :3].T + affine[:3, 3]  # voxel i spans i - 1/2 to i + 1/2

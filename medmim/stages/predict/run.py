@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medmim import files
-from medmim.data.dataset.manifest import Dataset, Volume, read_dataset
+from medmim.data.dataset.manifest import Dataset, VolumeRecord, read_dataset
 from medmim.data.dicom.write_segmentation import write_segmentation
 from medmim.data.formats.nifti import read_image
 from medmim.data.ingest.context import READ_LIMITS, Progress
@@ -25,16 +25,16 @@ from medmim.data.ingest.pseudonyms import Keys
 from medmim.data.ingest.publish import sole_use
 from medmim.data.ingest.source_slices import Instances, find_instances, slices_of_volume
 from medmim.data.sandbox.sandbox import Sandbox, for_scans
-from medmim.errors import DataError, MedmimError, RunError, UsageError, place_of
+from medmim.errors import DataError, MedmimError, RunError, UsageError, raised_in
 from medmim.stages.ingest import KEY_FILE, ingest
 from medmim.stages.model_lookup import find_model
 from medmim.stages.predict.checks import as_learnt, unlike
-from medmim.stages.predict.outputs import OUTPUTS, Told, traced, write_table
+from medmim.stages.predict.outputs import OUTPUTS, VolumePrediction, trace_to_slices, write_table
 from medmim.tracking.mlflow_store import Store
-from medmim.training.tasks.trained_model import Trained, load_trained
+from medmim.training.tasks.trained_model import TrainedModel, load_trained_model
 
 if TYPE_CHECKING:
-    from medmim.stages.model_lookup import Chosen
+    from medmim.stages.model_lookup import SelectedModel
 
 _OURS = ("segmentations", "dicom", "pictures", *(one.table for one in OUTPUTS.values()), "ledger.jsonl")
 _INDEX = "predictions.json"
@@ -56,7 +56,7 @@ class Predictions:
 
     out: Path
     model: Mapping[str, str]
-    told: Mapping[str, Told]
+    told: Mapping[str, VolumePrediction]
     failures: Mapping[str, str] = field(default_factory=dict)
     dicom: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[int, str] = field(default_factory=dict)
@@ -103,10 +103,10 @@ def predict(
         DataError: if nothing could be predicted.
     """
     chosen = find_model(model, Store(home), say)
-    trained = load_trained(chosen.weights)
+    trained = load_trained_model(chosen.weights)
     try:
         with sole_use(out) as staging, for_scans(wishes.get("workers")) as sandbox:
-            work = _Work(home, sandbox, progress, say)
+            work = _PredictionTask(home, sandbox, progress, say)
             _clear(out)
             scans, dataset = _take_in(source, out, staging, work, wishes)
             made = _predict(trained, chosen, dataset, out, work)
@@ -127,7 +127,7 @@ def predict(
 
 
 @dataclass(frozen=True)
-class _Work:
+class _PredictionTask:
     """What every step needs."""
 
     home: Path
@@ -149,7 +149,7 @@ def _clear(out: Path) -> None:
 
 
 def _take_in(
-    source: Path, out: Path, staging: Path, work: _Work, wishes: Mapping[str, Any]
+    source: Path, out: Path, staging: Path, work: _PredictionTask, wishes: Mapping[str, Any]
 ) -> tuple[Path | None, Dataset]:
     """Return the folder of scans, None for a dataset folder, and the dataset that they became."""
     if (source / "dataset.json").is_file():
@@ -182,10 +182,12 @@ def _take_in(
     return folder, read_dataset(root)
 
 
-def _predict(trained: Trained, chosen: Chosen, dataset: Dataset, out: Path, work: _Work) -> Predictions:
+def _predict(
+    trained: TrainedModel, chosen: SelectedModel, dataset: Dataset, out: Path, work: _PredictionTask
+) -> Predictions:
     """Predict volume by volume; one that fails is named, and the others go on."""
     output, scene = OUTPUTS[trained.kind], trained.scene(dataset.root)
-    told: dict[str, Told] = {}
+    told: dict[str, VolumePrediction] = {}
     cases, rest = trained.cases(dataset)
     failures = {volume.id: "channel_missing" for volume in rest}
     for number, volume in enumerate(cases):
@@ -198,7 +200,7 @@ def _predict(trained: Trained, chosen: Chosen, dataset: Dataset, out: Path, work
             failures[volume.id] = error.reason
         except (MedmimError, RuntimeError, ValueError) as error:  # of torch: no memory, sizes
             failures[volume.id] = "network_failed"
-            work.say(f"volume {volume.id}: {type(error).__name__} in {place_of(error)}")
+            work.say(f"volume {volume.id}: {type(error).__name__} in {raised_in(error)}")
         if work.progress:
             work.progress("predict", number + 1, len(cases))
     write_table(out / output.table, _rows(told), output.columns)
@@ -215,12 +217,12 @@ def _predict(trained: Trained, chosen: Chosen, dataset: Dataset, out: Path, work
     )
 
 
-def _rows(told: Mapping[str, Told]) -> list[Mapping[str, Any]]:
+def _rows(told: Mapping[str, VolumePrediction]) -> list[Mapping[str, Any]]:
     return [row for one in told.values() for row in one.rows]
 
 
 def _back_to_dicom(
-    trained: Trained, scans: Path | None, dataset: Dataset, made: Predictions, work: _Work
+    trained: TrainedModel, scans: Path | None, dataset: Dataset, made: Predictions, work: _PredictionTask
 ) -> Predictions:
     """Trace boxes to the files of their slices, and write label volumes as DICOM-SEG too."""
     volumes = [one for one in dataset.volumes if one.slices and one.id in made.told]
@@ -231,14 +233,18 @@ def _back_to_dicom(
     if trained.kind == "segment":
         return _to_dicom(trained, volumes, instances, made, work)
     numbers = {key: found[0].number for key, found in instances.items()}
-    made = replace(made, told={name: traced(one, numbers) for name, one in made.told.items()})
+    made = replace(made, told={name: trace_to_slices(one, numbers) for name, one in made.told.items()})
     output = OUTPUTS[trained.kind]
     write_table(made.out / output.table, _rows(made.told), output.columns)
     return made
 
 
 def _to_dicom(
-    trained: Trained, volumes: Sequence[Volume], instances: Instances, made: Predictions, work: _Work
+    trained: TrainedModel,
+    volumes: Sequence[VolumeRecord],
+    instances: Instances,
+    made: Predictions,
+    work: _PredictionTask,
 ) -> Predictions:
     labels = {one.id: label for one in volumes if (label := made.told[one.id].label)}
     fates: dict[str, str] = {}
@@ -256,7 +262,7 @@ def _to_dicom(
 
 
 def _task(
-    trained: Trained, volume: Volume, label: Path, slices: list[dict[str, Any]], out: Path
+    trained: TrainedModel, volume: VolumeRecord, label: Path, slices: list[dict[str, Any]], out: Path
 ) -> dict[str, Any]:
     return {
         "label": str(label),
@@ -267,7 +273,7 @@ def _task(
     }
 
 
-def _write_index(trained: Trained, made: Predictions) -> None:
+def _write_index(trained: TrainedModel, made: Predictions) -> None:
     index = made.as_json()
     del index["predictions"]
     classes = {str(number): name for number, name in trained.names.items()}

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from medmim import files
 from medmim.config.runs import PretrainSettings
-from medmim.data.dataset.manifest import Volume
+from medmim.data.dataset.manifest import VolumeRecord
 from medmim.data.dataset.partition import Partition
 from medmim.data.loading.finite_checks import finite_ones
-from medmim.data.loading.preprocess import Volumes
-from medmim.data.loading.probe_images import Exhibits, exhibit, spread
+from medmim.data.loading.preprocess import VolumeLoader
+from medmim.data.loading.probe_images import ProbeImages, build_probe_images, stratified_subset
 from medmim.encoders import Encoder
 from medmim.encoders.recalibrate_batch_norm import batch_norms
 from medmim.masks import Mask, hidden_voxels, tissue_share
@@ -26,7 +26,7 @@ from medmim.methods import Method
 from medmim.methods.base import HIDDEN_ERROR
 from medmim.randomness import torch_stream
 from medmim.shapes import Hidden, Images, Size, grid_of
-from medmim.stages.pretrain.data import class_numbers, lessons, taught_by
+from medmim.stages.pretrain.data import build_pretraining_dataset, class_numbers, volumes_with_labels
 from medmim.training.budget import Budget
 from medmim.training.evaluation.figures import panel, reconstruction_rows
 from medmim.training.evaluation.pretraining_monitors import (
@@ -50,7 +50,7 @@ _EXHIBITS = (12, 96)  # images that they look at, at least and at most; two thir
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
+class PretrainSubject:
     """What is pretrained, and on whom.
 
     Attributes:
@@ -66,7 +66,7 @@ class Subject:
     divided: Partition
 
 
-class Watch:
+class PretrainEvaluator:
     """Evaluate the same patches under the same masks, every time, and ask the monitors now and then.
 
     Args:
@@ -81,8 +81,8 @@ class Watch:
     def __init__(
         self,
         settings: PretrainSettings,
-        subject: Subject,
-        volumes: Volumes,
+        subject: PretrainSubject,
+        volumes: VolumeLoader,
         budget: Budget,
         *,
         recorder: Recorder,
@@ -148,15 +148,15 @@ class Watch:
         files.write_bytes(self.folder / "panel.png", png)
 
 
-def _batches(subject: Subject, volumes: Volumes, *, augment: str) -> list[tuple[Tensor, ...]]:
+def _batches(subject: PretrainSubject, volumes: VolumeLoader, *, augment: str) -> list[tuple[Tensor, ...]]:
     """Return images, masks and, where the method learns from it, what is known of them."""
     method, divided = subject.method, subject.divided
     kind = method.learns_from
-    candidates = taught_by(divided.val, kind) or taught_by(divided.train, kind)
+    candidates = volumes_with_labels(divided.val, kind) or volumes_with_labels(divided.train, kind)
     watched = tuple(finite_ones(candidates, volumes, count=_WATCHED))
     classes = class_numbers(divided.train)
     total = -(-max(len(watched), _DRAWN) // _DRAWN) * _DRAWN
-    draws = lessons(method, watched, volumes, classes=classes, seed=0, augment=augment)
+    draws = build_pretraining_dataset(method, watched, volumes, classes=classes, seed=0, augment=augment)
     samples = [draws[number] for number in range(total)]
     generator, batches = torch_stream(0, "watched masks"), []
     for start in range(0, total, _DRAWN):
@@ -168,13 +168,15 @@ def _batches(subject: Subject, volumes: Volumes, *, augment: str) -> list[tuple[
     return batches
 
 
-def _drawn(subject: Subject, images: Images, generator: torch.Generator) -> Hidden:
+def _drawn(subject: PretrainSubject, images: Images, generator: torch.Generator) -> Hidden:
     grid = grid_of(tuple(images.shape[2:]), subject.cell)
     weight = tissue_share(images, grid)
     return subject.mask.sample(len(images), grid, generator=generator, weight=weight)
 
 
-def _monitors(settings: PretrainSettings, subject: Subject, volumes: Volumes, budget: Budget) -> Monitors:
+def _monitors(
+    settings: PretrainSettings, subject: PretrainSubject, volumes: VolumeLoader, budget: Budget
+) -> Monitors:
     """Return monitors of as many images as the budget allows."""
     encoder, divided = subject.method.encoder, subject.divided
     count = _affordable(budget, settings, encoder, volumes)
@@ -182,16 +184,16 @@ def _monitors(settings: PretrainSettings, subject: Subject, volumes: Volumes, bu
     classes = class_numbers(divided.train)
     judged = bool(known and divided.val)
 
-    def shown(some: Sequence[Volume], most: int) -> Exhibits:
-        chosen = finite_ones(spread(some, most), volumes, count=most)
-        return exhibit(chosen, volumes, volumes.plan, classes)
+    def shown(some: Sequence[VolumeRecord], most: int) -> ProbeImages:
+        chosen = finite_ones(stratified_subset(some, most), volumes, count=most)
+        return build_probe_images(chosen, volumes, volumes.plan, classes)
 
     train = shown(known, 2 * count // 3) if judged else None
     val = shown(divided.val or divided.train, count // 3)
     return Monitors(encoder, train, val, precision=settings.precision)
 
 
-def _affordable(budget: Budget, settings: PretrainSettings, encoder: Encoder, volumes: Volumes) -> int:
+def _affordable(budget: Budget, settings: PretrainSettings, encoder: Encoder, volumes: VolumeLoader) -> int:
     """Return how many images the monitors may look at: a training step costs at least three times a pass."""
     if budget.steps is not None:
         images = _SHARE * 3 * budget.steps * settings.batch_size / (_LOOKS + 1)

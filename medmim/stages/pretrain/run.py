@@ -15,12 +15,12 @@ from lightning.pytorch.callbacks import Callback
 from medmim import __version__
 from medmim.config.runs import PretrainSettings
 from medmim.config.study import arm_of
-from medmim.data.dataset.contamination import keep_seen, seen_in
-from medmim.data.dataset.manifest import Dataset, Volume, read_dataset
+from medmim.data.dataset.contamination import seen_patients_of, write_seen_patients
+from medmim.data.dataset.manifest import Dataset, VolumeRecord, read_dataset
 from medmim.data.dataset.partition import Partition, partition
-from medmim.data.loading.patches import Draws, Part, batches
-from medmim.data.loading.preprocess import Volumes
-from medmim.data.loading.preprocessing_plan import Plan, plan_for, voxel_mm
+from medmim.data.loading.patches import PatchDataset, SampleRange, batches
+from medmim.data.loading.preprocess import VolumeLoader
+from medmim.data.loading.preprocessing_plan import PreprocessingPlan, plan_for, voxel_mm
 from medmim.encoders import Encoder, build_encoder
 from medmim.encoders.recalibrate_batch_norm import batch_norms, settle_batch_norms
 from medmim.masks import Mask, build_mask, hidden_count
@@ -28,16 +28,28 @@ from medmim.masks.cell_size import cell_in_voxels, cell_words
 from medmim.methods import ON_PATCHES, Method, build_method
 from medmim.randomness import stream_seed, torch_stream
 from medmim.shapes import Size, grid_of
-from medmim.stages.pretrain.data import class_numbers, lessons, supervision_of, taught_by
-from medmim.stages.pretrain.evaluation import Subject, Watch
-from medmim.stages.run_lifecycle import Result, begin, budget_words, ending, going_on, prepared_on_disk
+from medmim.stages.pretrain.data import (
+    build_pretraining_dataset,
+    class_numbers,
+    supervision_of,
+    volumes_with_labels,
+)
+from medmim.stages.pretrain.evaluation import PretrainEvaluator, PretrainSubject
+from medmim.stages.run_lifecycle import (
+    RunResult,
+    budget_words,
+    managed_run,
+    prepared_on_disk,
+    resume_run,
+    start_run,
+)
 from medmim.tracking.mlflow_store import Store
 from medmim.training.budget import budget_for
 from medmim.training.flops import cost_of
 from medmim.training.lightning_modules import PretrainingModule, in_views
-from medmim.training.optimizers import Optimiser
+from medmim.training.optimizers import OptimizerConfig
 from medmim.training.resume.states import drop_state
-from medmim.training.trainer import Fitted, Session, fit
+from medmim.training.trainer import FitContext, FitResult, fit
 from medmim.training.weights import save_weights
 
 if TYPE_CHECKING:
@@ -49,13 +61,13 @@ _SETTLED = 64  # images, or one batch where that is larger
 
 
 @dataclass(frozen=True)
-class _Parts:
+class _PretrainComponents:
     """Everything that a pretraining run is made of."""
 
     dataset: Dataset
     divided: Partition
-    train: tuple[Volume, ...]
-    plan: Plan
+    train: tuple[VolumeRecord, ...]
+    plan: PreprocessingPlan
     voxel_mm: tuple[float, ...] | None
     cell: Size
     mask: Mask
@@ -78,7 +90,7 @@ def pretrain(
     tags: Mapping[str, str] = MappingProxyType({}),
     say: Callable[[str], None] = lambda _: None,
     onlookers: Sequence[Callback] = (),
-) -> Result:
+) -> RunResult:
     """Pretrain an encoder and record the run.
 
     Args:
@@ -92,15 +104,15 @@ def pretrain(
     Raises:
         MedmimError: for settings, data or sizes that cannot work, before anything is written.
     """
-    parts = _put_together(settings)
+    parts = _build_components(settings)
     say(f"mask cells of {cell_words(parts.cell, parts.voxel_mm)}")
-    resolved = _resolved(settings, parts)
+    resolved = _resolved_settings(settings, parts)
     store = Store(home)
-    recorder = going_on(store, "pretrain", resume, settings=resolved, dataset=parts.dataset)
+    recorder = resume_run(store, "pretrain", resume, settings=resolved, dataset=parts.dataset)
     if recorder is None:
         name = f"{arm_of(resolved)} · {parts.plan.dims}D {resolved.encoder}"
-        recorder = begin(store, resolved, name=name, tags={**_tags(resolved, parts), **tags})
-    session = Session(
+        recorder = start_run(store, resolved, name=name, tags={**_tags(resolved, parts), **tags})
+    session = FitContext(
         resolved,
         budget_for(resolved, volumes=len(parts.train)),
         recorder,
@@ -110,8 +122,8 @@ def pretrain(
         onlookers=tuple(onlookers),
     )
     disk = prepared_on_disk(settings, home)
-    volumes = Volumes(settings.data, parts.plan, cache_gb=settings.cache_gb, disk=disk)
-    with ending(recorder, store):
+    volumes = VolumeLoader(settings.data, parts.plan, cache_gb=settings.cache_gb, disk=disk)
+    with managed_run(recorder, store):
         if not resume:
             recorder.metrics(_cost(parts), step=0)
         result = _train(resolved, parts, recorder, session=session, volumes=volumes)
@@ -119,7 +131,7 @@ def pretrain(
     return result
 
 
-def _resolved(settings: PretrainSettings, parts: _Parts) -> PretrainSettings:
+def _resolved_settings(settings: PretrainSettings, parts: _PretrainComponents) -> PretrainSettings:
     """Return the settings with what was left open filled in."""
     chosen = {
         "dims": parts.plan.dims,
@@ -130,7 +142,7 @@ def _resolved(settings: PretrainSettings, parts: _Parts) -> PretrainSettings:
     return settings.model_copy(update=chosen)
 
 
-def _cost(parts: _Parts) -> dict[str, float]:
+def _cost(parts: _PretrainComponents) -> dict[str, float]:
     """Return the size of the method, and the operations of one forward beside those of its encoder alone."""
     generator = torch_stream(0, "cost")
     images = torch.zeros(parts.method.views, parts.encoder.in_channels, *parts.plan.size)
@@ -148,7 +160,7 @@ def _encoder_name(settings: PretrainSettings, dims: int) -> str:
     return settings.encoder or usual_encoder(settings.method, dims)
 
 
-def _put_together(settings: PretrainSettings) -> _Parts:
+def _build_components(settings: PretrainSettings) -> _PretrainComponents:
     mask = build_mask(settings.mask, ratio=settings.ratio, **settings.mask_options)
     dataset = read_dataset(settings.data)
     divided = partition(dataset, fold=settings.fold)
@@ -174,15 +186,20 @@ def _put_together(settings: PretrainSettings) -> _Parts:
         **settings.method_options,
     )
     if method.learns_from:  # held-out images may be seen, their labels never
-        train = taught_by(divided.train, method.learns_from)
+        train = volumes_with_labels(divided.train, method.learns_from)
     plan = plan_for(train, dims=dims, size=settings.size, multiple=cell)
     hidden_count(prod(grid_of(plan.size, cell)), settings.ratio)
-    return _Parts(dataset, divided, train, plan, known_mm, cell, mask, encoder, method)
+    return _PretrainComponents(dataset, divided, train, plan, known_mm, cell, mask, encoder, method)
 
 
 def _train(
-    settings: PretrainSettings, parts: _Parts, recorder: Recorder, *, session: Session, volumes: Volumes
-) -> Result:
+    settings: PretrainSettings,
+    parts: _PretrainComponents,
+    recorder: Recorder,
+    *,
+    session: FitContext,
+    volumes: VolumeLoader,
+) -> RunResult:
     budget, folder = session.budget, session.folder
     draws = _draws(settings, parts, volumes)
     module = PretrainingModule(
@@ -193,10 +210,10 @@ def _train(
         lr=settings.lr,
         weight_decay=settings.weight_decay,
         budget=budget,
-        optimiser=Optimiser(settings.optimizer, settings.betas),
+        optimiser=OptimizerConfig(settings.optimizer, settings.betas),
     )
-    subject = Subject(parts.method, parts.mask, parts.cell, parts.divided)
-    watch = Watch(settings, subject, volumes, budget, recorder=recorder, folder=folder)
+    subject = PretrainSubject(parts.method, parts.mask, parts.cell, parts.divided)
+    watch = PretrainEvaluator(settings, subject, volumes, budget, recorder=recorder, folder=folder)
     if not session.resume:
         watch.start()
     fitted = fit(module, draws, watch, session=session)
@@ -205,8 +222,8 @@ def _train(
     return _keep(settings, parts, fitted, recorder, folder)
 
 
-def _draws(settings: PretrainSettings, parts: _Parts, volumes: Volumes) -> Draws:
-    return lessons(
+def _draws(settings: PretrainSettings, parts: _PretrainComponents, volumes: VolumeLoader) -> PatchDataset:
+    return build_pretraining_dataset(
         parts.method,
         parts.train,
         volumes,
@@ -216,10 +233,10 @@ def _draws(settings: PretrainSettings, parts: _Parts, volumes: Volumes) -> Draws
     )
 
 
-def _settle(settings: PretrainSettings, parts: _Parts, volumes: Volumes) -> None:
+def _settle(settings: PretrainSettings, parts: _PretrainComponents, volumes: VolumeLoader) -> None:
     """Leave statistics of batch norm that hold for whole images."""
     size, device = settings.batch_size, next(parts.encoder.parameters()).device
-    part = Part(max(_SETTLED // size, 1) * size)
+    part = SampleRange(max(_SETTLED // size, 1) * size)
     loader = batches(_draws(settings, parts, volumes), part, batch_size=size, workers=0)
     views = parts.method.views
     finite = (batch["image"][torch.isfinite(batch["image"]).flatten(1).all(dim=1)] for batch in loader)
@@ -227,8 +244,12 @@ def _settle(settings: PretrainSettings, parts: _Parts, volumes: Volumes) -> None
 
 
 def _keep(
-    settings: PretrainSettings, parts: _Parts, fitted: Fitted, recorder: Recorder, folder: Path
-) -> Result:
+    settings: PretrainSettings,
+    parts: _PretrainComponents,
+    fitted: FitResult,
+    recorder: Recorder,
+    folder: Path,
+) -> RunResult:
     """Save the weights with their description, and the run's last numbers."""
     description = {
         "kind": "pretraining",
@@ -244,7 +265,7 @@ def _keep(
     }
     checkpoint = save_weights(folder, parts.method.state_dict(), description)
     # Beside the weights but never in the store: for the contamination check of fine-tuning.
-    keep_seen(folder, seen_in(parts.train))
+    write_seen_patients(folder, seen_patients_of(parts.train))
     metrics = {
         "last/train_loss": fitted.loss,
         "last/steps": float(fitted.steps),
@@ -254,10 +275,10 @@ def _keep(
     recorder.metrics(metrics, step=0)  # one value a run at step 0: MLflow draws bars, run beside run
     recorder.file(checkpoint, folder="model")
     recorder.file(checkpoint.with_suffix(".json"), folder="model")
-    return Result(recorder.run_id, checkpoint, metrics, folder / "panel.png")
+    return RunResult(recorder.run_id, checkpoint, metrics, folder / "panel.png")
 
 
-def _tags(settings: PretrainSettings, parts: _Parts) -> dict[str, str]:
+def _tags(settings: PretrainSettings, parts: _PretrainComponents) -> dict[str, str]:
     return {
         "stage": "pretrain",
         "arm": arm_of(settings),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medmim.stages.study.planning import Task
+from medmim.stages.study.planning import StudyTraining
 from medmim.tracking.comparison.champion import Promotion, promote
 from medmim.tracking.comparison.findings import Findings, scored
 from medmim.tracking.comparison.runs import read_run
@@ -15,11 +15,11 @@ from medmim.tracking.comparison.study_cells import placed
 from medmim.tracking.comparison.study_report import notes_on, report_on
 from medmim.tracking.comparison.tables import summary
 from medmim.tracking.mlflow_store import RunRecorder
-from medmim.tracking.study_runs import Tree
+from medmim.tracking.study_runs import StudyRuns
 
 
 @dataclass(frozen=True)
-class Concluded:
+class StudyConclusion:
     """What a study says so far.
 
     Attributes:
@@ -49,8 +49,8 @@ class Concluded:
 
 
 def conclude(
-    tree: Tree, root: RunRecorder, tasks: Sequence[Task], finished: Mapping[str, str]
-) -> Concluded | None:
+    tree: StudyRuns, root: RunRecorder, tasks: Sequence[StudyTraining], finished: Mapping[str, str]
+) -> StudyConclusion | None:
     """Compare the finished cells of a study; None while there is none.
 
     Args:
@@ -85,4 +85,4 @@ def conclude(
     best = max(findings.variants, key=lambda one: one.mean)
     root.metrics({"score/best": best.mean, "cells/done": float(len(runs))}, step=0)
     promotion = promote(store, runs, findings)
-    return Concluded(findings, notes, reported.page, promotion, reported.sentences)
+    return StudyConclusion(findings, notes, reported.page, promotion, reported.sentences)

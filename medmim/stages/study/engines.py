@@ -28,7 +28,7 @@ class StudyEngine(Protocol):
 
 
 @dataclass(frozen=True)
-class Here:
+class LocalEngine:
     """One job after the other on this machine.
 
     Attributes:
@@ -54,7 +54,7 @@ class Here:
 
 
 @dataclass(frozen=True)
-class OnRay:
+class RayStudyEngine:
     """Jobs on the nodes of a cluster, which see the dataset and the home folder under the same paths.
 
     Attributes:

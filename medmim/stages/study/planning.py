@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medmim.config.runs import FinetuneSettings, PretrainSettings
-from medmim.config.study import DIGEST, SCRATCH, Cell
+from medmim.config.study import DIGEST, SCRATCH, StudyTrial
 from medmim.data.dataset.manifest import Dataset, digest_of
 from medmim.data.dataset.partition import limit_patients, partition
 from medmim.data.loading.disk_cache import PREPARED
@@ -26,7 +26,7 @@ _TIMED_STEPS = 21  # losses are logged at steps 1, 11 and 21; the first of two e
 
 
 @dataclass(frozen=True)
-class Task:
+class StudyTraining:
     """A job with its place in the study.
 
     Attributes:
@@ -37,7 +37,7 @@ class Task:
 
     job: Job
     needs: str
-    cell: Cell
+    cell: StudyTrial
 
     @property
     def kind(self) -> str:
@@ -46,7 +46,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Plan:
+class StudyPlan:
     """All jobs of a study.
 
     Attributes:
@@ -59,14 +59,14 @@ class Plan:
     """
 
     cells: int
-    tasks: tuple[Task, ...]
+    tasks: tuple[StudyTraining, ...]
     finished: Mapping[str, str]
     minutes: Mapping[str, float]
     source: str
     width: int = 1
 
     @property
-    def open(self) -> tuple[Task, ...]:
+    def open(self) -> tuple[StudyTraining, ...]:
         """Tasks not yet done."""
         return tuple(task for task in self.tasks if task.job.digest not in self.finished)
 
@@ -99,9 +99,9 @@ class Plan:
         }
 
 
-def tasks_of(cells: Sequence[Cell], *, dataset_hash: str, study: str) -> tuple[Task, ...]:
+def trainings_of(cells: Sequence[StudyTrial], *, dataset_hash: str, study: str) -> tuple[StudyTraining, ...]:
     """Return the trainings of cells in order; equal pretrainings become one."""
-    tasks: dict[str, Task] = {}
+    tasks: dict[str, StudyTraining] = {}
     for cell in cells:
         needs = ""
         if cell.pretrain is not None:
@@ -110,24 +110,26 @@ def tasks_of(cells: Sequence[Cell], *, dataset_hash: str, study: str) -> tuple[T
             title = f"pretrain {cell.arm} seed {cell.pretrain.seed}" + _fold(cell)
             tags = {"study": study, "role": "pretraining"}
             job = Job("pretrain", title, needs, {**words, **_places(cell.pretrain)}, tags)
-            tasks.setdefault(needs, Task(job, "", cell))
+            tasks.setdefault(needs, StudyTraining(job, "", cell))
         words = _plain(cell.finetune)
         digest = digest_of(["finetune", dataset_hash, words, needs])
         tags = {"study": study, "role": "cell", "stratum": cell.stratum}
         init = {"init": SCRATCH} if not needs else {}
         settings = {**words, **_places(cell.finetune), **init}
-        tasks[digest] = Task(Job("finetune", f"finetune {cell.title}", digest, settings, tags), needs, cell)
+        tasks[digest] = StudyTraining(
+            Job("finetune", f"finetune {cell.title}", digest, settings, tags), needs, cell
+        )
     return tuple(tasks.values())
 
 
 def plan_study(
-    cells: Sequence[Cell],
-    tasks: Sequence[Task],
+    cells: Sequence[StudyTrial],
+    tasks: Sequence[StudyTraining],
     *,
     store: Store,
-    timer: Callable[[Task], float],
+    timer: Callable[[StudyTraining], float],
     width: int = 1,
-) -> Plan:
+) -> StudyPlan:
     """Look up what is done, and predict the rest.
 
     Args:
@@ -152,10 +154,10 @@ def plan_study(
         ]
         minutes[kind] = statistics.median(spent) if spent else timer(next(iter(alike.values())))
         sources.append(f"{kind}: " + (f"median of {len(spent)} finished" if spent else "a short timing"))
-    return Plan(len(cells), tuple(tasks), finished, minutes, ", ".join(sources), width)
+    return StudyPlan(len(cells), tuple(tasks), finished, minutes, ", ".join(sources), width)
 
 
-def timed_minutes(task: Task, *, dataset: Dataset, engine: StudyEngine, near: Path) -> float:
+def timed_minutes(task: StudyTraining, *, dataset: Dataset, engine: StudyEngine, near: Path) -> float:
     """Return the minutes that a training will take, from one of a few steps.
 
     Args:
@@ -189,7 +191,7 @@ def timed_minutes(task: Task, *, dataset: Dataset, engine: StudyEngine, near: Pa
     return float(around + steps * step + int(task.job.settings["evaluations"]) * evaluation) / 60
 
 
-def _volumes(task: Task, dataset: Dataset) -> int:
+def _volumes(task: StudyTraining, dataset: Dataset) -> int:
     """Return how many volumes a training draws from: an epoch draws each once."""
     tune = task.cell.finetune
     if task.job.stage == "pretrain":
@@ -207,5 +209,5 @@ def _places(settings: PretrainSettings | FinetuneSettings) -> dict[str, Any]:
     return {"data": str(settings.data.resolve()), "experiment": settings.experiment}
 
 
-def _fold(cell: Cell) -> str:
+def _fold(cell: StudyTrial) -> str:
     return "" if cell.finetune.fold is None else f" fold {cell.finetune.fold}"

@@ -13,25 +13,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from medmim.config.study import Cell, StudySettings, cells_of
+from medmim.config.study import StudySettings, StudyTrial, trials_of
 from medmim.data.dataset.manifest import Dataset, read_dataset
 from medmim.encoders import ENCODERS
 from medmim.errors import RunError, SettingsError, UsageError, unknown_name
 from medmim.heads import HEADS
 from medmim.masks import build_mask
 from medmim.methods import METHODS, ON_PATCHES
-from medmim.stages.study.conclusion import Concluded, conclude
-from medmim.stages.study.engines import Here, StudyEngine
-from medmim.stages.study.planning import Plan, Task, plan_study, tasks_of, timed_minutes
+from medmim.stages.study.conclusion import StudyConclusion, conclude
+from medmim.stages.study.engines import LocalEngine, StudyEngine
+from medmim.stages.study.planning import StudyPlan, StudyTraining, plan_study, timed_minutes, trainings_of
 from medmim.stages.study.training_process import Job, Outcome
-from medmim.tracking.comparison.study_cells import Planned, keep_plan, runs_of
+from medmim.tracking.comparison.study_cells import PlannedTraining, keep_plan, runs_of_study
 from medmim.tracking.mlflow_store import Store
-from medmim.tracking.study_runs import PARENT, Tree, columns_of
+from medmim.tracking.study_runs import PARENT, StudyRuns, columns_of
 from medmim.tracking.sync import server_of, sync
 
 
 @dataclass(frozen=True)
-class Studied:
+class StudyResult:
     """How a study stands.
 
     Attributes:
@@ -43,10 +43,10 @@ class Studied:
     """
 
     name: str
-    plan: Plan
+    plan: StudyPlan
     failures: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
-    concluded: Concluded | None = None
+    concluded: StudyConclusion | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return what `--json` prints."""
@@ -62,9 +62,9 @@ def study(
     dry_run: bool = False,
     max_hours: float | None = None,
     engine: StudyEngine | None = None,
-    timer: Callable[[Task], float] | None = None,
+    timer: Callable[[StudyTraining], float] | None = None,
     say: Callable[[str], None] = print,
-) -> Studied:
+) -> StudyResult:
     """Run what is not yet done of a study, and compare what is.
 
     Args:
@@ -82,20 +82,20 @@ def study(
     """
     if max_hours is not None and not max_hours >= 0:
         raise UsageError(f"--max-hours: expected hours from 0, got {max_hours:g}")
-    cells = cells_of(settings)
+    cells = trials_of(settings)
     _check_names(cells)
     dataset = read_dataset(settings.data)
     store = Store(home)
     with _alone(home / "studies", settings.name):
-        tasks = tasks_of(cells, dataset_hash=dataset.info.content_hash, study=settings.name)
-        engine = engine or Here()
+        tasks = trainings_of(cells, dataset_hash=dataset.info.content_hash, study=settings.name)
+        engine = engine or LocalEngine()
         timer = timer or partial(timed_minutes, dataset=dataset, engine=engine, near=home / "studies")
         plan = plan_study(cells, tasks, store=store, timer=timer, width=engine.width)
         for line in plan.lines():
             say(line)
         if dry_run:
-            return Studied(settings.name, plan)
-        tree = Tree(store, settings.name)
+            return StudyResult(settings.name, plan)
+        tree = StudyRuns(store, settings.name)
         root = tree.root(_dataset_tags(dataset))
         root.text("study.json", json.dumps(columns_of(settings), indent=2, sort_keys=True))
         keep_plan(root, [_planned(task) for task in tasks])
@@ -104,14 +104,20 @@ def study(
         concluded = conclude(tree, root, tasks, runner.finished)
         root.finish("FAILED" if runner.failures else "FINISHED")
         _send(store, settings.name, say)
-    return Studied(settings.name, plan, tuple(runner.failures), tuple(runner.left), concluded)
+    return StudyResult(settings.name, plan, tuple(runner.failures), tuple(runner.left), concluded)
 
 
 class _Runner:
     """Runs the open tasks of a plan; a failed one fails alone."""
 
     def __init__(
-        self, tree: Tree, root: str, plan: Plan, home: Path, engine: StudyEngine, say: Callable[[str], None]
+        self,
+        tree: StudyRuns,
+        root: str,
+        plan: StudyPlan,
+        home: Path,
+        engine: StudyEngine,
+        say: Callable[[str], None],
     ) -> None:
         self.tree = tree
         self.root = root
@@ -138,7 +144,7 @@ class _Runner:
                 self._running -= 1
                 self._note(job, outcome)
 
-    def _jobs(self, tasks: Sequence[Task], max_hours: float | None) -> Iterator[Job]:
+    def _jobs(self, tasks: Sequence[StudyTraining], max_hours: float | None) -> Iterator[Job]:
         """Yield what can be run by the time that it is asked for."""
         for task in tasks:
             if self.left or (max_hours is not None and self._ready(task) > 60 * max_hours):
@@ -154,7 +160,7 @@ class _Runner:
                 arm = self.tree.arm(task.cell, root=self.root)
                 yield self._placed(task, arm.run_id)
 
-    def _ready(self, task: Task) -> float:
+    def _ready(self, task: StudyTraining) -> float:
         """Return the minutes from the beginning at which a training would end, those before it done."""
         rounds = self._running // self.engine.width + 1
         return (time.monotonic() - self._begun) / 60 + rounds * self._minutes(task.kind)
@@ -182,7 +188,7 @@ class _Runner:
             self._took.setdefault(self._kinds[job.digest], []).append(outcome.minutes)
             self.say(f"    {words}{outcome.minutes:.1f} minutes{self._rest()}")
 
-    def _placed(self, task: Task, arm: str) -> Job:
+    def _placed(self, task: StudyTraining, arm: str) -> Job:
         """Return the job below its arm's run, starting from the pretraining that it needs."""
         init = {"init": self.finished[task.needs]} if task.needs else {}
         job = task.job
@@ -206,18 +212,18 @@ def _send(store: Store, name: str, say: Callable[[str], None]) -> None:
     uri = server_of(store)
     if uri is not None:
         try:
-            sync(store, uri, runs=runs_of(store, name))
+            sync(store, uri, runs=runs_of_study(store, name))
         except RunError as error:
             say(f"note: {error}")
 
 
-def _planned(task: Task) -> Planned:
+def _planned(task: StudyTraining) -> PlannedTraining:
     cell = task.cell
     words = (cell.arm, cell.stratum) if task.job.stage == "finetune" else ()
-    return Planned(task.job.digest, *words)
+    return PlannedTraining(task.job.digest, *words)
 
 
-def _check_names(cells: Sequence[Cell]) -> None:
+def _check_names(cells: Sequence[StudyTrial]) -> None:
     """Find a wrong word before hours of the cells around it."""
     for cell in cells:
         tables = [("task", cell.finetune.task, HEADS)]

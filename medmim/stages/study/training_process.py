@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Literal
 from medmim import files
 from medmim.config.runs import FinetuneSettings, PretrainSettings
 from medmim.config.study import DIGEST
-from medmim.errors import MedmimError, RunError, place_of
+from medmim.errors import MedmimError, RunError, raised_in
 
 if TYPE_CHECKING:  # the child watches its parent before it loads anything heavy
-    from medmim.stages.run_lifecycle import Result
+    from medmim.stages.run_lifecycle import RunResult
     from medmim.tracking.mlflow_store import Store
 
 
@@ -96,7 +96,7 @@ def run_apart(job: Job, home: Path) -> Outcome:
     return outcome
 
 
-def _stage(job: Job, home: Path, resume: str | None, tags: Mapping[str, str]) -> Result:
+def _stage(job: Job, home: Path, resume: str | None, tags: Mapping[str, str]) -> RunResult:
     if job.stage == "pretrain":
         from medmim.stages.pretrain.run import pretrain
 
@@ -145,7 +145,7 @@ def _main(spec: Path, answer: Path) -> None:
     except MedmimError as error:
         outcome = Outcome(None, str(error))
     except Exception as error:  # its message may quote a scan
-        outcome = Outcome(None, f"internal error, {type(error).__name__} in {place_of(error)}")
+        outcome = Outcome(None, f"internal error, {type(error).__name__} in {raised_in(error)}")
     files.write_json(answer, asdict(outcome))
 
 

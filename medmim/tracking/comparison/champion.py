@@ -19,7 +19,7 @@ _ALIKE = ("dataset_hash", "encoder", "dims", "size", "batch_size", "lr", "budget
 
 
 @dataclass(frozen=True)
-class Registered:
+class RegisteredModel:
     """A version of a model.
 
     Attributes:
@@ -44,13 +44,13 @@ class Promotion:
     sentence: str
 
 
-def versions(store: Store) -> list[Registered]:
+def versions(store: Store) -> list[RegisteredModel]:
     """Return all versions of all registered models, newest first within each."""
     found = [_registered(store, one) for one in store.client.search_model_versions()]
     return sorted(found, key=lambda one: (one.model, -one.version))
 
 
-def champion_of(store: Store, model: str) -> Registered | None:
+def champion_of(store: Store, model: str) -> RegisteredModel | None:
     """Return the champion of a model, where there is one."""
     try:
         return _registered(store, store.client.get_model_version_by_alias(model, CHAMPION))
@@ -74,7 +74,7 @@ def promote(store: Store, runs: Sequence[Finetuned], findings: Findings) -> Prom
     best = max(findings.variants, key=lambda one: one.mean)
     chosen = min((run for run in runs if run.run_id in best.runs), key=lambda run: int(run.tags["seed"]))
     version = _version_of(store, chosen.run_id)
-    incumbent = runs_in_office(store, champion_of(store, version.model))
+    incumbent = champion_runs(store, champion_of(store, version.model))
     if version.tags.get("contamination") == "contaminated":
         return Promotion(False, f"{best.title} is not promoted: its training saw test patients")
     if any(run.run_id in best.runs for run in incumbent):
@@ -121,7 +121,7 @@ def _called(name: str, run: Finetuned) -> Finetuned:
     return Finetuned(run.run_id, name, {**run.tags, "stratum": ""}, run.cases)
 
 
-def runs_in_office(store: Store, champion: Registered | None) -> list[Finetuned]:
+def champion_runs(store: Store, champion: RegisteredModel | None) -> list[Finetuned]:
     """Return the finished runs of the arm that a champion belongs to: its study's, or its own alone."""
     if champion is None:
         return []
@@ -136,14 +136,16 @@ def runs_in_office(store: Store, champion: Registered | None) -> list[Finetuned]
     ]
 
 
-def _version_of(store: Store, run_id: str) -> Registered:
+def _version_of(store: Store, run_id: str) -> RegisteredModel:
     found = store.client.search_model_versions(f"run_id = '{run_id}'")
     if not found:
         raise RunError(f"run {run_id} has no registered model: was it unpacked here? train it again")
     return _registered(store, found[0])
 
 
-def _registered(store: Store, version: ModelVersion) -> Registered:
+def _registered(store: Store, version: ModelVersion) -> RegisteredModel:
     names = store.client.get_registered_model(version.name).aliases
     mine = tuple(sorted(alias for alias, number in names.items() if str(number) == str(version.version)))
-    return Registered(str(version.name), int(version.version), mine, str(version.run_id), dict(version.tags))
+    return RegisteredModel(
+        str(version.name), int(version.version), mine, str(version.run_id), dict(version.tags)
+    )

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from medmim.config.study import SCRATCH
 from medmim.tracking.comparison.findings import Contrast, Findings
-from medmim.tracking.comparison.tables import Row
+from medmim.tracking.comparison.tables import ArmRow
 from medmim.training.evaluation.figures import plain, to_png
 
 _COLOURS = ("#1d3557", "#e76f51", "#2a9d8f", "#e9a820", "#7b4ea3", "#6b7280", "#b5179e", "#4f772d", "#0096c7")
@@ -18,7 +18,7 @@ _GREY = "#9aa5b1"
 _DPI = 110
 
 
-def figures(rows: Sequence[Row], findings: Findings) -> dict[str, bytes]:
+def figures(rows: Sequence[ArmRow], findings: Findings) -> dict[str, bytes]:
     """Return the pictures that make sense for these arms: file name without its end → PNG."""
     pretrained = [row for row in rows if row.columns["method"] != SCRATCH]
     found = {}
@@ -32,7 +32,7 @@ def figures(rows: Sequence[Row], findings: Findings) -> dict[str, bytes]:
     return found
 
 
-def heat_map(rows: Sequence[Row], metric: str) -> bytes:
+def heat_map(rows: Sequence[ArmRow], metric: str) -> bytes:
     """Draw mask × ratio, one map a method and stratum: mean, and the interval below it."""
     groups = _grouped([row for row in rows if row.columns["method"] != SCRATCH])
     masks = max(len({row.columns["mask"] for row in group}) for group in groups.values())
@@ -58,7 +58,7 @@ def heat_map(rows: Sequence[Row], metric: str) -> bytes:
     return to_png(figure)
 
 
-def ratio_curves(rows: Sequence[Row], metric: str) -> bytes:
+def ratio_curves(rows: Sequence[ArmRow], metric: str) -> bytes:
     """Draw score over ratio, one curve a mask with its interval, the control as a band."""
     groups = _grouped([row for row in rows if row.columns["method"] != SCRATCH])
     figure = Figure(figsize=(9, 3.6 * len(groups)), dpi=_DPI, layout="constrained")
@@ -106,7 +106,7 @@ def forest(findings: Findings) -> bytes:
     return to_png(figure)
 
 
-def scatter(rows: Sequence[Row], findings: Findings) -> bytes:
+def scatter(rows: Sequence[ArmRow], findings: Findings) -> bytes:
     """Draw each test patient's score under the best arm against that under the control, or the next arm."""
     shown = _shown_pairs(findings)
     figure = Figure(figsize=(4.5 * len(shown), 4.3), dpi=_DPI, layout="constrained")
@@ -136,7 +136,7 @@ def _shown_pairs(findings: Findings) -> list[Contrast]:
     return shown[:3]
 
 
-def _interval_line(axes: Axes, line: Sequence[Row], shift: float, name: str, colour: str) -> None:
+def _interval_line(axes: Axes, line: Sequence[ArmRow], shift: float, name: str, colour: str) -> None:
     ratios = [float(row.columns["ratio"]) + shift for row in line]
     means = [row.variant.mean for row in line]
     below = [row.variant.mean - row.variant.low for row in line]
@@ -144,9 +144,9 @@ def _interval_line(axes: Axes, line: Sequence[Row], shift: float, name: str, col
     axes.errorbar(ratios, means, yerr=[below, above], fmt="o-", capsize=3, color=colour, label=plain(name))
 
 
-def _grouped(rows: Sequence[Row]) -> dict[str, list[Row]]:
+def _grouped(rows: Sequence[ArmRow]) -> dict[str, list[ArmRow]]:
     """Group arms that differ in mask and ratio only; what follows these in an arm's name are its options."""
-    groups: dict[str, list[Row]] = {}
+    groups: dict[str, list[ArmRow]] = {}
     for row in rows:
         words = row.variant.arm.split(" ", 3)[3:]
         title = " ".join(filter(None, [row.columns["method"], *words, row.variant.stratum]))

@@ -14,9 +14,9 @@ from medmim.config.study import arm_title
 from medmim.errors import RunError
 from medmim.tracking.comparison.runs import CONTROL, TITLES, Finetuned
 from medmim.tracking.statistics.bootstrap import FEWEST_PATIENTS, two_way_interval
-from medmim.tracking.statistics.multiple_testing import adjusted, halves
-from medmim.tracking.statistics.paired_test import LEVEL, Paired, paired_tests, shared_luck
-from medmim.training.evaluation.patient_scores import alone, contributions, metric_of
+from medmim.tracking.statistics.multiple_testing import adjusted, split_alpha
+from medmim.tracking.statistics.paired_test import LEVEL, Paired, paired_tests, shared_seed_variance
+from medmim.training.evaluation.patient_scores import metric_of, own_scores, pseudo_values
 
 Scores = Float[np.ndarray, "seeds patients"]
 
@@ -167,7 +167,7 @@ def find(runs: Sequence[Finetuned]) -> Findings:
 
 def scored(runs: Sequence[Finetuned]) -> list[Finetuned]:
     """Return the runs that have a score: one whose test patients show nothing to find has none."""
-    return [run for run in runs if run.cases and contributions(run.cases)]
+    return [run for run in runs if run.cases and pseudo_values(run.cases)]
 
 
 def variants_of(runs: Sequence[Finetuned]) -> tuple[Variant, ...]:
@@ -202,11 +202,11 @@ def verdict(first: str, second: str, test: Paired, *, metric: str, claimed: bool
 def _variant(runs: Sequence[Finetuned], arm: str, stratum: str) -> Variant:
     seeds = tuple(sorted({int(run.tags["seed"]) for run in runs}))
     rows = [seeds.index(int(run.tags["seed"])) for run in runs]
-    given = [contributions(run.cases) for run in runs]
+    given = [pseudo_values(run.cases) for run in runs]
     patients = tuple(sorted({who for found in given for who in found}))
     scores, own = [
         _laid_out(rows, values, (len(seeds), patients))
-        for values in (given, [alone(run.cases) for run in runs])
+        for values in (given, [own_scores(run.cases) for run in runs])
     ]
     by_patient, by_seed = np.nanmean(scores, axis=0), np.nanmean(scores, axis=1)
     low, high = two_way_interval(scores)
@@ -245,13 +245,13 @@ def _tested(variants: Sequence[Variant]) -> tuple[list[_Pair], list[Paired], lis
         if first.stratum == second.stratum and (found := _differences(first, second)).shape[1] > 1
     ]
     controls = sum(pair.against_control for pair in pairs)
-    for_control, for_best = halves(controls, len(pairs) - controls)
+    for_control, for_best = split_alpha(controls, len(pairs) - controls)
     weights = [for_control if pair.against_control else for_best for pair in pairs]
     tests: dict[int, Paired] = {}
     for stratum in dict.fromkeys(pair.first.stratum for pair in pairs):
         chosen = [number for number, pair in enumerate(pairs) if pair.first.stratum == stratum]
         differences = [pairs[number].differences for number in chosen]
-        luck = shared_luck(differences, arms=_repeated([pairs[number] for number in chosen]))
+        luck = shared_seed_variance(differences, arms=_repeated([pairs[number] for number in chosen]))
         results = paired_tests(differences, luck, level=LEVEL * min(weights))
         tests |= dict(zip(chosen, results, strict=True))
     ordered = [tests[number] for number in range(len(pairs))]

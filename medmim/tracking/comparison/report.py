@@ -18,7 +18,7 @@ from medmim.data.dataset.manifest import digest_of
 from medmim.tracking.comparison.figures import figures
 from medmim.tracking.comparison.findings import Findings
 from medmim.tracking.comparison.runs import TITLES, Arm, Comparison, Finetuned
-from medmim.tracking.comparison.tables import Row, arm_rows, as_csv, case_rows, contrast_rows
+from medmim.tracking.comparison.tables import ArmRow, arm_rows, as_csv, case_rows, contrast_rows
 from medmim.training.evaluation.figures import plain, to_png
 
 _STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}
@@ -174,7 +174,7 @@ class Report:
     """
 
     title: str
-    rows: Sequence[Row]
+    rows: Sequence[ArmRow]
     findings: Findings
     hypotheses: Sequence[str]
     notes: Sequence[str]
@@ -235,7 +235,7 @@ def table(rows: Sequence[Mapping[str, str]]) -> str:
     return f"<table><tr>{head}</tr>{body}</table>"
 
 
-def _panels(rows: Sequence[Row]) -> str:
+def _panels(rows: Sequence[ArmRow]) -> str:
     shown = [
         f"<figure>{_picture(_smaller(png), row.title)}"
         f"<figcaption>{html.escape(row.title)}</figcaption></figure>"

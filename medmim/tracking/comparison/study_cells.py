@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from mlflow.entities import Run
 
-from medmim.config.study import DIGEST, Cell
+from medmim.config.study import DIGEST, StudyTrial
 from medmim.tracking.comparison.runs import Finetuned, read_run
 from medmim.tracking.mlflow_store import RunRecorder, Store
 
@@ -16,7 +16,7 @@ PLAN = "cells.json"  # artifact of a study's own run
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedTraining:
     """A training that a study asks for.
 
     Attributes:
@@ -29,13 +29,13 @@ class Planned:
     stratum: str = ""
 
 
-def keep_plan(root: RunRecorder, plan: Sequence[Planned]) -> None:
+def keep_plan(root: RunRecorder, plan: Sequence[PlannedTraining]) -> None:
     """Note with a study's own run what it asks for: the next start may ask for something else."""
     rows = [{"digest": one.digest, "arm": one.arm, "stratum": one.stratum} for one in plan]
     root.text(PLAN, json.dumps(rows, indent=1))
 
 
-def runs_of(store: Store, study: str) -> list[Run]:
+def runs_of_study(store: Store, study: str) -> list[Run]:
     """Return all runs of a study, newest first, those with it that another study had trained before."""
     own = store.runs(study=study)
     planned = _plan(store, own)
@@ -57,20 +57,20 @@ def finished_cells(store: Store, study: str) -> tuple[list[Finetuned], int]:
     return [placed(read_run(store, run), planned[digest]) for digest, run in asked.items()], earlier
 
 
-def placed(run: Finetuned, place: Planned | Cell) -> Finetuned:
+def placed(run: Finetuned, place: PlannedTraining | StudyTrial) -> Finetuned:
     """Return a run under the arm and stratum that a study now has for it."""
     return replace(run, arm=place.arm, tags={**run.tags, "arm": place.arm, "stratum": place.stratum})
 
 
-def _plan(store: Store, runs: Sequence[Run]) -> dict[str, Planned]:
+def _plan(store: Store, runs: Sequence[Run]) -> dict[str, PlannedTraining]:
     """Return what is asked for by digest; a study that two sites ran has two plans, both count."""
     roots = [run for run in runs if run.data.tags.get("role") == "study"]
     rows = [row for root in reversed(roots) for row in json.loads(store.read_text(root, PLAN, default="[]"))]
-    return {row["digest"]: Planned(**row) for row in rows}
+    return {row["digest"]: PlannedTraining(**row) for row in rows}
 
 
 def _finished(
-    store: Store, planned: Mapping[str, Planned], left_out: frozenset[str] | set[str | None]
+    store: Store, planned: Mapping[str, PlannedTraining], left_out: frozenset[str] | set[str | None]
 ) -> dict[str, Run]:
     """Return the newest finished run of each planned training, in the order of the plan."""
     found: dict[str, Run] = {}

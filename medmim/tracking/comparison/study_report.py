@@ -13,13 +13,13 @@ from mlflow.entities import Run
 
 from medmim.config.study import SCRATCH
 from medmim.masks import build_mask
-from medmim.masks.statistics import card
+from medmim.masks.statistics import mask_statistics
 from medmim.randomness import torch_stream
 from medmim.shapes import as_size, grid_of
 from medmim.tracking.comparison.findings import Findings, Variant, find
 from medmim.tracking.comparison.report import Report, write_study
 from medmim.tracking.comparison.runs import Finetuned
-from medmim.tracking.comparison.tables import Row
+from medmim.tracking.comparison.tables import ArmRow
 from medmim.tracking.mlflow_store import Store
 from medmim.tracking.statistics.mask_evenness import evenness_and_score, unevenness
 
@@ -30,16 +30,16 @@ _SHOWN = ("dataset", "dataset_hash", "split_hash", "task", "labelled", "encoder"
 
 
 @dataclass(frozen=True)
-class Reported:
+class StudyReport:
     """Findings, the table behind them, where the page lies, and what evenness has to do with the score."""
 
     findings: Findings
-    rows: tuple[Row, ...]
+    rows: tuple[ArmRow, ...]
     page: Path
     sentences: tuple[str, ...]
 
 
-def report_on(store: Store, runs: Sequence[Finetuned], *, title: str, notes: Sequence[str]) -> Reported:
+def report_on(store: Store, runs: Sequence[Finetuned], *, title: str, notes: Sequence[str]) -> StudyReport:
     """Compare runs and write the page.
 
     Args:
@@ -60,7 +60,7 @@ def report_on(store: Store, runs: Sequence[Finetuned], *, title: str, notes: Seq
         sentences += [f"{stratum}: {found.sentence}" if stratum else found.sentence] if found else []
     report = Report(title, rows, findings, tuple(sentences), notes, _provenance(runs))
     page = write_study(store.home / "reports" / title, report)
-    return Reported(findings, rows, page, tuple(sentences))
+    return StudyReport(findings, rows, page, tuple(sentences))
 
 
 def notes_on(runs: Sequence[Finetuned]) -> tuple[str, ...]:
@@ -82,7 +82,7 @@ def notes_on(runs: Sequence[Finetuned]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _row(store: Store, variant: Variant, runs: Sequence[Finetuned]) -> Row:
+def _row(store: Store, variant: Variant, runs: Sequence[Finetuned]) -> ArmRow:
     mine = [run for run in runs if run.run_id in variant.runs]
     ids = [run.tags.get("pretraining_run", "") for run in mine]
     pretrained = {run_id: store.run(run_id) for run_id in ids if run_id}
@@ -90,7 +90,7 @@ def _row(store: Store, variant: Variant, runs: Sequence[Finetuned]) -> Row:
     tags = first.data.tags if first else {}
     ends = [*(pretrained[run_id] for run_id in ids if run_id), *(store.run(run.run_id) for run in mine)]
     panels = [_panel(store, run) for run in (*([first] if first else []), ends[-len(mine)])]
-    return Row(
+    return ArmRow(
         variant=variant,
         columns={
             "method": tags.get("method", SCRATCH),
@@ -132,7 +132,7 @@ def _card(store: Store, pretraining: Run) -> dict[str, float]:
     grid = grid_of(as_size(used["size"], dims, what="size"), as_size(used["cell"], dims, what="cell"))
     mask = build_mask(used["mask"], ratio=used["ratio"], **used["mask_options"])
     hidden = mask.sample(_CARD_DRAWS, grid, generator=torch_stream(0, "card"))
-    measured = card(hidden, requested_ratio=used["ratio"])
+    measured = mask_statistics(hidden, requested_ratio=used["ratio"])
     return {
         "card/unevenness": unevenness(measured.density_variance, measured.realised_ratio),
         "card/distance_to_visible": measured.distance_to_visible,

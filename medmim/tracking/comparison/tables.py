@@ -12,7 +12,7 @@ from medmim.tracking.comparison.findings import Findings, Variant
 
 
 @dataclass(frozen=True)
-class Row:
+class ArmRow:
     """One arm of a study.
 
     Attributes:
@@ -35,7 +35,7 @@ class Row:
         return self.variant.title
 
 
-def summary(row: Row, findings: Findings) -> dict[str, float]:
+def summary(row: ArmRow, findings: Findings) -> dict[str, float]:
     """Return an arm's metrics: few keys, the same for every arm and study, finite numbers only."""
     variant, contrast = row.variant, findings.against(row.title, "control")
     found = {
@@ -56,7 +56,7 @@ def summary(row: Row, findings: Findings) -> dict[str, float]:
     return {key: value for key, value in found.items() if math.isfinite(value)}
 
 
-def arm_rows(rows: Sequence[Row], findings: Findings) -> list[dict[str, str]]:
+def arm_rows(rows: Sequence[ArmRow], findings: Findings) -> list[dict[str, str]]:
     """Return the table of arms for people."""
     return [_shown(row, findings) for row in rows]
 
@@ -82,7 +82,7 @@ def contrast_rows(findings: Findings) -> list[dict[str, str]]:
     ]
 
 
-def case_rows(rows: Sequence[Row]) -> list[dict[str, str]]:
+def case_rows(rows: Sequence[ArmRow]) -> list[dict[str, str]]:
     """Return one row an arm, seed and patient (a digest)."""
     return [
         {"arm": row.title, "seed": str(seed), "patient": who, "score": f"{value:.6f}"}
@@ -103,7 +103,7 @@ def as_csv(rows: Sequence[Mapping[str, str]]) -> str:
     return buffer.getvalue()
 
 
-def _shown(row: Row, findings: Findings) -> dict[str, str]:
+def _shown(row: ArmRow, findings: Findings) -> dict[str, str]:
     variant, contrast = row.variant, findings.against(row.title, "control")
     return {
         "arm": row.title,

@@ -25,7 +25,7 @@ def adjusted(p_values: Sequence[float], weights: Sequence[float]) -> list[float]
     return result
 
 
-def halves(first: int, second: int) -> tuple[float, float]:
+def split_alpha(first: int, second: int) -> tuple[float, float]:
     """Return the weight of each test of two families that share the error; an empty one leaves it all."""
     if not first or not second:
         return (1.0 / max(first, 1), 1.0 / max(second, 1))

@@ -30,7 +30,7 @@ Flat = Float[np.ndarray, "pairs"]
 
 
 @dataclass(frozen=True)
-class Luck:
+class SeedVariance:
     """What one seed adds to the variance of a mean difference.
 
     Attributes:
@@ -72,7 +72,7 @@ class Paired:
         return replace(self, **changed)  # type: ignore[arg-type]
 
 
-def shared_luck(all_differences: list[Differences], *, arms: int) -> Luck:
+def shared_seed_variance(all_differences: list[Differences], *, arms: int) -> SeedVariance:
     """Estimate what seeds add, pooled over the pairs of an experiment: two seeds alone say next to nothing.
 
     Args:
@@ -81,12 +81,16 @@ def shared_luck(all_differences: list[Differences], *, arms: int) -> Luck:
     """
     several = [found for found in all_differences if found.shape[0] > 1]
     if not several:
-        return Luck(0.0, 0)
+        return SeedVariance(0.0, 0)
     seeds = min(found.shape[0] for found in several)
-    return Luck(max(float(np.mean([_seed_part(found) for found in several])), 0.0), (arms - 1) * (seeds - 1))
+    return SeedVariance(
+        max(float(np.mean([_seed_part(found) for found in several])), 0.0), (arms - 1) * (seeds - 1)
+    )
 
 
-def paired_tests(all_differences: list[Differences], luck: Luck, *, level: float = LEVEL) -> list[Paired]:
+def paired_tests(
+    all_differences: list[Differences], luck: SeedVariance, *, level: float = LEVEL
+) -> list[Paired]:
     """Test pairs of arms.
 
     Args:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from medmim.data.loading.probe_images import Exhibits
+from medmim.data.loading.probe_images import ProbeImages
 from medmim.encoders import Encoder
 from medmim.randomness import numpy_stream
 from medmim.shapes import Features, Images, Size
@@ -24,7 +24,7 @@ _PLACES = 16
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class EncoderFeatures:
     """Features of images.
 
     Attributes:
@@ -41,7 +41,7 @@ class Seen:
 
 
 @dataclass(frozen=True, eq=False)
-class Voxels:
+class SampledVoxels:
     """Voxels of the coarse grid that the segmentation probe looks at.
 
     Attributes:
@@ -56,14 +56,14 @@ class Voxels:
 
 
 @torch.no_grad()
-def look(
+def extract_features(
     encoder: Encoder,
     images: Images,
     *,
     precision: str,
-    voxels: Voxels | None = None,
+    voxels: SampledVoxels | None = None,
     grid: Size = (),
-) -> Seen:
+) -> EncoderFeatures:
     """Return the features of all images, a few at a time; running statistics of norms do not move.
 
     Args:
@@ -89,7 +89,7 @@ def look(
             columns += _columns(maps, voxels.places[chosen], grid)
     encoder.train(training)
     beside = torch.cat(columns) if columns else torch.zeros(0, pooled[0].shape[1])
-    return Seen(torch.cat(pooled), torch.cat(last), torch.cat(places), beside)
+    return EncoderFeatures(torch.cat(pooled), torch.cat(last), torch.cat(places), beside)
 
 
 def _places(features: Features) -> Float[Tensor, "places width"]:
@@ -99,12 +99,12 @@ def _places(features: Features) -> Float[Tensor, "places width"]:
     return flat[:, chosen].flatten(0, 1).cpu()
 
 
-def _on_grid(exhibits: Exhibits, grid: Size) -> Int[Tensor, "images voxels"]:
+def _on_grid(exhibits: ProbeImages, grid: Size) -> Int[Tensor, "images voxels"]:
     coarse = F.interpolate(exhibits.labels.float(), size=grid, mode="nearest-exact")
     return coarse.long().flatten(1)
 
 
-def some_voxels(exhibits: Exhibits, grid: Size) -> Voxels:
+def some_voxels(exhibits: ProbeImages, grid: Size) -> SampledVoxels:
     """Choose a few voxels of each labelled image, half of them foreground where there is enough."""
     labels, stream = _on_grid(exhibits, grid), numpy_stream(0, "probed voxels")
     each = max(2, _TAUGHT_VOXELS // max(int(exhibits.labelled.sum()), 1))
@@ -119,16 +119,16 @@ def some_voxels(exhibits: Exhibits, grid: Size) -> Voxels:
             if len(one)
         ]
     classes = [label[place].numpy() for label, place in zip(labels, places, strict=True)]
-    return Voxels(tuple(places), np.concatenate(classes), np.concatenate([np.zeros(0), *weights]))
+    return SampledVoxels(tuple(places), np.concatenate(classes), np.concatenate([np.zeros(0), *weights]))
 
 
-def all_voxels(exhibits: Exhibits, grid: Size) -> Voxels:
+def all_voxels(exhibits: ProbeImages, grid: Size) -> SampledVoxels:
     """Choose every voxel of the first labelled images."""
     labels = _on_grid(exhibits, grid)
     kept = exhibits.labelled & (exhibits.labelled.long().cumsum(dim=0) <= _TESTED_IMAGES)
     places = tuple(torch.arange(labels.shape[1] if keep else 0) for keep in kept.tolist())
     classes = labels[kept].flatten().numpy()
-    return Voxels(places, classes, np.ones(len(classes)))
+    return SampledVoxels(places, classes, np.ones(len(classes)))
 
 
 def _columns(maps: Sequence[Features], places: Sequence[Tensor], grid: Size) -> list[Tensor]:

@@ -31,7 +31,7 @@ class Rectangle:
 
 
 @dataclass(frozen=True)
-class Row:
+class FigureRow:
     """One row of a panel: 2D slices with the range that they share.
 
     Attributes:
@@ -47,7 +47,9 @@ class Row:
     boxes: Sequence[Rectangle] = ()
 
 
-def panel(rows: Sequence[Row], columns: Sequence[str], *, title: str, names: Sequence[str] = ()) -> bytes:
+def panel(
+    rows: Sequence[FigureRow], columns: Sequence[str], *, title: str, names: Sequence[str] = ()
+) -> bytes:
     """Draw rows of slices under column titles and return a PNG.
 
     Args:
@@ -121,7 +123,7 @@ def upright(volume: Tensor, *, axis: int | None, index: int | None = None) -> np
     return np.flip(flat.cpu().numpy().T)
 
 
-def reconstruction_rows(images: Tensor, hidden: Tensor, reconstruction: Tensor | None) -> list[Row]:
+def reconstruction_rows(images: Tensor, hidden: Tensor, reconstruction: Tensor | None) -> list[FigureRow]:
     """Return rows of original, what the encoder saw and, where the method rebuilds pixels, reconstruction.
 
     Args:
@@ -132,12 +134,14 @@ def reconstruction_rows(images: Tensor, hidden: Tensor, reconstruction: Tensor |
     seen = images.float().masked_fill(hidden, float("nan"))
     columns = [images, seen] if reconstruction is None else [images, seen, reconstruction]
     return [
-        Row([upright(column[number, 0].float(), axis=None) for column in columns], [None] * len(columns))
+        FigureRow(
+            [upright(column[number, 0].float(), axis=None) for column in columns], [None] * len(columns)
+        )
         for number in range(len(images))
     ]
 
 
-def segmentation_row(image: Tensor, label: Tensor, prediction: Tensor, *, axis: int) -> Row:
+def segmentation_row(image: Tensor, label: Tensor, prediction: Tensor, *, axis: int) -> FigureRow:
     """Return a row of image, label and prediction at the slice that holds most of the label.
 
     Args:
@@ -149,17 +153,17 @@ def segmentation_row(image: Tensor, label: Tensor, prediction: Tensor, *, axis: 
     others = [other for other in range(3) if other != axis]
     index = int((label > 0).sum(dim=others).argmax())
     plain, truth, guess = (upright(value, axis=axis, index=index) for value in (image, label, prediction))
-    return Row([plain, plain, plain], [None, truth, guess])
+    return FigureRow([plain, plain, plain], [None, truth, guess])
 
 
-def caption_row(image: Tensor, *, axis: int, text: str) -> Row:
+def caption_row(image: Tensor, *, axis: int, text: str) -> FigureRow:
     """Return a row of one middle slice of (x, y, z) and a line below it."""
-    return Row([upright(image, axis=axis)], [None], text)
+    return FigureRow([upright(image, axis=axis)], [None], text)
 
 
 def boxed_row(
     image: Tensor, *, axis: int, index: int, boxes: Sequence[tuple[np.ndarray, int, str]], text: str
-) -> Row:
+) -> FigureRow:
     """Return a row of one slice of a volume with boxes.
 
     Args:
@@ -175,4 +179,4 @@ def boxed_row(
         right, bottom, left, top = np.delete(box, [axis, axis + 3]).tolist()
         height, width = slice_.shape
         rectangles.append(Rectangle(width - left, height - top, left - right, top - bottom, colour, word))
-    return Row([slice_], [None], text, rectangles)
+    return FigureRow([slice_], [None], text, rectangles)

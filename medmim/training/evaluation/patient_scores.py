@@ -17,7 +17,7 @@ from medmim.training.evaluation.classification_metrics import UNSEEN, arrays, co
 from medmim.training.evaluation.detection_metrics import average_precision, match
 
 
-def contributions(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def pseudo_values(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Return one number a patient; their mean is the run's score.
 
     For Dice, a mean over patients, it is the patient's own. F1 and AP50 are of all patients together: the
@@ -36,7 +36,7 @@ def contributions(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return _known(measure, whole + falls - falls[known].mean()) if known.any() else {}
 
 
-def alone(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def own_scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Return the score of each patient alone, for pictures; those that have none are left out."""
     measure = measure_of(rows)
     return _known(measure, measure.each)
@@ -100,8 +100,8 @@ def average(measures: Sequence[Measure]) -> Measure:
     each = np.full((len(measures), len(patients)), np.nan)
     for row, one, place in zip(each, measures, places, strict=True):
         row[place] = one.each
-    alone = np.array([_known_mean(column.tolist()) for column in each.T], dtype=np.float64)
-    return Measure(patients, by_class, alone, is_mean=measures[0].is_mean)
+    own_scores = np.array([_known_mean(column.tolist()) for column in each.T], dtype=np.float64)
+    return Measure(patients, by_class, own_scores, is_mean=measures[0].is_mean)
 
 
 def _known_mean(values: Sequence[float]) -> float:
@@ -149,8 +149,8 @@ def _ap50(rows: Sequence[Row]) -> Measure:
     def by_class(weights: Weights) -> dict[str, float]:
         return {name: average_precision(one, weights[image]) for name, one in matches.items()}
 
-    alone = [list(by_class(row).values()) for row in np.eye(len(patients))]
-    return Measure(patients, by_class, np.array([_known_mean(v) for v in alone], dtype=np.float64))
+    own_scores = [list(by_class(row).values()) for row in np.eye(len(patients))]
+    return Measure(patients, by_class, np.array([_known_mean(v) for v in own_scores], dtype=np.float64))
 
 
 MEASURES: dict[str, Callable[[Sequence[Row]], Measure]] = {

@@ -24,13 +24,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medmim.data.loading.probe_images import Exhibits
+from medmim.data.loading.probe_images import ProbeImages
 from medmim.encoders import Encoder
 from medmim.encoders.recalibrate_batch_norm import batch_norms, settled_copy
 from medmim.masks import hidden_voxels
 from medmim.shapes import Hidden, Images, grid_of
 from medmim.training.evaluation import probes
-from medmim.training.evaluation.features import Seen, Voxels, all_voxels, look, some_voxels
+from medmim.training.evaluation.features import (
+    EncoderFeatures,
+    SampledVoxels,
+    all_voxels,
+    extract_features,
+    some_voxels,
+)
 from medmim.training.precision import autocast
 
 COLLAPSED_COSINE = 0.95
@@ -51,7 +57,9 @@ class Monitors:
         precision: auto, fp32 or bf16.
     """
 
-    def __init__(self, encoder: Encoder, train: Exhibits | None, val: Exhibits, *, precision: str) -> None:
+    def __init__(
+        self, encoder: Encoder, train: ProbeImages | None, val: ProbeImages, *, precision: str
+    ) -> None:
         self.encoder = encoder
         self.train = train
         self.val = val
@@ -62,7 +70,7 @@ class Monitors:
         self.taught = some_voxels(train, self.grid) if train else None
         self.tested = all_voxels(val, self.grid)
         shown = self.settled()
-        seen = [look(shown, one.images, precision=precision) for one in (train, val) if one]
+        seen = [extract_features(shown, one.images, precision=precision) for one in (train, val) if one]
         self.initial_rank = probes.effective_rank(torch.cat([one.last for one in seen]))
         self.initial_cosine = probes.mean_cosine(torch.cat([one.places for one in seen]))
 
@@ -84,10 +92,12 @@ class Monitors:
         with autocast(self.precision, next(self.encoder.parameters()).device):
             return settled_copy(self.encoder, (self.train or self.val).images)
 
-    def _look(self, shown: Encoder, exhibits: Exhibits, voxels: Voxels) -> Seen:
-        return look(shown, exhibits.images, precision=self.precision, voxels=voxels, grid=self.grid)
+    def _look(self, shown: Encoder, exhibits: ProbeImages, voxels: SampledVoxels) -> EncoderFeatures:
+        return extract_features(
+            shown, exhibits.images, precision=self.precision, voxels=voxels, grid=self.grid
+        )
 
-    def _spread(self, *seen: Seen) -> dict[str, float]:
+    def _spread(self, *seen: EncoderFeatures) -> dict[str, float]:
         """Return how far apart features lie, and whether they have come together.
 
         Places are compared, since means of whole images are alike in any encoder. Features that have a part
@@ -129,7 +139,7 @@ def hidden_error(images: Images, hidden: Hidden, reconstruction: Images) -> floa
     return float(error / spread.clamp_min(torch.finfo(torch.float32).tiny))
 
 
-def _class_scores(train: Exhibits, taught: Tensor, val: Exhibits, tested: Tensor) -> dict[str, float]:
+def _class_scores(train: ProbeImages, taught: Tensor, val: ProbeImages, tested: Tensor) -> dict[str, float]:
     """Return the scores of the image's class; none where fewer than two are known."""
     known, asked = train.targets >= 0, val.targets >= 0
     classes, truth = train.targets[known].numpy(), val.targets[asked].numpy()
@@ -142,7 +152,9 @@ def _class_scores(train: Exhibits, taught: Tensor, val: Exhibits, tested: Tensor
     }
 
 
-def _label_scores(taught: Voxels, rows: Tensor, tested: Voxels, others: Tensor) -> dict[str, float]:
+def _label_scores(
+    taught: SampledVoxels, rows: Tensor, tested: SampledVoxels, others: Tensor
+) -> dict[str, float]:
     """Return the Dice of the probed labels; none without foreground on either side."""
     if len(np.unique(taught.classes)) < 2 or not tested.classes.any():
         return {}

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from medmim.data.formats.geometry import Affine, along, corner_distance
 from medmim.data.formats.nifti import Image
-from medmim.data.loading.preprocess import Prepared
+from medmim.data.loading.preprocess import PreprocessedVolume
 
 _SAME_VOXELS = 0.01  # of the same grid, whose affine went through float32
 
 
 def restored(
-    probabilities: Float[Tensor, "classes x y z"], prepared: Prepared, shape: Sequence[int]
+    probabilities: Float[Tensor, "classes x y z"], prepared: PreprocessedVolume, shape: Sequence[int]
 ) -> UInt8[np.ndarray, "i j k"]:
     """Return the most probable class of every voxel of the file that a volume was prepared from.
 

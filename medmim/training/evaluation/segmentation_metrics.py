@@ -22,11 +22,11 @@ from monai.metrics.surface_dice import compute_surface_dice
 from monai.networks.utils import one_hot
 from torch import Tensor, nn
 
-from medmim.data.dataset.manifest import Volume
+from medmim.data.dataset.manifest import VolumeRecord
 from medmim.data.formats.nifti import read_image
 from medmim.data.loading.finite_checks import finite
-from medmim.data.loading.preprocess import Prepared, Volumes
-from medmim.data.loading.preprocessing_plan import Plan
+from medmim.data.loading.preprocess import PreprocessedVolume, VolumeLoader
+from medmim.data.loading.preprocessing_plan import PreprocessingPlan
 from medmim.training.evaluation.resample_back import on_grid
 from medmim.training.precision import autocast
 
@@ -65,7 +65,12 @@ class CaseScore:
 
 
 def segment(
-    network: nn.Module, prepared: Prepared, plan: Plan, *, precision: str, mirror: bool = False
+    network: nn.Module,
+    prepared: PreprocessedVolume,
+    plan: PreprocessingPlan,
+    *,
+    precision: str,
+    mirror: bool = False,
 ) -> Tensor:
     """Segment one prepared volume with a Gaussian sliding window, slice by slice in 2D.
 
@@ -89,8 +94,8 @@ def segment(
 
 def score_volume(
     network: nn.Module,
-    volume: Volume,
-    volumes: Volumes,
+    volume: VolumeRecord,
+    volumes: VolumeLoader,
     *,
     names: Mapping[int, str],
     precision: str,
@@ -127,7 +132,7 @@ def compare_labels(
     label: Mask3d,
     spacing_mm: Sequence[float],
     *,
-    volume: Volume,
+    volume: VolumeRecord,
     names: Mapping[int, str],
     tolerance_mm: float | None = 1.0,
 ) -> list[CaseScore]:
@@ -204,7 +209,7 @@ class Scores(nn.Module):
         return (scores + other) / 2
 
 
-def _inferer(prepared: Prepared, plan: Plan) -> Inferer:
+def _inferer(prepared: PreprocessedVolume, plan: PreprocessingPlan) -> Inferer:
     options = {
         "roi_size": plan.size,
         "sw_batch_size": 8 if plan.dims == 2 else 2,
@@ -217,7 +222,7 @@ def _inferer(prepared: Prepared, plan: Plan) -> Inferer:
     return SlidingWindowInferer(**options)
 
 
-def _native_label(volumes: Volumes, volume: Volume) -> tuple[Tensor, np.ndarray]:
+def _native_label(volumes: VolumeLoader, volume: VolumeRecord) -> tuple[Tensor, np.ndarray]:
     stored = read_image(volumes.root / str(volume.label))
     return torch.from_numpy(stored.array.astype(np.int64)).unsqueeze(0), stored.affine
 

@@ -15,7 +15,7 @@ from medmim.encoders import Masked, Packed
 
 
 @dataclass(frozen=True, order=True)
-class Layer:
+class NonFiniteLayer:
     """A layer, ordered by when it computes.
 
     Attributes:
@@ -28,7 +28,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Finding:
+class NonFiniteFinding:
     """What is not finite in a step.
 
     Attributes:
@@ -39,7 +39,7 @@ class Finding:
     """
 
     loss: bool
-    layer: Layer | None
+    layer: NonFiniteLayer | None
     gradient: str | None
     volumes: tuple[str, ...]
 
@@ -53,16 +53,16 @@ class Finding:
         return f"the {what} is not finite, {where}, with volumes {', '.join(self.volumes)} in the batch"
 
 
-def of_all_processes(own: Finding) -> Finding:
+def of_all_processes(own: NonFiniteFinding) -> NonFiniteFinding:
     """Return what the processes that share a step found together, the same in each; called in all."""
     if not (dist.is_available() and dist.is_initialized()):
         return own
-    found: list[Finding] = [own] * dist.get_world_size()
+    found: list[NonFiniteFinding] = [own] * dist.get_world_size()
     dist.all_gather_object(found, own)
     return joined(found)
 
 
-def joined(found: Sequence[Finding]) -> Finding:
+def joined(found: Sequence[NonFiniteFinding]) -> NonFiniteFinding:
     """Return the finding of the process where it began, with the volumes of all of which that is true.
 
     Sums over processes carry a NaN on: all gradients have it, and layers behind a norm over all voxels. So it
@@ -74,7 +74,9 @@ def joined(found: Sequence[Finding]) -> Finding:
     return replace(began[0], volumes=tuple(volumes))
 
 
-def first_bad_layer(module: L.LightningModule, batch: Mapping[str, Any], batch_idx: int) -> Layer | None:
+def first_bad_layer(
+    module: L.LightningModule, batch: Mapping[str, Any], batch_idx: int
+) -> NonFiniteLayer | None:
     """Compute a step again and return the first layer whose output is not finite; None: all are.
 
     Args:
@@ -82,13 +84,13 @@ def first_bad_layer(module: L.LightningModule, batch: Mapping[str, Any], batch_i
         batch: what it was given.
         batch_idx: the batch's number.
     """
-    found: list[Layer] = []
+    found: list[NonFiniteLayer] = []
     computed: list[str] = []
 
     def look(name: str) -> Any:
         def hook(layer: nn.Module, inputs: object, output: object) -> None:
             if not found and not all(bool(torch.isfinite(one).all()) for one in _floats(output)):
-                found.append(Layer(len(computed), name.replace("._checkpoint_wrapped_module", "")))
+                found.append(NonFiniteLayer(len(computed), name.replace("._checkpoint_wrapped_module", "")))
             computed.append(name)
 
         return hook

@@ -16,13 +16,13 @@ from medmim.errors import RunError
 from medmim.training.callbacks import completes_step
 from medmim.training.logger import Log
 from medmim.training.nonfinite.diagnosis import (
-    Finding,
+    NonFiniteFinding,
     first_bad_gradient,
     first_bad_layer,
     of_all_processes,
     suspects,
 )
-from medmim.training.nonfinite.snapshot import Before
+from medmim.training.nonfinite.snapshot import ModuleSnapshot
 from medmim.training.resume.state_file import read_state
 from medmim.training.resume.states import newest_whole
 
@@ -55,14 +55,14 @@ class FiniteGuard(Callback):
         self.count = 0
         self._parts: list[tuple[Any, int]] = []
         self._losses: list[Tensor] = []
-        self._before: Before | None = None
+        self._before: ModuleSnapshot | None = None
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Remember what a forward changes."""
         if not self._parts:
-            self._before = Before(pl_module)
+            self._before = ModuleSnapshot(pl_module)
         self._parts.append((batch, batch_idx))
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor) -> None:
@@ -108,7 +108,7 @@ class FiniteGuard(Callback):
         if module.trainer.is_global_zero:  # all processes know the same
             logging.getLogger("medmim").warning("%s; %s, %d so far", message, done, self.count)
 
-    def _finding(self, module: L.LightningModule) -> Finding:
+    def _finding(self, module: L.LightningModule) -> NonFiniteFinding:
         """Return what is not finite in this process, the volumes in question and the first layer."""
         loss_is_bad = not all(bool(torch.isfinite(loss)) for loss in self._losses)
         gradient = first_bad_gradient(module)
@@ -118,7 +118,7 @@ class FiniteGuard(Callback):
         bad = [part for part, layer in zip(self._parts, layers, strict=True) if layer] or self._parts
         volumes = dict.fromkeys(self.volume_of(draw) for batch, _ in bad for draw in suspects(batch))
         first = min((layer for layer in layers if layer), default=None)
-        return Finding(loss_is_bad, first, gradient, tuple(volumes))
+        return NonFiniteFinding(loss_is_bad, first, gradient, tuple(volumes))
 
     def _go_back(self, module: L.LightningModule, optimiser: torch.optim.Optimizer) -> str:
         """Leave nothing of the step, and return what was done."""

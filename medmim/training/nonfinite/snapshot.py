@@ -7,7 +7,7 @@ from torch import nn
 from medmim.methods import Method
 
 
-class Before:
+class ModuleSnapshot:
     """A module before a step: its buffers; what a method notes for after the step begins empty.
 
     Args:

@@ -14,7 +14,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from medmim.errors import RunError, Stopped
-from medmim.training.callbacks import Evaluations, completes_step
+from medmim.training.callbacks import ValidationCallback, completes_step
 from medmim.training.logger import Log
 from medmim.training.resume.states import save_state
 
@@ -84,7 +84,7 @@ class Checkpoints(Callback):
         *,
         every_steps: int | None,
         every_minutes: float,
-        evaluations: Evaluations,
+        evaluations: ValidationCallback,
         signals: Signals,
         log: Log,
         clock: Callable[[], float] = time.monotonic,
@@ -160,7 +160,8 @@ class Checkpoints(Callback):
 class StopBeforeEvaluation(Callback):
     """Let a signal stop before an evaluation, which may take longer than its sender waits.
 
-    Must come before `Evaluations`, which catches up when training goes on. After the last step it does not:
+    Must come before `ValidationCallback`, which catches up when training goes on. After the last step it does
+    not:
     the last state holds the last evaluation.
 
     Args:

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 from monai.transforms.compose import Compose
 from torch import Tensor, nn
 
-from medmim.data.dataset.manifest import Dataset, Volume
+from medmim.data.dataset.manifest import Dataset, VolumeRecord
 from medmim.data.loading.patches import Targets
-from medmim.data.loading.preprocess import Volumes
-from medmim.data.loading.preprocessing_plan import Plan, View
+from medmim.data.loading.preprocess import VolumeLoader
+from medmim.data.loading.preprocessing_plan import PreprocessingPlan, View
 from medmim.encoders import Encoder
 from medmim.shapes import Scalar
 from medmim.training.evaluation.bootstrap_metrics import Tally, Weights
@@ -23,7 +23,7 @@ Chosen = Mapping[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
-class Scene:
+class EvaluationContext:
     """What judging takes beside a network.
 
     Attributes:
@@ -33,19 +33,19 @@ class Scene:
         chosen: what was chosen on validation cases, such as a threshold; empty before.
     """
 
-    volumes: Volumes
+    volumes: VolumeLoader
     names: Mapping[int, str]
     precision: str
     chosen: Chosen
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> PreprocessingPlan:
         """How volumes are prepared."""
         return self.volumes.plan
 
 
 @dataclass(frozen=True, eq=False)
-class Lesson:
+class TrainingSamples:
     """What training draws.
 
     Attributes:
@@ -83,15 +83,17 @@ class Task(ABC):
     watched: ClassVar[int]
 
     @abstractmethod
-    def usable(self, volume: Volume) -> bool:
+    def usable(self, volume: VolumeRecord) -> bool:
         """Return whether an image can teach this task."""
 
     @abstractmethod
-    def classes_of(self, volume: Volume) -> frozenset[str]:
+    def classes_of(self, volume: VolumeRecord) -> frozenset[str]:
         """Return the classes that an image is known to show before it is read, for drawing few of each."""
 
     @abstractmethod
-    def checked(self, volumes: tuple[Volume, ...], say: Callable[[str], None]) -> tuple[Volume, ...]:
+    def checked(
+        self, volumes: tuple[VolumeRecord, ...], say: Callable[[str], None]
+    ) -> tuple[VolumeRecord, ...]:
         """Return the rows with what the task needs of them checked, and without what it need not read.
 
         Raises:
@@ -103,7 +105,7 @@ class Task(ABC):
         """Return how much of an image the task likes to see."""
 
     @abstractmethod
-    def names(self, dataset: Dataset, train: Sequence[Volume], volumes: Volumes) -> dict[int, str]:
+    def names(self, dataset: Dataset, train: Sequence[VolumeRecord], volumes: VolumeLoader) -> dict[int, str]:
         """Return the classes that the training images hold, by number.
 
         Raises:
@@ -112,12 +114,18 @@ class Task(ABC):
 
     @abstractmethod
     def head(
-        self, encoder: Encoder, train: Sequence[Volume], scene: Scene, say: Callable[[str], None]
+        self,
+        encoder: Encoder,
+        train: Sequence[VolumeRecord],
+        scene: EvaluationContext,
+        say: Callable[[str], None],
     ) -> dict[str, Any]:
         """Return the options of the network in the table of heads; JSON-able, kept with the weights."""
 
     @abstractmethod
-    def lesson(self, train: Sequence[Volume], scene: Scene, *, foreground: float) -> Lesson:
+    def lesson(
+        self, train: Sequence[VolumeRecord], scene: EvaluationContext, *, foreground: float
+    ) -> TrainingSamples:
         """Return what training draws."""
 
     @abstractmethod
@@ -125,7 +133,9 @@ class Task(ABC):
         """Return the loss of a batch."""
 
     @abstractmethod
-    def judge(self, network: nn.Module, cases: Sequence[Volume], scene: Scene, *, final: bool) -> list[Row]:
+    def judge(
+        self, network: nn.Module, cases: Sequence[VolumeRecord], scene: EvaluationContext, *, final: bool
+    ) -> list[Row]:
         """Return rows of scores, JSON-able, with `metric`, `case` and `subject`.
 
         Args:
@@ -135,15 +145,15 @@ class Task(ABC):
             final: measure also what takes time.
         """
 
-    def choose(self, rows: Sequence[Row], scene: Scene) -> dict[str, Any]:
+    def choose(self, rows: Sequence[Row], scene: EvaluationContext) -> dict[str, Any]:
         """Return what is to be chosen on validation rows for the test, JSON-able; defaults for no rows."""
         return {}
 
     @abstractmethod
-    def means(self, rows: Sequence[Row], scene: Scene) -> dict[str, float]:
+    def means(self, rows: Sequence[Row], scene: EvaluationContext) -> dict[str, float]:
         """Return the finite numbers that sum rows up; none for no rows."""
 
-    def tally(self, rows: Sequence[Row], scene: Scene) -> Tally:
+    def tally(self, rows: Sequence[Row], scene: EvaluationContext) -> Tally:
         """Return the function from how often each patient counts, in sorted order, to the means."""
         patients = sorted({str(row["subject"]) for row in rows})
         own = [[row for row in rows if row["subject"] == who] for who in patients]
@@ -160,5 +170,7 @@ class Task(ABC):
         return means
 
     @abstractmethod
-    def panel(self, network: nn.Module, cases: Sequence[Volume], scene: Scene, *, title: str) -> bytes:
+    def panel(
+        self, network: nn.Module, cases: Sequence[VolumeRecord], scene: EvaluationContext, *, title: str
+    ) -> bytes:
         """Return a PNG with what the network makes of a few cases."""

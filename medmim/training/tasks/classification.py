@@ -13,18 +13,18 @@ from monai.transforms.croppad.array import SpatialPad
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medmim.data.dataset.manifest import Dataset, Volume
+from medmim.data.dataset.manifest import Dataset, VolumeRecord
 from medmim.data.loading.classification_samples import classification_patches
 from medmim.data.loading.finite_checks import finite
-from medmim.data.loading.preprocess import Prepared
-from medmim.data.loading.preprocessing_plan import Plan, View
+from medmim.data.loading.preprocess import PreprocessedVolume
+from medmim.data.loading.preprocessing_plan import PreprocessingPlan, View
 from medmim.encoders import Encoder
 from medmim.errors import DataError, UsageError
 from medmim.shapes import Scalar
 from medmim.training.evaluation.classification_metrics import class_means, temperature
 from medmim.training.evaluation.figures import caption_row, panel
 from medmim.training.precision import autocast
-from medmim.training.tasks.base import Lesson, Row, Scene, Task
+from medmim.training.tasks.base import EvaluationContext, Row, Task, TrainingSamples
 
 _AT_ONCE = 16  # slices in one pass
 
@@ -62,15 +62,17 @@ class Classification(Task):
                 f"more, got {shares} and {self.mixup}"
             )
 
-    def usable(self, volume: Volume) -> bool:
+    def usable(self, volume: VolumeRecord) -> bool:
         """Return whether its class is known."""
         return volume.target is not None
 
-    def classes_of(self, volume: Volume) -> frozenset[str]:
+    def classes_of(self, volume: VolumeRecord) -> frozenset[str]:
         """Return its class."""
         return frozenset([str(volume.target)])
 
-    def checked(self, volumes: tuple[Volume, ...], say: Callable[[str], None]) -> tuple[Volume, ...]:
+    def checked(
+        self, volumes: tuple[VolumeRecord, ...], say: Callable[[str], None]
+    ) -> tuple[VolumeRecord, ...]:
         """Return the rows without their label volumes, which need not be read."""
         return tuple(volume.model_copy(update={"label": None}) for volume in volumes)
 
@@ -78,7 +80,7 @@ class Classification(Task):
         """Return that whole images are seen: the class may hang on any part."""
         return "whole"
 
-    def names(self, dataset: Dataset, train: Sequence[Volume], volumes: object) -> dict[int, str]:
+    def names(self, dataset: Dataset, train: Sequence[VolumeRecord], volumes: object) -> dict[int, str]:
         """Return the classes in alphabetical order."""
         found = sorted({str(volume.target) for volume in train})
         if len(found) < 2:
@@ -88,22 +90,28 @@ class Classification(Task):
         return dict(enumerate(found))
 
     def head(
-        self, encoder: Encoder, train: Sequence[Volume], scene: Scene, say: Callable[[str], None]
+        self,
+        encoder: Encoder,
+        train: Sequence[VolumeRecord],
+        scene: EvaluationContext,
+        say: Callable[[str], None],
     ) -> dict[str, Any]:
         """Return the network's options."""
         if scene.plan.view != "whole":
             raise UsageError("classify sees whole images: leave out view, or use --set view=whole")
         return {"dropout": self.dropout}
 
-    def lesson(self, train: Sequence[Volume], scene: Scene, *, foreground: float) -> Lesson:
+    def lesson(
+        self, train: Sequence[VolumeRecord], scene: EvaluationContext, *, foreground: float
+    ) -> TrainingSamples:
         """Return whole images; those of rare classes are drawn more often."""
         numbers = {name: number for number, name in scene.names.items()}
         counts = Counter(volume.target for volume in train)
 
-        def targets(volume: Volume, prepared: Prepared) -> Mapping[str, Tensor]:
+        def targets(volume: VolumeRecord, prepared: PreprocessedVolume) -> Mapping[str, Tensor]:
             return {"target": torch.tensor(numbers[str(volume.target)])}
 
-        return Lesson(
+        return TrainingSamples(
             classification_patches(scene.plan),
             targets=targets,
             weights=[counts[volume.target] ** -self.balance for volume in train],
@@ -123,7 +131,9 @@ class Classification(Task):
         ]
         return share * losses[0] + (1 - share) * losses[1]
 
-    def judge(self, network: nn.Module, cases: Sequence[Volume], scene: Scene, *, final: bool) -> list[Row]:
+    def judge(
+        self, network: nn.Module, cases: Sequence[VolumeRecord], scene: EvaluationContext, *, final: bool
+    ) -> list[Row]:
         """Return the probabilities of every class for every case."""
         heat = float(scene.chosen.get("temperature", 1.0))
         rows = []
@@ -150,15 +160,17 @@ class Classification(Task):
             )
         return rows
 
-    def choose(self, rows: Sequence[Row], scene: Scene) -> dict[str, Any]:
+    def choose(self, rows: Sequence[Row], scene: EvaluationContext) -> dict[str, Any]:
         """Return the temperature that makes probabilities honest."""
         return {"temperature": temperature(rows)}
 
-    def means(self, rows: Sequence[Row], scene: Scene) -> dict[str, float]:
+    def means(self, rows: Sequence[Row], scene: EvaluationContext) -> dict[str, float]:
         """Return F1, accuracies, AUROC and calibration error, of cases and of patients."""
         return class_means(rows, list(scene.names.values()))
 
-    def panel(self, network: nn.Module, cases: Sequence[Volume], scene: Scene, *, title: str) -> bytes:
+    def panel(
+        self, network: nn.Module, cases: Sequence[VolumeRecord], scene: EvaluationContext, *, title: str
+    ) -> bytes:
         """Return middle slices with class and prediction."""
         rows = []
         for row, case in zip(self.judge(network, cases, scene, final=False), cases, strict=True):
@@ -170,7 +182,7 @@ class Classification(Task):
 
 
 def classify(
-    network: nn.Module, prepared: Prepared, plan: Plan, *, precision: str, mirror: bool
+    network: nn.Module, prepared: PreprocessedVolume, plan: PreprocessingPlan, *, precision: str, mirror: bool
 ) -> Float[Tensor, " classes"]:
     """Return the class scores of one prepared image: the mean over its slices in 2D."""
     network.eval()
@@ -187,7 +199,7 @@ def classify(
     return torch.cat(scores).mean(dim=0)
 
 
-def views(prepared: Prepared, plan: Plan) -> Float[Tensor, "views channels ..."]:
+def views(prepared: PreprocessedVolume, plan: PreprocessingPlan) -> Float[Tensor, "views channels ..."]:
     """Return the images of one volume that a network sees one by one: its slices, or itself."""
     if plan.dims == 3:
         return prepared.image.unsqueeze(0)

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from medmim.data.dataset.boxes import checked, flat, in_slice, moved, raised
-from medmim.data.dataset.manifest import Dataset, Volume
+from medmim.data.dataset.manifest import Dataset, VolumeRecord
 from medmim.data.loading.detection_samples import detection_patches
 from medmim.data.loading.finite_checks import finite
-from medmim.data.loading.preprocess import Prepared
+from medmim.data.loading.preprocess import PreprocessedVolume
 from medmim.data.loading.preprocessing_plan import View
 from medmim.encoders import Encoder
 from medmim.errors import DataError, UsageError
@@ -24,8 +24,8 @@ from medmim.shapes import Scalar
 from medmim.training.evaluation.bootstrap_metrics import Tally
 from medmim.training.evaluation.detection_metrics import UNCHOSEN, best_thresholds, box_means, box_tally
 from medmim.training.evaluation.figures import boxed_row, panel
-from medmim.training.tasks.base import Lesson, Row, Scene, Task
-from medmim.training.tasks.detection_inference import Found, detect
+from medmim.training.tasks.base import EvaluationContext, Row, Task, TrainingSamples
+from medmim.training.tasks.detection_inference import DetectedBoxes, detect
 
 _SHOWN = 3  # found boxes in a picture
 _MEASURED = 500  # images whose boxes are held against the anchors
@@ -63,15 +63,17 @@ class Detection(Task):
         if self.bad_boxes not in ("refuse", "clip") or self.negatives not in ("known", "all"):
             raise UsageError("task_options: expected bad_boxes refuse or clip and negatives known or all")
 
-    def usable(self, volume: Volume) -> bool:
+    def usable(self, volume: VolumeRecord) -> bool:
         """Return whether it has boxes, or none because there is nothing to find."""
         return bool(volume.boxes) or self.negatives == "all" or volume.label is not None
 
-    def classes_of(self, volume: Volume) -> frozenset[str]:
+    def classes_of(self, volume: VolumeRecord) -> frozenset[str]:
         """Return the classes of its boxes."""
         return frozenset(one.name for one in volume.boxes)
 
-    def checked(self, volumes: tuple[Volume, ...], say: Callable[[str], None]) -> tuple[Volume, ...]:
+    def checked(
+        self, volumes: tuple[VolumeRecord, ...], say: Callable[[str], None]
+    ) -> tuple[VolumeRecord, ...]:
         """Return the rows with boxes that can be used, without label volumes.
 
         Raises:
@@ -86,7 +88,7 @@ class Detection(Task):
         """Return that slices are seen whole, and volumes, whose findings are small, in patches."""
         return "whole" if dims == 2 else "patch"
 
-    def names(self, dataset: Dataset, train: Sequence[Volume], volumes: object) -> dict[int, str]:
+    def names(self, dataset: Dataset, train: Sequence[VolumeRecord], volumes: object) -> dict[int, str]:
         """Return the classes of the training boxes in alphabetical order."""
         found = sorted({one.name for volume in train for one in volume.boxes})
         if not found:
@@ -98,7 +100,11 @@ class Detection(Task):
         return dict(enumerate(found))
 
     def head(
-        self, encoder: Encoder, train: Sequence[Volume], scene: Scene, say: Callable[[str], None]
+        self,
+        encoder: Encoder,
+        train: Sequence[VolumeRecord],
+        scene: EvaluationContext,
+        say: Callable[[str], None],
     ) -> dict[str, Any]:
         """Return the network's options: anchors from the training boxes; says how many they reach."""
         plan = scene.plan
@@ -116,11 +122,13 @@ class Detection(Task):
         say(f"{reached:.1%} of {len(boxes)} training boxes have an anchor of their own")
         return {"anchors": shapes, "width": self.width}
 
-    def lesson(self, train: Sequence[Volume], scene: Scene, *, foreground: float) -> Lesson:
+    def lesson(
+        self, train: Sequence[VolumeRecord], scene: EvaluationContext, *, foreground: float
+    ) -> TrainingSamples:
         """Return patches or whole images with their boxes."""
         numbers = {name: number for number, name in scene.names.items()}
 
-        def targets(volume: Volume, prepared: Prepared) -> Mapping[str, Tensor]:
+        def targets(volume: VolumeRecord, prepared: PreprocessedVolume) -> Mapping[str, Tensor]:
             classes = [numbers[one.name] for one in volume.boxes]
             return {
                 "boxes": torch.from_numpy(prepared.boxes),
@@ -128,13 +136,17 @@ class Detection(Task):
             }
 
         most = max(len(volume.boxes) for volume in train)
-        return Lesson(detection_patches(scene.plan, most=most, foreground=foreground), targets=targets)
+        return TrainingSamples(
+            detection_patches(scene.plan, most=most, foreground=foreground), targets=targets
+        )
 
     def loss(self, network: Any, batch: dict[str, Tensor]) -> Scalar:
         """Return the loss of scores and boxes."""
         return detection_loss(network, batch["image"], batch["boxes"], batch["classes"])
 
-    def judge(self, network: nn.Module, cases: Sequence[Volume], scene: Scene, *, final: bool) -> list[Row]:
+    def judge(
+        self, network: nn.Module, cases: Sequence[VolumeRecord], scene: EvaluationContext, *, final: bool
+    ) -> list[Row]:
         """Return the true and the found boxes of every image, in voxels of the file."""
         assert isinstance(network, Detector)
         rows = []
@@ -144,20 +156,22 @@ class Detection(Task):
                 rows.append(self._row(case, prepared, found, scene))
         return rows
 
-    def choose(self, rows: Sequence[Row], scene: Scene) -> dict[str, Any]:
+    def choose(self, rows: Sequence[Row], scene: EvaluationContext) -> dict[str, Any]:
         """Return the score of each class at which its F1 is best, a fixed one where no row tells."""
         names = list(scene.names.values())
         return {"thresholds": dict.fromkeys(names, UNCHOSEN) | best_thresholds(rows, names)}
 
-    def means(self, rows: Sequence[Row], scene: Scene) -> dict[str, float]:
+    def means(self, rows: Sequence[Row], scene: EvaluationContext) -> dict[str, float]:
         """Return AP50, AP50:95, FROC and F1."""
         return box_means(rows, list(scene.names.values()), scene.chosen.get("thresholds"))
 
-    def tally(self, rows: Sequence[Row], scene: Scene) -> Tally:
+    def tally(self, rows: Sequence[Row], scene: EvaluationContext) -> Tally:
         """Return the same as `means` for patients that count more than once."""
         return box_tally(rows, list(scene.names.values()), scene.chosen.get("thresholds", {}))
 
-    def panel(self, network: nn.Module, cases: Sequence[Volume], scene: Scene, *, title: str) -> bytes:
+    def panel(
+        self, network: nn.Module, cases: Sequence[VolumeRecord], scene: EvaluationContext, *, title: str
+    ) -> bytes:
         """Return slices with true boxes and the best of those found."""
         assert isinstance(network, Detector)
         rows = []
@@ -179,7 +193,9 @@ class Detection(Task):
             rows.append(boxed_row(prepared.image[0], axis=axis, index=index, boxes=drawn, text=""))
         return panel(rows, ["true and found"], title=title)
 
-    def _row(self, case: Volume, prepared: Prepared, found: Found, scene: Scene) -> Row:
+    def _row(
+        self, case: VolumeRecord, prepared: PreprocessedVolume, found: DetectedBoxes, scene: EvaluationContext
+    ) -> Row:
         truth, axis = prepared.boxes, prepared.slice_axis
         names = np.array([one.name for one in case.boxes], dtype=object)
         if found.index is not None:
@@ -198,7 +214,7 @@ class Detection(Task):
         }
 
 
-def _seen(prepared: Prepared, dims: int) -> list[np.ndarray]:
+def _seen(prepared: PreprocessedVolume, dims: int) -> list[np.ndarray]:
     """Return the boxes of each image that a network sees: of every slice that cuts one, or of the volume."""
     boxes, axis = prepared.boxes, prepared.slice_axis
     if dims == 3:

@@ -15,8 +15,8 @@ from monai.transforms.croppad.array import SpatialPad
 from torch import Tensor
 
 from medmim.data.dataset.boxes import Boxes, raised
-from medmim.data.loading.preprocess import Prepared
-from medmim.data.loading.preprocessing_plan import Plan
+from medmim.data.loading.preprocess import PreprocessedVolume
+from medmim.data.loading.preprocessing_plan import PreprocessingPlan
 from medmim.heads.detection import BOXES, SCORES, Detector
 from medmim.shapes import Size, round_up
 from medmim.training.precision import autocast
@@ -29,7 +29,7 @@ _AT_ONCE = 8
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class DetectedBoxes:
     """Boxes of one volume or of one of its slices.
 
     Attributes:
@@ -45,8 +45,10 @@ class Found:
     index: int | None
 
 
-def detect(network: Detector, prepared: Prepared, plan: Plan, *, precision: str) -> list[Found]:
-    """Find boxes in one prepared image: one `Found` for each slice in 2D, one in all in 3D."""
+def detect(
+    network: Detector, prepared: PreprocessedVolume, plan: PreprocessingPlan, *, precision: str
+) -> list[DetectedBoxes]:
+    """Find boxes in one prepared image: one `DetectedBoxes` for each slice in 2D, one in all in 3D."""
     network.eval()
     images = views(prepared, plan)
     space = tuple(images.shape[2:])
@@ -62,12 +64,12 @@ def detect(network: Detector, prepared: Prepared, plan: Plan, *, precision: str)
             real = (shifted[:, plan.dims :] > shifted[:, : plan.dims]).all(axis=1)
             index = number * _AT_ONCE + offset if plan.dims == 2 else None
             placed = shifted[real] if index is None else raised(shifted[real], prepared.slice_axis, index)
-            found.append(Found(placed, scores[real], classes[real], index))
+            found.append(DetectedBoxes(placed, scores[real], classes[real], index))
     return found
 
 
 def _boxes(
-    network: Detector, images: Tensor, plan: Plan, precision: str
+    network: Detector, images: Tensor, plan: PreprocessingPlan, precision: str
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Return boxes, scores and classes of every image, in voxels of it."""
     device = next(network.parameters()).device
@@ -105,7 +107,7 @@ def _boxes(
     return results
 
 
-def _maps(network: Detector, images: Tensor, plan: Plan) -> dict[str, list[Tensor]]:
+def _maps(network: Detector, images: Tensor, plan: PreprocessingPlan) -> dict[str, list[Tensor]]:
     """Return the network's maps of whole images, put together from windows where these are larger."""
     if plan.view == "whole" or all(n <= size for n, size in zip(images.shape[2:], plan.size, strict=True)):
         out: dict[str, list[Tensor]] = network(images)
@@ -115,7 +117,7 @@ def _maps(network: Detector, images: Tensor, plan: Plan) -> dict[str, list[Tenso
     return dict(joined)
 
 
-def _padded(space: Size, plan: Plan, network: Detector) -> Size:
+def _padded(space: Size, plan: PreprocessingPlan, network: Detector) -> Size:
     """Return the size of an image that the network takes, no smaller than what it was trained on."""
     larger = tuple(max(length, size) for length, size in zip(space, plan.size, strict=True))
     return round_up(larger, network.encoder.total_stride)

@@ -10,9 +10,9 @@ import torch
 from monai.losses.ds_loss import DeepSupervisionLoss
 from torch import Tensor, nn
 
-from medmim.data.dataset.manifest import Dataset, Volume
+from medmim.data.dataset.manifest import Dataset, VolumeRecord
 from medmim.data.loading.patches import segmentation_patches
-from medmim.data.loading.preprocess import Volumes
+from medmim.data.loading.preprocess import VolumeLoader
 from medmim.data.loading.preprocessing_plan import View
 from medmim.encoders import Encoder
 from medmim.errors import DataError, UsageError
@@ -20,7 +20,7 @@ from medmim.methods.dice_loss import CRITERIA, batch_dice
 from medmim.shapes import Scalar
 from medmim.training.evaluation.figures import panel, segmentation_row
 from medmim.training.evaluation.segmentation_metrics import CaseScore, mean_scores, score_volume, segment
-from medmim.training.tasks.base import Lesson, Row, Scene, Task
+from medmim.training.tasks.base import EvaluationContext, Row, Task, TrainingSamples
 
 _LARGEST = 255  # predictions have a byte a voxel
 
@@ -59,15 +59,17 @@ class Segmentation(Task):
                 f"{self.deep_supervision} and {self.surface_tolerance_mm:g}"
             )
 
-    def usable(self, volume: Volume) -> bool:
+    def usable(self, volume: VolumeRecord) -> bool:
         """Return whether it has a label volume."""
         return volume.label is not None
 
-    def classes_of(self, volume: Volume) -> frozenset[str]:
+    def classes_of(self, volume: VolumeRecord) -> frozenset[str]:
         """Return no class: what a label holds is known only when it is read."""
         return frozenset()
 
-    def checked(self, volumes: tuple[Volume, ...], say: Callable[[str], None]) -> tuple[Volume, ...]:
+    def checked(
+        self, volumes: tuple[VolumeRecord, ...], say: Callable[[str], None]
+    ) -> tuple[VolumeRecord, ...]:
         """Return the rows as they are: ingestion compared each label with its image."""
         return volumes
 
@@ -75,7 +77,7 @@ class Segmentation(Task):
         """Return that patches are seen, at the resolution of the label."""
         return "patch"
 
-    def names(self, dataset: Dataset, train: Sequence[Volume], volumes: Volumes) -> dict[int, str]:
+    def names(self, dataset: Dataset, train: Sequence[VolumeRecord], volumes: VolumeLoader) -> dict[int, str]:
         """Return the dataset's names, and `label_<value>` for values that have none."""
         names = dict(dataset.info.label_names)
         for volume in train:
@@ -94,14 +96,20 @@ class Segmentation(Task):
         return names
 
     def head(
-        self, encoder: Encoder, train: Sequence[Volume], scene: Scene, say: Callable[[str], None]
+        self,
+        encoder: Encoder,
+        train: Sequence[VolumeRecord],
+        scene: EvaluationContext,
+        say: Callable[[str], None],
     ) -> dict[str, Any]:
         """Return the network's options."""
         return {"deep_supervision": self.deep_supervision}
 
-    def lesson(self, train: Sequence[Volume], scene: Scene, *, foreground: float) -> Lesson:
+    def lesson(
+        self, train: Sequence[VolumeRecord], scene: EvaluationContext, *, foreground: float
+    ) -> TrainingSamples:
         """Return patches, a share of them around foreground."""
-        return Lesson(segmentation_patches(scene.plan, foreground=foreground), labelled=True)
+        return TrainingSamples(segmentation_patches(scene.plan, foreground=foreground), labelled=True)
 
     def loss(self, network: Any, batch: dict[str, Tensor]) -> Scalar:
         """Return Dice and cross entropy (or focal loss), halved from each resolution to the next coarser."""
@@ -109,7 +117,9 @@ class Segmentation(Task):
         loss: Tensor = DeepSupervisionLoss(batch_dice(self.criterion))(scores, batch["label"].float())
         return loss
 
-    def judge(self, network: nn.Module, cases: Sequence[Volume], scene: Scene, *, final: bool) -> list[Row]:
+    def judge(
+        self, network: nn.Module, cases: Sequence[VolumeRecord], scene: EvaluationContext, *, final: bool
+    ) -> list[Row]:
         """Return a row for each case and class; surface distances take most of the time."""
         network.eval()
         scores: list[CaseScore] = []
@@ -125,11 +135,13 @@ class Segmentation(Task):
             )
         return [{"metric": self.metric, **score.row()} for score in scores]
 
-    def means(self, rows: Sequence[Row], scene: Scene) -> dict[str, float]:
+    def means(self, rows: Sequence[Row], scene: EvaluationContext) -> dict[str, float]:
         """Return Dice, HD95 and surface Dice, of all classes together and of each."""
         return mean_scores(rows)
 
-    def panel(self, network: nn.Module, cases: Sequence[Volume], scene: Scene, *, title: str) -> bytes:
+    def panel(
+        self, network: nn.Module, cases: Sequence[VolumeRecord], scene: EvaluationContext, *, title: str
+    ) -> bytes:
         """Return slices with image, label and prediction."""
         network.eval()
         rows = []

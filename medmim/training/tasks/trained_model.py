@@ -10,13 +10,13 @@ from typing import Any
 from torch import nn
 
 from medmim.data.dataset.channels import stacked
-from medmim.data.dataset.manifest import Dataset, Volume
-from medmim.data.loading.preprocess import Volumes
-from medmim.data.loading.preprocessing_plan import Plan
+from medmim.data.dataset.manifest import Dataset, VolumeRecord
+from medmim.data.loading.preprocess import VolumeLoader
+from medmim.data.loading.preprocessing_plan import PreprocessingPlan
 from medmim.encoders import build_encoder
 from medmim.errors import RunError
 from medmim.heads import HEADS, build_head
-from medmim.training.tasks.base import Scene, Task
+from medmim.training.tasks.base import EvaluationContext, Task
 from medmim.training.tasks.registry import build_task
 from medmim.training.weights import load_weights
 
@@ -24,7 +24,7 @@ _CACHE_GB = 0.5  # volumes are visited once
 
 
 @dataclass(frozen=True, eq=False)
-class Trained:
+class TrainedModel:
     """A fine-tuned network with all that its use takes.
 
     Attributes:
@@ -37,7 +37,7 @@ class Trained:
 
     task: Task
     network: nn.Module
-    plan: Plan
+    plan: PreprocessingPlan
     names: Mapping[int, str]
     description: Mapping[str, Any]
 
@@ -51,19 +51,19 @@ class Trained:
         """Of the weights."""
         return str(self.description["sha256"])
 
-    def cases(self, dataset: Dataset) -> tuple[tuple[Volume, ...], tuple[Volume, ...]]:
+    def cases(self, dataset: Dataset) -> tuple[tuple[VolumeRecord, ...], tuple[VolumeRecord, ...]]:
         """Return what the network reads of a dataset, and the volumes of visits without all its channels."""
         wanted = self.description.get("channels", ())
         return stacked(dataset.volumes, wanted) if wanted else (dataset.volumes, ())
 
-    def scene(self, root: Path) -> Scene:
+    def scene(self, root: Path) -> EvaluationContext:
         """Return what judging volumes of a dataset folder takes."""
-        volumes = Volumes(root, self.plan, cache_gb=_CACHE_GB)
+        volumes = VolumeLoader(root, self.plan, cache_gb=_CACHE_GB)
         # whatever processor this is: a prediction should not depend on it
-        return Scene(volumes, self.names, "fp32", self.description.get("chosen", {}))
+        return EvaluationContext(volumes, self.names, "fp32", self.description.get("chosen", {}))
 
 
-def load_trained(path: Path) -> Trained:
+def load_trained_model(path: Path) -> TrainedModel:
     """Build the network that weights belong to, and fill it.
 
     Args:
@@ -88,11 +88,13 @@ def load_trained(path: Path) -> Trained:
         )
         network.load_state_dict(weights)
         spacing = told["spacing_mm"]
-        plan = Plan(dims, tuple(told["size"]), None if spacing is None else tuple(spacing), told["view"])
+        plan = PreprocessingPlan(
+            dims, tuple(told["size"]), None if spacing is None else tuple(spacing), told["view"]
+        )
         task = build_task(told["kind"], **told["task_options"])
     except (KeyError, TypeError, RuntimeError) as error:  # of torch: names or shapes differ
         raise RunError(
             f"weights at '{path}' do not fit their description ({type(error).__name__}): expected the files "
             "of one run, made by this version of medmim"
         ) from error
-    return Trained(task, network.eval(), plan, names, told)
+    return TrainedModel(task, network.eval(), plan, names, told)

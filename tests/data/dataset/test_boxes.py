@@ -3,12 +3,12 @@ import pytest
 from tiny import affine_of, row
 
 from medmim.data.dataset.boxes import checked, flat, in_slice, moved, raised, stored_boxes
-from medmim.data.dataset.manifest import Box
+from medmim.data.dataset.manifest import BoxRecord
 from medmim.errors import DataError
 
 
 def boxed(*boxes, shape=(20, 16, 16)):
-    found = tuple(Box.model_validate({"class": "lesion", "box": box}) for box in boxes)
+    found = tuple(BoxRecord.model_validate({"class": "lesion", "box": box}) for box in boxes)
     return row(shape=shape).model_copy(update={"boxes": found})
 
 

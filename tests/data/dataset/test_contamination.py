@@ -3,7 +3,13 @@ import json
 import pytest
 import tiny
 
-from medmim.data.dataset.contamination import Seen, certify, keep_seen, read_seen, seen_in
+from medmim.data.dataset.contamination import (
+    SeenPatients,
+    certify,
+    read_seen_patients,
+    seen_patients_of,
+    write_seen_patients,
+)
 
 WORDS = {"dataset_hash": "d", "split_hash": "s"}
 
@@ -16,7 +22,9 @@ TEST = [volume("p8", "88"), volume("p9", "99")]
 
 
 def test_nothing_shared_is_clean():
-    found = certify(TEST, {"pretraining": seen_in([volume("p1", "11")]), "fine-tuning": Seen()}, **WORDS)
+    found = certify(
+        TEST, {"pretraining": seen_patients_of([volume("p1", "11")]), "fine-tuning": SeenPatients()}, **WORDS
+    )
     assert found.verdict == "clean"
     assert (found.test_patients, found.test_volumes) == (2, 2)
 
@@ -30,7 +38,7 @@ def test_nothing_shared_is_clean():
     ],
 )
 def test_key_and_pixels_are_both_looked_at(seen, by_key, by_pixels):
-    found = certify(TEST, {"pretraining": seen_in([volume("p1", "11"), seen])}, **WORDS)
+    found = certify(TEST, {"pretraining": seen_patients_of([volume("p1", "11"), seen])}, **WORDS)
     overlap = found.overlaps["pretraining"]
     assert (overlap.by_key, overlap.by_pixels) == (by_key, by_pixels)
     assert found.verdict == "contaminated"
@@ -38,22 +46,24 @@ def test_key_and_pixels_are_both_looked_at(seen, by_key, by_pixels):
 
 def test_what_is_not_known_is_not_called_clean():
     assert certify(TEST, {"pretraining": None}, **WORDS).verdict == "unknown"
-    assert certify(TEST, {"pretraining": seen_in([volume("p1", None)])}, **WORDS).verdict == "unknown"
-    unhashed = certify([volume("p9", None)], {"pretraining": seen_in([volume("p1", "11")])}, **WORDS)
+    assert (
+        certify(TEST, {"pretraining": seen_patients_of([volume("p1", None)])}, **WORDS).verdict == "unknown"
+    )
+    unhashed = certify([volume("p9", None)], {"pretraining": seen_patients_of([volume("p1", "11")])}, **WORDS)
     assert unhashed.verdict == "unknown"
 
 
 def test_it_names_nobody():
-    text = json.dumps(certify(TEST, {"pretraining": seen_in(TEST)}, **WORDS).as_json())
+    text = json.dumps(certify(TEST, {"pretraining": seen_patients_of(TEST)}, **WORDS).as_json())
     assert "contaminated" in text
     for word in ("p8", "p9", "88", "99"):
         assert f'"{word}"' not in text
 
 
 def test_what_was_seen_is_kept_beside_the_weights(tmp_path):
-    assert read_seen(tmp_path) is None
-    seen = seen_in([volume("p1", "11"), volume("p2", None)])
-    keep_seen(tmp_path, seen)
-    assert read_seen(tmp_path) == seen
-    assert (seen | seen_in(TEST)).patients >= seen_in(TEST).patients
+    assert read_seen_patients(tmp_path) is None
+    seen = seen_patients_of([volume("p1", "11"), volume("p2", None)])
+    write_seen_patients(tmp_path, seen)
+    assert read_seen_patients(tmp_path) == seen
+    assert (seen | seen_patients_of(TEST)).patients >= seen_patients_of(TEST).patients
     assert "p1" not in (tmp_path / "patients.json").read_text()

@@ -11,7 +11,7 @@ from medmim.data.dataset.manifest import (
     FORMAT_VERSION,
     DatasetInfo,
     LedgerRow,
-    Volume,
+    VolumeRecord,
     digest_of,
     read_dataset,
     write_dataset,
@@ -34,7 +34,7 @@ def volume(name, **changes):
         "sha256": "0" * 64,
         "verdict": "right",
     }
-    return Volume(**(row | changes))
+    return VolumeRecord(**(row | changes))
 
 
 def ledger(number, fate="accepted", reason="volume"):

@@ -24,20 +24,20 @@ from medmim.data.dicom import dcm2niix as converting
 from medmim.data.dicom import decode
 from medmim.data.dicom.convert import convert
 from medmim.data.dicom.series import stacks_of
-from medmim.data.dicom.slices import Slice, Stack
-from medmim.data.ingest.scan import look_at
+from medmim.data.dicom.slices import Slice, SliceStack
+from medmim.data.ingest.scan import scan_file
 
 
-def stack_of(paths: list[Path]) -> Stack:
-    headers = [look_at(path).header for path in paths]
+def stack_of(paths: list[Path]) -> SliceStack:
+    headers = [scan_file(path).header for path in paths]
     (stack,) = stacks_of(
         [Slice(n, p, h) for n, (p, h) in enumerate(zip(paths, headers, strict=True)) if h], {}
     )
-    assert isinstance(stack, Stack)
+    assert isinstance(stack, SliceStack)
     return stack
 
 
-def task_of(stack: Stack, tmp_path: Path) -> dict[str, Any]:
+def task_of(stack: SliceStack, tmp_path: Path) -> dict[str, Any]:
     return {
         "files": [str(one.path) for one in stack.slices],
         "affine": stack.affine.tolist(),

@@ -12,13 +12,13 @@ from dicom_maker import make_slice
 
 from medmim.data.dicom import convert as module
 from medmim.data.dicom.convert import convert
-from medmim.data.dicom.dcm2niix import Links
+from medmim.data.dicom.dcm2niix import FdLinks
 
 
 def test_another_process_reads_through_a_link_that_says_no_path(tmp_path: Path):
     file = tmp_path / "JOHN DOE"
     file.write_bytes(b"scan")
-    with Links(1) as links:
+    with FdLinks(1) as links:
         links.link(tmp_path / "0", file)
         assert "DOE" not in str((tmp_path / "0").readlink())
         assert subprocess.run(["cat", tmp_path / "0"], capture_output=True, check=True).stdout == b"scan"
@@ -27,7 +27,7 @@ def test_another_process_reads_through_a_link_that_says_no_path(tmp_path: Path):
 
 def test_a_link_of_the_source_is_not_followed(tmp_path: Path):
     (tmp_path / "link").symlink_to(tmp_path)
-    with Links(1) as links, pytest.raises(OSError, match="link"):
+    with FdLinks(1) as links, pytest.raises(OSError, match="link"):
         links.link(tmp_path / "0", tmp_path / "link")
 
 

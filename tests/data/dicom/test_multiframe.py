@@ -13,16 +13,16 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEGLSLossless, RLELossl
 
 from medmim.data.dicom.convert import convert
 from medmim.data.dicom.series import stacks_of
-from medmim.data.dicom.slices import Refused, Slice, Stack
+from medmim.data.dicom.slices import RejectedSlices, Slice, SliceStack
 from medmim.data.formats.nifti import Image, read_image
-from medmim.data.ingest.scan import look_at
+from medmim.data.ingest.scan import scan_file
 
 
-def volumes(path: Path, tmp_path: Path) -> list[tuple[Stack, Image, dict[str, Any]]]:
+def volumes(path: Path, tmp_path: Path) -> list[tuple[SliceStack, Image, dict[str, Any]]]:
     found = []
-    verdicts = stacks_of([Slice(0, path, header) for header in look_at(path).headers], {})
+    verdicts = stacks_of([Slice(0, path, header) for header in scan_file(path).headers], {})
     for number, stack in enumerate(verdicts):
-        assert isinstance(stack, Stack), stack
+        assert isinstance(stack, SliceStack), stack
         target = tmp_path / f"{number}.nii.gz"
         facts = convert(
             [str(path)] * len(stack.slices),
@@ -70,12 +70,12 @@ def test_echoes_and_weightings_are_parted(tmp_path: Path):
         del frame.FrameContentSequence[0].TemporalPositionIndex
         frame.MREchoSequence = [item(EffectiveEchoTime=10.0 + 10.0 * (place >= 4))]
     dataset.save_as(tmp_path / "file")
-    headers = look_at(tmp_path / "file").headers
+    headers = scan_file(tmp_path / "file").headers
     assert {header.echo_time for header in headers} == {10.0, 20.0}
     for frame in dataset.PerFrameFunctionalGroupsSequence:
         frame.MRDiffusionSequence = [item(DiffusionBValue=800.0)]
     dataset.save_as(tmp_path / "file")
-    assert {header.b_value for header in look_at(tmp_path / "file").headers} == {800.0}
+    assert {header.b_value for header in scan_file(tmp_path / "file").headers} == {800.0}
     assert len(volumes(tmp_path / "file", tmp_path)) == 2
 
 
@@ -86,7 +86,7 @@ def test_a_file_for_each_time(tmp_path: Path):
         dataset = make_enhanced(4)
         dataset.SOPInstanceUID, dataset.InstanceNumber = f"1.2.3.4.{number}", number + 1
         dataset.save_as(path)
-        slices += [Slice(number, path, header) for header in look_at(path).headers]
+        slices += [Slice(number, path, header) for header in scan_file(path).headers]
     verdicts = stacks_of(slices, {})
     assert [{one.number for one in verdict.slices} for verdict in verdicts] == [{0}, {1}, {2}]
 
@@ -95,13 +95,13 @@ def test_frame_that_is_missing(tmp_path: Path):
     dataset = make_enhanced(6)
     del dataset.PerFrameFunctionalGroupsSequence[2]
     dataset.save_as(tmp_path / "file")
-    assert look_at(tmp_path / "file").reason == "multiframe_without_geometry"
+    assert scan_file(tmp_path / "file").reason == "multiframe_without_geometry"
     dataset.NumberOfFrames, dataset.PixelData = 5, stack_pixels(5).tobytes()
     dataset.save_as(tmp_path / "file")
     (verdict,) = stacks_of(
-        [Slice(0, tmp_path / "file", header) for header in look_at(tmp_path / "file").headers], {}
+        [Slice(0, tmp_path / "file", header) for header in scan_file(tmp_path / "file").headers], {}
     )
-    assert isinstance(verdict, Refused)
+    assert isinstance(verdict, RejectedSlices)
     assert verdict.reason == "missing_slice"
 
 
@@ -109,9 +109,9 @@ def test_frame_that_is_missing(tmp_path: Path):
 @pytest.mark.parametrize("count", [3, 7, 9])
 def test_mosaic(tmp_path: Path, count: int, upwards: bool):
     make_mosaic(count, upwards=upwards).save_as(tmp_path / "file")
-    headers = look_at(tmp_path / "file").headers
+    headers = scan_file(tmp_path / "file").headers
     (stack,) = stacks_of([Slice(0, tmp_path / "file", header) for header in headers], {})
-    assert isinstance(stack, Stack)
+    assert isinstance(stack, SliceStack)
     first = headers[0].position
     assert first is not None
     np.testing.assert_allclose(first, [-20.0, 30.0, 5.0], atol=1e-5)
@@ -128,7 +128,7 @@ def test_mosaics_of_a_series_are_volumes_of_their_own(tmp_path: Path):
         dataset = make_mosaic()
         dataset.SOPInstanceUID = f"1.2.3.4.{number}"
         dataset.save_as(path)
-        slices += [Slice(number, path, header) for header in look_at(path).headers]
+        slices += [Slice(number, path, header) for header in scan_file(path).headers]
     verdicts = stacks_of(slices, {})
     assert [{one.number for one in verdict.slices} for verdict in verdicts] == [{0}, {1}, {2}]
 
@@ -138,16 +138,16 @@ def test_mosaic_that_does_not_say_how_many(tmp_path: Path):
     del dataset[0x0029, 0x1010]
     del dataset[0x0019, 0x100A]
     dataset.save_as(tmp_path / "file")
-    assert look_at(tmp_path / "file").reason == "mosaic_without_geometry"
+    assert scan_file(tmp_path / "file").reason == "mosaic_without_geometry"
     dataset = make_mosaic()
     dataset[0x0029, 0x1010].value = b"SV10\4\3\2\1 damaged"
     dataset.save_as(tmp_path / "file")
-    assert look_at(tmp_path / "file").fate == "quarantined"
+    assert scan_file(tmp_path / "file").fate == "quarantined"
 
 
 def test_nothing_of_the_private_header_gets_out(tmp_path: Path):
     dataset = make_mosaic()
     dataset[0x0029, 0x1010].value += b"SENTINEL"
     dataset.save_as(tmp_path / "file")
-    assert "SENTINEL" not in look_at(tmp_path / "file").model_dump_json()
+    assert "SENTINEL" not in scan_file(tmp_path / "file").model_dump_json()
     assert pydicom.dcmread(tmp_path / "file").Rows == 24

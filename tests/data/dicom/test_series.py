@@ -13,7 +13,7 @@ from pydicom.dataset import FileDataset
 
 from medmim.data.dicom.header import header_of
 from medmim.data.dicom.series import stacks_of
-from medmim.data.dicom.slices import Picture, Refused, Slice, Stack, Verdict
+from medmim.data.dicom.slices import RejectedSlices, SingleImage, Slice, SliceStack, Verdict
 
 NORMAL = np.cross(unit(OBLIQUE)[:3], unit(OBLIQUE)[3:])
 
@@ -44,7 +44,7 @@ def judge(given: list[Slice], blocked: dict[str, str] | None = None) -> list[Ver
 
 
 def reasons(verdicts: list[Verdict]) -> list[str]:
-    return sorted(verdict.reason if isinstance(verdict, Refused) else "stack" for verdict in verdicts)
+    return sorted(verdict.reason if isinstance(verdict, RejectedSlices) else "stack" for verdict in verdicts)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -52,7 +52,7 @@ def test_order_is_that_of_the_places(seed: int):
     given = slices(9)
     np.random.default_rng(seed).shuffle(given)  # type: ignore[arg-type]
     (stack,) = judge(given)
-    assert isinstance(stack, Stack)
+    assert isinstance(stack, SliceStack)
     assert [one.number for one in stack.slices] == list(range(9))
     assert stack.shape == (10, 8, 9)
     first = given[0].header.position
@@ -63,7 +63,7 @@ def test_order_is_that_of_the_places(seed: int):
 
 def test_missing_slice():
     (verdict,) = judge([one for one in slices(9) if one.number not in (3, 4)])
-    assert isinstance(verdict, Refused)
+    assert isinstance(verdict, RejectedSlices)
     assert verdict.reason == "missing_slice"
     assert verdict.measured["missing"] == 2
     assert verdict.measured["gap_mm"] == pytest.approx(9.0, abs=1e-3)
@@ -86,7 +86,7 @@ def test_gap_that_the_header_calls_spacing_is_none():
 def test_two_at_one_place():
     given = [*slices(6), Slice(9, Path("9"), slices(3)[2].header)]
     (verdict,) = judge(given)
-    assert isinstance(verdict, Refused)
+    assert isinstance(verdict, RejectedSlices)
     assert (verdict.reason, verdict.measured["duplicates"]) == ("duplicate_position", 1)
 
 
@@ -97,7 +97,7 @@ def tilted(degrees: float) -> list[Verdict]:
 
 def test_tilt_is_kept_in_the_grid_and_said():
     (stack,) = tilted(10)
-    assert isinstance(stack, Stack)
+    assert isinstance(stack, SliceStack)
     assert stack.repairs == ("tilt_corrected",)
     sheared = stack.affine[:3, 2] / np.linalg.norm(stack.affine[:3, 2])
     assert np.degrees(np.arccos(abs(sheared @ (NORMAL * [-1, -1, 1])))) == pytest.approx(10.0, abs=0.01)
@@ -105,14 +105,14 @@ def test_tilt_is_kept_in_the_grid_and_said():
 
 def test_more_tilt_than_a_gantry_has_is_refused():
     (verdict,) = tilted(50)
-    assert isinstance(verdict, Refused)
+    assert isinstance(verdict, RejectedSlices)
     assert verdict.reason == "tilt"
     assert verdict.measured["tilt_degrees"] == pytest.approx(50.0, abs=0.01)
 
 
 def test_lone_slice_is_a_picture():
     (verdict,) = judge(slices(1))
-    assert isinstance(verdict, Picture)
+    assert isinstance(verdict, SingleImage)
     assert verdict.flags == {}
 
 
@@ -122,7 +122,7 @@ def test_three_planes_of_one_slice_are_a_localiser():
         Slice(place, Path("x"), slices(1, orientation=plane)[0].header) for place, plane in enumerate(planes)
     ]
     verdicts = judge(given)
-    assert all(isinstance(one, Picture) and one.flags == {"localizer": "by_geometry"} for one in verdicts)
+    assert all(isinstance(one, SingleImage) and one.flags == {"localizer": "by_geometry"} for one in verdicts)
 
 
 def test_slice_of_another_direction_spoils_the_stack():
@@ -132,7 +132,7 @@ def test_slice_of_another_direction_spoils_the_stack():
 
 def test_derived_stacks_are_flagged():
     (stack,) = judge(slices(6, lambda d, _: setattr(d, "ImageType", ["DERIVED", "SECONDARY", "MPR"])))
-    assert isinstance(stack, Stack)
+    assert isinstance(stack, SliceStack)
     assert stack.flags == {"derived": "by_image_type"}
 
 
@@ -148,7 +148,7 @@ def test_uneven_spacing_and_offset():
 
 def test_a_little_uneven_is_repaired_and_said():
     (stack,) = judge(slices(6, lambda d, k: move(d, NORMAL * (0.45 if k == 3 else 0))))
-    assert isinstance(stack, Stack)
+    assert isinstance(stack, SliceStack)
     assert stack.repairs == ("spacing_evened",)
 
 
@@ -159,7 +159,7 @@ def test_rounded_directions_are_one_direction():
         dataset.ImageOrientationPatient = values
 
     (stack,) = judge(slices(6, noise))
-    assert isinstance(stack, Stack)
+    assert isinstance(stack, SliceStack)
     assert stack.repairs == ()
 
 
@@ -191,7 +191,7 @@ def test_blocked_series():
 
 def test_too_few():
     (verdict,) = judge(slices(2))
-    assert isinstance(verdict, Refused)
+    assert isinstance(verdict, RejectedSlices)
     assert (verdict.reason, verdict.measured) == ("too_few_slices", {"slices": 2.0})
 
 
@@ -222,7 +222,7 @@ def test_repeats_are_parted(name: str):
 def test_repeats_without_a_difference():
     given = [*slices(6), *(Slice(one.number + 10, one.path, one.header) for one in slices(6))]
     (verdict,) = judge(given)
-    assert isinstance(verdict, Refused)
+    assert isinstance(verdict, RejectedSlices)
     assert verdict.reason == "repeats_not_told_apart"
     assert verdict.measured == {"positions": 6.0, "repeats": 2.0}
 
@@ -236,7 +236,7 @@ def test_repeats_that_only_their_numbers_tell_apart():
         [0, 1, 2, 3, 4, 5],
         [10, 11, 12, 13, 14, 15],
     ]
-    assert all(isinstance(one, Stack) and one.repairs == ("repeats_by_number",) for one in verdicts)
+    assert all(isinstance(one, SliceStack) and one.repairs == ("repeats_by_number",) for one in verdicts)
 
 
 def test_acquisitions_of_one_stack_stay_together():

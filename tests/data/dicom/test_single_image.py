@@ -15,9 +15,9 @@ from pydicom.uid import JPEGLSLossless
 from medmim.data.dicom import single_image
 from medmim.data.dicom.series import stacks_of
 from medmim.data.dicom.single_image import convert_picture
-from medmim.data.dicom.slices import Picture, Slice
+from medmim.data.dicom.slices import SingleImage, Slice
 from medmim.data.formats.nifti import read_image
-from medmim.data.ingest.scan import look_at
+from medmim.data.ingest.scan import scan_file
 
 STORAGE = "1.2.840.10008.5.1.4.1.1."
 CR, US, SC = STORAGE + "1", STORAGE + "6.1", STORAGE + "7"
@@ -26,11 +26,13 @@ GREY = np.random.default_rng(0).integers(0, 4096, (12, 9)).astype(np.uint16)
 
 def picture(
     dataset: FileDataset, tmp_path: Path, frame: int = 0
-) -> tuple[np.ndarray, dict[str, Any], Picture]:
+) -> tuple[np.ndarray, dict[str, Any], SingleImage]:
     dataset.save_as(tmp_path / "file")
-    verdicts = stacks_of([Slice(0, tmp_path / "file", one) for one in look_at(tmp_path / "file").headers], {})
+    verdicts = stacks_of(
+        [Slice(0, tmp_path / "file", one) for one in scan_file(tmp_path / "file").headers], {}
+    )
     one = verdicts[frame]
-    assert isinstance(one, Picture)
+    assert isinstance(one, SingleImage)
     facts = convert_picture(
         str(tmp_path / "file"),
         frame,

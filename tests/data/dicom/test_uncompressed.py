@@ -15,16 +15,16 @@ from pydicom.uid import ImplicitVRLittleEndian
 
 from medmim.data.dicom.convert import convert
 from medmim.data.dicom.series import stacks_of
-from medmim.data.dicom.slices import Slice, Stack, own_place
+from medmim.data.dicom.slices import Slice, SliceStack, own_place
 from medmim.data.dicom.uncompressed import convert_raw
-from medmim.data.ingest.scan import look_at
+from medmim.data.ingest.scan import scan_file
 
 
 def tasks_of(paths: list[Path], tmp_path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return arguments of `convert_raw`, and those of `convert`."""
-    slices = [Slice(n, path, header) for n, path in enumerate(paths) if (header := look_at(path).header)]
+    slices = [Slice(n, path, header) for n, path in enumerate(paths) if (header := scan_file(path).header)]
     (stack,) = stacks_of(slices, {})
-    assert isinstance(stack, Stack)
+    assert isinstance(stack, SliceStack)
     headers = [one.header for one in stack.slices]
     common = {
         "files": [str(one.path) for one in stack.slices],
@@ -153,7 +153,7 @@ def test_what_is_unusual_is_left_to_the_decoders(tmp_path: Path, keyword: str, v
         setattr(dataset, keyword, value)
 
     (path,) = write_series(tmp_path / "in", count=1, tweak=tweak)
-    header = look_at(path).header
+    header = scan_file(path).header
     assert header is not None
     assert header.raw is None
 
@@ -163,7 +163,7 @@ def test_pixels_longer_than_the_header_says_are_left_to_the_decoders(tmp_path: P
         dataset.PixelData += bytes(2)
 
     (path,) = write_series(tmp_path / "in", count=1, tweak=tweak)
-    header = look_at(path).header
+    header = scan_file(path).header
     assert header is not None
     assert header.raw is None
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from medmim.data.formats.annotation_files import Notes, read_notes
+from medmim.data.formats.annotation_files import AnnotationNotes, read_annotation_notes
 
 SQUARE = [1, 2, 5, 2, 5, 6, 1, 6]
 OUTLINE = (((1, 2), (5, 2), (5, 6), (1, 6)),)
@@ -13,7 +13,7 @@ OUTLINE = (((1, 2), (5, 2), (5, 6), (1, 6)),)
 
 def notes(path, content):
     path.write_text(content if isinstance(content, str) else json.dumps(content))
-    return Notes.model_validate(read_notes(str(path)))
+    return AnnotationNotes.model_validate(read_annotation_notes(str(path)))
 
 
 def test_coco(tmp_path):
@@ -119,4 +119,4 @@ def test_a_table_in_world_mm(tmp_path):
     ],
 )
 def test_anything_else_is_no_annotation(tmp_path, name, content):
-    assert notes(tmp_path / name, content) == Notes()
+    assert notes(tmp_path / name, content) == AnnotationNotes()

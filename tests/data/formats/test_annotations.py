@@ -3,22 +3,25 @@
 import numpy as np
 import pytest
 
-from medmim.data.formats.annotations import Mark, boxes_around, ellipse, place
+from medmim.data.formats.annotations import Annotation, boxes_around, ellipse, place_annotations
 from medmim.data.formats.nifti import Image
 
 PICTURE = Image(np.zeros((10, 8, 1), np.uint8), np.diag([-1.0, -1.0, 1.0, 1.0]))
 
 
 def test_a_box_in_voxels_and_one_in_shares_are_the_same():
-    marks = [Mark(name="a", box=(2, 4, 5, 6)), Mark(name="b", unit="share", box=(0.2, 0.5, 0.5, 0.75))]
-    placed = place(marks, PICTURE, {})
+    marks = [
+        Annotation(name="a", box=(2, 4, 5, 6)),
+        Annotation(name="b", unit="share", box=(0.2, 0.5, 0.5, 0.75)),
+    ]
+    placed = place_annotations(marks, PICTURE, {})
     assert placed.boxes == (("a", (2, 4, 5, 6)), ("b", (2, 4, 5, 6)))
     assert placed.label is None
 
 
 def test_an_outline_is_filled_to_the_voxels_whose_centres_it_holds():
     square = ((2.0, 4.0), (5.0, 4.0), (5.0, 6.0), (2.0, 6.0))
-    placed = place([Mark(name="a", outlines=(square,))], PICTURE, {"a": 3})
+    placed = place_annotations([Annotation(name="a", outlines=(square,))], PICTURE, {"a": 3})
     assert placed.boxes == (("a", (2, 4, 5, 6)),)
     assert set(map(tuple, np.argwhere(placed.label.array[..., 0] == 3))) == {
         (x, y) for x in (2, 3, 4) for y in (4, 5)
@@ -27,19 +30,19 @@ def test_an_outline_is_filled_to_the_voxels_whose_centres_it_holds():
 
 def test_boxes_partly_outside_are_clipped_and_those_outside_are_left_out():
     marks = [
-        Mark(name="a", box=(-3, 4, 5, 99)),
-        Mark(name="b", box=(20, 20, 30, 30)),
-        Mark(name="c", box=(1, 1, 1, 2)),
+        Annotation(name="a", box=(-3, 4, 5, 99)),
+        Annotation(name="b", box=(20, 20, 30, 30)),
+        Annotation(name="c", box=(1, 1, 1, 2)),
     ]
-    placed = place([*marks, Mark(name="d", box=(float("nan"), 0, 1, 1))], PICTURE, {})
+    placed = place_annotations([*marks, Annotation(name="d", box=(float("nan"), 0, 1, 1))], PICTURE, {})
     assert placed.boxes == (("a", (0, 4, 5, 8)),)
     assert placed.measured == {"boxes": 1, "boxes_clipped": 1, "boxes_outside": 3}
 
 
 def test_an_image_with_a_finding_that_is_only_boxed_has_no_label():
     outline = ((1.0, 1.0), (3.0, 1.0), (3.0, 3.0))
-    marks = [Mark(name="a", outlines=(outline,)), Mark(name="a", box=(5, 5, 7, 7))]
-    assert place(marks, PICTURE, {"a": 1}).label is None
+    marks = [Annotation(name="a", outlines=(outline,)), Annotation(name="a", box=(5, 5, 7, 7))]
+    assert place_annotations(marks, PICTURE, {"a": 1}).label is None
 
 
 def test_an_ellipse_has_the_extent_of_its_radii():
@@ -55,7 +58,9 @@ def test_a_box_in_world_mm_lands_on_its_voxels_whatever_the_axes(flip):
     image = Image(np.zeros((20, 10, 8), np.int16), affine)
     centre = affine @ [12, 4, 5, 1]
     x, y, z = centre[:3] * [-1, -1, 1]  # LPS
-    placed = place([Mark(name="n", unit="mm", box=(x - 1, y - 1, z - 1, x + 1, y + 1, z + 1))], image, {})
+    placed = place_annotations(
+        [Annotation(name="n", unit="mm", box=(x - 1, y - 1, z - 1, x + 1, y + 1, z + 1))], image, {}
+    )
     # 2 mm across: 4 voxels of 0.5 mm, 2 of 1 mm, 1 of 2 mm, around the centre of voxel (12, 4, 5)
     assert placed.boxes == (("n", (10.5, 3.5, 5.0, 14.5, 5.5, 6.0)),)
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from medmim.data.formats.annotation_files import _coco_mark
-from medmim.data.formats.annotations import Mark, place
-from medmim.data.formats.coco_rle import mask_of, runs_of
+from medmim.data.formats.annotations import Annotation, place_annotations
+from medmim.data.formats.coco_rle import decode_runs, mask_from_runs
 from medmim.data.formats.nifti import Image
 
 
@@ -43,14 +43,14 @@ def test_there_and_back(seed: int, share: float):
     counts = counts_of(mask)
     rows, columns = mask.shape
     for said in (counts, letters_of(counts)):
-        runs, size = runs_of({"size": [rows, columns], "counts": said})
+        runs, size = decode_runs({"size": [rows, columns], "counts": said})
         assert size == (columns, rows)
-        np.testing.assert_array_equal(mask_of(runs, size), mask.T)
+        np.testing.assert_array_equal(mask_from_runs(runs, size), mask.T)
 
 
 def test_letters_worked_out_by_hand():
     """100 is 00011 00100, low five bits first; then 1, then 2 more than the 100, then no more than the 1."""
-    assert runs_of({"size": [3, 70], "counts": "6T3" + "120"}) == ((6, 100, 1, 102, 1), (70, 3))
+    assert decode_runs({"size": [3, 70], "counts": "6T3" + "120"}) == ((6, 100, 1, 102, 1), (70, 3))
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_letters_worked_out_by_hand():
 )
 def test_damaged_runs(packed: dict[str, object]):
     with pytest.raises(ValueError, match=r"runs|empty|min"):
-        runs_of(packed)
+        decode_runs(packed)
 
 
 def test_a_mask_is_drawn_and_boxed_where_it_lies():
@@ -77,15 +77,15 @@ def test_a_mask_is_drawn_and_boxed_where_it_lies():
     mark, lost = _coco_mark("cyst", {"segmentation": packed})
     assert mark is not None
     assert not lost
-    placed = place([mark], picture, {"cyst": 3})
+    placed = place_annotations([mark], picture, {"cyst": 3})
     assert placed.label is not None
     np.testing.assert_array_equal(placed.label.array[..., 0], mask.T * 3)
     assert placed.boxes == (("cyst", (4.0, 1.0, 6.0, 3.0)),)
 
 
 def test_a_mask_of_another_size_is_only_boxed():
-    mark = Mark(name="cyst", box=(1.0, 1.0, 3.0, 3.0), runs=(0, 4), size=(2, 2))
-    placed = place([mark], Image(np.zeros((7, 5, 1), np.uint8), np.eye(4)), {"cyst": 1})
+    mark = Annotation(name="cyst", box=(1.0, 1.0, 3.0, 3.0), runs=(0, 4), size=(2, 2))
+    placed = place_annotations([mark], Image(np.zeros((7, 5, 1), np.uint8), np.eye(4)), {"cyst": 1})
     assert (placed.label, len(placed.boxes)) == (None, 1)
 
 

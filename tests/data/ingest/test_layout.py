@@ -8,7 +8,7 @@ import pytest
 
 from medmim import files
 from medmim.data.formats.nifti import read_image
-from medmim.data.ingest.dataset_json import Declared, read_declared
+from medmim.data.ingest.dataset_json import DatasetJson, read_dataset_json
 from medmim.data.ingest.descriptor import known_descriptors, load_descriptor
 from medmim.data.ingest.layout import find_layout
 from medmim.errors import DataError, SettingsError, UsageError
@@ -39,9 +39,9 @@ def read_here(paths):
     found = {}
     for path in paths:
         with contextlib.suppress(DataError):
-            said = read_declared(str(path))
+            said = read_dataset_json(str(path))
             names = {int(number): name for number, name in said["label_names"].items()}
-            found[path] = Declared(said["modality"], names)
+            found[path] = DatasetJson(said["modality"], names)
     return found
 
 
@@ -150,7 +150,7 @@ def test_a_damaged_dataset_json_is_named_and_not_used(tmp_path, content):
     paths = folder(tmp_path, "imagesTr/spleen_1.nii.gz", "labelsTr/spleen_1.nii.gz", "dataset.json")
     (tmp_path / "dataset.json").write_text(content)
     with pytest.raises(DataError, match="expected a JSON object"):
-        read_declared(str(tmp_path / "dataset.json"))
+        read_dataset_json(str(tmp_path / "dataset.json"))
     layout = find_layout(tmp_path, paths, read=read_here)
     assert layout.label_names == {1: "spleen"}
     assert shown(layout, tmp_path) == {"dataset.json": "unreadable_descriptor"}

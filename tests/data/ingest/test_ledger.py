@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from medmim.data.ingest.ledger import Fates, Ledger
+from medmim.data.ingest.ledger import FileOutcomes, Ledger
 
 
 def test_one_row_a_file():
-    fates, ledger = Fates(), Ledger({number: f"f{number}" for number in range(3)})
+    fates, ledger = FileOutcomes(), Ledger({number: f"f{number}" for number in range(3)})
     fates.add([0, 1], "accepted", "volume", volume="v1", measured={"deviation_mm": 0.1})
     fates.add([0], "accepted", "volume", volume="v2")
     fates.add([1, 2], "quarantined", "missing_slice", measured={"gaps": 1.0})

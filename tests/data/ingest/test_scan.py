@@ -23,17 +23,17 @@ from pydicom.uid import (
 
 from medmim.data.dataset.vocabulary import tokens_of
 from medmim.data.dicom.sop_classes import refusal
-from medmim.data.ingest.scan import Seen, look, look_at
+from medmim.data.ingest.scan import ScannedFile, scan_file, scan_file_as_json
 
 STORAGE = "1.2.840.10008.5.1.4.1.1."
 
 
-def seen(tmp_path: Path, change: Callable[[FileDataset], None] | None = None, **options: Any) -> Seen:
+def seen(tmp_path: Path, change: Callable[[FileDataset], None] | None = None, **options: Any) -> ScannedFile:
     dataset = make_slice(0, **options)
     if change is not None:
         change(dataset)
     dataset.save_as(tmp_path / "file")
-    return look_at(tmp_path / "file")
+    return scan_file(tmp_path / "file")
 
 
 def test_header_of_a_slice(tmp_path: Path):
@@ -60,7 +60,7 @@ def test_only_allowed_values_get_out(tmp_path: Path):
 
     found = seen(tmp_path, hide)
     assert found.header is not None
-    assert "SENTINEL" not in str(look(str(tmp_path / "file")))
+    assert "SENTINEL" not in str(scan_file_as_json(str(tmp_path / "file")))
 
 
 def setter(**values: Any) -> Callable[[FileDataset], None]:
@@ -116,9 +116,9 @@ def test_numbers_that_are_none(tmp_path: Path):
     dataset.save_as(tmp_path / "file")
     content = (tmp_path / "file").read_bytes()
     (tmp_path / "file").write_bytes(content.replace(b"1.5\\1.25", b"1.5\\SENT"))
-    assert look_at(tmp_path / "file").reason == "bad_header"
+    assert scan_file(tmp_path / "file").reason == "bad_header"
     (tmp_path / "file").write_bytes(content.replace(b"1.5\\1.25", b"1.5\\ NaN"))
-    header = look_at(tmp_path / "file").header
+    header = scan_file(tmp_path / "file").header
     assert header is not None
     assert np.isnan((header.spacing or (0.0,))[1])
 
@@ -129,12 +129,12 @@ def test_every_truncation_is_noticed(tmp_path: Path):
     cut = tmp_path / "cut.dcm"
     for length in range(0, len(content), 13):
         cut.write_bytes(content[:length])
-        found = look_at(cut)
+        found = scan_file(cut)
         assert found.header is None
         assert found.fate == ("quarantined" if length else "skipped")
     cut.write_bytes(content[:-2])
-    assert look_at(cut).measured == {"expected_bytes": 160.0, "found_bytes": 158.0}
-    assert look_at(cut).series == "1.2.3.4"
+    assert scan_file(cut).measured == {"expected_bytes": 160.0, "found_bytes": 158.0}
+    assert scan_file(cut).series == "1.2.3.4"
 
 
 def test_every_flipped_byte_is_survived(tmp_path: Path):
@@ -145,7 +145,7 @@ def test_every_flipped_byte_is_survived(tmp_path: Path):
         damaged = content.copy()
         damaged[place] ^= 1 << int(rng.integers(8))
         (tmp_path / "damaged").write_bytes(damaged)
-        assert isinstance(look_at(tmp_path / "damaged"), Seen)
+        assert isinstance(scan_file(tmp_path / "damaged"), ScannedFile)
 
 
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRBigEndian])
@@ -154,16 +154,16 @@ def test_other_plain_syntaxes(tmp_path: Path, syntax: str):
     dataset.file_meta.TransferSyntaxUID = syntax
     implicit, little = syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
     dcmwrite(tmp_path / "file", dataset, implicit_vr=implicit, little_endian=little, force_encoding=True)
-    assert look_at(tmp_path / "file").header is not None
+    assert scan_file(tmp_path / "file").header is not None
     (tmp_path / "file").write_bytes((tmp_path / "file").read_bytes()[:-20])
-    assert look_at(tmp_path / "file").reason == "truncated"
+    assert scan_file(tmp_path / "file").reason == "truncated"
 
 
 def test_deflated_is_read(tmp_path: Path):
     dataset = make_slice(0)
     dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     dataset.save_as(tmp_path / "file")
-    found, plain = look_at(tmp_path / "file").header, seen(tmp_path).header
+    found, plain = scan_file(tmp_path / "file").header, seen(tmp_path).header
     assert found is not None
     assert plain is not None
     assert plain.raw is not None
@@ -176,9 +176,9 @@ def test_compressed_fragments_are_followed(tmp_path: Path):
     dataset.PixelData = encapsulate([bytes(200)])
     dataset["PixelData"].is_undefined_length = True
     dataset.save_as(tmp_path / "file")
-    assert look_at(tmp_path / "file").header is not None
+    assert scan_file(tmp_path / "file").header is not None
     (tmp_path / "file").write_bytes((tmp_path / "file").read_bytes()[:-60])
-    assert look_at(tmp_path / "file").reason == "truncated"
+    assert scan_file(tmp_path / "file").reason == "truncated"
 
 
 def test_slice_without_preamble(tmp_path: Path):
@@ -186,7 +186,7 @@ def test_slice_without_preamble(tmp_path: Path):
     content = (tmp_path / "file").read_bytes()[132:]
     group_bytes = struct.unpack("<I", content[8:12])[0]
     (tmp_path / "file").write_bytes(content[12 + group_bytes :])
-    assert look_at(tmp_path / "file").header is not None
+    assert scan_file(tmp_path / "file").header is not None
 
 
 @pytest.mark.parametrize(
@@ -205,28 +205,28 @@ def test_slice_without_preamble(tmp_path: Path):
 )
 def test_other_files_are_skipped(tmp_path: Path, name: str, content: bytes, reason: str):
     (tmp_path / name).write_bytes(content)
-    found = look_at(tmp_path / name)
+    found = scan_file(tmp_path / name)
     assert (found.fate, found.reason) == ("skipped", reason)
 
 
 def test_damaged_dicom_is_no_skipped_file(tmp_path: Path):
     (tmp_path / "scan.dcm").write_bytes(b"nothing of the kind")
-    assert look_at(tmp_path / "scan.dcm").fate == "quarantined"
+    assert scan_file(tmp_path / "scan.dcm").fate == "quarantined"
     (tmp_path / "scan").write_bytes(bytes(128) + b"DICM" + os.urandom(500))
-    assert look_at(tmp_path / "scan").fate == "quarantined"
+    assert scan_file(tmp_path / "scan").fate == "quarantined"
 
 
 def test_nifti_is_left_to_its_reader(tmp_path: Path):
     (tmp_path / "scan.nii.gz").write_bytes(b"whatever")
-    assert look_at(tmp_path / "scan.nii.gz").nifti
+    assert scan_file(tmp_path / "scan.nii.gz").nifti
 
 
 def test_nothing_is_waited_for_or_followed(tmp_path: Path):
     os.mkfifo(tmp_path / "fifo")
-    assert look_at(tmp_path / "fifo").reason == "unreadable"
+    assert scan_file(tmp_path / "fifo").reason == "unreadable"
     (tmp_path / "link").symlink_to("/etc/hostname")
-    assert look_at(tmp_path / "link").reason == "unreadable"
-    assert look_at(tmp_path / "gone").reason == "unreadable"
+    assert scan_file(tmp_path / "link").reason == "unreadable"
+    assert scan_file(tmp_path / "gone").reason == "unreadable"
 
 
 def test_classes_by_their_longest_start():

@@ -5,19 +5,19 @@ import torch
 
 from medmim.data.dataset.manifest import read_dataset
 from medmim.data.loading.contrastive_views import patch_views, resized_views
-from medmim.data.loading.patches import Draws
-from medmim.data.loading.preprocess import Volumes
-from medmim.data.loading.preprocessing_plan import Plan
+from medmim.data.loading.patches import PatchDataset
+from medmim.data.loading.preprocess import VolumeLoader
+from medmim.data.loading.preprocessing_plan import PreprocessingPlan
 
 every_kind = pytest.mark.parametrize("make", [patch_views, resized_views])
 both_dims = pytest.mark.parametrize("dims", [2, 3])
 
 
 def draws_for(root, dims, *, views=2, seed=0, make=patch_views):
-    plan = Plan(dims, (16,) * dims)
-    volumes = Volumes(root, plan, cache_gb=1.0)
+    plan = PreprocessingPlan(dims, (16,) * dims)
+    volumes = VolumeLoader(root, plan, cache_gb=1.0)
     transform = make(plan, views=views)
-    return Draws(read_dataset(root).volumes, volumes, transform, labelled=False, seed=seed)
+    return PatchDataset(read_dataset(root).volumes, volumes, transform, labelled=False, seed=seed)
 
 
 @every_kind

@@ -12,7 +12,7 @@ from medmim.data.loading.detection_samples import (
     detection_patches,
     warped,
 )
-from medmim.data.loading.preprocessing_plan import Plan
+from medmim.data.loading.preprocessing_plan import PreprocessingPlan
 
 
 def sample(dims, *, shape=20, box=(4, 10)):
@@ -95,7 +95,7 @@ def test_a_turned_box_is_that_of_the_ellipse_in_it(dims):
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_samples_have_one_shape_with_and_without_boxes(dims):
-    transform = detection_patches(Plan(dims, (16,) * dims), most=3, foreground=0.5)
+    transform = detection_patches(PreprocessingPlan(dims, (16,) * dims), most=3, foreground=0.5)
     empty = {"boxes": torch.zeros(0, 6, dtype=torch.float64), "classes": torch.zeros(0, dtype=torch.long)}
     for data in (sample(3), {**sample(3), **empty}):
         transform.set_random_state(seed=1)
@@ -108,7 +108,7 @@ def test_samples_have_one_shape_with_and_without_boxes(dims):
 
 
 def test_small_images_are_padded_with_their_boxes():
-    transform = detection_patches(Plan(2, (48, 48)), most=1, foreground=1.0)
+    transform = detection_patches(PreprocessingPlan(2, (48, 48)), most=1, foreground=1.0)
     for seed in range(6):
         transform.set_random_state(seed=seed)
         found = transform({**sample(3)})

@@ -10,8 +10,8 @@ from medmim import files
 from medmim.data.dataset.manifest import read_dataset
 from medmim.data.loading import preprocess as module
 from medmim.data.loading.disk_cache import DiskCache
-from medmim.data.loading.preprocess import Volumes, prepare
-from medmim.data.loading.preprocessing_plan import Plan
+from medmim.data.loading.preprocess import VolumeLoader, preprocess
+from medmim.data.loading.preprocessing_plan import PreprocessingPlan
 
 KEY = "0" * 32
 TENSORS = {"image": torch.arange(24.0).reshape(1, 2, 3, 4), "slice_axis": torch.tensor(2)}
@@ -110,11 +110,11 @@ def test_what_is_done_to_a_volume_does_not_reach_the_disk(cache):
 
 
 def test_prepared_volumes_come_from_disk_as_they_were_made(tiny_dataset, cache, monkeypatch):
-    plan, row = Plan(3, (16, 16, 16)), read_dataset(tiny_dataset).volumes[0]
-    made = prepare(tiny_dataset, row, plan)
-    Volumes(tiny_dataset, plan, cache_gb=1.0, disk=cache)(row)
-    monkeypatch.setattr(module, "prepare", None)
-    again = Volumes(tiny_dataset, plan, cache_gb=1.0, disk=cache)(row)
+    plan, row = PreprocessingPlan(3, (16, 16, 16)), read_dataset(tiny_dataset).volumes[0]
+    made = preprocess(tiny_dataset, row, plan)
+    VolumeLoader(tiny_dataset, plan, cache_gb=1.0, disk=cache)(row)
+    monkeypatch.setattr(module, "preprocess", None)
+    again = VolumeLoader(tiny_dataset, plan, cache_gb=1.0, disk=cache)(row)
     assert torch.equal(again.image, made.image)
     assert torch.equal(again.label, made.label)
     assert torch.equal(again.places, made.places)
@@ -127,10 +127,10 @@ def test_a_full_disk_costs_the_cache_and_not_the_run(tiny_dataset, cache, monkey
         raise files.WriteError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(files, "write_bytes", full)
-    plan, rows = Plan(3, (16, 16, 16)), read_dataset(tiny_dataset).volumes[:2]
-    volumes = Volumes(tiny_dataset, plan, cache_gb=1.0, disk=cache)
+    plan, rows = PreprocessingPlan(3, (16, 16, 16)), read_dataset(tiny_dataset).volumes[:2]
+    volumes = VolumeLoader(tiny_dataset, plan, cache_gb=1.0, disk=cache)
     for row in rows:
-        assert torch.equal(volumes(row).image, prepare(tiny_dataset, row, plan).image)
+        assert torch.equal(volumes(row).image, preprocess(tiny_dataset, row, plan).image)
     [said] = caplog.messages
     assert said.startswith("prepared volumes are not kept: ")
     assert said.endswith("No space left on device; free the disk, or --set cache_disk_gb=0")
@@ -150,26 +150,29 @@ def test_what_a_killed_writer_left_is_removed_when_it_is_old(cache):
 
 @pytest.mark.parametrize("change", ["sha256", "label_sha256", "modality", "spacing_mm", "dims"])
 def test_another_source_or_preparation_has_another_key(tiny_dataset, cache, change):
-    plan, row = Plan(3, (16, 16, 16)), read_dataset(tiny_dataset).volumes[0]
-    others = {"spacing_mm": Plan(3, (16, 16, 16), (1.0, 1.0, 1.0)), "dims": Plan(2, (16, 16))}
+    plan, row = PreprocessingPlan(3, (16, 16, 16)), read_dataset(tiny_dataset).volumes[0]
+    others = {
+        "spacing_mm": PreprocessingPlan(3, (16, 16, 16), (1.0, 1.0, 1.0)),
+        "dims": PreprocessingPlan(2, (16, 16)),
+    }
     other_row = row if change in others else row.model_copy(update={change: "CT"})
     for volume, where in ((row, plan), (other_row, others.get(change, plan))):
-        Volumes(tiny_dataset, where, cache_gb=1.0, disk=cache)(volume)
+        VolumeLoader(tiny_dataset, where, cache_gb=1.0, disk=cache)(volume)
     assert len(kept(cache.folder)) == 2
 
 
 def test_patches_of_other_sizes_share_prepared_volumes(tiny_dataset, cache):
     row = read_dataset(tiny_dataset).volumes[0]
     for size in (8, 16):
-        Volumes(tiny_dataset, Plan(3, (size,) * 3), cache_gb=1.0, disk=cache)(row)
+        VolumeLoader(tiny_dataset, PreprocessingPlan(3, (size,) * 3), cache_gb=1.0, disk=cache)(row)
     assert len(kept(cache.folder)) == 1
 
 
 def test_two_processes_may_put_the_same_volume(tiny_dataset, cache):
-    plan, rows = Plan(3, (16, 16, 16)), read_dataset(tiny_dataset).volumes[:3]
+    plan, rows = PreprocessingPlan(3, (16, 16, 16)), read_dataset(tiny_dataset).volumes[:3]
 
     def work():
-        volumes = Volumes(tiny_dataset, plan, cache_gb=1.0, disk=cache)
+        volumes = VolumeLoader(tiny_dataset, plan, cache_gb=1.0, disk=cache)
         for row in rows:
             volumes(row)
 

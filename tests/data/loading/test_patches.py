@@ -5,11 +5,17 @@ import torch
 
 from medmim.data.dataset.manifest import read_dataset
 from medmim.data.loading.foreground_crop import labelled_places
-from medmim.data.loading.patches import Draws, Part, batches, pretraining_patches, segmentation_patches
-from medmim.data.loading.preprocess import Prepared, Volumes
-from medmim.data.loading.preprocessing_plan import Plan
+from medmim.data.loading.patches import (
+    PatchDataset,
+    SampleRange,
+    batches,
+    pretraining_patches,
+    segmentation_patches,
+)
+from medmim.data.loading.preprocess import PreprocessedVolume, VolumeLoader
+from medmim.data.loading.preprocessing_plan import PreprocessingPlan
 
-PLANS = {2: Plan(2, (16, 16)), 3: Plan(3, (16, 16, 16))}
+PLANS = {2: PreprocessingPlan(2, (16, 16)), 3: PreprocessingPlan(3, (16, 16, 16))}
 each_dims = pytest.mark.parametrize("dims", [2, 3])
 
 
@@ -17,20 +23,22 @@ def prepared(image, label, slice_axis=2):
     tensor = torch.as_tensor(np.array(image), dtype=torch.float32)[None]
     drawn = None if label is None else torch.as_tensor(np.asarray(label), dtype=torch.uint8)[None]
     places = None if drawn is None else labelled_places(drawn)
-    return Prepared(tensor, drawn, np.eye(4), slice_axis, places=places)
+    return PreprocessedVolume(tensor, drawn, np.eye(4), slice_axis, places=places)
 
 
 def label_draws(volume, plan, *, foreground=0.5, seed=0):
     """Labelled draws from one prepared volume."""
     transform = segmentation_patches(plan, foreground=foreground)
-    return Draws([tiny.row()], lambda _: volume, transform, labelled=True, seed=seed)
+    return PatchDataset([tiny.row()], lambda _: volume, transform, labelled=True, seed=seed)
 
 
 def real_draws(dataset, dims, *, labelled, seed=0):
     plan = PLANS[dims]
     transform = segmentation_patches(plan, foreground=0.5) if labelled else pretraining_patches(plan)
     volumes = read_dataset(dataset).volumes
-    return Draws(volumes, Volumes(dataset, plan, cache_gb=1.0), transform, labelled=labelled, seed=seed)
+    return PatchDataset(
+        volumes, VolumeLoader(dataset, plan, cache_gb=1.0), transform, labelled=labelled, seed=seed
+    )
 
 
 def same(first, second):
@@ -52,7 +60,11 @@ def test_a_draw_is_the_same_in_any_order(tiny_dataset, dims, labelled):
 @pytest.mark.parametrize("labelled", [True, False])
 def test_a_draw_is_the_same_with_any_number_of_workers(tiny_dataset, labelled):
     alone, helped = (
-        list(batches(real_draws(tiny_dataset, 3, labelled=labelled), Part(12), batch_size=2, workers=workers))
+        list(
+            batches(
+                real_draws(tiny_dataset, 3, labelled=labelled), SampleRange(12), batch_size=2, workers=workers
+            )
+        )
         for workers in (0, 2)
     )
     assert len(alone) == len(helped) == 6
@@ -75,7 +87,7 @@ def test_seeds_and_numbers_give_different_draws(tiny_dataset):
 
 def test_batches_go_on_from_a_start(tiny_dataset):
     draws = real_draws(tiny_dataset, 3, labelled=False)
-    rest = batches(draws, Part(12, start=8, passed=8), batch_size=2, workers=0)
+    rest = batches(draws, SampleRange(12, start=8, passed=8), batch_size=2, workers=0)
     assert [batch["draw"].tolist() for batch in rest] == [[8, 9], [10, 11]]
     assert len(rest) == 6
 
@@ -87,7 +99,7 @@ def test_an_epoch_draws_each_volume_once_in_another_order():
         asked.append(volume.subject)
         return prepared(np.ones((16, 16, 16)), None)
 
-    draws = Draws(
+    draws = PatchDataset(
         [tiny.row(name) for name in "abcdef"],
         fetch,
         pretraining_patches(PLANS[3]),
@@ -143,7 +155,7 @@ def test_small_volumes_are_padded_with_their_darkest_value_and_background(dims):
         assert sample["image"].shape == (1, *plan.size)
         outside = sample["label"] == 0
         assert outside.any()
-    bare = Draws([tiny.row()], lambda _: volume, pretraining_patches(plan), labelled=False, seed=0)
+    bare = PatchDataset([tiny.row()], lambda _: volume, pretraining_patches(plan), labelled=False, seed=0)
     patch = bare[0]["image"]
     assert (patch == patch.min()).float().mean() > 0.5
 
@@ -223,11 +235,11 @@ def test_only_left_and_right_are_exchanged_in_2d(slice_axis, axis, kept, flips):
 
 def test_draws_leave_the_prepared_volume_alone(tiny_dataset):
     plan = PLANS[3]
-    volumes = Volumes(tiny_dataset, plan, cache_gb=1.0)
+    volumes = VolumeLoader(tiny_dataset, plan, cache_gb=1.0)
     row = read_dataset(tiny_dataset).volumes[0]
     before = volumes(row).image.clone()
     transform = segmentation_patches(plan, foreground=0.5)
-    draws = Draws([row], volumes, transform, labelled=True, seed=0)
+    draws = PatchDataset([row], volumes, transform, labelled=True, seed=0)
     for number in range(20):
         draws[number]["image"].fill_(0)
     assert torch.equal(volumes(row).image, before)

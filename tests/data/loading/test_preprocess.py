@@ -4,11 +4,11 @@ import tiny
 import torch
 
 from medmim.data.dataset.manifest import read_dataset
-from medmim.data.loading.preprocess import Volumes, prepare
-from medmim.data.loading.preprocessing_plan import Plan
+from medmim.data.loading.preprocess import VolumeLoader, preprocess
+from medmim.data.loading.preprocessing_plan import PreprocessingPlan
 from medmim.errors import DataError
 
-PLAN = Plan(3, (16, 16, 16))
+PLAN = PreprocessingPlan(3, (16, 16, 16))
 
 
 def one(root, *, orientation="RAS", spacing=(1.0, 1.0, 1.0), image=None, label=None, modality="MR"):
@@ -31,14 +31,14 @@ def flipped(image, orientation):
 @pytest.mark.parametrize("orientation", ["RAS", "LPS", "SLA", "PIR", "IPL"])
 def test_every_orientation_comes_out_as_ras(tmp_path, orientation):
     image, label = tiny.blob(np.random.default_rng(0), (12, 14, 16))
-    straight = prepare(tmp_path / "a", one(tmp_path / "a", image=image, label=label), PLAN)
+    straight = preprocess(tmp_path / "a", one(tmp_path / "a", image=image, label=label), PLAN)
     stored = one(
         tmp_path / "b",
         orientation=orientation,
         image=flipped(image, orientation),
         label=flipped(label, orientation),
     )
-    turned = prepare(tmp_path / "b", stored, PLAN)
+    turned = preprocess(tmp_path / "b", stored, PLAN)
     assert torch.equal(turned.image, straight.image)
     assert torch.equal(turned.label, straight.label)
     assert np.allclose(np.diag(turned.affine), 1)
@@ -48,7 +48,7 @@ def test_images_are_clipped_and_normalised(tmp_path):
     rng = np.random.default_rng(0)
     image = rng.normal(1000, 50, size=(16, 16, 16)).astype(np.float32)
     image[3, 3, 3] = 1e6
-    prepared = prepare(tmp_path, one(tmp_path, image=image), PLAN)
+    prepared = preprocess(tmp_path, one(tmp_path, image=image), PLAN)
     assert prepared.image.dtype == torch.float32
     assert prepared.image.shape == (1, 16, 16, 16)
     assert prepared.image.mean().item() == pytest.approx(0, abs=1e-4)
@@ -59,8 +59,8 @@ def test_images_are_clipped_and_normalised(tmp_path):
 
 def test_scale_and_offset_of_mr_do_not_matter(tmp_path):
     image, _ = tiny.blob(np.random.default_rng(0), (12, 14, 16))
-    first = prepare(tmp_path / "a", one(tmp_path / "a", image=image), PLAN)
-    second = prepare(tmp_path / "b", one(tmp_path / "b", image=image * 7 + 300), PLAN)
+    first = preprocess(tmp_path / "a", one(tmp_path / "a", image=image), PLAN)
+    second = preprocess(tmp_path / "b", one(tmp_path / "b", image=image * 7 + 300), PLAN)
     assert torch.allclose(first.image, second.image, atol=1e-4)
 
 
@@ -68,14 +68,14 @@ def test_ct_is_clipped_to_its_units(tmp_path):
     image = np.full((8, 8, 8), -1000, dtype=np.float32)
     image[:4] = 0
     image[:, :4] += 3000 * (image[:, :4] == 0)  # metal
-    prepared = prepare(tmp_path, one(tmp_path, image=image, modality="CT"), PLAN)
+    prepared = preprocess(tmp_path, one(tmp_path, image=image, modality="CT"), PLAN)
     assert len(torch.unique(prepared.image)) == 3
     low, middle, high = torch.unique(prepared.image).tolist()
     assert (middle - low) == pytest.approx(high - middle, rel=1e-4)  # -1000, 0 and 3000 cut to 1000 HU
 
 
 def test_labels_keep_their_values(tmp_path):
-    prepared = prepare(tmp_path, one(tmp_path), PLAN)
+    prepared = preprocess(tmp_path, one(tmp_path), PLAN)
     assert prepared.label.dtype == torch.uint8
     assert torch.unique(prepared.label).tolist() == [0, 1, 2]
     assert prepared.bytes == 12 * 14 * 16 * 5 + len(prepared.places) * 12
@@ -83,8 +83,8 @@ def test_labels_keep_their_values(tmp_path):
 
 
 def test_resampling_brings_volumes_to_the_plan(tmp_path):
-    plan = Plan(3, (16, 16, 16), (1.0, 1.0, 1.0))
-    prepared = prepare(tmp_path, one(tmp_path, spacing=(1.0, 1.0, 2.0)), plan)
+    plan = PreprocessingPlan(3, (16, 16, 16), (1.0, 1.0, 1.0))
+    prepared = preprocess(tmp_path, one(tmp_path, spacing=(1.0, 1.0, 2.0)), plan)
     assert prepared.image.shape[1:] == prepared.label.shape[1:]
     assert tuple(prepared.image.shape[1:3]) == (12, 14)
     assert prepared.image.shape[3] == pytest.approx(32, abs=1)
@@ -93,8 +93,8 @@ def test_resampling_brings_volumes_to_the_plan(tmp_path):
 
 
 def test_in_2d_slices_stay_as_they_are(tmp_path):
-    plan = Plan(2, (16, 16), (0.5, 0.5, 0.5))
-    prepared = prepare(tmp_path, one(tmp_path, spacing=(1.0, 4.0, 1.0)), plan)
+    plan = PreprocessingPlan(2, (16, 16), (0.5, 0.5, 0.5))
+    prepared = preprocess(tmp_path, one(tmp_path, spacing=(1.0, 4.0, 1.0)), plan)
     assert prepared.slice_axis == 1
     assert prepared.image.shape[2] == 14
     assert np.allclose(np.sqrt((prepared.affine[:3, :3] ** 2).sum(0)), (0.5, 4.0, 0.5))
@@ -105,24 +105,27 @@ def test_in_2d_slices_stay_as_they_are(tmp_path):
     [((1.0, 1.0, 1.0), 2), ((5.0, 1.0, 1.0), 0), ((1.0, 5.0, 1.0), 1), ((1.00001, 1.0, 1.0), 2)],
 )
 def test_slices_are_cut_across_the_largest_spacing(tmp_path, spacing, axis):
-    assert prepare(tmp_path, one(tmp_path, spacing=spacing), Plan(2, (16, 16))).slice_axis == axis
+    assert (
+        preprocess(tmp_path, one(tmp_path, spacing=spacing), PreprocessingPlan(2, (16, 16))).slice_axis
+        == axis
+    )
 
 
 def test_the_slice_axis_is_found_after_turning(tmp_path):
     volume = one(tmp_path, orientation="SLA", spacing=(6.0, 1.0, 1.0))
-    assert prepare(tmp_path, volume, Plan(2, (16, 16))).slice_axis == 2
+    assert preprocess(tmp_path, volume, PreprocessingPlan(2, (16, 16))).slice_axis == 2
 
 
 def test_volumes_are_kept_in_memory(tiny_dataset):
-    volumes = Volumes(tiny_dataset, PLAN, cache_gb=1.0)
+    volumes = VolumeLoader(tiny_dataset, PLAN, cache_gb=1.0)
     row = read_dataset(tiny_dataset).volumes[0]
     assert volumes(row) is volumes(row)
 
 
 def test_memory_is_bounded_and_the_oldest_go_first(tiny_dataset):
     rows = read_dataset(tiny_dataset).volumes
-    each = prepare(tiny_dataset, rows[0], PLAN).bytes
-    volumes = Volumes(tiny_dataset, PLAN, cache_gb=2.5 * each / 1e9)
+    each = preprocess(tiny_dataset, rows[0], PLAN).bytes
+    volumes = VolumeLoader(tiny_dataset, PLAN, cache_gb=2.5 * each / 1e9)
     first, second = volumes(rows[0]), volumes(rows[1])
     assert volumes(rows[0]) is first  # now the most recently used
     volumes(rows[2])
@@ -132,7 +135,7 @@ def test_memory_is_bounded_and_the_oldest_go_first(tiny_dataset):
 
 def test_a_volume_larger_than_the_memory_is_still_given(tiny_dataset):
     row = read_dataset(tiny_dataset).volumes[0]
-    assert Volumes(tiny_dataset, PLAN, cache_gb=1e-9)(row).image.shape == (1, *tiny.SHAPE)
+    assert VolumeLoader(tiny_dataset, PLAN, cache_gb=1e-9)(row).image.shape == (1, *tiny.SHAPE)
 
 
 @pytest.mark.parametrize("what", ["image", "label"])
@@ -145,7 +148,7 @@ def test_a_damaged_file_is_named_by_its_volume(tmp_path, what, damage):
     else:
         path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(DataError, match=rf"^volume {row.id}: .*run `medmim ingest` again$") as caught:
-        prepare(tmp_path, row, PLAN)
+        preprocess(tmp_path, row, PLAN)
     assert caught.value.reason == "damaged_dataset"
     assert "\n" not in str(caught.value)
     assert str(tmp_path) not in str(caught.value)
@@ -162,11 +165,11 @@ def test_a_label_of_another_shape_is_refused(tmp_path):
     )
     (tmp_path / row.label).write_bytes((tmp_path / "other" / other.label).read_bytes())
     with pytest.raises(DataError, match="label"):
-        prepare(tmp_path, row, PLAN)
+        preprocess(tmp_path, row, PLAN)
 
 
 def test_class_numbers_keep_their_value(tmp_path):
     image, label = tiny.blob(np.random.default_rng(0), (12, 14, 16))
     many = label.astype(np.uint16) * 700
-    found = prepare(tmp_path, one(tmp_path, image=image, label=many), PLAN).label
+    found = preprocess(tmp_path, one(tmp_path, image=image, label=many), PLAN).label
     assert np.array_equal(found[0].numpy(), many)

@@ -4,7 +4,7 @@ import pytest
 import tiny
 
 from medmim.data.dataset.manifest import read_dataset
-from medmim.data.loading.preprocessing_plan import Plan, plan_for, slice_axis, voxel_mm
+from medmim.data.loading.preprocessing_plan import PreprocessingPlan, plan_for, slice_axis, voxel_mm
 from medmim.errors import DataError, ShapeError
 
 
@@ -14,7 +14,7 @@ def row(shape, spacing=(1.0, 1.0, 1.0), orientation="RAS"):
 
 def test_the_default_size_is_the_median_volume_rounded_up():
     volumes = [row(shape) for shape in ((30, 40, 20), (36, 50, 34), (90, 52, 40))]
-    assert plan_for(volumes, dims=None, size=None, multiple=(8, 8, 8)) == Plan(3, (40, 56, 40))
+    assert plan_for(volumes, dims=None, size=None, multiple=(8, 8, 8)) == PreprocessingPlan(3, (40, 56, 40))
 
 
 def test_the_default_size_is_bounded():

@@ -9,16 +9,16 @@ import tiny
 import torch
 from torch.utils.data import get_worker_info
 
-from medmim.data.loading.patches import Draws, Part, batches, pretraining_patches
-from medmim.data.loading.preprocess import Prepared
-from medmim.data.loading.preprocessing_plan import Plan
+from medmim.data.loading.patches import PatchDataset, SampleRange, batches, pretraining_patches
+from medmim.data.loading.preprocess import PreprocessedVolume
+from medmim.data.loading.preprocessing_plan import PreprocessingPlan
 from medmim.data.loading.worker_failures import naming
 from medmim.errors import DataError, RunError
 
-PLAN = Plan(3, (8, 8, 8))
+PLAN = PreprocessingPlan(3, (8, 8, 8))
 ROWS = [tiny.row(name) for name in "abcdef"]
 BAD = ROWS[3]
-READY = Prepared(torch.ones(1, 8, 8, 8), None, torch.eye(4).double().numpy(), 2)
+READY = PreprocessedVolume(torch.ones(1, 8, 8, 8), None, torch.eye(4).double().numpy(), 2)
 
 
 def failing(how, bad=(BAD,)):
@@ -29,9 +29,9 @@ def failing(how, bad=(BAD,)):
             how()
         return READY
 
-    draws = Draws(ROWS, prepare, pretraining_patches(PLAN), labelled=False, seed=0)
+    draws = PatchDataset(ROWS, prepare, pretraining_patches(PLAN), labelled=False, seed=0)
     with naming(draws.notes, lambda draw: draws.volume_of(draw).id):
-        return list(batches(draws, Part(12), batch_size=2, workers=2))
+        return list(batches(draws, SampleRange(12), batch_size=2, workers=2))
 
 
 def refuse():
@@ -75,17 +75,17 @@ def test_a_worker_that_dies_while_its_batch_is_fetched_names_the_volume():
 
     def cut_off():
         with naming(draws.notes, lambda draw: draws.volume_of(draw).id):
-            coming = iter(batches(draws, Part(12), batch_size=2, workers=1))
+            coming = iter(batches(draws, SampleRange(12), batch_size=2, workers=1))
             next(coming)
             raise ConnectionResetError(104, "Connection reset by peer")
 
-    draws = Draws(ROWS, prepare, pretraining_patches(PLAN), labelled=False, seed=0)
+    draws = PatchDataset(ROWS, prepare, pretraining_patches(PLAN), labelled=False, seed=0)
     with pytest.raises(RunError, match=f"died while it was at volume {draws.volume_of(2).id}: "):
         cut_off()
 
 
 def test_a_lost_connection_of_the_trainer_itself_stays_what_it_is():
-    draws = Draws(ROWS, lambda volume: READY, pretraining_patches(PLAN), labelled=False, seed=0)
+    draws = PatchDataset(ROWS, lambda volume: READY, pretraining_patches(PLAN), labelled=False, seed=0)
     with pytest.raises(ConnectionResetError), naming(draws.notes, lambda draw: draws.volume_of(draw).id):
         raise ConnectionResetError(104, "Connection reset by peer")
 
@@ -99,8 +99,8 @@ def test_workers_leave_signals_to_the_trainer():
 
 
 def test_a_worker_that_is_left_behind_ends_when_python_asks_it_to():
-    draws = Draws(ROWS, lambda volume: READY, pretraining_patches(PLAN), labelled=False, seed=0)
-    coming = iter(batches(draws, Part(12), batch_size=2, workers=1))
+    draws = PatchDataset(ROWS, lambda volume: READY, pretraining_patches(PLAN), labelled=False, seed=0)
+    coming = iter(batches(draws, SampleRange(12), batch_size=2, workers=1))
     next(coming)
     worker = multiprocessing.active_children()[-1]
     worker.terminate()

@@ -12,7 +12,7 @@ import pytest
 from medmim.data.ingest.scan import hash_file
 from medmim.data.sandbox import ray_sandbox
 from medmim.data.sandbox.ray_cluster import Engine, Job
-from medmim.data.sandbox.ray_sandbox import Spread
+from medmim.data.sandbox.ray_sandbox import RaySandbox
 from medmim.data.sandbox.sandbox import Sandbox
 from medmim.errors import RunError
 from medmim.files import WriteError
@@ -49,7 +49,7 @@ def test_answers_are_those_of_a_sandbox(folders: tuple[Path, Path]):
         (folders[1] / f"{number}").write_text(f"{number}")
         tasks.append({"path": str(folders[1] / f"{number if number != 7 else 'absent'}")})
     told: list[int] = []
-    found = Spread(Here(), folders[0], [folders[1]]).run_each(
+    found = RaySandbox(Here(), folders[0], [folders[1]]).run_each(
         hash_file, tasks, on_done=told.append, keep=lambda digest: digest[:9]
     )
     with Sandbox(1) as sandbox:
@@ -57,15 +57,15 @@ def test_answers_are_those_of_a_sandbox(folders: tuple[Path, Path]):
     assert found[7].reason == "parser_error"
     assert told == sorted(told)
     assert told[-1] == 21
-    assert Spread(Here(), folders[0], [folders[1]]).run_each(hash_file, tasks[:1])[0].value
+    assert RaySandbox(Here(), folders[0], [folders[1]]).run_each(hash_file, tasks[:1])[0].value
 
 
-def run(folders: tuple[Path, Path], made: Spread | None = None) -> None:
-    (made or Spread(Here(), folders[0], [folders[1]])).run_each(hash_file, [{"path": "x"}])
+def run(folders: tuple[Path, Path], made: RaySandbox | None = None) -> None:
+    (made or RaySandbox(Here(), folders[0], [folders[1]])).run_each(hash_file, [{"path": "x"}])
 
 
 def test_a_node_without_the_folders(folders: tuple[Path, Path]):
-    made = Spread(Here(), folders[0], [folders[1]])
+    made = RaySandbox(Here(), folders[0], [folders[1]])
     folders[1].rmdir()
     with pytest.raises(RunError, match="source': expected the source and the dataset folder under the same"):
         run(folders, made)
@@ -76,7 +76,7 @@ def test_a_node_without_the_folders(folders: tuple[Path, Path]):
 
 
 def test_a_node_with_another_converter(folders: tuple[Path, Path]):
-    made = Spread(Here(), folders[0], [folders[1]])
+    made = RaySandbox(Here(), folders[0], [folders[1]])
     versions = json.loads((folders[0] / "witness.json").read_text())
     (folders[0] / "witness.json").write_text(json.dumps({**versions, "dcm2niix": "0.1"}))
     with pytest.raises(RunError, match=r"has dcm2niix .*, expected 0\.1"):

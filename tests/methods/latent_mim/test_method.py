@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from medmim.encoders import build_encoder
-from medmim.encoders.patch_tokens import choose
+from medmim.encoders.patch_tokens import select_patches
 from medmim.errors import ShapeError, UsageError
 from medmim.masks import build_mask
 from medmim.methods import build_method
@@ -55,7 +55,7 @@ def test_every_choice_trains_every_parameter(target, objective, decoder, dims):
 def test_only_the_joint_target_passes_gradients(target, whole):
     method = build(target={target: {"whole": whole}})
     images, hidden = batch_for()
-    latents = method.target(method.encoder, method.projector, images, choose(hidden))
+    latents = method.target(method.encoder, method.projector, images, select_patches(hidden))
     assert latents.requires_grad == (target == "joint")
 
 
@@ -63,7 +63,7 @@ def test_only_the_joint_target_passes_gradients(target, whole):
 def test_all_targets_begin_alike_and_only_the_average_lags(target):
     method, reference = build(target=target), build(target="stop_gradient")
     images, hidden = batch_for()
-    wanted = choose(hidden)
+    wanted = select_patches(hidden)
     before = method.target(method.encoder, method.projector, images, wanted)
     assert torch.equal(before, reference.target(reference.encoder, reference.projector, images, wanted))
     with torch.no_grad():
@@ -81,7 +81,8 @@ def test_the_target_sees_hidden_patches_only_unless_told_otherwise(target):
     for whole in (False, True):
         method = build(target={target: {"whole": whole}})
         first, second = (
-            method.target(method.encoder, method.projector, x, choose(hidden)) for x in (images, repainted)
+            method.target(method.encoder, method.projector, x, select_patches(hidden))
+            for x in (images, repainted)
         )
         assert torch.equal(first, second) != whole
 

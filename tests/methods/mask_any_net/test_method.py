@@ -11,7 +11,7 @@ from medmim.encoders.custom import CustomEncoder
 from medmim.errors import UsageError
 from medmim.masks import MASKS, build_mask
 from medmim.methods import build_method
-from medmim.methods.mask_any_net.fusion import LEVELS, OPERATIONS, Blend, Fusion, Meeting
+from medmim.methods.mask_any_net.fusion import LEVELS, OPERATIONS, Fusion, FusionConfig, TwoBranchEncoder
 from medmim.methods.mask_any_net.objectives import Supervision
 from medmim.methods.mask_any_net.reuse_image import stitch
 from medmim.methods.reconstruction import TARGETS
@@ -156,7 +156,7 @@ def test_the_control_costs_as_much_and_sees_nothing_hidden(dims, level, ratio):
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_fusion_without_alignment_is_the_formula(operation):
     torch.manual_seed(0)
-    fusion = Fusion(2, 3, Meeting(operation=operation, kernel=0)).double()
+    fusion = Fusion(2, 3, FusionConfig(operation=operation, kernel=0)).double()
     primary, auxiliary = torch.randn(2, 3, 6, 4).double(), torch.randn(2, 3, 3, 2).double()
     large = F.interpolate(auxiliary, size=(6, 4), mode="bilinear", align_corners=False)
     if operation == "add":
@@ -170,7 +170,7 @@ def test_fusion_without_alignment_is_the_formula(operation):
 
 @pytest.mark.parametrize(("kernel", "width", "between"), [(3, 1.0, 8), (5, 0.5, 4), (7, 2.0, 16)])
 def test_alignment_is_three_convolutions_in_its_variants(kernel, width, between):
-    fusion = Fusion(2, 8, Meeting(kernel=kernel, width=width))
+    fusion = Fusion(2, 8, FusionConfig(kernel=kernel, width=width))
     convolutions = [layer for layer in fusion.align if isinstance(layer, torch.nn.Conv2d)]
     assert [layer.kernel_size for layer in convolutions] == [(kernel, kernel)] * 3
     shape = [(layer.in_channels, layer.out_channels) for layer in convolutions]
@@ -182,7 +182,7 @@ def test_levels_copy_as_much_of_the_encoder_as_they_say():
     whole = sum(one.numel() for one in encoder.parameters())
     sizes = []
     for level in LEVELS:
-        branch = Blend(encoder, spatial_dims=2, how=Meeting(level=level)).branch
+        branch = TwoBranchEncoder(encoder, spatial_dims=2, how=FusionConfig(level=level)).branch
         sizes.append(sum(one.numel() for one in branch.parameters()))
     assert sizes[0] == 0
     assert sizes == sorted(sizes)
@@ -257,14 +257,14 @@ def test_a_network_in_one_piece_meets_before_or_after():
 @pytest.mark.parametrize(("maps", "depths"), [(3, [0, 1, 2, 3]), (4, [0, 1, 2, 4]), (5, [0, 1, 3, 5])])
 def test_levels_count_maps(maps, depths):
     encoder = encoder_for(2, filters=tuple(range(4, 4 + maps)))
-    assert [Meeting(level=level).depth(encoder) for level in LEVELS] == depths
+    assert [FusionConfig(level=level).depth(encoder) for level in LEVELS] == depths
 
 
 def test_two_maps_have_no_middle():
     encoder = encoder_for(2, filters=(4, 6))
     with pytest.raises(UsageError, match="needs an encoder of three maps or more, and DynUNetEncoder has 2"):
-        Meeting(level="mid").depth(encoder)
-    assert Meeting(level="low").depth(encoder) == 1
+        FusionConfig(level="mid").depth(encoder)
+    assert FusionConfig(level="low").depth(encoder) == 1
 
 
 @both_dims

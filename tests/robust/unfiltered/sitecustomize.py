@@ -14,7 +14,7 @@ import pydicom
 from medmim.data.formats.safe_open import quiet_pydicom
 from medmim.data.ingest import dicom_series, pseudonyms, scan
 
-_look, _validate, _key = scan.look, scan.Seen.model_validate, pseudonyms.Keys.key
+_look, _validate, _key = scan.scan_file_as_json, scan.ScannedFile.model_validate, pseudonyms.Keys.key
 _words: dict[str, None] = {}
 
 
@@ -28,7 +28,7 @@ def look(path: str) -> dict[str, Any]:
     return seen
 
 
-def validate(value: Any) -> scan.Seen:
+def validate(value: Any) -> scan.ScannedFile:
     """Remember every word that comes out of a sandbox."""
     seen = _validate(value)
     _words.update(dict.fromkeys(word for header in seen.headers for word in header.tokens))
@@ -73,6 +73,6 @@ def _gather(dataset: pydicom.Dataset, found: list[str]) -> None:
             found.append(str(element.value))
 
 
-scan.look, pseudonyms.Keys.key = look, key
-scan.Seen.model_validate = validate  # type: ignore[assignment,method-assign]
+scan.scan_file_as_json, pseudonyms.Keys.key = look, key
+scan.ScannedFile.model_validate = validate  # type: ignore[assignment,method-assign]
 dicom_series.VOCABULARY = _AnyWord()  # type: ignore[assignment]

@@ -10,7 +10,7 @@ import pytest
 from medmim.data.ingest.pseudonyms import Keys
 from medmim.errors import DataError, RunError
 from medmim.stages.doctor import run as module
-from medmim.stages.doctor.run import Check, Examined, doctor, refuse_bad
+from medmim.stages.doctor.run import Check, DoctorReport, doctor, refuse_bad
 from medmim.stages.doctor.tracking_server import Client, judge_server
 
 KNOWN = {"MLFLOW_TRACKING_USERNAME": "somebody"}
@@ -303,6 +303,6 @@ def test_the_client_asks_a_real_server():
 
 
 def test_what_must_be_fixed_ends_with_an_error():
-    refuse_bad(Examined((Check("a", "note", "x", "y"),)))
+    refuse_bad(DoctorReport((Check("a", "note", "x", "y"),)))
     with pytest.raises(RunError, match="1 of 2 checks failed, first 'b': fix it"):
-        refuse_bad(Examined((Check("a", "ok", "x"), Check("b", "bad", "x", "fix it"))))
+        refuse_bad(DoctorReport((Check("a", "ok", "x"), Check("b", "bad", "x", "fix it"))))

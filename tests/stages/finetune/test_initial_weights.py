@@ -1,22 +1,22 @@
 import pytest
 import tiny
 
-from medmim.data.dataset.contamination import Seen
+from medmim.data.dataset.contamination import SeenPatients
 from medmim.data.dataset.manifest import read_dataset
 from medmim.data.dataset.partition import patient_digest
 from medmim.errors import RunError
-from medmim.stages.finetune.initial_weights import Origin, find_origin
+from medmim.stages.finetune.initial_weights import InitialWeights, find_initial_weights
 from medmim.tracking.mlflow_store import Store
 
 
 def find(study, word):
-    return find_origin(word, Store(study.home), read_dataset(study.data))
+    return find_initial_weights(word, Store(study.home), read_dataset(study.data))
 
 
 def test_scratch_is_nothing(study):
-    assert find(study, "scratch") == Origin(saw=Seen())
-    assert Origin().arm == "scratch"
-    assert not Origin().weights
+    assert find(study, "scratch") == InitialWeights(saw=SeenPatients())
+    assert InitialWeights().arm == "scratch"
+    assert not InitialWeights().weights
 
 
 def test_the_newest_pretraining_is_the_default(study):
@@ -54,7 +54,7 @@ def test_a_missing_file_is_told(study):
 def test_pretraining_on_another_dataset_does_not_count(study, tmp_path):
     other = read_dataset(tiny.make_dataset(tmp_path / "other", seed=9))
     with pytest.raises(RunError, match="no finished pretraining run on this dataset"):
-        find_origin(None, Store(study.home), other)
+        find_initial_weights(None, Store(study.home), other)
 
 
 def test_patients_that_were_seen_are_counted(study):

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from medmim import files
 from medmim.config.runs import FinetuneSettings
-from medmim.data.dataset.manifest import Box, DatasetInfo, read_dataset, write_dataset
+from medmim.data.dataset.manifest import BoxRecord, DatasetInfo, read_dataset, write_dataset
 from medmim.data.dataset.partition import patient_digest
 from medmim.errors import DataError, RunError, ShapeError, TransferError, UsageError
 from medmim.stages.finetune import run as stage
@@ -310,7 +310,10 @@ def test_what_cannot_work_is_refused_before_a_run_begins(tiny_dataset, home, wor
 
 
 def test_pictures_show_different_patients_and_boxes_first(tiny_dataset):
-    row, box = read_dataset(tiny_dataset).volumes[0], Box.model_validate({"box": [0, 0, 1, 1], "class": "a"})
+    row, box = (
+        read_dataset(tiny_dataset).volumes[0],
+        BoxRecord.model_validate({"box": [0, 0, 1, 1], "class": "a"}),
+    )
     words = [("1", "p", ()), ("2", "p", ()), ("3", "q", ()), ("4", "r", (box,)), ("5", "q", ())]
     cases = [row.model_copy(update={"id": one, "subject": who, "boxes": boxes}) for one, who, boxes in words]
     assert [case.id for case in stage._drawn(cases)] == ["4", "1", "3"]

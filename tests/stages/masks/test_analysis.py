@@ -10,7 +10,7 @@ from medmim.encoders import build_encoder
 from medmim.errors import RunError, UsageError
 from medmim.heads.transfer import PREFIX
 from medmim.masks import build_mask
-from medmim.stages.masks.analysis import IMAGES, Analyst, small
+from medmim.stages.masks.analysis import IMAGES, MaskAnalyzer, small
 from medmim.training.weights import save_weights
 
 GRIDS = {2: (6, 4), 3: (4, 3, 2)}
@@ -69,7 +69,7 @@ def test_equals_plain_loops(dims, tmp_path):
     # patches of single cells, so that nothing is scaled
     words = {"patch": CELLS[dims], "width": 12, "depth": 2, "heads": 2}
     encoder, weights = kept(tmp_path, dims=dims, **words)
-    analyst, hidden = Analyst(scans(dims), GRIDS[dims], weights=weights), masks(dims)
+    analyst, hidden = MaskAnalyzer(scans(dims), GRIDS[dims], weights=weights), masks(dims)
     rows = []
     for image, where in zip(analyst.images, hidden.numpy(), strict=True):
         own = image[0].double().numpy()
@@ -98,7 +98,7 @@ def analyst_canvas(found, dims, *, count):
 
 @both_dims
 def test_nothing_hidden_leaves_the_image_and_everything_hidden_brings_it_back(dims):
-    analyst = Analyst(scans(dims), GRIDS[dims])
+    analyst = MaskAnalyzer(scans(dims), GRIDS[dims])
     nothing = torch.zeros(IMAGES, *GRIDS[dims], dtype=torch.bool)
     masked = analyst.judge(nothing)
     assert (masked.masked_entropy, masked.masked_similarity) == pytest.approx((0, 1), abs=1e-6)
@@ -109,21 +109,21 @@ def test_nothing_hidden_leaves_the_image_and_everything_hidden_brings_it_back(di
 
 @both_dims
 def test_features_are_less_alike_the_more_is_hidden(dims):
-    analyst = Analyst(scans(dims), GRIDS[dims])
+    analyst = MaskAnalyzer(scans(dims), GRIDS[dims])
     little, much = (analyst.judge(masks(dims, ratio=ratio)).masked_similarity for ratio in (0.1, 0.9))
     assert 1 > little > much
 
 
 def test_random_weights_are_the_same_every_time_and_leave_the_random_state():
     hidden, state = masks(2), torch.get_rng_state()
-    first = Analyst(scans(2), GRIDS[2]).judge(hidden)
+    first = MaskAnalyzer(scans(2), GRIDS[2]).judge(hidden)
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(9)
-    assert Analyst(scans(2), GRIDS[2]).judge(hidden) == first
+    assert MaskAnalyzer(scans(2), GRIDS[2]).judge(hidden) == first
 
 
 def test_every_scan_is_looked_at_in_turn():
-    few, many = Analyst(scans(2), GRIDS[2]), Analyst(scans(2, count=IMAGES + 2), GRIDS[2])
+    few, many = MaskAnalyzer(scans(2), GRIDS[2]), MaskAnalyzer(scans(2, count=IMAGES + 2), GRIDS[2])
     assert torch.equal(few.images[0], few.images[3])
     assert not torch.equal(few.images[0], few.images[1])
     assert [len(few.images), len(many.images)] == [IMAGES, IMAGES + 2]
@@ -132,7 +132,7 @@ def test_every_scan_is_looked_at_in_turn():
 def test_large_scans_are_scaled_down_to_whole_cells():
     large = torch.rand(500, 300, generator=torch.Generator())
     assert small(large).shape == (128, 128)
-    analyst = Analyst([large], (14, 14))
+    analyst = MaskAnalyzer([large], (14, 14))
     assert tuple(analyst.images.shape[2:]) == (126, 126)
     assert analyst.images.mean().item() == pytest.approx(0, abs=1e-5)
     assert analyst.images[0].std().item() == pytest.approx(1, abs=1e-5)
@@ -141,19 +141,19 @@ def test_large_scans_are_scaled_down_to_whole_cells():
 @pytest.mark.parametrize("name", ["dynunet", "swin"])
 def test_an_encoder_of_longer_strides_than_cells_is_shown_more_voxels(tmp_path, name):
     _, weights = kept(tmp_path, name=name)
-    found = Analyst(scans(2), GRIDS[2], weights=weights).judge(masks(2))
+    found = MaskAnalyzer(scans(2), GRIDS[2], weights=weights).judge(masks(2))
     assert 0 < found.reuse_similarity < 1
 
 
 def test_refuses_other_axes_and_weights_that_name_no_encoder(tmp_path):
     _, weights = kept(tmp_path / "a", dims=3, patch=4, width=12, depth=1, heads=2)
     with pytest.raises(UsageError, match=r"^--model: its encoder sees images of 3 axes, and masks have 2"):
-        Analyst(scans(2), GRIDS[2], weights=weights)
+        MaskAnalyzer(scans(2), GRIDS[2], weights=weights)
     _, nameless = kept(tmp_path / "b", told={"kind": "x"}, patch=4, width=12, depth=1, heads=2)
     with pytest.raises(RunError, match=r"do not name their encoder: 'spatial_dims' is missing$"):
-        Analyst(scans(2), GRIDS[2], weights=nameless)
+        MaskAnalyzer(scans(2), GRIDS[2], weights=nameless)
 
 
 def test_a_scan_without_contrast_gives_finite_numbers():
-    found = Analyst([torch.ones(24, 20)], GRIDS[2]).judge(masks(2)).as_json()
+    found = MaskAnalyzer([torch.ones(24, 20)], GRIDS[2]).judge(masks(2)).as_json()
     assert all(math.isfinite(value) for value in found.values())

@@ -12,8 +12,13 @@ from medmim.data.dataset.manifest import read_dataset
 from medmim.data.formats.nifti import Image, encode_image
 from medmim.errors import DataError, ShapeError, UsageError
 from medmim.masks import MASKS, build_mask, hidden_count
-from medmim.masks.statistics import card
-from medmim.stages.masks.gallery import Scene, draw_masks, scene_from_dataset, scene_from_file
+from medmim.masks.statistics import mask_statistics
+from medmim.stages.masks.gallery import (
+    MaskBackground,
+    background_from_dataset,
+    background_from_file,
+    draw_masks,
+)
 
 
 @pytest.fixture
@@ -34,13 +39,13 @@ def pixels(made):
 def test_neutral_grids(drawn, dims, grid):
     made = drawn(dims=dims)
     assert made.grid == grid
-    assert [(entry.mask, entry.card.requested_ratio) for entry in made.entries] == [
+    assert [(entry.mask, entry.statistics.requested_ratio) for entry in made.entries] == [
         (name, ratio) for name in ("mesh", "random") for ratio in (0.5, 0.75)
     ]
     for entry in made.entries:
         assert entry.hidden.shape == grid
-        assert entry.hidden.sum() == hidden_count(entry.hidden.numel(), entry.card.requested_ratio)
-        assert entry.card.tissue_hidden is None
+        assert entry.hidden.sum() == hidden_count(entry.hidden.numel(), entry.statistics.requested_ratio)
+        assert entry.statistics.tissue_hidden is None
         assert entry.analysis is None
 
 
@@ -94,20 +99,20 @@ def test_json_holds_masks_and_cards(drawn):
 
 
 def test_a_volume_of_a_dataset(tiny_dataset, drawn):
-    scene = scene_from_dataset(tiny_dataset, volume=None, dims=None)
+    scene = background_from_dataset(tiny_dataset, volume=None, dims=None)
     assert scene.image.shape == tiny.SHAPE
     assert scene.label is not None
     made = drawn(scene=scene)
     assert made.grid == (10, 8, 8)  # cells of 2 mm
-    measured = made.entries[0].card
+    measured = made.entries[0].statistics
     assert 0.3 < measured.tissue_hidden < 0.7
     assert 0.3 < measured.lesion_hidden < 0.7
     assert measured.lesion_lost == 0
 
 
 def test_several_volumes_of_a_dataset_are_analysed_and_a_named_one_alone(tiny_dataset, drawn):
-    several = scene_from_dataset(tiny_dataset, volume=None, dims=None)
-    alone = scene_from_dataset(tiny_dataset, volume=read_dataset(tiny_dataset).volumes[0].id, dims=2)
+    several = background_from_dataset(tiny_dataset, volume=None, dims=None)
+    alone = background_from_dataset(tiny_dataset, volume=read_dataset(tiny_dataset).volumes[0].id, dims=2)
     assert [len(several.scans), len(alone.scans)] == [8, 1]
     assert torch.equal(alone.scans[0], alone.image)
     rows = [drawn(["grid"], [0.25], scene=one).as_json()["masks"] for one in (several, alone)]
@@ -119,24 +124,26 @@ def test_several_volumes_of_a_dataset_are_analysed_and_a_named_one_alone(tiny_da
 
 def test_a_named_volume(tiny_dataset):
     rows = read_dataset(tiny_dataset).volumes
-    first, last = (scene_from_dataset(tiny_dataset, volume=row.id, dims=3) for row in (rows[0], rows[-1]))
+    first, last = (
+        background_from_dataset(tiny_dataset, volume=row.id, dims=3) for row in (rows[0], rows[-1])
+    )
     assert not torch.equal(first.image, last.image)
     with pytest.raises(
         UsageError, match=r"^--volume: no such volume among the 10 of '.*'; see its manifest$"
     ):
-        scene_from_dataset(tiny_dataset, volume="nobody", dims=3)
+        background_from_dataset(tiny_dataset, volume="nobody", dims=3)
 
 
 def test_a_slice_goes_through_the_label(tiny_dataset, drawn):
-    scene = scene_from_dataset(tiny_dataset, volume=None, dims=2)
+    scene = background_from_dataset(tiny_dataset, volume=None, dims=2)
     assert scene.image.shape == tiny.SHAPE[:2]
     assert (scene.label > 0).sum() > 10
     assert drawn(scene=scene, grid=(5, 4)).grid == (5, 4)
 
 
 def test_an_unlabelled_dataset(unlabelled_dataset, drawn):
-    found = drawn(scene=scene_from_dataset(unlabelled_dataset, volume=None, dims=None)).entries[0]
-    assert found.card.lesion_hidden is None
+    found = drawn(scene=background_from_dataset(unlabelled_dataset, volume=None, dims=None)).entries[0]
+    assert found.statistics.lesion_hidden is None
     assert found.analysis is not None
 
 
@@ -150,7 +157,9 @@ def test_a_file_is_turned_upright(tmp_path):
     array = np.zeros((6, 8, 10), dtype=np.float32)
     array[0, 1, 2] = 1.0
     array[5, 7, 9] = 2.0
-    scene = scene_from_file(nifti(tmp_path, array, spacing=(1.0, 2.0, 3.0), orientation="PIL"), dims=None)
+    scene = background_from_file(
+        nifti(tmp_path, array, spacing=(1.0, 2.0, 3.0), orientation="PIL"), dims=None
+    )
     assert scene.image.shape == (10, 6, 8)
     assert scene.spacing_mm == pytest.approx((3.0, 1.0, 2.0))
     # towards the left, back and feet in the file: from the other end along each axis
@@ -160,7 +169,7 @@ def test_a_file_is_turned_upright(tmp_path):
 
 def test_a_file_in_two_dimensions_gives_the_middle_slice(tmp_path, drawn):
     array = np.random.default_rng(0).normal(size=(12, 12, 5)).astype(np.float32)
-    scene = scene_from_file(nifti(tmp_path, array, spacing=(1.0, 1.0, 4.0)), dims=2)
+    scene = background_from_file(nifti(tmp_path, array, spacing=(1.0, 1.0, 4.0)), dims=2)
     np.testing.assert_array_equal(scene.image.numpy(), array[:, :, 2])
     assert drawn(scene=scene).grid == (12, 12)
 
@@ -169,32 +178,32 @@ def test_a_file_that_cannot_be_used(tmp_path):
     path = tmp_path / "scan.nii.gz"
     path.write_bytes(b"no volume")
     with pytest.raises(DataError, match=r"^--image: "):
-        scene_from_file(path, dims=None)
+        background_from_file(path, dims=None)
     with pytest.raises(DataError, match=r"^--image: file cannot be read"):
-        scene_from_file(tmp_path / "absent.nii.gz", dims=None)
+        background_from_file(tmp_path / "absent.nii.gz", dims=None)
 
 
 def test_a_file_without_contrast(tmp_path):
     with pytest.raises(DataError, match=r"^--image: "):
-        scene_from_file(nifti(tmp_path, np.ones((4, 4, 4), dtype=np.float32)), dims=None)
+        background_from_file(nifti(tmp_path, np.ones((4, 4, 4), dtype=np.float32)), dims=None)
 
 
 def test_a_scene_is_cut_to_whole_cells_from_both_ends(drawn):
     image = torch.zeros(11, 10)
     image[:2], image[9:] = 1.0, 1.0  # cut away: 11 voxels make 3 cells of 3
     image[4, 4] = 1.0
-    made = drawn(scene=Scene(image, None, (1.0, 1.0)), grid=(3, 5))
-    assert made.entries[0].card.tissue_hidden > 0
+    made = drawn(scene=MaskBackground(image, None, (1.0, 1.0)), grid=(3, 5))
+    assert made.entries[0].statistics.tissue_hidden > 0
     assert made.grid == (3, 5)
 
 
 def test_thin_axes_have_cells_too(drawn):
     image = torch.rand(96, 96, 10, generator=torch.Generator().manual_seed(0))
-    assert drawn(scene=Scene(image, None, (1.0, 1.0, 1.0))).grid == (12, 12, 4)
+    assert drawn(scene=MaskBackground(image, None, (1.0, 1.0, 1.0))).grid == (12, 12, 4)
 
 
 def test_refuses_more_cells_than_voxels(drawn):
-    scene = Scene(torch.rand(10, 10), None, (1.0, 1.0))
+    scene = MaskBackground(torch.rand(10, 10), None, (1.0, 1.0))
     message = r"^--grid 12,5: expected at most one cell a voxel, and the scan has 10×10; use a coarser grid$"
     with pytest.raises(ShapeError, match=message):
         drawn(scene=scene, grid=(12, 5))
@@ -209,5 +218,5 @@ def test_nothing_is_written_when_a_word_is_wrong(drawn, tmp_path):
 
 def test_cards_are_means_over_several_draws(drawn):
     entry = drawn(["random"], [0.5]).entries[0]
-    assert entry.card != card(entry.hidden.unsqueeze(0), requested_ratio=0.5)
-    assert build_mask("random", ratio=0.5).ratio == entry.card.requested_ratio
+    assert entry.statistics != mask_statistics(entry.hidden.unsqueeze(0), requested_ratio=0.5)
+    assert build_mask("random", ratio=0.5).ratio == entry.statistics.requested_ratio

@@ -9,8 +9,8 @@ import torch
 from medmim.cli.pretrain import alarm_lines
 from medmim.config.runs import PretrainSettings
 from medmim.data.dataset.manifest import DatasetInfo, read_dataset, write_dataset
-from medmim.data.loading.preprocess import Volumes
-from medmim.data.loading.preprocessing_plan import Plan
+from medmim.data.loading.preprocess import VolumeLoader
+from medmim.data.loading.preprocessing_plan import PreprocessingPlan
 from medmim.encoders import build_encoder
 from medmim.stages.pretrain import evaluation
 from medmim.stages.pretrain.run import pretrain
@@ -139,7 +139,7 @@ def test_settling_batch_norm_counts_in_the_time_that_monitors_may_take(budget, t
     clock = itertools.cycle([0.0, 0.008])
     monkeypatch.setattr(evaluation.time, "perf_counter", lambda: next(clock))
     chosen = settings(tiny_dataset, batch_size=4)
-    volumes = Volumes(tiny_dataset, Plan(2, (16, 16)), cache_gb=0.1)
+    volumes = VolumeLoader(tiny_dataset, PreprocessingPlan(2, (16, 16)), cache_gb=0.1)
     resnet = build_encoder("resnet18", spatial_dims=2, in_channels=1, widths=(4, 4, 6, 8), stem_stride=1)
     plain = build_encoder("dynunet", spatial_dims=2, in_channels=1, filters=(4, 4))
     settled, once = (evaluation._affordable(budget, chosen, one, volumes) for one in (resnet, plain))

@@ -12,10 +12,10 @@ import tiny
 from medmim.config.study import StudySettings
 from medmim.errors import SettingsError, UsageError
 from medmim.stages.compare import compare_study
-from medmim.stages.study.engines import Here
+from medmim.stages.study.engines import LocalEngine
 from medmim.stages.study.runner import _alone, study
 from medmim.stages.study.training_process import Outcome, run_here
-from medmim.tracking.comparison.study_cells import runs_of
+from medmim.tracking.comparison.study_cells import runs_of_study
 from medmim.tracking.mlflow_store import Store
 from medmim.tracking.study_archive import pack, unpack
 from medmim.tracking.study_runs import PARENT
@@ -60,7 +60,7 @@ def done(data, new_home):
     home, said = new_home(), []
     engines = [Engine(failing=["pretrain spark random"]), Engine(), Engine()]
     results = [
-        study(settings(data), home=home, engine=Here(engine), timer=no_timing, say=said.append)
+        study(settings(data), home=home, engine=LocalEngine(engine), timer=no_timing, say=said.append)
         for engine in engines
     ]
     return SimpleNamespace(home=home, store=Store(home), engines=engines, results=results, said=said)
@@ -199,7 +199,7 @@ def _texts(path):
 def test_a_dry_run_runs_nothing(data, new_home):
     engine = Engine()
     planned = study(
-        settings(data), home=new_home(), dry_run=True, engine=Here(engine), timer=no_timing, say=str
+        settings(data), home=new_home(), dry_run=True, engine=LocalEngine(engine), timer=no_timing, say=str
     )
     assert engine.ran == []
     assert planned.as_json()["plan"]["cells"] == 3
@@ -209,7 +209,7 @@ def test_a_dry_run_runs_nothing(data, new_home):
 def test_hours_come_from_two_short_trainings_of_each_kind(data, new_home):
     """The second finds its volumes prepared, as most steps of a training do; nothing else of them stays."""
     engine, home = Engine(), new_home()
-    planned = study(settings(data), home=home, dry_run=True, engine=Here(engine), say=str)
+    planned = study(settings(data), home=home, dry_run=True, engine=LocalEngine(engine), say=str)
     assert [title.split()[0] for title in engine.ran] == ["finetune", "finetune", "pretrain", "pretrain"]
     assert planned.plan.source == "finetune dynunet: a short timing, pretrain dynunet: a short timing"
     assert 0 < planned.plan.hours < 1
@@ -219,7 +219,7 @@ def test_hours_come_from_two_short_trainings_of_each_kind(data, new_home):
 
 
 def test_hours_are_divided_by_what_runs_at_one_time(data, new_home):
-    class Two(Here):
+    class Two(LocalEngine):
         width = 2
 
     words = {"home": new_home(), "dry_run": True, "timer": lambda task: 60.0, "say": str}
@@ -249,7 +249,7 @@ def test_hours_are_kept(data, new_home, monkeypatch):
         return Outcome(None, "fails")
 
     words = {"home": new_home(), "max_hours": 1.5 / 60, "timer": no_timing, "say": str}
-    cut = study(settings(data), engine=Here(a_minute), **words)
+    cut = study(settings(data), engine=LocalEngine(a_minute), **words)
     assert len(ran) == 1
     assert len(cut.left) == 4
 
@@ -264,7 +264,7 @@ def test_hours_follow_what_trainings_took(data, new_home, monkeypatch):
         return replace(run_here(job, home), minutes=15.0)
 
     words = {"home": new_home(), "max_hours": 1.0, "timer": lambda task: 35.0, "say": said.append}
-    whole = study(settings(data, masks=["mesh"]), engine=Here(faster), **words)
+    whole = study(settings(data, masks=["mesh"]), engine=LocalEngine(faster), **words)
     assert whole.left == ()
     left = [line.partition("; ")[2] for line in said if line.startswith("    15.0 minutes")]
     assert left == ["about 50 minutes left", "about 15 minutes left", ""]
@@ -278,7 +278,7 @@ def test_hours_are_a_number(data, new_home):
 @pytest.fixture
 def moved(done, new_home, tmp_path):
     """The study at another site, where only what was packed is."""
-    pack(done.store, runs_of(done.store, "tiny"), tmp_path / "tiny.zip")
+    pack(done.store, runs_of_study(done.store, "tiny"), tmp_path / "tiny.zip")
     there = new_home()
     unpack(Store(there), tmp_path / "tiny.zip")
     return there
@@ -292,7 +292,7 @@ def test_an_unpacked_study_is_compared_and_continued_as_where_it_was_made(done, 
     assert panels[0] == panels[1] == [1, 2, 2]
     engine = Engine()
     words = settings(data, label_fractions=[None, 0.5], masks=["mesh"])
-    again = study(words, home=moved, engine=Here(engine), timer=no_timing, say=str)
+    again = study(words, home=moved, engine=LocalEngine(engine), timer=no_timing, say=str)
     assert again.failures == ()
     assert all(title.startswith("finetune ") and "0.5 of labels" in title for title in engine.ran)
     assert len(engine.ran) == 2
@@ -300,9 +300,9 @@ def test_an_unpacked_study_is_compared_and_continued_as_where_it_was_made(done, 
 
 def test_what_another_plan_calls_otherwise_stays_one_arm(data, new_home):
     home, words = new_home(), {"masks": ["mesh"], "seeds": [0]}
-    study(settings(data, **words), home=home, engine=Here(Engine()), timer=no_timing, say=str)
+    study(settings(data, **words), home=home, engine=LocalEngine(Engine()), timer=no_timing, say=str)
     words |= {"label_fractions": [None, 0.5], "seeds": [0, 1]}
-    found = study(settings(data, **words), home=home, engine=Here(Engine()), timer=no_timing, say=str)
+    found = study(settings(data, **words), home=home, engine=LocalEngine(Engine()), timer=no_timing, say=str)
     arms = found.concluded.findings.variants
     assert [(arm.stratum, arm.seeds) for arm in arms] == [
         (stratum, (0, 1)) for stratum in ("0.5 of labels", "1 of labels") for _ in range(2)
@@ -315,7 +315,7 @@ def test_cells_of_an_earlier_plan_are_not_mixed_with_those_of_the_present_one(da
     home, words = new_home(), {"masks": [], "name": "changed"}
     for steps in (1, 2):
         changed = settings(data, finetune={**SHARED, "steps": steps}, **words)
-        study(changed, home=home, engine=Here(Engine()), timer=no_timing, say=str)
+        study(changed, home=home, engine=LocalEngine(Engine()), timer=no_timing, say=str)
     compared = compare_study("changed", home=home)
     (only,) = compared.reported.findings.variants
     assert len(only.runs) == 1
@@ -327,12 +327,12 @@ def test_a_study_of_cells_that_another_one_trained_has_them(data, new_home):
     home, words = new_home(), {"masks": []}
     for name in ("first", "second"):
         named = settings(data, name=name, **words)
-        study(named, home=home, engine=Here(Engine()), timer=no_timing, say=str)
+        study(named, home=home, engine=LocalEngine(Engine()), timer=no_timing, say=str)
     assert len(compare_study("second", home=home).reported.findings.variants) == 1
-    assert any(run.data.tags.get("role") == "cell" for run in runs_of(Store(home), "second"))
+    assert any(run.data.tags.get("role") == "cell" for run in runs_of_study(Store(home), "second"))
 
 
-class Ahead(Here):
+class Ahead(LocalEngine):
     """Asks for all jobs at once and runs two at a time, as a cluster does."""
 
     width = 2
@@ -367,7 +367,9 @@ def test_hours_of_a_cluster_count_those_that_run_at_one_time(data, new_home):
 def test_a_pretraining_is_shared_by_cells_that_differ_in_labels(data, new_home):
     engine = Engine(failing=[""])
     words = settings(data, masks=["mesh"], label_fractions=[0.5, 1.0])
-    planned = study(words, home=new_home(), dry_run=True, engine=Here(engine), timer=no_timing, say=str)
+    planned = study(
+        words, home=new_home(), dry_run=True, engine=LocalEngine(engine), timer=no_timing, say=str
+    )
     stages = [task.job.stage for task in planned.plan.tasks]
     assert stages.count("pretrain") == 1
     assert stages.count("finetune") == 4
@@ -393,4 +395,6 @@ def test_one_study_at_a_time(tmp_path):
 )
 def test_a_wrong_word_is_found_before_hours_of_work(words, message, data, new_home):
     with pytest.raises((UsageError, SettingsError), match=message):
-        study(settings(data, **words), home=new_home(), engine=Here(Engine()), timer=no_timing, say=str)
+        study(
+            settings(data, **words), home=new_home(), engine=LocalEngine(Engine()), timer=no_timing, say=str
+        )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from simulated import simulate
 
-from medmim.tracking.comparison.champion import champion_of, promote, runs_in_office, versions
+from medmim.tracking.comparison.champion import champion_of, champion_runs, promote, versions
 from medmim.tracking.comparison.findings import find
 from medmim.tracking.comparison.runs import CASES, read_run
 from medmim.tracking.mlflow_store import Store
@@ -129,5 +129,5 @@ def test_cells_of_an_earlier_plan_do_not_speak_for_the_champion(store):
     elect(store, gap=-0.5, study="a", budget="steps=1")
     runs, promotion = elect(store, gap=0.3, study="a", budget="steps=9")
     assert promotion.promoted
-    found = runs_in_office(store, champion_of(store, MODEL))
+    found = champion_runs(store, champion_of(store, MODEL))
     assert {run.run_id for run in found} == {run.run_id for run in runs if run.arm == "mesh 0.7"}

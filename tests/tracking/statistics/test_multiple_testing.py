@@ -1,6 +1,6 @@
 import pytest
 
-from medmim.tracking.statistics.multiple_testing import adjusted, halves
+from medmim.tracking.statistics.multiple_testing import adjusted, split_alpha
 
 
 def test_equal_weights_are_plain_holm():
@@ -25,6 +25,6 @@ def test_nothing_to_adjust():
 
 
 def test_halves():
-    assert halves(4, 6) == (0.125, pytest.approx(0.5 / 6))
-    assert halves(4, 0)[0] == 0.25
-    assert halves(0, 5)[1] == 0.2
+    assert split_alpha(4, 6) == (0.125, pytest.approx(0.5 / 6))
+    assert split_alpha(4, 0)[0] == 0.25
+    assert split_alpha(0, 5)[1] == 0.2

@@ -2,9 +2,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from medmim.tracking.statistics.paired_test import Luck, paired_tests, shared_luck, sign_flip_p
+from medmim.tracking.statistics.paired_test import (
+    SeedVariance,
+    paired_tests,
+    shared_seed_variance,
+    sign_flip_p,
+)
 
-NO_LUCK = Luck(0.0, 0)
+NO_LUCK = SeedVariance(0.0, 0)
 
 
 def one(differences, luck=NO_LUCK, **words):
@@ -41,7 +46,7 @@ def test_luck_of_seeds_widens_the_interval():
     rng = np.random.default_rng(0)
     patients = rng.normal(0.03, 0.02, size=(1, 25)) + rng.normal(0, 0.001, size=(3, 25))
     lucky = patients + np.array([[-0.05], [0.0], [0.05]])
-    calm, wild = [shared_luck([found], arms=2) for found in (patients, lucky)]
+    calm, wild = [shared_seed_variance([found], arms=2) for found in (patients, lucky)]
     assert calm.variance < 1e-5 < wild.variance
     assert wild.df == 2
     assert one(patients, calm).p < 0.001
@@ -55,14 +60,16 @@ def test_luck_is_the_anova_estimate():
     between = patients * ((values.mean(axis=1) - values.mean()) ** 2).sum() / (seeds - 1)
     rest = values - values.mean(axis=1, keepdims=True) - values.mean(axis=0, keepdims=True) + values.mean()
     within = (rest**2).sum() / ((seeds - 1) * (patients - 1))
-    assert shared_luck([values], arms=2).variance == pytest.approx(max(between - within, 0) / patients)
+    assert shared_seed_variance([values], arms=2).variance == pytest.approx(
+        max(between - within, 0) / patients
+    )
 
 
 def test_a_pair_with_one_seed_borrows_the_luck_of_the_others():
     rng = np.random.default_rng(0)
     single = rng.normal(0.03, 0.02, size=(1, 25))
     wild = rng.normal(0, 0.02, size=(3, 25)) + np.array([[-0.05], [0.0], [0.05]])
-    luck = shared_luck([single, wild], arms=3)
+    luck = shared_seed_variance([single, wild], arms=3)
     assert luck.df == 4
     assert one(single).p < 0.001
     assert one(single, luck).p > 0.05

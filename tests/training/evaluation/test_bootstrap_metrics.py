@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import tiny
 
-from medmim.data.loading.preprocess import Volumes
-from medmim.data.loading.preprocessing_plan import Plan
+from medmim.data.loading.preprocess import VolumeLoader
+from medmim.data.loading.preprocessing_plan import PreprocessingPlan
 from medmim.training.evaluation.bootstrap_metrics import intervals
 from medmim.training.evaluation.detection_metrics import box_means, box_tally
-from medmim.training.tasks.base import Scene
+from medmim.training.tasks.base import EvaluationContext
 from medmim.training.tasks.classification import Classification
 from medmim.training.tasks.detection import Detection
 from medmim.training.tasks.segmentation import Segmentation
@@ -17,8 +17,8 @@ BOXES = ["a", "b"]
 
 
 def scene(names, **chosen):
-    volumes = Volumes(Path(), Plan(2, (16, 16)), cache_gb=0.1)  # which nothing here asks
-    return Scene(volumes, dict(enumerate(names, start=1)), "fp32", chosen)
+    volumes = VolumeLoader(Path(), PreprocessingPlan(2, (16, 16)), cache_gb=0.1)  # which nothing here asks
+    return EvaluationContext(volumes, dict(enumerate(names, start=1)), "fp32", chosen)
 
 
 def dice_rows(rng, patients=8):

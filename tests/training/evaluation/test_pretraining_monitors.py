@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from medmim.data.loading.probe_images import Exhibits
+from medmim.data.loading.probe_images import ProbeImages
 from medmim.encoders import build_encoder, pack
 from medmim.encoders.recalibrate_batch_norm import settle_batch_norms
-from medmim.training.evaluation.features import look
+from medmim.training.evaluation.features import extract_features
 from medmim.training.evaluation.pretraining_monitors import Monitors, hidden_error
 from medmim.training.evaluation.probes import mean_cosine
 
@@ -31,8 +31,10 @@ def shown(dims, *, count=12, known=True, seed=0):
         labels[number, 0, half] = 1
     images = images + 6 * labels
     if not known:
-        return Exhibits(images, -torch.ones_like(targets), torch.zeros_like(labels), torch.zeros(count) > 0)
-    return Exhibits(images, targets, labels, torch.ones(count) > 0)
+        return ProbeImages(
+            images, -torch.ones_like(targets), torch.zeros_like(labels), torch.zeros(count) > 0
+        )
+    return ProbeImages(images, targets, labels, torch.ones(count) > 0)
 
 
 def encoder_for(dims, name="resnet18"):
@@ -117,16 +119,16 @@ def test_batch_norm_is_judged_with_the_statistics_of_whole_images(dims):
     encoder(pack(train.images, hidden))
     before, state = copy.deepcopy(encoder.state_dict()), torch.get_rng_state()
     monitors = Monitors(encoder, train, val, precision="fp32")
-    found, judged = monitors(), look(monitors.settled(), val.images, precision="fp32").pooled
+    found, judged = monitors(), extract_features(monitors.settled(), val.images, precision="fp32").pooled
     assert encoder.training
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[key]) for key, value in encoder.state_dict().items())
     kept = copy.deepcopy(encoder)
     settle_batch_norms(kept, train.images.split(6))
-    assert torch.equal(judged, look(kept, val.images, precision="fp32").pooled)
-    unsettled = look(encoder, val.images, precision="fp32").pooled
+    assert torch.equal(judged, extract_features(kept, val.images, precision="fp32").pooled)
+    unsettled = extract_features(encoder, val.images, precision="fp32").pooled
     assert (judged - unsettled).norm() > 0.05 * unsettled.norm()
-    places = torch.cat([look(kept, one.images, precision="fp32").places for one in (train, val)])
+    places = torch.cat([extract_features(kept, one.images, precision="fp32").places for one in (train, val)])
     assert found["probe/cosine"] == mean_cosine(places)
     assert monitors.initial_cosine == found["probe/cosine"]
 
@@ -141,7 +143,9 @@ def test_pooled_features_are_the_means_of_all_maps():
     with torch.no_grad():
         maps = encoder(images)
     expected = torch.cat([one.flatten(2).mean(dim=-1) for one in maps], dim=1)
-    torch.testing.assert_close(look(encoder, images, precision="fp32").pooled, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        extract_features(encoder, images, precision="fp32").pooled, expected, rtol=1e-4, atol=1e-5
+    )
 
 
 @both_dims

@@ -8,8 +8,8 @@ from scipy import ndimage
 from torch import nn
 
 from medmim.data.dataset.manifest import read_dataset
-from medmim.data.loading.preprocess import Volumes
-from medmim.data.loading.preprocessing_plan import Plan, plan_for
+from medmim.data.loading.preprocess import VolumeLoader
+from medmim.data.loading.preprocessing_plan import PreprocessingPlan, plan_for
 from medmim.training.evaluation.segmentation_metrics import (
     CaseScore,
     compare_labels,
@@ -17,7 +17,7 @@ from medmim.training.evaluation.segmentation_metrics import (
     score_volume,
     segment,
 )
-from medmim.training.tasks.base import Scene
+from medmim.training.tasks.base import EvaluationContext
 from medmim.training.tasks.segmentation import Segmentation
 
 NAMES = {1: "core", 2: "rim"}
@@ -219,7 +219,7 @@ def quiet_dataset(root, *, spacing=(1.0, 1.0, 1.0), orientation="RAS"):
 @pytest.mark.parametrize(("dims", "size"), [(2, (16, 16)), (3, (16, 16, 16)), (3, (32, 32, 32))])
 def test_a_volume_is_segmented_window_by_window(tmp_path, dims, size, precision):
     row, label = quiet_dataset(tmp_path)
-    volumes = Volumes(tmp_path, Plan(dims, size), cache_gb=1.0)
+    volumes = VolumeLoader(tmp_path, PreprocessingPlan(dims, size), cache_gb=1.0)
     prepared = volumes(row)
     found = segment(oracle_for(prepared), prepared, volumes.plan, precision=precision)
     assert found.shape == (3, 22, 20, 18)
@@ -233,7 +233,7 @@ def test_a_volume_is_segmented_window_by_window(tmp_path, dims, size, precision)
 def test_volumes_of_any_orientation_are_scored(tmp_path, dims, orientation):
     spacing = (1.0, 3.0, 1.0)
     row, label = quiet_dataset(tmp_path, spacing=spacing, orientation=orientation)
-    volumes = Volumes(tmp_path, Plan(dims, (16,) * dims), cache_gb=1.0)
+    volumes = VolumeLoader(tmp_path, PreprocessingPlan(dims, (16,) * dims), cache_gb=1.0)
     scores = score_volume(
         oracle_for(volumes(row)), row, volumes, names=NAMES, precision="fp32", tolerance_mm=1.0
     )
@@ -248,7 +248,7 @@ def test_volumes_of_any_orientation_are_scored(tmp_path, dims, orientation):
 def test_resampled_volumes_are_scored_on_the_labels_own_grid(tmp_path, dims, orientation):
     spacing = (1.0, 1.0, 1.6) if dims == 3 else (1.3, 1.3, 4.0)
     row, label = quiet_dataset(tmp_path, spacing=spacing, orientation=orientation)
-    volumes = Volumes(tmp_path, Plan(dims, (16,) * dims, (1.0, 1.0, 1.0)), cache_gb=1.0)
+    volumes = VolumeLoader(tmp_path, PreprocessingPlan(dims, (16,) * dims, (1.0, 1.0, 1.0)), cache_gb=1.0)
     assert volumes(row).image.shape[1:] != label.shape
     scores = score_volume(
         oracle_for(volumes(row)), row, volumes, names=NAMES, precision="fp32", tolerance_mm=1.0
@@ -264,8 +264,8 @@ def test_resampled_volumes_are_scored_on_the_labels_own_grid(tmp_path, dims, ori
 
 def test_segmentation_scores_and_draws_volumes(varied_dataset):
     rows = read_dataset(varied_dataset).volumes[:3]
-    volumes = Volumes(varied_dataset, plan_for(rows, dims=3, size=(16,)), cache_gb=1.0)
-    task, scene = Segmentation(mirror=True), Scene(volumes, NAMES, "fp32", {})
+    volumes = VolumeLoader(varied_dataset, plan_for(rows, dims=3, size=(16,)), cache_gb=1.0)
+    task, scene = Segmentation(mirror=True), EvaluationContext(volumes, NAMES, "fp32", {})
     network = oracle_for(volumes(rows[0]))
     scores = task.judge(network, rows, scene, final=False)
     assert [(score["case"], score["label"]) for score in scores] == [
@@ -277,7 +277,7 @@ def test_segmentation_scores_and_draws_volumes(varied_dataset):
 def test_mirroring_is_the_mean_with_the_mirrored_image(tmp_path):
     """A network that only sees the right half gives both halves when it is mirrored."""
     row, _ = quiet_dataset(tmp_path)
-    volumes = Volumes(tmp_path, Plan(3, (32, 32, 32)), cache_gb=1.0)
+    volumes = VolumeLoader(tmp_path, PreprocessingPlan(3, (32, 32, 32)), cache_gb=1.0)
     prepared = volumes(row)
 
     class Half(nn.Module):
@@ -298,7 +298,7 @@ def test_mirroring_is_the_mean_with_the_mirrored_image(tmp_path):
 @pytest.mark.parametrize("dims", [2, 3])
 def test_images_seen_whole_are_scored_on_the_labels_own_grid(tmp_path, dims):
     row, label = quiet_dataset(tmp_path)
-    volumes = Volumes(tmp_path, Plan(dims, (40,) * dims, view="whole"), cache_gb=1.0)
+    volumes = VolumeLoader(tmp_path, PreprocessingPlan(dims, (40,) * dims, view="whole"), cache_gb=1.0)
     assert max(volumes(row).image.shape[1:]) == 40
     scores = score_volume(
         oracle_for(volumes(row)), row, volumes, names=NAMES, precision="fp32", tolerance_mm=None

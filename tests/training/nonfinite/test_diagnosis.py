@@ -2,15 +2,31 @@
 
 import pytest
 
-from medmim.training.nonfinite.diagnosis import Finding, Layer, joined
+from medmim.training.nonfinite.diagnosis import NonFiniteFinding, NonFiniteLayer, joined
 
-CONV, NORM = Layer(0, "conv"), Layer(1, "norm")
+CONV, NORM = NonFiniteLayer(0, "conv"), NonFiniteLayer(1, "norm")
 CASES = {
     # a norm over all voxels carries the second one's NaN to the first
-    "layer": ([Finding(True, NORM, None, ("a",)), Finding(True, CONV, None, ("b",))], CONV, ("b",)),
-    "both": ([Finding(True, CONV, None, ("a",)), Finding(True, CONV, None, ("b",))], CONV, ("a", "b")),
-    "loss": ([Finding(False, None, "w", ("a",)), Finding(True, None, "w", ("b", "c"))], None, ("b", "c")),
-    "gradient": ([Finding(False, None, "w", ("a",)), Finding(False, None, "w", ("b",))], None, ("a", "b")),
+    "layer": (
+        [NonFiniteFinding(True, NORM, None, ("a",)), NonFiniteFinding(True, CONV, None, ("b",))],
+        CONV,
+        ("b",),
+    ),
+    "both": (
+        [NonFiniteFinding(True, CONV, None, ("a",)), NonFiniteFinding(True, CONV, None, ("b",))],
+        CONV,
+        ("a", "b"),
+    ),
+    "loss": (
+        [NonFiniteFinding(False, None, "w", ("a",)), NonFiniteFinding(True, None, "w", ("b", "c"))],
+        None,
+        ("b", "c"),
+    ),
+    "gradient": (
+        [NonFiniteFinding(False, None, "w", ("a",)), NonFiniteFinding(False, None, "w", ("b",))],
+        None,
+        ("a", "b"),
+    ),
 }
 
 
@@ -23,5 +39,5 @@ def test_the_process_where_it_began_is_named(found, layer, volumes):
 
 
 def test_finite_gradients_whose_norm_is_not_are_told():
-    found = Finding(loss=False, layer=None, gradient=None, volumes=("a",))
+    found = NonFiniteFinding(loss=False, layer=None, gradient=None, volumes=("a",))
     assert str(found) == "the gradient is not finite, in the norm of all, with volumes a in the batch"

@@ -8,7 +8,7 @@ from fake_trainer import Module, Trainer
 from medmim.errors import RunError, Stopped
 from medmim.tracking.recorder import MemoryRecorder
 from medmim.training.budget import Budget
-from medmim.training.callbacks import Evaluations
+from medmim.training.callbacks import ValidationCallback
 from medmim.training.resume import autosave
 from medmim.training.resume.autosave import Checkpoints, Signals
 
@@ -27,7 +27,9 @@ class Saving:
 
         monkeypatch.setattr(autosave, "save_state", save)
         log = MemoryRecorder()
-        self.evaluations = Evaluations(lambda step: {}, times=2, budget=Budget(steps=10), log=log, best=None)
+        self.evaluations = ValidationCallback(
+            lambda step: {}, times=2, budget=Budget(steps=10), log=log, best=None
+        )
         self.signals = Signals()
         words = {"every_steps": None, "every_minutes": 1e9, **words}
         self.checkpoints = Checkpoints(

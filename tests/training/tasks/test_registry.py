@@ -5,13 +5,13 @@ import torch
 from torch import nn
 
 from medmim.data.dataset.manifest import Dataset, DatasetInfo, read_dataset
-from medmim.data.loading.preprocess import Volumes
+from medmim.data.loading.preprocess import VolumeLoader
 from medmim.data.loading.preprocessing_plan import plan_for
 from medmim.encoders import build_encoder
 from medmim.errors import DataError, UsageError
 from medmim.heads import HEADS, build_head
 from medmim.training.evaluation.patient_scores import MEASURES
-from medmim.training.tasks.base import Scene
+from medmim.training.tasks.base import EvaluationContext
 from medmim.training.tasks.classification import Classification, classify
 from medmim.training.tasks.detection import Detection
 from medmim.training.tasks.detection_inference import detect
@@ -24,9 +24,9 @@ every_task = pytest.mark.parametrize("name", sorted(TASKS))
 def scene_for(task, root, dims):
     dataset = read_dataset(root)
     plan = plan_for(dataset.volumes, dims=dims, size=(16,), view=task.view(dims), multiple=(4,) * dims)
-    volumes = Volumes(root, plan, cache_gb=1.0)
+    volumes = VolumeLoader(root, plan, cache_gb=1.0)
     names = task.names(dataset, dataset.volumes, volumes)
-    return dataset.volumes, Scene(volumes, names, "fp32", {})
+    return dataset.volumes, EvaluationContext(volumes, names, "fp32", {})
 
 
 def network_for(name, task, volumes, scene, said=None):
@@ -189,7 +189,7 @@ def test_negatives_are_images_with_a_label_and_no_box(tiny_dataset):
 def test_class_numbers_beyond_a_byte_are_refused(tmp_path):
     image, label = tiny.blob(np.random.default_rng(0), (12, 14, 16))
     row = tiny.write_volume(tmp_path, "p", image, np.eye(4), label=label.astype(np.uint16) * 700)
-    volumes = Volumes(tmp_path, plan_for([row], dims=3, size=(16,)), cache_gb=1.0)
+    volumes = VolumeLoader(tmp_path, plan_for([row], dims=3, size=(16,)), cache_gb=1.0)
     dataset = Dataset(tmp_path, DatasetInfo(name="d"), (row,))
     with pytest.raises(DataError, match="class numbers up to 1400, expected at most 255"):
         Segmentation().names(dataset, [row], volumes)
@@ -205,7 +205,7 @@ def test_found_boxes_lie_in_their_image(dims, tmp_path):
     torch.manual_seed(0)
     network = build_head("detect", encoder=encoder, spatial_dims=dims, classes=2, anchors=anchors)
     network.score.cls_logits.bias.data.zero_()  # sure enough to be told
-    prepared = Volumes(tmp_path, plan, cache_gb=1.0)(row)
+    prepared = VolumeLoader(tmp_path, plan, cache_gb=1.0)(row)
     found = np.concatenate([one.boxes for one in detect(network, prepared, plan, precision="fp32")])
     assert len(found)
     assert (found[:, :3] >= 0).all()
