@@ -25,16 +25,6 @@ from medmim.masks.square import SquareMask
 from medmim.masks.tissue import TissueMask, tissue_share
 from medmim.masks.upsample import hidden_voxels
 
-__all__ = [
-    "MASKS",
-    "Mask",
-    "MaskRequest",
-    "build_mask",
-    "hidden_count",
-    "hidden_voxels",
-    "tissue_share",
-]
-
 MASKS: dict[str, type[Mask]] = {
     "mesh": MeshMask,
     "random": RandomMask,
@@ -80,4 +70,4 @@ def _mixed(weights: Any, ratio: float) -> tuple[tuple[Mask, float], ...]:
     return tuple((build_mask(name, ratio=ratio), float(weight)) for name, weight in weights.items())
 
 
-__all__ = ["MASKS", "Draw", "Mask", "build_mask", "hidden_count", "hidden_voxels", "tissue_share"]
+__all__ = ["MASKS", "Mask", "MaskRequest", "build_mask", "hidden_count", "hidden_voxels", "tissue_share"]

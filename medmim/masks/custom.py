@@ -21,7 +21,7 @@ class CustomMask(Mask):
     """Hide the cells that a user's function ranks highest.
 
     Attributes:
-        rule: takes the `MaskRequest` and the options; returns the rank of each cell, (batch, *grid), on the CPU.
+        rule: takes the `MaskRequest` and the options; returns each cell's rank, (batch, *grid), on the CPU.
         options: keyword arguments for the rule.
         name: `module:callable`, for messages.
     """

@@ -161,8 +161,7 @@ class StopBeforeEvaluation(Callback):
     """Let a signal stop before an evaluation, which may take longer than its sender waits.
 
     Must come before `ValidationCallback`, which catches up when training goes on. After the last step it does
-    not:
-    the last state holds the last evaluation.
+    not: the last state holds the last evaluation.
 
     Args:
         checkpoints: of the training.
