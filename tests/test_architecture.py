@@ -189,8 +189,3 @@ def test_help_does_not_load_what_it_does_not_need(command):
     )
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.splitlines()[-1].strip() == "loaded:"
-
-
-def test_test_files_have_names_of_their_own():
-    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
-    assert sorted(names) == sorted(set(names)), "pytest imports test files by their name alone"

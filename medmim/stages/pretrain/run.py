@@ -137,7 +137,7 @@ def _resolved_settings(settings: PretrainSettings, parts: _PretrainComponents) -
         "dims": parts.plan.dims,
         "size": parts.plan.size,
         "cell": parts.cell,
-        "encoder": _encoder_name(settings, parts.plan.dims),
+        "encoder": settings.encoder or usual_encoder(settings.method, parts.plan.dims),
     }
     return settings.model_copy(update=chosen)
 
@@ -156,10 +156,6 @@ def usual_encoder(method: str, dims: int) -> str:
     return _DEFAULT_ON_PATCHES if method in ON_PATCHES else DEFAULT_ENCODER[dims]
 
 
-def _encoder_name(settings: PretrainSettings, dims: int) -> str:
-    return settings.encoder or usual_encoder(settings.method, dims)
-
-
 def _build_components(settings: PretrainSettings) -> _PretrainComponents:
     mask = build_mask(settings.mask, ratio=settings.ratio, **settings.mask_options)
     dataset = read_dataset(settings.data)
@@ -169,7 +165,10 @@ def _build_components(settings: PretrainSettings) -> _PretrainComponents:
     dims, known_mm = sketch.dims, voxel_mm(train, sketch) if settings.augment == "patch" else None
     torch.manual_seed(stream_seed(settings.seed, "encoder"))
     encoder = build_encoder(
-        _encoder_name(settings, dims), spatial_dims=dims, in_channels=1, **settings.encoder_options
+        settings.encoder or usual_encoder(settings.method, dims),
+        spatial_dims=dims,
+        in_channels=1,
+        **settings.encoder_options,
     )
     cell = cell_in_voxels(
         settings.cell or encoder.total_stride, multiple=encoder.total_stride, voxel_mm=known_mm
