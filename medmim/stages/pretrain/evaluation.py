@@ -208,3 +208,10 @@ def _affordable(budget: Budget, settings: PretrainSettings, encoder: Encoder, vo
         images = _SHARE * 60 * (budget.minutes or 0) / (_LOOKS + 1) / seconds
     passes = _SETTLING if batch_norms(encoder) else 1
     return int(min(max(images / passes, _EXHIBITS[0]), _EXHIBITS[1]))
+
+
+def leak_alarm(method: Method) -> str:
+    """Return whether hidden content that reaches the encoder would be noticed, and why not."""
+    if not method.rebuilds:
+        return "none: nothing hidden is predicted"
+    return "none: hidden content is seen by design" if method.sees_hidden else "watched"

@@ -34,7 +34,7 @@ from medmim.stages.pretrain.data import (
     supervision_of,
     volumes_with_labels,
 )
-from medmim.stages.pretrain.evaluation import PretrainEvaluator, PretrainSubject
+from medmim.stages.pretrain.evaluation import PretrainEvaluator, PretrainSubject, leak_alarm
 from medmim.stages.run_lifecycle import (
     RunResult,
     budget_words,
@@ -295,14 +295,7 @@ def _tags(settings: PretrainSettings, parts: _PretrainComponents) -> dict[str, s
         "dataset_hash": parts.dataset.info.content_hash,
         "split_hash": parts.dataset.split_hash,
         "medmim_version": __version__,
-        "leak_alarm": _leak_alarm(parts.method),
+        "leak_alarm": leak_alarm(parts.method),
         "axis_masking": settings.mask,
         **{f"axis_{axis}": value for axis, value in parts.method.axes.items()},
     }
-
-
-def _leak_alarm(method: Method) -> str:
-    """Return whether hidden content that reaches the encoder would be noticed, and why not."""
-    if not method.rebuilds:
-        return "none: nothing hidden is predicted"
-    return "none: hidden content is seen by design" if method.sees_hidden else "watched"
