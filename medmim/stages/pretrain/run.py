@@ -263,7 +263,6 @@ def _keep(
         "steps": fitted.steps,
     }
     checkpoint = save_weights(folder, parts.method.state_dict(), description)
-    # Beside the weights but never in the store: for the contamination check of fine-tuning.
     write_seen_patients(folder, seen_patients_of(parts.train))
     metrics = {
         "last/train_loss": fitted.loss,
