@@ -1,6 +1,6 @@
 """Hippocampus, end to end: ingest → pretrain → fine-tune from it and from scratch → compare.
 
-python pipelines/hippocampus.py SOURCE [--labelled 10] [--minutes 7]
+python pipelines/hippocampus.py SOURCE [--num-labelled 10] [--minutes 7]
 
 SOURCE is the folder of the Medical Segmentation Decathlon's Task04 (imagesTr, labelsTr).
 """
@@ -24,10 +24,10 @@ from medmim.stages.pretrain.run import pretrain
 @click.option("--out", type=click.Path(path_type=Path), default="hippocampus-study", show_default=True)
 @click.option("--pretrain-minutes", type=float, default=5, show_default=True)
 @click.option("--minutes", type=float, default=7, show_default=True, help="Fine-tuning, each arm.")
-@click.option("--labelled", type=int, help="Train on this many labelled patients.")
+@click.option("--num-labelled", type=int, help="Train on this many labelled patients.")
 @click.option("--seeds", type=int, default=1, show_default=True)
 def main(
-    *, source: Path, out: Path, pretrain_minutes: float, minutes: float, labelled: int | None, seeds: int
+    *, source: Path, out: Path, pretrain_minutes: float, minutes: float, num_labelled: int | None, seeds: int
 ) -> None:
     """Run the study and print its comparison."""
     data, home = out / "dataset", out / "medmim-runs"
@@ -39,7 +39,9 @@ def main(
             home=home,
         )
         for init in (pretrained.run_id, "scratch"):
-            settings = FinetuneSettings(data=data, init=init, minutes=minutes, labelled=labelled, seed=seed)
+            settings = FinetuneSettings(
+                data=data, init=init, minutes=minutes, num_labelled=num_labelled, seed=seed
+            )
             finetune(settings, home=home)
     for line in comparison_lines(compare_runs([], home=home)):
         click.echo(line)

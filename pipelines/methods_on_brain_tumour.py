@@ -84,14 +84,14 @@ def _cell(
     if "method" in arm:
         settings = PretrainSettings(
             **arm,
-            **({"steps": steps} if steps else {"minutes": minutes, "clock": "processor"}),
+            **({"steps": steps} if steps else {"minutes": minutes, "time_source": "processor"}),
             data=out / "dataset",
             dims=2,
             size=(size,),
             batch_size=batch_size,
             augment="resized",  # about as large as the probe sees them
             seed=seed,
-            evaluations=1,
+            num_evaluations=1,
             monitors=False,
         )
         result = pretrain(settings, home=out / "medmim-runs")

@@ -92,7 +92,7 @@ def study(tiny_dataset, new_home):
     from medmim.stages.pretrain.run import pretrain
 
     home, said = new_home(), []
-    words = {**tiny.TINY, "data": tiny_dataset, "evaluations": 2}
+    words = {**tiny.TINY, "data": tiny_dataset, "num_evaluations": 2}
     pretraining = PretrainSettings(**words, steps=2, method_options={"decoder_width": 8})
     pretrained = pretrain(pretraining, home=home)
     tuned = finetune(FinetuneSettings(**words, steps=2), home=home, say=said.append)

@@ -25,17 +25,18 @@ from medmim.cli.options import (
 Examples:
   medmim finetune segment                        from the newest pretraining run
   medmim finetune segment --init scratch         the control: same split, steps and seed
-  medmim finetune segment --labelled 10 --minutes 7
+  medmim finetune segment --num-labelled 10 --minutes 7
   medmim finetune classify --size 128            one class for each image
   medmim finetune detect --size 128              boxes around findings
-  medmim finetune classify --set tune=probe      the head alone, on a frozen encoder
+  medmim finetune classify --set mode=linear_probe      the head alone, on a frozen encoder
   medmim finetune segment --init 3f2a --fold 1""",
 )
 @click.argument("task")
 @click.option(
     "--init", help="scratch, a pretraining run or a .safetensors file.  [default: newest pretraining run]"
 )
-@click.option("--labelled", type=int, help="Train on this many labelled patients (nested).")
+@click.option("--num-labelled", type=int, help="Train on this many labelled patients (nested).")
+@click.option("--labelled", type=int, hidden=True)  # the name of 0.1.0, accepted for one release
 @click.option("--label-fraction", type=float, help="Train on this share of the labelled patients (nested).")
 @run_options
 @json_option

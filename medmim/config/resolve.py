@@ -1,27 +1,83 @@
-"""Settings that a file, flags and words can give: merged, and refused completely and kindly when wrong.
+"""Merging of settings from presets, YAML files, flags and `--set`, and their validation.
 
-Precedence, lowest first: the model's defaults, the preset of the task, `--config FILE`, flags,
-`--set key=value`.
+Precedence, lowest first: defaults, preset of the task, `--config FILE`, flags, `--set key=value`.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from medmim import files
 from medmim.errors import SettingsError, did_you_mean
 
+_LOG = logging.getLogger(__name__)
+
 
 class FileSettings(BaseModel):
-    """Settings that a YAML file can hold; `presets` is the folder below configs/ where shipped ones lie."""
+    """Base class of settings that a YAML file can provide.
+
+    Attributes:
+        presets: folder below configs/ with the presets of this model.
+        renamed: settings of 0.1.0 that are accepted for one release → today's names.
+        renamed_inside: for a setting, values (or keys of a mapping) of 0.1.0 → today's.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
     presets: ClassVar[str]
+    renamed: ClassVar[Mapping[str, str]] = {}
+    renamed_inside: ClassVar[Mapping[str, Mapping[str, str]]] = {}
+
+    @classmethod
+    def with_current_names(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Replace names of 0.1.0 and print a line with the new name for each; a later duplicate wins."""
+        result: dict[str, Any] = {}
+        for key, value in _renamed(values, cls.renamed, where="setting").items():
+            result[key] = _renamed_value(value, cls.renamed_inside.get(key, {}), where=key)
+        return result
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rename(cls, values: Any) -> Any:
+        return cls.with_current_names(values) if isinstance(values, Mapping) else values
+
+    def fingerprint(self, *, exclude: set[str]) -> dict[str, Any]:
+        """Return the settings under their names of 0.1.0: digests of trainings must not change."""
+        old = {new: name for name, new in self.renamed.items()}
+        inside = {
+            key: {new: name for name, new in table.items()} for key, table in self.renamed_inside.items()
+        }
+        values = self.model_dump(mode="json", exclude=exclude)
+        return {old.get(key, key): _exchanged(value, inside.get(key, {})) for key, value in values.items()}
+
+
+def _renamed(values: Mapping[str, Any], table: Mapping[str, str], *, where: str) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in values.items():
+        if key in table:
+            _LOG.warning(
+                "%s '%s' is now called '%s'; this release still accepts the old name", where, key, table[key]
+            )
+        result.pop(table.get(key, key), None)
+        result[table.get(key, key)] = value
+    return result
+
+
+def _renamed_value(value: Any, table: Mapping[str, str], *, where: str) -> Any:
+    if isinstance(value, Mapping):
+        return _renamed(value, table, where=where)
+    return next(iter(_renamed({value: None}, table, where=where))) if isinstance(value, str) else value
+
+
+def _exchanged(value: Any, table: Mapping[str, str]) -> Any:
+    if isinstance(value, dict):
+        return {table.get(key, key): inner for key, inner in value.items()}
+    return table.get(value, value) if isinstance(value, str) else value
 
 
 Settings = TypeVar("Settings", bound=FileSettings)
@@ -35,29 +91,31 @@ def resolve(
     flags: Mapping[str, Any] | None = None,
     overrides: Iterable[str] = (),
 ) -> Settings:
-    """Merge defaults, base, file, flags and overrides into settings.
+    """Merge preset, file, flags and overrides into validated settings.
 
     Args:
-        kind: the settings model.
-        base: preset that lies under everything, such as that of a task; none where it does not exist.
-        config: path of a YAML file, or the name of one that ships with medmim.
+        kind: settings model.
+        base: preset of lowest precedence, such as that of a task; ignored if there is no such preset.
+        config: path of a YAML file, or name of a preset.
         flags: values from the command line; None means "not given".
-        overrides: `key=value` words; values are read as YAML, and `options.name=value` changes one option.
+        overrides: `key=value` words; values are parsed as YAML, `options.name=value` changes one option.
 
     Raises:
-        SettingsError: one message with every unknown key and every bad value.
+        SettingsError: one message that lists every unknown key and invalid value.
     """
     values: dict[str, Any] = {}
     if base is not None and base in presets(kind):
-        _merge(values, _read(presets(kind)[base]))
+        _merge(values, kind.with_current_names(_read(presets(kind)[base])))
     if config is not None:
-        _merge(values, _read(find_config(config, kind)))
-    _merge(values, {key: value for key, value in (flags or {}).items() if value is not None})
+        _merge(values, kind.with_current_names(_read(find_config(config, kind))))
+    given = {key: value for key, value in (flags or {}).items() if value is not None}
+    _merge(values, kind.with_current_names(given))
     for word in overrides:
         key, equals, text = word.partition("=")
         if not equals:
             raise SettingsError(f"--set {word}: expected key=value, such as --set batch_size=2")
-        _merge(values, _nested(values, key.strip().replace("-", "_"), _parse(text, where=f"--set {key}")))
+        newer = _nested(values, key.strip().replace("-", "_"), _parse(text, where=f"--set {key}"))
+        _merge(values, kind.with_current_names(newer))
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -66,7 +124,7 @@ def resolve(
 
 
 def find_config(name: str, kind: type[FileSettings]) -> Path:
-    """Return the file of a `--config` word: a path, or the name of a shipped preset."""
+    """Return the file that `--config` names: a path, or a preset."""
     if Path(name).is_file():
         return Path(name)
     known = presets(kind)
@@ -76,17 +134,17 @@ def find_config(name: str, kind: type[FileSettings]) -> Path:
 
 
 def presets(kind: type[FileSettings]) -> dict[str, Path]:
-    """Return the files that ship with medmim, by name."""
+    """Return the presets that ship with medmim: name → file."""
     folder = files.shipped("configs") / kind.presets
     return {path.stem: path for path in folder.glob("*.yaml")}
 
 
 _BUDGETS = ("steps", "epochs", "minutes")
-_LABEL_BUDGETS = ("labelled", "label_fraction")
+_LABEL_BUDGETS = ("num_labelled", "label_fraction")
 
 
 def _merge(values: dict[str, Any], newer: Mapping[str, Any]) -> None:
-    """Let newer values win; a newer budget replaces an older one of another kind."""
+    """Update `values`; a newer budget replaces an older one in another unit."""
     for group in (_BUDGETS, _LABEL_BUDGETS):
         if any(newer.get(key) is not None for key in group):
             for key in group:
@@ -95,7 +153,7 @@ def _merge(values: dict[str, Any], newer: Mapping[str, Any]) -> None:
 
 
 def _nested(values: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
-    """Return `a.b=value` as the mapping of `a`, in which `b` is new and the rest stays."""
+    """Return the change that `a.b=value` makes: `a` with a new `b` and everything else kept."""
     first, _, rest = key.partition(".")
     if not rest:
         return {first: value}
@@ -128,7 +186,7 @@ def _parse(text: str, *, where: str) -> Any:
 
 
 def _explain(problem: Any, kind: type[FileSettings]) -> str:
-    """Turn one pydantic problem into 'key: what was expected, what was got'."""
+    """Format one pydantic error as 'key: expected, got'."""
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         return f"unknown key '{key}'{did_you_mean(key, kind.model_fields)}"

@@ -1,12 +1,13 @@
-"""Settings of a pretraining and of a fine-tuning: typed and frozen.
+"""Typed, frozen settings of pretraining and fine-tuning runs.
 
-The resolved settings are stored with the run. Values that depend on the data (size, dims, encoder, cell) may
-be left open: None means "chosen from the dataset", and the choice is stored.
+The resolved settings are stored with the run. Settings that depend on the data (size, dims, encoder, cell)
+may be None, which means "choose from the dataset"; the choice is stored.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -16,19 +17,19 @@ from medmim.config.resolve import FileSettings
 
 
 def _as_sequence(value: Any) -> Any:
-    """Read one number, or numbers separated by commas, as a sequence of sizes."""
+    """Return one number, or numbers separated by commas, as a sequence of sizes."""
     if isinstance(value, int):
         return (value,)
     return tuple(value.split(",")) if isinstance(value, str) else value
 
 
 def _as_words(value: Any) -> Any:
-    """Read words separated by commas as a sequence."""
+    """Split words at commas."""
     return tuple(value.replace(" ", "").split(",")) if isinstance(value, str) else value
 
 
 def _as_cell(value: Any) -> Any:
-    """Read cell sizes: all in voxels, or all in millimetres, such as `8mm,16mm`."""
+    """Parse a cell size: all axes in voxels, or all in millimetres, such as `8mm,16mm`."""
     split = value.split(",") if isinstance(value, str) else value
     parts = [split] if isinstance(split, int | float) else split
     words = [str(part).strip().lower() for part in parts]
@@ -48,42 +49,44 @@ Momentum = Annotated[float, Field(ge=0, lt=1)]
 
 
 class RunSettings(FileSettings):
-    """What pretraining and fine-tuning share.
+    """Settings that pretraining and fine-tuning share.
 
     Attributes:
-        data: dataset folder that `medmim ingest` wrote.
+        data: dataset folder written by `medmim ingest`.
         dims: 2 (slices drawn from volumes) or 3.
-        size: voxels that the network sees at once, one number or one an axis.
+        size: patch size in voxels: one number, or one per axis.
         encoder: name in the table of encoders, or module:callable.
-        steps, epochs, minutes: length of training; one of them.
-        clock: what minutes are of: wall, or this process's processor time (all its threads), which other
-            work on the machine does not shorten.
-        optimizer: adamw, lamb or sgd (Nesterov's).
-        betas: memory of the gradient's mean and mean square; sgd takes the first as its momentum.
-        weight_decay_end: weight decay at the end of training, reached along a cosine; None: it stays.
+        steps, epochs, minutes: length of training; give at most one.
+        time_source: what `minutes` measures: wall time, or processor time of this process (all threads),
+            which does not depend on other work on the machine.
+        accumulate: number of batches whose gradients are summed into one optimizer step. Memory use is that
+            of one batch; batch norm sees one batch.
+        optimizer: adamw, lamb or sgd (with Nesterov momentum).
+        betas: decay rates of the gradient's mean and mean square; sgd uses the first as its momentum.
+        weight_decay_end: weight decay at the end of training, reached along a cosine; None: constant.
         warmup: share of the training over which the learning rate rises.
-        warmup_start, final_lr: learning rate at the beginning and at the end, relative to its peak.
-        accumulate: batches whose gradients are added up to one step; memory is that of one batch. Batch norm
-            sees one batch.
-        activation_checkpointing: compute blocks again in the backward instead of keeping what they gave: less
-            memory, a third more time; running statistics of batch norm move twice a step.
-        channels_last: keep weights and maps with channels last, which some processors and cards prefer.
-        compile: use torch.compile; where that fails, a message says so and training goes on without.
-        precision: auto is bf16 where the processor computes with it, otherwise fp32.
-        devices: cards of each machine, or processes on one without cards, that share each step.
+        warmup_start, final_lr: learning rate at the start and at the end, relative to the peak.
+        activation_checkpointing: recompute blocks in the backward pass instead of storing their activations:
+            less memory, about a third more time. Batch-norm statistics are updated twice per step.
+        channels_last: store weights and feature maps channels-last, which is faster on some hardware.
+        compile: use torch.compile; if compilation fails, print a message and train uncompiled.
+        precision: auto selects bf16 where the hardware computes in it, otherwise fp32.
+        devices: GPUs per machine, or processes on a machine without GPUs, that share each step.
         nodes: machines that share each step; torchrun or SLURM start their processes.
-        workers: processes that prepare batches; None: chosen from the machine.
-        evaluations: how often validation runs and pictures are drawn.
-        cache_gb: memory for prepared volumes, in each process; those on disk take none.
-        cache_disk_gb: disk for prepared volumes, in the home folder, shared by workers and runs; 0: none.
-        checkpoint_every_steps: save the state for `--resume` this often; None: at every evaluation.
-        checkpoint_every_minutes: save it this often at least, whatever the steps take.
-        on_nonfinite: what a loss or gradient that is not finite does: stop the run, skip the step, or roll
-            weights and optimiser back to the last saved state and go on with the next data.
-        nonfinite_limit: so many such steps a run survives.
+        workers: processes that prepare batches; None: chosen from the number of cores.
+        num_evaluations: number of evaluations (validation scores and figures) during training.
+        cache_gb: memory for preprocessed volumes in each process; volumes cached on disk take none of it.
+        cache_disk_gb: disk space for preprocessed volumes in the home folder, shared by all runs; 0: none.
+        checkpoint_every_steps: interval between saved training states; None: at every evaluation.
+        checkpoint_every_minutes: longest time between saved training states.
+        on_nonfinite: action when a loss or gradient is not finite: stop the run, skip the step, or roll
+            weights and optimizer back to the last saved state and continue with the next data.
+        nonfinite_limit: number of such steps after which the run stops.
         fold: hold out this one of five patient-disjoint folds instead of the dataset's own test split.
         experiment: MLflow experiment.
     """
+
+    renamed: ClassVar[Mapping[str, str]] = {"clock": "time_source", "evaluations": "num_evaluations"}
 
     data: Path = Path("medmim-data")
     dims: Literal[2, 3] | None = None
@@ -93,7 +96,7 @@ class RunSettings(FileSettings):
     steps: int | None = Field(default=None, gt=0)
     epochs: float | None = Field(default=None, gt=0)
     minutes: float | None = Field(default=None, gt=0)
-    clock: Literal["wall", "processor"] = "wall"
+    time_source: Literal["wall", "processor"] = "wall"
     batch_size: int = Field(default=4, gt=0)
     accumulate: int = Field(default=1, gt=0)
     activation_checkpointing: bool = False
@@ -113,7 +116,7 @@ class RunSettings(FileSettings):
     nodes: int = Field(default=1, gt=0)
     workers: int | None = Field(default=None, ge=0)
     seed: int = Field(default=0, ge=0)
-    evaluations: int = Field(default=10, gt=0)
+    num_evaluations: int = Field(default=10, gt=0)
     cache_gb: float = Field(default=4.0, gt=0)
     cache_disk_gb: float = Field(default=20.0, ge=0)
     checkpoint_every_steps: int | None = Field(default=None, gt=0)
@@ -132,7 +135,7 @@ class RunSettings(FileSettings):
 
     @property
     def draws_per_step(self) -> int:
-        """Patches that one optimiser step sees."""
+        """Number of patches per optimizer step."""
         return self.batch_size * self.accumulate * self.devices * self.nodes
 
 
@@ -142,19 +145,20 @@ class PretrainSettings(RunSettings):
     Attributes:
         method: name in the table of methods.
         mask: name in the table of masks, or module:callable.
-        mask_options: that mask's own settings; `up_to` makes a range of `ratio`, drawn once a batch.
+        mask_options: options of the mask; `max_ratio` draws the ratio of each batch from `ratio` to it.
         ratio: share of mask cells to hide.
-        cell: mask cell in voxels, or in millimetres such as `8mm`, which become the nearest size in voxels
-            that the encoder takes; None: the encoder's total stride.
-        compute: of SparK and contrastive: packed computes visible cells only; masked computes all and
-            multiplies, with equal results. None: packed.
+        cell: mask cell in voxels, or in millimetres such as `8mm` (rounded to the nearest size that the
+            encoder supports); None: the encoder's total stride.
+        compute: for SparK and contrastive: packed computes visible cells only; masked computes all cells and
+            multiplies by the mask, with equal results. None: packed.
         augment: patch: random crops at one spacing, flips along all axes, mild intensity changes; resized: as
-            SparK, parts of 0.67 to 1 of an image scaled to `size`, and left for right.
-        include_held_out: pretrain on validation and test patients too (their images, never their labels).
-        monitors: judge the encoder now and then by probes on validation patients; False saves a few percent.
+            in SparK, crops of 0.67 to 1 of an image scaled to `size`, and left-right flips.
+        include_held_out: also pretrain on images of validation and test patients (never their labels).
+        monitors: run probes on validation patients during pretraining; False saves a few percent of time.
     """
 
     presets: ClassVar[str] = "pretrain"
+    renamed_inside: ClassVar[Mapping[str, Mapping[str, str]]] = {"mask_options": {"up_to": "max_ratio"}}
 
     method: str = "spark"
     method_options: dict[str, Any] = Field(default_factory=dict)
@@ -173,54 +177,64 @@ class FinetuneSettings(RunSettings):
 
     Attributes:
         task: segment, classify or detect.
-        task_options: that task's own settings, such as `criterion` of segment or `mixup` of classify.
-        init: where the encoder's weights come from: `scratch`, a run id, a weights file, or None: the newest
+        task_options: options of the task, such as `criterion` of segment or `mixup` of classify.
+        init: source of the encoder's weights: `scratch`, a run id, a weights file, or None: the newest
             pretraining run on this dataset.
-        channels: what the network sees together: for each channel, words (`tokens` of the manifest, joined by
-            +) that tell one volume of a visit, such as `t1+post,flair`; none: each volume by itself. The
-            weights of an encoder with one channel serve for several.
-        labelled: train on this many labelled patients (nested: the ten are among the twenty).
+        channels: volumes of a visit stacked as input channels: for each channel, words (`tokens` of the
+            manifest, joined by +) that match one volume, such as `t1+post,flair`; empty: one volume per
+            case. Weights of a single-channel encoder initialise all channels.
+        num_labelled: number of labelled training patients (nested subsets: 10 is part of 20).
         label_fraction: the same as a share of the labelled patients.
-        view: patch: random patches, sliding window; whole: the whole image scaled to `size`; None: as the
-            task likes it.
-        tune: full: everything; partial: the last half of the encoder's layers and the head; probe: the head
-            alone.
-        encoder_lr: learning rate of the encoder relative to `lr`; 0 freezes it.
-        layer_decay: factor of the learning rate from each layer of the encoder to the one before.
-        freeze: share of the training at whose end the encoder begins to learn.
-        ema: share of the moving average of weights that is kept at each step; 0: no average. It is less in
-            the first steps, (1 + n) / (10 + n) at step n, so that an average of few steps is one of them.
-        regulariser: mask_any_net: train the task also on masked images, whose hidden parts a second branch
+        field_of_view: patch: random patches and sliding-window inference; whole: the whole image scaled to
+            `size`; None: the task's default.
+        mode: full: train everything; partial: the last half of the encoder's layers and the head;
+            linear_probe: the head alone.
+        encoder_lr: learning rate of the encoder relative to `lr`; 0 freezes the encoder.
+        layer_decay: factor between the learning rates of successive encoder layers.
+        freeze_until: share of the training after which the encoder starts to train.
+        ema: decay of the moving average of weights; 0: no average. In early steps it is at most
+            (1 + n) / (10 + n) at step n.
+        regulariser: mask_any_net: also train the task on masked images whose hidden parts a second branch
             reuses.
-        least_loaded: smallest share of the encoder's tensors that must arrive from `init`.
-        foreground: share of patches centred on labelled foreground, or on a box.
+        min_loaded_fraction: smallest share of the encoder's tensors that `init` must provide.
+        foreground_fraction: share of patches centred on labelled foreground, or on a box.
     """
 
+    renamed: ClassVar[Mapping[str, str]] = {
+        **RunSettings.renamed,
+        "labelled": "num_labelled",
+        "view": "field_of_view",
+        "tune": "mode",
+        "freeze": "freeze_until",
+        "least_loaded": "min_loaded_fraction",
+        "foreground": "foreground_fraction",
+    }
+    renamed_inside: ClassVar[Mapping[str, Mapping[str, str]]] = {"mode": {"probe": "linear_probe"}}
     presets: ClassVar[str] = "finetune"
 
     task: str = "segment"
     task_options: dict[str, Any] = Field(default_factory=dict)
     init: str | None = None
     channels: Channels = ()
-    labelled: int | None = Field(default=None, gt=0)
+    num_labelled: int | None = Field(default=None, gt=0)
     label_fraction: float | None = Field(default=None, gt=0, le=1)
-    view: Literal["patch", "whole"] | None = None
-    tune: Literal["full", "partial", "probe"] = "full"
+    field_of_view: Literal["patch", "whole"] | None = None
+    mode: Literal["full", "partial", "linear_probe"] = "full"
     encoder_lr: float = Field(default=1.0, ge=0)
     layer_decay: float = Field(default=1.0, gt=0, le=1)
-    freeze: float = Field(default=0.0, ge=0, lt=1)
+    freeze_until: float = Field(default=0.0, ge=0, lt=1)
     ema: float = Field(default=0.0, ge=0, lt=1)
     regulariser: Literal["mask_any_net"] | None = None
-    least_loaded: float = Field(default=0.99, ge=0, le=1)
-    foreground: float = Field(default=0.5, ge=0, le=1)
+    min_loaded_fraction: float = Field(default=0.99, ge=0, le=1)
+    foreground_fraction: float = Field(default=0.5, ge=0, le=1)
 
     @model_validator(mode="after")
     def _one_label_budget(self) -> FinetuneSettings:
-        if self.labelled is not None and self.label_fraction is not None:
-            raise ValueError("expected one of labelled, label_fraction, got both")
+        if self.num_labelled is not None and self.label_fraction is not None:
+            raise ValueError("expected one of num_labelled, label_fraction, got both")
         return self
 
     @property
     def in_channels(self) -> int:
-        """Channels that the network sees."""
+        """Number of input channels of the network."""
         return max(len(self.channels), 1)

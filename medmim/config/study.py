@@ -24,7 +24,7 @@ _NETWORK = (
     "encoder_options",
 )  # said for one stage, it is that of both, and of the control
 _OWN = {"data": "data", "seed": "seeds", "fold": "folds", "experiment": "name"}
-_BUDGET = {"steps", "epochs", "minutes", "clock", "batch_size", "accumulate", "devices", "nodes"}
+_BUDGET = {"steps", "epochs", "minutes", "time_source", "batch_size", "accumulate", "devices", "nodes"}
 _EQUAL = {*_OWN, *_BUDGET, "dims", "size", "encoder_options", "augment", "include_held_out"}
 
 
@@ -58,6 +58,20 @@ class StudySettings(FileSettings):
     scratch: bool = True
     pretrain: dict[str, Any] = Field(default_factory=dict)
     finetune: dict[str, Any] = Field(default_factory=dict)
+
+    @classmethod
+    def with_current_names(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Replace names of 0.1.0, also in the settings of arms and stages."""
+        result = super().with_current_names(values)
+        for key, kind in (("pretrain", PretrainSettings), ("finetune", FinetuneSettings)):
+            if isinstance(result.get(key), Mapping):
+                result[key] = kind.with_current_names(result[key])
+        if isinstance(result.get("arms"), list | tuple):
+            result["arms"] = [
+                PretrainSettings.with_current_names(arm) if isinstance(arm, Mapping) else arm
+                for arm in result["arms"]
+            ]
+        return result
 
 
 @dataclass(frozen=True)

@@ -30,13 +30,13 @@ class Mask(ABC):
 
     Attributes:
         ratio: requested share of hidden cells; the realised one is `hidden_count(cells, ratio) / cells`.
-        up_to: the count is drawn anew between `ratio` and this share, once a batch, so that all samples of a
-            batch hide equally many cells; None: `ratio` is kept.
+        max_ratio: draw the ratio of each batch between `ratio` and this share; all samples of a batch hide
+            equally many cells. None: `ratio` is fixed.
         looks_at_tissue: whether the rule uses the weights given to `sample`; others ignore them.
     """
 
     ratio: float
-    up_to: float | None = None
+    max_ratio: float | None = None
 
     looks_at_tissue: ClassVar[bool] = False
 
@@ -44,11 +44,16 @@ class Mask(ABC):
         """Refuse a ratio that would hide nothing or everything, and a range that runs backwards."""
         if not 0.0 < self.ratio < 1.0:
             raise UsageError(f"--ratio: expected a number between 0 and 1, both excluded, got {self.ratio:g}")
-        if self.up_to is not None and not self.ratio < self.up_to < 1.0:
+        if self.max_ratio is not None and not self.ratio < self.max_ratio < 1.0:
             raise UsageError(
-                f"mask option up_to: expected a number between --ratio {self.ratio:g} and 1, "
-                f"got {self.up_to:g}"
+                f"mask option max_ratio: expected a number between --ratio {self.ratio:g} and 1, "
+                f"got {self.max_ratio:g}"
             )
+
+    @property
+    def ratios(self) -> tuple[float, ...]:
+        """The requested ratio, or both ends of its range."""
+        return (self.ratio,) if self.max_ratio is None else (self.ratio, self.max_ratio)
 
     @abstractmethod
     def rank(self, draw: MaskRequest) -> Ranks:
@@ -72,7 +77,7 @@ class Mask(ABC):
 
         Returns:
             Boolean (batch, *grid), True = hidden, with equally many hidden cells in every sample: exactly
-            `hidden_count`, or a count of the range where `up_to` is set.
+            `hidden_count`, or a count of the range where `max_ratio` is set.
 
         Raises:
             ShapeError: for fewer than two cells, or weights of another shape or below 0.
@@ -87,9 +92,9 @@ class Mask(ABC):
 
     def _count(self, cells: int, generator: torch.Generator) -> int:
         least = hidden_count(cells, self.ratio)
-        if self.up_to is None:
+        if self.max_ratio is None:
             return least
-        most = hidden_count(cells, self.up_to)
+        most = hidden_count(cells, self.max_ratio)
         return int(torch.randint(least, most + 1, (), generator=generator, device="cpu"))
 
 

@@ -56,7 +56,7 @@ def load_custom_mask(path: str, *, ratio: float, options: Mapping[str, Any]) -> 
         path: where it is; a subclass of `Mask` is built with the ratio and the options, any other callable is
             called with a `MaskRequest` and the options at every draw.
         ratio: share of cells to hide.
-        options: what the user gave, `up_to` included.
+        options: what the user gave, `max_ratio` included.
 
     Raises:
         UsageError: if it cannot be imported, or does not take these options.
@@ -69,7 +69,7 @@ def load_custom_mask(path: str, *, ratio: float, options: Mapping[str, Any]) -> 
             f"--mask {path}: cannot import it ({error}); expected an importable 'module:callable'"
         ) from error
     subclass = isclass(found) and issubclass(found, Mask)
-    rest = {key: value for key, value in options.items() if key != "up_to"}
+    rest = {key: value for key, value in options.items() if key != "max_ratio"}
     try:
         if subclass:
             signature(found).bind(ratio=ratio, **options)
@@ -83,4 +83,4 @@ def load_custom_mask(path: str, *, ratio: float, options: Mapping[str, Any]) -> 
     if subclass:
         built: Mask = found(ratio=ratio, **options)
         return built
-    return CustomMask(ratio=ratio, up_to=options.get("up_to"), rule=found, options=rest, name=path)
+    return CustomMask(ratio=ratio, max_ratio=options.get("max_ratio"), rule=found, options=rest, name=path)

@@ -60,7 +60,7 @@ class RunResult:
 def budget_words(settings: RunSettings) -> str:
     """Return what was asked for as the length of training, such as `steps=2000`; nothing for the default."""
     asked = ((key, getattr(settings, key)) for key in ("steps", "epochs", "minutes"))
-    clock = " of processor time" if settings.minutes and settings.clock == "processor" else ""
+    clock = " of processor time" if settings.minutes and settings.time_source == "processor" else ""
     return next((f"{key}={length:g}{clock}" for key, length in asked if length), "")
 
 

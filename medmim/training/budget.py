@@ -133,7 +133,7 @@ def budget_for(settings: RunSettings, *, volumes: int) -> Budget:
     """Return the budget of a run; an epoch draws each volume once."""
     per_step = settings.draws_per_step
     if settings.minutes is not None:
-        return Budget(minutes=settings.minutes, per_step=per_step, clock=_CLOCKS[settings.clock])
+        return Budget(minutes=settings.minutes, per_step=per_step, clock=_CLOCKS[settings.time_source])
     if settings.epochs is not None:
         draws = math.ceil(settings.epochs * volumes)
         return Budget(steps=max(1, math.ceil(draws / per_step)), draws=draws, per_step=per_step)

@@ -31,7 +31,7 @@ def encoder_rates(encoder: nn.Module, settings: FinetuneSettings) -> tuple[list[
     The last layer learns at `lr · encoder_lr`, each one before it `layer_decay` times as fast as the next.
     """
     layers = layers_of(encoder)
-    still = {"full": 0, "partial": len(layers) // 2, "probe": len(layers)}[settings.tune]
+    still = {"full": 0, "partial": len(layers) // 2, "linear_probe": len(layers)}[settings.mode]
     if settings.encoder_lr == 0:
         still = len(layers)
     fastest = settings.lr * settings.encoder_lr

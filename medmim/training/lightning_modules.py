@@ -181,5 +181,5 @@ class FinetuningModule(L.LightningModule):
         optimizer = kind.over(parts, weight_decay=self.settings.weight_decay)
         late = {id(parameter) for parameter in encoder.parameters()}
         for group in optimizer.param_groups:
-            group["begins"] = self.settings.freeze if id(group["params"][0]) in late else 0.0
+            group["begins"] = self.settings.freeze_until if id(group["params"][0]) in late else 0.0
         return optimizer

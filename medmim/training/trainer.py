@@ -161,7 +161,7 @@ def _schedule(session: FitContext) -> Schedule:
 
 def _evaluations(session: FitContext, evaluate: Evaluate, best: str | None) -> ValidationCallback:
     return ValidationCallback(
-        evaluate, times=session.settings.evaluations, budget=session.budget, log=session.log, best=best
+        evaluate, times=session.settings.num_evaluations, budget=session.budget, log=session.log, best=best
     )
 
 

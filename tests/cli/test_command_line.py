@@ -118,8 +118,8 @@ def test_the_module_is_the_command():
         (["finetune", "segment"], 1, "no finished pretraining run on this dataset"),
         (["finetune", "segment", "--init", "zzz"], 1, "fits 0 runs"),
         (["finetune", "segment", "--init", "gone.safetensors"], 1, "no weights at 'gone.safetensors'"),
-        (["finetune", "segment", "--labelled", "2", "--label-fraction", "0.5"], 2, "got both"),
-        (["finetune", "segment", "--init", "scratch", "--labelled", "99"], 1, "only 7 labelled patients"),
+        (["finetune", "segment", "--num-labelled", "2", "--label-fraction", "0.5"], 2, "got both"),
+        (["finetune", "segment", "--init", "scratch", "--num-labelled", "99"], 1, "only 7 labelled patients"),
         (["finetune", "segment", "--resume", "--lr", "1"], 2, "leave out --lr"),
         (["finetune"], 2, "TASK"),
         (["compare", "abc"], 1, "no run 'abc'"),
@@ -201,7 +201,7 @@ def test_people_get_lines(study, monkeypatch):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_with_its_code_and_resume_gives_the_same_bytes(tiny_dataset, new_home, number):
     home, words = new_home(), ["--data", str(tiny_dataset), *tiny.TINY_WORDS, "--steps", "40"]
-    words += ["--set", "checkpoint_every_steps=1", "--set", "evaluations=1"]
+    words += ["--set", "checkpoint_every_steps=1", "--set", "num_evaluations=1"]
     environment = {**os.environ, "MEDMIM_HOME": str(home), "OMP_NUM_THREADS": "1"}
     # what a shell starts in the background ignores SIGINT, and its children would inherit that
     before = signal.signal(signal.SIGINT, signal.default_int_handler)

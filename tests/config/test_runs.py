@@ -59,9 +59,9 @@ def test_a_newer_budget_replaces_one_of_another_kind(tmp_path, older, flags, lef
 
 def test_a_newer_number_of_labels_replaces_a_share(tmp_path):
     settings = resolve(
-        FinetuneSettings, config=write(tmp_path, "labelled: 10"), flags={"label_fraction": 0.5}
+        FinetuneSettings, config=write(tmp_path, "num_labelled: 10"), flags={"label_fraction": 0.5}
     )
-    assert (settings.labelled, settings.label_fraction) == (None, 0.5)
+    assert (settings.num_labelled, settings.label_fraction) == (None, 0.5)
 
 
 def test_two_budgets_at_once_are_refused():
@@ -71,8 +71,8 @@ def test_two_budgets_at_once_are_refused():
 
 
 def test_two_numbers_of_labels_at_once_are_refused():
-    said = message(FinetuneSettings, flags={"labelled": 1, "label_fraction": 0.5})
-    assert "expected one of labelled, label_fraction, got both" in said
+    said = message(FinetuneSettings, flags={"num_labelled": 1, "label_fraction": 0.5})
+    assert "expected one of num_labelled, label_fraction, got both" in said
 
 
 def test_an_unknown_key_is_told_its_neighbour(tmp_path):
@@ -245,3 +245,77 @@ def test_other_cells_are_refused(given):
         SettingsError, match="cell: expected voxels such as 8 or 8,8,4, or millimetres such as"
     ):
         resolve(PretrainSettings, flags={"cell": given})
+
+
+OLD_NAMES = [
+    (PretrainSettings, "clock", "processor", "time_source"),
+    (PretrainSettings, "evaluations", 3, "num_evaluations"),
+    (FinetuneSettings, "labelled", 5, "num_labelled"),
+    (FinetuneSettings, "view", "whole", "field_of_view"),
+    (FinetuneSettings, "tune", "partial", "mode"),
+    (FinetuneSettings, "freeze", 0.25, "freeze_until"),
+    (FinetuneSettings, "least_loaded", 0.5, "min_loaded_fraction"),
+    (FinetuneSettings, "foreground", 0.75, "foreground_fraction"),
+]
+
+
+@pytest.mark.parametrize(("kind", "old", "value", "new"), OLD_NAMES)
+def test_a_setting_of_0_1_0_is_accepted_with_a_line_that_names_the_new_one(
+    kind, old, value, new, tmp_path, caplog
+):
+    given = {old: value}
+    ways = [
+        resolve(kind, config=write(tmp_path, f"{old}: {value}")),
+        resolve(kind, overrides=[f"{old}={value}"]),
+        resolve(kind, flags=given),
+        kind.model_validate(given),  # the stored settings of an earlier run
+    ]
+    assert [getattr(settings, new) for settings in ways] == [value] * 4
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == [f"setting '{old}' is now called '{new}'; this release still accepts the old name"] * 4
+
+
+def test_renamed_values_and_mask_options_are_accepted(caplog):
+    assert resolve(FinetuneSettings, overrides=["tune=probe"]).mode == "linear_probe"
+    settings = resolve(PretrainSettings, overrides=["mask_options.up_to=0.9"])
+    assert settings.mask_options == {"max_ratio": 0.9}
+    lines = [record.getMessage() for record in caplog.records]
+    assert "mode 'probe' is now called 'linear_probe'; this release still accepts the old name" in lines
+    assert "mask_options 'up_to' is now called 'max_ratio'; this release still accepts the old name" in lines
+
+
+def test_a_later_source_overrides_a_setting_under_either_name(tmp_path):
+    config = write(tmp_path, "num_labelled: 5\nevaluations: 3\n")
+    settings = resolve(FinetuneSettings, config=config, overrides=["labelled=7", "num_evaluations=4"])
+    assert (settings.num_labelled, settings.num_evaluations) == (7, 4)
+
+
+def test_studies_accept_old_names_in_arms_and_stages():
+    study = StudySettings.model_validate(
+        {
+            "arms": [{"mask_options": {"up_to": 0.9}}],
+            "pretrain": {"evaluations": 1},
+            "finetune": {"tune": "probe", "labelled": 3},
+        }
+    )
+    assert study.arms == ({"mask_options": {"max_ratio": 0.9}},)
+    assert study.pretrain == {"num_evaluations": 1}
+    assert study.finetune == {"mode": "linear_probe", "num_labelled": 3}
+
+
+def test_the_fingerprint_of_settings_keeps_the_names_of_0_1_0():
+    settings = FinetuneSettings(mode="linear_probe", num_labelled=3)
+    values = settings.fingerprint(exclude={"data"})
+    assert (values["tune"], values["labelled"]) == ("probe", 3)
+    assert values.keys() == {
+        "dims", "size", "encoder", "encoder_options", "steps", "epochs", "minutes", "clock", "batch_size",
+        "accumulate", "activation_checkpointing", "channels_last", "compile", "lr", "optimizer", "betas",
+        "weight_decay", "weight_decay_end", "warmup", "warmup_start", "final_lr", "gradient_clip",
+        "precision", "devices", "nodes", "workers", "seed", "evaluations", "cache_gb", "cache_disk_gb",
+        "checkpoint_every_steps", "checkpoint_every_minutes", "on_nonfinite", "nonfinite_limit", "fold",
+        "experiment", "task", "task_options", "init", "channels", "labelled", "label_fraction", "view",
+        "tune", "encoder_lr", "layer_decay", "freeze", "ema", "regulariser", "least_loaded", "foreground",
+    }  # fmt: skip
+    assert PretrainSettings(mask_options={"max_ratio": 0.9}).fingerprint(exclude=set())["mask_options"] == {
+        "up_to": 0.9
+    }

@@ -121,7 +121,7 @@ def test_is_a_value(name):
 @every_mask
 @pytest.mark.parametrize("grid", [(7, 7), (4, 6, 8)], ids=str)
 def test_a_range_gives_one_count_a_batch_within_it(name, grid):
-    mask = build_mask(name, ratio=0.3, up_to=0.8)
+    mask = build_mask(name, ratio=0.3, max_ratio=0.8)
     generator = torch.Generator().manual_seed(0)
     cells = math.prod(grid)
     for _ in range(5):

@@ -19,7 +19,7 @@ SMALL_VIT = ["--set", "encoder_options.width=32", "--set", "encoder_options.dept
 SMALL_VIT += ["--set", "encoder_options.heads=2", "--set", "method_options.projector=32", "--size", "80"]
 SMALL_SWIN = ["--set", "encoder_options={width: 8, depths: [1, 1, 1, 1], heads: [1, 1, 1, 1]}"]
 SMALLER = {
-    "segment_few": ["--set", "labelled=3"],
+    "segment_few": ["--set", "num_labelled=3"],
     "latent_mim_paper": SMALL_VIT,
     "latent_mim_code": SMALL_VIT,
     "simmim_swin": [*SMALL_SWIN, "--size", "64"],
@@ -27,7 +27,7 @@ SMALLER = {
 # one cell of each study: what it varies is laid out in tests/test_study_cells.py
 ONE_CELL = ["seeds=[0]", "arms=[]", "masks=[mesh]", "ratios=[0.7]", "label_fractions=[1.0]", "scratch=false"]
 ONE_CELL += [
-    "finetune.labelled=null",
+    "finetune.num_labelled=null",
     "encoders=[dynunet]",
     *(f"{stage}.encoder=dynunet" for stage in ("pretrain", "finetune")),
 ]
@@ -39,7 +39,7 @@ ONE_CELL += [
         "size=16",
         "steps=1",
         "batch_size=2",
-        "evaluations=1",
+        "num_evaluations=1",
         "workers=0",
     )
 ]

@@ -20,7 +20,7 @@ from medmim.training.trainer import FitContext, fit
 PLAN = PreprocessingPlan(3, (8, 8, 8))
 
 
-WORDS = {"steps": 6, "evaluations": 3, "lr": 1e-2, "weight_decay": 0.0}
+WORDS = {"steps": 6, "num_evaluations": 3, "lr": 1e-2, "weight_decay": 0.0}
 
 
 class StopHereError(Exception):

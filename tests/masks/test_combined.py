@@ -30,7 +30,7 @@ def test_follows_the_weights(weights, share):
 
 
 def test_hides_the_same_count_in_every_sample():
-    mask = build_mask("combined", ratio=0.3, up_to=0.8, masks={"square": 1, "mesh": 1, "grid": 1})
+    mask = build_mask("combined", ratio=0.3, max_ratio=0.8, masks={"square": 1, "mesh": 1, "grid": 1})
     assert len(set(draw(mask).flatten(1).sum(dim=1).tolist())) == 1
 
 

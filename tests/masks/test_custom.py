@@ -69,7 +69,7 @@ def test_the_exact_count_is_hidden_whatever_the_ranks():
 def test_ratios_and_ranges_are_checked_as_for_every_mask():
     with pytest.raises(UsageError, match=r"^--ratio: expected a number between 0 and 1"):
         build_mask("own_masks:by_weight", ratio=1.5)
-    counts = {int(draw(build_mask("own_masks:by_weight", ratio=0.2, up_to=0.9))[0].sum())}
+    counts = {int(draw(build_mask("own_masks:by_weight", ratio=0.2, max_ratio=0.9))[0].sum())}
     assert counts <= set(range(3, 15))
 
 

@@ -34,7 +34,13 @@ from medmim.training.trainer import FitContext, fit
 STEPS, BATCH, EVERY = 9, 2, 3
 PLAN = PreprocessingPlan(3, (8, 8, 8))
 NARROW = {"projector": 16, "decoder": {"cross": {"width": 32, "depth": 1}}}
-WORDS = {**tiny.TINY, "batch_size": BATCH, "steps": STEPS, "evaluations": 2, "checkpoint_every_steps": EVERY}
+WORDS = {
+    **tiny.TINY,
+    "batch_size": BATCH,
+    "steps": STEPS,
+    "num_evaluations": 2,
+    "checkpoint_every_steps": EVERY,
+}
 
 
 def encoder():

@@ -17,7 +17,7 @@ from medmim.stages.study.runner import StudyResult, study
 from medmim.stages.study.training_process import run_here
 from medmim.tracking.mlflow_store import Store
 
-SHARED = {**tiny.TINY, "steps": 60, "evaluations": 1, "checkpoint_every_steps": 10}
+SHARED = {**tiny.TINY, "steps": 60, "num_evaluations": 1, "checkpoint_every_steps": 10}
 
 
 def run(data: Path, home: Path, engine: StudyEngine) -> StudyResult:

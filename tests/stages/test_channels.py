@@ -95,7 +95,7 @@ def test_what_is_kept_on_disk_is_told_apart(brats, tmp_path):
 
 def test_one_channel_serves_four(brats):
     home, said = brats / "home", []
-    words = {**tiny.TINY, "data": brats / "data", "steps": 2, "evaluations": 1}
+    words = {**tiny.TINY, "data": brats / "data", "steps": 2, "num_evaluations": 1}
     pretrain(PretrainSettings(**words, method_options={"decoder_width": 8}), home=home)
     result = finetune(
         FinetuneSettings(**words, channels="t1+pre,t1+post,t2,flair"), home=home, say=said.append

@@ -35,7 +35,7 @@ def largest_difference(packed, masked, name):
 def test_curves_of_the_stage_coincide(tiny_dataset, home, dims):
     def curve(compute):
         words = {**tiny.TINY, "dims": dims, "size": (32,) if dims == 2 else (16,), "compute": compute}
-        words |= {"steps": STEPS, "evaluations": 1, "method_options": {"decoder_width": 16}}
+        words |= {"steps": STEPS, "num_evaluations": 1, "method_options": {"decoder_width": 16}}
         result = pretrain(PretrainSettings(data=tiny_dataset, **words), home=home)
         history = Store(home).client.get_metric_history(result.run_id, "train/loss")
         return [point.value for point in history]

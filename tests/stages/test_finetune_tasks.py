@@ -26,7 +26,7 @@ AXIS = {"classify": "classification", "detect": "detection", "segment": "segment
 
 
 def settings(data, task, **words):
-    base = {**tiny.TINY, "data": data, "task": task, "steps": 2, "evaluations": 1, "init": "scratch"}
+    base = {**tiny.TINY, "data": data, "task": task, "steps": 2, "num_evaluations": 1, "init": "scratch"}
     return FinetuneSettings(**{**base, **words})
 
 
@@ -76,7 +76,7 @@ def test_the_description_rebuilds_the_network(task, tiny_dataset, home):
 
 @pytest.mark.parametrize("task", ["classify", "detect"])
 def test_a_resumed_run_ends_with_the_bytes_of_an_uninterrupted_one(task, tiny_dataset, home, monkeypatch):
-    words = {"dims": 2, "steps": 3, "evaluations": 3, "ema": 0.9}
+    words = {"dims": 2, "steps": 3, "num_evaluations": 3, "ema": 0.9}
     words |= {"task_options": {"mixup": 0.4}} if task == "classify" else {}
     whole = finetune(settings(tiny_dataset, task, **words), home=home, say=quiet)
     with monkeypatch.context() as patch:
@@ -129,7 +129,7 @@ def test_a_3d_encoder_does_not_go_into_a_2d_one(study):
 
 
 def test_few_labels_hold_every_class(tiny_dataset, home):
-    result = finetune(settings(tiny_dataset, "classify", labelled=2), home=home, say=quiet)
+    result = finetune(settings(tiny_dataset, "classify", num_labelled=2), home=home, say=quiet)
     assert "best/val_macro_f1" not in result.metrics
     described = json.loads(result.checkpoint.with_suffix(".json").read_text())
     assert sorted(described["label_names"].values()) == sorted(tiny.CLASSES)
@@ -173,7 +173,7 @@ def test_classify_sees_whole_images_only(tiny_dataset, home):
 
 
 def test_few_labels_choose_no_threshold_on_the_test(tiny_dataset, home):
-    result = finetune(settings(tiny_dataset, "detect", dims=2, labelled=2), home=home, say=quiet)
+    result = finetune(settings(tiny_dataset, "detect", dims=2, num_labelled=2), home=home, say=quiet)
     described = json.loads(result.checkpoint.with_suffix(".json").read_text())
     assert described["chosen"] == {"thresholds": {"core": 0.5, "rim": 0.5}}
     assert result.metrics["test/f1"] == 0  # after two steps no box is that sure

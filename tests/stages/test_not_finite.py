@@ -34,7 +34,7 @@ def planted(dataset, folder, split):
     return rows[place].id
 
 
-WORDS = {**tiny.TINY, "steps": 8, "batch_size": 2, "evaluations": 2}
+WORDS = {**tiny.TINY, "steps": 8, "batch_size": 2, "num_evaluations": 2}
 
 
 def test_pretraining_survives_it_and_names_it(tiny_dataset, tmp_path, home, caplog):

@@ -101,7 +101,7 @@ def test_a_rehearsal_measures_and_leaves_nothing(tiny_dataset, study, kind, monk
 @pytest.mark.parametrize(
     ("kind", "words", "volumes"),
     [
-        (FinetuneSettings, {"init": "scratch", "labelled": 3}, 3),
+        (FinetuneSettings, {"init": "scratch", "num_labelled": 3}, 3),
         (FinetuneSettings, {"init": "scratch", "fold": 0}, 7),
         (PretrainSettings, {"include_held_out": True}, 10),
     ],

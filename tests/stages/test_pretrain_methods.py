@@ -22,7 +22,7 @@ RESNET = {"encoder": "resnet18", "encoder_options": {"widths": [4, 4, 6, 8]}, "d
 
 
 def settings(data, method, **words):
-    base = {**tiny.TINY, **VIT, "data": data, "steps": 3, "evaluations": 3, "method": method}
+    base = {**tiny.TINY, **VIT, "data": data, "steps": 3, "num_evaluations": 3, "method": method}
     return PretrainSettings(**{**base, **words})
 
 
@@ -49,9 +49,9 @@ def test_a_resumed_run_ends_with_the_bytes_of_an_uninterrupted_one(
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("method", sorted(ON_PATCHES))
 def test_pretraining_goes_on_to_segmentation(tiny_dataset, home, method, dims):
-    pretrained = pretrain(settings(tiny_dataset, method, steps=1, evaluations=1, dims=dims), home=home)
+    pretrained = pretrain(settings(tiny_dataset, method, steps=1, num_evaluations=1, dims=dims), home=home)
     said = []
-    words = {"data": tiny_dataset, "steps": 1, "evaluations": 1, "batch_size": 2, "workers": 0}
+    words = {"data": tiny_dataset, "steps": 1, "num_evaluations": 1, "batch_size": 2, "workers": 0}
     tuned = finetune(FinetuneSettings(**words, size=(16,), precision="fp32"), home=home, say=said.append)
     assert said[0].startswith("100.0% of the encoder's tensors arrived")
     assert 0 <= tuned.metrics["test/dice"] <= 1
@@ -61,7 +61,7 @@ def test_pretraining_goes_on_to_segmentation(tiny_dataset, home, method, dims):
 
 def test_methods_on_patches_get_a_vision_transformer_and_its_patch_as_cell(tiny_dataset, home):
     chosen = PretrainSettings(
-        data=tiny_dataset, method="mae", steps=1, evaluations=1, batch_size=2, workers=0,
+        data=tiny_dataset, method="mae", steps=1, num_evaluations=1, batch_size=2, workers=0,
         encoder_options=VIT["encoder_options"],
     )  # fmt: skip
     result = pretrain(chosen, home=home)
@@ -73,7 +73,7 @@ def test_methods_on_patches_get_a_vision_transformer_and_its_patch_as_cell(tiny_
 
 
 def test_what_a_method_measures_beside_its_loss_is_logged(tiny_dataset, home):
-    result = pretrain(settings(tiny_dataset, "latent_mim", steps=1, evaluations=1), home=home)
+    result = pretrain(settings(tiny_dataset, "latent_mim", steps=1, num_evaluations=1), home=home)
     assert {"last/val_loss", "last/val_cosine_targets", "last/val_cosine_visible"} <= result.metrics.keys()
     assert result.panel.read_bytes().startswith(b"\x89PNG")
     json.dumps(result.as_json(), allow_nan=False)

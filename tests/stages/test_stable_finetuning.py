@@ -22,7 +22,7 @@ DEEP = {
     "encoder": "resnet50",
     "encoder_options": {"widths": [8, 8, 16, 16], "stem_stride": 1},
     "batch_size": 4,
-    "evaluations": 1,
+    "num_evaluations": 1,
 }
 
 

@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not CHROMIUM, reason="wants Chromium"),
 ]
-SHARED = {**tiny.TINY, "steps": 1, "evaluations": 1}
+SHARED = {**tiny.TINY, "steps": 1, "num_evaluations": 1}
 
 
 @pytest.fixture(scope="module")

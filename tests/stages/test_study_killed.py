@@ -13,7 +13,7 @@ import yaml
 
 from medmim.tracking.mlflow_store import Store
 
-SHARED = {**tiny.TINY, "size": [16], "evaluations": 1, "checkpoint_every_steps": 5}
+SHARED = {**tiny.TINY, "size": [16], "num_evaluations": 1, "checkpoint_every_steps": 5}
 
 
 @pytest.fixture

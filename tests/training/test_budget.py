@@ -48,7 +48,7 @@ def test_the_clock_runs_from_its_start():
 
 
 def test_minutes_may_be_of_processor_time():
-    budget = budget_for(settings(minutes=1.0, clock="processor"), volumes=10)
+    budget = budget_for(settings(minutes=1.0, time_source="processor"), volumes=10)
     budget.start()
     time.sleep(0.2)
     assert budget.elapsed_s < 0.1  # sleeping takes no processor time

@@ -24,7 +24,7 @@ from medmim.training.resume.state_file import read_state
 from medmim.training.resume.states import verified_state
 
 # sgd, for Adam makes whole steps of gradients that are zero but for rounding, such as those of keys' biases
-COMMON = ["--steps", "3", "--set", "evaluations=1", "--lr", "0.1", "--set", "optimizer=sgd"]
+COMMON = ["--steps", "3", "--set", "num_evaluations=1", "--lr", "0.1", "--set", "optimizer=sgd"]
 SPARK = ["pretrain", *tiny.TINY_WORDS, *COMMON, "--set", "method_options={decoder_width: 8}"]
 VIT = ["--size", "16", "--encoder", "vit", "--workers", "0", "--precision", "fp32"]
 VIT += ["--set", "encoder_options={width: 24, depth: 2, heads: 2, patch: 4}"]
@@ -82,7 +82,7 @@ def test_two_processes_are_one(tiny_dataset, new_home, words, shared):
 def test_two_processes_are_stopped_and_one_goes_on(tiny_dataset, new_home):
     home = new_home()
     words = [*SPARK, "--data", tiny_dataset, "--batch-size", 2, "--devices", 2, "--steps", 400]
-    words += ["--set", "checkpoint_every_steps=2", "--set", "evaluations=2"]
+    words += ["--set", "checkpoint_every_steps=2", "--set", "num_evaluations=2"]
     environment = {**os.environ, "MEDMIM_HOME": str(home), "OMP_NUM_THREADS": "1"}
     program = [sys.executable, "-m", "medmim", *map(str, words)]
     with subprocess.Popen(program, env=environment, stderr=subprocess.DEVNULL) as running:

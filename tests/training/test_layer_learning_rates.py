@@ -54,7 +54,8 @@ def test_each_layer_learns_slower_than_the_next():
 
 
 @pytest.mark.parametrize(
-    ("words", "still"), [({}, 0), ({"tune": "partial"}, 2), ({"tune": "probe"}, 4), ({"encoder_lr": 0.0}, 4)]
+    ("words", "still"),
+    [({}, 0), ({"mode": "partial"}, 2), ({"mode": "linear_probe"}, 4), ({"encoder_lr": 0.0}, 4)],
 )
 def test_what_is_frozen(words, still):
     frozen, found = rates(**words)

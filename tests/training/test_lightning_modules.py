@@ -176,7 +176,7 @@ def test_without_an_average_the_network_itself_is_judged():
 def test_a_probe_leaves_norms_of_the_encoder_alone():
     encoder = build_encoder("resnet18", spatial_dims=2, in_channels=1, widths=[4, 4, 8, 8])
     network = build_head("classify", encoder=encoder, spatial_dims=2, classes=2)
-    module = FinetuningModule(network, Classification().loss, settings=FinetuneSettings(tune="probe"))
+    module = FinetuningModule(network, Classification().loss, settings=FinetuneSettings(mode="linear_probe"))
     before = {key: value.clone() for key, value in encoder.state_dict().items()}
     module.train()
     batch = {"image": torch.randn(4, 1, 16, 16), "target": torch.tensor([0, 1, 0, 1])}
@@ -187,7 +187,7 @@ def test_a_probe_leaves_norms_of_the_encoder_alone():
 
 
 def test_the_encoder_begins_late():
-    optimiser = finetuning(freeze=0.3, layer_decay=0.5).configure_optimizers()
+    optimiser = finetuning(freeze_until=0.3, layer_decay=0.5).configure_optimizers()
     begins = [group["begins"] for group in optimiser.param_groups]
     assert begins == sorted(begins, reverse=True)
     assert set(begins) == {0.0, 0.3}

@@ -23,7 +23,7 @@ def test_accumulated_batches_are_one_step_of_a_large_batch(tiny_dataset, home):
     from medmim.stages.pretrain.run import pretrain
 
     vit = {"method": "simmim", "encoder": "vit", "encoder_options": {"patch": 4, "width": 12, "depth": 2}}
-    words = {**tiny.TINY, **vit, "data": tiny_dataset, "steps": 2, "evaluations": 1, "lr": 1e-2}
+    words = {**tiny.TINY, **vit, "data": tiny_dataset, "steps": 2, "num_evaluations": 1, "lr": 1e-2}
     whole, parts = (
         pretrain(PretrainSettings(**{**words, **more}, mask=mask), home=home)
         for mask in ("mesh",)

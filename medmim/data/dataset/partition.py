@@ -89,7 +89,7 @@ def limit_patients(
         return volumes
     if count > len(subjects):
         raise DataError(
-            f"--labelled {count}: only {len(subjects)} labelled patients are in the training split",
+            f"--num-labelled {count}: only {len(subjects)} labelled patients are in the training split",
             reason="too_few_labels",
         )
     kept = set(subjects[:count])

@@ -130,7 +130,7 @@ def _train(
         return {f"val/{key}": value for key, value in task.means(rows, scene).items()}
 
     # With a limited number of labels, validation labels must not choose: the last weights are the result.
-    chooses = settings.labelled is None and settings.label_fraction is None and bool(val)
+    chooses = settings.num_labelled is None and settings.label_fraction is None and bool(val)
     best = f"val/{task.chosen_by}" if chooses else None
     fitted = fit(module, _draws(settings, parts), evaluate, session=session, best=best)
     if fitted.evaluations.best_weights:
@@ -146,7 +146,7 @@ def _train(
 
 def _draws(settings: FinetuneSettings, parts: FinetuneComponents) -> PatchDataset:
     train = parts.divided.train
-    lesson = parts.task.lesson(train, parts.scene, foreground=settings.foreground)
+    lesson = parts.task.lesson(train, parts.scene, foreground=settings.foreground_fraction)
     return PatchDataset(
         train,
         parts.scene.volumes,

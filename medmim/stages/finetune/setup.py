@@ -88,7 +88,7 @@ def build_components(
     dims = plan_for(divided.train, dims=known_dims, size=None).dims
     words = _encoder_words(settings, origin, dims)
     encoder, arrived = _encoder(settings, origin, dims, words, say)
-    view = settings.view or task.view(dims)
+    view = settings.field_of_view or task.view(dims)
     plan = plan_for(divided.train, dims=dims, size=settings.size, multiple=encoder.total_stride, view=view)
     disk = prepared_on_disk(settings, store.home)
     volumes = VolumeLoader(settings.data, plan, cache_gb=settings.cache_gb, disk=disk)
@@ -136,7 +136,7 @@ def _divide(
             )
     train, val, test = (task.checked(part, say) for part in (divided.train, divided.val, divided.test))
     limited = limit_patients(
-        train, count=settings.labelled, share=settings.label_fraction, classes_of=task.classes_of
+        train, count=settings.num_labelled, share=settings.label_fraction, classes_of=task.classes_of
     )
     chosen = replace(divided, train=limited, val=val, test=test)
     for line in _doubts(chosen, task):
@@ -188,7 +188,7 @@ def _encoder(
     encoder = build_encoder(name, spatial_dims=dims, in_channels=settings.in_channels, **options)
     if not origin.description:
         return encoder, None
-    arrived = transfer(encoder, origin.weights, least=settings.least_loaded)
+    arrived = transfer(encoder, origin.weights, least=settings.min_loaded_fraction)
     say(f"{arrived.loaded_fraction:.1%} of the encoder's tensors arrived from '{origin.arm}'")
     changed = stem_change(origin.description.get("encoder_options", {}), options)
     for line in [*arrived.lines(), *([f"stem changed: {changed}"] if changed else [])]:

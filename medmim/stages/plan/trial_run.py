@@ -163,7 +163,7 @@ def first_steps(
         "nodes": 1,
         "workers": workers,
         "steps": batches,
-        "evaluations": 1,
+        "num_evaluations": 1,
     }
     asked |= {"epochs": None, "minutes": None, "checkpoint_every_steps": None}
     chosen = settings.model_copy(update=asked)

@@ -122,7 +122,7 @@ class PretrainEvaluator:
 
     def _due(self, step: int) -> bool:
         """Whether the monitors' turn comes with this evaluation; the last one is always theirs."""
-        times = self.settings.evaluations
+        times = self.settings.num_evaluations
         number = int(self.budget.progress(step) * times + 1e-9)
         return number * _LOOKS // times > (number - 1) * _LOOKS // times
 

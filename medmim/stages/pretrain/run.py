@@ -78,8 +78,7 @@ class _PretrainComponents:
     def realised_ratios(self) -> tuple[float, ...]:
         """Share of hidden cells; the smallest and the largest where the mask's ratio is a range."""
         cells = prod(grid_of(self.plan.size, self.cell))
-        ends = (self.mask.ratio,) if self.mask.up_to is None else (self.mask.ratio, self.mask.up_to)
-        return tuple(hidden_count(cells, ratio) / cells for ratio in ends)
+        return tuple(hidden_count(cells, ratio) / cells for ratio in self.mask.ratios)
 
 
 def pretrain(
@@ -282,7 +281,7 @@ def _tags(settings: PretrainSettings, parts: _PretrainComponents) -> dict[str, s
         "arm": arm_of(settings),
         "method": settings.method,
         "mask": settings.mask,
-        "ratio_requested": "–".join(f"{r:g}" for r in (parts.mask.ratio, parts.mask.up_to) if r is not None),
+        "ratio_requested": "–".join(f"{ratio:g}" for ratio in parts.mask.ratios),
         "ratio_realised": "–".join(f"{ratio:.4f}" for ratio in parts.realised_ratios),
         "cell": cell_words(parts.cell, parts.voxel_mm),
         "encoder": str(settings.encoder),

@@ -22,6 +22,7 @@ from medmim.tracking.mlflow_store import Store
 from medmim.training.budget import budget_for
 from medmim.training.tasks.registry import build_task
 
+_APART = {"data", "experiment", "init"}  # settings of a training that its digest does not depend on
 _TIMED_STEPS = 21  # losses are logged at steps 1, 11 and 21; the first of two evaluations falls after 11
 
 
@@ -106,13 +107,13 @@ def trainings_of(cells: Sequence[StudyTrial], *, dataset_hash: str, study: str) 
         needs = ""
         if cell.pretrain is not None:
             words = _plain(cell.pretrain)
-            needs = digest_of(["pretrain", dataset_hash, words])
+            needs = digest_of(["pretrain", dataset_hash, cell.pretrain.fingerprint(exclude=_APART)])
             title = f"pretrain {cell.arm} seed {cell.pretrain.seed}" + _fold(cell)
             tags = {"study": study, "role": "pretraining"}
             job = Job("pretrain", title, needs, {**words, **_places(cell.pretrain)}, tags)
             tasks.setdefault(needs, StudyTraining(job, "", cell))
         words = _plain(cell.finetune)
-        digest = digest_of(["finetune", dataset_hash, words, needs])
+        digest = digest_of(["finetune", dataset_hash, cell.finetune.fingerprint(exclude=_APART), needs])
         tags = {"study": study, "role": "cell", "stratum": cell.stratum}
         init = {"init": SCRATCH} if not needs else {}
         settings = {**words, **_places(cell.finetune), **init}
@@ -166,7 +167,7 @@ def timed_minutes(task: StudyTraining, *, dataset: Dataset, engine: StudyEngine,
         engine: that will run it.
         near: where a home folder of its own is made for a while; the folder above keeps what it prepares.
     """
-    short: dict[str, Any] = {"steps": _TIMED_STEPS, "epochs": None, "minutes": None, "evaluations": 2}
+    short: dict[str, Any] = {"steps": _TIMED_STEPS, "epochs": None, "minutes": None, "num_evaluations": 2}
     short |= {"init": SCRATCH} if task.job.stage == "finetune" else {}
     with tempfile.TemporaryDirectory(dir=near) as home:
         (near.parent / PREPARED).mkdir(parents=True, exist_ok=True)
@@ -188,7 +189,7 @@ def timed_minutes(task: StudyTraining, *, dataset: Dataset, engine: StudyEngine,
     if budget.minutes is not None:
         return float(budget.minutes + around / 60)
     steps = budget.steps or 0
-    return float(around + steps * step + int(task.job.settings["evaluations"]) * evaluation) / 60
+    return float(around + steps * step + int(task.job.settings["num_evaluations"]) * evaluation) / 60
 
 
 def _volumes(task: StudyTraining, dataset: Dataset) -> int:
@@ -198,11 +199,11 @@ def _volumes(task: StudyTraining, dataset: Dataset) -> int:
         return len(partition(dataset, fold=tune.fold).train)
     usable = build_task(tune.task, **tune.task_options).usable
     train = partition(dataset, fold=tune.fold, usable=usable).train
-    return len(limit_patients(train, count=tune.labelled, share=tune.label_fraction))
+    return len(limit_patients(train, count=tune.num_labelled, share=tune.label_fraction))
 
 
 def _plain(settings: PretrainSettings | FinetuneSettings) -> dict[str, Any]:
-    return settings.model_dump(mode="json", exclude={"data", "experiment", "init"})
+    return settings.model_dump(mode="json", exclude=_APART)
 
 
 def _places(settings: PretrainSettings | FinetuneSettings) -> dict[str, Any]:

@@ -98,7 +98,9 @@ class Classification(Task):
     ) -> dict[str, Any]:
         """Return the network's options."""
         if scene.plan.view != "whole":
-            raise UsageError("classify sees whole images: leave out view, or use --set view=whole")
+            raise UsageError(
+                "classify sees whole images: leave out field_of_view, or use --set field_of_view=whole"
+            )
         return {"dropout": self.dropout}
 
     def lesson(

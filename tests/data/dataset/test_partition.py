@@ -122,7 +122,7 @@ def test_all_volumes_of_a_patient_are_kept():
 
 
 def test_more_patients_than_there_are_are_refused(dataset):
-    message = r"--labelled 21: only 20 labelled patients are in the training split"
+    message = r"--num-labelled 21: only 20 labelled patients are in the training split"
     with pytest.raises(DataError, match=message) as caught:
         limit_patients(dataset.labelled, count=21, share=None)
     assert caught.value.reason == "too_few_labels"

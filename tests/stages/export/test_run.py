@@ -29,7 +29,7 @@ def quiet(line):
 
 
 def tuned(task, dims, data, home, **words):
-    settings = {**tiny.TINY, "data": data, "task": task, "dims": dims, "steps": 1, "evaluations": 1}
+    settings = {**tiny.TINY, "data": data, "task": task, "dims": dims, "steps": 1, "num_evaluations": 1}
     made = finetune(FinetuneSettings(**{**settings, **words}, init="scratch"), home=home, say=quiet)
     return str(made.checkpoint)
 
@@ -58,7 +58,7 @@ def test_an_exported_encoder_starts_another_run(tiny_dataset, tmp_path, home):
     made = export(
         "safetensors", data=tiny_dataset, home=home, model=model, out=tmp_path / "encoder.safetensors"
     )
-    words = {**tiny.TINY, "data": tiny_dataset, "steps": 1, "evaluations": 1, "init": str(made.path)}
+    words = {**tiny.TINY, "data": tiny_dataset, "steps": 1, "num_evaluations": 1, "init": str(made.path)}
     said = []
     finetune(FinetuneSettings(**words), home=home, say=said.append)
     assert said[0].startswith("100.0% of the encoder")

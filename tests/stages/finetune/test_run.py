@@ -18,7 +18,7 @@ from medmim.tracking.mlflow_store import Store
 
 
 def settings(data, **words):
-    base = {**tiny.TINY, "data": data, "steps": 3, "evaluations": 1, "init": "scratch"}
+    base = {**tiny.TINY, "data": data, "steps": 3, "num_evaluations": 1, "init": "scratch"}
     return FinetuneSettings(**{**base, **words})
 
 
@@ -93,7 +93,7 @@ def test_the_description_says_how_to_use_the_weights(study):
 
 
 def test_the_same_seed_gives_the_same_bytes(study):
-    words = {"steps": 2, "evaluations": 2, "seed": 0}
+    words = {"steps": 2, "num_evaluations": 2, "seed": 0}
     again = finetune(settings(study.data, **words), home=study.home, say=quiet)
     assert again.checkpoint.read_bytes() == study.scratch.checkpoint.read_bytes()
     assert cases_of(Store(study.home), again) == cases_of(Store(study.home), study.scratch)
@@ -101,16 +101,16 @@ def test_the_same_seed_gives_the_same_bytes(study):
 
 @pytest.mark.parametrize("after", [1, 3])
 def test_a_resumed_run_ends_with_the_bytes_of_an_uninterrupted_one(tiny_dataset, home, monkeypatch, after):
-    whole = finetune(settings(tiny_dataset, evaluations=3), home=home, say=quiet)
+    whole = finetune(settings(tiny_dataset, num_evaluations=3), home=home, say=quiet)
     with monkeypatch.context() as patch:
         cut_power(patch, after=after)
         with pytest.raises(PowerCutError):
-            finetune(settings(tiny_dataset, evaluations=3), home=home, say=quiet)
+            finetune(settings(tiny_dataset, num_evaluations=3), home=home, say=quiet)
     assert_resumed_is(whole, tiny_dataset, home)
 
 
 def test_a_run_that_stopped_in_its_test_is_resumed(tiny_dataset, home, monkeypatch):
-    whole = finetune(settings(tiny_dataset, evaluations=3), home=home, say=quiet)
+    whole = finetune(settings(tiny_dataset, num_evaluations=3), home=home, say=quiet)
 
     def broken(*_):
         raise PowerCutError
@@ -118,7 +118,7 @@ def test_a_run_that_stopped_in_its_test_is_resumed(tiny_dataset, home, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(stage, "_test", broken)
         with pytest.raises(PowerCutError):
-            finetune(settings(tiny_dataset, evaluations=3), home=home, say=quiet)
+            finetune(settings(tiny_dataset, num_evaluations=3), home=home, say=quiet)
     assert_resumed_is(whole, tiny_dataset, home)
 
 
@@ -196,15 +196,15 @@ def test_test_patients_that_pretraining_saw_are_counted_and_said(study, tmp_path
 
 
 def test_with_few_labels_validation_chooses_nothing(tiny_dataset, home):
-    result = finetune(settings(tiny_dataset, labelled=3), home=home, say=quiet)
+    result = finetune(settings(tiny_dataset, num_labelled=3), home=home, say=quiet)
     assert "best/val_dice_present" not in result.metrics
     assert Store(home).run(result.run_id).data.tags["labelled"] == "3"
     assert len(json.loads((result.checkpoint.parent / "patients.json").read_text())) == 3
 
 
 def test_more_labels_than_there_are_are_refused(tiny_dataset, home):
-    with pytest.raises(DataError, match="--labelled 8: only 7 labelled patients"):
-        finetune(settings(tiny_dataset, labelled=8), home=home, say=quiet)
+    with pytest.raises(DataError, match="--num-labelled 8: only 7 labelled patients"):
+        finetune(settings(tiny_dataset, num_labelled=8), home=home, say=quiet)
 
 
 def test_folds_test_other_patients(tiny_dataset, home):

@@ -145,7 +145,7 @@ def test_an_earlier_prediction_is_replaced(weights, tmp_path, home):
 
 
 def tuned(task, dims, data, home):
-    words = {**tiny.TINY, "data": data, "task": task, "dims": dims, "steps": 2, "evaluations": 1}
+    words = {**tiny.TINY, "data": data, "task": task, "dims": dims, "steps": 2, "num_evaluations": 1}
     return finetune(FinetuneSettings(**words, init="scratch"), home=home, say=quiet)
 
 

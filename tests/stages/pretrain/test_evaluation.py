@@ -22,7 +22,7 @@ PROBES = {"last/probe_effective_rank", "last/probe_cosine", "last/probe_segment_
 
 
 def settings(data, **words):
-    return PretrainSettings(**{**tiny.TINY, "data": data, "steps": 2, "evaluations": 2, **words})
+    return PretrainSettings(**{**tiny.TINY, "data": data, "steps": 2, "num_evaluations": 2, **words})
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,13 @@ from medmim.tracking.mlflow_store import Store
 
 
 def settings(data, **words):
-    base = {**tiny.TINY, "data": data, "steps": 3, "evaluations": 1, "method_options": {"decoder_width": 8}}
+    base = {
+        **tiny.TINY,
+        "data": data,
+        "steps": 3,
+        "num_evaluations": 1,
+        "method_options": {"decoder_width": 8},
+    }
     return PretrainSettings(**{**base, **words})
 
 
@@ -84,7 +90,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_others(tiny_dataset, hom
 
 @pytest.mark.parametrize(
     ("words", "after"),
-    [({"evaluations": 3}, 1), ({"evaluations": 3}, 3), ({"checkpoint_every_steps": 1}, 2)],
+    [({"num_evaluations": 3}, 1), ({"num_evaluations": 3}, 3), ({"checkpoint_every_steps": 1}, 2)],
 )
 def test_a_resumed_run_ends_with_the_bytes_of_an_uninterrupted_one(
     tiny_dataset, home, monkeypatch, words, after
@@ -137,7 +143,7 @@ def test_a_changed_dataset_is_not_resumed_and_the_run_stays_as_it_was(
 
 def test_defaults_come_from_the_data(tiny_dataset, home):
     chosen = PretrainSettings(
-        data=tiny_dataset, steps=1, evaluations=1, batch_size=2, encoder_options={"filters": [4, 8, 8]}
+        data=tiny_dataset, steps=1, num_evaluations=1, batch_size=2, encoder_options={"filters": [4, 8, 8]}
     )
     stored = stored_settings(
         PretrainSettings, Store(home), pretrain(chosen, home=home).run_id, data=tiny_dataset
@@ -196,7 +202,7 @@ def test_a_damaged_volume_ends_the_run(tmp_path, home):
 
 
 def test_a_range_of_ratios_is_told_as_one(tiny_dataset, home):
-    words = {"ratio": 0.5, "mask_options": {"up_to": 0.8}, "steps": 1}
+    words = {"ratio": 0.5, "mask_options": {"max_ratio": 0.8}, "steps": 1}
     tags = Store(home).run(pretrain(settings(tiny_dataset, **words), home=home).run_id).data.tags
     assert (tags["ratio_requested"], tags["ratio_realised"]) == ("0.5–0.8", "0.5000–0.7969")
 

@@ -20,7 +20,7 @@ from medmim.tracking.mlflow_store import Store
 from medmim.tracking.study_archive import pack, unpack
 from medmim.tracking.study_runs import PARENT
 
-SHARED = {**tiny.TINY, "steps": 1, "evaluations": 1}
+SHARED = {**tiny.TINY, "steps": 1, "num_evaluations": 1}
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from medmim.tracking.mlflow_store import Store
 
 
 def job(data, **words):
-    settings = {**tiny.TINY, "data": str(data), "steps": 2, "evaluations": 1, "init": "scratch", **words}
+    settings = {**tiny.TINY, "data": str(data), "steps": 2, "num_evaluations": 1, "init": "scratch", **words}
     return Job("finetune", "a training", "d" * 64, settings, {"study": "s", "role": "cell"})
 
 
