@@ -1,9 +1,8 @@
-"""`medmim bench`: packed cells beside masked-dense and plain dense computing, timed in alternating runs.
+"""`medmim bench`: time and memory of packed, masked-dense and plain dense computing.
 
-A run is one forward and one backward. `encoder` is the encoder alone; `step` a whole SparK step, with the
-default decoder, and once more as the official code does it: masked-dense, its own decoder of width 768. Peak
-memory is the growth of a fresh process from before its first run to the highest point of it. `masks` times
-how long the masks of a step take to draw.
+A run is one forward and one backward pass; variants alternate. `encoder` is the encoder alone; `step` is a
+whole SparK step with the default decoder, and also as in the official code: masked-dense with a decoder of
+width 768. Peak memory is the growth of a fresh process during its first run.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -22,28 +22,27 @@ import torch
 from medmim import __version__
 from medmim.masks import hidden_count
 from medmim.shapes import Size, as_size, grid_of
-from medmim.stages.bench.mask_drawing import MaskRow, mask_times
-from medmim.stages.bench.workload import Setup, materials, peak_memory, workload
+from medmim.stages.bench.workload import Setup, materials, peak_of, workload
 from medmim.stages.pretrain.run import DEFAULT_ENCODER
 
 RATIOS = (0.5, 0.7, 0.9)
-PARTS = ("encoder", "step", "masks")
+PARTS = ("encoder", "step")
 PRECISIONS = ("fp32", "bf16")
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class BenchmarkRow:
-    """One line of the table.
+    """Time and memory of one variant.
 
     Attributes:
         part, precision, ratio, realised_ratio, variant: what was measured.
-        milliseconds: median of one forward and backward.
-        against_masked, against_dense: how many times as fast as they are.
-        against_official: of a step, how many times as fast as SparK's own: masked-dense, decoder width 768.
+        milliseconds: median time of one forward and backward pass.
+        against_masked, against_dense, against_official: speed-up over that variant; official (steps only) is
+            masked-dense with SparK's decoder of width 768.
         share_of_limit: speed-up over the dense network relative to 1 / (1 − realised ratio).
-        peak_mb: growth of a fresh process in MiB (on a GPU: memory that PyTorch allocated).
-        memory_against_masked: relative to the masked variant.
+        peak_mb: growth of a fresh process in MiB (on a GPU: memory allocated by PyTorch).
+        memory_against_masked: peak memory relative to the masked variant.
     """
 
     part: str
@@ -62,12 +61,11 @@ class BenchmarkRow:
 
 @dataclass(frozen=True)
 class BenchmarkResult:
-    """The table, what was measured and where."""
+    """Results, with the setup and the machine."""
 
     setup: Setup
     machine: dict[str, Any]
     rows: tuple[BenchmarkRow, ...]
-    masks: tuple[MaskRow, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return what `--json` prints."""
@@ -75,7 +73,6 @@ class BenchmarkResult:
             "setup": {k: v for k, v in asdict(self.setup).items() if k not in ("ratio", "precision", "part")},
             "machine": self.machine,
             "rows": [asdict(row) for row in self.rows],
-            "masks": [asdict(row) for row in self.masks],
         }
 
 
@@ -86,17 +83,17 @@ def default_setup(
     size: Size | None = None,
     cell: Size | None = None,
     batch: int | None = None,
-    rule: str | None = None,
+    mask: str | None = None,
 ) -> Setup:
-    """Return what is measured where nothing is said: ResNet-50 on 8×3×224², or DynUNet on 2×1×64³.
+    """Return a setup with defaults: ResNet-50 on 8×3×224², or DynUNet on 2×1×64³.
 
     Args:
         dims: 2 or 3.
         encoder: name in the table of encoders, or module:callable.
-        size: voxels of an image, one number or one an axis.
-        cell: mask cell in voxels, one number or one an axis.
-        batch: samples.
-        rule: name in the table of masks.
+        size: image size in voxels: one number, or one per axis.
+        cell: mask cell in voxels: one number, or one per axis.
+        batch: batch size.
+        mask: name in the table of masks.
     """
     name = encoder or ("resnet50" if dims == 2 else DEFAULT_ENCODER[3])
     usual_batch, channels, usual_size = (8, 3, 224) if dims == 2 else (2, 1, 64)
@@ -108,7 +105,7 @@ def default_setup(
         channels=channels,
         size=as_size(size or usual_size, dims, what="--size"),
         cell=as_size(cell, dims, what="--cell") if cell else (),
-        rule=rule or "mesh",
+        mask=mask or "mesh",
     )
 
 
@@ -122,19 +119,19 @@ def bench(
     memory: bool = True,
     progress: Progress | None = None,
 ) -> BenchmarkResult:
-    """Measure every combination.
+    """Measure every combination of part, precision and ratio.
 
     Args:
         setup: sizes; its ratio, precision and part are replaced.
         ratios: shares of cells to hide.
         precisions: fp32, bf16.
-        parts: encoder, step, and masks: how long each rule takes to draw.
-        runs: of each variant, alternating.
-        memory: whether peak memory is measured too, in a process for each.
+        parts: encoder, step.
+        runs: repetitions per variant.
+        memory: also measure peak memory, each in a fresh process.
         progress: called with (phase, done, total).
 
     Raises:
-        ShapeError: for a size that cells do not divide.
+        ShapeError: if cells do not divide the image.
         UsageError: for an unknown encoder or option.
     """
     encoder, _, _ = materials(setup)
@@ -143,7 +140,6 @@ def bench(
     cases = [
         replace(setup, part=part, precision=precision, ratio=ratio)
         for part in parts
-        if part != "masks"
         for precision in precisions
         for ratio in ratios
     ]
@@ -153,32 +149,18 @@ def bench(
         if progress:
             progress(f"{case.part} {case.precision} {case.ratio:g}", number, len(cases))
         rows += _rows(case, _times(case, runs), _peaks(case, peaks) if memory else {})
-    drawn = _masks(setup, rows, runs) if "masks" in parts else ()
     where = {**machine(), "runs": runs, "load_before": load, "load_after": _load()}
-    return BenchmarkResult(setup, where, tuple(rows), drawn)
-
-
-def _masks(setup: Setup, rows: Sequence[BenchmarkRow], runs: int) -> tuple[MaskRow, ...]:
-    """Time drawing at the step's ratio nearest to 0.7, the default, or at that."""
-    steps = [row for row in rows if (row.part, row.precision, row.variant) == ("step", "fp32", "packed")]
-    step = min(steps, key=lambda row: abs(row.ratio - 0.7), default=None)
-    return mask_times(
-        setup.dims,
-        ratio=step.ratio if step else 0.7,
-        runs=runs,
-        batch=setup.batch,
-        step_ms=step.milliseconds if step else None,
-    )
+    return BenchmarkResult(setup, where, tuple(rows))
 
 
 def _variants(case: Setup) -> tuple[str, ...]:
-    """Return what stands beside packed cells; the official decoder is one for pictures."""
+    """Return the variants to compare; the official decoder is two-dimensional."""
     official = ("official",) if case.part == "step" and case.dims == 2 else ()
     return ("packed", "masked", *official, "dense")
 
 
 def _times(case: Setup, runs: int) -> dict[str, float]:
-    """Return the median milliseconds of each variant, run in turn so that all meet the same disturbances."""
+    """Return the median milliseconds of each variant; variants alternate, so load affects all alike."""
     work = {variant: workload(case, variant) for variant in _variants(case)}
     measured: dict[str, list[float]] = {variant: [] for variant in work}
     for run in work.values():  # the first run compiles kernels and fills caches
@@ -192,15 +174,15 @@ def _times(case: Setup, runs: int) -> dict[str, float]:
 
 
 def _peaks(case: Setup, known: dict[tuple[str, str, str], float]) -> dict[str, float]:
-    """Return the peak memory of each variant; only that of packed cells depends on the ratio."""
+    """Return the peak memory of each variant; only that of packed computing depends on the ratio."""
     found = {}
     for variant in _variants(case):
         key = (case.part, case.precision, variant)
         if variant == "packed":
-            found[variant] = peak_memory(case, variant)
+            found[variant] = peak_of(partial(workload, case, variant))
             continue
         if key not in known:
-            known[key] = peak_memory(case, variant)
+            known[key] = peak_of(partial(workload, case, variant))
         found[variant] = known[key]
     return found
 
@@ -228,7 +210,7 @@ def _rows(case: Setup, times: Mapping[str, float], peaks: Mapping[str, float]) -
 
 
 def machine() -> dict[str, Any]:
-    """Return where and with what is measured."""
+    """Describe the machine and the versions."""
     return {
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "processor": platform.processor() or platform.machine(),
@@ -240,5 +222,5 @@ def machine() -> dict[str, Any]:
 
 
 def _load() -> float | None:
-    """Return how many processes wanted a core over the last minute: a busy machine gives bad figures."""
+    """Return the load average of the last minute."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None

@@ -1,4 +1,4 @@
-"""What `medmim bench` measures: a forward and a backward of an encoder or a SparK step, in each variant."""
+"""Workloads of `medmim bench`: forward and backward passes of an encoder or a SparK step, in each variant."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -26,17 +25,17 @@ from medmim.stages.memory_usage import process_mb
 
 @dataclass(frozen=True)
 class Setup:
-    """What is measured.
+    """Sizes and parts of a benchmark.
 
     Attributes:
         dims: 2 or 3.
         encoder: name in the table of encoders, or module:callable.
-        encoder_options: that encoder's own settings.
-        batch: samples.
-        channels: of the images.
-        size: voxels of an image along each axis.
+        encoder_options: options of the encoder.
+        batch: batch size.
+        channels: number of image channels.
+        size: image size in voxels, per axis.
         cell: mask cell in voxels; empty: the encoder's total stride.
-        rule: name in the table of masks.
+        mask: name in the table of masks.
         ratio: share of cells to hide.
         precision: fp32 or bf16.
         part: encoder or step.
@@ -49,14 +48,14 @@ class Setup:
     channels: int = 1
     size: Size = ()
     cell: Size = ()
-    rule: str = "mesh"
+    mask: str = "mesh"
     ratio: float = 0.7
     precision: str = "fp32"
     part: str = "encoder"
 
 
 def workload(case: Setup, variant: str) -> Callable[[], None]:
-    """Return a function that runs one forward and one backward of a variant."""
+    """Return a function that runs one forward and backward pass of a variant."""
     module, forward = forward_of(case, variant)
     kind = next(module.parameters()).device.type
 
@@ -73,7 +72,7 @@ def workload(case: Setup, variant: str) -> Callable[[], None]:
 
 
 def forward_of(case: Setup, variant: str) -> tuple[nn.Module, Callable[[], list[Tensor]]]:
-    """Return the module of a variant and its forward: the encoder's maps, or the loss of a step."""
+    """Return a variant's module and its forward function, which returns feature maps or the loss."""
     encoder, images, hidden = materials(case)
     if case.part == "encoder":
         return encoder, _encoder_forward(encoder, images, hidden, variant)
@@ -81,32 +80,19 @@ def forward_of(case: Setup, variant: str) -> tuple[nn.Module, Callable[[], list[
     return method, _step_forward(method, images, hidden, variant)
 
 
-def peak_memory(case: Setup, variant: str) -> float:
-    """Return the memory of the first run in MiB, measured in a process of its own.
-
-    See `peak_of`.
-    """
-    return peak_of(partial(workload, case, variant))
-
-
 def peak_of(make: Callable[[], Callable[[], None]]) -> float:
-    """Return by how much a fresh process grows in the first run of what `make` gives, in MiB.
+    """Return the growth in MiB of a fresh process during the first run of the function that `make` returns.
 
-    On a processor: from what the process holds with its weights and images to its highest point, everything
-    that any library allocates included. On a GPU: the most that PyTorch allocated.
+    On a CPU: from the resident size with weights and images to the peak, including allocations of all
+    libraries. On a GPU: the peak of PyTorch's allocations.
     """
-    context = multiprocessing.get_context("spawn")  # a fork would begin with this process's memory
+    context = multiprocessing.get_context("spawn")  # a fork would inherit this process's memory
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(growth_of, make).result()
 
 
-def growth_of_one_run(case: Setup, variant: str) -> float:
-    """Return by how many MiB this process grows in one run of a variant."""
-    return growth_of(partial(workload, case, variant))
-
-
 def growth_of(make: Callable[[], Callable[[], None]]) -> float:
-    """Return by how many MiB this process grows in one run of what `make` gives."""
+    """Return the growth of this process in MiB during one run of the function that `make` returns."""
     run = make()
     gc.collect()
     if torch.cuda.is_available():
@@ -119,7 +105,7 @@ def growth_of(make: Callable[[], Callable[[], None]]) -> float:
 
 
 def materials(case: Setup) -> tuple[Encoder, Images, Hidden]:
-    """Return the encoder, images of noise and a mask, the same in every variant."""
+    """Return encoder, random images and hidden cells, equal in every variant."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     encoder = build_encoder(
@@ -127,7 +113,7 @@ def materials(case: Setup) -> tuple[Encoder, Images, Hidden]:
     )
     grid = grid_of(case.size, case.cell or encoder.total_stride)
     images = torch.randn(case.batch, case.channels, *case.size, generator=torch_stream(0, "bench images"))
-    rule = build_mask(case.rule, ratio=case.ratio)
+    rule = build_mask(case.mask, ratio=case.ratio)
     hidden = rule.sample(case.batch, grid, generator=torch_stream(0, "bench masks"))
     return encoder.to(device), images.to(device), hidden.to(device)
 
@@ -135,7 +121,7 @@ def materials(case: Setup) -> tuple[Encoder, Images, Hidden]:
 def _encoder_forward(
     encoder: Encoder, images: Images, hidden: Hidden, variant: str
 ) -> Callable[[], list[Tensor]]:
-    """Return a forward of the encoder alone; no map is unpacked."""
+    """Return a forward pass of the encoder alone; feature maps stay packed."""
     if variant == "packed":
         return lambda: [features.values for features in encoder(pack(images, hidden))]
     if variant == "masked":
@@ -155,7 +141,7 @@ def _method(case: Setup, encoder: Encoder, variant: str) -> SparK:
 
 
 def _step_forward(method: SparK, images: Images, hidden: Hidden, variant: str) -> Callable[[], list[Tensor]]:
-    """Return a forward of a whole step; `dense` is an autoencoder of the same parts without a mask."""
+    """Return a forward pass of a whole step; `dense` is the same network as an autoencoder without a mask."""
     if variant != "dense":
         return lambda: [method(images, hidden).loss]
 

@@ -1,7 +1,6 @@
-"""`medmim bench`: every variant is timed and compared; figures are checked for sense, never for speed."""
-
 import json
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -10,16 +9,15 @@ from click.testing import CliRunner
 from medmim.cli import main
 from medmim.cli.bench import bench_lines
 from medmim.errors import ShapeError
-from medmim.masks import MASKS
 from medmim.stages.bench.packed_vs_masked import bench, default_setup
-from medmim.stages.bench.workload import forward_of, growth_of_one_run, peak_memory, workload
+from medmim.stages.bench.workload import forward_of, growth_of, peak_of, workload
 
 WORDS = ["bench", "--encoder", "dynunet", "--size", "32", "--batch-size", "1", "--precision", "fp32"]
 WORDS += ["--runs", "1", "--no-memory"]
 
 
 def small(dims=2, **changes):
-    setup = default_setup(dims, "dynunet", size=(16,), batch=2, rule="random")
+    setup = default_setup(dims, "dynunet", size=(16,), batch=2, mask="random")
     return replace(setup, encoder_options={"filters": (4, 6, 8)}, **changes)
 
 
@@ -36,7 +34,7 @@ def test_the_command_times_every_variant(dims):
     assert all(row["milliseconds"] > 0 for row in rows)
 
 
-def test_the_table_for_people_has_a_line_a_row():
+def test_the_table_has_one_line_per_row():
     result = CliRunner().invoke(main, [*WORDS, "--ratio", "0.5", "--ratio", "0.75", "--part", "encoder"])
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
@@ -47,18 +45,18 @@ def test_the_table_for_people_has_a_line_a_row():
     assert max(map(len, lines)) <= 110
 
 
-def test_a_wrong_ratio_is_one_line():
+def test_an_invalid_ratio_is_a_one_line_error():
     result = CliRunner().invoke(main, ["bench", "--ratio", "1.2", "--runs", "1"])
     assert result.exit_code == 2
     assert "Traceback" not in result.output
 
 
-def test_an_image_that_cells_do_not_divide_is_refused_with_sizes_that_fit():
+def test_an_image_that_cells_do_not_divide_is_rejected_with_valid_sizes():
     with pytest.raises(ShapeError, match="use --size 16,16"):
         bench(small(size=(14, 14)), runs=1, memory=False)
 
 
-def test_figures_follow_from_the_times():
+def test_speed_ups_are_ratios_of_the_measured_times():
     told = []
     result = bench(
         small(),
@@ -86,14 +84,14 @@ def test_figures_follow_from_the_times():
 @pytest.mark.parametrize("part", ["encoder", "step"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("dims", [2, 3])
-def test_every_workload_runs_forward_and_backward(part, precision, dims):
+def test_every_workload_runs_a_forward_and_backward_pass(part, precision, dims):
     case = small(dims, part=part, precision=precision, cell=(4,) * dims)
     for variant in ("packed", "masked", "dense", *(["official"] if part == "step" and dims == 2 else [])):
         run = workload(case, variant)
         run(), run()
 
 
-def test_all_variants_work_on_the_same_weights_and_images():
+def test_all_variants_share_weights_and_images():
     losses = []
     for variant in ("packed", "masked"):
         _, forward = forward_of(small(part="step", cell=(4, 4)), variant)
@@ -101,37 +99,18 @@ def test_all_variants_work_on_the_same_weights_and_images():
     torch.testing.assert_close(*losses, rtol=1e-5, atol=0)
 
 
-def test_memory_is_measured_in_a_process_of_its_own():
+def test_peak_memory_is_measured_in_a_fresh_process():
     case = small(3, size=(64,) * 3, cell=(4,) * 3, ratio=0.9)
-    dense, packed = peak_memory(case, "masked"), peak_memory(case, "packed")
-    # one map of the first stage alone is 8 MiB, and a masked one keeps several
-    assert dense > 16
-    assert 0 < packed < dense
-    assert growth_of_one_run(case, "packed") >= 0
+    masked, packed = (peak_of(partial(workload, case, variant)) for variant in ("masked", "packed"))
+    # one feature map of the first stage takes 8 MiB, and the masked variant keeps several
+    assert masked > 16
+    assert 0 < packed < masked
+    assert growth_of(partial(workload, case, "packed")) >= 0
 
 
-def test_masks_are_timed_beside_the_step_that_they_are_drawn_for():
-    words = {"ratios": (0.5, 0.6), "precisions": ("fp32",), "runs": 1, "memory": False}
-    result = bench(small(), parts=("step", "masks"), **words)
-    assert [row.mask for row in result.masks] == sorted(MASKS)
-    step = next(row for row in result.rows if (row.variant, row.ratio) == ("packed", 0.6))
-    for row in result.masks:
-        assert (row.grid, row.ratio) == ((14, 14), 0.6)
-        assert row.milliseconds > 0
-        assert row.share_of_step == pytest.approx(row.milliseconds * 2 / 256 / step.milliseconds)
-
-
-def test_masks_alone_have_their_own_table():
-    result = CliRunner().invoke(main, [*WORDS, "--dims", "3", "--part", "masks"])
-    assert result.exit_code == 0, result.output
-    lines = result.stdout.splitlines()
-    assert "ms for 256 on 12×12×12 cells" in lines[3]
-    assert [line.split()[0] for line in lines[4 : 4 + len(MASKS)]] == sorted(MASKS)
-
-
-def test_a_busy_machine_is_mentioned():
+def test_a_busy_machine_is_reported():
     result = bench(small(), ratios=(0.5,), precisions=("fp32",), parts=("encoder",), runs=1, memory=False)
     busy = replace(result, machine=result.machine | {"load_before": 7.5})
-    assert "repeat on a quiet machine" in bench_lines(busy)[-1]
+    assert "repeat the benchmark when it is idle" in bench_lines(busy)[-1]
     quiet = replace(result, machine=result.machine | {"load_before": 0.1})
     assert "repeat" not in "\n".join(bench_lines(quiet))

@@ -1,19 +1,22 @@
-"""`medmim bench --methods`: a training step of every method beside a plain supervised step of its encoder.
+"""Time and memory of a training step of every method, relative to a supervised step of its encoder.
 
-A step is one forward and one backward of one batch (two views of each image where a method compares views),
-and what the method does after it, such as moving a teacher; the optimiser, the same for all, is left out.
-The supervised step is the encoder on whole images, the mean of its coarsest map, ten classes, cross entropy.
+python tests/benchmarks/method_steps.py [--dims 3] [--encoder NAME] [--runs 5] [--no-memory]
+
+A step is one forward and one backward pass of one batch (two views per image for contrastive methods) with
+the method's own update, such as that of an EMA teacher; the optimizer, equal for all, is left out. The
+supervised step classifies the mean of the encoder's coarsest feature map into ten classes.
 """
 
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
 
+import click
 import torch
 from torch import Tensor, nn
 
@@ -22,7 +25,6 @@ from medmim.masks import build_mask
 from medmim.methods import METHODS, Method, build_method
 from medmim.randomness import torch_stream
 from medmim.shapes import Images, Size, as_size, grid_of
-from medmim.stages.bench.packed_vs_masked import Progress, machine
 from medmim.stages.bench.workload import peak_of
 from medmim.stages.pretrain.run import usual_encoder
 from medmim.training.flops import cost_of
@@ -33,17 +35,7 @@ _CLASSES = 10
 
 @dataclass(frozen=True)
 class Trial:
-    """One batch for one method.
-
-    Attributes:
-        method: name in the table.
-        encoder: name in the table, or module:callable.
-        dims: 2 or 3.
-        batch: images.
-        size: voxels of an image along each axis.
-        rule: name in the table of masks.
-        ratio: share of cells to hide.
-    """
+    """One batch for one method."""
 
     method: str
     encoder: str
@@ -56,16 +48,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class MethodTime:
-    """One line of the table.
-
-    Attributes:
-        method, encoder: what was measured.
-        milliseconds, supervised_milliseconds: median of a step of the method, and of a supervised one.
-        against_supervised: how many supervised steps one step of the method takes.
-        peak_mb, supervised_peak_mb: growth of a fresh process in a step, in MiB; None: not measured.
-        parameters, encoder_parameters: that are trained, and kept.
-        gflop, encoder_gflop: 10⁹ operations of a forward of one image, and of the encoder on it as a whole.
-    """
+    """Time, memory and cost of one method; peaks in MiB, costs of one image in 10⁹ operations."""
 
     method: str
     encoder: str
@@ -80,19 +63,6 @@ class MethodTime:
     encoder_gflop: float
 
 
-@dataclass(frozen=True)
-class MethodTimes:
-    """The table, what was measured and where."""
-
-    trials: tuple[Trial, ...]
-    machine: dict[str, Any]
-    rows: tuple[MethodTime, ...]
-
-    def as_json(self) -> dict[str, Any]:
-        """Return what `--json` prints."""
-        return asdict(self)
-
-
 def default_trials(
     dims: int,
     *,
@@ -102,16 +72,7 @@ def default_trials(
     rule: str = "mesh",
     ratio: float = 0.7,
 ) -> list[Trial]:
-    """Return a trial for every method of the table, alike but for the encoder.
-
-    Args:
-        dims: 2 or 3.
-        encoder: of all of them; None: each method's own default.
-        size: voxels of an image; None: 128² or 64³.
-        batch: images; None: 8, or 2 in 3D.
-        rule: name in the table of masks.
-        ratio: share of cells to hide.
-    """
+    """Return a trial for every method, equal but for the encoder, which defaults to the method's own."""
     usual_batch, usual_size = _USUAL[dims]
     space, images = as_size(size or usual_size, dims, what="--size"), batch or usual_batch
     return [
@@ -120,23 +81,9 @@ def default_trials(
     ]
 
 
-def bench_methods(
-    trials: Sequence[Trial], *, runs: int = 5, memory: bool = True, progress: Progress | None = None
-) -> MethodTimes:
-    """Measure methods.
-
-    Args:
-        trials: one a method.
-        runs: of each step, alternating with the supervised one.
-        memory: whether peak memory is measured too, in a process for each.
-        progress: called with (phase, done, total).
-    """
-    rows = []
-    for number, trial in enumerate(trials):
-        if progress:
-            progress("methods", number, len(trials))
-        rows.append(_row(trial, runs=runs, memory=memory))
-    return MethodTimes(tuple(trials), machine() | {"runs": runs}, tuple(rows))
+def bench_methods(trials: Sequence[Trial], *, runs: int = 5, memory: bool = True) -> list[MethodTime]:
+    """Measure methods; steps alternate with supervised ones."""
+    return [_row(trial, runs=runs, memory=memory) for trial in trials]
 
 
 def method_step(trial: Trial) -> Callable[[], None]:
@@ -216,3 +163,23 @@ def _row(trial: Trial, *, runs: int, memory: bool) -> MethodTime:
         supervised_peak_mb=peaks[1],
         **asdict(cost),
     )
+
+
+@click.command()
+@click.option("--dims", type=click.IntRange(2, 3), default=2)
+@click.option("--encoder")
+@click.option("--runs", type=int, default=5)
+@click.option("--memory/--no-memory", default=True)
+def main(dims: int, encoder: str | None, runs: int, memory: bool) -> None:
+    """Print one line per method."""
+    titles = ("method", "encoder", "ms", "×supervised", "peak MiB", "supervised MiB", "GFLOP", "parameters")
+    sys.stdout.write("  ".join(f"{title:>14}" for title in titles) + "\n")
+    for row in bench_methods(default_trials(dims, encoder=encoder), runs=runs, memory=memory):
+        values = (row.milliseconds, row.against_supervised, row.peak_mb, row.supervised_peak_mb, row.gflop)
+        numbers = ["–" if value is None else f"{value:.2f}" for value in values]
+        cells = [row.method, row.encoder, *numbers, f"{row.parameters}"]
+        sys.stdout.write("  ".join(f"{cell:>14}" for cell in cells) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,18 +1,22 @@
-"""What `medmim bench --data` measures: patches a second from medmim's loader and MONAI's, and waiting.
+"""Patches per second of medmim's loader and of MONAI's datasets, and the share of a step spent waiting.
 
-All take the same patches of the same prepared volumes: what differs is where prepared volumes are kept. The
-first pass prepares them, the second finds them.
+python tests/benchmarks/data_loading.py medmim-data [--dims 3] [--batch-size 4] [--workers 2]
+
+All loaders yield the same patches of the same preprocessed volumes and differ in where these are cached. The
+first pass preprocesses the volumes, later passes read the cache.
 """
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import click
 from monai.data.dataset import CacheDataset, PersistentDataset
 from monai.transforms.compose import Compose
 from torch.utils.data import DataLoader
@@ -32,13 +36,7 @@ Loader = Iterable[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class LoaderTiming:
-    """One line of the table.
-
-    Attributes:
-        name: whose loader.
-        first: patches a second while volumes are prepared, the making of the loader included.
-        later: patches a second once they are.
-    """
+    """Patches per second of one loader, during the first pass and afterwards."""
 
     name: str
     first: float
@@ -47,7 +45,7 @@ class LoaderTiming:
 
 @dataclass(frozen=True)
 class LoaderBenchmark:
-    """The table, and the share of a training step that waits for data once all volumes are prepared."""
+    """All loaders, and the share of a training step that waits for data once all volumes are cached."""
 
     dims: int
     size: tuple[int, ...]
@@ -58,23 +56,9 @@ class LoaderBenchmark:
     wait_share: float
     step_s: float
 
-    def as_json(self) -> dict[str, Any]:
-        """Return what `--json` prints."""
-        return asdict(self)
-
 
 def bench_data_loading(data: Path, *, dims: Literal[2, 3], batch_size: int, workers: int) -> LoaderBenchmark:
-    """Measure how fast patches come, and how long the default pretraining waits for them.
-
-    Args:
-        data: dataset folder.
-        dims: 2 or 3.
-        batch_size: patches a batch.
-        workers: processes that prepare them.
-
-    Raises:
-        DataError: if the folder is no dataset.
-    """
+    """Measure loaders, and the waiting time of the default pretraining."""
     dataset = read_dataset(data)
     volumes = dataset.in_split("train") or dataset.volumes
     plan = plan_for(volumes, dims=dims, size=None)
@@ -93,7 +77,7 @@ def bench_data_loading(data: Path, *, dims: Literal[2, 3], batch_size: int, work
                 workers=workers,
             ),
             "MONAI CacheDataset": lambda: DataLoader(CacheDataset(volumes, chain, progress=False), **words),
-            # it takes its own files for corrupt under `weights_only`; they lie in a folder of this call alone
+            # MONAI rejects its own cache files with `weights_only=True`; the folder is private to this call
             "MONAI PersistentDataset": lambda: DataLoader(
                 PersistentDataset(volumes, chain, kept, weights_only=False), **words
             ),
@@ -119,7 +103,7 @@ def _ours(
 
 
 def _measure(name: str, build: Callable[[], Loader]) -> LoaderTiming:
-    """Time the making of a loader with its first pass, and then as many passes as it takes."""
+    """Time building a loader and its first pass, then further passes."""
     start = time.perf_counter()
     loader = build()
     first = _pass(loader) / (time.perf_counter() - start)
@@ -130,15 +114,34 @@ def _measure(name: str, build: Callable[[], Loader]) -> LoaderTiming:
 
 
 def _pass(loader: Loader) -> int:
-    """Take all patches once and return how many they were."""
     return sum(len(batch["image"]) for batch in loader)
 
 
 def _monai(data: Path, plan: PreprocessingPlan) -> Compose:
-    """Return the same preparation and random patch as one chain; MONAI cuts it where chance begins."""
+    """Return preprocessing and random patch as one chain; MONAI caches up to the first random step."""
 
     def prepared(volume: VolumeRecord) -> dict[str, Any]:
         made = preprocess(data, volume, plan)
         return {"image": made.image, "slice_axis": made.slice_axis}
 
     return Compose([prepared, *pretraining_patches(plan).transforms, lambda patch: {"image": patch["image"]}])
+
+
+@click.command()
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--dims", type=click.IntRange(2, 3), default=3)
+@click.option("--batch-size", type=int, default=4)
+@click.option("--workers", type=int, default=2)
+def main(data: Path, dims: Literal[2, 3], batch_size: int, workers: int) -> None:
+    """Print one line per loader, and the share of waiting."""
+    result = bench_data_loading(data, dims=dims, batch_size=batch_size, workers=workers)
+    size = "×".join(map(str, result.size))
+    sys.stdout.write(f"patches of {size} from {result.volumes} volumes, batches of {result.batch_size}\n")
+    sys.stdout.write("loader                     first pass/s  later/s\n")
+    for row in result.rows:
+        sys.stdout.write(f"{row.name:<25}  {row.first:12.1f}  {row.later:7.1f}\n")
+    sys.stdout.write(f"waiting for data: {result.wait_share:.1%} of {result.step_s:.2f} s per batch\n")
+
+
+if __name__ == "__main__":
+    main()

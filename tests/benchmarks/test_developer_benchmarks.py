@@ -1,0 +1,40 @@
+"""Smoke tests of the developer benchmarks: each runs on the smallest input."""
+
+import runpy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from medmim.masks import MASKS
+
+FOLDER = Path(__file__).parent
+
+
+def functions_of(script):
+    return runpy.run_path(str(FOLDER / script))
+
+
+def test_every_mask_is_timed():
+    times = functions_of("mask_drawing.py")["mask_times"](2, ratio=0.6, runs=1)
+    assert times.keys() == MASKS.keys()
+
+
+@pytest.mark.filterwarnings("error:Corrupt cache file")
+def test_loaders_are_timed_on_the_same_volumes(tiny_dataset):
+    result = functions_of("data_loading.py")["bench_data_loading"](
+        tiny_dataset, dims=3, batch_size=8, workers=0
+    )
+    assert [row.name for row in result.rows] == ["medmim", "MONAI CacheDataset", "MONAI PersistentDataset"]
+    assert result.volumes == 7
+
+
+def test_a_step_is_compared_with_a_supervised_one():
+    script = functions_of("method_steps.py")
+    trials = [
+        replace(trial, encoder="dynunet")
+        for trial in script["default_trials"](2, size=(16,), batch=2)
+        if trial.method in ("spark", "contrastive")
+    ]
+    rows = script["bench_methods"](trials, runs=1, memory=False)
+    assert [row.method for row in rows] == ["spark", "contrastive"]
