@@ -188,7 +188,7 @@ def _plain(trained: TrainedModel) -> nn.Module:
 def _windows(trained: TrainedModel, dataset: Dataset, case: VolumeRecord) -> Tensor:
     """Return as many windows of a real case as the largest batch, each of the size that training saw."""
     bare = case.model_copy(update={"label": None})
-    prepared = trained.scene(dataset.root).volumes(bare)
+    prepared = trained.context(dataset.root).volumes(bare)
     seen = views(prepared, trained.plan)
     middle = len(seen) // 2
     crop = ResizeWithPadOrCrop(trained.plan.size, mode="constant", value=prepared.background)

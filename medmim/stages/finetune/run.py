@@ -124,21 +124,21 @@ def _train(
 
     def evaluate(step: int) -> Mapping[str, float]:
         title = f"{'validation' if val else 'training'}, step {step}"
-        png = task.panel(module.judged, _drawn(val or train), scene, title=title)
+        png = task.figure(module.judged, _drawn(val or train), scene, title=title)
         recorder.picture("prediction", png, step=step)
-        rows = task.judge(module.judged, _spread(val, task.watched), scene, final=False)
-        return {f"val/{key}": value for key, value in task.means(rows, scene).items()}
+        rows = task.evaluate(module.judged, _spread(val, task.max_val_cases), scene, final=False)
+        return {f"val/{key}": value for key, value in task.aggregate(rows, scene).items()}
 
     # With a limited number of labels, validation labels must not choose: the last weights are the result.
     chooses = settings.num_labelled is None and settings.label_fraction is None and bool(val)
-    best = f"val/{task.chosen_by}" if chooses else None
+    best = f"val/{task.selection_metric}" if chooses else None
     fitted = fit(module, _draws(settings, parts), evaluate, session=session, best=best)
     if fitted.evaluations.best_weights:
         module.load_state_dict(fitted.evaluations.best_weights)
     parts = replace(parts, network=module.judged)
     # never on the test: what nothing may choose has a default
-    rows = task.judge(parts.network, val, scene, final=False) if chooses else []
-    parts = replace(parts, scene=replace(scene, chosen=task.choose(rows, scene)))
+    rows = task.evaluate(parts.network, val, scene, final=False) if chooses else []
+    parts = replace(parts, scene=replace(scene, tuned=task.tune(rows, scene)))
     metrics, scores = _test(parts, fitted, recorder, folder)
     checkpoint = _keep(settings, parts, recorder, folder)
     return RunResult(recorder.run_id, checkpoint, metrics, folder / "panel.png", scores)
@@ -146,7 +146,7 @@ def _train(
 
 def _draws(settings: FinetuneSettings, parts: FinetuneComponents) -> PatchDataset:
     train = parts.divided.train
-    lesson = parts.task.lesson(train, parts.scene, foreground=settings.foreground_fraction)
+    lesson = parts.task.training_samples(train, parts.scene, foreground=settings.foreground_fraction)
     return PatchDataset(
         train,
         parts.scene.volumes,
@@ -178,18 +178,18 @@ def _test(
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Test once, on the chosen weights; return the run's final numbers, and the test's with intervals."""
     task, scene, cases = parts.task, parts.scene, parts.divided.test
-    rows = task.judge(parts.network, cases, scene, final=True)
-    means = {f"test/{key}": value for key, value in task.means(rows, scene).items()}
+    rows = task.evaluate(parts.network, cases, scene, final=True)
+    means = {f"test/{key}": value for key, value in task.aggregate(rows, scene).items()}
     recorder.text(CASES, "".join(json.dumps(_public(row), sort_keys=True) + "\n" for row in rows))
-    table = intervals(task.tally(rows, scene), len({row["subject"] for row in rows}))
+    table = intervals(task.bootstrap_statistic(rows, scene), len({row["subject"] for row in rows}))
     recorder.text(SCORES, "".join(json.dumps(row, sort_keys=True) + "\n" for row in table))
     said = f"test, {task.metric} {means.get(f'test/{task.metric}', float('nan')):.3f}"
-    png = task.panel(parts.network, _drawn(cases), scene, title=said)
+    png = task.figure(parts.network, _drawn(cases), scene, title=said)
     recorder.picture("test", png, step=fitted.steps)
     files.write_bytes(folder / "panel.png", png)
     last = {f"last/{key.replace('/', '_')}": value for key, value in fitted.evaluations.last.items()}
     chosen = fitted.evaluations.best_weights
-    best = {f"best/val_{task.chosen_by}": fitted.evaluations.best_value} if chosen else {}
+    best = {f"best/val_{task.selection_metric}": fitted.evaluations.best_value} if chosen else {}
     metrics = means | best | last | {"last/steps": float(fitted.steps), "last/minutes": fitted.seconds / 60}
     recorder.metrics(metrics, step=0)  # one value a run at step 0: MLflow draws bars, run beside run
     recorder.tags({"steps": str(fitted.steps)})
@@ -236,7 +236,7 @@ def _description(settings: FinetuneSettings, parts: FinetuneComponents, run_id: 
         "label_names": {str(value): name for value, name in scene.names.items()},
         "head": parts.head,
         "task_options": settings.task_options,
-        "chosen": scene.chosen,
+        "chosen": scene.tuned,
         "dataset_hash": parts.dataset.info.content_hash,
     }
 

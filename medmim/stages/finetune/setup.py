@@ -117,24 +117,25 @@ def _divide(
     settings: FinetuneSettings, dataset: Dataset, task: Task, say: Callable[[str], None], *, stored: Dataset
 ) -> Partition:
     """Return who trains, validates and tests; folds are those of all patients stored, as in pretraining."""
+    needed = task.requirement
     if not any(map(task.usable, dataset.volumes)):
         raise DataError(
-            f"this dataset has no image with {task.needs}: ingest {task.needs} with --labels DIR, or as a "
+            f"this dataset has no image with {needed}: ingest {needed} with --labels DIR, or as a "
             "layout that has them",
             reason="no_labels",
         )
     unused = sum(not task.usable(volume) for volume in dataset.volumes)
     if unused:
         total = len(dataset.volumes)
-        say(f"{unused} of {total} images have no {task.needs.removeprefix('a ')}: left out{task.otherwise}")
+        say(f"{unused} of {total} images have no {needed.removeprefix('a ')}: left out{task.hint}")
     divided = partition(stored, fold=settings.fold, usable=task.usable, volumes=dataset.volumes)
     for name in ("train", "test"):
         if not getattr(divided, name):
             raise DataError(
-                f"the {name} split has no patient with {task.needs}: label more patients, or use --fold",
+                f"the {name} split has no patient with {needed}: label more patients, or use --fold",
                 reason="no_labels",
             )
-    train, val, test = (task.checked(part, say) for part in (divided.train, divided.val, divided.test))
+    train, val, test = (task.validate(part, say) for part in (divided.train, divided.val, divided.test))
     limited = limit_patients(
         train, count=settings.num_labelled, share=settings.label_fraction, classes_of=task.classes_of
     )
@@ -149,7 +150,8 @@ def _doubts(divided: Partition, task: Task) -> list[str]:
     found = []
     if not divided.val:
         found.append(
-            f"no validation patient has {task.needs}: the last weights are the result, nothing is chosen"
+            f"no validation patient has {task.requirement}: the last weights are the result, nothing is "
+            "chosen"
         )
     bare = sum(volume.flags.get("spacing") == "unknown" for volume in divided.test)
     if task.measures_mm and bare:

@@ -105,7 +105,7 @@ def write_class_prediction(
     trained: TrainedModel, scene: EvaluationContext, volume: VolumeRecord, out: Path
 ) -> VolumePrediction:
     """Classify a volume; write a picture; tell the probability of every class."""
-    [row] = trained.task.judge(trained.network, [volume], scene, final=False)
+    [row] = trained.task.evaluate(trained.network, [volume], scene, final=False)
     shares: dict[str, float] = row["probabilities"]
     guess = max(shares, key=lambda name: shares[name])
     prepared, words = scene.volumes(volume), f"{guess} {shares[guess]:.0%}"
@@ -131,9 +131,9 @@ def write_box_prediction(
     prepared = scene.volumes(volume)
     found = [
         (str(name), float(score), np.array(box, dtype=np.float64))
-        for row in trained.task.judge(trained.network, [volume], scene, final=False)
+        for row in trained.task.evaluate(trained.network, [volume], scene, final=False)
         for name, score, *box in row["found"]
-        if score >= scene.chosen.get("thresholds", {}).get(name, UNCHOSEN)
+        if score >= scene.tuned.get("thresholds", {}).get(name, UNCHOSEN)
     ]
     found.sort(key=lambda one: -one[1])
     _draw(out, volume, [_boxed(prepared, found)], trained)

@@ -186,7 +186,7 @@ def _predict(
     trained: TrainedModel, chosen: SelectedModel, dataset: Dataset, out: Path, work: _PredictionTask
 ) -> Predictions:
     """Predict volume by volume; one that fails is named, and the others go on."""
-    output, scene = OUTPUTS[trained.kind], trained.scene(dataset.root)
+    output, scene = OUTPUTS[trained.kind], trained.context(dataset.root)
     told: dict[str, VolumePrediction] = {}
     cases, rest = trained.cases(dataset)
     failures = {volume.id: "channel_missing" for volume in rest}

@@ -19,7 +19,6 @@ from medmim.shapes import Scalar
 from medmim.training.evaluation.bootstrap_metrics import Tally, Weights
 
 Row = dict[str, Any]
-Chosen = Mapping[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +35,7 @@ class EvaluationContext:
     volumes: VolumeLoader
     names: Mapping[int, str]
     precision: str
-    chosen: Chosen
+    tuned: Mapping[str, Any]
 
     @property
     def plan(self) -> PreprocessingPlan:
@@ -75,12 +74,12 @@ class Task(ABC):
     """
 
     axis: ClassVar[str]
-    needs: ClassVar[str]
-    otherwise: ClassVar[str] = ""
+    requirement: ClassVar[str]
+    hint: ClassVar[str] = ""
     measures_mm: ClassVar[bool] = False
     metric: ClassVar[str]
-    chosen_by: ClassVar[str]
-    watched: ClassVar[int]
+    selection_metric: ClassVar[str]
+    max_val_cases: ClassVar[int]
 
     @abstractmethod
     def usable(self, volume: VolumeRecord) -> bool:
@@ -91,8 +90,8 @@ class Task(ABC):
         """Return the classes that an image is known to show before it is read, for drawing few of each."""
 
     @abstractmethod
-    def checked(
-        self, volumes: tuple[VolumeRecord, ...], say: Callable[[str], None]
+    def validate(
+        self, volumes: tuple[VolumeRecord, ...], log: Callable[[str], None]
     ) -> tuple[VolumeRecord, ...]:
         """Return the rows with what the task needs of them checked, and without what it need not read.
 
@@ -117,14 +116,14 @@ class Task(ABC):
         self,
         encoder: Encoder,
         train: Sequence[VolumeRecord],
-        scene: EvaluationContext,
-        say: Callable[[str], None],
+        context: EvaluationContext,
+        log: Callable[[str], None],
     ) -> dict[str, Any]:
         """Return the options of the network in the table of heads; JSON-able, kept with the weights."""
 
     @abstractmethod
-    def lesson(
-        self, train: Sequence[VolumeRecord], scene: EvaluationContext, *, foreground: float
+    def training_samples(
+        self, train: Sequence[VolumeRecord], context: EvaluationContext, *, foreground: float
     ) -> TrainingSamples:
         """Return what training draws."""
 
@@ -133,27 +132,27 @@ class Task(ABC):
         """Return the loss of a batch."""
 
     @abstractmethod
-    def judge(
-        self, network: nn.Module, cases: Sequence[VolumeRecord], scene: EvaluationContext, *, final: bool
+    def evaluate(
+        self, network: nn.Module, cases: Sequence[VolumeRecord], context: EvaluationContext, *, final: bool
     ) -> list[Row]:
         """Return rows of scores, JSON-able, with `metric`, `case` and `subject`.
 
         Args:
             network: as the table of heads builds it.
             cases: with what the task needs.
-            scene: how to prepare and name.
+            context: how to prepare and name.
             final: measure also what takes time.
         """
 
-    def choose(self, rows: Sequence[Row], scene: EvaluationContext) -> dict[str, Any]:
+    def tune(self, rows: Sequence[Row], context: EvaluationContext) -> dict[str, Any]:
         """Return what is to be chosen on validation rows for the test, JSON-able; defaults for no rows."""
         return {}
 
     @abstractmethod
-    def means(self, rows: Sequence[Row], scene: EvaluationContext) -> dict[str, float]:
+    def aggregate(self, rows: Sequence[Row], context: EvaluationContext) -> dict[str, float]:
         """Return the finite numbers that sum rows up; none for no rows."""
 
-    def tally(self, rows: Sequence[Row], scene: EvaluationContext) -> Tally:
+    def bootstrap_statistic(self, rows: Sequence[Row], context: EvaluationContext) -> Tally:
         """Return the function from how often each patient counts, in sorted order, to the means."""
         patients = sorted({str(row["subject"]) for row in rows})
         own = [[row for row in rows if row["subject"] == who] for who in patients]
@@ -165,12 +164,12 @@ class Task(ABC):
                 for copy in range(int(times))
                 for row in own[number]
             ]
-            return self.means(drawn, scene)
+            return self.aggregate(drawn, context)
 
         return means
 
     @abstractmethod
-    def panel(
-        self, network: nn.Module, cases: Sequence[VolumeRecord], scene: EvaluationContext, *, title: str
+    def figure(
+        self, network: nn.Module, cases: Sequence[VolumeRecord], context: EvaluationContext, *, title: str
     ) -> bytes:
         """Return a PNG with what the network makes of a few cases."""

@@ -49,10 +49,10 @@ class Classification(Task):
     mirror: bool = True
 
     axis: ClassVar[str] = "classification"
-    needs: ClassVar[str] = "a class"
+    requirement: ClassVar[str] = "a class"
     metric: ClassVar[str] = "macro_f1"
-    chosen_by: ClassVar[str] = "macro_f1"
-    watched: ClassVar[int] = 400
+    selection_metric: ClassVar[str] = "macro_f1"
+    max_val_cases: ClassVar[int] = 400
 
     def __post_init__(self) -> None:
         shares = (self.balance, self.label_smoothing, self.dropout)
@@ -70,8 +70,8 @@ class Classification(Task):
         """Return its class."""
         return frozenset([str(volume.target)])
 
-    def checked(
-        self, volumes: tuple[VolumeRecord, ...], say: Callable[[str], None]
+    def validate(
+        self, volumes: tuple[VolumeRecord, ...], log: Callable[[str], None]
     ) -> tuple[VolumeRecord, ...]:
         """Return the rows without their label volumes, which need not be read."""
         return tuple(volume.model_copy(update={"label": None}) for volume in volumes)
@@ -93,28 +93,28 @@ class Classification(Task):
         self,
         encoder: Encoder,
         train: Sequence[VolumeRecord],
-        scene: EvaluationContext,
-        say: Callable[[str], None],
+        context: EvaluationContext,
+        log: Callable[[str], None],
     ) -> dict[str, Any]:
         """Return the network's options."""
-        if scene.plan.view != "whole":
+        if context.plan.view != "whole":
             raise UsageError(
                 "classify sees whole images: leave out field_of_view, or use --set field_of_view=whole"
             )
         return {"dropout": self.dropout}
 
-    def lesson(
-        self, train: Sequence[VolumeRecord], scene: EvaluationContext, *, foreground: float
+    def training_samples(
+        self, train: Sequence[VolumeRecord], context: EvaluationContext, *, foreground: float
     ) -> TrainingSamples:
         """Return whole images; those of rare classes are drawn more often."""
-        numbers = {name: number for number, name in scene.names.items()}
+        numbers = {name: number for number, name in context.names.items()}
         counts = Counter(volume.target for volume in train)
 
         def targets(volume: VolumeRecord, prepared: PreprocessedVolume) -> Mapping[str, Tensor]:
             return {"target": torch.tensor(numbers[str(volume.target)])}
 
         return TrainingSamples(
-            classification_patches(scene.plan),
+            classification_patches(context.plan),
             targets=targets,
             weights=[counts[volume.target] ** -self.balance for volume in train],
         )
@@ -133,22 +133,22 @@ class Classification(Task):
         ]
         return share * losses[0] + (1 - share) * losses[1]
 
-    def judge(
-        self, network: nn.Module, cases: Sequence[VolumeRecord], scene: EvaluationContext, *, final: bool
+    def evaluate(
+        self, network: nn.Module, cases: Sequence[VolumeRecord], context: EvaluationContext, *, final: bool
     ) -> list[Row]:
         """Return the probabilities of every class for every case."""
-        heat = float(scene.chosen.get("temperature", 1.0))
+        heat = float(context.tuned.get("temperature", 1.0))
         rows = []
         for case in cases:
             scores = classify(
                 network,
-                finite(case, scene.volumes),
-                scene.plan,
-                precision=scene.precision,
+                finite(case, context.volumes),
+                context.plan,
+                precision=context.precision,
                 mirror=self.mirror,
             )
             shares = torch.softmax(scores / heat, dim=0).tolist()
-            probabilities = {scene.names[number]: share for number, share in enumerate(shares)}
+            probabilities = {context.names[number]: share for number, share in enumerate(shares)}
             guess = max(probabilities, key=lambda name: probabilities[name])
             rows.append(
                 {
@@ -162,21 +162,21 @@ class Classification(Task):
             )
         return rows
 
-    def choose(self, rows: Sequence[Row], scene: EvaluationContext) -> dict[str, Any]:
+    def tune(self, rows: Sequence[Row], context: EvaluationContext) -> dict[str, Any]:
         """Return the temperature that makes probabilities honest."""
         return {"temperature": temperature(rows)}
 
-    def means(self, rows: Sequence[Row], scene: EvaluationContext) -> dict[str, float]:
+    def aggregate(self, rows: Sequence[Row], context: EvaluationContext) -> dict[str, float]:
         """Return F1, accuracies, AUROC and calibration error, of cases and of patients."""
-        return class_means(rows, list(scene.names.values()))
+        return class_means(rows, list(context.names.values()))
 
-    def panel(
-        self, network: nn.Module, cases: Sequence[VolumeRecord], scene: EvaluationContext, *, title: str
+    def figure(
+        self, network: nn.Module, cases: Sequence[VolumeRecord], context: EvaluationContext, *, title: str
     ) -> bytes:
         """Return middle slices with class and prediction."""
         rows = []
-        for row, case in zip(self.judge(network, cases, scene, final=False), cases, strict=True):
-            prepared, shares = scene.volumes(case), row["probabilities"]
+        for row, case in zip(self.evaluate(network, cases, context, final=False), cases, strict=True):
+            prepared, shares = context.volumes(case), row["probabilities"]
             guess = max(shares, key=lambda name: shares[name])
             text = f"{case.target}; predicted {guess}, {shares[guess]:.0%}"
             rows.append(caption_row(prepared.image[0], axis=prepared.slice_axis, text=text))

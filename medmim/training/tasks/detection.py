@@ -48,11 +48,11 @@ class Detection(Task):
     negatives: str = "known"
 
     axis: ClassVar[str] = "detection"
-    needs: ClassVar[str] = "boxes"
-    otherwise: ClassVar[str] = "; if there is nothing to find in them, add --set task_options.negatives=all"
+    requirement: ClassVar[str] = "boxes"
+    hint: ClassVar[str] = "; if there is nothing to find in them, add --set task_options.negatives=all"
     metric: ClassVar[str] = "ap50"
-    chosen_by: ClassVar[str] = "ap50"
-    watched: ClassVar[int] = 200
+    selection_metric: ClassVar[str] = "ap50"
+    max_val_cases: ClassVar[int] = 200
 
     def __post_init__(self) -> None:
         if self.anchors < 1 or self.width < 8 or self.width % 8:
@@ -71,8 +71,8 @@ class Detection(Task):
         """Return the classes of its boxes."""
         return frozenset(one.name for one in volume.boxes)
 
-    def checked(
-        self, volumes: tuple[VolumeRecord, ...], say: Callable[[str], None]
+    def validate(
+        self, volumes: tuple[VolumeRecord, ...], log: Callable[[str], None]
     ) -> tuple[VolumeRecord, ...]:
         """Return the rows with boxes that can be used, without label volumes.
 
@@ -81,7 +81,7 @@ class Detection(Task):
         """
         rows, changes = checked(volumes, clip=self.bad_boxes == "clip")
         for change in changes:
-            say(f"clipped {change}")
+            log(f"clipped {change}")
         return tuple(row.model_copy(update={"label": None}) for row in rows)
 
     def view(self, dims: int) -> View:
@@ -103,12 +103,12 @@ class Detection(Task):
         self,
         encoder: Encoder,
         train: Sequence[VolumeRecord],
-        scene: EvaluationContext,
-        say: Callable[[str], None],
+        context: EvaluationContext,
+        log: Callable[[str], None],
     ) -> dict[str, Any]:
         """Return the network's options: anchors from the training boxes; says how many they reach."""
-        plan = scene.plan
-        images = [boxes for volume in train for boxes in _seen(scene.volumes(volume), plan.dims)]
+        plan = context.plan
+        images = [boxes for volume in train for boxes in _seen(context.volumes(volume), plan.dims)]
         boxes = np.concatenate(images)
         sides = boxes[:, plan.dims :] - boxes[:, : plan.dims]
         strides = level_strides(encoder, spatial_dims=plan.dims)
@@ -119,14 +119,14 @@ class Detection(Task):
             size=plan.size,
             strides=strides,
         )
-        say(f"{reached:.1%} of {len(boxes)} training boxes have an anchor of their own")
+        log(f"{reached:.1%} of {len(boxes)} training boxes have an anchor of their own")
         return {"anchors": shapes, "width": self.width}
 
-    def lesson(
-        self, train: Sequence[VolumeRecord], scene: EvaluationContext, *, foreground: float
+    def training_samples(
+        self, train: Sequence[VolumeRecord], context: EvaluationContext, *, foreground: float
     ) -> TrainingSamples:
         """Return patches or whole images with their boxes."""
-        numbers = {name: number for number, name in scene.names.items()}
+        numbers = {name: number for number, name in context.names.items()}
 
         def targets(volume: VolumeRecord, prepared: PreprocessedVolume) -> Mapping[str, Tensor]:
             classes = [numbers[one.name] for one in volume.boxes]
@@ -137,46 +137,46 @@ class Detection(Task):
 
         most = max(len(volume.boxes) for volume in train)
         return TrainingSamples(
-            detection_patches(scene.plan, most=most, foreground=foreground), targets=targets
+            detection_patches(context.plan, most=most, foreground=foreground), targets=targets
         )
 
     def loss(self, network: Any, batch: dict[str, Tensor]) -> Scalar:
         """Return the loss of scores and boxes."""
         return detection_loss(network, batch["image"], batch["boxes"], batch["classes"])
 
-    def judge(
-        self, network: nn.Module, cases: Sequence[VolumeRecord], scene: EvaluationContext, *, final: bool
+    def evaluate(
+        self, network: nn.Module, cases: Sequence[VolumeRecord], context: EvaluationContext, *, final: bool
     ) -> list[Row]:
         """Return the true and the found boxes of every image, in voxels of the file."""
         assert isinstance(network, Detector)
         rows = []
         for case in cases:
-            prepared = finite(case, scene.volumes)
-            for found in detect(network, prepared, scene.plan, precision=scene.precision):
-                rows.append(self._row(case, prepared, found, scene))
+            prepared = finite(case, context.volumes)
+            for found in detect(network, prepared, context.plan, precision=context.precision):
+                rows.append(self._row(case, prepared, found, context))
         return rows
 
-    def choose(self, rows: Sequence[Row], scene: EvaluationContext) -> dict[str, Any]:
+    def tune(self, rows: Sequence[Row], context: EvaluationContext) -> dict[str, Any]:
         """Return the score of each class at which its F1 is best, a fixed one where no row tells."""
-        names = list(scene.names.values())
+        names = list(context.names.values())
         return {"thresholds": dict.fromkeys(names, UNCHOSEN) | best_thresholds(rows, names)}
 
-    def means(self, rows: Sequence[Row], scene: EvaluationContext) -> dict[str, float]:
+    def aggregate(self, rows: Sequence[Row], context: EvaluationContext) -> dict[str, float]:
         """Return AP50, AP50:95, FROC and F1."""
-        return box_means(rows, list(scene.names.values()), scene.chosen.get("thresholds"))
+        return box_means(rows, list(context.names.values()), context.tuned.get("thresholds"))
 
-    def tally(self, rows: Sequence[Row], scene: EvaluationContext) -> Tally:
+    def bootstrap_statistic(self, rows: Sequence[Row], context: EvaluationContext) -> Tally:
         """Return the same as `means` for patients that count more than once."""
-        return box_tally(rows, list(scene.names.values()), scene.chosen.get("thresholds", {}))
+        return box_tally(rows, list(context.names.values()), context.tuned.get("thresholds", {}))
 
-    def panel(
-        self, network: nn.Module, cases: Sequence[VolumeRecord], scene: EvaluationContext, *, title: str
+    def figure(
+        self, network: nn.Module, cases: Sequence[VolumeRecord], context: EvaluationContext, *, title: str
     ) -> bytes:
         """Return slices with true boxes and the best of those found."""
         assert isinstance(network, Detector)
         rows = []
         for case in cases:
-            prepared = finite(case, scene.volumes)
+            prepared = finite(case, context.volumes)
             axis, boxes = prepared.slice_axis, prepared.boxes
             middle = (
                 (boxes[0, axis] + boxes[0, axis + 3]) / 2
@@ -185,16 +185,20 @@ class Detection(Task):
             )
             index = min(int(middle), prepared.image.shape[axis + 1] - 1)
             drawn = [(box, 0, "") for box in boxes[in_slice(boxes, axis, index)]]
-            for found in detect(network, prepared, scene.plan, precision=scene.precision):
+            for found in detect(network, prepared, context.plan, precision=context.precision):
                 shown = in_slice(found.boxes, axis, index)
                 best = zip(found.boxes[shown], found.classes[shown], found.scores[shown], strict=True)
-                words = [(box, 1, f"{scene.names[int(kind)]} {score:.2f}") for box, kind, score in best]
+                words = [(box, 1, f"{context.names[int(kind)]} {score:.2f}") for box, kind, score in best]
                 drawn += words[:_SHOWN]
             rows.append(boxed_row(prepared.image[0], axis=axis, index=index, boxes=drawn, text=""))
         return panel(rows, ["true and found"], title=title)
 
     def _row(
-        self, case: VolumeRecord, prepared: PreprocessedVolume, found: DetectedBoxes, scene: EvaluationContext
+        self,
+        case: VolumeRecord,
+        prepared: PreprocessedVolume,
+        found: DetectedBoxes,
+        context: EvaluationContext,
     ) -> Row:
         truth, axis = prepared.boxes, prepared.slice_axis
         names = np.array([one.name for one in case.boxes], dtype=object)
@@ -210,7 +214,7 @@ class Detection(Task):
             "subject": case.subject,
             "slice": found.index,
             "truth": [[name, *box.tolist()] for name, box in zip(names, truth, strict=True)],
-            "found": [[scene.names[int(kind)], float(score), *box.tolist()] for kind, score, box in scored],
+            "found": [[context.names[int(kind)], float(score), *box.tolist()] for kind, score, box in scored],
         }
 
 

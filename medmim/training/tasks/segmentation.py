@@ -42,11 +42,11 @@ class Segmentation(Task):
     surface_tolerance_mm: float = 1.0
 
     axis: ClassVar[str] = "segmentation"
-    needs: ClassVar[str] = "labels"
+    requirement: ClassVar[str] = "labels"
     measures_mm: ClassVar[bool] = True
     metric: ClassVar[str] = "dice"
-    chosen_by: ClassVar[str] = "dice_present"
-    watched: ClassVar[int] = 16
+    selection_metric: ClassVar[str] = "dice_present"
+    max_val_cases: ClassVar[int] = 16
 
     def __post_init__(self) -> None:
         if self.criterion not in CRITERIA:
@@ -67,8 +67,8 @@ class Segmentation(Task):
         """Return no class: what a label holds is known only when it is read."""
         return frozenset()
 
-    def checked(
-        self, volumes: tuple[VolumeRecord, ...], say: Callable[[str], None]
+    def validate(
+        self, volumes: tuple[VolumeRecord, ...], log: Callable[[str], None]
     ) -> tuple[VolumeRecord, ...]:
         """Return the rows as they are: ingestion compared each label with its image."""
         return volumes
@@ -99,17 +99,17 @@ class Segmentation(Task):
         self,
         encoder: Encoder,
         train: Sequence[VolumeRecord],
-        scene: EvaluationContext,
-        say: Callable[[str], None],
+        context: EvaluationContext,
+        log: Callable[[str], None],
     ) -> dict[str, Any]:
         """Return the network's options."""
         return {"deep_supervision": self.deep_supervision}
 
-    def lesson(
-        self, train: Sequence[VolumeRecord], scene: EvaluationContext, *, foreground: float
+    def training_samples(
+        self, train: Sequence[VolumeRecord], context: EvaluationContext, *, foreground: float
     ) -> TrainingSamples:
         """Return patches, a share of them around foreground."""
-        return TrainingSamples(segmentation_patches(scene.plan, foreground=foreground), labelled=True)
+        return TrainingSamples(segmentation_patches(context.plan, foreground=foreground), labelled=True)
 
     def loss(self, network: Any, batch: dict[str, Tensor]) -> Scalar:
         """Return Dice and cross entropy (or focal loss), halved from each resolution to the next coarser."""
@@ -117,8 +117,8 @@ class Segmentation(Task):
         loss: Tensor = DeepSupervisionLoss(batch_dice(self.criterion))(scores, batch["label"].float())
         return loss
 
-    def judge(
-        self, network: nn.Module, cases: Sequence[VolumeRecord], scene: EvaluationContext, *, final: bool
+    def evaluate(
+        self, network: nn.Module, cases: Sequence[VolumeRecord], context: EvaluationContext, *, final: bool
     ) -> list[Row]:
         """Return a row for each case and class; surface distances take most of the time."""
         network.eval()
@@ -127,29 +127,31 @@ class Segmentation(Task):
             scores += score_volume(
                 network,
                 case,
-                scene.volumes,
-                names=scene.names,
-                precision=scene.precision,
+                context.volumes,
+                names=context.names,
+                precision=context.precision,
                 mirror=self.mirror,
                 tolerance_mm=self.surface_tolerance_mm if final else None,
             )
         return [{"metric": self.metric, **score.row()} for score in scores]
 
-    def means(self, rows: Sequence[Row], scene: EvaluationContext) -> dict[str, float]:
+    def aggregate(self, rows: Sequence[Row], context: EvaluationContext) -> dict[str, float]:
         """Return Dice, HD95 and surface Dice, of all classes together and of each."""
         return mean_scores(rows)
 
-    def panel(
-        self, network: nn.Module, cases: Sequence[VolumeRecord], scene: EvaluationContext, *, title: str
+    def figure(
+        self, network: nn.Module, cases: Sequence[VolumeRecord], context: EvaluationContext, *, title: str
     ) -> bytes:
         """Return slices with image, label and prediction."""
         network.eval()
         rows = []
         for case in cases:
-            prepared = scene.volumes(case)
+            prepared = context.volumes(case)
             if prepared.label is not None:
-                guess = segment(network, prepared, scene.plan, precision=scene.precision, mirror=self.mirror)
+                guess = segment(
+                    network, prepared, context.plan, precision=context.precision, mirror=self.mirror
+                )
                 image, label = prepared.image[0], prepared.label[0].long()
                 rows.append(segmentation_row(image, label, guess.argmax(dim=0), axis=prepared.slice_axis))
-        names = [scene.names.get(value, "") for value in range(1, max(scene.names) + 1)]
+        names = [context.names.get(value, "") for value in range(1, max(context.names) + 1)]
         return panel(rows, ["image", "label", "prediction"], title=title, names=names)

@@ -56,7 +56,7 @@ class TrainedModel:
         wanted = self.description.get("channels", ())
         return stacked(dataset.volumes, wanted) if wanted else (dataset.volumes, ())
 
-    def scene(self, root: Path) -> EvaluationContext:
+    def context(self, root: Path) -> EvaluationContext:
         """Return what judging volumes of a dataset folder takes."""
         volumes = VolumeLoader(root, self.plan, cache_gb=_CACHE_GB)
         # whatever processor this is: a prediction should not depend on it

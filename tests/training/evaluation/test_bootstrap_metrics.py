@@ -69,8 +69,8 @@ TASKS = {
 def test_everyone_once_gives_the_means(name):
     task, made, place = TASKS[name]
     rows = made(np.random.default_rng(0))
-    means = task.tally(rows, place)(np.ones(8))
-    assert means == pytest.approx(task.means(rows, place), abs=1e-6)
+    means = task.bootstrap_statistic(rows, place)(np.ones(8))
+    assert means == pytest.approx(task.aggregate(rows, place), abs=1e-6)
 
 
 @pytest.mark.parametrize("name", sorted(TASKS))
@@ -83,7 +83,7 @@ def test_a_patient_that_counts_twice_is_there_twice(name):
         for row in rows
         for copy in range(int(weights[int(row["subject"][1:])]))
     ]
-    found, expected = task.tally(rows, place)(weights), task.means(drawn, place)
+    found, expected = task.bootstrap_statistic(rows, place)(weights), task.aggregate(drawn, place)
     if name == "detect":  # of equal scores the order differs between rows and weights
         assert found.keys() == expected.keys()
         assert [found[key] for key in ("f1", "f1_a", "froc")] == pytest.approx(
@@ -102,7 +102,7 @@ def test_patients_are_drawn_and_not_their_images():
         for _ in range(200)
     ]
     task, _, place = TASKS["classify"]
-    rows = {row["metric"]: row for row in intervals(task.tally(few, place), 2)}
+    rows = {row["metric"]: row for row in intervals(task.bootstrap_statistic(few, place), 2)}
     assert rows["accuracy"] == {
         **{"metric": "accuracy", "value": 0.5, "low": 0.0, "high": 1.0},
         **{"patients": 2},
@@ -112,7 +112,7 @@ def test_patients_are_drawn_and_not_their_images():
 def test_the_interval_is_that_of_a_plain_bootstrap():
     rows = dice_rows(np.random.default_rng(2), patients=30)
     task, _, place = TASKS["segment"]
-    [dice] = [row for row in intervals(task.tally(rows, place), 30) if row["metric"] == "dice"]
+    [dice] = [row for row in intervals(task.bootstrap_statistic(rows, place), 30) if row["metric"] == "dice"]
     of_patients = [np.mean([row["dice"] for row in rows if row["subject"] == f"p{who}"]) for who in range(30)]
     draws = np.random.default_rng(5).choice(of_patients, size=(4000, 30)).mean(axis=1)
     assert dice["value"] == pytest.approx(np.mean(of_patients))
@@ -122,8 +122,10 @@ def test_the_interval_is_that_of_a_plain_bootstrap():
 def test_one_patient_tells_nothing_of_others():
     rows = dice_rows(np.random.default_rng(0), patients=1)
     task, _, place = TASKS["segment"]
-    assert {(row["low"], row["high"]) for row in intervals(task.tally(rows, place), 1)} == {(None, None)}
-    assert intervals(task.tally([], place), 0) == []
+    assert {(row["low"], row["high"]) for row in intervals(task.bootstrap_statistic(rows, place), 1)} == {
+        (None, None)
+    }
+    assert intervals(task.bootstrap_statistic([], place), 0) == []
 
 
 def test_a_class_without_true_boxes_has_no_precision():

@@ -267,11 +267,11 @@ def test_segmentation_scores_and_draws_volumes(varied_dataset):
     volumes = VolumeLoader(varied_dataset, plan_for(rows, dims=3, size=(16,)), cache_gb=1.0)
     task, scene = Segmentation(mirror=True), EvaluationContext(volumes, NAMES, "fp32", {})
     network = oracle_for(volumes(rows[0]))
-    scores = task.judge(network, rows, scene, final=False)
+    scores = task.evaluate(network, rows, scene, final=False)
     assert [(score["case"], score["label"]) for score in scores] == [
         (row.id, name) for row in rows for name in ("core", "rim")
     ]
-    assert task.panel(network, rows, scene, title="three").startswith(b"\x89PNG")
+    assert task.figure(network, rows, scene, title="three").startswith(b"\x89PNG")
 
 
 def test_mirroring_is_the_mean_with_the_mirrored_image(tmp_path):

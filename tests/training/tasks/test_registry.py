@@ -48,7 +48,7 @@ def test_a_task_draws_learns_judges_and_draws_pictures(name, dims, varied_datase
     task = build_task(name)
     volumes, scene = scene_for(task, varied_dataset, dims)
     network = network_for(name, task, volumes, scene)
-    lesson = task.lesson(volumes, scene, foreground=0.5)
+    lesson = task.training_samples(volumes, scene, foreground=0.5)
     prepared = scene.volumes(volumes[0])
     sample = {"image": prepared.image, "slice_axis": prepared.slice_axis}
     sample |= {"label": prepared.label, "places": prepared.places} if lesson.labelled else {}
@@ -59,12 +59,12 @@ def test_a_task_draws_learns_judges_and_draws_pictures(name, dims, varied_datase
     loss = task.loss(network, batch)
     loss.backward()
     assert torch.isfinite(loss)
-    rows = task.judge(network, volumes[:2], scene, final=True)
+    rows = task.evaluate(network, volumes[:2], scene, final=True)
     assert {row["metric"] for row in rows} == {task.metric}
     assert {row["case"] for row in rows} == {volume.id for volume in volumes[:2]}
-    assert task.means([], scene) == {}
-    assert all(isinstance(value, float) for value in task.means(rows, scene).values())
-    assert task.panel(network, volumes[:2], scene, title="two").startswith(b"\x89PNG")
+    assert task.aggregate([], scene) == {}
+    assert all(isinstance(value, float) for value in task.aggregate(rows, scene).values())
+    assert task.figure(network, volumes[:2], scene, title="two").startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_rare_classes_are_drawn_more_often(tiny_dataset):
     some = (*rare, *(one for one in volumes if one.target == tiny.CLASSES[1]))
     _, scene = scene_for(Classification(), tiny_dataset, 2)
     for balance, times in ((1.0, len(some) - 1), (0.0, 1.0)):
-        lesson = Classification(balance=balance).lesson(some, scene, foreground=0.0)
+        lesson = Classification(balance=balance).training_samples(some, scene, foreground=0.0)
         assert lesson.weights[0] / lesson.weights[1] == pytest.approx(times)
 
 
@@ -151,7 +151,7 @@ def test_true_boxes_come_back_in_the_grid_of_the_file(varied_dataset, dims):
     volumes, scene = scene_for(task, varied_dataset, dims)
     network = network_for("detect", task, volumes, scene)
     for case in volumes[:4]:
-        rows = task.judge(network, [case], scene, final=True)
+        rows = task.evaluate(network, [case], scene, final=True)
         expected = {(one.name, *one.box) for one in case.boxes}
         if dims == 3:
             assert {tuple(box) for row in rows for box in row["truth"]} == expected
