@@ -1,4 +1,4 @@
-"""What it is for: task heads on an encoder, looked up in the table `HEADS`, and the transfer of weights."""
+"""Task heads for encoders, registered in the table `HEADS`, and transfer of encoder weights."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def build_head(task: str, *, encoder: Encoder, spatial_dims: int, classes: int, 
 
     Args:
         task: a key of `HEADS`.
-        encoder: the (pretrained) encoder; it becomes the network's `encoder`.
+        encoder: the (pretrained) encoder, stored as the attribute `encoder` of the network.
         spatial_dims: 2 or 3.
-        classes: classes; for segmentation, background included.
-        **options: that network's own settings.
+        classes: number of classes; for segmentation including background.
+        **options: options of that network.
 
     Raises:
         UsageError: for an unknown task or option.

@@ -1,4 +1,4 @@
-"""Anchors: box shapes that the training boxes call for, laid over feature maps, and how well they cover."""
+"""Anchor boxes for detection: shapes from the training boxes, positions, and coverage."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from medmim.shapes import Size
 Shapes = tuple[tuple[tuple[float, ...], ...], ...]
 Anchors = Float[Tensor, "anchors sides"]
 
-_LEAST = 2.0  # voxels; MONAI rounds half sizes, and a side of 0 holds nothing
+_MIN_SIDE = 2.0  # voxels; MONAI rounds half sides, and an anchor with a side of 0 is empty
 _CANDIDATES = 4  # anchor positions a level near a box that ATSS considers; MONAI's default
 
 
 def anchor_shapes(sides: np.ndarray, *, levels: int, count: int) -> Shapes:
-    """Choose anchors by k-means over the sizes of training boxes, small ones for fine levels.
-
-    Sizes are compared by their logarithms: 10 and 20 voxels differ as much as 50 and 100.
+    """Choose anchor shapes by k-means over the logarithms of training box sizes, small ones for fine levels.
 
     Args:
-        sides: sizes of the boxes in voxels, (boxes, dims).
-        levels: feature maps, fine to coarse.
-        count: anchors at each place of a map.
+        sides: box sizes in voxels, (boxes, dims).
+        levels: number of feature maps, fine to coarse.
+        count: anchors at each position of a map.
 
     Returns:
-        For each level, `count` shapes.
+        `count` shapes for each level.
     """
-    logs = np.log(np.maximum(sides, _LEAST))
-    with warnings.catch_warnings():  # few boxes leave a cluster empty: its start stays, a shape near others
+    logs = np.log(np.maximum(sides, _MIN_SIDE))
+    order = np.argsort(logs.sum(axis=1), kind="stable")
+    positions = ((np.arange(levels * count) + 0.5) / (levels * count) * len(logs)).astype(int)
+    with warnings.catch_warnings():  # with few boxes a cluster may stay empty and keep its initial shape
         warnings.simplefilter("ignore", UserWarning)
-        centres, _ = kmeans2(logs, _spread(logs, levels * count), minit="matrix")
+        centres, _ = kmeans2(logs, logs[order[positions]], minit="matrix")  # deterministic initial centres
     shapes = np.exp(centres[np.argsort(centres.sum(axis=1), kind="stable")]).round(2)
     return tuple(
         tuple(tuple(float(side) for side in shape) for shape in shapes[level * count : (level + 1) * count])
@@ -47,10 +47,10 @@ def anchor_shapes(sides: np.ndarray, *, levels: int, count: int) -> Shapes:
 
 
 class AnchorGrid:
-    """Anchors over a pyramid of feature maps (MONAI's generator, a list of shapes a level).
+    """Anchors over a pyramid of feature maps: MONAI's generator with separate shapes for each level.
 
     Args:
-        shapes: for each level, fine to coarse, the shapes at every place, in voxels.
+        shapes: anchor shapes in voxels for each level, fine to coarse.
     """
 
     def __init__(self, shapes: Shapes) -> None:
@@ -60,16 +60,16 @@ class AnchorGrid:
             feature_map_scales=(1,) * len(shapes), base_anchor_shapes=shapes[0]
         )
         self._generator.cell_anchors = [
-            self._generator.generate_anchors_using_shape(torch.tensor(level).clamp(min=_LEAST))
+            self._generator.generate_anchors_using_shape(torch.tensor(level).clamp(min=_MIN_SIDE))
             for level in shapes
         ]
 
     def __call__(self, images: Tensor, maps: Sequence[Tensor]) -> Anchors:
-        """Return the anchors of one image, level after level, each place after place.
+        """Return the anchors of one image, ordered by level, then by position.
 
         Args:
             images: (batch, channels, *space).
-            maps: one for each level; only their sizes count.
+            maps: one feature map for each level; only their shapes are used.
         """
         anchors: Tensor = self._generator(images, [map_.float() for map_ in maps])[0]
         return anchors
@@ -78,18 +78,20 @@ class AnchorGrid:
 def matched(
     boxes: Float[Tensor, "boxes sides"], anchors: Anchors, *, places: Sequence[int], per_place: int
 ) -> Int[Tensor, " anchors"]:
-    """Return for each anchor the box that it answers for, or -1 (ATSS, Zhang et al., CVPR 2020).
+    """Assign anchors to boxes by ATSS (Zhang et al., CVPR 2020).
 
     Args:
-        boxes: of one image.
-        anchors: of the image.
-        places: of each level.
-        per_place: anchors at each place.
+        boxes: boxes of one image.
+        anchors: anchors of that image.
+        places: number of positions of each level.
+        per_place: anchors at each position.
+
+    Returns:
+        The index of the matched box for each anchor, -1 for background.
     """
     if len(boxes) == 0:
         return torch.full((len(anchors),), -1, dtype=torch.long, device=anchors.device)
-    matcher = ATSSMatcher(_CANDIDATES, center_in_gt=False)
-    _, matches = matcher(boxes, anchors, list(places), per_place)
+    _, matches = ATSSMatcher(_CANDIDATES, center_in_gt=False)(boxes, anchors, list(places), per_place)
     found: Tensor = matches
     return found
 
@@ -97,17 +99,16 @@ def matched(
 def coverage(
     images: Sequence[Float[Tensor, "_ sides"]], grid: AnchorGrid, *, size: Size, strides: Sequence[Size]
 ) -> float:
-    """Return the share of boxes that have an anchor of their own.
+    """Return the share of boxes to which at least one anchor is assigned.
 
     Args:
         images: the boxes of each image.
         grid: the anchors.
-        size: of the images in voxels.
-        strides: of each level.
+        size: image size in voxels.
+        strides: stride of each level.
     """
     shapes = [tuple(-(-n // s) for n, s in zip(size, stride, strict=True)) for stride in strides]
-    maps = [torch.zeros(1, 1, *shape) for shape in shapes]
-    anchors = grid(torch.zeros(1, 1, *size), maps)
+    anchors = grid(torch.zeros(1, 1, *size), [torch.zeros(1, 1, *shape) for shape in shapes])
     places = [int(np.prod(shape)) for shape in shapes]
     boxes = positive = 0
     for found in images:
@@ -115,10 +116,3 @@ def coverage(
         boxes += len(found)
         positive += len(torch.unique(indices[indices >= 0]))
     return positive / max(boxes, 1)
-
-
-def _spread(logs: np.ndarray, count: int) -> np.ndarray:
-    """Return starts for k-means: boxes at even steps of volume, the same for the same boxes."""
-    order = np.argsort(logs.sum(axis=1), kind="stable")
-    places = ((np.arange(count) + 0.5) / count * len(logs)).astype(int)
-    return np.asarray(logs[order[places]])

@@ -1,4 +1,4 @@
-"""Classification: the encoder's coarsest map, pooled, through one linear layer to class scores."""
+"""Classification head: the pooled coarsest feature map and one linear layer."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from medmim.shapes import Images
 
 
 class Classifier(nn.Module):
-    """An encoder, mean and maximum over its coarsest map, and a linear layer.
+    """An encoder, mean and max pooling of its coarsest map, and a linear layer.
 
-    The maximum sees a small finding that the mean over a whole image would drown.
+    Max pooling keeps the response to a small finding that averaging over a whole image would dilute.
 
     Args:
         encoder: any encoder.
         spatial_dims: 2 or 3.
-        classes: of images.
-        dropout: share of pooled features that are dropped while training.
+        classes: number of classes.
+        dropout: share of pooled features that are dropped in training.
     """
 
     def __init__(self, *, encoder: Encoder, spatial_dims: int, classes: int, dropout: float = 0.0) -> None:
@@ -30,8 +30,8 @@ class Classifier(nn.Module):
         self.score = nn.Linear(2 * encoder.channels[-1], classes)
 
     def forward(self, images: Images) -> Tensor:
-        """Return class scores, (batch, classes)."""
+        """Return class logits, (batch, classes)."""
         last = self.encoder(images)[-1]
         pooled = torch.cat([last.mean(dim=self.axes), last.amax(dim=self.axes)], dim=1)
-        scores: Tensor = self.score(self.dropout(self.norm(pooled)))
-        return scores
+        logits: Tensor = self.score(self.dropout(self.norm(pooled)))
+        return logits

@@ -1,4 +1,4 @@
-"""Detection: RetinaNet's heads (Lin et al., ICCV 2017) on a feature pyramid over the encoder's maps."""
+"""Detection: RetinaNet's heads (Lin et al., ICCV 2017) on a feature pyramid of the encoder's maps."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from torch.nn import functional as F
 
 from medmim.distributed import sum_of_all
 from medmim.encoders import Encoder
-from medmim.heads.anchors import AnchorGrid, Anchors, Shapes, matched
+from medmim.heads.anchors import AnchorGrid, Anchors, matched
 from medmim.heads.pyramid import Pyramid
 from medmim.shapes import Images, Scalar, Size
 
 SCORES, BOXES = "scores", "boxes"
 
-_FINEST = 4  # voxels; finer maps cost more than small boxes gain
+_MIN_STRIDE = 4  # voxels; finer maps cost more than they gain for small boxes
 _LEVELS = 3
 ShapeLists = Sequence[Sequence[Sequence[float]]]
 
-_SAMPLED = 64  # anchors of an image in the loss
-_POSITIVE = 0.33  # of them, at most
+_SAMPLED = 64  # anchors of each image in the loss
+_POSITIVE = 0.33  # largest share of positive anchors among them
 
 
 class Detector(nn.Module):
-    """An encoder, a feature pyramid over some of its maps, and two heads that all levels share.
+    """An encoder, a feature pyramid, and a classification and a box head shared by all levels.
 
     Args:
         encoder: any encoder.
         spatial_dims: 2 or 3.
-        classes: of findings.
-        anchors: shapes for each level, as `anchor_shapes` gives them; as many levels as `level_strides`.
+        classes: number of classes of findings.
+        anchors: anchor shapes of each level of `level_strides`, as `anchor_shapes` returns them.
         width: channels of the pyramid, a multiple of 8.
     """
 
@@ -53,7 +53,8 @@ class Detector(nn.Module):
         self.encoder = encoder
         self.maps = Pyramid(encoder, spatial_dims=spatial_dims)
         self.levels = levels_of(self.maps.strides)
-        self.grid = AnchorGrid(_as_shapes(anchors))
+        shapes = tuple(tuple(tuple(map(float, shape)) for shape in level) for level in anchors)
+        self.grid = AnchorGrid(shapes)
         self.classes = classes
         self.coder = BoxCoder(weights=(1.0,) * 2 * spatial_dims)
         self.pyramid = FeaturePyramidNetwork(
@@ -63,32 +64,32 @@ class Detector(nn.Module):
         self.box = RetinaNetRegressionHead(width, self.grid.per_place, spatial_dims)
 
     def forward(self, images: Images) -> dict[str, list[Tensor]]:
-        """Return maps of scores and of box changes, one of each for every level."""
+        """Return score maps and box regression maps, one of each for every level."""
         maps = self.maps(self.encoder(images))
         features = list(self.pyramid(OrderedDict((str(n), maps[n]) for n in self.levels)).values())
-        # not their `forward`, which raises for NaN: the guard of training judges a step by its loss
+        # MONAI's `forward` raises for NaN; here the guard of training handles a loss that is not finite
         scores = [self.score.cls_logits(self.score.conv(one)) for one in features]
         return {SCORES: scores, BOXES: [self.box.bbox_reg(self.box.conv(one)) for one in features]}
 
     def anchors(self, images: Images, maps: Sequence[Tensor]) -> Anchors:
-        """Return the anchors of one of these images."""
+        """Return the anchors of one image of a batch."""
         return self.grid(images, maps)
 
     def rows(self, maps: Sequence[Tensor], width: int) -> list[Float[Tensor, "batch anchors {width}"]]:
-        """Return maps (batch, anchors · width, *grid) as rows in the order of the anchors, level by level."""
+        """Flatten maps (batch, anchors · width, *grid) to one row for each anchor, level by level."""
         order = "b (anchors width) places -> b (places anchors) width"
         return [rearrange(level.flatten(2), order, width=width) for level in maps]
 
 
 def levels_of(strides: Sequence[Size]) -> tuple[int, ...]:
-    """Return which maps become levels: the last three of stride 4 or more, at least two."""
-    coarse = [number for number, stride in enumerate(strides) if max(stride) >= _FINEST]
+    """Return the indices of the maps used as pyramid levels: the last three of stride ≥ 4, at least two."""
+    coarse = [number for number, stride in enumerate(strides) if max(stride) >= _MIN_STRIDE]
     count = max(len(coarse[-_LEVELS:]), min(2, len(strides)))
     return tuple(range(len(strides)))[-count:]
 
 
 def level_strides(encoder: Encoder, *, spatial_dims: int) -> tuple[Size, ...]:
-    """Return the strides of the levels that a detector on this encoder has."""
+    """Return the strides of the pyramid levels of a detector with this encoder."""
     strides = Pyramid(encoder, spatial_dims=spatial_dims).strides
     return tuple(strides[level] for level in levels_of(strides))
 
@@ -99,15 +100,15 @@ def detection_loss(
     boxes: Float[Tensor, "batch most sides"],
     classes: Int[Tensor, "batch most"],
 ) -> Scalar:
-    """Return cross entropy on sampled anchors plus GIoU loss of those that answer for a box.
+    """Return the cross entropy of sampled anchors plus the GIoU loss of positive anchors.
 
-    Anchors are matched by ATSS; the negatives are among the hardest. Images without a box teach negatives.
+    ATSS assigns anchors to boxes; hard negatives are sampled. Images without boxes contribute negatives only.
 
     Args:
         network: the detector.
         images: a batch.
-        boxes: of each image, in voxels.
-        classes: of each box; -1 where there is none.
+        boxes: boxes of each image in voxels, padded.
+        classes: class of each box, -1 for padding.
     """
     out = network(images)
     anchors = network.anchors(images, out[SCORES])
@@ -133,8 +134,8 @@ def detection_loss(
 
 
 def _mean_off(off: list[Tensor], changes: Tensor, *, training: bool) -> Scalar:
-    """Return the mean over the images with boxes of the whole step, of which a process may have none."""
-    # without any box the sum still reaches every weight, so that an optimiser step means the same
+    """Return the mean over all images with boxes in this step, summed over processes."""
+    # without boxes the zero loss still has a gradient for every weight, so every process takes the same step
     total = torch.stack(off).sum() if off else changes.sum() * 0
     sums = torch.stack([total, total.new_tensor(float(len(off)))])
     total, images = sum_of_all(sums) if training else sums
@@ -146,8 +147,3 @@ def _sampled(sampler: HardNegativeSampler, index: Tensor, scores: Tensor) -> Ten
     positive, negative = sampler([index + 1], scores.detach().amax(dim=1))
     chosen: Tensor = torch.cat(positive).bool() | torch.cat(negative).bool()
     return chosen
-
-
-def _as_shapes(anchors: ShapeLists) -> Shapes:
-    """Return shapes that may come from JSON, as lists."""
-    return tuple(tuple(tuple(float(side) for side in shape) for shape in level) for level in anchors)

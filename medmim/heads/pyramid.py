@@ -1,4 +1,4 @@
-"""A pyramid for encoders whose maps all have one stride: deep maps stay coarse, shallow ones become finer."""
+"""A feature pyramid for encoders whose maps all have one stride, such as ViT."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from torch import nn
 from medmim.encoders import Encoder
 from medmim.shapes import Features, Size
 
-_NARROWEST = 16
+_MIN_CHANNELS = 16
 
 
 class Pyramid(nn.Module):
-    """Maps at several strides, as heads need them; those of a hierarchical encoder pass through as they are.
+    """Feature maps at several strides; the maps of a hierarchical encoder pass through unchanged.
 
     As in UNETR (Hatamizadeh et al., 2022, arXiv 2103.10504): the deepest map keeps its stride; transposed
-    convolutions bring each shallower one to half the stride of the next, and half its channels.
+    convolutions upsample each shallower map to half the stride and half the channels of the next deeper one.
 
     Args:
-        encoder: whose maps come in.
+        encoder: encoder that produces the maps.
         spatial_dims: 2 or 3.
 
     Attributes:
-        channels: of each map that goes out, fine to coarse.
-        strides: of each map that goes out, fine to coarse.
+        channels: channels of each output map, fine to coarse.
+        strides: stride of each output map, fine to coarse.
     """
 
     def __init__(self, encoder: Encoder, *, spatial_dims: int) -> None:
@@ -38,14 +38,14 @@ class Pyramid(nn.Module):
             halvings.append(tuple(2 if step % 2 == 0 else 1 for step in stride))
             stride = tuple(step // half for step, half in zip(stride, halvings[-1], strict=True))
             strides.append(stride)
-            widths.append(max(widths[-1] // 2, _NARROWEST))
+            widths.append(max(widths[-1] // 2, _MIN_CHANNELS))
         self.levels = nn.ModuleList(
             _upsampling(width, narrow, halvings[1 : number + 1]) for number, narrow in enumerate(widths)
         )
         self.channels, self.strides = tuple(widths[::-1]), tuple(strides[::-1])
 
     def forward(self, maps: list[Features]) -> list[Features]:
-        """Return the pyramid, fine to coarse, of an encoder's maps, fine to coarse."""
+        """Return the pyramid of an encoder's maps; both are ordered fine to coarse."""
         if not self.levels:
             return maps
         coarse_first = [level(features) for level, features in zip(self.levels, maps[::-1], strict=False)]
@@ -53,7 +53,7 @@ class Pyramid(nn.Module):
 
 
 def _upsampling(width: int, narrow: int, halvings: list[Size]) -> nn.Sequential:
-    """Return one transposed convolution a halving, the first of which also narrows; nothing without any."""
+    """Return one transposed convolution for each halving of the stride; the first reduces the channels."""
     layers: list[nn.Module] = []
     for number, half in enumerate(halvings):
         convolution = Conv[Conv.CONVTRANS, len(half)]

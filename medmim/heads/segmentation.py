@@ -1,4 +1,4 @@
-"""Segmentation: the encoder's maps, from coarse to fine, through MONAI's U-Net blocks to class scores."""
+"""Segmentation head: a U-Net decoder (MONAI blocks) over the encoder's feature maps."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ _NORM = ("instance", {"affine": True})
 class Segmenter(nn.Module):
     """An encoder and a U-Net decoder over all of its maps, or over a pyramid of maps of one stride.
 
-    What the finest map lacks to full resolution is made up in steps, each of which halves the channels.
+    From the finest map to full resolution, each upsampling step halves the channels.
 
     Args:
-        encoder: whose maps are decoded.
+        encoder: encoder whose maps are decoded.
         spatial_dims: 2 or 3.
-        classes: classes, background included.
-        deep_supervision: coarser scores that are trained too, beside those at full resolution; 0: none.
+        classes: number of classes, including background.
+        deep_supervision: number of coarser decoder maps with a loss of their own; 0: none. Encoders with
+            fewer maps use as many as they have.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class Segmenter(nn.Module):
                 channels[i + 1],
                 kernel_size=3,
                 stride=1,
-                upsample_kernel_size=_ratio(strides[i], strides[i + 1]),
+                upsample_kernel_size=tuple(c // f for c, f in zip(strides[i], strides[i + 1], strict=True)),
                 norm_name=_NORM,
             )
             for i in range(len(channels) - 1)
@@ -53,18 +54,18 @@ class Segmenter(nn.Module):
         self.deep = nn.ModuleList(conv(width, classes, kernel_size=1) for width in deep)
 
     def forward(self, images: Images) -> Features:
-        """Return class scores, (batch, classes, *space)."""
-        scores: Tensor = self.score(self.finish(self._decoded(images)[0]))
-        return scores
+        """Return class logits, (batch, classes, *space)."""
+        logits: Tensor = self.score(self.finish(self._decoded(images)[0]))
+        return logits
 
     def deep_scores(self, images: Images) -> list[Features]:
-        """Return the scores at full resolution and, fine to coarse, those of the decoder's maps."""
+        """Return the logits at full resolution, followed by those of coarser decoder maps, fine to coarse."""
         maps = self._decoded(images)
         coarse = [head(features) for head, features in zip(self.deep, maps, strict=False)]
         return [self.score(self.finish(maps[0])), *coarse]
 
     def _decoded(self, images: Images) -> list[Features]:
-        """Return the maps of the decoder, fine to coarse."""
+        """Return the decoder's maps, fine to coarse."""
         maps = self.pyramid(self.encoder(images))
         decoded = [maps[-1]]
         for block, skip in zip(self.up, maps[-2::-1], strict=True):
@@ -73,17 +74,18 @@ class Segmenter(nn.Module):
 
 
 class _FullResolutionLayer(nn.Module):
-    """Bring the finest map to full resolution; nothing where it is there already.
+    """Upsample the finest map to full resolution; the identity for a map of stride 1.
 
     Attributes:
-        channels: of the result.
+        channels: channels of the result.
     """
 
     def __init__(self, spatial_dims: int, channels: int, stride: Size) -> None:
         super().__init__()
         self.channels = channels
         self.steps = nn.ModuleList()
-        for number, step in enumerate(_steps(stride)):
+        factors = [_prime_factors(length) for length in stride]
+        for number, step in enumerate(zip_longest(*factors, fillvalue=1)):
             width = channels if number == 0 else max(self.channels // 2, 8)
             self.steps.append(
                 Conv[Conv.CONVTRANS, spatial_dims](self.channels, width, kernel_size=step, stride=step)
@@ -99,14 +101,8 @@ class _FullResolutionLayer(nn.Module):
         return x
 
 
-def _steps(stride: Size) -> list[Size]:
-    """Return the steps from a stride to full resolution: one prime factor of each axis at a time."""
-    factors = [_factors(length) for length in stride]
-    return [tuple(step) for step in zip_longest(*factors, fillvalue=1)]
-
-
-def _factors(number: int) -> list[int]:
-    """Return the prime factors of a stride, the smallest first."""
+def _prime_factors(number: int) -> list[int]:
+    """Return the prime factors of a stride in ascending order."""
     found: list[int] = []
     divisor = 2
     while number > 1:
@@ -115,7 +111,3 @@ def _factors(number: int) -> list[int]:
             number //= divisor
         divisor += 1
     return found
-
-
-def _ratio(coarse: Size, fine: Size) -> Size:
-    return tuple(c // f for c, f in zip(coarse, fine, strict=True))

@@ -1,4 +1,4 @@
-"""Transfer of encoder weights: how much arrived is counted, named and, below a threshold, refused."""
+"""Transfer of encoder weights, with a report of loaded, adapted, missing and mismatching tensors."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _KERNEL_AXES = (4, 5)  # axes of a 2D and of a 3D kernel
 
 
 def adapted(name: str, offered: Tensor, wanted: Size) -> tuple[Tensor, str] | None:
-    """Bring a weight to the wanted shape by the first rule, or pair of rules, that fits.
+    """Adapt a weight to another shape with the rules of `RULES`, applied in order.
 
     Args:
-        name: of the tensor.
-        offered: as it was trained.
-        wanted: the shape that the network has.
+        name: name of the tensor.
+        offered: the pretrained weight.
+        wanted: shape in the target network.
 
     Returns:
-        The weight and the names of the rules, or None where no rule fits.
+        The adapted weight and the names of the applied rules, or None if the rules do not reach the shape.
     """
     current = offered
     used: list[str] = []
@@ -40,9 +40,9 @@ def adapted(name: str, offered: Tensor, wanted: Size) -> tuple[Tensor, str] | No
 
 
 def _inflation(name: str, weight: Tensor, wanted: Size) -> Tensor | None:
-    """Repeat a 2D kernel along a third axis, divided by its length: a volume of equal slices gives the same.
+    """Inflate a 2D kernel to 3D and divide it by its depth (I3D; Carreira and Zisserman, CVPR 2017).
 
-    As in I3D (Carreira and Zisserman, CVPR 2017).
+    A volume of identical slices then has the same response as the slice in 2D.
     """
     if weight.dim() != 4 or len(wanted) != 5:
         return None
@@ -50,14 +50,14 @@ def _inflation(name: str, weight: Tensor, wanted: Size) -> Tensor | None:
 
 
 def _axis(name: str, weight: Tensor, wanted: Size) -> Tensor | None:
-    """Give a weight that is one number a channel, such as a layer's scale, one axis more."""
+    """Append an axis of length one to a weight with one value per channel, such as a layer scale."""
     if weight.dim() < 3 or wanted != (*weight.shape, 1) or prod(weight.shape[1:]) != 1:
         return None
     return weight.unsqueeze(-1)
 
 
 def _kernel(name: str, weight: Tensor, wanted: Size) -> Tensor | None:
-    """Resample a kernel, such as that of a stem with another stride; its sum stays."""
+    """Resample a kernel to another size, for example of a stem with another stride, and keep its sum."""
     if weight.dim() not in _KERNEL_AXES or len(wanted) != weight.dim() or weight.shape[2:] == wanted[2:]:
         return None
     resized = F.interpolate(
@@ -68,19 +68,19 @@ def _kernel(name: str, weight: Tensor, wanted: Size) -> Tensor | None:
 
 
 def _channels(name: str, weight: Tensor, wanted: Size) -> Tensor | None:
-    """Spread the mean over input channels evenly over another count of them: equal channels give the same.
+    """Distribute the sum over input channels evenly over another number of channels.
 
-    Only where one of the two counts is that of images, at most `_MOST_CHANNELS`.
+    Identical channels then give the same response. Applies to the first layer only: at most `_MAX_CHANNELS`.
     """
     fits = weight.dim() in _KERNEL_AXES and len(wanted) == weight.dim() and weight.shape[0] == wanted[0]
-    if not fits or weight.shape[1] == wanted[1] or max(weight.shape[1], wanted[1]) > _MOST_CHANNELS:
+    if not fits or weight.shape[1] == wanted[1] or max(weight.shape[1], wanted[1]) > _MAX_CHANNELS:
         return None
     total = weight.sum(dim=1, keepdim=True)
     return total.expand(-1, wanted[1], *weight.shape[2:]) / wanted[1]
 
 
 def _positions(name: str, weight: Tensor, wanted: Size) -> Tensor | None:
-    """Interpolate positions (1, places, width) between square or cubic grids; a class token stays."""
+    """Interpolate position embeddings (1, positions, width) between square or cubic grids."""
     same = weight.dim() == 3 and len(wanted) == 3 and weight.shape[0] == 1 and weight.shape[2] == wanted[2]
     if not same or "pos" not in name:
         return None
@@ -98,14 +98,14 @@ def _positions(name: str, weight: Tensor, wanted: Size) -> Tensor | None:
 
 
 def _side(count: int, dims: int) -> int:
-    """Return the side of a grid of `count` places, or 0 where it is no square or cube."""
+    """Return the side length of a square or cubic grid of `count` positions, or 0 for any other count."""
     side = round(count ** (1 / dims))
     return side if side > 0 and side**dims == count else 0
 
 
-_MOST_CHANNELS = 8
+_MAX_CHANNELS = 8
 
-# in this order, so that a 2D stem of one channel reaches a 3D stem of four with another stride
+# this order adapts a 2D stem with one channel to a 3D stem with four channels and another stride
 RULES: dict[str, Callable[[str, Tensor, Size], Tensor | None]] = {
     "positions interpolated": _positions,
     "2D kernel inflated to 3D": _inflation,
@@ -119,14 +119,14 @@ PREFIX = "encoder."
 
 @dataclass(frozen=True)
 class Transfer:
-    """What became of the tensors of an encoder.
+    """Report of a transfer of encoder weights.
 
     Attributes:
-        loaded_fraction: share of the encoder's tensors that were filled.
-        missing: tensors of the encoder that the weights do not hold.
-        mismatching: tensors whose shapes differ and that no rule brings together.
-        unused: tensors of the weights' encoder that this encoder does not have.
-        changed: tensors that a rule brought to another shape, with the rule.
+        loaded_fraction: share of the encoder's tensors that were loaded.
+        missing: tensors of the encoder that are not in the weights.
+        mismatching: tensors whose shapes differ and that no rule adapts.
+        unused: tensors in the weights that this encoder does not have.
+        changed: adapted tensors, each with the applied rules.
     """
 
     loaded_fraction: float
@@ -136,25 +136,25 @@ class Transfer:
     changed: tuple[tuple[str, str], ...] = ()
 
     def lines(self) -> list[str]:
-        """Return what the user should know beside the fraction, a line each."""
+        """Return one line for each kind of adapted, missing and mismatching tensors."""
         rules = sorted({rule for _, rule in self.changed})
         by_rule = {rule: tuple(name for name, other in self.changed if other == rule) for rule in rules}
-        said = [f"{rule}: {_list(names)}" for rule, names in by_rule.items()]
-        said += [f"new: {_list(self.missing)}"] if self.missing else []
-        said += [f"of another shape, left out: {_list(self.mismatching)}"] if self.mismatching else []
-        return said
+        lines = [f"{rule}: {_list(names)}" for rule, names in by_rule.items()]
+        lines += [f"not in the weights, newly initialised: {_list(self.missing)}"] if self.missing else []
+        lines += [f"of another shape, not loaded: {_list(self.mismatching)}"] if self.mismatching else []
+        return lines
 
 
 def transfer(encoder: nn.Module, weights: Mapping[str, Tensor], *, least: float = 0.99) -> Transfer:
-    """Copy the tensors named `encoder.…` into an encoder; where shapes differ, by a rule of `heads/adapt.py`.
+    """Copy the tensors named `encoder.…` into an encoder; adapt tensors of other shapes with `RULES`.
 
     Args:
-        encoder: the network to fill, in place; left as it was when the transfer is refused.
-        weights: names → tensors, as `medmim pretrain` and `medmim finetune` write them.
-        least: smallest share of the encoder's tensors that must arrive.
+        encoder: the network to fill in place; unchanged when the transfer is refused.
+        weights: tensors by name, as `medmim pretrain` and `medmim finetune` write them.
+        least: smallest share of the encoder's tensors that must be loaded.
 
     Raises:
-        TransferError: if fewer arrive; the message names the first of them.
+        TransferError: if fewer tensors can be loaded; the message names the first of the others.
     """
     offered = {name.removeprefix(PREFIX): value for name, value in weights.items() if name.startswith(PREFIX)}
     wanted = encoder.state_dict()
@@ -176,21 +176,21 @@ def transfer(encoder: nn.Module, weights: Mapping[str, Tensor], *, least: float 
         changed=tuple(changed),
     )
     if result.loaded_fraction < least:
+        absent = _name(missing, "missing") + _name(result.mismatching, "of another shape")
         raise TransferError(
-            f"only {result.loaded_fraction:.1%} of the encoder's {len(wanted)} tensors arrived, expected "
-            f"{least:.0%}: {_name(missing, 'missing')}{_name(result.mismatching, 'of another shape')}"
-            "use the encoder that was pretrained, or --init scratch"
+            f"only {result.loaded_fraction:.1%} of the encoder's {len(wanted)} tensors were loaded, expected "
+            f"{least:.0%}: {absent}use the encoder of the pretraining run, or --init scratch"
         )
     encoder.load_state_dict(fitting, strict=False)
     return result
 
 
 def stem_change(old: Mapping[str, object], new: Mapping[str, object]) -> str:
-    """Say that the first stride differs from that of pretraining: weights fit, but see another scale.
+    """Describe changes of the stem since pretraining: weights load, but see images at another scale.
 
     Args:
-        old: options of the encoder in pretraining.
-        new: its options now.
+        old: encoder options of pretraining.
+        new: encoder options now.
     """
     keys = [key for key in ("stem_stride", "max_pool", "strides", "patch") if old.get(key) != new.get(key)]
     return "; ".join(f"{key} {old.get(key, 'default')} → {new.get(key, 'default')}" for key in keys)

@@ -16,7 +16,7 @@ import torch.distributed as dist
 
 from medmim.config.runs import RunSettings
 from medmim.data.loading.patches import PatchDataset, SampleRange, batches
-from medmim.data.loading.worker_failures import naming
+from medmim.data.loading.worker_failures import named_failures
 from medmim.encoders.sync_batch_norm import sync_batch_norms
 from medmim.errors import RunError
 from medmim.training.budget import Budget
@@ -114,7 +114,7 @@ def fit(
         workers=workers_for(settings),
         share=(trainer.global_rank, trainer.world_size),
     )
-    named = naming(draws.notes, lambda draw: draws.volume_of(draw).id)
+    named = named_failures(draws.notes, lambda draw: draws.volume_of(draw).id)
     with checkpoints.signals.given_back(), _keyboard_interrupts(), named:
         trainer.fit(module, loader, ckpt_path=state, weights_only=True)
     evaluations.catch_up(trainer, module)  # if a signal stopped before the last one, no step is left

@@ -1,11 +1,11 @@
-"""Prepared volumes on disk, mapped into memory: made once, shared by workers and runs, checked when opened.
+"""Disk cache of preprocessed volumes, memory-mapped and shared by workers and runs.
 
 <folder>/<k>/<key>-<digest>.safetensors
 
-k: the key's first two digits; key: what it was made from and how; digest: SHA-256 of the file.
+k: first two digits of the key; key: hash of the source and its preprocessing; digest: SHA-256 of the file,
+checked on opening.
 
-A map costs no memory of its own: the kernel keeps what is used, drops it when memory is short, and a crop
-reads the pages that it touches.
+Mapped files take no memory of their own: the kernel pages them in on demand, and a crop reads only its pages.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from torch import Tensor
 
 from medmim import files
 
-PREPARED = "prepared"  # the folder's name in `MEDMIM_HOME`
+PREPARED = "prepared"  # name of the cache folder in `MEDMIM_HOME`
 DIGITS = 32
 _ABANDONED_S = 3600.0
-_WRITERS = 64  # processes that may write between two looks at the folder without going over the limit
-_SPARE = 1 / 16  # of the limit, made free beside what is wanted: a look takes longer than a write
+_WRITERS = 64  # processes that may write between two scans of the folder without exceeding the limit
+_SPARE = 1 / 16  # additional share of the limit to free: a scan takes longer than a write
 
 
 class DiskCache:
-    """Files of prepared volumes, the least recently used of which go when there are too many.
+    """Files of preprocessed volumes; the least recently used are deleted above a size limit.
 
     Args:
-        folder: where they lie; made when missing.
-        limit_gb: on disk.
+        folder: cache folder; created when missing.
+        limit_gb: largest total size.
     """
 
     def __init__(self, folder: Path, *, limit_gb: float) -> None:
@@ -43,19 +43,19 @@ class DiskCache:
         self._allowed = 0
 
     def get(self, key: str) -> dict[str, Tensor] | None:
-        """Return the tensors of a key, or None; a file that is not what was written is removed."""
+        """Return the tensors of a key, or None; delete a file that does not match its digest."""
         for path in self._place(key).glob(f"{key}-*.safetensors"):
             try:
                 if files.sha256_of(path)[:DIGITS] == path.stem.partition("-")[2]:
                     os.utime(path)
                     return safetensors.torch.load_file(path)
                 path.unlink()
-            except OSError:  # another process made room, or it is no file
+            except OSError:  # another process deleted it, or it is not a regular file
                 continue
         return None
 
     def put(self, key: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
-        """Write the tensors of a key and return them as they lie there; None: they alone exceed the limit."""
+        """Write the tensors of a key and return them mapped from disk; None if they exceed the limit."""
         content = safetensors.torch.save({name: tensor.contiguous() for name, tensor in tensors.items()})
         if len(content) > self.limit:
             return None
@@ -64,27 +64,29 @@ class DiskCache:
         self._allowed -= len(content)
         digest = hashlib.sha256(content).hexdigest()[:DIGITS]
         place = self._place(key) / f"{key}-{digest}.safetensors"
-        files.write_bytes(place, content, lasting=False)  # what a power cut leaves does not fit its digest
+        files.write_bytes(
+            place, content, lasting=False
+        )  # a file cut short by a power failure does not match its digest
         try:
             return safetensors.torch.load_file(place)
-        except FileNotFoundError:  # another process made room
+        except FileNotFoundError:  # another process deleted it
             return None
 
     def _place(self, key: str) -> Path:
         return self.folder / key[:2]
 
     def _make_room(self, wanted: int) -> None:
-        """Remove what was used longest ago, if need be, and note what may be written before the next look.
+        """Delete the least recently used files if needed; set how much may be written before the next scan.
 
-        An open map of a removed file stays whole.
+        Open maps of deleted files remain valid.
         """
-        for left in self.folder.glob("*/.*.tmp"):  # by a process that was killed while it wrote
+        for left in self.folder.glob("*/.*.tmp"):  # left by a process that was killed while writing
             with suppress(FileNotFoundError):
                 if time.time() - left.stat().st_mtime > _ABANDONED_S:
                     left.unlink()
         found = []
         for path in self.folder.glob("*/*.safetensors"):
-            with suppress(FileNotFoundError):  # another process made room
+            with suppress(FileNotFoundError):  # another process deleted it
                 found.append((path.stat().st_mtime_ns, path.stat().st_size, path))
         held = sum(size for _, size, _ in found)
         if held + wanted > self.limit:

@@ -1,7 +1,7 @@
-"""Volumes with values that are not finite: named where they cannot be used, left out where others will do.
+"""Checks for volumes with NaN or infinite values.
 
-Ingestion refuses them; a dataset folder may have been changed since. Draws for training take them as they
-are: there the guard decides.
+Ingestion rejects them, but a dataset folder may change afterwards. Training patches are not checked here: the
+guard of training handles losses that are not finite.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ _ADVICE = "repair the file and run `medmim ingest` again"
 
 
 def finite(volume: VolumeRecord, prepare: Callable[[VolumeRecord], PreprocessedVolume]) -> PreprocessedVolume:
-    """Return a prepared volume.
+    """Return a preprocessed volume with finite values.
 
     Raises:
-        DataError: with reason not_finite.
+        DataError: with reason not_finite, for an image with other values.
     """
     prepared = prepare(volume)
     if not _is_finite(prepared):
         raise DataError(
-            f"volume {volume.id}: its image holds values that are not finite; {_ADVICE}", reason="not_finite"
+            f"volume {volume.id}: its image contains values that are not finite; {_ADVICE}",
+            reason="not_finite",
         )
     return prepared
 
@@ -36,10 +37,10 @@ def finite(volume: VolumeRecord, prepare: Callable[[VolumeRecord], PreprocessedV
 def finite_ones(
     volumes: Iterable[VolumeRecord], prepare: Callable[[VolumeRecord], PreprocessedVolume], *, count: int
 ) -> list[VolumeRecord]:
-    """Return the first `count` volumes whose values are finite; the others before them are named.
+    """Return the first `count` volumes with finite values and log the ones that are left out.
 
     Raises:
-        DataError: if there is none.
+        DataError: if no volume has finite values.
     """
     chosen: list[VolumeRecord] = []
     for volume in volumes:
@@ -49,7 +50,7 @@ def finite_ones(
             chosen.append(volume)
         else:
             _log.warning(
-                "volume %s is left out of evaluations: its image holds values that are not finite; %s",
+                "volume %s is left out of evaluations: its image contains values that are not finite; %s",
                 volume.id,
                 _ADVICE,
             )

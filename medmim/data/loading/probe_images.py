@@ -1,7 +1,7 @@
-"""Fixed images with what is known of them, for judging features while an encoder is pretrained.
+"""Fixed images with their classes and labels for probing features during pretraining.
 
-In 2D the slice that holds most of the label (or the middle one) is scaled as a whole to fit the patch size;
-in 3D a patch is cut around the label (or the middle). Nothing is drawn: the same images, every time.
+In 2D, the slice with most of the label (or the middle slice) is resized to fit the patch size; in 3D, a patch
+is cropped around the label (or the middle). The choice is deterministic.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from medmim.shapes import Images, Labels
 
 @dataclass(frozen=True, eq=False)
 class ProbeImages:
-    """Images, and what is known of each.
+    """Images with their classes and labels.
 
     Attributes:
         images: (batch, channels, *space).
-        targets: number of each image's class, -1 where it has none, (batch,).
-        labels: label volumes or slices, 0 where there is none, (batch, 1, *space).
-        labelled: which images have a label, (batch,).
+        targets: class index of each image, -1 if unknown, (batch,).
+        labels: labels, 0 for images without a label, (batch, 1, *space).
+        labelled: whether each image has a label, (batch,).
     """
 
     images: Images
@@ -42,9 +42,9 @@ class ProbeImages:
 
 
 def stratified_subset(volumes: Sequence[VolumeRecord], count: int) -> list[VolumeRecord]:
-    """Return up to `count` volumes, as many of each class as there are, whoever asks.
+    """Return up to `count` volumes, balanced over classes and in a fixed order.
 
-    Volumes of which neither class nor label is known come last.
+    Volumes with neither class nor label come last.
     """
     queues: dict[tuple[bool, str], list[VolumeRecord]] = defaultdict(list)
     for volume in sorted(volumes, key=lambda one: hashlib.sha256(f"exhibit/{one.id}".encode()).digest()):
@@ -61,13 +61,13 @@ def build_probe_images(
     plan: PreprocessingPlan,
     classes: Mapping[str, int],
 ) -> ProbeImages:
-    """Prepare volumes.
+    """Preprocess volumes and crop them to the patch size.
 
     Args:
-        volumes: at least one.
-        prepare: from a manifest row to tensors.
+        volumes: at least one volume.
+        prepare: preprocesses a volume.
         plan: dimensions and patch size.
-        classes: number of each class.
+        classes: index of each class.
     """
     pairs = [_fit(prepare(volume), plan) for volume in volumes]
     return ProbeImages(
@@ -79,7 +79,7 @@ def build_probe_images(
 
 
 def _fit(prepared: PreprocessedVolume, plan: PreprocessingPlan) -> tuple[Tensor, Tensor]:
-    """Return image and label, (channels, *size) and (1, *size)."""
+    """Return image and label of the patch size, (channels, *size) and (1, *size)."""
     image, label = prepared.image, prepared.label
     label = torch.zeros_like(image[:1], dtype=torch.uint8) if label is None else label
     centre = _centre(label[0])
@@ -94,7 +94,7 @@ def _fit(prepared: PreprocessedVolume, plan: PreprocessingPlan) -> tuple[Tensor,
 
 
 def _centre(label: Tensor) -> list[int]:
-    """Return, along each axis, the slice that holds most of the label, or the middle one."""
+    """Return the index of the slice with most of the label along each axis, or of the middle slice."""
     if not label.any():
         return [length // 2 for length in label.shape]
     axes = range(label.dim())
@@ -102,7 +102,7 @@ def _centre(label: Tensor) -> list[int]:
 
 
 def _shrink(image: Tensor, label: Tensor, plan: PreprocessingPlan) -> tuple[Tensor, Tensor]:
-    """Scale a slice down until it fits; its shape stays."""
+    """Downscale a slice to fit the patch size and keep its aspect ratio."""
     factor = min(1.0, *(size / length for size, length in zip(plan.size, image.shape[1:], strict=True)))
     if factor == 1:
         return image, label
@@ -112,7 +112,7 @@ def _shrink(image: Tensor, label: Tensor, plan: PreprocessingPlan) -> tuple[Tens
 
 
 def _cut(value: Tensor, centre: Sequence[int], plan: PreprocessingPlan) -> Tensor:
-    """Cut a patch around a place, moved inwards at borders."""
+    """Crop a patch around a voxel, shifted inwards at borders."""
     for axis, (place, size) in enumerate(zip(centre, plan.size, strict=True), start=1):
         length = value.shape[axis]
         taken = min(size, length)

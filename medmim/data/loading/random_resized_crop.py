@@ -1,4 +1,4 @@
-"""A random part of an image, scaled to one size, as natural images are augmented for pretraining."""
+"""Random resized crops in 2D and 3D, as used for pretraining on natural images."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ from torch import Tensor
 
 from medmim.shapes import Size
 
-_TRIES = 10  # then the whole image, as in torchvision
+_TRIES = 10  # afterwards the whole image, as in torchvision
 _ASPECT = math.log(4 / 3)
 
 
 class RandomResizedCrop(Randomizable):  # type: ignore[misc]  # MONAI is not typed
-    """Cut out a box of random volume, shape and place and scale it: bicubic in 2D, trilinear in 3D.
+    """Crop a box of random volume, aspect ratio and position and resize it: bicubic in 2D, trilinear in 3D.
 
-    As torchvision's transform of that name, in 2D and 3D: the volume is a uniform share of the image's, the
-    logarithm of the ratio of two sides is uniform.
+    As in torchvision: the share of the image's volume and the logarithm of the aspect ratio are uniform.
 
     Args:
-        size: voxels of the result along each axis.
+        size: output size in voxels.
         scale: smallest and largest share of the image's volume.
     """
 
@@ -32,7 +31,7 @@ class RandomResizedCrop(Randomizable):  # type: ignore[misc]  # MONAI is not typ
         self.scale = scale
 
     def randomize(self, space: Size) -> tuple[Size, Size]:
-        """Choose the first voxel and the voxels of a box along each axis."""
+        """Draw the first voxel and the size of a box."""
         for _ in range(_TRIES):
             box = self._box(space)
             if all(0 < length <= whole for length, whole in zip(box, space, strict=True)):

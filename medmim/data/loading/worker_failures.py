@@ -1,4 +1,4 @@
-"""The processes that prepare batches: they outlive signals; when one fails or dies, its volume is named."""
+"""Failures and signals of data loader workers: error messages name the volume that a worker was loading."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from medmim.errors import DataError, MedmimError, RunError
 
 _MOST = 256
 _DEATH = re.compile(r"worker \(pid(?:\(s\))? (\d+)")
-_CUT_OFF = (ConnectionError, EOFError, FileNotFoundError)  # when it dies while its tensors are fetched
-_CLOSING_S = 2.0  # its sockets close before its end can be seen
+_CUT_OFF = (ConnectionError, EOFError, FileNotFoundError)  # a worker died while its tensors were fetched
+_CLOSING_S = 2.0  # the sockets of a dying worker close before its exit status is available
 
 
 class WorkerLog:
-    """Which draw each worker is at, and whether its trainer is at work, in memory that all processes see."""
+    """The current sample of each worker and the state of the trainer, in memory shared by all processes."""
 
     def __init__(self) -> None:
-        self._rows = torch.full((_MOST, 2), -1)  # process, draw
+        self._rows = torch.full((_MOST, 2), -1)  # process id, sample number
         self._rows.share_memory_()  # type: ignore[no-untyped-call]
         self._training = torch.zeros(1, dtype=torch.bool)
         self._training.share_memory_()  # type: ignore[no-untyped-call]
 
     @property
     def training(self) -> bool:
-        """Whether a trainer needs its workers."""
+        """Whether training is in progress."""
         return bool(self._training)
 
     @training.setter
@@ -40,20 +40,20 @@ class WorkerLog:
         self._training.fill_(value)
 
     def note(self, number: int) -> None:
-        """Note the draw that this worker begins; the trainer's own process notes nothing."""
+        """Record the sample that this worker loads next; does nothing in the main process."""
         worker = get_worker_info()
         if worker is not None:
             self._rows[worker.id % _MOST] = torch.tensor([os.getpid(), number])
 
     def draw_of(self, process: int) -> int | None:
-        """Return the draw that a process was at, or None."""
+        """Return the sample that a process was loading, or None."""
         for known, number in self._rows.tolist():
             if known == process:
                 return int(number)
         return None
 
     def died(self, *, wait_s: float) -> int | None:
-        """Return a worker that was killed or failed, or None when there is none within `wait_s`."""
+        """Return the process id of a failed worker, or None if no worker fails within `wait_s` seconds."""
         deadline = time.monotonic() + wait_s
         while True:
             for process in self._rows[:, 0].tolist():
@@ -65,9 +65,9 @@ class WorkerLog:
 
 
 def leave_signals_to_the_trainer(worker: int) -> None:
-    """Ignore what stops a training: it needs its workers until its state is saved.
+    """Ignore signals that stop training: the trainer needs its workers until its state is saved.
 
-    After that SIGTERM is how Python ends them: one that ignored it would be waited for without end.
+    Afterwards workers must react to SIGTERM, which Python sends to end them.
     """
     signal.signal(signal.SIGTERM, _end_unless_training)
     for number in (signal.SIGINT, signal.SIGUSR1):
@@ -82,16 +82,16 @@ def _end_unless_training(number: int, frame: object) -> None:
 
 
 @contextmanager
-def naming(notes: WorkerLog, volume_of: Callable[[int], str]) -> Iterator[None]:
-    """Keep workers through signals, and turn what PyTorch says of a failed one into a line with the volume.
+def named_failures(notes: WorkerLog, volume_of: Callable[[int], str]) -> Iterator[None]:
+    """Keep workers alive through signals and turn worker failures into one-line errors that name the volume.
 
     Args:
-        notes: that the workers made.
-        volume_of: from the number of a draw to its volume's id.
+        notes: log of the workers.
+        volume_of: returns the volume id for a sample number.
 
     Raises:
-        DataError: for a volume that cannot be read.
-        RunError: for a worker that died.
+        DataError: if a volume cannot be read.
+        RunError: if a worker dies.
     """
     notes.training = True
     try:
@@ -99,7 +99,7 @@ def naming(notes: WorkerLog, volume_of: Callable[[int], str]) -> Iterator[None]:
     except MedmimError as error:
         if "\n" not in str(error):
             raise
-        # PyTorch puts the worker's whole traceback into the message; ours is its last line
+        # PyTorch adds the worker's traceback to the message; the last line is our message
         said = str(error).strip().splitlines()[-1].partition(": ")[2]
         raise DataError(said, reason="damaged_dataset") from None
     except (RuntimeError, *_CUT_OFF) as error:
@@ -109,24 +109,24 @@ def naming(notes: WorkerLog, volume_of: Callable[[int], str]) -> Iterator[None]:
         draw = notes.draw_of(worker)
         volume = "a volume" if draw is None else f"volume {volume_of(draw)}"
         raise RunError(
-            f"a process that prepares patches died while it was at {volume}: expected memory enough for it; "
-            "use fewer --workers, a smaller --set cache_gb, or `medmim verify`; --resume continues"
+            f"a data loader worker died while loading {volume}, probably for lack of memory: use fewer "
+            "--workers, a smaller --set cache_gb, or `medmim verify`; then continue with --resume"
         ) from None
     finally:
         notes.training = False
 
 
 def _dead_worker(error: Exception, notes: WorkerLog) -> int | None:
-    """Return the process whose death an error tells of, or None."""
+    """Return the id of the dead worker process that caused an error, or None."""
     if isinstance(error, _CUT_OFF):
-        _hear_no_more_of_children()
+        _restore_sigchld()
         return notes.died(wait_s=_CLOSING_S)
     death = _DEATH.search(str(error))
     return int(death[1]) if death else None
 
 
 def _failed(process: int) -> bool:
-    """Return whether a child ended other than well; it can be waited for as before."""
+    """Return whether a child process exited with an error, without reaping it."""
     try:
         end = os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
@@ -134,14 +134,14 @@ def _failed(process: int) -> bool:
     return end is not None and end.si_status != 0
 
 
-def _hear_no_more_of_children() -> None:
-    """Take PyTorch's handler away: it would raise wherever this process is when it hears of the death.
+def _restore_sigchld() -> None:
+    """Remove PyTorch's SIGCHLD handler, which would raise at an arbitrary point of this process.
 
-    PyTorch still looks at its workers every few seconds.
+    PyTorch still polls its workers every few seconds.
     """
     while threading.current_thread() is threading.main_thread():
         try:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        except RuntimeError:  # of one that just died
+        except RuntimeError:  # from the handler, for a worker that just died
             continue
         return

@@ -1,1 +1,1 @@
-"""Metrics, intervals, figures, and what is measured while an encoder is pretrained."""
+"""Metrics with confidence intervals, figures, and monitors of pretraining."""

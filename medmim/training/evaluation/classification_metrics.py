@@ -1,4 +1,4 @@
-"""Scores of classification, from rows of probabilities: F1, balanced accuracy, AUROC, calibration."""
+"""Classification metrics: F1, balanced accuracy, AUROC and calibration error."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ Confusion = Float[np.ndarray, "*samples truth guess"]
 Row = Mapping[str, Any]
 
 _BINS = 15
-_UNKNOWN = -1  # a class that training never saw: wrong whatever is said
+_UNKNOWN = -1  # a class without training images: every prediction is wrong
 _SMALLEST = 1e-12
 UNSEEN = "not in training"
 
 
 def class_means(rows: Sequence[Row], names: Sequence[str]) -> dict[str, float]:
-    """Return the numbers of `medmim finetune classify`, of cases and (`patient_…`) of patients.
+    """Return the metrics of cases and, with the prefix `patient_`, of patients.
 
-    A patient's probabilities are the mean over its images; its class is that of most of them.
+    The probabilities of a patient are the mean over its images; its class is the most frequent one.
 
     Args:
-        rows: with `class`, `probabilities` and `subject`.
-        names: of the classes that the network knows.
+        rows: rows with `class`, `probabilities` and `subject`.
+        names: classes of the network.
     """
     if not rows:
         return {}
@@ -44,7 +44,7 @@ def class_means(rows: Sequence[Row], names: Sequence[str]) -> dict[str, float]:
 
 
 def arrays(rows: Sequence[Row], names: Sequence[str]) -> tuple[Numbers, Probabilities]:
-    """Return the number of each row's class and its probabilities."""
+    """Return the class index and the probabilities of each row."""
     place = {name: number for number, name in enumerate(names)}
     truth = np.array([place.get(row["class"], _UNKNOWN) for row in rows], dtype=np.int64)
     shares = np.array([[row["probabilities"][name] for name in names] for row in rows], dtype=np.float64)
@@ -52,36 +52,36 @@ def arrays(rows: Sequence[Row], names: Sequence[str]) -> tuple[Numbers, Probabil
 
 
 def confusion(truth: Numbers, guess: Numbers, classes: int) -> Confusion:
-    """Return how often each class (rows) was taken for each (columns); the last row is unknown classes."""
+    """Return the confusion matrix, truth × prediction; the last row counts cases of unknown classes."""
     counts = np.zeros((classes + 1, classes))
     np.add.at(counts, (truth, guess), 1)
     return counts
 
 
 def f1_of(counts: Confusion) -> Float[np.ndarray, "*samples guess"]:
-    """Return the F1 of each class; NaN for one that is neither there nor guessed."""
+    """Return the F1 of each class; NaN for a class that is neither present nor predicted."""
     right = np.diagonal(counts[..., :-1, :], axis1=-2, axis2=-1)
-    said, there = counts.sum(axis=-2), counts[..., :-1, :].sum(axis=-1)
+    predicted, present = counts.sum(axis=-2), counts[..., :-1, :].sum(axis=-1)
     with np.errstate(invalid="ignore"):
-        return np.asarray(2 * right / (said + there))
+        return np.asarray(2 * right / (predicted + present))
 
 
 def macro_f1(counts: Confusion) -> float:
-    """Return the mean F1 of the classes that are there or guessed; those that training never saw are one."""
+    """Return the mean F1 of present or predicted classes; unknown classes count as one with F1 0."""
     unseen = [0.0] if counts[-1].any() else []
     return float(np.nanmean([*f1_of(counts), *unseen]))
 
 
 def calibration_error(truth: Numbers, shares: Probabilities) -> float:
     """Return the expected calibration error (Guo et al., ICML 2017): 15 bins of equal width."""
-    sure, right = shares.max(axis=1), shares.argmax(axis=1) == truth
-    bins = np.minimum((sure * _BINS).astype(int), _BINS - 1)
-    gaps = np.bincount(bins, weights=sure - right, minlength=_BINS)
+    confidence, right = shares.max(axis=1), shares.argmax(axis=1) == truth
+    bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
+    gaps = np.bincount(bins, weights=confidence - right, minlength=_BINS)
     return float(np.abs(gaps).sum() / len(truth))
 
 
 def temperature(rows: Sequence[Row]) -> float:
-    """Return the temperature that makes rows most probable (Guo et al., ICML 2017); 1 without rows."""
+    """Return the maximum-likelihood temperature (Guo et al., ICML 2017); 1 without rows."""
     known = [row for row in rows if row["class"] in row["probabilities"]]
     if not known:
         return 1.0
@@ -89,19 +89,19 @@ def temperature(rows: Sequence[Row]) -> float:
     truth, shares = arrays(known, names)
     logs = np.log(np.maximum(shares, _SMALLEST))
 
-    def surprise(log_heat: float) -> float:
-        scaled = logs / math.exp(log_heat)
+    def negative_log_likelihood(log_temperature: float) -> float:
+        scaled = logs / math.exp(log_temperature)
         total = np.logaddexp.reduce(scaled, axis=1)
         return float((total - scaled[np.arange(len(truth)), truth]).mean())
 
-    found = minimize_scalar(surprise, bounds=(math.log(0.2), math.log(5.0)), method="bounded")
+    found = minimize_scalar(negative_log_likelihood, bounds=(math.log(0.2), math.log(5.0)), method="bounded")
     return round(math.exp(float(found.x)), 4)
 
 
 def _numbers(truth: Numbers, shares: Probabilities, names: Sequence[str]) -> dict[str, float]:
     counts = confusion(truth, shares.argmax(axis=1), len(names))
-    there = counts.sum(axis=1)
-    recall = np.append(np.diagonal(counts[:-1]), 0.0)[there > 0] / there[there > 0]
+    present = counts.sum(axis=1)
+    recall = np.append(np.diagonal(counts[:-1]), 0.0)[present > 0] / present[present > 0]
     return {
         "macro_f1": macro_f1(counts),
         **{f"f1_{name}": float(value) for name, value in zip(names, f1_of(counts), strict=True)},
@@ -113,7 +113,7 @@ def _numbers(truth: Numbers, shares: Probabilities, names: Sequence[str]) -> dic
 
 
 def _auroc(truth: Numbers, shares: Probabilities) -> float:
-    """Return the mean over classes of each against the rest, of those that have both."""
+    """Return the mean one-vs-rest AUROC of the classes that have positive and negative cases."""
     values = []
     for number in range(shares.shape[1]):
         one = truth == number

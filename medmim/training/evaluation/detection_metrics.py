@@ -1,8 +1,8 @@
-"""Scores of detection, from rows of true and found boxes: AP, FROC, F1 at a threshold (MONAI's matching).
+"""Detection metrics from true and detected boxes: AP, FROC and F1 at a threshold, with MONAI's matching.
 
-A row is one image: `truth` has [class, *xyzxyz], `found` has [class, score, *xyzxyz]. A found box is right
-when it overlaps a true box of its class that no better one took, by an intersection over union of at least
-0.5 unless stated.
+A row is one image: `truth` contains [class, *xyzxyz], `found` contains [class, score, *xyzxyz]. A detected
+box is a true positive if its IoU with a true box of its class, not matched by a box of higher score, is at
+least 0.5 unless stated otherwise.
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ from monai.apps.detection.metrics.coco import COCOMetric
 from monai.apps.detection.metrics.matching import matching_batch
 from monai.data.box_utils import box_iou
 
-from medmim.training.evaluation.bootstrap_metrics import Tally, Weights
+from medmim.training.evaluation.bootstrap_metrics import Statistic, Weights
 
 _OVERLAPS = tuple(np.linspace(0.5, 0.95, 10).round(2).tolist())
 
 
 def box_tally(
     rows: Sequence[Mapping[str, Any]], names: Sequence[str], thresholds: Mapping[str, float]
-) -> Tally:
-    """Return the function from how often each patient counts, in sorted order, to what `box_means` returns.
+) -> Statistic:
+    """Return a function that computes the metrics of `box_means` from the multiplicity of each patient.
 
     Args:
-        rows: one an image, with `subject`.
-        names: of the classes that the network knows.
-        thresholds: for F1, of each class.
+        rows: one row an image, with `subject`; patients are in sorted order.
+        names: classes of the network.
+        thresholds: score threshold of each class for F1.
     """
     place = {who: number for number, who in enumerate(sorted({row["subject"] for row in rows}))}
     patient = np.array([place[row["subject"]] for row in rows], dtype=int)
     matched = {name: matches_at(rows, name, _OVERLAPS) for name in names}
-    whatever = [nameless(row) for row in rows]
-    [halves], [pointing] = matches_at(whatever, ANY, [HALF]), matches_at(whatever, ANY, [FROC_OVERLAP])
+    unnamed = [nameless(row) for row in rows]
+    [halves], [pointing] = matches_at(unnamed, ANY, [HALF]), matches_at(unnamed, ANY, [FROC_OVERLAP])
 
     def means(weights: Weights) -> dict[str, float]:
         weight = weights[patient]
         precisions = {name: [average_precision(one, weight) for one in matched[name]] for name in names}
-        found = _of_all("ap50", {name: values[0] for name, values in precisions.items()})
-        found |= _of_all("ap50_95", {name: float(np.mean(values)) for name, values in precisions.items()})
+        found = _with_mean("ap50", {name: values[0] for name, values in precisions.items()})
+        found |= _with_mean("ap50_95", {name: float(np.mean(values)) for name, values in precisions.items()})
         f1 = {name: f1_at(matched[name][0], thresholds.get(name, UNCHOSEN), weight) for name in names}
         found |= {**{f"f1_{name}": value for name, value in f1.items()}, "f1": _known_mean(f1)}
         found |= {"ap50_any": average_precision(halves, weight), "froc": froc(pointing, weight)}
@@ -52,9 +52,9 @@ def box_tally(
     return means
 
 
-def _of_all(key: str, each: Mapping[str, float]) -> dict[str, float]:
-    of_classes = {f"{key}_{name}": value for name, value in each.items()} if len(each) > 1 else {}
-    return {key: _known_mean(each), **of_classes}
+def _with_mean(key: str, each: Mapping[str, float]) -> dict[str, float]:
+    by_class = {f"{key}_{name}": value for name, value in each.items()} if len(each) > 1 else {}
+    return {key: _known_mean(each), **by_class}
 
 
 def _known_mean(each: Mapping[str, float]) -> float:
@@ -64,24 +64,24 @@ def _known_mean(each: Mapping[str, float]) -> float:
 
 Row = Mapping[str, Any]
 
-MOST = 100  # boxes of an image that count
+MOST = 100  # boxes of an image that are evaluated
 HALF = 0.5
-UNCHOSEN = 0.5  # score that counts as found where validation chose none
-FROC_OVERLAP = 0.1  # a reader finds a lesion by a box that points at it
-_RATES = (0.25, 0.5, 1, 2, 4, 8)  # false boxes an image
+UNCHOSEN = 0.5  # score threshold where validation chose none
+FROC_OVERLAP = 0.1  # FROC counts a box that points at a lesion as a detection
+_RATES = (0.25, 0.5, 1, 2, 4, 8)  # false positives an image
 _RECALLS = np.linspace(0, 1, 101)  # COCO's
 ANY = "any"
 
 
 @dataclass(frozen=True, eq=False)
 class Matches:
-    """What became of the boxes of one class.
+    """Matches of the boxes of one class.
 
     Attributes:
-        scores: of the found boxes of all images.
-        right: whether each took a true box.
-        image: the place of its row.
-        there: true boxes of each row.
+        scores: scores of the detected boxes of all images.
+        right: whether each is a true positive.
+        image: row index of each.
+        there: number of true boxes of each row.
     """
 
     scores: Float[np.ndarray, " found"]
@@ -93,13 +93,13 @@ class Matches:
 def box_means(
     rows: Sequence[Row], names: Sequence[str], thresholds: Mapping[str, float] | None = None
 ) -> dict[str, float]:
-    """Return the numbers of `medmim finetune detect`.
+    """Return the metrics of `medmim finetune detect`.
 
     Args:
-        rows: one an image.
-        names: of the classes that the network knows.
-        thresholds: for F1, of each class, `UNCHOSEN` where one is not among them; None: those that are best
-            on these rows, which is for validation alone.
+        rows: one row an image.
+        names: classes of the network.
+        thresholds: score threshold of each class for F1, `UNCHOSEN` for missing classes; None: the best
+            thresholds on these rows, for validation only.
     """
     if not rows:
         return {}
@@ -108,16 +108,16 @@ def box_means(
     f1 = {f"f1_{name}": f1_at(match(rows, name), known.get(name, UNCHOSEN)) for name in names}
     there = [value for value in f1.values() if math.isfinite(value)]
     found |= {**f1, "f1": float(np.mean(there)) if there else math.nan}
-    whatever = [nameless(row) for row in rows]
+    unnamed = [nameless(row) for row in rows]
     found |= {
-        "ap50_any": average_precision(match(whatever, ANY)),
-        "froc": froc(match(whatever, ANY, overlap=FROC_OVERLAP)),
+        "ap50_any": average_precision(match(unnamed, ANY)),
+        "froc": froc(match(unnamed, ANY, overlap=FROC_OVERLAP)),
     }
     return {key: value for key, value in found.items() if math.isfinite(value)}
 
 
 def coco(rows: Sequence[Row], names: Sequence[str]) -> dict[str, float]:
-    """Return MONAI's COCO metrics: AP50 and AP50:95, of each class and the mean of those with true boxes."""
+    """Return COCO AP50 and AP50:95 of each class and their means over classes with true boxes."""
     metric = COCOMetric(
         names, iou_list=(HALF,), iou_range=(0.5, 0.95, 0.05), max_detection=(MOST,), verbose=False
     )
@@ -125,7 +125,7 @@ def coco(rows: Sequence[Row], names: Sequence[str]) -> dict[str, float]:
     keys = {"ap50": f"AP_IoU_0.50_MaxDet_{MOST}", "ap50_95": f"mAP_IoU_0.50_0.95_0.05_MaxDet_{MOST}"}
     found = {}
     for short, long in keys.items():
-        # MONAI says -1 of a class without a true box, and of the mean with such a class
+        # MONAI returns -1 for a class without true boxes and for a mean over such a class
         each = {name: float(values[f"{name}_{long}"]) for name in names}
         known = {name: value for name, value in each.items() if value >= 0}
         found[short] = float(np.mean(list(known.values()))) if known else math.nan
@@ -134,13 +134,13 @@ def coco(rows: Sequence[Row], names: Sequence[str]) -> dict[str, float]:
 
 
 def match(rows: Sequence[Row], name: str, *, overlap: float = HALF) -> Matches:
-    """Match the found boxes of one class with the true ones."""
+    """Match the detected boxes of one class with the true boxes."""
     [matches] = matches_at(rows, name, [overlap])
     return matches
 
 
 def matches_at(rows: Sequence[Row], name: str, overlaps: Sequence[float]) -> list[Matches]:
-    """Do the same at several overlaps; found boxes come by falling score."""
+    """Match at several IoU thresholds; detected boxes are sorted by descending score."""
     results = [image.get(0) for image in _matching(rows, [name], overlaps)]
     empty: np.ndarray = np.zeros(0)
     each = [empty if one is None else one["dtScores"] for one in results]
@@ -158,11 +158,11 @@ def matches_at(rows: Sequence[Row], name: str, overlaps: Sequence[float]) -> lis
 
 
 def average_precision(matches: Matches, weights: np.ndarray | None = None) -> float:
-    """Return COCO's average precision, 101 steps of recall; NaN without true boxes.
+    """Return COCO's average precision (101 recall steps); NaN without true boxes.
 
     Args:
-        matches: of one class.
-        weights: how often each row counts, as a bootstrap draws them; None: once.
+        matches: matches of one class.
+        weights: multiplicity of each row in a bootstrap sample; None: 1.
     """
     weight = np.ones(len(matches.there)) if weights is None else weights
     total = float((matches.there * weight).sum())
@@ -174,16 +174,16 @@ def average_precision(matches: Matches, weights: np.ndarray | None = None) -> fl
     wrong = np.cumsum(each * ~matches.right[order])
     precision = right / np.maximum(right + wrong, np.spacing(1))
     best = np.maximum.accumulate(precision[::-1])[::-1]
-    # in single precision, as COCO's own code: at a recall such as 0.7 the last digit decides
+    # single precision as in COCO's code: at a recall such as 0.7 the last digit decides
     places = np.searchsorted((right / total).astype(np.float32), _RECALLS, side="left")
     return float(np.append(best, 0.0)[np.minimum(places, len(best))].mean())
 
 
 def froc(matches: Matches, weights: np.ndarray | None = None) -> float:
-    """Return the mean sensitivity at 1/4, 1/2, 1, 2, 4 and 8 false boxes an image; NaN without true boxes.
+    """Return the mean sensitivity at 1/4, 1/2, 1, 2, 4, 8 false positives an image; NaN without true boxes.
 
     Args:
-        matches: of one class, or of all taken as one.
+        matches: matches of one class or of all classes pooled.
         weights: as in `average_precision`.
     """
     weight = np.ones(len(matches.there)) if weights is None else weights
@@ -194,12 +194,12 @@ def froc(matches: Matches, weights: np.ndarray | None = None) -> float:
     each, scores = weight[matches.image[order]], matches.scores[order]
     right = np.cumsum(each * matches.right[order]) / total
     wrong = np.cumsum(each * ~matches.right[order]) / weight.sum()
-    ends = np.append(scores[1:] != scores[:-1], True)[: len(scores)]  # equal scores come together
+    ends = np.append(scores[1:] != scores[:-1], True)[: len(scores)]  # equal scores enter together
     return float(np.interp(_RATES, np.append(0.0, wrong[ends]), np.append(0.0, right[ends])).mean())
 
 
 def best_thresholds(rows: Sequence[Row], names: Sequence[str]) -> dict[str, float]:
-    """Return the score at which the F1 of each class is best; none for a class without true boxes."""
+    """Return the score threshold with the best F1 for each class that has true boxes."""
     chosen = {}
     for name in names:
         matches = match(rows, name)
@@ -209,17 +209,17 @@ def best_thresholds(rows: Sequence[Row], names: Sequence[str]) -> dict[str, floa
         right = np.cumsum(matches.right[order])
         f1 = 2 * right / (np.arange(len(order)) + 1 + matches.there.sum())
         scores = matches.scores[order]
-        f1[np.append(scores[1:] == scores[:-1], False)] = -1  # equal scores are kept together
+        f1[np.append(scores[1:] == scores[:-1], False)] = -1  # equal scores enter together
         chosen[name] = float(scores[int(f1.argmax())])
     return chosen
 
 
 def f1_at(matches: Matches, threshold: float, weights: np.ndarray | None = None) -> float:
-    """Return the F1 of the boxes of at least this score; NaN where there are none, neither true nor found.
+    """Return the F1 of boxes with at least this score; NaN without true and detected boxes.
 
     Args:
-        matches: of one class.
-        threshold: lowest score that counts as found.
+        matches: matches of one class.
+        threshold: lowest score of a detection.
         weights: as in `average_precision`.
     """
     weight = np.ones(len(matches.there)) if weights is None else weights
@@ -250,7 +250,7 @@ def _array(boxes: Sequence[Sequence[float | int]]) -> Float[np.ndarray, "boxes 6
 
 
 def nameless(row: Row) -> Row:
-    """Return a row in which all classes are one; of boxes at one place the best is kept."""
+    """Return a row with all classes pooled; of overlapping detections only the best one is kept."""
     found = sorted(row["found"], key=lambda box: -box[1])
     kept: list[Any] = []
     for box in found:

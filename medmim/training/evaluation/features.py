@@ -1,4 +1,4 @@
-"""Features of fixed images: pooled for classes, and of single voxels on a coarse grid for labels."""
+"""Encoder features of fixed images: pooled for classes, and of single voxels on a coarse grid for labels."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from medmim.shapes import Features, Images, Size
 from medmim.training.precision import autocast
 
 _AT_ONCE = 8
-_TAUGHT_VOXELS = 2048
-_TESTED_IMAGES = 32
+_TRAIN_VOXELS = 2048
+_TEST_IMAGES = 32
 _PLACES = 16
 
 
@@ -28,10 +28,10 @@ class EncoderFeatures:
     """Features of images.
 
     Attributes:
-        pooled: means of all maps, side by side, (images, widths).
+        pooled: concatenated means of all maps, (images, widths).
         last: mean of the coarsest map, (images, width).
-        places: some voxels of the coarsest map, the same of every image, (images × voxels, width).
-        columns: features of the chosen voxels of all images, (voxels, widths).
+        places: features at fixed voxels of the coarsest map, (images × voxels, width).
+        columns: features of the sampled voxels of all images, (voxels, widths).
     """
 
     pooled: Float[Tensor, "images widths"]
@@ -42,12 +42,12 @@ class EncoderFeatures:
 
 @dataclass(frozen=True, eq=False)
 class SampledVoxels:
-    """Voxels of the coarse grid that the segmentation probe looks at.
+    """Voxels of the coarse grid sampled for the segmentation probe.
 
     Attributes:
-        places: numbers of the chosen voxels of each image.
-        classes: of all of them, image after image.
-        weights: how many voxels each stands for.
+        places: flat indices of the sampled voxels of each image.
+        classes: classes of all sampled voxels, image after image.
+        weights: number of voxels that each sampled voxel represents.
     """
 
     places: tuple[Int[Tensor, " _"], ...]
@@ -64,14 +64,14 @@ def extract_features(
     voxels: SampledVoxels | None = None,
     grid: Size = (),
 ) -> EncoderFeatures:
-    """Return the features of all images, a few at a time; running statistics of norms do not move.
+    """Return the features of images in evaluation mode, a few images at a time.
 
     Args:
-        encoder: any encoder; it sees whole images.
+        encoder: any encoder.
         images: (batch, channels, *space).
         precision: auto, fp32 or bf16.
-        voxels: whose features are wanted too, on a coarse
-        grid: of so many voxels along each axis.
+        voxels: sampled voxels for `columns`.
+        grid: size of the coarse grid of `voxels`.
     """
     training = encoder.training
     encoder.eval()
@@ -88,28 +88,28 @@ def extract_features(
         if voxels:
             columns += _columns(maps, voxels.places[chosen], grid)
     encoder.train(training)
-    beside = torch.cat(columns) if columns else torch.zeros(0, pooled[0].shape[1])
-    return EncoderFeatures(torch.cat(pooled), torch.cat(last), torch.cat(places), beside)
+    sampled = torch.cat(columns) if columns else torch.zeros(0, pooled[0].shape[1])
+    return EncoderFeatures(torch.cat(pooled), torch.cat(last), torch.cat(places), sampled)
 
 
 def _places(features: Features) -> Float[Tensor, "places width"]:
-    """Return the features of a few voxels, evenly spread in memory, of each image."""
+    """Return the features of a few evenly spaced voxels of each image."""
     flat = features.float().flatten(2).transpose(1, 2)
     chosen = torch.linspace(0, flat.shape[1] - 1, min(flat.shape[1], _PLACES)).long()
     return flat[:, chosen].flatten(0, 1).cpu()
 
 
-def _on_grid(exhibits: ProbeImages, grid: Size) -> Int[Tensor, "images voxels"]:
-    coarse = F.interpolate(exhibits.labels.float(), size=grid, mode="nearest-exact")
+def _on_grid(probe_images: ProbeImages, grid: Size) -> Int[Tensor, "images voxels"]:
+    coarse = F.interpolate(probe_images.labels.float(), size=grid, mode="nearest-exact")
     return coarse.long().flatten(1)
 
 
-def some_voxels(exhibits: ProbeImages, grid: Size) -> SampledVoxels:
-    """Choose a few voxels of each labelled image, half of them foreground where there is enough."""
-    labels, stream = _on_grid(exhibits, grid), numpy_stream(0, "probed voxels")
-    each = max(2, _TAUGHT_VOXELS // max(int(exhibits.labelled.sum()), 1))
+def some_voxels(probe_images: ProbeImages, grid: Size) -> SampledVoxels:
+    """Sample a few voxels of each labelled image, up to half of them foreground."""
+    labels, stream = _on_grid(probe_images, grid), numpy_stream(0, "probed voxels")
+    each = max(2, _TRAIN_VOXELS // max(int(probe_images.labelled.sum()), 1))
     places, weights = [], []
-    for label, known in zip(labels, exhibits.labelled, strict=True):
+    for label, known in zip(labels, probe_images.labelled, strict=True):
         groups = [np.flatnonzero(label > 0), np.flatnonzero(label == 0)] if known else []
         taken = [stream.permutation(group)[: each // 2] for group in groups]
         places.append(torch.from_numpy(np.concatenate([np.zeros(0, dtype=np.int64), *taken])))
@@ -122,17 +122,17 @@ def some_voxels(exhibits: ProbeImages, grid: Size) -> SampledVoxels:
     return SampledVoxels(tuple(places), np.concatenate(classes), np.concatenate([np.zeros(0), *weights]))
 
 
-def all_voxels(exhibits: ProbeImages, grid: Size) -> SampledVoxels:
-    """Choose every voxel of the first labelled images."""
-    labels = _on_grid(exhibits, grid)
-    kept = exhibits.labelled & (exhibits.labelled.long().cumsum(dim=0) <= _TESTED_IMAGES)
+def all_voxels(probe_images: ProbeImages, grid: Size) -> SampledVoxels:
+    """Return all voxels of the first labelled images."""
+    labels = _on_grid(probe_images, grid)
+    kept = probe_images.labelled & (probe_images.labelled.long().cumsum(dim=0) <= _TEST_IMAGES)
     places = tuple(torch.arange(labels.shape[1] if keep else 0) for keep in kept.tolist())
     classes = labels[kept].flatten().numpy()
     return SampledVoxels(places, classes, np.ones(len(classes)))
 
 
 def _columns(maps: Sequence[Features], places: Sequence[Tensor], grid: Size) -> list[Tensor]:
-    """Return, for each image, all maps at the chosen voxels of the coarse grid, (voxels, widths)."""
+    """Return the features of all maps at the sampled voxels of each image, (voxels, widths)."""
     if not any(len(place) for place in places):
         return []
     shared = torch.cat([_at(one.float(), grid) for one in maps], dim=1).flatten(2).cpu()
@@ -140,6 +140,6 @@ def _columns(maps: Sequence[Features], places: Sequence[Tensor], grid: Size) -> 
 
 
 def _at(features: Features, grid: Size) -> Features:
-    """Bring a map to the coarse grid: the mean of finer voxels, a copy of coarser ones."""
+    """Resample a map to the coarse grid: average finer voxels, repeat coarser ones."""
     mode = "area" if features.shape[2] > grid[0] else "nearest"
     return F.interpolate(features, size=grid, mode=mode)

@@ -1,4 +1,4 @@
-"""Pictures of a run: what was hidden and rebuilt, what was segmented. Pure functions to PNG bytes."""
+"""Figures of a run as PNG bytes: masked and reconstructed images, labels, predictions and boxes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from matplotlib.patches import Rectangle as Patch
 from torch import Tensor
 
 _COLOURS = ListedColormap(["#e4572e", "#17bebb", "#ffc914", "#76b041", "#a77bca", "#f28482"])
-_LETTERS = 34  # of a line below an image: longer ones would be cut at the picture's edge
+_LETTERS = 34  # longest line of a caption; longer ones would be cut off
 
 
 @dataclass(frozen=True)
 class Rectangle:
-    """A box to draw: its place in pixels, the number of its colour, and a word beside it."""
+    """A box to draw: position in pixels, colour index and caption."""
 
     left: float
     top: float
@@ -32,13 +32,13 @@ class Rectangle:
 
 @dataclass(frozen=True)
 class FigureRow:
-    """One row of a panel: 2D slices with the range that they share.
+    """One row of a panel: 2D slices with a common intensity range.
 
     Attributes:
-        images: (y, x) arrays, one a column; NaN is drawn as hidden.
-        labels: integer (y, x) arrays drawn over the images, or None, one a column.
-        text: one line below the first image.
-        boxes: rectangles of the last column: left, top, width and height in pixels, colour and a word.
+        images: (y, x) arrays, one a column; NaN marks hidden pixels.
+        labels: integer (y, x) arrays overlaid on the images, or None, one a column.
+        text: caption below the first image.
+        boxes: rectangles drawn in the last column.
     """
 
     images: Sequence[np.ndarray]
@@ -53,10 +53,10 @@ def panel(
     """Draw rows of slices under column titles and return a PNG.
 
     Args:
-        rows: what to draw.
-        columns: titles of the columns.
-        title: one line above.
-        names: of the labels 1, 2, …, for the legend.
+        rows: rows of slices.
+        columns: column titles.
+        title: title of the figure.
+        names: names of the labels 1, 2, … in the legend.
     """
     heights = [row.images[0].shape[0] / row.images[0].shape[1] for row in rows]
     width = 2.2 * len(columns)
@@ -89,32 +89,32 @@ def panel(
 
 def _draw(place: Axes, box: Rectangle) -> None:
     colour = _COLOURS(box.colour % _COLOURS.N)
-    corner = (box.left - 0.5, box.top - 0.5)  # a picture's first pixel spans from -1/2 to 1/2
+    corner = (box.left - 0.5, box.top - 0.5)  # the first pixel spans -1/2 to 1/2
     place.add_patch(Patch(corner, box.width, box.height, fill=False, edgecolor=colour, linewidth=1.2))
     place.text(*corner, plain(box.text), fontsize=6, color=colour, verticalalignment="bottom")
 
 
 def plain(text: str) -> str:
-    """Return text that matplotlib draws as it is: dollars begin no formula."""
+    """Escape dollar signs, which matplotlib would read as the start of a formula."""
     return text.replace("$", r"\$")
 
 
 def to_png(figure: Figure) -> bytes:
-    """Return a figure as PNG bytes, without the drawing program's metadata."""
+    """Return a figure as PNG bytes without software metadata."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
 
 
 def upright(volume: Tensor, *, axis: int | None, index: int | None = None) -> np.ndarray:
-    """Return one slice of a (x, y[, z]) tensor in RAS order as radiologists see it.
+    """Return one slice of a (x, y[, z]) tensor in RAS order in radiological view.
 
-    The front or the head is up; the patient's right, in a sagittal slice the front, is on the left.
+    Anterior or superior is up; the patient's right (anterior in sagittal slices) is on the left.
 
     Args:
         volume: 2D or 3D.
-        axis: axis across which a 3D volume is cut; ignored in 2D.
-        index: slice number; the middle one without it.
+        axis: slice axis of a 3D volume; ignored in 2D.
+        index: slice index; None: the middle slice.
     """
     flat = volume
     if volume.dim() == 3:
@@ -124,12 +124,12 @@ def upright(volume: Tensor, *, axis: int | None, index: int | None = None) -> np
 
 
 def reconstruction_rows(images: Tensor, hidden: Tensor, reconstruction: Tensor | None) -> list[FigureRow]:
-    """Return rows of original, what the encoder saw and, where the method rebuilds pixels, reconstruction.
+    """Return rows of original, masked and, for methods that reconstruct pixels, reconstructed images.
 
     Args:
         images: (batch, channels, *space); the first channel is drawn.
         hidden: boolean, (batch, 1, *space).
-        reconstruction: as images, or None.
+        reconstruction: same shape as images, or None.
     """
     seen = images.float().masked_fill(hidden, float("nan"))
     columns = [images, seen] if reconstruction is None else [images, seen, reconstruction]
@@ -142,13 +142,13 @@ def reconstruction_rows(images: Tensor, hidden: Tensor, reconstruction: Tensor |
 
 
 def segmentation_row(image: Tensor, label: Tensor, prediction: Tensor, *, axis: int) -> FigureRow:
-    """Return a row of image, label and prediction at the slice that holds most of the label.
+    """Return a row of image, label and prediction at the slice with most of the label.
 
     Args:
         image: (x, y, z).
         label: (x, y, z).
         prediction: (x, y, z).
-        axis: across which the volume is cut.
+        axis: slice axis.
     """
     others = [other for other in range(3) if other != axis]
     index = int((label > 0).sum(dim=others).argmax())
@@ -157,21 +157,21 @@ def segmentation_row(image: Tensor, label: Tensor, prediction: Tensor, *, axis: 
 
 
 def caption_row(image: Tensor, *, axis: int, text: str) -> FigureRow:
-    """Return a row of one middle slice of (x, y, z) and a line below it."""
+    """Return a row with the middle slice of (x, y, z) and a caption."""
     return FigureRow([upright(image, axis=axis)], [None], text)
 
 
 def boxed_row(
     image: Tensor, *, axis: int, index: int, boxes: Sequence[tuple[np.ndarray, int, str]], text: str
 ) -> FigureRow:
-    """Return a row of one slice of a volume with boxes.
+    """Return a row with one slice of a volume and its boxes.
 
     Args:
         image: (x, y, z) in RAS order.
-        axis: across which the volume is cut.
-        index: slice number.
-        boxes: each with its xyzxyz in voxels of `image`, the number of its colour, and a word.
-        text: one line below.
+        axis: slice axis.
+        index: slice index.
+        boxes: for each box its xyzxyz in voxels of `image`, colour index and caption.
+        text: caption of the row.
     """
     slice_ = upright(image, axis=axis, index=index)
     rectangles = []

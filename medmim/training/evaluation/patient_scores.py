@@ -1,7 +1,7 @@
-"""What is compared between runs: a number of the test patients, whichever of them a bootstrap draws.
+"""Metrics for comparisons between runs, as functions of the multiplicity of each test patient.
 
-Rows of `cases.jsonl` name their metric: `dice` is a mean over patients, `macro_f1` and `ap50` are of all
-cases together. In each of them a patient is drawn with everything that it has.
+Rows of `cases.jsonl` name their metric: `dice` is a mean over patients, `macro_f1` and `ap50` are computed
+over all cases. Patients are resampled with all of their cases.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ from medmim.training.evaluation.detection_metrics import average_precision, matc
 
 
 def pseudo_values(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return one number a patient; their mean is the run's score.
+    """Return one value for each patient whose mean is the score of the run.
 
-    For Dice, a mean over patients, it is the patient's own. F1 and AP50 are of all patients together: the
-    number is then the score plus how far it falls without the patient, times the other patients (the
-    jackknife's pseudo-values of Tukey, centred on the score), so that means, intervals and tests over
-    patients hold for them as well.
+    For Dice, a mean over patients, it is the score of the patient. For F1 and AP50, computed over all
+    patients, the values are Tukey's jackknife pseudo-values, centred on the score, so that means, intervals
+    and tests over patients apply to them as well.
     """
     measure = measure_of(rows)
     if measure.is_mean:
@@ -37,7 +36,7 @@ def pseudo_values(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def own_scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return the score of each patient alone, for pictures; those that have none are left out."""
+    """Return the score of each patient alone, for figures; patients with an undefined score are omitted."""
     measure = measure_of(rows)
     return _known(measure, measure.each)
 
@@ -56,13 +55,13 @@ DEFAULT = "dice"
 
 @dataclass(frozen=True, eq=False)
 class Measure:
-    """A metric of one run's rows.
+    """A metric of the rows of one run.
 
     Attributes:
-        patients: in the order of weights.
-        by_class: from how often each patient was drawn to the value of each class; NaN where there is none.
-        each: the value of each patient alone; NaN where it has none.
-        is_mean: the whole is the mean of `each`; otherwise the mean of `by_class`.
+        patients: patients in the order of weights.
+        by_class: computes the value of each class from the multiplicity of each patient; NaN if undefined.
+        each: the value of each patient alone; NaN if undefined.
+        is_mean: whether the metric is the mean of `each`; otherwise it is the mean of `by_class`.
     """
 
     patients: tuple[str, ...]
@@ -71,24 +70,24 @@ class Measure:
     is_mean: bool = False
 
     def value(self, weights: Weights) -> float:
-        """Return the metric of patients that were drawn so often; NaN where it has no value."""
+        """Return the metric for the multiplicity of each patient; NaN if undefined."""
         if self.is_mean:
             return _mean(self.each, weights)
         return _known_mean(list(self.by_class(weights).values()))
 
 
 def measure_of(rows: Sequence[Row]) -> Measure:
-    """Return the measure that the rows name."""
+    """Return the measure for the metric of these rows."""
     return MEASURES[metric_of(rows)](rows)
 
 
 def metric_of(rows: Sequence[Row]) -> str:
-    """Return the metric that the rows name."""
+    """Return the name of the metric of these rows."""
     return str(rows[0].get("metric", DEFAULT))
 
 
 def average(measures: Sequence[Measure]) -> Measure:
-    """Return the mean of several runs' measures, such as those of other seeds, over the patients of any."""
+    """Return the mean of the measures of several runs, such as seeds, over the union of their patients."""
     patients = tuple(sorted({who for one in measures for who in one.patients}))
     places = [np.array([patients.index(who) for who in one.patients]) for one in measures]
 
@@ -105,13 +104,13 @@ def average(measures: Sequence[Measure]) -> Measure:
 
 
 def _known_mean(values: Sequence[float]) -> float:
-    """Return the mean of the finite values; NaN without any."""
+    """Return the mean of the finite values; NaN if there are none."""
     known = [value for value in values if np.isfinite(value)]
     return float(np.mean(known)) if known else float("nan")
 
 
 def _dice(rows: Sequence[Row]) -> Measure:
-    """Mean over patients, each the mean over its cases and classes."""
+    """Mean over patients of the mean over cases and classes."""
     patients = _patients(rows)
     labels = sorted({str(row["label"]) for row in rows})
     of_label = {label: _each([row for row in rows if row["label"] == label], patients) for label in labels}
@@ -123,7 +122,7 @@ def _dice(rows: Sequence[Row]) -> Measure:
 
 
 def _macro_f1(rows: Sequence[Row]) -> Measure:
-    """F1 of each class over all cases; of a patient alone the share of cases that are right."""
+    """F1 of each class over all cases; for a single patient the accuracy."""
     patients, names = _patients(rows), sorted(rows[0]["probabilities"])
     truth, shares = arrays(rows, names)
     guess, who = shares.argmax(axis=1), np.array([row["patient"] for row in rows])
@@ -139,7 +138,7 @@ def _macro_f1(rows: Sequence[Row]) -> Measure:
 
 
 def _ap50(rows: Sequence[Row]) -> Measure:
-    """Average precision of each class over all images, and of each patient's images alone."""
+    """Average precision of each class over all images and over the images of each patient."""
     patients = _patients(rows)
     names = sorted({str(box[0]) for row in rows for box in row["truth"]})
     place = {who: number for number, who in enumerate(patients)}
@@ -165,7 +164,7 @@ def _patients(rows: Sequence[Row]) -> tuple[str, ...]:
 
 
 def _each(rows: Sequence[Row], patients: Sequence[str]) -> Weights:
-    """Return the mean Dice of each patient's rows; NaN for one that has none."""
+    """Return the mean Dice of each patient; NaN for patients without rows."""
     found: dict[str, list[float]] = {}
     for row in rows:
         found.setdefault(str(row["patient"]), []).append(float(row["dice"]))

@@ -1,18 +1,17 @@
-"""Monitors of pretraining: what an encoder's features are worth now, under the same keys for every method.
+"""Monitors of pretraining: quality of the encoder's features, with the same metric keys for every method.
 
-probe/knn_f1, probe/linear_f1   macro-F1 of the image's class, from training patients to validation patients
-probe/segment_dice              Dice of a 1×1 classifier on frozen features, on a coarse grid
-probe/effective_rank            directions that the features of the images use
-probe/cosine                    mean cosine between the features of two places, of one image or of two
-alarm/collapse                  1 where all places have come to look alike to the encoder, or all latents that
-                                are learnt from, while it may still tell places apart (val/cosine_targets)
-probe/hidden_error              error of hidden cells relative to the variance of what is predicted there;
-                                none where nothing is, as by contrast: the run's tag `leak_alarm`
-alarm/leak                      1 where hidden cells are rebuilt too well to be true
+probe/knn_f1, probe/linear_f1   macro-F1 of image classes, fitted on training, tested on validation patients
+probe/segment_dice              Dice of a linear voxel classifier on frozen features, on a coarse grid
+probe/effective_rank            effective rank of the features of the images
+probe/cosine                    mean cosine similarity between features at different positions
+alarm/collapse                  1 when features at all positions become alike, or when the latent targets do
+                                (val/cosine_targets)
+probe/hidden_error              error of hidden cells relative to the variance of the targets; absent for
+                                methods that predict nothing there (tag `leak_alarm`)
+alarm/leak                      1 when hidden cells are reconstructed implausibly well
 
-Nothing is drawn at random and nothing is kept between calls: training goes on as if nobody had looked. While
-training, batch norm's statistics are those of visible voxels; what is judged is a copy with those of whole
-images, as the kept weights have them.
+The monitors use no randomness and do not change the state of training. In training, batch norm statistics are
+those of visible voxels; the monitors evaluate a copy recalibrated on whole images, like the saved weights.
 """
 
 from __future__ import annotations
@@ -47,13 +46,12 @@ _VOXEL_STRIDE = 4
 
 
 class Monitors:
-    """Judge an encoder on fixed images.
+    """Evaluate an encoder on fixed images.
 
     Args:
-        encoder: that is being trained; its weights of now are the yardstick of collapse later.
-        train: images of training patients; None: nothing is known of any image.
-        val: images of validation patients, or whatever there is where nothing is known; batch norm is settled
-            on these only where there are no others.
+        encoder: the encoder in training; its current weights are the reference for collapse.
+        train: images of training patients; None if no image has a class or label.
+        val: images of validation patients; batch norm is recalibrated on them only without `train`.
         precision: auto, fp32 or bf16.
     """
 
@@ -67,42 +65,42 @@ class Monitors:
         space = tuple(val.images.shape[2:])
         stride = next((one for one in encoder.strides if max(one) >= _VOXEL_STRIDE), encoder.total_stride)
         self.grid = grid_of(space, stride)
-        self.taught = some_voxels(train, self.grid) if train else None
-        self.tested = all_voxels(val, self.grid)
-        shown = self.settled()
+        self.train_voxels = some_voxels(train, self.grid) if train else None
+        self.val_voxels = all_voxels(val, self.grid)
+        shown = self.recalibrated()
         seen = [extract_features(shown, one.images, precision=precision) for one in (train, val) if one]
         self.initial_rank = probes.effective_rank(torch.cat([one.last for one in seen]))
         self.initial_cosine = probes.mean_cosine(torch.cat([one.places for one in seen]))
 
     def __call__(self) -> dict[str, float]:
-        """Return the numbers for the encoder as it is."""
-        shown = self.settled()
-        val = self._look(shown, self.val, self.tested)
-        if self.train is None or self.taught is None:
+        """Return the metrics of the current encoder."""
+        shown = self.recalibrated()
+        val = self._look(shown, self.val, self.val_voxels)
+        if self.train is None or self.train_voxels is None:
             return self._spread(val)
-        train = self._look(shown, self.train, self.taught)
+        train = self._look(shown, self.train, self.train_voxels)
         found = self._spread(train, val)
         found |= _class_scores(self.train, train.pooled, self.val, val.pooled)
-        return found | _label_scores(self.taught, train.columns, self.tested, val.columns)
+        return found | _label_scores(self.train_voxels, train.columns, self.val_voxels, val.columns)
 
-    def settled(self) -> Encoder:
-        """Return what is looked through: the encoder, or a settled copy where it has batch norms."""
+    def recalibrated(self) -> Encoder:
+        """Return the encoder, or a copy with recalibrated statistics if it has batch norms."""
         if not batch_norms(self.encoder):
             return self.encoder
         with autocast(self.precision, next(self.encoder.parameters()).device):
             return settled_copy(self.encoder, (self.train or self.val).images)
 
-    def _look(self, shown: Encoder, exhibits: ProbeImages, voxels: SampledVoxels) -> EncoderFeatures:
+    def _look(self, shown: Encoder, probe_images: ProbeImages, voxels: SampledVoxels) -> EncoderFeatures:
         return extract_features(
-            shown, exhibits.images, precision=self.precision, voxels=voxels, grid=self.grid
+            shown, probe_images.images, precision=self.precision, voxels=voxels, grid=self.grid
         )
 
     def _spread(self, *seen: EncoderFeatures) -> dict[str, float]:
-        """Return how far apart features lie, and whether they have come together.
+        """Return effective rank, mean cosine and the alarm of collapse.
 
-        Places are compared, since means of whole images are alike in any encoder. Features that have a part
-        in common, as after ReLU, are so from the beginning: only a cosine that has also risen, or a rank that
-        has fallen, is a collapse.
+        Positions are compared because means of whole images are alike in any encoder. Features with a common
+        component, as after ReLU, have a high cosine from the start: only a cosine that has risen, or a rank
+        that has fallen, since the start is a collapse.
         """
         rank = probes.effective_rank(torch.cat([one.last for one in seen]))
         cosine = probes.mean_cosine(torch.cat([one.places for one in seen]))
@@ -113,21 +111,23 @@ class Monitors:
 
 
 def alike_targets(found: Mapping[str, float]) -> dict[str, float]:
-    """Return the alarm of a collapse behind the encoder, as after a projector; nothing where there is none.
+    """Return the alarm for collapsed latent targets, such as projections; empty without a collapse.
 
     Args:
-        found: numbers of an evaluation; `val/cosine_targets` where the method learns from latents.
+        found: metrics of an evaluation, with `val/cosine_targets` for methods with latent targets.
     """
     return {"alarm/collapse": 1.0} if found.get("val/cosine_targets", 0.0) > COLLAPSED_COSINE else {}
 
 
 def hidden_error(images: Images, hidden: Hidden, reconstruction: Images) -> float:
-    """Return the squared error of hidden voxels relative to the variance within their cells; 1: only means.
+    """Return the squared error of hidden voxels relative to the variance within their cells.
+
+    A reconstruction by the mean of each cell has an error of 1.
 
     Args:
         images: (batch, channels, *space).
         hidden: (batch, *grid), True = hidden.
-        reconstruction: as images.
+        reconstruction: same shape as images.
     """
     space = tuple(images.shape[2:])
     cell = tuple(n // cells for n, cells in zip(space, hidden.shape[1:], strict=True))
@@ -140,7 +140,7 @@ def hidden_error(images: Images, hidden: Hidden, reconstruction: Images) -> floa
 
 
 def _class_scores(train: ProbeImages, taught: Tensor, val: ProbeImages, tested: Tensor) -> dict[str, float]:
-    """Return the scores of the image's class; none where fewer than two are known."""
+    """Return the probes of image classes; empty with fewer than two known classes."""
     known, asked = train.targets >= 0, val.targets >= 0
     classes, truth = train.targets[known].numpy(), val.targets[asked].numpy()
     if len(np.unique(classes)) < 2 or not len(truth):
@@ -155,7 +155,7 @@ def _class_scores(train: ProbeImages, taught: Tensor, val: ProbeImages, tested: 
 def _label_scores(
     taught: SampledVoxels, rows: Tensor, tested: SampledVoxels, others: Tensor
 ) -> dict[str, float]:
-    """Return the Dice of the probed labels; none without foreground on either side."""
+    """Return the Dice of the voxel probe; empty without foreground in training or validation."""
     if len(np.unique(taught.classes)) < 2 or not tested.classes.any():
         return {}
     probe = probes.linear(rows.numpy(), taught.classes, weights=taught.weights)

@@ -1,4 +1,4 @@
-"""How good features are, in a number each: classes and labels found with them, and whether they collapse."""
+"""Probes of features: nearest-neighbour and linear classifiers, effective rank and mean cosine."""
 
 from __future__ import annotations
 
@@ -23,49 +23,49 @@ _NEIGHBOURS = 10
 
 
 def nearest(train: Rows, classes: Numbers) -> Any:
-    """Return a vote of the nearest training images by cosine, closer ones counting more, ready to predict.
+    """Return a fitted k-nearest-neighbour classifier with cosine distance and distance weights.
 
     Args:
         train: features of training images.
-        classes: their classes.
+        classes: classes of training images.
     """
     count = min(_NEIGHBOURS, len(train))
     return KNeighborsClassifier(count, metric="cosine", weights="distance").fit(train, classes)
 
 
 def linear(train: Rows, classes: Numbers, *, strength: float = 1e-2, weights: Any = None) -> Any:
-    """Return a multinomial logistic regression on standardised features, ready to predict.
+    """Return a fitted multinomial logistic regression on standardised features.
 
     Args:
         train: features of training images.
-        classes: their classes.
-        strength: inverse of the penalty on the weights.
-        weights: of each row, or None: such that every class weighs as much as any other.
+        classes: classes of training images.
+        strength: inverse of the L2 penalty.
+        weights: weight of each row; None: balanced classes.
     """
     balance = "balanced" if weights is None else None
     model = make_pipeline(
         StandardScaler(), LogisticRegression(C=strength, class_weight=balance, max_iter=200, random_state=0)
     )
-    with warnings.catch_warnings():  # a monitor needs no last digit
+    with warnings.catch_warnings():  # monitors do not need full convergence
         warnings.simplefilter("ignore", ConvergenceWarning)
         return model.fit(train, classes, logisticregression__sample_weight=weights)
 
 
 def macro_f1(truth: Numbers, found: Numbers) -> float:
-    """Return the mean over the classes of the truth of their F1."""
+    """Return the mean F1 of the classes present in the truth."""
     return float(f1_score(truth, found, labels=np.unique(truth), average="macro", zero_division=0))
 
 
 def mean_dice(truth: Numbers, found: Numbers) -> float:
-    """Return the mean Dice over the foreground classes of the truth, all voxels taken together."""
+    """Return the mean Dice of the foreground classes present in the truth, over all voxels pooled."""
     values = [value for value in np.unique(truth) if value > 0]
     return float(f1_score(truth, found, labels=values, average="macro", zero_division=0))
 
 
 def effective_rank(features: Float[Tensor, "rows width"]) -> float:
-    """Return how many directions features use: e to the entropy of their normalised singular values.
+    """Return the effective rank of centred features (Roy and Vetterli, EUSIPCO 2007).
 
-    After Roy and Vetterli (EUSIPCO 2007), around the features' mean; 1 when all lie on one line.
+    The exponential of the entropy of the normalised singular values; 1 for collinear features.
     """
     centred = features.double() - features.double().mean(dim=0)
     values = torch.linalg.svdvals(centred)
@@ -76,7 +76,7 @@ def effective_rank(features: Float[Tensor, "rows width"]) -> float:
 
 
 def mean_cosine(features: Float[Tensor, "rows width"]) -> float:
-    """Return the mean cosine between the features of two different rows; 1 when all point the same way."""
+    """Return the mean cosine similarity between different rows; 1 when all point in the same direction."""
     count = len(features)
     if count < 2:
         return 0.0

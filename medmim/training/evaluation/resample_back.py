@@ -1,4 +1,4 @@
-"""From class probabilities on a prepared grid to the labels of a file's own voxels."""
+"""Resampling of class probabilities from the preprocessed grid to the grid of the source file."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from medmim.data.formats.geometry import Affine, along, corner_distance
 from medmim.data.formats.nifti import Image
 from medmim.data.loading.preprocess import PreprocessedVolume
 
-_SAME_VOXELS = 0.01  # of the same grid, whose affine went through float32
+_SAME_VOXELS = 0.01  # tolerance in voxels for the same grid, whose affine went through float32
 
 
 def restored(
     probabilities: Float[Tensor, "classes x y z"], prepared: PreprocessedVolume, shape: Sequence[int]
 ) -> UInt8[np.ndarray, "i j k"]:
-    """Return the most probable class of every voxel of the file that a volume was prepared from.
+    """Return the most probable class of every voxel of the source file.
 
-    Where preparing only turned axes, they are turned back; where it resampled, probabilities are, linearly,
-    before the largest is taken: surfaces are finer than those of labels brought to the nearest voxel.
+    If preprocessing only reordered or flipped axes, this is undone exactly. Otherwise the probabilities are
+    resampled linearly before the argmax, which gives smoother surfaces than resampling labels.
 
     Args:
-        probabilities: on the prepared grid.
-        prepared: of the volume.
-        shape: of the file's array.
+        probabilities: on the preprocessed grid.
+        prepared: the preprocessed volume.
+        shape: shape of the array in the file.
     """
     labels = probabilities.argmax(dim=0).numpy().astype(np.uint8)
     turned = along(Image(labels, prepared.affine), prepared.stored_affine)
@@ -43,12 +43,12 @@ def restored(
 def on_grid(
     probabilities: Float[Tensor, "classes x y z"], affine: Affine, shape: Sequence[int], target: Affine
 ) -> UInt8[Tensor, "i j k"]:
-    """Return the most probable class of every voxel of another grid, one class in memory at a time.
+    """Return the most probable class of every voxel of another grid; resamples one class at a time.
 
     Args:
-        probabilities: on a grid.
-        affine: of that grid, voxel → world in mm.
-        shape: of the other grid.
+        probabilities: probabilities on the first grid.
+        affine: affine of the first grid, voxel → world in mm.
+        shape: shape of the other grid.
         target: affine of the other grid.
     """
     grid = MetaTensor(torch.zeros(1, *shape), affine=torch.as_tensor(target))

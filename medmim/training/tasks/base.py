@@ -16,7 +16,7 @@ from medmim.data.loading.preprocess import VolumeLoader
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan, View
 from medmim.encoders import Encoder
 from medmim.shapes import Scalar
-from medmim.training.evaluation.bootstrap_metrics import Tally, Weights
+from medmim.training.evaluation.bootstrap_metrics import Statistic, Weights
 
 Row = dict[str, Any]
 
@@ -152,7 +152,7 @@ class Task(ABC):
     def aggregate(self, rows: Sequence[Row], context: EvaluationContext) -> dict[str, float]:
         """Return the finite numbers that sum rows up; none for no rows."""
 
-    def bootstrap_statistic(self, rows: Sequence[Row], context: EvaluationContext) -> Tally:
+    def bootstrap_statistic(self, rows: Sequence[Row], context: EvaluationContext) -> Statistic:
         """Return the function from how often each patient counts, in sorted order, to the means."""
         patients = sorted({str(row["subject"]) for row in rows})
         own = [[row for row in rows if row["subject"] == who] for who in patients]

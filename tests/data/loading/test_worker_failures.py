@@ -12,7 +12,7 @@ from torch.utils.data import get_worker_info
 from medmim.data.loading.patches import PatchDataset, SampleRange, batches, pretraining_patches
 from medmim.data.loading.preprocess import PreprocessedVolume
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan
-from medmim.data.loading.worker_failures import naming
+from medmim.data.loading.worker_failures import named_failures
 from medmim.errors import DataError, RunError
 
 PLAN = PreprocessingPlan(3, (8, 8, 8))
@@ -30,7 +30,7 @@ def failing(how, bad=(BAD,)):
         return READY
 
     draws = PatchDataset(ROWS, prepare, pretraining_patches(PLAN), labelled=False, seed=0)
-    with naming(draws.notes, lambda draw: draws.volume_of(draw).id):
+    with named_failures(draws.notes, lambda draw: draws.volume_of(draw).id):
         return list(batches(draws, SampleRange(12), batch_size=2, workers=2))
 
 
@@ -45,7 +45,7 @@ def test_a_volume_that_fails_in_a_worker_is_told_in_one_line():
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_a_worker_that_dies_names_the_volume(number):
-    with pytest.raises(RunError, match=f"died while it was at volume {BAD.id}: ") as caught:
+    with pytest.raises(RunError, match=f"died while loading volume {BAD.id}, ") as caught:
         failing(lambda: os.kill(os.getpid(), number))
     assert "\n" not in str(caught.value)
 
@@ -57,7 +57,7 @@ def test_the_death_of_every_worker_is_told_once():
         time.sleep(0.3 * get_worker_info().id)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    with pytest.raises(RunError, match="died while it was at volume "):
+    with pytest.raises(RunError, match="died while loading volume "):
         failing(die, ROWS)
     deadline = time.monotonic() + 1
     while time.monotonic() < deadline:
@@ -74,19 +74,20 @@ def test_a_worker_that_dies_while_its_batch_is_fetched_names_the_volume():
         return READY
 
     def cut_off():
-        with naming(draws.notes, lambda draw: draws.volume_of(draw).id):
+        with named_failures(draws.notes, lambda draw: draws.volume_of(draw).id):
             coming = iter(batches(draws, SampleRange(12), batch_size=2, workers=1))
             next(coming)
             raise ConnectionResetError(104, "Connection reset by peer")
 
     draws = PatchDataset(ROWS, prepare, pretraining_patches(PLAN), labelled=False, seed=0)
-    with pytest.raises(RunError, match=f"died while it was at volume {draws.volume_of(2).id}: "):
+    with pytest.raises(RunError, match=f"died while loading volume {draws.volume_of(2).id}, "):
         cut_off()
 
 
 def test_a_lost_connection_of_the_trainer_itself_stays_what_it_is():
     draws = PatchDataset(ROWS, lambda volume: READY, pretraining_patches(PLAN), labelled=False, seed=0)
-    with pytest.raises(ConnectionResetError), naming(draws.notes, lambda draw: draws.volume_of(draw).id):
+    report = named_failures(draws.notes, lambda draw: draws.volume_of(draw).id)
+    with pytest.raises(ConnectionResetError, match="reset by peer"), report:
         raise ConnectionResetError(104, "Connection reset by peer")
 
 
@@ -111,5 +112,5 @@ def test_a_worker_that_is_left_behind_ends_when_python_asks_it_to():
 
 
 def test_other_errors_stay_what_they_are():
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(ZeroDivisionError, match="by zero"):
         failing(lambda: 1 / 0)

@@ -119,7 +119,7 @@ def test_batch_norm_is_judged_with_the_statistics_of_whole_images(dims):
     encoder(pack(train.images, hidden))
     before, state = copy.deepcopy(encoder.state_dict()), torch.get_rng_state()
     monitors = Monitors(encoder, train, val, precision="fp32")
-    found, judged = monitors(), extract_features(monitors.settled(), val.images, precision="fp32").pooled
+    found, judged = monitors(), extract_features(monitors.recalibrated(), val.images, precision="fp32").pooled
     assert encoder.training
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[key]) for key, value in encoder.state_dict().items())
@@ -135,7 +135,7 @@ def test_batch_norm_is_judged_with_the_statistics_of_whole_images(dims):
 
 def test_without_batch_norm_the_encoder_itself_is_looked_through():
     encoder = encoder_for(2, "vit")
-    assert Monitors(encoder, shown(2), shown(2, seed=1), precision="fp32").settled() is encoder
+    assert Monitors(encoder, shown(2), shown(2, seed=1), precision="fp32").recalibrated() is encoder
 
 
 def test_pooled_features_are_the_means_of_all_maps():
