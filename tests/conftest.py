@@ -49,6 +49,15 @@ def unlabelled_dataset(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def sandbox():
+    """One running parser process: starting Python takes longer than ingesting a few files."""
+    from medmim.data.sandbox.sandbox import Sandbox
+
+    with Sandbox(1) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
 def new_home(tmp_path_factory):
     """A function that gives a fresh home folder; its database is a copy, since making one takes seconds."""
     from medmim.tracking.mlflow_store import Store

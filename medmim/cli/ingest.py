@@ -1,4 +1,4 @@
-"""`medmim ingest`."""
+"""The command line of `medmim ingest`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from medmim.cli.options import home, json_option, phases, print_result
 if TYPE_CHECKING:
     from medmim.data.ingest.dry_run import SeriesRow
 
-_HEAD = "patient study series  kind files  voxels         spacing mm       words              becomes"
+_HEAD = "patient study series  type files  voxels         spacing mm       contrast           outcome"
 
 
 @click.command(
@@ -32,57 +32,66 @@ Examples:
     "--out", type=click.Path(path_type=Path), default="medmim-data", show_default=True, help="Dataset folder."
 )
 @click.option(
-    "--labels", type=click.Path(path_type=Path), help="Folder of <SeriesInstanceUID>.nii.gz label volumes."
+    "--labels",
+    type=click.Path(path_type=Path),
+    help="Folder of label volumes named <SeriesInstanceUID>.nii.gz.",
 )
-@click.option("layout", "--as", help="Descriptor of a known data set, such as msd.  [default: recognised]")
-@click.option("--name", help="Name of the dataset (no patient's).  [default: the descriptor's, or 'dataset']")
+@click.option(
+    "layout", "--as", help="Layout: a shipped descriptor such as msd, or a YAML file.  [default: detected]"
+)
+@click.option("--name", help="Name of the dataset.  [default: the layout's, or 'dataset']")
 @click.option(
     "label_names",
     "--label-name",
     multiple=True,
     metavar="NUMBER=NAME",
-    help="Name of a class in the labels, such as 1=lesion; give it once for each class.",
+    help="Name of a class in the labels, such as 1=lesion; repeat it for each class.",
 )
 @click.option(
     "--resample-labels",
     is_flag=True,
-    help="Bring labels that lie on another grid than their image to it.  [default: refuse them]",
+    help="Resample labels that are not on the grid of their image.  [default: refuse them]",
 )
-@click.option("--workers", type=int, help="Processes.  [default: one a core]")
+@click.option("--workers", type=int, help="Number of processes.  [default: one per CPU core]")
 @click.option(
     "--engine",
     type=click.Choice(["local", "ray"]),
     default="local",
     show_default=True,
-    help="Where they run; ray: on a cluster whose nodes see SOURCE and --out under the same paths.",
+    help="Where the processes run; ray: on a cluster whose nodes see SOURCE and --out at the same paths.",
 )
-@click.option("--address", help="Of the Ray cluster, such as head:6379; auto: that of this machine.")
+@click.option(
+    "--address", help="Address of the Ray cluster, such as head:6379; auto: the cluster of this machine."
+)
 @click.option(
     "--allow-burned-in",
     is_flag=True,
-    help="Accept ultrasound, secondary captures and the like: somebody looked, no names are in the pixels.",
+    help="Accept ultrasound, secondary captures and similar images, whose pixels often show names.",
 )
-@click.option("--dry-run", is_flag=True, help="Print the table of series, judged by headers; write nothing.")
+@click.option(
+    "--dry-run", is_flag=True, help="Print what would be ingested, from headers alone; write nothing."
+)
 @json_option
 def command(
-    *, source: Path, out: Path, dry_run: bool, as_json: bool, label_names: tuple[str, ...], **wishes: Any
+    *, source: Path, out: Path, dry_run: bool, as_json: bool, label_names: tuple[str, ...], **options: Any
 ) -> None:
-    """Turn the scans below SOURCE into a dataset folder: checked, pseudonymised, split by patient.
+    """Convert the scans below SOURCE to a dataset folder: checked, pseudonymised, split by patient.
 
-    Every file ends in the ledger: accepted, quarantined or skipped, with a reason.
+    SOURCE is a folder, a file or an archive. The ledger lists every file as accepted, quarantined or skipped,
+    with a reason.
     """
-    wishes["label_names"] = _names(label_names)
-    _check_engine(wishes, dry_run=dry_run)
+    options["label_names"] = _names(label_names)
+    _check_engine(options, dry_run=dry_run)
     if dry_run:
-        _show(source, out, as_json=as_json, wishes=wishes)
+        _show(source, out, as_json=as_json, options=options)
         return
     from medmim.data.sandbox.sandbox import for_scans
 
-    with for_scans(wishes["workers"]) as sandbox, phases() as progress:
-        # only now, so that workers import what they need while this process does
+    with for_scans(options["workers"]) as sandbox, phases() as progress:
+        # imported here, so that the workers import their modules at the same time
         from medmim.stages.ingest import ingest
 
-        info = ingest(source, out, home=home(), progress=progress, sandbox=sandbox, **wishes)
+        info = ingest(source, out, home=home(), progress=progress, sandbox=sandbox, **options)
     counts = info.counts
     lines = [
         f"dataset      {out}",
@@ -98,17 +107,17 @@ def command(
     print_result(result, as_json=as_json, lines=lines)
 
 
-def _check_engine(wishes: Mapping[str, Any], *, dry_run: bool) -> None:
-    if (wishes["engine"] == "ray") != (wishes["address"] is not None):
+def _check_engine(options: Mapping[str, Any], *, dry_run: bool) -> None:
+    if (options["engine"] == "ray") != (options["address"] is not None):
         raise click.UsageError(
-            "--engine ray and --address: expected both or neither, as in --engine ray --address head:6379"
+            "--engine ray and --address require each other, as in --engine ray --address head:6379"
         )
-    if dry_run and wishes["engine"] == "ray":
-        raise click.UsageError("--dry-run reads headers on this machine: leave out --engine ray")
+    if dry_run and options["engine"] == "ray":
+        raise click.UsageError("--dry-run reads headers on this machine: omit --engine ray")
 
 
 def _names(words: Sequence[str]) -> dict[int, str]:
-    """Return the class names of `--label-name 1=lesion --label-name 2=edema`."""
+    """Parse `--label-name 1=lesion --label-name 2=edema`."""
     names: dict[int, str] = {}
     for word in words:
         number, _, name = word.partition("=")
@@ -116,14 +125,14 @@ def _names(words: Sequence[str]) -> dict[int, str]:
             raise click.UsageError(f"--label-name {word}: expected a class number and a name, as in 1=lesion")
         names[int(number)] = name.strip()
     if len({name.lower() for name in names.values()}) < len(names):
-        raise click.UsageError("--label-name: expected another name for each number")
+        raise click.UsageError("--label-name: expected a different name for each number")
     return names
 
 
 def _warnings(warnings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a line for each scan that is there under several patients, ten at most."""
+    """Return a line for each scan that occurs under several patients, at most ten."""
     lines = [
-        f"warning      same voxels under {len(one['subjects'])} patients, in {' and '.join(one['splits'])}: "
+        f"warning      equal voxels under {len(one['subjects'])} patients, in {' and '.join(one['splits'])}: "
         f"{' '.join(one['volumes'])}"
         for one in warnings[:10]
     ]
@@ -131,19 +140,19 @@ def _warnings(warnings: Sequence[Mapping[str, Any]]) -> list[str]:
     return [*lines, *([f"             and {more} more in dataset.json"] if more else [])]
 
 
-def _show(source: Path, out: Path, *, as_json: bool, wishes: Mapping[str, Any]) -> None:
-    """Print what would become of each series."""
+def _show(source: Path, out: Path, *, as_json: bool, options: Mapping[str, Any]) -> None:
+    """Print the preview."""
     from medmim.stages.ingest import preview
 
     with phases() as progress:
-        found = preview(source, out, progress=progress, **wishes)
+        found = preview(source, out, progress=progress, **options)
     lines = [_HEAD, *(_line(row) for row in found.series)] if found.series else []
     if found.images:
         lines.append(
             f"layout       {found.layout or 'generic'}: {found.images} images, {found.labels} labels"
         )
     lines += [f"  {number:6d}  {reason}" for reason, number in found.others.items()]
-    lines.append(f"dry run      {found.files_seen} files seen by their headers, nothing written")
+    lines.append(f"dry run      headers of {found.files_seen} files read, nothing written")
     print_result(found.as_json(), as_json=as_json, lines=lines)
 
 

@@ -1,4 +1,4 @@
-"""Killed or out of room at any write: nothing that was there is lost, and the next run ends the same."""
+"""Ingestion killed or out of disk space at any write: no data is lost, and the next run completes it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from medmim.data.dataset.integrity import problems_of
 from medmim.data.dataset.manifest import read_dataset
 from medmim.data.ingest.pseudonyms import Keys
 from medmim.errors import RunError
-from medmim.stages import ingest as stage
 from medmim.stages.ingest import KEY_FILE, ingest
 
 SHM = Path("/dev/shm")
@@ -28,24 +27,23 @@ STEP = 7  # every so many writes are tried; the slow test tries all
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch):
-    """A home whose key is made, so that all runs give the same names."""
-    monkeypatch.setattr(stage, "for_scans", Here)
+def home(tmp_path):
+    """A project folder with a key, so that all runs give the same names."""
     Keys.load_or_create(tmp_path / "home" / KEY_FILE)
     return tmp_path / "home"
 
 
 def run(source: Path, out: Path, home: Path) -> int:
-    """Ingest and return what the command's exit code would be; anything but a clean error is 99."""
+    """Ingest and return the exit code of the command; any other error is 99."""
     try:
-        ingest(source, out, home=home, workers=1)
+        ingest(source, out, home=home, sandbox=Here())
     except RunError:
         return 1
     return 0
 
 
 def counted(source: Path, out: Path, home: Path, note: Path) -> int:
-    """Return how many writes an ingestion makes."""
+    """Return the number of writes of an ingestion."""
     writes = Writes()
 
     def deed() -> int:
@@ -59,9 +57,9 @@ def counted(source: Path, out: Path, home: Path, note: Path) -> int:
 
 @pytest.fixture(params=["new", "grown"])
 def places(request, tmp_path, home):
-    """A source, the tree that it should give, and a function that makes the starting point.
+    """A source, the expected dataset folder, a function that restores the initial folder, and the writes.
 
-    new: there is nothing yet; grown: there is the dataset of an earlier, smaller source.
+    new: the folder is empty; grown: it contains the dataset of a smaller source.
     """
     source = write_source(tmp_path / "in")
     before = tmp_path / "before"
@@ -83,7 +81,7 @@ def places(request, tmp_path, home):
 
 
 def lost(out: Path, before: dict[str, str]) -> list[str]:
-    """Return the volumes and labels that were there and are not, or are not what they were."""
+    """Return the volumes and labels that are missing or changed."""
     now = tree_of(out)
     return [name for name, digest in before.items() if "/" in name and now.get(name) != digest]
 
@@ -94,12 +92,12 @@ def interrupt(places, home, deed: str, numbers: range) -> None:
         out = start()
         before = tree_of(out)
         status = forked(lambda out=out: run(source, out, home), Writes(number, deed).watch)
-        # the last steps only remove things: a full disk does not mind them
+        # the last steps only remove files, which a full disk permits
         expected = {"kill": {-signal.SIGKILL}, "full": {1, 0 if tree_of(out) == wanted else 1}}[deed]
         assert status in expected, f"write {number} of {total}: {status}"
         assert not lost(out, before), f"write {number} of {total}"
         if deed == "full" and before:
-            # renames need no room; should one fail all the same, the next run puts the three files right
+            # renames need no space; if one fails nevertheless, the next run repairs the three files
             whole = ("volume", "label", "subject", "row")
             wrong = [one for one in problems_of(read_dataset(out)) if one.what in whole]
             assert not wrong, f"write {number} of {total}: {wrong}"
@@ -125,7 +123,7 @@ def test_disk_full_at_every_write(places, home):
     interrupt(places, home, "full", range(1, places[3] + 1))
 
 
-def test_the_key_is_whole_or_not_there(tmp_path):
+def test_the_key_is_complete_or_absent(tmp_path):
     note = tmp_path / "note"
     for number in range(1, 12):
         home = tmp_path / f"home{number}"
@@ -143,10 +141,10 @@ def test_the_key_is_whole_or_not_there(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not os.access(SHM, os.W_OK), reason="there is no second filesystem here")
+@pytest.mark.skipif(not os.access(SHM, os.W_OK), reason="no second filesystem")
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["30-kills", "20-kills-tmpdir-elsewhere"])
 def test_random_kills_of_the_command(elsewhere, tmp_path, source):
-    """The real command with its child processes is killed after a random time."""
+    """The command is killed with its child processes after a random time."""
     words = {**os.environ, "MEDMIM_HOME": str(tmp_path / "home")}
     if elsewhere:
         words["TMPDIR"] = str(SHM)
@@ -167,17 +165,17 @@ def test_random_kills_of_the_command(elsewhere, tmp_path, source):
         time.sleep(chance.uniform(0.35, 1.0) * length)
         process.kill()
         process.wait()
-        if number % 5 == 4:  # several kills in a row, then a whole run
+        if number % 5 == 4:  # several kills in a row, then a complete run
             assert command(out).wait(60) == 0
             assert tree_of(out) == wanted
             shutil.rmtree(out)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not MAY_MOUNT, reason="mounting needs rights that are not there")
+@pytest.mark.skipif(not MAY_MOUNT, reason="no permission to mount")
 @pytest.mark.parametrize("pages", [0, 1, 3])
 def test_a_real_full_disk(pages, tmp_path):
-    """On a small filesystem of its own, with room for so many small files."""
+    """A small filesystem with room for this many pages."""
     disk = tmp_path / "disk"
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], check=True)

@@ -1,4 +1,4 @@
-"""A folder becomes a dataset of checked volumes: a fate for every file, nothing of the patient in it."""
+"""Ingestion from end to end: checked volumes, one fate for every file, no patient identity in the result."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import gzip
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,34 +15,30 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_maker import make_slice, pixels_of, write_series
+from ingest_source import count_fates, read_ledger, run_ingest
 from pydicom.dataset import FileDataset
 
-from medmim.data.dataset.manifest import LedgerRow, read_dataset
+from medmim.data.dataset.manifest import read_dataset
 from medmim.data.formats.nifti import Image, encode_image
 from medmim.data.ingest.pseudonyms import Keys
-from medmim.data.sandbox.sandbox import Sandbox
+from medmim.data.ingest.scan import scan_file_as_json
+from medmim.data.sandbox.sandbox import Answer, Sandbox
 from medmim.data.synthetic.dicom_phantom import write_phantom
 from medmim.errors import DataError, UsageError
-from medmim.files import read_jsonl
-from medmim.stages import ingest as stage
 from medmim.stages.ingest import KEY_FILE, ingest
 
 REAL = Path(__file__).parents[3] / "shared" / "data"
-real = pytest.mark.skipif(not REAL.is_dir(), reason="the folder with real data is not here")
+real = pytest.mark.skipif(not REAL.is_dir(), reason="the folder with real data is absent")
 
 
-@pytest.fixture(scope="module")
-def warm() -> Iterator[Sandbox]:
-    with Sandbox(1) as sandbox:
-        yield sandbox
+@pytest.fixture
+def run(tmp_path: Path, sandbox: Sandbox) -> Any:
+    """Ingest `tmp_path`/in and return the description of the dataset."""
 
+    def call(**options: Any) -> Any:
+        return run_ingest(tmp_path, **{"sandbox": sandbox, **options}).info
 
-@pytest.fixture(autouse=True)
-def warm_workers(warm: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep one worker from test to test: starting Python takes longer than ingesting a few files."""
-    monkeypatch.setattr(
-        stage, "for_scans", lambda workers: nullcontext(warm) if workers == 1 else Sandbox(workers or 2)
-    )
+    return call
 
 
 @pytest.fixture
@@ -52,26 +46,12 @@ def home(tmp_path: Path) -> Path:
     return tmp_path / "home"
 
 
-def run(tmp_path: Path, **options: Any) -> Any:
-    return ingest(tmp_path / "in", tmp_path / "out", home=tmp_path / "home", **{"workers": 1, **options})
-
-
-def ledger(tmp_path: Path) -> list[LedgerRow]:
-    rows = [LedgerRow.model_validate(row) for row in read_jsonl(tmp_path / "out" / "ledger.jsonl")]
-    assert [row.number for row in rows] == list(range(len(rows)))
-    return rows
-
-
-def fates(tmp_path: Path) -> dict[tuple[str, str], int]:
-    return dict(Counter((row.fate, row.reason) for row in ledger(tmp_path)))
-
-
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def label_for(folder: Path, shape: tuple[int, ...] = (10, 8, 6), shift: float = 0.0, value: int = 2) -> Image:
-    """A label on the grid of the maker's series in `folder`, as its headers give it."""
+    """Return a label on the grid of the series in `folder`."""
     headers = [pydicom.dcmread(path, stop_before_pixels=True) for path in sorted(folder.iterdir())]
     first = next(header for header in headers if header.SOPInstanceUID.endswith(".1"))
     axes = np.array(first.ImageOrientationPatient, float).reshape(2, 3)
@@ -83,11 +63,11 @@ def label_for(folder: Path, shape: tuple[int, ...] = (10, 8, 6), shift: float = 
     return Image(array, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)
 
 
-def test_phantom_from_end_to_end(tmp_path: Path):
+def test_phantom_from_end_to_end(tmp_path: Path, run: Any):
     truth = write_phantom(tmp_path / "in", seed=3, patients=3, size=32, slices=12)
     told: list[tuple[str, int, int]] = []
-    info = run(tmp_path, progress=lambda *words: told.append(words))
-    found = Counter(row.fate for row in ledger(tmp_path))
+    info = run(progress=lambda *words: told.append(words))
+    found = Counter(row.fate for row in read_ledger(tmp_path))
     assert found["accepted"] == truth.fates["accepted"] + truth.labels
     assert (found["quarantined"], found["skipped"]) == (truth.fates["quarantined"], truth.fates["skipped"])
     assert info.counts["files_seen"] == sum(found.values())
@@ -108,7 +88,7 @@ def test_phantom_from_end_to_end(tmp_path: Path):
     assert info.label_names == {1: "class 1", 2: "class 2"}
 
 
-def test_nothing_of_the_patient_gets_out(tmp_path: Path):
+def test_no_patient_identity_is_written(tmp_path: Path, run: Any):
     def hide(dataset: FileDataset, place: int) -> None:
         dataset.PatientID = "SENTINEL-ID"
         dataset.StudyDescription = dataset.ImageComments = dataset.PatientAddress = "SENTINEL text"
@@ -118,7 +98,7 @@ def test_nothing_of_the_patient_gets_out(tmp_path: Path):
     (tmp_path / "in" / "SENTINEL.txt").write_text("SENTINEL")
     label = encode_image(label_for(tmp_path / "in" / "SENTINEL folder"))
     (tmp_path / "in" / "1.2.840.99.4711.nii.gz").write_bytes(label)
-    info = run(tmp_path)
+    info = run()
     assert info.counts["labels"] == 1
     for name, content in contents(tmp_path / "out").items():
         plain = gzip.decompress(content) if name.endswith(".gz") else content
@@ -126,19 +106,19 @@ def test_nothing_of_the_patient_gets_out(tmp_path: Path):
             assert word not in name.encode() + plain
 
 
-def test_same_bytes_again_and_with_any_number_of_workers(tmp_path: Path, home: Path):
+def test_the_result_does_not_depend_on_the_number_of_workers(tmp_path: Path, run: Any, home: Path):
     for number in range(3):
         write_series(tmp_path / "in" / f"{number}", series=f"1.2.{number}", patient=f"P{number}")
-    run(tmp_path)
+    run()
     first = contents(tmp_path / "out")
-    run(tmp_path)
+    run()
     assert contents(tmp_path / "out") == first
     ingest(tmp_path / "in", tmp_path / "other", home=home, workers=3)
     assert contents(tmp_path / "other") == first
     assert not list((tmp_path / "out").glob(".*"))
 
 
-def test_every_kind_of_file_has_its_fate(tmp_path: Path):
+def test_every_file_has_a_fate(tmp_path: Path, run: Any):
     source = tmp_path / "in"
     sound = write_series(source / "a sound")
     shutil.copy(sound[0], source / "copy")
@@ -158,8 +138,8 @@ def test_every_kind_of_file_has_its_fate(tmp_path: Path):
     (source / "link").symlink_to(sound[1])
     (source / "loop").symlink_to(source)
     (source / "broken.nii.gz").write_bytes(b"no gzip")
-    info = run(tmp_path)
-    assert fates(tmp_path) == {
+    info = run()
+    assert count_fates(tmp_path) == {
         ("accepted", "volume"): 6,
         ("skipped", "duplicate_file"): 1,
         ("quarantined", "missing_slice"): 5,
@@ -170,7 +150,7 @@ def test_every_kind_of_file_has_its_fate(tmp_path: Path):
         ("skipped", "not_dicom"): 2,
         ("skipped", "picture_beside_scans"): 1,
         ("skipped", "special_file"): 1,
-        ("skipped", "link_not_followed"): 2,
+        ("skipped", "link_duplicate"): 2,
         ("quarantined", "not_nifti"): 1,
     }
     counts = info.counts
@@ -178,9 +158,9 @@ def test_every_kind_of_file_has_its_fate(tmp_path: Path):
     assert counts["files_seen"] == parts == 33
 
 
-def test_slices_are_keys_in_array_order(tmp_path: Path):
+def test_slices_are_keys_in_array_order(tmp_path: Path, run: Any):
     paths = write_series(tmp_path / "in")
-    run(tmp_path)
+    run()
     (volume,) = read_dataset(tmp_path / "out").volumes
     keys = Keys.load_or_create(tmp_path / "home" / KEY_FILE)
     files = {keys.key("instance", pydicom.dcmread(path).SOPInstanceUID): path for path in paths}
@@ -191,29 +171,29 @@ def test_slices_are_keys_in_array_order(tmp_path: Path):
     assert (volume.modality, volume.verdict, volume.spatial_dims) == ("MR", "right", 3)
 
 
-def test_patients_keep_their_split_when_others_come(tmp_path: Path):
+def test_patients_keep_their_split_when_patients_are_added(tmp_path: Path, run: Any):
     for number in range(8):
         write_series(
             tmp_path / "in" / f"{number}", series=f"1.2.{number}", patient=f"P{number}", study=f"1.{number}"
         )
-    run(tmp_path)
+    run()
     before = {volume.subject: volume.split for volume in read_dataset(tmp_path / "out").volumes}
     for number in range(8, 14):
         write_series(
             tmp_path / "in" / f"{number}", series=f"1.2.{number}", patient=f"P{number}", study=f"1.{number}"
         )
-    run(tmp_path)
+    run()
     after = {volume.subject: volume.split for volume in read_dataset(tmp_path / "out").volumes}
     assert len(after) == 14
     assert {subject: after[subject] for subject in before} == before
 
 
-def test_removed_volumes_leave_no_file_behind(tmp_path: Path):
+def test_files_of_removed_volumes_are_deleted(tmp_path: Path, run: Any):
     for number in range(3):
         write_series(tmp_path / "in" / f"{number}", series=f"1.2.{number}", study=f"1.{number}")
-    run(tmp_path)
+    run()
     shutil.rmtree(tmp_path / "in" / "1")
-    run(tmp_path)
+    run()
     volumes = read_dataset(tmp_path / "out").volumes
     stored = {
         str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out" / "volumes").rglob("*.gz")
@@ -222,9 +202,9 @@ def test_removed_volumes_leave_no_file_behind(tmp_path: Path):
     assert len(stored) == 2
 
 
-def test_patient_without_a_number_is_flagged(tmp_path: Path):
+def test_patient_without_a_number_is_flagged(tmp_path: Path, run: Any):
     write_series(tmp_path / "in", patient="")
-    assert run(tmp_path).reasons == {"volume_without_patient": 6}
+    assert run().reasons == {"volume_without_patient": 6}
 
 
 @pytest.mark.parametrize(
@@ -236,15 +216,17 @@ def test_patient_without_a_number_is_flagged(tmp_path: Path):
         ({"shift": 5.0}, "quarantined", "label_offset"),
     ],
 )
-def test_labels_beside_the_source(tmp_path: Path, options: dict[str, Any], fate: str, reason: str):
+def test_labels_in_a_separate_folder(
+    tmp_path: Path, run: Any, options: dict[str, Any], fate: str, reason: str
+):
     write_series(tmp_path / "in")
     (tmp_path / "labels").mkdir()
     content = encode_image(label_for(tmp_path / "in", **options))
     (tmp_path / "labels" / "1.2.3.4.nii.gz").write_bytes(content)
     (tmp_path / "labels" / "9.9.nii.gz").write_bytes(content)
     (tmp_path / "labels" / "readme.txt").write_text("labels")
-    info = run(tmp_path, labels=tmp_path / "labels")
-    rows = ledger(tmp_path)
+    info = run(labels=tmp_path / "labels")
+    rows = read_ledger(tmp_path)
     assert [(row.fate, row.reason) for row in rows[6:]] == [
         (fate, reason),
         ("quarantined", "label_without_image"),
@@ -260,20 +242,20 @@ def test_labels_beside_the_source(tmp_path: Path, options: dict[str, Any], fate:
         assert info.label_names == {2: "class 2"}
 
 
-def test_label_goes_to_every_volume_that_it_lies_on(tmp_path: Path):
-    def echo(value: int) -> Any:
+def test_a_label_is_attached_to_every_volume_on_its_grid(tmp_path: Path, run: Any):
+    def set_echo(value: int) -> Any:
         def change(dataset: FileDataset, place: int) -> None:
             dataset.EchoTime = value
             dataset.SOPInstanceUID = f"{dataset.SOPInstanceUID}.{value}"
 
         return change
 
-    write_series(tmp_path / "in" / "1", tweak=echo(10))
+    write_series(tmp_path / "in" / "1", tweak=set_echo(10))
     label = label_for_first_echo(tmp_path / "in" / "1")
-    write_series(tmp_path / "in" / "2", tweak=echo(20))
-    write_series(tmp_path / "in" / "3", orientation=(0, 1, 0, 0, 0, -1), tweak=echo(30))
+    write_series(tmp_path / "in" / "2", tweak=set_echo(20))
+    write_series(tmp_path / "in" / "3", orientation=(0, 1, 0, 0, 0, -1), tweak=set_echo(30))
     (tmp_path / "in" / "1.2.3.4.nii.gz").write_bytes(encode_image(label))
-    info = run(tmp_path)
+    info = run()
     assert (info.counts["volumes"], info.counts["labels"]) == (3, 2)
     assert info.reasons == {"label": 1, "volume": 18}
 
@@ -298,14 +280,14 @@ def write_nifti(path: Path, seed: int, *, shape: tuple[int, ...] = (6, 7, 8)) ->
     path.write_bytes(encode_image(Image(array, np.diag([1.0, 1.0, 2.0, 1.0]))))
 
 
-def test_nifti_folder_with_faults(tmp_path: Path):
+def test_nifti_folder_with_faults(tmp_path: Path, run: Any):
     for number in range(3):
         write_nifti(tmp_path / "in" / f"sub-{number}" / "scan.nii.gz", number)
     whole = (tmp_path / "in" / "sub-0" / "scan.nii.gz").read_bytes()
     (tmp_path / "in" / "sub-8.nii.gz").write_bytes(whole[:-30])
     write_nifti(tmp_path / "in" / "flat.nii.gz", 1, shape=(1, 7, 8))
-    info = run(tmp_path)
-    assert fates(tmp_path) == {
+    info = run()
+    assert count_fates(tmp_path) == {
         ("accepted", "volume"): 3,
         ("quarantined", "truncated"): 1,
         ("quarantined", "too_few_slices"): 1,
@@ -313,7 +295,7 @@ def test_nifti_folder_with_faults(tmp_path: Path):
     assert (info.name, info.counts["subjects"]) == ("dataset", 3)
 
 
-def test_decathlon_layout_is_detected(tmp_path: Path):
+def test_decathlon_layout_is_detected(tmp_path: Path, run: Any):
     for number in range(4):
         write_nifti(tmp_path / "in" / "imagesTr" / f"hippocampus_00{number}.nii.gz", number)
         array = np.zeros((6, 7, 8 if number else 9), np.uint8)
@@ -321,118 +303,110 @@ def test_decathlon_layout_is_detected(tmp_path: Path):
         label = encode_image(Image(array, np.diag([1.0, 1.0, 2.0, 1.0])))
         (tmp_path / "in" / "labelsTr").mkdir(exist_ok=True)
         (tmp_path / "in" / "labelsTr" / f"hippocampus_00{number}.nii.gz").write_bytes(label)
-    info = run(tmp_path)
+    info = run()
     assert info.name == "msd"
     assert info.reasons == {"label": 3, "label_shape": 1, "volume": 4}
     assert info.label_names == {1: "anterior", 2: "posterior"}
 
 
-def test_folders_that_cannot_be_used(tmp_path: Path, home: Path):
+def test_invalid_paths_are_rejected(tmp_path: Path, run: Any, home: Path):
     (tmp_path / "in").mkdir()
-    with pytest.raises(UsageError, match=r"source folder .* is not there"):
+    with pytest.raises(UsageError, match=r"source .* does not exist"):
         ingest(tmp_path / "gone", tmp_path / "out", home=home)
-    with pytest.raises(UsageError, match="lie in each other"):
+    with pytest.raises(UsageError, match="contain each other"):
         ingest(tmp_path / "in", tmp_path / "in" / "out", home=home)
-    with pytest.raises(UsageError, match="lie in each other"):
+    with pytest.raises(UsageError, match="contain each other"):
         ingest(tmp_path / "in", tmp_path, home=home)
-    with pytest.raises(UsageError, match=r"labels folder .* is not there"):
-        run(tmp_path, labels=tmp_path / "gone")
+    with pytest.raises(UsageError, match=r"labels folder .* does not exist"):
+        run(labels=tmp_path / "gone")
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match="is a file"):
         ingest(tmp_path / "in", tmp_path / "file", home=home)
     with pytest.raises(DataError, match="no files"):
-        run(tmp_path)
+        run()
 
 
-def test_unknown_layout(tmp_path: Path):
+def test_unknown_layout(tmp_path: Path, run: Any):
     write_nifti(tmp_path / "in" / "a.nii.gz", 0)
     with pytest.raises(UsageError, match="did you mean 'msd'"):
-        run(tmp_path, layout="mds")
+        run(layout="mds")
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
-def test_nothing_usable_still_gives_a_ledger(tmp_path: Path):
+def test_nothing_usable_still_gives_a_ledger(tmp_path: Path, run: Any):
     (tmp_path / "in").mkdir()
     for number in range(4):
         (tmp_path / "in" / f"{number}.txt").write_text("text")
     write_series(tmp_path / "in" / "short", count=2)
     with pytest.raises(DataError, match=r"6 files, 2 quarantined and 4 skipped.*not_dicom \(4\)"):
-        run(tmp_path)
-    assert len(ledger(tmp_path)) == 6
+        run()
+    assert len(read_ledger(tmp_path)) == 6
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["ledger.jsonl"]
 
 
-def test_a_failed_run_leaves_the_earlier_dataset(tmp_path: Path):
+def test_a_failed_run_does_not_change_the_existing_dataset(tmp_path: Path, run: Any):
     paths = write_series(tmp_path / "in")
-    run(tmp_path)
+    run()
     before = contents(tmp_path / "out")
     for path in paths[2:]:
         path.unlink()
-    with pytest.raises(DataError, match="left as it was"):
-        run(tmp_path)
+    with pytest.raises(DataError, match="existing dataset is unchanged"):
+        run()
     assert contents(tmp_path / "out") == before
 
 
-def test_dataset_of_another_source_or_key_is_not_overwritten(tmp_path: Path):
+def test_dataset_of_another_source_or_key_is_not_overwritten(tmp_path: Path, run: Any):
     write_series(tmp_path / "in")
-    run(tmp_path)
+    run()
     before = contents(tmp_path / "out")
     with pytest.raises(UsageError, match="another project key"):
         ingest(tmp_path / "in", tmp_path / "out", home=tmp_path / "elsewhere")
     write_series(tmp_path / "else", series="1.77")
-    with pytest.raises(UsageError, match="holds another dataset"):
+    with pytest.raises(UsageError, match="contains the dataset of another source"):
         ingest(tmp_path / "else", tmp_path / "out", home=tmp_path / "home")
     assert contents(tmp_path / "out") == before
     (tmp_path / "out" / "dataset.json").write_text("{")
     with pytest.raises(DataError, match="splits would be lost"):
-        run(tmp_path)
+        run()
 
 
-def test_one_ingestion_at_a_time(tmp_path: Path):
+def test_one_ingestion_at_a_time(tmp_path: Path, run: Any):
     write_series(tmp_path / "in")
     (tmp_path / "out").mkdir()
     lock = os.open(tmp_path / "out", os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)
     with pytest.raises(UsageError, match="another ingestion"):
-        run(tmp_path)
+        run()
     os.close(lock)
-    assert run(tmp_path).counts["volumes"] == 1
+    assert run().counts["volumes"] == 1
 
 
-def test_leftovers_of_a_killed_run_go(tmp_path: Path):
+def test_leftovers_of_a_killed_run_are_removed(tmp_path: Path, run: Any):
     write_series(tmp_path / "in")
     (tmp_path / "out" / ".staging" / "old.work").mkdir(parents=True)
-    run(tmp_path)
+    run()
     assert not (tmp_path / "out" / ".staging").exists()
 
 
-def test_a_crash_while_publishing_can_be_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    write_series(tmp_path / "in")
+class PoisonedSandbox(Sandbox):
+    """A sandbox in which scanning a file named `poison` kills the process."""
 
-    def crash(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("medmim.data.ingest.publish.write_dataset", crash)
-        with pytest.raises(KeyboardInterrupt):
-            run(tmp_path)
-    assert not (tmp_path / "out" / "dataset.json").exists()
-    assert run(tmp_path).counts["volumes"] == 1
+    def run_each(self, function: Any, tasks: Any, **options: Any) -> list[Answer]:
+        scan = function is scan_file_as_json
+        return super().run_each(poisoned_scan if scan else function, tasks, **options)
 
 
-def test_a_parser_that_dies_costs_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    write_series(tmp_path / "in" / "sound")
-    (tmp_path / "in" / "poison").write_bytes(b"x")
-    monkeypatch.setattr(stage, "look", poisoned_look)
-    assert run(tmp_path).reasons == {"parser_crash": 1, "volume": 6}
-
-
-def poisoned_look(path: str) -> dict[str, Any]:
-    from medmim.data.ingest.scan import scan_file_as_json
-
+def poisoned_scan(path: str) -> dict[str, Any]:
     if path.endswith("poison"):
         os.abort()
     return scan_file_as_json(path)
+
+
+def test_a_crashing_parser_costs_one_file(tmp_path: Path, run: Any):
+    write_series(tmp_path / "in" / "sound")
+    (tmp_path / "in" / "poison").write_bytes(b"x")
+    with PoisonedSandbox(1) as sandbox:
+        assert run(sandbox=sandbox).reasons == {"parser_crash": 1, "volume": 6}
 
 
 @real

@@ -1,4 +1,4 @@
-"""Which image each noted box, outline and class belongs to, and the numbers that classes get in labels."""
+"""Annotations of images: the image of each box, outline and class, and the class numbers in labels."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from medmim.data.formats.annotation_files import AnnotationNotes, ImageAnnotatio
 from medmim.data.ingest.context import READ_LIMITS, IngestContext
 from medmim.data.ingest.layout import DatasetLayout, LayoutCase
 
-Found = list[tuple[Path, AnnotationNotes]]
-
 
 @dataclass(frozen=True)
 class AnnotationResult:
-    """A layout whose cases know their class and group, with the marks of each case.
+    """A layout whose cases have their class and group, and the marks of each case.
 
-    `marks` has an entry, maybe without marks, for each case that a file speaks of. `used` gives what was
-    measured for each file that was read as annotations, `lost` why others could not be.
+    Attributes:
+        layout: the layout with the classes and groups of the annotation files.
+        marks: marks of each annotated image; an empty list if an annotation file names it without marks.
+        used: counts for the ledger of each file that was read as annotations.
+        lost: reason of each annotation file that cannot be read.
     """
 
     layout: DatasetLayout
@@ -30,14 +31,14 @@ class AnnotationResult:
 
     @property
     def outlined(self) -> bool:
-        """Whether the set draws outlines, so that an image without any has an empty label."""
+        """Whether the dataset has outlines; an annotated image without any then has an empty label."""
         return any(mark["outlines"] or mark["runs"] for marks in self.marks.values() for mark in marks)
 
 
-def annotate(bench: IngestContext, source: Path, layout: DatasetLayout) -> AnnotationResult:
-    """Read what people noted about the cases of a layout."""
-    tasks = [{"path": str(bench.file(path)), "name": path.name} for path in layout.notes]
-    answers = bench.each("annotations", read_annotation_notes, tasks, limits=READ_LIMITS)
+def annotate(context: IngestContext, source: Path, layout: DatasetLayout) -> AnnotationResult:
+    """Read the annotation files of a layout and assign their marks, classes and groups to its cases."""
+    tasks = [{"path": str(context.file(path)), "name": path.name} for path in layout.notes]
+    answers = context.each("annotations", read_annotation_notes, tasks, limits=READ_LIMITS)
     pairs = list(zip(layout.notes, answers, strict=True))
     lost = {path: answer.reason or "unusable" for path, answer in pairs if answer.value is None}
     found = [(path, AnnotationNotes.model_validate(answer.value)) for path, answer in pairs if answer.value]
@@ -64,7 +65,7 @@ def annotate(bench: IngestContext, source: Path, layout: DatasetLayout) -> Annot
 
 
 class _Index:
-    """Finds the image that an annotation means: by its path, or by its name where only one image has it."""
+    """Finds the image that an annotation names: by path, or by file name if that is unique."""
 
     def __init__(self, source: Path, cases: Sequence[LayoutCase]) -> None:
         self._source = source
@@ -77,24 +78,25 @@ class _Index:
             _bare(case.image.name): case.image for case in cases if stems[_bare(case.image.name)] == 1
         }
 
-    def find(self, file: Path, said: str, *, yolo: bool) -> Path | None:
-        """Return the image called `said` in the annotation `file`, or None."""
+    def find(self, file: Path, name: str, *, yolo: bool) -> Path | None:
+        """Return the image named `name` in the annotation `file`, or None."""
         folder = file.parent.relative_to(self._source)
-        if yolo:  # labels/train/a.txt speaks of images/train/a.png, or of a.png beside it
+        if yolo:  # labels/train/a.txt annotates images/train/a.png, or a.png in the same folder
             places = ["images" if part == "labels" else part for part in folder.parts]
-            here = (PurePosixPath(*places) / said).as_posix()
-            return self._bare.get(here) or self._stems.get(said)
-        here = (PurePosixPath(folder.as_posix()) / said.replace("\\", "/")).as_posix()
-        return self._paths.get(here) or self._names.get(PurePosixPath(said.replace("\\", "/")).name)
+            here = (PurePosixPath(*places) / name).as_posix()
+            return self._bare.get(here) or self._stems.get(name)
+        relative = PurePosixPath(name.replace("\\", "/"))
+        here = (PurePosixPath(folder.as_posix()) / relative).as_posix()
+        return self._paths.get(here) or self._names.get(relative.name)
 
 
 def _bare(path: str) -> str:
-    """Return a path without the ending of its name."""
+    """Return a path without its extension."""
     return str(PurePosixPath(path).with_suffix(""))
 
 
 def _named(noted: ImageAnnotation, kind: str, classes: Sequence[str], finding: str) -> ImageAnnotation:
-    """Give every mark the name of its class: YOLO has numbers, and some tools have nothing."""
+    """Return the annotation with a class name for every mark; YOLO files have numbers, some tools nothing."""
     marks = []
     for mark in noted.marks:
         name = mark.name or finding
@@ -106,14 +108,14 @@ def _named(noted: ImageAnnotation, kind: str, classes: Sequence[str], finding: s
 
 
 def _numbered(noted: Mapping[Path, Iterable[ImageAnnotation]], classes: Sequence[str]) -> dict[int, str]:
-    """Number the classes from 1: in the set's own order, or by name."""
+    """Number the classes from 1, in the order that the dataset declares, else by name."""
     seen = {mark.name for ones in noted.values() for one in ones for mark in one.marks}
     known = [name for name in dict.fromkeys(classes) if name]
     return dict(enumerate([*known, *sorted(seen - set(known))], start=1))
 
 
 def _with_notes(case: LayoutCase, noted: Sequence[ImageAnnotation]) -> LayoutCase:
-    """Add class and group; a group is what must stay together, so it takes the place of the patient."""
+    """Return the case with class and group; a group must stay in one split, so it replaces the patient."""
     target = next((one.target for one in noted if one.target), case.target)
     group = next((one.group for one in noted if one.group), case.group)
     subject = case.subject if group == case.group or group is None else f"group/{group}"

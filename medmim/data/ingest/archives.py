@@ -1,11 +1,10 @@
-"""Archives in the source become files of the staging folder; members have numbers and rows of their own."""
+"""Archives in the source: members are unpacked to the staging folder and get ledger rows of their own."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from medmim.data.dataset.manifest import Fate
 from medmim.data.formats.archives import unpack
 from medmim.data.ingest.context import READ_LIMITS, IngestContext
 from medmim.data.ingest.scan import ScannedFile
@@ -14,73 +13,76 @@ ARCHIVE = "archive"
 Scan = Callable[[IngestContext, Mapping[int, Path]], dict[int, ScannedFile]]
 
 
-def members_of(
-    bench: IngestContext,
-    seen: dict[int, ScannedFile],
+def unpack_archives(
+    context: IngestContext,
+    scanned: Mapping[int, ScannedFile],
     paths: Mapping[int, Path],
     keys: Mapping[int, str],
     *,
     scan: Scan,
 ) -> tuple[dict[int, ScannedFile], dict[int, Path]]:
-    """Unpack archives and look at their members.
+    """Unpack archives and scan their members; record the fate of archives and of unusable members.
 
     Args:
-        bench: where to work; archives get their fate here, and members that are no files.
-        seen: what the scan found.
-        paths: the files, by number.
-        keys: key of each file's path, by number.
-        scan: looks at files.
+        context: of the ingestion.
+        scanned: all files, by number.
+        paths: paths of the files, by number.
+        keys: keys of the paths, by number.
+        scan: scans files.
 
     Returns:
-        Both tables, archives replaced by their members under new numbers. A member's path is its place in the
-        source, `archive.zip/member`; `IngestContext.file` tells where it can be read.
+        `scanned` and `paths` with archives replaced by their members under new numbers. The path of a member
+        is its place in the source, `archive.zip/member`; `IngestContext.file` returns the unpacked file.
     """
-    archives = [number for number, one in seen.items() if one.reason == ARCHIVE]
+    archives = [number for number, one in scanned.items() if one.reason == ARCHIVE]
     if not archives:
-        return seen, dict(paths)
+        return dict(scanned), dict(paths)
     tasks = [
-        {"path": str(paths[number]), "target": str(bench.staged(f"archive-{number}"))} for number in archives
+        {"path": str(context.file(paths[number])), "target": str(context.staged(f"archive-{number}"))}
+        for number in archives
     ]
-    answers = bench.each("unpack", unpack, tasks, limits=READ_LIMITS)
-    inside: dict[int, Path] = {}
-    following = max(keys) + 1
+    answers = context.each("unpack", unpack, tasks, limits=READ_LIMITS)
+    members: dict[int, Path] = {}
+    next_number = max(keys) + 1
     for number, answer in zip(archives, answers, strict=True):
         if answer.value is None:
-            bench.ledger.put([number], "quarantined", answer.reason or "archive_damaged")
+            context.ledger.record([number], "quarantined", answer.reason or "archive_damaged")
             continue
-        count = float(len(answer.value))
-        bench.ledger.put([number], "skipped", "archive_unpacked", measured={"members": count})
-        for member, name in zip(answer.value, _names(answer.value), strict=True):
-            bench.ledger.add(following, bench.keys.key("file", f"{keys[number]}!{name}"))
-            if "reason" in member:
-                fate: Fate = "skipped" if member["reason"] == "link_not_followed" else "quarantined"
-                bench.ledger.put([following], fate, member["reason"])
+        measured = {"members": float(len(answer.value))}
+        context.ledger.record([number], "skipped", "archive_unpacked", measured=measured)
+        for member, name in zip(answer.value, _unique_names(answer.value), strict=True):
+            context.ledger.add(next_number, context.keys.key("file", f"{keys[number]}!{name}"))
+            if reason := member.get("reason"):
+                fate = "skipped" if reason == "link_not_followed" else "quarantined"
+                context.ledger.record([next_number], fate, reason)  # type: ignore[arg-type]
+            elif any(part.startswith(".") or part == "__MACOSX" for part in name.parts[:-1]):
+                context.ledger.record([next_number], "skipped", "hidden_folder")
             else:
-                inside[following] = paths[number] / name
-                bench.unpacked[paths[number] / name] = Path(member["file"])
-            following += 1
-    found = scan(bench, {number: bench.file(place) for number, place in inside.items()})
-    usable = {number: one for number, one in found.items() if _is_usable(bench, number, one)}
-    kept = {number: one for number, one in seen.items() if one.reason != ARCHIVE}
-    return kept | usable, {**paths, **inside}
+                members[next_number] = paths[number] / name
+                context.unpacked[paths[number] / name] = Path(member["file"])
+            next_number += 1
+    found = scan(context, members)
+    usable = {number: one for number, one in found.items() if _is_usable(context, number, one)}
+    rest = {number: one for number, one in scanned.items() if one.reason != ARCHIVE}
+    return rest | usable, {**paths, **members}
 
 
-def _names(members: Sequence[Mapping[str, str]]) -> list[PurePosixPath]:
-    """Return a path below the archive for each member, no two the same; none is read or written there."""
+def _unique_names(members: Sequence[Mapping[str, str]]) -> list[PurePosixPath]:
+    """Return a distinct path below the archive for each member; nothing is read or written there."""
     taken: dict[PurePosixPath, None] = {}
     for place, member in enumerate(members):
-        said = PurePosixPath(member["name"].replace("\\", "/"))
-        name = said.relative_to(said.anchor) if ".." not in said.parts else PurePosixPath(said.name)
+        raw = PurePosixPath(member["name"].replace("\\", "/"))
+        name = raw.relative_to(raw.anchor) if ".." not in raw.parts else PurePosixPath(raw.name)
         taken[name if name.parts and name not in taken else PurePosixPath(f"member {place}", name)] = None
     return list(taken)
 
 
-def _is_usable(bench: IngestContext, number: int, one: ScannedFile) -> bool:
-    """Give a damaged member its fate, and an archive in an archive: only one level is unpacked."""
+def _is_usable(context: IngestContext, number: int, one: ScannedFile) -> bool:
+    """Record the fate of a damaged member or a nested archive; only one level is unpacked."""
     if one.reason == ARCHIVE:
-        bench.ledger.put([number], "skipped", "archive_in_archive")
+        context.ledger.record([number], "skipped", "archive_in_archive")
     elif one.fate == "quarantined":
-        bench.ledger.put([number], one.fate, one.reason, measured=one.measured)
+        context.ledger.record([number], one.fate, one.reason, measured=one.measured)
     else:
         return True
     return False

@@ -1,4 +1,4 @@
-"""Where ingestion works: keys, the ledger, a staging folder, a sandbox, and the volumes made so far."""
+"""State shared by the steps of an ingestion: options, keys, ledger, staging folder and sandbox."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ READ_LIMITS = Limits(memory_bytes=8 << 30, cpu_s=300, wall_s=600.0)
 
 @dataclass(frozen=True)
 class IngestOptions:
-    """What the user of `medmim ingest` may choose.
+    """Options of `medmim ingest`.
 
     Attributes:
-        labels: folder with labels called `<SeriesInstanceUID>.nii.gz`; those in the source are found too.
-        layout: name of a shipped data set descriptor, or a descriptor file; detected without it.
-        name: name of the dataset; never taken from the source's own folder.
-        workers: processes at one time; all processors without it.
-        engine: where these processes run: on this machine, or on the nodes of a Ray cluster.
-        address: of that cluster.
-        label_names: name of each class number in labels; rules over the data set's own names.
-        resample_labels: bring labels that lie on another grid than their image to it.
+        labels: folder of label files named `<SeriesInstanceUID>.nii.gz`, outside or inside the source.
+        layout: name of a shipped descriptor, or path of a YAML file; detected by default.
+        name: name of the dataset; never taken from the source folder.
+        workers: number of processes; one per CPU core by default.
+        engine: run the processes on this machine or on the nodes of a Ray cluster.
+        address: address of the Ray cluster.
+        allow_burned_in: accept image types that often show the patient's name in the pixels.
+        label_names: name of each class number; overrides the names that the dataset declares.
+        resample_labels: resample labels that are not on the grid of their image.
 
     Raises:
         UsageError: for an unknown layout.
@@ -49,16 +50,20 @@ class IngestOptions:
 
     def __post_init__(self) -> None:
         if self.layout is not None:
-            load_descriptor(self.layout)  # a wrong name is told before anything is read or written
+            load_descriptor(self.layout)  # fail before anything is read or written
 
 
 @dataclass(frozen=True)
 class IngestedVolume:
-    """A volume in the staging folder, not yet in the dataset.
+    """A volume in the staging folder that is not part of the dataset yet.
 
-    `name` is what a label file of it is called (series UID or the image's stem): the source's own text, never
-    written. `classes` are the numbers in its label, `class_names` the names that a
-    label brought along.
+    Attributes:
+        volume: its row of the manifest.
+        name: the name that a label file of it must have (series UID or file stem); never written anywhere.
+        staged: its file in the staging folder.
+        staged_label: its label in the staging folder.
+        classes: class numbers that occur in the label.
+        class_names: class names that came with the label.
     """
 
     volume: VolumeRecord
@@ -71,9 +76,9 @@ class IngestedVolume:
 
 @dataclass(frozen=True)
 class IngestContext:
-    """What every step of ingestion needs.
+    """Everything that a step of the ingestion needs.
 
-    `unpacked` tells where members of archives lie, by their place in the source: `archive.zip/member`.
+    `unpacked` maps the path of an archive member in the source (`archive.zip/member`) to its unpacked file.
     """
 
     keys: Keys
@@ -81,7 +86,7 @@ class IngestContext:
     staging: Path
     sandbox: Sandbox | RaySandbox
     progress: Progress | None = None
-    wishes: IngestOptions = field(default_factory=IngestOptions)
+    options: IngestOptions = field(default_factory=IngestOptions)
     unpacked: dict[Path, Path] = field(default_factory=dict)
 
     def each(
@@ -93,26 +98,26 @@ class IngestContext:
         limits: Limits | None = None,
         keep: Callable[[Any], Any] | None = None,
     ) -> list[Answer]:
-        """Run a function for each task in sandboxes and report progress under the name `phase`.
+        """Call a function for each task in the sandbox and report progress under the name `phase`.
 
         Args:
-            phase: what is going on, in a word.
+            phase: name of the phase, one word.
             function: as for `Sandbox.run_each`.
-            tasks: its arguments, call by call.
-            limits: bounds for each call.
-            keep: turns each value into what is kept of it.
+            tasks: keyword arguments of each call.
+            limits: limits of each call.
+            keep: converts each returned value as soon as it arrives.
         """
         if not tasks:
             return []
 
-        def tell(done: int) -> None:
+        def report(done: int) -> None:
             if self.progress:
                 self.progress(phase, done, len(tasks))
 
-        return self.sandbox.run_each(function, tasks, limits=limits, on_done=tell, keep=keep)
+        return self.sandbox.run_each(function, tasks, limits=limits, on_done=report, keep=keep)
 
     def file(self, path: Path) -> Path:
-        """Return where a file of the source can be read: members of archives lie in the staging folder."""
+        """Return the file to read for a path of the source; archive members are in the staging folder."""
         return self.unpacked.get(path, path)
 
     def staged(self, name: str) -> Path:
@@ -121,11 +126,11 @@ class IngestContext:
 
 
 def stored_path(kind: str, subject: str, study: str, identifier: str) -> str:
-    """Return where a volume or label lies below the dataset folder."""
+    """Return the path of a volume or label below the dataset folder."""
     return f"{kind}/{subject}/{study}/{identifier}.nii.gz"
 
 
 def stem_of(path: Path) -> str:
-    """Return an image file's name without its ending; .nii.gz is one ending."""
+    """Return a file name without its extension; .nii.gz counts as one extension."""
     name = path.name.removesuffix(".gz").removesuffix(".nii")
     return path.stem if name == path.name else name

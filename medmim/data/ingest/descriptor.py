@@ -1,4 +1,4 @@
-"""Descriptors of data sets: the YAML files in `data_manifests/`, or one of the user's own."""
+"""Dataset descriptors: the YAML files in `data_manifests/`, and those that users write for their own data."""
 
 from __future__ import annotations
 
@@ -20,24 +20,30 @@ class _DescriptorPart(BaseModel):
 
 
 class Pairs(_DescriptorPart):
-    """Images matched by patterns on their path below the source, each with at most one label file.
+    """Images matched by regular expressions on their path, each with at most one label file.
 
-    `image` holds regular expressions, tried in order on the whole path; the other texts are templates that
-    are filled with their named groups. `skip` gives reasons for files that look like images and are none.
-    `example` is a path that fits, for messages.
+    All other texts are templates, filled with the named groups of the expression that matched.
 
-    Labels: `label` is the path of an image's label; or `label_files` are patterns, the best first, of files
-    that label all images for which the template `visit` gives what it gives for them. `parts` are paths of
-    files that hold an image's voxels. `annotations` are patterns of files with boxes, outlines and classes.
-
-    `subject_by_pixels` is for sets that name no patients: equal pixels, one patient.
-
-    `boxes_from_labels` gives every connected part of a label a box.
-
-    `tokens` are words of medmim's vocabulary about the image; `token_words` translates the set's own to them.
-
-    Classes of whole images: `target` is filled and looked up in `targets`; `healthy` are those of them that
-    mean "nothing to find". `finding` is the class of marks that name none.
+    Attributes:
+        image: regular expressions for the whole path below the source; the first that matches counts.
+        example: a path that matches, for error messages.
+        label: path of the image's label.
+        label_files: regular expressions of label files, in order of preference; a file labels all images
+            whose `visit` is the same.
+        visit: template for `label_files`.
+        parts: paths of further files that contain voxels of the image.
+        annotations: regular expressions of files with boxes, outlines and classes.
+        target: class of the whole image, looked up in `targets`.
+        healthy: classes of `targets` that mean "no finding".
+        finding: class of marks without a class.
+        spacing_mm: pixel spacing of pictures.
+        subject: the patient.
+        subject_by_pixels: for datasets without patient information: equal pixels, same patient.
+        boxes_from_labels: derive a box from every connected component of a label.
+        study: the visit; the images of one visit can be channels of one case.
+        group: what must stay in one split.
+        tokens: words of medmim's vocabulary; `token_words` translates the dataset's own words.
+        skip: regular expressions of files that are not images, by the reason to skip them.
     """
 
     kind: Literal["pairs"]
@@ -80,17 +86,16 @@ class Pairs(_DescriptorPart):
                     f"an image pattern lacks the named groups {sorted(missing)} that templates use"
                 )
         if self.label_files and not self.visit:
-            raise ValueError("label_files need visit, a template that tells whose label a file is")
+            raise ValueError("label_files need visit, a template that assigns label files to images")
         if not any(re.fullmatch(pattern, self.example) for pattern in self.image):
             raise ValueError("the example matches no image pattern")
         return self
 
 
 class Arrays(_DescriptorPart):
-    """Files of NumPy arrays that hold many pictures each, as MedMNIST does; `targets` name its classes.
+    """NumPy archives of many images each, as in MedMNIST: `train_images`, `train_labels`, also val and test.
 
-    `image` are patterns on the path; a file holds `train_images`, `train_labels` and so on for val and test.
-    `named` gives the classes by how the file's name begins.
+    `image` are regular expressions for the path; `named` maps a file name prefix to the names of its classes.
     """
 
     kind: Literal["arrays"]
@@ -101,11 +106,16 @@ class Arrays(_DescriptorPart):
 
 
 class Descriptor(_DescriptorPart):
-    """One public data set: where it comes from, under which licence, and what its files are.
+    """A dataset: its origin and licence, and the roles of its files.
 
-    `modality` and `labels` are keyed by how image file names begin; "" fits every name. `declared` is the
-    name of a JSON file that a copy of the set may bring along and that then rules over both. `detect` is a
-    pattern that the paths of no other data set match; without it the descriptor is used on request only.
+    Attributes:
+        layout: roles of the files.
+        modality: DICOM's code by file name prefix; "" matches every name.
+        labels: class names by file name prefix.
+        declared: name of a JSON file in the dataset that overrides `modality` and `labels`.
+        detect: regular expression that only paths of this dataset match; without it, the descriptor is used
+            on request only.
+        split: how the dataset is split, for the reader.
     """
 
     name: str
@@ -134,27 +144,27 @@ def known_descriptors() -> dict[str, Path]:
 
 
 def load_descriptor(name: str) -> Descriptor:
-    """Load a shipped descriptor by name, or one of your own by the path of its YAML file.
+    """Load a shipped descriptor by name, or a user's own by the path of its YAML file.
 
     Raises:
-        UsageError: if there is none of that name.
-        SettingsError: if the file breaks the rules; the message lists every problem.
+        UsageError: if there is no descriptor of that name.
+        SettingsError: if the file is invalid; the message lists every problem.
     """
     known = known_descriptors()
     path = known.get(name, Path(name) if name.endswith((".yaml", ".yml")) else None)
     if path is None or not path.is_file():
-        raise unknown_name("data set descriptor", name, known)
+        raise unknown_name("dataset descriptor", name, known)
     try:
         return Descriptor.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except ValidationError as error:
         problems = (f"{'.'.join(map(str, one['loc'])) or 'file'}: {one['msg']}" for one in error.errors())
-        raise SettingsError(f"data set descriptor '{name}': {'; '.join(problems)}") from error
+        raise SettingsError(f"dataset descriptor '{name}': {'; '.join(problems)}") from error
     except (yaml.YAMLError, ValueError) as error:
-        raise SettingsError(f"data set descriptor '{name}' is no YAML text; correct its syntax") from error
+        raise SettingsError(f"dataset descriptor '{name}' is not valid YAML; correct its syntax") from error
 
 
 def by_prefix(table: Mapping[str, Any], name: str) -> Any:
-    """Return the entry with the longest key that `name` begins with, or None."""
+    """Return the entry with the longest key that is a prefix of `name`, or None."""
     fitting = [prefix for prefix in table if name.startswith(prefix)]
     return table[max(fitting, key=len)] if fitting else None
 

@@ -32,7 +32,7 @@ def read_objects(bench: IngestContext, paths: Mapping[int, Path]) -> dict[int, O
     found: dict[int, tuple[str, list[Segment]]] = {}
     for number, answer in zip(paths, answers, strict=True):
         if answer.value is None:
-            bench.ledger.put([number], "quarantined", answer.reason or "unusable")
+            bench.ledger.record([number], "quarantined", answer.reason or "unusable")
             continue
         series = sorted(set(answer.value["series"]))
         segments = [(int(one[0]), str(one[1]), str(one[2])) for one in answer.value["segments"]]
@@ -40,8 +40,8 @@ def read_objects(bench: IngestContext, paths: Mapping[int, Path]) -> dict[int, O
             found[number] = (series[0], segments)
         else:
             measured = {"series": float(len(series))}
-            bench.ledger.put([number], "quarantined", "label_series_unclear", measured=measured)
-    classes = _classes([segments for _, segments in found.values()], bench.wishes.label_names)
+            bench.ledger.record([number], "quarantined", "label_series_unclear", measured=measured)
+    classes = _classes([segments for _, segments in found.values()], bench.options.label_names)
     return {
         number: Object(
             series,

@@ -116,7 +116,7 @@ def _others(digests: Mapping[int, str], group: Sequence[Slice], one: Slice) -> s
 
 def _without_risks(bench: IngestContext, fates: FileOutcomes, slices: Sequence[Slice]) -> list[Slice]:
     """Keep back images that often show the patient's name, unless the user said that these do not."""
-    if bench.wishes.allow_burned_in:
+    if bench.options.allow_burned_in:
         return list(slices)
     fates.add({one.number for one in slices if one.header.risky}, "quarantined", "burned_in_risk")
     return [one for one in slices if not one.header.risky]

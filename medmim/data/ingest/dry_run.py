@@ -1,4 +1,4 @@
-"""What ingestion would make of a folder, judged by headers alone: a row a series, and counts of all else."""
+"""Preview of an ingestion from headers alone: one row per DICOM series, and counts of all other files."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from medmim.data.ingest.scan import ScannedFile
 
 @dataclass(frozen=True)
 class SeriesRow:
-    """One part of a series: patient, study and series are numbers in the order of the walk, never names.
+    """A group of slices of a series; patient, study and series are numbers in order of appearance.
 
-    `outcome` is volume, picture, or the reason of the refusal with the measured numbers.
+    `outcome` is volume, picture, or the reason of the refusal; `measured` are the numbers behind it.
     """
 
     patient: int
@@ -38,7 +38,7 @@ class SeriesRow:
 
 @dataclass(frozen=True)
 class Preview:
-    """A row a series; images and labels of the layout; other files by reason."""
+    """Rows of DICOM series, counts of the images and labels of the layout, other files by reason."""
 
     files_seen: int
     series: tuple[SeriesRow, ...]
@@ -48,7 +48,7 @@ class Preview:
     others: Mapping[str, int]
 
     def as_json(self) -> dict[str, Any]:
-        """Return what `--json` prints."""
+        """Return the output of `--json`."""
         return {"dry_run": True, **asdict(self)}
 
 
@@ -60,13 +60,13 @@ def preview_of(
     layout: str | None,
     read: Read,
 ) -> Preview:
-    """Judge every series by its headers and every other file by its name; no pixels are read.
+    """Classify every series by its headers and every other file by its name; pixels are not read.
 
     Args:
-        seen: what the scan found, by number.
-        paths: the files, by number.
-        source: the folder that was walked.
-        layout: name of a data set descriptor; None to detect it.
+        seen: result of the scan, by number.
+        paths: paths of the files, by number.
+        source: folder that paths are relative to.
+        layout: name of a descriptor; detected if None.
         read: as for `find_layout`.
 
     Raises:
@@ -134,7 +134,7 @@ def _outcome(verdict: Verdict) -> tuple[str, dict[str, float]]:
 
 
 def _grid(verdict: Verdict) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    """Return voxels and their lengths in mm; of refused slices only what one of them says."""
+    """Return shape and spacing in mm; for refused slices, those of the first slice."""
     header = verdict.slices[0].header
     if isinstance(verdict, RejectedSlices):
         return (header.columns, header.rows, len(verdict.slices)), tuple(header.spacing or ())

@@ -1,4 +1,4 @@
-"""Label files that name a series (or an image): each goes to the volumes that it lies on."""
+"""Label files that name a series or an image, attached to the volumes whose grid they are on."""
 
 from __future__ import annotations
 
@@ -13,89 +13,89 @@ from medmim.data.dicom.read_labels import read_labels
 from medmim.data.formats.case import merge_labels, read_label
 from medmim.data.ingest.context import READ_LIMITS, IngestContext, IngestedVolume, stem_of, stored_path
 from medmim.data.ingest.dicom_labels import Object, read_objects
-from medmim.data.ingest.finding_tables import with_tables
+from medmim.data.ingest.finding_tables import add_table_boxes
 from medmim.data.ingest.scan import ScannedFile
-from medmim.data.ingest.volumes import put_label
+from medmim.data.ingest.volumes import record_label
 from medmim.data.sandbox.sandbox import Answer
 
 
-def is_label(path: Path, seen: ScannedFile, *, folder: Path | None, series: set[str]) -> bool:
-    """Say whether a file is a label by itself: its kind, its name, or where it lies says so.
+def is_label(path: Path, scanned: ScannedFile, *, folder: Path | None, series: set[str]) -> bool:
+    """Return whether a file is a label by its type, its name or its folder, without a layout.
 
     Args:
         path: the file.
-        seen: what the scan found.
-        folder: the folder of labels, if there is one.
+        scanned: result of the scan.
+        folder: labels folder, if there is one.
         series: all series of the source.
     """
-    if seen.reason == sop_classes.LABEL or path.suffix.lower() == ".csv":
+    if scanned.reason == sop_classes.LABEL or path.suffix.lower() == ".csv":
         return True
     inside = folder is not None and path.is_relative_to(folder)
-    return (seen.nifti or seen.reason == "volume_file") and (inside or stem_of(path) in series)
+    return (scanned.nifti or scanned.reason == "volume_file") and (inside or stem_of(path) in series)
 
 
-def with_labels(
-    bench: IngestContext,
+def attach_labels(
+    context: IngestContext,
     made: Sequence[IngestedVolume],
     labels: Mapping[int, Path],
-    seen: Mapping[int, ScannedFile],
+    scanned: Mapping[int, ScannedFile],
 ) -> list[IngestedVolume]:
-    """Attach label files to volumes; a refused label leaves its volume unlabelled.
+    """Attach label files to volumes; the volume of a refused label stays unlabelled.
 
-    A series with several volumes: the label goes to each volume whose grid it lies on. Several of DICOM's
-    objects that speak of one series become one label, unless they overlap.
+    If a series has several volumes, each of them on the grid of the label gets it. Several DICOM label
+    objects of one series are merged to one label, unless they overlap.
 
     Args:
-        bench: where to work.
+        context: of the ingestion.
         made: all volumes.
-        labels: label files by number: DICOM's own label objects, tables, and volumes called
-            `<SeriesInstanceUID>.nii.gz` or as the image file.
-        seen: what the scan found of them, by number.
+        labels: label files by number: DICOM label objects, CSV tables, and volumes named
+            `<SeriesInstanceUID>.nii.gz` or like the image file.
+        scanned: result of the scan, by number.
     """
     tables = {number: path for number, path in labels.items() if path.suffix.lower() == ".csv"}
-    objects = {number: path for number, path in labels.items() if seen[number].reason == sop_classes.LABEL}
+    objects = {number: path for number, path in labels.items() if scanned[number].reason == sop_classes.LABEL}
     volumes = {
         number: path for number, path in labels.items() if number not in tables and number not in objects
     }
-    known = read_objects(bench, objects)
+    known = read_objects(context, objects)
     names = {number: stem_of(path) for number, path in volumes.items()}
     names |= {number: one.series for number, one in known.items()}
-    pairs = _pairs(bench, made, names, set(known))
+    pairs = _pairs(context, made, names, set(known))
     files = [pair for pair in pairs if pair.number not in known]
-    tasks = [_task(bench, labels[pair.number], made[pair.place], pair.number) for pair in files]
-    answers = bench.each("labels", read_label, tasks, limits=READ_LIMITS)
+    tasks = [_task(context, labels[pair.number], made[pair.place], pair.number) for pair in files]
+    answers = context.each("labels", read_label, tasks, limits=READ_LIMITS)
     drawn = [pair for pair in pairs if pair.number in known]
     tasks = [
-        _task(bench, labels[pair.number], made[pair.place], pair.number)
+        _task(context, labels[pair.number], made[pair.place], pair.number)
         | {"numbers": known[pair.number].numbers}
         for pair in drawn
     ]
-    answers += bench.each("labels", read_labels, tasks, limits=READ_LIMITS)
-    result = _attach(bench, made, _facts([*files, *drawn], answers), objects=known)
-    return with_tables(bench, result, tables)
+    answers += context.each("labels", read_labels, tasks, limits=READ_LIMITS)
+    result = _attach(context, made, _facts([*files, *drawn], answers), objects=known)
+    return add_table_boxes(context, result, tables)
 
 
 @dataclass(frozen=True)
 class _LabelPair:
-    """A label file, and the place of a volume that it may belong to."""
+    """Number of a label file, and index of a volume that it may belong to."""
 
     number: int
     place: int
 
 
 def _pairs(
-    bench: IngestContext, made: Sequence[IngestedVolume], names: Mapping[int, str], objects: set[int]
+    context: IngestContext, made: Sequence[IngestedVolume], names: Mapping[int, str], objects: set[int]
 ) -> list[_LabelPair]:
-    """Return which label may belong to which volume; those that cannot be used get their fate."""
+    """Return the labels that may belong to each volume; record the fate of the others."""
     known = _by_name(made)
     taken: dict[str, bool] = {}
     pairs: list[_LabelPair] = []
     for number, name in sorted(names.items()):
         shared = number in objects and taken.get(name, True)
         if name not in known:
-            bench.ledger.put([number], "quarantined", "label_without_image")
+            context.ledger.record([number], "quarantined", "label_without_image")
         elif (name in taken and not shared) or any(made[place].volume.label for place in known[name]):
-            bench.ledger.put([number], "quarantined", "label_duplicate")
+            context.ledger.record([number], "quarantined", "label_duplicate")
         else:
             taken[name] = number in objects
             pairs += [_LabelPair(number, place) for place in known[name]]
@@ -110,34 +110,36 @@ def _facts(pairs: Sequence[_LabelPair], answers: Sequence[Answer]) -> dict[_Labe
 
 
 def _attach(
-    bench: IngestContext,
+    context: IngestContext,
     made: Sequence[IngestedVolume],
     found: dict[_LabelPair, dict[str, Any]],
     *,
     objects: Mapping[int, Object],
 ) -> list[IngestedVolume]:
-    """Give every volume the labels that fit it, as one, and every label file its fate."""
+    """Return the volumes with the labels that fit them, merged; record the fate of every label file."""
     fitting: dict[int, list[int]] = {}
     for pair, facts in found.items():
         if "reason" not in facts:
             fitting.setdefault(pair.place, []).append(pair.number)
-    merged = _merged(bench, made, {place: numbers for place, numbers in fitting.items() if len(numbers) > 1})
+    merged = _merged(
+        context, made, {place: numbers for place, numbers in fitting.items() if len(numbers) > 1}
+    )
     tried: dict[int, list[tuple[int, dict[str, Any]]]] = {}
     for pair, facts in found.items():
-        told = facts if "reason" in facts else merged.get(pair.place, facts)
-        tried.setdefault(pair.number, []).append((pair.place, told | _resampled(facts)))
+        outcome = facts if "reason" in facts else merged.get(pair.place, facts)
+        tried.setdefault(pair.number, []).append((pair.place, outcome | _resampled(facts)))
     result = list(made)
     for place, numbers in fitting.items():
         facts = merged.get(place) or found[_LabelPair(numbers[0], place)]
         if "reason" not in facts:
             names = {n: name for one in numbers if one in objects for n, name in objects[one].names.items()}
-            staged = _staged(bench, made[place], None if place in merged else numbers[0])
+            staged = _staged(context, made[place], None if place in merged else numbers[0])
             resampled = [_resampled(found[_LabelPair(number, place)]) for number in numbers]
             facts = facts | max(resampled, key=len)
             result[place] = _labelled(made[place], facts, staged=staged, names=names)
     for number, outcomes in tried.items():
         place, facts = next((one for one in outcomes if "reason" not in one[1]), outcomes[0])
-        put_label(bench, number, made[place].volume.id, facts)
+        record_label(context, number, made[place].volume.id, facts)
     return result
 
 
@@ -146,23 +148,23 @@ def _resampled(facts: Mapping[str, Any]) -> dict[str, bool]:
 
 
 def _merged(
-    bench: IngestContext, made: Sequence[IngestedVolume], several: Mapping[int, Sequence[int]]
+    context: IngestContext, made: Sequence[IngestedVolume], several: Mapping[int, Sequence[int]]
 ) -> dict[int, dict[str, Any]]:
-    """Return the facts, or the refusal, of one label for each volume that has several."""
+    """Merge the labels of each volume that has several; return the facts or refusal of the result."""
     tasks = [
         {
-            "labels": [str(_staged(bench, made[place], number)) for number in numbers],
-            "target": str(_staged(bench, made[place], None)),
+            "labels": [str(_staged(context, made[place], number)) for number in numbers],
+            "target": str(_staged(context, made[place], None)),
         }
         for place, numbers in several.items()
     ]
-    answers = bench.each("labels", merge_labels, tasks, limits=READ_LIMITS)
+    answers = context.each("labels", merge_labels, tasks, limits=READ_LIMITS)
     pairs = [_LabelPair(-1, place) for place in several]
     return {pair.place: facts for pair, facts in _facts(pairs, answers).items()}
 
 
 def _by_name(made: Sequence[IngestedVolume]) -> dict[str, list[int]]:
-    """Return places of volumes by label name; volumes of several series with one name are nobody's."""
+    """Return indices of volumes by label name; a name that several series share is left out."""
     series = Counter(name for name, _ in {(one.name, one.volume.series) for one in made})
     known: dict[str, list[int]] = {}
     for place, one in enumerate(made):
@@ -171,18 +173,18 @@ def _by_name(made: Sequence[IngestedVolume]) -> dict[str, list[int]]:
     return known
 
 
-def _staged(bench: IngestContext, made: IngestedVolume, number: int | None) -> Path:
-    """Return where the label of a volume is written: that of one file, or of all of them together."""
+def _staged(context: IngestContext, made: IngestedVolume, number: int | None) -> Path:
+    """Return the staging path of a volume's label: of one label file, or of all of them merged."""
     part = "" if number is None else f".{number}"
-    return bench.staged(f"{made.volume.id}{part}.label.nii.gz")
+    return context.staged(f"{made.volume.id}{part}.label.nii.gz")
 
 
-def _task(bench: IngestContext, label: Path, made: IngestedVolume, number: int) -> dict[str, Any]:
+def _task(context: IngestContext, label: Path, made: IngestedVolume, number: int) -> dict[str, Any]:
     return {
-        "label": str(bench.file(label)),
+        "label": str(context.file(label)),
         "image": str(made.staged),
-        "target": str(_staged(bench, made, number)),
-        "resample": bench.wishes.resample_labels,
+        "target": str(_staged(context, made, number)),
+        "resample": context.options.resample_labels,
     }
 
 

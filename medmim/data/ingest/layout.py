@@ -1,7 +1,6 @@
-"""What each file of a data set is: an image, its label, or nothing of use, as the set's descriptor tells.
+"""Layout of a dataset: the role of every file (image, label, annotations) according to a descriptor.
 
-Descriptors are the YAML files in `data_manifests/`. Texts taken from paths here (subject, study, group)
-identify patients: they become keys and are never written.
+Texts taken from paths here (subject, study, group) identify patients: they become keys and are never written.
 """
 
 from __future__ import annotations
@@ -32,10 +31,10 @@ _VOLUMES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")
 
 @dataclass(frozen=True)
 class LayoutCase:
-    """One image with all that its path tells; subject, study and group are the source's own texts.
+    """One image and what its path implies; subject, study and group are texts of the source.
 
-    `study` differs for each image, unless the data set has several images of one visit. `parts` are further
-    files that the image consists of; `spacing_mm` is that of pictures, None if nobody knows it.
+    Images with the same `study` belong to one visit. `parts` are further files with voxels of the image;
+    `spacing_mm` is the pixel spacing of pictures, if it is known.
     """
 
     image: Path
@@ -53,16 +52,25 @@ class LayoutCase:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All files of this case; labels may belong to several cases."""
+        """All files of the case; a label may belong to several cases."""
         return (self.image, *self.parts, *((self.label,) if self.label else ()))
 
 
 @dataclass(frozen=True)
 class DatasetLayout:
-    """What each file of a folder is: a case's image, label or part, or in `other` with the reason to skip it.
+    """Roles of the files of a dataset.
 
-    `notes` are those of the others that may hold boxes, outlines and classes (or must, if the layout has
-    `promised` so), and `arrays` those with many pictures; `finding` is the class of marks that name none.
+    Attributes:
+        name: name of the descriptor.
+        cases: images with their labels.
+        label_names: name of each class number.
+        other: reason to skip each file that does not belong to a case.
+        notes: other files that may contain annotations.
+        promised: whether `notes` must be annotations, because the descriptor names them.
+        finding: class of marks without a class.
+        arrays: NumPy archives with the names of their classes.
+        modality: modality of the images in `arrays`.
+        boxes_from_labels: whether connected components of labels become boxes.
     """
 
     name: str
@@ -78,18 +86,18 @@ class DatasetLayout:
 
 
 def find_layout(source: Path, files: Sequence[Path], *, read: Read, name: str | None = None) -> DatasetLayout:
-    """Tell what each of `files` is.
+    """Return the role of each file.
 
     Args:
-        source: the folder that was given.
-        files: paths below it; each ends up as a case's image, as its label, or in `other`.
-        read: reads what data sets say about themselves: nothing of the source is parsed here.
-        name: a shipped descriptor, or the path of a YAML file of your own; without it, the descriptor that
-            recognises the paths, or `generic`: every image file is unlabelled.
+        source: folder that paths are relative to.
+        files: paths below it; each becomes an image, a label or part of a case, or is in `other`.
+        read: reads `dataset.json` files in a sandbox; no file of the source is parsed here.
+        name: a shipped descriptor, or the path of a YAML file; by default the descriptor that recognises the
+            paths, or `generic`.
 
     Raises:
-        UsageError: for an unknown name or a descriptor that breaks its own rules.
-        DataError: if the named descriptor finds no case, or the folder holds labels of different meaning.
+        UsageError: for an unknown or invalid descriptor.
+        DataError: if the named descriptor finds no image, or one class number has two names.
     """
     paths = {path.relative_to(source).as_posix(): path for path in sorted(files)}
     descriptor = _detect(paths) if name is None else load_descriptor(name)
@@ -125,7 +133,7 @@ def _need_some(
     if named and not found:
         raise DataError(
             f"no image of '{descriptor.name}' among {len(paths)} files: expected paths like "
-            f"'{descriptor.layout.example}'; check the folder, or leave out --as",
+            f"'{descriptor.layout.example}'; check the folder, or omit --as",
             reason="no_cases",
         )
 
@@ -141,11 +149,11 @@ def _detect(paths: Mapping[str, Path]) -> Descriptor:
 def _find_declared(
     descriptor: Descriptor, paths: Mapping[str, Path], other: dict[Path, str], *, read: Read
 ) -> dict[Path, DatasetJson]:
-    """Read what the set says about itself, by folder, and note in `other` that these files are no images."""
+    """Read the dataset.json files, by folder, and add them to `other`."""
     files = [path for path in paths.values() if path.name == descriptor.declared]
     found = read(files)
     other |= {path: "descriptor" if path in found else "unreadable_descriptor" for path in files}
-    return {path.parent: said for path, said in found.items()}
+    return {path.parent: declaration for path, declaration in found.items()}
 
 
 def _find_arrays(
@@ -167,8 +175,12 @@ def _find_cases(
         groups = _groups(layout, relative)
         if groups is None or path in shared.values():
             continue
-        said = _said(declared, path)
-        modality = said.modality if said and said.modality else by_prefix(descriptor.modality, path.name)
+        declaration = _declared_for(declared, path)
+        modality = (
+            declaration.modality
+            if declaration and declaration.modality
+            else by_prefix(descriptor.modality, path.name)
+        )
         target = None if layout.target is None else layout.targets.get(layout.target.format_map(groups))
         parts = (paths.get(part.format_map(groups)) for part in layout.parts)
         label = paths.get(layout.label.format_map(groups)) if layout.label is not None else None
@@ -192,12 +204,12 @@ def _find_cases(
 
 
 def _tokens(layout: Pairs, groups: Mapping[str, str]) -> tuple[str, ...]:
-    said = [token.format_map(groups) for token in layout.tokens]
-    return tuple(word for one in said for word in layout.token_words.get(one, (one,)))
+    words = [token.format_map(groups) for token in layout.tokens]
+    return tuple(word for one in words for word in layout.token_words.get(one, (one,)))
 
 
 def _shared_labels(layout: Pairs, paths: Mapping[str, Path]) -> dict[str, Path]:
-    """Return label files by their visit; of several, the one that fits the first pattern."""
+    """Return the label file of each visit; of several, the one that matches the first pattern."""
     found: dict[str, Path] = {}
     for pattern in map(re.compile, layout.label_files):
         for relative, path in paths.items():
@@ -207,7 +219,7 @@ def _shared_labels(layout: Pairs, paths: Mapping[str, Path]) -> dict[str, Path]:
 
 
 def _find_notes(layout: Pairs, paths: Mapping[str, Path], *, used: set[Path]) -> tuple[Path, ...]:
-    """Return the files that may hold marks: those of the layout, or all that could, beside pictures."""
+    """Return the files that may contain annotations: those of the descriptor, else any next to pictures."""
     if layout.annotations:
         patterns = [re.compile(pattern) for pattern in layout.annotations]
         return tuple(path for relative, path in paths.items() if any(p.fullmatch(relative) for p in patterns))
@@ -219,7 +231,7 @@ def _find_notes(layout: Pairs, paths: Mapping[str, Path], *, used: set[Path]) ->
 
 
 def _groups(layout: Pairs | Arrays, relative: str) -> dict[str, str] | None:
-    """Return the named parts of an image's path, or None for a path that is no image."""
+    """Return the named groups of an image's path, or None if the path is not an image."""
     if any(re.fullmatch(pattern, relative) for pattern in layout.skip.values()):
         return None
     matches = (re.fullmatch(pattern, relative) for pattern in layout.image)
@@ -228,15 +240,15 @@ def _groups(layout: Pairs | Arrays, relative: str) -> dict[str, str] | None:
 
 
 def _reason(descriptor: Descriptor, relative: str) -> str:
-    """Return why a file would be skipped, should no case use it."""
+    """Return the reason to skip a file that no case uses."""
     for reason, pattern in descriptor.layout.skip.items():
         if re.fullmatch(pattern, relative):
             return reason
     return "not_in_layout" if relative.lower().endswith((*_VOLUMES, *PICTURE_NAMES)) else "not_an_image"
 
 
-def _said(declared: Mapping[Path, DatasetJson], path: Path) -> DatasetJson | None:
-    """Return what the nearest folder above `path` declares."""
+def _declared_for(declared: Mapping[Path, DatasetJson], path: Path) -> DatasetJson | None:
+    """Return the content of the nearest dataset.json above `path`."""
     return next((declared[folder] for folder in path.parents if folder in declared), None)
 
 
@@ -246,13 +258,17 @@ def _merge_names(
     merged: dict[int, str] = {}
     annotated = isinstance(descriptor.layout, Pairs) and bool(descriptor.layout.annotations)
     for case in cases:
-        said = _said(declared, case.image)
-        names = (said.label_names if said else {}) or by_prefix(descriptor.labels, case.image.name) or {}
+        declaration = _declared_for(declared, case.image)
+        names = (
+            (declaration.label_names if declaration else {})
+            or by_prefix(descriptor.labels, case.image.name)
+            or {}
+        )
         for number, label_name in names.items() if case.label or annotated else ():
             if merged.setdefault(number, label_name) != label_name:
                 raise DataError(
-                    f"label {number} means '{merged[number]}' in one data set and '{label_name}' in another: "
-                    "expected one meaning; ingest each data set by itself",
+                    f"label {number} is '{merged[number]}' in one dataset and '{label_name}' in another: "
+                    "expected one meaning; ingest each dataset separately",
                     reason="label_names_differ",
                 )
     return dict(sorted(merged.items()))

@@ -1,18 +1,17 @@
-"""The fate of every file, gathered while they are read: none is forgotten, none has two."""
+"""The ledger of an ingestion: exactly one fate, with its reason, for every file of the source."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from medmim.data.dataset.manifest import Fate, LedgerRow
 from medmim.errors import RunError
 
 
-@dataclass(frozen=True)
-class _SliceOutcome:
+class _SliceOutcome(NamedTuple):
     fate: Fate
     reason: str
     volume: str | None
@@ -20,10 +19,10 @@ class _SliceOutcome:
 
 
 class FileOutcomes:
-    """Fates of parts of files, gathered by file; a file with a part in a volume is accepted."""
+    """Outcomes of slices, grouped by file; a file is accepted if any of its slices is in a volume."""
 
     def __init__(self) -> None:
-        self._parts: dict[int, list[_SliceOutcome]] = defaultdict(list)
+        self._slices: dict[int, list[_SliceOutcome]] = defaultdict(list)
 
     def add(
         self,
@@ -34,42 +33,40 @@ class FileOutcomes:
         volume: str | None = None,
         measured: Mapping[str, float] | None = None,
     ) -> None:
-        """Note the fate of slices that are in these files."""
+        """Record the outcome of slices in the files with these numbers."""
         for number in numbers:
-            self._parts[number].append(_SliceOutcome(fate, reason, volume, measured or {}))
+            self._slices[number].append(_SliceOutcome(fate, reason, volume, measured or {}))
 
     def write(self, ledger: Ledger) -> None:
-        """Give each file its row: `…_in_part` where some of its slices were refused."""
-        for number, parts in sorted(self._parts.items()):
-            accepted = [part for part in parts if part.fate == "accepted"]
-            chosen = (accepted or parts)[0]
-            measured = dict(chosen.measured)
-            reason = chosen.reason
-            if accepted and len(parts) > 1:
-                measured |= {"volumes": float(len(accepted))}
-            if accepted and len(accepted) < len(parts):
-                measured |= {"refused_parts": float(len(parts) - len(accepted))}
+        """Record one row for each file; the reason ends in `_in_part` if some of its slices were refused."""
+        for number, slices in sorted(self._slices.items()):
+            accepted = [one for one in slices if one.fate == "accepted"]
+            fate, reason, volume, measured = (accepted or slices)[0]
+            extra: dict[str, float] = {}
+            if accepted and len(slices) > 1:
+                extra["volumes"] = float(len(accepted))
+            if accepted and len(accepted) < len(slices):
+                extra["refused_parts"] = float(len(slices) - len(accepted))
                 reason = f"{reason}_in_part"
-            ledger.put([number], chosen.fate, reason, volume=chosen.volume, measured=measured)
+            ledger.record([number], fate, reason, volume=volume, measured={**measured, **extra})
 
 
 class Ledger:
-    """Rows by the number of the file in the walk."""
+    """Ledger rows by file number, the position of the file in the sorted source.
+
+    Args:
+        files: key of each file by its number.
+    """
 
     def __init__(self, files: Mapping[int, str]) -> None:
-        """Open a ledger.
-
-        Args:
-            files: key of each file by its number.
-        """
         self._files = dict(files)
         self._rows: dict[int, LedgerRow] = {}
 
     def add(self, number: int, file: str) -> None:
-        """Open a row for a file that was found inside another; `file` is its key."""
+        """Add a file that was found inside an archive; `file` is its key."""
         self._files[number] = file
 
-    def put(
+    def record(
         self,
         numbers: Iterable[int],
         fate: Fate,
@@ -78,13 +75,15 @@ class Ledger:
         volume: str | None = None,
         measured: Mapping[str, float] | None = None,
     ) -> None:
-        """Give files their fate; numbers that are not finite are left out of `measured`."""
+        """Record the fate of files; values of `measured` that are not finite are dropped.
+
+        Raises:
+            RunError: if a file already has a fate.
+        """
         finite = {name: round(value, 6) for name, value in (measured or {}).items() if math.isfinite(value)}
         for number in numbers:
             if number in self._rows:
-                raise RunError(
-                    f"file {number} of the walk has two fates: this is a fault of medmim, report it"
-                )
+                raise RunError(f"file {number} has two fates: this is a bug in medmim, please report it")
             self._rows[number] = LedgerRow(
                 number=number,
                 file=self._files[number],
@@ -101,15 +100,15 @@ class Ledger:
             RunError: if a file has no fate.
         """
         if missing := sorted(set(self._files) - set(self._rows)):
-            raise RunError(f"file {missing[0]} of the walk has no fate: this is a fault of medmim, report it")
+            raise RunError(f"file {missing[0]} has no fate: this is a bug in medmim, please report it")
         return [self._rows[number] for number in sorted(self._rows)]
 
     def summary(self) -> str:
-        """Return counts and the commonest reasons in words."""
+        """Return the counts and the three most frequent reasons as text."""
         rows = self.rows()
         fates = Counter(row.fate for row in rows)
         reasons = Counter(row.reason for row in rows if row.fate != "accepted").most_common(3)
         return (
             f"{len(rows)} files, {fates['quarantined']} quarantined and {fates['skipped']} skipped; "
-            f"commonest reasons: {', '.join(f'{reason} ({count})' for reason, count in reasons)}"
+            f"most frequent reasons: {', '.join(f'{reason} ({count})' for reason, count in reasons)}"
         )

@@ -1,4 +1,4 @@
-"""Files of NumPy arrays that hold many pictures or small volumes, with their splits and classes."""
+"""Volumes from NumPy archives of many images, as in MedMNIST, with their splits and classes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _AT_ONCE = 512
 
 @dataclass(frozen=True)
 class _Piece:
-    """Some entries of one part of a file: the first, how many, and the ids that they get."""
+    """Consecutive entries of one part of a file: the first of them, and their volume ids."""
 
     path: Path
     part: str
@@ -26,28 +26,28 @@ class _Piece:
 
 
 def volumes_from_arrays(
-    bench: IngestContext, source: Path, *, layout: DatasetLayout, numbers: Mapping[Path, int]
+    context: IngestContext, source: Path, *, layout: DatasetLayout, numbers: Mapping[Path, int]
 ) -> list[IngestedVolume]:
-    """Make a volume of every entry of the array files of a layout; the split that a file gives is kept.
+    """Return a volume for every entry of the layout's array files, in the split that the file gives.
 
-    Nobody knows which entries are of one patient: each counts as a patient of its own.
+    The files do not identify patients, so each entry counts as a patient of its own.
     """
     paths = list(layout.arrays or ())
-    counts = bench.each(
-        "arrays", count_arrays, [{"path": str(bench.file(path))} for path in paths], limits=READ_LIMITS
+    counts = context.each(
+        "arrays", count_arrays, [{"path": str(context.file(path))} for path in paths], limits=READ_LIMITS
     )
     known = dict(zip(paths, counts, strict=True))
-    pieces = [piece for path in paths for piece in _pieces(bench, source, path, known[path].value or {})]
+    pieces = [piece for path in paths for piece in _pieces(context, source, path, known[path].value or {})]
     tasks = [
         {
-            "path": str(bench.file(piece.path)),
+            "path": str(context.file(piece.path)),
             "part": piece.part,
             "first": piece.first,
-            "targets": [str(bench.staged(f"{name}.nii.gz")) for name in piece.ids],
+            "targets": [str(context.staged(f"{name}.nii.gz")) for name in piece.ids],
         }
         for piece in pieces
     ]
-    answers = bench.each("read", read_arrays, tasks, limits=READ_LIMITS)
+    answers = context.each("read", read_arrays, tasks, limits=READ_LIMITS)
     made: list[IngestedVolume] = []
     lost: dict[Path, str] = {
         path: known[path].reason or "unusable" for path in paths if not known[path].value
@@ -59,32 +59,32 @@ def volumes_from_arrays(
         for name, facts in zip(piece.ids, answer.value or (), strict=False):
             read[piece.path]["images" if "reason" not in facts else "images_refused"] += 1
             if "reason" not in facts:
-                made.append(_accept(bench, piece, name, facts=facts, layout=layout))
+                made.append(_accept(context, piece, name, facts=facts, layout=layout))
     for path in paths:
         fate: Fate = "quarantined" if path in lost else "accepted"
-        bench.ledger.put([numbers[path]], fate, lost.get(path, "arrays"), measured=read[path])
+        context.ledger.record([numbers[path]], fate, lost.get(path, "arrays"), measured=read[path])
     return [one for one in made if one.name not in {str(path) for path in lost}]
 
 
-def _pieces(bench: IngestContext, source: Path, path: Path, counts: Mapping[str, int]) -> Iterator[_Piece]:
+def _pieces(context: IngestContext, source: Path, path: Path, counts: Mapping[str, int]) -> Iterator[_Piece]:
     place = str(path.relative_to(source))
     for part, count in counts.items():
-        names = [bench.keys.key("volume", f"{place}#{part}/{entry}") for entry in range(count)]
+        names = [context.keys.key("volume", f"{place}#{part}/{entry}") for entry in range(count)]
         for first in range(0, count, _AT_ONCE):
             yield _Piece(path, part, first, tuple(names[first : first + _AT_ONCE]))
 
 
 def _accept(
-    bench: IngestContext, piece: _Piece, name: str, *, facts: Mapping[str, Any], layout: DatasetLayout
+    context: IngestContext, piece: _Piece, name: str, *, facts: Mapping[str, Any], layout: DatasetLayout
 ) -> IngestedVolume:
-    subject, study = bench.keys.key("subject", name), bench.keys.key("study", name)
+    subject, study = context.keys.key("subject", name), context.keys.key("study", name)
     number = facts["class"]
     names = (layout.arrays or {})[piece.path]
     volume = VolumeRecord(
         id=name,
         subject=subject,
         study=study,
-        series=bench.keys.key("series", str(piece.path)),
+        series=context.keys.key("series", str(piece.path)),
         image=stored_path("volumes", subject, study, name),
         modality=layout.modality,
         spatial_dims=2 if facts["shape"][2] == 1 else 3,
@@ -99,4 +99,4 @@ def _accept(
         split=PARTS[piece.part],
         flags={"spacing": "unknown"},
     )
-    return IngestedVolume(volume, str(piece.path), bench.staged(f"{name}.nii.gz"))
+    return IngestedVolume(volume, str(piece.path), context.staged(f"{name}.nii.gz"))

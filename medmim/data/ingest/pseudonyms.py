@@ -1,7 +1,7 @@
-"""Keys that stand for patients, studies and files: an HMAC with a secret that stays with the project.
+"""Pseudonyms of patients, studies and files: HMACs with a secret that stays with the project.
 
-Equal text gives equal keys within one project, so a patient's scans stay together; without the secret nobody
-can test whether a known name is in a dataset.
+Equal identifiers get equal keys within a project, so the scans of a patient stay together. Without the secret
+nobody can test whether a known name is in a dataset.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ KEY_DIGITS = 16
 
 
 class Keys:
-    """Turns identifiers into keys with one project's secret; the secret never leaves the object."""
+    """Converts identifiers to keys with the secret of one project; the secret is never exposed."""
 
     __slots__ = ("_secret",)
 
@@ -33,35 +33,30 @@ class Keys:
 
     @classmethod
     def load_or_create(cls, path: Path) -> Keys:
-        """Return the keys of the secret at `path`; a new random secret is written there when none is.
+        """Load the secret at `path`, or create a random one there.
 
         Args:
-            path: the project's secret, 32 bytes that only its owner may read.
+            path: file of 32 bytes that only its owner may read.
 
         Raises:
-            DataError: if the file is open to others, is no regular file or has another length.
+            DataError: if other users can access the file, or it is not a regular file of 32 bytes.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         if not os.path.lexists(path):
-            _create_secret(path)
+            with files.alone(path.parent):  # of two processes, one creates the secret
+                if not os.path.lexists(path):
+                    files.write_bytes(path, secrets.token_bytes(SECRET_BYTES), mode=0o600)
         return cls(_read_secret(path))
 
     def key(self, kind: str, text: str) -> str:
-        """Return 16 hexadecimal digits for `text`; the same text of another kind gives another key.
+        """Return 16 hexadecimal digits for `text`; the same text of another kind gets another key.
 
         Args:
             kind: what the text identifies, such as "subject" or "file".
-            text: the identifier as the source has it; undecodable file names are allowed.
+            text: the identifier in the source; file names that cannot be decoded are allowed.
         """
         message = f"{kind}\0{text}".encode("utf-8", "surrogateescape")
         return hmac.new(self._secret, message, hashlib.sha256).hexdigest()[:KEY_DIGITS]
-
-
-def _create_secret(path: Path) -> None:
-    """Write a new secret whole or not at all; of two processes that try, one does."""
-    with files.alone(path.parent):
-        if not os.path.lexists(path):
-            files.write_bytes(path, secrets.token_bytes(SECRET_BYTES), mode=0o600)
 
 
 def _read_secret(path: Path) -> bytes:
@@ -70,27 +65,27 @@ def _read_secret(path: Path) -> bytes:
     except OSError as error:
         raise DataError(
             f"key file '{path}' cannot be opened ({type(error).__name__}): expected a regular file that you "
-            f"may read; make it yours and run `chmod 600 {path}`",
+            f"may read; take ownership of it and run `chmod 600 {path}`",
             reason="bad_key",
         ) from error
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise DataError(
-            f"key file '{path}': expected a regular file, got something else; name another", reason="bad_key"
+            f"key file '{path}' is not a regular file: expected one; choose another path", reason="bad_key"
         )
     with os.fdopen(handle, "rb") as stream:
         mode = os.fstat(handle).st_mode & 0o777
-        if mode & 0o077:
-            raise DataError(
-                f"key file '{path}' is open to other users: expected permissions 600, got {mode:o}; "
-                f"run `chmod 600 {path}`",
-                reason="key_exposed",
-            )
         secret = stream.read(SECRET_BYTES + 1)
+    if mode & 0o077:
+        raise DataError(
+            f"key file '{path}' is accessible to other users: expected permissions 600, got {mode:o}; "
+            f"run `chmod 600 {path}`",
+            reason="key_exposed",
+        )
     if len(secret) != SECRET_BYTES:
         raise DataError(
             f"key file '{path}' is damaged: expected {SECRET_BYTES} bytes, got another length; restore it "
-            "from a copy (then `chmod 600` it), or remove it to start a new project",
+            "from a backup (then run `chmod 600` on it), or remove it to start a new project",
             reason="bad_key",
         )
     return secret

@@ -1,4 +1,4 @@
-"""The dataset folder while it is written: one writer, a staging folder, and the last step."""
+"""Writing of the dataset folder: a lock, a staging folder, and the publication of the result."""
 
 from __future__ import annotations
 
@@ -18,17 +18,20 @@ from medmim.data.ingest.context import IngestedVolume
 from medmim.data.ingest.ledger import Ledger
 from medmim.errors import DataError, UsageError
 
-FLAG = {"recognizable_face": "possible"}
 _SHOWS_SKIN = {"MR", "CT", "PT", "OT"}
 _OTHER_PARTS = {"chest", "abdomen", "pelvis", "limb"}
-_FACE_MM, _THIN_MM = 80.0, 20.0  # a slab must be this large along two sides and this thick to show a face
+_FACE_MM, _THIN_MM = 80.0, 20.0  # least extent along two axes, and least thickness, to show a face
+
+
+_STAGING = ".staging"
+_WRITTEN = ("manifest.jsonl", "ledger.jsonl", "dataset.json")
 
 
 def face_flag(volume: VolumeRecord) -> dict[str, str]:
-    """Return the flag for a volume that may show a face, else nothing.
+    """Return the flag of a volume that may show a face, else nothing.
 
-    Nobody is told apart by a box smaller than a face, by a single picture, or by a part of the body that is
-    known to be another. What is not known counts as possible: the flag warns, it does not promise.
+    Volumes smaller than a face, single images and known other body parts are not flagged. If the body part is
+    unknown, a face counts as possible.
     """
     if volume.spatial_dims != 3 or volume.modality not in _SHOWS_SKIN:
         return {}
@@ -38,16 +41,12 @@ def face_flag(volume: VolumeRecord) -> dict[str, str]:
         return {}
     if known & _OTHER_PARTS and not known & {"head", "neck"}:
         return {}
-    return dict(FLAG)
-
-
-_STAGING = ".staging"
-_WRITTEN = ("manifest.jsonl", "ledger.jsonl", "dataset.json")
+    return {"recognizable_face": "possible"}
 
 
 @contextlib.contextmanager
 def sole_use(out: Path) -> Iterator[Path]:
-    """Lock the dataset folder and give a staging folder in it, which is gone afterwards.
+    """Lock the dataset folder and yield a staging folder in it, which is removed afterwards.
 
     Raises:
         UsageError: if another process is writing there.
@@ -57,7 +56,7 @@ def sole_use(out: Path) -> Iterator[Path]:
     try:
         _lock(lock, out)
         _clear(out)
-        # A name of its own: workers of a killed run may still be writing into the old one.
+        # a unique name, because workers of a killed run may still write to the old folder
         staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=out))
         try:
             yield staging
@@ -68,15 +67,15 @@ def sole_use(out: Path) -> Iterator[Path]:
 
 
 def earlier_dataset(out: Path, project: str) -> Dataset | None:
-    """Return the dataset of an earlier run; refuse one that this run could not continue.
+    """Return the dataset of an earlier run in `out`, or None.
 
     Args:
         out: dataset folder.
-        project: what the project's key gives for the setting of that name.
+        project: fingerprint of the project key.
 
     Raises:
-        DataError: if it cannot be read.
-        UsageError: if it was made with another key.
+        DataError: if the dataset cannot be read.
+        UsageError: if it was made with another project key.
     """
     if not (out / "dataset.json").exists():
         return None
@@ -84,14 +83,14 @@ def earlier_dataset(out: Path, project: str) -> Dataset | None:
         old = read_dataset(out)
     except DataError as error:
         raise DataError(
-            f"'{out}' holds a dataset that cannot be read, so its splits would be lost: expected a whole "
-            "one; restore it, or choose another --out",
+            f"'{out}' contains a dataset that cannot be read, so its splits would be lost: expected a "
+            "complete dataset; restore it, or choose another --out",
             reason=error.reason,
         ) from error
     if old.info.settings.get("project") != project:
         raise UsageError(
-            f"'{out}' holds a dataset made with another project key: expected the key of this project; set "
-            "MEDMIM_HOME to the folder used then, or choose another --out"
+            f"'{out}' contains a dataset made with another project key: expected the key of this project; "
+            "set MEDMIM_HOME to the folder that was used then, or choose another --out"
         )
     return old
 
@@ -99,15 +98,15 @@ def earlier_dataset(out: Path, project: str) -> Dataset | None:
 def publish(
     out: Path, info: DatasetInfo, made: Sequence[IngestedVolume], *, ledger: Ledger, old: Dataset | None
 ) -> DatasetInfo:
-    """Move what was made to its place and write the three files; a run cut off here can be repeated.
+    """Move the volumes to the dataset folder and write its three files; an interrupted run can be repeated.
 
     Raises:
-        UsageError: if the folder holds a dataset of another source.
+        UsageError: if the folder contains the dataset of another source.
     """
     if old and old.volumes and not {one.volume.id for one in made} & {volume.id for volume in old.volumes}:
         raise UsageError(
-            f"'{out}' holds another dataset, of which no volume is in this source: expected the same source, "
-            "grown or not; choose another --out, or remove the old dataset first"
+            f"'{out}' contains the dataset of another source: expected the same source, with or without new "
+            "scans; choose another --out, or remove the old dataset first"
         )
     volumes = _with_splits(made, old)
     for one in made:
@@ -121,7 +120,7 @@ def publish(
 
 
 def _clear(out: Path) -> None:
-    """Remove what a killed run left: staging folders, and temporary files beside the three of the dataset."""
+    """Remove staging folders and temporary files that a killed run left."""
     for leftover in out.glob(f"{_STAGING}*"):
         shutil.rmtree(leftover, ignore_errors=True)
     for name in _WRITTEN:
@@ -134,12 +133,12 @@ def _lock(descriptor: int, out: Path) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise UsageError(
-            f"'{out}' is being written by another ingestion: expected one at a time; wait for it"
+            f"'{out}' is being written by another ingestion: expected one at a time; wait for it to end"
         ) from error
 
 
 def _with_splits(made: Sequence[IngestedVolume], old: Dataset | None) -> list[VolumeRecord]:
-    """Give volumes the split of their subject; subjects of the earlier dataset keep theirs."""
+    """Return the volumes with the split of their subject; subjects of the earlier dataset keep theirs."""
     known = given_splits((one.volume.subject, one.volume.split) for one in made)
     for volume in old.volumes if old else ():
         if volume.split:
@@ -160,11 +159,11 @@ def _with_splits(made: Sequence[IngestedVolume], old: Dataset | None) -> list[Vo
 
 
 def _remove_others(out: Path, kept: set[str]) -> None:
-    """Remove volumes of earlier runs that the manifest no longer names, and folders left empty by that."""
+    """Remove volumes of earlier runs that are no longer in the manifest, and folders that are empty then."""
     for kind in ("volumes", "labels"):
         for path in sorted((out / kind).rglob("*"), reverse=True):
             if path.is_dir():
-                with contextlib.suppress(OSError):  # not empty: it still holds what is kept
+                with contextlib.suppress(OSError):  # not empty
                     path.rmdir()
             elif str(path.relative_to(out)) not in kept:
                 path.unlink()

@@ -34,7 +34,7 @@ def find_instances(source: Path, dataset: Dataset, *, keys: Keys, sandbox: Sandb
     if not any(volume.slices for volume in dataset.volumes):
         return {}
     used = {row["number"] for row in files.read_jsonl(dataset.root / "ledger.jsonl") if row["volume"]}
-    paths = {one.number: one.path for one in walk(source) if one.number in used}
+    paths = {one.number: one.file for one in walk(source) if one.number in used}
     tasks = [{"path": str(path)} for path in paths.values()]
     answers = sandbox.run_each(scan_file_as_json, tasks, keep=ScannedFile.model_validate)
     found: dict[str, list[Slice]] = defaultdict(list)

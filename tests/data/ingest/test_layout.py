@@ -1,4 +1,4 @@
-"""Descriptors: each file of a folder is accounted for, and wrong descriptors are refused completely."""
+"""Layouts: every file of a folder has a role, and invalid descriptors are rejected with every problem."""
 
 import contextlib
 import json
@@ -35,13 +35,11 @@ split: By subject.
 
 
 def read_here(paths):
-    """What `declared_in` does, without child processes."""
+    """Read `dataset.json` files as `dataset_json_in` does, without child processes."""
     found = {}
     for path in paths:
         with contextlib.suppress(DataError):
-            said = read_dataset_json(str(path))
-            names = {int(number): name for number, name in said["label_names"].items()}
-            found[path] = DatasetJson(said["modality"], names)
+            found[path] = DatasetJson.model_validate(read_dataset_json(str(path)))
     return found
 
 
@@ -62,7 +60,7 @@ def layout_of(root, *names, name=None):
     return layout
 
 
-def shown(layout, root):
+def skipped(layout, root):
     return {path.relative_to(root).as_posix(): reason for path, reason in layout.other.items()}
 
 
@@ -103,7 +101,7 @@ def test_a_decathlon_task_is_recognised(tmp_path):
         ("hippocampus_003", "MR", False),
         ("hippocampus_002", "MR", False),
     ]
-    assert shown(layout, tmp_path) == {
+    assert skipped(layout, tmp_path) == {
         "Task04_Hippocampus/imagesTr/._hippocampus_001.nii.gz": "mac_resource_file",
         "Task04_Hippocampus/labelsTr/hippocampus_009.nii.gz": "label_without_image",
         "Task04_Hippocampus/readme.txt": "not_an_image",
@@ -131,7 +129,7 @@ def test_all_tasks_have_modality_and_label_names(tmp_path, stem, modality, names
     assert (layout.cases[0].modality, layout.label_names) == (modality, names)
 
 
-def test_dataset_json_rules_and_odd_names_are_replaced(tmp_path):
+def test_dataset_json_overrides_and_odd_names_are_replaced(tmp_path):
     content = {
         "modality": {"0": "MRI"},
         "labels": {"0": "background", "1": "Left Kidney", "2": "<b>Doe^Jane</b>", "x": "y"},
@@ -142,18 +140,18 @@ def test_dataset_json_rules_and_odd_names_are_replaced(tmp_path):
     layout = layout_of(tmp_path, *paths)
     assert layout.cases[0].modality == "MR"
     assert layout.label_names == {1: "left kidney", 2: "class 2"}
-    assert shown(layout, tmp_path) == {"t/dataset.json": "descriptor"}
+    assert skipped(layout, tmp_path) == {"t/dataset.json": "descriptor"}
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", "[" * 100_000, '"' + "x" * 2**20 + '"'])
-def test_a_damaged_dataset_json_is_named_and_not_used(tmp_path, content):
+def test_a_damaged_dataset_json_is_recorded_and_ignored(tmp_path, content):
     paths = folder(tmp_path, "imagesTr/spleen_1.nii.gz", "labelsTr/spleen_1.nii.gz", "dataset.json")
     (tmp_path / "dataset.json").write_text(content)
     with pytest.raises(DataError, match="expected a JSON object"):
         read_dataset_json(str(tmp_path / "dataset.json"))
     layout = find_layout(tmp_path, paths, read=read_here)
     assert layout.label_names == {1: "spleen"}
-    assert shown(layout, tmp_path) == {"dataset.json": "unreadable_descriptor"}
+    assert skipped(layout, tmp_path) == {"dataset.json": "unreadable_descriptor"}
 
 
 def test_nnunets_channels_share_subject_and_label(tmp_path):
@@ -170,11 +168,11 @@ def test_nnunets_channels_share_subject_and_label(tmp_path):
     assert layout.label_names == {1: "pz"}
 
 
-def test_labels_of_different_meaning_are_refused(tmp_path):
+def test_contradicting_label_names_are_rejected(tmp_path):
     names = [
         f"{task}/{kind}Tr/{task}_1.nii.gz" for task in ("liver", "spleen") for kind in ("images", "labels")
     ]
-    with pytest.raises(DataError, match="label 1 means 'liver' in one data set and 'spleen'") as caught:
+    with pytest.raises(DataError, match="label 1 is 'liver' in one dataset and 'spleen'") as caught:
         layout_of(tmp_path, *names)
     assert caught.value.reason == "label_names_differ"
 
@@ -188,7 +186,7 @@ def test_two_visits_share_a_subject(tmp_path):
         ("sub-04", "sub-04/pre", ("t1", "pre")),
         ("sub-04", "sub-04/post", ("t1", "post")),
     }
-    assert shown(layout, tmp_path) == {"sub-05/pre_mask.nii.gz": "label_without_image"}
+    assert skipped(layout, tmp_path) == {"sub-05/pre_mask.nii.gz": "label_without_image"}
 
 
 def test_anything_else_is_unlabelled_images(tmp_path):
@@ -214,20 +212,20 @@ def test_an_empty_folder_has_an_empty_layout(tmp_path):
     assert (layout.name, layout.cases, layout.other) == ("generic", (), {})
 
 
-def test_a_named_descriptor_must_find_something(tmp_path):
+def test_a_named_descriptor_must_match_an_image(tmp_path):
     with pytest.raises(DataError, match=r"expected paths like 'sub-01/pre_t1\.nii\.gz'") as caught:
         layout_of(tmp_path, "a.nii", name="brain_tumor_progression")
     assert caught.value.reason == "no_cases"
 
 
-def test_an_unknown_name_gets_the_nearest(tmp_path):
-    with pytest.raises(UsageError, match=r"unknown data set descriptor 'msdd'; did you mean 'msd'\?"):
+def test_unknown_names_get_a_suggestion(tmp_path):
+    with pytest.raises(UsageError, match=r"unknown dataset descriptor 'msdd'; did you mean 'msd'\?"):
         find_layout(tmp_path, [], read=read_here, name="msdd")
-    with pytest.raises(UsageError, match=r"unknown data set descriptor 'absent\.yaml'"):
+    with pytest.raises(UsageError, match=r"unknown dataset descriptor 'absent\.yaml'"):
         find_layout(tmp_path, [], read=read_here, name="absent.yaml")
 
 
-def test_a_descriptor_of_ones_own(tmp_path):
+def test_a_descriptor_of_the_user(tmp_path):
     (tmp_path / "own.yaml").write_text(OWN)
     root = tmp_path / "data"
     layout = layout_of(root, "p1/flair.nii.gz", "p1/lesions.nii.gz", name=str(tmp_path / "own.yaml"))
@@ -253,18 +251,18 @@ def test_a_descriptor_of_ones_own(tmp_path):
         ("(?P<subject>p", "(?P<subject>(p", "not a regular expression"),
         ("example: p1", "example: q1", "the example matches no image pattern"),
         ("split: By subject.", "split: By subject.\ndetect: '('", "detect: .*not a regular expression"),
-        ("name: own", "name: [own", "no YAML text"),
+        ("name: own", "name: [own", "not valid YAML"),
         ("kind: pairs", "kind: other", "layout: Input tag 'other'"),
     ],
 )
-def test_a_wrong_descriptor_is_refused_with_its_problems(tmp_path, old, new, match):
+def test_an_invalid_descriptor_is_rejected_with_its_problems(tmp_path, old, new, match):
     assert old in OWN
     (tmp_path / "own.yaml").write_text(OWN.replace(old, new))
     with pytest.raises(SettingsError, match=match):
         load_descriptor(str(tmp_path / "own.yaml"))
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="shared/data is not there")
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the folder with real data is absent")
 @pytest.mark.parametrize(
     ("name", "layout_name", "cases"), [("hippocampus", "msd", 193), ("brain_tumor_progression",) * 2 + (16,)]
 )

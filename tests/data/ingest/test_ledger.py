@@ -1,11 +1,11 @@
-"""A file of many slices gets one row, whatever became of its parts."""
+"""A file with many slices gets one row."""
 
 from __future__ import annotations
 
 from medmim.data.ingest.ledger import FileOutcomes, Ledger
 
 
-def test_one_row_a_file():
+def test_one_row_per_file():
     fates, ledger = FileOutcomes(), Ledger({number: f"f{number}" for number in range(3)})
     fates.add([0, 1], "accepted", "volume", volume="v1", measured={"deviation_mm": 0.1})
     fates.add([0], "accepted", "volume", volume="v2")

@@ -1,4 +1,4 @@
-"""Keys: stable, secret, and refused when others could read them."""
+"""Keys: stable, secret, and rejected if other users can read them."""
 
 import hashlib
 import hmac
@@ -11,7 +11,7 @@ from medmim.data.ingest.pseudonyms import Keys
 from medmim.errors import DataError
 
 
-def test_a_new_secret_is_private_and_is_found_again(tmp_path):
+def test_a_new_secret_is_private_and_persistent(tmp_path):
     path = tmp_path / "home" / "project.key"
     old_mask = os.umask(0)
     try:
@@ -37,7 +37,7 @@ def test_undecodable_file_names_have_keys(tmp_path):
     assert len(keys.key("file", os.fsdecode(b"\xff\xfe"))) == 16
 
 
-def test_nothing_shows_the_secret(tmp_path):
+def test_the_secret_is_not_shown(tmp_path):
     path = tmp_path / "project.key"
     keys = Keys.load_or_create(path)
     shown = f"{keys!r} {keys}"
@@ -46,7 +46,7 @@ def test_nothing_shows_the_secret(tmp_path):
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o666])
-def test_a_secret_that_others_can_reach_is_refused(tmp_path, mode):
+def test_a_secret_accessible_to_others_is_rejected(tmp_path, mode):
     path = tmp_path / "project.key"
     Keys.load_or_create(path)
     path.chmod(mode)
@@ -56,7 +56,7 @@ def test_a_secret_that_others_can_reach_is_refused(tmp_path, mode):
 
 
 @pytest.mark.parametrize("length", [0, 31, 33, 5000])
-def test_a_secret_of_another_length_is_refused(tmp_path, length):
+def test_a_secret_of_wrong_length_is_rejected(tmp_path, length):
     path = tmp_path / "project.key"
     path.write_bytes(bytes(length))
     path.chmod(0o600)
@@ -65,7 +65,7 @@ def test_a_secret_of_another_length_is_refused(tmp_path, length):
     assert caught.value.reason == "bad_key"
 
 
-def test_links_and_folders_are_refused(tmp_path):
+def test_links_folders_and_pipes_are_rejected(tmp_path):
     Keys.load_or_create(tmp_path / "real.key")
     (tmp_path / "link.key").symlink_to(tmp_path / "real.key")
     with pytest.raises(DataError, match="regular file"):

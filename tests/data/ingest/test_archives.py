@@ -1,10 +1,9 @@
-"""Data sets of every kind inside archives become what they become as files on disk."""
+"""Archives: a packed dataset gives the same volumes as the unpacked one."""
 
 from __future__ import annotations
 
 import gzip
 import io
-import json
 import shutil
 import tarfile
 import zipfile
@@ -17,10 +16,10 @@ import PIL.Image
 import pytest
 import SimpleITK as sitk  # noqa: N813
 from dicom_maker import write_series
+from ingest_source import run_ingest, save_json
 
 from medmim.data.dataset.manifest import read_dataset
 from medmim.files import read_jsonl
-from medmim.stages.ingest import ingest
 
 AFFINE = np.diag([-1.0, -1.0, 2.0, 1.0])
 
@@ -38,8 +37,8 @@ def write_set(folder, kind):
         for number in range(3):
             nifti(folder / "Task99" / "imagesTr" / f"SENTINEL_{number}.nii.gz", number)
             nifti(folder / "Task99" / "labelsTr" / f"SENTINEL_{number}.nii.gz", number, label=True)
-        said = {"modality": {"0": "CT"}, "labels": {"0": "background", "1": "liver"}}
-        (folder / "Task99" / "dataset.json").write_text(json.dumps(said))
+        content = {"modality": {"0": "CT"}, "labels": {"0": "background", "1": "liver"}}
+        save_json(folder / "Task99" / "dataset.json", content)
     elif kind == "volumes":
         image = sitk.GetImageFromArray(np.random.default_rng(0).integers(0, 900, (5, 6, 7)).astype(np.int16))
         sitk.WriteImage(image, str(folder / "SENTINEL a.nrrd"))
@@ -66,8 +65,8 @@ def write_pictures(folder):
         PIL.Image.fromarray(pixels).save(folder / f"SENTINEL {number}.png")
         images.append({"id": number, "file_name": f"SENTINEL {number}.png"})
     marks = [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [5, 6, 10, 12]}]
-    said = {"images": images, "annotations": marks, "categories": [{"id": 1, "name": "lesion"}]}
-    (folder / "coco.json").write_text(json.dumps(said))
+    categories = [{"id": 1, "name": "lesion"}]
+    save_json(folder / "coco.json", {"images": images, "annotations": marks, "categories": categories})
 
 
 def packed(folder, archive, form):
@@ -83,7 +82,7 @@ def packed(folder, archive, form):
 
 
 def facts(root):
-    """What is known of the volumes, but for the names that follow from where they lay."""
+    """Return volumes, reasons and label names, without keys that depend on paths."""
     dataset = read_dataset(root / "out")
     names = {"id", "image", "label", "subject", "study", "series", "split", "slices", "group"}
     volumes = sorted(one.model_dump_json(exclude=names) for one in dataset.volumes)
@@ -94,14 +93,20 @@ def facts(root):
     return volumes, reasons, dict(dataset.info.label_names)
 
 
-def run(root):
-    ingest(root / "in", root / "out", home=root / "home", workers=1)
-    return facts(root)
+@pytest.fixture
+def run(sandbox):
+    """Ingest `root`/in and return what is known of its files."""
+
+    def call(root, **options):
+        run_ingest(root, sandbox=sandbox, **options)
+        return facts(root)
+
+    return call
 
 
 @pytest.mark.parametrize("form", ["zip", "w:gz"])
 @pytest.mark.parametrize("kind", ["decathlon", "volumes", "pictures", "series with a label", "arrays"])
-def test_a_packed_data_set_is_the_data_set(tmp_path, kind, form):
+def test_a_packed_dataset_gives_the_same_volumes(tmp_path, run, kind, form):
     (tmp_path / "disk").mkdir()
     write_set(tmp_path / "disk" / "in", kind)
     volumes, reasons, names = run(tmp_path / "disk")
@@ -115,7 +120,7 @@ def test_a_packed_data_set_is_the_data_set(tmp_path, kind, form):
     assert not [path for path in written if "SENTINEL" in str(path) or b"SENTINEL" in path.read_bytes()]
 
 
-def test_members_that_share_a_name_or_have_none(tmp_path):
+def test_members_with_equal_or_missing_names(tmp_path, run):
     (tmp_path / "in").mkdir()
     made = []
     for number in range(2):
@@ -134,30 +139,29 @@ def test_members_that_share_a_name_or_have_none(tmp_path):
     }  # fmt: skip
 
 
-def test_a_labels_folder_of_archives(tmp_path):
+def test_archives_in_the_labels_folder(tmp_path, run):
     write_series(tmp_path / "in", series="1.2.55")
     nifti(tmp_path / "1.2.55.nii.gz", 0)
     (tmp_path / "labels").mkdir()
     packed_label = gzip.decompress((tmp_path / "1.2.55.nii.gz").read_bytes())
     with zipfile.ZipFile(tmp_path / "labels" / "all.zip", "w") as archive:
         archive.writestr("folder/1.2.55.nii", packed_label)
-    ingest(tmp_path / "in", tmp_path / "out", home=tmp_path / "home", workers=1, labels=tmp_path / "labels")
-    _, reasons, _ = facts(tmp_path)
+    _, reasons, _ = run(tmp_path, labels=tmp_path / "labels")
     assert reasons["quarantined", "label_shape"] == 1
     assert reasons["accepted", "volume"] == 6
 
 
-def test_what_macos_adds_is_no_image(tmp_path):
+def test_hidden_folders_in_archives_are_skipped(tmp_path, run):
     nifti(tmp_path / "a.nii.gz", 0)
     (tmp_path / "in").mkdir()
     with zipfile.ZipFile(tmp_path / "in" / "a.zip", "w") as archive:
         archive.write(tmp_path / "a.nii.gz", "a.nii.gz")
         archive.writestr("__MACOSX/._a.nii.gz", b"\0\5\x16\7")
     _, reasons, _ = run(tmp_path)
-    assert reasons["skipped", "mac_metadata"] == 1
+    assert reasons["skipped", "hidden_folder"] == 1
 
 
-def test_a_picture_beside_scans_in_an_archive_is_left_out(tmp_path):
+def test_a_picture_next_to_dicom_in_an_archive_is_skipped(tmp_path, run):
     write_series(tmp_path / "set" / "series")
     PIL.Image.fromarray(np.zeros((9, 9), np.uint8)).save(tmp_path / "set" / "screen.png")
     (tmp_path / "in").mkdir()

@@ -1,4 +1,4 @@
-"""`medmim ingest --dry-run` shows what would become of each series, and writes nothing."""
+"""`medmim ingest --dry-run` previews every series and writes nothing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def source(tmp_path):
     return tmp_path / "in"
 
 
-def test_series_with_their_numbers(source, tmp_path):
+def test_rows_of_series(source, tmp_path):
     found = preview(source, tmp_path / "out", workers=1)
     sound, short = found.series
     assert (sound.patient, sound.study, sound.series) == (1, 1, 1)
@@ -39,7 +39,7 @@ def test_series_with_their_numbers(source, tmp_path):
     assert found.files_seen == 11
 
 
-def test_nothing_is_written_and_nothing_of_the_patient_is_shown(source, tmp_path, monkeypatch):
+def test_nothing_is_written_and_no_patient_identity_is_shown(source, tmp_path, monkeypatch):
     monkeypatch.setenv("MEDMIM_HOME", str(tmp_path / "home"))
     before = sorted(tmp_path.rglob("*"))
     for words in ([], ["--json"]):
@@ -65,6 +65,6 @@ def test_images_and_labels_of_a_layout(tmp_path):
     assert found.series == ()
 
 
-def test_folders_are_checked_as_for_a_real_run(source):
-    with pytest.raises(UsageError, match="lie in each other"):
+def test_paths_are_checked_as_for_ingestion(source):
+    with pytest.raises(UsageError, match="contain each other"):
         preview(source, source / "out")
