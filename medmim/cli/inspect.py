@@ -20,12 +20,12 @@ Examples:
 @click.option(
     "--page", type=click.Path(path_type=Path), help="HTML file.  [default: inspect.html in the dataset]"
 )
-@click.option("--workers", type=click.IntRange(1), help="Processes.  [default: one a core]")
+@click.option("--workers", type=click.IntRange(1), help="Number of processes.  [default: one per core]")
 @json_option
 def command(*, dataset: Path, page: Path | None, workers: int | None, as_json: bool) -> None:
-    """Write one HTML page about DATASET: volumes, mid-slices in three planes, verdicts, histograms.
+    """Write an HTML page about DATASET: volumes, mid-slices in three planes, verdicts, histograms.
 
-    The page needs no network and nothing beside it; it holds pictures of patients, so treat it as the data.
+    The page is self-contained and needs no network. It contains images of patients: protect it like the data.
     """
     from medmim.stages.inspect import inspect
 

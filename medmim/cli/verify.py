@@ -8,7 +8,7 @@ import click
 
 from medmim.cli.options import json_option, phases, print_result
 
-_MOST_LINES = 50
+_MAX_LINES = 50
 
 
 @click.command(
@@ -21,22 +21,22 @@ Examples:
 @click.argument("dataset", type=click.Path(path_type=Path), default=Path("medmim-data"))
 @json_option
 def command(*, dataset: Path, as_json: bool) -> None:
-    """Hash every file of DATASET and compare all counts; name what changed. Exit code 1 if anything did.
+    """Hash every file of DATASET and compare all counts; exit with code 1 if anything changed.
 
-    Damaged files are written anew by running `medmim ingest` on the source again.
+    To restore damaged files, run `medmim ingest` on the source again.
     """
-    from medmim.stages.verify import refuse_damaged, verify
+    from medmim.stages.verify import raise_if_damaged, verify
 
     with phases() as progress:
         result = verify(dataset, progress=progress)
-    more = len(result.problems) - _MOST_LINES
+    more = len(result.problems) - _MAX_LINES
     lines = [
         f"dataset      {dataset}",
         f"content      {result.content_hash}",
         f"volumes      {result.counts.get('volumes', 0)}, {result.counts.get('labels', 0)} labels",
-        *(f"problem      {problem}" for problem in result.problems[:_MOST_LINES]),
+        *(f"problem      {problem}" for problem in result.problems[:_MAX_LINES]),
         *([f"             and {more} more; --json lists all"] if more > 0 else []),
-        f"verdict      {'damaged' if result.problems else 'as written'}",
+        f"verdict      {'damaged' if result.problems else 'intact'}",
     ]
     print_result(result.as_json(), as_json=as_json, lines=lines)
-    refuse_damaged(result)
+    raise_if_damaged(result)

@@ -1,13 +1,15 @@
-"""`medmim inspect`: a dataset as one HTML page that needs nothing beside it."""
+"""`medmim inspect`: write a dataset as one self-contained HTML page."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import jinja2
 
 from medmim import __version__, files
 from medmim.data.dataset.manifest import Dataset, VolumeRecord, read_dataset
@@ -15,16 +17,23 @@ from medmim.data.formats.thumbnails import thumbnail
 from medmim.data.ingest.context import READ_LIMITS, Progress
 from medmim.data.sandbox.sandbox import Answer, Sandbox
 
-_PAGE = Path(__file__).with_name("inspect_page.html")
-_PLACE = "/*DATA*/null"
-# edge in pixels and JPEG quality of a plane's picture, by the number of volumes that they still suit
+_TEMPLATE = Path(__file__).with_name("inspect_page.html")
+# largest number of volumes, edge of a plane's picture in pixels, JPEG quality
 _SIZES = ((300, 112, 75), (1_500, 80, 65), (6_000, 56, 55))
-_MOST_PICTURES = 6_000  # about 12 MB; further volumes get numbers only
+_MAX_PICTURES = 6_000  # about 12 MB; further volumes have statistics only
+_MAX_WARNINGS = 20
+_COUNTS = {
+    "files_seen": "files seen",
+    "files_accepted": "accepted",
+    "files_quarantined": "quarantined",
+    "files_skipped": "skipped",
+    "targets": "with a class",
+}
 
 
 @dataclass(frozen=True)
 class InspectResult:
-    """The page, and what it shows."""
+    """Path and size of the page, and the number of volumes and pictures on it."""
 
     page: Path
     volumes: int
@@ -32,7 +41,7 @@ class InspectResult:
     page_bytes: int
 
     def as_json(self) -> dict[str, Any]:
-        """Return what `--json` prints."""
+        """Return the output of `--json`."""
         return {
             "page": str(self.page),
             "volumes": self.volumes,
@@ -48,12 +57,12 @@ def inspect(
 
     Args:
         root: dataset folder.
-        page: the HTML file; `inspect.html` in the dataset folder without it.
-        workers: processes at one time; all processors without it.
-        progress: told how many volumes are drawn.
+        page: output file; `inspect.html` in the dataset folder by default.
+        workers: number of processes; one per core by default.
+        progress: called with the phase, the number of drawn volumes and of all volumes.
 
     Raises:
-        DataError: if the folder is no dataset.
+        DataError: if the folder is not a dataset.
     """
     dataset = read_dataset(root)
     edge, quality = next((size[1:] for size in _SIZES if len(dataset.volumes) <= size[0]), _SIZES[-1][1:])
@@ -61,46 +70,53 @@ def inspect(
         {
             "path": str(root / volume.image),
             "label": str(root / volume.label) if volume.label else None,
-            "edge": edge if place < _MOST_PICTURES else 0,
+            "edge": edge if number < _MAX_PICTURES else 0,
             "quality": quality,
         }
-        for place, volume in enumerate(dataset.volumes)
+        for number, volume in enumerate(dataset.volumes)
     ]
 
-    def tell(done: int) -> None:
+    def on_done(done: int) -> None:
         if progress:
             progress("draw", done, len(tasks))
 
-    count = workers or len(os.sched_getaffinity(0))
-    with Sandbox(count, [thumbnail.__module__]) as sandbox:
-        answers = sandbox.run_each(thumbnail, tasks, limits=READ_LIMITS, on_done=tell) if tasks else []
+    with Sandbox(workers or len(os.sched_getaffinity(0)), [thumbnail.__module__]) as sandbox:
+        answers = sandbox.run_each(thumbnail, tasks, limits=READ_LIMITS, on_done=on_done) if tasks else []
     target = page or root / "inspect.html"
-    content = page_of(dataset, answers, edge=edge)
+    content = render_page(dataset, answers, edge=edge)
     files.write_text(target, content)
     drawn = sum(bool(answer.value and answer.value["jpeg"]) for answer in answers)
     return InspectResult(target, len(dataset.volumes), drawn, len(content.encode()))
 
 
-def page_of(dataset: Dataset, answers: list[Answer], *, edge: int) -> str:
-    """Return the page: a template of our own with all data as JSON in it."""
-    content = {
-        "info": dataset.info.model_dump(mode="json"),
-        "version": __version__,
-        "edge": edge,
-        "fates": _fates(dataset),
-        "volumes": [
-            {**_facts(volume), **(answer.value or {"failed": answer.reason})}
-            for volume, answer in zip(dataset.volumes, answers, strict=True)
-        ],
-    }
-    text = json.dumps(content, allow_nan=False, separators=(",", ":"))
-    # inside a script element only these could end it or start another
-    safe = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-    return _PAGE.read_text(encoding="utf-8").replace(_PLACE, safe)
+def render_page(dataset: Dataset, answers: Sequence[Answer], *, edge: int) -> str:
+    """Return the page as HTML; the table of volumes is drawn from JSON by a script in the page."""
+    ledger = files.read_jsonl(dataset.root / "ledger.jsonl")
+    outcomes = Counter((row["fate"], row["reason"]) for row in ledger)
+    rows = [
+        {**_row_of(volume), **(answer.value or {"failed": answer.reason})}
+        for volume, answer in zip(dataset.volumes, answers, strict=True)
+    ]
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+        info=dataset.info,
+        version=__version__,
+        counts=_counts_of(dataset),
+        warnings=dataset.info.warnings[:_MAX_WARNINGS],
+        outcomes=sorted(outcomes.items(), key=lambda item: (-item[1], item[0])),
+        data={"edge": edge, "volumes": rows},
+    )
 
 
-def _facts(volume: VolumeRecord) -> dict[str, Any]:
-    """Return the columns of one row: keys and numbers that the manifest holds, no text of the source."""
+def _counts_of(dataset: Dataset) -> dict[str, int]:
+    counts = {_COUNTS.get(name, name): count for name, count in dataset.info.counts.items()}
+    counts["repaired"] = sum(volume.verdict == "repaired" for volume in dataset.volumes)
+    counts["face possible"] = sum("recognizable_face" in volume.flags for volume in dataset.volumes)
+    return counts
+
+
+def _row_of(volume: VolumeRecord) -> dict[str, Any]:
+    """Return the columns of one row, without any text of the source."""
     return {
         "id": volume.id,
         "subject": volume.subject,
@@ -117,11 +133,3 @@ def _facts(volume: VolumeRecord) -> dict[str, Any]:
         "boxes": len(volume.boxes),
         "flags": volume.flags,
     }
-
-
-def _fates(dataset: Dataset) -> list[dict[str, Any]]:
-    """Return how many files have each fate and reason, the commonest first."""
-    rows = files.read_jsonl(dataset.root / "ledger.jsonl")
-    counts = Counter((row["fate"], row["reason"]) for row in rows)
-    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    return [{"fate": fate, "reason": reason, "files": count} for (fate, reason), count in ranked]

@@ -1,12 +1,13 @@
-"""`medmim verify`: is a dataset still what was written, file by file."""
+"""`medmim verify`: compare every file of a dataset with its recorded hash."""
 
 from __future__ import annotations
 
+import functools
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from medmim.data.dataset.integrity import Problem, problems_of
+from medmim.data.dataset.integrity import Problem, find_problems
 from medmim.data.dataset.manifest import read_dataset
 from medmim.data.ingest.context import Progress
 from medmim.errors import DataError
@@ -14,7 +15,7 @@ from medmim.errors import DataError
 
 @dataclass(frozen=True)
 class VerifyResult:
-    """What was looked at, and what is wrong with it."""
+    """Summary of a dataset and the problems found in it."""
 
     dataset: Path
     content_hash: str
@@ -38,28 +39,25 @@ def verify(root: Path, *, progress: Progress | None = None) -> VerifyResult:
     """Hash every file of a dataset and compare all counts.
 
     Raises:
-        DataError: if the folder is no dataset, or so damaged that its volumes are not known.
+        DataError: if the folder is not a dataset, or its manifest cannot be read.
     """
     dataset = read_dataset(root)
 
-    def tell(done: int, total: int) -> None:
-        if progress:
-            progress("hash", done, total)
-
-    found = tuple(problems_of(dataset, tell))
-    return VerifyResult(root, dataset.info.content_hash, dataset.info.counts, dataset.info.warnings, found)
+    on_file = None if progress is None else functools.partial(progress, "hash")
+    problems = tuple(find_problems(dataset, on_file))
+    return VerifyResult(root, dataset.info.content_hash, dataset.info.counts, dataset.info.warnings, problems)
 
 
-def refuse_damaged(result: VerifyResult) -> None:
-    """Raise if anything is wrong.
+def raise_if_damaged(result: VerifyResult) -> None:
+    """Raise if the result lists problems.
 
     Raises:
-        DataError: with the number of problems and what to do.
+        DataError: with reason damaged_dataset.
     """
     if result.problems:
         raise DataError(
-            f"dataset at '{result.dataset}' is not what was written: {len(result.problems)} problems, the "
-            "first is "
-            f"{result.problems[0]}; run `medmim ingest` on its source again, which writes such files anew",
+            f"dataset at '{result.dataset}' is damaged: expected no problems, got {len(result.problems)}, "
+            f"the first is {result.problems[0]}; run `medmim ingest` on its source again to rewrite these "
+            "files",
             reason="damaged_dataset",
         )

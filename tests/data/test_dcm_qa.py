@@ -38,7 +38,7 @@ def references() -> list[tuple[str, Image]]:
 def fits(volume: VolumeRecord, dataset: Dataset, reference: Image) -> bool:
     """Same voxels, once the reference's axes run as those of the volume."""
     image = read_image(dataset.root / volume.image)
-    turned = geometry.along(reference, image.affine)
+    turned = geometry.align_axes(reference, image.affine)
     return turned is not None and np.array_equal(turned.array, image.array)
 
 
@@ -48,7 +48,7 @@ def test_every_reference_volume_is_there_once(dataset: Dataset):
         matching = [volume for volume in dataset.volumes if fits(volume, dataset, reference)]
         assert len(matching) == 1, name
         image = read_image(dataset.root / matching[0].image)
-        turned = geometry.along(reference, image.affine)
+        turned = geometry.align_axes(reference, image.affine)
         assert turned is not None
         assert geometry.corner_distance(image.array.shape, image.affine, turned.affine) < 1e-3, name
         np.testing.assert_allclose(image.affine, turned.affine, atol=1e-3)

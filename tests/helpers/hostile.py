@@ -14,7 +14,8 @@ from dicom_maker import make_slice
 from pydicom.encaps import encapsulate
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless, RLELossless
 
-from medmim.data.formats.nifti import Image, encode_image
+from medmim.data.formats.nifti import Image
+from medmim.data.formats.write_volume import encode_image
 
 Build = Callable[[int], bytes]
 

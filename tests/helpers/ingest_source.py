@@ -11,7 +11,8 @@ import numpy as np
 import PIL.Image
 
 from medmim.data.dataset.manifest import Dataset, LedgerRow, read_dataset
-from medmim.data.formats.nifti import Image, encode_image
+from medmim.data.formats.nifti import Image
+from medmim.data.formats.write_volume import encode_image
 from medmim.files import read_jsonl
 from medmim.stages.ingest import ingest
 

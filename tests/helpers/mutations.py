@@ -14,7 +14,8 @@ from dicom_maker import make_slice
 from hostile import saved
 from pydicom.misc import is_dicom
 
-from medmim.data.formats.nifti import Image, encode_image
+from medmim.data.formats.nifti import Image
+from medmim.data.formats.write_volume import encode_image
 
 _MAX_BYTES = 40_000
 _TYPES = (b"DS", b"IS", b"UI", b"SQ", b"US", b"OW", b"UN", b"PN", b"FD", b"AT")

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 from dicom_maker import write_series
 
-from medmim.data.formats.nifti import Image, encode_image
+from medmim.data.formats.nifti import Image
+from medmim.data.formats.write_volume import encode_image
 
 
 def write_source(folder: Path, *, seed: int = 0) -> Path:

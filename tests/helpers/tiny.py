@@ -6,8 +6,9 @@ import numpy as np
 
 from medmim.data.dataset.manifest import DatasetInfo, LedgerRow, VolumeRecord, write_dataset
 from medmim.data.dataset.splits import assign_splits
-from medmim.data.formats.annotations import boxes_around, boxes_of
-from medmim.data.formats.nifti import Image, encode_image
+from medmim.data.formats.annotations import box_records, boxes_from_label
+from medmim.data.formats.nifti import Image
+from medmim.data.formats.write_volume import encode_image
 from medmim.encoders import ENCODERS, TokenEncoder
 
 SHAPE = (20, 16, 16)
@@ -124,7 +125,7 @@ def make_dataset(root, *, patients=10, varied=False, labels=True, names=NAMES, n
                 split=splits[subject],
                 number=volume,
             )
-            found = boxes_of(boxes_around(Image(label, affine), NAMES)) if labels else ()
+            found = box_records(boxes_from_label(Image(label, affine), NAMES)) if labels else ()
             target = CLASSES[number % len(CLASSES)] if labels else None
             rows.append(written.model_copy(update={"boxes": found, "target": target}))
     ledger = [

@@ -15,7 +15,7 @@ import pytest
 from small_source import write_source
 from writes import Here, Writes, forked, tree_of
 
-from medmim.data.dataset.integrity import problems_of
+from medmim.data.dataset.integrity import find_problems
 from medmim.data.dataset.manifest import read_dataset
 from medmim.data.ingest.pseudonyms import Keys
 from medmim.errors import RunError
@@ -99,7 +99,7 @@ def interrupt(places, home, deed: str, numbers: range) -> None:
         if deed == "full" and before:
             # renames need no space; if one fails nevertheless, the next run repairs the three files
             whole = ("volume", "label", "subject", "row")
-            wrong = [one for one in problems_of(read_dataset(out)) if one.what in whole]
+            wrong = [one for one in find_problems(read_dataset(out)) if one.what in whole]
             assert not wrong, f"write {number} of {total}: {wrong}"
         assert forked(lambda out=out: run(source, out, home)) == 0
         assert tree_of(out) == wanted, f"after write {number} of {total}"
@@ -193,6 +193,6 @@ def test_a_real_full_disk(pages, tmp_path):
         assert again.returncode == 0, again.stderr
         dataset = read_dataset(disk / "out")
         assert len(dataset.volumes) == 2
-        assert not problems_of(dataset)
+        assert not find_problems(dataset)
     finally:
         subprocess.run(["umount", str(disk)], check=False)

@@ -9,9 +9,10 @@ import tiny
 
 from medmim import files
 from medmim.config.runs import FinetuneSettings, PretrainSettings
-from medmim.data.dataset.channels import ChannelStack, channels_of, stacked, with_channels
+from medmim.data.dataset.channels import ChannelStack, channels_of, group_channels, select_channels
 from medmim.data.dataset.manifest import read_dataset
-from medmim.data.formats.nifti import Image, encode_image, read_image
+from medmim.data.formats.nifti import Image, read_image
+from medmim.data.formats.write_volume import encode_image
 from medmim.data.loading.preprocess import VolumeLoader, preprocess
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan
 from medmim.errors import DataError, UsageError
@@ -59,7 +60,7 @@ def brats(tmp_path_factory):
 
 def test_visits_become_cases_with_channels_in_the_order_asked_for(brats):
     dataset = read_dataset(brats / "data")
-    cases, rest = stacked(dataset.volumes, CHANNELS)
+    cases, rest = group_channels(dataset.volumes, CHANNELS)
     assert (len(dataset.volumes), len(cases), len(rest)) == (43, 10, 3)
     for case in cases:
         words = [set(one.tokens) for one in channels_of(case)]
@@ -72,7 +73,7 @@ def test_visits_become_cases_with_channels_in_the_order_asked_for(brats):
 
 def test_each_channel_is_normalised_for_itself(brats):
     dataset = read_dataset(brats / "data")
-    (case, *_), _ = stacked(dataset.volumes, CHANNELS)
+    (case, *_), _ = group_channels(dataset.volumes, CHANNELS)
     made = preprocess(dataset.root, case, PLAN)
     alone = [preprocess(dataset.root, one, PLAN) for one in channels_of(case)]
     assert made.image.shape == (4, *tiny.SHAPE)
@@ -85,8 +86,8 @@ def test_what_is_kept_on_disk_is_told_apart(brats, tmp_path):
     from medmim.data.loading.disk_cache import DiskCache
 
     dataset = read_dataset(brats / "data")
-    (whole, *_), _ = stacked(dataset.volumes, CHANNELS)
-    both, _ = stacked(dataset.volumes, CHANNELS[:2])  # the visit that lacks one of four is among these
+    (whole, *_), _ = group_channels(dataset.volumes, CHANNELS)
+    both, _ = group_channels(dataset.volumes, CHANNELS[:2])  # the visit that lacks one of four is among these
     (fewer,) = (case for case in both if case.id == whole.id)
     for case, count in ((whole, 4), (fewer, 2), (whole, 4)):
         volumes = VolumeLoader(dataset.root, PLAN, cache_gb=1.0, disk=DiskCache(tmp_path, limit_gb=1.0))
@@ -124,7 +125,7 @@ def test_channels_on_different_grids_are_refused(tmp_path):
     write_visit(tmp_path / "scans", 0, moved=("t2w",))
     ingest(tmp_path / "scans", tmp_path / "data", home=tmp_path / "home")
     dataset = read_dataset(tmp_path / "data")
-    (case,), _ = stacked(dataset.volumes, CHANNELS)
+    (case,), _ = group_channels(dataset.volumes, CHANNELS)
     with pytest.raises(
         DataError, match=r"its channels lie on different grids; expected co-registered"
     ) as caught:
@@ -151,12 +152,12 @@ def test_channels_on_different_grids_are_refused(tmp_path):
 )
 def test_words_that_tell_nothing_are_refused(brats, words, error, message):
     with pytest.raises(error, match=message):
-        with_channels(read_dataset(brats / "data"), words, quiet)
+        select_channels(read_dataset(brats / "data"), words, quiet)
 
 
 def test_without_channels_nothing_changes(brats):
     dataset = read_dataset(brats / "data")
-    assert with_channels(dataset, (), quiet) is dataset
+    assert select_channels(dataset, (), quiet) is dataset
     stored = files.read_jsonl(brats / "data" / "manifest.jsonl")
     assert all("channels" not in row for row in stored)
     assert (

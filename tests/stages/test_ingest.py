@@ -19,7 +19,8 @@ from ingest_source import count_fates, read_ledger, run_ingest
 from pydicom.dataset import FileDataset
 
 from medmim.data.dataset.manifest import read_dataset
-from medmim.data.formats.nifti import Image, encode_image
+from medmim.data.formats.nifti import Image
+from medmim.data.formats.write_volume import encode_image
 from medmim.data.ingest.pseudonyms import Keys
 from medmim.data.ingest.scan import scan_file_as_json
 from medmim.data.sandbox.sandbox import Answer, Sandbox

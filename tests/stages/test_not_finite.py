@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 from medmim.config.runs import FinetuneSettings, PretrainSettings
 from medmim.data.dataset.manifest import read_dataset, write_dataset
-from medmim.data.formats.nifti import Image, encode_image, read_image
+from medmim.data.formats.nifti import Image, read_image
+from medmim.data.formats.write_volume import encode_image
 from medmim.errors import DataError, RunError
 from medmim.stages.finetune.run import finetune
 from medmim.stages.pretrain.run import pretrain

@@ -28,7 +28,7 @@ def flip(path: Path, chance: random.Random) -> None:
     path.write_bytes(bytes(content))
 
 
-def test_a_whole_dataset_is_as_written(dataset):
+def test_an_intact_dataset_has_no_problems(dataset):
     told = []
     result = verify(dataset, progress=lambda *words: told.append(words))
     assert result.problems == ()
@@ -36,7 +36,7 @@ def test_a_whole_dataset_is_as_written(dataset):
     assert result.as_json()["ok"]
 
 
-def test_changed_and_missing_files_are_named_by_id(dataset):
+def test_changed_and_missing_files_are_listed_by_id(dataset):
     first, second, third = read_dataset(dataset).volumes[:3]
     flip(dataset / first.image, random.Random(0))
     (dataset / second.label).unlink()
@@ -49,14 +49,14 @@ def test_changed_and_missing_files_are_named_by_id(dataset):
     }
 
 
-def test_a_stranger_and_a_lost_row_are_found(dataset):
+def test_extra_files_and_lost_rows_are_found(dataset):
     (dataset / "volumes" / "stray.nii.gz").write_bytes(b"x")
     (dataset / ".staging-old").mkdir()
     lines = (dataset / "ledger.jsonl").read_text().splitlines(keepends=True)
     (dataset / "ledger.jsonl").write_text("".join(lines[1:]))
     found = [str(one) for one in verify(dataset).problems]
-    assert "folder: 1 files that the manifest does not name" in found
-    assert "folder: the staging folder of a run that was cut off, or that is running now" in found
+    assert "folder: 1 files without a row in the manifest" in found
+    assert "folder: the staging folder of a killed or running ingest" in found
     assert "ledger.jsonl: changed since it was written" in found
     assert "ledger.jsonl: gives files_seen 9, expected 10" in found
 
@@ -69,11 +69,11 @@ def test_an_edited_manifest_is_found(dataset):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = [str(one) for one in verify(dataset).problems]
     assert "manifest.jsonl: changed since it was written" in found
-    assert "manifest.jsonl: does not give the content hash of dataset.json" in found
+    assert "manifest.jsonl: does not match the content hash in dataset.json" in found
 
 
-def found_out(dataset: Path) -> bool:
-    """Say whether damage is told: by problems, or because the dataset cannot even be read."""
+def is_reported(dataset: Path) -> bool:
+    """Return whether damage is reported, by problems or because the dataset cannot be read."""
     try:
         return bool(verify(dataset).problems)
     except DataError:
@@ -81,8 +81,8 @@ def found_out(dataset: Path) -> bool:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_bits_and_ends_of_every_file(seed, dataset):
-    """40 flips and 12 truncations a seed; whatever was hit, something is said, and nothing crashes."""
+def test_bit_flips_and_truncations_are_found(seed, dataset):
+    """40 bit flips and 12 truncations per seed: every one is reported and nothing crashes."""
     chance = random.Random(seed)
     files = sorted(path for path in dataset.rglob("*") if path.is_file())
     for number in range(52):
@@ -92,12 +92,12 @@ def test_bits_and_ends_of_every_file(seed, dataset):
             flip(path, chance)
         else:
             path.write_bytes(content[: chance.randrange(len(content))])
-        assert found_out(dataset), path.name
+        assert is_reported(dataset), path.name
         path.write_bytes(content)
     assert verify(dataset).problems == ()
 
 
-def test_the_command_says_so_and_fails(dataset):
+def test_the_command_fails_for_damaged_datasets(dataset):
     runner = CliRunner()
     assert runner.invoke(main, ["verify", str(dataset)]).exit_code == 0
     volume = read_dataset(dataset).volumes[0]

@@ -1,7 +1,7 @@
-"""Boxes of findings on their way to a network: checked, brought to the prepared grid and back, cut at slices.
+"""Bounding boxes of findings: validation, conversion between voxel grids, and boxes of single slices.
 
-Here a box is always xyzxyz in voxels, first corner then last, half-open: voxel i spans from i to i + 1. A box
-of a picture has z from 0 to 1.
+Boxes are xyzxyz in voxels, first corner then last, half-open: voxel i spans from i to i + 1. A box of a
+picture has z from 0 to 1.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from medmim.errors import DataError
 
 Boxes = Float64[np.ndarray, "boxes 6"]
 
-_LEAST = 1e-3  # voxels; a box that is thinner holds nothing
-_NAMED = 3
+_MIN_SIDE = 1e-3  # voxels; thinner boxes are empty
+_MAX_LISTED = 3
 
 
 def stored_boxes(volume: VolumeRecord) -> Boxes:
-    """Return the boxes of a manifest row in its stored grid."""
+    """Return the boxes of a manifest row on its stored grid."""
     rows = [_with_depth(one.box) for one in volume.boxes]
     return np.array(rows, dtype=np.float64).reshape(-1, 6)
 
 
-def checked(volumes: Sequence[VolumeRecord], *, clip: bool) -> tuple[tuple[VolumeRecord, ...], list[str]]:
-    """Check every box: as long as its image has axes, finite, not inverted, not empty, inside of its image.
+def check_boxes(volumes: Sequence[VolumeRecord], *, clip: bool) -> tuple[tuple[VolumeRecord, ...], list[str]]:
+    """Check that every box matches its image, is finite, not inverted, not empty and inside the image.
 
     Args:
         volumes: rows of the manifest.
-        clip: clip boxes that lie partly outside, and drop those of which nothing is left.
+        clip: clip boxes that lie partly outside, and drop those entirely outside.
 
     Returns:
-        The rows, clipped where asked for, and a line for each box that was changed.
+        The rows, and a message for each box that was clipped or dropped.
 
     Raises:
-        DataError: without `clip`, if any box is wrong; the message names the first of them.
+        DataError: without `clip`, if any box is invalid; the message lists the first ones.
     """
     kept, faults = [], []
     for volume in volumes:
@@ -50,44 +50,44 @@ def checked(volumes: Sequence[VolumeRecord], *, clip: bool) -> tuple[tuple[Volum
             boxes += [one] if not fault else _clipped(one, volume)
         kept.append(volume.model_copy(update={"boxes": tuple(boxes)}))
     if faults and not clip:
-        more = f" and {len(faults) - _NAMED} more" if len(faults) > _NAMED else ""
+        more = f" and {len(faults) - _MAX_LISTED} more" if len(faults) > _MAX_LISTED else ""
         raise DataError(
-            f"{len(faults)} boxes cannot be used: {'; '.join(faults[:_NAMED])}{more}; correct them and "
+            f"{len(faults)} boxes are invalid: {'; '.join(faults[:_MAX_LISTED])}{more}; correct them and "
             "ingest again, or clip them with --set task_options.bad_boxes=clip",
             reason="bad_boxes",
         )
     return tuple(kept), faults
 
 
-def moved(boxes: Boxes, source: np.ndarray, target: np.ndarray) -> Boxes:
-    """Bring boxes from one grid to another whose axes are parallel, in any order and direction.
+def map_boxes(boxes: Boxes, source: np.ndarray, target: np.ndarray) -> Boxes:
+    """Convert boxes to another grid whose axes are parallel, in any order and direction.
 
     Args:
-        boxes: in voxels of the source.
-        source: voxel → world in mm, (4, 4), of the grid that they are in.
-        target: of the grid that they shall be in.
+        boxes: in voxels of the source grid.
+        source: affine of the source grid, voxel to mm, (4, 4).
+        target: affine of the target grid.
     """
     across = np.linalg.inv(target) @ source
-    ends = [boxes[:, :3] - 0.5, boxes[:, 3:] - 0.5]  # an affine counts from voxel centres
+    ends = [boxes[:, :3] - 0.5, boxes[:, 3:] - 0.5]  # affines refer to voxel centres
     first, last = (end @ across[:3, :3].T + across[:3, 3] + 0.5 for end in ends)
     return np.concatenate([np.minimum(first, last), np.maximum(first, last)], axis=1)
 
 
-def in_slice(boxes: Boxes, axis: int, index: int) -> np.ndarray:
-    """Return which boxes hold the middle of a slice; one that holds none is in that of its middle."""
+def boxes_in_slice(boxes: Boxes, axis: int, index: int) -> np.ndarray:
+    """Return which boxes contain the centre plane of a slice; thin ones belong to that of their centre."""
     first, last = boxes[:, axis], boxes[:, axis + 3]
-    holds = (first <= index + 0.5) & (last > index + 0.5)
+    contains = (first <= index + 0.5) & (last > index + 0.5)
     thin = np.ceil(first - 0.5) + 0.5 >= last
-    return np.asarray(holds | (thin & (np.floor((first + last) / 2) == index)))
+    return np.asarray(contains | (thin & (np.floor((first + last) / 2) == index)))
 
 
-def flat(boxes: Boxes, axis: int) -> Float64[np.ndarray, "boxes 4"]:
-    """Return boxes within a slice: without the axis that it is cut across."""
+def boxes_to_2d(boxes: Boxes, axis: int) -> Float64[np.ndarray, "boxes 4"]:
+    """Drop the axis perpendicular to the slice."""
     return np.delete(boxes, [axis, axis + 3], axis=1)
 
 
-def raised(boxes: Float64[np.ndarray, "boxes 4"], axis: int, index: int) -> Boxes:
-    """Return boxes of a slice as boxes of the volume, one slice thick."""
+def boxes_to_3d(boxes: Float64[np.ndarray, "boxes 4"], axis: int, index: int) -> Boxes:
+    """Extend boxes of a slice to boxes of the volume, one slice thick."""
     return np.insert(boxes, [axis, axis + 2], [index, index + 1], axis=1)
 
 
@@ -99,24 +99,24 @@ def _fault(one: BoxRecord, volume: VolumeRecord) -> str:
         return "not finite"
     sides = [last - first for first, last in zip(one.box[:dims], one.box[dims:], strict=True)]
     if min(sides) < 0:
-        return "inverted: its first corner lies behind its last"
-    if min(sides) < _LEAST:
+        return "inverted: its first corner exceeds its last"
+    if min(sides) < _MIN_SIDE:
         return "empty"
     outside = any(
-        first < -_LEAST or last > length + _LEAST
+        first < -_MIN_SIDE or last > length + _MIN_SIDE
         for first, last, length in zip(one.box[:dims], one.box[dims:], volume.shape, strict=False)
     )
-    return "outside of its image" if outside else ""
+    return "outside its image" if outside else ""
 
 
 def _clipped(one: BoxRecord, volume: VolumeRecord) -> list[BoxRecord]:
-    """Return what is left of a box inside of its image, if anything is."""
+    """Return the part of a box inside its image, if any."""
     dims = len(one.box) // 2
     if dims not in (2, 3) or not all(map(math.isfinite, one.box)):
         return []
     limits = np.array(volume.shape[:dims], dtype=float)
     corners = np.clip(np.reshape(one.box, (2, dims)), 0.0, limits)
-    if (corners[1] - corners[0]).min() < _LEAST:
+    if (corners[1] - corners[0]).min() < _MIN_SIDE:
         return []
     return [one.model_copy(update={"box": tuple(float(value) for value in corners.ravel())})]
 

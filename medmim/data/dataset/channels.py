@@ -1,4 +1,4 @@
-"""Several volumes of one visit as the channels of one case, such as the sequences of an MR examination."""
+"""Cases with several channels: volumes of one visit, such as the sequences of an MR examination."""
 
 from __future__ import annotations
 
@@ -11,38 +11,37 @@ from medmim.errors import DataError, UsageError
 
 
 class ChannelStack(VolumeRecord):
-    """The row of a case with several channels: that of the first one, with the label that any of them has.
+    """Row of a case with several channels: that of the first one, with the annotations of any channel.
 
     Attributes:
-        channels: the volumes, in the order in which a network sees them.
+        channels: the volumes in the order of the network's input channels.
     """
 
     channels: tuple[VolumeRecord, ...]
 
 
 def channels_of(volume: VolumeRecord) -> tuple[VolumeRecord, ...]:
-    """Return the volumes that a case is made of: itself, unless it has several channels."""
+    """Return the volumes of a case, one per channel."""
     return volume.channels if isinstance(volume, ChannelStack) else (volume,)
 
 
-def stacked(
+def group_channels(
     volumes: Iterable[VolumeRecord], wanted: Sequence[str]
 ) -> tuple[tuple[ChannelStack, ...], tuple[VolumeRecord, ...]]:
-    """Return the cases of the visits that have all the channels, and the volumes of all other visits.
+    """Return one case per visit that has all channels, and the volumes of all other visits.
 
-    A visit is what shares subject and study. Each channel must be exactly one of its volumes: of two T1 scans
-    nobody knows which is meant.
+    A visit is the volumes with the same subject and study. Each channel must match exactly one of them.
 
     Args:
         volumes: of a dataset.
-        wanted: what tells each channel: words of the manifest's `tokens`, joined by +, such as `t1+post`.
+        wanted: one channel each: words of the manifest's `tokens` joined by +, such as `t1+post`.
 
     Raises:
-        UsageError: for a word that no dataset tells, or two channels of the same words.
+        UsageError: for an unknown word, or two channels with the same words.
     """
     tokens = [_tokens(one) for one in wanted]
     if len(set(tokens)) < len(tokens):
-        raise UsageError(f"channels: expected different ones, got {', '.join(wanted)}")
+        raise UsageError(f"channels: expected different channels, got {', '.join(wanted)}")
     visits: dict[tuple[str, str], list[VolumeRecord]] = defaultdict(list)
     for volume in volumes:
         visits[volume.subject, volume.study].append(volume)
@@ -57,26 +56,26 @@ def stacked(
     return tuple(whole), tuple(rest)
 
 
-def with_channels(dataset: Dataset, wanted: Sequence[str], say: Callable[[str], None]) -> Dataset:
-    """Return a dataset whose volumes are cases with these channels; what is left out is said.
+def select_channels(dataset: Dataset, wanted: Sequence[str], log: Callable[[str], None]) -> Dataset:
+    """Return a dataset of cases with these channels; log the number of visits without them.
 
     Raises:
-        UsageError: for words that no dataset tells.
-        DataError: if no visit has them all.
+        UsageError: for unknown words.
+        DataError: if no visit has all channels.
     """
     if not wanted:
         return dataset
-    whole, rest = stacked(dataset.volumes, wanted)
+    whole, rest = group_channels(dataset.volumes, wanted)
     if not whole:
-        known = sorted({" ".join(volume.tokens) or "no words" for volume in dataset.volumes})
+        known = sorted({" ".join(volume.tokens) or "none" for volume in dataset.volumes})
         raise DataError(
-            f"no visit has exactly one volume for each of the channels {', '.join(wanted)}; the volumes here "
-            f"are told by: {'; '.join(known[:8])}",
+            f"no visit has exactly one volume for each of the channels {', '.join(wanted)}; tokens of the "
+            f"volumes are: {'; '.join(known[:8])}",
             reason="channel_missing",
         )
     if rest:
         visits = len({(volume.subject, volume.study) for volume in rest})
-        say(f"{visits} visits have not one volume for each of the channels {', '.join(wanted)}: left out")
+        log(f"{visits} visits excluded, not one volume per channel: {', '.join(wanted)}")
     return Dataset(dataset.root, dataset.info, whole)
 
 
@@ -94,11 +93,11 @@ def _tokens(channel: str) -> frozenset[str]:
 def _stack(channels: Sequence[VolumeRecord]) -> ChannelStack:
     labelled = next((one for one in channels if one.label), channels[0])
     marks = next((one for one in channels if one.boxes), channels[0])
-    told = {
+    row = {
         **channels[0].model_dump(by_alias=True),
         "label": labelled.label,
         "label_sha256": labelled.label_sha256,
         "boxes": marks.boxes,
         "target": next((one.target for one in channels if one.target is not None), None),
     }
-    return ChannelStack(**told, channels=tuple(channels))
+    return ChannelStack(**row, channels=tuple(channels))

@@ -1,4 +1,4 @@
-"""A contamination certificate: was any test patient, by key or by pixels, seen before the test?"""
+"""Contamination certificate: whether training used any test patient, compared by key and by voxels."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _PIXELS = "pixels.json"
 
 @dataclass(frozen=True)
 class SeenPatients:
-    """What a training saw, as digests that cannot be turned back into keys.
+    """Patients and voxels used by a training, as digests that cannot be reversed.
 
     Attributes:
-        patients: of its volumes.
-        pixels: of their voxels, whatever their headers say.
-        unhashed: volumes whose voxels were not hashed when they were ingested.
+        patients: digests of the patients.
+        pixels: digests of the voxels.
+        unhashed: number of volumes that were ingested without a voxel hash.
     """
 
     patients: frozenset[str] = frozenset()
@@ -34,14 +34,14 @@ class SeenPatients:
     unhashed: int = 0
 
     def __or__(self, other: SeenPatients) -> SeenPatients:
-        """Return what both saw."""
+        """Return the union."""
         unhashed = self.unhashed + other.unhashed
         return SeenPatients(self.patients | other.patients, self.pixels | other.pixels, unhashed)
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """What one stage shares with the test: patients by key, volumes by equal voxels."""
+    """Overlap of one stage with the test split: patients by key, volumes by equal voxels."""
 
     patients_seen: int
     by_key: int
@@ -51,13 +51,13 @@ class Overlap:
 
 @dataclass(frozen=True)
 class Certificate:
-    """The overlaps of pretraining, fine-tuning and normalisation with the test.
+    """Overlap of pretraining, fine-tuning and normalisation with the test split.
 
     Attributes:
-        dataset_hash, split_hash: what was divided, and who tests.
-        test_patients, test_volumes: how many test.
-        overlaps: stage → what it shares; a stage without a record is `unknown`.
-        verdict: clean, contaminated, or unknown where something could not be compared.
+        dataset_hash, split_hash: hashes of the dataset and its test split.
+        test_patients, test_volumes: size of the test split.
+        overlaps: overlap by stage; None for a stage without a record.
+        verdict: clean, contaminated, or unknown if something could not be compared.
     """
 
     dataset_hash: str
@@ -68,7 +68,7 @@ class Certificate:
 
     @property
     def verdict(self) -> str:
-        """The word for the registry; equal voxels are found, near-duplicates are not looked for."""
+        """Verdict for the registry; it detects equal voxels, not near-duplicates."""
         known = [overlap for overlap in self.overlaps.values() if overlap is not None]
         if any(overlap.by_key or overlap.by_pixels for overlap in known):
             return "contaminated"
@@ -76,12 +76,12 @@ class Certificate:
         return "clean" if whole else "unknown"
 
     def as_json(self) -> dict[str, Any]:
-        """Return numbers and the verdict; nobody is named."""
+        """Return counts and the verdict, without identifiers."""
         return {**asdict(self), "verdict": self.verdict}
 
 
 def seen_patients_of(volumes: Iterable[VolumeRecord]) -> SeenPatients:
-    """Return what a training on these volumes sees."""
+    """Return the record of a training on these volumes."""
     listed = [channel for volume in volumes for channel in channels_of(volume)]
     hashes = [volume.pixels_sha256 for volume in listed]
     return SeenPatients(
@@ -92,13 +92,13 @@ def seen_patients_of(volumes: Iterable[VolumeRecord]) -> SeenPatients:
 
 
 def write_seen_patients(folder: Path, seen: SeenPatients) -> None:
-    """Write what a training saw beside its weights, never into the store; `read_seen_patients` reads it."""
+    """Write the record next to the weights, never into the MLflow store."""
     files.write_json(folder / _PATIENTS, sorted(seen.patients))
     files.write_json(folder / _PIXELS, {"digests": sorted(seen.pixels), "unhashed": seen.unhashed})
 
 
 def read_seen_patients(folder: Path) -> SeenPatients | None:
-    """Return what the training of these weights saw; None where no record of it lies beside them."""
+    """Read the record next to the weights; None if there is none."""
     if not (folder / _PATIENTS).is_file() or not (folder / _PIXELS).is_file():
         return None
     patients = json.loads((folder / _PATIENTS).read_text(encoding="utf-8"))
@@ -113,13 +113,13 @@ def certify(
     dataset_hash: str,
     split_hash: str,
 ) -> Certificate:
-    """Compare what the stages saw with who tests.
+    """Compare the records of the stages with the test split.
 
     Args:
-        test: the volumes of the test.
-        stages: name → what it saw; None where no record of it exists.
+        test: volumes of the test split.
+        stages: record by stage name; None for a stage without a record.
         dataset_hash: of the dataset.
-        split_hash: of the test.
+        split_hash: of the test split.
     """
     tested = seen_patients_of(test)
     overlaps = {

@@ -1,12 +1,13 @@
-"""Is a dataset folder still what was written: every hash, every count, every promise of its three files."""
+"""Integrity of a dataset folder: file hashes, counts, splits, and equal voxels under several subjects."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -18,7 +19,7 @@ _THREADS = 4
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is not as it was written: what it is, the id of its volume, and how it differs."""
+    """A deviation from the written dataset: the kind of entry, the id of its volume, and the reason."""
 
     what: str
     reason: str
@@ -28,24 +29,46 @@ class Problem:
         return f"{self.what}{f' of {self.id}' if self.id else ''}: {self.reason}"
 
 
-def problems_of(dataset: Dataset, tell: Callable[[int, int], None] | None = None) -> list[Problem]:
-    """Return everything that is wrong with a dataset, each volume by its id.
+def find_problems(dataset: Dataset, progress: Callable[[int, int], None] | None = None) -> list[Problem]:
+    """Return all deviations of a dataset folder from what was written.
 
     Args:
         dataset: as read from its folder.
-        tell: told how many of how many files were hashed.
+        progress: called with the number of hashed files and of all files.
     """
     return [
-        *_description(dataset),
-        *_rows(dataset.volumes),
-        *_ledger(dataset),
-        *_files(dataset, tell),
-        *_strangers(dataset),
+        *_check_description(dataset),
+        *_check_manifest(dataset.volumes),
+        *_check_ledger(dataset),
+        *_check_files(dataset, progress),
+        *_check_folder(dataset),
     ]
 
 
-def _description(dataset: Dataset) -> Iterator[Problem]:
-    """Compare `dataset.json` with itself and with the other two files."""
+def find_equal_voxels(volumes: Iterable[VolumeRecord]) -> list[dict[str, Any]]:
+    """Return a warning for each group of volumes with equal voxels under different subjects.
+
+    Each lists volumes, subjects and splits; more than one split means that test data leaked into training.
+    """
+    groups: dict[str, list[VolumeRecord]] = {}
+    for volume in volumes:
+        if volume.pixels_sha256:
+            groups.setdefault(volume.pixels_sha256, []).append(volume)
+    alike = [group for group in groups.values() if len({one.subject for one in group}) > 1]
+    warnings: list[dict[str, Any]] = [
+        {
+            "kind": "same_pixels_under_two_subjects",
+            "volumes": sorted(one.id for one in group),
+            "subjects": sorted({one.subject for one in group}),
+            "splits": sorted({one.split for one in group if one.split}),
+        }
+        for group in alike
+    ]
+    return sorted(warnings, key=lambda warning: str(warning["volumes"]))
+
+
+def _check_description(dataset: Dataset) -> Iterator[Problem]:
+    """Compare the hashes and counts in `dataset.json` with the files."""
     info, count = dataset.info, len(dataset.volumes)
     for name in ("manifest.jsonl", "ledger.jsonl"):
         written = info.file_sha256.get(name)
@@ -54,16 +77,16 @@ def _description(dataset: Dataset) -> Iterator[Problem]:
     if info.file_sha256.get("dataset.json", description_hash(info)) != description_hash(info):
         yield Problem("dataset.json", "changed since it was written")
     if info.content_hash != content_hash(dataset.volumes):
-        yield Problem("manifest.jsonl", "does not give the content hash of dataset.json")
+        yield Problem("manifest.jsonl", "does not match the content hash in dataset.json")
     if info.counts.get("volumes") != count:
         yield Problem("manifest.jsonl", f"has {count} rows, expected {info.counts.get('volumes')}")
 
 
-def _rows(volumes: Sequence[VolumeRecord]) -> Iterator[Problem]:
-    """Look for volumes that are there twice, and for subjects in several splits."""
+def _check_manifest(volumes: Sequence[VolumeRecord]) -> Iterator[Problem]:
+    """Find repeated volumes and subjects in several splits."""
     for one, count in Counter(volume.id for volume in volumes).items():
         if count > 1:
-            yield Problem("row", f"is there {count} times", one)
+            yield Problem("row", f"occurs {count} times", one)
     splits: dict[str, set[str]] = {}
     for volume in volumes:
         splits.setdefault(volume.subject, set()).add(volume.split or "none")
@@ -72,8 +95,8 @@ def _rows(volumes: Sequence[VolumeRecord]) -> Iterator[Problem]:
             yield Problem("subject", f"is in several splits: {', '.join(sorted(found))}", subject)
 
 
-def _ledger(dataset: Dataset) -> Iterator[Problem]:
-    """Compare the ledger with its counts: files seen are files accepted, quarantined and skipped."""
+def _check_ledger(dataset: Dataset) -> Iterator[Problem]:
+    """Compare the ledger with the counts in `dataset.json` and with the manifest."""
     try:
         rows = [LedgerRow.model_validate(row) for row in files.read_jsonl(dataset.root / "ledger.jsonl")]
     except (OSError, ValueError, ValidationError) as error:
@@ -91,29 +114,31 @@ def _ledger(dataset: Dataset) -> Iterator[Problem]:
             yield Problem("ledger.jsonl", f"gives {name} {count}, expected {dataset.info.counts.get(name)}")
     known = {volume.id for volume in dataset.volumes}
     for one in sorted({row.volume for row in rows if row.fate == "accepted" and row.volume} - known):
-        yield Problem("ledger.jsonl", "names a volume that is not in the manifest", one)
+        yield Problem("ledger.jsonl", "refers to a volume that is not in the manifest", one)
 
 
-def _files(dataset: Dataset, tell: Callable[[int, int], None] | None) -> Iterator[Problem]:
-    wanted = list(_wanted(dataset.volumes))
+def _check_files(dataset: Dataset, progress: Callable[[int, int], None] | None) -> Iterator[Problem]:
+    expected = list(_expected_files(dataset.volumes))
     with ThreadPoolExecutor(_THREADS) as pool:
-        states = pool.map(lambda one: _state(dataset.root / one[2], one[3]), wanted)
-        for done, ((what, identifier, _, _), state) in enumerate(zip(wanted, states, strict=True), start=1):
-            if tell:
-                tell(done, len(wanted))
-            if state:
-                yield Problem(what, state, identifier)
+        reasons = pool.map(lambda one: _file_problem(dataset.root / one[2], one[3]), expected)
+        for done, ((what, identifier, _, _), reason) in enumerate(
+            zip(expected, reasons, strict=True), start=1
+        ):
+            if progress:
+                progress(done, len(expected))
+            if reason:
+                yield Problem(what, reason, identifier)
 
 
-def _wanted(volumes: Sequence[VolumeRecord]) -> Iterator[tuple[str, str, str, str | None]]:
+def _expected_files(volumes: Sequence[VolumeRecord]) -> Iterator[tuple[str, str, str, str | None]]:
     for volume in volumes:
         yield "volume", volume.id, volume.image, volume.sha256
         if volume.label is not None:
             yield "label", volume.id, volume.label, volume.label_sha256
 
 
-def _state(path: Path, sha256: str | None) -> str | None:
-    """Return how a file differs from what was written, or None if it does not."""
+def _file_problem(path: Path, sha256: str | None) -> str | None:
+    """Return how a file deviates from what was written; None if it does not."""
     if not path.is_file():
         return "missing"
     try:
@@ -123,13 +148,13 @@ def _state(path: Path, sha256: str | None) -> str | None:
     return None if found == sha256 else "changed since it was written"
 
 
-def _strangers(dataset: Dataset) -> Iterator[Problem]:
-    """Look for files that no row names, and for what a killed run left: its links name the source."""
+def _check_folder(dataset: Dataset) -> Iterator[Problem]:
+    """Find files without a manifest row, and staging folders (whose links point to the source)."""
     root = dataset.root
     known = {place for volume in dataset.volumes for place in (volume.image, volume.label)}
     below = (path for kind in ("volumes", "labels") for path in (root / kind).rglob("*"))
     count = sum(not path.is_dir() and str(path.relative_to(root)) not in known for path in below)
     if count:
-        yield Problem("folder", f"{count} files that the manifest does not name")
+        yield Problem("folder", f"{count} files without a row in the manifest")
     if any(root.glob(".staging*")):
-        yield Problem("folder", "the staging folder of a run that was cut off, or that is running now")
+        yield Problem("folder", "the staging folder of a killed or running ingest")

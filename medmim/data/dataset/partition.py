@@ -1,4 +1,4 @@
-"""Who trains, validates and tests: the dataset's own splits or one of five folds; labels by patient."""
+"""Partition of a dataset into train, val and test by its own splits or by folds; subsets of patients."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ FOLDS = 5
 
 @dataclass(frozen=True)
 class Partition:
-    """Volumes by what they are for; no patient is in two of the three.
+    """Volumes of train, val and test; every patient is in one of them only.
 
     Attributes:
-        train: for gradients.
-        val: for choosing and watching.
-        test: for one report at the end.
+        train: used for gradients.
+        val: used for model selection and monitoring.
+        test: evaluated once, at the end.
     """
 
     train: tuple[VolumeRecord, ...]
@@ -31,7 +31,7 @@ class Partition:
 
     @property
     def digest(self) -> str:
-        """Hash of who tests; equal digests, comparable scores."""
+        """Hash of the test split; scores with equal digests are comparable."""
         return digest_of(sorted(volume.id for volume in self.test))
 
 
@@ -42,21 +42,21 @@ def partition(
     usable: Callable[[VolumeRecord], bool] = lambda volume: True,
     volumes: Sequence[VolumeRecord] | None = None,
 ) -> Partition:
-    """Divide a dataset.
+    """Partition a dataset.
 
     Args:
         dataset: the dataset.
-        fold: test on this of five folds of the annotated patients; None: the dataset's own splits.
-        usable: whether a volume takes part.
-        volumes: what is divided; None: those of the dataset.
+        fold: fold of the annotated patients to test on; None: the dataset's own splits.
+        usable: whether to include a volume.
+        volumes: volumes to partition; None: those of the dataset.
     """
-    taking_part = tuple(volume for volume in volumes or dataset.volumes if usable(volume))
+    included = tuple(volume for volume in volumes or dataset.volumes if usable(volume))
     if fold is None:
         split: dict[str, Split] = {volume.subject: volume.split or "train" for volume in dataset.volumes}
     else:
         split = _by_fold(dataset, fold)
     chosen = {
-        name: tuple(volume for volume in taking_part if split[volume.subject] == name)
+        name: tuple(volume for volume in included if split[volume.subject] == name)
         for name in ("train", "val", "test")
     }
     return Partition(**chosen)
@@ -69,18 +69,18 @@ def limit_patients(
     share: float | None,
     classes_of: Callable[[VolumeRecord], frozenset[str]] = lambda volume: frozenset(),
 ) -> tuple[VolumeRecord, ...]:
-    """Keep the volumes of some patients: the ten are among the twenty, on every machine.
+    """Keep the volumes of some patients; smaller subsets are contained in larger ones, on every machine.
 
-    Every class has a patient before any has a second; after that classes come as often as in all of them.
+    Every class gets one patient before any gets a second; then classes keep their frequencies.
 
     Args:
         volumes: labelled training volumes.
         count: number of patients, or
-        share: share of the patients, at least one.
-        classes_of: the classes that a volume shows.
+        share: fraction of the patients, at least one patient.
+        classes_of: classes of a volume.
 
     Raises:
-        DataError: if there are fewer patients than asked for.
+        DataError: if there are fewer patients than requested.
     """
     subjects = _ranked(volumes, classes_of)
     if share is not None:
@@ -97,12 +97,12 @@ def limit_patients(
 
 
 def patient_digest(subject: str) -> str:
-    """Return a name for a patient in reports: cannot be turned back into the dataset's key."""
+    """Return an irreversible pseudonym of a patient for reports."""
     return hashlib.sha256(f"report/{subject}".encode()).hexdigest()[:8]
 
 
 def _by_fold(dataset: Dataset, fold: int) -> dict[str, Split]:
-    """Test one fold of the annotated patients, validate on an eighth of the others; the others train."""
+    """Assign one fold of annotated patients to test, an eighth of the others to val, the rest to train."""
     place = folds({volume.subject for volume in dataset.annotated}, FOLDS)
     others = sorted((subject for subject, number in place.items() if number != fold), key=_order)
     val = set(others[: max(1, len(others) // 8)])
@@ -117,18 +117,18 @@ def _by_fold(dataset: Dataset, fold: int) -> dict[str, Split]:
 def _ranked(
     volumes: tuple[VolumeRecord, ...], classes_of: Callable[[VolumeRecord], frozenset[str]]
 ) -> list[str]:
-    """Return the patients in the order in which they are kept."""
+    """Return the patients in the order in which subsets include them."""
     shown: dict[str, set[str]] = {}
     for volume in volumes:
         shown.setdefault(volume.subject, set()).update(classes_of(volume))
     often = Counter(name for names in shown.values() for name in names)
     groups: dict[str, list[str]] = {}
     for subject in sorted(shown, key=_order):
-        # a patient with several classes counts for the rarest of them
+        # a patient with several classes counts for the rarest one
         rarest = min(shown[subject], key=lambda name: (often[name], name), default="")
         groups.setdefault(rarest, []).append(subject)
     places = {
-        # one patient of each class comes first; of those without any, none does
+        # one patient of each class comes first
         subject: ((place + 0.5) / len(group) if place or not name else 0.0, often[name], _order(subject))
         for name, group in groups.items()
         for place, subject in enumerate(group)

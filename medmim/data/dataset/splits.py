@@ -1,4 +1,4 @@
-"""Who is in train, val and test: by subject, spread evenly, and never moved once given."""
+"""Train, val and test splits by subject: balanced, and stable when subjects are added."""
 
 from __future__ import annotations
 
@@ -10,26 +10,22 @@ from medmim.data.dataset.manifest import Split
 from medmim.errors import DataError
 
 SHARES: dict[Split, float] = {"train": 0.7, "val": 0.1, "test": 0.2}
-_FIRST_FILLED: tuple[Split, ...] = (
-    "train",
-    "test",
-    "val",
-)  # two subjects: something to train on and to test on
+_FILL_ORDER: tuple[Split, ...] = ("train", "test", "val")  # with two subjects, one trains and one tests
 
 
 def assign_splits(subjects: Mapping[str, bool], old: Mapping[str, Split]) -> dict[str, Split]:
-    """Give every subject a split; those that have one keep it.
+    """Assign a split to every subject; subjects keep a split they already have.
 
-    New subjects are taken in the order of their keys, which is as good as random because keys are HMACs. Each
-    goes to an empty split first, then to the one that lacks most. Labelled subjects and others are counted
-    apart, so that labels spread by the same shares.
+    New subjects are processed in the order of their keys, which is random because keys are HMACs. Each goes
+    to an empty split first, then to the split furthest below its share. Labelled and unlabelled subjects are
+    balanced separately.
 
     Args:
-        subjects: key of each subject → whether any of its volumes has a label.
-        old: splits given before; subjects that are gone are ignored.
+        subjects: whether any volume of the subject has a label, by key.
+        old: earlier splits; subjects that no longer exist are ignored.
 
     Returns:
-        The split of each key in `subjects`, in sorted order of keys.
+        The split of each subject, sorted by key.
     """
     splits = {subject: old[subject] for subject in subjects if subject in old}
     for labelled in (True, False):
@@ -43,10 +39,10 @@ def assign_splits(subjects: Mapping[str, bool], old: Mapping[str, Split]) -> dic
 
 
 def given_splits(pairs: Iterable[tuple[str, Split | None]]) -> dict[str, Split]:
-    """Return the splits that a data set brings along, by subject.
+    """Return the predefined splits of a dataset by subject.
 
     Args:
-        pairs: key of a volume's subject, and its split if the data set gives one.
+        pairs: subject key and predefined split (or None) of each volume.
 
     Raises:
         DataError: if a subject is in two splits.
@@ -58,7 +54,7 @@ def given_splits(pairs: Iterable[tuple[str, Split | None]]) -> dict[str, Split]:
             overlap.add(subject)
     if overlap:
         raise DataError(
-            f"the data set puts {len(overlap)} subjects into two splits ({', '.join(sorted(overlap)[:5])}): "
+            f"the dataset assigns {len(overlap)} subjects to two splits ({', '.join(sorted(overlap)[:5])}): "
             "expected each in one; correct its splits",
             reason="split_overlap",
         )
@@ -66,10 +62,10 @@ def given_splits(pairs: Iterable[tuple[str, Split | None]]) -> dict[str, Split]:
 
 
 def folds(subjects: Iterable[str], folds: int = 5) -> dict[str, int]:
-    """Number the subjects 0 … `folds` - 1 for cross-validation; sizes differ by at most one.
+    """Assign folds 0 … `folds` - 1 for cross-validation; their sizes differ by at most one.
 
-    The order is that of a hash of the key, so it has nothing to do with the splits or with time. Another set
-    of subjects gives other folds: compare runs on the same dataset only.
+    Subjects are ordered by a hash of their key, independent of the splits. Folds change with the set of
+    subjects: compare runs on the same dataset only.
 
     Raises:
         DataError: if there are fewer than two folds or fewer subjects than folds.
@@ -77,7 +73,7 @@ def folds(subjects: Iterable[str], folds: int = 5) -> dict[str, int]:
     ranked = sorted(set(subjects), key=lambda subject: hashlib.sha256(subject.encode()).digest())
     if not 2 <= folds <= len(ranked):
         raise DataError(
-            f"{folds} folds of {len(ranked)} subjects: expected 2 or more folds and a subject for each; use "
+            f"{folds} folds of {len(ranked)} subjects: expected at least 2 folds and a subject for each; use "
             "fewer folds or ingest more subjects",
             reason="too_few_subjects",
         )
@@ -85,7 +81,7 @@ def folds(subjects: Iterable[str], folds: int = 5) -> dict[str, int]:
 
 
 def _neediest(counts: Mapping[Split, int], members: int) -> Split:
-    for split in _FIRST_FILLED:
+    for split in _FILL_ORDER:
         if not counts[split]:
             return split
     return max(SHARES, key=lambda split: SHARES[split] * members - counts[split])

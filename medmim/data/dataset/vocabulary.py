@@ -1,4 +1,4 @@
-"""The few words about a series that medmim keeps: contrast, plane and modality, from a fixed vocabulary."""
+"""Fixed vocabulary of series tokens: contrast, plane, modality and body part."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ _WORDS = {
 } | {f"channel{number}": f"channel{number}" for number in range(10)}
 _MEANING = {word: token for token, words in _WORDS.items() for word in words.split()}
 VOCABULARY = tuple(_WORDS)
-# Words that scanners write without a space: T1post, FLAIRreg.
+# scanners write some words without a space: T1post, FLAIRreg
 _HEADS = re.compile(r"(t1|t2|flair|dwi|adc)(?=\D)(.+)")
 
 
 def tokens_of(texts: Iterable[str]) -> tuple[str, ...]:
-    """Return the known words in `texts`, in the order of the vocabulary; everything else is dropped."""
+    """Return the tokens found in `texts`, in vocabulary order; drop all other words."""
     found: set[str] = set()
     for word in re.findall(r"[a-z0-9]+", " ".join(texts).lower().replace("t2*", "t2star")):
         parts = [word]

@@ -25,7 +25,7 @@ from medmim.data.dicom.header import Kind
 from medmim.data.formats import geometry
 from medmim.data.formats.nifti import Image, check_image
 from medmim.data.formats.safe_open import is_plain
-from medmim.data.formats.write_volume import store
+from medmim.data.formats.write_volume import write_volume
 from medmim.errors import DataError
 
 MAX_VOXELS_OFF = 0.5
@@ -96,7 +96,7 @@ def convert(
         image, measured = _checked(stack, folder)
         image = upright(Image(_whole(image.array, stack.scales), stack.affine))
         check_image(image)
-        return {**store(image, Path(target)), "measured": measured}
+        return {**write_volume(image, Path(target)), "measured": measured}
     except _RefusalError as refusal:
         return {"reason": refusal.reason, "measured": refusal.measured}
     except DataError as error:
@@ -155,7 +155,7 @@ def _lay_out(stack: _AssembledVolume, source: Path, links: FdLinks) -> None:
 
 def _aligned(image: Image, expected: geometry.Affine) -> Image:
     """Turn the converter's axes back to (column, row, slice)."""
-    turned = geometry.along(image, expected)
+    turned = geometry.align_axes(image, expected)
     if turned is None:
         spacing = image.spacing_mm
         raise _RefusalError(

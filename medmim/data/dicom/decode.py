@@ -14,7 +14,7 @@ from pydicom.pixels import get_decoder, pixel_array
 from pydicom.valuerep import format_number_as_ds
 
 from medmim.data.dicom.header import Kind
-from medmim.data.formats.geometry import Affine, dicom_place
+from medmim.data.formats.geometry import Affine, dicom_geometry
 from medmim.data.formats.safe_open import quiet_pydicom, read_dicom
 from medmim.errors import DataError
 
@@ -148,7 +148,7 @@ def write_alone(
     for name in _COPIED:
         if name in dataset:
             setattr(alone, name, dataset[name].value)
-    orientation, spacing, position = dicom_place(place)
+    orientation, spacing, position = dicom_geometry(place)
     alone.ImageOrientationPatient = [format_number_as_ds(value) for value in orientation]
     alone.PixelSpacing = [format_number_as_ds(value) for value in spacing]
     alone.ImagePositionPatient = [format_number_as_ds(value) for value in position]

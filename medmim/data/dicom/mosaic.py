@@ -78,7 +78,7 @@ def tile_headers(dataset: pydicom.Dataset) -> list[Header]:
         raise ValueError("a mosaic without the place of its tiles")
     grid = mosaic_grid(count, whole.rows, whole.columns)
     axes = np.asarray(whole.orientation, np.float64).reshape(2, 3)
-    across = geometry.normal_of(whole.orientation)
+    across = geometry.slice_normal(whole.orientation)
     upwards = 1.0 if normal is None or normal @ across >= 0 else -1.0
     half = np.array([whole.columns - grid.columns, whole.rows - grid.rows]) / 2.0
     first = np.asarray(whole.position) + (half * whole.spacing[::-1]) @ axes

@@ -115,7 +115,7 @@ def _tomographic(dataset: pydicom.Dataset, whole: Header, count: int) -> list[He
     step = whole.slice_step or whole.thickness
     if "TOMO" not in "".join(whole.image_type) or not (orientation and position and step):
         raise ValueError("frames without a place in space")
-    normal = geometry.normal_of(orientation)
+    normal = geometry.slice_normal(orientation)
     places = [np.asarray(position) + place * step * normal for place in range(count)]
     return [
         whole.model_copy(

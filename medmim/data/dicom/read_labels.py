@@ -205,7 +205,7 @@ def _along(label: Image, image: Image) -> Image | None:
     between = np.linalg.inv(label.affine[:3, :3]) @ image.affine[:3, :3]
     if not np.allclose(np.sort(np.abs(between).ravel())[-3:], 1.0, atol=0.1):
         return None
-    return geometry.along(label, image.affine)
+    return geometry.align_axes(label, image.affine)
 
 
 def _structures(dataset: pydicom.Dataset, image: Image, numbers: Mapping[str, int]) -> tuple[Image, int]:

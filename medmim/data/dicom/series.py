@@ -64,7 +64,7 @@ def geometry_fault(header: Header) -> str | None:
     if not all(np.isfinite(part).all() for part in parts if part is not None):
         return "non_finite_geometry"
     far = np.abs(header.position).max() > MAX_DISTANCE_MM
-    if far or min(header.spacing) <= 0 or geometry.orientation_fault(header.orientation) > 0.01:
+    if far or min(header.spacing) <= 0 or geometry.orthogonality_error(header.orientation) > 0.01:
         return "bad_geometry"
     if not np.isfinite([header.slope, header.intercept]).all() or header.slope == 0:
         return "bad_rescale"
@@ -116,7 +116,7 @@ def _flags(planes: Sequence[Sequence[Slice]]) -> dict[str, str]:
     """Return what a user should know of these slices: localisers, projections, derived images."""
     flags: dict[str, str] = {}
     first = planes[0][0].header
-    normals = np.array([geometry.normal_of(plane[0].header.orientation or ()) for plane in planes])
+    normals = np.array([geometry.slice_normal(plane[0].header.orientation or ()) for plane in planes])
     if "LOCALIZER" in first.image_type:
         flags["localizer"] = "by_image_type"
     elif "PROJECTION IMAGE" in first.image_type:

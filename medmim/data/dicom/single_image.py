@@ -16,10 +16,10 @@ from pydicom.pixels import apply_color_lut, pixel_array
 from medmim.data.dicom.dcm2niix import run_converter
 from medmim.data.dicom.decode import PIXEL_TAGS, has_decoder, write_alone
 from medmim.data.dicom.header import number
-from medmim.data.formats.geometry import along
+from medmim.data.formats.geometry import align_axes
 from medmim.data.formats.nifti import Image, check_image
 from medmim.data.formats.safe_open import quiet_pydicom, read_dicom
-from medmim.data.formats.write_volume import store
+from medmim.data.formats.write_volume import write_volume
 from medmim.errors import DataError
 
 _TAGS = (
@@ -65,7 +65,7 @@ def convert_picture(
         check_image(Image(np.repeat(array, 2, axis=2), grid))  # a lone slice is no fault here
         image = Image(array, grid)
         measured = {"slices_compared": float(not flags.pop("one_decoder", ""))}
-        return {**store(image, Path(target)), "repairs": repairs, "flags": flags, "measured": measured}
+        return {**write_volume(image, Path(target)), "repairs": repairs, "flags": flags, "measured": measured}
     except DataError as error:
         return {"reason": error.reason, "measured": {}}
     finally:
@@ -98,7 +98,7 @@ def _through_converter(dataset: pydicom.FileDataset, frame: int, folder: Path) -
     source.mkdir(parents=True)
     write_alone(dataset, frame, place=grid, scale=(1.0, 0.0), target=source / "0.dcm")
     image = run_converter(source, folder / "out")
-    turned = along(image, grid) if image else None
+    turned = align_axes(image, grid) if image else None
     if turned is None or turned.array.shape != (dataset.Columns, dataset.Rows, 1):
         raise DataError("no decoder for this compression here; export it uncompressed", reason="no_decoder")
     return np.ascontiguousarray(turned.array[:, :, 0].T)

@@ -54,7 +54,7 @@ def _judge_grid(ordered: list[Slice], step: float) -> SliceStack | RejectedSlice
     first = ordered[0].header
     positions = np.array([one.header.position for one in ordered], np.float64)
     orientation, spacing = first.orientation or (), first.spacing or ()
-    normal = geometry.normal_of(orientation)
+    normal = geometry.slice_normal(orientation)
     travel = positions[-1] - positions[0]
     drift = float(np.linalg.norm(travel - normal * (travel @ normal)))
     affine = geometry.volume_affine(orientation, spacing, positions)
@@ -77,7 +77,7 @@ def _off_grid(ordered: Sequence[Slice], affine: geometry.Affine) -> list[float]:
     inverse = np.linalg.inv(affine)
     places = np.array([own_place(one.header) for one in ordered], np.float64)
     corners = geometry.slice_corners(places, (first.rows, first.columns)) @ inverse[:3, :3].T + inverse[:3, 3]
-    expected = geometry.corners_of((first.columns, first.rows, 1), np.eye(4))[::2]
+    expected = geometry.corner_points((first.columns, first.rows, 1), np.eye(4))[::2]
     steps = np.arange(len(ordered))[:, None, None] * [0.0, 0.0, 1.0]
     return [float(value) for value in np.abs(corners - expected - steps).max(axis=(0, 1))]
 
@@ -91,4 +91,4 @@ def _declared_step(header: Header) -> float | None:
 def heights_of(slices: Sequence[Slice]) -> Float64[np.ndarray, "slices"]:
     """Return the place of each slice along the normal of the first, in mm."""
     positions = np.array([one.header.position for one in slices], np.float64)
-    return np.asarray(positions @ geometry.normal_of(slices[0].header.orientation or ()), np.float64)
+    return np.asarray(positions @ geometry.slice_normal(slices[0].header.orientation or ()), np.float64)

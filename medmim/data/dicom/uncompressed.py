@@ -17,10 +17,10 @@ from jaxtyping import Float64, Shaped
 
 from medmim.data.dicom.convert import MAX_VOXELS_OFF, convert
 from medmim.data.dicom.pixel_data import RawPixelData
+from medmim.data.formats.file_types import open_regular
 from medmim.data.formats.geometry import Affine, slice_corners
 from medmim.data.formats.nifti import Image, check_image
-from medmim.data.formats.safe_open import open_regular
-from medmim.data.formats.write_volume import store
+from medmim.data.formats.write_volume import write_volume
 from medmim.errors import DataError
 
 Stored = Shaped[np.ndarray, "slices rows columns"]
@@ -66,7 +66,7 @@ def convert_raw(
         image = Image(_scaled(stored, scale).transpose(2, 1, 0), grid)
         check_image(image)
         measured = {"deviation_mm": round(deviation, 6), "slices_uncompressed": float(len(files))}
-        return {**store(image, Path(target)), "measured": measured}
+        return {**write_volume(image, Path(target)), "measured": measured}
     except DataError as error:
         return {"reason": error.reason, "measured": {}}
 
@@ -91,7 +91,7 @@ def _read(files: Sequence[str], raws: Sequence[RawPixelData], size: Sequence[int
         return None
     stored: Stored = np.empty((len(files), *size), np.dtype("<i2" if signed else "<u2"))
     for values, file, raw in zip(stored, files, raws, strict=True):
-        with open_regular(Path(file)) as stream:
+        with open_regular(Path(file), follow_links=False) as stream:
             changed = os.fstat(stream.fileno()).st_mtime_ns != raw.written
             stream.seek(raw.start)
             if changed or stream.readinto(values.view(np.uint8).reshape(-1)) != values.nbytes:

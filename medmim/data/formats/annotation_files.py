@@ -20,18 +20,18 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from medmim.data.formats.annotations import Annotation, ellipse
 from medmim.data.formats.coco_rle import decode_runs
-from medmim.data.formats.nifti import open_regular
+from medmim.data.formats.file_types import open_regular
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _+-]{0,39}")
 
 
-def plain_name(name: Any, number: int) -> str:
+def clean_class_name(name: Any, number: int) -> str:
     """Return the name in lower case if it is plain words, else `class` and its number."""
     plain = isinstance(name, str) and _PLAIN_NAME.fullmatch(name.strip())
     return name.strip().lower() if plain else f"class {number}"
 
 
-NOTE_NAMES = (".json", ".jsonl", ".txt", ".yaml", ".yml", ".csv")
+ANNOTATION_SUFFIXES = (".json", ".jsonl", ".txt", ".yaml", ".yml", ".csv")
 _MAX_BYTES = 256 * 2**20
 _CLASS_KEYS = ("class", "label", "name", "type", "category")
 _CSV_COLUMNS = ("seriesuid", "coordx", "coordy", "coordz")
@@ -49,7 +49,7 @@ class ImageAnnotation(BaseModel):
     marks: list[Annotation] = Field(default_factory=list)
 
 
-class AnnotationNotes(BaseModel):
+class AnnotationFile(BaseModel):
     """What a file notes; `kind` is "" for a file that is no annotation.
 
     `unread` counts regions that are not read: points, lines, damaged masks. `classes` are the names
@@ -64,8 +64,8 @@ class AnnotationNotes(BaseModel):
     unread: int = 0
 
 
-def read_annotation_notes(path: str, name: str | None = None) -> dict[str, Any]:
-    """Read an annotation file of any known kind, as the JSON form of `AnnotationNotes`.
+def read_annotation_file(path: str, name: str | None = None) -> dict[str, Any]:
+    """Read an annotation file of any known kind, as the JSON form of `AnnotationFile`.
 
     Args:
         path: the file.
@@ -75,8 +75,8 @@ def read_annotation_notes(path: str, name: str | None = None) -> dict[str, Any]:
     with open_regular(Path(path)) as stream:
         text = stream.read(_MAX_BYTES + 1)
     if len(text) > _MAX_BYTES:
-        return AnnotationNotes().model_dump()
-    readers: dict[str, Callable[[str, Path], AnnotationNotes]] = {
+        return AnnotationFile().model_dump()
+    readers: dict[str, Callable[[str, Path], AnnotationFile]] = {
         ".json": _json,
         ".jsonl": _json_lines,
         ".txt": _words_or_yolo,
@@ -87,20 +87,20 @@ def read_annotation_notes(path: str, name: str | None = None) -> dict[str, Any]:
     try:
         return readers[file.suffix.lower()](text.decode("utf-8-sig"), file).model_dump()
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, yaml.YAMLError):
-        return AnnotationNotes().model_dump()  # the caller enters it as no annotation
+        return AnnotationFile().model_dump()  # the caller enters it as no annotation
 
 
-def _json(text: str, _: Path) -> AnnotationNotes:
+def _json(text: str, _: Path) -> AnnotationFile:
     content = json.loads(text)
     if isinstance(content, dict) and isinstance(content.get("annotations"), list) and "images" in content:
         return _coco(content)
     if isinstance(content, dict):
         return _via(content.get("_via_img_metadata", content))
-    return AnnotationNotes()
+    return AnnotationFile()
 
 
-def _coco(content: Mapping[str, Any]) -> AnnotationNotes:
-    names = {one["id"]: plain_name(one.get("name"), one["id"]) for one in content.get("categories", [])}
+def _coco(content: Mapping[str, Any]) -> AnnotationFile:
+    names = {one["id"]: clean_class_name(one.get("name"), one["id"]) for one in content.get("categories", [])}
     images = {one["id"]: ImageAnnotation(image=str(one["file_name"])) for one in content["images"]}
     unread = 0
     for one in content["annotations"]:
@@ -108,7 +108,7 @@ def _coco(content: Mapping[str, Any]) -> AnnotationNotes:
         mark, lost = _coco_mark(name, one)
         unread += lost
         images[one["image_id"]].marks += [mark] if mark else []
-    return AnnotationNotes(kind="coco", images=list(images.values()), unread=unread)
+    return AnnotationFile(kind="coco", images=list(images.values()), unread=unread)
 
 
 def _coco_mark(name: str, one: Mapping[str, Any]) -> tuple[Annotation | None, bool]:
@@ -129,7 +129,7 @@ def _coco_mark(name: str, one: Mapping[str, Any]) -> tuple[Annotation | None, bo
     return (Annotation(**said), lost) if len(said) > 1 else (None, True)
 
 
-def _via(content: Mapping[str, Any]) -> AnnotationNotes:
+def _via(content: Mapping[str, Any]) -> AnnotationFile:
     images, unread = [], 0
     for one in content.values():
         regions = one["regions"]
@@ -139,13 +139,13 @@ def _via(content: Mapping[str, Any]) -> AnnotationNotes:
             unread += mark is None
             noted.marks += [mark] if mark else []
         images.append(noted)
-    return AnnotationNotes(kind="via", images=images, unread=unread)
+    return AnnotationFile(kind="via", images=images, unread=unread)
 
 
 def _via_mark(region: Mapping[str, Any]) -> Annotation | None:
     shape, words = region["shape_attributes"], region.get("region_attributes") or {}
     said = next((words[key] for key in _CLASS_KEYS if isinstance(words.get(key), str)), None)
-    name = plain_name(said, 1) if said else ""
+    name = clean_class_name(said, 1) if said else ""
     kind = shape["name"]
     if kind == "rect":
         x, y = shape["x"], shape["y"]
@@ -161,33 +161,35 @@ def _via_mark(region: Mapping[str, Any]) -> Annotation | None:
     return None
 
 
-def _json_lines(text: str, _: Path) -> AnnotationNotes:
+def _json_lines(text: str, _: Path) -> AnnotationFile:
     """Read one object a line: `image`, and `class`, `group`, `box_xyxy`, `polygon_xy` where known."""
     images: dict[str, ImageAnnotation] = {}
     for line in filter(str.strip, text.splitlines()):
         row = json.loads(line)
-        name = plain_name(row["class"], 1) if "class" in row else None
+        name = clean_class_name(row["class"], 1) if "class" in row else None
         noted = images.setdefault(row["image"], ImageAnnotation(image=row["image"], target=name))
         noted.group = str(row["group"]) if "group" in row else None
         if row.get("polygon_xy"):
             noted.marks.append(Annotation(name=name or "", outlines=(row["polygon_xy"],)))
         elif row.get("box_xyxy"):
             noted.marks.append(Annotation(name=name or "", box=row["box_xyxy"]))
-    return AnnotationNotes(kind="json_lines", images=list(images.values()))
+    return AnnotationFile(kind="json_lines", images=list(images.values()))
 
 
-def _words_or_yolo(text: str, file: Path) -> AnnotationNotes:
+def _words_or_yolo(text: str, file: Path) -> AnnotationFile:
     """Read the boxes of one image, or the class names of a YOLO data set."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if file.name.lower() in ("classes.txt", "obj.names", "labels.txt"):
-        return AnnotationNotes(kind="classes", classes=[plain_name(word, n) for n, word in enumerate(lines)])
+        return AnnotationFile(
+            kind="classes", classes=[clean_class_name(word, n) for n, word in enumerate(lines)]
+        )
     if not all(_YOLO_LINE.fullmatch(line) for line in lines):
-        return AnnotationNotes()
+        return AnnotationFile()
     marks = []
     for line in lines:
         number, *values = line.split()
         marks.append(_yolo_mark(number, [float(value) for value in values]))
-    return AnnotationNotes(kind="yolo", images=[ImageAnnotation(image=file.stem, marks=marks)])
+    return AnnotationFile(kind="yolo", images=[ImageAnnotation(image=file.stem, marks=marks)])
 
 
 def _yolo_mark(number: str, values: Sequence[float]) -> Annotation:
@@ -198,24 +200,24 @@ def _yolo_mark(number: str, values: Sequence[float]) -> Annotation:
     return Annotation(name=number, unit="share", box=box)
 
 
-def _yolo_names(text: str, _: Path) -> AnnotationNotes:
+def _yolo_names(text: str, _: Path) -> AnnotationFile:
     content = yaml.safe_load(text)
     names = content.get("names") if isinstance(content, dict) else None
     if isinstance(names, dict):
         names = [names.get(number, "") for number in range(max(names) + 1)] if max(names) < 10_000 else None
     if not isinstance(names, list):
-        return AnnotationNotes()
-    return AnnotationNotes(
-        kind="classes", classes=[plain_name(word, number) for number, word in enumerate(names)]
+        return AnnotationFile()
+    return AnnotationFile(
+        kind="classes", classes=[clean_class_name(word, number) for number, word in enumerate(names)]
     )
 
 
-def _table(text: str, _: Path) -> AnnotationNotes:
+def _table(text: str, _: Path) -> AnnotationFile:
     """Read findings in world millimetres: seriesuid, coordX, coordY, coordZ, diameter_mm or three sizes."""
     rows = csv.DictReader(io.StringIO(text))
     columns = {str(name).strip().lower(): name for name in rows.fieldnames or ()}
     if not set(_CSV_COLUMNS) <= set(columns):
-        return AnnotationNotes()
+        return AnnotationFile()
     found: dict[str, ImageAnnotation] = {}
     unread = 0
     for row in rows:
@@ -224,7 +226,7 @@ def _table(text: str, _: Path) -> AnnotationNotes:
         mark = _world_mark(plain)
         unread += mark is None
         found.setdefault(series, ImageAnnotation(image=series)).marks += [mark] if mark else []
-    return AnnotationNotes(kind="world_mm", images=list(found.values()), unread=unread)
+    return AnnotationFile(kind="world_mm", images=list(found.values()), unread=unread)
 
 
 def _world_mark(row: Mapping[str, str]) -> Annotation | None:
@@ -241,7 +243,7 @@ def _world_mark(row: Mapping[str, str]) -> Annotation | None:
     low = [place - size / 2 for place, size in zip(centre, sizes, strict=True)]
     high = [place + size / 2 for place, size in zip(centre, sizes, strict=True)]
     said = next((row[key] for key in _CLASS_KEYS if row.get(key)), None)
-    return Annotation(name=plain_name(said, 1) if said else "", unit="mm", box=(*low, *high))
+    return Annotation(name=clean_class_name(said, 1) if said else "", unit="mm", box=(*low, *high))
 
 
 def _pairs(values: Sequence[float]) -> tuple[tuple[float, float], ...]:

@@ -1,4 +1,4 @@
-"""Volumes and labels that passed their checks, written to a staging place; all of it runs in sandboxes."""
+"""Images and labels read, checked and written to the staging folder; every function runs in a sandbox."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from medmim.data.formats import geometry
-from medmim.data.formats.annotations import Annotation, boxes_around, place_annotations
+from medmim.data.formats.annotations import Annotation, boxes_from_label, place_annotations
 from medmim.data.formats.images import is_picture
 from medmim.data.formats.labels import fit_label, resample_label
 from medmim.data.formats.nifti import Image, check_image, read_image
 from medmim.data.formats.volumes import read_volume
-from medmim.data.formats.write_volume import store
+from medmim.data.formats.write_volume import write_volume
 from medmim.errors import DataError
 
 _MAX_VALUES = 256
@@ -31,56 +31,55 @@ def read_case(
     noted: Mapping[str, Any] | None = None,
     boxed: Sequence[tuple[int, str]] | None = None,
 ) -> dict[str, Any]:
-    """Read an image and, where there are any, its label and marks; write both.
+    """Read an image with its label and annotations, and write image and label.
 
     Args:
         image: file of the image.
         label: file of its label.
-        target: where to write the image.
-        label_target: where to write the label.
-        resample: bring a label that lies on another grid to the image's.
-        spacing_mm: of pictures, if it is known.
-        noted: what people noted of it: `marks` in JSON form, `numbers` of the classes in labels, and `empty`
-            if it is known that there is nothing to find.
-        boxed: classes of the label, number and name, whose parts get a box each.
+        target: output file of the image.
+        label_target: output file of the label.
+        resample: resample a label on a different grid to the image's.
+        spacing_mm: pixel spacing of pictures, if known.
+        noted: annotations of the image: `marks` in JSON form, `numbers` of the classes in labels, and `empty`
+            if the image is known to have no findings.
+        boxed: classes (number, name) of the label whose components each get a box.
 
     Returns:
-        `image`: its facts; `label`: the facts of the label, or the reason and numbers of its refusal; `boxes`
-        and `measured`: of the marks; `repairs`: what was done to the image.
+        `image`: its manifest entries; `label`: those of the label, or the reason and measurements of its
+        rejection; `boxes` and `measured` of the annotations; `repairs` of the image.
 
     Raises:
         DataError: if the image cannot be used.
     """
     volume, repairs = read_volume(Path(image), spacing_mm=spacing_mm or 1.0)
     check_image(volume, picture=is_picture(Path(image)))
-    found: dict[str, Any] = {"image": store(volume, Path(target)), "label": None}
-    found |= {"repairs": list(repairs), "boxes": [], "measured": {}}
+    result: dict[str, Any] = {"image": write_volume(volume, Path(target)), "label": None}
+    result |= {"repairs": list(repairs), "boxes": [], "measured": {}}
     drawn = None
     if noted is not None:
-        placed = place_annotations(
-            [Annotation.model_validate(mark) for mark in noted["marks"]], volume, noted["numbers"]
-        )
-        found["boxes"], found["measured"] = [[name, list(box)] for name, box in placed.boxes], placed.measured
+        placed = place_annotations(_annotations(noted["marks"]), volume, noted["numbers"])
+        result["boxes"], result["measured"] = _as_json(placed.boxes), placed.measured
         empty = Image(np.zeros(volume.array.shape, np.uint8), volume.affine)
         drawn = placed.label or (empty if noted["empty"] else None)
     if label is not None:
-        found["label"] = _label_of(Path(label), volume, Path(label_target), resample=resample)
-        if boxed and "reason" not in found["label"]:
-            found["boxes"] = boxes_around(read_image(Path(label_target)), {int(n): name for n, name in boxed})
+        result["label"] = _fit_label_file(Path(label), volume, Path(label_target), resample=resample)
+        if boxed and "reason" not in result["label"]:
+            names = {int(number): name for number, name in boxed}
+            result["boxes"] = boxes_from_label(read_image(Path(label_target)), names)
     elif drawn is not None:
-        found["label"] = _stored_label(fit_label(drawn, volume), Path(label_target))
-    return found
+        result["label"] = _write_label(fit_label(drawn, volume), Path(label_target))
+    return result
 
 
 def read_label(label: str, image: str, target: str, *, resample: bool = False) -> dict[str, Any]:
-    """Read a label for an image stored before; write it, or return the reason and numbers of its refusal."""
-    return _label_of(Path(label), read_image(Path(image)), Path(target), resample=resample)
+    """Read and write the label of a stored image, or return the reason and measurements of its rejection."""
+    return _fit_label_file(Path(label), read_image(Path(image)), Path(target), resample=resample)
 
 
 def merge_labels(labels: Sequence[str], target: str) -> dict[str, Any]:
-    """Write stored labels of one image as one; return its facts, or the reason and numbers of a refusal.
+    """Merge stored labels of one image into one; return its entries, or the reason of the rejection.
 
-    Copies of one label count once. Where two others mark the same voxel, nobody knows which to believe.
+    Identical labels count once. Labels that annotate the same voxel differently are rejected.
     """
     first = read_image(Path(labels[0]))
     parts = [first.array]
@@ -94,20 +93,18 @@ def merge_labels(labels: Sequence[str], target: str) -> dict[str, Any]:
         parts.append(array)
     merged = Image(np.asarray(np.sum(parts, axis=0, dtype=np.int64)), first.affine)
     measured = {"merged_labels": float(len(labels))}
-    return {**_stored_label(fit_label(merged, first), Path(target)), "measured": measured}
+    return {**_write_label(fit_label(merged, first), Path(target)), "measured": measured}
 
 
 def place_marks(image: str, marks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Bring marks to the voxels of an image stored before; return `boxes` and what was `measured`."""
-    placed = place_annotations(
-        [Annotation.model_validate(mark) for mark in marks], read_image(Path(image)), {}
-    )
-    return {"boxes": [[name, list(box)] for name, box in placed.boxes], "measured": placed.measured}
+    """Convert annotations to voxels of a stored image; return `boxes` and `measured`."""
+    placed = place_annotations(_annotations(marks), read_image(Path(image)), {})
+    return {"boxes": _as_json(placed.boxes), "measured": placed.measured}
 
 
 def fit_and_store(label: Image, image: Image, target: Path, *, resample: bool) -> dict[str, Any]:
-    """Write a label on its image's grid and return its facts, or the reason and numbers of its refusal."""
-    measured = _difference(label, image)
+    """Write a label on its image's grid; return its entries, or the reason of the rejection."""
+    measured = _grid_difference(label, image)
     try:
         fitted = fit_label(label, image)
     except DataError as error:
@@ -117,30 +114,38 @@ def fit_and_store(label: Image, image: Image, target: Path, *, resample: bool) -
             fitted = resample_label(label, image)
         except DataError as other:
             return {"reason": other.reason, "measured": measured}
-        return {**_stored_label(fitted, target), "resampled": True, "measured": measured}
-    return {**_stored_label(fitted, target), "measured": measured}
+        return {**_write_label(fitted, target), "resampled": True, "measured": measured}
+    return {**_write_label(fitted, target), "measured": measured}
 
 
-def _label_of(path: Path, image: Image, target: Path, *, resample: bool) -> dict[str, Any]:
+def _fit_label_file(path: Path, image: Image, target: Path, *, resample: bool) -> dict[str, Any]:
     try:
         label, _ = read_volume(path, spacing_mm=image.spacing_mm[0])
     except DataError as error:
         return {"reason": error.reason, "measured": {}}
     if is_picture(path) and set(np.unique(label.array).tolist()) <= {0, 255}:
-        label = Image(label.array // 255, label.affine)  # how pictures show a mask
+        label = Image(label.array // 255, label.affine)  # binary masks are usually saved as black and white
     return fit_and_store(label, image, target, resample=resample)
 
 
-def _stored_label(fitted: Image, target: Path) -> dict[str, Any]:
+def _write_label(fitted: Image, target: Path) -> dict[str, Any]:
     values = np.unique(fitted.array)
-    return {**store(fitted, target), "values": [int(value) for value in values[:_MAX_VALUES] if value]}
+    return {**write_volume(fitted, target), "values": [int(value) for value in values[:_MAX_VALUES] if value]}
 
 
-def _difference(label: Image, image: Image) -> dict[str, float]:
-    """Return both shapes and, for equal ones, how far their corners are apart in mm."""
-    turned = geometry.along(label, image.affine) or label
-    pairs = {"image": image.array.shape, "label": turned.array.shape}
+def _grid_difference(label: Image, image: Image) -> dict[str, float]:
+    """Return both shapes and, if they are equal, the largest corner distance in mm."""
+    aligned = geometry.align_axes(label, image.affine) or label
+    pairs = {"image": image.array.shape, "label": aligned.array.shape}
     measured = {f"{what}_{axis}": float(n) for what, shape in pairs.items() for axis, n in enumerate(shape)}
-    if turned.array.shape == image.array.shape:
-        measured["offset_mm"] = geometry.corner_distance(image.array.shape, turned.affine, image.affine)
+    if aligned.array.shape == image.array.shape:
+        measured["offset_mm"] = geometry.corner_distance(image.array.shape, aligned.affine, image.affine)
     return measured
+
+
+def _annotations(marks: Sequence[Mapping[str, Any]]) -> list[Annotation]:
+    return [Annotation.model_validate(mark) for mark in marks]
+
+
+def _as_json(boxes: Sequence[tuple[str, tuple[float, ...]]]) -> list[list[Any]]:
+    return [[name, list(box)] for name, box in boxes]

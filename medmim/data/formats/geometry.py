@@ -1,4 +1,4 @@
-"""Where voxels lie: affines from DICOM headers, slice normals, and how far two grids are apart."""
+"""Voxel grids in space: affines from DICOM headers, slice normals, grid distances and axis alignment."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Vector = Float64[np.ndarray, "3"]
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
-def normal_of(orientation: Sequence[float]) -> Vector:
-    """Return the unit normal of a slice: the cross product of its row and column direction (LPS)."""
+def slice_normal(orientation: Sequence[float]) -> Vector:
+    """Return the unit normal of a slice (LPS): the cross product of its row and column direction."""
     normal = np.cross(np.asarray(orientation[:3], np.float64), np.asarray(orientation[3:], np.float64))
     return np.asarray(normal / np.linalg.norm(normal), np.float64)
 
 
-def orientation_fault(orientation: Sequence[float]) -> float:
-    """Return how far row and column direction are from two orthogonal unit vectors; 0 when they are."""
+def orthogonality_error(orientation: Sequence[float]) -> float:
+    """Return by how much row and column direction deviate from two orthogonal unit vectors."""
     axes = np.asarray(orientation, np.float64).reshape(2, 3)
     return float(np.abs(axes @ axes.T - np.eye(2)).max())
 
@@ -41,13 +41,13 @@ def slice_affine(orientation: Sequence[float], spacing: Sequence[float], positio
     affine = np.eye(4)
     affine[:3, 0] = axes[0] * spacing[1]
     affine[:3, 1] = axes[1] * spacing[0]
-    affine[:3, 2] = normal_of(orientation)
+    affine[:3, 2] = slice_normal(orientation)
     affine[:3, 3] = position
     return np.asarray(_LPS_TO_RAS @ affine, np.float64)
 
 
-def dicom_place(affine: Affine) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
-    """Return orientation, pixel spacing and position (LPS) of a grid's first slice: undoes `slice_affine`."""
+def dicom_geometry(affine: Affine) -> tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]:
+    """Return orientation, pixel spacing and position (LPS) of the first slice: inverse of `slice_affine`."""
     axes = (_LPS_TO_RAS @ affine)[:3]
     spacing = np.linalg.norm(axes[:, :2], axis=0)
     directions = axes[:, :2] / spacing
@@ -55,13 +55,13 @@ def dicom_place(affine: Affine) -> tuple[tuple[float, ...], tuple[float, ...], t
 
 
 def volume_affine(orientation: Sequence[float], spacing: Sequence[float], positions: Points) -> Affine:
-    """Return the affine of a stack: (column, row, slice) to mm in RAS; its step leads from first to last."""
+    """Return the affine of a volume: (column, row, slice) to mm in RAS; slices are evenly spaced."""
     affine = slice_affine(orientation, spacing, positions[0].tolist())
     affine[:3, 2] = _LPS_TO_RAS[:3, :3] @ (positions[-1] - positions[0]) / (len(positions) - 1)
     return affine
 
 
-def corners_of(shape: Sequence[int], affine: Affine) -> Points:
+def corner_points(shape: Sequence[int], affine: Affine) -> Points:
     """Return the centres of the eight corner voxels in mm (RAS)."""
     indices = np.array(list(itertools.product(*((0.0, length - 1.0) for length in shape))))
     return np.asarray(indices @ affine[:3, :3].T + affine[:3, 3], np.float64)
@@ -70,10 +70,10 @@ def corners_of(shape: Sequence[int], affine: Affine) -> Points:
 def slice_corners(
     places: Float64[np.ndarray, "slices 9"], size: Sequence[int]
 ) -> Float64[np.ndarray, "slices 4 3"]:
-    """Return the centres of the four corner pixels of slices in mm (RAS).
+    """Return the centres of the four corner pixels of each slice in mm (RAS).
 
     Args:
-        places: position, row direction and column direction times spacing of each slice, in mm (LPS).
+        places: position, and row and column direction times spacing, of each slice in mm (LPS).
         size: rows and columns.
     """
     ends = np.array([[1.0, column, row] for column in (0, size[1] - 1) for row in (0, size[0] - 1)])
@@ -81,13 +81,13 @@ def slice_corners(
 
 
 def corner_distance(shape: Sequence[int], first: Affine, second: Affine) -> float:
-    """Return the greatest distance between the same corners of two grids, in mm."""
-    difference = corners_of(shape, first) - corners_of(shape, second)
+    """Return the largest distance between corresponding corners of two grids, in mm."""
+    difference = corner_points(shape, first) - corner_points(shape, second)
     return float(np.linalg.norm(difference, axis=1).max())
 
 
-def along(image: Image, affine: Affine) -> Image | None:
-    """Return `image` with its axes flipped and swapped to run as those of `affine`; None if that cannot be.
+def align_axes(image: Image, affine: Affine) -> Image | None:
+    """Return `image` with its axes flipped and permuted to match `affine`; None if that is impossible.
 
     Nothing is resampled: the array is a view of the same voxels.
     """

@@ -1,4 +1,4 @@
-"""Pictures (PNG, JPEG, TIFF, BMP) as volumes of one slice: grey values, column by row by one."""
+"""2D pictures (PNG, JPEG, TIFF, BMP) read as greyscale volumes of one slice."""
 
 from __future__ import annotations
 
@@ -8,30 +8,34 @@ import numpy as np
 import PIL.Image
 from jaxtyping import Float64, Shaped
 
-from medmim.data.formats.nifti import Image, open_regular
+from medmim.data.formats.file_types import open_regular
+from medmim.data.formats.nifti import Image
 from medmim.errors import DataError
 
-PICTURE_NAMES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 MAX_PIXELS = 100_000_000
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
-_TURNED = 274  # the tag by which cameras say that the picture lies on its side
-_COLOUR_NOISE = 24  # JPEG packs colours coarsely: grey pictures come back with channels this far apart
+_EXIF_ORIENTATION = 274
+_COLOUR_NOISE = 24  # JPEG subsamples colours: channels of a grey picture differ by up to this much
 _GREY = {"1": np.uint8, "L": np.uint8, "I;16": np.uint16, "I;16B": np.uint16, "I;16L": np.uint16}
 _WIDE = {"I": np.int32, "F": np.float32}
 
 
-def read_picture(path: Path, spacing_mm: float = 1.0) -> tuple[Image, tuple[str, ...]]:
-    """Read a picture that anybody may have written.
+def read_picture(
+    path: Path, spacing_mm: float = 1.0, *, max_pixels: int = MAX_PIXELS
+) -> tuple[Image, tuple[str, ...]]:
+    """Read a picture from an untrusted source.
 
-    Columns run to the patient's left and rows to the back, as in an axial slice shown the usual way: a
-    picture does not say, and this shows it upright.
+    The orientation of a picture is unknown. Columns are taken to run to the patient's left and rows to the
+    back, as in an axial slice, so that viewers show the picture upright.
 
     Args:
         path: the file.
-        spacing_mm: distance of neighbouring pixels, in mm.
+        spacing_mm: pixel spacing in mm.
+        max_pixels: limit that protects against decompression bombs.
 
     Returns:
-        The picture of (columns, rows, 1), and what was done to it: `colour_to_grey` or nothing.
+        The image of shape (columns, rows, 1), and the repairs: `colour_to_grey` or nothing.
 
     Raises:
         DataError: with reason unreadable, damaged_picture, too_large, several_pictures, turned_picture or
@@ -40,11 +44,11 @@ def read_picture(path: Path, spacing_mm: float = 1.0) -> tuple[Image, tuple[str,
     with open_regular(path) as stream:
         try:
             picture = PIL.Image.open(stream, formats=_FORMATS)
-            _check_kind(picture)
+            _check_header(picture, max_pixels)
             picture.load()
         except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
             raise DataError(
-                f"picture cannot be decoded ({type(error).__name__}): expected a whole PNG, JPEG, TIFF or "
+                f"picture cannot be decoded ({type(error).__name__}): expected a complete PNG, JPEG, TIFF or "
                 "BMP file; copy it again",
                 reason="damaged_picture",
             ) from error
@@ -53,39 +57,37 @@ def read_picture(path: Path, spacing_mm: float = 1.0) -> tuple[Image, tuple[str,
 
 
 def picture_affine(spacing_mm: float) -> Float64[np.ndarray, "4 4"]:
-    """Return the place of a picture: column to the left, row to the back, in RAS mm."""
+    """Return the affine of a picture: columns to the left, rows to the back, in RAS mm."""
     return np.diag([-spacing_mm, -spacing_mm, spacing_mm, 1.0])
 
 
 def is_picture(path: Path) -> bool:
-    """Tell by its name whether a file is a picture."""
-    return path.name.lower().endswith(PICTURE_NAMES)
+    """Return whether the name of a file ends as pictures do."""
+    return path.name.lower().endswith(PICTURE_SUFFIXES)
 
 
-def _check_kind(picture: PIL.Image.Image) -> None:
-    """Refuse what would need a guess, before any pixel is unpacked."""
+def _check_header(picture: PIL.Image.Image, max_pixels: int) -> None:
+    """Reject ambiguous pictures before any pixel is decoded."""
     columns, rows = picture.size
-    if columns * rows > MAX_PIXELS:
+    if columns * rows > max_pixels:
         raise DataError(
-            f"picture of {columns}×{rows} pixels: expected up to {MAX_PIXELS:g} in all; crop it",
+            f"picture of {columns}×{rows} pixels: expected up to {max_pixels:g} in total; crop it",
             reason="too_large",
         )
     if getattr(picture, "n_frames", 1) != 1:
         raise DataError(
-            "file holds several pictures, expected one; save each by itself", reason="several_pictures"
+            "file contains several pictures, expected one; save each separately", reason="several_pictures"
         )
-    if picture.getexif().get(_TURNED, 1) != 1:
+    if picture.getexif().get(_EXIF_ORIENTATION, 1) != 1:
         raise DataError(
-            "picture is stored turned (EXIF orientation), so nobody can tell which way its annotations "
-            "count: save it upright",
+            "picture is stored rotated (EXIF orientation), so its annotations are ambiguous; save it upright",
             reason="turned_picture",
         )
 
 
 def _grey(picture: PIL.Image.Image) -> tuple[Shaped[np.ndarray, "rows columns"], tuple[str, ...]]:
     if picture.mode in _WIDE or picture.mode in _GREY:
-        kind = _WIDE.get(picture.mode) or _GREY[picture.mode]
-        return np.asarray(picture).astype(kind), ()
+        return np.asarray(picture).astype(_WIDE.get(picture.mode) or _GREY[picture.mode]), ()
     if picture.has_transparency_data:
         alpha = np.asarray(picture.convert("RGBA"))[..., 3]
         if alpha.min() < 255:

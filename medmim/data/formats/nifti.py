@@ -1,6 +1,6 @@
-"""Volumes as NIfTI: files are read with distrust, and written with a header of our own that carries no text.
+"""NIfTI files from any source, read safely into `Image`, the array and affine used throughout medmim.
 
-Messages name no file, because file names identify patients; the caller knows which file it gave.
+Error messages contain no file names, because file names identify patients.
 """
 
 from __future__ import annotations
@@ -9,34 +9,29 @@ import gzip
 import io
 import math
 import os
-import stat
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
-from isal import isal_zlib
 from jaxtyping import Float64, Shaped
 from nibabel.orientations import aff2axcodes
 from nibabel.spatialimages import HeaderDataError
 
 from medmim.data.formats import nifti_header
+from medmim.data.formats.file_types import open_regular, unreadable
 from medmim.errors import DataError
 
 _GZIP_MAGIC = b"\x1f\x8b"
-_GZIP = 16  # asks zlib for a gzip file, without a name or time in it
-_PACKING = 1  # 3 to 5 % larger than level 6 of zlib, in a sixth of its time
-_GZIP_BEST_RATIO = 1040  # deflate cannot do better than 1032 to 1
-_INTEGERS = (np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64)
+_GZIP_MAX_RATIO = 1040  # deflate compresses by at most 1032 to 1
 
 
 @dataclass(frozen=True, eq=False)
 class Image:
-    """A scalar volume and its place in space.
+    """A scalar volume and its position in space.
 
-    `affine` takes voxel indices to millimetres in RAS: x to the right, y to the front, z to the head.
+    `affine` maps voxel indices to millimetres in RAS: x to the right, y to the front, z to the head.
     """
 
     array: Shaped[np.ndarray, "x y z"]
@@ -49,15 +44,15 @@ class Image:
 
     @property
     def orientation(self) -> str:
-        """Nibabel's axis codes: the end that each array axis runs towards, such as RAS."""
+        """Nibabel's axis codes: the direction in which each array axis runs, such as RAS."""
         return "".join(code or "?" for code in aff2axcodes(self.affine))
 
 
 def read_image(path: Path) -> Image:
-    """Read a .nii or .nii.gz file that anybody may have written.
+    """Read a .nii or .nii.gz file from an untrusted source.
 
-    Integers without scaling keep their type, everything else becomes float32. The sform rules where both
-    forms are set, as in nibabel. No more is read or unpacked than the header's sizes call for.
+    Integers without scaling keep their type; all other voxels become float32. Where both forms are set the
+    sform takes precedence, as in nibabel. No more bytes are read or decompressed than the header declares.
 
     Raises:
         DataError: with reason unreadable, not_nifti, bad_dims, too_large, not_3d, not_scalar, bad_scaling,
@@ -70,53 +65,27 @@ def read_image(path: Path) -> Image:
         try:
             if packed:
                 with gzip.GzipFile(fileobj=stream, mode="rb") as content:
-                    return _read(content, size * _GZIP_BEST_RATIO)
+                    return _read(content, size * _GZIP_MAX_RATIO)
             return _read(stream, size)
         except EOFError as error:
             raise DataError(
-                "NIfTI file ends early: its packed data is incomplete; copy it again", reason="truncated"
+                "NIfTI file ends early: its compressed data is incomplete; copy it again", reason="truncated"
             ) from error
         except (zlib.error, gzip.BadGzipFile) as error:
             raise DataError(
-                "NIfTI file is damaged: its packed data fails its own check; copy it again", reason="damaged"
+                "NIfTI file is damaged: its compressed data fails the checksum; copy it again",
+                reason="damaged",
             ) from error
         except OSError as error:
-            raise _unreadable(error) from error
-
-
-def encode_image(image: Image) -> bytes:
-    """Return the volume as a .nii.gz file: equal images, equal bytes, and no text in the header.
-
-    Booleans become uint8, wide integers the smallest type that holds them, wide floats float32.
-
-    Raises:
-        DataError: with reason not_scalar for other types of voxel.
-    """
-    array = _compact(image.array)
-    header = nib.Nifti1Header(endianness="<")
-    header.set_data_shape(array.shape)
-    header.set_data_dtype(array.dtype)
-    header.set_slope_inter(1.0, 0.0)
-    header.set_xyzt_units("mm", "unknown")
-    header.set_qform(image.affine, code=1, strip_shears=True)
-    if not np.allclose(header.get_qform(), image.affine, rtol=0.0, atol=1e-4 * min(image.spacing_mm)):
-        header.set_qform(None, code=0)  # a sheared grid has no quaternion; the sform alone is right
-        header.set_zooms(image.spacing_mm)
-    header.set_sform(image.affine, code=1)
-    header["magic"] = b"n+1"
-    header["vox_offset"] = header.single_vox_offset
-    packer = isal_zlib.compressobj(_PACKING, wbits=zlib.MAX_WBITS | _GZIP)
-    voxels = np.asfortranarray(array).reshape(-1, order="F").view(np.uint8)  # no copy of what lies so already
-    parts = (header.binaryblock + bytes(4), voxels)  # four zeros: no extensions follow
-    return b"".join([*(packer.compress(part) for part in parts), packer.flush()])
+            raise unreadable(error) from error
 
 
 def check_image(image: Image, *, picture: bool = False) -> None:
-    """Refuse a volume that nothing can be learnt from, or whose place in space is unknown.
+    """Reject a volume without any information, or with an invalid affine.
 
     Args:
         image: the volume.
-        picture: it is a picture, so one slice is all that there can be.
+        picture: whether the image is a 2D picture, stored as a volume of one slice.
 
     Raises:
         DataError: with reason too_few_slices, bad_affine, non_finite_voxels or constant_image.
@@ -124,7 +93,7 @@ def check_image(image: Image, *, picture: bool = False) -> None:
     if min(image.array.shape[: 2 if picture else 3]) < 2:
         raise DataError(
             f"volume of {nifti_header.show(image.array.shape)} voxels: expected at least 2 along each axis; "
-            "a single slice is no volume",
+            "a single slice is not a volume",
             reason="too_few_slices",
         )
     nifti_header.check_affine(image.affine)
@@ -135,44 +104,30 @@ def check_image(image: Image, *, picture: bool = False) -> None:
         )
     if image.array.min() == image.array.max():
         raise DataError(
-            "volume has one value everywhere, expected an image; leave it out", reason="constant_image"
+            "volume has one value everywhere, expected an image; remove it", reason="constant_image"
         )
 
 
-def open_regular(path: Path) -> io.BufferedReader:
-    """Open without waiting on FIFOs and devices."""
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    except OSError as error:
-        raise _unreadable(error) from error
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise DataError(
-            "expected a regular file, got a folder, device or pipe; leave it out", reason="unreadable"
-        )
-    return os.fdopen(handle, "rb")
-
-
-def _read(content: io.BufferedIOBase, most_bytes: int) -> Image:
-    """Read one volume; `most_bytes` is all that the file can possibly hold."""
+def _read(content: io.BufferedIOBase, max_bytes: int) -> Image:
+    """Read one volume; `max_bytes` bounds the data that the file can contain."""
     header = nifti_header.read_header(content)
     shape, dtype = nifti_header.shape_of(header), nifti_header.dtype_of(header)
     needed = math.prod(shape) * dtype.itemsize
     if needed > nifti_header.MAX_BYTES:
         limit = nifti_header.MAX_BYTES / 2**30
         raise DataError(
-            f"NIfTI file holds {needed / 2**30:.1f} GiB of voxels, expected up to {limit:g}; crop it",
+            f"NIfTI file contains {needed / 2**30:.1f} GiB of voxels, expected up to {limit:g}; crop it",
             reason="too_large",
         )
     affine = nifti_header.affine_of(header)
-    _skip(content, nifti_header.offset_of(header) - len(header.binaryblock))
-    if needed > most_bytes:
-        raise nifti_header.truncated(needed, most_bytes)
+    _fill(content, bytearray(nifti_header.offset_of(header) - len(header.binaryblock)))
+    if needed > max_bytes:
+        raise nifti_header.truncated(needed, max_bytes)
     voxels = bytearray(needed)
     got = _fill(content, voxels)
     if got < needed:
         raise nifti_header.truncated(needed, got)
-    content.read(1)  # at the end of packed data this checks its checksum
+    content.read(1)  # at the end of compressed data this verifies the checksum
     array = np.frombuffer(voxels, dtype).reshape(shape, order="F")
     return Image(_scale(array.astype(dtype.newbyteorder("="), copy=False), header), affine)
 
@@ -187,29 +142,10 @@ def _scale(array: Shaped[np.ndarray, "x y z"], header: Any) -> Shaped[np.ndarray
     scaled = slope is not None and (slope != 1 or offset != 0)
     if not scaled and array.dtype.kind in "iu":
         return array
-    with np.errstate(over="ignore", invalid="ignore"):  # `check_image` counts what became infinite
+    with np.errstate(over="ignore", invalid="ignore"):  # `check_image` counts infinite voxels
         if scaled:
             array = array.astype(np.float64) * slope + offset
         return array.astype(np.float32)
-
-
-def _compact(array: Shaped[np.ndarray, "x y z"]) -> Shaped[np.ndarray, "x y z"]:
-    if array.dtype.kind == "b":
-        return array.astype(np.uint8)
-    if array.dtype.kind == "f":
-        with np.errstate(over="ignore"):
-            return array.astype("<f4")
-    if array.dtype.kind not in "iu":
-        raise nifti_header.not_scalar("another")
-    if array.dtype.itemsize < 8:
-        return array.astype(array.dtype.newbyteorder("<"), copy=False)
-    low, high = int(array.min()), int(array.max())
-    fitting = (kind for kind in _INTEGERS if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max)
-    return array.astype(np.dtype(next(fitting)).newbyteorder("<"))
-
-
-def _skip(content: io.BufferedIOBase, count: int) -> None:
-    _fill(content, bytearray(count))
 
 
 def _fill(content: io.BufferedIOBase, target: bytearray) -> int:
@@ -222,11 +158,3 @@ def _fill(content: io.BufferedIOBase, target: bytearray) -> int:
         view[done : done + len(piece)] = piece
         done += len(piece)
     return done
-
-
-def _unreadable(error: OSError) -> DataError:
-    return DataError(
-        f"file cannot be read ({type(error).__name__}): expected a regular file that you may read; check its "
-        "permissions and the disk",
-        reason="unreadable",
-    )

@@ -1,6 +1,6 @@
-"""What the header of a NIfTI file may say: sizes, type of voxel and place in space, each checked before use.
+"""Checked access to NIfTI headers: shape, voxel type, offset and affine.
 
-Messages name no file, because file names identify patients; the caller knows which file it gave.
+Error messages contain no file names, because file names identify patients.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _FORMATS = {348: (nib.Nifti1Header, 344, b"n+1\0"), 540: (nib.Nifti2Header, 4, b
 
 
 def read_header(content: io.BufferedIOBase) -> Any:
-    """Read the header that `content` begins with, of NIfTI-1 or NIfTI-2 in either byte order.
+    """Read a NIfTI-1 or NIfTI-2 header in either byte order.
 
     Raises:
         DataError: with reason not_nifti or truncated.
@@ -36,18 +36,18 @@ def read_header(content: io.BufferedIOBase) -> Any:
     if size not in _FORMATS:
         order, size = ">", int.from_bytes(start, "big")
     if len(start) < 4 or size not in _FORMATS:
-        raise _not_nifti("it does not begin with the size of a header")
+        raise _not_nifti("it does not begin with the size of a NIfTI header")
     header, place, magic = _FORMATS[size]
     block = start + content.read(size - 4)
     if len(block) < size:
         raise truncated(size, len(block))
     if block[place : place + len(magic)] != magic:
-        raise _not_nifti("its magic number is another (pairs of .hdr and .img: convert them to .nii)")
+        raise _not_nifti("its magic number is wrong (convert pairs of .hdr and .img to .nii)")
     return header(block, endianness=order, check=False)
 
 
 def shape_of(header: Any) -> tuple[int, ...]:
-    """Return the three lengths in voxels; further axes of length one are dropped.
+    """Return the shape in voxels, three axes; trailing axes of length one are dropped.
 
     Raises:
         DataError: with reason bad_dims, too_large or not_3d.
@@ -55,26 +55,28 @@ def shape_of(header: Any) -> tuple[int, ...]:
     count = int(header["dim"][0])
     lengths = [int(length) for length in header["dim"][1 : count + 1]] if 1 <= count <= 7 else []
     if not lengths or min(lengths) < 1:
-        raise DataError("NIfTI header: expected 1 to 7 positive sizes; export it again", reason="bad_dims")
+        raise DataError(
+            "NIfTI header: expected 1 to 7 positive dimensions; export it again", reason="bad_dims"
+        )
     if max(lengths) > MAX_LENGTH or math.prod(lengths) > MAX_VOXELS:
         raise DataError(
             f"NIfTI file of {show(lengths)} voxels: expected up to {MAX_LENGTH} along an axis and "
-            f"{MAX_VOXELS:g} in all; crop it",
+            f"{MAX_VOXELS:g} in total; crop it",
             reason="too_large",
         )
     while len(lengths) > 3 and lengths[-1] == 1:
         lengths.pop()
     if len(lengths) != 3:
         raise DataError(
-            f"NIfTI file has {len(lengths)} axes ({show(lengths)}), expected 3; split series and channels "
-            "into one file each",
+            f"NIfTI file has {len(lengths)} axes ({show(lengths)}), expected 3; split time points and "
+            "channels into one file each",
             reason="not_3d",
         )
     return tuple(lengths)
 
 
 def dtype_of(header: Any) -> np.dtype[Any]:
-    """Return the type of one voxel as stored.
+    """Return the stored voxel type.
 
     Raises:
         DataError: with reason not_scalar.
@@ -89,19 +91,19 @@ def dtype_of(header: Any) -> np.dtype[Any]:
 
 
 def offset_of(header: Any) -> int:
-    """Return the byte at which the voxels begin.
+    """Return the byte offset of the voxels.
 
     Raises:
         DataError: with reason not_nifti.
     """
     offset = float(header["vox_offset"])
     if not header.single_vox_offset <= offset <= _MAX_OFFSET:
-        raise _not_nifti("the place of its voxels is impossible")
+        raise _not_nifti("the offset of its voxels is invalid")
     return int(offset)
 
 
 def affine_of(header: Any) -> Float64[np.ndarray, "4 4"]:
-    """Return the affine from voxel indices to RAS mm; the sform rules where both forms are set.
+    """Return the affine from voxel indices to RAS mm; the sform takes precedence over the qform.
 
     Raises:
         DataError: with reason no_orientation or bad_affine.
@@ -116,8 +118,8 @@ def affine_of(header: Any) -> Float64[np.ndarray, "4 4"]:
         ) from error
     if not code:
         raise DataError(
-            "NIfTI file does not say which side is left: expected an sform or a qform, got neither; set one "
-            "(from the original scan, never by guess)",
+            "NIfTI file does not define left and right: expected an sform or a qform, got neither; set one "
+            "from the original scan",
             reason="no_orientation",
         )
     affine = np.asarray(affine, dtype=np.float64)
@@ -126,7 +128,7 @@ def affine_of(header: Any) -> Float64[np.ndarray, "4 4"]:
 
 
 def check_affine(affine: Float64[np.ndarray, "4 4"]) -> None:
-    """Refuse an affine that maps no grid of voxels to millimetres.
+    """Reject an affine that does not map a voxel grid to millimetres.
 
     Raises:
         DataError: with reason bad_affine.
@@ -151,7 +153,7 @@ def truncated(expected: int, got: int) -> DataError:
 
 
 def not_scalar(got: str) -> DataError:
-    """Build the error for voxels that are no single numbers."""
+    """Build the error for voxels that are not single numbers."""
     return DataError(
         f"voxels: expected one integer or real number each, got {got} type; convert to grey values",
         reason="not_scalar",
@@ -159,16 +161,16 @@ def not_scalar(got: str) -> DataError:
 
 
 def show(shape: Sequence[int]) -> str:
-    """Return sizes as people write them: 64×64×24."""
+    """Format a shape, such as 64×64×24."""
     return "×".join(map(str, shape))
 
 
 def _not_nifti(why: str) -> DataError:
     return DataError(
-        f"expected a single-file NIfTI-1 or NIfTI-2 image, but {why}; leave it out or convert it",
+        f"expected a single-file NIfTI-1 or NIfTI-2 image, but {why}; convert or remove it",
         reason="not_nifti",
     )
 
 
 def _bad_affine(problem: str) -> DataError:
-    return DataError(f"place in space: {problem}; export it again", reason="bad_affine")
+    return DataError(f"position in space: {problem}; export it again", reason="bad_affine")

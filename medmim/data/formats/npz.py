@@ -1,4 +1,4 @@
-"""Files of NumPy arrays as MedMNIST has them: `train_images`, `train_labels`, the same for val and test."""
+"""NumPy archives in the MedMNIST layout: `train_images`, `train_labels`, and the same for val and test."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from jaxtyping import Shaped
 from numpy.lib import format as npy
 
 from medmim.data.dataset.manifest import Split
+from medmim.data.formats.file_types import open_regular
 from medmim.data.formats.images import picture_affine
-from medmim.data.formats.nifti import Image, check_image, open_regular
-from medmim.data.formats.write_volume import store
+from medmim.data.formats.nifti import Image, check_image
+from medmim.data.formats.write_volume import write_volume
 from medmim.errors import DataError
 
 PARTS: dict[str, Split] = {"train": "train", "val": "val", "test": "test"}
@@ -24,50 +25,50 @@ _LUMINANCE = np.array([0.299, 0.587, 0.114])
 
 
 def count_arrays(path: str) -> dict[str, int]:
-    """Return the number of images in each part of the file; nothing is unpacked.
+    """Return the number of images in each part of the file, from the array headers.
 
     Raises:
         DataError: with reason damaged or no_cases.
     """
     with open_regular(Path(path)) as stream, _opened(stream) as archive:
-        held = set(archive.namelist())
-        counts = {
-            part: _shape_of(archive, f"{part}_images.npy")[0]
-            for part in PARTS
-            if f"{part}_images.npy" in held
-        }
+        members = set(archive.namelist())
+        counts = {}
+        for part in PARTS:
+            if f"{part}_images.npy" in members:
+                with archive.open(f"{part}_images.npy") as array:
+                    counts[part] = _read_header(array)[0][0]
     if not sum(counts.values()):
         raise DataError("array file: expected train_images, val_images or test_images", reason="no_cases")
     return counts
 
 
 def read_arrays(path: str, part: str, first: int, targets: Sequence[str]) -> list[dict[str, Any]]:
-    """Write some images of a part and return the facts of each, or the reason of its refusal.
+    """Write images of one part; return the manifest entries of each, or the reason of its rejection.
 
     Args:
         path: the .npz file.
         part: train, val or test.
-        first: number of the first image.
-        targets: where to write each of them.
+        first: index of the first image.
+        targets: output file of each image.
 
     Raises:
         DataError: if the file cannot be read.
     """
     with open_regular(Path(path)) as stream, _opened(stream) as archive:
-        images = _array(archive, f"{part}_images.npy")
-        named = f"{part}_labels.npy"
-        labels = _array(archive, named) if named in archive.namelist() else None
-    found: list[dict[str, Any]] = []
-    for entry, target in enumerate(targets, start=first):
+        images = _read_array(archive, f"{part}_images.npy")
+        labels_name = f"{part}_labels.npy"
+        labels = _read_array(archive, labels_name) if labels_name in archive.namelist() else None
+    results: list[dict[str, Any]] = []
+    for index, target in enumerate(targets, start=first):
         try:
-            image, repairs = _image_of(images[entry])
+            image, repairs = _as_image(images[index])
             check_image(image, picture=image.array.shape[2] == 1)
         except DataError as error:
-            found.append({"reason": error.reason})
+            results.append({"reason": error.reason})
             continue
-        facts = store(image, Path(target))
-        found.append({**facts, "repairs": repairs, "class": _class_of(labels, entry)})
-    return found
+        facts = write_volume(image, Path(target))
+        results.append({**facts, "repairs": repairs, "class": _class_of(labels, index)})
+    return results
 
 
 def _opened(stream: IO[bytes]) -> zipfile.ZipFile:
@@ -77,8 +78,8 @@ def _opened(stream: IO[bytes]) -> zipfile.ZipFile:
         raise DataError("array file is damaged: expected an .npz archive", reason="damaged") from error
 
 
-def _header_of(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Return shape and type, and leave the stream behind the header; objects are refused: they are code."""
+def _read_header(stream: zipfile.ZipExtFile | IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Read shape and type; reject object arrays, which contain code."""
     version = npy.read_magic(stream)
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     shape, fortran, dtype = read(stream)
@@ -89,20 +90,15 @@ def _header_of(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
     return tuple(shape), dtype
 
 
-def _shape_of(archive: zipfile.ZipFile, name: str) -> tuple[int, ...]:
+def _read_array(archive: zipfile.ZipFile, name: str) -> Shaped[np.ndarray, "..."]:
     with archive.open(name) as stream:
-        return _header_of(stream)[0]
-
-
-def _array(archive: zipfile.ZipFile, name: str) -> Shaped[np.ndarray, "..."]:
-    with archive.open(name) as stream:
-        shape, dtype = _header_of(stream)
+        shape, dtype = _read_header(stream)
         content = stream.read(math.prod(shape) * dtype.itemsize)
     return np.frombuffer(content, dtype).reshape(shape)
 
 
-def _image_of(array: Shaped[np.ndarray, "..."]) -> tuple[Image, list[str]]:
-    """Return rows × columns (with colours or not), or a volume, as an image."""
+def _as_image(array: Shaped[np.ndarray, "..."]) -> tuple[Image, list[str]]:
+    """Return (rows, columns[, colours]) or a volume as an image."""
     affine = picture_affine(1.0)
     if array.ndim == 3 and array.shape[2] == 3:
         grey = np.rint(array @ _LUMINANCE).astype(array.dtype)
@@ -114,8 +110,8 @@ def _image_of(array: Shaped[np.ndarray, "..."]) -> tuple[Image, list[str]]:
     raise DataError("array file: expected pictures or volumes", reason="unusable_array")
 
 
-def _class_of(labels: Shaped[np.ndarray, "..."] | None, entry: int) -> int | None:
-    """Return the class number; None where an image has several, or none."""
-    if labels is None or entry >= len(labels) or np.size(labels[entry]) != 1:
+def _class_of(labels: Shaped[np.ndarray, "..."] | None, index: int) -> int | None:
+    """Return the class number of an image; None if it has several or none."""
+    if labels is None or index >= len(labels) or np.size(labels[index]) != 1:
         return None
-    return int(np.ravel(labels[entry])[0])
+    return int(np.ravel(labels[index])[0])

@@ -1,11 +1,10 @@
-"""DICOM files opened with distrust: no links, no waiting, no unbounded unpacking, no words from pydicom."""
+"""Safe reading of DICOM files: no links, no blocking, bounded inflation, no header values in warnings."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import os
-import stat
 import struct
 import warnings
 import zlib
@@ -15,27 +14,17 @@ from pathlib import Path
 import pydicom
 from pydicom import config, uid
 
+from medmim.data.formats.file_types import HEAD_BYTES, open_regular
 from medmim.errors import DataError
 
-HEAD_BYTES = 600
-MAX_UNPACKED = 1 << 30
+MAX_INFLATED_BYTES = 1 << 30
 _DEFLATED = uid.DeflatedExplicitVRLittleEndian.encode()
 _META_START = 132
 
 
 @contextlib.contextmanager
-def open_regular(path: Path) -> Iterator[io.BufferedIOBase]:
-    """Open a file, never a link, and without waiting on FIFOs and devices."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as stream:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError("not a regular file")
-        yield stream
-
-
-@contextlib.contextmanager
 def quiet_pydicom() -> Iterator[None]:
-    """Keep pydicom from warning: its texts quote values of the scan."""
+    """Silence pydicom's warnings, which quote header values."""
     mode = config.settings.reading_validation_mode
     level = config.logger.level
     config.settings.reading_validation_mode = config.IGNORE
@@ -50,14 +39,14 @@ def quiet_pydicom() -> Iterator[None]:
 
 
 def is_plain(path: Path) -> bool:
-    """Say whether other programs can be expected to read the file: it has a preamble and is not deflated."""
-    with open_regular(path) as stream:
+    """Return whether other programs can read the file: it has a preamble and is not deflated."""
+    with open_regular(path, follow_links=False) as stream:
         head = stream.read(HEAD_BYTES)
     return head[128:132] == b"DICM" and _DEFLATED not in head
 
 
-def plain_stream(stream: io.BufferedIOBase) -> io.BufferedIOBase:
-    """Return the stream, or what a deflated file unpacks to: elements without a preamble.
+def plain_stream(stream: io.BufferedIOBase, *, max_bytes: int = MAX_INFLATED_BYTES) -> io.BufferedIOBase:
+    """Return the stream itself, or the inflated data elements (without preamble) of a deflated file.
 
     Raises:
         DataError: with reason too_large, truncated or damaged.
@@ -67,42 +56,27 @@ def plain_stream(stream: io.BufferedIOBase) -> io.BufferedIOBase:
     if head[128:132] != b"DICM" or _DEFLATED not in head:
         return stream
     _skip_meta(stream)
-    unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        content = unpacker.decompress(stream.read(), MAX_UNPACKED)
+        content = inflater.decompress(stream.read(), max_bytes)
     except zlib.error as error:
         raise DataError("deflated file is damaged; copy it again", reason="damaged") from error
-    if not unpacker.eof:
-        full = len(content) >= MAX_UNPACKED
+    if not inflater.eof:
         raise DataError(
-            f"deflated file: expected its end within {MAX_UNPACKED} bytes, got none; copy it again",
-            reason="too_large" if full else "truncated",
+            f"deflated file: expected its end within {max_bytes} bytes, got none; copy it again",
+            reason="too_large" if len(content) >= max_bytes else "truncated",
         )
     return io.BytesIO(content)
 
 
-def _skip_meta(stream: io.BufferedIOBase) -> None:
-    """Go behind the elements of group 2, which are never deflated."""
-    stream.seek(_META_START)
-    while (head := stream.read(8))[:2] == b"\2\0":
-        long = head[4:6] in (b"OB", b"OW", b"UN", b"SQ", b"UT")
-        length = (
-            struct.unpack("<I", stream.read(4).ljust(4, b"\0"))[0]
-            if long
-            else struct.unpack("<H", head[6:8])[0]
-        )
-        stream.seek(length, os.SEEK_CUR)
-    stream.seek(-len(head), os.SEEK_CUR)
-
-
 def read_dicom(path: Path, tags: Sequence[int | str | tuple[int, int]] | None = None) -> pydicom.FileDataset:
-    """Read a whole file whose header was scanned before, and give it the transfer syntax it does not name.
+    """Read a file whose header was scanned before; fill in a missing transfer syntax.
 
     Args:
-        path: the file.
-        tags: the elements to read; all without it.
+        path: DICOM file.
+        tags: data elements to read; all by default.
     """
-    with open_regular(path) as raw, quiet_pydicom():
+    with open_regular(path, follow_links=False) as raw, quiet_pydicom():
         stream = plain_stream(raw)
         dataset = pydicom.dcmread(stream, force=True, specific_tags=None if tags is None else list(tags))
         meta = dataset.file_meta
@@ -110,3 +84,15 @@ def read_dicom(path: Path, tags: Sequence[int | str | tuple[int, int]] | None = 
             implicit, _ = dataset.original_encoding
             meta.TransferSyntaxUID = uid.ImplicitVRLittleEndian if implicit else uid.ExplicitVRLittleEndian
         return dataset
+
+
+def _skip_meta(stream: io.BufferedIOBase) -> None:
+    """Move past the elements of group 2, which are never deflated."""
+    stream.seek(_META_START)
+    while (head := stream.read(8))[:2] == b"\2\0":
+        if head[4:6] in (b"OB", b"OW", b"UN", b"SQ", b"UT"):
+            (length,) = struct.unpack("<I", stream.read(4).ljust(4, b"\0"))
+        else:
+            (length,) = struct.unpack("<H", head[6:8])
+        stream.seek(length, os.SEEK_CUR)
+    stream.seek(-len(head), os.SEEK_CUR)

@@ -1,4 +1,4 @@
-"""What a page shows of one volume: its middle slices in three planes, and how its values are spread."""
+"""Thumbnails of a volume: mid-slices in three planes as JPEG, and an intensity histogram."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from PIL import Image as Picture
 from medmim.data.formats.nifti import Image, read_image
 
 BINS = 24
-_SAMPLE = 200_000  # voxels that quantiles are taken from
-_LOW, _HIGH = 0.5, 99.5  # per cent of the voxels that lie below black and white
+_SAMPLE_SIZE = 200_000  # voxels for the quantiles
+_LOW, _HIGH = 0.5, 99.5  # percentiles shown as black and white
 
 
 def thumbnail(path: str, label: str | None, edge: int, quality: int) -> dict[str, Any]:
-    """Return pictures and numbers of one volume; meant for a sandbox.
+    """Return pictures and statistics of one volume; run in a sandbox.
 
     Args:
-        path: NIfTI file of the dataset.
-        label: its label, drawn as a red outline of what is not background.
-        edge: height and width of each plane's picture in pixels; 0 for none.
-        quality: of the JPEG file, up to 95.
+        path: NIfTI file of the volume.
+        label: its label; the foreground is outlined in red.
+        edge: height and width of each plane's picture in pixels; 0 for no pictures.
+        quality: JPEG quality, up to 95.
 
     Returns:
-        `jpeg`: sagittal, coronal and axial slice side by side as base64; `low`, `median`, `high`: quantiles
-        of the values; `bins`: counts between low and high.
+        `jpeg`: sagittal, coronal and axial slice side by side, as base64; `low`, `median`, `high`: quantiles
+        of the intensity; `bins`: histogram counts between low and high.
     """
     image = _upright(read_image(Path(path)))
-    marks = None if label is None else _upright(read_image(Path(label)))
+    outline = None if label is None else _upright(read_image(Path(label)))
     flat = image.array.reshape(-1)
-    values = flat[:: max(1, flat.size // _SAMPLE)].astype(np.float32)
+    values = flat[:: max(1, flat.size // _SAMPLE_SIZE)].astype(np.float32)
     low, median, high = (float(value) for value in np.percentile(values, (_LOW, 50.0, _HIGH)))
     counts = np.histogram(values, bins=BINS, range=(low, high if high > low else low + 1))[0]
     return {
-        "jpeg": _strip(image, marks, (low, high), edge=edge, quality=quality) if edge else "",
+        "jpeg": _draw_strip(image, outline, (low, high), edge=edge, quality=quality) if edge else "",
         "low": round(low, 4),
         "median": round(median, 4),
         "high": round(high, 4),
@@ -48,7 +48,7 @@ def thumbnail(path: str, label: str | None, edge: int, quality: int) -> dict[str
 
 
 def _upright(image: Image) -> Image:
-    """Turn the axes to run to the right, to the front and to the head, as far as flips can."""
+    """Flip and permute the axes to the nearest RAS orientation."""
     turn = nib.orientations.io_orientation(image.affine)
     if np.isnan(turn).any():
         return image
@@ -56,8 +56,10 @@ def _upright(image: Image) -> Image:
     return Image(nib.orientations.apply_orientation(image.array, turn), image.affine @ back)
 
 
-def _strip(image: Image, marks: Image | None, window: tuple[float, float], *, edge: int, quality: int) -> str:
-    """Draw the middle slice across each axis that has more than one voxel; a picture has one plane."""
+def _draw_strip(
+    image: Image, marks: Image | None, window: tuple[float, float], *, edge: int, quality: int
+) -> str:
+    """Draw the mid-slice, or the slice with the largest label, across each axis; a picture has one plane."""
     fits = marks is not None and marks.array.shape == image.array.shape
     strip = Picture.new("RGB", (3 * edge, edge))
     for axis in range(3):
@@ -78,7 +80,7 @@ def _strip(image: Image, marks: Image | None, window: tuple[float, float], *, ed
 
 
 def _fullest(marks: Shaped[np.ndarray, "x y z"], axis: int, middle: int) -> int:
-    """Return the slice with the most label, so that the page shows it; the middle without any."""
+    """Return the slice with the largest label area; the middle slice if the label is empty."""
     others = tuple(other for other in range(3) if other != axis)
     area = np.count_nonzero(marks, axis=others)
     return int(area.argmax()) if area.any() else middle
@@ -91,14 +93,14 @@ def _grey(plane: Shaped[np.ndarray, "a b"], window: tuple[float, float]) -> Shap
 
 
 def _outline(inside: Shaped[np.ndarray, "a b"]) -> Shaped[np.ndarray, "a b"]:
-    """Return the pixels of a region that touch what is outside of it."""
+    """Return the boundary pixels of a region."""
     padded = np.pad(inside, 1)
     kept = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     return np.asarray(inside & ~kept, bool)
 
 
 def _fit(colours: Shaped[np.ndarray, "a b 3"], steps: Shaped[np.ndarray, "2"], edge: int) -> Picture.Image:
-    """Turn a plane as radiologists see it and scale to millimetres, the longer side to the whole edge."""
+    """Rotate a plane to radiological convention and scale it to square pixels within `edge`."""
     upright = np.ascontiguousarray(np.flip(colours.swapaxes(0, 1), (0, 1)))
     width, height = upright.shape[1] * steps[0], upright.shape[0] * steps[1]
     scale = edge / max(width, height)

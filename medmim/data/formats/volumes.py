@@ -1,4 +1,4 @@
-"""Volumes in any format that medmim reads from files: NIfTI by nibabel, NRRD and MetaImage by SimpleITK."""
+"""One reader for all image files: NIfTI, NRRD and MetaImage (through SimpleITK), and 2D pictures."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import re
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk  # noqa: N813 - its own name for itself
+import SimpleITK as sitk  # noqa: N813 - the conventional name
 from jaxtyping import Float64
 
 from medmim.data.formats import nifti_header
+from medmim.data.formats.file_types import open_regular
 from medmim.data.formats.images import is_picture, read_picture
-from medmim.data.formats.nifti import Image, open_regular, read_image
+from medmim.data.formats.nifti import Image, read_image
 from medmim.errors import DataError
 
 # mypy: disable-error-code="no-untyped-call"
@@ -19,8 +20,8 @@ from medmim.errors import DataError
 ITK_NAMES = (".nrrd", ".mha", ".mhd")
 _HEADER_BYTES = 1 << 16
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-# of a NRRD, ITK turns these three spaces to its own and takes any other as if it were its own
-_PLACED = {
+# ITK converts these three NRRD spaces to LPS and treats any other space as if it were LPS
+_ORIENTED = {
     ".nrrd": rb"(?im)^space\s*:\s*(LPS|RAS|LAS|(left-posterior|right-anterior|left-anterior)-superior)\s*$",
     ".mha": rb"(?im)^(TransformMatrix|Orientation|Rotation)\s*=",
 }
@@ -29,14 +30,14 @@ _DATA_FILE = rb"(?im)^ElementDataFile\s*=\s*(.*?)\s*$"
 
 
 def read_volume(path: Path, *, spacing_mm: float = 1.0) -> tuple[Image, tuple[str, ...]]:
-    """Read a volume, or a picture as a volume of one slice, by the ending of its name.
+    """Read a volume, or a picture as a volume of one slice; the suffix selects the reader.
 
     Args:
         path: the file.
-        spacing_mm: of pictures, which do not say it.
+        spacing_mm: pixel spacing of pictures, whose files do not state it.
 
     Returns:
-        The image, and what was done to it.
+        The image and its repairs.
 
     Raises:
         DataError: if it cannot be used.
@@ -47,7 +48,7 @@ def read_volume(path: Path, *, spacing_mm: float = 1.0) -> tuple[Image, tuple[st
 
 
 def read_itk(path: Path) -> Image:
-    """Read a NRRD or MetaImage file that anybody may have written.
+    """Read a NRRD or MetaImage file from an untrusted source.
 
     Raises:
         DataError: with reason unreadable, damaged, no_orientation, detached_data, not_3d, not_scalar,
@@ -62,9 +63,9 @@ def read_itk(path: Path) -> Image:
         _check_sizes(reader)
         affine = _affine_of(reader)
         image = reader.Execute()
-    except RuntimeError as error:  # its text quotes the path
+    except RuntimeError as error:  # its text contains the path
         raise DataError(
-            "volume file cannot be decoded: expected a whole NRRD or MetaImage file; export it again",
+            "volume file cannot be decoded: expected a complete NRRD or MetaImage file; export it again",
             reason="damaged",
         ) from error
     nifti_header.check_affine(affine)
@@ -72,44 +73,34 @@ def read_itk(path: Path) -> Image:
 
 
 def _check_text(path: Path) -> None:
-    """Look at the header's own text: which side is left must be said, and voxels must lie where we look."""
+    """Require an orientation in the header, and voxels in the same file or next to it."""
     with open_regular(path) as stream:
         head = stream.read(_HEADER_BYTES)
     kind = ".nrrd" if path.suffix.lower() == ".nrrd" else ".mha"
-    if not re.search(_PLACED[kind], head):
+    if not re.search(_ORIENTED[kind], head):
         raise DataError(
-            "volume file does not say which side is left: expected a space of LPS, RAS or LAS "
-            "(NRRD) or a TransformMatrix (MetaImage); set it from the original scan, never by guess",
+            "volume file does not define left and right: expected a space of LPS, RAS or LAS (NRRD) or a "
+            "TransformMatrix (MetaImage); set it from the original scan",
             reason="no_orientation",
         )
-    found = re.search(_DATA_FILE, head)
-    named = found.group(1).decode("latin-1") if found else "LOCAL"
-    beside = path.suffix.lower() == ".mhd" and named in (f"{path.stem}.raw", f"{path.stem}.zraw")
-    if re.search(_DETACHED, head) if kind == ".nrrd" else not (beside or named == "LOCAL"):
+    match = re.search(_DATA_FILE, head)
+    data_file = match.group(1).decode("latin-1") if match else "LOCAL"
+    separate = path.suffix.lower() == ".mhd" and data_file in (f"{path.stem}.raw", f"{path.stem}.zraw")
+    if re.search(_DETACHED, head) if kind == ".nrrd" else not (separate or data_file == "LOCAL"):
         raise DataError(
-            "volume file keeps its voxels elsewhere: expected them inside, or for .mhd in the .raw or "
+            "volume file refers to voxels in another file: expected them inside, or for .mhd in the .raw or "
             ".zraw file of the same name; save it as one file",
             reason="detached_data",
         )
-    if beside:
-        _check_beside(path.with_name(named))
-
-
-def _check_beside(path: Path) -> None:
-    """Refuse voxels behind a link, in a pipe, or nowhere: SimpleITK would follow, wait or complain."""
-    open_regular(path).close()
-    if path.is_symlink():
-        raise DataError(
-            "volume file keeps its voxels behind a link, expected a regular file; copy it beside its header",
-            reason="unreadable",
-        )
+    if separate:  # SimpleITK would follow a link and block on a pipe
+        open_regular(path.with_name(data_file), follow_links=False).close()
 
 
 def _check_sizes(reader: sitk.ImageFileReader) -> None:
     size = reader.GetSize()
     if len(size) != 3:
         raise DataError(
-            f"volume file has {len(size)} axes, expected 3; split series and channels into one file each",
+            f"volume file has {len(size)} axes, expected 3; split time points and channels into files",
             reason="not_3d",
         )
     if reader.GetNumberOfComponents() != 1:
@@ -117,13 +108,13 @@ def _check_sizes(reader: sitk.ImageFileReader) -> None:
     if max(size) > nifti_header.MAX_LENGTH or np.prod(size, dtype=float) * 4 > nifti_header.MAX_BYTES:
         raise DataError(
             f"volume file of {nifti_header.show(size)} voxels: expected up to "
-            f"{nifti_header.MAX_LENGTH} along an axis and 1 billion in all; crop it",
+            f"{nifti_header.MAX_LENGTH} along an axis and 1 billion in total; crop it",
             reason="too_large",
         )
 
 
 def _affine_of(reader: sitk.ImageFileReader) -> Float64[np.ndarray, "4 4"]:
-    """Return voxel to RAS mm; ITK counts towards the patient's left and back (LPS)."""
+    """Return voxel to RAS mm; ITK uses LPS."""
     affine = np.eye(4)
     affine[:3, :3] = np.array(reader.GetDirection()).reshape(3, 3) @ np.diag(reader.GetSpacing())
     affine[:3, 3] = reader.GetOrigin()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from medmim.data.formats.annotation_files import AnnotationNotes, ImageAnnotation, read_annotation_notes
+from medmim.data.formats.annotation_files import AnnotationFile, ImageAnnotation, read_annotation_file
 from medmim.data.ingest.context import READ_LIMITS, IngestContext
 from medmim.data.ingest.layout import DatasetLayout, LayoutCase
 
@@ -38,10 +38,10 @@ class AnnotationResult:
 def annotate(context: IngestContext, source: Path, layout: DatasetLayout) -> AnnotationResult:
     """Read the annotation files of a layout and assign their marks, classes and groups to its cases."""
     tasks = [{"path": str(context.file(path)), "name": path.name} for path in layout.notes]
-    answers = context.each("annotations", read_annotation_notes, tasks, limits=READ_LIMITS)
+    answers = context.each("annotations", read_annotation_file, tasks, limits=READ_LIMITS)
     pairs = list(zip(layout.notes, answers, strict=True))
     lost = {path: answer.reason or "unusable" for path, answer in pairs if answer.value is None}
-    found = [(path, AnnotationNotes.model_validate(answer.value)) for path, answer in pairs if answer.value]
+    found = [(path, AnnotationFile.model_validate(answer.value)) for path, answer in pairs if answer.value]
     if layout.promised:
         lost |= {path: "bad_annotations" for path, notes in found if not notes.kind}
     found = [(path, notes) for path, notes in found if notes.kind not in ("", "world_mm")]
@@ -123,7 +123,7 @@ def _with_notes(case: LayoutCase, noted: Sequence[ImageAnnotation]) -> LayoutCas
 
 
 def _measured(
-    notes: AnnotationNotes, placed: Sequence[tuple[Path | None, ImageAnnotation]]
+    notes: AnnotationFile, placed: Sequence[tuple[Path | None, ImageAnnotation]]
 ) -> dict[str, float]:
     return {
         "images": float(len(placed)),

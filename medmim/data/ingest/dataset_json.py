@@ -11,8 +11,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from medmim.data.dataset.vocabulary import tokens_of
-from medmim.data.formats.annotation_files import plain_name
-from medmim.data.formats.safe_open import open_regular
+from medmim.data.formats.annotation_files import clean_class_name
+from medmim.data.formats.file_types import open_regular
 from medmim.data.ingest.context import IngestContext
 from medmim.errors import DataError
 
@@ -62,7 +62,7 @@ def read_dataset_json(path: str) -> dict[str, Any]:
         with open_regular(Path(path)) as stream:
             text = stream.read(_MAX_JSON_BYTES + 1)
         content = json.loads(text) if len(text) <= _MAX_JSON_BYTES else None
-    except (OSError, ValueError, RecursionError):
+    except (DataError, OSError, ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
         raise DataError(
@@ -92,7 +92,7 @@ def _label_names(labels: Any) -> dict[int, str]:
     for key, value in labels.items() if isinstance(labels, dict) else ():
         number, name = (value, key) if isinstance(value, int) else (key, value)
         if re.fullmatch(r"\d{1,5}", str(number)) and int(number) > 0:
-            names[int(number)] = plain_name(name, int(number))
+            names[int(number)] = clean_class_name(name, int(number))
     return dict(sorted(names.items()))
 
 

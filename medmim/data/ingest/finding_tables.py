@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from medmim.data.formats.annotation_files import AnnotationNotes, ImageAnnotation, read_annotation_notes
-from medmim.data.formats.annotations import boxes_of
+from medmim.data.formats.annotation_files import AnnotationFile, ImageAnnotation, read_annotation_file
+from medmim.data.formats.annotations import box_records
 from medmim.data.formats.case import place_marks
 from medmim.data.ingest.context import READ_LIMITS, IngestContext, IngestedVolume
 
@@ -27,10 +27,10 @@ def add_table_boxes(
         tables: CSV files by number.
     """
     tasks = [{"path": str(context.file(path)), "name": path.name} for path in tables.values()]
-    answers = context.each("tables", read_annotation_notes, tasks, limits=READ_LIMITS)
+    answers = context.each("tables", read_annotation_file, tasks, limits=READ_LIMITS)
     result = list(made)
     for number, answer in zip(tables, answers, strict=True):
-        notes = AnnotationNotes.model_validate(answer.value or {})
+        notes = AnnotationFile.model_validate(answer.value or {})
         if not any(one.marks for one in notes.images):
             fate, reason = ("skipped", "not_an_image") if answer.value else ("quarantined", answer.reason)
             context.ledger.record([number], fate, reason or "unusable")  # type: ignore[arg-type]
@@ -57,7 +57,7 @@ def _place(
     for (place, _), answer in zip(pairs, answers, strict=True):
         facts = answer.value or {"boxes": [], "measured": {"boxes_lost": 1.0}}
         volume = result[place].volume
-        boxes = (*volume.boxes, *boxes_of(facts["boxes"]))
+        boxes = (*volume.boxes, *box_records(facts["boxes"]))
         result[place] = replace(result[place], volume=volume.model_copy(update={"boxes": boxes}))
         total.update(facts["measured"])
     return result, {"images": float(len(annotations)), "images_not_found": float(missing), **total}

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medmim.data.formats.annotation_files import NOTE_NAMES
-from medmim.data.formats.images import PICTURE_NAMES
+from medmim.data.formats.annotation_files import ANNOTATION_SUFFIXES
+from medmim.data.formats.images import PICTURE_SUFFIXES
 from medmim.data.ingest.dataset_json import DatasetJson
 from medmim.data.ingest.descriptor import (
     Arrays,
@@ -223,10 +223,12 @@ def _find_notes(layout: Pairs, paths: Mapping[str, Path], *, used: set[Path]) ->
     if layout.annotations:
         patterns = [re.compile(pattern) for pattern in layout.annotations]
         return tuple(path for relative, path in paths.items() if any(p.fullmatch(relative) for p in patterns))
-    if not any(path.name.lower().endswith(PICTURE_NAMES) for path in used):
+    if not any(path.name.lower().endswith(PICTURE_SUFFIXES) for path in used):
         return ()
     return tuple(
-        path for path in paths.values() if path.name.lower().endswith(NOTE_NAMES) and path not in used
+        path
+        for path in paths.values()
+        if path.name.lower().endswith(ANNOTATION_SUFFIXES) and path not in used
     )
 
 
@@ -244,7 +246,7 @@ def _reason(descriptor: Descriptor, relative: str) -> str:
     for reason, pattern in descriptor.layout.skip.items():
         if re.fullmatch(pattern, relative):
             return reason
-    return "not_in_layout" if relative.lower().endswith((*_VOLUMES, *PICTURE_NAMES)) else "not_an_image"
+    return "not_in_layout" if relative.lower().endswith((*_VOLUMES, *PICTURE_SUFFIXES)) else "not_an_image"
 
 
 def _declared_for(declared: Mapping[Path, DatasetJson], path: Path) -> DatasetJson | None:

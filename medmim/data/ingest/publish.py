@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from medmim import files
-from medmim.data.dataset.duplicates import same_pixels
+from medmim.data.dataset.integrity import find_equal_voxels
 from medmim.data.dataset.manifest import Dataset, DatasetInfo, VolumeRecord, read_dataset, write_dataset
 from medmim.data.dataset.splits import assign_splits, given_splits
 from medmim.data.ingest.context import IngestedVolume
@@ -113,7 +113,7 @@ def publish(
         files.move(one.staged, out / one.volume.image)
         if one.staged_label is not None and one.volume.label is not None:
             files.move(one.staged_label, out / one.volume.label)
-    info = info.model_copy(update={"warnings": tuple(same_pixels(volumes))})
+    info = info.model_copy(update={"warnings": tuple(find_equal_voxels(volumes))})
     written = write_dataset(out, info, volumes, ledger.rows())
     _remove_others(out, {path for one in volumes for path in (one.image, one.label) if path})
     return written

@@ -20,7 +20,8 @@ from medmim.data.dicom.decode import Reader, packing_fault
 from medmim.data.dicom.header import Header, allowed_tags, header_of, number, text
 from medmim.data.dicom.pixel_data import RawPixelData, missing_pixels, raw_start
 from medmim.data.formats import file_types
-from medmim.data.formats.safe_open import open_regular, plain_stream, quiet_pydicom
+from medmim.data.formats.file_types import open_regular
+from medmim.data.formats.safe_open import plain_stream, quiet_pydicom
 from medmim.errors import DataError
 
 _PIXEL_DATA = b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10"
@@ -78,7 +79,7 @@ def scan_file_as_json(path: str) -> dict[str, Any]:
 def scan_file(path: Path) -> ScannedFile:
     """Say what the file at `path` is. Its bytes may be anything; the values of its header are never shown."""
     try:
-        with open_regular(path) as stream:
+        with open_regular(path, follow_links=False) as stream:
             head = stream.read(file_types.HEAD_BYTES)
             stream.seek(0)
             kind = file_types.kind_of(head, path.name)
@@ -89,8 +90,8 @@ def scan_file(path: Path) -> ScannedFile:
             if kind == "bad_dicom":
                 return ScannedFile(fate="quarantined", reason="bad_header")
             return _look_at_dicom(stream, bare=kind == "bare_dicom")
-    except OSError:
-        return ScannedFile(fate="quarantined", reason="unreadable")
+    except (OSError, DataError) as error:
+        return ScannedFile(fate="quarantined", reason=getattr(error, "reason", "unreadable"))
 
 
 def hash_file(path: str) -> str:

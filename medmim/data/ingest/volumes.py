@@ -10,7 +10,7 @@ from typing import Any
 
 from medmim.data.dataset.manifest import Fate, VolumeRecord
 from medmim.data.dataset.vocabulary import VOCABULARY
-from medmim.data.formats.annotations import boxes_of
+from medmim.data.formats.annotations import box_records
 from medmim.data.formats.case import read_case
 from medmim.data.formats.images import is_picture
 from medmim.data.ingest.annotations import AnnotationResult, annotate
@@ -186,7 +186,7 @@ def _accept(
         repairs=repairs,
         label=stored_path("labels", subject, study, name) if label else None,
         label_sha256=label["sha256"] if label else None,
-        boxes=boxes_of(facts["boxes"]),
+        boxes=box_records(facts["boxes"]),
         target=case.target,
         group=None if case.group is None else context.keys.key("group", case.group),
         tokens=tuple(token for token in VOCABULARY if token in case.tokens),

@@ -23,7 +23,7 @@ from monai.transforms.transform import Randomizable
 from monai.transforms.utils import create_rotate, create_scale, create_translate
 from torch import Tensor
 
-from medmim.data.dataset.boxes import flat, in_slice
+from medmim.data.dataset.boxes import boxes_in_slice, boxes_to_2d
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan
 from medmim.data.loading.transforms import PadTo, Sample
 from medmim.shapes import Size
@@ -69,7 +69,7 @@ class PickBoxedSlice(Randomizable):  # type: ignore[misc]  # MONAI is not typed
         axis, boxes = data["slice_axis"], data["boxes"].numpy()
         candidates = np.arange(data["image"].shape[axis + 1])
         if self.foreground and self.R.random() < self.foreground:
-            holding = [index for index in candidates if in_slice(boxes, axis, int(index)).any()]
+            holding = [index for index in candidates if boxes_in_slice(boxes, axis, int(index)).any()]
             candidates = np.array(holding) if holding else candidates
         return int(self.R.choice(candidates))
 
@@ -77,11 +77,11 @@ class PickBoxedSlice(Randomizable):  # type: ignore[misc]  # MONAI is not typed
         """Return the slice and its boxes, without the axis that it is cut across."""
         chosen, axis = self.randomize(data), data["slice_axis"]
         boxes = data["boxes"].numpy()
-        cut = in_slice(boxes, axis, chosen)
+        cut = boxes_in_slice(boxes, axis, chosen)
         return {
             **data,
             "image": data["image"].select(axis + 1, chosen),
-            "boxes": torch.from_numpy(flat(boxes[cut], axis)).float(),
+            "boxes": torch.from_numpy(boxes_to_2d(boxes[cut], axis)).float(),
             "classes": data["classes"][torch.from_numpy(cut)],
             # right-left is the first remaining axis, unless slices are cut across it (sagittal)
             "left_right": None if axis == 0 else 0,

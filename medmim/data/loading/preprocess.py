@@ -24,7 +24,7 @@ from monai.transforms.spatial.dictionary import Orientationd, Resized, Spacingd
 from torch import Tensor
 
 from medmim import files
-from medmim.data.dataset.boxes import Boxes, moved, stored_boxes
+from medmim.data.dataset.boxes import Boxes, map_boxes, stored_boxes
 from medmim.data.dataset.channels import channels_of
 from medmim.data.dataset.manifest import VolumeRecord
 from medmim.data.formats.geometry import corner_distance
@@ -162,7 +162,7 @@ def _tensors(prepared: PreprocessedVolume) -> dict[str, Tensor]:
 def _prepared(tensors: Mapping[str, Tensor], volume: VolumeRecord) -> PreprocessedVolume:
     """Return what `_tensors` was given; boxes are those of the row, which may have been clipped since."""
     affine, stored = tensors["affine"].numpy(), tensors["stored_affine"].numpy()
-    boxes = moved(stored_boxes(volume), stored, affine)
+    boxes = map_boxes(stored_boxes(volume), stored, affine)
     label, places, axis = tensors.get("label"), tensors.get(PLACES), int(tensors["slice_axis"])
     return PreprocessedVolume(tensors["image"], label, affine, axis, stored, boxes, places)
 
@@ -188,7 +188,7 @@ def preprocess(root: Path, volume: VolumeRecord, plan: PreprocessingPlan) -> Pre
         affine=affine,
         slice_axis=int(loaded["slice_axis"]),
         stored_affine=stored,
-        boxes=moved(stored_boxes(volume), stored, affine),
+        boxes=map_boxes(stored_boxes(volume), stored, affine),
         places=None if label is None else labelled_places(label),
     )
 

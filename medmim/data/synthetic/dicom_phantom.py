@@ -21,7 +21,8 @@ from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 from scipy.spatial.transform import Rotation
 
 from medmim import files
-from medmim.data.formats.nifti import Image, encode_image
+from medmim.data.formats.nifti import Image
+from medmim.data.formats.write_volume import encode_image
 from medmim.data.synthetic.anatomy import Head, draw_head
 from medmim.errors import ShapeError
 

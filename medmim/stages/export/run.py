@@ -20,7 +20,7 @@ from monai.transforms.croppad.array import ResizeWithPadOrCrop
 from torch import Tensor, nn
 
 from medmim import __version__, files
-from medmim.data.dataset.channels import with_channels
+from medmim.data.dataset.channels import select_channels
 from medmim.data.dataset.manifest import Dataset, VolumeRecord, read_dataset
 from medmim.encoders import build_encoder
 from medmim.errors import RunError, UsageError, unknown_name
@@ -119,7 +119,7 @@ def _place(format: str, out: Path | None) -> Path:  # noqa: A002
 
 def _export(format: str, dataset: Dataset, chosen: SelectedModel, place: Path) -> ExportResult:  # noqa: A002
     trained = load_trained_model(chosen.weights)
-    dataset = with_channels(dataset, trained.description.get("channels", ()), lambda line: None)
+    dataset = select_channels(dataset, trained.description.get("channels", ()), lambda line: None)
     case = next(iter((*dataset.in_split("test"), *dataset.volumes)))
     images = _windows(trained, dataset, case)
     content, difference = _MADE[format](trained, images)

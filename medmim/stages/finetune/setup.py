@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from medmim.config.runs import FinetuneSettings
-from medmim.data.dataset.channels import with_channels
+from medmim.data.dataset.channels import select_channels
 from medmim.data.dataset.contamination import Certificate
 from medmim.data.dataset.manifest import Dataset, read_dataset
 from medmim.data.dataset.partition import Partition, limit_patients, partition
@@ -81,7 +81,7 @@ def build_components(
     """
     task = build_task(settings.task, **settings.task_options)
     stored = read_dataset(settings.data)
-    dataset = with_channels(stored, settings.channels, say)
+    dataset = select_channels(stored, settings.channels, say)
     origin = find_initial_weights(settings.init, store, dataset)
     divided = _divide(settings, dataset, task, say, stored=stored)
     known_dims = settings.dims or origin.description.get("spatial_dims")

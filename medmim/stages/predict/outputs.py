@@ -14,9 +14,10 @@ import numpy as np
 import torch
 
 from medmim import files
-from medmim.data.dataset.boxes import moved
+from medmim.data.dataset.boxes import map_boxes
 from medmim.data.dataset.manifest import VolumeRecord
-from medmim.data.formats.nifti import Image, encode_image
+from medmim.data.formats.nifti import Image
+from medmim.data.formats.write_volume import encode_image
 from medmim.data.loading.preprocess import PreprocessedVolume
 from medmim.training.evaluation.detection_metrics import UNCHOSEN
 from medmim.training.evaluation.figures import FigureRow, boxed_row, caption_row, panel, upright
@@ -189,7 +190,7 @@ def _boxed(prepared: PreprocessedVolume, found: Sequence[tuple[str, float, np.nd
     """Return the slice through the middle of the best box, with the best of those that it cuts."""
     axis, length = prepared.slice_axis, prepared.image.shape[prepared.slice_axis + 1]
     boxes = [
-        (moved(box[None], prepared.stored_affine, prepared.affine)[0], f"{name} {score:.2f}")
+        (map_boxes(box[None], prepared.stored_affine, prepared.affine)[0], f"{name} {score:.2f}")
         for name, score, box in found
     ]
     middle = (boxes[0][0][axis] + boxes[0][0][axis + 3]) / 2 if boxes else length / 2

@@ -11,7 +11,7 @@ from monai.data.meta_tensor import MetaTensor
 from monai.transforms.spatial.array import ResampleToMatch
 from torch import Tensor
 
-from medmim.data.formats.geometry import Affine, along, corner_distance
+from medmim.data.formats.geometry import Affine, align_axes, corner_distance
 from medmim.data.formats.nifti import Image
 from medmim.data.loading.preprocess import PreprocessedVolume
 
@@ -32,7 +32,7 @@ def restored(
         shape: shape of the array in the file.
     """
     labels = probabilities.argmax(dim=0).numpy().astype(np.uint8)
-    turned = along(Image(labels, prepared.affine), prepared.stored_affine)
+    turned = align_axes(Image(labels, prepared.affine), prepared.stored_affine)
     if turned is not None and turned.array.shape == tuple(shape):
         off = corner_distance(shape, turned.affine, prepared.stored_affine)
         if off < _SAME_VOXELS * min(turned.spacing_mm):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from medmim.data.dataset.boxes import checked, flat, in_slice, moved, raised
+from medmim.data.dataset.boxes import boxes_in_slice, boxes_to_2d, boxes_to_3d, check_boxes, map_boxes
 from medmim.data.dataset.manifest import Dataset, VolumeRecord
 from medmim.data.loading.detection_samples import detection_patches
 from medmim.data.loading.finite_checks import finite
@@ -79,7 +79,7 @@ class Detection(Task):
         Raises:
             DataError: for a wrong box, unless it is to be clipped.
         """
-        rows, changes = checked(volumes, clip=self.bad_boxes == "clip")
+        rows, changes = check_boxes(volumes, clip=self.bad_boxes == "clip")
         for change in changes:
             log(f"clipped {change}")
         return tuple(row.model_copy(update={"label": None}) for row in rows)
@@ -184,9 +184,9 @@ class Detection(Task):
                 else prepared.image.shape[axis + 1] / 2
             )
             index = min(int(middle), prepared.image.shape[axis + 1] - 1)
-            drawn = [(box, 0, "") for box in boxes[in_slice(boxes, axis, index)]]
+            drawn = [(box, 0, "") for box in boxes[boxes_in_slice(boxes, axis, index)]]
             for found in detect(network, prepared, context.plan, precision=context.precision):
-                shown = in_slice(found.boxes, axis, index)
+                shown = boxes_in_slice(found.boxes, axis, index)
                 best = zip(found.boxes[shown], found.classes[shown], found.scores[shown], strict=True)
                 words = [(box, 1, f"{context.names[int(kind)]} {score:.2f}") for box, kind, score in best]
                 drawn += words[:_SHOWN]
@@ -203,10 +203,10 @@ class Detection(Task):
         truth, axis = prepared.boxes, prepared.slice_axis
         names = np.array([one.name for one in case.boxes], dtype=object)
         if found.index is not None:
-            cut = in_slice(truth, axis, found.index)
-            truth, names = raised(flat(truth[cut], axis), axis, found.index), names[cut]
-        truth = moved(truth, prepared.affine, prepared.stored_affine).round(3)
-        boxes = moved(found.boxes, prepared.affine, prepared.stored_affine).round(3)
+            cut = boxes_in_slice(truth, axis, found.index)
+            truth, names = boxes_to_3d(boxes_to_2d(truth[cut], axis), axis, found.index), names[cut]
+        truth = map_boxes(truth, prepared.affine, prepared.stored_affine).round(3)
+        boxes = map_boxes(found.boxes, prepared.affine, prepared.stored_affine).round(3)
         scored = zip(found.classes, found.scores.round(4), boxes, strict=True)
         return {
             "metric": self.metric,
@@ -224,7 +224,7 @@ def _seen(prepared: PreprocessedVolume, dims: int) -> list[np.ndarray]:
     if dims == 3:
         return [boxes]
     slices = range(prepared.image.shape[axis + 1])
-    cut = [flat(boxes[in_slice(boxes, axis, index)], axis) for index in slices]
+    cut = [boxes_to_2d(boxes[boxes_in_slice(boxes, axis, index)], axis) for index in slices]
     return [one for one in cut if len(one)] or [np.zeros((0, 4))]
 
 

@@ -14,7 +14,7 @@ from monai.inferers.inferer import SlidingWindowInferer
 from monai.transforms.croppad.array import SpatialPad
 from torch import Tensor
 
-from medmim.data.dataset.boxes import Boxes, raised
+from medmim.data.dataset.boxes import Boxes, boxes_to_3d
 from medmim.data.loading.preprocess import PreprocessedVolume
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan
 from medmim.heads.detection import BOXES, SCORES, Detector
@@ -63,7 +63,9 @@ def detect(
             # others lie in the padding
             real = (shifted[:, plan.dims :] > shifted[:, : plan.dims]).all(axis=1)
             index = number * _AT_ONCE + offset if plan.dims == 2 else None
-            placed = shifted[real] if index is None else raised(shifted[real], prepared.slice_axis, index)
+            placed = (
+                shifted[real] if index is None else boxes_to_3d(shifted[real], prepared.slice_axis, index)
+            )
             found.append(DetectedBoxes(placed, scores[real], classes[real], index))
     return found
 

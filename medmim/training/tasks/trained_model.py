@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from medmim.data.dataset.channels import stacked
+from medmim.data.dataset.channels import group_channels
 from medmim.data.dataset.manifest import Dataset, VolumeRecord
 from medmim.data.loading.preprocess import VolumeLoader
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan
@@ -54,7 +54,7 @@ class TrainedModel:
     def cases(self, dataset: Dataset) -> tuple[tuple[VolumeRecord, ...], tuple[VolumeRecord, ...]]:
         """Return what the network reads of a dataset, and the volumes of visits without all its channels."""
         wanted = self.description.get("channels", ())
-        return stacked(dataset.volumes, wanted) if wanted else (dataset.volumes, ())
+        return group_channels(dataset.volumes, wanted) if wanted else (dataset.volumes, ())
 
     def context(self, root: Path) -> EvaluationContext:
         """Return what judging volumes of a dataset folder takes."""

@@ -1,8 +1,17 @@
+"""Boxes are validated, converted between grids and cut into slices."""
+
 import numpy as np
 import pytest
 from tiny import affine_of, row
 
-from medmim.data.dataset.boxes import checked, flat, in_slice, moved, raised, stored_boxes
+from medmim.data.dataset.boxes import (
+    boxes_in_slice,
+    boxes_to_2d,
+    boxes_to_3d,
+    check_boxes,
+    map_boxes,
+    stored_boxes,
+)
 from medmim.data.dataset.manifest import BoxRecord
 from medmim.errors import DataError
 
@@ -12,9 +21,9 @@ def boxed(*boxes, shape=(20, 16, 16)):
     return row(shape=shape).model_copy(update={"boxes": found})
 
 
-def test_right_boxes_stay_as_they_are():
+def test_valid_boxes_are_unchanged():
     rows = (boxed((1, 2, 3, 4, 5, 6)), boxed((0, 0, 20, 16), shape=(20, 16, 1)), boxed())
-    assert checked(rows, clip=False) == (rows, [])
+    assert check_boxes(rows, clip=False) == (rows, [])
 
 
 @pytest.mark.parametrize(
@@ -24,21 +33,21 @@ def test_right_boxes_stay_as_they_are():
         ((1, 2, 3, float("nan"), 5, 6), "not finite"),
         ((4, 2, 3, 1, 5, 6), "inverted"),
         ((1, 2, 3, 1, 5, 6), "empty"),
-        ((1, 2, 3, 4, 5, 17), "outside of its image"),
-        ((-2, 2, 3, 4, 5, 6), "outside of its image"),
+        ((1, 2, 3, 4, 5, 17), "outside its image"),
+        ((-2, 2, 3, 4, 5, 6), "outside its image"),
     ],
 )
-def test_a_wrong_box_is_named_and_refused(box, fault):
+def test_invalid_boxes_are_listed(box, fault):
     wrong = boxed((1, 2, 3, 4, 5, 6), box)
     with pytest.raises(DataError, match=f"volume {wrong.id}, box 1: {fault}") as caught:
-        checked((wrong,), clip=False)
+        check_boxes((wrong,), clip=False)
     assert caught.value.reason == "bad_boxes"
     assert "bad_boxes=clip" in str(caught.value)
 
 
-def test_only_the_first_faults_are_listed():
-    with pytest.raises(DataError, match=r"^5 boxes cannot be used: .* and 2 more; correct"):
-        checked((boxed(*[(1, 1, 1, 1, 2, 2)] * 5),), clip=False)
+def test_only_the_first_invalid_boxes_are_listed():
+    with pytest.raises(DataError, match=r"^5 boxes are invalid: .* and 2 more; correct"):
+        check_boxes((boxed(*[(1, 1, 1, 1, 2, 2)] * 5),), clip=False)
 
 
 @pytest.mark.parametrize(
@@ -51,14 +60,14 @@ def test_only_the_first_faults_are_listed():
         ((1, 2), []),
     ],
 )
-def test_boxes_are_clipped_on_request_and_that_is_said(box, left):
-    (after,), said = checked((boxed(box),), clip=True)
+def test_boxes_are_clipped_on_request(box, left):
+    (after,), said = check_boxes((boxed(box),), clip=True)
     assert [one.box for one in after.boxes] == left
     assert len(said) == 1
 
 
 @pytest.mark.parametrize("orientation", ["RAS", "LPS", "SLA", "PIR"])
-def test_a_box_moves_with_the_voxels_in_it(orientation):
+def test_a_mapped_box_contains_the_same_voxels(orientation):
     """Against the centres of its voxels, moved one by one."""
     spacing, shape = (1.0, 1.2, 1.5), (20, 16, 12)
     source, target = affine_of(orientation, spacing, shape), affine_of("RAS", (0.5, 0.6, 3.0), (40, 40, 9))
@@ -68,18 +77,18 @@ def test_a_box_moves_with_the_voxels_in_it(orientation):
     there = (world - target[:3, 3]) @ np.linalg.inv(target[:3, :3]).T
     steps = np.abs(np.linalg.inv(target[:3, :3]) @ source[:3, :3]).sum(axis=1)
     expected = [*(there.min(axis=0) + 0.5 - steps / 2), *(there.max(axis=0) + 0.5 + steps / 2)]
-    assert moved(box, source, target)[0] == pytest.approx(expected)
-    assert moved(moved(box, source, target), target, source) == pytest.approx(box)
+    assert map_boxes(box, source, target)[0] == pytest.approx(expected)
+    assert map_boxes(map_boxes(box, source, target), target, source) == pytest.approx(box)
 
 
-def test_a_picture_is_one_slice_deep():
+def test_boxes_of_pictures_are_one_slice_thick():
     assert stored_boxes(boxed((1, 2, 4, 5), shape=(20, 16, 1))).tolist() == [[1, 2, 0, 4, 5, 1]]
     assert stored_boxes(boxed()).shape == (0, 6)
 
 
-def test_slices_cut_the_boxes_that_hold_their_middle():
+def test_slices_contain_the_boxes_across_their_centre():
     boxes = np.array([[0.0, 0, 2, 4, 4, 5], [0, 0, 4.6, 4, 4, 9]])
-    assert [in_slice(boxes, 2, index).tolist() for index in (1, 2, 4, 5)] == [
+    assert [boxes_in_slice(boxes, 2, index).tolist() for index in (1, 2, 4, 5)] == [
         [False, False],
         [True, False],
         [True, False],
@@ -88,14 +97,14 @@ def test_slices_cut_the_boxes_that_hold_their_middle():
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_boxes_of_a_slice_become_boxes_of_the_volume_again(axis):
+def test_2d_boxes_convert_back_to_3d(axis):
     boxes = np.array([[1.0, 2, 3, 4, 5, 6]])
     boxes[:, [axis, axis + 3]] = [7, 8]
-    assert raised(flat(boxes, axis), axis, 7).tolist() == boxes.tolist()
+    assert boxes_to_3d(boxes_to_2d(boxes, axis), axis, 7).tolist() == boxes.tolist()
 
 
-def test_a_box_between_the_middles_of_two_slices_is_in_one_of_them():
+def test_thin_boxes_belong_to_exactly_one_slice():
     boxes = np.array([[0.0, 0, 4.6, 4, 4, 5.4], [0, 0, 4.1, 4, 4, 4.4], [0, 0, 4.5, 4, 4, 5.5]])
-    cut = np.array([in_slice(boxes, 2, index) for index in range(9)])
+    cut = np.array([boxes_in_slice(boxes, 2, index) for index in range(9)])
     assert cut.sum(axis=0).tolist() == [1, 1, 1]
     assert cut.argmax(axis=0).tolist() == [5, 4, 4]

@@ -1,3 +1,5 @@
+"""Overlap of training and test is found by key and by voxels."""
+
 import json
 
 import pytest
@@ -21,7 +23,7 @@ def volume(subject, pixels, number=0):
 TEST = [volume("p8", "88"), volume("p9", "99")]
 
 
-def test_nothing_shared_is_clean():
+def test_disjoint_patients_are_clean():
     found = certify(
         TEST, {"pretraining": seen_patients_of([volume("p1", "11")]), "fine-tuning": SeenPatients()}, **WORDS
     )
@@ -37,14 +39,14 @@ def test_nothing_shared_is_clean():
         (volume("p8", "88"), 1, 1),
     ],
 )
-def test_key_and_pixels_are_both_looked_at(seen, by_key, by_pixels):
+def test_keys_and_voxels_are_both_compared(seen, by_key, by_pixels):
     found = certify(TEST, {"pretraining": seen_patients_of([volume("p1", "11"), seen])}, **WORDS)
     overlap = found.overlaps["pretraining"]
     assert (overlap.by_key, overlap.by_pixels) == (by_key, by_pixels)
     assert found.verdict == "contaminated"
 
 
-def test_what_is_not_known_is_not_called_clean():
+def test_missing_records_give_unknown():
     assert certify(TEST, {"pretraining": None}, **WORDS).verdict == "unknown"
     assert (
         certify(TEST, {"pretraining": seen_patients_of([volume("p1", None)])}, **WORDS).verdict == "unknown"
@@ -53,14 +55,14 @@ def test_what_is_not_known_is_not_called_clean():
     assert unhashed.verdict == "unknown"
 
 
-def test_it_names_nobody():
+def test_the_certificate_contains_no_keys():
     text = json.dumps(certify(TEST, {"pretraining": seen_patients_of(TEST)}, **WORDS).as_json())
     assert "contaminated" in text
     for word in ("p8", "p9", "88", "99"):
         assert f'"{word}"' not in text
 
 
-def test_what_was_seen_is_kept_beside_the_weights(tmp_path):
+def test_the_record_is_written_next_to_the_weights(tmp_path):
     assert read_seen_patients(tmp_path) is None
     seen = seen_patients_of([volume("p1", "11"), volume("p2", None)])
     write_seen_patients(tmp_path, seen)

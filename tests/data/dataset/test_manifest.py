@@ -1,4 +1,4 @@
-"""The dataset folder, written and read back."""
+"""The dataset folder is written and read back unchanged; damage and newer formats are reported."""
 
 import json
 from pathlib import Path
@@ -12,6 +12,7 @@ from medmim.data.dataset.manifest import (
     DatasetInfo,
     LedgerRow,
     VolumeRecord,
+    description_hash,
     digest_of,
     read_dataset,
     write_dataset,
@@ -62,7 +63,7 @@ def rewrite(path, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def test_comes_back_as_it_was(folder, rows):
+def test_a_dataset_is_read_back_unchanged(folder, rows):
     dataset = read_dataset(folder)
     assert dataset.root == folder
     assert dataset.volumes == tuple(sorted(rows[0], key=lambda v: v.id))
@@ -89,10 +90,30 @@ def test_counts_add_up(folder):
     assert info.reasons == {"not_dicom": 1, "truncated": 1, "volume": 2}
 
 
-def test_splits_and_labels_are_found(folder):
+def test_volumes_by_split_and_label(folder):
     dataset = read_dataset(folder)
     assert [v.id for v in dataset.in_split("train", "test")] == ["b", "c"]
     assert [v.id for v in dataset.labelled] == ["b"]
+
+
+def test_label_codes_list_background_first(tmp_path, rows):
+    names = {1035: "insula", 17: "hippocampus", 255: "unlabelled"}
+    info = DatasetInfo(name="d", label_names=names, ignore_label=255)
+    assert write_dataset(tmp_path, info, *rows).label_codes == (0, 17, 1035)
+    assert read_dataset(tmp_path).info.label_codes == (0, 17, 1035)
+
+
+def test_datasets_of_format_1_get_label_codes_and_keep_their_hash(folder):
+    path = folder / "dataset.json"
+    content = json.loads(path.read_text())
+    new = DatasetInfo.model_validate(content | {"format_version": 1})
+    old = {name: value for name, value in content.items() if name not in ("label_codes", "ignore_label")}
+    hashes = {name: value for name, value in old["file_sha256"].items() if name != "dataset.json"}
+    old |= {"format_version": 1, "file_sha256": hashes}
+    path.write_text(json.dumps(old | {"file_sha256": hashes | {"dataset.json": digest_of(old)}}))
+    info = read_dataset(folder).info
+    assert info.label_codes == (0, 1, 2, 10)
+    assert description_hash(info) == digest_of(old) == description_hash(new)
 
 
 def test_equal_rows_in_any_order_give_equal_bytes(tmp_path, rows):
@@ -106,7 +127,7 @@ def test_equal_rows_in_any_order_give_equal_bytes(tmp_path, rows):
 @pytest.mark.parametrize(
     "change", [{"sha256": "2" * 64}, {"split": "test"}, {"label_sha256": "2" * 64}, {"id": "z"}]
 )
-def test_the_content_hash_follows_volumes_labels_and_splits(change, tmp_path, rows):
+def test_the_content_hash_depends_on_volumes_labels_and_splits(change, tmp_path, rows):
     volumes, ledgers = rows
     first = write_dataset(tmp_path, DatasetInfo(name="d"), volumes, ledgers)
     changed = [volumes[0].model_copy(update=change), *volumes[1:]]
@@ -114,7 +135,7 @@ def test_the_content_hash_follows_volumes_labels_and_splits(change, tmp_path, ro
     assert write_dataset(tmp_path, DatasetInfo(name="other"), volumes, []).content_hash == first.content_hash
 
 
-def test_the_split_hash_follows_splits_alone(tmp_path, rows):
+def test_the_split_hash_depends_on_splits_only(tmp_path, rows):
     volumes, ledgers = rows
     hashes = []
     for i, change in enumerate([{}, {"sha256": "2" * 64}, {"split": "test"}]):
@@ -142,9 +163,9 @@ def test_the_description_is_written_last(tmp_path, rows, monkeypatch):
     assert not list(tmp_path.glob(".*"))
 
 
-def test_refuses_a_folder_that_is_no_dataset(tmp_path):
+def test_a_folder_without_dataset_is_rejected(tmp_path):
     with pytest.raises(
-        DataError, match=r"expected a folder with dataset\.json; make one with `medmim ingest SRC`"
+        DataError, match=r"expected a folder with dataset\.json; create it with `medmim ingest SRC`"
     ) as e:
         read_dataset(tmp_path / "nowhere")
     assert e.value.reason == "no_dataset"
@@ -162,38 +183,38 @@ def test_refuses_a_folder_that_is_no_dataset(tmp_path):
         lambda root: rewrite(root / "dataset.json", colour="blue"),
     ],
 )
-def test_a_damaged_folder_is_said_to_be_damaged(damage, folder):
+def test_damaged_datasets_are_reported(damage, folder):
     damage(folder)
     with pytest.raises(DataError, match=r"cannot be read \(\w+\): run `medmim ingest` again") as refused:
         read_dataset(folder)
     assert refused.value.reason == "damaged_dataset"
 
 
-def test_the_message_does_not_quote_the_folder(folder):
+def test_messages_quote_no_manifest_content(folder):
     (folder / "manifest.jsonl").write_text('{"subject": "Jane Doe"}\n')
-    with pytest.raises(DataError) as refused:
+    with pytest.raises(DataError, match="cannot be read") as refused:
         read_dataset(folder)
     assert "Jane" not in str(refused.value)
 
 
-def test_a_newer_format_is_told_apart_from_damage(folder):
+def test_a_newer_format_is_not_reported_as_damage(folder):
     rewrite(folder / "dataset.json", format_version=FORMAT_VERSION + 1, new_field=[1])
     with pytest.raises(
-        DataError, match=r"has format 2, this medmim reads up to 1: install a newer medmim"
+        DataError, match=r"has format 3, this medmim reads up to 2: install a newer medmim"
     ) as refused:
         read_dataset(folder)
     assert refused.value.reason == "newer_format"
 
 
-def test_rows_are_frozen_and_know_their_fields():
-    with pytest.raises(ValidationError):
+def test_rows_are_frozen_and_validated():
+    with pytest.raises(ValidationError, match="frozen"):
         volume("a").id = "b"
     with pytest.raises(ValidationError, match="patient_name"):
         volume("a", patient_name="x")
-    with pytest.raises(ValidationError):
+    with pytest.raises(ValidationError, match="split"):
         volume("a", split="holdout")
 
 
-def test_digest_sees_tuples_as_lists_and_ignores_key_order():
+def test_the_digest_treats_tuples_as_lists_and_ignores_key_order():
     assert digest_of({"a": (1, 2), "b": 3}) == digest_of({"b": 3, "a": [1, 2]})
     assert digest_of([1]) != digest_of(["1"])

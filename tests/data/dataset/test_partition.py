@@ -1,3 +1,5 @@
+"""Patients are in one part only; subsets of patients are nested."""
+
 from itertools import pairwise
 
 import pytest
@@ -35,7 +37,7 @@ def parts(divided):
 
 @pytest.mark.parametrize("fold", [None, 0, 1, 2, 3, 4])
 @pytest.mark.parametrize("usable", [labelled, lambda volume: True], ids=["labelled", "all"])
-def test_no_patient_is_in_two_parts(dataset, fold, usable):
+def test_every_patient_is_in_one_part_only(dataset, fold, usable):
     train, val, test = parts(partition(dataset, fold=fold, usable=usable))
     assert not train & val
     assert not train & test
@@ -45,19 +47,19 @@ def test_no_patient_is_in_two_parts(dataset, fold, usable):
     assert test
 
 
-def test_the_datasets_own_splits_are_kept(dataset):
+def test_predefined_splits_are_kept(dataset):
     divided = partition(dataset, fold=None)
     for name in ("train", "val", "test"):
         assert {volume.split for volume in getattr(divided, name)} == {name}
     assert sum(map(len, (divided.train, divided.val, divided.test))) == 60
 
 
-def test_unlabelled_volumes_are_left_out_where_asked(dataset):
+def test_unlabelled_volumes_are_excluded_on_request(dataset):
     divided = partition(dataset, fold=None, usable=labelled)
     assert all(volume.label for volume in (*divided.train, *divided.val, *divided.test))
 
 
-def test_a_volume_without_a_split_trains(tmp_path):
+def test_volumes_without_a_split_are_used_for_training(tmp_path):
     alone = Dataset(tmp_path, DatasetInfo(name="d"), (row("p"),))
     assert partition(alone, fold=None, usable=labelled).train == alone.volumes
 
@@ -68,7 +70,7 @@ def test_folds_test_every_labelled_patient_once(dataset):
     assert set().union(*tested) == patients(dataset.labelled)
 
 
-def test_unlabelled_patients_train_in_every_fold(dataset):
+def test_unlabelled_patients_are_in_train_for_every_fold(dataset):
     bare = patients(dataset.volumes) - patients(dataset.labelled)
     for fold in range(FOLDS):
         assert bare <= patients(partition(dataset, fold=fold).train)
@@ -82,25 +84,25 @@ def test_pretraining_and_finetuning_hold_out_the_same_patients(dataset):
         assert not patients(pretraining.train) & patients(finetuning.val)
 
 
-def test_too_few_patients_for_folds_are_refused(tmp_path):
+def test_too_few_patients_for_folds_are_rejected(tmp_path):
     small = Dataset(tmp_path, DatasetInfo(name="d"), tuple(row(f"p{n}") for n in range(4)))
     with pytest.raises(DataError, match="5 folds of 4 subjects"):
         partition(small, fold=0, usable=labelled)
 
 
-def test_the_digest_tells_who_tests(dataset):
+def test_the_digest_depends_on_the_test_split(dataset):
     digests = [partition(dataset, fold=fold, usable=labelled).digest for fold in (None, 0, 1, 0)]
     assert len(set(digests)) == 3
     assert digests[1] == digests[3]
 
 
-def test_the_ten_are_among_the_twenty(dataset):
+def test_smaller_subsets_are_contained_in_larger_ones(dataset):
     chosen = [patients(limit_patients(dataset.labelled, count=n, share=None)) for n in (1, 5, 10, 20)]
     assert [len(found) for found in chosen] == [1, 5, 10, 20]
     assert all(small < large for small, large in pairwise(chosen))
 
 
-def test_the_choice_does_not_depend_on_the_order_or_on_others(dataset):
+def test_the_subset_does_not_depend_on_order_or_other_patients(dataset):
     ten = patients(limit_patients(dataset.labelled, count=10, share=None))
     assert patients(limit_patients(dataset.labelled[::-1], count=10, share=None)) == ten
     fewer = tuple(volume for volume in dataset.labelled if volume.subject in ten)
@@ -108,11 +110,11 @@ def test_the_choice_does_not_depend_on_the_order_or_on_others(dataset):
 
 
 @pytest.mark.parametrize(("share", "count"), [(0.01, 1), (0.5, 10), (0.125, 3), (1.0, 20)])
-def test_a_share_is_rounded_and_at_least_one(dataset, share, count):
+def test_a_fraction_is_rounded_to_at_least_one_patient(dataset, share, count):
     assert len(patients(limit_patients(dataset.labelled, count=None, share=share))) == count
 
 
-def test_no_limit_keeps_all(dataset):
+def test_without_limit_all_volumes_are_kept(dataset):
     assert limit_patients(dataset.labelled, count=None, share=None) == dataset.labelled
 
 
@@ -121,20 +123,20 @@ def test_all_volumes_of_a_patient_are_kept():
     assert len(limit_patients(volumes, count=2, share=None)) == 8
 
 
-def test_more_patients_than_there_are_are_refused(dataset):
+def test_more_patients_than_available_are_rejected(dataset):
     message = r"--num-labelled 21: only 20 labelled patients are in the training split"
     with pytest.raises(DataError, match=message) as caught:
         limit_patients(dataset.labelled, count=21, share=None)
     assert caught.value.reason == "too_few_labels"
 
 
-def test_a_digest_is_short_stable_and_no_key():
+def test_the_patient_digest_is_short_and_stable():
     assert patient_digest("abc") == patient_digest("abc") != patient_digest("abd")
     assert len(patient_digest("abc")) == 8
     assert "abc" not in patient_digest("abc")
 
 
-def test_a_written_dataset_divides(tiny_dataset):
+def test_partition_of_a_written_dataset(tiny_dataset):
     divided = partition(read_dataset(tiny_dataset), fold=None, usable=labelled)
     assert [len(part) for part in (divided.train, divided.val, divided.test)] == [7, 1, 2]
 
@@ -162,7 +164,7 @@ def test_every_class_has_a_patient_before_any_has_a_second():
     assert half.count("usual") == pytest.approx(10, abs=1)
 
 
-def test_a_patient_of_several_classes_counts_for_the_rarest():
+def test_a_patient_with_several_classes_counts_for_the_rarest():
     volumes = of_classes({"rare": 1, "common": 9})
     both = row("rare0", 1).model_copy(update={"target": "common"})
     chosen = limit_patients((*volumes, both), count=2, share=None, classes_of=target)
@@ -170,14 +172,14 @@ def test_a_patient_of_several_classes_counts_for_the_rarest():
     assert len(chosen) == 3
 
 
-def test_folds_are_of_all_that_any_task_could_learn(tmp_path):
+def test_folds_include_all_annotated_patients(tmp_path):
     rows = [row(f"p{n}", label=False).model_copy(update={"target": "a"}) for n in range(10)]
     dataset = Dataset(tmp_path, DatasetInfo(name="d"), tuple(rows))
     tested = [patients(partition(dataset, fold=fold).test) for fold in range(FOLDS)]
     assert [len(found) for found in tested] == [2] * FOLDS
 
 
-def test_patients_without_any_class_do_not_come_before_those_with_one():
+def test_patients_with_a_class_precede_those_without():
     volumes = (*of_classes({"rare": 2, "common": 8}), *(row(f"none{number}") for number in range(10)))
     chosen = [
         limit_patients(volumes, count=n, share=None, classes_of=lambda one: frozenset({one.target} - {None}))

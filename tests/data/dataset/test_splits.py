@@ -1,4 +1,4 @@
-"""Splits: fair shares, nobody moves, labels spread, and the order of the input does not matter."""
+"""Splits are balanced, stable and independent of the order of the input."""
 
 from collections import Counter
 
@@ -18,7 +18,7 @@ def counts_of(splits, subjects, labelled):
 
 
 @given(SUBJECTS)
-def test_every_subject_has_one_split_whatever_the_order(subjects):
+def test_splits_do_not_depend_on_the_order(subjects):
     splits = assign_splits(subjects, {})
     assert list(splits) == sorted(subjects)
     assert set(splits.values()) <= set(SHARES)
@@ -26,7 +26,7 @@ def test_every_subject_has_one_split_whatever_the_order(subjects):
 
 
 @given(SUBJECTS)
-def test_shares_hold_for_labelled_and_for_others(subjects):
+def test_shares_hold_for_labelled_and_unlabelled_subjects(subjects):
     splits = assign_splits(subjects, {})
     for labelled in (True, False):
         members = sum(flag is labelled for flag in subjects.values())
@@ -38,7 +38,7 @@ def test_shares_hold_for_labelled_and_for_others(subjects):
 
 
 @given(st.lists(SUBJECTS, min_size=1, max_size=6))
-def test_nobody_moves_when_subjects_come_or_get_labels(batches):
+def test_splits_are_stable_when_subjects_or_labels_are_added(batches):
     subjects, splits = {}, {}
     for batch in batches:
         subjects |= batch
@@ -48,13 +48,13 @@ def test_nobody_moves_when_subjects_come_or_get_labels(batches):
 
 
 @given(SUBJECTS, SUBJECTS)
-def test_subjects_that_are_gone_have_no_say(subjects, gone):
+def test_removed_subjects_are_ignored(subjects, gone):
     old = dict.fromkeys(set(gone) - set(subjects), "train")
     assert assign_splits(subjects, old) == assign_splits(subjects, {})
 
 
 @given(st.sets(KEYS, min_size=10, max_size=60))
-def test_one_by_one_comes_close_to_all_at_once(keys):
+def test_adding_subjects_one_by_one_keeps_the_shares(keys):
     subjects, splits = {}, {}
     for key in sorted(keys):
         subjects[key] = True
@@ -63,7 +63,7 @@ def test_one_by_one_comes_close_to_all_at_once(keys):
     assert all(abs(counts[split] - share * len(keys)) < 2 for split, share in SHARES.items())
 
 
-def test_few_subjects_are_spread_where_they_help_most():
+def test_splits_of_one_two_and_three_subjects():
     assert assign_splits({"a": True}, {}) == {"a": "train"}
     assert assign_splits({"a": True, "b": True}, {}) == {"a": "train", "b": "test"}
     assert assign_splits({"a": True, "b": True, "c": True}, {}) == {"a": "train", "b": "test", "c": "val"}
@@ -85,7 +85,7 @@ def test_folds_are_balanced_and_complete(keys, count):
 
 
 @pytest.mark.parametrize("count", [0, 1, 4])
-def test_impossible_folds_are_refused(count):
+def test_impossible_folds_are_rejected(count):
     with pytest.raises(DataError, match=f"{count} folds of 3 subjects") as caught:
         folds(["a", "b", "c"], count)
     assert caught.value.reason == "too_few_subjects"

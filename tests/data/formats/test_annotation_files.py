@@ -1,11 +1,11 @@
-"""Each kind of annotation file gives the marks that were drawn; anything else is no annotation."""
+"""Every supported annotation file gives its annotations; other files give none."""
 
 import json
 
 import numpy as np
 import pytest
 
-from medmim.data.formats.annotation_files import AnnotationNotes, read_annotation_notes
+from medmim.data.formats.annotation_files import AnnotationFile, read_annotation_file
 
 SQUARE = [1, 2, 5, 2, 5, 6, 1, 6]
 OUTLINE = (((1, 2), (5, 2), (5, 6), (1, 6)),)
@@ -13,7 +13,7 @@ OUTLINE = (((1, 2), (5, 2), (5, 6), (1, 6)),)
 
 def notes(path, content):
     path.write_text(content if isinstance(content, str) else json.dumps(content))
-    return AnnotationNotes.model_validate(read_annotation_notes(str(path)))
+    return AnnotationFile.model_validate(read_annotation_file(str(path)))
 
 
 def test_coco(tmp_path):
@@ -40,7 +40,7 @@ def test_coco(tmp_path):
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_the_vgg_annotator(tmp_path, whole):
+def test_via(tmp_path, whole):
     def region(**shape):
         return {"shape_attributes": shape, "region_attributes": {"class": "mass"} if "r" in shape else {}}
 
@@ -94,7 +94,7 @@ def test_yolo(tmp_path):
     assert notes(tmp_path / "classes.txt", "cyst\nmass\n").classes == ["cyst", "mass"]
 
 
-def test_a_table_in_world_mm(tmp_path):
+def test_csv_in_world_mm(tmp_path):
     head = "seriesuid,coordX,coordY,coordZ,diameter_mm\n"
     text = head + "1.2,10,20,30,4\n1.2,1,2,3,nan\n1.3,0,0,0,-1\n1.4,a,0,0,1\n"
     found = notes(tmp_path / "annotations.csv", text)
@@ -118,5 +118,5 @@ def test_a_table_in_world_mm(tmp_path):
         ("a.jsonl", "{}"),
     ],
 )
-def test_anything_else_is_no_annotation(tmp_path, name, content):
-    assert notes(tmp_path / name, content) == AnnotationNotes()
+def test_other_files_are_not_annotations(tmp_path, name, content):
+    assert notes(tmp_path / name, content) == AnnotationFile()

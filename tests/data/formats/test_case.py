@@ -1,4 +1,4 @@
-"""Images and labels are written only when they fit; a refusal carries the numbers that show why."""
+"""Images and labels are written only if they match; rejections include measurements."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import PIL.Image
 import pytest
 
 from medmim.data.formats.case import read_case, read_label
-from medmim.data.formats.nifti import Image, encode_image, read_image
+from medmim.data.formats.nifti import Image, read_image
+from medmim.data.formats.write_volume import encode_image
 from medmim.errors import DataError
 
 GRID = np.diag([1.0, 1.0, 2.0, 1.0])
@@ -40,7 +41,7 @@ def test_image_and_label(tmp_path: Path):
     assert read_label(mask, image, str(tmp_path / "c.nii.gz")) == facts["label"]
 
 
-def test_label_stored_in_another_direction(tmp_path: Path):
+def test_flipped_label(tmp_path: Path):
     image = write(tmp_path / "image.nii.gz", scan())
     flipped = GRID @ np.array([[-1.0, 0, 0, 3], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
     mask = write(tmp_path / "label.nii.gz", label()[::-1], flipped)
@@ -48,7 +49,7 @@ def test_label_stored_in_another_direction(tmp_path: Path):
     np.testing.assert_array_equal(read_image(tmp_path / "c.nii.gz").array, label())
 
 
-def test_refused_labels(tmp_path: Path):
+def test_rejected_labels(tmp_path: Path):
     image = write(tmp_path / "image.nii.gz", scan())
     moved = GRID.copy()
     moved[1, 3] = 5.0
@@ -62,13 +63,13 @@ def test_refused_labels(tmp_path: Path):
     assert not (tmp_path / "c.nii.gz").exists()
 
 
-def test_refused_image(tmp_path: Path):
+def test_rejected_image(tmp_path: Path):
     image = write(tmp_path / "image.nii.gz", np.zeros((4, 5, 6), np.int16))
     with pytest.raises(DataError, match="one value everywhere"):
         read_case(image, None, str(tmp_path / "a.nii.gz"), str(tmp_path / "b.nii.gz"))
 
 
-def test_a_picture_with_its_mask_as_a_picture(tmp_path: Path):
+def test_picture_with_a_mask_picture(tmp_path: Path):
     shown = np.random.default_rng(0).integers(0, 255, (5, 4), dtype=np.uint8)
     mask = np.zeros((5, 4), np.uint8)
     mask[1, 2] = 255
@@ -81,7 +82,7 @@ def test_a_picture_with_its_mask_as_a_picture(tmp_path: Path):
     assert (np.argwhere(stored.array).tolist(), stored.spacing_mm) == ([[2, 1, 0]], (0.5, 0.5, 0.5))
 
 
-def test_a_label_is_resampled_only_on_request_and_only_if_it_belongs(tmp_path: Path):
+def test_labels_are_resampled_on_request_if_they_overlap_the_image(tmp_path: Path):
     coarse = np.diag([2.0, 1.0, 2.0, 1.0])
     coarse[0, 3] = 0.5
     array = np.zeros((2, 5, 6), np.uint8)

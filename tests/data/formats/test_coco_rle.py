@@ -1,4 +1,4 @@
-"""Packed masks of COCO, both ways of packing, are the masks that were packed."""
+"""Run-length encoded COCO masks are decoded exactly, compressed or not."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def letters_of(counts: list[int]) -> str:
 
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 1.0])
-def test_there_and_back(seed: int, share: float):
+def test_round_trip(seed: int, share: float):
     rng = np.random.default_rng(seed)
     mask = rng.random((int(rng.integers(1, 90)), int(rng.integers(1, 90)))) < share
     counts = counts_of(mask)
@@ -48,7 +48,7 @@ def test_there_and_back(seed: int, share: float):
         np.testing.assert_array_equal(mask_from_runs(runs, size), mask.T)
 
 
-def test_letters_worked_out_by_hand():
+def test_a_string_decoded_by_hand():
     """100 is 00011 00100, low five bits first; then 1, then 2 more than the 100, then no more than the 1."""
     assert decode_runs({"size": [3, 70], "counts": "6T3" + "120"}) == ((6, 100, 1, 102, 1), (70, 3))
 
@@ -64,12 +64,12 @@ def test_letters_worked_out_by_hand():
         {"size": [2, 2], "counts": ""},
     ],
 )
-def test_damaged_runs(packed: dict[str, object]):
+def test_damaged_runs_are_rejected(packed: dict[str, object]):
     with pytest.raises(ValueError, match=r"runs|empty|min"):
         decode_runs(packed)
 
 
-def test_a_mask_is_drawn_and_boxed_where_it_lies():
+def test_a_mask_gives_label_and_box():
     mask = np.zeros((5, 7), bool)
     mask[1:3, 4:6] = True
     packed = {"size": [5, 7], "counts": letters_of(counts_of(mask))}
@@ -83,11 +83,11 @@ def test_a_mask_is_drawn_and_boxed_where_it_lies():
     assert placed.boxes == (("cyst", (4.0, 1.0, 6.0, 3.0)),)
 
 
-def test_a_mask_of_another_size_is_only_boxed():
+def test_a_mask_of_a_different_size_gives_only_a_box():
     mark = Annotation(name="cyst", box=(1.0, 1.0, 3.0, 3.0), runs=(0, 4), size=(2, 2))
     placed = place_annotations([mark], Image(np.zeros((7, 5, 1), np.uint8), np.eye(4)), {"cyst": 1})
     assert (placed.label, len(placed.boxes)) == (None, 1)
 
 
-def test_a_finding_without_a_place_is_counted():
+def test_a_finding_without_position_is_counted():
     assert _coco_mark("cyst", {"segmentation": {"size": [2, 2], "counts": [9]}}) == (None, True)

@@ -1,4 +1,4 @@
-"""Grids are right to a millionth of a millimetre, and flipped or swapped copies are recognised."""
+"""Affines are accurate to a millionth of a millimetre; flipped and permuted grids are recognised."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from dicom_maker import OBLIQUE, unit
 from medmim.data.formats import geometry
 from medmim.data.formats.nifti import Image
 
-POSITIONS = np.array([[1.0, 2.0, 3.0]]) + 2.5 * np.arange(5.0)[:, None] * geometry.normal_of(unit(OBLIQUE))
+POSITIONS = np.array([[1.0, 2.0, 3.0]]) + 2.5 * np.arange(5.0)[:, None] * geometry.slice_normal(unit(OBLIQUE))
 
 
 def affine() -> np.ndarray:
     return geometry.volume_affine(unit(OBLIQUE), (1.5, 1.25), POSITIONS)
 
 
-def test_volume_affine_by_the_formula_of_the_standard():
+def test_volume_affine_matches_the_dicom_formula():
     x, y = np.array(unit(OBLIQUE)[:3]), np.array(unit(OBLIQUE)[3:])
     for column, row, place in itertools.product((0, 7), (0, 9), (0, 4)):
         lps = POSITIONS[place] + x * 1.25 * column + y * 1.5 * row
@@ -26,15 +26,15 @@ def test_volume_affine_by_the_formula_of_the_standard():
         np.testing.assert_allclose(ras[:3], lps * [-1, -1, 1], atol=1e-9)
 
 
-def test_orientation_fault():
-    assert geometry.orientation_fault(unit(OBLIQUE)) < 1e-12
-    assert geometry.orientation_fault((1.0, 0.0, 0.0, 1.0, 0.0, 0.0)) == 1.0
-    assert geometry.orientation_fault((0.0,) * 6) == 1.0
+def test_orthogonality_error():
+    assert geometry.orthogonality_error(unit(OBLIQUE)) < 1e-12
+    assert geometry.orthogonality_error((1.0, 0.0, 0.0, 1.0, 0.0, 0.0)) == 1.0
+    assert geometry.orthogonality_error((0.0,) * 6) == 1.0
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
 @pytest.mark.parametrize("flips", [(), (0,), (1, 2), (0, 1, 2)])
-def test_along_undoes_flips_and_swaps(order: tuple[int, ...], flips: tuple[int, ...]):
+def test_align_axes_undoes_flips_and_permutations(order: tuple[int, ...], flips: tuple[int, ...]):
     array = np.arange(4 * 5 * 6).reshape(4, 5, 6)
     move = np.zeros((4, 4))
     move[3, 3] = 1.0
@@ -45,17 +45,17 @@ def test_along_undoes_flips_and_swaps(order: tuple[int, ...], flips: tuple[int, 
         step = np.eye(4)
         step[axis, axis], step[axis, 3] = -1.0, turned.shape[axis] - 1
         turned, turned_affine = np.flip(turned, axis), turned_affine @ step
-    back = geometry.along(Image(turned, turned_affine), affine())
+    back = geometry.align_axes(Image(turned, turned_affine), affine())
     assert back is not None
     np.testing.assert_array_equal(back.array, array)
     np.testing.assert_allclose(back.affine, affine(), atol=1e-12)
 
 
-def test_along_refuses_other_grids():
+def test_align_axes_rejects_rotated_grids():
     double = affine()
     double[:3, 2] *= 2
-    assert geometry.along(Image(np.zeros((2, 2, 2)), double), affine()) is None
-    assert geometry.along(Image(np.zeros((2, 2, 2)), np.zeros((4, 4))), affine()) is None
+    assert geometry.align_axes(Image(np.zeros((2, 2, 2)), double), affine()) is None
+    assert geometry.align_axes(Image(np.zeros((2, 2, 2)), np.zeros((4, 4))), affine()) is None
 
 
 def test_corner_distance():

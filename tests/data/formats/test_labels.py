@@ -1,4 +1,4 @@
-"""Labels fit only where they lie on their image's grid, in whatever order of axes they come."""
+"""Labels fit their image in any axis order, and only on the same grid."""
 
 import itertools
 
@@ -47,14 +47,14 @@ def refused(label, reason, match, on=None):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_axes_are_put_back_without_loss(way):
+def test_axes_are_restored_exactly(way):
     fitted = fit_label(stored_as(classes(), grid(), way), image())
     np.testing.assert_array_equal(fitted.array, classes())
     np.testing.assert_array_equal(fitted.affine, grid())
 
 
 @given(turn=st.tuples(*[st.floats(-3.2, 3.2)] * 3), way=st.sampled_from(WAYS))
-def test_any_obliqueness_will_do(turn, way):
+def test_any_obliqueness_is_accepted(turn, way):
     affine = grid(turn)
     fitted = fit_label(stored_as(classes(), affine, way), image(affine))
     np.testing.assert_array_equal(fitted.array, classes())
@@ -64,18 +64,18 @@ def test_any_obliqueness_will_do(turn, way):
     ("dtype", "top", "stored"),
     [(np.int64, 3, np.uint8), (np.float32, 3, np.uint8), (np.int32, 300, np.uint16), (np.bool_, 2, np.uint8)],
 )
-def test_labels_are_stored_as_small_as_they_fit(dtype, top, stored):
+def test_labels_use_the_smallest_type(dtype, top, stored):
     fitted = fit_label(Image(classes(dtype, top), grid()), image())
     assert fitted.array.dtype == stored
     np.testing.assert_array_equal(fitted.array, classes(dtype, top))
 
 
-def test_another_shape_is_refused_with_both():
+def test_different_shapes_are_rejected():
     label = Image(np.zeros((5, 6, 8), np.uint8), grid())
     refused(label, "label_shape", "label of 5×6×8 voxels on an image of 5×6×7")
 
 
-def test_half_a_voxel_is_allowed_and_more_is_refused_in_mm():
+def test_offsets_above_half_a_voxel_are_rejected():
     for shift, fits in [(0.49, True), (0.51, False), (-0.49, True), (-0.51, False)]:
         moved = grid() @ nib.affines.from_matvec(np.eye(3), [0, 0, shift])
         if fits:
@@ -85,19 +85,19 @@ def test_half_a_voxel_is_allowed_and_more_is_refused_in_mm():
             refused(Image(classes(), moved), "label_offset", r"got 1\.53 mm .0\.51 voxels. at a corner")
 
 
-def test_another_spacing_is_refused_at_the_far_corner():
+def test_different_spacing_is_rejected():
     stretched = grid() @ np.diag([1.2, 1, 1, 1])
     refused(Image(classes(), stretched), "label_offset", r"got 0\.80 mm .0\.80 voxels.")
 
 
 @pytest.mark.parametrize("depth", [0.0, 1e-9])
-def test_grids_that_do_not_correspond_are_refused(depth):
+def test_unrelated_grids_are_rejected(depth):
     flat = np.diag([1.0, 1.0, depth, 1.0])
-    refused(Image(classes(), flat), "label_offset", "label lies beside its image", on=image(np.eye(4)))
+    refused(Image(classes(), flat), "label_offset", "label is shifted against its image", on=image(np.eye(4)))
 
 
 @pytest.mark.parametrize("value", [0.5, np.nan, np.inf, -1.0, 65536.0])
-def test_values_that_are_no_classes_are_refused(value):
+def test_invalid_label_values_are_rejected(value):
     array = classes(np.float32)
     array[1, 2, 3] = value
-    refused(Image(array, grid()), "label_not_integral", "whole numbers from 0 to 65535")
+    refused(Image(array, grid()), "label_not_integral", "integers from 0 to 65535")

@@ -1,4 +1,4 @@
-"""NRRD and MetaImage files: the same voxels at the same place as SimpleITK puts them; nothing is guessed."""
+"""NRRD and MetaImage volumes match SimpleITK; ambiguous files are rejected."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def volume():
 
 
 @pytest.mark.parametrize("name", ["a.nrrd", "a.mha", "a.mhd"])
-def test_the_same_as_the_nifti_file_of_the_same_volume(tmp_path, volume, name):
+def test_the_result_equals_the_nifti_file_of_the_same_volume(tmp_path, volume, name):
     sitk.WriteImage(volume, str(tmp_path / name))
     sitk.WriteImage(volume, str(tmp_path / "a.nii.gz"))
     image, repairs = read_volume(tmp_path / name)
@@ -31,7 +31,7 @@ def test_the_same_as_the_nifti_file_of_the_same_volume(tmp_path, volume, name):
     assert repairs == ()
 
 
-def test_a_nrrd_in_ras_is_turned(tmp_path, volume):
+def test_a_nrrd_in_ras_is_converted(tmp_path, volume):
     sitk.WriteImage(volume, str(tmp_path / "a.nrrd"), useCompression=False)
     straight, _ = read_volume(tmp_path / "a.nrrd")
     content = (tmp_path / "a.nrrd").read_bytes()
@@ -43,12 +43,12 @@ def test_a_nrrd_in_ras_is_turned(tmp_path, volume):
 
 
 def refusal(path):
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError, match="expected") as caught:
         read_volume(path)
     return caught.value.reason
 
 
-def test_what_would_need_a_guess_is_refused(tmp_path, volume):
+def test_ambiguous_files_are_rejected(tmp_path, volume):
     sitk.WriteImage(volume, str(tmp_path / "a.nrrd"), useCompression=False)
     content = (tmp_path / "a.nrrd").read_bytes()
     (tmp_path / "b.nrrd").write_bytes(
@@ -71,7 +71,7 @@ def test_what_would_need_a_guess_is_refused(tmp_path, volume):
     assert refusal(tmp_path / "e.mha") == "not_3d"
 
 
-def test_a_detached_file_must_lie_beside_its_header(tmp_path, volume):
+def test_detached_voxels_must_be_next_to_the_header(tmp_path, volume):
     sitk.WriteImage(volume, str(tmp_path / "a.mhd"))
     (tmp_path / "a.raw").rename(tmp_path / "kept.raw")
     assert refusal(tmp_path / "a.mhd") == "unreadable"

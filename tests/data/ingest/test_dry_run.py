@@ -10,7 +10,8 @@ from click.testing import CliRunner
 from dicom_maker import write_series
 
 from medmim.cli import main
-from medmim.data.formats.nifti import Image, encode_image
+from medmim.data.formats.nifti import Image
+from medmim.data.formats.write_volume import encode_image
 from medmim.errors import UsageError
 from medmim.stages.ingest import preview
 

@@ -9,7 +9,8 @@ import tiny
 import torch
 
 from medmim.data.dataset.manifest import read_dataset
-from medmim.data.formats.nifti import Image, encode_image
+from medmim.data.formats.nifti import Image
+from medmim.data.formats.write_volume import encode_image
 from medmim.errors import DataError, ShapeError, UsageError
 from medmim.masks import MASKS, build_mask, hidden_count
 from medmim.masks.statistics import mask_statistics

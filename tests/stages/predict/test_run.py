@@ -12,7 +12,8 @@ from PIL import Image as Picture
 from medmim.cli import main
 from medmim.config.runs import FinetuneSettings
 from medmim.data.dataset.manifest import DatasetInfo, read_dataset, write_dataset
-from medmim.data.formats.nifti import Image, encode_image, read_image
+from medmim.data.formats.nifti import Image, read_image
+from medmim.data.formats.write_volume import encode_image
 from medmim.errors import DataError, RunError, UsageError
 from medmim.stages.finetune.run import finetune
 from medmim.stages.model_lookup import find_model

@@ -1,0 +1,38 @@
+"""Arrays of a MedMNIST file become volumes; object arrays and damaged files are rejected."""
+
+import numpy as np
+import pytest
+
+from medmim.data.formats.nifti import read_image
+from medmim.data.formats.npz import count_arrays, read_arrays
+from medmim.errors import DataError
+
+
+@pytest.fixture
+def medmnist(tmp_path):
+    values = np.random.default_rng(0).integers(0, 255, (3, 8, 6), dtype=np.uint8)
+    values[2] = 7
+    path = tmp_path / "mnist.npz"
+    np.savez(path, train_images=values, train_labels=np.array([[0], [2], [1]]), test_images=values[:1])
+    return path, values
+
+
+def test_images_are_counted_and_read(tmp_path, medmnist):
+    path, values = medmnist
+    assert count_arrays(str(path)) == {"train": 3, "test": 1}
+    found = read_arrays(str(path), "train", 1, [str(tmp_path / f"{name}.nii.gz") for name in "bc"])
+    assert (found[0]["class"], found[0]["shape"], found[0]["repairs"]) == (2, [6, 8, 1], [])
+    assert found[1] == {"reason": "constant_image"}
+    np.testing.assert_array_equal(read_image(tmp_path / "b.nii.gz").array[..., 0].T, values[1])
+
+
+def test_object_arrays_and_damage_are_rejected(tmp_path, medmnist):
+    np.savez(tmp_path / "code.npz", train_images=np.array([{}, {}], object))
+    with pytest.raises(DataError, match="rows of numbers"):
+        count_arrays(str(tmp_path / "code.npz"))
+    np.savez(tmp_path / "other.npz", weights=np.zeros(3))
+    with pytest.raises(DataError, match="expected train_images"):
+        count_arrays(str(tmp_path / "other.npz"))
+    (tmp_path / "cut.npz").write_bytes(medmnist[0].read_bytes()[:100])
+    with pytest.raises(DataError, match="array file is damaged"):
+        count_arrays(str(tmp_path / "cut.npz"))
