@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     "masks",
     epilog="""\b
 Examples:
-  medmim masks                                   every mask at 0.3 … 0.9 on 14×14 cells
+  medmim masks                                   all masks at 0.3 … 0.9 on 14×14 cells
   medmim masks --dims 3 --grid 8,8,6
   medmim masks --mask mesh --mask random --ratio 0.7 --json
-  medmim masks --data medmim-data                on the first labelled volume, and an analysis on 8 volumes
+  medmim masks --data medmim-data                on the first labelled volume, with an analysis
   medmim masks --data medmim-data --model lung-segment
   medmim masks --image scan.nii.gz --dims 2""",
 )
@@ -31,30 +31,34 @@ Examples:
 @click.option("ratios", "--ratio", type=float, multiple=True, help="May be repeated.  [default: 0.3 … 0.9]")
 @click.option("--dims", type=click.IntRange(2, 3), help="2 or 3.  [default: 2; 3 on a scan]")
 @click.option("--grid", help="Mask cells, such as 14 or 8,8,6.  [default: 14×14, or 12×12×12]")
-@click.option("--data", type=click.Path(path_type=Path), help="Dataset folder: draw on one of its volumes.")
-@click.option("--volume", help="Which volume of --data, by its id.  [default: the first with a label]")
-@click.option("--image", type=click.Path(path_type=Path), help="NIfTI file: draw on it.")
+@click.option("--data", type=click.Path(path_type=Path), help="Dataset folder; draw on one of its volumes.")
+@click.option("--volume", help="Id of the volume of --data.  [default: the first with a label]")
+@click.option("--image", type=click.Path(path_type=Path), help="NIfTI file to draw on.")
 @click.option(
     "--model",
-    help="Whose encoder tells how alike features stay: a registered NAME, a run or a .safetensors file.  "
+    help="Encoder of the analysis: a registered NAME, a run or a .safetensors file.  "
     "[default: fixed random weights]",
 )
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the draws.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the draws.")
 @click.option(
-    "--out", type=click.Path(path_type=Path), default="medmim-masks.png", show_default=True, help="Picture."
+    "--out",
+    type=click.Path(path_type=Path),
+    default="medmim-masks.png",
+    show_default=True,
+    help="PNG file to write.",
 )
 @json_option
 def command(
     *, as_json: bool, grid: str | None, names: tuple[str, ...], ratios: tuple[float, ...], **given: Any
 ) -> None:
-    """Draw a gallery of masks and print their cards: ratio, evenness, what they hide of tissue and lesion.
+    """Draw a gallery of masks and print their statistics: ratio, evenness, hidden tissue and lesion.
 
-    On scans there is MaskAnyNet's analysis too: how much entropy (in bits a voxel) the masked image and the
-    stitched hidden pieces, the reuse image, have more than the original, how alike an encoder's features of
-    them are to its (cosine), and the reuse image's F-score, whose scale is this program's, not the paper's.
+    On scans, MaskAnyNet's analysis is added: the entropy (in bits per voxel) of the masked image and of the
+    reuse image, the stitched hidden cells, relative to the original; the cosine similarity of an encoder's
+    features to the original's; and an F-score of the reuse image, whose scale differs from the paper's.
     """
-    words = ("data", "image", "volume", "dims", "model")
-    data, image, volume, dims, model = (given.pop(word) for word in words)
+    names_of_options = ("data", "image", "volume", "dims", "model")
+    data, image, volume, dims, model = (given.pop(name) for name in names_of_options)
     if data is not None and image is not None:
         raise click.UsageError("expected one of --data, --image, got both")
     if volume is not None and data is None:
@@ -64,16 +68,18 @@ def command(
     from medmim.masks import MASKS
     from medmim.stages.masks.gallery import RATIOS, background_from_dataset, background_from_file, draw_masks
 
-    scene = None
+    background = None
     if model is not None:
         given["weights"] = _weights(model)
     if data is not None:
-        scene = background_from_dataset(data, volume=volume, dims=dims)
+        background = background_from_dataset(data, volume=volume, dims=dims)
     if image is not None:
-        scene = background_from_file(image, dims=dims)
+        background = background_from_file(image, dims=dims)
     cells = None if grid is None else sizes(grid, word="--grid")
-    drawn = draw_masks(names or tuple(MASKS), ratios or RATIOS, dims=dims, grid=cells, scene=scene, **given)
-    print_result(drawn.as_json(), as_json=as_json, lines=card_lines(drawn))
+    drawn = draw_masks(
+        names or tuple(MASKS), ratios or RATIOS, dims=dims, grid=cells, background=background, **given
+    )
+    print_result(drawn.as_json(), as_json=as_json, lines=table_lines(drawn))
 
 
 def _weights(model: str) -> Path:
@@ -83,8 +89,8 @@ def _weights(model: str) -> Path:
     return find_model(model, Store(home()), click.echo).weights
 
 
-def card_lines(drawn: MaskGallery) -> list[str]:
-    """Return the cards as a table, for people; columns that no card fills are left out."""
+def table_lines(drawn: MaskGallery) -> list[str]:
+    """Return the statistics as lines of a table, without empty columns."""
     columns = {
         "realised_ratio": "hidden",
         "density_variance": "unevenness",
@@ -98,14 +104,14 @@ def card_lines(drawn: MaskGallery) -> list[str]:
         "reuse_similarity": "reuse alike",
         "f_score": "F-score",
     }
-    cards = [
+    rows = [
         (entry, {**dict.fromkeys(columns), **entry.statistics.as_json(), **_analysis(entry)})
         for entry in drawn.entries
     ]
-    columns = {key: title for key, title in columns.items() if any(row[key] is not None for _, row in cards)}
-    width = max(len("mask"), *(len(entry.mask) for entry, _ in cards))
+    columns = {key: title for key, title in columns.items() if any(row[key] is not None for _, row in rows)}
+    width = max(len("mask"), *(len(entry.mask) for entry in drawn.entries))
     lines = [f"{'mask':<{width}}  ratio  " + "  ".join(columns.values())]
-    for entry, row in cards:
+    for entry, row in rows:
         cells = [
             f"{row[key] if row[key] is not None else math.nan:>{len(t)}.4f}" for key, t in columns.items()
         ]

@@ -20,11 +20,11 @@ Examples:
   medmim methods --dims 3 --json""",
 )
 @click.option(
-    "--dims", type=click.IntRange(2, 3), default=2, show_default=True, help="Of the images: 2 or 3."
+    "--dims", type=click.IntRange(2, 3), default=2, show_default=True, help="Dimensions of the images."
 )
 @json_option
 def command(*, dims: int, as_json: bool) -> None:
-    """Print the table of pretraining methods along the survey's axes, with their size and options."""
+    """Print the table of pretraining methods in the survey's taxonomy, with sizes and options."""
     from medmim.stages.methods import list_methods
 
     rows = list_methods(dims)
@@ -33,7 +33,7 @@ def command(*, dims: int, as_json: bool) -> None:
 
 
 def method_lines(rows: list[MethodRow]) -> list[str]:
-    """Return the table, for people; masking is an axis of its own: any mask goes with any method."""
+    """Return the lines of the table and its notes."""
     titles = ("method", "objective", "target", "architecture", "masking", "encoder", "trained", "kept")
     cells = [
         (
@@ -54,8 +54,8 @@ def method_lines(rows: list[MethodRow]) -> list[str]:
     return [
         *lines,
         "",
-        "masking: where nothing else is said; any of `medmim masks` goes with every method",
-        "task: segmentation, detection or classification with any of them, in `medmim finetune`",
+        "masking: the default; every method works with every mask of `medmim masks`",
+        "task: every method supports segmentation, detection and classification in `medmim finetune`",
         "options, --set method_options.NAME=VALUE:",
         *(f"  {line}" for line in options),
     ]

@@ -1,12 +1,13 @@
-"""What sees: encoders that give feature maps from fine to coarse, looked up in the table `ENCODERS`.
+"""Encoders: networks that return feature maps from fine to coarse, listed in the table `ENCODERS`.
 
-A user's own network comes in as `module:callable`, called with `spatial_dims` and `in_channels`; see
+A user's own network is given as `module:callable` and called with `spatial_dims` and `in_channels`; see
 `encoders/custom.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from inspect import signature
 from typing import Any
 
@@ -17,7 +18,7 @@ from medmim.encoders.dynunet import DynUNetEncoder
 from medmim.encoders.masked import Masked, mask
 from medmim.encoders.packed.tensor import Packed, pack
 from medmim.encoders.patch_tokens import TokenEncoder
-from medmim.encoders.resnet import resnet18, resnet50
+from medmim.encoders.resnet import ResNetEncoder
 from medmim.encoders.segresnet import SegResNetEncoder
 from medmim.encoders.swin import SwinEncoder
 from medmim.encoders.vit import ViTEncoder
@@ -26,8 +27,8 @@ from medmim.errors import refuse_unknown_options, unknown_name
 ENCODERS: dict[str, Callable[..., Encoder]] = {
     "convnext": ConvNeXtEncoder,
     "dynunet": DynUNetEncoder,
-    "resnet18": resnet18,
-    "resnet50": resnet50,
+    "resnet18": partial(ResNetEncoder, block="basic", layers=(2, 2, 2, 2)),
+    "resnet50": partial(ResNetEncoder, block="bottleneck", layers=(3, 4, 6, 3)),
     "segresnet": SegResNetEncoder,
     "swin": SwinEncoder,
     "vit": ViTEncoder,
@@ -35,10 +36,10 @@ ENCODERS: dict[str, Callable[..., Encoder]] = {
 
 
 def build_encoder(name: str, *, spatial_dims: int, in_channels: int, **options: Any) -> Encoder:
-    """Build the encoder `name` of the table, or `module:callable`.
+    """Build an encoder of the table, or a user's own.
 
     Args:
-        name: a key of `ENCODERS`, or an import path such as `my_package.nets:tiny`.
+        name: a key of `ENCODERS`, or `module:callable`, such as `my_package.nets:tiny`.
         spatial_dims: 2 or 3.
         in_channels: image channels.
         **options: that encoder's own settings.
@@ -50,7 +51,7 @@ def build_encoder(name: str, *, spatial_dims: int, in_channels: int, **options: 
         return from_callable(name, spatial_dims=spatial_dims, in_channels=in_channels, **options)
     if name not in ENCODERS:
         raise unknown_name("encoder", name, ENCODERS)
-    known = set(signature(ENCODERS[name]).parameters) - {"spatial_dims", "in_channels"}
+    known = set(signature(ENCODERS[name]).parameters) - {"spatial_dims", "in_channels", "block", "layers"}
     refuse_unknown_options(f"encoder '{name}'", options, known)
     return ENCODERS[name](spatial_dims=spatial_dims, in_channels=in_channels, **options)
 

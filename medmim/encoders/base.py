@@ -1,8 +1,9 @@
-"""What every encoder gives: feature maps from fine to coarse, with their channels and strides."""
+"""The base class of all encoders: networks that return feature maps from fine to coarse."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import TypeVar
 
 from torch import nn
@@ -18,7 +19,7 @@ class Encoder(nn.Module, ABC):
     Attributes:
         in_channels: image channels.
         channels: channels of each map, fine to coarse.
-        strides: image voxels a map voxel along each spatial axis, for each map, fine to coarse.
+        strides: stride of each map in image voxels along each axis, fine to coarse.
     """
 
     in_channels: int
@@ -31,16 +32,25 @@ class Encoder(nn.Module, ABC):
         return self.strides[-1]
 
     def steps(self) -> list[nn.Module]:
-        """Return the encoder as modules, one a map, each of which takes what the one before gave.
+        """Return the encoder as modules, one per map, each of which takes the output of the one before.
 
-        For methods that bring something in on the way; empty for an encoder that cannot be cut.
+        Empty for an encoder that cannot be cut between its maps.
         """
         return []
 
     @abstractmethod
     def forward(self, images: Map) -> list[Map]:
-        """Return the maps, fine to coarse.
+        """Return the feature maps, fine to coarse.
 
         Args:
-            images: (batch, channels, *space) tensor, or anything that behaves as one (`Masked`).
+            images: (batch, channels, *space): a tensor, `Masked` or `Packed`.
         """
+
+
+def run_in_sequence(modules: Iterable[nn.Module], x: Map) -> list[Map]:
+    """Return the output of every module, each applied to the output of the one before."""
+    outputs = []
+    for module in modules:
+        x = module(x)
+        outputs.append(x)
+    return outputs

@@ -1,7 +1,6 @@
-"""A ConvNeXt/MedNeXt-like encoder: depth-wise convolutions, layer norm over channels, GELU, wide and narrow.
+"""A ConvNeXt encoder (Liu et al., CVPR 2022, arXiv 2201.03545) in 2D and 3D.
 
-Blocks follow ConvNeXt (Liu et al., CVPR 2022, arXiv 2201.03545), in 3D with MedNeXt's smaller kernel (Roy et
-al., MICCAI 2023, arXiv 2303.09975).
+In 3D the kernel is smaller, as in MedNeXt (Roy et al., MICCAI 2023, arXiv 2303.09975).
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from monai.networks.layers.drop_path import DropPath
 from monai.networks.layers.factories import Conv
 from torch import nn
 
-from medmim.encoders.base import Encoder, Map
+from medmim.encoders.base import Encoder, Map, run_in_sequence
 from medmim.encoders.masked import Masked
 from medmim.errors import UsageError
 
@@ -24,7 +23,7 @@ _KERNEL = {2: 7, 3: 5}
 
 
 class ConvNeXtEncoder(Encoder):
-    """Stages of ConvNeXt blocks; the stem and each further stage begin with a convolution without overlap.
+    """Stages of ConvNeXt blocks; every stage begins with a non-overlapping strided convolution.
 
     Args:
         spatial_dims: 2 or 3.
@@ -32,10 +31,9 @@ class ConvNeXtEncoder(Encoder):
         widths: channels of each stage, fine to coarse.
         blocks: blocks of each stage.
         stem_stride: stride of the first convolution; every further stage halves the map.
-        kernel_size: of the depth-wise convolutions, odd; None: 7 in 2D, 5 in 3D.
-        expansion: channels between a block's two point-wise convolutions, relative to its width.
-        drop_path: chance that a block is skipped for a sample while training, for the last block; it grows
-            linearly from 0.
+        kernel_size: kernel of the depth-wise convolutions, odd; None: 7 in 2D, 5 in 3D.
+        expansion: ratio of a block's inner channels to its width.
+        drop_path: stochastic depth rate of the last block; it grows linearly from 0 over the blocks.
     """
 
     def __init__(
@@ -77,23 +75,19 @@ class ConvNeXtEncoder(Encoder):
         self.strides = tuple((stem_stride * 2**stage,) * spatial_dims for stage in range(len(widths)))
 
     def steps(self) -> list[nn.Module]:
-        """Return the encoder as modules, one a map."""
+        """Return the encoder as modules, one per map."""
         return list(self.stages)
 
     def forward(self, images: Map) -> list[Map]:
         """Return the output of every stage."""
-        maps = []
-        for stage in self.stages:
-            images = stage(images)
-            maps.append(images)
-        return maps
+        return run_in_sequence(self.stages, images)
 
 
 class ChannelNorm(nn.Module):
     """Layer norm over the channels of each voxel, for maps with channels at axis 1.
 
     Args:
-        channels: of the map.
+        channels: channels of the map.
         eps: added to the variance.
     """
 
@@ -104,16 +98,16 @@ class ChannelNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Any) -> Any:
-        """Return the normalised map: a tensor, masked or packed, as it came."""
+        """Return the normalised map: a tensor, `Masked` or `Packed`, as the input."""
         if isinstance(x, Masked):
-            dense = self(x.dense)  # shifts hidden voxels by the bias: they are hidden again
+            dense = self(x.dense)  # the bias shifts hidden voxels, which are zeroed again
             return Masked(dense * x.visible.to(dense.dtype), x.layout)
         normed = F.layer_norm(x.movedim(1, -1), self.weight.shape, self.weight, self.bias, self.eps)
         return normed.movedim(-1, 1)
 
 
 class _Block(nn.Module):
-    """Depth-wise convolution, norm, wide, GELU, narrow, scale; added to what came in."""
+    """A residual block: depth-wise convolution, norm, inverted bottleneck with GELU, layer scale."""
 
     def __init__(self, spatial_dims: int, width: int, kernel: int, expansion: int, drop_path: float) -> None:
         super().__init__()
@@ -123,7 +117,7 @@ class _Block(nn.Module):
         self.widen = conv(width, expansion * width, 1)
         self.act = nn.GELU()
         self.narrow = conv(expansion * width, width, 1)
-        # starts small, as in ConvNeXt: a new block changes little
+        # initial layer scale of ConvNeXt
         self.scale = nn.Parameter(torch.full((width, *[1] * spatial_dims), 1e-6))
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 

@@ -1,4 +1,4 @@
-"""A user's own network as an encoder: `module:callable`, with strides and channels found by a dry run."""
+"""Users' own networks as encoders, given as `module:callable`; a dry run finds their strides and channels."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class CustomEncoder(Encoder):
 
 
 def from_callable(path: str, *, spatial_dims: int, in_channels: int, **options: Any) -> Encoder:
-    """Import `module:callable`, call it and wrap its network.
+    """Import `module:callable`, call it and wrap the network that it returns.
 
     Raises:
-        UsageError: if the module or the callable cannot be found, or it returns no network.
+        UsageError: if it cannot be imported or called, or does not return a network.
     """
     module_name, _, attribute = path.partition(":")
     try:
@@ -77,15 +77,15 @@ def _dry_run(
     is_list = isinstance(maps, Sequence) and all(isinstance(item, torch.Tensor) for item in maps)
     if not is_list or not maps:
         raise ShapeError(
-            f"own encoder: expected a list of feature maps from forward, got {type(maps).__name__}"
+            f"custom encoder: expected a list of feature maps from forward, got {type(maps).__name__}"
         )
     sizes = [tuple(item.shape[2:]) for item in maps]
     if any(len(size) != spatial_dims or any(_PROBE_VOXELS % n for n in size) for size in sizes):
         raise ShapeError(
-            f"own encoder: expected maps whose size divides the image's {_PROBE_VOXELS} voxels along each of "
+            f"custom encoder: expected maps whose sizes divide {_PROBE_VOXELS} voxels along each of "
             f"{spatial_dims} axes, got {sizes}: pad the convolutions"
         )
     strides = tuple(tuple(_PROBE_VOXELS // length for length in size) for size in sizes)
     if any(c % f for fine, coarse in pairwise(strides) for f, c in zip(fine, coarse, strict=True)):
-        raise ShapeError(f"own encoder: expected maps from fine to coarse, got strides {list(strides)}")
+        raise ShapeError(f"custom encoder: expected maps from fine to coarse, got strides {list(strides)}")
     return tuple(item.shape[1] for item in maps), strides

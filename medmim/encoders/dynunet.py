@@ -1,4 +1,4 @@
-"""The residual encoder of MONAI's DynUNet (nnU-Net's ResEnc family), from its own blocks."""
+"""The residual encoder of MONAI's DynUNet, built from its own blocks."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import numpy as np
 from monai.networks.blocks.dynunet_block import UnetResBlock
 from torch import nn
 
-from medmim.encoders.base import Encoder, Map
+from medmim.encoders.base import Encoder, Map, run_in_sequence
 from medmim.errors import UsageError
 from medmim.shapes import as_size
 
 
 class DynUNetEncoder(Encoder):
-    """Stages of MONAI's `UnetResBlock` with instance norm: the first at full resolution, then strided.
+    """Stages of one MONAI `UnetResBlock` with instance norm, the first at full resolution.
 
     Args:
         spatial_dims: 2 or 3.
         in_channels: image channels.
         filters: channels of each stage, fine to coarse.
-        strides: stride of each stage relative to the one before, one number or one for each axis; the first
-            stage's defaults to 1, all others' to 2.
+        strides: stride of each stage relative to the one before, one number or one per axis; None: 1 for the
+            first stage and 2 for the others.
     """
 
     def __init__(
@@ -36,12 +36,12 @@ class DynUNetEncoder(Encoder):
         steps = strides if strides is not None else [1] + [2] * (len(filters) - 1)
         if not filters or len(steps) != len(filters):
             raise UsageError(
-                f"encoder_options: expected one stride for each of the filters, got {len(steps)} strides and "
+                f"encoder_options: expected one stride per entry of filters, got {len(steps)} strides and "
                 f"{len(filters)} filters"
             )
         relative = [as_size(step, spatial_dims, what="encoder_options.strides") for step in steps]
         if any(max(step) > 2 for step in relative):
-            raise UsageError("encoder_options.strides: expected 1 or 2 a stage, MONAI's blocks hold no other")
+            raise UsageError("encoder_options.strides: expected 1 or 2 per stage, as MONAI's blocks require")
         widths = [in_channels, *filters]
         self.in_channels = in_channels
         self.channels = tuple(filters)
@@ -52,16 +52,12 @@ class DynUNetEncoder(Encoder):
         )
 
     def steps(self) -> list[nn.Module]:
-        """Return the encoder as modules, one a map."""
+        """Return the encoder as modules, one per map."""
         return list(self.stages)
 
     def forward(self, images: Map) -> list[Map]:
         """Return the output of every stage."""
-        maps = []
-        for stage in self.stages:
-            images = stage(images)
-            maps.append(images)
-        return maps
+        return run_in_sequence(self.stages, images)
 
 
 _NORM = ("instance", {"affine": True})

@@ -1,10 +1,9 @@
-"""Masking by multiplication: SparK's scheme as a tensor-like value, the reference for packed cells.
+"""Masking by multiplication, SparK's scheme, as a tensor-like value: the reference for packed cells.
 
-`mask(images, hidden)` gives a `Masked`; any network is called on it as on a tensor. Hidden voxels are zero
-before and after every operation, and norms count visible voxels only, as in SparK (arXiv 2301.03580, section
-3.2). The mask travels with the value, so two forwards with different masks never meet, under activation
-checkpointing too. Nothing is saved: every voxel is computed and then thrown away. That is what packed cells
-are measured against.
+`mask(images, hidden)` returns a `Masked`, on which any network is called as on a tensor. Hidden voxels are
+zero before and after every operation, and norms use visible voxels only, as in SparK (arXiv 2301.03580, sec.
+3.2). The mask is part of the value, so that forwards with different masks never interfere, also under
+activation checkpointing. All voxels are computed, which makes this the baseline for packed cells.
 """
 
 from __future__ import annotations
@@ -24,23 +23,23 @@ from medmim.shapes import Hidden, Images, Size
 
 
 class MaskPyramid:
-    """Who is hidden, at every resolution that a network asks for; shared by all values of one forward."""
+    """The mask at every resolution that a network needs, shared by all values of one forward."""
 
     def __init__(self, hidden: Hidden) -> None:
         self.hidden = hidden
         self._visible: dict[Size, Tensor] = {}
 
     def visible(self, space: Size) -> Float[Tensor, "batch 1 *space"]:
-        """Return 1 where a voxel of a map of size `space` is visible, 0 where it is hidden.
+        """Return 1 at visible and 0 at hidden voxels of a map of size `space`.
 
         Raises:
-            ShapeError: if the map is coarser than the grid or does not divide by it.
+            ShapeError: if the size is not a multiple of the grid.
         """
         if space not in self._visible:
             grid = tuple(self.hidden.shape[1:])
             if len(space) != len(grid) or any(n % cells for n, cells in zip(space, grid, strict=True)):
                 raise ShapeError(
-                    f"a feature map of {'×'.join(map(str, space))} voxels does not hold a mask grid of "
+                    f"a feature map of {'×'.join(map(str, space))} voxels does not divide into a grid of "
                     f"{'×'.join(map(str, grid))} cells: use a --cell that is a multiple of the encoder's "
                     "total stride"
                 )
@@ -49,11 +48,11 @@ class MaskPyramid:
 
 
 class Masked:
-    """A dense tensor whose hidden voxels are zero, and the layout that says which they are.
+    """A dense tensor whose hidden voxels are zero, together with its mask.
 
     Attributes:
         dense: (batch, channels, *space).
-        layout: who is hidden.
+        layout: the mask at all resolutions.
     """
 
     def __init__(self, dense: Tensor, layout: MaskPyramid) -> None:
@@ -72,7 +71,7 @@ class Masked:
 
     @property
     def device(self) -> torch.device:
-        """Where the dense tensor lies."""
+        """Device of the dense tensor."""
         return self.dense.device
 
     def dim(self) -> int:
@@ -106,7 +105,7 @@ class Masked:
     __rmul__ = __mul__
 
     def __getattr__(self, name: str) -> Any:
-        """Name a method of tensors that has no masked form; called only for what is not defined here."""
+        """Reject a tensor method that has no masked form, by name."""
         if not name.startswith("_") and hasattr(Tensor, name):
             raise _no_form(name)
         raise AttributeError(f"'{type(self).__name__}' has no attribute '{name}'")
@@ -119,10 +118,10 @@ class Masked:
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Run `func` in its masked form.
+        """Run the masked form of `func`.
 
         Raises:
-            ShapeError: if it has none; the message names it.
+            ShapeError: if it has none.
         """
         if func not in _FORMS:
             raise _no_form(getattr(func, "__name__", str(func)))
@@ -137,15 +136,15 @@ def mask(images: Images, hidden: Hidden) -> Masked:
         hidden: (batch, *grid), True = hidden; cell = space / grid.
 
     Raises:
-        ShapeError: for another number of samples, or a grid that does not divide the image.
+        ShapeError: if the numbers of samples differ, or the grid does not divide the image.
     """
     if images.shape[0] != hidden.shape[0]:
-        raise ShapeError(f"expected one mask a sample, got {hidden.shape[0]} for {images.shape[0]} images")
+        raise ShapeError(f"expected one mask per sample, got {hidden.shape[0]} for {images.shape[0]} images")
     return _hide(images, MaskPyramid(hidden))
 
 
 def has_masked_form(func: Callable[..., Any]) -> bool:
-    """Return whether an operation can be computed densely and hidden again."""
+    """Return whether an operation has a masked form."""
     return func in _FORMS
 
 
@@ -165,7 +164,7 @@ def _dense_then_hide(func: Callable[..., Tensor], value: Masked, *args: Any, **k
 
 
 def _combine(func: Callable[..., Tensor], first: Any, second: Any, **kwargs: Any) -> Masked:
-    """Sum or product of two masked values, or of one and a number or a parameter."""
+    """Combine two masked values, or one and a number, parameter or dense map."""
     layout = _shared_layout([value for value in (first, second) if isinstance(value, Masked)])
     dense = [value.dense if isinstance(value, Masked) else value for value in (first, second)]
     return _hide(func(*dense, **kwargs), layout)
@@ -179,7 +178,7 @@ def _concatenate(func: Callable[..., Tensor], values: Sequence[Any], dim: int = 
 
 
 def _shared_layout(values: Sequence[Any]) -> MaskPyramid:
-    """Return the one layout of all values; different masks in one operation are a mistake of the caller."""
+    """Return the common layout of all values."""
     if not all(isinstance(value, Masked) and value.layout is values[0].layout for value in values):
         raise ShapeError("expected values of one forward, got values with different masks or without any")
     layout: MaskPyramid = values[0].layout
@@ -187,7 +186,7 @@ def _shared_layout(values: Sequence[Any]) -> MaskPyramid:
 
 
 def _batch_norm(func: Callable[..., Tensor], value: Masked, *args: Any, **kwargs: Any) -> Masked:
-    """Batch norm over the visible voxels of all samples: they are taken out, normalised and put back."""
+    """Batch norm over the visible voxels of all samples."""
     keep = value.visible[:, 0].bool()
     rows = value.dense.movedim(1, -1)
     wide = torch.promote_types(value.dtype, torch.float32)
@@ -203,7 +202,7 @@ def _batch_norm(func: Callable[..., Tensor], value: Masked, *args: Any, **kwargs
 
 
 def _instance_norm(func: Callable[..., Tensor], value: Masked, **norm: Any) -> Masked:
-    """Instance norm: one group a channel; PyTorch hands all its arguments over by name."""
+    """Instance norm: one group per channel."""
     if norm.get("running_mean") is not None or not norm.get("use_input_stats", True):
         raise ShapeError(
             "instance norm with running statistics has no masked form: use track_running_stats=False"

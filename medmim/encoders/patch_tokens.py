@@ -1,8 +1,8 @@
-"""Encoders that begin with patches: how they are cut open, which patches are kept, where a patch lies.
+"""Patch-based encoders: embedding, selection of patches, and position embeddings.
 
-A convolutional encoder takes hidden cells as `Packed` or `Masked` values. An encoder of this kind takes them
-between its two halves: `embed` looks at each patch alone, so whatever is hidden can be replaced by a token
-(SimMIM) or left out (MAE) before `encode` lets patches see each other.
+A convolutional encoder receives masked images as `Packed` or `Masked` values. A patch-based encoder is masked
+between its two halves: `embed` processes each patch separately, so that hidden patches can be replaced by a
+token (SimMIM) or left out (MAE) before `encode` mixes patches.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from medmim.encoders.packed.tensor import Packed
 from medmim.errors import ShapeError
 from medmim.shapes import Features, Hidden, Size
 
-Tokens = Float[Tensor, "batch _ _"]  # (batch, patches, channels); sets of patches and widths are of any size
+Tokens = Float[Tensor, "batch _ _"]  # (batch, patches, channels)
 Real = Bool[Tensor, "batch _"]
 
 
 class TokenEncoder(Encoder):
-    """An encoder in two halves, of which the first looks at each patch alone.
+    """An encoder in two halves: patch embedding, and everything that mixes patches.
 
     Attributes:
-        patch: voxels of a patch along each axis; mask cells are multiples of it.
-        width: channels of an embedded patch.
+        patch: patch size in voxels along each axis; mask cells are multiples of it.
+        width: channels of a patch embedding.
     """
 
     patch: Size
@@ -39,33 +39,33 @@ class TokenEncoder(Encoder):
 
     @abstractmethod
     def embed(self, images: Any) -> Any:
-        """Return one vector a patch, (batch, width, *grid), that depends on that patch only."""
+        """Return one embedding per patch, (batch, width, *grid), computed from that patch only."""
 
     @abstractmethod
     def encode(self, patches: Any) -> list[Any]:
-        """Return the maps, fine to coarse, of embedded patches (batch, width, *grid)."""
+        """Return the feature maps, fine to coarse, of patch embeddings (batch, width, *grid)."""
 
     def forward(self, images: Map) -> list[Map]:
-        """Return the maps of whole images.
+        """Return the feature maps of whole images.
 
         Raises:
-            ShapeError: for images whose voxels are hidden.
+            ShapeError: for masked or packed images.
         """
         if isinstance(images, (Masked, Packed)):
             raise ShapeError(
-                f"{type(self).__name__} begins with patches and takes no masked or packed voxels: use "
-                "another --encoder, such as dynunet, or a --method on patches, such as mae or simmim"
+                f"{type(self).__name__} is patch-based and accepts no masked or packed images: use another "
+                "--encoder, such as dynunet, or a patch-based --method, such as mae or simmim"
             )
         return self.encode(self.embed(images))
 
 
 @dataclass(frozen=True)
 class PatchSelection:
-    """Some patches of each sample, in grid order; where a sample has fewer than the most, fillers follow.
+    """Selected patches of each sample, in grid order, padded to the largest count of the batch.
 
     Attributes:
-        index: number of each patch in its grid.
-        real: False at fillers; None where there are none.
+        index: position of each patch in its grid.
+        real: False at padding; None where there is none.
     """
 
     index: Int[Tensor, "batch most"]
@@ -73,18 +73,18 @@ class PatchSelection:
 
     @property
     def weight(self) -> Float[Tensor, "batch most 1"]:
-        """Return 1 at real patches and 0 at fillers."""
+        """Return 1 at selected patches and 0 at padding."""
         real = torch.ones_like(self.index) if self.real is None else self.real
         return real.unsqueeze(-1).float()
 
     def take(self, sequence: Tokens) -> Tokens:
-        """Return the chosen of all patches (batch, patches, width), zero at fillers."""
+        """Return the selected ones of all patches (batch, patches, width), zero at padding."""
         taken = sequence.gather(1, self._wide(sequence))
-        # not by multiplication: a filler may be a hidden patch, and even infinity must not come through
+        # not by multiplication: padding may point to a hidden patch, and 0 × inf is NaN
         return taken if self.real is None else taken.where(self.real.unsqueeze(-1), 0.0)
 
     def put(self, values: Tokens, sequence: Tokens) -> Tokens:
-        """Return all patches of `sequence` with the chosen ones replaced by `values`."""
+        """Return all patches of `sequence` with the selected ones replaced by `values`."""
         index = self._wide(sequence)
         if self.real is not None:
             values = values.where(self.real.unsqueeze(-1), sequence.gather(1, index))
@@ -95,7 +95,7 @@ class PatchSelection:
 
 
 def select_patches(where: Hidden) -> PatchSelection:
-    """Choose the patches at which `where`, (batch, *grid), is True; counts may differ between samples."""
+    """Select the patches where `where`, (batch, *grid), is True; counts may differ between samples."""
     flat = where.flatten(1)
     counts = flat.sum(dim=1)
     fewest, most = int(counts.min()), int(counts.max())
@@ -107,14 +107,14 @@ def select_patches(where: Hidden) -> PatchSelection:
 def wave_positions(
     grid: Sequence[int], width: int, *, device: torch.device
 ) -> Float[Tensor, "patches width"]:
-    """Return fixed sine and cosine positions of a grid's patches, in grid order (Vaswani et al., 2017).
+    """Return fixed sine-cosine position embeddings of a grid, in grid order (Vaswani et al., 2017).
 
-    The channels are shared out evenly among the axes, as in MAE; what does not divide stays zero.
+    Each axis gets an equal share of the channels, as in MAE; remaining channels are zero.
 
     Args:
         grid: patches along each axis.
         width: channels.
-        device: where they are needed.
+        device: device of the result.
     """
     each = width // (2 * len(grid))
     rates = 1e4 ** -(torch.arange(each, device=device) / each)
@@ -128,17 +128,17 @@ def wave_positions(
 
 
 def as_sequence(features: Features) -> Tokens:
-    """Return a map (batch, width, *grid) as a sequence of patches in grid order."""
+    """Flatten a map (batch, width, *grid) to a sequence of patches in grid order."""
     return features.flatten(2).transpose(1, 2)
 
 
 def as_map(sequence: Tokens, grid: Sequence[int]) -> Features:
-    """Return all patches of a grid as a map (batch, width, *grid); the inverse of `as_sequence`."""
+    """Reshape a sequence of all patches to a map (batch, width, *grid); the inverse of `as_sequence`."""
     return sequence.transpose(1, 2).reshape(len(sequence), sequence.shape[2], *grid)
 
 
 def initialise(module: nn.Module) -> None:
-    """Start linear layers as MAE does: uniform weights after Glorot, biases zero. For `Module.apply`."""
+    """Initialise linear layers as MAE does: Xavier-uniform weights, zero biases. For `Module.apply`."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:

@@ -1,4 +1,4 @@
-"""Statistics of batch norm for whole images: those that masked pretraining leaves are of visible voxels."""
+"""Recalibration of batch norm on whole images, since masked pretraining sees visible voxels only."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _AT_ONCE = 8
 
 
 def batch_norms(encoder: nn.Module) -> list[_BatchNorm]:
-    """Return the layers that keep running statistics."""
+    """Return the batch norm layers with running statistics."""
     return [m for m in encoder.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
 
 
 @contextmanager
-def unmoved_batch_norms(network: nn.Module) -> Iterator[None]:
-    """Let batch norm go on with the statistics of each batch, and keep the running ones as they are."""
+def frozen_batch_norm_statistics(network: nn.Module) -> Iterator[None]:
+    """Normalise by batch statistics without updating the running ones."""
     norms = batch_norms(network)
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -38,14 +38,14 @@ def unmoved_batch_norms(network: nn.Module) -> Iterator[None]:
             norm.momentum = momentum
 
 
-def settle_batch_norms(encoder: nn.Module, batches: Iterable[Images]) -> None:
-    """Replace running statistics by the mean of those of some batches; nothing else changes.
+def recalibrate_batch_norms(encoder: nn.Module, batches: Iterable[Images]) -> None:
+    """Replace running statistics by the mean over the given batches; nothing else changes.
 
-    Beside hidden cells a convolution sees zeros, beside visible ones it sees an image: statistics of the one
-    are up to a deviation away from those of the other, which a frozen encoder would feel.
+    Convolutions read zeros from hidden cells, so that statistics of masked images differ from those of whole
+    ones by up to a standard deviation, which degrades a frozen encoder.
 
     Args:
-        encoder: any network, in place.
+        encoder: any network; modified in place.
         batches: whole images, (batch, channels, *space).
     """
     norms = batch_norms(encoder)
@@ -53,7 +53,7 @@ def settle_batch_norms(encoder: nn.Module, batches: Iterable[Images]) -> None:
     encoder.eval()
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # PyTorch's word for the mean of all batches
+        norm.momentum = None  # PyTorch then averages over all batches
         norm.train()
     with torch.no_grad():
         for images in batches:
@@ -64,18 +64,20 @@ def settle_batch_norms(encoder: nn.Module, batches: Iterable[Images]) -> None:
         module.training = training
 
 
-def settled_copy(encoder: Network, images: Images) -> Network:
-    """Return a copy with running statistics of these images, settled by this process alone.
+def recalibrated_copy(encoder: Network, images: Images) -> Network:
+    """Return a copy recalibrated on these images, by this process alone.
 
     Args:
-        encoder: with batch norms; neither its weights nor its statistics change.
-        images: whole images, (batch, channels, *space), a few of which are looked at together.
+        encoder: a network with batch norms; left unchanged.
+        images: whole images, (batch, channels, *space); processed in pieces.
     """
-    settled = copy.deepcopy(encoder)
-    for norm in batch_norms(settled):
+    recalibrated = copy.deepcopy(encoder)
+    for norm in batch_norms(recalibrated):
         if isinstance(norm, SyncedBatchNorm):
             norm.alone = True
-    device = next(settled.parameters()).device
-    pieces = images.tensor_split(-(-len(images) // _AT_ONCE))  # of about equal size: each counts as much
-    settle_batch_norms(settled, (piece.to(device) for piece in pieces))
-    return settled
+    device = next(recalibrated.parameters()).device
+    pieces = images.tensor_split(
+        -(-len(images) // _AT_ONCE)
+    )  # of about equal size, since each has equal weight
+    recalibrate_batch_norms(recalibrated, (piece.to(device) for piece in pieces))
+    return recalibrated

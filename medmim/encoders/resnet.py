@@ -1,4 +1,4 @@
-"""MONAI's ResNet as an encoder: its own modules, unmodified, read out after each stage."""
+"""MONAI's ResNet as an encoder: its own modules, unmodified, with the output of each stage."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from monai.networks.nets.resnet import ResNet
 from torch import nn
 
-from medmim.encoders.base import Encoder, Map
+from medmim.encoders.base import Encoder, Map, run_in_sequence
 
 
 class ResNetEncoder(Encoder):
@@ -44,7 +44,7 @@ class ResNetEncoder(Encoder):
             conv1_t_stride=stem_stride,
             no_max_pool=not max_pool,
             feed_forward=False,
-            # out of place, so that a feature map that is read out is never changed by a later stage
+            # not in place: later stages must not change the returned maps
             act=("relu", {"inplace": False}),
         )
         self.stem = nn.Sequential(net.conv1, net.bn1, net.act, net.maxpool if max_pool else nn.Identity())
@@ -55,54 +55,9 @@ class ResNetEncoder(Encoder):
         self.strides = tuple((finest * 2**stage,) * spatial_dims for stage in range(len(widths)))
 
     def steps(self) -> list[nn.Module]:
-        """Return the encoder as modules, one a map."""
+        """Return the encoder as modules, one per map."""
         return [nn.Sequential(self.stem, self.stages[0]), *self.stages[1:]]
 
     def forward(self, images: Map) -> list[Map]:
         """Return the output of the four stages."""
-        features: Map = self.stem(images)
-        maps = []
-        for stage in self.stages:
-            features = stage(features)
-            maps.append(features)
-        return maps
-
-
-def resnet18(
-    *,
-    spatial_dims: int,
-    in_channels: int,
-    widths: Sequence[int] = (64, 128, 256, 512),
-    stem_stride: int = 2,
-    max_pool: bool = False,
-) -> Encoder:
-    """Build MONAI's ResNet-18; the arguments are those of `ResNetEncoder`."""
-    return ResNetEncoder(
-        spatial_dims=spatial_dims,
-        in_channels=in_channels,
-        block="basic",
-        layers=(2, 2, 2, 2),
-        widths=widths,
-        stem_stride=stem_stride,
-        max_pool=max_pool,
-    )
-
-
-def resnet50(
-    *,
-    spatial_dims: int,
-    in_channels: int,
-    widths: Sequence[int] = (64, 128, 256, 512),
-    stem_stride: int = 2,
-    max_pool: bool = False,
-) -> Encoder:
-    """Build MONAI's ResNet-50; the arguments are those of `ResNetEncoder`."""
-    return ResNetEncoder(
-        spatial_dims=spatial_dims,
-        in_channels=in_channels,
-        block="bottleneck",
-        layers=(3, 4, 6, 3),
-        widths=widths,
-        stem_stride=stem_stride,
-        max_pool=max_pool,
-    )
+        return run_in_sequence(self.stages, self.stem(images))

@@ -1,4 +1,4 @@
-"""The encoder of MONAI's SegResNet (group norm, pre-activation blocks): its own modules, unmodified."""
+"""The encoder of MONAI's SegResNet (pre-activation blocks with group norm): its own modules, unmodified."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Sequence
 from monai.networks.nets.segresnet import SegResNet
 from torch import nn
 
-from medmim.encoders.base import Encoder, Map
+from medmim.encoders.base import Encoder, Map, run_in_sequence
 from medmim.errors import UsageError
 
 
 class SegResNetEncoder(Encoder):
-    """The downward half of a MONAI SegResNet: full resolution first, halved at every further level.
+    """The encoder half of a MONAI SegResNet: the first level at full resolution, each further one halved.
 
     Args:
         spatial_dims: 2 or 3.
         in_channels: image channels.
         width: channels of the finest map, doubled at each coarser one.
         blocks: residual blocks of each level, fine to coarse.
-        groups: of the group norms; they divide `width`.
+        groups: groups of the group norms; must divide `width`.
     """
 
     def __init__(
@@ -52,14 +52,9 @@ class SegResNetEncoder(Encoder):
         self.strides = tuple((2**level,) * spatial_dims for level in range(len(blocks)))
 
     def steps(self) -> list[nn.Module]:
-        """Return the encoder as modules, one a map."""
+        """Return the encoder as modules, one per map."""
         return [nn.Sequential(self.stem, self.levels[0]), *self.levels[1:]]
 
     def forward(self, images: Map) -> list[Map]:
         """Return the output of every level."""
-        features: Map = self.stem(images)
-        maps = []
-        for level in self.levels:
-            features = level(features)
-            maps.append(features)
-        return maps
+        return run_in_sequence(self.levels, self.stem(images))

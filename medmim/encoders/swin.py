@@ -22,17 +22,17 @@ _WINDOW = {2: 7, 3: 4}
 
 
 class SwinEncoder(TokenEncoder):
-    """Stages of windowed attention on patches that are merged by two between stages.
+    """Stages of windowed attention, with patches merged by two along each axis between stages.
 
     Args:
         spatial_dims: 2 or 3.
         in_channels: image channels.
-        patch: voxels of a patch, one number or one an axis; None: 4 in 2D, 2 in 3D.
+        patch: patch size in voxels, one number or one per axis; None: 4 in 2D, 2 in 3D.
         width: channels of the finest map, doubled at each coarser one; the default is half of Swin-T's.
         depths: blocks of each stage.
         heads: attention heads of each stage.
-        window: patches that see each other, along each axis; None: 7 in 2D, 4 in 3D.
-        drop_path: chance that a branch of the last block is skipped while training; it grows from 0.
+        window: window size in patches along each axis; None: 7 in 2D, 4 in 3D.
+        drop_path: stochastic depth rate of the last block; it grows linearly from 0.
     """
 
     def __init__(
@@ -72,26 +72,26 @@ class SwinEncoder(TokenEncoder):
         self.strides = tuple(tuple(n * 2**stage for n in self.patch) for stage in range(len(depths)))
 
     def steps(self) -> list[nn.Module]:
-        """Return the encoder as modules, one a stage."""
+        """Return the encoder as modules, one per stage."""
         ends = [*[nn.Identity()] * len(self.merges), self.norm]
         first = nn.Sequential(self.patches, self.stages[0], ends[0])
         rest = zip(self.merges, self.stages[1:], ends[1:], strict=True)
-        return [first, *(_Merged(merge, stage, end) for merge, stage, end in rest)]
+        return [first, *(_MergedStage(merge, stage, end) for merge, stage, end in rest)]
 
     def embed(self, images: Any) -> Any:
-        """Return the patches as normalised vectors, (batch, width, *grid)."""
+        """Return the normalised patch embeddings, (batch, width, *grid)."""
         return self.patches(images)
 
     def encode(self, patches: Features) -> list[Features]:
-        """Return every stage's output for embedded patches (batch, width, *grid); the last is normalised."""
+        """Return every stage's output for patch embeddings (batch, width, *grid); the last is normalised."""
         maps = [self.stages[0](patches)]
         for merge, stage in zip(self.merges, self.stages[1:], strict=True):
-            maps.append(_Merged(merge, stage, nn.Identity())(maps[-1]))
+            maps.append(_MergedStage(merge, stage, nn.Identity())(maps[-1]))
         return [*maps[:-1], self.norm(maps[-1])]
 
 
-class _Merged(nn.Module):
-    """Patches merged by two along each axis, and a stage on them, from map to map."""
+class _MergedStage(nn.Module):
+    """Patch merging followed by a stage and a norm, from map to map."""
 
     def __init__(self, merge: nn.Module, stage: nn.Module, end: nn.Module) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""Batch norm over the voxels of all processes, dense, masked or packed, as one process would have it.
+"""Batch norm synchronised over processes, for dense, masked and packed values.
 
-PyTorch's own runs on cards only and knows dense tensors only. Here the norm is a function that packed and
-masked cells take over as they do `F.batch_norm`: their visible voxels are counted in all processes.
+PyTorch's `SyncBatchNorm` supports GPUs and dense tensors only. Here the norm is a function that `Packed` and
+`Masked` override as they do `F.batch_norm`, so that the visible voxels of all processes are counted.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ def synced_batch_norm(
     """Normalise each channel over the samples and voxels of all processes.
 
     Args:
-        values: (samples, channels, ...), a tensor, packed or masked; as many channels in each process, but
-            any number of samples.
-        running_mean: moved in place, as `F.batch_norm` moves it.
-        running_var: the same.
-        weight: of each channel.
-        bias: of each channel.
-        training: must be true.
-        momentum: of the running statistics.
+        values: (samples, channels, ...), a tensor, `Packed` or `Masked`; the number of samples may differ
+            between processes.
+        running_mean: updated in place, as by `F.batch_norm`.
+        running_var: updated in place.
+        weight: scale of each channel.
+        bias: offset of each channel.
+        training: must be True.
+        momentum: momentum of the running statistics.
         eps: added to the variance.
     """
     named: dict[str, Any] = {"weight": weight, "bias": bias, "training": training, "momentum": momentum}
@@ -53,7 +53,7 @@ def synced_batch_norm(
     mean = sums[:-1] / count
     shape = (1, -1, *[1] * (values.dim() - 2))
     centred = wide - mean.reshape(shape)
-    # about the mean of all, in a second round: a difference of squares would lose half of the digits
+    # a second reduction around the global mean: a difference of squares would lose half of the digits
     variance = sum_of_all(centred.square().sum(axes)) / count
     if running_mean is not None and running_var is not None:
         with torch.no_grad():
@@ -66,16 +66,16 @@ def synced_batch_norm(
 
 
 class SyncedBatchNorm(_BatchNorm):
-    """A batch norm of any number of axes; in one process, or outside of training, PyTorch's.
+    """Batch norm for any number of axes; identical to PyTorch's in one process and in evaluation mode.
 
     Attributes:
-        alone: counts this process's voxels only, as in a copy that the other processes do not have.
+        alone: whether to count this process's voxels only, for a copy that other processes do not have.
     """
 
     alone = False
 
     def forward(self, values: Any) -> Any:
-        """Normalise the values of this process by the statistics of all."""
+        """Normalise the values of this process by the statistics of all processes."""
         if self.alone or not self.training or together() == 1:
             return super().forward(values)
         if self.num_batches_tracked is not None:
@@ -91,18 +91,18 @@ class SyncedBatchNorm(_BatchNorm):
             eps=self.eps,
         )
 
-    def _check_input_dim(self, input: Any) -> None:  # noqa: A002 - its name in PyTorch
-        """Take any number of axes."""
+    def _check_input_dim(self, input: Any) -> None:  # noqa: A002 - PyTorch's name
+        """Accept any number of axes."""
 
 
 def sync_batch_norms(module: nn.Module) -> None:
-    """Let every batch norm within a module count the voxels of all processes; weights keep their names."""
+    """Replace every batch norm within a module by a synchronised one; names of weights do not change."""
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
             norm = SyncedBatchNorm(
                 child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats
             )
-            norm.__dict__.update(child.__dict__)  # the very same weights and statistics
+            norm.__dict__.update(child.__dict__)  # share weights and statistics
             setattr(module, name, norm)
         else:
             sync_batch_norms(child)

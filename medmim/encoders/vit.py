@@ -7,8 +7,11 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+from monai.networks.blocks.mlp import MLPBlock
+from monai.networks.blocks.selfattention import SABlock
+from monai.networks.layers.drop_path import DropPath
 from monai.networks.layers.factories import Conv
-from torch import nn
+from torch import Tensor, nn
 
 from medmim.encoders.patch_tokens import (
     PatchSelection,
@@ -20,7 +23,6 @@ from medmim.encoders.patch_tokens import (
     initialise,
     wave_positions,
 )
-from medmim.encoders.transformer import Block
 from medmim.errors import UsageError
 from medmim.shapes import Features, as_size
 
@@ -28,21 +30,50 @@ _PATCH = {2: 16, 3: 8}
 _MAPS = 4
 
 
-class ViTEncoder(TokenEncoder):
-    """Patches, fixed sine and cosine positions and transformer blocks; any image of whole patches fits.
+class Block(nn.Module):
+    """A pre-norm transformer block of MONAI's parts that can ignore padding (Dosovitskiy et al., 2021).
 
-    All of its maps have one vector a patch: they are read at four depths (at all, with fewer blocks), as in
-    UNETR (Hatamizadeh et al., 2022, arXiv 2103.10504); heads make a pyramid of them. The last is normalised.
+    MONAI's own `TransformerBlock` contains an unused cross-attention norm and has no stochastic depth.
+
+    Args:
+        width: channels.
+        heads: attention heads.
+        expansion: ratio of the MLP's inner channels to `width`.
+        drop_path: stochastic depth rate.
+    """
+
+    def __init__(self, width: int, heads: int, *, expansion: int = 4, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attention = SABlock(width, heads, qkv_bias=True, use_flash_attention=True)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = MLPBlock(width, expansion * width)
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+
+    def forward(self, x: Tokens, real: Real | None = None) -> Tokens:
+        """Apply attention and MLP to patches (batch, patches, width); `real` is False at padding."""
+        mask = None if real is None else real[:, None, None, :]  # broadcast over heads and queries
+        x = x + self.drop_path(self.attention(self.norm1(x), attn_mask=mask))
+        y: Tensor = x + self.drop_path(self.mlp(self.norm2(x)))
+        return y
+
+
+class ViTEncoder(TokenEncoder):
+    """Patch embedding, fixed sine-cosine positions and transformer blocks, for images of any size.
+
+    It returns the output of four equally spaced blocks (of all blocks, where there are fewer), as UNETR uses
+    them (Hatamizadeh et al., 2022, arXiv 2103.10504). All maps have the stride of a patch; the last is
+    normalised.
 
     Args:
         spatial_dims: 2 or 3.
         in_channels: image channels.
-        patch: voxels of a patch, one number or one an axis; None: 16 in 2D, 8 in 3D.
+        patch: patch size in voxels, one number or one per axis; None: 16 in 2D, 8 in 3D.
         width: channels; the defaults are those of ViT-Tiny.
         depth: transformer blocks.
-        heads: of each attention.
-        class_token: whether a vector that belongs to no patch takes part.
-        drop_path: chance that a branch of the last block is skipped while training; it grows from 0.
+        heads: attention heads.
+        class_token: whether to prepend a class token.
+        drop_path: stochastic depth rate of the last block; it grows linearly from 0.
     """
 
     def __init__(
@@ -71,7 +102,7 @@ class ViTEncoder(TokenEncoder):
         self.blocks = nn.ModuleList(Block(width, heads, drop_path=chance) for chance in chances)
         self.norm = nn.LayerNorm(width)
         self.apply(initialise)
-        nn.init.xavier_uniform_(self.patches.weight.flatten(1))  # a linear layer on the voxels of a patch
+        nn.init.xavier_uniform_(self.patches.weight.flatten(1))  # as a linear layer on the voxels of a patch
         if self.token is not None:
             nn.init.trunc_normal_(self.token, std=0.02)
         count = min(_MAPS, depth)
@@ -81,39 +112,43 @@ class ViTEncoder(TokenEncoder):
         self.strides = (self.patch,) * count
 
     def steps(self) -> list[nn.Module]:
-        """Return the encoder as modules, one a map; with a class token, which no map holds, it is whole."""
+        """Return the encoder as modules, one per map; none with a class token, which no map contains."""
         if self.token is not None:
             return []
-        stretches = [self.blocks[first:last] for first, last in pairwise([0, *self._read])]
-        ends: list[nn.Module] = [nn.Identity()] * (len(stretches) - 1) + [self.norm]
-        begin = [_Placed(self.patches), *[nn.Identity()] * (len(stretches) - 1)]
-        parts = zip(begin, stretches, ends, strict=True)
-        return [nn.Sequential(first, _Stretch(blocks, end)) for first, blocks, end in parts]
+        groups = [self.blocks[first:last] for first, last in pairwise([0, *self._read])]
+        last = len(groups) - 1
+        return [
+            nn.Sequential(
+                nn.Identity() if number else _PositionedPatches(self.patches),
+                _BlockGroup(blocks, self.norm if number == last else nn.Identity()),
+            )
+            for number, blocks in enumerate(groups)
+        ]
 
     def embed(self, images: Any) -> Any:
-        """Return the patches as vectors, (batch, width, *grid), without positions."""
+        """Return the patch embeddings, (batch, width, *grid), without positions."""
         return self.patches(images)
 
     def encode(self, patches: Features) -> list[Features]:
-        """Return the maps of embedded patches (batch, width, *grid)."""
+        """Return the feature maps of patch embeddings (batch, width, *grid)."""
         grid = tuple(patches.shape[2:])
         outputs = list(self._outputs(_with_positions(patches), None))
         read = [outputs[depth - 1] for depth in self._read]
         return [as_map(sequence, grid) for sequence in (*read[:-1], self.norm(read[-1]))]
 
     def encode_chosen(self, patches: Features, chosen: PatchSelection) -> Tokens:
-        """Return the normalised vectors of chosen patches, computed from these alone, as MAE does.
+        """Return the normalised outputs of selected patches, computed from these alone, as in MAE.
 
         Args:
-            patches: embedded patches (batch, width, *grid).
-            chosen: which of them are seen.
+            patches: patch embeddings (batch, width, *grid).
+            chosen: the selected patches.
         """
         *_, last = self._outputs(chosen.take(_with_positions(patches)), chosen.real)
         normed: Tokens = self.norm(last)
         return normed
 
     def _outputs(self, x: Tokens, real: Real | None) -> Iterator[Tokens]:
-        """Give the output of every block, without the class token."""
+        """Yield the output of every block, without the class token."""
         ahead = 0
         if self.token is not None:
             ahead = 1
@@ -124,8 +159,8 @@ class ViTEncoder(TokenEncoder):
             yield x[:, ahead:]
 
 
-class _Placed(nn.Module):
-    """From images to patches that know where each lies, as a map."""
+class _PositionedPatches(nn.Module):
+    """Patch embeddings with positions, as a map."""
 
     def __init__(self, patches: nn.Module) -> None:
         super().__init__()
@@ -136,8 +171,8 @@ class _Placed(nn.Module):
         return as_map(_with_positions(patches), tuple(patches.shape[2:]))
 
 
-class _Stretch(nn.Module):
-    """Some of the transformer's blocks in a row, from map to map."""
+class _BlockGroup(nn.Module):
+    """Consecutive transformer blocks, from map to map."""
 
     def __init__(self, blocks: nn.ModuleList, end: nn.Module) -> None:
         super().__init__()

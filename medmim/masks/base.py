@@ -1,4 +1,4 @@
-"""What every mask is: a rule that ranks the cells of a grid, of which the highest are hidden."""
+"""The base class of all masks: a rule ranks the cells of a grid, and the highest ranks are hidden."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from medmim.errors import ShapeError, UsageError
 from medmim.masks.sampling import MaskRequest, Weights
@@ -16,7 +18,7 @@ from medmim.shapes import Hidden, Ranks
 
 
 def hidden_count(cells: int, ratio: float) -> int:
-    """Return how many of `cells` are hidden at `ratio`: the nearest integer, at least one on each side."""
+    """Return how many of `cells` are hidden at `ratio`: the nearest integer, with 1 ≤ count < cells."""
     if cells < 2:
         raise ShapeError(
             f"a mask needs at least 2 cells, got {cells}: use a larger --size or a smaller --cell"
@@ -26,22 +28,22 @@ def hidden_count(cells: int, ratio: float) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Mask(ABC):
-    """A masking rule; subclasses say in which order cells are hidden, this class hides the exact count.
+    """A masking rule. Subclasses rank the cells; this class hides the exact count.
 
     Attributes:
-        ratio: requested share of hidden cells; the realised one is `hidden_count(cells, ratio) / cells`.
-        max_ratio: draw the ratio of each batch between `ratio` and this share; all samples of a batch hide
-            equally many cells. None: `ratio` is fixed.
-        looks_at_tissue: whether the rule uses the weights given to `sample`; others ignore them.
+        ratio: requested share of hidden cells; the actual share is `hidden_count(cells, ratio) / cells`.
+        max_ratio: draw the share between `ratio` and this value once per batch, so that all samples of a
+            batch hide equally many cells; None: always `ratio`.
+        uses_tissue: whether the rule uses the weights given to `sample`.
     """
 
     ratio: float
     max_ratio: float | None = None
 
-    looks_at_tissue: ClassVar[bool] = False
+    uses_tissue: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        """Refuse a ratio that would hide nothing or everything, and a range that runs backwards."""
+        """Check the ratio and its range."""
         if not 0.0 < self.ratio < 1.0:
             raise UsageError(f"--ratio: expected a number between 0 and 1, both excluded, got {self.ratio:g}")
         if self.max_ratio is not None and not self.ratio < self.max_ratio < 1.0:
@@ -56,7 +58,7 @@ class Mask(ABC):
         return (self.ratio,) if self.max_ratio is None else (self.ratio, self.max_ratio)
 
     @abstractmethod
-    def rank(self, draw: MaskRequest) -> Ranks:
+    def rank(self, request: MaskRequest) -> Ranks:
         """Return a rank for each cell of each sample; the cells with the highest ranks are hidden first."""
 
     def sample(
@@ -67,35 +69,57 @@ class Mask(ABC):
         generator: torch.Generator,
         weight: Weights | None = None,
     ) -> Hidden:
-        """Draw one mask a sample.
+        """Draw one mask per sample.
 
         Args:
             batch: number of samples.
-            grid: cells along each spatial axis.
-            generator: CPU generator; the only source of chance.
-            weight: tissue in each cell, (batch, *grid), at least 0; only for rules that look at it.
+            grid: cells along each axis.
+            generator: CPU generator; the only source of randomness.
+            weight: share of tissue in each cell, (batch, *grid), at least 0; used by some rules only.
 
         Returns:
-            Boolean (batch, *grid), True = hidden, with equally many hidden cells in every sample: exactly
-            `hidden_count`, or a count of the range where `max_ratio` is set.
+            Boolean (batch, *grid), True = hidden. Every sample hides the same number of cells:
+            `hidden_count`, or a number drawn from the range up to `max_ratio`.
 
         Raises:
-            ShapeError: for fewer than two cells, or weights of another shape or below 0.
+            ShapeError: for fewer than two cells, or for weights of another shape or below 0.
         """
         size = tuple(grid)
-        hide = self._count(math.prod(size), generator)
+        num_hidden = self._draw_count(math.prod(size), generator)
         _check_weight(weight, (batch, *size))
-        rank = self.rank(MaskRequest(batch, size, hide, generator, weight)).flatten(1)
-        hidden = torch.zeros(rank.shape, dtype=torch.bool, device="cpu")  # whatever the default device is
-        hidden.scatter_(1, rank.topk(hide, dim=1, sorted=False).indices, value=True)
+        rank = self.rank(MaskRequest(batch, size, num_hidden, generator, weight)).flatten(1)
+        hidden = torch.zeros(rank.shape, dtype=torch.bool, device="cpu")  # also under another default device
+        hidden.scatter_(1, rank.topk(num_hidden, dim=1, sorted=False).indices, value=True)
         return hidden.reshape(batch, *size)
 
-    def _count(self, cells: int, generator: torch.Generator) -> int:
-        least = hidden_count(cells, self.ratio)
+    def _draw_count(self, cells: int, generator: torch.Generator) -> int:
+        fewest = hidden_count(cells, self.ratio)
         if self.max_ratio is None:
-            return least
+            return fewest
         most = hidden_count(cells, self.max_ratio)
-        return int(torch.randint(least, most + 1, (), generator=generator, device="cpu"))
+        return int(torch.randint(fewest, most + 1, (), generator=generator, device="cpu"))
+
+
+def hidden_voxels(hidden: Hidden, space: Sequence[int]) -> Bool[Tensor, "batch 1 *space"]:
+    """Upsample a mask to voxels: each cell covers space / grid voxels along each axis.
+
+    Args:
+        hidden: (batch, *grid), True = hidden.
+        space: voxels along each axis; a multiple of the grid.
+
+    Raises:
+        ShapeError: if the grid does not divide the image.
+    """
+    grid = tuple(hidden.shape[1:])
+    if len(grid) != len(space) or any(length % cells for length, cells in zip(space, grid, strict=True)):
+        raise ShapeError(
+            f"image of {'×'.join(map(str, space))} voxels does not divide into a grid of "
+            f"{'×'.join(map(str, grid))} cells: expected a multiple of the grid along each axis"
+        )
+    voxels = hidden
+    for axis, (length, cells) in enumerate(zip(space, grid, strict=True), start=1):
+        voxels = voxels.repeat_interleave(length // cells, dim=axis)
+    return voxels.unsqueeze(1)
 
 
 def _check_weight(weight: Weights | None, shape: tuple[int, ...]) -> None:
@@ -103,8 +127,8 @@ def _check_weight(weight: Weights | None, shape: tuple[int, ...]) -> None:
         return
     if tuple(weight.shape) != shape or weight.device.type != "cpu":
         raise ShapeError(
-            f"weights of a mask: expected {'×'.join(map(str, shape))} on the cpu (batch and grid), "
+            f"mask weights: expected shape {'×'.join(map(str, shape))} (batch and grid) on the CPU, "
             f"got {'×'.join(map(str, weight.shape))} on {weight.device.type}"
         )
     if not bool((weight >= 0).all() and weight.isfinite().all()):
-        raise ShapeError("weights of a mask: expected finite numbers of at least 0; give the share of tissue")
+        raise ShapeError("mask weights: expected finite numbers of at least 0, such as the share of tissue")

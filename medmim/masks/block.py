@@ -37,39 +37,43 @@ class BlockMask(Mask):
                     f"mask 'block', option {name}: expected a number above 0 and up to 1, got {value:g}"
                 )
 
-    def rank(self, draw: MaskRequest) -> Ranks:
+    def rank(self, request: MaskRequest) -> Ranks:
         """Rank cells by the box that first covers them; each box covers at least one new cell."""
-        places, order, priority = draw.places(), draw.order(draw.mirrored_places()), draw.noise()
-        rank = torch.full((draw.batch, *draw.grid), -math.inf, dtype=torch.float64, device="cpu")
+        places, order, priority = (
+            request.coordinates(),
+            request.scan_order(request.mirrored_coordinates()),
+            request.noise(),
+        )
+        rank = torch.full((request.batch, *request.grid), -math.inf, dtype=torch.float64, device="cpu")
         free = torch.ones_like(rank, dtype=torch.bool)
         number = 0
         while True:
-            left = draw.hide - draw.cells + free.flatten(1).sum(dim=1, keepdim=True)
+            left = request.num_hidden - request.cells + free.flatten(1).sum(dim=1, keepdim=True)
             if int(left.max()) <= 0:
                 return rank
-            corner, sides = self._box(draw, priority * free, left)
-            new = inside(draw, places, corner, sides) & free
+            corner, sides = self._box(request, priority * free, left)
+            new = inside(request, places, corner, sides) & free
             rank = torch.where(new, -number - order, rank)
             free &= ~new
             number += 1
 
     def _box(
-        self, draw: MaskRequest, priority: Float[Tensor, "batch *grid"], left: Int[Tensor, "batch 1"]
+        self, request: MaskRequest, priority: Float[Tensor, "batch *grid"], left: Int[Tensor, "batch 1"]
     ) -> tuple[Int[Tensor, "batch dims"], Int[Tensor, "batch dims"]]:
         """Draw one box a sample around a cell that is still visible.
 
         Args:
-            draw: what is asked for.
+            request: the masks to draw.
             priority: the box is drawn around the cell with the highest; 0 where a box lies already.
             left: cells that are still to be hidden; not more than half of all at once, to make them several.
         """
-        most = left.clamp(min=1, max=max(draw.hide // 2, 1))
-        least = most.clamp(max=max(1, round(self.smallest * draw.cells)))
-        volume = least + draw.uniform(1) * (most - least)
-        stretch = (draw.uniform(draw.dims) - 0.5) * -math.log(self.aspect)
+        most = left.clamp(min=1, max=max(request.num_hidden // 2, 1))
+        least = most.clamp(max=max(1, round(self.smallest * request.cells)))
+        volume = least + request.uniform(1) * (most - least)
+        stretch = (request.uniform(request.dims) - 0.5) * -math.log(self.aspect)
         stretch = (stretch - stretch.mean(dim=1, keepdim=True)).exp()
-        sides = (volume ** (1 / draw.dims) * stretch).round().long().clamp(min=1).minimum(draw.sizes())
+        sides = (volume ** (1 / request.dims) * stretch).round().long().clamp(min=1).minimum(request.sizes())
         chosen = priority.flatten(1).argmax(dim=1)
-        anchor = torch.stack(torch.unravel_index(chosen, draw.grid), dim=1)
-        corner = (anchor - draw.below(sides)).clamp(min=0).minimum(draw.sizes() - sides)
+        anchor = torch.stack(torch.unravel_index(chosen, request.grid), dim=1)
+        corner = (anchor - request.integers_below(sides)).clamp(min=0).minimum(request.sizes() - sides)
         return corner, sides

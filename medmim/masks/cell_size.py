@@ -1,4 +1,4 @@
-"""The size of a mask cell: voxels as they are, or millimetres as the nearest size that an encoder takes."""
+"""The size of a mask cell, given in voxels or in millimetres."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ _USE = "give voxels, such as --cell 16"
 
 
 def cell_in_voxels(wanted: Sequence[int | str], *, multiple: Size, voxel_mm: Sequence[float] | None) -> Size:
-    """Return a cell in voxels; millimetres become the nearest multiple of the encoder's total stride.
+    """Return the cell size in voxels; millimetres are rounded to a multiple of the encoder's total stride.
 
     Args:
-        wanted: one size or one an axis: voxels, or millimetres such as `8mm`.
-        multiple: voxels that the cell must divide by along each axis, where millimetres are rounded.
-        voxel_mm: millimetres of a voxel along each axis; None: not known.
+        wanted: one size, or one per axis: voxels, or millimetres such as `8mm`.
+        multiple: total stride along each axis, the step to which millimetres are rounded.
+        voxel_mm: voxel size along each axis in mm; None: unknown.
 
     Raises:
-        ShapeError: for another count of sizes, or millimetres of less than half the smallest cell.
-        UsageError: for millimetres where a voxel's are not known.
+        ShapeError: for a wrong number of sizes, or a size below half the smallest possible cell.
+        UsageError: for millimetres where the voxel size is unknown.
     """
     dims = len(multiple)
     voxels = [size for size in wanted if isinstance(size, int)]
@@ -30,7 +30,7 @@ def cell_in_voxels(wanted: Sequence[int | str], *, multiple: Size, voxel_mm: Seq
     words = ",".join(map(str, wanted))
     if voxel_mm is None:
         raise UsageError(
-            f"--cell {words}: expected voxels of a known size in mm, which pictures and augment=resized "
+            f"--cell {words}: expected voxels of a known size in mm, which 2D images and augment=resized "
             f"do not have; {_USE}"
         )
     lengths = [float(str(size).removesuffix(UNIT)) for size in wanted]
@@ -49,7 +49,7 @@ def cell_in_voxels(wanted: Sequence[int | str], *, multiple: Size, voxel_mm: Seq
 
 
 def cell_words(cell: Size, voxel_mm: Sequence[float] | None) -> str:
-    """Return `8×8×8 voxels = 8×8×9.6 mm`; without the second where a voxel's size is not known."""
+    """Format a cell as `8×8×8 voxels = 8×8×9.6 mm`, without millimetres where the voxel size is unknown."""
     voxels = f"{'×'.join(map(str, cell))} voxels"
     if voxel_mm is None:
         return voxels

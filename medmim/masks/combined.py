@@ -1,4 +1,4 @@
-"""The `combined` mask: a mixture, each sample under one of several masks; MaskAnyNet's is patch and grid."""
+"""The `combined` mask: each sample uses one of several masks, by default MaskAnyNet's `patch` or `grid`."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from medmim.shapes import Ranks
 
 @dataclass(frozen=True, kw_only=True)
 class CombinedMask(Mask):
-    """Draw a mask for each sample.
+    """Choose a mask for each sample.
 
     Attributes:
-        masks: masks with their weights; none: patch and grid alike. In a settings file they are names:
-            `mask_options: {masks: {mesh: 2, random: 1}}`. All of them hide this mask's count.
+        masks: masks with their weights; default: patch and grid with equal weights. In a settings file they
+            are names: `mask_options: {masks: {mesh: 2, random: 1}}`. All of them hide this mask's count.
     """
 
     masks: tuple[tuple[Mask, float], ...] = ()
 
-    looks_at_tissue: ClassVar[bool] = True  # one of them may
+    uses_tissue: ClassVar[bool] = True  # one of them may
 
     def __post_init__(self) -> None:
-        """Refuse weights that are none."""
+        """Check the weights."""
         super().__post_init__()
         weights = [weight for _, weight in self.masks]
         if weights and not (min(weights) >= 0 and 0 < sum(weights) < float("inf")):
@@ -38,13 +38,13 @@ class CombinedMask(Mask):
                 f"got {', '.join(f'{weight:g}' for weight in weights)}"
             )
 
-    def rank(self, draw: MaskRequest) -> Ranks:
-        """Rank by the mask that is drawn for each sample."""
+    def rank(self, request: MaskRequest) -> Ranks:
+        """Rank each sample's cells by the mask chosen for it."""
         even = ((PatchMask(ratio=self.ratio), 1.0), (GridMask(ratio=self.ratio), 1.0))
         masks, weights = zip(*(self.masks or even), strict=True)
         ends = torch.tensor(weights, dtype=torch.float64, device="cpu").cumsum(dim=0)
-        chosen = torch.bucketize(draw.uniform() * ends[-1], ends, right=True)
-        rank = torch.zeros((draw.batch, *draw.grid), dtype=torch.float64, device="cpu")
-        for number, mask in enumerate(masks):  # all draw for all samples: one choice changes no other draw
-            rank = torch.where(draw.each(chosen == number), mask.rank(draw).double(), rank)
+        chosen = torch.bucketize(request.uniform() * ends[-1], ends, right=True)
+        rank = torch.zeros((request.batch, *request.grid), dtype=torch.float64, device="cpu")
+        for number, mask in enumerate(masks):  # every mask draws for all samples: choices are independent
+            rank = torch.where(request.per_sample(chosen == number), mask.rank(request).double(), rank)
         return rank

@@ -1,8 +1,9 @@
-"""A user's own mask, `module:callable`: a subclass of `Mask`, or a function that ranks cells."""
+"""Users' own masks, given as `module:callable`: a subclass of `Mask`, or a function that ranks cells."""
 
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from inspect import isclass, signature
@@ -21,7 +22,7 @@ class CustomMask(Mask):
     """Hide the cells that a user's function ranks highest.
 
     Attributes:
-        rule: takes the `MaskRequest` and the options; returns each cell's rank, (batch, *grid), on the CPU.
+        rule: takes the `MaskRequest` and the options; returns the ranks (batch, *grid) on the CPU.
         options: keyword arguments for the rule.
         name: `module:callable`, for messages.
     """
@@ -30,36 +31,36 @@ class CustomMask(Mask):
     options: Mapping[str, Any]
     name: str
 
-    looks_at_tissue: ClassVar[bool] = True  # it may
+    uses_tissue: ClassVar[bool] = True
 
-    def rank(self, draw: MaskRequest) -> Ranks:
-        """Ask the function, and look at what it gives.
+    def rank(self, request: MaskRequest) -> Ranks:
+        """Call the function and check its result.
 
         Raises:
-            ShapeError: if it gives anything but one number a cell.
+            ShapeError: if it does not return one number per cell.
         """
-        rank = self.rule(draw, **self.options)
-        expected = (draw.batch, *draw.grid)
+        rank = self.rule(request, **self.options)
+        expected = (request.batch, *request.grid)
         shown = "×".join(map(str, expected))
         if not isinstance(rank, Tensor) or tuple(rank.shape) != expected or rank.device.type != "cpu":
             got = f"{tuple(rank.shape)} on {rank.device}" if isinstance(rank, Tensor) else type(rank).__name__
-            raise ShapeError(f"mask {self.name}: expected a tensor of ranks, {shown} on the cpu, got {got}")
+            raise ShapeError(f"mask {self.name}: expected a tensor of ranks, {shown} on the CPU, got {got}")
         if rank.isnan().any():
             raise ShapeError(f"mask {self.name}: expected a rank for every cell, got NaN for some")
         return rank
 
 
 def load_custom_mask(path: str, *, ratio: float, options: Mapping[str, Any]) -> Mask:
-    """Import `module:callable` and make a mask of it.
+    """Import `module:callable` as a mask.
 
     Args:
-        path: where it is; a subclass of `Mask` is built with the ratio and the options, any other callable is
-            called with a `MaskRequest` and the options at every draw.
+        path: a subclass of `Mask`, built with the ratio and the options, or any other callable, called with a
+            `MaskRequest` and the options at every draw.
         ratio: share of cells to hide.
-        options: what the user gave, `max_ratio` included.
+        options: the user's options, including `max_ratio`.
 
     Raises:
-        UsageError: if it cannot be imported, or does not take these options.
+        UsageError: if it cannot be imported or does not accept these options.
     """
     module, _, attribute = path.partition(":")
     try:
@@ -78,9 +79,20 @@ def load_custom_mask(path: str, *, ratio: float, options: Mapping[str, Any]) -> 
     except TypeError as error:
         raise UsageError(
             f"--mask {path}: cannot be called ({error}); expected a subclass of medmim.masks.Mask, or a "
-            f"function of a draw{''.join(f', {name}' for name in rest)}"
+            f"function of (request{''.join(f', {name}' for name in rest)})"
         ) from error
     if subclass:
-        built: Mask = found(ratio=ratio, **options)
-        return built
+        return _accept_old_flag(found)(ratio=ratio, **options)
     return CustomMask(ratio=ratio, max_ratio=options.get("max_ratio"), rule=found, options=rest, name=path)
+
+
+def _accept_old_flag(mask: type[Mask]) -> type[Mask]:
+    """Read `looks_at_tissue`, the name of `uses_tissue` before version 0.2, from a user's own class."""
+    if "looks_at_tissue" in vars(mask):
+        warnings.warn(
+            "Mask.looks_at_tissue is now uses_tissue; the old name will be removed",
+            FutureWarning,
+            stacklevel=3,
+        )
+        mask.uses_tissue = bool(vars(mask)["looks_at_tissue"])
+    return mask

@@ -1,4 +1,4 @@
-"""The gallery: masks × ratios as one figure, on a neutral grid or over an image in one or three planes."""
+"""A figure of masks × ratios, on a neutral grid or over an image in one or three planes."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _TILT = np.array([[np.sqrt(0.75), -0.5], [-np.sqrt(0.75), -0.5], [0.0, 1.0]])  #
 
 @dataclass(frozen=True, eq=False)
 class GalleryBackground:
-    """What masks are drawn over.
+    """The image under the masks.
 
     Attributes:
         image: voxels in RAS order, 2D or 3D.
         spacing_mm: distance between voxels along each axis.
-        centre: the voxel that the three planes go through.
+        centre: the voxel through which the three planes are drawn.
     """
 
     image: Float[np.ndarray, "*space"]
@@ -44,13 +44,13 @@ def gallery(
     note: str,
     backdrop: GalleryBackground | None = None,
 ) -> Figure:
-    """Draw one row a mask and one column a ratio.
+    """Draw one row per mask and one column per ratio.
 
     Args:
-        masks: names with their masks, True = hidden, one a column: cells without a backdrop, voxels with one.
+        masks: names and masks (True = hidden), one per column: cells without a backdrop, voxels with one.
         columns: titles.
         note: one line below.
-        backdrop: what the masks are drawn over; None: cells alone, in 3D a cube with one corner cut away.
+        backdrop: image under the masks; None: cells alone, in 3D a cube with one corner removed.
     """
     dims = masks[0][1][0].ndim
     height, width = _shape(masks[0][1][0], backdrop)
@@ -65,7 +65,7 @@ def gallery(
         line[0].set_ylabel(name, fontsize=9)
     for place, title in zip(axes[0], columns, strict=True):
         place.set_title(title, fontsize=9, pad=3)
-    letters = int(72 * size[0] / (0.6 * _NOTE_POINTS))  # a narrow picture has its note on several lines
+    letters = int(72 * size[0] / (0.6 * _NOTE_POINTS))  # wrap the note in narrow figures
     figure.supxlabel("\n".join(textwrap.wrap(note, letters)), fontsize=_NOTE_POINTS, color="#555555")
     return figure
 
@@ -96,7 +96,7 @@ def _panel(place: Axes, hidden: np.ndarray, backdrop: GalleryBackground | None) 
 
 
 def _cube(place: Axes, hidden: np.ndarray) -> None:
-    """Draw the three faces that look at us, and the walls where the nearest corner is cut away."""
+    """Draw the three visible faces, and the inner walls where the nearest corner is removed."""
     place.spines[:].set_visible(False)
     middle = [length // 2 for length in hidden.shape]
     for axis in range(3):
@@ -109,7 +109,7 @@ def _cube(place: Axes, hidden: np.ndarray) -> None:
 
 
 def _face(place: Axes, cells: np.ndarray, axis: int, at: int, *, keep: np.ndarray) -> None:
-    """Draw cells of one plane across `axis`, at a distance from the origin, where `keep` says so."""
+    """Draw the cells of one plane across `axis`, at distance `at` from the origin, where `keep` is True."""
     first, second = np.nonzero(keep)
     corners = [(first + right, second + up) for right, up in ((0, 0), (1, 0), (1, 1), (0, 1))]
     points = np.insert(np.array(corners).transpose(2, 0, 1).astype(float), axis, at, axis=-1)
@@ -146,7 +146,7 @@ def _over_image(place: Axes, hidden: np.ndarray, backdrop: GalleryBackground) ->
 def _planes(backdrop: GalleryBackground) -> Sequence[tuple[tuple[int, ...], tuple[float, float]]]:
     """Return planes as (axis to the right, axis upwards, axis across) with their lower left corner in mm.
 
-    The sagittal plane stands beside the coronal one, or below it where the scan has few slices.
+    The sagittal plane is next to the coronal one, or below it for scans with few slices.
     """
     if backdrop.image.ndim == 2:
         return [((0, 1), (0.0, 0.0))]

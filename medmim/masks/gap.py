@@ -1,9 +1,10 @@
-"""The `gap` mask: visible cells that keep apart, after Latent MIM's non-contiguous grid (arXiv 2407.15837).
+"""The `gap` mask: visible cells that do not touch, after Latent MIM's non-contiguous grid (arXiv 2407.15837).
 
-There each patch is cut from a larger place at a random offset, so that no two patches touch and none can be
-guessed from its neighbour. On a grid of cells the same is a lattice of places with one visible cell in some
-of them, at a random offset that leaves a hidden cell between any two. This needs three hidden cells in four
-in 2D, seven in eight in 3D; with fewer, visible cells touch at corners first and at faces last.
+Latent MIM crops each patch from a larger cell at a random offset, so that no two patches touch and none can
+be predicted from its neighbour's edge. On a grid of cells the equivalent is a lattice of blocks, some of
+which contain one visible cell at a random offset that leaves a hidden cell between any two. This requires a
+ratio of at least 0.75 in 2D and 0.875 in 3D; at lower ratios visible cells touch at corners first and at
+faces last.
 """
 
 from __future__ import annotations
@@ -24,51 +25,50 @@ from medmim.shapes import Ranks, Size
 
 @dataclass(frozen=True, kw_only=True)
 class GapMask(Mask):
-    """Keep cells visible that do not touch each other, drawn at random."""
+    """Keep random cells visible that do not touch each other."""
 
-    def rank(self, draw: MaskRequest) -> Ranks:
+    def rank(self, request: MaskRequest) -> Ranks:
         """Rank cells that would touch a visible one first, in random order."""
-        shown = draw.cells - draw.hide
-        if math.prod(length // 2 or 1 for length in draw.grid) >= shown:
-            return draw.noise() + ~_apart(draw)
-        shifts = draw.shuffled_axes()
-        corner = torch.zeros((draw.batch, *draw.grid), dtype=torch.int64, device="cpu")
-        for axis, place in enumerate(draw.mirrored_places()):
-            corner += draw.along(axis, place % 2 << shifts[:, [axis]])
-        return draw.noise() + corner_order(draw.dims, checkered=True)[corner]
+        num_visible = request.cells - request.num_hidden
+        if math.prod(length // 2 or 1 for length in request.grid) >= num_visible:
+            return request.noise() + ~_separate_cells(request)
+        shifts = request.shuffled_axes()
+        corner = torch.zeros((request.batch, *request.grid), dtype=torch.int64, device="cpu")
+        for axis, coordinate in enumerate(request.mirrored_coordinates()):
+            corner += request.along_axis(axis, coordinate % 2 << shifts[:, [axis]])
+        return request.noise() + corner_order(request.dims, checkered=True)[corner]
 
 
-def _apart(draw: MaskRequest) -> Bool[Tensor, "batch *grid"]:
-    """Return one cell of every place of a lattice, as wide as the number of visible cells allows."""
-    shown = draw.cells - draw.hide
-    widths = [_widen(shown, draw.grid, axes) for axes in permutations(range(draw.dims))]
-    width = draw.choice(torch.tensor(widths, device="cpu"))
-    # whole places only are moved over the grid, so that there are always enough of them
-    start = draw.below(draw.sizes() % width + 1)
-    most = max(draw.grid) // 2 + 2  # places along the longest axis, with an incomplete one at each end
-    number = torch.zeros((draw.batch, *draw.grid), dtype=torch.int64, device="cpu")
-    moved = [place - start[:, [axis]] for axis, place in enumerate(draw.mirrored_places())]
-    for axis, place in enumerate(moved):
-        which = torch.div(place, width[:, [axis]], rounding_mode="floor") + 1
-        number = number * most + draw.along(axis, which)
+def _separate_cells(request: MaskRequest) -> Bool[Tensor, "batch *grid"]:
+    """Return one cell of every block of a lattice, with the largest blocks that still give enough cells."""
+    num_visible = request.cells - request.num_hidden
+    options = [_block_size(num_visible, request.grid, axes) for axes in permutations(range(request.dims))]
+    size = request.choice(torch.tensor(options, device="cpu"))
+    # shift the lattice by whole remainders only, so that enough complete blocks remain
+    start = request.integers_below(request.sizes() % size + 1)
+    most = max(request.grid) // 2 + 2  # blocks along the longest axis, with an incomplete one at each end
+    number = torch.zeros((request.batch, *request.grid), dtype=torch.int64, device="cpu")
+    shifted = [at - start[:, [axis]] for axis, at in enumerate(request.mirrored_coordinates())]
+    for axis, coordinate in enumerate(shifted):
+        block = torch.div(coordinate, size[:, [axis]], rounding_mode="floor") + 1
+        number = number * most + request.along_axis(axis, block)
     chosen = torch.ones_like(number, dtype=torch.bool)
-    for axis, place in enumerate(moved):
-        # never at the last position, so that a hidden cell follows
-        room = (width[:, [axis]] - 1).clamp(min=1)
-        offset = draw.below(room.expand(-1, most**draw.dims)).gather(1, number.flatten(1))
-        chosen &= draw.along(axis, place % width[:, [axis]]) == offset.reshape(number.shape)
+    for axis, coordinate in enumerate(shifted):
+        # never the last position of a block, so that a hidden cell follows
+        room = (size[:, [axis]] - 1).clamp(min=1)
+        offset = request.integers_below(room.expand(-1, most**request.dims)).gather(1, number.flatten(1))
+        chosen &= request.along_axis(axis, coordinate % size[:, [axis]]) == offset.reshape(number.shape)
     return chosen
 
 
-def _widen(shown: int, grid: Size, axes: tuple[int, ...]) -> list[int]:
-    """Widen places, which are 2 cells wide at least, axis after axis as long as `shown` of them fit."""
-    width = [min(2, length) for length in grid]
+def _block_size(num_visible: int, grid: Size, axes: tuple[int, ...]) -> list[int]:
+    """Return block sides of at least 2 cells, grown in the order of `axes` while enough blocks fit."""
+    size = [min(2, length) for length in grid]
     grown = True
     while grown:
         grown = False
         for axis in axes:
-            wider = [w + (other == axis) for other, w in enumerate(width)]
-            fitting = math.prod(length // w for length, w in zip(grid, wider, strict=True))
-            if fitting >= shown:
-                width, grown = wider, True
-    return width
+            larger = [side + (other == axis) for other, side in enumerate(size)]
+            if math.prod(n // side for n, side in zip(grid, larger, strict=True)) >= num_visible:
+                size, grown = larger, True
+    return size

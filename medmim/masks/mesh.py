@@ -37,13 +37,15 @@ _FINE = 2**31
 class MeshMask(Mask):
     """Hide an evenly spread set of cells: the highest ranks of an ordered dither, placed at random."""
 
-    def rank(self, draw: MaskRequest) -> Ranks:
+    def rank(self, request: MaskRequest) -> Ranks:
         """Rank by the dither that is evenest for the count; axes of one cell play no part."""
-        thick = replace(draw, grid=tuple(length for length in draw.grid if length > 1))
-        nearest = min(_LATTICES[thick.dims], key=lambda share: abs(draw.hide - share * draw.cells))
-        on_lattice = abs(draw.hide - nearest * draw.cells) <= 0.5
+        thick = replace(request, grid=tuple(length for length in request.grid if length > 1))
+        nearest = min(
+            _LATTICES[thick.dims], key=lambda share: abs(request.num_hidden - share * request.cells)
+        )
+        on_lattice = abs(request.num_hidden - nearest * request.cells) <= 0.5
         rank = _bayer(thick, checkered=nearest == 0.5) if on_lattice else _wave(thick)
-        return rank.reshape(draw.batch, *draw.grid)
+        return rank.reshape(request.batch, *request.grid)
 
 
 def corner_order(dims: int, *, checkered: bool) -> Int[Tensor, " corners"]:
@@ -65,38 +67,39 @@ def corner_order(dims: int, *, checkered: bool) -> Int[Tensor, " corners"]:
     return order
 
 
-def _bayer(draw: MaskRequest, *, checkered: bool) -> Ranks:
+def _bayer(request: MaskRequest, *, checkered: bool) -> Ranks:
     """Rank by Bayer's matrix: the lowest ranks, which stay visible, form the sparsest even lattice."""
-    levels = max(1, (max(draw.grid) - 1).bit_length())
+    levels = max(1, (max(request.grid) - 1).bit_length())
     side = 2**levels  # one period covers the grid, so ranks are unique and the count is exact
-    phase, flips = draw.below(torch.full((1, draw.dims), side, device="cpu")), draw.flips()
+    phase, flips = request.integers_below(torch.full((1, request.dims), side, device="cpu")), request.flips()
     # a partly filled matrix prefers some axes to others, so their order is drawn
-    shifts = draw.shuffled_axes()
+    shifts = request.shuffled_axes()
     places = [
-        (phase[:, [axis]] + flips[:, [axis]] * place) % side for axis, place in enumerate(draw.places())
+        (phase[:, [axis]] + flips[:, [axis]] * place) % side
+        for axis, place in enumerate(request.coordinates())
     ]
-    order = corner_order(draw.dims, checkered=checkered)
-    rank = torch.zeros((draw.batch, *draw.grid), dtype=torch.int64, device="cpu")
+    order = corner_order(request.dims, checkered=checkered)
+    rank = torch.zeros((request.batch, *request.grid), dtype=torch.int64, device="cpu")
     for level in range(levels):
         corner = torch.zeros_like(rank)
         for axis, place in enumerate(places):
-            corner += draw.along(axis, ((place >> level) & 1) << shifts[:, [axis]])
-        rank = (rank << draw.dims) + order[corner]
+            corner += request.along_axis(axis, ((place >> level) & 1) << shifts[:, [axis]])
+        rank = (rank << request.dims) + order[corner]
     return rank
 
 
-def _wave(draw: MaskRequest) -> Ranks:
+def _wave(request: MaskRequest) -> Ranks:
     """Rank by the phase of the evenest plane wave, and cells of one phase by a golden one."""
-    numbers, period = _evenest_wave(draw.dims, draw.hide, draw.cells)
-    fine = [round(_FINE * step) for step in _golden_steps(draw.dims)]
-    axes, flips = draw.shuffled_axes(), draw.flips()
-    rank = torch.zeros((draw.batch, *draw.grid), dtype=torch.int64, device="cpu")
+    numbers, period = _evenest_wave(request.dims, request.num_hidden, request.cells)
+    fine = [round(_FINE * step) for step in _golden_steps(request.dims)]
+    axes, flips = request.shuffled_axes(), request.flips()
+    rank = torch.zeros((request.batch, *request.grid), dtype=torch.int64, device="cpu")
     for vector, cycle in ((numbers, period), (fine, _FINE)):
         steps = torch.tensor(vector, dtype=torch.int64, device="cpu")[axes] * flips
-        phase = draw.below(torch.tensor([[cycle]], device="cpu"))
-        wave = draw.each(phase[:, 0]).expand_as(rank)
-        for axis, place in enumerate(draw.places()):
-            wave = wave + draw.along(axis, steps[:, [axis]] * place % cycle)
+        phase = request.integers_below(torch.tensor([[cycle]], device="cpu"))
+        wave = request.per_sample(phase[:, 0]).expand_as(rank)
+        for axis, place in enumerate(request.coordinates()):
+            wave = wave + request.along_axis(axis, steps[:, [axis]] * place % cycle)
         rank = rank * cycle + wave % cycle
     return rank
 

@@ -1,4 +1,4 @@
-"""The `patch` mask: MaskAnyNet's one window with the proportions of the image (arXiv 2511.12480)."""
+"""The `patch` mask: one window with the proportions of the image, as in MaskAnyNet (arXiv 2511.12480)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from medmim.shapes import Ranks
 
 @dataclass(frozen=True, kw_only=True)
 class PatchMask(Mask):
-    """Hide one window, the same share of every axis; on a square grid that is a square."""
+    """Hide one window that covers the same share of every axis; a square on a square grid."""
 
-    def rank(self, draw: MaskRequest) -> Ranks:
-        """Rank the window's cells first."""
-        return one_box(draw, draw.grid)
+    def rank(self, request: MaskRequest) -> Ranks:
+        """Rank the cells of the window first."""
+        return one_box(request, request.grid)

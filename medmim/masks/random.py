@@ -1,4 +1,4 @@
-"""The `random` mask: independent cells, as in MAE and SparK."""
+"""The `random` mask: cells drawn independently, as in MAE and SparK."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ from medmim.shapes import Ranks
 class RandomMask(Mask):
     """Hide cells drawn uniformly without replacement."""
 
-    def rank(self, draw: MaskRequest) -> Ranks:
-        """Rank by independent noise."""
-        return draw.noise()
+    def rank(self, request: MaskRequest) -> Ranks:
+        """Rank cells by independent noise."""
+        return request.noise()

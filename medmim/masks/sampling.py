@@ -1,10 +1,12 @@
-"""What a mask is asked for in one draw, and the chance it may use: on the CPU, from one generator."""
+"""The request for a draw of masks, with the random numbers that a rule may use (CPU, one generator)."""
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -14,6 +16,16 @@ from medmim.shapes import Size
 
 Weights = Float[Tensor, "batch *grid"]
 
+_OLD_NAMES = {
+    "hide": "num_hidden",
+    "below": "integers_below",
+    "order": "scan_order",
+    "places": "coordinates",
+    "mirrored_places": "mirrored_coordinates",
+    "along": "along_axis",
+    "each": "per_sample",
+}
+
 
 @dataclass(frozen=True, eq=False)
 class MaskRequest:
@@ -22,20 +34,28 @@ class MaskRequest:
     Attributes:
         batch: number of samples.
         grid: cells along each axis.
-        hide: cells to hide in every sample.
-        generator: CPU generator; the only source of chance.
-        weight: tissue in each cell, at least 0, or None where the image is not known.
+        num_hidden: cells to hide in every sample.
+        generator: CPU generator; the only source of randomness.
+        weight: share of tissue in each cell, at least 0; None where the image is unknown.
     """
 
     batch: int
     grid: Size
-    hide: int
+    num_hidden: int
     generator: torch.Generator
     weight: Weights | None = None
 
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute by its name before version 0.2, which users' own masks may still use."""
+        if name not in _OLD_NAMES:
+            raise AttributeError(f"'MaskRequest' has no attribute '{name}'")
+        message = f"MaskRequest.{name} is now {_OLD_NAMES[name]}; the old name will be removed"
+        warnings.warn(message, FutureWarning, stacklevel=2)
+        return getattr(self, _OLD_NAMES[name])
+
     @property
     def dims(self) -> int:
-        """Number of axes."""
+        """Number of spatial axes."""
         return len(self.grid)
 
     @property
@@ -44,57 +64,57 @@ class MaskRequest:
         return math.prod(self.grid)
 
     def uniform(self, *shape: int) -> Float[Tensor, "batch *shape"]:
-        """Return independent numbers in [0, 1), `shape` of them for each sample."""
+        """Draw independent numbers in [0, 1), an array of `shape` for each sample."""
         size = (self.batch, *shape)
         return torch.rand(size, generator=self.generator, dtype=torch.float64, device="cpu")
 
     def noise(self) -> Float[Tensor, "batch *grid"]:
-        """Return independent noise in [0, 1) for every cell (float64, so that ties do not happen)."""
+        """Draw independent noise in [0, 1) for every cell; float64 avoids ties."""
         return self.uniform(*self.grid)
 
-    def below(self, limit: Int[Tensor, "#batch n"]) -> Int[Tensor, "batch n"]:
-        """Return whole numbers from 0 to `limit` - 1, each as likely as the others."""
+    def integers_below(self, limit: Int[Tensor, "#batch n"]) -> Int[Tensor, "batch n"]:
+        """Draw integers from 0 to `limit` - 1 uniformly."""
         return (self.uniform(limit.shape[1]) * limit).long()
 
     def choice(self, table: Int[Tensor, "rows n"]) -> Int[Tensor, "batch n"]:
-        """Return one row of a table for each sample."""
+        """Draw one row of a table for each sample."""
         return table[(self.uniform() * len(table)).long()]
 
     def shuffled_axes(self) -> Int[Tensor, "batch dims"]:
-        """Return an order of the axes for each sample."""
+        """Draw a permutation of the axes for each sample."""
         return self.uniform(self.dims).argsort(dim=1)
 
     def flips(self) -> Int[Tensor, "batch dims"]:
-        """Return 1 or -1 for each axis of each sample."""
+        """Draw 1 or -1 for each axis of each sample."""
         return 1 - 2 * (self.uniform(self.dims) < 0.5).long()
 
     def sizes(self) -> Int[Tensor, "1 dims"]:
         """Return the grid as a tensor."""
         return torch.tensor([self.grid], dtype=torch.int64, device="cpu")
 
-    def order(self, places: Sequence[Int[Tensor, "#batch _"]]) -> Float[Tensor, "#batch *grid"]:
-        """Return a number in [0, 1) for each cell that rises row by row, along the given coordinates."""
+    def scan_order(self, coordinates: Sequence[Int[Tensor, "#batch _"]]) -> Float[Tensor, "#batch *grid"]:
+        """Return each cell's position in [0, 1) in row-major order along the given coordinates."""
         number = torch.zeros((1, *[1] * self.dims), dtype=torch.float64, device="cpu")
-        for axis, place in enumerate(places):
-            number = number * self.grid[axis] + self.along(axis, place)
+        for axis, coordinate in enumerate(coordinates):
+            number = number * self.grid[axis] + self.along_axis(axis, coordinate)
         return number / self.cells
 
-    def places(self) -> list[Int[Tensor, "1 _"]]:
-        """Return the coordinates of the cells along each axis."""
+    def coordinates(self) -> list[Int[Tensor, "1 _"]]:
+        """Return the cell coordinates along each axis."""
         return [torch.arange(length, device="cpu").unsqueeze(0) for length in self.grid]
 
-    def mirrored_places(self) -> list[Int[Tensor, "batch _"]]:
-        """Return coordinates counted from a random end of each axis, for each sample."""
+    def mirrored_coordinates(self) -> list[Int[Tensor, "batch _"]]:
+        """Return the cell coordinates along each axis, each axis flipped at random for each sample."""
         flips = self.flips().unbind(dim=1)
         return [
-            torch.where(flip[:, None] < 0, place.flip(dims=[1]), place)
-            for flip, place in zip(flips, self.places(), strict=True)
+            torch.where(flip[:, None] < 0, coordinate.flip(dims=[1]), coordinate)
+            for flip, coordinate in zip(flips, self.coordinates(), strict=True)
         ]
 
-    def along(self, axis: int, values: Shaped[Tensor, "#batch _"]) -> Tensor:
-        """Shape values along one axis so that they spread over the grid."""
+    def along_axis(self, axis: int, values: Shaped[Tensor, "#batch _"]) -> Tensor:
+        """Reshape values along one axis so that they broadcast over the grid."""
         return values.reshape([-1] + [values.shape[1] if other == axis else 1 for other in range(self.dims)])
 
-    def each(self, values: Shaped[Tensor, " batch"]) -> Tensor:
-        """Shape one value a sample so that it spreads over the grid."""
+    def per_sample(self, values: Shaped[Tensor, " batch"]) -> Tensor:
+        """Reshape one value per sample so that it broadcasts over the grid."""
         return values.reshape(-1, *[1] * self.dims)

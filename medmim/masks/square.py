@@ -1,4 +1,4 @@
-"""The `square` mask: one square, in 3D one cube, anywhere."""
+"""The `square` mask: one square, or one cube in 3D, at a random position."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from medmim.shapes import Ranks
 
 @dataclass(frozen=True, kw_only=True)
 class SquareMask(Mask):
-    """Hide one contiguous box with sides as equal as the grid allows; one face may be incomplete."""
+    """Hide one contiguous box whose sides are as equal as the grid allows; one face may be incomplete."""
 
-    def rank(self, draw: MaskRequest) -> Ranks:
-        """Rank the box's cells first."""
-        return one_box(draw, [1] * draw.dims)
+    def rank(self, request: MaskRequest) -> Ranks:
+        """Rank the cells of the box first."""
+        return one_box(request, [1] * request.dims)

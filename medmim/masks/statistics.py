@@ -1,4 +1,4 @@
-"""A mask card: what a mask does, in numbers: ratio, evenness, what it hides of tissue and of a lesion."""
+"""Statistics of masks: ratio, evenness, variety, and the hidden share of tissue and lesions."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from jaxtyping import Integer
 from scipy import ndimage
 from torch import Tensor
 
+from medmim.masks.base import hidden_voxels
 from medmim.masks.tissue import tissue_share
-from medmim.masks.upsample import hidden_voxels
 from medmim.shapes import Hidden, Images
 
 WINDOW = 3  # cells
@@ -19,18 +19,18 @@ WINDOW = 3  # cells
 
 @dataclass(frozen=True)
 class MaskStatistics:
-    """Means over the samples of a batch; the last three are None where there is no image or no lesion.
+    """Means over the samples of a batch; the last three are None without an image or a lesion.
 
     Attributes:
-        requested_ratio: share of cells that was to be hidden.
-        realised_ratio: share of cells that is hidden.
-        density_variance: variance, over all windows of 3 cells along each axis, of the hidden share in them;
-            0 is perfectly even. Windows lie inside the grid and are smaller only where the grid is.
+        requested_ratio: requested share of hidden cells.
+        realised_ratio: actual share of hidden cells.
+        density_variance: variance of the hidden share over all windows of 3 cells along each axis inside the
+            grid; 0 is perfectly even. Windows are smaller only where the grid is.
         distance_to_visible: mean distance, in cells, from a hidden cell to the nearest visible one.
         farthest_from_visible: the same for the farthest hidden cell of each sample.
         tissue_hidden: share of the tissue that is hidden.
         lesion_hidden: share of the labelled voxels that is hidden.
-        lesion_lost: share of the samples with a label in which all of it is hidden.
+        lesion_lost: share of the samples with a label in which all labelled voxels are hidden.
     """
 
     requested_ratio: float
@@ -43,7 +43,7 @@ class MaskStatistics:
     lesion_lost: float | None = None
 
     def as_json(self) -> dict[str, float | None]:
-        """Return the numbers, rounded to what they are worth."""
+        """Return the numbers, rounded to six decimals."""
         return {key: None if value is None else round(value, 6) for key, value in asdict(self).items()}
 
 
@@ -58,9 +58,9 @@ def mask_statistics(
 
     Args:
         hidden: (batch, *grid), True = hidden.
-        requested_ratio: share of cells that was to be hidden.
-        images: (batch, channels, *space), one for each mask.
-        labels: (batch, 1, *space); above 0 is lesion. Only with images.
+        requested_ratio: requested share of hidden cells.
+        images: (batch, channels, *space), one per mask.
+        labels: (batch, 1, *space), lesion where above 0; only with images.
 
     Raises:
         ShapeError: if the grid does not divide the images.
@@ -92,22 +92,20 @@ def density_variance(hidden: Hidden) -> float:
 def distances_to_visible(hidden: Hidden) -> tuple[float, float]:
     """Return the mean and the largest distance, in cells, from hidden cells to the nearest visible one."""
     distances = [ndimage.distance_transform_edt(sample)[sample] for sample in hidden.cpu().numpy()]
-    return (
-        float(np.mean([found.mean() for found in distances])),
-        float(np.mean([found.max() for found in distances])),
-    )
+    means, largest = zip(*((found.mean(), found.max()) for found in distances), strict=True)
+    return float(np.mean(means)), float(np.mean(largest))
 
 
 def _lesion(lesion: Tensor, voxels: Tensor) -> dict[str, float]:
-    holding = lesion.flatten(1).any(dim=1)
-    if not holding.any():
+    labelled = lesion.flatten(1).any(dim=1)
+    if not labelled.any():
         return {}
-    share = _share_hidden(lesion[holding].double(), voxels[holding])
+    share = _share_hidden(lesion[labelled].double(), voxels[labelled])
     return {"lesion_hidden": float(share.mean()), "lesion_lost": float((share == 1).double().mean())}
 
 
 def _share_hidden(amount: Tensor, hidden: Tensor) -> Tensor:
-    """Return, for samples that hold some, which share of an amount is hidden."""
+    """Return the hidden share of an amount, for the samples where it is above 0."""
     whole = amount.flatten(1).sum(dim=1)
     covered: Tensor = (amount * hidden).flatten(1).sum(dim=1)
     return (covered / whole)[whole > 0]

@@ -1,7 +1,7 @@
-"""The `tissue` mask: any rule, but tissue is hidden before air; and how much of a cell is tissue.
+"""The `tissue` mask, which hides tissue before air in the order of another rule, and the tissue share.
 
-A mask that adapts to the image is MaskAnyNet's first open question (arXiv 2511.12480). Air is easy to rebuild
-and teaches little; yet if all tissue were hidden, nothing could be learnt from what is visible.
+MaskAnyNet (arXiv 2511.12480) names masks that adapt to the image as its first open question. Air is easy to
+reconstruct and teaches little, but hiding all tissue would leave nothing to predict it from.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from medmim.masks.mesh import MeshMask
 from medmim.masks.sampling import MaskRequest, Weights
 from medmim.shapes import Images, Ranks, grid_of
 
-_AIR = 0.1  # of the range from a scan's darkest to its brightest voxel; above lies tissue
+_AIR = 0.1  # tissue threshold, as a share of the intensity range
 
 
 @dataclass(frozen=True, kw_only=True)
 class TissueMask(Mask):
-    """Hide tissue first, in the order of another rule, but leave some of it visible.
+    """Hide tissue first, in the order of another rule, but keep some of it visible.
 
     Without weights every cell counts as tissue.
 
     Attributes:
-        rule: the order in which cells of one kind are hidden; None: mesh. A name in a settings file.
-        weighted: draw tissue cells at random instead, with chances that follow their weights.
+        rule: mask whose ranks order tissue cells, and air cells; None: mesh. A name in a settings file.
+        weighted: draw tissue cells at random instead, with probabilities proportional to their weights.
         least: a cell with at least this weight is tissue.
-        most: share of the tissue that may be hidden before all air is.
+        most: share of the tissue that may be hidden before any air is.
     """
 
     rule: Mask | None = None
@@ -41,10 +41,10 @@ class TissueMask(Mask):
     least: float = 0.1
     most: float = 0.9
 
-    looks_at_tissue: ClassVar[bool] = True
+    uses_tissue: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """Refuse shares that are none, and two orders at once."""
+        """Check the shares, and that only one order is given."""
         super().__post_init__()
         for name, value in (("least", self.least), ("most", self.most)):
             if not 0 < value <= 1:
@@ -54,38 +54,38 @@ class TissueMask(Mask):
         if self.weighted and self.rule is not None:
             raise UsageError("mask 'tissue': expected one of the options rule, weighted, got both")
 
-    def rank(self, draw: MaskRequest) -> Ranks:
-        """Rank tissue by the rule, then air by the rule, then the tissue that should stay visible."""
-        base = self._base(draw)
-        if draw.weight is None:
+    def rank(self, request: MaskRequest) -> Ranks:
+        """Rank tissue first, then air, then the tissue that should stay visible."""
+        base = self._base(request)
+        if request.weight is None:
             return base
         by_rule = base.flatten(1).argsort(dim=1, descending=True)
-        tissue = (draw.weight.flatten(1) >= self.least).gather(1, by_rule)
+        tissue = (request.weight.flatten(1) >= self.least).gather(1, by_rule)
         before = tissue.cumsum(dim=1) - 1
         count = tissue.sum(dim=1, keepdim=True)
         after = count + (~tissue).cumsum(dim=1) - 1
-        last = draw.cells + before
+        last = request.cells + before
         place = torch.where(tissue, torch.where(before < (count * self.most).floor(), before, last), after)
         return -torch.empty_like(place).scatter_(1, by_rule, place).reshape(base.shape)
 
-    def _base(self, draw: MaskRequest) -> Tensor:
+    def _base(self, request: MaskRequest) -> Tensor:
         if not self.weighted:
-            return (self.rule or MeshMask(ratio=self.ratio)).rank(draw)
-        noise = draw.noise()
-        if draw.weight is None:
+            return (self.rule or MeshMask(ratio=self.ratio)).rank(request)
+        noise = request.noise()
+        if request.weight is None:
             return noise
-        # the largest of log(u) / weight: drawing without replacement, with chances that follow the weights
-        return noise.log() / draw.weight.double().clamp(min=1e-6)
+        # largest log(u) / weight: sampling without replacement with probabilities proportional to the weights
+        return noise.log() / request.weight.double().clamp(min=1e-6)
 
 
 def tissue_share(images: Images, grid: Sequence[int]) -> Weights:
-    """Return the share of tissue voxels in each mask cell, on the CPU.
+    """Return the share of tissue voxels in each mask cell, (batch, *grid) on the CPU.
 
-    A voxel is tissue if it is brighter, in any channel, than a tenth of the range of its scan and channel.
+    A voxel is tissue if, in any channel, it exceeds a tenth of that image's and channel's intensity range.
 
     Args:
-        images: (batch, channels, *space); any scale.
-        grid: cells along each axis; they divide the image.
+        images: (batch, channels, *space), in any intensity units.
+        grid: cells along each axis; must divide the image.
 
     Raises:
         ShapeError: if the cells do not divide the image.

@@ -1,7 +1,7 @@
-"""How it learns: pretraining methods, looked up in the table `METHODS`.
+"""Pretraining methods, listed in the table `METHODS`.
 
-To add a method: write `methods/<name>.py` with a final subclass of `Method` and a builder, add one line to
-`METHODS`, and one YAML to `configs/pretrain`. The contract tests run over the table and find it.
+To add a method, write `methods/<name>.py` with a final subclass of `Method` and a builder, add one line to
+`METHODS`, and one YAML to `configs/pretrain`. The contract tests run over the table.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     "contrastive": build_contrastive,
 }
 
-# those whose encoder begins with patches
+# methods that need a patch-based encoder
 ON_PATCHES = frozenset({"latent_mim", "mae", "simmim"})
 
 
@@ -44,19 +44,19 @@ def build_method(
     supervision: Supervision | None = None,
     **options: Any,
 ) -> Method:
-    """Build the method `name` of the table around an encoder.
+    """Build a method of the table around an encoder.
 
     Args:
         name: a key of `METHODS`.
-        encoder: the network that is pretrained.
+        encoder: the network to pretrain.
         spatial_dims: 2 or 3.
         cell: mask cell in voxels along each axis.
-        supervision: what the dataset's labels say, for methods that can learn from them.
+        supervision: kind and number of the dataset's labels, for methods that use them.
         **options: that method's own settings.
 
     Raises:
         UsageError: for an unknown name or option.
-        ShapeError: for a cell that the encoder's strides do not fit.
+        ShapeError: for a cell that does not match the encoder's strides.
     """
     if name not in METHODS:
         raise unknown_name("method", name, METHODS)

@@ -1,4 +1,4 @@
-"""What every method is: a module that turns images and a mask into a loss, deterministically."""
+"""The base class of all methods: modules that compute a loss from images and a mask, deterministically."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ HIDDEN_ERROR = "hidden_error"
 
 @dataclass(frozen=True)
 class Step:
-    """What one forward gives.
+    """The result of one forward.
 
     Attributes:
-        loss: what is minimised.
-        parts: detached terms worth a curve each, without the loss itself; `HIDDEN_ERROR` where hidden cells
-            are predicted and no picture shows them.
-        pictures: detached images in the input's frame, such as `reconstruction`, (batch, channels, *space).
+        loss: the loss to minimise.
+        parts: detached terms to log, without the loss; includes `HIDDEN_ERROR` where hidden cells are
+            predicted in another form than images.
+        pictures: detached images, such as `reconstruction`, (batch, channels, *space).
     """
 
     loss: Scalar
@@ -40,21 +40,21 @@ class Method(nn.Module, ABC):
 
     Attributes:
         encoder: the network that is kept after pretraining.
-        axes: the survey's taxonomy (arXiv 2408.06687): target, architecture, objective; tags of the run.
-        views: views of each image in a batch, each under a mask of its own: the first of all images, then the
-            second of all images.
-        sees_hidden: whether hidden content reaches the prediction by design; then a low loss is no leak.
-        rebuilds: whether hidden cells are predicted; else there is no error of them, and no alarm of leaks.
-        learns_from: what labels the method is given as a third argument: target (class of each image), label
-            (class of each voxel), or None.
+        axes: target, architecture and objective in the survey's taxonomy (arXiv 2408.06687); tags of the run.
+        views: views of each image in a batch, each with its own mask, ordered view by view.
+        sees_hidden_content: whether hidden content reaches the prediction by design, so that a low error is
+            not a leak.
+        reconstructs: whether hidden cells are predicted; otherwise leaks cannot be detected by their error.
+        label_kind: labels passed as a third argument: target (class of each image), label (class of each
+            voxel), or None.
     """
 
     encoder: Encoder
     axes: dict[str, str]
     views: int = 1
-    sees_hidden: bool = False
-    rebuilds: bool = True
-    learns_from: Literal["target", "label"] | None = None
+    sees_hidden_content: bool = False
+    reconstructs: bool = True
+    label_kind: Literal["target", "label"] | None = None
 
     @abstractmethod
     def forward(self, images: Images, hidden: Hidden) -> Step:
@@ -65,55 +65,55 @@ class Method(nn.Module, ABC):
             hidden: (batch, *grid), True = hidden from the encoder.
         """
 
-    def after_step(self, progress: float) -> None:
-        """Do what follows an optimiser step, such as moving a teacher.
+    def on_step_end(self, progress: float) -> None:
+        """Update what follows an optimizer step, such as a teacher.
 
         Args:
-            progress: share of the training's budget used so far, 0 to 1.
+            progress: share of the training budget used so far, 0 to 1.
         """
 
-    def forget(self) -> None:
-        """Drop what forwards noted for `after_step`: the step that they belong to is not taken."""
+    def discard_pending(self) -> None:
+        """Discard what forwards stored for `on_step_end`, because their step is skipped."""
 
 
 @torch.no_grad()
 def relative_error(prediction: Values, truth: Values) -> Scalar:
-    """Return the squared error relative to the variance of each value over the places; 1: only means.
+    """Return the squared error relative to the variance over places; 1 for predicting the mean.
 
-    Where nothing varies there is nothing to be known beyond means: 1 too.
+    Also 1 where the truth is constant.
 
     Args:
-        prediction: of hidden places, of all images.
-        truth: what it is compared with.
+        prediction: predicted values of the hidden places of all images.
+        truth: their true values.
     """
     spread = (truth - truth.mean(dim=0)).square().sum()
     return ((prediction - truth).square().sum() / spread).where(spread > 0, 1.0)
 
 
 def require_grid(images: Images, hidden: Hidden, cell: Size) -> None:
-    """Refuse a mask that is not of the image's cells.
+    """Check that the mask has the grid of the image.
 
     Raises:
-        ShapeError: for another grid, or an image that cells do not divide.
+        ShapeError: for another grid, or an image that does not divide into cells.
     """
     grid = grid_of(tuple(images.shape[2:]), cell)
     if tuple(hidden.shape[1:]) != grid:
         raise ShapeError(
             f"mask grid of {'×'.join(map(str, hidden.shape[1:]))} cells: expected "
-            f"{'×'.join(map(str, grid))}, the image divided by the mask cell"
+            f"{'×'.join(map(str, grid))}, the image size divided by the mask cell"
         )
 
 
 def require_whole_cells(cell: Size, step: Size, *, of: str) -> None:
-    """Refuse mask cells that are no multiple of what the encoder looks at as one.
+    """Check that mask cells are a multiple of the encoder's step.
 
     Args:
         cell: mask cell in voxels.
-        step: what it must be a multiple of.
-        of: what that is, for the message.
+        step: its required divisor.
+        of: name of the divisor, for the message.
 
     Raises:
-        ShapeError: with the nearest cell that fits.
+        ShapeError: otherwise, with the nearest cell that fits.
     """
     if any(size % stride for size, stride in zip(cell, step, strict=True)):
         nearest = tuple(-(-size // stride) * stride for size, stride in zip(cell, step, strict=True))

@@ -1,11 +1,11 @@
-"""A contrastive scheme under masks: two masked views of an image find each other among all others.
+"""Contrastive learning of masked views: two masked views of an image are matched among all others.
 
 The second of the survey's two schemes (arXiv 2408.06687), as in MoCo v3 (Chen et al., 2021, arXiv
-2104.02057): each view is seen under a mask of its own, pooled over what is visible, projected, and compared
-with the teacher's embedding of the other view by InfoNCE (arXiv 1807.03748). A queue of the teacher's last
-embeddings (MoCo, arXiv 1911.05722) gives small batches negatives enough. With shared weights there is no
-teacher, as in SimCLR (arXiv 2002.05709): gradients flow through both views. No hidden cell is predicted,
-so there is no error of any, and no alarm of leaks: the run's tag `leak_alarm` says so.
+2104.02057): each view has its own mask, is pooled over visible voxels, projected, and compared with the
+teacher's embedding of the other view by InfoNCE (arXiv 1807.03748). A queue of the teacher's recent
+embeddings (MoCo, arXiv 1911.05722) provides enough negatives for small batches. With shared weights there is
+no teacher, as in SimCLR (arXiv 2002.05709), and gradients flow through both views. No hidden cell is
+predicted, so that there is no leak alarm; the run's tag `leak_alarm` records this.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ class Contrastive(Method):
 
     Args:
         encoder: the network that is kept.
-        project: from pooled features to embeddings.
-        predict: from the student's embedding to the teacher's.
-        shared: the student's own weights stand for the teacher; without, moving averages of encoder and
-            projector.
-        others: the teacher's earlier embeddings, for comparison.
+        project: maps pooled features to embeddings.
+        predict: maps the student's embedding to the teacher's.
+        shared: whether the student is its own teacher; otherwise the teacher is a moving average of encoder
+            and projector.
+        others: queue of the teacher's recent embeddings, used as negatives.
         cell: mask cell in voxels.
-        compute: how hidden cells are kept from the encoder; the results are equal.
-        temperature: of the comparison.
+        compute: packed or masked; the results are equal.
+        temperature: temperature of the softmax.
     """
 
     views = 2
-    rebuilds = False
+    reconstructs = False
 
     def __init__(
         self,
@@ -80,58 +80,58 @@ class Contrastive(Method):
         """Compute the loss of one batch of pairs.
 
         Args:
-            images: (batch, channels, *space): the first view of all images, then the second of all.
-            hidden: (batch, *grid), True = hidden; a mask for each view.
+            images: (batch, channels, *space): the first views of all images, then all second views.
+            hidden: (batch, *grid), True = hidden; one mask per view.
         """
         require_grid(images, hidden, self.cell)
         own = self.project(pooled(self.encoder, images, hidden, compute=self.compute))
-        asked, given = F.normalize(self.predict(own).float(), dim=1), self._given(own, images, hidden)
-        given, mine, partner = self._of_step(given)
+        queries, keys = F.normalize(self.predict(own).float(), dim=1), self._keys(own, images, hidden)
+        keys, mine, partner = self._gather_processes(keys)
         loss, accuracy = info_nce(
-            asked, given, self.others.all(), own=mine, partner=partner, temperature=self.temperature
+            queries, keys, self.others.all(), own=mine, partner=partner, temperature=self.temperature
         )
         if self.training:
-            self.others.note(given.detach())
-        alignment = (asked * given[partner]).sum(dim=1).mean()
+            self.others.add(keys.detach())
+        alignment = (queries * keys[partner]).sum(dim=1).mean()
         return Step(loss=loss, parts={"accuracy": accuracy, "alignment": alignment.detach()})
 
-    def _of_step(self, given: Embeddings) -> tuple[Embeddings, Tensor, Tensor]:
-        """Return the embeddings of all processes, and the numbers of own views and of their partners.
+    def _gather_processes(self, keys: Embeddings) -> tuple[Embeddings, Tensor, Tensor]:
+        """Return the embeddings of all processes, and the indices of own views and of their partners.
 
-        In the order of one process with all images: the first view of all, then the second of all.
+        The order is that of one process with all images: all first views, then all second views.
         """
-        shares, here = (each_of_all(given), number()) if self.training else (given[None], 0)
-        all_of_them = rearrange(shares, "share (view image) width -> (view share image) width", view=2)
-        count = len(all_of_them)
-        numbers = torch.arange(count, device=given.device).view(2, len(shares), -1)[:, here].flatten()
-        return all_of_them, numbers, (numbers + count // 2) % count
+        shares, here = (each_of_all(keys), number()) if self.training else (keys[None], 0)
+        gathered = rearrange(shares, "share (view image) width -> (view share image) width", view=2)
+        count = len(gathered)
+        indices = torch.arange(count, device=keys.device).view(2, len(shares), -1)[:, here].flatten()
+        return gathered, indices, (indices + count // 2) % count
 
-    def after_step(self, progress: float) -> None:
-        """Let the teacher follow, and its last embeddings join the queue."""
+    def on_step_end(self, progress: float) -> None:
+        """Update the teacher and enqueue its last embeddings."""
         if self.encoder_teacher and self.project_teacher:
             self.encoder_teacher.update(self.encoder, progress=progress)
             self.project_teacher.update(self.project, progress=progress)
-        self.others.join()
+        self.others.commit()
 
-    def forget(self) -> None:
-        """Keep embeddings of a step that is not taken out of the queue."""
-        self.others.forget()
+    def discard_pending(self) -> None:
+        """Discard the embeddings of a skipped step."""
+        self.others.discard_pending()
 
-    def _given(self, own: Embeddings, images: Images, hidden: Hidden) -> Embeddings:
-        """Return the teacher's embeddings of all views, of length 1."""
+    def _keys(self, own: Embeddings, images: Images, hidden: Hidden) -> Embeddings:
+        """Return the teacher's unit-length embeddings of all views."""
         if self.encoder_teacher and self.project_teacher:
-            with self.encoder_teacher.asked() as encoder:
+            with self.encoder_teacher.inference() as encoder:
                 seen = pooled(encoder, images, hidden, compute=self.compute)
             own = self.project_teacher(seen)
         return F.normalize(own.float(), dim=1)
 
 
 class Queue(nn.Module):
-    """The last embeddings, newest first; new ones join after an optimiser step: a forward changes nothing.
+    """Recent embeddings, newest first; forwards do not change it, new embeddings enter after a step.
 
     Args:
-        length: how many are kept.
-        width: of an embedding.
+        length: maximum number of embeddings.
+        width: channels of an embedding.
     """
 
     def __init__(self, length: int, width: int) -> None:
@@ -140,50 +140,50 @@ class Queue(nn.Module):
         self.count: Tensor
         self.register_buffer("kept", torch.zeros(length, width))
         self.register_buffer("count", torch.zeros((), dtype=torch.long))
-        self._noted: list[Embeddings] = []  # one a batch: several make a step
+        self._pending: list[Embeddings] = []  # one entry per batch of the step
 
     def all(self) -> Embeddings:
-        """Return the embeddings that are there."""
+        """Return the stored embeddings."""
         return self.kept[: int(self.count)]
 
-    def note(self, embeddings: Embeddings) -> None:
-        """Keep embeddings in mind for `join`."""
-        self._noted.insert(0, embeddings.to(self.kept.dtype))
+    def add(self, embeddings: Embeddings) -> None:
+        """Store embeddings for the next `commit`."""
+        self._pending.insert(0, embeddings.to(self.kept.dtype))
 
-    def join(self) -> None:
-        """Add what was noted, and drop the oldest beyond the length."""
-        self.count += sum(map(len, self._noted))
+    def commit(self) -> None:
+        """Enqueue pending embeddings and drop the oldest beyond the length."""
+        self.count += sum(map(len, self._pending))
         self.count.clamp_(max=len(self.kept))
-        self.kept.copy_(torch.cat([*self._noted, self.kept])[: len(self.kept)])
-        self.forget()
+        self.kept.copy_(torch.cat([*self._pending, self.kept])[: len(self.kept)])
+        self.discard_pending()
 
-    def forget(self) -> None:
-        """Drop what was noted."""
-        self._noted.clear()
+    def discard_pending(self) -> None:
+        """Discard pending embeddings."""
+        self._pending.clear()
 
 
 def info_nce(
-    asked: Embeddings,
-    given: Embeddings,
-    others: Embeddings,
+    queries: Embeddings,
+    keys: Embeddings,
+    negatives: Embeddings,
     *,
     own: Tensor,
     partner: Tensor,
     temperature: float,
 ) -> tuple[Scalar, Scalar]:
-    """Return the cross entropy of finding each view's partner, and the share that is found.
+    """Return the cross entropy of retrieving each view's partner, and the retrieval accuracy.
 
     Args:
-        asked: one embedding a view, of length 1.
-        given: the teacher's of these and other views, of length 1; a view is not compared with itself.
-        others: further embeddings that are no view's partner.
-        own: number of each view in `given`.
-        partner: number of each view's partner in `given`.
-        temperature: similarities are divided by it.
+        queries: one unit-length embedding per view.
+        keys: the teacher's unit-length embeddings of these and other views; a view is not its own negative.
+        negatives: further negatives.
+        own: index of each view in `keys`.
+        partner: index of each view's partner in `keys`.
+        temperature: temperature of the softmax.
     """
-    with torch.autocast(asked.device.type, enabled=False):  # similarities lie close to each other
-        views = (asked @ given.T).scatter(1, own[:, None], -torch.inf)
-        scores = torch.cat([views, asked @ others.T], dim=1) / temperature
+    with torch.autocast(queries.device.type, enabled=False):  # similarities differ by little
+        views = (queries @ keys.T).scatter(1, own[:, None], -torch.inf)
+        scores = torch.cat([views, queries @ negatives.T], dim=1) / temperature
     return F.cross_entropy(scores, partner), (scores.argmax(dim=1) == partner).float().mean()
 
 
@@ -197,7 +197,7 @@ def build_contrastive(
     temperature: float = 0.1,
     queue: int = 256,
 ) -> Contrastive:
-    """Put the contrastive scheme together around an encoder.
+    """Build the contrastive scheme around an encoder.
 
     Args:
         encoder: any encoder.
@@ -205,11 +205,11 @@ def build_contrastive(
         cell: mask cell in voxels.
         compute: packed or masked.
         teacher: ema (a moving average of the student) or shared (the student itself, no queue).
-        temperature: of the comparison.
-        queue: earlier embeddings of the teacher that are compared with; 0: those of the batch only.
+        temperature: temperature of the softmax.
+        queue: number of recent embeddings of the teacher used as negatives; 0: those of the batch only.
 
     Raises:
-        UsageError: for an unknown teacher, or numbers that cannot be.
+        UsageError: for an unknown teacher or invalid numbers.
     """
     if teacher not in TEACHERS:
         raise UsageError(f"method_options: unknown teacher '{teacher}'{did_you_mean(teacher, TEACHERS)}")
@@ -233,7 +233,7 @@ def build_contrastive(
 
 
 def _mlp(entering: int, between: int) -> nn.Module:
-    """Return SimCLR's two layers; batch norm takes away what all images share, which at first is most."""
+    """Return SimCLR's two-layer MLP; batch norm removes the component common to all images."""
     return nn.Sequential(
         nn.Linear(entering, between), nn.BatchNorm1d(between), nn.ReLU(), nn.Linear(between, _WIDTH)
     )

@@ -1,7 +1,7 @@
-"""Dice over all patches of a step, beside cross entropy or focal loss, however processes divide the step.
+"""Batch Dice with cross entropy or focal loss, computed over the patches of all processes of a step.
 
-A Dice of a few patches is another loss than that of many: a class may be missing in a process's own share.
-Sums of voxels are added over processes before they are divided, as in nnU-Net (arXiv 1904.08128).
+The Dice of a few patches differs from that of many, since a class may be missing in one process. Sums over
+voxels are reduced over processes before the division, as in nnU-Net (arXiv 1904.08128).
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ CRITERIA: dict[str, type[DiceCELoss | DiceFocalLoss]] = {"dice_ce": DiceCELoss, 
 
 
 def batch_dice(criterion: str) -> DiceCELoss | DiceFocalLoss:
-    """Return the loss from scores (batch, classes, *space) and labels (batch, 1, *space) of class numbers.
+    """Return the loss between logits (batch, classes, *space) and class labels (batch, 1, *space).
 
     Args:
-        criterion: dice_ce, or dice_focal for small findings.
+        criterion: dice_ce, or dice_focal for small lesions.
     """
-    # Batch Dice: one patch without a class does not dominate the gradient.
-    words = {"to_onehot_y": True, "softmax": True, "include_background": False, "batch": True}
-    loss = CRITERIA[criterion](**words)
-    loss.dice = _DiceOfAll(**{**words, "to_onehot_y": loss.dice.to_onehot_y})
+    # batch Dice, so that one patch without a class does not dominate the gradient
+    options = {"to_onehot_y": True, "softmax": True, "include_background": False, "batch": True}
+    loss = CRITERIA[criterion](**options)
+    loss.dice = _DiceOfAll(**{**options, "to_onehot_y": loss.dice.to_onehot_y})
     return loss
 
 
 class _DiceOfAll(DiceLoss):  # type: ignore[misc]  # MONAI is not typed
-    """MONAI's batch Dice, of the patches of all processes; in one process it is MONAI's."""
+    """MONAI's batch Dice over the patches of all processes; unchanged in one process."""
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:  # noqa: A002 - its name in MONAI
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:  # noqa: A002 - MONAI's name
         if together() == 1 or not self.training:
             alone: Tensor = super().forward(input, target)
             return alone

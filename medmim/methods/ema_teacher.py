@@ -1,8 +1,8 @@
-"""A teacher: a copy of a network whose weights follow the student's as an exponential moving average.
+"""A teacher whose weights are an exponential moving average (EMA) of a student's.
 
-As in BYOL (Grill et al., 2020, arXiv 2006.07733) and Latent MIM (arXiv 2407.15837): the momentum rises from
-its first value to its last along a cosine over the whole training; no gradient reaches the teacher. Its
-weights are part of the method's state, so that a resumed run continues them bit for bit.
+As in BYOL (Grill et al., 2020, arXiv 2006.07733) and Latent MIM (arXiv 2407.15837), the momentum rises along
+a cosine over the whole training, and the teacher gets no gradient. Its weights are part of the method's
+state, so that a resumed run continues exactly.
 """
 
 from __future__ import annotations
@@ -22,15 +22,14 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 class EMATeacher(nn.Module, Generic[Network]):
-    """The moving average of a student; called as the student is, without gradient and always in evaluation.
+    """The moving average of a student, always evaluated without gradient and in evaluation mode.
 
-    A method keeps it beside the student and calls `update` in `after_step`. Whether it stands in training or
-    evaluation in between means nothing: it is asked in evaluation.
+    A method calls `update` in `on_step_end`.
 
     Args:
-        student: the network that is copied; it is left as it is.
-        momentum: share of the teacher that is kept in the first update.
-        last_momentum: the same at the end of the training; 1 keeps the teacher as it is.
+        student: the network to copy; not modified.
+        momentum: EMA momentum at the first update.
+        last_momentum: momentum at the end of training; 1 freezes the teacher.
     """
 
     def __init__(self, student: Network, *, momentum: float = 0.99, last_momentum: float = 1.0) -> None:
@@ -45,8 +44,8 @@ class EMATeacher(nn.Module, Generic[Network]):
         self.last_momentum = last_momentum
 
     @contextmanager
-    def asked(self) -> Iterator[Network]:
-        """Give the averaged network without gradient and in evaluation: no dropout, no batch statistics."""
+    def inference(self) -> Iterator[Network]:
+        """Yield the averaged network in evaluation mode and without gradient."""
         training = self.network.training
         self.network.eval()
         try:
@@ -56,26 +55,26 @@ class EMATeacher(nn.Module, Generic[Network]):
             self.network.train(training)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Return what the averaged network gives."""
-        with self.asked() as network:
+        """Return the output of the averaged network."""
+        with self.inference() as network:
             return network(*args, **kwargs)
 
     def momentum_at(self, progress: float) -> float:
-        """Return the momentum after a share of the training, 0 to 1."""
+        """Return the momentum at a progress of 0 to 1."""
         return (
             self.last_momentum - (self.last_momentum - self.momentum) * (1 + math.cos(math.pi * progress)) / 2
         )
 
     @torch.no_grad()
-    def update(self, student: nn.Module, *, progress: float, most: float = 1.0) -> None:
-        """Move every weight towards the student's; buffers, which count and average already, are copied.
+    def update(self, student: nn.Module, *, progress: float, max_momentum: float = 1.0) -> None:
+        """Move every weight towards the student's; buffers, which are running statistics, are copied.
 
         Args:
-            student: the network, after its optimiser step.
+            student: the network after its optimizer step.
             progress: share of the training that is done, 0 to 1.
-            most: limit of the momentum.
+            max_momentum: upper limit of the momentum.
         """
-        share = 1 - min(self.momentum_at(progress), most)
+        share = 1 - min(self.momentum_at(progress), max_momentum)
         for average, weight in zip(self.network.parameters(), student.parameters(), strict=True):
             average.lerp_(weight, share)
         for copied, buffer in zip(self.network.buffers(), student.buffers(), strict=True):

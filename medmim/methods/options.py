@@ -1,4 +1,4 @@
-"""One choice of a table with or without its own settings: `hog`, or `{hog: {bins: 6}}`."""
+"""A choice from a table, alone or with its options: `hog`, or `{hog: {bins: 6}}`."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ def build_choice(what: str, choice: Choice, table: Mapping[str, Callable[..., Ma
 
     Args:
         what: the option's name, such as `target`, for messages.
-        choice: a key of the table, or a mapping from one to its settings.
-        table: names → what is called.
-        **given: what the method gives; each entry gets those that it takes.
+        choice: a key of the table, or a mapping from one to its options.
+        table: names and their builders.
+        **given: further arguments; each builder gets those that it accepts.
 
     Raises:
-        UsageError: for an unknown name or setting, or several names.
+        UsageError: for an unknown name or option, or several names.
     """
     named = {choice: {}} if isinstance(choice, str) else choice
     if len(named) != 1:
         raise UsageError(
-            f"method option {what}: expected one name, alone or with its settings as in "
+            f"method option {what}: expected one name, alone or with its options as in "
             f"{{{next(iter(table))}: {{…}}}}, got {len(named)}"
         )
     [(name, options)] = named.items()

@@ -1,4 +1,4 @@
-"""From features at any stride to predicted values at any other: the last layer of every reconstruction."""
+"""The last layer of every reconstruction: from features at one stride to predicted values at another."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from medmim.errors import ShapeError
 from medmim.shapes import Features, Size
 
 
-class Predict(nn.Module):
-    """One linear map: 1×1 and a pixel shuffle towards finer values, a patch-wise convolution towards coarser.
+class PredictionHead(nn.Module):
+    """One linear layer: 1×1 convolution and pixel shuffle to finer strides, strided convolution to coarser.
 
     Args:
-        in_channels: of the features.
-        stride: image voxels that a voxel of the features stands for, along each axis.
-        out_channels: predicted values at each place.
-        out_stride: image voxels from one place to the next.
+        in_channels: channels of the features.
+        stride: stride of the features in image voxels.
+        out_channels: predicted values per position.
+        out_stride: stride of the predictions in image voxels.
 
     Raises:
         ShapeError: if neither stride is a multiple of the other.
@@ -47,14 +47,14 @@ class Predict(nn.Module):
 
 
 def _ratio(coarse: Size, fine: Size) -> Size | None:
-    """Return how many fine steps a coarse one holds along each axis; None where it holds no whole number."""
+    """Return coarse / fine along each axis; None where it is not an integer."""
     if any(c % f for c, f in zip(coarse, fine, strict=True)):
         return None
     return tuple(c // f for c, f in zip(coarse, fine, strict=True))
 
 
 def _unfold(x: Features, stride: Size) -> Features:
-    """Spread channels over the voxels that each map voxel stands for (pixel shuffle, any strides)."""
+    """Rearrange channels to voxels (pixel shuffle, with any strides)."""
     if len(stride) == 2:
         return rearrange(x, "b (c sy sx) y x -> b c (y sy) (x sx)", sy=stride[0], sx=stride[1])
     return rearrange(

@@ -1,4 +1,4 @@
-"""What all reconstructions share: the choice of a target, and the loss on hidden cells alone."""
+"""The common part of all reconstruction methods: the choice of a target, and the loss on hidden cells."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ def build_target(choice: Choice, *, cell: Size, encoder: Encoder) -> Target:
     """Build a target of the table.
 
     Args:
-        choice: a key of `TARGETS`, alone or with that target's own settings.
-        cell: voxels of a cell along each axis; a mask cell holds a whole number of them.
-        encoder: that learns, for targets made of its features.
+        choice: a key of `TARGETS`, alone or with that target's options.
+        cell: cell of the target in voxels; mask cells are multiples of it.
+        encoder: the student, for targets made of its averaged features.
 
     Raises:
-        UsageError: for an unknown name or setting.
-        ShapeError: for a cell that the target does not fit.
+        UsageError: for an unknown name or option.
+        ShapeError: for a cell that does not fit the target.
     """
     target = build_choice("target", choice, TARGETS, cell=cell, encoder=encoder)
     if isinstance(target, NormalisedPixels) and math.prod(cell) * encoder.in_channels < 2:
         raise ShapeError(
-            "mask cell of one voxel: expected at least 2 values, since each cell is normalised by its own "
+            "mask cell of one voxel: expected at least 2 values, since each cell is divided by its standard "
             f"deviation; use --cell {','.join('2' for _ in cell)}"
         )
     return target
@@ -53,16 +53,16 @@ def reconstruct(
     *,
     error: Literal["squared", "absolute"] = "squared",
 ) -> Step:
-    """Return the mean error on hidden cells, and the image with its hidden cells as they are predicted.
+    """Return the mean error on hidden cells, and the image with its hidden cells reconstructed.
 
-    Where a prediction is no picture, its error relative to the target's variance over hidden cells is a part.
+    For targets other than images, `HIDDEN_ERROR` is returned instead of the reconstruction.
 
     Args:
         prediction: values at the target's stride, (batch, channels, *space / stride).
-        target: what they are compared with.
+        target: the target of the reconstruction.
         images: (batch, channels, *space).
-        hidden: (batch, *grid); a mask cell holds a whole number of the target's cells.
-        error: whose mean over the values of a cell is taken.
+        hidden: (batch, *grid), True = hidden; mask cells are multiples of the target's.
+        error: squared or absolute error, averaged over the values of a cell.
     """
     space = tuple(images.shape[2:])
     steps = tuple(n // step for n, step in zip(target.cell, target.stride, strict=True))
@@ -75,9 +75,5 @@ def reconstruct(
     loss = errors[chosen].mean()
     if picture is None:
         return Step(loss=loss, parts={HIDDEN_ERROR: relative_error(predicted[chosen], true[chosen])})
-    return Step(loss=loss, pictures={"reconstruction": _patched(images, picture, hidden)})
-
-
-def _patched(images: Images, picture: Images, hidden: Hidden) -> Images:
-    """Return `picture` where cells are hidden and the image's own voxels elsewhere."""
-    return picture.where(hidden_voxels(hidden, tuple(images.shape[2:])), images.float())
+    reconstruction = picture.where(hidden_voxels(hidden, space), images.float())
+    return Step(loss=loss, pictures={"reconstruction": reconstruction})

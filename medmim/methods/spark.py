@@ -1,9 +1,9 @@
 """SparK: masked modelling for convolutional encoders (Tian et al., ICLR 2023, arXiv 2301.03580).
 
-The encoder sees visible cells only, at every scale; its maps are densified with mask tokens; a light
-hierarchical decoder predicts the hidden cells, by default their pixels normalised cell by cell; the loss is
-the mean squared error on hidden cells alone. Visible cells are packed, so that hidden ones cost nothing;
-`masked` computes the dense network and multiplies by the mask, as the official code does, with equal results.
+The encoder sees visible cells only, at every scale. Its maps are densified with mask tokens, and a light
+hierarchical decoder predicts the hidden cells, by default their pixels normalised per cell. The loss is the
+mean squared error on hidden cells. Visible cells are packed, so that hidden ones are not computed; `masked`
+computes the dense network and multiplies by the mask, as the official code does, with equal results.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from medmim.methods.visible_encoding import HIDE, Compute
 from medmim.shapes import Hidden, Images, Size
 
 _DECODERS = ("light", "official")
-_LIGHT_WIDTH = {2: 128, 3: 32}  # a step of the decoder then costs less than one of a packed encoder
+_LIGHT_WIDTH = {2: 128, 3: 32}  # the decoder then costs less than a packed encoder
 
 
 class SparK(Method):
@@ -29,10 +29,10 @@ class SparK(Method):
 
     Args:
         encoder: hierarchical encoder.
-        densify: one `Densify` for each map that the decoder uses, coarse to fine.
-        decoder: from densified maps to the target's values.
-        target: what the prediction is compared with.
-        compute: how the encoder is kept from seeing hidden cells; the results are equal.
+        densify: one `Densify` per map that the decoder uses, coarse to fine.
+        decoder: maps densified maps to the target's values.
+        target: target of the reconstruction.
+        compute: packed or masked; the results are equal.
     """
 
     def __init__(
@@ -53,15 +53,15 @@ class SparK(Method):
         self.axes = {"target": target.name, "architecture": "sparse CNN", "objective": "reconstruction"}
 
     def forward(self, images: Images, hidden: Hidden) -> Step:
-        """Compute the loss on hidden cells and the reconstruction (visible voxels are the image's own)."""
+        """Compute the loss on hidden cells and the reconstruction, whose visible voxels are copied."""
         require_grid(images, hidden, self.target.cell)
         maps = self.encoder(HIDE[self.compute](images, hidden))[::-1]
         dense = [densify(features, hidden) for densify, features in zip(self.densify, maps, strict=False)]
         return reconstruct(self.decoder(dense), self.target, images, hidden)
 
-    def after_step(self, progress: float) -> None:
-        """Let the target follow the encoder."""
-        self.target.follow(self.encoder, progress=progress)
+    def on_step_end(self, progress: float) -> None:
+        """Update a target made of averaged features."""
+        self.target.update_ema(self.encoder, progress=progress)
 
 
 def build_spark(
@@ -75,23 +75,23 @@ def build_spark(
     finest_decoder_stride: int = 2,
     target: Choice = "normalised",
 ) -> SparK:
-    """Put SparK together around an encoder.
+    """Build SparK around an encoder.
 
     Args:
         encoder: hierarchical encoder.
         spatial_dims: 2 or 3.
         cell: mask cell in voxels; a multiple of the encoder's total stride.
         compute: packed, or masked for encoders with an operation that has no packed form.
-        decoder: light, or official: SparK's own, which upsamples to full resolution, beyond the finest map.
+        decoder: light, or official for SparK's own, which upsamples to full resolution.
         decoder_width: channels at the coarsest scale, halved at each finer one; None: 128 in 2D, 32 in 3D,
             and the paper's 768 for the official decoder.
-        finest_decoder_stride: the light decoder stops at the finest map with this stride or a larger one, and
-            predicts the voxels between from there.
-        target: raw, normalised, hog or ema, or one of them with its own settings.
+        finest_decoder_stride: the light decoder stops at the finest map with at least this stride and
+            predicts voxels from there.
+        target: raw, normalised, hog or ema, alone or with its options.
 
     Raises:
-        UsageError: for an unknown decoder or target, or an encoder that begins with patches.
-        ShapeError: if a cell is finer than the encoder's coarsest map, which would mix hidden and visible.
+        UsageError: for an unknown decoder or target, or a patch-based encoder.
+        ShapeError: if a cell is finer than the encoder's coarsest map.
     """
     _require_known(decoder, encoder)
     require_whole_cells(cell, encoder.total_stride, of="the encoder's total stride")
@@ -124,11 +124,11 @@ def build_spark(
 
 
 def _require_known(decoder: str, encoder: Encoder) -> None:
-    """Refuse a decoder that there is none of, and an encoder that begins with patches."""
+    """Check the name of the decoder and the kind of the encoder."""
     if decoder not in _DECODERS:
         raise UsageError(f"method_options: unknown decoder '{decoder}'{did_you_mean(decoder, _DECODERS)}")
     if isinstance(encoder, TokenEncoder):
         raise UsageError(
-            "method 'spark' needs an encoder of convolutions, which can be kept from seeing hidden cells at "
-            "every scale: expected another --encoder, such as dynunet, or --method mae or simmim"
+            "method 'spark' needs a convolutional encoder, which can be masked at every scale: expected "
+            "another --encoder, such as dynunet, or --method mae or simmim"
         )

@@ -1,4 +1,4 @@
-"""SparK's hierarchical decoder in a light form: densified maps in, a prediction for every place out."""
+"""SparK's densify layers and hierarchical decoder, in a light and in the official form."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 from medmim.encoders import Masked, Packed
 from medmim.masks import hidden_voxels
-from medmim.methods.prediction_layer import Predict
+from medmim.methods.prediction_layer import PredictionHead
 from medmim.shapes import Features, Hidden, Size
 
 
 class Densify(nn.Module):
-    """Fill the hidden voxels of one encoder map with a learned token and project it to the decoder's width.
+    """Fill hidden voxels of an encoder map with a mask token and project it to the decoder's width.
 
-    As in SparK: norm over the visible voxels, mask token (normal of deviation 0.02, cut at ±0.02), then a
-    convolution.
+    As in SparK: norm over the visible voxels, mask token (truncated normal, std 0.02, cut at ±0.02),
+        convolution.
 
     Args:
         spatial_dims: 2 or 3.
@@ -46,19 +46,19 @@ class Densify(nn.Module):
 
 
 class LightDecoder(nn.Module):
-    """Upsample from the coarsest map, adding one densified map a scale, and predict values at the end.
+    """Upsample from the coarsest map, adding one densified map per scale, and predict values at the end.
 
-    The last scale predicts all voxels that it stands for with one 1×1 convolution. Where the scales end
-    before full resolution, no convolution runs there: that is where a dense decoder spends most of its time.
+    The last scale predicts full resolution with a 1×1 convolution and pixel shuffle, which avoids the
+    convolutions at full resolution that dominate the cost of a dense decoder.
 
     Args:
         spatial_dims: 2 or 3.
         strides: total stride at each scale, coarse to fine.
         widths: channels at each of these scales.
-        out_channels: predicted values at each place.
-        out_stride: voxels from one place to the next; None: a value for every voxel.
-        official: SparK's transposed convolutions (kernel 4, stride 2), whose windows overlap; without, kernel
-            = stride, which costs a quarter in 2D. SparK's first weights too.
+        out_channels: predicted values per position.
+        out_stride: stride of the predictions in voxels; None: 1.
+        official: use SparK's overlapping transposed convolutions (kernel 4, stride 2) and initial weights;
+            otherwise kernel = stride, which costs a quarter in 2D.
     """
 
     def __init__(
@@ -82,17 +82,17 @@ class LightDecoder(nn.Module):
             )
             for i, (coarse, fine) in enumerate(pairwise(strides))
         )
-        self.head = Predict(
+        self.head = PredictionHead(
             widths[-1], strides[-1], out_channels=out_channels, out_stride=out_stride or (1,) * spatial_dims
         )
         if official:
-            self.apply(_begin_as_spark)
+            self.apply(_initialise_as_spark)
 
     def forward(self, maps: Sequence[Features]) -> Features:
         """Return the prediction.
 
         Args:
-            maps: densified maps, coarse to fine; scales finer than the last one get nothing added.
+            maps: densified maps, coarse to fine; nothing is added at scales finer than the last one.
         """
         x = maps[0]
         for stage, skip in zip_longest(self.stages, maps[1:]):
@@ -102,14 +102,14 @@ class LightDecoder(nn.Module):
 
 
 class _Upsample(nn.Module):
-    """Transposed convolution, then two 3×3 convolutions with batch norm, ReLU6 between: SparK's block."""
+    """SparK's block: transposed convolution, then two 3×3 convolutions with batch norm and ReLU6 between."""
 
     def __init__(
         self, spatial_dims: int, in_channels: int, out_channels: int, stride: Size, *, official: bool
     ) -> None:
         super().__init__()
         conv, norm = Conv[Conv.CONV, spatial_dims], Norm[Norm.BATCH, spatial_dims]
-        # twice an even stride, so that windows overlap and the result still has `stride` times the size
+        # twice an even stride: windows overlap, and the output still has `stride` times the size
         kernel = tuple(2 * step if official and step % 2 == 0 else step for step in stride)
         padding = tuple((k - step) // 2 for k, step in zip(kernel, stride, strict=True))
         self.block = nn.Sequential(
@@ -128,8 +128,8 @@ class _Upsample(nn.Module):
         return y
 
 
-def _begin_as_spark(layer: nn.Module) -> None:
-    """Draw a layer's first weights as SparK's decoder does; norms already begin as there."""
+def _initialise_as_spark(layer: nn.Module) -> None:
+    """Initialise a layer as SparK's decoder does; norms need no change."""
     if isinstance(layer, nn.ConvTranspose2d | nn.ConvTranspose3d):
         nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
     elif isinstance(layer, nn.Conv2d | nn.Conv3d):

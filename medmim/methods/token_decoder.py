@@ -1,8 +1,8 @@
-"""From the vectors of visible patches to those of hidden ones: two small transformers, chosen by name.
+"""Token decoders: small transformers that map embeddings of visible patches to those of hidden ones.
 
-`self` lets visible and hidden patches see each other alike, as in MAE (He et al., 2022, arXiv 2111.06377);
-`cross` keeps the visible ones as they are and lets the hidden ones look at them, as in Latent MIM (arXiv
-2407.15837), so that the decoder does not compute what the encoder should have.
+`self` applies self-attention to all patches, as in MAE (He et al., 2022, arXiv 2111.06377); `cross` lets
+hidden patches attend to fixed visible ones, as in Latent MIM (arXiv 2407.15837), so that the decoder cannot
+refine the encoder's output.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from monai.networks.blocks.mlp import MLPBlock
 from torch import Tensor, nn
 
 from medmim.encoders.patch_tokens import PatchSelection, Real, Tokens, initialise, wave_positions
-from medmim.encoders.transformer import Block
+from medmim.encoders.vit import Block
 from medmim.errors import UsageError
 from medmim.shapes import Size
 
-_HEAD_WIDTH = 32  # of MAE's decoder: 512 channels, 16 heads
+_HEAD_WIDTH = 32  # channels per head of MAE's decoder: 512 channels, 16 heads
 
 
 class TokenDecoder(nn.Module, ABC):
-    """Vectors of visible patches in, vectors of hidden ones out.
+    """Map embeddings of visible patches to embeddings of hidden ones.
 
-    A hidden patch begins as a learned token with its position. With visual cues, the visible patches are
-    added to it, weighted by how near their positions are; that has no weights to learn.
+    A hidden patch starts as a mask token with its position. With visual cues, the visible patches are added
+    to it, weighted by a softmax over the similarity of positions, which has no parameters.
 
     Args:
-        in_width: channels of the visible vectors.
+        in_width: channels of the visible embeddings.
         width: channels of the decoder; None: half of `in_width`, at least one head.
-        depth: blocks.
-        cues: whether hidden patches begin with visual cues.
+        depth: transformer blocks.
+        cues: whether to add visual cues.
     """
 
     name: ClassVar[str]
@@ -66,26 +66,26 @@ class TokenDecoder(nn.Module, ABC):
         """Return the hidden patches after all blocks."""
 
     def forward(self, latents: Tokens, visible: PatchSelection, wanted: PatchSelection, grid: Size) -> Tokens:
-        """Return a vector for each wanted patch, (batch, wanted, width).
+        """Return an embedding for each wanted patch, (batch, wanted, width).
 
         Args:
-            latents: vectors of the visible patches, (batch, visible, in_width).
-            visible: which patches they belong to.
-            wanted: which patches are asked for.
+            latents: embeddings of the visible patches, (batch, visible, in_width).
+            visible: selection of the visible patches.
+            wanted: selection of the patches to predict.
             grid: patches along each axis.
         """
         waves = wave_positions(grid, self.width, device=latents.device).expand(len(latents), -1, -1)
-        seen, asked = visible.take(waves), wanted.take(waves)
+        visible_at, wanted_at = visible.take(waves), wanted.take(waves)
         context = self.embed(latents)
-        queries = self.token + asked
+        queries = self.token + wanted_at
         if self.cues:
-            queries = queries + _nearness(asked, seen, context, visible.real)
-        decoded: Tokens = self.norm(self._through(queries, context + seen, wanted, visible))
+            queries = queries + _visual_cues(wanted_at, visible_at, context, visible.real)
+        decoded: Tokens = self.norm(self._through(queries, context + visible_at, wanted, visible))
         return decoded
 
 
 class SelfDecoder(TokenDecoder):
-    """Visible and hidden patches in one sequence; the arguments are those of `TokenDecoder`."""
+    """Self-attention over visible and hidden patches; arguments as of `TokenDecoder`."""
 
     name = "self-attention decoder"
 
@@ -105,7 +105,7 @@ class SelfDecoder(TokenDecoder):
 
 
 class CrossDecoder(TokenDecoder):
-    """Hidden patches look at each other and at visible ones; the arguments are those of `TokenDecoder`."""
+    """Hidden patches attend to each other and to visible ones; arguments as of `TokenDecoder`."""
 
     name = "cross-attention decoder"
 
@@ -124,7 +124,7 @@ DECODERS: dict[str, type[TokenDecoder]] = {"self": SelfDecoder, "cross": CrossDe
 
 
 class _CrossBlock(nn.Module):
-    """Attention among the hidden patches, attention to the visible ones, perceptron."""
+    """Self-attention among hidden patches, cross-attention to visible ones, MLP."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -141,15 +141,17 @@ class _CrossBlock(nn.Module):
 
 
 def _attend(attention: nn.Module, x: Tokens, context: Tokens | None, real: Real | None) -> Tokens:
-    """Look at `context`, or at each other without one; fillers are left out."""
-    looked_at = x if context is None else context
+    """Attend to `context`, or to `x` itself without one; padding is ignored."""
+    keys = x if context is None else context
     ignored = None if real is None else ~real
     y: Tensor
-    y, _ = attention(x, looked_at, looked_at, key_padding_mask=ignored, need_weights=False)
+    y, _ = attention(x, keys, keys, key_padding_mask=ignored, need_weights=False)
     return y
 
 
-def _nearness(asked: Tokens, seen: Tokens, values: Tokens, real: Real | None) -> Tokens:
-    """Return the mean of the visible vectors, weighted by a softmax of the likeness of positions."""
+def _visual_cues(wanted_at: Tokens, visible_at: Tokens, values: Tokens, real: Real | None) -> Tokens:
+    """Return the mean of visible embeddings, weighted by a softmax over the similarity of positions."""
     among = None if real is None else real[:, None, :]
-    return F.scaled_dot_product_attention(asked.to(values.dtype), seen.to(values.dtype), values, among)
+    return F.scaled_dot_product_attention(
+        wanted_at.to(values.dtype), visible_at.to(values.dtype), values, among
+    )

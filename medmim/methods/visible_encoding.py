@@ -1,4 +1,4 @@
-"""What an encoder makes of visible cells alone, pooled to one vector an image."""
+"""Encoding of visible cells only: checks of the encoder, and features pooled over visible voxels."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ from medmim.shapes import Hidden, Images, Size
 
 
 def require_patches(encoder: Encoder, *, method: str) -> TokenEncoder:
-    """Return an encoder that begins with patches.
+    """Return the encoder if it is patch-based.
 
     Raises:
-        UsageError: for another one.
+        UsageError: otherwise.
     """
     if not isinstance(encoder, TokenEncoder):
         raise UsageError(
-            f"method '{method}' needs an encoder that begins with patches: expected --encoder vit or swin, "
+            f"method '{method}' needs a patch-based encoder: expected --encoder vit or swin, "
             f"got {type(encoder).__name__}"
         )
     return encoder
 
 
 def require_sets_of_patches(encoder: Encoder, *, method: str) -> ViTEncoder:
-    """Return an encoder that can see some patches of an image only.
+    """Return the encoder if it can encode a subset of the patches.
 
     Raises:
-        UsageError: for another one.
+        UsageError: otherwise.
     """
     if not isinstance(encoder, ViTEncoder):
         raise UsageError(
-            f"method '{method}' needs an encoder that can leave patches out: expected --encoder vit, got "
+            f"method '{method}' needs an encoder that can drop patches: expected --encoder vit, got "
             f"{type(encoder).__name__}"
         )
     return encoder
 
 
 def hidden_patches(hidden: Hidden, grid: Size) -> Bool[Tensor, "batch *patches"]:
-    """Return which patches of a grid are hidden; a mask cell holds a whole number of them."""
+    """Upsample a mask to a grid of patches, of which a mask cell is a multiple."""
     return hidden_voxels(hidden, grid)[:, 0]
 
 
@@ -59,10 +59,10 @@ def pooled(encoder: Encoder, images: Images, hidden: Hidden, *, compute: Compute
     """Return the mean of the coarsest map over visible voxels, in float32.
 
     Args:
-        encoder: that never sees a hidden cell.
+        encoder: any encoder; it never sees hidden cells.
         images: (batch, channels, *space).
         hidden: (batch, *grid), True = hidden; samples may hide different counts.
-        compute: how hidden cells are kept from a convolutional encoder; the results are equal.
+        compute: packed or masked, for convolutional encoders; the results are equal.
     """
     if isinstance(encoder, TokenEncoder):
         return _pooled_patches(encoder, images, hidden)
@@ -73,7 +73,7 @@ def pooled(encoder: Encoder, images: Images, hidden: Hidden, *, compute: Compute
 
 
 def _pooled_patches(encoder: TokenEncoder, images: Images, hidden: Hidden) -> Pooled:
-    """Leave hidden patches out where the encoder can; elsewhere they are zero before they meet others."""
+    """Drop hidden patches where the encoder can; otherwise set their embeddings to zero."""
     patches = encoder.embed(images)
     covered = hidden_patches(hidden, tuple(patches.shape[2:]))
     if isinstance(encoder, ViTEncoder):

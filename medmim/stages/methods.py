@@ -1,4 +1,4 @@
-"""`medmim methods`: the table of methods along the survey's axes, with sizes and options."""
+"""`medmim methods`: the table of methods in the survey's taxonomy, with sizes and options."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ class MethodRow:
 
     Attributes:
         method: name in the table.
-        mask, ratio: what is hidden where nothing else is said.
-        encoder: that it trains where none is named.
-        target, architecture, objective: axes of the survey (arXiv 2408.06687); the axis of masking is
-            `--mask` with every method. That of the downstream task is no property of a method: any encoder
-            feeds segmentation, detection and classification, and a fine-tuning run is tagged `axis_task`.
-        views: of each image in a batch.
+        mask, ratio: default mask and ratio.
+        encoder: default encoder.
+        target, architecture, objective: axes of the survey (arXiv 2408.06687). Its masking axis is `--mask`
+            with every method; the downstream task is not a property of a method, and fine-tuning runs are
+            tagged `axis_task`.
+        views: views of each image in a batch.
         sees_hidden: whether hidden content reaches the prediction by design.
-        encoder_parameters: of the encoder, which is kept.
-        parameters: of all that is trained.
-        options: `--set method_options.NAME=…`, with their defaults.
+        encoder_parameters: parameters of the encoder, which is kept.
+        parameters: parameters that are trained.
+        options: options for `--set method_options.NAME=…`, with their defaults.
     """
 
     method: str
@@ -50,12 +50,12 @@ class MethodRow:
     options: dict[str, Any]
 
     def as_json(self) -> dict[str, Any]:
-        """Return what `--json` prints of it."""
+        """Return the row for `--json`."""
         return asdict(self)
 
 
 def list_methods(dims: int) -> list[MethodRow]:
-    """Return the table of methods as they are built for images of so many dimensions."""
+    """Return the table of methods for images of `dims` dimensions."""
     return [_row(name, dims) for name in METHODS]
 
 
@@ -72,7 +72,7 @@ def _row(name: str, dims: int) -> MethodRow:
         encoder=chosen,
         **method.axes,
         views=method.views,
-        sees_hidden=method.sees_hidden,
+        sees_hidden=method.sees_hidden_content,
         encoder_parameters=size.encoder_parameters,
         parameters=size.parameters,
         options=_options(name),

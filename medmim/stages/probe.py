@@ -1,7 +1,7 @@
-"""Linear and nearest-neighbour probes of an encoder: from training to test patients, on whole images.
+"""Linear and nearest-neighbour probes of a frozen encoder, fitted on training and tested on test patients.
 
-Features are the means of all of the encoder's maps. The strength of the linear probe is chosen on validation
-patients; test patients are asked once.
+Features are the means of all of the encoder's maps. The regularisation strength of the linear probe is chosen
+on validation patients; test patients are evaluated once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from medmim.data.loading.preprocess import VolumeLoader
 from medmim.data.loading.preprocessing_plan import plan_for
 from medmim.data.loading.probe_images import ProbeImages, build_probe_images
 from medmim.encoders import Encoder, build_encoder
-from medmim.encoders.recalibrate_batch_norm import batch_norms, settle_batch_norms
+from medmim.encoders.recalibrate_batch_norm import batch_norms, recalibrate_batch_norms
 from medmim.errors import DataError
 from medmim.heads import transfer
 from medmim.randomness import stream_seed
@@ -29,20 +29,20 @@ from medmim.training.evaluation import probes
 from medmim.training.evaluation.features import extract_features
 from medmim.training.weights import load_weights
 
-_SETTLED = 128  # images
-_AT_ONCE = 32
+_CALIBRATION_IMAGES = 128  # images
+_BATCH_SIZE = 32
 _STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What an encoder's frozen features are worth.
+    """Scores of an encoder's frozen features.
 
     Attributes:
         linear_f1: macro-F1 of the linear probe on test patients.
-        knn_f1: macro-F1 of the nearest training images on test patients.
-        strength: of the linear probe, chosen on validation patients.
-        images: that were asked.
+        knn_f1: macro-F1 of nearest neighbours on test patients.
+        strength: regularisation of the linear probe, chosen on validation patients.
+        images: number of test images.
     """
 
     linear_f1: float
@@ -63,13 +63,13 @@ def probe(
     """Probe the classes of 2D images.
 
     Args:
-        weights: of a pretraining run; None: random weights, whose batch norms get statistics of whole images,
-            as pretraining leaves them: else features would differ by more than by what was learnt.
+        weights: weights of a pretraining run; None: random weights, with batch norms calibrated on whole
+            images as after pretraining, so that only the learnt weights differ.
         data: dataset folder whose images have classes.
         encoder: name in the table of encoders.
-        encoder_options: that encoder's own settings.
-        size: voxels along each axis that a whole image is scaled to.
-        seed: of the encoder's random weights: those that a pretraining with this seed begins with.
+        encoder_options: options of the encoder.
+        size: voxels along each axis to which whole images are scaled.
+        seed: seed of the random weights, equal to the initial weights of a pretraining with this seed.
 
     Raises:
         DataError: if there are fewer than two classes.
@@ -84,22 +84,22 @@ def probe(
     if weights is not None:
         transfer(network, load_weights(weights)[0])
     plan = plan_for(divided.train, dims=2, size=(size,), multiple=network.total_stride)
-    volumes = VolumeLoader(data, plan, cache_gb=0.1)  # each image is looked at once
+    volumes = VolumeLoader(data, plan, cache_gb=0.1)  # each image is read once
     train, val, test = (
         build_probe_images(volumes_with_labels(part, "target"), volumes, plan, classes)
         for part in (divided.train, divided.val, divided.test)
     )
     if weights is None and batch_norms(network):
-        some = train.images[:: max(len(train.images) // _SETTLED, 1)]
-        settle_batch_norms(network, torch.split(some, _AT_ONCE))
-    return _judged(*(_features(network, shown) for shown in (train, val, test)))
+        some = train.images[:: max(len(train.images) // _CALIBRATION_IMAGES, 1)]
+        recalibrate_batch_norms(network, torch.split(some, _BATCH_SIZE))
+    return _evaluate(*(_features(network, shown) for shown in (train, val, test)))
 
 
 def _features(network: Encoder, shown: ProbeImages) -> tuple[np.ndarray, np.ndarray]:
     return extract_features(network, shown.images, precision="fp32").pooled.numpy(), shown.targets.numpy()
 
 
-def _judged(
+def _evaluate(
     train: tuple[np.ndarray, np.ndarray],
     val: tuple[np.ndarray, np.ndarray],
     test: tuple[np.ndarray, np.ndarray],

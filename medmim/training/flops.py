@@ -77,10 +77,10 @@ def cost_of(method: Method, images: Images, hidden: Hidden) -> Cost:
 
 def _truth(method: Method, images: Images) -> tuple[Tensor, ...]:
     """Return labels of the right shape for a method that takes some."""
-    if method.learns_from is None:
+    if method.label_kind is None:
         return ()
     of_voxels = torch.zeros_like(images[:, :1], dtype=torch.long)
-    return (of_voxels if method.learns_from == "label" else of_voxels.flatten(1)[:, 0],)
+    return (of_voxels if method.label_kind == "label" else of_voxels.flatten(1)[:, 0],)
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from medmim.config.runs import FinetuneSettings
-from medmim.encoders.recalibrate_batch_norm import unmoved_batch_norms
+from medmim.encoders.recalibrate_batch_norm import frozen_batch_norm_statistics
 from medmim.masks import Mask, tissue_share
 from medmim.methods import Method, Step
 from medmim.methods.ema_teacher import EMATeacher
@@ -64,7 +64,7 @@ class PretrainingModule(L.LightningModule):
         """Draw the masks of this step and return the method's loss."""
         images = in_views(batch["image"], self.method.views)
         hidden = self._masks(images, batch_idx)
-        known = () if self.method.learns_from is None else (batch[self.method.learns_from].long(),)
+        known = () if self.method.label_kind is None else (batch[self.method.label_kind].long(),)
         step: Step = self.method(images, hidden.to(images.device), *known)
         return step.loss
 
@@ -76,7 +76,7 @@ class PretrainingModule(L.LightningModule):
         """
         grid = grid_of(tuple(images.shape[2:]), self.cell)
         (share, shares), count, views = share_of_step(self, batch_idx), len(images), self.method.views
-        if self.mask.looks_at_tissue:
+        if self.mask.uses_tissue:
             generator = torch_stream(self.seed, "mask", self.global_step, share)
             return self.mask.sample(count, grid, generator=generator, weight=tissue_share(images, grid))
         generator = torch_stream(self.seed, "mask", self.global_step, 0)
@@ -90,7 +90,7 @@ class PretrainingModule(L.LightningModule):
         super().optimizer_step(*args, **kwargs)
         if _was_taken(self):
             step = self.global_step + 1  # this one is not counted yet
-            self.method.after_step(agreed_progress(self.budget, step, self.trainer))
+            self.method.on_step_end(agreed_progress(self.budget, step, self.trainer))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return the optimiser of all of the method's weights."""
@@ -158,7 +158,7 @@ class FinetuningModule(L.LightningModule):
         if self.reuse:
             share = share_of_step(self, batch_idx)
             again = self.reuse(self.network, batch, step=self.global_step, share=share)
-            with unmoved_batch_norms(self.network):  # it is judged on plain images
+            with frozen_batch_norm_statistics(self.network):  # it is judged on plain images
                 loss = loss + WEIGHT * self.loss(*again)
         return loss
 
@@ -168,7 +168,7 @@ class FinetuningModule(L.LightningModule):
         if self.average and _was_taken(self):
             # a young average forgets sooner: of a short training it would keep the weights it began with
             done = self.global_step + 1  # this step is not counted yet
-            self.average.update(self.network, progress=0.0, most=(1 + done) / (10 + done))
+            self.average.update(self.network, progress=0.0, max_momentum=(1 + done) / (10 + done))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return an optimiser with a learning rate for every layer of the encoder and one for the rest."""

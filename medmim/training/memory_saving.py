@@ -18,7 +18,7 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
 )
 
 from medmim.config.runs import RunSettings
-from medmim.encoders.recalibrate_batch_norm import unmoved_batch_norms
+from medmim.encoders.recalibrate_batch_norm import frozen_batch_norm_statistics
 from medmim.training.nonfinite.snapshot import ModuleSnapshot
 
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -56,7 +56,7 @@ def blocks_of(module: nn.Module) -> list[nn.Module]:
 def _recomputed(block: nn.Module) -> nn.Module:
     """Return a block that is computed again in the backward pass, which moves no running statistics."""
     wrapped: nn.Module = checkpoint_wrapper(
-        block, context_fn=lambda: (nullcontext(), unmoved_batch_norms(block))
+        block, context_fn=lambda: (nullcontext(), frozen_batch_norm_statistics(block))
     )
     return wrapped
 

@@ -93,7 +93,7 @@ def method_step(trial: Trial) -> Callable[[], None]:
 
     def step() -> None:
         once()
-        method.after_step(0.5)
+        method.on_step_end(0.5)
 
     return step
 

@@ -37,7 +37,7 @@ def test_json_is_every_mask_at_seven_ratios(run):
     ]
 
 
-def test_on_a_dataset_there_are_columns_for_tissue_and_lesion(run, tiny_dataset):
+def test_a_dataset_adds_columns_for_tissue_and_lesion(run, tiny_dataset):
     result = run("--data", str(tiny_dataset), "--mask", "tissue", "--ratio", "0.5")
     assert result.exit_code == 0, result.output
     assert (
@@ -46,7 +46,7 @@ def test_on_a_dataset_there_are_columns_for_tissue_and_lesion(run, tiny_dataset)
     )
 
 
-def test_the_analysis_compares_features_of_a_model(run, tiny_dataset, tmp_path):
+def test_the_analysis_uses_the_encoder_of_a_model(run, tiny_dataset, tmp_path):
     torch.manual_seed(0)
     words = {"widths": [4, 4, 6, 8]}
     encoder = build_encoder("resnet18", spatial_dims=2, in_channels=1, **words)
@@ -74,7 +74,7 @@ def test_the_analysis_compares_features_of_a_model(run, tiny_dataset, tmp_path):
         (["--data", "a", "--image", "b"], "expected one of --data, --image, got both"),
     ],
 )
-def test_wrong_words_end_with_code_2(run, words, message):
+def test_invalid_arguments_exit_with_code_2(run, words, message):
     result = run(*words)
     assert result.exit_code == 2
     assert message in result.output

@@ -1,4 +1,4 @@
-"""What every encoder of the table that takes hidden cells as voxels promises, in 2D and 3D."""
+"""Contract of every convolutional encoder of the table, in 2D and 3D."""
 
 import math
 from itertools import pairwise
@@ -67,7 +67,7 @@ def test_strides_grow_from_fine_to_coarse_and_divide_each_other(name, dims):
 @every_encoder
 @both_dims
 @both_ways
-def test_what_is_hidden_changes_nothing_bit_for_bit(name, dims, hide):
+def test_hidden_voxels_do_not_change_the_result_exactly(name, dims, hide):
     encoder = build(name, dims)
     images, hidden = batch_for(encoder, dims)
     covered = (mask(images, hidden).visible == 0).expand_as(images)
@@ -102,7 +102,7 @@ def gradients(encoder, batches, hide):
 @every_encoder
 @both_dims
 @both_ways
-def test_two_masks_before_one_backward_do_not_meet(name, dims, hide):
+def test_two_masks_before_one_backward_do_not_interfere(name, dims, hide):
     encoder = build(name, dims).double()
     batches = [
         (images.double(), hidden)
@@ -165,16 +165,16 @@ def test_one_state_for_masked_and_dense(name):
 
 
 @every_encoder
-def test_refuses_an_unknown_option(name):
+def test_unknown_options_are_rejected(name):
     with pytest.raises(UsageError, match=f"^encoder '{name}' does not take the option 'wrongly'; known: "):
         build_encoder(name, spatial_dims=2, in_channels=1, wrongly=1)
 
 
-def test_an_unknown_encoder_is_told_the_nearest_known_one():
+def test_unknown_encoders_are_rejected_with_the_nearest_name():
     with pytest.raises(UsageError, match=r"^unknown encoder 'resnet81'; did you mean 'resnet18'\?$"):
         build_encoder("resnet81", spatial_dims=2, in_channels=1)
 
 
-def test_an_option_is_told_the_nearest_known_one():
+def test_unknown_options_are_rejected_with_the_nearest_name():
     with pytest.raises(UsageError, match=r"'filter'; did you mean 'filters'\?$"):
         build_encoder("dynunet", spatial_dims=2, in_channels=1, filter=(4,))

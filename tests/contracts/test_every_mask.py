@@ -1,4 +1,4 @@
-"""What every mask of the table promises, in 2D and 3D, at every ratio of the study."""
+"""Contract of every mask of the table, in 2D and 3D, at every ratio of the study."""
 
 import math
 
@@ -42,20 +42,20 @@ def test_keeps_and_hides_at_least_one_cell_at_any_ratio(name, ratio):
 
 @every_mask
 @every_grid
-def test_one_generator_one_mask(name, grid):
+def test_equal_seeds_give_equal_masks(name, grid):
     assert torch.equal(draw(name, grid, seed=3), draw(name, grid, seed=3))
 
 
 @every_mask
 @pytest.mark.parametrize("grid", [(14, 10), (4, 6, 8)])
-def test_samples_and_seeds_differ(name, grid):
+def test_samples_and_seeds_give_different_masks(name, grid):
     hidden = draw(name, grid, batch=16).flatten(1)
     assert len({tuple(row) for row in hidden.tolist()}) > 8
     assert not torch.equal(draw(name, grid, seed=0), draw(name, grid, seed=1))
 
 
 @every_mask
-def test_only_the_generator_brings_chance(name):
+def test_the_generator_is_the_only_source_of_randomness(name):
     torch.manual_seed(0)
     first = draw(name, (7, 7))
     torch.manual_seed(1)
@@ -65,7 +65,7 @@ def test_only_the_generator_brings_chance(name):
 
 
 @every_mask
-def test_continues_where_the_generator_stands(name):
+def test_consecutive_draws_differ(name):
     generator = torch.Generator().manual_seed(0)
     mask = build_mask(name, ratio=0.6)
     first, second = (mask.sample(4, (8, 8), generator=generator) for _ in range(2))
@@ -73,16 +73,16 @@ def test_continues_where_the_generator_stands(name):
 
 
 @every_mask
-def test_is_drawn_on_the_cpu_whatever_the_default_device(name):
+def test_masks_are_drawn_on_the_cpu_under_any_default_device(name):
     expected = draw(name, (4, 6, 8))
-    with torch.device("meta"):  # a device that holds no numbers: anything made there is lost
+    with torch.device("meta"):  # tensors created on this device have no data
         hidden = draw(name, (4, 6, 8))
     assert hidden.device.type == "cpu"
     assert torch.equal(hidden, expected)
 
 
 @every_mask
-def test_ignores_the_default_dtype(name):
+def test_masks_do_not_depend_on_the_default_dtype(name):
     expected = draw(name, (7, 7))
     torch.set_default_dtype(torch.float64)
     try:
@@ -93,25 +93,25 @@ def test_ignores_the_default_dtype(name):
 
 @every_mask
 @pytest.mark.parametrize("ratio", [0.0, 1.0, 1.2, -0.1, math.nan, math.inf])
-def test_refuses_a_ratio_out_of_range(name, ratio):
+def test_ratios_out_of_range_are_rejected(name, ratio):
     with pytest.raises(UsageError, match=r"^--ratio: expected a number between 0 and 1, both excluded, got "):
         build_mask(name, ratio=ratio)
 
 
 @every_mask
-def test_refuses_an_unknown_option(name):
+def test_unknown_options_are_rejected(name):
     with pytest.raises(UsageError, match=f"mask '{name}' does not take the option 'wrong'; "):
         build_mask(name, ratio=0.5, wrong=1)
 
 
 @every_mask
-def test_refuses_a_grid_of_one_cell(name):
+def test_a_grid_of_one_cell_is_rejected(name):
     with pytest.raises(ShapeError, match=r"a mask needs at least 2 cells, got 1: use a larger --size"):
         draw(name, (1, 1))
 
 
 @every_mask
-def test_is_a_value(name):
+def test_masks_are_immutable_and_compare_by_value(name):
     mask = build_mask(name, ratio=0.5)
     assert mask == build_mask(name, ratio=0.5)
     with pytest.raises(AttributeError):
@@ -120,7 +120,7 @@ def test_is_a_value(name):
 
 @every_mask
 @pytest.mark.parametrize("grid", [(7, 7), (4, 6, 8)], ids=str)
-def test_a_range_gives_one_count_a_batch_within_it(name, grid):
+def test_a_ratio_range_gives_one_count_per_batch(name, grid):
     mask = build_mask(name, ratio=0.3, max_ratio=0.8)
     generator = torch.Generator().manual_seed(0)
     cells = math.prod(grid)
@@ -132,7 +132,7 @@ def test_a_range_gives_one_count_a_batch_within_it(name, grid):
 
 @every_mask
 @pytest.mark.parametrize("grid", [(7, 7), (4, 6, 8)], ids=str)
-def test_takes_weights_and_hides_the_exact_count_all_the_same(name, grid):
+def test_weights_do_not_change_the_hidden_count(name, grid):
     mask = build_mask(name, ratio=0.6)
     weight = torch.rand(5, *grid, generator=torch.Generator().manual_seed(1)).round()
     drawn = [
@@ -141,40 +141,40 @@ def test_takes_weights_and_hides_the_exact_count_all_the_same(name, grid):
     ]
     assert drawn[1].flatten(1).sum(dim=1).tolist() == [hidden_count(math.prod(grid), 0.6)] * 5
     assert torch.equal(drawn[1], drawn[2])
-    assert mask.looks_at_tissue or torch.equal(drawn[0], drawn[1])
+    assert mask.uses_tissue or torch.equal(drawn[0], drawn[1])
 
 
 @every_mask
 @pytest.mark.parametrize("shape", [(5, 6, 7), (4, 7, 7)], ids=str)
-def test_refuses_weights_of_another_shape(name, shape):
+def test_weights_of_another_shape_are_rejected(name, shape):
     shown = "×".join(map(str, shape))
-    message = rf"^weights of a mask: expected 5×7×7 on the cpu \(batch and grid\), got {shown} on cpu$"
+    message = rf"^mask weights: expected shape 5×7×7 \(batch and grid\) on the CPU, got {shown} on cpu$"
     with pytest.raises(ShapeError, match=message):
         build_mask(name, ratio=0.5).sample(5, (7, 7), generator=torch.Generator(), weight=torch.ones(shape))
 
 
 @every_mask
 @pytest.mark.parametrize("value", [-1.0, math.nan, math.inf])
-def test_refuses_weights_that_are_none(name, value):
+def test_negative_and_nonfinite_weights_are_rejected(name, value):
     weight = torch.ones(5, 7, 7)
     weight[2, 3, 4] = value
     with pytest.raises(
-        ShapeError, match=r"^weights of a mask: expected finite numbers of at least 0; give the sh"
+        ShapeError, match=r"^mask weights: expected finite numbers of at least 0, such as the share"
     ):
         build_mask(name, ratio=0.5).sample(5, (7, 7), generator=torch.Generator(), weight=weight)
 
 
 @every_mask
-def test_has_a_configuration_of_its_own(name):
+def test_every_mask_has_a_configuration(name):
     settings = resolve(PretrainSettings, config=f"spark_{name}")
     assert settings.mask == name
 
 
-def test_an_unknown_mask_is_told_the_nearest_known_one():
+def test_unknown_masks_are_rejected_with_the_nearest_name():
     with pytest.raises(UsageError, match=r"^unknown mask 'mehs'; did you mean 'mesh'\?$"):
         build_mask("mehs", ratio=0.5)
 
 
-def test_an_unknown_mask_without_a_near_one_is_told_all():
+def test_unknown_masks_are_rejected_with_all_known_names():
     with pytest.raises(UsageError, match=r"^unknown mask 'xyz'; known: .*mesh, .*random"):
         build_mask("xyz", ratio=0.5)

@@ -1,4 +1,4 @@
-"""What every method of the table promises, with every mask, in 2D and 3D.
+"""Contract of every method of the table, with every mask, in 2D and 3D.
 
 Each promise would have caught a defect of published code: hidden voxels that the first convolution sees, all
 samples masked like the last, statistics of one sample mixed with another's, a loss on visible cells, settings
@@ -58,7 +58,7 @@ def batch_for(dims, *, rule="mesh", ratio=0.6, channels=1, space=16, seed=0):
 
 # what holds for the others, with their second branch or second view, is tested in files of their own
 every_blind_method = pytest.mark.parametrize(
-    "name", [name for name in NAMES if (made := build(name, 2)).views == 1 and not made.sees_hidden]
+    "name", [name for name in NAMES if (made := build(name, 2)).views == 1 and not made.sees_hidden_content]
 )
 
 
@@ -87,7 +87,7 @@ def remember(target):
     target.forward = forward
 
 
-def train(method, images, hidden, *, steps, follow=False):
+def train(method, images, hidden, *, steps, update_teacher=False):
     """Take a few steps on one batch, after each of which teachers may follow, and return the losses."""
     optimiser = torch.optim.Adam([p for _, p in trained(method)], lr=3e-3)
     losses = []
@@ -96,8 +96,8 @@ def train(method, images, hidden, *, steps, follow=False):
         loss = method(images, hidden).loss
         loss.backward()
         optimiser.step()
-        if follow:
-            method.after_step(0.0)
+        if update_teacher:
+            method.on_step_end(0.0)
         losses.append(loss.item())
     return losses
 
@@ -105,7 +105,7 @@ def train(method, images, hidden, *, steps, follow=False):
 @every_method
 @every_mask
 @both_dims
-def test_gives_a_finite_loss_whose_gradient_reaches_every_parameter(name, rule, dims):
+def test_the_loss_is_finite_and_its_gradient_reaches_every_parameter(name, rule, dims):
     channels = dims - 1
     method = build(name, dims, channels=channels)
     images, hidden = batch_for(dims, rule=rule, channels=channels)
@@ -146,7 +146,7 @@ def test_a_constant_image_gives_a_finite_loss(name, dims):
 @every_blind_method
 @every_mask
 @both_dims
-def test_what_is_hidden_reaches_the_loss_through_the_target_only(name, rule, dims):
+def test_hidden_content_reaches_the_loss_through_the_target_only(name, rule, dims):
     images, hidden = batch_for(dims, rule=rule)
     disturbed = images + 1e3 * torch.randn_like(images) * covered(images, hidden)
     method = build(name, dims)
@@ -162,7 +162,7 @@ def test_what_is_hidden_reaches_the_loss_through_the_target_only(name, rule, dim
 @pytest.mark.parametrize("name", [name for name in NAMES if build(name, 2).views > 1])
 @every_mask
 @both_dims
-def test_what_is_hidden_in_a_view_reaches_nothing(name, rule, dims):
+def test_hidden_content_of_a_view_has_no_effect(name, rule, dims):
     images, hidden = batch_for(dims, rule=rule)
     disturbed = images + 1e3 * torch.randn_like(images) * covered(images, hidden)
     method = build(name, dims)
@@ -192,7 +192,7 @@ def test_every_target_fits_every_reconstruction(name, target, dims):
 @every_reconstruction
 @every_target
 @both_dims
-def test_the_loss_compares_every_hidden_cell_and_no_other(name, target, dims):
+def test_the_loss_covers_every_hidden_cell_and_no_other(name, target, dims):
     method = build(name, dims, target=target)
     images, hidden = batch_for(dims)
     values = method.target(images).requires_grad_()
@@ -235,12 +235,12 @@ def test_samples_may_hide_unequal_counts(name, dims):
 
 @every_method
 @both_dims
-def test_a_saved_state_continues_bit_for_bit(name, dims):
+def test_a_saved_state_continues_exactly(name, dims):
     method, twin = build(name, dims), build(name, dims)
     images, hidden = batch_for(dims)
     for number in range(3):
         train(method, images, hidden, steps=1)
-        method.after_step((number + 1) / 4)
+        method.on_step_end((number + 1) / 4)
     twin.load_state_dict(method.state_dict())
     first, second = method(images, hidden), twin(images, hidden)
     assert torch.equal(first.loss, second.loss)
@@ -249,12 +249,12 @@ def test_a_saved_state_continues_bit_for_bit(name, dims):
 
 @pytest.mark.parametrize("name", [*sorted(METHODS), "mae ema", "mask_any_net ema", "simmim ema", "spark ema"])
 @both_dims
-def test_only_teachers_move_after_a_step_and_by_their_schedule(name, dims):
+def test_on_step_end_updates_teachers_only_and_by_their_schedule(name, dims):
     name, _, target = name.partition(" ")
     method = build(name, dims, **({"target": target} if target else {}))
     train(method, *batch_for(dims), steps=1)
     before = {place: value.clone() for place, value in method.state_dict().items()}
-    method.after_step(0.5)
+    method.on_step_end(0.5)
     after = method.state_dict()
     teachers = [place for place, module in method.named_modules() if isinstance(module, EMATeacher)]
     assert teachers or not target
@@ -271,7 +271,7 @@ def test_only_teachers_move_after_a_step_and_by_their_schedule(name, dims):
 
 @every_method
 @both_dims
-def test_pictures_are_images_that_need_no_gradient(name, dims):
+def test_reconstructions_are_detached_images(name, dims):
     images, hidden = batch_for(dims)
     step = build(name, dims)(images, hidden)
     for picture in step.pictures.values():
@@ -305,7 +305,7 @@ def test_overfits_one_batch(name, dims):
     method = build(name, dims, vit_patch=CELL, **options)
     images, hidden = batch_for(dims, space=16 if dims == 2 else 8)
     several = BATCH if method.views > 1 else 1
-    losses = train(method, images[:several], hidden[:several], steps=60, follow=method.views > 1)
+    losses = train(method, images[:several], hidden[:several], steps=60, update_teacher=method.views > 1)
     assert losses[-1] < 0.5 * losses[0]
 
 
@@ -326,7 +326,7 @@ def test_bf16_autocast_trains(name, dims):
 
 @every_method
 @both_dims
-def test_leaves_its_inputs_alone(name, dims):
+def test_inputs_are_not_modified(name, dims):
     images, hidden = batch_for(dims)
     before = images.clone(), hidden.clone()
     build(name, dims)(images, hidden).loss.backward()
@@ -336,7 +336,7 @@ def test_leaves_its_inputs_alone(name, dims):
 
 @every_method
 @both_dims
-def test_refuses_a_mask_of_another_grid(name, dims):
+def test_masks_of_another_grid_are_rejected(name, dims):
     images, _ = batch_for(dims)
     grid = (2, 8, 4)[:dims]  # as many cells as 4×4(×4), in another shape
     hidden = build_mask("random", ratio=0.5).sample(BATCH, grid, generator=torch.Generator().manual_seed(0))
@@ -347,7 +347,7 @@ def test_refuses_a_mask_of_another_grid(name, dims):
 
 @every_method
 @both_dims
-def test_refuses_an_image_that_cells_do_not_divide(name, dims):
+def test_images_that_cells_do_not_divide_are_rejected(name, dims):
     images, hidden = batch_for(dims)
     message = (
         r"image of 14×.* voxels does not divide into mask cells of 4×.*: use --size 16,.* or 12,.*, or an"
@@ -357,7 +357,7 @@ def test_refuses_an_image_that_cells_do_not_divide(name, dims):
 
 
 @every_method
-def test_says_what_it_is(name):
+def test_the_representation_names_shape_and_layout(name):
     assert set(build(name, 2).axes) == {"target", "architecture", "objective"}
 
 
@@ -377,7 +377,7 @@ OTHERWISE = {
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
-def test_every_option_changes_what_is_learnt(name):
+def test_every_option_changes_the_loss(name):
     given = {"encoder", "spatial_dims", "cell", "supervision", "compute"}
     assert OTHERWISE[name].keys() == signature(METHODS[name]).parameters.keys() - given
     images, hidden = batch_for(2)
@@ -392,13 +392,13 @@ def test_every_option_changes_what_is_learnt(name):
 
 
 @every_method
-def test_refuses_an_unknown_option(name):
+def test_unknown_options_are_rejected(name):
     method = name.partition(" ")[0]
     with pytest.raises(UsageError, match=f"^method '{method}' does not take the option 'wrongly'; known: "):
         build(name, 2, wrongly=1)
 
 
-def test_an_unknown_method_is_told_the_nearest_known_one():
+def test_unknown_methods_are_rejected_with_the_nearest_name():
     encoder = build_encoder("dynunet", spatial_dims=2, in_channels=1, filters=(4, 8))
     with pytest.raises(MedmimError, match=r"^unknown method 'sparc'; did you mean 'spark'\?$"):
         build_method("sparc", encoder=encoder, spatial_dims=2, cell=(4, 4))

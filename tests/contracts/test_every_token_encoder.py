@@ -1,4 +1,4 @@
-"""What every encoder of the table that begins with patches promises, in 2D and 3D."""
+"""Contract of every patch-based encoder of the table, in 2D and 3D."""
 
 import math
 from itertools import pairwise
@@ -84,7 +84,7 @@ def test_a_patch_is_embedded_from_its_own_voxels_bit_for_bit(name, dims):
 
 @every_encoder
 @both_dims
-def test_what_is_replaced_by_a_token_changes_nothing_bit_for_bit(name, dims):
+def test_patches_replaced_by_a_token_have_no_effect_exactly(name, dims):
     encoder = build(name, dims)
     images, hidden = batch_for(encoder, dims)
     covered = hidden_voxels(hidden, images.shape[2:]).expand_as(images)
@@ -115,14 +115,12 @@ def test_gradients_reach_visible_voxels_only_and_every_parameter(name, dims):
 @every_encoder
 @both_dims
 @pytest.mark.parametrize("hide", [mask, pack], ids=["masked", "packed"])
-def test_refuses_hidden_voxels(name, dims, hide):
+def test_masked_and_packed_images_are_rejected(name, dims, hide):
     encoder = build(name, dims)
     images, _ = batch_for(encoder, dims)
     grid = [n // stride for n, stride in zip(images.shape[2:], encoder.total_stride, strict=True)]
     hidden = build_mask("random", ratio=0.5).sample(2, grid, generator=torch.Generator())
-    with pytest.raises(
-        ShapeError, match=r"^\w+ begins with patches and takes no masked or packed voxels: use "
-    ):
+    with pytest.raises(ShapeError, match=r"^\w+ is patch-based and accepts no masked or packed images: use "):
         encoder(hide(images, hidden))
 
 
@@ -159,11 +157,11 @@ def test_drop_path_skips_branches_while_training_only(name, dims):
 
 
 @every_encoder
-def test_refuses_an_unknown_option(name):
+def test_unknown_options_are_rejected(name):
     with pytest.raises(UsageError, match=f"^encoder '{name}' does not take the option 'wrongly'; known: "):
         build_encoder(name, spatial_dims=2, in_channels=1, wrongly=1)
 
 
 @every_encoder
-def test_is_recognised_as_its_own_and_not_wrapped(name):
+def test_an_encoder_subclass_is_not_wrapped(name):
     assert not isinstance(build(name, 2), CustomEncoder)

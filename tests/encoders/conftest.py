@@ -1,4 +1,4 @@
-"""One thread for tensors of a few voxels: several only wait for each other, by minutes on a busy machine."""
+"""One thread for tiny tensors: several threads slow each other down on a busy machine."""
 
 import pytest
 import torch

@@ -62,7 +62,7 @@ def test_channels_and_strides_are_found_by_a_dry_run(dims, module):
     assert encoder.training
 
 
-def test_runs_masked_and_leaks_nothing(module):
+def test_custom_networks_run_masked_without_leaks(module):
     module.tiny = Tiny
     encoder = build_encoder("own_nets:tiny", spatial_dims=2, in_channels=1)
     hidden = torch.tensor([[[True, False], [False, True]]])
@@ -73,14 +73,14 @@ def test_runs_masked_and_leaks_nothing(module):
     assert all(torch.equal(a.unpack(), b.unpack()) for a, b in zip(maps, other, strict=True))
 
 
-def test_an_encoder_is_taken_as_it_is(module):
+def test_an_encoder_is_not_wrapped(module):
     module.own = DynUNetEncoder
     encoder = build_encoder("own_nets:own", spatial_dims=2, in_channels=1, filters=(4, 8))
     assert type(encoder) is DynUNetEncoder
     assert isinstance(encoder, Encoder)
 
 
-def test_the_dry_run_leaves_statistics_and_mode_alone(module):
+def test_the_dry_run_changes_neither_statistics_nor_mode(module):
     norm = nn.BatchNorm2d(1)
     module.normed = lambda spatial_dims, in_channels: _WithNorm(norm).eval()
     encoder = build_encoder("own_nets:normed", spatial_dims=2, in_channels=1)
@@ -102,14 +102,14 @@ class _WithNorm(nn.Module):
     "path",
     ["no_such_module_of_anyone:tiny", "own_nets:no_such_name", "own_nets:", ":tiny", "own_nets.deeper:x"],
 )
-def test_says_what_cannot_be_imported(path, module):
+def test_paths_that_cannot_be_imported_are_rejected(path, module):
     with pytest.raises(
         UsageError, match=rf"^--encoder {path}: cannot import it \(.+\); expected an importable"
     ):
         build_encoder(path, spatial_dims=2, in_channels=1)
 
 
-def test_says_what_cannot_be_called(module):
+def test_callables_with_another_signature_are_rejected(module):
     module.number = 3
     module.narrow = lambda spatial_dims: None
     for name in ("number", "narrow"):
@@ -119,13 +119,13 @@ def test_says_what_cannot_be_called(module):
             build_encoder(f"own_nets:{name}", spatial_dims=2, in_channels=1)
 
 
-def test_names_the_options_that_a_callable_does_not_take(module):
+def test_options_that_a_callable_does_not_accept_are_named(module):
     module.tiny = Tiny
     with pytest.raises(UsageError, match=r"unexpected keyword argument 'wrong'"):
         build_encoder("own_nets:tiny", spatial_dims=2, in_channels=1, wrong=1)
 
 
-def test_a_mistake_inside_the_users_code_is_not_dressed_up(module):
+def test_errors_inside_the_users_code_are_not_wrapped(module):
     def broken(spatial_dims, in_channels):
         return None + 1
 
@@ -134,7 +134,7 @@ def test_a_mistake_inside_the_users_code_is_not_dressed_up(module):
         build_encoder("own_nets:broken", spatial_dims=2, in_channels=1)
 
 
-def test_refuses_what_is_no_network(module):
+def test_callables_that_return_no_network_are_rejected(module):
     module.text = lambda spatial_dims, in_channels: "network"
     with pytest.raises(UsageError, match=r"own_nets:text: expected a torch network, got str$"):
         build_encoder("own_nets:text", spatial_dims=2, in_channels=1)
@@ -148,11 +148,11 @@ def test_refuses_what_is_no_network(module):
         (lambda x: ["map"], "expected a list of feature maps from forward, got list"),
         (lambda x: [x[..., ::2, ::2], x], "expected maps from fine to coarse, got strides"),
         (lambda x: [x[..., ::4], x[..., ::2, ::2]], "expected maps from fine to coarse, got strides"),
-        (lambda x: [x[..., :62, :62]], "whose size divides the image's 64 voxels .* pad the convolutions"),
+        (lambda x: [x[..., :62, :62]], "whose sizes divide 64 voxels .* pad the convolutions"),
         (lambda x: [x.flatten(2)], "along each of 2 axes"),
     ],
 )
-def test_refuses_maps_that_are_none(what, message, module):
+def test_invalid_feature_maps_are_rejected(what, message, module):
     module.wrong = plain(what)
     with pytest.raises(ShapeError, match=message):
         build_encoder("own_nets:wrong", spatial_dims=2, in_channels=1)

@@ -1,4 +1,4 @@
-"""The DynUNet encoder's own settings."""
+"""Options of the DynUNet encoder."""
 
 import pytest
 import torch
@@ -26,12 +26,12 @@ def test_defaults_keep_full_resolution_first():
 
 
 @pytest.mark.parametrize(("filters", "strides"), [((4,), (1, 2)), ((4, 8), (1,)), ((), None)])
-def test_refuses_strides_that_do_not_match_the_filters(filters, strides):
-    with pytest.raises(UsageError, match="expected one stride for each of the filters, got "):
+def test_strides_that_do_not_match_the_filters_are_rejected(filters, strides):
+    with pytest.raises(UsageError, match="expected one stride per entry of filters, got "):
         build_encoder("dynunet", spatial_dims=2, in_channels=1, filters=filters, strides=strides)
 
 
 @pytest.mark.parametrize("stride", [0, (1, 2, 2)])
-def test_refuses_a_stride_that_is_no_size(stride):
+def test_invalid_strides_are_rejected(stride):
     with pytest.raises(ShapeError, match=r"encoder_options\.strides: expected one or 2 positive sizes"):
         build_encoder("dynunet", spatial_dims=2, in_channels=1, filters=(4,), strides=(stride,))

@@ -1,4 +1,4 @@
-"""How `Masked` behaves as a value: what it runs, what it refuses, what it gives back."""
+"""`Masked` as a tensor-like value: supported and rejected operations."""
 
 import copy
 import inspect
@@ -90,7 +90,7 @@ def test_in_place_addition_makes_a_new_value(value):
     assert torch.equal(value.unpack(), before)
 
 
-def test_refuses_to_mix_masks(images, hidden, value):
+def test_mixing_masks_is_rejected(images, hidden, value):
     other = mask(images, ~hidden)
     for mixed in (
         lambda: value + other,
@@ -101,7 +101,7 @@ def test_refuses_to_mix_masks(images, hidden, value):
             mixed()
 
 
-def test_refuses_to_concatenate_along_space(value):
+def test_concatenation_along_space_is_rejected(value):
     with pytest.raises(ShapeError, match=r"concatenated along channels \(dim=1\), got dim=2"):
         torch.cat([value, value], 2)
 
@@ -120,31 +120,31 @@ def test_refuses_to_concatenate_along_space(value):
         ("permute", lambda x: x.permute(0, 2, 3, 1)),
     ],
 )
-def test_an_operation_without_a_masked_form_is_named(name, operation, value):
+def test_an_operation_without_a_masked_form_is_rejected_by_name(name, operation, value):
     with pytest.raises(
         ShapeError, match=f"^'{name}' has no masked form: use an encoder without it .known: add, "
     ):
         operation(value)
 
 
-def test_refuses_instance_norm_with_running_statistics(value):
+def test_instance_norm_with_running_statistics_is_rejected(value):
     with pytest.raises(
         ShapeError, match="running statistics has no masked form: use track_running_stats=False"
     ):
         nn.InstanceNorm2d(4, track_running_stats=True)(value)
 
 
-def test_refuses_batch_norm_over_one_voxel():
+def test_batch_norm_over_one_voxel_is_rejected():
     lonely = mask(torch.ones(1, 3, 2, 2), torch.tensor([[[True, True], [True, False]]]))
     with pytest.raises(ShapeError, match=r"batch norm over 1 visible voxel .* use a larger --batch-size"):
         nn.BatchNorm2d(3)(lonely)
     nn.BatchNorm2d(3).eval()(lonely)
 
 
-def test_refuses_a_map_coarser_than_the_grid(images):
+def test_maps_coarser_than_the_grid_are_rejected(images):
     fine = torch.zeros(2, 4, 4, dtype=torch.bool)
     with pytest.raises(
-        ShapeError, match=r"map of 2×2 voxels does not hold a mask grid of 4×4 cells: use a --cell"
+        ShapeError, match=r"map of 2×2 voxels does not divide into a grid of 4×4 cells: use a --cell"
     ):
         nn.AvgPool2d(4)(mask(images, fine))
 
@@ -152,18 +152,18 @@ def test_refuses_a_map_coarser_than_the_grid(images):
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ((2, 3, 3), "8×8 voxels does not hold a mask grid of 3×3 cells"),
-        ((2, 2, 2, 2), "8×8 voxels does not hold a mask grid of 2×2×2 cells"),
+        ((2, 3, 3), "8×8 voxels does not divide into a grid of 3×3 cells"),
+        ((2, 2, 2, 2), "8×8 voxels does not divide into a grid of 2×2×2 cells"),
     ],
 )
-def test_refuses_a_mask_that_does_not_fit_the_images(shape, message, images):
+def test_masks_that_do_not_divide_the_images_are_rejected(shape, message, images):
     with pytest.raises(ShapeError, match=message):
         mask(images, torch.zeros(shape, dtype=torch.bool))
 
 
-def test_refuses_one_mask_for_several_images(images, hidden):
+def test_one_mask_for_several_images_is_rejected(images, hidden):
     bare = inspect.unwrap(mask)  # outside the tests no annotation stands before it
-    with pytest.raises(ShapeError, match="expected one mask a sample, got 1 for 2 images"):
+    with pytest.raises(ShapeError, match="expected one mask per sample, got 1 for 2 images"):
         bare(images, hidden[:1])
 
 
@@ -175,20 +175,20 @@ def test_unpack_fills_hidden_voxels(fill, value, images):
     assert (dense[~seen] == fill).all()
 
 
-def test_looks_like_its_tensor(value, images):
+def test_shape_dtype_and_device_are_those_of_the_dense_tensor(value, images):
     assert value.shape == images.shape == value.size()
     assert (value.size(-1), value.dim()) == (8, 4)
     assert (value.dtype, value.device) == (images.dtype, images.device)
 
 
-def test_does_not_pretend_to_have_what_no_tensor_has(value):
+def test_unknown_attributes_raise_attribute_error(value):
     with pytest.raises(AttributeError, match="'Masked' has no attribute 'nonsense'"):
         _ = value.nonsense
     assert torch.equal(copy.deepcopy(value).unpack(), value.unpack())
     assert torch.equal(pickle.loads(pickle.dumps(value)).unpack(), value.unpack())
 
 
-def test_leaves_the_images_alone(images, hidden):
+def test_images_are_not_modified(images, hidden):
     before = images.clone()
     nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(4, 4, 1), nn.LeakyReLU(inplace=True))(mask(images, hidden))
     assert torch.equal(images, before)

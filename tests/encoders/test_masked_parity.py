@@ -64,7 +64,7 @@ def test_resnet_equals_the_naive_scheme(dims, stem_stride, max_pool):
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_float64_goes_through_at_full_precision(dims):
+def test_float64_keeps_full_precision(dims):
     net = small_resnet(dims, stem_stride=1).double()
     images, hidden = images_and_mask(dims, cells=2 if dims == 3 else 3, cell=8, ratio=0.4)
     naive = Naive(net.state_dict(), hidden, dims)

@@ -119,7 +119,7 @@ def test_samples_may_hide_different_counts(name, dims):
 
 @every_net
 @both_dims
-def test_what_is_hidden_changes_nothing_bit_for_bit(name, dims):
+def test_hidden_voxels_do_not_change_the_result_exactly(name, dims):
     net = build(name, dims, dtype=torch.float32)
     images, hidden = batch_for(net, dims, dtype=torch.float32)
     covered = (mask(images, hidden).visible == 0).expand_as(images)
@@ -201,7 +201,7 @@ def test_two_masks_before_one_backward_under_checkpointing_are_exact(name, dims)
 
 
 @both_dims
-def test_packed_values_cross_the_border_of_a_checkpoint(dims):
+def test_packed_values_pass_through_activation_checkpointing(dims):
     net = build("dynunet", dims)
     images, hidden = batch_for(net, dims)
 

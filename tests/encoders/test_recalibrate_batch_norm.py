@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from medmim.encoders import build_encoder, pack
-from medmim.encoders.recalibrate_batch_norm import batch_norms, settle_batch_norms
+from medmim.encoders.recalibrate_batch_norm import batch_norms, recalibrate_batch_norms
 from medmim.masks import build_mask
 
 
@@ -19,13 +19,13 @@ def batches(dims, count=3):
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_statistics_become_those_of_whole_images(dims):
+def test_recalibration_gives_statistics_of_whole_images(dims):
     net, images = small(dims), batches(dims)
     hidden = build_mask("random", ratio=0.5).sample(
         4, (2,) * dims, generator=torch.Generator().manual_seed(0)
     )
     net(pack(images[0], hidden))
-    settle_batch_norms(net, images)
+    recalibrate_batch_norms(net, images)
     seen = [net.stem[0](x) for x in images]
     axes = (0, *range(2, dims + 2))
     first = batch_norms(net)[0]
@@ -39,7 +39,7 @@ def test_nothing_else_changes():
     momenta = [norm.momentum for norm in batch_norms(net)]
     modes = [module.training for module in net.modules()]
     before = {key: value.clone() for key, value in net.state_dict().items()}
-    settle_batch_norms(net, batches(2))
+    recalibrate_batch_norms(net, batches(2))
     changed = {key for key, value in net.state_dict().items() if not torch.equal(value, before[key])}
     assert changed
     assert all(key.endswith(("running_mean", "running_var", "num_batches_tracked")) for key in changed)
@@ -47,10 +47,10 @@ def test_nothing_else_changes():
     assert [module.training for module in net.modules()] == modes
 
 
-def test_dropout_stays_silent_meanwhile():
+def test_dropout_is_inactive_during_recalibration():
     net = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm2d(1)).train()
     images = torch.ones(2, 1, 4, 4) + torch.arange(4.0)
-    settle_batch_norms(net, [images])
+    recalibrate_batch_norms(net, [images])
     assert net[1].running_mean.item() == pytest.approx(2.5)
     assert net[0].training
 

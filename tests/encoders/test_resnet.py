@@ -1,4 +1,4 @@
-"""The ResNet encoder against MONAI's ResNet and in its settings."""
+"""The ResNet encoder: parity with MONAI's ResNet, and options."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def test_bottlenecks_have_four_times_the_width(name, channels):
     assert encoder.channels == channels
 
 
-def test_gives_what_monais_network_gives():
+def test_the_output_equals_monais_network():
     torch.manual_seed(0)
     layers, widths = (1, 1, 1, 1), (2, 3, 4, 5)
     encoder = ResNetEncoder(

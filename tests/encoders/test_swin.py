@@ -1,4 +1,4 @@
-"""Swin: stages, windows, what may not be built."""
+"""The Swin encoder: stages, windows and invalid options."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ def build(dims=2, **options):
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_windows_are_shifted_so_that_all_patches_hear_of_each_other(dims):
+def test_shifted_windows_connect_all_patches(dims):
     torch.manual_seed(0)
     images = torch.randn(1, 1, *[16] * dims, requires_grad=True)
     build(dims, depths=(2, 2, 2), heads=(1, 1, 1))(images)[-1][(0, 0, *[0] * dims)].backward()
@@ -22,7 +22,7 @@ def test_windows_are_shifted_so_that_all_patches_hear_of_each_other(dims):
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_images_that_windows_do_not_divide_are_padded(dims):
+def test_images_that_are_not_a_multiple_of_the_window_are_padded(dims):
     encoder = build(dims, window=3)
     assert [m.shape[2:] for m in encoder(torch.randn(1, 1, *[20] * dims))] == [(10,) * dims, (5,) * dims]
 
@@ -35,7 +35,7 @@ def test_the_default_has_four_stages(dims, strides):
 
 
 @pytest.mark.parametrize("words", [{"heads": (1,)}, {"heads": (4, 2)}, {"depths": (), "heads": ()}])
-def test_refuses_what_cannot_be_built(words):
+def test_invalid_options_are_rejected(words):
     with pytest.raises(
         UsageError, match=r"^encoder_options: expected as many heads as depths, each a divisor of"
     ):

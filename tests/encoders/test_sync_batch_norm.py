@@ -1,4 +1,4 @@
-"""Two processes that share a batch give the outputs, gradients and statistics of one that has all of it."""
+"""Two processes that share a batch give the outputs, gradients and statistics of one process."""
 
 import multiprocessing
 import os
@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import nn
 
 from medmim.encoders import mask, pack
-from medmim.encoders.recalibrate_batch_norm import settled_copy
+from medmim.encoders.recalibrate_batch_norm import recalibrated_copy
 from medmim.encoders.sync_batch_norm import SyncedBatchNorm, sync_batch_norms
 
 KINDS = ("dense", "packed", "masked")
@@ -65,7 +65,7 @@ def share(rank, port, dims, kind, queue):
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_two_processes_are_one(dims, free_port):
+def test_two_processes_equal_one(dims, free_port):
     context = multiprocessing.get_context("fork")
     for kind in KINDS:
         queue, port = context.Queue(), free_port()
@@ -89,13 +89,13 @@ def settle(rank, port, queue):
     net = network(2)
     sync_batch_norms(net)
     if rank == 0:
-        settled = settled_copy(net, data(2)[0])
+        settled = recalibrated_copy(net, data(2)[0])
         queue.put([buffer.tolist() for one in (settled, net) for buffer in one.buffers()])
     dist.barrier()
     dist.destroy_process_group()
 
 
-def test_a_copy_is_settled_by_one_process_while_the_other_does_something_else(free_port):
+def test_a_copy_is_recalibrated_by_one_process_alone(free_port):
     context = multiprocessing.get_context("fork")
     queue, port = context.Queue(), free_port()
     processes = [context.Process(target=settle, args=(r, port, queue)) for r in (0, 1)]
@@ -105,7 +105,7 @@ def test_a_copy_is_settled_by_one_process_while_the_other_does_something_else(fr
     for process in processes:
         process.join()
     alone = network(2)
-    expected = [*settled_copy(alone, data(2)[0]).buffers(), *alone.buffers()]
+    expected = [*recalibrated_copy(alone, data(2)[0]).buffers(), *alone.buffers()]
     assert found == [buffer.tolist() for buffer in expected]
 
 

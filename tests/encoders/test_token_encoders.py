@@ -1,4 +1,4 @@
-"""Sets of patches: taking, putting back, fillers, and where patches lie."""
+"""Patch selections: take, put, padding, and positions."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ UNEQUAL = torch.tensor(
 )
 
 
-def test_chosen_patches_are_in_grid_order_and_fillers_are_zero():
+def test_selected_patches_are_in_grid_order_and_padding_is_zero():
     chosen = select_patches(UNEQUAL)
     sequence = torch.arange(1.0, 13).reshape(2, 6, 1)
     assert chosen.take(sequence).squeeze(-1).tolist() == [[1, 3, 5, 6], [9, 0, 0, 0]]
@@ -21,12 +21,12 @@ def test_chosen_patches_are_in_grid_order_and_fillers_are_zero():
     assert chosen.weight.squeeze(-1).tolist() == [[1, 1, 1, 1], [1, 0, 0, 0]]
 
 
-def test_equal_counts_have_no_fillers():
+def test_equal_counts_need_no_padding():
     assert select_patches(UNEQUAL[:1]).real is None
     assert select_patches(UNEQUAL[:1]).weight.squeeze(-1).tolist() == [[1, 1, 1, 1]]
 
 
-def test_nothing_of_a_filler_comes_through_not_even_infinity():
+def test_padding_has_no_effect_even_if_infinite():
     sequence = torch.full((2, 6, 3), torch.inf)
     sequence[UNEQUAL.flatten(1)] = 1.0
     assert select_patches(UNEQUAL).take(sequence).isfinite().all()
@@ -34,7 +34,7 @@ def test_nothing_of_a_filler_comes_through_not_even_infinity():
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 4), st.integers(0, 2**16))
-def test_what_is_taken_is_put_back_where_it_was(batch, height, width, seed):
+def test_put_inverts_take(batch, height, width, seed):
     generator = torch.Generator().manual_seed(seed)
     where = torch.rand(batch, height, width, generator=generator) < 0.5
     where[:, 0, 0] = True

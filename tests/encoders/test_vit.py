@@ -1,4 +1,4 @@
-"""The vision transformer: some patches only, as exactly as if they were alone; maps; options."""
+"""The vision transformer: encoding of selected patches, feature maps, options."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def images_for(dims, batch=2):
 
 @both_dims
 @with_and_without_class
-def test_all_patches_chosen_equals_the_whole_image(dims, class_token):
+def test_selecting_all_patches_equals_the_whole_image(dims, class_token):
     encoder, images = build(dims, class_token=class_token), images_for(dims)
     patches = encoder.embed(images)
     everywhere = torch.ones_like(patches[:, 0], dtype=torch.bool)
@@ -46,7 +46,7 @@ def test_samples_of_unequal_counts_are_computed_as_if_alone(dims, class_token):
 
 
 @both_dims
-def test_patches_left_out_do_not_change_the_others_bit_for_bit(dims):
+def test_dropped_patches_do_not_change_the_others_exactly(dims):
     encoder, images = build(dims), images_for(dims)
     patches = encoder.embed(images)
     kept = torch.zeros_like(patches[:, 0], dtype=torch.bool)
@@ -58,7 +58,7 @@ def test_patches_left_out_do_not_change_the_others_bit_for_bit(dims):
     )
 
 
-def test_the_same_patch_differs_by_where_it_lies():
+def test_equal_patches_at_other_positions_have_other_outputs():
     encoder = build()
     last = encoder(torch.ones(1, 1, 6, 8))[-1][0].flatten(1)
     assert last.std(dim=1).mean() > 0.01
@@ -91,21 +91,21 @@ def test_patches_may_differ_between_axes():
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_the_default_is_of_the_size_of_vit_tiny(dims):
+def test_the_default_has_the_size_of_vit_tiny(dims):
     encoder = ViTEncoder(spatial_dims=dims, in_channels=1)
     assert encoder.patch == {2: (16, 16), 3: (8, 8, 8)}[dims]
     assert 5.3e6 < sum(parameter.numel() for parameter in encoder.parameters()) < 5.7e6
 
 
 @pytest.mark.parametrize("words", [{"depth": 0}, {"width": 25}, {"width": 2}, {"heads": 0}])
-def test_refuses_what_cannot_be_built(words):
+def test_invalid_options_are_rejected(words):
     with pytest.raises(
         UsageError, match=r"^encoder_options: expected a depth of at least 1 and a width that is "
     ):
         build(**words)
 
 
-def test_refuses_a_patch_for_other_axes():
+def test_patches_with_a_wrong_number_of_axes_are_rejected():
     with pytest.raises(
         ShapeError, match=r"^encoder_options patch: expected one or 2 positive sizes, got 2×2×2$"
     ):

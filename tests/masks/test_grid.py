@@ -1,4 +1,4 @@
-"""The grid mask repeats one window."""
+"""The grid mask repeats one window periodically."""
 
 import pytest
 import torch
@@ -27,7 +27,7 @@ def test_windows_differ_by_at_most_one_cell(grid, period, ratio):
 @pytest.mark.parametrize(
     ("grid", "period", "side"), [((12, 8), 4, 2), ((9, 6), 3, 2), ((8, 8, 4), 4, 2)], ids=str
 )
-def test_a_ratio_that_fits_gives_equal_square_windows(grid, period, side):
+def test_a_ratio_that_fits_the_period_gives_equal_square_windows(grid, period, side):
     hidden = draw((side / period) ** len(grid), grid, period=period)
     for axis in range(1, hidden.dim()):
         ahead = hidden.narrow(axis, period, hidden.shape[axis] - period)
@@ -36,7 +36,7 @@ def test_a_ratio_that_fits_gives_equal_square_windows(grid, period, side):
         assert (hidden.amax(dim=others)[:, :period].sum(dim=1) == side).all()
 
 
-def test_the_period_is_drawn_between_three_and_half_the_grid():
+def test_the_default_period_is_between_three_cells_and_half_the_grid():
     hidden = draw(1 / 9, (12, 12), batch=400)
     periods = set()
     for sample in hidden:
@@ -45,6 +45,6 @@ def test_the_period_is_drawn_between_three_and_half_the_grid():
     assert {3, 6} <= periods <= {3, 4, 5, 6}
 
 
-def test_refuses_a_period_without_room():
+def test_a_period_of_one_cell_is_rejected():
     with pytest.raises(UsageError, match=r"^mask 'grid', option period: expected 2 cells or more, got 1$"):
         build_mask("grid", ratio=0.5, period=1)

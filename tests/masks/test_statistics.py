@@ -1,4 +1,4 @@
-"""Mask cards against plain loops in numpy."""
+"""Mask statistics against plain loops in NumPy."""
 
 import math
 
@@ -17,7 +17,7 @@ def masks(grid, *, ratio=0.6, batch=3):
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
-def test_variance_of_density_is_over_windows_inside_the_grid(grid):
+def test_density_variance_is_computed_over_windows_inside_the_grid(grid):
     hidden = masks(grid).numpy()
     window = [min(3, length) for length in grid]
     variances = []
@@ -43,7 +43,7 @@ def test_distances_are_to_the_nearest_visible_cell(grid):
     assert distances_to_visible(hidden) == pytest.approx((np.mean(means), np.mean(largest)))
 
 
-def test_tissue_and_lesion():
+def test_hidden_share_of_tissue_and_lesion():
     images, labels = torch.zeros(3, 1, 8, 8), torch.zeros(3, 1, 8, 8, dtype=torch.uint8)
     images[..., 0:4, :] = 1.0
     labels[0, 0, 0, 0:4] = 1  # two cells of a pair of voxels each
@@ -58,7 +58,7 @@ def test_tissue_and_lesion():
     assert found.lesion_lost == pytest.approx(0.5)
 
 
-def test_without_image_or_lesion_there_are_no_numbers():
+def test_tissue_and_lesion_statistics_are_none_without_image_or_lesion():
     plain = mask_statistics(masks((4, 4)), requested_ratio=0.6)
     assert (plain.tissue_hidden, plain.lesion_hidden, plain.lesion_lost) == (None,) * 3
     empty = torch.zeros(3, 1, 8, 8, dtype=torch.uint8)
@@ -66,6 +66,6 @@ def test_without_image_or_lesion_there_are_no_numbers():
     assert (bare.tissue_hidden, bare.lesion_hidden) == (None, None)
 
 
-def test_states_both_ratios():
+def test_requested_and_actual_ratio_are_reported():
     found = mask_statistics(masks((3, 3), ratio=0.7), requested_ratio=0.7).as_json()
     assert (found["requested_ratio"], found["realised_ratio"]) == (0.7, round(6 / 9, 6))

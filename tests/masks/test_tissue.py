@@ -1,4 +1,4 @@
-"""The tissue mask hides tissue before air, but not all of it."""
+"""The tissue mask hides tissue before air, but never all of it."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ def generator():
 
 
 def half(batch=16):
-    """Weights of 10×10 cells, of which the first five rows are tissue."""
+    """Weights of 10×10 cells whose first five rows are tissue."""
     weight = torch.zeros(batch, 10, 10)
     weight[:, :5] = 1
     return weight
@@ -23,14 +23,14 @@ def half(batch=16):
 @pytest.mark.parametrize(
     ("ratio", "tissue", "air"), [(0.3, 30, 0), (0.45, 45, 0), (0.7, 45, 25), (0.97, 47, 50)]
 )
-def test_hides_tissue_then_air_then_the_rest(rule, ratio, tissue, air):
+def test_tissue_is_hidden_first_then_air_then_the_remaining_tissue(rule, ratio, tissue, air):
     mask = build_mask("tissue", ratio=ratio, rule=rule)
     hidden = mask.sample(16, (10, 10), generator=generator(), weight=half())
     assert hidden[:, :5].flatten(1).sum(dim=1).tolist() == [tissue] * 16
     assert hidden[:, 5:].flatten(1).sum(dim=1).tolist() == [air] * 16
 
 
-def test_keeps_the_order_of_its_rule():
+def test_tissue_cells_are_hidden_in_the_order_of_the_rule():
     rule = build_mask("mesh", ratio=0.5)
     plain = rule.sample(16, (10, 10), generator=generator())
     hidden = build_mask("tissue", ratio=0.25, rule="mesh").sample(
@@ -42,7 +42,7 @@ def test_keeps_the_order_of_its_rule():
     assert (hidden[:, :5].float().mean(dim=(1, 2)) == 0.5).all()
 
 
-def test_without_weights_it_is_its_rule():
+def test_without_weights_it_equals_its_rule():
     for rule in ("mesh", "block"):
         plain = build_mask(rule, ratio=0.6).sample(8, (7, 7), generator=generator())
         assert torch.equal(
@@ -50,28 +50,28 @@ def test_without_weights_it_is_its_rule():
         )
 
 
-def test_all_or_no_tissue_is_its_rule_as_well():
+def test_with_only_tissue_or_only_air_it_equals_its_rule():
     plain = build_mask("mesh", ratio=0.6).sample(8, (7, 7), generator=generator())
     for weight in (torch.ones(8, 7, 7), torch.zeros(8, 7, 7)):
         hidden = build_mask("tissue", ratio=0.6).sample(8, (7, 7), generator=generator(), weight=weight)
         assert torch.equal(hidden, plain)
 
 
-def test_each_sample_has_its_own_tissue():
+def test_weights_apply_per_sample():
     weight = half(2)
     weight[1] = weight[1].flip(0)
     hidden = build_mask("tissue", ratio=0.4).sample(2, (10, 10), generator=generator(), weight=weight)
     assert (hidden & (weight == 0)).sum() == 0
 
 
-def test_weighted_cells_are_drawn_as_often_as_their_weight_says():
+def test_weighted_cells_are_hidden_in_proportion_to_their_weight():
     weight = torch.tensor([[[1.0, 2.0, 4.0, 8.0]]]).expand(20000, 1, 4)
     mask = build_mask("tissue", ratio=0.25, weighted=True, most=1.0)
     share = mask.sample(20000, (1, 4), generator=generator(), weight=weight).float().mean(dim=0)[0]
     np.testing.assert_allclose(share, np.array([1, 2, 4, 8]) / 15, atol=0.015)
 
 
-def test_a_cell_with_little_tissue_is_air():
+def test_cells_below_the_tissue_threshold_are_air():
     weight = half() * 0.9 + 0.05
     hidden = build_mask("tissue", ratio=0.3, least=0.1).sample(
         16, (10, 10), generator=generator(), weight=weight
@@ -80,14 +80,14 @@ def test_a_cell_with_little_tissue_is_air():
 
 
 @pytest.mark.parametrize("option", ["least", "most"])
-def test_refuses_what_is_no_share(option):
+def test_shares_out_of_range_are_rejected(option):
     with pytest.raises(
         UsageError, match=f"^mask 'tissue', option {option}: expected a number above 0 and up to 1, got 2$"
     ):
         build_mask("tissue", ratio=0.5, **{option: 2.0})
 
 
-def test_refuses_two_orders():
+def test_rule_and_weighted_together_are_rejected():
     with pytest.raises(
         UsageError, match=r"^mask 'tissue': expected one of the options rule, weighted, got both$"
     ):
@@ -95,7 +95,7 @@ def test_refuses_two_orders():
 
 
 @pytest.mark.parametrize("space", [(6, 8), (4, 6, 8)], ids=str)
-def test_the_share_of_tissue_is_a_mean_over_each_cell(space):
+def test_the_tissue_share_is_the_mean_over_each_cell(space):
     images = torch.randn(3, 2, *space, generator=generator())
     share = tissue_share(images, tuple(length // 2 for length in space))
     for sample in range(3):
@@ -111,7 +111,7 @@ def test_the_share_of_tissue_is_a_mean_over_each_cell(space):
 
 
 @pytest.mark.parametrize(("scale", "offset"), [(1.0, 0.0), (250.0, -1000.0)])
-def test_the_share_does_not_depend_on_the_scale(scale, offset):
+def test_the_tissue_share_is_invariant_to_intensity_scale(scale, offset):
     image = torch.zeros(1, 1, 8, 8)
     image[..., 2:6, 2:6] = 1.0
     share = tissue_share(image * scale + offset, (4, 4))
@@ -119,11 +119,11 @@ def test_the_share_does_not_depend_on_the_scale(scale, offset):
     assert (share[:, 1:3, 1:3] == 1).all()
 
 
-def test_an_image_without_contrast_has_no_tissue():
+def test_a_constant_image_has_no_tissue():
     assert tissue_share(torch.full((1, 1, 8, 8), 5.0), (2, 2)).sum() == 0
 
 
-def test_refuses_cells_that_do_not_divide_the_image():
+def test_cells_that_do_not_divide_the_image_are_rejected():
     with pytest.raises(
         ShapeError, match=r"^image of 9×8 voxels does not divide into mask cells of 2×2: use --size"
     ):

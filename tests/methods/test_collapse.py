@@ -66,7 +66,7 @@ def train(slices, **options):
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        method.after_step((step + 1) / STEPS)
+        method.on_step_end((step + 1) / STEPS)
     return method.eval(), monitors
 
 
@@ -92,7 +92,7 @@ def test_joint_training_collapses(slices):
 
 
 @pytest.mark.parametrize("target", ["joint", "stop_gradient"])
-def test_behind_a_projector_both_collapse_and_the_targets_tell(slices, target):
+def test_behind_a_projector_both_collapse_and_the_target_cosine_shows_it(slices, target):
     method, monitors = train(slices, target=target, objective="mse", projector=None)
     within, between = likeness(method, slices)
     assert within > 0.95

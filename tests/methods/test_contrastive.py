@@ -1,4 +1,4 @@
-"""The contrastive scheme: its loss from the formula, its teacher, its queue."""
+"""The contrastive method: loss against its formula, teacher, queue."""
 
 import copy
 
@@ -51,7 +51,7 @@ def test_info_nce_equals_the_formula(extra):
     assert loss.item() == pytest.approx(np.mean(losses), rel=1e-5)
 
 
-def test_a_view_is_never_its_own_partner():
+def test_a_view_is_never_its_own_positive():
     rows = torch.eye(4)
     views = {"own": torch.arange(4), "partner": torch.tensor([2, 3, 0, 1])}
     loss, _ = info_nce(rows, rows, rows[:0], **views, temperature=0.1)
@@ -74,7 +74,7 @@ def test_pools_over_visible_voxels_only_and_counts_may_differ(dims):
 
 
 @both_dims
-def test_the_teacher_gets_no_gradient_and_follows(dims):
+def test_the_teacher_gets_no_gradient_and_is_updated(dims):
     method = build(dims)
     before = copy.deepcopy(method.encoder_teacher.state_dict())
     method(*batch_for(dims)).loss.backward()
@@ -83,7 +83,7 @@ def test_the_teacher_gets_no_gradient_and_follows(dims):
     with torch.no_grad():
         for parameter in method.encoder.parameters():
             parameter.add_(1)
-    method.after_step(0.0)
+    method.on_step_end(0.0)
     for key, value in method.encoder_teacher.state_dict().items():
         torch.testing.assert_close(value, before[key] + 0.01, rtol=1e-4, atol=1e-5)
 
@@ -98,52 +98,52 @@ def test_shared_weights_have_no_teacher_and_gradients_through_both_views():
     assert images.grad.flatten(1).any(dim=1).all()
 
 
-def test_what_the_teacher_said_joins_after_the_step_only():
+def test_embeddings_enter_the_queue_after_the_step_only():
     method = build(2, queue=8)
     images, hidden = batch_for(2)
     first = method(images, hidden).loss
-    method.forget()  # of a step that is not taken
+    method.discard_pending()  # of a step that is not taken
     assert torch.equal(method(images, hidden).loss, first)
     assert method.others.all().shape == (0, 128)
-    method.after_step(0.0)
+    method.on_step_end(0.0)
     assert method.others.all().shape == (6, 128)
     assert method(images, hidden).loss > first  # more candidates
     method.eval()
     method(images[:2], hidden[:2])
-    method.after_step(0.0)
+    method.on_step_end(0.0)
     assert method.others.all().shape == (8, 128)  # of the last training step; evaluation leaves no trace
 
 
 def test_the_queue_keeps_the_newest():
     queue = Queue(3, 1)
     for start in (0, 2):
-        queue.note(torch.tensor([[start + 1.0], [start + 2.0]]))
-        queue.join()
+        queue.add(torch.tensor([[start + 1.0], [start + 2.0]]))
+        queue.commit()
     assert queue.all().flatten().tolist() == [3, 4, 1]
-    queue.join()
+    queue.commit()
     assert queue.all().flatten().tolist() == [3, 4, 1]
 
 
-def test_all_batches_of_a_step_join_the_queue():
+def test_all_batches_of_a_step_enter_the_queue():
     queue = Queue(5, 1)
     for start in (0, 2):
-        queue.note(torch.tensor([[start + 1.0], [start + 2.0]]))
-    queue.join()
+        queue.add(torch.tensor([[start + 1.0], [start + 2.0]]))
+    queue.commit()
     assert queue.all().flatten().tolist() == [3, 4, 1, 2]
 
 
-def test_what_is_forgotten_joins_no_queue():
+def test_discarded_embeddings_do_not_enter_the_queue():
     queue = Queue(2, 1)
-    queue.note(torch.tensor([[float("nan")]]))
-    queue.forget()
-    queue.join()
+    queue.add(torch.tensor([[float("nan")]]))
+    queue.discard_pending()
+    queue.commit()
     assert len(queue.all()) == 0
 
 
 def test_the_queue_is_part_of_the_state():
     method, other = build(2), build(2)
     method(*batch_for(2))
-    method.after_step(0.0)
+    method.on_step_end(0.0)
     other.load_state_dict(method.state_dict())
     assert torch.equal(other.others.all(), method.others.all())
 
@@ -163,6 +163,6 @@ def test_packed_and_masked_agree(dims):
         ({"queue": -1}, "got 0.1 and -1"),
     ],
 )
-def test_wrong_words_are_told(options, message):
+def test_invalid_options_are_rejected(options, message):
     with pytest.raises(UsageError, match=message):
         build(2, **options)

@@ -1,4 +1,4 @@
-"""The moving average against its formula, and what must not reach it."""
+"""The EMA teacher against its formula, without gradient."""
 
 import math
 
@@ -23,7 +23,7 @@ def disturb(network, seed):
     network(torch.randn(8, 3, generator=generator))  # moves the batch norm's buffers
 
 
-def test_weights_follow_the_average_written_out_in_float64():
+def test_weights_equal_the_average_written_out_in_float64():
     network = student()
     teacher = EMATeacher(network, momentum=0.9, last_momentum=0.98)
     expected = {name: value.double() for name, value in network.named_parameters()}
@@ -45,7 +45,7 @@ def test_the_momentum_rises_along_a_cosine(progress, momentum):
     assert EMATeacher(student()).momentum_at(progress) == pytest.approx(momentum, abs=1e-12)
 
 
-def test_a_momentum_of_nothing_copies_and_of_one_keeps():
+def test_a_momentum_of_zero_copies_and_a_momentum_of_one_keeps_the_teacher():
     network = student()
     copying, keeping = EMATeacher(network, momentum=0.0, last_momentum=0.0), EMATeacher(network, momentum=1.0)
     before = {name: value.clone() for name, value in network.named_parameters()}
@@ -67,7 +67,7 @@ def test_buffers_are_copied():
         assert ours.data_ptr() != theirs.data_ptr()
 
 
-def test_no_gradient_and_no_chance_reach_the_teacher():
+def test_the_teacher_has_no_gradient_and_no_randomness():
     network = student()
     teacher = EMATeacher(network)
     images = torch.randn(4, 3, requires_grad=True)
@@ -80,17 +80,17 @@ def test_no_gradient_and_no_chance_reach_the_teacher():
     assert network.training
 
 
-def test_it_is_asked_in_evaluation_and_left_as_it_stood():
+def test_the_teacher_is_evaluated_in_evaluation_mode_and_its_mode_is_restored():
     teacher = EMATeacher(student())
     for mode in (True, False):
         teacher.train(mode)
-        with teacher.asked() as network:
+        with teacher.inference() as network:
             assert not any(module.training for module in network.modules())
             assert not network(torch.randn(4, 3)).requires_grad
         assert all(module.training == mode for module in teacher.modules())
 
 
-def test_the_student_is_not_moved():
+def test_the_update_does_not_change_the_student():
     network = student()
     teacher = EMATeacher(network)
     disturb(network, 1)
@@ -99,7 +99,7 @@ def test_the_student_is_not_moved():
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
-def test_the_state_holds_everything():
+def test_the_state_dict_restores_the_method_exactly():
     network = student()
     teacher, other = EMATeacher(network), EMATeacher(student())
     disturb(network, 1)
@@ -112,6 +112,6 @@ def test_the_state_holds_everything():
 @pytest.mark.parametrize(
     "words", [{"momentum": -0.1}, {"momentum": 1.2}, {"momentum": 0.9, "last_momentum": 0.5}]
 )
-def test_refuses_a_momentum_that_is_none(words):
+def test_momenta_out_of_range_are_rejected(words):
     with pytest.raises(UsageError, match=r"^method_options: expected 0 ≤ momentum ≤ last_momentum ≤ 1, got "):
         EMATeacher(student(), **words)

@@ -99,7 +99,7 @@ def test_simmim_puts_its_token_where_patches_are_hidden():
 @pytest.mark.parametrize("name", ["mae", "simmim"])
 @pytest.mark.parametrize("target", ["raw", "normalised"])
 @pytest.mark.parametrize("dims", [2, 3])
-def test_pixels_give_a_picture_that_keeps_visible_voxels(name, target, dims):
+def test_reconstructions_keep_visible_voxels(name, target, dims):
     images, hidden = batch_for(dims)
     picture = build(name, dims, target=target)(images, hidden).pictures["reconstruction"]
     covered = hidden
@@ -111,13 +111,13 @@ def test_pixels_give_a_picture_that_keeps_visible_voxels(name, target, dims):
 
 
 @pytest.mark.parametrize("target", ["hog", "ema"])
-def test_other_targets_give_no_picture(target):
+def test_other_targets_return_no_reconstruction(target):
     assert build("mae", 2, target=target)(*batch_for(2)).pictures == {}
 
 
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("target", ["hog", "ema"])
-def test_where_there_is_no_picture_the_error_is_told_beside_the_variance_of_the_target(target, dims):
+def test_targets_without_images_report_the_relative_error(target, dims):
     method, (images, hidden) = build("mae", dims, target=target), batch_for(dims)
     step = method(images, hidden)
     unit = tuple(n // u for n, u in zip(images.shape[2:], method.target.cell, strict=True))
@@ -126,7 +126,7 @@ def test_where_there_is_no_picture_the_error_is_told_beside_the_variance_of_the_
     assert step.parts["hidden_error"].item() == pytest.approx((step.loss / variance).item(), rel=1e-4)
 
 
-def test_an_error_of_zero_is_the_truth_one_is_its_mean_and_without_variance_there_is_nothing_to_know():
+def test_the_relative_error_is_0_for_the_truth_and_1_for_its_mean_or_a_constant_truth():
     truth = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
     means = truth.mean(dim=0).expand_as(truth)
     assert relative_error(truth, truth) == 0
@@ -134,7 +134,7 @@ def test_an_error_of_zero_is_the_truth_one_is_its_mean_and_without_variance_ther
     assert relative_error(means, means.contiguous()) == 1
 
 
-def test_swin_rebuilds_images_that_its_coarsest_map_overhangs():
+def test_simmim_crops_predictions_of_padded_coarse_maps():
     torch.manual_seed(0)
     network = build_encoder(
         "swin", spatial_dims=2, in_channels=1, patch=2, width=6, depths=(1, 1, 1), heads=(1, 1, 1)
@@ -156,14 +156,14 @@ def test_the_axes_name_the_target():
     }
 
 
-def test_a_target_takes_its_own_settings():
+def test_a_target_accepts_its_options():
     method = build("mae", 2, target={"hog": {"bins": 6, "pool": 1}})
     assert (method.target.bins, method.target.stride) == (6, (1, 1))
     assert method.target(batch_for(2)[0]).shape == (2, 48, 4 * 12)
 
 
 @pytest.mark.parametrize("error", ["squared", "absolute"])
-def test_reconstruct_means_over_hidden_cells_of_all_samples(error):
+def test_the_loss_is_the_mean_over_hidden_cells_of_all_samples(error):
     images, hidden = torch.zeros(2, 1, 2, 4), torch.tensor([[[True, False]], [[True, True]]])
     prediction = torch.ones(2, 1, 2, 4)
     prediction[1] = 3.0
@@ -180,23 +180,23 @@ def test_reconstruct_means_over_hidden_cells_of_all_samples(error):
         ({"raw": {"bins": 6}}, r"^target 'raw' does not take the option 'bins'; it takes no options$"),
         (
             {"raw": {}, "hog": {}},
-            r"^method option target: expected one name, alone or with its settings as in ",
+            r"^method option target: expected one name, alone or with its options as in ",
         ),
         ({}, r"^method option target: expected one name, .*, got 0$"),
     ],
 )
-def test_refuses_what_is_no_target(choice, message):
+def test_invalid_targets_are_rejected(choice, message):
     with pytest.raises(UsageError, match=message):
         build("mae", 2, target=choice)
 
 
-def test_refuses_to_normalise_a_cell_of_one_value():
+def test_normalising_a_cell_of_one_value_is_rejected():
     encoder = build_encoder("vit", spatial_dims=2, in_channels=1, **VIT)
     with pytest.raises(ShapeError, match=r"^mask cell of one voxel: expected at least 2 values"):
         build_target("normalised", cell=(1, 1), encoder=encoder)
 
 
-def test_refuses_features_coarser_than_a_cell():
+def test_features_coarser_than_a_cell_are_rejected():
     with pytest.raises(
         ShapeError, match=r"^mask cell of 2×2 voxels: expected a multiple of the encoder's total "
     ):
@@ -204,35 +204,35 @@ def test_refuses_features_coarser_than_a_cell():
 
 
 @pytest.mark.parametrize("name", ["mae", "simmim", "latent_mim"])
-def test_refuses_an_encoder_without_patches(name):
+def test_encoders_without_patches_are_rejected(name):
     encoder = build_encoder("dynunet", spatial_dims=2, in_channels=1, filters=(4, 8))
-    with pytest.raises(UsageError, match=f"^method '{name}' needs an encoder that .* got DynUNetEncoder$"):
+    with pytest.raises(UsageError, match=f"^method '{name}' needs an? .* got DynUNetEncoder$"):
         build_method(name, encoder=encoder, spatial_dims=2, cell=(4, 4))
 
 
 @pytest.mark.parametrize("name", ["mae", "latent_mim"])
-def test_refuses_an_encoder_that_cannot_leave_patches_out(name):
+def test_encoders_that_cannot_drop_patches_are_rejected(name):
     with pytest.raises(
         UsageError, match=f"^method '{name}' needs .* expected --encoder vit, got SwinEncoder$"
     ):
         build(name, 2, encoder="swin")
 
 
-def test_spark_refuses_an_encoder_on_patches():
+def test_spark_rejects_patch_based_encoders():
     with pytest.raises(
-        UsageError, match=r"^method 'spark' needs an encoder of convolutions, .* --method mae or"
+        UsageError, match=r"^method 'spark' needs a convolutional encoder, .* --method mae or"
     ):
         build("spark", 2)
 
 
 @pytest.mark.parametrize("name", ["mae", "simmim"])
-def test_refuses_a_cell_that_cuts_patches(name):
+def test_cells_that_are_not_a_multiple_of_the_patch_are_rejected(name):
     message = r"^mask cell of 3×3 voxels: expected a multiple of the encoder's patch 2×2; use --cell 4,4$"
     with pytest.raises(ShapeError, match=message):
         build(name, 2, cell=3)
 
 
-def test_the_target_of_one_cell_is_what_the_formula_says():
+def test_the_target_of_one_cell_equals_the_formula():
     cell = torch.arange(4.0).reshape(1, 1, 2, 2)
     normed = NormalisedPixels((2, 2))(cell).flatten().tolist()
     assert normed == pytest.approx([-1.161895, -0.387298, 0.387298, 1.161895], abs=1e-5)

@@ -1,4 +1,4 @@
-"""SparK against its formula written out in float64, and its own settings."""
+"""SparK against its formula written out in float64, and its options."""
 
 import copy
 
@@ -127,7 +127,7 @@ def test_loss_ignores_visible_voxels_of_prediction_and_target(dims):
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_what_is_hidden_does_not_move_the_prediction(dims):
+def test_hidden_content_does_not_change_the_prediction(dims):
     method, (images, hidden) = build(dims), batch_for(dims)
     predictions = []
     method.decoder.register_forward_hook(lambda module, inputs, output: predictions.append(output))
@@ -138,7 +138,7 @@ def test_what_is_hidden_does_not_move_the_prediction(dims):
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_a_perfect_prediction_costs_nothing_and_paints_the_image(dims):
+def test_a_perfect_prediction_has_zero_loss_and_reconstructs_the_image(dims):
     method, (images, hidden) = build(dims), batch_for(dims)
     perfect = torch.empty_like(images)
     for sample, *place in np.argwhere(torch.ones_like(hidden).numpy()):
@@ -151,7 +151,7 @@ def test_a_perfect_prediction_costs_nothing_and_paints_the_image(dims):
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_the_picture_keeps_visible_voxels_as_they_are(dims):
+def test_the_reconstruction_keeps_visible_voxels(dims):
     method, (images, hidden) = build(dims), batch_for(dims)
     picture = method(images, hidden).pictures["reconstruction"]
     covered = hidden_of(images, hidden)
@@ -174,7 +174,7 @@ def test_a_loss_per_hidden_cell_not_per_sample_or_voxel():
 @pytest.mark.parametrize(
     ("cell", "nearest"), [((6, 8), "8,8"), ((2, 2), "4,4"), ((12, 9), "12,12"), ((5, 5), "8,8")]
 )
-def test_refuses_a_cell_that_the_strides_do_not_fit(cell, nearest):
+def test_cells_that_do_not_match_the_strides_are_rejected(cell, nearest):
     encoder = build_encoder("dynunet", spatial_dims=2, in_channels=1, filters=(4, 4, 4))
     message = (
         f"mask cell of {cell[0]}×{cell[1]} voxels: expected a multiple of the encoder's total stride 4×4; "
@@ -183,14 +183,14 @@ def test_refuses_a_cell_that_the_strides_do_not_fit(cell, nearest):
         build_method("spark", encoder=encoder, spatial_dims=2, cell=cell)
 
 
-def test_refuses_a_cell_of_one_value_which_has_no_deviation():
+def test_cells_of_one_value_are_rejected_for_normalised_pixels():
     encoder = build_encoder("dynunet", spatial_dims=2, in_channels=1, filters=(4,))
     with pytest.raises(ShapeError, match=r"mask cell of one voxel: expected at least 2 values"):
         build_method("spark", encoder=encoder, spatial_dims=2, cell=(1, 1))
 
 
 @pytest.mark.parametrize(("finest", "widths"), [(1, [32, 16, 8]), (2, [32, 16]), (4, [32]), (64, [32])])
-def test_the_decoder_stops_where_it_is_told(finest, widths):
+def test_the_decoder_stops_at_the_given_stride(finest, widths):
     method = build(2, finest_decoder_stride=finest, decoder_width=32)
     assert [densify.project.out_channels for densify in method.densify] == widths
     images, hidden = batch_for(2)
@@ -204,7 +204,7 @@ def test_densify_projects_one_by_one_at_the_coarsest_map_and_three_by_three_else
     assert [densify.project.kernel_size for densify in method.densify] == [(1,) * 3, (3,) * 3, (3,) * 3]
 
 
-def test_tokens_start_as_in_the_official_code():
+def test_tokens_are_initialised_as_in_the_official_code():
     method = build(2, filters=(64, 128, 256))
     for densify in method.densify:
         assert densify.token.abs().max() <= 0.02

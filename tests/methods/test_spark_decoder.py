@@ -1,4 +1,4 @@
-"""The light decoder's shapes, and where each predicted voxel lies."""
+"""Shapes of the light decoder, and positions of predicted voxels."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def test_predicts_every_voxel(dims, strides, space):
 
 
 @pytest.mark.parametrize("stride", [(2, 2), (4, 2), (2, 3, 2)])
-def test_each_map_voxel_predicts_the_voxels_that_it_stands_for(stride):
+def test_each_map_voxel_predicts_its_block_of_voxels(stride):
     dims, grid = len(stride), (2, 3, 2)[: len(stride)]
     decoder = LightDecoder(spatial_dims=dims, strides=[stride], widths=[1], out_channels=1)
     torch.nn.init.ones_(decoder.head.linear.weight)
@@ -47,7 +47,7 @@ def test_neighbouring_voxels_come_from_their_own_channel():
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_the_official_decoder_begins_as_sparks(dims):
+def test_the_official_decoder_is_initialised_as_sparks(dims):
     torch.manual_seed(0)
     strides = [(4,) * dims, (2,) * dims, (1,) * dims]
     decoder = LightDecoder(

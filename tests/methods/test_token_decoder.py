@@ -1,4 +1,4 @@
-"""Decoders on patches: what they look at, cues, fillers, options."""
+"""Token decoders: attention, visual cues, padding, options."""
 
 import pytest
 import torch
@@ -43,7 +43,7 @@ def test_samples_of_unequal_counts_are_decoded_as_if_alone(name, cues):
 
 
 @every_decoder
-def test_hidden_patches_hear_of_every_visible_one(name):
+def test_hidden_patches_depend_on_every_visible_one(name):
     decoder = build(name)
     latents, visible, wanted = problem()
     latents.requires_grad_()
@@ -61,7 +61,7 @@ def test_gradients_reach_every_parameter(name, cues):
         assert parameter.grad.any(), place
 
 
-def test_in_the_cross_decoder_visible_patches_stay_as_they_are():
+def test_the_cross_decoder_does_not_update_visible_patches():
     decoder, contexts = build("cross"), []
     for block in decoder.blocks:
         block.register_forward_hook(lambda module, inputs, output: contexts.append(inputs[1]))
@@ -71,7 +71,7 @@ def test_in_the_cross_decoder_visible_patches_stay_as_they_are():
 
 
 @every_decoder
-def test_cues_are_the_visible_vectors_weighted_by_the_nearness_of_positions(name):
+def test_visual_cues_are_visible_embeddings_weighted_by_position_similarity(name):
     decoder, seen = build(name, cues=True), []
     through = decoder._through
     decoder._through = lambda queries, *rest: seen.append(queries) or through(queries, *rest)
@@ -97,7 +97,7 @@ def test_the_width_is_half_of_the_encoders_by_default(in_width, width):
 
 
 @pytest.mark.parametrize("words", [{"depth": 0}, {"width": 97}])
-def test_refuses_what_cannot_be_built(words):
+def test_invalid_options_are_rejected(words):
     with pytest.raises(
         UsageError, match=r"^decoder: expected a depth of at least 1 and a width that is a mult"
     ):

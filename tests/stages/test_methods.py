@@ -25,7 +25,7 @@ def test_every_method_has_a_row_with_its_axes(dims):
     assert next(row for row in rows if row.method == "simmim").options == {"target": "raw"}
 
 
-def test_the_command_prints_a_line_a_method_and_json():
+def test_the_command_prints_one_line_per_method_and_json():
     plain, machine = (CliRunner().invoke(main, ["methods", *words]) for words in ([], ["--json"]))
     assert plain.exit_code == machine.exit_code == 0, plain.output + machine.output
     names = [line.split()[0] for line in plain.stdout.splitlines()[1 : len(METHODS) + 1]]

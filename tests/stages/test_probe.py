@@ -1,4 +1,4 @@
-"""Probes of frozen features: who teaches, who chooses, who is asked, and what random weights are."""
+"""Probes of frozen features: use of the splits, and random weights."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def judged_by(monkeypatch):
     return judged
 
 
-def test_validation_chooses_the_strength_and_test_is_only_asked():
+def test_the_strength_is_chosen_on_validation_patients():
     train, val, test = rows(60, seed=0), rows(60, seed=1), rows(200, seed=2)
     found = stage._judged(train, val, test)
     assert 0.6 < found.linear_f1 < 1
@@ -45,7 +45,7 @@ def test_validation_chooses_the_strength_and_test_is_only_asked():
     assert scores[found.strength] == max(scores.values())
 
 
-def test_everybody_of_a_split_is_seen_and_nobody_else(tiny_dataset, monkeypatch):
+def test_every_patient_of_a_split_is_used_and_no_other(tiny_dataset, monkeypatch):
     judged = judged_by(monkeypatch)
     probe(None, data=tiny_dataset, **RESNET)
     divided = partition(read_dataset(tiny_dataset), fold=None)
@@ -55,7 +55,7 @@ def test_everybody_of_a_split_is_seen_and_nobody_else(tiny_dataset, monkeypatch)
     assert {features.shape[1] for features, _ in judged[0]} == {4 + 4 + 6 + 8}
 
 
-def test_random_weights_get_statistics_of_whole_images_and_features_of_their_seed(tiny_dataset, monkeypatch):
+def test_random_weights_are_seeded_and_recalibrated_on_whole_images(tiny_dataset, monkeypatch):
     judged = judged_by(monkeypatch)
     for seed in (0, 0, 1):
         probe(None, data=tiny_dataset, **{**RESNET, "seed": seed})
@@ -67,7 +67,7 @@ def test_random_weights_get_statistics_of_whole_images_and_features_of_their_see
     assert not np.array_equal(first, unsettled)
 
 
-def test_the_random_state_of_the_caller_does_not_matter(tiny_dataset):
+def test_offsets_do_not_depend_on_the_global_random_state(tiny_dataset):
     torch.manual_seed(5)
     first = probe(None, data=tiny_dataset, **RESNET)
     torch.manual_seed(6)

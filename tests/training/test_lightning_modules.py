@@ -102,7 +102,7 @@ class Following(Method):
     def forward(self, images, hidden):
         return Step((self.weight * images.mean()).square().sum())
 
-    def after_step(self, progress):
+    def on_step_end(self, progress):
         self.told.append((progress, self.weight.detach().clone()))
 
 

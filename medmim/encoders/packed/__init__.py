@@ -1,4 +1,4 @@
-"""Packed cells: a network computes only the visible cells of a masked image."""
+"""Packed cells: networks compute the visible cells of a masked image only."""
 
 from medmim.encoders.packed.tensor import Packed, pack
 

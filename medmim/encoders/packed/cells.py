@@ -1,4 +1,4 @@
-"""What operations see of a packed value: visible cells as a batch of small maps, and their layout."""
+"""The representation of a packed value: visible cells as a batch of small maps, and their layout."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _AXES = {2: ("y", "x"), 3: ("z", "y", "x")}
 
 
 class PackedCells(ABC):
-    """Visible cells of a map, one entry of the batch axis each.
+    """The visible cells of a map, stacked along the batch axis.
 
     Attributes:
-        values: (visible cells, channels, *voxels of a cell); in memory, channels lie innermost, since halos
-            are gathered as rows of channels and processors convolve that order fastest.
-        layout: which cells these are.
-        last: whether the network has moved channels behind the spatial axes (`permute(0, 2, 3, 1)`); only
-            what the network sees changes, `values` stay as they are.
+        values: (visible cells, channels, *voxels of a cell), channels innermost in memory: halos are gathered
+            as rows of channels, and CPUs convolve that order fastest.
+        layout: position of these cells in the images.
+        last: whether the network has moved channels behind the spatial axes (`permute(0, 2, 3, 1)`); the
+            memory order of `values` does not change.
     """
 
     def __init__(self, values: Tensor, layout: CellLayout, *, last: bool = False) -> None:
@@ -46,7 +46,7 @@ class PackedCells(ABC):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Run `func` in its packed form."""
+        """Run the packed form of `func`."""
 
     @property
     def dims(self) -> int:
@@ -65,32 +65,32 @@ class PackedCells(ABC):
 
     @property
     def shape(self) -> torch.Size:
-        """Shape of the dense tensor that this value stands for."""
+        """Shape of the dense tensor that this value represents."""
         channels = self.values.shape[1]
         sizes = (*self.space, channels) if self.last else (channels, *self.space)
         return torch.Size((self.layout.batch, *sizes))
 
     def like(self, values: Tensor) -> PackedCells:
-        """Return other values of the same cells."""
+        """Return a value with the same cells and other contents."""
         return type(self)(values, self.layout, last=self.last)
 
     def from_rows(self, rows: Tensor, cell: Size | None = None) -> PackedCells:
-        """Return the value whose voxels are `rows`, with cells of `cell` voxels (default: as here)."""
+        """Return a value whose voxels are `rows`, with cells of `cell` voxels; None: as here."""
         return self.like(cells_from_rows(rows, self.cell if cell is None else cell))
 
     def require_channels_first(self, name: str) -> None:
-        """Refuse an operation on a value whose channels were moved behind the spatial axes."""
+        """Reject an operation on a value whose channels were moved behind the spatial axes."""
         if self.last:
             raise ShapeError(f"'{name}' on channels-last packed cells: permute channels back to axis 1 first")
 
 
 def rows_from_cells(values: Tensor) -> Rows:
-    """Return one row of channels a voxel; a view where channels lie innermost."""
+    """Return one row of channels per voxel; a view where channels are innermost."""
     return rearrange(values, "n c ... -> (n ...) c")
 
 
 def cells_from_rows(rows: Tensor, cell: Size) -> Float[Tensor, "visible channels ..."]:
-    """Return the cells of which `rows` are the voxels, channels innermost in memory."""
+    """Return the cells whose voxels are `rows`, channels innermost in memory."""
     return rows.reshape(-1, *cell, rows.shape[1]).movedim(-1, 1)
 
 
@@ -100,11 +100,11 @@ def channels_innermost(values: Tensor) -> Tensor:
 
 
 def gather(values: Tensor, table: Int[Tensor, "visible entries taps"], outside: float = 0.0) -> Tensor:
-    """Read rows: (visible, entries, taps, channels); hidden voxels are 0, those outside the image `outside`.
+    """Gather rows, (visible, entries, taps, channels); hidden voxels are 0, those beyond the image `outside`.
 
     Args:
         values: (visible cells, channels, *voxels of a cell).
-        table: of the layout, see `CellLayout.table`.
+        table: source rows, from `CellLayout.table`.
         outside: value of voxels outside the image.
     """
     rows = rows_from_cells(values)
@@ -114,10 +114,10 @@ def gather(values: Tensor, table: Int[Tensor, "visible entries taps"], outside: 
 
 
 def per_sample(packed: PackedCells, tensor: Tensor) -> Tensor:
-    """Return a dense tensor that broadcasts against the map as one that broadcasts against its cells.
+    """Convert a dense tensor that broadcasts against the map to one that broadcasts against its cells.
 
-    Axes of a tensor are aligned at the last one, as everywhere in torch. Along the spatial axes it has one
-    entry for all voxels, or one for each.
+    Axes are aligned at the last one, as usual in torch. Along the spatial axes the tensor has size 1 or the
+    size of the map.
     """
     full = tensor.reshape(*[1] * (packed.dims + 2 - tensor.dim()), *tensor.shape)
     if packed.last:
@@ -129,14 +129,14 @@ def per_sample(packed: PackedCells, tensor: Tensor) -> Tensor:
 
 
 def cut(images: Tensor, layout: CellLayout) -> Tensor:
-    """Take the visible cells out of a dense tensor, channels innermost in memory."""
+    """Extract the visible cells of a dense tensor, channels innermost in memory."""
     joined, apart, sizes = _patterns(layout.grid)
     cells = rearrange(images, f"b c {joined} -> {apart} c", **sizes)
     return cells.index_select(0, layout.cells).movedim(-1, 1)
 
 
 def paste(values: Tensor, layout: CellLayout, fill: float) -> Tensor:
-    """Put visible cells back into a dense tensor; hidden voxels are `fill`."""
+    """Return the dense tensor of visible cells; hidden voxels are `fill`."""
     cells = values.movedim(1, -1)
     whole = cells.new_full((layout.hidden.numel(), *cells.shape[1:]), fill)
     whole.index_copy_(0, layout.cells, cells)
@@ -145,7 +145,7 @@ def paste(values: Tensor, layout: CellLayout, fill: float) -> Tensor:
 
 
 def _patterns(grid: Size) -> tuple[str, str, dict[str, int]]:
-    """Return a map's spatial axes joined and as cells, in einops' words, and the number of cells."""
+    """Return einops patterns of the spatial axes, joined and split into cells, and the grid sizes."""
     names = _AXES[len(grid)]
     joined = " ".join(f"(g{name} c{name})" for name in names)
     apart = f"(b {' '.join(f'g{name}' for name in names)}) {' '.join(f'c{name}' for name in names)}"

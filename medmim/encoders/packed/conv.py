@@ -1,8 +1,9 @@
-"""Convolutions of packed cells: each cell is convolved with the halo that it reads from its neighbours.
+"""Convolutions of packed cells: each cell is convolved together with a halo gathered from its neighbours.
 
-Three ways to the same result: kernels of one voxel run on all visible voxels as one matrix product; cells of
-a few voxels read each kernel position as a row, and a matrix product follows; larger cells are gathered with
-their halo and convolved without padding, and so is their gradient, with the halo of the result's gradient.
+Three implementations give the same result: kernels of one voxel are one matrix product over all visible
+voxels; cells of a few voxels are gathered row by row for each kernel position (im2col), followed by a matrix
+product; larger cells are gathered with their halo and convolved without padding. The gradient of the last is
+computed the same way, from the halo of the output gradient.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ from medmim.encoders.packed.cells import (
 from medmim.encoders.packed.layout import CellLayout
 from medmim.encoders.packed.window import WindowGeometry, window_geometry
 
-_SMALL = 4  # cells of up to so many voxels are faster as rows than with their halo (measured)
-_GROUP = 16  # rows are offered as so many images: below it, PyTorch avoids its fast 1×1 kernel on one thread
+_SMALL = 4  # cells of up to this many voxels are faster with im2col (measured)
+_GROUP = 16  # pseudo-batch size below which PyTorch does not use its fast 1×1 kernel on one thread
 
 
 def conv(
@@ -42,7 +43,7 @@ def conv(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
 ) -> PackedCells:
-    """Convolve; the result has the same cells, divided by the stride."""
+    """Convolve; the cells of the result have the same grid and 1 / stride of the size."""
     name = func.__name__
     value.require_channels_first(name)
     kernel = tuple(weight.shape[2:])
@@ -63,7 +64,7 @@ def conv(
 
 
 def pointwise(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return rows · weightᵀ + bias through a 1×1 convolution, on some processors twice as fast as a product.
+    """Return rows · weightᵀ + bias; on CPUs as a 1×1 convolution, which can be twice as fast as a product.
 
     Args:
         rows: (rows, channels).
@@ -77,12 +78,12 @@ def pointwise(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def _as_images(rows: Tensor) -> Tensor:
     group = _GROUP if len(rows) % _GROUP == 0 else 1
-    # the axis of one voxel is made before channels move: PyTorch looks at its stride too
+    # add the axis of size 1 before moving channels: PyTorch checks its stride too
     return rearrange(rows.reshape(group, -1, 1, rows.shape[1]), "group row one c -> group c row one")
 
 
 def _autocast(values: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Cast as autocast does for a convolution: our own autograd functions are none that it knows."""
+    """Cast as autocast does for a convolution; it does not know our autograd functions."""
     kind = values.device.type
     if not torch.is_autocast_enabled(kind) or values.dtype == torch.float64:
         return values, weight, bias
@@ -91,7 +92,7 @@ def _autocast(values: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tens
 
 
 class _RowConv(torch.autograd.Function):
-    """Every kernel position as a row of the neighbouring voxel's channels, then one product."""
+    """Convolution by im2col: gather the rows of all kernel positions, then one matrix product."""
 
     @staticmethod
     def forward(
@@ -100,11 +101,11 @@ class _RowConv(torch.autograd.Function):
         """Return (visible voxels of the result, out channels).
 
         Args:
-            ctx: autograd's.
+            ctx: autograd context.
             values: (visible, channels, *cell).
             weight: (out channels, channels, kernel positions).
-            reach: of the convolution.
-            layout: whose neighbours are read.
+            reach: window of the convolution.
+            layout: layout of the cells.
         """
         ctx.save_for_backward(values, weight)
         ctx.reach, ctx.layout = reach, layout
@@ -130,9 +131,9 @@ class _RowConv(torch.autograd.Function):
 def _aligned(
     values: Tensor, weight: Tensor, reach: WindowGeometry, layout: CellLayout
 ) -> tuple[Tensor, Tensor]:
-    """Return what each voxel of the result reads, as a row, and the weight in the same order.
+    """Return the inputs of each output voxel as a row, and the weight in the same order.
 
-    Rows are read position by position, the weight lies channel by channel: the smaller one is turned.
+    Rows are gathered position by position and weights stored channel by channel; the smaller is transposed.
     """
     read = gather(values, layout.table(reach.windows)).flatten(0, 1)
     if _taps_last(len(read), weight):
@@ -158,7 +159,7 @@ def _pointwise_gradients(
 
 
 def _add_up(read: Tensor, reach: WindowGeometry, layout: CellLayout) -> Tensor:
-    """Add up, for each voxel, the gradients of all windows that read it."""
+    """Sum, for each voxel, the gradients of all windows that read it."""
     table = layout.table(reach.windows)
     sums = read.new_zeros(len(table) * prod(reach.cell) + 2, read.shape[1] // table.shape[2])
     sums.index_add_(0, table.flatten(), read.reshape(-1, sums.shape[1]))
@@ -167,7 +168,7 @@ def _add_up(read: Tensor, reach: WindowGeometry, layout: CellLayout) -> Tensor:
 
 @dataclass(frozen=True)
 class _ConvHalo:
-    """A convolution by halos: where it reads, and how it is called."""
+    """The geometry of a convolution of cells with their halo."""
 
     reach: WindowGeometry
     layout: CellLayout
@@ -179,24 +180,24 @@ class _ConvHalo:
         return cells_from_rows(gather(values, table).flatten(0, 2), self.reach.halo_space)
 
     def read_gradient(self, gradient: Tensor) -> Tensor:
-        """Return the gradient at all voxels of the result that read each cell."""
+        """Return the output gradient at all voxels that read each cell."""
         table = self.layout.table(self.reach.gradient_halo)
         return cells_from_rows(gather(gradient, table).flatten(0, 2), self.reach.gradient_halo_space)
 
 
 class _HaloConv(torch.autograd.Function):
-    """Each cell with its halo, convolved without padding; halos are gathered again for the gradients."""
+    """Convolution of each cell with its halo, without padding; the backward gathers halos again."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, weight: Tensor, bias: Tensor | None, halo: _ConvHalo) -> Tensor:
         """Return (visible, out channels, *cell of the result).
 
         Args:
-            ctx: autograd's.
+            ctx: autograd context.
             values: (visible, channels, *cell).
-            weight: of the convolution.
-            bias: of the convolution.
-            halo: how to read neighbours.
+            weight: (out channels, channels / groups, *kernel).
+            bias: (out channels), or None.
+            halo: geometry of the convolution.
         """
         ctx.save_for_backward(values, weight)
         ctx.halo, ctx.bias = halo, None if bias is None else list(bias.shape)

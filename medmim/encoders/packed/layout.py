@@ -1,8 +1,7 @@
-"""Who is visible and who is whose neighbour: the layout that all packed values of one forward share.
+"""The layout of visible cells and their neighbours, shared by all packed values of one forward.
 
-A table of a layout says, for every entry that an operation reads, which row (a voxel of a visible cell) it is
-taken from. Tables depend on the mask and on the operation's reach only; they are kept with the layout and
-freed with it.
+A table of a layout lists, for every entry that an operation reads, the row (a voxel of a visible cell) to
+gather. Tables depend on the mask and the operation's window only; they are cached in the layout.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from medmim.errors import ShapeError
 from medmim.shapes import Hidden
 
 _HIDDEN, _OUTSIDE = -1, -2
-Entry = tuple[int, int] | None  # (cells away, voxel within that cell) along one axis; None: nothing
+Entry = tuple[int, int] | None  # (offset in cells, voxel within that cell) along an axis; None: nothing
 
 
 @dataclass(frozen=True)
@@ -28,10 +27,10 @@ class Window:
     """Entry i, tap t reads voxel step·i + dilation·t − before of the own cell's frame.
 
     Attributes:
-        entries: number of entries a cell.
-        source: voxels of a cell that is read; positions beyond it lie in neighbours.
-        before: voxels that the first entry reaches before the cell.
-        taps, step, dilation: of the window.
+        entries: number of entries per cell.
+        source: voxels of an input cell; positions beyond it are in neighbouring cells.
+        before: voxels before the cell that the first entry reads.
+        taps, step, dilation: size, stride and dilation of the window.
     """
 
     entries: int
@@ -42,7 +41,7 @@ class Window:
     dilation: int = 1
 
     def places(self) -> tuple[tuple[Entry, ...], ...]:
-        """Return where each entry and tap is read from."""
+        """Return the source of each entry and tap."""
         return tuple(tuple(self._place(i, t) for t in range(self.taps)) for i in range(self.entries))
 
     def _place(self, entry: int, tap: int) -> Entry:
@@ -51,7 +50,7 @@ class Window:
 
 @dataclass(frozen=True)
 class HaloTranspose:
-    """The transpose of a halo: entry i reads all its copies in own and neighbouring cells with their halos.
+    """The transpose of a halo: entry i reads all its copies in the haloed cells around it.
 
     Attributes:
         entries: voxels of a cell along this axis.
@@ -64,29 +63,31 @@ class HaloTranspose:
     source: int
 
     def places(self) -> tuple[tuple[Entry, ...], ...]:
-        """Return where each entry's copies lie."""
+        """Return the copies of each entry."""
         after = self.source - self.before - self.entries
         nearest, farthest = (max(-(-width // self.entries), 0) for width in (after, self.before))
         reach = range(-nearest, farthest + 1)
         return tuple(tuple(self._place(i, away) for away in reach) for i in range(self.entries))
 
     def _place(self, entry: int, away: int) -> Entry:
-        within = entry - away * self.entries + self.before  # seen from the cell that holds the copy
+        within = entry - away * self.entries + self.before  # relative to the cell that contains the copy
         return (away, within) if 0 <= within < self.source else None
 
 
-Axis = Window | HaloTranspose  # what an operation reads along one axis: one row an entry, one column a tap
+Axis = (
+    Window | HaloTranspose
+)  # the reads of an operation along one axis: one row per entry, one column per tap
 
 
 class CellLayout:
-    """Visible cells of a batch in grid order, sample after sample.
+    """The visible cells of a batch in grid order, sample after sample.
 
     Attributes:
         hidden: (batch, *grid), True = hidden.
-        batch, grid: samples, and cells along each axis.
-        cells: number of each visible cell among all cells of the batch.
-        sample: sample of each visible cell.
-        counts: visible cells of each sample.
+        batch, grid: number of samples, and cells along each axis.
+        cells: index of each visible cell among all cells of the batch.
+        sample: index of each visible cell's sample.
+        counts: number of visible cells of each sample.
 
     Raises:
         ShapeError: if a sample has no visible cell.
@@ -105,20 +106,20 @@ class CellLayout:
 
     @property
     def slots(self) -> Int[Tensor, " all_cells"]:
-        """Place of every cell of the batch among the visible ones; for hidden ones, their number."""
+        """Index of every cell of the batch among the visible ones; their number for hidden cells."""
         if self._slots is None:
             self._slots = torch.full((self.hidden.numel(),), len(self.cells), device=self.cells.device)
             self._slots[self.cells] = torch.arange(len(self.cells), device=self.cells.device)
         return self._slots
 
     def table(self, axes: tuple[Axis, ...]) -> Int[Tensor, "visible entries taps"]:
-        """Return the row that each entry and tap is read from.
+        """Return the source row of each entry and tap.
 
-        Rows are the voxels of source cells in order. One row after the last stands for hidden voxels, the
-        next for voxels outside the image.
+        Rows are the voxels of the visible cells in order. The row after the last represents hidden voxels,
+        the next one voxels outside the image.
 
         Args:
-            axes: what is read along each axis.
+            axes: reads along each axis.
         """
         if axes not in self._tables:
             self._tables[axes] = self._make(axes)
@@ -126,8 +127,8 @@ class CellLayout:
 
     def _make(self, axes: Sequence[Axis]) -> Tensor:
         dims, device = len(axes), self.cells.device
-        cell = torch.zeros([1] * (2 * dims), dtype=torch.long, device=device)  # place among the neighbours
-        voxel, exists = cell, cell == 0  # voxel within that cell; whether anything is read at all
+        cell = torch.zeros([1] * (2 * dims), dtype=torch.long, device=device)  # index among the neighbours
+        voxel, exists = cell, cell == 0  # voxel within that cell; whether the entry exists
         around: list[list[int]] = []
         for number, axis in enumerate(axes):
             places = axis.places()
@@ -150,7 +151,7 @@ class CellLayout:
         return rows.to(torch.int32).reshape(len(self.cells), -1, taps)
 
     def _neighbours(self, around: Sequence[Sequence[int]]) -> Int[Tensor, "visible places"]:
-        """Return the visible cells at the given distances along each axis, or who is not there."""
+        """Return the indices of neighbours at given offsets along each axis; negative where not visible."""
         numbers = torch.where(self.hidden.flatten(), _HIDDEN, self.slots).reshape(self.batch, *self.grid)
         reach = [max(abs(step) for step in away) for away in around]
         padding = [n for n in reversed(reach) for _ in range(2)]

@@ -1,7 +1,7 @@
-"""Norms of packed cells: statistics over visible voxels only, by PyTorch's own kernels.
+"""Norms of packed cells over visible voxels only, computed by PyTorch's own kernels.
 
-Cells hold nothing but visible voxels, so batch norm runs on them as it is, and instance and group norm run on
-the cells of one sample after the other.
+Cells contain visible voxels only, so that batch norm runs on them unchanged; instance and group norm run on
+the cells of each sample separately.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ def batch_norm(
     running_var: Tensor | None,
     **norm: Any,
 ) -> PackedCells:
-    """Normalise each channel over the visible voxels of all samples; PyTorch names all further arguments.
+    """Normalise each channel over the visible voxels of all samples.
 
     Raises:
-        ShapeError: for training on one voxel, which has no deviation.
+        ShapeError: for training on a single voxel, whose variance is undefined.
     """
     value.require_channels_first("batch_norm")
     voxels = len(value.values) * prod(value.cell)
@@ -41,10 +41,10 @@ def batch_norm(
 
 
 def instance_norm(func: Callable[..., Tensor], value: PackedCells, **norm: Any) -> PackedCells:
-    """Normalise each sample's channels over its visible voxels; PyTorch names all arguments.
+    """Normalise each sample's channels over its visible voxels.
 
     Raises:
-        ShapeError: for running statistics, as on masked values.
+        ShapeError: for running statistics.
     """
     value.require_channels_first("instance_norm")
     if norm.get("running_mean") is not None or not norm.get("use_input_stats", True):
@@ -69,7 +69,7 @@ def group_norm(
         return _each_sample(value, lambda cells: _channel_norm(cells, weight, bias, eps))
 
     def norm(cells: Tensor) -> Tensor:
-        # native kernels reduce over what lies together: the sample's voxels behind each channel
+        # native kernels reduce over contiguous memory: the sample's voxels of each channel
         rows = rows_from_cells(cells).t().unsqueeze(0)
         wide = rows.to(torch.promote_types(rows.dtype, torch.float32))
         normed = func(wide.contiguous(), num_groups, weight, bias, eps).to(cells.dtype)
@@ -86,10 +86,10 @@ def layer_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> PackedCells:
-    """Normalise the channels of each voxel; channels must lie last, as layer norm has them.
+    """Normalise the channels of each voxel; channels must be last.
 
     Raises:
-        ShapeError: for a norm over more than the channels, which would count hidden voxels.
+        ShapeError: for a norm over more than the channels, which would include hidden voxels.
     """
     if not value.last or tuple(normalized_shape) != (value.values.shape[1],):
         raise ShapeError(
@@ -106,7 +106,7 @@ def _each_sample(value: PackedCells, norm: Callable[[Tensor], Tensor]) -> Packed
 
 
 def _channel_norm(cells: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
-    """Normalise each channel over all cells; one voxel is its own mean, of which batch norm wants nothing."""
+    """Normalise each channel over all cells; a single voxel, which batch norm rejects, becomes zero."""
     if len(cells) * prod(cells.shape[2:]) > 1:
         return F.batch_norm(cells, None, None, weight, bias, training=True, eps=eps)
     zero = cells - cells

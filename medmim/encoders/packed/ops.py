@@ -1,4 +1,4 @@
-"""Operations that need no neighbours: activations, sums and products, concatenation, dropout, axis order."""
+"""Operations of packed cells without neighbours: elementwise, concatenation, dropout, linear, axis order."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from medmim.errors import ShapeError
 
 
 def elementwise(func: Callable[..., Tensor], value: PackedCells, *args: Any, **kwargs: Any) -> PackedCells:
-    """Compute each voxel by itself."""
+    """Apply an elementwise operation."""
     return value.like(func(value.values, *args, **kwargs))
 
 
 def prelu(func: Callable[..., Tensor], value: PackedCells, weight: Tensor) -> PackedCells:
-    """Apply PReLU, whose weight belongs to axis 1."""
+    """Apply PReLU, whose weight has one entry per channel."""
     value.require_channels_first("prelu")
     return value.like(func(value.values, weight))
 
 
 def combine(func: Callable[..., Tensor], first: Any, second: Any, **kwargs: Any) -> PackedCells:
-    """Combine two packed values, or one and a number, a parameter, a gate a sample or a dense map."""
+    """Combine two packed values, or one and a number, parameter, per-sample gate or dense map."""
     packed = [operand for operand in (first, second) if isinstance(operand, PackedCells)]
     layout = shared_layout(packed)
     if len({value.last for value in packed}) > 1:
@@ -74,10 +74,10 @@ def divide(
 
 
 def shared_layout(values: Sequence[Any]) -> CellLayout:
-    """Return the one layout of all values; different masks in one operation are a mistake of the caller.
+    """Return the common layout of all values.
 
     Raises:
-        ShapeError: if there are several, or a value has none.
+        ShapeError: if there are several, or a value is not packed.
     """
     if not all(isinstance(value, PackedCells) and value.layout is values[0].layout for value in values):
         raise ShapeError("expected values of one forward, got values with different masks or without any")
@@ -101,7 +101,7 @@ def channel_dropout(
 def linear(
     func: Callable[..., Tensor], value: PackedCells, weight: Tensor, bias: Tensor | None = None
 ) -> PackedCells:
-    """Apply a linear layer to the channels of each voxel; channels must lie last.
+    """Apply a linear layer to the channels of each voxel; channels must be last.
 
     Raises:
         ShapeError: where they do not.
@@ -112,7 +112,7 @@ def linear(
 
 
 def permute(func: Callable[..., Tensor], value: PackedCells, *order: Any, **kwargs: Any) -> PackedCells:
-    """Move channels behind the spatial axes or back: nothing moves in memory.
+    """Move channels behind the spatial axes or back, without moving memory.
 
     Raises:
         ShapeError: for any other order.
@@ -142,10 +142,10 @@ def movedim(func: Callable[..., Tensor], value: PackedCells, source: int, destin
 def mean(
     func: Callable[..., Tensor], value: PackedCells, dim: int | Sequence[int] = (), keepdim: bool = False
 ) -> Tensor:
-    """Return each sample's mean over its visible voxels, a plain tensor.
+    """Return each sample's mean over its visible voxels as a plain tensor.
 
     Raises:
-        ShapeError: for a mean over anything else than all spatial axes.
+        ShapeError: for a mean over other axes than all spatial ones.
     """
     value.require_channels_first("mean")
     axes = (dim,) if isinstance(dim, int) else tuple(dim)
@@ -155,11 +155,11 @@ def mean(
 
 
 def cast(func: Callable[..., Tensor], value: PackedCells, *args: Any, **kwargs: Any) -> PackedCells:
-    """Change type or place, or copy; memory order stays."""
+    """Change dtype or device, or copy; the memory order is kept."""
     kwargs.pop("memory_format", None)
     return value.like(func(value.values, *args, **kwargs))
 
 
 def new_tensor(func: Callable[..., Tensor], value: PackedCells, *args: Any, **kwargs: Any) -> Tensor:
-    """Make a new plain tensor of the same type and place (`new_zeros` and its kin)."""
+    """Create a plain tensor of the same dtype and device (`new_zeros` and similar)."""
     return func(value.values, *args, **kwargs)

@@ -1,4 +1,4 @@
-"""Pooling of packed cells: hidden voxels count as zero and voxels outside the image as PyTorch pads them."""
+"""Pooling of packed cells: hidden voxels are zero, voxels outside the image are padded as in PyTorch."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def max_pool(
     ceil_mode: bool = False,
     **_: Any,
 ) -> PackedCells:
-    """Return each window's largest value; voxels outside the image are smaller than all.
+    """Return each window's maximum; voxels outside the image are -inf.
 
-    Where the indices are wanted too, PyTorch calls another function, which has no packed form.
+    With `return_indices`, PyTorch calls another function, which has no packed form.
     """
     reach = _reach(func, value, kernel_size, stride, padding, dilation=dilation, ceil_mode=ceil_mode)
     haloed = _with_halo(value, reach, outside=-float("inf"))
@@ -47,7 +47,7 @@ def avg_pool(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> PackedCells:
-    """Return each window's mean; hidden voxels count as zeros, as on masked values."""
+    """Return each window's mean; hidden voxels are zeros, as on masked values."""
     reach = _reach(func, value, kernel_size, stride, padding, ceil_mode=ceil_mode)
     total = func(_with_halo(value, reach, outside=0.0), reach.kernel, reach.stride, divisor_override=1)
     if divisor_override is not None:
@@ -61,7 +61,7 @@ def avg_pool(
 
 
 def mean_over_space(value: PackedCells, *, keepdim: bool) -> Tensor:
-    """Return each sample's mean over its visible voxels, (batch, channels) and ones: a plain tensor."""
+    """Return each sample's mean over its visible voxels, (batch, channels), a plain tensor."""
     sums = value.values.flatten(2).mean(dim=2)
     parts = [cells.mean(dim=0) for cells in torch.split(sums, list(value.layout.counts))]
     means = torch.stack(parts)
@@ -71,10 +71,10 @@ def mean_over_space(value: PackedCells, *, keepdim: bool) -> Tensor:
 def adaptive_avg_pool(
     func: Callable[..., Tensor], value: PackedCells, output_size: _Sizes, *_: Any, **__: Any
 ) -> Tensor:
-    """Return the mean over visible voxels, for pooling to one voxel: what squeeze-and-excitation asks for.
+    """Return the mean over visible voxels, for pooling to one voxel as in squeeze-and-excitation.
 
     Raises:
-        ShapeError: for another size.
+        ShapeError: for another output size.
     """
     value.require_channels_first(func.__name__)
     sizes = (output_size,) if isinstance(output_size, int) else tuple(output_size)
@@ -94,12 +94,12 @@ def _reach(
     value.require_channels_first(func.__name__)
     kernel = (kernel_size,) if isinstance(kernel_size, int) else tuple(kernel_size)
     kernel = kernel * value.dims if len(kernel) == 1 else kernel
-    steps = stride or kernel  # PyTorch hands over None or nothing for "as the kernel"
+    steps = stride or kernel  # None or [] mean the kernel size
     return window_geometry(func.__name__, value, kernel=kernel, stride=steps, padding=padding, **window)
 
 
 def _with_halo(value: PackedCells, reach: WindowGeometry, *, outside: float) -> Tensor:
-    """Return cells with all that their windows read; the cells themselves where that is all."""
+    """Return cells with the halo that their windows read."""
     if reach.stays_inside:
         return value.values
     halo: Tensor = _PoolHalo.apply(value.values, reach, value.layout, outside)  # type: ignore[no-untyped-call]
@@ -107,7 +107,7 @@ def _with_halo(value: PackedCells, reach: WindowGeometry, *, outside: float) -> 
 
 
 class _PoolHalo(torch.autograd.Function):
-    """Gather cells with their halo; the gradient adds up each voxel's copies with the transposed table."""
+    """Gather cells with their halo; the gradient sums each voxel's copies with the transposed table."""
 
     @staticmethod
     def forward(
@@ -116,10 +116,10 @@ class _PoolHalo(torch.autograd.Function):
         """Return (visible, channels, *cell with its halo).
 
         Args:
-            ctx: autograd's.
+            ctx: autograd context.
             values: (visible, channels, *cell).
-            reach: of the pooling.
-            layout: whose neighbours are read.
+            reach: window of the pooling.
+            layout: layout of the cells.
             outside: value of voxels outside the image.
         """
         ctx.reach, ctx.layout = reach, layout

@@ -1,10 +1,11 @@
-"""Packed cells: an encoder that computes only what is visible.
+"""The tensor-like value `Packed`, on which networks compute visible cells only.
 
-`pack(images, hidden)` gives a `Packed`; any network is called on it as on a tensor. Visible cells are a batch
-of small maps; point-wise work runs on them as it is, a convolution reads its neighbours' halo first (zeros
-where they are hidden). The result equals the dense network under SparK's masking (`encoders/masked.py`) on
-visible voxels, at every scale down to one voxel a cell. The layout travels with the value: two forwards with
-different masks never meet, under `torch.utils.checkpoint(..., use_reentrant=False)` too.
+`pack(images, hidden)` returns a `Packed`, on which any network is called as on a tensor. Visible cells are a
+batch of small maps: elementwise operations run on them directly, convolutions first gather a halo from
+neighbouring cells (zeros where hidden). The result equals the dense network under SparK's masking
+(`encoders/masked.py`) on visible voxels, at every scale down to one voxel per cell. The layout is part of the
+value, so that forwards with different masks never interfere, also under
+`torch.utils.checkpoint(..., use_reentrant=False)`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from medmim.shapes import Hidden, Images
 
 
 class Packed(PackedCells):
-    """Visible cells that behave as the dense tensor whose hidden voxels are zero; see `PackedCells`."""
+    """Visible cells that behave like a dense tensor whose hidden voxels are zero; see `PackedCells`."""
 
     @property
     def ndim(self) -> int:
@@ -41,7 +42,7 @@ class Packed(PackedCells):
 
     @property
     def device(self) -> torch.device:
-        """Where the values lie."""
+        """Device."""
         return self.values.device
 
     @property
@@ -58,7 +59,7 @@ class Packed(PackedCells):
         return self.shape if axis is None else self.shape[axis]
 
     def contiguous(self, **_: Any) -> Packed:
-        """Return itself: the order in memory is the layout's business."""
+        """Return itself: the memory order is fixed."""
         return self
 
     def unpack(self, fill: float = 0.0) -> Tensor:
@@ -89,7 +90,7 @@ class Packed(PackedCells):
     __isub__, __itruediv__ = __sub__, __truediv__
 
     def __getattr__(self, name: str) -> Any:
-        """Find the packed form of a tensor's method, or name it; called for what is not defined here."""
+        """Return the packed form of a tensor method, or reject it by name."""
         method = getattr(Tensor, name, None) if not name.startswith("_") else None
         if method is None:
             raise AttributeError(f"'{type(self).__name__}' has no attribute '{name}'")
@@ -105,10 +106,10 @@ class Packed(PackedCells):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Run `func` in its packed form.
+        """Run the packed form of `func`.
 
         Raises:
-            ShapeError: if it has none; the message names it.
+            ShapeError: if it has none.
         """
         if func not in _FORMS:
             raise _no_form(func.__name__, masked=has_masked_form(func))
@@ -116,22 +117,22 @@ class Packed(PackedCells):
 
 
 def pack(images: Images, hidden: Hidden) -> Packed:
-    """Take the visible cells out of images.
+    """Extract the visible cells of images.
 
     Args:
         images: (batch, channels, *space).
         hidden: (batch, *grid), True = hidden; cell = space / grid.
 
     Raises:
-        ShapeError: for another number of samples, a grid that does not divide the image, or a sample without
-            visible cells.
+        ShapeError: if the numbers of samples differ, the grid does not divide the image, or a sample has no
+            visible cell.
     """
     if images.shape[0] != hidden.shape[0]:
-        raise ShapeError(f"expected one mask a sample, got {hidden.shape[0]} for {images.shape[0]} images")
+        raise ShapeError(f"expected one mask per sample, got {hidden.shape[0]} for {images.shape[0]} images")
     space, grid = tuple(images.shape[2:]), tuple(hidden.shape[1:])
     if len(space) != len(grid) or any(n % cells for n, cells in zip(space, grid, strict=True)):
         raise ShapeError(
-            f"an image of {'×'.join(map(str, space))} voxels does not hold a mask grid of "
+            f"an image of {'×'.join(map(str, space))} voxels does not divide into a grid of "
             f"{'×'.join(map(str, grid))} cells: expected a multiple of the grid along each axis"
         )
     layout = CellLayout(hidden)

@@ -1,4 +1,4 @@
-"""How far a sliding window reaches beyond a cell, and whether its result divides into the same cells."""
+"""The geometry of sliding windows on cells: their halo, and whether their output fits the same grid."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from medmim.shapes import Size
 
 @dataclass(frozen=True)
 class WindowGeometry:
-    """A convolution's or pooling's window on cells; one number an axis each.
+    """The window of a convolution or pooling on cells; all values are per axis.
 
     Attributes:
-        cell: voxels of a cell that is read.
-        out: voxels of the same cell in the result.
+        cell: voxels of an input cell.
+        out: voxels of an output cell.
         kernel, stride, dilation: of the window.
         before: padding before the first voxel.
     """
@@ -31,19 +31,19 @@ class WindowGeometry:
 
     @property
     def stays_inside(self) -> bool:
-        """Whether no window leaves its cell."""
+        """Whether all windows are inside their cell."""
         return all(lead == 0 and width <= cell for lead, width, cell in self._halo_sizes)
 
     @property
     def windows(self) -> tuple[Axis, ...]:
-        """What each voxel of the result reads, one tap a kernel position."""
+        """Reads of each output voxel, one tap per kernel position."""
         return tuple(
             Window(out, cell, before, taps=k, step=s, dilation=d) for out, cell, k, s, d, before in self._axes
         )
 
     @property
     def halo(self) -> tuple[Axis, ...]:
-        """The cell with all that its windows read."""
+        """Reads of a cell and its halo."""
         return tuple(Window(width, cell, lead) for lead, width, cell in self._halo_sizes)
 
     @property
@@ -53,17 +53,17 @@ class WindowGeometry:
 
     @property
     def halo_back(self) -> tuple[Axis, ...]:
-        """The copies of each voxel in the halos: the transpose of `halo`."""
+        """Copies of each voxel in the haloed cells: the transpose of `halo`."""
         return tuple(HaloTranspose(cell, lead, width) for lead, width, cell in self._halo_sizes)
 
     @property
     def gradient_halo(self) -> tuple[Axis, ...]:
-        """The voxels of the result, neighbours' included, that read a cell."""
+        """Output voxels, including those of neighbouring cells, that read a cell."""
         return tuple(Window(width, out, lead) for lead, width, out, _, _ in self._gradient_sizes)
 
     @property
     def gradient_space(self) -> Size:
-        """Voxels of the map of which `gradient_halo` is the convolution; it begins with the cell."""
+        """Size of the input, starting with the cell, of which `gradient_halo` is the convolution output."""
         return tuple(space for _, _, _, space, _ in self._gradient_sizes)
 
     @property
@@ -83,16 +83,16 @@ class WindowGeometry:
 
     @property
     def _halo_sizes(self) -> list[tuple[int, ...]]:
-        """Return voxels before the cell, voxels in all, and the cell."""
+        """Return voxels before the cell, total voxels with halo, and voxels of the cell."""
         return [(before, s * (out - 1) + d * (k - 1) + 1, cell) for out, cell, k, s, d, before in self._axes]
 
     @property
     def _gradient_sizes(self) -> list[tuple[int, ...]]:
-        """Return voxels before, voxels in all, the result's cell, and the convolution that has them.
+        """Return voxels before, total voxels, the output cell, and input size and padding of the convolution.
 
-        Voxel o of the result reads s·o − before … + d·(k − 1). Those that touch voxels 0 … cell − 1 are the
-        result of a convolution of the cell padded on both sides alike; where its size would not come out,
-        the cell is continued at its end and cropped later.
+        Output voxel o reads s·o − before … + d·(k − 1). The outputs that touch voxels 0 … cell − 1 are those
+        of a convolution of the symmetrically padded cell; where its size does not match, the cell is extended
+        at its end and cropped later.
         """
         found: list[tuple[int, ...]] = []
         for out, cell, k, s, d, before in self._axes:
@@ -115,20 +115,20 @@ def window_geometry(
     dilation: int | Sequence[int] = 1,
     ceil_mode: bool = False,
 ) -> WindowGeometry:
-    """Check that a window's result divides into the same cells, and return its reach.
+    """Return a window's geometry, after checking that its output divides into the same cells.
 
     Args:
-        name: of the operation, for messages.
-        value: what is read.
+        name: name of the operation, for messages.
+        value: the input.
         kernel: voxels of the window along each axis.
-        stride: as PyTorch takes it.
-        padding: as PyTorch takes it; "same" and "valid" too.
-        dilation: as PyTorch takes it.
-        ceil_mode: whether the result's size is rounded up.
+        stride: as in PyTorch.
+        padding: as in PyTorch, including "same" and "valid".
+        dilation: as in PyTorch.
+        ceil_mode: whether the output size is rounded up.
 
     Raises:
-        ShapeError: if the stride does not divide the cell, or the result has another size than the map
-            divided by the stride.
+        ShapeError: if the stride does not divide the cell, or the output has another size than input /
+            stride.
     """
     steps, spread = _each(stride, value.dims), _each(dilation, value.dims)
     widths = tuple(d * (k - 1) for d, k in zip(spread, kernel, strict=True))
@@ -147,15 +147,15 @@ def window_geometry(
     expected = [length // step for length, step in zip(value.space, steps, strict=True)]
     if result != expected:
         raise ShapeError(
-            f"'{name}' with kernel {_show(kernel)}, stride {_show(steps)} makes {_show(result)} of "
-            f"{_show(value.space)} voxels: packed cells need {_show(expected)}; change its padding, {ADVICE}"
+            f"'{name}' with kernel {_show(kernel)}, stride {_show(steps)} maps {_show(value.space)} voxels "
+            f"to {_show(result)}: packed cells need {_show(expected)}; change its padding, {ADVICE}"
         )
     out = tuple(cell // step for cell, step in zip(value.cell, steps, strict=True))
     return WindowGeometry(value.cell, out, tuple(kernel), steps, spread, before)
 
 
 def _padding(padding: str | int | Sequence[int], widths: Size) -> tuple[Size, Size]:
-    """Return the padding before the first voxel, and in all, along each axis."""
+    """Return the padding before the first voxel, and the total padding, along each axis."""
     if padding == "valid":
         padding = 0
     if isinstance(padding, str):

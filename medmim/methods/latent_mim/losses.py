@@ -1,7 +1,7 @@
-"""Objectives between predicted and true latents, and how alike the latents of one image are.
+"""Losses between predicted and target latents, and the mean cosine similarity of an image's latents.
 
-Latents are (batch, patches, width); `weight` is 1 at real patches and 0 at fillers. Everything is computed in
-float32, whatever the precision of the networks. `compared` gives latents in an objective's own units.
+Latents are (batch, patches, width); `weight` is 1 at patches and 0 at padding. Everything is computed in
+float32. `compared` returns latents as a loss compares them.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ Weight = Float[Tensor, "batch patches 1"]
 
 @dataclass(frozen=True)
 class InfoNCE:
-    """Patch discrimination: tell the true latent of a patch from those of the image's other hidden patches.
+    """Patch discrimination: match each patch's prediction to its target among the image's hidden patches.
 
-    As in Latent MIM's code: predictions are standardised over the patches of their image; predictions and
-    targets are divided by their length; the cross entropy is multiplied by twice the temperature.
+    As in Latent MIM's code, predictions are standardised over the patches of their image, predictions and
+    targets have unit length, and the cross entropy is multiplied by twice the temperature.
 
     Attributes:
         tau: temperature.
@@ -43,13 +43,13 @@ class InfoNCE:
         return 2 * self.tau * _mean(among.logsumexp(dim=-1) - right, weight)
 
     def compared(self, prediction: Latents, target: Latents, weight: Weight) -> tuple[Latents, Latents]:
-        """Return both standardised: scale and offset of a prediction are free."""
+        """Return both standardised, since the loss ignores scale and offset of predictions."""
         return _standardised(prediction.float(), weight), _standardised(target.float(), weight)
 
 
 @dataclass(frozen=True)
 class SquaredError:
-    """The squared distance of predictions and targets of length one: 2 − 2 cos."""
+    """Squared distance of unit-length predictions and targets: 2 − 2 cos."""
 
     name = "latent MSE"
 
@@ -59,13 +59,13 @@ class SquaredError:
         return _mean((prediction - target).square().sum(dim=-1), weight)
 
     def compared(self, prediction: Latents, target: Latents, weight: Weight) -> tuple[Latents, Latents]:
-        """Return both with length one."""
+        """Return both with unit length."""
         return F.normalize(prediction.float(), dim=-1), F.normalize(target.float(), dim=-1)
 
 
 @dataclass(frozen=True)
 class NormalisedSquaredError:
-    """The `norm_l2` of Latent MIM's code: each target with mean 0 and deviation 1 over its channels."""
+    """Latent MIM's `norm_l2`: squared error to targets standardised over their channels."""
 
     name = "latent MSE, normalised targets"
 
@@ -75,14 +75,14 @@ class NormalisedSquaredError:
         return _mean((prediction - target).square().mean(dim=-1), weight)
 
     def compared(self, prediction: Latents, target: Latents, weight: Weight) -> tuple[Latents, Latents]:
-        """Return predictions as they are, targets normalised."""
+        """Return predictions unchanged and targets standardised over channels."""
         variance, mean = torch.var_mean(target.float(), dim=-1, keepdim=True)
         return prediction.float(), (target.float() - mean) / (variance + 1e-6).sqrt()
 
 
 @dataclass(frozen=True)
 class AbsoluteError:
-    """The absolute difference of predictions and targets, as they are."""
+    """Absolute difference of predictions and targets."""
 
     name = "latent L1"
 
@@ -92,7 +92,7 @@ class AbsoluteError:
         return _mean((prediction - target).abs().mean(dim=-1), weight)
 
     def compared(self, prediction: Latents, target: Latents, weight: Weight) -> tuple[Latents, Latents]:
-        """Return both as they are."""
+        """Return both unchanged."""
         return prediction.float(), target.float()
 
 
@@ -106,20 +106,20 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
 
 
 def mean_cosine(latents: Latents, weight: Weight) -> Scalar:
-    """Return the mean cosine of all pairs of different patches of an image, averaged over images.
+    """Return the mean cosine similarity of all pairs of different patches, averaged over images.
 
-    Near 1, all patches look alike: the representation has collapsed. An image of one patch has no pairs and
-    counts as 0. Latent MIM's code counts each patch with itself too, which adds (1 − cosine) / patches.
+    A value near 1 means that the representation has collapsed. An image of one patch counts as 0.
+    Latent MIM's code includes each patch paired with itself, which adds (1 − cosine) / patches.
     """
     directions = F.normalize(latents.float(), dim=-1) * weight
     count = weight.sum(dim=(1, 2))
-    # the length of the sum holds all pairs, each patch with itself included
+    # the squared norm of the sum includes each patch paired with itself
     pairs = directions.sum(dim=1).square().sum(dim=-1) - directions.square().sum(dim=(1, 2))
     return (pairs / (count * (count - 1)).clamp(min=1)).mean()
 
 
 def _standardised(latents: Latents, weight: Weight) -> Latents:
-    """Return latents with mean 0 and deviation 1 over the real patches of each image, in each channel."""
+    """Standardise each channel over the patches of each image, ignoring padding."""
     count = weight.sum(dim=1, keepdim=True)
     centred = latents - (latents * weight).sum(dim=1, keepdim=True) / count
     variance = (centred.square() * weight).sum(dim=1, keepdim=True) / count

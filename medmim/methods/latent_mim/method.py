@@ -1,9 +1,9 @@
 """Latent MIM: predict the latents of hidden patches instead of their pixels (Wei et al., arXiv 2407.15837).
 
-The encoder computes visible patches; a decoder predicts what a target network makes of the hidden ones. Four
-choices keep this from collapsing or becoming trivial, and each is a switch: where the target comes from (its
-moving average), the objective (patch discrimination), patches that keep apart, and a decoder that only looks
-(cross attention with visual cues). A constraint holds the latents of one image at a given likeness.
+The encoder computes visible patches; a decoder predicts a target network's latents of the hidden ones. Four
+options prevent collapse and trivial solutions: the target network (a moving average), the objective (patch
+discrimination), non-contiguous patches, and the decoder (cross-attention with visual cues). A constraint
+keeps the mean cosine similarity of an image's latents near a given value.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from medmim.methods.base import (
     require_whole_cells,
 )
 from medmim.methods.latent_mim.losses import OBJECTIVES, Objective, mean_cosine
-from medmim.methods.latent_mim.non_contiguous import cut_apart
+from medmim.methods.latent_mim.non_contiguous import crop_patches
 from medmim.methods.latent_mim.targets import LATENT_TARGETS, LatentTarget, project
 from medmim.methods.options import Choice, build_choice
 from medmim.methods.token_decoder import DECODERS, TokenDecoder
 from medmim.methods.visible_encoding import hidden_patches, require_sets_of_patches
 from medmim.shapes import Hidden, Images, Scalar, Size
 
-_FIRST_LIKENESS, _LAST_LIKENESS = 0.75, 0.25
+_FIRST_COSINE, _LAST_COSINE = 0.75, 0.25
 
 
 class LatentMIM(Method):
@@ -42,12 +42,12 @@ class LatentMIM(Method):
 
     Args:
         encoder: vision transformer.
-        projector: after the encoder, on both sides.
-        decoder: from latents of visible patches to vectors of hidden ones.
-        target: where the true latents come from.
-        objective: between predicted and true latents.
+        projector: projector of the latents of visible patches, copied or shared by the target.
+        decoder: maps latents of visible patches to embeddings of hidden ones.
+        target: source of the target latents.
+        objective: loss between predicted and target latents.
         similarity: weight of the constraint on the mean cosine of predictions and of visible latents.
-        cell: mask cell in voxels; larger than a patch by less than a patch: patches keep apart.
+        cell: mask cell in voxels; larger than a patch by less than a patch for non-contiguous patches.
     """
 
     encoder: ViTEncoder
@@ -73,7 +73,7 @@ class LatentMIM(Method):
         self.objective = objective
         self.similarity = similarity
         self.cell = cell
-        # in the state, so that a resumed run knows how far it is
+        # a buffer, so that resumed runs restore it
         self.register_buffer("progress", torch.zeros((), dtype=torch.float64))
         initialise(self.predict)
         self.axes = {
@@ -86,22 +86,25 @@ class LatentMIM(Method):
         """Compute the loss on the latents of hidden patches."""
         require_grid(images, hidden, self.cell)
         if any(n % step for n, step in zip(self.cell, self.encoder.patch, strict=True)):
-            images = cut_apart(images, hidden, cell=self.cell, patch=self.encoder.patch)
+            images = crop_patches(images, hidden, cell=self.cell, patch=self.encoder.patch)
         patches = self.encoder.embed(images)
         grid = tuple(patches.shape[2:])
         covered = hidden_patches(hidden, grid)
         visible, wanted = select_patches(~covered), select_patches(covered)
-        seen = project(self.encoder, self.projector, patches, visible)
+        latents = project(self.encoder, self.projector, patches, visible)
         true = self.target(self.encoder, self.projector, images, wanted)
-        predicted = self.predict(self.decoder(seen, visible, wanted, grid))
+        predicted = self.predict(self.decoder(latents, visible, wanted, grid))
         with torch.autocast(images.device.type, enabled=False):
             loss = self.objective(predicted, true, wanted.weight)
             alike = {
                 "cosine_predictions": mean_cosine(predicted, wanted.weight),
-                "cosine_visible": mean_cosine(seen, visible.weight),
+                "cosine_visible": mean_cosine(latents, visible.weight),
             }
             constraint = sum(
-                ((self._of_step(value) - self._likeness()).square() for value in alike.values()),
+                (
+                    (self._mean_over_processes(value) - self._target_cosine()).square()
+                    for value in alike.values()
+                ),
                 loss.new_zeros(()),
             )
             parts = {name: value.detach() for name, value in alike.items()}
@@ -109,24 +112,24 @@ class LatentMIM(Method):
             parts[HIDDEN_ERROR] = self._error(predicted.detach(), true.detach(), wanted.weight)
         return Step(loss=loss + self.similarity * constraint, parts=parts)
 
-    def after_step(self, progress: float) -> None:
-        """Let the target follow, and note how far the training is."""
+    def on_step_end(self, progress: float) -> None:
+        """Update the target and the progress of the constraint."""
         self.progress.fill_(progress)
-        self.target.follow(self.encoder, self.projector, progress=progress)
+        self.target.update_ema(self.encoder, self.projector, progress=progress)
 
     def _error(self, predicted: Tokens, true: Tokens, weight: Tensor) -> Scalar:
-        """Return the error of hidden patches' latents, as the objective compares them."""
+        """Return the relative error of hidden patches' latents, as the objective compares them."""
         real = weight.squeeze(-1) > 0
         return relative_error(*(one[real] for one in self.objective.compared(predicted, true, weight)))
 
-    def _of_step(self, value: Scalar) -> Scalar:
-        """Return the mean over all images of a step: a process has as many of them as any other."""
+    def _mean_over_processes(self, value: Scalar) -> Scalar:
+        """Return the mean over processes, which have equally many images."""
         return sum_of_all(value) / together() if self.training else value
 
-    def _likeness(self) -> Scalar:
-        """Return the mean cosine to be held: it falls along a cosine while training."""
+    def _target_cosine(self) -> Scalar:
+        """Return the target value of the mean cosine, which decreases along a cosine schedule."""
         falling = (1 + torch.cos(math.pi * self.progress)) / 2
-        return (_LAST_LIKENESS + (_FIRST_LIKENESS - _LAST_LIKENESS) * falling).float()
+        return (_LAST_COSINE + (_FIRST_COSINE - _LAST_COSINE) * falling).float()
 
 
 def build_latent_mim(
@@ -140,23 +143,23 @@ def build_latent_mim(
     projector: int | None = None,
     similarity: float = 0.1,
 ) -> LatentMIM:
-    """Put Latent MIM together around an encoder.
+    """Build Latent MIM around an encoder.
 
     Args:
         encoder: vision transformer.
         spatial_dims: 2 or 3.
-        cell: mask cell in voxels: a multiple of the patch; or a patch and a gap of fewer voxels than a patch,
-            and each patch is cut out of its cell at a random offset.
-        target: joint, stop_gradient or ema, or one of them with its own settings: `whole`, and for ema
-            `momentum` and `last_momentum`.
+        cell: mask cell in voxels: a multiple of the patch, or a patch and a gap smaller than a patch, from
+            which each patch is cropped at a random offset.
+        target: joint, stop_gradient or ema, alone or with its options: `whole`, and for ema `momentum` and
+            `last_momentum`.
         objective: infonce, mse, norm_l2 or l1, or `{infonce: {tau: …}}`.
-        decoder: self or cross, or one of them with its own settings: `width`, `depth`, `cues`.
+        decoder: self or cross, alone or with its options: `width`, `depth`, `cues`.
         projector: width of the projector's two inner layers; 0: no projector; None: four times the encoder's.
         similarity: weight of the similarity constraint; 0: none.
 
     Raises:
-        UsageError: for an encoder that cannot leave patches out, or an unknown choice or setting.
-        ShapeError: for a cell that fits neither way.
+        UsageError: for an encoder that cannot drop patches, or an unknown choice or option.
+        ShapeError: for a cell that is neither.
     """
     vit = require_sets_of_patches(encoder, method="latent_mim")
     if similarity < 0 or (projector or 0) < 0:
@@ -176,7 +179,7 @@ def build_latent_mim(
 
 
 def _projector(width: int, inner: int) -> nn.Module:
-    """Return three linear layers without bias, norm and GELU between, and a norm at the end."""
+    """Return three linear layers without bias, each followed by layer norm, with GELU between."""
     if not inner:
         return nn.Identity()
     layers = nn.Sequential(

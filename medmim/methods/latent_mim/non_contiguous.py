@@ -1,6 +1,6 @@
-"""Patches that keep apart: each is cut out of a larger mask cell at a random offset (arXiv 2407.15837).
+"""Latent MIM's non-contiguous patches: each is cropped from a larger mask cell at a random offset.
 
-Latent MIM's non-contiguous grid: no two patches touch, so that none can be guessed from its neighbour's edge.
+No two patches touch, so that none can be predicted from its neighbour's edge (arXiv 2407.15837).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _JOIN = {
 }
 
 
-def cut_apart(images: Images, hidden: Hidden, *, cell: Size, patch: Size) -> Features:
-    """Return images of one patch a cell; what lies between the patches is lost.
+def crop_patches(images: Images, hidden: Hidden, *, cell: Size, patch: Size) -> Features:
+    """Return images made of one patch per cell.
 
-    The offsets, 0 to cell - patch - 1 along each axis, follow from the mask, which is drawn anew each step:
-    the same images under the same mask are always cut alike.
+    The offsets, 0 to cell - patch - 1 along each axis, are derived from the mask, so that equal masks give
+    equal crops.
 
     Args:
         images: (batch, channels, *space); space = grid × cell.
@@ -48,5 +48,5 @@ def cut_apart(images: Images, hidden: Hidden, *, cell: Size, patch: Size) -> Fea
 
 
 def _along(values: Tensor, axis: int, dims: int) -> Tensor:
-    """Return values laid out along one of `dims` axes."""
+    """Reshape values to broadcast along one of `dims` axes."""
     return values.reshape([-1 if other == axis else 1 for other in range(dims)])

@@ -1,4 +1,4 @@
-"""Where Latent MIM's targets come from: the encoder, with or without gradient, or its moving average."""
+"""The sources of Latent MIM's targets: the encoder, with or without gradient, or its moving average."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from medmim.shapes import Features, Images
 
 
 class LatentTarget(nn.Module, ABC):
-    """The latents of hidden patches.
+    """The target latents of hidden patches.
 
     Args:
-        whole: whether they are computed from the whole image; otherwise from hidden patches only, as in the
-            paper.
+        whole: whether to compute them from the whole image instead of hidden patches only, as in the paper.
     """
 
     name: ClassVar[str]
@@ -35,19 +34,19 @@ class LatentTarget(nn.Module, ABC):
         """Return the latents of the wanted patches, (batch, wanted, width).
 
         Args:
-            encoder: that learns.
-            projector: that learns, after it.
+            encoder: the student.
+            projector: the student's projector.
             images: (batch, channels, *space).
             wanted: the hidden patches.
         """
 
-    def follow(self, encoder: ViTEncoder, projector: nn.Module, *, progress: float) -> None:
-        """Move after an optimiser step; `progress` is the share of the training that is done."""
+    def update_ema(self, encoder: ViTEncoder, projector: nn.Module, *, progress: float) -> None:
+        """Update after an optimizer step; `progress` is the share of the training that is done."""
 
     def latents(
         self, encoder: ViTEncoder, projector: nn.Module, images: Images, wanted: PatchSelection
     ) -> Tokens:
-        """Return what an encoder and a projector make of the wanted patches."""
+        """Return the projected latents of the wanted patches."""
         patches = encoder.embed(images)
         if not self.whole:
             return project(encoder, projector, patches, wanted)
@@ -56,19 +55,19 @@ class LatentTarget(nn.Module, ABC):
 
 
 class JointTarget(LatentTarget):
-    """Both sides learn: the shortest way to a small loss is to give all patches the same latent."""
+    """The student itself, with gradient: the loss is minimal when all latents are equal."""
 
     name = "joint latents"
 
     def forward(
         self, encoder: ViTEncoder, projector: nn.Module, images: Images, wanted: PatchSelection
     ) -> Tokens:
-        """Return latents that gradients flow through."""
+        """Return latents with gradient."""
         return self.latents(encoder, projector, images, wanted)
 
 
 class StopGradientTarget(LatentTarget):
-    """The encoder as it is, without gradient."""
+    """The student itself, without gradient."""
 
     name = "stop-gradient latents"
 
@@ -84,10 +83,10 @@ class EMATarget(LatentTarget):
     """The moving average of encoder and projector.
 
     Args:
-        encoder: that learns.
-        projector: that learns.
-        momentum: of the average, at the first step.
-        last_momentum: at the last step.
+        encoder: the student.
+        projector: the student's projector.
+        momentum: EMA momentum at the first step.
+        last_momentum: EMA momentum at the last step.
         whole: as in `LatentTarget`.
     """
 
@@ -109,12 +108,12 @@ class EMATarget(LatentTarget):
     def forward(
         self, encoder: ViTEncoder, projector: nn.Module, images: Images, wanted: PatchSelection
     ) -> Tokens:
-        """Return the average's latents."""
-        with self.encoder.asked() as averaged, self.projector.asked() as averaged_projector:
+        """Return the latents of the averaged networks."""
+        with self.encoder.inference() as averaged, self.projector.inference() as averaged_projector:
             return self.latents(averaged, averaged_projector, images, wanted)
 
-    def follow(self, encoder: ViTEncoder, projector: nn.Module, *, progress: float) -> None:
-        """Move both averages."""
+    def update_ema(self, encoder: ViTEncoder, projector: nn.Module, *, progress: float) -> None:
+        """Update both averages."""
         self.encoder.update(encoder, progress=progress)
         self.projector.update(projector, progress=progress)
 
@@ -127,6 +126,6 @@ LATENT_TARGETS: dict[str, type[LatentTarget]] = {
 
 
 def project(encoder: ViTEncoder, projector: nn.Module, patches: Features, chosen: PatchSelection) -> Tokens:
-    """Return the projected latents of chosen patches, computed from these alone."""
+    """Return the projected latents of selected patches, computed from these alone."""
     projected: Tokens = projector(encoder.encode_chosen(patches, chosen))
     return projected

@@ -1,8 +1,8 @@
-"""MaskAnyNet's second branch, and where and how it meets the encoder.
+"""MaskAnyNet's auxiliary branch and its fusion with the encoder.
 
-The paper (arXiv 2511.12480) fixes neither the shape of the alignment module nor the border between shallow
-and deep stages; here both are settings, and levels count the encoder's maps. Branches of different size meet
-at the primary's: the auxiliary map is resized linearly.
+The paper (arXiv 2511.12480) defines neither the alignment module nor the boundary between shallow and deep
+stages; here both are options, and levels count the encoder's maps. Auxiliary maps of another size are resized
+to the primary's by linear interpolation.
 """
 
 from __future__ import annotations
@@ -26,19 +26,18 @@ OPERATIONS = ("add", "concat")
 
 @dataclass(frozen=True, kw_only=True)
 class FusionConfig:
-    """Where and how the two branches meet.
+    """Level and operation of the fusion of the two branches.
 
-    A level counts maps, not layers: `low` is the first stage of a convolutional encoder, but the first of a
-    vision transformer's four maps comes after 3 of its 12 blocks. `decision` fuses the last maps of two whole
-    encoders, from which the goal decodes or scores once: maps meet, not the scores of two heads. An encoder
-    of one map has but one place after which to meet: its `low` is its `decision`.
+    Levels count maps, not layers: `low` is the first stage of a convolutional encoder, but the first of a
+    vision transformer's four maps follows 3 of its 12 blocks. `decision` fuses the last maps of two complete
+    encoders before the head. For an encoder of one map, `low` equals `decision`.
 
     Attributes:
         level: image (before the encoder), low (after its first map), mid (after the middle one of three or
             more; of four, the second) or decision (after the last one).
-        operation: add (primary + align(auxiliary)) or concat (align of both, side by side).
-        kernel: of the alignment's three convolutions, odd; 0: no alignment, `add` then adds, and `concat`
-            returns to the encoder's channels with one 1×1 convolution.
+        operation: add (primary + align(auxiliary)) or concat (align of the concatenation).
+        kernel: kernel of the alignment's three convolutions, odd; 0: no alignment; `concat` then uses one 1×1
+            convolution.
         width: channels between these convolutions, relative to the encoder's at that level.
     """
 
@@ -48,10 +47,10 @@ class FusionConfig:
     width: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse words that are not known and sizes that cannot be.
+        """Check names and sizes.
 
         Raises:
-            UsageError: for one of them.
+            UsageError: for an unknown name or an invalid size.
         """
         for what, word, known in (("level", self.level, LEVELS), ("operation", self.operation, OPERATIONS)):
             if word not in known:
@@ -65,31 +64,32 @@ class FusionConfig:
             )
 
     def depth(self, encoder: Encoder) -> int:
-        """Return after how many of the encoder's maps the branches meet; 0 is before the encoder.
+        """Return the number of encoder maps before the fusion; 0 is before the encoder.
 
         Raises:
-            UsageError: if that lies within an encoder that cannot be cut, or has no middle.
+            UsageError: for a level between the maps of an encoder that cannot be cut, or without a middle
+                map.
         """
         maps = len(encoder.channels)
         if self.level in ("low", "mid") and not encoder.steps():
             raise UsageError(
                 f"method_options: fusion: level '{self.level}' needs an encoder that can be cut between its "
-                f"maps, and {type(encoder).__name__} is one piece; use level image or decision"
+                f"maps, which {type(encoder).__name__} cannot; use level image or decision"
             )
         if self.level == "mid" and maps < 3:
             raise UsageError(
                 f"method_options: fusion: level 'mid' needs an encoder of three maps or more, and "
-                f"{type(encoder).__name__} has {maps}: there it is level low"
+                f"{type(encoder).__name__} has {maps}; use level low"
             )
         return {"image": 0, "low": 1, "mid": (maps + 1) // 2, "decision": maps}[self.level]
 
 
 class Fusion(nn.Module):
-    """Bring an auxiliary map into a primary one of as many channels.
+    """Fuse an auxiliary map into a primary one with as many channels.
 
     Args:
         spatial_dims: 2 or 3.
-        channels: of both maps.
+        channels: channels of both maps.
         how: operation and alignment.
     """
 
@@ -104,7 +104,7 @@ class Fusion(nn.Module):
             self.align = Conv[Conv.CONV, spatial_dims](entering, channels, 1)
 
     def forward(self, primary: Features, auxiliary: Features) -> Features:
-        """Return a map of the primary's size and channels."""
+        """Return the fused map, with the primary's size and channels."""
         space = tuple(primary.shape[2:])
         if tuple(auxiliary.shape[2:]) != space:
             mode = "bilinear" if len(space) == 2 else "trilinear"
@@ -118,13 +118,13 @@ class Fusion(nn.Module):
 
 
 class TwoBranchEncoder(nn.Module):
-    """The auxiliary branch, and the encoder's maps with what that branch saw brought in at one level.
+    """The auxiliary branch and its fusion into the encoder's maps at one level.
 
-    The branch is a copy of the encoder up to that level, with weights of its own; at `image` there is none.
-    The encoder itself is an argument: it stays the one network that is kept.
+    The branch is a copy of the encoder up to that level, with its own weights; at level `image` there is
+    none. The encoder itself is an argument of `forward` and not part of this module.
 
     Args:
-        encoder: whose beginning is copied.
+        encoder: the encoder whose first stages are copied.
         spatial_dims: 2 or 3.
         how: level, operation and alignment.
     """
@@ -141,10 +141,10 @@ class TwoBranchEncoder(nn.Module):
         self.fusion = Fusion(spatial_dims, channels, how)
 
     def forward(self, encoder: Encoder, primary: Images, auxiliary: Canvas) -> list[Features]:
-        """Return the encoder's maps, fine to coarse; those from the level of fusion on know both images.
+        """Return the encoder's maps, fine to coarse; maps from the fusion level on depend on both images.
 
         Args:
-            encoder: the one that this was made for.
+            encoder: the encoder that this was built for.
             primary: (batch, channels, *space), such as the masked image.
             auxiliary: (batch, channels, *other space), such as the reuse image.
         """

@@ -1,10 +1,9 @@
-"""MaskAnyNet: masked regions are not thrown away but reused by a second branch (arXiv 2511.12480).
+"""MaskAnyNet: masked regions are reused by a second branch (arXiv 2511.12480).
 
-The primary branch sees the masked image. What was masked is stitched together to a reuse image, which an
-auxiliary branch sees; both meet at one level of the encoder
-(`TwoBranchEncoder`). The paper trains this with labels
-(`supervised`); without any, `reassembly` rebuilds the hidden cells from the masked image and the stitched
-pieces, which have lost their places. The encoder is kept alone, as with every other method.
+The primary branch sees the masked image. The hidden cells are stitched together to a reuse image, the input
+of an auxiliary branch; both are fused at one level of the encoder (`TwoBranchEncoder`). The paper trains with
+labels (`supervised`); without labels, `reassembly` reconstructs the hidden cells from the masked image and
+the stitched cells, whose positions are lost. Only the encoder is kept after pretraining.
 """
 
 from __future__ import annotations
@@ -42,12 +41,12 @@ class MaskAnyNet(Method):
 
     Args:
         encoder: the primary branch.
-        blend: the auxiliary branch and where both meet.
-        goal: what is learnt from the fused maps.
+        blend: the auxiliary branch and its fusion.
+        goal: the objective on the fused maps.
         cell: mask cell in voxels.
-        reuse: whether the auxiliary branch sees the reuse image; without, visible cells on an equal canvas: a
-            control with equally many parameters and operations, and nothing reused.
-        axes: of this choice of parts.
+        reuse: whether the auxiliary branch sees the reuse image; otherwise visible cells on an equal canvas,
+            a control with the same parameters and operations that reuses nothing.
+        axes: position in the survey's taxonomy.
     """
 
     def __init__(
@@ -65,9 +64,9 @@ class MaskAnyNet(Method):
         self.blend = blend
         self.goal = goal
         self.cell = cell
-        self.sees_hidden = reuse
-        self.rebuilds = isinstance(goal, ReconstructionObjective)
-        self.learns_from = goal.kind
+        self.sees_hidden_content = reuse
+        self.reconstructs = isinstance(goal, ReconstructionObjective)
+        self.label_kind = goal.kind
         self.axes = axes
 
     def forward(self, images: Images, hidden: Hidden, truth: Tensor | None = None) -> Step:
@@ -76,20 +75,19 @@ class MaskAnyNet(Method):
         Args:
             images: (batch, channels, *space).
             hidden: (batch, *grid), True = hidden from the primary branch.
-            truth: class of each image, (batch,), or label of each voxel, (batch, 1, *space); only where the
-                method learns from it.
+            truth: class of each image, (batch,), or label of each voxel, (batch, 1, *space), as `label_kind`.
         """
         require_grid(images, hidden, self.cell)
         masked = images.masked_fill(hidden_voxels(hidden, tuple(images.shape[2:])), 0)
-        pieces = stitch if self.sees_hidden else stitch_visible
+        pieces = stitch if self.sees_hidden_content else stitch_visible
         maps = self.blend(self.encoder, masked, pieces(images, hidden, self.cell))
         step: Step = self.goal(maps, images, hidden, truth)
         return step
 
-    def after_step(self, progress: float) -> None:
-        """Let a target made of features follow the encoder."""
+    def on_step_end(self, progress: float) -> None:
+        """Update a target made of averaged features."""
         if isinstance(self.goal, ReconstructionObjective):
-            self.goal.target.follow(self.encoder, progress=progress)
+            self.goal.target.update_ema(self.encoder, progress=progress)
 
 
 def build_mask_any_net(
@@ -103,20 +101,20 @@ def build_mask_any_net(
     target: Choice = "normalised",
     supervision: Supervision | None = None,
 ) -> MaskAnyNet:
-    """Put MaskAnyNet together around an encoder.
+    """Build MaskAnyNet around an encoder.
 
     Args:
-        encoder: the network that is pretrained.
+        encoder: the network to pretrain.
         spatial_dims: 2 or 3.
         cell: mask cell in voxels.
         objective: reassembly (no labels), or supervised (the dataset's class targets, or its label volumes).
-        fusion: where and how the branches meet: `FusionConfig`, as in {level: mid, operation: add}.
-        reuse: False: the control of equal cost, whose second branch sees cells that are visible already.
-        target: of reassembly: raw, normalised, hog or ema, or one of them with its own settings.
-        supervision: what the labels are; for `supervised`.
+        fusion: fields of `FusionConfig`, as in {level: mid, operation: add}.
+        reuse: False for the control of equal cost, whose auxiliary branch sees visible cells.
+        target: target of reassembly: raw, normalised, hog or ema, alone or with its options.
+        supervision: kind and number of the labels, for `supervised`.
 
     Raises:
-        UsageError: for an unknown word, or `supervised` without labels.
+        UsageError: for an unknown name, or `supervised` without labels.
     """
     goal = _goal(objective, encoder, spatial_dims, cell, target=target, supervision=supervision)
     options = fusion or {}
@@ -124,14 +122,14 @@ def build_mask_any_net(
     how = FusionConfig(**options)
     blend = TwoBranchEncoder(encoder, spatial_dims=spatial_dims, how=how)
     axes = {
-        "target": goal.target.name if isinstance(goal, ReconstructionObjective) else _TRUTHS[goal.kind],
+        "target": goal.target.name if isinstance(goal, ReconstructionObjective) else _LABELS[goal.kind],
         "architecture": f"two branches, {how.level} fusion",
         "objective": "supervised" if goal.kind else "reconstruction",
     }
     return MaskAnyNet(encoder, blend, goal, cell=cell, reuse=reuse, axes=axes)
 
 
-_TRUTHS: dict[Kind, str] = {"target": "class of the image", "label": "label of the voxel"}
+_LABELS: dict[Kind, str] = {"target": "class of the image", "label": "label of the voxel"}
 
 
 def _goal(

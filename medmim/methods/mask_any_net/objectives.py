@@ -1,4 +1,4 @@
-"""What MaskAnyNet learns from its fused maps: hidden cells, the class of an image, the label of a voxel."""
+"""MaskAnyNet's objectives: reconstruct hidden cells, classify the image, or segment it."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _WIDTH = {2: 128, 3: 32}
 
 @dataclass(frozen=True)
 class Supervision:
-    """What a dataset's labels say of each image.
+    """Kind and number of a dataset's labels.
 
     Attributes:
-        kind: target (one class an image) or label (one class a voxel).
-        classes: how many; with `label`, background included.
+        kind: target (one class per image) or label (one class per voxel).
+        classes: number of classes; with `label`, including background.
     """
 
     kind: Kind
@@ -36,11 +36,11 @@ class Supervision:
 
 
 class ReconstructionObjective(nn.Module):
-    """Predict the hidden cells; the loss is the mean squared error on them alone.
+    """Reconstruct the hidden cells; the loss is the mean squared error on them.
 
     Args:
-        decode: from maps to voxels.
-        target: what the prediction is compared with.
+        decode: maps the encoder's maps to voxels.
+        target: target of the reconstruction.
     """
 
     kind: Kind | None = None
@@ -51,7 +51,7 @@ class ReconstructionObjective(nn.Module):
         self.target = target
 
     def forward(self, maps: Sequence[Features], images: Images, hidden: Hidden, truth: Tensor | None) -> Step:
-        """Return the loss and the image with its hidden cells as they are predicted."""
+        """Return the loss and the reconstruction."""
         return reconstruct(self.decode(maps), self.target, images, hidden)
 
 
@@ -59,8 +59,8 @@ class ImageClassification(nn.Module):
     """Predict the class of the image from the mean of the coarsest map; the loss is the cross entropy.
 
     Args:
-        channels: of the coarsest map.
-        classes: how many there are.
+        channels: channels of the coarsest map.
+        classes: number of classes.
     """
 
     kind: Kind = "target"
@@ -70,18 +70,18 @@ class ImageClassification(nn.Module):
         self.score = nn.Linear(channels, classes)
 
     def forward(self, maps: Sequence[Features], images: Images, hidden: Hidden, truth: Tensor | None) -> Step:
-        """Return the loss and the share of images whose class is found."""
-        assert truth is not None  # given to every method that learns from it
+        """Return the loss and the accuracy."""
+        assert truth is not None  # given to every method with a label_kind
         scores = self.score(maps[-1].flatten(2).mean(dim=-1)).float()
         found = (scores.argmax(dim=1) == truth).float().mean()
         return Step(loss=F.cross_entropy(scores, truth), parts={"accuracy": found})
 
 
 class VoxelClassification(nn.Module):
-    """Predict the label of each voxel; the loss is Dice and cross entropy.
+    """Predict the label of each voxel; the loss is Dice plus cross entropy.
 
     Args:
-        decode: from maps to class scores.
+        decode: maps the encoder's maps to logits.
     """
 
     kind: Kind = "label"
@@ -97,13 +97,13 @@ class VoxelClassification(nn.Module):
 
 
 class Decode(nn.Module):
-    """The light decoder on dense maps: norm and convolution of each, coarse to fine, up to full resolution.
+    """The light decoder on dense maps, each of which is normalised and projected first.
 
     Args:
-        encoder: whose maps are decoded; those finer than stride 2 are left out.
+        encoder: encoder whose maps are decoded, except those finer than stride 2.
         spatial_dims: 2 or 3.
-        out_channels: predicted values at each place.
-        out_stride: voxels from one place to the next; None: a value for every voxel.
+        out_channels: predicted values per position.
+        out_stride: stride of the predictions in voxels; None: 1.
     """
 
     def __init__(

@@ -13,13 +13,13 @@ from medmim.shapes import Images, Size
 
 
 class EMAFeatures(Target):
-    """The coarsest map of a teacher that sees the whole image, normalised over the channels of each place.
+    """The coarsest map of an EMA teacher of the whole image, normalised over the channels of each position.
 
     Args:
         cell: voxels of a cell along each axis.
-        encoder: whose average is taken.
-        momentum: of the average, at the first step.
-        last_momentum: at the last step.
+        encoder: the student.
+        momentum: EMA momentum at the first step.
+        last_momentum: EMA momentum at the last step.
 
     Raises:
         ShapeError: if a cell is finer than the encoder's coarsest map.
@@ -48,6 +48,6 @@ class EMAFeatures(Target):
         steps = tuple(n // step for n, step in zip(self.cell, self.stride, strict=True))
         return to_cells(normed, steps)
 
-    def follow(self, student: nn.Module, *, progress: float) -> None:
-        """Move the teacher towards the encoder."""
+    def update_ema(self, student: nn.Module, *, progress: float) -> None:
+        """Update the teacher."""
         self.teacher.update(student, progress=progress)

@@ -1,9 +1,9 @@
 """Histograms of oriented gradients as a target, after MaskFeat (Wei et al., 2022, arXiv 2112.09133).
 
-The histogram is that of `skimage.feature.hog` with blocks of one cell and the norm L2: central differences,
-zero at the border; each voxel adds the length of its gradient to the bin of its direction, 0 to 180 degrees;
-the mean over a histogram cell is divided by its length over the bins. In 3D there is one such histogram for
-each of the three planes that two axes span, from the gradient within that plane.
+The histogram equals `skimage.feature.hog` with blocks of one cell and norm L2: gradients are central
+differences, zero at the border; each voxel adds its gradient magnitude to the bin of its orientation, 0 to
+180 degrees; the mean over a histogram cell is divided by its L2 norm over the bins. In 3D there is one
+histogram for each pair of axes, from the gradient within that plane.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class HOG(Target):
 
     Args:
         cell: voxels of a cell along each axis.
-        bins: of the directions between 0 and 180 degrees.
-        pool: voxels of a histogram, one number or one an axis; None: half a cell where it is even, as
+        bins: orientation bins between 0 and 180 degrees.
+        pool: voxels of a histogram, one number or one per axis; None: half a cell where it is even, as
             MaskFeat's 8 of 16.
 
     Raises:
-        ShapeError: if a cell is no whole number of histograms.
+        ShapeError: if the pool does not divide the cell.
     """
 
     name = "HOG"
@@ -52,7 +52,7 @@ class HOG(Target):
             )
 
     def channels(self, in_channels: int) -> int:
-        """Return the number of bins, for each plane and channel."""
+        """Return the number of bins over all planes and channels."""
         return in_channels * math.comb(len(self.cell), 2) * self.bins
 
     def forward(self, images: Images) -> Cells:
@@ -67,7 +67,7 @@ def oriented_gradients(images: Images, pool: Size, *, bins: int) -> Features:
     Args:
         images: (batch, channels, *space).
         pool: voxels of a histogram along each axis.
-        bins: of the directions between 0 and 180 degrees.
+        bins: orientation bins between 0 and 180 degrees.
     """
     slopes = [_slope(images, axis) for axis in range(2, images.dim())]
     planes = [_histograms(rows, columns, pool, bins) for rows, columns in combinations(slopes, 2)]
@@ -75,7 +75,7 @@ def oriented_gradients(images: Images, pool: Size, *, bins: int) -> Features:
 
 
 def _slope(images: Tensor, axis: int) -> Tensor:
-    """Return the difference of each voxel's two neighbours along an axis, zero at the border."""
+    """Return central differences along an axis, zero at the border."""
     slope, inner = torch.zeros_like(images), images.shape[axis] - 2
     if inner > 0:
         after, before = images.narrow(axis, 2, inner), images.narrow(axis, 0, inner)
@@ -85,7 +85,7 @@ def _slope(images: Tensor, axis: int) -> Tensor:
 
 def _histograms(rows: Tensor, columns: Tensor, pool: Size, bins: int) -> Tensor:
     """Return the normalised histograms of one plane from the gradient along its two axes."""
-    # directions without a sign: turned to the upper half plane first, so that rounding never wraps around
+    # unsigned orientation: flip to the upper half plane first, so that rounding never wraps around
     down = (rows < 0) | ((rows == 0) & (columns < 0))
     angle = torch.atan2(rows.where(~down, -rows), columns.where(~down, -columns))
     index = (angle * (bins / math.pi)).long().clamp(max=bins - 1).unsqueeze(2)

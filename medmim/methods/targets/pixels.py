@@ -1,4 +1,4 @@
-"""What a reconstruction is compared with: the values of each mask cell, of which pixels are the plainest."""
+"""Targets of reconstruction: the interface, raw pixels and normalised pixels."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _AXES = {2: ("y", "x"), 3: ("z", "y", "x")}
 
 
 def to_cells(images: Images, cell: Size) -> Cells:
-    """Cut images into mask cells: (batch, cells, channels × voxels of a cell), cells in grid order."""
+    """Split images into mask cells: (batch, cells, channels × voxels of a cell), cells in grid order."""
     names = _AXES[len(cell)]
     sizes = {f"c{name}": step for name, step in zip(names, cell, strict=True)}
     return rearrange(images, _SPLIT[len(cell)], **sizes)
 
 
 def from_cells(cells: Cells, space: Size, cell: Size) -> Images:
-    """Put cells together again; the inverse of `to_cells` for images of `space` voxels."""
+    """Join cells to images of `space` voxels; the inverse of `to_cells`."""
     names = _AXES[len(cell)]
     before, after = _SPLIT[len(cell)].split(" -> ")
     sizes = {f"c{name}": step for name, step in zip(names, cell, strict=True)}
@@ -40,9 +40,9 @@ class Target(nn.Module, ABC):
     """The values that a method predicts for each cell.
 
     Attributes:
-        name: for the axes of a run.
-        cell: voxels of a cell, along each axis; a mask cell holds a whole number of them.
-        stride: voxels from one value to the next; a cell holds a whole number of steps.
+        name: name in the survey's taxonomy, a tag of the run.
+        cell: voxels of a cell along each axis; mask cells are multiples of it.
+        stride: distance of the values in voxels; must divide the cell.
     """
 
     name: ClassVar[str]
@@ -51,18 +51,18 @@ class Target(nn.Module, ABC):
 
     @abstractmethod
     def channels(self, in_channels: int) -> int:
-        """Return how many values there are at each place of images with `in_channels` channels."""
+        """Return the number of values per position for images with `in_channels` channels."""
 
     @abstractmethod
     def forward(self, images: Images) -> Cells:
         """Return the target, float32 and without gradient."""
 
     def picture(self, prediction: Cells, images: Images) -> Images | None:
-        """Return a prediction as images for people to look at; None where it is none."""
+        """Return a prediction as images; None for targets that are not images."""
         return None
 
-    def follow(self, student: nn.Module, *, progress: float) -> None:
-        """Move with the encoder after its optimiser step; most targets stay.
+    def update_ema(self, student: nn.Module, *, progress: float) -> None:
+        """Update a target that depends on the encoder, after an optimizer step.
 
         Args:
             student: the encoder.
@@ -71,7 +71,7 @@ class Target(nn.Module, ABC):
 
 
 class RawPixels(Target):
-    """The pixels as they are, as in SimMIM.
+    """Unchanged pixels, as in SimMIM.
 
     Args:
         cell: voxels of a cell along each axis.
@@ -85,7 +85,7 @@ class RawPixels(Target):
         self.stride = (1,) * len(cell)
 
     def channels(self, in_channels: int) -> int:
-        """Return one value a channel."""
+        """Return one value per channel."""
         return in_channels
 
     def forward(self, images: Images) -> Cells:
@@ -93,7 +93,7 @@ class RawPixels(Target):
         return to_cells(images.detach().float(), self.cell)
 
     def picture(self, prediction: Cells, images: Images) -> Images:
-        """Return the prediction in the image's frame."""
+        """Return the prediction as images."""
         return from_cells(prediction.float(), tuple(images.shape[2:]), self.cell)
 
 
@@ -114,7 +114,7 @@ class NormalisedPixels(Target):
         self.eps = eps
 
     def channels(self, in_channels: int) -> int:
-        """Return one value a channel."""
+        """Return one value per channel."""
         return in_channels
 
     def forward(self, images: Images) -> Cells:
@@ -124,7 +124,7 @@ class NormalisedPixels(Target):
         return (cells - mean) / deviation
 
     def picture(self, prediction: Cells, images: Images) -> Images:
-        """Undo the normalisation of a prediction with the true cells' statistics."""
+        """Undo the normalisation with the statistics of the true cells."""
         mean, deviation = self._statistics(to_cells(images.float(), self.cell))
         return from_cells(prediction.float() * deviation + mean, tuple(images.shape[2:]), self.cell)
 

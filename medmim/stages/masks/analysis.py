@@ -1,8 +1,8 @@
-"""MaskAnyNet's analysis of masks (arXiv 2511.12480): what becomes of entropy and of an encoder's features.
+"""MaskAnyNet's analysis of masks (arXiv 2511.12480): entropy and features of both branches' inputs.
 
-What both branches see is held against the original: the masked image, and the reuse image of what was hidden.
-The paper weighs a reuse image's entropy against how alike its features are; how it brings both to one scale
-is not known here, so F-scores compare masks with each other, not with the paper's numbers.
+The masked image and the reuse image are compared with the original. The paper combines the entropy of a reuse
+image and the similarity of its features to an F-score without defining their common scale; F-scores here
+compare masks with each other, not with the paper's numbers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from monai.networks.layers.factories import Pool
 from torch import Tensor
 
 from medmim.encoders import Encoder, build_encoder
-from medmim.encoders.recalibrate_batch_norm import settle_batch_norms
+from medmim.encoders.recalibrate_batch_norm import recalibrate_batch_norms
 from medmim.errors import RunError, UsageError
 from medmim.heads import transfer
 from medmim.masks import hidden_voxels
@@ -30,10 +30,10 @@ from medmim.shapes import Hidden, Images, Size, round_up
 from medmim.training.evaluation.features import extract_features
 from medmim.training.weights import load_weights
 
-IMAGES = 8  # that a mask is judged on
-_SIDE = {2: 128, 3: 48}  # voxels along an axis at most, so that all masks at all ratios take seconds
+IMAGES = 8  # per analysis
+_SIDE = {2: 128, 3: 48}  # maximum voxels along an axis, so that all masks at all ratios take seconds
 _BINS = 64
-_WIDTHS = (8, 16, 32, 64)  # of the encoder that nothing was taught
+_WIDTHS = (8, 16, 32, 64)  # of the untrained encoder
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class MaskAnalysis:
     """Means over images.
 
     Attributes:
-        masked_entropy: entropy of the masked image's intensities less that of the image's, in bits a voxel.
-        reuse_entropy: the same of the reuse image.
-        masked_similarity: cosine between an encoder's pooled features of the masked image and of the image.
-        reuse_similarity: the same of the reuse image.
-        f_score: harmonic mean of the reuse image's similarity, not below 0, and of its entropy as a share of
-            the image's, not above 1; this scale is ours.
+        masked_entropy: entropy of the masked image minus that of the original, in bits per voxel.
+        reuse_entropy: the same for the reuse image.
+        masked_similarity: cosine between pooled features of the masked image and of the original.
+        reuse_similarity: the same for the reuse image.
+        f_score: harmonic mean of the reuse image's similarity, clipped at 0, and of its entropy relative to
+            the original's, clipped at 1; this scale is not the paper's.
     """
 
     masked_entropy: float
@@ -56,23 +56,23 @@ class MaskAnalysis:
     f_score: float
 
     def as_json(self) -> dict[str, float]:
-        """Return the numbers, rounded to what they are worth."""
+        """Return the numbers, rounded to six decimals."""
         return {key: round(value, 6) for key, value in asdict(self).items()}
 
 
 class MaskAnalyzer:
-    """Images as an encoder sees them, and what becomes of them under masks.
+    """Images, their entropies and features, for comparison with masked versions.
 
     Args:
-        scans: at least one, of 2 or 3 axes; as a whole, and in turn where there are fewer than 8.
+        scans: at least one scan of 2 or 3 axes; repeated where there are fewer than 8.
         grid: mask cells along each axis.
-        weights: as `medmim pretrain` and `medmim finetune` keep them; None: a small ResNet with fixed random
-            weights, whose features tell less apart.
+        weights: weights written by `medmim pretrain` or `medmim finetune`; None: a small ResNet with fixed
+            random weights, whose features discriminate less.
 
     Raises:
-        RunError: if the weights cannot be read, or do not say of which encoder they are.
-        TransferError: if they do not fit it.
-        UsageError: if it sees images of another number of axes.
+        RunError: if the weights cannot be read or do not name their encoder.
+        TransferError: if they do not fit the encoder.
+        UsageError: if the encoder has another number of axes.
     """
 
     def __init__(self, scans: Sequence[Tensor], grid: Size, *, weights: Path | None = None) -> None:
@@ -83,20 +83,20 @@ class MaskAnalyzer:
         self.images: Images = torch.stack(shown)
         self.cell = tuple(length // count for length, count in zip(space, grid, strict=True))
         self.encoder = _untrained(self.images) if weights is None else _trained(weights, len(grid))
-        self._features = self._seen(self.images)
-        self._entropies = self._bits(self.images)
+        self._features = self._embed(self.images)
+        self._entropies = self._entropy(self.images)
 
-    def judge(self, hidden: Hidden) -> MaskAnalysis:
-        """Judge masks, one for each of `images`.
+    def analyze(self, hidden: Hidden) -> MaskAnalysis:
+        """Analyze masks, one for each of `images`.
 
         Args:
             hidden: (batch, *grid), True = hidden.
         """
         covered = hidden_voxels(hidden, tuple(self.images.shape[2:]))
         masked, reuse = self.images.masked_fill(covered, 0), stitch(self.images, hidden, self.cell)
-        entropies = [self._bits(masked), self._bits(reuse)]
-        alike = [F.cosine_similarity(self._seen(one), self._features, dim=1) for one in (masked, reuse)]
-        # an image without contrast has no entropy that could be kept
+        entropies = [self._entropy(masked), self._entropy(reuse)]
+        alike = [F.cosine_similarity(self._embed(one), self._features, dim=1) for one in (masked, reuse)]
+        # a constant image has no entropy
         share = (entropies[1] / self._entropies.clamp(min=1e-12)).clamp(max=1)
         similarity = alike[1].clamp(min=0)
         score = 2 * share * similarity / (share + similarity).clamp(min=1e-12)
@@ -104,8 +104,8 @@ class MaskAnalyzer:
         names = [field.name for field in fields(MaskAnalysis)]
         return MaskAnalysis(**{name: float(one.mean()) for name, one in zip(names, values, strict=True)})
 
-    def _seen(self, images: Images) -> Float[Tensor, "batch widths"]:
-        """Return the encoder's pooled features; images are scaled up to whole strides, two at least."""
+    def _embed(self, images: Images) -> Float[Tensor, "batch widths"]:
+        """Return the encoder's pooled features; images are enlarged to fit its stride."""
         strides = self.encoder.total_stride
         space = tuple(images.shape[2:])
         fitting = round_up([max(n, 2 * step) for n, step in zip(space, strides, strict=True)], strides)
@@ -114,8 +114,8 @@ class MaskAnalyzer:
         given = images.expand(-1, self.encoder.in_channels, *fitting)
         return extract_features(self.encoder, given, precision="fp32").pooled.double()
 
-    def _bits(self, images: Images) -> Float[Tensor, " batch"]:
-        """Return Shannon's entropy of intensities, in bits, from 64 bins between each original's ends."""
+    def _entropy(self, images: Images) -> Float[Tensor, " batch"]:
+        """Return the Shannon entropy of intensities in bits, from 64 bins over each original's range."""
         ends = [(float(own.min()), float(own.max())) for own in self.images]
         counts = [
             np.histogram(image, bins=_BINS, range=each)[0]
@@ -127,7 +127,7 @@ class MaskAnalyzer:
 
 
 def small(scan: Tensor) -> Tensor:
-    """Return a scan of 2 or 3 axes with no more voxels than an analysis looks at."""
+    """Return a scan of 2 or 3 axes, downsampled to the size of an analysis."""
     return _pooled(scan, tuple(min(length, _SIDE[scan.dim()]) for length in scan.shape))
 
 
@@ -137,31 +137,32 @@ def _pooled(scan: Tensor, space: Size) -> Tensor:
 
 
 def _scaled(scan: Tensor, space: Size) -> Float[Tensor, "1 *space"]:
-    """Return a scan as (1, *space), of mean 0 and deviation 1: what is hidden becomes 0, as in training."""
+    """Return a scan as (1, *space), standardised: hidden voxels become 0, as in training."""
     fitting = _pooled(scan, space).unsqueeze(0)
     return (fitting - fitting.mean()) / fitting.std().clamp(min=1e-6)
 
 
 def _untrained(images: Images) -> Encoder:
-    """Return a small ResNet with the same random weights every time, its batch norms fit to the images."""
+    """Return a small ResNet with fixed random weights, its batch norms calibrated on the images."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(0, "mask analysis"))
         encoder = build_encoder("resnet18", spatial_dims=images.dim() - 2, in_channels=1, widths=_WIDTHS)
-    settle_batch_norms(encoder, [images])
+    recalibrate_batch_norms(encoder, [images])
     return encoder
 
 
 def _trained(path: Path, dims: int) -> Encoder:
     """Return the encoder of a run."""
-    weights, told = load_weights(path)
+    weights, metadata = load_weights(path)
     try:
-        of_dims, words = told["spatial_dims"], (told["encoder"], told["in_channels"], told["encoder_options"])
+        model_dims, name = metadata["spatial_dims"], metadata["encoder"]
+        in_channels, options = metadata["in_channels"], metadata["encoder_options"]
     except KeyError as error:
         raise RunError(f"weights at '{path}' do not name their encoder: {error} is missing") from error
-    if of_dims != dims:
+    if model_dims != dims:
         raise UsageError(
-            f"--model: its encoder sees images of {of_dims} axes, and masks have {dims}: give --dims"
+            f"--model: expected an encoder for masks of {dims} axes, got one for {model_dims}: use --dims"
         )
-    encoder = build_encoder(words[0], spatial_dims=dims, in_channels=words[1], **words[2])
+    encoder = build_encoder(name, spatial_dims=dims, in_channels=in_channels, **options)
     transfer(encoder, weights)
     return encoder

@@ -57,7 +57,7 @@ def build_pretraining_dataset(
         seed: of the run.
         augment: patch or resized; what learns from label volumes sees patches.
     """
-    labelled = method.learns_from == "label"
+    labelled = method.label_kind == "label"
     if method.views > 1:
         make = resized_views if augment == "resized" else patch_views
         transform = make(prepared.plan, views=method.views)
@@ -65,7 +65,7 @@ def build_pretraining_dataset(
         transform = resized_parts(prepared.plan)
     else:
         transform = pretraining_patches(prepared.plan, labelled=labelled)
-    targets = _targets(classes) if method.learns_from == "target" else None
+    targets = _targets(classes) if method.label_kind == "target" else None
     return PatchDataset(volumes, prepared, transform, labelled=labelled, seed=seed, targets=targets)
 
 

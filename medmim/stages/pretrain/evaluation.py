@@ -134,7 +134,7 @@ class PretrainEvaluator:
             error = hidden_error(images, hidden, torch.cat(known))
         if error is None:  # nothing is predicted
             return {}
-        leaked = error < LEAKED_ERROR and not self.method.sees_hidden
+        leaked = error < LEAKED_ERROR and not self.method.sees_hidden_content
         return {"probe/hidden_error": error, "alarm/leak": float(leaked)}
 
     def _draw(self, pictures: Mapping[str, Images], *, step: int) -> None:
@@ -151,7 +151,7 @@ class PretrainEvaluator:
 def _batches(subject: PretrainSubject, volumes: VolumeLoader, *, augment: str) -> list[tuple[Tensor, ...]]:
     """Return images, masks and, where the method learns from it, what is known of them."""
     method, divided = subject.method, subject.divided
-    kind = method.learns_from
+    kind = method.label_kind
     candidates = volumes_with_labels(divided.val, kind) or volumes_with_labels(divided.train, kind)
     watched = tuple(finite_ones(candidates, volumes, count=_WATCHED))
     classes = class_numbers(divided.train)
@@ -212,6 +212,6 @@ def _affordable(budget: Budget, settings: PretrainSettings, encoder: Encoder, vo
 
 def leak_alarm(method: Method) -> str:
     """Return whether hidden content that reaches the encoder would be noticed, and why not."""
-    if not method.rebuilds:
+    if not method.reconstructs:
         return "none: nothing hidden is predicted"
-    return "none: hidden content is seen by design" if method.sees_hidden else "watched"
+    return "none: hidden content is seen by design" if method.sees_hidden_content else "watched"

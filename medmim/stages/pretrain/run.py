@@ -22,7 +22,7 @@ from medmim.data.loading.patches import PatchDataset, SampleRange, batches
 from medmim.data.loading.preprocess import VolumeLoader
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan, plan_for, voxel_mm
 from medmim.encoders import Encoder, build_encoder
-from medmim.encoders.recalibrate_batch_norm import batch_norms, settle_batch_norms
+from medmim.encoders.recalibrate_batch_norm import batch_norms, recalibrate_batch_norms
 from medmim.masks import Mask, build_mask, hidden_count
 from medmim.masks.cell_size import cell_in_voxels, cell_words
 from medmim.methods import ON_PATCHES, Method, build_method
@@ -183,8 +183,8 @@ def _build_components(settings: PretrainSettings) -> _PretrainComponents:
         **computed,
         **settings.method_options,
     )
-    if method.learns_from:  # held-out images may be seen, their labels never
-        train = volumes_with_labels(divided.train, method.learns_from)
+    if method.label_kind:  # held-out images may be seen, their labels never
+        train = volumes_with_labels(divided.train, method.label_kind)
     plan = plan_for(train, dims=dims, size=settings.size, multiple=cell)
     hidden_count(prod(grid_of(plan.size, cell)), settings.ratio)
     return _PretrainComponents(dataset, divided, train, plan, known_mm, cell, mask, encoder, method)
@@ -238,7 +238,7 @@ def _settle(settings: PretrainSettings, parts: _PretrainComponents, volumes: Vol
     loader = batches(_draws(settings, parts, volumes), part, batch_size=size, workers=0)
     views = parts.method.views
     finite = (batch["image"][torch.isfinite(batch["image"]).flatten(1).all(dim=1)] for batch in loader)
-    settle_batch_norms(parts.encoder, (in_views(some, views).to(device) for some in finite if len(some)))
+    recalibrate_batch_norms(parts.encoder, (in_views(some, views).to(device) for some in finite if len(some)))
 
 
 def _keep(

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from medmim.data.loading.probe_images import ProbeImages
 from medmim.encoders import Encoder
-from medmim.encoders.recalibrate_batch_norm import batch_norms, settled_copy
+from medmim.encoders.recalibrate_batch_norm import batch_norms, recalibrated_copy
 from medmim.masks import hidden_voxels
 from medmim.shapes import Hidden, Images, grid_of
 from medmim.training.evaluation import probes
@@ -88,7 +88,7 @@ class Monitors:
         if not batch_norms(self.encoder):
             return self.encoder
         with autocast(self.precision, next(self.encoder.parameters()).device):
-            return settled_copy(self.encoder, (self.train or self.val).images)
+            return recalibrated_copy(self.encoder, (self.train or self.val).images)
 
     def _look(self, shown: Encoder, probe_images: ProbeImages, voxels: SampledVoxels) -> EncoderFeatures:
         return extract_features(

@@ -24,4 +24,4 @@ class ModuleSnapshot:
             buffer.copy_(before)
         for part in self._module.modules():
             if isinstance(part, Method):
-                part.forget()
+                part.discard_pending()

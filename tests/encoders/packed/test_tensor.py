@@ -1,4 +1,4 @@
-"""Every operation on packed cells against the same on masked values; how `Packed` behaves as a value."""
+"""Every operation on packed cells against the same on masked values; `Packed` as a tensor-like value."""
 
 import copy
 import gc
@@ -122,7 +122,7 @@ def test_pooling(kind, options, cell, dims):
 
 
 @pytest.mark.parametrize("extra", [{"count_include_pad": False}, {"divisor_override": 5}], ids=str)
-def test_average_pooling_counts_as_pytorch_does(extra):
+def test_average_pooling_uses_pytorchs_divisor(extra):
     agree(nn.AvgPool2d(3, 2, 1, **extra), *some((4, 2), (3, 3)))
 
 
@@ -338,7 +338,7 @@ def test_stochastic_depth_skips_whole_samples():
     torch.testing.assert_close(kept[~skipped], 2 * pack(images + 10, hidden).unpack()[~skipped])
 
 
-def test_refuses_to_mix_masks(images, hidden, value):
+def test_mixing_masks_is_rejected(images, hidden, value):
     other = pack(images, hidden.clone())
     for mixed in (
         lambda: value + other,
@@ -365,7 +365,7 @@ def test_refuses_to_mix_masks(images, hidden, value):
         ("'linear' on packed cells with channels first", nn.Linear(4, 4).double()),
     ],
 )
-def test_an_operation_without_a_packed_form_is_named_with_a_way_out(message, operation, value):
+def test_an_operation_without_a_packed_form_is_rejected_by_name_with_a_remedy(message, operation, value):
     with pytest.raises(ShapeError, match=f"^{message}.*use an encoder without it$"):
         operation(value)
 
@@ -378,7 +378,7 @@ def test_an_operation_without_a_packed_form_is_named_with_a_way_out(message, ope
         ("conv_transpose2d", nn.ConvTranspose2d(4, 4, 2, 2).double()),
     ],
 )
-def test_where_masked_computing_has_the_operation_it_is_the_way_out(name, operation, images, hidden):
+def test_the_message_suggests_compute_masked_where_it_helps(name, operation, images, hidden):
     with pytest.raises(
         ShapeError, match=f"^'{name}' has no packed form: use an encoder without it, or --compute masked$"
     ):
@@ -398,12 +398,15 @@ def test_where_masked_computing_has_the_operation_it_is_the_way_out(name, operat
         (nn.MaxPool2d(8), "'max_pool2d' with stride 8×8 on packed cells of 4×4 voxels"),
         (
             nn.Conv2d(4, 4, 3),
-            "'conv2d' with kernel 3×3, stride 1×1 makes 6×10 of 8×12 voxels: packed cells need 8×12",
+            "'conv2d' with kernel 3×3, stride 1×1 maps 8×12 voxels to 6×10: packed cells need 8×12",
         ),
-        (nn.AvgPool2d(3, 2, 1, ceil_mode=True), "'avg_pool2d' with kernel 3×3, stride 2×2 makes 5×7 of 8×12"),
+        (
+            nn.AvgPool2d(3, 2, 1, ceil_mode=True),
+            "'avg_pool2d' with kernel 3×3, stride 2×2 maps 8×12 voxels to 5×7",
+        ),
     ],
 )
-def test_windows_that_do_not_fit_the_cells_are_refused(layer, message, value):
+def test_windows_that_do_not_fit_the_cells_are_rejected(layer, message, value):
     with pytest.raises(ShapeError, match=f"^{message}"):
         layer.double()(value)
 
@@ -420,12 +423,12 @@ def test_windows_that_do_not_fit_the_cells_are_refused(layer, message, value):
         lambda x: x.mean((1, 2)),
     ],
 )
-def test_channels_first_operations_refuse_channels_last(operation, value):
+def test_channels_first_operations_reject_channels_last(operation, value):
     with pytest.raises(ShapeError, match="channels-last packed cells: permute channels back"):
         operation(value.movedim(1, -1))
 
 
-def test_refuses_to_mix_channel_orders(value):
+def test_mixing_channel_orders_is_rejected(value):
     moved = value.movedim(1, -1)
     with pytest.raises(ShapeError, match="channels first and channels last"):
         value + moved
@@ -435,14 +438,14 @@ def test_refuses_to_mix_channel_orders(value):
         value.chunk(2)
 
 
-def test_refuses_instance_norm_with_running_statistics(value):
+def test_instance_norm_with_running_statistics_is_rejected(value):
     with pytest.raises(
         ShapeError, match="running statistics has no packed form: use track_running_stats=False"
     ):
         nn.InstanceNorm2d(4, track_running_stats=True).double()(value)
 
 
-def test_refuses_batch_norm_over_one_voxel():
+def test_batch_norm_over_one_voxel_is_rejected():
     lonely = pack(torch.ones(1, 3, 2, 2), torch.tensor([[[True, True], [True, False]]]))
     with pytest.raises(ShapeError, match=r"batch norm over 1 visible voxel .* use a larger --batch-size"):
         nn.BatchNorm2d(3)(lonely)
@@ -452,22 +455,22 @@ def test_refuses_batch_norm_over_one_voxel():
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ((3, 3, 3), "8×12 voxels does not hold a mask grid of 3×3 cells"),
-        ((3, 2, 2, 2), "8×12 voxels does not hold a mask grid of 2×2×2 cells"),
+        ((3, 3, 3), "8×12 voxels does not divide into a grid of 3×3 cells"),
+        ((3, 2, 2, 2), "8×12 voxels does not divide into a grid of 2×2×2 cells"),
     ],
 )
-def test_refuses_a_mask_that_does_not_fit_the_images(shape, message, images):
+def test_masks_that_do_not_divide_the_images_are_rejected(shape, message, images):
     with pytest.raises(ShapeError, match=message):
         pack(images, torch.zeros(shape, dtype=torch.bool))
 
 
-def test_refuses_one_mask_for_several_images(images, hidden):
+def test_one_mask_for_several_images_is_rejected(images, hidden):
     bare = inspect.unwrap(pack)  # outside the tests no annotation stands before it
-    with pytest.raises(ShapeError, match="expected one mask a sample, got 1 for 3 images"):
+    with pytest.raises(ShapeError, match="expected one mask per sample, got 1 for 3 images"):
         bare(images, hidden[:1])
 
 
-def test_refuses_a_sample_without_visible_cells(images, hidden):
+def test_samples_without_visible_cells_are_rejected(images, hidden):
     hidden[1] = True
     with pytest.raises(ShapeError, match="expected visible cells in every sample, got one all hidden: lower"):
         pack(images, hidden)
@@ -475,7 +478,7 @@ def test_refuses_a_sample_without_visible_cells(images, hidden):
 
 @pytest.mark.parametrize("fill", [0.0, -2.5, 7.0])
 @pytest.mark.parametrize("dims", [2, 3])
-def test_unpack_gives_the_images_back(fill, dims):
+def test_unpack_inverts_pack_on_visible_voxels(fill, dims):
     images, hidden = some((2, 4, 3)[:dims], (3, 2, 2)[:dims])
     dense = pack(images, hidden).unpack(fill)
     seen = mask(images, hidden).visible.bool().expand_as(dense)
@@ -483,7 +486,7 @@ def test_unpack_gives_the_images_back(fill, dims):
     assert (dense[~seen] == fill).all()
 
 
-def test_looks_like_its_tensor(value, images):
+def test_shape_dtype_and_device_are_those_of_the_dense_tensor(value, images):
     assert value.shape == images.shape == value.size()
     assert (value.size(-1), value.dim(), value.ndim) == (12, 4, 4)
     assert (value.dtype, value.device) == (images.dtype, images.device)
@@ -493,14 +496,14 @@ def test_looks_like_its_tensor(value, images):
     assert value.new_zeros((2, 3)).shape == (2, 3)
 
 
-def test_does_not_pretend_to_have_what_no_tensor_has(value):
+def test_unknown_attributes_raise_attribute_error(value):
     with pytest.raises(AttributeError, match="'Packed' has no attribute 'nonsense'"):
         _ = value.nonsense
     assert torch.equal(copy.deepcopy(value).unpack(), value.unpack())
     assert torch.equal(pickle.loads(pickle.dumps(value)).unpack(), value.unpack())
 
 
-def test_leaves_the_images_alone(images, hidden):
+def test_images_are_not_modified(images, hidden):
     before = images.clone()
     net = nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(4, 4, 1), nn.LeakyReLU(inplace=True)).double()
     net(pack(images, hidden))
@@ -525,7 +528,7 @@ def test_bfloat16_stays_bfloat16(layer, images, hidden):
     torch.testing.assert_close(result.unpack().float(), reference, rtol=2e-2, atol=3e-2)
 
 
-def test_tables_are_made_once_a_layout_and_freed_with_it(images, hidden):
+def test_tables_are_cached_in_the_layout_and_freed_with_it(images, hidden):
     net = nn.Sequential(*[nn.Conv2d(4, 4, 3, padding=1) for _ in range(3)]).double()
     value = pack(images, hidden)
     loss = net(value).unpack().sum()

@@ -1,4 +1,4 @@
-"""Latent MIM's objectives and its measure of likeness against the formulas written out in float64."""
+"""Latent MIM's losses and mean cosine against formulas written out in float64."""
 
 import numpy as np
 import pytest
@@ -74,7 +74,7 @@ def test_absolute_error_equals_the_formula():
     assert AbsoluteError()(latents(0), latents(1), weights()).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_mean_cosine_is_that_of_pairs_of_different_patches():
+def test_the_mean_cosine_is_over_pairs_of_different_patches():
     expected = []
     for x in map(unit, real(latents(0))):
         cosines = [x[i] @ x[j] for i in range(len(x)) for j in range(len(x)) if i != j]
@@ -82,13 +82,13 @@ def test_mean_cosine_is_that_of_pairs_of_different_patches():
     assert mean_cosine(latents(0), weights()).item() == pytest.approx(np.mean(expected), rel=1e-5)
 
 
-def test_patches_that_are_all_alike_have_a_cosine_of_one():
+def test_equal_patches_have_a_cosine_of_one():
     alike = torch.ones(2, max(COUNTS), 6) * torch.rand(2, max(COUNTS), 1)
     assert mean_cosine(alike, weights()).item() == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize("objective", [build() for build in OBJECTIVES.values()], ids=list(OBJECTIVES))
-def test_fillers_change_nothing_and_get_no_gradient(objective):
+def test_padding_changes_nothing_and_gets_no_gradient(objective):
     prediction, target, weight = latents(0).requires_grad_(), latents(1), weights()
     loss = objective(prediction, target, weight)
     loss.backward()
@@ -117,7 +117,7 @@ def test_one_patch_has_a_finite_loss_and_gradient(objective):
 @pytest.mark.parametrize(
     ("objective", "scale"), [(InfoNCE(), 3.0), (SquaredError(), 3.0), (AbsoluteError(), 1.0)]
 )
-def test_what_an_objective_leaves_free_is_no_error(objective, scale):
+def test_the_relative_error_ignores_what_the_objective_ignores(objective, scale):
     prediction, target = objective.compared(scale * latents(0), latents(0), weights())
     torch.testing.assert_close(prediction, target, rtol=1e-4, atol=1e-5)
     other, target = objective.compared(latents(1), latents(0), weights())

@@ -1,4 +1,4 @@
-"""Latent MIM: where targets come from, the constraint, patches that keep apart, every switch."""
+"""Latent MIM: targets, similarity constraint, non-contiguous patches, options."""
 
 import math
 
@@ -60,7 +60,7 @@ def test_only_the_joint_target_passes_gradients(target, whole):
 
 
 @every_target
-def test_all_targets_begin_alike_and_only_the_average_lags(target):
+def test_all_targets_are_equal_at_first_and_only_the_average_lags(target):
     method, reference = build(target=target), build(target="stop_gradient")
     images, hidden = batch_for()
     wanted = select_patches(hidden)
@@ -74,7 +74,7 @@ def test_all_targets_begin_alike_and_only_the_average_lags(target):
 
 
 @every_target
-def test_the_target_sees_hidden_patches_only_unless_told_otherwise(target):
+def test_the_target_sees_hidden_patches_only_by_default(target):
     images, hidden = batch_for()
     covered = hidden.repeat_interleave(4, 1).repeat_interleave(4, 2).unsqueeze(1)
     repainted = torch.where(covered, images, torch.randn_like(images))
@@ -87,31 +87,31 @@ def test_the_target_sees_hidden_patches_only_unless_told_otherwise(target):
         assert torch.equal(first, second) != whole
 
 
-def test_projector_and_encoder_both_have_an_average_that_moves():
+def test_encoder_and_projector_both_have_an_updated_average():
     method = build()
     with torch.no_grad():
         for parameter in method.parameters():
             if parameter.requires_grad:
                 parameter.add_(1.0)
     before = {place: value.clone() for place, value in method.target.named_parameters()}
-    method.after_step(0.0)
+    method.on_step_end(0.0)
     for place, value in method.target.named_parameters():
         torch.testing.assert_close(value - before[place], torch.full_like(value, 0.01), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("progress", "held"), [(0.0, 0.75), (0.5, 0.5), (1.0, 0.25)])
-def test_the_constraint_holds_the_likeness_of_its_schedule(progress, held):
+def test_the_constraint_follows_its_cosine_schedule(progress, held):
     images, hidden = batch_for()
     method, plain = build(similarity=0.3), build(similarity=0.0)
-    method.after_step(progress), plain.after_step(progress)
+    method.on_step_end(progress), plain.on_step_end(progress)
     step = method(images, hidden)
     constraint = sum((step.parts[name] - held) ** 2 for name in ("cosine_predictions", "cosine_visible"))
     assert (step.loss - plain(images, hidden).loss).item() == pytest.approx(0.3 * constraint.item(), abs=1e-5)
 
 
-def test_how_far_the_training_is_is_part_of_the_state():
+def test_the_progress_is_part_of_the_state():
     method, other = build(), build()
-    method.after_step(0.625)
+    method.on_step_end(0.625)
     other.load_state_dict(method.state_dict())
     assert other.progress.item() == 0.625
 
@@ -137,7 +137,7 @@ def test_a_cell_of_several_patches_has_no_gap():
 
 
 @pytest.mark.parametrize("cell", [3, 9])
-def test_refuses_a_cell_that_fits_neither_way(cell):
+def test_cells_that_are_neither_multiples_nor_patches_with_gaps_are_rejected(cell):
     message = (
         r"^mask cell of \d×\d voxels: expected a multiple of the encoder's patch, or a patch and a smaller "
     )
@@ -168,7 +168,7 @@ def test_the_projector_is_three_layers_without_bias_that_end_in_a_norm():
         ({"similarity": -1.0}, r"^method_options: expected similarity and projector of at least 0$"),
     ],
 )
-def test_refuses_what_is_no_choice(words, message):
+def test_invalid_choices_are_rejected(words, message):
     with pytest.raises(UsageError, match=message):
         build(**words)
 
@@ -180,6 +180,6 @@ def test_the_axes_name_the_choices():
     assert axes["architecture"] == "ViT on visible patches, self-attention decoder"
 
 
-def test_the_loss_is_about_that_of_guessing_at_first():
+def test_the_initial_loss_is_that_of_guessing():
     loss = build(similarity=0.0)(*batch_for()).loss.item()
     assert loss == pytest.approx(2 * 0.2 * math.log(10), rel=0.5)  # ten hidden patches

@@ -1,10 +1,10 @@
-"""Patches cut apart: each from its own cell, never touching, alike for the same mask."""
+"""Non-contiguous patches: each is cropped from its own cell, equal for equal masks."""
 
 import numpy as np
 import pytest
 import torch
 
-from medmim.methods.latent_mim.non_contiguous import cut_apart
+from medmim.methods.latent_mim.non_contiguous import crop_patches
 
 
 def cut(grid, cell, patch, *, seed=0):
@@ -13,7 +13,7 @@ def cut(grid, cell, patch, *, seed=0):
     count = int(np.prod(space))
     images = torch.arange(2.0 * 2 * count).reshape(2, 2, *space)
     hidden = torch.rand(2, *grid, generator=torch.Generator().manual_seed(seed)) < 0.5
-    return images, cut_apart(images, hidden, cell=cell, patch=patch)
+    return images, crop_patches(images, hidden, cell=cell, patch=patch)
 
 
 @pytest.mark.parametrize(
@@ -41,13 +41,13 @@ def test_each_patch_is_one_window_of_its_cell(grid, cell, patch):
         assert len(offsets) == max(cell[axis] - patch[axis], 1)
 
 
-def test_the_same_mask_cuts_alike_and_another_otherwise():
+def test_equal_masks_give_equal_crops_and_others_differ():
     first, again, other = (cut((4, 4), (6, 6), (4, 4), seed=seed)[1] for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
-def test_the_global_generator_is_left_alone():
+def test_the_global_random_state_is_not_changed():
     before = torch.get_rng_state()
     cut((3, 3), (6, 6), (4, 4))
     assert torch.equal(torch.get_rng_state(), before)

@@ -1,4 +1,4 @@
-"""MaskAnyNet: where its branches meet, what each sees, what is kept, and its two objectives."""
+"""MaskAnyNet: fusion levels, inputs of both branches, state, and its two objectives."""
 
 import copy
 
@@ -65,7 +65,7 @@ def test_every_fusion_trains_every_parameter(dims, level, operation, kernel):
 @both_dims
 @pytest.mark.parametrize("name", sorted(ENCODERS))
 @every_level
-def test_every_encoder_takes_part_and_keeps_its_state(dims, name, level):
+def test_every_encoder_can_be_trained_and_keeps_its_state_dict(dims, name, level):
     small = {"resnet18": {"widths": (4, 4, 6, 8)}, "resnet50": {"widths": (4, 4, 6, 8)}}
     torch.manual_seed(0)
     encoder = build_encoder(name, spatial_dims=dims, in_channels=1, **small.get(name, {}))
@@ -73,7 +73,7 @@ def test_every_encoder_takes_part_and_keeps_its_state(dims, name, level):
     cell = encoder.total_stride
     words = {"encoder": encoder, "spatial_dims": dims, "cell": cell, "fusion": {"level": level}}
     if level in ("low", "mid") and not encoder.steps():
-        with pytest.raises(UsageError, match="is one piece; use level image or decision"):
+        with pytest.raises(UsageError, match=r"which \w+ cannot; use level image or decision"):
             build_method("mask_any_net", **words)
         return
     method = build_method("mask_any_net", **words)
@@ -87,7 +87,7 @@ def test_every_encoder_takes_part_and_keeps_its_state(dims, name, level):
     assert len(encoder(images)) == len(encoder.channels)
 
 
-def test_steps_one_after_the_other_are_the_encoder():
+def test_steps_applied_in_sequence_equal_the_encoder():
     for name in ENCODERS:
         torch.manual_seed(0)
         encoder = build_encoder(name, spatial_dims=2, in_channels=1).eval()
@@ -100,7 +100,7 @@ def test_steps_one_after_the_other_are_the_encoder():
 
 @both_dims
 @pytest.mark.parametrize("rule", sorted(MASKS))
-def test_the_primary_branch_sees_nothing_hidden_and_the_auxiliary_nothing_else(dims, rule):
+def test_the_primary_branch_sees_visible_cells_only_and_the_auxiliary_hidden_cells_only(dims, rule):
     method, (images, hidden) = build(dims), batch_for(dims, rule=rule)
     covered = voxels_of(images, hidden)
     primary, auxiliary = [], []
@@ -139,10 +139,10 @@ def test_loss_equals_the_formula_and_ignores_visible_cells(dims):
 @both_dims
 @every_level
 @pytest.mark.parametrize("ratio", [0.25, 0.75])
-def test_the_control_costs_as_much_and_sees_nothing_hidden(dims, level, ratio):
+def test_the_control_has_equal_cost_and_sees_no_hidden_cells(dims, level, ratio):
     method, control = (build(dims, fusion={"level": level}, reuse=reuse) for reuse in (True, False))
-    assert method.sees_hidden
-    assert not control.sees_hidden
+    assert method.sees_hidden_content
+    assert not control.sees_hidden_content
     images, hidden = batch_for(dims, ratio=ratio)
     assert cost_of(method, images[:1], hidden[:1]) == cost_of(control, images[:1], hidden[:1])
     covered = voxels_of(images, hidden)
@@ -177,7 +177,7 @@ def test_alignment_is_three_convolutions_in_its_variants(kernel, width, between)
     assert shape == [(16, between), (between, between), (between, 8)]
 
 
-def test_levels_copy_as_much_of_the_encoder_as_they_say():
+def test_the_branch_copies_the_encoder_up_to_the_fusion_level():
     encoder = encoder_for(2)
     whole = sum(one.numel() for one in encoder.parameters())
     sizes = []
@@ -199,9 +199,9 @@ def test_the_branch_has_weights_of_its_own():
 
 
 @both_dims
-def test_supervised_with_a_class_an_image(dims):
+def test_supervised_with_one_class_per_image(dims):
     method = build(dims, objective="supervised", supervision=Supervision("target", 3))
-    assert method.learns_from == "target"
+    assert method.label_kind == "target"
     step = method(*batch_for(dims), torch.tensor([2, 0]))
     step.loss.backward()
     assert 0 <= step.parts["accuracy"] <= 1
@@ -209,9 +209,9 @@ def test_supervised_with_a_class_an_image(dims):
 
 
 @both_dims
-def test_supervised_with_a_label_a_voxel(dims):
+def test_supervised_with_one_label_per_voxel(dims):
     method = build(dims, objective="supervised", supervision=Supervision("label", 3))
-    assert method.learns_from == "label"
+    assert method.label_kind == "label"
     images, hidden = batch_for(dims)
     step = method(images, hidden, torch.randint(0, 3, images.shape))
     step.loss.backward()
@@ -230,7 +230,7 @@ def test_supervised_with_a_label_a_voxel(dims):
         ({"fusion": {"levl": "low"}}, r"fusion does not take the option 'levl'; did you mean 'level'\?"),
     ],
 )
-def test_wrong_words_are_told(options, message):
+def test_invalid_options_are_rejected(options, message):
     with pytest.raises(UsageError, match=message):
         build(2, **options)
 
@@ -244,10 +244,10 @@ class Plain(torch.nn.Module):
         return [self.layer(images)]
 
 
-def test_a_network_in_one_piece_meets_before_or_after():
+def test_a_network_without_steps_supports_image_and_decision_fusion_only():
     encoder = CustomEncoder(Plain(), spatial_dims=2, in_channels=1)
     words = {"encoder": encoder, "spatial_dims": 2, "cell": (4, 4)}
-    with pytest.raises(UsageError, match="CustomEncoder is one piece; use level image or decision"):
+    with pytest.raises(UsageError, match=r"which \w+ cannot; use level image or decision"):
         build_method("mask_any_net", **words)
     for level in ("image", "decision"):
         method = build_method("mask_any_net", **words, fusion={"level": level})
@@ -269,7 +269,7 @@ def test_two_maps_have_no_middle():
 
 @both_dims
 @pytest.mark.parametrize("target", sorted(TARGETS))
-def test_reassembly_takes_every_target(dims, target):
+def test_reassembly_supports_every_target(dims, target):
     method = build(dims, target=target)
     step = method(*batch_for(dims))
     step.loss.backward()

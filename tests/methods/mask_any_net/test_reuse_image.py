@@ -1,4 +1,4 @@
-"""The reuse image: every hidden voxel in it once, and the exact way back."""
+"""The reuse image contains every hidden voxel once and can be inverted exactly."""
 
 import math
 
@@ -43,7 +43,7 @@ def test_masked_and_scattered_back_is_the_image(rule, grid, cell):
 
 @pytest.mark.parametrize("ratio", [0.25, 0.5, 0.8])
 @pytest.mark.parametrize("rule", ["patch", "random"])
-def test_visible_cells_are_laid_on_a_canvas_of_the_same_size(rule, ratio):
+def test_the_control_uses_a_canvas_of_equal_size(rule, ratio):
     grid, cell = (6, 8), (2, 3)
     images, hidden = torch.rand(3, 2, 12, 24) + 1, drawn(grid, rule=rule, ratio=ratio)
     found = stitch_visible(images, hidden, cell)
@@ -95,7 +95,7 @@ def test_the_canvas_has_the_proportions_of_the_image(grid, count, expected):
     assert canvas_of(grid, count) == expected
 
 
-def test_hidden_infinity_stays_in_its_cell():
+def test_infinity_in_a_hidden_cell_has_no_effect():
     images = torch.randn(1, 1, 8, 8)
     images[..., :2, :2] = torch.inf
     hidden = drawn((4, 4), batch=1)

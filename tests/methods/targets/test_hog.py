@@ -69,14 +69,14 @@ def test_a_volume_of_equal_slices_has_the_histograms_of_one_slice():
 
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 @pytest.mark.parametrize(("axis", "bin_"), [(2, 4), (3, 0)])
-def test_directions_have_no_sign_and_do_not_wrap_around(axis, bin_, sign):
+def test_orientations_are_unsigned_and_do_not_wrap_around(axis, bin_, sign):
     ramp = sign * torch.arange(8.0).reshape([-1 if other == axis else 1 for other in range(4)])
     votes = oriented_gradients(ramp.expand(1, 1, 8, 8), (8, 8), bins=9).flatten()
     assert votes.argmax() == bin_
     assert votes.count_nonzero() == 1
 
 
-def test_a_flat_image_gives_zeros_not_noise():
+def test_a_constant_image_gives_zeros():
     target = HOG((4, 4))(torch.full((1, 1, 8, 8), 3.0))
     assert target.isfinite().all()
     assert not target.any()
@@ -99,7 +99,7 @@ def test_a_histogram_takes_half_a_cell_by_default(cell, stride):
     assert target(images).shape == (1, 2 ** len(cell), steps * target.channels(2))
 
 
-def test_refuses_histograms_that_cells_do_not_hold():
+def test_pools_that_do_not_divide_the_cell_are_rejected():
     with pytest.raises(
         ShapeError, match=r"^target 'hog': expected a pool that divides the cell of 16×16 voxels, "
     ):

@@ -1,4 +1,4 @@
-"""Cells and what is predicted of them."""
+"""Splitting into cells, and pixel targets."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def layouts(draw):
 
 @settings(deadline=None, max_examples=60)
 @given(layouts())
-def test_cells_come_back_as_the_image(layout):
+def test_from_cells_inverts_to_cells(layout):
     grid, cell, batch, channels = layout
     space = tuple(g * c for g, c in zip(grid, cell, strict=True))
     images = torch.randn(batch, channels, *space)
@@ -53,7 +53,7 @@ def test_normalised_pixels_equal_the_formula(cell, channels):
     np.testing.assert_allclose(target.numpy(), expected, rtol=1e-3, atol=1e-3)
 
 
-def test_a_cell_of_one_value_everywhere_is_zero_not_noise():
+def test_a_constant_cell_is_normalised_to_zero():
     target = NormalisedPixels((4, 4))(torch.full((1, 1, 8, 8), 0.3))
     assert target.abs().max() < 1e-3
 
@@ -65,12 +65,12 @@ def test_bfloat16_images_are_normalised_in_float32():
 
 
 @pytest.mark.parametrize("cell", [(4, 2), (2, 2, 2)])
-def test_the_picture_of_the_target_is_the_image(cell):
+def test_the_reconstruction_of_the_target_is_the_image(cell):
     images = torch.randn(2, 2, *[4] * len(cell)) * 5 + 20
     target = NormalisedPixels(cell)
     torch.testing.assert_close(target.picture(target(images), images), images, rtol=1e-4, atol=1e-4)
 
 
-def test_putting_together_refuses_a_size_that_cells_do_not_divide():
+def test_from_cells_rejects_sizes_that_cells_do_not_divide():
     with pytest.raises(ShapeError, match="does not divide into mask cells of 4×4"):
         from_cells(torch.zeros(1, 4, 16), (9, 8), (4, 4))

@@ -1,4 +1,4 @@
-"""MaskAnyNet's analysis of masks against plain loops, and whose features it compares."""
+"""MaskAnyNet's analysis of masks against plain loops, and its choice of encoder."""
 
 import math
 
@@ -69,9 +69,9 @@ def test_equals_plain_loops(dims, tmp_path):
     # patches of single cells, so that nothing is scaled
     words = {"patch": CELLS[dims], "width": 12, "depth": 2, "heads": 2}
     encoder, weights = kept(tmp_path, dims=dims, **words)
-    analyst, hidden = MaskAnalyzer(scans(dims), GRIDS[dims], weights=weights), masks(dims)
+    analyzer, hidden = MaskAnalyzer(scans(dims), GRIDS[dims], weights=weights), masks(dims)
     rows = []
-    for image, where in zip(analyst.images, hidden.numpy(), strict=True):
+    for image, where in zip(analyzer.images, hidden.numpy(), strict=True):
         own = image[0].double().numpy()
         ends, whole = (own.min(), own.max()), entropy(own, (own.min(), own.max()))
         masked, found = pieces(own, where, CELLS[dims])
@@ -81,7 +81,7 @@ def test_equals_plain_loops(dims, tmp_path):
         share = min(1.0, bits[1] / whole)
         score = 2 * share * alike[1] / (share + alike[1])
         rows.append((bits[0] - whole, bits[1] - whole, *alike, score))
-    result = analyst.judge(hidden)
+    result = analyzer.analyze(hidden)
     assert list(result.as_json().values()) == pytest.approx(np.mean(rows, axis=0).tolist(), abs=2e-6)
 
 
@@ -97,29 +97,29 @@ def analyst_canvas(found, dims, *, count):
 
 
 @both_dims
-def test_nothing_hidden_leaves_the_image_and_everything_hidden_brings_it_back(dims):
-    analyst = MaskAnalyzer(scans(dims), GRIDS[dims])
+def test_statistics_at_the_extreme_ratios(dims):
+    analyzer = MaskAnalyzer(scans(dims), GRIDS[dims])
     nothing = torch.zeros(IMAGES, *GRIDS[dims], dtype=torch.bool)
-    masked = analyst.judge(nothing)
+    masked = analyzer.analyze(nothing)
     assert (masked.masked_entropy, masked.masked_similarity) == pytest.approx((0, 1), abs=1e-6)
-    reuse = analyst.judge(~nothing)
+    reuse = analyzer.analyze(~nothing)
     assert (reuse.reuse_entropy, reuse.reuse_similarity, reuse.f_score) == pytest.approx((0, 1, 1), abs=1e-6)
     assert reuse.masked_entropy < -1
 
 
 @both_dims
-def test_features_are_less_alike_the_more_is_hidden(dims):
-    analyst = MaskAnalyzer(scans(dims), GRIDS[dims])
-    little, much = (analyst.judge(masks(dims, ratio=ratio)).masked_similarity for ratio in (0.1, 0.9))
+def test_similarity_falls_with_the_ratio(dims):
+    analyzer = MaskAnalyzer(scans(dims), GRIDS[dims])
+    little, much = (analyzer.analyze(masks(dims, ratio=ratio)).masked_similarity for ratio in (0.1, 0.9))
     assert 1 > little > much
 
 
-def test_random_weights_are_the_same_every_time_and_leave_the_random_state():
+def test_random_weights_are_reproducible_and_keep_the_random_state():
     hidden, state = masks(2), torch.get_rng_state()
-    first = MaskAnalyzer(scans(2), GRIDS[2]).judge(hidden)
+    first = MaskAnalyzer(scans(2), GRIDS[2]).analyze(hidden)
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(9)
-    assert MaskAnalyzer(scans(2), GRIDS[2]).judge(hidden) == first
+    assert MaskAnalyzer(scans(2), GRIDS[2]).analyze(hidden) == first
 
 
 def test_every_scan_is_looked_at_in_turn():
@@ -132,22 +132,22 @@ def test_every_scan_is_looked_at_in_turn():
 def test_large_scans_are_scaled_down_to_whole_cells():
     large = torch.rand(500, 300, generator=torch.Generator())
     assert small(large).shape == (128, 128)
-    analyst = MaskAnalyzer([large], (14, 14))
-    assert tuple(analyst.images.shape[2:]) == (126, 126)
-    assert analyst.images.mean().item() == pytest.approx(0, abs=1e-5)
-    assert analyst.images[0].std().item() == pytest.approx(1, abs=1e-5)
+    analyzer = MaskAnalyzer([large], (14, 14))
+    assert tuple(analyzer.images.shape[2:]) == (126, 126)
+    assert analyzer.images.mean().item() == pytest.approx(0, abs=1e-5)
+    assert analyzer.images[0].std().item() == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize("name", ["dynunet", "swin"])
-def test_an_encoder_of_longer_strides_than_cells_is_shown_more_voxels(tmp_path, name):
+def test_images_are_enlarged_for_encoders_with_large_strides(tmp_path, name):
     _, weights = kept(tmp_path, name=name)
-    found = MaskAnalyzer(scans(2), GRIDS[2], weights=weights).judge(masks(2))
+    found = MaskAnalyzer(scans(2), GRIDS[2], weights=weights).analyze(masks(2))
     assert 0 < found.reuse_similarity < 1
 
 
-def test_refuses_other_axes_and_weights_that_name_no_encoder(tmp_path):
+def test_weights_of_other_dimensions_or_without_an_encoder_are_rejected(tmp_path):
     _, weights = kept(tmp_path / "a", dims=3, patch=4, width=12, depth=1, heads=2)
-    with pytest.raises(UsageError, match=r"^--model: its encoder sees images of 3 axes, and masks have 2"):
+    with pytest.raises(UsageError, match=r"^--model: expected an encoder for masks of 2 axes, got one for 3"):
         MaskAnalyzer(scans(2), GRIDS[2], weights=weights)
     _, nameless = kept(tmp_path / "b", told={"kind": "x"}, patch=4, width=12, depth=1, heads=2)
     with pytest.raises(RunError, match=r"do not name their encoder: 'spatial_dims' is missing$"):
@@ -155,5 +155,5 @@ def test_refuses_other_axes_and_weights_that_name_no_encoder(tmp_path):
 
 
 def test_a_scan_without_contrast_gives_finite_numbers():
-    found = MaskAnalyzer([torch.ones(24, 20)], GRIDS[2]).judge(masks(2)).as_json()
+    found = MaskAnalyzer([torch.ones(24, 20)], GRIDS[2]).analyze(masks(2)).as_json()
     assert all(math.isfinite(value) for value in found.values())

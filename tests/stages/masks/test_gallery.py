@@ -1,4 +1,4 @@
-"""The masks stage: cards and a gallery on a neutral grid, a dataset's volume or a file."""
+"""The masks stage: statistics and a gallery on a neutral grid, a dataset's volume or a file."""
 
 import io
 
@@ -26,8 +26,10 @@ from medmim.stages.masks.gallery import (
 def drawn(tmp_path):
     """A function that draws with defaults for what is not given."""
 
-    def draw(names=("mesh", "random"), ratios=(0.5, 0.75), *, scene=None, dims=None, grid=None, seed=0):
-        return draw_masks(names, ratios, dims=dims, grid=grid, scene=scene, seed=seed, out=tmp_path / "m.png")
+    def draw(names=("mesh", "random"), ratios=(0.5, 0.75), *, background=None, dims=None, grid=None, seed=0):
+        return draw_masks(
+            names, ratios, dims=dims, grid=grid, background=background, seed=seed, out=tmp_path / "m.png"
+        )
 
     return draw
 
@@ -53,7 +55,7 @@ def test_neutral_grids(drawn, dims, grid):
 @pytest.mark.parametrize(
     ("given", "grid"), [((7,), (7, 7)), ((7, 5), (7, 5)), ((4, 6, 5), (4, 6, 5))], ids=str
 )
-def test_the_grid_says_how_many_axes(drawn, given, grid):
+def test_the_grid_determines_the_number_of_axes(drawn, given, grid):
     assert drawn(grid=given).grid == grid
 
 
@@ -85,7 +87,7 @@ def test_equal_seeds_give_equal_files(drawn):
     assert drawn(seed=2).picture.read_bytes() != first
 
 
-def test_a_mask_is_drawn_alike_whatever_is_drawn_beside_it(drawn):
+def test_a_mask_does_not_depend_on_which_others_are_drawn(drawn):
     alone, beside = drawn(["random"], [0.75]), drawn()
     assert torch.equal(alone.entries[0].hidden, beside.entries[3].hidden)
 
@@ -100,10 +102,10 @@ def test_json_holds_masks_and_cards(drawn):
 
 
 def test_a_volume_of_a_dataset(tiny_dataset, drawn):
-    scene = background_from_dataset(tiny_dataset, volume=None, dims=None)
-    assert scene.image.shape == tiny.SHAPE
-    assert scene.label is not None
-    made = drawn(scene=scene)
+    background = background_from_dataset(tiny_dataset, volume=None, dims=None)
+    assert background.image.shape == tiny.SHAPE
+    assert background.label is not None
+    made = drawn(background=background)
     assert made.grid == (10, 8, 8)  # cells of 2 mm
     measured = made.entries[0].statistics
     assert 0.3 < measured.tissue_hidden < 0.7
@@ -116,7 +118,7 @@ def test_several_volumes_of_a_dataset_are_analysed_and_a_named_one_alone(tiny_da
     alone = background_from_dataset(tiny_dataset, volume=read_dataset(tiny_dataset).volumes[0].id, dims=2)
     assert [len(several.scans), len(alone.scans)] == [8, 1]
     assert torch.equal(alone.scans[0], alone.image)
-    rows = [drawn(["grid"], [0.25], scene=one).as_json()["masks"] for one in (several, alone)]
+    rows = [drawn(["grid"], [0.25], background=one).as_json()["masks"] for one in (several, alone)]
     first, second = (row[0]["analysis"] for row in rows)
     assert first != second
     assert 0 < first["reuse_similarity"] < 1
@@ -130,20 +132,20 @@ def test_a_named_volume(tiny_dataset):
     )
     assert not torch.equal(first.image, last.image)
     with pytest.raises(
-        UsageError, match=r"^--volume: no such volume among the 10 of '.*'; see its manifest$"
+        UsageError, match=r"^--volume: no volume '.*' among the 10 of '.*'; see its manifest$"
     ):
         background_from_dataset(tiny_dataset, volume="nobody", dims=3)
 
 
-def test_a_slice_goes_through_the_label(tiny_dataset, drawn):
-    scene = background_from_dataset(tiny_dataset, volume=None, dims=2)
-    assert scene.image.shape == tiny.SHAPE[:2]
-    assert (scene.label > 0).sum() > 10
-    assert drawn(scene=scene, grid=(5, 4)).grid == (5, 4)
+def test_a_slice_is_chosen_through_the_label(tiny_dataset, drawn):
+    background = background_from_dataset(tiny_dataset, volume=None, dims=2)
+    assert background.image.shape == tiny.SHAPE[:2]
+    assert (background.label > 0).sum() > 10
+    assert drawn(background=background, grid=(5, 4)).grid == (5, 4)
 
 
 def test_an_unlabelled_dataset(unlabelled_dataset, drawn):
-    found = drawn(scene=background_from_dataset(unlabelled_dataset, volume=None, dims=None)).entries[0]
+    found = drawn(background=background_from_dataset(unlabelled_dataset, volume=None, dims=None)).entries[0]
     assert found.statistics.lesion_hidden is None
     assert found.analysis is not None
 
@@ -154,25 +156,25 @@ def nifti(tmp_path, array, *, spacing=(1.0, 1.0, 1.0), orientation="RAS"):
     return path
 
 
-def test_a_file_is_turned_upright(tmp_path):
+def test_a_file_is_reoriented_to_ras(tmp_path):
     array = np.zeros((6, 8, 10), dtype=np.float32)
     array[0, 1, 2] = 1.0
     array[5, 7, 9] = 2.0
-    scene = background_from_file(
+    background = background_from_file(
         nifti(tmp_path, array, spacing=(1.0, 2.0, 3.0), orientation="PIL"), dims=None
     )
-    assert scene.image.shape == (10, 6, 8)
-    assert scene.spacing_mm == pytest.approx((3.0, 1.0, 2.0))
+    assert background.image.shape == (10, 6, 8)
+    assert background.spacing_mm == pytest.approx((3.0, 1.0, 2.0))
     # towards the left, back and feet in the file: from the other end along each axis
-    assert scene.image[9 - 2, 5 - 0, 7 - 1] == 1.0
-    assert scene.image[0, 0, 0] == 2.0
+    assert background.image[9 - 2, 5 - 0, 7 - 1] == 1.0
+    assert background.image[0, 0, 0] == 2.0
 
 
 def test_a_file_in_two_dimensions_gives_the_middle_slice(tmp_path, drawn):
     array = np.random.default_rng(0).normal(size=(12, 12, 5)).astype(np.float32)
-    scene = background_from_file(nifti(tmp_path, array, spacing=(1.0, 1.0, 4.0)), dims=2)
-    np.testing.assert_array_equal(scene.image.numpy(), array[:, :, 2])
-    assert drawn(scene=scene).grid == (12, 12)
+    background = background_from_file(nifti(tmp_path, array, spacing=(1.0, 1.0, 4.0)), dims=2)
+    np.testing.assert_array_equal(background.image.numpy(), array[:, :, 2])
+    assert drawn(background=background).grid == (12, 12)
 
 
 def test_a_file_that_cannot_be_used(tmp_path):
@@ -189,35 +191,35 @@ def test_a_file_without_contrast(tmp_path):
         background_from_file(nifti(tmp_path, np.ones((4, 4, 4), dtype=np.float32)), dims=None)
 
 
-def test_a_scene_is_cut_to_whole_cells_from_both_ends(drawn):
+def test_a_background_is_cropped_to_whole_cells_on_both_sides(drawn):
     image = torch.zeros(11, 10)
     image[:2], image[9:] = 1.0, 1.0  # cut away: 11 voxels make 3 cells of 3
     image[4, 4] = 1.0
-    made = drawn(scene=MaskBackground(image, None, (1.0, 1.0)), grid=(3, 5))
+    made = drawn(background=MaskBackground(image, None, (1.0, 1.0)), grid=(3, 5))
     assert made.entries[0].statistics.tissue_hidden > 0
     assert made.grid == (3, 5)
 
 
 def test_thin_axes_have_cells_too(drawn):
     image = torch.rand(96, 96, 10, generator=torch.Generator().manual_seed(0))
-    assert drawn(scene=MaskBackground(image, None, (1.0, 1.0, 1.0))).grid == (12, 12, 4)
+    assert drawn(background=MaskBackground(image, None, (1.0, 1.0, 1.0))).grid == (12, 12, 4)
 
 
-def test_refuses_more_cells_than_voxels(drawn):
-    scene = MaskBackground(torch.rand(10, 10), None, (1.0, 1.0))
+def test_grids_finer_than_the_image_are_rejected(drawn):
+    background = MaskBackground(torch.rand(10, 10), None, (1.0, 1.0))
     message = r"^--grid 12,5: expected at most one cell a voxel, and the scan has 10×10; use a coarser grid$"
     with pytest.raises(ShapeError, match=message):
-        drawn(scene=scene, grid=(12, 5))
+        drawn(background=background, grid=(12, 5))
 
 
-def test_nothing_is_written_when_a_word_is_wrong(drawn, tmp_path):
+def test_nothing_is_written_for_invalid_arguments(drawn, tmp_path):
     for names, ratios in ((["mesh", "mehs"], [0.5]), (["mesh"], [0.5, 1.5])):
         with pytest.raises(UsageError):
             drawn(names, ratios)
     assert not (tmp_path / "m.png").exists()
 
 
-def test_cards_are_means_over_several_draws(drawn):
+def test_statistics_are_means_over_several_draws(drawn):
     entry = drawn(["random"], [0.5]).entries[0]
     assert entry.statistics != mask_statistics(entry.hidden.unsqueeze(0), requested_ratio=0.5)
     assert build_mask("random", ratio=0.5).ratio == entry.statistics.requested_ratio

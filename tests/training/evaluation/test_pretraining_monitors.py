@@ -8,7 +8,7 @@ import torch
 
 from medmim.data.loading.probe_images import ProbeImages
 from medmim.encoders import build_encoder, pack
-from medmim.encoders.recalibrate_batch_norm import settle_batch_norms
+from medmim.encoders.recalibrate_batch_norm import recalibrate_batch_norms
 from medmim.training.evaluation.features import extract_features
 from medmim.training.evaluation.pretraining_monitors import Monitors, hidden_error
 from medmim.training.evaluation.probes import mean_cosine
@@ -124,7 +124,7 @@ def test_batch_norm_is_judged_with_the_statistics_of_whole_images(dims):
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[key]) for key, value in encoder.state_dict().items())
     kept = copy.deepcopy(encoder)
-    settle_batch_norms(kept, train.images.split(6))
+    recalibrate_batch_norms(kept, train.images.split(6))
     assert torch.equal(judged, extract_features(kept, val.images, precision="fp32").pooled)
     unsettled = extract_features(encoder, val.images, precision="fp32").pooled
     assert (judged - unsettled).norm() > 0.05 * unsettled.norm()

@@ -1,4 +1,4 @@
-"""The random mask is uniform."""
+"""The random mask is uniform over cells and pairs of cells."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from medmim.masks import build_mask
 
 
 @pytest.mark.parametrize("grid", [(4, 4), (2, 3, 2)])
-def test_cells_and_pairs_are_hidden_as_often_as_chance_says(grid):
+def test_cells_and_pairs_of_cells_are_hidden_uniformly(grid):
     hidden = build_mask("random", ratio=0.5).sample(8000, grid, generator=torch.Generator().manual_seed(0))
     rows = hidden.flatten(1).float()
     cells = rows.shape[1]

@@ -1,0 +1,74 @@
+"""The hidden count, ratio ranges, and the upsampling of masks to voxels."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medmim.errors import ShapeError, UsageError
+from medmim.masks import build_mask, hidden_count, hidden_voxels
+
+
+@given(cells=st.integers(2, 100_000), ratio=st.floats(0, 1, exclude_min=True, exclude_max=True))
+def test_the_hidden_count_is_rounded_and_leaves_a_hidden_and_a_visible_cell(cells, ratio):
+    count = hidden_count(cells, ratio)
+    assert 1 <= count <= cells - 1
+    if 1 <= cells * ratio <= cells - 1:
+        assert abs(count - cells * ratio) <= 0.5
+
+
+@pytest.mark.parametrize(
+    ("ratio", "count"), [(0.3, 15), (0.4, 20), (0.5, 25), (0.6, 29), (0.7, 34), (0.8, 39), (0.9, 44)]
+)
+def test_the_hidden_count_on_the_7x7_grid_of_sparks_paper(ratio, count):
+    # 224 voxels in cells of 32; SparK keeps round(49 · (1 − ratio)), which differs only in rounding
+    assert hidden_count(49, ratio) == count
+
+
+@pytest.mark.parametrize("cells", [0, 1])
+def test_fewer_than_two_cells_are_rejected(cells):
+    with pytest.raises(ShapeError, match=rf"at least 2 cells, got {cells}: use a larger --size or a smaller"):
+        hidden_count(cells, 0.5)
+
+
+def test_a_ratio_range_draws_one_count_per_batch_and_covers_all_counts():
+    mask = build_mask("mesh", ratio=0.5, max_ratio=0.8)
+    generator = torch.Generator().manual_seed(0)
+    drawn = [mask.sample(4, (5, 5), generator=generator).flatten(1).sum(dim=1).tolist() for _ in range(300)]
+    assert all(len(set(counts)) == 1 for counts in drawn)
+    seen = [counts[0] for counts in drawn]
+    assert set(seen) == set(range(hidden_count(25, 0.5), hidden_count(25, 0.8) + 1))
+
+
+@pytest.mark.parametrize("max_ratio", [0.5, 0.3, 1.0, float("nan")])
+def test_a_reversed_ratio_range_is_rejected(max_ratio):
+    with pytest.raises(
+        UsageError,
+        match=f"^mask option max_ratio: expected a number between --ratio 0.5 and 1, got {max_ratio:g}$",
+    ):
+        build_mask("mesh", ratio=0.5, max_ratio=max_ratio)
+
+
+@pytest.mark.parametrize(("grid", "cell"), [((3, 2), (4, 1)), ((2, 3, 4), (1, 2, 3)), ((5, 5), (1, 1))])
+def test_each_cell_covers_its_block_of_voxels(grid, cell):
+    hidden = torch.rand(2, *grid, generator=torch.Generator().manual_seed(0)) < 0.5
+    space = tuple(cells * step for cells, step in zip(grid, cell, strict=True))
+    voxels = hidden_voxels(hidden, space)
+    expected = np.stack([np.kron(sample, np.ones(cell, dtype=bool)) for sample in hidden.numpy()])
+    assert voxels.dtype == torch.bool
+    np.testing.assert_array_equal(voxels[:, 0].numpy(), expected)
+
+
+@pytest.mark.parametrize("space", [(15, 16), (3, 16), (2, 2), (16, 16, 16)])
+def test_images_that_the_grid_does_not_divide_are_rejected(space):
+    # 15 divides by 15 // 4 = 3, yet four cells of 3 are 12 voxels
+    message = f"image of {'×'.join(map(str, space))} voxels does not divide into a grid of 4×4 cells"
+    with pytest.raises(ShapeError, match=message):
+        hidden_voxels(torch.zeros(1, 4, 4, dtype=torch.bool), space)
+
+
+def test_the_old_name_of_a_ratio_range_is_accepted():
+    with pytest.warns(FutureWarning, match="mask option up_to is now max_ratio"):
+        mask = build_mask("mesh", ratio=0.5, up_to=0.8)
+    assert mask.max_ratio == 0.8
