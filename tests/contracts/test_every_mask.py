@@ -114,7 +114,7 @@ def test_a_grid_of_one_cell_is_rejected(name):
 def test_masks_are_immutable_and_compare_by_value(name):
     mask = build_mask(name, ratio=0.5)
     assert mask == build_mask(name, ratio=0.5)
-    with pytest.raises(AttributeError):
+    with pytest.raises(AttributeError, match="cannot assign to field"):
         mask.ratio = 0.6
 
 

@@ -30,7 +30,7 @@ def test_the_command_prints_one_line_per_method_and_json():
     assert plain.exit_code == machine.exit_code == 0, plain.output + machine.output
     names = [line.split()[0] for line in plain.stdout.splitlines()[1 : len(METHODS) + 1]]
     assert names == list(METHODS)
-    assert "task: segmentation, detection or classification with any of them" in plain.stdout
+    assert "task: every method supports segmentation, detection and classification" in plain.stdout
     result = json.loads(machine.stdout.splitlines()[-1])
     assert result["dims"] == 2
     assert {"method", "target", "architecture", "objective", "mask", "ratio", "encoder"} <= result["methods"][

@@ -161,7 +161,7 @@ def test_a_short_training_leaves_little_of_the_beginning_in_the_average():
     module.network.load_state_dict(kept)
     share = 1.0
     for done in range(1, 41):
-        module.average.update(module.network, progress=0.0, most=(1 + done) / (10 + done))
+        module.average.update(module.network, progress=0.0, max_momentum=(1 + done) / (10 + done))
         share *= min(0.99, (1 + done) / (10 + done))
     left = next(module.average.network.parameters()).flatten()[0].item()
     assert left == pytest.approx(share, rel=1e-3)
