@@ -207,7 +207,9 @@ def test_thin_axes_have_cells_too(drawn):
 
 def test_grids_finer_than_the_image_are_rejected(drawn):
     background = MaskBackground(torch.rand(10, 10), None, (1.0, 1.0))
-    message = r"^--grid 12,5: expected at most one cell per voxel, and the scan has 10×10; use a coarser grid$"
+    message = (
+        r"^--grid 12,5: expected at most one cell per voxel, and the scan has 10×10; use a coarser grid$"
+    )
     with pytest.raises(ShapeError, match=message):
         drawn(background=background, grid=(12, 5))
 
