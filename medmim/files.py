@@ -1,137 +1,87 @@
-"""The one way medmim writes files: whole or not at all, on any filesystem, whatever TMPDIR is."""
+"""Atomic writing of files, locks on folders, and JSON lines."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import io
 import json
 import os
 import secrets
+import socket
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
+
 from medmim.errors import MedmimError
 
-_LOCK = ".lock"
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # of some network folders: nobody can be kept out
+_LOCK, _HOLDER = ".lock", ".lock-holder"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # network folders without flock
 
 
 class WriteError(MedmimError, OSError):
-    """A file could not be written: the disk is full, broken or may not be written to; names no path."""
+    """A file could not be written; the message contains no path, which may name a patient."""
 
     def __str__(self) -> str:
-        """Say it."""
+        """Return the reason and the remedy."""
         why = self.strerror or OSError.__str__(self)
         return f"cannot write: {why}; free the disk, or choose a folder that can be written to"
 
 
+class LockedError(MedmimError):
+    """Another process holds the lock of a folder; the message names it."""
+
+
 def write_bytes(path: Path, content: bytes, *, mode: int | None = None, lasting: bool = True) -> None:
-    """Write `content` to `path` atomically: temporary file beside it, fsync, rename, fsync of the folder.
+    """Write `content` to `path` atomically: temporary file in the same folder, fsync, rename.
 
     Args:
-        path: target; its folder is made when missing.
+        path: target; its folder is created if missing.
         content: the whole file.
-        mode: permission bits, such as 0o600 for a secret; the process's umask rules without it.
-        lasting: wait for the disk; without, a power cut may leave half a file, which readers must notice.
+        mode: exact permission bits, such as 0o600 for a secret; None: 0o666 less the umask.
+        lasting: flush to the disk. Without it a power cut may leave half a file, which readers must detect.
 
     Raises:
-        WriteError: if it cannot be written; what was there before is still there, whole.
+        WriteError: if the file cannot be written; an existing file stays as it was.
     """
-    try:
-        _write_whole(path, content, mode=mode, lasting=lasting)
-    except OSError as error:
-        raise _without_path(error) from error
-
-
-@contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Let in one process at a time of those that ask for the same folder; the lock goes with its process."""
-    descriptor = _lock_file(folder)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Keep a folder for this process, however it ends; its children do not keep it.
-
-    Raises:
-        BlockingIOError: if another process keeps it.
-    """
-    descriptor = _lock_file(folder)
-    try:
-        try:
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def is_held(folder: Path) -> bool:
-    """Return whether another process keeps a folder; never asked by the one that does, which would let go."""
-    if not (folder / _LOCK).is_file():
-        return False
-    try:
-        with held(folder):
-            return False
-    except BlockingIOError:
-        return True
-
-
-def _lock_file(folder: Path) -> int:
-    """Open the hidden file of a folder that is locked for it: network folders cannot be locked themselves."""
-    folder.mkdir(parents=True, exist_ok=True)
-    return os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    with _path_hidden(), _temporary(path, content, mode=mode, lasting=lasting) as temporary:
+        temporary.replace(path)
+        if lasting:
+            _sync_folder(path.parent)
 
 
 def write_together(contents: Mapping[Path, bytes]) -> None:
-    """Write several files of one folder, in order: none is replaced before there is room for all of them.
+    """Write several files of one folder, in order; none is replaced before all have been written to the disk.
 
     Raises:
-        WriteError: if one of them cannot be written; a full disk leaves all of them as they were.
+        WriteError: if one cannot be written; on a full disk all files stay as they were.
     """
-    written: dict[Path, Path] = {}
-    try:
-        for path, content in contents.items():
-            written[path] = _written_beside(path, content, mode=None)
-        for path, temporary in written.items():
+    with _path_hidden(), contextlib.ExitStack() as stack:
+        written = [
+            (stack.enter_context(_temporary(path, content)), path) for path, content in contents.items()
+        ]
+        for temporary, path in written:
             temporary.replace(path)
             _sync_folder(path.parent)
-    except OSError as error:
-        raise _without_path(error) from error
-    finally:
-        for temporary in written.values():
-            temporary.unlink(missing_ok=True)
 
 
 def move(staged: Path, place: Path) -> None:
-    """Move a file to its place on the same filesystem, and make sure that it stays there.
+    """Move a file durably to another path on the same filesystem, and create the folder.
 
     Raises:
-        WriteError: if that cannot be done.
+        WriteError: if the file cannot be moved.
     """
-    try:
+    with _path_hidden():
         place.parent.mkdir(parents=True, exist_ok=True)
         staged.replace(place)
         _sync_folder(place.parent)
-    except OSError as error:
-        raise _without_path(error) from error
 
 
 def require_room(folder: Path, count: int = 1 << 16) -> None:
-    """Make sure that `count` more bytes can be written to a folder; for programs that do not tell.
+    """Check that `count` bytes can still be written to a folder, for programs that do not report a full disk.
 
     Raises:
         WriteError: if they cannot.
@@ -140,28 +90,85 @@ def require_room(folder: Path, count: int = 1 << 16) -> None:
     (folder / "room").unlink()
 
 
+@contextlib.contextmanager
+def lock(folder: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold the lock of a folder until the block or this process ends; forked children do not hold it.
+
+    Args:
+        folder: created if missing.
+        wait: wait for another holder; otherwise fail.
+
+    Raises:
+        LockedError: if another process holds the lock and `wait` is False.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    acquired = _acquire(folder, wait=wait)
+    try:
+        (folder / _HOLDER).write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        yield
+    finally:
+        (folder / _HOLDER).unlink(missing_ok=True)
+        acquired.release()
+
+
+def is_locked(folder: Path) -> bool:
+    """Return whether a process holds the lock of a folder."""
+    if not any((folder / name).exists() for name in (_LOCK, f"{_LOCK}.soft")):
+        return False
+    try:
+        _acquire(folder, wait=False).release()
+    except LockedError:
+        return True
+    return False
+
+
+def _acquire(folder: Path, *, wait: bool) -> BaseFileLock:
+    """Acquire the lock of a folder; where flock is missing, a marker file takes its place."""
+    try:
+        try:
+            return _acquired(FileLock(folder / _LOCK, blocking=wait, fallback_to_soft=False))
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            return _acquired(SoftFileLock(folder / f"{_LOCK}.soft", blocking=wait))
+    except Timeout:
+        raise LockedError(f"'{folder.name}' is in use by {_holder(folder)}: wait until it ends") from None
+
+
+def _acquired(candidate: BaseFileLock) -> BaseFileLock:
+    candidate.acquire()
+    return candidate
+
+
+def _holder(folder: Path) -> str:
+    try:
+        return (folder / _HOLDER).read_text(encoding="utf-8") or "another process"
+    except OSError:
+        return "another process"
+
+
 def write_text(path: Path, content: str) -> None:
     """Write `content` as UTF-8, atomically."""
     write_bytes(path, content.encode("utf-8"))
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write `content` as indented JSON with sorted keys, atomically: equal content, equal bytes."""
+    """Write indented JSON with sorted keys, atomically."""
     write_bytes(path, json_bytes(content))
 
 
 def json_bytes(content: Any) -> bytes:
-    """Return what `write_json` writes."""
+    """Return indented JSON with sorted keys: equal content gives equal bytes."""
     return (json.dumps(content, indent=2, sort_keys=True, allow_nan=False) + "\n").encode("utf-8")
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Write one JSON object a line, atomically, in the order given."""
+    """Write one JSON object per line, in the given order, atomically."""
     write_bytes(path, jsonl_bytes(rows))
 
 
 def jsonl_bytes(rows: Iterable[dict[str, Any]]) -> bytes:
-    """Return what `write_jsonl` writes."""
+    """Return JSON lines with sorted keys."""
     lines = io.BytesIO()
     for row in rows:
         lines.write(json.dumps(row, sort_keys=True, allow_nan=False).encode("utf-8") + b"\n")
@@ -177,12 +184,9 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file as 64 hexadecimal digits, reading it in pieces."""
-    digest = hashlib.sha256()
+    """Return the SHA-256 of a file in hexadecimal."""
     with path.open("rb") as stream:
-        while piece := stream.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def shipped(folder: str) -> Path:
@@ -192,23 +196,14 @@ def shipped(folder: str) -> Path:
     return inside if inside.is_dir() else package.parent / folder
 
 
-def _write_whole(path: Path, content: bytes, *, mode: int | None, lasting: bool) -> None:
-    temporary = _written_beside(path, content, mode=mode, lasting=lasting)
-    try:
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    if lasting:
-        _sync_folder(path.parent)
-
-
-def _written_beside(path: Path, content: bytes, *, mode: int | None, lasting: bool = True) -> Path:
-    """Write `content` to a temporary file beside `path`, down to the disk."""
+@contextlib.contextmanager
+def _temporary(
+    path: Path, content: bytes, *, mode: int | None = None, lasting: bool = True
+) -> Iterator[Path]:
+    """Write `content` to a temporary file next to `path`; remove it at the end unless it was renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    # opened with the final bits, so that the kernel applies the umask: reading it would change it for a
-    # moment, for all threads
+    # created with the final bits: reading the umask would change it for a moment, for all threads
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else mode)
     try:
         with os.fdopen(handle, "wb") as stream:
@@ -218,15 +213,18 @@ def _written_beside(path: Path, content: bytes, *, mode: int | None, lasting: bo
                 os.fchmod(stream.fileno(), mode)
             if lasting:
                 os.fsync(stream.fileno())
-    except BaseException:
+        yield temporary
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
-    return temporary
 
 
-def _without_path(error: OSError) -> WriteError:
-    """Keep what went wrong and drop where: a path may name a patient."""
-    return WriteError(*error.args[:2])
+@contextlib.contextmanager
+def _path_hidden() -> Iterator[None]:
+    """Raise operating-system errors as WriteError, which keeps the reason and drops the path."""
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(*error.args[:2]) from error
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,11 +1,14 @@
-"""Files are written whole or not at all."""
-
+import errno
+import fcntl
 import hashlib
 import io
 import json
+import multiprocessing
 import os
+import signal
 import stat
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -35,13 +38,13 @@ class FullDisk(io.FileIO):
         raise OSError("the disk is gone")
 
 
-def test_makes_the_folder(tmp_path):
+def test_the_folder_is_created(tmp_path):
     path = tmp_path / "a" / "b" / "c.bin"
     files.write_bytes(path, b"x")
     assert path.read_bytes() == b"x"
 
 
-def test_replaces_what_was_there(target):
+def test_an_existing_file_is_replaced(target):
     files.write_text(target, "a longer text than the next")
     files.write_text(target, TEXT)
     assert target.read_bytes() == TEXT.encode("utf-8")
@@ -49,7 +52,7 @@ def test_replaces_what_was_there(target):
 
 
 @pytest.mark.parametrize("step", ["replace", "fsync", "write"])
-def test_a_kill_in_the_middle_leaves_the_old_content_and_no_litter(step, target, monkeypatch):
+def test_a_failed_write_keeps_the_old_file_and_no_temporary_file(step, target, monkeypatch):
     files.write_text(target, "old")
     if step == "replace":
         monkeypatch.setattr(Path, "replace", broken)
@@ -63,7 +66,7 @@ def test_a_kill_in_the_middle_leaves_the_old_content_and_no_litter(step, target,
     assert list(target.parent.iterdir()) == [target]
 
 
-def test_control_c_in_the_middle_leaves_no_litter(target, monkeypatch):
+def test_an_interrupted_write_leaves_no_temporary_file(target, monkeypatch):
     def interrupted(*_args):
         raise KeyboardInterrupt
 
@@ -73,7 +76,7 @@ def test_control_c_in_the_middle_leaves_no_litter(target, monkeypatch):
     assert list(target.parent.iterdir()) == []
 
 
-def test_the_temporary_file_lies_beside_the_target(target, monkeypatch):
+def test_the_temporary_file_is_hidden_in_the_folder_of_the_target(target, monkeypatch):
     seen = []
     monkeypatch.setattr(Path, "replace", lambda self, _target: seen.append(self))
     files.write_text(target, "new")
@@ -81,14 +84,14 @@ def test_the_temporary_file_lies_beside_the_target(target, monkeypatch):
     assert seen[0].name.startswith(".")
 
 
-def test_works_without_a_usable_tmpdir(target, monkeypatch):
+def test_tmpdir_is_not_used(target, monkeypatch):
     monkeypatch.setenv("TMPDIR", str(target.parent / "missing"))
     files.write_text(target, "new")
     assert target.read_text() == "new"
 
 
 @pytest.mark.parametrize(("umask", "expected"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
-def test_the_umask_rules_without_a_mode(umask, expected, target):
+def test_the_umask_applies_without_a_mode(umask, expected, target):
     before = os.umask(umask)
     try:
         files.write_bytes(target, b"x")
@@ -99,7 +102,7 @@ def test_the_umask_rules_without_a_mode(umask, expected, target):
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o640, 0o444])
-def test_a_mode_is_exact_whatever_the_umask(mode, target):
+def test_a_mode_is_exact_under_any_umask(mode, target):
     before = os.umask(0o027)
     try:
         files.write_bytes(target, b"x", mode=mode)
@@ -108,7 +111,7 @@ def test_a_mode_is_exact_whatever_the_umask(mode, target):
     assert permissions(target) == mode
 
 
-def test_a_secret_is_never_readable_by_others(target, monkeypatch):
+def test_a_secret_is_created_unreadable_for_others(target, monkeypatch):
     seen = []
     monkeypatch.setattr(
         os, "fsync", lambda descriptor: seen.append(stat.S_IMODE(os.fstat(descriptor).st_mode))
@@ -125,13 +128,13 @@ def test_a_secret_is_never_readable_by_others(target, monkeypatch):
     assert seen[0] == 0o600
 
 
-def test_the_processes_umask_is_never_touched(target, monkeypatch):
-    # it belongs to all threads: changing it for a moment would open the files that they write meanwhile
+def test_the_umask_of_the_process_is_not_changed(target, monkeypatch):
+    # the umask is shared by all threads: changing it for a moment would affect files that they create
     monkeypatch.setattr(os, "umask", broken)
     files.write_bytes(target, b"x")
 
 
-def test_writers_at_the_same_time_leave_one_whole_file(target):
+def test_concurrent_writers_leave_one_complete_file(target):
     contents = [bytes([65 + i]) * 200_000 for i in range(8)]
     threads = [threading.Thread(target=files.write_bytes, args=(target, content)) for content in contents]
     for thread in threads:
@@ -142,7 +145,7 @@ def test_writers_at_the_same_time_leave_one_whole_file(target):
     assert list(target.parent.iterdir()) == [target]
 
 
-def test_json_is_the_same_bytes_for_equal_content(tmp_path):
+def test_equal_content_gives_equal_json_bytes(tmp_path):
     first, second = tmp_path / "1.json", tmp_path / "2.json"
     files.write_json(first, {"b": [1, 2.5], "a": {"y": None, "x": "ü"}})
     files.write_json(second, {"a": {"x": "ü", "y": None}, "b": [1, 2.5]})
@@ -152,7 +155,7 @@ def test_json_is_the_same_bytes_for_equal_content(tmp_path):
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
-def test_json_refuses_what_is_no_json(number, target):
+def test_json_rejects_numbers_that_are_not_finite(number, target):
     for write in (
         lambda: files.write_json(target, {"a": number}),
         lambda: files.write_jsonl(target, [{"a": number}]),
@@ -162,7 +165,7 @@ def test_json_refuses_what_is_no_json(number, target):
     assert not target.exists()
 
 
-def test_json_lines_come_back_in_order(target):
+def test_json_lines_are_read_in_order(target):
     rows = [{"b": 1, "a": "line\nbreak\u2028"}, {}, {"a": None}]
     files.write_jsonl(target, iter(rows))
     assert list(files.read_jsonl(target)) == rows
@@ -172,19 +175,19 @@ def test_json_lines_come_back_in_order(target):
 
 
 @pytest.mark.parametrize("size", [0, 1, (1 << 20) + 3])
-def test_sha256_equals_hashlibs(size, target):
+def test_sha256_equals_that_of_hashlib(size, target):
     content = os.urandom(size)
     target.write_bytes(content)
     assert files.sha256_of(target) == hashlib.sha256(content).hexdigest()
 
 
 @pytest.mark.parametrize("folder", ["configs", "data_manifests"])
-def test_shipped_folders_are_there(folder):
+def test_shipped_folders_exist(folder):
     assert files.shipped(folder).is_dir()
     assert files.shipped(folder).name == folder
 
 
-def test_files_written_together_are_all_there_or_all_as_before(tmp_path, monkeypatch):
+def test_files_written_together_are_all_new_or_all_old(tmp_path, monkeypatch):
     first, second = tmp_path / "1", tmp_path / "2"
     files.write_together({first: b"old", second: b"old"})
     written = []
@@ -204,21 +207,85 @@ def test_files_written_together_are_all_there_or_all_as_before(tmp_path, monkeyp
     assert sorted(tmp_path.iterdir()) == [first, second]
 
 
-def test_a_file_is_moved_to_a_folder_that_is_made(tmp_path):
+def test_move_creates_the_folder(tmp_path):
     (tmp_path / "staged").write_bytes(b"x")
     files.move(tmp_path / "staged", tmp_path / "a" / "b" / "place")
     assert (tmp_path / "a" / "b" / "place").read_bytes() == b"x"
-    with pytest.raises(files.WriteError):
+    with pytest.raises(files.WriteError, match=r"cannot write: No such file or directory"):
         files.move(tmp_path / "staged", tmp_path / "a" / "other")
 
 
-def test_errors_of_writing_name_no_path(tmp_path):
+def test_write_errors_contain_no_path(tmp_path):
     (tmp_path / "SENTINEL").write_bytes(b"no folder")
-    with pytest.raises(files.WriteError) as caught:
+    with pytest.raises(files.WriteError, match=r"^cannot write: ") as caught:
         files.write_bytes(tmp_path / "SENTINEL" / "file", b"x")
     assert "SENTINEL" not in str(caught.value)
 
 
-def test_room_is_tried_and_left(tmp_path):
+def test_require_room_leaves_no_file(tmp_path):
     files.require_room(tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def hold_lock(folder, ready):
+    with files.lock(folder):
+        ready.set()
+        time.sleep(60)
+
+
+@pytest.fixture
+def lock_elsewhere():
+    """A function that lets another process hold the lock of a folder until the test ends."""
+    context = multiprocessing.get_context("fork")
+    processes = []
+
+    def start(folder):
+        ready = context.Event()
+        processes.append(context.Process(target=hold_lock, args=(folder, ready)))
+        processes[-1].start()
+        assert ready.wait(60)
+        return processes[-1].pid
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.join()
+
+
+def test_a_lock_names_its_holder(tmp_path, lock_elsewhere):
+    assert not files.is_locked(tmp_path)
+    pid = lock_elsewhere(tmp_path)
+    assert files.is_locked(tmp_path)
+    message = f"is in use by process {pid} on "
+    with pytest.raises(files.LockedError, match=message), files.lock(tmp_path, wait=False):
+        raise AssertionError
+
+
+def test_a_lock_ends_with_its_process(tmp_path, lock_elsewhere):
+    pid = lock_elsewhere(tmp_path)
+    os.kill(pid, signal.SIGKILL)
+    with files.lock(tmp_path):
+        assert files.is_locked(tmp_path)
+    assert not files.is_locked(tmp_path)
+
+
+def test_a_forked_child_does_not_hold_the_lock(tmp_path):
+    with files.lock(tmp_path):
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        child.start()
+    assert not files.is_locked(tmp_path)
+    child.kill()
+    child.join()
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_marker_file_replaces_flock_where_it_is_missing(code, tmp_path, monkeypatch):
+    def missing(descriptor, operation):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", missing)
+    with files.lock(tmp_path):
+        assert files.is_locked(tmp_path)
+        with pytest.raises(files.LockedError, match="in use by process"), files.lock(tmp_path, wait=False):
+            raise AssertionError
+    assert not files.is_locked(tmp_path)

@@ -95,8 +95,8 @@ def _kept(run_id: str, store: Store | None) -> Iterator[None]:
         return
     with ExitStack() as lock:
         try:
-            lock.enter_context(files.held(store.checkpoints(run_id)))
-        except BlockingIOError:
+            lock.enter_context(files.lock(store.checkpoints(run_id), wait=False))
+        except files.LockedError:
             raise _in_training(run_id) from None
         yield
 
@@ -226,7 +226,7 @@ def find_unfinished(store: Store, stage: str, word: str) -> str:
         return os.environ[_RESUMED]
     if word == "latest":
         ids = [run.info.run_id for run in store.runs(stage=stage) if run.info.status != "FINISHED"]
-        free = [one for one in ids if follows or not files.is_held(store.checkpoints(one))]
+        free = [one for one in ids if follows or not files.is_locked(store.checkpoints(one))]
         if not free:
             trained = ": all that began are being trained by other processes" if ids else ""
             raise RunError(f"--resume: no unfinished {stage} run here{trained}")
@@ -236,6 +236,6 @@ def find_unfinished(store: Store, stage: str, word: str) -> str:
         raise RunError(f"--resume: run {word} was not made by `medmim {stage}`")
     if run.info.status == "FINISHED":
         raise RunError(f"--resume: run {word} is already complete")
-    if not follows and files.is_held(store.checkpoints(word)):
+    if not follows and files.is_locked(store.checkpoints(word)):
         raise _in_training(word)
     return word

@@ -72,7 +72,7 @@ class Store:
                 f"'{error.strerror}'; set MEDMIM_HOME to a folder that you may write to"
             ) from error
         self.home = home.resolve()
-        with files.alone(self.home):  # whoever comes first makes the tables; MLflow does not wait for another
+        with files.lock(self.home):  # whoever comes first makes the tables; MLflow does not wait for another
             self.client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
 
     @property
@@ -99,7 +99,7 @@ class Store:
 
     def experiment(self, name: str) -> str:
         """Return the id of an experiment, made when missing; its artifacts lie in the home folder."""
-        with files.alone(self.home):
+        with files.lock(self.home):
             found = self.client.get_experiment_by_name(name)
             if found is not None:
                 return str(found.experiment_id)

@@ -55,7 +55,7 @@ def test_a_run_that_was_cut_off_is_unfinished(home):
 
 
 def hold(folder, ready, end):
-    with files.held(folder):
+    with files.lock(folder):
         ready.set()
         end.wait(60)
 

@@ -43,7 +43,7 @@ class Keys:
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         if not os.path.lexists(path):
-            with files.alone(path.parent):  # of two processes, one creates the secret
+            with files.lock(path.parent):  # of two processes, one creates the secret
                 if not os.path.lexists(path):
                     files.write_bytes(path, secrets.token_bytes(SECRET_BYTES), mode=0o600)
         return cls(_read_secret(path))
