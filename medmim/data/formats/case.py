@@ -7,17 +7,38 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict
 
 from medmim.data.formats import geometry
 from medmim.data.formats.annotations import Annotation, boxes_from_label, place_annotations
 from medmim.data.formats.images import is_picture
-from medmim.data.formats.labels import fit_label, resample_label
+from medmim.data.formats.labels import fit_label, load_label, mark_not_annotated, resample_label
 from medmim.data.formats.nifti import Image, check_image, read_image
-from medmim.data.formats.volumes import read_volume
+from medmim.data.formats.volumes import fill_background, load_volume
 from medmim.data.formats.write_volume import write_volume
 from medmim.errors import DataError
 
 _MAX_VALUES = 256
+
+
+class CaseOptions(BaseModel):
+    """How to read one image and its label.
+
+    Attributes:
+        resample: resample a label on a different grid to the image's.
+        spacing_mm: pixel spacing of pictures, if known.
+        frame: index along the fourth axis of the image file.
+        boxed: classes (number, name) of the label whose components each get a box.
+        ignore_label: value of voxels that nobody annotated; a negative one is stored as `NOT_ANNOTATED`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    resample: bool = False
+    spacing_mm: float | None = None
+    frame: int | None = None
+    boxed: tuple[tuple[int, str], ...] = ()
+    ignore_label: int | None = None
 
 
 def read_case(
@@ -26,10 +47,8 @@ def read_case(
     target: str,
     label_target: str,
     *,
-    resample: bool = False,
-    spacing_mm: float | None = None,
     noted: Mapping[str, Any] | None = None,
-    boxed: Sequence[tuple[int, str]] | None = None,
+    **options: Any,
 ) -> dict[str, Any]:
     """Read an image with its label and annotations, and write image and label.
 
@@ -38,42 +57,45 @@ def read_case(
         label: file of its label.
         target: output file of the image.
         label_target: output file of the label.
-        resample: resample a label on a different grid to the image's.
-        spacing_mm: pixel spacing of pictures, if known.
         noted: annotations of the image: `marks` in JSON form, `numbers` of the classes in labels, and `empty`
             if the image is known to have no findings.
-        boxed: classes (number, name) of the label whose components each get a box.
+        options: fields of `CaseOptions`.
 
     Returns:
         `image`: its manifest entries; `label`: those of the label, or the reason and measurements of its
-        rejection; `boxes` and `measured` of the annotations; `repairs` of the image.
+        rejection; `boxes` and `measured` of the annotations; `repairs` of image and label.
 
     Raises:
         DataError: if the image cannot be used.
     """
-    volume, repairs = read_volume(Path(image), spacing_mm=spacing_mm or 1.0)
-    check_image(volume, picture=is_picture(Path(image)))
+    chosen = CaseOptions(**options)
+    loaded = load_volume(Path(image), spacing_mm=chosen.spacing_mm or 1.0, frame=chosen.frame)
+    loaded = fill_background(loaded)
+    volume = loaded.image
+    check_image(volume, picture=volume.array.shape[2] == 1)
     result: dict[str, Any] = {"image": write_volume(volume, Path(target)), "label": None}
-    result |= {"repairs": list(repairs), "boxes": [], "measured": {}}
+    result |= {"repairs": list(loaded.repairs), "boxes": [], "measured": loaded.measured}
     drawn = None
     if noted is not None:
         placed = place_annotations(_annotations(noted["marks"]), volume, noted["numbers"])
-        result["boxes"], result["measured"] = _as_json(placed.boxes), placed.measured
+        result["boxes"] = _as_json(placed.boxes)
+        result["measured"] = {**loaded.measured, **placed.measured}
         empty = Image(np.zeros(volume.array.shape, np.uint8), volume.affine)
         drawn = placed.label or (empty if noted["empty"] else None)
     if label is not None:
-        result["label"] = _fit_label_file(Path(label), volume, Path(label_target), resample=resample)
-        if boxed and "reason" not in result["label"]:
-            names = {int(number): name for number, name in boxed}
-            result["boxes"] = boxes_from_label(read_image(Path(label_target)), names)
+        result["label"] = _fit_label_file(Path(label), volume, Path(label_target), chosen)
+        if "reason" not in result["label"]:
+            result["repairs"] += result["label"]["repairs"]
+            if chosen.boxed:
+                result["boxes"] = boxes_from_label(read_image(Path(label_target)), dict(chosen.boxed))
     elif drawn is not None:
         result["label"] = _write_label(fit_label(drawn, volume), Path(label_target))
     return result
 
 
-def read_label(label: str, image: str, target: str, *, resample: bool = False) -> dict[str, Any]:
+def read_label(label: str, image: str, target: str, **options: Any) -> dict[str, Any]:
     """Read and write the label of a stored image, or return the reason and measurements of its rejection."""
-    return _fit_label_file(Path(label), read_image(Path(image)), Path(target), resample=resample)
+    return _fit_label_file(Path(label), read_image(Path(image)), Path(target), CaseOptions(**options))
 
 
 def merge_labels(labels: Sequence[str], target: str) -> dict[str, Any]:
@@ -118,14 +140,18 @@ def fit_and_store(label: Image, image: Image, target: Path, *, resample: bool) -
     return {**_write_label(fitted, target), "measured": measured}
 
 
-def _fit_label_file(path: Path, image: Image, target: Path, *, resample: bool) -> dict[str, Any]:
+def _fit_label_file(path: Path, image: Image, target: Path, options: CaseOptions) -> dict[str, Any]:
     try:
-        label, _ = read_volume(path, spacing_mm=image.spacing_mm[0])
+        loaded = load_label(path, spacing_mm=image.spacing_mm[0])
+        label = loaded.image
+        if options.ignore_label is not None:
+            label = mark_not_annotated(label, options.ignore_label)
     except DataError as error:
         return {"reason": error.reason, "measured": {}}
     if is_picture(path) and set(np.unique(label.array).tolist()) <= {0, 255}:
         label = Image(label.array // 255, label.affine)  # binary masks are usually saved as black and white
-    return fit_and_store(label, image, target, resample=resample)
+    facts = fit_and_store(label, image, target, resample=options.resample)
+    return {**facts, "repairs": [one for one in loaded.repairs if one.startswith("label_")]}
 
 
 def _write_label(fitted: Image, target: Path) -> dict[str, Any]:

@@ -1,24 +1,32 @@
-"""File types recognised by their first bytes (and, for NIfTI, the name), and the safe way to open a file."""
+"""File types recognised by content and name, and safe ways to open and read files."""
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import io
 import os
 import stat
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 from medmim.errors import DataError
 
 HEAD_BYTES = 600
+_GZIP_MAGIC = b"\x1f\x8b"
+_GZIP_MAX_RATIO = 1040  # deflate compresses by at most 1032 to 1
 Kind = Literal["dicom", "bare_dicom", "nifti", "bad_dicom"]
 
 _PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"RIFF", b"\0\0\0\x0cjP")
 _ARCHIVES = (b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b", b"BZh", b"\xfd7zXZ")
 _OTHER_ARCHIVES = (b"7z\xbc\xaf", b"Rar!", b"(\xb5/\xfd")
 _VOLUMES = (b"NRRD0", b"ObjectType", b"NDims", b"\x89HDF", b"MINC", b"CDF\x01")
-_VOLUME_NAMES = (".hdr", ".img", ".nrrd", ".nhdr", ".mha", ".mhd", ".mgz", ".mgh", ".mnc", ".nii.zst")
-_READ_LATER = (".nrrd", ".mha", ".mhd")
+_PAIRS = (b"ni1", b"n+1")
+_VOLUME_NAMES = (".hdr", ".nhdr", ".mnc", ".nii.zst")
+_VOXEL_NAMES = (".img", ".img.gz")
+_READ_LATER = (".nrrd", ".mha", ".mhd", ".mgz", ".mgh")
 _DICOM_NAMES = (".dcm", ".dicom", ".ima")
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")
 
@@ -42,6 +50,57 @@ def open_regular(path: Path, *, follow_links: bool = True) -> io.BufferedReader:
     return os.fdopen(descriptor, "rb")
 
 
+@contextlib.contextmanager
+def open_unpacked(path: Path) -> Iterator[tuple[io.BufferedIOBase, int]]:
+    """Open a file and decompress gzip on the fly; yield the stream and a bound for the bytes in it.
+
+    Raises:
+        DataError: with reason unreadable, truncated or damaged, also while the stream is read.
+    """
+    with open_regular(path) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        packed = stream.read(2) == _GZIP_MAGIC
+        stream.seek(0)
+        try:
+            if packed:
+                with gzip.GzipFile(fileobj=stream, mode="rb") as content:
+                    yield content, size * _GZIP_MAX_RATIO
+            else:
+                yield stream, size
+        except EOFError as error:
+            raise DataError(
+                "file ends early: its compressed data is incomplete; copy it again", reason="truncated"
+            ) from error
+        except (zlib.error, gzip.BadGzipFile) as error:
+            raise DataError(
+                "file is damaged: its compressed data fails the checksum; copy it again",
+                reason="damaged",
+            ) from error
+        except OSError as error:
+            raise unreadable(error) from error
+
+
+def skip_bytes(content: io.BufferedIOBase, count: int) -> None:
+    """Read and discard bytes; stop at the end of the file."""
+    while count > 0:
+        piece = content.read(min(1 << 22, count))
+        if not piece:
+            return
+        count -= len(piece)
+
+
+def read_into(content: io.BufferedIOBase, target: bytearray) -> int:
+    """Read into `target` until it is full or the file ends; return the number of bytes read."""
+    view, done = memoryview(target), 0
+    while done < len(target):
+        piece = content.read(min(1 << 22, len(target) - done))
+        if not piece:
+            break
+        view[done : done + len(piece)] = piece
+        done += len(piece)
+    return done
+
+
 def unreadable(error: OSError) -> DataError:
     """Build the error for a file that the operating system refuses to open or read."""
     return DataError(
@@ -63,7 +122,7 @@ def kind_of(head: bytes, name: str) -> Kind | None:
         return None
     if head[128:132] == b"DICM":
         return "dicom"
-    if lower.endswith((".nii", ".nii.gz")):
+    if lower.endswith((".nii", ".nii.gz")) or (lower.endswith(".hdr") and head[344:347] in _PAIRS):
         return "nifti"
     if head[:2] in _FIRST_GROUPS and head[3:4] == b"\0" and b"1.2.840.10008." in head:
         return "bare_dicom"
@@ -77,6 +136,7 @@ def skip_reason(head: bytes, name: str) -> str:
         return "empty_file"
     reasons = {
         "mac_metadata": lower.startswith("._"),
+        "voxels_of_a_pair": lower.endswith(_VOXEL_NAMES),  # read together with the .hdr file
         "volume_file": lower.endswith(_READ_LATER),  # read once the layout of the dataset is known
         "volume_format_not_supported": head.startswith(_VOLUMES) or lower.endswith(_VOLUME_NAMES),
         "picture": head.startswith(_PICTURES),

@@ -2,19 +2,93 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import scipy
 from jaxtyping import Float64, Shaped
 
 from medmim.data.formats.geometry import corner_points
-from medmim.data.formats.nifti import Image
+from medmim.data.formats.nifti import Image, LoadedImage, count_frames, load_nifti
 from medmim.data.formats.nifti_header import show
+from medmim.data.formats.volumes import load_volume
 from medmim.errors import DataError
 
 MAX_OFFSET_VOXELS = 0.5
 MAX_LABEL = 65535
+_MAX_CHANNELS = 256
+INTEGER_TOLERANCE = 1e-3
+NOT_ANNOTATED = 255  # code of voxels that a negative ignore value marks as not annotated
 MIN_INSIDE = 0.99  # fraction of a label's foreground that must lie inside the image
+
+
+def load_label(path: Path, *, spacing_mm: float) -> LoadedImage:
+    """Read a label file; one-hot channels along a fourth axis become class numbers.
+
+    Channels that cover every voxel include the background: the first one, if it is the largest. Otherwise
+    the first channel is class 1.
+
+    Args:
+        path: the file.
+        spacing_mm: pixel spacing of pictures.
+
+    Raises:
+        DataError: if it cannot be used, also with reason label_overlap if channels overlap, or
+            label_one_hot if the background channel is ambiguous.
+    """
+    nifti = path.name.lower().endswith((".nii", ".nii.gz", ".hdr"))
+    count = count_frames(str(path)) if nifti else 1
+    if count == 1:
+        return load_volume(path, spacing_mm=spacing_mm)
+    if count > _MAX_CHANNELS:
+        raise DataError(
+            f"label of {count} frames: expected class numbers, or up to {_MAX_CHANNELS} one-hot channels; "
+            "split it into one file per time point",
+            reason="not_3d",
+        )
+    channels = [load_nifti(path, frame=frame) for frame in range(count)]
+    masks = [_as_classes(one.image.array) for one in channels]
+    total = np.sum(masks, axis=0, dtype=np.int64)
+    if max(int(mask.max()) for mask in masks) > 1:
+        raise _not_integral("several frames of class numbers")
+    if total.max() > 1:
+        raise DataError(
+            f"one-hot label: expected channels without overlap, got {int((total > 1).sum())} voxels in "
+            "several; merge them yourself",
+            reason="label_overlap",
+        )
+    first = 1 - int(total.min())  # with a channel for the background, classes begin at 0
+    sizes = [int(mask.sum()) for mask in masks]
+    if first == 0 and sizes[0] < max(sizes):
+        raise DataError(
+            "one-hot label: expected the background as first channel, got a larger one; save class numbers",
+            reason="label_one_hot",
+        )
+    array = np.sum([mask.astype(np.uint16) * number for number, mask in enumerate(masks, first)], axis=0)
+    head = channels[0]
+    image = Image(np.asarray(array, np.uint16), head.image.affine)
+    return LoadedImage(image, (*head.repairs, "label_one_hot"), {**head.measured, "channels": float(count)})
+
+
+def mark_not_annotated(label: Image, value: int) -> Image:
+    """Return the label with its ignore value as a valid code: a negative one becomes `NOT_ANNOTATED`.
+
+    Raises:
+        DataError: with reason ignore_label_taken if the label has that code as a class.
+    """
+    if value >= 0:
+        return label
+    if (label.array == NOT_ANNOTATED).any():
+        raise DataError(
+            f"label: expected no class {NOT_ANNOTATED}, which stores the ignore value {value}; renumber it",
+            reason="ignore_label_taken",
+        )
+    marked = np.isclose(label.array, value, rtol=0.0, atol=INTEGER_TOLERANCE)
+    return Image(
+        np.where(marked, np.asarray(NOT_ANNOTATED, np.result_type(label.array, np.int16)), label.array),
+        label.affine,
+    )
 
 
 def fit_label(label: Image, image: Image) -> Image:
@@ -106,8 +180,14 @@ def _check_offset(label: Image, image: Image) -> None:
 
 
 def _as_classes(array: Shaped[np.ndarray, "x y z"]) -> Shaped[np.ndarray, "x y z"]:
-    if array.dtype.kind == "f" and not (np.isfinite(array).all() and np.array_equal(array, np.rint(array))):
-        raise _not_integral("fractions, NaN or infinity")
+    if array.dtype.kind == "f":
+        rounded = np.rint(array)
+        with np.errstate(invalid="ignore"):  # infinity
+            wrong = ~(np.abs(array - rounded) <= INTEGER_TOLERANCE)
+        if wrong.any():
+            shown = ", ".join(f"{value:g}" for value in np.unique(array[wrong])[:4])
+            raise _not_integral(f"{int(wrong.sum())} voxels of other values, such as {shown}")
+        array = rounded
     if array.min() < 0 or array.max() > MAX_LABEL:
         raise _not_integral("values outside this range")
     return array.astype(np.uint8 if array.max() <= np.iinfo(np.uint8).max else np.uint16)

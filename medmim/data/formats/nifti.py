@@ -5,26 +5,22 @@ Error messages contain no file names, because file names identify patients.
 
 from __future__ import annotations
 
-import gzip
 import io
 import math
-import os
-import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Shaped
 from nibabel.orientations import aff2axcodes
-from nibabel.spatialimages import HeaderDataError
 
 from medmim.data.formats import nifti_header
-from medmim.data.formats.file_types import open_regular, unreadable
+from medmim.data.formats.file_types import open_unpacked, read_into, skip_bytes
+from medmim.data.formats.nifti_affine import affine_of
 from medmim.errors import DataError
 
-_GZIP_MAGIC = b"\x1f\x8b"
-_GZIP_MAX_RATIO = 1040  # deflate compresses by at most 1032 to 1
+_LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as in PIL
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,36 +44,52 @@ class Image:
         return "".join(code or "?" for code in aff2axcodes(self.affine))
 
 
-def read_image(path: Path) -> Image:
-    """Read a .nii or .nii.gz file from an untrusted source.
+@dataclass(frozen=True, eq=False)
+class LoadedImage:
+    """An image from a file, the repairs made to it, and the measurements that explain them."""
 
-    Integers without scaling keep their type; all other voxels become float32. Where both forms are set the
-    sform takes precedence, as in nibabel. No more bytes are read or decompressed than the header declares.
+    image: Image
+    repairs: tuple[str, ...] = ()
+    measured: dict[str, float] = field(default_factory=dict)
+
+
+def read_image(path: Path) -> Image:
+    """Read a 2D or 3D NIfTI file; see `load_nifti`."""
+    return load_nifti(path).image
+
+
+def load_nifti(path: Path, *, frame: int | None = None) -> LoadedImage:
+    """Read a .nii or .nii.gz file, or a pair of .hdr and .img, from an untrusted source.
+
+    Integers without scaling keep their type; colours become grey values; all other voxels become float32.
+    `nifti_affine` documents which of sform, qform and pixdim is used. No more bytes are read or decompressed
+    than the header declares.
+
+    Args:
+        path: the file; of a pair, its header.
+        frame: index along the fourth axis; None for a file without one.
 
     Raises:
         DataError: with reason unreadable, not_nifti, bad_dims, too_large, not_3d, not_scalar, bad_scaling,
-            no_orientation, bad_affine, truncated or damaged.
+            no_orientation, bad_affine, contradictory_spacing, contradictory_orientation, truncated, damaged.
     """
-    with open_regular(path) as stream:
-        size = os.fstat(stream.fileno()).st_size
-        packed = stream.read(2) == _GZIP_MAGIC
-        stream.seek(0)
-        try:
-            if packed:
-                with gzip.GzipFile(fileobj=stream, mode="rb") as content:
-                    return _read(content, size * _GZIP_MAX_RATIO)
-            return _read(stream, size)
-        except EOFError as error:
-            raise DataError(
-                "NIfTI file ends early: its compressed data is incomplete; copy it again", reason="truncated"
-            ) from error
-        except (zlib.error, gzip.BadGzipFile) as error:
-            raise DataError(
-                "NIfTI file is damaged: its compressed data fails the checksum; copy it again",
-                reason="damaged",
-            ) from error
-        except OSError as error:
-            raise unreadable(error) from error
+    with open_unpacked(path) as (content, max_bytes):
+        header = nifti_header.read_header(content)
+        if not nifti_header.is_pair(header):
+            return _read_voxels(header, content, max_bytes, frame)
+    with open_unpacked(_voxel_file(path)) as (content, max_bytes):
+        return _read_voxels(header, content, max_bytes, frame)
+
+
+def count_frames(path: str) -> int:
+    """Return the length of the fourth axis of a NIfTI file, 1 without one, from its header.
+
+    Raises:
+        DataError: if the header is invalid.
+    """
+    with open_unpacked(Path(path)) as (content, _):
+        shape = nifti_header.shape_of(nifti_header.read_header(content))
+    return shape[3] if len(shape) > 3 else 1
 
 
 def check_image(image: Image, *, picture: bool = False) -> None:
@@ -108,53 +120,61 @@ def check_image(image: Image, *, picture: bool = False) -> None:
         )
 
 
-def _read(content: io.BufferedIOBase, max_bytes: int) -> Image:
+def _voxel_file(header: Path) -> Path:
+    """Return the .img file next to a .hdr file."""
+    stem = header.name.removesuffix(".gz").rpartition(".")[0]
+    found = [one for end in (".img", ".img.gz", ".IMG") if (one := header.with_name(stem + end)).is_file()]
+    if not found:
+        raise DataError(
+            "NIfTI header without voxels: expected an .img file of the same name next to it; copy both files",
+            reason="detached_data",
+        )
+    return found[0]
+
+
+def _read_voxels(header: Any, content: io.BufferedIOBase, max_bytes: int, frame: int | None) -> LoadedImage:
     """Read one volume; `max_bytes` bounds the data that the file can contain."""
-    header = nifti_header.read_header(content)
     shape, dtype = nifti_header.shape_of(header), nifti_header.dtype_of(header)
-    needed = math.prod(shape) * dtype.itemsize
+    if (len(shape) > 3) != (frame is not None) or (frame is not None and frame >= shape[3]):
+        raise DataError(
+            f"NIfTI file has {len(shape)} axes ({nifti_header.show(shape)}), expected 3; split time points "
+            "and channels into one file each",
+            reason="not_3d",
+        )
+    needed = math.prod(shape[:3]) * dtype.itemsize
     if needed > nifti_header.MAX_BYTES:
         limit = nifti_header.MAX_BYTES / 2**30
         raise DataError(
             f"NIfTI file contains {needed / 2**30:.1f} GiB of voxels, expected up to {limit:g}; crop it",
             reason="too_large",
         )
-    affine = nifti_header.affine_of(header)
-    _fill(content, bytearray(nifti_header.offset_of(header) - len(header.binaryblock)))
-    if needed > max_bytes:
-        raise nifti_header.truncated(needed, max_bytes)
+    grid = affine_of(header, shape)
+    offset, repairs = nifti_header.offset_of(header)
+    whole = offset + needed * math.prod(shape[3:])
+    if whole > max_bytes:
+        raise nifti_header.truncated(whole, max_bytes)
+    start = 0 if nifti_header.is_pair(header) else len(header.binaryblock)
+    skip_bytes(content, offset + needed * (frame or 0) - start)
     voxels = bytearray(needed)
-    got = _fill(content, voxels)
+    got = read_into(content, voxels)
     if got < needed:
         raise nifti_header.truncated(needed, got)
-    content.read(1)  # at the end of compressed data this verifies the checksum
-    array = np.frombuffer(voxels, dtype).reshape(shape, order="F")
-    return Image(_scale(array.astype(dtype.newbyteorder("="), copy=False), header), affine)
+    if not shape[3:] or frame == shape[3] - 1:
+        content.read(1)  # at the end of compressed data this verifies the checksum
+    array = np.frombuffer(voxels, dtype).reshape(shape[:3], order="F")
+    repairs = (*repairs, *grid.repairs, *(["colour_to_grey"] if dtype == nifti_header.RGB else []))
+    return LoadedImage(Image(_values(array, header), grid.affine), repairs, grid.measured)
 
 
-def _scale(array: Shaped[np.ndarray, "x y z"], header: Any) -> Shaped[np.ndarray, "x y z"]:
-    try:
-        slope, offset = header.get_slope_inter()
-    except HeaderDataError as error:
-        raise DataError(
-            "NIfTI header: expected a finite slope and intercept; export it again", reason="bad_scaling"
-        ) from error
-    scaled = slope is not None and (slope != 1 or offset != 0)
-    if not scaled and array.dtype.kind in "iu":
+def _values(array: Shaped[np.ndarray, "x y z"], header: Any) -> Shaped[np.ndarray, "x y z"]:
+    if array.dtype == nifti_header.RGB:
+        colours = np.stack([array[name] for name in "RGB"], axis=-1)
+        return np.asarray(np.rint(colours @ _LUMINANCE), np.uint8)
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    scaling = nifti_header.scaling_of(header)
+    if scaling is None and array.dtype.kind in "iu":
         return array
     with np.errstate(over="ignore", invalid="ignore"):  # `check_image` counts infinite voxels
-        if scaled:
-            array = array.astype(np.float64) * slope + offset
+        if scaling is not None:
+            array = array.astype(np.float64) * scaling[0] + scaling[1]
         return array.astype(np.float32)
-
-
-def _fill(content: io.BufferedIOBase, target: bytearray) -> int:
-    """Read into `target` until it is full or the file ends; return the number of bytes read."""
-    view, done = memoryview(target), 0
-    while done < len(target):
-        piece = content.read(min(1 << 22, len(target) - done))
-        if not piece:
-            break
-        view[done : done + len(piece)] = piece
-        done += len(piece)
-    return done

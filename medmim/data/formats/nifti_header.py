@@ -1,4 +1,4 @@
-"""Checked access to NIfTI headers: shape, voxel type, offset and affine.
+"""Checked access to NIfTI headers: shape, voxel type, offset and scaling of the voxels.
 
 Error messages contain no file names, because file names identify patients.
 """
@@ -21,12 +21,16 @@ MAX_LENGTH = 16384  # voxels along one axis
 MAX_VOXELS = 2_000_000_000
 MAX_BYTES = 4 * 2**30  # of voxels, after decompression
 MAX_SPACING_MM = 100.0
+RGB = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
 _MAX_OFFSET = 64 * 2**20  # header extensions end before this byte
-_FORMATS = {348: (nib.Nifti1Header, 344, b"n+1\0"), 540: (nib.Nifti2Header, 4, b"n+2\0\r\n\x1a\n")}
+_FORMATS = {
+    348: (nib.Nifti1Header, 344, (b"n+1\0", b"ni1\0")),
+    540: (nib.Nifti2Header, 4, (b"n+2\0\r\n\x1a\n", b"ni2\0\r\n\x1a\n")),
+}
 
 
 def read_header(content: io.BufferedIOBase) -> Any:
-    """Read a NIfTI-1 or NIfTI-2 header in either byte order.
+    """Read a NIfTI-1 or NIfTI-2 header in either byte order, of a single file or a pair.
 
     Raises:
         DataError: with reason not_nifti or truncated.
@@ -37,17 +41,24 @@ def read_header(content: io.BufferedIOBase) -> Any:
         order, size = ">", int.from_bytes(start, "big")
     if len(start) < 4 or size not in _FORMATS:
         raise _not_nifti("it does not begin with the size of a NIfTI header")
-    header, place, magic = _FORMATS[size]
+    header, place, magics = _FORMATS[size]
     block = start + content.read(size - 4)
     if len(block) < size:
         raise truncated(size, len(block))
-    if block[place : place + len(magic)] != magic:
-        raise _not_nifti("its magic number is wrong (convert pairs of .hdr and .img to .nii)")
+    if not any(block[place : place + len(magic)] == magic for magic in magics):
+        raise _not_nifti("its magic number is wrong (Analyze 7.5 files do not define left and right)")
     return header(block, endianness=order, check=False)
 
 
+def is_pair(header: Any) -> bool:
+    """Return whether the voxels are in a separate .img file."""
+    return bytes(header["magic"].item())[:2] == b"ni"
+
+
 def shape_of(header: Any) -> tuple[int, ...]:
-    """Return the shape in voxels, three axes; trailing axes of length one are dropped.
+    """Return the shape in voxels: three axes, or four for time points or channels.
+
+    Axes of length one are added to 2D pictures, and dropped beyond the third.
 
     Raises:
         DataError: with reason bad_dims, too_large or not_3d.
@@ -64,19 +75,19 @@ def shape_of(header: Any) -> tuple[int, ...]:
             f"{MAX_VOXELS:g} in total; crop it",
             reason="too_large",
         )
-    while len(lengths) > 3 and lengths[-1] == 1:
-        lengths.pop()
-    if len(lengths) != 3:
+    shape = [*lengths[:3], *(length for length in lengths[3:] if length > 1)]
+    if len(lengths) == 2:
+        shape.append(1)
+    if not 3 <= len(shape) <= 4:
         raise DataError(
-            f"NIfTI file has {len(lengths)} axes ({show(lengths)}), expected 3; split time points and "
-            "channels into one file each",
+            f"NIfTI file has {len(lengths)} axes ({show(lengths)}), expected 2 to 4; split it",
             reason="not_3d",
         )
-    return tuple(lengths)
+    return tuple(shape)
 
 
 def dtype_of(header: Any) -> np.dtype[Any]:
-    """Return the stored voxel type.
+    """Return the stored voxel type: a number or `RGB`.
 
     Raises:
         DataError: with reason not_scalar.
@@ -85,46 +96,42 @@ def dtype_of(header: Any) -> np.dtype[Any]:
         dtype: np.dtype[Any] = np.dtype(header.get_data_dtype())
     except (HeaderDataError, KeyError) as error:
         raise not_scalar("an unknown") from error
-    if dtype.kind not in "iuf":
-        raise not_scalar("a colour or complex")
+    if dtype.kind not in "iuf" and dtype != RGB:
+        raise not_scalar("a colour with transparency or complex")
     return dtype
 
 
-def offset_of(header: Any) -> int:
-    """Return the byte offset of the voxels.
+def offset_of(header: Any) -> tuple[int, tuple[str, ...]]:
+    """Return the byte offset of the voxels, and a repair: an offset of 0 in a single file is the default.
 
     Raises:
         DataError: with reason not_nifti.
     """
     offset = float(header["vox_offset"])
-    if not header.single_vox_offset <= offset <= _MAX_OFFSET:
+    if is_pair(header):
+        least = 0
+    elif offset == 0:
+        return int(header.single_vox_offset), ("voxel_offset_default",)
+    else:
+        least = header.single_vox_offset
+    if not least <= offset <= _MAX_OFFSET:
         raise _not_nifti("the offset of its voxels is invalid")
-    return int(offset)
+    return int(offset), ()
 
 
-def affine_of(header: Any) -> Float64[np.ndarray, "4 4"]:
-    """Return the affine from voxel indices to RAS mm; the sform takes precedence over the qform.
+def scaling_of(header: Any) -> tuple[float, float] | None:
+    """Return slope and intercept of the voxel values; None if they are stored as they are.
 
     Raises:
-        DataError: with reason no_orientation or bad_affine.
+        DataError: with reason bad_scaling.
     """
     try:
-        affine, code = header.get_sform(coded=True)
-        if not code:
-            affine, code = header.get_qform(coded=True)
-    except (HeaderDataError, ValueError) as error:
-        raise _bad_affine(
-            "expected a rotation as a unit quaternion and positive spacing, got neither"
-        ) from error
-    if not code:
+        slope, offset = header.get_slope_inter()
+    except HeaderDataError as error:
         raise DataError(
-            "NIfTI file does not define left and right: expected an sform or a qform, got neither; set one "
-            "from the original scan",
-            reason="no_orientation",
-        )
-    affine = np.asarray(affine, dtype=np.float64)
-    check_affine(affine)
-    return affine
+            "NIfTI header: expected a finite slope and intercept; export it again", reason="bad_scaling"
+        ) from error
+    return None if slope is None or (slope == 1 and offset == 0) else (float(slope), float(offset))
 
 
 def check_affine(affine: Float64[np.ndarray, "4 4"]) -> None:
@@ -134,14 +141,14 @@ def check_affine(affine: Float64[np.ndarray, "4 4"]) -> None:
         DataError: with reason bad_affine.
     """
     if not np.isfinite(affine).all():
-        raise _bad_affine("expected finite numbers, got NaN or infinity")
+        raise bad_affine("expected finite numbers, got NaN or infinity")
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     if spacing.min() <= 0 or spacing.max() > MAX_SPACING_MM:
         shown = " × ".join(f"{length:g}" for length in spacing)
-        raise _bad_affine(f"expected a spacing above 0 and up to {MAX_SPACING_MM:g} mm, got {shown}")
+        raise bad_affine(f"expected a spacing above 0 and up to {MAX_SPACING_MM:g} mm, got {shown}")
     volume = abs(float(np.linalg.det(affine[:3, :3] / spacing)))
     if volume < 1e-3 or not np.array_equal(affine[3], [0, 0, 0, 1]):
-        raise _bad_affine("expected three axes that span space, got a singular matrix")
+        raise bad_affine("expected three axes that span space, got a singular matrix")
 
 
 def truncated(expected: int, got: int) -> DataError:
@@ -160,6 +167,11 @@ def not_scalar(got: str) -> DataError:
     )
 
 
+def bad_affine(problem: str) -> DataError:
+    """Build the error for an invalid affine."""
+    return DataError(f"position in space: {problem}; export it again", reason="bad_affine")
+
+
 def show(shape: Sequence[int]) -> str:
     """Format a shape, such as 64×64×24."""
     return "×".join(map(str, shape))
@@ -167,10 +179,5 @@ def show(shape: Sequence[int]) -> str:
 
 def _not_nifti(why: str) -> DataError:
     return DataError(
-        f"expected a single-file NIfTI-1 or NIfTI-2 image, but {why}; convert or remove it",
-        reason="not_nifti",
+        f"expected a NIfTI-1 or NIfTI-2 image, but {why}; convert or remove it", reason="not_nifti"
     )
-
-
-def _bad_affine(problem: str) -> DataError:
-    return DataError(f"position in space: {problem}; export it again", reason="bad_affine")

@@ -1,4 +1,4 @@
-"""One reader for all image files: NIfTI, NRRD and MetaImage (through SimpleITK), and 2D pictures."""
+"""One reader for all image files: NIfTI, FreeSurfer, NRRD and MetaImage (through SimpleITK), and pictures."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import re
 from pathlib import Path
 
 import numpy as np
+import scipy
 import SimpleITK as sitk  # noqa: N813 - the conventional name
 from jaxtyping import Float64
 
 from medmim.data.formats import nifti_header
 from medmim.data.formats.file_types import open_regular
 from medmim.data.formats.images import is_picture, read_picture
-from medmim.data.formats.nifti import Image, read_image
+from medmim.data.formats.mgh import MGH_NAMES, read_mgh
+from medmim.data.formats.nifti import Image, LoadedImage, load_nifti
 from medmim.errors import DataError
 
 # mypy: disable-error-code="no-untyped-call"
@@ -30,21 +32,47 @@ _DATA_FILE = rb"(?im)^ElementDataFile\s*=\s*(.*?)\s*$"
 
 
 def read_volume(path: Path, *, spacing_mm: float = 1.0) -> tuple[Image, tuple[str, ...]]:
+    """Return the image and repairs of `load_volume`."""
+    loaded = load_volume(path, spacing_mm=spacing_mm)
+    return loaded.image, loaded.repairs
+
+
+def load_volume(path: Path, *, spacing_mm: float = 1.0, frame: int | None = None) -> LoadedImage:
     """Read a volume, or a picture as a volume of one slice; the suffix selects the reader.
 
     Args:
         path: the file.
         spacing_mm: pixel spacing of pictures, whose files do not state it.
-
-    Returns:
-        The image and its repairs.
+        frame: index along the fourth axis of a NIfTI file that has one.
 
     Raises:
         DataError: if it cannot be used.
     """
     if is_picture(path):
-        return read_picture(path, spacing_mm)
-    return (read_itk(path) if path.suffix.lower() in ITK_NAMES else read_image(path)), ()
+        return LoadedImage(*read_picture(path, spacing_mm))
+    name = path.name.lower()
+    if name.endswith((*ITK_NAMES, *MGH_NAMES)):
+        return LoadedImage(read_mgh(path) if name.endswith(MGH_NAMES) else read_itk(path))
+    return load_nifti(path, frame=frame)
+
+
+def fill_background(loaded: LoadedImage) -> LoadedImage:
+    """Replace a background of NaN by the smallest finite value, as a repair; keep NaN elsewhere.
+
+    Background is every connected region of NaN that touches the border of the volume.
+    """
+    array = loaded.image.array
+    if array.dtype.kind != "f" or np.isinf(array).any() or not (missing := np.isnan(array)).any():
+        return loaded
+    regions, count = scipy.ndimage.label(missing)
+    faces = [regions.take(end, axis) for axis in range(3) for end in (0, -1)]
+    touching = np.unique(np.concatenate([face.ravel() for face in faces]))
+    if missing.all() or set(range(1, count + 1)) - set(touching.tolist()):
+        return loaded
+    value = float(np.nanmin(array))
+    filled = Image(np.where(missing, np.float32(value), array), loaded.image.affine)
+    measured = {"nan_voxels": float(missing.sum()), "nan_replaced_by": value}
+    return LoadedImage(filled, (*loaded.repairs, "nan_background"), {**loaded.measured, **measured})
 
 
 def read_itk(path: Path) -> Image:

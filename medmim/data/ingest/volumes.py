@@ -156,7 +156,7 @@ def _task(context: IngestContext, work: _VolumeTask, known: AnnotationResult) ->
         "resample": context.options.resample_labels,
         "spacing_mm": case.spacing_mm,
         "noted": noted,
-        "boxed": list(names.items()) if known.layout.boxes_from_labels else None,
+        "boxed": list(names.items()) if known.layout.boxes_from_labels else (),
     }
 
 
@@ -168,7 +168,7 @@ def _accept(
     subject, study = context.keys.key("subject", patient), context.keys.key("study", case.study)
     label = facts["label"] if facts["label"] and "reason" not in facts["label"] else None
     repairs = (*facts["repairs"], *(["label_resampled"] if label and label.get("resampled") else []))
-    picture = is_picture(case.image)
+    picture = facts["image"]["shape"][2] == 1
     volume = VolumeRecord(
         id=name,
         subject=subject,
@@ -190,7 +190,7 @@ def _accept(
         target=case.target,
         group=None if case.group is None else context.keys.key("group", case.group),
         tokens=tuple(token for token in VOCABULARY if token in case.tokens),
-        flags={"spacing": "unknown"} if picture and case.spacing_mm is None else {},
+        flags={"spacing": "unknown"} if is_picture(case.image) and case.spacing_mm is None else {},
     )
     staged_label = context.staged(f"{name}.label.nii.gz") if label else None
     classes = tuple(label["values"]) if label else ()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from medmim.data.formats.labels import fit_label
+from medmim.data.formats.labels import fit_label, load_label, mark_not_annotated
 from medmim.data.formats.nifti import Image
 from medmim.errors import DataError
 
@@ -101,3 +101,50 @@ def test_invalid_label_values_are_rejected(value):
     array = classes(np.float32)
     array[1, 2, 3] = value
     refused(Image(array, grid()), "label_not_integral", "integers from 0 to 65535")
+
+
+def test_values_close_to_integers_are_rounded():
+    array = classes(np.float32)
+    array[array == 1] = 0.9995
+    np.testing.assert_array_equal(fit_label(Image(array, grid()), image()).array, classes())
+
+
+def saved(path, array):
+    nib.save(nib.Nifti1Image(array, grid()), path)
+    return path
+
+
+def one_hot(*numbers):
+    array = classes()
+    array[2:] = 0
+    return array, np.stack([array == number for number in numbers], axis=-1).astype(np.uint8)
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_one_hot_channels_become_class_numbers(tmp_path, background):
+    array, channels = one_hot(0, 1, 2) if background else one_hot(1, 2)
+    loaded = load_label(saved(tmp_path / "a.nii", channels), spacing_mm=1.0)
+    np.testing.assert_array_equal(loaded.image.array, array)
+    assert loaded.repairs == ("label_one_hot",)
+    assert loaded.measured == {"channels": 2.0 + background}
+
+
+def test_ambiguous_channels_are_rejected(tmp_path):
+    both = np.ones((*SHAPE, 2), np.uint8)
+    with pytest.raises(DataError, match="channels without overlap, got 210 voxels"):
+        load_label(saved(tmp_path / "a.nii", both), spacing_mm=1.0)
+    with pytest.raises(DataError, match="background as first channel"):
+        load_label(saved(tmp_path / "c.nii", one_hot(1, 2, 0)[1]), spacing_mm=1.0)
+    with pytest.raises(DataError, match="several frames of class numbers"):
+        load_label(saved(tmp_path / "b.nii", both * 2), spacing_mm=1.0)
+
+
+def test_a_negative_ignore_value_is_stored_as_255():
+    array = classes(np.int16)
+    array[0] = -1
+    marked = mark_not_annotated(Image(array, grid()), -1)
+    assert (marked.array[0] == 255).all()
+    np.testing.assert_array_equal(marked.array[1:], array[1:])
+    assert mark_not_annotated(marked, 255) is marked
+    with pytest.raises(DataError, match="expected no class 255"):
+        mark_not_annotated(marked, -1)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from nifti_files import OBLIQUE, assert_rejected, encode_plain, patched, rotated, saved, volume
 
-from medmim.data.formats.nifti import Image, check_image, read_image
+from medmim.data.formats.nifti import Image, check_image, count_frames, load_nifti, read_image
 from medmim.data.formats.write_volume import encode_image
 from medmim.errors import DataError
 
@@ -98,11 +98,40 @@ def test_bombs_are_decompressed_up_to_the_declared_size(tmp_path):
     np.testing.assert_array_equal(read_image(path).array, volume())
 
 
-def test_colours_and_complex_numbers_are_rejected(tmp_path):
-    colours = np.zeros((4, 5, 6), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
-    assert_rejected(saved(tmp_path, colours), "not_scalar", "colour or complex")
-    assert_rejected(saved(tmp_path, volume(np.complex64)), "not_scalar", "colour or complex")
+def test_complex_and_unknown_voxels_are_rejected(tmp_path):
+    assert_rejected(saved(tmp_path, volume(np.complex64)), "not_scalar", "transparency or complex")
     assert_rejected(patched(tmp_path, 70, struct.pack("<h", 9999)), "not_scalar", "an unknown type")
+
+
+def test_colours_become_grey(tmp_path):
+    colours = np.zeros((4, 5, 6), dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
+    colours["R"][1], colours["G"][2], colours["B"][3] = 200, 200, 200
+    loaded = load_nifti(saved(tmp_path, colours))
+    assert loaded.repairs == ("colour_to_grey",)
+    assert loaded.image.array[:, 0, 0].tolist() == [0, 60, 117, 23]
+
+
+@pytest.mark.parametrize("name", ["scan.nii", "scan.nii.gz"])
+def test_frames_of_the_fourth_axis_are_read_one_by_one(tmp_path, name):
+    array = volume(shape=(4, 5, 6, 3))
+    path = saved(tmp_path, array, name=name)
+    assert count_frames(str(path)) == 3
+    for frame in range(3):
+        np.testing.assert_array_equal(load_nifti(path, frame=frame).image.array, array[..., frame])
+    with pytest.raises(DataError, match=r"4 axes .4×5×6×3., expected 3"):
+        load_nifti(path, frame=3)
+    assert count_frames(str(saved(tmp_path, volume()))) == 1
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Pair, nib.Nifti2Pair])
+def test_pairs_are_read_from_their_header(tmp_path, kind):
+    nib.save(kind(volume(), OBLIQUE), tmp_path / "scan.hdr")
+    loaded = load_nifti(tmp_path / "scan.hdr")
+    np.testing.assert_array_equal(loaded.image.array, volume())
+    np.testing.assert_allclose(loaded.image.affine, OBLIQUE)
+    (tmp_path / "scan.img").unlink()
+    with pytest.raises(DataError, match=r"expected an \.img file of the same name"):
+        load_nifti(tmp_path / "scan.hdr")
 
 
 @pytest.mark.parametrize("packed", [False, True])

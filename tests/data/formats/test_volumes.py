@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 
-from medmim.data.formats.nifti import read_image
-from medmim.data.formats.volumes import read_volume
+from medmim.data.formats.nifti import Image, LoadedImage, read_image
+from medmim.data.formats.volumes import fill_background, read_volume
 from medmim.errors import DataError
 
 TURN = (0.0, -1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 1.0)
@@ -77,3 +77,16 @@ def test_detached_voxels_must_be_next_to_the_header(tmp_path, volume):
     assert refusal(tmp_path / "a.mhd") == "unreadable"
     (tmp_path / "a.raw").symlink_to(tmp_path / "kept.raw")
     assert refusal(tmp_path / "a.mhd") == "unreadable"
+
+
+def test_a_background_of_nan_is_filled():
+    array = np.random.default_rng(0).normal(5, 1, (8, 8, 8)).astype(np.float32)
+    array[:2], array[:, :, 7] = np.nan, np.nan
+    loaded = fill_background(LoadedImage(Image(array, np.eye(4))))
+    low = float(np.nanmin(array))
+    assert loaded.repairs == ("nan_background",)
+    assert loaded.measured == {"nan_voxels": float(np.isnan(array).sum()), "nan_replaced_by": low}
+    np.testing.assert_array_equal(loaded.image.array, np.nan_to_num(array, nan=low))
+    array[4, 4, 4] = np.nan  # inside the body
+    unchanged = LoadedImage(Image(array, np.eye(4)))
+    assert fill_background(unchanged) is unchanged
