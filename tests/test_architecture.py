@@ -5,12 +5,14 @@ command line. A new package finds its place in `ORDER`.
 """
 
 import ast
+import graphlib
 import re
 import subprocess
 import sys
 from itertools import chain
 from pathlib import Path
 
+import habits
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -19,6 +21,7 @@ PACKAGE = ROOT / "medmim"
 # left to right: who may import whom; the first five are single modules, the shared ground
 ORDER = ["errors", "files", "shapes", "randomness", "distributed", "config"]
 ORDER += ["data", "masks", "encoders", "methods", "heads", "training", "tracking", "stages", "cli"]
+ROOM_ORDER = {"data": ("dataset", "sandbox", "formats", "dicom", "loading", "synthetic", "ingest")}
 LATE_IMPORTS = ("stages", "cli")  # so that `--help` stays fast and a stage loads only what it runs
 HEAVY = ("torch", "monai", "lightning", "mlflow")
 
@@ -189,3 +192,19 @@ def test_help_does_not_load_what_it_does_not_need(command):
     )
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.splitlines()[-1].strip() == "loaded:"
+
+
+@pytest.mark.parametrize("habit", habits.CHECKS)
+def test_habits_get_no_new_violations(habit):
+    found = habits.new_violations(habit)
+    assert not found, f"{habit}: mend them; tests/accepted_violations.json only shrinks (or follows a rename)"
+
+
+@pytest.mark.parametrize("room", ORDER[ORDER.index("config") :])
+def test_parts_of_a_room_import_one_way(room):
+    """Sub-folders and modules of a room form no cycle; where an order is given, they keep it."""
+    graph, order = habits.graph_of(room), ROOM_ORDER.get(room, ())
+    list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError
+    for part in order:
+        later = graph[part] & set(order[order.index(part) :])
+        assert not later, f"{room}/{part} imports {room}/{', '.join(sorted(later))}"
