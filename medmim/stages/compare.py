@@ -1,56 +1,52 @@
-"""`medmim compare`: fine-tuning runs, or a whole study, become one table, verdicts and a report."""
+"""`medmim compare`: fine-tuning runs, or a whole study, become findings, a report, and perhaps a champion."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from medmim.data.dataset.manifest import digest_of
 from medmim.errors import RunError
+from medmim.tracking.comparison.arms import arms_of
 from medmim.tracking.comparison.champion import Promotion, promote
-from medmim.tracking.comparison.findings import find
+from medmim.tracking.comparison.descriptions import described
+from medmim.tracking.comparison.findings import Findings, find, scored
 from medmim.tracking.comparison.report import write_report
-from medmim.tracking.comparison.runs import Comparison, compare, find_runs
-from medmim.tracking.comparison.study_cells import finished_cells
-from medmim.tracking.comparison.study_report import StudyReport, notes_on, report_on
+from medmim.tracking.comparison.runs import RunScores, find_runs
 from medmim.tracking.mlflow_store import Store
+from medmim.tracking.study_runs import finished_trials
 
 
 @dataclass(frozen=True)
 class CompareResult:
-    """A comparison and where its report lies; `promotion` where one was asked for."""
+    """Findings of a comparison.
 
-    comparison: Comparison
-    report: Path
-    promotion: Promotion | None = None
+    Attributes:
+        findings: arms, contrasts and sentences.
+        notes: what was not finished or left out.
+        report: path of the page.
+        runs: that were compared.
+        promotion: whether the best arm's model became champion, and why; None where it was not asked for.
+    """
 
-    def as_json(self) -> dict[str, Any]:
-        """Return what `--json` prints."""
-        asked = {"promotion": asdict(self.promotion)} if self.promotion else {}
-        return {**self.comparison.as_json(), "report": str(self.report), **asked}
-
-
-@dataclass(frozen=True)
-class CompareStudyResult:
-    """The same of a study, with the tests over patients and seeds that it makes possible."""
-
-    reported: StudyReport
+    findings: Findings
     notes: tuple[str, ...]
+    report: Path
+    runs: tuple[RunScores, ...]
     promotion: Promotion | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return what `--json` prints."""
-        found = self.reported.findings
-        words = found.as_json()
+        content = self.findings.as_json()
         asked = {"promotion": asdict(self.promotion)} if self.promotion else {}
         return {
-            **words,
-            "pairs": words["contrasts"],
-            "verdicts": found.verdicts,
-            "hypotheses": list(self.reported.sentences),
-            "warnings": list(self.notes),
-            "report": str(self.reported.page),
+            **content,
+            "notes": [*self.notes, *content["warnings"]],
+            "warnings": [*self.notes, *content["warnings"]],
+            "scores": {run.run_id: list(run.scores) for run in self.runs},
+            "report": str(self.report),
             **asked,
         }
 
@@ -61,38 +57,85 @@ def compare_runs(run_ids: Sequence[str], *, home: Path, promoting: bool = False)
     Args:
         run_ids: fine-tuning runs; empty: all comparable ones.
         home: `MEDMIM_HOME`.
-        promoting: make the best arm's model champion if the paired test says so.
+        promoting: make the best arm's model champion if the paired test allows it.
 
     Raises:
         RunError: if there is nothing to compare.
     """
     store = Store(home)
     runs = find_runs(store, run_ids)
-    comparison = compare(runs)
-    promotion = promote(store, runs, find(runs)) if promoting else None
-    return CompareResult(comparison, write_report(home / "reports", comparison, runs), promotion)
+    title = digest_of(sorted(run.run_id for run in runs))[:12]
+    command = " ".join(["medmim compare", *run_ids, "--seeds 2"])
+    return compare(store, runs, title=title, command=command, promoting=promoting)
 
 
-def compare_study(name: str, *, home: Path, promoting: bool = False) -> CompareStudyResult:
-    """Compare all finished cells of a study.
+def compare_study(name: str, *, home: Path, promoting: bool = False) -> CompareResult:
+    """Compare all finished trials of a study.
 
     Args:
         name: of the study.
         home: `MEDMIM_HOME`.
-        promoting: as in `compare_runs`.
+        promoting: as in `compare_runs`; a study that is not finished promotes nothing.
 
     Raises:
-        RunError: if no cell of it is finished.
+        RunError: if no trial of it is finished.
     """
     store = Store(home)
-    runs, earlier = finished_cells(store, name)
-    if not runs:
-        raise RunError(f"study '{name}' has no finished cell here: run `medmim study` first")
-    notes = notes_on(runs)
-    if earlier:
-        notes += (f"{earlier} finished cells of an earlier plan of this name are left out",)
-    reported = report_on(store, runs, title=name, notes=notes)
-    return CompareStudyResult(reported, notes, promote(store, runs, reported.findings) if promoting else None)
+    trials = finished_trials(store, name)
+    if not trials.runs:
+        raise RunError(f"study '{name}' has no finished trial here: run `medmim study` first")
+    notes = []
+    if trials.earlier:
+        notes.append(f"{trials.earlier} finished trials of an earlier plan of this name are left out")
+    return compare(
+        store,
+        trials.runs,
+        title=name,
+        notes=notes,
+        missing=trials.missing,
+        varied=trials.varied,
+        command=f"medmim study {name} --set seeds=[0,1]",
+        promoting=promoting,
+    )
+
+
+def compare(
+    store: Store,
+    runs: Sequence[RunScores],
+    *,
+    title: str,
+    notes: Sequence[str] = (),
+    missing: int = 0,
+    varied: Collection[str] = (),
+    command: str,
+    promoting: bool = False,
+) -> CompareResult:
+    """Compare finished runs and write the report.
+
+    Args:
+        store: where they and their pretrainings are.
+        runs: finished fine-tuning runs.
+        title: of the report and its folder.
+        notes: warnings of the caller.
+        missing: trials of a study that are not finished.
+        varied: settings of pretraining that differ on purpose.
+        command: trains the seeds that are missing.
+        promoting: make the best arm's model champion if the paired test allows it.
+
+    Raises:
+        RunError: if none of the runs has a score.
+    """
+    with_score = scored(runs)
+    if missing:
+        notes = [*notes, f"{missing} trials are not finished; run the same command again"]
+    if len(with_score) < len(runs):
+        count = len(runs) - len(with_score)
+        notes = [*notes, f"{count} runs have no score: their test patients have no labelled structure"]
+    arms = described(store, arms_of(with_score), with_score)
+    findings = find(with_score, arms=arms, varied=varied, command=command)
+    page = write_report(store.home / "reports" / title, findings, with_score, title=title, notes=notes)
+    promotion = promote(store, with_score, findings, missing=missing) if promoting else None
+    return CompareResult(findings, tuple(notes), page, tuple(with_score), promotion)
 
 
 def newest_study(home: Path) -> str | None:

@@ -15,6 +15,10 @@ from medmim.data.dataset.manifest import VolumeRecord
 from medmim.data.dataset.partition import patient_digest
 
 CERTIFICATE = "certificate.json"
+NONE_FOUND = "no test patient found (exact voxels and keys)"
+CONTAMINATED = "contaminated"
+UNKNOWN = "unknown"
+_FORMER = {"clean": NONE_FOUND}  # word of certificates of earlier versions
 _PATIENTS = "patients.json"
 _PIXELS = "pixels.json"
 
@@ -57,7 +61,7 @@ class Certificate:
         dataset_hash, split_hash: hashes of the dataset and its test split.
         test_patients, test_volumes: size of the test split.
         overlaps: overlap by stage; None for a stage without a record.
-        verdict: clean, contaminated, or unknown if something could not be compared.
+        verdict: NONE_FOUND, CONTAMINATED, or UNKNOWN if something could not be compared.
     """
 
     dataset_hash: str
@@ -71,13 +75,27 @@ class Certificate:
         """Verdict for the registry; it detects equal voxels, not near-duplicates."""
         known = [overlap for overlap in self.overlaps.values() if overlap is not None]
         if any(overlap.by_key or overlap.by_pixels for overlap in known):
-            return "contaminated"
+            return CONTAMINATED
         whole = len(known) == len(self.overlaps) and not any(overlap.unhashed for overlap in known)
-        return "clean" if whole else "unknown"
+        return NONE_FOUND if whole else UNKNOWN
 
     def as_json(self) -> dict[str, Any]:
         """Return counts and the verdict, without identifiers."""
         return {**asdict(self), "verdict": self.verdict}
+
+
+def verdict_of(certificate: Mapping[str, Any]) -> str:
+    """Return the verdict of a stored certificate; UNKNOWN for an empty one."""
+    found = str(certificate.get("verdict", UNKNOWN))
+    return _FORMER.get(found, found)
+
+
+def worst_verdict(verdicts: Iterable[str]) -> str:
+    """Return CONTAMINATED if one is, else UNKNOWN unless no test patient was found in any of them."""
+    found = set(verdicts)
+    if CONTAMINATED in found:
+        return CONTAMINATED
+    return NONE_FOUND if found == {NONE_FOUND} else UNKNOWN
 
 
 def seen_patients_of(volumes: Iterable[VolumeRecord]) -> SeenPatients:

@@ -1,88 +1,61 @@
-"""The end of a study: its finished cells compared, summed up on the arms' runs, one perhaps promoted."""
+"""The end of a study: its finished trials compared, and the results recorded with the runs of the arms."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
+from medmim.stages.compare import CompareResult, compare
 from medmim.stages.study.planning import StudyTraining
-from medmim.tracking.comparison.champion import Promotion, promote
-from medmim.tracking.comparison.findings import Findings, scored
+from medmim.tracking.comparison.findings import scored
 from medmim.tracking.comparison.runs import read_run
-from medmim.tracking.comparison.study_cells import placed
-from medmim.tracking.comparison.study_report import notes_on, report_on
 from medmim.tracking.comparison.tables import summary
 from medmim.tracking.mlflow_store import RunRecorder
-from medmim.tracking.study_runs import StudyRuns
-
-
-@dataclass(frozen=True)
-class StudyConclusion:
-    """What a study says so far.
-
-    Attributes:
-        findings: arms, tests, sentences.
-        notes: what was not equal or not finished.
-        report: path of the page.
-        promotion: whether the best arm's model became champion, and why.
-        hypotheses: whether evenness of masks and score go together.
-    """
-
-    findings: Findings
-    notes: tuple[str, ...]
-    report: Path
-    promotion: Promotion
-    hypotheses: tuple[str, ...] = ()
-
-    def as_json(self) -> dict[str, Any]:
-        """Return what `--json` prints."""
-        return {
-            **self.findings.as_json(),
-            "verdicts": self.findings.verdicts,
-            "hypotheses": self.hypotheses,
-            "notes": self.notes,
-            "report": str(self.report),
-            "promotion": self.promotion.sentence,
-        }
+from medmim.tracking.study_runs import StudyRuns, placed
 
 
 def conclude(
-    tree: StudyRuns, root: RunRecorder, tasks: Sequence[StudyTraining], finished: Mapping[str, str]
-) -> StudyConclusion | None:
-    """Compare the finished cells of a study; None while there is none.
+    study_runs: StudyRuns,
+    root: RunRecorder,
+    trainings: Sequence[StudyTraining],
+    finished: Mapping[str, str],
+    *,
+    varied: Sequence[str] = (),
+    promoting: bool = False,
+) -> CompareResult | None:
+    """Compare the finished trials of a study; None while no trial has a score.
 
     Args:
-        tree: of the study.
-        root: records its own run.
-        tasks: its trainings.
+        study_runs: of the study.
+        root: records the study's own run.
+        trainings: of the study.
         finished: digest of a training → id of its run.
+        varied: settings of pretraining by which the study's own arms differ.
+        promoting: make the best arm's model champion, if the study is finished and the paired test allows it.
     """
-    store = tree.store
-    tuned = [task for task in tasks if task.job.stage == "finetune"]
-    cells = {finished[task.job.digest]: task.cell for task in tuned if task.job.digest in finished}
-    all_runs = [placed(read_run(store, store.run(run_id)), cell) for run_id, cell in cells.items()]
-    runs = scored(all_runs)
-    if not runs:
+    store = study_runs.store
+    finetunings = [one for one in trainings if one.job.stage == "finetune"]
+    trials = {
+        finished[one.job.digest]: one.trial for one in finetunings if one.job.digest in finished
+    }
+    runs = [placed(read_run(store, store.run(run_id)), trial) for run_id, trial in trials.items()]
+    if not scored(runs):
         return None
-    missing = len(tuned) - len(all_runs)
-    notes = notes_on(runs)
-    if missing:
-        notes += (f"{missing} of {len(tuned)} cells are not finished; run the same command again",)
-    if len(all_runs) > len(runs):
-        notes += (
-            f"{len(all_runs) - len(runs)} cells have no score: their test patients show nothing to find",
-        )
-    reported = report_on(store, runs, title=tree.name, notes=notes)
-    findings = reported.findings
-    for row in reported.rows:
-        arm = tree.arm(cells[row.variant.runs[0]], root=root.run_id)
-        arm.metrics(summary(row, findings), step=0)
-        arm.finish("FINISHED")
-    for path in sorted(reported.page.parent.iterdir()):
+    compared = compare(
+        store,
+        runs,
+        title=study_runs.name,
+        missing=len(finetunings) - len(runs),
+        varied=varied,
+        command=f"medmim study {study_runs.name} --set seeds=[0,1]",
+        promoting=promoting,
+    )
+    findings = compared.findings
+    for arm in findings.arms:
+        recorder = study_runs.arm(trials[arm.runs[0]], root=root.run_id)
+        recorder.metrics(summary(arm, findings), step=0)
+        recorder.finish("FINISHED")
+    for path in sorted(compared.report.parent.iterdir()):
         root.file(path, folder="report")
-    best = max(findings.variants, key=lambda one: one.mean)
-    root.metrics({"score/best": best.mean, "cells/done": float(len(runs))}, step=0)
-    promotion = promote(store, runs, findings)
-    return StudyConclusion(findings, notes, reported.page, promotion, reported.sentences)
+    best = max(arm.mean for arm in findings.arms)
+    root.metrics({"score/best": best, "cells/done": float(len(compared.runs))}, step=0)
+    return compared

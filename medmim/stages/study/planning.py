@@ -1,4 +1,4 @@
-"""What a study will do and how long it takes: jobs in order, those that are done, hours for the others."""
+"""The plan of a study: its trainings in order, which are finished, and predicted hours for the others."""
 
 from __future__ import annotations
 
@@ -22,132 +22,128 @@ from medmim.tracking.mlflow_store import Store
 from medmim.training.budget import budget_for
 from medmim.training.tasks.registry import build_task
 
-_APART = {"data", "experiment", "init"}  # settings of a training that its digest does not depend on
 _TIMED_STEPS = 21  # losses are logged at steps 1, 11 and 21; the first of two evaluations falls after 11
 
 
 @dataclass(frozen=True)
 class StudyTraining:
-    """A job with its place in the study.
+    """A training with its place in the study.
 
     Attributes:
-        job: settings; `init` is filled in when the pretraining's run is known.
+        job: what a process runs; its `init` is filled in when the run of the pretraining is known.
         needs: digest of the pretraining that it starts from; empty for none.
-        cell: the first cell that it belongs to.
+        trial: the first trial that it belongs to.
     """
 
     job: Job
     needs: str
-    cell: StudyTrial
+    trial: StudyTrial
 
     @property
     def kind(self) -> str:
-        """What trainings take alike long: those of one stage with one encoder."""
-        return " ".join(filter(None, (self.job.stage, self.cell.finetune.encoder)))
+        """Stage and encoder: trainings of one kind take about as long."""
+        return " ".join(filter(None, (self.job.stage, self.trial.finetune.encoder)))
 
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """All jobs of a study.
+    """All trainings of a study.
 
     Attributes:
-        cells: how many.
-        tasks: one a training, in order; a pretraining is listed once for all cells that start from it.
+        trials: how many.
+        trainings: in order; a pretraining is listed once for all trials that start from it.
         finished: digest → id of the finished run.
         minutes: predicted minutes of each kind of training.
         source: where the prediction comes from.
         width: trainings that run at one time.
     """
 
-    cells: int
-    tasks: tuple[StudyTraining, ...]
+    trials: int
+    trainings: tuple[StudyTraining, ...]
     finished: Mapping[str, str]
     minutes: Mapping[str, float]
     source: str
     width: int = 1
 
     @property
-    def open(self) -> tuple[StudyTraining, ...]:
-        """Tasks not yet done."""
-        return tuple(task for task in self.tasks if task.job.digest not in self.finished)
+    def unfinished(self) -> tuple[StudyTraining, ...]:
+        """Trainings that are not finished."""
+        return tuple(one for one in self.trainings if one.job.digest not in self.finished)
 
     @property
     def hours(self) -> float:
-        """Predicted hours of what is left."""
-        return sum(self.minutes.get(task.kind, 0.0) for task in self.open) / 60 / self.width
+        """Predicted hours of the unfinished trainings."""
+        return sum(self.minutes.get(one.kind, 0.0) for one in self.unfinished) / 60 / self.width
 
     def lines(self) -> list[str]:
         """Return the plan for people."""
-        stages = [task.job.stage for task in self.tasks]
+        stages = [one.job.stage for one in self.trainings]
         counts = f"{stages.count('pretrain')} pretrainings, {stages.count('finetune')} fine-tunings"
-        done = len(self.tasks) - len(self.open)
+        done = len(self.trainings) - len(self.unfinished)
         each = ", ".join(f"{kind} {minutes:.1f}" for kind, minutes in sorted(self.minutes.items()))
-        at_once = f", {self.width} at one time" if self.width > 1 else ""
+        at_once = f", {self.width} at a time" if self.width > 1 else ""
         return [
-            f"{self.cells} cells: {counts}; {done} of {len(self.tasks)} are done",
+            f"{self.trials} trials: {counts}; {done} of {len(self.trainings)} are finished",
             f"predicted {self.hours:.1f} hours for the rest{at_once} ({self.source}; minutes each: {each})",
         ]
 
     def as_json(self) -> dict[str, Any]:
         """Return what `--dry-run --json` prints."""
-        titles = [task.job.title for task in self.tasks]
         return {
-            "cells": self.cells,
-            "trainings": titles,
-            "finished": len(self.tasks) - len(self.open),
+            "cells": self.trials,
+            "trainings": [one.job.title for one in self.trainings],
+            "finished": len(self.trainings) - len(self.unfinished),
             "predicted_hours": round(self.hours, 3),
             "prediction_from": self.source,
         }
 
 
-def trainings_of(cells: Sequence[StudyTrial], *, dataset_hash: str, study: str) -> tuple[StudyTraining, ...]:
-    """Return the trainings of cells in order; equal pretrainings become one."""
-    tasks: dict[str, StudyTraining] = {}
-    for cell in cells:
-        needs = ""
-        if cell.pretrain is not None:
-            words = _plain(cell.pretrain)
-            needs = digest_of(["pretrain", dataset_hash, cell.pretrain.fingerprint(exclude=_APART)])
-            title = f"pretrain {cell.arm} seed {cell.pretrain.seed}" + _fold(cell)
-            tags = {"study": study, "role": "pretraining"}
-            job = Job("pretrain", title, needs, {**words, **_places(cell.pretrain)}, tags)
-            tasks.setdefault(needs, StudyTraining(job, "", cell))
-        words = _plain(cell.finetune)
-        digest = digest_of(["finetune", dataset_hash, cell.finetune.fingerprint(exclude=_APART), needs])
-        tags = {"study": study, "role": "cell", "stratum": cell.stratum}
-        init = {"init": SCRATCH} if not needs else {}
-        settings = {**words, **_places(cell.finetune), **init}
-        tasks[digest] = StudyTraining(
-            Job("finetune", f"finetune {cell.title}", digest, settings, tags), needs, cell
-        )
-    return tuple(tasks.values())
+def trainings_of(
+    trials: Sequence[StudyTrial], *, dataset_hash: str, study: str
+) -> tuple[StudyTraining, ...]:
+    """Return the trainings of trials in order; equal pretrainings become one."""
+    found: dict[str, StudyTraining] = {}
+    for trial in trials:
+        needs, pre, tune = "", trial.pretrain, trial.finetune
+        if pre is not None:
+            needs = digest_of(["pretrain", dataset_hash, _result_settings(pre)])
+            fold = "" if tune.fold is None else f" fold {tune.fold}"
+            title = f"pretrain {trial.arm} seed {pre.seed}{fold}"
+            job = Job("pretrain", title, needs, _job_settings(pre), {"study": study, "role": "pretraining"})
+            found.setdefault(needs, StudyTraining(job, "", trial))
+        digest = digest_of(["finetune", dataset_hash, _result_settings(tune), needs])
+        settings = _job_settings(tune) | ({} if needs else {"init": SCRATCH})
+        tags = {"study": study, "role": "cell", "stratum": trial.stratum}
+        job = Job("finetune", f"finetune {trial.title}", digest, settings, tags)
+        found[digest] = StudyTraining(job, needs, trial)
+    return tuple(found.values())
 
 
 def plan_study(
-    cells: Sequence[StudyTrial],
-    tasks: Sequence[StudyTraining],
+    trials: Sequence[StudyTrial],
+    trainings: Sequence[StudyTraining],
     *,
     store: Store,
     timer: Callable[[StudyTraining], float],
     width: int = 1,
 ) -> StudyPlan:
-    """Look up what is done, and predict the rest.
+    """Find out which trainings are finished, and predict the others.
 
     Args:
-        cells: of the study.
-        tasks: their trainings.
+        trials: of the study.
+        trainings: of these trials.
         store: the local store.
-        timer: gives the minutes of a training from a short one, for a kind of which none is finished.
+        timer: returns the minutes of a training, for a kind of which none is finished.
         width: trainings that run at one time.
     """
-    known = {task.job.digest for task in tasks}
+    known = {one.job.digest for one in trainings}
     runs = [run for run in store.runs() if run.data.tags.get(DIGEST) in known]
     ended = [run for run in runs if run.info.status == "FINISHED"]
     finished = {run.data.tags[DIGEST]: str(run.info.run_id) for run in reversed(ended)}
     minutes: dict[str, float] = {}
     sources = []
-    for kind in dict.fromkeys(task.kind for task in tasks):
-        alike = {task.job.digest: task for task in tasks if task.kind == kind}
+    for kind in dict.fromkeys(one.kind for one in trainings):
+        alike = {one.job.digest: one for one in trainings if one.kind == kind}
         spent = [
             run.data.metrics["cost/minutes"]
             for run in ended
@@ -155,60 +151,58 @@ def plan_study(
         ]
         minutes[kind] = statistics.median(spent) if spent else timer(next(iter(alike.values())))
         sources.append(f"{kind}: " + (f"median of {len(spent)} finished" if spent else "a short timing"))
-    return StudyPlan(len(cells), tuple(tasks), finished, minutes, ", ".join(sources), width)
+    return StudyPlan(len(trials), tuple(trainings), finished, minutes, ", ".join(sources), width)
 
 
-def timed_minutes(task: StudyTraining, *, dataset: Dataset, engine: StudyEngine, near: Path) -> float:
-    """Return the minutes that a training will take, from one of a few steps.
+def timed_minutes(training: StudyTraining, *, dataset: Dataset, engine: StudyEngine, near: Path) -> float:
+    """Return the predicted minutes of a training, by timing one of a few steps.
 
     Args:
-        task: the training.
-        dataset: that it learns from.
+        training: of the study.
+        dataset: that it trains on.
         engine: that will run it.
-        near: where a home folder of its own is made for a while; the folder above keeps what it prepares.
+        near: where a temporary home folder is made; the folder above keeps the prepared volumes.
     """
     short: dict[str, Any] = {"steps": _TIMED_STEPS, "epochs": None, "minutes": None, "num_evaluations": 2}
-    short |= {"init": SCRATCH} if task.job.stage == "finetune" else {}
+    short |= {"init": SCRATCH} if training.job.stage == "finetune" else {}
     with tempfile.TemporaryDirectory(dir=near) as home:
         (near.parent / PREPARED).mkdir(parents=True, exist_ok=True)
         (Path(home) / PREPARED).symlink_to((near.parent / PREPARED).resolve())
-        job = replace(task.job, settings={**task.job.settings, **short})
-        for _ in range(2):  # the same patches twice: volumes are prepared once, most steps find them so
+        job = replace(training.job, settings={**training.job.settings, **short})
+        for _ in range(2):  # the first run prepares the volumes; the second finds them prepared, as most steps do
             begun = time.monotonic()
             [(_, outcome)] = engine.run([job], Path(home))
             whole = time.monotonic() - begun
             if outcome.run_id is None:
-                raise RunError(f"{task.job.title}, timed for the plan: {outcome.error}")
+                raise RunError(f"{job.title}, timed for the plan: {outcome.error}")
         history = Store(Path(home)).client.get_metric_history(outcome.run_id, "train/loss")
     first, middle, last = (point.timestamp / 1000 for point in sorted(history, key=lambda one: one.step))
     step = (middle - first) / 10
     evaluation = max(last - middle - 10 * step, 0.0)
     around = max(whole - _TIMED_STEPS * step - 2 * evaluation, 0.0)
-    settings = task.cell.finetune if task.job.stage == "finetune" else task.cell.pretrain
-    budget = budget_for(settings or task.cell.finetune, volumes=_volumes(task, dataset))
+    settings = training.trial.finetune if job.stage == "finetune" else training.trial.pretrain
+    budget = budget_for(settings or training.trial.finetune, volumes=_num_volumes(training, dataset))
     if budget.minutes is not None:
         return float(budget.minutes + around / 60)
     steps = budget.steps or 0
-    return float(around + steps * step + int(task.job.settings["num_evaluations"]) * evaluation) / 60
+    return float(around + steps * step + int(training.job.settings["num_evaluations"]) * evaluation) / 60
 
 
-def _volumes(task: StudyTraining, dataset: Dataset) -> int:
-    """Return how many volumes a training draws from: an epoch draws each once."""
-    tune = task.cell.finetune
-    if task.job.stage == "pretrain":
+def _num_volumes(training: StudyTraining, dataset: Dataset) -> int:
+    """Return how many volumes a training uses: an epoch draws each once."""
+    tune = training.trial.finetune
+    if training.job.stage == "pretrain":
         return len(partition(dataset, fold=tune.fold).train)
     usable = build_task(tune.task, **tune.task_options).usable
     train = partition(dataset, fold=tune.fold, usable=usable).train
     return len(limit_patients(train, count=tune.num_labelled, share=tune.label_fraction))
 
 
-def _plain(settings: PretrainSettings | FinetuneSettings) -> dict[str, Any]:
-    return settings.model_dump(mode="json", exclude=_APART)
+def _result_settings(settings: PretrainSettings | FinetuneSettings) -> dict[str, Any]:
+    """Return the settings that a result depends on."""
+    return settings.model_dump(mode="json", exclude={"data", "experiment", "init"})
 
 
-def _places(settings: PretrainSettings | FinetuneSettings) -> dict[str, Any]:
-    return {"data": str(settings.data.resolve()), "experiment": settings.experiment}
-
-
-def _fold(cell: StudyTrial) -> str:
-    return "" if cell.finetune.fold is None else f" fold {cell.finetune.fold}"
+def _job_settings(settings: PretrainSettings | FinetuneSettings) -> dict[str, Any]:
+    places = {"data": str(settings.data.resolve()), "experiment": settings.experiment}
+    return {**_result_settings(settings), **places}

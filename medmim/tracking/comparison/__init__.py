@@ -1,1 +1,1 @@
-"""Comparison of runs: findings, tables, figures, report, and the test that promotes a champion."""
+"""Comparison of fine-tuning runs: arms, contrasts, findings, report, and promotion of a champion."""

@@ -1,21 +1,27 @@
-"""Registered models: their versions with lineage, and the only way to become champion, a paired test."""
+"""Registered models and their champion, which only the paired test or a recorded decision of a user names."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from medmim.errors import RunError
-from medmim.tracking.comparison.findings import Contrast, Findings, find, verdict
-from medmim.tracking.comparison.runs import CONTROL, Finetuned, read_run
+from medmim.data.dataset.contamination import CONTAMINATED, NONE_FOUND
+from medmim.data.dataset.manifest import digest_of
+from medmim.errors import RunError, UsageError
+from medmim.tracking.comparison.arms import Arm, arms_of
+from medmim.tracking.comparison.findings import Findings, find, obstacle_to, verdict
+from medmim.tracking.comparison.runs import CONTROL, RunScores, read_run
 from medmim.tracking.mlflow_store import Store
+from medmim.tracking.statistics.multiple_testing import spent_alpha
+from medmim.tracking.statistics.paired_test import LEVEL, PairedTest
 
 CHAMPION = "champion"
-# what the runs of one arm share; others of its name are of an earlier plan of the study
-_ALIKE = ("dataset_hash", "encoder", "dims", "size", "batch_size", "lr", "budget")
+# what the runs of one arm share; others of its name belong to an earlier plan of the study
+_SAME_ARM = ("dataset_hash", "encoder", "dims", "size", "batch_size", "lr", "budget")
 
 
 @dataclass(frozen=True)
@@ -38,10 +44,27 @@ class RegisteredModel:
 
 @dataclass(frozen=True)
 class Promotion:
-    """What became of a challenger: promoted or not, and the sentence that says why."""
+    """Whether a challenger was promoted, and the sentence that states why."""
 
     promoted: bool
     sentence: str
+
+
+@dataclass(frozen=True)
+class Challenge:
+    """One comparison on a test set that could have made a champion, as the registry records it.
+
+    Attributes:
+        number: of this test set, from 1.
+        level: of significance that was left for it.
+        challenger: digest of the runs that were compared.
+        p: p value, adjusted for the arms that the challenger was chosen from.
+    """
+
+    number: int
+    level: float
+    challenger: str
+    p: float
 
 
 def versions(store: Store) -> list[RegisteredModel]:
@@ -51,7 +74,7 @@ def versions(store: Store) -> list[RegisteredModel]:
 
 
 def champion_of(store: Store, model: str) -> RegisteredModel | None:
-    """Return the champion of a model, where there is one."""
+    """Return the champion of a model; None where there is none."""
     try:
         return _registered(store, store.client.get_model_version_by_alias(model, CHAMPION))
     except MlflowException as error:
@@ -60,80 +83,164 @@ def champion_of(store: Store, model: str) -> RegisteredModel | None:
         raise
 
 
-def promote(store: Store, runs: Sequence[Finetuned], findings: Findings) -> Promotion:
-    """Make the best arm's model champion if the paired test says so.
+def promote(store: Store, runs: Sequence[RunScores], findings: Findings, *, missing: int = 0) -> Promotion:
+    """Make the best arm's model champion if the paired test shows that it is better.
 
-    It has to be above the champion in office or, while there is none, above the control. Of the arm's seeds
-    the first is taken: choosing among them by their test score would make the score meaningless.
+    It is tested against the champion or, while there is none, against the control. Of the arm's seeds the
+    first is taken: a choice by their test scores would make the score meaningless. Every test of a test set
+    spends part of its error rate, so that repeated challenges err in at most 5 % of test sets.
 
     Args:
         store: the local store.
         runs: all runs that `findings` are about.
-        findings: of the study.
+        findings: of the comparison.
+        missing: trials of the study that are not finished.
     """
-    best = max(findings.variants, key=lambda one: one.mean)
-    chosen = min((run for run in runs if run.run_id in best.runs), key=lambda run: int(run.tags["seed"]))
-    version = _version_of(store, chosen.run_id)
-    incumbent = champion_runs(store, champion_of(store, version.model))
-    if version.tags.get("contamination") == "contaminated":
-        return Promotion(False, f"{best.title} is not promoted: its training saw test patients")
-    if any(run.run_id in best.runs for run in incumbent):
-        return Promotion(False, f"{best.title} is champion already")
+    best = max(findings.arms, key=lambda arm: arm.mean)
     mine = [run for run in runs if run.run_id in best.runs]
-    if incumbent and _tests(incumbent) != _tests(mine):
-        why = "the champion in office was tested on other patients; compare on one dataset, split and fold"
-        return Promotion(False, f"{best.title} is not promoted: {why}")
-    if incumbent:
-        contrast = _against(mine, incumbent, best.title, findings.metric)
-    else:
-        contrast = findings.against(best.title, "control")
-    if contrast is None:
-        return Promotion(False, f"{best.title} is not promoted: it is the control, or there is none")
-    if not contrast.claimed or contrast.test.mean <= 0:
-        return Promotion(False, f"{best.title} is not promoted: {contrast.verdict}")
-    store.client.set_registered_model_alias(version.model, CHAMPION, str(version.version))
-    for key, value in (("promoted_by", contrast.verdict), ("promotion_p", f"{contrast.p_adjusted:.2e}")):
-        store.client.set_model_version_tag(version.model, str(version.version), key, value)
-    return Promotion(True, f"{version.model} {version.version} is champion: {contrast.verdict}")
-
-
-def _tests(runs: Sequence[Finetuned]) -> set[str]:
-    """Return the tests that runs were put to: one, or that of each fold."""
-    return {run.tags["split_hash"] for run in runs}
-
-
-def _against(
-    mine: Sequence[Finetuned], incumbent: Sequence[Finetuned], title: str, metric: str
-) -> Contrast | None:
-    """Test two arms alone; the one in office takes the control's place, but not its name."""
-    office = [_called(CONTROL, run) for run in incumbent]
-    contrasts = find([*office, *(_called("challenger", run) for run in mine)]).contrasts
-    if not contrasts:
-        return None
-    test, claimed = contrasts[0].test, contrasts[0].claimed
-    sentence = verdict(
-        title, f"the champion {incumbent[0].arm}", test, metric=metric, claimed=claimed, tests=1
+    version = _version_of(store, min(mine, key=lambda run: run.seed).run_id)
+    incumbent = champion_runs(store, champion_of(store, version.model))
+    refusal = _refusal(best, mine, incumbent, findings, missing)
+    if refusal:
+        return Promotion(False, f"{best.title} is not promoted: {refusal}")
+    candidates = sum(not arm.is_control for arm in findings.arms)
+    test, p, second, name = (
+        _against_champion(best, mine, incumbent, candidates) if incumbent else _against_control(best, findings)
     )
-    return replace(contrasts[0], verdict=sentence)
+    obstacle = obstacle_to(best, second, test)
+    challenge = None if obstacle else _challenge(store, version.model, [*mine, *incumbent], p)
+    claimed = challenge is not None and challenge.p <= challenge.level and test.mean > 0
+    sentence = verdict(
+        best, second, test, metric=findings.metric, claimed=claimed, obstacle=obstacle, name=name
+    )
+    sentence += _spending(challenge) if challenge else ""
+    if challenge is None or not claimed:
+        return Promotion(False, f"{best.title} is not promoted: {sentence}")
+    _name_champion(store, version, {"promoted_by": sentence, "promotion_p": f"{challenge.p:.2e}"})
+    return Promotion(True, f"{version.model} {version.version} is champion: {sentence}")
 
 
-def _called(name: str, run: Finetuned) -> Finetuned:
-    return Finetuned(run.run_id, name, {**run.tags, "stratum": ""}, run.cases)
+def force_promotion(store: Store, word: str, why: str) -> Promotion:
+    """Make a version champion because a user decided so; the reason is recorded with it.
+
+    Args:
+        store: the local store.
+        word: NAME:VERSION.
+        why: the reason.
+
+    Raises:
+        UsageError: without a reason.
+        RunError: if there is no such version.
+    """
+    if not why.strip():
+        raise UsageError("--why: expected the reason for this promotion, which is recorded; got nothing")
+    known = {f"{one.model}:{one.version}": one for one in versions(store)}
+    if word not in known:
+        listed = ", ".join(known) or "none yet"
+        raise RunError(f"no model version '{word}': expected NAME:VERSION, one of {listed}")
+    version = known[word]
+    _name_champion(store, version, {"promoted_by": f"forced: {why.strip()}", "promotion_p": "none"})
+    return Promotion(True, f"{version.model} {version.version} is champion by force: {why.strip()}")
 
 
-def champion_runs(store: Store, champion: RegisteredModel | None) -> list[Finetuned]:
+def champion_runs(store: Store, champion: RegisteredModel | None) -> list[RunScores]:
     """Return the finished runs of the arm that a champion belongs to: its study's, or its own alone."""
     if champion is None:
         return []
     run = store.run(champion.run_id)
-    words = {key: run.data.tags[key] for key in ("study", "arm", "stratum") if key in run.data.tags}
-    mates = store.runs(**words, role="cell") if "study" in words else [run]
-    alike = {key: run.data.tags.get(key) for key in _ALIKE}
+    own = {key: run.data.tags[key] for key in ("study", "arm", "stratum") if key in run.data.tags}
+    siblings = store.runs(**own, role="cell") if "study" in own else [run]
+    shared = {key: run.data.tags.get(key) for key in _SAME_ARM}
     return [
-        read_run(store, mate)
-        for mate in mates
-        if mate.info.status == "FINISHED" and {key: mate.data.tags.get(key) for key in _ALIKE} == alike
+        read_run(store, sibling)
+        for sibling in siblings
+        if sibling.info.status == "FINISHED"
+        and {key: sibling.data.tags.get(key) for key in _SAME_ARM} == shared
     ]
+
+
+def _refusal(
+    best: Arm,
+    mine: Sequence[RunScores],
+    incumbent: Sequence[RunScores],
+    findings: Findings,
+    missing: int,
+) -> str:
+    """Return why an arm cannot even be tested; empty where it can."""
+    if any(run.run_id in best.runs for run in incumbent):
+        return "it is champion already"
+    if missing:
+        return f"{missing} trials of the study are not finished; run the study again"
+    if best.contamination == CONTAMINATED:
+        return "its training saw test patients"
+    if best.contamination != NONE_FOUND:
+        return "it is unknown whether its training saw test patients"
+    if findings.differences:
+        return f"settings differ between arms ({findings.differences[0]})"
+    if incumbent and _test_sets(incumbent) != _test_sets(mine):
+        return "the champion was tested on other patients; compare on one dataset, split and fold"
+    if not incumbent and findings.against(best.title, "control") is None:
+        return "it is the control, or there is none"
+    return ""
+
+
+def _against_control(best: Arm, findings: Findings) -> tuple[PairedTest, float, Arm, str]:
+    contrasts = [one for one in findings.contrasts if one.against == "control" and one.first == best.title]
+    weakest = max(contrasts, key=lambda one: one.p_adjusted)  # there may be several controls
+    control = next(arm for arm in findings.arms if arm.title == weakest.second)
+    return weakest.test, weakest.p_adjusted, control, ""
+
+
+def _against_champion(
+    best: Arm, mine: Sequence[RunScores], incumbent: Sequence[RunScores], candidates: int
+) -> tuple[PairedTest, float, Arm, str]:
+    """Test two arms alone; the champion takes the place of the control."""
+    renamed = [_renamed(run, CONTROL) for run in incumbent] + [_renamed(run, "challenger") for run in mine]
+    arms = arms_of(renamed)
+    champion = next(arm for arm in arms if arm.is_control)
+    contrast = next(iter(find(renamed, arms=arms).contrasts), None)
+    if contrast is None:
+        raise RunError(f"{best.title} and the champion share no seed and patient: compare them on one test set")
+    p = min(1.0, contrast.test.p * max(candidates, 1))  # the challenger is the best of so many arms
+    return contrast.test, p, champion, f"the champion {incumbent[0].arm}"
+
+
+def _renamed(run: RunScores, name: str) -> RunScores:
+    return replace(run, arm=name, tags={**run.tags, "stratum": ""})
+
+
+def _challenge(store: Store, model: str, runs: Sequence[RunScores], p: float) -> Challenge:
+    """Return the challenge of these runs on their test set; a new one is recorded and gets what is left."""
+    prefix = f"challenge.{digest_of(sorted(_test_sets(runs)))[:12]}."
+    challenger = digest_of(sorted(run.run_id for run in runs))[:16]
+    tags = store.client.get_registered_model(model).tags
+    earlier = [Challenge(**json.loads(value)) for key, value in tags.items() if key.startswith(prefix)]
+    for one in earlier:
+        if one.challenger == challenger:  # asked again: the same question spends nothing
+            return replace(one, p=p)
+    number = len(earlier) + 1
+    made = Challenge(number, spent_alpha(number, level=LEVEL), challenger, p)
+    store.client.set_registered_model_tag(model, f"{prefix}{number}", json.dumps(asdict(made)))
+    return made
+
+
+def _spending(challenge: Challenge) -> str:
+    advice = "; a fresh fold (`--fold`, or `folds` of a study) has an error rate of its own"
+    return (
+        f" (challenge {challenge.number} on this test set: p {challenge.p:.4f}, "
+        f"{challenge.level:.4f} needed{advice if challenge.number > 1 else ''})"
+    )
+
+
+def _test_sets(runs: Sequence[RunScores]) -> set[str]:
+    """Return the test sets of runs: one, or that of each fold."""
+    return {run.tags["split_hash"] for run in runs}
+
+
+def _name_champion(store: Store, version: RegisteredModel, tags: Mapping[str, str]) -> None:
+    store.client.set_registered_model_alias(version.model, CHAMPION, str(version.version))
+    for key, value in tags.items():
+        store.client.set_model_version_tag(version.model, str(version.version), key, value)
 
 
 def _version_of(store: Store, run_id: str) -> RegisteredModel:

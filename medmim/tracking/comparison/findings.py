@@ -1,67 +1,34 @@
-"""What a study found: every arm with its interval, paired tests against scratch and the best, sentences."""
+"""Findings of a comparison: arms with intervals, contrasts with paired tests, and one sentence for each."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
-from medmim.config.study import arm_title
+from medmim.data.dataset.contamination import CONTAMINATED, UNKNOWN
 from medmim.errors import RunError
-from medmim.tracking.comparison.runs import CONTROL, TITLES, Finetuned
-from medmim.tracking.statistics.bootstrap import FEWEST_PATIENTS, two_way_interval
-from medmim.tracking.statistics.multiple_testing import adjusted, split_alpha
-from medmim.tracking.statistics.paired_test import LEVEL, Paired, paired_tests, shared_seed_variance
-from medmim.training.evaluation.patient_scores import metric_of, own_scores, pseudo_values
+from medmim.tracking.comparison.arms import Arm, arms_of
+from medmim.tracking.comparison.equality import settings_differences, unequal_steps
+from medmim.tracking.comparison.runs import TITLES, RunScores
+from medmim.tracking.statistics.mask_evenness import MaskEvenness, evenness_and_score
+from medmim.tracking.statistics.multiple_testing import adjusted, share_alpha
+from medmim.tracking.statistics.paired_test import (
+    LEVEL,
+    MIN_PATIENTS,
+    PairedTest,
+    Scores,
+    paired_tests,
+    seed_variance,
+)
+from medmim.training.evaluation.patient_scores import metric_of, pseudo_values
 
-Scores = Float[np.ndarray, "seeds patients"]
-
-
-@dataclass(frozen=True)
-class Variant:
-    """One arm of a study.
-
-    Attributes:
-        arm: `scratch`, or method, mask and ratio.
-        stratum: what it is compared within; empty where the study varies neither encoder nor labels.
-        runs: ids of its fine-tuning runs.
-        seeds, patients: rows and columns of `scores`.
-        scores: what each patient adds to the score, per seed; NaN where a fold was not run.
-        own: the score of each patient alone, for pictures.
-        mean: over patients of the mean over seeds.
-        low, high: 95 % interval over patients and seeds.
-        sd: over patients.
-        sd_seeds: of the means of seeds; None with one.
-    """
-
-    arm: str
-    stratum: str
-    runs: tuple[str, ...]
-    seeds: tuple[int, ...]
-    patients: tuple[str, ...]
-    scores: Scores
-    own: Scores
-    mean: float
-    low: float
-    high: float
-    sd: float
-    sd_seeds: float | None
-
-    @property
-    def title(self) -> str:
-        """Its name among all arms of the study."""
-        return arm_title(self.arm, self.stratum)
-
-    @property
-    def of_patients(self) -> dict[str, float]:
-        """Mean over seeds of each patient's own score; those that have none are left out."""
-        known = np.isfinite(self.own)
-        sums, counts = np.where(known, self.own, 0.0).sum(axis=0), known.sum(axis=0)
-        return {who: float(s / n) for who, s, n in zip(self.patients, sums, counts, strict=True) if n}
+MIN_SEEDS = 2  # below, another seed might turn any difference around
+_SKEWED = 1.0
+_SKEWED_PATIENTS = 8  # fewer show no shape
 
 
 @dataclass(frozen=True)
@@ -69,219 +36,309 @@ class Contrast:
     """Two arms of one stratum; the difference is first minus second.
 
     Attributes:
-        first, second: titles.
-        against: `control` or `best`: which question it answers.
-        test: numbers.
-        p_adjusted: allows for all comparisons of the study.
-        claimed: whether that is evidence.
+        first, second: titles of the arms.
+        against: `control` or `best`: did pretraining help, or which arm is best.
+        test: the paired test.
+        p_adjusted: p value that allows for all comparisons.
+        claimed: whether the difference is evidence.
         verdict: the sentence.
     """
 
     first: str
     second: str
     against: str
-    test: Paired
+    test: PairedTest
     p_adjusted: float
     claimed: bool
     verdict: str
 
+    def as_json(self) -> dict[str, Any]:
+        """Return the contrast and its test in one object."""
+        content = asdict(self)
+        test = content.pop("test")
+        finite = {key: value if np.isfinite(value) else None for key, value in test.items()}
+        return {**content, **finite, "interval_over": _over(self.test)}
+
 
 @dataclass(frozen=True)
 class Findings:
-    """All of it; `best` names the arm with the highest mean of each stratum."""
+    """All that a comparison found.
+
+    Attributes:
+        metric: its title, such as Dice.
+        arms: controls first in each stratum.
+        contrasts: against the controls first, then against the best arm.
+        best: stratum → title of the arm with the highest mean.
+        differences: settings in which arms differ and should not; while there is one, nothing is claimed.
+        warnings: what else a reader should know.
+        evenness: rank correlation of mask evenness with score, one for each stratum with enough masks.
+    """
 
     metric: str
-    variants: tuple[Variant, ...]
+    arms: tuple[Arm, ...]
     contrasts: tuple[Contrast, ...]
     best: Mapping[str, str]
+    differences: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    evenness: tuple[MaskEvenness, ...] = ()
 
     @property
     def verdicts(self) -> list[str]:
-        """The sentences, those against the control first."""
+        """Sentences of the contrasts, those against the control first."""
         return [contrast.verdict for contrast in self.contrasts]
 
     def against(self, title: str, question: str) -> Contrast | None:
-        """Return the contrast of an arm (first) with the control or another, where there is one."""
-        for contrast in self.contrasts:
-            if contrast.against == question and contrast.first == title:
-                return contrast
-        return None
+        """Return the contrast of an arm (first) that answers a question; None where there is none."""
+        found = (one for one in self.contrasts if one.against == question and one.first == title)
+        return next(found, None)
 
     def as_json(self) -> dict[str, Any]:
         """Return what `--json` prints."""
-        left_out = ("scores", "own", "patients", "runs")
-        arms = [
-            {key: value for key, value in asdict(one).items() if key not in left_out}
-            | {"n_patients": len(one.patients), "n_seeds": len(one.seeds)}
-            for one in self.variants
-        ]
-        contrasts = [_json_contrast(one) for one in self.contrasts]
-        return {"metric": self.metric, "arms": arms, "contrasts": contrasts, "best": dict(self.best)}
+        contrasts = [one.as_json() for one in self.contrasts]
+        return {
+            "metric": self.metric,
+            "arms": [arm.as_json() for arm in self.arms],
+            "contrasts": contrasts,
+            "pairs": contrasts,
+            "best": dict(self.best),
+            "verdicts": self.verdicts,
+            "hypotheses": [one.sentence for one in self.evenness],
+            "differences": list(self.differences),
+            "warnings": list(self.warnings),
+        }
 
 
 @dataclass(frozen=True)
 class _Pair:
-    first: Variant
-    second: Variant
-    against_control: bool
+    """Two arms that are tested: first minus second."""
+
+    first: Arm
+    second: Arm
     differences: Scores
 
+    @property
+    def question(self) -> str:
+        return "control" if self.second.is_control and not self.first.is_control else "best"
 
-def find(runs: Sequence[Finetuned]) -> Findings:
-    """Compare the arms of a study within each stratum.
 
-    Half of the error rate (5 % for the whole study) is spent on "did pretraining help", arms against the
-    control; the other half on "which is best". The best is chosen by the very data that it is tested on, so
-    all pairs of arms are counted there, though only those with the best are shown.
+def find(
+    runs: Sequence[RunScores],
+    *,
+    arms: Sequence[Arm] | None = None,
+    varied: Collection[str] = (),
+    command: str = "medmim compare --seeds 2",
+) -> Findings:
+    """Compare arms within each stratum.
+
+    The error rate of 5 % for the whole comparison is shared by three questions: did pretraining help (arms
+    against the control), which arm is best, and do even masks score higher. The best arm is chosen by the
+    data that it is tested on, so all pairs of arms are counted there, though only those with the best are
+    shown.
 
     Args:
         runs: finished fine-tuning runs, tested on the same patients within a stratum.
+        arms: as `arms_of` gathers them, where the caller has added to them.
+        varied: settings of pretraining that differ on purpose, besides method, mask, ratio and their options.
+        command: trains the seeds that are missing, for the sentences of comparisons with one seed.
 
     Raises:
-        RunError: if none of them has a score.
+        RunError: if none of the runs has a score.
     """
     runs = scored(runs)
     if not runs:
-        raise RunError("no finished cell has a score: expected test patients with something to find; relabel")
-    variants, metric = variants_of(runs), TITLES[metric_of(runs[0].cases)]
-    pairs, tests, adjusted_p = _tested(variants)
+        raise RunError(
+            "no finished run has a score: expected test patients with a labelled structure, ingest labels for them"
+        )
+    arms = arms_of(runs) if arms is None else arms
+    strata = list(dict.fromkeys(arm.stratum for arm in arms))
     best = {
-        stratum: max((one for one in variants if one.stratum == stratum), key=lambda one: one.mean).title
-        for stratum in dict.fromkeys(one.stratum for one in variants)
+        stratum: max((arm for arm in arms if arm.stratum == stratum), key=lambda arm: arm.mean).title
+        for stratum in strata
     }
+    unequal = {
+        stratum: settings_differences([run for run in runs if run.stratum == stratum], varied=varied)
+        for stratum in strata
+    }
+    pairs, tests, p_values, evenness = _tested(arms, strata)
+    metric, remedy = TITLES[metric_of(runs[0].cases)], _remedy(arms, command)
     contrasts = []
-    for pair, tested, p in zip(pairs, tests, adjusted_p, strict=True):
+    for pair, tested, p in zip(pairs, tests, p_values, strict=True):
         first, second, test = pair.first, pair.second, tested
-        if not pair.against_control:
-            if best[first.stratum] not in (first.title, second.title):
-                continue
-            if second.title == best[first.stratum]:
-                first, second, test = second, first, tested.turned()
-        claimed = p <= LEVEL and test.patients >= FEWEST_PATIENTS
-        sentence = verdict(first.title, second.title, test, metric=metric, claimed=claimed, tests=len(pairs))
-        question = "control" if pair.against_control else "best"
-        contrasts.append(Contrast(first.title, second.title, question, test, p, claimed, sentence))
+        if pair.question == "best" and best[first.stratum] not in (first.title, second.title):
+            continue
+        if pair.question == "best" and second.title == best[first.stratum]:
+            first, second, test = second, first, tested.reversed()
+        obstacle = obstacle_to(first, second, test, differences=unequal[first.stratum], remedy=remedy)
+        claimed = not obstacle and p <= LEVEL
+        sentence = verdict(
+            first, second, test, metric=metric, claimed=claimed, tests=len(pairs), obstacle=obstacle
+        )
+        contrasts.append(Contrast(first.title, second.title, pair.question, test, p, claimed, sentence))
     contrasts.sort(key=lambda one: one.against != "control")
-    return Findings(metric, variants, tuple(contrasts), best)
+    warnings = _warnings(arms, runs, contrasts, remedy)
+    differences = tuple(line for lines in unequal.values() for line in lines)
+    return Findings(metric, tuple(arms), tuple(contrasts), best, differences, warnings, evenness)
 
 
-def scored(runs: Sequence[Finetuned]) -> list[Finetuned]:
-    """Return the runs that have a score: one whose test patients show nothing to find has none."""
+def scored(runs: Sequence[RunScores]) -> list[RunScores]:
+    """Return the runs that have a score; one whose test patients have no labelled structure has none."""
     return [run for run in runs if run.cases and pseudo_values(run.cases)]
 
 
-def variants_of(runs: Sequence[Finetuned]) -> tuple[Variant, ...]:
-    """Gather runs by stratum and arm; the control comes first in each stratum."""
-    places = sorted(
-        {(run.tags.get("stratum", ""), run.arm) for run in runs},
-        key=lambda place: (place[0], place[1] != CONTROL, place[1]),
-    )
-    return tuple(
-        _variant([run for run in runs if (run.tags.get("stratum", ""), run.arm) == place], *reversed(place))
-        for place in places
-    )
+def verdict(
+    first: Arm,
+    second: Arm,
+    test: PairedTest,
+    *,
+    metric: str,
+    claimed: bool,
+    tests: int = 1,
+    obstacle: str = "",
+    name: str = "",
+) -> str:
+    """Return the sentence that states what a paired difference shows.
 
-
-def verdict(first: str, second: str, test: Paired, *, metric: str, claimed: bool, tests: int) -> str:
-    """Say in one sentence what a paired difference shows, or does not."""
-    points = 100 * test.mean
-    over = f"{test.patients} patients" + (f" and {test.seeds} seeds" if test.seeds > 1 else ", one seed")
+    Args:
+        first, second: the arms; the difference is first minus second.
+        test: of the difference.
+        metric: its title.
+        claimed: whether the difference is evidence.
+        tests: number of comparisons that are counted together.
+        obstacle: why nothing can be claimed.
+        name: what the second arm is called; its title without.
+    """
     sentence = (
-        f"{first} {'above' if points >= 0 else 'below'} {second} by {abs(points):.1f} points of {metric}, "
-        f"interval {100 * test.low:+.1f} … {100 * test.high:+.1f} over {over}: "
+        f"{first.title} {'above' if test.mean >= 0 else 'below'} {name or second.title} by "
+        f"{abs(100 * test.mean):.1f} points of {metric}, 95 % interval {100 * test.low:+.1f} … "
+        f"{100 * test.high:+.1f} over {_over(test)}: "
     )
-    if test.patients < FEWEST_PATIENTS:
-        return sentence + f"too few patients to say (at least {FEWEST_PATIENTS} are needed)"
-    if claimed:
-        return sentence + "evidence of a difference"
-    if test.low > 0 or test.high < 0:
-        return sentence + f"no evidence of a difference once all {tests} comparisons are counted"
-    return sentence + "no evidence of a difference"
+    excludes_zero = test.low > 0 or test.high < 0
+    if obstacle:
+        sentence += obstacle
+    elif claimed:
+        sentence += "evidence of a difference"
+    elif excludes_zero and tests > 1:
+        sentence += f"no evidence of a difference once all {tests} comparisons are counted"
+    elif excludes_zero:
+        sentence += f"no evidence of a difference, as the sign-flip test has p = {test.p:.3f}"
+    else:
+        sentence += "no evidence of a difference"
+    unknown = [arm.title for arm in (first, second) if arm.contamination == UNKNOWN]
+    return f"{sentence} (contamination of {' and '.join(unknown)} unknown)" if unknown else sentence
 
 
-def _variant(runs: Sequence[Finetuned], arm: str, stratum: str) -> Variant:
-    seeds = tuple(sorted({int(run.tags["seed"]) for run in runs}))
-    rows = [seeds.index(int(run.tags["seed"])) for run in runs]
-    given = [pseudo_values(run.cases) for run in runs]
-    patients = tuple(sorted({who for found in given for who in found}))
-    scores, own = [
-        _laid_out(rows, values, (len(seeds), patients))
-        for values in (given, [own_scores(run.cases) for run in runs])
-    ]
-    by_patient, by_seed = np.nanmean(scores, axis=0), np.nanmean(scores, axis=1)
-    low, high = two_way_interval(scores)
-    return Variant(
-        arm=arm,
-        stratum=stratum,
-        runs=tuple(run.run_id for run in runs),
-        seeds=seeds,
-        patients=patients,
-        scores=scores,
-        own=own,
-        mean=float(by_patient.mean()),
-        low=low,
-        high=high,
-        sd=float(by_patient.std(ddof=1)) if len(patients) > 1 else 0.0,
-        sd_seeds=float(by_seed.std(ddof=1)) if len(seeds) > 1 else None,
-    )
+def obstacle_to(
+    first: Arm, second: Arm, test: PairedTest, *, differences: Collection[str] = (), remedy: str = ""
+) -> str:
+    """Return why no claim can be made about two arms; empty where one can."""
+    contaminated = [arm.title for arm in (first, second) if arm.contamination == CONTAMINATED]
+    if contaminated:
+        return f"no claim, because the training of {' and '.join(contaminated)} saw test patients"
+    if test.patients < MIN_PATIENTS:
+        return f"too few patients for a claim (at least {MIN_PATIENTS} are needed)"
+    if differences:
+        return f"no claim, because settings differ ({len(differences)} are listed at the top)"
+    if test.seeds < MIN_SEEDS:
+        return f"no claim from one seed, because another may turn it around{remedy}"
+    return ""
 
 
-def _laid_out(
-    rows: Sequence[int], values: Sequence[Mapping[str, float]], shape: tuple[int, tuple[str, ...]]
-) -> Scores:
-    """Return runs' values as (seeds, patients); the folds of a seed share its row."""
-    seeds, patients = shape
-    found = np.full((seeds, len(patients)), np.nan)
-    for row, of_run in zip(rows, values, strict=True):
-        for column, who in enumerate(patients):
-            found[row, column] = of_run.get(who, found[row, column])
-    return found
+def _over(test: PairedTest) -> str:
+    seeds = f"{test.seeds} seeds" if test.seeds > 1 else "patients only, one seed"
+    return f"{test.patients} patients and {seeds}" if test.seeds > 1 else f"{test.patients} {seeds}"
 
 
-def _tested(variants: Sequence[Variant]) -> tuple[list[_Pair], list[Paired], list[float]]:
+def _remedy(arms: Sequence[Arm], command: str) -> str:
+    """Return how to train the seeds that are missing, with the minutes that these runs predict."""
+    minutes = sum(max(MIN_SEEDS - len(arm.seeds), 0) * arm.minutes for arm in arms)
+    if not any(len(arm.seeds) < MIN_SEEDS for arm in arms):
+        return ""
+    predicted = f" in about {max(round(minutes), 1)} minutes" if minutes else ""
+    return f"; `{command}` trains the missing seeds{predicted}"
+
+
+def _tested(
+    arms: Sequence[Arm], strata: Sequence[str]
+) -> tuple[list[_Pair], list[PairedTest], list[float], tuple[MaskEvenness, ...]]:
+    """Test all pairs of arms and the evenness of masks, and adjust the p values for all of them."""
     pairs = [
-        _Pair(first, second, second.arm == CONTROL, found)
-        for second, first in combinations(variants, 2)
-        if first.stratum == second.stratum and (found := _differences(first, second)).shape[1] > 1
+        _Pair(first, second, differences)
+        for second, first in combinations(arms, 2)
+        if first.stratum == second.stratum and (differences := _differences(first, second)).shape[1] > 1
     ]
-    controls = sum(pair.against_control for pair in pairs)
-    for_control, for_best = split_alpha(controls, len(pairs) - controls)
-    weights = [for_control if pair.against_control else for_best for pair in pairs]
-    tests: dict[int, Paired] = {}
-    for stratum in dict.fromkeys(pair.first.stratum for pair in pairs):
+    correlations = [found for stratum in strata if (found := _evenness(arms, stratum)) is not None]
+    questions = [*(pair.question for pair in pairs), *("evenness" for _ in correlations)]
+    weights = share_alpha(questions)
+    tests: dict[int, PairedTest] = {}
+    for stratum in strata:
         chosen = [number for number, pair in enumerate(pairs) if pair.first.stratum == stratum]
-        differences = [pairs[number].differences for number in chosen]
-        luck = shared_seed_variance(differences, arms=_repeated([pairs[number] for number in chosen]))
-        results = paired_tests(differences, luck, level=LEVEL * min(weights))
-        tests |= dict(zip(chosen, results, strict=True))
-    ordered = [tests[number] for number in range(len(pairs))]
-    return pairs, ordered, adjusted([test.p for test in ordered], weights)
+        of_seeds = seed_variance([arm.scores for arm in arms if arm.stratum == stratum])
+        levels = [LEVEL * weights[number] for number in chosen]
+        if chosen:
+            results = paired_tests([pairs[n].differences for n in chosen], of_seeds, levels=levels)
+            tests |= dict(zip(chosen, results, strict=True))
+    ordered = [_detectable_only_with_seeds(tests[number]) for number in range(len(pairs))]
+    p_values = adjusted([test.p for test in ordered] + [one.p for one in correlations], weights)
+    evenness = tuple(
+        one.adjusted_to(p) for one, p in zip(correlations, p_values[len(pairs) :], strict=True)
+    )
+    return pairs, ordered, p_values[: len(pairs)], evenness
 
 
-def _repeated(pairs: Sequence[_Pair]) -> int:
-    """Return how many arms were repeated with several seeds that another arm has too."""
-    several = [pair for pair in pairs if pair.differences.shape[0] > 1]
-    return len({arm.title for pair in several for arm in (pair.first, pair.second)})
+def _detectable_only_with_seeds(test: PairedTest) -> PairedTest:
+    return test if test.seeds >= MIN_SEEDS else replace(test, detectable=float("inf"))
 
 
-def _differences(first: Variant, second: Variant) -> Scores:
+def _evenness(arms: Sequence[Arm], stratum: str) -> MaskEvenness | None:
+    """Correlate within one stratum: labels and encoders move scores too."""
+    inside = [arm for arm in arms if arm.stratum == stratum and arm.mask_statistics]
+    return evenness_and_score(
+        [arm.columns["mask"] for arm in inside],
+        [arm.mask_statistics["card/unevenness"] for arm in inside],
+        [arm.mean for arm in inside],
+        stratum=stratum,
+    )
+
+
+def _differences(first: Arm, second: Arm) -> Scores:
     """Pair two arms by seed and patient; those that either lacks are left out."""
     seeds = [seed for seed in first.seeds if seed in second.seeds]
     patients = [who for who in first.patients if who in set(second.patients)]
     if not seeds or not patients:
         return np.empty((0, 0))
-    found = _chosen(first, seeds, patients) - _chosen(second, seeds, patients)
+    chosen = [
+        arm.scores[np.ix_([arm.seeds.index(s) for s in seeds], [arm.patients.index(p) for p in patients])]
+        for arm in (first, second)
+    ]
+    found = chosen[0] - chosen[1]
     whole: Scores = found[:, np.isfinite(found).all(axis=0)]
     return whole
 
 
-def _chosen(variant: Variant, seeds: Sequence[int], patients: Sequence[str]) -> Scores:
-    rows = [variant.seeds.index(seed) for seed in seeds]
-    columns = [variant.patients.index(who) for who in patients]
-    return np.array([[variant.scores[row, column] for column in columns] for row in rows])
-
-
-def _json_contrast(contrast: Contrast) -> dict[str, Any]:
-    test = {key: value if np.isfinite(value) else None for key, value in asdict(contrast.test).items()}
-    words = {key: value for key, value in asdict(contrast).items() if key != "test"}
-    return {**words, **test}
+def _warnings(
+    arms: Sequence[Arm], runs: Sequence[RunScores], contrasts: Sequence[Contrast], remedy: str
+) -> tuple[str, ...]:
+    found = list(unequal_steps(runs))
+    if len({arm.seeds for arm in arms}) > 1:
+        found.append("the arms were run with different seeds: pairs are compared on those that both have")
+    if all(len(arm.seeds) == 1 for arm in arms):
+        found.append(f"one seed per arm: intervals cover patients only, not the variation of training{remedy}")
+    if len(arms) == 1:
+        found.append(f"only one arm ('{arms[0].title}'): fine-tune from another --init to compare")
+    found += [
+        f"the training of {arm.title} saw test patients: its score is optimistic"
+        for arm in arms
+        if arm.contamination == CONTAMINATED
+    ]
+    skewed = [
+        one
+        for one in contrasts
+        if one.test.patients >= _SKEWED_PATIENTS and abs(one.test.skewness) > _SKEWED
+    ]
+    if skewed:
+        worst = max(skewed, key=lambda one: abs(one.test.skewness))
+        found.append(
+            f"the patients' differences are skewed in {len(skewed)} comparisons (most in {worst.first} against "
+            f"{worst.second}, skewness {worst.test.skewness:+.1f}): the sign-flip test assumes symmetry"
+        )
+    return tuple(found)

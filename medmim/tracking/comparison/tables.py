@@ -1,4 +1,4 @@
-"""One row an arm: what it is, how it scored, what it cost; the table of reports, CSV files and the UI."""
+"""Tables of a comparison for reports and CSV files, and the metrics of an arm for the UI."""
 
 from __future__ import annotations
 
@@ -6,48 +6,27 @@ import csv
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-from medmim.tracking.comparison.findings import Findings, Variant
+from medmim.tracking.comparison.arms import Arm
+from medmim.tracking.comparison.findings import Findings
 
-
-@dataclass(frozen=True)
-class ArmRow:
-    """One arm of a study.
-
-    Attributes:
-        variant: its scores.
-        columns: method, mask, ratio, encoder, label_fraction.
-        costs: under the keys of `stages.costs`, a cell's mean (peak memory: the highest).
-        card: numbers of its mask's card; empty from scratch.
-        panels: PNG pictures of its first run: what was hidden and rebuilt, what was predicted.
-    """
-
-    variant: Variant
-    columns: Mapping[str, str]
-    costs: Mapping[str, float]
-    card: Mapping[str, float]
-    panels: tuple[bytes, ...]
-
-    @property
-    def title(self) -> str:
-        """Its name."""
-        return self.variant.title
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would compute cells that begin so
 
 
-def summary(row: ArmRow, findings: Findings) -> dict[str, float]:
+def summary(arm: Arm, findings: Findings) -> dict[str, float]:
     """Return an arm's metrics: few keys, the same for every arm and study, finite numbers only."""
-    variant, contrast = row.variant, findings.against(row.title, "control")
+    low, high = arm.interval or (math.nan, math.nan)
     found = {
-        "score/mean": variant.mean,
-        "score/sd": variant.sd,
-        "score/lo": variant.low,
-        "score/hi": variant.high,
-        "score/n_patients": float(len(variant.patients)),
-        "score/n_seeds": float(len(variant.seeds)),
-        **row.costs,
-        **row.card,
+        "score/mean": arm.mean,
+        "score/sd": arm.sd,
+        "score/lo": low,
+        "score/hi": high,
+        "score/n_patients": float(len(arm.patients)),
+        "score/n_seeds": float(len(arm.seeds)),
+        **arm.costs,
+        **arm.mask_statistics,
     }
+    contrast = findings.against(arm.title, "control")
     if contrast:
         test = contrast.test
         found |= {"gain/mean": test.mean, "gain/lo": test.low, "gain/hi": test.high}
@@ -56,25 +35,27 @@ def summary(row: ArmRow, findings: Findings) -> dict[str, float]:
     return {key: value for key, value in found.items() if math.isfinite(value)}
 
 
-def arm_rows(rows: Sequence[ArmRow], findings: Findings) -> list[dict[str, str]]:
-    """Return the table of arms for people."""
-    return [_shown(row, findings) for row in rows]
+def arm_rows(findings: Findings) -> list[dict[str, str]]:
+    """Return the table of arms."""
+    return [_arm_row(arm, findings) for arm in findings.arms]
 
 
 def contrast_rows(findings: Findings) -> list[dict[str, str]]:
-    """Return the table of paired tests for people."""
+    """Return the table of paired tests."""
     return [
         {
             "first": one.first,
             "second": one.second,
-            "question": "did pretraining help" if one.against == "control" else "which is best",
+            "question": "did pretraining help" if one.against == "control" else "which arm is best",
             "difference": f"{one.test.mean:+.4f}",
             "95 % low": f"{one.test.low:+.4f}",
             "95 % high": f"{one.test.high:+.4f}",
+            "interval over": "patients and seeds" if one.test.seeds > 1 else "patients only",
             "p": f"{one.test.p:.4f}",
             "p, all comparisons": f"{one.p_adjusted:.4f}",
             "effect (g)": f"{one.test.effect:+.2f}",
-            "detectable": f"{one.test.detectable:.4f}" if math.isfinite(one.test.detectable) else "none",
+            "detectable": _number(one.test.detectable, ".4f"),
+            "skewness": f"{one.test.skewness:+.1f}",
             "patients": str(one.test.patients),
             "seeds": str(one.test.seeds),
         }
@@ -82,47 +63,66 @@ def contrast_rows(findings: Findings) -> list[dict[str, str]]:
     ]
 
 
-def case_rows(rows: Sequence[ArmRow]) -> list[dict[str, str]]:
-    """Return one row an arm, seed and patient (a digest)."""
+def case_rows(findings: Findings) -> list[dict[str, str]]:
+    """Return one row for each arm, seed and patient (a digest)."""
     return [
-        {"arm": row.title, "seed": str(seed), "patient": who, "score": f"{value:.6f}"}
-        for row in rows
-        for seed, line in zip(row.variant.seeds, row.variant.scores.tolist(), strict=True)
-        for who, value in zip(row.variant.patients, line, strict=True)
+        {"arm": arm.title, "seed": str(seed), "patient": who, "score": f"{value:.6f}"}
+        for arm in findings.arms
+        for seed, line in zip(arm.seeds, arm.scores.tolist(), strict=True)
+        for who, value in zip(arm.patients, line, strict=True)
         if math.isfinite(value)
     ]
 
 
+def columns(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return the columns of all rows: an arm trained on few labels may have fewer classes than another."""
+    return list(dict.fromkeys(key for row in rows for key in row))
+
+
 def as_csv(rows: Sequence[Mapping[str, str]]) -> str:
-    """Return rows as CSV; columns are those of all rows."""
+    """Return rows as CSV; text that a spreadsheet would take for a formula is quoted."""
     buffer = io.StringIO()
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    writer = csv.DictWriter(buffer, fieldnames=columns, restval="")
+    writer = csv.DictWriter(buffer, fieldnames=columns(rows), restval="")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
     return buffer.getvalue()
 
 
-def _shown(row: ArmRow, findings: Findings) -> dict[str, str]:
-    variant, contrast = row.variant, findings.against(row.title, "control")
+def _cell(text: str) -> str:
+    if not text.startswith(_FORMULA):
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return text
+
+
+def _arm_row(arm: Arm, findings: Findings) -> dict[str, str]:
+    contrast = findings.against(arm.title, "control")
+    low, high = arm.interval or (math.nan, math.nan)
     return {
-        "arm": row.title,
-        **row.columns,
-        f"mean {findings.metric}": f"{variant.mean:.4f}",
-        "95 % low": f"{variant.low:.4f}",
-        "95 % high": f"{variant.high:.4f}",
-        "sd": f"{variant.sd:.4f}",
-        "sd of seeds": "" if variant.sd_seeds is None else f"{variant.sd_seeds:.4f}",
-        "patients": str(len(variant.patients)),
-        "seeds": str(len(variant.seeds)),
+        "arm": arm.title,
+        **arm.columns,
+        f"mean {findings.metric}": f"{arm.mean:.4f}",
+        "95 % low": _number(low, ".4f"),
+        "95 % high": _number(high, ".4f"),
+        "interval over": "patients and seeds" if len(arm.seeds) > 1 else "patients only",
+        "sd": f"{arm.sd:.4f}",
+        "sd of seeds": "" if arm.sd_seeds is None else f"{arm.sd_seeds:.4f}",
+        "patients": str(len(arm.patients)),
+        "seeds": str(len(arm.seeds)),
         "gain": f"{contrast.test.mean:+.4f}" if contrast else "",
         "p, all comparisons": f"{contrast.p_adjusted:.4f}" if contrast else "",
-        "minutes a cell": _number(row.costs, "cost/minutes", "{:.1f}"),
-        "peak memory GB": _number(row.costs, "cost/peak_memory_gb", "{:.2f}"),
-        "energy Wh": _number(row.costs, "cost/energy_wh", "{:.1f}"),
-        "unevenness": _number(row.card, "card/unevenness", "{:.3f}"),
+        "minutes per seed": _number(arm.costs.get("cost/minutes", arm.minutes or math.nan), ".1f"),
+        "peak memory GB": _number(arm.costs.get("cost/peak_memory_gb", math.nan), ".2f"),
+        "energy Wh": _number(arm.costs.get("cost/energy_wh", math.nan), ".1f"),
+        "mask unevenness": _number(arm.mask_statistics.get("card/unevenness", math.nan), ".3f"),
+        **({} if arm.hd95_mm is None else {"HD95 mm": f"{arm.hd95_mm:.2f}"}),
+        "test patients seen in training": arm.contamination,
+        **{f"{findings.metric} {label}": f"{value:.3f}" for label, value in arm.by_label.items()},
     }
 
 
-def _number(values: Mapping[str, float], key: str, form: str) -> str:
-    return form.format(values[key]) if key in values else "–"
+def _number(value: float, form: str) -> str:
+    return format(value, form) if math.isfinite(value) else "–"

@@ -1,1 +1,1 @@
-"""Statistics: bootstrap intervals, the paired test, multiple testing, mask evenness."""
+"""Statistics of comparisons: the paired test with its interval, multiple testing, mask evenness."""

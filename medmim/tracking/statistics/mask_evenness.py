@@ -1,46 +1,70 @@
-"""The mesh paper's hypothesis, measured: do masks that spread evenly give encoders that score higher?"""
+"""Hypothesis of the mesh paper: do masks that spread evenly give encoders with higher scores?"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
 
-FEWEST_ARMS = 5
+from medmim.tracking.statistics.paired_test import LEVEL
+
+MIN_MASKS = 5  # the 24 orders of four masks cannot give a p value below 0.05
 _PAIRINGS = 9999
 
 
 @dataclass(frozen=True)
-class Hypothesis:
-    """Rank correlation, over arms, of evenness and mean score.
+class MaskEvenness:
+    """Rank correlation of evenness and mean score over masks.
 
     Attributes:
-        rho: Spearman's; above 0 where evener masks score higher.
-        p: two-sided, by permutation of the scores.
-        arms: how many.
-        sentence: what that shows.
+        rho: Spearman's; above 0 where even masks score higher.
+        p: two-sided, by permutation of the masks; after `adjusted_to` it allows for all comparisons.
+        masks, arms: how many.
+        sentence: what it shows.
     """
 
     rho: float
     p: float
+    masks: int
     arms: int
     sentence: str
 
+    def adjusted_to(self, p: float) -> MaskEvenness:
+        """Return it with the p value that allows for all comparisons, and the sentence for that."""
+        shown = "evidence of a correlation" if p <= LEVEL else "no evidence of a correlation"
+        return replace(self, p=p, sentence=f"{self.sentence}, adjusted p {p:.3f}: {shown}")
+
 
 def unevenness(density_variance: float, ratio: float) -> float:
-    """Return the variance of local density as a share of what independent cells would have at that ratio.
+    """Return the variance of local density relative to that of independent cells at the same ratio.
 
-    Without the division the ratio itself would pass for evenness: r(1-r) is largest at one half.
+    Without the division the ratio itself would count as evenness: r(1-r) is largest at one half.
     """
     return density_variance / (ratio * (1 - ratio))
 
 
-def evenness_and_score(unevennesses: Sequence[float], scores: Sequence[float]) -> Hypothesis | None:
-    """Correlate evenness with score over arms (arXiv 2505.08819); None for too few arms or no spread."""
-    even, score = -np.asarray(unevennesses, dtype=float), np.asarray(scores, dtype=float)
-    if len(even) < FEWEST_ARMS or np.ptp(even) == 0 or np.ptp(score) == 0:
+def evenness_and_score(
+    masks: Sequence[str], unevennesses: Sequence[float], scores: Sequence[float], *, stratum: str = ""
+) -> MaskEvenness | None:
+    """Correlate evenness with score (arXiv 2505.08819); None for too few masks or no spread.
+
+    Arms of one mask are not independent, so each mask counts once, with the means over its arms.
+
+    Args:
+        masks: of the arms.
+        unevennesses, scores: of the arms.
+        stratum: that they belong to, for the sentence.
+    """
+    names = sorted(set(masks))
+    even, score = (
+        np.array(
+            [np.mean([one for one, of in zip(values, masks, strict=True) if of == name]) for name in names]
+        )
+        for values in (-np.asarray(unevennesses, dtype=float), np.asarray(scores, dtype=float))
+    )
+    if len(names) < MIN_MASKS or np.ptp(even) == 0 or np.ptp(score) == 0:
         return None
     rho = float(stats.spearmanr(even, score).statistic)
     result = stats.permutation_test(
@@ -50,7 +74,6 @@ def evenness_and_score(unevennesses: Sequence[float], scores: Sequence[float]) -
         n_resamples=_PAIRINGS,
         rng=np.random.default_rng(0),
     )
-    p = float(result.pvalue)
-    shown = "evidence that they go together" if p <= 0.05 else "no evidence that they go together"
-    sentence = f"evenness of the mask and score over {len(even)} arms: rho {rho:+.2f}, p {p:.3f}: {shown}"
-    return Hypothesis(rho, p, len(even), sentence)
+    where = f"{stratum}: " if stratum else ""
+    sentence = f"{where}mask evenness and score over {len(names)} masks ({len(masks)} arms): Spearman's rho {rho:+.2f}"
+    return MaskEvenness(rho, float(result.pvalue), len(names), len(masks), sentence)

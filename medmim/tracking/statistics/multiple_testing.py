@@ -1,18 +1,21 @@
-"""Many tests, one error rate: Holm's procedure with weights, so that no study claims by trying often."""
+"""Control of the error rate over many tests: weighted Holm, and alpha spent over repeated use of a test set."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+
+QUESTIONS = {"control": 0.45, "best": 0.45, "evenness": 0.1}  # share of the error rate of each
 
 
 def adjusted(p_values: Sequence[float], weights: Sequence[float]) -> list[float]:
-    """Return p values adjusted so that claiming those ≤ 0.05 errs in at most 5 % of studies.
+    """Return p values adjusted so that claiming those ≤ 0.05 errs in at most 5 % of comparisons.
 
     Weighted Holm (Holm, Scand. J. Statist. 6, 1979, section 4): step down by p / weight; each is multiplied
-    by the weight that is left over its own. Equal weights give the plain procedure.
+    by the weight that remains, divided by its own. Equal weights give the plain procedure.
 
     Args:
-        p_values: of all tests of a study.
+        p_values: of all tests of a comparison.
         weights: positive, of each.
     """
     order = sorted(range(len(p_values)), key=lambda number: p_values[number] / weights[number])
@@ -25,8 +28,22 @@ def adjusted(p_values: Sequence[float], weights: Sequence[float]) -> list[float]
     return result
 
 
-def split_alpha(first: int, second: int) -> tuple[float, float]:
-    """Return the weight of each test of two families that share the error; an empty one leaves it all."""
-    if not first or not second:
-        return (1.0 / max(first, 1), 1.0 / max(second, 1))
-    return (0.5 / first, 0.5 / second)
+def share_alpha(questions: Sequence[str]) -> list[float]:
+    """Return the weight of each test, given the question that it answers; the weights add up to 1.
+
+    Each question has its share of the error rate, divided equally between its tests; the share of one that
+    has none goes to the others.
+    """
+    counts = Counter(questions)
+    whole = sum(QUESTIONS[question] for question in counts)
+    return [QUESTIONS[question] / whole / counts[question] for question in questions]
+
+
+def spent_alpha(challenge: int, *, level: float) -> float:
+    """Return the level of the n-th challenge on one test set; all of them together err at most at `level`.
+
+    Args:
+        challenge: its number, from 1.
+        level: of all challenges that will ever be, as 1/2 + 1/6 + 1/12 + … = 1.
+    """
+    return level / (challenge * (challenge + 1))

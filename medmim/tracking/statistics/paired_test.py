@@ -1,16 +1,18 @@
-"""Is one arm above another? A paired test that allows for both chances: of patients and of training seeds.
+"""The paired test of two arms, and the confidence interval of a mean, over patients and training seeds.
 
-Differences are laid out as (seeds, patients). Their mean is uncertain because other patients, and other
-seeds, would have given another one. With S seeds and P patients, the variance of the mean is B + A / S: B is
-that over patients (mean square between patients / SP), A is what one seed adds to it (mean square between
-seeds less the residual one, / P, at least 0). A pair with one seed borrows A from those with several. Half
-the interval is sqrt(t²(P-1) B + t²(df) A / S), each part with the quantile of its own degrees of freedom (as
-in Graybill and Wang, JASA 75, 1980): a plain t test over patients takes the luck of two or three trainings
-for evidence. A sign-flip permutation test over patients has to agree.
+Scores are arrays of shape (seeds, patients). A mean over both is uncertain because other patients, and other
+seeds, would have given another one. With S seeds and P patients its variance is B + A / S: B is the share of
+the patients (mean square between patients / SP), A that of one seed. A is pooled over the arms of an
+experiment (mean square between seeds minus the residual one, / P, at least 0), because two or three seeds of
+one arm say little about it; a difference of two arms has twice that share. Half of the interval is
+sqrt(t²(P-1) B + t²(df) A / S), each part with the quantile of its own degrees of freedom (Graybill and Wang,
+JASA 75, 1980). A sign-flip permutation test over patients (Fisher's) must agree with it; it assumes that the
+differences are distributed symmetrically about their mean, which `skewness` checks.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,41 +21,46 @@ from scipy import stats
 
 LEVEL = 0.05
 POWER = 0.8
+CONFIDENCE = 0.95
+MIN_PATIENTS = 5  # below, no result is evidence
 _EXACT_PATIENTS = 14  # up to here all 2^P sign flips are tried
 _FLIPS = 20_000
-_MOST_FLIPS = 200_000
+_MAX_FLIPS = 200_000
 _CHUNK = 20_000
-_HALVINGS = 60
+_HALVINGS = 36
+_SIMULATIONS = 4000
 
-Differences = Float[np.ndarray, "_seeds _patients"]  # pairs may differ in both
+Scores = Float[np.ndarray, "_seeds _patients"]  # arms may differ in both
 Flat = Float[np.ndarray, "pairs"]
 
 
 @dataclass(frozen=True)
 class SeedVariance:
-    """What one seed adds to the variance of a mean difference.
+    """Variance that one training seed adds to the mean of one arm.
 
     Attributes:
-        variance: A above; 0 where nothing shows, or where no pair has several seeds.
-        df: degrees of freedom that it was estimated with; 0 where no pair has several seeds.
+        variance: A of the module's docstring, at least 0.
+        df: degrees of freedom of its estimate; 0 where no arm has several seeds.
+        noise: variance of the mean of one seed that other causes have.
     """
 
-    variance: float
-    df: int
+    variance: float = 0.0
+    df: int = 0
+    noise: float = 0.0
 
 
 @dataclass(frozen=True)
-class Paired:
-    """A paired difference, first arm minus second.
+class PairedTest:
+    """Result of the paired test: first arm minus second.
 
     Attributes:
-        mean: over patients and seeds.
-        low, high: 95 % interval.
-        p: two-sided; the larger of the permutation's over patients and that over patients and seeds.
-        effect: mean / standard deviation over patients, corrected for few of them (Hedges' g of the
-            differences); 0 when all are equal.
-        detectable: smallest true difference that this test finds with 80 % probability; infinite when no
-            result of so few patients could be called evidence.
+        mean: difference over patients and seeds.
+        low, high: 95 % confidence interval; over patients only where there is one seed.
+        p: two-sided p value; the larger of the sign-flip test's and the one over patients and seeds.
+        effect: mean / standard deviation over patients with Hedges' correction; 0 when all are equal.
+        detectable: smallest true difference that this test finds with 80 % probability; infinite where no
+            result could be evidence.
+        skewness: of the patients' differences; far from 0, the sign-flip test's assumption fails.
         patients, seeds: how many.
     """
 
@@ -63,114 +70,117 @@ class Paired:
     p: float
     effect: float
     detectable: float
+    skewness: float
     patients: int
     seeds: int
 
-    def turned(self) -> Paired:
-        """Return it as second minus first."""
-        changed = {"mean": -self.mean, "low": -self.high, "high": -self.low, "effect": -self.effect}
-        return replace(self, **changed)  # type: ignore[arg-type]
+    def reversed(self) -> PairedTest:
+        """Return the test of second minus first."""
+        changed = {"mean": -self.mean, "low": -self.high, "high": -self.low}
+        return replace(self, **changed, effect=-self.effect, skewness=-self.skewness)
 
 
-def shared_seed_variance(all_differences: list[Differences], *, arms: int) -> SeedVariance:
-    """Estimate what seeds add, pooled over the pairs of an experiment: two seeds alone say next to nothing.
+def seed_variance(arms: Sequence[Scores]) -> SeedVariance:
+    """Estimate what seeds add, pooled over arms; patients that a seed of the arm lacks are left out."""
+    parts, noises, dfs = [], [], []
+    for scores in arms:
+        known = scores[:, np.isfinite(scores).all(axis=0)]
+        seeds, patients = known.shape
+        if seeds < 2 or patients < 2:
+            continue
+        by_seed, by_patient = known.mean(axis=1), known.mean(axis=0)
+        residual = known - by_seed[:, None] - by_patient + known.mean()
+        noises.append((residual**2).sum() / ((seeds - 1) * (patients - 1) * patients))
+        parts.append(by_seed.var(ddof=1) - noises[-1])
+        dfs.append(seeds - 1)
+    if not dfs:
+        return SeedVariance()
+    variance, noise = np.average([parts, noises], axis=1, weights=dfs)
+    return SeedVariance(max(float(variance), 0.0), sum(dfs), float(noise))
+
+
+def mean_interval(scores: Scores, of_seeds: SeedVariance) -> tuple[float, float] | None:
+    """Return the 95 % interval of an arm's mean over patients and seeds; None for one patient.
 
     Args:
-        all_differences: of every pair of arms.
-        arms: number of arms that the pairs with several seeds were made of.
+        scores: of the arm; NaN where a seed was not tested on a patient.
+        of_seeds: what seeds add.
     """
-    several = [found for found in all_differences if found.shape[0] > 1]
-    if not several:
-        return SeedVariance(0.0, 0)
-    seeds = min(found.shape[0] for found in several)
-    return SeedVariance(
-        max(float(np.mean([_seed_part(found) for found in several])), 0.0), (arms - 1) * (seeds - 1)
-    )
+    seeds, patients = scores.shape
+    if patients < 2:
+        return None
+    by_patient = np.nanmean(scores, axis=0)
+    variance = np.array([by_patient.var(ddof=1) / patients])
+    added = np.array([of_seeds.variance / seeds])
+    half = _reach(np.array([(1 - CONFIDENCE) / 2]), variance, added, np.array([patients - 1]), of_seeds.df)
+    return float(by_patient.mean() - half[0]), float(by_patient.mean() + half[0])
 
 
 def paired_tests(
-    all_differences: list[Differences], luck: SeedVariance, *, level: float = LEVEL
-) -> list[Paired]:
+    all_differences: Sequence[Scores], of_seeds: SeedVariance, *, levels: Sequence[float] | None = None
+) -> list[PairedTest]:
     """Test pairs of arms.
 
     Args:
-        all_differences: one array (seeds, patients) a pair, at least two patients each.
-        luck: what seeds add.
-        level: at which a single one would have to be significant; for `detectable` and the number of flips.
+        all_differences: one array (seeds, patients) for each pair, at least two patients each.
+        of_seeds: what seeds add to one arm.
+        levels: significance level of each pair, for `detectable` and the number of sign flips; 0.05 without.
     """
     by_patient = [np.round(found.mean(axis=0), 12) for found in all_differences]
+    level = np.full(len(by_patient), LEVEL) if levels is None else np.asarray(levels, dtype=float)
     means = np.array([values.mean() for values in by_patient])
-    patients = np.array([len(values) for values in by_patient])
+    df = np.array([len(values) - 1 for values in by_patient])
     variances = np.array([values.var(ddof=1) / len(values) for values in by_patient])
-    added = luck.variance / np.array([found.shape[0] for found in all_differences])
-    crossed = _crossed_p(np.abs(means), variances, added, patients - 1, luck.df)
-    half = _reach(np.full(len(means), LEVEL / 2), variances, added, patients - 1, luck.df)
-    alone = np.full(len(means), level / 2)
-    detectable = _reach(alone, variances, added, patients - 1, luck.df)
-    detectable += _reach(np.full(len(means), 1 - POWER), variances, added, patients - 1, luck.df)
-    p_values = np.maximum(crossed, _by_flips(by_patient, level))
-    found = []
-    for number, values in enumerate(by_patient):
-        mean = float(means[number])
-        possible = 2.0 ** (1 - len(values)) <= level  # the smallest p that flips of so few patients can give
-        found.append(
-            Paired(
-                mean=mean,
-                low=mean - float(half[number]),
-                high=mean + float(half[number]),
-                p=float(p_values[number]),
-                effect=_effect(values),
-                detectable=float(detectable[number]) if possible else float("inf"),
-                patients=len(values),
-                seeds=int(all_differences[number].shape[0]),
-            )
+    seeds = np.array([found.shape[0] for found in all_differences])
+    added = 2 * of_seeds.variance / seeds
+    p_values = _crossed_p(np.abs(means), variances, added, df, of_seeds.df)
+    half = _reach(np.full(len(means), (1 - CONFIDENCE) / 2), variances, added, df, of_seeds.df)
+    for count in {len(values) for values in by_patient}:  # pairs with as many patients share the sign flips
+        alike = [number for number, values in enumerate(by_patient) if len(values) == count]
+        flipped = sign_flip_p(np.stack([by_patient[number] for number in alike]), level=float(level.min()))
+        p_values[alike] = np.maximum(p_values[alike], flipped)
+    return [
+        PairedTest(
+            mean=float(means[number]),
+            low=float(means[number] - half[number]),
+            high=float(means[number] + half[number]),
+            p=float(p_values[number]),
+            effect=_effect(values),
+            detectable=_detectable(
+                float(level[number]), float(variances[number]), len(values), int(seeds[number]), of_seeds
+            ),
+            skewness=float(stats.skew(values, bias=False)) if len(values) > 2 and np.ptp(values) > 0 else 0.0,
+            patients=len(values),
+            seeds=int(seeds[number]),
         )
-    return found
+        for number, values in enumerate(by_patient)
+    ]
 
 
 def sign_flip_p(values: Float[np.ndarray, "pairs patients"], *, level: float = LEVEL) -> Flat:
     """Return the two-sided p of each mean under random signs of its patients, exact for few patients.
 
-    Otherwise there are enough flips for p values far below `level`; all pairs share them. Follows Fisher's
-    randomisation test for paired differences.
+    Otherwise there are enough flips for p values far below `level`. All pairs share them: scipy's
+    permutation test, which draws them for every pair anew, would take minutes for a study's hundreds.
     """
     pairs, count = values.shape
     observed = np.abs(values.sum(axis=1))
-    slack = observed * (1 - 1e-6)  # equal sums in another order of addition count as equal
+    threshold = observed * (1 - 1e-6)  # equal sums in another order of addition count as equal
     if count <= _EXACT_PATIENTS:
         signs = 1 - 2 * ((np.arange(2 ** (count - 1))[:, None] >> np.arange(count)) & 1)
-        exact: Flat = (np.abs(signs @ values.T) >= slack).mean(axis=0)
+        exact: Flat = (np.abs(signs @ values.T) >= threshold).mean(axis=0)
         return exact
-    flips = int(np.clip(20 / level, _FLIPS, _MOST_FLIPS))
+    flips = int(np.clip(20 / level, _FLIPS, _MAX_FLIPS))
     rng, hits = np.random.default_rng(0), np.zeros(pairs)
     for begun in range(0, flips, _CHUNK):
         signs = rng.integers(0, 2, size=(min(_CHUNK, flips - begun), count), dtype=np.int8) * 2 - 1
-        hits += (np.abs(signs.astype(np.float32) @ values.T.astype(np.float32)) >= slack).sum(axis=0)
+        hits += (np.abs(signs.astype(np.float32) @ values.T.astype(np.float32)) >= threshold).sum(axis=0)
     found: Flat = (hits + 1) / (flips + 1)
     return found
 
 
-def _by_flips(by_patient: list[Float[np.ndarray, "_"]], level: float) -> Flat:
-    """Return the permutation's p of each pair; those of as many patients are tried together."""
-    found = np.ones(len(by_patient))
-    for count in {len(values) for values in by_patient}:
-        alike = [number for number, values in enumerate(by_patient) if len(values) == count]
-        found[alike] = sign_flip_p(np.stack([by_patient[number] for number in alike]), level=level)
-    return found
-
-
-def _seed_part(differences: Differences) -> float:
-    """Return A of one pair, before it is cut off at 0: what an estimate averages over must stay unbiased."""
-    seeds, patients = differences.shape
-    by_seed, by_patient = differences.mean(axis=1), differences.mean(axis=0)
-    residual = differences - by_seed[:, None] - by_patient + differences.mean()
-    between = patients * by_seed.var(ddof=1)
-    within = (residual**2).sum() / ((seeds - 1) * max(patients - 1, 1))
-    return float((between - within) / patients)
-
-
 def _reach(tail: Flat, variances: Flat, added: Flat, df: np.ndarray, seed_df: int) -> Flat:
-    """Return how far a mean strays with probability `tail` to one side."""
+    """Return how far a mean strays from the truth with probability `tail` to one side."""
     of_seeds = stats.t.isf(tail, max(seed_df, 1)) ** 2 * added
     reach: Flat = np.sqrt(stats.t.isf(tail, df) ** 2 * variances + of_seeds)
     return reach
@@ -185,6 +195,30 @@ def _crossed_p(distances: Flat, variances: Flat, added: Flat, df: np.ndarray, se
         low, high = np.where(inside, middle, low), np.where(inside, high, middle)
     p: Flat = np.where(distances > 0, np.minimum(2 * 10**high, 1.0), 1.0)
     return p
+
+
+def _detectable(level: float, variance: float, patients: int, seeds: int, of_seeds: SeedVariance) -> float:
+    """Return the true difference that is evidence in 80 % of simulated repetitions of the experiment.
+
+    Infinite where sign flips of so few patients cannot give a p value of `level`. The median of the estimated
+    variance of seeds is below its mean and is corrected for that.
+    """
+    if 2.0 ** (1 - patients) > level:
+        return float("inf")
+    rng, df, seed_df = np.random.default_rng(0), patients - 1, max(of_seeds.df, 1)
+    between = of_seeds.variance + of_seeds.noise
+    true = max(between * seed_df / stats.chi2.median(seed_df) - of_seeds.noise, 0.0)
+    true = true if of_seeds.variance else 0.0
+    drawn = (true + of_seeds.noise) * rng.chisquare(seed_df, _SIMULATIONS) / seed_df - of_seeds.noise
+    needed = _reach(
+        np.array(level / 2),
+        variance * rng.chisquare(df, _SIMULATIONS) / df,
+        2 * np.maximum(drawn, 0.0) / seeds,
+        np.array(df),
+        of_seeds.df,
+    )
+    strayed = rng.normal(0, (variance + 2 * true / seeds) ** 0.5, _SIMULATIONS)
+    return float(np.quantile(needed - strayed, POWER))
 
 
 def _effect(values: Float[np.ndarray, "patients"]) -> float:
