@@ -21,9 +21,9 @@ Examples:
 @json_option
 def command(*, study: str, out: Path | None, as_json: bool) -> None:
     """Write all runs of STUDY, with artifacts and weights, into one checked file; scans are not in it."""
-    from medmim.tracking.comparison.study_cells import runs_of_study
     from medmim.tracking.mlflow_store import Store
     from medmim.tracking.study_archive import pack
+    from medmim.tracking.study_runs import runs_of_study
 
     store, place = Store(home()), out or Path(f"{study}.zip")
     count = pack(store, runs_of_study(store, study), place)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from medmim.cli.compare import findings_lines
+from medmim.cli.compare import comparison_lines
 from medmim.cli.options import home, json_option, note_server, print_result
 
 if TYPE_CHECKING:
@@ -29,18 +29,21 @@ Examples:
 )
 @click.argument("config")
 @click.option("--data", type=click.Path(path_type=Path), help="Dataset folder.  [default: the config's]")
-@click.option("--dry-run", is_flag=True, help="Print the plan, cells and predicted hours; run nothing.")
-@click.option("--max-hours", type=float, help="Begin no training that would end later than this from now.")
+@click.option("--dry-run", is_flag=True, help="Print the plan, trials and predicted hours; run nothing.")
+@click.option("--max-hours", type=float, help="Start no training that would end later than this from now.")
+@click.option("--promote", is_flag=True, help="Make the best model champion if the test allows it.")
 @click.option(
     "--engine",
     type=click.Choice(["local", "ray"]),
     default="local",
     show_default=True,
-    help="Where trainings run; ray: on a cluster whose nodes see --data and MEDMIM_HOME at one path.",
+    help="Where trainings run; ray: a cluster whose nodes see --data and MEDMIM_HOME at the same paths.",
 )
-@click.option("--address", help="Of the Ray cluster, such as head:6379; auto: that of this machine.")
 @click.option(
-    "--gpus", type=float, help="Of each training on the cluster; 0.5 lets two share one.  [default: 0]"
+    "--address", help="Address of the Ray cluster, such as head:6379; auto: the cluster of this machine."
+)
+@click.option(
+    "--gpus", type=float, help="GPUs per training on the cluster; 0.5 lets two share one.  [default: 0]"
 )
 @click.option(
     "overrides", "--set", multiple=True, metavar="KEY=VALUE", help="Change any setting; may be repeated."
@@ -52,18 +55,19 @@ def command(
     data: Path | None,
     dry_run: bool,
     max_hours: float | None,
+    promote: bool,
     overrides: tuple[str, ...],
     as_json: bool,
     **where: Any,
 ) -> None:
     """Compare masks, methods and label budgets: CONFIG is a YAML file or a preset.
 
-    Every arm is pretrained, fine-tuned and tested alike, beside the same from scratch. The same command
-    continues a study that was interrupted: finished trainings are never repeated.
+    Every arm is pretrained, fine-tuned and tested alike, and so is a control without pretraining. The same
+    command resumes a study that was interrupted: finished trainings are not repeated.
     """
     from medmim.config.resolve import resolve
     from medmim.config.study import StudySettings
-    from medmim.stages.study.runner import study
+    from medmim.stages.study.runner import StudyOptions, study
 
     note_server()
     settings = resolve(StudySettings, config=config, flags={"data": data}, overrides=overrides)
@@ -71,10 +75,9 @@ def command(
         done = study(
             settings,
             home=home(),
-            dry_run=dry_run,
-            max_hours=max_hours,
+            options=StudyOptions(dry_run=dry_run, max_hours=max_hours, promote=promote),
             engine=found,
-            say=lambda line: click.echo(line, err=True),
+            log=lambda line: click.echo(line, err=True),
         )
     print_result(done.as_json(), as_json=as_json, lines=study_lines(done))
     if done.failures:
@@ -83,10 +86,10 @@ def command(
 
 @contextmanager
 def _engine(*, engine: str, address: str | None, gpus: float | None) -> Iterator[StudyEngine | None]:
-    """Connect to the cluster that the user named; None: here."""
+    """Connect to the cluster that the user named; None for this machine."""
     if engine == "local":
         if address is not None or gpus is not None:
-            raise click.UsageError("--address and --gpus are of a cluster: give --engine ray with them")
+            raise click.UsageError("--address and --gpus describe a cluster: expected --engine ray with them")
         yield None
         return
     if address is None:
@@ -99,13 +102,9 @@ def _engine(*, engine: str, address: str | None, gpus: float | None) -> Iterator
 
 
 def study_lines(done: StudyResult) -> list[str]:
-    """Return the table, the verdicts and what is missing, for people."""
-    if done.concluded is None:
-        lines = [task.job.title for task in done.plan.tasks]
-    else:
-        lines = findings_lines(done.concluded.findings)
-        lines += done.concluded.hypotheses
-        lines += [f"note: {note}" for note in done.concluded.notes]
-        lines += [done.concluded.promotion.sentence, "", f"report   {done.concluded.report}"]
-    lines += [f"left for later: {title}" for title in done.left]
+    """Return the comparison, or the plan where nothing is finished, and what is missing."""
+    lines = (
+        comparison_lines(done.compared) if done.compared else [one.job.title for one in done.plan.trainings]
+    )
+    lines += [f"postponed: {title}" for title in done.left]
     return [*lines, *(f"failed: {failure}" for failure in done.failures)]

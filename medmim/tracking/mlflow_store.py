@@ -147,6 +147,13 @@ class Store:
                 f"no run '{run_id}' in this home folder: see `medmim ui`, or set MEDMIM_HOME to where it is"
             ) from error
 
+    def find_run(self, run_id: str) -> Run | None:
+        """Return a run as `run` does; None where there is none or no id is given."""
+        try:
+            return self.run(run_id) if run_id else None
+        except RunError:
+            return None
+
     def runs(self, **tags: str) -> list[Run]:
         """Return the runs with these tags, newest first."""
         experiments = [found.experiment_id for found in self.client.search_experiments()]

@@ -1,4 +1,4 @@
-"""A study in MLflow: a run for the study, one for each arm below it, its trainings below those; and its plan."""
+"""A study in MLflow: a run for the study, one for each arm below it, and its trainings below those."""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from medmim.tracking.comparison.runs import Finetuned
+from medmim.data.dataset.contamination import NONE_FOUND
+from medmim.tracking.comparison.runs import RunScores
 
 TAGS = {
     "seed": "0",
@@ -30,7 +31,7 @@ def rows(values, *, label="core", hd95=2.0):
 def run(arm, values, *, run_id="", **tags):
     cases = values if isinstance(values[0], dict) else rows(values)
     tags = {**TAGS, **{key: str(value) for key, value in tags.items()}}
-    return Finetuned(run_id or f"{arm}{tags['seed']}", arm, tags, tuple(cases))
+    return RunScores(run_id or f"{arm}{tags['seed']}", arm, tags, tuple(cases), contamination=NONE_FOUND)
 
 
 def spread(mean, *, n=12, seed=0, sd=0.02):

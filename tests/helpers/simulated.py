@@ -2,7 +2,8 @@
 
 import math
 
-from medmim.tracking.comparison.runs import Finetuned
+from medmim.data.dataset.contamination import NONE_FOUND
+from medmim.tracking.comparison.runs import RunScores
 
 ARMS = ("scratch", "random 0.5", "random 0.7", "mesh 0.5", "mesh 0.7")
 
@@ -27,7 +28,7 @@ def run(arm, values, *, seed=0, **tags):
         {"patient": f"p{number:03d}", "label": "t", "dice": float(value), "hd95_mm": None}
         for number, value in enumerate(values)
     )
-    return Finetuned(f"{arm}/{seed}", arm, {"seed": str(seed), **tags}, cases)
+    return RunScores(f"{arm}/{seed}", arm, {"seed": str(seed), **tags}, cases, contamination=NONE_FOUND)
 
 
 def true_reach(quantiles, *, seeds=3, patients=27, luck=0.01, case=0.05, noise=0.05):

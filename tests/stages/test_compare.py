@@ -14,35 +14,38 @@ def compared(study):
 
 
 def test_pretraining_is_compared_with_scratch(compared, study):
-    arms = compared.comparison.arms
-    assert [arm.name for arm in arms] == ["scratch", "spark mesh 0.7 decoder_width=8"]
-    assert [arm.runs for arm in arms] == [(study.scratch.run_id,), (study.tuned.run_id,)]
-    assert arms[1].score.mean == pytest.approx(study.tuned.metrics["test/dice"])
-    assert arms[1].by_label["core"] == pytest.approx(study.tuned.metrics["test/dice_core"])
-    assert "too few patients to say" in compared.comparison.verdicts[0]
-    assert not any("differ" in warning for warning in compared.comparison.warnings)
+    control, arm = compared.findings.arms
+    assert [control.name, arm.name] == ["scratch", "spark mesh 0.7 decoder_width=8"]
+    assert [control.runs, arm.runs] == [(study.scratch.run_id,), (study.tuned.run_id,)]
+    assert arm.mean == pytest.approx(study.tuned.metrics["test/dice"])
+    assert arm.by_label["core"] == pytest.approx(study.tuned.metrics["test/dice_core"])
+    assert (arm.columns["method"], arm.columns["mask"], arm.columns["ratio"]) == ("spark", "mesh", "0.7")
+    assert arm.mask_statistics["card/realised_ratio"] == pytest.approx(0.7, abs=0.1)
+    assert arm.minutes > 0
+    assert "too few patients for a claim" in compared.findings.verdicts[0]
+    assert compared.findings.differences == ()
 
 
-def test_the_report_lies_in_the_home_folder(compared, study):
+def test_the_report_is_in_the_home_folder(compared, study):
     assert compared.report.is_file()
     assert compared.report.is_relative_to(study.home / "reports")
-    said = compared.as_json()
-    assert {"arms", "pairs", "verdicts", "report"} <= said.keys()
-    json.dumps(said, allow_nan=False)
+    content = compared.as_json()
+    assert {"arms", "pairs", "verdicts", "report", "scores", "warnings"} <= content.keys()
+    json.dumps(content, allow_nan=False)
 
 
-def test_nothing_to_compare_is_told(home):
+def test_without_a_finished_run_there_is_an_error(home):
     with pytest.raises(RunError, match="run `medmim finetune segment` first"):
         compare_runs([], home=home)
 
 
 def test_a_pretraining_cannot_be_compared(study):
-    with pytest.raises(RunError, match="is no fine-tuning run"):
+    with pytest.raises(RunError, match="is not a fine-tuning run"):
         compare_runs([study.pretrained.run_id], home=study.home)
 
 
-def test_nothing_tells_where_the_data_are_or_who_the_patients_are(compared, study):
-    """Everything that a run leaves in the store and in reports: database, artifacts, pages."""
+def test_store_and_reports_name_no_data_folder_and_no_patient(compared, study):
+    """Everything that a run leaves: database, artifacts, pages."""
     dataset = read_dataset(study.data)
     secrets = {str(study.data), study.data.name, study.data.parent.name}
     for volume in dataset.volumes:

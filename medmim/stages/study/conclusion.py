@@ -34,9 +34,7 @@ def conclude(
     """
     store = study_runs.store
     finetunings = [one for one in trainings if one.job.stage == "finetune"]
-    trials = {
-        finished[one.job.digest]: one.trial for one in finetunings if one.job.digest in finished
-    }
+    trials = {finished[one.job.digest]: one.trial for one in finetunings if one.job.digest in finished}
     runs = [placed(read_run(store, store.run(run_id)), trial) for run_id, trial in trials.items()]
     if not scored(runs):
         return None

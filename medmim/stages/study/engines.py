@@ -1,4 +1,4 @@
-"""Where the trainings of a study run: one after the other here, or spread over the nodes of a Ray cluster."""
+"""Engines of a study: trainings one after the other on this machine, or on the nodes of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from medmim.stages.study.training_process import Job, Outcome, run_apart
 
 @runtime_checkable
 class StudyEngine(Protocol):
-    """Runs jobs, each at least once: a job that is begun again continues what it left."""
+    """Runs jobs, each at least once; a job that is restarted resumes its training."""
 
     @property
     def width(self) -> int:
@@ -21,7 +21,7 @@ class StudyEngine(Protocol):
 
     @property
     def asks_ahead(self) -> bool:
-        """Whether it asks for all jobs before the first one ends, or for each when the one before it has."""
+        """Whether it takes all jobs before the first one ends, or each when the one before it has ended."""
 
     def run(self, jobs: Iterable[Job], home: Path) -> Iterator[tuple[Job, Outcome]]:
         """Run jobs; yield each with its outcome as it ends."""
@@ -29,58 +29,58 @@ class StudyEngine(Protocol):
 
 @dataclass(frozen=True)
 class LocalEngine:
-    """One job after the other on this machine.
+    """Runs one job after the other on this machine.
 
     Attributes:
-        call: runs one of them.
+        call: runs one job.
     """
 
     call: Callable[[Job, Path], Outcome] = run_apart
 
     @property
     def width(self) -> int:
-        """One."""
+        """One job."""
         return 1
 
     @property
     def asks_ahead(self) -> bool:
-        """No."""
+        """No: each job is taken when the one before it has ended."""
         return False
 
     def run(self, jobs: Iterable[Job], home: Path) -> Iterator[tuple[Job, Outcome]]:
-        """Run them in order."""
+        """Run jobs in order."""
         for job in jobs:
             yield job, self.call(job, home)
 
 
 @dataclass(frozen=True)
 class RayStudyEngine:
-    """Jobs on the nodes of a cluster, which see the dataset and the home folder under the same paths.
+    """Runs jobs on the nodes of a cluster, which see the dataset and the home folder under the same paths.
 
     Attributes:
-        ray: the cluster; a job that loses its node is begun again on another.
+        ray: the cluster; a job that loses its node is restarted on another.
     """
 
     ray: RayEngine
 
     @property
     def width(self) -> int:
-        """As many as the cluster has room for."""
+        """Number of jobs that the cluster has resources for."""
         return self.ray.width
 
     @property
     def asks_ahead(self) -> bool:
-        """Yes: the cluster is kept busy."""
+        """Yes: all jobs are submitted, so that the cluster is kept busy."""
         return True
 
     def run(self, jobs: Iterable[Job], home: Path) -> Iterator[tuple[Job, Outcome]]:
-        """Run as many at one time as there is room for."""
+        """Run as many jobs at a time as the cluster has resources for."""
         listed = list(jobs)
-        words = [{"job": asdict(job), "home": str(home.resolve())} for job in listed]
-        for place, outcome in self.ray.map(_run_there, words):
-            yield listed[place], Outcome(**outcome)
+        requests = [{"job": asdict(job), "home": str(home.resolve())} for job in listed]
+        for index, outcome in self.ray.map(_run_on_node, requests):
+            yield listed[index], Outcome(**outcome)
 
 
-def _run_there(*, job: Mapping[str, Any], home: str) -> dict[str, Any]:
-    """Run on a node; plain values travel, whatever version of a class the other side has."""
+def _run_on_node(*, job: Mapping[str, Any], home: str) -> dict[str, Any]:
+    """Run a job on a node; plain values are sent, so that the classes of the two sides may differ."""
     return asdict(run_apart(Job(**job), Path(home)))

@@ -98,9 +98,7 @@ class StudyPlan:
         }
 
 
-def trainings_of(
-    trials: Sequence[StudyTrial], *, dataset_hash: str, study: str
-) -> tuple[StudyTraining, ...]:
+def trainings_of(trials: Sequence[StudyTrial], *, dataset_hash: str, study: str) -> tuple[StudyTraining, ...]:
     """Return the trainings of trials in order; equal pretrainings become one."""
     found: dict[str, StudyTraining] = {}
     for trial in trials:
@@ -169,7 +167,9 @@ def timed_minutes(training: StudyTraining, *, dataset: Dataset, engine: StudyEng
         (near.parent / PREPARED).mkdir(parents=True, exist_ok=True)
         (Path(home) / PREPARED).symlink_to((near.parent / PREPARED).resolve())
         job = replace(training.job, settings={**training.job.settings, **short})
-        for _ in range(2):  # the first run prepares the volumes; the second finds them prepared, as most steps do
+        for _ in range(
+            2
+        ):  # the first run prepares the volumes; the second finds them prepared, as most steps do
             begun = time.monotonic()
             [(_, outcome)] = engine.run([job], Path(home))
             whole = time.monotonic() - begun

@@ -31,6 +31,24 @@ from medmim.tracking.sync import server_of, sync
 
 
 @dataclass(frozen=True)
+class StudyOptions:
+    """Options of one run of the command.
+
+    Attributes:
+        dry_run: print the plan only.
+        max_hours: start no training that is predicted to end later than this from now.
+        promote: make the best arm's model champion, if the study is finished and the paired test allows it.
+    """
+
+    dry_run: bool = False
+    max_hours: float | None = None
+    promote: bool = False
+
+
+_DEFAULTS = StudyOptions()
+
+
+@dataclass(frozen=True)
 class StudyResult:
     """State of a study after a run of the command.
 
@@ -59,9 +77,7 @@ def study(
     settings: StudySettings,
     *,
     home: Path,
-    dry_run: bool = False,
-    max_hours: float | None = None,
-    promoting: bool = False,
+    options: StudyOptions = _DEFAULTS,
     engine: StudyEngine | None = None,
     timer: Callable[[StudyTraining], float] | None = None,
     clock: Callable[[], float] = time.monotonic,
@@ -72,9 +88,7 @@ def study(
     Args:
         settings: what is varied and what is shared.
         home: `MEDMIM_HOME`.
-        dry_run: print the plan only.
-        max_hours: start no training that is predicted to end later than this from now.
-        promoting: make the best arm's model champion, if the study is finished and the paired test allows it.
+        options: of this run of the command.
         engine: runs trainings; without, each runs on this machine in a process of its own.
         timer: predicts the minutes of a training; without, by timing a short one.
         clock: gives seconds.
@@ -84,8 +98,8 @@ def study(
         UsageError: for hours that are not a number from 0.
         MedmimError: for settings or data that no trial can use, before anything is run.
     """
-    if max_hours is not None and not max_hours >= 0:
-        raise UsageError(f"--max-hours: expected hours from 0, got {max_hours:g}")
+    if options.max_hours is not None and not options.max_hours >= 0:
+        raise UsageError(f"--max-hours: expected hours from 0, got {options.max_hours:g}")
     trials = trials_of(settings)
     _check_names(trials)
     dataset = read_dataset(settings.data)
@@ -97,15 +111,15 @@ def study(
         plan = plan_study(trials, trainings, store=store, timer=timer, width=engine.width)
         for line in plan.lines():
             log(line)
-        if dry_run:
+        if options.dry_run:
             return StudyResult(settings.name, plan)
         study_runs = StudyRuns(store, settings.name)
         root = study_runs.start(settings, [_planned(one) for one in trainings], _dataset_tags(dataset))
         runner = _Runner(study_runs, root.run_id, plan, home, engine, log, clock)
-        runner.run(max_hours)
+        runner.run(options.max_hours)
         varied = sorted({key for arm in settings.arms for key in arm})
         compared = conclude(
-            study_runs, root, trainings, runner.finished, varied=varied, promoting=promoting
+            study_runs, root, trainings, runner.finished, varied=varied, promoting=options.promote
         )
         root.finish("FAILED" if runner.failures else "FINISHED")
         _upload(store, settings.name, log)

@@ -1,4 +1,4 @@
-"""One training of a study, in a process of its own: its memory goes back, and its death is its own."""
+"""One training of a study in a process of its own, so that its memory is freed and a crash stays alone."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from medmim.config.runs import FinetuneSettings, PretrainSettings
 from medmim.config.study import DIGEST
 from medmim.errors import MedmimError, RunError, raised_in
 
-if TYPE_CHECKING:  # the child watches its parent before it loads anything heavy
+if TYPE_CHECKING:  # the child must watch its parent before it imports anything heavy
     from medmim.stages.run_lifecycle import RunResult
     from medmim.tracking.mlflow_store import Store
 
 
 @dataclass(frozen=True)
 class Job:
-    """What one process does.
+    """A training for one process.
 
     Attributes:
         stage: pretrain or finetune.
-        title: for people.
-        digest: names the work: equal digests, equal results.
+        title: for logs.
+        digest: identifies the training; equal digests give equal results.
         settings: of the stage.
         tags: of its run.
     """
@@ -44,7 +44,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended: the id of its finished run, or what went wrong; and the minutes that it took."""
+    """Result of a job: the id of its finished run, or the error; and the minutes that it took."""
 
     run_id: str | None
     error: str = ""
@@ -52,12 +52,12 @@ class Outcome:
 
 
 def run_here(job: Job, home: Path) -> Outcome:
-    """Run a job in this process; what an interrupted one left is continued, or discarded."""
+    """Run a job in this process; an interrupted run of it is resumed, or discarded if it has no state."""
     from medmim.stages.study.resource_meter import Meter
     from medmim.tracking.mlflow_store import RunRecorder, Store
 
     store, meter = Store(home), Meter()
-    resume = _to_continue(store, job.digest)
+    resume = _resumable_run(store, job.digest)
     tags = {**job.tags, DIGEST: job.digest}
     result = _stage(job, home, resume, tags)
     costs = meter.costs()
@@ -68,7 +68,7 @@ def run_here(job: Job, home: Path) -> Outcome:
 
 
 def run_apart(job: Job, home: Path) -> Outcome:
-    """Run a job in a child process and wait for it; whatever happens to the child, this one goes on."""
+    """Run a job in a child process and wait for it; a crash of the child is returned as an error."""
     folder = home / "jobs"
     spec, answer, log = (folder / f"{job.digest}.{end}" for end in ("json", "result.json", "log"))
     answer.unlink(missing_ok=True)
@@ -104,14 +104,14 @@ def _stage(job: Job, home: Path, resume: str | None, tags: Mapping[str, str]) ->
     from medmim.stages.finetune.run import finetune
 
     settings = FinetuneSettings.model_validate(job.settings)
-    return finetune(settings, home=home, resume=resume, tags=tags, say=_say)
+    return finetune(settings, home=home, resume=resume, tags=tags, say=_log_line)
 
 
-def _say(line: str) -> None:
+def _log_line(line: str) -> None:
     sys.stderr.write(line + "\n")
 
 
-def _to_continue(store: Store, digest: str) -> str | None:
+def _resumable_run(store: Store, digest: str) -> str | None:
     from medmim.training.resume.states import verified_state
 
     for run in store.runs(**{DIGEST: digest}):
@@ -127,7 +127,7 @@ def _to_continue(store: Store, digest: str) -> str | None:
 
 
 def _end_with_parent() -> None:
-    """End when the parent does, however it dies: its end of our standard input is then closed."""
+    """End this process when its parent ends in any way: standard input is then closed."""
 
     def watch() -> None:
         sys.stdin.buffer.read()

@@ -13,8 +13,9 @@ from medmim.data.dataset.contamination import CONTAMINATED, NONE_FOUND
 from medmim.data.dataset.manifest import digest_of
 from medmim.errors import RunError, UsageError
 from medmim.tracking.comparison.arms import Arm, arms_of
-from medmim.tracking.comparison.findings import Findings, find, obstacle_to, verdict
+from medmim.tracking.comparison.findings import Findings, find
 from medmim.tracking.comparison.runs import CONTROL, RunScores, read_run
+from medmim.tracking.comparison.verdicts import obstacle_to, verdict
 from medmim.tracking.mlflow_store import Store
 from medmim.tracking.statistics.multiple_testing import spent_alpha
 from medmim.tracking.statistics.paired_test import LEVEL, PairedTest
@@ -105,7 +106,9 @@ def promote(store: Store, runs: Sequence[RunScores], findings: Findings, *, miss
         return Promotion(False, f"{best.title} is not promoted: {refusal}")
     candidates = sum(not arm.is_control for arm in findings.arms)
     test, p, second, name = (
-        _against_champion(best, mine, incumbent, candidates) if incumbent else _against_control(best, findings)
+        _against_champion(best, mine, incumbent, candidates)
+        if incumbent
+        else _against_control(best, findings)
     )
     obstacle = obstacle_to(best, second, test)
     challenge = None if obstacle else _challenge(store, version.model, [*mine, *incumbent], p)
@@ -167,21 +170,22 @@ def _refusal(
     missing: int,
 ) -> str:
     """Return why an arm cannot even be tested; empty where it can."""
-    if any(run.run_id in best.runs for run in incumbent):
-        return "it is champion already"
-    if missing:
-        return f"{missing} trials of the study are not finished; run the study again"
-    if best.contamination == CONTAMINATED:
-        return "its training saw test patients"
-    if best.contamination != NONE_FOUND:
-        return "it is unknown whether its training saw test patients"
-    if findings.differences:
-        return f"settings differ between arms ({findings.differences[0]})"
-    if incumbent and _test_sets(incumbent) != _test_sets(mine):
-        return "the champion was tested on other patients; compare on one dataset, split and fold"
-    if not incumbent and findings.against(best.title, "control") is None:
-        return "it is the control, or there is none"
-    return ""
+    reasons = [
+        (any(run.run_id in best.runs for run in incumbent), "it is champion already"),
+        (missing > 0, f"{missing} trials of the study are not finished; run the study again"),
+        (best.contamination == CONTAMINATED, "its training saw test patients"),
+        (best.contamination != NONE_FOUND, "it is unknown whether its training saw test patients"),
+        (bool(findings.differences), "settings differ between arms, as listed at the top"),
+        (
+            bool(incumbent) and _test_sets(incumbent) != _test_sets(mine),
+            "the champion was tested on other patients; compare on one dataset, split and fold",
+        ),
+        (
+            not incumbent and findings.against(best.title, "control") is None,
+            "it is the control, or there is none",
+        ),
+    ]
+    return next((sentence for applies, sentence in reasons if applies), "")
 
 
 def _against_control(best: Arm, findings: Findings) -> tuple[PairedTest, float, Arm, str]:
@@ -200,7 +204,9 @@ def _against_champion(
     champion = next(arm for arm in arms if arm.is_control)
     contrast = next(iter(find(renamed, arms=arms).contrasts), None)
     if contrast is None:
-        raise RunError(f"{best.title} and the champion share no seed and patient: compare them on one test set")
+        raise RunError(
+            f"{best.title} and the champion share no seed and patient: compare them on one test set"
+        )
     p = min(1.0, contrast.test.p * max(candidates, 1))  # the challenger is the best of so many arms
     return contrast.test, p, champion, f"the champion {incumbent[0].arm}"
 

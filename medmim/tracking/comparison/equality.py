@@ -14,7 +14,7 @@ from medmim.tracking.comparison.runs import RunScores
 
 # settings of an arm's own pretraining, and of repetitions
 PRETRAINING_OF_AN_ARM = frozenset({"method", "method_options", "mask", "mask_options", "ratio"})
-_REPETITION = {"seed", "fold", "init", "data", "experiment"}
+_REPETITION = {"seed", "fold", "init", "data", "experiment", "min_loaded_fraction"}
 _MACHINE = {"workers", "cache_gb", "cache_disk_gb", "checkpoint_every_steps", "checkpoint_every_minutes"}
 _SAME_STEPS = 1.05  # runs whose steps differ by more did not train equally long
 
@@ -87,14 +87,16 @@ def _of_stage(
         for arm, values in known:
             arms.setdefault(values.get(key, "–"), []).append(arm)
         if len(arms) > 1:
-            said = "; ".join(f"{value} ({', '.join(dict.fromkeys(who))})" for value, who in sorted(arms.items()))
+            said = "; ".join(
+                f"{value} ({', '.join(dict.fromkeys(who))})" for value, who in sorted(arms.items())
+            )
             found.append(f"{stage} {key}: {said}")
     return tuple(found)
 
 
 def _shared(kind: type[FileSettings], values: Mapping[str, Any] | None) -> dict[str, str]:
     """Return the settings that equal arms share, as text, with the names and defaults of this version."""
-    if not values:
+    if values is None:
         return {}
     try:
         whole = kind.model_validate(dict(values)).model_dump(mode="json")

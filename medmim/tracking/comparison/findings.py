@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from medmim.data.dataset.contamination import CONTAMINATED, UNKNOWN
+from medmim.data.dataset.contamination import CONTAMINATED
 from medmim.errors import RunError
 from medmim.tracking.comparison.arms import Arm, arms_of
 from medmim.tracking.comparison.equality import settings_differences, unequal_steps
 from medmim.tracking.comparison.runs import TITLES, RunScores
+from medmim.tracking.comparison.verdicts import MIN_SEEDS, interval_over, obstacle_to, seeds_remedy, verdict
 from medmim.tracking.statistics.mask_evenness import MaskEvenness, evenness_and_score
 from medmim.tracking.statistics.multiple_testing import adjusted, share_alpha
 from medmim.tracking.statistics.paired_test import (
     LEVEL,
-    MIN_PATIENTS,
     PairedTest,
     Scores,
     paired_tests,
@@ -26,7 +26,6 @@ from medmim.tracking.statistics.paired_test import (
 )
 from medmim.training.evaluation.patient_scores import metric_of, pseudo_values
 
-MIN_SEEDS = 2  # below, another seed might turn any difference around
 _SKEWED = 1.0
 _SKEWED_PATIENTS = 8  # fewer show no shape
 
@@ -57,7 +56,7 @@ class Contrast:
         content = asdict(self)
         test = content.pop("test")
         finite = {key: value if np.isfinite(value) else None for key, value in test.items()}
-        return {**content, **finite, "interval_over": _over(self.test)}
+        return {**content, **finite, "interval_over": interval_over(self.test)}
 
 
 @dataclass(frozen=True)
@@ -147,7 +146,7 @@ def find(
     runs = scored(runs)
     if not runs:
         raise RunError(
-            "no finished run has a score: expected test patients with a labelled structure, ingest labels for them"
+            "no finished run has a score: expected test patients with a labelled structure; add labels"
         )
     arms = arms_of(runs) if arms is None else arms
     strata = list(dict.fromkeys(arm.stratum for arm in arms))
@@ -160,7 +159,7 @@ def find(
         for stratum in strata
     }
     pairs, tests, p_values, evenness = _tested(arms, strata)
-    metric, remedy = TITLES[metric_of(runs[0].cases)], _remedy(arms, command)
+    metric, remedy = TITLES[metric_of(runs[0].cases)], seeds_remedy(arms, command)
     contrasts = []
     for pair, tested, p in zip(pairs, tests, p_values, strict=True):
         first, second, test = pair.first, pair.second, tested
@@ -185,78 +184,6 @@ def scored(runs: Sequence[RunScores]) -> list[RunScores]:
     return [run for run in runs if run.cases and pseudo_values(run.cases)]
 
 
-def verdict(
-    first: Arm,
-    second: Arm,
-    test: PairedTest,
-    *,
-    metric: str,
-    claimed: bool,
-    tests: int = 1,
-    obstacle: str = "",
-    name: str = "",
-) -> str:
-    """Return the sentence that states what a paired difference shows.
-
-    Args:
-        first, second: the arms; the difference is first minus second.
-        test: of the difference.
-        metric: its title.
-        claimed: whether the difference is evidence.
-        tests: number of comparisons that are counted together.
-        obstacle: why nothing can be claimed.
-        name: what the second arm is called; its title without.
-    """
-    sentence = (
-        f"{first.title} {'above' if test.mean >= 0 else 'below'} {name or second.title} by "
-        f"{abs(100 * test.mean):.1f} points of {metric}, 95 % interval {100 * test.low:+.1f} … "
-        f"{100 * test.high:+.1f} over {_over(test)}: "
-    )
-    excludes_zero = test.low > 0 or test.high < 0
-    if obstacle:
-        sentence += obstacle
-    elif claimed:
-        sentence += "evidence of a difference"
-    elif excludes_zero and tests > 1:
-        sentence += f"no evidence of a difference once all {tests} comparisons are counted"
-    elif excludes_zero:
-        sentence += f"no evidence of a difference, as the sign-flip test has p = {test.p:.3f}"
-    else:
-        sentence += "no evidence of a difference"
-    unknown = [arm.title for arm in (first, second) if arm.contamination == UNKNOWN]
-    return f"{sentence} (contamination of {' and '.join(unknown)} unknown)" if unknown else sentence
-
-
-def obstacle_to(
-    first: Arm, second: Arm, test: PairedTest, *, differences: Collection[str] = (), remedy: str = ""
-) -> str:
-    """Return why no claim can be made about two arms; empty where one can."""
-    contaminated = [arm.title for arm in (first, second) if arm.contamination == CONTAMINATED]
-    if contaminated:
-        return f"no claim, because the training of {' and '.join(contaminated)} saw test patients"
-    if test.patients < MIN_PATIENTS:
-        return f"too few patients for a claim (at least {MIN_PATIENTS} are needed)"
-    if differences:
-        return f"no claim, because settings differ ({len(differences)} are listed at the top)"
-    if test.seeds < MIN_SEEDS:
-        return f"no claim from one seed, because another may turn it around{remedy}"
-    return ""
-
-
-def _over(test: PairedTest) -> str:
-    seeds = f"{test.seeds} seeds" if test.seeds > 1 else "patients only, one seed"
-    return f"{test.patients} patients and {seeds}" if test.seeds > 1 else f"{test.patients} {seeds}"
-
-
-def _remedy(arms: Sequence[Arm], command: str) -> str:
-    """Return how to train the seeds that are missing, with the minutes that these runs predict."""
-    minutes = sum(max(MIN_SEEDS - len(arm.seeds), 0) * arm.minutes for arm in arms)
-    if not any(len(arm.seeds) < MIN_SEEDS for arm in arms):
-        return ""
-    predicted = f" in about {max(round(minutes), 1)} minutes" if minutes else ""
-    return f"; `{command}` trains the missing seeds{predicted}"
-
-
 def _tested(
     arms: Sequence[Arm], strata: Sequence[str]
 ) -> tuple[list[_Pair], list[PairedTest], list[float], tuple[MaskEvenness, ...]]:
@@ -279,9 +206,7 @@ def _tested(
             tests |= dict(zip(chosen, results, strict=True))
     ordered = [_detectable_only_with_seeds(tests[number]) for number in range(len(pairs))]
     p_values = adjusted([test.p for test in ordered] + [one.p for one in correlations], weights)
-    evenness = tuple(
-        one.adjusted_to(p) for one, p in zip(correlations, p_values[len(pairs) :], strict=True)
-    )
+    evenness = tuple(one.adjusted_to(p) for one, p in zip(correlations, p_values[len(pairs) :], strict=True))
     return pairs, ordered, p_values[: len(pairs)], evenness
 
 
@@ -322,7 +247,7 @@ def _warnings(
     if len({arm.seeds for arm in arms}) > 1:
         found.append("the arms were run with different seeds: pairs are compared on those that both have")
     if all(len(arm.seeds) == 1 for arm in arms):
-        found.append(f"one seed per arm: intervals cover patients only, not the variation of training{remedy}")
+        found.append(f"one seed per arm: intervals cover patients only, not training{remedy}")
     if len(arms) == 1:
         found.append(f"only one arm ('{arms[0].title}'): fine-tune from another --init to compare")
     found += [
@@ -330,15 +255,11 @@ def _warnings(
         for arm in arms
         if arm.contamination == CONTAMINATED
     ]
-    skewed = [
-        one
-        for one in contrasts
-        if one.test.patients >= _SKEWED_PATIENTS and abs(one.test.skewness) > _SKEWED
-    ]
-    if skewed:
-        worst = max(skewed, key=lambda one: abs(one.test.skewness))
+    shown = [one for one in contrasts if one.test.patients >= _SKEWED_PATIENTS]
+    worst = max(shown, key=lambda one: abs(one.test.skewness), default=None)
+    if worst is not None and abs(worst.test.skewness) > _SKEWED:
         found.append(
-            f"the patients' differences are skewed in {len(skewed)} comparisons (most in {worst.first} against "
-            f"{worst.second}, skewness {worst.test.skewness:+.1f}): the sign-flip test assumes symmetry"
+            f"the patients' differences are skewed (most for {worst.first} against {worst.second}, skewness "
+            f"{worst.test.skewness:+.1f}), while the sign-flip test assumes symmetry: check the figures"
         )
     return tuple(found)

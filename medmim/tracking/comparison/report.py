@@ -23,7 +23,9 @@ _PROVENANCE = (
     *("batch_size", "lr", "medmim_version"),
 )
 _PAGES = jinja2.Environment(
-    loader=jinja2.PackageLoader("medmim.tracking.comparison"), autoescape=True, undefined=jinja2.StrictUndefined
+    loader=jinja2.PackageLoader("medmim.tracking.comparison"),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
 )
 
 

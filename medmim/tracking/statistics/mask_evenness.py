@@ -54,17 +54,17 @@ def evenness_and_score(
 
     Args:
         masks: of the arms.
-        unevennesses, scores: of the arms.
+        unevennesses: of the arms.
+        scores: of the arms.
         stratum: that they belong to, for the sentence.
     """
     names = sorted(set(masks))
-    even, score = (
-        np.array(
-            [np.mean([one for one, of in zip(values, masks, strict=True) if of == name]) for name in names]
-        )
-        for values in (-np.asarray(unevennesses, dtype=float), np.asarray(scores, dtype=float))
-    )
-    if len(names) < MIN_MASKS or np.ptp(even) == 0 or np.ptp(score) == 0:
+    if len(names) < MIN_MASKS:
+        return None
+    rows = np.array([[mask == name for mask in masks] for name in names], dtype=float)
+    rows /= rows.sum(axis=1, keepdims=True)
+    even, score = -rows @ np.asarray(unevennesses, dtype=float), rows @ np.asarray(scores, dtype=float)
+    if np.ptp(even) == 0 or np.ptp(score) == 0:
         return None
     rho = float(stats.spearmanr(even, score).statistic)
     result = stats.permutation_test(
@@ -75,5 +75,6 @@ def evenness_and_score(
         rng=np.random.default_rng(0),
     )
     where = f"{stratum}: " if stratum else ""
-    sentence = f"{where}mask evenness and score over {len(names)} masks ({len(masks)} arms): Spearman's rho {rho:+.2f}"
+    counts = f"{len(names)} masks ({len(masks)} arms)"
+    sentence = f"{where}mask evenness and score over {counts}: Spearman's rho {rho:+.2f}"
     return MaskEvenness(rho, float(result.pvalue), len(names), len(masks), sentence)

@@ -1,4 +1,4 @@
-"""Control of the error rate over many tests: weighted Holm, and alpha spent over repeated use of a test set."""
+"""Control of the error rate over many tests: weighted Holm, and alpha spending over uses of a test set."""
 
 from __future__ import annotations
 

@@ -32,6 +32,7 @@ _SIMULATIONS = 4000
 
 Scores = Float[np.ndarray, "_seeds _patients"]  # arms may differ in both
 Flat = Float[np.ndarray, "pairs"]
+Numbers = Float[np.ndarray, "..."]
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,8 @@ class PairedTest:
 
     def reversed(self) -> PairedTest:
         """Return the test of second minus first."""
-        changed = {"mean": -self.mean, "low": -self.high, "high": -self.low}
-        return replace(self, **changed, effect=-self.effect, skewness=-self.skewness)
+        low, high, effect = -self.high, -self.low, -self.effect
+        return replace(self, mean=-self.mean, low=low, high=high, effect=effect, skewness=-self.skewness)
 
 
 def seed_variance(arms: Sequence[Scores]) -> SeedVariance:
@@ -179,10 +180,10 @@ def sign_flip_p(values: Float[np.ndarray, "pairs patients"], *, level: float = L
     return found
 
 
-def _reach(tail: Flat, variances: Flat, added: Flat, df: np.ndarray, seed_df: int) -> Flat:
+def _reach(tail: Numbers, variances: Numbers, added: Numbers, df: np.ndarray, seed_df: int) -> Numbers:
     """Return how far a mean strays from the truth with probability `tail` to one side."""
     of_seeds = stats.t.isf(tail, max(seed_df, 1)) ** 2 * added
-    reach: Flat = np.sqrt(stats.t.isf(tail, df) ** 2 * variances + of_seeds)
+    reach: Numbers = np.sqrt(stats.t.isf(tail, df) ** 2 * variances + of_seeds)
     return reach
 
 

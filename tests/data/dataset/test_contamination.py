@@ -6,10 +6,15 @@ import pytest
 import tiny
 
 from medmim.data.dataset.contamination import (
+    CONTAMINATED,
+    NONE_FOUND,
+    UNKNOWN,
     SeenPatients,
     certify,
     read_seen_patients,
     seen_patients_of,
+    verdict_of,
+    worst_verdict,
     write_seen_patients,
 )
 
@@ -27,7 +32,7 @@ def test_disjoint_patients_are_clean():
     found = certify(
         TEST, {"pretraining": seen_patients_of([volume("p1", "11")]), "fine-tuning": SeenPatients()}, **WORDS
     )
-    assert found.verdict == "clean"
+    assert found.verdict == NONE_FOUND
     assert (found.test_patients, found.test_volumes) == (2, 2)
 
 
@@ -69,3 +74,16 @@ def test_the_record_is_written_next_to_the_weights(tmp_path):
     assert read_seen_patients(tmp_path) == seen
     assert (seen | seen_patients_of(TEST)).patients >= seen_patients_of(TEST).patients
     assert "p1" not in (tmp_path / "patients.json").read_text()
+
+
+def test_verdicts_of_certificates_of_earlier_versions_are_read():
+    assert verdict_of({"verdict": "clean"}) == NONE_FOUND
+    assert verdict_of({"verdict": CONTAMINATED}) == CONTAMINATED
+    assert verdict_of({}) == UNKNOWN
+
+
+def test_the_worst_verdict_counts():
+    assert worst_verdict([NONE_FOUND, UNKNOWN, CONTAMINATED]) == CONTAMINATED
+    assert worst_verdict([NONE_FOUND, UNKNOWN]) == UNKNOWN
+    assert worst_verdict([NONE_FOUND, NONE_FOUND]) == NONE_FOUND
+    assert worst_verdict([]) == UNKNOWN

@@ -1,4 +1,4 @@
-"""A study on a tiny dataset, its trainings run in this process; interruption and failure as they happen."""
+"""A study on a tiny dataset, with its trainings in this process: resuming, failures, limits of time."""
 
 import json
 import sqlite3
@@ -8,17 +8,17 @@ from types import SimpleNamespace
 
 import pytest
 import tiny
+from filelock import FileLock
 
 from medmim.config.study import StudySettings
 from medmim.errors import SettingsError, UsageError
 from medmim.stages.compare import compare_study
 from medmim.stages.study.engines import LocalEngine
-from medmim.stages.study.runner import _alone, study
+from medmim.stages.study.runner import StudyOptions, study
 from medmim.stages.study.training_process import Outcome, run_here
-from medmim.tracking.comparison.study_cells import runs_of_study
 from medmim.tracking.mlflow_store import Store
 from medmim.tracking.study_archive import pack, unpack
-from medmim.tracking.study_runs import PARENT
+from medmim.tracking.study_runs import PARENT, runs_of_study
 
 SHARED = {**tiny.TINY, "steps": 1, "num_evaluations": 1}
 
@@ -34,6 +34,9 @@ def settings(data, **words):
     return StudySettings.model_validate(
         {"name": "tiny", "data": data, "masks": ["random", "mesh"], **shared, **words}
     )
+
+
+DRY = StudyOptions(dry_run=True)
 
 
 def no_timing(task):
@@ -60,23 +63,23 @@ def done(data, new_home):
     home, said = new_home(), []
     engines = [Engine(failing=["pretrain spark random"]), Engine(), Engine()]
     results = [
-        study(settings(data), home=home, engine=LocalEngine(engine), timer=no_timing, say=said.append)
+        study(settings(data), home=home, engine=LocalEngine(engine), timer=no_timing, log=said.append)
         for engine in engines
     ]
     return SimpleNamespace(home=home, store=Store(home), engines=engines, results=results, said=said)
 
 
-def test_a_failure_stays_alone_and_is_listed(done):
+def test_a_failed_training_stops_no_other_and_is_listed(done):
     first = done.results[0]
     assert first.failures == (
         "pretrain spark random 0.7 decoder_width=8 seed 0: its process ended with signal 9",
         "finetune spark random 0.7 decoder_width=8 seed 0: not run, because its pretraining failed",
     )
-    assert [one.arm for one in first.concluded.findings.variants] == [
+    assert [arm.name for arm in first.compared.findings.arms] == [
         "scratch",
         "spark mesh 0.7 decoder_width=8",
     ]
-    assert any("1 of 3 cells are not finished" in note for note in first.concluded.notes)
+    assert any("1 trials are not finished" in note for note in first.compared.notes)
 
 
 def test_finished_trainings_are_never_repeated(done):
@@ -87,12 +90,12 @@ def test_finished_trainings_are_never_repeated(done):
     ]
     assert done.engines[2].ran == []
     assert done.results[2].failures == ()
-    assert len(done.results[2].concluded.findings.variants) == 3
-    assert done.results[2].as_json()["hypotheses"] == ()  # two masks are too few to rank
+    assert len(done.results[2].compared.findings.arms) == 3
+    assert done.results[2].as_json()["hypotheses"] == []  # two masks are too few to rank
 
 
-def test_the_plan_comes_first(done):
-    assert done.said[0] == "3 cells: 2 pretrainings, 3 fine-tunings; 0 of 5 are done"
+def test_the_plan_is_logged_first(done):
+    assert done.said[0] == "3 trials: 2 pretrainings, 3 fine-tunings; 0 of 5 are finished"
     assert "predicted 0.1 hours" in done.said[1]
     assert "a short timing" in done.said[1]
     assert "median of" in done.results[2].plan.source
@@ -116,7 +119,7 @@ def test_runs_form_a_tree(done):
     assert {run.info.status for run in done.store.runs(study="tiny")} == {"FINISHED"}
 
 
-def test_arms_carry_what_the_ui_compares(done):
+def test_arms_have_the_metrics_and_parameters_that_the_ui_compares(done):
     keys = [set(run.data.metrics) for run in done.store.runs(role="arm", arm="scratch")]
     assert {"score/mean", "score/sd", "score/lo", "score/hi", "score/n_patients", "score/n_seeds"} <= keys[0]
     assert {"cost/minutes", "cost/peak_memory_gb"} <= keys[0]
@@ -134,7 +137,7 @@ def test_the_report_is_an_artifact_of_the_study(done):
     for word in (
         "Mask and ratio",
         "Paired differences",
-        "Arms, scores and costs",
+        "Arms: scores, costs and contamination",
         "Provenance",
         "data:image/png",
     ):
@@ -143,7 +146,7 @@ def test_the_report_is_an_artifact_of_the_study(done):
         assert done.store.read_text(root, f"report/{name}")
 
 
-def test_datasets_and_models_are_logged_as_mlflow_has_them(done):
+def test_datasets_and_models_are_logged_as_mlflow_inputs_and_outputs(done):
     for run in done.store.runs(study="tiny", role="cell"):
         (given,) = run.inputs.dataset_inputs
         assert given.dataset.name == "tiny"
@@ -163,7 +166,7 @@ def test_every_version_carries_its_certificate(done):
     assert challenger is None or challenger.version == max(one.version for one in found)
 
 
-def test_nobody_and_no_place_is_in_the_store(done, data):
+def test_the_store_names_no_patient_and_no_path(done, data):
     """Params, tags, metric keys and artifacts name no path, file, patient or volume."""
     from medmim.data.dataset.manifest import read_dataset
 
@@ -199,17 +202,17 @@ def _texts(path):
 def test_a_dry_run_runs_nothing(data, new_home):
     engine = Engine()
     planned = study(
-        settings(data), home=new_home(), dry_run=True, engine=LocalEngine(engine), timer=no_timing, say=str
+        settings(data), home=new_home(), options=DRY, engine=LocalEngine(engine), timer=no_timing, log=str
     )
     assert engine.ran == []
     assert planned.as_json()["plan"]["cells"] == 3
-    assert planned.concluded is None
+    assert planned.compared is None
 
 
-def test_hours_come_from_two_short_trainings_of_each_kind(data, new_home):
+def test_predicted_hours_come_from_two_short_trainings_of_each_kind(data, new_home):
     """The second finds its volumes prepared, as most steps of a training do; nothing else of them stays."""
     engine, home = Engine(), new_home()
-    planned = study(settings(data), home=home, dry_run=True, engine=LocalEngine(engine), say=str)
+    planned = study(settings(data), home=home, options=DRY, engine=LocalEngine(engine), log=str)
     assert [title.split()[0] for title in engine.ran] == ["finetune", "finetune", "pretrain", "pretrain"]
     assert planned.plan.source == "finetune dynunet: a short timing, pretrain dynunet: a short timing"
     assert 0 < planned.plan.hours < 1
@@ -218,29 +221,28 @@ def test_hours_come_from_two_short_trainings_of_each_kind(data, new_home):
     assert [path.name for path in (home / "studies").iterdir()] == ["tiny.lock"]
 
 
-def test_hours_are_divided_by_what_runs_at_one_time(data, new_home):
+def test_predicted_hours_are_divided_by_the_trainings_that_run_at_a_time(data, new_home):
     class Two(LocalEngine):
         width = 2
 
-    words = {"home": new_home(), "dry_run": True, "timer": lambda task: 60.0, "say": str}
+    words = {"home": new_home(), "options": DRY, "timer": lambda task: 60.0, "log": str}
     planned = study(settings(data), engine=Two(), **words).plan
     assert planned.hours == pytest.approx(2.5)
-    assert "predicted 2.5 hours for the rest, 2 at one time (" in planned.lines()[1]
+    assert "predicted 2.5 hours for the rest, 2 at a time (" in planned.lines()[1]
 
 
-def test_each_encoder_has_its_own_hours(data, new_home):
+def test_each_encoder_has_its_own_predicted_hours(data, new_home):
     words = settings(data, masks=[], encoders=["resnet18", "dynunet"])
     slow = {"resnet18": 60.0, "dynunet": 600.0}
     planned = study(
-        words, home=new_home(), dry_run=True, timer=lambda task: slow[task.cell.finetune.encoder], say=str
+        words, home=new_home(), options=DRY, timer=lambda task: slow[task.trial.finetune.encoder], log=str
     )
     assert planned.plan.hours == pytest.approx(11)
     assert planned.plan.minutes == {"finetune resnet18": 60.0, "finetune dynunet": 600.0}
 
 
-def test_hours_are_kept(data, new_home, monkeypatch):
+def test_max_hours_is_a_limit(data, new_home):
     clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr("medmim.stages.study.runner.time", SimpleNamespace(monotonic=lambda: clock.now))
     ran = []
 
     def a_minute(job, home):
@@ -248,31 +250,37 @@ def test_hours_are_kept(data, new_home, monkeypatch):
         ran.append(job.title)
         return Outcome(None, "fails")
 
-    words = {"home": new_home(), "max_hours": 1.5 / 60, "timer": no_timing, "say": str}
-    cut = study(settings(data), engine=LocalEngine(a_minute), **words)
+    words = {"home": new_home(), "options": StudyOptions(max_hours=1.5 / 60), "timer": no_timing, "log": str}
+    cut = study(settings(data), engine=LocalEngine(a_minute), clock=lambda: clock.now, **words)
     assert len(ran) == 1
     assert len(cut.left) == 4
 
 
-def test_hours_follow_what_trainings_took(data, new_home, monkeypatch):
+def test_predictions_follow_the_minutes_that_trainings_took(data, new_home):
     """Each takes 15 minutes where 35 were predicted: the third still ends within the hour."""
     clock, said = SimpleNamespace(now=0.0), []
-    monkeypatch.setattr("medmim.stages.study.runner.time", SimpleNamespace(monotonic=lambda: clock.now))
 
     def faster(job, home):
         clock.now += 900.0
         return replace(run_here(job, home), minutes=15.0)
 
-    words = {"home": new_home(), "max_hours": 1.0, "timer": lambda task: 35.0, "say": said.append}
-    whole = study(settings(data, masks=["mesh"]), engine=LocalEngine(faster), **words)
+    words = {
+        "home": new_home(),
+        "options": StudyOptions(max_hours=1.0),
+        "timer": lambda task: 35.0,
+        "log": said.append,
+    }
+    whole = study(
+        settings(data, masks=["mesh"]), engine=LocalEngine(faster), clock=lambda: clock.now, **words
+    )
     assert whole.left == ()
     left = [line.partition("; ")[2] for line in said if line.startswith("    15.0 minutes")]
     assert left == ["about 50 minutes left", "about 15 minutes left", ""]
 
 
-def test_hours_are_a_number(data, new_home):
+def test_max_hours_must_be_a_number(data, new_home):
     with pytest.raises(UsageError, match="--max-hours: expected hours from 0, got nan"):
-        study(settings(data), home=new_home(), max_hours=float("nan"), timer=no_timing)
+        study(settings(data), home=new_home(), options=StudyOptions(max_hours=float("nan")), timer=no_timing)
 
 
 @pytest.fixture
@@ -284,51 +292,57 @@ def moved(done, new_home, tmp_path):
     return there
 
 
-def test_an_unpacked_study_is_compared_and_continued_as_where_it_was_made(done, moved, data):
+def numbers(compared):
+    """The findings without the ids of runs, which unpacking changes."""
+    found = compared.findings.as_json()
+    return {**found, "arms": [{**arm, "runs": []} for arm in found["arms"]]}
+
+
+def test_an_unpacked_study_is_compared_and_resumed_as_where_it_was_made(done, moved, data):
     here, there = compare_study("tiny", home=done.home), compare_study("tiny", home=moved)
-    assert there.reported.findings.as_json() == here.reported.findings.as_json()
+    assert numbers(there) == numbers(here)
     assert there.notes == here.notes
-    panels = [[len(row.panels) for row in one.reported.rows] for one in (here, there)]
+    panels = [[len(arm.panels) for arm in one.findings.arms] for one in (here, there)]
     assert panels[0] == panels[1] == [1, 2, 2]
     engine = Engine()
     words = settings(data, label_fractions=[None, 0.5], masks=["mesh"])
-    again = study(words, home=moved, engine=LocalEngine(engine), timer=no_timing, say=str)
+    again = study(words, home=moved, engine=LocalEngine(engine), timer=no_timing, log=str)
     assert again.failures == ()
     assert all(title.startswith("finetune ") and "0.5 of labels" in title for title in engine.ran)
     assert len(engine.ran) == 2
 
 
-def test_what_another_plan_calls_otherwise_stays_one_arm(data, new_home):
+def test_trials_that_another_plan_names_differently_stay_one_arm(data, new_home):
     home, words = new_home(), {"masks": ["mesh"], "seeds": [0]}
-    study(settings(data, **words), home=home, engine=LocalEngine(Engine()), timer=no_timing, say=str)
+    study(settings(data, **words), home=home, engine=LocalEngine(Engine()), timer=no_timing, log=str)
     words |= {"label_fractions": [None, 0.5], "seeds": [0, 1]}
-    found = study(settings(data, **words), home=home, engine=LocalEngine(Engine()), timer=no_timing, say=str)
-    arms = found.concluded.findings.variants
+    found = study(settings(data, **words), home=home, engine=LocalEngine(Engine()), timer=no_timing, log=str)
+    arms = found.compared.findings.arms
     assert [(arm.stratum, arm.seeds) for arm in arms] == [
         (stratum, (0, 1)) for stratum in ("0.5 of labels", "1 of labels") for _ in range(2)
     ]
     compared = compare_study("tiny", home=home)
-    assert compared.reported.findings.as_json() == found.concluded.findings.as_json()
+    assert compared.findings.as_json() == found.compared.findings.as_json()
 
 
-def test_cells_of_an_earlier_plan_are_not_mixed_with_those_of_the_present_one(data, new_home):
+def test_trials_of_an_earlier_plan_are_left_out(data, new_home):
     home, words = new_home(), {"masks": [], "name": "changed"}
     for steps in (1, 2):
         changed = settings(data, finetune={**SHARED, "steps": steps}, **words)
-        study(changed, home=home, engine=LocalEngine(Engine()), timer=no_timing, say=str)
+        study(changed, home=home, engine=LocalEngine(Engine()), timer=no_timing, log=str)
     compared = compare_study("changed", home=home)
-    (only,) = compared.reported.findings.variants
+    (only,) = compared.findings.arms
     assert len(only.runs) == 1
     assert Store(home).run(only.runs[0]).data.tags["budget"] == "steps=2"
-    assert "1 finished cells of an earlier plan of this name are left out" in compared.notes
+    assert "1 finished trials of an earlier plan of this name are left out" in compared.notes
 
 
-def test_a_study_of_cells_that_another_one_trained_has_them(data, new_home):
+def test_trials_that_another_study_trained_are_used(data, new_home):
     home, words = new_home(), {"masks": []}
     for name in ("first", "second"):
         named = settings(data, name=name, **words)
-        study(named, home=home, engine=LocalEngine(Engine()), timer=no_timing, say=str)
-    assert len(compare_study("second", home=home).reported.findings.variants) == 1
+        study(named, home=home, engine=LocalEngine(Engine()), timer=no_timing, log=str)
+    assert len(compare_study("second", home=home).findings.arms) == 1
     assert any(run.data.tags.get("role") == "cell" for run in runs_of_study(Store(home), "second"))
 
 
@@ -342,9 +356,9 @@ class Ahead(LocalEngine):
         yield from super().run(list(jobs), home)
 
 
-def test_what_needs_a_pretraining_waits_for_all_of_them_on_a_cluster(data, new_home):
+def test_on_a_cluster_fine_tunings_wait_for_all_pretrainings(data, new_home):
     engine = Engine()
-    words = {"home": new_home(), "timer": no_timing, "say": str}
+    words = {"home": new_home(), "timer": no_timing, "log": str}
     found = study(settings(data), engine=Ahead(engine), **words)
     assert found.failures == ()
     assert [title.split()[0] for title in engine.ran] == [
@@ -354,34 +368,33 @@ def test_what_needs_a_pretraining_waits_for_all_of_them_on_a_cluster(data, new_h
         "finetune",
         "finetune",
     ]
-    assert len(found.concluded.findings.variants) == 3
+    assert len(found.compared.findings.arms) == 3
 
 
-def test_hours_of_a_cluster_count_those_that_run_at_one_time(data, new_home):
-    words = {"home": new_home(), "max_hours": 1.5 / 60, "timer": no_timing, "say": str}
+def test_max_hours_of_a_cluster_counts_the_trainings_that_run_at_a_time(data, new_home):
+    words = {"home": new_home(), "options": StudyOptions(max_hours=1.5 / 60), "timer": no_timing, "log": str}
     found = study(settings(data), engine=Ahead(Engine(failing=[""])), **words)
     assert len(found.failures) == 2
     assert len(found.left) == 3
 
 
-def test_a_pretraining_is_shared_by_cells_that_differ_in_labels(data, new_home):
+def test_trials_that_differ_in_labels_share_a_pretraining(data, new_home):
     engine = Engine(failing=[""])
     words = settings(data, masks=["mesh"], label_fractions=[0.5, 1.0])
-    planned = study(
-        words, home=new_home(), dry_run=True, engine=LocalEngine(engine), timer=no_timing, say=str
-    )
-    stages = [task.job.stage for task in planned.plan.tasks]
+    planned = study(words, home=new_home(), options=DRY, engine=LocalEngine(engine), timer=no_timing, log=str)
+    stages = [task.job.stage for task in planned.plan.trainings]
     assert stages.count("pretrain") == 1
     assert stages.count("finetune") == 4
 
 
-def test_one_study_at_a_time(tmp_path):
+def test_one_process_at_a_time_runs_a_study(data, new_home):
+    home = new_home()
+    (home / "studies").mkdir()
     with (
-        _alone(tmp_path, "s"),
-        pytest.raises(UsageError, match="study 's' is running in another process"),
-        _alone(tmp_path, "s"),
+        FileLock(home / "studies" / "tiny.lock"),
+        pytest.raises(UsageError, match="study 'tiny' is running in another process"),
     ):
-        pass
+        study(settings(data), home=home, timer=no_timing, log=str)
 
 
 @pytest.mark.parametrize(
@@ -389,12 +402,15 @@ def test_one_study_at_a_time(tmp_path):
     [
         ({"masks": ["mehs"]}, "unknown mask 'mehs'; did you mean 'mesh'"),
         ({"methods": ["sprak"]}, "unknown method 'sprak'; did you mean 'spark'"),
-        ({"methods": ["mae"], "pretrain": {}, "finetune": {}}, r"expected the encoder of all, such as .*vit"),
+        (
+            {"methods": ["mae"], "pretrain": {}, "finetune": {}},
+            r"expected one encoder for all arms, such as encoders: .*vit",
+        ),
         ({"encoders": ["resnet81"]}, "unknown encoder 'resnet81'; did you mean 'resnet18'"),
     ],
 )
-def test_a_wrong_word_is_found_before_hours_of_work(words, message, data, new_home):
+def test_an_unknown_name_is_found_before_hours_of_training(words, message, data, new_home):
     with pytest.raises((UsageError, SettingsError), match=message):
         study(
-            settings(data, **words), home=new_home(), engine=LocalEngine(Engine()), timer=no_timing, say=str
+            settings(data, **words), home=new_home(), engine=LocalEngine(Engine()), timer=no_timing, log=str
         )

@@ -1,4 +1,4 @@
-"""The only way to become champion is the paired test, against who is in office or the control."""
+"""A model becomes champion through the paired test against the champion or the control, or by force."""
 
 import json
 from dataclasses import replace
@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 from simulated import simulate
 
-from medmim.tracking.comparison.champion import champion_of, champion_runs, promote, versions
+from medmim.data.dataset.contamination import CERTIFICATE, CONTAMINATED, NONE_FOUND, UNKNOWN
+from medmim.errors import RunError, UsageError
+from medmim.tracking.comparison.champion import (
+    champion_of,
+    champion_runs,
+    force_promotion,
+    promote,
+    versions,
+)
 from medmim.tracking.comparison.findings import find
 from medmim.tracking.comparison.runs import CASES, read_run
 from medmim.tracking.mlflow_store import Store
@@ -20,8 +28,8 @@ def store(new_home):
     return Store(new_home())
 
 
-def put(store, simulated, *, study, split="s", contamination="clean", **further):
-    """Write simulated runs into the store as fine-tuning leaves them; return them as they are read back."""
+def put(store, simulated, *, study, split="s", contamination=NONE_FOUND, **further):
+    """Write simulated runs to the store as fine-tuning does; return them as they are read back."""
     found = []
     for run in simulated:
         split = run.tags.get("split_hash", split)
@@ -30,6 +38,7 @@ def put(store, simulated, *, study, split="s", contamination="clean", **further)
         recorder = store.begin(experiment=study, name=run.arm, tags=tags)
         rows = [dict(case, case=case["patient"]) for case in run.cases]
         recorder.text(CASES, "".join(json.dumps(row) + "\n" for row in rows))
+        recorder.text(f"model/{CERTIFICATE}", json.dumps({"verdict": contamination}))
         recorder.finish("FINISHED")
         lineage = {"contamination": contamination}
         store.register(model=MODEL, run_id=recorder.run_id, tags=lineage, alias="challenger")
@@ -40,10 +49,15 @@ def put(store, simulated, *, study, split="s", contamination="clean", **further)
 def elect(store, *, gap, study, seed=0, **words):
     simulated = simulate(np.random.default_rng(seed), gap=gap, arms=("scratch", "mesh 0.7"))
     runs = put(store, simulated, study=study, **words)
-    return runs, promote(store, runs, find(runs))
+    return runs, promote(store, runs, find(equal(runs)))
 
 
-def test_the_newest_success_is_challenger(store):
+def equal(runs):
+    """The runs as if their settings were recorded: these have none."""
+    return [replace(run, settings={}, pretraining={}) for run in runs]
+
+
+def test_the_newest_model_is_challenger(store):
     runs, _ = elect(store, gap=0.0, study="a")
     newest, *others = versions(store)
     assert newest.aliases == ("challenger",)
@@ -58,18 +72,18 @@ def test_a_clear_gain_over_the_control_makes_a_champion(store):
     champion = champion_of(store, MODEL)
     # the first seed of the best arm, not the best of its seeds
     assert champion.run_id == next(run.run_id for run in runs if run.arm == "mesh 0.7")
-    assert champion.tags["promoted_by"].endswith("evidence of a difference")
+    assert "evidence of a difference (challenge 1 on this test set: p " in champion.tags["promoted_by"]
     assert float(champion.tags["promotion_p"]) < 0.05
 
 
-def test_without_evidence_nobody_is_promoted(store):
+def test_without_evidence_nothing_is_promoted(store):
     _, promotion = elect(store, gap=0.0, study="a", seed=1)
     assert not promotion.promoted
     assert "is not promoted" in promotion.sentence
     assert champion_of(store, MODEL) is None
 
 
-def test_a_higher_mean_does_not_unseat_a_champion(store):
+def test_a_higher_mean_does_not_replace_a_champion(store):
     elect(store, gap=0.3, study="a")
     before = champion_of(store, MODEL)
     _, promotion = elect(store, gap=0.31, study="b", seed=1)
@@ -80,7 +94,7 @@ def test_a_higher_mean_does_not_unseat_a_champion(store):
     assert champion_of(store, MODEL).run_id == before.run_id
 
 
-def test_a_clearly_better_one_does(store):
+def test_a_clearly_better_model_replaces_the_champion(store):
     elect(store, gap=0.1, study="a")
     runs, promotion = elect(store, gap=0.3, study="b")
     assert promotion.promoted
@@ -89,22 +103,92 @@ def test_a_clearly_better_one_does(store):
 
 def test_the_champion_is_not_promoted_twice(store):
     runs, _ = elect(store, gap=0.3, study="a")
-    again = promote(store, runs, find(runs))
-    assert (again.promoted, again.sentence) == (False, "mesh 0.7 is champion already")
+    again = promote(store, runs, find(equal(runs)))
+    assert (again.promoted, again.sentence) == (False, "mesh 0.7 is not promoted: it is champion already")
 
 
-def test_contaminated_models_are_never_promoted(store):
-    _, promotion = elect(store, gap=0.3, study="a", contamination="contaminated")
-    assert promotion.sentence == "mesh 0.7 is not promoted: its training saw test patients"
+@pytest.mark.parametrize(
+    ("contamination", "reason"),
+    [
+        (CONTAMINATED, "its training saw test patients"),
+        (UNKNOWN, "it is unknown whether its training saw test patients"),
+    ],
+)
+def test_contaminated_and_unknown_models_are_never_promoted(store, contamination, reason):
+    _, promotion = elect(store, gap=0.3, study="a", contamination=contamination)
+    assert promotion.sentence == f"mesh 0.7 is not promoted: {reason}"
     assert champion_of(store, MODEL) is None
 
 
-def test_a_champion_of_another_test_cannot_be_judged(store):
+def test_one_seed_promotes_nothing(store):
+    simulated = simulate(np.random.default_rng(0), gap=0.5, arms=("scratch", "mesh 0.7"), seeds=1)
+    runs = put(store, simulated, study="a")
+    promotion = promote(store, runs, find(equal(runs)))
+    assert not promotion.promoted
+    assert "no claim from one seed" in promotion.sentence
+
+
+def test_an_unfinished_study_promotes_nothing(store):
+    simulated = simulate(np.random.default_rng(0), gap=0.5, arms=("scratch", "mesh 0.7"))
+    runs = put(store, simulated, study="a")
+    promotion = promote(store, runs, find(equal(runs)), missing=2)
+    assert promotion.sentence == (
+        "mesh 0.7 is not promoted: 2 trials of the study are not finished; run the study again"
+    )
+
+
+def test_different_settings_promote_nothing(store):
+    runs, _ = elect(store, gap=0.0, study="a")
+    unequal = [replace(run, settings={"lr": len(run.arm)}, pretraining={}) for run in runs]
+    assert "settings differ between arms" in promote(store, runs, find(unequal)).sentence
+
+
+def test_challenges_of_one_test_set_are_counted_and_share_the_error_rate(store):
+    for number, study in enumerate("abc", 1):
+        runs, promotion = elect(store, gap=0.02, study=study, seed=number)
+        level = 0.05 / (number * (number + 1))
+        assert f"(challenge {number} on this test set: p " in promotion.sentence
+        assert f"{level:.4f} needed" in promotion.sentence
+    assert "a fresh fold (`--fold`, or `folds` of a study) has an error rate of its own" in promotion.sentence
+    again = promote(store, runs, find(equal(runs)))
+    assert "(challenge 3 on this test set" in again.sentence
+    _, elsewhere = elect(store, gap=0.02, study="d", seed=1, split="other")
+    assert "(challenge 1 on this test set" in elsewhere.sentence
+
+
+def test_the_best_of_many_arms_is_tested_as_such(store):
+    elect(store, gap=0.1, study="a", split="x")
+    many = simulate(
+        np.random.default_rng(3), gap=0.0, arms=("scratch", *(f"mesh 0.{n}" for n in range(1, 9)))
+    )
+    runs = put(store, many, study="b", split="x")
+    promotion = promote(store, runs, find(equal(runs)))
+    assert not promotion.promoted
+    p = float(promotion.sentence.partition("on this test set: p ")[2].partition(",")[0])
+    assert p >= 8 / 20_001
+
+
+def test_force_is_recorded_with_its_reason(store):
+    elect(store, gap=0.0, study="a")
+    promotion = force_promotion(store, f"{MODEL}:2", "the only model for this scanner")
+    assert promotion.promoted
+    champion = champion_of(store, MODEL)
+    assert champion.version == 2
+    assert champion.tags["promoted_by"] == "forced: the only model for this scanner"
+    with pytest.raises(UsageError, match="--why: expected the reason"):
+        force_promotion(store, f"{MODEL}:2", " ")
+    with pytest.raises(
+        RunError, match=r"no model version 'x:1': expected NAME:VERSION, one of scans-segment:"
+    ):
+        force_promotion(store, "x:1", "because")
+
+
+def test_a_champion_of_another_test_set_is_not_compared(store):
     elect(store, gap=0.1, study="a")
     before = champion_of(store, MODEL)
     _, promotion = elect(store, gap=0.3, study="b", split="other")
     assert not promotion.promoted
-    assert "the champion in office was tested on other patients" in promotion.sentence
+    assert "the champion was tested on other patients" in promotion.sentence
     assert champion_of(store, MODEL).run_id == before.run_id
 
 
@@ -116,16 +200,16 @@ def in_folds(simulated):
             yield replace(run, cases=run.cases[fold::2], tags=tags)
 
 
-def test_a_champion_of_the_same_folds_is_judged(store):
+def test_a_champion_of_the_same_folds_is_compared(store):
     for gap, study in ((0.1, "a"), (0.3, "b")):
         simulated = simulate(np.random.default_rng(0), gap=gap, arms=("scratch", "mesh 0.7"))
         runs = put(store, list(in_folds(simulated)), study=study)
-        promotion = promote(store, runs, find(runs))
+        promotion = promote(store, runs, find(equal(runs)))
     assert promotion.promoted
     assert " the champion mesh 0.7 by " in promotion.sentence
 
 
-def test_cells_of_an_earlier_plan_do_not_speak_for_the_champion(store):
+def test_trials_of_an_earlier_plan_do_not_count_for_the_champion(store):
     elect(store, gap=-0.5, study="a", budget="steps=1")
     runs, promotion = elect(store, gap=0.3, study="a", budget="steps=9")
     assert promotion.promoted

@@ -1,11 +1,13 @@
+"""Findings on simulated studies with known effects."""
+
 import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy import stats
-from simulated import ARMS, run, simulate, true_reach
+from simulated import ARMS, run, simulate
 
+from medmim.data.dataset.contamination import CONTAMINATED, UNKNOWN
 from medmim.errors import RunError
 from medmim.tracking.comparison.findings import find
 
@@ -16,7 +18,14 @@ def claims(findings):
     return [one for one in findings.contrasts if one.claimed]
 
 
-def test_a_large_gap_is_found_and_said():
+def two_arms(differences, *, seeds=2):
+    """Runs of a control and an arm whose patients differ by `differences` under every seed."""
+    base = np.linspace(0.5, 0.8, len(differences))
+    values = {"scratch": base, "a": base + np.asarray(differences)}
+    return [run(arm, scores, seed=seed) for arm, scores in values.items() for seed in range(seeds)]
+
+
+def test_a_large_effect_is_found_and_reported():
     found = find(simulate(np.random.default_rng(0), gap=0.3))
     assert found.best == {"": "mesh 0.7"}
     contrast = found.against("mesh 0.7", "control")
@@ -27,13 +36,13 @@ def test_a_large_gap_is_found_and_said():
     assert {one.second for one in claims(found)} == set(ARMS) - {"mesh 0.7"}
 
 
-def test_no_gap_is_said_too():
+def test_no_effect_is_reported_as_no_evidence():
     found = find(simulate(np.random.default_rng(1)))
     assert not claims(found)
     assert all("no evidence of a difference" in sentence for sentence in found.verdicts)
 
 
-def test_an_interval_without_zero_is_not_yet_evidence_among_many():
+def test_an_interval_without_zero_is_not_yet_evidence_among_many_comparisons():
     sentences = [
         sentence
         for seed in range(30)
@@ -46,15 +55,31 @@ def test_an_interval_without_zero_is_not_yet_evidence_among_many():
         assert not low.startswith("-") or high.startswith("-")  # "-0.0" is below zero too
 
 
-def test_few_patients_say_so():
+def test_too_few_patients_are_reported():
     found = find(simulate(np.random.default_rng(0), gap=0.5, patients=4))
-    assert all(
-        sentence.endswith("too few patients to say (at least 5 are needed)") for sentence in found.verdicts
+    few = "too few patients for a claim (at least 5 are needed)"
+    assert all(sentence.endswith(few) for sentence in found.verdicts)
+
+
+def test_one_seed_gives_numbers_and_the_command_that_would_be_needed_but_no_claim():
+    runs = [replace(one, minutes=4.0) for one in simulate(np.random.default_rng(0), gap=0.5, seeds=1)]
+    found = find(runs)
+    assert not claims(found)
+    contrast = found.against("mesh 0.7", "control")
+    assert contrast.test.low > 0
+    assert contrast.verdict.endswith(
+        "over 27 patients only, one seed: no claim from one seed, because another may turn it around; "
+        "`medmim compare --seeds 2` trains the missing seeds in about 20 minutes"
     )
+    assert contrast.as_json()["interval_over"] == "27 patients only, one seed"
+    assert contrast.as_json()["detectable"] is None
+    assert any(text.startswith("one seed per arm: intervals cover patients only") for text in found.warnings)
 
 
-def test_one_seed_is_named():
-    assert "27 patients, one seed" in find(simulate(np.random.default_rng(0), seeds=1)).verdicts[0]
+def test_an_arm_with_one_seed_in_a_study_with_more_has_no_claim():
+    runs = [one for one in simulate(np.random.default_rng(0), gap=0.5) if "mesh 0.7/" not in one.run_id]
+    late = [one for one in simulate(np.random.default_rng(0), gap=0.5) if one.run_id == "mesh 0.7/0"]
+    assert not claims(find([*runs, *late]))
 
 
 def test_arms_are_compared_within_their_stratum():
@@ -65,78 +90,73 @@ def test_arms_are_compared_within_their_stratum():
         for arm in ("scratch", "a", "b")
     ]
     found = find(runs)
-    assert found.variants[0].title == "scratch · 0.1 of labels"
+    assert found.arms[0].title == "scratch · 0.1 of labels"
     assert set(found.best) == {"0.1 of labels", "1 of labels"}
     for one in found.contrasts:
         assert one.first.split(" · ")[1] == one.second.split(" · ")[1]
 
 
-def test_folds_become_one_row_of_patients():
-    first, second = run("a", [0.5, 0.6]), run("a", [0.7, 0.8])
-    moved = [{**case, "patient": f"q{case['patient']}"} for case in second.cases]
-    second = type(second)(second.run_id, "a", second.tags, tuple(moved))
-    (only,) = find([first, second]).variants
-    assert only.scores.shape == (1, 4)
-    assert only.mean == pytest.approx(0.65)
-
-
-def test_a_missing_seed_pairs_what_both_have():
-    runs = [
-        found for found in simulate(np.random.default_rng(0), arms=("scratch", "a")) if found.run_id != "a/2"
-    ]
+def test_a_missing_seed_pairs_the_seeds_that_both_arms_have():
+    runs = [one for one in simulate(np.random.default_rng(0), arms=("scratch", "a")) if one.run_id != "a/2"]
     (contrast,) = find(runs).contrasts
     assert contrast.test.seeds == 2
 
 
-def test_arms_that_were_cut_short_are_not_taken_for_better():
-    """Two seeds are done for three arms and one for the others; seeds differ by 5 points, arms do not."""
+def test_different_settings_are_listed_and_nothing_is_claimed():
+    runs = two_arms([0.1] * 12)
+    assert claims(find(runs))
+    slower = [replace(one, settings={"lr": 0.01}) if one.arm == "a" else one for one in runs]
+    equal = [replace(one, settings={"lr": 0.001}) if one.arm != "a" else one for one in slower]
+    found = find(equal)
+    assert found.differences == ("fine-tuning lr: 0.001 (scratch); 0.01 (a)",)
+    assert not claims(found)
+    assert "no claim, because settings differ (1 are listed at the top)" in found.verdicts[0]
 
-    def wrong(number):
-        runs = simulate(np.random.default_rng(number), luck=0.05, seeds=2)
-        return claims(find([one for one in runs if one.arm in ARMS[:3] or one.tags["seed"] == "0"]))
 
-    assert sum(bool(wrong(number)) for number in range(60)) <= 3
+def test_a_second_control_is_shown_and_does_not_replace_the_first():
+    runs = [replace(one, settings={"lr": 0.001}) for one in two_arms([0.1] * 12)]
+    poor = [replace(one, settings={"lr": 0.1}, run_id=f"poor {one.run_id}") for one in runs[:2]]
+    found = find([*runs, *poor])
+    controls = [arm.title for arm in found.arms if arm.is_control]
+    assert controls == ["scratch [lr=0.001]", "scratch [lr=0.1]"]
+    assert [one.second for one in found.contrasts if one.against == "control"] == controls
+    assert not claims(found)
+
+
+def test_contamination_reaches_the_sentence():
+    clean = two_arms([0.1] * 12)
+    unknown = [replace(one, contamination=UNKNOWN) if one.arm == "a" else one for one in clean]
+    assert find(unknown).verdicts[0].endswith(f"{CLAIM} (contamination of a unknown)")
+    seen = [replace(one, contamination=CONTAMINATED) if one.arm == "a" else one for one in clean]
+    found = find(seen)
+    assert found.verdicts[0].endswith("no claim, because the training of a saw test patients")
+    assert "the training of a saw test patients: its score is optimistic" in found.warnings
+
+
+def test_skewed_differences_are_warned_about():
+    found = find(two_arms([0.0] * 11 + [0.5]))
+    assert any("are skewed (most for a against scratch, skewness +3.5)" in text for text in found.warnings)
+    assert not any("skewed" in text for text in find(two_arms(np.linspace(-0.1, 0.1, 12))).warnings)
 
 
 def test_one_arm_alone_has_no_tests():
     found = find([run("a", [0.5, 0.6, 0.7])])
     assert found.contrasts == ()
-    assert found.variants[0].sd_seeds is None
+    assert any(text.startswith("only one arm ('a')") for text in found.warnings)
 
 
-def test_a_run_without_any_score_is_left_out():
+def test_a_run_without_a_score_is_left_out():
     nothing, some = run("scratch", [float("nan")] * 6), run("a", [0.5] * 6)
     empty = replace(nothing, arm="b", cases=())
-    assert [one.arm for one in find([nothing, some, empty]).variants] == ["a"]
-    with pytest.raises(RunError, match="no finished cell has a score"):
+    assert [arm.name for arm in find([nothing, some, empty]).arms] == ["a"]
+    with pytest.raises(RunError, match="no finished run has a score"):
         find([nothing, empty])
 
 
-def test_it_is_json():
+def test_the_json_is_finite_and_names_no_patient():
     found = find(simulate(np.random.default_rng(0), patients=4)).as_json()
-    assert json.loads(json.dumps(found, allow_nan=False))["arms"][0]["n_seeds"] == 3
+    text = json.dumps(found, allow_nan=False)
+    assert json.loads(text)["arms"][0]["n_seeds"] == 3
     assert found["contrasts"][0]["detectable"] is None
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "truth",
-    [{}, {"luck": 0.05}, {"seeds": 2}, {"seeds": 5, "patients": 12}],
-    ids=["calm", "lucky", "two seeds", "five seeds"],
-)
-def test_no_gap_is_claimed_in_at_most_one_study_of_twenty(truth):
-    rng = np.random.default_rng(7)
-    wrong = sum(bool(claims(find(simulate(rng, **truth)))) for _ in range(1000))
-    assert wrong <= 50
-
-
-@pytest.mark.slow
-def test_a_gap_is_found_at_the_stated_power():
-    """The first step of Holm's procedure decides: half of 5 % shared by four arms against the control."""
-    truth = {"seeds": 5, "luck": 0.005}
-    level = 0.05 * 0.5 / 4
-    gap = true_reach([stats.t.isf(level / 2, 26), stats.t.isf(0.2, 26)], **truth)
-    rng = np.random.default_rng(11)
-    found = [find(simulate(rng, gap=gap, **truth)).against("mesh 0.7", "control") for _ in range(300)]
-    assert 0.74 < np.mean([one.claimed for one in found]) < 0.92
-    assert np.median([one.test.detectable for one in found]) == pytest.approx(gap, rel=0.25)
+    assert '"p000"' not in text
+    assert {"arms", "pairs", "verdicts", "warnings", "differences"} <= found.keys()

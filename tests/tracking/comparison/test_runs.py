@@ -1,84 +1,12 @@
 import json
 
-import numpy as np
 import pytest
-from recorded_runs import TAGS, rows, run, spread
+from recorded_runs import TAGS, rows
 
+from medmim.data.dataset.contamination import CERTIFICATE, NONE_FOUND, UNKNOWN
 from medmim.errors import RunError
-from medmim.tracking.comparison.runs import CASES, compare, find_runs
-from medmim.tracking.mlflow_store import Store
-
-
-def test_the_control_comes_first_and_all_are_compared_with_it():
-    found = compare([run("b", spread(0.8)), run("a", spread(0.7)), run("scratch", spread(0.6))])
-    assert [arm.name for arm in found.arms] == ["scratch", "a", "b"]
-    assert [(pair.first, pair.second) for pair in found.pairs] == [("a", "scratch"), ("b", "scratch")]
-    assert found.verdicts == [pair.verdict for pair in found.pairs]
-
-
-def test_without_scratch_the_first_arm_is_the_control():
-    found = compare([run("b", spread(0.8)), run("a", spread(0.7))])
-    assert [(pair.first, pair.second) for pair in found.pairs] == [("b", "a")]
-
-
-def test_patients_are_paired():
-    hard = np.linspace(0.2, 0.9, 12)  # patients differ far more than arms
-    gain = 0.02 + np.random.default_rng(0).normal(0, 0.01, size=12)
-    found = compare([run("scratch", hard.tolist()), run("a", (hard + gain).tolist())])
-    assert found.arms[0].score.sd > 0.2
-    pair = found.pairs[0]
-    assert pair.difference.mean == pytest.approx(gain.mean())
-    assert pair.difference.sd < 0.02
-    assert pair.verdict.endswith("evidence of a gain")
-
-
-def test_seeds_cases_and_classes_are_averaged_within_a_patient():
-    first = [*rows([0.2, 0.4], label="core"), *rows([0.4, 0.8], label="rim", hd95=None)]
-    second = [*rows([0.6, 0.8], label="core"), *rows([0.8, 0.8], label="rim", hd95=4.0)]
-    arm = compare([run("a", first, seed=0), run("a", second, seed=1)]).arms[0]
-    assert arm.patients == pytest.approx({"p0": 0.5, "p1": 0.7})
-    assert arm.score.n == 2
-    assert arm.seeds == (0, 1)
-    assert arm.runs == ("a0", "a1")
-    assert arm.by_label == pytest.approx({"core": 0.5, "rim": 0.7})
-    assert arm.hd95_mm == pytest.approx(np.mean([(2 + 2 + 4) / 3] * 2))
-
-
-def test_no_distance_is_none():
-    assert compare([run("a", rows([0.0, 0.0], hd95=None))]).arms[0].hd95_mm is None
-
-
-@pytest.mark.parametrize("key", ["encoder", "dims", "size", "batch_size", "lr", "budget", "labelled"])
-def test_what_differs_is_said(key):
-    found = compare([run("scratch", spread(0.6)), run("a", spread(0.7), **{key: "other"})])
-    expected = ", ".join(sorted({TAGS[key], "other"}))
-    assert f"the runs differ in {key}: {expected}" in found.warnings
-
-
-def test_equal_runs_differ_in_nothing():
-    seeds = (0, 1)
-    found = compare([run(arm, spread(0.6), seed=seed) for arm in ("scratch", "a") for seed in seeds])
-    assert found.warnings == ()
-
-
-def test_single_seeds_and_other_seeds_are_said():
-    found = compare([run("scratch", spread(0.6)), run("a", spread(0.7), seed=1)])
-    assert "the arms were run with different seeds" in found.warnings
-    assert any(text.startswith("one seed an arm") for text in found.warnings)
-
-
-def test_one_arm_cannot_be_compared_and_says_so():
-    found = compare([run("a", spread(0.7))])
-    assert found.pairs == ()
-    assert any(text.startswith("only one arm ('a')") for text in found.warnings)
-
-
-def test_the_json_names_no_patients():
-    found = compare([run("scratch", spread(0.6)), run("a", spread(0.7))]).as_json()
-    assert set(found) == {"arms", "pairs", "verdicts", "warnings", "scores"}
-    text = json.dumps(found, allow_nan=False)
-    assert '"p0"' not in text
-    assert found["arms"][0]["dice"]["n"] == 12
+from medmim.tracking.comparison.runs import CASES, find_runs, read_run
+from medmim.tracking.mlflow_store import ORIGIN, Store
 
 
 @pytest.fixture(scope="module")
@@ -107,40 +35,73 @@ def test_named_runs_are_read(store):
     assert [row["dice"] for row in found[0].cases] == [0.5, 0.6]
 
 
-def test_without_names_all_that_are_comparable_are_found(new_home):
+def test_without_names_all_comparable_runs_are_found_newest_first(new_home):
     store = Store(new_home())
     record(store, "a", [0.1], dataset_hash="old")
     record(store, "a", [0.1], labelled=20)
-    replaced = record(store, "a", [0.1])
-    wanted = [record(store, "scratch", [0.2]), record(store, "a", [0.3]), record(store, "a", [0.4], seed=1)]
+    wanted = [record(store, "a", [0.1]), record(store, "scratch", [0.2]), record(store, "a", [0.4], seed=1)]
     record(store, "b", [0.9], status="FAILED")
     record(store, "c", [0.9], stage="pretrain")
-    found = {one.run_id for one in find_runs(store, [])}
-    assert found == set(wanted)
-    assert replaced not in found
+    assert [one.run_id for one in find_runs(store, [])] == wanted[::-1]
 
 
-def test_nothing_to_compare_is_told(new_home):
+def test_settings_of_the_run_and_of_its_pretraining_are_read(new_home):
+    store = Store(new_home())
+    pretrained = store.begin(experiment="test", name="p", tags={"stage": "pretrain"})
+    pretrained.settings({"steps": 7})
+    pretrained.metrics({"last/minutes": 2.0}, step=0)
+    run_id = record(store, "a", [0.5], pretraining_run=pretrained.run_id)
+    store.resume(run_id).settings({"lr": 0.1})
+    store.resume(run_id).metrics({"last/minutes": 1.0}, step=0)
+    (found,) = find_runs(store, [run_id])
+    assert (found.settings, found.pretraining, found.minutes) == ({"lr": 0.1}, {"steps": 7}, 3.0)
+
+
+def test_settings_that_are_not_recorded_are_unknown(store):
+    run = store.run(record(store, "a", [0.5]))
+    assert (read_run(store, run).settings, read_run(store, run).pretraining) == (None, None)
+    control = store.run(record(store, "scratch", [0.5]))
+    assert read_run(store, control).pretraining == {}
+
+
+@pytest.mark.parametrize(
+    ("verdict", "tags", "expected"),
+    [
+        (NONE_FOUND, {}, NONE_FOUND),
+        ("clean", {}, NONE_FOUND),
+        (None, {}, UNKNOWN),
+        (NONE_FOUND, {ORIGIN: "elsewhere"}, UNKNOWN),
+    ],
+    ids=["certified", "certified by an earlier version", "no certificate", "certified elsewhere"],
+)
+def test_contamination_is_that_of_a_certificate_made_here(store, verdict, tags, expected):
+    run_id = record(store, "a", [0.5], **tags)
+    if verdict:
+        store.resume(run_id).text(f"model/{CERTIFICATE}", json.dumps({"verdict": verdict}))
+    assert read_run(store, store.run(run_id)).contamination == expected
+
+
+def test_no_finished_run_is_an_error(new_home):
     with pytest.raises(
         RunError, match="no finished fine-tuning run to compare: run `medmim finetune segment`"
     ):
         find_runs(Store(new_home()), [])
 
 
-def test_a_run_of_another_stage_is_refused(store):
+def test_a_run_of_another_stage_is_rejected(store):
     run_id = record(store, "a", [0.5], stage="pretrain")
-    with pytest.raises(RunError, match=f"run {run_id} is no fine-tuning run"):
+    with pytest.raises(RunError, match=f"run {run_id} is not a fine-tuning run"):
         find_runs(store, [run_id])
 
 
 @pytest.mark.parametrize("key", ["dataset_hash", "split_hash", "task"])
-def test_runs_on_other_patients_are_refused(store, key):
+def test_runs_tested_on_other_patients_are_rejected(store, key):
     ids = [record(store, "a", [0.5]), record(store, "b", [0.5], **{key: "other"})]
     with pytest.raises(RunError, match="was tested on other patients"):
         find_runs(store, ids)
 
 
-def test_a_run_that_did_not_get_to_its_test_is_told(store):
+def test_a_run_that_was_not_tested_is_an_error(store):
     tags = {**TAGS, "dataset": "scans", "arm": "a", "stage": "finetune"}
     recorder = store.begin(experiment="test", name="a", tags=tags)
     with pytest.raises(RunError, match=r"has no artifact 'cases\.jsonl'"):

@@ -4,16 +4,17 @@ from scipy import stats
 
 from medmim.tracking.statistics.paired_test import (
     SeedVariance,
+    mean_interval,
     paired_tests,
-    shared_seed_variance,
+    seed_variance,
     sign_flip_p,
 )
 
-NO_LUCK = SeedVariance(0.0, 0)
+NO_SEEDS = SeedVariance()
 
 
-def one(differences, luck=NO_LUCK, **words):
-    return paired_tests([np.asarray(differences, dtype=float)], luck, **words)[0]
+def one(differences, of_seeds=NO_SEEDS, **words):
+    return paired_tests([np.asarray(differences, dtype=float)], of_seeds, **words)[0]
 
 
 def test_one_seed_is_the_paired_t_test():
@@ -35,44 +36,84 @@ def test_sign_flips_are_exact_for_few_patients(count):
     assert sign_flip_p(values[None])[0] == pytest.approx(expected.pvalue)
 
 
-def test_pairs_share_flips_and_keep_their_own_p():
+def test_pairs_share_sign_flips_and_keep_their_own_p():
     values = np.random.default_rng(0).normal(0, 1, size=(3, 30)) + np.array([[0.0], [0.5], [5.0]])
     together = sign_flip_p(values)
     assert together.tolist() == [sign_flip_p(row[None])[0] for row in values]
     assert together[2] < together[1] < together[0]
 
 
-def test_luck_of_seeds_widens_the_interval():
+def arms_with(spread, *, patients=25):
+    """Two arms whose three seeds are `spread` apart."""
     rng = np.random.default_rng(0)
-    patients = rng.normal(0.03, 0.02, size=(1, 25)) + rng.normal(0, 0.001, size=(3, 25))
-    lucky = patients + np.array([[-0.05], [0.0], [0.05]])
-    calm, wild = [shared_seed_variance([found], arms=2) for found in (patients, lucky)]
-    assert calm.variance < 1e-5 < wild.variance
-    assert wild.df == 2
-    assert one(patients, calm).p < 0.001
-    assert one(lucky, wild).p > 0.05
-    assert one(lucky, wild).mean == pytest.approx(one(patients, calm).mean)
+    base = rng.normal(0.6, 0.1, size=(1, patients))
+    seeds = np.array([[-spread], [0.0], [spread]])
+    first = base + 0.03 + rng.normal(0, 0.01, size=(3, patients)) + seeds
+    return first, base + rng.normal(0, 0.01, size=(3, patients)) + seeds[::-1]
 
 
-def test_luck_is_the_anova_estimate():
-    values = np.random.default_rng(3).normal(size=(4, 9))
+def test_seeds_that_disagree_widen_the_interval():
+    calm, wild = arms_with(0.001), arms_with(0.05)
+    variances = [seed_variance(arms) for arms in (calm, wild)]
+    assert variances[0].variance < 1e-5 < variances[1].variance
+    assert variances[1].df == 4
+    tests = [one(arms[0] - arms[1], found) for arms, found in zip((calm, wild), variances, strict=True)]
+    assert tests[0].p < 0.001
+    assert tests[1].p > 0.05
+    low, high = mean_interval(calm[0], variances[0])
+    wide_low, wide_high = mean_interval(wild[0], variances[1])
+    assert wide_high - wide_low > 2 * (high - low)
+
+
+def test_the_variance_of_seeds_is_the_anova_estimate():
+    values = np.random.default_rng(3).normal(size=(4, 9)) + np.arange(4)[:, None]
     seeds, patients = values.shape
     between = patients * ((values.mean(axis=1) - values.mean()) ** 2).sum() / (seeds - 1)
     rest = values - values.mean(axis=1, keepdims=True) - values.mean(axis=0, keepdims=True) + values.mean()
     within = (rest**2).sum() / ((seeds - 1) * (patients - 1))
-    assert shared_seed_variance([values], arms=2).variance == pytest.approx(
-        max(between - within, 0) / patients
-    )
+    assert seed_variance([values]).variance == pytest.approx((between - within) / patients)
 
 
-def test_a_pair_with_one_seed_borrows_the_luck_of_the_others():
+def test_the_variance_of_seeds_is_pooled_over_arms_by_their_degrees_of_freedom():
     rng = np.random.default_rng(0)
-    single = rng.normal(0.03, 0.02, size=(1, 25))
-    wild = rng.normal(0, 0.02, size=(3, 25)) + np.array([[-0.05], [0.0], [0.05]])
-    luck = shared_seed_variance([single, wild], arms=3)
-    assert luck.df == 4
-    assert one(single).p < 0.001
-    assert one(single, luck).p > 0.05
+    arms = [rng.normal(size=(count, 8)) + 5 * np.arange(count)[:, None] for count in (2, 4, 1)]
+    parts = [seed_variance([arm]).variance for arm in arms[:2]]
+    found = seed_variance(arms)
+    assert found.df == 1 + 3
+    assert found.variance == pytest.approx((parts[0] + 3 * parts[1]) / 4)
+
+
+def test_without_repeated_seeds_nothing_is_known_of_them():
+    assert seed_variance([np.zeros((1, 9))]) == NO_SEEDS
+
+
+def test_patients_that_a_seed_lacks_do_not_count_for_the_variance_of_seeds():
+    values = np.random.default_rng(0).normal(size=(2, 20))
+    missing = np.hstack([values, [[0.5], [np.nan]]])
+    assert seed_variance([missing]) == seed_variance([values])
+    low, high = mean_interval(missing, NO_SEEDS)
+    assert low < np.nanmean(missing, axis=0).mean() < high
+
+
+def test_the_interval_of_one_seed_is_that_of_the_t_test():
+    values = np.random.default_rng(0).normal(0.7, 0.1, size=(1, 12))
+    expected = stats.ttest_1samp(values[0], 0.0).confidence_interval(0.95)
+    assert mean_interval(values, NO_SEEDS) == pytest.approx((expected.low, expected.high))
+
+
+def test_one_patient_has_no_interval():
+    assert mean_interval(np.array([[0.5]]), NO_SEEDS) is None
+
+
+def test_a_reversed_test_changes_all_signs():
+    found = one(np.random.default_rng(0).normal(0.02, 0.05, size=(1, 20)))
+    turned = found.reversed()
+    assert (turned.mean, turned.low, turned.high) == (-found.mean, -found.high, -found.low)
+    assert (turned.effect, turned.skewness, turned.p) == (-found.effect, -found.skewness, found.p)
+
+
+def test_skewness_is_that_of_the_patients():
+    assert one([[0.0] * 11 + [1.0]]).skewness == pytest.approx(stats.skew([0.0] * 11 + [1.0], bias=False))
 
 
 def test_no_difference_is_no_evidence():
@@ -80,7 +121,7 @@ def test_no_difference_is_no_evidence():
     assert (found.mean, found.low, found.high, found.p, found.effect) == (0, 0, 0, 1, 0)
 
 
-def test_equal_sums_in_another_order_are_equal():
+def test_equal_sums_in_another_order_of_addition_are_equal():
     assert one(np.full((1, 6), 0.1)).p == pytest.approx(2 / 2**6)
 
 
@@ -90,12 +131,12 @@ def test_effect_is_corrected_for_few_patients():
     assert one(values).effect == pytest.approx(plain * (1 - 3 / (4 * 10 - 5)))
 
 
-def test_four_patients_can_show_nothing():
+def test_four_patients_cannot_be_evidence():
     assert one(np.random.default_rng(0).normal(size=(1, 4))).detectable == float("inf")
 
 
-def test_what_is_detectable_is_found_four_times_in_five():
+def test_a_detectable_effect_is_found_with_80_percent_probability():
     rng, spread, count = np.random.default_rng(0), 0.05, 30
     detectable = np.median([one(rng.normal(0, spread, size=(1, count))).detectable for _ in range(50)])
     hits = [one(rng.normal(detectable, spread, size=(1, count))).p <= 0.05 for _ in range(300)]
-    assert 0.72 < np.mean(hits) < 0.88
+    assert 0.74 < np.mean(hits) < 0.86

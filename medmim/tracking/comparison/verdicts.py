@@ -1,0 +1,86 @@
+"""Sentences of a comparison: what a paired difference shows, or why nothing can be claimed from it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from medmim.data.dataset.contamination import CONTAMINATED, UNKNOWN
+from medmim.tracking.comparison.arms import Arm
+from medmim.tracking.statistics.paired_test import MIN_PATIENTS, PairedTest
+
+MIN_SEEDS = 2  # below, another seed might turn any difference around
+
+
+def verdict(
+    first: Arm,
+    second: Arm,
+    test: PairedTest,
+    *,
+    metric: str,
+    claimed: bool,
+    tests: int = 1,
+    obstacle: str = "",
+    name: str = "",
+) -> str:
+    """Return the sentence that states what a paired difference shows.
+
+    Args:
+        first: one arm.
+        second: the other; the difference is first minus second.
+        test: of the difference.
+        metric: its title.
+        claimed: whether the difference is evidence.
+        tests: number of comparisons that are counted together.
+        obstacle: why nothing can be claimed.
+        name: what the second arm is called; its title without.
+    """
+    sentence = (
+        f"{first.title} {'above' if test.mean >= 0 else 'below'} {name or second.title} by "
+        f"{abs(100 * test.mean):.1f} points of {metric}, 95 % interval {100 * test.low:+.1f} … "
+        f"{100 * test.high:+.1f} over {interval_over(test)}: "
+    )
+    excludes_zero = test.low > 0 or test.high < 0
+    if obstacle:
+        sentence += obstacle
+    elif claimed:
+        sentence += "evidence of a difference"
+    elif excludes_zero and tests > 1:
+        sentence += f"no evidence of a difference once all {tests} comparisons are counted"
+    elif excludes_zero:
+        sentence += f"no evidence of a difference, as the sign-flip test has p = {test.p:.3f}"
+    else:
+        sentence += "no evidence of a difference"
+    unknown = [arm.title for arm in (first, second) if arm.contamination == UNKNOWN]
+    return f"{sentence} (contamination of {' and '.join(unknown)} unknown)" if unknown else sentence
+
+
+def obstacle_to(
+    first: Arm, second: Arm, test: PairedTest, *, differences: Collection[str] = (), remedy: str = ""
+) -> str:
+    """Return why no claim can be made about two arms; empty where one can."""
+    contaminated = [arm.title for arm in (first, second) if arm.contamination == CONTAMINATED]
+    if contaminated:
+        return f"no claim, because the training of {' and '.join(contaminated)} saw test patients"
+    if test.patients < MIN_PATIENTS:
+        return f"too few patients for a claim (at least {MIN_PATIENTS} are needed)"
+    if differences:
+        return f"no claim, because settings differ ({len(differences)} are listed at the top)"
+    if test.seeds < MIN_SEEDS:
+        return f"no claim from one seed, because another may turn it around{remedy}"
+    return ""
+
+
+def interval_over(test: PairedTest) -> str:
+    """Return what the interval of a test covers."""
+    if test.seeds > 1:
+        return f"{test.patients} patients and {test.seeds} seeds"
+    return f"{test.patients} patients only, one seed"
+
+
+def seeds_remedy(arms: Sequence[Arm], command: str) -> str:
+    """Return how to train the seeds that are missing, with the minutes that these runs predict."""
+    minutes = sum(max(MIN_SEEDS - len(arm.seeds), 0) * arm.minutes for arm in arms)
+    if not any(len(arm.seeds) < MIN_SEEDS for arm in arms):
+        return ""
+    predicted = f" in about {max(round(minutes), 1)} minutes" if minutes else ""
+    return f"; `{command}` trains the missing seeds{predicted}"
