@@ -1,66 +1,48 @@
-"""The local MLflow store: SQLite and artifacts below one home folder; runs, their pictures, the registry.
+"""The local MLflow store: SQLite and artifacts below one home folder; runs, their figures, the registry.
 
-Nothing that could tell who a patient is goes in: no path, file name, patient key or error text. MLflow's own
-habits of noting user, script and git address are overruled, its telemetry is off.
+It contains nothing that could identify a patient: no path, file name, patient key or error text. MLflow's
+defaults that record user, script and git address are overridden.
 """
 
 from __future__ import annotations
 
-import io
 import json
-import logging
-import os
 import shutil
-import time
 from collections.abc import Mapping
-from collections.abc import Set as AbstractSet
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote, urlparse
 from urllib.request import url2pathname
 
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("DO_NOT_TRACK", "true")
-for _noisy in ("mlflow", "alembic"):
-    logging.getLogger(_noisy).setLevel(logging.WARNING)
-logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # prints SQL with its values
-
-import yaml  # noqa: E402  # after the switches above: MLflow reads them when it is imported
-from mlflow import MlflowClient  # noqa: E402
-from mlflow.entities import (  # noqa: E402
+from mlflow import MlflowClient
+from mlflow.entities import (
     Dataset,
     DatasetInput,
     InputTag,
     LoggedModelOutput,
     LoggedModelStatus,
-    Metric,
-    Param,
     Run,
-    RunTag,
     ViewType,
 )
-from mlflow.exceptions import MlflowException  # noqa: E402
-from PIL import Image  # noqa: E402
+from mlflow.exceptions import MlflowException
 
-from medmim import files  # noqa: E402
-from medmim.errors import RunError  # noqa: E402
-from medmim.tracking.metric_names import stored_names  # noqa: E402
+from medmim import files
+from medmim.errors import RunError
+from medmim.tracking.run_recorder import RunRecorder
 
 _ANONYMOUS = {"mlflow.user": "medmim", "mlflow.source.name": "medmim", "mlflow.source.type": "LOCAL"}
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens its table of runs
 ORIGIN = "medmim.run"  # on a copy: the id of the run where it was made
-_PARAMETER_LIMIT = 250
-_DIGEST_LENGTH = 36  # the longest that MLflow keeps
+_DIGEST_LENGTH = 36  # MLflow stores no longer digest
 
 
 class Store:
     """The store of one home folder.
 
     Args:
-        home: `MEDMIM_HOME`; made when missing.
+        home: `MEDMIM_HOME`; created when missing.
 
     Raises:
-        RunError: if it is no folder, and none can be made there.
+        RunError: if it is not a folder and cannot be created.
     """
 
     def __init__(self, home: Path) -> None:
@@ -68,21 +50,21 @@ class Store:
             home.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(
-                f"MEDMIM_HOME '{home}': expected a folder, or a place for one, got "
+                f"MEDMIM_HOME '{home}': expected a folder, or a path where one can be created, got "
                 f"'{error.strerror}'; set MEDMIM_HOME to a folder that you may write to"
             ) from error
         self.home = home.resolve()
-        with files.lock(self.home):  # whoever comes first makes the tables; MLflow does not wait for another
+        with files.lock(self.home):  # MLflow lets two processes create the tables at once
             self.client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
 
     @property
     def uri(self) -> str:
-        """Address of the database, as MLflow wants it."""
+        """Address of the database for MLflow."""
         return f"sqlite:///{quote(str(self.home / 'mlflow.db'))}"  # the path is part of a URL
 
     @property
     def artifacts(self) -> Path:
-        """Where artifacts lie."""
+        """Folder of the artifacts."""
         return self.home / "artifacts"
 
     def checkpoints(self, run_id: str) -> Path:
@@ -90,7 +72,7 @@ class Store:
         return self.home / "checkpoints" / run_id
 
     def begin(self, *, experiment: str, name: str, tags: Mapping[str, str]) -> RunRecorder:
-        """Begin a run and return its recorder."""
+        """Start a run and return its recorder."""
         where = self.experiment(experiment)
         run = self.client.create_run(where, run_name=name, tags={**_ANONYMOUS, **tags})
         if "dataset_hash" in tags:
@@ -98,7 +80,7 @@ class Store:
         return RunRecorder(self.client, run.info.run_id)
 
     def experiment(self, name: str) -> str:
-        """Return the id of an experiment, made when missing; its artifacts lie in the home folder."""
+        """Return the id of an experiment, created when missing, with its artifacts in the home folder."""
         with files.lock(self.home):
             found = self.client.get_experiment_by_name(name)
             if found is not None:
@@ -107,7 +89,7 @@ class Store:
             return str(self.client.create_experiment(name, artifact_location=place, tags=EXPERIMENT_TAGS))
 
     def _note_dataset(self, run_id: str, tags: Mapping[str, str]) -> None:
-        """Log the dataset as MLflow's own kind of input: the UI then lists the runs that used it."""
+        """Log the dataset as an MLflow input, so that the UI lists the runs that used it."""
         dataset = Dataset(
             name=tags["dataset"],
             digest=tags["dataset_hash"][:_DIGEST_LENGTH],
@@ -122,8 +104,8 @@ class Store:
 
         Args:
             run_id: of the run.
-            keep_points: do not log a metric again at a step where it is: a training goes on from its last
-                saved state, after which it had logged more. A study's summary is replaced instead.
+            keep_points: do not log a metric again at a step that has one: a training resumes from its last
+                saved state, after which it had logged more. The summary of a study is replaced instead.
         """
         run = self.run(run_id)
         self.client.update_run(run_id, status="RUNNING")
@@ -132,10 +114,10 @@ class Store:
         return RunRecorder(self.client, run_id, known)
 
     def run(self, run_id: str) -> Run:
-        """Return a run by its id here or, of an unpacked study, by that where it was made.
+        """Return a run by its id here or, for an unpacked study, by its id where it was made.
 
         Raises:
-            RunError: if there is none with this id.
+            RunError: if there is no run with this id.
         """
         try:
             return self.client.get_run(run_id)
@@ -157,13 +139,13 @@ class Store:
     def runs(self, **tags: str) -> list[Run]:
         """Return the runs with these tags, newest first."""
         experiments = [found.experiment_id for found in self.client.search_experiments()]
-        words = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
+        conditions = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
         found: list[Run] = []
         token = None
         while True:
             page = self.client.search_runs(
                 experiments,
-                filter_string=" and ".join(words),
+                filter_string=" and ".join(conditions),
                 order_by=["attributes.start_time DESC"],
                 page_token=token,
             )
@@ -173,7 +155,7 @@ class Store:
                 return found
 
     def artifact(self, run: Run, name: str = "") -> Path:
-        """Return where an artifact of a run lies, or would lie; all of them without a name."""
+        """Return the path of an artifact of a run, which need not exist; without a name the folder of all."""
         return Path(url2pathname(urlparse(str(run.info.artifact_uri)).path)) / name
 
     def read_text(self, run: Run, name: str, *, default: str | None = None) -> str:
@@ -182,7 +164,7 @@ class Store:
         Args:
             run: of this store.
             name: of the artifact.
-            default: is returned where the run does not have it.
+            default: returned if the run does not have the artifact.
 
         Raises:
             RunError: if the run does not have it and there is no default.
@@ -195,7 +177,7 @@ class Store:
         return path.read_text(encoding="utf-8")
 
     def register(self, *, model: str, run_id: str, tags: Mapping[str, str], alias: str) -> int:
-        """Make the run's artifact folder `model` a new version of a registered model; return its number."""
+        """Register the run's artifact folder `model` as a new version of a model; return its number."""
         try:
             self.client.create_registered_model(model)
         except MlflowException as error:
@@ -221,7 +203,7 @@ class Store:
         return int(version.version)
 
     def discard(self, run_id: str) -> None:
-        """Mark a run as deleted and remove its files: it left nothing to continue."""
+        """Mark a run without a resumable state as deleted and remove its files."""
         self.client.delete_run(run_id)
         shutil.rmtree(self.checkpoints(run_id), ignore_errors=True)
 
@@ -232,76 +214,12 @@ class Store:
         return [str(run.info.run_id) for run in found if ORIGIN not in run.data.tags]
 
     def note_score(self, run_id: str, key: str, value: float) -> None:
-        """Add a later score to a finished run, such as a fine-tuning's Dice to its pretraining.
+        """Add a score to a finished run, such as a fine-tuning's Dice to its pretraining.
 
-        A run that lives in another home folder is left alone.
+        A run of another home folder is ignored.
         """
         try:
             self.client.get_run(run_id)
         except MlflowException:
             return
         self.client.log_metric(run_id, key, value, step=0)
-
-
-class RunRecorder:
-    """Records one run in the store (a `Recorder`).
-
-    Args:
-        client: of the store.
-        run_id: of the run.
-        known: keys and steps of points that are there.
-    """
-
-    def __init__(
-        self, client: MlflowClient, run_id: str, known: AbstractSet[tuple[str, int]] = frozenset()
-    ) -> None:
-        self._client = client
-        self._run_id = run_id
-        self._known = known
-
-    @property
-    def run_id(self) -> str:
-        """Identifier of the run."""
-        return self._run_id
-
-    def settings(self, values: Mapping[str, object]) -> None:
-        """Store single values as parameters (for the UI's columns) and everything as settings.yaml."""
-        plain = {key: value for key, value in values.items() if not isinstance(value, dict)}
-        params = [Param(key, _short(value)) for key, value in plain.items()]
-        self._client.log_batch(self._run_id, params=params)
-        self.text("settings.yaml", yaml.safe_dump(json.loads(json.dumps(values)), sort_keys=True))
-
-    def tags(self, values: Mapping[str, str]) -> None:
-        """Set tags."""
-        self._client.log_batch(self._run_id, tags=[RunTag(key, value) for key, value in values.items()])
-
-    def metrics(self, values: Mapping[str, float], *, step: int) -> None:
-        """Store metrics at a step."""
-        now = int(time.time() * 1000)
-        named = stored_names(values)
-        stored = [(named[key], value) for key, value in values.items()]
-        new = [(key, value) for key, value in stored if (key, step) not in self._known]
-        points = [Metric(key, float(value), now, step) for key, value in new]
-        self._client.log_batch(self._run_id, metrics=points)
-
-    def picture(self, key: str, png: bytes, *, step: int) -> None:
-        """Store a picture under one key for all steps, so that the UI shows it as a series."""
-        with Image.open(io.BytesIO(png)) as image:
-            self._client.log_image(self._run_id, image.convert("RGB"), key=key, step=step)
-
-    def text(self, name: str, content: str) -> None:
-        """Store a text artifact."""
-        self._client.log_text(self._run_id, content, name)
-
-    def file(self, path: Path, *, folder: str) -> None:
-        """Store a copy of a file."""
-        self._client.log_artifact(self._run_id, str(path), folder)
-
-    def finish(self, status: str) -> None:
-        """End the run."""
-        self._client.set_terminated(self._run_id, status=status)
-
-
-def _short(value: Any) -> str:
-    text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-    return text[:_PARAMETER_LIMIT]

@@ -11,7 +11,8 @@ from mlflow.entities import Param, Run
 
 from medmim.config.study import DIGEST, SCRATCH, StudySettings, StudyTrial, arm_title
 from medmim.tracking.comparison.runs import RunScores, read_run
-from medmim.tracking.mlflow_store import RunRecorder, Store
+from medmim.tracking.mlflow_store import Store
+from medmim.tracking.run_recorder import RunRecorder
 
 PARENT = "mlflow.parentRunId"
 _PLAN = "cells.json"  # artifact of the study's own run

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from mlflow import MlflowClient
@@ -16,6 +13,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from requests.exceptions import RequestException
 
+from medmim import files
 from medmim.errors import RunError
 from medmim.tracking.mlflow_store import Store
 from medmim.tracking.run_copies import copy_of, with_parents
@@ -51,7 +49,7 @@ def sync(
     """
     chosen = with_parents(store, store.runs() if runs is None else runs)
     _set_timeouts()
-    with _one_at_a_time(store.home):
+    with files.lock(store.home / "sync"):  # two senders would both find a run missing, and both create it
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         known: dict[str, str] = {}
 
@@ -152,11 +150,3 @@ def server_of(store: Store) -> str | None:
 def _set_timeouts() -> None:
     for key, value in _PATIENCE.items():
         os.environ.setdefault(key, value)
-
-
-@contextmanager
-def _one_at_a_time(home: Path) -> Iterator[None]:
-    """Let one process or thread send at a time: two would both find a run missing, and both make it."""
-    with (home / "sync.lock").open("w") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield

@@ -2,8 +2,8 @@ import inspect
 
 import pytest
 
-from medmim.tracking.mlflow_store import RunRecorder
 from medmim.tracking.recorder import MemoryRecorder, Recorder
+from medmim.tracking.run_recorder import RunRecorder
 from medmim.training.logger import Log
 
 METHODS = ["settings", "tags", "metrics", "picture", "text", "file", "finish"]

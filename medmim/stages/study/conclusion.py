@@ -9,7 +9,7 @@ from medmim.stages.study.planning import StudyTraining
 from medmim.tracking.comparison.findings import scored
 from medmim.tracking.comparison.runs import read_run
 from medmim.tracking.comparison.tables import summary
-from medmim.tracking.mlflow_store import RunRecorder
+from medmim.tracking.run_recorder import RunRecorder
 from medmim.tracking.study_runs import StudyRuns, placed
 
 

@@ -11,8 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
+from medmim import files
 from medmim.config.study import StudySettings, StudyTrial, trials_of
 from medmim.data.dataset.manifest import Dataset, read_dataset
 from medmim.encoders import ENCODERS
@@ -104,7 +103,7 @@ def study(
     _check_names(trials)
     dataset = read_dataset(settings.data)
     store = Store(home)
-    with _locked(home / "studies", settings.name):
+    with _locked(home, settings.name):
         trainings = trainings_of(trials, dataset_hash=dataset.info.content_hash, study=settings.name)
         engine = engine or LocalEngine()
         timer = timer or partial(timed_minutes, dataset=dataset, engine=engine, near=home / "studies")
@@ -211,18 +210,13 @@ class _Runner:
 
 
 @contextmanager
-def _locked(folder: Path, name: str) -> Iterator[None]:
-    """Keep a second process from running the same study; the lock ends with the process."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / f"{name}.lock")
+def _locked(home: Path, name: str) -> Iterator[None]:
+    """Keep a second process from running the same study."""
     try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        raise UsageError(f"study '{name}' is running in another process: wait until it ends") from None
-    try:
-        yield
-    finally:
-        lock.release()
+        with files.lock(home / "studies" / name, wait=False):
+            yield
+    except files.LockedError as error:
+        raise UsageError(f"study '{name}' is running in another process: wait until it ends") from error
 
 
 def _upload(store: Store, name: str, log: Callable[[str], None]) -> None:

@@ -54,7 +54,8 @@ class Outcome:
 def run_here(job: Job, home: Path) -> Outcome:
     """Run a job in this process; an interrupted run of it is resumed, or discarded if it has no state."""
     from medmim.stages.study.resource_meter import Meter
-    from medmim.tracking.mlflow_store import RunRecorder, Store
+    from medmim.tracking.mlflow_store import Store
+    from medmim.tracking.run_recorder import RunRecorder
 
     store, meter = Store(home), Meter()
     resume = _resumable_run(store, job.digest)

@@ -162,21 +162,27 @@ def find(
     metric, remedy = TITLES[metric_of(runs[0].cases)], seeds_remedy(arms, command)
     contrasts = []
     for pair, tested, p in zip(pairs, tests, p_values, strict=True):
-        first, second, test = pair.first, pair.second, tested
-        if pair.question == "best" and best[first.stratum] not in (first.title, second.title):
+        title = best[pair.first.stratum]
+        if pair.question == "best" and title not in (pair.first.title, pair.second.title):
             continue
-        if pair.question == "best" and second.title == best[first.stratum]:
+        first, second, test = pair.first, pair.second, tested
+        if pair.question == "best" and second.title == title:
             first, second, test = second, first, tested.reversed()
         obstacle = obstacle_to(first, second, test, differences=unequal[first.stratum], remedy=remedy)
-        claimed = not obstacle and p <= LEVEL
-        sentence = verdict(
-            first, second, test, metric=metric, claimed=claimed, tests=len(pairs), obstacle=obstacle
-        )
-        contrasts.append(Contrast(first.title, second.title, pair.question, test, p, claimed, sentence))
+        contrasts.append(_contrast(first, second, pair.question, test, p, (metric, len(pairs), obstacle)))
     contrasts.sort(key=lambda one: one.against != "control")
-    warnings = _warnings(arms, runs, contrasts, remedy)
     differences = tuple(line for lines in unequal.values() for line in lines)
+    warnings = _warnings(arms, runs, contrasts, remedy)
     return Findings(metric, tuple(arms), tuple(contrasts), best, differences, warnings, evenness)
+
+
+def _contrast(
+    first: Arm, second: Arm, question: str, test: PairedTest, p: float, words: tuple[str, int, str]
+) -> Contrast:
+    metric, tests, obstacle = words
+    claimed = not obstacle and p <= LEVEL
+    sentence = verdict(first, second, test, metric=metric, claimed=claimed, tests=tests, obstacle=obstacle)
+    return Contrast(first.title, second.title, question, test, p, claimed, sentence)
 
 
 def scored(runs: Sequence[RunScores]) -> list[RunScores]:

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 import tiny
-from filelock import FileLock
 
+from medmim import files
 from medmim.config.study import StudySettings
 from medmim.errors import SettingsError, UsageError
 from medmim.stages.compare import compare_study
@@ -218,7 +218,7 @@ def test_predicted_hours_come_from_two_short_trainings_of_each_kind(data, new_ho
     assert 0 < planned.plan.hours < 1
     assert Store(home).runs() == []
     assert len(list((home / "prepared").rglob("*.safetensors"))) > 0
-    assert [path.name for path in (home / "studies").iterdir()] == ["tiny.lock"]
+    assert [path.name for path in (home / "studies").iterdir()] == ["tiny"]
 
 
 def test_predicted_hours_are_divided_by_the_trainings_that_run_at_a_time(data, new_home):
@@ -389,9 +389,8 @@ def test_trials_that_differ_in_labels_share_a_pretraining(data, new_home):
 
 def test_one_process_at_a_time_runs_a_study(data, new_home):
     home = new_home()
-    (home / "studies").mkdir()
     with (
-        FileLock(home / "studies" / "tiny.lock"),
+        files.lock(home / "studies" / "tiny"),
         pytest.raises(UsageError, match="study 'tiny' is running in another process"),
     ):
         study(settings(data), home=home, timer=no_timing, log=str)
