@@ -1,0 +1,19 @@
+from medmim.tracking.run_recorder import stored_names
+
+
+def test_names_that_mlflow_accepts_stay():
+    keys = ["test/dice", "val/hd95 mm", "test/f1_a-b.c:d"]
+    assert stored_names(keys) == dict(zip(keys, keys, strict=True))
+
+
+def test_other_characters_become_underscores():
+    assert stored_names(["test/f1_<5 mm"]) == {"test/f1_<5 mm": "test/f1__5 mm"}
+    assert stored_names(["test/a/b"]) == {"test/a/b": "test/a_b"}
+
+
+def test_names_that_would_be_equal_are_numbered():
+    assert stored_names(["t/a<", "t/a>", "t/a_"]) == {"t/a<": "t/a__2", "t/a>": "t/a__3", "t/a_": "t/a_"}
+
+
+def test_long_names_are_cut():
+    assert len(stored_names(["t/" + "x" * 300])["t/" + "x" * 300]) == 240
