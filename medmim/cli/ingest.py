@@ -52,6 +52,18 @@ Examples:
     is_flag=True,
     help="Resample labels that are not on the grid of their image.  [default: refuse them]",
 )
+@click.option(
+    "uneven_spacing",
+    "--regrid",
+    flag_value="regrid",
+    help="Interpolate unevenly spaced DICOM slices on an even grid.  [default: refuse them]",
+)
+@click.option(
+    "uneven_spacing",
+    "--keep-spacing",
+    flag_value="keep",
+    help="Keep unevenly spaced DICOM slices as they are, and store their mean spacing.",
+)
 @click.option("--workers", type=int, help="Number of processes.  [default: one per CPU core]")
 @click.option(
     "--engine",
@@ -81,6 +93,7 @@ def command(
     with a reason.
     """
     options["label_names"] = _names(label_names)
+    options["uneven_spacing"] = options["uneven_spacing"] or "reject"
     _check_engine(options, dry_run=dry_run)
     if dry_run:
         _show(source, out, as_json=as_json, options=options)

@@ -66,7 +66,7 @@ def _lines(made: Predictions) -> list[str]:
     """Return the result for people: volumes, then failures."""
     told = [f"  {name}  {one.words}" for name, one in made.told.items()]
     more = [f"  and {len(told) - _LINES} more"] if len(told) > _LINES else []
-    written = sum(fate == "written" for fate in made.dicom.values())
+    written = sum(fate.startswith("written") for fate in made.dicom.values())
     return [
         f"model        {made.model['name']}",
         f"predictions  {made.out}",
@@ -74,6 +74,15 @@ def _lines(made: Predictions) -> list[str]:
         *told[:_LINES],
         *more,
         *(f"failed       volume {name}: {reason}" for name, reason in made.failures.items()),
-        *(f"no DICOM-SEG volume {name}: {fate}" for name, fate in made.dicom.items() if fate != "written"),
+        *(
+            f"no DICOM-SEG volume {name}: {fate}"
+            for name, fate in made.dicom.items()
+            if not fate.startswith("written")
+        ),
+        *(
+            f"warning      volume {name}: the scan has no FrameOfReferenceUID, so a new one was generated"
+            for name, fate in made.dicom.items()
+            if fate == "written_with_new_frame_of_reference"
+        ),
         *(f"not used     file {number}: {reason}" for number, reason in list(made.files.items())[:_LINES]),
     ]

@@ -15,7 +15,7 @@ import dcm2niix
 
 from medmim import files
 from medmim.data.dataset.manifest import Dataset, DatasetInfo
-from medmim.data.dicom import convert, slice_spacing
+from medmim.data.dicom import conversion, slice_spacing
 from medmim.data.ingest.archives import unpack_archives
 from medmim.data.ingest.context import IngestContext, IngestedVolume, IngestOptions, Progress
 from medmim.data.ingest.dataset_json import dataset_json_in
@@ -225,7 +225,9 @@ def _fail(ledger: Ledger, out: Path, old: Dataset | None) -> None:
     if old is None:
         files.write_jsonl(out / "ledger.jsonl", (row.model_dump(mode="json") for row in ledger.rows()))
     kept = "the existing dataset is unchanged" if old else f"the fate of each file is in '{out}/ledger.jsonl'"
-    raise DataError(f"no usable file: {ledger.summary()}; {kept}", reason="nothing_usable")
+    uneven = any(row.reason == "uneven_spacing" for row in ledger.rows())
+    remedy = "; --regrid or --keep-spacing accepts unevenly spaced slices" if uneven else ""
+    raise DataError(f"no usable file: {ledger.summary()}; {kept}{remedy}", reason="nothing_usable")
 
 
 def _dataset_name(layout: DatasetLayout | None) -> str:
@@ -248,7 +250,7 @@ def _settings(keys: Keys, layout: DatasetLayout | None, options: IngestOptions) 
         "min_slices": slice_spacing.MIN_SLICES,
         "even_voxels": slice_spacing.EVEN_VOXELS,
         "repaired_voxels": slice_spacing.REPAIRED_VOXELS,
-        "max_voxels_off": convert.MAX_VOXELS_OFF,
+        "max_voxels_off": conversion.MAX_VOXELS_OFF,
     }
 
 

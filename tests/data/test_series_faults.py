@@ -1,7 +1,8 @@
-"""Twenty faults of a series, each with ten seeds: what comes out is right by the analytic truth, or refused.
+"""Twenty faults of a series, each with ten seeds: the volume is correct by the analytic truth, or refused.
 
-A generated scene is known at every point of space. A volume is right if each voxel holds the scene's value at
-the place that its affine gives; anything else that is not refused or said to be repaired is a silent error.
+A generated scene is known at every point of space. A volume is correct if each voxel has the scene's value at
+the position that its affine gives; any other result that is not refused or noted as repaired is a silent
+error.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dicom_maker import unit
+from dicom_maker import task_of, unit
 from pydicom import dcmread
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from medmim.data.dicom.convert import convert
-from medmim.data.dicom.series import stacks_of
+from medmim.data.dicom.series import group_slices
 from medmim.data.dicom.slices import RejectedSlices, SingleImage, Slice, SliceStack
 from medmim.data.formats.nifti import Image, read_image
 from medmim.data.ingest.dicom_series import _DAMAGE
@@ -212,52 +213,44 @@ FAULTS: dict[str, Callable[..., list[FileDataset]]] = {
 
 
 def outcome(name: str, seed: int, folder: Path) -> str:
-    """Ingest one faulty series and say what came of it: refused, right, or why it is a silent error."""
+    """Ingest one faulty series; return refused, right, repaired or picture, or why it is a silent error."""
     scene = Scene(seed)
     made = FAULTS[name](
         [scene.slice(place) for place in range(COUNT)], scene, int(scene.rng.integers(2, COUNT - 3))
     )
     slices, blocked = [], {}
-    seen_instances: set[str] = set()
+    seen: dict[str, list[Slice]] = {}
     for number, dataset in enumerate(made):
         path = folder / f"{number}"
         dataset.save_as(path, enforce_file_format=False)
-        seen = scan_file(path)
-        if seen.series and seen.reason in _DAMAGE:
-            blocked[seen.series] = "damaged_series"
-        for header in seen.headers:
-            if header.instance in seen_instances:  # as `from_dicom` does for two contents of one instance
+        scanned = scan_file(path)
+        if scanned.series and scanned.reason in _DAMAGE:
+            blocked[scanned.series] = "damaged_series"
+        for header in scanned.headers:
+            same = seen.setdefault(header.instance, [])
+            if header.position in [one.header.position for one in same]:  # as in `volumes_from_dicom`
                 blocked[header.series] = "duplicate_instance"
-            seen_instances.add(header.instance)
             slices.append(Slice(number, path, header))
-    said = []
-    for verdict in stacks_of(slices, blocked):
-        said.append(
-            "refused" if isinstance(verdict, RejectedSlices) else _judged(verdict, scene, folder, made)
-        )
-    wrong = [one for one in said if one not in ("refused", "right", "picture", "repaired")]
-    return wrong[0] if wrong else "right" if "right" in said else said[0]
+            same.append(slices[-1])
+    found = [
+        "refused" if isinstance(group, RejectedSlices) else _judged(group, scene, folder)
+        for group in group_slices(slices, blocked)
+    ]
+    wrong = [one for one in found if one not in ("refused", "right", "picture", "repaired")]
+    return wrong[0] if wrong else "right" if "right" in found else found[0]
 
 
-def _judged(verdict: SliceStack | SingleImage, scene: Scene, folder: Path, made: list[FileDataset]) -> str:
-    if isinstance(verdict, SingleImage):
+def _judged(group: SliceStack | SingleImage, scene: Scene, folder: Path) -> str:
+    if isinstance(group, SingleImage):
         return "picture"
-    facts = convert(
-        [str(one.path) for one in verdict.slices],
-        verdict.affine.tolist(),
-        [[one.header.slope, one.header.intercept] for one in verdict.slices],
-        staging=str(folder / "work"),
-        target=str(folder / "out.nii.gz"),
-        size=[verdict.slices[0].header.rows, verdict.slices[0].header.columns],
-    )
-    if "reason" in facts:
+    task = task_of(group, folder)
+    if convert(task).reason:
         return "refused"
-    image = read_image(folder / "out.nii.gz")
-    return _compared(image, verdict, scene)
+    return _compared(read_image(Path(task.target)), group, scene)
 
 
 def _compared(image: Image, stack: SliceStack, scene: Scene) -> str:
-    """Compare every voxel with the scene at the place that the affine gives."""
+    """Compare every voxel with the scene at the position that the affine gives."""
     indices = np.indices(image.array.shape).reshape(3, -1).T
     ras = indices @ image.affine[:3, :3].T + image.affine[:3, 3]
     offsets = np.array([one.header.intercept for one in stack.slices])[indices[:, 2]]
@@ -266,7 +259,7 @@ def _compared(image: Image, stack: SliceStack, scene: Scene) -> str:
     difference = np.abs(image.array.ravel() - truth)[covered].max()
     slope = 900.0 * float(
         np.linalg.norm(scene.wave)
-    )  # grey values per mm: half a pixel is allowed if it is said
+    )  # grey values per mm: half a pixel is allowed if it is noted
     allowed = 1.5 + (0.5 * slope * scene.spacing.max() if stack.repairs else 1e-3 * slope)
     places = np.array([one.header.position for one in stack.slices]) * [-1, -1, 1]
     columns = np.outer(np.arange(len(places)), image.affine[:3, 2]) + image.affine[:3, 3]
@@ -278,20 +271,20 @@ def _compared(image: Image, stack: SliceStack, scene: Scene) -> str:
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_no_fault_is_silent(tmp_path: Path, name: str):
+def test_faults_are_refused_repaired_or_harmless(tmp_path: Path, name: str):
     assert outcome(name, 0, tmp_path) in ("refused", "right", "repaired")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(1, 10))
-def test_no_fault_is_silent_with_any_seed(tmp_path: Path, seed: int):
+def test_faults_are_refused_repaired_or_harmless_with_any_seed(tmp_path: Path, seed: int):
     for name in FAULTS:
         (tmp_path / name).mkdir()
         assert outcome(name, seed, tmp_path / name) in ("refused", "right", "repaired"), name
 
 
-def test_the_check_finds_what_is_silent(tmp_path: Path):
-    """The harness sees a swap of two slices that no header tells."""
+def test_the_check_finds_a_silent_error(tmp_path: Path):
+    """Two slices exchange their pixels, which no header shows."""
     scene = Scene(0)
     made = [scene.slice(place) for place in range(COUNT)]
     made[4].PixelData, made[5].PixelData = made[5].PixelData, made[4].PixelData
@@ -301,7 +294,7 @@ def test_the_check_finds_what_is_silent(tmp_path: Path):
         header = scan_file(tmp_path / f"{number}").header
         assert header is not None
         slices.append(Slice(number, tmp_path / f"{number}", header))
-    (stack,) = stacks_of(slices, {})
+    (stack,) = group_slices(slices, {})
     assert isinstance(stack, SliceStack)
-    assert "off by" in _judged(stack, scene, tmp_path, made)
+    assert "off by" in _judged(stack, scene, tmp_path)
     assert dcmread(tmp_path / "4").Rows == ROWS

@@ -1,8 +1,8 @@
-"""Small DICOM series made for tests, sound or with one fault."""
+"""Small DICOM series for tests, correct or with one fault, and the steps from files to a conversion task."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,11 @@ import numpy as np
 import pydicom
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+from medmim.data.dicom.conversion import ConversionTask
+from medmim.data.dicom.series import group_slices
+from medmim.data.dicom.slices import Slice, SliceGroup, SliceStack, own_place
+from medmim.data.ingest.scan import scan_file
 
 MR, CT = "1.2.840.10008.5.1.4.1.1.4", "1.2.840.10008.5.1.4.1.1.2"
 OBLIQUE = (0.98, 0.17, 0.1032, -0.19899, 0.888, 0.41459)
@@ -25,7 +30,7 @@ def unit(orientation: tuple[float, ...]) -> tuple[float, ...]:
 
 
 def make_slice(place: int, **options: Any) -> FileDataset:
-    """Make slice `place` of a series with 8 rows and 10 columns, 1.5 × 1.25 mm, 3 mm apart."""
+    """Return slice `place` of a series with 8 rows and 10 columns of 1.5 × 1.25 mm, 3 mm apart."""
     orientation = unit(options.get("orientation", OBLIQUE))
     normal = np.cross(orientation[:3], orientation[3:])
     series, sop = options.get("series", "1.2.3.4"), options.get("sop", MR)
@@ -54,8 +59,14 @@ def make_slice(place: int, **options: Any) -> FileDataset:
     return dataset
 
 
+def move(dataset: FileDataset, by: np.ndarray) -> None:
+    """Move a slice by a vector in mm (LPS)."""
+    position = np.array([float(value) for value in dataset.ImagePositionPatient]) + by
+    dataset.ImagePositionPatient = [round(value, 6) for value in position.tolist()]
+
+
 def write_series(folder: Path, *, count: int = 6, tweak: Tweak | None = None, **options: Any) -> list[Path]:
-    """Write a series under names that say nothing; `tweak` changes a slice before it is written."""
+    """Write a series to files named in another order; `tweak` changes a slice before it is written."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for place in range(count):
@@ -66,6 +77,55 @@ def write_series(folder: Path, *, count: int = 6, tweak: Tweak | None = None, **
         dataset.save_as(path, enforce_file_format=True)
         paths.append(path)
     return paths
+
+
+def save_all(folder: Path, datasets: Sequence[FileDataset]) -> list[Path]:
+    """Write datasets to files that are named by their index."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{number}.dcm" for number in range(len(datasets))]
+    for path, dataset in zip(paths, datasets, strict=True):
+        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+        dataset.save_as(path, enforce_file_format=True)
+    return paths
+
+
+def scan_slices(paths: Sequence[Path]) -> list[Slice]:
+    """Scan files and return their slices; a slice's number is the index of its file."""
+    return [
+        Slice(number, path, header) for number, path in enumerate(paths) for header in scan_file(path).headers
+    ]
+
+
+def groups_of(paths: Sequence[Path], **options: Any) -> list[SliceGroup]:
+    """Scan files and group their slices."""
+    return group_slices(scan_slices(paths), {}, **options)
+
+
+def stack_of(paths: Sequence[Path], **options: Any) -> SliceStack:
+    """Scan files that form one stack and return it."""
+    (stack,) = groups_of(paths, **options)
+    assert isinstance(stack, SliceStack), stack
+    return stack
+
+
+def task_of(group: SliceGroup, folder: Path, **update: Any) -> ConversionTask:
+    """Return the conversion task of a stack or single image, with changes."""
+    headers = [one.header for one in group.slices]
+    values = {
+        "files": [str(one.path) for one in group.slices],
+        "frames": [header.frame for header in headers],
+        "kind": headers[0].kind,
+        "size": (headers[0].rows, headers[0].columns),
+        "affine": group.affine.tolist(),  # type: ignore[union-attr]
+        "scales": [(header.slope, header.intercept) for header in headers],
+        "places": [own_place(header) for header in headers] if isinstance(group, SliceStack) else [],
+        "raw": [header.raw for header in headers if header.raw],
+        "heights_mm": group.heights_mm if isinstance(group, SliceStack) else (),
+        "reversed_rows": any(header.reversed_rows for header in headers),
+        "staging": str(folder / "work"),
+        "target": str(folder / "volume.nii.gz"),
+    }
+    return ConversionTask.model_validate(values | update)
 
 
 def pixels_of(path: Path) -> np.ndarray:

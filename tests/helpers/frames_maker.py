@@ -1,4 +1,4 @@
-"""Enhanced multi-frame files, mosaics and single pictures made for tests."""
+"""Enhanced multi-frame files, mosaics and single images for tests."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def item(**values: Any) -> Dataset:
 
 
 def make_enhanced(count: int = 5, *, times: int = 1, sop: str = ENHANCED_MR, **options: Any) -> FileDataset:
-    """Make `count` places at `times` points of time; the frames of one time follow each other backwards."""
+    """Return a file with `count` positions at `times` time points; frames of a time point run backwards."""
     dataset = make_slice(0, sop=sop, **options)
     orientation = unit(OBLIQUE)
     normal = np.cross(orientation[:3], orientation[3:])
@@ -71,7 +71,7 @@ def csa_header(**values: list[str]) -> bytes:
 
 
 def make_mosaic(count: int = 7, *, upwards: bool = True, series: str = "1.2.3.4") -> FileDataset:
-    """Make a mosaic of `count` tiles of 8 rows and 10 columns, 3 mm apart."""
+    """Return a Siemens mosaic of `count` tiles of 8 rows and 10 columns, 3 mm apart."""
     dataset = make_slice(0, series=series)
     across = int(np.ceil(np.sqrt(count)))
     orientation = np.array(unit(OBLIQUE))
@@ -94,8 +94,31 @@ def make_mosaic(count: int = 7, *, upwards: bool = True, series: str = "1.2.3.4"
     return dataset
 
 
+def make_grid(count: int = 7, *, positions: bool = True) -> FileDataset:
+    """Return a United Imaging grid of `count` tiles of 8 rows and 10 columns, 3 mm apart."""
+    dataset = make_slice(0)
+    across = int(np.ceil(np.sqrt(count)))
+    down = int(np.ceil(count / across))
+    picture = np.zeros((8 * down, 10 * across), np.int16)
+    orientation = np.array(unit(OBLIQUE))
+    normal = np.cross(orientation[:3], orientation[3:])
+    places = [np.array([-20.0, 30.0, 5.0]) + 3.0 * tile * normal for tile in range(count)]
+    for tile, pixels in enumerate(stack_pixels(count)):
+        row, column = tile // across * 8, tile % across * 10
+        picture[row : row + 8, column : column + 10] = pixels
+    dataset.Rows, dataset.Columns = picture.shape
+    dataset.PixelData = picture.tobytes()
+    dataset.ImageType, dataset.Manufacturer = ["ORIGINAL", "PRIMARY", "M", "VFRAME"], "UIH"
+    dataset.SpacingBetweenSlices = 3
+    block = dataset.private_block(0x0065, "Image Private Header", create=True)
+    block.add_new(0x50, "DS", str(count))
+    if positions:
+        block.add_new(0x51, "SQ", [item(ImagePositionPatient=place.round(6).tolist()) for place in places])
+    return dataset
+
+
 def make_picture(sop: str, pixels: np.ndarray, **values: Any) -> FileDataset:
-    """Make a picture without a place in space."""
+    """Return an image without a position in space."""
     dataset = make_slice(0, sop=sop)
     for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SliceThickness"):
         delattr(dataset, name)

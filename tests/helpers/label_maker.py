@@ -1,8 +1,9 @@
-"""DICOM's own label objects for a made series: segmentations by highdicom, structure sets by hand."""
+"""DICOM labels of a generated series: segmentations by highdicom, structure sets by hand."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import highdicom as hd
 import numpy as np
@@ -15,15 +16,30 @@ STRUCTURES = "1.2.840.10008.5.1.4.1.1.481.3"
 
 
 def sorted_slices(folder: Path) -> list[FileDataset]:
-    """The slices of a folder along their normal."""
+    """Return the slices of a folder along their normal."""
     slices = [pydicom.dcmread(path) for path in folder.iterdir()]
     return sorted(slices, key=lambda one: int(one.SOPInstanceUID.rpartition(".")[2]))
 
 
 def write_segmentation(
-    path: Path, slices: list[FileDataset], mask: np.ndarray, *, names: tuple[str, ...]
+    path: Path,
+    slices: list[FileDataset],
+    mask: np.ndarray,
+    *,
+    names: tuple[str, ...],
+    kind: str = "BINARY",
+    **options: Any,
 ) -> None:
-    """Write a segmentation; `mask` is slice × row × column, with the number of a segment at each place."""
+    """Write a segmentation.
+
+    Args:
+        path: file to write.
+        slices: the slices it refers to.
+        mask: slice × row × column with segment numbers, or with one channel per segment as the last axis.
+        names: labels of the segments.
+        kind: BINARY, FRACTIONAL or LABELMAP.
+        options: further arguments of highdicom's class.
+    """
     for one in slices:
         one.PatientSex, one.PatientBirthDate, one.AccessionNumber, one.StudyID = "O", "", "", ""
         one.StudyDate, one.StudyTime, one.ReferringPhysicianName = "", "", ""
@@ -39,8 +55,8 @@ def write_segmentation(
     ]
     hd.seg.Segmentation(
         source_images=slices,
-        pixel_array=mask.astype(np.uint8),
-        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+        pixel_array=mask.astype(np.uint8 if kind != "FRACTIONAL" else np.float32),
+        segmentation_type=hd.seg.SegmentationTypeValues(kind),
         segment_descriptions=descriptions,
         series_instance_uid=hd.UID(),
         series_number=9,
@@ -50,6 +66,7 @@ def write_segmentation(
         manufacturer_model_name="made",
         software_versions="1",
         device_serial_number="1",
+        **options,
     ).save_as(path)
 
 
@@ -60,9 +77,13 @@ def write_structures(
     *,
     off_mm: float = 0.0,
 ) -> None:
-    """Write a structure set; each ROI is contours: the slice, and points (column, row) in voxels.
+    """Write a structure set.
 
-    `off_mm` moves all of it along the normal.
+    Args:
+        path: file to write.
+        slices: the slices it refers to.
+        rois: contours of each ROI by its name: index of the slice, and points (column, row) in voxels.
+        off_mm: shift of all contours along the normal.
     """
     meta = FileMetaDataset()
     meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = ExplicitVRLittleEndian, STRUCTURES

@@ -338,10 +338,11 @@ def test_nothing_usable_still_gives_a_ledger(tmp_path: Path, run: Any):
     (tmp_path / "in").mkdir()
     for number in range(4):
         (tmp_path / "in" / f"{number}.txt").write_text("text")
-    write_series(tmp_path / "in" / "short", count=2)
-    with pytest.raises(DataError, match=r"6 files, 2 quarantined and 4 skipped.*not_dicom \(4\)"):
+    paths = write_series(tmp_path / "in" / "gap", count=3)
+    paths[1].write_bytes(paths[1].read_bytes()[:-10])
+    with pytest.raises(DataError, match=r"7 files, 3 quarantined and 4 skipped.*not_dicom \(4\)"):
         run()
-    assert len(read_ledger(tmp_path)) == 6
+    assert len(read_ledger(tmp_path)) == 7
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["ledger.jsonl"]
 
 
@@ -349,8 +350,8 @@ def test_a_failed_run_does_not_change_the_existing_dataset(tmp_path: Path, run: 
     paths = write_series(tmp_path / "in")
     run()
     before = contents(tmp_path / "out")
-    for path in paths[2:]:
-        path.unlink()
+    for path in paths:
+        path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(DataError, match="existing dataset is unchanged"):
         run()
     assert contents(tmp_path / "out") == before

@@ -1,11 +1,13 @@
-"""The stored values of one slice, tile or frame, as pydicom decodes them; and that slice as its own file."""
+"""Decoding of slices, tiles and frames to their stored values, and single frames as separate files."""
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pydicom
+import SimpleITK as sitk  # noqa: N813 - its own name for itself
 from jaxtyping import Shaped
 from pydicom import uid
 from pydicom.dataset import FileDataset, FileMetaDataset
@@ -19,7 +21,6 @@ from medmim.data.formats.safe_open import quiet_pydicom, read_dicom
 from medmim.errors import DataError
 
 Pixels = Shaped[np.ndarray, "rows columns"]
-_LOSSY = {uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLSNearLossless, uid.JPEG2000}
 PIXEL_TAGS = (
     "SOPClassUID", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation",
     "PlanarConfiguration", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelData",
@@ -27,95 +28,97 @@ PIXEL_TAGS = (
 )  # fmt: skip
 _COPIED = PIXEL_TAGS[1:3] + PIXEL_TAGS[4:11]
 _MR = "1.2.840.10008.5.1.4.1.1.4"
+_LOSSY = {uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLSNearLossless, uid.JPEG2000}
+_GDCM = {uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1}  # without a permissive pydicom plugin
+_DECODER_ERRORS = (RuntimeError, NotImplementedError, ValueError, AttributeError)
 
 
 class Reader:
-    """Decodes slices; the last file stays open, because tiles and frames of one file follow each other."""
+    """Decodes slices. The last file stays in memory, because tiles and frames of a file follow each other."""
 
     def __init__(self, kind: Kind) -> None:
         self._kind = kind
         self._path = ""
         self._dataset = pydicom.FileDataset("", {})
-        self._tiles: Shaped[np.ndarray, "rows columns"] | None = None
+        self._mosaic: Pixels | None = None
 
     def decode(self, path: str, frame: int, size: tuple[int, int]) -> tuple[Pixels, float] | None:
-        """Return the stored values of a slice, and by how much another decoder may differ.
+        """Return the stored values of a slice, and by how much another decoder's values may differ.
 
         Args:
             path: the file.
-            frame: place of the slice in the file.
+            frame: index of the slice in the file.
             size: rows and columns of the slice.
 
         Returns:
-            None if pydicom has no decoder for it.
+            None if no decoder is available.
 
         Raises:
-            DataError: with reason pixels_unreadable or mixed_shape.
+            DataError: with reason pixels_unreadable, high_bit_contradiction or mixed_shape.
         """
         dataset = self.open(path)
         slack = 2.0 if dataset.file_meta.TransferSyntaxUID in _LOSSY else 0.0
-        whole = self._tiles
-        if whole is None:
-            whole = _values(dataset, frame if self._kind == "frame" else 0)
-        if whole is None:
+        pixels = self._mosaic
+        if pixels is None:
+            pixels = decode_frame(dataset, frame if self._kind == "frame" else 0)
+        if pixels is None:
             return None
         if self._kind == "tile":
-            self._tiles = whole
-            row, column = (
-                place * length
-                for place, length in zip(divmod(frame, whole.shape[1] // size[1]), size, strict=True)
-            )
-            whole = whole[row : row + size[0], column : column + size[1]]
-        if whole.shape != tuple(size):
+            self._mosaic = pixels
+            row, column = divmod(frame, pixels.shape[1] // size[1])
+            top, left = row * size[0], column * size[1]
+            pixels = pixels[top : top + size[0], left : left + size[1]]
+        if pixels.shape != tuple(size):
             raise DataError(
                 "slice of another size than its header says; export it again", reason="mixed_shape"
             )
-        return whole, slack
+        return pixels, slack
 
-    def whole(self, path: str, frame: int) -> bytes:
-        """Return a frame's stored values as bytes: their range, shape and order, not how they are packed.
+    def frame(self, path: str, frame: int) -> Shaped[np.ndarray, "..."]:
+        """Return the decoded array of a frame, grey or colour.
 
         Raises:
             DataError: with reason no_decoder.
         """
         try:
             with quiet_pydicom():
-                pixels = pixel_array(self.open(path), index=frame, raw=True)
-        except (RuntimeError, NotImplementedError, ValueError, AttributeError) as error:
+                pixels: Shaped[np.ndarray, "..."] = pixel_array(self.open(path), index=frame, raw=True)
+                return pixels
+        except _DECODER_ERRORS as error:
             raise DataError(
-                "no decoder for this compression here; export it uncompressed", reason="no_decoder"
+                "no decoder for this compression is installed; export it uncompressed", reason="no_decoder"
             ) from error
-        values: bytes = pixels.astype(np.int64).tobytes()
-        return repr(pixels.shape).encode() + values
 
     def open(self, path: str) -> pydicom.FileDataset:
-        """Return what a file says about its pixels."""
+        """Return the pixel module of a file."""
         if path != self._path:
-            self._dataset, self._path, self._tiles = read_dicom(Path(path), PIXEL_TAGS), path, None
+            self._dataset, self._path, self._mosaic = read_pixels(path), path, None
         return self._dataset
 
 
+def read_pixels(path: str, tags: tuple[str, ...] = PIXEL_TAGS) -> pydicom.FileDataset:
+    """Read a file's pixels, uncompressed ones as such even if the transfer syntax calls them compressed."""
+    dataset = read_dicom(Path(path), tags)
+    meta = dataset.file_meta
+    if meta.TransferSyntaxUID.is_encapsulated and not dataset["PixelData"].is_undefined_length:
+        meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian  # the scan compared its length
+    return dataset
+
+
 def has_decoder(syntax: uid.UID) -> bool:
-    """Say whether pydicom can decode this compression here; what it then cannot decode is damaged."""
+    """Return whether pydicom can decode this compression; if it then fails, the pixels are damaged."""
     try:
         return bool(get_decoder(syntax).is_available)
-    except NotImplementedError:  # films, which nobody decodes as scans
+    except NotImplementedError:  # video, which holds no scans
         return False
 
 
-def packing_fault(syntax: str, bits: float | None) -> str | None:
-    """Return why nobody here can read pixels that are packed like this, or None.
-
-    Args:
-        syntax: transfer syntax; "" if the file does not say it.
-        bits: bits in use of a pixel.
-    """
-    if syntax and not uid.UID(syntax).is_transfer_syntax:
-        return "unknown_syntax"
-    return "jpeg_12_bit" if syntax == uid.JPEGExtended12Bit and (bits or 0) > 8 else None
+def packing_fault(syntax: str) -> str | None:
+    """Return the reason why pixels of this transfer syntax ("" if unknown) cannot be read, or None."""
+    return "unknown_syntax" if syntax and not uid.UID(syntax).is_transfer_syntax else None
 
 
-def write_alone(
+def write_frame(
     dataset: pydicom.FileDataset,
     frame: int,
     *,
@@ -124,57 +127,100 @@ def write_alone(
     target: Path,
     number: int = 1,
 ) -> None:
-    """Write one frame as a file of one slice, for a converter that wants slices; nothing else goes into it.
+    """Write one frame as a single-slice file for a converter; nothing else of the source is written.
 
     Args:
-        dataset: the file that the frame is in.
-        frame: its place there.
+        dataset: the file that contains the frame.
+        frame: its index in the file.
         place: (column, row, 0) to mm in RAS.
         scale: rescale slope and intercept.
         target: path of the new file.
-        number: place of the slice in its stack, from 1.
+        number: index of the slice in its stack, from 1.
     """
     meta = FileMetaDataset()
     syntax = dataset.file_meta.TransferSyntaxUID
-    meta.TransferSyntaxUID = (
-        syntax if syntax.is_encapsulated or not syntax.is_little_endian else uid.ExplicitVRLittleEndian
-    )
+    kept = syntax.is_encapsulated or not syntax.is_little_endian
+    meta.TransferSyntaxUID = syntax if kept else uid.ExplicitVRLittleEndian
     meta.MediaStorageSOPClassUID = _MR
     meta.MediaStorageSOPInstanceUID = f"2.25.1.{number}"
-    alone = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
-    alone.SOPClassUID, alone.SOPInstanceUID = _MR, meta.MediaStorageSOPInstanceUID
-    alone.StudyInstanceUID, alone.SeriesInstanceUID, alone.Modality = "2.25.1", "2.25.2", "MR"
-    alone.SeriesNumber, alone.InstanceNumber = 1, number
+    single = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
+    single.SOPClassUID, single.SOPInstanceUID = _MR, meta.MediaStorageSOPInstanceUID
+    single.StudyInstanceUID, single.SeriesInstanceUID, single.Modality = "2.25.1", "2.25.2", "MR"
+    single.SeriesNumber, single.InstanceNumber = 1, number
     for name in _COPIED:
         if name in dataset:
-            setattr(alone, name, dataset[name].value)
+            setattr(single, name, dataset[name].value)
     orientation, spacing, position = dicom_geometry(place)
-    alone.ImageOrientationPatient = [format_number_as_ds(value) for value in orientation]
-    alone.PixelSpacing = [format_number_as_ds(value) for value in spacing]
-    alone.ImagePositionPatient = [format_number_as_ds(value) for value in position]
-    alone.SliceThickness = format_number_as_ds(float(np.linalg.norm(place[:3, 2])))
-    alone.RescaleSlope, alone.RescaleIntercept = (format_number_as_ds(value) for value in scale)
-    alone.PixelData = _bytes_of(dataset, frame)
+    single.ImageOrientationPatient = [format_number_as_ds(value) for value in orientation]
+    single.PixelSpacing = [format_number_as_ds(value) for value in spacing]
+    single.ImagePositionPatient = [format_number_as_ds(value) for value in position]
+    single.SliceThickness = format_number_as_ds(float(np.linalg.norm(place[:3, 2])))
+    single.RescaleSlope, single.RescaleIntercept = (format_number_as_ds(value) for value in scale)
+    single.PixelData = _frame_bytes(dataset, frame)
     with quiet_pydicom():
-        alone.save_as(target, enforce_file_format=True)
+        single.save_as(target, enforce_file_format=True)
 
 
-def _values(dataset: pydicom.FileDataset, frame: int) -> Pixels | None:
+def decode_frame(dataset: pydicom.FileDataset, frame: int) -> Pixels | None:
+    """Return the stored values of a grey frame, or None if no decoder is available.
+
+    Raises:
+        DataError: with reason pixels_unreadable, high_bit_contradiction or mixed_shape.
+    """
     syntax = dataset.file_meta.TransferSyntaxUID
     try:
         with quiet_pydicom():
-            pixels = pixel_array(dataset, index=frame, raw=True)
-    except (RuntimeError, NotImplementedError, ValueError, AttributeError) as error:
-        if not has_decoder(syntax):
-            return None  # dcm2niix has its own, and the geometry is still checked
-        raise DataError("pixels cannot be decoded; export them again", reason="pixels_unreadable") from error
+            pixels: Pixels = pixel_array(dataset, index=frame, raw=True)
+    except _DECODER_ERRORS as error:
+        decoded = _decode_with_gdcm(dataset, frame) if syntax in _GDCM else None
+        if decoded is None and has_decoder(syntax):
+            raise DataError(
+                "pixels cannot be decoded; export them again", reason="pixels_unreadable"
+            ) from error
+        return decoded
     if pixels.ndim != 2:
         raise DataError("expected one grey value a pixel, got several; convert to grey", reason="mixed_shape")
-    grey: Pixels = pixels
-    return grey
+    _check_high_bit(dataset, frame, pixels)
+    return pixels
 
 
-def _bytes_of(dataset: pydicom.FileDataset, frame: int) -> bytes:
+def _decode_with_gdcm(dataset: pydicom.FileDataset, frame: int) -> Pixels | None:
+    """Decode a frame with SimpleITK's GDCM, which reads 12-bit and lossless JPEG."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "frame.dcm"
+        write_frame(dataset, frame, place=np.eye(4), scale=(1.0, 0.0), target=path)
+        try:
+            stack = np.asarray(sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO="GDCMImageIO")))
+        except RuntimeError:
+            return None
+    pixels: Pixels | None = stack[0] if stack.ndim == 3 else None
+    return pixels
+
+
+def _check_high_bit(dataset: pydicom.FileDataset, frame: int, pixels: Pixels) -> None:
+    """Refuse values that differ between the header's two contradicting numbers of bits.
+
+    The standard requires HighBit = BitsStored - 1. Otherwise, values that need no more bits than the smaller
+    number are the same either way.
+    """
+    bits, high = int(dataset.get("BitsStored") or 0), dataset.get("HighBit")
+    if not bits or high is None or high == bits - 1:
+        return
+    signed = bool(dataset.get("PixelRepresentation"))
+    if not dataset.file_meta.TransferSyntaxUID.is_encapsulated:  # pydicom clears what BitsStored excludes
+        little = dataset.file_meta.TransferSyntaxUID.is_little_endian
+        content = _frame_bytes(dataset, frame)[: pixels.size * pixels.dtype.itemsize]
+        pixels = np.frombuffer(content, pixels.dtype.newbyteorder("<" if little else ">"))
+    used = min(bits, int(high) + 1) - signed
+    if pixels.min() < (-(1 << used) if signed else 0) or pixels.max() >= 1 << used:
+        raise DataError(
+            f"HighBit is {high} and BitsStored {bits}, expected {bits - 1}: the values depend on which is "
+            "right; export the series again",
+            reason="high_bit_contradiction",
+        )
+
+
+def _frame_bytes(dataset: pydicom.FileDataset, frame: int) -> bytes:
     count = int(dataset.get("NumberOfFrames") or 1)
     content: bytes = dataset.PixelData
     if dataset.file_meta.TransferSyntaxUID.is_encapsulated:

@@ -1,4 +1,4 @@
-"""Where the pixels of a DICOM file lie, and whether all that its header promises are there."""
+"""The pixel data of a file: where they begin, whether some are missing, and whether they look compressed."""
 
 from __future__ import annotations
 
@@ -10,66 +10,80 @@ _UNDEFINED = 0xFFFFFFFF
 _ITEM, _END = 0xFFFEE000, 0xFFFEE0DD
 _MAX_FRAGMENTS = 100_000
 _LONG = (b"OB", b"OW", b"OF", b"OD", b"UN")
+_COMPRESSED_STARTS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\xfe\xff\x00\xe0")  # JPEG, JPEG 2000, an item
 
 
 class RawPixelData(NamedTuple):
-    """Where one uncompressed slice of 16 bits a pixel, low byte first, lies in its file.
+    """Location of one uncompressed slice of 16 bits per pixel, little endian.
 
-    `start` is the place of its first byte, `bits` how many of the 16 are in use, `written` the time of the
-    file's last change in ns, by which a file that changes between scan and conversion is noticed.
+    `start` is the offset of its first byte, `bits` the number of used bits of the 16, `modified_ns` the
+    modification time of the file, which detects a file that changes between scan and conversion.
     """
 
     start: int
     bits: int
     signed: bool
-    written: int
+    modified_ns: int
 
 
-def raw_start(stream: io.BufferedIOBase, expected: int, *, implicit: bool) -> int | None:
-    """Return where the pixels begin if exactly `expected` bytes of them follow, else None.
+class PixelDataElement(NamedTuple):
+    """The pixel data element: offset of its content, length (None if undefined) and first bytes."""
 
-    Args:
-        stream: open at the tag of the pixel data of a file with low bytes first; it stays where it is.
-        expected: bytes that rows, columns and bits call for.
-        implicit: elements do not name their type.
-    """
-    place = stream.tell()
-    head = stream.read(12)
-    stream.seek(place)
-    if len(head) < 12 or (head[4:6] in _LONG) == implicit:
-        return None
-    length = struct.unpack("<I", head[4:8] if implicit else head[8:12])[0]
-    return place + (8 if implicit else 12) if length == expected else None
+    start: int
+    length: int | None
+    head: bytes
+
+    @property
+    def looks_compressed(self) -> bool:
+        """Whether the content begins like a compressed image, whatever the transfer syntax says."""
+        rle_segments, first_offset = struct.unpack("<II", self.head[:8].ljust(8, b"\0"))
+        return self.head.startswith(_COMPRESSED_STARTS) or (1 <= rle_segments <= 15 and first_offset == 64)
 
 
-def missing_pixels(
-    stream: io.BufferedIOBase, size: int, expected: int, *, little: bool
-) -> dict[str, float] | None:
-    """Return the promised and the present number of bytes if some are missing, else None.
+def read_element(stream: io.BufferedIOBase, *, little: bool) -> PixelDataElement | None:
+    """Return the pixel data element at the stream's position, which is kept; None if the file ends before it.
 
     Args:
         stream: open at the tag of the pixel data.
-        size: bytes in the file.
-        expected: bytes that rows, columns and bits call for, for uncompressed data.
-        little: byte order of the file.
+        little: whether the file is little endian.
     """
-    order = "<" if little else ">"
+    place = stream.tell()
     head = stream.read(12)
-    if len(head) < 12:
-        return {"expected_bytes": float(expected), "found_bytes": 0.0}
     explicit = head[4:6] in _LONG
-    length = struct.unpack(order + "I", head[8:12] if explicit else head[4:8])[0]
-    start = stream.tell() - (0 if explicit else 4)
-    if length == _UNDEFINED:
-        stream.seek(start)
+    stream.seek(place + (12 if explicit else 8))
+    content = stream.read(12)
+    stream.seek(place)
+    if len(head) < 12:
+        return None
+    length = struct.unpack(("<" if little else ">") + "I", head[8:12] if explicit else head[4:8])[0]
+    return PixelDataElement(
+        place + (12 if explicit else 8), None if length == _UNDEFINED else length, content
+    )
+
+
+def missing_pixels(
+    stream: io.BufferedIOBase, element: PixelDataElement | None, size: int, expected: int
+) -> dict[str, float] | None:
+    """Return the expected and found numbers of bytes if pixel data are missing, else None.
+
+    Args:
+        stream: the file.
+        element: its pixel data element.
+        size: number of bytes in the file.
+        expected: number of bytes that rows, columns and bits call for, if the pixels are uncompressed.
+    """
+    if element is None:
+        return {"expected_bytes": float(expected), "found_bytes": 0.0}
+    if element.length is None:
+        stream.seek(element.start)
         return _missing_fragments(stream, size)
-    found = min(length, size - start)
-    wanted = max(expected, min(length, expected + 1))
+    found = min(element.length, size - element.start)
+    wanted = max(expected, min(element.length, expected + 1))
     return None if found >= wanted else {"expected_bytes": float(wanted), "found_bytes": float(max(found, 0))}
 
 
 def _missing_fragments(stream: io.BufferedIOBase, size: int) -> dict[str, float] | None:
-    """Follow the fragments of compressed pixels; the first item is a table of their places, mostly empty."""
+    """Check that all fragments of compressed pixels are present; the first item is the offset table."""
     fragments = 0
     for _ in range(_MAX_FRAGMENTS):
         head = stream.read(8)

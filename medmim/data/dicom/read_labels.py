@@ -1,17 +1,17 @@
-"""Labels in DICOM's own forms, segmentations and structure sets, brought to the grid of their image."""
+"""DICOM labels (segmentations and structure sets) on the grid of the image that they refer to."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pydicom
 import skimage
 from jaxtyping import Bool, Float64, UInt16
-from pydicom.sr.codedict import codes
 
+from medmim.data.dicom.segment_names import public_name
 from medmim.data.formats import geometry
 from medmim.data.formats.case import fit_and_store
 from medmim.data.formats.labels import MAX_OFFSET_VOXELS
@@ -20,36 +20,46 @@ from medmim.data.formats.safe_open import read_dicom
 from medmim.errors import DataError
 
 _LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
-_SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
-_MAX_OFF = 0.25  # slices between a contour and its slice; at a half nobody knows which slice was meant
+_SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
+_MAX_OFF = 0.25  # slices between a contour and its slice
+_MAX_OFF_RESAMPLED = 0.49  # at a half, either slice could be meant
 _MAX_POINTS = 20_000_000
 _MAX_BYTES = 2 << 30
+Mask = Bool[np.ndarray, "x y z"]
 
 
 class _OffsetError(DataError):
-    """Contours that lie beside the slices of their image."""
+    """Contours that do not lie in the slices of their image."""
 
     def __init__(self, voxels: float, distance_mm: float) -> None:
         super().__init__(
-            f"structure set: contour {voxels:.2f} slices ({distance_mm:.2f} mm) beside its slice or outside "
-            f"of the image, expected at most {_MAX_OFF:g}; check that both come from the same series",
+            f"structure set: contours lie {voxels:.2f} slices ({distance_mm:.2f} mm) from the nearest slice "
+            f"or outside the image, expected at most {_MAX_OFF:g}; check that both come from one series",
             reason="label_offset",
         )
         self.measured = {"offset_voxels": voxels, "offset_mm": distance_mm}
 
 
-def look_at_labels(path: str) -> dict[str, Any]:
-    """Return the series that a label object speaks of, and its segments; meant for a sandbox.
+class _Region(NamedTuple):
+    """Voxels of one segment on a grid."""
 
-    Each segment is a number, the source's own name (not for writing), and the name of its code in DICOM's
-    dictionary, or "".
+    number: int
+    mask: Mask
+
+
+def read_segments(path: str) -> dict[str, Any]:
+    """Return the series that a DICOM label refers to, and its segments; runs in a sandbox.
+
+    Each segment is a number, the source's own name (which must not be written), and a name that may be
+    written, or "".
     """
     dataset = read_dicom(Path(path))
-    if dataset.SOPClassUID == _SEGMENTATION:
+    if dataset.SOPClassUID in _SEGMENTATIONS:
         series = [str(one.SeriesInstanceUID) for one in dataset.get("ReferencedSeriesSequence", ())]
         segments = [
-            [int(one.SegmentNumber), str(one.get("SegmentLabel", "")), _coded(one)]
+            [int(one.SegmentNumber), str(one.get("SegmentLabel", "")), public_name(dataset, one)]
             for one in dataset.SegmentSequence
+            if int(one.SegmentNumber) > 0  # 0 is the background of label maps
         ]
         return {"series": series, "segments": segments}
     series = [
@@ -59,7 +69,8 @@ def look_at_labels(path: str) -> dict[str, Any]:
         for one in study.get("RTReferencedSeriesSequence", ())
     ]
     segments = [
-        [int(one.ROINumber), str(one.get("ROIName", "")), ""] for one in dataset.StructureSetROISequence
+        [int(one.ROINumber), str(one.get("ROIName", "")), public_name(dataset, one)]
+        for one in dataset.StructureSetROISequence
     ]
     return {"series": series, "segments": segments}
 
@@ -67,98 +78,173 @@ def look_at_labels(path: str) -> dict[str, Any]:
 def read_labels(
     label: str, image: str, target: str, *, numbers: Mapping[str, int], resample: bool = False
 ) -> dict[str, Any]:
-    """Write a label object on the grid of an image stored before; meant for a sandbox.
+    """Write a DICOM label on the grid of a stored image; runs in a sandbox.
+
+    Where segments overlap, the smaller one is kept; `measured` counts overlapping voxels, and segments that
+    are hidden completely.
 
     Args:
         label: the DICOM file.
         image: the stored image.
-        target: where to write the label.
+        target: path of the label to write.
         numbers: class number of each segment, by the segment's own number as text.
-        resample: bring a segmentation on another grid to the image's.
+        resample: resample a segmentation on another grid, and move contours to the nearest slice.
 
     Returns:
         The facts of the label, or the reason and numbers of its refusal.
     """
     dataset, stored = read_dicom(Path(label)), read_image(Path(image))
     try:
-        if dataset.SOPClassUID == _SEGMENTATION:
-            drawn, overlap = _segmentation(dataset, numbers)
+        if dataset.SOPClassUID in _SEGMENTATIONS:
+            regions, affine, measured = _segmentation(dataset, stored, numbers)
         else:
-            drawn, overlap = _structures(dataset, stored, numbers)
+            regions, affine, measured = _structures(dataset, stored, numbers, resample=resample)
     except DataError as error:
         return {"reason": error.reason, "measured": getattr(error, "measured", {})}
-    facts = fit_and_store(_on_grid(drawn, stored), stored, Path(target), resample=resample)
-    return {**facts, "measured": {**facts["measured"], "overlap_voxels": float(overlap)}}
+    drawn, overlaps = _draw(regions, stored.array.shape)
+    facts = fit_and_store(Image(drawn, affine), stored, Path(target), resample=resample)
+    moved = {"resampled": True} if measured.get("offset_voxels", 0.0) > _MAX_OFF else {}
+    return {**facts, **moved, "measured": {**facts["measured"], **measured, **overlaps}}
 
 
-def _coded(segment: pydicom.Dataset) -> str:
-    """Return what pydicom's dictionary of codes calls a segment: words of a standard, not of a person."""
-    for one in segment.get("SegmentedPropertyTypeCodeSequence", ()):
-        scheme, value = str(one.get("CodingSchemeDesignator", "")), str(one.get("CodeValue", ""))
-        known = getattr(codes, scheme, None)
-        for keyword in known.dir() if known else ():
-            if getattr(known, keyword).value == value:
-                return str(getattr(known, keyword).meaning).lower()
-    return ""
+def _draw(
+    regions: Sequence[_Region], shape: tuple[int, ...]
+) -> tuple[UInt16[np.ndarray, "x y z"], dict[str, float]]:
+    """Draw regions into one label, larger ones first, so that smaller ones stay visible."""
+    drawn: UInt16[np.ndarray, "x y z"] = np.zeros(regions[0].mask.shape if regions else shape, np.uint16)
+    overlap = 0
+    for region in sorted(regions, key=lambda one: int(one.mask.sum()), reverse=True):
+        overlap += int(np.count_nonzero(region.mask & (drawn > 0) & (drawn != region.number)))
+        drawn[region.mask] = region.number
+    visible = set(np.unique(drawn).tolist())
+    hidden = {one.number for one in regions if one.mask.any()} - visible
+    return drawn, {"overlap_voxels": float(overlap)} | (
+        {"hidden_segments": float(len(hidden))} if hidden else {}
+    )
 
 
-def _segmentation(dataset: pydicom.Dataset, numbers: Mapping[str, int]) -> tuple[Image, int]:
-    """Stack the frames of a segmentation along their normal; slices without a frame are empty."""
+class _Frame(NamedTuple):
+    """One frame of a segmentation: its segment (None in a label map), pixels, and (column, row, 0) to mm."""
+
+    segment: int | None
+    pixels: np.ndarray
+    affine: Float64[np.ndarray, "4 4"]
+
+
+def _segmentation(
+    dataset: pydicom.Dataset, image: Image, numbers: Mapping[str, int]
+) -> tuple[list[_Region], geometry.Affine, dict[str, float]]:
+    """Place the frames of a segmentation on the image's grid or, if they do not lie on it, on their own."""
+    frames = _frames(dataset)
+    placed = [_voxels(frame, image) for frame in frames]
+    if None in placed:
+        affine, places, count = _own_grid(dataset, [frame.affine for frame in frames], image)
+        shape = (*frames[0].pixels.shape[::-1], count)
+        masks = _masks(frames, numbers, shape)
+        for frame, place in zip(frames, places, strict=True):
+            for number, inside in _marked(frame, numbers):
+                masks[number][:, :, place] |= inside.T
+        return [_Region(number, mask) for number, mask in masks.items()], affine, {}
+    masks = _masks(frames, numbers, image.array.shape)
+    outside, offset = 0, 0.0
+    limits = np.array(image.array.shape)
+    for frame, found in zip(frames, placed, strict=True):
+        assert found is not None
+        voxels, off = found
+        offset = max(offset, off)
+        for number, inside in _marked(frame, numbers):
+            marked = voxels[inside]
+            within = ((marked >= 0) & (marked < limits)).all(axis=1)
+            outside += int(np.count_nonzero(~within))
+            masks[number][tuple(marked[within].T)] = True
+    measured = {"offset_mm": offset} | ({"outside_voxels": float(outside)} if outside else {})
+    return [_Region(number, mask) for number, mask in masks.items()], image.affine, measured
+
+
+def _masks(frames: Sequence[_Frame], numbers: Mapping[str, int], shape: tuple[int, ...]) -> dict[int, Mask]:
+    """Return an empty mask for each class that the frames can mark."""
+    if any(frame.segment is None for frame in frames):
+        classes = set(numbers.values())
+    else:
+        classes = {numbers[str(frame.segment)] for frame in frames}
+    return {number: np.zeros(shape, bool) for number in sorted(classes)}
+
+
+def _marked(frame: _Frame, numbers: Mapping[str, int]) -> Iterator[tuple[int, Bool[np.ndarray, "r c"]]]:
+    """Yield the class number and the marked pixels of each segment in a frame."""
+    if frame.segment is not None:
+        yield numbers[str(frame.segment)], frame.pixels > 0
+        return
+    for value in np.unique(frame.pixels):
+        if str(int(value)) in numbers:
+            yield numbers[str(int(value))], frame.pixels == value
+
+
+def _frames(dataset: pydicom.Dataset) -> list[_Frame]:
     size = int(dataset.NumberOfFrames) * int(dataset.Rows) * int(dataset.Columns)
     if size > _MAX_BYTES:
         raise DataError("segmentation of more than 2 GiB: expected less; crop it", reason="too_large")
-    frames = np.atleast_3d(dataset.pixel_array.reshape(-1, dataset.Rows, dataset.Columns))
-    if str(dataset.get("SegmentationType", "BINARY")) == "FRACTIONAL":
-        frames = frames >= 0.5 * float(dataset.get("MaximumFractionalValue", 255))
-    planes = [_plane(dataset, one) for one in dataset.PerFrameFunctionalGroupsSequence]
-    affine, places = _stack(planes)
-    drawn: UInt16[np.ndarray, "x y z"] = np.zeros((*frames.shape[:0:-1], int(places.max()) + 1), np.uint16)
-    overlap = 0
-    for frame, place, (segment, _) in zip(frames, places, planes, strict=True):
-        inside = frame.T > 0
-        number = numbers[str(segment)]
-        before = drawn[:, :, place]
-        overlap += int(np.count_nonzero(inside & (before > 0) & (before != number)))
-        before[inside] = number
-    return Image(drawn, affine), overlap
-
-
-def _plane(dataset: pydicom.Dataset, frame: pydicom.Dataset) -> tuple[int, Float64[np.ndarray, "4 4"]]:
-    """Return the segment of a frame, and its affine: (column, row, 0) to mm in RAS."""
+    pixels = dataset.pixel_array.reshape(-1, dataset.Rows, dataset.Columns)
+    kind = str(dataset.get("SegmentationType", "BINARY"))
+    if kind == "FRACTIONAL":
+        pixels = pixels >= 0.5 * float(dataset.get("MaximumFractionalValue", 255))
     shared = dataset.SharedFunctionalGroupsSequence[0]
-    found = {
-        name: (frame if name in frame else shared)[name][0]
-        for name in ("PixelMeasuresSequence", "PlaneOrientationSequence", "PlanePositionSequence")
-    }
+    return [
+        _frame(own, shared, one, label_map=kind == "LABELMAP")
+        for own, one in zip(dataset.PerFrameFunctionalGroupsSequence, pixels, strict=True)
+    ]
+
+
+def _frame(own: pydicom.Dataset, shared: pydicom.Dataset, pixels: np.ndarray, *, label_map: bool) -> _Frame:
+    def item(name: str) -> pydicom.Dataset:
+        return (own if name in own else shared)[name][0]
+
     affine = geometry.slice_affine(
-        [float(one) for one in found["PlaneOrientationSequence"].ImageOrientationPatient],
-        [float(one) for one in found["PixelMeasuresSequence"].PixelSpacing],
-        [float(one) for one in found["PlanePositionSequence"].ImagePositionPatient],
+        [float(value) for value in item("PlaneOrientationSequence").ImageOrientationPatient],
+        [float(value) for value in item("PixelMeasuresSequence").PixelSpacing],
+        [float(value) for value in item("PlanePositionSequence").ImagePositionPatient],
     )
-    segments = (frame if "SegmentIdentificationSequence" in frame else shared).SegmentIdentificationSequence
-    return int(segments[0].ReferencedSegmentNumber), affine
+    segment = None if label_map else int(item("SegmentIdentificationSequence").ReferencedSegmentNumber)
+    return _Frame(segment, pixels, affine)
 
 
-def _stack(
-    planes: Sequence[tuple[int, Float64[np.ndarray, "4 4"]]],
-) -> tuple[Float64[np.ndarray, "4 4"], np.ndarray]:
-    """Return the affine of the stack and the place of each frame in it.
+def _voxels(frame: _Frame, image: Image) -> tuple[np.ndarray, float] | None:
+    """Return the image voxel of each pixel and the largest offset in mm; None for a frame off the grid."""
+    rows, columns = frame.pixels.shape
+    to_voxels = np.linalg.inv(image.affine) @ frame.affine
+    steps = np.rint(to_voxels[:3, :2])
+    if not np.array_equal(np.abs(steps).sum(axis=0), [1, 1]) or np.abs(steps).sum(axis=1).max() > 1:
+        return None
+    exact = to_voxels.copy()
+    exact[:3, :2], exact[:3, 3] = steps, np.rint(to_voxels[:3, 3])
+    corners = np.array([[column, row, 0, 1] for column in (0, columns - 1) for row in (0, rows - 1)]).T
+    off = ((to_voxels - exact) @ corners)[:3]
+    if np.abs(off).max() > MAX_OFFSET_VOXELS:
+        return None
+    grid = np.indices((rows, columns))
+    voxels = exact[:3, 3] + grid[1][..., None] * steps[:, 0] + grid[0][..., None] * steps[:, 1]
+    return voxels.astype(int), float(np.linalg.norm(image.affine[:3, :3] @ off, axis=0).max())
+
+
+def _own_grid(
+    dataset: pydicom.Dataset, planes: Sequence[geometry.Affine], image: Image
+) -> tuple[geometry.Affine, list[int], int]:
+    """Return the grid of frames that do not lie on the image's: affine, place of each frame, and slices.
 
     Raises:
         DataError: with reason label_uneven if the frames are no evenly spaced, parallel stack.
     """
-    first = planes[0][1]
+    first = planes[0]
     normal = first[:3, 2]
-    offsets = np.array([float((affine[:3, 3] - first[:3, 3]) @ normal) for _, affine in planes])
+    offsets = np.array([float((affine[:3, 3] - first[:3, 3]) @ normal) for affine in planes])
     heights = np.unique(np.round(offsets, 3))
-    steps = np.diff(heights)
-    step = float(steps.min()) if len(steps) else 1.0
+    step = _step(dataset, heights, normal, image)
     places = (offsets - heights[0]) / step
     moved = [
         affine[:3, 3] - (offset * normal + first[:3, 3])
-        for (_, affine), offset in zip(planes, offsets, strict=True)
+        for affine, offset in zip(planes, offsets, strict=True)
     ]
-    turned = max(float(np.abs(affine[:3, :3] - first[:3, :3]).max()) for _, affine in planes)
+    turned = max(float(np.abs(affine[:3, :3] - first[:3, :3]).max()) for affine in planes)
     uneven = float(np.abs(places - np.rint(places)).max()) > 0.1
     if uneven or turned > 1e-3 or float(np.abs(moved).max()) > 0.1:
         raise DataError(
@@ -168,95 +254,101 @@ def _stack(
     affine = first.copy()
     affine[:3, 2] = normal * step
     affine[:3, 3] = first[:3, 3] + heights[0] * normal
-    return affine, np.rint(places).astype(int)
+    places = np.rint(places).astype(int)
+    return affine, places.tolist(), int(places.max()) + 1
 
 
-def _on_grid(label: Image, image: Image) -> Image:
-    """Pad a label that covers part of its image's grid to all of it; others are returned as they are.
+def _step(
+    dataset: pydicom.Dataset,
+    heights: Float64[np.ndarray, "heights"],
+    normal: Float64[np.ndarray, "3"],
+    image: Image,
+) -> float:
+    """Return the spacing of a segmentation's slices, in mm: empty slices are left out of its frames.
 
-    Segmentations leave out empty slices at both ends, so equal shapes cannot be asked of them.
+    The first that fits all frames: the image's spacing, the segmentation's own, the smallest distance.
     """
-    turned = _along(label, image)
-    if turned is None:
-        return label
-    start = np.linalg.inv(image.affine) @ turned.affine
-    first = np.rint(start[:3, 3]).astype(int)
-    last = first + np.array(turned.array.shape)
-    step_fits = np.abs(start[:3, :3] - np.eye(3)).max() * max(turned.array.shape) <= MAX_OFFSET_VOXELS
-    inside = (first >= 0).all() and (last <= np.array(image.array.shape)).all()
-    near = np.abs(start[:3, 3] - first).max() <= MAX_OFFSET_VOXELS
-    if not (step_fits and inside and near):
-        return label
-    whole = np.zeros(image.array.shape, turned.array.dtype)
-    whole[tuple(slice(a, b) for a, b in zip(first, last, strict=True))] = turned.array
-    move = np.eye(4)
-    move[:3, 3] = -first
-    return Image(whole, np.asarray(turned.affine @ move, np.float64))
+    across = int(np.abs(normal @ (image.affine[:3, :3] / image.spacing_mm)).argmax())
+    measures = dataset.SharedFunctionalGroupsSequence[0].get("PixelMeasuresSequence") or [pydicom.Dataset()]
+    own = [measures[0].get(name) for name in ("SpacingBetweenSlices", "SliceThickness")]
+    for step in (image.spacing_mm[across], *(float(value) for value in own if value)):
+        places = (heights - heights[0]) / step
+        if step > 0 and np.abs(places - np.rint(places)).max() <= 0.1:
+            return step
+    return float(np.diff(heights).min())
 
 
-def _along(label: Image, image: Image) -> Image | None:
-    """Turn a label's axes to the image's; a single slice gets the image's slice step, as it has none."""
-    if label.array.shape[2] == 1:
-        normal = label.affine[:3, 2] / np.linalg.norm(label.affine[:3, 2])
-        across = int(np.abs(normal @ (image.affine[:3, :3] / image.spacing_mm)).argmax())
-        affine = label.affine.copy()
-        affine[:3, 2] = normal * image.spacing_mm[across]
-        label = Image(label.array, affine)
-    between = np.linalg.inv(label.affine[:3, :3]) @ image.affine[:3, :3]
-    if not np.allclose(np.sort(np.abs(between).ravel())[-3:], 1.0, atol=0.1):
-        return None
-    return geometry.align_axes(label, image.affine)
-
-
-def _structures(dataset: pydicom.Dataset, image: Image, numbers: Mapping[str, int]) -> tuple[Image, int]:
+def _structures(
+    dataset: pydicom.Dataset, image: Image, numbers: Mapping[str, int], *, resample: bool
+) -> tuple[list[_Region], geometry.Affine, dict[str, float]]:
     """Fill the contours of a structure set slice by slice; a contour inside another is a hole.
 
+    A contour outside the image or between its slices is left out and counted.
+
     Raises:
-        DataError: with reason label_offset if contours do not lie in the image's slices.
+        DataError: with reason label_offset if no contour lies in the image's slices.
     """
-    drawn: UInt16[np.ndarray, "x y z"] = np.zeros(image.array.shape, np.uint16)
-    overlap = 0
+    masks: dict[int, Mask] = {}
+    lost: list[tuple[float, float]] = []
+    worst = (0.0, 0.0)
+    filled_contours = 0
     for number, contours in _contours(dataset, numbers):
-        filled: Bool[np.ndarray, "x y z"] = np.zeros(image.array.shape, bool)
+        mask = np.zeros(image.array.shape, bool)
         for points in contours:
-            _fill(filled, points, image)
-        overlap += int(np.count_nonzero(filled & (drawn > 0) & (drawn != number)))
-        drawn[filled] = number
-    return Image(drawn, image.affine), overlap
+            off, inside = _fill(mask, points, image, _MAX_OFF_RESAMPLED if resample else _MAX_OFF)
+            if inside:
+                worst, filled_contours = max(worst, off), filled_contours + 1
+            else:
+                lost.append(off)
+        masks[number] = masks[number] | mask if number in masks else mask
+    if lost and not filled_contours:
+        raise _OffsetError(*max(lost))
+    measured = {"offset_voxels": worst[0], "offset_mm": worst[1]} if filled_contours else {}
+    measured |= {"contours_outside": float(len(lost))} if lost else {}
+    return [_Region(number, mask) for number, mask in masks.items()], image.affine, measured
 
 
 def _contours(
     dataset: pydicom.Dataset, numbers: Mapping[str, int]
 ) -> Iterator[tuple[int, list[Float64[np.ndarray, "points 3"]]]]:
     """Yield the class number and the closed contours of each structure, in mm (RAS)."""
-    seen = 0
+    total = 0
     for roi in dataset.get("ROIContourSequence", ()):
         contours = []
         for one in roi.get("ContourSequence", ()):
             if str(one.get("ContourGeometricType", "")).upper() != "CLOSED_PLANAR":
                 continue
             points = np.array([float(value) for value in one.ContourData], np.float64).reshape(-1, 3)
-            seen += len(points)
-            if seen > _MAX_POINTS:
-                raise DataError("structure set of too many points: expected fewer", reason="too_large")
-            contours.append(points * _LPS_TO_RAS)
+            total += len(points)
+            if total > _MAX_POINTS:
+                raise DataError("structure set has too many points: expected fewer", reason="too_large")
+            if len(points) > 2:
+                contours.append(points * _LPS_TO_RAS)
         yield numbers[str(int(roi.ReferencedROINumber))], contours
 
 
-def _fill(filled: Bool[np.ndarray, "x y z"], points: Float64[np.ndarray, "points 3"], image: Image) -> None:
-    """Fill one contour in place; what was filled before becomes a hole."""
+def _fill(
+    filled: Mask, points: Float64[np.ndarray, "points 3"], image: Image, max_off: float
+) -> tuple[tuple[float, float], bool]:
+    """Fill one contour in place; what was filled before becomes a hole.
+
+    Returns:
+        The contour's distance from its slice in voxels and mm, and whether it was filled.
+    """
     back = np.linalg.inv(image.affine)
     voxels = points @ back[:3, :3].T + back[:3, 3]
-    spread = np.ptp(voxels, axis=0)
-    across = int(spread.argmin())
-    place = int(np.rint(voxels[:, across].mean()))
+    across = int(np.ptp(voxels, axis=0).argmin())
+    last = image.array.shape[across] - 1
+    place = int(np.clip(np.rint(voxels[:, across].mean()), 0, last))
     off = float(np.abs(voxels[:, across] - place).max())
-    if off > _MAX_OFF or not 0 <= place < image.array.shape[across]:
-        raise _OffsetError(off, off * image.spacing_mm[across])
+    distance = off, off * image.spacing_mm[across]
     others = [axis for axis in range(3) if axis != across]
-    shape = tuple(image.array.shape[axis] for axis in others)
-    mask = skimage.draw.polygon2mask(shape, voxels[:, others])
-    plane = filled.take(place, axis=across)
+    low, high = voxels[:, others].min(axis=0), voxels[:, others].max(axis=0)
+    beside = (high < -0.5).any() or (low > np.array(image.array.shape)[others] - 0.5).any()
+    if off > max_off or beside:
+        return distance, False
+    mask = skimage.draw.polygon2mask(tuple(image.array.shape[axis] for axis in others), voxels[:, others])
     index: list[Any] = [slice(None)] * 3
     index[across] = place
-    filled[tuple(index)] = plane ^ mask
+    filled[tuple(index)] ^= mask
+    return distance, True

@@ -1,4 +1,4 @@
-"""What becomes of slices: a stack, a picture or a refusal; and how a heap of slices is parted."""
+"""Slices and groups of slices: a stack that becomes a volume, a single image, or rejected slices."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float64
 
 from medmim.data.dicom.header import Header
 from medmim.data.formats import geometry
@@ -15,7 +16,7 @@ from medmim.data.formats import geometry
 
 @dataclass(frozen=True)
 class Slice:
-    """One file with its place in the walk."""
+    """One slice: the number of its file in the source, the file's path, and the slice's header."""
 
     number: int
     path: Path
@@ -24,12 +25,17 @@ class Slice:
 
 @dataclass(frozen=True)
 class SliceStack:
-    """Slices in order along their normal, and their grid: (column, row, slice) to mm in RAS."""
+    """Slices in order along their normal, and their grid: (column, row, slice) to mm in RAS.
+
+    `heights_mm` are the positions of unevenly spaced slices along the normal, from 0; the grid then has
+    their mean spacing.
+    """
 
     slices: tuple[Slice, ...]
     affine: geometry.Affine
     repairs: tuple[str, ...] = ()
     flags: Mapping[str, str] = field(default_factory=dict)
+    heights_mm: tuple[float, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -38,64 +44,63 @@ class SliceStack:
 
 
 @dataclass(frozen=True)
+class SingleImage:
+    """One slice that belongs to no stack, or an image without a position in space, and its grid."""
+
+    slices: tuple[Slice, ...]
+    affine: geometry.Affine
+    flags: Mapping[str, str]
+    repairs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class RejectedSlices:
-    """Slices that form no volume, why, and the numbers that show it."""
+    """Slices that form no volume, with the reason and the numbers that show it."""
 
     slices: tuple[Slice, ...]
     reason: str
     measured: Mapping[str, float]
 
 
-@dataclass(frozen=True)
-class SingleImage:
-    """One slice that belongs to no stack, or a picture that lies nowhere in space, and its grid."""
-
-    slices: tuple[Slice, ...]
-    affine: geometry.Affine
-    flags: Mapping[str, str]
+SliceGroup = SliceStack | SingleImage | RejectedSlices
 
 
-Verdict = SliceStack | RejectedSlices | SingleImage
-
-
-def refuse(slices: Sequence[Slice], reason: str, /, **measured: float | int) -> RejectedSlices:
-    """Return the refusal of slices, with the numbers that show why."""
+def reject(slices: Sequence[Slice], reason: str, /, **measured: float | int) -> RejectedSlices:
+    """Return rejected slices with the numbers that show why."""
     return RejectedSlices(tuple(slices), reason, {name: float(value) for name, value in measured.items()})
 
 
 def own_place(header: Header) -> list[float]:
-    """Return position, row direction and column direction times spacing, by the header, in mm (LPS)."""
+    """Return a slice's position and its row and column directions times spacing, in mm (LPS)."""
     (down, across), axes = header.spacing or (0.0, 0.0), header.orientation or ()
     steps = [cosine * across for cosine in axes[:3]] + [cosine * down for cosine in axes[3:]]
     return [*(header.position or ()), *steps]
 
 
-def parted(slices: Iterable[Slice], key: Callable[[Slice], Hashable]) -> list[list[Slice]]:
-    """Part slices by what `key` says of them, in the order of its first words."""
-    parts: dict[Hashable, list[Slice]] = defaultdict(list)
+def heights_of(slices: Sequence[Slice]) -> Float64[np.ndarray, "slices"]:
+    """Return the position of each slice along the normal of the first, in mm."""
+    positions = np.array([one.header.position for one in slices], np.float64)
+    return np.asarray(positions @ geometry.slice_normal(slices[0].header.orientation or ()), np.float64)
+
+
+def group_by(slices: Iterable[Slice], key: Callable[[Slice], Hashable]) -> list[list[Slice]]:
+    """Group slices by a key, in the order of first occurrence."""
+    groups: dict[Hashable, list[Slice]] = defaultdict(list)
     for one in slices:
-        parts[key(one)].append(one)
-    return list(parts.values())
+        groups[key(one)].append(one)
+    return list(groups.values())
 
 
-def split(slices: Iterable[Slice], test: Callable[[Slice], bool]) -> tuple[list[Slice], list[Slice]]:
-    """Return the slices that pass a test, and the others."""
-    parts: tuple[list[Slice], list[Slice]] = ([], [])
-    for one in slices:
-        parts[not test(one)].append(one)
-    return parts
-
-
-def near(
+def group_near(
     slices: Iterable[Slice], value: Callable[[Slice], Sequence[float]], tolerance: float
 ) -> list[list[Slice]]:
-    """Part slices by numbers that agree within `tolerance` with those of a part's first slice."""
-    parts: list[list[Slice]] = []
+    """Group slices whose numbers agree with those of the group's first slice within `tolerance`."""
+    groups: list[list[Slice]] = []
     for one in slices:
-        for part in parts:
-            if np.abs(np.subtract(value(one), value(part[0]))).max() <= tolerance:
-                part.append(one)
+        for group in groups:
+            if np.abs(np.subtract(value(one), value(group[0]))).max() <= tolerance:
+                group.append(one)
                 break
         else:
-            parts.append([one])
-    return parts
+            groups.append([one])
+    return groups

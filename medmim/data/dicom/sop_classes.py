@@ -1,11 +1,11 @@
-"""Which DICOM objects hold slices, frames or pictures, and the reason for each other kind."""
+"""SOP classes that medmim reads as slices, frames or single images, and the reason to refuse the others."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
-LABEL = "label_object"  # a segmentation or structure set: read once its image is there
+LABEL = "label_object"  # a segmentation or structure set: read after its image
 DICOMDIR = "1.2.840.10008.1.3.10"
 Content = Literal["slice", "frames", "picture"]
 
@@ -18,18 +18,18 @@ _PICTURES = {
     "1": "CR", "1.1": "DX", "1.1.1": "DX", "1.2": "MG", "1.2.1": "MG", "1.3": "IO", "1.3.1": "IO",
     "481.1": "RTIMAGE",
 }  # fmt: skip
-# Classes whose pixels often show the patient's name.
-_RISKY = {
+# classes whose pixels often show the patient's name
+_BURNED_IN = {
     "3": "US", "3.1": "US", "6": "US", "6.1": "US", "7": "SC", "7.1": "SC", "7.2": "SC", "7.3": "SC",
     "7.4": "SC", "12.1": "XA", "12.2": "RF", "12.3": "XA", "77.1.1": "ES", "77.1.1.1": "ES", "77.1.2": "GM",
     "77.1.4": "XC", "77.1.4.1": "XC", "77.1.5.1": "OP", "77.1.5.2": "OP", "77.1.5.4": "OPT",
 }  # fmt: skip
 
-# The longest matching start of the number after `_STORAGE` decides.
+# The longest matching prefix of the number after `_STORAGE` decides.
 _OTHERS = {
     "7": "burned_in_risk", "6": "burned_in_risk", "3": "burned_in_risk", "12": "burned_in_risk",
     "77": "burned_in_risk", "4.3": "colour_volume", "481.2": "dose_no_image", "30": "parametric_map",
-    "66.4": LABEL, "66.7": "label_map_not_supported",
+    "66.4": LABEL, "66.7": LABEL,
     "481.3": LABEL, "481": "radiotherapy_no_image", "66": "derived_no_image",
     "4.2": "spectroscopy_no_image", "88": "report_no_image", "11": "presentation_no_image",
     "104": "document_no_image", "9": "waveform_no_image",
@@ -37,32 +37,32 @@ _OTHERS = {
 
 
 def content_of(sop_class: str) -> Content | None:
-    """Return what an object of this class holds, None for those that hold no image medmim reads."""
+    """Return what objects of this class contain, or None if medmim reads no image from them."""
     if sop_class in SLICES:
         return "slice"
     short = sop_class.removeprefix(_STORAGE)
     if short in _FRAMES:
         return "frames"
-    return "picture" if short in _PICTURES or short in _RISKY else None
+    return "picture" if short in _PICTURES or short in _BURNED_IN else None
 
 
 def modality_of(sop_class: str) -> str:
-    """Return the modality in DICOM's letters, by the class and never by the header's own word.
+    """Return DICOM's code of the modality, from the class and not from the header's Modality element.
 
     Raises:
-        KeyError: for classes without an image.
+        KeyError: if objects of this class contain no image.
     """
     short = sop_class.removeprefix(_STORAGE)
-    return SLICES.get(sop_class) or {**_FRAMES, **_PICTURES, **_RISKY}[short]
+    return SLICES.get(sop_class) or {**_FRAMES, **_PICTURES, **_BURNED_IN}[short]
 
 
-def risky(sop_class: str) -> bool:
-    """Say whether pictures of this class often show the patient's name."""
-    return sop_class.removeprefix(_STORAGE) in _RISKY
+def has_burned_in_risk(sop_class: str) -> bool:
+    """Return whether images of this class often show the patient's name."""
+    return sop_class.removeprefix(_STORAGE) in _BURNED_IN
 
 
 def refusal(sop_class: str) -> str | None:
-    """Return why objects of this class are no images, or None if they are."""
+    """Return the reason why objects of this class are refused, or None if they are images."""
     if content_of(sop_class):
         return None
     if not sop_class:

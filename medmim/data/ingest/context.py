@@ -33,6 +33,8 @@ class IngestOptions:
         allow_burned_in: accept image types that often show the patient's name in the pixels.
         label_names: name of each class number; overrides the names that the dataset declares.
         resample_labels: resample labels that are not on the grid of their image.
+        uneven_spacing: reject stacks of unevenly spaced slices, interpolate them on an even grid, or keep
+            their slices as they are.
 
     Raises:
         UsageError: for an unknown layout.
@@ -47,6 +49,7 @@ class IngestOptions:
     allow_burned_in: bool = False
     label_names: Mapping[int, str] = field(default_factory=dict)
     resample_labels: bool = False
+    uneven_spacing: Literal["reject", "regrid", "keep"] = "reject"
 
     def __post_init__(self) -> None:
         if self.layout is not None:

@@ -1,230 +1,303 @@
-"""DICOM files to volumes and pictures: copies out, slices to stacks, stacks converted, fates noted."""
+"""DICOM files to volumes and single images: drop copies, group and convert slices, record outcomes."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+
+import numpy as np
 
 from medmim.data.dataset.manifest import VolumeRecord
 from medmim.data.dataset.vocabulary import VOCABULARY
+from medmim.data.dicom.conversion import ConversionResult, ConversionTask
 from medmim.data.dicom.convert import convert
 from medmim.data.dicom.gantry_tilt import is_tilted
-from medmim.data.dicom.series import stacks_of
-from medmim.data.dicom.single_image import convert_picture
-from medmim.data.dicom.slices import RejectedSlices, SingleImage, Slice, SliceStack, own_place
+from medmim.data.dicom.series import group_slices
+from medmim.data.dicom.single_image import convert_single_image
+from medmim.data.dicom.slices import (
+    RejectedSlices,
+    SingleImage,
+    Slice,
+    SliceGroup,
+    SliceStack,
+    group_by,
+    own_place,
+)
 from medmim.data.dicom.uncompressed import convert_raw
 from medmim.data.ingest.context import READ_LIMITS, IngestContext, IngestedVolume, stored_path
 from medmim.data.ingest.ledger import FileOutcomes
-from medmim.data.ingest.scan import ScannedFile, hash_content, hash_file
+from medmim.data.ingest.scan import ScannedFile, hash_content, hash_file, hash_pixels
 
-_Way = Literal["convert", "decode", "pictures"]
-_WAYS: dict[_Way, Callable[..., dict[str, Any]]] = {
-    "convert": convert_raw,
-    "decode": convert,
-    "pictures": convert_picture,
-}
+_PHASES: dict[Callable[[ConversionTask], ConversionResult], str]
+_PHASES = {convert_raw: "convert", convert: "decode", convert_single_image: "pictures"}
 _DAMAGE = {"truncated", "bad_header", "bad_size", "no_pixel_data", "missing_uid", "damaged", "memory"}
 
 
 def volumes_from_dicom(
-    bench: IngestContext, seen: Mapping[int, ScannedFile], paths: Mapping[int, Path]
+    context: IngestContext, scanned: Mapping[int, ScannedFile], paths: Mapping[int, Path]
 ) -> list[IngestedVolume]:
-    """Make a volume of every stack of slices that holds what it promises, and a picture of every lone one.
+    """Convert every stack of slices to a volume and every lone image to a single image.
 
-    `slices` of a volume is in the order of the third array axis: entry k is the instance of `array[:, :, k]`.
+    `slices` of a volume follow its third array axis: entry k is the instance of `array[:, :, k]`.
 
     Args:
-        bench: where to work.
-        seen: what the scan found, by number; only images matter here.
+        context: keys, ledger, staging folder and sandbox.
+        scanned: what the scan found, by file number; only images matter here.
         paths: the files, by number.
     """
-    slices, blocked = slices_of(seen, paths)
-    fates = FileOutcomes()
-    kept = _without_copies(bench, fates, _without_risks(bench, fates, slices), blocked)
-    accepted: dict[_Way, list[SliceStack | SingleImage]] = {way: [] for way in _WAYS}
-    for verdict in stacks_of(kept, blocked):
-        if isinstance(verdict, RejectedSlices):
-            fates.add(_numbers(verdict), "quarantined", verdict.reason, measured=verdict.measured)
+    slices, blocked = slices_of(scanned, paths)
+    outcomes = FileOutcomes()
+    kept = _without_burned_in_risk(context, outcomes, slices)
+    kept = _without_copies(context, outcomes, kept, blocked)
+    ways: dict[Callable[[ConversionTask], ConversionResult], list[SliceStack | SingleImage]]
+    ways = {way: [] for way in _PHASES}
+    for group in _grouped(context, outcomes, kept, blocked):
+        if isinstance(group, RejectedSlices):
+            outcomes.add(_numbers(group), "quarantined", group.reason, measured=group.measured)
         else:
-            accepted[_way_of(verdict)].append(verdict)
-    made = [one for way, found in accepted.items() for one in _converted(bench, fates, found, way=way)]
-    fates.write(bench.ledger)
-    return made
+            ways[_way_of(group)].append(group)
+    volumes = [one for way, groups in ways.items() for one in _convert(context, outcomes, groups, way)]
+    outcomes.write(context.ledger)
+    return volumes
 
 
 def slices_of(
-    seen: Mapping[int, ScannedFile], paths: Mapping[int, Path]
+    scanned: Mapping[int, ScannedFile], paths: Mapping[int, Path]
 ) -> tuple[list[Slice], dict[str, str]]:
-    """Return every slice in the order of the walk, and the series that a damaged file blocks, with why."""
-    sound = {header.instance for one in seen.values() for header in one.headers[:1]}
+    """Return all slices in source order, and the series that a damaged file blocks, with the reason."""
+    sound = {header.instance for one in scanned.values() for header in one.headers[:1]}
     blocked = {
         one.series: "damaged_series"
-        for one in seen.values()
+        for one in scanned.values()
         if one.series and one.reason in _DAMAGE and one.instance not in sound
     }
     slices = [
-        Slice(number, paths[number], header) for number, one in sorted(seen.items()) for header in one.headers
+        Slice(number, paths[number], header)
+        for number, one in sorted(scanned.items())
+        for header in one.headers
     ]
     return slices, blocked
 
 
 def _without_copies(
-    bench: IngestContext, fates: FileOutcomes, slices: Sequence[Slice], blocked: dict[str, str]
+    context: IngestContext, outcomes: FileOutcomes, slices: Sequence[Slice], blocked: dict[str, str]
 ) -> list[Slice]:
-    """Drop files that repeat another's content; block series with two contents of one instance."""
-    places: dict[tuple[str, str], dict[int, Slice]] = defaultdict(dict)
+    """Drop copies of files; block series with two contents of one instance at one position."""
+    files: dict[tuple[str, str], dict[int, Slice]] = defaultdict(dict)
     for one in slices:
-        places[one.header.series, one.header.instance].setdefault(one.number, one)
-    groups = [list(group.values()) for group in places.values() if len(group) > 1]
+        files[one.header.series, one.header.instance].setdefault(one.number, one)
+    groups = [list(group.values()) for group in files.values() if len(group) > 1]
     dropped: set[int] = set()
     for function in (hash_file, hash_content):
-        digests = _digests(bench, function, [one for group in groups for one in group])
-        left = []
-        for group in groups:
-            repeats = {one.number for one in group if digests[one.number] in _others(digests, group, one)}
-            dropped |= repeats
-            if len(rest := [one for one in group if one.number not in repeats]) > 1:
-                left.append(rest)
-        groups = left
-    fates.add(sorted(dropped), "skipped", "duplicate_file")
+        groups, copies = _compare(context, groups, function)
+        dropped |= copies
+    outcomes.add(sorted(dropped), "skipped", "duplicate_file")
     for group in groups:
         if group[0].header.kind == "picture":  # stands alone: no other slice is in doubt
             dropped |= {one.number for one in group}
-            fates.add([one.number for one in group], "quarantined", "duplicate_instance")
-        else:
+            outcomes.add([one.number for one in group], "quarantined", "duplicate_instance")
+        elif len({one.header.position for one in group}) < len(group):
             blocked[group[0].header.series] = "duplicate_instance"
     return [one for one in slices if one.number not in dropped]
 
 
-def _digests(
-    bench: IngestContext, function: Callable[[str], str], repeated: Sequence[Slice]
-) -> dict[int, str]:
-    """Return what tells contents apart; what cannot be read is like nothing else."""
-    answers = bench.each("compare", function, [{"path": str(one.path)} for one in repeated])
-    return {
+def _compare(
+    context: IngestContext, groups: Sequence[list[Slice]], function: Callable[[str], str]
+) -> tuple[list[list[Slice]], set[int]]:
+    """Return groups with several contents, each content once, and the numbers of files that are copies.
+
+    Args:
+        context: where to work.
+        groups: slices of different files that may be copies.
+        function: returns the hash of a file; an unreadable file is like no other.
+    """
+    members = [one for group in groups for one in group]
+    answers = context.each("compare", function, [{"path": str(one.path)} for one in members])
+    digests = {
         one.number: answer.value or f"unreadable {one.number}"
-        for one, answer in zip(repeated, answers, strict=True)
+        for one, answer in zip(members, answers, strict=True)
     }
+    left: list[list[Slice]] = []
+    copies: set[int] = set()
+    for group in groups:
+        first: dict[str, Slice] = {}
+        for one in sorted(group, key=lambda one: one.number):
+            if first.setdefault(digests[one.number], one) is not one:
+                copies.add(one.number)
+        if len(first) > 1:
+            left.append(list(first.values()))
+    return left, copies
 
 
-def _others(digests: Mapping[int, str], group: Sequence[Slice], one: Slice) -> set[str]:
-    """Return the contents of the files in front of `one`."""
-    return {digests[other.number] for other in group if other.number < one.number}
-
-
-def _without_risks(bench: IngestContext, fates: FileOutcomes, slices: Sequence[Slice]) -> list[Slice]:
-    """Keep back images that often show the patient's name, unless the user said that these do not."""
-    if bench.options.allow_burned_in:
+def _without_burned_in_risk(
+    context: IngestContext, outcomes: FileOutcomes, slices: Sequence[Slice]
+) -> list[Slice]:
+    """Quarantine images that often show the patient's name, unless the user has checked them."""
+    if context.options.allow_burned_in:
         return list(slices)
-    fates.add({one.number for one in slices if one.header.risky}, "quarantined", "burned_in_risk")
-    return [one for one in slices if not one.header.risky]
+    outcomes.add({one.number for one in slices if one.header.burned_in_risk}, "quarantined", "burned_in_risk")
+    return [one for one in slices if not one.header.burned_in_risk]
 
 
-def _way_of(found: SliceStack | SingleImage) -> _Way:
-    """Return how a stack or picture becomes a file of the dataset."""
-    if isinstance(found, SingleImage):
-        return "pictures"
-    plain = all(one.header.raw for one in found.slices) and not is_tilted(found.affine, len(found.slices))
-    return "convert" if plain else "decode"
+def _grouped(
+    context: IngestContext, outcomes: FileOutcomes, slices: list[Slice], blocked: Mapping[str, str]
+) -> list[SliceGroup]:
+    """Group slices; where several lie at one position and nothing separates them, equal ones are dropped."""
+    uneven = context.options.uneven_spacing != "reject"
+    groups = group_slices(slices, blocked, compared=False, uneven=uneven)
+    unclear = {
+        id(one)
+        for group in groups
+        if isinstance(group, RejectedSlices) and group.reason == "duplicate_position"
+        for one in group.slices
+    }
+    if not unclear:
+        return groups
+    series = {one.header.series for one in slices if id(one) in unclear}
+    places = group_by(
+        [one for one in slices if id(one) in unclear and one.header.kind == "slice"],
+        lambda one: (one.header.series, one.header.position, one.header.orientation, one.header.slope),
+    )
+    _, copies = _compare(context, [place for place in places if len(place) > 1], hash_pixels)
+    outcomes.add(sorted(copies), "skipped", "duplicate_slice")
+    again = [one for one in slices if one.header.series in series and one.number not in copies]
+    kept = [group for group in groups if group.slices[0].header.series not in series]
+    return [*kept, *group_slices(again, blocked, uneven=uneven)]
 
 
-def _converted(
-    bench: IngestContext, fates: FileOutcomes, found: Sequence[SliceStack | SingleImage], *, way: _Way
+def _way_of(group: SliceStack | SingleImage) -> Callable[[ConversionTask], ConversionResult]:
+    """Return the function that converts a group."""
+    if isinstance(group, SingleImage):
+        return convert_single_image
+    plain = all(one.header.raw for one in group.slices) and not is_tilted(group.affine, len(group.slices))
+    trusted = not any("transfer_syntax_ignored" in one.header.repairs for one in group.slices)
+    return convert_raw if plain and trusted else convert
+
+
+def _convert(
+    context: IngestContext,
+    outcomes: FileOutcomes,
+    groups: Sequence[SliceStack | SingleImage],
+    way: Callable[[ConversionTask], ConversionResult],
 ) -> list[IngestedVolume]:
-    """Convert all that go one way, and note what became of their files."""
-    made = []
-    names = [_identifier(bench, one) for one in found]
-    tasks = [_task(bench, one, name) for one, name in zip(found, names, strict=True)]
-    answers = bench.each(way, _WAYS[way], tasks, limits=READ_LIMITS)
-    for one, name, task, answer in zip(found, names, tasks, answers, strict=True):
-        facts = answer.value or {"reason": answer.reason or "unusable", "measured": {}}
-        if "reason" in facts:
-            fates.add(_numbers(one), "quarantined", facts["reason"], measured=facts["measured"])
+    """Convert groups with one function and note the outcomes of their files."""
+    volumes = []
+    names = _identifiers(context, groups)
+    tasks = [_task(context, group, name) for group, name in zip(groups, names, strict=True)]
+    answers = context.each(
+        _PHASES[way],
+        way,
+        [{"task": task} for task in tasks],
+        limits=READ_LIMITS,
+        keep=ConversionResult.model_validate,
+    )
+    for group, name, task, answer in zip(groups, names, tasks, answers, strict=True):
+        result = answer.value or ConversionResult(reason=answer.reason or "unusable")
+        if result.reason:
+            outcomes.add(_numbers(group), "quarantined", result.reason, measured=result.measured)
             continue
-        reason = _reason(one, facts["measured"])
-        fates.add(_numbers(one), "accepted", reason, volume=name, measured=facts["measured"])
-        volume = _volume(bench, one, name, facts=facts)
-        made.append(IngestedVolume(volume, one.slices[0].header.series, Path(task["target"])))
-    return made
+        reason = _reason(group, result.measured)
+        outcomes.add(_numbers(group), "accepted", reason, volume=name, measured=result.measured)
+        record = _record(context, group, name, result)
+        volumes.append(IngestedVolume(record, group.slices[0].header.series, Path(task.target)))
+    return volumes
 
 
-def _identifier(bench: IngestContext, found: SliceStack | SingleImage) -> str:
-    """Return the volume's id: its series and which instances of it, whatever their files are called."""
-    instances = sorted(_instance(one) for one in found.slices)
-    return bench.keys.key("volume", "\0".join([found.slices[0].header.series, *instances]))
+def _identifiers(context: IngestContext, groups: Sequence[SliceStack | SingleImage]) -> list[str]:
+    """Return the ids of volumes: each depends on the series and the instances, not on names of files."""
+    return [
+        context.keys.key(
+            "volume", "\0".join([group.slices[0].header.series, *sorted(_instances(group.slices))])
+        )
+        for group in groups
+    ]
 
 
-def _instance(one: Slice) -> str:
-    """Return the instance, and which frame of it, where it has several."""
-    header = one.header
-    return (
-        header.instance if header.kind == "slice" or not header.frame else f"{header.instance} {header.frame}"
+def _instances(slices: Sequence[Slice]) -> Iterable[str]:
+    """Return the instance of each slice, with its frame or, if instances repeat, its position and number."""
+    repeated = len({(one.header.instance, one.header.frame) for one in slices}) < len(slices)
+    for one in slices:
+        header = one.header
+        frame = "" if header.kind == "slice" or not header.frame else f" {header.frame}"
+        yield f"{header.instance}{frame}" + (f" {header.position} {header.number}" if repeated else "")
+
+
+def _task(context: IngestContext, group: SliceStack | SingleImage, name: str) -> ConversionTask:
+    headers = [one.header for one in group.slices]
+    stack = group if isinstance(group, SliceStack) else None
+    places = [own_place(header) for header in headers] if stack else []
+    if stack and "orientation_evened" in stack.repairs:
+        axes = (np.diag([-1.0, -1.0, 1.0]) @ stack.affine[:3, :2]).T.ravel().tolist()
+        places = [[*place[:3], *axes] for place in places]
+    return ConversionTask(
+        files=tuple(str(one.path) for one in group.slices),
+        frames=tuple(header.frame for header in headers),
+        kind=headers[0].kind,
+        size=(headers[0].rows, headers[0].columns),
+        affine=group.affine.tolist(),
+        scales=tuple((header.slope, header.intercept) for header in headers),
+        places=tuple(map(tuple, places)),
+        raw=tuple(header.raw for header in headers if header.raw),
+        heights_mm=stack.heights_mm if stack else (),
+        regrid=context.options.uneven_spacing == "regrid",
+        reversed_rows=any(header.reversed_rows for header in headers),
+        staging=str(context.staged(f"{name}.work")),
+        target=str(context.staged(f"{name}.nii.gz")),
     )
 
 
-def _task(bench: IngestContext, found: SliceStack | SingleImage, name: str) -> dict[str, Any]:
-    headers = [one.header for one in found.slices]
-    task: dict[str, Any] = {
-        "affine": found.affine.tolist(),
-        "staging": str(bench.staged(f"{name}.work")),
-        "target": str(bench.staged(f"{name}.nii.gz")),
-    }
-    if isinstance(found, SingleImage):
-        return {**task, "file": str(found.slices[0].path), "frame": headers[0].frame}
-    task |= {
-        "files": [str(one.path) for one in found.slices],
-        "scales": [[header.slope, header.intercept] for header in headers],
-        "size": [headers[0].rows, headers[0].columns],
-    }
-    if _way_of(found) == "convert":
-        return {
-            **task,
-            "raws": [header.raw for header in headers],
-            "places": [own_place(header) for header in headers],
-        }
-    return {**task, "frames": [header.frame for header in headers], "kind": headers[0].kind}
-
-
-def _volume(
-    bench: IngestContext, found: SliceStack | SingleImage, name: str, *, facts: Mapping[str, Any]
+def _record(
+    context: IngestContext, group: SliceStack | SingleImage, name: str, result: ConversionResult
 ) -> VolumeRecord:
-    header = found.slices[0].header
-    subject = bench.keys.key("subject", header.patient or header.study)
-    study = bench.keys.key("study", header.study)
-    tokens = {token for one in found.slices for token in one.header.tokens}
-    flags = {**found.flags, **facts.get("flags", {})}
-    if any(one.header.risky for one in found.slices):
+    header = group.slices[0].header
+    subject = context.keys.key("subject", header.patient or header.study)
+    study = context.keys.key("study", header.study)
+    tokens = {token for one in group.slices for token in one.header.tokens}
+    flags = {**group.flags, **result.flags}
+    instances = [(one.header.instance, one.header.frame) for one in group.slices]
+    if len(set(instances)) < len(instances):
+        flags["repeated_instance_uid"] = str(len(instances) - len(set(instances)))
+    if any(one.header.burned_in_risk for one in group.slices):
         flags["burned_in_text"] = "possible"
-    repairs = found.repairs if isinstance(found, SliceStack) else tuple(facts["repairs"])
+    uneven = isinstance(group, SliceStack) and group.heights_mm
+    regridded = ("regridded",) if "regridded_slices" in result.measured else ()
+    repairs = (*group.repairs, *result.repairs, *(regridded or (("uneven_spacing_kept",) if uneven else ())))
     return VolumeRecord(
         id=name,
         subject=subject,
         study=study,
-        series=bench.keys.key("series", header.series),
+        series=context.keys.key("series", header.series),
         image=stored_path("volumes", subject, study, name),
         modality=header.modality,
-        spatial_dims=3 if isinstance(found, SliceStack) else 2,
-        shape=tuple(facts["shape"]),
-        spacing_mm=tuple(facts["spacing_mm"]),
-        orientation=facts["orientation"],
-        sha256=facts["sha256"],
-        pixels_sha256=facts["pixels_sha256"],
+        spatial_dims=3 if isinstance(group, SliceStack) else 2,
+        shape=result.shape,
+        spacing_mm=result.spacing_mm,
+        orientation=result.orientation,
+        sha256=result.sha256,
+        pixels_sha256=result.pixels_sha256,
         verdict="repaired" if repairs else "right",
         repairs=repairs,
         tokens=tuple(token for token in VOCABULARY if token in tokens),
-        slices=tuple(bench.keys.key("instance", one.header.instance) for one in found.slices),
+        slices=()
+        if regridded
+        else tuple(context.keys.key("instance", slice_id(one)) for one in group.slices),
         flags=flags,
     )
 
 
-def _numbers(found: SliceStack | SingleImage | RejectedSlices) -> set[int]:
-    return {one.number for one in found.slices}
+def slice_id(one: Slice) -> str:
+    """Return the text whose key identifies a slice in the manifest: instance and, if it has many, frame."""
+    header = one.header
+    return f"{header.instance} frame {header.frame}" if header.kind == "frame" else header.instance
 
 
-def _reason(found: SliceStack | SingleImage, measured: Mapping[str, float]) -> str:
-    what = "volume" if isinstance(found, SliceStack) else "picture"
-    if not found.slices[0].header.patient:
+def _numbers(group: SliceGroup) -> set[int]:
+    return {one.number for one in group.slices}
+
+
+def _reason(group: SliceStack | SingleImage, measured: Mapping[str, float]) -> str:
+    what = "volume" if isinstance(group, SliceStack) else "picture"
+    if not group.slices[0].header.patient:
         return f"{what}_without_patient"
     return f"{what}_one_decoder" if measured.get("slices_compared") == 0 else what

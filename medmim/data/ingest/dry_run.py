@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from medmim.data.dataset.vocabulary import VOCABULARY
-from medmim.data.dicom.series import stacks_of
-from medmim.data.dicom.slices import RejectedSlices, SingleImage, Verdict
+from medmim.data.dicom.series import group_slices
+from medmim.data.dicom.slices import RejectedSlices, SingleImage, SliceGroup
 from medmim.data.ingest.dicom_series import slices_of
 from medmim.data.ingest.layout import Read, find_layout
 from medmim.data.ingest.scan import ScannedFile
@@ -74,7 +74,7 @@ def preview_of(
         DataError: if the named layout finds no image.
     """
     slices, blocked = slices_of(seen, paths)
-    verdicts = stacks_of(slices, blocked)
+    groups = group_slices(slices, blocked)
     rest = {number: one for number, one in seen.items() if not one.headers}
     open_to_layout = [
         paths[number]
@@ -89,7 +89,7 @@ def preview_of(
     others = Counter(one.reason or "not_in_layout" for one in unused)
     return Preview(
         files_seen=len(seen),
-        series=tuple(_rows(verdicts)),
+        series=tuple(_rows(groups)),
         layout=found.name if found and found.cases else None,
         images=len(found.cases) if found else 0,
         labels=sum(case.label is not None for case in found.cases) if found else 0,
@@ -97,18 +97,18 @@ def preview_of(
     )
 
 
-def _rows(verdicts: Sequence[Verdict]) -> list[SeriesRow]:
+def _rows(groups: Sequence[SliceGroup]) -> list[SeriesRow]:
     numbers: tuple[dict[str, int], ...] = ({}, {}, {})
     rows = []
-    for verdict in sorted(verdicts, key=lambda one: one.slices[0].number):
-        header = verdict.slices[0].header
+    for group in sorted(groups, key=lambda one: one.slices[0].number):
+        header = group.slices[0].header
         names = (header.patient or header.study, header.study, header.series)
         patient, study, series = (
             known.setdefault(name, len(known) + 1) for known, name in zip(numbers, names, strict=True)
         )
-        found = {token for one in verdict.slices for token in one.header.tokens}
-        shape, spacing = _grid(verdict)
-        outcome, measured = _outcome(verdict)
+        found = {token for one in group.slices for token in one.header.tokens}
+        shape, spacing = _grid(group)
+        outcome, measured = _outcome(group)
         rows.append(
             SeriesRow(
                 patient=patient,
@@ -116,35 +116,34 @@ def _rows(verdicts: Sequence[Verdict]) -> list[SeriesRow]:
                 series=series,
                 modality=header.modality,
                 tokens=tuple(token for token in VOCABULARY if token in found),
-                files=len({one.number for one in verdict.slices}),
+                files=len({one.number for one in group.slices}),
                 shape=shape,
                 spacing_mm=spacing,
                 outcome=outcome,
                 measured=measured,
-                notes=_notes(verdict),
+                notes=_notes(group),
             )
         )
     return rows
 
 
-def _outcome(verdict: Verdict) -> tuple[str, dict[str, float]]:
-    if isinstance(verdict, RejectedSlices):
-        return verdict.reason, dict(verdict.measured)
-    return "picture" if isinstance(verdict, SingleImage) else "volume", {}
+def _outcome(group: SliceGroup) -> tuple[str, dict[str, float]]:
+    if isinstance(group, RejectedSlices):
+        return group.reason, dict(group.measured)
+    return "picture" if isinstance(group, SingleImage) else "volume", {}
 
 
-def _grid(verdict: Verdict) -> tuple[tuple[int, ...], tuple[float, ...]]:
+def _grid(group: SliceGroup) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """Return shape and spacing in mm; for refused slices, those of the first slice."""
-    header = verdict.slices[0].header
-    if isinstance(verdict, RejectedSlices):
-        return (header.columns, header.rows, len(verdict.slices)), tuple(header.spacing or ())
-    count = 1 if isinstance(verdict, SingleImage) else len(verdict.slices)
-    lengths = [float((verdict.affine[:3, axis] ** 2).sum() ** 0.5) for axis in range(3)]
+    header = group.slices[0].header
+    if isinstance(group, RejectedSlices):
+        return (header.columns, header.rows, len(group.slices)), tuple(header.spacing or ())
+    count = 1 if isinstance(group, SingleImage) else len(group.slices)
+    lengths = [float((group.affine[:3, axis] ** 2).sum() ** 0.5) for axis in range(3)]
     return (header.columns, header.rows, count), tuple(round(length, 3) for length in lengths)
 
 
-def _notes(verdict: Verdict) -> tuple[str, ...]:
-    if isinstance(verdict, RejectedSlices):
+def _notes(group: SliceGroup) -> tuple[str, ...]:
+    if isinstance(group, RejectedSlices):
         return ()
-    repairs = () if isinstance(verdict, SingleImage) else verdict.repairs
-    return (*repairs, *(f"{name}: {value}" for name, value in verdict.flags.items()))
+    return (*group.repairs, *(f"{name}: {value}" for name, value in group.flags.items()))

@@ -12,7 +12,7 @@ from medmim.data.dicom import sop_classes
 from medmim.data.dicom.read_labels import read_labels
 from medmim.data.formats.case import merge_labels, read_label
 from medmim.data.ingest.context import READ_LIMITS, IngestContext, IngestedVolume, stem_of, stored_path
-from medmim.data.ingest.dicom_labels import Object, read_objects
+from medmim.data.ingest.dicom_labels import LabelObject, read_objects
 from medmim.data.ingest.finding_tables import add_table_boxes
 from medmim.data.ingest.scan import ScannedFile
 from medmim.data.ingest.volumes import record_label
@@ -114,7 +114,7 @@ def _attach(
     made: Sequence[IngestedVolume],
     found: dict[_LabelPair, dict[str, Any]],
     *,
-    objects: Mapping[int, Object],
+    objects: Mapping[int, LabelObject],
 ) -> list[IngestedVolume]:
     """Return the volumes with the labels that fit them, merged; record the fate of every label file."""
     fitting: dict[int, list[int]] = {}

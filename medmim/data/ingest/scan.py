@@ -1,4 +1,4 @@
-"""What each file is: images with their allow-listed headers, a NIfTI volume, or something else and why."""
+"""The scan of a source: the type of each file and, for DICOM images, the headers of their slices."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import io
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
 import pydicom
 from pydantic import BaseModel, ConfigDict, Field
 from pydicom import uid
@@ -17,8 +18,15 @@ from medmim import files
 from medmim.data.dataset.manifest import Fate
 from medmim.data.dicom import mosaic, multiframe, sop_classes
 from medmim.data.dicom.decode import Reader, packing_fault
-from medmim.data.dicom.header import Header, allowed_tags, header_of, number, text
-from medmim.data.dicom.pixel_data import RawPixelData, missing_pixels, raw_start
+from medmim.data.dicom.header import (
+    Header,
+    allowed_tags,
+    header_of,
+    number,
+    replace_decimal_commas,
+    text,
+)
+from medmim.data.dicom.pixel_data import PixelDataElement, RawPixelData, missing_pixels, read_element
 from medmim.data.formats import file_types
 from medmim.data.formats.file_types import open_regular
 from medmim.data.formats.safe_open import plain_stream, quiet_pydicom
@@ -29,10 +37,10 @@ _MAX_FRAMES = 20_000
 
 
 class ScannedFile(BaseModel):
-    """One file: a slice or picture (`header`), a NIfTI file (`nifti`), or its fate and reason.
+    """One file: DICOM slices or a single image (`header`), a NIfTI file (`nifti`), or its fate and reason.
 
-    `frames` are the slices of a file that holds several; `header` is then the first of them. `series` and
-    `instance` are set for damaged slices too, so that the rest of the series is not taken for the whole.
+    `frames` are the slices of a file that contains several; `header` is then the first of them. `series` and
+    `instance` are set for damaged slices too, because the rest of their series is incomplete.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -48,19 +56,12 @@ class ScannedFile(BaseModel):
 
     @property
     def headers(self) -> tuple[Header, ...]:
-        """Every slice and picture of the file."""
+        """Headers of all slices and single images in the file."""
         return self.frames or (() if self.header is None else (self.header,))
 
 
-class _Names(NamedTuple):
-    """Series and instance of a file, as far as they are known."""
-
-    series: str = ""
-    instance: str = ""
-
-
 class _StopError(Exception):
-    """A file that is no usable slice."""
+    """A file that contains no usable slice."""
 
     def __init__(
         self, reason: str, fate: Fate = "quarantined", measured: Mapping[str, float] | None = None
@@ -72,12 +73,12 @@ class _StopError(Exception):
 
 
 def scan_file_as_json(path: str) -> dict[str, Any]:
-    """Say what the file at `path` is, as the JSON form of `ScannedFile`; meant for a sandbox."""
+    """Return `scan_file` of a path in JSON form; runs in a sandbox."""
     return scan_file(Path(path)).model_dump(mode="python")
 
 
 def scan_file(path: Path) -> ScannedFile:
-    """Say what the file at `path` is. Its bytes may be anything; the values of its header are never shown."""
+    """Detect the type of the file at `path` and read its header; its bytes may be anything."""
     try:
         with open_regular(path, follow_links=False) as stream:
             head = stream.read(file_types.HEAD_BYTES)
@@ -89,62 +90,63 @@ def scan_file(path: Path) -> ScannedFile:
                 return ScannedFile(nifti=True)
             if kind == "bad_dicom":
                 return ScannedFile(fate="quarantined", reason="bad_header")
-            return _look_at_dicom(stream, bare=kind == "bare_dicom")
+            return _scan_dicom(stream, bare=kind == "bare_dicom")
     except (OSError, DataError) as error:
         return ScannedFile(fate="quarantined", reason=getattr(error, "reason", "unreadable"))
 
 
 def hash_file(path: str) -> str:
-    """Return the SHA-256 of a file; meant for a sandbox."""
+    """Return the SHA-256 of a file; runs in a sandbox."""
     return files.sha256_of(Path(path))
 
 
 def hash_content(path: str) -> str:
-    """Return a SHA-256 of headers and decoded pixels, the same however they are packed; meant for a sandbox.
+    """Return a SHA-256 of headers and decoded pixels that does not depend on compression; runs in a sandbox.
 
     Raises:
-        DataError: with reason no_decoder, if pydicom cannot decode all of it.
+        DataError: with reason no_decoder, if pydicom cannot decode all of the file.
     """
     headers = scan_file(Path(path)).headers
     digest = hashlib.sha256("".join(one.model_dump_json(exclude={"raw"}) for one in headers).encode())
-    reader = Reader("frame")
     for frame in sorted({one.frame if one.kind != "tile" else 0 for one in headers}):
-        digest.update(reader.whole(path, frame))
+        digest.update(hash_pixels(path, frame).encode())
     return digest.hexdigest()
 
 
-def _look_at_dicom(raw: io.BufferedIOBase, *, bare: bool) -> ScannedFile:
-    names = _Names()
+def hash_pixels(path: str, frame: int = 0) -> str:
+    """Return a SHA-256 of the shape and stored values of one frame; runs in a sandbox.
+
+    Raises:
+        DataError: with reason no_decoder.
+    """
+    pixels = Reader("frame").frame(path, frame)
+    return hashlib.sha256(repr(pixels.shape).encode() + pixels.astype(np.int64).tobytes()).hexdigest()
+
+
+def _scan_dicom(raw: io.BufferedIOBase, *, bare: bool) -> ScannedFile:
+    series = instance = ""
     with quiet_pydicom():
         try:
             stream = plain_stream(raw)
             dataset = _parse(stream, bare=bare or stream is not raw)
-            names = _Names(_safe(dataset, "SeriesInstanceUID"), _safe(dataset, "SOPInstanceUID"))
-            headers = _judge(dataset, stream)
-        except _StopError as stop:
-            return ScannedFile(
-                fate=stop.fate,
-                reason=stop.reason,
-                measured=stop.measured,
-                series=names.series,
-                instance=names.instance,
-            )
-        except DataError as error:
-            return ScannedFile(
-                fate="quarantined", reason=error.reason, series=names.series, instance=names.instance
-            )
+            series, instance = _text(dataset, "SeriesInstanceUID"), _text(dataset, "SOPInstanceUID")
+            headers = _headers(dataset, stream)
         except MemoryError:
             raise
-        except Exception:  # a damaged value can make pydicom raise almost anything
+        except Exception as error:  # a damaged value can make pydicom raise almost anything
             return ScannedFile(
-                fate="quarantined", reason="bad_header", series=names.series, instance=names.instance
+                fate=getattr(error, "fate", "quarantined"),
+                reason=error.reason if isinstance(error, _StopError | DataError) else "bad_header",
+                measured=getattr(error, "measured", {}),
+                series=series,
+                instance=instance,
             )
     frames = tuple(headers) if headers[0].kind in ("tile", "frame") or len(headers) > 1 else ()
-    return ScannedFile(header=headers[0], frames=frames, series=names.series, instance=names.instance)
+    return ScannedFile(header=headers[0], frames=frames, series=series, instance=instance)
 
 
 def _size(stream: io.BufferedIOBase) -> int:
-    """Return the number of bytes in a stream, which stays where it is."""
+    """Return the number of bytes in a stream; its position is kept."""
     place = stream.tell()
     size = stream.seek(0, 2)
     stream.seek(place)
@@ -152,7 +154,7 @@ def _size(stream: io.BufferedIOBase) -> int:
 
 
 def _parse(stream: io.BufferedIOBase, *, bare: bool) -> pydicom.FileDataset:
-    """Read the allowed elements in front of the pixels."""
+    """Read the allowed elements before the pixels."""
     size = _size(stream)
     try:
         return pydicom.dcmread(
@@ -164,46 +166,82 @@ def _parse(stream: io.BufferedIOBase, *, bare: bool) -> pydicom.FileDataset:
         raise _StopError("truncated" if stream.tell() >= size else "bad_header") from error
 
 
-def _safe(dataset: pydicom.FileDataset, keyword: str) -> str:
+def _text(dataset: pydicom.Dataset, keyword: str) -> str:
+    """Return an element's text, or an empty text if it is absent or damaged."""
     try:
         return text(dataset, keyword)
     except MemoryError:
         raise
-    except Exception:  # as above: the value itself is damaged
+    except Exception:  # a damaged value can make pydicom raise almost anything
         return ""
 
 
-def _judge(dataset: pydicom.FileDataset, stream: io.BufferedIOBase) -> list[Header]:
-    """Return the headers of the slices that can be used, or stop with the reason."""
+def _headers(dataset: pydicom.FileDataset, stream: io.BufferedIOBase) -> list[Header]:
+    """Return the headers of the usable slices, or stop with the reason why there are none."""
     meta = getattr(dataset, "file_meta", None) or pydicom.Dataset()
     sop_class = text(dataset, "SOPClassUID") or text(meta, "MediaStorageSOPClassUID")
     if sop_class == sop_classes.DICOMDIR:
         raise _StopError("dicomdir", "skipped")
     dataset.SOPClassUID = sop_class
     size = _size(stream)
+    _check_pixel_element(stream, size, sop_class)
+    _check_kind(dataset)
+    syntax = text(meta, "TransferSyntaxUID")
+    if reason := packing_fault(syntax):
+        raise _StopError(reason)
+    expected = _expected_bytes(dataset)
+    element = read_element(stream, little=syntax != uid.ExplicitVRBigEndian)
+    repairs = _compression_repairs(element, syntax, expected)
+    raw = _raw_pixel_data(dataset, stream, element, expected)
+    if missing := missing_pixels(stream, element, size, expected):
+        raise _StopError("truncated", measured=missing)
+    try:
+        headers = _slice_headers(dataset, sop_class, raw)
+    except (ValueError, TypeError):
+        if not replace_decimal_commas(dataset):
+            raise
+        headers, repairs = _slice_headers(dataset, sop_class, raw), (*repairs, "decimal_comma")
+    if not repairs:
+        return headers
+    return [one.model_copy(update={"repairs": (*one.repairs, *repairs)}) for one in headers]
+
+
+def _check_pixel_element(stream: io.BufferedIOBase, size: int, sop_class: str) -> None:
+    """Stop for classes without an image, and for files whose next element is not the pixel data."""
     place = stream.tell()
-    pixels = stream.read(4) in _PIXEL_DATA
+    has_pixels = stream.read(4) in _PIXEL_DATA
     stream.seek(place)
-    if not pixels and place != size and sop_classes.content_of(sop_class):
+    if not has_pixels and place != size and sop_classes.content_of(sop_class):
         raise _StopError("truncated" if place > size or size - place < 8 else "float_pixels")
     if reason := sop_classes.refusal(sop_class):
         raise _StopError(reason, "skipped" if reason == sop_classes.LABEL else "quarantined")
-    if not pixels:
+    if not has_pixels:
         raise _StopError("no_pixel_data")
-    _judge_kind(dataset)
-    if reason := packing_fault(text(meta, "TransferSyntaxUID"), number(dataset, "BitsStored")):
-        raise _StopError(reason)
-    little = text(meta, "TransferSyntaxUID") != uid.ExplicitVRBigEndian
-    expected = _expected_bytes(dataset)
-    raw = _raw_of(dataset, stream, expected)
-    missing = missing_pixels(stream, size, expected, little=little)
-    if missing is not None:
-        raise _StopError("truncated", measured=missing)
-    return _headers(dataset, sop_class, raw)
 
 
-def _raw_of(dataset: pydicom.FileDataset, stream: io.BufferedIOBase, expected: int) -> RawPixelData | None:
-    """Return where the pixels lie if they are values as they stand there, so that no decoder is needed."""
+def _compression_repairs(element: PixelDataElement | None, syntax: str, expected: int) -> tuple[str, ...]:
+    """Compare the transfer syntax with the form of the pixel data.
+
+    Compressed pixels consist of items in an element of undefined length. Uncompressed pixels that are called
+    compressed are read as what they are; compressed ones that are called uncompressed stop the scan, because
+    nothing names their compression.
+    """
+    if element is None or not syntax:
+        return ()
+    if uid.UID(syntax).is_encapsulated:
+        if element.length is None:
+            return ()
+        if element.length - expected in (0, 1) and not element.looks_compressed:
+            return ("transfer_syntax_ignored",)
+    elif element.length is not None and (element.length - expected in (0, 1) or not element.looks_compressed):
+        return ()
+    raise _StopError("transfer_syntax_mismatch")
+
+
+def _raw_pixel_data(
+    dataset: pydicom.FileDataset, stream: io.BufferedIOBase, element: PixelDataElement | None, expected: int
+) -> RawPixelData | None:
+    """Return the location of the pixels if they can be read without a decoder."""
     syntax = text(getattr(dataset, "file_meta", None) or pydicom.Dataset(), "TransferSyntaxUID")
     bits, sign = number(dataset, "BitsStored") or 0.0, number(dataset, "PixelRepresentation")
     usual = (
@@ -213,24 +251,25 @@ def _raw_of(dataset: pydicom.FileDataset, stream: io.BufferedIOBase, expected: i
         and sign in (0.0, 1.0)
         and text(dataset, "PhotometricInterpretation") in ("MONOCHROME1", "MONOCHROME2")
     )
-    inside = isinstance(stream, io.BytesIO)  # of a deflated file
-    if not usual or inside or syntax not in (uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian):
+    deflated = isinstance(stream, io.BytesIO)
+    if not usual or deflated or syntax not in (uid.ExplicitVRLittleEndian, uid.ImplicitVRLittleEndian):
         return None
-    start = raw_start(stream, expected, implicit=syntax == uid.ImplicitVRLittleEndian)
-    written = os.fstat(stream.fileno()).st_mtime_ns
-    return None if start is None else RawPixelData(start, int(bits), sign == 1.0, written)
+    if element is None or element.length != expected:
+        return None
+    modified_ns = os.fstat(stream.fileno()).st_mtime_ns
+    return RawPixelData(element.start, int(bits), sign == 1.0, modified_ns)
 
 
-def _headers(dataset: pydicom.FileDataset, sop_class: str, raw: RawPixelData | None) -> list[Header]:
-    """Return one header for each slice, tile, frame or picture."""
+def _slice_headers(dataset: pydicom.FileDataset, sop_class: str, raw: RawPixelData | None) -> list[Header]:
+    """Return one header for each slice, tile, frame or single image."""
     frames = int(number(dataset, "NumberOfFrames") or 1)
     if sop_classes.content_of(sop_class) == "picture":
         first = header_of(dataset, "picture")
         return [first.model_copy(update={"frame": frame}) for frame in range(frames)]
-    if mosaic.is_vendor_grid(dataset):
-        raise _StopError("vendor_grid")
-    if mosaic.is_mosaic(dataset):
-        return _or_stop(mosaic.tile_headers, dataset, "mosaic_without_geometry")
+    if mosaic.is_united_imaging_grid(dataset):
+        return _or_stop(mosaic.united_imaging_headers, dataset, "vendor_grid")
+    if mosaic.is_siemens_mosaic(dataset):
+        return _or_stop(mosaic.siemens_headers, dataset, "mosaic_without_geometry")
     if sop_classes.content_of(sop_class) == "frames" or frames > 1:
         return _or_stop(multiframe.frame_headers, dataset, "multiframe_without_geometry")
     return [header_of(dataset, raw=raw)]
@@ -245,8 +284,8 @@ def _or_stop(
         raise _StopError(reason) from error
 
 
-def _judge_kind(dataset: pydicom.FileDataset) -> None:
-    """Stop for images that are no grey values, or belong to nobody knows what."""
+def _check_kind(dataset: pydicom.FileDataset) -> None:
+    """Stop for images that have no grey values, or no identifiers."""
     frames = number(dataset, "NumberOfFrames")
     if frames is not None and not 1 <= frames <= _MAX_FRAMES:
         raise _StopError("bad_size", measured={"frames": frames})
@@ -260,6 +299,7 @@ def _judge_kind(dataset: pydicom.FileDataset) -> None:
 
 
 def _expected_bytes(dataset: pydicom.FileDataset) -> int:
+    """Return the number of bytes of the uncompressed pixels."""
     names = {"rows": "Rows", "columns": "Columns", "bits": "BitsAllocated"}
     sizes = {name: number(dataset, keyword) or 0.0 for name, keyword in names.items()}
     fits = 0 < sizes["rows"] < 2**16 and 0 < sizes["columns"] < 2**16 and sizes["bits"] in (8.0, 16.0, 32.0)
@@ -269,5 +309,5 @@ def _expected_bytes(dataset: pydicom.FileDataset) -> int:
     samples = int(number(dataset, "SamplesPerPixel") or 1)
     bits = int(sizes["bits"]) * samples
     if samples == 3 and text(dataset, "PhotometricInterpretation") == "YBR_FULL_422":
-        bits = bits * 2 // 3  # one pair of colours for two pixels
+        bits = bits * 2 // 3  # two pixels share one pair of colour values
     return int(sizes["rows"]) * int(sizes["columns"]) * bits // 8 * frames

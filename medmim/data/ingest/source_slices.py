@@ -1,18 +1,19 @@
-"""The slices of a source found again for the volumes of its dataset, by the keys that the manifest keeps."""
+"""The source's slices of a dataset's volumes, found again by the keys that the manifest keeps."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from medmim import files
 from medmim.data.dataset.manifest import Dataset, VolumeRecord
 from medmim.data.dicom.slices import Slice, own_place
+from medmim.data.dicom.write_segmentation import SourceSlice
 from medmim.data.formats.geometry import Affine
+from medmim.data.ingest.dicom_series import slice_id
 from medmim.data.ingest.pseudonyms import Keys
 from medmim.data.ingest.scan import ScannedFile, scan_file_as_json
 from medmim.data.ingest.sources import walk
@@ -27,8 +28,8 @@ def find_instances(source: Path, dataset: Dataset, *, keys: Keys, sandbox: Sandb
 
     Args:
         source: folder that the dataset was made from.
-        dataset: of which volumes keep keys of their slices.
-        keys: that the dataset was made with.
+        dataset: the dataset; its volumes keep the keys of their slices.
+        keys: the keys that the dataset was made with.
         sandbox: where files are parsed.
     """
     if not any(volume.slices for volume in dataset.volumes):
@@ -40,27 +41,46 @@ def find_instances(source: Path, dataset: Dataset, *, keys: Keys, sandbox: Sandb
     found: dict[str, list[Slice]] = defaultdict(list)
     for (number, path), answer in zip(paths.items(), answers, strict=True):
         for header in answer.value.headers if answer.value else ():
-            found[keys.key("instance", header.instance)].append(Slice(number, path, header))
+            one = Slice(number, path, header)
+            # datasets of older versions have the key of the instance for frames too
+            for name in {header.instance, slice_id(one)}:
+                found[keys.key("instance", name)].append(one)
     return found
 
 
-def slices_of_volume(volume: VolumeRecord, affine: Affine, instances: Instances) -> list[dict[str, Any]]:
-    """Return where each slice of a volume's third axis lies in the source, as `write_segmentation` takes it.
+def slices_of_volume(volume: VolumeRecord, affine: Affine, instances: Instances) -> list[SourceSlice]:
+    """Return the source slice at each position of a volume's third axis.
 
     Args:
         volume: row of the manifest.
-        affine: of its file, voxel → mm in RAS.
+        affine: of its file, voxel to mm in RAS.
         instances: slices by key.
 
     Raises:
-        DataError: with reason source_not_found (in an archive, say), no_place_in_space (pictures),
-            mosaic_source or frames_unclear.
+        DataError: with reason source_not_found (in an archive, for example), no_place_in_space (single
+            images), mosaic_source, uneven_source, reversed_rows_source, repeated_instance_uid or
+            frames_unclear.
     """
-    return [_told(_one(instances.get(key, ()), affine, place)) for place, key in enumerate(volume.slices)]
+    if "uneven_spacing_kept" in volume.repairs:
+        raise _refusal("uneven_source")
+    if "rows_reversed" in volume.repairs:
+        raise _refusal("reversed_rows_source")
+    found = [_slice_at(instances.get(key, ()), affine, place) for place, key in enumerate(volume.slices)]
+    if len({(one.header.instance, one.header.frame) for one in found}) < len(found):
+        raise _refusal("repeated_instance_uid")
+    return [
+        SourceSlice(
+            file=str(one.path),
+            frame=None if one.header.kind == "slice" else one.header.frame,
+            place=tuple(own_place(one.header)),
+            size=(one.header.rows, one.header.columns),
+        )
+        for one in found
+    ]
 
 
-def _one(candidates: Sequence[Slice], affine: Affine, place: int) -> Slice:
-    """Return the one slice that lies at a place of the third axis."""
+def _slice_at(candidates: Sequence[Slice], affine: Affine, place: int) -> Slice:
+    """Return the only slice at a position of the third axis."""
     if not candidates:
         raise _refusal("source_not_found")
     kind = candidates[0].header.kind
@@ -73,21 +93,11 @@ def _one(candidates: Sequence[Slice], affine: Affine, place: int) -> Slice:
     back = np.linalg.inv(affine)
     positions = np.array([one.header.position for one in candidates]) * [-1.0, -1.0, 1.0]
     heights = np.rint(positions @ back[2, :3] + back[2, 3])
-    here = [one for one, height in zip(candidates, heights, strict=True) if height == place]
-    if len(here) != 1:
+    found = [one for one, height in zip(candidates, heights, strict=True) if height == place]
+    if len(found) != 1:
         raise _refusal("frames_unclear")
-    return here[0]
-
-
-def _told(one: Slice) -> dict[str, Any]:
-    header = one.header
-    return {
-        "file": str(one.path),
-        "frame": None if header.kind == "slice" else header.frame,
-        "place": own_place(header),
-        "size": [header.rows, header.columns],
-    }
+    return found[0]
 
 
 def _refusal(reason: str) -> DataError:
-    return DataError("no DICOM-SEG: its slices cannot be referred to", reason=reason)
+    return DataError("no DICOM-SEG: the slices of this volume cannot be referred to", reason=reason)

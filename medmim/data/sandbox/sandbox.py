@@ -19,7 +19,7 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from medmim.data.sandbox.fork_server import START_S, ForkServer, no_start
-from medmim.data.sandbox.sandbox_worker import CANNOT_WRITE, Task
+from medmim.data.sandbox.sandbox_worker import CANNOT_WRITE, Task, as_json
 from medmim.files import WriteError
 
 _NEVER = float("inf")
@@ -219,7 +219,8 @@ class _Job:
                 "memory_bytes": limits.memory_bytes,
                 "file_bytes": limits.file_bytes,
                 "cpu_s": limits.cpu_s,
-            }
+            },
+            default=as_json,
         ).encode()
 
     def lost(self, index: int, reason: str) -> None:

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from multiprocessing.connection import Connection
 from typing import Any
 
+from pydantic import BaseModel
+
 from medmim.errors import DataError
 from medmim.files import WriteError
 
@@ -33,7 +35,7 @@ def serve(descriptor: int) -> None:
         _limit(resource.RLIMIT_AS, request["memory_bytes"])
         _limit(resource.RLIMIT_FSIZE, request["file_bytes"])
         answer = attempt(request["call"], request["arguments"])
-        connection.send_bytes(json.dumps(answer).encode())
+        connection.send_bytes(json.dumps(answer, default=as_json).encode())
         if answer.get("ending"):
             return
 
@@ -53,6 +55,11 @@ def attempt(call: str, arguments: Task) -> dict[str, Any]:
         return {"reason": "parser_error"}
     except BaseException:  # Rust codecs panic outside of Exception
         return {"reason": "parser_crash", "ending": True}
+
+
+def as_json(value: BaseModel) -> Any:
+    """Return the JSON form of a typed task or result."""
+    return value.model_dump(mode="json")
 
 
 def _reason_of(error: OSError) -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from medmim import files
 from medmim.data.dataset.manifest import Dataset, VolumeRecord, read_dataset
-from medmim.data.dicom.write_segmentation import write_segmentation
+from medmim.data.dicom.write_segmentation import SourceSlice, write_segmentation
 from medmim.data.formats.nifti import read_image
 from medmim.data.ingest.context import READ_LIMITS, Progress
 from medmim.data.ingest.pseudonyms import Keys
@@ -257,12 +257,15 @@ def _to_dicom(
             fates[volume.id] = error.reason
     answers = work.sandbox.run_each(write_segmentation, list(tasks.values()), limits=READ_LIMITS)
     for name, answer in zip(tasks, answers, strict=True):
-        fates[name] = "written" if answer.value else answer.reason or "segmentation_not_possible"
+        fates[name] = answer.reason or "segmentation_not_possible"
+        if answer.value:
+            generated = answer.value["new_frame_of_reference"]
+            fates[name] = "written_with_new_frame_of_reference" if generated else "written"
     return replace(made, dicom=fates)
 
 
 def _task(
-    trained: TrainedModel, volume: VolumeRecord, label: Path, slices: list[dict[str, Any]], out: Path
+    trained: TrainedModel, volume: VolumeRecord, label: Path, slices: list[SourceSlice], out: Path
 ) -> dict[str, Any]:
     return {
         "label": str(label),

@@ -1,4 +1,4 @@
-"""Links to the source name no path, work while their maker lives, and become copies where they must."""
+"""Links for dcm2niix contain no path of the source and work as long as their maker lives."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from dicom_maker import make_slice
+from dicom_maker import stack_of, task_of, write_series
+from pydicom.uid import RLELossless
 
-from medmim.data.dicom import convert as module
+from medmim.data.dicom import dcm2niix as converting
 from medmim.data.dicom.convert import convert
 from medmim.data.dicom.dcm2niix import FdLinks
 
 
-def test_another_process_reads_through_a_link_that_says_no_path(tmp_path: Path):
+def test_another_process_reads_through_a_link_without_the_path(tmp_path: Path):
     file = tmp_path / "JOHN DOE"
     file.write_bytes(b"scan")
     with FdLinks(1) as links:
@@ -25,20 +25,20 @@ def test_another_process_reads_through_a_link_that_says_no_path(tmp_path: Path):
     assert not (tmp_path / "0").exists()
 
 
-def test_a_link_of_the_source_is_not_followed(tmp_path: Path):
+def test_links_in_the_source_are_not_followed(tmp_path: Path):
     (tmp_path / "link").symlink_to(tmp_path)
     with FdLinks(1) as links, pytest.raises(OSError, match="link"):
         links.link(tmp_path / "0", tmp_path / "link")
 
 
-def test_copies_where_descriptors_run_out(tmp_path: Path):
+def test_files_are_copied_if_descriptors_run_out(tmp_path: Path):
     (tmp_path / "scan").write_bytes(b"scan")
     program = f"""
 import resource
 from pathlib import Path
-from medmim.data.dicom.dcm2niix import Links
+from medmim.data.dicom.dcm2niix import FdLinks
 resource.setrlimit(resource.RLIMIT_NOFILE, (40, 90))
-with Links(100) as links:
+with FdLinks(100) as links:
     for place in range(100):
         links.link(Path({str(tmp_path)!r}) / str(place), Path({str(tmp_path / "scan")!r}))
 """
@@ -48,31 +48,21 @@ with Links(100) as links:
     assert {path.read_bytes() for path in made if not path.is_symlink()} == {b"scan"}
 
 
-def test_nothing_that_a_conversion_leaves_when_it_is_killed_names_the_source(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """Looked at while the converter runs: a kill would leave just this."""
-    left: list[str] = []
-
-    def converter(source: Path, result: Path, *, precise: bool) -> None:
-        left.extend(str(path) for path in source.iterdir())
-        left.extend(str(path.readlink()) for path in source.iterdir() if path.is_symlink())
-
-    monkeypatch.setattr(module, "run_converter", converter)
-    folder = tmp_path / "JOHN DOE"
-    folder.mkdir()
-    for place in range(3):
-        make_slice(place).save_as(folder / f"{place}", enforce_file_format=True)
-    (tmp_path / "staging").mkdir()
-    facts = convert(
-        [str(folder / f"{place}") for place in range(3)],
-        np.diag([1.25, 1.5, 3.0, 1.0]).tolist(),
-        [[1.0, 0.0]] * 3,
-        staging=str(tmp_path / "staging" / "work"),
-        target=str(tmp_path / "target.nii.gz"),
-        size=[8, 10],
+def test_files_of_a_killed_conversion_do_not_name_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The converter lists its input folder: a kill would leave exactly these files."""
+    paths = write_series(
+        tmp_path / "JOHN DOE",
+        count=3,
+        tweak=lambda dataset, _: dataset.compress(RLELossless, generate_instance_uid=False),
     )
-    assert facts["shape"] == [10, 8, 3]
-    assert len(left) == 6
-    assert "DOE" not in "".join(left)
+    program = tmp_path / "program"
+    program.write_text(f'#!/bin/sh\nfor last; do :; done\nls -l "$last" > {tmp_path}/listing\n')
+    program.chmod(0o700)
+    monkeypatch.setattr(converting.dcm2niix, "bin", str(program))
+    (tmp_path / "staging").mkdir()
+    task = task_of(stack_of(paths), tmp_path, staging=str(tmp_path / "staging" / "work"))
+    assert convert(task).shape == (10, 8, 3)
+    listing = (tmp_path / "listing").read_text()
+    assert listing.count("/proc/") == 3
+    assert "DOE" not in listing
     assert not list((tmp_path / "staging").iterdir())

@@ -1,4 +1,4 @@
-"""A tilted stack is shifted back: a landmark keeps its place in space within half a voxel."""
+"""A tilted stack is shifted upright: a landmark keeps its position within half a voxel."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def tilted(drift: tuple[float, float], landmark: tuple[int, int, int]) -> Image:
 
 @pytest.mark.parametrize("drift", [(0.4, 0.0), (0.0, -0.7), (-0.3, 0.55)])
 @pytest.mark.parametrize("landmark", [(5, 9, 1), (14, 3, 7)])
-def test_landmark_keeps_its_place(drift: tuple[float, float], landmark: tuple[int, int, int]):
+def test_a_landmark_keeps_its_position(drift: tuple[float, float], landmark: tuple[int, int, int]):
     image = tilted(drift, landmark)
     straight = upright(image)
     axes = straight.affine[:3, :3]
@@ -33,7 +33,7 @@ def test_landmark_keeps_its_place(drift: tuple[float, float], landmark: tuple[in
     assert straight.array.dtype == np.int16
 
 
-def test_values_of_a_ramp_are_kept():
+def test_a_ramp_keeps_its_values():
     image = tilted((0.5, 0.0), (0, 0, 0))
     ramp = np.broadcast_to(np.arange(20.0)[:, None, None] * 10 + 100, (20, 24, 9)).astype(np.float32)
     straight = upright(Image(ramp.copy(), image.affine))
@@ -44,7 +44,7 @@ def test_values_of_a_ramp_are_kept():
     assert np.abs(straight.array - expected)[covered].max() <= 5.0
 
 
-def test_straight_stacks_are_left_alone():
+def test_upright_stacks_are_not_changed():
     image = tilted((0.0, 0.01), (1, 1, 1))
     assert not is_tilted(image.affine, 9)
     assert upright(image) is image
