@@ -12,7 +12,11 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.sr.codedict import codes
 from pydicom.uid import ExplicitVRLittleEndian
 
+from medmim.data.dicom.read_labels import read_labels
+from medmim.data.formats.nifti import read_image
+
 STRUCTURES = "1.2.840.10008.5.1.4.1.1.481.3"
+LABEL_SHAPE = (6, 8, 10)  # slices, rows and columns of `write_series`
 
 
 def sorted_slices(folder: Path) -> list[FileDataset]:
@@ -120,3 +124,18 @@ def _contour(one: FileDataset, points: np.ndarray, off_mm: float) -> Dataset:
     contour.ContourGeometricType, contour.NumberOfContourPoints = "CLOSED_PLANAR", len(points)
     contour.ContourData = [f"{value:.6f}" for value in places.ravel()]
     return contour
+
+
+def read_label(scan: Path, file: str, segments: int = 1, **options: Any) -> tuple[np.ndarray, dict[str, Any]]:
+    """Return a label as slice × row × column, in the order of the source, and its facts."""
+    folder = scan.parent
+    facts = read_labels(
+        str(folder / file),
+        str(folder / "volume.nii.gz"),
+        str(folder / "label.nii.gz"),
+        numbers={str(number): number for number in range(1, segments + 1)},
+        **options,
+    )
+    if "reason" in facts:
+        return np.zeros(LABEL_SHAPE), facts
+    return read_image(folder / "label.nii.gz").array.transpose(2, 1, 0), facts

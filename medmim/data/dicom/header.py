@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +15,12 @@ from pydicom.tag import BaseTag, Tag
 from medmim.data.dataset.vocabulary import tokens_of
 from medmim.data.dicom import sop_classes
 from medmim.data.dicom.pixel_data import RawPixelData
+from medmim.data.dicom.vendor_elements import (
+    VENDOR_TAGS,
+    complex_part,
+    has_reversed_rows,
+    private_b_value,
+)
 from medmim.data.formats import geometry
 
 _KEYWORDS = (
@@ -31,21 +36,9 @@ _KEYWORDS = (
     "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "SequenceOfUltrasoundRegions",
     "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "DetectorInformationSequence",
 )  # fmt: skip
-_PRIVATE_B_VALUES = (
-    (Tag(0x0019, 0x0010), "SIEMENS MR HEADER", Tag(0x0019, 0x100C)),
-    (Tag(0x0043, 0x0010), "GEMS_PARM_01", Tag(0x0043, 0x1039)),
-    (Tag(0x2001, 0x0010), "Philips Imaging DD 001", Tag(0x2001, 0x1003)),
-)
-_SIEMENS_MOSAIC = (Tag(0x0019, 0x0010), Tag(0x0019, 0x100A), Tag(0x0029, 0x0010), Tag(0x0029, 0x1010))
-GRID_COUNT = Tag(0x0065, 0x1050)  # United Imaging: number of slices that one image contains
-GRID_FRAMES = Tag(0x0065, 0x1051)  # United Imaging: one item for each of these slices
-_GE_OWNER, _GE_PART = Tag(0x0043, 0x0010), Tag(0x0043, 0x102F)
-_GE_PARTS = {0: (), 1: ("PHASE",), 2: ("REAL",), 3: ("IMAGINARY",)}
-_GE_ACQUISITION, _GE_SEQUENCE, _GE_POLARITY = Tag(0x0019, 0x0010), Tag(0x0019, 0x109C), Tag(0x0019, 0x10B3)
 _CENTIMETRES = 3.0
 MAX_ORIENTATION_FAULT = 0.01  # of direction cosines; more is no rounding
 _ROUNDED = 1e-4  # less is left as it is
-_GE_B_VALUE_OFFSET = 1e5  # GE adds multiples of this number to a b-value
 
 _SHARED = (
     "modality", "series", "study", "patient", "image_type", "tokens", "spacing", "orientation", "thickness",
@@ -124,9 +117,7 @@ class Header(BaseModel):
 @functools.cache
 def allowed_tags() -> tuple[BaseTag, ...]:
     """Return the tags of all elements that may be read."""
-    private = (tag for creator, _, value in _PRIVATE_B_VALUES for tag in (creator, value))
-    vendor = (GRID_COUNT, GRID_FRAMES, _GE_OWNER, _GE_PART, _GE_ACQUISITION, _GE_SEQUENCE, _GE_POLARITY)
-    return (*map(Tag, _KEYWORDS), *private, *_SIEMENS_MOSAIC, *vendor)
+    return (*map(Tag, _KEYWORDS), *VENDOR_TAGS)
 
 
 def header_of(dataset: pydicom.Dataset, kind: Kind = "slice", *, raw: RawPixelData | None = None) -> Header:
@@ -152,7 +143,7 @@ def header_of(dataset: pydicom.Dataset, kind: Kind = "slice", *, raw: RawPixelDa
         patient=text(dataset, "PatientID"),
         rows=int(dataset.Rows),
         columns=int(dataset.Columns),
-        image_type=(*(str(word).upper() for word in values(dataset, "ImageType")), *_complex_part(dataset)),
+        image_type=(*(str(word).upper() for word in values(dataset, "ImageType")), *complex_part(dataset)),
         tokens=tokens_of(
             text(dataset, name)
             for name in ("SeriesDescription", "ProtocolName", "SequenceName", "BodyPartExamined")
@@ -162,17 +153,7 @@ def header_of(dataset: pydicom.Dataset, kind: Kind = "slice", *, raw: RawPixelDa
         position=numbers(dataset, "ImagePositionPatient", 3),
         thickness=number(dataset, "SliceThickness"),
         slice_step=number(dataset, "SpacingBetweenSlices"),
-        echo_time=number(dataset, "EchoTime"),
-        inversion_time=number(dataset, "InversionTime"),
-        flip_angle=number(dataset, "FlipAngle"),
-        b_value=_b_value(dataset),
-        gradient=numbers(dataset, "DiffusionGradientOrientation", 3),
-        temporal_position=number(dataset, "TemporalPositionIdentifier"),
-        trigger_time=number(dataset, "TriggerTime"),
-        acquisition=number(dataset, "AcquisitionNumber"),
-        acquisition_time=text(dataset, "AcquisitionTime"),
-        kernel=tuple(map(str, values(dataset, "ConvolutionKernel"))),
-        kvp=number(dataset, "KVP"),
+        **_acquisition(dataset),
         slope=1.0 if slope is None or slope == 0 else slope,
         intercept=number(dataset, "RescaleIntercept") or 0.0,
         rescaled=slope is not None,
@@ -181,10 +162,28 @@ def header_of(dataset: pydicom.Dataset, kind: Kind = "slice", *, raw: RawPixelDa
         burned_in_risk=text(dataset, "BurnedInAnnotation").upper() == "YES"
         or sop_classes.has_burned_in_risk(text(dataset, "SOPClassUID")),
         inverted_display=text(dataset, "PhotometricInterpretation") == "MONOCHROME1",
-        reversed_rows=_has_reversed_rows(dataset),
+        reversed_rows=has_reversed_rows(dataset, int(number(dataset, "TemporalPositionIdentifier") or 0)),
         repairs=repairs,
         raw=raw,
     )
+
+
+def _acquisition(dataset: pydicom.Dataset) -> dict[str, Any]:
+    """Return the values that separate time points, echoes, diffusion weightings and reconstructions."""
+    b_value = number(dataset, "DiffusionBValue")
+    return {
+        "echo_time": number(dataset, "EchoTime"),
+        "inversion_time": number(dataset, "InversionTime"),
+        "flip_angle": number(dataset, "FlipAngle"),
+        "b_value": private_b_value(dataset) if b_value is None else b_value,
+        "gradient": numbers(dataset, "DiffusionGradientOrientation", 3),
+        "temporal_position": number(dataset, "TemporalPositionIdentifier"),
+        "trigger_time": number(dataset, "TriggerTime"),
+        "acquisition": number(dataset, "AcquisitionNumber"),
+        "acquisition_time": text(dataset, "AcquisitionTime"),
+        "kernel": tuple(map(str, values(dataset, "ConvolutionKernel"))),
+        "kvp": number(dataset, "KVP"),
+    }
 
 
 def _detector_spacing(dataset: pydicom.Dataset, kind: Kind) -> tuple[float, ...] | None:
@@ -258,54 +257,3 @@ def orientation_of(dataset: pydicom.Dataset) -> tuple[float, ...] | None:
     row /= np.linalg.norm(row)
     column -= row * (row @ column)
     return (*row.tolist(), *(column / np.linalg.norm(column)).tolist())
-
-
-def private_text(dataset: pydicom.Dataset, tag: BaseTag) -> str:
-    """Return the value of a private element as text, or an empty text; its type cannot be relied on."""
-    value = dataset[tag].value if tag in dataset else ""
-    return (value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)).strip(" \0")
-
-
-def _b_value(dataset: pydicom.Dataset) -> float | None:
-    """Return the b-value in s/mm² from the standard element or a vendor's private one."""
-    if (value := number(dataset, "DiffusionBValue")) is not None:
-        return value
-    for creator, owner, tag in _PRIVATE_B_VALUES:
-        if tag in dataset and private_text(dataset, creator) == owner:
-            return _first_number(dataset[tag].value)
-    return None
-
-
-def _complex_part(dataset: pydicom.Dataset) -> tuple[str, ...]:
-    """Return the part of a complex value that GE stores here and that the image type does not name."""
-    if _GE_PART not in dataset or private_text(dataset, _GE_OWNER) != "GEMS_PARM_01":
-        return ()
-    value = dataset[_GE_PART].value
-    if isinstance(value, bytes):
-        value = int.from_bytes(value[:2], "little", signed=True)
-    return _GE_PARTS.get(int(value), ("OTHER_PART",))
-
-
-def _has_reversed_rows(dataset: pydicom.Dataset) -> bool:
-    """Return whether GE's `epi_pepolar` sequence stored this volume upside down, against its own header.
-
-    The sequence acquires volumes with either phase-encoding polarity and stores the reversed ones with their
-    rows in reverse order. Scheme 1: all volumes are reversed; 2: the odd ones; 3: the even ones.
-    """
-    if "GEMS_ACQU_01" not in private_text(dataset, _GE_ACQUISITION):
-        return False
-    if "epi_pepolar" not in private_text(dataset, _GE_SEQUENCE):
-        return False
-    scheme = _first_number(private_text(dataset, _GE_POLARITY))
-    volume = int(number(dataset, "TemporalPositionIdentifier") or 0)
-    return scheme == 1 or (volume > 0 and (scheme, volume % 2) in ((2, 1), (3, 0)))
-
-
-def _first_number(value: Any) -> float | None:
-    """Return the number at the start of a private element."""
-    if isinstance(value, bytes):
-        value = value.decode("ascii", "replace")
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        value = value[0] if len(value) else ""
-    found = re.match(r"\s*-?\d+(\.\d+)?", str(value))
-    return float(found.group()) % _GE_B_VALUE_OFFSET if found else None

@@ -10,15 +10,8 @@ import numpy as np
 import pydicom
 from pydicom.tag import Tag
 
-from medmim.data.dicom.header import (
-    GRID_COUNT,
-    GRID_FRAMES,
-    Header,
-    header_of,
-    numbers,
-    private_text,
-    values,
-)
+from medmim.data.dicom.header import Header, header_of, numbers, values
+from medmim.data.dicom.vendor_elements import GRID_COUNT, GRID_FRAMES, private_text
 from medmim.data.formats import geometry
 
 with warnings.catch_warnings():  # nibabel calls its DICOM readers experimental; only the CSA parser is used

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pydicom
-import skimage
 from jaxtyping import Bool, Float64, UInt16
 
 from medmim.data.dicom.segment_names import public_name
+from medmim.data.dicom.structure_sets import MAX_OFF, Mask, Region, fill_structures
 from medmim.data.formats import geometry
 from medmim.data.formats.case import fit_and_store
 from medmim.data.formats.labels import MAX_OFFSET_VOXELS
@@ -19,32 +19,8 @@ from medmim.data.formats.nifti import Image, read_image
 from medmim.data.formats.safe_open import read_dicom
 from medmim.errors import DataError
 
-_LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
 _SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
-_MAX_OFF = 0.25  # slices between a contour and its slice
-_MAX_OFF_RESAMPLED = 0.49  # at a half, either slice could be meant
-_MAX_POINTS = 20_000_000
 _MAX_BYTES = 2 << 30
-Mask = Bool[np.ndarray, "x y z"]
-
-
-class _OffsetError(DataError):
-    """Contours that do not lie in the slices of their image."""
-
-    def __init__(self, voxels: float, distance_mm: float) -> None:
-        super().__init__(
-            f"structure set: contours lie {voxels:.2f} slices ({distance_mm:.2f} mm) from the nearest slice "
-            f"or outside the image, expected at most {_MAX_OFF:g}; check that both come from one series",
-            reason="label_offset",
-        )
-        self.measured = {"offset_voxels": voxels, "offset_mm": distance_mm}
-
-
-class _Region(NamedTuple):
-    """Voxels of one segment on a grid."""
-
-    number: int
-    mask: Mask
 
 
 def read_segments(path: str) -> dict[str, Any]:
@@ -98,17 +74,18 @@ def read_labels(
         if dataset.SOPClassUID in _SEGMENTATIONS:
             regions, affine, measured = _segmentation(dataset, stored, numbers)
         else:
-            regions, affine, measured = _structures(dataset, stored, numbers, resample=resample)
+            regions, measured = fill_structures(dataset, stored, numbers, resample=resample)
+            affine = stored.affine
     except DataError as error:
         return {"reason": error.reason, "measured": getattr(error, "measured", {})}
     drawn, overlaps = _draw(regions, stored.array.shape)
     facts = fit_and_store(Image(drawn, affine), stored, Path(target), resample=resample)
-    moved = {"resampled": True} if measured.get("offset_voxels", 0.0) > _MAX_OFF else {}
+    moved = {"resampled": True} if measured.get("offset_voxels", 0.0) > MAX_OFF else {}
     return {**facts, **moved, "measured": {**facts["measured"], **measured, **overlaps}}
 
 
 def _draw(
-    regions: Sequence[_Region], shape: tuple[int, ...]
+    regions: Sequence[Region], shape: tuple[int, ...]
 ) -> tuple[UInt16[np.ndarray, "x y z"], dict[str, float]]:
     """Draw regions into one label, larger ones first, so that smaller ones stay visible."""
     drawn: UInt16[np.ndarray, "x y z"] = np.zeros(regions[0].mask.shape if regions else shape, np.uint16)
@@ -133,7 +110,7 @@ class _Frame(NamedTuple):
 
 def _segmentation(
     dataset: pydicom.Dataset, image: Image, numbers: Mapping[str, int]
-) -> tuple[list[_Region], geometry.Affine, dict[str, float]]:
+) -> tuple[list[Region], geometry.Affine, dict[str, float]]:
     """Place the frames of a segmentation on the image's grid or, if they do not lie on it, on their own."""
     frames = _frames(dataset)
     placed = [_voxels(frame, image) for frame in frames]
@@ -144,7 +121,7 @@ def _segmentation(
         for frame, place in zip(frames, places, strict=True):
             for number, inside in _marked(frame, numbers):
                 masks[number][:, :, place] |= inside.T
-        return [_Region(number, mask) for number, mask in masks.items()], affine, {}
+        return [Region(number, mask) for number, mask in masks.items()], affine, {}
     masks = _masks(frames, numbers, image.array.shape)
     outside, offset = 0, 0.0
     limits = np.array(image.array.shape)
@@ -158,7 +135,7 @@ def _segmentation(
             outside += int(np.count_nonzero(~within))
             masks[number][tuple(marked[within].T)] = True
     measured = {"offset_mm": offset} | ({"outside_voxels": float(outside)} if outside else {})
-    return [_Region(number, mask) for number, mask in masks.items()], image.affine, measured
+    return [Region(number, mask) for number, mask in masks.items()], image.affine, measured
 
 
 def _masks(frames: Sequence[_Frame], numbers: Mapping[str, int], shape: tuple[int, ...]) -> dict[int, Mask]:
@@ -276,79 +253,3 @@ def _step(
         if step > 0 and np.abs(places - np.rint(places)).max() <= 0.1:
             return step
     return float(np.diff(heights).min())
-
-
-def _structures(
-    dataset: pydicom.Dataset, image: Image, numbers: Mapping[str, int], *, resample: bool
-) -> tuple[list[_Region], geometry.Affine, dict[str, float]]:
-    """Fill the contours of a structure set slice by slice; a contour inside another is a hole.
-
-    A contour outside the image or between its slices is left out and counted.
-
-    Raises:
-        DataError: with reason label_offset if no contour lies in the image's slices.
-    """
-    masks: dict[int, Mask] = {}
-    lost: list[tuple[float, float]] = []
-    worst = (0.0, 0.0)
-    filled_contours = 0
-    for number, contours in _contours(dataset, numbers):
-        mask = np.zeros(image.array.shape, bool)
-        for points in contours:
-            off, inside = _fill(mask, points, image, _MAX_OFF_RESAMPLED if resample else _MAX_OFF)
-            if inside:
-                worst, filled_contours = max(worst, off), filled_contours + 1
-            else:
-                lost.append(off)
-        masks[number] = masks[number] | mask if number in masks else mask
-    if lost and not filled_contours:
-        raise _OffsetError(*max(lost))
-    measured = {"offset_voxels": worst[0], "offset_mm": worst[1]} if filled_contours else {}
-    measured |= {"contours_outside": float(len(lost))} if lost else {}
-    return [_Region(number, mask) for number, mask in masks.items()], image.affine, measured
-
-
-def _contours(
-    dataset: pydicom.Dataset, numbers: Mapping[str, int]
-) -> Iterator[tuple[int, list[Float64[np.ndarray, "points 3"]]]]:
-    """Yield the class number and the closed contours of each structure, in mm (RAS)."""
-    total = 0
-    for roi in dataset.get("ROIContourSequence", ()):
-        contours = []
-        for one in roi.get("ContourSequence", ()):
-            if str(one.get("ContourGeometricType", "")).upper() != "CLOSED_PLANAR":
-                continue
-            points = np.array([float(value) for value in one.ContourData], np.float64).reshape(-1, 3)
-            total += len(points)
-            if total > _MAX_POINTS:
-                raise DataError("structure set has too many points: expected fewer", reason="too_large")
-            if len(points) > 2:
-                contours.append(points * _LPS_TO_RAS)
-        yield numbers[str(int(roi.ReferencedROINumber))], contours
-
-
-def _fill(
-    filled: Mask, points: Float64[np.ndarray, "points 3"], image: Image, max_off: float
-) -> tuple[tuple[float, float], bool]:
-    """Fill one contour in place; what was filled before becomes a hole.
-
-    Returns:
-        The contour's distance from its slice in voxels and mm, and whether it was filled.
-    """
-    back = np.linalg.inv(image.affine)
-    voxels = points @ back[:3, :3].T + back[:3, 3]
-    across = int(np.ptp(voxels, axis=0).argmin())
-    last = image.array.shape[across] - 1
-    place = int(np.clip(np.rint(voxels[:, across].mean()), 0, last))
-    off = float(np.abs(voxels[:, across] - place).max())
-    distance = off, off * image.spacing_mm[across]
-    others = [axis for axis in range(3) if axis != across]
-    low, high = voxels[:, others].min(axis=0), voxels[:, others].max(axis=0)
-    beside = (high < -0.5).any() or (low > np.array(image.array.shape)[others] - 0.5).any()
-    if off > max_off or beside:
-        return distance, False
-    mask = skimage.draw.polygon2mask(tuple(image.array.shape[axis] for axis in others), voxels[:, others])
-    index: list[Any] = [slice(None)] * 3
-    index[across] = place
-    filled[tuple(index)] ^= mask
-    return distance, True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -26,8 +25,9 @@ from medmim.data.dicom.slices import (
 )
 from medmim.data.dicom.uncompressed import convert_raw
 from medmim.data.ingest.context import READ_LIMITS, IngestContext, IngestedVolume, stored_path
+from medmim.data.ingest.copies import compare, drop_copies, hash_pixels
 from medmim.data.ingest.ledger import FileOutcomes
-from medmim.data.ingest.scan import ScannedFile, hash_content, hash_file, hash_pixels
+from medmim.data.ingest.scan import ScannedFile
 
 _PHASES: dict[Callable[[ConversionTask], ConversionResult], str]
 _PHASES = {convert_raw: "convert", convert: "decode", convert_single_image: "pictures"}
@@ -49,7 +49,7 @@ def volumes_from_dicom(
     slices, blocked = slices_of(scanned, paths)
     outcomes = FileOutcomes()
     kept = _without_burned_in_risk(context, outcomes, slices)
-    kept = _without_copies(context, outcomes, kept, blocked)
+    kept = drop_copies(context, outcomes, kept, blocked)
     ways: dict[Callable[[ConversionTask], ConversionResult], list[SliceStack | SingleImage]]
     ways = {way: [] for way in _PHASES}
     for group in _grouped(context, outcomes, kept, blocked):
@@ -78,56 +78,6 @@ def slices_of(
         for header in one.headers
     ]
     return slices, blocked
-
-
-def _without_copies(
-    context: IngestContext, outcomes: FileOutcomes, slices: Sequence[Slice], blocked: dict[str, str]
-) -> list[Slice]:
-    """Drop copies of files; block series with two contents of one instance at one position."""
-    files: dict[tuple[str, str], dict[int, Slice]] = defaultdict(dict)
-    for one in slices:
-        files[one.header.series, one.header.instance].setdefault(one.number, one)
-    groups = [list(group.values()) for group in files.values() if len(group) > 1]
-    dropped: set[int] = set()
-    for function in (hash_file, hash_content):
-        groups, copies = _compare(context, groups, function)
-        dropped |= copies
-    outcomes.add(sorted(dropped), "skipped", "duplicate_file")
-    for group in groups:
-        if group[0].header.kind == "picture":  # stands alone: no other slice is in doubt
-            dropped |= {one.number for one in group}
-            outcomes.add([one.number for one in group], "quarantined", "duplicate_instance")
-        elif len({one.header.position for one in group}) < len(group):
-            blocked[group[0].header.series] = "duplicate_instance"
-    return [one for one in slices if one.number not in dropped]
-
-
-def _compare(
-    context: IngestContext, groups: Sequence[list[Slice]], function: Callable[[str], str]
-) -> tuple[list[list[Slice]], set[int]]:
-    """Return groups with several contents, each content once, and the numbers of files that are copies.
-
-    Args:
-        context: where to work.
-        groups: slices of different files that may be copies.
-        function: returns the hash of a file; an unreadable file is like no other.
-    """
-    members = [one for group in groups for one in group]
-    answers = context.each("compare", function, [{"path": str(one.path)} for one in members])
-    digests = {
-        one.number: answer.value or f"unreadable {one.number}"
-        for one, answer in zip(members, answers, strict=True)
-    }
-    left: list[list[Slice]] = []
-    copies: set[int] = set()
-    for group in groups:
-        first: dict[str, Slice] = {}
-        for one in sorted(group, key=lambda one: one.number):
-            if first.setdefault(digests[one.number], one) is not one:
-                copies.add(one.number)
-        if len(first) > 1:
-            left.append(list(first.values()))
-    return left, copies
 
 
 def _without_burned_in_risk(
@@ -159,7 +109,7 @@ def _grouped(
         [one for one in slices if id(one) in unclear and one.header.kind == "slice"],
         lambda one: (one.header.series, one.header.position, one.header.orientation, one.header.slope),
     )
-    _, copies = _compare(context, [place for place in places if len(place) > 1], hash_pixels)
+    _, copies = compare(context, [place for place in places if len(place) > 1], hash_pixels)
     outcomes.add(sorted(copies), "skipped", "duplicate_slice")
     again = [one for one in slices if one.header.series in series and one.number not in copies]
     kept = [group for group in groups if group.slices[0].header.series not in series]

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pydicom
 from pydantic import BaseModel, ConfigDict, Field
 from pydicom import uid
 
-from medmim import files
 from medmim.data.dataset.manifest import Fate
 from medmim.data.dicom import mosaic, multiframe, sop_classes
-from medmim.data.dicom.decode import Reader, packing_fault
+from medmim.data.dicom.decode import packing_fault
 from medmim.data.dicom.header import (
     Header,
     allowed_tags,
@@ -93,34 +90,6 @@ def scan_file(path: Path) -> ScannedFile:
             return _scan_dicom(stream, bare=kind == "bare_dicom")
     except (OSError, DataError) as error:
         return ScannedFile(fate="quarantined", reason=getattr(error, "reason", "unreadable"))
-
-
-def hash_file(path: str) -> str:
-    """Return the SHA-256 of a file; runs in a sandbox."""
-    return files.sha256_of(Path(path))
-
-
-def hash_content(path: str) -> str:
-    """Return a SHA-256 of headers and decoded pixels that does not depend on compression; runs in a sandbox.
-
-    Raises:
-        DataError: with reason no_decoder, if pydicom cannot decode all of the file.
-    """
-    headers = scan_file(Path(path)).headers
-    digest = hashlib.sha256("".join(one.model_dump_json(exclude={"raw"}) for one in headers).encode())
-    for frame in sorted({one.frame if one.kind != "tile" else 0 for one in headers}):
-        digest.update(hash_pixels(path, frame).encode())
-    return digest.hexdigest()
-
-
-def hash_pixels(path: str, frame: int = 0) -> str:
-    """Return a SHA-256 of the shape and stored values of one frame; runs in a sandbox.
-
-    Raises:
-        DataError: with reason no_decoder.
-    """
-    pixels = Reader("frame").frame(path, frame)
-    return hashlib.sha256(repr(pixels.shape).encode() + pixels.astype(np.int64).tobytes()).hexdigest()
 
 
 def _scan_dicom(raw: io.BufferedIOBase, *, bare: bool) -> ScannedFile:

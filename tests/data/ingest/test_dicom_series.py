@@ -1,4 +1,4 @@
-"""Files become volumes and pictures with one fate each: copies, risks, frames and damaged repeats."""
+"""DICOM files become volumes and single images; each file has one row of the ledger."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dicom_maker import write_series
 from frames_maker import make_enhanced, make_picture
-from pydicom import dcmread
-from pydicom.uid import RLELossless
 
 from medmim.data.dataset.manifest import DatasetInfo, read_dataset
 from medmim.errors import DataError
@@ -25,7 +22,7 @@ def run(tmp_path: Path, **options: Any) -> DatasetInfo:
     return ingest(tmp_path / "in", tmp_path / "out", home=tmp_path / "home", workers=1, **options)
 
 
-def test_risky_classes_wait_for_the_users_word(tmp_path: Path):
+def test_classes_with_burned_in_risk_need_the_users_consent(tmp_path: Path):
     (tmp_path / "in").mkdir()
     make_picture(US, PIXELS).save_as(tmp_path / "in" / "us", enforce_file_format=True)
     with pytest.raises(DataError, match=r"burned_in_risk \(1\)"):
@@ -37,7 +34,7 @@ def test_risky_classes_wait_for_the_users_word(tmp_path: Path):
     assert volume.flags["spacing"] == "unknown"
 
 
-def test_frames_give_their_file_one_row(tmp_path: Path):
+def test_a_file_with_several_volumes_has_one_row(tmp_path: Path):
     (tmp_path / "in").mkdir()
     make_enhanced(4, times=3).save_as(tmp_path / "in" / "file", enforce_file_format=True)
     assert run(tmp_path).counts["volumes"] == 3
@@ -46,13 +43,3 @@ def test_frames_give_their_file_one_row(tmp_path: Path):
     volumes = read_dataset(tmp_path / "out").volumes
     assert len({volume.id for volume in volumes}) == 3
     assert len({volume.pixels_sha256 for volume in volumes}) == 3
-
-
-def test_copies_packed_in_another_way_and_damaged_copies_spoil_nothing(tmp_path: Path):
-    paths = write_series(tmp_path / "in" / "a")
-    (tmp_path / "in" / "b").mkdir()
-    dataset = dcmread(paths[2])
-    dataset.compress(RLELossless, generate_instance_uid=False)
-    dataset.save_as(tmp_path / "in" / "b" / "packed", enforce_file_format=True)
-    (tmp_path / "in" / "b" / "cut").write_bytes(paths[3].read_bytes()[:-20])
-    assert run(tmp_path).reasons == {"volume": 6, "duplicate_file": 1, "truncated": 1}
