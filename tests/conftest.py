@@ -104,8 +104,8 @@ def study(tiny_dataset, new_home):
     words = {**tiny.TINY, "data": tiny_dataset, "num_evaluations": 2}
     pretraining = PretrainSettings(**words, steps=2, method_options={"decoder_width": 8})
     pretrained = pretrain(pretraining, home=home)
-    tuned = finetune(FinetuneSettings(**words, steps=2), home=home, say=said.append)
-    scratch = finetune(FinetuneSettings(**words, steps=2, init="scratch"), home=home, say=said.append)
+    tuned = finetune(FinetuneSettings(**words, steps=2), home=home, log=said.append)
+    scratch = finetune(FinetuneSettings(**words, steps=2, init="scratch"), home=home, log=said.append)
     return SimpleNamespace(
         home=home, data=tiny_dataset, pretrained=pretrained, tuned=tuned, scratch=scratch, said=said
     )

@@ -31,25 +31,25 @@ Examples:
     type=click.Path(path_type=Path),
     default="medmim-data",
     show_default=True,
-    help="Dataset folder; a case of it shows that the form computes what PyTorch computes.",
+    help="Dataset folder, with the case for the comparison with PyTorch.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="File or folder to write.")
 @json_option
 def command(*, form: str | None, model: str | None, data: Path, out: Path | None, as_json: bool) -> None:
-    """Write a model for other programs; it is compared with PyTorch on a real case first."""
+    """Write a model for other programs, after comparing it with PyTorch on a real case."""
     if form is None:
         raise click.UsageError("--format: expected bundle, onnx, safetensors or datalist")
     from medmim.stages.export.run import export
 
-    made = export(
+    result = export(
         form,
         data=data,
         home=home(),
         model=model,
         out=out,
-        say=lambda line: click.echo(line, err=True),
+        log=lambda line: click.echo(line, err=True),
     )
-    lines = [f"written      {made.path}"]
-    if made.difference is not None:
-        lines.append(f"difference   {made.difference:.1e} at most from PyTorch, on a case of '{data}'")
-    print_result(made.as_json(), as_json=as_json, lines=lines)
+    lines = [f"written      {result.path}"]
+    if result.difference is not None:
+        lines.append(f"difference   {result.difference:.1e} at most from PyTorch, on a case of '{data}'")
+    print_result(result.as_json(), as_json=as_json, lines=lines)

@@ -61,7 +61,7 @@ def command(
         settings = settings.model_copy(update=changed)
     from medmim.stages.finetune.run import finetune
 
-    result = finetune(settings, home=home(), resume=resume, say=lambda line: click.echo(line, err=True))
+    result = finetune(settings, home=home(), resume=resume, log=lambda line: click.echo(line, err=True))
     lines = [
         f"run      {result.run_id}",
         f"weights  {result.checkpoint}",
@@ -73,7 +73,7 @@ def command(
 
 
 def _score(row: Mapping[str, Any]) -> str:
-    """Return a number of the test with its interval."""
-    sure = "none" if row["low"] is None else f"{row['low']:.3f} to {row['high']:.3f}"
-    sure = f"{sure} (95 % interval, test patients: {row['patients']})"
-    return f"test/{row['metric']:<24} {row['value']:.3f}   {sure}"
+    """Return a line with a test metric and its confidence interval."""
+    interval = "none" if row["low"] is None else f"{row['low']:.3f} to {row['high']:.3f}"
+    interval = f"{interval} (95 % interval, test patients: {row['patients']})"
+    return f"test/{row['metric']:<24} {row['value']:.3f}   {interval}"

@@ -19,10 +19,10 @@ Examples:
   medmim plan finetune --task detect --set init=scratch --batch-size 16 --json""",
 )
 @click.argument("stage", type=click.Choice(["pretrain", "finetune"]))
-@click.option("--method", help="Of pretraining.  [default: spark]")
-@click.option("--mask", help="Of pretraining.  [default: the method's, or mesh]")
-@click.option("--ratio", type=float, help="Of pretraining.  [default: the method's, or 0.7]")
-@click.option("--task", help="Of fine-tuning: segment, classify or detect.  [default: segment]")
+@click.option("--method", help="Pretraining method.  [default: spark]")
+@click.option("--mask", help="Mask of pretraining.  [default: the method's, or mesh]")
+@click.option("--ratio", type=float, help="Mask ratio of pretraining.  [default: the method's, or 0.7]")
+@click.option("--task", help="Task of fine-tuning: segment, classify or detect.  [default: segment]")
 @run_options
 @json_option
 def command(
@@ -36,11 +36,11 @@ def command(
 ) -> None:
     """Predict memory and hours of a run of STAGE, and propose a batch size that fits.
 
-    Takes the words of the run; `--set` gives those that are not listed. Rehearses a few steps, an evaluation
-    and the saving of a state, twice, which takes a minute or two; nothing is recorded.
+    Takes the options of the run; use `--set` for those not listed. Measures two trial runs of a few steps,
+    an evaluation and a saved state, which takes a minute or two; nothing is recorded.
     """
     if resume:
-        raise click.UsageError("--resume: a resumed run takes what it took; leave it out")
+        raise click.UsageError("--resume: a resumed run needs the same resources as before; leave it out")
     from medmim.config.resolve import resolve
     from medmim.config.runs import FinetuneSettings, PretrainSettings
 
@@ -57,8 +57,8 @@ def command(
     if planned.fits:
         lines.append("fits     yes")
     elif planned.proposed_batch_size is not None:
-        words = f"--batch-size {planned.proposed_batch_size} --set accumulate={planned.proposed_accumulate}"
-        lines.append(f"fits     no: use {words}")
+        options = f"--batch-size {planned.proposed_batch_size} --set accumulate={planned.proposed_accumulate}"
+        lines.append(f"fits     no: use {options}")
     print_result(planned.as_json(), as_json=as_json, lines=lines)
     refuse_too_large(planned)
 

@@ -31,58 +31,59 @@ Examples:
     type=click.Path(path_type=Path),
     default="predictions",
     show_default=True,
-    help="Folder to write.",
+    help="Output folder.",
 )
-@click.option("--workers", type=int, help="Processes that read scans.  [default: one a core]")
+@click.option("--workers", type=int, help="Processes that read scans.  [default: one per core]")
 @click.option(
     "--allow-burned-in",
     is_flag=True,
-    help="Accept ultrasound, secondary captures and the like: somebody looked, no names are in the pixels.",
+    help="Accept ultrasound, secondary captures and the like: no names are in the pixels, as you checked.",
 )
 @json_option
-def command(*, source: Path, model: str | None, out: Path, as_json: bool, **wishes: Any) -> None:
-    """Use a fine-tuned model on the scans at SOURCE: DICOM, NIfTI, NRRD, pictures or a dataset folder.
+def command(*, source: Path, model: str | None, out: Path, as_json: bool, **options: Any) -> None:
+    """Apply a fine-tuned model to the scans at SOURCE: DICOM, NIfTI, NRRD, images or a dataset folder.
 
-    Labels are written on the voxels of the source, and as DICOM-SEG that refers to its slices: the only files
-    that hold the patient's identifiers, for the archive that knows them. A file that cannot be used is named
-    by its number in the sorted walk of the source, with a reason; the others go on.
+    Label volumes are written on the voxel grid of the source, and as DICOM-SEG that refers to its slices. The
+    DICOM-SEG files are the only ones with the patient's identifiers, for the archive that already has them. A
+    file that cannot be used is listed by its number in the sorted list of source files, with the reason.
     """
     from medmim.stages.predict.run import predict
 
     with phases() as progress:
-        made = predict(
+        result = predict(
             source,
             out,
             home=home(),
             model=model,
             progress=progress,
-            say=lambda line: click.echo(line, err=True),
-            **wishes,
+            log=lambda line: click.echo(line, err=True),
+            **options,
         )
-    print_result(made.as_json(), as_json=as_json, lines=_lines(made))
+    print_result(result.as_json(), as_json=as_json, lines=_lines(result))
 
 
-def _lines(made: Predictions) -> list[str]:
+def _lines(result: Predictions) -> list[str]:
     """Return the result for people: volumes, then failures."""
-    told = [f"  {name}  {one.words}" for name, one in made.told.items()]
-    more = [f"  and {len(told) - _LINES} more"] if len(told) > _LINES else []
-    written = sum(fate.startswith("written") for fate in made.dicom.values())
+    volumes = [f"  {name}  {one.summary}" for name, one in result.volumes.items()]
+    more = [f"  and {len(volumes) - _LINES} more"] if len(volumes) > _LINES else []
+    written = sum(outcome.startswith("written") for outcome in result.dicom.values())
+    counts = f"{len(volumes)} predicted, {len(result.failures)} failed, {written} also as DICOM-SEG"
     return [
-        f"model        {made.model['name']}",
-        f"predictions  {made.out}",
-        f"volumes      {len(made.told)} predicted, {len(made.failures)} failed, {written} as DICOM-SEG too",
-        *told[:_LINES],
+        f"model        {result.model['name']}",
+        f"predictions  {result.out}",
+        f"volumes      {counts}",
+        *volumes[:_LINES],
         *more,
-        *(f"failed       volume {name}: {reason}" for name, reason in made.failures.items()),
+        *(f"failed       volume {name}: {reason}" for name, reason in result.failures.items()),
         *(
-            f"no DICOM-SEG volume {name}: {fate}"
-            for name, fate in made.dicom.items()
-            if not fate.startswith("written")
+            f"no DICOM-SEG volume {name}: {outcome}"
+            for name, outcome in result.dicom.items()
+            if not outcome.startswith("written")
         ),
         *(
             f"warning      volume {name}: the scan has no FrameOfReferenceUID, so a new one was generated"
-            for name, fate in made.dicom.items()
-            if fate == "written_with_new_frame_of_reference"
+            for name, outcome in result.dicom.items()
+            if outcome == "written_with_new_frame_of_reference"
         ),
-        *(f"not used     file {number}: {reason}" for number, reason in list(made.files.items())[:_LINES]),
+        *(f"not used     file {number}: {reason}" for number, reason in list(result.files.items())[:_LINES]),
     ]

@@ -28,18 +28,18 @@ Examples:
   medmim pretrain --cell 8mm,8mm,10mm            rounded to the encoder's stride; the size is printed
   medmim pretrain --encoder my_package.nets:build --compute masked
   medmim pretrain --config spark_random --set batch_size=8
-  medmim pretrain --method mae                   under the mask that is usual with it
+  medmim pretrain --method mae                   with its usual mask
   medmim pretrain --method contrastive --mask mesh --ratio 0.7
   medmim pretrain --method simmim --encoder swin --set method_options.target=hog
   medmim pretrain --config latent_mim_code --minutes 30
   medmim pretrain --resume""",
 )
 @click.option(
-    "--method", help="How it learns; `medmim methods` lists them all, with their masks.  [default: spark]"
+    "--method", help="Pretraining method; `medmim methods` lists them with their masks.  [default: spark]"
 )
 @click.option(
     "--mask",
-    help="What is hidden; `medmim masks` draws them, or module:callable.  [default: the method's, or mesh]",
+    help="Mask; `medmim masks` shows them all, or module:callable.  [default: the method's, or mesh]",
 )
 @click.option("--ratio", type=float, help="Share of mask cells to hide.  [default: the method's, or 0.7]")
 @click.option(
@@ -49,7 +49,7 @@ Examples:
 @click.option(
     "--compute",
     type=click.Choice(["packed", "masked"]),
-    help="Visible cells only, or every voxel times the mask; results are equal.  [default: packed]",
+    help="Compute visible cells only, or all voxels and mask them; results are equal.  [default: packed]",
 )
 @click.option("--init", help="Only `scratch`: pretraining starts from random weights.")
 @run_options
@@ -57,7 +57,7 @@ Examples:
 def command(
     *, as_json: bool, config: str | None, overrides: tuple[str, ...], resume: str | None, **flags: Any
 ) -> None:
-    """Pretrain an encoder: hide part of each scan and learn to rebuild it. Prints the run's id."""
+    """Pretrain an encoder: hide part of each scan and learn to predict it. Prints the id of the run."""
     if flags.pop("init") not in (None, "scratch"):
         raise click.UsageError(
             "--init: pretraining from other weights is not available yet; use --init scratch"
@@ -79,7 +79,7 @@ def command(
         settings = settings.model_copy(update=changed)
     from medmim.stages.pretrain.run import pretrain
 
-    result = pretrain(settings, home=home(), resume=resume, say=lambda line: click.echo(line, err=True))
+    result = pretrain(settings, home=home(), resume=resume, log=lambda line: click.echo(line, err=True))
     lines = [
         f"run      {result.run_id}",
         f"weights  {result.checkpoint}",
@@ -91,8 +91,8 @@ def command(
 
 
 _ALARMS = {
-    "last/alarm_collapse": "alarm    collapse: all places, or all targets, have come to look alike",
-    "last/alarm_leak": "alarm    leak: hidden cells are rebuilt too well to be true; try larger cells",
+    "last/alarm_collapse": "alarm    collapse: the features of all voxels, or all targets, have become alike",
+    "last/alarm_leak": "alarm    leak: hidden cells are predicted implausibly well; try larger cells",
 }
 
 

@@ -71,7 +71,7 @@ def demo(
     for number, init in enumerate((pretrained.run_id, "scratch")):
         say(f"4/5 fine-tune a segmenter {'from it' if number == 0 else 'from scratch, the control'}")
         settings = FinetuneSettings(data=data, init=init, size=PATCH, steps=finetune_steps, seed=seed)
-        tuned = finetune(settings, home=home, say=say)
+        tuned = finetune(settings, home=home, log=say)
         panels.setdefault("segmentation", tuned.panel)
     say("5/5 compare")
     return Demo(compare_runs([], home=home), panels, home)

@@ -1,4 +1,4 @@
-"""Which weights `--model WORD` means: a registered model, a run, or a file."""
+"""The weights that `--model WORD` refers to: a registered model, a run, or a file."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ _CHALLENGER = "challenger"
 
 @dataclass(frozen=True)
 class SelectedModel:
-    """Weights and what they are called.
+    """The weights of a model and its name.
 
     Attributes:
-        weights: safetensors file, with its description beside it.
-        title: for people.
+        weights: safetensors file; its description is next to it.
+        title: name for people.
     """
 
     weights: Path
     title: str
 
 
-def find_model(word: str | None, store: Store, say: Callable[[str], None]) -> SelectedModel:
-    """Return what `--model WORD` means.
+def find_model(word: str | None, store: Store, log: Callable[[str], None]) -> SelectedModel:
+    """Return the model that `--model WORD` refers to.
 
     Args:
         word: a weights file, the name of a registered model (`NAME`, or `NAME:VERSION`), a fine-tuning run
             (or the beginning of its id), or None: the champion, else the newest challenger.
         store: the local store.
-        say: is told what was chosen where the word leaves it open.
+        log: receives the selection when `word` is None.
 
     Raises:
-        RunError: if nothing fits, or several do.
+        RunError: if no model matches, or several do.
     """
     if word is not None and word.endswith(".safetensors"):
         return SelectedModel(Path(word), Path(word).name)
     known = versions(store)
     if word is None:
         chosen = _open_choice(known, store)
-        say(f"model: {_title(chosen)}")
+        log(f"model: {_title(chosen)}")
         return SelectedModel(weights_of(store, chosen.run_id), _title(chosen))
     name, _, number = word.partition(":")
     named = [one for one in known if one.model == name and number in ("", str(one.version))]

@@ -24,7 +24,7 @@ from medmim.encoders.recalibrate_batch_norm import batch_norms, recalibrate_batc
 from medmim.errors import DataError
 from medmim.heads import transfer
 from medmim.randomness import stream_seed
-from medmim.stages.pretrain.data import class_numbers, volumes_with_labels
+from medmim.stages.pretrain.setup import class_numbers, volumes_with_labels
 from medmim.training.evaluation import probes
 from medmim.training.evaluation.features import extract_features
 from medmim.training.weights import load_weights

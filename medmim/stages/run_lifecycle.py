@@ -1,4 +1,4 @@
-"""What the training stages share: an open run that always ends, its result, where weights come from."""
+"""The life of a training run: start, resume and end, its stored settings and its result."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 
 Settings = TypeVar("Settings", bound=RunSettings)
 _WEIGHTS_FILE = "init.txt"
-_RESUMED = "MEDMIM_RESUMED"  # id of the run that the first process goes on with
+_RESUMED = "MEDMIM_RESUMED"  # id of the run that the first process resumes, for the other processes
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What `pretrain` and `finetune` give.
+    """The result of `pretrain` or `finetune`.
 
     Attributes:
-        run_id: in the MLflow store.
-        checkpoint: weights (safetensors).
-        metrics: the run's final numbers.
+        run_id: id in the MLflow store.
+        checkpoint: weights file (safetensors).
+        metrics: final metrics of the run.
         panel: the last picture.
-        scores: of a fine-tuning, every number of its test with its interval, as `intervals` gives them.
+        scores: test metrics of a fine-tuning with their confidence intervals, as from `intervals`.
     """
 
     run_id: str
@@ -47,7 +47,7 @@ class RunResult:
     scores: Sequence[Mapping[str, Any]] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """Return what `--json` prints."""
+        """Return the output of `--json`."""
         return {
             "run_id": self.run_id,
             "checkpoint": str(self.checkpoint),
@@ -58,25 +58,25 @@ class RunResult:
 
 
 def budget_words(settings: RunSettings) -> str:
-    """Return what was asked for as the length of training, such as `steps=2000`; nothing for the default."""
-    asked = ((key, getattr(settings, key)) for key in ("steps", "epochs", "minutes"))
+    """Return the requested length of training, such as `steps=2000`; empty for the default."""
+    lengths = ((key, getattr(settings, key)) for key in ("steps", "epochs", "minutes"))
     clock = " of processor time" if settings.minutes and settings.time_source == "processor" else ""
-    return next((f"{key}={length:g}{clock}" for key, length in asked if length), "")
+    return next((f"{key}={length:g}{clock}" for key, length in lengths if length), "")
 
 
 @contextmanager
 def managed_run(recorder: Recorder, store: Store | None = None) -> Iterator[Recorder]:
-    """Give the run back and end it whatever happens: FINISHED, FAILED, or KILLED when interrupted.
+    """Yield the run and always end it: FINISHED, FAILED, or KILLED when interrupted.
 
-    With a store, no other process may go on with the run meanwhile, and it is mirrored to the server of
+    With a store, no other process can resume the run meanwhile, and the run is mirrored to the server of
     `MLFLOW_TRACKING_URI`, if there is one.
 
     Raises:
-        RunError: if another process trains this run; it is left alone.
+        RunError: if another process trains this run, which is then left unchanged.
     """
-    if isinstance(recorder, MemoryRecorder):  # of a process that trains along
+    if isinstance(recorder, MemoryRecorder):  # one of several processes of a run, not the first
         store = None
-    with _kept(recorder.run_id, store), _mirrored(recorder, store):
+    with _locked(recorder.run_id, store), _mirrored(recorder, store):
         try:
             yield recorder
         except Exception:
@@ -89,7 +89,7 @@ def managed_run(recorder: Recorder, store: Store | None = None) -> Iterator[Reco
 
 
 @contextmanager
-def _kept(run_id: str, store: Store | None) -> Iterator[None]:
+def _locked(run_id: str, store: Store | None) -> Iterator[None]:
     if store is None:
         yield
         return
@@ -116,33 +116,33 @@ def _mirrored(recorder: Recorder, store: Store | None) -> Iterator[None]:
     with BackgroundUploader(store, recorder.run_id, uri) as mirror:
         yield
     if not mirror.complete:
-        sys.stderr.write("medmim: the tracking server lacks part of this run; `medmim sync` completes it\n")
+        sys.stderr.write("medmim: the tracking server has only part of this run; run `medmim sync`\n")
 
 
 def stored_settings(kind: type[Settings], store: Store, run_id: str, *, data: Path) -> Settings:
-    """Return the settings that a run was started with, for `--resume`; the dataset's place is given again."""
+    """Return the settings that a run was started with, for `--resume`, with the current dataset folder."""
     values = yaml.safe_load(store.read_text(store.run(run_id), "settings.yaml"))
-    place = store.checkpoints(run_id) / _WEIGHTS_FILE
-    if place.is_file():
-        values["init"] = place.read_text(encoding="utf-8")
+    weights = store.checkpoints(run_id) / _WEIGHTS_FILE
+    if weights.is_file():
+        values["init"] = weights.read_text(encoding="utf-8")
     return kind.model_validate({**values, "data": data})
 
 
 def note_weights_file(store: Store, run_id: str, init: str | None) -> None:
-    """Note which file a run starts from, for `--resume`; not in the store, which keeps no paths."""
+    """Record the file of the initial weights for `--resume`; not in the store, which contains no paths."""
     if init is not None and init.endswith(".safetensors"):
         files.write_text(store.checkpoints(run_id) / _WEIGHTS_FILE, str(Path(init).resolve()))
 
 
 def prepared_on_disk(settings: RunSettings, home: Path) -> DiskCache | None:
-    """Return where prepared volumes are kept between runs, if at all."""
+    """Return the disk cache of preprocessed volumes, if it is enabled."""
     from medmim.data.loading.disk_cache import PREPARED, DiskCache
 
     return DiskCache(home / PREPARED, limit_gb=settings.cache_disk_gb) if settings.cache_disk_gb else None
 
 
 def start_run(store: Store, settings: RunSettings, *, name: str, tags: Mapping[str, str]) -> Recorder:
-    """Begin a run and store its settings, without the dataset's place."""
+    """Start a run and store its settings, without the path of the dataset."""
     recorder = store.begin(experiment=settings.experiment, name=name, tags=tags)
     recorder.settings(settings.model_dump(mode="json", exclude={"data"}))
     return recorder
@@ -151,35 +151,37 @@ def start_run(store: Store, settings: RunSettings, *, name: str, tags: Mapping[s
 def resume_run(
     store: Store, stage: str, resume: str | None, *, settings: RunSettings, dataset: Dataset
 ) -> Recorder | None:
-    """Return what records a run that goes on, or a process that trains along; None: a new run begins here.
+    """Return the recorder of a resumed run, or of a process other than the first; None for a new run.
 
     Raises:
         UsageError: if a launcher started another number of processes than the settings ask for.
-        RunError: if there is no such run, it is being trained, or the dataset is another one by now; the run
-            is left as it was.
+        RunError: if there is no such run, it is being trained, or the dataset has changed since; the run is
+            then left unchanged.
     """
-    shares = settings.devices * settings.nodes
-    _refuse_other_shares(shares)
+    processes = settings.devices * settings.nodes
+    _check_launcher(processes)
     run_id = find_unfinished(store, stage, resume) if resume else None
-    if shares > 1 and _follows():
+    if processes > 1 and _is_follower():
         return MemoryRecorder(run_id or "along")
     if run_id is None:
         return None
-    os.environ[_RESUMED] = run_id  # for the processes that Lightning starts
+    os.environ[_RESUMED] = run_id  # read by the processes that Lightning starts
     if store.run(run_id).data.tags["dataset_hash"] != dataset.info.content_hash:
-        raise RunError("--resume: the dataset has changed since this run was started; start it again without")
+        raise RunError(
+            "--resume: the dataset has changed since this run was started: start it again without --resume"
+        )
     return store.resume(run_id, keep_points=True)
 
 
-def _follows() -> bool:
-    """Return whether this is another process than the first, by what launchers put into the environment."""
+def _is_follower() -> bool:
+    """Return whether a launcher started this process as another than the first."""
     from lightning.fabric.utilities.rank_zero import rank_zero_only
 
     return bool(getattr(rank_zero_only, "rank", 0))
 
 
-def _refuse_other_shares(shares: int) -> None:
-    """Raise unless torchrun or SLURM, where one started this process, started as many as share a step."""
+def _check_launcher(processes: int) -> None:
+    """Raise if torchrun or SLURM started another number of processes than share a step."""
     from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
     from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
@@ -188,17 +190,17 @@ def _refuse_other_shares(shares: int) -> None:
             continue
         try:
             started = kind().world_size()
-        except RuntimeError as error:  # Lightning knows which words of SLURM it does not take
+        except RuntimeError as error:  # Lightning's message about unsupported SLURM options
             raise UsageError(f"{name}: {error}") from error
-        if started != shares:
+        if started != processes:
             raise UsageError(
-                f"{name} started {started} processes, but --devices times --nodes is {shares}: let both be "
-                "the same"
+                f"{name} started {started} processes, but --devices times --nodes is {processes}: use the "
+                "same number for both"
             )
 
 
 def to_resume(kind: type[Settings], stage: str, word: str, *, home: Path, data: Path) -> tuple[Settings, str]:
-    """Return the settings and the id of the run that `--resume WORD` means.
+    """Return the settings and the id of the run that `--resume WORD` refers to.
 
     Raises:
         RunError: if there is none, or it is already complete.
@@ -211,24 +213,24 @@ def to_resume(kind: type[Settings], stage: str, word: str, *, home: Path, data: 
 
 
 def find_unfinished(store: Store, stage: str, word: str) -> str:
-    """Return the run that `--resume WORD` means.
+    """Return the id of the run that `--resume WORD` refers to.
 
     Args:
         store: the local store.
         stage: pretrain or finetune.
-        word: a run id, or `latest`: the newest that no other process trains.
+        word: a run id, or `latest`: the newest unfinished run that no other process trains.
 
     Raises:
         RunError: if there is none, it is already complete, or another process trains it.
     """
-    follows = _follows()  # the first process has chosen, and keeps what it has chosen
-    if word == "latest" and follows and _RESUMED in os.environ:
+    follower = _is_follower()  # the first process has selected and locked the run
+    if word == "latest" and follower and _RESUMED in os.environ:
         return os.environ[_RESUMED]
     if word == "latest":
         ids = [run.info.run_id for run in store.runs(stage=stage) if run.info.status != "FINISHED"]
-        free = [one for one in ids if follows or not files.is_locked(store.checkpoints(one))]
+        free = [one for one in ids if follower or not files.is_locked(store.checkpoints(one))]
         if not free:
-            trained = ": all that began are being trained by other processes" if ids else ""
+            trained = ": all of them are being trained by other processes" if ids else ""
             raise RunError(f"--resume: no unfinished {stage} run here{trained}")
         return str(free[0])
     run = store.run(word)
@@ -236,6 +238,6 @@ def find_unfinished(store: Store, stage: str, word: str) -> str:
         raise RunError(f"--resume: run {word} was not made by `medmim {stage}`")
     if run.info.status == "FINISHED":
         raise RunError(f"--resume: run {word} is already complete")
-    if not follows and files.is_locked(store.checkpoints(word)):
+    if not follower and files.is_locked(store.checkpoints(word)):
         raise _in_training(word)
     return word

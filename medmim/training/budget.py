@@ -1,4 +1,4 @@
-"""How long to train, as a share of progress that schedules and evaluations follow."""
+"""The length of a training, as the share of progress that schedules and evaluations follow."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _CLOCKS: dict[str, Callable[[], float]] = {"wall": time.monotonic, "processor": 
 
 @dataclass(frozen=True)
 class StepSchedule:
-    """From which step on how many patches make a step, and what there was before.
+    """The number of patches per step, and what was done before this number applied.
 
     Attributes:
-        per_step: patches of a step.
-        steps: of the whole training; None when `minutes` rule.
-        since: step from which on this holds: 0, or that of a resume with other devices.
-        drawn: patches drawn before.
-        progress: share of the budget used before.
+        per_step: patches per step.
+        steps: steps of the whole training; None for a budget in minutes.
+        since: first step with this number of patches: 0, or the step of a resume with other devices.
+        drawn: patches drawn before `since`.
+        progress: share of the budget used before `since`.
     """
 
     per_step: int
@@ -36,11 +36,11 @@ class StepSchedule:
     progress: float = 0.0
 
     def drawn_at(self, step: int) -> int:
-        """Return how many patches were drawn when `step` steps are done."""
+        """Return the number of patches drawn in the first `step` steps."""
         return self.drawn + (step - self.since) * self.per_step
 
     def progress_at(self, step: int) -> float:
-        """Return how much of the steps is done after `step` of them, 0 to 1; only where steps rule."""
+        """Return the share of the steps done after `step` of them, 0 to 1; only for a budget in steps."""
         if self.steps is None or step >= self.steps:
             return 1.0
         return self.progress + (1 - self.progress) * ((step - self.since) / (self.steps - self.since))
@@ -51,11 +51,11 @@ class Budget:
     """A number of steps, or minutes.
 
     Attributes:
-        steps: number of steps; None when `minutes` rule.
-        minutes: of the clock; None when `steps` rule.
-        draws: patches of the whole training, where epochs were asked for: steps follow from them.
-        per_step: patches of a step.
-        clock: gives seconds.
+        steps: number of steps; None for a budget in minutes.
+        minutes: minutes of `clock`; None for a budget in steps.
+        draws: patches of the whole training, for a budget in epochs: the steps follow from them.
+        per_step: patches per step.
+        clock: returns seconds.
         spent_s: seconds used before a resume.
     """
 
@@ -65,64 +65,65 @@ class Budget:
     per_step: int = 1
     clock: Callable[[], float] = time.monotonic
     spent_s: float = 0.0
-    _pace: StepSchedule = field(init=False)
-    _begun: float | None = field(default=None, init=False)
+    _schedule: StepSchedule = field(init=False)
+    _started: float | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        self._pace = StepSchedule(self.per_step, self.steps)
+        self._schedule = StepSchedule(self.per_step, self.steps)
 
     def start(self) -> None:
         """Start the clock."""
-        self._begun = self.clock()
+        self._started = self.clock()
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds of training so far, those before a resume included."""
-        return self.spent_s + (self.clock() - self._begun if self._begun is not None else 0.0)
+        """Seconds of training so far, including those before a resume."""
+        return self.spent_s + (self.clock() - self._started if self._started is not None else 0.0)
 
     def progress(self, step: int) -> float:
-        """Return how much of the budget is used after `step` steps, 0 to 1."""
+        """Return the share of the budget used after `step` steps, 0 to 1."""
         if self.steps is not None:
-            return self._pace.progress_at(step)
+            return self._schedule.progress_at(step)
         return min(self.elapsed_s / (60 * (self.minutes or 1e-9)), 1.0)
 
     def drawn(self, step: int) -> int:
-        """Return how many patches were drawn when `step` steps are done."""
-        return self._pace.drawn_at(step)
+        """Return the number of patches drawn in the first `step` steps."""
+        return self._schedule.drawn_at(step)
 
     @property
     def all_draws(self) -> int:
-        """Patches that the whole training draws; more than it can, when `minutes` rule."""
+        """Patches that the whole training draws; an upper bound for a budget in minutes."""
         return _ENDLESS if self.steps is None else self.drawn(self.steps)
 
     @property
-    def pace(self) -> dict[str, Any]:
-        """What a saved state keeps for `go_on`."""
-        return asdict(self._pace)
+    def schedule(self) -> dict[str, Any]:
+        """The step schedule as a saved state keeps it for `resume_at`."""
+        return asdict(self._schedule)
 
-    def go_on(self, step: int, pace: Mapping[str, Any]) -> None:
+    def resume_at(self, step: int, schedule: Mapping[str, Any]) -> None:
         """Continue at `step` with the next patches.
 
-        With as many patches a step as before, all is as if there had been no stop. With another number, the
-        steps that are left are done, or, of epochs, as many as the patches left make; progress goes on from
-        where it was, and with it learning rate and evaluations.
+        With the same number of patches per step as before, training continues as if it had never stopped.
+        With another number, the remaining steps are done, or, for a budget in epochs, as many as the
+        remaining patches make; progress continues from where it was, and with it learning rate and
+        evaluations.
 
         Args:
             step: steps done.
-            pace: of the saved state.
+            schedule: step schedule of the saved state.
         """
-        before = StepSchedule(**pace)
+        before = StepSchedule(**schedule)
         if before.per_step == self.per_step:
-            self._pace, self.steps = before, before.steps
+            self._schedule, self.steps = before, before.steps
             return
         drawn = before.drawn_at(step)
         if self.draws is not None:
             self.steps = step + max(math.ceil((self.draws - drawn) / self.per_step), 0)
-        self._pace = StepSchedule(self.per_step, self.steps, step, drawn, before.progress_at(step))
+        self._schedule = StepSchedule(self.per_step, self.steps, step, drawn, before.progress_at(step))
 
 
 def agreed_progress(budget: Budget, step: int, trainer: L.Trainer) -> float:
-    """Return the progress of the first process: with minutes, each has its own clock; called in every one."""
+    """Return the progress of the first process in all processes, whose clocks differ; call it in each."""
     progress = budget.progress(step)
     if budget.steps is None and trainer.world_size > 1:
         progress = float(trainer.strategy.broadcast(progress))
@@ -144,9 +145,9 @@ def learning_rate_factor(progress: float, *, warmup: float, start: float = 1e-3,
     """Return the factor of the learning rate: linear from `start` over `warmup`, then a cosine to `end`."""
     if progress < warmup:
         return start + (1 - start) * progress / warmup
-    return along_cosine(1.0, end, (progress - warmup) / (1 - warmup))
+    return cosine_between(1.0, end, (progress - warmup) / (1 - warmup))
 
 
-def along_cosine(first: float, last: float, progress: float) -> float:
-    """Return what lies between two values at a share of half a cosine wave."""
+def cosine_between(first: float, last: float, progress: float) -> float:
+    """Interpolate between two values along half a cosine wave."""
     return last + (first - last) * 0.5 * (1 + math.cos(math.pi * progress))

@@ -1,4 +1,4 @@
-"""What runs around the training steps: schedule and end, randomness, losses, evaluations."""
+"""Callbacks around the training steps: learning-rate schedule, seeds, loss logging and validation."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from medmim.randomness import stream_seed
-from medmim.training.budget import Budget, agreed_progress, along_cosine, learning_rate_factor
+from medmim.training.budget import Budget, agreed_progress, cosine_between, learning_rate_factor
 from medmim.training.logger import Log
 
 LOG_EVERY_STEPS = 10
 
 
 class Schedule(Callback):
-    """Set learning rate and weight decay from the budget's progress and stop when it is used up.
+    """Set learning rate and weight decay from the progress of the budget; stop when the budget is used.
 
     Args:
         budget: gives the progress.
         warmup: share of the training over which the learning rate rises.
         warmup_start, final_lr: learning rate at the beginning and at the end, relative to its peak.
-        weight_decay_end: weight decay at the end, reached along a cosine; None: it stays.
+        weight_decay_end: weight decay at the end, reached along a cosine; None: constant.
     """
 
     def __init__(
@@ -50,17 +50,17 @@ class Schedule(Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Set the learning rate of every group, and the decay of those that have one."""
+        """Set the learning rate of every parameter group, and the weight decay of those that decay."""
         progress = agreed_progress(self.budget, trainer.global_step, trainer)
         factor = learning_rate_factor(
             progress, warmup=self.warmup, start=self.warmup_start, end=self.final_lr
         )
         for group in trainer.optimizers[0].param_groups:
-            learns = progress >= group.get("begins", 0.0)  # a frozen encoder begins later
+            learns = progress >= group.get("begins", 0.0)  # a frozen encoder starts later
             group["lr"] = group["initial_lr"] * factor if learns else 0.0
             if self.weight_decay_end is not None and "initial_weight_decay" in group:
                 first = group["initial_weight_decay"]
-                group["weight_decay"] = along_cosine(first, self.weight_decay_end, progress)
+                group["weight_decay"] = cosine_between(first, self.weight_decay_end, progress)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -71,19 +71,19 @@ class Schedule(Callback):
             trainer.should_stop = True
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the time spent, and how many patches make a step."""
-        return {"spent_s": self.budget.elapsed_s, "pace": self.budget.pace}
+        """Return the time used and the step schedule (key `pace` since the first version)."""
+        return {"spent_s": self.budget.elapsed_s, "pace": self.budget.schedule}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue the clock; the pace had to be known before the trainer was made."""
+        """Restore the clock; `fit` restores the step schedule before it builds the trainer."""
         self.budget.spent_s = state_dict["spent_s"]
 
 
 class StepSeeding(Callback):
-    """Key PyTorch's own generators by the step, so that a resumed step drops out what the first one did.
+    """Seed PyTorch's generators from the step, so that a resumed step repeats the same dropout.
 
     Args:
-        seed: of the run.
+        seed: seed of the run.
     """
 
     def __init__(self, seed: int) -> None:
@@ -98,12 +98,12 @@ class StepSeeding(Callback):
 
 
 def completes_step(trainer: L.Trainer, batch_idx: int) -> bool:
-    """Return whether a batch is the last of those whose gradients make one step."""
+    """Return whether a batch is the last of those whose gradients make up one step."""
     return (batch_idx + 1) % trainer.accumulate_grad_batches == 0
 
 
 class LossLogger(Callback):
-    """Log the mean loss of every few steps; those that are not finite are the guard's to judge.
+    """Log the mean loss of every few steps, ignoring losses that are not finite (see `FiniteGuard`).
 
     Attributes:
         recent: mean of the last logged steps, for the progress bar.
@@ -115,71 +115,71 @@ class LossLogger(Callback):
         return "Losses"
 
     def __init__(self, log: Log) -> None:
-        self.sink = log
+        self.sink = log  # Lightning sets an attribute `log` on every callback
         self.recent = math.nan
-        self._waiting: list[Tensor] = []
+        self._pending: list[Tensor] = []
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Collect one loss."""
         parts = trainer.accumulate_grad_batches  # Lightning divides the loss by it
-        self._waiting.append(outputs["loss"].detach().float() * parts)
-        full = len(self._waiting) >= LOG_EVERY_STEPS * parts
+        self._pending.append(outputs["loss"].detach().float() * parts)
+        full = len(self._pending) >= LOG_EVERY_STEPS * parts
         if completes_step(trainer, batch_idx) and (full or trainer.global_step == 1):
             self._flush(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log what is left."""
-        if self._waiting:
+        """Log the remaining losses."""
+        if self._pending:
             self._flush(trainer)
 
     def _flush(self, trainer: L.Trainer) -> None:
-        own = torch.tensor(_mean(self._waiting), device=trainer.strategy.root_device)  # nccl takes no other
+        own = torch.tensor(_mean(self._pending), device=trainer.strategy.root_device)  # required by nccl
         mean = float(trainer.strategy.reduce(own, reduce_op="mean"))
-        self._waiting.clear()
+        self._pending.clear()
         if not math.isfinite(mean):  # every one of these steps was skipped
             return
         self.recent = mean
-        step = trainer.global_step
         rate = trainer.optimizers[0].param_groups[-1]["lr"]  # that of the head, which is never frozen
-        self.sink.metrics({"train/loss": self.recent, "train/lr": rate}, step=step)
+        self.sink.metrics({"train/loss": mean, "train/lr": rate}, step=trainer.global_step)
 
     @property
     def last(self) -> float:
         """Mean of the steps not yet logged, or of the last that were."""
-        return _mean(self._waiting) if self._waiting else self.recent
+        return _mean(self._pending) if self._pending else self.recent
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the losses not yet logged, and the last that were."""
-        return {"waiting": list(self._waiting), "recent": self.recent}
+        """Return the losses not yet logged, and the last logged mean."""
+        return {"waiting": list(self._pending), "recent": self.recent}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take them back."""
-        self._waiting = list(state_dict["waiting"])
+        """Restore the losses."""
+        self._pending = list(state_dict["waiting"])
         self.recent = state_dict["recent"]
 
 
 def _mean(losses: list[Tensor]) -> float:
-    """Return the mean of the losses that are finite, or NaN."""
-    stacked = torch.stack([loss.to(losses[-1].device) for loss in losses])  # a resume brings some on the CPU
+    """Return the mean of the finite losses, or NaN."""
+    stacked = torch.stack([loss.to(losses[-1].device) for loss in losses])  # resumed losses are on the CPU
     return float(stacked[torch.isfinite(stacked)].mean())
 
 
 class ValidationCallback(Callback):
-    """Evaluate at even shares of the budget and remember the best weights.
+    """Evaluate at regular shares of the budget and keep the best weights.
 
     Args:
-        evaluate: from the step to metrics; it may log pictures.
-        times: evaluations in the whole run; the last is at its end.
+        evaluate: returns metrics after a step; it may also log pictures.
+        times: number of evaluations in the whole run; the last is at its end.
         budget: gives the progress.
-        log: where metrics go.
-        best: metric whose highest value decides, or None: the last weights are the result.
+        log: receives the metrics.
+        best: metric whose highest value selects the weights; None: the last weights are the result.
 
     Attributes:
         best_value: highest value so far.
-        best_weights: the module's weights then.
+        best_weights: the module's weights at that value, on the CPU.
         last: metrics of the last evaluation.
+        done: number of evaluations so far.
     """
 
     @property
@@ -194,7 +194,7 @@ class ValidationCallback(Callback):
         times: int,
         budget: Budget,
         log: Log,
-        best: str | None,
+        best: str | None = None,
     ) -> None:
         self.evaluate = evaluate
         self.times = times
@@ -210,14 +210,14 @@ class ValidationCallback(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Evaluate when the next share of the budget is used."""
-        self.catch_up(trainer, pl_module)
+        self.evaluate_if_due(trainer, pl_module)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Evaluate what a signal stopped before."""
-        self.catch_up(trainer, pl_module)
+        """Run the evaluation before which a signal stopped the training."""
+        self.evaluate_if_due(trainer, pl_module)
 
-    def catch_up(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Evaluate if the next share of the budget is used."""
+    def evaluate_if_due(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Evaluate in the first process if the next share of the budget is used."""
         due = math.floor(self.budget.progress(trainer.global_step) * self.times + 1e-9)
         if due <= self.done:
             return
@@ -231,18 +231,14 @@ class ValidationCallback(Callback):
         pl_module.train(training)
         if self.last:
             self.sink.metrics(self.last, step=trainer.global_step)
-        self._keep_best(pl_module)
-
-    def _keep_best(self, pl_module: L.LightningModule) -> None:
         value = self.last.get(self.best, -math.inf) if self.best else -math.inf
         if value > self.best_value:
             self.best_value = value
-            self.best_weights = {
-                key: value.detach().cpu().clone() for key, value in pl_module.state_dict().items()
-            }
+            weights = pl_module.state_dict()
+            self.best_weights = {key: one.detach().cpu().clone() for key, one in weights.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what was best, and last."""
+        """Return the best and the last evaluation."""
         return {
             "best_value": self.best_value,
             "best_weights": self.best_weights,
@@ -251,7 +247,7 @@ class ValidationCallback(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it back."""
+        """Restore the best and the last evaluation."""
         self.best_value = state_dict["best_value"]
         self.best_weights = state_dict["best_weights"]
         self.last = state_dict["last"]

@@ -1,4 +1,4 @@
-"""What a method costs: parameters, and multiplications and additions of one forward, beside its encoder's."""
+"""The cost of a method: parameters, and operations of one forward pass, compared with its encoder alone."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from medmim.shapes import Hidden, Images
 
 @dataclass(frozen=True)
 class Parameters:
-    """How large a method is.
+    """The size of a method.
 
     Attributes:
-        parameters: that training moves.
-        encoder_parameters: of the encoder, which is what is kept.
+        parameters: trained parameters.
+        encoder_parameters: parameters of the encoder, which is what remains after pretraining.
     """
 
     parameters: int
@@ -29,18 +29,18 @@ class Parameters:
 
 @dataclass(frozen=True)
 class Cost(Parameters):
-    """Size and work of a method.
+    """Size and operations of a method.
 
     Attributes:
-        gflop: of one forward of one image (all of its views), in 10⁹ operations.
-        encoder_gflop: of the encoder on one whole image.
+        gflop: operations of one forward pass of one image (all of its views), in 10⁹.
+        encoder_gflop: operations of the encoder on one whole image, in 10⁹.
     """
 
     gflop: float
     encoder_gflop: float
 
     def as_metrics(self) -> dict[str, float]:
-        """Return the numbers under the keys of a run."""
+        """Return the cost as metrics of a run."""
         return {
             "cost/parameters": float(self.parameters),
             "cost/encoder_parameters": float(self.encoder_parameters),
@@ -58,14 +58,15 @@ def size_of(method: Method) -> Parameters:
 
 
 def cost_of(method: Method, images: Images, hidden: Hidden) -> Cost:
-    """Measure a method; it is left as it was, and so is PyTorch's random state.
+    """Measure the cost of a method; the method and PyTorch's random state do not change.
 
     Args:
-        method: any method.
+        method: any pretraining method.
         images: (batch, channels, *space): one image, or its views.
         hidden: (batch, *grid).
     """
-    # a copy, since a forward moves running statistics; in evaluation, where norms of one image have enough
+    # a copy, because a forward pass updates running statistics; in evaluation mode, where batch norm accepts
+    # a single image
     twin = copy.deepcopy(method).eval()
     whole = images[: len(images) // method.views]
     return Cost(
@@ -76,7 +77,7 @@ def cost_of(method: Method, images: Images, hidden: Hidden) -> Cost:
 
 
 def _truth(method: Method, images: Images) -> tuple[Tensor, ...]:
-    """Return labels of the right shape for a method that takes some."""
+    """Return labels of the right shape for a supervised method."""
     if method.label_kind is None:
         return ()
     of_voxels = torch.zeros_like(images[:, :1], dtype=torch.long)
@@ -85,7 +86,7 @@ def _truth(method: Method, images: Images) -> tuple[Tensor, ...]:
 
 @torch.no_grad()
 def _gflop(network: nn.Module, *inputs: Tensor) -> float:
-    # the processor's fused attention is not counted, the same in matrix products is
+    # fused attention of the CPU is not counted, the same computation as matrix products is
     with (
         torch.random.fork_rng(devices=[]),
         sdpa_kernel(SDPBackend.MATH),

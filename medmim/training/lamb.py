@@ -1,7 +1,7 @@
-"""LAMB: Adam whose step is as long as the weights it moves (You et al., ICLR 2020, arXiv 1904.00962).
+"""LAMB: Adam with layer-wise trust ratios (You et al., ICLR 2020, arXiv 1904.00962).
 
 Algorithm 2 of the paper, with the bias corrections of Adam and φ(z) = z. As in the authors' code, weights
-that are not decayed (norms, biases) take Adam's own step.
+without weight decay (norms, biases) use the plain step of Adam.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from torch.optim import Optimizer
 
 
 class Lamb(Optimizer):
-    """Adam's update, with decay, scaled to the norm of the weights for each tensor.
+    """Adam's update with weight decay, scaled to the norm of the weights of each tensor.
 
     Args:
         params: tensors or groups of them.
         lr: learning rate.
-        betas: of the means of the gradient and of its square.
+        betas: decay rates of the mean gradient and of its mean square.
         eps: added to the root of the mean square.
-        weight_decay: decoupled, inside the scaled update.
+        weight_decay: decoupled weight decay, inside the scaled update.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Lamb(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Move every tensor that has a gradient; return what `closure` gives."""
+        """Update every tensor that has a gradient; return the value of `closure`."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -1,4 +1,4 @@
-"""The two Lightning modules, pretraining under masks and fine-tuning for a task; no pictures, no files."""
+"""The two Lightning modules: pretraining under masks, and fine-tuning for a task; no figures, no files."""
 
 from __future__ import annotations
 
@@ -18,24 +18,23 @@ from medmim.methods.ema_teacher import EMATeacher
 from medmim.randomness import torch_stream
 from medmim.shapes import Hidden, Images, Scalar, Size, grid_of
 from medmim.training.budget import Budget, agreed_progress
-from medmim.training.layer_learning_rates import encoder_rates
 from medmim.training.mask_any_net_regularizer import WEIGHT, MaskAnyNetRegularizer
-from medmim.training.optimizers import OptimizerConfig
+from medmim.training.optimizers import OptimizerConfig, encoder_rates
 
 Loss = Callable[[nn.Module, dict[str, Tensor]], Tensor]
 
 
 class PretrainingModule(L.LightningModule):
-    """A method under a mask.
+    """A pretraining method under a mask.
 
     Args:
-        method: what is trained.
-        mask: what is hidden.
+        method: the method, with its encoder.
+        mask: selects the hidden cells.
         cell: mask cell in voxels.
-        seed: of the run; the mask of step n is keyed by it and n.
-        lr, weight_decay: of the optimiser.
-        optimiser: which one.
-        budget: tells the method how much of the training is done.
+        seed: seed of the run; seed and step number determine the masks of a step.
+        lr, weight_decay: of the optimizer.
+        budget: gives the method the progress of the training.
+        optimizer: kind of optimizer.
     """
 
     def __init__(
@@ -48,7 +47,7 @@ class PretrainingModule(L.LightningModule):
         lr: float,
         weight_decay: float,
         budget: Budget,
-        optimiser: OptimizerConfig = OptimizerConfig(),  # noqa: B008 (a frozen value)
+        optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008 (a frozen value)
     ) -> None:
         super().__init__()
         self.method = method
@@ -58,21 +57,22 @@ class PretrainingModule(L.LightningModule):
         self.lr = lr
         self.weight_decay = weight_decay
         self.budget = budget
-        self.optimiser = optimiser
+        self.optimizer = optimizer
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Scalar:
-        """Draw the masks of this step and return the method's loss."""
+        """Sample the masks of this step and return the loss of the method."""
         images = in_views(batch["image"], self.method.views)
         hidden = self._masks(images, batch_idx)
-        known = () if self.method.label_kind is None else (batch[self.method.label_kind].long(),)
-        step: Step = self.method(images, hidden.to(images.device), *known)
+        labels = () if self.method.label_kind is None else (batch[self.method.label_kind].long(),)
+        step: Step = self.method(images, hidden.to(images.device), *labels)
         return step.loss
 
     def _masks(self, images: Images, batch_idx: int) -> Hidden:
-        """Return this batch's share of the masks of the step.
+        """Return the masks of one batch of a step.
 
-        All batches and processes that make one step draw the masks of all of them, so that a step is the same
-        however it is divided. A mask that looks at tissue sees its own images only: its share is its key.
+        All batches and processes of a step sample the masks of the whole step, so that a step is the same
+        however it is divided. A mask that depends on tissue sees only its own images: it is seeded with its
+        part of the step.
         """
         grid = grid_of(tuple(images.shape[2:]), self.cell)
         (share, shares), count, views = share_of_step(self, batch_idx), len(images), self.method.views
@@ -86,25 +86,25 @@ class PretrainingModule(L.LightningModule):
         ]
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step, then let the method follow; before any callback, so that saved states hold both."""
+        """Step, then update the method; before any callback, so that saved states contain both."""
         super().optimizer_step(*args, **kwargs)
         if _was_taken(self):
-            step = self.global_step + 1  # this one is not counted yet
+            step = self.global_step + 1  # the current step is not counted yet
             self.method.on_step_end(agreed_progress(self.budget, step, self.trainer))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return the optimiser of all of the method's weights."""
-        return self.optimiser.over([(self.method, self.lr)], weight_decay=self.weight_decay)
+        """Return the optimizer of all weights of the method."""
+        return self.optimizer.build([(self.method, self.lr)], weight_decay=self.weight_decay)
 
 
 def in_views(images: Tensor, views: int) -> Images:
-    """Return (batch, views, channels, *space) as one batch: the first view of all, then the second of all."""
+    """Return (batch, views, channels, *space) as one batch: the first view of each image, then the second."""
     return images.transpose(0, 1).flatten(0, 1) if views > 1 else images
 
 
 def share_of_step(module: L.LightningModule, batch_idx: int) -> tuple[int, int]:
-    """Return which part of its step a batch is in this process, and how many parts there are."""
-    trainer = module._trainer  # None where a step is computed without a trainer
+    """Return the index of this process's batch among the batches of its step, and their number."""
+    trainer = module._trainer  # None when a step is computed without a trainer
     if trainer is None:
         return 0, 1
     parts, processes = trainer.accumulate_grad_batches, trainer.world_size
@@ -112,7 +112,7 @@ def share_of_step(module: L.LightningModule, batch_idx: int) -> tuple[int, int]:
 
 
 def _was_taken(module: nn.Module) -> bool:
-    """Return whether a step was taken: one that the guard refuses is left without gradients."""
+    """Return whether the step was taken: the guard removes the gradients of a step that it rejects."""
     return any(parameter.grad is not None for parameter in module.parameters())
 
 
@@ -120,10 +120,10 @@ class FinetuningModule(L.LightningModule):
     """A network with an `encoder` and a head, trained on a task.
 
     Args:
-        network: what is trained; layers of its attribute `encoder` have learning rates of their own.
-        loss: from the network and a batch.
-        settings: optimiser, learning rates, what is frozen, moving average, seed.
-        reuse: shows the task a second time, as a regulariser.
+        network: network with an attribute `encoder`, whose layers have their own learning rates.
+        loss: computes the loss from the network and a batch.
+        settings: optimizer, learning rates, frozen layers, moving average and seed.
+        regularizer: computes the task a second time, on masked images.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class FinetuningModule(L.LightningModule):
         loss: Loss,
         *,
         settings: FinetuneSettings,
-        reuse: MaskAnyNetRegularizer | None = None,
+        regularizer: MaskAnyNetRegularizer | None = None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -141,45 +141,45 @@ class FinetuningModule(L.LightningModule):
         self.frozen, self.rates = encoder_rates(network.get_submodule("encoder"), settings)
         for layer in self.frozen:
             layer.requires_grad_(requires_grad=False)
-        self.reuse = reuse
-        keep = settings.ema
-        self.average = EMATeacher(network, momentum=keep, last_momentum=keep) if keep else None
+        self.reuse = regularizer  # the name of its weights in saved states
+        momentum = settings.ema
+        self.average = EMATeacher(network, momentum=momentum, last_momentum=momentum) if momentum else None
 
     @property
-    def judged(self) -> nn.Module:
-        """The network that is judged and kept: the moving average where there is one."""
+    def evaluated_network(self) -> nn.Module:
+        """The network that is evaluated and saved: the moving average where there is one."""
         return self.average.network if self.average else self.network
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Scalar:
         """Return the loss of one batch."""
-        for layer in self.frozen:  # norms that average over batches stay as they are too
+        for layer in self.frozen:  # batch norms keep their statistics too
             layer.eval()
         loss = self.loss(self.network, batch)
         if self.reuse:
             share = share_of_step(self, batch_idx)
             again = self.reuse(self.network, batch, step=self.global_step, share=share)
-            with frozen_batch_norm_statistics(self.network):  # it is judged on plain images
+            with frozen_batch_norm_statistics(self.network):  # evaluation is on plain images
                 loss = loss + WEIGHT * self.loss(*again)
         return loss
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step, then let the average follow."""
+        """Step, then update the moving average."""
         super().optimizer_step(*args, **kwargs)
         if self.average and _was_taken(self):
-            # a young average forgets sooner: of a short training it would keep the weights it began with
-            done = self.global_step + 1  # this step is not counted yet
+            # an early average has less momentum: a short training would otherwise keep its initial weights
+            done = self.global_step + 1  # the current step is not counted yet
             self.average.update(self.network, progress=0.0, max_momentum=(1 + done) / (10 + done))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return an optimiser with a learning rate for every layer of the encoder and one for the rest."""
+        """Return an optimizer with one learning rate per layer of the encoder and one for the rest."""
         encoder = self.network.get_submodule("encoder")
         head = nn.ModuleList(child for child in self.network.children() if child is not encoder)
         if self.reuse:
             head.append(self.reuse)
-        parts = [*self.rates, (head, self.settings.lr)]
-        kind = OptimizerConfig(self.settings.optimizer, self.settings.betas)
-        optimizer = kind.over(parts, weight_decay=self.settings.weight_decay)
-        late = {id(parameter) for parameter in encoder.parameters()}
+        config = OptimizerConfig(self.settings.optimizer, self.settings.betas)
+        modules = [*self.rates, (head, self.settings.lr)]
+        optimizer = config.build(modules, weight_decay=self.settings.weight_decay)
+        delayed = {id(parameter) for parameter in encoder.parameters()}
         for group in optimizer.param_groups:
-            group["begins"] = self.settings.freeze_until if id(group["params"][0]) in late else 0.0
+            group["begins"] = self.settings.freeze_until if id(group["params"][0]) in delayed else 0.0
         return optimizer

@@ -1,4 +1,4 @@
-"""Where training writes to: the smallest interface that a recorder of runs must have."""
+"""The logging interface of training, the smallest that a recorder of runs implements."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Protocol, runtime_checkable
 
 @runtime_checkable
 class Log(Protocol):
-    """Receives numbers and pictures while training runs."""
+    """Receives metrics, tags and pictures while training runs."""
 
     def metrics(self, values: Mapping[str, float], *, step: int) -> None:
-        """Take numbers at a step."""
+        """Log metrics at a step."""
 
     def tags(self, values: Mapping[str, str]) -> None:
-        """Take words about the run as a whole."""
+        """Set tags of the whole run."""
 
     def picture(self, key: str, png: bytes, *, step: int) -> None:
-        """Take a PNG picture at a step; `key` is stable over the run."""
+        """Log a PNG picture at a step; `key` is the same throughout the run."""

@@ -1,7 +1,7 @@
-"""MaskAnyNet as a regulariser of fine-tuning: the task once more, on a masked image and its reuse image.
+"""MaskAnyNet as a regulariser of fine-tuning: a second task loss on a masked image and its reuse image.
 
-The masked image goes through the network, whose encoder is joined by an auxiliary branch that sees what was
-masked (arXiv 2511.12480). The network itself stays as it is: the branch is thrown away after training.
+The masked image passes through the network, whose encoder is combined with an auxiliary branch that sees the
+hidden parts (arXiv 2511.12480). The network itself does not change: the branch is discarded after training.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from medmim.randomness import torch_stream
 from medmim.shapes import grid_of
 
 RATIO = 0.25  # the paper's best
-WEIGHT = 0.5  # of the second loss relative to the first
+WEIGHT = 0.5  # weight of the second loss relative to the first
 
 
 class MaskAnyNetRegularizer(nn.Module):
-    """The auxiliary branch, and what both branches are shown at each step.
+    """The auxiliary branch, and the inputs of both branches at each step.
 
     Args:
-        encoder: of the network that is fine-tuned.
+        encoder: encoder of the network that is fine-tuned.
         spatial_dims: 2 or 3.
-        seed: of the run; the mask of step n is keyed by it and n.
+        seed: seed of the run; seed and step number determine the masks of a step.
     """
 
     def __init__(self, encoder: Encoder, *, spatial_dims: int, seed: int) -> None:
@@ -43,13 +43,14 @@ class MaskAnyNetRegularizer(nn.Module):
     def forward(
         self, network: nn.Module, batch: dict[str, Any], *, step: int, share: tuple[int, int] = (0, 1)
     ) -> tuple[nn.Module, dict[str, Any]]:
-        """Return a network with the same weights whose encoder knows the reuse image, and the masked batch.
+        """Return a network with the same weights whose encoder gets the reuse image, and the masked batch.
 
         Args:
-            network: with an attribute `encoder`, of which it uses the maps alone.
-            batch: with `image`, (batch, channels, *space).
-            step: of the training.
-            share: which of how many parts of the step the batch is; all draw the masks of all.
+            network: network with an attribute `encoder`, of which it uses only the maps.
+            batch: batch with `image`, (batch, channels, *space).
+            step: training step.
+            share: index of this batch among the batches of the step, and their number; each batch samples
+                the masks of the whole step.
         """
         images: Tensor = batch["image"]
         space = tuple(images.shape[2:])
@@ -65,7 +66,7 @@ class MaskAnyNetRegularizer(nn.Module):
 
 
 class _Joined(Encoder):
-    """An encoder and its auxiliary branch, for one batch."""
+    """An encoder with its auxiliary branch, for one batch."""
 
     def __init__(self, encoder: Encoder, blend: TwoBranchEncoder, reuse: Tensor) -> None:
         super().__init__()

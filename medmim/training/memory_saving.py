@@ -1,4 +1,4 @@
-"""Ways to train in less memory or time that leave the mathematics alone: recomputing, layout, compiling."""
+"""Options that save memory or time and keep the results: recomputation, channels last, torch.compile."""
 
 from __future__ import annotations
 
@@ -19,19 +19,14 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
 
 from medmim.config.runs import RunSettings
 from medmim.encoders.recalibrate_batch_norm import frozen_batch_norm_statistics
-from medmim.training.nonfinite.snapshot import ModuleSnapshot
+from medmim.training.nonfinite.guard import ModuleSnapshot
 
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 _CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
 def apply_memory_options(module: L.LightningModule, settings: RunSettings) -> None:
-    """Apply what the settings ask for; names and values of the weights stay as they are.
-
-    Args:
-        module: what is trained.
-        settings: of the run.
-    """
+    """Apply `channels_last` and `activation_checkpointing`; names and values of the weights do not change."""
     if settings.channels_last:
         for weight in module.parameters():
             if weight.dim() in _CHANNELS_LAST:
@@ -44,17 +39,17 @@ def apply_memory_options(module: L.LightningModule, settings: RunSettings) -> No
 
 
 def blocks_of(module: nn.Module) -> list[nn.Module]:
-    """Return the smallest parts that hold at least two convolutions: residual and decoder blocks."""
+    """Return the smallest submodules with at least two convolutions: residual and decoder blocks."""
     children = [block for child in module.children() for block in blocks_of(child)]
     if children:
         return children
     layers = sum(isinstance(layer, _CONVOLUTIONS) for layer in module.modules())
-    alone = isinstance(module, nn.ModuleList | nn.ModuleDict)  # these have no forward
-    return [module] if layers >= 2 and not alone else []
+    container = isinstance(module, nn.ModuleList | nn.ModuleDict)  # these have no forward
+    return [module] if layers >= 2 and not container else []
 
 
 def _recomputed(block: nn.Module) -> nn.Module:
-    """Return a block that is computed again in the backward pass, which moves no running statistics."""
+    """Wrap a block so that the backward pass computes it again, without updating running statistics."""
     wrapped: nn.Module = checkpoint_wrapper(
         block, context_fn=lambda: (nullcontext(), frozen_batch_norm_statistics(block))
     )
@@ -62,7 +57,7 @@ def _recomputed(block: nn.Module) -> nn.Module:
 
 
 class Compile(Callback):
-    """Compile the networks with `torch.compile` at the first batch, and go on without when that fails."""
+    """Compile the networks with `torch.compile` at the first batch; continue without if that fails."""
 
     def __init__(self) -> None:
         self.tried = False
@@ -70,48 +65,48 @@ class Compile(Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Mapping[str, Any], batch_idx: int
     ) -> None:
-        """Compile, and try it on the first batch; buffers, gradients and generators are left as they were."""
+        """Compile and try the first batch; buffers, gradients and generators are restored."""
         if self.tried:
             return
         self.tried = True
-        # a method and a network are asked for more than one thing; their parts are called as they are
+        # methods and networks have several entry points; only their parts are compiled
         networks = [part for child in pl_module.children() for part in child.children() if _has_weights(part)]
         before = ModuleSnapshot(pl_module)
         for network in networks:
             network.compile()
             _fall_back(network)
-        cards = [pl_module.device] if pl_module.device.type == "cuda" else []
+        gpus = [pl_module.device] if pl_module.device.type == "cuda" else []
         try:
-            with torch.random.fork_rng(cards):  # the step itself draws the same, and after a resume too
+            with torch.random.fork_rng(gpus):  # the step itself then uses the same random numbers
                 with trainer.precision_plugin.train_step_context():
                     loss: Any = pl_module.training_step(batch, batch_idx)
                 loss.backward()
-        except Exception as error:  # a compiler may fail in any way, and nothing needs it
+        except Exception as error:  # a compiler may fail in any way, and is never required
             for network in networks:
-                network._compiled_call_impl = None  # there is no public way back
+                network._compiled_call_impl = None  # there is no public function for this
             _warn(error)
         pl_module.zero_grad(set_to_none=True)
         before.restore()
 
 
 def _fall_back(network: nn.Module) -> None:
-    """Let a network be called as it is written once compiling fails, such as later for another size."""
+    """Call the uncompiled network once compilation fails, such as later for another size."""
     compiled: Any = network._compiled_call_impl
 
-    def call(*words: Any, **named: Any) -> Any:
+    def call(*args: Any, **kwargs: Any) -> Any:
         try:
-            return compiled(*words, **named)
+            return compiled(*args, **kwargs)
         except TorchDynamoException as error:
             network._compiled_call_impl = None
             _warn(error)
-        return network(*words, **named)
+        return network(*args, **kwargs)
 
     network._compiled_call_impl = call
 
 
 def _warn(error: Exception) -> None:
     logging.getLogger("medmim").warning(
-        "torch.compile does not work for this network here (%s): going on without it", type(error).__name__
+        "torch.compile does not work for this network here (%s): continuing without it", type(error).__name__
     )
 
 

@@ -1,4 +1,4 @@
-"""Which optimiser moves the weights, and which weights are decayed."""
+"""The optimizer, its parameter groups, and the learning rate of each layer of an encoder."""
 
 from __future__ import annotations
 
@@ -10,40 +10,75 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from medmim.config.runs import FinetuneSettings
 from medmim.training.lamb import Lamb
 
 Kind = Literal["adamw", "lamb", "sgd"]
+Rates = list[tuple[nn.Module, float]]
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """An optimiser that has not met its weights yet.
+    """An optimizer that has no parameters yet.
 
     Attributes:
-        kind: adamw, lamb (You et al., arXiv 1904.00962) or sgd with Nesterov's momentum.
-        betas: memory of the gradient's mean and mean square; sgd takes the first as its momentum.
+        kind: adamw, lamb (You et al., arXiv 1904.00962) or sgd with Nesterov momentum.
+        betas: decay rates of the mean gradient and of its mean square; sgd uses the first as its momentum.
     """
 
     kind: Kind = "adamw"
     betas: tuple[float, float] = (0.9, 0.95)
 
-    def over(self, parts: Sequence[tuple[nn.Module, float]], *, weight_decay: float) -> Optimizer:
-        """Return the optimiser of modules; norms, biases and tokens (one axis longer than one) do not decay.
+    def build(self, modules: Sequence[tuple[nn.Module, float]], *, weight_decay: float) -> Optimizer:
+        """Return the optimizer; norms, biases and tokens (one axis longer than one) have no weight decay.
 
         Args:
-            parts: modules with their learning rates.
+            modules: modules with their learning rates.
             weight_decay: of all other weights.
         """
         groups = []
-        for module, lr in parts:
+        for module, lr in modules:
             trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
             flat = [p for p in trained if sum(length > 1 for length in p.shape) <= 1]
             rest = [p for p in trained if sum(length > 1 for length in p.shape) > 1]
             rates = {"lr": lr, "initial_lr": lr}
-            # only the first follow a schedule of the decay
+            # groups with `initial_weight_decay` follow the schedule of the weight decay
             decayed = {"weight_decay": weight_decay, "initial_weight_decay": weight_decay}
             groups += [{"params": rest, **rates, **decayed}, {"params": flat, **rates, "weight_decay": 0.0}]
         filled = [group for group in groups if group["params"]]
         if self.kind == "sgd":
             return torch.optim.SGD(filled, lr=1.0, momentum=self.betas[0], nesterov=self.betas[0] > 0)
         return (Lamb if self.kind == "lamb" else torch.optim.AdamW)(filled, betas=self.betas)
+
+
+def layers_of(encoder: nn.Module) -> list[nn.Module]:
+    """Return the layers of an encoder, first to last: its children, and the items of module lists.
+
+    A wrapper with a single child is replaced by that child. Parameters that belong to no child, such as a
+    class token or positions, form the first layer.
+    """
+    children = list(encoder.children())
+    own = list(encoder.parameters(recurse=False))
+    if len(children) == 1 and not own and not isinstance(children[0], nn.ModuleList):
+        return layers_of(children[0])
+    layers: list[nn.Module] = [nn.ParameterList(own)] if own else []
+    for child in children:
+        layers += list(child) if isinstance(child, nn.ModuleList) else [child]
+    return [layer for layer in layers if any(True for _ in layer.parameters())]
+
+
+def encoder_rates(encoder: nn.Module, settings: FinetuneSettings) -> tuple[list[nn.Module], Rates]:
+    """Return the frozen layers, and the others with their learning rates.
+
+    The last layer learns at `lr · encoder_lr`, and each layer at `layer_decay` times the rate of the next.
+    """
+    layers = layers_of(encoder)
+    frozen = {"full": 0, "partial": len(layers) // 2, "linear_probe": len(layers)}[settings.mode]
+    if settings.encoder_lr == 0:
+        frozen = len(layers)
+    fastest = settings.lr * settings.encoder_lr
+    rates = [
+        (layer, fastest * settings.layer_decay ** (len(layers) - 1 - place))
+        for place, layer in enumerate(layers)
+    ]
+    return layers[:frozen], rates[frozen:]

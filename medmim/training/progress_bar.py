@@ -1,4 +1,4 @@
-"""The progress bar of training: step, loss, rate, time left; on stderr, so that stdout stays for results."""
+"""The progress bar of training on stderr: step, loss, steps per second and remaining time."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from medmim.training.callbacks import LossLogger
 
 
 class ProgressBar(Callback):
-    """Draw one line that follows the budget; where stderr is no terminal, print a line every tenth.
+    """Draw one line that follows the budget; without a terminal, print a line after every tenth of it.
 
     Args:
-        title: what is being trained.
+        title: name of the training.
         budget: gives the progress.
         losses: gives the loss.
-        console: where to; standard error.
+        console: console to draw on; None: standard error.
     """
 
     def __init__(
@@ -42,14 +42,14 @@ class ProgressBar(Callback):
         self._first_step = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Show the bar."""
+        """Show the progress bar."""
         self._first_step = trainer.global_step
         self.bar.start()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Move the bar."""
+        """Update the progress bar."""
         progress = self.budget.progress(trainer.global_step)
         state = self._state(trainer.global_step, progress)
         self.bar.update(self._task, completed=progress, state=state)
@@ -58,13 +58,13 @@ class ProgressBar(Callback):
             self.console.print(f"{self.title}  {progress:.0%}  {state}", highlight=False, soft_wrap=True)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Leave the last state on the screen."""
+        """Leave the final line on the screen."""
         self.bar.stop()
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Give the terminal back."""
+        """Restore the terminal."""
         self.bar.stop()
 
     def _state(self, step: int, progress: float) -> str:

@@ -1,11 +1,11 @@
-"""Run one Lightning module over its draws until the budget is used."""
+"""The training loop: one Lightning module, one patch dataset, and the callbacks around each step."""
 
 from __future__ import annotations
 
 import logging
 import signal
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,8 @@ import lightning as L
 import torch
 import torch.distributed as dist
 
-from medmim.config.runs import RunSettings
+from medmim.config.runs import FinetuneSettings, PretrainSettings, RunSettings
+from medmim.config.study import arm_of
 from medmim.data.loading.patches import PatchDataset, SampleRange, batches
 from medmim.data.loading.worker_failures import named_failures
 from medmim.encoders.sync_batch_norm import sync_batch_norms
@@ -23,135 +24,125 @@ from medmim.training.budget import Budget
 from medmim.training.callbacks import LossLogger, Schedule, StepSeeding, ValidationCallback
 from medmim.training.logger import Log
 from medmim.training.memory_saving import Compile, apply_memory_options
-from medmim.training.nonfinite.bf16_workaround import compute_small_maps_exactly
 from medmim.training.nonfinite.guard import FiniteGuard
-from medmim.training.precision import precision_for
+from medmim.training.precision import compute_small_maps_exactly, precision_for
 from medmim.training.progress_bar import ProgressBar
-from medmim.training.resume.autosave import Checkpoints, Signals, StopBeforeEvaluation
+from medmim.training.resume.autosave import Checkpoints, StopBeforeEvaluation
 from medmim.training.resume.state_file import read_state
 from medmim.training.resume.states import StateIO, refuse_foreign, verified_state
-
-Evaluate = Callable[[int], Mapping[str, float]]
-
-
-@dataclass(frozen=True)
-class FitContext:
-    """What surrounds one training.
-
-    Attributes:
-        settings: of the run.
-        budget: steps or minutes.
-        log: receives metrics and pictures.
-        folder: of the run's checkpoints.
-        title: for the progress bar.
-        resume: continue from the state saved in `folder`.
-        onlookers: callbacks that see every step last.
-    """
-
-    settings: RunSettings
-    budget: Budget
-    log: Log
-    folder: Path
-    title: str
-    resume: bool = False
-    onlookers: tuple[L.Callback, ...] = ()
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """What training gave.
+    """The outcome of a training.
 
     Attributes:
-        steps: steps taken, those before a resume included.
-        seconds: wall clock of training, those before a resume included.
-        evaluations: holds the last metrics and the best weights.
+        steps: optimizer steps, including those before a resume.
+        seconds: training time, including the time before a resume.
         loss: mean training loss of the last steps.
     """
 
     steps: int
     seconds: float
-    evaluations: ValidationCallback
     loss: float
 
 
 def fit(
     module: L.LightningModule,
-    draws: PatchDataset,
-    evaluate: Evaluate,
+    dataset: PatchDataset,
+    settings: RunSettings,
+    recorder: Log,
+    folder: Path,
     *,
-    session: FitContext,
-    best: str | None = None,
+    validation: ValidationCallback,
+    resume: bool = False,
+    callbacks: Sequence[L.Callback] = (),
 ) -> FitResult:
-    """Train `module` on `draws`; evaluate, log and save on the way.
+    """Train `module` on `dataset` until the budget is used; validate, log and save states on the way.
 
     Args:
         module: one of the two Lightning modules.
-        draws: training patches.
-        evaluate: called at even shares of the budget, with the step.
-        session: settings, budget and places.
-        best: metric that chooses the best weights; None: the last ones are the result.
+        dataset: training patches.
+        settings: settings of the run.
+        recorder: receives metrics and tags.
+        folder: checkpoint folder of the run.
+        validation: evaluates at regular shares of its budget; it holds the last metrics and the best weights.
+        resume: continue from the newest state in `folder`.
+        callbacks: further callbacks, called after all others.
 
     Raises:
-        SystemExit: at the end of training, in every process but the first.
+        SystemExit: at the end of training, in every process except the first.
     """
-    settings = session.settings
-    evaluations, losses = _evaluations(session, evaluate, best), LossLogger(session.log)
-    checkpoints = _checkpoints(session, evaluations)
-    guard = _guard(session, draws)
-    callbacks = _in_order(session, guard, losses, evaluations, checkpoints)
+    budget, losses = validation.budget, LossLogger(recorder)
+    checkpoints = Checkpoints(
+        folder,
+        every_steps=settings.checkpoint_every_steps,
+        every_minutes=settings.checkpoint_every_minutes,
+        evaluations=validation,
+        log=recorder,
+    )
+    guard = FiniteGuard(
+        settings.on_nonfinite,
+        limit=settings.nonfinite_limit,
+        log=recorder,
+        folder=folder,
+        volume_of=lambda draw: dataset.volume_of(draw).id,
+    )
+    _prepare_module(module, settings)
+    state = verified_state(folder) if resume else None
+    samples = _remaining_samples(settings, budget, module, state)
+    # Checkpoints come after everything that has a state.
+    around = [
+        _schedule(settings, budget),
+        StepSeeding(settings.seed),
+        guard,
+        losses,
+        ProgressBar(_title(settings), budget, losses),
+        StopBeforeEvaluation(checkpoints),
+        validation,
+        checkpoints.signals,
+        checkpoints,
+        *([Compile()] if settings.compile else []),
+        *callbacks,
+    ]
+    trainer = _trainer(settings, budget, around)
+    loader = batches(
+        dataset,
+        samples,
+        batch_size=settings.batch_size,
+        workers=workers_for(settings),
+        share=(trainer.global_rank, trainer.world_size),
+    )
+    named = named_failures(dataset.notes, lambda draw: dataset.volume_of(draw).id)
+    with checkpoints.signals.restored_afterwards(), _keyboard_interrupts(), named:
+        trainer.fit(module, loader, ckpt_path=state, weights_only=True)
+    validation.evaluate_if_due(trainer, module)  # a signal may have stopped training before the last one
+    if not trainer.is_global_zero:
+        raise SystemExit(0)  # only the first process tests the model and records the results
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()  # so that no layer waits for the other processes
+    return FitResult(trainer.global_step, budget.elapsed_s, losses.last)
+
+
+def workers_for(settings: RunSettings) -> int:
+    """Return the number of loader processes: by default none on two cores, which the network needs itself."""
+    if settings.workers is not None:
+        return settings.workers
+    return min(max(torch.get_num_threads() - 2, 0), 8)
+
+
+def _prepare_module(module: L.LightningModule, settings: RunSettings) -> None:
+    """Apply the options of memory, precision and several processes to a module."""
     apply_memory_options(module, settings)
     if precision_for(settings.precision) == "bf16-mixed" and not torch.cuda.is_available():
         compute_small_maps_exactly(module)
     if settings.devices * settings.nodes > 1:
         sync_batch_norms(module)
-    state = verified_state(session.folder) if session.resume else None
-    part = _part(settings, session.budget, module, state)
-    trainer = _trainer(settings, session.budget, callbacks)
-    loader = batches(
-        draws,
-        part,
-        batch_size=settings.batch_size,
-        workers=workers_for(settings),
-        share=(trainer.global_rank, trainer.world_size),
-    )
-    named = named_failures(draws.notes, lambda draw: draws.volume_of(draw).id)
-    with checkpoints.signals.given_back(), _keyboard_interrupts(), named:
-        trainer.fit(module, loader, ckpt_path=state, weights_only=True)
-    evaluations.catch_up(trainer, module)  # if a signal stopped before the last one, no step is left
-    if not trainer.is_global_zero:
-        raise SystemExit(0)  # the first process keeps, tests and records what all have trained
-    if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()  # so that no layer waits for the others
-    return FitResult(trainer.global_step, session.budget.elapsed_s, evaluations, losses.last)
 
 
-def _in_order(
-    session: FitContext,
-    guard: FiniteGuard,
-    losses: LossLogger,
-    evaluations: ValidationCallback,
-    checkpoints: Checkpoints,
-) -> list[L.Callback]:
-    """Return what surrounds each step: a state is saved when all others have done their part."""
-    return [
-        _schedule(session),
-        StepSeeding(session.settings.seed),
-        guard,
-        losses,
-        ProgressBar(session.title, session.budget, losses),
-        StopBeforeEvaluation(checkpoints),
-        evaluations,
-        checkpoints.signals,
-        checkpoints,
-        *([Compile()] if session.settings.compile else []),
-        *session.onlookers,
-    ]
-
-
-def _schedule(session: FitContext) -> Schedule:
-    settings = session.settings
+def _schedule(settings: RunSettings, budget: Budget) -> Schedule:
     return Schedule(
-        session.budget,
+        budget,
         warmup=settings.warmup,
         warmup_start=settings.warmup_start,
         final_lr=settings.final_lr,
@@ -159,36 +150,16 @@ def _schedule(session: FitContext) -> Schedule:
     )
 
 
-def _evaluations(session: FitContext, evaluate: Evaluate, best: str | None) -> ValidationCallback:
-    return ValidationCallback(
-        evaluate, times=session.settings.num_evaluations, budget=session.budget, log=session.log, best=best
-    )
-
-
-def _guard(session: FitContext, draws: PatchDataset) -> FiniteGuard:
-    return FiniteGuard(
-        session.settings.on_nonfinite,
-        limit=session.settings.nonfinite_limit,
-        log=session.log,
-        folder=session.folder,
-        volume_of=lambda draw: draws.volume_of(draw).id,
-    )
-
-
-def _checkpoints(session: FitContext, evaluations: ValidationCallback) -> Checkpoints:
-    return Checkpoints(
-        session.folder,
-        every_steps=session.settings.checkpoint_every_steps,
-        every_minutes=session.settings.checkpoint_every_minutes,
-        evaluations=evaluations,
-        signals=Signals(),
-        log=session.log,
-    )
+def _title(settings: RunSettings) -> str:
+    """Return the title of the progress bar."""
+    if isinstance(settings, PretrainSettings):
+        return f"pretrain {arm_of(settings)}"
+    return f"finetune {settings.task}" if isinstance(settings, FinetuneSettings) else "train"
 
 
 @contextmanager
 def _keyboard_interrupts() -> Iterator[None]:
-    """Let Ctrl-C be Ctrl-C: Lightning turns it into `sys.exit(1)` and switches its signal off."""
+    """Raise KeyboardInterrupt on Ctrl-C: Lightning turns it into `sys.exit(1)` and disables its signal."""
     try:
         yield
     except SystemExit as end:
@@ -198,36 +169,33 @@ def _keyboard_interrupts() -> Iterator[None]:
         raise KeyboardInterrupt from end
 
 
-def workers_for(settings: RunSettings) -> int:
-    """Return how many processes prepare batches: none on two cores, where they would take the network's."""
-    if settings.workers is not None:
-        return settings.workers
-    return min(max(torch.get_num_threads() - 2, 0), 8)
-
-
-def _part(
+def _remaining_samples(
     settings: RunSettings, budget: Budget, module: L.LightningModule, state: Path | None
 ) -> SampleRange:
-    """Return the draws that are left, after the budget went on from a state; refuse one that is another's."""
+    """Return the samples that are left to draw, after moving the budget to the step of a saved state.
+
+    Raises:
+        RunError: if the state belongs to another network or optimizer, or has no step.
+    """
     if state is None:
         return SampleRange(budget.all_draws)
     saved = read_state(state)
     refuse_foreign(saved, module)
     try:
-        done, pace = int(saved["global_step"]), saved["callbacks"][Schedule.__qualname__]["pace"]
-        budget.go_on(done, pace)
+        step, schedule = int(saved["global_step"]), saved["callbacks"][Schedule.__qualname__]["pace"]
+        budget.resume_at(step, schedule)
     except (LookupError, TypeError, ValueError) as error:
         raise RunError(
-            "the saved state of this run lacks its step: start it again without --resume"
+            "the saved state of this run lacks its step: start the run again without --resume"
         ) from error
-    passed = done * settings.batch_size * settings.accumulate
-    return SampleRange(budget.all_draws, start=budget.drawn(done), passed=passed)
+    passed = step * settings.batch_size * settings.accumulate
+    return SampleRange(budget.all_draws, start=budget.drawn(step), passed=passed)
 
 
 def _trainer(settings: RunSettings, budget: Budget, callbacks: list[L.Callback]) -> L.Trainer:
     for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    # We choose the number of workers knowingly, and log by ourselves.
+    # We choose the number of workers deliberately, and do our own logging.
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*weights_only.*")
@@ -237,7 +205,7 @@ def _trainer(settings: RunSettings, budget: Budget, callbacks: list[L.Callback])
         accelerator="auto",
         devices=settings.devices,
         num_nodes=settings.nodes,
-        # parameters may have no part in a step: a frozen encoder, a head of unused classes
+        # a step may leave parameters without gradients: a frozen encoder, a head of unused classes
         strategy="ddp_find_unused_parameters_true" if settings.devices * settings.nodes > 1 else "auto",
         use_distributed_sampler=False,
         precision=precision_for(settings.precision),

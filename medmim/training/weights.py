@@ -1,7 +1,7 @@
-"""The weights that a run leaves: safetensors with a description beside them, finite and hashed.
+"""The weights of a finished run: a safetensors file and a JSON description with its SHA-256.
 
-<home>/checkpoints/<run>/weights.safetensors    what is kept; same seed and settings, same bytes
-<home>/checkpoints/<run>/weights.json           what they are: network, settings, sha256
+<home>/checkpoints/<run>/weights.safetensors    the weights; same seed and settings, same bytes
+<home>/checkpoints/<run>/weights.json           their description: network, settings, sha256
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ WEIGHTS = "weights.safetensors"
 
 
 def save_weights(folder: Path, weights: Mapping[str, Tensor], description: Mapping[str, Any]) -> Path:
-    """Write weights and, beside them, what they are and their SHA-256; return the path of the weights.
+    """Write weights and their description with SHA-256; return the path of the weights.
 
     Raises:
-        RunError: for weights that are not finite; nothing is written.
+        RunError: for non-finite weights; nothing is written.
     """
     if not all_finite(weights):
         raise RunError(
-            "the weights are not finite, so they are not kept: lower --lr, or use --precision fp32"
+            "the weights are not finite, so they are not saved: lower --lr, or use --precision fp32"
         )
     path = folder / WEIGHTS
-    # each tensor in memory of its own: networks may use one under two names
+    # own memory for each tensor, because networks may use one under two names
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in sorted(weights.items())}
     files.write_bytes(path, safetensors.torch.save(plain))
     files.write_json(path.with_suffix(".json"), {**description, "sha256": files.sha256_of(path)})
@@ -43,15 +43,15 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read weights and their description; nothing is unpickled.
 
     Raises:
-        RunError: if a file is missing, is no safetensors file or does not have the SHA-256 written beside it.
+        RunError: if a file is missing, is not a safetensors file, or has another SHA-256 than described.
     """
     beside = path.with_suffix(".json")
     if not path.is_file() or not beside.is_file():
-        raise RunError(f"no weights at '{path}': expected {WEIGHTS} with {beside.name} beside it")
+        raise RunError(f"no weights at '{path}': expected {WEIGHTS} and next to it {beside.name}")
     try:
         description = json.loads(beside.read_text(encoding="utf-8"))
         if files.sha256_of(path) != description["sha256"]:
-            raise RunError(f"weights at '{path}' are damaged: their SHA-256 is not the one in {beside.name}")
+            raise RunError(f"weights at '{path}' are damaged: the SHA-256 in {beside.name} differs")
         return safetensors.torch.load_file(path), description
     except (ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise RunError(f"weights at '{path}' cannot be read ({type(error).__name__})") from error

@@ -1,7 +1,6 @@
 """Volumes and networks in which a value that is not finite was planted."""
 
 import torch
-from small_training import Study, equal, study  # noqa: F401 - a fixture
 
 from medmim.data.dataset.manifest import read_dataset
 

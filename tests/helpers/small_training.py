@@ -1,6 +1,7 @@
-"""A training of a few steps, whole or stopped and resumed, and what it leaves."""
+"""A training of a few steps, uninterrupted or stopped and resumed."""
 
-import pytest
+from types import SimpleNamespace
+
 import tiny
 import torch
 
@@ -13,9 +14,10 @@ from medmim.encoders import build_encoder
 from medmim.heads import build_head
 from medmim.tracking.recorder import MemoryRecorder
 from medmim.training.budget import budget_for
+from medmim.training.callbacks import ValidationCallback
 from medmim.training.lightning_modules import FinetuningModule
 from medmim.training.tasks.segmentation import Segmentation
-from medmim.training.trainer import FitContext, fit
+from medmim.training.trainer import fit
 
 PLAN = PreprocessingPlan(3, (8, 8, 8))
 
@@ -24,10 +26,10 @@ WORDS = {"steps": 6, "num_evaluations": 3, "lr": 1e-2, "weight_decay": 0.0}
 
 
 class StopHereError(Exception):
-    """Stands for a power cut."""
+    """Simulates a power cut."""
 
 
-class Study:
+class SmallTraining:
     """One training in a folder, to be started and resumed."""
 
     def __init__(self, dataset, folder, **settings):
@@ -46,7 +48,7 @@ class Study:
 
         def evaluate(step):
             if step == stop_at:
-                raise StopHereError
+                raise StopHereError("power cut")
             return {"val/sum": float(sum(p.double().sum() for p in module.parameters()))}
 
         volumes = read_dataset(self.dataset).volumes
@@ -55,17 +57,14 @@ class Study:
         draws = PatchDataset(
             volumes, prepare, segmentation_patches(PLAN, foreground=0.5), labelled=True, seed=0
         )
-        session = FitContext(self.settings, budget, self.log, self.folder, "test", resume)
-        fitted = fit(module, draws, evaluate, session=session, best=best)
+        validation = ValidationCallback(
+            evaluate, times=self.settings.evaluations, budget=budget, log=self.log, best=best
+        )
+        result = fit(
+            module, draws, self.settings, self.log, self.folder, validation=validation, resume=resume
+        )
+        fitted = SimpleNamespace(**vars(result), validation=validation)
         return fitted, {name: value.clone() for name, value in module.state_dict().items()}
-
-
-@pytest.fixture
-def study(tiny_dataset, tmp_path):
-    def make(name="run", **settings):
-        return Study(tiny_dataset, tmp_path / name, **settings)
-
-    return make
 
 
 def equal(first, second):

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from planted_faults import planted
 from safetensors.torch import save_file
-from small_training import Study
+from small_training import SmallTraining
 
 rank = os.environ.get("LOCAL_RANK", "0")
 dataset, folder = map(Path, sys.argv[1:])
 words = {"on_nonfinite": "rollback", "checkpoint_every_steps": 2, "devices": 2}
-study = Study(dataset, folder / f"run{rank}", **words)
+study = SmallTraining(dataset, folder / f"run{rank}", **words)
 module = planted(study.module(), "voxel", {3} if rank == "1" else set())
 try:
     study.run(module=module)

@@ -25,11 +25,12 @@ from medmim.masks import build_mask
 from medmim.methods import build_method
 from medmim.tracking.recorder import MemoryRecorder
 from medmim.training.budget import Budget
+from medmim.training.callbacks import ValidationCallback
 from medmim.training.lightning_modules import FinetuningModule, PretrainingModule
 from medmim.training.resume.state_file import read_state
 from medmim.training.resume.states import has_state, verified_state
 from medmim.training.tasks.segmentation import Segmentation
-from medmim.training.trainer import FitContext, fit
+from medmim.training.trainer import fit
 
 STEPS, BATCH, EVERY = 9, 2, 3
 PLAN = PreprocessingPlan(3, (8, 8, 8))
@@ -120,10 +121,14 @@ class Training:
         def evaluate(step):
             return {"val/sum": float(sum(p.double().sum() for p in module.parameters()))}
 
-        session = FitContext(
-            self.settings, Budget(steps=STEPS, per_step=BATCH), log, self.folder, "test", resume
+        validation = ValidationCallback(
+            evaluate,
+            times=self.settings.evaluations,
+            budget=Budget(steps=STEPS, per_step=BATCH),
+            log=log,
+            best="val/sum",
         )
-        fitted = fit(module, draws, evaluate, session=session, best="val/sum")
+        fitted = fit(module, draws, self.settings, log, self.folder, validation=validation, resume=resume)
         state = read_state(verified_state(self.folder))
         state["callbacks"]["Schedule"].pop("spent_s")
         return state, dict(log.history), fitted.loss, torch.get_rng_state()

@@ -99,7 +99,7 @@ def test_one_channel_serves_four(brats):
     words = {**tiny.TINY, "data": brats / "data", "steps": 2, "num_evaluations": 1}
     pretrain(PretrainSettings(**words, method_options={"decoder_width": 8}), home=home)
     result = finetune(
-        FinetuneSettings(**words, channels="t1+pre,t1+post,t2,flair"), home=home, say=said.append
+        FinetuneSettings(**words, channels="t1+pre,t1+post,t2,flair"), home=home, log=said.append
     )
     assert said[0] == (
         "1 visits have not one volume for each of the channels t1+pre, t1+post, t2, flair: left out"
@@ -109,8 +109,8 @@ def test_one_channel_serves_four(brats):
     assert (told["in_channels"], told["channels"]) == (4, list(CHANNELS))
     run = Store(home).run(result.run_id)
     assert run.data.tags["test_patients_seen_in_pretraining"] == "0"
-    made = predict(brats / "scans", brats / "out", home=home, model=result.run_id, say=quiet)
-    assert len(made.told) == 10
+    made = predict(brats / "scans", brats / "out", home=home, model=result.run_id, log=quiet)
+    assert len(made.volumes) == 10
     assert set(made.failures.values()) == {"channel_missing"}
     assert len(made.failures) == 3
     found = read_image(next((brats / "out" / "segmentations").iterdir()))
@@ -118,7 +118,7 @@ def test_one_channel_serves_four(brats):
     exported = export("onnx", data=brats / "data", home=home, model=result.run_id, out=brats / "m.onnx")
     assert exported.difference < 1e-4
     with pytest.raises(UsageError, match=r"^--format bundle: the model reads several files of a visit; use"):
-        export("bundle", data=brats / "data", home=home, model=result.run_id, out=brats / "bundle", say=quiet)
+        export("bundle", data=brats / "data", home=home, model=result.run_id, out=brats / "bundle", log=quiet)
 
 
 def test_channels_on_different_grids_are_refused(tmp_path):

@@ -54,16 +54,16 @@ def test_curves_of_a_network_with_batch_norm_coincide_in_float64():
         method = build_method(
             "spark", encoder=encoder, spatial_dims=2, cell=(8, 8), compute=compute, decoder_width=16
         ).double()
-        optimiser = OptimizerConfig().over([(method, 1e-3)], weight_decay=0.05)
+        optimizer = OptimizerConfig().build([(method, 1e-3)], weight_decay=0.05)
         mask, losses = build_mask("mesh", ratio=0.7), []
         for step in range(STEPS):
             coarse = torch.randn(8, 1, 4, 4, generator=torch_stream(0, "images", step), dtype=torch.float64)
             images = torch.nn.functional.interpolate(coarse, (32, 32), mode="bicubic")
             hidden = mask.sample(8, (4, 4), generator=torch_stream(0, "masks", step))
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss = method(images, hidden).loss
             loss.backward()
-            optimiser.step()
+            optimizer.step()
             losses.append(loss.item())
         return losses
 

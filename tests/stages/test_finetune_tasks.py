@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 import tiny
-from interruption import PowerCutError, cut_power
+from interruption import PowerCut, PowerCutError
 from safetensors.torch import load_file
 
 from medmim.config.runs import FinetuneSettings
@@ -44,7 +44,7 @@ def cases_of(store, result):
 @pytest.mark.parametrize("task", sorted(MEANS))
 def test_every_task_runs_from_data_to_a_registered_model(task, dims, tiny_dataset, home):
     said = []
-    result = finetune(settings(tiny_dataset, task, dims=dims, ema=0.9), home=home, say=said.append)
+    result = finetune(settings(tiny_dataset, task, dims=dims, ema=0.9), home=home, log=said.append)
     assert {f"test/{key}" for key in MEANS[task]} <= result.metrics.keys()
     store = Store(home)
     assert store.run(result.run_id).data.tags["axis_task"] == AXIS[task]
@@ -59,7 +59,7 @@ def test_every_task_runs_from_data_to_a_registered_model(task, dims, tiny_datase
 
 @pytest.mark.parametrize("task", sorted(MEANS))
 def test_the_description_rebuilds_the_network(task, tiny_dataset, home):
-    result = finetune(settings(tiny_dataset, task), home=home, say=quiet)
+    result = finetune(settings(tiny_dataset, task), home=home, log=quiet)
     described = json.loads(result.checkpoint.with_suffix(".json").read_text())
     encoder = build_encoder(
         described["encoder"],
@@ -75,18 +75,16 @@ def test_the_description_rebuilds_the_network(task, tiny_dataset, home):
 
 
 @pytest.mark.parametrize("task", ["classify", "detect"])
-def test_a_resumed_run_ends_with_the_bytes_of_an_uninterrupted_one(task, tiny_dataset, home, monkeypatch):
+def test_a_resumed_run_ends_with_the_bytes_of_an_uninterrupted_one(task, tiny_dataset, home):
     words = {"dims": 2, "steps": 3, "num_evaluations": 3, "ema": 0.9}
     words |= {"task_options": {"mixup": 0.4}} if task == "classify" else {}
-    whole = finetune(settings(tiny_dataset, task, **words), home=home, say=quiet)
-    with monkeypatch.context() as patch:
-        cut_power(patch, after=1)
-        with pytest.raises(PowerCutError):
-            finetune(settings(tiny_dataset, task, **words), home=home, say=quiet)
+    whole = finetune(settings(tiny_dataset, task, **words), home=home, log=quiet)
+    with pytest.raises(PowerCutError, match="power cut"):
+        finetune(settings(tiny_dataset, task, **words), home=home, log=quiet, callbacks=[PowerCut(1)])
     store = Store(home)
     newest = store.runs(stage="finetune")[0].info.run_id
     stored = stored_settings(FinetuneSettings, store, newest, data=tiny_dataset)
-    resumed = finetune(stored, home=home, resume="latest", say=quiet)
+    resumed = finetune(stored, home=home, resume="latest", log=quiet)
     assert resumed.checkpoint.read_bytes() == whole.checkpoint.read_bytes()
     assert cases_of(store, resumed) == cases_of(store, whole)
 
@@ -95,7 +93,7 @@ def test_a_resumed_run_ends_with_the_bytes_of_an_uninterrupted_one(task, tiny_da
 def test_arms_of_every_task_are_compared(task, tiny_dataset, home):
     words = {"steps": 1, "dims": 2}
     runs = [
-        finetune(settings(tiny_dataset, task, seed=seed, **words), home=home, say=quiet) for seed in (0, 1)
+        finetune(settings(tiny_dataset, task, seed=seed, **words), home=home, log=quiet) for seed in (0, 1)
     ]
     compared = compare_runs([run.run_id for run in runs], home=home)
     arm = compared.as_json()["arms"][0]
@@ -107,8 +105,8 @@ def test_arms_of_every_task_are_compared(task, tiny_dataset, home):
 
 
 def test_a_probe_keeps_the_encoder(study):
-    words = {"init": study.pretrained.run_id, "tune": "probe"}
-    result = finetune(settings(study.data, "classify", **words), home=study.home, say=quiet)
+    words = {"init": study.pretrained.run_id, "mode": "linear_probe"}
+    result = finetune(settings(study.data, "classify", **words), home=study.home, log=quiet)
     before, after = load_file(study.pretrained.checkpoint), load_file(result.checkpoint)
     for name in (name for name in before if name.startswith("encoder.")):
         assert (before[name] == after[name]).all(), name
@@ -116,7 +114,7 @@ def test_a_probe_keeps_the_encoder(study):
 
 def test_a_frozen_encoder_begins_late(study):
     words = {"init": study.pretrained.run_id, "freeze": 0.9, "steps": 2}
-    result = finetune(settings(study.data, "segment", **words), home=study.home, say=quiet)
+    result = finetune(settings(study.data, "segment", **words), home=study.home, log=quiet)
     before, after = load_file(study.pretrained.checkpoint), load_file(result.checkpoint)
     assert all((before[name] == after[name]).all() for name in before if name.startswith("encoder."))
 
@@ -124,12 +122,12 @@ def test_a_frozen_encoder_begins_late(study):
 def test_a_3d_encoder_does_not_go_into_a_2d_one(study):
     with pytest.raises(TransferError, match="of another shape"):
         finetune(
-            settings(study.data, "segment", init=study.pretrained.run_id, dims=2), home=study.home, say=quiet
+            settings(study.data, "segment", init=study.pretrained.run_id, dims=2), home=study.home, log=quiet
         )
 
 
 def test_few_labels_hold_every_class(tiny_dataset, home):
-    result = finetune(settings(tiny_dataset, "classify", num_labelled=2), home=home, say=quiet)
+    result = finetune(settings(tiny_dataset, "classify", num_labelled=2), home=home, log=quiet)
     assert "best/val_macro_f1" not in result.metrics
     described = json.loads(result.checkpoint.with_suffix(".json").read_text())
     assert sorted(described["label_names"].values()) == sorted(tiny.CLASSES)
@@ -147,11 +145,11 @@ def test_wrong_boxes_are_refused_or_clipped(tmp_path, home):
     outside = BoxRecord.model_validate({"class": "core", "box": (4, 4, 4, 9, 9, 30)})
     data = with_rows(tmp_path, lambda row: row.model_copy(update={"boxes": (outside,)}))
     with pytest.raises(DataError, match=r"boxes cannot be used: volume .*outside of its image"):
-        finetune(settings(data, "detect"), home=home, say=quiet)
+        finetune(settings(data, "detect"), home=home, log=quiet)
     assert Store(home).runs() == []
     said = []
     options = {"bad_boxes": "clip"}
-    result = finetune(settings(data, "detect", task_options=options), home=home, say=said.append)
+    result = finetune(settings(data, "detect", task_options=options), home=home, log=said.append)
     assert result.metrics["last/steps"] == 2
     assert sum(line.startswith("clipped volume") for line in said) == 6
 
@@ -164,16 +162,16 @@ def test_data_without_what_a_task_needs_are_refused(tmp_path, home, task, field,
     empty = None if field == "target" else ()
     data = with_rows(tmp_path, lambda row: row.model_copy(update={field: empty}))
     with pytest.raises(DataError, match=message):
-        finetune(settings(data, task), home=home, say=quiet)
+        finetune(settings(data, task), home=home, log=quiet)
 
 
 def test_classify_sees_whole_images_only(tiny_dataset, home):
     with pytest.raises(UsageError, match="classify sees whole images"):
-        finetune(settings(tiny_dataset, "classify", view="patch"), home=home, say=quiet)
+        finetune(settings(tiny_dataset, "classify", view="patch"), home=home, log=quiet)
 
 
 def test_few_labels_choose_no_threshold_on_the_test(tiny_dataset, home):
-    result = finetune(settings(tiny_dataset, "detect", dims=2, num_labelled=2), home=home, say=quiet)
+    result = finetune(settings(tiny_dataset, "detect", dims=2, num_labelled=2), home=home, log=quiet)
     described = json.loads(result.checkpoint.with_suffix(".json").read_text())
     assert described["chosen"] == {"thresholds": {"core": 0.5, "rim": 0.5}}
     assert result.metrics["test/f1"] == 0  # after two steps no box is that sure
@@ -181,7 +179,7 @@ def test_few_labels_choose_no_threshold_on_the_test(tiny_dataset, home):
 
 @pytest.mark.parametrize("task", sorted(MEANS))
 def test_every_number_has_an_interval_that_compare_reads(task, tiny_dataset, home):
-    result = finetune(settings(tiny_dataset, task, dims=2), home=home, say=quiet)
+    result = finetune(settings(tiny_dataset, task, dims=2), home=home, log=quiet)
     store = Store(home)
     lines = store.read_text(store.run(result.run_id), "scores.jsonl").splitlines()
     rows = {row["metric"]: row for row in map(json.loads, lines)}
@@ -197,7 +195,7 @@ def test_who_was_drawn_is_stored_and_the_few_are_among_the_many(tiny_dataset, ho
     drawn = []
     for share in (0.3, 0.6):
         words = {"dims": 2, "label_fraction": share}
-        result = finetune(settings(tiny_dataset, "classify", **words), home=home, say=quiet)
+        result = finetune(settings(tiny_dataset, "classify", **words), home=home, log=quiet)
         drawn.append(json.loads((result.checkpoint.parent / "division.json").read_text()))
     assert [len(one["train"]) for one in drawn] == [2, 4]
     assert set(drawn[0]["train"]) < set(drawn[1]["train"])
@@ -214,7 +212,7 @@ def test_what_a_division_cannot_tell_is_said(tmp_path, home):
         return row.model_copy(update={"split": "train"})
 
     said = []
-    result = finetune(settings(with_rows(tmp_path, change), "classify", dims=2), home=home, say=said.append)
+    result = finetune(settings(with_rows(tmp_path, change), "classify", dims=2), home=home, log=said.append)
     assert "no validation patient has a class" in said[0]
     assert said[1].endswith("test images show a class that no training image shows: it cannot be found")
     assert result.metrics["test/macro_f1"] == 0
@@ -228,7 +226,7 @@ def test_images_that_are_left_out_are_counted(tmp_path, home):
     write_dataset(data, DatasetInfo(name="changed"), rows, [])
     for options, lines in (({}, 1), ({"negatives": "all"}, 0)):
         said = []
-        finetune(settings(data, "detect", dims=2, task_options=options), home=home, say=said.append)
+        finetune(settings(data, "detect", dims=2, task_options=options), home=home, log=said.append)
         counted = [line for line in said if line.startswith("1 of 6 images have no boxes: left out")]
         assert len(counted) == lines
         assert all("negatives=all" in line for line in counted)
@@ -238,5 +236,5 @@ def test_pixels_that_pass_for_millimetres_are_named(tmp_path, home):
     data = with_rows(tmp_path, lambda row: row.model_copy(update={"flags": {"spacing": "unknown"}}))
     for task, count in (("segment", 1), ("classify", 0)):
         said = []
-        finetune(settings(data, task, dims=2), home=home, say=said.append)
+        finetune(settings(data, task, dims=2), home=home, log=said.append)
         assert sum("a pixel is a mm" in line for line in said) == count

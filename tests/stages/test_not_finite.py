@@ -69,7 +69,7 @@ def test_pretraining_stops_for_it_and_names_it(tiny_dataset, tmp_path, home):
 def test_fine_tuning_survives_it(varied_dataset, tmp_path, home, task, caplog):
     bad = planted(varied_dataset, tmp_path / "data", "train")
     words = {**WORDS, "data": tmp_path / "data", "task": task, "init": "scratch"}
-    result = finetune(FinetuneSettings(**words, on_nonfinite="skip"), home=home, say=print)
+    result = finetune(FinetuneSettings(**words, on_nonfinite="skip"), home=home, log=print)
     assert all_finite(load_file(result.checkpoint))
     assert any(bad in message for message in caplog.messages)
 
@@ -79,7 +79,5 @@ def test_fine_tuning_survives_it(varied_dataset, tmp_path, home, task, caplog):
 def test_scores_of_it_are_refused(varied_dataset, tmp_path, home, task, split):
     bad = planted(varied_dataset, tmp_path / "data", split)
     words = {**WORDS, "data": tmp_path / "data", "task": task, "init": "scratch", "on_nonfinite": "skip"}
-    with pytest.raises(
-        DataError, match=f"volume {bad}: its image contains values that are not finite; repair"
-    ):
-        finetune(FinetuneSettings(**words), home=home, say=print)
+    with pytest.raises(DataError, match=f"volume {bad}: its image contains values that are not finite; repair"):
+        finetune(FinetuneSettings(**words), home=home, log=print)

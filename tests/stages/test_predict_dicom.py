@@ -214,7 +214,7 @@ def test_slices_in_an_archive_are_predicted_without_a_dicom_file(tmp_path, home)
 def test_boxes_are_traced_to_the_files_of_their_slices(name, tiny_dataset, tmp_path, home):
     affine, _ = write_stack(tmp_path / "scans", name)
     words = {**tiny.TINY, "data": tiny_dataset, "task": "detect", "dims": 3, "steps": 1, "num_evaluations": 1}
-    result = finetune(FinetuneSettings(**words, init="scratch"), home=home, say=lambda line: None)
+    result = finetune(FinetuneSettings(**words, init="scratch"), home=home, log=lambda line: None)
     described = result.checkpoint.with_suffix(".json")
     chosen = {"thresholds": dict.fromkeys(tiny.NAMES.values(), 0.0)}
     described.write_text(json.dumps({**json.loads(described.read_text()), "chosen": chosen}))

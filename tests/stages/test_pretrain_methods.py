@@ -4,7 +4,7 @@ import json
 
 import pytest
 import tiny
-from interruption import PowerCutError, cut_power
+from interruption import PowerCut, PowerCutError
 from safetensors.torch import load_file
 
 from medmim.config.runs import FinetuneSettings, PretrainSettings
@@ -31,14 +31,12 @@ def settings(data, method, **words):
     [*((name, {}) for name in sorted(METHODS)), ("mae", {"target": "ema"}), ("spark", {"target": "ema"})],
 )
 def test_a_resumed_run_ends_with_the_bytes_of_an_uninterrupted_one(
-    tiny_dataset, home, monkeypatch, method, options
+    tiny_dataset, home, method, options
 ):
     words = {"method_options": options, **({} if method in ON_PATCHES else RESNET)}
     whole = pretrain(settings(tiny_dataset, method, **words), home=home)
-    with monkeypatch.context() as patch:
-        cut_power(patch, after=2)
-        with pytest.raises(PowerCutError):
-            pretrain(settings(tiny_dataset, method, **words), home=home)
+    with pytest.raises(PowerCutError, match="power cut"):
+        pretrain(settings(tiny_dataset, method, **words), home=home, callbacks=[PowerCut(2)])
     store = Store(home)
     broken = store.runs(stage="pretrain")[0].info.run_id
     stored = stored_settings(PretrainSettings, store, broken, data=tiny_dataset)
@@ -52,7 +50,7 @@ def test_pretraining_goes_on_to_segmentation(tiny_dataset, home, method, dims):
     pretrained = pretrain(settings(tiny_dataset, method, steps=1, num_evaluations=1, dims=dims), home=home)
     said = []
     words = {"data": tiny_dataset, "steps": 1, "num_evaluations": 1, "batch_size": 2, "workers": 0}
-    tuned = finetune(FinetuneSettings(**words, size=(16,), precision="fp32"), home=home, say=said.append)
+    tuned = finetune(FinetuneSettings(**words, size=(16,), precision="fp32"), home=home, log=said.append)
     assert said[0].startswith("100.0% of the encoder's tensors arrived")
     assert 0 <= tuned.metrics["test/dice"] <= 1
     encoder = {name for name in load_file(pretrained.checkpoint) if name.startswith("encoder.")}

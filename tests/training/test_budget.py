@@ -8,7 +8,7 @@ from medmim.training.budget import Budget, budget_for, learning_rate_factor
 
 
 class Clock:
-    """A clock that is set by hand, in seconds."""
+    """A clock that tests advance, in seconds."""
 
     def __init__(self):
         self.now = 1000.0
@@ -21,12 +21,12 @@ def settings(**words):
     return PretrainSettings(**words)
 
 
-def test_steps_are_progress():
+def test_steps_give_the_progress():
     budget = Budget(steps=4)
     assert [budget.progress(step) for step in range(6)] == [0, 0.25, 0.5, 0.75, 1, 1]
 
 
-def test_minutes_are_progress():
+def test_minutes_give_the_progress():
     clock = Clock()
     budget = Budget(minutes=2.0, clock=clock)
     budget.start()
@@ -47,7 +47,7 @@ def test_the_clock_runs_from_its_start():
     assert budget.elapsed_s == 3
 
 
-def test_minutes_may_be_of_processor_time():
+def test_minutes_may_be_processor_time():
     budget = budget_for(settings(minutes=1.0, time_source="processor"), volumes=10)
     budget.start()
     time.sleep(0.2)
@@ -75,7 +75,7 @@ def test_time_before_a_resume_counts():
         ({"minutes": 1.5}, None, 1.5),
     ],
 )
-def test_settings_give_a_budget(words, steps, minutes):
+def test_the_budget_follows_from_the_settings(words, steps, minutes):
     budget = budget_for(settings(**words), volumes=10)
     assert (budget.steps, budget.minutes) == (steps, minutes)
 
@@ -101,7 +101,7 @@ def test_the_learning_rate_may_start_and_end_above_zero():
     assert rate(1.0) == pytest.approx(0.001)
 
 
-def test_without_warmup_it_starts_high():
+def test_without_warmup_the_learning_rate_starts_at_its_peak():
     assert learning_rate_factor(0.0, warmup=0.0) == 1
 
 
@@ -112,34 +112,34 @@ def budget_of(*, epochs=None, batch_size=4):
 
 
 @pytest.mark.parametrize("epochs", [None, 1])
-def test_as_many_patches_a_step_go_on_as_if_there_had_been_no_stop(epochs):
+def test_the_same_number_of_patches_per_step_resumes_as_if_never_stopped(epochs):
     first, second = budget_of(epochs=epochs), budget_of(epochs=epochs)
-    second.go_on(2, first.pace)
+    second.resume_at(2, first.schedule)
     assert [second.progress(step) for step in range(8)] == [first.progress(step) for step in range(8)]
     assert (second.drawn(2), second.all_draws) == (8, 24)
 
 
 @pytest.mark.parametrize(("epochs", "steps", "draws"), [(None, 6, 16), (1, 10, 24)])
-def test_other_devices_go_on_with_the_next_patches(epochs, steps, draws):
+def test_another_number_of_devices_resumes_with_the_next_patches(epochs, steps, draws):
     first, second = budget_of(epochs=epochs), budget_of(epochs=epochs, batch_size=2)
-    second.go_on(2, first.pace)
+    second.resume_at(2, first.schedule)
     assert second.steps == steps
     assert (second.drawn(2), second.drawn(3), second.all_draws) == (8, 10, draws)
     shares = [second.progress(step) for step in range(2, steps + 1)]
     assert shares == pytest.approx([1 / 3 + 2 / 3 * number / (steps - 2) for number in range(steps - 1)])
     assert shares[-1] == 1.0
     third, fourth = budget_of(epochs=epochs, batch_size=2), budget_of(epochs=epochs)
-    third.go_on(4, second.pace)  # the same again, and back
+    third.resume_at(4, second.schedule)  # again the same number, then the first one
     assert [third.progress(step) for step in range(2, 11)] == [second.progress(step) for step in range(2, 11)]
-    fourth.go_on(4, third.pace)
+    fourth.resume_at(4, third.schedule)
     assert fourth.drawn(4) == 12
     assert fourth.progress(4) == third.progress(4)
     assert fourth.steps == (6 if epochs is None else 7)
 
 
-def test_minutes_go_on_with_the_next_patches():
+def test_a_budget_in_minutes_resumes_with_the_next_patches():
     first = budget_for(settings(batch_size=4, minutes=1.0), volumes=24)
     second = budget_for(settings(batch_size=2, minutes=1.0), volumes=24)
-    second.go_on(5, first.pace)
+    second.resume_at(5, first.schedule)
     assert (second.drawn(5), second.drawn(6)) == (20, 22)
     assert second.steps is None

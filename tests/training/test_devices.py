@@ -119,7 +119,7 @@ def test_two_processes_go_back_to_the_same_state(tiny_dataset, tmp_path):
     # step 4 takes draws 12 to 15; those of the second process are 14 and 15, and the last is bad
     bad = volumes_of(SimpleNamespace(dataset=tiny_dataset), 7)[1]
     found = f"first in layer 'network.encoder.stages.0.conv1.conv', with volumes {bad} in the batch"
-    assert f"{found}; went back to the last saved state, 1 so far" in ran.stderr
+    assert f"{found}; rolled back to the last saved state, 1 so far" in ran.stderr
     assert ran.stderr.count("so far") == 1
 
 

@@ -136,7 +136,7 @@ def test_the_method_is_told_after_each_step_and_before_any_callback():
         assert not torch.equal(told, torch.ones(3))
 
 
-def test_the_average_follows_and_is_what_is_judged(recwarn):
+def test_the_moving_average_is_updated_and_evaluated(recwarn):
     module = finetuning(ema=0.5)
     start = {key: value.clone() for key, value in module.network.state_dict().items()}
     batch = {"image": torch.randn(2, 1, 16, 16), "label": torch.randint(0, 3, (2, 1, 16, 16))}
@@ -144,8 +144,8 @@ def test_the_average_follows_and_is_what_is_judged(recwarn):
     quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
     L.Trainer(max_steps=1, accelerator="cpu", enable_model_summary=False, **quiet).fit(module, loader)
     assert not any("eval mode" in str(warning.message) for warning in recwarn)  # the average is no mistake
-    assert module.judged is not module.network
-    now, average = module.network.state_dict(), module.judged.state_dict()
+    assert module.evaluated_network is not module.network
+    now, average = module.network.state_dict(), module.evaluated_network.state_dict()
     assert any(not torch.equal(now[key], start[key]) for key in now)
     for key, value in average.items():
         if value.is_floating_point():
@@ -168,9 +168,9 @@ def test_a_short_training_leaves_little_of_the_beginning_in_the_average():
     assert left < 1e-6 < 0.99**40
 
 
-def test_without_an_average_the_network_itself_is_judged():
+def test_without_a_moving_average_the_network_itself_is_evaluated():
     module = finetuning()
-    assert module.judged is module.network
+    assert module.evaluated_network is module.network
 
 
 def test_a_probe_leaves_norms_of_the_encoder_alone():

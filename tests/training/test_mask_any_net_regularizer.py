@@ -30,7 +30,7 @@ def batch_for(dims):
 def module_for(task, rule, dims, *, reuse=True):
     network = network_for(task, dims)
     extra = MaskAnyNetRegularizer(network.encoder, spatial_dims=dims, seed=0) if reuse else None
-    return FinetuningModule(network, rule.loss, settings=FinetuneSettings(task=task), reuse=extra)
+    return FinetuningModule(network, rule.loss, settings=FinetuneSettings(task=task), regularizer=extra)
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -62,7 +62,7 @@ def test_running_statistics_are_those_of_plain_images():
         network = build_head("classify", encoder=encoder, spatial_dims=2, classes=2)
         extra = MaskAnyNetRegularizer(encoder, spatial_dims=2, seed=0) if reuse else None
         settings = FinetuneSettings(task="classify")
-        module = FinetuningModule(network, Classification().loss, settings=settings, reuse=extra)
+        module = FinetuningModule(network, Classification().loss, settings=settings, regularizer=extra)
         images = torch.randn(2, 1, 64, 64, generator=torch.Generator().manual_seed(0))
         module.training_step({"image": images, "target": torch.tensor([0, 1])}, 0)
         return {name: value for name, value in network.state_dict().items() if "running" in name}

@@ -4,7 +4,7 @@ import lightning as L
 import pytest
 import torch
 from small_modules import finetuning, pretraining
-from small_training import equal, study  # noqa: F401 - a fixture
+from small_training import equal
 from torch import nn
 from torch._dynamo.exc import TorchDynamoException
 
@@ -36,11 +36,11 @@ def test_accumulated_batches_are_one_step_of_a_large_batch(tiny_dataset, home):
     assert parts.metrics["last/train_loss"] == pytest.approx(whole.metrics["last/train_loss"], rel=1e-5)
 
 
-def test_accumulated_steps_resume_exactly(study):  # noqa: F811
+def test_accumulated_steps_resume_exactly(training):
     from small_training import StopHereError
 
     words = {"accumulate": 3, "checkpoint_every_steps": 1}
-    whole, broken = study("whole", **words), study("broken", **words)
+    whole, broken = training("whole", **words), training("broken", **words)
     _, weights = whole.run()
     with pytest.raises(StopHereError):
         broken.run(stop_at=4)
@@ -48,9 +48,9 @@ def test_accumulated_steps_resume_exactly(study):  # noqa: F811
 
 
 @pytest.mark.parametrize("word", ["activation_checkpointing", "channels_last"])
-def test_economies_change_nothing_but_rounding(study, word):  # noqa: F811
-    _, plain = study("plain").run()
-    made = study("saving", **{word: True})
+def test_economies_change_nothing_but_rounding(training, word):
+    _, plain = training("plain").run()
+    made = training("saving", **{word: True})
     _, saving = made.run()
     assert plain.keys() == saving.keys()  # weights keep their names
     assert all(torch.allclose(plain[name], saving[name], atol=1e-3) for name in plain)
@@ -106,22 +106,22 @@ def test_blocks_are_the_smallest_parts_with_two_convolutions():
     assert blocks_of(net) == [pair]
 
 
-def test_a_compiler_that_fails_is_gone_without(study, monkeypatch, caplog):  # noqa: F811
+def test_a_compiler_that_fails_is_gone_without(training, monkeypatch, caplog):
     def failing(self):
         def fail(*words, **more):
             raise RuntimeError("no compiler")
 
         self._compiled_call_impl = fail
 
-    _, plain = study("plain").run()
+    _, plain = training("plain").run()
     monkeypatch.setattr(nn.Module, "compile", failing)
     with caplog.at_level(logging.WARNING, logger="medmim"):
-        _, compiled = study("compiled", compile=True).run()
+        _, compiled = training("compiled", compile=True).run()
     assert "torch.compile does not work for this network here (RuntimeError)" in caplog.text
     assert equal(plain, compiled)
 
 
-def test_a_compiler_that_fails_later_is_gone_without(study, monkeypatch, caplog):  # noqa: F811
+def test_a_compiler_that_fails_later_is_gone_without(training, monkeypatch, caplog):
     called = []
 
     def failing(self):
@@ -133,34 +133,34 @@ def test_a_compiler_that_fails_later_is_gone_without(study, monkeypatch, caplog)
 
         self._compiled_call_impl = call
 
-    _, plain = study("plain").run()
+    _, plain = training("plain").run()
     monkeypatch.setattr(nn.Module, "compile", failing)
     with caplog.at_level(logging.WARNING, logger="medmim"):
-        _, compiled = study("compiled", compile=True).run()
+        _, compiled = training("compiled", compile=True).run()
     assert "torch.compile does not work for this network here (TorchDynamoException)" in caplog.text
     assert equal(plain, compiled)
 
 
-def test_trying_a_compiler_draws_nothing(study, monkeypatch):  # noqa: F811
+def test_trying_a_compiler_draws_nothing(training, monkeypatch):
     monkeypatch.setattr(
         nn.Module, "compile", lambda self: setattr(self, "_compiled_call_impl", self._call_impl)
     )
     results = []
     for word in (False, True):
-        made = study(str(word), compile=word)
+        made = training(str(word), compile=word)
         module = made.module()
         module.network.score = nn.Sequential(nn.Dropout(), module.network.score)
         results.append(made.run(module=module)[1])
     assert equal(*results)
 
 
-def test_a_compiler_that_works_is_used(study, monkeypatch):  # noqa: F811
+def test_a_compiler_that_works_is_used(training, monkeypatch):
     used = []
 
     def working(self):
         self._compiled_call_impl = lambda *words, **more: used.append(1) or self._call_impl(*words, **more)
 
-    _, plain = study("plain").run()
+    _, plain = training("plain").run()
     monkeypatch.setattr(nn.Module, "compile", working)
-    assert equal(plain, study("compiled", compile=True).run()[1])
+    assert equal(plain, training("compiled", compile=True).run()[1])
     assert len(used) >= 7  # the try and six steps

@@ -2,7 +2,9 @@ import pytest
 import torch
 from torch import nn
 
-from medmim.training.optimizers import OptimizerConfig
+from medmim.config.runs import FinetuneSettings
+from medmim.encoders import build_encoder
+from medmim.training.optimizers import OptimizerConfig, encoder_rates, layers_of
 
 
 def small():
@@ -14,9 +16,9 @@ def small():
 
 
 @pytest.mark.parametrize("kind", ["adamw", "lamb", "sgd"])
-def test_norms_biases_and_tokens_are_not_decayed(kind):
+def test_norms_biases_and_tokens_have_no_weight_decay(kind):
     module = small()
-    groups = OptimizerConfig(kind).over([(module, 0.01)], weight_decay=0.3).param_groups
+    groups = OptimizerConfig(kind).build([(module, 0.01)], weight_decay=0.3).param_groups
     decay = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
     assert {name: decay[id(parameter)] for name, parameter in module.named_parameters()} == {
         "token": 0.0,
@@ -30,24 +32,79 @@ def test_norms_biases_and_tokens_are_not_decayed(kind):
 
 
 @pytest.mark.parametrize("kind", ["adamw", "lamb", "sgd"])
-def test_every_optimiser_finds_the_least_squares(kind):
+def test_every_optimizer_solves_a_least_squares_problem(kind):
     torch.manual_seed(0)
     inputs, truth = torch.randn(64, 6), torch.randn(6, 2)
     layer = nn.Linear(6, 2)
-    optimiser = OptimizerConfig(kind, (0.9, 0.99)).over([(layer, 0.03)], weight_decay=1e-6)
+    optimizer = OptimizerConfig(kind, (0.9, 0.99)).build([(layer, 0.03)], weight_decay=1e-6)
     for step in range(300):
-        for group in optimiser.param_groups:
+        for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * (1 - step / 300)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         (layer(inputs) - inputs @ truth).square().mean().backward()
-        optimiser.step()
+        optimizer.step()
     assert (layer.weight.detach().t() - truth).abs().max() < 0.02
 
 
-def test_betas_are_handed_on():
+def test_betas_are_passed_to_the_optimizer():
     def defaults(kind, *betas):
-        return OptimizerConfig(kind, betas).over([(small(), 1.0)], weight_decay=0.1).defaults
+        return OptimizerConfig(kind, betas).build([(small(), 1.0)], weight_decay=0.1).defaults
 
     assert defaults("lamb", 0.8, 0.9)["betas"] == defaults("adamw", 0.8, 0.9)["betas"] == (0.8, 0.9)
     assert (defaults("sgd", 0.8, 0.9)["momentum"], defaults("sgd", 0.8, 0.9)["nesterov"]) == (0.8, True)
     assert not defaults("sgd", 0.0, 0.9)["nesterov"]
+
+
+def encoder(name="dynunet", **options):
+    return build_encoder(name, spatial_dims=2, in_channels=1, **(options or {"filters": [4, 8, 8, 8]}))
+
+
+def rates(**words):
+    return encoder_rates(encoder(), FinetuneSettings(lr=1e-3, **words))
+
+
+class Wrapped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Module()
+        self.net.token = nn.Parameter(torch.zeros(1, 1, 4))
+        self.net.blocks = nn.ModuleList(nn.Linear(4, 4) for _ in range(3))
+        self.net.norm = nn.LayerNorm(4)
+        self.net.act = nn.GELU()
+
+
+def test_layers_are_the_children_and_the_items_of_module_lists():
+    assert layers_of(encoder()) == list(encoder().stages) or len(layers_of(encoder())) == 4
+    resnet = encoder("resnet18", widths=[4, 4, 8, 8])
+    assert layers_of(resnet) == [resnet.stem, *resnet.stages]
+
+
+def test_a_wrapper_is_replaced_by_its_child_and_own_parameters_come_first():
+    wrapped = Wrapped()
+    layers = layers_of(wrapped)
+    assert len(layers) == 5
+    assert next(layers[0].parameters()) is wrapped.net.token
+    assert layers[1:] == [*wrapped.net.blocks, wrapped.net.norm]
+
+
+@pytest.mark.parametrize("name", ["dynunet", "resnet18", "segresnet", "convnext"])
+def test_every_weight_belongs_to_exactly_one_layer(name):
+    network = build_encoder(name, spatial_dims=2, in_channels=1)
+    found = [id(parameter) for layer in layers_of(network) for parameter in layer.parameters()]
+    assert len(found) == len(set(found))
+    assert set(found) == {id(parameter) for parameter in network.parameters()}
+
+
+def test_each_layer_learns_more_slowly_than_the_next():
+    frozen, found = rates(layer_decay=0.5, encoder_lr=0.1)
+    assert frozen == []
+    assert [rate for _, rate in found] == pytest.approx([1.25e-5, 2.5e-5, 5e-5, 1e-4])
+
+
+@pytest.mark.parametrize(
+    ("words", "frozen_count"),
+    [({}, 0), ({"mode": "partial"}, 2), ({"mode": "linear_probe"}, 4), ({"encoder_lr": 0.0}, 4)],
+)
+def test_the_settings_determine_the_frozen_layers(words, frozen_count):
+    frozen, found = rates(**words)
+    assert (len(frozen), len(found)) == (frozen_count, 4 - frozen_count)

@@ -32,7 +32,7 @@ def test_tied_weights_can_be_saved(tmp_path):
 
 def test_missing_weights_are_told(tmp_path):
     with pytest.raises(
-        RunError, match=r"no weights at .*: expected weights\.safetensors with weights\.json beside"
+        RunError, match=r"no weights at .*: expected weights\.safetensors and next to it weights\.json"
     ):
         load_weights(tmp_path / WEIGHTS)
     path = save_weights(tmp_path, TENSORS, {})
@@ -44,7 +44,7 @@ def test_missing_weights_are_told(tmp_path):
 def test_damaged_weights_are_told(tmp_path):
     path = save_weights(tmp_path, TENSORS, {})
     path.write_bytes(path.read_bytes()[:-1] + b"\xff")
-    with pytest.raises(RunError, match=r"are damaged: their SHA-256 is not the one in weights\.json"):
+    with pytest.raises(RunError, match=r"are damaged: the SHA-256 in weights\.json differs"):
         load_weights(path)
 
 
@@ -65,6 +65,6 @@ def test_what_is_no_safetensors_file_is_told(tmp_path):
 
 
 def test_weights_that_are_not_finite_are_not_kept(tmp_path):
-    with pytest.raises(RunError, match="the weights are not finite, so they are not kept: lower --lr"):
+    with pytest.raises(RunError, match="the weights are not finite, so they are not saved: lower --lr"):
         save_weights(tmp_path, {**TENSORS, "c": torch.tensor([1.0, float("nan")])}, {})
     assert not list(tmp_path.iterdir())

@@ -23,7 +23,7 @@ from medmim import __version__
 from medmim.masks import hidden_count
 from medmim.shapes import Size, as_size, grid_of
 from medmim.stages.bench.workload import Setup, materials, peak_of, workload
-from medmim.stages.pretrain.run import DEFAULT_ENCODER
+from medmim.stages.pretrain.setup import DEFAULT_ENCODER
 
 RATIOS = (0.5, 0.7, 0.9)
 PARTS = ("encoder", "step")

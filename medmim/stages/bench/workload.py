@@ -20,7 +20,7 @@ from medmim.methods import build_method
 from medmim.methods.spark import SparK
 from medmim.randomness import torch_stream
 from medmim.shapes import Hidden, Images, Size, grid_of
-from medmim.stages.memory_usage import process_mb
+from medmim.stages.plan.trial_run import process_mb
 
 
 @dataclass(frozen=True)

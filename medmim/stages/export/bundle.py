@@ -1,4 +1,4 @@
-"""A segmenter as a MONAI bundle: `python -m monai.bundle run` executes it where medmim is not installed."""
+"""A segmenter as a MONAI bundle, which `python -m monai.bundle run` executes without medmim."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ A segmenter made by medmim {version}, as a MONAI bundle: TorchScript and MONAI's
 
 
 def bundle_files(trained: TrainedModel, model: bytes, case: VolumeRecord, *, title: str) -> dict[str, Any]:
-    """Return the files of a bundle by their place in it: bytes, text, or what becomes JSON.
+    """Return the files of a bundle by their path in it: bytes, text, or objects for JSON.
 
     Args:
         trained: the model.
         model: its network as TorchScript.
-        case: tells how images are normalised where the model does not say what it learnt on.
-        title: what the model is called.
+        case: gives the modality if the description of the model has none.
+        title: name of the model.
 
     Raises:
-        UsageError: for what MONAI's configuration cannot say.
+        UsageError: for a model that MONAI's configuration cannot express.
     """
     plan = trained.plan
     if trained.kind != "segment" or plan.view != "patch":
@@ -51,8 +51,8 @@ def bundle_files(trained: TrainedModel, model: bytes, case: VolumeRecord, *, tit
     modalities = set(trained.description.get("modalities", [case.modality]))
     if "CT" in modalities and len(modalities) > 1:
         raise UsageError(
-            "--format bundle: the model learnt on CT and on others, which are normalised differently, and a "
-            "NIfTI file does not tell which it is; use --format onnx"
+            "--format bundle: the model was trained on CT and on other modalities, which are normalised "
+            "differently, and a NIfTI file does not contain the modality; use --format onnx"
         )
     names = {str(number): name for number, name in trained.names.items()}
     return {
@@ -64,7 +64,7 @@ def bundle_files(trained: TrainedModel, model: bytes, case: VolumeRecord, *, tit
 
 
 def _inference(trained: TrainedModel, *, ct: bool) -> dict[str, Any]:
-    """Return the program: prepare as `data/prepare.py` does, windows, probabilities back to the image."""
+    """Return the program: preprocess as `loading/preprocess.py` does, predict windows, resample back."""
     return {
         "imports": ["$import torch"],
         "bundle_root": ".",
@@ -122,7 +122,7 @@ def _steps(trained: TrainedModel, *, ct: bool) -> list[dict[str, Any]]:
 
 
 def _inferer(trained: TrainedModel) -> dict[str, Any]:
-    words: dict[str, Any] = {
+    options: dict[str, Any] = {
         "roi_size": list(trained.plan.size),
         "sw_batch_size": 2,
         "overlap": 0.5,
@@ -130,10 +130,10 @@ def _inferer(trained: TrainedModel) -> dict[str, Any]:
         "cval": "$float(@sample['image'].min())",
     }
     if trained.plan.dims == 3:
-        return {"_target_": "SlidingWindowInferer", **words}
+        return {"_target_": "SlidingWindowInferer", **options}
     steps = "[round(float(step), 3) for step in @sample['image'].pixdim]"
     axis = f"$(lambda steps: 2 if steps[2] == max(steps) else steps.index(max(steps)))({steps})"
-    return {"_target_": "SliceInferer", "spatial_dim": axis, **words}
+    return {"_target_": "SliceInferer", "spatial_dim": axis, **options}
 
 
 def _metadata(trained: TrainedModel, title: str, names: dict[str, str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`medmim export`: a model in forms that other programs run, each compared with PyTorch before."""
+"""`medmim export`: write a model for other programs, after comparing it with PyTorch."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ _DEFAULTS = {
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What was written.
+    """The result of an export.
 
     Attributes:
         format: bundle, onnx, safetensors or datalist.
-        path: file or folder.
-        difference: largest from PyTorch on a real case; None for a datalist.
+        path: file or folder that was written.
+        difference: largest difference from PyTorch on a real case; None for a datalist.
     """
 
     format: str
@@ -58,33 +58,33 @@ class ExportResult:
     difference: float | None
 
     def as_json(self) -> dict[str, Any]:
-        """Return what `--json` prints."""
+        """Return the output of `--json`."""
         return {"format": self.format, "path": str(self.path), "largest_difference": self.difference}
 
 
 def export(
-    format: str,  # noqa: A002 (the word of the command line)
+    format: str,  # noqa: A002 (the name of the command-line option)
     *,
     data: Path,
     home: Path,
     model: str | None = None,
     out: Path | None = None,
-    say: Callable[[str], None] = print,
+    log: Callable[[str], None] = print,
 ) -> ExportResult:
-    """Write a model, or the list of a dataset, in a form that other programs read.
+    """Write a model, or the datalist of a dataset, in a format that other programs read.
 
     Args:
         format: bundle, onnx, safetensors or datalist.
-        data: dataset folder; its first case is what forms are compared on.
+        data: dataset folder, with the case for the comparison with PyTorch.
         home: `MEDMIM_HOME`.
-        model: as `find_model` takes it.
-        out: file or folder to write; named by the format without it.
-        say: takes lines for the user.
+        model: as for `find_model`.
+        out: file or folder to write; the default depends on the format.
+        log: receives lines for the user.
 
     Raises:
-        RunError: if the form does not compute what PyTorch computes, and nothing is written then; or if the
-            place cannot be written.
-        UsageError: if `out` is there already, or the model has no such form.
+        RunError: if the exported model differs from PyTorch, and nothing is written then; or if `out` cannot
+            be written.
+        UsageError: if `out` exists, or the format cannot express the model.
     """
     place = _place(format, out)
     dataset = read_dataset(data)
@@ -92,52 +92,52 @@ def export(
         if format == "datalist":
             files.write_json(place, datalist(dataset))
             return ExportResult(format, place, None)
-        return _export(format, dataset, find_model(model, Store(home), say), place)
+        return _export(format, dataset, find_model(model, Store(home), log), place)
     except files.WriteError as error:
         raise RunError(
-            f"cannot write '{place}' ({error.strerror or type(error).__name__}): expected room and the right "
-            "to write there; choose another place with --out"
+            f"cannot write '{place}' ({error.strerror or type(error).__name__}): expected free space and "
+            "write permission; choose another path with --out"
         ) from error
 
 
 def _place(format: str, out: Path | None) -> Path:  # noqa: A002
-    """Return where to write; nothing that is there is replaced, and two files need two names."""
+    """Return the output path; existing files are never replaced, and the description needs its own name."""
     if format not in _DEFAULTS:
         raise unknown_name("format", format, _DEFAULTS)
     place = out or Path(_DEFAULTS[format])
     beside = [place.with_suffix(".json")] if format in ("onnx", "safetensors") else []
     if place in beside:
         raise UsageError(
-            f"--out '{place}': the description beside the model would have the same name; expected another "
-            f"ending, such as {_DEFAULTS[format]}"
+            f"--out '{place}': the description of the model would have the same name; expected another "
+            f"suffix, such as {_DEFAULTS[format]}"
         )
     for one in (place, *beside):
         if one.exists():
-            raise UsageError(f"--out '{one}' is there already: expected a new place; choose another")
+            raise UsageError(f"--out '{one}' exists: expected a new path; choose another")
     return place
 
 
-def _export(format: str, dataset: Dataset, chosen: SelectedModel, place: Path) -> ExportResult:  # noqa: A002
-    trained = load_trained_model(chosen.weights)
+def _export(format: str, dataset: Dataset, selected: SelectedModel, place: Path) -> ExportResult:  # noqa: A002
+    trained = load_trained_model(selected.weights)
     dataset = select_channels(dataset, trained.description.get("channels", ()), lambda line: None)
     case = next(iter((*dataset.in_split("test"), *dataset.volumes)))
     images = _windows(trained, dataset, case)
-    content, difference = _MADE[format](trained, images)
+    content, difference = _FORMATS[format](trained, images)
     if difference > LARGEST_DIFFERENCE:
         raise RunError(
             f"--format {format}: differs from PyTorch by {difference:.1e} on a real case, expected at most "
             f"{LARGEST_DIFFERENCE:g}; nothing was written"
         )
     if format == "bundle":
-        _write_folder(place, bundle_files(trained, content, case, title=chosen.title))
+        _write_folder(place, bundle_files(trained, content, case, title=selected.title))
     else:
-        told = _described(trained, content, format=format, difference=difference)
-        files.write_together({place: content, place.with_suffix(".json"): files.json_bytes(told)})
+        description = _description(trained, content, format=format, difference=difference)
+        files.write_together({place: content, place.with_suffix(".json"): files.json_bytes(description)})
     return ExportResult(format, place, difference)
 
 
 def datalist(dataset: Dataset) -> dict[str, Any]:
-    """Return MONAI's datalist of a dataset folder: images and labels by split, places below the folder."""
+    """Return MONAI's datalist of a dataset folder: images and labels by split, with relative paths."""
     splits = {"training": "train", "validation": "val", "test": "test"}
     names = {str(number): name for number, name in dataset.info.label_names.items()}
     lists = {
@@ -167,7 +167,7 @@ def _entry(volume: VolumeRecord) -> dict[str, Any]:
 
 
 class _Plain(nn.Module):
-    """A network whose output is one tensor, or several in a row: detectors give a map of lists."""
+    """A network that outputs one tensor or a tuple of tensors: detectors return a dictionary of lists."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -179,7 +179,7 @@ class _Plain(nn.Module):
 
 
 def _plain(trained: TrainedModel) -> nn.Module:
-    """Return what is exported: with the mirrored second look of a segmenter that has it."""
+    """Return the network to export, including the test-time mirroring of a segmenter."""
     if isinstance(trained.task, Segmentation):
         return Scores(trained.network, 2 if trained.task.mirror else None).eval()
     return _Plain(trained.network).eval()
@@ -200,9 +200,9 @@ def _windows(trained: TrainedModel, dataset: Dataset, case: VolumeRecord) -> Ten
 
 def _torchscript(trained: TrainedModel, images: Tensor) -> tuple[bytes, float]:
     network, stream = _plain(trained), io.BytesIO()
-    jit: Any = torch.jit  # its functions have no types
+    jit: Any = torch.jit  # its functions are untyped
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of tracing: what it assumes is checked below
+        warnings.simplefilter("ignore")  # from tracing, whose assumptions are checked below
         jit.save(jit.trace(network, images[:2], check_trace=False), stream)
         again = jit.load(io.BytesIO(stream.getvalue()))
     return stream.getvalue(), _difference(network, lambda batch: _listed(again(batch)), images)
@@ -215,7 +215,7 @@ def _onnx(trained: TrainedModel, images: Tensor) -> tuple[bytes, float]:
     import onnxruntime
 
     network = _plain(trained)
-    stream: Any = io.BytesIO()  # torch's annotation knows of paths alone
+    stream: Any = io.BytesIO()  # torch's annotation only allows paths
     count = len(_listed(network(images[:1])))
     names = ["scores"] if count == 1 else [f"map_{number}" for number in range(count)]
     with torch.no_grad(), warnings.catch_warnings():
@@ -238,21 +238,21 @@ def _onnx(trained: TrainedModel, images: Tensor) -> tuple[bytes, float]:
 
 
 def _encoder(trained: TrainedModel, images: Tensor) -> tuple[bytes, float]:
-    encoder, told = trained.network.get_submodule("encoder"), trained.description
+    encoder, description = trained.network.get_submodule("encoder"), trained.description
     weights = {name: value.contiguous().clone() for name, value in encoder.state_dict().items()}
     content = safetensors.torch.save({f"{PREFIX}{name}": value for name, value in weights.items()})
     fresh = build_encoder(
-        told["encoder"],
-        spatial_dims=told["spatial_dims"],
-        in_channels=told["in_channels"],
-        **told["encoder_options"],
+        description["encoder"],
+        spatial_dims=description["spatial_dims"],
+        in_channels=description["in_channels"],
+        **description["encoder_options"],
     )
     loaded = safetensors.torch.load(content)
     fresh.load_state_dict({name.removeprefix(PREFIX): value for name, value in loaded.items()})
     return content, _difference(encoder, fresh.eval(), images)
 
 
-_MADE: dict[str, Callable[[TrainedModel, Tensor], tuple[bytes, float]]] = {
+_FORMATS: dict[str, Callable[[TrainedModel, Tensor], tuple[bytes, float]]] = {
     "bundle": _torchscript,
     "onnx": _onnx,
     "safetensors": _encoder,
@@ -260,7 +260,7 @@ _MADE: dict[str, Callable[[TrainedModel, Tensor], tuple[bytes, float]]] = {
 
 
 def _difference(network: nn.Module, other: Callable[[Tensor], Sequence[Tensor]], images: Tensor) -> float:
-    """Return the largest difference of two networks' outputs, over batches of several sizes."""
+    """Return the largest difference between the outputs of two networks, for several batch sizes."""
     largest = 0.0
     with torch.no_grad():
         for size in _BATCHES:
@@ -273,14 +273,14 @@ def _listed(out: Tensor | Sequence[Tensor]) -> list[Tensor]:
     return [out] if isinstance(out, Tensor) else list(out)
 
 
-def _described(
+def _description(
     trained: TrainedModel,
     content: bytes,
     *,
     format: str,  # noqa: A002
     difference: float,
 ) -> dict[str, Any]:
-    """Return what stands beside a file: how to prepare images for it, what its numbers mean, its SHA-256."""
+    """Return the description of a file: preprocessing, meaning of the outputs, and SHA-256."""
     kept = {key: value for key, value in trained.description.items() if key != "run_id"}
     origin = {"weights_sha256": trained.sha256, "format": format, "largest_difference": difference}
     kind = "encoder" if format == "safetensors" else trained.kind
@@ -288,7 +288,7 @@ def _described(
 
 
 def _write_folder(place: Path, contents: Mapping[str, Any]) -> None:
-    """Write a folder whole or not at all."""
+    """Write a folder completely or not at all."""
     staging = place.with_name(f".{place.name}.{secrets.token_hex(8)}.tmp")
     try:
         for name, content in contents.items():

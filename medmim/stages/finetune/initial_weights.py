@@ -1,4 +1,4 @@
-"""Where a fine-tuning run's encoder comes from: scratch, a pretraining run, or a weights file."""
+"""The initial weights of an encoder: random, from a pretraining run, or from a weights file."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ SCRATCH = "scratch"
 
 @dataclass(frozen=True)
 class InitialWeights:
-    """Weights to start from, and what is known of them.
+    """Initial weights with their description.
 
     Attributes:
         arm: name in comparisons.
-        weights: tensors; empty for scratch.
-        description: as `weights.json` has it; empty for scratch.
-        run_id: of the pretraining run, where known.
-        patients: digests of the patients that were seen, where known.
-        saw: the same with voxels, for the contamination certificate; None where no record exists.
+        weights: tensors by name; empty for scratch.
+        description: content of `weights.json`; empty for scratch.
+        run_id: id of the pretraining run, where known.
+        patients: digests of the patients seen in pretraining, where known.
+        saw: the same with digests of voxels, for the contamination certificate; None without a record.
     """
 
     arm: str = SCRATCH
@@ -47,12 +47,12 @@ class InitialWeights:
     saw: SeenPatients | None = None
 
     def seen(self, volumes: tuple[VolumeRecord, ...]) -> int:
-        """Return how many patients of `volumes` were seen in pretraining."""
+        """Return the number of patients of `volumes` that were seen in pretraining."""
         return len({patient_digest(volume.subject) for volume in volumes} & self.patients)
 
 
 def find_initial_weights(word: str | None, store: Store, dataset: Dataset) -> InitialWeights:
-    """Return what `--init WORD` means.
+    """Return the weights that `--init WORD` refers to.
 
     Args:
         word: `scratch`, a run id (or the beginning of one), a weights file, or None: the newest finished
@@ -61,7 +61,7 @@ def find_initial_weights(word: str | None, store: Store, dataset: Dataset) -> In
         dataset: the dataset of fine-tuning.
 
     Raises:
-        RunError: if nothing fits.
+        RunError: if there are no such weights.
     """
     if word == SCRATCH:
         return InitialWeights(saw=SeenPatients())
@@ -82,7 +82,7 @@ def find_initial_weights(word: str | None, store: Store, dataset: Dataset) -> In
 
 
 def certificate_of(dataset: Dataset, divided: Partition, origin: InitialWeights) -> Certificate:
-    """Return what pretraining, fine-tuning (choosing included) and normalisation share with the test."""
+    """Return the patients that pretraining, fine-tuning and normalisation share with the test split."""
     stages = {
         "pretraining": origin.saw,
         "fine-tuning": seen_patients_of((*divided.train, *divided.val)),
@@ -92,7 +92,7 @@ def certificate_of(dataset: Dataset, divided: Partition, origin: InitialWeights)
 
 
 def _match(store: Store, word: str) -> str:
-    """Return the id of the one run whose id begins with `word`."""
+    """Return the id of the only run whose id begins with `word`."""
     matching = [run.info.run_id for run in store.runs() if run.info.run_id.startswith(word)]
     if len(matching) != 1:
         raise RunError(
@@ -103,7 +103,7 @@ def _match(store: Store, word: str) -> str:
 
 
 def weights_of(store: Store, run_id: str) -> Path:
-    """Return the weights that a run kept here, or those that an unpacked study brought with it."""
+    """Return the weights of a run: from its checkpoint folder, or from the store for an unpacked study."""
     kept = store.checkpoints(run_id) / WEIGHTS
     return kept if kept.is_file() else store.artifact(store.run(run_id), "model") / WEIGHTS
 

@@ -1,15 +1,16 @@
 """`medmim plan`: memory and hours of a run before it starts, and the batch size that fits.
 
-Two rehearsals give what grows with the batch and what does not; memory and seconds of steps at any other
-batch lie on the line through them. The second is at the batch of the run, where memory surely has room for it
-and it takes no more than a minute: what is measured need not be guessed. An evaluation and the saving of a
-state may need more than small batches do. Volumes that the rehearsals did not load are added.
+Two trial runs separate what grows with the batch size from what does not; memory and time at any other batch
+size lie on the line through them. The second uses the batch size of the run if it surely fits in memory and
+takes less than a minute, because a measurement is better than an extrapolation. An evaluation and the saving
+of a state may need more memory than small batches. Volumes that the trial runs did not load are added.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,24 +24,24 @@ from medmim.stages.plan.trial_run import TrialRun, run_trial
 from medmim.training.budget import budget_for
 from medmim.training.trainer import workers_for
 
-_SMALL, _LEAST_LARGE = 2, 4  # patches a batch of rehearsals
-_LONGEST_S = 60.0  # of the steps of the second
-_SHARE = 0.85  # of the free memory: prediction errs by up to 15 %
+_SMALL, _LEAST_LARGE = 2, 4  # patches per batch of the trial runs
+_LONGEST_S = 60.0  # time limit of the steps of the second
+_SHARE = 0.85  # share of the free memory to use: the prediction is up to 15 % off
 _IMAGE_BYTES, _LABEL_BYTES = 4, 1
 
 
 @dataclass(frozen=True)
 class ResourceEstimate:
-    """What a run will take.
+    """The predicted memory and time of a run.
 
     Attributes:
-        device: where it will run.
+        device: device of the run.
         batch_size, accumulate: as set.
-        peak_mb: most memory, in MiB.
-        hours: of training, without evaluations.
-        free_mb: memory that is free now, in MiB.
-        fits: whether the one fits in the other.
-        proposed_batch_size, proposed_accumulate: the same step in batches that fit; None where none does.
+        peak_mb: peak memory, in MiB.
+        hours: hours of training, without evaluations.
+        free_mb: free memory, in MiB.
+        fits: whether the run fits in the free memory.
+        proposed_batch_size, proposed_accumulate: the same step in batches that fit; None if none fits.
     """
 
     device: str
@@ -58,46 +59,49 @@ class ResourceEstimate:
         return asdict(self)
 
 
-def plan(settings: RunSettings, *, home: Path) -> ResourceEstimate:
-    """Rehearse a run and predict what it takes.
+def plan(
+    settings: RunSettings, *, home: Path, trial: Callable[..., TrialRun] = run_trial
+) -> ResourceEstimate:
+    """Predict memory and time of a run from two trial runs.
 
     Args:
-        settings: of the run.
+        settings: settings of the run.
         home: `MEDMIM_HOME`; nothing is written there.
+        trial: measures one trial run; tests pass their own.
 
     Raises:
-        MedmimError: for settings, data or sizes that cannot work, or if memory runs out in a rehearsal.
+        MedmimError: for settings, data or sizes that cannot work, or if memory runs out in a trial run.
     """
     dataset = read_dataset(settings.data)
     free_mb = free_memory_mb()
-    small = run_trial(settings, batch=_SMALL, home=home)
-    large = run_trial(settings, batch=second_batch(settings.batch_size, small, free_mb=free_mb), home=home)
+    small = trial(settings, batch=_SMALL, home=home)
+    large = trial(settings, batch=second_batch(settings.batch_size, small, free_mb=free_mb), home=home)
     return predict(settings, dataset, (small, large), free_mb=free_mb)
 
 
 def second_batch(wanted: int, small: TrialRun, *, free_mb: float) -> int:
-    """Return the patches a batch of the second rehearsal: those of the run, or fewer that fit and are quick.
+    """Return the batch size of the second trial run: that of the run, or a smaller one.
 
     Args:
-        wanted: patches a batch of the run.
-        small: the first rehearsal. Memory and time grow no faster than the batch: part of them is fixed.
-        free_mb: memory that it may take, in MiB.
+        wanted: batch size of the run.
+        small: the first trial run. Memory and time grow at most in proportion to the batch size.
+        free_mb: available memory, in MiB.
     """
-    sure = math.floor(free_mb * _SHARE / small.whole_mb * small.batch)
+    fitting = math.floor(free_mb * _SHARE / small.whole_mb * small.batch)
     quick = math.floor(_LONGEST_S / small.batches / small.batch_s * small.batch)
-    return max(min(wanted, sure, quick), _LEAST_LARGE)
+    return max(min(wanted, fitting, quick), _LEAST_LARGE)
 
 
 def predict(
     settings: RunSettings, dataset: Dataset, measured: tuple[TrialRun, TrialRun], *, free_mb: float
 ) -> ResourceEstimate:
-    """Return what a run takes, given two rehearsals.
+    """Predict memory and time of a run from two trial runs.
 
     Args:
-        settings: of the run.
-        dataset: that it trains on.
-        measured: at a small batch and at a larger one.
-        free_mb: memory that it may take, in MiB.
+        settings: settings of the run.
+        dataset: dataset of the run.
+        measured: trial runs with a small and with a larger batch size.
+        free_mb: available memory, in MiB.
     """
     peak, seconds = _line(measured, "peak_mb"), _line(measured, "batch_s")
     cache = _unseen_mb(settings, dataset, measured[1])
@@ -124,20 +128,20 @@ def predict(
 
 
 def refuse_too_large(planned: ResourceEstimate) -> None:
-    """Raise if a run will not fit, whatever its batch size.
+    """Raise if a run does not fit in memory at any batch size.
 
     Raises:
-        RunError: with what is missing.
+        RunError: with the free memory.
     """
     if planned.proposed_batch_size is None:
         raise RunError(
-            f"this run needs more memory than the {planned.free_mb:.0f} MiB that are free, even with one "
-            "patch a batch: choose a smaller --size, or --set activation_checkpointing=true"
+            f"this run needs more than the {planned.free_mb:.0f} MiB of free memory, even with one patch per "
+            "batch: choose a smaller --size, or --set activation_checkpointing=true"
         )
 
 
 def free_memory_mb() -> float:
-    """Return the memory that a run may take here, in MiB: of the card, or of the machine."""
+    """Return the free memory of the GPU, or of the machine or container, in MiB."""
     if torch.cuda.is_available():
         return torch.cuda.mem_get_info()[0] / 2**20
     found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"))
@@ -149,30 +153,30 @@ def free_memory_mb() -> float:
 
 
 def _line(measured: tuple[TrialRun, TrialRun], what: str) -> tuple[float, float]:
-    """Return what does not grow with the batch, and by how much the rest grows a patch."""
+    """Return intercept and slope of a measurement as a function of the batch size."""
     (x, y), (x2, y2) = ((one.batch, getattr(one, what)) for one in measured)
     slope = max((y2 - y) / (x2 - x), 0.0)
     return y2 - slope * x2, slope
 
 
 def _unseen_mb(settings: RunSettings, dataset: Dataset, measured: TrialRun) -> float:
-    """Return the memory of the prepared volumes that a rehearsal did not load, in MiB.
+    """Return the memory of the preprocessed volumes that the trial run did not load, in MiB.
 
-    Those on disk are mapped: the kernel takes their memory back when it is wanted. Workers keep their own.
+    Volumes on disk are memory-mapped, so that the kernel can reclaim them. Workers have their own memory.
     """
     if torch.cuda.is_available() or workers_for(settings) > 0 or settings.cache_disk_gb > 0:
         return 0.0
     sizes = [
         math.prod(volume.shape) * (_IMAGE_BYTES + (_LABEL_BYTES if volume.label else 0))
-        for volume in _prepared(settings, dataset)
+        for volume in _preprocessed(settings, dataset)
     ]
     seen = min(measured.batch * measured.batches / len(sizes), 1.0)
     kept = min(sum(sizes), settings.cache_gb * 1e9)
     return max(kept - seen * sum(sizes), 0.0) / 2**20
 
 
-def _prepared(settings: RunSettings, dataset: Dataset) -> tuple[VolumeRecord, ...]:
-    """Return about what a training prepares: all but the test. Of a fold's test only the number is alike."""
+def _preprocessed(settings: RunSettings, dataset: Dataset) -> tuple[VolumeRecord, ...]:
+    """Return about the volumes that a training preprocesses: all but a test split."""
     if isinstance(settings, PretrainSettings) and settings.include_held_out:
         return dataset.volumes
     return tuple(volume for volume in dataset.volumes if volume.split != "test") or dataset.volumes

@@ -1,9 +1,12 @@
-"""A rehearsal of a run in a process of its own: first steps, an evaluation and a saved state, measured."""
+"""A trial run in a separate process: memory and time of the first steps, an evaluation and a saved state."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import re
+import resource
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,7 +25,6 @@ from medmim.data.dataset.manifest import read_dataset
 from medmim.errors import RunError
 from medmim.stages.finetune.initial_weights import SCRATCH, find_initial_weights
 from medmim.stages.finetune.run import finetune
-from medmim.stages.memory_usage import process_mb
 from medmim.stages.pretrain.run import pretrain
 from medmim.tracking.mlflow_store import Store
 from medmim.training.weights import WEIGHTS
@@ -32,17 +34,17 @@ STEPS = 6
 
 @dataclass(frozen=True)
 class TrialRun:
-    """What the first steps took.
+    """Measurements of a trial run.
 
     Attributes:
-        batch: patches a batch.
-        peak_mb: the most memory that the process held in its steps, or on a GPU the most that PyTorch
-            allocated, in MiB.
-        whole_mb: the same with an evaluation and the saving of a state.
-        batch_s: seconds a batch, the fastest.
-        batches: how many there were.
-        volumes: that the run draws from: an epoch draws each once.
-        wait_share: share of the time of the measured batches in which the network waited for data.
+        batch: patches per batch.
+        peak_mb: peak memory of the process during its steps, or on a GPU the peak that PyTorch allocated, in
+            MiB.
+        whole_mb: the same including an evaluation and the saving of a state.
+        batch_s: seconds of the fastest batch.
+        batches: number of batches.
+        volumes: training volumes of the run; an epoch draws each once.
+        wait_share: share of the measured time in which the network waited for data.
     """
 
     batch: int
@@ -55,11 +57,11 @@ class TrialRun:
 
 
 class TrialRunOverError(Exception):
-    """The steps are done."""
+    """Raised to end a trial run after its last step."""
 
 
 class Stopwatch(Callback):
-    """Measure the batches of a training, and end it; the first holds its beginning too, the last its end."""
+    """Time the batches of a training, then end it; the first includes the start, the last the evaluation."""
 
     def __init__(self, batches: int, clock: Callable[[], float] = time.perf_counter) -> None:
         self.batches = batches
@@ -71,23 +73,23 @@ class Stopwatch(Callback):
         self._ended = clock()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Count the volumes that are drawn from: splits, labels, channels and the method decide which."""
+        """Count the training volumes, which depend on splits, labels, channels and the method."""
         assert trainer.train_dataloader is not None
         self.volumes = len(trainer.train_dataloader.dataset.volumes)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Note how long the batch was waited for."""
+        """Record the time spent waiting for the batch."""
         self.waited.append(self.clock() - self._ended)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Note how long a batch took, its data included.
+        """Record the time of the batch, loading included.
 
         Raises:
-            RehearsalOverError: after the last.
+            TrialRunOverError: after the last batch.
         """
         now = self.clock()
         self.seconds.append(now - self._ended)
@@ -106,38 +108,39 @@ def run_trial(
     workers: int = 0,
     batches: int = STEPS,
     unmeasured: int = 1,
+    measure: Callable[..., TrialRun] | None = None,
 ) -> TrialRun:
-    """Run the first steps of a run with another batch size, in a process of its own.
+    """Run the first steps of a run with another batch size, in a separate process.
 
     Args:
-        settings: of the run.
-        batch: patches a batch.
-        home: where runs are kept: a fine-tuning finds its weights there; nothing is written there.
-        workers: processes that prepare batches.
-        batches: how many.
-        unmeasured: the first of them, of which no time is told; the last is that of an evaluation.
+        settings: settings of the run.
+        batch: patches per batch.
+        home: `MEDMIM_HOME`, where fine-tuning finds its initial weights; nothing is written there.
+        workers: loader processes.
+        batches: number of batches.
+        unmeasured: number of first batches without timing; the last, with an evaluation, is not timed either.
+        measure: function that the process calls; None: `first_steps`. Tests pass their own.
 
     Raises:
-        RunError: if the process is killed, as a system does where memory runs out.
+        RunError: if the process is killed, usually because memory ran out.
     """
-    context = multiprocessing.get_context("spawn")  # a fork would begin with this process's memory
-    # a folder of this process: one that is killed leaves its own behind
+    context = multiprocessing.get_context("spawn")  # a fork would start with this process's memory
+    # the folder belongs to this process, because a killed process would leave its own folder behind
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
-        ProcessPoolExecutor(1, mp_context=context, initializer=_unheard) as pool,
+        ProcessPoolExecutor(1, mp_context=context, initializer=_disable_tracking_server) as pool,
     ):
-        words = (settings, batch, home, workers, batches, unmeasured, Path(folder))
+        arguments = (settings, batch, home, workers, batches, unmeasured, Path(folder))
         try:
-            return pool.submit(first_steps, *words).result()
+            return pool.submit(measure or first_steps, *arguments).result()
         except BrokenProcessPool as error:
             raise RunError(
-                f"the rehearsal at {batch} patches a batch was killed, probably because memory ran out: "
+                f"the trial run with {batch} patches per batch was killed, probably because memory ran out: "
                 "choose a smaller --size or --batch-size, or --set activation_checkpointing=true"
             ) from error
 
 
-def _unheard() -> None:
-    """Let no tracking server hear of what this process does."""
+def _disable_tracking_server() -> None:
     os.environ.pop("MLFLOW_TRACKING_URI", None)
 
 
@@ -150,13 +153,10 @@ def first_steps(
     unmeasured: int = 1,
     scratch: Path | None = None,
 ) -> TrialRun:
-    """Run and measure the first steps in this process; see `run_trial`.
-
-    Its own home lies in a folder in `scratch`, and goes with it.
-    """
-    watch = Stopwatch(batches)
-    # the last of its steps is that of the one evaluation, after which its state is saved
-    asked: dict[str, Any] = {
+    """Run and measure the first steps in this process, with a home in `scratch`; see `run_trial`."""
+    stopwatch = Stopwatch(batches)
+    # the only evaluation is after the last step, and a state is saved after it
+    changed: dict[str, Any] = {
         "batch_size": batch,
         "accumulate": 1,
         "devices": 1,
@@ -165,24 +165,26 @@ def first_steps(
         "steps": batches,
         "num_evaluations": 1,
     }
-    asked |= {"epochs": None, "minutes": None, "checkpoint_every_steps": None}
-    chosen = settings.model_copy(update=asked)
+    changed |= {"epochs": None, "minutes": None, "checkpoint_every_steps": None}
+    chosen = settings.model_copy(update=changed)
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         place = Path(folder)
         try:
             if isinstance(chosen, PretrainSettings):
-                pretrain(chosen, home=place, onlookers=(watch,))
+                pretrain(chosen, home=place, callbacks=(stopwatch,))
             elif isinstance(chosen, FinetuneSettings):
-                finetune(_from_weights(chosen, home), home=place, say=lambda line: None, onlookers=(watch,))
+                chosen = _with_weights_path(chosen, home)
+                finetune(chosen, home=place, log=lambda line: None, callbacks=(stopwatch,))
         except TrialRunOverError:
-            steps_s = watch.seconds[unmeasured:-1]
-            share = sum(watch.waited[unmeasured:-1]) / sum(steps_s)
-            return TrialRun(batch, watch.peak_mb, _peak_mb(), min(steps_s), batches, watch.volumes, share)
-    raise RuntimeError("a rehearsal ends before its run")
+            times = stopwatch.seconds[unmeasured:-1]
+            share = sum(stopwatch.waited[unmeasured:-1]) / sum(times)
+            volumes = stopwatch.volumes
+            return TrialRun(batch, stopwatch.peak_mb, _peak_mb(), min(times), batches, volumes, share)
+    raise RuntimeError("the run ended before its trial run")
 
 
-def _from_weights(settings: FinetuneSettings, home: Path) -> FinetuneSettings:
-    """Return the settings with the place of the weights, since the rehearsal has a home of its own."""
+def _with_weights_path(settings: FinetuneSettings, home: Path) -> FinetuneSettings:
+    """Return the settings with the path of the initial weights, because the trial run has its own home."""
     if settings.init is not None and (settings.init == SCRATCH or settings.init.endswith(".safetensors")):
         return settings
     store = Store(home)
@@ -194,3 +196,13 @@ def _peak_mb() -> float:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
     return process_mb("VmHWM")
+
+
+def process_mb(mark: str) -> float:
+    """Return the current (VmRSS) or peak (VmHWM) memory of this process, in MiB."""
+    status = Path("/proc/self/status")
+    # preferred to getrusage, which on Linux inherits the peak of the parent process
+    found = re.search(rf"{mark}:\s+(\d+) kB", status.read_text()) if status.is_file() else None
+    if found:
+        return int(found[1]) / 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)

@@ -1,4 +1,4 @@
-"""Do scans fit a model? By modality and by kind, as its description tells what it learnt on."""
+"""Checks whether scans resemble the training data of a model, by its description."""
 
 from __future__ import annotations
 
@@ -9,41 +9,41 @@ from medmim.data.dataset.manifest import VolumeRecord
 from medmim.errors import DataError
 from medmim.training.tasks.trained_model import TrainedModel
 
-_UNTOLD = "OT"  # such as of NIfTI files
+_UNKNOWN = "OT"  # such as of NIfTI files
 
 
-def as_learnt(trained: TrainedModel, volume: VolumeRecord) -> VolumeRecord:
-    """Return the volume, taken for the model's own modality where it tells none: CT is normalised otherwise.
+def with_modality(trained: TrainedModel, volume: VolumeRecord) -> VolumeRecord:
+    """Return the volume with the modality of the training data if it has none: CT has its own normalisation.
 
     Raises:
-        DataError: with reason one_slice_for_3d, for one slice and a 3D network that only saw volumes: padded,
-            it would give an answer that means nothing.
+        DataError: with reason one_slice_for_3d, for a single slice and a 3D network trained on volumes: the
+            prediction for a padded slice would be meaningless.
     """
     if trained.plan.dims == 3 and min(volume.shape) == 1 and not trained.description.get("pictures", True):
         raise DataError(f"volume {volume.id} is one slice, expected a volume", reason="one_slice_for_3d")
-    learnt = trained.description.get("modalities", ())
-    if volume.modality != _UNTOLD or len(learnt) != 1:
+    modalities = trained.description.get("modalities", ())
+    if volume.modality != _UNKNOWN or len(modalities) != 1:
         return volume
-    return volume.model_copy(update={"modality": learnt[0]})
+    return volume.model_copy(update={"modality": modalities[0]})
 
 
-def unlike(
-    trained: TrainedModel, volumes: Sequence[VolumeRecord], say: Callable[[str], None]
+def modality_warnings(
+    trained: TrainedModel, volumes: Sequence[VolumeRecord], log: Callable[[str], None]
 ) -> tuple[str, ...]:
-    """Say, and return, which scans the model never learnt on, or must be taken for what it learnt on."""
-    learnt = sorted(trained.description.get("modalities", ()))
-    if not learnt or _UNTOLD in learnt:
+    """Log and return warnings about scans of other or unknown modalities than the training data."""
+    trained_on = sorted(trained.description.get("modalities", ()))
+    if not trained_on or _UNKNOWN in trained_on:
         return ()
     found = Counter(volume.modality for volume in volumes)
-    said = [
-        f"{count} of {len(volumes)} scans are {modality}, and the model learnt on {', '.join(learnt)}: do "
-        "not rely on what it finds in them"
+    warnings = [
+        f"{count} of {len(volumes)} scans are {modality}, but the model was trained on "
+        f"{', '.join(trained_on)}: do not rely on its predictions for them"
         for modality, count in sorted(found.items())
-        if modality not in {*learnt, _UNTOLD}
+        if modality not in {*trained_on, _UNKNOWN}
     ]
-    if learnt == ["CT"] and found[_UNTOLD]:
-        told = f"{found[_UNTOLD]} of {len(volumes)} scans tell no modality"
-        said.append(f"{told}: taken for CT, in Hounsfield units")
-    for line in said:
-        say(f"warning: {line}")
-    return tuple(said)
+    if trained_on == ["CT"] and found[_UNKNOWN]:
+        count = f"{found[_UNKNOWN]} of {len(volumes)} scans have no modality"
+        warnings.append(f"{count}: assumed to be CT, in Hounsfield units")
+    for line in warnings:
+        log(f"warning: {line}")
+    return tuple(warnings)

@@ -1,4 +1,4 @@
-"""What `medmim predict` writes of one volume, task by task: rows of a table, a label volume, a picture."""
+"""The outputs of `medmim predict` for one volume, by task: table rows, a label volume and a picture."""
 
 from __future__ import annotations
 
@@ -38,30 +38,30 @@ _BOX_COLUMNS = (
 
 @dataclass(frozen=True)
 class VolumePrediction:
-    """What is told of one volume.
+    """The prediction for one volume.
 
     Attributes:
-        rows: of the task's table.
-        words: a line for people.
-        label: the label volume, where there is one.
+        rows: rows of the task's table.
+        summary: one line for people.
+        label: file of the label volume, where there is one.
     """
 
     rows: Sequence[Mapping[str, Any]]
-    words: str
+    summary: str
     label: Path | None = None
 
 
 @dataclass(frozen=True)
 class OutputFile:
-    """How a task tells what it found: its table's name and first columns, and the function that fills it."""
+    """The output of a task: name and first columns of its table, and the function that predicts a volume."""
 
     table: str
     columns: tuple[str, ...]
-    tell: Callable[[TrainedModel, EvaluationContext, VolumeRecord, Path], VolumePrediction]
+    predict: Callable[[TrainedModel, EvaluationContext, VolumeRecord, Path], VolumePrediction]
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """Write rows as CSV; the columns are those of the first row, and those given where there is none."""
+    """Write rows as CSV; the columns are those of the first row, or `columns` without rows."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else columns, lineterminator="\n")
     writer.writeheader()
@@ -72,13 +72,13 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence
 def write_label_prediction(
     trained: TrainedModel, scene: EvaluationContext, volume: VolumeRecord, out: Path
 ) -> VolumePrediction:
-    """Segment a volume; write the labels on its file's own grid and a picture; tell the size of each class.
+    """Segment a volume; write the labels on the grid of its file, and a picture; return each class's size.
 
     Args:
         trained: the model.
-        scene: how to prepare.
-        volume: of the dataset.
-        out: folder of predictions.
+        scene: loads and preprocesses volumes.
+        volume: volume of the dataset.
+        out: folder of the predictions.
     """
     assert isinstance(trained.task, Segmentation)
     prepared = scene.volumes(volume)
@@ -98,36 +98,32 @@ def write_label_prediction(
         size = round(count * voxel_ml, 4) if known else ""
         rows.append({"volume": volume.id, "class": name, "number": number, "voxels": count, "ml": size})
     unit = "ml" if known else "voxels"
-    words = ", ".join(f"{row['class']} {row[unit]:g} {unit}" for row in rows)
-    return VolumePrediction(rows, words, place)
+    summary = ", ".join(f"{row['class']} {row[unit]:g} {unit}" for row in rows)
+    return VolumePrediction(rows, summary, place)
 
 
 def write_class_prediction(
     trained: TrainedModel, scene: EvaluationContext, volume: VolumeRecord, out: Path
 ) -> VolumePrediction:
-    """Classify a volume; write a picture; tell the probability of every class."""
+    """Classify a volume; write a picture; return the probability of every class."""
     [row] = trained.task.evaluate(trained.network, [volume], scene, final=False)
-    shares: dict[str, float] = row["probabilities"]
-    guess = max(shares, key=lambda name: shares[name])
-    prepared, words = scene.volumes(volume), f"{guess} {shares[guess]:.0%}"
-    _draw(
-        out,
-        volume,
-        [caption_row(prepared.image[0], axis=prepared.slice_axis, text=words)],
-        trained,
-    )
-    told = {f"p_{name}": round(share, 6) for name, share in shares.items()}
-    return VolumePrediction([{"volume": volume.id, "class": guess, **told}], words)
+    probabilities: dict[str, float] = row["probabilities"]
+    best = max(probabilities, key=lambda name: probabilities[name])
+    prepared, summary = scene.volumes(volume), f"{best} {probabilities[best]:.0%}"
+    figure = caption_row(prepared.image[0], axis=prepared.slice_axis, text=summary)
+    _draw(out, volume, [figure], trained)
+    columns = {f"p_{name}": round(value, 6) for name, value in probabilities.items()}
+    return VolumePrediction([{"volume": volume.id, "class": best, **columns}], summary)
 
 
 def write_box_prediction(
     trained: TrainedModel, scene: EvaluationContext, volume: VolumeRecord, out: Path
 ) -> VolumePrediction:
-    """Find boxes in a volume; write a picture; tell where they are.
+    """Detect boxes in a volume; write a picture; return the boxes.
 
-    Boxes are those above the threshold that was chosen on validation cases: in voxels of the file, half-open,
-    and the two corners in mm (LPS, as in DICOM; left open for pictures whose spacing nobody told), with the
-    keys of the first and last slice that they touch. `trace_to_slices` adds where these lie in the source.
+    These are the boxes above the threshold tuned on validation cases: in voxels of the file, half-open, and
+    their two corners in mm (LPS, as in DICOM; empty for images of unknown spacing), with the keys of the
+    first and last slice that they intersect. `trace_to_slices` adds the source files of these slices.
     """
     prepared = scene.volumes(volume)
     found = [
@@ -142,18 +138,18 @@ def write_box_prediction(
     return VolumePrediction(rows, f"{len(rows)} boxes{f', best {found[0][1]:.2f}' if found else ''}")
 
 
-def trace_to_slices(told: VolumePrediction, files_of: Mapping[str, int]) -> VolumePrediction:
-    """Return what is told of boxes with the files of their first and last slice.
+def trace_to_slices(prediction: VolumePrediction, files_of: Mapping[str, int]) -> VolumePrediction:
+    """Return a prediction of boxes with the files of their first and last slice.
 
     Args:
-        told: of one volume.
-        files_of: key of a slice → number of its file in the sorted walk of the source.
+        prediction: prediction for one volume.
+        files_of: from the key of a slice to the number of its file in the sorted list of source files.
     """
     rows = [
         {**row, **{f"{end}_file": files_of.get(str(row[f"{end}_slice"]), "") for end in ("first", "last")}}
-        for row in told.rows
+        for row in prediction.rows
     ]
-    return replace(told, rows=rows)
+    return replace(prediction, rows=rows)
 
 
 OUTPUTS: dict[str, OutputFile] = {
@@ -177,7 +173,7 @@ def _draw(
 
 
 def _labelled(prepared: PreprocessedVolume, labels: np.ndarray) -> FigureRow:
-    """Return the slice that holds most of the labels, the middle one where there are none."""
+    """Return the slice with the largest labelled area, or the middle slice without labels."""
     axis = prepared.slice_axis
     others = tuple(other for other in range(3) if other != axis)
     counts = (labels > 0).sum(axis=others)
@@ -187,7 +183,7 @@ def _labelled(prepared: PreprocessedVolume, labels: np.ndarray) -> FigureRow:
 
 
 def _boxed(prepared: PreprocessedVolume, found: Sequence[tuple[str, float, np.ndarray]]) -> FigureRow:
-    """Return the slice through the middle of the best box, with the best of those that it cuts."""
+    """Return the slice through the middle of the best box, with the best boxes that it intersects."""
     axis, length = prepared.slice_axis, prepared.image.shape[prepared.slice_axis + 1]
     boxes = [
         (map_boxes(box[None], prepared.stored_affine, prepared.affine)[0], f"{name} {score:.2f}")
@@ -203,7 +199,7 @@ def _box_row(
     volume: VolumeRecord, prepared: PreprocessedVolume, name: str, score: float, box: np.ndarray
 ) -> dict[str, Any]:
     affine, size = prepared.stored_affine, np.array(volume.shape)
-    box = np.concatenate([box[:3].clip(0, size), box[3:].clip(0, size)])  # images were padded for the network
+    box = np.concatenate([box[:3].clip(0, size), box[3:].clip(0, size)])  # the network sees padded images
     corners = (box.reshape(2, 3) - 0.5) @ affine[:3, :3].T + affine[:3, 3]  # voxel i spans i - 1/2 to i + 1/2
     known = volume.flags.get("spacing") != "unknown"
     lps = (corners * [-1.0, -1.0, 1.0]).ravel().round(3).tolist() if known else [""] * len(_ENDS)

@@ -105,7 +105,7 @@ def _stage(job: Job, home: Path, resume: str | None, tags: Mapping[str, str]) ->
     from medmim.stages.finetune.run import finetune
 
     settings = FinetuneSettings.model_validate(job.settings)
-    return finetune(settings, home=home, resume=resume, tags=tags, say=_log_line)
+    return finetune(settings, home=home, resume=resume, tags=tags, log=_log_line)
 
 
 def _log_line(line: str) -> None:

@@ -1,4 +1,4 @@
-"""Where numbers stopped being finite: the first layer that gave them, and the draws in the batch."""
+"""Where non-finite numbers come from: the first layer that outputs them, and the samples in the batch."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from medmim.encoders import Masked, Packed
 
 @dataclass(frozen=True, order=True)
 class NonFiniteLayer:
-    """A layer, ordered by when it computes.
+    """A layer with a non-finite output, ordered by execution.
 
     Attributes:
-        place: how many layers compute before it.
-        name: in the module.
+        place: number of layers computed before it.
+        name: its name in the module.
     """
 
     place: int
@@ -29,13 +29,13 @@ class NonFiniteLayer:
 
 @dataclass(frozen=True)
 class NonFiniteFinding:
-    """What is not finite in a step.
+    """The non-finite values of a step.
 
     Attributes:
-        loss: whether the loss is; otherwise a gradient.
-        layer: the first whose output is, if any.
-        gradient: the parameter nearest to the loss whose gradient is, if any.
-        volumes: ids of those in question.
+        loss: whether the loss is non-finite; otherwise a gradient is.
+        layer: the first layer with a non-finite output, if any.
+        gradient: the parameter nearest to the loss with a non-finite gradient, if any.
+        volumes: ids of the volumes in question.
     """
 
     loss: bool
@@ -44,7 +44,7 @@ class NonFiniteFinding:
     volumes: tuple[str, ...]
 
     def __str__(self) -> str:
-        """Say it."""
+        """Return the finding as part of a sentence."""
         what = "loss" if self.loss else "gradient"
         nearest = f"first in the gradient of '{self.gradient}'" if self.gradient else "in the norm of all"
         where = "in the loss itself" if self.loss else nearest
@@ -54,7 +54,7 @@ class NonFiniteFinding:
 
 
 def of_all_processes(own: NonFiniteFinding) -> NonFiniteFinding:
-    """Return what the processes that share a step found together, the same in each; called in all."""
+    """Return the joint finding of the processes that share a step; call it in each of them."""
     if not (dist.is_available() and dist.is_initialized()):
         return own
     found: list[NonFiniteFinding] = [own] * dist.get_world_size()
@@ -63,10 +63,11 @@ def of_all_processes(own: NonFiniteFinding) -> NonFiniteFinding:
 
 
 def joined(found: Sequence[NonFiniteFinding]) -> NonFiniteFinding:
-    """Return the finding of the process where it began, with the volumes of all of which that is true.
+    """Return the finding of the process where it began, with the volumes of all such processes.
 
-    Sums over processes carry a NaN on: all gradients have it, and layers behind a norm over all voxels. So it
-    began where the earliest layer met it, else where the loss did; a gradient alone tells nothing.
+    Sums over processes spread a NaN: to all gradients, and to layers behind a norm over all voxels. It
+    therefore began where the earliest layer had it, else where the loss had it; a gradient alone is no
+    evidence.
     """
     first = min((one.layer for one in found if one.layer), default=None)
     began = [one for one in found if (one.layer == first if first else one.loss)] or found
@@ -77,17 +78,18 @@ def joined(found: Sequence[NonFiniteFinding]) -> NonFiniteFinding:
 def first_bad_layer(
     module: L.LightningModule, batch: Mapping[str, Any], batch_idx: int
 ) -> NonFiniteLayer | None:
-    """Compute a step again and return the first layer whose output is not finite; None: all are.
+    """Repeat the forward pass of a step and return the first layer with a non-finite output, if any.
 
     Args:
-        module: in training mode, with the weights and gradients of the bad step; its buffers may change.
-        batch: what it was given.
-        batch_idx: the batch's number.
+        module: module in training mode, with the weights and gradients of the bad step; its buffers may
+            change.
+        batch: the batch of that step.
+        batch_idx: its number.
     """
     found: list[NonFiniteLayer] = []
     computed: list[str] = []
 
-    def look(name: str) -> Any:
+    def watch(name: str) -> Any:
         def hook(layer: nn.Module, inputs: object, output: object) -> None:
             if not found and not all(bool(torch.isfinite(one).all()) for one in _floats(output)):
                 found.append(NonFiniteLayer(len(computed), name.replace("._checkpoint_wrapped_module", "")))
@@ -96,7 +98,7 @@ def first_bad_layer(
         return hook
 
     leaves = [(name, layer) for name, layer in module.named_modules() if not list(layer.children())]
-    hooks = [layer.register_forward_hook(look(name)) for name, layer in leaves]
+    hooks = [layer.register_forward_hook(watch(name)) for name, layer in leaves]
     try:
         with torch.no_grad(), module.trainer.precision_plugin.train_step_context():
             module.training_step(batch, batch_idx)
@@ -107,7 +109,7 @@ def first_bad_layer(
 
 
 def first_bad_gradient(module: nn.Module) -> str | None:
-    """Return the parameter nearest to the loss whose gradient is not finite."""
+    """Return the name of the parameter nearest to the loss whose gradient is not finite."""
     for name, parameter in reversed(list(module.named_parameters())):
         if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
             return name
@@ -115,7 +117,7 @@ def first_bad_gradient(module: nn.Module) -> str | None:
 
 
 def suspects(batch: Mapping[str, Any]) -> list[int]:
-    """Return the draws of a batch whose images are not finite, or all of them if they are."""
+    """Return the samples of a batch whose images are not finite, or all samples if all images are finite."""
     numbers: list[int] = batch["draw"].tolist()
     finite = torch.isfinite(batch["image"]).flatten(1).all(dim=1).tolist()
     bad = [number for number, good in zip(numbers, finite, strict=True) if not good]
@@ -123,7 +125,7 @@ def suspects(batch: Mapping[str, Any]) -> list[int]:
 
 
 def _floats(output: object) -> Iterator[Tensor]:
-    """Yield the tensors of floating-point numbers in what a layer gave."""
+    """Yield the floating-point tensors in the output of a layer."""
     if isinstance(output, Packed):
         output = output.values
     if isinstance(output, Masked):

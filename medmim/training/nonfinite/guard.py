@@ -1,4 +1,4 @@
-"""A step whose loss or gradients are not finite is not taken: stop, skip or roll back, within bounds."""
+"""The guard against non-finite losses and gradients: stop, skip the step or roll back, within a limit."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Any, Literal
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor
+from torch import Tensor, nn
 
 from medmim.errors import RunError
+from medmim.methods import Method
 from medmim.training.callbacks import completes_step
 from medmim.training.logger import Log
 from medmim.training.nonfinite.diagnosis import (
@@ -22,26 +23,45 @@ from medmim.training.nonfinite.diagnosis import (
     of_all_processes,
     suspects,
 )
-from medmim.training.nonfinite.snapshot import ModuleSnapshot
 from medmim.training.resume.state_file import read_state
-from medmim.training.resume.states import newest_whole
+from medmim.training.resume.states import newest_intact
 
 Policy = Literal["stop", "skip", "rollback"]
-_ADVICE = "lower --lr, use --precision fp32, or go on with --set on_nonfinite=skip"
+_ADVICE = "lower --lr, use --precision fp32, or continue with --set on_nonfinite=skip"
+
+
+class ModuleSnapshot:
+    """The buffers of a module before a step, to restore them when the step is not taken.
+
+    Args:
+        module: the module that is trained.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self._buffers = [buffer.clone() for buffer in module.buffers()]
+
+    def restore(self) -> None:
+        """Restore running statistics, and discard what methods have collected for the end of the step."""
+        for buffer, before in zip(self._module.buffers(), self._buffers, strict=True):
+            buffer.copy_(before)
+        for part in self._module.modules():
+            if isinstance(part, Method):
+                part.discard_pending()
 
 
 class FiniteGuard(Callback):
-    """Look at loss and gradients before the optimiser uses them.
+    """Check loss and gradients before each optimizer step.
 
-    A step that is not finite leaves weights, optimiser and running statistics as they were (skip), or as they
-    were in the last saved state (rollback); the data go on behind it in both cases.
+    A non-finite step leaves weights, optimizer and running statistics as they were (skip), or as they were in
+    the last saved state (rollback); in both cases training continues with the next data.
 
     Args:
-        policy: what to do.
-        limit: steps of the whole run that may be bad; the next one stops it.
-        log: gets the count as a tag and a metric.
-        folder: where states are saved.
-        volume_of: from the number of a draw to its volume's id.
+        policy: what to do about a non-finite step.
+        limit: non-finite steps allowed in the whole run; the next one stops it.
+        log: receives their number as a tag and a metric.
+        folder: folder of the saved states.
+        volume_of: from the number of a sample to the id of its volume.
     """
 
     def __init__(
@@ -60,7 +80,7 @@ class FiniteGuard(Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Remember what a forward changes."""
+        """Copy what a forward pass changes."""
         if not self._parts:
             self._before = ModuleSnapshot(pl_module)
         self._parts.append((batch, batch_idx))
@@ -72,26 +92,26 @@ class FiniteGuard(Callback):
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
     ) -> None:
-        """Judge the step, at the price of one norm.
+        """Check the step, at the cost of one norm.
 
         Raises:
-            RunError: if it is bad, and the policy or the bound says stop.
+            RunError: if it is not finite, and the policy or the limit stops the run.
         """
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
         total = torch.stack([torch.nn.utils.get_total_norm(gradients), *self._losses]).sum()
         good = bool(torch.isfinite(total))
         if not trainer.strategy.reduce_boolean_decision(good, all=True):
-            self._refuse(pl_module, optimizer)
+            self._reject(pl_module, optimizer)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Forget the step."""
+        """Discard the batches of a completed step."""
         if completes_step(trainer, batch_idx):
             self._parts.clear()
             self._losses.clear()
 
-    def _refuse(self, module: L.LightningModule, optimiser: torch.optim.Optimizer) -> None:
+    def _reject(self, module: L.LightningModule, optimizer: torch.optim.Optimizer) -> None:
         step = module.trainer.global_step + 1
         message = f"step {step}: {of_all_processes(self._finding(module))}"
         self.count += 1
@@ -101,15 +121,15 @@ class FiniteGuard(Callback):
         if self.count > self.limit:
             raise RunError(
                 f"{message}; that is one more than nonfinite_limit={self.limit} allows: lower --lr, use "
-                "--precision fp32, or look at the volumes named"
+                "--precision fp32, or inspect the volumes named"
             )
         self.sink.metrics({"train/nonfinite_steps": float(self.count)}, step=step)
-        done = self._go_back(module, optimiser)
-        if module.trainer.is_global_zero:  # all processes know the same
-            logging.getLogger("medmim").warning("%s; %s, %d so far", message, done, self.count)
+        outcome = self._undo(module, optimizer)
+        if module.trainer.is_global_zero:  # the message is the same in all processes
+            logging.getLogger("medmim").warning("%s; %s, %d so far", message, outcome, self.count)
 
     def _finding(self, module: L.LightningModule) -> NonFiniteFinding:
-        """Return what is not finite in this process, the volumes in question and the first layer."""
+        """Return what is not finite in this process, with the volumes and the first layer involved."""
         loss_is_bad = not all(bool(torch.isfinite(loss)) for loss in self._losses)
         gradient = first_bad_gradient(module)
         layers = [first_bad_layer(module, batch, number) for batch, number in self._parts]
@@ -120,31 +140,31 @@ class FiniteGuard(Callback):
         first = min((layer for layer in layers if layer), default=None)
         return NonFiniteFinding(loss_is_bad, first, gradient, tuple(volumes))
 
-    def _go_back(self, module: L.LightningModule, optimiser: torch.optim.Optimizer) -> str:
-        """Leave nothing of the step, and return what was done."""
-        # without gradients the optimiser's step does nothing, decay of weights included
-        optimiser.zero_grad(set_to_none=True)
+    def _undo(self, module: L.LightningModule, optimizer: torch.optim.Optimizer) -> str:
+        """Remove every trace of the step, and return what was done."""
+        # without gradients the optimizer step does nothing, weight decay included
+        optimizer.zero_grad(set_to_none=True)
         if self.policy != "rollback":
             return "skipped"
         state = self._last_saved(module.trainer)
         if state is None:
-            return "skipped, since no state to go back to is saved yet"
+            return "skipped, since there is no saved state to roll back to yet"
         module.load_state_dict(state["state_dict"])
-        optimiser.load_state_dict(state["optimizer_states"][0])
-        return "went back to the last saved state"
+        optimizer.load_state_dict(state["optimizer_states"][0])
+        return "rolled back to the last saved state"
 
     def _last_saved(self, trainer: L.Trainer) -> dict[str, Any] | None:
-        """Return the first process's last state in all of them: the others cannot see its folder."""
-        path = newest_whole(self.folder) if trainer.is_global_zero else None
+        """Return the last state of the first process in all of them: the others may not see its folder."""
+        path = newest_intact(self.folder) if trainer.is_global_zero else None
         state = read_state(path) if path else None
         kept = state and {key: state[key] for key in ("state_dict", "optimizer_states")}
         given: dict[str, Any] | None = trainer.strategy.broadcast(kept)
         return given
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the count."""
+        """Return the number of non-finite steps."""
         return {"count": self.count}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting."""
+        """Restore the number of non-finite steps."""
         self.count = state_dict["count"]

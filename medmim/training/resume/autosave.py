@@ -23,11 +23,11 @@ _SAVING = (signal.SIGUSR1,)
 
 
 class Signals(Callback):
-    """Note SIGTERM, SIGINT and SIGUSR1 until a step is complete; SIGTERM or SIGINT twice stops at once.
+    """Record SIGTERM, SIGINT and SIGUSR1 until a step is complete; the same stop signal twice stops at once.
 
     Attributes:
-        stop: the last signal that wants an end, if any came.
-        save: whether one that wants a save came and was not answered yet.
+        stop: the last SIGTERM or SIGINT received, if any.
+        save: whether a SIGUSR1 is pending.
     """
 
     def __init__(self) -> None:
@@ -35,16 +35,16 @@ class Signals(Callback):
         self.save = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the signals over, now that Lightning has taken them."""
+        """Install the handlers, replacing those that Lightning has just installed."""
         if threading.current_thread() is threading.main_thread():
             for number in (*_STOPPING, *_SAVING):
-                signal.signal(number, self.note)
+                signal.signal(number, self.handle)
 
-    def note(self, number: int, frame: object) -> None:
-        """Note one signal.
+    def handle(self, number: int, frame: object) -> None:
+        """Record one signal.
 
         Raises:
-            Stopped: for the same that wants an end again; the step is then lost, the last saved state is not.
+            Stopped: for a repeated stop signal; the current step is then lost, the last saved state is not.
         """
         if number in _SAVING:
             self.save = True
@@ -54,8 +54,8 @@ class Signals(Callback):
         self.stop = number
 
     @contextmanager
-    def given_back(self) -> Iterator[None]:
-        """Leave the signals as they were, however training ends."""
+    def restored_afterwards(self) -> Iterator[None]:
+        """Restore the previous signal handlers, however training ends."""
         before = {number: signal.getsignal(number) for number in (*_STOPPING, *_SAVING)}
         try:
             yield
@@ -66,16 +66,19 @@ class Signals(Callback):
 
 
 class Checkpoints(Callback):
-    """Save the state of training; must come last.
+    """Save the state of training; this must be the last callback that has a state.
 
     Args:
-        folder: of the run.
-        every_steps: None: after every evaluation.
-        every_minutes: at least this often.
-        evaluations: tells when one was made.
-        signals: tells when one came.
-        log: gets a tag when a run goes on in another number of processes.
-        clock: seconds; a seam for tests.
+        folder: checkpoint folder of the run.
+        every_steps: steps between two states; None: after every evaluation.
+        every_minutes: longest time between two states.
+        evaluations: counts the evaluations.
+        log: receives a tag when a run is resumed in another number of processes.
+        clock: returns seconds; tests pass their own.
+        save: saves the state of a trainer in a folder; None: `save_state`. Tests pass their own.
+
+    Attributes:
+        saved: number of states saved by this process.
     """
 
     def __init__(
@@ -85,86 +88,89 @@ class Checkpoints(Callback):
         every_steps: int | None,
         every_minutes: float,
         evaluations: ValidationCallback,
-        signals: Signals,
         log: Log,
         clock: Callable[[], float] = time.monotonic,
+        save: Callable[[L.Trainer, Path], bool] | None = None,
     ) -> None:
         self.folder = folder
         self.every_steps = every_steps
         self.every_s = 60 * every_minutes
         self.evaluations = evaluations
-        self.signals = signals
-        self.sink = log  # Lightning puts its own `log` on every callback
+        self.signals = Signals()
+        self.sink = log  # Lightning sets an attribute `log` on every callback
         self.clock = clock
-        self._seen = 0
+        self.save = save or save_state
+        self.saved = 0
+        self._evaluations_seen = 0
         self._processes = 0
         self._saved_at = clock()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock."""
         self._saved_at = self.clock()
-        self._seen = self.evaluations.done
+        self._evaluations_seen = self.evaluations.done
         if self._processes not in (0, trainer.world_size):
             self.sink.tags({"processes": f"{self._processes}, then {trainer.world_size}"})
         self._processes = trainer.world_size
 
     def state_dict(self) -> dict[str, Any]:
-        """Return in how many processes the training ran."""
+        """Return the number of processes."""
         return {"processes": self._processes}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it back, to tell if it is another number now."""
+        """Restore the number of processes, to detect a change."""
         self._processes = state_dict["processes"]
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save when it is time, and stop when a signal asks for it.
+        """Save the state when it is due, and stop after a stop signal.
 
         Raises:
             Stopped: after SIGTERM or SIGINT.
         """
         if not completes_step(trainer, batch_idx):
             return
-        self.stop_if_wanted(trainer)
+        self.stop_if_requested(trainer)
         late = self.clock() - self._saved_at >= self.every_s
-        due, wanted = self._due(trainer.global_step), self.signals.save
-        if trainer.strategy.reduce_boolean_decision(due or late or wanted, all=False):
-            self.signals.save = False  # before saving: a signal that comes meanwhile wants the next step
-            save_state(trainer, self.folder)
+        due, requested = self._due(trainer.global_step), self.signals.save
+        if trainer.strategy.reduce_boolean_decision(due or late or requested, all=False):
+            self.signals.save = False  # before saving: a signal that arrives meanwhile asks for the next step
+            self.save(trainer, self.folder)
+            self.saved += 1
             self._saved_at = self.clock()
 
-    def stop_if_wanted(self, trainer: L.Trainer) -> None:
-        """Save and stop after a signal that asks for it.
+    def stop_if_requested(self, trainer: L.Trainer) -> None:
+        """Save the state and stop after a stop signal.
 
         Raises:
             Stopped: after SIGTERM or SIGINT.
             RunError: if the state cannot be saved.
         """
-        # each process sees signals for itself, but all must stop at the same step
+        # each process receives signals by itself, but all must stop at the same step
         if trainer.strategy.reduce_boolean_decision(self.signals.stop is not None, all=False):
-            if not save_state(trainer, self.folder):
+            if not self.save(trainer, self.folder):
                 raise RunError(
-                    "interrupted, and the state of training could not be saved: free the disk; --resume goes "
-                    "on from the state before, if there is one"
+                    "interrupted, and the state of training could not be saved: free some disk space; "
+                    "--resume continues from the state before, if there is one"
                 )
             raise Stopped(self.signals.stop or signal.SIGTERM)
 
     def _due(self, step: int) -> bool:
-        """Return whether the plan is to save, as each process knows for itself."""
-        evaluated = self.evaluations.done > self._seen
-        self._seen = self.evaluations.done
+        """Return whether a state is due by the number of steps or evaluations."""
+        evaluated = self.evaluations.done > self._evaluations_seen
+        self._evaluations_seen = self.evaluations.done
         return step % self.every_steps == 0 if self.every_steps else evaluated
 
 
 class StopBeforeEvaluation(Callback):
-    """Let a signal stop before an evaluation, which may take longer than its sender waits.
+    """Stop on a signal before an evaluation, which may take longer than the sender of the signal waits.
 
-    Must come before `ValidationCallback`, which catches up when training goes on. After the last step it does
-    not: the last state holds the last evaluation.
+    This must come before `ValidationCallback`, which runs the missed evaluation when training is resumed.
+    After the last step it does nothing, so that the last state contains the last evaluation.
 
     Args:
-        checkpoints: of the training.
+        checkpoints: saves the states of this training.
     """
 
     def __init__(self, checkpoints: Checkpoints) -> None:
@@ -182,4 +188,4 @@ class StopBeforeEvaluation(Callback):
             return
         over = self.checkpoints.evaluations.budget.progress(trainer.global_step) >= 1
         if not trainer.strategy.reduce_boolean_decision(over, all=False):
-            self.checkpoints.stop_if_wanted(trainer)
+            self.checkpoints.stop_if_requested(trainer)

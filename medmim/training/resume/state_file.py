@@ -1,7 +1,7 @@
-"""The state of a training as one file that cannot run code: tensors in safetensors, the rest as JSON.
+"""The state of a training as one file without code: tensors in safetensors, everything else as JSON.
 
-A pickle is a program; even a restricted one asks for trust. Here a file is a header of JSON and the bytes of
-tensors, whose sizes must add up to the file's own: nothing in it is executed, unpacked or used as a path.
+A pickle is a program; even a restricted one requires trust. This file is a JSON header and the bytes of the
+tensors, whose sizes must add up to the size of the file: nothing in it is executed or used as a path.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _CANNOT_BE_READ = (safetensors.SafetensorError, OSError, ValueError, LookupError
 
 
 def encode_state(state: Mapping[str, Any]) -> bytes:
-    """Return the bytes of a file that holds a state.
+    """Encode a state as the bytes of a file.
 
     Args:
-        state: nested dictionaries, lists and tuples of tensors, numbers, words, booleans and None.
+        state: nested dictionaries, lists and tuples of tensors, numbers, strings, booleans and None.
 
     Raises:
         TypeError: for anything else.
@@ -38,10 +38,10 @@ def encode_state(state: Mapping[str, Any]) -> bytes:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """Return the state that a file holds, on the processor.
+    """Read the state in a file; its tensors are on the CPU.
 
     Raises:
-        RunError: if the file is anything else.
+        RunError: if the file is not a state.
     """
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as stored:
@@ -49,16 +49,16 @@ def read_state(path: Path) -> dict[str, Any]:
             state = _unpacked(json.loads(stored.metadata()[_TREE]), tensors)
     except _CANNOT_BE_READ as error:
         raise RunError(
-            f"the saved state of this run cannot be read ({type(error).__name__}): start it again without "
-            "--resume"
+            f"the saved state of this run cannot be read ({type(error).__name__}): start the run again "
+            "without --resume"
         ) from error
     if not isinstance(state, dict):
-        raise RunError("the saved state of this run holds no state: start it again without --resume")
+        raise RunError("the saved state of this run is empty: start the run again without --resume")
     return state
 
 
 def all_finite(state: object) -> bool:
-    """Return whether every tensor of floating-point numbers in a state is finite."""
+    """Return whether every floating-point tensor in a state is finite."""
     if isinstance(state, Tensor):
         return not state.is_floating_point() or bool(torch.isfinite(state).all())
     if isinstance(state, Mapping):
@@ -67,14 +67,14 @@ def all_finite(state: object) -> bool:
 
 
 def _packed(value: object, tensors: dict[str, Tensor]) -> Any:
-    """Return JSON for `value`; its tensors are moved to `tensors` and stand there under a number."""
+    """Return `value` as JSON; its tensors go to `tensors` and are replaced by their key."""
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else {"float": repr(value)}
     if isinstance(value, Tensor):
         name = str(len(tensors))
-        # memory of its own: one tensor may be part of another
+        # own memory, because one tensor may be a view of another
         tensors[name] = value.detach().cpu().contiguous().clone()
         return {"tensor": name}
     if isinstance(value, list):
@@ -83,11 +83,11 @@ def _packed(value: object, tensors: dict[str, Tensor]) -> Any:
         return {"tuple": [_packed(one, tensors) for one in value]}
     if isinstance(value, Mapping):
         return {"dict": [[_packed(key, tensors), _packed(one, tensors)] for key, one in value.items()]}
-    raise TypeError(f"a state holds tensors and plain values, got {type(value).__name__}")
+    raise TypeError(f"expected tensors and plain values in a state, got {type(value).__name__}")
 
 
 def _unpacked(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """Return what `_packed` was given."""
+    """Invert `_packed`."""
     if isinstance(value, list):
         return [_unpacked(one, tensors) for one in value]
     if not isinstance(value, dict):

@@ -1,10 +1,10 @@
-"""The states that `--resume` reads: the last two of a run, each with its SHA-256, whole or not there.
+"""The training states of a run on disk: the last two, each with its SHA-256, written atomically.
 
-<folder>/state-000007.safetensors           everything training needs to continue
-<folder>/state-000007.safetensors.sha256    what it must hash to; written first: no state lacks it
+<folder>/state-000007.safetensors           everything that training needs to continue
+<folder>/state-000007.safetensors.sha256    its expected hash; written first, so that every state has one
 
-Lightning's own saving goes through TMPDIR and is not atomic when that is another disk, and nothing in it
-notices a flipped bit. A state is never overwritten: the next gets the next number, then the third last goes.
+Lightning's own saving passes through TMPDIR, is not atomic when that is another disk, and detects no flipped
+bit. A state is never overwritten: the next state gets the next number, then the third last is removed.
 """
 
 from __future__ import annotations
@@ -29,45 +29,46 @@ _NAME = re.compile(r"state-(\d{6,})\.safetensors")
 
 
 class StateIO(CheckpointIO):
-    """How Lightning writes and reads states here."""
+    """Lightning plugin that writes and reads states."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write a state with its SHA-256; refuse one with values that are not finite.
+        """Write a state with its SHA-256.
 
-        A full disk is told, and ends no training that may go on for days: the states before stay.
+        A full disk causes a warning instead of an error, because it must not end a training of days; the
+        earlier states remain.
 
         Raises:
-            RunError: for weights or an optimiser that are not finite; the states before stay.
+            RunError: for non-finite weights or optimizer state; the earlier states remain.
         """
         if not all_finite([checkpoint["state_dict"], checkpoint["optimizer_states"]]):
             raise RunError(
-                "the weights or the optimiser are not finite, so this state is not saved: start again with a "
-                "lower --lr or --precision fp32"
+                "the weights or the optimizer state are not finite, so this state is not saved: start again "
+                "with a lower --lr or --precision fp32"
             )
         content = encode_state(checkpoint)
         digest = hashlib.sha256(content).hexdigest()
         try:
-            files.write_together({_beside(Path(path)): f"{digest}\n".encode(), Path(path): content})
+            files.write_together({_hash_file(Path(path)): f"{digest}\n".encode(), Path(path): content})
         except files.WriteError as error:
             _log.warning("the state of training is not saved: %s", error)
 
     def load_checkpoint(
         self, path: Any, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read a state; only tensors and plain values can be in it, so `weights_only` is always true."""
+        """Read a state; it can only contain tensors and plain values, so `weights_only` is always true."""
         return read_state(Path(path))
 
     def remove_checkpoint(self, path: Any) -> None:
-        """Remove a state; its SHA-256 last."""
+        """Remove a state, and then its SHA-256."""
         Path(path).unlink(missing_ok=True)
-        _beside(Path(path)).unlink(missing_ok=True)
+        _hash_file(Path(path)).unlink(missing_ok=True)
 
 
 def save_state(trainer: L.Trainer, folder: Path) -> bool:
-    """Save everything training needs to continue, and keep the state before; called in every process.
+    """Save everything that training needs to continue, and keep the previous state; call it in every process.
 
     Returns:
-        Whether it is saved, as the first process knows; the others take it for granted.
+        Whether the state was saved; processes other than the first always return True.
 
     Raises:
         RunError: if the weights are not finite.
@@ -77,67 +78,67 @@ def save_state(trainer: L.Trainer, folder: Path) -> bool:
     trainer.save_checkpoint(path)
     if not trainer.is_global_zero:
         return True
-    _drop_older(folder)
+    _remove_older(folder)
     return path.is_file()
 
 
-def drop_state(folder: Path) -> None:
-    """Remove the states of a run that is complete: each is three times the size of the weights."""
+def remove_states(folder: Path) -> None:
+    """Remove the states of a completed run: each is three times the size of the weights."""
     for path in [*folder.glob("state-*.safetensors*"), *folder.glob(".state-*.tmp")]:
         path.unlink()
 
 
 def has_state(folder: Path) -> bool:
-    """Return whether a state was saved, damaged or not."""
+    """Return whether the folder contains a saved state, intact or damaged."""
     return bool(_states(folder))
 
 
-def newest_whole(folder: Path) -> Path | None:
-    """Return the newest state that is what was written, if any; a damaged one is named and passed over."""
+def newest_intact(folder: Path) -> Path | None:
+    """Return the newest state whose SHA-256 is right, if any; warn about newer ones that are damaged."""
     for number, path in sorted(_states(folder).items(), reverse=True):
-        if _is_whole(path):
+        if _is_intact(path):
             return path
         _log.warning(
-            "saved state %d of this run is damaged (SHA-256 differs): going on from the one before", number
+            "saved state %d of this run is damaged (SHA-256 differs): continuing from the one before", number
         )
     return None
 
 
 def verified_state(folder: Path) -> Path:
-    """Return the newest state that is what was written.
+    """Return the newest intact state.
 
     Raises:
         RunError: if there is none.
     """
-    path = newest_whole(folder)
+    path = newest_intact(folder)
     if path is not None:
         return path
     if has_state(folder):
         raise RunError(
-            "all saved states of this run are damaged (SHA-256 differs): start it again without --resume"
+            "all saved states of this run are damaged (SHA-256 differs): start the run again without --resume"
         )
-    raise RunError("this run has no saved state to resume: start it again without --resume")
+    raise RunError("this run has no saved state to resume: start the run again without --resume")
 
 
 def refuse_foreign(state: dict[str, Any], module: L.LightningModule) -> None:
-    """Raise unless a state is one of this module and its optimiser; loads its weights on the way.
+    """Raise unless a state belongs to this module and its optimizer; loads its weights on the way.
 
     Raises:
         RunError: for other names, kinds or shapes.
     """
     try:
         module.load_state_dict(state["state_dict"])
-        optimiser: Any = module.configure_optimizers()
+        optimizer: Any = module.configure_optimizers()
         (stored,) = state["optimizer_states"]
-        optimiser.load_state_dict(stored)
-        moments = [(p, one) for p, held in optimiser.state.items() for one in held.values()]
+        optimizer.load_state_dict(stored)
+        moments = [(p, one) for p, held in optimizer.state.items() for one in held.values()]
         fits = all(one.dim() == 0 or one.shape == p.shape for p, one in moments if isinstance(one, Tensor))
     except (RuntimeError, LookupError, TypeError, ValueError, AttributeError):
         fits = False
     if not fits:
         raise RunError(
-            "the saved state of this run is that of another network or optimiser: start it again without "
-            "--resume"
+            "the saved state of this run belongs to another network or optimizer: start the run again "
+            "without --resume"
         )
 
 
@@ -148,27 +149,27 @@ def _states(folder: Path) -> dict[int, Path]:
     return {int(match[1]): path for path, match in named.items() if match}
 
 
-def _beside(path: Path) -> Path:
+def _hash_file(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
 
 
-def _is_whole(path: Path) -> bool:
+def _is_intact(path: Path) -> bool:
     try:
-        written = _beside(path).read_bytes().strip().decode("ascii", "replace")
+        written = _hash_file(path).read_bytes().strip().decode("ascii", "replace")
         return files.sha256_of(path) == written
-    except OSError:  # no file, or none that can be read
+    except OSError:  # a file is missing or unreadable
         return False
 
 
-def _drop_older(folder: Path) -> None:
-    """Keep the newest states that are whole, and nothing else."""
+def _remove_older(folder: Path) -> None:
+    """Keep only the newest intact states."""
     kept: list[Path] = []
     for _, path in sorted(_states(folder).items(), reverse=True):
-        if len(kept) < KEPT and _is_whole(path):
+        if len(kept) < KEPT and _is_intact(path):
             kept.append(path)
         else:
             StateIO().remove_checkpoint(path)
-    whole = {_beside(path) for path in kept}
+    hashes = {_hash_file(path) for path in kept}
     for left in [*folder.glob("state-*.safetensors.sha256"), *folder.glob(".state-*.tmp")]:
-        if left not in whole:  # of a save that was cut off
+        if left not in hashes:  # from an interrupted save
             left.unlink()

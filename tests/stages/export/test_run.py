@@ -30,7 +30,7 @@ def quiet(line):
 
 def tuned(task, dims, data, home, **words):
     settings = {**tiny.TINY, "data": data, "task": task, "dims": dims, "steps": 1, "num_evaluations": 1}
-    made = finetune(FinetuneSettings(**{**settings, **words}, init="scratch"), home=home, say=quiet)
+    made = finetune(FinetuneSettings(**{**settings, **words}, init="scratch"), home=home, log=quiet)
     return str(made.checkpoint)
 
 
@@ -60,7 +60,7 @@ def test_an_exported_encoder_starts_another_run(tiny_dataset, tmp_path, home):
     )
     words = {**tiny.TINY, "data": tiny_dataset, "steps": 1, "num_evaluations": 1, "init": str(made.path)}
     said = []
-    finetune(FinetuneSettings(**words), home=home, say=said.append)
+    finetune(FinetuneSettings(**words), home=home, log=said.append)
     assert said[0].startswith("100.0% of the encoder")
 
 
@@ -101,15 +101,15 @@ def test_what_differs_is_not_written(tiny_dataset, tmp_path, home, monkeypatch):
     from medmim.stages.export import run as stage
 
     model = threshold.write_model(tmp_path / "model", 1.5)
-    real = stage._MADE["bundle"]
-    monkeypatch.setitem(stage._MADE, "bundle", lambda *words: (real(*words)[0], 0.1))
+    real = stage._FORMATS["bundle"]
+    monkeypatch.setitem(stage._FORMATS, "bundle", lambda *words: (real(*words)[0], 0.1))
     with pytest.raises(RunError, match=r"differs from PyTorch by 1\.0e-01 .* nothing was written"):
         export("bundle", data=tiny_dataset, home=home, model=str(model), out=tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
 
 
 def test_what_is_there_is_kept(tiny_dataset, tmp_path, home):
-    with pytest.raises(UsageError, match="is there already"):
+    with pytest.raises(UsageError, match="exists: expected a new path"):
         export("datalist", data=tiny_dataset, home=home, out=tmp_path)
 
 
@@ -151,7 +151,7 @@ def test_two_files_never_share_a_name_nor_replace_another(tiny_dataset, tmp_path
     with pytest.raises(UsageError, match="would have the same name"):
         export("onnx", **words, out=tmp_path / "model.json")
     (tmp_path / "mine.json").write_text("mine")
-    with pytest.raises(UsageError, match=r"mine\.json' is there already"):
+    with pytest.raises(UsageError, match=r"mine\.json' exists"):
         export("onnx", **words, out=tmp_path / "mine.onnx")
     assert (tmp_path / "mine.json").read_text() == "mine"
     with pytest.raises(UsageError, match="did you mean 'onnx'"):
@@ -178,5 +178,5 @@ def test_a_bundle_normalises_as_the_model_learnt(learnt, ct, tiny_dataset, tmp_p
     text = (made.path / "configs" / "inference.json").read_text()
     assert ("ScaleIntensityRanged" in text) is ct
     described.write_text(json.dumps({**told, "modalities": ["CT", "MR"]}))
-    with pytest.raises(UsageError, match="learnt on CT and on others"):
+    with pytest.raises(UsageError, match="trained on CT and on other modalities"):
         export("bundle", **words, out=tmp_path / "other")

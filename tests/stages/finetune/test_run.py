@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 import tiny
-from interruption import PowerCutError, cut_power
+from interruption import PowerCut, PowerCutError
 from safetensors.torch import load_file, save_file
 
 from medmim import files
@@ -11,8 +11,7 @@ from medmim.config.runs import FinetuneSettings
 from medmim.data.dataset.manifest import BoxRecord, DatasetInfo, read_dataset, write_dataset
 from medmim.data.dataset.partition import patient_digest
 from medmim.errors import DataError, RunError, ShapeError, TransferError, UsageError
-from medmim.stages.finetune import run as stage
-from medmim.stages.finetune.run import finetune
+from medmim.stages.finetune.run import finetune, shown_cases
 from medmim.stages.run_lifecycle import stored_settings
 from medmim.tracking.mlflow_store import Store
 
@@ -33,7 +32,7 @@ def cases_of(store, result):
 
 
 def test_the_whole_encoder_arrives_and_that_is_said(study):
-    assert study.said == ["100.0% of the encoder's tensors arrived from 'spark mesh 0.7 decoder_width=8'"]
+    assert study.said == ["100.0% of the encoder's tensors were loaded from 'spark mesh 0.7 decoder_width=8'"]
     tags = Store(study.home).run(study.tuned.run_id).data.tags
     assert tags["arm"] == "spark mesh 0.7 decoder_width=8"
     assert tags["pretraining_run"] == study.pretrained.run_id
@@ -94,31 +93,23 @@ def test_the_description_says_how_to_use_the_weights(study):
 
 def test_the_same_seed_gives_the_same_bytes(study):
     words = {"steps": 2, "num_evaluations": 2, "seed": 0}
-    again = finetune(settings(study.data, **words), home=study.home, say=quiet)
+    again = finetune(settings(study.data, **words), home=study.home, log=quiet)
     assert again.checkpoint.read_bytes() == study.scratch.checkpoint.read_bytes()
     assert cases_of(Store(study.home), again) == cases_of(Store(study.home), study.scratch)
 
 
 @pytest.mark.parametrize("after", [1, 3])
-def test_a_resumed_run_ends_with_the_bytes_of_an_uninterrupted_one(tiny_dataset, home, monkeypatch, after):
-    whole = finetune(settings(tiny_dataset, num_evaluations=3), home=home, say=quiet)
-    with monkeypatch.context() as patch:
-        cut_power(patch, after=after)
-        with pytest.raises(PowerCutError):
-            finetune(settings(tiny_dataset, num_evaluations=3), home=home, say=quiet)
+def test_a_resumed_run_ends_with_the_bytes_of_an_uninterrupted_one(tiny_dataset, home, after):
+    whole = finetune(settings(tiny_dataset, num_evaluations=3), home=home, log=quiet)
+    with pytest.raises(PowerCutError, match="power cut"):
+        finetune(settings(tiny_dataset, num_evaluations=3), home=home, log=quiet, callbacks=[PowerCut(after)])
     assert_resumed_is(whole, tiny_dataset, home)
 
 
-def test_a_run_that_stopped_in_its_test_is_resumed(tiny_dataset, home, monkeypatch):
-    whole = finetune(settings(tiny_dataset, num_evaluations=3), home=home, say=quiet)
-
-    def broken(*_):
-        raise PowerCutError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(stage, "_test", broken)
-        with pytest.raises(PowerCutError):
-            finetune(settings(tiny_dataset, num_evaluations=3), home=home, say=quiet)
+def test_a_run_that_stopped_before_its_test_is_resumed(tiny_dataset, home):
+    whole = finetune(settings(tiny_dataset, num_evaluations=3), home=home, log=quiet)
+    with pytest.raises(PowerCutError, match="power cut"):
+        finetune(settings(tiny_dataset, num_evaluations=3), home=home, log=quiet, callbacks=[PowerCut()])
     assert_resumed_is(whole, tiny_dataset, home)
 
 
@@ -126,7 +117,7 @@ def assert_resumed_is(whole, data, home):
     """Resume the newest run as the command line does and compare it with an uninterrupted one."""
     store = Store(home)
     stored = stored_settings(FinetuneSettings, store, store.runs(stage="finetune")[0].info.run_id, data=data)
-    resumed = finetune(stored, home=home, resume="latest", say=quiet)
+    resumed = finetune(stored, home=home, resume="latest", log=quiet)
     assert resumed.checkpoint.read_bytes() == whole.checkpoint.read_bytes()
     assert cases_of(store, resumed) == cases_of(store, whole)
     ignored = "last/minutes"
@@ -135,21 +126,19 @@ def assert_resumed_is(whole, data, home):
     }
 
 
-def test_a_run_from_a_weights_file_is_resumed(study, new_home, monkeypatch):
+def test_a_run_from_a_weights_file_is_resumed(study, new_home):
     """The file's own run is in another home folder."""
     home, words = new_home(), {"init": str(study.pretrained.checkpoint), "checkpoint_every_steps": 1}
-    whole = finetune(settings(study.data, **words), home=home, say=quiet)
-    with monkeypatch.context() as patch:
-        cut_power(patch, after=1)
-        with pytest.raises(PowerCutError):
-            finetune(settings(study.data, **words), home=home, say=quiet)
+    whole = finetune(settings(study.data, **words), home=home, log=quiet)
+    with pytest.raises(PowerCutError, match="power cut"):
+        finetune(settings(study.data, **words), home=home, log=quiet, callbacks=[PowerCut(1)])
     assert_resumed_is(whole, study.data, home)
 
 
 def test_weights_of_another_home_can_be_used(study, new_home):
     home = new_home()
     result = finetune(
-        settings(study.data, init=str(study.pretrained.checkpoint), steps=1), home=home, say=quiet
+        settings(study.data, init=str(study.pretrained.checkpoint), steps=1), home=home, log=quiet
     )
     run = Store(home).run(result.run_id)
     assert run.info.status == "FINISHED"
@@ -159,7 +148,7 @@ def test_weights_of_another_home_can_be_used(study, new_home):
 def test_the_beginning_of_a_run_id_is_enough(study, new_home):
     said = []
     finetune(
-        settings(study.data, init=study.pretrained.run_id[:12], steps=1), home=study.home, say=said.append
+        settings(study.data, init=study.pretrained.run_id[:12], steps=1), home=study.home, log=said.append
     )
     assert said[0].startswith("100.0%")
 
@@ -173,7 +162,7 @@ def test_weights_of_another_network_are_refused_before_anything_is_written(study
     path.with_suffix(".json").write_text(json.dumps({**described, "sha256": files.sha256_of(path)}))
     before = len(Store(study.home).runs())
     with pytest.raises(TransferError, match=gone[0].removeprefix("encoder.")):
-        finetune(settings(study.data, init=str(path)), home=study.home, say=quiet)
+        finetune(settings(study.data, init=str(path)), home=study.home, log=quiet)
     assert len(Store(study.home).runs()) == before
 
 
@@ -188,7 +177,7 @@ def test_test_patients_that_pretraining_saw_are_counted_and_said(study, tmp_path
     result = finetune(
         settings(study.data, init=str(folder / "weights.safetensors"), steps=1),
         home=study.home,
-        say=said.append,
+        log=said.append,
     )
     assert "warning: 1 test patients were seen in pretraining; scores are optimistic" in said
     tags = Store(study.home).run(result.run_id).data.tags
@@ -196,7 +185,7 @@ def test_test_patients_that_pretraining_saw_are_counted_and_said(study, tmp_path
 
 
 def test_with_few_labels_validation_chooses_nothing(tiny_dataset, home):
-    result = finetune(settings(tiny_dataset, num_labelled=3), home=home, say=quiet)
+    result = finetune(settings(tiny_dataset, num_labelled=3), home=home, log=quiet)
     assert "best/val_dice_present" not in result.metrics
     assert Store(home).run(result.run_id).data.tags["labelled"] == "3"
     assert len(json.loads((result.checkpoint.parent / "patients.json").read_text())) == 3
@@ -204,13 +193,13 @@ def test_with_few_labels_validation_chooses_nothing(tiny_dataset, home):
 
 def test_more_labels_than_there_are_are_refused(tiny_dataset, home):
     with pytest.raises(DataError, match="--num-labelled 8: only 7 labelled patients"):
-        finetune(settings(tiny_dataset, num_labelled=8), home=home, say=quiet)
+        finetune(settings(tiny_dataset, num_labelled=8), home=home, log=quiet)
 
 
 def test_folds_test_other_patients(tiny_dataset, home):
     tested = []
     for fold in (0, 1):
-        result = finetune(settings(tiny_dataset, steps=1, fold=fold), home=home, say=quiet)
+        result = finetune(settings(tiny_dataset, steps=1, fold=fold), home=home, log=quiet)
         tested.append({row["patient"] for row in cases_of(Store(home), result)})
     assert len(tested[0]) == len(tested[1]) == 2
     assert not tested[0] & tested[1]
@@ -218,13 +207,13 @@ def test_folds_test_other_patients(tiny_dataset, home):
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_volumes_of_all_kinds_can_be_learnt(varied_dataset, home, dims):
-    result = finetune(settings(varied_dataset, dims=dims, steps=1), home=home, say=quiet)
+    result = finetune(settings(varied_dataset, dims=dims, steps=1), home=home, log=quiet)
     assert 0 <= result.metrics["test/dice"] <= 1
 
 
 def test_the_encoder_can_be_frozen(study):
     result = finetune(
-        settings(study.data, init=study.pretrained.run_id, encoder_lr=0.0), home=study.home, say=quiet
+        settings(study.data, init=study.pretrained.run_id, encoder_lr=0.0), home=study.home, log=quiet
     )
     before, after = load_file(study.pretrained.checkpoint), load_file(result.checkpoint)
     for name in (name for name in before if name.startswith("encoder.")):
@@ -243,7 +232,7 @@ def test_classes_that_only_the_test_knows_do_not_stop_it(tmp_path, home):
     affine = tiny.affine_of("RAS", (1.0, 1.0, 1.0), tiny.SHAPE)
     rows[place] = tiny.write_volume(data, rows[place].subject, image, affine, label=label, split="test")
     write_dataset(data, DatasetInfo(name="odd"), rows, [])
-    result = finetune(settings(data, steps=1), home=home, say=quiet)
+    result = finetune(settings(data, steps=1), home=home, log=quiet)
     assert {row["label"] for row in cases_of(Store(home), result)} == {"label_1", "label_2"}
 
 
@@ -257,7 +246,7 @@ def test_labels_that_are_all_empty_are_refused(tmp_path, home):
         rows.append(tiny.write_volume(data, subject, image, affine, label=label, split=split))
     write_dataset(data, DatasetInfo(name="empty"), rows, [])
     with pytest.raises(DataError, match="all training labels are empty"):
-        finetune(settings(data), home=home, say=quiet)
+        finetune(settings(data), home=home, log=quiet)
 
 
 def test_some_empty_labels_are_fine(tmp_path, home):
@@ -269,7 +258,7 @@ def test_some_empty_labels_are_fine(tmp_path, home):
         image, label = tiny.blob(rng, tiny.SHAPE, empty=number % 2 == 1)
         rows.append(tiny.write_volume(data, f"p{number}", image, affine, label=label, split=split))
     write_dataset(data, DatasetInfo(name="some", label_names=tiny.NAMES), rows, [])
-    result = finetune(settings(data), home=home, say=quiet)
+    result = finetune(settings(data), home=home, log=quiet)
     assert 0 <= result.metrics["test/dice"] <= 1
 
 
@@ -280,7 +269,7 @@ def test_without_validation_patients_the_last_weights_are_kept(tmp_path, home):
         for row in read_dataset(data).volumes
     ]
     write_dataset(data, DatasetInfo(name="small", label_names=tiny.NAMES), rows, [])
-    result = finetune(settings(data, steps=1), home=home, say=quiet)
+    result = finetune(settings(data, steps=1), home=home, log=quiet)
     assert not any(key.startswith(("best/", "last/val")) for key in result.metrics)
 
 
@@ -288,7 +277,7 @@ def test_a_dataset_without_labels_is_refused(unlabelled_dataset, home):
     with pytest.raises(
         DataError, match="this dataset has no image with labels: ingest labels with --labels DIR"
     ) as caught:
-        finetune(settings(unlabelled_dataset), home=home, say=quiet)
+        finetune(settings(unlabelled_dataset), home=home, log=quiet)
     assert caught.value.reason == "no_labels"
 
 
@@ -304,7 +293,7 @@ def test_a_dataset_without_labels_is_refused(unlabelled_dataset, home):
 )
 def test_what_cannot_work_is_refused_before_a_run_begins(tiny_dataset, home, words, kind, message):
     with pytest.raises(kind, match=message) as caught:
-        finetune(settings(tiny_dataset, **words), home=home, say=quiet)
+        finetune(settings(tiny_dataset, **words), home=home, log=quiet)
     assert "\n" not in str(caught.value)
     assert Store(home).runs() == []
 
@@ -316,5 +305,5 @@ def test_pictures_show_different_patients_and_boxes_first(tiny_dataset):
     )
     words = [("1", "p", ()), ("2", "p", ()), ("3", "q", ()), ("4", "r", (box,)), ("5", "q", ())]
     cases = [row.model_copy(update={"id": one, "subject": who, "boxes": boxes}) for one, who, boxes in words]
-    assert [case.id for case in stage._drawn(cases)] == ["4", "1", "3"]
-    assert [case.id for case in stage._drawn(cases[:2])] == ["1", "2"]
+    assert [case.id for case in shown_cases(cases)] == ["4", "1", "3"]
+    assert [case.id for case in shown_cases(cases[:2])] == ["1", "2"]

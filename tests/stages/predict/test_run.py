@@ -87,7 +87,7 @@ def test_pictures_are_a_source(tmp_path, home):
 
 def test_a_dataset_folder_is_a_source(tiny_dataset, weights, tmp_path, home):
     made = predict(tiny_dataset, tmp_path / "out", home=home, model=str(weights))
-    assert set(made.told) == {volume.id for volume in read_dataset(tiny_dataset).volumes}
+    assert set(made.volumes) == {volume.id for volume in read_dataset(tiny_dataset).volumes}
     assert not (made.out / "ledger.jsonl").exists()
 
 
@@ -96,7 +96,7 @@ def test_files_that_cannot_be_used_are_named_and_the_others_go_on(weights, tmp_p
     whole = (tmp_path / "scans" / "b.nii.gz").read_bytes()
     (tmp_path / "scans" / "a.nii.gz").write_bytes(whole[: len(whole) // 2])
     made = predict(tmp_path / "scans", tmp_path / "out", home=home, model=str(weights))
-    assert len(made.told) == 1
+    assert len(made.volumes) == 1
     assert dict(made.files) == {0: "truncated"}
 
 
@@ -113,9 +113,9 @@ def test_a_volume_that_fails_does_not_stop_the_others(tiny_dataset, weights, tmp
 
     monkeypatch.setattr(outputs, "segment", fails_once)
     said = []
-    made = predict(tiny_dataset, tmp_path / "out", home=home, model=str(weights), say=said.append)
+    made = predict(tiny_dataset, tmp_path / "out", home=home, model=str(weights), log=said.append)
     assert dict(made.failures) == {broken: "network_failed"}
-    assert len(made.told) == 9
+    assert len(made.volumes) == 9
     assert "SMITH" not in " ".join(said)
 
 
@@ -130,9 +130,9 @@ def test_nothing_usable_ends_in_an_error_and_a_ledger(weights, tmp_path, home):
 
 def test_folders_in_each_other_are_refused(weights, tmp_path, home):
     blob_file(tmp_path / "scans" / "a.nii.gz")
-    with pytest.raises(UsageError, match="lies in the source"):
+    with pytest.raises(UsageError, match="is inside the source"):
         predict(tmp_path / "scans", tmp_path / "scans" / "out", home=home, model=str(weights))
-    with pytest.raises(UsageError, match="is not there"):
+    with pytest.raises(UsageError, match="does not exist"):
         predict(tmp_path / "gone", tmp_path / "out", home=home, model=str(weights))
 
 
@@ -141,13 +141,13 @@ def test_an_earlier_prediction_is_replaced(weights, tmp_path, home):
         blob_file(tmp_path / name / f"{name}.nii.gz")
         made = predict(tmp_path / name, tmp_path / "out", home=home, model=str(weights))
     assert [path.name for path in (made.out / "segmentations").iterdir()] == [
-        f"{next(iter(made.told))}.nii.gz"
+        f"{next(iter(made.volumes))}.nii.gz"
     ]
 
 
 def tuned(task, dims, data, home):
     words = {**tiny.TINY, "data": data, "task": task, "dims": dims, "steps": 2, "num_evaluations": 1}
-    return finetune(FinetuneSettings(**words, init="scratch"), home=home, say=quiet)
+    return finetune(FinetuneSettings(**words, init="scratch"), home=home, log=quiet)
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -270,7 +270,7 @@ def test_one_slice_is_nothing_for_a_network_that_saw_volumes(tiny_dataset, tmp_p
     blob_file(tmp_path / "scans" / "a.nii.gz")
     Picture.fromarray(np.eye(40, dtype=np.uint8) * 200).save(tmp_path / "scans" / "b.png")
     made = predict(tmp_path / "scans", tmp_path / "out", home=home, model=str(result.checkpoint))
-    assert len(made.told) == 1
+    assert len(made.volumes) == 1
     assert list(made.failures.values()) == ["one_slice_for_3d"]
 
 
@@ -286,7 +286,7 @@ def test_scans_of_another_modality_are_named(tiny_dataset, tmp_path, home):
     words = {"home": home, "model": str(result.checkpoint), "say": said.append}
     made = predict(tmp_path / "data", tmp_path / "out", **words)
     [warning] = made.warnings
-    assert warning.startswith("1 of 3 scans are CT, and the model learnt on MR")
+    assert warning.startswith("1 of 3 scans are CT, but the model was trained on MR")
     assert said == [f"warning: {warning}"]
     assert json.loads((made.out / "predictions.json").read_text())["warnings"] == [warning]
     assert predict(tiny_dataset, tmp_path / "same", **words).warnings == ()
@@ -302,10 +302,10 @@ def test_a_scan_that_tells_no_modality_is_taken_for_what_the_model_learnt(tmp_pa
     for kind in ("CT", "OT"):
         row = tiny.write_volume(tmp_path / kind, "p", grown, np.eye(4), modality=kind)
         write_dataset(tmp_path / kind, DatasetInfo(name=kind), [row], [])
-        made = predict(tmp_path / kind, tmp_path / f"of {kind}", home=home, model=str(model), say=quiet)
+        made = predict(tmp_path / kind, tmp_path / f"of {kind}", home=home, model=str(model), log=quiet)
         [label] = (made.out / "segmentations").iterdir()
         found[kind] = (read_image(label).array, made.warnings)
     assert found["CT"][0].any()
     np.testing.assert_array_equal(found["CT"][0], found["OT"][0])
     assert found["CT"][1] == ()
-    assert found["OT"][1] == ("1 of 1 scans tell no modality: taken for CT, in Hounsfield units",)
+    assert found["OT"][1] == ("1 of 1 scans have no modality: assumed to be CT, in Hounsfield units",)

@@ -1,4 +1,4 @@
-"""What is watched while pretraining: monitors in every method's runs, alarms, views and labels."""
+"""Evaluation during pretraining: monitors and alarms of every method."""
 
 import itertools
 
@@ -12,7 +12,7 @@ from medmim.data.dataset.manifest import DatasetInfo, read_dataset, write_datase
 from medmim.data.loading.preprocess import VolumeLoader
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan
 from medmim.encoders import build_encoder
-from medmim.stages.pretrain import evaluation
+from medmim.stages.pretrain.evaluation import affordable_images
 from medmim.stages.pretrain.run import pretrain
 from medmim.stages.probe import probe
 from medmim.tracking.mlflow_store import Store
@@ -27,7 +27,7 @@ def settings(data, **words):
 
 @pytest.fixture(scope="module")
 def classed_dataset(tmp_path_factory):
-    """The tiny dataset with a class for each image, by turns."""
+    """The tiny dataset with alternating image classes."""
     root = tiny.make_dataset(tmp_path_factory.mktemp("classed") / "data", patients=16)
     rows = [
         volume.model_copy(update={"target": ("even", "odd")[number % 2]})
@@ -45,7 +45,7 @@ def classed_dataset(tmp_path_factory):
         ({"method": "mask_any_net", "method_options": {"objective": "supervised"}}, set()),
     ],
 )
-def test_every_method_is_watched_under_the_same_keys(tiny_dataset, home, words, more):
+def test_every_method_logs_the_same_monitors(tiny_dataset, home, words, more):
     result = pretrain(settings(tiny_dataset, **words), home=home)
     assert result.metrics.keys() >= PROBES | more
     run = Store(home).run(result.run_id)
@@ -69,7 +69,7 @@ VIT = {"encoder": "vit", "encoder_options": {"patch": 4, "width": 12, "depth": 1
         ({**RESNET, "method": "contrastive"}, "none: nothing hidden is predicted"),
     ],
 )
-def test_leaks_are_watched_for_or_the_run_says_why_not(tiny_dataset, home, words, alarm):
+def test_the_run_records_whether_leaks_are_detected(tiny_dataset, home, words, alarm):
     result = pretrain(settings(tiny_dataset, monitors=False, **words), home=home)
     keys = {"last/probe_hidden_error", "last/alarm_leak"}
     predicted = not alarm.endswith("predicted")
@@ -79,7 +79,7 @@ def test_leaks_are_watched_for_or_the_run_says_why_not(tiny_dataset, home, words
     assert Store(home).run(result.run_id).data.tags["leak_alarm"] == alarm
 
 
-def test_a_target_that_is_guessed_exactly_is_a_leak(tiny_dataset, home, monkeypatch):
+def test_an_exact_prediction_raises_the_leak_alarm(tiny_dataset, home, monkeypatch):
     monkeypatch.setattr("medmim.methods.latent_mim.method.relative_error", lambda *_: torch.tensor(0.01))
     metrics = pretrain(settings(tiny_dataset, **VIT, method="latent_mim"), home=home).metrics
     assert metrics["last/probe_hidden_error"] == pytest.approx(0.01)
@@ -87,7 +87,7 @@ def test_a_target_that_is_guessed_exactly_is_a_leak(tiny_dataset, home, monkeypa
 
 
 @pytest.mark.parametrize(("cosine", "alarm"), [(0.96, 1.0), (0.9, 0.0)])
-def test_targets_that_are_all_alike_raise_the_alarm_though_the_encoder_is_well(
+def test_identical_targets_raise_the_collapse_alarm_even_with_diverse_features(
     tiny_dataset, home, monkeypatch, cosine, alarm
 ):
     monkeypatch.setattr("medmim.methods.latent_mim.method.mean_cosine", lambda *_: torch.tensor(cosine))
@@ -97,7 +97,7 @@ def test_targets_that_are_all_alike_raise_the_alarm_though_the_encoder_is_well(
     assert metrics["last/alarm_collapse"] == alarm
 
 
-def test_classes_are_probed_and_learnt_from(classed_dataset, home):
+def test_classes_are_probed_and_used_for_supervision(classed_dataset, home):
     options = {"method": "mask_any_net", "method_options": {"objective": "supervised"}}
     result = pretrain(settings(classed_dataset, dims=2, **options), home=home)
     assert result.metrics.keys() >= {"last/probe_knn_f1", "last/probe_linear_f1", "last/val_accuracy"}
@@ -113,7 +113,7 @@ def test_classes_are_probed_and_learnt_from(classed_dataset, home):
     assert 0 <= found.knn_f1 <= 1
 
 
-def test_monitors_can_be_left_out_and_change_no_weight(tiny_dataset, home):
+def test_monitors_are_optional_and_do_not_change_the_weights(tiny_dataset, home):
     with_them, without = (
         pretrain(settings(tiny_dataset, monitors=monitors), home=home) for monitors in (True, False)
     )
@@ -121,27 +121,28 @@ def test_monitors_can_be_left_out_and_change_no_weight(tiny_dataset, home):
     assert with_them.checkpoint.read_bytes() == without.checkpoint.read_bytes()
 
 
-def test_unlabelled_scans_are_watched_for_collapse(unlabelled_dataset, home):
+def test_collapse_is_monitored_without_labels(unlabelled_dataset, home):
     metrics = pretrain(settings(unlabelled_dataset), home=home).metrics
     assert "last/alarm_collapse" in metrics
     assert "last/probe_segment_dice" not in metrics
 
 
-def test_an_alarm_is_said():
+def test_an_alarm_is_printed():
     assert alarm_lines({"last/alarm_collapse": 0.0}) == []
     [line] = alarm_lines({"last/alarm_collapse": 1.0, "last/alarm_leak": 0.0})
     assert "collapse" in line
 
 
 @pytest.mark.parametrize("budget", [Budget(steps=500), Budget(minutes=0.4)])
-def test_settling_batch_norm_counts_in_the_time_that_monitors_may_take(budget, tiny_dataset, monkeypatch):
-    """As many images as without batch norm would be looked at once and, two thirds of them, twice."""
-    clock = itertools.cycle([0.0, 0.008])
-    monkeypatch.setattr(evaluation.time, "perf_counter", lambda: next(clock))
+def test_recalibration_of_batch_norm_counts_in_the_time_of_the_monitors(budget, tiny_dataset):
+    """Without batch norm each image is used once; with it, two thirds of the images twice."""
+    times = itertools.cycle([0.0, 0.008])
     chosen = settings(tiny_dataset, batch_size=4)
     volumes = VolumeLoader(tiny_dataset, PreprocessingPlan(2, (16, 16)), cache_gb=0.1)
     resnet = build_encoder("resnet18", spatial_dims=2, in_channels=1, widths=(4, 4, 6, 8), stem_stride=1)
     plain = build_encoder("dynunet", spatial_dims=2, in_channels=1, filters=(4, 4))
-    settled, once = (evaluation._affordable(budget, chosen, one, volumes) for one in (resnet, plain))
+    recalibrated, once = (
+        affordable_images(budget, chosen, one, volumes, clock=lambda: next(times)) for one in (resnet, plain)
+    )
     assert 75 <= once < 96
-    assert once * 0.95 < settled * 5 / 3 <= once
+    assert once * 0.95 < recalibrated * 5 / 3 <= once

@@ -4,15 +4,16 @@ import json
 import pytest
 import tiny
 import torch
-from interruption import PowerCutError, cut_power
+from interruption import PowerCut, PowerCutError
 from safetensors.torch import load_file
 
 from medmim import files
 from medmim.config.runs import PretrainSettings
+from medmim.config.study import arm_of
 from medmim.data.dataset.manifest import read_dataset
 from medmim.data.dataset.partition import patient_digest
 from medmim.errors import DataError, MedmimError, RunError, ShapeError, UsageError
-from medmim.stages.pretrain.run import arm_of, pretrain
+from medmim.stages.pretrain.run import pretrain
 from medmim.stages.run_lifecycle import stored_settings
 from medmim.tracking.mlflow_store import Store
 
@@ -92,14 +93,10 @@ def test_the_same_seed_gives_the_same_bytes_and_another_others(tiny_dataset, hom
     ("words", "after"),
     [({"num_evaluations": 3}, 1), ({"num_evaluations": 3}, 3), ({"checkpoint_every_steps": 1}, 2)],
 )
-def test_a_resumed_run_ends_with_the_bytes_of_an_uninterrupted_one(
-    tiny_dataset, home, monkeypatch, words, after
-):
+def test_a_resumed_run_ends_with_the_bytes_of_an_uninterrupted_one(tiny_dataset, home, words, after):
     whole = pretrain(settings(tiny_dataset, **words), home=home)
-    with monkeypatch.context() as patch:
-        cut_power(patch, after=after)
-        with pytest.raises(PowerCutError):
-            pretrain(settings(tiny_dataset, **words), home=home)
+    with pytest.raises(PowerCutError, match="power cut"):
+        pretrain(settings(tiny_dataset, **words), home=home, callbacks=[PowerCut(after)])
     store = Store(home)
     broken = store.runs(stage="pretrain")[0]
     assert broken.info.status == "FAILED"
@@ -121,20 +118,15 @@ def test_a_resumed_run_ends_with_the_bytes_of_an_uninterrupted_one(
         assert steps == expected  # each point once
 
 
-def test_an_interrupted_run_is_killed(tiny_dataset, home, monkeypatch):
-    cut_power(monkeypatch, after=1, error=KeyboardInterrupt)
-    with pytest.raises(KeyboardInterrupt):
-        pretrain(settings(tiny_dataset), home=home)
+def test_an_interrupted_run_ends_as_killed(tiny_dataset, home):
+    with pytest.raises(KeyboardInterrupt, match=r"^power cut$"):
+        pretrain(settings(tiny_dataset), home=home, callbacks=[PowerCut(1, error=KeyboardInterrupt)])
     assert Store(home).runs(stage="pretrain")[0].info.status == "KILLED"
 
 
-def test_a_changed_dataset_is_not_resumed_and_the_run_stays_as_it_was(
-    tiny_dataset, home, tmp_path, monkeypatch
-):
-    with monkeypatch.context() as patch:
-        cut_power(patch, after=1)
-        with pytest.raises(PowerCutError):
-            pretrain(settings(tiny_dataset), home=home)
+def test_a_run_on_a_changed_dataset_is_not_resumed_and_stays_unchanged(tiny_dataset, home, tmp_path):
+    with pytest.raises(PowerCutError, match="power cut"):
+        pretrain(settings(tiny_dataset), home=home, callbacks=[PowerCut(1)])
     other = tiny.make_dataset(tmp_path / "other", seed=5)
     with pytest.raises(RunError, match="the dataset has changed since this run was started"):
         pretrain(settings(other), home=home, resume="latest")
@@ -209,7 +201,7 @@ def test_a_range_of_ratios_is_told_as_one(tiny_dataset, home):
 
 def test_cells_in_millimetres_are_rounded_printed_and_kept(varied_dataset, home):
     said = []
-    result = pretrain(settings(varied_dataset, cell="9mm", steps=1), home=home, say=said.append)
+    result = pretrain(settings(varied_dataset, cell="9mm", steps=1), home=home, log=said.append)
     store = Store(home)
     assert said == ["mask cells of 8×8×8 voxels = 8×8×8 mm"]
     assert store.run(result.run_id).data.tags["cell"] == "8×8×8 voxels = 8×8×8 mm"

@@ -6,7 +6,7 @@ import lightning as L
 import pytest
 import torch
 from planted_faults import planted, volumes_of
-from small_training import Study, equal, study  # noqa: F401 - a fixture
+from small_training import SmallTraining, equal
 from torch.utils.data import DataLoader
 
 from medmim.encoders import build_encoder
@@ -29,8 +29,8 @@ PLACES = {
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_what_is_not_finite_stops_the_run_and_is_named(study, place):  # noqa: F811
-    made = study(checkpoint_every_steps=1)
+def test_what_is_not_finite_stops_the_run_and_is_named(training, place):
+    made = training(checkpoint_every_steps=1)
     module = planted(made.module(), place, {3})
     with pytest.raises(RunError) as caught:
         made.run(module=module)
@@ -46,8 +46,8 @@ def test_what_is_not_finite_stops_the_run_and_is_named(study, place):  # noqa: F
 
 @pytest.mark.parametrize("policy", ["skip", "rollback"])
 @pytest.mark.parametrize("place", PLACES)
-def test_what_is_not_finite_is_survived_where_asked(study, caplog, place, policy):  # noqa: F811
-    made = study(on_nonfinite=policy, checkpoint_every_steps=2)
+def test_what_is_not_finite_is_survived_where_asked(training, caplog, place, policy):
+    made = training(on_nonfinite=policy, checkpoint_every_steps=2)
     module = planted(made.module(), place, {3})
     with caplog.at_level(logging.WARNING, logger="medmim"):
         fitted, weights = made.run(module=module)
@@ -60,8 +60,8 @@ def test_what_is_not_finite_is_survived_where_asked(study, caplog, place, policy
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
-def test_a_skipped_step_changes_nothing(study, ema):  # noqa: F811
-    made = study(on_nonfinite="skip", checkpoint_every_steps=1, steps=4, ema=ema)
+def test_a_skipped_step_changes_nothing(training, ema):
+    made = training(on_nonfinite="skip", checkpoint_every_steps=1, steps=4, ema=ema)
     made.run(module=planted(made.module(), "voxel", {3}))
     before, after = (read_state(path) for path in sorted(made.folder.glob("*.safetensors")))
     assert (before["global_step"], after["global_step"]) == (3, 4)
@@ -70,31 +70,31 @@ def test_a_skipped_step_changes_nothing(study, ema):  # noqa: F811
         assert equal(*moments)
 
 
-def test_a_rollback_returns_to_the_last_saved_state(study):  # noqa: F811
-    made = study(on_nonfinite="rollback", checkpoint_every_steps=2, steps=4)
+def test_a_rollback_returns_to_the_last_saved_state(training):
+    made = training(on_nonfinite="rollback", checkpoint_every_steps=2, steps=4)
     made.run(module=planted(made.module(), "loss", {3}))
     before, after = (read_state(path) for path in sorted(made.folder.glob("*.safetensors")))
     assert (before["global_step"], after["global_step"]) == (2, 4)
     assert equal(before["state_dict"], after["state_dict"])
 
 
-def test_a_rollback_without_a_saved_state_says_so(study, caplog):  # noqa: F811
-    made = study(on_nonfinite="rollback", checkpoint_every_steps=2, steps=2)
+def test_a_rollback_without_a_saved_state_says_so(training, caplog):
+    made = training(on_nonfinite="rollback", checkpoint_every_steps=2, steps=2)
     with caplog.at_level(logging.WARNING, logger="medmim"):
         made.run(module=planted(made.module(), "loss", {0}))
-    assert "in the batch; skipped, since no state to go back to is saved yet, 1 so far" in caplog.text
-    assert "went back" not in caplog.text
+    assert "in the batch; skipped, since there is no saved state to roll back to yet, 1 so far" in caplog.text
+    assert "rolled back" not in caplog.text
 
 
 @pytest.mark.parametrize("policy", ["skip", "rollback"])
-def test_more_than_the_limit_stops(study, policy):  # noqa: F811
-    made = study(on_nonfinite=policy, nonfinite_limit=2)
+def test_more_than_the_limit_stops(training, policy):
+    made = training(on_nonfinite=policy, nonfinite_limit=2)
     with pytest.raises(RunError, match=r"step 5: .*one more than nonfinite_limit=2 allows"):
         made.run(module=planted(made.module(), "loss", {1, 3, 4}))
 
 
-def test_the_count_survives_a_resume(study):  # noqa: F811
-    made = study(on_nonfinite="skip", nonfinite_limit=1, checkpoint_every_steps=1)
+def test_the_count_survives_a_resume(training):
+    made = training(on_nonfinite="skip", nonfinite_limit=1, checkpoint_every_steps=1)
     with pytest.raises(RunError, match="step 4: "):
         made.run(module=planted(made.module(), "loss", {1, 3}))
     with pytest.raises(RunError, match=r"step 4: .*nonfinite_limit=1"):
@@ -102,7 +102,7 @@ def test_the_count_survives_a_resume(study):  # noqa: F811
 
 
 def test_running_statistics_are_left_as_they_were(tiny_dataset, tmp_path):
-    class WithStatistics(Study):
+    class WithStatistics(SmallTraining):
         def module(self):
             module = super().module()
             module.network.score = torch.nn.Sequential(torch.nn.BatchNorm3d(2), module.network.score)

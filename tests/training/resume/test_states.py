@@ -21,8 +21,8 @@ from medmim.training.resume.state_file import encode_state, read_state
 from medmim.training.resume.states import (
     KEPT,
     StateIO,
-    drop_state,
     refuse_foreign,
+    remove_states,
     save_state,
     verified_state,
 )
@@ -43,13 +43,13 @@ def content(step, *, width=3):
     """What Lightning hands over, after one step of Adam."""
     torch.manual_seed(step)
     module = Module(width)
-    optimiser = module.configure_optimizers()
+    optimizer = module.configure_optimizers()
     module.layer(torch.ones(1, 2)).sum().backward()
-    optimiser.step()
+    optimizer.step()
     return {
         "global_step": step,
         "state_dict": dict(module.state_dict()),
-        "optimizer_states": [optimiser.state_dict()],
+        "optimizer_states": [optimizer.state_dict()],
         "callbacks": {"best": -float("inf"), "rng": torch.arange(4, dtype=torch.uint8), "seen": (1, None)},
     }
 
@@ -89,7 +89,7 @@ def test_a_state_comes_back_as_it_was(tmp_path):
 
 
 def test_only_tensors_and_plain_values_can_be_saved():
-    with pytest.raises(TypeError, match="a state holds tensors and plain values, got Module"):
+    with pytest.raises(TypeError, match="expected tensors and plain values in a state, got Module"):
         encode_state({"a": [Module()]})
 
 
@@ -98,7 +98,7 @@ def test_the_last_two_are_kept(tmp_path):
     names = [path.name for path in sorted(tmp_path.iterdir())]
     assert names == [f"state-00000{n}.safetensors{end}" for n in (3, 4) for end in ("", ".sha256")]
     assert read_state(verified_state(tmp_path))["global_step"] == 4
-    drop_state(tmp_path)
+    remove_states(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -120,7 +120,7 @@ def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
 
 
 def test_a_missing_state_is_told(tmp_path):
-    with pytest.raises(RunError, match="no saved state to resume: start it again without --resume"):
+    with pytest.raises(RunError, match="no saved state to resume: start the run again without --resume"):
         verified_state(tmp_path)
 
 
@@ -273,7 +273,7 @@ def test_a_malicious_file_with_the_right_hash_is_refused(tmp_path, payload):
     files.write_text(folder / f"{path.name}.sha256", files.sha256_of(path))
     with pytest.raises(RunError, match="the saved state of this run") as caught:
         read_state(verified_state(folder))
-    assert "start it again without --resume" in str(caught.value)
+    assert "start the run again without --resume" in str(caught.value)
     assert {one.name for one in tmp_path.iterdir()} == {"run"}
 
 
@@ -307,8 +307,8 @@ def change(path, value):
         change(["optimizer_states"], None),
     ],
 )
-def test_a_state_of_another_network_or_optimiser_is_refused(changed):
-    with pytest.raises(RunError, match="that of another network or optimiser"):
+def test_a_state_of_another_network_or_optimizer_is_refused(changed):
+    with pytest.raises(RunError, match="belongs to another network or optimizer"):
         refuse_foreign(changed(content(1)), Module())
 
 

@@ -13,10 +13,8 @@ from medmim.config.runs import FinetuneSettings, PretrainSettings
 from medmim.data.dataset.manifest import Dataset, read_dataset
 from medmim.errors import RunError
 from medmim.stages.finetune.run import finetune
-from medmim.stages.memory_usage import process_mb
-from medmim.stages.plan import trial_run
 from medmim.stages.plan.run import free_memory_mb, plan, predict, refuse_too_large, second_batch
-from medmim.stages.plan.trial_run import TrialRun, first_steps, run_trial
+from medmim.stages.plan.trial_run import TrialRun, first_steps, process_mb, run_trial
 from medmim.stages.pretrain.run import pretrain
 
 SMALL, LARGE = TrialRun(2, 300.0, 350.0, 0.3, 6, 9), TrialRun(4, 500.0, 600.0, 0.5, 6, 9)
@@ -34,7 +32,7 @@ def test_memory_and_hours_lie_on_a_line(tiny_dataset):
     assert (planned.fits, planned.proposed_batch_size, planned.proposed_accumulate) == (True, 8, 2)
 
 
-def test_an_epoch_draws_the_volumes_that_the_rehearsal_drew_from(tiny_dataset):
+def test_an_epoch_draws_as_many_volumes_as_the_trial_run(tiny_dataset):
     planned = predicted(tiny_dataset, steps=None, epochs=800.0, batch_size=2)
     assert planned.hours == pytest.approx(800 * 9 / 2 * 0.3 / 3600)
 
@@ -45,12 +43,10 @@ def test_a_batch_that_fits_is_proposed(tiny_dataset):
     refuse_too_large(planned)
 
 
-def test_what_never_fits_is_refused(tiny_dataset):
+def test_a_run_that_fits_at_no_batch_size_is_refused(tiny_dataset):
     planned = predicted(tiny_dataset, free_mb=100.0)
     assert planned.proposed_batch_size is None
-    with pytest.raises(
-        RunError, match="more memory than the 100 MiB that are free, even with one patch a batch"
-    ):
+    with pytest.raises(RunError, match="more than the 100 MiB of free memory, even with one patch per batch"):
         refuse_too_large(planned)
 
 
@@ -75,20 +71,20 @@ def test_an_evaluation_may_need_more_than_small_batches(tiny_dataset):
 
 
 @pytest.mark.parametrize(
-    ("wanted", "free_mb", "rehearsed"),
+    ("wanted", "free_mb", "expected"),
     [(32, 1e6, 32), (5, 1e6, 5), (1, 1e6, 4), (32, 3500.0, 17), (32, 10.0, 4), (512, 1e6, 66)],
 )
-def test_the_batch_of_the_run_is_rehearsed_where_it_surely_fits(wanted, free_mb, rehearsed):
+def test_the_second_trial_run_uses_the_batch_size_of_the_run_if_it_surely_fits(wanted, free_mb, expected):
     # ten seconds a step, 0.3 s for two patches
-    assert second_batch(wanted, SMALL, free_mb=free_mb) == rehearsed
+    assert second_batch(wanted, SMALL, free_mb=free_mb) == expected
 
 
-def test_minutes_are_what_they_are(tiny_dataset):
+def test_a_budget_in_minutes_takes_these_minutes(tiny_dataset):
     assert predicted(tiny_dataset, steps=None, minutes=90.0).hours == 1.5
 
 
 @pytest.mark.parametrize("kind", [PretrainSettings, FinetuneSettings])
-def test_a_rehearsal_measures_and_leaves_nothing(tiny_dataset, study, kind, monkeypatch):
+def test_a_trial_run_measures_and_leaves_no_files(tiny_dataset, study, kind):
     before = sorted(study.home.rglob("*"))
     settings = kind(**{**tiny.TINY, "data": tiny_dataset, "minutes": 5.0})
     measured = first_steps(settings, 2, study.home)
@@ -106,41 +102,41 @@ def test_a_rehearsal_measures_and_leaves_nothing(tiny_dataset, study, kind, monk
         (PretrainSettings, {"include_held_out": True}, 10),
     ],
 )
-def test_a_rehearsal_tells_what_its_run_draws_from(tiny_dataset, home, kind, words, volumes):
+def test_a_trial_run_counts_the_training_volumes(tiny_dataset, home, kind, words, volumes):
     settings = kind(**{**tiny.TINY, "data": tiny_dataset, **words})
     assert first_steps(settings, 2, home, batches=3).volumes == volumes
 
 
 def killed(settings, batch, home, workers, batches, unmeasured, scratch):
-    """A rehearsal that the system kills in the middle of its work."""
+    """Measure nothing: the system kills the process."""
     (scratch / "half").write_text("written")
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_rehearsal_that_is_killed_says_at_which_batch_and_what_to_do(
+def test_a_killed_trial_run_is_an_error_with_its_batch_size_and_a_remedy(
     tiny_dataset, home, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(trial_run, "first_steps", killed)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
     def second_is_killed(settings, *, batch, home):
-        return SMALL if batch == SMALL.batch else run_trial(settings, batch=batch, home=home)
+        if batch == SMALL.batch:
+            return SMALL
+        return run_trial(settings, batch=batch, home=home, measure=killed)
 
-    monkeypatch.setattr("medmim.stages.plan.run.rehearse", second_is_killed)
     with pytest.raises(
-        RunError, match=r"at 4 patches a batch was killed, .*memory.* smaller --size"
+        RunError, match=r"with 4 patches per batch was killed, .*memory.* smaller --size"
     ) as found:
-        plan(PretrainSettings(data=tiny_dataset), home=home)
+        plan(PretrainSettings(data=tiny_dataset), home=home, trial=second_is_killed)
     assert "--batch-size, or --set activation_checkpointing=true" in str(found.value)
     assert not list(tmp_path.iterdir())
 
 
-def test_free_memory_is_a_number():
+def test_the_free_memory_is_plausible():
     assert 10 < free_memory_mb() < 1e8
 
 
 def table(rows):
-    """The table that `make test-slow` prints with -s."""
+    """Return the table that `make test-slow` prints with -s."""
     lines = ["configuration                                   predicted MiB  measured MiB   error"]
     lines += [f"{name:<46}  {p:13.0f}  {m:12.0f}  {p / m - 1:+7.1%}" for name, p, m in rows]
     return "\n".join(lines)
@@ -157,7 +153,7 @@ SIX = [
 
 
 def peak_of_a_run(settings):
-    """The most memory that a whole run held, in MiB: of training, evaluation, saving and what comes after."""
+    """Return the peak memory of a whole run in MiB."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(run_it, settings).result()
 

@@ -1,4 +1,4 @@
-"""Weight gradients of convolutions over the smallest maps, in bf16 on a processor."""
+"""Precision settings, and weight gradients of convolutions of small maps in bf16 on a CPU."""
 
 import copy
 
@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from medmim.encoders import mask
-from medmim.training.nonfinite.bf16_workaround import compute_small_maps_exactly
+from medmim.training.precision import autocast, compute_small_maps_exactly, precision_for
 
 
 def layer_of(dims, *, stride=1, kernel=3, exactly=True):
@@ -78,3 +78,13 @@ def test_autocast_comes_back_when_a_layer_fails():
         with pytest.raises(RuntimeError):
             layer_of(2)(torch.randn(1, 3, 2, 2))  # too few channels
         assert torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.parametrize(("setting", "word"), [("fp32", "32-true"), ("bf16", "bf16-mixed")])
+def test_the_precision_setting_becomes_the_name_that_lightning_uses(setting, word):
+    assert precision_for(setting) == word
+    assert autocast(setting, torch.device("cpu"))._enabled == (setting == "bf16")
+
+
+def test_automatic_precision_depends_on_the_device():
+    assert precision_for("auto") in ("32-true", "bf16-mixed")

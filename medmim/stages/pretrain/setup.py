@@ -1,0 +1,225 @@
+"""The components of a pretraining run, and the function that builds them from its settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medmim.config.runs import PretrainSettings
+from medmim.data.dataset.manifest import Dataset, VolumeRecord, read_dataset
+from medmim.data.dataset.partition import Partition, partition
+from medmim.data.loading.contrastive_views import patch_views, resized_views
+from medmim.data.loading.patches import PatchDataset, Targets, pretraining_patches, resized_parts
+from medmim.data.loading.preprocess import VolumeLoader
+from medmim.data.loading.preprocessing_plan import PreprocessingPlan, plan_for, voxel_mm
+from medmim.encoders import Encoder, build_encoder
+from medmim.masks import build_mask, hidden_count
+from medmim.masks.cell_size import cell_in_voxels
+from medmim.methods import ON_PATCHES, Method, build_method
+from medmim.methods.mask_any_net.objectives import Kind, Supervision
+from medmim.randomness import stream_seed
+from medmim.shapes import Size, grid_of
+from medmim.stages.run_lifecycle import prepared_on_disk
+from medmim.training.budget import budget_for
+from medmim.training.lightning_modules import PretrainingModule
+from medmim.training.optimizers import OptimizerConfig
+
+DEFAULT_ENCODER = {2: "resnet18", 3: "dynunet"}
+_DEFAULT_ON_PATCHES = "vit"
+
+
+@dataclass(frozen=True, eq=False)
+class PretrainRun:
+    """The components of a pretraining run.
+
+    Attributes:
+        settings: settings with every open value filled in.
+        dataset: the whole dataset.
+        partition: training, validation and test volumes.
+        volumes: loads and preprocesses volumes.
+        patches: training patches.
+        module: method, mask and optimizer as a Lightning module.
+        voxel_mm: edge lengths of a voxel in mm, where known.
+    """
+
+    settings: PretrainSettings
+    dataset: Dataset
+    partition: Partition
+    volumes: VolumeLoader
+    patches: PatchDataset
+    module: PretrainingModule
+    voxel_mm: tuple[float, ...] | None
+
+    @property
+    def plan(self) -> PreprocessingPlan:
+        """How volumes are preprocessed."""
+        return self.volumes.plan
+
+    @property
+    def method(self) -> Method:
+        """The pretraining method."""
+        return self.module.method
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder that is pretrained."""
+        return self.module.method.encoder
+
+    @property
+    def train(self) -> Sequence[VolumeRecord]:
+        """The volumes that patches are drawn from."""
+        return self.patches.volumes
+
+    @property
+    def classes(self) -> dict[str, int]:
+        """Number of each image class."""
+        return class_numbers(self.partition.train)
+
+    @property
+    def realised_ratios(self) -> tuple[float, ...]:
+        """Share of hidden cells; the smallest and the largest where the mask ratio is a range."""
+        cells, mask = prod(grid_of(self.plan.size, self.module.cell)), self.module.mask
+        return tuple(hidden_count(cells, ratio) / cells for ratio in mask.ratios)
+
+
+def build_pretraining(settings: PretrainSettings, *, home: Path) -> PretrainRun:
+    """Build the components of a run; nothing is written.
+
+    Args:
+        settings: settings of the run; open values are chosen from the dataset.
+        home: `MEDMIM_HOME`, for the cache of preprocessed volumes.
+
+    Raises:
+        MedmimError: for settings, data or sizes that cannot work.
+    """
+    mask = build_mask(settings.mask, ratio=settings.ratio, **settings.mask_options)
+    dataset = read_dataset(settings.data)
+    divided = partition(dataset, fold=settings.fold)
+    train = dataset.volumes if settings.include_held_out else divided.train
+    sketch = plan_for(train, dims=settings.dims, size=None)
+    known_mm = voxel_mm(train, sketch) if settings.augment == "patch" else None
+    encoder = _encoder(settings, sketch.dims)
+    stride = encoder.total_stride
+    cell = cell_in_voxels(settings.cell or stride, multiple=stride, voxel_mm=known_mm)
+    method = _method(settings, encoder, sketch.dims, cell, supervision_of(dataset, divided.train))
+    if method.label_kind:  # images of held-out patients may be used, their labels never
+        train = volumes_with_labels(divided.train, method.label_kind)
+    plan = plan_for(train, dims=sketch.dims, size=settings.size, multiple=cell)
+    hidden_count(prod(grid_of(plan.size, cell)), settings.ratio)  # raises for too few cells
+    resolved = settings.model_copy(
+        update={
+            "dims": plan.dims,
+            "size": plan.size,
+            "cell": cell,
+            "encoder": settings.encoder or usual_encoder(settings.method, plan.dims),
+        }
+    )
+    disk = prepared_on_disk(settings, home)
+    volumes = VolumeLoader(settings.data, plan, cache_gb=settings.cache_gb, disk=disk)
+    patches = pretraining_dataset(
+        method,
+        train,
+        volumes,
+        classes=class_numbers(divided.train),
+        seed=settings.seed,
+        augment=settings.augment,
+    )
+    module = PretrainingModule(
+        method,
+        mask,
+        cell=cell,
+        seed=settings.seed,
+        lr=settings.lr,
+        weight_decay=settings.weight_decay,
+        budget=budget_for(settings, volumes=len(train)),
+        optimizer=OptimizerConfig(settings.optimizer, settings.betas),
+    )
+    return PretrainRun(resolved, dataset, divided, volumes, patches, module, known_mm)
+
+
+def usual_encoder(method: str, dims: int) -> str:
+    """Return the default encoder of a method."""
+    return _DEFAULT_ON_PATCHES if method in ON_PATCHES else DEFAULT_ENCODER[dims]
+
+
+def _encoder(settings: PretrainSettings, dims: int) -> Encoder:
+    torch.manual_seed(stream_seed(settings.seed, "encoder"))
+    name = settings.encoder or usual_encoder(settings.method, dims)
+    return build_encoder(name, spatial_dims=dims, in_channels=1, **settings.encoder_options)
+
+
+def _method(
+    settings: PretrainSettings, encoder: Encoder, dims: int, cell: Size, supervision: Supervision | None
+) -> Method:
+    torch.manual_seed(stream_seed(settings.seed, "method"))
+    computed: dict[str, Any] = {"compute": settings.compute} if settings.compute else {}
+    return build_method(
+        settings.method,
+        encoder=encoder,
+        spatial_dims=dims,
+        cell=cell,
+        supervision=supervision,
+        **computed,
+        **settings.method_options,
+    )
+
+
+def class_numbers(volumes: Sequence[VolumeRecord]) -> dict[str, int]:
+    """Return a number for each image class, in alphabetical order."""
+    names = sorted({volume.target for volume in volumes if volume.target is not None})
+    return {name: number for number, name in enumerate(names)}
+
+
+def supervision_of(dataset: Dataset, train: Sequence[VolumeRecord]) -> Supervision | None:
+    """Return the labels that a supervised method can use: image classes, else voxel labels, else None."""
+    classes = class_numbers(train)
+    if len(classes) > 1:
+        return Supervision("target", len(classes))
+    if dataset.info.label_names and any(volume.label for volume in train):
+        return Supervision("label", max(dataset.info.label_names) + 1)
+    return None
+
+
+def volumes_with_labels(volumes: Sequence[VolumeRecord], kind: Kind | None) -> tuple[VolumeRecord, ...]:
+    """Return the volumes that have the labels a method needs; all of them for None."""
+    if kind == "target":
+        return tuple(volume for volume in volumes if volume.target is not None)
+    return tuple(volume for volume in volumes if volume.label or kind is None)
+
+
+def pretraining_dataset(
+    method: Method,
+    volumes: Sequence[VolumeRecord],
+    loader: VolumeLoader,
+    *,
+    classes: Mapping[str, int],
+    seed: int,
+    augment: str,
+) -> PatchDataset:
+    """Return the training patches of a method.
+
+    Args:
+        method: determines the number of views and the kind of labels.
+        volumes: volumes to draw from; see `volumes_with_labels`.
+        loader: loads and preprocesses volumes.
+        classes: number of each image class.
+        seed: seed of the run.
+        augment: patch or resized; methods that learn from voxel labels always use patches.
+    """
+    labelled = method.label_kind == "label"
+    if method.views > 1:
+        make = resized_views if augment == "resized" else patch_views
+        transform = make(loader.plan, views=method.views)
+    elif augment == "resized" and not labelled:
+        transform = resized_parts(loader.plan)
+    else:
+        transform = pretraining_patches(loader.plan, labelled=labelled)
+    targets: Targets | None = None
+    if method.label_kind == "target":
+        targets = lambda volume, prepared: {"target": torch.tensor(classes[str(volume.target)])}  # noqa: E731
+    return PatchDataset(volumes, loader, transform, labelled=labelled, seed=seed, targets=targets)
