@@ -10,7 +10,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from medmim.config.runs import FinetuneSettings
+from medmim.config.runs import FinetuneSettings, PretrainSettings
 from medmim.encoders.recalibrate_batch_norm import frozen_batch_norm_statistics
 from medmim.masks import Mask, tissue_share
 from medmim.methods import Method, Step
@@ -31,33 +31,19 @@ class PretrainingModule(L.LightningModule):
         method: the method, with its encoder.
         mask: selects the hidden cells.
         cell: mask cell in voxels.
-        seed: seed of the run; seed and step number determine the masks of a step.
-        lr, weight_decay: of the optimizer.
+        settings: optimizer, learning rate and seed; seed and step number determine the masks of a step.
         budget: gives the method the progress of the training.
-        optimizer: kind of optimizer.
     """
 
     def __init__(
-        self,
-        method: Method,
-        mask: Mask,
-        *,
-        cell: Size,
-        seed: int,
-        lr: float,
-        weight_decay: float,
-        budget: Budget,
-        optimizer: OptimizerConfig = OptimizerConfig(),  # noqa: B008 (a frozen value)
+        self, method: Method, mask: Mask, *, cell: Size, settings: PretrainSettings, budget: Budget
     ) -> None:
         super().__init__()
         self.method = method
         self.mask = mask
         self.cell = cell
-        self.seed = seed
-        self.lr = lr
-        self.weight_decay = weight_decay
+        self.settings = settings
         self.budget = budget
-        self.optimizer = optimizer
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Scalar:
         """Sample the masks of this step and return the loss of the method."""
@@ -77,9 +63,9 @@ class PretrainingModule(L.LightningModule):
         grid = grid_of(tuple(images.shape[2:]), self.cell)
         (share, shares), count, views = share_of_step(self, batch_idx), len(images), self.method.views
         if self.mask.uses_tissue:
-            generator = torch_stream(self.seed, "mask", self.global_step, share)
+            generator = torch_stream(self.settings.seed, "mask", self.global_step, share)
             return self.mask.sample(count, grid, generator=generator, weight=tissue_share(images, grid))
-        generator = torch_stream(self.seed, "mask", self.global_step, 0)
+        generator = torch_stream(self.settings.seed, "mask", self.global_step, 0)
         hidden = self.mask.sample(count * shares, grid, generator=generator)
         return rearrange(hidden, "(view part patch) ... -> part (view patch) ...", part=shares, view=views)[
             share
@@ -94,7 +80,8 @@ class PretrainingModule(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return the optimizer of all weights of the method."""
-        return self.optimizer.build([(self.method, self.lr)], weight_decay=self.weight_decay)
+        config = OptimizerConfig(self.settings.optimizer, self.settings.betas)
+        return config.build([(self.method, self.settings.lr)], weight_decay=self.settings.weight_decay)
 
 
 def in_views(images: Tensor, views: int) -> Images:

@@ -74,45 +74,26 @@ def fit(
         SystemExit: at the end of training, in every process except the first.
     """
     budget, losses = validation.budget, LossLogger(recorder)
-    checkpoints = Checkpoints(
-        folder,
-        every_steps=settings.checkpoint_every_steps,
-        every_minutes=settings.checkpoint_every_minutes,
-        evaluations=validation,
-        log=recorder,
-    )
-    guard = FiniteGuard(
-        settings.on_nonfinite,
-        limit=settings.nonfinite_limit,
-        log=recorder,
-        folder=folder,
-        volume_of=lambda draw: dataset.volume_of(draw).id,
-    )
+    checkpoints = _checkpoints(settings, recorder, folder, validation)
     _prepare_module(module, settings)
     state = verified_state(folder) if resume else None
     samples = _remaining_samples(settings, budget, module, state)
-    # Checkpoints come after everything that has a state.
-    around = [
+    own = [
         _schedule(settings, budget),
         StepSeeding(settings.seed),
-        guard,
+        _guard(settings, recorder, folder, dataset),
         losses,
         ProgressBar(_title(settings), budget, losses),
         StopBeforeEvaluation(checkpoints),
         validation,
         checkpoints.signals,
-        checkpoints,
+        checkpoints,  # after everything that has a state
         *([Compile()] if settings.compile else []),
-        *callbacks,
     ]
-    trainer = _trainer(settings, budget, around)
-    loader = batches(
-        dataset,
-        samples,
-        batch_size=settings.batch_size,
-        workers=workers_for(settings),
-        share=(trainer.global_rank, trainer.world_size),
-    )
+    trainer = _trainer(settings, budget, [*own, *callbacks])
+    share = (trainer.global_rank, trainer.world_size)
+    workers = workers_for(settings)
+    loader = batches(dataset, samples, batch_size=settings.batch_size, workers=workers, share=share)
     named = named_failures(dataset.notes, lambda draw: dataset.volume_of(draw).id)
     with checkpoints.signals.restored_afterwards(), _keyboard_interrupts(), named:
         trainer.fit(module, loader, ckpt_path=state, weights_only=True)
@@ -147,6 +128,28 @@ def _schedule(settings: RunSettings, budget: Budget) -> Schedule:
         warmup_start=settings.warmup_start,
         final_lr=settings.final_lr,
         weight_decay_end=settings.weight_decay_end,
+    )
+
+
+def _guard(settings: RunSettings, recorder: Log, folder: Path, dataset: PatchDataset) -> FiniteGuard:
+    return FiniteGuard(
+        settings.on_nonfinite,
+        limit=settings.nonfinite_limit,
+        log=recorder,
+        folder=folder,
+        volume_of=lambda draw: dataset.volume_of(draw).id,
+    )
+
+
+def _checkpoints(
+    settings: RunSettings, recorder: Log, folder: Path, validation: ValidationCallback
+) -> Checkpoints:
+    return Checkpoints(
+        folder,
+        every_steps=settings.checkpoint_every_steps,
+        every_minutes=settings.checkpoint_every_minutes,
+        evaluations=validation,
+        log=recorder,
     )
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from medmim.config.runs import FinetuneSettings
+from medmim.config.runs import FinetuneSettings, PretrainSettings
 from medmim.encoders import build_encoder
 from medmim.heads import build_head
 from medmim.masks import build_mask
@@ -17,9 +17,8 @@ def pretraining(dims=2, *, seed=0, ratio=0.5):
     encoder = build_encoder("dynunet", spatial_dims=dims, in_channels=1, filters=[4, 8])
     method = build_method("spark", encoder=encoder, spatial_dims=dims, cell=(4,) * dims, decoder_width=8)
     mask = build_mask("random", ratio=ratio)
-    return PretrainingModule(
-        method, mask, cell=(4,) * dims, seed=seed, lr=1e-3, weight_decay=0.1, budget=Budget(steps=4)
-    )
+    settings = PretrainSettings(seed=seed, weight_decay=0.1)
+    return PretrainingModule(method, mask, cell=(4,) * dims, settings=settings, budget=Budget(steps=4))
 
 
 def finetuning(dims=2, **words):

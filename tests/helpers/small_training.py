@@ -58,7 +58,7 @@ class SmallTraining:
             volumes, prepare, segmentation_patches(PLAN, foreground=0.5), labelled=True, seed=0
         )
         validation = ValidationCallback(
-            evaluate, times=self.settings.evaluations, budget=budget, log=self.log, best=best
+            evaluate, times=self.settings.num_evaluations, budget=budget, log=self.log, best=best
         )
         result = fit(
             module, draws, self.settings, self.log, self.folder, validation=validation, resume=resume

@@ -75,8 +75,8 @@ def latent_mim():
 
 
 def pretraining(method, cell):
-    mask, words = build_mask("mesh", ratio=0.5), {"lr": 1e-2, "weight_decay": 0.1}
-    return PretrainingModule(method, mask, cell=cell, seed=0, budget=Budget(steps=STEPS), **words)
+    mask, settings = build_mask("mesh", ratio=0.5), PretrainSettings(lr=1e-2, weight_decay=0.1)
+    return PretrainingModule(method, mask, cell=cell, settings=settings, budget=Budget(steps=STEPS))
 
 
 def segment():
@@ -123,7 +123,7 @@ class Training:
 
         validation = ValidationCallback(
             evaluate,
-            times=self.settings.evaluations,
+            times=self.settings.num_evaluations,
             budget=Budget(steps=STEPS, per_step=BATCH),
             log=log,
             best="val/sum",

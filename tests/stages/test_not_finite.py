@@ -79,5 +79,7 @@ def test_fine_tuning_survives_it(varied_dataset, tmp_path, home, task, caplog):
 def test_scores_of_it_are_refused(varied_dataset, tmp_path, home, task, split):
     bad = planted(varied_dataset, tmp_path / "data", split)
     words = {**WORDS, "data": tmp_path / "data", "task": task, "init": "scratch", "on_nonfinite": "skip"}
-    with pytest.raises(DataError, match=f"volume {bad}: its image contains values that are not finite; repair"):
+    with pytest.raises(
+        DataError, match=f"volume {bad}: its image contains values that are not finite; repair"
+    ):
         finetune(FinetuneSettings(**words), home=home, log=print)

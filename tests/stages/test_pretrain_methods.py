@@ -30,9 +30,7 @@ def settings(data, method, **words):
     ("method", "options"),
     [*((name, {}) for name in sorted(METHODS)), ("mae", {"target": "ema"}), ("spark", {"target": "ema"})],
 )
-def test_a_resumed_run_ends_with_the_bytes_of_an_uninterrupted_one(
-    tiny_dataset, home, method, options
-):
+def test_a_resumed_run_ends_with_the_bytes_of_an_uninterrupted_one(tiny_dataset, home, method, options):
     words = {"method_options": options, **({} if method in ON_PATCHES else RESNET)}
     whole = pretrain(settings(tiny_dataset, method, **words), home=home)
     with pytest.raises(PowerCutError, match="power cut"):

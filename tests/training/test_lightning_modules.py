@@ -6,7 +6,7 @@ from small_modules import finetuning, pretraining
 from torch import nn
 from torch.utils.data import DataLoader
 
-from medmim.config.runs import FinetuneSettings
+from medmim.config.runs import FinetuneSettings, PretrainSettings
 from medmim.encoders import build_encoder
 from medmim.heads import build_head
 from medmim.masks import build_mask
@@ -118,10 +118,8 @@ class Watching(L.Callback):
 
 def test_the_method_is_told_after_each_step_and_before_any_callback():
     method = Following()
-    module = PretrainingModule(
-        method, build_mask("random", ratio=0.5), cell=(4, 4), seed=0, lr=0.1, weight_decay=0.0,
-        budget=Budget(steps=4),
-    )  # fmt: skip
+    mask, settings = build_mask("random", ratio=0.5), PretrainSettings(lr=0.1, weight_decay=0.0)
+    module = PretrainingModule(method, mask, cell=(4, 4), settings=settings, budget=Budget(steps=4))
     watching = Watching(method)
     loader = DataLoader([{"image": torch.ones(1, 8, 8)}] * 4)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}

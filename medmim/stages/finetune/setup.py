@@ -97,10 +97,7 @@ def build_finetuning(settings: FinetuneSettings, store: Store, log: Callable[[st
     divided = _divide(settings, dataset, task, log, stored=stored)
     known_dims = settings.dims or origin.description.get("spatial_dims")
     dims = plan_for(divided.train, dims=known_dims, size=None).dims
-    name, options = _encoder_options(settings, origin, dims)
-    torch.manual_seed(stream_seed(settings.seed, "encoder"))
-    encoder = build_encoder(name, spatial_dims=dims, in_channels=settings.in_channels, **options)
-    report = _transfer(encoder, settings, origin, options, log) if origin.description else None
+    encoder, report, chosen = _encoder(settings, origin, dims, log)
     view = settings.field_of_view or task.view(dims)
     plan = plan_for(divided.train, dims=dims, size=settings.size, multiple=encoder.total_stride, view=view)
     disk = prepared_on_disk(settings, store.home)
@@ -110,19 +107,15 @@ def build_finetuning(settings: FinetuneSettings, store: Store, log: Callable[[st
     head = task.head(encoder, divided.train, context, log)
     torch.manual_seed(stream_seed(settings.seed, "head"))
     network = build_head(settings.task, encoder=encoder, spatial_dims=dims, classes=max(names) + 1, **head)
-    resolved = settings.model_copy(
-        update={
-            "dims": dims,
-            "size": plan.size,
-            "field_of_view": plan.view,
-            "encoder": name,
-            "encoder_options": dict(options),
-            "init": origin.run_id or origin.arm,
-        }
-    )
-    module = FinetuningModule(
-        network, task.loss, settings=resolved, regularizer=_regularizer(resolved, encoder, dims)
-    )
+    filled = {
+        "dims": dims,
+        "size": plan.size,
+        "field_of_view": plan.view,
+        "init": origin.run_id or origin.arm,
+    }
+    resolved = settings.model_copy(update=chosen | filled)
+    regularizer = _regularizer(resolved, encoder, dims)
+    module = FinetuningModule(network, task.loss, settings=resolved, regularizer=regularizer)
     return FinetuneRun(
         settings=resolved,
         dataset=dataset,
@@ -142,21 +135,22 @@ def _divide(
     settings: FinetuneSettings, dataset: Dataset, task: Task, log: Callable[[str], None], *, stored: Dataset
 ) -> Partition:
     """Return the partition; its folds are those of all stored patients, as in pretraining."""
+    needed = task.requirement
     if not any(map(task.usable, dataset.volumes)):
         raise DataError(
-            f"this dataset has no image with {task.requirement}: ingest {task.requirement} with --labels DIR, or as a "
+            f"this dataset has no image with {needed}: ingest {needed} with --labels DIR, or as a "
             "layout that has them",
             reason="no_labels",
         )
     unused = sum(not task.usable(volume) for volume in dataset.volumes)
     if unused:
         total = len(dataset.volumes)
-        log(f"{unused} of {total} images have no {task.requirement.removeprefix('a ')}: left out{task.hint}")
+        log(f"{unused} of {total} images have no {needed.removeprefix('a ')}: left out{task.hint}")
     divided = partition(stored, fold=settings.fold, usable=task.usable, volumes=dataset.volumes)
     for name in ("train", "test"):
         if not getattr(divided, name):
             raise DataError(
-                f"the {name} split has no patient with {task.requirement}: label more patients, or use --fold",
+                f"the {name} split has no patient with {needed}: label more patients, or use --fold",
                 reason="no_labels",
             )
     train, val, test = (task.validate(part, log) for part in (divided.train, divided.val, divided.test))
@@ -173,7 +167,9 @@ def _caveats(divided: Partition, task: Task) -> list[str]:
     """Return what limits the scores of this partition."""
     found = []
     if not divided.val:
-        found.append(f"no validation patient has {task.requirement}: the last weights are kept, none are selected")
+        found.append(
+            f"no validation patient has {task.requirement}: the last weights are kept, none selected"
+        )
     unknown = sum(volume.flags.get("spacing") == "unknown" for volume in divided.test)
     if task.measures_mm and unknown:
         found.append(f"{unknown} test images have no known pixel size: their scores count a pixel as 1 mm")
@@ -187,30 +183,28 @@ def _caveats(divided: Partition, task: Task) -> list[str]:
     return found
 
 
-def _encoder_options(
-    settings: FinetuneSettings, origin: InitialWeights, dims: int
-) -> tuple[str, Mapping[str, Any]]:
-    """Return name and options of the encoder: the user's, else those of the weights, else the default."""
+def _encoder(
+    settings: FinetuneSettings, origin: InitialWeights, dims: int, log: Callable[[str], None]
+) -> tuple[Encoder, Transfer | None, dict[str, Any]]:
+    """Return the encoder, how its weights were transferred, and the settings that describe it.
+
+    Name and options are the user's, else those of the weights, else the default.
+    """
     known = str(origin.description.get("encoder", DEFAULT_ENCODER[dims]))
+    stored = origin.description.get("encoder_options", {})
     name = settings.encoder or known
-    options = origin.description.get("encoder_options", {}) if name == known else {}
-    return name, {**options, **settings.encoder_options}
-
-
-def _transfer(
-    encoder: Encoder,
-    settings: FinetuneSettings,
-    origin: InitialWeights,
-    options: Mapping[str, Any],
-    log: Callable[[str], None],
-) -> Transfer:
-    """Load the initial weights into the encoder, and report what was loaded."""
+    options = {**(stored if name == known else {}), **settings.encoder_options}
+    torch.manual_seed(stream_seed(settings.seed, "encoder"))
+    encoder = build_encoder(name, spatial_dims=dims, in_channels=settings.in_channels, **options)
+    chosen = {"encoder": name, "encoder_options": options}
+    if not origin.description:
+        return encoder, None, chosen
     report = transfer(encoder, origin.weights, least=settings.min_loaded_fraction)
     log(f"{report.loaded_fraction:.1%} of the encoder's tensors were loaded from '{origin.arm}'")
-    changed = stem_change(origin.description.get("encoder_options", {}), options)
+    changed = stem_change(stored, options)
     for line in [*report.lines(), *([f"stem changed: {changed}"] if changed else [])]:
         log(line)
-    return report
+    return encoder, report, chosen
 
 
 def _regularizer(settings: FinetuneSettings, encoder: Encoder, dims: int) -> MaskAnyNetRegularizer | None:

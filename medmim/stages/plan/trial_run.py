@@ -132,7 +132,8 @@ def run_trial(
     ):
         arguments = (settings, batch, home, workers, batches, unmeasured, Path(folder))
         try:
-            return pool.submit(measure or first_steps, *arguments).result()
+            work: Callable[..., TrialRun] = measure or first_steps
+            return pool.submit(work, *arguments).result()
         except BrokenProcessPool as error:
             raise RunError(
                 f"the trial run with {batch} patches per batch was killed, probably because memory ran out: "

@@ -27,7 +27,6 @@ from medmim.shapes import Size, grid_of
 from medmim.stages.run_lifecycle import prepared_on_disk
 from medmim.training.budget import budget_for
 from medmim.training.lightning_modules import PretrainingModule
-from medmim.training.optimizers import OptimizerConfig
 
 DEFAULT_ENCODER = {2: "resnet18", 3: "dynunet"}
 _DEFAULT_ON_PATCHES = "vit"
@@ -129,16 +128,8 @@ def build_pretraining(settings: PretrainSettings, *, home: Path) -> PretrainRun:
         seed=settings.seed,
         augment=settings.augment,
     )
-    module = PretrainingModule(
-        method,
-        mask,
-        cell=cell,
-        seed=settings.seed,
-        lr=settings.lr,
-        weight_decay=settings.weight_decay,
-        budget=budget_for(settings, volumes=len(train)),
-        optimizer=OptimizerConfig(settings.optimizer, settings.betas),
-    )
+    budget = budget_for(settings, volumes=len(train))
+    module = PretrainingModule(method, mask, cell=cell, settings=settings, budget=budget)
     return PretrainRun(resolved, dataset, divided, volumes, patches, module, known_mm)
 
 

@@ -9,6 +9,7 @@ from planted_faults import planted, volumes_of
 from small_training import SmallTraining, equal
 from torch.utils.data import DataLoader
 
+from medmim.config.runs import PretrainSettings
 from medmim.encoders import build_encoder
 from medmim.errors import RunError
 from medmim.masks import build_mask
@@ -122,10 +123,8 @@ def pretraining(name):
     kind = "vit" if vit else "dynunet"
     encoder = build_encoder(kind, spatial_dims=2, in_channels=1, **words)
     method = build_method(name, encoder=encoder, spatial_dims=2, cell=(4, 4))
-    mask = build_mask("random", ratio=0.5)
-    return PretrainingModule(
-        method, mask, cell=(4, 4), seed=0, lr=1e-3, weight_decay=0.0, budget=Budget(steps=3)
-    )
+    mask, settings = build_mask("random", ratio=0.5), PretrainSettings(weight_decay=0.0)
+    return PretrainingModule(method, mask, cell=(4, 4), settings=settings, budget=Budget(steps=3))
 
 
 class Listening(L.Callback):
