@@ -86,8 +86,7 @@ def fit(
         ProgressBar(_title(settings), budget, losses),
         StopBeforeEvaluation(checkpoints),
         validation,
-        checkpoints.signals,
-        checkpoints,  # after everything that has a state
+        *(checkpoints.signals, checkpoints),  # after everything that has a state
         *([Compile()] if settings.compile else []),
     ]
     trainer = _trainer(settings, budget, [*own, *callbacks])

@@ -98,7 +98,7 @@ def test_a_run_that_is_being_trained_is_left_alone(home, hold_elsewhere):
         raise AssertionError
     assert store.run(newer).info.status == "RUNNING"
     hold_elsewhere(store.checkpoints(older))
-    with pytest.raises(RunError, match="all that began are being trained by other processes"):
+    with pytest.raises(RunError, match="all of them are being trained by other processes"):
         find_unfinished(store, "pretrain", "latest")
 
 

@@ -75,7 +75,7 @@ def test_masked_maps_do_the_same():
 
 def test_autocast_comes_back_when_a_layer_fails():
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        with pytest.raises(RuntimeError):
+        with pytest.raises(RuntimeError, match="channels"):
             layer_of(2)(torch.randn(1, 3, 2, 2))  # too few channels
         assert torch.is_autocast_enabled("cpu")
 

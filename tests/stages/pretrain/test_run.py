@@ -119,7 +119,7 @@ def test_a_resumed_run_ends_with_the_bytes_of_an_uninterrupted_one(tiny_dataset,
 
 
 def test_an_interrupted_run_ends_as_killed(tiny_dataset, home):
-    with pytest.raises(KeyboardInterrupt, match=r"^power cut$"):
+    with pytest.raises(KeyboardInterrupt, match=r"^$"):
         pretrain(settings(tiny_dataset), home=home, callbacks=[PowerCut(1, error=KeyboardInterrupt)])
     assert Store(home).runs(stage="pretrain")[0].info.status == "KILLED"
 
@@ -227,7 +227,7 @@ def test_statistics_of_batch_norm_are_left_for_whole_images(tiny_dataset, home, 
 
 
 def test_images_that_are_scaled_have_no_millimetres(tiny_dataset, home):
-    with pytest.raises(UsageError, match="which pictures and augment=resized do not have; give voxels"):
+    with pytest.raises(UsageError, match="which 2D images and augment=resized do not have; give voxels"):
         pretrain(settings(tiny_dataset, cell="8mm", augment="resized"), home=home)
 
 
