@@ -7,7 +7,6 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +16,18 @@ from medmim import files
 from medmim.data.dataset.manifest import Dataset, DatasetInfo
 from medmim.data.dicom import conversion, slice_spacing
 from medmim.data.ingest.archives import unpack_archives
+from medmim.data.ingest.cases import DatasetLayout
 from medmim.data.ingest.context import IngestContext, IngestedVolume, IngestOptions, Progress
-from medmim.data.ingest.dataset_json import dataset_json_in
 from medmim.data.ingest.dicom_series import volumes_from_dicom
 from medmim.data.ingest.dry_run import Preview, preview_of
 from medmim.data.ingest.labels import attach_labels, is_label
-from medmim.data.ingest.layout import FALLBACK, DatasetLayout
+from medmim.data.ingest.layout import FALLBACK
 from medmim.data.ingest.ledger import Ledger
 from medmim.data.ingest.pseudonyms import SECRET_BYTES, Keys
 from medmim.data.ingest.publish import earlier_dataset, publish, sole_use
 from medmim.data.ingest.scan import ScannedFile, scan_file_as_json
 from medmim.data.ingest.sources import SourceFile, Sources, find_files
-from medmim.data.ingest.volumes import volumes_from_nifti
+from medmim.data.ingest.volumes import is_readable, layout_query, volumes_from_nifti
 from medmim.data.sandbox.ray_cluster import connect_ray
 from medmim.data.sandbox.ray_sandbox import RaySandbox
 from medmim.data.sandbox.sandbox import Sandbox, for_scans
@@ -53,14 +52,15 @@ def preview(source: Path, out: Path, *, progress: Progress | None = None, **opti
         DataError: if there is no file, or the named layout finds no image.
     """
     given = IngestOptions(**options)
-    sources = find_files(source, out, given.labels)
+    sources = find_files(source, out, given.labels, follow_links=given.follow_links)
     keys = Keys(secrets.token_bytes(SECRET_BYTES))
     with tempfile.TemporaryDirectory(prefix="medmim-") as staging, for_scans(given.workers) as sandbox:
         context = IngestContext(keys, Ledger({}), Path(staging), sandbox, progress, given)
         _locate_links(context, sources)
         scanned = scan(context, sources.readable)
-        read = partial(dataset_json_in, context)
-        return preview_of(scanned, sources.readable, source=sources.source, layout=given.layout, read=read)
+        paths = sources.readable
+        readable = {paths[number] for number, one in scanned.items() if is_readable(one)}
+        return preview_of(scanned, paths, query=layout_query(context, sources.source, readable))
 
 
 def ingest(
@@ -91,7 +91,7 @@ def ingest(
         RunError: if the dataset cannot be written; an existing dataset is not changed.
     """
     given = IngestOptions(**options)
-    sources = find_files(source, out, given.labels)
+    sources = find_files(source, out, given.labels, follow_links=given.follow_links)
     try:
         with contextlib.nullcontext(sandbox) if sandbox else for_scans(given.workers) as parsers:
             return _ingest(sources, given, home=home, progress=progress, sandbox=parsers)
@@ -146,9 +146,7 @@ def _read_all(context: IngestContext, sources: Sources) -> tuple[list[IngestedVo
         context, scanned, {number: context.file(path) for number, path in paths.items()}
     )
     label_files, rest = _route(context, sources, scanned, paths)
-    more, layout = volumes_from_nifti(
-        context, sources.source, seen=rest, paths=paths, layout=context.options.layout
-    )
+    more, layout = volumes_from_nifti(context, sources.source, seen=rest, paths=paths)
     return attach_labels(context, [*made, *more], label_files, scanned), layout
 
 

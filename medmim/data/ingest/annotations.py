@@ -9,8 +9,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from medmim.data.formats.annotation_files import AnnotationFile, ImageAnnotation, read_annotation_file
+from medmim.data.ingest.cases import DatasetLayout, LayoutCase
 from medmim.data.ingest.context import READ_LIMITS, IngestContext
-from medmim.data.ingest.layout import DatasetLayout, LayoutCase
 
 
 @dataclass(frozen=True)

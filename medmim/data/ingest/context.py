@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from medmim.data.dataset.manifest import VolumeRecord
 from medmim.data.ingest.descriptor import load_descriptor
+from medmim.data.ingest.infer_layout import InferenceRules
 from medmim.data.ingest.ledger import Ledger
 from medmim.data.ingest.pseudonyms import Keys
 from medmim.data.sandbox.ray_sandbox import RaySandbox
@@ -26,6 +27,8 @@ class IngestOptions:
     Attributes:
         labels: folder of label files named `<SeriesInstanceUID>.nii.gz`, outside or inside the source.
         layout: name of a shipped descriptor, or path of a YAML file; detected by default.
+        rules: decisions about undescribed layouts: roles of files, patients, classes.
+        follow_links: follow symbolic links that lead out of the source.
         name: name of the dataset; never taken from the source folder.
         workers: number of processes; one per CPU core by default.
         engine: run the processes on this machine or on the nodes of a Ray cluster.
@@ -50,6 +53,8 @@ class IngestOptions:
     label_names: Mapping[int, str] = field(default_factory=dict)
     resample_labels: bool = False
     uneven_spacing: Literal["reject", "regrid", "keep"] = "reject"
+    rules: InferenceRules = field(default_factory=InferenceRules)
+    follow_links: bool = False
 
     def __post_init__(self) -> None:
         if self.layout is not None:

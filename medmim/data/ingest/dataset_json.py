@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from medmim.data.dataset.vocabulary import tokens_of
 from medmim.data.formats.annotation_files import clean_class_name
 from medmim.data.formats.file_types import open_regular
-from medmim.data.ingest.context import IngestContext
 from medmim.errors import DataError
 
 _MAX_JSON_BYTES = 2**20
@@ -25,26 +22,14 @@ class DatasetJson(BaseModel):
     Attributes:
         modality: DICOM's code of the modality.
         label_names: name of each class number.
-        channels: tokens of each channel number, such as {1: ("t2",)}.
+        channels: number of channels that are declared.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     modality: str | None
     label_names: dict[int, str]
-    channels: dict[int, tuple[str, ...]] = {}
-
-
-def dataset_json_in(context: IngestContext, paths: Sequence[Path]) -> dict[Path, DatasetJson]:
-    """Read these files in sandboxes; damaged files are left out."""
-    answers = context.each(
-        "descriptors", read_dataset_json, [{"path": str(context.file(path))} for path in paths]
-    )
-    return {
-        path: DatasetJson.model_validate(answer.value)
-        for path, answer in zip(paths, answers, strict=True)
-        if answer.value is not None
-    }
+    channels: int = 0
 
 
 def read_dataset_json(path: str) -> dict[str, Any]:
@@ -74,7 +59,7 @@ def read_dataset_json(path: str) -> dict[str, Any]:
     return DatasetJson(
         modality=_modality(channels),
         label_names=_label_names(content.get("labels")),
-        channels=_channels(channels),
+        channels=len(channels) if isinstance(channels, dict) else 0,
     ).model_dump(mode="json")
 
 
@@ -94,9 +79,3 @@ def _label_names(labels: Any) -> dict[int, str]:
         if re.fullmatch(r"\d{1,5}", str(number)) and int(number) > 0:
             names[int(number)] = clean_class_name(name, int(number))
     return dict(sorted(names.items()))
-
-
-def _channels(channels: Any) -> dict[int, tuple[str, ...]]:
-    """Return the known words in the names of channels."""
-    pairs = channels.items() if isinstance(channels, dict) else ()
-    return {int(key): tokens_of([str(name)]) for key, name in pairs if str(key).isdecimal()}

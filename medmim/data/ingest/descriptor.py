@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from medmim import files
+from medmim.data.ingest.path_words import Role
 from medmim.errors import SettingsError, unknown_name
 
 
@@ -46,8 +47,8 @@ class Pairs(_DescriptorPart):
         skip: regular expressions of files that are not images, by the reason to skip them.
     """
 
-    kind: Literal["pairs"]
-    example: str
+    kind: Literal["pairs"] = "pairs"
+    example: str | None = None
     image: tuple[str, ...] = Field(min_length=1)
     label: str | None = None
     label_files: tuple[str, ...] = ()
@@ -62,7 +63,7 @@ class Pairs(_DescriptorPart):
     subject: str = "{subject}"
     subject_by_pixels: bool = False
     boxes_from_labels: bool = False
-    study: str = "{study}"
+    study: str = "{subject}"
     group: str | None = None
     tokens: tuple[str, ...] = ()
     token_words: dict[str, tuple[str, ...]] = Field(default_factory=dict)
@@ -87,7 +88,7 @@ class Pairs(_DescriptorPart):
                 )
         if self.label_files and not self.visit:
             raise ValueError("label_files need visit, a template that assigns label files to images")
-        if not any(re.fullmatch(pattern, self.example) for pattern in self.image):
+        if self.example and not any(re.fullmatch(pattern, self.example) for pattern in self.image):
             raise ValueError("the example matches no image pattern")
         return self
 
@@ -105,8 +106,28 @@ class Arrays(_DescriptorPart):
     skip: dict[str, str] = Field(default_factory=dict)
 
 
+class Inferred(_DescriptorPart):
+    """Volumes and pictures whose roles are inferred from their names and values.
+
+    Attributes:
+        only: regular expression of the files that belong to the dataset; all by default.
+        roles: image, label or skip by glob; the last that matches counts.
+        subject_pattern: regular expression with a group around the patient, searched in the path.
+        class_folders: the innermost folders are classes of images.
+        skip: regular expressions of files that are not images, by the reason to skip them.
+    """
+
+    kind: Literal["inferred"]
+    example: str | None = None
+    only: str | None = None
+    roles: dict[str, Role] = Field(default_factory=dict)
+    subject_pattern: str | None = None
+    class_folders: bool = False
+    skip: dict[str, str] = Field(default_factory=dict)
+
+
 class Descriptor(_DescriptorPart):
-    """A dataset: its origin and licence, and the roles of its files.
+    """A dataset: the roles of its files, and for public datasets origin, licence and citation.
 
     Attributes:
         layout: roles of the files.
@@ -119,16 +140,21 @@ class Descriptor(_DescriptorPart):
     """
 
     name: str
-    title: str
-    source: str
-    licence: str
-    citation: str
-    layout: Pairs | Arrays = Field(discriminator="kind")
-    modality: dict[str, str]
+    title: str = ""
+    source: str = ""
+    licence: str = ""
+    citation: str = ""
+    layout: Pairs | Arrays | Inferred = Field(discriminator="kind")
+    modality: dict[str, str] = Field(default_factory=lambda: {"": "OT"})
     labels: dict[str, dict[int, str]] = Field(default_factory=dict)
     declared: str | None = None
     detect: str | None = None
-    split: str
+    split: str = ""
+
+    @field_validator("layout", mode="before")
+    @classmethod
+    def _default_kind(cls, layout: Any) -> Any:
+        return {"kind": "pairs", **layout} if isinstance(layout, dict) else layout
 
     @field_validator("detect")
     @classmethod

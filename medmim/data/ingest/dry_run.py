@@ -12,7 +12,7 @@ from medmim.data.dataset.vocabulary import VOCABULARY
 from medmim.data.dicom.series import group_slices
 from medmim.data.dicom.slices import RejectedSlices, SingleImage, SliceGroup
 from medmim.data.ingest.dicom_series import slices_of
-from medmim.data.ingest.layout import Read, find_layout
+from medmim.data.ingest.layout import LayoutQuery, find_layout
 from medmim.data.ingest.scan import ScannedFile
 
 
@@ -56,18 +56,14 @@ def preview_of(
     seen: Mapping[int, ScannedFile],
     paths: Mapping[int, Path],
     *,
-    source: Path,
-    layout: str | None,
-    read: Read,
+    query: LayoutQuery,
 ) -> Preview:
     """Classify every series by its headers and every other file by its name; pixels are not read.
 
     Args:
         seen: result of the scan, by number.
         paths: paths of the files, by number.
-        source: folder that paths are relative to.
-        layout: name of a descriptor; detected if None.
-        read: as for `find_layout`.
+        query: for the layout of files that are not DICOM.
 
     Raises:
         UsageError: for an unknown layout.
@@ -79,12 +75,12 @@ def preview_of(
     open_to_layout = [
         paths[number]
         for number, one in rest.items()
-        if one.fate != "quarantined" and paths[number].is_relative_to(source)
+        if one.fate != "quarantined" and paths[number].is_relative_to(query.source)
     ]
     found = None
     if open_to_layout:
-        found = find_layout(source, sorted(open_to_layout), read=read, name=layout)
-    used = {path for case in found.cases for path in (*case.files, case.label) if path} if found else set()
+        found = find_layout(query, sorted(open_to_layout))
+    used = {path for case in found.cases for path in case.files} if found else set()
     unused = [one for number, one in rest.items() if paths[number] not in used]
     others = Counter(one.reason or "not_in_layout" for one in unused)
     return Preview(
@@ -92,7 +88,7 @@ def preview_of(
         series=tuple(_rows(groups)),
         layout=found.name if found and found.cases else None,
         images=len(found.cases) if found else 0,
-        labels=sum(case.label is not None for case in found.cases) if found else 0,
+        labels=sum(bool(case.labels) for case in found.cases) if found else 0,
         others=dict(sorted(others.items())),
     )
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from medmim.data.dataset.manifest import Fate, VolumeRecord
 from medmim.data.formats.npz import PARTS, count_arrays, read_arrays
+from medmim.data.ingest.cases import DatasetLayout
 from medmim.data.ingest.context import READ_LIMITS, IngestContext, IngestedVolume, stored_path
-from medmim.data.ingest.layout import DatasetLayout
 
 _AT_ONCE = 512
 

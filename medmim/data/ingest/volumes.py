@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,12 +14,16 @@ from medmim.data.formats.annotations import box_records
 from medmim.data.formats.case import read_case
 from medmim.data.formats.images import is_picture
 from medmim.data.ingest.annotations import AnnotationResult, annotate
+from medmim.data.ingest.cases import DatasetLayout, LayoutCase
+from medmim.data.ingest.class_masks import merge_class_masks
 from medmim.data.ingest.context import READ_LIMITS, IngestContext, IngestedVolume, stem_of, stored_path
-from medmim.data.ingest.dataset_json import dataset_json_in
-from medmim.data.ingest.layout import DatasetLayout, LayoutCase, find_layout
+from medmim.data.ingest.dataset_json import DatasetJson, read_dataset_json
+from medmim.data.ingest.layout import LayoutQuery, find_layout
 from medmim.data.ingest.npz_arrays import volumes_from_arrays
 from medmim.data.ingest.scan import ScannedFile
+from medmim.data.ingest.volume_facts import VolumeFacts, examine_volume
 
+_Masks = tuple[tuple[Path, int], ...]
 # reasons that the scan gives to files that are opened here
 _READABLE = ("picture", "volume_file", "arrays")
 
@@ -30,7 +34,6 @@ def volumes_from_nifti(
     *,
     seen: Mapping[int, ScannedFile],
     paths: Mapping[int, Path],
-    layout: str | None,
 ) -> tuple[list[IngestedVolume], DatasetLayout | None]:
     """Ingest every image of the layout.
 
@@ -39,21 +42,22 @@ def volumes_from_nifti(
         source: folder that paths are relative to.
         seen: all files except DICOM images and label files, by number; their fates are recorded here.
         paths: paths of the files, by number.
-        layout: name of a descriptor; detected if None.
     """
-    if layout is None and not any(one.nifti or one.reason in _READABLE for one in seen.values()):
+    if context.options.layout is None and not any(map(is_readable, seen.values())):
         _record_others(context, seen, {}, set())
         return [], None
     numbers = {paths[number]: number for number in seen}
-    found = find_layout(source, sorted(numbers), read=partial(dataset_json_in, context), name=layout)
-    known = annotate(context, source, found)
+    readable = {paths[number] for number, one in seen.items() if is_readable(one)}
+    query = layout_query(context, source, readable)
+    known = annotate(context, source, find_layout(query, sorted(numbers)))
     found = known.layout
     _record_annotations(context, seen, known, numbers)
     cases = [
         _VolumeTask(case, context.keys.key("volume", str(case.image.relative_to(source))))
         for case in found.cases
     ]
-    tasks = [_task(context, work, known) for work in cases]
+    merged = _merge_masks(context, cases)
+    tasks = [_task(context, work, known, merged) for work in cases]
     answers = context.each("read", read_case, tasks, limits=READ_LIMITS)
     made: list[IngestedVolume] = []
     labels: dict[int, list[tuple[str, Mapping[str, Any] | None]]] = {}
@@ -65,9 +69,9 @@ def volumes_from_nifti(
             made.append(_accept(context, work, facts=answer.value, source=source))
             reason, measured = "picture" if is_picture(case.image) else "volume", answer.value["measured"]
             context.ledger.record(files, "accepted", reason, volume=work.name, measured=measured)
-        if case.label is not None:
-            facts = None if answer.value is None else answer.value["label"]
-            labels.setdefault(numbers[case.label], []).append((work.name, facts))
+        for label, _ in case.labels:
+            outcome = None if answer.value is None else _label_outcome(answer.value["label"], merged, case)
+            labels.setdefault(numbers[label], []).append((work.name, outcome))
     for number, tried in labels.items():
         _record_shared_label(context, number, tried)
     made += volumes_from_arrays(context, source, layout=found, numbers=numbers)
@@ -90,6 +94,16 @@ def _record_annotations(
         context.ledger.record([numbers[path]], "accepted", "annotations", measured=measured)
     for path, reason in known.lost.items():
         context.ledger.record([numbers[path]], "quarantined", reason)
+
+
+def _label_outcome(
+    facts: Mapping[str, Any] | None, merged: Mapping[_Masks, _MergedMasks], case: LayoutCase
+) -> dict[str, Any]:
+    """Return the facts or the refusal of a label, with the counts of its merged masks."""
+    masks = merged.get(case.labels)
+    if masks and masks.reason:
+        return {"reason": masks.reason, "measured": {}}
+    return dict(facts or {}) | ({"measured": dict(masks.measured)} if masks else {})
 
 
 def record_label(context: IngestContext, number: int, volume: str, facts: Mapping[str, Any]) -> None:
@@ -138,8 +152,73 @@ def _record_others(
         context.ledger.record([number], fate, reason, measured=one.measured)
 
 
-def _task(context: IngestContext, work: _VolumeTask, known: AnnotationResult) -> dict[str, Any]:
+def is_readable(one: ScannedFile) -> bool:
+    """Return whether a file can be read as a volume, picture or array."""
+    return one.nifti or one.reason in _READABLE
+
+
+def layout_query(context: IngestContext, source: Path, readable: Collection[Path]) -> LayoutQuery:
+    """Return the query for the layout of a source, with readers that run in the sandbox."""
+
+    def examine(paths: Sequence[Path]) -> dict[Path, VolumeFacts]:
+        tasks = [{"path": str(context.file(path))} for path in paths]
+        answers = context.each("examine", examine_volume, tasks, limits=READ_LIMITS)
+        pairs = zip(paths, answers, strict=True)
+        return {path: VolumeFacts.model_validate(answer.value) for path, answer in pairs if answer.value}
+
+    return LayoutQuery(
+        source=source,
+        read=partial(_dataset_json_in, context),
+        examine=examine,
+        readable=readable,
+        name=context.options.layout,
+        rules=context.options.rules,
+    )
+
+
+def _dataset_json_in(context: IngestContext, paths: Sequence[Path]) -> dict[Path, DatasetJson]:
+    """Read `dataset.json` files in sandboxes; damaged files are left out."""
+    tasks = [{"path": str(context.file(path))} for path in paths]
+    answers = context.each("descriptors", read_dataset_json, tasks)
+    pairs = zip(paths, answers, strict=True)
+    return {path: DatasetJson.model_validate(answer.value) for path, answer in pairs if answer.value}
+
+
+@dataclass(frozen=True)
+class _MergedMasks:
+    """The label of a case with one mask file for each class, or the reason why there is none."""
+
+    file: Path
+    reason: str | None
+    measured: Mapping[str, float]
+
+
+def _merge_masks(context: IngestContext, works: Sequence[_VolumeTask]) -> dict[_Masks, _MergedMasks]:
+    """Merge the masks of cases with one label file for each class."""
+    several = list(dict.fromkeys(work.case.labels for work in works if len(work.case.labels) > 1))
+    files = [context.staged(f"masks-{number}.nii.gz") for number, _ in enumerate(several)]
+    tasks = [
+        {"masks": [[str(context.file(path)), number or 1] for path, number in masks], "target": str(file)}
+        for masks, file in zip(several, files, strict=True)
+    ]
+    answers = context.each("labels", merge_class_masks, tasks, limits=READ_LIMITS)
+    return {
+        masks: _MergedMasks(file, None if answer.value else answer.reason or "unusable", answer.value or {})
+        for masks, file, answer in zip(several, files, answers, strict=True)
+    }
+
+
+def _task(
+    context: IngestContext,
+    work: _VolumeTask,
+    known: AnnotationResult,
+    merged: Mapping[_Masks, _MergedMasks],
+) -> dict[str, Any]:
+    """Return the arguments of `read_case`."""
     case, marks = work.case, known.marks.get(work.case.image)
+    label = context.file(case.labels[0][0]) if case.labels else None
+    if masks := merged.get(case.labels):
+        label = None if masks.reason else masks.file
     if marks is None and case.healthy:
         marks = []
     names, noted = {**known.layout.label_names, **context.options.label_names}, None
@@ -150,7 +229,7 @@ def _task(context: IngestContext, work: _VolumeTask, known: AnnotationResult) ->
         noted = {"marks": marks, "numbers": numbers, "empty": not marks and known.outlined}
     return {
         "image": str(context.file(case.image)),
-        "label": None if case.label is None else str(context.file(case.label)),
+        "label": None if label is None else str(label),
         "target": str(context.staged(f"{work.name}.nii.gz")),
         "label_target": str(context.staged(f"{work.name}.label.nii.gz")),
         "resample": context.options.resample_labels,
@@ -188,6 +267,7 @@ def _accept(
         label_sha256=label["sha256"] if label else None,
         boxes=box_records(facts["boxes"]),
         target=case.target,
+        split=case.split,
         group=None if case.group is None else context.keys.key("group", case.group),
         tokens=tuple(token for token in VOCABULARY if token in case.tokens),
         flags={"spacing": "unknown"} if is_picture(case.image) and case.spacing_mm is None else {},

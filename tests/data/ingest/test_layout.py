@@ -10,7 +10,7 @@ from medmim import files
 from medmim.data.formats.nifti import read_image
 from medmim.data.ingest.dataset_json import DatasetJson, read_dataset_json
 from medmim.data.ingest.descriptor import known_descriptors, load_descriptor
-from medmim.data.ingest.layout import find_layout
+from medmim.data.ingest.layout import LayoutQuery, find_layout
 from medmim.errors import DataError, SettingsError, UsageError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
@@ -52,9 +52,9 @@ def folder(root, *names):
 
 def layout_of(root, *names, name=None):
     paths = folder(root, *names)
-    layout = find_layout(root, paths, read=read_here, name=name)
+    layout = find_layout(LayoutQuery(root, read_here, name=name), paths)
     images = [case.image for case in layout.cases]
-    labels = {case.label for case in layout.cases if case.label}
+    labels = {label for case in layout.cases for label, _ in case.labels}
     assert len(images) == len(set(images))
     assert sorted([*images, *labels, *layout.other]) == sorted(paths)
     return layout
@@ -96,7 +96,7 @@ def test_a_decathlon_task_is_recognised(tmp_path):
     )
     assert layout.name == "msd"
     assert layout.label_names == {1: "anterior", 2: "posterior"}
-    assert [(case.subject, case.modality, case.label is not None) for case in layout.cases] == [
+    assert [(case.subject.rpartition("/")[2], case.modality, bool(case.labels)) for case in layout.cases] == [
         ("hippocampus_001", "MR", True),
         ("hippocampus_003", "MR", False),
         ("hippocampus_002", "MR", False),
@@ -149,7 +149,7 @@ def test_a_damaged_dataset_json_is_recorded_and_ignored(tmp_path, content):
     (tmp_path / "dataset.json").write_text(content)
     with pytest.raises(DataError, match="expected a JSON object"):
         read_dataset_json(str(tmp_path / "dataset.json"))
-    layout = find_layout(tmp_path, paths, read=read_here)
+    layout = find_layout(LayoutQuery(tmp_path, read_here), paths)
     assert layout.label_names == {1: "spleen"}
     assert skipped(layout, tmp_path) == {"dataset.json": "unreadable_descriptor"}
 
@@ -161,10 +161,10 @@ def test_nnunets_channels_share_subject_and_label(tmp_path):
     layout = layout_of(
         tmp_path, "imagesTr/case_1_0000.nii.gz", "imagesTr/case_1_0001.nii.gz", "labelsTr/case_1.nii.gz"
     )
-    assert {case.subject for case in layout.cases} == {"case_1"}
+    assert {case.subject for case in layout.cases} == {"case 1"}
     assert len({case.study for case in layout.cases}) == 1
     assert sorted(case.tokens for case in layout.cases) == [("channel0",), ("channel1",)]
-    assert {case.label.name for case in layout.cases} == {"case_1.nii.gz"}
+    assert {label.name for case in layout.cases for label, _ in case.labels} == {"case_1.nii.gz"}
     assert layout.label_names == {1: "pz"}
 
 
@@ -189,14 +189,14 @@ def test_two_visits_share_a_subject(tmp_path):
     assert skipped(layout, tmp_path) == {"sub-05/pre_mask.nii.gz": "label_without_image"}
 
 
-def test_anything_else_is_unlabelled_images(tmp_path):
+def test_other_folders_are_inferred(tmp_path):
     layout = layout_of(tmp_path, "a/one.nii", "a/two.nii.gz", "a/one_seg.nii.gz", "mask.nii", "notes.pdf")
     assert (layout.name, layout.label_names) == ("generic", {})
-    assert [(case.subject, case.label, case.modality) for case in layout.cases] == [
-        ("a/one", None, "OT"),
-        ("a/two", None, "OT"),
+    assert [(case.subject, len(case.labels), case.modality) for case in layout.cases] == [
+        ("a/one", 1, "OT"),
+        ("a/two", 0, "OT"),
     ]
-    assert set(layout.other.values()) == {"looks_like_label", "not_an_image"}
+    assert set(layout.other.values()) == {"label_without_image", "not_an_image"}
 
 
 def test_bids_names_the_subject(tmp_path):
@@ -208,7 +208,7 @@ def test_bids_names_the_subject(tmp_path):
 
 
 def test_an_empty_folder_has_an_empty_layout(tmp_path):
-    layout = find_layout(tmp_path, [], read=read_here)
+    layout = find_layout(LayoutQuery(tmp_path, read_here), [])
     assert (layout.name, layout.cases, layout.other) == ("generic", (), {})
 
 
@@ -220,9 +220,9 @@ def test_a_named_descriptor_must_match_an_image(tmp_path):
 
 def test_unknown_names_get_a_suggestion(tmp_path):
     with pytest.raises(UsageError, match=r"unknown dataset descriptor 'msdd'; did you mean 'msd'\?"):
-        find_layout(tmp_path, [], read=read_here, name="msdd")
+        find_layout(LayoutQuery(tmp_path, read_here, name="msdd"), [])
     with pytest.raises(UsageError, match=r"unknown dataset descriptor 'absent\.yaml'"):
-        find_layout(tmp_path, [], read=read_here, name="absent.yaml")
+        find_layout(LayoutQuery(tmp_path, read_here, name="absent.yaml"), [])
 
 
 def test_a_descriptor_of_the_user(tmp_path):
@@ -230,7 +230,7 @@ def test_a_descriptor_of_the_user(tmp_path):
     root = tmp_path / "data"
     layout = layout_of(root, "p1/flair.nii.gz", "p1/lesions.nii.gz", name=str(tmp_path / "own.yaml"))
     (case,) = layout.cases
-    assert (case.subject, case.group, case.tokens, case.label.name) == (
+    assert (case.subject, case.group, case.tokens, case.labels[0][0].name) == (
         "p1",
         "site-p1",
         ("flair",),
@@ -241,7 +241,7 @@ def test_a_descriptor_of_the_user(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "match"),
     [
-        ("title: t", "titel: t", "title: Field required; titel: Extra inputs"),
+        ("title: t", "titel: t", "titel: Extra inputs"),
         ("{subject}/lesions", "{patient}/lesions", r"lacks the named groups \['patient'\]"),
         (
             "{subject}/lesions",
@@ -268,7 +268,7 @@ def test_an_invalid_descriptor_is_rejected_with_its_problems(tmp_path, old, new,
 )
 def test_real_folders_are_recognised_whole(name, layout_name, cases):
     paths = [path for path in (SHARED / name).rglob("*") if path.is_file()]
-    layout = find_layout(SHARED / name, paths, read=read_here)
+    layout = find_layout(LayoutQuery(SHARED / name, read_here), paths)
     assert (layout.name, len(layout.cases), layout.other) == (layout_name, cases, {})
-    assert all(case.label for case in layout.cases)
+    assert all(case.labels for case in layout.cases)
     assert read_image(layout.cases[0].image).array.ndim == 3

@@ -1,0 +1,43 @@
+"""Datasets with one mask file for each class: the masks of an image are merged to one label."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from medmim.data.formats.nifti import Image
+from medmim.data.formats.volumes import read_volume
+from medmim.data.formats.write_volume import encode_image
+from medmim.errors import DataError
+
+
+def merge_class_masks(masks: Sequence[tuple[str, int]], target: str) -> dict[str, float]:
+    """Write one label in which every mask has its class number; meant for a sandbox.
+
+    Where masks overlap, the smaller one stays visible, so that a core inside a whole tumour is kept.
+
+    Args:
+        masks: file and class number of each mask.
+        target: file to write, on the grid of the first mask.
+
+    Returns:
+        The number of masks, and of voxels that several masks mark.
+
+    Raises:
+        DataError: if a mask cannot be read, or is not on the grid of the first one.
+    """
+    read = [(read_volume(Path(path))[0], number) for path, number in masks]
+    first = read[0][0]
+    for image, _ in read:
+        if image.array.shape != first.array.shape or not np.allclose(image.affine, first.affine, atol=1e-3):
+            raise DataError("masks of one image have different grids; resample them", reason="label_shape")
+    marked = sorted(((image.array > 0, number) for image, number in read), key=lambda one: -int(one[0].sum()))
+    merged = np.zeros(first.array.shape, np.uint16)
+    count = np.zeros(first.array.shape, np.uint16)
+    for mask, number in marked:
+        merged[mask] = number
+        count += mask
+    Path(target).write_bytes(encode_image(Image(merged, first.affine)))
+    return {"merged_labels": float(len(masks)), "overlap_voxels": float((count > 1).sum())}

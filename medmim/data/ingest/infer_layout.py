@@ -1,0 +1,272 @@
+"""Cases of an undescribed layout: images with labels, patients, visits, contrasts, channels and splits."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from medmim.data.dataset.manifest import Split
+from medmim.data.ingest.cases import LayoutCase
+from medmim.data.ingest.dataset_json import DatasetJson
+from medmim.data.ingest.infer_roles import (
+    Candidate,
+    Examine,
+    Roles,
+    examine_labels,
+    infer_roles,
+    merged_labels,
+)
+from medmim.data.ingest.infer_subjects import infer_subjects
+from medmim.data.ingest.path_words import (
+    MODALITIES,
+    PARTS,
+    SITE_WORDS,
+    PathWords,
+    Role,
+    bare_name,
+    folder_role,
+    is_label_word,
+    split_words,
+)
+from medmim.data.ingest.subject_rule import SubjectRule
+
+_NNUNET = re.compile(r"(.+)_(\d{4})")
+_SPLIT_WORDS: dict[Split, tuple[str, ...]] = {
+    "train": ("train", "training", "tr"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing", "ts"),
+}
+_SPLITS = {word: split for split, words in _SPLIT_WORDS.items() for word in words}
+_MODALITIES = {**MODALITIES, **dict.fromkeys(("t1", "t2", "flair", "dwi", "adc", "pd", "swi", "mr"), "MR")}
+_CLASSES = {
+    *(
+        "benign",
+        "malignant",
+        "normal",
+        "abnormal",
+        "tumor",
+        "tumour",
+        "healthy",
+        "disease",
+        "positive",
+        "covid",
+    ),
+    *("negative", "yes", "no", "pneumonia", "glioma", "meningioma", "pituitary", "notumor", "lesion"),
+}
+
+
+@dataclass(frozen=True)
+class InferenceRules:
+    """What the user decided about an undescribed layout.
+
+    Attributes:
+        roles: glob and role of files.
+        subjects: rule for patients.
+        class_folders: the names of the innermost folders are classes of images.
+    """
+
+    roles: tuple[tuple[str, Role], ...] = ()
+    subjects: SubjectRule = field(default_factory=SubjectRule)
+    class_folders: bool = False
+
+
+@dataclass(frozen=True)
+class InferredCases:
+    """Cases of an undescribed layout.
+
+    Attributes:
+        cases: images with their labels.
+        other: reason to skip each of the other volumes and pictures.
+        label_names: classes of datasets with one label file for each class.
+        label_like: number of files that look like labels but are not used.
+        anonymous: whether every image counts as a patient for lack of information.
+    """
+
+    cases: tuple[LayoutCase, ...]
+    other: dict[Path, str]
+    label_names: dict[int, str]
+    label_like: int
+    anonymous: bool
+
+
+def infer_cases(
+    paths: Mapping[str, Path],
+    *,
+    examine: Examine,
+    declared: Mapping[Path, DatasetJson],
+    rules: InferenceRules,
+) -> InferredCases:
+    """Return the cases of volumes and pictures, by their names and, where these leave doubt, their values.
+
+    Args:
+        paths: volumes and pictures by path below the source.
+        examine: reads the facts of volumes in sandboxes.
+        declared: content of `dataset.json` files by folder.
+        rules: decisions of the user.
+
+    Raises:
+        AmbiguousLayoutError: if two readings remain possible.
+        DataError: if the user's rules do not fit the files.
+    """
+    channels = nnunet_channels(
+        list(paths), declares=max((one.channels for one in declared.values()), default=0)
+    )
+    neutral = _neutral_folders(list(paths))
+    words = {relative: PathWords(relative, channels.get(relative), neutral) for relative in paths}
+    candidates = [Candidate(path, words[relative], words[relative].role) for relative, path in paths.items()]
+    roles = infer_roles(candidates, examine, rules.roles)
+    examine_labels(roles, examine)
+    images = list(roles.images.values())
+    active = [one for one in candidates if one.role in ("image", "label")]
+    if rules.subjects:
+        named = rules.subjects.subjects([one.words.relative for one in images])
+        subjects, anonymous = {one.path: named[one.words.relative] for one in images}, False
+    else:
+        subjects, anonymous = infer_subjects(images, active)
+    merged = {path: merged_labels(roles.images[path], found) for path, found in roles.labels.items()}
+    numbers = _class_numbers(merged)
+    labels = {
+        path: tuple((one.path, numbers.get(name, 0) if name or len(found) > 1 else 0) for one, name in found)
+        for path, found in merged.items()
+    }
+    targets, splits = _targets(images, rules), _splits(images, set(labels))
+    studies = _studies(images)
+    cases = tuple(
+        LayoutCase(
+            image=one.path,
+            labels=labels.get(one.path, ()),
+            subject=subjects[one.path],
+            study=studies[one.path],
+            group=None,
+            modality=next(
+                (_MODALITIES[word] for word in sorted(one.words.contrasts) if word in _MODALITIES), "OT"
+            ),
+            tokens=_tokens(one),
+            target=targets.get(one.path),
+            split=splits.get(one.path),
+        )
+        for one in images
+    )
+    names = {number: name or f"class {number}" for name, number in numbers.items()}
+    return InferredCases(cases, roles.other, names, _unused_labels(roles), anonymous)
+
+
+def _neutral_folders(relatives: Sequence[str]) -> frozenset[str]:
+    """Return the folders in which only some file names contain label words: these decide, not the folder."""
+    named: dict[str, set[bool]] = defaultdict(set)
+    for relative in relatives:
+        words = PathWords(relative)
+        named[str(PurePosixPath(relative).parent)].add(any(map(is_label_word, words.stem_words)))
+    return frozenset(folder for folder, found in named.items() if len(found) == 2)
+
+
+def nnunet_channels(relatives: Sequence[str], *, declares: int) -> dict[str, int]:
+    """Return nnU-Net's channel number of each image, if `_0000` at the end of names is a channel.
+
+    It is one if every case has a channel 0 and the labels are named without it, or, without labels, the
+    dataset declares channels or several cases have the same channels.
+
+    Args:
+        relatives: paths below the source.
+        declares: number of channels that `dataset.json` declares.
+    """
+    stems: dict[tuple[str, str], tuple[str, str]] = {}
+    labels: set[str] = set()
+    for relative in relatives:
+        path = PurePosixPath(relative)
+        bare = bare_name(path.name)
+        if any(folder_role(part) == "label" for part in path.parts[:-1]):
+            labels.add(bare)
+        elif match := _NNUNET.fullmatch(bare):
+            stems[str(path.parent), bare] = match.group(1), match.group(2)
+    sets: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for (folder, _), (base, number) in stems.items():
+        sets[folder, base].add(number)
+    if not sets or any("0000" not in found or max(found) > "0009" for found in sets.values()):
+        return {}
+    bases = {base for _, base in sets}
+    if labels:
+        agrees = bool(labels & bases) and not labels & {bare for _, bare in stems}
+    else:
+        equal = len({frozenset(found) for found in sets.values()}) == 1
+        agrees = len(sets) > 1 and equal and (declares > 0 or len(next(iter(sets.values()))) > 1)
+    if not agrees:
+        return {}
+    places = ((relative, PurePosixPath(relative)) for relative in relatives)
+    keys = {relative: (str(path.parent), bare_name(path.name)) for relative, path in places}
+    return {relative: int(stems[key][1]) for relative, key in keys.items() if key in stems}
+
+
+def _class_numbers(merged: Mapping[Path, Sequence[tuple[Candidate, str]]]) -> dict[str, int]:
+    """Number the classes of datasets with one label file for each class, by name."""
+    names = sorted({name for found in merged.values() if len(found) > 1 for _, name in found})
+    return {name: number for number, name in enumerate(names, start=1)}
+
+
+def _studies(images: Sequence[Candidate]) -> dict[Path, str]:
+    """Return the visit of each image: images with the same key and different contrasts are one visit."""
+    visits: dict[tuple[str, ...], list[Candidate]] = defaultdict(list)
+    for one in images:
+        visits[one.words.key].append(one)
+    studies: dict[Path, str] = {}
+    for key, found in visits.items():
+        distinct = len({(one.words.contrasts, one.words.channel, one.words.stem) for one in found}) == len(
+            found
+        )
+        for one in found:
+            own = bare_name(one.words.relative)
+            studies[one.path] = "/".join(key) if distinct and len(found) > 1 else own
+    return studies
+
+
+def _tokens(one: Candidate) -> tuple[str, ...]:
+    channel = [] if one.words.channel is None else [f"channel{one.words.channel}"]
+    return (*sorted(one.words.contrasts), *channel)
+
+
+def _targets(images: Sequence[Candidate], rules: InferenceRules) -> dict[Path, str]:
+    """Return the class of each image where the innermost folders are classes.
+
+    Folder names may be names of patients, so they count as classes only on request, if they are known words,
+    or if the same folders occur below train and test.
+    """
+    folders = {one.path: one.words.unit[-1] for one in images if one.words.unit}
+    names = set(folders.values())
+    if len(folders) < len(images) or len(names) < 2:
+        return {}
+    parents: dict[str, set[str]] = defaultdict(set)
+    for one in images:
+        if set(one.words.unit[:-1]) and split_words(one.words.unit[-2])[0] in PARTS:
+            parents[one.words.unit[-2]].add(one.words.unit[-1])
+    repeated = len(parents) > 1 and all(found == names for found in parents.values())
+    known = all(set(split_words(name)) & _CLASSES for name in names)
+    other = any(set(split_words(name)) & (PARTS | SITE_WORDS) for name in names)
+    if not rules.class_folders and (other or not (known or repeated)):
+        return {}
+    return {path: name.lower() for path, name in folders.items()}
+
+
+def _splits(images: Sequence[Candidate], labelled: set[Path]) -> dict[Path, Split]:
+    """Return the split that folders such as train/ and test/ give, unless only some of them have labels."""
+    found = {
+        one.path: split
+        for one in images
+        if (
+            split := next((_SPLITS[part.lower()] for part in one.words.unit if part.lower() in _SPLITS), None)
+        )
+    }
+    annotated = {found[path] for path in labelled if path in found}
+    if (
+        len(found) < len(images)
+        or len(set(found.values())) < 2
+        or (labelled and annotated != set(found.values()))
+    ):
+        return {}
+    return found
+
+
+def _unused_labels(roles: Roles) -> int:
+    return sum(reason in ("label_without_image", "body_mask") for reason in roles.other.values())

@@ -1,0 +1,251 @@
+"""Roles of volumes and pictures in an undescribed layout: images, their labels, and files to skip.
+
+A file is a label if its name or folder says so, or if it holds few small whole numbers on the grid of an
+image with a matching name. If both readings remain possible, `AmbiguousLayoutError` shows them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+
+from medmim.data.ingest.path_words import PathWords, Role, is_label_word, is_volume_name
+from medmim.data.ingest.volume_facts import VolumeFacts
+from medmim.errors import DataError
+
+Examine = Callable[[Sequence[Path]], Mapping[Path, VolumeFacts]]
+_BODY_WORDS = {"brain", "brainmask", "bet", "skull", "skullstrip", "foreground", "head", "body", "headmask"}
+RATERS = {"rater", "reader", "observer", "annotator", "expert", "experts", "r", "obs"}
+
+
+class AmbiguousLayoutError(DataError):
+    """A layout with two readings: the message shows both, and the options that decide."""
+
+    def __init__(self, first: str, second: str, remedy: str) -> None:
+        super().__init__(
+            f"layout has two readings: (1) {first}; (2) {second}; {remedy}", reason="ambiguous_layout"
+        )
+
+
+@dataclass(eq=False)
+class Candidate:
+    """A volume or picture whose role is inferred; `facts` are None until it is examined, or unreadable."""
+
+    path: Path
+    words: PathWords
+    role: Role | None
+    facts: VolumeFacts | None = None
+    reason: str = "not_in_layout"
+
+    @property
+    def label_like(self) -> bool:
+        """Whether it holds background and a few classes."""
+        return self.facts is not None and self.facts.label_like
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Images with their label files, and the reason to skip each of the others."""
+
+    images: dict[Path, Candidate]
+    labels: dict[Path, list[Candidate]]
+    other: dict[Path, str] = field(default_factory=dict)
+
+
+def infer_roles(
+    candidates: Sequence[Candidate], examine: Examine, given: Sequence[tuple[str, Role]]
+) -> Roles:
+    """Return the role of every candidate.
+
+    Args:
+        candidates: volumes and pictures with the roles that their names give.
+        examine: reads the facts of volumes in sandboxes.
+        given: glob and role, in the order of the command line; the last that matches counts.
+
+    Raises:
+        AmbiguousLayoutError: if a file may be an image or a label, or an image has labels that exclude each
+            other.
+    """
+    _apply_given(candidates, given)
+    _skip_screenshots(candidates)
+    active = [one for one in candidates if one.role != "skip"]
+    if any(one.role is None for one in active):
+        _examine(active, examine)
+        _decide_by_values(active, {id(one) for one in active if one.role is None})
+    images = [one for one in active if one.role == "image"]
+    index = _ImageIndex(images)
+    labels: dict[Path, list[Candidate]] = defaultdict(list)
+    other = {one.path: one.reason for one in candidates if one.role == "skip"}
+    for one in active:
+        matches = index.images_of(one) if one.role == "label" else []
+        for image in matches:
+            labels[image.path].append(one)
+        if one.role == "label" and not matches:
+            other[one.path] = "label_without_image"
+    _refuse_lost_labels(active, other)
+    return Roles({one.path: one for one in images}, dict(labels), other)
+
+
+def _apply_given(candidates: Sequence[Candidate], given: Sequence[tuple[str, Role]]) -> None:
+    """Set the roles that the user gave, and skip masks of the brain or body that the user did not name."""
+    for one in candidates:
+        if one.role == "label" and is_body_mask(one.words):
+            one.role, one.reason = "skip", "body_mask"
+        for glob, role in given:
+            if fnmatch(one.words.relative, glob) or fnmatch(one.path.name, glob):
+                one.role, one.reason = role, "skipped_by_role"
+
+
+def _examine(candidates: Sequence[Candidate], examine: Examine) -> None:
+    facts = examine([one.path for one in candidates if one.facts is None])
+    for one in candidates:
+        one.facts = one.facts or facts.get(one.path)
+
+
+def examine_labels(roles: Roles, examine: Examine) -> None:
+    """Read the classes of labels of images that have several."""
+    several = {one.path: one for found in roles.labels.values() if len(found) > 1 for one in found}
+    _examine([one for one in several.values() if one.facts is None], examine)
+
+
+def _skip_screenshots(candidates: Sequence[Candidate]) -> None:
+    """Skip pictures in folders that contain volumes, such as previews."""
+    units = {one.words.unit for one in candidates if is_volume_name(one.path.name)}
+    for one in candidates:
+        if not is_volume_name(one.path.name) and one.words.unit and one.words.unit in units:
+            one.role, one.reason = "skip", "picture_beside_scans"
+
+
+def _decide_by_values(candidates: Sequence[Candidate], unnamed: set[int]) -> None:
+    """Set the roles of unnamed candidates from their values and those of their neighbours."""
+    scans = [one for one in candidates if one.role != "label" and not one.label_like]
+    index = _ImageIndex(scans)
+    slots: dict[tuple[object, ...], list[Candidate]] = defaultdict(list)
+    for one in candidates:
+        if id(one) in unnamed:
+            slots[tuple(one.words.slot_words), one.words.contrasts, one.words.folder_role].append(one)
+    for members in slots.values():
+        labels = [one for one in members if one.label_like and _on_grid(one, index.images_of(one))]
+        scan_like = [one for one in members if not one.label_like]
+        if labels and len(labels) >= len(scan_like) and scan_like:
+            raise AmbiguousLayoutError(
+                f"{len(labels)} of {len(members)} files with similar names are labels, because they hold few "
+                "small whole numbers on the grid of another image",
+                f"all {len(members)} are images",
+                role_remedy(),
+            )
+        for one in members:
+            one.role = "label" if one in labels and not scan_like else "image"
+        lonely = [one for one in members if one.role == "image" and one.label_like]
+        if len(lonely) == len(members) and (len(lonely) > 1 or len(lonely) == len(candidates)):
+            raise AmbiguousLayoutError(
+                f"{len(lonely)} files with few small whole numbers are labels without images",
+                "they are images of few grey values",
+                role_remedy(),
+            )
+
+
+def _on_grid(label: Candidate, images: Sequence[Candidate]) -> bool:
+    return any(
+        image.facts is not None and label.facts is not None and label.facts.same_grid(image.facts)
+        for image in images
+    )
+
+
+def _refuse_lost_labels(candidates: Sequence[Candidate], other: Mapping[Path, str]) -> None:
+    """Stop if no label at all has an image: then the names were misread."""
+    labels = [one for one in candidates if one.role == "label"]
+    scans = any(one.role == "image" for one in candidates)
+    if scans and len(labels) > 1 and all(other.get(one.path) == "label_without_image" for one in labels):
+        raise AmbiguousLayoutError(
+            f"{len(labels)} files named like labels belong to none of the images",
+            "they are images too, or belong to images by a rule that their names do not show",
+            role_remedy() + "\nname: mine\nlayout:\n  image: ['images/(?P<subject>[^/]+)\\.nii\\.gz']\n"
+            '  label: "labels/{subject}_seg.nii.gz"',
+        )
+
+
+def role_remedy() -> str:
+    """Return the options that decide roles."""
+    return (
+        "decide with --role 'GLOB=image', 'GLOB=label' or 'GLOB=skip', or with a YAML file passed to --as "
+        "that has the patterns of images and labels"
+    )
+
+
+class _ImageIndex:
+    """Finds the images that a label belongs to, by the tokens of their paths."""
+
+    def __init__(self, images: Sequence[Candidate]) -> None:
+        self._equal: dict[tuple[str, ...], list[Candidate]] = defaultdict(list)
+        self._units: dict[tuple[str, ...], list[Candidate]] = defaultdict(list)
+        self._tokens: dict[str, list[Candidate]] = defaultdict(list)
+        self._bags = {id(one): Counter(one.words.key) for one in images}
+        for one in images:
+            self._equal[one.words.key].append(one)
+            self._units[one.words.unit].append(one)
+            for token in set(one.words.key):
+                self._tokens[token].append(one)
+        self._count = len(images)
+
+    def images_of(self, label: Candidate) -> list[Candidate]:
+        """Return the images of a label; those of its contrast, if it names one that they have."""
+        found = [one for one in self._equal.get(label.words.key, []) if one is not label]
+        found = found or self._nearest(label)
+        named = [one for one in found if label.words.stem_contrasts & one.words.contrasts]
+        return named or found
+
+    def _nearest(self, label: Candidate) -> list[Candidate]:
+        """Return the images whose tokens contain or are contained in the label's, with most in common."""
+        bag = Counter(label.words.key)
+        known = [self._tokens[token] for token in bag if token in self._tokens]
+        pool = min(known, key=len) if known else []
+        if not bag:
+            pool = self._units[label.words.unit] if label.words.unit or self._count == 1 else []
+        best: list[Candidate] = []
+        score = (0, 0)
+        for one in pool:
+            other = self._bags[id(one)]
+            if one is label or not (bag <= other or other <= bag):
+                continue
+            common = (sum((bag & other).values()), -abs(bag.total() - other.total()))
+            if common > score or not best:
+                best, score = [one], common
+            elif common[0] == score[0] and (common[1] == score[1] or bag <= other):
+                best.append(one)
+        return best if len({one.words.unit for one in best}) <= 1 or not bag else []
+
+
+def merged_labels(image: Candidate, labels: Sequence[Candidate]) -> list[tuple[Candidate, str]]:
+    """Return the label files of one image with the words of each that name its class.
+
+    Raises:
+        AmbiguousLayoutError: if the files may be several readings of the same finding.
+    """
+    words = [_class_words(image, one) for one in labels]
+    if len(labels) == 1:
+        return [(labels[0], " ".join(words[0]))]
+    readers = any(set(one) & RATERS for one in words)
+    binary = all(one.facts is not None and len(one.facts.classes or ()) <= 1 for one in labels)
+    if readers or not binary or (not all(words) and any(words)):
+        raise AmbiguousLayoutError(
+            f"the {len(labels)} label files of one image mark different classes",
+            "they mark the same finding, by several readers or with several methods",
+            "keep one of them: exclude the others with --role 'GLOB=skip'",
+        )
+    return [(one, " ".join(own)) for one, own in zip(labels, words, strict=True)]
+
+
+def _class_words(image: Candidate, label: Candidate) -> list[str]:
+    """Return the words of a label file that its image does not have; digits number parts of one class."""
+    own = set(image.words.key) | set(image.words.stem_words)
+    return [word for word in label.words.slot_words if word not in own]
+
+
+def is_body_mask(words: PathWords) -> bool:
+    """Return whether a label marks the brain or body, which is not a finding."""
+    named = [word for word in words.stem_words if is_label_word(word)]
+    return bool(named) and bool(set(words.stem_words) & _BODY_WORDS)

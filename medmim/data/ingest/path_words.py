@@ -1,0 +1,198 @@
+"""Words in the path of a file: its role, its contrast, and the tokens that identify patient and visit."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import PurePosixPath
+from typing import Literal
+
+from medmim.data.dataset.vocabulary import tokens_of
+from medmim.data.formats.images import PICTURE_SUFFIXES
+
+Role = Literal["image", "label", "skip"]
+
+VOLUME_NAMES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".mgz", ".mgh", ".hdr")
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+LABEL_WORDS = _words(
+    "label labels lbl labelstr labelsts labelsval mask masks msk seg segs segm segmentation segmentations "
+    "segtr gt gts groundtruth truth annotation annotations roi rois contour contours delineation dseg "
+    "manual"
+)
+IMAGE_WORDS = _words(
+    "image images img imgs imaging imagestr imagests imagesval volume volumes vol vols scan scans data raw "
+    "rawdata orig original nii nifti anat"
+)
+PARTS = _words("train training tr val valid validation dev test testing ts")
+VISIT_WORDS = _words(
+    "ses session visit tp timepoint time frame phase scan slice sl z echo day week month year baseline "
+    "followup fu bl run acq part crop patch tile view study series v t"
+)
+SITE_WORDS = _words(
+    "site center centre fold subset part batch cohort hospital vendor scanner task dataset group split"
+)
+PATIENT_WORDS = _words("patient pat pt pid subject subj sub case id p s person participant mrn")
+_LABEL_ENDINGS = ("mask", "masks", "label", "labels", "segmentation", "segmentations", "seg")
+_CONTAINERS = _words("derivatives dataset datasets release processed preprocessed final resampled")
+_FILLERS = _words("2d 3d 4d expert ground png jpg tif all full new single multi class st nd") | PARTS
+_SEQUENCES = _words("t1 t2 t2star flair dwi dti adc pd swi tof asl bold perf stir fs pre post ct mr pet")
+_ALIASES = {
+    "t1c": ("t1", "post"), "t1ce": ("t1", "post"), "t1gd": ("t1", "post"), "t1n": ("t1", "pre"),
+    "t2f": ("flair",), "mri": ("mr",), "pt": ("pet",), "suv": ("pet",), "hbv": ("dwi",), "cbct": ("ct",),
+    "cta": ("ct",), "ncct": ("ct",), "ctres": ("ct",),
+}  # fmt: skip
+MODALITIES = {"ct": "CT", "pet": "PT"}
+_UID = re.compile(r"\d+(?:\.\d+){4,}")
+_CHUNK = re.compile(r"[^\W_]+")
+_TOKEN = re.compile(r"[^\W\d_]+|\d+")
+_CHANNEL = re.compile(r"(.+)_(\d{4})")
+
+
+def is_volume_name(name: str) -> bool:
+    """Return whether a file name has the extension of a volume format."""
+    return name.lower().endswith(VOLUME_NAMES)
+
+
+def bare_name(name: str) -> str:
+    """Return a file name without the extension of a volume or picture."""
+    ending = next((end for end in (*VOLUME_NAMES, *PICTURE_SUFFIXES) if name.lower().endswith(end)), "")
+    return name[: len(name) - len(ending)]
+
+
+def contrast_of(word: str) -> tuple[str, ...]:
+    """Return the sequences and modalities that a word names, such as (t1, post) for t1ce; none for others."""
+    if found := _ALIASES.get(word.lower()):
+        return found
+    tokens = tokens_of([word])
+    return tokens if tokens and set(tokens) <= _SEQUENCES else ()
+
+
+def split_words(text: str) -> list[str]:
+    """Split a name to lower-case words and digit runs; UIDs, hashes and contrasts stay whole."""
+    words: list[str] = []
+    for chunk in _CHUNK.findall(_UID.sub(lambda match: match.group().replace(".", ""), text)):
+        pieces = _TOKEN.findall(chunk)
+        whole = len(pieces) > 3 or contrast_of(chunk) or chunk.lower() in _FILLERS
+        words += [chunk.lower()] if whole else [piece.lower() for piece in pieces]
+    return words
+
+
+def is_label_word(word: str) -> bool:
+    """Return whether a word says that a file is a label."""
+    return word in LABEL_WORDS or (word.endswith(_LABEL_ENDINGS) and len(word) > 4)
+
+
+def folder_role(name: str) -> Role | None:
+    """Return the role of all files in a folder if its name says nothing else, such as labelsTr."""
+    words = [word for word in split_words(name) if not word.isdecimal()]
+    labels = [word for word in words if is_label_word(word)]
+    known = [word for word in words if is_label_word(word) or word in IMAGE_WORDS | _FILLERS]
+    if not words or len(known) < len(words):
+        return None
+    return "label" if labels else "image" if set(words) & IMAGE_WORDS else None
+
+
+@dataclass(frozen=True)
+class PathWords:
+    """The words of one path.
+
+    Attributes:
+        relative: path below the source.
+        channel: nnU-Net's channel number, if the layout uses it.
+        neutral: folders whose names are not roles, although they contain role words.
+    """
+
+    relative: str
+    channel: int | None = None
+    neutral: frozenset[str] = frozenset()
+
+    @cached_property
+    def stem(self) -> str:
+        """File name without extension and channel number."""
+        bare = bare_name(PurePosixPath(self.relative).name)
+        match = _CHANNEL.fullmatch(bare)
+        return match.group(1) if match and self.channel is not None else bare
+
+    @cached_property
+    def stem_words(self) -> list[str]:
+        """Words of the file name."""
+        return split_words(self.stem)
+
+    @cached_property
+    def _folders(self) -> tuple[str, ...]:
+        return PurePosixPath(self.relative).parts[:-1]
+
+    @cached_property
+    def unit(self) -> tuple[str, ...]:
+        """Folders without those that only name a role, such as images/ and derivatives/."""
+        roles = zip(self._folders, self._folder_roles, strict=True)
+        return tuple(part for part, role in roles if not role and part.lower() not in _CONTAINERS)
+
+    @cached_property
+    def _folder_roles(self) -> list[Role | None]:
+        places = (str(PurePosixPath(*self._folders[: depth + 1])) for depth in range(len(self._folders)))
+        return [
+            None if place in self.neutral else folder_role(part)
+            for place, part in zip(places, self._folders, strict=True)
+        ]
+
+    @cached_property
+    def folder_role(self) -> Role | None:
+        """Role of the nearest folder that names one."""
+        return next((role for role in reversed(self._folder_roles) if role), None)
+
+    @cached_property
+    def stem_contrasts(self) -> frozenset[str]:
+        """Sequences and modalities that the file name contains."""
+        return frozenset(token for word in self.stem_words for token in contrast_of(word))
+
+    @cached_property
+    def contrasts(self) -> frozenset[str]:
+        """Sequences and modalities that the file name or, without any, its folders contain."""
+        words = (word for part in self._folders for word in split_words(part))
+        return self.stem_contrasts or frozenset(token for word in words for token in contrast_of(word))
+
+    @cached_property
+    def key(self) -> tuple[str, ...]:
+        """Tokens that identify patient and visit: all words but roles, contrasts and repeated folders."""
+        stem = identity(self.stem_words)
+        kept: list[str] = []
+        for part in self.unit:
+            words = identity(split_words(part))
+            if not _contains(stem, words):
+                kept += words
+        return (*kept, *stem)
+
+    @cached_property
+    def slot_words(self) -> list[str]:
+        """Identifying words of the file name that are neither digits nor words of its folders."""
+        folders = {word for part in self.unit for word in split_words(part)}
+        return [word for word in identity(self.stem_words) if not word.isdecimal() and word not in folders]
+
+    @property
+    def role(self) -> Role | None:
+        """Role that the path names: label words win over image folders, unknown words need a look inside."""
+        if any(is_label_word(word) for word in self.stem_words) or self.folder_role == "label":
+            return "label"
+        named = set(self.stem_words) & IMAGE_WORDS or self.folder_role == "image" or self.contrasts
+        return "image" if named and (self.folder_role == "image" or not self.slot_words) else None
+
+
+def identity(words: list[str]) -> list[str]:
+    """Return the words that are neither roles nor contrasts."""
+    return [
+        word
+        for word in words
+        if not is_label_word(word) and word not in IMAGE_WORDS and not contrast_of(word)
+    ]
+
+
+def _contains(words: list[str], part: list[str]) -> bool:
+    """Return whether `part` occurs in `words` as it is."""
+    return any(words[start : start + len(part)] == part for start in range(len(words) - len(part) + 1))

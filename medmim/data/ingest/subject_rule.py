@@ -1,0 +1,109 @@
+"""The user's rule for patients: a regular expression for paths, or a table of files and patients."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from medmim.data.ingest.path_words import bare_name
+from medmim.errors import DataError, UsageError
+
+_FILE_COLUMNS = ("file", "image", "path", "filename", "name", "case", "id", "study", "series")
+_SUBJECT_COLUMNS = (
+    "subject",
+    "patient",
+    "patientid",
+    "patient_id",
+    "subject_id",
+    "subjectid",
+    "participant_id",
+)
+
+
+@dataclass(frozen=True)
+class SubjectRule:
+    """The user's rule for patients: a regular expression for paths, or a table of files and patients.
+
+    Raises:
+        UsageError: for an expression without a group, or a table without the two columns.
+    """
+
+    pattern: str | None = None
+    table: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.pattern and self.table:
+            raise UsageError("--subject-pattern and --subjects exclude each other: expected one of them")
+        if self.pattern is not None:
+            try:
+                groups = re.compile(self.pattern).groups
+            except re.error as error:
+                raise UsageError(f"--subject-pattern is not a regular expression: {error.msg}") from error
+            if not groups:
+                raise UsageError(
+                    "--subject-pattern: expected a group around the patient, as in '^([^/]+)/' for the first "
+                    "folder or '^(.*?)_' for the start of the name"
+                )
+        if self.table is not None:
+            read_subject_table(self.table)
+
+    def __bool__(self) -> bool:
+        return bool(self.pattern or self.table)
+
+    def subjects(self, paths: Sequence[str]) -> dict[str, str]:
+        """Return the patient of each path.
+
+        Raises:
+            DataError: if the rule gives no patient for some of them.
+        """
+        if self.pattern is not None:
+            matches = {path: re.search(self.pattern, path) for path in paths}
+            found = {path: next(filter(None, match.groups()), "") for path, match in matches.items() if match}
+        else:
+            table = read_subject_table(self.table) if self.table else {}
+            found = {path: subject for path in paths if (subject := _in_table(table, path))}
+        if missing := [path for path in paths if not found.get(path)]:
+            raise DataError(
+                f"no patient for {len(missing)} of {len(paths)} images by --subject-pattern or --subjects: "
+                "expected one for each; extend the rule, or exclude files with --role 'GLOB=skip'",
+                reason="no_subject",
+            )
+        return found
+
+
+def read_subject_table(path: Path) -> dict[str, str]:
+    """Read a CSV file with a column for files and one for patients.
+
+    Raises:
+        UsageError: if it cannot be read, lacks a column or gives a file two patients.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--subjects '{path}' cannot be read: expected a CSV file in UTF-8") from error
+    first = text.partition("\n")[0]
+    separator = max(",;\t", key=first.count)
+    rows = csv.DictReader(text.splitlines(), delimiter=separator)
+    columns = {str(name).strip().lower(): str(name) for name in rows.fieldnames or ()}
+    subject = next((columns[name] for name in _SUBJECT_COLUMNS if name in columns), None)
+    file = next((columns[name] for name in _FILE_COLUMNS if name in columns), None)
+    if subject is None or file is None or subject == file:
+        raise UsageError(
+            f"--subjects '{path}': expected the columns file and subject, got {', '.join(columns) or 'none'}"
+        )
+    found: dict[str, str] = {}
+    for row in rows:
+        name, patient = (str(row[column] or "").strip() for column in (file, subject))
+        if name and found.setdefault(name, patient) != patient:
+            raise UsageError(f"--subjects '{path}': a file has two patients; expected one for each file")
+    return found
+
+
+def _in_table(table: Mapping[str, str], path: str) -> str:
+    """Return the patient of a path, its name, its stem or one of its folders."""
+    name = PurePosixPath(path)
+    places = (path, name.name, bare_name(path), bare_name(name.name), *reversed(name.parts[:-1]))
+    return next((table[place] for place in places if table.get(place)), "")

@@ -1,0 +1,75 @@
+"""Facts about a volume or picture that tell images from labels: grid and values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Shaped
+from pydantic import BaseModel, ConfigDict
+
+from medmim.data.formats.images import is_picture
+from medmim.data.formats.volumes import read_volume
+
+MAX_CLASSES = 128  # TotalSegmentator has 117
+_FEW = 32  # classes that a label of any size may have; more need enough voxels
+
+
+class VolumeFacts(BaseModel):
+    """Grid of a volume, and its values if they are few whole numbers.
+
+    Attributes:
+        shape: voxels along the array axes.
+        affine: rounded affine, row by row; empty for pictures.
+        classes: the distinct values, without 0, if the volume can be a label; None otherwise.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    shape: tuple[int, ...]
+    affine: tuple[float, ...] = ()
+    classes: tuple[int, ...] | None = None
+
+    @property
+    def label_like(self) -> bool:
+        """Whether the values are background and a few classes."""
+        return bool(self.classes)
+
+    def same_grid(self, other: VolumeFacts) -> bool:
+        """Return whether both have as many voxels in the same field of view, whatever their axis order."""
+        if sorted(self.shape) != sorted(other.shape):
+            return False
+        if not (self.affine and other.affine):
+            return True
+        mine, theirs = (np.abs(np.reshape(one.affine, (3, 4))[:, :3]).sum(axis=1) for one in (self, other))
+        return bool(np.allclose(mine, theirs, rtol=0.05))
+
+
+def examine_volume(path: str) -> dict[str, Any]:
+    """Read a volume or picture and return the JSON form of its `VolumeFacts`; meant for a sandbox.
+
+    Raises:
+        DataError: if it cannot be read.
+    """
+    image, _ = read_volume(Path(path))
+    affine = () if is_picture(Path(path)) else tuple(round(float(one), 4) for one in image.affine[:3].ravel())
+    classes = _classes_of(np.asarray(image.array), picture=not affine)
+    return VolumeFacts(shape=image.array.shape, affine=affine, classes=classes).model_dump(mode="json")
+
+
+def _classes_of(array: Shaped[np.ndarray, "x y z"], *, picture: bool) -> tuple[int, ...] | None:
+    """Return the class numbers of an array that can be a label, else None."""
+    middle = np.unique(array[..., array.shape[-1] // 2])
+    if len(middle) > MAX_CLASSES:
+        return None
+    values = np.unique(array)
+    few = len(values) <= _FEW or (len(values) <= MAX_CLASSES and array.size > 1000 * len(values))
+    if not few or not np.isfinite(values).all() or not np.allclose(values, np.rint(values), atol=1e-3):
+        return None
+    if picture and set(values.tolist()) <= {0, 255}:
+        values = values // 255
+    whole = np.rint(values).astype(np.int64)
+    if whole.min() < 0 or whole.max() > 65535 or (whole == 0).sum() == 0:
+        return None
+    return tuple(int(one) for one in whole if one)
