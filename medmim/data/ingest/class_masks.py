@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,35 @@ import numpy as np
 from medmim.data.formats.nifti import Image
 from medmim.data.formats.volumes import read_volume
 from medmim.data.formats.write_volume import encode_image
+from medmim.data.ingest.cases import LayoutCase
+from medmim.data.ingest.context import READ_LIMITS, IngestContext
 from medmim.errors import DataError
+
+Masks = tuple[tuple[Path, int], ...]
+
+
+@dataclass(frozen=True)
+class MaskLabel:
+    """The label of a case with one mask file for each class, or the reason why there is none."""
+
+    file: Path
+    reason: str | None
+    measured: Mapping[str, float]
+
+
+def merge_masks(context: IngestContext, cases: Sequence[LayoutCase]) -> dict[Masks, MaskLabel]:
+    """Merge the masks of cases with one label file for each class."""
+    several = list(dict.fromkeys(case.labels for case in cases if len(case.labels) > 1))
+    files = [context.staged(f"masks-{number}.nii.gz") for number, _ in enumerate(several)]
+    tasks = [
+        {"masks": [[str(context.file(path)), number or 1] for path, number in masks], "target": str(file)}
+        for masks, file in zip(several, files, strict=True)
+    ]
+    answers = context.each("labels", merge_class_masks, tasks, limits=READ_LIMITS)
+    return {
+        masks: MaskLabel(file, None if answer.value else answer.reason or "unusable", answer.value or {})
+        for masks, file, answer in zip(several, files, answers, strict=True)
+    }
 
 
 def merge_class_masks(masks: Sequence[tuple[str, int]], target: str) -> dict[str, float]:

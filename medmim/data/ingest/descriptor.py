@@ -106,7 +106,7 @@ class Arrays(_DescriptorPart):
     skip: dict[str, str] = Field(default_factory=dict)
 
 
-class Inferred(_DescriptorPart):
+class InferenceLayout(_DescriptorPart):
     """Volumes and pictures whose roles are inferred from their names and values.
 
     Attributes:
@@ -144,7 +144,7 @@ class Descriptor(_DescriptorPart):
     source: str = ""
     licence: str = ""
     citation: str = ""
-    layout: Pairs | Arrays | Inferred = Field(discriminator="kind")
+    layout: Pairs | Arrays | InferenceLayout = Field(discriminator="kind")
     modality: dict[str, str] = Field(default_factory=lambda: {"": "OT"})
     labels: dict[str, dict[int, str]] = Field(default_factory=dict)
     declared: str | None = None

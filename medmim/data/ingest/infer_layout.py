@@ -74,7 +74,7 @@ class InferenceRules:
 
 
 @dataclass(frozen=True)
-class InferredCases:
+class CaseInference:
     """Cases of an undescribed layout.
 
     Attributes:
@@ -98,7 +98,7 @@ def infer_cases(
     examine: Examine,
     declared: Mapping[Path, DatasetJson],
     rules: InferenceRules,
-) -> InferredCases:
+) -> CaseInference:
     """Return the cases of volumes and pictures, by their names and, where these leave doubt, their values.
 
     Args:
@@ -111,29 +111,23 @@ def infer_cases(
         AmbiguousLayoutError: if two readings remain possible.
         DataError: if the user's rules do not fit the files.
     """
-    channels = nnunet_channels(
-        list(paths), declares=max((one.channels for one in declared.values()), default=0)
-    )
-    neutral = _neutral_folders(list(paths))
-    words = {relative: PathWords(relative, channels.get(relative), neutral) for relative in paths}
-    candidates = [Candidate(path, words[relative], words[relative].role) for relative, path in paths.items()]
+    candidates = _candidates(paths, declared)
     roles = infer_roles(candidates, examine, rules.roles)
     examine_labels(roles, examine)
     images = list(roles.images.values())
-    active = [one for one in candidates if one.role in ("image", "label")]
-    if rules.subjects:
-        named = rules.subjects.subjects([one.words.relative for one in images])
-        subjects, anonymous = {one.path: named[one.words.relative] for one in images}, False
-    else:
-        subjects, anonymous = infer_subjects(images, active)
     merged = {path: merged_labels(roles.images[path], found) for path, found in roles.labels.items()}
     numbers = _class_numbers(merged)
     labels = {
         path: tuple((one.path, numbers.get(name, 0) if name or len(found) > 1 else 0) for one, name in found)
         for path, found in merged.items()
     }
-    targets, splits = _targets(images, rules), _splits(images, set(labels))
-    studies = _studies(images)
+    if rules.subjects:
+        named = rules.subjects.subjects([one.words.relative for one in images])
+        subjects, anonymous = {one.path: named[one.words.relative] for one in images}, False
+    else:
+        active = [one for one in candidates if one.role in ("image", "label")]
+        subjects, anonymous = infer_subjects(images, active)
+    targets, splits, studies = _targets(images, rules), _splits(images, set(labels)), _studies(images)
     cases = tuple(
         LayoutCase(
             image=one.path,
@@ -142,7 +136,7 @@ def infer_cases(
             study=studies[one.path],
             group=None,
             modality=next(
-                (_MODALITIES[word] for word in sorted(one.words.contrasts) if word in _MODALITIES), "OT"
+                (_MODALITIES[word] for word in sorted(one.words.contrasts & set(_MODALITIES))), "OT"
             ),
             tokens=_tokens(one),
             target=targets.get(one.path),
@@ -151,7 +145,16 @@ def infer_cases(
         for one in images
     )
     names = {number: name or f"class {number}" for name, number in numbers.items()}
-    return InferredCases(cases, roles.other, names, _unused_labels(roles), anonymous)
+    return CaseInference(cases, roles.other, names, _unused_labels(roles), anonymous)
+
+
+def _candidates(paths: Mapping[str, Path], declared: Mapping[Path, DatasetJson]) -> list[Candidate]:
+    """Return the files with the roles that their names give."""
+    declares = max((one.channels for one in declared.values()), default=0)
+    channels = nnunet_channels(list(paths), declares=declares)
+    neutral = _neutral_folders(list(paths))
+    words = {relative: PathWords(relative, channels.get(relative), neutral) for relative in paths}
+    return [Candidate(path, words[relative], words[relative].role) for relative, path in paths.items()]
 
 
 def _neutral_folders(relatives: Sequence[str]) -> frozenset[str]:

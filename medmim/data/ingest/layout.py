@@ -17,7 +17,7 @@ from medmim.data.ingest.dataset_json import DatasetJson
 from medmim.data.ingest.descriptor import (
     Arrays,
     Descriptor,
-    Inferred,
+    InferenceLayout,
     Pairs,
     by_prefix,
     known_descriptors,
@@ -74,7 +74,7 @@ def find_layout(query: LayoutQuery, files: Sequence[Path]) -> DatasetLayout:
         modality = descriptor.modality.get("", "OT")
         return DatasetLayout(descriptor.name, (), {}, other, arrays=found_arrays, modality=modality)
     declared = _find_declared(descriptor, paths, other, read=query.read)
-    if isinstance(descriptor.layout, Inferred):
+    if isinstance(descriptor.layout, InferenceLayout):
         layout = _inferred(query, descriptor, descriptor.layout, paths, other=other, declared=declared)
     else:
         layout = _described(query, descriptor, descriptor.layout, paths, other=other, declared=declared)
@@ -115,7 +115,7 @@ def _described(
 def _inferred(
     query: LayoutQuery,
     descriptor: Descriptor,
-    layout: Inferred,
+    layout: InferenceLayout,
     paths: Mapping[str, Path],
     *,
     other: Mapping[Path, str],

@@ -15,7 +15,7 @@ from medmim.data.formats.case import read_case
 from medmim.data.formats.images import is_picture
 from medmim.data.ingest.annotations import AnnotationResult, annotate
 from medmim.data.ingest.cases import DatasetLayout, LayoutCase
-from medmim.data.ingest.class_masks import merge_class_masks
+from medmim.data.ingest.class_masks import MaskLabel, Masks, merge_masks
 from medmim.data.ingest.context import READ_LIMITS, IngestContext, IngestedVolume, stem_of, stored_path
 from medmim.data.ingest.dataset_json import DatasetJson, read_dataset_json
 from medmim.data.ingest.layout import LayoutQuery, find_layout
@@ -23,7 +23,6 @@ from medmim.data.ingest.npz_arrays import volumes_from_arrays
 from medmim.data.ingest.scan import ScannedFile
 from medmim.data.ingest.volume_facts import VolumeFacts, examine_volume
 
-_Masks = tuple[tuple[Path, int], ...]
 # reasons that the scan gives to files that are opened here
 _READABLE = ("picture", "volume_file", "arrays")
 
@@ -56,7 +55,7 @@ def volumes_from_nifti(
         _VolumeTask(case, context.keys.key("volume", str(case.image.relative_to(source))))
         for case in found.cases
     ]
-    merged = _merge_masks(context, cases)
+    merged = merge_masks(context, [work.case for work in cases])
     tasks = [_task(context, work, known, merged) for work in cases]
     answers = context.each("read", read_case, tasks, limits=READ_LIMITS)
     made: list[IngestedVolume] = []
@@ -97,7 +96,7 @@ def _record_annotations(
 
 
 def _label_outcome(
-    facts: Mapping[str, Any] | None, merged: Mapping[_Masks, _MergedMasks], case: LayoutCase
+    facts: Mapping[str, Any] | None, merged: Mapping[Masks, MaskLabel], case: LayoutCase
 ) -> dict[str, Any]:
     """Return the facts or the refusal of a label, with the counts of its merged masks."""
     masks = merged.get(case.labels)
@@ -184,35 +183,11 @@ def _dataset_json_in(context: IngestContext, paths: Sequence[Path]) -> dict[Path
     return {path: DatasetJson.model_validate(answer.value) for path, answer in pairs if answer.value}
 
 
-@dataclass(frozen=True)
-class _MergedMasks:
-    """The label of a case with one mask file for each class, or the reason why there is none."""
-
-    file: Path
-    reason: str | None
-    measured: Mapping[str, float]
-
-
-def _merge_masks(context: IngestContext, works: Sequence[_VolumeTask]) -> dict[_Masks, _MergedMasks]:
-    """Merge the masks of cases with one label file for each class."""
-    several = list(dict.fromkeys(work.case.labels for work in works if len(work.case.labels) > 1))
-    files = [context.staged(f"masks-{number}.nii.gz") for number, _ in enumerate(several)]
-    tasks = [
-        {"masks": [[str(context.file(path)), number or 1] for path, number in masks], "target": str(file)}
-        for masks, file in zip(several, files, strict=True)
-    ]
-    answers = context.each("labels", merge_class_masks, tasks, limits=READ_LIMITS)
-    return {
-        masks: _MergedMasks(file, None if answer.value else answer.reason or "unusable", answer.value or {})
-        for masks, file, answer in zip(several, files, answers, strict=True)
-    }
-
-
 def _task(
     context: IngestContext,
     work: _VolumeTask,
     known: AnnotationResult,
-    merged: Mapping[_Masks, _MergedMasks],
+    merged: Mapping[Masks, MaskLabel],
 ) -> dict[str, Any]:
     """Return the arguments of `read_case`."""
     case, marks = work.case, known.marks.get(work.case.image)

@@ -1,53 +1,9 @@
-"""Inference of layouts: images, labels, visits and patients of public datasets and of users' own folders.
-
-A layout is a list of path templates; `{n}` is the number of a case. `L:` marks files with few small whole
-numbers, `B:` files with one class. No file is written: the facts of volumes are given.
-"""
-
-from pathlib import Path
+"""Inference of layouts: images, labels, visits and patients of public datasets and of users' own folders."""
 
 import pytest
+from layout_maker import count, infer
 
-from medmim.data.ingest.infer_layout import InferenceRules, infer_cases
-from medmim.data.ingest.infer_roles import AmbiguousLayoutError
-from medmim.data.ingest.subject_rule import SubjectRule
-from medmim.data.ingest.volume_facts import VolumeFacts
-
-ROOT = Path("source")
-NUMBERS = (1, 2, 3, 12)
-
-
-def facts(kind):
-    classes = {"": None, "L": (1, 2, 3), "B": (1,)}[kind]
-    return VolumeFacts(shape=(8, 7, 6), affine=(1.0, 0, 0, 0, 0, 1.0, 0, 0, 0, 0, 1.0, 0), classes=classes)
-
-
-def expand(templates, numbers=NUMBERS):
-    """Return the paths of a layout with their facts."""
-    found = {}
-    for template in templates:
-        kind, path = (template[0], template[2:]) if template[1] == ":" else ("", template)
-        for number in numbers:
-            found[path.format(n=number)] = facts(kind)
-    return found
-
-
-def infer(templates, numbers=NUMBERS, rules=None):
-    known = expand(templates, numbers)
-    paths = {relative: ROOT / relative for relative in known}
-
-    def examine(wanted):
-        return {path: known[path.relative_to(ROOT).as_posix()] for path in wanted}
-
-    return infer_cases(paths, examine=examine, declared={}, rules=rules or InferenceRules())
-
-
-def counts(found):
-    """Return the numbers of images, labelled images, visits and patients."""
-    visits = {(case.subject, case.study) for case in found.cases}
-    labelled = sum(bool(case.labels) for case in found.cases)
-    return len(found.cases), labelled, len(visits), len({case.subject for case in found.cases})
-
+from medmim.data.ingest.infer_layout import InferenceRules, nnunet_channels
 
 FLARE = ["images/FLARE22_Tr_{n:04d}_0000.nii.gz", "labels/FLARE22_Tr_{n:04d}.nii.gz"]
 LAYOUTS = {
@@ -215,63 +171,9 @@ LAYOUTS = {
 def test_layout(name):
     templates, expected = LAYOUTS[name]
     found = infer(templates)
-    assert counts(found) == expected, sorted(
+    assert count(found) == expected, sorted(
         (str(c.image), c.subject, c.study, len(c.labels)) for c in found.cases
     )
-
-
-AMBIGUOUS = {
-    "names with two numbers": (["a{n}_1.png", "a{n}_2.png"], "are 4 patients with several scans each"),
-    "folders with numbers and numbered files": (
-        [f"x{{n}}/{part}.png" for part in (1, 2)],
-        "level 1 are patients",
-    ),
-    "visits in folder names": (
-        [f"OAS{{n}}_MR{visit}/T1.nii.gz" for visit in (1, 2)],
-        "are 4 patients with several",
-    ),
-    "only few grey values": (["L:{n}.nii.gz"], "labels without images"),
-    "labels named like no image": (
-        ["images/a{n}.nii.gz", "labels/x{n}b.nii.gz"],
-        "belong to none of the images",
-    ),
-    "two readers": (
-        ["{n}/t2.nii.gz", "B:{n}/tumor_reader1_seg.nii.gz", "B:{n}/tumor_reader2_seg.nii.gz"],
-        "several readers",
-    ),
-    "two labels of several classes": (
-        ["p{n}/ct.nii.gz", "L:p{n}/organs_seg.nii.gz", "L:p{n}/vessels_seg.nii.gz"],
-        "several readers",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", AMBIGUOUS)
-def test_both_readings_are_shown(name):
-    templates, match = AMBIGUOUS[name]
-    with pytest.raises(AmbiguousLayoutError, match=match) as caught:
-        infer(templates)
-    assert caught.value.reason == "ambiguous_layout"
-    assert "(1)" in str(caught.value)
-    assert "(2)" in str(caught.value)
-    assert "--" in str(caught.value)
-
-
-def test_a_subject_pattern_decides():
-    templates = ["a{n}_1.png", "a{n}_2.png"]
-    first = infer(templates, rules=InferenceRules(subjects=SubjectRule(pattern=r"([^/]*)_")))
-    assert counts(first) == (8, 0, 8, 4)
-    second = infer(templates, rules=InferenceRules(subjects=SubjectRule(pattern=r"([^/]+)$")))
-    assert counts(second) == (8, 0, 8, 8)
-
-
-def test_roles_decide():
-    templates = ["{n}/t2.nii.gz", "B:{n}/tumor_reader1_seg.nii.gz", "B:{n}/tumor_reader2_seg.nii.gz"]
-    found = infer(templates, rules=InferenceRules(roles=(("*reader2*", "skip"),)))
-    assert counts(found) == (4, 4, 4, 4)
-    assert set(found.other.values()) == {"skipped_by_role"}
-    as_images = infer(["L:{n}.nii.gz"], rules=InferenceRules(roles=(("*.nii.gz", "image"),)))
-    assert counts(as_images) == (4, 0, 4, 4)
 
 
 def test_one_mask_file_per_organ_becomes_one_label():
@@ -280,24 +182,6 @@ def test_one_mask_file_per_organ_becomes_one_label():
     assert found.label_names == {1: "liver", 2: "lung left"}
     assert {tuple(number for _, number in case.labels) for case in found.cases} == {(1, 2)}
     assert {case.modality for case in found.cases} == {"CT"}
-
-
-def test_several_masks_of_one_finding_are_one_class():
-    found = infer(["b ({n}).png", "B:b ({n})_mask.png", "B:b ({n})_mask_1.png"])
-    assert {len(case.labels) for case in found.cases} == {2}
-    assert found.label_names == {1: "class 1"}
-
-
-def test_brain_masks_are_not_findings():
-    found = infer(["p{n:02d}/T1.nii.gz", "p{n:02d}/brain_mask.nii.gz", "p{n:02d}/lesion_mask.nii.gz"])
-    assert counts(found) == (4, 4, 4, 4)
-    assert set(found.other.values()) == {"body_mask"}
-
-
-def test_previews_in_folders_of_volumes_are_skipped():
-    found = infer(["s{n}/ct.nii.gz", "s{n}/preview.png"])
-    assert counts(found) == (4, 0, 4, 4)
-    assert set(found.other.values()) == {"picture_beside_scans"}
 
 
 def test_class_folders_are_classes_if_their_names_cannot_be_patients():
@@ -323,13 +207,9 @@ def test_images_without_patient_information_are_reported():
     assert not infer(["patient{n}/T1.nii.gz", "patient{n}/T2.nii.gz"]).anonymous
 
 
-def test_a_blank_image_is_not_a_label():
-    known = expand(["p{n:02d}/x.nii.gz", "p{n:02d}/y.nii.gz"])
-    known["p12/y.nii.gz"] = facts("B")
-    paths = {relative: ROOT / relative for relative in known}
-
-    def examine(wanted):
-        return {path: known[path.relative_to(ROOT).as_posix()] for path in wanted}
-
-    found = infer_cases(paths, examine=examine, declared={}, rules=InferenceRules())
-    assert counts(found) == (8, 0, 8, 4)
+def test_channels_need_a_channel_0_and_labels_without_numbers():
+    images = [f"imagesTr/a_{case}_{channel}.nii.gz" for case in (1, 2) for channel in ("0000", "0001")]
+    labels = ["labelsTr/a_1.nii.gz", "labelsTr/a_2.nii.gz"]
+    assert set(nnunet_channels([*images, *labels], declares=0).values()) == {0, 1}
+    assert nnunet_channels(["imagesTr/amos_0001.nii.gz", "labelsTr/amos_0001.nii.gz"], declares=1) == {}
+    assert nnunet_channels([f"img_{number:04d}.png" for number in range(9)], declares=0) == {}

@@ -1,0 +1,68 @@
+"""Roles in undescribed layouts: labels by name or values, files to skip, and layouts with two readings."""
+
+import pytest
+from layout_maker import count, expand, infer, infer_known, make_facts
+
+from medmim.data.ingest.infer_layout import InferenceRules
+from medmim.data.ingest.infer_roles import AmbiguousLayoutError
+
+AMBIGUOUS = {
+    "only few grey values": (["L:{n}.nii.gz"], "labels without images"),
+    "labels named like no image": (
+        ["images/a{n}.nii.gz", "labels/x{n}b.nii.gz"],
+        "belong to none of the images",
+    ),
+    "two readers": (
+        ["{n}/t2.nii.gz", "B:{n}/tumor_reader1_seg.nii.gz", "B:{n}/tumor_reader2_seg.nii.gz"],
+        "several readers",
+    ),
+    "two labels of several classes": (
+        ["p{n}/ct.nii.gz", "L:p{n}/organs_seg.nii.gz", "L:p{n}/vessels_seg.nii.gz"],
+        "several readers",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", AMBIGUOUS)
+def test_both_readings_are_shown(name):
+    templates, match = AMBIGUOUS[name]
+    with pytest.raises(AmbiguousLayoutError, match=match) as caught:
+        infer(templates)
+    assert caught.value.reason == "ambiguous_layout"
+    assert "(1)" in str(caught.value)
+    assert "(2)" in str(caught.value)
+    assert "--" in str(caught.value)
+
+
+def test_roles_decide():
+    templates = ["{n}/t2.nii.gz", "B:{n}/tumor_reader1_seg.nii.gz", "B:{n}/tumor_reader2_seg.nii.gz"]
+    found = infer(templates, rules=InferenceRules(roles=(("*reader2*", "skip"),)))
+    assert count(found) == (4, 4, 4, 4)
+    assert set(found.other.values()) == {"skipped_by_role"}
+    as_images = infer(["L:{n}.nii.gz"], rules=InferenceRules(roles=(("*.nii.gz", "image"),)))
+    assert count(as_images) == (4, 0, 4, 4)
+
+
+def test_several_masks_of_one_finding_are_one_class():
+    found = infer(["b ({n}).png", "B:b ({n})_mask.png", "B:b ({n})_mask_1.png"])
+    assert {len(case.labels) for case in found.cases} == {2}
+    assert found.label_names == {1: "class 1"}
+
+
+def test_brain_masks_are_not_findings():
+    found = infer(["p{n:02d}/T1.nii.gz", "p{n:02d}/brain_mask.nii.gz", "p{n:02d}/lesion_mask.nii.gz"])
+    assert count(found) == (4, 4, 4, 4)
+    assert set(found.other.values()) == {"body_mask"}
+
+
+def test_previews_in_folders_of_volumes_are_skipped():
+    found = infer(["s{n}/ct.nii.gz", "s{n}/preview.png"])
+    assert count(found) == (4, 0, 4, 4)
+    assert set(found.other.values()) == {"picture_beside_scans"}
+
+
+def test_a_blank_image_is_not_a_label():
+    known = expand(["p{n:02d}/x.nii.gz", "p{n:02d}/y.nii.gz"])
+    known["p12/y.nii.gz"] = make_facts("B")
+    found = infer_known(known)
+    assert count(found) == (8, 0, 8, 4)
