@@ -121,12 +121,7 @@ def infer_cases(
         path: tuple((one.path, numbers.get(name, 0) if name or len(found) > 1 else 0) for one, name in found)
         for path, found in merged.items()
     }
-    if rules.subjects:
-        named = rules.subjects.subjects([one.words.relative for one in images])
-        subjects, anonymous = {one.path: named[one.words.relative] for one in images}, False
-    else:
-        active = [one for one in candidates if one.role in ("image", "label")]
-        subjects, anonymous = infer_subjects(images, active)
+    subjects, anonymous = _subjects(images, candidates, rules)
     targets, splits, studies = _targets(images, rules), _splits(images, set(labels)), _studies(images)
     cases = tuple(
         LayoutCase(
@@ -146,6 +141,16 @@ def infer_cases(
     )
     names = {number: name or f"class {number}" for name, number in numbers.items()}
     return CaseInference(cases, roles.other, names, _unused_labels(roles), anonymous)
+
+
+def _subjects(
+    images: Sequence[Candidate], candidates: Sequence[Candidate], rules: InferenceRules
+) -> tuple[dict[Path, str], bool]:
+    """Return the patient of each image, and whether every image counts as one for lack of information."""
+    if rules.subjects:
+        named = rules.subjects.subjects([one.words.relative for one in images])
+        return {one.path: named[one.words.relative] for one in images}, False
+    return infer_subjects(images, [one for one in candidates if one.role in ("image", "label")])
 
 
 def _candidates(paths: Mapping[str, Path], declared: Mapping[Path, DatasetJson]) -> list[Candidate]:
