@@ -51,7 +51,7 @@ Examples:
 def command(
     *, as_json: bool, grid: str | None, names: tuple[str, ...], ratios: tuple[float, ...], **given: Any
 ) -> None:
-    """Draw a gallery of masks and print their statistics: ratio, evenness, hidden tissue and lesion.
+    """Draw a gallery of masks and print their statistics: ratio, evenness, variety, hidden tissue and lesion.
 
     On scans, MaskAnyNet's analysis is added: the entropy (in bits per voxel) of the masked image and of the
     reuse image, the stitched hidden cells, relative to the original; the cosine similarity of an encoder's
@@ -94,6 +94,8 @@ def table_lines(drawn: MaskGallery) -> list[str]:
     columns = {
         "realised_ratio": "hidden",
         "density_variance": "unevenness",
+        "num_distinct": "distinct",
+        "draw_ms": "draw ms",
         "distance_to_visible": "distance",
         "tissue_hidden": "tissue",
         "lesion_hidden": "lesion",
@@ -105,18 +107,27 @@ def table_lines(drawn: MaskGallery) -> list[str]:
         "f_score": "F-score",
     }
     rows = [
-        (entry, {**dict.fromkeys(columns), **entry.statistics.as_json(), **_analysis(entry)})
+        (
+            entry,
+            {**dict.fromkeys(columns), **entry.statistics.as_json(), **_variety(entry), **_analysis(entry)},
+        )
         for entry in drawn.entries
     ]
     columns = {key: title for key, title in columns.items() if any(row[key] is not None for _, row in rows)}
     width = max(len("mask"), *(len(entry.mask) for entry in drawn.entries))
     lines = [f"{'mask':<{width}}  ratio  " + "  ".join(columns.values())]
     for entry, row in rows:
-        cells = [
-            f"{row[key] if row[key] is not None else math.nan:>{len(t)}.4f}" for key, t in columns.items()
-        ]
+        cells = [f"{_cell(row[key]):>{len(title)}}" for key, title in columns.items()]
         lines.append(f"{entry.mask:<{width}}  {entry.statistics.requested_ratio:5.2f}  " + "  ".join(cells))
     return [*lines, "", f"picture  {drawn.picture}"]
+
+
+def _cell(value: float | str | None) -> str:
+    return value if isinstance(value, str) else f"{math.nan if value is None else value:.4f}"
+
+
+def _variety(entry: GalleryEntry) -> dict[str, float | str]:
+    return {"num_distinct": f"{entry.num_distinct}/{entry.num_draws}", "draw_ms": entry.draw_ms}
 
 
 def _analysis(entry: GalleryEntry) -> dict[str, float]:

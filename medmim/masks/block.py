@@ -1,4 +1,11 @@
-"""The `block` mask: several boxes of varying size and aspect, as in BEiT (arXiv 2106.08254)."""
+"""The `block` mask: BEiT's blockwise masking (Bao et al., arXiv 2106.08254, algorithm 1) with an exact count.
+
+As in BEiT, boxes are drawn one after the other at random positions inside the grid, with a volume between the
+smallest one and the number of cells still to be hidden and a random aspect, until enough cells are hidden; a
+box is rejected if it hides too many. BEiT stops after ten rejections with slightly fewer cells; here the
+cells that are missing then are taken from the border of the hidden region. In 3D each axis has its own
+aspect.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +13,8 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from medmim.errors import UsageError
@@ -15,21 +23,23 @@ from medmim.masks.box_shapes import inside
 from medmim.masks.sampling import MaskRequest
 from medmim.shapes import Ranks
 
+_ATTEMPTS = 10  # per box, as in BEiT's code
+
 
 @dataclass(frozen=True, kw_only=True)
 class BlockMask(Mask):
-    """Hide boxes one after the other until the count is reached; the last one is cut to it.
+    """Hide boxes one after the other until the count is reached.
 
     Attributes:
-        smallest: cells of the smallest box, as a share of the grid; BEiT's is 16 of 196.
-        aspect: longest to shortest side of a box is at most about 1 to this.
+        smallest: volume of the smallest box as a share of the grid; BEiT's is 16 of 196 cells.
+        aspect: smallest ratio of two sides of a box; the largest is its inverse.
     """
 
     smallest: float = 16 / 196
     aspect: float = 0.3
 
     def __post_init__(self) -> None:
-        """Refuse shares that are none."""
+        """Check the shares."""
         super().__post_init__()
         for name, value in (("smallest", self.smallest), ("aspect", self.aspect)):
             if not 0 < value <= 1:
@@ -38,42 +48,64 @@ class BlockMask(Mask):
                 )
 
     def rank(self, request: MaskRequest) -> Ranks:
-        """Rank cells by the box that first covers them; each box covers at least one new cell."""
-        places, order, priority = (
-            request.coordinates(),
-            request.scan_order(request.mirrored_coordinates()),
-            request.noise(),
-        )
+        """Rank cells by the box that first covers them, then by their distance to the boxes."""
+        coordinates = request.coordinates()
         rank = torch.full((request.batch, *request.grid), -math.inf, dtype=torch.float64, device="cpu")
-        free = torch.ones_like(rank, dtype=torch.bool)
+        hidden = torch.zeros_like(rank, dtype=torch.bool)
+        attempts = torch.zeros(request.batch, dtype=torch.int64, device="cpu")
         number = 0
         while True:
-            left = request.num_hidden - request.cells + free.flatten(1).sum(dim=1, keepdim=True)
-            if int(left.max()) <= 0:
-                return rank
-            corner, sides = self._box(request, priority * free, left)
-            new = inside(request, places, corner, sides) & free
-            rank = torch.where(new, -number - order, rank)
-            free &= ~new
+            left = request.num_hidden - hidden.flatten(1).sum(dim=1)
+            active = (left > 0) & (attempts < _ATTEMPTS)
+            if not active.any():
+                return _fill_border(request, rank, hidden, number)
+            corner, sides = self._box(request, left)
+            new = inside(request, coordinates, corner, sides) & ~hidden
+            count = new.flatten(1).sum(dim=1)
+            fits = ((sides < request.sizes()) | (request.sizes() == 1)).all(dim=1)
+            accepted = active & fits & (count > 0) & (count <= left)
+            new &= request.per_sample(accepted)
+            rank = rank.masked_fill(new, -number)
+            hidden |= new
+            attempts = torch.where(accepted, 0, attempts + 1)
             number += 1
 
     def _box(
-        self, request: MaskRequest, priority: Float[Tensor, "batch *grid"], left: Int[Tensor, "batch 1"]
+        self, request: MaskRequest, left: Int[Tensor, " batch"]
     ) -> tuple[Int[Tensor, "batch dims"], Int[Tensor, "batch dims"]]:
-        """Draw one box a sample around a cell that is still visible.
-
-        Args:
-            request: the masks to draw.
-            priority: the box is drawn around the cell with the highest; 0 where a box lies already.
-            left: cells that are still to be hidden; not more than half of all at once, to make them several.
-        """
-        most = left.clamp(min=1, max=max(request.num_hidden // 2, 1))
-        least = most.clamp(max=max(1, round(self.smallest * request.cells)))
-        volume = least + request.uniform(1) * (most - least)
+        """Draw the corner and sides of one box per sample, given the number of cells still to be hidden."""
+        least = max(1, round(self.smallest * request.cells))
+        volume = least + request.uniform(1) * (left.unsqueeze(1) - least)
         stretch = (request.uniform(request.dims) - 0.5) * -math.log(self.aspect)
+        if request.dims == 2:
+            stretch[:, 1] = -stretch[:, 0]  # the ratio of both sides is log-uniform
         stretch = (stretch - stretch.mean(dim=1, keepdim=True)).exp()
         sides = (volume ** (1 / request.dims) * stretch).round().long().clamp(min=1).minimum(request.sizes())
-        chosen = priority.flatten(1).argmax(dim=1)
-        anchor = torch.stack(torch.unravel_index(chosen, request.grid), dim=1)
-        corner = (anchor - request.integers_below(sides)).clamp(min=0).minimum(request.sizes() - sides)
-        return corner, sides
+        return request.integers_below(request.sizes() - sides + 1), sides
+
+
+def _fill_border(
+    request: MaskRequest,
+    rank: Float[Tensor, "batch *grid"],
+    hidden: Bool[Tensor, "batch *grid"],
+    number: int,
+) -> Ranks:
+    """Rank the cells outside all boxes, those that touch the hidden region first, in random order."""
+    pool = F.avg_pool2d if request.dims == 2 else F.avg_pool3d
+    noise = request.noise()
+    while True:
+        missing = request.num_hidden - hidden.flatten(1).sum(dim=1)
+        if int(missing.max()) <= 0:
+            return rank
+        kernel = [min(3, 2 * length - 1) for length in request.grid]
+        padding = [side // 2 for side in kernel]
+        near = pool(hidden.double().unsqueeze(1), kernel, stride=1, padding=padding)[:, 0]
+        score = (near + noise / 1e3).masked_fill(hidden, -math.inf).flatten(1)
+        # one layer of the border at a time, the most enclosed cells first
+        order = score.argsort(dim=1, descending=True).argsort(dim=1).reshape(hidden.shape)
+        isolated = ~hidden.flatten(1).any(dim=1)  # no box was accepted: start anywhere
+        reachable = (near > 0) | request.per_sample(isolated)
+        chosen = (order < request.per_sample(missing)) & ~hidden & reachable
+        number += 1
+        rank = torch.where(chosen, -number - order / request.cells, rank)
+        hidden = hidden | chosen

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from itertools import permutations
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from medmim.masks.base import Mask
-from medmim.masks.mesh import corner_order
 from medmim.masks.sampling import MaskRequest
 from medmim.shapes import Ranks, Size
 
@@ -36,7 +35,7 @@ class GapMask(Mask):
         corner = torch.zeros((request.batch, *request.grid), dtype=torch.int64, device="cpu")
         for axis, coordinate in enumerate(request.mirrored_coordinates()):
             corner += request.along_axis(axis, coordinate % 2 << shifts[:, [axis]])
-        return request.noise() + corner_order(request.dims, checkered=True)[corner]
+        return request.noise() + _corner_order(request.dims)[corner]
 
 
 def _separate_cells(request: MaskRequest) -> Bool[Tensor, "batch *grid"]:
@@ -72,3 +71,12 @@ def _block_size(num_visible: int, grid: Size, axes: tuple[int, ...]) -> list[int
             if math.prod(n // side for n, side in zip(grid, larger, strict=True)) >= num_visible:
                 size, grown = larger, True
     return size
+
+
+def _corner_order(dims: int) -> Int[Tensor, " corners"]:
+    """Return the rank of each corner of a 2×…×2 block, even corners first: half of them are a checkerboard.
+
+    Bit `axis` of a corner's index is its coordinate along that axis.
+    """
+    corners = sorted(range(2**dims), key=lambda corner: (corner.bit_count() % 2, corner))
+    return torch.tensor(corners, device="cpu").argsort()

@@ -1,14 +1,12 @@
 """The `mesh` mask: hidden cells spread as evenly as the grid allows (Miyazaki & Okita, arXiv 2505.08819).
 
-The paper names the mask and its property, evenness, and gives no formula. Here the cells are ranked by an
-ordered dither and thresholded at the exact count; a random phase, random flips and a random order of the axes
-for each sample keep the network from learning the lattice.
+The paper names the mask and its property, evenness, and publishes no formula. Here the cells are ranked by
+void-and-cluster (Ulichney, SPIE 1913, 1993), the standard construction of blue noise: cells are removed where
+hidden ones cluster and added where they leave the largest void. The highest ranks are even at every ratio.
 
-Two dithers share the ratios. Where a ratio has a square lattice, Bayer's matrix, extended to any number of
-axes, gives it: a checkerboard at 1/2, one kept cell in four at 3/4 in 2D, two opposite corners of each block
-at 3/4 and one at 7/8 in 3D. Between them a half-filled level of that matrix is hardly evener than chance (in
-3D at 0.9), so there the rank is the phase of a plane wave, whose wave vector is the evenest for the ratio:
-at 4/5 in 2D, for example, the kept cells lie a knight's move apart.
+A lattice, such as a checkerboard at a ratio of 0.5, would be slightly evener, but has very few positions,
+which a network can memorise. A table of ranks has as many as the grid has cells; a random table, offset and
+flips for each sample give thousands of different masks.
 """
 
 from __future__ import annotations
@@ -16,137 +14,121 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import chain, combinations_with_replacement, product
+from itertools import permutations
 
+import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from medmim.masks.base import Mask
 from medmim.masks.sampling import MaskRequest
-from medmim.shapes import Ranks
+from medmim.shapes import Ranks, Size
 
-_LATTICES = {1: (1 / 2,), 2: (1 / 2, 3 / 4), 3: (1 / 2, 3 / 4, 7 / 8)}  # hidden shares
-_LONGEST_PERIOD = 20  # cells; longer waves bring nothing measurable between 0.1 and 0.95
-_REACH = 4  # cells over which kept cells should avoid each other
-_WINDOW = 0.8  # cells; standard deviation of the window whose density should not vary
-_FINE = 2**31
+_LONGEST_PERIOD = {1: 64, 2: 32, 3: 12}  # cells; larger grids repeat a table of ranks
+_TABLES = 8
+_SIGMA = 0.8  # cells; width of the Gaussian that measures clustering, the evenest of 0.6 … 1.5
+_FIRST_SHARE = 0.25  # share of cells in the initial pattern
+_UNIT = 2**12  # the Gaussian is rounded to integers, so that tables are equal on every platform
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeshMask(Mask):
-    """Hide an evenly spread set of cells: the highest ranks of an ordered dither, placed at random."""
+    """Hide an evenly spread set of cells: the highest ranks of a randomly placed void-and-cluster table."""
 
     def rank(self, request: MaskRequest) -> Ranks:
-        """Rank by the dither that is evenest for the count; axes of one cell play no part."""
+        """Rank by a table of ranks with a random offset and flips; axes of one cell have no effect."""
         thick = replace(request, grid=tuple(length for length in request.grid if length > 1))
-        nearest = min(
-            _LATTICES[thick.dims], key=lambda share: abs(request.num_hidden - share * request.cells)
-        )
-        on_lattice = abs(request.num_hidden - nearest * request.cells) <= 0.5
-        rank = _bayer(thick, checkered=nearest == 0.5) if on_lattice else _wave(thick)
+        period = tuple(min(length, _LONGEST_PERIOD[thick.dims]) for length in thick.grid)
+        tables = _rank_tables(period)
+        index = thick.per_sample(thick.integers_below(torch.tensor([[len(tables)]], device="cpu"))[:, 0])
+        offset = thick.integers_below(torch.tensor([period], device="cpu").expand(thick.batch, -1))
+        flips = thick.flips()
+        for axis, (side, coordinate) in enumerate(zip(period, thick.coordinates(), strict=True)):
+            moved = (offset[:, [axis]] + flips[:, [axis]] * coordinate) % side
+            index = index * side + thick.along_axis(axis, moved)
+        rank = tables.flatten()[index] + thick.noise()  # noise breaks ties between repetitions
         return rank.reshape(request.batch, *request.grid)
 
 
-def corner_order(dims: int, *, checkered: bool) -> Int[Tensor, " corners"]:
-    """Return the rank of each corner of a 2×…×2 block; bit `axis` says whether the corner lies at 1 there.
+@lru_cache(maxsize=32)
+def _rank_tables(period: Size) -> Int[Tensor, "tables *period"]:
+    """Return tables of the ranks 0 … cells - 1, built by void-and-cluster on a periodic grid.
 
-    Args:
-        dims: number of spatial axes.
-        checkered: even corners first, so that half of them make a checkerboard. Otherwise opposite corners in
-            pairs: in 3D the even corners alone would leave every second plane without a visible cell at 0.75,
-            farther from the hidden ones than random masks are; two opposite corners touch every hidden cell.
-            In 2D both orders are the same.
+    Axes of equal length are exchanged in further copies, so that none is preferred.
     """
-    even_first = sorted(range(2**dims), key=lambda corner: (corner.bit_count() % 2, corner))
-    last = 2**dims - 1
-    pairs = [(corner, last - corner) for corner in even_first if corner < last - corner]
-    corners = even_first if checkered else list(chain.from_iterable(pairs))
-    order = torch.empty(2**dims, dtype=torch.int64, device="cpu")
-    order[torch.tensor(corners, device="cpu")] = torch.arange(2**dims, device="cpu")
-    return order
-
-
-def _bayer(request: MaskRequest, *, checkered: bool) -> Ranks:
-    """Rank by Bayer's matrix: the lowest ranks, which stay visible, form the sparsest even lattice."""
-    levels = max(1, (max(request.grid) - 1).bit_length())
-    side = 2**levels  # one period covers the grid, so ranks are unique and the count is exact
-    phase, flips = request.integers_below(torch.full((1, request.dims), side, device="cpu")), request.flips()
-    # a partly filled matrix prefers some axes to others, so their order is drawn
-    shifts = request.shuffled_axes()
-    places = [
-        (phase[:, [axis]] + flips[:, [axis]] * place) % side
-        for axis, place in enumerate(request.coordinates())
+    cells = math.prod(period)
+    first = max(1, round(_FIRST_SHARE * cells))
+    blur = _Blur(period)
+    pattern, density = _even_pattern(blur, cells, first)
+    ranks = np.zeros((_TABLES, cells), dtype=np.int64)
+    rows = np.arange(_TABLES)
+    removed, left = pattern.copy(), density.copy()
+    for rank in range(first - 1, -1, -1):
+        tightest = _tightest(removed, left)
+        ranks[rows, tightest], removed[rows, tightest] = rank, False
+        left -= blur.around(tightest)
+    for rank in range(first, cells):
+        void = _largest_void(pattern, density)
+        ranks[rows, void], pattern[rows, void] = rank, True
+        density += blur.around(void)
+    tables = torch.from_numpy(ranks.reshape(_TABLES, *period))
+    turns = [
+        axes for axes in permutations(range(len(period))) if tuple(period[axis] for axis in axes) == period
     ]
-    order = corner_order(request.dims, checkered=checkered)
-    rank = torch.zeros((request.batch, *request.grid), dtype=torch.int64, device="cpu")
-    for level in range(levels):
-        corner = torch.zeros_like(rank)
-        for axis, place in enumerate(places):
-            corner += request.along_axis(axis, ((place >> level) & 1) << shifts[:, [axis]])
-        rank = (rank << request.dims) + order[corner]
-    return rank
+    return torch.cat([tables.permute(0, *(axis + 1 for axis in axes)) for axes in turns])
 
 
-def _wave(request: MaskRequest) -> Ranks:
-    """Rank by the phase of the evenest plane wave, and cells of one phase by a golden one."""
-    numbers, period = _evenest_wave(request.dims, request.num_hidden, request.cells)
-    fine = [round(_FINE * step) for step in _golden_steps(request.dims)]
-    axes, flips = request.shuffled_axes(), request.flips()
-    rank = torch.zeros((request.batch, *request.grid), dtype=torch.int64, device="cpu")
-    for vector, cycle in ((numbers, period), (fine, _FINE)):
-        steps = torch.tensor(vector, dtype=torch.int64, device="cpu")[axes] * flips
-        phase = request.integers_below(torch.tensor([[cycle]], device="cpu"))
-        wave = request.per_sample(phase[:, 0]).expand_as(rank)
-        for axis, place in enumerate(request.coordinates()):
-            wave = wave + request.along_axis(axis, steps[:, [axis]] * place % cycle)
-        rank = rank * cycle + wave % cycle
-    return rank
+class _Blur:
+    """The Gaussian density that one chosen cell adds to every cell of a periodic grid."""
+
+    def __init__(self, period: Size) -> None:
+        self.period = period
+        self.along: list[np.ndarray] = []  # for each axis, (position of the cell, position)
+        for side in period:
+            steps = np.abs(np.subtract.outer(np.arange(side), np.arange(side)))
+            distance = np.minimum(steps, side - steps)
+            self.along.append(np.rint(np.exp(-(distance**2) / (2 * _SIGMA**2)) * _UNIT).astype(np.int64))
+
+    def around(self, cells: np.ndarray) -> np.ndarray:
+        """Return the density, (tables, cells), that one cell of each table adds."""
+        position = np.unravel_index(cells, self.period)
+        density = np.ones((len(cells), 1), dtype=np.int64)
+        for along, at in zip(self.along, position, strict=True):
+            density = (density[:, :, None] * along[at][:, None, :]).reshape(len(cells), -1)
+        return density
 
 
-@lru_cache(maxsize=1024)
-def _evenest_wave(dims: int, hide: int, cells: int) -> tuple[tuple[int, ...], int]:
-    """Return the wave vector, as numerators and a common denominator, for `hide` hidden of `cells` cells.
-
-    Two cells a step apart are both kept as often as two arcs of the circle, turned by the phase of that step,
-    overlap. The sum over all steps within reach, weighed by a Gaussian, is the variance of the local density
-    up to a constant; the vector with the least is the evenest.
-    """
-    kept = 1 - hide / cells
-    waves = _waves(dims)
-    steps = _steps(dims)
-    table = torch.tensor([numbers for numbers, _ in waves], dtype=torch.float64, device="cpu")
-    periods = torch.tensor([[period] for _, period in waves], dtype=torch.float64, device="cpu")
-    phase = (table @ steps.T) % periods / periods
-    overlap = (kept - phase).clamp(min=0) + (kept - 1 + phase).clamp(min=0)
-    weight = torch.exp(-steps.square().sum(dim=1) / (4 * _WINDOW**2))
-    unevenness = (overlap @ weight * 1e9).round()  # equal vectors stay equal on every processor
-    return waves[int(unevenness.argmin())]
-
-
-def _waves(dims: int) -> list[tuple[tuple[int, ...], int]]:
-    """Return all wave vectors of short periods, each once: flips and axis orders are drawn later."""
-    return [
-        (numbers, period)
-        for period in range(2, _LONGEST_PERIOD + 1)
-        for numbers in combinations_with_replacement(range(period // 2 + 1), dims)
-        if math.gcd(period, *numbers) == 1
-    ]
+def _even_pattern(blur: _Blur, cells: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return `count` evenly spread cells of each table, moved from clusters to voids, and their density."""
+    start = np.random.default_rng(0).random((_TABLES, cells)).argsort(axis=1)[:, :count]
+    rows = np.arange(_TABLES)
+    pattern = np.zeros((_TABLES, cells), dtype=bool)
+    np.put_along_axis(pattern, start, values=True, axis=1)
+    density: np.ndarray = np.zeros((_TABLES, cells), dtype=np.int64)
+    for number in range(count):
+        density += blur.around(start[:, number])
+    moving = np.ones(_TABLES, dtype=bool)
+    for _ in range(cells):
+        tightest = _tightest(pattern, density)
+        fewer, thinner = pattern.copy(), density - blur.around(tightest)
+        fewer[rows, tightest] = False
+        void = _largest_void(fewer, thinner)
+        moving &= void != tightest
+        if not moving.any():
+            break
+        fewer[rows, void] = True
+        pattern[moving], density[moving] = fewer[moving], (thinner + blur.around(void))[moving]
+    return pattern, density
 
 
-def _steps(dims: int) -> Tensor:
-    """Return half of the steps within reach; the other half mirrors it."""
-    inside = [
-        step
-        for step in product(range(-_REACH, _REACH + 1), repeat=dims)
-        if step > (0,) * dims and sum(along**2 for along in step) <= _REACH**2
-    ]
-    return torch.tensor(inside, dtype=torch.float64, device="cpu")
+def _tightest(pattern: np.ndarray, density: np.ndarray) -> np.ndarray:
+    """Return the chosen cell of each table with the highest density around it."""
+    tightest: np.ndarray = np.where(pattern, density, -1).argmax(axis=1)
+    return tightest
 
 
-def _golden_steps(dims: int) -> list[float]:
-    """Return powers of the generalised golden ratio, whose multiples fill a circle most evenly."""
-    root = 2.0
-    for _ in range(64):  # the fixed point of x = (1 + x)^(1 / (dims + 1))
-        root = (1 + root) ** (1 / (dims + 1))
-    return [root ** -(axis + 1) for axis in range(dims)]
+def _largest_void(pattern: np.ndarray, density: np.ndarray) -> np.ndarray:
+    """Return the cell of each table with the lowest density that is not chosen yet."""
+    void: np.ndarray = np.where(pattern, np.iinfo(np.int64).max, density).argmin(axis=1)
+    return void

@@ -18,11 +18,11 @@ def run(tmp_path, monkeypatch):
     return lambda *words: CliRunner().invoke(main, ["masks", *words])
 
 
-def test_prints_a_table_and_says_where_the_picture_is(run, tmp_path):
+def test_a_table_and_the_path_of_the_picture_are_printed(run, tmp_path):
     result = run("--mask", "mesh", "--mask", "square", "--ratio", "0.7", "--grid", "7")
     assert result.exit_code == 0, result.output
     lines = result.output.splitlines()
-    assert lines[0].split() == ["mask", "ratio", "hidden", "unevenness", "distance"]
+    assert lines[0].split() == ["mask", "ratio", "hidden", "unevenness", "distinct", "draw", "ms", "distance"]
     assert lines[1].split()[:3] == ["mesh", "0.70", "0.6939"]
     assert lines[-1] == "picture  medmim-masks.png"
     assert (tmp_path / "medmim-masks.png").read_bytes().startswith(b"\x89PNG")

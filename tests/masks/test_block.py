@@ -1,5 +1,9 @@
-"""The block mask is several boxes, not one and not dust."""
+"""The block mask has the statistics of BEiT's blockwise masking, with the exact count."""
 
+import math
+import random
+
+import numpy as np
 import pytest
 import torch
 from scipy import ndimage
@@ -7,33 +11,57 @@ from scipy import ndimage
 from medmim.errors import UsageError
 from medmim.masks import build_mask
 
+BEIT = (14, 14)
+BEIT_COUNT = 75  # of 196 cells
+
 
 def draw(ratio, grid, *, batch=64, seed=0, **options):
     mask = build_mask("block", ratio=ratio, **options)
     return mask.sample(batch, grid, generator=torch.Generator().manual_seed(seed))
 
 
-def largest_square(sample):
-    """Side of the largest hidden square or cube."""
-    side = 1
-    while ndimage.binary_erosion(sample, structure=[[True] * side] * side).any():
-        side += 1
-    return side - 1
+def beit_mask(draw, count=BEIT_COUNT, side=14):
+    """Algorithm 1 of BEiT's paper, with the ten attempts per box of its code."""
+    hidden = np.zeros((side, side), dtype=bool)
+    while hidden.sum() < count:
+        left = count - hidden.sum()
+        for _ in range(10):
+            area, ratio = draw.uniform(16, left), math.exp(draw.uniform(math.log(0.3), -math.log(0.3)))
+            a, b = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if a >= side or b >= side:
+                continue
+            top, first = draw.randint(0, side - a), draw.randint(0, side - b)
+            box = hidden[top : top + a, first : first + b]
+            if 0 < (~box).sum() <= left:
+                box[:] = True
+                break
+        else:
+            return hidden
+    return hidden
 
 
+def statistics(masks):
+    """Mean number of components, share of hidden edge cells, share of hidden corner cells."""
+    edge = np.ones(masks.shape[1:], dtype=bool)
+    edge[1:-1, 1:-1] = False
+    corners = masks[:, [0, 0, -1, -1], [0, -1, 0, -1]]
+    components = [ndimage.label(sample)[1] for sample in masks]
+    return np.array([np.mean(components), masks[:, edge].mean(), corners.mean()])
+
+
+def test_components_edges_and_corners_are_those_of_beit():
+    source = random.Random(0)
+    reference = statistics(np.stack([beit_mask(source) for _ in range(2000)]))
+    ours = statistics(draw(BEIT_COUNT / 196, BEIT, batch=2000).numpy())
+    np.testing.assert_allclose(ours, reference, atol=0.05)
+    np.testing.assert_allclose(reference, [1.44, 0.14, 0.04], atol=0.03)
+
+
+@pytest.mark.parametrize("grid", [(14, 14), (10, 10, 10)], ids=str)
 @pytest.mark.parametrize("ratio", [0.3, 0.5, 0.7])
-def test_is_more_than_one_box(ratio):
-    for sample in draw(ratio, (14, 14)):
-        y, x = sample.nonzero(as_tuple=True)
-        around = int(y.max() - y.min() + 1) * int(x.max() - x.min() + 1)
-        assert around > sample.sum()
-
-
-@pytest.mark.parametrize("ratio", [0.3, 0.5, 0.7])
-def test_boxes_are_large(ratio):
-    sides = [largest_square(sample.numpy()) for sample in draw(ratio, (14, 14))]
-    assert min(sides) >= 2
-    assert sum(sides) / len(sides) >= 3.5
+def test_hidden_cells_form_few_components(grid, ratio):
+    components = [ndimage.label(sample.numpy())[1] for sample in draw(ratio, grid)]
+    assert np.mean(components) < 2
 
 
 def test_shapes_vary():
@@ -46,16 +74,15 @@ def test_shapes_vary():
     assert any(width >= 2 * height for height, width in sizes)
 
 
-def test_boxes_of_one_aspect_are_squares():
-    # half of the count at most in one box: with 2 cells to hide, boxes of one cell
-    hidden = draw(0.5, (4, 4), aspect=1.0, smallest=1 / 16)
-    assert hidden.flatten(1).sum(dim=1).tolist() == [8] * 64
-    assert largest_square(draw(0.32, (10, 10), aspect=1.0, smallest=0.16, batch=1)[0].numpy()) >= 4
+def test_with_an_aspect_of_one_boxes_are_squares():
+    for sample in draw(0.25, (20, 20), aspect=1.0, smallest=0.25, batch=8).numpy():
+        sides = [np.ptp(along) + 1 for along in np.nonzero(sample)]
+        assert sides == [10, 10]
 
 
 @pytest.mark.parametrize("option", ["smallest", "aspect"])
 @pytest.mark.parametrize("value", [0.0, 1.5, -1.0])
-def test_refuses_what_is_no_share(option, value):
+def test_shares_out_of_range_are_rejected(option, value):
     message = f"^mask 'block', option {option}: expected a number above 0 and up to 1, got {value:g}$"
     with pytest.raises(UsageError, match=message):
         build_mask("block", ratio=0.5, **{option: value})

@@ -1,4 +1,9 @@
-"""The reuse image of MaskAnyNet: hidden cells cut out and stitched together, and the exact way back."""
+"""The reuse image of MaskAnyNet: hidden cells stitched together on a smaller canvas, and its exact inverse.
+
+Rows, columns and slices of the grid without hidden cells are removed, so that a window stays a window and a
+lattice of windows a lattice, in 2D and 3D. Masks without such a geometry, such as random cells, are written
+one cell after the other in grid order.
+"""
 
 from __future__ import annotations
 
@@ -12,56 +17,59 @@ from medmim.methods.targets.pixels import from_cells, to_cells
 from medmim.shapes import Hidden, Images, Size
 
 Canvas = Float[Tensor, "batch channels *canvas"]
+Slots = Int[Tensor, "batch cells"]
+
+_LEAST_FILLED = 0.5  # share of the canvas; below it, cells are written one after the other
 
 
 def stitch(images: Images, hidden: Hidden, cell: Size) -> Canvas:
-    """Return the hidden cells side by side, in grid order, on a canvas with the image's proportions.
-
-    The canvas is the smallest that holds the most hidden cells of any sample (MaskAnyNet, arXiv 2511.12480,
-    equation 1); what is left of it is zero. A window stays a window, a lattice stays a lattice.
+    """Return the hidden cells side by side on a common canvas of the batch; unused cells are zero.
 
     Args:
         images: (batch, channels, *space).
         hidden: (batch, *grid), True = hidden; samples may hide different counts.
         cell: mask cell in voxels along each axis.
     """
-    return _laid_out(images, hidden, cell, _canvas_for(hidden))
+    slots, canvas = _slots(hidden)
+    return _write(images, hidden, slots, cell=cell, canvas=canvas)
 
 
 def stitch_visible(images: Images, hidden: Hidden, cell: Size) -> Canvas:
-    """Return as many visible cells side by side as are hidden, on the canvas that `stitch` has for this mask.
+    """Return as many visible cells as are hidden, on the canvas that `stitch` uses for this mask.
 
-    They are evenly spread over the visible ones in grid order; where fewer are visible than hidden, these are
-    all there is, and the rest of the canvas is zero.
+    They are evenly spread over the visible cells in grid order; where fewer are visible than hidden, all are
+    used, and the rest of the canvas is zero.
 
     Args:
         images: (batch, channels, *space).
         hidden: (batch, *grid), True = hidden.
         cell: mask cell in voxels along each axis.
     """
-    return _laid_out(images, _as_many_visible(hidden), cell, _canvas_for(hidden))
+    chosen = _as_many_visible(hidden)
+    return _write(images, chosen, chosen.flatten(1).cumsum(dim=1) - 1, cell=cell, canvas=_slots(hidden)[1])
 
 
 def unstitch(reuse: Canvas, hidden: Hidden, cell: Size) -> Images:
-    """Return the pieces of a reuse image where they came from, zero elsewhere; the inverse of `stitch`.
+    """Return the hidden cells of a reuse image at their original positions, zero elsewhere.
 
     Args:
-        reuse: what `stitch` gave for this mask.
+        reuse: the output of `stitch` for this mask.
         hidden: (batch, *grid).
         cell: mask cell in voxels along each axis.
     """
-    pieces, flat = to_cells(reuse, cell), hidden.flatten(1)
-    order = _chosen_first(hidden)[:, : pieces.shape[1]]
-    cells = pieces.new_zeros(len(pieces), flat.shape[1], pieces.shape[2])
-    cells = cells.scatter(1, order.unsqueeze(-1).expand_as(pieces), pieces)
+    pieces = to_cells(reuse, cell)
+    slots, _ = _slots(hidden)
+    sample, position = hidden.flatten(1).nonzero(as_tuple=True)
+    cells = pieces.new_zeros(len(pieces), slots.shape[1], pieces.shape[2])
+    cells[sample, position] = pieces[sample, slots[sample, position]]
     space = tuple(count * step for count, step in zip(hidden.shape[1:], cell, strict=True))
-    return from_cells(cells.where(flat.unsqueeze(-1), 0), space, cell)
+    return from_cells(cells, space, cell)
 
 
 def canvas_of(grid: Size, count: int) -> Size:
-    """Return the cells along each axis of the smallest canvas like `grid` that holds `count` cells.
+    """Return the smallest canvas with the proportions of `grid` for `count` cells, in cells along each axis.
 
-    It has two cells an axis at least, where the grid has: norms of small maps need more than one value.
+    It has at least two cells along each axis of the grid that has: norms of small maps need several values.
     """
     sides = [min(2, length) for length in grid]
     while prod(sides) < count:
@@ -70,29 +78,40 @@ def canvas_of(grid: Size, count: int) -> Size:
     return tuple(sides)
 
 
-def _canvas_for(hidden: Hidden) -> Size:
-    return canvas_of(tuple(hidden.shape[1:]), int(hidden.flatten(1).sum(dim=1).max()))
+def _slots(hidden: Hidden) -> tuple[Slots, Size]:
+    """Return the position of each hidden cell on the canvas, and the size of the canvas in cells."""
+    grid, dims = tuple(hidden.shape[1:]), hidden.dim() - 1
+    flat = hidden.flatten(1)
+    count = flat.sum(dim=1)
+    others = [[other + 1 for other in range(dims) if other != axis] for axis in range(dims)]
+    occupied = [hidden.amax(dim=rest) for rest in others]
+    sides = torch.stack([along.sum(dim=1) for along in occupied], dim=1)
+    volume = sides.prod(dim=1)
+    regular = (count >= _LEAST_FILLED * volume) & (volume < prod(grid)) & (count > 0)
+    most = int(count.masked_fill(regular, 0).max())
+    tallest = sides.masked_fill(~regular.unsqueeze(1), 0).amax(dim=0).tolist()
+    canvas = tuple(max(both) for both in zip(canvas_of(grid, most), tallest, strict=True))
+    place = torch.zeros_like(hidden, dtype=torch.int64)
+    for axis, (along, side) in enumerate(zip(occupied, canvas, strict=True)):
+        rank = (along.cumsum(dim=1) - 1).clamp(min=0)
+        place = place * side + rank.reshape(len(rank), *[-1 if other == axis else 1 for other in range(dims)])
+    return torch.where(regular.unsqueeze(1), place.flatten(1), flat.cumsum(dim=1) - 1), canvas
 
 
-def _laid_out(images: Images, chosen: Hidden, cell: Size, canvas: Size) -> Canvas:
-    """Return the chosen cells in grid order on a canvas of so many cells an axis; the rest of it is zero."""
-    cells, order = to_cells(images, cell), _chosen_first(chosen)[:, : prod(canvas)]
-    pieces = cells.gather(1, order.unsqueeze(-1).expand(-1, -1, cells.shape[2]))
-    kept = chosen.flatten(1).gather(1, order).unsqueeze(-1)
-    space = tuple(count * step for count, step in zip(canvas, cell, strict=True))
-    return from_cells(pieces.where(kept, 0), space, cell)
+def _write(images: Images, chosen: Hidden, slots: Slots, *, cell: Size, canvas: Size) -> Canvas:
+    """Write the chosen cells to their slots of an empty canvas."""
+    cells = to_cells(images, cell)
+    sample, position = chosen.flatten(1).nonzero(as_tuple=True)
+    pieces = cells.new_zeros(len(cells), prod(canvas), cells.shape[2])
+    pieces[sample, slots[sample, position]] = cells[sample, position]
+    return from_cells(pieces, tuple(count * step for count, step in zip(canvas, cell, strict=True)), cell)
 
 
 def _as_many_visible(hidden: Hidden) -> Hidden:
-    """Choose as many visible cells of each sample as are hidden, evenly spread; all where they are fewer."""
+    """Choose as many visible cells of each sample as are hidden, evenly spread; all where there are fewer."""
     visible = ~hidden.flatten(1)
     number, wanted = visible.cumsum(dim=1), (~visible).sum(dim=1, keepdim=True)
-    there = visible.sum(dim=1, keepdim=True).clamp(min=1)
-    # a visible cell is taken where its share of those wanted passes the next whole number
-    taken = number * wanted // there > (number - 1) * wanted // there
+    available = visible.sum(dim=1, keepdim=True).clamp(min=1)
+    # choose a visible cell where its share of the wanted number passes the next integer
+    taken = number * wanted // available > (number - 1) * wanted // available
     return (visible & taken).reshape(hidden.shape)
-
-
-def _chosen_first(chosen: Hidden) -> Int[Tensor, "batch cells"]:
-    """Return the numbers of all cells, the chosen ones first, both in grid order."""
-    return torch.argsort(chosen.flatten(1).to(torch.uint8), dim=1, descending=True, stable=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +34,7 @@ RATIOS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 _NEUTRAL = {2: (14, 14), 3: (12, 12, 12)}
 _CELLS = {2: 14, 3: 12}  # along the longest side of a scan
 _DRAWS = 16  # masks per statistic
+_VARIETY_DRAWS, _VARIETY_CELLS = 256, 50_000  # masks drawn to count different ones, and their cells at most
 _VOXELS = 4_000_000  # voxels per statistic, over all masks
 
 
@@ -60,12 +62,24 @@ class MaskBackground:
 
 @dataclass(frozen=True, eq=False)
 class GalleryEntry:
-    """One mask at one ratio: its first draw, the statistics of all draws, and the analysis on scans."""
+    """One mask at one ratio.
+
+    Attributes:
+        mask: name.
+        hidden: its first draw, (*grid).
+        statistics: statistics of all draws.
+        analysis: the analysis on scans; None on a neutral grid.
+        num_draws, num_distinct: number of draws, and of different masks among them.
+        draw_ms: time to draw one mask, in ms.
+    """
 
     mask: str
     hidden: Tensor
     statistics: MaskStatistics
     analysis: MaskAnalysis | None
+    num_draws: int
+    num_distinct: int
+    draw_ms: float
 
 
 @dataclass(frozen=True)
@@ -92,6 +106,9 @@ class MaskGallery:
                 "ratio": entry.statistics.requested_ratio,
                 "card": entry.statistics.as_json(),
                 "analysis": None if entry.analysis is None else entry.analysis.as_json(),
+                "num_draws": entry.num_draws,
+                "num_distinct": entry.num_distinct,
+                "draw_ms": round(entry.draw_ms, 4),
                 "hidden": entry.hidden.int().tolist(),
             }
             for entry in self.entries
@@ -141,9 +158,20 @@ def draw_masks(
         hidden = mask.sample(draws, cells, generator=generator, weight=weight)
         statistics = mask_statistics(hidden, requested_ratio=mask.ratio, images=images, labels=labels)
         analysis = None if analyzer is None else _analyze(analyzer, mask, cells, generator)
-        entries.append(GalleryEntry(name, hidden[0], statistics, analysis))
+        entries.append(GalleryEntry(name, hidden[0], statistics, analysis, *_variety(mask, cells, seed)))
     files.write_bytes(out, _picture(entries, ratios, cells, background, seed))
     return MaskGallery(out, cells, seed, tuple(entries))
+
+
+def _variety(mask: Mask, grid: Size, seed: int) -> tuple[int, int, float]:
+    """Return the number of draws, of different masks among them, and the time per mask in ms."""
+    draws = min(max(_VARIETY_CELLS // math.prod(grid), _DRAWS), _VARIETY_DRAWS)
+    generator = torch_stream(seed, "mask variety")
+    mask.sample(1, grid, generator=generator)  # tables that are computed once do not count
+    start = time.perf_counter()
+    hidden = mask.sample(draws, grid, generator=generator)
+    elapsed = time.perf_counter() - start
+    return draws, len({tuple(row) for row in hidden.flatten(1).tolist()}), elapsed / draws * 1e3
 
 
 def background_from_dataset(root: Path, *, volume: str | None, dims: int | None) -> MaskBackground:
