@@ -127,7 +127,10 @@ def _cell(value: float | str | None) -> str:
 
 
 def _variety(entry: GalleryEntry) -> dict[str, float | str]:
-    return {"num_distinct": f"{entry.num_distinct}/{entry.num_draws}", "draw_ms": entry.draw_ms}
+    return {
+        "num_distinct": f"{entry.variety.num_distinct}/{entry.variety.num_draws}",
+        "draw_ms": entry.variety.draw_ms,
+    }
 
 
 def _analysis(entry: GalleryEntry) -> dict[str, float]:

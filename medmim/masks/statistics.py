@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -10,11 +12,14 @@ from jaxtyping import Integer
 from scipy import ndimage
 from torch import Tensor
 
-from medmim.masks.base import hidden_voxels
+from medmim.masks.base import Mask, hidden_voxels
 from medmim.masks.tissue import tissue_share
-from medmim.shapes import Hidden, Images
+from medmim.randomness import torch_stream
+from medmim.shapes import Hidden, Images, Size
 
 WINDOW = 3  # cells
+_DRAWS = (16, 256)  # fewest and most masks that are drawn to count different ones
+_DRAWN_CELLS = 50_000  # cells of these masks, about
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,33 @@ class MaskStatistics:
     def as_json(self) -> dict[str, float | None]:
         """Return the numbers, rounded to six decimals."""
         return {key: None if value is None else round(value, 6) for key, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class MaskVariety:
+    """Variety and cost of a mask.
+
+    Attributes:
+        num_draws: number of draws.
+        num_distinct: number of different masks among them.
+        draw_ms: time to draw one mask, in ms.
+    """
+
+    num_draws: int
+    num_distinct: int
+    draw_ms: float
+
+
+def mask_variety(mask: Mask, grid: Size, *, seed: int) -> MaskVariety:
+    """Draw 16 to 256 masks, fewer on large grids, and count the different ones."""
+    draws = min(max(_DRAWN_CELLS // math.prod(grid), _DRAWS[0]), _DRAWS[1])
+    generator = torch_stream(seed, "mask variety")
+    mask.sample(1, grid, generator=generator)  # excludes tables that are computed once
+    start = time.perf_counter()
+    hidden = mask.sample(draws, grid, generator=generator)
+    elapsed_ms = (time.perf_counter() - start) * 1e3
+    distinct = len({tuple(row) for row in hidden.flatten(1).tolist()})
+    return MaskVariety(draws, distinct, round(elapsed_ms / draws, 4))
 
 
 def mask_statistics(

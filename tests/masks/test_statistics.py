@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from medmim.masks import build_mask
-from medmim.masks.statistics import density_variance, distances_to_visible, mask_statistics
+from medmim.masks.statistics import density_variance, distances_to_visible, mask_statistics, mask_variety
 
 GRIDS = [(7, 5), (2, 6), (4, 3, 5)]
 
@@ -69,3 +69,11 @@ def test_tissue_and_lesion_statistics_are_none_without_image_or_lesion():
 def test_requested_and_actual_ratio_are_reported():
     found = mask_statistics(masks((3, 3), ratio=0.7), requested_ratio=0.7).as_json()
     assert (found["requested_ratio"], found["realised_ratio"]) == (0.7, round(6 / 9, 6))
+
+
+def test_variety_counts_different_masks_among_the_draws():
+    mesh = mask_variety(build_mask("mesh", ratio=0.5), (14, 14), seed=0)
+    assert mesh.num_draws == 255
+    assert mesh.num_distinct > 200
+    few = mask_variety(build_mask("random", ratio=0.5), (2, 1), seed=0)
+    assert (few.num_draws, few.num_distinct) == (256, 2)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from medmim.data.loading.probe_images import stratified_subset
 from medmim.errors import DataError, ShapeError, UsageError
 from medmim.masks import Mask, build_mask, hidden_voxels, tissue_share
 from medmim.masks.gallery import GalleryBackground, gallery
-from medmim.masks.statistics import MaskStatistics, mask_statistics
+from medmim.masks.statistics import MaskStatistics, MaskVariety, mask_statistics, mask_variety
 from medmim.randomness import torch_stream
 from medmim.shapes import Size, as_size
 from medmim.stages.masks.analysis import IMAGES, MaskAnalysis, MaskAnalyzer, small
@@ -34,7 +33,6 @@ RATIOS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 _NEUTRAL = {2: (14, 14), 3: (12, 12, 12)}
 _CELLS = {2: 14, 3: 12}  # along the longest side of a scan
 _DRAWS = 16  # masks per statistic
-_VARIETY_DRAWS, _VARIETY_CELLS = 256, 50_000  # masks drawn to count different ones, and their cells at most
 _VOXELS = 4_000_000  # voxels per statistic, over all masks
 
 
@@ -69,17 +67,14 @@ class GalleryEntry:
         hidden: its first draw, (*grid).
         statistics: statistics of all draws.
         analysis: the analysis on scans; None on a neutral grid.
-        num_draws, num_distinct: number of draws, and of different masks among them.
-        draw_ms: time to draw one mask, in ms.
+        variety: number of different masks, and drawing time.
     """
 
     mask: str
     hidden: Tensor
     statistics: MaskStatistics
     analysis: MaskAnalysis | None
-    num_draws: int
-    num_distinct: int
-    draw_ms: float
+    variety: MaskVariety
 
 
 @dataclass(frozen=True)
@@ -106,9 +101,7 @@ class MaskGallery:
                 "ratio": entry.statistics.requested_ratio,
                 "card": entry.statistics.as_json(),
                 "analysis": None if entry.analysis is None else entry.analysis.as_json(),
-                "num_draws": entry.num_draws,
-                "num_distinct": entry.num_distinct,
-                "draw_ms": round(entry.draw_ms, 4),
+                **asdict(entry.variety),
                 "hidden": entry.hidden.int().tolist(),
             }
             for entry in self.entries
@@ -158,20 +151,11 @@ def draw_masks(
         hidden = mask.sample(draws, cells, generator=generator, weight=weight)
         statistics = mask_statistics(hidden, requested_ratio=mask.ratio, images=images, labels=labels)
         analysis = None if analyzer is None else _analyze(analyzer, mask, cells, generator)
-        entries.append(GalleryEntry(name, hidden[0], statistics, analysis, *_variety(mask, cells, seed)))
+        entries.append(
+            GalleryEntry(name, hidden[0], statistics, analysis, mask_variety(mask, cells, seed=seed))
+        )
     files.write_bytes(out, _picture(entries, ratios, cells, background, seed))
     return MaskGallery(out, cells, seed, tuple(entries))
-
-
-def _variety(mask: Mask, grid: Size, seed: int) -> tuple[int, int, float]:
-    """Return the number of draws, of different masks among them, and the time per mask in ms."""
-    draws = min(max(_VARIETY_CELLS // math.prod(grid), _DRAWS), _VARIETY_DRAWS)
-    generator = torch_stream(seed, "mask variety")
-    mask.sample(1, grid, generator=generator)  # tables that are computed once do not count
-    start = time.perf_counter()
-    hidden = mask.sample(draws, grid, generator=generator)
-    elapsed = time.perf_counter() - start
-    return draws, len({tuple(row) for row in hidden.flatten(1).tolist()}), elapsed / draws * 1e3
 
 
 def background_from_dataset(root: Path, *, volume: str | None, dims: int | None) -> MaskBackground:

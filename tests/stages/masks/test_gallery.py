@@ -225,11 +225,3 @@ def test_statistics_are_means_over_several_draws(drawn):
     entry = drawn(["random"], [0.5]).entries[0]
     assert entry.statistics != mask_statistics(entry.hidden.unsqueeze(0), requested_ratio=0.5)
     assert build_mask("random", ratio=0.5).ratio == entry.statistics.requested_ratio
-
-
-def test_entries_count_different_masks_among_the_draws(drawn):
-    mesh, _, half, _ = drawn(names=("mesh", "random"), grid=(14, 14)).entries
-    assert mesh.num_draws == half.num_draws == 255
-    assert mesh.num_distinct > 200
-    few = drawn(names=("random",), ratios=(0.5,), grid=(2, 1)).entries[0]
-    assert (few.num_draws, few.num_distinct) == (256, 2)
