@@ -18,6 +18,7 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from medmim.errors import MedmimError
 
+SHARED = "MEDMIM_SHARED"  # set by --shared: the group may read and write too
 _LOCK, _HOLDER = ".lock", ".lock-holder"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # network folders without flock
 
@@ -88,6 +89,18 @@ def require_room(folder: Path, count: int = 1 << 16) -> None:
     """
     write_bytes(folder / "room", bytes(count))
     (folder / "room").unlink()
+
+
+def private_folder(folder: Path) -> Path:
+    """Create a folder that only its owner can enter (with `--shared`: its group); an existing one stays."""
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        if not folder.is_dir():
+            raise
+    else:
+        folder.chmod(0o770 if os.environ.get(SHARED) else 0o700)
+    return folder
 
 
 @contextlib.contextmanager

@@ -14,7 +14,24 @@ import click
 
 from medmim import __version__
 from medmim.errors import MedmimError, Stopped, did_you_mean, raised_in
+from medmim.files import SHARED
 
+_LOADS_MODELS = ("pretrain", "finetune", "study", "predict", "export", "masks", "plan", "compare")
+_WRITES = (
+    "doctor",
+    "ingest",
+    "inspect",
+    "pretrain",
+    "finetune",
+    "study",
+    "predict",
+    "export",
+    "demo",
+    "pack",
+    "unpack",
+    "sync",
+)
+_PRIVATE, _GROUP = 0o077, 0o007  # umasks: files for the user alone, and for the group too
 COMMANDS = {
     "ingest": "DICOM or NIfTI folder → checked, pseudonymised dataset folder",
     "inspect": "one HTML page of a dataset: pictures, verdicts, histograms",
@@ -51,6 +68,10 @@ class Medmim(click.Group):
         if name not in COMMANDS:
             return None
         command: click.Command = importlib.import_module(f"medmim.cli.{name}").command
+        present = {option for parameter in command.params for option in parameter.opts}
+        own = [_trust_option()] if name in _LOADS_MODELS else []
+        own += [_shared_option()] if name in _WRITES else []
+        command.params += [option for option in own if present.isdisjoint(option.opts)]
         return command
 
     def resolve_command(
@@ -68,6 +89,7 @@ class Medmim(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; an error that medmim raises on purpose ends in its exit code."""
+        umask = os.umask(_PRIVATE)
         try:
             return super().invoke(ctx)
         except (MedmimError, Stopped) as error:
@@ -88,6 +110,42 @@ class Medmim(click.Group):
                 err=True,
             )
             ctx.exit(1)
+        finally:
+            os.umask(umask)
+
+
+def _trust_option() -> click.Option:
+    def allow(_context: click.Context, _option: click.Parameter, paths: tuple[str, ...]) -> None:
+        from medmim.config.own_code import trust
+
+        trust(paths)
+
+    return click.Option(
+        ["--trust-code"],
+        multiple=True,
+        metavar="MODULE:CALLABLE",
+        expose_value=False,
+        is_eager=True,
+        callback=allow,
+        help="Import this code if weights or a run name it; may be repeated.",
+    )
+
+
+def _shared_option() -> click.Option:
+    def share(_context: click.Context, _option: click.Parameter, shared: bool) -> None:
+        if shared:
+            os.environ[SHARED] = "1"
+        if os.environ.get(SHARED):
+            os.umask(_GROUP)
+
+    return click.Option(
+        ["--shared"],
+        is_flag=True,
+        expose_value=False,
+        is_eager=True,
+        callback=share,
+        help="Let the group read and write what is created; by default only you can.",
+    )
 
 
 @click.group(

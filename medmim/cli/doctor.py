@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from medmim.cli.options import home, json_option, print_result
@@ -14,17 +16,27 @@ _SIGNS = {"ok": "ok  ", "note": "note", "bad": "BAD "}
     epilog="""\b
 Examples:
   medmim doctor
+  medmim doctor --repair                         make runs and dataset private again
   medmim doctor --json""",
 )
+@click.option(
+    "--data", type=click.Path(path_type=Path), multiple=True, help="Dataset folder.  [default: medmim-data]"
+)
+@click.option("--repair", is_flag=True, help="Remove the permissions of others from runs and datasets.")
 @json_option
-def command(*, as_json: bool) -> None:
-    """Say what this machine has and lacks: versions, devices, decoders, disk, key file, tracking server.
+def command(*, as_json: bool, data: tuple[Path, ...], repair: bool) -> None:
+    """Check this machine: versions, devices, decoders, disk, key file, permissions, tracking server.
 
-    Each line that is not ok says what to do. Exit code 1 if anything must be fixed.
+    Each line that is not ok gives advice. The exit code is 1 if anything must be fixed.
     """
+    from medmim.stages.doctor.permissions import restrict_permissions
     from medmim.stages.doctor.run import doctor, refuse_bad
 
-    result = doctor(home())
+    folders = data or (Path("medmim-data"),)
+    if repair:
+        count = restrict_permissions((home(), *folders))
+        click.echo(f"medmim: made {count} files and folders private", err=True)
+    result = doctor(home(), data=folders)
     lines = []
     for check in result.checks:
         lines.append(f"{_SIGNS[check.status]}  {check.name:<24}  {check.found}")

@@ -6,6 +6,7 @@ Precedence, lowest first: defaults, preset of the task, `--config FILE`, flags, 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -14,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from medmim import files
+from medmim.config.own_code import trust_settings
 from medmim.errors import SettingsError, did_you_mean
 
 _LOG = logging.getLogger(__name__)
@@ -114,13 +116,15 @@ def resolve(
         key, equals, text = word.partition("=")
         if not equals:
             raise SettingsError(f"--set {word}: expected key=value, such as --set batch_size=2")
-        newer = _nested(values, key.strip().replace("-", "_"), _parse(text, where=f"--set {key}"))
+        newer = _nested(values, key.strip().replace("-", "_"), parse_yaml(text, where=f"--set {key}"))
         _merge(values, kind.with_current_names(newer))
     try:
-        return kind.model_validate(values)
+        settings = kind.model_validate(values)
     except ValidationError as error:
         problems = "; ".join(_explain(problem, kind) for problem in error.errors(include_url=False))
         raise SettingsError(f"settings{f' in {config}' if config else ''}: {problems}") from None
+    trust_settings(settings.model_dump())
+    return settings
 
 
 def find_config(name: str, kind: type[FileSettings]) -> Path:
@@ -139,6 +143,7 @@ def presets(kind: type[FileSettings]) -> dict[str, Path]:
     return {path.stem: path for path in folder.glob("*.yaml")}
 
 
+_MAX_YAML_VALUES = 10_000
 _BUDGETS = ("steps", "epochs", "minutes")
 _LABEL_BUDGETS = ("num_labelled", "label_fraction")
 
@@ -171,18 +176,43 @@ def _read(path: Path) -> dict[str, Any]:
         raise SettingsError(
             f"{path}: expected a YAML text file that you may read, got {type(error).__name__}"
         ) from None
-    content = _parse(text, where=str(path))
+    content = parse_yaml(text, where=str(path))
     if not isinstance(content, dict):
         raise SettingsError(f"{path}: expected 'key: value' lines, got {type(content).__name__}")
     return {str(key): value for key, value in content.items()}
 
 
-def _parse(text: str, *, where: str) -> Any:
+def parse_yaml(text: str, *, where: str) -> Any:
+    """Parse YAML without objects, and without aliases that expand to a huge document.
+
+    Raises:
+        SettingsError: naming `where`, for invalid YAML or more than 10,000 values.
+    """
     try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if node is not None and _expanded_size(node, {}) > _MAX_YAML_VALUES:
+            raise SettingsError(
+                f"{where}: expands to more than {_MAX_YAML_VALUES} values; remove aliases (*name)"
+            )
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         line = getattr(getattr(error, "problem_mark", None), "line", 0) + 1
         raise SettingsError(f"{where}: not valid YAML (line {line})") from None
+
+
+def _expanded_size(node: yaml.Node, known: dict[int, float]) -> float:
+    """Count the values of a document with its aliases expanded; infinite for one that contains itself."""
+    if isinstance(node, yaml.ScalarNode):
+        return 1.0
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        parts = (
+            node.value
+            if isinstance(node, yaml.SequenceNode)
+            else [one for pair in node.value for one in pair]
+        )
+        known[id(node)] = 1.0 + sum(_expanded_size(part, known) for part in parts)
+    return known[id(node)]
 
 
 def _explain(problem: Any, kind: type[FileSettings]) -> str:

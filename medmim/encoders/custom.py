@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from inspect import signature
 from itertools import pairwise
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from medmim.config.own_code import import_callable
 from medmim.encoders.base import Encoder, Map
 from medmim.errors import ShapeError, UsageError
 from medmim.shapes import Size
@@ -44,15 +44,9 @@ def from_callable(path: str, *, spatial_dims: int, in_channels: int, **options: 
     Raises:
         UsageError: if it cannot be imported or called, or does not return a network.
     """
-    module_name, _, attribute = path.partition(":")
+    build = import_callable(path, word="--encoder", expected="which returns a torch network")
     try:
-        build = getattr(importlib.import_module(module_name), attribute)
         signature(build).bind(spatial_dims=spatial_dims, in_channels=in_channels, **options)
-    except (ImportError, AttributeError, ValueError) as error:  # ValueError: an empty module name
-        raise UsageError(
-            f"--encoder {path}: cannot import it ({error}); expected an importable 'module:callable' that "
-            "returns a torch network"
-        ) from error
     except TypeError as error:
         raise UsageError(
             f"--encoder {path}: cannot be called ({error}); expected a callable that takes spatial_dims, "

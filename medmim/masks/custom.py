@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from medmim.config.own_code import import_callable
 from medmim.errors import ShapeError, UsageError
 from medmim.masks.base import Mask
 from medmim.masks.sampling import MaskRequest
@@ -62,13 +62,7 @@ def load_custom_mask(path: str, *, ratio: float, options: Mapping[str, Any]) -> 
     Raises:
         UsageError: if it cannot be imported or does not accept these options.
     """
-    module, _, attribute = path.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:  # ValueError: an empty module name
-        raise UsageError(
-            f"--mask {path}: cannot import it ({error}); expected an importable 'module:callable'"
-        ) from error
+    found = import_callable(path, word="--mask", expected="a subclass of medmim.masks.Mask or a function")
     subclass = isclass(found) and issubclass(found, Mask)
     rest = {key: value for key, value in options.items() if key != "max_ratio"}
     try:

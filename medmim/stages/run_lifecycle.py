@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import yaml
-
 from medmim import files
+from medmim.config.own_code import refuse_foreign_code
+from medmim.config.resolve import parse_yaml
 from medmim.config.runs import RunSettings
 from medmim.errors import RunError, UsageError
 from medmim.tracking.recorder import MemoryRecorder
@@ -121,7 +121,8 @@ def _mirrored(recorder: Recorder, store: Store | None) -> Iterator[None]:
 
 def stored_settings(kind: type[Settings], store: Store, run_id: str, *, data: Path) -> Settings:
     """Return the settings that a run was started with, for `--resume`, with the current dataset folder."""
-    values = yaml.safe_load(store.read_text(store.run(run_id), "settings.yaml"))
+    values = parse_yaml(store.read_text(store.run(run_id), "settings.yaml"), where="settings.yaml")
+    refuse_foreign_code(values, source=f"--resume: run {run_id}")
     weights = store.checkpoints(run_id) / _WEIGHTS_FILE
     if weights.is_file():
         values["init"] = weights.read_text(encoding="utf-8")

@@ -47,7 +47,7 @@ class Store:
 
     def __init__(self, home: Path) -> None:
         try:
-            home.mkdir(parents=True, exist_ok=True)
+            files.private_folder(home)
         except OSError as error:
             raise RunError(
                 f"MEDMIM_HOME '{home}': expected a folder, or a path where one can be created, got "

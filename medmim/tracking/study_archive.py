@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 import struct
 import tempfile
 import zipfile
@@ -30,7 +31,9 @@ MANIFEST = "manifest.json"
 FORMAT = 1
 _NAME = re.compile(r"runs/[0-9]+/(run\.json|artifacts/[^\\:\x00-\x1f]+)")
 _WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_. -]*")
-_MOST_BYTES = 64 << 30
+_UNPACKING = ".unpacking"
+_MAX_BYTES, _SMALL_BYTES = 64 << 30, 64 << 20
+_MAX_RATIO = 50  # unpacked to packed bytes; weights have 1.1, text and pictures up to 20
 _MANIFEST_BYTES = 64 << 20
 # what zipfile and json raise on bytes that are not what they should be, those of encrypted or odd entries too
 _DAMAGE = (
@@ -75,12 +78,21 @@ def unpack(store: Store, path: Path) -> UploadSummary:
     Raises:
         RunError: if the file is no pack, is damaged, or holds a name that leads elsewhere; nothing is merged.
     """
-    with tempfile.TemporaryDirectory(dir=store.home) as folder:
-        copies = _read(path, Path(folder))
-        delivery = Uploader(store.client, store.experiment)
-        for copy in copies:
-            delivery.put(copy)
+    folder = store.home / _UNPACKING
+    with files.lock(folder):
+        _clear(folder)  # of an unpacking that was killed
+        try:
+            copies = _read(path, folder)
+            delivery = Uploader(store.client, store.experiment)
+            for copy in copies:
+                delivery.put(copy)
+        finally:
+            _clear(folder)
     return delivery.sent
+
+
+def _clear(folder: Path) -> None:
+    shutil.rmtree(folder / "runs", ignore_errors=True)
 
 
 def _add(archive: zipfile.ZipFile, manifest: dict[str, Any], name: str, content: bytes) -> None:
@@ -96,8 +108,7 @@ def _read(path: Path, folder: Path) -> list[RunCopy]:
         with zipfile.ZipFile(path) as archive:
             listed = _manifest(archive)
             for name, facts in listed.items():
-                content = _content(archive, name, facts)
-                files.write_bytes(folder / name, content)
+                _extract(archive, name, facts, folder / name)
             places = sorted((folder / "runs").iterdir(), key=lambda place: int(place.name))
             copies = [_copy(place) for place in places]
     except _DAMAGE as error:
@@ -135,16 +146,25 @@ def _manifest(archive: zipfile.ZipFile) -> dict[str, Any]:
         if not _NAME.fullmatch(name) or ".." in name.split("/") or "" in name.split("/"):
             raise RunError("this pack holds a name that leads out of its folder: it is not to be trusted")
     sizes = [int(facts["size"]) for facts in listed.values()]
-    if min(sizes, default=0) < 0 or sum(sizes) > _MOST_BYTES:
+    packed = sum(entry.compress_size for entry in archive.infolist())
+    if min(sizes, default=0) < 0 or sum(sizes) > min(_MAX_BYTES, max(_SMALL_BYTES, _MAX_RATIO * packed)):
         raise RunError(
-            "this pack unpacks to more than 64 GiB, or to less than nothing: it is not to be trusted"
+            f"this pack of {packed >> 20} MiB claims to contain {sum(sizes) >> 20} MiB: do not trust it "
+            f"(expected at most {_MAX_BYTES >> 30} GiB and {_MAX_RATIO} times its size)"
         )
     return listed
 
 
-def _content(archive: zipfile.ZipFile, name: str, facts: dict[str, Any]) -> bytes:
-    with archive.open(name) as stream:
-        content = stream.read(int(facts["size"]) + 1)  # never more than the manifest says
-    if len(content) != facts["size"] or hashlib.sha256(content).hexdigest() != facts["sha256"]:
+def _extract(archive: zipfile.ZipFile, name: str, facts: dict[str, Any], target: Path) -> None:
+    """Write one file piece by piece, never more bytes than the manifest lists, and compare its SHA-256."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    digest, left = hashlib.sha256(), int(facts["size"])
+    with archive.open(name) as stream, target.open("wb") as written:
+        while piece := stream.read(min(left + 1, 1 << 20)):
+            left -= len(piece)
+            if left < 0:
+                break
+            digest.update(piece)
+            written.write(piece)
+    if left or digest.hexdigest() != facts["sha256"]:
         raise RunError("this pack is damaged: a file does not have the SHA-256 of its manifest; ask again")
-    return content

@@ -15,6 +15,7 @@ import safetensors.torch
 from torch import Tensor
 
 from medmim import files
+from medmim.config.own_code import refuse_foreign_code
 from medmim.errors import RunError
 from medmim.training.resume.state_file import all_finite
 
@@ -43,7 +44,8 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read weights and their description; nothing is unpickled.
 
     Raises:
-        RunError: if a file is missing, is not a safetensors file, or has another SHA-256 than described.
+        RunError: if a file is missing, is not a safetensors file, has another SHA-256 than described, or
+            names code that the user has not named.
     """
     beside = path.with_suffix(".json")
     if not path.is_file() or not beside.is_file():
@@ -52,6 +54,8 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         description = json.loads(beside.read_text(encoding="utf-8"))
         if files.sha256_of(path) != description["sha256"]:
             raise RunError(f"weights at '{path}' are damaged: the SHA-256 in {beside.name} differs")
-        return safetensors.torch.load_file(path), description
+        weights = safetensors.torch.load_file(path)
     except (ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise RunError(f"weights at '{path}' cannot be read ({type(error).__name__})") from error
+    refuse_foreign_code(description, source=f"weights '{path.name}'")
+    return weights, description

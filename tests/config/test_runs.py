@@ -319,3 +319,15 @@ def test_the_fingerprint_of_settings_keeps_the_names_of_0_1_0():
     assert PretrainSettings(mask_options={"max_ratio": 0.9}).fingerprint(exclude=set())["mask_options"] == {
         "up_to": 0.9
     }
+
+
+def test_yaml_aliases_that_expand_to_a_huge_document_are_rejected(tmp_path):
+    rows = ["a: &a [x,x,x,x,x,x,x,x,x]"]
+    rows += [
+        f"{name}: &{name} [{','.join([f'*{before}'] * 9)}]"
+        for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+    ]
+    assert "expands to more than 10000 values" in message(
+        config=write(tmp_path, "\n".join([*rows, "steps: *i"]))
+    )
+    assert "expands to more than 10000 values" in message(config=write(tmp_path, "steps: &a [*a]"))

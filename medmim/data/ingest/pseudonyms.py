@@ -41,7 +41,7 @@ class Keys:
         Raises:
             DataError: if other users can access the file, or it is not a regular file of 32 bytes.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
+        files.private_folder(path.parent)
         if not os.path.lexists(path):
             with files.lock(path.parent):  # of two processes, one creates the secret
                 if not os.path.lexists(path):

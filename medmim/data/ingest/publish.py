@@ -51,7 +51,7 @@ def sole_use(out: Path) -> Iterator[Path]:
     Raises:
         UsageError: if another process is writing there.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    files.private_folder(out)
     lock = os.open(out, os.O_RDONLY)
     try:
         _lock(lock, out)

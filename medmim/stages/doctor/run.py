@@ -1,4 +1,4 @@
-"""`medmim doctor`: what this machine has, what it lacks, and what to do about it."""
+"""`medmim doctor`: checks of this machine, each with advice on what to do."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import shutil
 import stat
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -20,6 +20,7 @@ from pydicom.pixels import get_decoder
 
 from medmim.data.ingest.pseudonyms import SECRET_BYTES
 from medmim.errors import RunError
+from medmim.stages.doctor.permissions import judge_permissions
 from medmim.stages.doctor.tracking_server import Client, judge_server
 from medmim.stages.ingest import KEY_FILE
 from medmim.training.precision import has_bf16
@@ -37,13 +38,13 @@ _SYNTAXES = {
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """Result of one check.
 
     Attributes:
-        name: what.
-        status: ok, note (works, but know it) or bad (fix it).
-        found: what is there.
-        advice: what to do; empty when ok.
+        name: subject of the check.
+        status: ok, note (works with a limitation) or bad (must be fixed).
+        found: finding.
+        advice: what to do; empty if ok.
     """
 
     name: str
@@ -65,14 +66,19 @@ class DoctorReport:
 
 
 def doctor(
-    home: Path, environment: Mapping[str, str] = os.environ, *, client: Client | None = None
+    home: Path,
+    environment: Mapping[str, str] = os.environ,
+    *,
+    data: Sequence[Path] = (),
+    client: Client | None = None,
 ) -> DoctorReport:
-    """Look at versions, devices, decoders, disk, the key file and the tracking server.
+    """Check versions, devices, decoders, disk, key file, permissions and the tracking server.
 
     Args:
         home: `MEDMIM_HOME`.
-        environment: of the process.
-        client: asks the tracking server; a seam for tests.
+        environment: variables of the process.
+        data: dataset folders whose permissions are checked as well.
+        client: HTTP client for the tracking server; an argument for tests.
     """
     return DoctorReport(
         (
@@ -82,17 +88,14 @@ def doctor(
             *_decoders(),
             _disk(home),
             _key_file(home / KEY_FILE),
+            Check(*judge_permissions((home, *data))),
             Check(*judge_server(environment, client or Client())),
         )
     )
 
 
 def refuse_bad(result: DoctorReport) -> None:
-    """Raise if anything must be fixed.
-
-    Raises:
-        RunError: with the count and the first.
-    """
+    """Raise RunError with the number of failed checks and the first one, if any failed."""
     bad = [check for check in result.checks if check.status == "bad"]
     if bad:
         raise RunError(
@@ -140,10 +143,10 @@ def _decoders() -> Iterator[Check]:
     if os.access(program, os.X_OK):
         yield Check("dcm2niix program", "ok", dcm2niix.__version__)
     else:
-        yield Check("dcm2niix program", "bad", "not there", "pip install --force-reinstall dcm2niix")
+        yield Check("dcm2niix program", "bad", "not installed", "pip install --force-reinstall dcm2niix")
     for name, (syntax, package) in _SYNTAXES.items():
         if get_decoder(syntax).is_available:
-            yield Check(f"{name} pictures", "ok", "decoder here")
+            yield Check(f"{name} pictures", "ok", "decoder installed")
         elif package:
             yield Check(f"{name} pictures", "bad", "no decoder", f"pip install {package}")
         else:
@@ -171,9 +174,9 @@ def _disk(home: Path) -> Check:
 
 
 def _key_file(path: Path) -> Check:
-    """Look at the key as `Keys` reads it, which follows no link."""
+    """Check the key file in the way that `Keys` reads it, which follows no links."""
     if not os.path.lexists(path):
-        return Check("key file", "ok", "none yet: the first ingest makes it")
+        return Check("key file", "ok", "none yet: the first ingest creates it")
     found, place = path.lstat(), f"$MEDMIM_HOME/{path.name}"
     mode = found.st_mode & 0o777
     if not stat.S_ISREG(found.st_mode):

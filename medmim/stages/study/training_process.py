@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from medmim import files
+from medmim.config.own_code import trust_settings
 from medmim.config.runs import FinetuneSettings, PretrainSettings
 from medmim.config.study import DIGEST
 from medmim.errors import MedmimError, RunError, raised_in
@@ -98,6 +99,7 @@ def run_apart(job: Job, home: Path) -> Outcome:
 
 
 def _stage(job: Job, home: Path, resume: str | None, tags: Mapping[str, str]) -> RunResult:
+    trust_settings(job.settings)  # of the study that the user started; Ray passes no environment on
     if job.stage == "pretrain":
         from medmim.stages.pretrain.run import pretrain
 

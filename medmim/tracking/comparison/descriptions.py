@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,7 +12,9 @@ from typing import Any
 import numpy as np
 from mlflow.entities import Run
 
+from medmim.config.own_code import refuse_foreign_code
 from medmim.config.study import SCRATCH
+from medmim.errors import RunError
 from medmim.masks import build_mask
 from medmim.masks.statistics import mask_statistics
 from medmim.randomness import torch_stream
@@ -21,6 +24,7 @@ from medmim.tracking.comparison.runs import RunScores
 from medmim.tracking.mlflow_store import Store
 from medmim.tracking.statistics.mask_evenness import unevenness
 
+_LOG = logging.getLogger(__name__)
 _SAMPLES = 64
 _LOGGED_FIGURE = re.compile(r"(?:reconstruction|test).step.\d+.timestamp.(\d+)")
 
@@ -81,6 +85,11 @@ def _costs(runs: Sequence[Run], *, trials: int) -> dict[str, float]:
 def _mask_statistics(settings: Mapping[str, Any]) -> dict[str, float]:
     """Measure the mask on the grid that the pretraining used; nothing where its sizes are not recorded."""
     if not settings.get("size") or not settings.get("cell"):
+        return {}
+    try:
+        refuse_foreign_code(settings, source="statistics of a mask")
+    except RunError as error:
+        _LOG.warning("left out: %s", error)
         return {}
     dims = int(settings["dims"])
     size, cell = (as_size(settings[key], dims, what=key) for key in ("size", "cell"))

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
 from mlflow.entities import Run
 
+from medmim.config.resolve import parse_yaml
 from medmim.data.dataset.contamination import CERTIFICATE, UNKNOWN, verdict_of
 from medmim.errors import RunError
 from medmim.tracking.mlflow_store import ORIGIN, Store
@@ -110,7 +110,7 @@ def read_run(store: Store, run: Run) -> RunScores:
 def read_settings(store: Store, run: Run) -> Mapping[str, Any] | None:
     """Return the resolved settings of a run; None where it has no record of them."""
     text = store.read_text(run, "settings.yaml", default="")
-    return yaml.safe_load(text) if text else None
+    return parse_yaml(text, where="settings.yaml") if text else None
 
 
 def _unknown_unless_scratch(tags: Mapping[str, str]) -> Mapping[str, Any] | None:

@@ -1,0 +1,89 @@
+"""Users' own code, named as `module:callable`: the only place that imports it, and whose word is trusted.
+
+An import path is followed only if it comes from the user: from the command line, a `--config` file,
+`--trust-code` or a Python call. A path in a weights file, run, pack or store is refused otherwise.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from medmim.errors import RunError, UsageError
+
+TRUSTED = "MEDMIM_TRUST_CODE"  # import paths separated by commas; child processes inherit them
+_NAMING = ("encoder", "mask", "rule", "masks")  # settings whose value, or keys, may be import paths
+
+
+def trust(paths: Iterable[str]) -> None:
+    """Allow import paths, in this process and its children."""
+    os.environ[TRUSTED] = ",".join(sorted({*_trusted(), *paths}))
+
+
+def trust_settings(*parts: Mapping[str, Any]) -> None:
+    """Allow the import paths in settings that the user gave."""
+    trust(path for part in parts for path in _paths_in(part))
+
+
+def refuse_foreign_code(values: Mapping[str, Any], *, source: str) -> None:
+    """Refuse a description or settings that name code which the user has not named.
+
+    Args:
+        values: content of a file that others may have written.
+        source: what it is, for the message, such as `weights 'model.safetensors'`.
+
+    Raises:
+        RunError: for the first import path that is not trusted.
+    """
+    for path in _paths_in(values):
+        if path not in _trusted():
+            raise RunError(
+                f"{source}: needs the code '{path}', which medmim imports only at your word; if you know and "
+                f"trust this code, add --trust-code {path}"
+            )
+
+
+def import_callable(path: str, *, word: str, expected: str) -> Any:
+    """Import `module:callable`, from the installed packages or the current folder.
+
+    Args:
+        path: import path that the user gave.
+        word: option that it was given with, such as `--encoder`.
+        expected: what the callable should be.
+
+    Raises:
+        UsageError: if it cannot be imported.
+    """
+    module, _, attribute = path.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path and "" not in sys.path:
+        sys.path.append(here)  # last: a file here never replaces an installed module
+    try:
+        found: Any = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError, SyntaxError) as error:  # ValueError: no module name
+        raise UsageError(
+            f"{word} {path}: cannot import it ({error}); expected an importable 'module:callable', "
+            f"{expected}, in an installed package or the current folder"
+        ) from error
+    return found
+
+
+def _trusted() -> set[str]:
+    return set(filter(None, os.environ.get(TRUSTED, "").split(",")))
+
+
+def _paths_in(values: Any) -> Iterator[str]:
+    """Yield the import paths that settings or a description name, at any depth."""
+    if isinstance(values, list | tuple):
+        for value in values:
+            yield from _paths_in(value)
+    if isinstance(values, Mapping):
+        for key, value in values.items():
+            named = [value, *(value if isinstance(value, Mapping | list | tuple) else ())]
+            if key in _NAMING:
+                yield from (one for one in named if isinstance(one, str) and ":" in one)
+            yield from _paths_in(value)

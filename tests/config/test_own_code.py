@@ -1,0 +1,68 @@
+import sys
+
+import pytest
+
+from medmim.config.own_code import TRUSTED, import_callable, refuse_foreign_code, trust, trust_settings
+from medmim.config.resolve import resolve
+from medmim.config.runs import PretrainSettings
+from medmim.errors import RunError, UsageError
+
+
+@pytest.fixture(autouse=True)
+def nothing_trusted(monkeypatch):
+    monkeypatch.setenv(TRUSTED, "")
+
+
+NAMED = [
+    {"encoder": "nets:build"},
+    {"mask": "nets:build"},
+    {"mask_options": {"rule": "nets:build"}},
+    {"mask_options": {"masks": {"mesh": 1, "nets:build": 2}}},
+    {"arms": [{"encoder": "nets:build"}]},
+]
+
+
+@pytest.mark.parametrize("values", NAMED)
+def test_code_named_by_a_file_is_refused_until_the_user_names_it(values):
+    message = "pack: needs the code 'nets:build', .* add --trust-code nets:build"
+    with pytest.raises(RunError, match=message):
+        refuse_foreign_code(values, source="pack")
+    trust(["other:build"])
+    with pytest.raises(RunError, match=message):
+        refuse_foreign_code(values, source="pack")
+    trust(["nets:build"])
+    refuse_foreign_code(values, source="pack")
+
+
+@pytest.mark.parametrize("values", NAMED)
+def test_settings_of_the_user_are_trusted(values):
+    trust_settings(values)
+    refuse_foreign_code(values, source="run")
+
+
+def test_other_texts_with_colons_are_no_code():
+    refuse_foreign_code({"label_names": {"1": "tumour:core"}, "encoder": "vit"}, source="weights")
+
+
+def test_flags_files_and_overrides_are_trusted(tmp_path):
+    config = tmp_path / "own.yaml"
+    config.write_text("mask: masks_in_file:rank\n", encoding="utf-8")
+    resolve(PretrainSettings, config=str(config), flags={"encoder": "nets:flag"})
+    resolve(PretrainSettings, overrides=["encoder=nets:override"])
+    for path in ("masks_in_file:rank", "nets:flag", "nets:override"):
+        refuse_foreign_code({"encoder": path}, source="weights")
+
+
+def test_the_current_folder_is_searched_after_installed_packages(tmp_path, monkeypatch):
+    (tmp_path / "own_nets_here.py").write_text("def build():\n    return 7\n", encoding="utf-8")
+    (tmp_path / "json.py").write_text("raise AssertionError\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    assert import_callable("own_nets_here:build", word="--encoder", expected="a network")() == 7
+    assert import_callable("json:loads", word="--encoder", expected="a network")("7") == 7
+
+
+@pytest.mark.parametrize("path", ["no_such_module_here:build", "json:no_such", ":build", "json:"])
+def test_what_cannot_be_imported_is_one_usage_error(path):
+    with pytest.raises(UsageError, match=r"--mask .*: cannot import it \(.*'module:callable', a function"):
+        import_callable(path, word="--mask", expected="a function")

@@ -1,0 +1,144 @@
+"""Import paths in files of others are never followed: every loader is tried with a planted one."""
+
+import ast
+import json
+import shutil
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+from click.testing import CliRunner
+
+import medmim
+from medmim import files
+from medmim.cli import main
+from medmim.config.own_code import TRUSTED
+from medmim.config.runs import PretrainSettings
+from medmim.data.dataset.manifest import read_dataset
+from medmim.errors import RunError
+from medmim.stages.finetune.initial_weights import find_initial_weights
+from medmim.stages.model_lookup import find_model
+from medmim.stages.run_lifecycle import stored_settings
+from medmim.tracking.mlflow_store import Store
+from medmim.training.tasks.trained_model import load_trained_model
+from medmim.training.weights import load_weights
+
+PACKAGE = Path(medmim.__file__).parent
+CASES = Path(__file__).parents[3] / "shared" / "cases" / "trust" / "weights_code"
+REFUSED = r"needs the code 'planted_code:run'.*--trust-code planted_code:run"
+# take names of encoders and masks from the user, or from the loaders below
+BUILDERS = {
+    "stages/bench/workload.py", "stages/export/run.py", "stages/finetune/setup.py",
+    "stages/masks/analysis.py",
+    "stages/masks/gallery.py", "stages/methods.py", "stages/pretrain/run.py", "stages/probe.py",
+    "stages/study/runner.py", "tracking/comparison/descriptions.py", "training/mask_any_net_regularizer.py",
+    "training/tasks/trained_model.py", "masks/__init__.py",
+}  # fmt: skip
+
+
+@pytest.fixture
+def planted(tmp_path, monkeypatch):
+    """Weights whose description names code that leaves a mark when it is imported."""
+    (tmp_path / "planted_code.py").write_text(
+        "open('imported', 'w').close()\nrun = print\n", encoding="utf-8"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv(TRUSTED, "")
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(safetensors.torch.save({"a": torch.zeros(1)}))
+    description = {
+        "kind": "segment", "spatial_dims": 3, "in_channels": 1, "encoder": "planted_code:run",
+        "encoder_options": {}, "label_names": {"1": "tumour"}, "head": {}, "size": [16, 16, 16],
+        "spacing_mm": None, "view": "patch", "task_options": {}, "sha256": files.sha256_of(path),
+    }  # fmt: skip
+    path.with_suffix(".json").write_text(json.dumps(description), encoding="utf-8")
+    yield path
+    assert not (tmp_path / "imported").exists()
+
+
+def test_weights_are_refused_by_every_loader(planted, tiny_dataset, tmp_path):
+    store = Store(tmp_path / "home")
+    loaders = [
+        lambda: load_weights(planted),
+        lambda: load_trained_model(planted),
+        lambda: load_trained_model(find_model(str(planted), store, print).weights),
+        lambda: find_initial_weights(str(planted), store, read_dataset(tiny_dataset)),
+    ]
+    for load in loaders:
+        with pytest.raises(RunError, match=REFUSED):
+            load()
+
+
+@pytest.mark.parametrize(
+    "values", [{"encoder": "planted_code:run"}, {"mask_options": {"masks": {"planted_code:run": 1}}}]
+)
+def test_settings_of_a_stored_run_are_refused(planted, tmp_path, values):
+    store = Store(tmp_path / "home")
+    recorder = store.begin(experiment="e", name="n", tags={"stage": "pretrain"})
+    recorder.settings(values)
+    with pytest.raises(RunError, match=REFUSED):
+        stored_settings(PretrainSettings, store, recorder.run_id, data=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["predict", "scan.nii.gz"],
+        ["export", "--format", "safetensors", "--data", "DATA"],
+        ["masks", "--image", "scan.nii.gz"],
+    ],
+)
+def test_commands_refuse_planted_code_in_one_line(planted, command, tiny_dataset, tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDMIM_HOME", str(tmp_path / "home"))
+    nibabel.save(nibabel.Nifti1Image(np.random.default_rng(0).random((16, 16, 16)), np.eye(4)), "scan.nii.gz")
+    words = [str(tiny_dataset) if word == "DATA" else word for word in command]
+    result = CliRunner().invoke(main, [*words, "--model", str(planted)])
+    assert result.exit_code == 1
+    assert "--trust-code planted_code:run" in result.stderr.splitlines()[-1]
+
+
+def test_the_crafted_weights_run_no_shell_command(tmp_path, monkeypatch):
+    if not CASES.is_dir():
+        pytest.skip("cases of the project are not here")
+    shutil.copytree(CASES, tmp_path / "weights")
+    monkeypatch.chdir(tmp_path / "weights")
+    monkeypatch.setenv(TRUSTED, "")
+    with pytest.raises(RunError, match=r"--trust-code monai\.bundle:run"):
+        load_trained_model(Path("weights.safetensors"))
+    assert not Path("code-from-data-was-run").exists()
+
+
+def test_trusted_code_is_imported(planted, tmp_path, monkeypatch):
+    monkeypatch.setenv(TRUSTED, "planted_code:run")
+    assert load_weights(planted)[1]["encoder"] == "planted_code:run"
+
+
+def test_every_module_that_builds_encoders_or_masks_is_known():
+    """A new one must take names from the user, or from a loader that is tried here."""
+    found = set()
+    for path in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            name = getattr(getattr(node, "func", None), "id", "")
+            if name in ("build_encoder", "build_mask", "import_callable"):
+                found.add(str(path.relative_to(PACKAGE)))
+    assert found - {"encoders/custom.py", "masks/custom.py"} == BUILDERS
+
+
+def test_only_one_module_imports_users_code():
+    users = [
+        str(path.relative_to(PACKAGE))
+        for path in PACKAGE.rglob("*.py")
+        if "import_module(" in path.read_text(encoding="utf-8")
+    ]
+    # the others import modules whose names are in the source: commands, workers of the sandbox, ray
+    assert sorted(users) == [
+        "cli/__init__.py",
+        "config/own_code.py",
+        "data/sandbox/fork_server.py",
+        "data/sandbox/ray_cluster.py",
+        "data/sandbox/sandbox_worker.py",
+    ]
