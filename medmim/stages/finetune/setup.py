@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from medmim.config.own_code import trust_settings
 from medmim.config.runs import FinetuneSettings
 from medmim.data.dataset.channels import select_channels
 from medmim.data.dataset.contamination import Certificate
@@ -94,7 +93,6 @@ def build_finetuning(settings: FinetuneSettings, store: Store, log: Callable[[st
     task = build_task(settings.task, **settings.task_options)
     stored = read_dataset(settings.data)
     dataset = select_channels(stored, settings.channels, log)
-    trust_settings(settings.model_dump())
     origin = find_initial_weights(settings.init, store, dataset)
     divided = _divide(settings, dataset, task, log, stored=stored)
     known_dims = settings.dims or origin.description.get("spatial_dims")
