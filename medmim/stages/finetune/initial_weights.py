@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from medmim.config.own_code import trust_settings
 from medmim.data.dataset.contamination import (
     Certificate,
     SeenPatients,
@@ -51,7 +52,9 @@ class InitialWeights:
         return len({patient_digest(volume.subject) for volume in volumes} & self.patients)
 
 
-def find_initial_weights(word: str | None, store: Store, dataset: Dataset) -> InitialWeights:
+def find_initial_weights(
+    word: str | None, store: Store, dataset: Dataset, *, encoder: str | None = None
+) -> InitialWeights:
     """Return the weights that `--init WORD` refers to.
 
     Args:
@@ -59,10 +62,12 @@ def find_initial_weights(word: str | None, store: Store, dataset: Dataset) -> In
             pretraining run on this dataset.
         store: the local store.
         dataset: the dataset of fine-tuning.
+        encoder: encoder of the settings; if it is the user's own code, weights may name it too.
 
     Raises:
         RunError: if there are no such weights.
     """
+    trust_settings({"encoder": encoder})
     if word == SCRATCH:
         return InitialWeights(saw=SeenPatients())
     if word is not None and word.endswith(".safetensors"):

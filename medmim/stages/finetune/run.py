@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch.callbacks import Callback
 
 from medmim import __version__, files
-from medmim.config.own_code import trust_settings
 from medmim.config.runs import FinetuneSettings
 from medmim.data.dataset.contamination import CERTIFICATE, SeenPatients, seen_patients_of, write_seen_patients
 from medmim.data.dataset.manifest import VolumeRecord
@@ -65,7 +64,6 @@ def finetune(
         MedmimError: for settings, data, sizes or weights that cannot work, before anything is written.
     """
     store = Store(home)
-    trust_settings(settings.model_dump())  # stored ones were checked when they were read
     run = build_finetuning(settings, store, log)
     if run.seen_test_patients:
         log(

@@ -93,7 +93,7 @@ def build_finetuning(settings: FinetuneSettings, store: Store, log: Callable[[st
     task = build_task(settings.task, **settings.task_options)
     stored = read_dataset(settings.data)
     dataset = select_channels(stored, settings.channels, log)
-    origin = find_initial_weights(settings.init, store, dataset)
+    origin = find_initial_weights(settings.init, store, dataset, encoder=settings.encoder)
     divided = _divide(settings, dataset, task, log, stored=stored)
     known_dims = settings.dims or origin.description.get("spatial_dims")
     dims = plan_for(divided.train, dims=known_dims, size=None).dims
