@@ -101,9 +101,7 @@ def test_one_channel_serves_four(brats):
     result = finetune(
         FinetuneSettings(**words, channels="t1+pre,t1+post,t2,flair"), home=home, log=said.append
     )
-    assert said[0] == (
-        "1 visits have not one volume for each of the channels t1+pre, t1+post, t2, flair: left out"
-    )
+    assert said[0] == ("1 visits excluded, not one volume per channel: t1+pre, t1+post, t2, flair")
     assert any(line.startswith("channels spread: ") for line in said)
     told = json.loads(result.checkpoint.with_suffix(".json").read_text())
     assert (told["in_channels"], told["channels"]) == (4, list(CHANNELS))

@@ -144,7 +144,7 @@ def with_rows(root, change):
 def test_wrong_boxes_are_refused_or_clipped(tmp_path, home):
     outside = BoxRecord.model_validate({"class": "core", "box": (4, 4, 4, 9, 9, 30)})
     data = with_rows(tmp_path, lambda row: row.model_copy(update={"boxes": (outside,)}))
-    with pytest.raises(DataError, match=r"boxes cannot be used: volume .*outside of its image"):
+    with pytest.raises(DataError, match=r"boxes are invalid: volume .*outside its image"):
         finetune(settings(data, "detect"), home=home, log=quiet)
     assert Store(home).runs() == []
     said = []

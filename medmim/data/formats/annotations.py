@@ -1,8 +1,9 @@
-"""Drawn boxes, outlines and masks, converted to voxel boxes and label volumes of their image."""
+"""Annotations (boxes, outlines, masks, classes), and their conversion to voxel boxes and label volumes."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,15 +12,26 @@ import numpy as np
 import scipy  # scipy and skimage load their submodules on first use
 import skimage
 from jaxtyping import Bool, Float64, UInt16
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
-from medmim.data.dataset.manifest import BoxRecord
+from medmim.data.dataset.manifest import BoxRecord, Split
 from medmim.data.formats.coco_rle import mask_from_runs
 from medmim.data.formats.nifti import Image
 
 _MIN_SIDE = 1e-3  # voxels; thinner boxes are empty
 MIN_COMPONENT = 8  # voxels; smaller components of a mask are specks of a brush rather than findings
 _ELLIPSE_POINTS = 64
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _+-]{0,39}")
+_SPLITS: dict[str, Split] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
 _LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
 
 Vector = Float64[np.ndarray, "dims"]
@@ -48,6 +60,107 @@ class Annotation(BaseModel):
     def is_outlined(self) -> bool:
         """Whether the annotation selects voxels, rather than only a box around them."""
         return bool(self.outlines or self.runs)
+
+
+class ImageAnnotation(BaseModel):
+    """Annotations of one image in a file.
+
+    Attributes:
+        image: path below the file's folder, file name (with or without suffix), or series UID.
+        target: class of the whole image.
+        group: patient, or whatever must stay in one split.
+        split: split that the file gives.
+        marks: findings; empty for an image without any.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    image: str
+    target: str | None = None
+    group: str | None = None
+    split: Split | None = None
+    marks: list[Annotation] = Field(default_factory=list)
+
+
+class AnnotationFile(BaseModel):
+    """Content of an annotation file.
+
+    Attributes:
+        kind: format, such as coco; "" for a file without annotations.
+        tried: format whose reader found no usable entry, if `kind` is "".
+        images: annotations by image.
+        classes: class names of a YOLO dataset, by number.
+        splits: folders or list files of a YOLO dataset, by split.
+        faults: number of entries that were not used, by reason.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: str = ""
+    tried: str = ""
+    images: list[ImageAnnotation] = Field(default_factory=list)
+    classes: list[str] = Field(default_factory=list)
+    splits: dict[Split, list[str]] = Field(default_factory=dict)
+    faults: dict[str, int] = Field(default_factory=dict)
+
+    @property
+    def unread(self) -> int:
+        """Number of entries that were not used."""
+        return sum(self.faults.values())
+
+
+class EntryError(ValueError):
+    """One entry of an annotation file cannot be used; `reason` is counted in `AnnotationFile.faults`."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def clean_class_name(name: Any, number: int) -> str:
+    """Return the name in lower case if it consists of plain words, else `class` and its number."""
+    plain = isinstance(name, str) and _PLAIN_NAME.fullmatch(name.strip())
+    return name.strip().lower() if plain else f"class {number}"
+
+
+def split_of(words: str) -> Split | None:
+    """Return the split that a name such as instances_train.json or a folder names, if any."""
+    found = {_SPLITS[word] for word in re.findall(r"[a-z]+", words.lower()) if word in _SPLITS}
+    return found.pop() if len(found) == 1 else None
+
+
+def corner_box(first: Sequence[Any], last: Sequence[Any]) -> tuple[float, ...]:
+    """Return a box from two corners.
+
+    Raises:
+        EntryError: with reason malformed, not_finite or empty.
+    """
+    try:
+        low, high = [float(value) for value in first], [float(value) for value in last]
+    except (TypeError, ValueError) as error:
+        raise EntryError("malformed") from error
+    if not all(map(math.isfinite, (*low, *high))):
+        raise EntryError("not_finite")
+    if len(low) < 2 or any(stop - start <= 0 for start, stop in zip(low, high, strict=True)):
+        raise EntryError("empty")
+    return (*low, *high)
+
+
+def outline_of(points: Iterable[Sequence[Any]]) -> tuple[tuple[float, float], ...]:
+    """Return an outline from its points.
+
+    Raises:
+        EntryError: with reason malformed, not_finite or empty.
+    """
+    try:
+        outline = tuple((float(x), float(y)) for x, y in points)
+    except (TypeError, ValueError) as error:
+        raise EntryError("malformed") from error
+    if not all(math.isfinite(value) for point in outline for value in point):
+        raise EntryError("not_finite")
+    if len(outline) < 3:
+        raise EntryError("empty")
+    return outline
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from medmim.data.formats.annotation_files import AnnotationFile, ImageAnnotation, read_annotation_file
+from medmim.data.dataset.manifest import Split
+from medmim.data.formats.annotation_files import read_annotation_file
+from medmim.data.formats.annotations import AnnotationFile, ImageAnnotation, split_of
 from medmim.data.ingest.cases import DatasetLayout, LayoutCase
 from medmim.data.ingest.context import READ_LIMITS, IngestContext
 
@@ -37,11 +39,15 @@ class AnnotationResult:
 
 def annotate(context: IngestContext, source: Path, layout: DatasetLayout) -> AnnotationResult:
     """Read the annotation files of a layout and assign their marks, classes and groups to its cases."""
-    tasks = [{"path": str(context.file(path)), "name": path.name} for path in layout.notes]
+    tasks = [
+        {"path": str(context.file(path)), "name": path.relative_to(source).as_posix()}
+        for path in layout.notes
+    ]
     answers = context.each("annotations", read_annotation_file, tasks, limits=READ_LIMITS)
     pairs = list(zip(layout.notes, answers, strict=True))
     lost = {path: answer.reason or "unusable" for path, answer in pairs if answer.value is None}
     found = [(path, AnnotationFile.model_validate(answer.value)) for path, answer in pairs if answer.value]
+    lost |= {path: f"unusable_{notes.tried}" for path, notes in found if notes.tried}
     if layout.promised:
         lost |= {path: "bad_annotations" for path, notes in found if not notes.kind}
     found = [(path, notes) for path, notes in found if notes.kind not in ("", "world_mm")]
@@ -49,50 +55,88 @@ def annotate(context: IngestContext, source: Path, layout: DatasetLayout) -> Ann
     index = _Index(source, layout.cases)
     noted: dict[Path, list[ImageAnnotation]] = {}
     used: dict[Path, dict[str, float]] = {}
+    splits: dict[Path, Split] = {}
     for path, notes in found:
-        placed = [(index.find(path, one.image, yolo=notes.kind == "yolo"), one) for one in notes.images]
+        placed = [(index.find(path, one), one) for one in notes.images]
         for image, one in placed:
             if image is not None:
                 noted.setdefault(image, []).append(_named(one, notes.kind, classes, layout.finding))
+        splits |= index.splits(notes)
         if notes.kind == "classes" or any(image for image, _ in placed):
             used[path] = _measured(notes, placed)
+        elif any(one.marks for one in notes.images):
+            lost[path] = "annotations_without_image"
     names = layout.label_names or _numbered(noted, classes)
     marks = {
         image: [mark.model_dump() for one in ones for mark in one.marks] for image, ones in noted.items()
     }
-    cases = tuple(_with_notes(case, noted.get(case.image, [])) for case in layout.cases)
+    cases = tuple(
+        _with_notes(case, noted.get(case.image, []), splits.get(case.image)) for case in layout.cases
+    )
     return AnnotationResult(replace(layout, cases=cases, label_names=names), marks, used, lost)
 
 
 class _Index:
-    """Finds the image that an annotation names: by path, or by file name if that is unique."""
+    """Finds the images that annotation files name, by path, file name or name without suffix."""
 
     def __init__(self, source: Path, cases: Sequence[LayoutCase]) -> None:
         self._source = source
-        self._paths = {case.image.relative_to(source).as_posix(): case.image for case in cases}
-        self._bare = {_bare(path): image for path, image in self._paths.items()}
-        names = Counter(case.image.name for case in cases)
-        stems = Counter(_bare(case.image.name) for case in cases)
-        self._names = {case.image.name: case.image for case in cases if names[case.image.name] == 1}
-        self._stems = {
-            _bare(case.image.name): case.image for case in cases if stems[_bare(case.image.name)] == 1
+        self._paths = {case.image: case.image.relative_to(source) for case in cases}
+        self._names: dict[str, list[Path]] = defaultdict(list)
+        for image in self._paths:
+            for name in {image.name, _bare(image.name)}:
+                self._names[name].append(image)
+
+    def find(self, file: Path, one: ImageAnnotation) -> Path | None:
+        """Return the image that an entry of an annotation file names; None if there is none, or several fit.
+
+        Of several images with that name, one in the folder that the entry names is preferred, or next to the
+        file (labels/train/a.txt annotates images/train/a.png), or in a folder named like the entry's split.
+        """
+        relative = PurePosixPath(one.image.replace("\\", "/"))
+        candidates = self._names.get(relative.name) or self._names.get(_bare(relative.name)) or []
+        folder = file.parent.relative_to(self._source)
+        beside = Path(*("images" if part == "labels" else part for part in folder.parts))
+        preferences: list[Callable[[Path], bool]] = [
+            lambda path: path.parent == folder / relative.parent,
+            lambda path: path.parent == beside / relative.parent,
+            lambda path: path.parent == Path(relative.parent),
+            lambda path: str(path.parent).endswith(str(relative.parent)) and len(relative.parts) > 1,
+            lambda path: one.split is not None and one.split in map(split_of, path.parts),
+            lambda path: True,
+        ]
+        for fits in preferences:
+            matches = [image for image in candidates if fits(self._paths[image])]
+            if len(matches) == 1:
+                return matches[0]
+        return None
+
+    def splits(self, notes: AnnotationFile) -> dict[Path, Split]:
+        """Return the split of the images in the folders that YOLO's data.yaml lists."""
+        return {
+            image: split
+            for split, places in notes.splits.items()
+            for place in places
+            for image, path in self._paths.items()
+            if _contains(path.parts, place)
         }
 
-    def find(self, file: Path, name: str, *, yolo: bool) -> Path | None:
-        """Return the image named `name` in the annotation `file`, or None."""
-        folder = file.parent.relative_to(self._source)
-        if yolo:  # labels/train/a.txt annotates images/train/a.png, or a.png in the same folder
-            places = ["images" if part == "labels" else part for part in folder.parts]
-            here = (PurePosixPath(*places) / name).as_posix()
-            return self._bare.get(here) or self._stems.get(name)
-        relative = PurePosixPath(name.replace("\\", "/"))
-        here = (PurePosixPath(folder.as_posix()) / relative).as_posix()
-        return self._paths.get(here) or self._names.get(relative.name)
+
+def _contains(parts: Sequence[str], place: str) -> bool:
+    """Return whether a path lies in a folder; the first parts of an absolute folder may be unknown."""
+    wanted = [part for part in PurePosixPath(place).parts if part not in ("/", ".", "..")]
+    wanted = wanted[-2:] if place.startswith("/") else wanted
+    count = len(wanted)
+    return bool(wanted) and any(
+        list(parts[start : start + count]) == wanted for start in range(len(parts) - count + 1)
+    )
 
 
-def _bare(path: str) -> str:
-    """Return a path without its extension."""
-    return str(PurePosixPath(path).with_suffix(""))
+def _bare(name: str) -> str:
+    """Return a file name without its suffix; .nii.gz is one suffix."""
+    return (
+        PurePosixPath(name.removesuffix(".gz")).stem if name.endswith(".nii.gz") else PurePosixPath(name).stem
+    )
 
 
 def _named(noted: ImageAnnotation, kind: str, classes: Sequence[str], finding: str) -> ImageAnnotation:
@@ -114,12 +158,13 @@ def _numbered(noted: Mapping[Path, Iterable[ImageAnnotation]], classes: Sequence
     return dict(enumerate([*known, *sorted(seen - set(known))], start=1))
 
 
-def _with_notes(case: LayoutCase, noted: Sequence[ImageAnnotation]) -> LayoutCase:
-    """Return the case with class and group; a group must stay in one split, so it replaces the patient."""
+def _with_notes(case: LayoutCase, noted: Sequence[ImageAnnotation], split: Split | None) -> LayoutCase:
+    """Return the case with class, group and split; a group must stay in one split, so it is the patient."""
     target = next((one.target for one in noted if one.target), case.target)
     group = next((one.group for one in noted if one.group), case.group)
+    split = next((one.split for one in noted if one.split), split) or case.split
     subject = case.subject if group == case.group or group is None else f"group/{group}"
-    return replace(case, target=target, group=group, subject=subject)
+    return replace(case, target=target, group=group, subject=subject, split=split)
 
 
 def _measured(
@@ -130,4 +175,5 @@ def _measured(
         "images_not_found": float(sum(image is None for image, _ in placed)),
         "marks": float(sum(len(one.marks) for _, one in placed)),
         "marks_not_read": float(notes.unread),
+        **{f"entries_{reason}": float(count) for reason, count in sorted(notes.faults.items())},
     }

@@ -72,6 +72,7 @@ class IngestedVolume:
         staged_label: its label in the staging folder.
         classes: class numbers that occur in the label.
         class_names: class names that came with the label.
+        path: its file below the source; "" for a DICOM series. Like `name`, it is never written.
     """
 
     volume: VolumeRecord
@@ -80,6 +81,7 @@ class IngestedVolume:
     staged_label: Path | None = None
     classes: tuple[int, ...] = ()
     class_names: Mapping[int, str] = field(default_factory=dict)
+    path: str = ""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from medmim.data.formats.annotation_files import clean_class_name
+from medmim.data.formats.annotations import clean_class_name
 from medmim.data.formats.file_types import open_regular
 from medmim.errors import DataError
 

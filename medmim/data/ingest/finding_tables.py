@@ -1,66 +1,123 @@
-"""Tables of findings in world millimetres, converted to boxes of the volumes whose series they name."""
+"""Tables of boxes, classes, patients and splits, applied to the volumes whose series or file they name."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from medmim.data.formats.annotation_files import AnnotationFile, ImageAnnotation, read_annotation_file
-from medmim.data.formats.annotations import box_records
+from medmim.data.dataset.manifest import VolumeRecord
+from medmim.data.formats.annotation_files import read_annotation_file
+from medmim.data.formats.annotations import AnnotationFile, ImageAnnotation, box_records, split_of
 from medmim.data.formats.case import place_marks
-from medmim.data.ingest.context import READ_LIMITS, IngestContext, IngestedVolume
+from medmim.data.ingest.context import READ_LIMITS, IngestContext, IngestedVolume, stored_path
 
 FINDING = "finding"
+TABLE_SUFFIXES = (".csv", ".tsv")
 
 
-def add_table_boxes(
+def add_tables(
     context: IngestContext, made: Sequence[IngestedVolume], tables: Mapping[int, Path]
 ) -> list[IngestedVolume]:
-    """Return the volumes with the boxes of the tables; the ledger row of a table counts its boxes.
+    """Return the volumes with the boxes, classes, patients and splits of the tables.
 
     Args:
         context: of the ingestion.
         made: all volumes.
-        tables: CSV files by number.
+        tables: CSV files by number; their ledger rows count the entries.
     """
     tasks = [{"path": str(context.file(path)), "name": path.name} for path in tables.values()]
     answers = context.each("tables", read_annotation_file, tasks, limits=READ_LIMITS)
     result = list(made)
     for number, answer in zip(tables, answers, strict=True):
-        notes = AnnotationFile.model_validate(answer.value or {})
-        if not any(one.marks for one in notes.images):
-            fate, reason = ("skipped", "not_an_image") if answer.value else ("quarantined", answer.reason)
-            context.ledger.record([number], fate, reason or "unusable")  # type: ignore[arg-type]
+        if answer.value is None:
+            context.ledger.record([number], "quarantined", answer.reason or "unusable")
             continue
-        result, measured = _place(context, result, notes.images)
-        measured["marks_not_read"] = float(notes.unread)
+        table = AnnotationFile.model_validate(answer.value)
+        index = _Index(result)
+        pairs = [(place, one) for one in table.images for place in index.find(one)]
+        if not pairs:
+            reason = (
+                "table_without_image" if table.kind else "unusable_table" if table.tried else "not_an_image"
+            )
+            fate = "skipped" if reason == "not_an_image" else "quarantined"
+            context.ledger.record([number], fate, reason)  # type: ignore[arg-type]
+            continue
+        missing = sum(not index.find(one) for one in table.images)
+        result, measured = _add_boxes(context, result, pairs)
+        _add_facts(context, result, pairs)
+        measured |= {"images": float(len(table.images)), "images_not_found": float(missing)}
+        measured |= {"marks_not_read": float(table.unread)}
+        measured |= {f"entries_{reason}": float(count) for reason, count in sorted(table.faults.items())}
         context.ledger.record([number], "accepted", "annotations", measured=measured)
     return result
 
 
-def _place(
-    context: IngestContext, made: Sequence[IngestedVolume], annotations: Sequence[ImageAnnotation]
+class _Index:
+    """Finds the volumes of a series, or of the file that an entry names."""
+
+    def __init__(self, made: Sequence[IngestedVolume]) -> None:
+        self._made = made
+        self._names: dict[str, list[int]] = defaultdict(list)
+        for place, one in enumerate(made):
+            for name in {one.name, PurePosixPath(one.path).name} - {""}:
+                self._names[name].append(place)
+
+    def find(self, entry: ImageAnnotation) -> list[int]:
+        """Return the places of the volumes; none if several files fit equally well."""
+        relative = PurePosixPath(entry.image.replace("\\", "/"))
+        found = self._names.get(entry.image) or self._names.get(relative.name)
+        found = found or self._names.get(relative.name.removesuffix(".gz").rpartition(".")[0]) or []
+        if len({self._made[place].path for place in found}) <= 1:
+            return found  # one file, or all volumes of a series
+        paths = {place: PurePosixPath(self._made[place].path) for place in found}
+        folders = relative.parts[:-1]
+        named = [
+            place for place in found if folders and paths[place].parts[-len(folders) - 1 : -1] == folders
+        ]
+        named = named or [place for place in found if entry.split in map(split_of, paths[place].parts)]
+        return named if len(named) == 1 else []
+
+
+def _add_boxes(
+    context: IngestContext, made: Sequence[IngestedVolume], pairs: Iterable[tuple[int, ImageAnnotation]]
 ) -> tuple[list[IngestedVolume], dict[str, float]]:
     """Return the volumes with these boxes, and counts for the ledger."""
-    places: dict[str, list[int]] = {}
-    for place, one in enumerate(made):
-        places.setdefault(one.name, []).append(place)
-    pairs = [(place, one) for one in annotations for place in places.get(one.image, ())]
-    tasks = [{"image": str(made[place].staged), "marks": _named_marks(one)} for place, one in pairs]
+    marked = [(place, one) for place, one in pairs if one.marks]
+    tasks = [{"image": str(made[place].staged), "marks": _named_marks(one)} for place, one in marked]
     answers = context.each("boxes", place_marks, tasks, limits=READ_LIMITS)
     result = list(made)
-    missing = sum(one.image not in places for one in annotations)
     total: Counter[str] = Counter()
-    for (place, _), answer in zip(pairs, answers, strict=True):
+    for (place, _), answer in zip(marked, answers, strict=True):
         facts = answer.value or {"boxes": [], "measured": {"boxes_lost": 1.0}}
         volume = result[place].volume
         boxes = (*volume.boxes, *box_records(facts["boxes"]))
         result[place] = replace(result[place], volume=volume.model_copy(update={"boxes": boxes}))
         total.update(facts["measured"])
-    return result, {"images": float(len(annotations)), "images_not_found": float(missing), **total}
+    return result, dict(total)
+
+
+def _add_facts(
+    context: IngestContext, made: list[IngestedVolume], pairs: Iterable[tuple[int, ImageAnnotation]]
+) -> None:
+    """Set class, split and patient of volumes where a table gives them."""
+    for place, one in pairs:
+        volume = made[place].volume
+        facts: dict[str, Any] = {"target": one.target, "split": one.split}
+        if one.group is not None:
+            facts |= _moved(volume, context.keys.key("subject", f"group/{one.group}"))
+        known = {name: value for name, value in facts.items() if value is not None}
+        made[place] = replace(made[place], volume=volume.model_copy(update=known))
+
+
+def _moved(volume: VolumeRecord, subject: str) -> dict[str, str]:
+    """Return subject and paths of a volume that belongs to another patient."""
+    moved = {"subject": subject, "image": stored_path("volumes", subject, volume.study, volume.id)}
+    if volume.label is not None:
+        moved["label"] = stored_path("labels", subject, volume.study, volume.id)
+    return moved
 
 
 def _named_marks(annotation: ImageAnnotation) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from medmim.data.dicom.read_labels import read_labels
 from medmim.data.formats.case import merge_labels, read_label
 from medmim.data.ingest.context import READ_LIMITS, IngestContext, IngestedVolume, stem_of, stored_path
 from medmim.data.ingest.dicom_labels import LabelObject, read_objects
-from medmim.data.ingest.finding_tables import add_table_boxes
+from medmim.data.ingest.finding_tables import TABLE_SUFFIXES, add_tables
 from medmim.data.ingest.scan import ScannedFile
 from medmim.data.ingest.volumes import record_label
 from medmim.data.sandbox.sandbox import Answer
@@ -28,7 +28,7 @@ def is_label(path: Path, scanned: ScannedFile, *, folder: Path | None, series: s
         folder: labels folder, if there is one.
         series: all series of the source.
     """
-    if scanned.reason == sop_classes.LABEL or path.suffix.lower() == ".csv":
+    if scanned.reason == sop_classes.LABEL or path.suffix.lower() in TABLE_SUFFIXES:
         return True
     inside = folder is not None and path.is_relative_to(folder)
     return (scanned.nifti or scanned.reason == "volume_file") and (inside or stem_of(path) in series)
@@ -52,7 +52,7 @@ def attach_labels(
             `<SeriesInstanceUID>.nii.gz` or like the image file.
         scanned: result of the scan, by number.
     """
-    tables = {number: path for number, path in labels.items() if path.suffix.lower() == ".csv"}
+    tables = {number: path for number, path in labels.items() if path.suffix.lower() in TABLE_SUFFIXES}
     objects = {number: path for number, path in labels.items() if scanned[number].reason == sop_classes.LABEL}
     volumes = {
         number: path for number, path in labels.items() if number not in tables and number not in objects
@@ -72,7 +72,7 @@ def attach_labels(
     ]
     answers += context.each("labels", read_labels, tasks, limits=READ_LIMITS)
     result = _attach(context, made, _facts([*files, *drawn], answers), objects=known)
-    return add_table_boxes(context, result, tables)
+    return add_tables(context, result, tables)
 
 
 @dataclass(frozen=True)

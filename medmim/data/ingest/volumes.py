@@ -250,5 +250,10 @@ def _accept(
     staged_label = context.staged(f"{name}.label.nii.gz") if label else None
     classes = tuple(label["values"]) if label else ()
     return IngestedVolume(
-        volume, stem_of(case.image), context.staged(f"{name}.nii.gz"), staged_label, classes
+        volume,
+        stem_of(case.image),
+        context.staged(f"{name}.nii.gz"),
+        staged_label,
+        classes,
+        path=case.image.relative_to(source).as_posix(),
     )

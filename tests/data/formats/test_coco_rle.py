@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
-from medmim.data.formats.annotation_files import _coco_mark
-from medmim.data.formats.annotations import Annotation, place_annotations
+from medmim.data.formats.annotation_json import read_coco_mark
+from medmim.data.formats.annotations import Annotation, EntryError, place_annotations
 from medmim.data.formats.coco_rle import decode_runs, mask_from_runs
 from medmim.data.formats.nifti import Image
 
@@ -74,9 +76,7 @@ def test_a_mask_gives_label_and_box():
     mask[1:3, 4:6] = True
     packed = {"size": [5, 7], "counts": letters_of(counts_of(mask))}
     picture = Image(np.zeros((7, 5, 1), np.uint8), np.eye(4))
-    mark, lost = _coco_mark("cyst", {"segmentation": packed})
-    assert mark is not None
-    assert not lost
+    mark = read_coco_mark("cyst", {"segmentation": packed}, Counter())
     placed = place_annotations([mark], picture, {"cyst": 3})
     assert placed.label is not None
     np.testing.assert_array_equal(placed.label.array[..., 0], mask.T * 3)
@@ -90,4 +90,7 @@ def test_a_mask_of_a_different_size_gives_only_a_box():
 
 
 def test_a_finding_without_position_is_counted():
-    assert _coco_mark("cyst", {"segmentation": {"size": [2, 2], "counts": [9]}}) == (None, True)
+    faults = Counter()
+    with pytest.raises(EntryError, match="empty"):
+        read_coco_mark("cyst", {"segmentation": {"size": [2, 2], "counts": [9]}}, faults)
+    assert faults == {"malformed_mask": 1}

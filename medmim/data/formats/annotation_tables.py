@@ -1,0 +1,206 @@
+"""Reader of annotation tables: classes of images, boxes in pixels, and findings in world millimetres."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from medmim.data.formats.annotations import (
+    Annotation,
+    AnnotationFile,
+    EntryError,
+    ImageAnnotation,
+    clean_class_name,
+    corner_box,
+    split_of,
+)
+
+_DELIMITERS = ",;\t|"
+_IMAGE_COLUMNS = (
+    "image", "filename", "file", "path", "imagepath", "imagefile", "imagename", "imageid", "imageindex",
+    "img",
+    "name", "id", "patientid", "case", "caseid", "scan", "studyid",
+)  # fmt: skip
+_CLASS_COLUMNS = (
+    "label", "labels", "class", "classname", "target", "diagnosis", "dx", "category", "finding", "findings",
+    "findinglabels", "type", "grade", "level", "result",
+)  # fmt: skip
+_GROUP_COLUMNS = ("patient", "patientid", "subject", "subjectid", "participant", "participantid", "lesionid")
+_CORNERS = (("xmin", "ymin", "xmax", "ymax"), ("x1", "y1", "x2", "y2"), ("left", "top", "right", "bottom"))
+_SIZES = (("x", "y", "width", "height"), ("x", "y", "w", "h"), ("left", "top", "width", "height"))
+_WORLD = ("seriesuid", "coordx", "coordy", "coordz")
+_WORLD_SIZES = ("sizexmm", "sizeymm", "sizezmm")
+_SPLIT_COLUMNS = ("split", "set", "subset", "fold", "partition")
+_KNOWN = {
+    *_IMAGE_COLUMNS, *_CLASS_COLUMNS, *_GROUP_COLUMNS, *_SPLIT_COLUMNS, *_WORLD, *_WORLD_SIZES, "diametermm",
+    *(name for names in (*_CORNERS, *_SIZES) for name in names),
+}  # fmt: skip
+Row = Mapping[str, str]
+
+
+def read_table(text: str, _: Path) -> AnnotationFile:
+    """Read a table with a header row; the names of the columns tell its kind.
+
+    Findings in millimetres have seriesuid, coordX, coordY, coordZ and diameter_mm or three sizes. Boxes have
+    an image and two corners, or a corner and a size; rows without numbers are images without findings. Class
+    tables have an image and a class, or one column of 0 and 1 per class.
+    """
+    rows, faults = _rows_of(text)
+    columns = list(rows[0]) if rows else []
+    if set(_WORLD) <= set(columns):
+        return _read_world(rows, faults)
+    image = next((name for name in _IMAGE_COLUMNS if name in columns), None)
+    if image is None:
+        return AnnotationFile()
+    target = next((name for name in _CLASS_COLUMNS if name in columns and name != image), None)
+    corners = next((names for names in (*_CORNERS, *_SIZES) if set(names) <= set(columns)), None)
+    if corners is not None:
+        return _read_boxes(rows, faults, image=image, target=target, corners=corners)
+    if target is not None:
+        return _read_classes(rows, faults, image=image, target=target)
+    return _read_one_hot(rows, faults, image=image)
+
+
+def _rows_of(text: str) -> tuple[list[dict[str, str]], Counter[str]]:
+    """Return the rows with columns in plain lower case, and count those with too many cells."""
+    faults: Counter[str] = Counter()
+
+    def skip(_: list[str]) -> None:
+        faults["malformed"] += 1
+
+    head = text.lstrip("\n").partition("\n")[0]
+    delimiter = max(_DELIMITERS, key=head.count)
+    if not head.count(delimiter):
+        return [], faults
+    try:
+        table = pd.read_csv(
+            io.StringIO(text),
+            sep=delimiter,
+            dtype=str,
+            keep_default_na=False,
+            na_filter=False,
+            engine="python",
+            on_bad_lines=skip,
+            skip_blank_lines=True,
+            index_col=False,
+        )
+    except (pd.errors.ParserError, pd.errors.EmptyDataError):
+        return [], faults
+    names = [plain if (plain := _plain(name)) in _KNOWN else str(name).strip() for name in table.columns]
+    records = table.fillna("").to_numpy(dtype=str)
+    return [
+        dict(zip(names, (cell.strip() for cell in record), strict=True)) for record in records.tolist()
+    ], faults
+
+
+def _plain(column: object) -> str:
+    return re.sub(r"[\s_.\-]", "", str(column)).lower()
+
+
+def _number(cell: str) -> float:
+    """Parse a number with a decimal point or comma.
+
+    Raises:
+        EntryError: with reason malformed.
+    """
+    try:
+        return float(cell.replace(",", ".") if cell.count(",") == 1 and "." not in cell else cell)
+    except ValueError as error:
+        raise EntryError("malformed") from error
+
+
+def _read_world(rows: Sequence[Row], faults: Counter[str]) -> AnnotationFile:
+    images: dict[str, ImageAnnotation] = {}
+    for row in rows:
+        image = images.setdefault(row["seriesuid"], ImageAnnotation(image=row["seriesuid"]))
+        try:
+            image.marks.append(_world_mark(row))
+        except EntryError as error:
+            faults[error.reason] += 1
+    return AnnotationFile(kind="world_mm", images=list(images.values()), faults=faults)
+
+
+def _world_mark(row: Row) -> Annotation:
+    centre = [_number(row[f"coord{axis}"]) for axis in "xyz"]
+    if row.get("diametermm"):
+        sizes = [_number(row["diametermm"])] * 3
+    else:
+        sizes = [_number(row.get(name, "")) for name in _WORLD_SIZES]
+    ends = [
+        [place + sign * size / 2 for place, size in zip(centre, sizes, strict=True)] for sign in (-1.0, 1.0)
+    ]
+    return Annotation(name=_class_name(row, None), unit="mm", box=corner_box(*ends))
+
+
+def _class_name(row: Row, column: str | None) -> str:
+    names = (column,) if column else _CLASS_COLUMNS
+    given = next((row[name] for name in names if row.get(name)), None)
+    return clean_class_name(given, 1) if given else ""
+
+
+def _read_boxes(
+    rows: Sequence[Row], faults: Counter[str], *, image: str, target: str | None, corners: Sequence[str]
+) -> AnnotationFile:
+    images: dict[str, ImageAnnotation] = {}
+    for row in rows:
+        if not row[image]:
+            faults["malformed"] += 1
+            continue
+        one = images.setdefault(row[image], _image_of(row, image))
+        if not any(row[name] for name in corners):
+            continue  # an image without findings
+        try:
+            first, second = (
+                [_number(row[name]) for name in corners[:2]],
+                [_number(row[name]) for name in corners[2:]],
+            )
+            if corners in _SIZES:
+                second = [start + size for start, size in zip(first, second, strict=True)]
+            # a column of 0 and 1 tells whether there is a finding, not which
+            name = "" if target is None or row[target] in ("0", "1") else _class_name(row, target)
+            one.marks.append(Annotation(name=name, box=corner_box(first, second)))
+        except EntryError as error:
+            faults[error.reason] += 1
+    return AnnotationFile(kind="boxes", images=list(images.values()), faults=faults)
+
+
+def _read_classes(rows: Sequence[Row], faults: Counter[str], *, image: str, target: str) -> AnnotationFile:
+    images: dict[str, ImageAnnotation] = {}
+    for row in rows:
+        if not row[image] or not row[target]:
+            faults["malformed"] += 1
+            continue
+        one = _image_of(row, image)
+        one.target = clean_class_name(row[target], 1)
+        if images.setdefault(row[image], one).target != one.target:
+            images[row[image]].target = None  # one image, several classes
+            faults["several_classes"] += 1
+    return AnnotationFile(kind="class_table", images=list(images.values()), faults=faults)
+
+
+def _read_one_hot(rows: Sequence[Row], faults: Counter[str], *, image: str) -> AnnotationFile:
+    """Read one column of 0 and 1 per class; rows with several classes or none are not used."""
+    names = [
+        name for name in rows[0] if name != image and {row[name] for row in rows} <= {"0", "1", "0.0", "1.0"}
+    ]
+    if len(names) < 2:
+        return AnnotationFile()
+    images = []
+    for row in rows:
+        chosen = [name for name in names if row[name].startswith("1")]
+        if len(chosen) != 1:
+            faults["several_classes" if chosen else "no_class"] += 1
+            continue
+        images.append(_image_of(row, image).model_copy(update={"target": clean_class_name(chosen[0], 1)}))
+    return AnnotationFile(kind="class_table", images=images, faults=faults)
+
+
+def _image_of(row: Row, image: str) -> ImageAnnotation:
+    group = next((row[name] for name in _GROUP_COLUMNS if name != image and row.get(name)), None)
+    split = next((row[name] for name in _SPLIT_COLUMNS if row.get(name)), "")
+    return ImageAnnotation(image=row[image], group=group, split=split_of(split))

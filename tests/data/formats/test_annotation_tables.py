@@ -1,0 +1,81 @@
+"""Tables of findings, boxes and classes are read row by row."""
+
+import pytest
+from annotation_maker import notes
+
+from medmim.data.formats.annotations import AnnotationFile
+
+HEAD = "seriesuid,coordX,coordY,coordZ,diameter_mm\n"
+
+
+def test_csv_in_world_mm(tmp_path):
+    text = HEAD + "1.2,10,20,30,4\n1.2,1,2,3,nan\n1.3,0,0,0,-1\n1.4,a,0,0,1\n"
+    found = notes(tmp_path / "annotations.csv", text)
+    assert (found.kind, found.faults) == ("world_mm", {"not_finite": 1, "empty": 1, "malformed": 1})
+    assert found.images[0].image == "1.2"
+    assert found.images[0].marks[0].box == (8, 18, 28, 12, 22, 32)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "cp1252"])
+@pytest.mark.parametrize(
+    ("delimiter", "point"), [(",", "."), (";", ","), (";", "."), ("\t", "."), ("|", ".")]
+)
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_delimiter_encoding_and_line_ends_are_detected(tmp_path, encoding, delimiter, point, end):
+    rows = [
+        ["SeriesUID", "coordX", "coordY", "coordZ", "Diameter_mm", "note"],
+        ["1.2", "0.5", "-10.5", "8", "4", "größe"],
+    ]
+    lines = [
+        delimiter.join(cell.replace(".", point) if place else cell for place, cell in enumerate(row))
+        for row in rows
+    ]
+    found = notes(tmp_path / "a.csv", (end.join(lines) + end).encode(encoding))
+    assert found.images[0].image == "1.2"
+    assert found.images[0].marks[0].box == (-1.5, -12.5, 6, 2.5, -8.5, 10)
+
+
+def test_class_tables(tmp_path):
+    rows = ["a.png,Mass,p1,train", "b.png,Cyst,p1,test", ",Mass,p2,", "b.png,Mass,p1,"]
+    text = "\n".join(["Image Index,Finding Labels,Patient ID,split", *rows])
+    found = notes(tmp_path / "a.csv", text)
+    assert [(one.image, one.target, one.group, one.split) for one in found.images] == [
+        ("a.png", "mass", "p1", "train"),
+        ("b.png", None, "p1", "test"),
+    ]
+    assert (found.kind, found.faults) == ("class_table", {"malformed": 1, "several_classes": 1})
+
+
+def test_tables_with_one_column_per_class(tmp_path):
+    text = "image,MEL,NV,age\na,1.0,0.0,30\nb,0,1,40\nc,1,1,50\nd,0,0,60\n"
+    found = notes(tmp_path / "a.csv", text)
+    assert [(one.image, one.target) for one in found.images] == [("a", "mel"), ("b", "nv")]
+    assert found.faults == {"several_classes": 1, "no_class": 1}
+
+
+@pytest.mark.parametrize(
+    ("head", "rows"),
+    [
+        ("patientId,x,y,width,height,Target", ["a,5,6,10,12,1", "b,,,,,0", "a,1,1,0,2,1"]),
+        ("filename,xmin,ymin,xmax,ymax", ["a,5,6,15,18", "b,,,,", "a,1,1,1,3"]),
+        ("image_id,x_min,y_min,x_max,y_max,rad", ["a,5,6,15,18,R1", "b,,,,,R1", "a,1,1,1,3,R1"]),
+    ],
+)
+def test_box_tables(tmp_path, head, rows):
+    found = notes(tmp_path / "a.csv", "\n".join([head, *rows]))
+    assert [(one.image, [mark.box for mark in one.marks]) for one in found.images] == [
+        ("a", [(5, 6, 15, 18)]),
+        ("b", []),
+    ]
+    assert (found.kind, found.faults) == ("boxes", {"empty": 1})
+
+
+def test_rows_with_too_many_cells_cost_only_themselves(tmp_path):
+    found = notes(tmp_path / "a.csv", "image,label\na,x\nb,y,z\nc,x\n")
+    assert [one.image for one in found.images] == ["a", "c"]
+    assert found.faults == {"malformed": 1}
+
+
+@pytest.mark.parametrize("text", ["", "\n", "image\na\n", "colour,age\nx,1\n", "image,age\na,30\nb,40\n"])
+def test_other_tables_are_not_annotations(tmp_path, text):
+    assert notes(tmp_path / "a.csv", text) == AnnotationFile()

@@ -1,0 +1,82 @@
+"""YOLO labels, class names and splits, and Pascal VOC files are read."""
+
+import numpy as np
+import pytest
+from annotation_maker import notes
+
+from medmim.data.formats.annotations import AnnotationFile
+
+
+def test_yolo(tmp_path):
+    found = notes(tmp_path / "a.txt", "0 0.5 0.5 0.2 0.4\n1 0.1 0.1 0.5 0.1 0.5 0.6\n")
+    (image,) = found.images
+    assert (found.kind, image.image) == ("yolo", "a")
+    assert np.allclose(image.marks[0].box, (0.4, 0.3, 0.6, 0.7))
+    assert image.marks[1].outlines == (((0.1, 0.1), (0.5, 0.1), (0.5, 0.6)),)
+    assert notes(tmp_path / "b.txt", "").images[0].marks == []
+    assert notes(tmp_path / "data.yaml", "names: {0: cyst, 2: mass}").classes == ["cyst", "class 1", "mass"]
+    assert notes(tmp_path / "classes.txt", "cyst\nmass\n").classes == ["cyst", "mass"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "0 5.0E-1 0.5 0.2 4.0e-01",
+        "0 0,5 0,5 0,2 0,4",
+        "0.0 .5 0.5 0.2 0.4 ",
+        "0 0.5 0.5 0.2 0.4 0.93",
+        "\ufeff0 0.5 0.5 0.2 0.4\r",
+    ],
+)
+def test_yolo_numbers_as_tools_write_them(tmp_path, line):
+    (image,) = notes(tmp_path / "a.txt", (line + "\n").encode()).images
+    assert image.marks[0].name == "0"
+    assert np.allclose(image.marks[0].box, (0.4, 0.3, 0.6, 0.7))
+
+
+def test_malformed_yolo_lines_cost_only_themselves(tmp_path):
+    text = "0 0.5 0.5 0.2 0.2\n1 0.5 0.5\n1 0.5 0.5 0 0.2\n0.5 0.5 0.5 0.5 0.5\n1 2 3 4 5 6 7 8\n"
+    found = notes(tmp_path / "a.txt", text)
+    assert len(found.images[0].marks) == 1
+    assert found.faults == {"malformed": 3, "empty": 1}
+    assert notes(tmp_path / "b.txt", "1 2\n3 4\n") == AnnotationFile(tried="yolo", faults={"malformed": 2})
+
+
+def test_the_splits_of_data_yaml(tmp_path):
+    text = "path: ../data\ntrain: images/train\nval: [images/val, more/val]\ntest:\nnames: [mass, cyst]\n"
+    found = notes(tmp_path / "data.yaml", text)
+    assert found.classes == ["mass", "cyst"]
+    assert found.splits == {
+        "train": ["../data/images/train"],
+        "val": ["../data/images/val", "../data/more/val"],
+    }
+
+
+def voc(*objects, name="<filename>a.jpg</filename>"):
+    entries = "".join(
+        f"<object><name>{kind}</name><bndbox>"
+        + "".join(
+            f"<{key}>{value}</{key}>"
+            for key, value in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True)
+        )
+        + "</bndbox></object>"
+        for kind, box in objects
+    )
+    return f"<annotation>{name}<size><width>64</width></size>{entries}</annotation>"
+
+
+def test_pascal_voc(tmp_path):
+    found = notes(
+        tmp_path / "b.xml", voc(("Mass", (1, 2, 11, 22)), ("Mass", (1, 2, 1, 3)), ("Cyst", ("", 1, 2, 3)))
+    )
+    (image,) = found.images
+    assert (found.kind, image.image, found.faults) == ("voc", "a.jpg", {"empty": 1, "malformed": 1})
+    assert [(mark.name, mark.box) for mark in image.marks] == [("mass", (1, 2, 11, 22))]
+    assert notes(tmp_path / "b.xml", voc(name="")).images[0].image == "b"
+
+
+@pytest.mark.parametrize(
+    "text", ["<a/>", "no xml", '<!DOCTYPE x [<!ENTITY a "b">]><annotation>&a;</annotation>']
+)
+def test_other_xml_is_not_an_annotation(tmp_path, text):
+    assert notes(tmp_path / "a.xml", text) == AnnotationFile()
