@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -222,15 +222,15 @@ def _accept(
     subject, study = context.keys.key("subject", patient), context.keys.key("study", case.study)
     label = facts["label"] if facts["label"] and "reason" not in facts["label"] else None
     repairs = (*facts["repairs"], *(["label_resampled"] if label and label.get("resampled") else []))
-    picture = facts["image"]["shape"][2] == 1
+    relative = case.image.relative_to(source).as_posix()
     volume = VolumeRecord(
         id=name,
         subject=subject,
         study=study,
-        series=context.keys.key("series", str(case.image.relative_to(source))),
+        series=context.keys.key("series", relative),
         image=stored_path("volumes", subject, study, name),
         modality=case.modality,
-        spatial_dims=2 if picture else 3,
+        spatial_dims=2 if facts["image"]["shape"][2] == 1 else 3,
         shape=tuple(facts["image"]["shape"]),
         spacing_mm=tuple(facts["image"]["spacing_mm"]),
         orientation=facts["image"]["orientation"],
@@ -247,13 +247,8 @@ def _accept(
         tokens=tuple(token for token in VOCABULARY if token in case.tokens),
         flags={"spacing": "unknown"} if is_picture(case.image) and case.spacing_mm is None else {},
     )
-    staged_label = context.staged(f"{name}.label.nii.gz") if label else None
-    classes = tuple(label["values"]) if label else ()
-    return IngestedVolume(
-        volume,
-        stem_of(case.image),
-        context.staged(f"{name}.nii.gz"),
-        staged_label,
-        classes,
-        path=case.image.relative_to(source).as_posix(),
-    )
+    staged = IngestedVolume(volume, stem_of(case.image), context.staged(f"{name}.nii.gz"), path=relative)
+    if label is None:
+        return staged
+    staged_label, classes = context.staged(f"{name}.label.nii.gz"), tuple(label["values"])
+    return replace(staged, staged_label=staged_label, classes=classes)
