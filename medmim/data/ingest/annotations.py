@@ -52,7 +52,7 @@ def annotate(context: IngestContext, source: Path, layout: DatasetLayout) -> Ann
         lost |= {path: "bad_annotations" for path, notes in found if not notes.kind}
     found = [(path, notes) for path, notes in found if notes.kind not in ("", "world_mm")]
     classes = next((notes.classes for _, notes in found if notes.kind == "classes"), [])
-    index = _Index(source, layout.cases)
+    index = _CaseIndex(source, layout.cases)
     noted: dict[Path, list[ImageAnnotation]] = {}
     used: dict[Path, dict[str, float]] = {}
     splits: dict[Path, Split] = {}
@@ -76,7 +76,7 @@ def annotate(context: IngestContext, source: Path, layout: DatasetLayout) -> Ann
     return AnnotationResult(replace(layout, cases=cases, label_names=names), marks, used, lost)
 
 
-class _Index:
+class _CaseIndex:
     """Finds the images that annotation files name, by path, file name or name without suffix."""
 
     def __init__(self, source: Path, cases: Sequence[LayoutCase]) -> None:

@@ -36,7 +36,7 @@ def add_tables(
             context.ledger.record([number], "quarantined", answer.reason or "unusable")
             continue
         table = AnnotationFile.model_validate(answer.value)
-        index = _Index(result)
+        index = _VolumeIndex(result)
         pairs = [(place, one) for one in table.images for place in index.find(one)]
         if not pairs:
             reason = (
@@ -55,7 +55,7 @@ def add_tables(
     return result
 
 
-class _Index:
+class _VolumeIndex:
     """Finds the volumes of a series, or of the file that an entry names."""
 
     def __init__(self, made: Sequence[IngestedVolume]) -> None:
