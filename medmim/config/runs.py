@@ -18,7 +18,7 @@ from medmim.config.resolve import FileSettings
 
 def _as_sequence(value: Any) -> Any:
     """Return one number, or numbers separated by commas, as a sequence of sizes."""
-    if isinstance(value, int):
+    if isinstance(value, int | float):
         return (value,)
     return tuple(value.split(",")) if isinstance(value, str) else value
 
@@ -43,7 +43,8 @@ def _as_cell(value: Any) -> Any:
 _MILLIMETRES = re.compile(r"(?=.*[1-9])\d+(\.\d+)?\s*mm")
 CellSize = Annotated[tuple[int | str, ...], BeforeValidator(_as_cell)]
 Sizes = Annotated[tuple[Annotated[int, Field(gt=0)], ...], BeforeValidator(_as_sequence)]
-Channels = Annotated[tuple[str, ...], BeforeValidator(_as_words)]
+Words = Annotated[tuple[str, ...], BeforeValidator(_as_words)]
+Numbers = Annotated[tuple[Annotated[float, Field(ge=0)], ...], BeforeValidator(_as_sequence)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 
@@ -82,6 +83,13 @@ class RunSettings(FileSettings):
         on_nonfinite: action when a loss or gradient is not finite: stop the run, skip the step, or roll
             weights and optimizer back to the last saved state and continue with the next data.
         nonfinite_limit: number of such steps after which the run stops.
+        spacing_mm: spacing to resample to, one number or one per axis (right, anterior, superior); 0: no
+            resampling; None: the median spacing if spacings differ.
+        normalisation: auto: by modality (CT: data set statistics in a window; MR, PET and US: z-score of the
+            body; others: z-score of the volume); or dataset, body, volume or none for all images.
+        window: lowest and highest intensity, in HU for CT, instead of the percentiles of the data.
+        mirror_axes: axes along which images may be mirrored: left-right, front-back, head-feet; none; or
+            auto: not left-right where classes come in left-right pairs or lie on one side.
         fold: hold out this one of five patient-disjoint folds instead of the dataset's own test split.
         experiment: MLflow experiment.
     """
@@ -123,6 +131,10 @@ class RunSettings(FileSettings):
     checkpoint_every_minutes: float = Field(default=10.0, gt=0)
     on_nonfinite: Literal["stop", "skip", "rollback"] = "stop"
     nonfinite_limit: int = Field(default=10, ge=0)
+    spacing_mm: Numbers | None = None
+    normalisation: Literal["auto", "dataset", "body", "volume", "none"] = "auto"
+    window: tuple[float, float] | None = None
+    mirror_axes: Words = ("auto",)
     fold: int | None = Field(default=None, ge=0, le=4)
     experiment: str = Field(default="medmim", pattern=r"^[A-Za-z0-9_.-]+$")
 
@@ -197,7 +209,11 @@ class FinetuneSettings(RunSettings):
         regulariser: mask_any_net: also train the task on masked images whose hidden parts a second branch
             reuses.
         min_loaded_fraction: smallest share of the encoder's tensors that `init` must provide.
-        foreground_fraction: share of patches centred on labelled foreground, or on a box.
+        foreground_fraction: share of patches centred on labelled foreground (each class of a volume equally
+            often), or on a box.
+        augment: none, light, nnunet, a YAML file, or module:callable; None: nnunet for segment, light for
+            others.
+        ignore_label: label value of voxels without a known label; None: that of the dataset.
     """
 
     renamed: ClassVar[Mapping[str, str]] = {
@@ -215,7 +231,7 @@ class FinetuneSettings(RunSettings):
     task: str = "segment"
     task_options: dict[str, Any] = Field(default_factory=dict)
     init: str | None = None
-    channels: Channels = ()
+    channels: Words = ()
     num_labelled: int | None = Field(default=None, gt=0)
     label_fraction: float | None = Field(default=None, gt=0, le=1)
     field_of_view: Literal["patch", "whole"] | None = None
@@ -227,6 +243,8 @@ class FinetuneSettings(RunSettings):
     regulariser: Literal["mask_any_net"] | None = None
     min_loaded_fraction: float = Field(default=0.99, ge=0, le=1)
     foreground_fraction: float = Field(default=0.5, ge=0, le=1)
+    augment: str | None = None
+    ignore_label: int | None = None
 
     @model_validator(mode="after")
     def _one_label_budget(self) -> FinetuneSettings:

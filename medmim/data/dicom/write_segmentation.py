@@ -14,7 +14,7 @@ from typing import Any
 import highdicom as hd
 import numpy as np
 import pydicom
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from pydantic import BaseModel, ConfigDict, validate_call
 from pydicom.filebase import DicomBytesIO
 from pydicom.sr.codedict import codes
@@ -95,7 +95,7 @@ def write_segmentation(
     return {"frames": int(made.NumberOfFrames), "voxels": voxels, "new_frame_of_reference": generated}
 
 
-def _on_slice(image: Image, one: SourceSlice) -> UInt8[np.ndarray, "rows columns"]:
+def _on_slice(image: Image, one: SourceSlice) -> Int[np.ndarray, "rows columns"]:
     """Return the label at the pixels of a slice, from the nearest voxel to each pixel's position."""
     origin, across, down = np.reshape(np.asarray(one.place, np.float64), (3, 3)) * _LPS_TO_RAS
     back = np.linalg.inv(image.affine)
@@ -103,7 +103,7 @@ def _on_slice(image: Image, one: SourceSlice) -> UInt8[np.ndarray, "rows columns
     rows, columns = np.arange(one.size[0])[:, None, None], np.arange(one.size[1])[None, :, None]
     voxels = np.rint(start + columns * across + rows * down).astype(int)
     inside = ((voxels >= 0) & (voxels < image.array.shape)).all(axis=2)
-    found: UInt8[np.ndarray, "rows columns"] = np.zeros(one.size, np.uint8)
+    found: Int[np.ndarray, "rows columns"] = np.zeros(one.size, np.int32)
     found[inside] = image.array[tuple(voxels[inside].T)]
     return found
 

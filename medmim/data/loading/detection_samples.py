@@ -1,7 +1,7 @@
-"""Training samples for detection: images with boxes that follow every change of place.
+"""Training samples for detection: images with boxes that follow every spatial transform.
 
-`boxes` is (n, 2 · dims) float32 with the first corner before the last, `classes` (n,) int64. At the end n is
-fixed: what is missing has the class -1, so that samples stack to batches.
+`boxes` is (n, 2 · dims) float32, first corner before last corner; `classes` is (n,) int64. Finally n is fixed
+by padding with class -1, so that samples can be batched.
 """
 
 from __future__ import annotations
@@ -13,59 +13,72 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from monai.transforms.compose import Compose
-from monai.transforms.intensity.dictionary import (
-    RandGaussianNoised,
-    RandScaleIntensityd,
-    RandShiftIntensityd,
-)
 from monai.transforms.spatial.array import Affine
 from monai.transforms.transform import Randomizable
 from monai.transforms.utils import create_rotate, create_scale, create_translate
 from torch import Tensor
 
 from medmim.data.dataset.boxes import boxes_in_slice, boxes_to_2d
+from medmim.data.loading.augmentation import PRESETS, Augmentation, intensity_changes
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan
-from medmim.data.loading.transforms import PadTo, Sample
+from medmim.data.loading.transforms import PadTo, Sample, axes_of
 from medmim.shapes import Size
 
 NONE = -1
-_LEAST = 1.0  # voxels; a box of which less is left along an axis is no finding any more
-_KEPT = 0.4  # share of a box; with less inside of a crop it is left out
+_MIN_SIDE = 1.0  # voxels; clipped boxes with a shorter side are dropped
+_MIN_SHARE = 0.4  # of a box's volume; boxes with less inside a crop are dropped
 
 Flat = Float[Tensor, "boxes sides"]
+DEFAULT = PRESETS["light"].model_copy(
+    update={
+        "rotation_deg": 10.0,
+        "scaling": 0.8,
+        "scale": (0.8, 1.2),
+        "moving": 0.8,
+        "move": 0.1,
+        "blur": 0.0,
+    }
+)
 
 
-def detection_patches(plan: PreprocessingPlan, *, most: int, foreground: float) -> Compose:
-    """Random slices in 2D, crops, flips, affine and intensity changes.
+def detection_patches(
+    plan: PreprocessingPlan, *, most: int, foreground: float, augmentation: Augmentation = DEFAULT
+) -> Compose:
+    """Return random slices in 2D, crops, mirrored and augmented.
 
     Args:
-        plan: dimensions and size.
-        most: boxes that a sample has room for.
-        foreground: share of crops, and of slices, that hold a box where there is one.
+        plan: dimensions, size and mirroring axes.
+        most: largest number of boxes in a sample.
+        foreground: share of crops and slices with a box, for volumes with boxes.
+        augmentation: spatial and intensity changes.
     """
     return Compose(
         [
             PickBoxedSlice(foreground=foreground) if plan.dims == 2 else _all_axes,
             _PadBoxed(plan.size),
             RandBoxCrop(plan.size, foreground=foreground),
-            FlipBoxes(),
-            RandBoxAffine(plan.size, turn=math.radians(10), scale=0.2, shift=0.1, chance=0.8),
-            RandGaussianNoised("image", prob=0.15, std=0.1),
-            RandScaleIntensityd("image", factors=0.2, prob=0.5),
-            RandShiftIntensityd("image", offsets=0.2, prob=0.5),
+            RandMirrorBoxes(plan.mirror_axes),
+            RandBoxAffine(
+                plan.size,
+                turn=math.radians(augmentation.rotation_deg),
+                scale=augmentation.scale,
+                shift=augmentation.move,
+                chance=max(augmentation.rotation, augmentation.scaling, augmentation.moving),
+            ),
+            *intensity_changes(augmentation, plan.dims),
             _Room(most),
         ]
     )
 
 
 class PickBoxedSlice(Randomizable):  # type: ignore[misc]  # MONAI is not typed
-    """Take one slice and the boxes that it cuts; with probability `foreground` one that cuts a box."""
+    """Take one slice and the boxes that it intersects, with probability `foreground` one with a box."""
 
     def __init__(self, *, foreground: float) -> None:
         self.foreground = foreground
 
     def randomize(self, data: Sample) -> int:
-        """Choose a slice number."""
+        """Draw a slice index."""
         axis, boxes = data["slice_axis"], data["boxes"].numpy()
         candidates = np.arange(data["image"].shape[axis + 1])
         if self.foreground and self.R.random() < self.foreground:
@@ -74,7 +87,7 @@ class PickBoxedSlice(Randomizable):  # type: ignore[misc]  # MONAI is not typed
         return int(self.R.choice(candidates))
 
     def __call__(self, data: Sample) -> Sample:
-        """Return the slice and its boxes, without the axis that it is cut across."""
+        """Return the slice and its boxes without the slice axis."""
         chosen, axis = self.randomize(data), data["slice_axis"]
         boxes = data["boxes"].numpy()
         cut = boxes_in_slice(boxes, axis, chosen)
@@ -83,20 +96,19 @@ class PickBoxedSlice(Randomizable):  # type: ignore[misc]  # MONAI is not typed
             "image": data["image"].select(axis + 1, chosen),
             "boxes": torch.from_numpy(boxes_to_2d(boxes[cut], axis)).float(),
             "classes": data["classes"][torch.from_numpy(cut)],
-            # right-left is the first remaining axis, unless slices are cut across it (sagittal)
-            "left_right": None if axis == 0 else 0,
+            "axes": tuple(other for other in range(3) if other != axis),
         }
 
 
 class RandBoxCrop(Randomizable):  # type: ignore[misc]  # MONAI is not typed
-    """Crop to `size`, a share of the crops around a box; boxes of which too little is left are dropped."""
+    """Crop to `size`, a share of the crops around a box; boxes with too little inside are dropped."""
 
     def __init__(self, size: Size, *, foreground: float) -> None:
         self.size = size
         self.foreground = foreground
 
     def randomize(self, data: Sample) -> list[int]:
-        """Choose the first voxel of the crop along each axis."""
+        """Draw the first voxel of the crop along each axis."""
         room = [length - size for length, size in zip(data["image"].shape[1:], self.size, strict=True)]
         boxes = data["boxes"]
         if len(boxes) and self.R.random() < self.foreground:
@@ -117,39 +129,43 @@ class RandBoxCrop(Randomizable):  # type: ignore[misc]  # MONAI is not typed
         return _clipped({**data, "image": data["image"][(slice(None), *window)]}, shifted)
 
 
-class FlipBoxes(Randomizable):  # type: ignore[misc]  # MONAI is not typed
-    """Exchange left and right in half of the draws."""
+class RandMirrorBoxes(Randomizable):  # type: ignore[misc]  # MONAI is not typed
+    """Mirror image and boxes along each allowed axis with probability 1/2.
 
-    def randomize(self, data: object = None) -> bool:
-        """Choose whether to flip."""
-        return bool(self.R.random() < 0.5)
+    Args:
+        axes: allowed axes in RAS order; those that a slice does not have are ignored.
+    """
+
+    def __init__(self, axes: Sequence[int]) -> None:
+        self.axes = axes
 
     def __call__(self, data: Sample) -> Sample:
-        """Return the sample as it is, or mirrored."""
-        axis = data.get("left_right", 0)
-        if not self.randomize() or axis is None:
-            return data
-        length, dims = data["image"].shape[axis + 1], data["image"].dim() - 1
-        boxes = data["boxes"].clone()
-        boxes[:, axis] = length - data["boxes"][:, axis + dims]
-        boxes[:, axis + dims] = length - data["boxes"][:, axis]
-        return {**data, "image": data["image"].flip(axis + 1), "boxes": boxes}
+        """Return the sample, mirrored."""
+        image, boxes, dims = data["image"], data["boxes"].clone(), data["image"].dim() - 1
+        for number, axis in enumerate(axes_of(data)):
+            if axis in self.axes and self.R.random() < 0.5:
+                image, length = image.flip(number + 1), image.shape[number + 1]
+                ends = length - boxes[:, [number + dims, number]]
+                boxes[:, [number, number + dims]] = ends
+        return {**data, "image": image, "boxes": boxes}
 
 
 class RandBoxAffine(Randomizable):  # type: ignore[misc]  # MONAI is not typed
-    """Turn, scale and shift the image; a box becomes the box around the turned ellipse that it held.
+    """Rotate, scale and shift the image; a box becomes the bounding box of its transformed inscribed ellipse.
 
-    Findings are rounder than their boxes: a box around the turned corners would be too large.
+    Findings are rounder than their boxes: the bounding box of the rotated corners would be too large.
 
     Args:
-        size: of the image in voxels.
+        size: image size in voxels.
         turn: largest angle in radians.
-        scale: largest relative change of size.
+        scale: range of the magnification.
         shift: largest shift as a share of the size.
-        chance: share of the draws that are changed.
+        chance: probability of the transform.
     """
 
-    def __init__(self, size: Size, *, turn: float, scale: float, shift: float, chance: float) -> None:
+    def __init__(
+        self, size: Size, *, turn: float, scale: tuple[float, float], shift: float, chance: float
+    ) -> None:
         self.size = size
         self.turn = turn
         self.scale = scale
@@ -157,12 +173,12 @@ class RandBoxAffine(Randomizable):  # type: ignore[misc]  # MONAI is not typed
         self.chance = chance
 
     def randomize(self, data: object = None) -> np.ndarray | None:
-        """Choose the map from voxels of the result to voxels of the image, both counted from the centre."""
+        """Draw the affine map from output to input voxels, both relative to the centre; None: no change."""
         dims = len(self.size)
         if self.R.random() >= self.chance:
             return None
         angles = self.R.uniform(-self.turn, self.turn, 1 if dims == 2 else 3)
-        scales = 1 + self.R.uniform(-self.scale, self.scale) * np.ones(dims)
+        scales = np.ones(dims) / self.R.uniform(*self.scale)
         shifts = self.R.uniform(-self.shift, self.shift, dims) * self.size
         rotate = create_rotate(dims, angles.tolist())
         return np.asarray(
@@ -170,21 +186,23 @@ class RandBoxAffine(Randomizable):  # type: ignore[misc]  # MONAI is not typed
         )
 
     def __call__(self, data: Sample) -> Sample:
-        """Return the sample as it is, or changed."""
+        """Return the transformed sample."""
         matrix = self.randomize()
         if matrix is None:
             return data
-        warp = Affine(affine=matrix, mode="bilinear", padding_mode="border", image_only=True)
-        return _clipped({**data, "image": warp(data["image"])}, warped(data["boxes"], matrix, self.size))
+        warp = Affine(affine=matrix, mode="bilinear", padding_mode="zeros", image_only=True)
+        darkest = data["image"].min()  # shown beyond the image
+        moved = warp(data["image"] - darkest) + darkest
+        return _clipped({**data, "image": moved}, warped(data["boxes"], matrix, self.size))
 
 
 def warped(boxes: Flat, matrix: np.ndarray, size: Sequence[int]) -> Flat:
-    """Return the boxes around ellipses that filled `boxes`, after an image was sampled through `matrix`.
+    """Return the bounding boxes of the transformed ellipses inscribed in `boxes`.
 
     Args:
-        boxes: before.
-        matrix: voxels of the result → voxels of the image, both counted from the centre, homogeneous.
-        size: of the image in voxels.
+        boxes: boxes in the input image.
+        matrix: homogeneous map from output to input voxels, both relative to the centre.
+        size: image size in voxels.
     """
     dims = len(size)
     onward = torch.from_numpy(np.linalg.inv(matrix)).float()
@@ -193,7 +211,7 @@ def warped(boxes: Flat, matrix: np.ndarray, size: Sequence[int]) -> Flat:
     centres = (boxes[:, :dims] + boxes[:, dims:]) / 2 - middle
     halves = (boxes[:, dims:] - boxes[:, :dims]) / 2
     centres = centres @ linear.T + shift + middle
-    # how far an ellipse reaches along an axis after a linear map: the norm of that row times the half axes
+    # extent of an ellipse along an axis after a linear map: norm of that row times the semi-axes
     halves = (halves.square() @ linear.square().T).sqrt()
     return torch.cat([centres - halves, centres + halves], dim=1)
 
@@ -203,7 +221,7 @@ def _all_axes(data: Sample) -> Sample:
 
 
 class _PadBoxed:
-    """Pad the image to at least `size`, on both sides; boxes move with it."""
+    """Pad the image to at least `size` on both sides and shift the boxes."""
 
     def __init__(self, size: Size) -> None:
         self.size = size
@@ -219,7 +237,7 @@ class _PadBoxed:
 
 
 class _Room:
-    """Give every sample room for the same number of boxes."""
+    """Pad every sample to the same number of boxes."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -235,11 +253,11 @@ class _Room:
 
 
 def _clipped(data: Sample, boxes: Flat) -> Sample:
-    """Return the sample with its new boxes clipped to the image, without those of which little is left."""
+    """Return the sample with boxes clipped to the image, without boxes that are mostly outside."""
     dims = boxes.shape[1] // 2
     limits = torch.tensor(data["image"].shape[1:], dtype=torch.float32).repeat(2)
     inside = torch.minimum(boxes.clamp(min=0), limits)
     sides = inside[:, dims:] - inside[:, :dims]
     whole = (boxes[:, dims:] - boxes[:, :dims]).prod(dim=1)
-    kept = (sides.min(dim=1).values >= _LEAST) & (sides.prod(dim=1) >= _KEPT * whole)
+    kept = (sides.min(dim=1).values >= _MIN_SIDE) & (sides.prod(dim=1) >= _MIN_SHARE * whole)
     return {**data, "boxes": inside[kept], "classes": data["classes"][kept]}

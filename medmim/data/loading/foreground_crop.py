@@ -1,74 +1,79 @@
-"""Where a label is: looked up when a volume is prepared, so that a draw reads no more than its patch."""
+"""Labelled voxels of preprocessed volumes, and draws of them that are balanced over classes."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Int32
-from monai.transforms.transform import Randomizable
 from torch import Tensor
 
-from medmim.data.loading.transforms import PLACES, Sample
-from medmim.shapes import Size
-
-_MOST = 1 << 16  # places that are kept of a volume: 0.8 MB
-_TRIES = 16
+IGNORE = 255  # class of voxels without a known label, for loss and metrics
+_MAX_PLACES = 1 << 16  # kept of each volume: 1 MB
 
 
-def labelled_places(label: Tensor) -> Int32[Tensor, "places 3"]:
-    """Return voxels that have a label, all or evenly spread among them where they are many.
+def labelled_places(label: Tensor, *, most: int = _MAX_PLACES) -> Int32[Tensor, "places 4"]:
+    """Return labelled voxels as class and position, at most the same number of each class, evenly spaced.
 
     Args:
-        label: (1, x, y, z); 0: background.
+        label: (1, x, y, z); 0 is background, `IGNORE` is left out.
+        most: largest number of voxels.
     """
-    flat = np.flatnonzero(label[0].numpy())
-    if len(flat) > _MOST:
-        flat = flat[np.linspace(0, len(flat) - 1, _MOST).astype(np.int64)]
-    places = np.stack(np.unravel_index(flat, label.shape[1:]), axis=1)
-    return torch.from_numpy(places.astype(np.int32))
+    array = label[0].numpy()
+    flat = np.flatnonzero((array > 0) & (array != IGNORE))
+    values = array.reshape(-1)[flat]
+    codes = np.unique(values)
+    each = max(most // max(len(codes), 1), 1)
+    kept = [flat[values == code] for code in codes]
+    kept = [
+        one[np.linspace(0, len(one) - 1, each).astype(np.int64)] if len(one) > each else one for one in kept
+    ]
+    chosen = np.concatenate([np.zeros(0, dtype=np.int64), *kept])
+    position = np.unravel_index(chosen, label.shape[1:])
+    table = np.stack([array.reshape(-1)[chosen], *position], axis=1)
+    return torch.from_numpy(table.astype(np.int32))
 
 
-class CropAroundLabel(Randomizable):  # type: ignore[misc]  # MONAI is not typed
-    """Crop to `size`, a share of the crops around a labelled voxel, the others around one without a label.
-
-    The crops of MONAI's `RandCropByPosNegLabel`, which looks through the whole label for each: half a second
-    and 600 MB for a CT of 512 × 512 × 200.
+def pick_place(places: Tensor, stream: np.random.RandomState) -> list[int]:
+    """Draw a class, each with equal probability, and then a voxel of it; return its position.
 
     Args:
-        keys: what is cropped; `label` is one of them.
-        size: of the patch in voxels; images are no smaller.
-        foreground: share of crops around a labelled voxel, where there is one.
+        places: class and position, at least one row.
+        stream: source of randomness.
     """
+    classes = torch.unique(places[:, 0])
+    rows = (places[:, 0] == classes[stream.randint(len(classes))]).nonzero().flatten()
+    position: list[int] = places[rows[stream.randint(len(rows))], 1:].tolist()
+    return position
 
-    def __init__(self, keys: Sequence[str], size: Size, *, foreground: float) -> None:
-        self.keys = keys
-        self.size = size
-        self.foreground = foreground
 
-    def randomize(self, data: Sample) -> list[int]:
-        """Choose the first voxel of the crop along each axis."""
-        places, space = data[PLACES], data["label"].shape[1:]
-        if len(places) and self.R.random() < self.foreground:
-            middle = places[self.R.randint(len(places))].tolist()
-        else:
-            middle = self._unlabelled(data["label"])
-        lengths = zip(middle, self.size, space, strict=True)
-        return [min(max(at - size // 2, 0), length - size) for at, size, length in lengths]
+def foreground_shares(cases: Sequence[Sequence[int]]) -> dict[int, float]:
+    """Return the share of foreground patches centred on each class.
 
-    def __call__(self, data: Sample) -> Sample:
-        """Return the sample with every key cropped, and without its places."""
-        first = self.randomize(data)
-        window = tuple(slice(start, start + size) for start, size in zip(first, self.size, strict=True))
-        kept = {key: value for key, value in data.items() if key != PLACES}
-        return {**kept, **{key: data[key][(slice(None), *window)] for key in self.keys}}
+    Args:
+        cases: the classes of each training volume.
+    """
+    found: dict[int, float] = {}
+    labelled = [set(classes) for classes in cases if classes]
+    for classes in labelled:
+        for one in classes:
+            found[one] = found.get(one, 0.0) + 1 / len(classes) / len(labelled)
+    return dict(sorted(found.items()))
 
-    def _unlabelled(self, label: Tensor) -> list[int]:
-        """Return a voxel without a label, or any where these are hard to find."""
-        middle: list[int] = []
-        for _ in range(_TRIES):
-            middle = [int(self.R.randint(length)) for length in label.shape[1:]]
-            if not label[(0, *middle)]:
-                break
-        return middle
+
+def unlabelled_voxel(label: Tensor, stream: Any, *, tries: int = 16) -> list[int]:
+    """Draw a background voxel, or any voxel where background is rare.
+
+    Args:
+        label: (1, *space).
+        stream: source of randomness.
+        tries: draws before any voxel is accepted.
+    """
+    voxel: list[int] = []
+    for _ in range(tries):
+        voxel = [int(stream.randint(length)) for length in label.shape[1:]]
+        if not label[(0, *voxel)]:
+            break
+    return voxel

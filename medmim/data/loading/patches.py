@@ -1,7 +1,7 @@
-"""Random patches for training: draw number n is the same patch whoever draws it, in whatever order.
+"""Random training patches: sample n is the same patch in any process and in any order.
 
-Each draw takes its volume from a permutation keyed by the epoch and all its randomness from a stream keyed by
-n. So workers, batch order and a stop in the middle change nothing.
+The volume of sample n comes from a permutation keyed by the epoch, and all randomness from a stream keyed by
+n. The number of workers, the batch order and interruptions change nothing.
 """
 
 from __future__ import annotations
@@ -14,40 +14,35 @@ import numpy as np
 import torch
 from monai.transforms.compose import Compose
 from monai.transforms.croppad.dictionary import RandSpatialCropd
-from monai.transforms.intensity.dictionary import (
-    RandGaussianNoised,
-    RandGaussianSmoothd,
-    RandScaleIntensityd,
-    RandShiftIntensityd,
-)
-from monai.transforms.spatial.dictionary import RandAffined, RandFlipd
+from monai.transforms.intensity.dictionary import RandScaleIntensityd, RandShiftIntensityd
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from medmim.data.dataset.manifest import VolumeRecord
-from medmim.data.loading.foreground_crop import CropAroundLabel
+from medmim.data.loading.affine_crop import RandAffineCrop
+from medmim.data.loading.augmentation import PRESETS, Augmentation, intensity_changes
+from medmim.data.loading.mirroring import RandMirror
 from medmim.data.loading.preprocess import PreprocessedVolume
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan
 from medmim.data.loading.random_resized_crop import RandomResizedCrop
-from medmim.data.loading.transforms import PLACES, FlipLeftRight, PadTo, PickSlice, Sample
+from medmim.data.loading.transforms import PLACES, PadTo, PickSlice, Sample
 from medmim.data.loading.worker_failures import WorkerLog, leave_signals_to_the_trainer
 from medmim.randomness import numpy_stream, stream_seed
-from medmim.shapes import Size
 
 Targets = Callable[[VolumeRecord, PreprocessedVolume], Mapping[str, Any]]
 
 
 class PatchDataset(Dataset[Sample]):
-    """Draws 0, 1, 2 … from volumes, without end.
+    """An endless dataset of patches, with samples 0, 1, 2, ….
 
     Args:
-        volumes: what is drawn from; each once an epoch.
-        prepare: from a manifest row to tensors.
-        transform: from prepared tensors to a patch; reseeded for every draw.
-        labelled: give labels with the images.
-        seed: of the run.
-        targets: what a task adds to a sample; it comes back from the transform under the same names.
-        weights: how often each volume is drawn, relative to the others; None: each once an epoch.
+        volumes: source volumes, each once an epoch.
+        prepare: preprocesses a volume.
+        transform: makes a patch of a preprocessed volume; reseeded for every sample.
+        labelled: include labels.
+        seed: seed of the run.
+        targets: returns additional entries of a sample, which the transform must keep.
+        weights: relative frequency of each volume; None: each once an epoch.
     """
 
     def __init__(
@@ -71,7 +66,7 @@ class PatchDataset(Dataset[Sample]):
         self.notes = WorkerLog()
 
     def __getitem__(self, number: int) -> Sample:
-        """Return the patch of one draw: `image`, `label` if asked for, and the draw's number."""
+        """Return a patch: `image`, `label` if requested, and the sample number as `draw`."""
         self.notes.note(number)
         volume = self.volume_of(number)
         prepared = self.prepare(volume)
@@ -86,12 +81,12 @@ class PatchDataset(Dataset[Sample]):
         return {key: _plain(patch[key]) for key in sorted(keys)} | {"draw": number}
 
     def volume_of(self, number: int) -> VolumeRecord:
-        """Return the volume that a draw is taken from."""
+        """Return the volume of a sample."""
         epoch, place = divmod(number, len(self.volumes))
         return self.volumes[int(self._order(epoch)[place])]
 
     def _order(self, epoch: int) -> np.ndarray:
-        """Return the places of an epoch's volumes; with weights some come twice and others not at all."""
+        """Return the indices of an epoch's volumes; with weights, drawn with replacement."""
         stream, count = numpy_stream(self.seed, "order", epoch), len(self.volumes)
         if self.weights is None:
             return stream.permutation(count)
@@ -101,13 +96,13 @@ class PatchDataset(Dataset[Sample]):
 
 @dataclass(frozen=True)
 class SampleRange:
-    """Which draws a training takes.
+    """The samples of a training run.
 
     Attributes:
-        stop: the first that it does not take.
-        start: the first that it takes: not 0 when it is resumed.
-        passed: how many each process took before; they need not be a share of `start`, if the processes were
-            of another number.
+        stop: end of the range (exclusive).
+        start: first sample; not 0 for a resumed run.
+        passed: samples that each process took before; not necessarily an equal share of `start`, since the
+            number of processes may have changed.
     """
 
     stop: int
@@ -118,14 +113,14 @@ class SampleRange:
 def batches(
     draws: PatchDataset, part: SampleRange, *, batch_size: int, workers: int, share: tuple[int, int] = (0, 1)
 ) -> DataLoader[Sample]:
-    """Return the batches of a part of `draws`, in order; its length counts those before, as Lightning does.
+    """Return the batches of a sample range in order; the length includes earlier batches (for Lightning).
 
     Args:
-        draws: what is drawn.
-        part: which draws, of all processes.
-        batch_size: patches of a batch.
-        workers: processes that prepare them.
-        share: this process's number and how many there are; they take batches in turn.
+        draws: the dataset.
+        part: samples of all processes.
+        batch_size: patches a batch.
+        workers: data loader processes.
+        share: rank of this process and number of processes; batches are assigned in turn.
     """
     return DataLoader(
         draws,
@@ -141,7 +136,7 @@ def batches(
 
 
 class _StridedSampler(Sampler[int]):
-    """One process's draws of a part."""
+    """The samples of one process."""
 
     def __init__(self, part: SampleRange, batch: int, share: tuple[int, int]) -> None:
         self.part = part
@@ -158,14 +153,14 @@ class _StridedSampler(Sampler[int]):
 
 
 def pretraining_patches(plan: PreprocessingPlan, *, labelled: bool = False) -> Compose:
-    """Random crops and flips of images (and their labels), mild intensity changes."""
+    """Return random crops of images (and labels), mirrored, with mild intensity changes."""
     keys = ["image", "label"] if labelled else ["image"]
     return Compose(
         [
-            *_slices(plan, keys=keys, foreground=0.0),
+            *_slices(plan, keys, foreground=0.0),
             PadTo(keys, plan.size),
             RandSpatialCropd(keys, roi_size=plan.size, random_size=False),
-            *(RandFlipd(keys, prob=0.5, spatial_axis=axis) for axis in range(plan.dims)),
+            RandMirror(keys, plan.mirror_axes),
             RandScaleIntensityd("image", factors=0.1, prob=0.5),
             RandShiftIntensityd("image", offsets=0.1, prob=0.5),
         ]
@@ -173,58 +168,43 @@ def pretraining_patches(plan: PreprocessingPlan, *, labelled: bool = False) -> C
 
 
 def resized_parts(plan: PreprocessingPlan) -> Compose:
-    """Random parts of 0.67 to 1 of an image, scaled to one size, left and right exchanged: SparK's draws."""
+    """Return random crops of 0.67 to 1 of an image, resized and mirrored: the augmentation of SparK."""
     return Compose(
         [
-            *_slices(plan, keys=["image"], foreground=0.0),
+            *_slices(plan, ["image"], foreground=0.0),
             RandomResizedCrop(plan.size, scale=(0.67, 1.0)),
-            FlipLeftRight(["image"]),
+            RandMirror(["image"], plan.mirror_axes),
         ]
     )
 
 
-def segmentation_patches(plan: PreprocessingPlan, *, foreground: float) -> Compose:
-    """Random crops, a share of them around foreground, with affine and intensity augmentation.
+def segmentation_patches(
+    plan: PreprocessingPlan, *, foreground: float, augmentation: Augmentation = PRESETS["nnunet"]
+) -> Compose:
+    """Return random crops, a share of them around foreground, mirrored and augmented.
 
-    Only left and right are exchanged: front and back of a body differ, and labels may depend on it.
+    Args:
+        plan: dimensions, patch size and mirroring axes.
+        foreground: share of crops around a labelled voxel, each class equally often.
+        augmentation: spatial and intensity changes.
     """
     keys = ["image", "label"]
     return Compose(
         [
-            *_slices(plan, keys=keys, foreground=foreground),
+            *_slices(plan, keys, foreground=foreground),
             PadTo(keys, plan.size),
-            _crop(keys, plan.size, foreground=foreground),
-            FlipLeftRight(keys),
-            RandAffined(
-                keys,
-                prob=0.5,
-                rotate_range=[0.25] * (1 if plan.dims == 2 else 3),
-                scale_range=[0.15] * plan.dims,
-                translate_range=[0.05 * length for length in plan.size],
-                mode=["bilinear", "nearest"],
-                padding_mode="border",
-            ),
-            RandGaussianNoised("image", prob=0.15, std=0.1),
-            RandGaussianSmoothd(
-                "image", prob=0.15, sigma_x=(0.4, 0.9), sigma_y=(0.4, 0.9), sigma_z=(0.4, 0.9)
-            ),
-            RandScaleIntensityd("image", factors=0.2, prob=0.5),
-            RandShiftIntensityd("image", offsets=0.2, prob=0.5),
+            RandAffineCrop(keys, plan.size, foreground=foreground or None, augmentation=augmentation),
+            RandMirror(keys, plan.mirror_axes),
+            *intensity_changes(augmentation, plan.dims),
         ]
     )
 
 
-def _slices(plan: PreprocessingPlan, *, keys: list[str], foreground: float) -> list[Any]:
+def _slices(plan: PreprocessingPlan, keys: list[str], *, foreground: float) -> list[Any]:
     return [PickSlice(keys, foreground=foreground)] if plan.dims == 2 else []
 
 
-def _crop(keys: list[str], size: Size, *, foreground: float) -> Any:
-    if foreground == 0:
-        return RandSpatialCropd(keys, roi_size=size, random_size=False)
-    return CropAroundLabel(keys, size, foreground=foreground)
-
-
 def _plain(value: Tensor) -> Tensor:
-    """Return a tensor without MONAI's metadata, in memory of its own."""
+    """Return a contiguous copy without MONAI's metadata."""
     tensor: Tensor = value.as_tensor() if hasattr(value, "as_tensor") else value
     return tensor.clone(memory_format=torch.contiguous_format)

@@ -1,4 +1,4 @@
-"""From a volume in a dataset folder to a normalised tensor in RAS order, kept in a bounded memory."""
+"""Preprocessing of a volume to a normalised tensor in RAS order, with a bounded cache in memory."""
 
 from __future__ import annotations
 
@@ -15,11 +15,6 @@ import numpy as np
 import torch
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms.compose import Compose
-from monai.transforms.intensity.dictionary import (
-    NormalizeIntensityd,
-    ScaleIntensityRanged,
-    ScaleIntensityRangePercentilesd,
-)
 from monai.transforms.spatial.dictionary import Orientationd, Resized, Spacingd
 from torch import Tensor
 
@@ -30,29 +25,28 @@ from medmim.data.dataset.manifest import VolumeRecord
 from medmim.data.formats.geometry import corner_distance
 from medmim.data.formats.nifti import read_image
 from medmim.data.loading.disk_cache import DIGITS, DiskCache
-from medmim.data.loading.foreground_crop import labelled_places
+from medmim.data.loading.foreground_crop import IGNORE, labelled_places
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan, slice_axis
 from medmim.data.loading.transforms import PLACES
 from medmim.errors import DataError
 
 _log = logging.getLogger(__name__)
-_CT_RANGE_HU = (-1000.0, 1000.0)
-_SAME_GRID = 0.01  # voxels by which the grids of channels may differ
-_VERSION = 3  # of what `preprocess` does; another number, and no prepared volume on disk is used again
+_SAME_GRID = 0.01  # tolerance in voxels for the grids of channels
+_VERSION = 4  # of `preprocess`; a new version invalidates the disk cache
 
 
 @dataclass(frozen=True, eq=False)
 class PreprocessedVolume:
-    """A volume as networks see it.
+    """A preprocessed volume.
 
     Attributes:
         image: (channels, x, y, z), float32, axes towards right, anterior, superior.
-        label: (1, x, y, z), uint8 (int32 where numbers are larger), or None.
+        label: class indices, (1, x, y, z), uint8 (int32 for larger values), or None.
         affine: voxel → world in mm, (4, 4).
-        slice_axis: 0, 1 or 2: the axis of largest spacing in the file, across which 2D slices are cut.
+        slice_axis: 0, 1 or 2: the axis of largest spacing in the file, across which slices are cut.
         stored_affine: voxel → world in mm of the file, (4, 4).
-        boxes: of the volume's findings, in voxels of `image`.
-        places: voxels that have a label, as `labelled_places` chooses them; None without a label.
+        boxes: boxes of findings, in voxels of `image`.
+        places: labelled voxels, see `labelled_places`; None without a label.
     """
 
     image: Tensor
@@ -65,24 +59,24 @@ class PreprocessedVolume:
 
     @property
     def bytes(self) -> int:
-        """Memory that the tensors take."""
+        """Size of the tensors."""
         tensors = (self.image, self.label, self.places)
         return sum(t.numel() * t.element_size() for t in tensors if t is not None)
 
     @property
     def background(self) -> float:
-        """The value to pad with: the darkest of the volume."""
+        """The value for padding: the minimum of the image."""
         return float(self.image.min())
 
 
 class VolumeLoader:
-    """Prepare volumes of a dataset on request and keep the most recently used ones.
+    """Preprocess volumes of a dataset on request and keep the most recently used ones.
 
     Args:
         root: dataset folder.
-        plan: orientation is always RAS; spacing comes from here.
-        cache_gb: memory for prepared volumes, for each process.
-        disk: prepared volumes on disk, which all processes share; they take no memory of their own.
+        plan: preprocessing; the orientation is always RAS.
+        cache_gb: memory for preprocessed volumes in each process.
+        disk: cache on disk shared by all processes.
     """
 
     def __init__(
@@ -96,7 +90,7 @@ class VolumeLoader:
         self._bytes = 0
 
     def __call__(self, volume: VolumeRecord) -> PreprocessedVolume:
-        """Return a prepared volume, from memory when it is there.
+        """Return a preprocessed volume, from the cache if possible.
 
         Raises:
             DataError: if a file of the dataset is missing or damaged.
@@ -112,7 +106,7 @@ class VolumeLoader:
         return prepared
 
     def _shared(self, volume: VolumeRecord, disk: DiskCache) -> PreprocessedVolume:
-        """Return a volume as it lies on disk, where it is put when it is not there yet."""
+        """Return a volume from the disk cache, and add it if it is missing."""
         key = _key(volume, self.plan)
         known = disk.get(key)
         if known is None:
@@ -121,28 +115,29 @@ class VolumeLoader:
                 known = disk.put(key, _tensors(made))
             except files.WriteError as error:
                 _log.warning(
-                    "prepared volumes are not kept: %s; free the disk, or --set cache_disk_gb=0",
+                    "preprocessed volumes are not cached: %s; free disk space, or --set cache_disk_gb=0",
                     error.strerror,
                 )
                 self.disk = None
                 return made
-            if known is None:  # there is no room for it
+            if known is None:  # it exceeds the limit
                 return made
         return _prepared(known, volume)
 
 
 def _key(volume: VolumeRecord, plan: PreprocessingPlan) -> str:
-    """Return what a prepared volume is found by: its files, how they are prepared, and by which version."""
+    """Return the cache key: a hash of the source files, the preprocessing and its version."""
     label = volume.label_sha256 if volume.label else None
     whole = plan.size if plan.view == "whole" else None
     made_of = [
         [channel.sha256 for channel in channels_of(volume)],
         label,
+        [plan.normalisation.rule_for(one).model_dump() for one in _modalities(volume, plan)],
         volume.modality,
         plan.dims,
         plan.spacing_mm,
         whole,
-        _CT_RANGE_HU,
+        [plan.label_codes, plan.ignore_label],
         _VERSION,
     ]
     return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:DIGITS]
@@ -160,7 +155,7 @@ def _tensors(prepared: PreprocessedVolume) -> dict[str, Tensor]:
 
 
 def _prepared(tensors: Mapping[str, Tensor], volume: VolumeRecord) -> PreprocessedVolume:
-    """Return what `_tensors` was given; boxes are those of the row, which may have been clipped since."""
+    """Return a volume from its tensors; boxes come from the row, since they may have been clipped."""
     affine, stored = tensors["affine"].numpy(), tensors["stored_affine"].numpy()
     boxes = map_boxes(stored_boxes(volume), stored, affine)
     label, places, axis = tensors.get("label"), tensors.get(PLACES), int(tensors["slice_axis"])
@@ -168,7 +163,7 @@ def _prepared(tensors: Mapping[str, Tensor], volume: VolumeRecord) -> Preprocess
 
 
 def preprocess(root: Path, volume: VolumeRecord, plan: PreprocessingPlan) -> PreprocessedVolume:
-    """Load, orient, resample or scale where the plan says so, clip outliers and normalise one volume."""
+    """Load, reorient, resample or resize, and normalise one volume as the plan specifies."""
     read = {"image": _image(root, volume)}
     if volume.label:
         read["label"] = _read(root / volume.label, volume)
@@ -181,9 +176,10 @@ def preprocess(root: Path, volume: VolumeRecord, plan: PreprocessingPlan) -> Pre
     loaded = _pipeline(volume, plan)(read)
     image: MetaTensor = loaded["image"]
     affine = np.asarray(image.affine, dtype=np.float64)
-    label = _numbers(loaded["label"].as_tensor()) if volume.label else None
+    label = class_indices(loaded["label"].as_tensor(), plan) if volume.label else None
+    normalised = plan.normalisation(image.as_tensor(), _modalities(volume, plan))
     return PreprocessedVolume(
-        image=image.as_tensor().float().contiguous(),
+        image=normalised.contiguous(),
         label=label,
         affine=affine,
         slice_axis=int(loaded["slice_axis"]),
@@ -194,22 +190,39 @@ def preprocess(root: Path, volume: VolumeRecord, plan: PreprocessingPlan) -> Pre
 
 
 def _image(root: Path, volume: VolumeRecord) -> MetaTensor:
-    """Return all channels of a case; they must lie on one grid."""
+    """Return all channels of a case, which must have the same grid."""
     first, *others = (_read(root / channel.image, volume) for channel in channels_of(volume))
     for other in others:
         off = corner_distance(first.shape[1:], np.asarray(first.affine), np.asarray(other.affine))
         if other.shape != first.shape or off > _SAME_GRID * float(first.pixdim.min()):
             raise DataError(
-                f"volume {volume.id}: its channels lie on different grids; expected co-registered images: "
-                "resample them to one of them before `medmim ingest`",
+                f"volume {volume.id}: its channels have different grids; expected co-registered images: "
+                "resample them to one grid before `medmim ingest`",
                 reason="channels_differ",
             )
     return MetaTensor(torch.cat([one.as_tensor() for one in (first, *others)]), affine=first.affine)
 
 
-def _numbers(label: Tensor) -> Tensor:
-    """Return class numbers in a byte each, or in four where one of them is larger than a byte holds."""
-    return label.to(torch.uint8 if label.max() <= torch.iinfo(torch.uint8).max else torch.int32)
+def _modalities(volume: VolumeRecord, plan: PreprocessingPlan) -> list[str]:
+    """Return the modality of each channel; earlier versions used that of the first one."""
+    channels = channels_of(volume)
+    return [volume.modality if plan.normalisation.legacy else one.modality for one in channels]
+
+
+def class_indices(label: Tensor, plan: PreprocessingPlan) -> Tensor:
+    """Map values of a label file to class indices; unknown values become 0, `ignore_label` becomes `IGNORE`.
+
+    Without `plan.label_codes`, values are kept: as uint8, or int32 where they exceed 255.
+    """
+    if plan.label_codes is None:
+        return label.to(torch.uint8 if label.max() <= torch.iinfo(torch.uint8).max else torch.int32)
+    values = np.rint(label.numpy()).astype(np.int64)
+    codes = np.array(plan.label_codes, dtype=np.int64)
+    index = np.searchsorted(codes, values).clip(max=max(len(codes) - 1, 0))
+    classes = np.where(codes[index] == values, index + 1, 0) if len(codes) else np.zeros_like(values)
+    if plan.ignore_label is not None:
+        classes[values == plan.ignore_label] = IGNORE
+    return torch.from_numpy(classes.astype(np.uint8))
 
 
 def _read(path: Path, volume: VolumeRecord) -> MetaTensor:
@@ -233,24 +246,16 @@ def _pipeline(volume: VolumeRecord, plan: PreprocessingPlan) -> Compose:
         steps.append(_Respace(keys, plan))
     if plan.view == "whole":
         steps.append(_Fit(keys, plan))
-    if volume.modality == "CT":
-        low, high = _CT_RANGE_HU
-        steps.append(ScaleIntensityRanged("image", low, high, low, high, clip=True))
-    else:
-        steps.append(
-            ScaleIntensityRangePercentilesd("image", 0.5, 99.5, 0.0, 1.0, clip=True, channel_wise=True)
-        )
-    steps.append(NormalizeIntensityd("image", channel_wise=True))
     return Compose(steps)
 
 
 def _note_slice_axis(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Find the slice axis before resampling hides it; equal spacings mean axial slices."""
+    """Determine the slice axis before resampling; equal spacings mean axial slices."""
     return {**data, "slice_axis": slice_axis(np.asarray(data["image"].pixdim))}
 
 
 class _Respace:
-    """Resample image (linear) and label (nearest), in 2D within slices only."""
+    """Resample the image (linear) and the label (nearest neighbour), in 2D within slices only."""
 
     def __init__(self, keys: list[str], plan: PreprocessingPlan) -> None:
         self.keys = keys
@@ -259,7 +264,7 @@ class _Respace:
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
         spacing = list(self.plan.spacing_mm or ())
         if self.plan.dims == 2:
-            spacing[data["slice_axis"]] = -1.0  # MONAI: keep what it is
+            spacing[data["slice_axis"]] = -1.0  # MONAI: keep the spacing
         modes = ["bilinear" if key == "image" else "nearest" for key in self.keys]
         resampled: dict[str, Any] = Spacingd(self.keys, pixdim=spacing, mode=modes, padding_mode="border")(
             data
@@ -268,10 +273,9 @@ class _Respace:
 
 
 class _Fit:
-    """Scale the whole image (and its label) to fit the plan's size.
+    """Resize the image (and its label) to fit the size of the plan.
 
-    Slices keep their shape, so that one side may stay shorter; volumes, whose axes differ in spacing anyway,
-    are scaled axis by axis.
+    Slices keep their aspect ratio; volumes, whose spacings differ anyway, are resized axis by axis.
     """
 
     def __init__(self, keys: list[str], plan: PreprocessingPlan) -> None:
@@ -286,7 +290,7 @@ class _Fit:
             factors = [min(factors)] * 2
         for factor, axis in zip(factors, seen, strict=True):
             shape[axis] = max(1, round(factor * shape[axis]))
-        # the mean over what a new voxel covers; between voxels where there are more than before
+        # average when downsampling, interpolate when upsampling
         image = "area" if min(factors) < 1 else "trilinear"
         modes = [image if key == "image" else "nearest-exact" for key in self.keys]
         scaled: dict[str, Any] = Resized(self.keys, spatial_size=shape, mode=modes)(data)

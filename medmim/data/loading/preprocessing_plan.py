@@ -1,15 +1,16 @@
-"""How volumes of one dataset are brought to one shape for a network: dimensions, patch size, spacing."""
+"""The preprocessing plan: dimensions, patch size, spacing, normalisation, mirroring and label codes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from nibabel.orientations import axcodes2ornt
 
 from medmim.data.dataset.manifest import VolumeRecord
+from medmim.data.loading.normalisation import LEGACY, Normalisation
 from medmim.errors import DataError, ShapeError
 from medmim.shapes import Size, as_size, round_up
 
@@ -23,20 +24,59 @@ _SPACING_TOLERANCE = 0.05
 
 @dataclass(frozen=True)
 class PreprocessingPlan:
-    """What every volume becomes before a network sees it; axes are RAS (right, anterior, superior).
+    """Preprocessing of every volume; axes are RAS (right, anterior, superior). It is saved with the model.
 
     Attributes:
         dims: 2 (slices across the axis of largest spacing) or 3.
-        size: voxels of a patch.
-        spacing_mm: spacing that volumes are resampled to, for the three axes; 0 = as it is; None = none is.
-        view: patch: parts of `size` are seen; whole: every image is scaled to fit `size`, whatever its
-            spacing: pictures keep their shape, volumes are scaled axis by axis.
+        size: patch size in voxels.
+        spacing_mm: spacing after resampling along the three axes; None: volumes are not resampled.
+        view: patch: patches of `size`; whole: images are resized to fit `size` whatever their spacing, 2D
+            images with their aspect ratio, volumes axis by axis.
+        normalisation: intensity rules by modality.
+        mirror_axes: axes along which training and inference may mirror images.
+        label_codes: value in label files of classes 1, 2, …, ascending; None: values are class indices.
+        ignore_label: value in label files of voxels without a known label.
     """
 
     dims: Dims
     size: Size
     spacing_mm: tuple[float, float, float] | None = None
     view: View = "patch"
+    normalisation: Normalisation = Normalisation()  # noqa: RUF009 (frozen)
+    mirror_axes: tuple[int, ...] = (0,)
+    label_codes: tuple[int, ...] | None = None
+    ignore_label: int | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the fields that a model's description stores, as JSON values."""
+        return {
+            "size": list(self.size),
+            "spacing_mm": None if self.spacing_mm is None else list(self.spacing_mm),
+            "view": self.view,
+            "normalisation": self.normalisation.as_json(),
+            "mirror_axes": list(self.mirror_axes),
+            "label_codes": None if self.label_codes is None else list(self.label_codes),
+            "ignore_label": self.ignore_label,
+        }
+
+
+def plan_of_model(description: Mapping[str, Any]) -> PreprocessingPlan:
+    """Return the plan of a model; one of earlier versions normalises as it did when it was trained.
+
+    Args:
+        description: as `weights.json` contains it.
+    """
+    spacing, codes, rules = (description.get(key) for key in ("spacing_mm", "label_codes", "normalisation"))
+    return PreprocessingPlan(
+        description["spatial_dims"],
+        tuple(description["size"]),
+        None if spacing is None else tuple(spacing),
+        description["view"],
+        LEGACY if rules is None else Normalisation.model_validate(rules),
+        tuple(description.get("mirror_axes", (0,))),
+        None if codes is None else tuple(codes),
+        description.get("ignore_label"),
+    )
 
 
 def plan_for(
@@ -46,19 +86,22 @@ def plan_for(
     size: Sequence[int] | None,
     multiple: Size | None = None,
     view: View = "patch",
+    spacing_mm: Sequence[float] | None = None,
 ) -> PreprocessingPlan:
-    """Choose what the user left open.
+    """Choose dimensions, patch size and spacing where the user did not.
 
     Args:
-        volumes: the volumes that training may see.
+        volumes: training volumes.
         dims: 2, 3, or None: 3 unless most volumes have fewer than 16 slices.
-        size: patch in voxels, or None: the median volume, at most 64 (3D) or 192 (2D) voxels an axis.
-        multiple: sizes must divide by this, for each axis of a patch; None: 16 along each.
+        size: patch size in voxels, or None: the median volume, at most 64 (3D) or 192 (2D) voxels an axis.
+        multiple: patch sizes must be multiples of this, for each axis; None: 16.
         view: as in `PreprocessingPlan`.
+        spacing_mm: one spacing, or one per axis in RAS order; 0: not resampled. None: the median spacing if
+            spacings differ by more than 5 %.
 
     Raises:
         DataError: if there are no volumes.
-        ShapeError: if a given size does not divide by `multiple`.
+        ShapeError: if a given size is no multiple of `multiple`, or `spacing_mm` has another length.
     """
     if not volumes:
         raise DataError("no volumes to train on: ingest data first, or widen the splits", reason="no_volumes")
@@ -80,16 +123,21 @@ def plan_for(
                 f"--size {','.join(map(str, patch))}: expected multiples of {','.join(map(str, step))} "
                 f"(the encoder's total stride and the mask cell); use --size {nearest}"
             )
-    spacing = None if view == "whole" else _common_spacing(spacings, thick if chosen == 2 else None)
+    if view == "whole":
+        spacing = None
+    elif spacing_mm is None:
+        spacing = _common_spacing(spacings, thick if chosen == 2 else None)
+    else:
+        spacing = _given_spacing(spacing_mm)
     return PreprocessingPlan(chosen, patch, spacing, view)
 
 
 def voxel_mm(volumes: Sequence[VolumeRecord], plan: PreprocessingPlan) -> tuple[float, ...] | None:
-    """Return the size of a patch's voxels along its axes, in mm; None where a volume does not tell its own.
+    """Return the voxel size of patches in mm; None if the spacing of a volume is unknown.
 
     Args:
-        volumes: what patches are drawn from.
-        plan: what they become; where it resamples nothing, the median of their sizes holds.
+        volumes: source volumes of the patches.
+        plan: their preprocessing; without resampling, the median voxel size is returned.
     """
     if any(volume.flags.get("spacing") == "unknown" for volume in volumes):
         return None
@@ -102,17 +150,17 @@ def voxel_mm(volumes: Sequence[VolumeRecord], plan: PreprocessingPlan) -> tuple[
 
 
 def slice_axis(spacing_mm: Sequence[float] | np.ndarray) -> int:
-    """Return the axis of largest spacing, across which 2D slices are cut; the last one where it shares that.
+    """Return the axis of largest spacing, across which 2D slices are cut; for ties the last one.
 
     Args:
-        spacing_mm: of the axes right, anterior, superior; compared to a micrometre.
+        spacing_mm: spacing along right, anterior, superior; compared to a micrometre.
     """
     rounded = np.round(np.asarray(spacing_mm, dtype=float), 3)
     return 2 if rounded[2] == rounded.max() else int(rounded.argmax())
 
 
 def _in_ras(volume: VolumeRecord, values: Sequence[int] | Sequence[float]) -> list[float]:
-    """Reorder values given an array axis to the axes right, anterior, superior."""
+    """Reorder values given for array axes to right, anterior, superior."""
     order = axcodes2ornt(tuple(volume.orientation))[:, 0].astype(int)
     placed = [0.0] * len(order)
     for axis, target in enumerate(order):
@@ -121,13 +169,13 @@ def _in_ras(volume: VolumeRecord, values: Sequence[int] | Sequence[float]) -> li
 
 
 def _without(values: np.ndarray, axis: np.ndarray) -> np.ndarray:
-    """Drop one entry a row."""
+    """Remove one entry of each row."""
     keep = np.arange(values.shape[1])[None] != axis[:, None]
     return np.asarray(values[keep].reshape(len(values), -1))
 
 
 def _common_spacing(spacings: np.ndarray, thick: np.ndarray | None) -> tuple[float, float, float] | None:
-    """Return the median spacing when volumes differ; the slice axis of 2D work is left as it is."""
+    """Return the median spacing if volumes differ; in 2D, the slice axis is not resampled."""
     median = np.median(spacings, axis=0)
     differs = np.abs(spacings / median - 1) > _SPACING_TOLERANCE
     if thick is not None:
@@ -137,3 +185,10 @@ def _common_spacing(spacings: np.ndarray, thick: np.ndarray | None) -> tuple[flo
     if not differs.any():
         return None
     return (float(median[0]), float(median[1]), float(median[2]))
+
+
+def _given_spacing(spacing_mm: Sequence[float]) -> tuple[float, float, float] | None:
+    given = tuple(spacing_mm) * 3 if len(spacing_mm) == 1 else tuple(spacing_mm)
+    if len(given) != 3:
+        raise ShapeError(f"spacing_mm: expected one or three numbers, got {len(given)}; use 1 or 0.8,0.8,3")
+    return None if not all(given) else (given[0], given[1], given[2])

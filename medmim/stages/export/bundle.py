@@ -10,6 +10,7 @@ import torch
 
 from medmim import __version__
 from medmim.data.dataset.manifest import VolumeRecord
+from medmim.data.loading.normalisation import IntensityRule
 from medmim.errors import UsageError
 from medmim.training.tasks.trained_model import TrainedModel
 
@@ -25,6 +26,16 @@ A segmenter made by medmim {version}, as a MONAI bundle: TorchScript and MONAI's
 `--output_dir` chooses where the labels go (`eval` without it), on the voxels of the image. It needs
 `pip install "monai[fire,nibabel]" torch`; medmim is not needed. Classes: {names}. Not a medical device.
 """
+
+
+# as `normalise` with the rule `body`
+_BODY = (
+    "$lambda x: (lambda top, p: (lambda body, low: (lambda high: "
+    "(x.clamp(low, high) - body.clamp(low, high).mean()) / body.clamp(low, high).std(correction=0))"
+    "(p(body, {high})))(x[x > x.min() + {above} * (top - x.min())], p(x.flatten(), {low})))"
+    "(float(np.percentile(x.flatten()[:: max(1, x.numel() // 1000000)].numpy(), 99.5)), "
+    "lambda v, q: float(np.percentile(v[:: max(1, len(v) // 1000000)].numpy(), q)))"
+)
 
 
 def bundle_files(trained: TrainedModel, model: bytes, case: VolumeRecord, *, title: str) -> dict[str, Any]:
@@ -66,7 +77,7 @@ def bundle_files(trained: TrainedModel, model: bytes, case: VolumeRecord, *, tit
 def _inference(trained: TrainedModel, *, ct: bool) -> dict[str, Any]:
     """Return the program: preprocess as `loading/preprocess.py` does, predict windows, resample back."""
     return {
-        "imports": ["$import torch"],
+        "imports": ["$import torch", "$import numpy as np"],
         "bundle_root": ".",
         "image": "scan.nii.gz",
         "output_dir": "$@bundle_root + '/eval'",
@@ -88,12 +99,13 @@ def _inference(trained: TrainedModel, *, ct: bool) -> dict[str, Any]:
                     "to_tensor": True,
                 },
                 {"_target_": "AsDiscreted", "keys": "pred", "argmax": True},
+                *_label_values(trained),
                 {
                     "_target_": "SaveImaged",
                     "keys": "pred",
                     "output_dir": "@output_dir",
                     "output_postfix": "labels",
-                    "output_dtype": "$torch.uint8",
+                    "output_dtype": _label_type(trained),
                     "separate_folder": False,
                 },
             ],
@@ -101,6 +113,19 @@ def _inference(trained: TrainedModel, *, ct: bool) -> dict[str, Any]:
         "predict": "$@inferer(@sample['image'][None].to(@device), @network)[0].cpu()",
         "run": ["$@postprocessing({**@sample, 'pred': @predict})"],
     }
+
+
+def _label_values(trained: TrainedModel) -> list[dict[str, Any]]:
+    """Return the step from class indices to the values of label files, if they differ."""
+    codes = trained.codes
+    if all(number == code for number, code in codes.items()):
+        return []
+    values = {"orig_labels": [0, *codes], "target_labels": [0, *codes.values()]}
+    return [{"_target_": "MapLabelValued", "keys": "pred", **values}]
+
+
+def _label_type(trained: TrainedModel) -> str:
+    return "$torch.uint8" if max(trained.codes.values()) <= 255 else "$torch.int32"
 
 
 def _steps(trained: TrainedModel, *, ct: bool) -> list[dict[str, Any]]:
@@ -112,13 +137,30 @@ def _steps(trained: TrainedModel, *, ct: bool) -> list[dict[str, Any]]:
     if trained.plan.spacing_mm is not None:
         spacing = {"pixdim": list(trained.plan.spacing_mm), "mode": "bilinear", "padding_mode": "border"}
         steps.append({"_target_": "Spacingd", "keys": "image", **spacing})
-    if ct:
+    modalities = trained.description.get("modalities", ["CT" if ct else "OT"])
+    return [*steps, *_normalisation(trained.plan.normalisation.rule_for(modalities[0]), ct=ct)]
+
+
+def _normalisation(rule: IntensityRule, *, ct: bool) -> list[dict[str, Any]]:
+    """Return the steps of a normalisation rule."""
+    if rule.method == "none":
+        return []
+    if rule.method == "body":
+        low, high = rule.percentiles
+        body = _BODY.format(above=rule.body_above, low=low, high=high)
+        return [{"_target_": "Lambdad", "keys": "image", "func": body}]
+    if rule.method == "dataset":
+        ends = {"a_min": rule.low, "a_max": rule.high, "clip": True}
+        ends |= {"b_min": (rule.low - rule.mean) / rule.sd, "b_max": (rule.high - rule.mean) / rule.sd}
+        return [{"_target_": "ScaleIntensityRanged", "keys": "image", **ends}]
+    if rule.method == "legacy" and ct:
         limits = {"a_min": -1000.0, "a_max": 1000.0, "b_min": -1000.0, "b_max": 1000.0, "clip": True}
-        steps.append({"_target_": "ScaleIntensityRanged", "keys": "image", **limits})
+        clip = {"_target_": "ScaleIntensityRanged", "keys": "image", **limits}
     else:
-        shares = {"lower": 0.5, "upper": 99.5, "b_min": 0.0, "b_max": 1.0, "clip": True}
-        steps.append({"_target_": "ScaleIntensityRangePercentilesd", "keys": "image", **shares})
-    return [*steps, {"_target_": "NormalizeIntensityd", "keys": "image"}]
+        low, high = rule.percentiles
+        shares = {"lower": low, "upper": high, "b_min": 0.0, "b_max": 1.0, "clip": True}
+        clip = {"_target_": "ScaleIntensityRangePercentilesd", "keys": "image", **shares}
+    return [clip, {"_target_": "NormalizeIntensityd", "keys": "image"}]
 
 
 def _inferer(trained: TrainedModel) -> dict[str, Any]:

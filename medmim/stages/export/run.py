@@ -28,7 +28,7 @@ from medmim.heads.transfer import PREFIX
 from medmim.stages.export.bundle import bundle_files
 from medmim.stages.model_lookup import SelectedModel, find_model
 from medmim.tracking.mlflow_store import Store
-from medmim.training.evaluation.segmentation_metrics import Scores
+from medmim.training.evaluation.segmentation_inference import MirrorAveraging, all_flips
 from medmim.training.tasks.classification import views
 from medmim.training.tasks.segmentation import Segmentation
 from medmim.training.tasks.trained_model import TrainedModel, load_trained_model
@@ -181,7 +181,8 @@ class _Plain(nn.Module):
 def _plain(trained: TrainedModel) -> nn.Module:
     """Return the network to export, including the test-time mirroring of a segmenter."""
     if isinstance(trained.task, Segmentation):
-        return Scores(trained.network, 2 if trained.task.mirror else None).eval()
+        axes = [axis + 2 for axis in trained.plan.mirror_axes if axis < trained.plan.dims]
+        return MirrorAveraging(trained.network, all_flips(axes) if trained.task.mirror else ()).eval()
     return _Plain(trained.network).eval()
 
 

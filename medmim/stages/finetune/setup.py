@@ -29,6 +29,7 @@ from medmim.training.budget import Budget, budget_for
 from medmim.training.lightning_modules import FinetuningModule
 from medmim.training.mask_any_net_regularizer import MaskAnyNetRegularizer
 from medmim.training.tasks.base import EvaluationContext, Task
+from medmim.training.tasks.preparation import prepare_task
 from medmim.training.tasks.registry import build_task
 
 
@@ -99,10 +100,19 @@ def build_finetuning(settings: FinetuneSettings, store: Store, log: Callable[[st
     dims = plan_for(divided.train, dims=known_dims, size=None).dims
     encoder, report, chosen = _encoder(settings, origin, dims, log)
     view = settings.field_of_view or task.view(dims)
-    plan = plan_for(divided.train, dims=dims, size=settings.size, multiple=encoder.total_stride, view=view)
+    plan = plan_for(
+        divided.train,
+        dims=dims,
+        size=settings.size,
+        multiple=encoder.total_stride,
+        view=view,
+        spacing_mm=settings.spacing_mm,
+    )
+    plan, names = prepare_task(
+        task, plan, settings, dataset=dataset, train=divided.train, home=store.home, log=log
+    )
     disk = prepared_on_disk(settings, store.home)
     volumes = VolumeLoader(settings.data, plan, cache_gb=settings.cache_gb, disk=disk)
-    names = task.names(dataset, divided.train, volumes)
     context = EvaluationContext(volumes, names, settings.precision, {})
     head = task.head(encoder, divided.train, context, log)
     torch.manual_seed(stream_seed(settings.seed, "head"))
@@ -218,7 +228,9 @@ def _regularizer(settings: FinetuneSettings, encoder: Encoder, dims: int) -> Mas
 def _patches(
     settings: FinetuneSettings, task: Task, divided: Partition, context: EvaluationContext
 ) -> PatchDataset:
-    samples = task.training_samples(divided.train, context, foreground=settings.foreground_fraction)
+    samples = task.training_samples(
+        divided.train, context, foreground=settings.foreground_fraction, augment=settings.augment
+    )
     return PatchDataset(
         divided.train,
         context.volumes,

@@ -21,8 +21,9 @@ from medmim.data.formats.write_volume import encode_image
 from medmim.data.loading.preprocess import PreprocessedVolume
 from medmim.training.evaluation.detection_metrics import UNCHOSEN
 from medmim.training.evaluation.figures import FigureRow, boxed_row, caption_row, panel, upright
+from medmim.training.evaluation.postprocessing import apply_postprocessing
 from medmim.training.evaluation.resample_back import restored
-from medmim.training.evaluation.segmentation_metrics import segment
+from medmim.training.evaluation.segmentation_inference import segment
 from medmim.training.tasks.base import EvaluationContext
 from medmim.training.tasks.segmentation import Segmentation
 from medmim.training.tasks.trained_model import TrainedModel
@@ -85,18 +86,21 @@ def write_label_prediction(
     probabilities = segment(
         trained.network, prepared, scene.plan, precision=scene.precision, mirror=trained.task.mirror
     )
-    labels = restored(probabilities, prepared, volume.shape)
+    voxel_ml = abs(float(np.linalg.det(prepared.stored_affine[:3, :3]))) / 1000
+    rules = scene.tuned.get("postprocessing", {})
+    found = restored(probabilities, prepared, volume.shape)
+    labels = trained.coded(apply_postprocessing(found, scene.names, rules, voxel_ml))
     place = out / "segmentations" / f"{volume.id}.nii.gz"
     files.write_bytes(place, encode_image(Image(labels, prepared.stored_affine)))
     names = [scene.names.get(number, "") for number in range(1, max(scene.names) + 1)]
     _draw(out, volume, [_labelled(prepared, probabilities.argmax(dim=0).numpy())], trained, names)
     known = volume.flags.get("spacing") != "unknown"
-    voxel_ml = abs(float(np.linalg.det(prepared.stored_affine[:3, :3]))) / 1000
     rows = []
     for number, name in sorted(scene.names.items()):
-        count = int(np.count_nonzero(labels == number))
+        code = trained.codes[number]
+        count = int(np.count_nonzero(labels == code))
         size = round(count * voxel_ml, 4) if known else ""
-        rows.append({"volume": volume.id, "class": name, "number": number, "voxels": count, "ml": size})
+        rows.append({"volume": volume.id, "class": name, "number": code, "voxels": count, "ml": size})
     unit = "ml" if known else "voxels"
     summary = ", ".join(f"{row['class']} {row[unit]:g} {unit}" for row in rows)
     return VolumePrediction(rows, summary, place)

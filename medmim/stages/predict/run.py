@@ -256,7 +256,7 @@ def _write_dicom(
                 "label": str(labels[volume.id]),
                 "target": str(result.out / "dicom" / f"{volume.id}.dcm"),
                 "slices": slices_of_volume(volume, read_image(labels[volume.id]).affine, instances),
-                "names": {str(number): name for number, name in trained.names.items()},
+                "names": {str(trained.codes[number]): name for number, name in trained.names.items()},
                 "model": trained.sha256,
             }
         except DataError as error:
@@ -273,5 +273,5 @@ def _write_dicom(
 def _write_index(trained: TrainedModel, result: Predictions) -> None:
     index = result.as_json()
     del index["predictions"]
-    classes = {str(number): name for number, name in trained.names.items()}
+    classes = {str(trained.codes[number]): name for number, name in trained.names.items()}
     files.write_json(result.out / _INDEX, {**index, "classes": classes})

@@ -58,7 +58,7 @@ def pretrain(
     Raises:
         MedmimError: for settings, data or sizes that cannot work, before anything is written.
     """
-    run, store = build_pretraining(settings, home=home), Store(home)
+    run, store = build_pretraining(settings, home=home, log=log), Store(home)
     log(f"mask cells of {cell_words(run.module.cell, run.voxel_mm)}")
     recorder = resume_run(store, "pretrain", resume, settings=run.settings, dataset=run.dataset)
     if recorder is None:
@@ -121,6 +121,7 @@ def _save(
         "in_channels": 1,
         "encoder": run.settings.encoder,
         "encoder_options": run.settings.encoder_options,
+        **run.plan.as_json(),
         "dataset_hash": run.dataset.info.content_hash,
         "steps": fitted.steps,
     }

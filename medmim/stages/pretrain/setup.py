@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -13,6 +13,7 @@ import torch
 from medmim.config.runs import PretrainSettings
 from medmim.data.dataset.manifest import Dataset, VolumeRecord, read_dataset
 from medmim.data.dataset.partition import Partition, partition
+from medmim.data.loading.choose_plan import pretraining_plan
 from medmim.data.loading.contrastive_views import patch_views, resized_views
 from medmim.data.loading.patches import PatchDataset, Targets, pretraining_patches, resized_parts
 from medmim.data.loading.preprocess import VolumeLoader
@@ -86,12 +87,13 @@ class PretrainRun:
         return tuple(hidden_count(cells, ratio) / cells for ratio in mask.ratios)
 
 
-def build_pretraining(settings: PretrainSettings, *, home: Path) -> PretrainRun:
+def build_pretraining(settings: PretrainSettings, *, home: Path, log: Callable[[str], None]) -> PretrainRun:
     """Build the components of a run; nothing is written.
 
     Args:
         settings: settings of the run; open values are chosen from the dataset.
-        home: `MEDMIM_HOME`, for the cache of preprocessed volumes.
+        home: `MEDMIM_HOME`, for the fingerprint and the cache of preprocessed volumes.
+        log: takes lines for the user.
 
     Raises:
         MedmimError: for settings, data or sizes that cannot work.
@@ -108,7 +110,10 @@ def build_pretraining(settings: PretrainSettings, *, home: Path) -> PretrainRun:
     method = _method(settings, encoder, sketch.dims, cell, supervision_of(dataset, divided.train))
     if method.label_kind:  # images of held-out patients may be used, their labels never
         train = volumes_with_labels(divided.train, method.label_kind)
-    plan = plan_for(train, dims=sketch.dims, size=settings.size, multiple=cell)
+    plan = plan_for(
+        train, dims=sketch.dims, size=settings.size, multiple=cell, spacing_mm=settings.spacing_mm
+    )
+    plan = pretraining_plan(plan, settings, dataset, train, home=home, log=log)
     hidden_count(prod(grid_of(plan.size, cell)), settings.ratio)  # raises for too few cells
     resolved = settings.model_copy(
         update={

@@ -1,7 +1,8 @@
-"""Segmentation of whole volumes and its scores: Dice, HD95 and surface Dice of every case and class.
+"""Dice, HD95 and surface Dice of segmented volumes, for every case and class.
 
-Empty labels: Dice and surface Dice are 1 where prediction and label are both empty, 0 where only one is;
-there is no HD95 where either is, and means leave it out.
+Empty classes: Dice and surface Dice are 1 if prediction and label are both empty and 0 if only one is. HD95
+    is
+undefined if either is empty, and means omit it.
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Int
-from monai.inferers.inferer import Inferer, SliceInferer, SlidingWindowInferer
 from monai.metrics.hausdorff_distance import compute_hausdorff_distance
 from monai.metrics.meandice import compute_dice
 from monai.metrics.surface_dice import compute_surface_dice
@@ -25,28 +26,31 @@ from torch import Tensor, nn
 from medmim.data.dataset.manifest import VolumeRecord
 from medmim.data.formats.nifti import read_image
 from medmim.data.loading.finite_checks import finite
-from medmim.data.loading.preprocess import PreprocessedVolume, VolumeLoader
-from medmim.data.loading.preprocessing_plan import PreprocessingPlan
+from medmim.data.loading.foreground_crop import IGNORE
+from medmim.data.loading.preprocess import VolumeLoader, class_indices
+from medmim.training.evaluation.postprocessing import Rules, apply_postprocessing, components_of
 from medmim.training.evaluation.resample_back import on_grid
-from medmim.training.precision import autocast
+from medmim.training.evaluation.segmentation_inference import segment
 
 Mask3d = Int[Tensor, "1 x y z"]
 
 
 @dataclass(frozen=True)
 class CaseScore:
-    """Scores of one class in one volume.
+    """Metrics of one class in one volume.
 
     Attributes:
         case: volume id.
         subject: patient key.
-        label: name of the class.
-        dice: 1 when prediction and label are both empty, 0 when only one is.
-        surface_dice: share of both surfaces that lies within a tolerance of the other (Nikolov et al., 2021,
-            arXiv 1809.04430), with the same rule; None when not measured.
-        hd95_mm: 95th percentile of the symmetric surface distance; None when prediction or label is empty.
-        volume_ml, predicted_ml: size of label and prediction.
-        dice_any: Dice of all classes as one, such as a whole tumour; the same in every row of a case.
+        label: class name.
+        dice: Dice.
+        surface_dice: share of both surfaces within a tolerance of the other (Nikolov et al., 2021, arXiv
+            1809.04430); None if not computed.
+        hd95_mm: 95th percentile of the symmetric surface distance; None if undefined or not computed.
+        volume_ml, predicted_ml: volume of label and prediction.
+        dice_any: Dice of all classes merged, such as a whole tumour; the same in every row of a case.
+        components: volume and overlap in ml of predicted components, for choosing the postprocessing; None if
+            not computed.
     """
 
     case: str
@@ -58,38 +62,12 @@ class CaseScore:
     volume_ml: float
     predicted_ml: float
     dice_any: float
+    components: list[list[float]] | None = None
 
     def row(self) -> dict[str, Any]:
-        """Return it as a JSON-able row."""
-        return asdict(self)
-
-
-def segment(
-    network: nn.Module,
-    prepared: PreprocessedVolume,
-    plan: PreprocessingPlan,
-    *,
-    precision: str,
-    mirror: bool = False,
-) -> Tensor:
-    """Segment one prepared volume with a Gaussian sliding window, slice by slice in 2D.
-
-    Args:
-        network: images → class scores.
-        prepared: the volume.
-        plan: how it was prepared.
-        precision: auto, fp32 or bf16.
-        mirror: average with the prediction of the image whose left and right are exchanged.
-
-    Returns:
-        Class probabilities, (classes, x, y, z), on the CPU, in the prepared volume's grid.
-    """
-    device = next(network.parameters()).device
-    with torch.no_grad(), autocast(precision, device):
-        # slices across left-right have none of it
-        axis = 2 if mirror and not (plan.dims == 2 and prepared.slice_axis == 0) else None
-        scores = _inferer(prepared, plan)(prepared.image.unsqueeze(0).to(device), Scores(network, axis))
-    return torch.softmax(scores[0].float().cpu(), dim=0)
+        """Return a row of JSON values, without components that were not computed."""
+        row = asdict(self)
+        return row if self.components is not None else {key: row[key] for key in row if key != "components"}
 
 
 def score_volume(
@@ -101,17 +79,19 @@ def score_volume(
     precision: str,
     mirror: bool = False,
     tolerance_mm: float | None,
+    rules: Rules = MappingProxyType({}),
 ) -> list[CaseScore]:
-    """Segment a volume and compare it with its label, on the label's own grid.
+    """Segment a volume and compare it with its label on the label's own grid.
 
     Args:
-        network: images → class scores.
-        volume: with a label.
-        volumes: prepares it.
-        names: label value → name.
+        network: maps images to class logits.
+        volume: a labelled volume.
+        volumes: preprocesses it.
+        names: class names by index.
         precision: auto, fp32 or bf16.
         mirror: as in `segment`.
-        tolerance_mm: of surface Dice; None: measure no distances, which take time.
+        tolerance_mm: tolerance of surface Dice; None: compute components instead of distances.
+        rules: postprocessing by class name.
     """
     prepared = finite(volume, volumes)
     probabilities = segment(network, prepared, volumes.plan, precision=precision, mirror=mirror)
@@ -122,6 +102,10 @@ def score_volume(
     else:
         label, affine = _native_label(volumes, volume)
         prediction = on_grid(probabilities, prepared.affine, label.shape[1:], affine).long().unsqueeze(0)
+    if rules:
+        voxel_ml = math.prod(_spacing(affine)) / 1000
+        cleaned = apply_postprocessing(prediction[0].numpy(), names, rules, voxel_ml)
+        prediction = torch.from_numpy(cleaned).unsqueeze(0)
     return compare_labels(
         prediction, label.long(), _spacing(affine), volume=volume, names=names, tolerance_mm=tolerance_mm
     )
@@ -136,48 +120,66 @@ def compare_labels(
     names: Mapping[int, str],
     tolerance_mm: float | None = 1.0,
 ) -> list[CaseScore]:
-    """Score a prediction against a label of the same shape, class by class (background is no class)."""
-    # a value that training never saw has no name: no score either
-    classes = max(names) + 1
-    truth, guess = (one_hot(_known(one, classes).unsqueeze(0), classes) for one in (label, prediction))
+    """Compare a prediction with a label of the same shape for each class but background.
+
+    Values without a name count as background, voxels labelled `IGNORE` are left out.
+    """
+    classes, known = max(names) + 1, label != IGNORE
+    truth, guess = (
+        one_hot(torch.where(known & (one < classes), one, 0).unsqueeze(0), classes)
+        for one in (label, prediction)
+    )
     dice = compute_dice(guess, truth, include_background=True, ignore_empty=False)[0]
     whole = [one[:, sorted(names)].amax(dim=1, keepdim=True) for one in (guess, truth)]
     whole_dice = float(compute_dice(*whole, include_background=True, ignore_empty=False)[0, 0])
     voxel_ml = math.prod(spacing_mm) / 1000
     scores = []
     for value, name in sorted(names.items()):
-        one = slice(value, value + 1)
-        there, said = bool(truth[:, one].any()), bool(guess[:, one].any())
-        surface = None
-        if tolerance_mm is not None:
-            surface = float(there == said)
-            if there and said:
-                surface = _surface_dice(guess[:, one], truth[:, one], spacing_mm, tolerance_mm)
-        measured = tolerance_mm is not None and there and said
+        one = guess[:, value : value + 1], truth[:, value : value + 1]
+        hd95, surface = (None, None) if tolerance_mm is None else _distances(*one, spacing_mm, tolerance_mm)
         scores.append(
             CaseScore(
                 case=volume.id,
                 subject=volume.subject,
                 label=name,
                 dice=float(dice[value]),
-                hd95_mm=_hd95(guess[:, one], truth[:, one], spacing_mm) if measured else None,
+                hd95_mm=hd95,
                 surface_dice=surface,
-                volume_ml=float(truth[:, value].sum()) * voxel_ml,
-                predicted_ml=float(guess[:, value].sum()) * voxel_ml,
+                volume_ml=float(one[1].sum()) * voxel_ml,
+                predicted_ml=float(one[0].sum()) * voxel_ml,
                 dice_any=whole_dice,
+                components=None
+                if tolerance_mm is not None
+                else components_of(_mask(one[0]), _mask(one[1]), voxel_ml),
             )
         )
     return scores
 
 
-def mean_scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return the means over patients of the means over their cases: all classes together and each of them.
+def _mask(part: Tensor) -> np.ndarray:
+    return part[0, 0].numpy() > 0
 
-    `dice_present` leaves out what neither label nor prediction holds: where a case has one of many classes, a
-    network that finds nothing at all is right about the others.
+
+def _distances(
+    guess: Tensor, truth: Tensor, spacing_mm: Sequence[float], tolerance_mm: float
+) -> tuple[float | None, float]:
+    """Return HD95, None if a mask is empty, and surface Dice."""
+    predicted, present = bool(guess.any()), bool(truth.any())
+    if not (predicted and present):
+        return None, float(predicted == present)
+    hd95 = _between_surfaces(compute_hausdorff_distance, guess, truth, spacing_mm, percentile=95)
+    thresholds = {"class_thresholds": [tolerance_mm]}
+    return hd95, _between_surfaces(compute_surface_dice, guess, truth, spacing_mm, **thresholds)
+
+
+def mean_scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return means over patients of means over their cases, for all classes together and each class.
+
+    `dice_present` omits classes that are empty in label and prediction: if cases have one of many classes, a
+    network that predicts nothing would otherwise score well on the others.
 
     Args:
-        rows: of `CaseScore`s.
+        rows: rows of `CaseScore`.
     """
     names = sorted({row["label"] for row in rows})
     means: dict[str, float] = {}
@@ -192,62 +194,21 @@ def mean_scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {key: value for key, value in means.items() if math.isfinite(value)}
 
 
-class Scores(nn.Module):
-    """The network, its scores in float32 so that windows add up exactly; mirrored along an axis too."""
-
-    def __init__(self, network: nn.Module, mirrored: int | None) -> None:
-        super().__init__()
-        self.network = network
-        self.mirrored = mirrored
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return class scores, (batch, classes, *space)."""
-        scores: Tensor = self.network(images).float()
-        if self.mirrored is None:
-            return scores
-        other: Tensor = self.network(images.flip(self.mirrored)).float().flip(self.mirrored)
-        return (scores + other) / 2
-
-
-def _inferer(prepared: PreprocessedVolume, plan: PreprocessingPlan) -> Inferer:
-    options = {
-        "roi_size": plan.size,
-        "sw_batch_size": 8 if plan.dims == 2 else 2,
-        "overlap": 0.5,
-        "mode": "gaussian",
-        "cval": prepared.background,
-    }
-    if plan.dims == 2:
-        return SliceInferer(spatial_dim=prepared.slice_axis, **options)
-    return SlidingWindowInferer(**options)
-
-
 def _native_label(volumes: VolumeLoader, volume: VolumeRecord) -> tuple[Tensor, np.ndarray]:
     stored = read_image(volumes.root / str(volume.label))
-    return torch.from_numpy(stored.array.astype(np.int64)).unsqueeze(0), stored.affine
-
-
-def _known(label: Mask3d, classes: int) -> Mask3d:
-    return torch.where(label < classes, label, 0)
-
-
-def _hd95(guess: Tensor, truth: Tensor, spacing_mm: Sequence[float]) -> float:
-    return _between_surfaces(compute_hausdorff_distance, guess, truth, spacing_mm, percentile=95)
-
-
-def _surface_dice(guess: Tensor, truth: Tensor, spacing_mm: Sequence[float], tolerance_mm: float) -> float:
-    return _between_surfaces(compute_surface_dice, guess, truth, spacing_mm, class_thresholds=[tolerance_mm])
+    values = torch.from_numpy(np.rint(stored.array).astype(np.int64)).unsqueeze(0)
+    return class_indices(values, volumes.plan), stored.affine
 
 
 def _between_surfaces(
     measure: Callable[..., Tensor], guess: Tensor, truth: Tensor, spacing_mm: Sequence[float], **options: Any
 ) -> float:
-    # of one slice, such as a picture, the outline is the surface: in 3D all of it would be
+    # the surface of a single slice is its outline; in 3D, all of its voxels would be surface
     single = [axis for axis, length in enumerate(truth.shape[2:]) if length == 1][:1]
     for axis in single:
         guess, truth = guess.squeeze(axis + 2), truth.squeeze(axis + 2)
     spacing = [length for axis, length in enumerate(spacing_mm) if axis not in single]
-    with warnings.catch_warnings():  # MONAI 1.6 warns of an argument that it passes itself
+    with warnings.catch_warnings():  # MONAI 1.6 warns about an argument that it passes itself
         warnings.simplefilter("ignore", FutureWarning)
         found = measure(guess, truth, include_background=True, spacing=spacing, **options)
     return float(found[0, 0])

@@ -1,4 +1,4 @@
-"""What a task is: which images teach it, its loss, how cases are judged and drawn. One object a task."""
+"""The interface of a fine-tuning task: training samples, loss, evaluation and figures."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from monai.transforms.compose import Compose
 from torch import Tensor, nn
 
 from medmim.data.dataset.manifest import Dataset, VolumeRecord
+from medmim.data.loading.fingerprint import Fingerprint
 from medmim.data.loading.patches import Targets
 from medmim.data.loading.preprocess import VolumeLoader
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan, View
@@ -23,13 +24,13 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, eq=False)
 class EvaluationContext:
-    """What judging takes beside a network.
+    """Data and options for evaluating a network.
 
     Attributes:
-        volumes: prepares volumes.
-        names: of the classes, by number.
+        volumes: preprocesses volumes.
+        names: class names by index.
         precision: auto, fp32 or bf16.
-        chosen: what was chosen on validation cases, such as a threshold; empty before.
+        tuned: values chosen on validation cases, such as thresholds; empty before tuning.
     """
 
     volumes: VolumeLoader
@@ -39,19 +40,19 @@ class EvaluationContext:
 
     @property
     def plan(self) -> PreprocessingPlan:
-        """How volumes are prepared."""
+        """The preprocessing plan."""
         return self.volumes.plan
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingSamples:
-    """What training draws.
+    """How training samples are made.
 
     Attributes:
-        transform: from a prepared sample to a patch.
-        labelled: give the label volume too.
-        targets: what else a sample holds.
-        weights: how often each volume is drawn; None: equally.
+        transform: makes a patch of a preprocessed volume.
+        labelled: include the label volume.
+        targets: returns additional entries of a sample.
+        weights: relative frequency of each volume; None: equal.
     """
 
     transform: Compose
@@ -61,16 +62,16 @@ class TrainingSamples:
 
 
 class Task(ABC):
-    """A task with its options; the network and the data are arguments.
+    """A task with its options; network and data are arguments.
 
     Attributes:
-        axis: its word on the survey's axis of downstream tasks (arXiv 2408.06687); a tag of the run.
-        needs: what an image must have, for messages.
-        otherwise: what to do about images that have none.
-        measures_mm: its scores have millimetres, which images without a known spacing do not tell.
-        metric: of `means`: what `medmim compare` compares.
-        chosen_by: of `means`: whose highest value chooses the weights.
-        watched: validation cases that are judged while training.
+        axis: downstream task in the taxonomy of arXiv 2408.06687; a tag of the run.
+        requirement: what a training image must have, for messages.
+        hint: advice for images without it, for messages.
+        measures_mm: whether metrics are in millimetres and need a known spacing.
+        metric: key of `aggregate` that `medmim compare` compares.
+        selection_metric: key of `aggregate` whose highest value selects the weights.
+        max_val_cases: largest number of validation cases evaluated during training.
     """
 
     axis: ClassVar[str]
@@ -83,33 +84,43 @@ class Task(ABC):
 
     @abstractmethod
     def usable(self, volume: VolumeRecord) -> bool:
-        """Return whether an image can teach this task."""
+        """Return whether an image has what the task requires."""
 
     @abstractmethod
     def classes_of(self, volume: VolumeRecord) -> frozenset[str]:
-        """Return the classes that an image is known to show before it is read, for drawing few of each."""
+        """Return the classes of an image that are known from the manifest, for balanced subsets."""
 
     @abstractmethod
     def validate(
         self, volumes: tuple[VolumeRecord, ...], log: Callable[[str], None]
     ) -> tuple[VolumeRecord, ...]:
-        """Return the rows with what the task needs of them checked, and without what it need not read.
+        """Check the annotations that the task uses and remove those that it does not read.
 
         Raises:
-            DataError: if something cannot be used.
+            DataError: for an invalid annotation.
         """
 
     @abstractmethod
     def view(self, dims: int) -> View:
-        """Return how much of an image the task likes to see."""
+        """Return the default field of view."""
 
     @abstractmethod
-    def names(self, dataset: Dataset, train: Sequence[VolumeRecord], volumes: VolumeLoader) -> dict[int, str]:
-        """Return the classes that the training images hold, by number.
+    def names(
+        self, dataset: Dataset, train: Sequence[VolumeRecord], fingerprint: Fingerprint
+    ) -> dict[int, str]:
+        """Return the class names by index.
 
         Raises:
-            DataError: if there is nothing to learn.
+            DataError: if the training images have too few classes.
         """
+
+    def label_codes(self, dataset: Dataset, fingerprint: Fingerprint) -> tuple[int, ...] | None:
+        """Return the label value of each class, from class 1; None for tasks without label volumes."""
+        return None
+
+    def notes(self, dataset: Dataset, fingerprint: Fingerprint, names: Mapping[int, str]) -> list[str]:
+        """Return lines about the training data for the user, before training starts."""
+        return []
 
     @abstractmethod
     def head(
@@ -119,13 +130,25 @@ class Task(ABC):
         context: EvaluationContext,
         log: Callable[[str], None],
     ) -> dict[str, Any]:
-        """Return the options of the network in the table of heads; JSON-able, kept with the weights."""
+        """Return the options of the network in `HEADS`, as JSON values that are saved with the weights."""
 
     @abstractmethod
     def training_samples(
-        self, train: Sequence[VolumeRecord], context: EvaluationContext, *, foreground: float
+        self,
+        train: Sequence[VolumeRecord],
+        context: EvaluationContext,
+        *,
+        foreground: float,
+        augment: str | None = None,
     ) -> TrainingSamples:
-        """Return what training draws."""
+        """Return how training samples are made.
+
+        Args:
+            train: training volumes.
+            context: preprocessing and class names.
+            foreground: share of patches centred on foreground.
+            augment: as `load_augmentation` takes it; None: the default of the task.
+        """
 
     @abstractmethod
     def loss(self, network: Any, batch: dict[str, Tensor]) -> Scalar:
@@ -135,25 +158,25 @@ class Task(ABC):
     def evaluate(
         self, network: nn.Module, cases: Sequence[VolumeRecord], context: EvaluationContext, *, final: bool
     ) -> list[Row]:
-        """Return rows of scores, JSON-able, with `metric`, `case` and `subject`.
+        """Return rows of metrics as JSON values, with `metric`, `case` and `subject`.
 
         Args:
-            network: as the table of heads builds it.
-            cases: with what the task needs.
-            context: how to prepare and name.
-            final: measure also what takes time.
+            network: network of `HEADS`.
+            cases: annotated cases.
+            context: preprocessing and class names.
+            final: include metrics that take long to compute.
         """
 
     def tune(self, rows: Sequence[Row], context: EvaluationContext) -> dict[str, Any]:
-        """Return what is to be chosen on validation rows for the test, JSON-able; defaults for no rows."""
+        """Return values chosen on validation rows, as JSON values; defaults without rows."""
         return {}
 
     @abstractmethod
     def aggregate(self, rows: Sequence[Row], context: EvaluationContext) -> dict[str, float]:
-        """Return the finite numbers that sum rows up; none for no rows."""
+        """Return the finite aggregate metrics of rows; empty without rows."""
 
     def bootstrap_statistic(self, rows: Sequence[Row], context: EvaluationContext) -> Statistic:
-        """Return the function from how often each patient counts, in sorted order, to the means."""
+        """Return a function that computes `aggregate` from the multiplicity of each patient (sorted)."""
         patients = sorted({str(row["subject"]) for row in rows})
         own = [[row for row in rows if row["subject"] == who] for who in patients]
 
@@ -172,4 +195,4 @@ class Task(ABC):
     def figure(
         self, network: nn.Module, cases: Sequence[VolumeRecord], context: EvaluationContext, *, title: str
     ) -> bytes:
-        """Return a PNG with what the network makes of a few cases."""
+        """Return a PNG with predictions for a few cases."""

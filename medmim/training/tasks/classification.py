@@ -1,4 +1,4 @@
-"""Classification as a task: samples, loss with smoothing and mixup, probabilities of cases and patients."""
+"""The classification task: whole images, loss with label smoothing and mixup, class probabilities."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medmim.data.dataset.manifest import Dataset, VolumeRecord
-from medmim.data.loading.classification_samples import classification_patches
+from medmim.data.loading.augmentation import load_augmentation
+from medmim.data.loading.classification_samples import DEFAULT, classification_patches
 from medmim.data.loading.finite_checks import finite
 from medmim.data.loading.preprocess import PreprocessedVolume
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan, View
@@ -23,23 +24,23 @@ from medmim.errors import DataError, UsageError
 from medmim.shapes import Scalar
 from medmim.training.evaluation.classification_metrics import class_means, temperature
 from medmim.training.evaluation.figures import caption_row, panel
+from medmim.training.evaluation.segmentation_inference import mirrored
 from medmim.training.precision import autocast
 from medmim.training.tasks.base import EvaluationContext, Row, Task, TrainingSamples
 
-_AT_ONCE = 16  # slices in one pass
+_BATCH = 16  # slices in one forward pass
 
 
 @dataclass(frozen=True)
 class Classification(Task):
-    """One class for each image; 2D networks read every slice of a volume and average.
+    """One class for each image; 2D networks average over all slices of a volume.
 
     Attributes:
-        balance: 1: every class is drawn equally often; 0: as often as it comes.
-        label_smoothing: share of the target that is spread over all classes.
-        mixup: of Beta(mixup, mixup), from which the share of a second image is drawn (Zhang et al., ICLR
-            2018); 0: none.
-        dropout: share of pooled features that are dropped while training.
-        mirror: average with the prediction of the image whose left and right are exchanged.
+        balance: 1: every class is sampled equally often; 0: as often as it occurs.
+        label_smoothing: share of the target that is distributed over all classes.
+        mixup: parameter of Beta(mixup, mixup) for mixing two images (Zhang et al., ICLR 2018); 0: none.
+        dropout: share of pooled features that are dropped in training.
+        mirror: average predictions over the mirroring axes of the plan.
     """
 
     balance: float = 0.5
@@ -63,29 +64,29 @@ class Classification(Task):
             )
 
     def usable(self, volume: VolumeRecord) -> bool:
-        """Return whether its class is known."""
+        """Return whether the image has a class."""
         return volume.target is not None
 
     def classes_of(self, volume: VolumeRecord) -> frozenset[str]:
-        """Return its class."""
+        """Return the class of the image."""
         return frozenset([str(volume.target)])
 
     def validate(
         self, volumes: tuple[VolumeRecord, ...], log: Callable[[str], None]
     ) -> tuple[VolumeRecord, ...]:
-        """Return the rows without their label volumes, which need not be read."""
+        """Remove the label volumes, which are not used."""
         return tuple(volume.model_copy(update={"label": None}) for volume in volumes)
 
     def view(self, dims: int) -> View:
-        """Return that whole images are seen: the class may hang on any part."""
+        """Return `whole`: the class may depend on any part of the image."""
         return "whole"
 
-    def names(self, dataset: Dataset, train: Sequence[VolumeRecord], volumes: object) -> dict[int, str]:
+    def names(self, dataset: Dataset, train: Sequence[VolumeRecord], fingerprint: object) -> dict[int, str]:
         """Return the classes in alphabetical order."""
         found = sorted({str(volume.target) for volume in train})
         if len(found) < 2:
             raise DataError(
-                f"all training images have one class ({found[0]}): nothing to tell apart", reason="one_class"
+                f"all training images have one class ({found[0]}): expected at least two", reason="one_class"
             )
         return dict(enumerate(found))
 
@@ -104,9 +105,14 @@ class Classification(Task):
         return {"dropout": self.dropout}
 
     def training_samples(
-        self, train: Sequence[VolumeRecord], context: EvaluationContext, *, foreground: float
+        self,
+        train: Sequence[VolumeRecord],
+        context: EvaluationContext,
+        *,
+        foreground: float,
+        augment: str | None = None,
     ) -> TrainingSamples:
-        """Return whole images; those of rare classes are drawn more often."""
+        """Return whole images, those of rare classes more often."""
         numbers = {name: number for number, name in context.names.items()}
         counts = Counter(volume.target for volume in train)
 
@@ -114,13 +120,13 @@ class Classification(Task):
             return {"target": torch.tensor(numbers[str(volume.target)])}
 
         return TrainingSamples(
-            classification_patches(context.plan),
+            classification_patches(context.plan, load_augmentation(augment) if augment else DEFAULT),
             targets=targets,
             weights=[counts[volume.target] ** -self.balance for volume in train],
         )
 
     def loss(self, network: nn.Module, batch: dict[str, Tensor]) -> Scalar:
-        """Return the cross entropy, of mixed images with mixup."""
+        """Return the cross entropy, with mixup if enabled."""
         images, target = batch["image"], batch["target"]
         other, share = target, 1.0
         if self.mixup:
@@ -136,7 +142,7 @@ class Classification(Task):
     def evaluate(
         self, network: nn.Module, cases: Sequence[VolumeRecord], context: EvaluationContext, *, final: bool
     ) -> list[Row]:
-        """Return the probabilities of every class for every case."""
+        """Return the class probabilities of every case."""
         heat = float(context.tuned.get("temperature", 1.0))
         rows = []
         for case in cases:
@@ -163,17 +169,17 @@ class Classification(Task):
         return rows
 
     def tune(self, rows: Sequence[Row], context: EvaluationContext) -> dict[str, Any]:
-        """Return the temperature that makes probabilities honest."""
+        """Return the temperature that calibrates the probabilities."""
         return {"temperature": temperature(rows)}
 
     def aggregate(self, rows: Sequence[Row], context: EvaluationContext) -> dict[str, float]:
-        """Return F1, accuracies, AUROC and calibration error, of cases and of patients."""
+        """Return F1, accuracies, AUROC and calibration error of cases and of patients."""
         return class_means(rows, list(context.names.values()))
 
     def figure(
         self, network: nn.Module, cases: Sequence[VolumeRecord], context: EvaluationContext, *, title: str
     ) -> bytes:
-        """Return middle slices with class and prediction."""
+        """Return middle slices with true and predicted class."""
         rows = []
         for row, case in zip(self.evaluate(network, cases, context, final=False), cases, strict=True):
             prepared, shares = context.volumes(case), row["probabilities"]
@@ -186,23 +192,23 @@ class Classification(Task):
 def classify(
     network: nn.Module, prepared: PreprocessedVolume, plan: PreprocessingPlan, *, precision: str, mirror: bool
 ) -> Float[Tensor, " classes"]:
-    """Return the class scores of one prepared image: the mean over its slices in 2D."""
+    """Return the class logits of one preprocessed image: the mean over its slices in 2D."""
     network.eval()
     device = next(network.parameters()).device
     images = views(prepared, plan)
     pad = SpatialPad(plan.size, mode="constant", value=prepared.background)
     scores = []
     with torch.no_grad(), autocast(precision, device):
-        for some in torch.split(images, _AT_ONCE):
+        for some in torch.split(images, _BATCH):
             batch = torch.stack([pad(image).as_tensor() for image in some]).to(device)
             scores.append(network(batch).float().cpu())
-            if mirror and not (plan.dims == 2 and prepared.slice_axis == 0):
-                scores.append(network(batch.flip(2)).float().cpu())
+            for axes in mirrored(prepared, plan) if mirror else ():
+                scores.append(network(batch.flip(axes)).float().cpu())
     return torch.cat(scores).mean(dim=0)
 
 
 def views(prepared: PreprocessedVolume, plan: PreprocessingPlan) -> Float[Tensor, "views channels ..."]:
-    """Return the images of one volume that a network sees one by one: its slices, or itself."""
+    """Return the network inputs of one volume: all slices in 2D, the volume itself in 3D."""
     if plan.dims == 3:
         return prepared.image.unsqueeze(0)
     return prepared.image.movedim(prepared.slice_axis + 1, 0)

@@ -1,4 +1,4 @@
-"""Detection as a task: checked boxes, anchors from the data, losses, found boxes of every case."""
+"""The detection task: validated boxes, anchors from the training data, loss, and detected boxes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from medmim.data.dataset.boxes import boxes_in_slice, boxes_to_2d, boxes_to_3d, check_boxes, map_boxes
 from medmim.data.dataset.manifest import Dataset, VolumeRecord
-from medmim.data.loading.detection_samples import detection_patches
+from medmim.data.loading.augmentation import load_augmentation
+from medmim.data.loading.detection_samples import DEFAULT, detection_patches
 from medmim.data.loading.finite_checks import finite
 from medmim.data.loading.preprocess import PreprocessedVolume
 from medmim.data.loading.preprocessing_plan import View
@@ -27,19 +28,19 @@ from medmim.training.evaluation.figures import boxed_row, panel
 from medmim.training.tasks.base import EvaluationContext, Row, Task, TrainingSamples
 from medmim.training.tasks.detection_inference import DetectedBoxes, detect
 
-_SHOWN = 3  # found boxes in a picture
-_MEASURED = 500  # images whose boxes are held against the anchors
+_SHOWN = 3  # detected boxes in a figure
+_MEASURED = 500  # images for the coverage of anchors
 
 
 @dataclass(frozen=True)
 class Detection(Task):
-    """Boxes around findings; 2D networks read every slice of a volume.
+    """Boxes around findings; 2D networks process every slice of a volume.
 
     Attributes:
-        anchors: box shapes at every place of a feature map.
+        anchors: anchor shapes at every position of a feature map.
         width: channels of the feature pyramid, a multiple of 8.
-        bad_boxes: refuse boxes that are wrong, or clip them to their image.
-        negatives: known: images without a box teach if they have a label volume; all: all of them do.
+        bad_boxes: refuse invalid boxes, or clip them to the image.
+        negatives: known: images without boxes are negatives if they have a label volume; all: always.
     """
 
     anchors: int = 3
@@ -49,7 +50,7 @@ class Detection(Task):
 
     axis: ClassVar[str] = "detection"
     requirement: ClassVar[str] = "boxes"
-    hint: ClassVar[str] = "; if there is nothing to find in them, add --set task_options.negatives=all"
+    hint: ClassVar[str] = "; if they are negatives, add --set task_options.negatives=all"
     metric: ClassVar[str] = "ap50"
     selection_metric: ClassVar[str] = "ap50"
     max_val_cases: ClassVar[int] = 200
@@ -64,20 +65,20 @@ class Detection(Task):
             raise UsageError("task_options: expected bad_boxes refuse or clip and negatives known or all")
 
     def usable(self, volume: VolumeRecord) -> bool:
-        """Return whether it has boxes, or none because there is nothing to find."""
+        """Return whether the image has boxes or is a negative."""
         return bool(volume.boxes) or self.negatives == "all" or volume.label is not None
 
     def classes_of(self, volume: VolumeRecord) -> frozenset[str]:
-        """Return the classes of its boxes."""
+        """Return the classes of the boxes."""
         return frozenset(one.name for one in volume.boxes)
 
     def validate(
         self, volumes: tuple[VolumeRecord, ...], log: Callable[[str], None]
     ) -> tuple[VolumeRecord, ...]:
-        """Return the rows with boxes that can be used, without label volumes.
+        """Validate or clip the boxes and remove the label volumes.
 
         Raises:
-            DataError: for a wrong box, unless it is to be clipped.
+            DataError: for an invalid box, unless boxes are clipped.
         """
         rows, changes = check_boxes(volumes, clip=self.bad_boxes == "clip")
         for change in changes:
@@ -85,10 +86,10 @@ class Detection(Task):
         return tuple(row.model_copy(update={"label": None}) for row in rows)
 
     def view(self, dims: int) -> View:
-        """Return that slices are seen whole, and volumes, whose findings are small, in patches."""
+        """Return whole slices in 2D and patches in 3D, where findings are small."""
         return "whole" if dims == 2 else "patch"
 
-    def names(self, dataset: Dataset, train: Sequence[VolumeRecord], volumes: object) -> dict[int, str]:
+    def names(self, dataset: Dataset, train: Sequence[VolumeRecord], fingerprint: object) -> dict[int, str]:
         """Return the classes of the training boxes in alphabetical order."""
         found = sorted({one.name for volume in train for one in volume.boxes})
         if not found:
@@ -106,7 +107,7 @@ class Detection(Task):
         context: EvaluationContext,
         log: Callable[[str], None],
     ) -> dict[str, Any]:
-        """Return the network's options: anchors from the training boxes; says how many they reach."""
+        """Return the network's options, with anchors from the training boxes; logs their coverage."""
         plan = context.plan
         images = [boxes for volume in train for boxes in _seen(context.volumes(volume), plan.dims)]
         boxes = np.concatenate(images)
@@ -119,11 +120,16 @@ class Detection(Task):
             size=plan.size,
             strides=strides,
         )
-        log(f"{reached:.1%} of {len(boxes)} training boxes have an anchor of their own")
+        log(f"{reached:.1%} of {len(boxes)} training boxes are matched to an anchor")
         return {"anchors": shapes, "width": self.width}
 
     def training_samples(
-        self, train: Sequence[VolumeRecord], context: EvaluationContext, *, foreground: float
+        self,
+        train: Sequence[VolumeRecord],
+        context: EvaluationContext,
+        *,
+        foreground: float,
+        augment: str | None = None,
     ) -> TrainingSamples:
         """Return patches or whole images with their boxes."""
         numbers = {name: number for number, name in context.names.items()}
@@ -136,18 +142,18 @@ class Detection(Task):
             }
 
         most = max(len(volume.boxes) for volume in train)
-        return TrainingSamples(
-            detection_patches(context.plan, most=most, foreground=foreground), targets=targets
-        )
+        augmentation = load_augmentation(augment) if augment else DEFAULT
+        patches = detection_patches(context.plan, most=most, foreground=foreground, augmentation=augmentation)
+        return TrainingSamples(patches, targets=targets)
 
     def loss(self, network: Any, batch: dict[str, Tensor]) -> Scalar:
-        """Return the loss of scores and boxes."""
+        """Return the classification and box loss."""
         return detection_loss(network, batch["image"], batch["boxes"], batch["classes"])
 
     def evaluate(
         self, network: nn.Module, cases: Sequence[VolumeRecord], context: EvaluationContext, *, final: bool
     ) -> list[Row]:
-        """Return the true and the found boxes of every image, in voxels of the file."""
+        """Return true and detected boxes of every image, in voxels of the file."""
         assert isinstance(network, Detector)
         rows = []
         for case in cases:
@@ -157,7 +163,7 @@ class Detection(Task):
         return rows
 
     def tune(self, rows: Sequence[Row], context: EvaluationContext) -> dict[str, Any]:
-        """Return the score of each class at which its F1 is best, a fixed one where no row tells."""
+        """Return the score threshold of each class with the best F1, a default for classes without boxes."""
         names = list(context.names.values())
         return {"thresholds": dict.fromkeys(names, UNCHOSEN) | best_thresholds(rows, names)}
 
@@ -172,7 +178,7 @@ class Detection(Task):
     def figure(
         self, network: nn.Module, cases: Sequence[VolumeRecord], context: EvaluationContext, *, title: str
     ) -> bytes:
-        """Return slices with true boxes and the best of those found."""
+        """Return slices with true boxes and the best detections."""
         assert isinstance(network, Detector)
         rows = []
         for case in cases:
@@ -191,7 +197,7 @@ class Detection(Task):
                 words = [(box, 1, f"{context.names[int(kind)]} {score:.2f}") for box, kind, score in best]
                 drawn += words[:_SHOWN]
             rows.append(boxed_row(prepared.image[0], axis=axis, index=index, boxes=drawn, text=""))
-        return panel(rows, ["true and found"], title=title)
+        return panel(rows, ["true and detected"], title=title)
 
     def _row(
         self,
@@ -219,7 +225,7 @@ class Detection(Task):
 
 
 def _seen(prepared: PreprocessedVolume, dims: int) -> list[np.ndarray]:
-    """Return the boxes of each image that a network sees: of every slice that cuts one, or of the volume."""
+    """Return the boxes of each network input: of every slice with boxes in 2D, of the volume in 3D."""
     boxes, axis = prepared.boxes, prepared.slice_axis
     if dims == 3:
         return [boxes]
@@ -229,7 +235,7 @@ def _seen(prepared: PreprocessedVolume, dims: int) -> list[np.ndarray]:
 
 
 def _into(boxes: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Return boxes moved into a patch, each around its middle: what a crop around it would see."""
+    """Return each box as it lies in a patch cropped around it."""
     dims = len(size)
     half = (boxes[:, dims:] - boxes[:, :dims]) / 2
     middle = torch.minimum((boxes[:, dims:] + boxes[:, :dims]) / 2, torch.tensor(size) - half)

@@ -1,4 +1,4 @@
-"""From a prepared image to boxes: windows, scores, the best boxes without their doubles."""
+"""Inference of a detector on one volume: sliding windows, box decoding and non-maximum suppression."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from medmim.shapes import Size, round_up
 from medmim.training.precision import autocast
 from medmim.training.tasks.classification import views
 
-_LEAST_SCORE = 0.02
-_OVERLAP = 0.3  # two findings of one class seldom overlap by more
-_MOST = 30
-_AT_ONCE = 8
+_MIN_SCORE = 0.02
+_OVERLAP = 0.3  # IoU for non-maximum suppression: findings of one class seldom overlap more
+_MAX_BOXES = 30
+_BATCH = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,10 +33,10 @@ class DetectedBoxes:
     """Boxes of one volume or of one of its slices.
 
     Attributes:
-        boxes: in voxels of the prepared image.
-        scores: 0 to 1, the highest first.
-        classes: number of each box's class.
-        index: of the slice; None: of the whole volume.
+        boxes: boxes in voxels of the preprocessed image.
+        scores: 0 to 1, in descending order.
+        classes: class index of each box.
+        index: slice index; None: the whole volume.
     """
 
     boxes: Boxes
@@ -48,7 +48,7 @@ class DetectedBoxes:
 def detect(
     network: Detector, prepared: PreprocessedVolume, plan: PreprocessingPlan, *, precision: str
 ) -> list[DetectedBoxes]:
-    """Find boxes in one prepared image: one `DetectedBoxes` for each slice in 2D, one in all in 3D."""
+    """Detect boxes in one volume: one `DetectedBoxes` for each slice in 2D, a single one in 3D."""
     network.eval()
     images = views(prepared, plan)
     space = tuple(images.shape[2:])
@@ -56,13 +56,13 @@ def detect(
     before = [(full - length) // 2 for full, length in zip(size, space, strict=True)]
     pad = SpatialPad(size, mode="constant", value=prepared.background)
     found = []
-    for number, some in enumerate(torch.split(images, _AT_ONCE)):
+    for number, some in enumerate(torch.split(images, _BATCH)):
         batch = torch.stack([pad(image).as_tensor() for image in some])
         for offset, (boxes, scores, classes) in enumerate(_boxes(network, batch, plan, precision)):
             shifted = (boxes - np.array([*before, *before])).clip(0, [*space, *space])
-            # others lie in the padding
+            # boxes in the padding are empty after clipping
             real = (shifted[:, plan.dims :] > shifted[:, : plan.dims]).all(axis=1)
-            index = number * _AT_ONCE + offset if plan.dims == 2 else None
+            index = number * _BATCH + offset if plan.dims == 2 else None
             placed = (
                 shifted[real] if index is None else boxes_to_3d(shifted[real], prepared.slice_axis, index)
             )
@@ -73,7 +73,7 @@ def detect(
 def _boxes(
     network: Detector, images: Tensor, plan: PreprocessingPlan, precision: str
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Return boxes, scores and classes of every image, in voxels of it."""
+    """Return boxes (in voxels), scores and classes of every image."""
     device = next(network.parameters()).device
     dims = plan.dims
     with torch.no_grad(), autocast(precision, device):
@@ -83,10 +83,10 @@ def _boxes(
     changes = [level.float() for level in network.rows(out[BOXES], 2 * dims)]
     near = torch.split(anchors, [level.shape[1] for level in scores])
     selector = BoxSelector(
-        score_thresh=_LEAST_SCORE,
+        score_thresh=_MIN_SCORE,
         topk_candidates_per_level=500,
         nms_thresh=_OVERLAP,
-        detections_per_img=_MOST,
+        detections_per_img=_MAX_BOXES,
     )
     results = []
     for number in range(len(images)):
@@ -110,7 +110,7 @@ def _boxes(
 
 
 def _maps(network: Detector, images: Tensor, plan: PreprocessingPlan) -> dict[str, list[Tensor]]:
-    """Return the network's maps of whole images, put together from windows where these are larger."""
+    """Return the network's maps of whole images, assembled from sliding windows for large images."""
     if plan.view == "whole" or all(n <= size for n, size in zip(images.shape[2:], plan.size, strict=True)):
         out: dict[str, list[Tensor]] = network(images)
         return out
@@ -120,6 +120,6 @@ def _maps(network: Detector, images: Tensor, plan: PreprocessingPlan) -> dict[st
 
 
 def _padded(space: Size, plan: PreprocessingPlan, network: Detector) -> Size:
-    """Return the size of an image that the network takes, no smaller than what it was trained on."""
+    """Return the padded image size: a multiple of the stride, at least the training size."""
     larger = tuple(max(length, size) for length, size in zip(space, plan.size, strict=True))
     return round_up(larger, network.encoder.total_stride)

@@ -1,4 +1,4 @@
-"""The table of tasks that `medmim finetune` knows, and its builder."""
+"""The table of fine-tuning tasks and their builder."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def build_task(name: str, **options: Any) -> Task:
     """Build the task `name` with its options.
 
     Raises:
-        UsageError: for an unknown task or option, or a value that it does not take.
+        UsageError: for an unknown task or option, or an invalid value.
     """
     if name not in TASKS:
         raise unknown_name("task", name, TASKS)

@@ -1,8 +1,8 @@
-"""Segmentation as a task: patches around labels, Dice losses, scores of whole volumes."""
+"""The segmentation task: patches around labels, Dice losses, and metrics of whole volumes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,34 +11,41 @@ from monai.losses.ds_loss import DeepSupervisionLoss
 from torch import Tensor, nn
 
 from medmim.data.dataset.manifest import Dataset, VolumeRecord
+from medmim.data.loading.augmentation import load_augmentation
+from medmim.data.loading.fingerprint import Fingerprint
+from medmim.data.loading.foreground_crop import IGNORE, foreground_shares
 from medmim.data.loading.patches import segmentation_patches
-from medmim.data.loading.preprocess import VolumeLoader
 from medmim.data.loading.preprocessing_plan import View
 from medmim.encoders import Encoder
 from medmim.errors import DataError, UsageError
 from medmim.methods.dice_loss import CRITERIA, batch_dice
-from medmim.shapes import Scalar
+from medmim.shapes import Features, Scalar
 from medmim.training.evaluation.figures import panel, segmentation_row
-from medmim.training.evaluation.segmentation_metrics import CaseScore, mean_scores, score_volume, segment
+from medmim.training.evaluation.postprocessing import choose_postprocessing
+from medmim.training.evaluation.segmentation_inference import segment
+from medmim.training.evaluation.segmentation_metrics import CaseScore, mean_scores, score_volume
 from medmim.training.tasks.base import EvaluationContext, Row, Task, TrainingSamples
 
-_LARGEST = 255  # predictions have a byte a voxel
+_MAX_CLASSES = IGNORE - 1  # class indices are stored in a byte
+_IMPOSSIBLE = 1e4  # logit difference that fixes a prediction
+_AUGMENT = "nnunet"
+_RAREST = 3
 
 
 @dataclass(frozen=True)
 class Segmentation(Task):
-    """A class for every voxel, scored on the label's own grid.
+    """A class for every voxel, evaluated on the label's own grid.
 
     Attributes:
         criterion: dice_ce, or dice_focal for small findings.
-        deep_supervision: coarser scores that are trained too.
-        mirror: average with the prediction of the image whose left and right are exchanged.
-        surface_tolerance_mm: how far apart surfaces may be for surface Dice.
+        deep_supervision: number of coarser decoder maps with a loss of their own.
+        mirror: average predictions over the mirroring axes of the plan.
+        surface_tolerance_mm: tolerance of surface Dice.
     """
 
     criterion: str = "dice_ce"
-    deep_supervision: int = 0
-    mirror: bool = False
+    deep_supervision: int = 2
+    mirror: bool = True
     surface_tolerance_mm: float = 1.0
 
     axis: ClassVar[str] = "segmentation"
@@ -60,40 +67,70 @@ class Segmentation(Task):
             )
 
     def usable(self, volume: VolumeRecord) -> bool:
-        """Return whether it has a label volume."""
+        """Return whether the image has a label volume."""
         return volume.label is not None
 
     def classes_of(self, volume: VolumeRecord) -> frozenset[str]:
-        """Return no class: what a label holds is known only when it is read."""
+        """Return no class: the classes of a label are known only after reading it."""
         return frozenset()
 
     def validate(
         self, volumes: tuple[VolumeRecord, ...], log: Callable[[str], None]
     ) -> tuple[VolumeRecord, ...]:
-        """Return the rows as they are: ingestion compared each label with its image."""
+        """Return the rows unchanged: ingestion validates labels."""
         return volumes
 
     def view(self, dims: int) -> View:
-        """Return that patches are seen, at the resolution of the label."""
+        """Return patches, at the resolution of the label."""
         return "patch"
 
-    def names(self, dataset: Dataset, train: Sequence[VolumeRecord], volumes: VolumeLoader) -> dict[int, str]:
-        """Return the dataset's names, and `label_<value>` for values that have none."""
-        names = dict(dataset.info.label_names)
-        for volume in train:
-            label = volumes(volume).label
-            if label is not None:
-                values = torch.unique(label).tolist()
-                names |= {value: f"label_{value}" for value in values if value and value not in names}
-        if not names:
-            raise DataError("all training labels are empty: nothing to learn", reason="label_empty")
-        if max(names) > _LARGEST:
+    def names(
+        self, dataset: Dataset, train: Sequence[VolumeRecord], fingerprint: Fingerprint
+    ) -> dict[int, str]:
+        """Return the dataset's names, and `label_<code>` for codes without a name."""
+        names = dataset.info.label_names
+        return {
+            number: names.get(code, f"label_{code}")
+            for number, code in enumerate(self.label_codes(dataset, fingerprint), start=1)
+        }
+
+    def label_codes(self, dataset: Dataset, fingerprint: Fingerprint) -> tuple[int, ...]:
+        """Return the codes of the dataset and of the training labels in ascending order.
+
+        Raises:
+            DataError: if all training labels are empty, or there are more classes than a byte can number.
+        """
+        if not fingerprint.classes:
             raise DataError(
-                f"labels hold class numbers up to {max(names)}, expected at most {_LARGEST}: a network has "
-                "an output for every number; number the classes from 1 and ingest again",
+                "all training labels are empty: expected at least one class", reason="label_empty"
+            )
+        known = {*dataset.info.label_codes, *dataset.info.label_names, *fingerprint.codes()}
+        codes = sorted(known - {0, fingerprint.ignore})
+        if len(codes) > _MAX_CLASSES:
+            raise DataError(
+                f"labels have {len(codes)} classes, expected at most {_MAX_CLASSES}: merge some of them",
                 reason="label_too_large",
             )
-        return names
+        return tuple(codes)
+
+    def notes(self, dataset: Dataset, fingerprint: Fingerprint, names: Mapping[int, str]) -> list[str]:
+        """Return classes without training voxels, and the share of foreground patches on each class."""
+        codes = self.label_codes(dataset, fingerprint)
+        named = {code: names[number] for number, code in enumerate(codes, start=1)}
+        unseen = [f"'{name}' ({code})" for code, name in named.items() if code not in fingerprint.codes()]
+        lines = (
+            [f"warning: no training label contains {', '.join(unseen)}: it cannot be predicted"]
+            if unseen
+            else []
+        )
+        shares = foreground_shares(fingerprint.cases)
+        if len(shares) > 1:
+            rarest = sorted(shares, key=lambda code: shares[code])[:_RAREST]
+            listed = ", ".join(f"{named[code]} {shares[code]:.1%}" for code in rarest)
+            lines.append(
+                f"foreground patches are centred on each class of a volume equally often; rarest: {listed}"
+            )
+        return lines
 
     def head(
         self,
@@ -106,21 +143,28 @@ class Segmentation(Task):
         return {"deep_supervision": self.deep_supervision}
 
     def training_samples(
-        self, train: Sequence[VolumeRecord], context: EvaluationContext, *, foreground: float
+        self,
+        train: Sequence[VolumeRecord],
+        context: EvaluationContext,
+        *,
+        foreground: float,
+        augment: str | None = None,
     ) -> TrainingSamples:
-        """Return patches, a share of them around foreground."""
-        return TrainingSamples(segmentation_patches(context.plan, foreground=foreground), labelled=True)
+        """Return patches, a share of them around foreground, balanced over classes."""
+        augmentation = load_augmentation(augment or _AUGMENT)
+        patches = segmentation_patches(context.plan, foreground=foreground, augmentation=augmentation)
+        return TrainingSamples(patches, labelled=True)
 
     def loss(self, network: Any, batch: dict[str, Tensor]) -> Scalar:
-        """Return Dice and cross entropy (or focal loss), halved from each resolution to the next coarser."""
+        """Return Dice plus cross entropy or focal loss; the weight halves with each coarser resolution."""
         scores = [level.float() for level in network.deep_scores(batch["image"])]
-        loss: Tensor = DeepSupervisionLoss(batch_dice(self.criterion))(scores, batch["label"].float())
+        loss: Tensor = DeepSupervisionLoss(_KnownVoxelLoss(self.criterion))(scores, batch["label"].float())
         return loss
 
     def evaluate(
         self, network: nn.Module, cases: Sequence[VolumeRecord], context: EvaluationContext, *, final: bool
     ) -> list[Row]:
-        """Return a row for each case and class; surface distances take most of the time."""
+        """Return a row for each case and class; surface distances only if `final`."""
         network.eval()
         scores: list[CaseScore] = []
         for case in cases:
@@ -132,11 +176,17 @@ class Segmentation(Task):
                 precision=context.precision,
                 mirror=self.mirror,
                 tolerance_mm=self.surface_tolerance_mm if final else None,
+                rules=context.tuned.get("postprocessing", {}),
             )
         return [{"metric": self.metric, **score.row()} for score in scores]
 
+    def tune(self, rows: Sequence[Row], context: EvaluationContext) -> dict[str, Any]:
+        """Return the postprocessing of each class, if one raises the Dice of the validation patients."""
+        rules = choose_postprocessing(rows)
+        return {"postprocessing": rules} if rules else {}
+
     def aggregate(self, rows: Sequence[Row], context: EvaluationContext) -> dict[str, float]:
-        """Return Dice, HD95 and surface Dice, of all classes together and of each."""
+        """Return Dice, HD95 and surface Dice of all classes together and of each class."""
         return mean_scores(rows)
 
     def figure(
@@ -155,3 +205,24 @@ class Segmentation(Task):
                 rows.append(segmentation_row(image, label, guess.argmax(dim=0), axis=prepared.slice_axis))
         names = [context.names.get(value, "") for value in range(1, max(context.names) + 1)]
         return panel(rows, ["image", "label", "prediction"], title=title, names=names)
+
+
+class _KnownVoxelLoss(nn.Module):
+    """Dice plus cross entropy or focal loss over voxels with a known label; `IGNORE` voxels cost nothing."""
+
+    def __init__(self, criterion: str) -> None:
+        super().__init__()
+        self.criterion = batch_dice(criterion)
+
+    def forward(self, scores: Features, label: Tensor) -> Tensor:
+        """Return the loss of logits (batch, classes, *space) and labels (batch, 1, *space)."""
+        ignored = label == IGNORE
+        if ignored.any():
+            background = torch.zeros_like(scores[:1])
+            background[:, 0] = _IMPOSSIBLE  # a certain background voxel adds nothing to Dice or cross entropy
+            scores, label = torch.where(ignored, background, scores), label.masked_fill(ignored, 0)
+            known = 1 - ignored.float().mean()
+            weight = float(1 / known) if known else 0.0
+            self.criterion.lambda_ce = self.criterion.lambda_focal = weight  # the mean is over known voxels
+        loss: Tensor = self.criterion(scores, label)
+        return loss

@@ -1,4 +1,4 @@
-"""A kept network as its description tells it: task, weights, plan and names, ready for any volume."""
+"""A trained model, rebuilt from its weights and description."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from medmim.data.dataset.channels import group_channels
 from medmim.data.dataset.manifest import Dataset, VolumeRecord
 from medmim.data.loading.preprocess import VolumeLoader
-from medmim.data.loading.preprocessing_plan import PreprocessingPlan
+from medmim.data.loading.preprocessing_plan import PreprocessingPlan, plan_of_model
 from medmim.encoders import build_encoder
 from medmim.errors import RunError
 from medmim.heads import HEADS, build_head
@@ -20,19 +21,19 @@ from medmim.training.tasks.base import EvaluationContext, Task
 from medmim.training.tasks.registry import build_task
 from medmim.training.weights import load_weights
 
-_CACHE_GB = 0.5  # volumes are visited once
+_CACHE_GB = 0.5  # each volume is read once
 
 
 @dataclass(frozen=True, eq=False)
 class TrainedModel:
-    """A fine-tuned network with all that its use takes.
+    """A fine-tuned network with everything needed to use it.
 
     Attributes:
-        task: what it does, with the options that it was trained with.
-        network: with its weights, not training.
-        plan: how volumes are prepared for it.
-        names: of the classes, by number.
-        description: as `weights.json` has it.
+        task: the task with its training options.
+        network: the network with its weights, in evaluation mode.
+        plan: preprocessing of volumes.
+        names: class names by index.
+        description: the content of `weights.json`.
     """
 
     task: Task
@@ -42,40 +43,53 @@ class TrainedModel:
     description: Mapping[str, Any]
 
     @property
+    def codes(self) -> dict[int, int]:
+        """Value of each class in label files."""
+        codes = self.plan.label_codes
+        return {number: number if codes is None else codes[number - 1] for number in self.names}
+
+    def coded(self, classes: np.ndarray) -> np.ndarray:
+        """Return class indices as the values of label files, in the smallest unsigned type."""
+        table = np.array([0, *(self.codes.get(number, 0) for number in range(1, max(self.names) + 1))])
+        smallest = np.min_scalar_type(int(table.max())) if table.min() >= 0 else np.int32
+        return np.asarray(table.astype(smallest)[classes])
+
+    @property
     def kind(self) -> str:
         """Name of the task."""
         return str(self.description["kind"])
 
     @property
     def sha256(self) -> str:
-        """Of the weights."""
+        """SHA-256 of the weights."""
         return str(self.description["sha256"])
 
     def cases(self, dataset: Dataset) -> tuple[tuple[VolumeRecord, ...], tuple[VolumeRecord, ...]]:
-        """Return what the network reads of a dataset, and the volumes of visits without all its channels."""
+        """Return the cases of a dataset, and the volumes of visits that lack a channel of the model."""
         wanted = self.description.get("channels", ())
         return group_channels(dataset.volumes, wanted) if wanted else (dataset.volumes, ())
 
     def context(self, root: Path) -> EvaluationContext:
-        """Return what judging volumes of a dataset folder takes."""
+        """Return the context for evaluating volumes of a dataset folder."""
         volumes = VolumeLoader(root, self.plan, cache_gb=_CACHE_GB)
-        # whatever processor this is: a prediction should not depend on it
+        # fp32 on any hardware, so that predictions do not depend on it
         return EvaluationContext(volumes, self.names, "fp32", self.description.get("chosen", {}))
 
 
 def load_trained_model(path: Path) -> TrainedModel:
-    """Build the network that weights belong to, and fill it.
+    """Load a model saved by `medmim finetune`.
 
     Args:
-        path: weights as `medmim finetune` keeps them, with their description beside them.
+        path: weights file, with its description in the same folder.
 
     Raises:
-        RunError: if the file is missing or damaged, of a pretrained encoder, or does not fit its description.
+        RunError: if the file is missing or damaged, contains only an encoder, or does not match its
+            description.
     """
     weights, told = load_weights(path)
     if told.get("kind") not in HEADS:
         raise RunError(
-            f"weights at '{path}' are those of an encoder alone: expected a model that `medmim finetune` made"
+            f"weights at '{path}' contain only an encoder: expected a model saved by `medmim finetune`"
         )
     try:
         dims, names = told["spatial_dims"], {int(value): name for value, name in told["label_names"].items()}
@@ -87,14 +101,13 @@ def load_trained_model(path: Path) -> TrainedModel:
             told["kind"], encoder=encoder, spatial_dims=dims, classes=classes, **told["head"]
         )
         network.load_state_dict(weights)
-        spacing = told["spacing_mm"]
-        plan = PreprocessingPlan(
-            dims, tuple(told["size"]), None if spacing is None else tuple(spacing), told["view"]
-        )
-        task = build_task(told["kind"], **told["task_options"])
-    except (KeyError, TypeError, RuntimeError) as error:  # of torch: names or shapes differ
+        plan = plan_of_model(told)
+        # earlier versions did not mirror when segmenting
+        earlier = {"mirror": False} if told["kind"] == "segment" and "mirror_axes" not in told else {}
+        task = build_task(told["kind"], **{**earlier, **told["task_options"]})
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:  # torch: names or shapes differ
         raise RunError(
-            f"weights at '{path}' do not fit their description ({type(error).__name__}): expected the files "
-            "of one run, made by this version of medmim"
+            f"weights at '{path}' do not match their description ({type(error).__name__}): expected "
+            "the files of one run of this version of medmim"
         ) from error
     return TrainedModel(task, network.eval(), plan, names, told)

@@ -132,8 +132,8 @@ def test_a_full_disk_costs_the_cache_and_not_the_run(tiny_dataset, cache, monkey
     for row in rows:
         assert torch.equal(volumes(row).image, preprocess(tiny_dataset, row, plan).image)
     [said] = caplog.messages
-    assert said.startswith("prepared volumes are not kept: ")
-    assert said.endswith("No space left on device; free the disk, or --set cache_disk_gb=0")
+    assert said.startswith("preprocessed volumes are not cached: ")
+    assert said.endswith("No space left on device; free disk space, or --set cache_disk_gb=0")
 
 
 def test_what_a_killed_writer_left_is_removed_when_it_is_old(cache):

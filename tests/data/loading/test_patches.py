@@ -4,6 +4,7 @@ import tiny
 import torch
 
 from medmim.data.dataset.manifest import read_dataset
+from medmim.data.loading.augmentation import Augmentation
 from medmim.data.loading.foreground_crop import labelled_places
 from medmim.data.loading.patches import (
     PatchDataset,
@@ -16,6 +17,8 @@ from medmim.data.loading.preprocess import PreprocessedVolume, VolumeLoader
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan
 
 PLANS = {2: PreprocessingPlan(2, (16, 16)), 3: PreprocessingPlan(3, (16, 16, 16))}
+# no intensity changes, which would blur the comparison with the label
+MOVED = Augmentation(rotation=0.5, rotation_deg=15, scaling=0.5, scale=(0.85, 1.15))
 each_dims = pytest.mark.parametrize("dims", [2, 3])
 
 
@@ -27,8 +30,8 @@ def prepared(image, label, slice_axis=2):
 
 
 def label_draws(volume, plan, *, foreground=0.5, seed=0):
-    """Labelled draws from one prepared volume."""
-    transform = segmentation_patches(plan, foreground=foreground)
+    """Return labelled patches of one preprocessed volume."""
+    transform = segmentation_patches(plan, foreground=foreground, augmentation=MOVED)
     return PatchDataset([tiny.row()], lambda _: volume, transform, labelled=True, seed=seed)
 
 
@@ -141,7 +144,7 @@ def test_label_and_image_move_together(dims, slice_axis):
         dice = 2 * (guess & drawn).sum().item() / union if union else 1.0
         assert dice > 0.85, f"draw {number}"
         exact += dice == 1.0
-    assert exact > 10  # half of the draws are not turned
+    assert exact > 5  # a quarter of the patches are neither rotated nor scaled
 
 
 @each_dims
@@ -172,7 +175,7 @@ def test_2d_slices_hold_foreground_where_asked(slice_axis):
             label_draws(volume, PLANS[2], foreground=0.0),
         )
     )
-    assert np.mean(always) > 0.9  # a turn may push three voxels over the edge
+    assert np.mean(always) > 0.9
     assert np.mean(never) < 0.3
 
 
@@ -194,7 +197,7 @@ def test_empty_labels_are_drawn_from_all_the_same(dims, foreground):
 
 
 def moved_down(sample_of, axis):
-    """The share of draws in which a ramp along an array axis runs downwards."""
+    """Return the share of patches in which a ramp along an axis is reversed."""
     falls = 0
     for number in range(60):
         image = sample_of(number)["image"][0]

@@ -203,7 +203,7 @@ def test_cells_in_millimetres_are_rounded_printed_and_kept(varied_dataset, home)
     said = []
     result = pretrain(settings(varied_dataset, cell="9mm", steps=1), home=home, log=said.append)
     store = Store(home)
-    assert said == ["mask cells of 8×8×8 voxels = 8×8×8 mm"]
+    assert said[-1] == "mask cells of 8×8×8 voxels = 8×8×8 mm"
     assert store.run(result.run_id).data.tags["cell"] == "8×8×8 voxels = 8×8×8 mm"
     assert stored_settings(PretrainSettings, store, result.run_id, data=varied_dataset).cell == (8, 8, 8)
 

@@ -15,7 +15,7 @@ def settings(data, **words):
 
 def test_open_settings_are_filled_in_from_the_dataset_and_nothing_is_written(tiny_dataset, home):
     before = sorted(home.rglob("*"))
-    run = build_pretraining(settings(tiny_dataset), home=home)
+    run = build_pretraining(settings(tiny_dataset), home=home, log=lambda _: None)
     assert (run.settings.dims, run.settings.encoder) == (3, "dynunet")
     assert (run.settings.size, run.settings.cell) == (run.plan.size, run.module.cell)
     assert [volume.id for volume in run.train] == [volume.id for volume in run.partition.train]
@@ -25,7 +25,7 @@ def test_open_settings_are_filled_in_from_the_dataset_and_nothing_is_written(tin
 
 def test_an_impossible_size_is_refused_before_training(tiny_dataset, home):
     with pytest.raises(ShapeError, match="use --size 20,20,20"):
-        build_pretraining(settings(tiny_dataset, size=(18,)), home=home)
+        build_pretraining(settings(tiny_dataset, size=(18,)), home=home, log=lambda _: None)
 
 
 def test_classes_are_numbered_in_alphabetical_order(tiny_dataset):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from oracle import oracle_for, quiet_dataset
 from scipy import ndimage
-from torch import nn
 
 from medmim.data.dataset.manifest import read_dataset
 from medmim.data.loading.preprocess import VolumeLoader
@@ -15,29 +15,11 @@ from medmim.training.evaluation.segmentation_metrics import (
     compare_labels,
     mean_scores,
     score_volume,
-    segment,
 )
 from medmim.training.tasks.base import EvaluationContext
 from medmim.training.tasks.segmentation import Segmentation
 
 NAMES = {1: "core", 2: "rim"}
-
-
-class Oracle(nn.Module):
-    """Gives each voxel the class whose level is nearest to its brightness."""
-
-    def __init__(self, levels):
-        super().__init__()
-        self.levels = nn.Parameter(torch.tensor(levels))
-
-    def forward(self, images):
-        levels = self.levels.reshape(1, -1, *[1] * (images.dim() - 2))
-        return -50 * (images - levels).abs()
-
-
-def oracle_for(prepared):
-    low, high = prepared.image.min().item(), prepared.image.max().item()
-    return Oracle([low, (low + high) / 2, high])
 
 
 def naive_dice(first, second):
@@ -206,28 +188,6 @@ def test_rows_are_jsonable():
     }
 
 
-def quiet_dataset(root, *, spacing=(1.0, 1.0, 1.0), orientation="RAS"):
-    """One volume without noise, so that brightness tells the class."""
-    rng = np.random.default_rng(0)
-    _, label = tiny.blob(rng, (22, 20, 18))
-    image = np.choose(label, [0.0, 100.0, 200.0]).astype(np.float32)
-    affine = tiny.affine_of(orientation, spacing, image.shape)
-    return tiny.write_volume(root, "patient", image, affine, label=label), label
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize(("dims", "size"), [(2, (16, 16)), (3, (16, 16, 16)), (3, (32, 32, 32))])
-def test_a_volume_is_segmented_window_by_window(tmp_path, dims, size, precision):
-    row, label = quiet_dataset(tmp_path)
-    volumes = VolumeLoader(tmp_path, PreprocessingPlan(dims, size), cache_gb=1.0)
-    prepared = volumes(row)
-    found = segment(oracle_for(prepared), prepared, volumes.plan, precision=precision)
-    assert found.shape == (3, 22, 20, 18)
-    assert found.dtype == torch.float32
-    assert torch.allclose(found.sum(dim=0), torch.ones(1))
-    assert np.array_equal(found.argmax(dim=0).numpy(), label)
-
-
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("orientation", ["RAS", "PIR", "SLA"])
 def test_volumes_of_any_orientation_are_scored(tmp_path, dims, orientation):
@@ -272,27 +232,6 @@ def test_segmentation_scores_and_draws_volumes(varied_dataset):
         (row.id, name) for row in rows for name in ("core", "rim")
     ]
     assert task.figure(network, rows, scene, title="three").startswith(b"\x89PNG")
-
-
-def test_mirroring_is_the_mean_with_the_mirrored_image(tmp_path):
-    """A network that only sees the right half gives both halves when it is mirrored."""
-    row, _ = quiet_dataset(tmp_path)
-    volumes = VolumeLoader(tmp_path, PreprocessingPlan(3, (32, 32, 32)), cache_gb=1.0)
-    prepared = volumes(row)
-
-    class Half(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.weight = nn.Parameter(torch.ones(1))
-
-        def forward(self, images):
-            ramp = torch.linspace(0, 1, images.shape[2]).view(-1, 1, 1) * self.weight
-            return torch.stack([ramp.expand(images.shape[2:]), torch.zeros(images.shape[2:])])[None]
-
-    plain = segment(Half(), prepared, volumes.plan, precision="fp32")
-    both = segment(Half(), prepared, volumes.plan, precision="fp32", mirror=True)
-    assert not torch.allclose(plain, plain.flip(1))
-    assert torch.allclose(both, both.flip(1), atol=1e-5)
 
 
 @pytest.mark.parametrize("dims", [2, 3])

@@ -4,7 +4,9 @@ import tiny
 import torch
 from torch import nn
 
+from medmim.config.runs import FinetuneSettings
 from medmim.data.dataset.manifest import Dataset, DatasetInfo, read_dataset
+from medmim.data.loading.fingerprint import fingerprint_of
 from medmim.data.loading.preprocess import VolumeLoader
 from medmim.data.loading.preprocessing_plan import plan_for
 from medmim.encoders import build_encoder
@@ -15,6 +17,7 @@ from medmim.training.tasks.base import EvaluationContext
 from medmim.training.tasks.classification import Classification, classify
 from medmim.training.tasks.detection import Detection
 from medmim.training.tasks.detection_inference import detect
+from medmim.training.tasks.preparation import prepare_task
 from medmim.training.tasks.registry import TASKS, build_task
 from medmim.training.tasks.segmentation import Segmentation
 
@@ -24,8 +27,11 @@ every_task = pytest.mark.parametrize("name", sorted(TASKS))
 def scene_for(task, root, dims):
     dataset = read_dataset(root)
     plan = plan_for(dataset.volumes, dims=dims, size=(16,), view=task.view(dims), multiple=(4,) * dims)
+    settings = FinetuneSettings(data=root)
+    plan, names = prepare_task(
+        task, plan, settings, dataset=dataset, train=dataset.volumes, home=None, log=lambda _: None
+    )
     volumes = VolumeLoader(root, plan, cache_gb=1.0)
-    names = task.names(dataset, dataset.volumes, volumes)
     return dataset.volumes, EvaluationContext(volumes, names, "fp32", {})
 
 
@@ -142,7 +148,7 @@ def test_the_share_of_boxes_that_anchors_reach_is_said(tiny_dataset, dims):
     volumes, scene = scene_for(task, tiny_dataset, dims)
     network_for("detect", task, volumes, scene, said)
     assert len(said) == 1
-    assert said[0].endswith("training boxes have an anchor of their own")
+    assert said[0].endswith("training boxes are matched to an anchor")
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -186,13 +192,13 @@ def test_negatives_are_images_with_a_label_and_no_box(tiny_dataset):
     assert Detection(negatives="all").usable(unknown)
 
 
-def test_class_numbers_beyond_a_byte_are_refused(tmp_path):
-    image, label = tiny.blob(np.random.default_rng(0), (12, 14, 16))
-    row = tiny.write_volume(tmp_path, "p", image, np.eye(4), label=label.astype(np.uint16) * 700)
-    volumes = VolumeLoader(tmp_path, plan_for([row], dims=3, size=(16,)), cache_gb=1.0)
+def test_more_classes_than_a_byte_can_number_are_refused(tmp_path):
+    image, label = np.zeros((8, 8, 8), np.float32), np.arange(512, dtype=np.uint16).reshape(8, 8, 8)
+    row = tiny.write_volume(tmp_path, "p", image, np.eye(4), label=label)
     dataset = Dataset(tmp_path, DatasetInfo(name="d"), (row,))
-    with pytest.raises(DataError, match="class numbers up to 1400, expected at most 255"):
-        Segmentation().names(dataset, [row], volumes)
+    found = fingerprint_of(tmp_path, [row], home=None)
+    with pytest.raises(DataError, match="labels have 511 classes, expected at most 254"):
+        Segmentation().names(dataset, [row], found)
 
 
 @pytest.mark.parametrize("dims", [2, 3])

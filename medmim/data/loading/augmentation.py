@@ -1,0 +1,201 @@
+"""Augmentation of training patches: affine crops without padded borders, and intensity changes.
+
+Presets are none, light and nnunet (probabilities and ranges of nnU-Net's default augmentation). A YAML file
+may set any strength, and `module:callable` replaces the intensity changes by the user's own transform.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from monai.transforms.intensity.dictionary import (
+    RandAdjustContrastd,
+    RandGaussianNoised,
+    RandGaussianSmoothd,
+    RandScaleIntensityd,
+    RandScaleIntensityFixedMeand,
+    RandShiftIntensityd,
+)
+from monai.transforms.spatial.dictionary import RandSimulateLowResolutiond
+from monai.transforms.transform import Randomizable
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from medmim.data.loading.transforms import Sample
+from medmim.errors import UsageError
+
+Range = tuple[float, float]
+
+
+class Augmentation(BaseModel):
+    """Probability and strength of every change; ranges are uniform, intensities are normalised ones.
+
+    Attributes:
+        rotation, rotation_deg: probability, and largest angle about each axis.
+        scaling, scale: probability, and range of the magnification.
+        moving, move: probability, and largest translation as a share of the patch.
+        noise, noise_sd: probability, and largest standard deviation of Gaussian noise.
+        blur, blur_sigma: probability, and range of the Gaussian's sigma in voxels.
+        brightness, brightness_factor: probability, and relative change of all intensities.
+        shift, shift_by: probability, and largest constant added.
+        contrast, contrast_factor: probability, and relative change of the distance to the mean.
+        low_resolution, zoom: probability, and range of the factor of down- and upsampling.
+        gamma, inverted_gamma, gamma_range: probabilities for the image and its inverse, and range of the
+            exponent.
+        own: import path `module:callable` of a transform that replaces the intensity changes.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rotation: float = Field(default=0.0, ge=0, le=1)
+    rotation_deg: float = Field(default=0.0, ge=0, le=180)
+    scaling: float = Field(default=0.0, ge=0, le=1)
+    scale: Range = (1.0, 1.0)
+    moving: float = Field(default=0.0, ge=0, le=1)
+    move: float = 0.0
+    noise: float = Field(default=0.0, ge=0, le=1)
+    noise_sd: float = 0.1
+    blur: float = Field(default=0.0, ge=0, le=1)
+    blur_sigma: Range = (0.5, 1.0)
+    brightness: float = Field(default=0.0, ge=0, le=1)
+    brightness_factor: float = 0.25
+    shift: float = Field(default=0.0, ge=0, le=1)
+    shift_by: float = 0.2
+    contrast: float = Field(default=0.0, ge=0, le=1)
+    contrast_factor: float = 0.25
+    low_resolution: float = Field(default=0.0, ge=0, le=1)
+    zoom: Range = (0.5, 1.0)
+    gamma: float = Field(default=0.0, ge=0, le=1)
+    inverted_gamma: float = Field(default=0.0, ge=0, le=1)
+    gamma_range: Range = (0.7, 1.5)
+    own: str | None = None
+
+
+PRESETS = {
+    "none": Augmentation(),
+    "light": Augmentation(
+        rotation=0.5,
+        rotation_deg=15,
+        scaling=0.5,
+        scale=(0.85, 1.15),
+        noise=0.15,
+        blur=0.15,
+        brightness=0.5,
+        brightness_factor=0.2,
+        shift=0.5,
+    ),
+    "nnunet": Augmentation(
+        rotation=0.2,
+        rotation_deg=30,
+        scaling=0.2,
+        scale=(0.7, 1.4),
+        noise=0.1,
+        noise_sd=0.32,
+        blur=0.2,
+        brightness=0.15,
+        contrast=0.15,
+        low_resolution=0.25,
+        gamma=0.3,
+        inverted_gamma=0.1,
+    ),
+}
+
+
+def load_augmentation(word: str) -> Augmentation:
+    """Return the augmentation of a setting.
+
+    Args:
+        word: none, light, nnunet, a YAML file with fields of `Augmentation` (`preset` names the one that it
+            changes), or module:callable.
+
+    Raises:
+        UsageError: for another word, or a file with other fields.
+    """
+    if word in PRESETS:
+        return PRESETS[word]
+    if word.endswith((".yaml", ".yml")):
+        try:
+            values = yaml.safe_load(Path(word).read_text(encoding="utf-8")) or {}
+            base = PRESETS[values.pop("preset", "none")].model_dump()
+            return Augmentation.model_validate({**base, **values})
+        except (OSError, KeyError, AttributeError, yaml.YAMLError, ValidationError) as error:
+            raise UsageError(
+                f"augment: cannot use '{word}' ({type(error).__name__}): expected a YAML file with "
+                "fields such as "
+                "preset: nnunet and gamma: 0.5"
+            ) from error
+    if ":" in word:
+        _imported(word)
+        return PRESETS["nnunet"].model_copy(update={"own": word})
+    raise UsageError(f"augment: expected {', '.join(PRESETS)}, a YAML file or module:callable, got '{word}'")
+
+
+def intensity_changes(chosen: Augmentation, dims: int) -> list[Any]:
+    """Return the transforms of `image` in nnU-Net's order, those of probability 0 left out."""
+    if chosen.own:
+        return [_OwnTransform(_imported(chosen.own))]
+    up = "bilinear" if dims == 2 else "trilinear"
+    sigma = dict.fromkeys(("sigma_x", "sigma_y", "sigma_z"), chosen.blur_sigma)
+    gamma = {"gamma": chosen.gamma_range, "retain_stats": True}
+    table: list[tuple[float, Callable[..., Any], dict[str, Any]]] = [
+        (chosen.noise, RandGaussianNoised, {"std": chosen.noise_sd}),
+        (chosen.blur, RandGaussianSmoothd, sigma),
+        (chosen.brightness, RandScaleIntensityd, {"factors": chosen.brightness_factor}),
+        (chosen.shift, RandShiftIntensityd, {"offsets": chosen.shift_by}),
+        (
+            chosen.contrast,
+            RandScaleIntensityFixedMeand,
+            {"factors": chosen.contrast_factor, "preserve_range": True},
+        ),
+        (
+            chosen.low_resolution,
+            RandSimulateLowResolutiond,
+            {
+                "downsample_mode": "nearest",
+                "upsample_mode": up,
+                "zoom_range": chosen.zoom,
+                "align_corners": False,
+            },
+        ),
+        (chosen.inverted_gamma, RandAdjustContrastd, {**gamma, "invert_image": True}),
+        (chosen.gamma, RandAdjustContrastd, gamma),
+    ]
+    return [make("image", prob=share, **options) for share, make, options in table if share]
+
+
+class _OwnTransform(Randomizable):  # type: ignore[misc]  # MONAI is not typed
+    """A user's transform of a sample, with torch and numpy seeded for every sample."""
+
+    def __init__(self, transform: Callable[[Sample], Sample]) -> None:
+        self.transform = transform
+
+    def __call__(self, data: Sample) -> Sample:
+        seed = int(self.R.randint(2**31))
+        if isinstance(self.transform, Randomizable):
+            self.transform.set_random_state(seed=seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return dict(self.transform(dict(data)))
+
+
+def _imported(word: str) -> Callable[[Sample], Sample]:
+    """Return what the user's callable makes: a transform from sample to sample.
+
+    Raises:
+        UsageError: if it cannot be imported or called.
+    """
+    module, _, name = word.partition(":")
+    try:
+        made: Callable[[Sample], Sample] = getattr(importlib.import_module(module), name)()
+    except (ImportError, AttributeError, TypeError) as error:
+        raise UsageError(
+            f"augment: cannot use '{word}' ({type(error).__name__}): expected module:callable that "
+            "returns a transform from a sample (a dict with image and label tensors) to a sample"
+        ) from error
+    if not callable(made):
+        raise UsageError(f"augment: expected '{word}' to return a transform, got {type(made).__name__}")
+    return made

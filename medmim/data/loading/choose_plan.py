@@ -1,0 +1,88 @@
+"""Choice of normalisation and mirroring axes from the fingerprint and the settings of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from medmim.config.runs import PretrainSettings, RunSettings
+from medmim.data.dataset.manifest import Dataset, VolumeRecord
+from medmim.data.loading.fingerprint import Fingerprint, fingerprint_of, normalisation_of
+from medmim.data.loading.mirroring import choose_mirroring
+from medmim.data.loading.normalisation import Normalisation
+from medmim.data.loading.preprocessing_plan import PreprocessingPlan
+
+_LEFT_RIGHT, _ALL_AXES = (0,), (0, 1, 2)
+
+
+def choose_plan(
+    plan: PreprocessingPlan,
+    settings: RunSettings,
+    fingerprint: Fingerprint,
+    *,
+    names: Iterable[str],
+    axes: Sequence[int],
+    volumes: Sequence[VolumeRecord] = (),
+) -> tuple[PreprocessingPlan, list[str]]:
+    """Return the plan with normalisation and mirroring axes, and a line about each choice.
+
+    Args:
+        plan: dimensions, size and spacing.
+        settings: choices of the user.
+        fingerprint: statistics of the training data.
+        names: names of the classes.
+        axes: mirroring axes that `auto` allows where anatomy does not forbid left–right.
+        volumes: training volumes whose boxes are considered.
+    """
+    rules = normalisation_of(fingerprint, settings.normalisation, settings.window)
+    mirroring = choose_mirroring(
+        settings.mirror_axes, default=axes, names=names, fingerprint=fingerprint, volumes=volumes
+    )
+    lines = [_rule_line(rules, fingerprint), mirroring.line()]
+    if fingerprint.likely_ct and settings.normalisation == "auto" and not settings.window:
+        lines.append(
+            "warning: images without a modality look like CT in HU: normalise them with --set "
+            "normalisation=dataset"
+        )
+    return replace(plan, normalisation=rules, mirror_axes=mirroring.axes), lines
+
+
+def pretraining_plan(
+    plan: PreprocessingPlan,
+    settings: PretrainSettings,
+    dataset: Dataset,
+    volumes: Sequence[VolumeRecord],
+    *,
+    home: Path,
+    log: Callable[[str], None],
+) -> PreprocessingPlan:
+    """Return the plan of a pretraining run, without using any label volume; logs the choices.
+
+    Args:
+        plan: dimensions, size and spacing.
+        settings: choices of the user.
+        dataset: the dataset.
+        volumes: training volumes.
+        home: `MEDMIM_HOME`, where the fingerprint is kept.
+        log: takes lines for the user.
+    """
+    found = fingerprint_of(settings.data, volumes, home=home, labels=False)
+    axes = _LEFT_RIGHT if settings.augment == "resized" else _ALL_AXES
+    plan, lines = choose_plan(plan, settings, found, names=dataset.info.label_names.values(), axes=axes)
+    for line in lines:
+        log(line)
+    return plan
+
+
+def _rule_line(rules: Normalisation, fingerprint: Fingerprint) -> str:
+    """Return the rule of each modality in words."""
+    parts = []
+    for modality, found in fingerprint.intensities.items():
+        rule = rules.rule_for(modality)
+        shown = f"{modality} {rule.method}"
+        if rule.method == "dataset":
+            limits = f"clip {rule.low:g} to {rule.high:g}, mean {rule.mean:.4g}, sd {rule.sd:.4g}"
+            shown += f" ({limits}; {found.region})"
+        parts.append(shown)
+    return f"normalisation: {', '.join(parts)}"

@@ -1,0 +1,86 @@
+"""Segmentation of whole volumes by sliding windows, averaged over mirrored images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import torch
+from monai.inferers.inferer import Inferer, SliceInferer, SlidingWindowInferer
+from torch import Tensor, nn
+
+from medmim.data.loading.preprocess import PreprocessedVolume
+from medmim.data.loading.preprocessing_plan import PreprocessingPlan
+from medmim.training.precision import autocast
+
+
+def segment(
+    network: nn.Module,
+    prepared: PreprocessedVolume,
+    plan: PreprocessingPlan,
+    *,
+    precision: str,
+    mirror: bool = False,
+) -> Tensor:
+    """Segment one preprocessed volume with Gaussian-weighted sliding windows, slice by slice in 2D.
+
+    Args:
+        network: maps images to class logits.
+        prepared: the volume.
+        plan: its preprocessing.
+        precision: auto, fp32 or bf16.
+        mirror: average over the mirroring axes of the plan.
+
+    Returns:
+        Class probabilities, (classes, x, y, z), on the CPU, on the grid of the preprocessed volume.
+    """
+    device = next(network.parameters()).device
+    with torch.no_grad(), autocast(precision, device):
+        averaged = MirrorAveraging(network, mirrored(prepared, plan) if mirror else ())
+        scores = _inferer(prepared, plan)(prepared.image.unsqueeze(0).to(device), averaged)
+    return torch.softmax(scores[0].float().cpu(), dim=0)
+
+
+class MirrorAveraging(nn.Module):
+    """A network whose float32 logits are averaged over mirrored images, so that window sums are accurate.
+
+    Args:
+        network: maps images to class logits.
+        flips: for each mirrored image, the tensor axes to flip.
+    """
+
+    def __init__(self, network: nn.Module, flips: Sequence[tuple[int, ...]]) -> None:
+        super().__init__()
+        self.network = network
+        self.flips = flips
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return class logits, (batch, classes, *space)."""
+        scores: Tensor = self.network(images).float()
+        for axes in self.flips:
+            scores = scores + self.network(images.flip(axes)).float().flip(axes)
+        return scores / (1 + len(self.flips))
+
+
+def mirrored(prepared: PreprocessedVolume, plan: PreprocessingPlan) -> list[tuple[int, ...]]:
+    """Return all combinations of tensor axes of a batch that inference may flip."""
+    shown = [axis for axis in range(3) if plan.dims == 3 or axis != prepared.slice_axis]
+    return all_flips([number + 2 for number, axis in enumerate(shown) if axis in plan.mirror_axes])
+
+
+def all_flips(axes: Sequence[int]) -> list[tuple[int, ...]]:
+    """Return all combinations of one or more axes."""
+    return [chosen for count in range(1, len(axes) + 1) for chosen in combinations(axes, count)]
+
+
+def _inferer(prepared: PreprocessedVolume, plan: PreprocessingPlan) -> Inferer:
+    options = {
+        "roi_size": plan.size,
+        "sw_batch_size": 8 if plan.dims == 2 else 2,
+        "overlap": 0.5,
+        "mode": "gaussian",
+        "cval": prepared.background,
+    }
+    if plan.dims == 2:
+        return SliceInferer(spatial_dim=prepared.slice_axis, **options)
+    return SlidingWindowInferer(**options)

@@ -1,0 +1,52 @@
+"""Preparation of a task from the training data: class names, label codes and the complete plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from medmim.config.runs import FinetuneSettings
+from medmim.data.dataset.manifest import Dataset, VolumeRecord
+from medmim.data.loading.choose_plan import choose_plan
+from medmim.data.loading.fingerprint import fingerprint_of
+from medmim.data.loading.preprocessing_plan import PreprocessingPlan
+from medmim.training.tasks.base import Task
+
+_LEFT_RIGHT = (0,)  # front and back, head and feet differ in a body
+
+
+def prepare_task(
+    task: Task,
+    plan: PreprocessingPlan,
+    settings: FinetuneSettings,
+    *,
+    dataset: Dataset,
+    train: Sequence[VolumeRecord],
+    home: Path | None,
+    log: Callable[[str], None],
+) -> tuple[PreprocessingPlan, dict[int, str]]:
+    """Return the complete plan and the class names by index; logs each choice and what to know of the data.
+
+    Args:
+        task: the task.
+        plan: dimensions, size and spacing.
+        settings: choices of the user.
+        dataset: the dataset.
+        train: training volumes; nothing else is read.
+        home: `MEDMIM_HOME`, where the fingerprint is kept.
+        log: takes lines for the user.
+
+    Raises:
+        DataError: if the training data lack classes or cannot be read.
+    """
+    ignore = dataset.info.ignore_label if settings.ignore_label is None else settings.ignore_label
+    fingerprint = fingerprint_of(settings.data, train, home=home, ignore=ignore)
+    names = task.names(dataset, train, fingerprint)
+    plan, lines = choose_plan(
+        plan, settings, fingerprint, names=names.values(), axes=_LEFT_RIGHT, volumes=train
+    )
+    codes = task.label_codes(dataset, fingerprint)
+    for line in [*lines, *task.notes(dataset, fingerprint, names)]:
+        log(line)
+    return replace(plan, label_codes=codes, ignore_label=None if codes is None else ignore), names

@@ -1,0 +1,56 @@
+"""Presets, files and callables of augmentation."""
+
+import sys
+
+import pytest
+import torch
+from monai.transforms.compose import Compose
+
+from medmim.data.loading.augmentation import PRESETS, intensity_changes, load_augmentation
+from medmim.errors import UsageError
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("name", sorted(PRESETS))
+def test_every_preset_keeps_shapes_and_finite_values(name, dims):
+    changes = Compose(intensity_changes(PRESETS[name], dims))
+    image = torch.randn(2, *(12,) * dims)
+    for seed in range(12):
+        changes.set_random_state(seed=seed)
+        found = torch.as_tensor(changes({"image": image.clone()})["image"])
+        assert found.shape == image.shape
+        assert torch.isfinite(found).all()
+    assert name != "none" or torch.equal(found, image)
+
+
+def test_a_file_changes_a_preset(tmp_path):
+    file = tmp_path / "strong.yaml"
+    file.write_text("preset: nnunet\nrotation_deg: 90\n")
+    assert load_augmentation(str(file)) == PRESETS["nnunet"].model_copy(update={"rotation_deg": 90.0})
+
+
+def make_doubling():
+    """Return a transform of the user that doubles intensities."""
+    return lambda sample: {**sample, "image": sample["image"] * 2}
+
+
+def test_a_callable_replaces_the_intensity_changes():
+    sys.modules.setdefault("test_augmentation", sys.modules[__name__])
+    changes = intensity_changes(
+        PRESETS["nnunet"].model_copy(update={"own": "test_augmentation:make_doubling"}), 2
+    )
+    image = torch.ones(1, 4, 4)
+    assert torch.equal(Compose(changes)({"image": image})["image"], image * 2)
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("strong", "expected none, light, nnunet, a YAML file or module:callable, got 'strong'"),
+        ("missing.yaml", "expected a YAML file"),
+        ("no_such_module:make", "expected module:callable"),
+    ],
+)
+def test_other_words_are_refused(word, message):
+    with pytest.raises(UsageError, match=message):
+        load_augmentation(word)

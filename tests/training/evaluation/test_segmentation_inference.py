@@ -1,0 +1,50 @@
+"""Segmentation of whole volumes."""
+
+import numpy as np
+import pytest
+import torch
+from oracle import oracle_for, quiet_dataset
+from torch import nn
+
+from medmim.data.loading.preprocess import VolumeLoader
+from medmim.data.loading.preprocessing_plan import PreprocessingPlan
+from medmim.training.evaluation.segmentation_inference import all_flips, segment
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("dims", "size"), [(2, (16, 16)), (3, (16, 16, 16)), (3, (32, 32, 32))])
+def test_a_volume_is_segmented_window_by_window(tmp_path, dims, size, precision):
+    row, label = quiet_dataset(tmp_path)
+    volumes = VolumeLoader(tmp_path, PreprocessingPlan(dims, size), cache_gb=1.0)
+    prepared = volumes(row)
+    found = segment(oracle_for(prepared), prepared, volumes.plan, precision=precision)
+    assert found.shape == (3, 22, 20, 18)
+    assert found.dtype == torch.float32
+    assert torch.allclose(found.sum(dim=0), torch.ones(1))
+    assert np.array_equal(found.argmax(dim=0).numpy(), label)
+
+
+def test_mirroring_is_the_mean_with_the_mirrored_image(tmp_path):
+    """A network that only sees the right half gives both halves when it is mirrored."""
+    row, _ = quiet_dataset(tmp_path)
+    volumes = VolumeLoader(tmp_path, PreprocessingPlan(3, (32, 32, 32)), cache_gb=1.0)
+    prepared = volumes(row)
+
+    class Half(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(1))
+
+        def forward(self, images):
+            ramp = torch.linspace(0, 1, images.shape[2]).view(-1, 1, 1) * self.weight
+            return torch.stack([ramp.expand(images.shape[2:]), torch.zeros(images.shape[2:])])[None]
+
+    plain = segment(Half(), prepared, volumes.plan, precision="fp32")
+    both = segment(Half(), prepared, volumes.plan, precision="fp32", mirror=True)
+    assert not torch.allclose(plain, plain.flip(1))
+    assert torch.allclose(both, both.flip(1), atol=1e-5)
+
+
+def test_all_combinations_of_axes_are_flipped():
+    assert all_flips([2, 4]) == [(2,), (4,), (2, 4)]
+    assert all_flips([]) == []

@@ -1,0 +1,97 @@
+"""Loss, class names and label codes of the segmentation task."""
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from medmim.data.dataset.manifest import Dataset, DatasetInfo
+from medmim.data.loading.fingerprint import fingerprint_of
+from medmim.data.loading.foreground_crop import IGNORE
+from medmim.encoders import build_encoder
+from medmim.errors import DataError
+from medmim.heads import build_head
+from medmim.training.tasks.segmentation import Segmentation
+
+
+def small_network(deep=0):
+    torch.manual_seed(0)
+    encoder = build_encoder("dynunet", spatial_dims=2, in_channels=1, filters=[4, 8, 8])
+    return build_head("segment", encoder=encoder, spatial_dims=2, classes=3, deep_supervision=deep)
+
+
+def labelled(root, *labels):
+    rows = [
+        tiny.write_volume(root, f"p{number}", np.ones(label.shape, np.float32), np.eye(4), label=label)
+        for number, label in enumerate(labels)
+    ]
+    return rows, fingerprint_of(root, rows, home=None)
+
+
+def one_class(code):
+    label = np.zeros((8, 8, 8), np.uint16)
+    label[2:5, 2:5, 2:5] = code
+    return label
+
+
+@pytest.mark.parametrize("criterion", ["dice_ce", "dice_focal"])
+def test_ignored_voxels_have_no_gradient(criterion):
+    task, scores = (
+        Segmentation(criterion=criterion, deep_supervision=0),
+        torch.randn(2, 3, 8, 8, requires_grad=True),
+    )
+    label = torch.randint(0, 3, (2, 1, 8, 8))
+    label[..., 4:] = IGNORE
+    network = type("Fixed", (), {"deep_scores": lambda self, images: [scores]})()
+    task.loss(network, {"image": label, "label": label}).backward()
+    assert scores.grad[..., 4:].abs().max() == 0
+    assert scores.grad[..., :4].abs().max() > 0
+
+
+def test_the_loss_of_known_voxels_does_not_depend_on_ignored_ones():
+    """Half of the voxels ignored: the same loss as that of the other half alone."""
+    task, scores = Segmentation(deep_supervision=0), torch.randn(2, 3, 8, 8)
+    label = torch.randint(0, 3, (2, 1, 8, 8))
+    half = type("Half", (), {"deep_scores": lambda self, images: [scores[..., :4]]})()
+    whole = type("Whole", (), {"deep_scores": lambda self, images: [scores]})()
+    masked = torch.cat([label[..., :4], torch.full((2, 1, 8, 4), IGNORE)], dim=-1)
+    alone = task.loss(half, {"image": label, "label": label[..., :4]})
+    assert task.loss(whole, {"image": label, "label": masked}) == pytest.approx(float(alone), abs=1e-5)
+
+
+def test_a_batch_without_any_known_voxel_has_a_finite_loss():
+    label = torch.full((2, 1, 16, 16), IGNORE)
+    loss = Segmentation().loss(small_network(2), {"image": torch.randn(2, 1, 16, 16), "label": label})
+    loss.backward()
+    assert torch.isfinite(loss)
+
+
+def test_classes_are_numbered_by_ascending_code_and_keep_their_names(tmp_path):
+    rows, found = labelled(tmp_path, one_class(53), one_class(1035))
+    dataset = Dataset(tmp_path, DatasetInfo(name="d", label_names={53: "hippocampus"}), tuple(rows))
+    task = Segmentation()
+    assert task.label_codes(dataset, found) == (53, 1035)
+    assert task.names(dataset, rows, found) == {1: "hippocampus", 2: "label_1035"}
+
+
+def test_a_class_that_training_lacks_is_reported(tmp_path):
+    rows, found = labelled(tmp_path, one_class(1))
+    dataset = Dataset(tmp_path, DatasetInfo(name="d", label_names={1: "liver", 2: "lesion"}), tuple(rows))
+    task = Segmentation()
+    notes = task.notes(dataset, found, task.names(dataset, rows, found))
+    assert notes == ["warning: no training label contains 'lesion' (2): it cannot be predicted"]
+
+
+def test_the_share_of_patches_on_rare_classes_is_reported(tmp_path):
+    both = one_class(1)
+    both[6, 6, 6] = 2
+    rows, found = labelled(tmp_path, both, one_class(1))
+    dataset = Dataset(tmp_path, DatasetInfo(name="d", label_names={1: "liver", 2: "lesion"}), tuple(rows))
+    [line] = Segmentation().notes(dataset, found, {1: "liver", 2: "lesion"})
+    assert line.endswith("rarest: lesion 25.0%, liver 75.0%")
+
+
+def test_empty_training_labels_are_refused(tmp_path):
+    rows, found = labelled(tmp_path, np.zeros((8, 8, 8), np.uint8))
+    with pytest.raises(DataError, match="all training labels are empty: expected at least one class"):
+        Segmentation().names(Dataset(tmp_path, DatasetInfo(name="d"), tuple(rows)), rows, found)
