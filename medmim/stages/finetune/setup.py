@@ -99,30 +99,16 @@ def build_finetuning(settings: FinetuneSettings, store: Store, log: Callable[[st
     known_dims = settings.dims or origin.description.get("spatial_dims")
     dims = plan_for(divided.train, dims=known_dims, size=None).dims
     encoder, report, chosen = _encoder(settings, origin, dims, log)
-    view = settings.field_of_view or task.view(dims)
-    plan = plan_for(
-        divided.train,
-        dims=dims,
-        size=settings.size,
-        multiple=encoder.total_stride,
-        view=view,
-        spacing_mm=settings.spacing_mm,
-    )
-    plan, names = prepare_task(
-        task, plan, settings, dataset=dataset, train=divided.train, home=store.home, log=log
-    )
+    choices = {"dims": dims, "multiple": encoder.total_stride, "home": store.home, "log": log}
+    plan, names = prepare_task(task, settings, dataset, divided.train, **choices)
     disk = prepared_on_disk(settings, store.home)
     volumes = VolumeLoader(settings.data, plan, cache_gb=settings.cache_gb, disk=disk)
     context = EvaluationContext(volumes, names, settings.precision, {})
     head = task.head(encoder, divided.train, context, log)
     torch.manual_seed(stream_seed(settings.seed, "head"))
     network = build_head(settings.task, encoder=encoder, spatial_dims=dims, classes=max(names) + 1, **head)
-    filled = {
-        "dims": dims,
-        "size": plan.size,
-        "field_of_view": plan.view,
-        "init": origin.run_id or origin.arm,
-    }
+    filled = {"dims": dims, "size": plan.size, "field_of_view": plan.view}
+    filled |= {"init": origin.run_id or origin.arm}
     resolved = settings.model_copy(update=chosen | filled)
     regularizer = _regularizer(resolved, encoder, dims)
     module = FinetuningModule(network, task.loss, settings=resolved, regularizer=regularizer)

@@ -10,7 +10,8 @@ from medmim.config.runs import FinetuneSettings
 from medmim.data.dataset.manifest import Dataset, VolumeRecord
 from medmim.data.loading.choose_plan import choose_plan
 from medmim.data.loading.fingerprint import fingerprint_of
-from medmim.data.loading.preprocessing_plan import PreprocessingPlan
+from medmim.data.loading.preprocessing_plan import Dims, PreprocessingPlan, plan_for
+from medmim.shapes import Size
 from medmim.training.tasks.base import Task
 
 _LEFT_RIGHT = (0,)  # front and back, head and feet differ in a body
@@ -18,11 +19,12 @@ _LEFT_RIGHT = (0,)  # front and back, head and feet differ in a body
 
 def prepare_task(
     task: Task,
-    plan: PreprocessingPlan,
     settings: FinetuneSettings,
-    *,
     dataset: Dataset,
     train: Sequence[VolumeRecord],
+    *,
+    dims: Dims,
+    multiple: Size,
     home: Path | None,
     log: Callable[[str], None],
 ) -> tuple[PreprocessingPlan, dict[int, str]]:
@@ -30,16 +32,26 @@ def prepare_task(
 
     Args:
         task: the task.
-        plan: dimensions, size and spacing.
         settings: choices of the user.
         dataset: the dataset.
         train: training volumes; nothing else is read.
+        dims: 2 or 3.
+        multiple: patch sizes must be multiples of this.
         home: `MEDMIM_HOME`, where the fingerprint is kept.
         log: takes lines for the user.
 
     Raises:
         DataError: if the training data lack classes or cannot be read.
+        ShapeError: for a size that does not fit.
     """
+    plan = plan_for(
+        train,
+        dims=dims,
+        size=settings.size,
+        multiple=multiple,
+        view=settings.field_of_view or task.view(dims),
+        spacing_mm=settings.spacing_mm,
+    )
     ignore = dataset.info.ignore_label if settings.ignore_label is None else settings.ignore_label
     fingerprint = fingerprint_of(settings.data, train, home=home, ignore=ignore)
     names = task.names(dataset, train, fingerprint)

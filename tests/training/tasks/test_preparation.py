@@ -5,11 +5,8 @@ import tiny
 
 from medmim.config.runs import FinetuneSettings
 from medmim.data.dataset.manifest import Dataset, DatasetInfo
-from medmim.data.loading.preprocessing_plan import PreprocessingPlan
 from medmim.training.tasks.preparation import prepare_task
 from medmim.training.tasks.segmentation import Segmentation
-
-PLAN = PreprocessingPlan(3, (16, 16, 16))
 
 
 def two_balls(root, number):
@@ -28,10 +25,11 @@ def prepared(root, **settings):
     lines = []
     plan, names = prepare_task(
         Segmentation(),
-        PLAN,
-        FinetuneSettings(data=root, **settings),
-        dataset=dataset,
-        train=rows,
+        FinetuneSettings(data=root, size=(16,), **settings),
+        dataset,
+        rows,
+        dims=3,
+        multiple=(4, 4, 4),
         home=None,
         log=lines.append,
     )

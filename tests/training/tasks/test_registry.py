@@ -26,10 +26,16 @@ every_task = pytest.mark.parametrize("name", sorted(TASKS))
 
 def scene_for(task, root, dims):
     dataset = read_dataset(root)
-    plan = plan_for(dataset.volumes, dims=dims, size=(16,), view=task.view(dims), multiple=(4,) * dims)
-    settings = FinetuneSettings(data=root)
+    settings = FinetuneSettings(data=root, size=(16,))
     plan, names = prepare_task(
-        task, plan, settings, dataset=dataset, train=dataset.volumes, home=None, log=lambda _: None
+        task,
+        settings,
+        dataset,
+        dataset.volumes,
+        dims=dims,
+        multiple=(4,) * dims,
+        home=None,
+        log=lambda _: None,
     )
     volumes = VolumeLoader(root, plan, cache_gb=1.0)
     return dataset.volumes, EvaluationContext(volumes, names, "fp32", {})
