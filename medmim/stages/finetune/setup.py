@@ -99,7 +99,7 @@ def build_finetuning(settings: FinetuneSettings, store: Store, log: Callable[[st
     known_dims = settings.dims or origin.description.get("spatial_dims")
     dims = plan_for(divided.train, dims=known_dims, size=None).dims
     encoder, report, chosen = _encoder(settings, origin, dims, log)
-    choices = {"dims": dims, "multiple": encoder.total_stride, "home": store.home, "log": log}
+    choices: dict[str, Any] = {"dims": dims, "multiple": encoder.total_stride, "home": store.home, "log": log}
     plan, names = prepare_task(task, settings, dataset, divided.train, **choices)
     disk = prepared_on_disk(settings, store.home)
     volumes = VolumeLoader(settings.data, plan, cache_gb=settings.cache_gb, disk=disk)
@@ -107,7 +107,7 @@ def build_finetuning(settings: FinetuneSettings, store: Store, log: Callable[[st
     head = task.head(encoder, divided.train, context, log)
     torch.manual_seed(stream_seed(settings.seed, "head"))
     network = build_head(settings.task, encoder=encoder, spatial_dims=dims, classes=max(names) + 1, **head)
-    filled = {"dims": dims, "size": plan.size, "field_of_view": plan.view}
+    filled: dict[str, Any] = {"dims": dims, "size": plan.size, "field_of_view": plan.view}
     filled |= {"init": origin.run_id or origin.arm}
     resolved = settings.model_copy(update=chosen | filled)
     regularizer = _regularizer(resolved, encoder, dims)
