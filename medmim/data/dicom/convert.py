@@ -54,9 +54,10 @@ def _checked_values(task: ConversionTask, folder: Path) -> tuple[Stored, dict[st
     decoded, slack, compressed = _decode(task)
     if decoded is not None and not compressed:
         return scaled(decoded, scales), {"slices_uncompressed": float(len(task.files))}
-    # dcm2niix resamples tilted and unevenly spaced slices, and needs the vendor's headers for mosaics
-    single = task.kind == "tile" or bool(task.heights_mm) or is_tilted(task.grid, len(task.files))
-    image = None if single else _run_dcm2niix(task, scales, folder)
+    resampled = bool(task.heights_mm) or is_tilted(task.grid, len(task.files))  # by dcm2niix
+    image = None if resampled else _run_dcm2niix(task, scales, folder)
+    if image is not None and task.kind == "tile" and image.array.shape[2] != len(task.files):
+        image = None  # a mosaic that dcm2niix does not recognise
     if image is not None:
         _check_grid(image, task)
     if decoded is None:
@@ -99,6 +100,9 @@ def _run_dcm2niix(task: ConversionTask, scales: Scales, folder: Path) -> Image |
 def _lay_out(task: ConversionTask, source: Path, links: FdLinks) -> None:
     """Give the converter one file for each slice: a link, or a copy of the slice alone where it needs one."""
     source.mkdir()
+    if task.kind == "tile":
+        links.link(source / "000000.dcm", Path(task.files[0]))
+        return
     reader = Reader(task.kind)
     for place, (file, frame) in enumerate(zip(task.files, task.frames, strict=True)):
         target = source / f"{place:06d}.dcm"

@@ -1,4 +1,4 @@
-"""dcm2niix as a child process: a folder of DICOM files in, one plain volume out, or none."""
+"""dcm2niix as a child process: a folder of DICOM files is converted to one volume, or none."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from medmim.data.formats.nifti import Image, read_image
 from medmim.errors import DataError
 from medmim.files import require_room
 
-_SPARE = 64  # descriptors for all else that this process opens
+_SPARE = 64  # descriptors for other files of this process
 
 
 class FdLinks:
-    """Makes links through this process's own descriptors; with it, or at the end of the block, they go.
+    """Links to files through descriptors of this process, which work until the end of the block.
 
     Args:
-        count: number of links; where the machine lets a process have fewer descriptors, the rest are copies.
+        count: number of links; files beyond the limit of descriptors are copied.
     """
 
     def __init__(self, count: int) -> None:
@@ -39,7 +39,7 @@ class FdLinks:
         self._open.close()
 
     def link(self, link: Path, file: Path) -> None:
-        """Put a link to `file` at the place `link`, or a copy."""
+        """Create a link to `file` at the path `link`, or a copy."""
         descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         if self._left > 0:
             self._left -= 1
@@ -52,28 +52,28 @@ class FdLinks:
 
 TIMEOUT_S = 300.0
 _OPTIONS = (
-    *("-b", "n", "-z", "n"),  # one plain volume and nothing beside it
-    *("-g", "i"),  # defaults of the program, not those that a user saved at home
-    *("-m", "y"),  # the slices belong together: that was decided before
-    *("-x", "i", "-l", "o"),  # no cropping, turning or scaling of its own
+    *("-b", "n", "-z", "n"),  # an uncompressed volume and no JSON
+    *("-g", "i"),  # the program's defaults, not those that a user saved
+    *("-m", "y"),  # the slices belong together, as grouped before
+    *("-x", "i", "-l", "o"),  # no cropping, rotation or scaling
     *("-d", "0", "-f", "volume"),
 )
 
 
 def run_converter(source: Path, result: Path, *, precise: bool = False) -> Image | None:
-    """Convert the files in `source`, which carry names of our own; None unless there is exactly one volume.
+    """Convert the files in `source`; return the volume, or None unless there is exactly one.
 
     Args:
-        source: folder with files of one stack.
-        result: folder that is made for what the converter writes.
-        precise: slopes vary by slice. For one slope this would prefer a vendor's private one.
+        source: folder with the files of one stack.
+        result: folder to create for the converter's output.
+        precise: rescale slopes vary by slice; for equal slopes, this would prefer a vendor's private slope.
     """
     result.mkdir(parents=True)
     try:
         subprocess.run(
             [dcm2niix.bin, *_OPTIONS, "-p", "y" if precise else "n", "-o", str(result), str(source)],
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,  # it prints names of series
+            stdout=subprocess.DEVNULL,  # it contains names of series
             stderr=subprocess.DEVNULL,
             timeout=TIMEOUT_S,
             env={"HOME": str(result), "TMPDIR": str(result)},
@@ -81,8 +81,8 @@ def run_converter(source: Path, result: Path, *, precise: bool = False) -> Image
         )
     except subprocess.TimeoutExpired:
         return None
-    require_room(result)  # on a full disk it ends well and leaves half a volume
-    # Beside a volume it may write a resampled one (`_Eq`, `_Tilt`); the plain one is checked like any other.
+    require_room(result)  # on a full disk the converter succeeds with half a volume
+    # it may also write a resampled volume (`_Eq`, `_Tilt`), which is ignored
     outputs = [
         path for path in result.glob("*.nii") if not path.stem.startswith(("volume_Eq", "volume_Tilt"))
     ]
@@ -90,5 +90,5 @@ def run_converter(source: Path, result: Path, *, precise: bool = False) -> Image
         return None
     try:
         return read_image(outputs[0])
-    except DataError:  # several volumes in one file where one was expected, or colours: no volume of ours
+    except DataError:  # several volumes in one file, or colours
         return None

@@ -1,34 +1,34 @@
-"""Stacks of a tilted gantry: slices that drift sideways are shifted back, to axes at right angles."""
+"""Gantry tilt: slices that drift sideways are shifted onto a grid with axes at right angles."""
 
 from __future__ import annotations
 
 import numpy as np
-import scipy  # loads its parts when they are used: few stacks are tilted
+import scipy  # submodules are loaded on use: few stacks are tilted
 from jaxtyping import Shaped
 
 from medmim.data.formats.geometry import Affine
 from medmim.data.formats.nifti import Image
 
-TILT_PIXELS = 0.5  # drift from first to last slice; less is rounding of the header
+TILT_PIXELS = 0.5  # drift from the first to the last slice; less is rounding of the header
 _NOTHING = 0.01  # pixels
 
 
 def drift_of(affine: Affine) -> tuple[float, float]:
-    """Return how many pixels along column and row each slice lies beside the one before."""
+    """Return the sideways shift of each slice against the one before, in pixels along column and row."""
     drift = [affine[:3, 2] @ affine[:3, axis] / (affine[:3, axis] @ affine[:3, axis]) for axis in (0, 1)]
     return float(drift[0]), float(drift[1])
 
 
 def is_tilted(affine: Affine, count: int) -> bool:
-    """Say whether `count` slices on a grid drift sideways."""
+    """Return whether `count` slices on a grid drift sideways."""
     return max(map(abs, drift_of(affine))) * (count - 1) > TILT_PIXELS
 
 
 def upright(image: Image) -> Image:
-    """Return the volume on a grid with right angles that holds all of it.
+    """Return the volume on a grid with right angles that contains all of it.
 
-    Slices are shifted in their own plane, linearly between neighbours; what no slice covers gets the smallest
-    value of the volume. Other images come back as they are.
+    Slices are shifted in their plane with linear interpolation; voxels that no slice covers get the smallest
+    value of the volume. An upright volume is returned unchanged.
     """
     count = image.array.shape[2]
     if not is_tilted(image.affine, count):
@@ -45,7 +45,7 @@ def upright(image: Image) -> Image:
     for place in range(count):
         padded = np.pad(image.array[:, :, place], margins, mode="edge").astype(np.float64)
         moved = scipy.ndimage.shift(padded, drift * place, order=1, mode="nearest")
-        starts = before + drift * place  # where the slice begins now
+        starts = before + drift * place  # first pixel of the shifted slice
         across, down = (
             slice(max(0, round(start)), max(0, round(start + side)))
             for start, side in zip(starts.tolist(), sides.tolist(), strict=True)

@@ -1,7 +1,7 @@
-"""Where worker processes come from: one fresh interpreter that imports what they need, and forks them.
+"""The fork server: a fresh interpreter that imports the parsers once and forks the worker processes.
 
-The nursery parses nothing and is told nothing of the scans. A worker is there in milliseconds, because it
-inherits the imported modules; it never inherits what its parent's parent, the command, holds in memory.
+The server parses nothing and receives nothing of the scans. Workers start in milliseconds, because they
+inherit the imported modules, and they inherit nothing from the memory of the command.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from medmim.data.sandbox.sandbox_worker import serve
 from medmim.errors import RunError
 
 START_S = 120.0
-_DYING_S = 0.2
+_GRACE_S = 0.2
 _START, _STOP = b"start", b"stop"
 _BOOT = (
     "import sys; from medmim.data.sandbox.fork_server import fork_workers; "
@@ -32,29 +32,30 @@ _BOOT = (
 
 
 class ForkServer:
-    """Starts and ends worker processes.
+    """Starts and stops worker processes.
 
     Args:
-        modules: imported before the first worker starts, so that none has to.
+        modules: imported before the first worker is forked.
+        program: Python source that the interpreter of the server runs.
     """
 
-    def __init__(self, modules: Sequence[str] = ()) -> None:
+    def __init__(self, modules: Sequence[str] = (), *, program: str = _BOOT) -> None:
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.settimeout(START_S)
         self._used = False
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", _BOOT, str(theirs.fileno()), *modules],
+                [sys.executable, "-P", "-c", program, str(theirs.fileno()), *modules],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,  # parsers quote values of the scan in their complaints
+                stderr=subprocess.DEVNULL,  # messages of parsers quote values of the scan
                 start_new_session=True,
                 env=_environment(),
             )
 
     def start(self) -> Connection:
-        """Start a worker and return the pipe to it; its first message, with its `pid`, says that it is there.
+        """Start a worker and return the pipe to it; its first message contains its `pid`.
 
         Raises:
             RunError: if it cannot be started.
@@ -69,10 +70,10 @@ class ForkServer:
         return ours
 
     def stop(self, pid: int) -> int:
-        """End a worker and everything that it started; return its exit status (negative: the signal).
+        """Stop a worker and all its children; return its exit status (negative: the signal).
 
         Raises:
-            RunError: if the nursery is gone.
+            RunError: if the fork server has ended.
         """
         try:
             self._socket.send(b"%s %d" % (_STOP, pid))
@@ -84,7 +85,7 @@ class ForkServer:
         return int(answer)
 
     def close(self) -> None:
-        """End all workers, and the nursery."""
+        """Stop all workers and the fork server."""
         if not self._used:
             self._process.kill()  # it may still be importing
         self._socket.close()
@@ -92,7 +93,7 @@ class ForkServer:
 
 
 def no_start(why: str) -> RunError:
-    """Return the error for worker processes that cannot be had."""
+    """Return the error for worker processes that cannot be started."""
     return RunError(
         f"a worker process could not start ({why}): expected `python -c 'import medmim'` to work; check the "
         "installation and `ulimit -a`"
@@ -100,7 +101,7 @@ def no_start(why: str) -> RunError:
 
 
 def fork_workers(descriptor: int, modules: Sequence[str]) -> None:
-    """Be a nursery: fork and end workers until the command that asked for them is gone."""
+    """Run the fork server: fork and stop workers until the command that requested them ends."""
     for module in modules:
         importlib.import_module(module)
     control = socket.socket(fileno=descriptor)
@@ -112,7 +113,7 @@ def fork_workers(descriptor: int, modules: Sequence[str]) -> None:
         elif message:
             pid = int(message.removeprefix(_STOP))
             pids.remove(pid)
-            control.send(b"%d" % _end(pid, time.monotonic() + _DYING_S))
+            control.send(b"%d" % _end(pid, time.monotonic() + _GRACE_S))
         else:
             break
     for pid in pids:
@@ -121,7 +122,7 @@ def fork_workers(descriptor: int, modules: Sequence[str]) -> None:
 
 
 def _fork(control: socket.socket, descriptor: int) -> int:
-    """Start a worker that answers at `descriptor`; return its process id."""
+    """Fork a worker that answers on `descriptor`; return its process id."""
     pid = os.fork()
     if pid:
         os.close(descriptor)
@@ -136,17 +137,17 @@ def _fork(control: socket.socket, descriptor: int) -> int:
         os._exit(status)
 
 
-def _end(pid: int, patience: float) -> int:
-    """Wait for a worker that is dying by itself until the clock shows `patience`, then kill its group."""
-    while not (found := os.waitpid(pid, os.WNOHANG))[0] and time.monotonic() < patience:
+def _end(pid: int, deadline: float) -> int:
+    """Wait until the time `deadline` for a worker to end by itself, then kill its process group."""
+    while not (found := os.waitpid(pid, os.WNOHANG))[0] and time.monotonic() < deadline:
         time.sleep(0.001)
-    for kill in (os.killpg, os.kill):  # one that has only just started has no group of its own
+    for kill in (os.killpg, os.kill):  # a worker that has just started has no group of its own
         with contextlib.suppress(ProcessLookupError):
             kill(pid, signal.SIGKILL)
     return os.waitstatus_to_exitcode((found if found[0] else os.waitpid(pid, 0))[1])
 
 
 def _environment() -> dict[str, str]:
-    """The parent's, with its import path; one thread for BLAS, whose buffers would eat the address space."""
+    """Return the environment with the import path; one BLAS thread, whose buffers use address space."""
     path = os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path)
     return {**os.environ, "PYTHONPATH": path, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}

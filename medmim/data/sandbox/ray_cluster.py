@@ -1,4 +1,4 @@
-"""Where many independent jobs run when one machine is not enough: a Ray cluster, whose nodes may fail."""
+"""Independent jobs on a Ray cluster, whose nodes may fail."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from medmim.errors import RunError, UsageError
 
 Job = Mapping[str, Any]
 
-_AT_ONCE = 256  # jobs that are handed out; the cluster runs as many of them as it has processors
-_RETRIES = 8  # nodes that a job may lose before the run gives up
-_PATIENCE_S = 30.0
+_AT_ONCE = 256  # submitted jobs; the cluster runs as many of them as it has CPUs
+_RETRIES = 8  # lost nodes after which a job fails
+_WAIT_S = 30.0
 _CONNECT_S = 5.0
 
 
 @runtime_checkable
 class Engine(Protocol):
-    """Runs jobs somewhere, each at least once: a job must be harmless when it is done again."""
+    """Runs jobs, each at least once: jobs must be idempotent."""
 
     @property
-    def width(self) -> int:
+    def capacity(self) -> int:
         """Number of jobs that run at one time."""
 
     def map(self, function: Callable[..., Any], jobs: Sequence[Job]) -> Iterator[tuple[int, Any]]:
-        """Call `function(**job)` for each job; yield the place and result of each as it ends.
+        """Call `function(**job)` for each job; yield the index and result of each job when it ends.
 
         Args:
-            function: a function of a module that every node has installed.
-            jobs: keyword arguments, one mapping a call.
+            function: a function of a module that is installed on every node.
+            jobs: keyword arguments of each call.
         """
 
 
 class RayEngine:
-    """Jobs on the processors of a Ray cluster; those of a node that dies are done again on another.
+    """Jobs on the CPUs of a Ray cluster; jobs of a node that fails are repeated on another node.
 
     Args:
-        ray: the module, connected.
-        at_once: jobs that are handed out at one time; None: as many as the cluster can run.
-        gpus: of each job; a half lets two share one.
+        ray: the connected module.
+        at_once: maximum number of submitted jobs; None: as many as the cluster can run.
+        gpus: number of GPUs for each job; 0.5 lets two jobs share one.
     """
 
     def __init__(self, ray: Any, at_once: int | None = None, *, gpus: float = 0.0) -> None:
@@ -51,18 +51,18 @@ class RayEngine:
         self._gpus = gpus
 
     @property
-    def width(self) -> int:
-        """Jobs that the cluster has processors and GPUs for now, or fewer if the user said so."""
-        room = self._processors()
+    def capacity(self) -> int:
+        """Number of jobs that the cluster has CPUs and GPUs for, or fewer if the user limits them."""
+        capacity = self._cpus()
         if self._gpus:
-            room = min(room, int(self._ray.cluster_resources().get("GPU", 0) / self._gpus))
-        return max(1, min(room, self._at_once or room))
+            capacity = min(capacity, int(self._ray.cluster_resources().get("GPU", 0) / self._gpus))
+        return max(1, min(capacity, self._at_once or capacity))
 
     def map(self, function: Callable[..., Any], jobs: Sequence[Job]) -> Iterator[tuple[int, Any]]:
-        """Call `function(**job)` for each job, as `Engine.map` says.
+        """Call `function(**job)` for each job, as `Engine.map` does.
 
         Raises:
-            RunError: if the cluster has no processors left, or a job loses one node after the other.
+            RunError: if the cluster has no CPUs left, or a job fails because of lost nodes.
         """
         remote = self._ray.remote(max_retries=_RETRIES, num_gpus=self._gpus)(function)
         places: dict[Any, int] = {}
@@ -72,61 +72,61 @@ class RayEngine:
                 places[remote.remote(**following[1])] = following[0]
             if not places:
                 return
-            for done in self._some_of(list(places)):
-                yield places.pop(done), self._result_of(done)
+            for done in self._wait(list(places)):
+                yield places.pop(done), self._result(done)
 
-    def _some_of(self, pending: list[Any]) -> list[Any]:
-        """Return jobs that ended; there may be none of them yet."""
-        ended: list[Any] = self._ray.wait(pending, num_returns=1, timeout=_PATIENCE_S)[0]
-        if not ended and not self._processors():
+    def _wait(self, pending: list[Any]) -> list[Any]:
+        """Return the jobs that have ended, possibly none."""
+        ended: list[Any] = self._ray.wait(pending, num_returns=1, timeout=_WAIT_S)[0]
+        if not ended and not self._cpus():
             raise RunError(
-                "the Ray cluster has no processors left, expected at least one node; start nodes and run the "
-                "same command again"
+                "the Ray cluster has no CPUs left, expected at least one node; start nodes and run the same "
+                "command again"
             )
         return ended
 
-    def _result_of(self, done: Any) -> Any:
+    def _result(self, done: Any) -> Any:
         try:
             return self._ray.get(done)
         except self._ray.exceptions.RayTaskError as error:
             raise error.cause from None
         except self._ray.exceptions.RayError as error:
             raise RunError(
-                f"the Ray cluster gave a job up ({type(error).__name__}): expected nodes that last; run the "
+                f"a job failed on the Ray cluster ({type(error).__name__}): expected stable nodes; run the "
                 "same command again"
             ) from error
 
-    def _processors(self) -> int:
+    def _cpus(self) -> int:
         return int(self._ray.cluster_resources().get("CPU", 0))
 
 
 @contextlib.contextmanager
 def connect_ray(address: str, *, at_once: int | None = None, gpus: float = 0.0) -> Iterator[RayEngine]:
-    """Connect to a running Ray cluster, and leave it afterwards as it was.
+    """Connect to a running Ray cluster for the duration of the block.
 
     Args:
-        address: as `ray.init` takes it: `host:6379`, `ray://host:10001`, or `auto` for that of this machine.
-        at_once: jobs at one time; None: as many as the cluster can run.
-        gpus: of each job.
+        address: address for `ray.init`: `host:6379`, `ray://host:10001`, or `auto` for a local cluster.
+        at_once: maximum number of jobs at one time; None: as many as the cluster can run.
+        gpus: number of GPUs for each job.
 
     Raises:
         UsageError: if Ray is not installed.
-        RunError: if there is no cluster.
+        RunError: if no cluster is running.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         ray = importlib.import_module("ray")
     except ImportError as error:
         raise UsageError(
-            "--engine ray: expected Ray, which is not installed here; run `pip install 'medmim[ray]'`"
+            "--engine ray: expected Ray, which is not installed; run `pip install 'medmim[ray]'`"
         ) from error
     try:
-        _knock(address)
+        _check_port(address)
         ray.init(address=address, log_to_driver=False, logging_level="CRITICAL")
     except (OSError, RuntimeError, ValueError) as error:
         raise RunError(
-            f"--address {address}: expected a running Ray cluster, got {type(error).__name__}; start "
-            "one with `ray start --head` there, and `ray start --address` here"
+            f"--address {address}: expected a running Ray cluster, got {type(error).__name__}; start it "
+            "with `ray start --head` on that host and `ray start --address` on this one"
         ) from error
     try:
         yield RayEngine(ray, at_once, gpus=gpus)
@@ -134,8 +134,8 @@ def connect_ray(address: str, *, at_once: int | None = None, gpus: float = 0.0) 
         ray.shutdown()
 
 
-def _knock(address: str) -> None:
-    """Raise OSError where nobody listens: Ray would try for six minutes."""
+def _check_port(address: str) -> None:
+    """Raise OSError if no process listens at the address: Ray would retry for six minutes."""
     host, colon, port = address.rpartition("://")[2].rpartition(":")
     if colon and port.isdecimal():
         socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()

@@ -1,7 +1,7 @@
-"""Sandboxed calls on the nodes of a cluster: a node parses in a limited child process of its own.
+"""Sandboxed calls on the nodes of a cluster: each node parses files in its own limited child process.
 
-Nodes read the source and write to the staging folder themselves, so both must lie on every node under the
-same path (NFS, for example); what travels between nodes are paths and the small answers.
+Nodes read the source and write to the staging folder directly, so both must have the same path on every node
+(NFS, for example); only paths and small answers travel between nodes.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from medmim.errors import RunError
 from medmim.files import WriteError
 
 _BATCH = 64
-_BATCHES_EACH = 4  # for each processor, so that all of them end at about the same time
-_PARTS = ("dcm2niix", "isal", "nibabel", "numpy", "pydicom")  # what decides the bytes of a volume
+_BATCHES_EACH = 4  # per CPU, so that all CPUs finish at about the same time
+_PACKAGES = ("dcm2niix", "isal", "nibabel", "numpy", "pydicom")  # determine the bytes of a volume
 
 
 class RaySandbox:
-    """What `Sandbox` is on one machine, on many; the answers are the same.
+    """A `Sandbox` on many machines, with the same answers.
 
     Args:
-        engine: where batches of tasks run.
-        staging: folder that tasks write to; one file in it shows each node that it is at the right place.
+        engine: runs batches of tasks.
+        staging: folder that tasks write to; a file in it shows each node that it sees the same folder.
         sources: folders that tasks read.
     """
 
@@ -54,10 +54,10 @@ class RaySandbox:
         """Call `function(**task)` for each task, as `Sandbox.run_each` does.
 
         Raises:
-            RunError: if a node has other folders or other versions than this machine, or none is left.
+            RunError: if folders or versions of a node differ from this machine's, or no node is left.
             WriteError: if a node cannot write.
         """
-        size = max(1, min(_BATCH, len(tasks) // (_BATCHES_EACH * self._engine.width)))
+        size = max(1, min(_BATCH, len(tasks) // (_BATCHES_EACH * self._engine.capacity)))
         starts = range(0, len(tasks), size)
         common = {"function": function, "limits": limits or Limits(), "shared": self._shared}
         jobs = [{**common, "tasks": list(tasks[start : start + size])} for start in starts]
@@ -76,23 +76,29 @@ class RaySandbox:
 
 
 def run_batch(
-    function: Callable[..., Any], tasks: Sequence[Task], *, limits: Limits, shared: Sequence[str]
+    function: Callable[..., Any],
+    tasks: Sequence[Task],
+    *,
+    limits: Limits,
+    shared: Sequence[str],
+    sandbox: Callable[[], Sandbox] | None = None,
 ) -> tuple[str, list[Answer]]:
-    """Answer tasks on the node that this runs on; meant for an engine.
+    """Run tasks on this node; called by an engine.
 
     Args:
         function: as for `Sandbox.run_each`.
-        tasks: its arguments, call by call.
-        limits: bounds for each call.
+        tasks: keyword arguments of each call.
+        limits: limits of each call.
         shared: the staging folder, then the folders of the source.
+        sandbox: returns the sandbox to use; by default that of this process.
 
     Returns:
-        What is wrong with this node, in words, or ""; and the answers.
+        A message about what is wrong with this node, or ""; and the answers.
     """
     if fault := _fault(shared):
         return fault, []
     try:
-        return "", _own_sandbox().run_each(function, tasks, limits=limits)
+        return "", (sandbox or _own_sandbox)().run_each(function, tasks, limits=limits)
     except WriteError:
         return _FULL, []
     except RunError as error:
@@ -105,12 +111,12 @@ _FULL = "cannot write"
 
 @functools.cache
 def _own_sandbox() -> Sandbox:
-    """Return the one child of this process, which ends with it: starting it takes longer than most tasks."""
+    """Return this process's sandbox, which is kept because starting it takes longer than most tasks."""
     return for_scans(1)
 
 
 def _fault(shared: Sequence[str]) -> str:
-    """Say why this node would give other answers, or "" if it would not."""
+    """Return why this node would give other answers, or ""."""
     missing = [folder for folder in shared if not Path(folder).is_dir()]
     witness = Path(shared[0]) / _WITNESS
     if missing or not witness.is_file():
@@ -130,4 +136,4 @@ def _fault(shared: Sequence[str]) -> str:
 
 def _versions() -> dict[str, str]:
     python = ".".join(map(str, sys.version_info[:2]))
-    return {"medmim": __version__, "Python": python, **{name: metadata.version(name) for name in _PARTS}}
+    return {"medmim": __version__, "Python": python, **{name: metadata.version(name) for name in _PACKAGES}}

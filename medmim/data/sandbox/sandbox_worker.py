@@ -1,4 +1,4 @@
-"""What a worker process does: one task after another, each within limits, until nobody asks any more."""
+"""The worker process: runs one task after another within limits, until the pipe closes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Task = Mapping[str, Any]
 
 
 def serve(descriptor: int) -> None:
-    """Be a worker: answer tasks from a pipe until it closes. A worker that may be damaged ends itself."""
+    """Answer tasks from a pipe until it closes; a worker whose state may be damaged ends itself."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
@@ -41,7 +41,7 @@ def serve(descriptor: int) -> None:
 
 
 def attempt(call: str, arguments: Task) -> dict[str, Any]:
-    """Call `module:function`; return what to answer, with `ending` if this process is not fit for more."""
+    """Call `module:function`; return the answer, with `ending` if this process cannot be used further."""
     module, _, name = call.partition(":")
     try:
         return {"value": getattr(importlib.import_module(module), name)(**arguments)}
@@ -53,7 +53,7 @@ def attempt(call: str, arguments: Task) -> dict[str, Any]:
         return {"reason": _reason_of(error)}
     except Exception:
         return {"reason": "parser_error"}
-    except BaseException:  # Rust codecs panic outside of Exception
+    except BaseException:  # panics of Rust codecs are not subclasses of Exception
         return {"reason": "parser_crash", "ending": True}
 
 
@@ -63,7 +63,7 @@ def as_json(value: BaseModel) -> Any:
 
 
 def _reason_of(error: OSError) -> str:
-    """Tell a disk that cannot be written to, which is no file's fault, from a file that is too large."""
+    """Distinguish a full or read-only disk from a file that is too large."""
     if error.errno == errno.EFBIG:
         return "too_large"
     full = isinstance(error, WriteError) or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -79,6 +79,6 @@ def _requests(connection: Connection) -> Iterator[dict[str, Any]]:
 
 
 def _limit(kind: int, amount: int) -> None:
-    """Set a soft limit, as far as the machine's own hard limit lets it rise."""
+    """Set a soft limit, at most to the hard limit."""
     hard = resource.getrlimit(kind)[1]
     resource.setrlimit(kind, (amount if hard == resource.RLIM_INFINITY else min(amount, hard), hard))

@@ -1,7 +1,7 @@
-"""A head that was never scanned: tissues, vessels and lesions as smooth shapes, as T1-weighted MR shows them.
+"""Synthetic heads: tissues, vessels and lesions as smooth shapes with the contrast of T1-weighted MR.
 
-It is made to be learnt from: lesions enhance with varied contrast, and vessels, fat and plexus are as bright.
-Coordinates are those of the head: x to the left, y to the back, z to the crown, from -1 to 1 across the skin.
+Segmenting the lesions requires learning: their contrast varies, and vessels, fat and plexus are as bright.
+Coordinates are x to the left, y to the back, z to the crown, from -1 to 1 across the skin.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _INTENSITY = {
     "vessel": 1.05,
     "air": 0.02,
 }
-_REACH = (1.20, 1.06, 0.83)  # half the field of view: from the eyes to below the crown
-_GAIN = 700.0  # grey values of the brightest tissue, as scanners give
+_REACH = (1.20, 1.06, 0.83)  # half the field of view, from the eyes to below the crown
+_GAIN = 700.0  # grey value of the brightest tissue
 
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """Grey values as a scanner gives them, and the class of each voxel (see `LABEL_NAMES`)."""
+    """Grey values, and the class of each voxel (see `LABEL_NAMES`)."""
 
     image: Int16[np.ndarray, "x y z"]
     label: Labels
@@ -39,7 +39,7 @@ class Head:
 
 @dataclass(frozen=True, eq=False)
 class _Space:
-    """Head coordinates of every voxel, the size of a voxel in them, and noise drawn on them."""
+    """Head coordinates of every voxel, the voxel size in these coordinates, and a random generator."""
 
     x: Field
     y: Field
@@ -65,11 +65,11 @@ class _Space:
 
 
 def draw_head(shape: tuple[int, int, int], *, rng: np.random.Generator) -> Head:
-    """Draw a patient: shape of the head, folds, lesions, field inhomogeneity and noise all vary.
+    """Draw a head with random shape, folds, lesions, field inhomogeneity and noise.
 
     Args:
         shape: voxels along left, back and crown.
-        rng: stream that all of it is drawn from.
+        rng: random generator.
     """
     space = _place(shape, rng)
     brain_edge = space.ball((0.0, 0.0, -0.05), (0.80, 0.84, 0.84)) + 0.02 * space.noise(0.25)
@@ -82,7 +82,7 @@ def draw_head(shape: tuple[int, int, int], *, rng: np.random.Generator) -> Head:
 
 
 def _place(shape: tuple[int, int, int], rng: np.random.Generator) -> _Space:
-    """Put the head into the field of view: slightly turned, scaled and bent."""
+    """Return the head coordinates of the voxels, slightly rotated, scaled and bent."""
     axes = [np.linspace(-end, end, length) for end, length in zip(_REACH, shape, strict=True)]
     x, y, z = np.meshgrid(*axes, indexing="ij")
     turn, tilt = rng.normal(0, 0.06, 2)
@@ -128,7 +128,7 @@ def _paint_brain(space: _Space, image: Field, *, edge: Field) -> Field:
 
 
 def _paint_ventricles(space: _Space, image: Field) -> Field:
-    """Paint the dark horns with the bright plexus in them: as bright as a lesion, and none."""
+    """Paint the dark horns with the bright plexus, which is as bright as a lesion."""
     size = space.rng.uniform(0.8, 1.25)
     for side in (-1, 1):
         front = space.ball((0.11 * side, -0.22, 0.10), (0.08 * size, 0.20, 0.19 * size))
@@ -161,7 +161,7 @@ def _paint_vessels(space: _Space, image: Field, *, edge: Field) -> Field:
 
 
 def _paint_lesions(space: _Space, image: Field, *, edge: Field) -> tuple[Field, Labels]:
-    """Paint one to three lesions: a dark swelling around, an enhancing body, in large ones a dark core."""
+    """Paint one to three lesions: an enhancing body in a dark oedema; large ones have a dark core."""
     label = np.zeros(image.shape, np.uint8)
     for number in range(int(space.rng.integers(1, 4))):
         radius = space.rng.uniform(0.17, 0.30) if number == 0 else space.rng.uniform(0.09, 0.18)
@@ -194,7 +194,7 @@ def _site(space: _Space, edge: Field, *, radius: float) -> tuple[float, ...]:
 
 
 def _scan(space: _Space, image: Field) -> Int16[np.ndarray, "x y z"]:
-    """Blur as a finite matrix does, shade as a coil does, and add the noise of a magnitude image."""
+    """Apply the blur of a finite matrix, the shading of a coil and the noise of a magnitude image."""
     image = ndimage.gaussian_filter(image, (0.45, 0.45, 0.3))
     image = image * np.exp(0.14 * space.noise(0.7)) * (1 + 0.03 * space.noise(0.1))
     level = space.rng.uniform(0.015, 0.035)

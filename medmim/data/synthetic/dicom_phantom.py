@@ -1,9 +1,9 @@
-"""DICOM series of generated heads, with their labels and with the faults that real folders have.
+"""DICOM series of synthetic heads, with labels and with the faults of real folders.
 
-    dicom/…                                     one nested folder a patient, files without ending
+    dicom/…                                     one nested folder per patient, files without extension
     labels/<SeriesInstanceUID>.nii.gz           classes on the grid of that series
 
-Names, dates and places in the headers are made up; any text with PHANTOM in it would be a leak if it came out
+Names, dates and places in the headers are fictitious; text that contains PHANTOM must not occur in the output
 of `medmim ingest`.
 """
 
@@ -26,7 +26,7 @@ from medmim.data.formats.write_volume import encode_image
 from medmim.data.synthetic.anatomy import Head, draw_head
 from medmim.errors import ShapeError
 
-FIELD_OF_VIEW_MM = (76.8, 76.8, 60.0)  # a small head: resampling it to 1 mm stays cheap
+FIELD_OF_VIEW_MM = (76.8, 76.8, 60.0)  # a small head, so that resampling it to 1 mm is cheap
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _VISIT = {
     "PatientBirthDate": "19010203",
@@ -64,13 +64,13 @@ _PULSES = {
 
 @dataclass(frozen=True, eq=False)
 class PhantomTruth:
-    """What `medmim ingest` should make of the folder.
+    """The expected result of `medmim ingest` for the folder.
 
     Attributes:
-        affines: for each sound series, (column, row, slice) to RAS mm, slices along the normal.
-        shapes: for each sound series, its columns, rows and slices.
+        affines: of each correct series, (column, row, slice) to RAS mm, slices along the normal.
+        shapes: of each correct series: columns, rows and slices.
         fates: number of files below `dicom/` by expected fate: accepted, quarantined, skipped.
-        labels: number of files below `labels/`, all to be accepted.
+        labels: number of files below `labels/`, all accepted.
     """
 
     affines: dict[str, Float64[np.ndarray, "4 4"]]
@@ -81,7 +81,7 @@ class PhantomTruth:
 
 @dataclass(frozen=True, eq=False)
 class _Series:
-    """One series: who, which, and its grid in LPS mm."""
+    """One series: patient, number, description and grid in LPS mm."""
 
     seed: int
     patient: int
@@ -95,7 +95,7 @@ class _Series:
         return self.make_uid("series", self.number)
 
     def make_uid(self, *parts: object) -> str:
-        """Return a UID that depends on the seed, the patient and `parts` only."""
+        """Return a UID that depends only on the seed, the patient and `parts`."""
         return str(generate_uid(entropy_srcs=[str(part) for part in (self.seed, self.patient, *parts)]))
 
 
@@ -105,15 +105,15 @@ def write_phantom(
     """Write the phantom; equal arguments give equal bytes.
 
     Args:
-        folder: `dicom` and `labels` are made in it.
-        seed: of everything that is drawn.
-        patients: number of sound series, one a patient, each with labels.
-        size: rows and columns; the field of view stays the same.
-        slices: slices of each series.
-        faults: add a series without one of its slices, one with a file cut short, and a text file.
+        folder: parent of the folders `dicom` and `labels`.
+        seed: random seed.
+        patients: number of correct series, one per patient, each with labels.
+        size: rows and columns; the field of view is constant.
+        slices: number of slices of each series.
+        faults: also write a series with a missing slice, one with a truncated file, and a text file.
 
     Raises:
-        ShapeError: below 32 rows or 8 slices, where a head has no room for lesions.
+        ShapeError: below 32 rows or 8 slices, where lesions do not fit into the head.
     """
     if size < 32 or not 8 <= slices <= 1000:
         raise ShapeError(f"phantom: expected 32 or more rows and 8 to 1000 slices, got {size} and {slices}")
@@ -133,7 +133,7 @@ def write_phantom(
 
 
 def _write_faults(folder: Path, *, seed: int, patient: int, shape: tuple[int, int, int]) -> dict[str, int]:
-    """Write two series that must be quarantined whole, and a file that is no DICOM."""
+    """Write two series that must be quarantined, and a file that is not DICOM."""
     middle = shape[2] // 2
     head, gap = _draw(seed, patient, shape=shape, number=7, description="T1 AX POST GAP")
     pieces = _encode(gap, head.image)
@@ -160,7 +160,7 @@ def _draw(
 
 
 def _oblique_affine(shape: tuple[int, int, int], rng: np.random.Generator) -> Float64[np.ndarray, "4 4"]:
-    """Return the grid in LPS mm, tilted like a real axial scan; rounded as DICOM's decimal strings are."""
+    """Return the grid in LPS mm, oblique like a real axial scan and rounded like decimal strings."""
     spacing = [round(length / count, 4) for length, count in zip(FIELD_OF_VIEW_MM, shape, strict=True)]
     turn = Rotation.from_rotvec(rng.uniform(-0.25, 0.25, 3)).as_matrix()
     directions = np.round(turn[:, :2], 8)
@@ -173,7 +173,7 @@ def _oblique_affine(shape: tuple[int, int, int], rng: np.random.Generator) -> Fl
 
 
 def _encode(series: _Series, image: Int16[np.ndarray, "x y z"]) -> list[bytes]:
-    """Return one DICOM file a slice, in order of position; their instance numbers are in another."""
+    """Return one DICOM file per slice in order of position, with instance numbers in another order."""
     common = _headers(series, image.shape)
     rng = np.random.default_rng([series.seed, series.patient, series.number])
     instances = rng.permutation(image.shape[2]) + 1
@@ -184,7 +184,7 @@ def _encode(series: _Series, image: Int16[np.ndarray, "x y z"]) -> list[bytes]:
 
 
 def _headers(series: _Series, shape: tuple[int, ...]) -> dict[str, Any]:
-    """Return what all slices share: plausible, made up, and complete enough for strict readers."""
+    """Return the elements that all slices share: fictitious, and complete enough for strict readers."""
     spacing = [round(length / count, 4) for length, count in zip(FIELD_OF_VIEW_MM, shape, strict=True)]
     row, column = series.affine[:3, 0] / spacing[0], series.affine[:3, 1] / spacing[1]
     return {
@@ -240,6 +240,6 @@ def _encode_slice(
 
 
 def _write_series(folder: Path, pieces: list[bytes]) -> None:
-    """Write slices under names that tell nothing of their order."""
+    """Write slices to files whose names are in another order."""
     for number, content in enumerate(pieces):
         files.write_bytes(folder / f"IM{number * 3701 % 10007:05d}", content)

@@ -66,7 +66,7 @@ class RayStudyEngine:
     @property
     def width(self) -> int:
         """Number of jobs that the cluster has resources for."""
-        return self.ray.width
+        return self.ray.capacity
 
     @property
     def asks_ahead(self) -> bool:

@@ -1,4 +1,4 @@
-"""Jobs on a cluster: what the user is told when there is none, and how jobs are handed out."""
+"""Jobs on a Ray cluster: how they are submitted, and the errors without a cluster."""
 
 from __future__ import annotations
 
@@ -22,8 +22,12 @@ class TaskError(RayError):
         self.cause = cause
 
 
+class Job(list):  # type: ignore[type-arg]
+    __hash__ = object.__hash__  # type: ignore[assignment]
+
+
 class FakeRay:
-    """Runs jobs at once and ends the newest first; counts how many were handed out at one time."""
+    """Runs jobs immediately, finishes the newest first, and counts how many are pending at one time."""
 
     exceptions = types.SimpleNamespace(RayError=RayError, RayTaskError=TaskError)
 
@@ -32,7 +36,7 @@ class FakeRay:
         self.most = 0
 
     def remote(self, **_: Any) -> Any:
-        return lambda function: types.SimpleNamespace(remote=lambda **job: [function, job])
+        return lambda function: types.SimpleNamespace(remote=lambda **job: Job([function, job]))
 
     def wait(self, pending: list[Any], **_: Any) -> tuple[list[Any], list[Any]]:
         self.most = max(self.most, len(pending))
@@ -48,17 +52,9 @@ class FakeRay:
         return {"CPU": float(self.processors)}
 
 
-class Job(list):  # type: ignore[type-arg]
-    __hash__ = object.__hash__  # type: ignore[assignment]
-
-
 @pytest.fixture
-def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
-    made = FakeRay()
-    monkeypatch.setattr(
-        made, "remote", lambda **_: lambda f: types.SimpleNamespace(remote=lambda **job: Job([f, job]))
-    )
-    return made
+def fake() -> FakeRay:
+    return FakeRay()
 
 
 def square(number: int) -> int:
@@ -69,37 +65,37 @@ def square(number: int) -> int:
     return number * number
 
 
-def test_every_job_has_one_result_and_few_are_handed_out_at_one_time(fake: FakeRay):
+def test_every_job_has_one_result_and_few_are_pending_at_one_time(fake: FakeRay):
     engine = RayEngine(fake, 3)
     found = dict(engine.map(square, [{"number": number} for number in range(10)]))
     assert found == {number: number * number for number in range(10)}
     assert fake.most == 3
-    assert engine.width == 2
+    assert engine.capacity == 2
 
 
-def test_the_error_of_a_job_is_the_jobs_own(fake: FakeRay):
+def test_the_error_of_a_job_is_raised(fake: FakeRay):
     with pytest.raises(ValueError, match="negative"):
         list(RayEngine(fake).map(square, [{"number": -1}]))
 
 
-def test_a_job_that_lost_its_nodes(fake: FakeRay):
-    with pytest.raises(RunError, match="gave a job up"):
+def test_a_job_that_loses_its_nodes_fails(fake: FakeRay):
+    with pytest.raises(RunError, match="a job failed on the Ray cluster"):
         list(RayEngine(fake).map(square, [{"number": 100}]))
 
 
-def test_a_cluster_without_processors(fake: FakeRay):
+def test_a_cluster_without_cpus_is_named(fake: FakeRay):
     fake.processors = 0
-    with pytest.raises(RunError, match="no processors left"):
+    with pytest.raises(RunError, match="no CPUs left"):
         list(RayEngine(fake).map(square, [{"number": 1}]))
 
 
-def test_ray_that_is_not_installed(monkeypatch: pytest.MonkeyPatch):
+def test_missing_ray_is_named_with_its_install_command(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(UsageError, match=r"pip install 'medmim\[ray\]'"), connect_ray("auto"):
         pass
 
 
-def test_nobody_listens():
+def test_an_address_without_a_cluster_is_named():
     pytest.importorskip("ray")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""Batches on nodes give what one sandbox gives; a node that is set up otherwise stops the run."""
+"""Batches on nodes give the answers of one sandbox; a node with another setup stops the run."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from medmim.files import WriteError
 
 
 class Here(Engine):
-    """An engine in this process that ends its jobs backwards and does the first one twice."""
+    """An engine in this process that finishes its jobs backwards and runs the first one twice."""
 
-    width = 2  # type: ignore[assignment]
+    capacity = 2  # type: ignore[assignment]
 
     def map(self, function: Callable[..., Any], jobs: Sequence[Job]) -> Iterator[tuple[int, Any]]:
         function(**jobs[0])
@@ -43,20 +43,20 @@ def own() -> Iterator[None]:
     ray_sandbox._own_sandbox.cache_clear()
 
 
-def test_answers_are_those_of_a_sandbox(folders: tuple[Path, Path]):
+def test_answers_equal_those_of_a_sandbox(folders: tuple[Path, Path]):
     tasks = []
     for number in range(21):
         (folders[1] / f"{number}").write_text(f"{number}")
         tasks.append({"path": str(folders[1] / f"{number if number != 7 else 'absent'}")})
-    told: list[int] = []
+    progress: list[int] = []
     found = RaySandbox(Here(), folders[0], [folders[1]]).run_each(
-        hash_file, tasks, on_done=told.append, keep=lambda digest: digest[:9]
+        hash_file, tasks, on_done=progress.append, keep=lambda digest: digest[:9]
     )
     with Sandbox(1) as sandbox:
         assert found == sandbox.run_each(hash_file, tasks, keep=lambda digest: digest[:9])
     assert found[7].reason == "parser_error"
-    assert told == sorted(told)
-    assert told[-1] == 21
+    assert progress == sorted(progress)
+    assert progress[-1] == 21
     assert RaySandbox(Here(), folders[0], [folders[1]]).run_each(hash_file, tasks[:1])[0].value
 
 
@@ -64,7 +64,7 @@ def run(folders: tuple[Path, Path], made: RaySandbox | None = None) -> None:
     (made or RaySandbox(Here(), folders[0], [folders[1]])).run_each(hash_file, [{"path": "x"}])
 
 
-def test_a_node_without_the_folders(folders: tuple[Path, Path]):
+def test_a_node_without_the_folders_stops_the_run(folders: tuple[Path, Path]):
     made = RaySandbox(Here(), folders[0], [folders[1]])
     folders[1].rmdir()
     with pytest.raises(RunError, match="source': expected the source and the dataset folder under the same"):
@@ -75,7 +75,7 @@ def test_a_node_without_the_folders(folders: tuple[Path, Path]):
         run(folders, made)
 
 
-def test_a_node_with_another_converter(folders: tuple[Path, Path]):
+def test_a_node_with_another_converter_stops_the_run(folders: tuple[Path, Path]):
     made = RaySandbox(Here(), folders[0], [folders[1]])
     versions = json.loads((folders[0] / "witness.json").read_text())
     (folders[0] / "witness.json").write_text(json.dumps({**versions, "dcm2niix": "0.1"}))
@@ -84,15 +84,16 @@ def test_a_node_with_another_converter(folders: tuple[Path, Path]):
 
 
 @pytest.mark.parametrize(
-    ("error", "expected"), [(WriteError(28, "full"), WriteError), (RunError("no"), RunError)]
+    ("error", "fault"), [(WriteError(28, "full"), "cannot write"), (RunError("no worker"), "no worker")]
 )
-def test_faults_of_a_node(
-    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, error: Exception, expected: type[Exception]
-):
-    class Faulty:
+def test_errors_of_a_node_stop_the_run(folders: tuple[Path, Path], error: Exception, fault: str):
+    class Failing:
         def run_each(self, *_: Any, **__: Any) -> None:
             raise error
 
-    monkeypatch.setattr(ray_sandbox, "_own_sandbox", Faulty)
-    with pytest.raises(expected):
-        run(folders)
+    class OnFailingNode(Here):
+        def map(self, function: Callable[..., Any], jobs: Sequence[Job]) -> Iterator[tuple[int, Any]]:
+            yield 0, function(**jobs[0], sandbox=Failing)
+
+    with pytest.raises(type(error), match="No space left" if fault == "cannot write" else fault):
+        run(folders, RaySandbox(OnFailingNode(), folders[0], [folders[1]]))

@@ -1,4 +1,4 @@
-"""One bad task costs itself only: it is answered with a reason, and every other task with its value."""
+"""A bad task affects only itself: it is answered with a reason, and all other tasks with their values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from medmim.data.sandbox import fork_server
+from medmim.data.sandbox.fork_server import ForkServer
 from medmim.data.sandbox.sandbox import Answer, Limits, Sandbox
 from medmim.data.sandbox.sandbox_worker import attempt
 from medmim.errors import DataError, RunError
@@ -32,7 +32,7 @@ def run_each(
 
 
 class Panic(BaseException):
-    """What Rust codecs raise."""
+    """The kind of exception that Rust codecs raise."""
 
 
 def panic() -> None:
@@ -48,7 +48,7 @@ def spin() -> None:
         pass
 
 
-DEEDS: dict[str, Callable[[], Any]] = {
+ACTIONS: dict[str, Callable[[], Any]] = {
     "die": lambda: os.kill(os.getpid(), signal.SIGSEGV),
     "panic": panic,
     "hang": lambda: time.sleep(60),
@@ -62,7 +62,7 @@ DEEDS: dict[str, Callable[[], Any]] = {
 
 
 def work(what: str, number: int = 0) -> int:
-    DEEDS[what]()
+    ACTIONS[what]()
     return number
 
 
@@ -82,7 +82,7 @@ def limits_here() -> list[int]:
         ("fail", "parser_error"),
     ],
 )
-def test_a_bad_task_costs_itself(what: str, reason: str):
+def test_a_bad_task_affects_only_itself(what: str, reason: str):
     tasks = [{"what": "good", "number": number} for number in range(6)]
     tasks[2] = {"what": what}
     answers = run_each(work, tasks, workers=2, limits=QUICK)
@@ -90,8 +90,8 @@ def test_a_bad_task_costs_itself(what: str, reason: str):
     assert [answer.value for place, answer in enumerate(answers) if place != 2] == [0, 1, 3, 4, 5]
 
 
-def test_bad_tasks_among_many_cost_themselves():
-    """Tasks that waited behind a bad one in a worker's pipe are done by another."""
+def test_bad_tasks_among_many_affect_only_themselves():
+    """Tasks that waited behind a bad one in a worker's pipe run in another worker."""
     bad = {7: "die", 40: "exit", 41: "panic", 120: "die", 199: "eat"}
     tasks = [{"what": bad.get(number, "good"), "number": number} for number in range(200)]
     answers = run_each(work, tasks, workers=2, limits=QUICK)
@@ -107,9 +107,9 @@ def test_large_tasks_and_answers_do_not_block():
 
 def test_nothing_outlives_a_killed_command(tmp_path: Path):
     code = (
-        "import sys; from test_sandbox import say_and_sleep\n"
+        "import sys; from test_sandbox import note_and_sleep\n"
         "from medmim.data.sandbox.sandbox import Sandbox\n"
-        "with Sandbox(2) as sandbox: sandbox.run_each(say_and_sleep, [{'folder': sys.argv[1]}] * 2)"
+        "with Sandbox(2) as sandbox: sandbox.run_each(note_and_sleep, [{'folder': sys.argv[1]}] * 2)"
     )
     folders = {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
     command = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], env={**os.environ, **folders})
@@ -126,12 +126,12 @@ def test_nothing_outlives_a_killed_command(tmp_path: Path):
     assert not left
 
 
-def say_and_sleep(folder: str) -> None:
+def note_and_sleep(folder: str) -> None:
     (Path(folder) / str(os.getpid())).touch()
     time.sleep(50)
 
 
-def test_modules_are_there_before_the_first_task():
+def test_modules_are_imported_before_the_first_task():
     with Sandbox(1, ["wave"]) as sandbox:
         assert sandbox.run_each(imported, [{"name": "wave"}, {"name": "chunk"}])[0].value is True
 
@@ -145,21 +145,21 @@ def test_bad_tasks_only():
     assert {answer.reason for answer in answers} == {"parser_crash"}
 
 
-def test_processor_time_is_limited():
+def test_cpu_time_is_limited():
     limits = Limits(memory_bytes=1 << 30, cpu_s=1, wall_s=200.0)
     started = time.monotonic()
     assert run_each(work, [{"what": "spin"}], workers=1, limits=limits)[0].reason == "timeout"
-    assert time.monotonic() - started < 100  # a busy machine gives a second of processor time late
+    assert time.monotonic() - started < 100  # on a busy machine a second of CPU time takes long
 
 
-def test_limits_are_set_and_progress_is_told():
-    told: list[int] = []
-    answers = run_each(limits_here, [{}, {}], workers=1, limits=QUICK, on_done=told.append)
+def test_limits_are_set_and_progress_is_reported():
+    progress: list[int] = []
+    answers = run_each(limits_here, [{}, {}], workers=1, limits=QUICK, on_done=progress.append)
     assert [answer.value for answer in answers] == [[1 << 30, 0]] * 2
-    assert told == [1, 2]
+    assert progress == [1, 2]
 
 
-def test_names_that_are_not_text_survive():
+def test_undecodable_names_are_passed_unchanged():
     name = os.fsdecode(b"scan\xff\n.dcm")
     answers = run_each(echo, [{"name": name}], workers=1)
     assert answers[0].value == name
@@ -169,17 +169,17 @@ def echo(name: str) -> str:
     return name
 
 
-def test_no_tasks_no_processes():
+def test_without_tasks_no_process_starts():
     assert run_each(work, [], workers=4) == []
 
 
-def test_worker_that_cannot_start(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(fork_server, "_BOOT", "raise SystemExit(3)")
-    with pytest.raises(RunError, match="could not start"):
-        run_each(work, [{"what": "good"}], workers=1)
+def test_workers_that_cannot_start_are_an_error():
+    server = ForkServer(program="raise SystemExit(3)")
+    with Sandbox(1, server=server) as sandbox, pytest.raises(RunError, match="could not start"):
+        sandbox.run_each(work, [{"what": "good"}])
 
 
-def test_children_of_a_worker_end_with_it(tmp_path: Path):
+def test_children_of_a_worker_stop_with_it(tmp_path: Path):
     run_each(leave_child, [{"note": str(tmp_path / "pid")}], workers=1, limits=QUICK)
     child = int((tmp_path / "pid").read_text())
     for _ in range(50):
@@ -199,23 +199,23 @@ def leave_child(note: str) -> None:
     time.sleep(60)
 
 
-def test_attempt_answers_without_text_of_the_error():
+def test_answers_contain_no_text_of_the_error():
     assert attempt(f"{work.__module__}:work", {"what": "fail"}) == {"reason": "parser_error"}
     assert attempt(f"{work.__module__}:work", {"what": "panic"})["ending"]
 
 
 def test_workers_are_kept_between_calls():
     with Sandbox(1) as sandbox:
-        first = sandbox.run_each(own_number, [{}, {}])
-        second = sandbox.run_each(own_number, [{}])
+        first = sandbox.run_each(process_id, [{}, {}])
+        second = sandbox.run_each(process_id, [{}])
     assert len({answer.value for answer in [*first, *second]}) == 1
 
 
-def own_number() -> int:
+def process_id() -> int:
     return os.getpid()
 
 
-def test_a_file_that_grows_too_large_costs_its_task(tmp_path: Path):
+def test_a_task_that_writes_too_large_a_file_is_stopped(tmp_path: Path):
     limits = Limits(memory_bytes=1 << 30, cpu_s=2, wall_s=20.0, file_bytes=1000)
     tasks = [{"path": str(tmp_path / "a"), "count": count} for count in (10, 2000, 20)]
     answers = run_each(write_much, tasks, workers=1, limits=limits)
@@ -227,7 +227,7 @@ def write_much(path: str, count: int) -> None:
         stream.write(bytes(count))
 
 
-def test_a_full_disk_is_nobodys_fault_and_ends_the_job():
+def test_a_full_disk_stops_all_tasks():
     with Sandbox(1) as sandbox:
         with pytest.raises(WriteError, match="No space left"):
             sandbox.run_each(fill, [{}, {}])
@@ -238,7 +238,7 @@ def fill() -> None:
     raise OSError(errno.ENOSPC, "No space left on device", "a name")
 
 
-def test_only_what_is_kept_of_a_value_is_held():
+def test_values_are_converted_when_they_arrive():
     with Sandbox(1) as sandbox:
         answers = sandbox.run_each(echo, [{"name": "a"}, {"name": "bc"}], keep=len)
     assert [answer.value for answer in answers] == [1, 2]

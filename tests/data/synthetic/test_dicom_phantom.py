@@ -1,4 +1,4 @@
-"""The phantom: repeatable, in the right place by dcm2niix's own word, and not learnt by brightness alone."""
+"""The phantom is reproducible, lies where dcm2niix places it, and needs more than brightness to segment."""
 
 import hashlib
 import itertools
@@ -34,7 +34,7 @@ def contents(folder):
 
 
 def series_of(folder):
-    """Headers of the sound patients, by series."""
+    """Return the headers of the correct series."""
     found = {}
     for path in sorted((folder / "dicom").glob("PHANTOM_P*/**/IM*")):
         header = pydicom.dcmread(path)
@@ -42,7 +42,7 @@ def series_of(folder):
     return found
 
 
-def test_equal_seeds_give_equal_bytes_and_others_do_not(tmp_path, written):
+def test_only_equal_seeds_give_equal_bytes(tmp_path, written):
     write_phantom(tmp_path / "again", seed=3, patients=PATIENTS, size=SIZE, slices=SLICES)
     write_phantom(tmp_path / "other", seed=4, patients=1, size=SIZE, slices=SLICES, faults=False)
     first = contents(written[0])
@@ -50,7 +50,7 @@ def test_equal_seeds_give_equal_bytes_and_others_do_not(tmp_path, written):
     assert not set(contents(tmp_path / "other").values()) & set(first.values())
 
 
-def test_the_truth_accounts_for_every_file(written):
+def test_the_expected_result_covers_every_file(written):
     folder, truth = written
     dicom = [path for path in (folder / "dicom").rglob("*") if path.is_file()]
     labels = [path for path in (folder / "labels").rglob("*") if path.is_file()]
@@ -60,7 +60,7 @@ def test_the_truth_accounts_for_every_file(written):
     assert [path.name for path in dicom if path.suffix] == ["README.txt"]
 
 
-def test_headers_are_complete_and_instance_numbers_tell_no_order(written):
+def test_headers_are_complete_and_instance_numbers_have_another_order(written):
     folder, truth = written
     found = series_of(folder)
     assert set(found) == set(truth.affines)
@@ -75,7 +75,7 @@ def test_headers_are_complete_and_instance_numbers_tell_no_order(written):
         assert numbers != sorted(numbers, reverse=True)
 
 
-def test_every_patient_lies_at_another_angle(written):
+def test_every_patient_has_another_orientation(written):
     _, truth = written
     axes = [affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0) for affine in truth.affines.values()]
     for affine in axes:
@@ -84,7 +84,7 @@ def test_every_patient_lies_at_another_angle(written):
         assert np.abs(first - second).max() > 0.01
 
 
-def test_dcm2niix_finds_the_same_place_and_voxels(tmp_path, written):
+def test_dcm2niix_gives_the_same_grid_and_voxels(tmp_path, written):
     folder, truth = written
     for uid, headers in series_of(folder).items():
         place = folder / "dicom" / headers[0].PatientID.replace("PHANTOM-ID-", "PHANTOM_")
@@ -109,7 +109,7 @@ def test_dcm2niix_finds_the_same_place_and_voxels(tmp_path, written):
         assert label.array.any()
 
 
-def test_faults_are_as_told(written):
+def test_faults_are_in_the_files(written):
     faults = written[0] / "dicom" / "faults"
     assert len(list((faults / "gap").iterdir())) == SLICES - 1
     sizes = sorted(path.stat().st_size for path in (faults / "cut").iterdir())
@@ -118,20 +118,20 @@ def test_faults_are_as_told(written):
         pydicom.dcmread(faults / "README.txt")
 
 
-def test_without_faults_there_are_only_sound_series(tmp_path):
+def test_without_faults_all_series_are_correct(tmp_path):
     truth = write_phantom(tmp_path, seed=0, patients=1, size=32, slices=8, faults=False)
     assert truth.fates == {"accepted": 8, "quarantined": 0, "skipped": 0}
     assert len(list((tmp_path / "dicom").rglob("IM*"))) == 8
 
 
 @pytest.mark.parametrize("size", [{"size": 31}, {"slices": 7}])
-def test_too_small_a_phantom_is_refused(tmp_path, size):
+def test_sizes_below_the_minimum_are_refused(tmp_path, size):
     with pytest.raises(ShapeError, match="32 or more rows and 8 to 1000 slices"):
         write_phantom(tmp_path, seed=0, **size)
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_heads_are_like_scans_and_lesions_are_not_found_by_brightness(seed):
+def test_lesions_cannot_be_segmented_by_brightness(seed):
     head = draw_head((48, 48, 20), rng=np.random.default_rng(seed))
     check_image(Image(head.image, np.eye(4)))
     lesions = head.label == 1
@@ -144,7 +144,7 @@ def test_heads_are_like_scans_and_lesions_are_not_found_by_brightness(seed):
     assert np.median(head.image[:2]) < 0.15 * np.median(lesion)  # air around the head
 
 
-def test_cores_are_dark_and_inside():
+def test_cores_are_darker_than_their_lesions():
     heads = [draw_head((48, 48, 20), rng=np.random.default_rng(seed)) for seed in range(4)]
     cored = [head for head in heads if (head.label == 2).any()]
     assert len(cored) >= 2
