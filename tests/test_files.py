@@ -289,3 +289,14 @@ def test_a_marker_file_replaces_flock_where_it_is_missing(code, tmp_path, monkey
         with pytest.raises(files.LockedError, match="in use by process"), files.lock(tmp_path, wait=False):
             raise AssertionError
     assert not files.is_locked(tmp_path)
+
+
+def test_cells_that_a_spreadsheet_would_evaluate_are_quoted():
+    rows = [{"name": "=cmd()", "@head": "+1 mm"}, {"name": "-0.5", "x": -0.5}, {"name": "a'b, c"}]
+    assert files.csv_text(rows).splitlines() == [
+        "name,'@head,x",
+        "'=cmd(),'+1 mm,",
+        "-0.5,,-0.5",
+        '"a\'b, c",,',
+    ]
+    assert files.csv_text([], ("volume", "class")) == "volume,class\n"

@@ -1,23 +1,33 @@
-"""`medmim ui`: MLflow's own server on the local store, reachable from this machine only."""
+"""`medmim ui`: the MLflow server on the local store, bound to the loopback address.
+
+Every user of this machine can reach a loopback port: on a shared machine, others can read and change runs
+while the server runs.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from urllib.parse import quote, urlencode
 
 from medmim.errors import RunError, UsageError
 from medmim.tracking.mlflow_store import Store
 
 _NEWEST = 5
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, kill, a terminal that closes
+_PATIENCE_S = 5.0
 
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
-    # Seven processes for jobs that nobody here asks for; on a laptop they take the cores from training.
+    # seven processes for jobs that medmim does not use; they would take cores from training
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
 }
 
@@ -54,10 +64,10 @@ def _check(home: Path) -> Path:
 
 
 def serve(home: Path, *, port: int) -> None:
-    """Run the server until it is interrupted.
+    """Run the server until Ctrl-C, SIGTERM or the end of the terminal; then end it with its workers.
 
     Raises:
-        RunError: if there are no runs yet, or the server ends by itself.
+        RunError: if there are no runs yet, or the server fails.
         UsageError: if the port is taken.
     """
     database = _check(home)
@@ -67,26 +77,45 @@ def serve(home: Path, *, port: int) -> None:
             probe.bind(("127.0.0.1", port))
         except OSError:
             raise UsageError(f"--port {port} is in use: choose another, such as --port {port + 1}") from None
-    words = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "ui",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-    ]
-    words += ["--backend-store-uri", f"sqlite:///{quote(str(database.resolve()))}"]
-    words += ["--default-artifact-root", (home / "artifacts").resolve().as_uri()]
-    server = subprocess.Popen(words, env={**os.environ, **_QUIET})
-    try:
-        code = server.wait()
-    except KeyboardInterrupt:
-        server.terminate()
-        server.wait()
-        return
+    code = run_until_interrupted(server_command(database, port=port))
     if code:
-        raise RunError(f"the MLflow server ended with exit code {code}")
+        raise RunError(f"the MLflow server ended with exit code {code}; its messages above say why")
+
+
+def server_command(database: Path, *, port: int) -> list[str]:
+    """Return the command of the MLflow server."""
+    options = {
+        "--host": "127.0.0.1",
+        "--port": str(port),
+        "--workers": "1",
+        "--backend-store-uri": f"sqlite:///{quote(str(database.resolve()))}",
+        "--default-artifact-root": (database.parent / "artifacts").resolve().as_uri(),
+    }
+    return [sys.executable, "-m", "mlflow", "ui", *(word for pair in options.items() for word in pair)]
+
+
+def run_until_interrupted(command: Sequence[str]) -> int:
+    """Run a server and return its exit code; on a signal end it with its workers and return 0."""
+    server = subprocess.Popen(command, env={**os.environ, **_QUIET}, start_new_session=True)
+    handlers = {number: signal.signal(number, _interrupt) for number in _ENDING}
+    try:
+        return server.wait()
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        _end_group(server)
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _end_group(server: subprocess.Popen[bytes]) -> None:
+    """End the server with its workers: politely, then by force."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.wait(timeout=_PATIENCE_S)

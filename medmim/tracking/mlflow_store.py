@@ -139,7 +139,7 @@ class Store:
     def runs(self, **tags: str) -> list[Run]:
         """Return the runs with these tags, newest first."""
         experiments = [found.experiment_id for found in self.client.search_experiments()]
-        conditions = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
+        conditions = [_equals(f"tags.`{key}`", value) for key, value in tags.items()]
         found: list[Run] = []
         token = None
         while True:
@@ -149,7 +149,7 @@ class Store:
                 order_by=["attributes.start_time DESC"],
                 page_token=token,
             )
-            found.extend(page)
+            found.extend(run for run in page if tags.items() <= run.data.tags.items())
             token = page.token
             if not token:
                 return found
@@ -223,3 +223,11 @@ class Store:
         except MlflowException:
             return
         self.client.log_metric(run_id, key, value, step=0)
+
+
+def _equals(field: str, value: str) -> str:
+    """Return a filter of MLflow, which has no escapes in texts; with both quotes it may match more runs."""
+    if "'" in value and '"' in value:
+        return f"{field} LIKE '{value.replace(chr(39), '_')}'"
+    quote_mark = '"' if "'" in value else "'"
+    return f"{field} = {quote_mark}{value}{quote_mark}"

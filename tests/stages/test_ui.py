@@ -1,18 +1,20 @@
+import multiprocessing
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from local_server import free_port, wait_for
 
 from medmim.errors import RunError, UsageError
-from medmim.stages.ui import pages, serve
+from medmim.stages.ui import pages, run_until_interrupted, serve, server_command
 
 
-def test_without_runs_there_is_nothing_to_show(tmp_path):
+def test_a_home_without_runs_is_rejected(tmp_path):
     with pytest.raises(RunError, match=r"no runs in .*: run `medmim pretrain`, or set MEDMIM_HOME"):
         serve(tmp_path, port=free_port())
 
@@ -23,7 +25,7 @@ def test_each_experiment_has_an_address_that_opens_its_table(study):
     ]
 
 
-def test_a_taken_port_is_told(home):
+def test_a_port_in_use_is_rejected_with_another(home):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -32,48 +34,43 @@ def test_a_taken_port_is_told(home):
             serve(home, port=port)
 
 
-class Server:
-    """Stands for the process of MLflow's server."""
-
-    def __init__(self, ending):
-        self.endings, self.words, self.terminated = [ending, 0], None, False
-
-    def __call__(self, words, env):
-        self.words, self.env = words, env
-        return self
-
-    def wait(self):
-        ending = self.endings.pop(0)
-        if isinstance(ending, int):
-            return ending
-        raise ending
-
-    def terminate(self):
-        self.terminated = True
+def test_the_server_is_bound_to_the_loopback_address(tmp_path):
+    command = server_command(tmp_path / "mlflow.db", port=5001)
+    options = dict(zip(command[4::2], command[5::2], strict=True))
+    assert (options["--host"], options["--port"]) == ("127.0.0.1", "5001")
+    assert options["--backend-store-uri"].endswith("/mlflow.db")
 
 
-def test_the_server_is_told_to_stay_on_this_machine(home, monkeypatch):
-    server, port = Server(0), free_port()
-    monkeypatch.setattr(subprocess, "Popen", server)
-    serve(home, port=port)
-    assert server.words[server.words.index("--host") + 1] == "127.0.0.1"
-    assert server.words[server.words.index("--port") + 1] == str(port)
-    assert server.words[server.words.index("--backend-store-uri") + 1].endswith("/mlflow.db")
-    assert server.env["MLFLOW_DISABLE_TELEMETRY"] == "true"
-    assert not server.terminated
+SERVER = """
+import pathlib, subprocess, sys, time
+worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+pathlib.Path(sys.argv[1]).write_text(str(worker.pid))
+time.sleep(60)
+"""
 
 
-def test_ctrl_c_ends_the_server(home, monkeypatch):
-    server = Server(KeyboardInterrupt())
-    monkeypatch.setattr(subprocess, "Popen", server)
-    serve(home, port=free_port())
-    assert server.terminated
+def is_running(pid):
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and status.read_text().rsplit(")", 1)[1].split()[0] != "Z"
 
 
-def test_a_server_that_fails_is_told(home, monkeypatch):
-    monkeypatch.setattr(subprocess, "Popen", Server(3))
-    with pytest.raises(RunError, match="ended with exit code 3"):
-        serve(home, port=free_port())
+@pytest.mark.skipif(not Path("/proc").exists(), reason="reads Linux's table of processes")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_signals_end_the_server_and_its_workers(number, tmp_path):
+    noted = tmp_path / "worker"
+    command = [sys.executable, "-c", SERVER, str(noted)]
+    process = multiprocessing.get_context("fork").Process(target=run_until_interrupted, args=(command,))
+    process.start()
+    while not (noted.exists() and noted.read_text()):
+        time.sleep(0.05)
+    os.kill(process.pid, number)
+    process.join(30)
+    assert process.exitcode == 0
+    assert not is_running(int(noted.read_text()))
+
+
+def test_the_exit_code_of_a_server_that_fails_is_returned():
+    assert run_until_interrupted([sys.executable, "-c", "raise SystemExit(3)"]) == 3
 
 
 def listeners(port):

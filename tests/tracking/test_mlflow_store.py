@@ -229,3 +229,12 @@ def test_any_name_of_a_class_can_be_part_of_a_metric(store):
     assert sorted(stored.values()) == sorted(values.values())
     assert stored["val/f1_ödem"] == 4.0
     assert stored["val/f1__5 mm"] == 5.0
+
+
+@pytest.mark.parametrize("arm", ["O'Neill's mask", 'of "mesh"', "both ' and \""])
+def test_runs_are_found_by_tags_with_quotes(arm, new_home):
+    store = Store(new_home())
+    run_id = store.begin(experiment="e", name="n", tags={"arm": arm}).run_id
+    store.begin(experiment="e", name="n", tags={"arm": arm.replace("'", "_")})
+    assert run_id in [run.info.run_id for run in store.runs(arm=arm)]
+    assert {run.data.tags["arm"] for run in store.runs(arm=arm)} == {arm}

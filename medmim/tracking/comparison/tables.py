@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 
+from medmim import files
 from medmim.tracking.comparison.arms import Arm
 from medmim.tracking.comparison.findings import Findings
-
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would compute cells that begin so
 
 
 def summary(arm: Arm, findings: Findings) -> dict[str, float]:
@@ -81,21 +78,7 @@ def columns(rows: Sequence[Mapping[str, str]]) -> list[str]:
 
 def as_csv(rows: Sequence[Mapping[str, str]]) -> str:
     """Return rows as CSV; text that a spreadsheet would take for a formula is quoted."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, fieldnames=columns(rows), restval="")
-    writer.writeheader()
-    writer.writerows({key: _cell(value) for key, value in row.items()} for row in rows)
-    return buffer.getvalue()
-
-
-def _cell(text: str) -> str:
-    if not text.startswith(_FORMULA):
-        return text
-    try:
-        float(text)
-    except ValueError:
-        return f"'{text}"
-    return text
+    return files.csv_text(rows)
 
 
 def _arm_row(arm: Arm, findings: Findings) -> dict[str, str]:
