@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from medmim.cli.options import home, json_option, print_result
 
+if TYPE_CHECKING:
+    from medmim.tracking.comparison.champion import RegisteredModel
 
-@click.command("models", epilog="\b\nExample:\n  medmim models --json")
+
+@click.group(
+    "models",
+    invoke_without_command=True,
+    epilog="""\b
+Examples:
+  medmim models --json
+  medmim models promote scans-segment:3 --force --why "the only model trained on our scanner\"""",
+)
 @json_option
-def command(*, as_json: bool) -> None:
-    """List registered models: versions, aliases, where they come from, whether test patients were seen."""
+@click.pass_context
+def command(context: click.Context, *, as_json: bool) -> None:
+    """List registered models: versions, aliases, lineage, and whether training saw test patients."""
+    if context.invoked_subcommand:
+        return
     from medmim.tracking.comparison.champion import versions
     from medmim.tracking.mlflow_store import Store
 
@@ -25,11 +40,38 @@ def command(*, as_json: bool) -> None:
         }
         for one in found
     ]
-    lines = [
-        f"{one.model} {one.version:<3} {','.join(one.aliases) or '–':<20} run {one.run_id[:8]} from "
-        f"{one.tags.get('pretraining_run', '')[:8]}, contamination {one.tags.get('contamination', 'unknown')}"
-        for one in found
-    ]
+    lines = [_line(one) for one in found]
     print_result(
         {"models": rows}, as_json=as_json, lines=lines or ["no models yet: run `medmim finetune segment`"]
+    )
+
+
+@command.command("promote", epilog="\b\nExample:\n  medmim models promote scans-segment:3 --force --why TEXT")
+@click.argument("model", metavar="NAME:VERSION")
+@click.option("--force", is_flag=True, help="Promote without the paired test.")
+@click.option("--why", required=True, help="Reason, recorded with the model version.")
+@json_option
+def promote(*, model: str, force: bool, why: str, as_json: bool) -> None:
+    """Make a model version champion by decision; `medmim compare --promote` does so by the paired test."""
+    from medmim.errors import UsageError
+    from medmim.tracking.comparison.champion import force_promotion
+    from medmim.tracking.mlflow_store import Store
+
+    if not force:
+        raise UsageError("models promote: expected --force; without it, use `medmim compare --promote`")
+    done = force_promotion(Store(home()), model, why)
+    print_result(
+        {"promoted": done.promoted, "sentence": done.sentence}, as_json=as_json, lines=[done.sentence]
+    )
+
+
+def _line(one: RegisteredModel) -> str:
+    imported = one.tags.get("imported_contamination")
+    verdict = (
+        f"unknown here (elsewhere: {imported})" if imported else one.tags.get("contamination", "unknown")
+    )
+    aliases = ",".join(one.aliases) or "–"
+    return (
+        f"{one.model} {one.version:<3} {aliases:<20} run {one.run_id[:8]} from "
+        f"{one.tags.get('pretraining_run', '')[:8]}, contamination: {verdict}"
     )

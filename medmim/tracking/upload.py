@@ -1,8 +1,8 @@
-"""Put copies of runs into an MLflow store, exactly once, however often it is interrupted and begun again.
+"""Upload copies of runs to an MLflow store exactly once, however often the upload is interrupted.
 
-A run is found again by a tag that holds its id where it was made; the tag is set in the very request that
-makes the run, so that even an answer that got lost leaves something to find. Everything after that is
-compared first and only what is missing is sent.
+A copy is found by a tag with the id of the run where it was made. The tag is set in the request that creates
+the run, so that it can be found even if the response is lost. After that, the copy is compared with the run
+and only what is missing is sent.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from medmim.tracking.run_copies import RunCopy, VersionCopy
 from medmim.tracking.study_runs import PARENT
 
 RECORD = "medmim-copied.json"  # artifact of a copy: path → SHA-256 of what has arrived
-_WHOLE = "medmim.copied"  # tag of a copy: digest of what it was made from, set last
-_BATCH = 500  # points a request; servers take up to 1000
+_WHOLE = "medmim.copied"  # tag of a complete copy: digest of its source, set last
+_VERDICTS = ("contamination", "promoted_by", "promotion_p")
+_BATCH = 500  # points per request; servers accept up to 1000
 
 
 @dataclass
 class UploadSummary:
-    """What was sent."""
+    """Counts of what was sent."""
 
     runs: int = 0
     new_runs: int = 0
@@ -39,11 +40,11 @@ class UploadSummary:
 
 
 class Uploader:
-    """Delivers to one store.
+    """Uploads runs to one store.
 
     Args:
         client: of the store.
-        experiment: name → id of an experiment there, made when missing.
+        experiment: returns the id of an experiment by its name, and creates it when missing.
     """
 
     def __init__(self, client: MlflowClient, experiment: Callable[[str], str]) -> None:
@@ -53,10 +54,10 @@ class Uploader:
         self._ids: dict[str, str] = {}
 
     def put(self, copy: RunCopy) -> str:
-        """Make the store hold this run as it is; return its id there. The run above it must have been put.
+        """Upload a run after its parent; return its id in the store.
 
         Raises:
-            MlflowException: when the store does not take it; nothing is then there twice.
+            MlflowException: if the store rejects it; nothing is then stored twice.
         """
         known = self._find(copy)
         self.sent.runs += 1
@@ -66,7 +67,7 @@ class Uploader:
         run_id = str(known.info.run_id)
         self._ids[copy.origin] = run_id
         if run_id == copy.origin or known.data.tags.get(_WHOLE) == copy.digest:
-            return run_id  # made here, or whole already
+            return run_id  # made in this store, or complete already
         self._values(copy, known)
         self._artifacts(copy, run_id)
         for version in copy.versions:
@@ -76,7 +77,7 @@ class Uploader:
         return run_id
 
     def drop(self, origins: Sequence[str]) -> None:
-        """Delete the copies of these runs, where there are any."""
+        """Delete the copies of these runs."""
         if not origins:
             return
         places = [one.experiment_id for one in self.client.search_experiments()]
@@ -95,7 +96,7 @@ class Uploader:
             return own
         found = self.client.search_runs([experiment], filter_string=f"tags.`{ORIGIN}` = '{copy.origin}'")
         first, *others = sorted(found, key=lambda run: run.info.run_id) or [None]
-        for other in others:  # two deliveries at once, from two machines
+        for other in others:  # two machines uploaded at once
             self.client.delete_run(other.info.run_id)
         return first
 
@@ -108,7 +109,7 @@ class Uploader:
         return {PARENT: self._ids[copy.parent]} if copy.parent in self._ids else {}
 
     def _values(self, copy: RunCopy, known: Run) -> None:
-        """Send what is missing of parameters, tags, points and inputs."""
+        """Send the parameters, tags, points and inputs that are missing."""
         run_id, data = str(known.info.run_id), known.data
         params = [Param(key, value) for key, value in copy.params.items() if key not in data.params]
         tags = {**copy.tags, **self._parent(copy)}
@@ -131,7 +132,7 @@ class Uploader:
             self.client.log_inputs(run_id, datasets=[_input(one) for one in copy.datasets])
 
     def _artifacts(self, copy: RunCopy, run_id: str) -> None:
-        """Send files that are missing or other than the record of what arrived says; then the new record."""
+        """Send files that are missing or changed since the record of what arrived; then the new record."""
         arrived = self._record(run_id)
         for path, digest in copy.artifacts.items():
             if arrived.get(path) != digest:
@@ -148,26 +149,27 @@ class Uploader:
             path = Path(self.client.download_artifacts(run_id, RECORD, folder))
             try:
                 return {str(key): str(value) for key, value in json.loads(path.read_text("utf-8")).items()}
-            except ValueError:  # cut short on its way: everything is sent again
+            except ValueError:  # a truncated record: everything is sent again
                 return {}
 
     def _version(self, version: VersionCopy, run_id: str) -> None:
+        """Register a version without any authority: its aliases and verdicts become tags `imported_…`."""
         try:
             self.client.create_registered_model(version.model)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        there = self.client.search_model_versions(f"name = '{version.model}'")
-        mine = [one for one in there if one.tags.get(ORIGIN) == version.origin]
-        if mine:
-            number = mine[0].version
-        else:
+        tags = {**_without_authority(version), ORIGIN: version.origin}
+        registered = self.client.search_model_versions(f"name = '{version.model}'")
+        known = next((one for one in registered if one.tags.get(ORIGIN) == version.origin), None)
+        if known is None:
             source = f"{self.client.get_run(run_id).info.artifact_uri}/model"
-            tags = {**version.tags, ORIGIN: version.origin}
-            number = self.client.create_model_version(version.model, source, run_id, tags=tags).version
+            self.client.create_model_version(version.model, source, run_id, tags=tags)
             self.sent.versions += 1
-        for alias in version.aliases:
-            self.client.set_registered_model_alias(version.model, alias, number)
+            return
+        for key, value in tags.items():
+            if known.tags.get(key) != value:
+                self.client.set_model_version_tag(version.model, known.version, key, value)
 
     def _end(self, copy: RunCopy, run_id: str) -> None:
         if copy.end_time:
@@ -177,9 +179,15 @@ class Uploader:
 
 
 def experiment_of(client: MlflowClient, name: str) -> str:
-    """Return the id of an experiment of a server, made when missing."""
+    """Return the id of an experiment of a server, created when missing."""
     found = client.get_experiment_by_name(name)
     return str(found.experiment_id if found else client.create_experiment(name, tags=EXPERIMENT_TAGS))
+
+
+def _without_authority(version: VersionCopy) -> dict[str, str]:
+    """Return the tags of a version, with those that only this place may give under `imported_…`."""
+    tags = {f"imported_{key}" if key in _VERDICTS else key: value for key, value in version.tags.items()}
+    return {**tags, **({"imported_aliases": ",".join(version.aliases)} if version.aliases else {})}
 
 
 def _input(one: Any) -> DatasetInput:

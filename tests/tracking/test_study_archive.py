@@ -5,7 +5,10 @@ import zipfile
 
 import pytest
 
+from medmim.data.dataset.contamination import NONE_FOUND, UNKNOWN
 from medmim.errors import RunError
+from medmim.tracking.comparison.champion import champion_of, force_promotion, versions
+from medmim.tracking.comparison.runs import CASES, read_run
 from medmim.tracking.mlflow_store import Store
 from medmim.tracking.study_archive import MANIFEST, pack, unpack
 from medmim.tracking.study_runs import PARENT
@@ -21,7 +24,9 @@ def packed(store, tmp_path):
     """A study's run with a training below it, in one file."""
     root = store.begin(experiment="s", name="s", tags={"study": "s", "role": "study"})
     root.text("report/report.html", "<p>é</p>")
-    cell = store.begin(experiment="s", name="cell", tags={"study": "s", "role": "cell", PARENT: root.run_id})
+    tags = {"study": "s", "role": "cell", "arm": "scratch", "seed": "0", PARENT: root.run_id}
+    cell = store.begin(experiment="s", name="cell", tags=tags)
+    cell.text(CASES, "")
     cell.settings({"lr": 0.1})
     cell.metrics({"test/dice": 0.5, "odd": float("nan")}, step=0)
     (tmp_path / "weights.safetensors").write_bytes(bytes(1000))
@@ -57,8 +62,30 @@ def test_another_site_gets_everything_once(packed, new_home):
     assert cell.info.status == "FINISHED"
     assert cell.data.params == {"lr": "0.1"}
     assert there.read_text(root, "report/report.html") == "<p>é</p>"
-    assert there.client.get_model_version_by_alias("d-segment", "challenger").run_id == cell.info.run_id
+    (version,) = there.client.search_model_versions("name = 'd-segment'")
+    assert version.run_id == cell.info.run_id
+    assert version.tags["imported_aliases"] == "challenger"
     assert str(there.home) in cell.info.artifact_uri
+
+
+def test_a_pack_names_no_champion_and_certifies_nothing_here(store, packed, new_home):
+    lineage = {"contamination": NONE_FOUND, "promoted_by": "a test elsewhere", "sha256": "ab"}
+    for key, value in lineage.items():
+        store.client.set_model_version_tag("d-segment", "1", key, value)
+    store.client.set_registered_model_alias("d-segment", "champion", "1")
+    pack(store, store.runs(study="s"), packed)
+    there = Store(new_home())
+    unpack(there, packed)
+    (version,) = versions(there)
+    assert version.aliases == ()
+    assert "contamination" not in version.tags
+    assert version.tags["imported_aliases"] == "challenger,champion"
+    assert version.tags["imported_contamination"] == NONE_FOUND
+    assert version.tags["imported_promoted_by"] == "a test elsewhere"
+    assert version.tags["sha256"] == "ab"
+    assert read_run(there, there.run(version.run_id)).contamination == UNKNOWN
+    force_promotion(there, "d-segment:1", "tested on our own scans")
+    assert champion_of(there, "d-segment").version == 1
 
 
 def test_it_comes_home_unchanged(packed, store):

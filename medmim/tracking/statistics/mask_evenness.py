@@ -66,14 +66,16 @@ def evenness_and_score(
     even, score = -rows @ np.asarray(unevennesses, dtype=float), rows @ np.asarray(scores, dtype=float)
     if np.ptp(even) == 0 or np.ptp(score) == 0:
         return None
-    rho = float(stats.spearmanr(even, score).statistic)
+    ranks, score_ranks = (stats.rankdata(values) - (len(names) + 1) / 2 for values in (even, score))
     result = stats.permutation_test(
-        (even,),
-        lambda ranks: stats.spearmanr(ranks, score).statistic,
+        (ranks,),
+        lambda ranks, axis: (ranks * score_ranks).sum(axis=axis),  # in proportion to Spearman's rho
         permutation_type="pairings",
+        vectorized=True,
         n_resamples=_PAIRINGS,
         rng=np.random.default_rng(0),
     )
+    rho = float(stats.spearmanr(even, score).statistic)
     where = f"{stratum}: " if stratum else ""
     counts = f"{len(names)} masks ({len(masks)} arms)"
     sentence = f"{where}mask evenness and score over {counts}: Spearman's rho {rho:+.2f}"
