@@ -22,8 +22,19 @@ from medmim.training.resume.state_file import all_finite
 WEIGHTS = "weights.safetensors"
 
 
-def save_weights(folder: Path, weights: Mapping[str, Tensor], description: Mapping[str, Any]) -> Path:
+def save_weights(
+    folder: Path,
+    weights: Mapping[str, Tensor],
+    description: Mapping[str, Any],
+    metadata: Mapping[str, str] | None = None,
+) -> Path:
     """Write weights and their description with SHA-256; return the path of the weights.
+
+    Args:
+        folder: of the run.
+        weights: tensors by name.
+        description: written next to the weights.
+        metadata: written into the weights file, so that copies keep it.
 
     Raises:
         RunError: for non-finite weights; nothing is written.
@@ -35,7 +46,7 @@ def save_weights(folder: Path, weights: Mapping[str, Tensor], description: Mappi
     path = folder / WEIGHTS
     # own memory for each tensor, because networks may use one under two names
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in sorted(weights.items())}
-    files.write_bytes(path, safetensors.torch.save(plain))
+    files.write_bytes(path, safetensors.torch.save(plain, metadata=dict(metadata or {})))
     files.write_json(path.with_suffix(".json"), {**description, "sha256": files.sha256_of(path)})
     return path
 
@@ -59,3 +70,16 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise RunError(f"weights at '{path}' cannot be read ({type(error).__name__})") from error
     refuse_foreign_code(description, source=f"weights '{path.name}'")
     return weights, description
+
+
+def weights_metadata(path: Path) -> dict[str, str]:
+    """Return the metadata in a weights file; empty where it has none.
+
+    Raises:
+        RunError: if the file cannot be read.
+    """
+    try:
+        with safetensors.safe_open(path, framework="numpy") as stream:
+            return dict(stream.metadata() or {})
+    except (OSError, safetensors.SafetensorError) as error:
+        raise RunError(f"weights at '{path}' cannot be read ({type(error).__name__})") from error

@@ -19,6 +19,7 @@ NONE_FOUND = "no test patient found (exact voxels and keys)"
 CONTAMINATED = "contaminated"
 UNKNOWN = "unknown"
 _FORMER = {"clean": NONE_FOUND}  # word of certificates of earlier versions
+_METADATA = "medmim.seen_patients"
 _PATIENTS = "patients.json"
 _PIXELS = "pixels.json"
 
@@ -36,6 +37,22 @@ class SeenPatients:
     patients: frozenset[str] = frozenset()
     pixels: frozenset[str] = frozenset()
     unhashed: int = 0
+
+    def as_metadata(self) -> dict[str, str]:
+        """Return the record as metadata of a safetensors file, which keep it with copied weights."""
+        record = {"patients": sorted(self.patients), "pixels": sorted(self.pixels), "unhashed": self.unhashed}
+        return {_METADATA: json.dumps(record)}
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str]) -> SeenPatients | None:
+        """Return the record in the metadata of a safetensors file; None where there is none."""
+        if _METADATA not in metadata:
+            return None
+        try:
+            record = json.loads(metadata[_METADATA])
+            return cls(frozenset(record["patients"]), frozenset(record["pixels"]), int(record["unhashed"]))
+        except (ValueError, KeyError, TypeError):  # damaged: as if there were none
+            return None
 
     def __or__(self, other: SeenPatients) -> SeenPatients:
         """Return the union."""
@@ -78,6 +95,25 @@ class Certificate:
             return CONTAMINATED
         whole = len(known) == len(self.overlaps) and not any(overlap.unhashed for overlap in known)
         return NONE_FOUND if whole else UNKNOWN
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a user should know: test patients that a stage saw, or that this is unknown."""
+        found = []
+        for stage, overlap in self.overlaps.items():
+            if overlap is None:
+                found.append(f"it is unknown whether {stage} saw test patients: its record is missing")
+            elif overlap.by_key or overlap.by_pixels:
+                found.append(
+                    f"{stage} saw {overlap.by_key} test patients (equal keys) and {overlap.by_pixels} test "
+                    "volumes (equal voxels); scores are optimistic"
+                )
+            elif overlap.unhashed:
+                found.append(
+                    f"it is unknown whether {stage} saw test patients under another key: {overlap.unhashed} "
+                    "volumes have no hash of their voxels; ingest them again"
+                )
+        return tuple(found)
 
     def as_json(self) -> dict[str, Any]:
         """Return counts and the verdict, without identifiers."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,7 @@ from medmim.data.dataset.manifest import Dataset, VolumeRecord
 from medmim.data.dataset.partition import Partition, patient_digest
 from medmim.errors import RunError
 from medmim.tracking.mlflow_store import Store
-from medmim.training.weights import WEIGHTS, load_weights
+from medmim.training.weights import WEIGHTS, load_weights, weights_metadata
 
 SCRATCH = "scratch"
 
@@ -36,20 +35,20 @@ class InitialWeights:
         weights: tensors by name; empty for scratch.
         description: content of `weights.json`; empty for scratch.
         run_id: id of the pretraining run, where known.
-        patients: digests of the patients seen in pretraining, where known.
-        saw: the same with digests of voxels, for the contamination certificate; None without a record.
+        saw: patients and voxels seen in pretraining, for the certificate; None without a record.
     """
 
     arm: str = SCRATCH
     weights: Mapping[str, Tensor] = field(default_factory=dict)
     description: Mapping[str, Any] = field(default_factory=dict)
     run_id: str = ""
-    patients: frozenset[str] = frozenset()
     saw: SeenPatients | None = None
 
-    def seen(self, volumes: tuple[VolumeRecord, ...]) -> int:
-        """Return the number of patients of `volumes` that were seen in pretraining."""
-        return len({patient_digest(volume.subject) for volume in volumes} & self.patients)
+    def seen(self, volumes: tuple[VolumeRecord, ...]) -> int | None:
+        """Return the number of patients of `volumes` that pretraining saw; None without a record."""
+        if self.saw is None:
+            return None
+        return len({patient_digest(volume.subject) for volume in volumes} & self.saw.patients)
 
 
 def find_initial_weights(
@@ -115,13 +114,10 @@ def weights_of(store: Store, run_id: str) -> Path:
 
 def _read(path: Path) -> InitialWeights:
     weights, description = load_weights(path)
-    seen = path.parent / "patients.json"
-    patients = json.loads(seen.read_text(encoding="utf-8")) if seen.is_file() else []
     return InitialWeights(
         arm=str(description.get("arm", path.stem)),
         weights=weights,
         description=description,
         run_id=str(description.get("run_id", "")),
-        patients=frozenset(patients),
-        saw=read_seen_patients(path.parent),
+        saw=SeenPatients.from_metadata(weights_metadata(path)) or read_seen_patients(path.parent),
     )

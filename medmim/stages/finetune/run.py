@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback
 
 from medmim import __version__, files
 from medmim.config.runs import FinetuneSettings
-from medmim.data.dataset.contamination import CERTIFICATE, SeenPatients, seen_patients_of, write_seen_patients
+from medmim.data.dataset.contamination import CERTIFICATE, seen_patients_of, write_seen_patients
 from medmim.data.dataset.manifest import VolumeRecord
 from medmim.data.dataset.partition import patient_digest
 from medmim.stages.finetune.setup import FinetuneRun, build_finetuning
@@ -65,10 +65,8 @@ def finetune(
     """
     store = Store(home)
     run = build_finetuning(settings, store, log)
-    if run.seen_test_patients:
-        log(
-            f"warning: {run.seen_test_patients} test patients were seen in pretraining; scores are optimistic"
-        )
+    for line in run.certificate.warnings:
+        log(f"warning: {line}")
     recorder = resume_run(store, "finetune", resume, settings=run.settings, dataset=run.dataset)
     if recorder is None:
         name = f"{settings.task} ← {run.origin.arm}"
@@ -160,15 +158,19 @@ def _test(
 def _save(run: FinetuneRun, recorder: Recorder, folder: Path) -> Path:
     """Save the weights with their description, and the patients that were seen."""
     network = run.module.evaluated_network
-    checkpoint = save_weights(folder, network.state_dict(), _description(run, recorder.run_id))
     divided = run.partition
+    # without a record of pretraining there is none of the whole: it stays unknown
+    seen = run.origin.saw and run.origin.saw | seen_patients_of(divided.train)
+    metadata = seen.as_metadata() if seen else None
+    checkpoint = save_weights(folder, network.state_dict(), _description(run, recorder.run_id), metadata)
     splits = (("train", divided.train), ("val", divided.val), ("test", divided.test))
     digests = {
         name: sorted({patient_digest(volume.subject) for volume in volumes}) for name, volumes in splits
     }
     # next to the weights, not in the store, which identifies no training patient
     files.write_json(folder / DIVISION, digests)
-    write_seen_patients(folder, seen_patients_of(divided.train) | (run.origin.saw or SeenPatients()))
+    if seen:
+        write_seen_patients(folder, seen)
     files.write_json(folder / CERTIFICATE, run.certificate.as_json())
     for path in (checkpoint, checkpoint.with_suffix(".json"), folder / CERTIFICATE):
         recorder.file(path, folder="model")
@@ -214,7 +216,7 @@ def _register(store: Store, run: FinetuneRun, result: RunResult) -> None:
         "finetuning_run": result.run_id,
         "sha256": files.sha256_of(result.checkpoint),
         f"test_{metric}": "" if score is None else f"{score:.4f}",
-        "test_patients_seen_in_pretraining": str(run.seen_test_patients),
+        "test_patients_seen_in_pretraining": run.seen_test_patients,
         "contamination": run.certificate.verdict,
     }
     model = f"{run.dataset.info.name}-{run.settings.task}"
@@ -244,6 +246,6 @@ def _tags(run: FinetuneRun) -> dict[str, str]:
         "dataset": run.dataset.info.name,
         "dataset_hash": run.dataset.info.content_hash,
         "split_hash": run.partition.digest,
-        "test_patients_seen_in_pretraining": str(run.seen_test_patients),
+        "test_patients_seen_in_pretraining": run.seen_test_patients,
         "medmim_version": __version__,
     }

@@ -10,7 +10,7 @@ import torch
 
 from medmim.config.runs import FinetuneSettings
 from medmim.data.dataset.channels import select_channels
-from medmim.data.dataset.contamination import Certificate
+from medmim.data.dataset.contamination import UNKNOWN, Certificate
 from medmim.data.dataset.manifest import Dataset, read_dataset
 from medmim.data.dataset.partition import Partition, limit_patients, partition
 from medmim.data.loading.patches import PatchDataset
@@ -69,9 +69,10 @@ class FinetuneRun:
         return self.context.plan
 
     @property
-    def seen_test_patients(self) -> int:
-        """Number of test patients that were seen in pretraining."""
-        return self.origin.seen(self.partition.test)
+    def seen_test_patients(self) -> str:
+        """Number of test patients that pretraining saw, for tags; `unknown` without a record."""
+        seen = self.origin.seen(self.partition.test)
+        return UNKNOWN if seen is None else str(seen)
 
     @property
     def certificate(self) -> Certificate:

@@ -125,8 +125,9 @@ def _save(
         "dataset_hash": run.dataset.info.content_hash,
         "steps": fitted.steps,
     }
-    checkpoint = save_weights(folder, run.method.state_dict(), description)
-    write_seen_patients(folder, seen_patients_of(run.train))
+    seen = seen_patients_of(run.train)
+    checkpoint = save_weights(folder, run.method.state_dict(), description, seen.as_metadata())
+    write_seen_patients(folder, seen)
     metrics = {
         "last/train_loss": fitted.loss,
         "last/steps": float(fitted.steps),

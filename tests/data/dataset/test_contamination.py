@@ -87,3 +87,26 @@ def test_the_worst_verdict_counts():
     assert worst_verdict([NONE_FOUND, UNKNOWN]) == UNKNOWN
     assert worst_verdict([NONE_FOUND, NONE_FOUND]) == NONE_FOUND
     assert worst_verdict([]) == UNKNOWN
+
+
+def test_the_record_survives_as_metadata_of_a_weights_file():
+    seen = seen_patients_of([volume("p1", "11"), volume("p2", None)])
+    assert SeenPatients.from_metadata(seen.as_metadata()) == seen
+    assert SeenPatients.from_metadata({}) is None
+    assert SeenPatients.from_metadata({"medmim.seen_patients": "[1"}) is None
+
+
+def test_warnings_state_what_was_seen_and_what_is_unknown():
+    stages = {
+        "pretraining": None,
+        "fine-tuning": seen_patients_of([volume("p9", "99")]),
+        "normalisation": seen_patients_of([volume("p1", None)]),
+    }
+    assert certify(TEST, stages, **WORDS).warnings == (
+        "it is unknown whether pretraining saw test patients: its record is missing",
+        "fine-tuning saw 1 test patients (equal keys) and 1 test volumes (equal voxels); "
+        "scores are optimistic",
+        "it is unknown whether normalisation saw test patients under another key: 1 volumes have no hash of "
+        "their voxels; ingest them again",
+    )
+    assert certify(TEST, {"pretraining": SeenPatients()}, **WORDS).warnings == ()

@@ -61,4 +61,4 @@ def test_patients_that_were_seen_are_counted(study):
     dataset, origin = read_dataset(study.data), find(study, None)
     assert origin.seen(dataset.in_split("test")) == 0
     assert origin.seen(dataset.in_split("train")) == len(dataset.in_split("train")) == 7
-    assert origin.patients == {patient_digest(volume.subject) for volume in dataset.in_split("train")}
+    assert origin.saw.patients == {patient_digest(volume.subject) for volume in dataset.in_split("train")}

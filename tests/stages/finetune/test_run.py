@@ -8,12 +8,15 @@ from safetensors.torch import load_file, save_file
 
 from medmim import files
 from medmim.config.runs import FinetuneSettings
+from medmim.data.dataset.contamination import CONTAMINATED, UNKNOWN, SeenPatients
 from medmim.data.dataset.manifest import BoxRecord, DatasetInfo, read_dataset, write_dataset
 from medmim.data.dataset.partition import patient_digest
 from medmim.errors import DataError, RunError, ShapeError, TransferError, UsageError
 from medmim.stages.finetune.run import finetune, shown_cases
 from medmim.stages.run_lifecycle import stored_settings
+from medmim.tracking.comparison.runs import read_run
 from medmim.tracking.mlflow_store import Store
+from medmim.training.weights import load_weights, save_weights, weights_metadata
 
 
 def settings(data, **words):
@@ -167,22 +170,34 @@ def test_weights_of_another_network_are_refused_before_anything_is_written(study
     assert len(Store(study.home).runs()) == before
 
 
-def test_test_patients_that_pretraining_saw_are_counted_and_said(study, tmp_path):
-    folder = tmp_path / "run"
-    folder.mkdir()
-    for name in ("weights.safetensors", "weights.json"):
-        (folder / name).write_bytes((study.pretrained.checkpoint.parent / name).read_bytes())
+def test_test_patients_that_pretraining_saw_are_counted_and_reported(study, tmp_path):
+    """The record travels in the weights file."""
+    weights, description = load_weights(study.pretrained.checkpoint)
     tested = sorted({volume.subject for volume in read_dataset(study.data).in_split("test")})
-    files.write_json(folder / "patients.json", [patient_digest(tested[0])])
-    said = []
-    result = finetune(
-        settings(study.data, init=str(folder / "weights.safetensors"), steps=1),
-        home=study.home,
-        log=said.append,
-    )
-    assert "warning: 1 test patients were seen in pretraining; scores are optimistic" in said
-    tags = Store(study.home).run(result.run_id).data.tags
-    assert tags["test_patients_seen_in_pretraining"] == "1"
+    seen = SeenPatients(frozenset({patient_digest(tested[0])}), frozenset(), 0)
+    path = save_weights(tmp_path / "copy", weights, description, seen.as_metadata())
+    lines = []
+    result = finetune(settings(study.data, init=str(path), steps=1), home=study.home, log=lines.append)
+    saw = "warning: pretraining saw 1 test patients (equal keys) and 0 test volumes (equal voxels); "
+    assert f"{saw}scores are optimistic" in lines
+    store = Store(study.home)
+    run = store.run(result.run_id)
+    assert run.data.tags["test_patients_seen_in_pretraining"] == "1"
+    assert read_run(store, run).contamination == CONTAMINATED
+
+
+def test_weights_without_a_record_have_unknown_contamination(study, tmp_path):
+    weights, description = load_weights(study.pretrained.checkpoint)
+    path = save_weights(tmp_path / "copy", weights, description)
+    lines = []
+    result = finetune(settings(study.data, init=str(path), steps=1), home=study.home, log=lines.append)
+    assert "warning: it is unknown whether pretraining saw test patients: its record is missing" in lines
+    store = Store(study.home)
+    run = store.run(result.run_id)
+    assert run.data.tags["test_patients_seen_in_pretraining"] == "unknown"
+    assert read_run(store, run).contamination == UNKNOWN
+    assert not (result.checkpoint.parent / "patients.json").exists()
+    assert SeenPatients.from_metadata(weights_metadata(result.checkpoint)) is None
 
 
 def test_with_few_labels_validation_chooses_nothing(tiny_dataset, home):
