@@ -18,6 +18,7 @@ from medmim.encoders.dynunet import DynUNetEncoder
 from medmim.encoders.masked import Masked, mask
 from medmim.encoders.packed.tensor import Packed, pack
 from medmim.encoders.patch_tokens import TokenEncoder
+from medmim.encoders.resenc import ResEncEncoder
 from medmim.encoders.resnet import ResNetEncoder
 from medmim.encoders.segresnet import SegResNetEncoder
 from medmim.encoders.swin import SwinEncoder
@@ -27,6 +28,7 @@ from medmim.errors import refuse_unknown_options, unknown_name
 ENCODERS: dict[str, Callable[..., Encoder]] = {
     "convnext": ConvNeXtEncoder,
     "dynunet": DynUNetEncoder,
+    "resenc": ResEncEncoder,
     "resnet18": partial(ResNetEncoder, block="basic", layers=(2, 2, 2, 2)),
     "resnet50": partial(ResNetEncoder, block="bottleneck", layers=(3, 4, 6, 3)),
     "segresnet": SegResNetEncoder,

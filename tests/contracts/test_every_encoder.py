@@ -20,6 +20,7 @@ both_ways = pytest.mark.parametrize("hide", [mask, pack], ids=["masked", "packed
 SMALL = {
     "convnext": {"widths": (3, 4, 6), "blocks": (1, 2, 1)},
     "dynunet": {"filters": (3, 4, 6)},
+    "resenc": {"features": (3, 4, 6), "blocks": (1, 2, 1)},
     "resnet18": {"widths": (3, 4, 4, 6), "stem_stride": 1},
     "resnet50": {"widths": (2, 2, 2, 3), "stem_stride": 1},
     "segresnet": {"width": 4, "blocks": (1, 1, 2), "groups": 2},
