@@ -137,8 +137,10 @@ _RUN_OPTIONS = [
     ),
     click.option("--size", help="Voxels of a patch, such as 64 or 40,56,40.  [default: from the data]"),
     click.option(
-        "--encoder", help="convnext, dynunet, resenc, resnet18, resnet50, segresnet, swin, vit or
-        module:callable.  [default: " "dynunet in 3D, resnet18 in 2D, vit for methods on patches]",
+        "--encoder",
+        help="convnext, dynunet, resenc, resnet18, resnet50, segresnet, swin, vit or "
+        "module:callable.  [default: "
+        "dynunet in 3D, resnet18 in 2D, vit for methods on patches]",
     ),
     click.option("--steps", type=int, help="Length of training in steps.  [default: 2000]"),
     click.option("--epochs", type=float, help="Length of training in passes over the volumes."),
