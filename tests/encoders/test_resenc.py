@@ -94,7 +94,7 @@ def test_packed_equals_masked_in_float64(dims):
     [
         ({"size": "XL"}, "unknown size 'XL'"),
         ({"features": (4, 8)}, "expected as many blocks, kernel_sizes and strides as features"),
-        ({"features": (4, 8), "blocks": (1, 0)}, "at least one block per stage"),
+        ({"features": (4, 8), "blocks": (1, 0)}, "at least one block per stage, got 2 features"),
         ({"strides": (1, 2)}, "got 4 features, .* and 2 strides"),
     ],
 )
