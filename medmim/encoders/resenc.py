@@ -59,8 +59,8 @@ class ResEncEncoder(Encoder):
         kernels, steps = kernel_sizes or [3] * len(widths), strides or [1] + [2] * (len(widths) - 1)
         if not len(widths) == len(counts) == len(kernels) == len(steps) or min(counts) < 1:
             raise UsageError(
-                "encoder_options: expected as many blocks, kernel_sizes and strides as features, at least one "
-                f"block per stage, got {len(widths)} features, blocks {list(counts)}, {len(kernels)} "
+                "encoder_options: expected as many blocks, kernel_sizes and strides as features, at least "
+                f"one block per stage, got {len(widths)} features, blocks {list(counts)}, {len(kernels)} "
                 f"kernel_sizes and {len(steps)} strides"
             )
         sizes = [as_size(each, spatial_dims, what="encoder_options.kernel_sizes") for each in kernels]
