@@ -66,11 +66,11 @@ class ResEncEncoder(Encoder):
         sizes = [as_size(each, spatial_dims, what="encoder_options.kernel_sizes") for each in kernels]
         relative = [as_size(each, spatial_dims, what="encoder_options.strides") for each in steps]
         one = (1,) * spatial_dims
-        self.stem = _Convs([_ConvNorm(in_channels, widths[0], sizes[0], one)])
+        self.stem = _ConvSequence([_ConvNorm(in_channels, widths[0], sizes[0], one)])
         entering = pairwise([widths[0], *widths])
         self.stages = nn.Sequential(
             *(
-                _Stage(before, width, kernel, stride, count)
+                _ResidualStage(before, width, kernel, stride, count)
                 for (before, width), kernel, stride, count in zip(
                     entering, sizes, relative, counts, strict=True
                 )
@@ -110,7 +110,7 @@ class _ConvNorm(nn.Module):
         return self.all_modules(x)
 
 
-class _Convs(nn.Module):
+class _ConvSequence(nn.Module):
     """A sequence of convolutions named `convs`."""
 
     def __init__(self, convs: Sequence[nn.Module]) -> None:
@@ -121,7 +121,7 @@ class _Convs(nn.Module):
         return self.convs(x)
 
 
-class _Block(nn.Module):
+class _ResidualBlock(nn.Module):
     """Two convolutions and a shortcut, which pools and projects where size or channels change."""
 
     def __init__(self, before: int, width: int, kernel: Size, stride: Size) -> None:
@@ -142,14 +142,14 @@ class _Block(nn.Module):
         return self.nonlin2(self.conv2(self.conv1(x)) + self.skip(x))
 
 
-class _Stage(nn.Module):
+class _ResidualStage(nn.Module):
     """Residual blocks, of which the first has the stride."""
 
     def __init__(self, before: int, width: int, kernel: Size, stride: Size, count: int) -> None:
         super().__init__()
         one = (1,) * len(kernel)
-        rest = [_Block(width, width, kernel, one) for _ in range(count - 1)]
-        self.blocks = nn.Sequential(_Block(before, width, kernel, stride), *rest)
+        rest = [_ResidualBlock(width, width, kernel, one) for _ in range(count - 1)]
+        self.blocks = nn.Sequential(_ResidualBlock(before, width, kernel, stride), *rest)
 
     def forward(self, x: Any) -> Any:
         return self.blocks(x)
@@ -161,6 +161,6 @@ def _initialise(module: nn.Module) -> None:
         nn.init.kaiming_normal_(module.weight, a=_SLOPE)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-    elif isinstance(module, _Block):
+    elif isinstance(module, _ResidualBlock):
         nn.init.zeros_(module.conv2.norm.weight)
         nn.init.zeros_(module.conv2.norm.bias)
