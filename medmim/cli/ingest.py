@@ -64,6 +64,18 @@ Examples:
     flag_value="keep",
     help="Keep unevenly spaced DICOM slices as they are, and store their mean spacing.",
 )
+@click.option(
+    "--ignore-label",
+    type=click.IntRange(-(2**15), 2**16 - 1),
+    help="Value of label voxels that nobody annotated, such as 255 or -1; they are no class.",
+)
+@click.option(
+    "--time-series",
+    type=click.Choice(["reject", "volumes"]),
+    default="reject",
+    show_default=True,
+    help="What to do with NIfTI time series, such as bold: volumes makes a volume of every time point.",
+)
 @click.option("--workers", type=int, help="Number of processes.  [default: one per CPU core]")
 @click.option(
     "--engine",

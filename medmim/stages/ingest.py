@@ -15,6 +15,7 @@ import dcm2niix
 from medmim import files
 from medmim.data.dataset.manifest import Dataset, DatasetInfo
 from medmim.data.dicom import conversion, slice_spacing
+from medmim.data.formats.labels import stored_ignore_label
 from medmim.data.ingest.archives import unpack_archives
 from medmim.data.ingest.cases import DatasetLayout
 from medmim.data.ingest.context import IngestContext, IngestedVolume, IngestOptions, Progress
@@ -118,6 +119,7 @@ def _ingest(
             name=options.name or _dataset_name(layout),
             settings=_settings(keys, layout, options),
             label_names=_label_names(layout, made, options),
+            ignore_label=stored_ignore_label(options.ignore_label),
         )
         return publish(out, info, made, ledger=ledger, old=old)
 
@@ -262,4 +264,5 @@ def _label_names(
     known |= (layout.label_names if layout else {}) | dict(options.label_names)
     for number in sorted({number for one in made for number in one.classes}):
         known.setdefault(number, f"class {number}")
+    known.pop(stored_ignore_label(options.ignore_label) or 0, None)
     return dict(sorted(known.items()))

@@ -71,6 +71,11 @@ def load_label(path: Path, *, spacing_mm: float) -> LoadedImage:
     return LoadedImage(image, (*head.repairs, "label_one_hot"), {**head.measured, "channels": float(count)})
 
 
+def stored_ignore_label(value: int | None) -> int | None:
+    """Return the code that stores an ignore value: `NOT_ANNOTATED` for a negative one."""
+    return NOT_ANNOTATED if value is not None and value < 0 else value
+
+
 def mark_not_annotated(label: Image, value: int) -> Image:
     """Return the label with its ignore value as a valid code: a negative one becomes `NOT_ANNOTATED`.
 

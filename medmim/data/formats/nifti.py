@@ -137,9 +137,9 @@ def _read_voxels(header: Any, content: io.BufferedIOBase, max_bytes: int, frame:
     shape, dtype = nifti_header.shape_of(header), nifti_header.dtype_of(header)
     if (len(shape) > 3) != (frame is not None) or (frame is not None and frame >= shape[3]):
         raise DataError(
-            f"NIfTI file has {len(shape)} axes ({nifti_header.show(shape)}), expected 3; split time points "
-            "and channels into one file each",
-            reason="not_3d",
+            f"NIfTI file has {len(shape)} axes ({nifti_header.show(shape)}), expected 3; ingest the time "
+            "points of a series with --time-series volumes",
+            reason="time_series",
         )
     needed = math.prod(shape[:3]) * dtype.itemsize
     if needed > nifti_header.MAX_BYTES:

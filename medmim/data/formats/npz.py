@@ -21,6 +21,7 @@ from medmim.errors import DataError
 
 PARTS: dict[str, Split] = {"train": "train", "val": "val", "test": "test"}
 _MAX_BYTES = 2 << 30
+_MAX_RATIO = 1040  # deflate compresses by at most 1032 to 1
 _LUMINANCE = np.array([0.299, 0.587, 0.114])
 
 
@@ -35,8 +36,7 @@ def count_arrays(path: str) -> dict[str, int]:
         counts = {}
         for part in PARTS:
             if f"{part}_images.npy" in members:
-                with archive.open(f"{part}_images.npy") as array:
-                    counts[part] = _read_header(array)[0][0]
+                counts[part] = _count_images(archive, f"{part}_images.npy")
     if not sum(counts.values()):
         raise DataError("array file: expected train_images, val_images or test_images", reason="no_cases")
     return counts
@@ -88,6 +88,19 @@ def _read_header(stream: zipfile.ZipExtFile | IO[bytes]) -> tuple[tuple[int, ...
             "array file: expected rows of numbers, up to 2 GiB; save it again", reason="unusable_array"
         )
     return tuple(shape), dtype
+
+
+def _count_images(archive: zipfile.ZipFile, name: str) -> int:
+    """Return the number of images that an array declares, if the archive can contain them."""
+    info = archive.getinfo(name)
+    with archive.open(name) as stream:
+        shape, dtype = _read_header(stream)
+    declared = math.prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 1 or declared > min(info.file_size, _MAX_RATIO * (info.compress_size + 64)):
+        raise DataError(
+            f"array file: expected {declared} bytes of images, got fewer; copy it again", reason="truncated"
+        )
+    return shape[0]
 
 
 def _read_array(archive: zipfile.ZipFile, name: str) -> Shaped[np.ndarray, "..."]:

@@ -27,6 +27,7 @@ class LayoutCase:
         spacing_mm: pixel spacing of a picture, if it is known.
         subject_by_pixels: whether equal pixels are the patient, because the dataset does not name any.
         split: split that the dataset gives.
+        frame: index along the fourth axis of the image file.
     """
 
     image: Path
@@ -42,6 +43,7 @@ class LayoutCase:
     spacing_mm: float | None = None
     subject_by_pixels: bool = False
     split: Split | None = None
+    frame: int | None = None
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -39,6 +39,9 @@ class IngestOptions:
         uneven_spacing: reject stacks of unevenly spaced slices, interpolate them on an even grid, or keep
             their slices as they are.
 
+        time_series: reject NIfTI time series, or make a volume of every time point.
+        ignore_label: value of label voxels that nobody annotated, such as 255 or -1.
+
     Raises:
         UsageError: for an unknown layout.
     """
@@ -55,6 +58,8 @@ class IngestOptions:
     uneven_spacing: Literal["reject", "regrid", "keep"] = "reject"
     rules: InferenceRules = field(default_factory=InferenceRules)
     follow_links: bool = False
+    time_series: Literal["reject", "volumes"] = "reject"
+    ignore_label: int | None = None
 
     def __post_init__(self) -> None:
         if self.layout is not None:

@@ -185,6 +185,7 @@ def _task(context: IngestContext, label: Path, made: IngestedVolume, number: int
         "image": str(made.staged),
         "target": str(_staged(context, made, number)),
         "resample": context.options.resample_labels,
+        "ignore_label": context.options.ignore_label,
     }
 
 

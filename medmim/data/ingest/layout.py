@@ -33,6 +33,7 @@ from medmim.errors import DataError
 Read = Callable[[Sequence[Path]], Mapping[Path, DatasetJson]]
 
 FALLBACK = "generic"
+_VOXEL_ENDINGS = {".mhd": (".raw", ".zraw"), ".hdr": (".img", ".img.gz")}  # of detached voxels
 
 
 @dataclass(frozen=True)
@@ -153,8 +154,8 @@ def _completed(
     descriptor: Descriptor, case: LayoutCase, *, declared: Mapping[Path, DatasetJson]
 ) -> LayoutCase:
     """Return an inferred case with its detached voxel file, and the modality that the dataset declares."""
-    stem = case.image.with_suffix("")
-    parts = [stem.with_suffix(ending) for ending in (".raw", ".zraw")] if case.image.suffix == ".mhd" else []
+    endings = _VOXEL_ENDINGS.get(case.image.suffix.lower(), ())
+    parts = [case.image.with_suffix(ending) for ending in endings]
     modality = modality_of(descriptor, case.image, declared)
     return replace(
         case,

@@ -52,13 +52,15 @@ def volumes_from_arrays(
     lost: dict[Path, str] = {
         path: known[path].reason or "unusable" for path in paths if not known[path].value
     }
-    read: dict[Path, dict[str, float]] = {path: {"images": 0.0, "images_refused": 0.0} for path in paths}
+    kinds = ("images", "images_refused", "images_without_single_class")
+    read: dict[Path, dict[str, float]] = {path: dict.fromkeys(kinds, 0.0) for path in paths}
     for piece, answer in zip(pieces, answers, strict=True):
         if answer.value is None:
             lost[piece.path] = answer.reason or "unusable"
         for name, facts in zip(piece.ids, answer.value or (), strict=False):
             read[piece.path]["images" if "reason" not in facts else "images_refused"] += 1
             if "reason" not in facts:
+                read[piece.path]["images_without_single_class"] += facts["class"] is None
                 made.append(_accept(context, piece, name, facts=facts, layout=layout))
     for path in paths:
         fate: Fate = "quarantined" if path in lost else "accepted"

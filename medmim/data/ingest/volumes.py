@@ -18,7 +18,9 @@ from medmim.data.ingest.cases import DatasetLayout, LayoutCase
 from medmim.data.ingest.class_masks import MaskLabel, Masks, merge_masks
 from medmim.data.ingest.context import READ_LIMITS, IngestContext, IngestedVolume, stem_of, stored_path
 from medmim.data.ingest.dataset_json import DatasetJson, read_dataset_json
+from medmim.data.ingest.frames import split_frames
 from medmim.data.ingest.layout import LayoutQuery, find_layout
+from medmim.data.ingest.ledger import FileOutcomes
 from medmim.data.ingest.npz_arrays import volumes_from_arrays
 from medmim.data.ingest.scan import ScannedFile
 from medmim.data.ingest.volume_facts import VolumeFacts, examine_volume
@@ -52,29 +54,36 @@ def volumes_from_nifti(
     found = known.layout
     _record_annotations(context, seen, known, numbers)
     cases = [
-        _VolumeTask(case, context.keys.key("volume", str(case.image.relative_to(source))))
-        for case in found.cases
+        _VolumeTask(case, context.keys.key("volume", _volume_name(case, source)))
+        for case in split_frames(context, found.cases)
     ]
     merged = merge_masks(context, [work.case for work in cases])
     tasks = [_task(context, work, known, merged) for work in cases]
     answers = context.each("read", read_case, tasks, limits=READ_LIMITS)
     made: list[IngestedVolume] = []
+    outcomes = FileOutcomes()
     labels: dict[int, list[tuple[str, Mapping[str, Any] | None]]] = {}
     for work, answer in zip(cases, answers, strict=True):
         case, files = work.case, [numbers[path] for path in (work.case.image, *work.case.parts)]
         if answer.value is None:
-            context.ledger.record(files, "quarantined", answer.reason or "unusable")
+            outcomes.add(files, "quarantined", answer.reason or "unusable")
         else:
             made.append(_accept(context, work, facts=answer.value, source=source))
             reason, measured = "picture" if is_picture(case.image) else "volume", answer.value["measured"]
-            context.ledger.record(files, "accepted", reason, volume=work.name, measured=measured)
+            outcomes.add(files, "accepted", reason, volume=work.name, measured=measured)
         for label, _ in case.labels:
             outcome = None if answer.value is None else _label_outcome(answer.value["label"], merged, case)
             labels.setdefault(numbers[label], []).append((work.name, outcome))
+    outcomes.write(context.ledger)
     for number, tried in labels.items():
         _record_shared_label(context, number, tried)
     made += volumes_from_arrays(context, source, layout=found, numbers=numbers)
     return made, found
+
+
+def _volume_name(case: LayoutCase, source: Path) -> str:
+    frame = "" if case.frame is None else f"#{case.frame}"
+    return f"{case.image.relative_to(source)}{frame}"
 
 
 def _record_annotations(
@@ -209,6 +218,8 @@ def _task(
         "label_target": str(context.staged(f"{work.name}.label.nii.gz")),
         "resample": context.options.resample_labels,
         "spacing_mm": case.spacing_mm,
+        "frame": case.frame,
+        "ignore_label": context.options.ignore_label,
         "noted": noted,
         "boxed": list(names.items()) if known.layout.boxes_from_labels else (),
     }

@@ -28,7 +28,9 @@ def test_trailing_axes_of_one_are_dropped(tmp_path):
 
 
 def test_other_numbers_of_axes_are_rejected(tmp_path):
-    assert_rejected(saved(tmp_path, volume(shape=(4, 5, 6, 2))), "not_3d", "4 axes .4×5×6×2., expected 3")
+    assert_rejected(
+        saved(tmp_path, volume(shape=(4, 5, 6, 2))), "time_series", "4 axes .4×5×6×2., expected 3"
+    )
     assert_rejected(saved(tmp_path, volume(shape=(2, 2, 2, 2, 2))), "not_3d", "5 axes .* expected 2 to 4")
     assert_rejected(saved(tmp_path, volume(shape=(5,))), "not_3d", "1 axes")
     assert read_image(saved(tmp_path, volume(shape=(4, 5)))).array.shape == (4, 5, 1)

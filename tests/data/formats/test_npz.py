@@ -1,5 +1,7 @@
 """Arrays of a MedMNIST file become volumes; object arrays and damaged files are rejected."""
 
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -36,3 +38,14 @@ def test_object_arrays_and_damage_are_rejected(tmp_path, medmnist):
     (tmp_path / "cut.npz").write_bytes(medmnist[0].read_bytes()[:100])
     with pytest.raises(DataError, match="array file is damaged"):
         count_arrays(str(tmp_path / "cut.npz"))
+
+
+@pytest.mark.parametrize("shape", ["(2000000000, 28, 28)", "(2000000000,)", "(2000000000, 0, 0)"])
+def test_arrays_that_declare_more_than_they_contain_are_rejected(tmp_path, shape):
+    header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}"
+    header = header.ljust(117) + "\n"
+    content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w") as archive:
+        archive.writestr("train_images.npy", content + b"abc")
+    with pytest.raises(DataError, match=r"bytes of images, got fewer|rows of numbers"):
+        count_arrays(str(tmp_path / "bomb.npz"))
