@@ -24,6 +24,7 @@ from medmim.data.ingest.ledger import FileOutcomes
 from medmim.data.ingest.npz_arrays import volumes_from_arrays
 from medmim.data.ingest.scan import ScannedFile
 from medmim.data.ingest.volume_facts import VolumeFacts, examine_volume
+from medmim.data.sandbox.sandbox import Answer
 
 # reasons that the scan gives to files that are opened here
 _READABLE = ("picture", "volume_file", "arrays")
@@ -60,10 +61,24 @@ def volumes_from_nifti(
     merged = merge_masks(context, [work.case for work in cases])
     tasks = [_task(context, work, known, merged) for work in cases]
     answers = context.each("read", read_case, tasks, limits=READ_LIMITS)
+    made = _collect(context, source, list(zip(cases, answers, strict=True)), merged=merged, numbers=numbers)
+    made += volumes_from_arrays(context, source, layout=found, numbers=numbers)
+    return made, found
+
+
+def _collect(
+    context: IngestContext,
+    source: Path,
+    pairs: Sequence[tuple[_VolumeTask, Answer]],
+    *,
+    merged: Mapping[Masks, MaskLabel],
+    numbers: Mapping[Path, int],
+) -> list[IngestedVolume]:
+    """Return the volumes that were read; record the fate of their files and labels."""
     made: list[IngestedVolume] = []
     outcomes = FileOutcomes()
     labels: dict[int, list[tuple[str, Mapping[str, Any] | None]]] = {}
-    for work, answer in zip(cases, answers, strict=True):
+    for work, answer in pairs:
         case, files = work.case, [numbers[path] for path in (work.case.image, *work.case.parts)]
         if answer.value is None:
             outcomes.add(files, "quarantined", answer.reason or "unusable")
@@ -77,8 +92,7 @@ def volumes_from_nifti(
     outcomes.write(context.ledger)
     for number, tried in labels.items():
         _record_shared_label(context, number, tried)
-    made += volumes_from_arrays(context, source, layout=found, numbers=numbers)
-    return made, found
+    return made
 
 
 def _volume_name(case: LayoutCase, source: Path) -> str:
