@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from medmim.data.formats.nifti import count_frames
 from medmim.data.ingest.cases import LayoutCase
@@ -31,6 +32,12 @@ def split_frames(context: IngestContext, cases: Sequence[LayoutCase]) -> tuple[L
     counts = {path: answer.value or 1 for path, answer in zip(files, answers, strict=True)}
     found = [_frames_of(case, counts.get(case.image, 1), context.options.time_series) for case in cases]
     return tuple(one for frames in found for one in frames)
+
+
+def frame_path(case: LayoutCase, source: Path) -> str:
+    """Return the path of an image below the source, with the number of its frame; it identifies the volume."""
+    path = case.image.relative_to(source)
+    return str(path) if case.frame is None else f"{path}#{case.frame}"
 
 
 def _frames_of(case: LayoutCase, count: int, time_series: str) -> Iterator[LayoutCase]:

@@ -18,7 +18,7 @@ from medmim.data.ingest.cases import DatasetLayout, LayoutCase
 from medmim.data.ingest.class_masks import MaskLabel, Masks, merge_masks
 from medmim.data.ingest.context import READ_LIMITS, IngestContext, IngestedVolume, stem_of, stored_path
 from medmim.data.ingest.dataset_json import DatasetJson, read_dataset_json
-from medmim.data.ingest.frames import split_frames
+from medmim.data.ingest.frames import frame_path, split_frames
 from medmim.data.ingest.layout import LayoutQuery, find_layout
 from medmim.data.ingest.ledger import FileOutcomes
 from medmim.data.ingest.npz_arrays import volumes_from_arrays
@@ -55,7 +55,7 @@ def volumes_from_nifti(
     found = known.layout
     _record_annotations(context, seen, known, numbers)
     cases = [
-        _VolumeTask(case, context.keys.key("volume", _volume_name(case, source)))
+        _VolumeTask(case, context.keys.key("volume", frame_path(case, source)))
         for case in split_frames(context, found.cases)
     ]
     merged = merge_masks(context, [work.case for work in cases])
@@ -93,11 +93,6 @@ def _collect(
     for number, tried in labels.items():
         _record_shared_label(context, number, tried)
     return made
-
-
-def _volume_name(case: LayoutCase, source: Path) -> str:
-    frame = "" if case.frame is None else f"#{case.frame}"
-    return f"{case.image.relative_to(source)}{frame}"
 
 
 def _record_annotations(
