@@ -35,7 +35,7 @@ def split_frames(context: IngestContext, cases: Sequence[LayoutCase]) -> tuple[L
 
 
 def frame_path(case: LayoutCase, source: Path) -> str:
-    """Return the path of an image below the source, with the number of its frame; it identifies the volume."""
+    """Return the path of an image below the source, with the number of its frame, as key of the volume."""
     path = case.image.relative_to(source)
     return str(path) if case.frame is None else f"{path}#{case.frame}"
 
