@@ -39,6 +39,11 @@ Examples:
     is_flag=True,
     help="Accept ultrasound, secondary captures and the like: no names are in the pixels, as you checked.",
 )
+@click.option(
+    "--save-probabilities",
+    is_flag=True,
+    help="Also write the class probabilities of segmentations, as .npz on the model's grid.",
+)
 @json_option
 def command(*, source: Path, model: str | None, out: Path, as_json: bool, **options: Any) -> None:
     """Apply a fine-tuned model to the scans at SOURCE: DICOM, NIfTI, NRRD, images or a dataset folder.

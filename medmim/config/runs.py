@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from medmim.config.resolve import FileSettings
 
@@ -21,6 +21,13 @@ def _as_sequence(value: Any) -> Any:
     if isinstance(value, int | float):
         return (value,)
     return tuple(value.split(",")) if isinstance(value, str) else value
+
+
+def _ascending(values: tuple[float, float]) -> tuple[float, float]:
+    """Raise ValueError unless the first value is below the second."""
+    if values[0] >= values[1]:
+        raise ValueError("expected a lower and a higher intensity, such as -160,240")
+    return values
 
 
 def _as_words(value: Any) -> Any:
@@ -44,6 +51,7 @@ _MILLIMETRES = re.compile(r"(?=.*[1-9])\d+(\.\d+)?\s*mm")
 CellSize = Annotated[tuple[int | str, ...], BeforeValidator(_as_cell)]
 Sizes = Annotated[tuple[Annotated[int, Field(gt=0)], ...], BeforeValidator(_as_sequence)]
 Words = Annotated[tuple[str, ...], BeforeValidator(_as_words)]
+Window = Annotated[tuple[float, float], BeforeValidator(_as_sequence), AfterValidator(_ascending)]
 Numbers = Annotated[tuple[Annotated[float, Field(ge=0)], ...], BeforeValidator(_as_sequence)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
@@ -133,7 +141,7 @@ class RunSettings(FileSettings):
     nonfinite_limit: int = Field(default=10, ge=0)
     spacing_mm: Numbers | None = None
     normalisation: Literal["auto", "dataset", "body", "volume", "none"] = "auto"
-    window: tuple[float, float] | None = None
+    window: Window | None = None
     mirror_axes: Words = ("auto",)
     fold: int | None = Field(default=None, ge=0, le=4)
     experiment: str = Field(default="medmim", pattern=r"^[A-Za-z0-9_.-]+$")

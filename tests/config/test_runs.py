@@ -331,3 +331,11 @@ def test_yaml_aliases_that_expand_to_a_huge_document_are_rejected(tmp_path):
         config=write(tmp_path, "\n".join([*rows, "steps: *i"]))
     )
     assert "expands to more than 10000 values" in message(config=write(tmp_path, "steps: &a [*a]"))
+
+
+def test_windows_and_spacings_are_read_from_words():
+    chosen = FinetuneSettings.model_validate({"window": "-160,240", "spacing_mm": "0.8,0.8,3"})
+    assert (chosen.window, chosen.spacing_mm) == ((-160.0, 240.0), (0.8, 0.8, 3.0))
+    assert FinetuneSettings.model_validate({"spacing_mm": 1}).spacing_mm == (1.0,)
+    with pytest.raises(ValueError, match="expected a lower and a higher intensity"):
+        FinetuneSettings.model_validate({"window": "240,-160"})

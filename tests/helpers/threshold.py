@@ -22,7 +22,7 @@ def same(spatial_dims, in_channels):
     return Same()
 
 
-def write_model(folder, threshold, *, dims=3, size=16, spacing_mm=None, options=()):
+def write_model(folder, threshold, *, dims=3, size=16, spacing_mm=None, options=(), **more):
     """Write the weights of a segmenter that marks what is brighter than `threshold` (normalised)."""
     encoder = build_encoder("threshold:same", spatial_dims=dims, in_channels=1)
     network = build_head("segment", encoder=encoder, spatial_dims=dims, classes=2)
@@ -46,5 +46,6 @@ def write_model(folder, threshold, *, dims=3, size=16, spacing_mm=None, options=
         "head": {"deep_supervision": 0},
         "task_options": dict(options),
         "chosen": {},
+        **more,
     }
     return save_weights(folder, network.state_dict(), description)

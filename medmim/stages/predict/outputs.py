@@ -100,6 +100,21 @@ def write_label_prediction(
     return VolumePrediction(rows, summary, place)
 
 
+def write_probabilities(
+    trained: TrainedModel, scene: EvaluationContext, volume: VolumeRecord, out: Path
+) -> None:
+    """Write class probabilities as .npz: `probabilities` (classes, x, y, z) in float16, and `affine`.
+
+    They lie on the preprocessed grid, whose affine (voxel to RAS mm) is in the file. Class 0 is background.
+    """
+    assert isinstance(trained.task, Segmentation)
+    prepared, mirror = scene.volumes(volume), trained.task.mirror
+    found = segment(trained.network, prepared, scene.plan, precision=scene.precision, mirror=mirror)
+    stream = io.BytesIO()
+    np.savez_compressed(stream, probabilities=found.numpy().astype(np.float16), affine=prepared.affine)
+    files.write_bytes(out / "probabilities" / f"{volume.id}.npz", stream.getvalue())
+
+
 def write_class_prediction(
     trained: TrainedModel, scene: EvaluationContext, volume: VolumeRecord, out: Path
 ) -> VolumePrediction:

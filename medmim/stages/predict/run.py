@@ -29,14 +29,27 @@ from medmim.errors import DataError, MedmimError, RunError, UsageError, raised_i
 from medmim.stages.ingest import KEY_FILE, ingest
 from medmim.stages.model_lookup import find_model
 from medmim.stages.predict.checks import modality_warnings, with_modality
-from medmim.stages.predict.outputs import OUTPUTS, VolumePrediction, trace_to_slices, write_table
+from medmim.stages.predict.outputs import (
+    OUTPUTS,
+    VolumePrediction,
+    trace_to_slices,
+    write_probabilities,
+    write_table,
+)
 from medmim.tracking.mlflow_store import Store
 from medmim.training.tasks.trained_model import TrainedModel, load_trained_model
 
 if TYPE_CHECKING:
     from medmim.stages.model_lookup import SelectedModel
 
-_OURS = ("segmentations", "dicom", "pictures", *(one.table for one in OUTPUTS.values()), "ledger.jsonl")
+_OURS = (
+    "segmentations",
+    "probabilities",
+    "dicom",
+    "pictures",
+    *(one.table for one in OUTPUTS.values()),
+    "ledger.jsonl",
+)
 _INDEX = "predictions.json"
 
 
@@ -84,6 +97,7 @@ def predict(
     model: str | None = None,
     progress: Progress | None = None,
     log: Callable[[str], None] = print,
+    save_probabilities: bool = False,
     **options: Any,
 ) -> Predictions:
     """Apply a model to scans and write its predictions.
@@ -95,6 +109,7 @@ def predict(
         model: as for `find_model`.
         progress: called with the phase, and how much of it is done.
         log: receives lines for the user.
+        save_probabilities: also write the class probabilities of segmentations.
         options: fields of `IngestOptions`.
 
     Raises:
@@ -106,7 +121,7 @@ def predict(
     trained = load_trained_model(selected.weights)
     try:
         with sole_use(out) as staging, for_scans(options.get("workers")) as sandbox:
-            task = _PredictionTask(home, sandbox, progress, log)
+            task = _PredictionTask(home, sandbox, progress, log, save_probabilities)
             _clear(out)
             scans, dataset = _ingest(source, out, staging, task, options)
             result = _predict(trained, selected, dataset, out, task)
@@ -134,6 +149,7 @@ class _PredictionTask:
     sandbox: Sandbox
     progress: Progress | None
     log: Callable[[str], None]
+    save_probabilities: bool = False
 
 
 def _clear(out: Path) -> None:
@@ -187,13 +203,17 @@ def _predict(
 ) -> Predictions:
     """Predict volume by volume; a failure is recorded and does not stop the others."""
     output, scene = OUTPUTS[trained.kind], trained.context(dataset.root)
+    more = [write_probabilities] if task.save_probabilities and trained.kind == "segment" else []
     predictions: dict[str, VolumePrediction] = {}
     cases, rest = trained.cases(dataset)
     failures = {volume.id: "channel_missing" for volume in rest}
     for number, volume in enumerate(cases):
         bare = volume.model_copy(update={"label": None, "boxes": (), "target": None})
         try:
-            predictions[volume.id] = output.predict(trained, scene, with_modality(trained, bare), out)
+            known = with_modality(trained, bare)
+            predictions[volume.id] = output.predict(trained, scene, known, out)
+            for write in more:
+                write(trained, scene, known, out)
         except files.WriteError:  # would fail for the next volume too
             raise
         except DataError as error:

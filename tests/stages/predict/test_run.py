@@ -14,6 +14,7 @@ from medmim.config.runs import FinetuneSettings
 from medmim.data.dataset.manifest import DatasetInfo, read_dataset, write_dataset
 from medmim.data.formats.nifti import Image, read_image
 from medmim.data.formats.write_volume import encode_image
+from medmim.data.loading.normalisation import LEGACY
 from medmim.errors import DataError, RunError, UsageError
 from medmim.stages.finetune.run import finetune
 from medmim.stages.model_lookup import find_model
@@ -56,6 +57,37 @@ def test_labels_lie_on_the_voxels_of_the_source(orientation, weights, tmp_path, 
     np.testing.assert_allclose(found.affine, affine, atol=1e-5)
     assert not made.dicom
     assert json.loads((made.out / "predictions.json").read_text())["classes"] == {"1": "ball"}
+
+
+def test_labels_are_written_with_the_codes_of_the_dataset(tmp_path, home):
+    plan = {"label_codes": [1035], "normalisation": LEGACY.as_json(), "mirror_axes": []}
+    weights = threshold.write_model(tmp_path / "model", THRESHOLD, **plan)
+    expected, _ = blob_file(tmp_path / "scans" / "a.nii.gz")
+    made = predict(tmp_path / "scans", tmp_path / "out", home=home, model=str(weights))
+    [path] = (made.out / "segmentations").iterdir()
+    np.testing.assert_array_equal(read_image(path).array == 1035, expected)
+    assert json.loads((made.out / "predictions.json").read_text())["classes"] == {"1035": "ball"}
+
+
+def test_the_postprocessing_of_the_model_is_applied(tmp_path, home):
+    rules = {"postprocessing": {"ball": {"min_ml": 1e6}}}
+    weights = threshold.write_model(tmp_path / "model", THRESHOLD, chosen=rules)
+    blob_file(tmp_path / "scans" / "a.nii.gz")
+    made = predict(tmp_path / "scans", tmp_path / "out", home=home, model=str(weights))
+    [path] = (made.out / "segmentations").iterdir()
+    assert not read_image(path).array.any()
+
+
+def test_probabilities_are_saved_on_request(weights, tmp_path, home):
+    expected, affine = blob_file(tmp_path / "scans" / "a.nii.gz")
+    made = predict(
+        tmp_path / "scans", tmp_path / "out", home=home, model=str(weights), save_probabilities=True
+    )
+    [path] = (made.out / "probabilities").iterdir()
+    saved = np.load(path)
+    np.testing.assert_array_equal(saved["probabilities"].argmax(axis=0) > 0, expected)
+    np.testing.assert_allclose(saved["affine"], affine, atol=1e-5)
+    assert saved["probabilities"].dtype == np.float16
 
 
 @pytest.mark.parametrize("ending", ["nii.gz", "nrrd", "mha"])
