@@ -16,7 +16,13 @@ from typing import Any
 from medmim.errors import RunError, UsageError
 
 TRUSTED = "MEDMIM_TRUST_CODE"  # import paths separated by commas; child processes inherit them
-_NAMING = ("encoder", "mask", "rule", "masks")  # settings whose value, or keys, may be import paths
+_NAMING = (
+    "encoder",
+    "mask",
+    "rule",
+    "masks",
+    "augment",
+)  # settings whose value, or keys, may be import paths
 
 
 def trust(paths: Iterable[str]) -> None:

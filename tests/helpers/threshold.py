@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from medmim.config.own_code import trust
 from medmim.encoders import build_encoder
 from medmim.heads import build_head
 from medmim.training.weights import save_weights
@@ -24,6 +25,7 @@ def same(spatial_dims, in_channels):
 
 def write_model(folder, threshold, *, dims=3, size=16, spacing_mm=None, options=(), **more):
     """Write the weights of a segmenter that marks what is brighter than `threshold` (normalised)."""
+    trust(["threshold:same"])
     encoder = build_encoder("threshold:same", spatial_dims=dims, in_channels=1)
     network = build_head("segment", encoder=encoder, spatial_dims=dims, classes=2)
     with torch.no_grad():

@@ -6,7 +6,6 @@ may set any strength, and `module:callable` replaces the intensity changes by th
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from monai.transforms.spatial.dictionary import RandSimulateLowResolutiond
 from monai.transforms.transform import Randomizable
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from medmim.config.own_code import import_callable
 from medmim.data.loading.transforms import Sample
 from medmim.errors import UsageError
 
@@ -183,19 +183,19 @@ class _OwnTransform(Randomizable):  # type: ignore[misc]  # MONAI is not typed
 
 
 def _imported(word: str) -> Callable[[Sample], Sample]:
-    """Return what the user's callable makes: a transform from sample to sample.
+    """Return the transform that the user's callable makes.
 
     Raises:
         UsageError: if it cannot be imported or called.
     """
-    module, _, name = word.partition(":")
+    expected = (
+        "a callable without arguments that returns a transform from sample to sample (a dict of tensors)"
+    )
+    make = import_callable(word, word="--set augment=", expected=expected)
     try:
-        made: Callable[[Sample], Sample] = getattr(importlib.import_module(module), name)()
-    except (ImportError, AttributeError, TypeError) as error:
-        raise UsageError(
-            f"augment: cannot use '{word}' ({type(error).__name__}): expected module:callable that "
-            "returns a transform from a sample (a dict with image and label tensors) to a sample"
-        ) from error
+        made: Callable[[Sample], Sample] = make()
+    except TypeError as error:
+        raise UsageError(f"augment: cannot call '{word}' ({error}): expected {expected}") from error
     if not callable(made):
         raise UsageError(f"augment: expected '{word}' to return a transform, got {type(made).__name__}")
     return made

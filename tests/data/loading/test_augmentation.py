@@ -48,7 +48,7 @@ def test_a_callable_replaces_the_intensity_changes():
     [
         ("strong", "expected none, light, nnunet, a YAML file or module:callable, got 'strong'"),
         ("missing.yaml", "expected a YAML file"),
-        ("no_such_module:make", "expected module:callable"),
+        ("no_such_module:make", "expected an importable 'module:callable'"),
     ],
 )
 def test_other_words_are_refused(word, message):
