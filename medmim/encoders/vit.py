@@ -143,20 +143,28 @@ class ViTEncoder(TokenEncoder):
             patches: patch embeddings (batch, width, *grid).
             chosen: the selected patches.
         """
-        *_, last = self._outputs(chosen.take(_with_positions(patches)), chosen.real)
+        return self.encode_with_class_token(patches, chosen)[1]
+
+    def encode_with_class_token(self, patches: Features, chosen: PatchSelection) -> tuple[Tokens, Tokens]:
+        """Return the class token, (batch, 0 or 1, width), and the outputs of `encode_chosen`."""
+        *_, last = self._sequences(chosen.take(_with_positions(patches)), chosen.real)
         normed: Tokens = self.norm(last)
-        return normed
+        ahead = 0 if self.token is None else 1
+        return normed[:, :ahead], normed[:, ahead:]
 
     def _outputs(self, x: Tokens, real: Real | None) -> Iterator[Tokens]:
         """Yield the output of every block, without the class token."""
-        ahead = 0
+        ahead = 0 if self.token is None else 1
+        return (y[:, ahead:] for y in self._sequences(x, real))
+
+    def _sequences(self, x: Tokens, real: Real | None) -> Iterator[Tokens]:
+        """Yield the output of every block, after the class token where there is one."""
         if self.token is not None:
-            ahead = 1
             x = torch.cat([self.token.expand(len(x), -1, -1).to(x.dtype), x], dim=1)
             real = None if real is None else nn.functional.pad(real, (1, 0), value=True)
         for block in self.blocks:
             x = block(x, real)
-            yield x[:, ahead:]
+            yield x
 
 
 class _PositionedPatches(nn.Module):

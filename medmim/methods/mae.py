@@ -61,8 +61,8 @@ class MAE(Method):
         grid = tuple(patches.shape[2:])
         covered = hidden_patches(hidden, grid)
         visible, wanted = select_patches(~covered), select_patches(covered)
-        latents = self.encoder.encode_chosen(patches, visible)
-        decoded = self.decoder(latents, visible, wanted, grid)
+        class_token, latents = self.encoder.encode_with_class_token(patches, visible)
+        decoded = self.decoder(latents, visible, wanted, grid, class_token)
         # zeros stand for visible patches, which the loss ignores
         zeros = as_sequence(patches.new_zeros(len(images), decoded.shape[-1], *grid))
         return reconstruct(

@@ -11,6 +11,7 @@ from __future__ import annotations
 from torch import nn
 
 from medmim.encoders import Encoder, TokenEncoder
+from medmim.encoders.convnext import ConvNeXtEncoder
 from medmim.errors import UsageError, did_you_mean
 from medmim.methods.base import Method, Step, require_grid, require_whole_cells
 from medmim.methods.options import Choice
@@ -82,7 +83,8 @@ def build_spark(
         spatial_dims: 2 or 3.
         cell: mask cell in voxels; a multiple of the encoder's total stride.
         compute: packed, or masked for encoders with an operation that has no packed form.
-        decoder: light, or official for SparK's own, which upsamples to full resolution.
+        decoder: light, or official for SparK's own, which upsamples to full resolution, with layer norm
+            before densifying for ConvNeXt.
         decoder_width: channels at the coarsest scale, halved at each finer one; None: 128 in 2D, 32 in 3D,
             and the paper's 768 for the official decoder.
         finest_decoder_stride: the light decoder stops at the finest map with at least this stride and
@@ -108,8 +110,9 @@ def build_spark(
         strides.append(tuple(1 if step % 2 else step // 2 for step in strides[-1]))
     width = decoder_width or (768 if official else _LIGHT_WIDTH[spatial_dims])
     widths = [max(width // 2**i, 8) for i in range(len(strides))]
+    norm = "layer" if official and isinstance(encoder, ConvNeXtEncoder) else "batch"
     densify = nn.ModuleList(
-        Densify(spatial_dims, channels, width, kernel_size=1 if i == 0 else 3)
+        Densify(spatial_dims, channels, width, kernel_size=1 if i == 0 else 3, norm=norm)
         for i, ((channels, _), width) in enumerate(zip(scales, widths, strict=False))
     )
     upwards = LightDecoder(

@@ -10,6 +10,7 @@ from monai.networks.layers.factories import Conv, Norm
 from torch import Tensor, nn
 
 from medmim.encoders import Masked, Packed
+from medmim.encoders.convnext import ChannelNorm
 from medmim.masks import hidden_voxels
 from medmim.methods.prediction_layer import PredictionHead
 from medmim.shapes import Features, Hidden, Size
@@ -26,11 +27,15 @@ class Densify(nn.Module):
         in_channels: channels of the encoder's map.
         out_channels: width of the decoder at this scale.
         kernel_size: 1 at the coarsest scale, 3 elsewhere.
+        norm: batch, or layer over the channels of each voxel, as SparK's code has it for ConvNeXt.
     """
 
-    def __init__(self, spatial_dims: int, in_channels: int, out_channels: int, kernel_size: int) -> None:
+    def __init__(
+        self, spatial_dims: int, in_channels: int, out_channels: int, *, kernel_size: int, norm: str = "batch"
+    ) -> None:
         super().__init__()
-        self.norm = Norm[Norm.BATCH, spatial_dims](in_channels)
+        batch = norm == "batch"
+        self.norm = Norm[Norm.BATCH, spatial_dims](in_channels) if batch else ChannelNorm(in_channels)
         self.token = nn.Parameter(torch.zeros(1, in_channels, *[1] * spatial_dims))
         nn.init.trunc_normal_(self.token, std=0.02, a=-0.02, b=0.02)
         self.project = Conv[Conv.CONV, spatial_dims](

@@ -60,12 +60,17 @@ class TokenDecoder(nn.Module, ABC):
         """Return one block."""
 
     @abstractmethod
-    def _through(
-        self, queries: Tokens, context: Tokens, wanted: PatchSelection, visible: PatchSelection
-    ) -> Tokens:
-        """Return the hidden patches after all blocks."""
+    def _through(self, queries: Tokens, context: Tokens, wanted: Real | None, visible: Real | None) -> Tokens:
+        """Return the hidden patches after all blocks; `wanted` and `visible` are False at padding."""
 
-    def forward(self, latents: Tokens, visible: PatchSelection, wanted: PatchSelection, grid: Size) -> Tokens:
+    def forward(
+        self,
+        latents: Tokens,
+        visible: PatchSelection,
+        wanted: PatchSelection,
+        grid: Size,
+        extra: Tokens | None = None,
+    ) -> Tokens:
         """Return an embedding for each wanted patch, (batch, wanted, width).
 
         Args:
@@ -73,6 +78,7 @@ class TokenDecoder(nn.Module, ABC):
             visible: selection of the visible patches.
             wanted: selection of the patches to predict.
             grid: patches along each axis.
+            extra: further embeddings without a position, such as a class token, (batch, _, in_width).
         """
         waves = wave_positions(grid, self.width, device=latents.device).expand(len(latents), -1, -1)
         visible_at, wanted_at = visible.take(waves), wanted.take(waves)
@@ -80,7 +86,12 @@ class TokenDecoder(nn.Module, ABC):
         queries = self.token + wanted_at
         if self.cues:
             queries = queries + _visual_cues(wanted_at, visible_at, context, visible.real)
-        decoded: Tokens = self.norm(self._through(queries, context + visible_at, wanted, visible))
+        context = context + visible_at
+        real = visible.real
+        if extra is not None and extra.shape[1]:
+            context = torch.cat([self.embed(extra), context], dim=1)
+            real = None if real is None else F.pad(real, (extra.shape[1], 0), value=True)
+        decoded: Tokens = self.norm(self._through(queries, context, wanted.real, real))
         return decoded
 
 
@@ -92,13 +103,13 @@ class SelfDecoder(TokenDecoder):
     def _block(self, heads: int) -> nn.Module:
         return Block(self.width, heads)
 
-    def _through(
-        self, queries: Tokens, context: Tokens, wanted: PatchSelection, visible: PatchSelection
-    ) -> Tokens:
+    def _through(self, queries: Tokens, context: Tokens, wanted: Real | None, visible: Real | None) -> Tokens:
         both = torch.cat([context, queries], dim=1)
         real = None
-        if wanted.real is not None or visible.real is not None:
-            real = torch.cat([visible.weight, wanted.weight], dim=1).squeeze(-1).bool()
+        if wanted is not None or visible is not None:
+            parts = ((visible, context), (wanted, queries))
+            everywhere = [x.new_ones(x.shape[:2], dtype=torch.bool) if r is None else r for r, x in parts]
+            real = torch.cat(everywhere, dim=1)
         for block in self.blocks:
             both = block(both, real)
         return both[:, context.shape[1] :]
@@ -112,11 +123,9 @@ class CrossDecoder(TokenDecoder):
     def _block(self, heads: int) -> nn.Module:
         return _CrossBlock(self.width, heads)
 
-    def _through(
-        self, queries: Tokens, context: Tokens, wanted: PatchSelection, visible: PatchSelection
-    ) -> Tokens:
+    def _through(self, queries: Tokens, context: Tokens, wanted: Real | None, visible: Real | None) -> Tokens:
         for block in self.blocks:
-            queries = block(queries, context, wanted.real, visible.real)
+            queries = block(queries, context, wanted, visible)
         return queries
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 from torch.optim import Optimizer
 
 from medmim.config.runs import FinetuneSettings
@@ -30,7 +31,10 @@ class OptimizerConfig:
     betas: tuple[float, float] = (0.9, 0.95)
 
     def build(self, modules: Sequence[tuple[nn.Module, float]], *, weight_decay: float) -> Optimizer:
-        """Return the optimizer; norms, biases and tokens (one axis longer than one) have no weight decay.
+        """Return the optimizer; norms, biases, tokens and layer scales have no weight decay.
+
+        These are parameters with at most one axis longer than 1, except weights of linear and convolutional
+        layers, such as a head of one channel.
 
         Args:
             modules: modules with their learning rates.
@@ -39,8 +43,11 @@ class OptimizerConfig:
         groups = []
         for module, lr in modules:
             trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-            flat = [p for p in trained if sum(length > 1 for length in p.shape) <= 1]
-            rest = [p for p in trained if sum(length > 1 for length in p.shape) > 1]
+            layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear | _ConvNd)]
+            weights = {id(layer.weight) for layer in layers}
+            flat = [p for p in trained if sum(n > 1 for n in p.shape) <= 1 and id(p) not in weights]
+            without_decay = {id(p) for p in flat}
+            rest = [p for p in trained if id(p) not in without_decay]
             rates = {"lr": lr, "initial_lr": lr}
             # groups with `initial_weight_decay` follow the schedule of the weight decay
             decayed = {"weight_decay": weight_decay, "initial_weight_decay": weight_decay}

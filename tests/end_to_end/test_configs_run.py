@@ -22,6 +22,7 @@ SMALLER = {
     "segment_few": ["--set", "num_labelled=3"],
     "latent_mim_paper": SMALL_VIT,
     "latent_mim_code": SMALL_VIT,
+    "mae_paper": [*SMALL_VIT[:6], "--set", "method_options.decoder_width=32", "--size", "64"],
     "simmim_swin": [*SMALL_SWIN, "--size", "64"],
 }
 # one cell of each study: what it varies is laid out in tests/test_study_cells.py

@@ -242,3 +242,14 @@ def test_a_resnet_with_a_stride_of_four_predicts_all_voxels(dims):
     step = method(torch.randn(2, 1, *[64] * dims), hidden)
     step.loss.backward()
     assert step.loss.isfinite()
+
+
+@pytest.mark.parametrize(("decoder", "norm"), [("official", "ChannelNorm"), ("light", "BatchNorm2d")])
+def test_the_official_decoder_densifies_convnext_with_layer_norm(decoder, norm):
+    encoder = build_encoder("convnext", spatial_dims=2, in_channels=1, widths=(4, 6), blocks=(1, 1))
+    options = {"decoder": decoder, "decoder_width": 16}
+    method = build_method("spark", encoder=encoder, spatial_dims=2, cell=encoder.total_stride, **options)
+    assert {type(densify.norm).__name__ for densify in method.densify} == {norm}
+    hidden = build_mask("random", ratio=0.5).sample(2, (3, 3), generator=torch.Generator().manual_seed(0))
+    method(torch.randn(2, 1, *[3 * step for step in encoder.total_stride]), hidden).loss.backward()
+    assert all(parameter.grad is not None for parameter in method.parameters())

@@ -102,3 +102,15 @@ def test_invalid_options_are_rejected(words):
         UsageError, match=r"^decoder: expected a depth of at least 1 and a width that is a mult"
     ):
         build("self", **words)
+
+
+@pytest.mark.parametrize("name", sorted(DECODERS))
+def test_hidden_patches_depend_on_a_class_token_in_the_decoder(name):
+    torch.manual_seed(0)
+    decoder = DECODERS[name](32, width=32, depth=1, cues=False)
+    hidden = torch.tensor([[[True, False], [False, True]], [[True, True], [False, True]]])  # unequal counts
+    visible, wanted = select_patches(~hidden), select_patches(hidden)
+    latents, token = torch.randn(2, 2, 32), torch.randn(2, 1, 32)
+    outputs = [decoder(latents, visible, wanted, (2, 2), extra) for extra in (None, token, 2 * token)]
+    assert not torch.allclose(outputs[0], outputs[1])
+    assert not torch.allclose(outputs[1], outputs[2])

@@ -108,3 +108,10 @@ def test_each_layer_learns_more_slowly_than_the_next():
 def test_the_settings_determine_the_frozen_layers(words, frozen_count):
     frozen, found = rates(**words)
     assert (len(frozen), len(found)) == (frozen_count, 4 - frozen_count)
+
+
+def test_the_head_of_one_channel_has_weight_decay():
+    head = nn.Conv2d(24, 1, 1)
+    groups = OptimizerConfig("lamb").build([(head, 0.01)], weight_decay=0.3).param_groups
+    decay = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
+    assert (decay[id(head.weight)], decay[id(head.bias)]) == (0.3, 0.0)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from medmim.shapes import Size
 
-_TRIES = 10  # afterwards the whole image, as in torchvision
+_TRIES = 10  # afterwards a centred crop, as in torchvision
 _ASPECT = math.log(4 / 3)
 
 
@@ -37,7 +37,9 @@ class RandomResizedCrop(Randomizable):  # type: ignore[misc]  # MONAI is not typ
             if all(0 < length <= whole for length, whole in zip(box, space, strict=True)):
                 free = [whole - length for length, whole in zip(box, space, strict=True)]
                 return tuple(int(self.R.randint(0, room + 1)) for room in free), box
-        return (0,) * len(space), space
+        longest = round(min(space) * math.exp(_ASPECT))
+        box = tuple(min(length, longest) for length in space)
+        return tuple((whole - length) // 2 for whole, length in zip(space, box, strict=True)), box
 
     def _box(self, space: Size) -> Size:
         dims = len(space)

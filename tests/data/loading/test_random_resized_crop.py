@@ -28,8 +28,11 @@ def test_volumes_shapes_and_places_are_those_asked_for(space, size):
         assert length - 2 <= max(ends) <= length
 
 
-def test_a_box_that_never_fits_is_the_whole_image():
-    assert crop((4, 4), (0.9, 1.0)).randomize((4, 100)) == ((0, 0), (4, 100))
+@pytest.mark.parametrize(
+    ("space", "first", "box"), [((4, 100), (0, 47), (4, 5)), ((90, 30), (25, 0), (40, 30))]
+)
+def test_where_no_box_fits_the_centre_is_cropped_as_in_torchvision(space, first, box):
+    assert crop((4, 4), (0.99, 1.0)).randomize(space) == (first, box)
 
 
 @pytest.mark.parametrize("dims", [2, 3])
