@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -18,24 +19,57 @@ if TYPE_CHECKING:
 Examples:
   medmim compare                the newest study, or all runs comparable with the newest one
   medmim compare RUN RUN --json
+  medmim compare RUN RUN --seeds 3 --data medmim-data
   medmim compare --study quick --promote""",
 )
 @click.argument("runs", nargs=-1)
 @click.option("--study", help="Compare the trials of this study.  [default: the newest run's study]")
+@click.option(
+    "--seeds",
+    type=click.IntRange(min=2),
+    help="First train every arm until it has so many seeds; finished trainings are not repeated.",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    default="medmim-data",
+    show_default=True,
+    help="Dataset folder, for --seeds.",
+)
 @click.option("--promote", is_flag=True, help="Make the best model champion if the paired test allows it.")
 @json_option
-def command(*, runs: tuple[str, ...], study: str | None, promote: bool, as_json: bool) -> None:
+def command(
+    *,
+    runs: tuple[str, ...],
+    study: str | None,
+    seeds: int | None,
+    data: Path,
+    promote: bool,
+    as_json: bool,
+) -> None:
     """Compare fine-tuning runs or a study: scores, confidence intervals, paired tests, and a report."""
     from medmim.stages.compare import compare_runs, compare_study, newest_study
 
     if runs and study:
         raise click.UsageError("--study NAME or RUN RUN: expected one of them, got both")
     name = study or (None if runs else newest_study(home()))
+    if name and seeds:
+        raise click.UsageError(
+            f"--seeds is for runs outside studies: use `medmim study {name} --set seeds=…`"
+        )
+    if seeds:
+        from medmim.stages.missing_seeds import train_missing_seeds
+
+        runs = tuple(train_missing_seeds(runs, seeds=seeds, data=data, home=home(), log=_log))
     if name:
         compared = compare_study(name, home=home(), promoting=promote)
     else:
         compared = compare_runs(runs, home=home(), promoting=promote)
     print_result(compared.as_json(), as_json=as_json, lines=comparison_lines(compared))
+
+
+def _log(line: str) -> None:
+    click.echo(line, err=True)
 
 
 def comparison_lines(compared: CompareResult) -> list[str]:

@@ -38,3 +38,16 @@ def test_a_step_is_compared_with_a_supervised_one():
     ]
     rows = script["bench_methods"](trials, runs=1, memory=False)
     assert [row.method for row in rows] == ["spark", "contrastive"]
+
+
+def test_comparisons_are_simulated():
+    script = functions_of("comparison_statistics.py")
+    truth = script["Truth"](patients=6, seeds=2)
+    rows = [
+        *script["false_claims_and_coverage"](truth, 2),
+        *script["one_seed"](truth, 1),
+        *script["challenges"](truth, 1),
+        *script["evenness"](2),
+    ]
+    assert len({row["question"] for row in rows}) == 6
+    assert all(0 <= row["share"] <= 1 for row in rows)

@@ -1,0 +1,106 @@
+"""Training of the seeds that a comparison lacks: each arm is pretrained and fine-tuned with other seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import count, islice
+from pathlib import Path
+from typing import Any
+
+from medmim.config.runs import FinetuneSettings, PretrainSettings
+from medmim.config.study import DIGEST, SCRATCH
+from medmim.data.dataset.manifest import digest_of, read_dataset
+from medmim.errors import RunError, UsageError
+from medmim.stages.study.engines import LocalEngine, StudyEngine
+from medmim.stages.study.training_process import Job
+from medmim.tracking.comparison.arms import Arm, arms_of
+from medmim.tracking.comparison.findings import scored
+from medmim.tracking.comparison.runs import RunScores, find_runs
+from medmim.tracking.mlflow_store import Store
+
+
+def train_missing_seeds(
+    run_ids: Sequence[str],
+    *,
+    seeds: int,
+    data: Path,
+    home: Path,
+    engine: StudyEngine | None = None,
+    log: Callable[[str], None] = print,
+) -> list[str]:
+    """Train every arm of a comparison until it has so many seeds; return the ids of all runs to compare.
+
+    Finished trainings are not repeated, so that the command can be interrupted and started again.
+
+    Args:
+        run_ids: fine-tuning runs; empty: all that are comparable with the newest.
+        seeds: of each arm afterwards.
+        data: dataset folder that the runs were trained on; the store keeps no paths.
+        home: `MEDMIM_HOME`.
+        engine: runs trainings; without, each runs on this machine in a process of its own.
+        log: receives lines for the user.
+
+    Raises:
+        UsageError: for another dataset, or an arm whose pretraining is not in this home folder.
+        RunError: if a training fails.
+    """
+    store = Store(home)
+    runs = scored(find_runs(store, run_ids))
+    dataset_hash = read_dataset(data).info.content_hash
+    if any(run.tags.get("dataset_hash") != dataset_hash for run in runs):
+        raise UsageError(f"--data: expected the dataset of the compared runs, got another one in '{data}'")
+    by_id = {run.run_id: run for run in runs}
+    plan: list[tuple[Arm, RunScores, int]] = []
+    for arm in arms_of(runs):
+        first = by_id[arm.runs[0]]
+        if first.settings is None or first.pretraining is None:
+            raise UsageError(
+                f"--seeds: the settings of {arm.title} or of its pretraining are not in this home folder: "
+                "train its seeds with `medmim finetune --init FILE --seed N`"
+            )
+        missing = (seed for seed in count() if seed not in arm.seeds)
+        plan += [(arm, first, seed) for seed in islice(missing, max(seeds - len(arm.seeds), 0))]
+    predicted = sum(arm.minutes for arm, _, _ in plan)
+    log(f"{len(plan)} trials for {seeds} seeds of each arm, about {predicted:.0f} minutes")
+    trainer = _Trainer(store, data, dataset_hash, engine or LocalEngine(), log)
+    return [*by_id, *(trainer.trial(arm, run, seed) for arm, run, seed in plan)]
+
+
+class _Trainer:
+    """Trains one trial after the other."""
+
+    def __init__(
+        self, store: Store, data: Path, dataset_hash: str, engine: StudyEngine, log: Callable[[str], None]
+    ) -> None:
+        self.store = store
+        self.data = str(data.resolve())
+        self.dataset_hash = dataset_hash
+        self.engine = engine
+        self.log = log
+
+    def trial(self, arm: Arm, like: RunScores, seed: int) -> str:
+        """Train as a run did, with another seed, its pretraining included; return the id of the run."""
+        init, pretrained = SCRATCH, ""
+        if like.pretraining:
+            settings = {**like.pretraining, "seed": seed}
+            pretrained, init = self._run("pretrain", PretrainSettings, settings, arm)
+        settings = {**(like.settings or {}), "seed": seed}
+        return self._run("finetune", FinetuneSettings, settings, arm, init, pretrained)[1]
+
+    def _run(
+        self, stage: Any, kind: Any, settings: dict[str, Any], arm: Arm, init: str = "", needs: str = ""
+    ) -> tuple[str, str]:
+        """Return digest and run of a training, which is run unless it is finished."""
+        settings = {key: value for key, value in settings.items() if key not in ("data", "init")}
+        plain = kind.model_validate(settings).model_dump(mode="json", exclude={"data", "init"})
+        digest = digest_of([stage, self.dataset_hash, plain, needs])
+        for run in self.store.runs(**{DIGEST: digest}):
+            if run.info.status == "FINISHED":
+                return digest, str(run.info.run_id)
+        title = f"{stage} {arm.title} seed {plain['seed']}"
+        self.log(title)
+        given = {**plain, "data": self.data, **({"init": init} if init else {})}
+        [(_, outcome)] = self.engine.run([Job(stage, title, digest, given, {})], self.store.home)
+        if outcome.run_id is None:
+            raise RunError(f"{title}: {outcome.error}")
+        return digest, outcome.run_id
