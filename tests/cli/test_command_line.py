@@ -194,7 +194,7 @@ def test_people_get_lines(study, monkeypatch):
     result = medmim("compare", study.scratch.run_id, study.tuned.run_id)
     assert result.exit_code == 0, result.output
     assert "spark mesh 0.7" in result.stdout
-    assert "too few patients to say" in result.stdout
+    assert "too few patients for a claim" in result.stdout
     assert "report.html" in result.stdout
 
 

@@ -25,7 +25,7 @@ SMALLER = {
     "mae_paper": [*SMALL_VIT[:6], "--set", "method_options.decoder_width=32", "--size", "64"],
     "simmim_swin": [*SMALL_SWIN, "--size", "64"],
 }
-# one cell of each study: what it varies is laid out in tests/test_study_cells.py
+# one trial of each study; tests/config/test_study.py tests what it varies
 ONE_CELL = ["seeds=[0]", "arms=[]", "masks=[mesh]", "ratios=[0.7]", "label_fractions=[1.0]", "scratch=false"]
 ONE_CELL += [
     "finetune.num_labelled=null",
@@ -74,7 +74,7 @@ def test_preset(path, tiny_dataset, study, home_of_all, monkeypatch):
 @pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_study(path, tiny_dataset, home, monkeypatch):
     monkeypatch.setattr(
-        "medmim.stages.study.runner.Here", partial(LocalEngine, run_here)
+        "medmim.stages.study.runner.LocalEngine", partial(LocalEngine, run_here)
     )  # a process each has tests of its own
     words = [word for change in ONE_CELL for word in ("--set", change)]
     result = run("study", path.stem, "--data", tiny_dataset, *words)

@@ -79,6 +79,7 @@ class Arm:
         """Return what `--json` prints; no patient is named."""
         low, high = self.interval or (None, None)
         return {
+            "name": self.name,
             "arm": self.name,
             "stratum": self.stratum,
             "runs": list(self.runs),
