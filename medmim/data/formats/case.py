@@ -101,21 +101,25 @@ def read_label(label: str, image: str, target: str, **options: Any) -> dict[str,
 def merge_labels(labels: Sequence[str], target: str) -> dict[str, Any]:
     """Merge stored labels of one image into one; return its entries, or the reason of the rejection.
 
-    Identical labels count once. Labels that annotate the same voxel differently are rejected.
+    Identical labels count once. A label that lies inside another one completely is drawn over it; labels that
+    overlap in part are rejected.
     """
-    first = read_image(Path(labels[0]))
-    parts = [first.array]
-    for path in labels[1:]:
-        array = read_image(Path(path)).array
-        if any(np.array_equal(array, part) for part in parts):
-            continue
-        overlap = sum(int(np.count_nonzero((array > 0) & (part > 0))) for part in parts)
-        if overlap:
-            return {"reason": "label_overlap", "measured": {"overlap_voxels": float(overlap)}}
-        parts.append(array)
-    merged = Image(np.asarray(np.sum(parts, axis=0, dtype=np.int64)), first.affine)
-    measured = {"merged_labels": float(len(labels))}
-    return {**_write_label(fit_label(merged, first), Path(target)), "measured": measured}
+    images = [read_image(Path(path)) for path in labels]
+    arrays = sorted((one.array for one in images), key=np.count_nonzero, reverse=True)
+    merged = arrays[0].astype(np.uint16)
+    overlap = 0
+    for place, array in enumerate(arrays[1:], start=1):
+        marked = array > 0
+        for larger in arrays[:place]:
+            shared, own = (int(np.count_nonzero(one)) for one in (marked & (larger > 0), marked))
+            same = shared == np.count_nonzero(larger) and not np.array_equal(array, larger)
+            if 0 < shared < own or (shared and same):
+                return {"reason": "label_overlap", "measured": {"overlap_voxels": float(shared)}}
+        overlap += int(np.count_nonzero(marked & (merged > 0) & (merged != array)))
+        merged[marked] = array[marked]
+    measured = {"merged_labels": float(len(labels)), "overlap_voxels": float(overlap)}
+    fitted = fit_label(Image(merged, images[0].affine), images[0])
+    return {**_write_label(fitted, Path(target)), "measured": measured}
 
 
 def place_marks(image: str, marks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

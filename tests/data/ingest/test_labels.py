@@ -112,6 +112,16 @@ def test_overlapping_label_objects_are_refused(tmp_path, run):
     assert [row.measured["overlap_voxels"] for row in rows] == [3, 3]
 
 
+def test_a_label_object_inside_another_is_drawn_over_it(tmp_path, run):
+    whole, core = np.zeros((6, 8, 10)), np.zeros((6, 8, 10))
+    whole[1:5, 1:7, 2:9], core[2:4, 3:5, 4:6] = 1, 1
+    dataset = two_objects(tmp_path, run, core, whole)
+    _, label = arrays(dataset, dataset.volumes[0])
+    assert np.bincount(label.array.ravel()).tolist()[1:] == [core.sum(), whole.sum() - core.sum()]
+    rows = [row for row in read_ledger(tmp_path) if row.reason == "label"]
+    assert [row.measured["overlap_voxels"] for row in rows] == [core.sum()] * 2
+
+
 def test_a_copy_of_a_label_object_changes_nothing(tmp_path, run):
     first = np.zeros((6, 8, 10))
     first[1:4, 2:4, 3:6] = 1
