@@ -29,7 +29,7 @@ PIXEL_TAGS = (
 _COPIED = PIXEL_TAGS[1:3] + PIXEL_TAGS[4:11]
 _MR = "1.2.840.10008.5.1.4.1.1.4"
 _LOSSY = {uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLSNearLossless, uid.JPEG2000}
-_GDCM = {uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1}  # without a permissive pydicom plugin
+GDCM_SYNTAXES = {uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1}  # no MIT plugin of pydicom
 _DECODER_ERRORS = (RuntimeError, NotImplementedError, ValueError, AttributeError)
 
 
@@ -172,7 +172,7 @@ def decode_frame(dataset: pydicom.FileDataset, frame: int) -> Pixels | None:
         with quiet_pydicom():
             pixels: Pixels = pixel_array(dataset, index=frame, raw=True)
     except _DECODER_ERRORS as error:
-        decoded = _decode_with_gdcm(dataset, frame) if syntax in _GDCM else None
+        decoded = _decode_with_gdcm(dataset, frame) if syntax in GDCM_SYNTAXES else None
         if decoded is None and has_decoder(syntax):
             raise DataError(
                 "pixels cannot be decoded; export them again", reason="pixels_unreadable"

@@ -14,7 +14,14 @@ from pydicom.pixels import apply_color_lut, pixel_array
 
 from medmim.data.dicom.conversion import ConversionResult, ConversionTask, refusal
 from medmim.data.dicom.dcm2niix import run_converter
-from medmim.data.dicom.decode import PIXEL_TAGS, decode_frame, read_pixels, write_frame
+from medmim.data.dicom.decode import (
+    GDCM_SYNTAXES,
+    PIXEL_TAGS,
+    decode_frame,
+    has_decoder,
+    read_pixels,
+    write_frame,
+)
 from medmim.data.dicom.header import number
 from medmim.data.formats.geometry import align_axes
 from medmim.data.formats.nifti import Image, check_image
@@ -68,11 +75,12 @@ def _decode(
     try:
         pixels = pixel_array(dataset, index=frame)
     except (RuntimeError, NotImplementedError, ValueError, AttributeError) as error:
-        if int(dataset.get("SamplesPerPixel") or 1) != 1:
-            raise DataError("image cannot be decoded; export it again", reason="pixels_unreadable") from error
-        grey = decode_frame(dataset, frame)
+        syntax = dataset.file_meta.TransferSyntaxUID
+        grey = decode_frame(dataset, frame) if syntax in GDCM_SYNTAXES else None
         if grey is not None:
             return grey, (), {}
+        if has_decoder(syntax) or int(dataset.get("SamplesPerPixel") or 1) != 1:
+            raise DataError("image cannot be decoded; export it again", reason="pixels_unreadable") from error
         return _through_converter(dataset, frame, folder), (), {"one_decoder": "dcm2niix"}
     if "PALETTE" in dataset.PhotometricInterpretation:
         pixels = apply_color_lut(pixels, dataset)
