@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,10 @@ PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 MAX_PIXELS = 100_000_000
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
 _EXIF_ORIENTATION = 274
+_DAMAGE = (
+    OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, AttributeError, OverflowError,
+    struct.error, PIL.Image.DecompressionBombError,
+)  # fmt: skip
 _COLOUR_NOISE = 24  # JPEG subsamples colours: channels of a grey picture differ by up to this much
 _GREY = {"1": np.uint8, "L": np.uint8, "I;16": np.uint16, "I;16B": np.uint16, "I;16L": np.uint16}
 _WIDE = {"I": np.int32, "F": np.float32}
@@ -46,7 +51,7 @@ def read_picture(
             picture = PIL.Image.open(stream, formats=_FORMATS)
             _check_header(picture, max_pixels)
             picture.load()
-        except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+        except _DAMAGE as error:
             raise DataError(
                 f"picture cannot be decoded ({type(error).__name__}): expected a complete PNG, JPEG, TIFF or "
                 "BMP file; copy it again",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import tokenize
 import zipfile
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,6 +24,10 @@ from medmim.errors import DataError
 
 PARTS: dict[str, Split] = {"train": "train", "val": "val", "test": "test"}
 _MAX_BYTES = 2 << 30
+_DAMAGE = (
+    zipfile.BadZipFile, zlib.error, tokenize.TokenError, SyntaxError, ValueError, TypeError, EOFError,
+    OSError, OverflowError, NotImplementedError, RuntimeError,
+)  # fmt: skip
 _MAX_RATIO = 1040  # deflate compresses by at most 1032 to 1
 _LUMINANCE = np.array([0.299, 0.587, 0.114])
 
@@ -71,10 +78,13 @@ def read_arrays(path: str, part: str, first: int, targets: Sequence[str]) -> lis
     return results
 
 
-def _opened(stream: IO[bytes]) -> zipfile.ZipFile:
+@contextlib.contextmanager
+def _opened(stream: IO[bytes]) -> Iterator[zipfile.ZipFile]:
+    """Open the archive; any damage found while it is read becomes a DataError."""
     try:
-        return zipfile.ZipFile(stream)
-    except (zipfile.BadZipFile, NotImplementedError, OSError) as error:
+        with zipfile.ZipFile(stream) as archive:
+            yield archive
+    except _DAMAGE as error:
         raise DataError("array file is damaged: expected an .npz archive", reason="damaged") from error
 
 

@@ -27,6 +27,7 @@ _ORIENTED = {
     ".nrrd": rb"(?im)^space\s*:\s*(LPS|RAS|LAS|(left-posterior|right-anterior|left-anterior)-superior)\s*$",
     ".mha": rb"(?im)^(TransformMatrix|Orientation|Rotation)\s*=",
 }
+_DIMENSIONS = {".nrrd": rb"(?im)^dimension\s*:\s*[1-9]\s*$", ".mha": rb"(?im)^NDims\s*=\s*[1-9]\s*$"}
 _DETACHED = rb"(?im)^data ?file\s*:"
 _DATA_FILE = rb"(?im)^ElementDataFile\s*=\s*(.*?)\s*$"
 
@@ -92,10 +93,7 @@ def read_itk(path: Path) -> Image:
         affine = _affine_of(reader)
         image = reader.Execute()
     except RuntimeError as error:  # its text contains the path
-        raise DataError(
-            "volume file cannot be decoded: expected a complete NRRD or MetaImage file; export it again",
-            reason="damaged",
-        ) from error
+        raise _damaged() from error
     nifti_header.check_affine(affine)
     return Image(np.ascontiguousarray(sitk.GetArrayFromImage(image).T), affine)
 
@@ -105,6 +103,8 @@ def _check_text(path: Path) -> None:
     with open_regular(path) as stream:
         head = stream.read(_HEADER_BYTES)
     kind = ".nrrd" if path.suffix.lower() == ".nrrd" else ".mha"
+    if not re.search(_DIMENSIONS[kind], head):  # SimpleITK would crash on a huge number
+        raise _damaged()
     if not re.search(_ORIENTED[kind], head):
         raise DataError(
             "volume file does not define left and right: expected a space of LPS, RAS or LAS (NRRD) or a "
@@ -122,6 +122,13 @@ def _check_text(path: Path) -> None:
         )
     if separate:  # SimpleITK would follow a link and block on a pipe
         open_regular(path.with_name(data_file), follow_links=False).close()
+
+
+def _damaged() -> DataError:
+    return DataError(
+        "volume file cannot be decoded: expected a complete NRRD or MetaImage file; export it again",
+        reason="damaged",
+    )
 
 
 def _check_sizes(reader: sitk.ImageFileReader) -> None:

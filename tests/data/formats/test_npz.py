@@ -40,6 +40,24 @@ def test_object_arrays_and_damage_are_rejected(tmp_path, medmnist):
         count_arrays(str(tmp_path / "cut.npz"))
 
 
+def test_random_damage_is_reported_as_data_errors(tmp_path, medmnist):
+    content, chance = medmnist[0].read_bytes(), np.random.default_rng(0)
+    reasons = set()
+    for number in range(150):
+        damaged = bytearray(content)
+        for place in chance.integers(0, len(damaged), 4) if number % 2 else chance.integers(0, 190, 3):
+            damaged[place] = chance.integers(0, 256)
+        (tmp_path / "damaged.npz").write_bytes(damaged)
+        try:
+            for part, count in count_arrays(str(tmp_path / "damaged.npz")).items():
+                read_arrays(
+                    str(tmp_path / "damaged.npz"), part, 0, [str(tmp_path / "out.nii.gz")] * min(count, 1)
+                )
+        except DataError as error:
+            reasons.add(error.reason)
+    assert "damaged" in reasons
+
+
 @pytest.mark.parametrize("shape", ["(2000000000, 28, 28)", "(2000000000,)", "(2000000000, 0, 0)"])
 def test_arrays_that_declare_more_than_they_contain_are_rejected(tmp_path, shape):
     header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}"

@@ -71,6 +71,19 @@ def test_ambiguous_files_are_rejected(tmp_path, volume):
     assert refusal(tmp_path / "e.mha") == "not_3d"
 
 
+@pytest.mark.parametrize("name", ["a.mha", "a.nrrd"])
+@pytest.mark.parametrize("number", [b"99999999999", b"x"])
+def test_an_impossible_number_of_axes_is_damage(tmp_path, volume, name, number):
+    sitk.WriteImage(volume, str(tmp_path / name), useCompression=False)
+    content = (tmp_path / name).read_bytes()
+    changed = content.replace(b"NDims = 3", b"NDims = " + number).replace(
+        b"dimension: 3", b"dimension: " + number
+    )
+    assert changed != content
+    (tmp_path / name).write_bytes(changed)
+    assert refusal(tmp_path / name) == "damaged"
+
+
 def test_detached_voxels_must_be_next_to_the_header(tmp_path, volume):
     sitk.WriteImage(volume, str(tmp_path / "a.mhd"))
     (tmp_path / "a.raw").rename(tmp_path / "kept.raw")
