@@ -11,9 +11,11 @@ import click
 from medmim.cli.options import home, json_option, phases, print_result
 
 if TYPE_CHECKING:
-    from medmim.data.ingest.dry_run import SeriesRow
+    from medmim.data.ingest.dry_run import PatientRow, SeriesRow
+    from medmim.data.ingest.layout_rules import InferenceRules
 
 _HEAD = "patient study series  type files  voxels         spacing mm       contrast           outcome"
+_ROWS = 20  # of patients in a dry run
 
 
 @click.command(
@@ -25,6 +27,8 @@ Examples:
   medmim ingest /dicom --labels /masks --out lung-data
   medmim ingest /dicom --label-name 1=lesion --label-name 2=edema
   medmim ingest --as msd /data/Task04_Hippocampus
+  medmim ingest /pictures --subject-pattern '^([^_]+)_' --splits splits.json
+  medmim ingest /second-site --add medmim-data
   medmim ingest /dicom --engine ray --address head:6379""",
 )
 @click.argument("source", type=click.Path(path_type=Path))
@@ -76,6 +80,43 @@ Examples:
     show_default=True,
     help="What to do with NIfTI time series, such as bold: volumes makes a volume of every time point.",
 )
+@click.option(
+    "roles",
+    "--role",
+    multiple=True,
+    metavar="GLOB=ROLE",
+    help="Role of files: image, label or skip, as in '*_prob.nii.gz=skip'; repeat it, the last match counts.",
+)
+@click.option(
+    "--subject-pattern",
+    metavar="REGEX",
+    help="Patient of a file: the first group of this expression in its path, as in '^([^/]+)/'.",
+)
+@click.option(
+    "--subjects",
+    type=click.Path(path_type=Path),
+    help="Patients of files: a CSV file with the columns file (path, name or folder) and subject.",
+)
+@click.option("--class-folders", is_flag=True, help="The innermost folders are the classes of images.")
+@click.option(
+    "--splits",
+    type=click.Path(path_type=Path),
+    help="Splits: JSON or CSV of names, nnU-Net's splits_final.json or a MONAI datalist.  [default: random]",
+)
+@click.option("--splits-fold", type=int, default=0, help="Fold of --splits that is val.  [default: 0]")
+@click.option(
+    "--label-map",
+    type=click.Path(path_type=Path),
+    help="CSV file with the columns label and series, for labels with other names.",
+)
+@click.option(
+    "--add",
+    type=click.Path(path_type=Path),
+    metavar="DATASET",
+    help="Add SOURCE to this dataset; splits of its patients stay.",
+)
+@click.option("source_name", "--source", help="Name of the source with --add.  [default: source-2, …]")
+@click.option("--follow-links", is_flag=True, help="Follow symbolic links that lead out of SOURCE.")
 @click.option("--workers", type=int, help="Number of processes.  [default: one per CPU core]")
 @click.option(
     "--engine",
@@ -96,17 +137,18 @@ Examples:
     "--dry-run", is_flag=True, help="Print what would be ingested, from headers alone; write nothing."
 )
 @json_option
-def command(
-    *, source: Path, out: Path, dry_run: bool, as_json: bool, label_names: tuple[str, ...], **options: Any
-) -> None:
+def command(*, source: Path, out: Path, dry_run: bool, as_json: bool, **options: Any) -> None:
     """Convert the scans below SOURCE to a dataset folder: checked, pseudonymised, split by patient.
 
     SOURCE is a folder, a file or an archive. The ledger lists every file as accepted, quarantined or skipped,
     with a reason.
     """
-    options["label_names"] = _names(label_names)
+    options["label_names"] = _names(options["label_names"])
     options["uneven_spacing"] = options["uneven_spacing"] or "reject"
     _check_engine(options, dry_run=dry_run)
+    options["rules"] = _rules(options)
+    out = options["add"] or out
+    options["add"] = options["add"] is not None
     if dry_run:
         _show(source, out, as_json=as_json, options=options)
         return
@@ -117,15 +159,17 @@ def command(
         from medmim.stages.ingest import ingest
 
         info = ingest(source, out, home=home(), progress=progress, sandbox=sandbox, **options)
+    from medmim.data.ingest.checks import warning_text
+
     counts = info.counts
     lines = [
         f"dataset      {out}",
         f"files        {counts['files_seen']} seen = {counts['files_accepted']} accepted + "
         f"{counts['files_quarantined']} quarantined + {counts['files_skipped']} skipped",
-        f"volumes      {counts['volumes']} of {counts['subjects']} subjects, {counts['labels']} with labels",
+        f"volumes      {counts['volumes']} images, {counts['labels']} labels, {counts['subjects']} subjects",
         f"splits       train {counts['train']}, val {counts['val']}, test {counts['test']}",
         *(f"  {number:6d}  {reason}" for reason, number in info.reasons.items()),
-        *_warnings(info.warnings),
+        *_limited([f"warning      {warning_text(one)}" for one in info.warnings]),
         "next         medmim inspect, then medmim pretrain",
     ]
     result = {"dataset": str(out), **counts, "reasons": info.reasons, "warnings": list(info.warnings)}
@@ -154,15 +198,27 @@ def _names(words: Sequence[str]) -> dict[int, str]:
     return names
 
 
-def _warnings(warnings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a line for each scan that occurs under several patients, at most ten."""
-    lines = [
-        f"warning      equal voxels under {len(one['subjects'])} patients, in {' and '.join(one['splits'])}: "
-        f"{' '.join(one['volumes'])}"
-        for one in warnings[:10]
-    ]
-    more = len(warnings) - len(lines)
-    return [*lines, *([f"             and {more} more in dataset.json"] if more else [])]
+def _rules(options: dict[str, Any]) -> InferenceRules:
+    """Return the user's decisions about the layout, and remove them from the options."""
+    from medmim.data.ingest.layout_rules import InferenceRules, SubjectRule
+
+    pairs = [word.rpartition("=") for word in options.pop("roles")]
+    for glob, _, role in pairs:
+        if not glob or role not in ("image", "label", "skip"):
+            raise click.UsageError(
+                f"--role {glob}={role}: expected a glob and image, label or skip, as in '*_prob.nii.gz=skip'"
+            )
+    return InferenceRules(
+        roles=tuple((glob, role) for glob, _, role in pairs),
+        subjects=SubjectRule(options.pop("subject_pattern"), options.pop("subjects")),
+        class_folders=options.pop("class_folders"),
+    )
+
+
+def _limited(lines: Sequence[str]) -> list[str]:
+    """Return at most ten lines, and the number of the others."""
+    more = len(lines) - 10
+    return [*lines[:10], *([f"             and {more} more in dataset.json"] if more > 0 else [])]
 
 
 def _show(source: Path, out: Path, *, as_json: bool, options: Mapping[str, Any]) -> None:
@@ -173,12 +229,23 @@ def _show(source: Path, out: Path, *, as_json: bool, options: Mapping[str, Any])
         found = preview(source, out, progress=progress, **options)
     lines = [_HEAD, *(_line(row) for row in found.series)] if found.series else []
     if found.images:
+        lines.append(f"layout       {found.layout or 'generic'}")
+        lines.append("patient      images labels  visits contrast")
+        lines += [_patient_line(row) for row in found.patients[:_ROWS]]
+        if (more := len(found.patients) - _ROWS) > 0:
+            lines.append(f"             and {more} more patients")
         lines.append(
-            f"layout       {found.layout or 'generic'}: {found.images} images, {found.labels} labels"
+            f"volumes      {found.images} images, {found.labels} labels, {len(found.patients)} subjects"
         )
+    lines += [f"warning      {text}" for text in found.warnings]
     lines += [f"  {number:6d}  {reason}" for reason, number in found.others.items()]
     lines.append(f"dry run      headers of {found.files_seen} files read, nothing written")
     print_result(found.as_json(), as_json=as_json, lines=lines)
+
+
+def _patient_line(row: PatientRow) -> str:
+    words = ", ".join(row.contrasts)
+    return f"P{row.patient:<10d} {row.images:7d} {row.labels:6d} {row.visits:7d} {words}"
 
 
 def _line(row: SeriesRow) -> str:
@@ -187,4 +254,5 @@ def _line(row: SeriesRow) -> str:
     numbers = [f"{name} {value:.4g}" for name, value in row.measured.items()]
     more = f" ({', '.join((*numbers, *row.notes))})" if numbers or row.notes else ""
     place = f"P{row.patient:<4d} {row.study:5d} {row.series:6d}  {row.modality:3s} {row.files:5d}"
+    more += f" …{row.uid_tail}"
     return f"{place}  {shape:14s} {spacing:16s} {' '.join(row.tokens):18s} {row.outcome}{more}"

@@ -7,6 +7,8 @@ import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from medmim.data.dicom import conversion, slice_spacing
 from medmim.data.formats.labels import stored_ignore_label
 from medmim.data.ingest.archives import unpack_archives
 from medmim.data.ingest.cases import DatasetLayout
+from medmim.data.ingest.checks import describe_unmatched_labels, layout_warnings
 from medmim.data.ingest.context import IngestContext, IngestedVolume, IngestOptions, Progress
 from medmim.data.ingest.dicom_series import volumes_from_dicom
 from medmim.data.ingest.dry_run import Preview, preview_of
@@ -25,14 +28,15 @@ from medmim.data.ingest.labels import attach_labels, is_label
 from medmim.data.ingest.layout import FALLBACK
 from medmim.data.ingest.ledger import Ledger
 from medmim.data.ingest.pseudonyms import SECRET_BYTES, Keys
-from medmim.data.ingest.publish import earlier_dataset, publish, sole_use
+from medmim.data.ingest.publish import FIRST_SOURCE, Publication, earlier_dataset, publish, sole_use
 from medmim.data.ingest.scan import ScannedFile, scan_file_as_json
 from medmim.data.ingest.sources import SourceFile, Sources, find_files
+from medmim.data.ingest.splits_file import SplitsFile, apply_splits
 from medmim.data.ingest.volumes import is_readable, layout_query, volumes_from_nifti
 from medmim.data.sandbox.ray_cluster import connect_ray
 from medmim.data.sandbox.ray_sandbox import RaySandbox
 from medmim.data.sandbox.sandbox import Sandbox, for_scans
-from medmim.errors import DataError, RunError
+from medmim.errors import DataError, RunError, UsageError
 
 KEY_FILE = "project.key"
 
@@ -110,18 +114,42 @@ def _ingest(
     out = sources.out
     with sole_use(out) as staging, _engine(sandbox, sources, staging, options) as parsers:
         old = earlier_dataset(out, _project(keys))
-        ledger = Ledger(sources.keys(keys))
+        options = _with_source(options, out, old)
+        ledger = Ledger(sources.keys(keys.scoped(options.source_name) if options.source_name else keys))
         context = IngestContext(keys, ledger, staging, parsers, progress, options)
         made, layout = _read_all(context, sources)
         if not made:
-            _fail(ledger, out, old)
+            _fail(ledger, out, old, "no usable file")
+        rows = ledger.rows()
+        if unmatched := describe_unmatched_labels(sources, rows, made):
+            _fail(ledger, out, old, unmatched)
+        if options.splits:
+            splits = SplitsFile.read(options.splits, options.splits_fold)
+            made = apply_splits(made, splits, (context.file_keys, keys))
         info = DatasetInfo(
-            name=options.name or _dataset_name(layout),
+            name=options.name or (old.info.name if old and options.add else _dataset_name(layout)),
             settings=_settings(keys, layout, options),
             label_names=_label_names(layout, made, options),
             ignore_label=stored_ignore_label(options.ignore_label),
+            warnings=layout_warnings(layout, rows, made),
         )
-        return publish(out, info, made, ledger=ledger, old=old)
+        source = (options.source_name or FIRST_SOURCE) if options.add else None
+        fixed = options.splits is not None
+        return publish(Publication(out, info, made, rows, old, source, fixed_splits=fixed))
+
+
+def _with_source(options: IngestOptions, out: Path, old: Dataset | None) -> IngestOptions:
+    """Return the options with the name of the source: the next free one if a source is added."""
+    if not options.add:
+        return options
+    if old is None:
+        raise UsageError(
+            f"--add '{out}': expected an existing dataset; ingest the first source with --out '{out}'"
+        )
+    known = {volume.source or FIRST_SOURCE for volume in old.volumes}
+    free = next(name for number in count(2) if (name := f"source-{number}") not in known)
+    source = options.source_name or free
+    return replace(options, source_name=None if source == FIRST_SOURCE else source)
 
 
 @contextlib.contextmanager
@@ -220,14 +248,14 @@ def scan(context: IngestContext, paths: Mapping[int, Path]) -> dict[int, Scanned
     }
 
 
-def _fail(ledger: Ledger, out: Path, old: Dataset | None) -> None:
-    """Raise an error because nothing can be used; write the ledger unless `out` has a dataset."""
+def _fail(ledger: Ledger, out: Path, old: Dataset | None, problem: str) -> None:
+    """Raise an error because the result would be useless; write the ledger unless `out` has a dataset."""
     if old is None:
         files.write_jsonl(out / "ledger.jsonl", (row.model_dump(mode="json") for row in ledger.rows()))
     kept = "the existing dataset is unchanged" if old else f"the fate of each file is in '{out}/ledger.jsonl'"
     uneven = any(row.reason == "uneven_spacing" for row in ledger.rows())
     remedy = "; --regrid or --keep-spacing accepts unevenly spaced slices" if uneven else ""
-    raise DataError(f"no usable file: {ledger.summary()}; {kept}{remedy}", reason="nothing_usable")
+    raise DataError(f"{problem}: {ledger.summary()}; {kept}{remedy}", reason="nothing_usable")
 
 
 def _dataset_name(layout: DatasetLayout | None) -> str:

@@ -5,8 +5,9 @@
 
 from pathlib import Path
 
-from medmim.data.ingest.infer_layout import CaseInference, InferenceRules, infer_cases
+from medmim.data.ingest.infer_layout import CaseInference, infer_cases
 from medmim.data.ingest.infer_roles import Candidate
+from medmim.data.ingest.layout_rules import InferenceRules
 from medmim.data.ingest.path_words import PathWords
 from medmim.data.ingest.volume_facts import VolumeFacts
 

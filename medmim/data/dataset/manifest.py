@@ -52,6 +52,7 @@ class VolumeRecord(_Record):
     the stored array, one entry per axis. A picture (`spatial_dims` 2) is stored as a volume of one slice:
     column, row, 1. `target` is the class of the whole image. `flags` are warnings, such as
     `recognizable_face: possible`. `pixels_sha256` depends on the voxels only, `sha256` on the whole file.
+    `source` names the source in datasets of several sources (`medmim ingest --add`).
     """
 
     id: str
@@ -77,6 +78,7 @@ class VolumeRecord(_Record):
     slices: tuple[str, ...] = ()
     flags: dict[str, str] = Field(default_factory=dict)
     pixels_sha256: str | None = None
+    source: str | None = None
 
 
 class LedgerRow(_Record):
@@ -93,6 +95,7 @@ class LedgerRow(_Record):
     reason: str
     volume: str | None = None
     measured: dict[str, float] = Field(default_factory=dict)
+    source: str | None = None
 
 
 class DatasetInfo(_Record):

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from medmim.data.dataset.manifest import VolumeRecord
 from medmim.data.ingest.descriptor import load_descriptor
-from medmim.data.ingest.infer_layout import InferenceRules
+from medmim.data.ingest.layout_rules import InferenceRules
 from medmim.data.ingest.ledger import Ledger
 from medmim.data.ingest.pseudonyms import Keys
 from medmim.data.sandbox.ray_sandbox import RaySandbox
@@ -29,6 +29,10 @@ class IngestOptions:
         layout: name of a shipped descriptor, or path of a YAML file; detected by default.
         rules: decisions about undescribed layouts: roles of files, patients, classes.
         follow_links: follow symbolic links that lead out of the source.
+        splits: splits of the user.
+        label_map: name of the series or image of each label file, by name of the label file.
+        source_name: name of the source, for datasets of several sources.
+        add: add the source to the existing dataset.
         name: name of the dataset; never taken from the source folder.
         workers: number of processes; one per CPU core by default.
         engine: run the processes on this machine or on the nodes of a Ray cluster.
@@ -60,6 +64,11 @@ class IngestOptions:
     follow_links: bool = False
     time_series: Literal["reject", "volumes"] = "reject"
     ignore_label: int | None = None
+    splits: Path | None = None
+    splits_fold: int = 0
+    label_map: Path | None = None
+    source_name: str | None = None
+    add: bool = False
 
     def __post_init__(self) -> None:
         if self.layout is not None:
@@ -130,6 +139,11 @@ class IngestContext:
                 self.progress(phase, done, len(tasks))
 
         return self.sandbox.run_each(function, tasks, limits=limits, on_done=report, keep=keep)
+
+    @property
+    def file_keys(self) -> Keys:
+        """Keys of identifiers that come from file names, which are only unique within a source."""
+        return self.keys.scoped(self.options.source_name) if self.options.source_name else self.keys
 
     def file(self, path: Path) -> Path:
         """Return the file to read for a path of the source; archive members are in the staging folder."""

@@ -11,9 +11,14 @@ from typing import Any
 from medmim.data.dataset.vocabulary import VOCABULARY
 from medmim.data.dicom.series import group_slices
 from medmim.data.dicom.slices import RejectedSlices, SingleImage, SliceGroup
+from medmim.data.ingest.cases import LayoutCase
+from medmim.data.ingest.checks import layout_warnings, warning_text
 from medmim.data.ingest.dicom_series import slices_of
 from medmim.data.ingest.layout import LayoutQuery, find_layout
 from medmim.data.ingest.scan import ScannedFile
+from medmim.data.ingest.volumes import READABLE
+
+_TAIL = 6  # characters of a series UID that are shown, to match label files
 
 
 @dataclass(frozen=True)
@@ -34,11 +39,23 @@ class SeriesRow:
     outcome: str
     measured: Mapping[str, float]
     notes: tuple[str, ...] = ()
+    uid_tail: str = ""
+
+
+@dataclass(frozen=True)
+class PatientRow:
+    """Images of one patient of the layout; `patient` is a number in order of appearance."""
+
+    patient: int
+    images: int
+    labels: int
+    visits: int
+    contrasts: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Preview:
-    """Rows of DICOM series, counts of the images and labels of the layout, other files by reason."""
+    """Rows of DICOM series and of patients of the layout, counts of images and labels, other files."""
 
     files_seen: int
     series: tuple[SeriesRow, ...]
@@ -46,6 +63,8 @@ class Preview:
     images: int
     labels: int
     others: Mapping[str, int]
+    patients: tuple[PatientRow, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return the output of `--json`."""
@@ -81,16 +100,38 @@ def preview_of(
     if open_to_layout:
         found = find_layout(query, sorted(open_to_layout))
     used = {path for case in found.cases for path in case.files} if found else set()
-    unused = [one for number, one in rest.items() if paths[number] not in used]
-    others = Counter(one.reason or "not_in_layout" for one in unused)
+    reasons = found.other if found else {}
+    others = Counter(
+        reasons.get(paths[number], one.reason) if not one.reason or one.reason in READABLE else one.reason
+        for number, one in rest.items()
+        if paths[number] not in used
+    )
     return Preview(
         files_seen=len(seen),
         series=tuple(_rows(groups)),
         layout=found.name if found and found.cases else None,
         images=len(found.cases) if found else 0,
         labels=sum(bool(case.labels) for case in found.cases) if found else 0,
-        others=dict(sorted(others.items())),
+        others=dict(sorted((reason or "not_in_layout", count) for reason, count in others.items())),
+        patients=tuple(_patients(found.cases)) if found else (),
+        warnings=tuple(map(warning_text, layout_warnings(found, (), ()))) if found and found.cases else (),
     )
+
+
+def _patients(cases: Sequence[LayoutCase]) -> list[PatientRow]:
+    groups: dict[str, list[LayoutCase]] = {}
+    for case in cases:
+        groups.setdefault(case.subject, []).append(case)
+    return [
+        PatientRow(
+            patient=number,
+            images=len(members),
+            labels=sum(bool(case.labels) for case in members),
+            visits=len({case.study for case in members}),
+            contrasts=tuple(sorted({" ".join(case.tokens) or case.modality for case in members})),
+        )
+        for number, members in enumerate(groups.values(), start=1)
+    ]
 
 
 def _rows(groups: Sequence[SliceGroup]) -> list[SeriesRow]:
@@ -118,6 +159,7 @@ def _rows(groups: Sequence[SliceGroup]) -> list[SeriesRow]:
                 outcome=outcome,
                 measured=measured,
                 notes=_notes(group),
+                uid_tail=header.series[-min(_TAIL, len(header.series) // 2) :],
             )
         )
     return rows

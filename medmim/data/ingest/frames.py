@@ -2,8 +2,8 @@
 
 Up to `MAX_CHANNELS` frames are channels, as in tasks 1 and 5 of the Medical Segmentation Decathlon: every
 frame becomes a volume with the token channel0, channel1, …, all of one visit, so that they can be used alone
-or as channels. More frames, or tokens such as bold and dwi, are a time series: it is quarantined, or every
-time point becomes a volume on request.
+or as channels. More frames, tokens such as bold and dwi, or a patient with 3D images as well (as in ACDC) mean
+a time series: it is quarantined, or every time point becomes a volume on request.
 """
 
 from __future__ import annotations
@@ -30,7 +30,11 @@ def split_frames(context: IngestContext, cases: Sequence[LayoutCase]) -> tuple[L
     tasks = [{"path": str(context.file(path))} for path in files]
     answers = context.each("headers", count_frames, tasks, limits=READ_LIMITS)
     counts = {path: answer.value or 1 for path, answer in zip(files, answers, strict=True)}
-    found = [_frames_of(case, counts.get(case.image, 1), context.options.time_series) for case in cases]
+    plain = {case.subject for case in cases if counts.get(case.image, 1) == 1}
+    choice = context.options.time_series
+    found = [
+        _frames_of(case, counts.get(case.image, 1), choice, alone=case.subject not in plain) for case in cases
+    ]
     return tuple(one for frames in found for one in frames)
 
 
@@ -40,8 +44,8 @@ def frame_path(case: LayoutCase, source: Path) -> str:
     return str(path) if case.frame is None else f"{path}#{case.frame}"
 
 
-def _frames_of(case: LayoutCase, count: int, time_series: str) -> Iterator[LayoutCase]:
-    channels = count <= MAX_CHANNELS and not _TIME_WORDS & set(case.tokens)
+def _frames_of(case: LayoutCase, count: int, time_series: str, *, alone: bool) -> Iterator[LayoutCase]:
+    channels = alone and count <= MAX_CHANNELS and not _TIME_WORDS & set(case.tokens)
     if count == 1 or (not channels and time_series == "reject"):
         yield case
         return

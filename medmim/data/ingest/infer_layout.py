@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from medmim.data.dataset.manifest import Split
@@ -20,18 +21,17 @@ from medmim.data.ingest.infer_roles import (
     merged_labels,
 )
 from medmim.data.ingest.infer_subjects import infer_subjects
+from medmim.data.ingest.layout_rules import InferenceRules
 from medmim.data.ingest.path_words import (
     MODALITIES,
     PARTS,
     SITE_WORDS,
     PathWords,
-    Role,
     bare_name,
     folder_role,
     is_label_word,
     split_words,
 )
-from medmim.data.ingest.subject_rule import SubjectRule
 
 _NNUNET = re.compile(r"(.+)_(\d{4})")
 _SPLIT_WORDS: dict[Split, tuple[str, ...]] = {
@@ -56,21 +56,6 @@ _CLASSES = {
     ),
     *("negative", "yes", "no", "pneumonia", "glioma", "meningioma", "pituitary", "notumor", "lesion"),
 }
-
-
-@dataclass(frozen=True)
-class InferenceRules:
-    """What the user decided about an undescribed layout.
-
-    Attributes:
-        roles: glob and role of files.
-        subjects: rule for patients.
-        class_folders: the names of the innermost folders are classes of images.
-    """
-
-    roles: tuple[tuple[str, Role], ...] = ()
-    subjects: SubjectRule = field(default_factory=SubjectRule)
-    class_folders: bool = False
 
 
 @dataclass(frozen=True)
@@ -122,7 +107,8 @@ def infer_cases(
         for path, found in merged.items()
     }
     subjects, anonymous = _subjects(images, candidates, rules)
-    targets, splits, studies = _targets(images, rules), _splits(images, set(labels)), _studies(images)
+    targets, studies = _targets(images, rules), _studies(images)
+    splits = _with_validation(_splits(images, set(labels)), subjects)
     cases = tuple(
         LayoutCase(
             image=one.path,
@@ -274,6 +260,22 @@ def _splits(images: Sequence[Candidate], labelled: set[Path]) -> dict[Path, Spli
     ):
         return {}
     return found
+
+
+def _with_validation(splits: Mapping[Path, Split], subjects: Mapping[Path, str]) -> dict[Path, Split]:
+    """Return splits with validation patients, one in eight of train, if the folders give none."""
+    train = sorted({subjects[path] for path, split in splits.items() if split == "train"}, key=_hashed)
+    if "val" in splits.values() or len(train) < 3:
+        return dict(splits)
+    chosen = set(train[: max(1, len(train) // 8)])
+    return {
+        path: "val" if split == "train" and subjects[path] in chosen else split
+        for path, split in splits.items()
+    }
+
+
+def _hashed(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _unused_labels(roles: Roles) -> int:

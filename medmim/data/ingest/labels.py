@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from medmim.data.ingest.finding_tables import TABLE_SUFFIXES, add_tables
 from medmim.data.ingest.scan import ScannedFile
 from medmim.data.ingest.volumes import record_label
 from medmim.data.sandbox.sandbox import Answer
+from medmim.errors import UsageError
 
 
 def is_label(path: Path, scanned: ScannedFile, *, folder: Path | None, series: set[str]) -> bool:
@@ -58,7 +60,9 @@ def attach_labels(
         number: path for number, path in labels.items() if number not in tables and number not in objects
     }
     known = read_objects(context, objects)
-    names = {number: stem_of(path) for number, path in volumes.items()}
+    given = read_label_map(context.options.label_map) if context.options.label_map else {}
+    stems = {number: stem_of(path) for number, path in volumes.items()}
+    names = {number: given.get(volumes[number].name, given.get(stem, stem)) for number, stem in stems.items()}
     names |= {number: one.series for number, one in known.items()}
     pairs = _pairs(context, made, names, set(known))
     files = [pair for pair in pairs if pair.number not in known]
@@ -73,6 +77,22 @@ def attach_labels(
     answers += context.each("labels", read_labels, tasks, limits=READ_LIMITS)
     result = _attach(context, made, _facts([*files, *drawn], answers), objects=known)
     return add_tables(context, result, tables)
+
+
+def read_label_map(path: Path) -> dict[str, str]:
+    """Read a CSV file with the columns label and series (or image).
+
+    Raises:
+        UsageError: if it cannot be read or lacks a column.
+    """
+    try:
+        rows = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()))
+        column = "series" if rows and "series" in rows[0] else "image"
+        return {row["label"].strip(): stem_of(Path(row[column].strip())) for row in rows}
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise UsageError(
+            f"--label-map '{path}' cannot be read: expected CSV with the columns label and series (or image)"
+        ) from error
 
 
 @dataclass(frozen=True)

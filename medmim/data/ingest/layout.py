@@ -23,11 +23,11 @@ from medmim.data.ingest.descriptor import (
     known_descriptors,
     load_descriptor,
 )
-from medmim.data.ingest.infer_layout import InferenceRules, infer_cases
+from medmim.data.ingest.infer_layout import infer_cases
 from medmim.data.ingest.infer_roles import Examine
+from medmim.data.ingest.layout_rules import InferenceRules, SubjectRule
 from medmim.data.ingest.path_words import VOLUME_NAMES
 from medmim.data.ingest.pattern_layout import declaration_for, match_image, modality_of, pattern_cases
-from medmim.data.ingest.subject_rule import SubjectRule
 from medmim.errors import DataError
 
 Read = Callable[[Sequence[Path]], Mapping[Path, DatasetJson]]
@@ -146,7 +146,7 @@ def _inferred(
         {**other, **found.other},
         notes=_find_notes((), paths, used=used) if cases else (),
         label_like=found.label_like,
-        anonymous=found.anonymous,
+        anonymous=found.anonymous and descriptor.name == FALLBACK,
     )
 
 

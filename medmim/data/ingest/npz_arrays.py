@@ -71,7 +71,7 @@ def volumes_from_arrays(
 def _pieces(context: IngestContext, source: Path, path: Path, counts: Mapping[str, int]) -> Iterator[_Piece]:
     place = str(path.relative_to(source))
     for part, count in counts.items():
-        names = [context.keys.key("volume", f"{place}#{part}/{entry}") for entry in range(count)]
+        names = [context.file_keys.key("volume", f"{place}#{part}/{entry}") for entry in range(count)]
         for first in range(0, count, _AT_ONCE):
             yield _Piece(path, part, first, tuple(names[first : first + _AT_ONCE]))
 
@@ -79,14 +79,14 @@ def _pieces(context: IngestContext, source: Path, path: Path, counts: Mapping[st
 def _accept(
     context: IngestContext, piece: _Piece, name: str, *, facts: Mapping[str, Any], layout: DatasetLayout
 ) -> IngestedVolume:
-    subject, study = context.keys.key("subject", name), context.keys.key("study", name)
+    subject, study = context.file_keys.key("subject", name), context.file_keys.key("study", name)
     number = facts["class"]
     names = (layout.arrays or {})[piece.path]
     volume = VolumeRecord(
         id=name,
         subject=subject,
         study=study,
-        series=context.keys.key("series", str(piece.path)),
+        series=context.file_keys.key("series", str(piece.path)),
         image=stored_path("volumes", subject, study, name),
         modality=layout.modality,
         spatial_dims=2 if facts["shape"][2] == 1 else 3,

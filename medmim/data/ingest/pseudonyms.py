@@ -48,6 +48,10 @@ class Keys:
                     files.write_bytes(path, secrets.token_bytes(SECRET_BYTES), mode=0o600)
         return cls(_read_secret(path))
 
+    def scoped(self, source: str) -> Keys:
+        """Return keys of one source, so that equal file names of two sources get different keys."""
+        return Keys(hmac.new(self._secret, f"source\0{source}".encode(), hashlib.sha256).digest())
+
     def key(self, kind: str, text: str) -> str:
         """Return 16 hexadecimal digits for `text`; the same text of another kind gets another key.
 

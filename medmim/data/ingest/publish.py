@@ -8,14 +8,22 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from medmim import files
 from medmim.data.dataset.integrity import find_equal_voxels
-from medmim.data.dataset.manifest import Dataset, DatasetInfo, VolumeRecord, read_dataset, write_dataset
+from medmim.data.dataset.manifest import (
+    Dataset,
+    DatasetInfo,
+    LedgerRow,
+    VolumeRecord,
+    read_dataset,
+    write_dataset,
+)
 from medmim.data.dataset.splits import assign_splits, given_splits
 from medmim.data.ingest.context import IngestedVolume
-from medmim.data.ingest.ledger import Ledger
 from medmim.errors import DataError, UsageError
 
 _SHOWS_SKIN = {"MR", "CT", "PT", "OT"}
@@ -23,6 +31,8 @@ _OTHER_PARTS = {"chest", "abdomen", "pelvis", "limb"}
 _FACE_MM, _THIN_MM = 80.0, 20.0  # least extent along two axes, and least thickness, to show a face
 
 
+Named = TypeVar("Named", VolumeRecord, LedgerRow)
+FIRST_SOURCE = "source-1"
 _STAGING = ".staging"
 _WRITTEN = ("manifest.jsonl", "ledger.jsonl", "dataset.json")
 
@@ -95,28 +105,105 @@ def earlier_dataset(out: Path, project: str) -> Dataset | None:
     return old
 
 
-def publish(
-    out: Path, info: DatasetInfo, made: Sequence[IngestedVolume], *, ledger: Ledger, old: Dataset | None
-) -> DatasetInfo:
+@dataclass(frozen=True)
+class Publication:
+    """What an ingestion adds to a dataset folder.
+
+    Attributes:
+        out: dataset folder.
+        info: description of the dataset.
+        made: volumes in the staging folder.
+        rows: ledger of the source.
+        old: existing dataset.
+        source: name of the source if it is added to a dataset of other sources.
+        fixed_splits: whether the user gave the splits, which then replace those of the existing dataset.
+    """
+
+    out: Path
+    info: DatasetInfo
+    made: Sequence[IngestedVolume]
+    rows: Sequence[LedgerRow]
+    old: Dataset | None = None
+    source: str | None = None
+    fixed_splits: bool = False
+
+
+def publish(new: Publication) -> DatasetInfo:
     """Move the volumes to the dataset folder and write its three files; an interrupted run can be repeated.
 
     Raises:
         UsageError: if the folder contains the dataset of another source.
+        DataError: if a volume is in two sources, or they give a class number two names.
     """
-    if old and old.volumes and not {one.volume.id for one in made} & {volume.id for volume in old.volumes}:
-        raise UsageError(
-            f"'{out}' contains the dataset of another source: expected the same source, with or without new "
-            "scans; choose another --out, or remove the old dataset first"
-        )
-    volumes = _with_splits(made, old)
-    for one in made:
-        files.move(one.staged, out / one.volume.image)
+    _check_source(new)
+    kept, kept_rows = _of_other_sources(new)
+    volumes = [*kept, *(_named(one, new.source) for one in _with_splits(new))]
+    rows = [row.model_copy(update={"number": number}) for number, row in enumerate(kept_rows)]
+    rows += [
+        _named(row, new.source).model_copy(update={"number": row.number + len(rows)}) for row in new.rows
+    ]
+    for one in new.made:
+        files.move(one.staged, new.out / one.volume.image)
         if one.staged_label is not None and one.volume.label is not None:
-            files.move(one.staged_label, out / one.volume.label)
-    info = info.model_copy(update={"warnings": tuple(find_equal_voxels(volumes))})
-    written = write_dataset(out, info, volumes, ledger.rows())
-    _remove_others(out, {path for one in volumes for path in (one.image, one.label) if path})
+            files.move(one.staged_label, new.out / one.volume.label)
+    warnings = (*new.info.warnings, *find_equal_voxels(volumes))
+    info = new.info.model_copy(update={"warnings": warnings, "label_names": _all_label_names(new, kept)})
+    written = write_dataset(new.out, info, volumes, rows)
+    _remove_others(new.out, {path for one in volumes for path in (one.image, one.label) if path})
     return written
+
+
+def _check_source(new: Publication) -> None:
+    """Refuse to replace the dataset of another source, or one of several sources."""
+    if not new.old or not new.old.volumes:
+        return
+    old = {volume.id for volume in new.old.volumes}
+    if new.source is None and any(volume.source for volume in new.old.volumes):
+        raise UsageError(
+            f"'{new.out}' contains a dataset of several sources: expected --add with the --source to update; "
+            "choose another --out for a new dataset"
+        )
+    if new.source is None and not {one.volume.id for one in new.made} & old:
+        raise UsageError(
+            f"'{new.out}' contains the dataset of another source: expected the same source, with or without "
+            "new scans; add this one with --add, choose another --out, or remove the old dataset first"
+        )
+
+
+def _of_other_sources(new: Publication) -> tuple[list[VolumeRecord], list[LedgerRow]]:
+    """Return the volumes and ledger rows of the sources that are kept."""
+    if new.old is None or new.source is None:
+        return [], []
+    kept = [volume for volume in new.old.volumes if (volume.source or FIRST_SOURCE) != new.source]
+    if twice := {one.volume.id for one in new.made} & {volume.id for volume in kept}:
+        raise DataError(
+            f"{len(twice)} volumes are in this source and in one that was ingested before: expected every "
+            "scan in one source; remove the copies, or pass the --source that they belong to",
+            reason="volume_in_two_sources",
+        )
+    rows = map(LedgerRow.model_validate, files.read_jsonl(new.old.root / "ledger.jsonl"))
+    kept_rows = [row for row in rows if (row.source or FIRST_SOURCE) != new.source]
+    return [_named(one, one.source or FIRST_SOURCE) for one in kept], [
+        _named(row, row.source or FIRST_SOURCE) for row in kept_rows
+    ]
+
+
+def _named(record: Named, source: str | None) -> Named:
+    return record if source is None else record.model_copy(update={"source": source})
+
+
+def _all_label_names(new: Publication, kept: Sequence[VolumeRecord]) -> dict[int, str]:
+    """Return the class names of all sources."""
+    known = dict(new.old.info.label_names) if new.old and kept else {}
+    for number, name in new.info.label_names.items():
+        if known.setdefault(number, name) not in (name, f"class {number}") and name != f"class {number}":
+            raise DataError(
+                f"label {number} is '{known[number]}' in the dataset and '{name}' in this source: expected "
+                f"one meaning; pass --label-name {number}='{known[number]}' if they are the same class, else "
+                "renumber the labels",
+                reason="label_names_differ",
+            )
+    return {number: new.info.label_names.get(number, name) for number, name in sorted(known.items())}
 
 
 def _clear(out: Path) -> None:
@@ -137,12 +224,16 @@ def _lock(descriptor: int, out: Path) -> None:
         ) from error
 
 
-def _with_splits(made: Sequence[IngestedVolume], old: Dataset | None) -> list[VolumeRecord]:
-    """Return the volumes with the split of their subject; subjects of the earlier dataset keep theirs."""
-    known = given_splits((one.volume.subject, one.volume.split) for one in made)
-    for volume in old.volumes if old else ():
-        if volume.split:
-            known[volume.subject] = volume.split
+def _with_splits(new: Publication) -> list[VolumeRecord]:
+    """Return the volumes with the split of their subject; subjects of the existing dataset keep theirs."""
+    made, old = new.made, new.old
+    given = given_splits((one.volume.subject, one.volume.split) for one in made)
+    subjects = {one.volume.id: one.volume.subject for one in made}
+    # by volume too: another release may have identified patients otherwise
+    before = {
+        subjects.get(one.id, one.subject): one.split for one in (old.volumes if old else ()) if one.split
+    }
+    known = {**before, **given} if new.fixed_splits else {**given, **before}
     labelled: dict[str, bool] = {}
     for one in made:
         labelled[one.volume.subject] = labelled.get(one.volume.subject, False) or one.volume.label is not None

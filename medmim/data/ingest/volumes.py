@@ -27,7 +27,7 @@ from medmim.data.ingest.volume_facts import VolumeFacts, examine_volume
 from medmim.data.sandbox.sandbox import Answer
 
 # reasons that the scan gives to files that are opened here
-_READABLE = ("picture", "volume_file", "arrays")
+READABLE = ("picture", "volume_file", "arrays")
 
 
 def volumes_from_nifti(
@@ -55,7 +55,7 @@ def volumes_from_nifti(
     found = known.layout
     _record_annotations(context, seen, known, numbers)
     cases = [
-        _VolumeTask(case, context.keys.key("volume", frame_path(case, source)))
+        _VolumeTask(case, context.file_keys.key("volume", frame_path(case, source)))
         for case in split_frames(context, found.cases)
     ]
     merged = merge_masks(context, [work.case for work in cases])
@@ -164,14 +164,14 @@ def _record_others(
             continue
         reason = others.get(number, "not_in_layout")
         fate: Fate = "skipped"
-        if one.fate and reason in ("not_an_image", "not_in_layout") and one.reason not in _READABLE:
+        if one.fate and reason in ("not_an_image", "not_in_layout") and one.reason not in READABLE:
             fate, reason = one.fate, one.reason
         context.ledger.record([number], fate, reason, measured=one.measured)
 
 
 def is_readable(one: ScannedFile) -> bool:
     """Return whether a file can be read as a volume, picture or array."""
-    return one.nifti or one.reason in _READABLE
+    return one.nifti or one.reason in READABLE
 
 
 def layout_query(context: IngestContext, source: Path, readable: Collection[Path]) -> LayoutQuery:
@@ -239,7 +239,7 @@ def _accept(
 ) -> IngestedVolume:
     case, name = work.case, work.name
     patient = facts["image"]["pixels_sha256"] if case.subject_by_pixels else case.subject
-    subject, study = context.keys.key("subject", patient), context.keys.key("study", case.study)
+    subject, study = context.file_keys.key("subject", patient), context.file_keys.key("study", case.study)
     label = facts["label"] if facts["label"] and "reason" not in facts["label"] else None
     repairs = (*facts["repairs"], *(["label_resampled"] if label and label.get("resampled") else []))
     relative = case.image.relative_to(source).as_posix()
@@ -247,7 +247,7 @@ def _accept(
         id=name,
         subject=subject,
         study=study,
-        series=context.keys.key("series", relative),
+        series=context.file_keys.key("series", relative),
         image=stored_path("volumes", subject, study, name),
         modality=case.modality,
         spatial_dims=2 if facts["image"]["shape"][2] == 1 else 3,
@@ -263,7 +263,7 @@ def _accept(
         boxes=box_records(facts["boxes"]),
         target=case.target,
         split=case.split,
-        group=None if case.group is None else context.keys.key("group", case.group),
+        group=None if case.group is None else context.file_keys.key("group", case.group),
         tokens=tuple(token for token in VOCABULARY if token in case.tokens),
         flags={"spacing": "unknown"} if is_picture(case.image) and case.spacing_mm is None else {},
     )

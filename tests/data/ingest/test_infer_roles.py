@@ -3,8 +3,8 @@
 import pytest
 from layout_maker import count, expand, infer, infer_known, make_facts
 
-from medmim.data.ingest.infer_layout import InferenceRules
 from medmim.data.ingest.infer_roles import AmbiguousLayoutError
+from medmim.data.ingest.layout_rules import InferenceRules
 
 AMBIGUOUS = {
     "only few grey values": (["L:{n}.nii.gz"], "labels without images"),

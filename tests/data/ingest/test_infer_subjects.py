@@ -3,10 +3,9 @@
 import pytest
 from layout_maker import count, infer, make_candidates
 
-from medmim.data.ingest.infer_layout import InferenceRules
 from medmim.data.ingest.infer_roles import AmbiguousLayoutError
 from medmim.data.ingest.infer_subjects import infer_subjects, visit_cut
-from medmim.data.ingest.subject_rule import SubjectRule
+from medmim.data.ingest.layout_rules import InferenceRules, SubjectRule
 
 AMBIGUOUS = {
     "names with two numbers": (["a{n}_1.png", "a{n}_2.png"], "are 4 patients with several scans each"),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from medmim.data.ingest.subject_rule import SubjectRule, read_subject_table
+from medmim.data.ingest.layout_rules import SubjectRule, read_subject_table
 from medmim.errors import DataError, UsageError
 
 

@@ -1,14 +1,14 @@
-"""The user's rule for patients: a regular expression for paths, or a table of files and patients."""
+"""Decisions of the user about undescribed layouts: roles of files, patients, classes."""
 
 from __future__ import annotations
 
 import csv
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from medmim.data.ingest.path_words import bare_name
+from medmim.data.ingest.path_words import Role, bare_name
 from medmim.errors import DataError, UsageError
 
 _FILE_COLUMNS = ("file", "image", "path", "filename", "name", "case", "id", "study", "series")
@@ -107,3 +107,18 @@ def _in_table(table: Mapping[str, str], path: str) -> str:
     name = PurePosixPath(path)
     places = (path, name.name, bare_name(path), bare_name(name.name), *reversed(name.parts[:-1]))
     return next((table[place] for place in places if table.get(place)), "")
+
+
+@dataclass(frozen=True)
+class InferenceRules:
+    """What the user decided about an undescribed layout.
+
+    Attributes:
+        roles: glob and role of files.
+        subjects: rule for patients.
+        class_folders: the names of the innermost folders are classes of images.
+    """
+
+    roles: tuple[tuple[str, Role], ...] = ()
+    subjects: SubjectRule = field(default_factory=SubjectRule)
+    class_folders: bool = False

@@ -1,0 +1,80 @@
+"""Checks of a whole ingestion: labels that match nothing, missing patient information, unused labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from medmim.data.dataset.manifest import LedgerRow
+from medmim.data.ingest.cases import DatasetLayout
+from medmim.data.ingest.context import IngestedVolume, stem_of
+from medmim.data.ingest.path_words import is_volume_name
+from medmim.data.ingest.sources import Sources
+
+_TAIL = 10  # characters of a name that are shown: enough to match names, too few to identify a patient
+
+
+def describe_unmatched_labels(
+    sources: Sources, rows: Sequence[LedgerRow], made: Sequence[IngestedVolume]
+) -> str:
+    """Return what is wrong if no file of the labels folder belongs to an image; "" if any does.
+
+    Args:
+        sources: the source, with the labels folder if the user gave one.
+        rows: the ledger.
+        made: all volumes.
+    """
+    if sources.labels is None:
+        return ""
+    tried = [row for row in rows if row.reason.startswith("label")]
+    if any(row.reason != "label_without_image" for row in tried) or any(one.volume.boxes for one in made):
+        return ""
+    found = [one.path for one in sources.entries if one.path.is_relative_to(sources.labels)]
+    names = [stem_of(path) for path in found if is_volume_name(path.name)] or [path.name for path in found]
+    expected = sorted({one.name for one in made})
+    return (
+        f"none of {len(names)} label files belongs to an image: expected names that end like "
+        f"{_tails(expected)} (the SeriesInstanceUID or the image name), found {_tails(names)}; rename them, "
+        "or pass --label-map table.csv (columns label, series)"
+    )
+
+
+def layout_warnings(
+    layout: DatasetLayout | None, rows: Sequence[LedgerRow], made: Sequence[IngestedVolume]
+) -> tuple[dict[str, Any], ...]:
+    """Return warnings about labels that are not used and patients that nobody named."""
+    warnings: list[dict[str, Any]] = []
+    labels = sum(one.volume.label is not None for one in made)
+    refused = sum(row.reason.startswith(("label_", "looks_like_label", "in_label")) for row in rows)
+    unused = max(refused, layout.label_like if layout else 0)
+    labels += sum(bool(case.labels) for case in layout.cases) if layout and not made else 0
+    if not labels and unused:
+        warnings.append({"kind": "no_label_used", "files": unused})
+    if layout and layout.anonymous:
+        warnings.append({"kind": "every_image_is_a_patient", "images": len(layout.cases)})
+    if nameless := sum(row.reason.endswith("without_patient") for row in rows):
+        warnings.append({"kind": "no_patient_id", "files": nameless})
+    return tuple(warnings)
+
+
+def warning_text(warning: dict[str, Any]) -> str:
+    """Return a warning of `dataset.json` as one sentence."""
+    texts = {
+        "no_label_used": "no label is used, although {files} files look like labels: see the ledger for the "
+        "reasons, or name them with --role 'GLOB=label'",
+        "every_image_is_a_patient": "no patient information: each of {images} images counts as a patient, "
+        "so images of one patient may be in train and test; pass --subject-pattern or --subjects",
+        "no_patient_id": "{files} files have no PatientID: each study counts as a patient; pass "
+        "--subject-pattern or --subjects",
+    }
+    if text := texts.get(warning["kind"]):
+        return text.format(**warning)
+    return (
+        f"equal voxels under {len(warning['subjects'])} patients, in {' and '.join(warning['splits'])}: "
+        f"{' '.join(warning['volumes'])}"
+    )
+
+
+def _tails(names: Sequence[str]) -> str:
+    shown = ", ".join(f"…{name[-_TAIL:]}" for name in names[:3])
+    return f"{shown or 'none'}{', …' if len(names) > 3 else ''}"

@@ -1,0 +1,158 @@
+"""Splits that the user gives in a file: lists by split, a table, nnU-Net folds or a MONAI datalist."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from medmim.data.dataset.manifest import Split
+from medmim.data.dataset.splits import given_splits
+from medmim.data.ingest.context import IngestedVolume
+from medmim.data.ingest.path_words import bare_name
+from medmim.data.ingest.pseudonyms import Keys
+from medmim.errors import DataError, UsageError
+
+_WORDS: dict[str, Split] = {
+    **dict.fromkeys(("train", "training", "tr"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing", "ts"), "test"),
+}
+_NAME_KEYS = ("image", "file", "name", "path", "case", "id", "subject", "patient", "series")
+
+
+@dataclass(frozen=True)
+class SplitsFile:
+    """Names of files, patients or series, each with its split."""
+
+    entries: tuple[tuple[str, Split], ...]
+
+    @classmethod
+    def read(cls, path: Path, fold: int = 0) -> SplitsFile:
+        """Read a splits file.
+
+        Args:
+            path: JSON `{"train": [...], "val": [...], "test": [...]}`, nnU-Net's list of such folds, a MONAI
+                datalist (`training` with `fold`, `testing`), or CSV with the columns file and split, or file
+                and fold.
+            fold: the fold that is `val`; all other folds are `train`.
+
+        Raises:
+            UsageError: if the file is none of these.
+        """
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+            entries = (
+                _from_json(json.loads(text), fold) if text.lstrip()[:1] in "[{" else _from_csv(text, fold)
+            )
+        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+            raise UsageError(
+                f"--splits '{path}' cannot be read: expected JSON with lists train, val and test, nnU-Net's "
+                "splits_final.json, a MONAI datalist, or CSV with the columns file and split"
+            ) from error
+        if not entries:
+            raise UsageError(f"--splits '{path}' names no file: expected one for each image")
+        return cls(tuple(entries))
+
+
+def _from_json(content: Any, fold: int) -> list[tuple[str, Split]]:
+    if isinstance(content, list):  # nnU-Net: one object for each fold
+        content = content[fold]
+    entries: list[tuple[str, Split]] = []
+    for word, members in content.items():
+        split = _WORDS.get(str(word).lower())
+        for member in members if split and isinstance(members, list) else ():
+            if not isinstance(member, dict):
+                entries.append((str(member), split or "train"))
+                continue
+            name = next(member[key] for key in _NAME_KEYS if key in member)
+            held_out = split == "train" and member.get("fold") == fold
+            images = name if isinstance(name, list) else [name]
+            entries += [(str(image), "val" if held_out else split or "train") for image in images]
+    return entries
+
+
+def _from_csv(text: str, fold: int) -> list[tuple[str, Split]]:
+    first = text.partition("\n")[0]
+    rows = csv.DictReader(text.splitlines(), delimiter=max(",;\t", key=first.count))
+    columns = {str(name).strip().lower(): str(name) for name in rows.fieldnames or ()}
+    name = next(columns[key] for key in (*_NAME_KEYS, "filename", "patientid") if key in columns)
+    entries: list[tuple[str, Split]] = []
+    for row in rows:
+        if "split" in columns:
+            entries.append((row[name].strip(), _WORDS[row[columns["split"]].strip().lower()]))
+        else:
+            entries.append((row[name].strip(), "val" if int(row[columns["fold"]]) == fold else "train"))
+    return entries
+
+
+def apply_splits(
+    made: Sequence[IngestedVolume], splits: SplitsFile, keys: Sequence[Keys]
+) -> list[IngestedVolume]:
+    """Return the volumes with the splits of a file; all volumes of a patient get the split of any of them.
+
+    Args:
+        made: all volumes.
+        splits: names and their splits.
+        keys: keys of names in files and in DICOM headers.
+
+    Raises:
+        DataError: if the file names unknown images, puts a patient into two splits, or leaves images out.
+    """
+    index = _Index(made, keys)
+    places = [index.find(name) for name, _ in splits.entries]
+    if unknown := [number for number, found in enumerate(places, start=1) if not found]:
+        raise DataError(
+            f"--splits names {len(unknown)} of {len(places)} images that were not ingested (entries "
+            f"{', '.join(map(str, unknown[:5]))}{', …' if len(unknown) > 5 else ''}): expected paths, file "
+            "names, patients or series of the source; correct the file",
+            reason="split_unknown",
+        )
+    pairs = zip(splits.entries, places, strict=True)
+    by_subject = given_splits(
+        (made[place].volume.subject, split) for (_, split), found in pairs for place in found
+    )
+    missing = [one for one in made if one.volume.subject not in by_subject]
+    if missing:
+        raise DataError(
+            f"--splits omits {len(missing)} of {len(made)} images: expected a split for each patient; add "
+            "them to the file, or exclude them with --role 'GLOB=skip'",
+            reason="split_missing",
+        )
+    return [
+        replace(one, volume=one.volume.model_copy(update={"split": by_subject[one.volume.subject]}))
+        for one in made
+    ]
+
+
+class _Index:
+    """Finds volumes by path, file name, stem, patient or series."""
+
+    def __init__(self, made: Sequence[IngestedVolume], keys: Sequence[Keys]) -> None:
+        self._keys = keys
+        self._names: Mapping[str, list[int]] = defaultdict(list)
+        for place, one in enumerate(made):
+            volume = one.volume
+            for name in {one.name, _without_channel(one.name), volume.subject, volume.series, volume.study}:
+                self._names[name].append(place)
+
+    def find(self, name: str) -> list[int]:
+        """Return the places of the volumes that a name means."""
+        path = PurePosixPath(name.replace("\\", "/").removeprefix("./"))
+        forms = [bare_name(path.name), _without_channel(bare_name(path.name)), name, str(path)]
+        kinds = ("series", "subject", "study")
+        hashed = [one.key(kind, text) for one in self._keys for kind in kinds for text in _texts(path)]
+        return next((found for form in (*hashed, *forms) if (found := self._names.get(form, []))), [])
+
+
+def _texts(path: PurePosixPath) -> Iterable[str]:
+    return dict.fromkeys((str(path), bare_name(str(path)), path.name))
+
+
+def _without_channel(stem: str) -> str:
+    head, separator, tail = stem.rpartition("_")
+    return head if separator and len(tail) == 4 and tail.isdecimal() else stem

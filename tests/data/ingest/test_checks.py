@@ -1,0 +1,35 @@
+"""Checks of a whole ingestion: unmatched labels, unused labels and missing patient information."""
+
+import pytest
+from ingest_source import label_array, run_ingest, save_picture, save_volume, scan_array
+
+from medmim.data.ingest.checks import warning_text
+from medmim.errors import DataError
+
+
+@pytest.fixture
+def run(tmp_path, sandbox):
+    """Ingest `tmp_path`/in."""
+    return lambda **options: run_ingest(tmp_path, sandbox=sandbox, **options)
+
+
+def test_labels_that_match_nothing_fail_with_expected_and_found_names(tmp_path, run):
+    save_volume(tmp_path / "in" / "scan_of_patient_1.nii.gz", scan_array())
+    save_volume(tmp_path / "labels" / "lesion_1.nii.gz", label_array())
+    with pytest.raises(DataError, match=r"none of 1 label files.*…_patient_1.*…lesion_1") as caught:
+        run(labels=tmp_path / "labels")
+    assert caught.value.reason == "nothing_usable"
+    (tmp_path / "map.csv").write_text("label,image\nlesion_1.nii.gz,scan_of_patient_1.nii.gz\n")
+    dataset = run(labels=tmp_path / "labels", label_map=tmp_path / "map.csv")
+    assert dataset.info.counts["labels"] == 1
+
+
+def test_unused_labels_and_nameless_patients_are_reported(tmp_path, run):
+    for number in range(3):
+        save_picture(tmp_path / "in" / f"{number}.png", number)
+    save_picture(tmp_path / "in" / "a_mask.png", 9)
+    kinds = [warning["kind"] for warning in run().info.warnings]
+    assert kinds == ["no_label_used", "every_image_is_a_patient"]
+    texts = [warning_text(warning) for warning in run().info.warnings]
+    assert "1 files look like labels" in texts[0]
+    assert "--subject-pattern" in texts[1]

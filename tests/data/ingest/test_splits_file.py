@@ -1,0 +1,94 @@
+"""Splits of the user: all forms of files, and what is wrong with them."""
+
+import json
+
+import pytest
+from tiny import row
+
+from medmim.data.ingest.context import IngestedVolume
+from medmim.data.ingest.pseudonyms import Keys
+from medmim.data.ingest.splits_file import SplitsFile, apply_splits
+from medmim.errors import DataError, UsageError
+
+KEYS = Keys(bytes(32))
+EXPECTED = [("a", "train"), ("b", "train"), ("c", "val"), ("d", "test")]
+
+
+def volumes(tmp_path, *names):
+    """Volumes of one patient each, named by file."""
+    made = []
+    for name in names:
+        record = row(KEYS.key("subject", name)).model_copy(
+            update={"series": KEYS.key("series", f"images/{name}.nii.gz")}
+        )
+        made.append(IngestedVolume(record, name, tmp_path / name))
+    return made
+
+
+FORMS = {
+    "lists": ({"train": ["a", "b.nii.gz"], "val": ["images/c.nii.gz"], "test": ["./images/d.nii.gz"]}, 0),
+    "nnU-Net": ([{"train": ["a"], "val": ["b"]}, {"train": ["a", "b", "d"], "val": ["c"]}], 1),
+    "datalist": (
+        {
+            "training": [
+                {"image": "a.nii.gz", "fold": 1},
+                {"image": ["b.nii.gz"], "fold": 1},
+                {"image": "images/c.nii.gz", "fold": 0},
+            ],
+            "testing": ["d.nii.gz"],
+        },
+        0,
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_forms_of_json(tmp_path, form):
+    content, fold = FORMS[form]
+    (tmp_path / "s.json").write_text(json.dumps(content))
+    splits = SplitsFile.read(tmp_path / "s.json", fold)
+    made = apply_splits(volumes(tmp_path, *"abcd"), splits, [KEYS])
+    found = [(one.name, one.volume.split) for one in made]
+    assert found[:3] == EXPECTED[:3]
+    assert found[3] == ("d", "train" if form == "nnU-Net" else "test")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "file,split\na,train\nb,training\nc.nii.gz,val\nd,test\n",
+        "patient;split\na;train\nb;train\nc;validation\nd;testing\n",
+    ],
+)
+def test_tables(tmp_path, text):
+    (tmp_path / "s.csv").write_text(text)
+    made = apply_splits(volumes(tmp_path, *"abcd"), SplitsFile.read(tmp_path / "s.csv"), [KEYS])
+    assert [(one.name, one.volume.split) for one in made] == EXPECTED
+
+
+def test_a_table_of_folds(tmp_path):
+    (tmp_path / "s.csv").write_text("file,fold\na,0\nb,1\n")
+    splits = SplitsFile.read(tmp_path / "s.csv", 1)
+    assert [split for _, split in splits.entries] == ["train", "val"]
+
+
+@pytest.mark.parametrize(
+    ("content", "reason", "match"),
+    [
+        ({"train": ["a", "b", "x"]}, "split_unknown", "names 1 of 3 images that were not ingested"),
+        ({"train": ["a"]}, "split_missing", "omits 1 of 2 images"),
+        ({"train": ["a", "b"], "test": ["a"]}, "split_overlap", "two splits"),
+    ],
+)
+def test_splits_are_checked(tmp_path, content, reason, match):
+    (tmp_path / "s.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=match) as caught:
+        apply_splits(volumes(tmp_path, "a", "b"), SplitsFile.read(tmp_path / "s.json"), [KEYS])
+    assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"train": "a"}', "file,part\na,train\n", "file,split\na,other\n"])
+def test_other_files_are_rejected(tmp_path, text):
+    (tmp_path / "s.json").write_text(text)
+    with pytest.raises(UsageError, match="--splits"):
+        SplitsFile.read(tmp_path / "s.json")
