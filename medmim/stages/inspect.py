@@ -14,6 +14,7 @@ import jinja2
 from medmim import __version__, files
 from medmim.data.dataset.manifest import Dataset, VolumeRecord, read_dataset
 from medmim.data.formats.thumbnails import thumbnail
+from medmim.data.ingest.checks import warning_text
 from medmim.data.ingest.context import READ_LIMITS, Progress
 from medmim.data.sandbox.sandbox import Answer, Sandbox
 
@@ -102,7 +103,10 @@ def render_page(dataset: Dataset, answers: Sequence[Answer], *, edge: int) -> st
         info=dataset.info,
         version=__version__,
         counts=_counts_of(dataset),
-        warnings=dataset.info.warnings[:_MAX_WARNINGS],
+        warnings=[
+            (len(one.get("splits", ())) > 1, warning_text(one))
+            for one in dataset.info.warnings[:_MAX_WARNINGS]
+        ],
         outcomes=sorted(outcomes.items(), key=lambda item: (-item[1], item[0])),
         data={"edge": edge, "volumes": rows},
     )

@@ -70,7 +70,7 @@ def warning_text(warning: dict[str, Any]) -> str:
     if text := texts.get(warning["kind"]):
         return text.format(**warning)
     return (
-        f"equal voxels under {len(warning['subjects'])} patients, in {' and '.join(warning['splits'])}: "
+        f"same voxels under {len(warning['subjects'])} patients, in {' and '.join(warning['splits']) or 'no split'}: "
         f"{' '.join(warning['volumes'])}"
     )
 
