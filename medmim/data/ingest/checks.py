@@ -69,9 +69,9 @@ def warning_text(warning: dict[str, Any]) -> str:
     }
     if text := texts.get(warning["kind"]):
         return text.format(**warning)
+    splits = " and ".join(warning["splits"]) or "no split"
     return (
-        f"same voxels under {len(warning['subjects'])} patients, in {' and '.join(warning['splits']) or 'no split'}: "
-        f"{' '.join(warning['volumes'])}"
+        f"same voxels under {len(warning['subjects'])} patients, in {splits}: {' '.join(warning['volumes'])}"
     )
 
 

@@ -1,9 +1,9 @@
 """NIfTI files with a fourth axis: channels of one case, or time points of a series.
 
 Up to `MAX_CHANNELS` frames are channels, as in tasks 1 and 5 of the Medical Segmentation Decathlon: every
-frame becomes a volume with the token channel0, channel1, …, all of one visit, so that they can be used alone
-or as channels. More frames, tokens such as bold and dwi, or a patient with 3D images as well (as in ACDC) mean
-a time series: it is quarantined, or every time point becomes a volume on request.
+frame becomes a volume with the token channel0, channel1, …, all of one visit, so that they can be used
+alone or as channels. More frames, tokens such as bold and dwi, or 3D images of the same patient (as in ACDC)
+mean a time series: it is quarantined, or every time point becomes a volume on request.
 """
 
 from __future__ import annotations

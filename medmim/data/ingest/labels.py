@@ -66,7 +66,8 @@ def attach_labels(
     names |= {number: one.series for number, one in known.items()}
     pairs = _pairs(context, made, names, set(known))
     files = [pair for pair in pairs if pair.number not in known]
-    tasks = [_task(context, labels[pair.number], made[pair.place], pair.number) for pair in files]
+    ignore = {"ignore_label": context.options.ignore_label}
+    tasks = [_task(context, labels[pair.number], made[pair.place], pair.number) | ignore for pair in files]
     answers = context.each("labels", read_label, tasks, limits=READ_LIMITS)
     drawn = [pair for pair in pairs if pair.number in known]
     tasks = [
@@ -205,7 +206,6 @@ def _task(context: IngestContext, label: Path, made: IngestedVolume, number: int
         "image": str(made.staged),
         "target": str(_staged(context, made, number)),
         "resample": context.options.resample_labels,
-        "ignore_label": context.options.ignore_label,
     }
 
 

@@ -367,7 +367,10 @@ def test_arrays_keep_their_splits_and_classes(tmp_path, run):
     shown = [read_image(dataset.root / volume.image).array[..., 0].T for volume in dataset.volumes]
     assert any(np.array_equal(array, content["train_images"][0]) for array in shown)
     (row,) = read_ledger(tmp_path)
-    assert (row.reason, row.measured) == ("arrays", {"images": 9, "images_refused": 1})
+    assert (row.reason, row.measured) == (
+        "arrays",
+        {"images": 9, "images_refused": 1, "images_without_single_class": 0},
+    )
 
 
 def test_arrays_that_hold_objects_are_refused(tmp_path, run):
