@@ -1,18 +1,21 @@
-"""The command line: parse words, call one stage, print its result, turn errors into exit codes.
+"""The command line: parse the words, run one stage, print its result, map errors to exit codes.
 
-Nothing heavy is imported until a command runs, so that `medmim --help` answers at once.
+Nothing heavy is imported before a command runs, so that `medmim --help` answers at once.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import click
 
 from medmim import __version__
+from medmim.cli.troubles import explain
 from medmim.errors import MedmimError, Stopped, did_you_mean, raised_in
 from medmim.files import SHARED
 
@@ -72,6 +75,8 @@ class Medmim(click.Group):
         own = [_trust_option()] if name in _LOADS_MODELS else []
         own += [_shared_option()] if name in _WRITES else []
         command.params += [option for option in own if present.isdisjoint(option.opts)]
+        if command.callback is not None and not hasattr(command.callback, "__wrapped__"):
+            command.callback = _checked_first(name, command.callback)
         return command
 
     def resolve_command(
@@ -88,7 +93,7 @@ class Medmim(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; an error that medmim raises on purpose ends in its exit code."""
+        """Run a command; print errors in one line and exit with their code."""
         umask = os.umask(_PRIVATE)
         try:
             return super().invoke(ctx)
@@ -103,15 +108,27 @@ class Medmim(click.Group):
         except Exception as error:
             if os.environ.get("MEDMIM_DEBUG"):
                 raise
-            # The message may quote a scan; where it happened is enough to report it.
-            click.echo(
-                f"medmim: internal error, {type(error).__name__} in {raised_in(error)}; please report it "
-                "(MEDMIM_DEBUG=1 shows more)",
-                err=True,
+            internal = (  # without the message of the error, which may quote a scan
+                f"internal error, {type(error).__name__} in {raised_in(error)}; please report it "
+                "(MEDMIM_DEBUG=1 shows more)"
             )
+            click.echo(f"medmim: {explain(error) or internal}", err=True)
             ctx.exit(1)
         finally:
             os.umask(umask)
+
+
+def _checked_first(name: str, run: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function of a command that checks its parameters before it imports its stage."""
+
+    @functools.wraps(run)
+    def command(*positional: Any, **parameters: Any) -> Any:
+        from medmim.cli.early_checks import check_parameters
+
+        check_parameters(name, parameters)
+        return run(*positional, **parameters)
+
+    return command
 
 
 def _trust_option() -> click.Option:

@@ -1,0 +1,107 @@
+"""Checks of names, paths and run ids before PyTorch and MLflow are imported, so that a typo fails at once.
+
+They repeat checks of the stages, and let pass what they cannot judge.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medmim.cli.options import home
+from medmim.errors import RunError, UsageError, unknown_name
+
+# the names of the tables in medmim.encoders, masks, methods and heads, which import PyTorch; a test compares
+NAMES = {
+    "encoder": ("convnext", "dynunet", "resnet18", "resnet50", "segresnet", "swin", "vit"),
+    "mask": ("mesh", "random", "block", "square", "patch", "grid", "combined", "gap", "tissue"),
+    "method": ("latent_mim", "mae", "simmim", "spark", "mask_any_net", "contrastive"),
+    "task": ("classify", "detect", "segment"),
+}
+_ON_DATASET = ("pretrain", "finetune", "plan")  # commands whose --data is medmim-data by default
+_PATHS = ("source", "image", "labels", "file")
+
+
+def check_parameters(command: str, parameters: Mapping[str, Any]) -> None:
+    """Check the parsed parameters of a command.
+
+    Raises:
+        UsageError: for an unknown name or a missing path.
+        DataError: for a dataset that does not exist.
+        RunError: for a run or weights file that does not exist.
+    """
+    for kind, known in NAMES.items():
+        for word in _words(parameters.get(kind) or (parameters.get("names") if kind == "mask" else None)):
+            if ":" not in word and word not in known:
+                raise unknown_name(kind, word, known)
+    for name in _PATHS:
+        path = parameters.get(name)
+        if isinstance(path, Path) and not os.path.lexists(path):
+            raise UsageError(f"'{path}' does not exist: expected a file or folder; check the path")
+    if command == "study":
+        from medmim.config.resolve import find_config
+        from medmim.config.study import StudySettings
+
+        find_config(parameters["config"], StudySettings)
+    _check_dataset(command, parameters)
+    _check_run("--init", parameters.get("init"), "scratch")
+    _check_run("--model", parameters.get("model") if command != "models" else None)
+    for word in _words(parameters.get("runs")) if command == "compare" else ():
+        _check_run("compare", word)
+
+
+def _words(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return (value,)
+    return tuple(word for word in value or () if isinstance(word, str))
+
+
+def _check_dataset(command: str, parameters: Mapping[str, Any]) -> None:
+    """Let `read_dataset` raise its error where there is no dataset."""
+    path = parameters.get("data") or parameters.get("dataset")
+    if path is None and command in _ON_DATASET and not parameters.get("config"):
+        open_ended = parameters.get("resume") or parameters.get("overrides")  # either may name the dataset
+        path = None if open_ended else Path("medmim-data")
+    if isinstance(path, Path) and not (path / "dataset.json").is_file():
+        from medmim.data.dataset.manifest import read_dataset
+
+        read_dataset(path)
+
+
+def _check_run(option: str, word: Any, *accepted: str) -> None:
+    if not isinstance(word, str) or word in accepted:
+        return
+    if word.endswith(".safetensors"):
+        if not Path(word).is_file():
+            raise RunError(f"{option} {word}: no such file; expected weights that medmim wrote")
+        return
+    known = _count_matches(home() / "mlflow.db", word)
+    if known == 0:
+        raise RunError(
+            f"{option} {word}: expected {''.join(f'`{one}`, ' for one in accepted)}a .safetensors file, a "
+            "run id or the name of a registered model, got a word that fits 0 runs in this home folder; see "
+            "`medmim models` and `medmim ui`"
+        )
+
+
+def _count_matches(database: Path, word: str) -> int | None:
+    """Count runs and models that a word may mean; None where the database cannot be read this way."""
+    if not database.is_file():
+        return 0
+    name, _, _ = word.partition(":")
+    question = (
+        "SELECT (SELECT count(*) FROM runs WHERE substr(run_uuid, 1, length(?1)) = ?1) + "
+        "(SELECT count(*) FROM tags WHERE substr(value, 1, length(?1)) = ?1) + "
+        "(SELECT count(*) FROM registered_models WHERE name = ?2)"
+    )
+    try:
+        connection = sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True, timeout=1)
+        try:
+            return int(connection.execute(question, (word, name)).fetchone()[0])
+        finally:
+            connection.close()
+    except sqlite3.Error:
+        return None

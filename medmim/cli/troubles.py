@@ -1,0 +1,66 @@
+"""One-line messages, with a remedy, for failures of the machine: disk, memory, permissions, locks.
+
+Exceptions of MLflow, SQLAlchemy and PyTorch are recognised by name and text, so that none is imported.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+
+_BY_NUMBER = {
+    errno.ENOSPC: "the disk is full: free space, or set MEDMIM_HOME to a folder on another disk",
+    errno.EDQUOT: "your disk quota is used up: free space, or set MEDMIM_HOME to a folder on another disk",
+    errno.EROFS: "a folder is read-only: set MEDMIM_HOME (and --out) to folders that you may write to",
+    errno.EACCES: "permission denied: set MEDMIM_HOME (and --out) to folders that you may read and write",
+    errno.EPERM: "permission denied: set MEDMIM_HOME (and --out) to folders that you may read and write",
+    errno.ENAMETOOLONG: "a path is too long for this filesystem: use shorter names",
+    errno.EMFILE: "too many open files: raise the limit with `ulimit -n 4096`, or use fewer --workers",
+    errno.ENFILE: "too many open files on this machine: use fewer --workers, or close other programs",
+    errno.ENOMEM: "out of memory: use a smaller --batch-size or --size, or fewer --workers",
+    errno.EAGAIN: "no further process can be started: use fewer --workers, or raise `ulimit -u`",
+    errno.EIO: "the disk reports an input/output error: check it, and restore damaged files from a backup",
+    errno.ENOTDIR: "a part of a path is a file, not a folder: check MEDMIM_HOME and the paths that you gave",
+    errno.ENOLCK: "this network folder supports no locks: set MEDMIM_HOME to a folder on a local disk",
+}
+# parts of messages, in lower case
+_BY_TEXT = {
+    "bus error": "shared memory is too small: use --workers 0, or start the container with --shm-size 8g",
+    "shared memory": "shared memory is too small: use --workers 0, or start the container with --shm-size 8g",
+    "database is locked": "the store is locked by another process: wait until it ends, then run this again",
+    "readonly database": "the store is read-only: make it writable, or set MEDMIM_HOME to another folder",
+    "unable to open database": "the store cannot be opened: check the permissions of MEDMIM_HOME",
+    "database or disk is full": "the disk is full: free space, or move MEDMIM_HOME to another disk",
+    "disk i/o error": "the store cannot be read or written: check the disk of MEDMIM_HOME",
+    "database disk image is malformed": "the store is damaged: restore mlflow.db from a backup",
+    "file is not a database": "mlflow.db is no database: restore a backup, or move it away",
+    "can't locate revision": "a newer MLflow wrote the store: `pip install -U mlflow`",
+    "out of memory": "out of memory: use a smaller --batch-size or --size; `medmim plan` finds what fits",
+    "can't allocate memory": "out of memory: use a smaller --batch-size or --size, or fewer --workers",
+    "can't start new thread": "no further thread can be started: use fewer --workers, or raise `ulimit -u`",
+}
+_SYSTEM = ("OperationalError", "DatabaseError", "MlflowException", "RuntimeError", "OutOfMemoryError")
+
+
+def explain(error: BaseException) -> str | None:
+    """Return what happened and what to do, for a failure of the machine; None for anything else."""
+    for cause in _causes(error):
+        if isinstance(cause, MemoryError):
+            return _BY_NUMBER[errno.ENOMEM]
+        if isinstance(cause, OSError) and cause.errno in _BY_NUMBER:
+            return _BY_NUMBER[cause.errno]
+        if any(kind.__name__ in _SYSTEM for kind in type(cause).__mro__):
+            text = str(cause).lower()
+            known = next((advice for part, advice in _BY_TEXT.items() if part in text), None)
+            if known:
+                return known
+    return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an exception and those that led to it, once each."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__

@@ -1,0 +1,73 @@
+"""Typos fail before PyTorch and MLflow are imported; what is loaded is tested, not the time."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from medmim.cli.early_checks import NAMES, check_parameters
+from medmim.encoders import ENCODERS
+from medmim.errors import RunError, UsageError
+from medmim.heads import HEADS
+from medmim.masks import MASKS
+from medmim.methods import METHODS
+from medmim.tracking.mlflow_store import Store
+
+TYPOS = [
+    (["pretrian"], 2), (["pretrain", "--ratoi", "0.5"], 2), (["pretrain", "--mask", "mash"], 2),
+    (["pretrain", "--encoder", "vitt"], 2), (["pretrain", "--method", "mea"], 2),
+    (["pretrain", "--data", "nowhere"], 1), (["pretrain"], 1), (["finetune", "segmnt"], 2),
+    (["finetune", "segment", "--data", "nowhere"], 1), (["finetune", "segment", "--set", "lrr=1"], 2),
+    (["finetune", "segment", "--config", "segmnt"], 2), (["predict", "nowhere.nii"], 2),
+    (["predict", ".", "--model", "nope"], 1), (["predict", ".", "--model", "nope.safetensors"], 1),
+    (["export", "--format", "onxx"], 2), (["study", "quik"], 2), (["study", "quick", "--data", "no"], 1),
+    (["compare", "3f2a"], 1), (["inspect", "nowhere"], 1), (["verify", "nowhere"], 1),
+    (["masks", "--mask", "mash"], 2), (["masks", "--image", "no.nii"], 2), (["plan", "pretrian"], 2),
+    (["plan", "pretrain", "--data", "nowhere"], 1), (["ingest", "nowhere"], 2), (["unpack", "no.zip"], 2),
+    (["ui", "--port", "x"], 2), (["bench", "--dims", "4"], 2), (["doctor", "--repiar"], 2), (["--help"], 0),
+]  # fmt: skip
+PROGRAM = """
+import json, sys
+from click.testing import CliRunner
+from medmim.cli import main
+results = [CliRunner().invoke(main, words) for words, _ in json.loads(sys.argv[1])]
+heavy = [name for name in ("torch", "mlflow", "monai", "lightning", "numpy") if name in sys.modules]
+print(json.dumps([[result.exit_code, result.stderr.strip().splitlines()[-1:]] for result in results]), heavy)
+"""
+
+
+def test_thirty_typos_are_one_line_each_and_load_nothing_heavy(tmp_path):
+    ran = subprocess.run(
+        [sys.executable, "-c", PROGRAM, json.dumps(TYPOS)],
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    results, _, heavy = ran.stdout.rpartition(" [")
+    for (words, code), (got, lines) in zip(TYPOS, json.loads(results), strict=True):
+        assert (words, got) == (words, code)
+        assert not lines or "internal error" not in lines[0], words
+    assert heavy.strip() == "]"
+
+
+def test_names_are_those_of_the_tables():
+    tables = {"encoder": ENCODERS, "mask": MASKS, "method": METHODS, "task": HEADS}
+    assert {kind: set(names) for kind, names in NAMES.items()} == {k: set(t) for k, t in tables.items()}
+
+
+def test_run_ids_and_model_names_of_the_store_are_accepted(new_home, monkeypatch):
+    home = new_home()
+    monkeypatch.setenv("MEDMIM_HOME", str(home))
+    store = Store(home)
+    run_id = store.begin(experiment="e", name="n", tags={}).run_id
+    store.client.create_registered_model("lung-segment")
+    for word in (run_id, run_id[:4], "lung-segment", "lung-segment:3"):
+        check_parameters("predict", {"model": word})
+    with pytest.raises(RunError, match=r"--model lung: .* got a word that fits 0 runs"):
+        check_parameters("predict", {"model": "lung"})
+    check_parameters("finetune", {"init": "scratch", "resume": "latest"})
+
+
+def test_own_code_is_left_to_the_stage():
+    check_parameters("masks", {"names": ("mesh", "my_masks:rank"), "encoder": "my_nets:build"})
+    with pytest.raises(UsageError, match="unknown mask 'mash'; did you mean 'mesh'"):
+        check_parameters("masks", {"names": ("mesh", "mash")})
