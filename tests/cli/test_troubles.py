@@ -4,7 +4,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from medmim.cli import COMMANDS, main
+from medmim.cli import Medmim
 from medmim.cli.troubles import explain
 
 
@@ -54,14 +54,19 @@ def test_other_errors_are_not_explained(error):
     assert explain(error) is None
 
 
-def test_the_command_line_prints_the_remedy_and_exits_with_1(monkeypatch):
-    @click.command("verify")
-    def command():
-        raise OSError(errno.EROFS, "Read-only file system", "/home/SENTINEL")
+class OneCommand(Medmim):
+    """The command line with a command that meets a read-only disk."""
 
-    monkeypatch.setattr(main, "get_command", lambda ctx, name: command)
-    assert "verify" in COMMANDS
-    result = CliRunner().invoke(main, ["verify"])
+    def get_command(self, ctx, name):
+        @click.command(name)
+        def command():
+            raise OSError(errno.EROFS, "Read-only file system", "/home/SENTINEL")
+
+        return command
+
+
+def test_the_command_line_prints_the_remedy_and_exits_with_1():
+    result = CliRunner().invoke(OneCommand("medmim"), ["verify"])
     assert result.exit_code == 1
     assert result.stderr.startswith("medmim: a folder is read-only: ")
     assert "SENTINEL" not in result.stderr
