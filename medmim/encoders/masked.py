@@ -102,6 +102,21 @@ class Masked:
     def __mul__(self, other: Any) -> Masked:
         return _combine(torch.mul, self, other)
 
+    def __sub__(self, other: Any) -> Masked:
+        return _combine(torch.sub, self, other)
+
+    def __rsub__(self, other: Any) -> Masked:
+        return _combine(torch.rsub, self, other)
+
+    def __truediv__(self, other: Any) -> Masked:
+        return _combine(torch.div, self, other)
+
+    def __pow__(self, other: Any) -> Masked:
+        return _combine(torch.pow, self, other)
+
+    def __neg__(self) -> Masked:
+        return _combine(torch.mul, self, -1)
+
     __rmul__ = __mul__
 
     def __getattr__(self, name: str) -> Any:
@@ -257,7 +272,12 @@ _FORMS: dict[Callable[..., Any], Callable[..., Any]] = {
         (F.gelu, F.elu, F.mish, F.hardswish, torch.prelu, torch.sigmoid, torch.tanh), _dense_then_hide
     ),
     **dict.fromkeys((F.dropout, F.dropout2d, F.dropout3d), _dense_then_hide),
-    **dict.fromkeys((torch.add, torch.mul, Tensor.add, Tensor.mul), _combine),
+    **dict.fromkeys((torch.add, torch.mul, torch.sub, torch.div, torch.rsub, torch.pow), _combine),
+    **dict.fromkeys((Tensor.add, Tensor.mul, Tensor.sub, Tensor.div, Tensor.pow), _combine),
+    **dict.fromkeys(
+        (torch.abs, torch.neg, torch.square, torch.exp, F.softplus, F.selu, F.celu), _dense_then_hide
+    ),
+    **dict.fromkeys((torch.clamp, torch.sqrt, F.hardsigmoid, F.softsign, F.tanhshrink), _dense_then_hide),
     **dict.fromkeys((torch.cat, torch.concat), _concatenate),
     **dict.fromkeys((F.batch_norm, synced_batch_norm), _batch_norm),
     F.instance_norm: _instance_norm,

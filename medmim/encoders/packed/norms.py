@@ -99,6 +99,26 @@ def layer_norm(
     return value.from_rows(func(rows_from_cells(value.values), normalized_shape, weight, bias, eps))
 
 
+def rms_norm(
+    func: Callable[..., Tensor],
+    value: PackedCells,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    eps: float | None = None,
+) -> PackedCells:
+    """Divide the channels of each voxel by their root mean square; channels must be last.
+
+    Raises:
+        ShapeError: for a norm over more than the channels.
+    """
+    if not value.last or tuple(normalized_shape) != (value.values.shape[1],):
+        raise ShapeError(
+            f"'rms_norm' over {tuple(normalized_shape)} of packed cells: expected channels last and the norm "
+            f"over the {value.values.shape[1]} channels alone; permute them, {ADVICE}"
+        )
+    return value.from_rows(func(rows_from_cells(value.values), normalized_shape, weight, eps))
+
+
 def _each_sample(value: PackedCells, norm: Callable[[Tensor], Tensor]) -> PackedCells:
     """Apply a norm to the visible cells of each sample."""
     samples = torch.split(value.values, list(value.layout.counts))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -152,6 +153,67 @@ def mean(
     if sorted(axis % (value.dims + 2) for axis in axes) != list(range(2, value.dims + 2)):
         raise ShapeError(f"'mean' over axes {axes} has no packed form, only over all spatial axes: {ADVICE}")
     return mean_over_space(value, keepdim=keepdim)
+
+
+def select_channels(value: PackedCells, key: Any) -> PackedCells:
+    """Index along channels, as in `x[:, :8]` or, with channels last, `x[..., :8]`.
+
+    Raises:
+        ShapeError: for an index along another axis.
+    """
+    keys = key if isinstance(key, tuple) else (key,)
+    if Ellipsis in keys:
+        place = keys.index(Ellipsis)
+        missing = (slice(None),) * (value.dims + 3 - len(keys))
+        keys = (*keys[:place], *missing, *keys[place + 1 :])
+    keys = (*keys, *(slice(None),) * (value.dims + 2 - len(keys)))
+    channels = value.dims + 1 if value.last else 1
+    others = [each for axis, each in enumerate(keys) if axis != channels]
+    if any(each != slice(None) for each in others) or not isinstance(keys[channels], slice | list):
+        raise ShapeError(f"'indexing' with {key} has no packed form, only slices of channels: {ADVICE}")
+    return value.like(value.values[:, keys[channels]])
+
+
+def softmax(
+    func: Callable[..., Tensor], value: PackedCells, dim: int | None = None, *args: Any, **kwargs: Any
+) -> PackedCells:
+    """Apply softmax over the channels of each voxel.
+
+    Raises:
+        ShapeError: over another axis.
+    """
+    channels = value.dims + 1 if value.last else 1
+    if dim is None or dim % (value.dims + 2) != channels:
+        raise ShapeError(f"'softmax' over axis {dim} has no packed form, only over channels: {ADVICE}")
+    return value.like(func(value.values, 1, *args, **kwargs))
+
+
+def spatial_norm(
+    func: Callable[..., Tensor],
+    value: PackedCells,
+    p: int | float | str | None = 2,
+    dim: int | Sequence[int] | None = None,
+    keepdim: bool = False,
+    **others: Any,
+) -> Tensor:
+    """Return each sample's L2 norm over its visible voxels as a plain tensor, as in GRN of ConvNeXt V2.
+
+    Raises:
+        ShapeError: for another order or over other axes than all spatial ones.
+    """
+    axes = sorted(axis % (value.dims + 2) for axis in ((dim,) if isinstance(dim, int) else dim or ()))
+    first = 1 if value.last else 2
+    others_given = any(other is not None for other in others.values())
+    if others_given or p not in (2, None, "fro") or axes != list(range(first, first + value.dims)):
+        raise ShapeError(
+            f"'norm' of order {p} over axes {dim} has no packed form, only 2 over space: {ADVICE}"
+        )
+    sums = value.values.square().flatten(2).sum(dim=2)
+    norms = torch.stack([cells.sum(dim=0) for cells in torch.split(sums, list(value.layout.counts))]).sqrt()
+    if not keepdim:
+        return norms
+    ones = [1] * value.dims
+    return norms.reshape(len(norms), *ones, -1) if value.last else norms.reshape(*norms.shape, *ones)
 
 
 def cast(func: Callable[..., Tensor], value: PackedCells, *args: Any, **kwargs: Any) -> PackedCells:

@@ -58,6 +58,11 @@ class Packed(PackedCells):
         """Return the shape, or the length of one axis."""
         return self.shape if axis is None else self.shape[axis]
 
+    @property
+    def data(self) -> Packed:
+        """The value without gradient."""
+        return type(self)(self.values.detach(), self.layout, last=self.last)
+
     def contiguous(self, **_: Any) -> Packed:
         """Return itself: the memory order is fixed."""
         return self
@@ -81,6 +86,29 @@ class Packed(PackedCells):
 
     def __truediv__(self, other: Any) -> Packed:
         return _combined(torch.div, self, other)
+
+    def __pow__(self, other: Any) -> Packed:
+        return _combined(torch.pow, self, other)
+
+    def __getitem__(self, key: Any) -> Packed:
+        """Index along channels.
+
+        Raises:
+            ShapeError: for another index.
+        """
+        selected: Any = ops.select_channels(self, key)
+        return type(self)(selected.values, self.layout, last=self.last)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        """Reject conversion to NumPy by name.
+
+        Raises:
+            ShapeError: always.
+        """
+        raise _no_form("numpy.asarray")
 
     def __neg__(self) -> Packed:
         return _combined(torch.mul, self, -1)
@@ -156,7 +184,7 @@ _ELEMENTWISE = (
     *(torch.neg, Tensor.neg, Tensor.exp, Tensor.sqrt, Tensor.rsqrt, Tensor.abs),
 )
 _COMBINING = (
-    *(torch.add, torch.mul, torch.sub, torch.div, torch.rsub, torch.true_divide),
+    *(torch.add, torch.mul, torch.sub, torch.div, torch.rsub, torch.true_divide, torch.pow, Tensor.pow),
     *(Tensor.add, Tensor.mul, Tensor.sub, Tensor.div),
 )
 _COPYING = (Tensor.clone, Tensor.detach, Tensor.float, Tensor.double, Tensor.half, Tensor.bfloat16, Tensor.to)
@@ -172,7 +200,11 @@ _FORMS: dict[Callable[..., Any], Callable[..., Any]] = {
     F.instance_norm: norms.instance_norm,
     F.group_norm: norms.group_norm,
     F.layer_norm: norms.layer_norm,
+    F.rms_norm: norms.rms_norm,
     F.linear: ops.linear,
+    F.softmax: ops.softmax,
+    **dict.fromkeys((torch.softmax, Tensor.softmax), ops.softmax),
+    **dict.fromkeys((torch.norm, Tensor.norm), ops.spatial_norm),
     F.prelu: ops.prelu,
     **dict.fromkeys(_ELEMENTWISE, ops.elementwise),
     **dict.fromkeys(_COMBINING, ops.combine),

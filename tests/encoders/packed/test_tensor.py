@@ -7,6 +7,7 @@ import pickle
 import weakref
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from torch import nn
 
 from medmim.encoders import mask, pack
 from medmim.errors import ShapeError
+from medmim.masks import build_mask, hidden_voxels
 
 
 def some(cell, grid, *, batch=3, channels=4, ratio=0.5, seed=0):
@@ -352,7 +354,7 @@ def test_mixing_masks_is_rejected(images, hidden, value):
 @pytest.mark.parametrize(
     ("message", "operation"),
     [
-        ("'softmax' has no packed form", lambda x: F.softmax(x, 1)),
+        ("'softmax' over axis 2 has no packed form", lambda x: F.softmax(x, 2)),
         ("'max_pool2d_with_indices' has no packed form", nn.MaxPool2d(2, return_indices=True)),
         ("'pad' has no packed form", nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect")),
         ("'flatten' has no packed form", lambda x: x.flatten(1)),
@@ -555,3 +557,54 @@ def test_results_do_not_depend_on_threads(images, hidden):
 
     first = gradients()
     assert all(torch.equal(a, b) for a, b in zip(first, gradients(), strict=True))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_powers_and_channel_slices_equal_the_masked_ones(dims):
+    images, hidden = torch.rand(3, 4, *[8] * dims) + 0.5, masks(dims)
+    packed, masked = pack(images, hidden), mask(images, hidden)
+    torch.testing.assert_close((packed**2).unpack(), (masked**2).unpack())
+    torch.testing.assert_close(packed[:, 1:3].unpack(), masked.unpack()[:, 1:3])
+    last = packed.movedim(1, -1)[..., ::2]
+    torch.testing.assert_close(last.unpack(), masked.unpack().movedim(1, -1)[..., ::2])
+    assert not packed.data.requires_grad
+    assert len(packed) == 3
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_softmax_rms_norm_and_spatial_norms_use_visible_voxels(dims):
+    images, hidden = torch.randn(3, 4, *[8] * dims), masks(dims)
+    visible, packed = ~hidden_voxels(hidden, images.shape[2:]), pack(images, hidden)
+    axes = tuple(range(2, dims + 2))
+    torch.testing.assert_close(packed.softmax(1).unpack(), images.softmax(dim=1) * visible)
+    norms = (images * visible).flatten(2).norm(dim=2)
+    torch.testing.assert_close(torch.norm(packed, p=2, dim=axes), norms)
+    weight = torch.rand(4)
+    normed = F.rms_norm(packed.movedim(1, -1), (4,), weight).movedim(-1, 1)
+    torch.testing.assert_close(
+        normed.unpack(), F.rms_norm(images.movedim(1, -1), (4,), weight).movedim(-1, 1) * visible
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda x: x[0], "indexing"),
+        (lambda x: x[:, :, 1:], "indexing"),
+        (lambda x: x.softmax(2), "softmax"),
+        (lambda x: torch.norm(x, p=1, dim=(2, 3)), "norm"),
+        (lambda x: F.pad(x, (1, 1)), "pad"),
+        (lambda x: F.pixel_shuffle(x, 2), "pixel_shuffle"),
+        (lambda x: torch.flatten(x, 2), "flatten"),
+        (lambda x: x.reshape(3, -1), "reshape"),
+        (lambda x: F.adaptive_max_pool2d(x, 1), "adaptive_max_pool2d"),
+        (np.asarray, "numpy.asarray"),
+    ],
+)
+def test_other_indices_norms_and_reshapes_are_rejected_by_name(call, name):
+    with pytest.raises(ShapeError, match=f"'{name}'.* has no packed form"):
+        call(pack(torch.randn(3, 4, 8, 8), masks(2)))
+
+
+def masks(dims):
+    return build_mask("random", ratio=0.5).sample(3, (4,) * dims, generator=torch.Generator().manual_seed(0))
