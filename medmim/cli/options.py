@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,12 +46,12 @@ def model_option(command: Command) -> Command:
 
 
 def print_result(result: dict[str, Any], *, as_json: bool, lines: list[str]) -> None:
-    """Print a result: as JSON for scripts, or as lines for people."""
-    if as_json:
-        click.echo(json.dumps(result, sort_keys=True))
-        return
-    for line in lines:
-        click.echo(line)
+    """Print a result: as JSON for scripts, or as lines for people; stop quietly if the reader has gone."""
+    try:
+        for line in [json.dumps(result, sort_keys=True)] if as_json else lines:
+            click.echo(line)
+    except BrokenPipeError:  # such as `| head`: keep Python from flushing to the closed pipe at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager
