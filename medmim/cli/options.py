@@ -40,8 +40,8 @@ def model_option(command: Command) -> Command:
     """Add `--model`."""
     return click.option(
         "--model",
-        help="Registered NAME or NAME:VERSION, a run or a .safetensors file.  [default: champion, else "
-        "newest challenger]",
+        help="Registered NAME or NAME:VERSION, a run or a .safetensors file.  [default: the champion, else "
+        "the best candidate by validation score]",
     )(command)
 
 

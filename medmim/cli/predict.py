@@ -19,7 +19,7 @@ _LINES = 20
     "predict",
     epilog="""\b
 Examples:
-  medmim predict /dicom                          with the champion, else the newest challenger
+  medmim predict /dicom                          with the champion, else the best candidate
   medmim predict /dicom --model lung-segment --out lung-predictions
   medmim predict scan.nii.gz --model 3f2a        a fine-tuning run
   medmim predict medmim-data --model weights.safetensors""",
@@ -44,6 +44,7 @@ Examples:
     is_flag=True,
     help="Also write the class probabilities of segmentations, as .npz on the model's grid.",
 )
+@click.option("--force", is_flag=True, help="Predict scans too that do not resemble the training data.")
 @json_option
 def command(*, source: Path, model: str | None, out: Path, as_json: bool, **options: Any) -> None:
     """Apply a fine-tuned model to the scans at SOURCE: DICOM, NIfTI, NRRD, images or a dataset folder.
@@ -51,6 +52,8 @@ def command(*, source: Path, model: str | None, out: Path, as_json: bool, **opti
     Label volumes are written on the voxel grid of the source, and as DICOM-SEG that refers to its slices. The
     DICOM-SEG files are the only ones with the patient's identifiers, for the archive that already has them. A
     file that cannot be used is listed by its number in the sorted list of source files, with the reason.
+    Scans that do not resemble the training data of the model (kind, modality, spacing, extent, intensities)
+    are refused without --force, which marks them in predictions.json.
     """
     from medmim.stages.predict.run import predict
 
@@ -79,6 +82,7 @@ def _lines(result: Predictions) -> list[str]:
         f"volumes      {counts}",
         *volumes[:_LINES],
         *more,
+        *(f"forced       volume {name}: {reason}" for name, reason in result.forced.items()),
         *(f"failed       volume {name}: {reason}" for name, reason in result.failures.items()),
         *(
             f"no DICOM-SEG volume {name}: {outcome}"

@@ -1,17 +1,25 @@
-"""The weights that `--model WORD` refers to: a registered model, a run, or a file."""
+"""The weights that `--model WORD` refers to: a registered model, a run, or a file.
+
+Without a word, or with a name alone, this is the champion, else the candidate with the best validation score
+among comparable versions: of one model, on one dataset and split. Controls (from scratch) and versions that
+failed the sanity check are only used if there is nothing else.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from medmim.errors import RunError
-from medmim.stages.finetune.initial_weights import weights_of
+from medmim.stages.finetune.initial_weights import SCRATCH, weights_of
 from medmim.tracking.comparison.champion import CHAMPION, RegisteredModel, versions
 from medmim.tracking.mlflow_store import Store
 
-_CHALLENGER = "challenger"
+STATUS = "status"  # tag of a model version
+CANDIDATE, CONTROL, FAILED = "candidate", "control", "failed sanity"
 
 
 @dataclass(frozen=True)
@@ -27,14 +35,44 @@ class SelectedModel:
     title: str
 
 
+@dataclass(frozen=True)
+class _Version:
+    """A registered version with what is needed to compare it.
+
+    Attributes:
+        model: the registered version.
+        status: candidate, control or failed sanity.
+        arm: name of the pretraining in comparisons.
+        score: validation score; minus infinity if there is none.
+        metric: name of the score.
+        started: start of the run, in milliseconds since 1970.
+        group: model, dataset and split, within which scores are comparable.
+    """
+
+    model: RegisteredModel
+    status: str
+    arm: str
+    score: float
+    metric: str
+    started: int
+    group: tuple[str, ...]
+
+    @property
+    def words(self) -> str:
+        """Title, score, arm and date for people."""
+        score = f"{self.metric} {self.score:.3f} on validation" if self.metric else "no validation score"
+        date = datetime.fromtimestamp(self.started / 1000, UTC).date()
+        return f"{_title(self.model)}, {score}, arm '{self.arm}', {date}"
+
+
 def find_model(word: str | None, store: Store, log: Callable[[str], None]) -> SelectedModel:
     """Return the model that `--model WORD` refers to.
 
     Args:
         word: a weights file, the name of a registered model (`NAME`, or `NAME:VERSION`), a fine-tuning run
-            (or the beginning of its id), or None: the champion, else the newest challenger.
+            (or the beginning of its id), or None: the champion, else the best candidate.
         store: the local store.
-        log: receives the selection when `word` is None.
+        log: receives the selection and its reason where `word` leaves it open.
 
     Raises:
         RunError: if no model matches, or several do.
@@ -42,37 +80,64 @@ def find_model(word: str | None, store: Store, log: Callable[[str], None]) -> Se
     if word is not None and word.endswith(".safetensors"):
         return SelectedModel(Path(word), Path(word).name)
     known = versions(store)
-    if word is None:
-        chosen = _open_choice(known, store)
-        log(f"model: {_title(chosen)}")
-        return SelectedModel(weights_of(store, chosen.run_id), _title(chosen))
-    name, _, number = word.partition(":")
-    named = [one for one in known if one.model == name and number in ("", str(one.version))]
-    if named:
-        chosen = min(named, key=_rank)
-        return SelectedModel(weights_of(store, chosen.run_id), _title(chosen))
-    return SelectedModel(weights_of(store, _matching_run(store, word, known)), f"run {word}")
+    if word is None and not known:
+        raise RunError(
+            "--model: no registered model in this home folder; run `medmim finetune segment`, or give a run "
+            "or a .safetensors file"
+        )
+    name, _, number = (word or "").partition(":")
+    named = [one for one in known if one.model == name or word is None]
+    if named and number:
+        named = [one for one in named if number == str(one.version)]
+    if not named:
+        return SelectedModel(weights_of(store, _matching_run(store, str(word), known)), f"run {word}")
+    chosen = named[0] if number else _best(named, store, log)
+    return SelectedModel(weights_of(store, chosen.run_id), _title(chosen))
 
 
-def _open_choice(known: Sequence[RegisteredModel], store: Store) -> RegisteredModel:
+def _best(known: Sequence[RegisteredModel], store: Store, log: Callable[[str], None]) -> RegisteredModel:
+    """Return the champion, else the best comparable candidate; log the reason."""
     champions = [one for one in known if CHAMPION in one.aliases]
     if len(champions) > 1:
         names = ", ".join(one.model for one in champions)
         raise RunError(f"--model: expected the name of one model, as several have a champion: {names}")
     if champions:
+        log(f"model: {_version(champions[0], store).words}: the champion")
         return champions[0]
-    challengers = [one for one in known if _CHALLENGER in one.aliases]
-    if not challengers:
-        raise RunError(
-            "--model: no registered model in this home folder; run `medmim finetune segment`, or give a run "
-            "or a .safetensors file"
-        )
-    return max(challengers, key=lambda one: int(store.run(one.run_id).info.start_time))
+    found = [_version(one, store) for one in known]
+    group = max(found, key=lambda one: one.started).group  # of the newest version
+    comparable = [one for one in found if one.group == group]
+    usable = [[one for one in comparable if one.status == status] for status in (CANDIDATE, CONTROL, FAILED)]
+    best = max(next(filter(None, usable)), key=lambda one: (one.score, one.started))
+    of = f"the best of {len(usable[0])} candidates" if best.status == CANDIDATE else best.status
+    log(f"model: {best.words}: {of} of {len(comparable)} comparable versions; choose another with --model")
+    if best.status != CANDIDATE:
+        log(f"warning: no candidate is registered; this version is marked '{best.status}'")
+    higher = [one for one in usable[1] if one.score > best.score]
+    if best.status == CANDIDATE and higher:
+        control = max(higher, key=lambda one: one.score)
+        log(f"warning: the control without pretraining scores higher: {control.words}")
+    return best.model
 
 
-def _rank(one: RegisteredModel) -> tuple[bool, bool, int]:
-    """Order versions of a model: champion, challenger, then the newest."""
-    return CHAMPION not in one.aliases, _CHALLENGER not in one.aliases, -one.version
+def _version(model: RegisteredModel, store: Store) -> _Version:
+    run = store.run(model.run_id)
+    tags, metrics = run.data.tags, run.data.metrics
+    scores = {key: value for key, value in metrics.items() if key.startswith("best/val_")}
+    scores = scores or {
+        key: value for key, value in metrics.items() if key == f"last/val_{tags.get('metric')}"
+    }
+    metric, score = next(iter(scores.items()), ("", -math.inf))
+    arm = tags.get("arm", "unknown")
+    return _Version(
+        model=model,
+        status=model.tags.get(STATUS, CONTROL if arm == SCRATCH else CANDIDATE),
+        arm=arm,
+        score=score if math.isfinite(score) else -math.inf,
+        metric=metric.partition("val_")[2],
+        started=int(run.info.start_time),
+        group=(model.model, tags.get("dataset_hash", ""), tags.get("split_hash", "")),
+    )
 
 
 def _title(one: RegisteredModel) -> str:

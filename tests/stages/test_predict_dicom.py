@@ -218,7 +218,7 @@ def test_boxes_are_traced_to_the_files_of_their_slices(name, tiny_dataset, tmp_p
     described = result.checkpoint.with_suffix(".json")
     chosen = {"thresholds": dict.fromkeys(tiny.NAMES.values(), 0.0)}
     described.write_text(json.dumps({**json.loads(described.read_text()), "chosen": chosen}))
-    made = predict(tmp_path / "scans", tmp_path / "out", home=home, model=str(result.checkpoint))
+    made = predict(tmp_path / "scans", tmp_path / "out", home=home, model=str(result.checkpoint), force=True)
     rows = list(csv.DictReader((made.out / "boxes.csv").open()))
     walked, normal = sorted((tmp_path / "scans").iterdir()), affine[:3, 2] / SPACING[2]
     assert rows

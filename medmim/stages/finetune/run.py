@@ -16,7 +16,10 @@ from medmim.config.runs import FinetuneSettings
 from medmim.data.dataset.contamination import CERTIFICATE, seen_patients_of, write_seen_patients
 from medmim.data.dataset.manifest import VolumeRecord
 from medmim.data.dataset.partition import patient_digest
+from medmim.stages.applicability import TRAINING_DATA, summarize
+from medmim.stages.finetune.initial_weights import SCRATCH
 from medmim.stages.finetune.setup import FinetuneRun, build_finetuning
+from medmim.stages.model_lookup import CANDIDATE, CONTROL, FAILED, STATUS
 from medmim.stages.run_lifecycle import (
     RunResult,
     budget_words,
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
 
 DIVISION = "division.json"
 _SHOWN = 3  # cases of a figure
+_CHANCE = {"segment": 0.1, "detect": 0.01}  # validation score of a useless model; else one by the classes
 
 
 def finetune(
@@ -203,6 +207,7 @@ def _description(run: FinetuneRun, run_id: str) -> dict[str, Any]:
         "task_options": settings.task_options,
         "chosen": run.context.tuned,
         "dataset_hash": run.dataset.info.content_hash,
+        TRAINING_DATA: summarize(train, settings.data).model_dump(mode="json"),
     }
 
 
@@ -211,6 +216,7 @@ def _register(store: Store, run: FinetuneRun, result: RunResult) -> None:
     metric, origin = run.task.metric, run.origin
     score = result.metrics.get(f"test/{metric}")
     lineage = {
+        STATUS: _status(run, result.metrics),
         "dataset_hash": run.dataset.info.content_hash,
         "pretraining_run": origin.run_id or origin.arm,
         "finetuning_run": result.run_id,
@@ -223,6 +229,18 @@ def _register(store: Store, run: FinetuneRun, result: RunResult) -> None:
     store.register(model=model, run_id=result.run_id, tags=lineage, alias="challenger")
     if origin.run_id and score is not None:
         store.note_score(origin.run_id, f"finetuned/test_{metric}", score)
+
+
+def _status(run: FinetuneRun, metrics: Mapping[str, float]) -> str:
+    """Return `control` from scratch, `failed sanity` for a validation score at the level of chance."""
+    if run.origin.arm == SCRATCH:
+        return CONTROL
+    if not run.partition.val:
+        return CANDIDATE
+    metric = run.task.selection_metric
+    score = metrics.get(f"best/val_{metric}", metrics.get(f"last/val_{metric}", float("nan")))
+    chance = _CHANCE.get(run.settings.task, 1 / max(len(run.context.names), 1))
+    return CANDIDATE if score > chance else FAILED  # NaN fails
 
 
 def _tags(run: FinetuneRun) -> dict[str, str]:

@@ -26,9 +26,9 @@ from medmim.data.ingest.publish import sole_use
 from medmim.data.ingest.source_slices import Instances, find_instances, slices_of_volume
 from medmim.data.sandbox.sandbox import Sandbox, for_scans
 from medmim.errors import DataError, MedmimError, RunError, UsageError, raised_in
+from medmim.stages.applicability import modality_warnings, unlike_training_data, with_modality
 from medmim.stages.ingest import KEY_FILE, ingest
 from medmim.stages.model_lookup import find_model
-from medmim.stages.predict.checks import modality_warnings, with_modality
 from medmim.stages.predict.outputs import (
     OUTPUTS,
     VolumePrediction,
@@ -51,6 +51,7 @@ _OURS = (
     "ledger.jsonl",
 )
 _INDEX = "predictions.json"
+_UNLIKE = "unlike_training_data"
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class Predictions:
         dicom: for each segmented volume `written`, or the reason why there is no DICOM-SEG.
         files: reason codes of quarantined source files, by their number in the sorted list of files.
         warnings: reasons not to rely on the predictions, such as scans of another modality.
+        forced: volumes that were predicted although they do not resemble the training data, with the reason.
     """
 
     out: Path
@@ -74,6 +76,7 @@ class Predictions:
     dicom: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[int, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    forced: Mapping[str, str] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """Return the output of `--json`."""
@@ -86,6 +89,7 @@ class Predictions:
             "dicom": dict(self.dicom),
             "files": {str(number): reason for number, reason in self.files.items()},
             "warnings": list(self.warnings),
+            "forced": dict(self.forced),
         }
 
 
@@ -98,6 +102,7 @@ def predict(
     progress: Progress | None = None,
     log: Callable[[str], None] = print,
     save_probabilities: bool = False,
+    force: bool = False,
     **options: Any,
 ) -> Predictions:
     """Apply a model to scans and write its predictions.
@@ -110,6 +115,7 @@ def predict(
         progress: called with the phase, and how much of it is done.
         log: receives lines for the user.
         save_probabilities: also write the class probabilities of segmentations.
+        force: predict scans too that do not resemble the training data of the model.
         options: fields of `IngestOptions`.
 
     Raises:
@@ -121,7 +127,7 @@ def predict(
     trained = load_trained_model(selected.weights)
     try:
         with sole_use(out) as staging, for_scans(options.get("workers")) as sandbox:
-            task = _PredictionTask(home, sandbox, progress, log, save_probabilities)
+            task = _PredictionTask(home, sandbox, progress, log, save_probabilities, force)
             _clear(out)
             scans, dataset = _ingest(source, out, staging, task, options)
             result = _predict(trained, selected, dataset, out, task)
@@ -150,6 +156,7 @@ class _PredictionTask:
     progress: Progress | None
     log: Callable[[str], None]
     save_probabilities: bool = False
+    force: bool = False
 
 
 def _clear(out: Path) -> None:
@@ -207,8 +214,12 @@ def _predict(
     predictions: dict[str, VolumePrediction] = {}
     cases, rest = trained.cases(dataset)
     failures = {volume.id: "channel_missing" for volume in rest}
+    unlike = _unlike(trained, cases, dataset.root, task)
     for number, volume in enumerate(cases):
         bare = volume.model_copy(update={"label": None, "boxes": (), "target": None})
+        if volume.id in unlike and not task.force:
+            failures[volume.id] = _UNLIKE
+            continue
         try:
             known = with_modality(trained, bare)
             predictions[volume.id] = output.predict(trained, scene, known, out)
@@ -234,7 +245,28 @@ def _predict(
         failures=failures,
         files=quarantined,
         warnings=modality_warnings(trained, dataset.volumes, task.log),
+        forced=unlike if task.force else {},
     )
+
+
+def _unlike(
+    trained: TrainedModel, cases: Sequence[VolumeRecord], root: Path, task: _PredictionTask
+) -> dict[str, str]:
+    """Return how volumes differ from the training data, by id, and log it.
+
+    Raises:
+        DataError: if all of them differ, without `--force`.
+    """
+    reasons = {volume.id: unlike_training_data(trained.description, volume, root) for volume in cases}
+    unlike = {name: reason for name, reason in reasons.items() if reason}
+    if unlike and len(unlike) == len(cases) and not task.force:
+        raise DataError(
+            f"refused volume {min(unlike)}: {unlike[min(unlike)]}; use --force to predict anyway",
+            reason=_UNLIKE,
+        )
+    for name, reason in unlike.items():
+        task.log(f"warning: volume {name}: {reason}{'' if task.force else '; use --force to predict it'}")
+    return unlike
 
 
 def _rows(predictions: Mapping[str, VolumePrediction]) -> list[Mapping[str, Any]]:

@@ -17,10 +17,8 @@ from medmim.data.formats.write_volume import encode_image
 from medmim.data.loading.normalisation import LEGACY
 from medmim.errors import DataError, RunError, UsageError
 from medmim.stages.finetune.run import finetune
-from medmim.stages.model_lookup import find_model
 from medmim.stages.predict.run import predict
 from medmim.tracking.mlflow_store import Store
-from medmim.training.weights import WEIGHTS
 
 THRESHOLD = 1.5  # of normalised grey values; between noise and the ball of `tiny.blob`
 
@@ -216,46 +214,6 @@ def test_boxes_are_told_in_voxels_and_mm(dims, varied_dataset, tmp_path, home):
             np.testing.assert_allclose(affine[:3, :3] @ voxel + affine[:3, 3], mm, atol=5e-3)
 
 
-def registered(home, model, alias, *, tmp_path):
-    """A run with hand-made weights, registered; its id."""
-    store = Store(home)
-    recorder = store.begin(experiment="medmim", name=model, tags={"stage": "finetune"})
-    kept = threshold.write_model(store.checkpoints(recorder.run_id), THRESHOLD)
-    recorder.file(kept, folder="model")
-    recorder.file(kept.with_suffix(".json"), folder="model")
-    recorder.finish("FINISHED")
-    store.register(model=model, run_id=recorder.run_id, tags={}, alias=alias)
-    return recorder.run_id
-
-
-def test_the_champion_then_the_newest_challenger_is_taken(tmp_path, home):
-    store, said = Store(home), []
-    with pytest.raises(RunError, match="no registered model"):
-        find_model(None, store, said.append)
-    registered(home, "lung", "challenger", tmp_path=tmp_path)
-    newest = registered(home, "brain", "challenger", tmp_path=tmp_path)
-    assert find_model(None, store, said.append).weights == store.checkpoints(newest) / WEIGHTS
-    assert said == ["model: brain 1 (challenger)"]
-    old = registered(home, "lung", "champion", tmp_path=tmp_path)
-    registered(home, "lung", "challenger", tmp_path=tmp_path)
-    for word in (None, "lung", "lung:2", old[:10]):
-        assert find_model(word, store, said.append).weights == store.checkpoints(old) / WEIGHTS, word
-    registered(home, "brain", "champion", tmp_path=tmp_path)
-    with pytest.raises(RunError, match="several have a champion: brain, lung"):
-        find_model(None, store, said.append)
-    with pytest.raises(RunError, match=r"expected a registered model \(brain, lung\)"):
-        find_model("lnug", store, said.append)
-
-
-def test_weights_that_are_only_an_artifact_are_found(tmp_path, home):
-    run = registered(home, "lung", "champion", tmp_path=tmp_path)
-    store = Store(home)
-    for path in store.checkpoints(run).iterdir():
-        path.unlink()
-    found = find_model("lung", store, quiet)
-    assert found.weights.is_file()
-
-
 def test_the_command_prints_json_and_lines(weights, tmp_path, home):
     blob_file(tmp_path / "scans" / "a.nii.gz")
     words = ["predict", str(tmp_path / "scans"), "--model", str(weights), "--out", str(tmp_path / "out")]
@@ -288,7 +246,7 @@ def test_boxes_in_pictures_have_no_millimetres_and_no_boxes_a_header(tiny_datase
     tables = []
     for threshold_, out in ((0.0, "some"), (2.0, "none")):
         model = with_thresholds(result, threshold_)
-        made = predict(tmp_path / "my scans", tmp_path / out, home=home, model=model)
+        made = predict(tmp_path / "my scans", tmp_path / out, home=home, model=model, force=True)
         tables.append(list(csv.reader((made.out / "boxes.csv").open())))
     (header, first, *_), (alone,) = tables
     assert header == alone
@@ -301,12 +259,12 @@ def test_one_slice_is_nothing_for_a_network_that_saw_volumes(tiny_dataset, tmp_p
     result = tuned("classify", 3, tiny_dataset, home)
     blob_file(tmp_path / "scans" / "a.nii.gz")
     Picture.fromarray(np.eye(40, dtype=np.uint8) * 200).save(tmp_path / "scans" / "b.png")
-    made = predict(tmp_path / "scans", tmp_path / "out", home=home, model=str(result.checkpoint))
+    made = predict(tmp_path / "scans", tmp_path / "out", home=home, model=str(result.checkpoint), force=True)
     assert len(made.volumes) == 1
     assert list(made.failures.values()) == ["one_slice_for_3d"]
 
 
-def test_scans_of_another_modality_are_named(tiny_dataset, tmp_path, home):
+def test_scans_of_another_modality_are_refused_unless_forced(tiny_dataset, tmp_path, home):
     result = tuned("classify", 3, tiny_dataset, home)
     image, _ = tiny.blob(np.random.default_rng(0), tiny.SHAPE)
     rows = [
@@ -315,12 +273,18 @@ def test_scans_of_another_modality_are_named(tiny_dataset, tmp_path, home):
     ]
     write_dataset(tmp_path / "data", DatasetInfo(name="mixed"), rows, [])
     said = []
-    words = {"home": home, "model": str(result.checkpoint), "say": said.append}
-    made = predict(tmp_path / "data", tmp_path / "out", **words)
+    words = {"home": home, "model": str(result.checkpoint), "log": said.append}
+    refused = predict(tmp_path / "data", tmp_path / "out", **words)
+    [ct] = (volume.id for volume in read_dataset(tmp_path / "data").volumes if volume.modality == "CT")
+    assert refused.failures == {ct: "unlike_training_data"}
+    reason = "it is CT, but the model was trained on MR volumes of 16 × 16 × 20 mm"
+    assert said[0] == f"warning: volume {ct}: {reason}; use --force to predict it"
+    made = predict(tmp_path / "data", tmp_path / "out", force=True, **words)
+    assert (made.failures, made.forced) == ({}, {ct: reason})
     [warning] = made.warnings
     assert warning.startswith("1 of 3 scans are CT, but the model was trained on MR")
-    assert said == [f"warning: {warning}"]
-    assert json.loads((made.out / "predictions.json").read_text())["warnings"] == [warning]
+    index = json.loads((made.out / "predictions.json").read_text())
+    assert (index["warnings"], index["forced"]) == ([warning], {ct: reason})
     assert predict(tiny_dataset, tmp_path / "same", **words).warnings == ()
 
 

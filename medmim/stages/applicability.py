@@ -1,0 +1,155 @@
+"""The scans that a model may be used on: a summary of its training data, compared with each scan."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel
+
+from medmim.data.dataset.manifest import VolumeRecord
+from medmim.data.formats.nifti import read_image
+from medmim.errors import DataError
+from medmim.training.tasks.trained_model import TrainedModel
+
+TRAINING_DATA = "training_data"  # key in the description of a model
+_UNKNOWN = "OT"  # modality, such as of NIfTI files
+_READ = 16  # volumes whose intensities are read
+_FACTOR = 2.0  # scans may be this much smaller or larger than the training data
+_HOUNSFIELD = -200.0  # intensities below occur in CT only
+
+Range = tuple[float, float]
+
+
+class TrainingData(BaseModel, frozen=True):
+    """A summary of the training volumes of a model.
+
+    Attributes:
+        modalities: modalities, `OT` where unknown.
+        images_2d, volumes_3d: whether there were single 2D images, and volumes.
+        spacing_mm, extent_mm: smallest and largest spacing and extent per axis of a volume, sorted by length;
+            empty where unknown.
+        lowest: smallest and largest first percentile of the intensities of a volume.
+    """
+
+    modalities: tuple[str, ...]
+    images_2d: bool
+    volumes_3d: bool
+    spacing_mm: tuple[Range, ...] = ()
+    extent_mm: tuple[Range, ...] = ()
+    lowest: Range | None = None
+
+    def __str__(self) -> str:
+        """Return the summary as part of a sentence."""
+        kinds = [*(["volumes"] if self.volumes_3d else []), *(["2D images"] if self.images_2d else [])]
+        modalities = [one for one in self.modalities if one != _UNKNOWN]
+        words = f"{'/'.join(modalities)} {' and '.join(kinds)}".strip()
+        return f"{words} of {_ranges(self.extent_mm)} mm" if self.extent_mm else words
+
+
+def summarize(volumes: Sequence[VolumeRecord], root: Path) -> TrainingData:
+    """Summarise the training volumes of a dataset folder."""
+    flat = [min(volume.shape) == 1 for volume in volumes]
+    known = [volume for volume in volumes if volume.flags.get("spacing") != "unknown"]
+    lowest = [_lowest(volume, root) for volume in volumes[:: max(1, len(volumes) // _READ)]]
+    return TrainingData(
+        modalities=tuple(sorted({volume.modality for volume in volumes})),
+        images_2d=any(flat),
+        volumes_3d=not all(flat),
+        spacing_mm=_per_axis([sorted(volume.spacing_mm) for volume in known]),
+        extent_mm=_per_axis([_extent(volume) for volume in known]),
+        lowest=(min(lowest), max(lowest)) if lowest else None,
+    )
+
+
+def unlike_training_data(description: Mapping[str, Any], volume: VolumeRecord, root: Path) -> str | None:
+    """Return how a scan differs from the training data; None if it resembles them, or nothing is known."""
+    if TRAINING_DATA not in description:
+        return None
+    data = TrainingData.model_validate(description[TRAINING_DATA])
+    found = _difference(data, volume, root)
+    return f"{found}, but the model was trained on {data}" if found else None
+
+
+def _difference(data: TrainingData, volume: VolumeRecord, root: Path) -> str | None:
+    flat = min(volume.shape) == 1
+    if not (data.images_2d if flat else data.volumes_3d):
+        return "it is a single 2D image" if flat else "it is a volume"
+    if _UNKNOWN not in (*data.modalities, volume.modality) and volume.modality not in data.modalities:
+        return f"it is {volume.modality}"
+    if volume.flags.get("spacing") != "unknown":
+        for name, values, ranges in (
+            ("a spacing", sorted(volume.spacing_mm), data.spacing_mm),
+            ("an extent", _extent(volume), data.extent_mm),
+        ):
+            pairs = list(zip(values, ranges, strict=True)) if ranges else []
+            if any(not low / _FACTOR <= value <= high * _FACTOR for value, (low, high) in pairs):
+                return f"it has {name} of {'×'.join(f'{value:.3g}' for value in values)} mm"
+    return _intensity_difference(data, _lowest(volume, root)) if data.lowest else None
+
+
+def _intensity_difference(data: TrainingData, lowest: float) -> str | None:
+    assert data.lowest
+    if lowest < _HOUNSFIELD <= data.lowest[0]:
+        return "it has intensities below -200, as in CT"
+    if data.lowest[1] < _HOUNSFIELD and lowest >= 0:
+        return "it has no negative intensities, unlike CT in Hounsfield units"
+    return None
+
+
+def with_modality(trained: TrainedModel, volume: VolumeRecord) -> VolumeRecord:
+    """Return the volume with the modality of the training data if it has none: CT has its own normalisation.
+
+    Raises:
+        DataError: with reason one_slice_for_3d, for a single slice and a 3D network trained on volumes: the
+            prediction for a padded slice would be meaningless.
+    """
+    if trained.plan.dims == 3 and min(volume.shape) == 1 and not trained.description.get("pictures", True):
+        raise DataError(f"volume {volume.id} is one slice, expected a volume", reason="one_slice_for_3d")
+    modalities = trained.description.get("modalities", ())
+    if volume.modality != _UNKNOWN or len(modalities) != 1:
+        return volume
+    return volume.model_copy(update={"modality": modalities[0]})
+
+
+def modality_warnings(
+    trained: TrainedModel, volumes: Sequence[VolumeRecord], log: Callable[[str], None]
+) -> tuple[str, ...]:
+    """Log and return warnings about scans of other or unknown modalities than the training data."""
+    trained_on = sorted(trained.description.get("modalities", ()))
+    if not trained_on or _UNKNOWN in trained_on:
+        return ()
+    found = Counter(volume.modality for volume in volumes)
+    warnings = [
+        f"{count} of {len(volumes)} scans are {modality}, but the model was trained on "
+        f"{', '.join(trained_on)}: do not rely on its predictions for them"
+        for modality, count in sorted(found.items())
+        if modality not in {*trained_on, _UNKNOWN}
+    ]
+    if trained_on == ["CT"] and found[_UNKNOWN]:
+        count = f"{found[_UNKNOWN]} of {len(volumes)} scans have no modality"
+        warnings.append(f"{count}: assumed to be CT, in Hounsfield units")
+    for line in warnings:
+        log(f"warning: {line}")
+    return tuple(warnings)
+
+
+def _extent(volume: VolumeRecord) -> list[float]:
+    return sorted(size * step for size, step in zip(volume.shape, volume.spacing_mm, strict=True))
+
+
+def _lowest(volume: VolumeRecord, root: Path) -> float:
+    """Return the first percentile of the intensities of a volume."""
+    values: Any = read_image(root / volume.image).array
+    return float(np.percentile(values, 1))
+
+
+def _per_axis(values: Sequence[Sequence[float]]) -> tuple[Range, ...]:
+    return tuple((min(axis), max(axis)) for axis in zip(*values, strict=True))
+
+
+def _ranges(ranges: Sequence[Range]) -> str:
+    return " × ".join(f"{low:.3g}" if low == high else f"{low:.3g}–{high:.3g}" for low, high in ranges)

@@ -1,0 +1,47 @@
+"""Scans are compared with the training data of a model."""
+
+import numpy as np
+import pytest
+import tiny
+
+from medmim.stages.applicability import TRAINING_DATA, summarize, unlike_training_data
+
+
+def volume(root, subject="p", *, shape=(40, 50, 36), spacing=1.0, lowest=0.0, modality="OT"):
+    """Write a volume and return its row."""
+    image = np.random.default_rng(0).uniform(lowest, 500, shape).astype(np.float32)
+    return tiny.write_volume(root, subject, image, np.diag([spacing] * 3 + [1.0]), modality=modality)
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A model that was trained on crops of MR scans."""
+    rows = [volume(tmp_path, f"t{n}", shape=(35 + n, 50, 35), modality="MR") for n in range(3)]
+    return {TRAINING_DATA: summarize(rows, tmp_path).model_dump(mode="json")}
+
+
+def test_a_scan_like_the_training_data_is_accepted(model, tmp_path):
+    for modality in ("MR", "OT"):
+        assert unlike_training_data(model, volume(tmp_path, modality=modality), tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "difference"),
+    [
+        ({"shape": (300, 400, 1)}, "it is a single 2D image"),
+        ({"shape": (240, 240, 1)}, "it is a single 2D image"),
+        ({"modality": "CT"}, "it is CT"),
+        ({"lowest": -1000.0}, "it has intensities below -200, as in CT"),
+        ({"shape": (120, 120, 80)}, "it has an extent of 80×120×120 mm"),
+        ({"spacing": 4.0, "shape": (10, 12, 9)}, "it has a spacing of 4×4×4 mm"),
+    ],
+)
+def test_another_kind_of_scan_is_refused_with_a_description_of_the_training_data(
+    model, tmp_path, words, difference
+):
+    found = unlike_training_data(model, volume(tmp_path, **words), tmp_path)
+    assert found == f"{difference}, but the model was trained on MR volumes of 35 × 35–37 × 50 mm"
+
+
+def test_a_model_without_a_summary_accepts_everything(tmp_path):
+    assert unlike_training_data({}, volume(tmp_path), tmp_path) is None

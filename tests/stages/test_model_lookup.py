@@ -1,0 +1,97 @@
+"""The default model, and the models that a word refers to."""
+
+import pytest
+import threshold
+
+from medmim.errors import RunError
+from medmim.stages.model_lookup import find_model
+from medmim.tracking.mlflow_store import Store
+from medmim.training.weights import WEIGHTS
+
+
+class Registry:
+    """A store with registered models of hand-made weights."""
+
+    def __init__(self, home):
+        self.store, self.said = Store(home), []
+
+    def add(self, model, *, arm="spark mesh 0.7", score=None, alias="challenger", split="a", **tags):
+        run = {"stage": "finetune", "arm": arm, "metric": "dice", "split_hash": split}
+        run |= {"dataset": "d", "dataset_hash": "d"}
+        recorder = self.store.begin(experiment="medmim", name=model, tags=run)
+        weights = threshold.write_model(self.store.checkpoints(recorder.run_id), 100.0)
+        recorder.file(weights, folder="model")
+        recorder.file(weights.with_suffix(".json"), folder="model")
+        if score is not None:
+            recorder.metrics({"best/val_dice_present": score}, step=0)
+        recorder.finish("FINISHED")
+        self.store.register(model=model, run_id=recorder.run_id, tags=tags, alias=alias)
+        return recorder.run_id
+
+    def found(self, word=None):
+        self.said.clear()
+        return find_model(word, self.store, self.said.append)
+
+    def chosen(self, word=None):
+        """Return the run whose weights are found."""
+        return self.found(word).weights.parent.name
+
+
+@pytest.fixture
+def registry(home):
+    return Registry(home)
+
+
+def test_the_best_candidate_on_validation_is_chosen_and_the_reason_logged(registry):
+    best = registry.add("lung", score=0.8)
+    registry.add("lung", score=0.044, status="failed sanity")
+    registry.add("lung", arm="mae", score=0.7)
+    registry.add("lung", arm="scratch", score=0.75, status="control")
+    assert registry.chosen() == registry.chosen("lung") == best
+    [line] = registry.said
+    assert line.startswith("model: lung 1, dice_present 0.800 on validation, arm 'spark mesh 0.7', 20")
+    assert line.endswith("the best of 2 candidates of 4 comparable versions; choose another with --model")
+
+
+def test_a_control_that_scores_higher_is_mentioned(registry):
+    candidate = registry.add("lung", score=0.6)
+    registry.add("lung", arm="scratch", score=0.7)  # without a status, as 0.1.0 registered it
+    assert registry.chosen() == candidate
+    assert registry.said[1].startswith(
+        "warning: the control without pretraining scores higher: lung 2 (chall"
+    )
+
+
+def test_without_candidates_a_control_is_chosen_with_a_warning(registry):
+    control = registry.add("lung", arm="scratch", score=0.7)
+    registry.add("lung", score=0.01, status="failed sanity")
+    assert registry.chosen() == control
+    assert registry.said[1] == "warning: no candidate is registered; this version is marked 'control'"
+
+
+def test_scores_are_compared_on_one_split_only(registry):
+    registry.add("lung", score=0.9, split="other")
+    newest = registry.add("lung", score=0.5)
+    assert registry.chosen() == newest
+
+
+def test_the_champion_comes_first_and_words_choose_others(registry):
+    with pytest.raises(RunError, match="no registered model"):
+        registry.found()
+    first = registry.add("lung", score=0.5)
+    champion = registry.add("lung", alias="champion")
+    registry.add("lung", score=0.9)
+    for word in (None, "lung", "lung:2", champion[:10]):
+        assert registry.chosen(word) == champion, word
+    assert registry.chosen("lung:1") == first
+    registry.add("brain", alias="champion")
+    with pytest.raises(RunError, match="several have a champion: brain, lung"):
+        registry.found()
+    with pytest.raises(RunError, match=r"expected a registered model \(brain, lung\)"):
+        registry.found("lnug")
+
+
+def test_weights_that_are_only_an_artifact_are_found(registry):
+    run = registry.add("lung", alias="champion")
+    (registry.store.checkpoints(run) / WEIGHTS).unlink()
+    assert registry.found("lung").weights.is_file()
