@@ -15,6 +15,7 @@ from medmim.data.formats.nifti import read_image
 from medmim.errors import DataError
 from medmim.training.tasks.trained_model import TrainedModel
 
+UNLIKE = "unlike_training_data"  # reason of a refusal
 TRAINING_DATA = "training_data"  # key in the description of a model
 _UNKNOWN = "OT"  # modality, such as of NIfTI files
 _READ = 16  # volumes whose intensities are read
@@ -63,6 +64,31 @@ def summarize(volumes: Sequence[VolumeRecord], root: Path) -> TrainingData:
         extent_mm=_per_axis([_extent(volume) for volume in known]),
         lowest=(min(lowest), max(lowest)) if lowest else None,
     )
+
+
+def check_scans(
+    description: Mapping[str, Any],
+    scans: Sequence[VolumeRecord],
+    root: Path,
+    log: Callable[[str], None],
+    *,
+    force: bool,
+) -> dict[str, str]:
+    """Return how scans differ from the training data, by volume id, and log it.
+
+    Raises:
+        DataError: if all of them differ, unless `force` is set.
+    """
+    reasons = {volume.id: unlike_training_data(description, volume, root) for volume in scans}
+    unlike = {name: reason for name, reason in reasons.items() if reason}
+    if unlike and len(unlike) == len(scans) and not force:
+        first = min(unlike)
+        raise DataError(
+            f"refused volume {first}: {unlike[first]}; use --force to predict anyway", reason=UNLIKE
+        )
+    for name, reason in unlike.items():
+        log(f"warning: volume {name}: {reason}{'' if force else '; use --force to predict it'}")
+    return unlike
 
 
 def unlike_training_data(description: Mapping[str, Any], volume: VolumeRecord, root: Path) -> str | None:

@@ -26,7 +26,7 @@ from medmim.data.ingest.publish import sole_use
 from medmim.data.ingest.source_slices import Instances, find_instances, slices_of_volume
 from medmim.data.sandbox.sandbox import Sandbox, for_scans
 from medmim.errors import DataError, MedmimError, RunError, UsageError, raised_in
-from medmim.stages.applicability import modality_warnings, unlike_training_data, with_modality
+from medmim.stages.applicability import UNLIKE, check_scans, modality_warnings, with_modality
 from medmim.stages.ingest import KEY_FILE, ingest
 from medmim.stages.model_lookup import find_model
 from medmim.stages.predict.outputs import (
@@ -51,7 +51,6 @@ _OURS = (
     "ledger.jsonl",
 )
 _INDEX = "predictions.json"
-_UNLIKE = "unlike_training_data"
 
 
 @dataclass(frozen=True)
@@ -214,11 +213,11 @@ def _predict(
     predictions: dict[str, VolumePrediction] = {}
     cases, rest = trained.cases(dataset)
     failures = {volume.id: "channel_missing" for volume in rest}
-    unlike = _unlike(trained, cases, dataset.root, task)
+    unlike = check_scans(trained.description, cases, dataset.root, task.log, force=task.force)
     for number, volume in enumerate(cases):
         bare = volume.model_copy(update={"label": None, "boxes": (), "target": None})
         if volume.id in unlike and not task.force:
-            failures[volume.id] = _UNLIKE
+            failures[volume.id] = UNLIKE
             continue
         try:
             known = with_modality(trained, bare)
@@ -247,26 +246,6 @@ def _predict(
         warnings=modality_warnings(trained, dataset.volumes, task.log),
         forced=unlike if task.force else {},
     )
-
-
-def _unlike(
-    trained: TrainedModel, cases: Sequence[VolumeRecord], root: Path, task: _PredictionTask
-) -> dict[str, str]:
-    """Return how volumes differ from the training data, by id, and log it.
-
-    Raises:
-        DataError: if all of them differ, without `--force`.
-    """
-    reasons = {volume.id: unlike_training_data(trained.description, volume, root) for volume in cases}
-    unlike = {name: reason for name, reason in reasons.items() if reason}
-    if unlike and len(unlike) == len(cases) and not task.force:
-        raise DataError(
-            f"refused volume {min(unlike)}: {unlike[min(unlike)]}; use --force to predict anyway",
-            reason=_UNLIKE,
-        )
-    for name, reason in unlike.items():
-        task.log(f"warning: volume {name}: {reason}{'' if task.force else '; use --force to predict it'}")
-    return unlike
 
 
 def _rows(predictions: Mapping[str, VolumePrediction]) -> list[Mapping[str, Any]]:
