@@ -14,12 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from medmim.errors import RunError
-from medmim.stages.finetune.initial_weights import SCRATCH, weights_of
+from medmim.stages.finetune.initial_weights import CANDIDATE, CONTROL, FAILED, SCRATCH, STATUS, weights_of
 from medmim.tracking.comparison.champion import CHAMPION, RegisteredModel, versions
 from medmim.tracking.mlflow_store import Store
-
-STATUS = "status"  # tag of a model version
-CANDIDATE, CONTROL, FAILED = "candidate", "control", "failed sanity"
 
 
 @dataclass(frozen=True)

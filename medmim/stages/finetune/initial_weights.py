@@ -24,6 +24,8 @@ from medmim.tracking.mlflow_store import Store
 from medmim.training.weights import WEIGHTS, load_weights, weights_metadata
 
 SCRATCH = "scratch"
+STATUS = "status"  # tag of a registered version
+CANDIDATE, CONTROL, FAILED = "candidate", "control", "failed sanity"
 
 
 @dataclass(frozen=True)

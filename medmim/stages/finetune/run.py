@@ -17,9 +17,8 @@ from medmim.data.dataset.contamination import CERTIFICATE, seen_patients_of, wri
 from medmim.data.dataset.manifest import VolumeRecord
 from medmim.data.dataset.partition import patient_digest
 from medmim.stages.applicability import TRAINING_DATA, summarize
-from medmim.stages.finetune.initial_weights import SCRATCH
+from medmim.stages.finetune.initial_weights import CANDIDATE, CONTROL, FAILED, SCRATCH, STATUS
 from medmim.stages.finetune.setup import FinetuneRun, build_finetuning
-from medmim.stages.model_lookup import CANDIDATE, CONTROL, FAILED, STATUS
 from medmim.stages.run_lifecycle import (
     RunResult,
     budget_words,

@@ -1,7 +1,6 @@
 """`medmim predict`: apply a fine-tuned model to new scans, and write its predictions on their own grids.
 
-predictions.json                 model, and the outcome of every volume and file
-volumes.csv, classes.csv or boxes.csv
+predictions.json, and volumes.csv, classes.csv or boxes.csv
 segmentations/<volume>.nii.gz    classes on the voxel grid of the source
 dicom/<volume>.dcm               the same as DICOM-SEG, with the identifiers of the source
 pictures/<volume>.png
@@ -42,14 +41,8 @@ from medmim.training.tasks.trained_model import TrainedModel, load_trained_model
 if TYPE_CHECKING:
     from medmim.stages.model_lookup import SelectedModel
 
-_OURS = (
-    "segmentations",
-    "probabilities",
-    "dicom",
-    "pictures",
-    *(one.table for one in OUTPUTS.values()),
-    "ledger.jsonl",
-)
+_TABLES = tuple(one.table for one in OUTPUTS.values())
+_OURS = ("segmentations", "probabilities", "dicom", "pictures", "ledger.jsonl", *_TABLES)
 _INDEX = "predictions.json"
 
 
@@ -209,21 +202,19 @@ def _predict(
 ) -> Predictions:
     """Predict volume by volume; a failure is recorded and does not stop the others."""
     output, scene = OUTPUTS[trained.kind], trained.context(dataset.root)
-    more = [write_probabilities] if task.save_probabilities and trained.kind == "segment" else []
     predictions: dict[str, VolumePrediction] = {}
     cases, rest = trained.cases(dataset)
-    failures = {volume.id: "channel_missing" for volume in rest}
     unlike = check_scans(trained.description, cases, dataset.root, task.log, force=task.force)
+    refused = set() if task.force else set(unlike)
+    failures = {one.id: "channel_missing" for one in rest} | dict.fromkeys(refused, UNLIKE)
+    cases = tuple(volume for volume in cases if volume.id not in refused)
     for number, volume in enumerate(cases):
         bare = volume.model_copy(update={"label": None, "boxes": (), "target": None})
-        if volume.id in unlike and not task.force:
-            failures[volume.id] = UNLIKE
-            continue
         try:
             known = with_modality(trained, bare)
             predictions[volume.id] = output.predict(trained, scene, known, out)
-            for write in more:
-                write(trained, scene, known, out)
+            if task.save_probabilities and trained.kind == "segment":
+                write_probabilities(trained, scene, known, out)
         except files.WriteError:  # would fail for the next volume too
             raise
         except DataError as error:
@@ -234,18 +225,20 @@ def _predict(
         if task.progress:
             task.progress("predict", number + 1, len(cases))
     write_table(out / output.table, _rows(predictions), output.columns)
-    ledger = out / "ledger.jsonl"
-    rows = files.read_jsonl(ledger) if ledger.is_file() else ()
-    quarantined = {row["number"]: row["reason"] for row in rows if row["fate"] == "quarantined"}
     return Predictions(
         out,
         {"name": selected.title, "task": trained.kind, "sha256": trained.sha256},
         predictions,
         failures=failures,
-        files=quarantined,
+        files=_quarantined(out / "ledger.jsonl"),
         warnings=modality_warnings(trained, dataset.volumes, task.log),
         forced=unlike if task.force else {},
     )
+
+
+def _quarantined(ledger: Path) -> dict[int, str]:
+    rows = files.read_jsonl(ledger) if ledger.is_file() else ()
+    return {row["number"]: row["reason"] for row in rows if row["fate"] == "quarantined"}
 
 
 def _rows(predictions: Mapping[str, VolumePrediction]) -> list[Mapping[str, Any]]:
