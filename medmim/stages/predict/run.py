@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from medmim import files
 from medmim.data.dataset.manifest import Dataset, VolumeRecord, read_dataset
@@ -27,7 +27,7 @@ from medmim.data.sandbox.sandbox import Sandbox, for_scans
 from medmim.errors import DataError, MedmimError, RunError, UsageError, raised_in
 from medmim.stages.applicability import UNLIKE, check_scans, modality_warnings, with_modality
 from medmim.stages.ingest import KEY_FILE, ingest
-from medmim.stages.model_lookup import find_model
+from medmim.stages.model_lookup import SelectedModel, find_model
 from medmim.stages.predict.outputs import (
     OUTPUTS,
     VolumePrediction,
@@ -37,9 +37,6 @@ from medmim.stages.predict.outputs import (
 )
 from medmim.tracking.mlflow_store import Store
 from medmim.training.tasks.trained_model import TrainedModel, load_trained_model
-
-if TYPE_CHECKING:
-    from medmim.stages.model_lookup import SelectedModel
 
 _TABLES = tuple(one.table for one in OUTPUTS.values())
 _OURS = ("segmentations", "probabilities", "dicom", "pictures", "ledger.jsonl", *_TABLES)
