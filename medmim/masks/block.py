@@ -97,9 +97,8 @@ def _fill_border(
         missing = request.num_hidden - hidden.flatten(1).sum(dim=1)
         if int(missing.max()) <= 0:
             return rank
-        kernel = [min(3, 2 * length - 1) for length in request.grid]
-        padding = [side // 2 for side in kernel]
-        near = pool(hidden.double().unsqueeze(1), kernel, stride=1, padding=padding)[:, 0]
+        padded = F.pad(hidden.double().unsqueeze(1), [1, 1] * request.dims)
+        near = pool(padded, 3, stride=1)[:, 0]
         score = (near + noise / 1e3).masked_fill(hidden, -math.inf).flatten(1)
         # one layer of the border at a time, the most enclosed cells first
         order = score.argsort(dim=1, descending=True).argsort(dim=1).reshape(hidden.shape)

@@ -9,7 +9,7 @@ import torch
 from scipy import ndimage
 
 from medmim.errors import UsageError
-from medmim.masks import build_mask
+from medmim.masks import build_mask, hidden_count
 
 BEIT = (14, 14)
 BEIT_COUNT = 75  # of 196 cells
@@ -78,6 +78,12 @@ def test_with_an_aspect_of_one_boxes_are_squares():
     for sample in draw(0.25, (20, 20), aspect=1.0, smallest=0.25, batch=8).numpy():
         sides = [np.ptp(along) + 1 for along in np.nonzero(sample)]
         assert sides == [10, 10]
+
+
+@pytest.mark.parametrize("grid", [(2, 2, 2), (2, 3, 1), (2, 2), (1, 1, 2), (1, 4)], ids=str)
+def test_tiny_grids_hide_the_exact_count(grid):
+    expected = hidden_count(math.prod(grid), 0.6)
+    assert draw(0.6, grid).flatten(1).sum(dim=1).tolist() == [expected] * 64
 
 
 @pytest.mark.parametrize("option", ["smallest", "aspect"])
