@@ -1,4 +1,4 @@
-"""Every command line in README.md, in `--help` and in pipelines can be used as it stands."""
+"""Every command line in README.md, docs, `--help` and pipelines can be used as it stands."""
 
 import re
 import shlex
@@ -22,8 +22,9 @@ def command_lines(text):
     return [line for line in lines if line.startswith("medmim ")]
 
 
-def in_readme():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def in_documents():
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
     blocks = re.findall(r"```(?:sh|bash)\n(.*?)```", text, flags=re.DOTALL)
     inline = re.findall(r"`(medmim [^`]+)`", text)
     return [*(line for block in blocks for line in command_lines(block)), *inline]
@@ -50,17 +51,17 @@ def runnable(line):
     return not re.search(r"[|<>…$]|\bSRC\b", line)
 
 
-README = sorted(set(filter(runnable, in_readme())))
+DOCUMENTED = sorted(set(filter(runnable, in_documents())))
 HELP = sorted(set(in_help()))
 
 
 def test_there_are_lines_to_check():
-    assert len(README) > 6
+    assert len(DOCUMENTED) > 15
     assert len(HELP) > 15
     assert {parse(line) for line in HELP} == set(COMMANDS)
 
 
-@pytest.mark.parametrize("line", sorted({*README, *HELP}))
+@pytest.mark.parametrize("line", sorted({*DOCUMENTED, *HELP}))
 def test_the_line_parses(line):
     assert parse(line) in COMMANDS
 
