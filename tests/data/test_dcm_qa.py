@@ -45,7 +45,8 @@ def fits(volume: VolumeRecord, dataset: Dataset, reference: Image) -> bool:
 def test_every_reference_volume_is_ingested_once(dataset: Dataset):
     taken: list[str] = []
     for name, reference in references():
-        matching = [volume for volume in dataset.volumes if fits(volume, dataset, reference)]
+        from_dicom = (volume for volume in dataset.volumes if volume.slices)
+        matching = [volume for volume in from_dicom if fits(volume, dataset, reference)]
         assert len(matching) == 1, name
         image = read_image(dataset.root / matching[0].image)
         turned = geometry.align_axes(reference, image.affine)
@@ -55,4 +56,5 @@ def test_every_reference_volume_is_ingested_once(dataset: Dataset):
         assert image.orientation == turned.orientation
         taken.append(matching[0].id)
     assert len(set(taken)) == len(taken) == 18
-    assert dataset.info.reasons["volume"] == 18
+    # a 4D NIfTI file among the DICOM is one more volume
+    assert dataset.info.reasons["volume"] == 19
