@@ -43,6 +43,7 @@ class PretrainingModule(L.LightningModule):
         self.mask = mask
         self.cell = cell
         self.settings = settings
+        self.head_decay = True
         self.budget = budget
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Scalar:
@@ -80,7 +81,7 @@ class PretrainingModule(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return the optimizer of all weights of the method."""
-        config = OptimizerConfig(self.settings.optimizer, self.settings.betas)
+        config = OptimizerConfig(self.settings.optimizer, self.settings.betas, self.head_decay)
         return config.build([(self.method, self.settings.lr)], weight_decay=self.settings.weight_decay)
 
 
@@ -125,6 +126,7 @@ class FinetuningModule(L.LightningModule):
         self.network = network
         self.loss = loss
         self.settings = settings
+        self.head_decay = True
         self.frozen, self.rates = encoder_rates(network.get_submodule("encoder"), settings)
         for layer in self.frozen:
             layer.requires_grad_(requires_grad=False)
@@ -163,7 +165,7 @@ class FinetuningModule(L.LightningModule):
         head = nn.ModuleList(child for child in self.network.children() if child is not encoder)
         if self.reuse:
             head.append(self.reuse)
-        config = OptimizerConfig(self.settings.optimizer, self.settings.betas)
+        config = OptimizerConfig(self.settings.optimizer, self.settings.betas, self.head_decay)
         modules = [*self.rates, (head, self.settings.lr)]
         optimizer = config.build(modules, weight_decay=self.settings.weight_decay)
         delayed = {id(parameter) for parameter in encoder.parameters()}

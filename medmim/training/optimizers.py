@@ -25,10 +25,12 @@ class OptimizerConfig:
     Attributes:
         kind: adamw, lamb (You et al., arXiv 1904.00962) or sgd with Nesterov momentum.
         betas: decay rates of the mean gradient and of its mean square; sgd uses the first as its momentum.
+        head_decay: whether layer weights with one axis longer than 1 decay; False for states of 0.1.0.
     """
 
     kind: Kind = "adamw"
     betas: tuple[float, float] = (0.9, 0.95)
+    head_decay: bool = True
 
     def build(self, modules: Sequence[tuple[nn.Module, float]], *, weight_decay: float) -> Optimizer:
         """Return the optimizer; norms, biases, tokens and layer scales have no weight decay.
@@ -44,7 +46,7 @@ class OptimizerConfig:
         for module, lr in modules:
             trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
             layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear | _ConvNd)]
-            weights = {id(layer.weight) for layer in layers}
+            weights = {id(layer.weight) for layer in layers} if self.head_decay else set()
             flat = [p for p in trained if sum(n > 1 for n in p.shape) <= 1 and id(p) not in weights]
             without_decay = {id(p) for p in flat}
             rest = [p for p in trained if id(p) not in without_decay]

@@ -123,23 +123,32 @@ def verified_state(folder: Path) -> Path:
 def refuse_foreign(state: dict[str, Any], module: L.LightningModule) -> None:
     """Raise unless a state belongs to this module and its optimizer; loads its weights on the way.
 
+    A state of 0.1.0 makes the module group its parameters as that version did.
+
     Raises:
         RunError: for other names, kinds or shapes.
     """
+    fits = _fits(state, module)
+    if not fits and getattr(module, "head_decay", False):
+        module.__dict__["head_decay"] = False
+        fits = _fits(state, module)
+    if not fits:
+        raise RunError(
+            "the saved state of this run belongs to another network or optimizer: start the run again "
+            "without --resume"
+        )
+
+
+def _fits(state: dict[str, Any], module: L.LightningModule) -> bool:
     try:
         module.load_state_dict(state["state_dict"])
         optimizer: Any = module.configure_optimizers()
         (stored,) = state["optimizer_states"]
         optimizer.load_state_dict(stored)
         moments = [(p, one) for p, held in optimizer.state.items() for one in held.values()]
-        fits = all(one.dim() == 0 or one.shape == p.shape for p, one in moments if isinstance(one, Tensor))
+        return all(one.dim() == 0 or one.shape == p.shape for p, one in moments if isinstance(one, Tensor))
     except (RuntimeError, LookupError, TypeError, ValueError, AttributeError):
-        fits = False
-    if not fits:
-        raise RunError(
-            "the saved state of this run belongs to another network or optimizer: start the run again "
-            "without --resume"
-        )
+        return False
 
 
 def _states(folder: Path) -> dict[int, Path]:

@@ -162,7 +162,7 @@ def test_two_files_never_share_a_name_nor_replace_another(tiny_dataset, tmp_path
 def test_a_place_that_cannot_be_written_is_named(form, tiny_dataset, tmp_path, home):
     model = threshold.write_model(tmp_path / "model", 1.5)
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match=r"^cannot write '.*write permission"):
+    with pytest.raises(RunError, match=r"^cannot write '.*free space and write permission"):
         export(form, data=tiny_dataset, home=home, model=str(model), out=tmp_path / "file" / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "model"]
 

@@ -227,7 +227,7 @@ def test_the_command_prints_json_and_lines(weights, tmp_path, home):
 
 
 def test_a_pretrained_encoder_is_no_model(study, tmp_path, home):
-    with pytest.raises(RunError, match="an encoder alone"):
+    with pytest.raises(RunError, match="contain only an encoder"):
         predict(study.data, tmp_path / "out", home=home, model=str(study.pretrained.checkpoint))
 
 
