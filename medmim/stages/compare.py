@@ -17,6 +17,7 @@ from medmim.tracking.comparison.report import write_report
 from medmim.tracking.comparison.runs import RunScores, find_runs
 from medmim.tracking.mlflow_store import Store
 from medmim.tracking.study_runs import finished_trials
+from medmim.training.evaluation.patient_scores import metric_of
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,16 @@ class CompareResult:
     promotion: Promotion | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Return what `--json` prints."""
+        """Return what `--json` prints; an arm's score is repeated under the name of its metric."""
         content = self.findings.as_json()
+        metric = metric_of(self.runs[0].cases)
+        for arm in content["arms"]:
+            score = {"mean": arm["mean"], "low": arm["low"], "high": arm["high"], "sd": arm["sd"]}
+            arm |= {
+                "metric": metric,
+                metric: {**score, "n": arm["n_patients"]},
+                f"{metric}_by_label": arm["by_label"],
+            }
         asked = {"promotion": asdict(self.promotion)} if self.promotion else {}
         return {
             **content,
