@@ -10,6 +10,7 @@ from typing import Any
 from mlflow.entities import Run
 
 from medmim.config.resolve import parse_yaml
+from medmim.config.runs import FinetuneSettings, PretrainSettings
 from medmim.data.dataset.contamination import CERTIFICATE, UNKNOWN, verdict_of
 from medmim.errors import RunError
 from medmim.tracking.mlflow_store import ORIGIN, Store
@@ -108,9 +109,12 @@ def read_run(store: Store, run: Run) -> RunScores:
 
 
 def read_settings(store: Store, run: Run) -> Mapping[str, Any] | None:
-    """Return the resolved settings of a run; None where it has no record of them."""
+    """Return the resolved settings of a run under their current names; None if they were not recorded."""
     text = store.read_text(run, "settings.yaml", default="")
-    return parse_yaml(text, where="settings.yaml") if text else None
+    if not text:
+        return None
+    kind = PretrainSettings if run.data.tags.get("stage") == "pretrain" else FinetuneSettings
+    return kind.with_current_names(parse_yaml(text, where="settings.yaml"))
 
 
 def _unknown_unless_scratch(tags: Mapping[str, str]) -> Mapping[str, Any] | None:

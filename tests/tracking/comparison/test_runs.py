@@ -57,6 +57,17 @@ def test_settings_of_the_run_and_of_its_pretraining_are_read(new_home):
     assert (found.settings, found.pretraining, found.minutes) == ({"lr": 0.1}, {"steps": 7}, 3.0)
 
 
+def test_settings_recorded_by_0_1_0_are_read_under_their_current_names(new_home):
+    store = Store(new_home())
+    pretrained = store.begin(experiment="test", name="p", tags={"stage": "pretrain"})
+    pretrained.settings({"clock": "cpu", "mask_options": {"up_to": 0.9}})
+    run_id = record(store, "a", [0.5], pretraining_run=pretrained.run_id)
+    store.resume(run_id).settings({"evaluations": 3, "tune": "probe"})
+    (found,) = find_runs(store, [run_id])
+    assert found.settings == {"num_evaluations": 3, "mode": "linear_probe"}
+    assert found.pretraining == {"time_source": "cpu", "mask_options": {"max_ratio": 0.9}}
+
+
 def test_settings_that_are_not_recorded_are_unknown(store):
     run = store.run(record(store, "a", [0.5]))
     assert (read_run(store, run).settings, read_run(store, run).pretraining) == (None, None)
