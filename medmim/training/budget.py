@@ -139,15 +139,3 @@ def budget_for(settings: RunSettings, *, volumes: int) -> Budget:
         draws = math.ceil(settings.epochs * volumes)
         return Budget(steps=max(1, math.ceil(draws / per_step)), draws=draws, per_step=per_step)
     return Budget(steps=settings.steps or _DEFAULT_STEPS, per_step=per_step)
-
-
-def learning_rate_factor(progress: float, *, warmup: float, start: float = 1e-3, end: float = 0.0) -> float:
-    """Return the factor of the learning rate: linear from `start` over `warmup`, then a cosine to `end`."""
-    if progress < warmup:
-        return start + (1 - start) * progress / warmup
-    return cosine_between(1.0, end, (progress - warmup) / (1 - warmup))
-
-
-def cosine_between(first: float, last: float, progress: float) -> float:
-    """Interpolate between two values along half a cosine wave."""
-    return last + (first - last) * 0.5 * (1 + math.cos(math.pi * progress))

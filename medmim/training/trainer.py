@@ -21,7 +21,8 @@ from medmim.data.loading.worker_failures import named_failures
 from medmim.encoders.sync_batch_norm import sync_batch_norms
 from medmim.errors import RunError
 from medmim.training.budget import Budget
-from medmim.training.callbacks import LossLogger, Schedule, StepSeeding, ValidationCallback
+from medmim.training.callbacks import LossLogger, StepSeeding, ValidationCallback
+from medmim.training.learning_rate_schedule import Schedule
 from medmim.training.logger import Log
 from medmim.training.memory_saving import Compile, apply_memory_options
 from medmim.training.nonfinite.guard import FiniteGuard

@@ -1,10 +1,9 @@
 import time
-from functools import partial
 
 import pytest
 
 from medmim.config.runs import PretrainSettings
-from medmim.training.budget import Budget, budget_for, learning_rate_factor
+from medmim.training.budget import Budget, budget_for
 
 
 class Clock:
@@ -78,31 +77,6 @@ def test_time_before_a_resume_counts():
 def test_the_budget_follows_from_the_settings(words, steps, minutes):
     budget = budget_for(settings(**words), volumes=10)
     assert (budget.steps, budget.minutes) == (steps, minutes)
-
-
-def test_the_learning_rate_rises_and_falls():
-    factors = [learning_rate_factor(number / 100, warmup=0.1) for number in range(101)]
-    assert factors[0] == pytest.approx(1e-3)
-    assert factors[5] == pytest.approx(0.5, abs=1e-3)
-    assert factors[10] == 1
-    assert factors[55] == pytest.approx(0.5)
-    assert factors[100] == pytest.approx(0)
-    assert factors[:11] == sorted(factors[:11])
-    assert factors[10:] == sorted(factors[10:], reverse=True)
-
-
-def test_the_learning_rate_may_start_and_end_above_zero():
-    """SparK: from 0.5 % of the peak, to 0.1 % of it."""
-    rate = partial(learning_rate_factor, warmup=0.25, start=0.005, end=0.001)
-    assert rate(0.0) == 0.005
-    assert rate(0.125) == pytest.approx(0.005 + 0.995 / 2)
-    assert rate(0.25) == 1
-    assert rate(0.625) == pytest.approx(0.001 + 0.999 / 2)
-    assert rate(1.0) == pytest.approx(0.001)
-
-
-def test_without_warmup_the_learning_rate_starts_at_its_peak():
-    assert learning_rate_factor(0.0, warmup=0.0) == 1
 
 
 def budget_of(*, epochs=None, batch_size=4):

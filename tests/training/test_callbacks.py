@@ -1,5 +1,3 @@
-import math
-
 import pytest
 import torch
 from fake_trainer import Module, OneProcess, Trainer
@@ -7,7 +5,7 @@ from torch import nn
 
 from medmim.tracking.recorder import MemoryRecorder
 from medmim.training.budget import Budget
-from medmim.training.callbacks import LOG_EVERY_STEPS, LossLogger, Schedule, ValidationCallback
+from medmim.training.callbacks import LOG_EVERY_STEPS, LossLogger, ValidationCallback
 
 
 def run(callback, losses, *, start=0):
@@ -74,45 +72,6 @@ def test_waiting_losses_survive_a_resume():
     step, values = log.history[-1]
     assert step == 11
     assert values["train/loss"] == pytest.approx((2 + 3 + 8 * 4) / 10)
-
-
-def test_the_schedule_sets_the_rate_and_stops():
-    schedule, trainer = Schedule(Budget(steps=4), warmup=0.0), Trainer()
-    rates = []
-    for step in range(4):
-        trainer.global_step = step
-        schedule.on_train_batch_start(trainer, Module(), None, step)
-        rates.append(trainer.optimizers[0].param_groups[0]["lr"])
-        trainer.global_step = step + 1
-        schedule.on_train_batch_end(trainer, Module(), {}, None, step)
-        assert trainer.should_stop == (step == 3)
-    assert rates[0] == 2.0
-    assert rates[2] == pytest.approx(1.0)
-
-
-def test_the_schedule_moves_the_decay_of_those_that_have_one():
-    trainer = Trainer()
-    decayed, flat = {"initial_lr": 1.0, "initial_weight_decay": 0.04}, {"initial_lr": 1.0}
-    trainer.optimizers[0].param_groups = [decayed, flat]
-    schedule = Schedule(Budget(steps=4), warmup=0.0, weight_decay_end=0.2)
-    found = []
-    for trainer.global_step in range(4):
-        schedule.on_train_batch_start(trainer, Module(), None, trainer.global_step)
-        found.append(decayed["weight_decay"])
-    middle = [0.2 - 0.16 * (1 + math.cos(math.pi * step / 4)) / 2 for step in range(4)]
-    assert found == pytest.approx(middle)
-    assert "weight_decay" not in flat
-
-
-def test_the_schedule_keeps_the_time_spent():
-    clock = iter([10.0, 17.0])
-    budget = Budget(minutes=1.0, clock=lambda: next(clock))
-    schedule = Schedule(budget, warmup=0.0)
-    schedule.on_train_start(Trainer(), Module())
-    saved = schedule.state_dict()
-    again = Budget(minutes=1.0)
-    Schedule(again, warmup=0.0).load_state_dict(saved)
-    assert again.elapsed_s == 7.0
 
 
 def evaluations(values, *, times=3, steps=9, best="val/dice"):

@@ -12,7 +12,7 @@ from monai.transforms.utils import create_rotate, create_scale
 from torch import Tensor
 
 from medmim.data.loading.augmentation import Augmentation
-from medmim.data.loading.foreground_crop import pick_place, unlabelled_voxel
+from medmim.data.loading.foreground_sampling import pick_place, unlabelled_voxel
 from medmim.data.loading.transforms import PLACES, Sample
 from medmim.shapes import Size
 

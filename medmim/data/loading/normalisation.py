@@ -1,10 +1,12 @@
 """Intensity normalisation: one rule for each modality, with its statistics; part of the preprocessing plan.
 
-dataset   clip to fixed limits, subtract a fixed mean, divide by a fixed standard deviation       CT
-body      clip to percentiles (the upper one of the body), z-score with the body's mean and sd    MR, PET, US
-volume    clip to percentiles of all voxels, then z-score with their mean and sd                  XR and
-others none      no change legacy    z-score of all voxels after clipping, CT at ±1000 HU       models of
-earlier versions
+- `dataset` (CT): clip to fixed limits, subtract a fixed mean, divide by a fixed standard deviation. The four
+  numbers are computed from the training patients in `fingerprint.py`.
+- `body` (MR, PET, US): clip to percentiles (the upper one of the body), then z-score with the body's mean
+  and sd.
+- `volume` (XR and others): clip to percentiles of all voxels, then z-score with their mean and sd.
+- `none`: no change.
+- `legacy` (models of earlier versions): z-score of all voxels, CT after clipping at ±1000 HU.
 
 The body is what exceeds a share of the robust intensity range: air outside of it does not change the result.
 """

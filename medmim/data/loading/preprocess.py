@@ -25,7 +25,7 @@ from medmim.data.dataset.manifest import VolumeRecord
 from medmim.data.formats.geometry import corner_distance
 from medmim.data.formats.nifti import read_image
 from medmim.data.loading.disk_cache import DIGITS, DiskCache
-from medmim.data.loading.foreground_crop import IGNORE, labelled_places
+from medmim.data.loading.foreground_sampling import IGNORE, labelled_places
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan, slice_axis
 from medmim.data.loading.transforms import PLACES
 from medmim.errors import DataError

@@ -12,7 +12,7 @@ import torch
 from monai.transforms.croppad.array import SpatialPad
 from monai.transforms.transform import Randomizable
 
-from medmim.data.loading.foreground_crop import pick_place
+from medmim.data.loading.foreground_sampling import pick_place
 from medmim.shapes import Size
 
 Sample = dict[str, Any]

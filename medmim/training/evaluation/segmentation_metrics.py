@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from medmim.data.dataset.manifest import VolumeRecord
 from medmim.data.formats.nifti import read_image
 from medmim.data.loading.finite_checks import finite
-from medmim.data.loading.foreground_crop import IGNORE
+from medmim.data.loading.foreground_sampling import IGNORE
 from medmim.data.loading.preprocess import VolumeLoader, class_indices
 from medmim.training.evaluation.postprocessing import Rules, apply_postprocessing, components_of
 from medmim.training.evaluation.resample_back import on_grid

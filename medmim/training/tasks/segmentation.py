@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from medmim.data.dataset.manifest import Dataset, VolumeRecord
 from medmim.data.loading.augmentation import load_augmentation
 from medmim.data.loading.fingerprint import Fingerprint
-from medmim.data.loading.foreground_crop import IGNORE, foreground_shares
+from medmim.data.loading.foreground_sampling import IGNORE, foreground_shares
 from medmim.data.loading.patches import segmentation_patches
 from medmim.data.loading.preprocessing_plan import View
 from medmim.encoders import Encoder

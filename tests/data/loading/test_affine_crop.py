@@ -6,7 +6,7 @@ import torch
 
 from medmim.data.loading.affine_crop import RandAffineCrop
 from medmim.data.loading.augmentation import PRESETS, Augmentation
-from medmim.data.loading.foreground_crop import labelled_places
+from medmim.data.loading.foreground_sampling import labelled_places
 
 AFFINE = Augmentation(rotation=1.0, rotation_deg=30, scaling=1.0, scale=(0.7, 1.4))
 KEYS = ["image", "label"]

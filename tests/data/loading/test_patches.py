@@ -5,7 +5,7 @@ import torch
 
 from medmim.data.dataset.manifest import read_dataset
 from medmim.data.loading.augmentation import Augmentation
-from medmim.data.loading.foreground_crop import labelled_places
+from medmim.data.loading.foreground_sampling import labelled_places
 from medmim.data.loading.patches import (
     PatchDataset,
     SampleRange,

@@ -6,7 +6,7 @@ import tiny
 import torch
 
 from medmim.data.dataset.manifest import read_dataset
-from medmim.data.loading.foreground_crop import IGNORE
+from medmim.data.loading.foreground_sampling import IGNORE
 from medmim.data.loading.preprocess import VolumeLoader, preprocess
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan
 from medmim.errors import DataError

@@ -7,7 +7,7 @@ import torch
 
 from medmim.data.dataset.manifest import Dataset, DatasetInfo
 from medmim.data.loading.fingerprint import fingerprint_of
-from medmim.data.loading.foreground_crop import IGNORE
+from medmim.data.loading.foreground_sampling import IGNORE
 from medmim.encoders import build_encoder
 from medmim.errors import DataError
 from medmim.heads import build_head

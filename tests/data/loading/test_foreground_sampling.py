@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from medmim.data.loading.foreground_crop import (
+from medmim.data.loading.foreground_sampling import (
     IGNORE,
     foreground_shares,
     labelled_places,
