@@ -2,6 +2,8 @@
 
 from functools import partial
 
+import math
+
 import pytest
 from fake_trainer import Module, Trainer
 
