@@ -1,4 +1,4 @@
-# make demo    install into .venv and run the whole line on generated DICOM; prints the comparison
+# make demo    install into .venv and run the whole pipeline on generated DICOM; prints the comparison
 # make test    install into .venv and run the tests
 # make coverage    the same, with the share of lines that they ran
 # make check   lint, format, types

@@ -1,7 +1,7 @@
-"""What the processes that share a training step know together, so that a loss is that of the whole step.
+"""Differentiable sums over the processes of a training step, for losses of the whole batch.
 
-Every process computes the same number from such sums, and the gradients of all processes are averaged behind
-it, as `DistributedDataParallel` does: they are those of one process with all patches.
+Each process computes the same loss from these sums. `DistributedDataParallel` then averages the gradients,
+which equal those of a single process that has all patches.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from torch import Tensor
 
 
 def together() -> int:
-    """Return how many processes share a step; 1 where none are joined."""
+    """Return the number of processes that share a step; 1 without distributed training."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def number() -> int:
-    """Return which of them this one is, from 0."""
+    """Return the rank of this process, from 0."""
     return dist.get_rank() if together() > 1 else 0
 
 
 def sum_of_all(values: Tensor) -> Tensor:
-    """Return the sum over all processes, to be called in each with the same shape; in one, the values."""
+    """Return the sum over all processes; each process must call it with the same shape."""
     if together() == 1:
         return values
     total: Tensor = _SumOverAll.apply(values)  # type: ignore[no-untyped-call]
@@ -32,7 +32,7 @@ def sum_of_all(values: Tensor) -> Tensor:
 
 
 def each_of_all(values: Tensor) -> Tensor:
-    """Return the values of all processes, (processes, *values.shape), which all have the same shape."""
+    """Return the values of all processes, (processes, *values.shape); shapes must be equal."""
     if together() == 1:
         return values[None]
     placed = values.new_zeros(together(), *values.shape)
@@ -41,18 +41,18 @@ def each_of_all(values: Tensor) -> Tensor:
 
 
 class _SumOverAll(torch.autograd.Function):
-    """The sum over all processes; its gradient is summed over them too."""
+    """Sum over all processes; the gradient is summed over them as well."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor) -> Tensor:
-        """Return the sum in memory of its own."""
+        """Return the sum as a new tensor."""
         total = values.clone()
         dist.all_reduce(total)
         return total
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        """Return the sum of the gradients: what one process gave counts in the sums of all."""
+        """Return the sum of the gradients, since the values of one process enter the sums of all."""
         (total,) = (gradient.clone() for gradient in gradients)
         dist.all_reduce(total)
         return total

@@ -1,17 +1,17 @@
-"""Every error that medmim raises on purpose.
+"""Errors that medmim raises on purpose.
 
-MedmimError                     exit code 1: the data or the run is at fault
+MedmimError                     exit code 1: an error in the data or the run
 ├── DataError                   a file, a volume, a label or a dataset folder
-├── ShapeError                  sizes that do not fit together
+├── ShapeError                  sizes that are incompatible
 ├── TransferError               weights that do not fit the network
 ├── RunError                    a run that cannot start, continue or be found
-└── UsageError                  exit code 2: the words on the command line or in a settings file
-    └── SettingsError           all problems of one settings file, in one message
+└── UsageError                  exit code 2: wrong arguments on the command line or in a settings file
+    └── SettingsError           every problem of one settings file, in one message
 
-Stopped                         exit code 128 + signal: no error; the state is saved
+Stopped                         exit code 128 + signal: not an error; the training state is saved
 
-A message says in one line what was expected, what was got, where, and what to do. It never quotes values
-read from a scan: those may identify a patient.
+Each message is one line with what was expected, what was found, where, and what to do. Messages never quote
+values read from a scan, because these may identify a patient.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from collections.abc import Iterable
 
 
 class MedmimError(Exception):
-    """Base of all errors that the command line turns into one line and an exit code."""
+    """Base class of errors that the command line prints as one line and maps to an exit code."""
 
     exit_code = 1
 
@@ -35,11 +35,11 @@ class DataError(MedmimError):
 
 
 class ShapeError(MedmimError):
-    """Sizes do not fit together; the message names the nearest sizes that do."""
+    """Sizes are incompatible; the message names the nearest valid sizes."""
 
 
 class TransferError(MedmimError):
-    """Too few weights found their place; the message names the tensors."""
+    """Too few weights match the network; the message names the tensors."""
 
 
 class RunError(MedmimError):
@@ -47,25 +47,25 @@ class RunError(MedmimError):
 
 
 class Stopped(BaseException):
-    """A signal asked a training to stop; its state is saved. The exit code is 128 + the signal's number."""
+    """A signal stopped training after its state was saved. The exit code is 128 + the signal number."""
 
     def __init__(self, signal_number: int) -> None:
-        super().__init__("interrupted, the state of training is saved; `--resume` continues it")
+        super().__init__("interrupted; the training state is saved: continue with `--resume`")
         self.exit_code = 128 + signal_number
 
 
 class UsageError(MedmimError):
-    """Wrong words on the command line."""
+    """Wrong arguments on the command line."""
 
     exit_code = 2
 
 
 class SettingsError(UsageError):
-    """Wrong settings; the message lists every problem."""
+    """Invalid settings; the message lists every problem."""
 
 
 def raised_in(error: BaseException) -> str:
-    """Return the innermost place in medmim that an exception passed: all that may be told of a message."""
+    """Return the innermost medmim module and line of a traceback, for reports without the message."""
     place = "an unknown place"
     trace = error.__traceback__
     while trace is not None:
@@ -77,19 +77,19 @@ def raised_in(error: BaseException) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return `; did you mean 'mesh'?` or, without a near word, the list of known ones."""
+    """Return `; did you mean 'mesh'?`, or the list of known words if none is similar."""
     words = sorted(known)
     near = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
     return f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(words)}"
 
 
 def refuse_unknown_options(what: str, options: Iterable[str], known: Iterable[str]) -> None:
-    """Raise for the first of `options` that `what` does not take, with the nearest it does take.
+    """Raise for the first unknown option of `what` and suggest the most similar known one.
 
     Args:
-        what: whose options they are, such as `mask 'mesh'`.
+        what: owner of the options, such as `mask 'mesh'`.
         options: names given by the user.
-        known: names that it takes.
+        known: accepted names.
 
     Raises:
         UsageError: for an unknown option.
@@ -102,5 +102,5 @@ def refuse_unknown_options(what: str, options: Iterable[str], known: Iterable[st
 
 
 def unknown_name(kind: str, word: str, known: Iterable[str]) -> UsageError:
-    """Build the error for a name that is in no table, with the nearest known one."""
+    """Build the error for a name that is not in a table, with the most similar known name."""
     return UsageError(f"unknown {kind} '{word}'{did_you_mean(word, known)}")

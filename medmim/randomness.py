@@ -1,7 +1,7 @@
-"""Named random streams: each draw is keyed by what it is for, never by who happens to draw it.
+"""Named random streams, keyed by purpose instead of by process.
 
-A stream depends only on the seed, a name and counters (the number of the draw, the number of the step). So
-the same run gives the same crops and masks with any number of workers, and a resumed run continues them.
+A stream depends only on the seed, a name and counters such as the sample or step number. A run therefore
+draws the same crops and masks with any number of workers, and a resumed run continues the same sequence.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ import torch
 
 
 def stream_seed(seed: int, name: str, *counters: int) -> int:
-    """Return a 63-bit seed for the stream `name` at `counters`: equal arguments, equal seed, anywhere."""
-    text = "\0".join(
-        [str(seed), name, *map(str, counters)]
-    )  # a NUL: "crop/1" is another stream than "crop", 1
+    """Return a 63-bit seed for the stream `name` at `counters`, the same on every machine."""
+    # NUL as separator: the stream "crop/1" differs from the stream "crop" at counter 1
+    text = "\0".join([str(seed), name, *map(str, counters)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
 
 

@@ -1,7 +1,7 @@
-"""Axis names used in every signature, and the few rules about sizes that several folders share.
+"""Axis names for type annotations, and size checks that several packages share.
 
 batch     samples            channels  image or feature channels
-*space    voxels (y x) or (z y x as stored: first, second, third array axis), 2 or 3 of them
+*space    voxels (y x) or (z y x as stored: first, second, third array axis), 2 or 3 axes
 *grid     mask cells along the same axes; cell = space / grid
 hidden    boolean, True = hidden from the encoder
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 from medmim.errors import ShapeError
 
 Images = Float[Tensor, "batch channels *space"]
-Features = Float[Tensor, "batch _ ..."]  # width and size change from map to map, so they are not compared
+Features = Float[Tensor, "batch _ ..."]  # width and size differ between feature maps, so they are not checked
 Labels = Int[Tensor, "batch 1 *space"]
 Hidden = Bool[Tensor, "batch *grid"]
 Ranks = Shaped[Tensor, "batch *grid"]
@@ -26,15 +26,15 @@ Size = tuple[int, ...]
 
 
 def as_size(value: int | Sequence[int], dims: int, *, what: str) -> Size:
-    """Return `value` as `dims` positive integers; one number stands for all axes.
+    """Return `value` as `dims` positive integers; a single number applies to all axes.
 
     Args:
-        value: one size or one for each axis, in voxels.
+        value: one size, or one per axis, in voxels.
         dims: number of spatial axes, 2 or 3.
-        what: the setting's name, for the message.
+        what: name of the setting, for the error message.
 
     Raises:
-        ShapeError: for another count of numbers or a size below one.
+        ShapeError: if the number of sizes is wrong or a size is below one.
     """
     size = (value,) * dims if isinstance(value, int) else tuple(value)
     if len(size) == 1:
@@ -48,11 +48,11 @@ def grid_of(space: Sequence[int], cell: Sequence[int]) -> Size:
     """Return the number of mask cells along each axis.
 
     Raises:
-        ShapeError: if a cell does not divide the image; the message names the nearest sizes that fit.
+        ShapeError: if a cell does not divide the image; the message names the nearest valid sizes.
     """
     if len(space) != len(cell):
         raise ShapeError(
-            f"expected as many axes, got an image of {_show(space)} voxels and cells of {_show(cell)}"
+            f"expected equal axis counts, got an image of {_show(space)} voxels and cells of {_show(cell)}"
         )
     if any(length % step or length < step for length, step in zip(space, cell, strict=True)):
         lower = tuple(max(step, length // step * step) for length, step in zip(space, cell, strict=True))
@@ -66,7 +66,7 @@ def grid_of(space: Sequence[int], cell: Sequence[int]) -> Size:
 
 
 def round_up(space: Sequence[int], multiple: Sequence[int]) -> Size:
-    """Return the smallest size that holds `space` and divides by `multiple` along each axis."""
+    """Return the smallest size that contains `space` and is a multiple of `multiple` along each axis."""
     return tuple(-(-length // step) * step for length, step in zip(space, multiple, strict=True))
 
 

@@ -64,7 +64,7 @@ def test_an_image_smaller_than_a_cell_is_offered_the_one_size():
 
 def test_refuses_other_axes():
     with pytest.raises(
-        ShapeError, match="expected as many axes, got an image of 8×8×8 voxels and cells of 4×4"
+        ShapeError, match="expected equal axis counts, got an image of 8×8×8 voxels and cells of 4×4"
     ):
         grid_of((8, 8, 8), (4, 4))
 

@@ -1,6 +1,6 @@
-"""The command line: parse the words, run one stage, print its result, map errors to exit codes.
+"""The command line: parse arguments, run one stage, print its result, map errors to exit codes.
 
-Nothing heavy is imported before a command runs, so that `medmim --help` answers at once.
+Heavy packages are imported only when a command runs, which keeps `medmim --help` fast.
 """
 
 from __future__ import annotations
@@ -34,36 +34,36 @@ _WRITES = (
     "unpack",
     "sync",
 )
-_PRIVATE, _GROUP = 0o077, 0o007  # umasks: files for the user alone, and for the group too
+_PRIVATE, _GROUP = 0o077, 0o007  # umasks: files for the user only, or for the group as well
 COMMANDS = {
-    "ingest": "DICOM or NIfTI folder → checked, pseudonymised dataset folder",
-    "inspect": "one HTML page of a dataset: pictures, verdicts, histograms",
-    "verify": "hashes and counts of a dataset: is it still what was written",
-    "masks": "a gallery of masks, and their cards, on a grid or on your own scan",
-    "methods": "the table of pretraining methods along the survey's axes",
-    "pretrain": "masked pretraining of an encoder on a dataset",
-    "finetune": "a task head on an encoder, tested and registered",
-    "study": "masks, ratios, methods and seeds compared: a grid of cells, resumable",
-    "compare": "fine-tuning runs side by side: table, intervals, verdict, report",
-    "predict": "a fine-tuned model on new scans → NIfTI, DICOM-SEG, boxes, tables, pictures",
-    "export": "a model as MONAI bundle, ONNX or safetensors, compared with PyTorch before",
-    "models": "registered models: versions, aliases, lineage, contamination",
-    "sync": "make an MLflow server hold every run that is here, exactly once",
-    "pack": "a study as one checked file",
-    "unpack": "merge the runs of such a file",
-    "ui": "the MLflow UI on the local runs, loopback only",
-    "bench": "speed and memory of packed, masked and dense computing here",
-    "plan": "memory and hours of a run before it starts, and the batch size that fits",
-    "doctor": "what this machine has, what it lacks, and what to do about it",
-    "demo": "the whole line on generated DICOM",
+    "ingest": "convert DICOM or NIfTI scans to a checked, pseudonymised dataset folder",
+    "inspect": "write an HTML page of a dataset: thumbnails, verdicts, histograms",
+    "verify": "check a dataset against its recorded hashes and counts",
+    "masks": "draw a gallery of masks with statistics, on a grid or on your own scan",
+    "methods": "list pretraining methods, classified by the axes of the survey",
+    "pretrain": "pretrain an encoder on a dataset by masked image modelling",
+    "finetune": "train, test and register a segmenter, classifier or detector",
+    "study": "compare masks, ratios, methods and seeds in a resumable grid of runs",
+    "compare": "compare fine-tuning runs: table, confidence intervals, verdict, report",
+    "predict": "apply a model to new scans: NIfTI, DICOM-SEG, boxes, tables, images",
+    "export": "export a MONAI bundle, ONNX or safetensors, verified against PyTorch",
+    "models": "list registered models: versions, aliases, lineage, contamination",
+    "sync": "upload all local runs to an MLflow server, exactly once",
+    "pack": "write a study to one checked file",
+    "unpack": "merge the runs of a packed study into the local runs",
+    "ui": "start the MLflow UI for the local runs, on this machine only",
+    "bench": "measure speed and memory of packed, masked and dense computing",
+    "plan": "predict memory and hours of a run, and the batch size that fits",
+    "doctor": "check this machine: versions, devices, decoders, disk, permissions",
+    "demo": "run the whole pipeline on generated DICOM",
 }
 
 
 class Medmim(click.Group):
-    """The command group: commands are imported when they run; errors become one line."""
+    """Command group that imports commands when they run and prints errors as one line."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the commands in the order in which they are used."""
+        """Return the commands in the order of a typical workflow."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
@@ -82,7 +82,7 @@ class Medmim(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command, or suggest the nearest."""
+        """Return the command, or suggest the most similar one."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             raise click.UsageError(f"no such command '{args[0]}'{did_you_mean(args[0], COMMANDS)}", ctx)
         return super().resolve_command(ctx, args)
@@ -93,7 +93,7 @@ class Medmim(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; print errors in one line and exit with their code."""
+        """Run a command; print an error as one line and exit with its code."""
         umask = os.umask(_PRIVATE)
         try:
             return super().invoke(ctx)
@@ -103,14 +103,14 @@ class Medmim(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt:
-            click.echo("medmim: interrupted; `--resume` continues a training run", err=True)
+            click.echo("medmim: interrupted; continue a training run with `--resume`", err=True)
             ctx.exit(130)
         except Exception as error:
             if os.environ.get("MEDMIM_DEBUG"):
                 raise
-            internal = (  # without the message of the error, which may quote a scan
+            internal = (  # without the message of the error, because it may quote a scan
                 f"internal error, {type(error).__name__} in {raised_in(error)}; please report it "
-                "(MEDMIM_DEBUG=1 shows more)"
+                "(MEDMIM_DEBUG=1 shows the traceback)"
             )
             click.echo(f"medmim: {explain(error) or internal}", err=True)
             ctx.exit(1)
@@ -119,7 +119,7 @@ class Medmim(click.Group):
 
 
 def _checked_first(name: str, run: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function of a command that checks its parameters before it imports its stage."""
+    """Wrap a command so that its parameters are checked before its stage is imported."""
 
     @functools.wraps(run)
     def command(*positional: Any, **parameters: Any) -> Any:
@@ -144,7 +144,7 @@ def _trust_option() -> click.Option:
         expose_value=False,
         is_eager=True,
         callback=allow,
-        help="Import this code if weights or a run name it; may be repeated.",
+        help="Allow the import of this code if weights or a run name it; may be repeated.",
     )
 
 
@@ -161,7 +161,7 @@ def _shared_option() -> click.Option:
         expose_value=False,
         is_eager=True,
         callback=share,
-        help="Let the group read and write what is created; by default only you can.",
+        help="Let your group read and write the created files; by default only you can.",
     )
 
 
@@ -169,7 +169,7 @@ def _shared_option() -> click.Option:
     cls=Medmim,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="""\b
-Start on your own scans:
+Start with your own scans:
   medmim ingest /dicom
   medmim pretrain --mask mesh --ratio 0.7
   medmim finetune segment
@@ -177,11 +177,11 @@ Start on your own scans:
   medmim compare
   medmim ui
 
-Or on generated ones: medmim demo. Runs are kept in $MEDMIM_HOME (./medmim-runs).""",
+Or with generated scans: medmim demo. Runs are stored in $MEDMIM_HOME (./medmim-runs).""",
 )
 @click.version_option(__version__, prog_name="medmim")
 def main() -> None:
-    """Masked image modelling for medical scans: DICOM in, compared and registered segmenters out."""
+    """Masked image modelling for medical scans: from DICOM to compared and registered models."""
 
 
 if __name__ == "__main__":

@@ -23,11 +23,15 @@ Examples:
     type=click.Path(path_type=Path),
     default="medmim-demo",
     show_default=True,
-    help="Folder for all of it.",
+    help="Output folder.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of scans and training.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the scans and of training.")
 @click.option(
-    "--patients", type=click.IntRange(min=5), default=40, show_default=True, help="Made-up patients."
+    "--patients",
+    type=click.IntRange(min=5),
+    default=40,
+    show_default=True,
+    help="Number of synthetic patients.",
 )
 @click.option("--pretrain-steps", type=click.IntRange(min=1), default=200, show_default=True)
 @click.option("--finetune-steps", type=click.IntRange(min=1), default=300, show_default=True)
@@ -35,7 +39,7 @@ Examples:
 def command(
     *, out: Path, seed: int, patients: int, pretrain_steps: int, finetune_steps: int, as_json: bool
 ) -> None:
-    """Run everything on generated DICOM, without a download: a few minutes on two cores."""
+    """Run the whole pipeline on generated DICOM; no download, a few minutes on two CPU cores."""
     from medmim.stages.demo import demo
 
     made = demo(
@@ -50,7 +54,7 @@ def command(
     lines = [
         *comparison_lines(made.compared),
         *(f"panel    {path}" for path in panels.values()),
-        f"look     MEDMIM_HOME={shlex.quote(str(made.home))} medmim ui",
+        f"next     MEDMIM_HOME={shlex.quote(str(made.home))} medmim ui",
     ]
     print_result(
         {**made.compared.as_json(), "panels": panels, "home": str(made.home)}, as_json=as_json, lines=lines

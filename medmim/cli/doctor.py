@@ -27,7 +27,7 @@ Examples:
 def command(*, as_json: bool, data: tuple[Path, ...], repair: bool) -> None:
     """Check this machine: versions, devices, decoders, disk, key file, permissions, tracking server.
 
-    Each line that is not ok gives advice. The exit code is 1 if anything must be fixed.
+    Each check that fails or is limited gives advice. The exit code is 1 if a check failed.
     """
     from medmim.stages.doctor.permissions import restrict_permissions
     from medmim.stages.doctor.run import doctor, refuse_bad

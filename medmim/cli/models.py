@@ -42,7 +42,9 @@ def command(context: click.Context, *, as_json: bool) -> None:
     ]
     lines = [_line(one) for one in found]
     print_result(
-        {"models": rows}, as_json=as_json, lines=lines or ["no models yet: run `medmim finetune segment`"]
+        {"models": rows},
+        as_json=as_json,
+        lines=lines or ["no registered models: run `medmim finetune segment`"],
     )
 
 
@@ -52,13 +54,15 @@ def command(context: click.Context, *, as_json: bool) -> None:
 @click.option("--why", required=True, help="Reason, recorded with the model version.")
 @json_option
 def promote(*, model: str, force: bool, why: str, as_json: bool) -> None:
-    """Make a model version champion by decision; `medmim compare --promote` does so by the paired test."""
+    """Make a model version the champion without the paired test of `medmim compare --promote`."""
     from medmim.errors import UsageError
     from medmim.tracking.comparison.champion import force_promotion
     from medmim.tracking.mlflow_store import Store
 
     if not force:
-        raise UsageError("models promote: expected --force; without it, use `medmim compare --promote`")
+        raise UsageError(
+            "models promote: expected --force; to promote by the paired test, use `medmim compare --promote`"
+        )
     done = force_promotion(Store(home()), model, why)
     print_result(
         {"promoted": done.promoted, "sentence": done.sentence}, as_json=as_json, lines=[done.sentence]
@@ -68,7 +72,7 @@ def promote(*, model: str, force: bool, why: str, as_json: bool) -> None:
 def _line(one: RegisteredModel) -> str:
     imported = one.tags.get("imported_contamination")
     verdict = (
-        f"unknown here (elsewhere: {imported})" if imported else one.tags.get("contamination", "unknown")
+        f"not checked here (origin: {imported})" if imported else one.tags.get("contamination", "unknown")
     )
     aliases = ",".join(one.aliases) or "–"
     return (

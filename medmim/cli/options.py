@@ -1,4 +1,4 @@
-"""Words that several commands share, and how their results are printed."""
+"""Options that several commands share, and the output of results."""
 
 from __future__ import annotations
 
@@ -19,44 +19,46 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def home() -> Path:
-    """Return where runs are kept: `MEDMIM_HOME`, or ./medmim-runs."""
+    """Return the folder of runs: `MEDMIM_HOME`, or ./medmim-runs."""
     return Path(os.environ.get("MEDMIM_HOME", "medmim-runs"))
 
 
 def note_server() -> None:
-    """Say what becomes of a run when a tracking server is named."""
+    """Print a note that runs are mirrored, if a tracking server is set."""
     if os.environ.get("MLFLOW_TRACKING_URI"):
-        click.echo("medmim: runs are kept here and mirrored to MLFLOW_TRACKING_URI as they go", err=True)
+        click.echo(
+            "medmim: runs are stored locally and mirrored to MLFLOW_TRACKING_URI during training", err=True
+        )
 
 
 def json_option(command: Command) -> Command:
     """Add `--json`."""
-    return click.option("as_json", "--json", is_flag=True, help="Print one JSON object last on stdout.")(
-        command
-    )
+    return click.option(
+        "as_json", "--json", is_flag=True, help="Print one JSON object as the last line of stdout."
+    )(command)
 
 
 def model_option(command: Command) -> Command:
     """Add `--model`."""
     return click.option(
         "--model",
-        help="Registered NAME or NAME:VERSION, a run or a .safetensors file.  [default: the champion, else "
-        "the best candidate by validation score]",
+        help="Registered NAME or NAME:VERSION, a run or a .safetensors file.  [default: the champion, "
+        "otherwise the best candidate by validation score]",
     )(command)
 
 
 def print_result(result: dict[str, Any], *, as_json: bool, lines: list[str]) -> None:
-    """Print a result: as JSON for scripts, or as lines for people; stop quietly if the reader has gone."""
+    """Print a result as JSON or as lines; stop without an error if the output pipe is closed."""
     try:
         for line in [json.dumps(result, sort_keys=True)] if as_json else lines:
             click.echo(line)
-    except BrokenPipeError:  # such as `| head`: keep Python from flushing to the closed pipe at its end
+    except BrokenPipeError:  # such as `| head`: prevent Python from flushing to the closed pipe at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager
 def phases() -> Iterator[Callable[[str, int, int], None]]:
-    """Show progress bars on stderr, one a phase; gives the function to call with (phase, done, total)."""
+    """Show one progress bar per phase on stderr; yield the update function (phase, done, total)."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
@@ -73,14 +75,14 @@ def phases() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def run_options(command: Command) -> Command:
-    """Add the words that `pretrain` and `finetune` share."""
+    """Add the options that `pretrain` and `finetune` share."""
     for option in reversed(_RUN_OPTIONS):
         command = option(command)
     return command
 
 
 def given(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the flags that were given, the size read as numbers."""
+    """Return the flags that the user set, with the size parsed to integers."""
     flags = {key: value for key, value in values.items() if value is not None}
     if "size" in flags:
         flags["size"] = sizes(flags["size"], word="--size")
@@ -88,34 +90,38 @@ def given(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def sizes(text: str, *, word: str) -> tuple[int, ...]:
-    """Read `64` or `40,56,40`."""
+    """Parse `64` or `40,56,40`."""
     try:
         return tuple(int(part) for part in text.replace("x", ",").split(","))
     except ValueError:
         raise click.UsageError(
-            f"{word}: expected one number or one an axis, such as 64 or 40,56,40; got '{text}'"
+            f"{word}: expected one number or one per axis, such as 64 or 40,56,40; got '{text}'"
         ) from None
 
 
 def where_it_runs(settings: RunSettings, flags: Iterable[str], overrides: Iterable[str]) -> dict[str, Any]:
-    """Return what a resumed run may change: it says where and how safely it runs, not what it is.
+    """Return the settings that a resumed run may change: hardware and safeguards, but not the experiment.
 
     Args:
-        settings: as the words of this command give them.
-        flags: names of those that were given.
-        overrides: the words of `--set`.
+        settings: settings from the arguments of this command.
+        flags: names of the flags that the user set.
+        overrides: arguments of `--set`.
     """
     return {key: getattr(settings, key) for key in [*flags, *map(_key, overrides)] if key in _MAY_CHANGE}
 
 
 def refuse_with_resume(flags: Iterable[str], overrides: Iterable[str], config: str | None) -> None:
-    """A resumed run keeps its settings: say so instead of ignoring words."""
+    """Raise if settings are given that a resumed run cannot change.
+
+    Raises:
+        click.UsageError: for flags, overrides or a file of settings that would be ignored.
+    """
     words = [f"--{key.replace('_', '-')}" for key in flags if key not in (*_WITH_RESUME, *_MAY_CHANGE)]
     words += [f"--set {key}" for key in map(_key, overrides) if key not in _MAY_CHANGE]
     words += ["--config"] if config else []
     if words:
         raise click.UsageError(
-            f"--resume continues with the run's own settings; leave out {', '.join(words)}; it takes only "
+            f"--resume continues with the settings of the run; leave out {', '.join(words)}; it accepts only "
             f"{', '.join(_MAY_CHANGE)}"
         )
 
@@ -136,25 +142,25 @@ _RUN_OPTIONS = [
         type=click.IntRange(2, 3),
         help="2: slices of volumes, 3: volumes.  [default: from the data]",
     ),
-    click.option("--size", help="Voxels of a patch, such as 64 or 40,56,40.  [default: from the data]"),
+    click.option("--size", help="Patch size in voxels, such as 64 or 40,56,40.  [default: from the data]"),
     click.option(
         "--encoder",
         help="convnext, dynunet, resenc, resnet18, resnet50, segresnet, swin, vit or "
         "module:callable.  [default: "
-        "dynunet in 3D, resnet18 in 2D, vit for methods on patches]",
+        "dynunet in 3D, resnet18 in 2D, vit for token methods]",
     ),
     click.option("--steps", type=int, help="Length of training in steps.  [default: 2000]"),
-    click.option("--epochs", type=float, help="Length of training in passes over the volumes."),
-    click.option("--minutes", type=float, help="Length of training in minutes of wall clock."),
-    click.option("--batch-size", type=int, help="Patches a step.  [default: 4; classify 16, detect 8]"),
+    click.option("--epochs", type=float, help="Length of training in epochs of the volumes."),
+    click.option("--minutes", type=float, help="Length of training in minutes of wall-clock time."),
+    click.option("--batch-size", type=int, help="Patches per step.  [default: 4; classify 16, detect 8]"),
     click.option("--lr", type=float, help="Learning rate.  [default: 0.001]"),
     click.option("--precision", help="auto, fp32 or bf16.  [default: auto]"),
-    click.option("--workers", type=int, help="Processes that prepare batches.  [default: from the machine]"),
-    click.option("--devices", type=int, help="Cards (or processes) that share a step.  [default: 1]"),
+    click.option("--workers", type=int, help="Number of data loader processes.  [default: from the machine]"),
+    click.option("--devices", type=int, help="GPUs (or CPU processes) that share a step.  [default: 1]"),
     click.option("--nodes", type=int, help="Machines that share a step.  [default: 1]"),
-    click.option("--seed", type=int, help="Everything random follows it.  [default: 0]"),
-    click.option("--fold", type=int, help="Hold out this one of five patient-disjoint folds, 0 to 4."),
-    click.option("--config", help="YAML file, or a preset that ships with medmim."),
+    click.option("--seed", type=int, help="Seed of all random numbers.  [default: 0]"),
+    click.option("--fold", type=int, help="Hold out this fold, 0 to 4, of five patient-disjoint folds."),
+    click.option("--config", help="Settings file (YAML), or a preset shipped with medmim."),
     click.option(
         "overrides", "--set", multiple=True, metavar="KEY=VALUE", help="Change any setting; may be repeated."
     ),

@@ -20,7 +20,7 @@ Examples:
 @click.option("--out", type=click.Path(path_type=Path), help="File to write.  [default: STUDY.zip]")
 @json_option
 def command(*, study: str, out: Path | None, as_json: bool) -> None:
-    """Write all runs of STUDY, with artifacts and weights, into one checked file; scans are not in it."""
+    """Write all runs of STUDY, with artifacts and weights but without scans, to one checked file."""
     from medmim.tracking.mlflow_store import Store
     from medmim.tracking.study_archive import pack
     from medmim.tracking.study_runs import runs_of_study

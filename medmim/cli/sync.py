@@ -14,22 +14,25 @@ from medmim.cli.options import home, json_option, print_result
     epilog="""\b
 Examples:
   medmim sync --to http://127.0.0.1:5000
-  medmim sync                             to the server of MLFLOW_TRACKING_URI""",
+  medmim sync                             upload to MLFLOW_TRACKING_URI""",
 )
 @click.option("--to", "uri", help="MLflow server.  [default: MLFLOW_TRACKING_URI]")
 @json_option
 def command(*, uri: str | None, as_json: bool) -> None:
-    """Make an MLflow server hold every run that is here, exactly once; again after an interruption."""
+    """Upload every local run to an MLflow server, exactly once.
+
+    After an interruption, run the command again: it continues.
+    """
     from medmim.tracking.mlflow_store import Store
     from medmim.tracking.sync import SERVER, server_of, sync
 
     store = Store(home())
     server = uri or server_of(store)
     if not server:
-        raise click.UsageError(f"--to: expected the address of an MLflow server, here or in {SERVER}")
+        raise click.UsageError(f"--to: expected the address of an MLflow server; pass it, or set {SERVER}")
     sent = sync(store, server)
     lines = [
-        f"{sent.runs} runs are there: {sent.new_runs} new, {sent.points} points, {sent.artifacts} files, "
+        f"{sent.runs} runs on the server: {sent.new_runs} new, {sent.points} points, {sent.artifacts} files, "
         f"{sent.versions} model versions sent"
     ]
     print_result(asdict(sent), as_json=as_json, lines=lines)

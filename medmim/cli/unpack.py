@@ -14,10 +14,10 @@ from medmim.cli.options import home, json_option, print_result
 @click.argument("file", type=click.Path(path_type=Path))
 @json_option
 def command(*, file: Path, as_json: bool) -> None:
-    """Merge the runs of a packed FILE into those here: every byte checked first, no run ever twice."""
+    """Merge the runs of a packed FILE, after checking its hashes, into the local runs, without duplicates."""
     from medmim.tracking.mlflow_store import Store
     from medmim.tracking.study_archive import unpack
 
     merged = unpack(Store(home()), file)
-    lines = [f"{merged.runs} runs are here: {merged.new_runs} new, {merged.versions} model versions"]
+    lines = [f"{merged.runs} runs from the file: {merged.new_runs} new, {merged.versions} model versions"]
     print_result(asdict(merged), as_json=as_json, lines=lines)

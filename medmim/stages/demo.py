@@ -1,4 +1,4 @@
-"""`medmim demo`: the whole line on generated DICOM, from files to a compared, registered segmenter."""
+"""`medmim demo`: the whole pipeline on generated DICOM, from ingestion to a comparison."""
 
 from __future__ import annotations
 
@@ -14,17 +14,21 @@ from medmim.stages.finetune.run import finetune
 from medmim.stages.ingest import ingest
 from medmim.stages.pretrain.run import pretrain
 
-PATCH = (32, 32, 16)  # the made-up lesions are small: patches around them learn fastest
+PATCH = (
+    32,
+    32,
+    16,
+)  # the synthetic lesions are small; training on small patches around them converges fastest
 
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo made.
+    """Results of a demo.
 
     Attributes:
-        compared: the comparison.
-        panels: pictures: what was hidden and rebuilt, what was segmented.
-        home: its own home folder, for `medmim ui`.
+        compared: comparison of pretraining with training from scratch.
+        panels: images of reconstructions and of segmentations.
+        home: home folder of the demo's runs, for `medmim ui`.
     """
 
     compared: CompareResult
@@ -41,22 +45,22 @@ def demo(
     finetune_steps: int,
     say: Callable[[str], None],
 ) -> Demo:
-    """Write a phantom, ingest it, pretrain, fine-tune from that and from scratch, compare.
+    """Generate DICOM, ingest it, pretrain, fine-tune with and without pretraining, and compare.
 
     Args:
-        out: folder for everything; runs of an earlier demo in it are kept.
-        seed: of the phantom and of all runs.
-        patients: patients of the phantom.
-        pretrain_steps: steps of pretraining.
-        finetune_steps: steps of each fine-tuning.
-        say: takes lines for the user.
+        out: output folder; runs of an earlier demo are kept.
+        seed: seed of the phantom and of all runs.
+        patients: number of patients in the phantom.
+        pretrain_steps: number of pretraining steps.
+        finetune_steps: number of steps of each fine-tuning run.
+        say: receives progress lines for the user.
     """
     source, data, home = (
         out / f"scans-{seed}-{patients}",
         out / f"dataset-{seed}-{patients}",
         out / "medmim-runs",
     )
-    say(f"1/5 write DICOM of {patients} made-up patients, one slice missing, one file cut short")
+    say(f"1/5 write DICOM of {patients} synthetic patients, with one missing slice and one truncated file")
     write_phantom(source, seed=seed, patients=patients)
     say("2/5 ingest: check, convert, pseudonymise, split by patient")
     counts = ingest(source, data, name="demo", label_names=LABEL_NAMES, home=home).counts
@@ -68,8 +72,9 @@ def demo(
     say("3/5 pretrain: SparK, mesh mask, 70 % hidden")
     pretrained = pretrain(PretrainSettings(data=data, steps=pretrain_steps, seed=seed), home=home)
     panels = {"reconstruction": pretrained.panel}
-    for number, init in enumerate((pretrained.run_id, "scratch")):
-        say(f"4/5 fine-tune a segmenter {'from it' if number == 0 else 'from scratch, the control'}")
+    starts = {pretrained.run_id: "the pretrained encoder", "scratch": "scratch, the baseline"}
+    for init, start in starts.items():
+        say(f"4/5 fine-tune a segmenter from {start}")
         settings = FinetuneSettings(data=data, init=init, size=PATCH, steps=finetune_steps, seed=seed)
         tuned = finetune(settings, home=home, log=say)
         panels.setdefault("segmentation", tuned.panel)

@@ -1,7 +1,7 @@
 """`medmim ui`: the MLflow server on the local store, bound to the loopback address.
 
-Every user of this machine can reach a loopback port: on a shared machine, others can read and change runs
-while the server runs.
+Every user of this machine can reach a loopback port. On a shared machine, other users can read and change
+runs while the server is running.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ _PATIENCE_S = 5.0
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
-    # seven processes for jobs that medmim does not use; they would take cores from training
+    # seven processes for jobs that medmim does not use; they would compete with training for CPU cores
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
 }
 
 
 def pages(home: Path, *, port: int) -> list[tuple[str, str]]:
-    """Return the newest experiments and where the UI shows each: runs as a table, a study's arms by score.
+    """Return names and UI addresses of the newest experiments; tables of studies are sorted by score.
 
-    Without the address's help MLflow opens an experiment on a page for chat agents.
+    The query of the address is needed because MLflow opens experiments on a page for chat agents by default.
 
     Raises:
-        RunError: if there are no runs yet.
+        RunError: if there are no runs.
     """
     _check(home)
     client, found = Store(home).client, []
@@ -57,18 +57,16 @@ def pages(home: Path, *, port: int) -> list[tuple[str, str]]:
 def _check(home: Path) -> Path:
     database = home / "mlflow.db"
     if not database.is_file():
-        raise RunError(
-            f"no runs in '{home}' yet: run `medmim pretrain`, or set MEDMIM_HOME to where they are"
-        )
+        raise RunError(f"no runs in '{home}' yet: run `medmim pretrain`, or set MEDMIM_HOME to their folder")
     return database
 
 
 def serve(home: Path, *, port: int) -> None:
-    """Run the server until Ctrl-C, SIGTERM or the end of the terminal; then end it with its workers.
+    """Run the server until Ctrl-C, SIGTERM or SIGHUP; then stop it and its workers.
 
     Raises:
-        RunError: if there are no runs yet, or the server fails.
-        UsageError: if the port is taken.
+        RunError: if there are no runs, or the server fails.
+        UsageError: if the port is in use.
     """
     database = _check(home)
     with socket.socket() as probe:
@@ -76,14 +74,16 @@ def serve(home: Path, *, port: int) -> None:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError:
-            raise UsageError(f"--port {port} is in use: choose another, such as --port {port + 1}") from None
+            raise UsageError(
+                f"--port {port} is in use: choose another port, such as --port {port + 1}"
+            ) from None
     code = run_until_interrupted(server_command(database, port=port))
     if code:
-        raise RunError(f"the MLflow server ended with exit code {code}; its messages above say why")
+        raise RunError(f"the MLflow server failed with exit code {code}; see its messages above")
 
 
 def server_command(database: Path, *, port: int) -> list[str]:
-    """Return the command of the MLflow server."""
+    """Return the command that starts the MLflow server."""
     options = {
         "--host": "127.0.0.1",
         "--port": str(port),
@@ -95,7 +95,7 @@ def server_command(database: Path, *, port: int) -> list[str]:
 
 
 def run_until_interrupted(command: Sequence[str]) -> int:
-    """Run a server and return its exit code; on a signal end it with its workers and return 0."""
+    """Run a server and return its exit code; on a signal, stop it and its workers and return 0."""
     server = subprocess.Popen(command, env={**os.environ, **_QUIET}, start_new_session=True)
     handlers = {number: signal.signal(number, _interrupt) for number in _ENDING}
     try:
@@ -113,7 +113,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 
 def _end_group(server: subprocess.Popen[bytes]) -> None:
-    """End the server with its workers: politely, then by force."""
+    """Stop the server and its workers with SIGTERM, then with SIGKILL."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(server.pid, number)

@@ -99,7 +99,7 @@ def test_the_module_is_the_command():
         (["pretrain", "--size", "8", "--cell", "1mm"], 1, "use --cell 8mm,8mm,8mm"),
         (["pretrain", "--size", "8", "--cell", "16"], 1, "use --size 16,16,16"),
         (["pretrain", "--size", "16", "--cell", "16"], 1, "a mask needs at least 2 cells, got 1"),
-        (["pretrain", "--size", "wide"], 2, "--size: expected one number or one an axis"),
+        (["pretrain", "--size", "wide"], 2, "--size: expected one number or one per axis"),
         (["pretrain", "--steps", "1", "--minutes", "2"], 2, "expected one of steps, epochs, minutes"),
         (["pretrain", "--steps", "0"], 2, "steps: input should be greater than 0"),
         (["pretrain", "--precision", "fp16"], 2, "precision: input should be 'auto', 'fp32' or 'bf16'"),
@@ -221,7 +221,7 @@ def test_a_signal_ends_with_its_code_and_resume_gives_the_same_bytes(tiny_datase
     running.send_signal(number)
     _, stderr = running.communicate(timeout=60)
     assert running.returncode == 128 + number, stderr
-    said = "medmim: interrupted, the state of training is saved; `--resume` continues it"
+    said = "medmim: interrupted; the training state is saved: continue with `--resume`"
     assert stderr.splitlines()[-1] == said
     assert Store(home).runs(stage="pretrain")[0].info.status == "KILLED"
 

@@ -67,7 +67,7 @@ def test_the_analysis_uses_the_encoder_of_a_model(run, tiny_dataset, tmp_path):
     [
         (["--mask", "mehs"], "medmim: unknown mask 'mehs'; did you mean 'mesh'?"),
         (["--ratio", "1"], "medmim: --ratio: expected a number between 0 and 1, both excluded, got 1"),
-        (["--grid", "a,b"], "--grid: expected one number or one an axis, such as 64 or 40,56,40; got 'a,b'"),
+        (["--grid", "a,b"], "--grid: expected one number or one per axis, such as 64 or 40,56,40; got 'a,b'"),
         (["--dims", "4"], "4 is not in the range 2<=x<=3"),
         (["--volume", "x"], "--volume: expected --data DATASET with it"),
         (["--model", "x"], "--model: expected --data DATASET or --image FILE with it"),

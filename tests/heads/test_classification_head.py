@@ -15,7 +15,7 @@ OPTIONS = {
 
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("name", sorted(ENCODERS))
-def test_an_image_of_any_size_has_one_score_a_class(name, dims):
+def test_images_of_any_size_get_one_score_per_class(name, dims):
     encoder = build_encoder(name, spatial_dims=dims, in_channels=1, **OPTIONS.get(name, {}))
     classifier = build_head("classify", encoder=encoder, spatial_dims=dims, classes=3)
     size = tuple(2 * stride for stride in encoder.total_stride)
@@ -25,7 +25,7 @@ def test_an_image_of_any_size_has_one_score_a_class(name, dims):
     assert classifier.score.weight.grad is not None
 
 
-def test_dropout_works_in_training_only():
+def test_dropout_is_active_in_training_only():
     encoder = build_encoder("dynunet", spatial_dims=2, in_channels=1, filters=[4, 8])
     classifier = build_head("classify", encoder=encoder, spatial_dims=2, classes=2, dropout=0.5)
     images = torch.randn(1, 1, 16, 16)

@@ -36,7 +36,7 @@ def batch(dims):
 
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("name", sorted(ENCODERS))
-def test_every_anchor_has_scores_and_a_box(name, dims):
+def test_each_anchor_has_scores_and_a_box(name, dims):
     network = detector(name, dims)
     size = tuple(max(2 * stride, 16) for stride in network.encoder.total_stride)
     images = torch.randn(1, 1, *size)
@@ -46,8 +46,8 @@ def test_every_anchor_has_scores_and_a_box(name, dims):
     assert torch.cat(network.rows(out[BOXES], 2 * dims), dim=1).shape == (1, len(anchors), 2 * dims)
 
 
-def test_rows_come_in_the_order_of_the_anchors():
-    """A map whose value is its own place: the row of an anchor must hold the place of its middle."""
+def test_output_rows_are_in_the_order_of_the_anchors():
+    """In a feature map of its own coordinates, the row of an anchor contains the anchor's centre."""
     network = detector(count=3)
     maps = [torch.zeros(1, 3 * 2, 8, 6), torch.zeros(1, 3 * 2, 4, 3)]
     for level in maps:
@@ -61,7 +61,7 @@ def test_rows_come_in_the_order_of_the_anchors():
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_one_image_can_be_learnt_by_heart(dims):
+def test_the_head_can_overfit_one_image(dims):
     network, (images, boxes, classes) = detector(dims=dims), batch(dims)
     optimiser = torch.optim.Adam(network.parameters(), lr=0.01)
     losses = []
@@ -74,7 +74,7 @@ def test_one_image_can_be_learnt_by_heart(dims):
     assert losses[-1] < 0.4 * losses[0]
 
 
-def test_images_without_boxes_teach_too():
+def test_images_without_boxes_give_gradients():
     network, (images, boxes, classes) = detector(), batch(2)
     loss = detection_loss(network, images, boxes, torch.full_like(classes, -1))
     loss.backward()
@@ -82,14 +82,14 @@ def test_images_without_boxes_teach_too():
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 
-def test_levels_are_coarse_and_few():
+def test_the_number_and_strides_of_levels_are_limited():
     assert levels_of([(2, 2), (4, 4), (8, 8), (16, 16)]) == (1, 2, 3)
     assert levels_of([(1, 1), (2, 2), (4, 4), (8, 8)]) == (2, 3)
     assert levels_of([(1, 1), (2, 2)]) == (0, 1)
     assert levels_of([(16, 16)]) == (0,)
 
 
-def test_an_unknown_option_is_told():
+def test_an_unknown_option_is_rejected_with_a_suggestion():
     encoder = build_encoder("dynunet", spatial_dims=2, in_channels=1)
     with pytest.raises(UsageError, match="does not take the option 'widht'; did you mean 'width'"):
         build_head("detect", encoder=encoder, spatial_dims=2, classes=1, anchors=[], widht=8)

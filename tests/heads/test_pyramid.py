@@ -1,4 +1,4 @@
-"""Maps of one stride become a pyramid; those of several stay as they are."""
+"""Feature maps of a single stride are converted to a pyramid; hierarchical maps are not changed."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def pyramid_of(patch, dims=2, *, width=64, depth=4):
     ],
 )
 @pytest.mark.parametrize("dims", [2, 3])
-def test_each_shallower_map_is_twice_as_fine(patch, strides, channels, dims):
+def test_each_shallower_map_has_twice_the_resolution(patch, strides, channels, dims):
     encoder, pyramid = pyramid_of(patch, dims)
     assert pyramid.strides == tuple((stride,) * dims for stride in strides)
     assert pyramid.channels == channels
@@ -35,14 +35,14 @@ def test_each_shallower_map_is_twice_as_fine(patch, strides, channels, dims):
         assert features.shape == (2, width, *[2 * patch // stride] * dims)
 
 
-def test_patches_that_differ_between_axes_end_at_full_resolution():
+def test_anisotropic_patches_reach_full_resolution():
     encoder, pyramid = pyramid_of([2, 8, 4], 3)
     assert pyramid.strides == ((1, 1, 1), (1, 2, 1), (1, 4, 2), (2, 8, 4))
     maps = pyramid(encoder(torch.randn(1, 1, 4, 16, 8)))
     assert [tuple(features.shape[2:]) for features in maps] == [(4, 16, 8), (4, 8, 8), (4, 4, 4), (2, 2, 2)]
 
 
-def test_the_finest_map_comes_from_the_shallowest_and_the_coarsest_from_the_deepest():
+def test_the_finest_map_is_computed_from_the_shallowest_features():
     encoder, pyramid = pyramid_of(8)
     maps = [features.detach() for features in encoder(torch.randn(1, 1, 16, 16))]
     before = pyramid(maps)
@@ -57,7 +57,7 @@ def test_gradients_reach_every_parameter():
     assert all(parameter.grad is not None for parameter in pyramid.parameters())
 
 
-def test_a_hierarchy_passes_through():
+def test_hierarchical_maps_are_not_changed():
     encoder = build_encoder("dynunet", spatial_dims=2, in_channels=1, filters=(4, 8))
     pyramid = Pyramid(encoder, spatial_dims=2)
     maps = encoder(torch.randn(1, 1, 8, 8))

@@ -5,7 +5,7 @@ from medmim.encoders import ENCODERS, build_encoder
 from medmim.errors import UsageError
 from medmim.heads import HEADS, build_head
 
-# narrow ones, for speed; an encoder that is not named here has its own defaults
+# narrow networks, for speed; encoders that are not listed use their defaults
 OPTIONS = {
     "dynunet": {"filters": [4, 8, 8]},
     "resnet18": {"widths": [4, 4, 8, 8]},
@@ -36,7 +36,7 @@ def test_strides_may_differ_between_axes():
     assert segmenter(torch.randn(1, 1, 8, 8, 4)).shape == (1, 3, 8, 8, 4)
 
 
-def test_a_stem_that_strides_is_brought_back_to_full_resolution():
+def test_scores_have_full_resolution_with_a_strided_stem():
     segmenter = network("dynunet", 2, filters=[4, 8], strides=[[2, 1], 2])
     assert segmenter(torch.randn(1, 1, 16, 16)).shape == (1, 3, 16, 16)
 
@@ -47,16 +47,16 @@ def test_gradients_reach_every_parameter():
     assert all(parameter.grad is not None for parameter in segmenter.parameters())
 
 
-def test_the_encoder_keeps_its_name():
+def test_encoder_weights_keep_their_names():
     names = network("dynunet", 3).state_dict()
     assert any(name.startswith("encoder.stages.0") for name in names)
 
 
-def test_an_unknown_task_is_told_its_neighbour():
+def test_an_unknown_task_is_rejected_with_a_suggestion():
     encoder = build_encoder("dynunet", spatial_dims=2, in_channels=1)
     with pytest.raises(UsageError, match="unknown task 'segmnt'; did you mean 'segment'"):
         build_head("segmnt", encoder=encoder, spatial_dims=2, classes=2)
 
 
-def test_the_table_builds_modules():
+def test_every_entry_of_the_table_builds_a_module():
     assert set(HEADS) == {"classify", "detect", "segment"}

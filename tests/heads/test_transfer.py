@@ -20,26 +20,26 @@ def unchanged(network, before):
     return all(torch.equal(value, before[f"encoder.{name}"]) for name, value in network.state_dict().items())
 
 
-def test_all_tensors_arrive():
+def test_all_tensors_are_transferred():
     source, target = encoder(seed=1), encoder(seed=2)
     result = transfer(target, weights_of(source))
     assert result == Transfer(1.0, (), (), ())
     assert unchanged(target, weights_of(source))
 
 
-def test_what_is_not_the_encoders_is_left_aside():
+def test_tensors_of_other_modules_are_ignored():
     weights = weights_of(encoder(seed=1)) | {"decoder.head.weight": torch.ones(1), "up.0.x": torch.ones(1)}
     assert transfer(encoder(seed=2), weights).unused == ()
 
 
-def test_an_encoder_with_more_tensors_gives_the_rest():
+def test_additional_tensors_of_the_source_are_reported():
     result = transfer(encoder(), weights_of(encoder(filters=(4, 8, 8))))
     assert result.loaded_fraction == 1
     assert result.unused
     assert all(name.startswith("stages.2") for name in result.unused)
 
 
-def test_missing_tensors_are_named_and_nothing_is_changed():
+def test_missing_tensors_are_reported_and_the_network_is_unchanged():
     target, weights = encoder(seed=2), weights_of(encoder(seed=1))
     before = weights_of(target)
     gone = sorted(weights)[0]
@@ -53,7 +53,7 @@ def test_missing_tensors_are_named_and_nothing_is_changed():
     assert unchanged(target, before)
 
 
-def test_other_shapes_are_named_and_nothing_is_changed():
+def test_mismatched_shapes_are_reported_and_the_network_is_unchanged():
     target = encoder(filters=(4, 16), seed=2)
     before = weights_of(target)
     with pytest.raises(TransferError, match=r"of another shape stages\.1\S+, \S+, \S+ and \d+ more; use the"):
@@ -61,12 +61,12 @@ def test_other_shapes_are_named_and_nothing_is_changed():
     assert unchanged(target, before)
 
 
-def test_no_weights_at_all_are_refused():
+def test_an_empty_set_of_weights_is_rejected():
     with pytest.raises(TransferError, match=r"only 0\.0%"):
         transfer(encoder(), {"other": torch.ones(1)})
 
 
-def test_a_lower_threshold_takes_what_fits():
+def test_a_lower_threshold_transfers_the_matching_tensors():
     target, weights = encoder(seed=2), weights_of(encoder(seed=1))
     gone = sorted(weights)[0]
     kept = target.state_dict()[gone.removeprefix("encoder.")].clone()
@@ -80,7 +80,7 @@ def test_a_lower_threshold_takes_what_fits():
     )
 
 
-def test_a_shared_prefix_inside_a_name_stays():
+def test_a_prefix_within_a_name_is_kept():
     module = nn.ModuleDict({"encoder": nn.Linear(2, 2)})
     weights = {f"encoder.{name}": torch.ones_like(value) for name, value in module.state_dict().items()}
     transfer(module, weights)

@@ -16,7 +16,7 @@ def encoder(dims=2, channels=1, name="resnet18", **options):
     return build_encoder(name, spatial_dims=dims, in_channels=channels, **words, **options)
 
 
-def test_one_channel_serves_four():
+def test_a_stem_of_one_channel_is_adapted_to_four():
     source, target = encoder().eval(), encoder(channels=4).eval()
     result = transfer(target, weights_of(source))
     assert result.loaded_fraction == 1
@@ -26,14 +26,14 @@ def test_one_channel_serves_four():
         assert torch.allclose(one, four, atol=1e-5)
 
 
-def test_four_channels_serve_one():
+def test_a_stem_of_four_channels_is_adapted_to_one():
     source, target = encoder(channels=4).eval(), encoder().eval()
     transfer(target, weights_of(source))
     images = torch.randn(1, 1, 32, 32)
     assert torch.allclose(source(images.expand(-1, 4, -1, -1))[-1], target(images)[-1], atol=1e-5)
 
 
-def test_a_2d_encoder_sees_a_volume_of_equal_slices_as_its_slice():
+def test_an_inflated_2d_encoder_gives_equal_features_for_a_volume_of_equal_slices():
     source, target = nn.Conv2d(2, 3, 3), nn.Conv3d(2, 3, 3)
     weight, rule = adapted("weight", source.weight.detach(), tuple(target.weight.shape))
     image = torch.randn(1, 2, 8, 8)
@@ -44,14 +44,14 @@ def test_a_2d_encoder_sees_a_volume_of_equal_slices_as_its_slice():
 
 
 @pytest.mark.parametrize("name", ["resnet18", "dynunet", "convnext"])
-def test_a_whole_2d_encoder_goes_into_its_3d_sibling(name):
+def test_all_tensors_of_a_2d_encoder_are_inflated_to_3d(name):
     kernel = {"kernel_size": 5} if name == "convnext" else {}
     result = transfer(encoder(3, name=name, **kernel), weights_of(encoder(2, name=name, **kernel)))
     assert result.loaded_fraction == 1
     assert not result.mismatching
 
 
-def test_a_2d_stem_of_one_channel_reaches_a_3d_stem_of_two():
+def test_a_2d_stem_of_one_channel_is_adapted_to_a_3d_stem_of_two():
     result = transfer(encoder(3, channels=2), weights_of(encoder(2)))
     assert "2D kernel inflated to 3D + channels spread" in {rule for _, rule in result.changed}
     assert any("inflated" in line for line in result.lines())
@@ -68,8 +68,8 @@ def test_a_resampled_kernel_keeps_its_sum():
 
 
 @pytest.mark.parametrize("token", [0, 1])
-def test_positions_are_interpolated_and_a_class_token_stays(token):
-    grid = torch.arange(4.0).view(1, 4, 1).expand(1, 4, 4)  # the row's number
+def test_positions_are_interpolated_and_a_class_token_is_kept(token):
+    grid = torch.arange(4.0).view(1, 4, 1).expand(1, 4, 4)  # row index
     positions = grid.reshape(1, 16, 1).repeat(1, 1, 2)
     if token:
         positions = torch.cat([torch.full((1, 1, 2), 9.0), positions], dim=1)
@@ -90,11 +90,11 @@ def test_positions_are_interpolated_and_a_class_token_stays(token):
         ("blocks.weight", (1, 16, 2), (1, 64, 2)),
     ],
 )
-def test_what_no_rule_fits_is_left_alone(name, old, new):
+def test_tensors_without_a_rule_are_not_adapted(name, old, new):
     assert adapted(name, torch.zeros(old), new) is None
 
 
-def test_another_stem_is_told():
+def test_a_stem_of_another_architecture_is_reported():
     assert stem_change({"stem_stride": 2}, {"stem_stride": 1}) == "stem_stride 2 → 1"
     assert stem_change({}, {"max_pool": True}) == "max_pool default → True"
     assert stem_change({"widths": [1]}, {"widths": [1]}) == ""

@@ -18,8 +18,8 @@ DEFAULT = PRESETS["light"].model_copy(
 def classification_patches(plan: PreprocessingPlan, augmentation: Augmentation = DEFAULT) -> Compose:
     """Return random slices in 2D, mirrored and augmented.
 
-    With the field of view `whole`, images already have the size of the plan: the class may depend on any
-    part.
+    With the field of view `whole`, images already have the size of the plan and are not cropped, because the
+    class may depend on any part of the image.
     """
     keys = ["image"]
     return Compose(

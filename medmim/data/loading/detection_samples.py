@@ -1,7 +1,7 @@
 """Training samples for detection: images with boxes that follow every spatial transform.
 
-`boxes` is (n, 2 · dims) float32, first corner before last corner; `classes` is (n,) int64. Finally n is fixed
-by padding with class -1, so that samples can be batched.
+`boxes` is (n, 2 · dims) float32, first corner before last corner; `classes` is (n,) int64. The last
+transform pads n to a fixed number with class -1, so that samples can be batched.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ DEFAULT = PRESETS["light"].model_copy(
 def detection_patches(
     plan: PreprocessingPlan, *, most: int, foreground: float, augmentation: Augmentation = DEFAULT
 ) -> Compose:
-    """Return random slices in 2D, crops, mirrored and augmented.
+    """Return random crops (2D: of random slices), mirrored and augmented.
 
     Args:
         plan: dimensions, size and mirroring axes.
@@ -72,7 +72,7 @@ def detection_patches(
 
 
 class PickBoxedSlice(Randomizable):  # type: ignore[misc]  # MONAI is not typed
-    """Take one slice and the boxes that it intersects, with probability `foreground` one with a box."""
+    """Select a random slice and its boxes; with probability `foreground`, a slice with a box."""
 
     def __init__(self, *, foreground: float) -> None:
         self.foreground = foreground
@@ -101,7 +101,7 @@ class PickBoxedSlice(Randomizable):  # type: ignore[misc]  # MONAI is not typed
 
 
 class RandBoxCrop(Randomizable):  # type: ignore[misc]  # MONAI is not typed
-    """Crop to `size`, a share of the crops around a box; boxes with too little inside are dropped."""
+    """Crop to `size`, with probability `foreground` around a box; drop boxes that are mostly outside."""
 
     def __init__(self, size: Size, *, foreground: float) -> None:
         self.size = size
@@ -191,7 +191,7 @@ class RandBoxAffine(Randomizable):  # type: ignore[misc]  # MONAI is not typed
         if matrix is None:
             return data
         warp = Affine(affine=matrix, mode="bilinear", padding_mode="zeros", image_only=True)
-        darkest = data["image"].min()  # shown beyond the image
+        darkest = data["image"].min()  # fills the area outside the image
         moved = warp(data["image"] - darkest) + darkest
         return _clipped({**data, "image": moved}, warped(data["boxes"], matrix, self.size))
 

@@ -1,4 +1,4 @@
-"""Random training patches: sample n is the same patch in any process and in any order.
+"""Random training patches: sample n is the same patch in any process and any order.
 
 The volume of sample n comes from a permutation keyed by the epoch, and all randomness from a stream keyed by
 n. The number of workers, the batch order and interruptions change nothing.
@@ -36,13 +36,13 @@ class PatchDataset(Dataset[Sample]):
     """An endless dataset of patches, with samples 0, 1, 2, ….
 
     Args:
-        volumes: source volumes, each once an epoch.
+        volumes: source volumes, each used once per epoch.
         prepare: preprocesses a volume.
-        transform: makes a patch of a preprocessed volume; reseeded for every sample.
+        transform: makes a patch from a preprocessed volume; reseeded for every sample.
         labelled: include labels.
         seed: seed of the run.
         targets: returns additional entries of a sample, which the transform must keep.
-        weights: relative frequency of each volume; None: each once an epoch.
+        weights: relative frequency of each volume; None: each once per epoch.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class SampleRange:
     Attributes:
         stop: end of the range (exclusive).
         start: first sample; not 0 for a resumed run.
-        passed: samples that each process took before; not necessarily an equal share of `start`, since the
+        passed: samples that each process loaded before; not necessarily an equal share of `start`, since the
             number of processes may have changed.
     """
 
@@ -118,7 +118,7 @@ def batches(
     Args:
         draws: the dataset.
         part: samples of all processes.
-        batch_size: patches a batch.
+        batch_size: patches per batch.
         workers: data loader processes.
         share: rank of this process and number of processes; batches are assigned in turn.
     """

@@ -1,1 +1,1 @@
-"""`medmim doctor`: what this machine has and what it lacks."""
+"""`medmim doctor`: checks of this machine and its tracking server."""

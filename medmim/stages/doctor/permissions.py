@@ -1,4 +1,4 @@
-"""Check and repair of permissions: home and datasets are private to their owner, or shared with the group."""
+"""Check and repair the permissions of home and datasets: private to their owner, or shared with the group."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PermissionVerdict = tuple[str, Literal["ok", "note", "bad"], str, str]
 def judge_permissions(folders: Sequence[Path]) -> PermissionVerdict:
     """Return name, status, finding and advice on the permissions of medmim's folders.
 
-    A folder that others cannot enter protects its content, so only the content of open folders is counted.
+    Only open folders are searched: a folder that others cannot enter protects its content.
 
     Args:
         folders: home and datasets; missing ones are skipped.
@@ -25,14 +25,14 @@ def judge_permissions(folders: Sequence[Path]) -> PermissionVerdict:
     count = sum(1 for folder in folders if folder.is_dir() for _ in _open_paths(folder))
     if not count:
         return "permissions", "ok", f"only {'your group' if _shared() else 'you'} can read runs and data", ""
-    advice = "run `medmim doctor --repair`; folders that a group shares: `medmim doctor --shared`"
+    advice = "run `medmim doctor --repair`; for folders shared with your group: `medmim doctor --shared`"
     return "permissions", "bad", f"{count} files and folders can be read by others", advice
 
 
 def restrict_permissions(folders: Sequence[Path]) -> int:
     """Remove the permissions of others (without `--shared` also of the group); return how many paths changed.
 
-    Files of other owners cannot be changed and are skipped; links are not followed.
+    Files of other owners are skipped, as their permissions cannot be changed; links are not followed.
     """
     changed = 0
     for folder in (folder for folder in folders if folder.is_dir()):
@@ -49,7 +49,7 @@ def _open_paths(folder: Path) -> Iterator[Path]:
 
 
 def _paths(folder: Path) -> Iterator[tuple[Path, int]]:
-    """Yield a folder and everything below it that is no link, with permission bits."""
+    """Yield a folder and its content, except links, with permission bits."""
     for path in (folder, *folder.rglob("*")):
         mode = path.lstat().st_mode
         if not stat.S_ISLNK(mode):

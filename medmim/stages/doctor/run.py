@@ -26,7 +26,7 @@ from medmim.stages.ingest import KEY_FILE
 from medmim.training.precision import has_bf16
 
 _GB = 1e9
-_ROOM_GB, _LITTLE_ROOM_GB = 2.0, 20.0
+_REQUIRED_GB, _RECOMMENDED_GB = 2.0, 20.0
 _SYNTAXES = {
     "JPEG": (uid.JPEGBaseline8Bit, "Pillow"),
     "JPEG lossless": (uid.JPEGLosslessSV1, ""),
@@ -104,7 +104,7 @@ def refuse_bad(result: DoctorReport) -> None:
 
 
 def _versions() -> Iterator[Check]:
-    """Compare what is installed with the floors of medmim's own metadata."""
+    """Compare installed packages with the versions that medmim requires."""
     yield Check("python", "ok", sys.version.split()[0])
     for text in sorted(requires("medmim") or []):
         wanted = Requirement(text)
@@ -126,19 +126,19 @@ def _devices() -> Check:
         cards = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
         return Check("devices", "ok", ", ".join(f"{c.name} {c.total_memory / _GB:.0f} GB" for c in cards))
     advice = (
-        "training runs on the processor; with an NVIDIA card, install its driver and a CUDA build of torch"
+        "training runs on the CPU; if there is an NVIDIA GPU, install its driver and a CUDA build of torch"
     )
-    return Check("devices", "note", f"processor, {torch.get_num_threads()} threads", advice)
+    return Check("devices", "note", f"CPU, {torch.get_num_threads()} threads", advice)
 
 
 def _precision() -> Check:
     if has_bf16():
         return Check("precision", "ok", "bf16: --precision auto uses it")
-    return Check("precision", "note", "fp32", "no bf16 here: --precision auto computes in fp32")
+    return Check("precision", "note", "fp32", "no bf16 on this machine: --precision auto uses fp32")
 
 
 def _decoders() -> Iterator[Check]:
-    """Look at the converter of volumes and the decoders of single pictures."""
+    """Check the converter of volumes and the decoders of single images."""
     program = Path(dcm2niix.bin)
     if os.access(program, os.X_OK):
         yield Check("dcm2niix program", "ok", dcm2niix.__version__)
@@ -150,38 +150,40 @@ def _decoders() -> Iterator[Check]:
         elif package:
             yield Check(f"{name} pictures", "bad", "no decoder", f"pip install {package}")
         else:
-            advice = "volumes are read by dcm2niix; single pictures of this kind are quarantined"
+            advice = "dcm2niix reads volumes; single images of this kind are quarantined"
             yield Check(f"{name} pictures", "note", "no free decoder", advice)
 
 
 def _disk(home: Path) -> Check:
-    """Look at the home folder, or where it is not made yet, at the nearest folder above it."""
-    # a link to nothing is there too: no folder can be made in its place
+    """Check the home folder, or its nearest existing parent."""
+    # a dangling link counts as existing: no folder can be created in its place
     place = next(path for path in (home.absolute(), *home.absolute().parents) if os.path.lexists(path))
-    advice = "set MEDMIM_HOME to a folder that you may write to"
+    advice = "set MEDMIM_HOME to a folder that you can write to"
     if not place.is_dir():
-        return Check("disk", "bad", "MEDMIM_HOME is no folder: runs cannot be written", advice)
+        return Check("disk", "bad", "MEDMIM_HOME is not a folder: runs cannot be written", advice)
     if not os.access(place, os.W_OK | os.X_OK):
-        return Check("disk", "bad", "runs cannot be written", advice)
+        return Check("disk", "bad", "no write permission: runs cannot be written", advice)
     free = shutil.disk_usage(place).free / _GB
     found = f"{free:.0f} GB free for runs"
-    if free < _LITTLE_ROOM_GB:
-        status: Literal["note", "bad"] = "bad" if free < _ROOM_GB else "note"
+    if free < _RECOMMENDED_GB:
+        status: Literal["note", "bad"] = "bad" if free < _REQUIRED_GB else "note"
         return Check(
-            "disk", status, found, f"expected {_LITTLE_ROOM_GB:.0f} GB: make room or move MEDMIM_HOME"
+            "disk", status, found, f"expected {_RECOMMENDED_GB:.0f} GB: free disk space or move MEDMIM_HOME"
         )
     return Check("disk", "ok", found)
 
 
 def _key_file(path: Path) -> Check:
-    """Check the key file in the way that `Keys` reads it, which follows no links."""
+    """Check the key file as `Keys` reads it, without following links."""
     if not os.path.lexists(path):
-        return Check("key file", "ok", "none yet: the first ingest creates it")
+        return Check("key file", "ok", "none; the first ingest creates it")
     found, place = path.lstat(), f"$MEDMIM_HOME/{path.name}"
     mode = found.st_mode & 0o777
     if not stat.S_ISREG(found.st_mode):
-        kind = {stat.S_IFLNK: "a link", stat.S_IFDIR: "a folder"}.get(stat.S_IFMT(found.st_mode), "no file")
-        advice = f"move it away and put the file itself at {place}, or none to start a new project"
+        kind = {stat.S_IFLNK: "a link", stat.S_IFDIR: "a folder"}.get(
+            stat.S_IFMT(found.st_mode), "a special file"
+        )
+        advice = f"move it away and put the key file itself at {place}, or no file to start a new project"
         return Check("key file", "bad", f"{kind}, expected a regular file", advice)
     if found.st_size != SECRET_BYTES:
         advice = "restore it from a copy (then `chmod 600` it), or remove it to start a new project"

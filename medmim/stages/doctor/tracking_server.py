@@ -1,4 +1,4 @@
-"""Whether a tracking server can be trusted with runs: its version, who may reach it, and under which name."""
+"""Check whether a tracking server is safe for runs: version, TLS, authentication and accepted host names."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ Verdict = tuple[str, Literal["ok", "note", "bad"], str, str]
 
 
 class Client:
-    """Asks a server, without proxies or redirects to elsewhere."""
+    """HTTP client that uses no proxy and follows no redirect."""
 
     def get(self, url: str, *, host: str = "", authorization: str = "") -> tuple[int, str] | None:
-        """Return status and first kilobyte of the answer, or None without one; status 0: it is no HTTP."""
+        """Return status (0: not HTTP) and first kilobyte of the response, or None without a response."""
         headers = {"Host": host, "Authorization": authorization}
         request = urllib.request.Request(url, headers={key: value for key, value in headers.items() if value})
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _Stay())
@@ -38,39 +38,39 @@ class Client:
                 return int(answer.status), answer.read(1024).decode("utf-8", "replace")
         except urllib.error.HTTPError as refusal:
             return refusal.code, ""
-        except (OSError, ValueError):  # a host name may be none that can be looked up
+        except (OSError, ValueError):  # ValueError: the host name is not valid
             return None
         except HTTPException:
             return _NO_HTTP, ""
 
 
 class _Stay(urllib.request.HTTPRedirectHandler):
-    """Follows no redirect."""
+    """Redirect handler that follows no redirect."""
 
     def redirect_request(self, *words: object, **more: object) -> None:
-        """Refuse."""
+        """Return None, so that the redirect is not followed."""
 
 
 def judge_server(environment: Mapping[str, str], client: Client) -> Verdict:
     """Return name, status, finding and advice on the server of `MLFLOW_TRACKING_URI`; the URI is not quoted.
 
     Args:
-        environment: of the process.
-        client: asks the server.
+        environment: variables of the process.
+        client: HTTP client; an argument for tests.
     """
     parts = _address(environment.get("MLFLOW_TRACKING_URI", ""))
     if parts is None:
         return _NAME, "bad", "MLFLOW_TRACKING_URI cannot be read", _EXPECTED
     if parts.scheme not in _SCHEMES:
-        return _NAME, "ok", "none: runs are kept here", ""
+        return _NAME, "ok", "none: runs are stored locally", ""
     return _judge(parts, environment, client)
 
 
 def _judge(parts: SplitResult, environment: Mapping[str, str], client: Client) -> Verdict:
-    """Judge a server by its address, which also one that is down has, and then by its answers."""
+    """Check the address of a server, even if the server is down, and then its responses."""
     alone, secure = _is_loopback(parts.hostname or ""), parts.scheme == "https"
     problems = [
-        *([] if alone or secure else ["it is reached without TLS: put it behind https"]),
+        *([] if alone or secure else ["it is reached without TLS: use https"]),
         *_credentials_problem(environment, alone=alone, inside="@" in parts.netloc),
     ]
     address = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
@@ -78,7 +78,12 @@ def _judge(parts: SplitResult, environment: Mapping[str, str], client: Client) -
     if answer is None and problems:
         return _NAME, "bad", f"does not answer; {len(problems)} problems", "; ".join(problems)
     if answer is None:
-        return _NAME, "note", "does not answer", "runs are kept here; `medmim doctor` again when it is up"
+        return (
+            _NAME,
+            "note",
+            "does not answer",
+            "runs are stored locally; run `medmim doctor` again when the server is up",
+        )
     hidden = answer[0] in _REFUSED
     problems = [
         *([] if hidden else _version_problem(*answer)),
@@ -91,26 +96,26 @@ def _judge(parts: SplitResult, environment: Mapping[str, str], client: Client) -
         return (
             _NAME,
             "note",
-            "tells its version to nobody without a password",
+            "does not report its version without credentials",
             f"expected MLflow {FLOOR} or newer",
         )
     return _NAME, "ok", f"MLflow {answer[1].strip()}", ""
 
 
 def _address(text: str) -> SplitResult | None:
-    """Return the parts of an address, or None for one of a server that nobody could ask."""
+    """Return the parts of an address, or None for an http address that is not valid."""
     try:
         parts = urlsplit(text)
         if parts.scheme not in _SCHEMES:
             return parts
         usable = parts.hostname and parts.port != 0 and not re.search(r"[\s\x00-\x1f\x7f]", text)
-    except ValueError:  # half a bracket, a port that is no number
+    except ValueError:  # an unmatched bracket, or a port that is not a number
         return None
     return parts if usable else None
 
 
 def _version(client: Client, address: str, authorization: str) -> tuple[int, str] | None:
-    """Ask for the version, with credentials only where it is not told without."""
+    """Request the version, with credentials only if it is refused without them."""
     answer = client.get(f"{address}/version")
     if answer and answer[0] in _REFUSED and authorization:
         return client.get(f"{address}/version", authorization=authorization) or answer
@@ -118,7 +123,7 @@ def _version(client: Client, address: str, authorization: str) -> tuple[int, str
 
 
 def _authorization(environment: Mapping[str, str]) -> str:
-    """Return what MLflow's client would send, or nothing."""
+    """Return the authorization header that MLflow's client would send, or an empty text."""
     token = environment.get("MLFLOW_TRACKING_TOKEN")
     if token:
         return f"Bearer {token}"
@@ -127,32 +132,32 @@ def _authorization(environment: Mapping[str, str]) -> str:
 
 
 def _version_problem(status: int, text: str) -> list[str]:
-    """Below the floor, a server can be taken over without a password (CVE-2026-116690 and others)."""
+    """Report versions below the floor, which are open to attacks (CVE-2026-116690 and others)."""
     if status == _NO_HTTP:
-        return [f"what answers does not speak HTTP: {_EXPECTED}"]
+        return [f"it does not speak HTTP: {_EXPECTED}"]
     try:
         old = Version(text.strip()) < FLOOR
     except InvalidVersion:
-        return ["it does not tell its version: expected an MLflow server"]
-    return [f"it is older than {FLOOR}: pip install 'mlflow>={FLOOR}' there"] if old else []
+        return ["it does not report a version: expected an MLflow server"]
+    return [f"it is older than {FLOOR}: run pip install 'mlflow>={FLOOR}' on the server"] if old else []
 
 
 def _credentials_problem(environment: Mapping[str, str], *, alone: bool, inside: bool) -> list[str]:
     if inside:
-        return ["its address holds a password: use MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"]
+        return ["its address contains a password: use MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"]
     if alone or any(environment.get(word) for word in _CREDENTIALS):
         return []
-    return ["no credentials are set: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or a token"]
+    return ["no credentials are set: set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or a token"]
 
 
 def _open_problem(client: Client, address: str, *, alone: bool) -> list[str]:
-    """Ask for experiments without credentials, and under a name that is not the server's."""
+    """Request experiments without credentials, and with a host name that is not the server's."""
     question = f"{address}/api/2.0/mlflow/experiments/search?max_results=1"
     problems = []
     if not alone and _answers(client.get(question)):
-        problems.append("it answers anybody: start it with --app-name basic-auth")
+        problems.append("it accepts requests without credentials: start it with --app-name basic-auth")
     if _answers(client.get(question, host="medmim-doctor.invalid")):
-        problems.append("it answers under any host name: start it with --allowed-hosts")
+        problems.append("it accepts any host name: start it with --allowed-hosts")
     return problems
 
 

@@ -17,7 +17,7 @@ KNOWN = {"MLFLOW_TRACKING_USERNAME": "somebody"}
 
 
 class Server(Client):
-    """A tracking server that answers what it is told to."""
+    """A tracking server with configured responses."""
 
     def __init__(self, version="3.17.2", *, to_anybody=401, under_any_name=403, password=""):
         self.version, self.to_anybody, self.under_any_name = version, to_anybody, under_any_name
@@ -35,13 +35,13 @@ def find(result, name):
     return next(check for check in result.checks if check.name == name)
 
 
-def test_this_machine_is_well(tmp_path):
+def test_this_machine_passes_all_checks(tmp_path):
     result = doctor(tmp_path, {})
     assert not [check for check in result.checks if check.status == "bad" and check.name != "disk"]
     assert {"python", "torch", "lightning", "devices", "precision", "disk", "key file"} <= {
         check.name for check in result.checks
     }
-    assert find(result, "tracking server").found == "none: runs are kept here"
+    assert find(result, "tracking server").found == "none: runs are stored locally"
     assert all(check.advice for check in result.checks if check.status != "ok")
     json.dumps(result.as_json())
 
@@ -53,7 +53,7 @@ def test_this_machine_is_well(tmp_path):
         ("medmim-has-no-such-part>=1", "not installed", "pip install 'medmim-has-no-such-part>=1'"),
     ],
 )
-def test_what_is_old_or_missing_is_told(tmp_path, monkeypatch, wanted, found, advice):
+def test_old_and_missing_packages_are_reported(tmp_path, monkeypatch, wanted, found, advice):
     monkeypatch.setattr(module, "requires", lambda name: [wanted, "nothing; extra == 'dev'"])
     check = find(doctor(tmp_path, {}), wanted.split(">")[0])
     assert check.status == "bad"
@@ -62,14 +62,14 @@ def test_what_is_old_or_missing_is_told(tmp_path, monkeypatch, wanted, found, ad
 
 
 @pytest.mark.parametrize(("mode", "status"), [(0o600, "ok"), (0o640, "bad"), (0o604, "bad")])
-def test_an_open_key_file_is_told(tmp_path, mode, status):
+def test_a_key_file_that_others_can_read_is_reported(tmp_path, mode, status):
     (tmp_path / "project.key").write_bytes(b"0" * 32)
     (tmp_path / "project.key").chmod(mode)
     check = find(doctor(tmp_path, {}), "key file")
     assert (check.status, check.found) == (status, f"permissions {mode:o}")
 
 
-def test_an_open_key_file_is_closed_by_the_advice(tmp_path):
+def test_the_advice_for_an_open_key_file_restricts_its_permissions(tmp_path):
     (tmp_path / "project.key").write_bytes(b"0" * 32)
     (tmp_path / "project.key").chmod(0o640)
     assert find(doctor(tmp_path, {}), "key file").advice == "chmod 600 $MEDMIM_HOME/project.key"
@@ -102,11 +102,11 @@ def make_empty(key):
         (make_folder, "a folder, expected a regular file", "move it away"),
         (make_dangling, "a link, expected a regular file", "move it away"),
         (make_link, "a link, expected a regular file", "move it away"),
-        (make_pipe, "no file, expected a regular file", "move it away"),
+        (make_pipe, "a special file, expected a regular file", "move it away"),
         (make_empty, "0 bytes, expected 32", "restore it from a copy"),
     ],
 )
-def test_a_key_that_no_ingest_could_read_is_told(tmp_path, make, found, advice):
+def test_a_key_file_that_ingest_cannot_read_is_reported(tmp_path, make, found, advice):
     make(tmp_path / "project.key")
     check = find(doctor(tmp_path, {}), "key file")
     assert (check.status, check.found) == ("bad", found)
@@ -116,33 +116,33 @@ def test_a_key_that_no_ingest_could_read_is_told(tmp_path, make, found, advice):
 
 
 @pytest.mark.parametrize("below", ["file", "file/below", "dangling", "dangling/below"])
-def test_a_home_that_is_no_folder_is_told(tmp_path, below):
+def test_a_home_that_is_not_a_folder_is_reported(tmp_path, below):
     (tmp_path / "file").write_text("")
     (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
     check = find(doctor(tmp_path / below, {}), "disk")
-    assert (check.status, check.found) == ("bad", "MEDMIM_HOME is no folder: runs cannot be written")
-    assert check.advice == "set MEDMIM_HOME to a folder that you may write to"
+    assert (check.status, check.found) == ("bad", "MEDMIM_HOME is not a folder: runs cannot be written")
+    assert check.advice == "set MEDMIM_HOME to a folder that you can write to"
 
 
-def test_a_home_behind_a_link_is_well(tmp_path):
+def test_a_home_behind_a_link_passes(tmp_path):
     (tmp_path / "home").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "home")
     assert "GB free" in find(doctor(tmp_path / "link", {}), "disk").found
 
 
 @pytest.mark.parametrize(("free", "status"), [(1e9, "bad"), (9e9, "note"), (9e10, "ok")])
-def test_a_full_disk_is_told(tmp_path, monkeypatch, free, status):
+def test_low_disk_space_is_reported(tmp_path, monkeypatch, free, status):
     monkeypatch.setattr(
         module.shutil, "disk_usage", lambda place: module.shutil._ntuple_diskusage(0, 0, free)
     )
     assert find(doctor(tmp_path / "not" / "yet", {}), "disk").status == status
 
 
-def test_a_missing_decoder_is_told(tmp_path, monkeypatch):
-    class No:
+def test_missing_decoders_are_reported(tmp_path, monkeypatch):
+    class Missing:
         is_available = False
 
-    monkeypatch.setattr(module, "get_decoder", lambda syntax: No)
+    monkeypatch.setattr(module, "get_decoder", lambda syntax: Missing)
     result = doctor(tmp_path, {})
     assert find(result, "JPEG-LS pictures").advice == "pip install pyjpegls"
     assert find(result, "JPEG lossless pictures").status == "note"
@@ -152,15 +152,15 @@ def test_a_missing_decoder_is_told(tmp_path, monkeypatch):
     ("address", "server", "words", "said"),
     [
         ("https://mlflow.org.test", Server("3.17.1"), KNOWN, "older than 3.17.2"),
-        ("https://mlflow.org.test", Server("<html>"), KNOWN, "does not tell its version"),
+        ("https://mlflow.org.test", Server("<html>"), KNOWN, "does not report a version"),
         ("http://mlflow.org.test", Server(), KNOWN, "without TLS"),
         ("https://mlflow.org.test", Server(), {}, "no credentials are set"),
-        ("https://somebody:secret@mlflow.org.test", Server(), {}, "holds a password"),
-        ("https://mlflow.org.test", Server(to_anybody=200), KNOWN, "answers anybody"),
-        ("http://127.0.0.1:5000", Server(under_any_name=200), {}, "under any host name"),
+        ("https://somebody:secret@mlflow.org.test", Server(), {}, "contains a password"),
+        ("https://mlflow.org.test", Server(to_anybody=200), KNOWN, "accepts requests without credentials"),
+        ("http://127.0.0.1:5000", Server(under_any_name=200), {}, "accepts any host name"),
     ],
 )
-def test_a_server_that_cannot_be_trusted_is_told(address, server, words, said):
+def test_an_unsafe_server_is_reported(address, server, words, said):
     _, status, _, advice = judge_server({"MLFLOW_TRACKING_URI": address, **words}, server)
     assert status == "bad"
     assert said in advice
@@ -172,7 +172,7 @@ def test_a_server_that_cannot_be_trusted_is_told(address, server, words, said):
     ("address", "words"),
     [("https://mlflow.org.test/", KNOWN), ("http://localhost:5000", {}), ("http://[::1]", {})],
 )
-def test_a_server_that_can_be_trusted_is_ok(address, words):
+def test_a_safe_server_passes(address, words):
     assert judge_server({"MLFLOW_TRACKING_URI": address, **words}, Server())[1] == "ok"
 
 
@@ -184,12 +184,12 @@ def test_a_server_that_can_be_trusted_is_ok(address, words):
         ("https://mlflow.org.test", KNOWN, "note"),
     ],
 )
-def test_a_server_that_tells_its_version_to_those_it_knows_is_asked_with_credentials(address, words, status):
+def test_the_version_is_requested_with_credentials_if_it_is_refused_without(address, words, status):
     found = judge_server({"MLFLOW_TRACKING_URI": address, **words}, Server(password="sesame"))
     assert found[1] == status
 
 
-def test_credentials_do_not_travel_in_the_clear():
+def test_credentials_are_not_sent_without_tls():
     class Listening(Server):
         def get(self, url, *, host="", authorization=""):
             assert not authorization
@@ -199,7 +199,7 @@ def test_credentials_do_not_travel_in_the_clear():
     assert judge_server(environment, Listening(password="sesame"))[1] == "bad"
 
 
-def test_a_server_that_does_not_answer_is_noted():
+def test_a_server_that_does_not_answer_gives_a_note():
     environment = {"MLFLOW_TRACKING_URI": "https://mlflow.org.test", **KNOWN}
     assert judge_server(environment, Server(None))[1] == "note"
 
@@ -207,13 +207,13 @@ def test_a_server_that_does_not_answer_is_noted():
 @pytest.mark.parametrize(
     ("address", "said"),
     [
-        ("http://somebody:secret@localhost:5998", "holds a password"),
-        ("https://somebody:secret@mlflow.org.test", "holds a password"),
+        ("http://somebody:secret@localhost:5998", "contains a password"),
+        ("https://somebody:secret@mlflow.org.test", "contains a password"),
         ("http://mlflow.org.test", "without TLS"),
         ("https://mlflow.org.test", "no credentials are set"),
     ],
 )
-def test_a_server_that_is_down_is_judged_by_its_address(address, said):
+def test_the_address_of_a_server_that_is_down_is_checked(address, said):
     _, status, found, advice = judge_server({"MLFLOW_TRACKING_URI": address}, Server(None))
     assert (status, found[:15]) == ("bad", "does not answer")
     assert said in advice
@@ -233,14 +233,14 @@ def test_a_server_that_is_down_is_judged_by_its_address(address, said):
         "https:///path",
     ],
 )
-def test_an_address_that_cannot_be_read_is_told(tmp_path, address):
+def test_an_invalid_address_is_reported(tmp_path, address):
     check = find(doctor(tmp_path, {"MLFLOW_TRACKING_URI": address}), "tracking server")
     assert (check.status, check.found) == ("bad", "MLFLOW_TRACKING_URI cannot be read")
     assert check.advice.startswith("set MLFLOW_TRACKING_URI to https://HOST[:PORT]")
 
 
 @pytest.mark.parametrize("address", ["", "databricks://profile:prefix", "sqlite:////my runs/mlflow.db"])
-def test_what_is_no_address_of_a_server_is_left_alone(address):
+def test_addresses_without_a_server_are_ignored(address):
     assert judge_server({"MLFLOW_TRACKING_URI": address}, Server(None))[1] == "ok"
 
 
@@ -251,10 +251,10 @@ def test_a_password_in_the_address_is_not_sent():
             return super().get(url, host=host, authorization=authorization)
 
     environment = {"MLFLOW_TRACKING_URI": "http://somebody:secret@localhost:5998/"}
-    assert "holds a password" in judge_server(environment, Listening())[3]
+    assert "contains a password" in judge_server(environment, Listening())[3]
 
 
-def test_a_port_that_speaks_no_http_is_told():
+def test_a_port_without_http_is_reported():
     with socket.create_server(("127.0.0.1", 0)) as server:
         threading.Thread(target=greet, args=(server,), daemon=True).start()
         environment = {"MLFLOW_TRACKING_URI": f"http://127.0.0.1:{server.getsockname()[1]}"}
@@ -264,7 +264,7 @@ def test_a_port_that_speaks_no_http_is_told():
 
 
 def greet(server):
-    """Answer as an SSH server does."""
+    """Answer like an SSH server."""
     with contextlib.suppress(OSError):
         while True:
             caller, _ = server.accept()
@@ -284,10 +284,10 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(b"3.17.2")
 
     def log_message(self, *words):
-        """Say nothing."""
+        """Suppress the log."""
 
 
-def test_the_client_asks_a_real_server():
+def test_the_client_queries_a_real_server():
     server = HTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}"
@@ -299,10 +299,10 @@ def test_the_client_asks_a_real_server():
         server.shutdown()
         server.server_close()
     assert Client().get(f"{address}/version") is None
-    assert Client().get(f"http://{'a' * 70}.test/version") is None  # no name that can be looked up
+    assert Client().get(f"http://{'a' * 70}.test/version") is None  # not a valid host name
 
 
-def test_what_must_be_fixed_ends_with_an_error():
+def test_failed_checks_raise_an_error():
     refuse_bad(DoctorReport((Check("a", "note", "x", "y"),)))
     with pytest.raises(RunError, match="1 of 2 checks failed, first 'b': fix it"):
         refuse_bad(DoctorReport((Check("a", "ok", "x"), Check("b", "bad", "x", "fix it"))))

@@ -17,7 +17,7 @@ BOXES = ["a", "b"]
 
 
 def scene(names, **chosen):
-    volumes = VolumeLoader(Path(), PreprocessingPlan(2, (16, 16)), cache_gb=0.1)  # which nothing here asks
+    volumes = VolumeLoader(Path(), PreprocessingPlan(2, (16, 16)), cache_gb=0.1)  # not used by these tests
     return EvaluationContext(volumes, dict(enumerate(names, start=1)), "fp32", chosen)
 
 
@@ -66,7 +66,7 @@ TASKS = {
 
 
 @pytest.mark.parametrize("name", sorted(TASKS))
-def test_everyone_once_gives_the_means(name):
+def test_equal_weights_give_the_reported_means(name):
     task, made, place = TASKS[name]
     rows = made(np.random.default_rng(0))
     means = task.bootstrap_statistic(rows, place)(np.ones(8))
@@ -74,7 +74,7 @@ def test_everyone_once_gives_the_means(name):
 
 
 @pytest.mark.parametrize("name", sorted(TASKS))
-def test_a_patient_that_counts_twice_is_there_twice(name):
+def test_weight_two_equals_two_copies_of_a_patient(name):
     task, made, place = TASKS[name]
     rows = made(np.random.default_rng(1))
     weights = np.array([2.0, 0, 1, 3, 0, 1, 1, 0])
@@ -84,7 +84,7 @@ def test_a_patient_that_counts_twice_is_there_twice(name):
         for copy in range(int(weights[int(row["subject"][1:])]))
     ]
     found, expected = task.bootstrap_statistic(rows, place)(weights), task.aggregate(drawn, place)
-    if name == "detect":  # of equal scores the order differs between rows and weights
+    if name == "detect":  # ties of scores are ordered differently for copies and weights
         assert found.keys() == expected.keys()
         assert [found[key] for key in ("f1", "f1_a", "froc")] == pytest.approx(
             [expected[key] for key in ("f1", "f1_a", "froc")]
@@ -94,8 +94,8 @@ def test_a_patient_that_counts_twice_is_there_twice(name):
         assert found == pytest.approx(expected)
 
 
-def test_patients_are_drawn_and_not_their_images():
-    """Two patients, one all right and one all wrong: whatever the number of images, nothing is sure."""
+def test_patients_are_resampled_instead_of_images():
+    """One patient is always right and one always wrong: the interval is maximal for any number of images."""
     few = [
         {"subject": who, "class": "a", "probabilities": {"a": share, "b": 1 - share}}
         for who, share in (("p", 0.9), ("q", 0.1))
@@ -109,7 +109,7 @@ def test_patients_are_drawn_and_not_their_images():
     }
 
 
-def test_the_interval_is_that_of_a_plain_bootstrap():
+def test_intervals_equal_those_of_a_plain_bootstrap():
     rows = dice_rows(np.random.default_rng(2), patients=30)
     task, _, place = TASKS["segment"]
     [dice] = [row for row in intervals(task.bootstrap_statistic(rows, place), 30) if row["metric"] == "dice"]
@@ -119,7 +119,7 @@ def test_the_interval_is_that_of_a_plain_bootstrap():
     assert (dice["low"], dice["high"]) == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.02)
 
 
-def test_one_patient_tells_nothing_of_others():
+def test_a_single_patient_has_no_interval():
     rows = dice_rows(np.random.default_rng(0), patients=1)
     task, _, place = TASKS["segment"]
     assert {(row["low"], row["high"]) for row in intervals(task.bootstrap_statistic(rows, place), 1)} == {

@@ -35,7 +35,7 @@ def rows(count=200, *, seed=0, sharp=1.0, patients=20):
     return found
 
 
-def test_the_numbers_are_those_of_scikit_learn():
+def test_metrics_equal_those_of_scikit_learn():
     found = rows()
     truth, shares = arrays(found, NAMES)
     guess = shares.argmax(axis=1)
@@ -48,13 +48,13 @@ def test_the_numbers_are_those_of_scikit_learn():
     assert means["auroc"] == pytest.approx(metrics.roc_auc_score(truth, shares, multi_class="ovr"))
 
 
-def test_the_calibration_error_is_that_of_torchmetrics():
+def test_the_calibration_error_equals_that_of_torchmetrics():
     truth, shares = arrays(rows(), NAMES)
     expected = multiclass_calibration_error(torch.tensor(shares), torch.tensor(truth), 3, n_bins=15)
     assert calibration_error(truth, shares) == pytest.approx(float(expected), abs=1e-6)
 
 
-def test_patients_are_judged_by_the_mean_of_their_images():
+def test_patient_metrics_use_the_mean_probability_of_their_images():
     found = [
         {"class": "a", "probabilities": {"a": 0.9, "b": 0.1}, "subject": "p"},
         {"class": "a", "probabilities": {"a": 0.3, "b": 0.7}, "subject": "p"},
@@ -65,31 +65,31 @@ def test_patients_are_judged_by_the_mean_of_their_images():
     assert means["accuracy"] == pytest.approx(2 / 3)
 
 
-def test_with_one_image_a_patient_there_are_no_patient_numbers():
+def test_one_image_per_patient_gives_no_patient_metrics():
     assert not any(key.startswith("patient") for key in class_means(rows(30, patients=30), NAMES))
 
 
-def test_a_class_that_training_never_saw_is_always_wrong():
+def test_images_of_a_class_absent_from_training_are_always_wrong():
     found = [{**row, "class": "new"} for row in rows(10)]
     means = class_means(found, NAMES)
     assert means["macro_f1"] == means["accuracy"] == 0
     assert "auroc" not in means
 
 
-def test_a_class_neither_there_nor_said_counts_for_nothing():
+def test_classes_without_images_and_predictions_are_excluded_from_f1():
     truth, guess = np.array([0, 0, 1]), np.array([0, 1, 1])
     assert macro_f1(confusion(truth, guess, 3)) == pytest.approx(
         metrics.f1_score(truth, guess, average="macro")
     )
 
 
-def test_no_rows_have_no_numbers():
+def test_no_rows_give_no_metrics():
     assert class_means([], NAMES) == {}
 
 
-def test_the_temperature_undoes_false_certainty():
-    honest = rows(2000, sharp=1.0, seed=1)
-    base = temperature(honest)
+def test_the_temperature_corrects_overconfidence():
+    calibrated = rows(2000, sharp=1.0, seed=1)
+    base = temperature(calibrated)
     assert temperature(rows(2000, sharp=3.0, seed=1)) == pytest.approx(3 * base, rel=0.02)
     sharp = rows(2000, sharp=3.0, seed=1)
     truth, shares = arrays(sharp, NAMES)
@@ -103,7 +103,7 @@ def test_without_rows_the_temperature_is_one():
     assert math.isfinite(temperature(rows(3)))
 
 
-def test_a_class_that_training_never_saw_lowers_the_means():
+def test_a_class_absent_from_training_lowers_the_means():
     found = [*rows(), *({**row, "class": "new"} for row in rows(20, seed=1))]
     truth, shares = arrays(found, NAMES)
     guess = shares.argmax(axis=1)

@@ -17,7 +17,7 @@ NAMES = ["a", "b"]
 
 
 def rows(count=40, *, seed=0):
-    """Images with zero to two true boxes; found ones lie near them, or anywhere."""
+    """Return images with zero to two true boxes, and predicted boxes near them or at random positions."""
     rng = np.random.default_rng(seed)
     found = []
     for _ in range(count):
@@ -36,7 +36,7 @@ def rows(count=40, *, seed=0):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_our_average_precision_is_that_of_coco(seed):
+def test_average_precision_equals_that_of_coco(seed):
     found = rows(seed=seed)
     expected = coco(found, NAMES)
     for name in NAMES:
@@ -45,7 +45,7 @@ def test_our_average_precision_is_that_of_coco(seed):
     assert expected["ap50_95"] < expected["ap50"]
 
 
-def test_weights_are_copies_of_rows():
+def test_integer_weights_equal_copies_of_rows():
     found = rows()
     weights = np.random.default_rng(1).integers(0, 3, size=len(found)).astype(float)
     copied = [row for row, times in zip(found, weights, strict=True) for _ in range(int(times))]
@@ -53,19 +53,19 @@ def test_weights_are_copies_of_rows():
     assert weighted == pytest.approx(average_precision(match(copied, "a")), abs=0.02)
 
 
-def test_perfect_boxes_have_all():
+def test_perfect_boxes_have_perfect_metrics():
     found = [{**row, "found": [[box[0], 0.9, *box[1:]] for box in row["truth"]]} for row in rows()]
     means = box_means(found, NAMES)
     for key in ("ap50", "ap50_95", "ap50_any", "f1", "froc"):
         assert means[key] == pytest.approx(1.0), key
 
 
-def test_no_boxes_found_is_nothing_right():
+def test_no_predicted_boxes_give_zero_metrics():
     means = box_means([{**row, "found": []} for row in rows()], NAMES, {"a": 0.5, "b": 0.5})
     assert means["ap50"] == means["f1"] == means["froc"] == 0
 
 
-def test_without_true_boxes_there_is_no_precision():
+def test_precision_is_undefined_without_true_boxes():
     empty = [{**row, "truth": []} for row in rows()]
     assert math.isnan(average_precision(match(empty, "a")))
     assert "ap50" not in box_means(empty, NAMES)
@@ -81,27 +81,27 @@ def test_the_best_threshold_has_the_best_f1():
         assert f1_at(matches, chosen[name]) == pytest.approx(best, abs=1e-9)
 
 
-def test_thresholds_chosen_elsewhere_are_used():
+def test_given_thresholds_are_used():
     found = rows(100)
     assert box_means(found, NAMES, {"a": 2.0, "b": 2.0})["f1"] == 0
 
 
-def test_a_box_of_another_class_is_wrong_but_points_at_the_finding():
+def test_a_box_of_the_wrong_class_counts_for_class_agnostic_metrics_only():
     box = [0.0, 0.0, 0.0, 10.0, 10.0, 1.0]
     found = [{"truth": [["a", *box]], "found": [["b", 0.9, *box], ["a", 0.2, *box]]}]
     means = box_means(found, NAMES)
     assert means["ap50_any"] == pytest.approx(1.0)
-    assert means["ap50_a"] == pytest.approx(1.0)  # b has no true box, and no precision
+    assert means["ap50_a"] == pytest.approx(1.0)  # b has no true box and therefore no precision
 
 
-def test_froc_is_the_sensitivity_at_few_false_boxes():
+def test_froc_is_the_mean_sensitivity_at_fixed_false_positive_rates():
     box, away = [0.0, 0.0, 0.0, 10.0, 10.0, 1.0], [50.0, 50.0, 0.0, 60.0, 60.0, 1.0]
     images = [{"truth": [["a", *box]], "found": [["a", 0.9, *box]]}] * 2
     images += [{"truth": [["a", *box]], "found": [["a", 0.95, *away]]}] * 2
     assert 0 < froc(match(images, "a")) <= 0.5
 
 
-def test_a_class_without_true_boxes_leaves_the_mean_to_the_others():
+def test_a_class_without_true_boxes_is_excluded_from_the_mean():
     found = rows(seed=2)
     alone = [{key: [box for box in row[key] if box[0] == "a"] for key in row} for row in found]
     alone[0]["found"].append(["b", 0.9, 0.0, 0.0, 0.0, 5.0, 5.0, 5.0])
@@ -111,7 +111,7 @@ def test_a_class_without_true_boxes_leaves_the_mean_to_the_others():
     assert "ap50_b" not in means
 
 
-def test_no_threshold_is_ever_chosen_on_what_is_tested():
+def test_thresholds_are_never_chosen_on_test_data():
     found = rows(100)
     fixed = {name: f1_at(match(found, name), 0.5) for name in NAMES}
     for thresholds in ({}, {"a": 0.5}):
@@ -119,7 +119,7 @@ def test_no_threshold_is_ever_chosen_on_what_is_tested():
         assert [means["f1_a"], means["f1_b"]] == [fixed["a"], fixed["b"]]
 
 
-def test_a_threshold_does_not_part_equal_scores():
+def test_a_threshold_does_not_separate_equal_scores():
     box, away = [0.0, 0.0, 0.0, 10.0, 10.0, 1.0], [50.0, 50.0, 0.0, 60.0, 60.0, 1.0]
     images = [{"truth": [["a", *box]], "found": [["a", 0.9, *box]]}] * 2
     images += [{"truth": [["a", *box]], "found": [["a", 0.5, *box]]}]

@@ -35,7 +35,7 @@ def test_reconstructions_are_drawn(space):
     assert "Software" not in info
 
 
-def test_hidden_voxels_are_left_out_of_what_the_encoder_sees():
+def test_hidden_voxels_are_blank_in_the_masked_input():
     images, hidden = torch.rand(1, 1, 4, 6), torch.zeros(1, 1, 4, 6, dtype=torch.bool)
     hidden[0, 0, 1, 2] = True
     seen = reconstruction_rows(images, hidden, images)[0].images[1]
@@ -50,7 +50,7 @@ def test_without_a_reconstruction_two_columns_are_drawn():
     opened(panel(rows, ["a", "b"], title="t"))
 
 
-def test_segmentations_are_drawn_where_most_of_the_label_is():
+def test_segmentations_are_drawn_in_the_slice_with_the_largest_label():
     image = torch.rand(8, 9, 10)
     label = torch.zeros(8, 9, 10, dtype=torch.long)
     label[2:4, 3:5, 7] = 1
@@ -67,23 +67,23 @@ def test_an_empty_label_can_be_drawn():
     opened(panel([row], ["a", "b", "c"], title="t", names=["core"]))
 
 
-def test_the_front_is_up_and_the_patients_right_is_on_the_left():
+def test_anterior_is_up_and_the_patients_right_is_on_the_left():
     flat = torch.arange(6).reshape(3, 2)  # x, y
     assert upright(flat, axis=None).tolist() == [[5, 3, 1], [4, 2, 0]]
 
 
-def test_a_picture_is_drawn_as_its_file_looks(tmp_path):
+def test_a_2d_image_is_drawn_in_the_orientation_of_its_file(tmp_path):
     from medmim.data.formats.images import read_picture
 
     pixels = np.arange(12, dtype=np.uint8).reshape(3, 4)
     Image.fromarray(pixels).save(tmp_path / "p.png")
     image, _ = read_picture(tmp_path / "p.png")
-    turned = nib.orientations.io_orientation(image.affine)  # as `prepare` turns to RAS
+    turned = nib.orientations.io_orientation(image.affine)  # reoriented to RAS, as `prepare` does
     volume = torch.from_numpy(nib.orientations.apply_orientation(image.array, turned).copy())
     assert upright(volume, axis=2).tolist() == pixels.tolist()
 
 
-def test_a_box_lies_around_what_it_marks():
+def test_a_box_encloses_the_marked_object():
     image = torch.zeros(8, 10, 3)
     image[1:3, 5:9, 1] = 1
     row = boxed_row(image, axis=2, index=1, boxes=[(np.array([1, 5, 1, 3, 9, 2.0]), 0, "x")], text="")
@@ -94,7 +94,7 @@ def test_a_box_lies_around_what_it_marks():
 
 
 @pytest.mark.parametrize(("axis", "shape"), [(0, (4, 3)), (1, (4, 2)), (2, (3, 2)), (None, (3, 2))])
-def test_volumes_are_cut_in_the_middle(axis, shape):
+def test_volumes_are_drawn_at_their_middle_slice(axis, shape):
     assert upright(torch.zeros(2, 3, 4), axis=axis).shape == shape
 
 
@@ -106,6 +106,6 @@ def test_rows_of_different_shapes_share_a_panel():
     opened(panel(rows, ["a", "b"], title="t", names=["one", "two"]))
 
 
-def test_text_is_drawn_as_it_is():
+def test_text_is_drawn_literally():
     rows = [FigureRow([np.zeros((4, 9))], [np.ones((4, 9), int)])]
     opened(panel(rows, ["$cost$ \\frac"], title="100 % of $\\x$", names=["a_$b$_\\frac{", "_hidden"]))

@@ -50,12 +50,12 @@ ROWS = {
 }
 
 
-def test_every_measure_is_tried_here():
+def test_every_measure_has_test_rows():
     assert ROWS.keys() == MEASURES.keys()
 
 
 @pytest.mark.parametrize("metric", sorted(MEASURES))
-def test_a_patient_drawn_twice_counts_as_two(metric):
+def test_a_patient_drawn_twice_equals_two_patients(metric):
     rows = ROWS[metric]
     measure = measure_of(rows)
     weights = np.arange(len(measure.patients)) % 3 + 0.0
@@ -72,7 +72,7 @@ def test_a_patient_drawn_twice_counts_as_two(metric):
 
 
 @pytest.mark.parametrize("metric", sorted(MEASURES))
-def test_the_mean_of_a_measure_with_itself_is_itself(metric):
+def test_the_average_of_a_measure_with_itself_is_unchanged(metric):
     one = measure_of(ROWS[metric])
     both, weights = average([one, one]), np.ones(len(one.patients))
     assert both.patients == one.patients
@@ -81,14 +81,14 @@ def test_the_mean_of_a_measure_with_itself_is_itself(metric):
     assert both.each == pytest.approx(one.each)
 
 
-def test_dice_is_a_mean_over_patients_of_means_over_cases():
+def test_dice_is_averaged_over_cases_and_then_over_patients():
     rows = dice_rows([("p", "x", 0.2), ("p", "x", 0.4), ("q", "x", 0.9)])
     measure = measure_of(rows)
     assert measure.value(np.ones(2)) == pytest.approx(0.6)
     assert measure.is_mean
 
 
-def test_f1_is_of_all_cases_together():
+def test_f1_is_computed_over_all_cases():
     rows = class_rows()
     right = [row["class"] == ("a" if row["probabilities"]["a"] > 0.5 else "b") for row in rows]
     measure = measure_of(rows)
@@ -97,20 +97,20 @@ def test_f1_is_of_all_cases_together():
     assert measure.value(np.ones(8)) != pytest.approx(measure.each.mean(), abs=1e-6)
 
 
-def test_runs_on_other_patients_are_averaged_where_each_has_them():
+def test_runs_on_different_patients_are_averaged_per_patient():
     first, second = dice_rows([("p", "x", 0.2), ("q", "x", 0.4)]), dice_rows([("q", "x", 0.8)])
     both = average([measure_of(first), measure_of(second)])
     assert both.patients == ("p", "q")
     assert both.each.tolist() == pytest.approx([0.2, 0.6])
 
 
-def test_old_rows_without_a_metric_are_dice():
+def test_old_rows_without_a_metric_are_read_as_dice():
     rows = [{key: row[key] for key in row if key != "metric"} for row in ROWS["dice"]]
     assert metric_of(rows) == "dice"
     assert measure_of(rows).value(np.ones(6)) == pytest.approx(0.25)
 
 
-def test_a_class_that_training_never_saw_counts_in_every_draw():
+def test_a_class_absent_from_training_counts_in_every_resample():
     found = class_rows() + [{**row, "class": "new"} for row in class_rows(1, images=16)]
     names, (truth, shares) = ["a", "b"], arrays(found, ["a", "b"])
     measure = measure_of(found)

@@ -1,4 +1,4 @@
-"""Monitors: what they find, and that training never notices them."""
+"""Pretraining monitors: their values, and that they do not affect training."""
 
 import copy
 from dataclasses import replace
@@ -21,7 +21,7 @@ EVERY = {
 
 
 def shown(dims, *, count=12, known=True, seed=0):
-    """Images with a bright half where the label is; of class 1 the other half."""
+    """Return images whose labelled half is bright; the half depends on the class."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(count, 1, *[16] * dims, generator=generator)
     targets = torch.arange(count) % 2
@@ -48,23 +48,25 @@ def encoder_for(dims, name="resnet18"):
 
 @both_dims
 @pytest.mark.parametrize("name", ["resnet18", "vit"])
-def test_the_same_keys_for_every_encoder(dims, name):
+def test_every_encoder_reports_the_same_metrics(dims, name):
     found = Monitors(encoder_for(dims, name), shown(dims), shown(dims, count=6, seed=1), precision="fp32")()
     assert found.keys() == EVERY
-    assert found["probe/segment_dice"] > 0.7  # of random weights
+    assert found["probe/segment_dice"] > 0.7  # with random weights
     assert found["probe/effective_rank"] > 1
 
 
-def test_without_labels_the_spread_is_all_there_is():
+def test_only_spread_metrics_are_reported_without_labels():
     found = Monitors(encoder_for(2), None, shown(2, known=False), precision="fp32")()
     assert found.keys() == {"probe/effective_rank", "probe/cosine", "alarm/collapse"}
     train, val = shown(2, known=False), shown(2, known=False, seed=1)
     assert Monitors(encoder_for(2), train, val, precision="fp32")().keys() == found.keys()
 
 
-def test_classes_are_learnt_from_training_images_and_never_within_those_that_are_asked():
+def test_class_probes_are_fitted_on_training_images_only():
     train, val = (
-        replace(one, images=one.images + 6 * one.targets.reshape(-1, 1, 1, 1))  # told by their brightness
+        replace(
+            one, images=one.images + 6 * one.targets.reshape(-1, 1, 1, 1)
+        )  # the brightness depends on the class
         for one in (shown(2), shown(2, seed=1))
     )
     exchanged = replace(train, targets=1 - train.targets)
@@ -74,7 +76,7 @@ def test_classes_are_learnt_from_training_images_and_never_within_those_that_are
     assert Monitors(encoder_for(2), train, val, precision="fp32")()["probe/knn_f1"] > 0.8
 
 
-def test_collapse_is_told_and_initial_weights_are_none():
+def test_collapse_is_reported_but_not_for_initial_weights():
     encoder = encoder_for(2)
     monitors = Monitors(encoder, shown(2), shown(2, seed=1), precision="fp32")
     assert monitors()["alarm/collapse"] == 0
@@ -86,7 +88,7 @@ def test_collapse_is_told_and_initial_weights_are_none():
     assert found["alarm/collapse"] == 1
 
 
-def test_a_small_rest_of_differences_is_a_collapse_whatever_its_rank():
+def test_nearly_equal_features_are_a_collapse_at_any_rank():
     encoder = encoder_for(2, "vit")
     monitors = Monitors(encoder, shown(2), shown(2, seed=1), precision="fp32")
     before = monitors()
@@ -99,7 +101,7 @@ def test_a_small_rest_of_differences_is_a_collapse_whatever_its_rank():
     assert found["alarm/collapse"] == 1
 
 
-def test_looking_changes_nothing():
+def test_monitors_change_neither_the_encoder_nor_the_random_state():
     encoder = encoder_for(2).train()
     monitors = Monitors(encoder, shown(2), shown(2, seed=1), precision="fp32")
     before, state = copy.deepcopy(encoder.state_dict()), torch.get_rng_state()
@@ -111,8 +113,8 @@ def test_looking_changes_nothing():
 
 
 @both_dims
-def test_batch_norm_is_judged_with_the_statistics_of_whole_images(dims):
-    """Those of training, of visible cells, stay as they are to the bit; the judged are as the kept ones."""
+def test_batch_norm_is_evaluated_with_the_statistics_of_whole_images(dims):
+    """Training statistics (of visible cells) do not change; a recalibrated copy is evaluated."""
     encoder, train, val = encoder_for(dims).train(), shown(dims), shown(dims, count=6, seed=1)
     hidden = torch.rand(12, *[2] * dims, generator=torch.Generator().manual_seed(0)) < 0.5
     hidden.view(12, -1)[:, 0] = False
@@ -133,12 +135,12 @@ def test_batch_norm_is_judged_with_the_statistics_of_whole_images(dims):
     assert monitors.initial_cosine == found["probe/cosine"]
 
 
-def test_without_batch_norm_the_encoder_itself_is_looked_through():
+def test_an_encoder_without_batch_norm_is_evaluated_directly():
     encoder = encoder_for(2, "vit")
     assert Monitors(encoder, shown(2), shown(2, seed=1), precision="fp32").recalibrated() is encoder
 
 
-def test_pooled_features_are_the_means_of_all_maps():
+def test_pooled_features_are_the_means_of_all_feature_maps():
     encoder, images = encoder_for(3).eval(), shown(3, count=10).images
     with torch.no_grad():
         maps = encoder(images)
@@ -149,7 +151,7 @@ def test_pooled_features_are_the_means_of_all_maps():
 
 
 @both_dims
-def test_hidden_error_is_one_for_cell_means_and_zero_for_the_truth(dims):
+def test_hidden_error_is_one_for_cell_means_and_zero_for_the_original(dims):
     images = torch.randn(2, 1, *[8] * dims, generator=torch.Generator().manual_seed(0))
     hidden = torch.zeros(2, *[2] * dims, dtype=torch.bool)
     hidden[:, 0] = True
@@ -158,5 +160,5 @@ def test_hidden_error_is_one_for_cell_means_and_zero_for_the_truth(dims):
     assert hidden_error(images, hidden, means) == pytest.approx(1.0, rel=1e-5)
     assert hidden_error(images, hidden, images) == 0.0
     elsewhere = images.clone()
-    elsewhere[:, :, 4:] += 9.0  # what is visible
+    elsewhere[:, :, 4:] += 9.0  # visible cells
     assert hidden_error(images, hidden, elsewhere) == 0.0

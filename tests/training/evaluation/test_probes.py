@@ -1,4 +1,4 @@
-"""Numbers that judge features, against what they must be."""
+"""Probe metrics of features, compared with expected values."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from medmim.training.evaluation import probes
 
 
 def clouds(count, *, apart, seed=0):
-    """Two classes of points, as far apart as said."""
+    """Return points of two classes at the given distance."""
     rng = np.random.default_rng(seed)
     classes = np.arange(count) % 2
     centres = apart * (classes[:, None] - 0.5) * np.array([1, -1, 0, 0, 0, 0])
@@ -16,13 +16,13 @@ def clouds(count, *, apart, seed=0):
 
 
 @pytest.mark.parametrize("make", [probes.linear, probes.nearest])
-def test_separable_classes_are_found_in_other_points(make):
+def test_separable_classes_are_predicted_for_new_points(make):
     rows, classes = clouds(80, apart=8.0)
     others, truth = clouds(40, apart=8.0, seed=1)
     assert probes.macro_f1(truth, make(rows, classes).predict(others)) > 0.95
 
 
-def test_noise_is_no_better_than_chance():
+def test_noise_is_predicted_at_chance_level():
     rows, classes = clouds(200, apart=0.0)
     others, truth = clouds(400, apart=0.0, seed=1)
     assert 0.35 < probes.macro_f1(truth, probes.linear(rows, classes).predict(others)) < 0.65
@@ -34,15 +34,15 @@ def test_macro_f1_equals_the_formula():
     assert probes.macro_f1(truth, found) == pytest.approx(np.mean(expected))
 
 
-def test_dice_leaves_background_out():
+def test_dice_excludes_the_background():
     truth, found = np.array([0, 0, 1, 1, 2, 2]), np.array([0, 1, 1, 1, 0, 2])
     assert probes.mean_dice(truth, found) == pytest.approx(np.mean([2 * 2 / (2 + 3), 2 * 1 / (2 + 1)]))
 
 
 @pytest.mark.parametrize("rank", [1, 3, 8])
-def test_effective_rank_of_even_directions_is_their_count(rank):
+def test_the_effective_rank_of_equal_variances_is_their_number(rank):
     basis = torch.linalg.qr(torch.randn(20, rank, dtype=torch.float64))[0]
-    points = torch.cat([basis.T, -basis.T]) + 5.0  # around a mean that does not count
+    points = torch.cat([basis.T, -basis.T]) + 5.0  # the mean has no effect
     assert probes.effective_rank(points) == pytest.approx(rank)
 
 

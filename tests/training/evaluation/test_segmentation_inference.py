@@ -1,4 +1,4 @@
-"""Segmentation of whole volumes."""
+"""Segmentation of whole volumes by sliding windows."""
 
 import numpy as np
 import pytest
@@ -24,8 +24,8 @@ def test_a_volume_is_segmented_window_by_window(tmp_path, dims, size, precision)
     assert np.array_equal(found.argmax(dim=0).numpy(), label)
 
 
-def test_mirroring_is_the_mean_with_the_mirrored_image(tmp_path):
-    """A network that only sees the right half gives both halves when it is mirrored."""
+def test_mirroring_averages_the_scores_of_mirrored_images(tmp_path):
+    """A network that segments only the right half gives both halves with mirroring."""
     row, _ = quiet_dataset(tmp_path)
     volumes = VolumeLoader(tmp_path, PreprocessingPlan(3, (32, 32, 32)), cache_gb=1.0)
     prepared = volumes(row)

@@ -37,7 +37,7 @@ def naive_hd95(first, second, spacing):
 
 
 def balls(seed, shape=(14, 12, 10)):
-    """A random label of two classes, whose pieces touch the border at times."""
+    """Return a random label of two classes, which may touch the border."""
     rng = np.random.default_rng(seed)
     label = np.zeros(shape, dtype=np.int64)
     for value in (1, 2):
@@ -65,7 +65,7 @@ def test_scores_equal_the_plain_formulas(seed):
         assert score.predicted_ml == pytest.approx(first.sum() * 1.75 / 1000, rel=1e-5)
 
 
-def test_a_perfect_prediction():
+def test_a_perfect_prediction_has_perfect_scores():
     label = balls(3)
     assert [(score.dice, score.hd95_mm) for score in compared(label, label)] == [(1.0, 0.0), (1.0, 0.0)]
 
@@ -80,7 +80,7 @@ def test_distances_are_in_millimetres():
 @pytest.mark.parametrize(
     ("predicted", "true", "dice"), [(False, False, 1.0), (True, False, 0.0), (False, True, 0.0)]
 )
-def test_empty_masks(predicted, true, dice):
+def test_scores_of_empty_masks(predicted, true, dice):
     shape = (6, 6, 6)
     prediction, label = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
     prediction[2:4, 2:4, 2:4] = predicted
@@ -90,45 +90,45 @@ def test_empty_masks(predicted, true, dice):
     assert score.hd95_mm is None
 
 
-def test_distances_can_be_left_out():
+def test_distances_can_be_skipped():
     assert all(score.hd95_mm is None for score in compared(balls(1), balls(2), tolerance_mm=None))
 
 
 @pytest.mark.parametrize(("tolerance", "share"), [(0.5, 0.0), (1.0, 1.0)])
 def test_surfaces_within_the_tolerance_count(tolerance, share):
     label, moved = (np.zeros((12, 12, 1), dtype=np.int64) for _ in range(2))
-    label[4:5, 4:5], moved[5:6, 4:5] = 1, 1  # one voxel, moved by 1 mm: all of its surface moves by that
+    label[4:5, 4:5], moved[5:6, 4:5] = 1, 1  # one voxel, moved by 1 mm with its whole surface
     score = compared(moved, label, names={1: "a"}, tolerance_mm=tolerance)[0]
     assert score.surface_dice == share
 
 
-def test_a_score_comes_without_warnings(recwarn):
+def test_scoring_raises_no_warnings(recwarn):
     compared(balls(1), balls(2), tolerance_mm=1.0)
     assert [str(warning.message) for warning in recwarn] == []
 
 
-def test_names_may_have_gaps():
+def test_label_codes_may_have_gaps():
     label = np.where(balls(1) > 0, 4, 0)
     assert [(score.label, score.dice) for score in compared(label, label, names={4: "far"})] == [("far", 1.0)]
 
 
-def test_a_class_that_nobody_named_counts_as_background():
+def test_an_unnamed_class_counts_as_background():
     label = balls(1)
     strange = np.where(label == 0, 7, label)
     assert [score.dice for score in compared(label, strange)] == [1.0, 1.0]
 
 
-def test_all_classes_as_one_are_scored_too():
+def test_the_union_of_all_classes_is_scored_as_well():
     label = np.zeros((8, 8, 8), np.int64)
     label[2:4, 2:6, 2:6], label[4:6, 2:6, 2:6] = 1, 2
-    other = np.where(label == 1, 2, np.where(label == 2, 1, 0))  # each for the other: the whole is right
+    other = np.where(label == 1, 2, np.where(label == 2, 1, 0))  # classes exchanged: the union is correct
     other[2, 2, 2] = 0
     scores = compared(label, other)
     assert [score.dice for score in scores] == [0.0, 0.0]
     expected = naive_dice(label > 0, other > 0)
     assert [score.dice_any for score in scores] == pytest.approx([expected] * 2, abs=1e-6)
     assert mean_scores([score.row() for score in scores])["dice_any"] == pytest.approx(expected, abs=1e-6)
-    unnamed = np.where(label == 1, 7, label)  # what has no name is no part of it
+    unnamed = np.where(label == 1, 7, label)  # unnamed classes are excluded
     (one,) = compared(label, unnamed, names={2: "rim"})
     assert one.dice_any == 1.0
 
@@ -137,7 +137,7 @@ def case(subject, label, dice, hd95=None):
     return CaseScore(f"{subject}-x", subject, label, dice, hd95, None, 1.0, 1.0, dice_any=dice).row()
 
 
-def test_means_are_over_patients_first():
+def test_cases_are_averaged_per_patient_first():
     scores = [
         case("a", "x", 1.0, 2.0),
         case("a", "x", 0.0),
@@ -147,8 +147,8 @@ def test_means_are_over_patients_first():
     assert mean_scores(scores) == {"dice": 0.75, "dice_present": 0.75, "hd95_mm": 2.0}
 
 
-def test_finding_nothing_is_no_success():
-    """One of three classes in each case: a network that says nothing is right about the two others."""
+def test_an_empty_prediction_does_not_score_well():
+    """Each case has one of three classes: an empty prediction is correct for the two others."""
     there = case("a", "x", 0.0)
     absent = {**case("a", "y", 1.0), "volume_ml": 0.0, "predicted_ml": 0.0}
     means = mean_scores([there, absent, {**absent, "label": "z"}])
@@ -170,11 +170,11 @@ def test_each_class_has_its_own_mean():
     }
 
 
-def test_no_scores_have_no_means():
+def test_no_scores_give_no_means():
     assert mean_scores([]) == {}
 
 
-def test_rows_are_jsonable():
+def test_rows_can_be_written_as_json():
     assert case("a", "x", 1.0) == {
         "case": "a-x",
         "subject": "a",
@@ -217,7 +217,7 @@ def test_resampled_volumes_are_scored_on_the_labels_own_grid(tmp_path, dims, ori
     assert [score.volume_ml for score in scores] == pytest.approx(
         [(label == value).sum() * voxel_ml for value in NAMES], rel=1e-5
     )
-    rim = scores[1]  # between background and rim, interpolation passes the brightness of the core
+    rim = scores[1]  # interpolation between background and rim passes through the core's intensity
     assert rim.dice > 0.8
     assert rim.hd95_mm < 2
 
@@ -235,7 +235,7 @@ def test_segmentation_scores_and_draws_volumes(varied_dataset):
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_images_seen_whole_are_scored_on_the_labels_own_grid(tmp_path, dims):
+def test_images_resized_as_a_whole_are_scored_on_the_labels_own_grid(tmp_path, dims):
     row, label = quiet_dataset(tmp_path)
     volumes = VolumeLoader(tmp_path, PreprocessingPlan(dims, (40,) * dims, view="whole"), cache_gb=1.0)
     assert max(volumes(row).image.shape[1:]) == 40
@@ -252,8 +252,8 @@ def disc(centre, radius):
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_the_surface_of_a_picture_is_its_outline(axis):
-    """In 3D every pixel of one slice would be surface, and distances far too small."""
+def test_the_surface_of_a_2d_image_is_its_outline(axis):
+    """In 3D, every pixel of a single slice would be surface, and distances would be far too small."""
     first, second = disc((22, 20), 12), disc((22, 26), 10)
     spacing = (0.5, 0.7)
     expected = naive_hd95(first > 0, second > 0, spacing)
@@ -266,7 +266,7 @@ def test_the_surface_of_a_picture_is_its_outline(axis):
     assert score.surface_dice == pytest.approx(np.concatenate(near).mean(), abs=1e-6)
 
 
-def test_numbers_that_training_never_saw_have_no_score_and_cost_nothing():
+def test_label_codes_absent_from_training_are_not_scored():
     label = balls(3)
     strange = label.copy()
     strange[0, 0, 0] = 60_000
