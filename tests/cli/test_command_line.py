@@ -112,7 +112,7 @@ def test_the_module_is_the_command():
         (["pretrain", "--resume"], 1, "no unfinished pretrain run here"),
         (["pretrain", "--resume", "abc"], 1, "no run 'abc' in this home folder"),
         (["pretrain", "--resume", "--mask", "random"], 2, "leave out --mask"),
-        (["pretrain", "--resume", "--set", "lr=1"], 2, "leave out --set lr; it takes only devices"),
+        (["pretrain", "--resume", "--set", "lr=1"], 2, "leave out --set lr; it accepts only devices"),
         (["pretrain", "--resume", "--config", "spark_mesh"], 2, "leave out --config"),
         (["finetune", "segmnt"], 2, "did you mean 'segment'?"),
         (["finetune", "segment"], 1, "no finished pretraining run on this dataset"),
