@@ -1,8 +1,7 @@
 """The learning-rate schedule: its curve, and the callback that sets it."""
 
-from functools import partial
-
 import math
+from functools import partial
 
 import pytest
 from fake_trainer import Module, Trainer
