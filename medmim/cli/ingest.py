@@ -90,12 +90,13 @@ Examples:
 @click.option(
     "--subject-pattern",
     metavar="REGEX",
-    help="Patient of a file: the first group of this expression in its path, as in '^([^/]+)/'.",
+    help="Patient of a file: the first group of this expression in its path below SOURCE, as in '^([^/]+)/'.",
 )
 @click.option(
     "--subjects",
     type=click.Path(path_type=Path),
-    help="Patients of files: a CSV file with the columns file (path, name or folder) and subject.",
+    help="Patients of files: a CSV file with the columns file (path, name or folder; for DICOM also "
+    "SeriesInstanceUID or PatientID) and subject.",
 )
 @click.option("--class-folders", is_flag=True, help="The innermost folders are the classes of images.")
 @click.option(

@@ -23,6 +23,7 @@ from medmim.data.ingest.cases import DatasetLayout
 from medmim.data.ingest.checks import describe_unmatched_labels, layout_warnings
 from medmim.data.ingest.context import IngestContext, IngestedVolume, IngestOptions, Progress
 from medmim.data.ingest.dicom_series import volumes_from_dicom
+from medmim.data.ingest.dicom_subjects import apply_subject_rule, contradicting_patients
 from medmim.data.ingest.dry_run import Preview, preview_of
 from medmim.data.ingest.labels import attach_labels, is_label
 from medmim.data.ingest.layout import FALLBACK
@@ -117,7 +118,7 @@ def _ingest(
         options = _with_source(options, out, old)
         ledger = Ledger(sources.keys(keys.scoped(options.source_name) if options.source_name else keys))
         context = IngestContext(keys, ledger, staging, parsers, progress, options)
-        made, layout = _read_all(context, sources)
+        made, layout, doubts = _read_all(context, sources)
         if not made:
             _fail(ledger, out, old, "no usable file")
         rows = ledger.rows()
@@ -131,11 +132,10 @@ def _ingest(
             settings=_settings(keys, layout, options),
             label_names=_label_names(layout, made, options),
             ignore_label=stored_ignore_label(options.ignore_label),
-            warnings=layout_warnings(layout, rows, made),
+            warnings=(*layout_warnings(layout, rows, made), *doubts),
         )
         source = (options.source_name or FIRST_SOURCE) if options.add else None
-        fixed = options.splits is not None
-        return publish(Publication(out, info, made, rows, old, source, fixed_splits=fixed))
+        return publish(Publication(out, info, made, rows, old, source, fixed_splits=bool(options.splits)))
 
 
 def _with_source(options: IngestOptions, out: Path, old: Dataset | None) -> IngestOptions:
@@ -165,19 +165,22 @@ def _engine(
         yield RaySandbox(engine, staging, folders)
 
 
-def _read_all(context: IngestContext, sources: Sources) -> tuple[list[IngestedVolume], DatasetLayout | None]:
-    """Scan every file, ingest DICOM and other volumes, and attach labels."""
+def _read_all(
+    context: IngestContext, sources: Sources
+) -> tuple[list[IngestedVolume], DatasetLayout | None, tuple[dict[str, Any], ...]]:
+    """Scan every file, ingest DICOM and other volumes, attach labels, and return warnings about patients."""
     _locate_links(context, sources)
     paths = sources.readable
     scanned = scan(context, paths)
     _record_unreadable(context, sources.entries, scanned)
     scanned, paths = unpack_archives(context, scanned, paths, sources.keys(context.keys), scan=scan)
-    made = volumes_from_dicom(
-        context, scanned, {number: context.file(path) for number, path in paths.items()}
-    )
+    scanned = apply_subject_rule(context.options.rules.subjects, scanned, paths, sources.source)
+    readable = {number: context.file(path) for number, path in paths.items()}
+    made = volumes_from_dicom(context, scanned, readable)
     label_files, rest = _route(context, sources, scanned, paths)
     more, layout = volumes_from_nifti(context, sources.source, seen=rest, paths=paths)
-    return attach_labels(context, [*made, *more], label_files, scanned), layout
+    made = attach_labels(context, [*made, *more], label_files, scanned)
+    return made, layout, contradicting_patients(scanned)
 
 
 def _locate_links(context: IngestContext, sources: Sources) -> None:
@@ -240,7 +243,8 @@ def _record_unreadable(
 
 def scan(context: IngestContext, paths: Mapping[int, Path]) -> dict[int, ScannedFile]:
     """Return the type of each file; files that crash their parser are quarantined."""
-    tasks = [{"path": str(context.file(path))} for path in paths.values()]
+    secret = context.keys.key("person", "")
+    tasks = [{"path": str(context.file(path)), "secret": secret} for path in paths.values()]
     answers = context.each("scan", scan_file_as_json, tasks, keep=ScannedFile.model_validate)
     return {
         number: answer.value or ScannedFile(fate="quarantined", reason=answer.reason or "parser_error")

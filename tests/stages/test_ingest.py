@@ -398,10 +398,10 @@ class PoisonedSandbox(Sandbox):
         return super().run_each(poisoned_scan if scan else function, tasks, **options)
 
 
-def poisoned_scan(path: str) -> dict[str, Any]:
+def poisoned_scan(path: str, secret: str) -> dict[str, Any]:
     if path.endswith("poison"):
         os.abort()
-    return scan_file_as_json(path)
+    return scan_file_as_json(path, secret)
 
 
 def test_a_crashing_parser_costs_one_file(tmp_path: Path, run: Any):

@@ -11,6 +11,7 @@ import pydicom
 from pydantic import BaseModel, ConfigDict
 from pydicom.datadict import dictionary_VR
 from pydicom.tag import BaseTag, Tag
+from pydicom.valuerep import PersonName
 
 from medmim.data.dataset.vocabulary import tokens_of
 from medmim.data.dicom import sop_classes
@@ -212,7 +213,7 @@ def values(dataset: pydicom.Dataset, keyword: str) -> list[Any]:
     value = dataset[tag].value
     if value is None or value == "":
         return []
-    single = isinstance(value, str | bytes | int | float) or not hasattr(value, "__iter__")
+    single = isinstance(value, str | bytes | int | float | PersonName) or not hasattr(value, "__iter__")
     return [value] if single else list(value)
 
 

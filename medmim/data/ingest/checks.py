@@ -66,6 +66,10 @@ def warning_text(warning: dict[str, Any]) -> str:
         "so images of one patient may be in train and test; pass --subject-pattern or --subjects",
         "no_patient_id": "{files} files have no PatientID: each study counts as a patient; pass "
         "--subject-pattern or --subjects",
+        "patients_contradict": "{patients} patients have several names ({names}), birth dates "
+        "({birth_dates}) or sexes ({sexes}) in their DICOM headers: read as {patients} patients by PatientID "
+        "or --subjects, but they may be {people} people or more; name those with --subjects or "
+        "--subject-pattern",
     }
     if text := texts.get(warning["kind"]):
         return text.format(**warning)

@@ -14,6 +14,7 @@ from medmim.data.dicom.slices import RejectedSlices, SingleImage, SliceGroup
 from medmim.data.ingest.cases import LayoutCase
 from medmim.data.ingest.checks import layout_warnings, warning_text
 from medmim.data.ingest.dicom_series import slices_of
+from medmim.data.ingest.dicom_subjects import apply_subject_rule, contradicting_patients
 from medmim.data.ingest.layout import LayoutQuery, find_layout
 from medmim.data.ingest.scan import ScannedFile
 from medmim.data.ingest.volumes import READABLE
@@ -88,6 +89,7 @@ def preview_of(
         UsageError: for an unknown layout.
         DataError: if the named layout finds no image.
     """
+    seen = apply_subject_rule(query.rules.subjects, seen, paths, query.source)
     slices, blocked = slices_of(seen, paths)
     groups = group_slices(slices, blocked)
     rest = {number: one for number, one in seen.items() if not one.headers}
@@ -106,6 +108,9 @@ def preview_of(
         for number, one in rest.items()
         if paths[number] not in used
     )
+    warnings = contradicting_patients(seen)
+    if found and found.cases:
+        warnings = (*layout_warnings(found, (), ()), *warnings)
     return Preview(
         files_seen=len(seen),
         series=tuple(_rows(groups)),
@@ -114,7 +119,7 @@ def preview_of(
         labels=sum(bool(case.labels) for case in found.cases) if found else 0,
         others=dict(sorted((reason or "not_in_layout", count) for reason, count in others.items())),
         patients=tuple(_patients(found.cases)) if found else (),
-        warnings=tuple(map(warning_text, layout_warnings(found, (), ()))) if found and found.cases else (),
+        warnings=tuple(map(warning_text, warnings)),
     )
 
 

@@ -11,7 +11,21 @@ from pathlib import Path, PurePosixPath
 from medmim.data.ingest.path_words import Role, bare_name
 from medmim.errors import DataError, UsageError
 
-_FILE_COLUMNS = ("file", "image", "path", "filename", "name", "case", "id", "study", "series")
+_FILE_COLUMNS = (
+    "file",
+    "image",
+    "path",
+    "filename",
+    "name",
+    "case",
+    "id",
+    "study",
+    "series",
+    "seriesinstanceuid",
+    "series_uid",
+    "patientid",
+    "patient_id",
+)
 _SUBJECT_COLUMNS = (
     "subject",
     "patient",
@@ -73,6 +87,32 @@ class SubjectRule:
             )
         return found
 
+    def dicom_subjects(self, images: Sequence[tuple[str, str, str]]) -> list[str]:
+        """Return the patient of each DICOM image, given its path, SeriesInstanceUID and PatientID.
+
+        In a table, a path or series UID counts before a folder or PatientID, and these before a file name.
+
+        Raises:
+            DataError: if the rule gives no patient for some images, or two by folder and PatientID.
+        """
+        if self.pattern is not None:
+            found = self.subjects([path for path, _, _ in images])
+            return [found[path] for path, _, _ in images]
+        table = read_subject_table(self.table) if self.table else {}
+        options = [_in_table_for_dicom(table, *image) for image in images]
+        problems = {
+            "no patient": sum(not one for one in options),
+            "two patients, one by folder and another by PatientID,": sum(len(one) > 1 for one in options),
+        }
+        for problem, count in problems.items():
+            if count:
+                raise DataError(
+                    f"{problem} for {count} of {len(images)} DICOM images by --subjects: expected one "
+                    "patient for each; name its path, SeriesInstanceUID, folder or PatientID",
+                    reason="no_subject",
+                )
+        return [one[0] for one in options]
+
 
 def read_subject_table(path: Path) -> dict[str, str]:
     """Read a CSV file with a column for files and one for patients.
@@ -107,6 +147,20 @@ def _in_table(table: Mapping[str, str], path: str) -> str:
     name = PurePosixPath(path)
     places = (path, name.name, bare_name(path), bare_name(name.name), *reversed(name.parts[:-1]))
     return next((table[place] for place in places if table.get(place)), "")
+
+
+def _in_table_for_dicom(table: Mapping[str, str], path: str, series: str, patient: str) -> list[str]:
+    """Return the patients that a table gives to a DICOM image: none, one, or two in contradiction."""
+    name = PurePosixPath(path)
+    folders = [place for folder in name.parents for place in (folder.as_posix(), folder.name)]
+    by_folder = next((table[place] for place in folders if table.get(place)), "")
+    groups = (
+        [table.get(path, "")],
+        [table.get(series, "")],
+        [by_folder, table.get(patient, "")],
+        [table.get(name.name, ""), table.get(bare_name(name.name), "")],
+    )
+    return next((found for group in groups if (found := sorted(set(filter(None, group))))), [])
 
 
 @dataclass(frozen=True)

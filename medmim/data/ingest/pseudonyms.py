@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+import re
 import secrets
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 from medmim import files
@@ -18,6 +20,8 @@ from medmim.errors import DataError
 
 SECRET_BYTES = 32
 KEY_DIGITS = 16
+PERSON_FIELDS = ("PatientName", "PatientBirthDate", "PatientSex")
+_NO_SEX = ("o", "u")  # other or unknown, as anonymisers write
 
 
 class Keys:
@@ -61,6 +65,22 @@ class Keys:
         """
         message = f"{kind}\0{text}".encode("utf-8", "surrogateescape")
         return hmac.new(self._secret, message, hashlib.sha256).hexdigest()[:KEY_DIGITS]
+
+
+def person_digests(texts: Sequence[str], secret: str) -> tuple[str, ...]:
+    """Return keyed hashes of the texts of `PERSON_FIELDS`, or "" for an empty text.
+
+    Equal names in another case, order or punctuation get equal hashes.
+    """
+    digests = []
+    for field, text in zip(PERSON_FIELDS, texts, strict=True):
+        words = sorted(re.findall(r"\w+", text.casefold()))
+        known = words and not (field == "PatientSex" and words[0] in _NO_SEX)
+        message = f"{field}\0{' '.join(words)}".encode("utf-8", "surrogateescape")
+        digests.append(
+            hmac.new(secret.encode(), message, hashlib.sha256).hexdigest()[:KEY_DIGITS] if known else ""
+        )
+    return tuple(digests)
 
 
 def _read_secret(path: Path) -> bytes:

@@ -11,6 +11,7 @@ from typing import Any
 import pydicom
 from pydantic import BaseModel, ConfigDict, Field
 from pydicom import uid
+from pydicom.tag import Tag
 
 from medmim.data.dataset.manifest import Fate
 from medmim.data.dicom import mosaic, multiframe, sop_classes
@@ -27,6 +28,7 @@ from medmim.data.dicom.pixel_data import PixelDataElement, RawPixelData, missing
 from medmim.data.formats import file_types
 from medmim.data.formats.file_types import open_regular
 from medmim.data.formats.safe_open import plain_stream, quiet_pydicom
+from medmim.data.ingest.pseudonyms import PERSON_FIELDS, person_digests
 from medmim.errors import DataError
 
 _PIXEL_DATA = b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10"
@@ -37,7 +39,8 @@ class ScannedFile(BaseModel):
     """One file: DICOM slices or a single image (`header`), a NIfTI file (`nifti`), or its fate and reason.
 
     `frames` are the slices of a file that contains several; `header` is then the first of them. `series` and
-    `instance` are set for damaged slices too, because the rest of their series is incomplete.
+    `instance` are set for damaged slices too, because the rest of their series is incomplete. `person` are
+    keyed hashes of the patient's name, birth date and sex, to find contradictions.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,6 +53,7 @@ class ScannedFile(BaseModel):
     nifti: bool = False
     header: Header | None = None
     frames: tuple[Header, ...] = ()
+    person: tuple[str, ...] = ()
 
     @property
     def headers(self) -> tuple[Header, ...]:
@@ -69,13 +73,16 @@ class _StopError(Exception):
         self.measured = dict(measured or {})
 
 
-def scan_file_as_json(path: str) -> dict[str, Any]:
+def scan_file_as_json(path: str, secret: str = "") -> dict[str, Any]:
     """Return `scan_file` of a path in JSON form; runs in a sandbox."""
-    return scan_file(Path(path)).model_dump(mode="python")
+    return scan_file(Path(path), secret).model_dump(mode="python")
 
 
-def scan_file(path: Path) -> ScannedFile:
-    """Detect the type of the file at `path` and read its header; its bytes may be anything."""
+def scan_file(path: Path, secret: str = "") -> ScannedFile:
+    """Detect the type of the file at `path` and read its header; its bytes may be anything.
+
+    With a `secret`, the result has keyed hashes of the patient's name, birth date and sex.
+    """
     try:
         with open_regular(path, follow_links=False) as stream:
             head = stream.read(file_types.HEAD_BYTES)
@@ -87,17 +94,17 @@ def scan_file(path: Path) -> ScannedFile:
                 return ScannedFile(nifti=True)
             if kind == "bad_dicom":
                 return ScannedFile(fate="quarantined", reason="bad_header")
-            return _scan_dicom(stream, bare=kind == "bare_dicom")
+            return _scan_dicom(stream, bare=kind == "bare_dicom", secret=secret)
     except (OSError, DataError) as error:
         return ScannedFile(fate="quarantined", reason=getattr(error, "reason", "unreadable"))
 
 
-def _scan_dicom(raw: io.BufferedIOBase, *, bare: bool) -> ScannedFile:
+def _scan_dicom(raw: io.BufferedIOBase, *, bare: bool, secret: str) -> ScannedFile:
     series = instance = ""
     with quiet_pydicom():
         try:
             stream = plain_stream(raw)
-            dataset = _parse(stream, bare=bare or stream is not raw)
+            dataset = _parse(stream, bare=bare or stream is not raw, person=bool(secret))
             series, instance = _text(dataset, "SeriesInstanceUID"), _text(dataset, "SOPInstanceUID")
             headers = _headers(dataset, stream)
         except MemoryError:
@@ -111,7 +118,8 @@ def _scan_dicom(raw: io.BufferedIOBase, *, bare: bool) -> ScannedFile:
                 instance=instance,
             )
     frames = tuple(headers) if headers[0].kind in ("tile", "frame") or len(headers) > 1 else ()
-    return ScannedFile(header=headers[0], frames=frames, series=series, instance=instance)
+    person = person_digests([_text(dataset, name) for name in PERSON_FIELDS], secret) if secret else ()
+    return ScannedFile(header=headers[0], frames=frames, series=series, instance=instance, person=person)
 
 
 def _size(stream: io.BufferedIOBase) -> int:
@@ -122,13 +130,12 @@ def _size(stream: io.BufferedIOBase) -> int:
     return size
 
 
-def _parse(stream: io.BufferedIOBase, *, bare: bool) -> pydicom.FileDataset:
-    """Read the allowed elements before the pixels."""
+def _parse(stream: io.BufferedIOBase, *, bare: bool, person: bool) -> pydicom.FileDataset:
+    """Read the allowed elements before the pixels, with those of the person only for their hashes."""
+    tags = [*allowed_tags(), *(map(Tag, PERSON_FIELDS) if person else ())]
     size = _size(stream)
     try:
-        return pydicom.dcmread(
-            stream, stop_before_pixels=True, specific_tags=list(allowed_tags()), force=bare
-        )
+        return pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=list(tags), force=bare)
     except MemoryError:
         raise
     except Exception as error:  # pydicom raises almost anything for damaged bytes

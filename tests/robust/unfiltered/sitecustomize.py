@@ -18,9 +18,9 @@ _look, _validate, _key = scan.scan_file_as_json, scan.ScannedFile.model_validate
 _words: dict[str, None] = {}
 
 
-def look(path: str) -> dict[str, Any]:
+def look(path: str, secret: str = "") -> dict[str, Any]:
     """Look without an allow-list."""
-    seen = _look(path)
+    seen = _look(path, secret)
     if seen["fate"] == "quarantined":
         seen["reason"] = " ".join([seen["reason"], *_everything(path)])
     for header in filter(None, (seen["header"], *seen["frames"])):

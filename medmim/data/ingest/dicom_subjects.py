@@ -1,0 +1,90 @@
+"""Patients of DICOM files: the user's rule for patients, and headers that contradict each other."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from medmim.data.ingest.layout_rules import SubjectRule
+from medmim.data.ingest.pseudonyms import PERSON_FIELDS
+from medmim.data.ingest.scan import ScannedFile
+from medmim.errors import DataError
+
+
+def apply_subject_rule(
+    rule: SubjectRule, scanned: Mapping[int, ScannedFile], paths: Mapping[int, Path], source: Path
+) -> dict[int, ScannedFile]:
+    """Return the scanned files with the patients of the user's rule in place of the PatientID.
+
+    Args:
+        rule: pattern for paths below the source, or table of files, folders, series UIDs or PatientIDs.
+        scanned: what the scan found, by file number; only DICOM images change.
+        paths: the paths of the files, by number.
+        source: folder that paths are relative to.
+
+    Raises:
+        DataError: if the rule gives an image no patient or two, or divides a series within a folder.
+    """
+    if not rule:
+        return dict(scanned)
+    images = {number: one for number, one in scanned.items() if one.header is not None}
+    places = {
+        number: paths[number].relative_to(source).as_posix()
+        if paths[number].is_relative_to(source)
+        else paths[number].name
+        for number in images
+    }
+    subjects = rule.dicom_subjects(
+        [(places[number], one.headers[0].series, one.headers[0].patient) for number, one in images.items()]
+    )
+    divided = defaultdict(set)
+    for (number, one), subject in zip(images.items(), subjects, strict=True):
+        divided[PurePosixPath(places[number]).parent, one.headers[0].series].add(subject)
+    if count := sum(len(found) > 1 for found in divided.values()):
+        raise DataError(
+            f"--subject-pattern or --subjects gives several patients to the files of one DICOM series in "
+            f"{count} folders: expected one patient for each; name folders instead of files",
+            reason="divided_series",
+        )
+    named = {
+        number: _with_patient(one, subject)
+        for (number, one), subject in zip(images.items(), subjects, strict=True)
+    }
+    return {**scanned, **named}
+
+
+def _with_patient(one: ScannedFile, subject: str) -> ScannedFile:
+    update = {"patient": subject}
+    frames = tuple(header.model_copy(update=update) for header in one.frames)
+    header = frames[0] if frames else one.headers[0].model_copy(update=update)
+    return one.model_copy(update={"header": header, "frames": frames})
+
+
+def contradicting_patients(scanned: Mapping[int, ScannedFile]) -> tuple[dict[str, Any], ...]:
+    """Return a warning if files of one patient disagree about name, birth date or sex; it contains counts.
+
+    `people` is the least number of people that the contradicting patients can be.
+    """
+    found: dict[str, list[set[str]]] = defaultdict(lambda: [set() for _ in PERSON_FIELDS])
+    for one in scanned.values():
+        if one.header is not None:
+            fields = found[one.header.patient or one.header.study]
+            for known, digest in zip(fields, one.person, strict=False):
+                known.update([digest] if digest else [])
+    several = [fields for fields in found.values() if any(len(known) > 1 for known in fields)]
+    if not several:
+        return ()
+    names, birth_dates, sexes = (sum(len(fields[index]) > 1 for fields in several) for index in range(3))
+    people = sum(max(map(len, fields)) for fields in several)
+    counts = {"patients": len(several), "people": people}
+    return (
+        {
+            "kind": "patients_contradict",
+            **counts,
+            "names": names,
+            "birth_dates": birth_dates,
+            "sexes": sexes,
+        },
+    )
