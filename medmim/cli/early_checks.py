@@ -16,7 +16,7 @@ from medmim.errors import RunError, UsageError, unknown_name
 
 # the names of the tables in medmim.encoders, masks, methods and heads, which import PyTorch; a test compares
 NAMES = {
-    "encoder": ("convnext", "dynunet", "resnet18", "resnet50", "segresnet", "swin", "vit"),
+    "encoder": ("convnext", "dynunet", "resenc", "resnet18", "resnet50", "segresnet", "swin", "vit"),
     "mask": ("mesh", "random", "block", "square", "patch", "grid", "combined", "gap", "tissue"),
     "method": ("latent_mim", "mae", "simmim", "spark", "mask_any_net", "contrastive"),
     "task": ("classify", "detect", "segment"),

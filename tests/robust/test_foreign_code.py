@@ -31,9 +31,10 @@ CASES = Path(__file__).parents[3] / "shared" / "cases" / "trust" / "weights_code
 REFUSED = r"needs the code 'planted_code:run'.*--trust-code planted_code:run"
 # take names of encoders and masks from the user, or from the loaders below
 BUILDERS = {
+    "data/loading/augmentation.py",  # augment: module:callable of the settings
     "stages/bench/workload.py", "stages/export/run.py", "stages/finetune/setup.py",
     "stages/masks/analysis.py",
-    "stages/masks/gallery.py", "stages/methods.py", "stages/pretrain/run.py", "stages/probe.py",
+    "stages/masks/gallery.py", "stages/methods.py", "stages/pretrain/setup.py", "stages/probe.py",
     "stages/study/runner.py", "tracking/comparison/descriptions.py", "training/mask_any_net_regularizer.py",
     "training/tasks/trained_model.py", "masks/__init__.py",
 }  # fmt: skip

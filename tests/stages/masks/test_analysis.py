@@ -10,6 +10,7 @@ from medmim.encoders import build_encoder
 from medmim.errors import RunError, UsageError
 from medmim.heads.transfer import PREFIX
 from medmim.masks import build_mask
+from medmim.methods.mask_any_net.reuse_image import canvas_of
 from medmim.stages.masks.analysis import IMAGES, MaskAnalyzer, small
 from medmim.training.weights import save_weights
 
@@ -75,7 +76,7 @@ def test_equals_plain_loops(dims, tmp_path):
         own = image[0].double().numpy()
         ends, whole = (own.min(), own.max()), entropy(own, (own.min(), own.max()))
         masked, found = pieces(own, where, CELLS[dims])
-        reuse = analyst_canvas(found, dims, count=int(where.sum()))
+        reuse = reuse_image(found, where, hidden.numpy(), CELLS[dims])
         seen = [pooled(encoder, torch.from_numpy(one).float()[None, None]) for one in (own, masked, reuse)]
         bits, alike = [entropy(one, ends) for one in (masked, reuse)], [cosine(seen[0], s) for s in seen[1:]]
         share = min(1.0, bits[1] / whole)
@@ -85,14 +86,29 @@ def test_equals_plain_loops(dims, tmp_path):
     assert list(result.as_json().values()) == pytest.approx(np.mean(rows, axis=0).tolist(), abs=2e-6)
 
 
-def analyst_canvas(found, dims, *, count):
-    """Lay pieces out in rows on the canvas of 4×3 or 3×2×2 cells, which holds two fifths of the grid."""
-    canvas = {2: (4, 3), 3: (3, 2, 2)}[dims]
-    assert count <= np.prod(canvas)
-    reuse = np.zeros([n * c for n, c in zip(canvas, CELLS[dims], strict=True)])
-    for number, piece in enumerate(found):
-        place = np.unravel_index(number, canvas)
-        reuse[tuple(slice(i * c, (i + 1) * c) for i, c in zip(place, CELLS[dims], strict=True))] = piece
+def rows_without_gaps(where):
+    """Return hidden cells' places without empty rows, columns and slices; None for scattered cells."""
+    places = np.argwhere(where)
+    used = [sorted(set(places[:, axis])) for axis in range(where.ndim)]
+    sides = tuple(len(along) for along in used)
+    if len(places) < 0.5 * np.prod(sides) or np.prod(sides) == where.size:
+        return None
+    return sides, [tuple(along.index(n) for along, n in zip(used, place, strict=True)) for place in places]
+
+
+def reuse_image(found, where, hidden, cell):
+    """Lay the pieces out on the common canvas of the batch: with their geometry, or one after the other."""
+    kept = [rows_without_gaps(one) for one in hidden]
+    scattered = max(
+        [int(one.sum()) for one, rows in zip(hidden, kept, strict=True) if rows is None], default=0
+    )
+    sides = [canvas_of(where.shape, scattered), *(rows[0] for rows in kept if rows)]
+    canvas = tuple(max(lengths) for lengths in zip(*sides, strict=True))
+    reuse = np.zeros([n * c for n, c in zip(canvas, cell, strict=True)])
+    rows = rows_without_gaps(where)
+    places = rows[1] if rows else [np.unravel_index(number, canvas) for number in range(len(found))]
+    for place, piece in zip(places, found, strict=True):
+        reuse[tuple(slice(i * c, (i + 1) * c) for i, c in zip(place, cell, strict=True))] = piece
     return reuse
 
 
