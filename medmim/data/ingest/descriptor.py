@@ -26,7 +26,7 @@ class Pairs(_DescriptorPart):
     All other texts are templates, filled with the named groups of the expression that matched.
 
     Attributes:
-        image: regular expressions for the whole path below the source; the first that matches counts.
+        image: regular expressions for the whole path below the source; the first match is used.
         example: a path that matches, for error messages.
         label: path of the image's label.
         label_files: regular expressions of label files, in order of preference; a file labels all images
@@ -42,7 +42,7 @@ class Pairs(_DescriptorPart):
         subject_by_pixels: for datasets without patient information: equal pixels, same patient.
         boxes_from_labels: derive a box from every connected component of a label.
         study: the visit; the images of one visit can be channels of one case.
-        group: what must stay in one split.
+        group: cases with the same group stay in one split.
         tokens: words of medmim's vocabulary; `token_words` translates the dataset's own words.
         skip: regular expressions of files that are not images, by the reason to skip them.
     """
@@ -111,7 +111,7 @@ class InferenceLayout(_DescriptorPart):
 
     Attributes:
         only: regular expression of the files that belong to the dataset; all by default.
-        roles: image, label or skip by glob; the last that matches counts.
+        roles: image, label or skip by glob; the last match is used.
         subject_pattern: regular expression with a group around the patient, searched in the path.
         class_folders: the innermost folders are classes of images.
         skip: regular expressions of files that are not images, by the reason to skip them.
@@ -130,13 +130,13 @@ class Descriptor(_DescriptorPart):
     """A dataset: the roles of its files, and for public datasets origin, licence and citation.
 
     Attributes:
-        layout: roles of the files.
+        layout: rules that assign roles to the files.
         modality: DICOM's code by file name prefix; "" matches every name.
         labels: class names by file name prefix.
         declared: name of a JSON file in the dataset that overrides `modality` and `labels`.
         detect: regular expression that only paths of this dataset match; without it, the descriptor is used
             on request only.
-        split: how the dataset is split, for the reader.
+        split: description of the splits, for readers only.
     """
 
     name: str

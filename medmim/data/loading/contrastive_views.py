@@ -24,15 +24,15 @@ from medmim.data.loading.random_resized_crop import RandomResizedCrop
 from medmim.data.loading.transforms import PadTo, PickSlice, Sample
 
 _KEYS = ["image"]
-_MIN_SHARE = 0.4  # smallest share of an image in a view: two such views mostly overlap
+_MIN_SHARE = 0.4  # smallest share of an image in a view, so that most pairs of views overlap
 _REGION = 1.5  # size of the region that contains all views, relative to the patch
 
 
 def patch_views(plan: PreprocessingPlan, *, views: int) -> Compose:
     """Return a transform whose `image` is (views, channels, *size).
 
-    All views lie in one region of 1.5 times the patch; each is a crop of at least the patch size, resized to
-    it.
+    All views are taken from one region of 1.5 times the patch size. Each view is a crop of at least the patch
+    size, resized to the patch size.
 
     Args:
         plan: dimensions, patch size and mirroring axes.

@@ -1,11 +1,11 @@
-"""Disk cache of preprocessed volumes, memory-mapped and shared by workers and runs.
+"""Memory-mapped disk cache of preprocessed volumes, shared by workers and runs.
 
 <folder>/<k>/<key>-<digest>.safetensors
 
 k: first two digits of the key; key: hash of the source and its preprocessing; digest: SHA-256 of the file,
 checked on opening.
 
-Mapped files take no memory of their own: the kernel pages them in on demand, and a crop reads only its pages.
+Mapped files occupy no process memory: the kernel loads pages on demand, and a crop reads only its own pages.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class DiskCache:
     """Files of preprocessed volumes; the least recently used are deleted above a size limit.
 
     Args:
-        folder: cache folder; created when missing.
+        folder: cache folder; created if missing.
         limit_gb: largest total size.
     """
 

@@ -17,7 +17,11 @@ from medmim.errors import DataError, MedmimError, RunError
 
 _MOST = 256
 _DEATH = re.compile(r"worker \(pid(?:\(s\))? (\d+)")
-_CUT_OFF = (ConnectionError, EOFError, FileNotFoundError)  # a worker died while its tensors were fetched
+_CUT_OFF = (
+    ConnectionError,
+    EOFError,
+    FileNotFoundError,
+)  # raised if a worker dies while its tensors are fetched
 _CLOSING_S = 2.0  # the sockets of a dying worker close before its exit status is available
 
 
@@ -67,7 +71,7 @@ class WorkerLog:
 def leave_signals_to_the_trainer(worker: int) -> None:
     """Ignore signals that stop training: the trainer needs its workers until its state is saved.
 
-    Afterwards workers must react to SIGTERM, which Python sends to end them.
+    Afterwards, workers must react to SIGTERM, which Python sends to stop them.
     """
     signal.signal(signal.SIGTERM, _end_unless_training)
     for number in (signal.SIGINT, signal.SIGUSR1):
@@ -100,8 +104,8 @@ def named_failures(notes: WorkerLog, volume_of: Callable[[int], str]) -> Iterato
         if "\n" not in str(error):
             raise
         # PyTorch adds the worker's traceback to the message; the last line is our message
-        said = str(error).strip().splitlines()[-1].partition(": ")[2]
-        raise DataError(said, reason="damaged_dataset") from None
+        message = str(error).strip().splitlines()[-1].partition(": ")[2]
+        raise DataError(message, reason="damaged_dataset") from None
     except (RuntimeError, *_CUT_OFF) as error:
         worker = _dead_worker(error, notes)
         if worker is None:
