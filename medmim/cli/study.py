@@ -28,7 +28,7 @@ Examples:
   medmim study mesh_mask --engine ray --address head:6379 --gpus 0.5""",
 )
 @click.argument("config")
-@click.option("--data", type=click.Path(path_type=Path), help="Dataset folder.  [default: the config's]")
+@click.option("--data", type=click.Path(path_type=Path), help="Dataset folder.  [default: from CONFIG]")
 @click.option("--dry-run", is_flag=True, help="Print the plan, trials and predicted hours; run nothing.")
 @click.option("--max-hours", type=float, help="Start no training that would end later than this from now.")
 @click.option("--promote", is_flag=True, help="Make the best model champion if the test allows it.")
@@ -62,8 +62,8 @@ def command(
 ) -> None:
     """Compare masks, methods and label budgets: CONFIG is a YAML file or a preset.
 
-    Every arm is pretrained, fine-tuned and tested alike, and so is a control without pretraining. The same
-    command resumes a study that was interrupted: finished trainings are not repeated.
+    Every arm, and a control without pretraining, is trained and tested under the same conditions. The same
+    command resumes an interrupted study: finished trainings are not repeated.
     """
     from medmim.config.resolve import resolve
     from medmim.config.study import StudySettings
@@ -86,14 +86,14 @@ def command(
 
 @contextmanager
 def _engine(*, engine: str, address: str | None, gpus: float | None) -> Iterator[StudyEngine | None]:
-    """Connect to the cluster that the user named; None for this machine."""
+    """Connect to the given cluster; yield None for the local engine."""
     if engine == "local":
         if address is not None or gpus is not None:
-            raise click.UsageError("--address and --gpus describe a cluster: expected --engine ray with them")
+            raise click.UsageError("--address and --gpus describe a cluster: expected --engine ray")
         yield None
         return
     if address is None:
-        raise click.UsageError("--engine ray: expected --address too, such as --address head:6379")
+        raise click.UsageError("--engine ray: expected --address, such as --address head:6379")
     from medmim.data.sandbox.ray_cluster import connect_ray
     from medmim.stages.study.engines import RayStudyEngine
 
@@ -102,7 +102,7 @@ def _engine(*, engine: str, address: str | None, gpus: float | None) -> Iterator
 
 
 def study_lines(done: StudyResult) -> list[str]:
-    """Return the comparison, or the plan where nothing is finished, and what is missing."""
+    """Return the comparison (or the plan if no trial is finished), then postponed and failed trainings."""
     lines = (
         comparison_lines(done.compared) if done.compared else [one.job.title for one in done.plan.trainings]
     )

@@ -1,4 +1,4 @@
-"""A study on paper: its settings, and the cells and trainings that follow from them; nothing runs here."""
+"""Settings of a study, and the trials that follow from them."""
 
 from __future__ import annotations
 
@@ -16,31 +16,27 @@ from medmim.config.runs import FinetuneSettings, PretrainSettings, Share
 from medmim.errors import SettingsError
 
 SCRATCH = "scratch"
-DIGEST = "job"  # tag of a training: equal digests, equal results
+DIGEST = "job"  # tag of a training; trainings with equal digests give equal results
 LabelShare = float | None
-_NETWORK = (
-    "dims",
-    "encoder",
-    "encoder_options",
-)  # said for one stage, it is that of both, and of the control
+_NETWORK = ("dims", "encoder", "encoder_options")  # set for one stage, they apply to both and to the control
 _OWN = {"data": "data", "seed": "seeds", "fold": "folds", "experiment": "name"}
 _BUDGET = {"steps", "epochs", "minutes", "time_source", "batch_size", "accumulate", "devices", "nodes"}
 _EQUAL = {*_OWN, *_BUDGET, "dims", "size", "encoder_options", "augment", "include_held_out"}
 
 
 class StudySettings(FileSettings):
-    """Settings of `medmim study`: what is varied, and what all cells share.
+    """Settings of `medmim study`: the factors that vary, and the settings that all trials share.
 
     Attributes:
         name: of the study and of its MLflow experiment.
-        data: dataset folder that `medmim ingest` wrote.
+        data: dataset folder written by `medmim ingest`.
         methods, masks, ratios: the grid of pretrainings; every combination is an arm.
-        arms: further arms, each the settings of pretraining by which it differs from `pretrain`; one that
-            names an encoder is run with that one of `encoders` only.
+        arms: further arms, each given by the pretraining settings that differ from `pretrain`; an arm that
+            sets an encoder, which must be one of `encoders`, is run with that encoder only.
         encoders, label_fractions: arms are compared within each of them, never across.
-        seeds, folds: repetitions of every arm.
+        seeds, folds: every arm is repeated for each seed and fold.
         scratch: add the matched control without pretraining.
-        pretrain, finetune: settings that all cells share; budgets and augmentation are the same by this.
+        pretrain, finetune: settings that all trials share, including budget and augmentation.
     """
 
     presets: ClassVar[str] = "studies"
@@ -79,10 +75,10 @@ class StudyTrial:
     """One arm at one seed and fold: at most one pretraining, then fine-tuning and test.
 
     Attributes:
-        arm: what it is called in comparisons, such as `spark mesh 0.7`; `scratch` is the control.
-        stratum: encoder and label fraction where the study varies them; arms compare within one.
-        pretrain: settings of its pretraining; None from scratch.
-        finetune: settings of its fine-tuning; where its weights come from is known when it runs.
+        arm: its name in comparisons, such as `spark mesh 0.7`; `scratch` is the control.
+        stratum: encoder and label fraction, if the study varies them; arms are compared within a stratum.
+        pretrain: settings of its pretraining; None for training from scratch.
+        finetune: settings of its fine-tuning; `init` is set when the pretraining has finished.
     """
 
     arm: str
@@ -92,28 +88,28 @@ class StudyTrial:
 
     @property
     def title(self) -> str:
-        """What it is called in plans and lists of failures."""
+        """Name of the trial in plans and lists of failures."""
         fold = "" if self.finetune.fold is None else f" fold {self.finetune.fold}"
         return f"{arm_title(self.arm, self.stratum)} seed {self.finetune.seed}{fold}"
 
 
 def arm_of(settings: PretrainSettings) -> str:
-    """Return what a pretraining is called in comparisons; options tell arms apart that share a name."""
+    """Return the name of a pretraining in comparisons: method, mask, ratio and options."""
     options = {**settings.method_options, **settings.mask_options}
     words = [f"{key}={json.dumps(value, sort_keys=True)}" for key, value in sorted(options.items())]
     return " ".join([settings.method, settings.mask, f"{settings.ratio:g}", *words])
 
 
 def arm_title(arm: str, stratum: str) -> str:
-    """Return an arm's name together with what it is compared within."""
+    """Return the name of an arm with its stratum."""
     return f"{arm} · {stratum}" if stratum else arm
 
 
 def trials_of(study: StudySettings) -> tuple[StudyTrial, ...]:
-    """Return the cells of a study, seed by seed, so that a study cut short still holds whole rounds.
+    """Return the trials ordered by seed, so that an interrupted study contains complete repetitions.
 
     Raises:
-        SettingsError: for settings that a cell refuses, or two arms with one name.
+        SettingsError: if settings are invalid for a trial, or two trials have the same name.
     """
     _refuse_unequal(study)
     arms, found = _pretrainings(study), []
@@ -139,7 +135,7 @@ def trials_of(study: StudySettings) -> tuple[StudyTrial, ...]:
 
 
 def _refuse_unequal(study: StudySettings) -> None:
-    """Refuse what the study sets itself, and arms that differ in what a fair comparison holds equal."""
+    """Reject settings that the study determines, and arms that change settings shared by all arms."""
     parts = [("pretrain", study.pretrain, _OWN), ("finetune", study.finetune, {**_OWN, "init": "the arms"})]
     for where, given, own in parts:
         for key in sorted(given.keys() & own.keys()):
@@ -147,8 +143,8 @@ def _refuse_unequal(study: StudySettings) -> None:
     for arm in study.arms:
         for key in sorted(arm.keys() & _EQUAL):
             raise SettingsError(
-                f"study: an arm sets '{key}', which all arms share: set it in pretrain; arms say what is "
-                "compared, such as method, mask and ratio"
+                f"study: an arm sets '{key}', which all arms share: set it in pretrain; arms contain only "
+                "the settings to compare, such as method, mask and ratio"
             )
 
 
@@ -174,20 +170,22 @@ def _stratum(study: StudySettings, encoder: str | None, share: LabelShare) -> st
 def _settings(
     kind: type[Settings], values: Mapping[str, Any], *, where: str, base: str | None = None
 ) -> Settings:
-    """Return the settings that the command of that name would take, its task's preset below them."""
+    """Return the resolved settings of a stage, on top of the preset of its task."""
     try:
         return resolve(kind, base=base, flags=values)
     except SettingsError as error:
         raise SettingsError(f"study, {where}: {error}") from None
 
 
-def _refuse_twins(cells: list[StudyTrial]) -> None:
-    titles = [cell.title for cell in cells]
+def _refuse_twins(trials: list[StudyTrial]) -> None:
+    titles = [trial.title for trial in trials]
     twins = sorted({title for title in titles if titles.count(title) > 1})
     if twins:
         raise SettingsError(
-            f"study: two cells are called '{twins[0]}': arms must differ in method, mask, ratio or options, "
-            "and seeds, folds, encoders and label fractions are given once each"
+            f"study: two trials have the name '{twins[0]}': arms must differ in method, mask, ratio or "
+            "options, and seeds, folds, encoders and label fractions must not be repeated"
         )
-    if not cells:
-        raise SettingsError("study: no arm: give masks and ratios, or arms, or scratch: true")
+    if not trials:
+        raise SettingsError(
+            "study: expected at least one arm, got none: set masks and ratios, or arms, or scratch: true"
+        )

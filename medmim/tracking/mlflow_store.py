@@ -1,7 +1,7 @@
-"""The local MLflow store: SQLite and artifacts below one home folder; runs, their figures, the registry.
+"""The local MLflow store of runs and registered models: an SQLite database and artifacts in a home folder.
 
-It contains nothing that could identify a patient: no path, file name, patient key or error text. MLflow's
-defaults that record user, script and git address are overridden.
+The store contains nothing that could identify a patient: no path, file name, patient key or error text. The
+MLflow defaults that record the user, script and git address are overridden.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from medmim.errors import RunError
 from medmim.tracking.run_recorder import RunRecorder
 
 _ANONYMOUS = {"mlflow.user": "medmim", "mlflow.source.name": "medmim", "mlflow.source.type": "LOCAL"}
-EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens its table of runs
-ORIGIN = "medmim.run"  # on a copy: the id of the run where it was made
-_DIGEST_LENGTH = 36  # MLflow stores no longer digest
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens the table of runs
+ORIGIN = "medmim.run"  # tag of a copy: id of the original run
+_DIGEST_LENGTH = 36  # longest digest that MLflow stores
 
 
 class Store:
     """The store of one home folder.
 
     Args:
-        home: `MEDMIM_HOME`; created when missing.
+        home: `MEDMIM_HOME`; created if it does not exist.
 
     Raises:
-        RunError: if it is not a folder and cannot be created.
+        RunError: if the home folder cannot be created or used.
     """
 
     def __init__(self, home: Path) -> None:
@@ -54,12 +54,14 @@ class Store:
                 f"'{error.strerror}'; set MEDMIM_HOME to a folder that you may write to"
             ) from error
         self.home = home.resolve()
-        with files.lock(self.home):  # MLflow lets two processes create the tables at once
+        with files.lock(
+            self.home
+        ):  # MLflow does not prevent two processes from creating the tables at the same time
             self.client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
 
     @property
     def uri(self) -> str:
-        """Address of the database for MLflow."""
+        """URI of the database."""
         return f"sqlite:///{quote(str(self.home / 'mlflow.db'))}"  # the path is part of a URL
 
     @property
@@ -68,7 +70,7 @@ class Store:
         return self.home / "artifacts"
 
     def checkpoints(self, run_id: str) -> Path:
-        """Return the folder of a run's weights and state."""
+        """Return the folder of the weights and training states of a run."""
         return self.home / "checkpoints" / run_id
 
     def begin(self, *, experiment: str, name: str, tags: Mapping[str, str]) -> RunRecorder:
@@ -80,7 +82,7 @@ class Store:
         return RunRecorder(self.client, run.info.run_id)
 
     def experiment(self, name: str) -> str:
-        """Return the id of an experiment, created when missing, with its artifacts in the home folder."""
+        """Return the id of an experiment; create it, with artifacts in the home folder, if needed."""
         with files.lock(self.home):
             found = self.client.get_experiment_by_name(name)
             if found is not None:
@@ -100,12 +102,12 @@ class Store:
         self.client.log_inputs(run_id, datasets=[DatasetInput(dataset, tags=[context])])
 
     def resume(self, run_id: str, *, keep_points: bool = False) -> RunRecorder:
-        """Continue a run.
+        """Resume a run and return its recorder.
 
         Args:
             run_id: of the run.
-            keep_points: do not log a metric again at a step that has one: a training resumes from its last
-                saved state, after which it had logged more. The summary of a study is replaced instead.
+            keep_points: skip metrics at steps that already have a value, because a training repeats the steps
+                after its last saved state. The summary of a study is replaced instead.
         """
         run = self.run(run_id)
         self.client.update_run(run_id, status="RUNNING")
@@ -114,7 +116,7 @@ class Store:
         return RunRecorder(self.client, run_id, known)
 
     def run(self, run_id: str) -> Run:
-        """Return a run by its id here or, for an unpacked study, by its id where it was made.
+        """Return a run by its id in this store or, if it is a copy, by the id of the original run.
 
         Raises:
             RunError: if there is no run with this id.
@@ -126,11 +128,12 @@ class Store:
             if copies:
                 return copies[0]
             raise RunError(
-                f"no run '{run_id}' in this home folder: see `medmim ui`, or set MEDMIM_HOME to where it is"
+                f"no run '{run_id}' in this home folder: list the runs with `medmim ui`, or set "
+                "MEDMIM_HOME to the folder that contains it"
             ) from error
 
     def find_run(self, run_id: str) -> Run | None:
-        """Return a run as `run` does; None where there is none or no id is given."""
+        """Return a run by its id; None if it does not exist or the id is empty."""
         try:
             return self.run(run_id) if run_id else None
         except RunError:
@@ -155,7 +158,7 @@ class Store:
                 return found
 
     def artifact(self, run: Run, name: str = "") -> Path:
-        """Return the path of an artifact of a run, which need not exist; without a name the folder of all."""
+        """Return the path of an artifact, which may not exist; without a name, the artifact folder."""
         return Path(url2pathname(urlparse(str(run.info.artifact_uri)).path)) / name
 
     def read_text(self, run: Run, name: str, *, default: str | None = None) -> str:
@@ -167,7 +170,7 @@ class Store:
             default: returned if the run does not have the artifact.
 
         Raises:
-            RunError: if the run does not have it and there is no default.
+            RunError: if the run does not have the artifact and there is no default.
         """
         path = self.artifact(run, name)
         if not path.is_file() and default is not None:
@@ -177,14 +180,14 @@ class Store:
         return path.read_text(encoding="utf-8")
 
     def register(self, *, model: str, run_id: str, tags: Mapping[str, str], alias: str) -> int:
-        """Register the run's artifact folder `model` as a new version of a model; return its number."""
+        """Register the artifact folder `model` of a run as a new model version; return the version number."""
         try:
             self.client.create_registered_model(model)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
         known = self.client.search_model_versions(f"name = '{model}' and run_id = '{run_id}'")
-        if known:  # registered before the run was interrupted
+        if known:  # registered before an interruption
             return int(known[0].version)
         info = self.run(run_id).info
         logged = self.client.create_logged_model(
@@ -203,20 +206,20 @@ class Store:
         return int(version.version)
 
     def discard(self, run_id: str) -> None:
-        """Mark a run without a resumable state as deleted and remove its files."""
+        """Delete a run that has no resumable state, and its checkpoints."""
         self.client.delete_run(run_id)
         shutil.rmtree(self.checkpoints(run_id), ignore_errors=True)
 
     def deleted(self) -> list[str]:
-        """Return the ids of runs that were made here and have been deleted."""
+        """Return the ids of deleted runs, except those of copies."""
         places = [one.experiment_id for one in self.client.search_experiments()]
         found = self.client.search_runs(places, run_view_type=ViewType.DELETED_ONLY)
         return [str(run.info.run_id) for run in found if ORIGIN not in run.data.tags]
 
     def note_score(self, run_id: str, key: str, value: float) -> None:
-        """Add a score to a finished run, such as a fine-tuning's Dice to its pretraining.
+        """Add a score to a finished run, such as the Dice of a fine-tuning to its pretraining.
 
-        A run of another home folder is ignored.
+        A run that is not in this store is ignored.
         """
         try:
             self.client.get_run(run_id)
@@ -226,7 +229,7 @@ class Store:
 
 
 def _equals(field: str, value: str) -> str:
-    """Return a filter of MLflow, which has no escapes in texts; with both quotes it may match more runs."""
+    """Return an MLflow filter; MLflow cannot escape quotes, so a text with both kinds may match more runs."""
     if "'" in value and '"' in value:
         return f"{field} LIKE '{value.replace(chr(39), '_')}'"
     quote_mark = '"' if "'" in value else "'"

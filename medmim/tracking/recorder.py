@@ -1,4 +1,4 @@
-"""What a recorder of runs can do, and its twin in memory that tests pass instead of MLflow."""
+"""The interface for recording a run, and an implementation in memory that tests use instead of MLflow."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from medmim.training.logger import Log
 
 @runtime_checkable
 class Recorder(Log, Protocol):
-    """One run: what training logs, and its settings, files and end."""
+    """Records one run: the log of its training, its settings, files and final status."""
 
     @property
     def run_id(self) -> str:
         """Identifier of the run."""
 
     def settings(self, values: Mapping[str, object]) -> None:
-        """Store the resolved settings: as parameters, and whole as an artifact."""
+        """Store the resolved settings as parameters and, in full, as an artifact."""
 
     def text(self, name: str, content: str) -> None:
         """Store a text artifact, such as a table in JSON lines."""
@@ -33,7 +33,7 @@ class Recorder(Log, Protocol):
 
 @dataclass
 class MemoryRecorder:
-    """Keep everything in lists and dictionaries."""
+    """Records a run in lists and dictionaries."""
 
     run_id: str = "memory"
     all_settings: dict[str, object] = field(default_factory=dict)
@@ -45,29 +45,29 @@ class MemoryRecorder:
     status: str = "RUNNING"
 
     def settings(self, values: Mapping[str, object]) -> None:
-        """Keep settings."""
+        """Record settings."""
         self.all_settings.update(values)
 
     def tags(self, values: Mapping[str, str]) -> None:
-        """Keep tags."""
+        """Record tags."""
         self.all_tags.update(values)
 
     def metrics(self, values: Mapping[str, float], *, step: int) -> None:
-        """Keep metrics with their step."""
+        """Record metrics with their step."""
         self.history.append((step, dict(values)))
 
     def picture(self, key: str, png: bytes, *, step: int) -> None:
-        """Keep a picture."""
+        """Record a picture."""
         self.pictures.setdefault(key, []).append(png)
 
     def text(self, name: str, content: str) -> None:
-        """Keep a text."""
+        """Record a text artifact."""
         self.texts[name] = content
 
     def file(self, path: Path, *, folder: str) -> None:
-        """Keep a file's bytes."""
+        """Record the bytes of a file."""
         self.stored[f"{folder}/{path.name}"] = path.read_bytes()
 
     def finish(self, status: str) -> None:
-        """Keep the status."""
+        """Record the final status."""
         self.status = status

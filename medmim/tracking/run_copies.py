@@ -1,4 +1,4 @@
-"""Everything of one run as plain values: what `sync` sends to a server and `pack` puts into a file."""
+"""Copies of runs as plain values, which `sync` uploads to a server and `pack` writes into an archive."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class VersionCopy:
     """A version of a registered model.
 
     Attributes:
-        model: its name.
-        origin: id of the run that made it, where it was made.
+        model: name of the registered model.
+        origin: id of the run that produced it, in the store where it ran.
         tags: lineage.
-        aliases: such as challenger.
+        aliases: for example challenger.
     """
 
     model: str
@@ -35,19 +35,19 @@ class VersionCopy:
 
 @dataclass(frozen=True)
 class RunCopy:
-    """One run.
+    """A copy of one run.
 
     Attributes:
-        origin: its id where it was made.
-        parent: the origin of the run above it; empty for none.
-        experiment, name, status: as MLflow has them.
-        start_time, end_time: milliseconds since 1970; 0 while it has not ended.
-        params, tags: those of the run; the parent is kept apart.
-        metrics: key, value, milliseconds, step of every point.
-        datasets: name, digest, source and context of its inputs.
-        versions: models that were registered from it.
+        origin: id of the run in the store where it ran.
+        parent: origin of its parent run; empty if it has none.
+        experiment, name, status: as in MLflow.
+        start_time, end_time: milliseconds since 1970; the end time is 0 until the run ends.
+        params, tags: of the run; the tags exclude the parent.
+        metrics: key, value, timestamp in milliseconds and step of every point.
+        datasets: name, digest, source and context of each input dataset.
+        versions: model versions registered from the run.
         artifacts: relative path → SHA-256.
-        folder: where the artifacts lie.
+        folder: folder that contains the artifacts.
     """
 
     origin: str
@@ -66,10 +66,10 @@ class RunCopy:
     folder: Path = field(compare=False)
 
     def as_json(self) -> dict[str, Any]:
-        """Return it without the place of its artifacts."""
+        """Return the copy as JSON values, without the folder of its artifacts."""
         content = asdict(self)
         del content["folder"]
-        # JSON knows no infinity and no NaN
+        # JSON cannot represent infinity and NaN
         content["metrics"] = [
             [key, value if math.isfinite(value) else str(value), time, step]
             for key, value, time, step in self.metrics
@@ -78,7 +78,7 @@ class RunCopy:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], *, folder: Path) -> RunCopy:
-        """Read what `as_json` gave."""
+        """Create a copy from the values that `as_json` returned."""
         words = dict(content)
         words["metrics"] = tuple(
             (key, float(value), time, step) for key, value, time, step in words["metrics"]
@@ -88,12 +88,12 @@ class RunCopy:
 
     @property
     def digest(self) -> str:
-        """The same for the same content."""
+        """Hash of the content; equal for equal content."""
         return digest_of(self.as_json())
 
 
 def copy_of(store: Store, run: Run) -> RunCopy:
-    """Read one run of the local store."""
+    """Return a copy of a run of the local store."""
     client, info = store.client, run.info
     histories = [client.get_metric_history(info.run_id, key) for key in sorted(run.data.metrics)]
     points = [point for history in histories for point in history]
@@ -120,7 +120,7 @@ def copy_of(store: Store, run: Run) -> RunCopy:
 
 
 def with_parents(store: Store, runs: Sequence[Run]) -> list[Run]:
-    """Return runs and all that are above them, those above first."""
+    """Return runs together with all their ancestors, parents first."""
     ordered: dict[str, Run] = {}
 
     def add(run: Run) -> None:

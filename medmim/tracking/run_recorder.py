@@ -17,7 +17,7 @@ from mlflow.entities import Metric, Param, RunTag
 from PIL import Image
 
 _PARAMETER_LIMIT = 250
-_MAX_LENGTH = 240  # MLflow keeps 250
+_MAX_LENGTH = 240  # MLflow accepts at most 250
 _NOT_ACCEPTED = re.compile(r"[^\w.\- :]")
 
 
@@ -27,7 +27,7 @@ class RunRecorder:
     Args:
         client: of the store.
         run_id: of the run.
-        known: keys and steps of points that the run already has.
+        known: keys and steps of points that the run already contains.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class RunRecorder:
         return self._run_id
 
     def settings(self, values: Mapping[str, object]) -> None:
-        """Store single values as parameters (for the UI's columns) and everything as settings.yaml."""
+        """Store scalar settings as parameters (columns of the UI) and all settings as settings.yaml."""
         plain = {key: value for key, value in values.items() if not isinstance(value, dict)}
         params = [Param(key, _short(value)) for key, value in plain.items()]
         self._client.log_batch(self._run_id, params=params)
@@ -63,7 +63,7 @@ class RunRecorder:
         self._client.log_batch(self._run_id, metrics=points)
 
     def picture(self, key: str, png: bytes, *, step: int) -> None:
-        """Store a figure under one key for all steps, so that the UI shows it as a series."""
+        """Store a figure under the same key at every step, so that the UI shows a series."""
         with Image.open(io.BytesIO(png)) as image:
             self._client.log_image(self._run_id, image.convert("RGB"), key=key, step=step)
 
@@ -81,13 +81,13 @@ class RunRecorder:
 
 
 def stored_names(keys: Iterable[str]) -> dict[str, str]:
-    """Return for each key, such as `test/f1_<5 mm`, the name under which MLflow accepts it.
+    """Return a name that MLflow accepts for each metric key, such as `test/f1_<5 mm`.
 
-    Letters, digits, `_`, `-`, `.`, spaces and colons stay, and so does the slash after the stage; all other
-    characters, which names of classes may have, become `_`. Names that would then be equal are numbered.
+    Letters, digits, `_`, `-`, `.`, spaces, colons and the slash after the stage are kept. Every other
+    character, which may come from the name of a class, becomes `_`. Names that become equal are numbered.
 
     Args:
-        keys: that are stored together.
+        keys: metric keys that are stored together.
     """
     wanted = list(keys)
     taken = {key for key in wanted if _plain(key) == key}

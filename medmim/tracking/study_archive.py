@@ -1,8 +1,8 @@
-"""A study as one file that travels without a network: runs, artifacts, and the SHA-256 of every byte.
+"""Archives that contain a study in one file: runs, artifacts, and a manifest with the SHA-256 of every file.
 
-manifest.json              format, and path → SHA-256 and size of everything else
+manifest.json              format version, and path → SHA-256 and size of every other file
 runs/<number>/run.json     values of a run
-runs/<number>/artifacts/   its files
+runs/<number>/artifacts/   artifacts of the run
 """
 
 from __future__ import annotations
@@ -35,22 +35,24 @@ _UNPACKING = ".unpacking"
 _MAX_BYTES, _SMALL_BYTES = 64 << 30, 64 << 20
 _MAX_RATIO = 50  # unpacked to packed bytes; weights have 1.1, text and pictures up to 20
 _MANIFEST_BYTES = 64 << 20
-# what zipfile and json raise on bytes that are not what they should be, those of encrypted or odd entries too
+# raised by zipfile and json for damaged data, including encrypted or unsupported entries
 _DAMAGE = (
     *(OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, struct.error),
     *(ValueError, KeyError, TypeError, AttributeError),
 )
-_STAMP = (1980, 1, 1, 0, 0, 0)  # equal content, equal file
+_STAMP = (1980, 1, 1, 0, 0, 0)  # a fixed time, so that equal content gives equal files
 
 
 def pack(store: Store, runs: Sequence[Run], out: Path) -> int:
-    """Write runs, and those above them, into one file; return how many.
+    """Write runs and their ancestors into one file; return the number of runs.
 
     Raises:
-        RunError: if there is nothing to pack.
+        RunError: if there are no runs to pack.
     """
     if not runs:
-        raise RunError("nothing to pack: no run of that study here; see `medmim ui`")
+        raise RunError(
+            "nothing to pack: this home folder has no run of that study; list the studies with `medmim ui`"
+        )
     chosen = with_parents(store, runs)
     manifest: dict[str, Any] = {}
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -73,14 +75,14 @@ def pack(store: Store, runs: Sequence[Run], out: Path) -> int:
 
 
 def unpack(store: Store, path: Path) -> UploadSummary:
-    """Merge a pack into the local store; runs that are there already are left alone.
+    """Merge a pack into the local store; runs that the store already contains stay unchanged.
 
     Raises:
-        RunError: if the file is no pack, is damaged, or holds a name that leads elsewhere; nothing is merged.
+        RunError: if the file is not a pack, is damaged, or contains unsafe names; nothing is merged.
     """
     folder = store.home / _UNPACKING
     with files.lock(folder):
-        _clear(folder)  # of an unpacking that was killed
+        _clear(folder)  # files left by a killed process
         try:
             copies = _read(path, folder)
             delivery = Uploader(store.client, store.experiment)
@@ -103,7 +105,7 @@ def _add(archive: zipfile.ZipFile, manifest: dict[str, Any], name: str, content:
 
 
 def _read(path: Path, folder: Path) -> list[RunCopy]:
-    """Check every name and byte, then return the runs with their artifacts below `folder`."""
+    """Extract and verify every file into `folder`, then return the copies of the runs."""
     try:
         with zipfile.ZipFile(path) as archive:
             listed = _manifest(archive)
@@ -113,7 +115,8 @@ def _read(path: Path, folder: Path) -> list[RunCopy]:
             copies = [_copy(place) for place in places]
     except _DAMAGE as error:
         raise RunError(
-            f"'{path}' cannot be unpacked ({type(error).__name__}): expected a file of `medmim pack`, whole"
+            f"'{path}' cannot be unpacked ({type(error).__name__}): expected a complete file written by "
+            "`medmim pack`"
         ) from error
     for copy in copies:
         _refuse_foreign(copy)
@@ -126,25 +129,27 @@ def _copy(place: Path) -> RunCopy:
 
 
 def _refuse_foreign(copy: RunCopy) -> None:
-    """Let no word of a pack become a path: it names its own files only, and plain names."""
+    """Reject a pack that refers to files it does not contain, or whose names could act as paths."""
     held = {path.relative_to(copy.folder).as_posix() for path in copy.folder.rglob("*") if path.is_file()}
     words = [copy.experiment, *(version.model for version in copy.versions)]
     if held != set(copy.artifacts) or not all(_WORD.fullmatch(word) for word in words):
-        raise RunError("this pack names files or experiments that it should not: it is not to be trusted")
+        raise RunError(
+            "this pack contains unexpected files, or unsafe names of experiments or models: do not trust it"
+        )
 
 
 def _manifest(archive: zipfile.ZipFile) -> dict[str, Any]:
     if archive.getinfo(MANIFEST).file_size > _MANIFEST_BYTES:
-        raise RunError("this pack's manifest is too large: it was not written by `medmim pack`")
+        raise RunError("the manifest of this pack is too large: it was not written by `medmim pack`")
     described = json.loads(archive.read(MANIFEST))
     if described["format"] > FORMAT:
         raise RunError(f"this pack has format {described['format']}: install a newer medmim")
     listed: dict[str, Any] = described["files"]
     if set(archive.namelist()) != {*listed, MANIFEST}:
-        raise RunError("this pack holds other files than its manifest says: ask for it again")
+        raise RunError("the files of this pack do not match its manifest: request the pack again")
     for name in listed:
         if not _NAME.fullmatch(name) or ".." in name.split("/") or "" in name.split("/"):
-            raise RunError("this pack holds a name that leads out of its folder: it is not to be trusted")
+            raise RunError("this pack contains a path outside its own folder: do not trust it")
     sizes = [int(facts["size"]) for facts in listed.values()]
     packed = sum(entry.compress_size for entry in archive.infolist())
     if min(sizes, default=0) < 0 or sum(sizes) > min(_MAX_BYTES, max(_SMALL_BYTES, _MAX_RATIO * packed)):
@@ -156,7 +161,7 @@ def _manifest(archive: zipfile.ZipFile) -> dict[str, Any]:
 
 
 def _extract(archive: zipfile.ZipFile, name: str, facts: dict[str, Any], target: Path) -> None:
-    """Write one file piece by piece, never more bytes than the manifest lists, and compare its SHA-256."""
+    """Extract a file in chunks, at most as many bytes as the manifest lists, and verify its SHA-256."""
     target.parent.mkdir(parents=True, exist_ok=True)
     digest, left = hashlib.sha256(), int(facts["size"])
     with archive.open(name) as stream, target.open("wb") as written:
@@ -167,4 +172,6 @@ def _extract(archive: zipfile.ZipFile, name: str, facts: dict[str, Any], target:
             digest.update(piece)
             written.write(piece)
     if left or digest.hexdigest() != facts["sha256"]:
-        raise RunError("this pack is damaged: a file does not have the SHA-256 of its manifest; ask again")
+        raise RunError(
+            "this pack is damaged: the SHA-256 of a file differs from the manifest; request the pack again"
+        )

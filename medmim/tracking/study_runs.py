@@ -1,4 +1,4 @@
-"""A study in MLflow: a run for the study, one for each arm below it, and its trainings below those."""
+"""Runs of a study in MLflow: a run of the study, child runs for its arms, and their trainings below."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from medmim.tracking.mlflow_store import Store
 from medmim.tracking.run_recorder import RunRecorder
 
 PARENT = "mlflow.parentRunId"
-_PLAN = "cells.json"  # artifact of the study's own run
+_PLAN = "cells.json"  # artifact of the run of the study
 _SETTINGS = "study.json"
-_TRAININGS = ("pretraining", "cell")  # tag `role`; a cell is the fine-tuning of a trial
+_TRAININGS = ("pretraining", "cell")  # values of the tag `role`; `cell` marks the fine-tuning of a trial
 
 
 @dataclass(frozen=True)
 class PlannedTraining:
-    """A training that a study asks for.
+    """A training in the plan of a study.
 
     Attributes:
         digest: of the training.
-        arm, stratum: of the trial that it ends; empty for a pretraining.
+        arm, stratum: of the trial that the fine-tuning belongs to; empty for a pretraining.
     """
 
     digest: str
@@ -39,7 +39,7 @@ class StudyRuns:
 
     Args:
         store: the local store.
-        name: of the study and its experiment.
+        name: of the study and of its experiment.
     """
 
     def __init__(self, store: Store, name: str) -> None:
@@ -54,11 +54,11 @@ class StudyRuns:
     def start(
         self, settings: StudySettings, plan: Sequence[PlannedTraining], dataset: Mapping[str, str]
     ) -> RunRecorder:
-        """Start or continue the study's own run and record what it asks for.
+        """Start or resume the run of the study and record its settings and plan.
 
         Args:
             settings: of the study.
-            plan: its trainings; a later start may ask for others.
+            plan: its trainings; they may differ from those of an earlier start.
             dataset: tags of the dataset.
         """
         root = self._open(("study", "", ""), self.name, dict(dataset))
@@ -68,7 +68,7 @@ class StudyRuns:
         return root
 
     def arm(self, trial: StudyTrial, *, root: str) -> RunRecorder:
-        """Start or continue the run of a trial's arm; its parameters are the columns that the UI compares."""
+        """Start or resume the run of a trial's arm; the UI compares arms by its parameters."""
         place = ("arm", trial.arm, trial.stratum)
         known = place in self._known
         tags = {"arm": trial.arm, "stratum": trial.stratum, PARENT: root}
@@ -93,10 +93,10 @@ class FinishedTrials:
     """The finished fine-tunings of a study.
 
     Attributes:
-        runs: those that its plan asks for.
-        missing: how many the plan asks for that are not finished.
-        earlier: finished fine-tunings of an earlier plan of this name.
-        varied: settings of pretraining by which the study's own arms differ.
+        runs: finished fine-tunings that are in the current plan.
+        missing: number of planned fine-tunings that are not finished.
+        earlier: number of finished fine-tunings that belong only to an earlier plan of this study.
+        varied: pretraining settings that differ between the arms listed under `arms`.
     """
 
     runs: tuple[RunScores, ...]
@@ -106,7 +106,7 @@ class FinishedTrials:
 
 
 def runs_of_study(store: Store, study: str) -> list[Run]:
-    """Return all runs of a study, newest first, with those that another study had trained for it before."""
+    """Return all runs of a study, newest first, then runs of other studies that the study reuses."""
     own = store.runs(study=study)
     ids = {run.info.run_id for run in own}
     there = {run.data.tags.get(DIGEST) for run in own if run.info.status == "FINISHED"}
@@ -115,7 +115,7 @@ def runs_of_study(store: Store, study: str) -> list[Run]:
 
 
 def finished_trials(store: Store, study: str) -> FinishedTrials:
-    """Return the finished fine-tunings that a study asks for; all of the study where it has no plan."""
+    """Return the finished fine-tunings in the plan of a study, or all of them if no plan is recorded."""
     own = store.runs(study=study)
     tuned = [run for run in own if run.data.tags.get("role") == "cell" and run.info.status == "FINISHED"]
     planned = _plan(store, own)
@@ -132,12 +132,12 @@ def finished_trials(store: Store, study: str) -> FinishedTrials:
 
 
 def placed(run: RunScores, place: PlannedTraining | StudyTrial) -> RunScores:
-    """Return a run under the arm and stratum that a study now has for it."""
+    """Return a run with the arm and stratum that the current plan assigns to it."""
     return replace(run, arm=place.arm, tags={**run.tags, "arm": place.arm, "stratum": place.stratum})
 
 
 def _plan(store: Store, runs: Sequence[Run]) -> dict[str, PlannedTraining]:
-    """Return what is asked for by digest; a study that two sites ran has two plans, and both count."""
+    """Return planned trainings by digest, merging the plans of all sites that ran the study."""
     rows = [row for root in _roots(runs) for row in json.loads(store.read_text(root, _PLAN, default="[]"))]
     return {row["digest"]: PlannedTraining(**row) for row in rows}
 
@@ -162,7 +162,7 @@ def _finished(store: Store, planned: Collection[str]) -> dict[str, Run]:
 
 
 def _columns(trial: StudyTrial) -> dict[str, Any]:
-    """Return what arms differ in; the same columns for all, so that the UI draws one chart of them."""
+    """Return the parameters of an arm, with the same keys for all arms, for the charts of the UI."""
     tune, pre = trial.finetune, trial.pretrain
     shared = {"encoder": tune.encoder or "default", "label_fraction": tune.label_fraction or 1.0}
     if pre is None:
@@ -171,7 +171,7 @@ def _columns(trial: StudyTrial) -> dict[str, Any]:
 
 
 def _shareable(study: StudySettings) -> dict[str, Any]:
-    """Return the settings of a study without any path."""
+    """Return the settings of a study without file paths."""
     settings = study.model_dump(mode="json", exclude={"data"})
     for stage in ("pretrain", "finetune"):
         settings[stage] = {k: value for k, value in settings[stage].items() if k not in ("data", "init")}

@@ -1,4 +1,4 @@
-"""The local store and a server: `sync` makes them equal, a mirror keeps up behind a training."""
+"""Uploads from the local store to an MLflow server, on request (`sync`) or during a training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from medmim.tracking.upload import Uploader, UploadSummary, experiment_of
 SERVER = "MLFLOW_TRACKING_URI"
 _ATTEMPTS = 4
 _PAUSE_S = 0.5
-# The client's own retries would make a run twice when only the answer got lost; its timeouts are minutes.
+# The client's retries would create a run twice if a response is lost, and its timeouts last minutes.
 _PATIENCE = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -33,23 +33,23 @@ _FAULTS = (MlflowException, RequestException, OSError, ValueError, KeyError, Att
 def sync(
     store: Store, uri: str, *, runs: Sequence[Run] | None = None, pause_s: float = _PAUSE_S
 ) -> UploadSummary:
-    """Make a server hold every run of the local store (or those named) as it is, exactly once.
+    """Upload runs to a server, so that it contains each of them exactly once in its current state.
 
-    Without names, runs that were made here and have been deleted are deleted there too: an interrupted one
-    that left nothing to continue was mirrored while it trained.
+    Without `runs`, also delete the server's copies of runs that were deleted in the local store, such as an
+    interrupted run without a resumable state that had been uploaded during training.
 
     Args:
         store: the local store.
         uri: of the server.
-        runs: newest first; all of the store without.
-        pause_s: seconds before a second attempt, doubled each time.
+        runs: runs to upload, newest first; None uploads all runs of the store.
+        pause_s: seconds before the second attempt; doubled for each further attempt.
 
     Raises:
-        RunError: if the server does not take them; run it again when it does.
+        RunError: if the server fails or refuses the credentials; a later call completes the upload.
     """
     chosen = with_parents(store, store.runs() if runs is None else runs)
     _set_timeouts()
-    with files.lock(store.home / "sync"):  # two senders would both find a run missing, and both create it
+    with files.lock(store.home / "sync"):  # two uploads at the same time could both create a missing run
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         known: dict[str, str] = {}
 
@@ -75,8 +75,8 @@ def _retry(send: Callable[[], object], number: int, count: int, pause_s: float) 
             if refused or attempt == _ATTEMPTS:
                 why = "refused the credentials" if refused else f"failed ({type(error).__name__})"
                 raise RunError(
-                    f"the tracking server {why} after {number} of {count} runs; nothing is lost or twice: "
-                    "run `medmim sync` again when it answers"
+                    f"the tracking server {why} after {number} of {count} runs; no data is lost or "
+                    "duplicated: run `medmim sync` again when the server is available"
                 ) from error
             time.sleep(pause_s * 2 ** (attempt - 1))
         else:
@@ -89,14 +89,14 @@ def _is_refusal(error: Exception) -> bool:
 
 
 class BackgroundUploader:
-    """Sends a run to a server from a thread of its own; the training never waits for it.
+    """Uploads a run to a server in a background thread, without delaying the training.
 
     Args:
-        store: the local store, read by a client of its own.
+        store: the local store; the thread reads it through a separate client.
         run_id: of the run.
         uri: of the server.
-        every_s: pause between two sendings.
-        patience_s: how long the end of the training waits for the last one.
+        every_s: seconds between two uploads.
+        patience_s: longest wait in seconds for the last upload at the end of the training.
     """
 
     def __init__(
@@ -112,19 +112,19 @@ class BackgroundUploader:
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> BackgroundUploader:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Send the end, but wait for a slow server no longer than `patience_s`."""
+        """Start the last upload and wait for it, at most `patience_s`."""
         self._ended.set()
         self.wait(self._patience_s)
 
     def wait(self, seconds: float = 60.0) -> None:
-        """Wait for what is still on its way."""
+        """Wait until the thread has ended, at most the given number of seconds."""
         self._thread.join(seconds)
 
     def _run(self) -> None:
@@ -133,7 +133,7 @@ class BackgroundUploader:
         self.complete = self._send()
 
     def _send(self) -> bool:
-        """Send what there is; a server that does not answer is asked again next time."""
+        """Upload the current state of the run; return whether the upload succeeded."""
         try:
             sync(self._store, self._uri, runs=[self._store.run(self._run_id)], pause_s=0.05)
         except RunError:
@@ -142,7 +142,7 @@ class BackgroundUploader:
 
 
 def server_of(store: Store) -> str | None:
-    """Return the server that `MLFLOW_TRACKING_URI` names, unless it is the local store itself."""
+    """Return the URI in `MLFLOW_TRACKING_URI`; None if it is not set or is the local store."""
     uri = os.environ.get(SERVER)
     return uri if uri and uri != store.uri else None
 

@@ -1,8 +1,8 @@
 """Upload copies of runs to an MLflow store exactly once, however often the upload is interrupted.
 
-A copy is found by a tag with the id of the run where it was made. The tag is set in the request that creates
-the run, so that it can be found even if the response is lost. After that, the copy is compared with the run
-and only what is missing is sent.
+A tag of each copy contains the id of the original run. The request that creates the copy also sets the tag,
+so that the copy can be found even if the response is lost. Later uploads compare the copy with the original
+and send only what is missing.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from medmim.tracking.mlflow_store import EXPERIMENT_TAGS, ORIGIN
 from medmim.tracking.run_copies import RunCopy, VersionCopy
 from medmim.tracking.study_runs import PARENT
 
-RECORD = "medmim-copied.json"  # artifact of a copy: path → SHA-256 of what has arrived
-_WHOLE = "medmim.copied"  # tag of a complete copy: digest of its source, set last
+RECORD = "medmim-copied.json"  # artifact of a copy: path → SHA-256 of each file that was uploaded
+_WHOLE = "medmim.copied"  # tag of a complete copy: digest of the original, set last
 _VERDICTS = ("contamination", "promoted_by", "promotion_p")
 _BATCH = 500  # points per request; servers accept up to 1000
 
 
 @dataclass
 class UploadSummary:
-    """Counts of what was sent."""
+    """Numbers of uploaded items."""
 
     runs: int = 0
     new_runs: int = 0
@@ -44,7 +44,7 @@ class Uploader:
 
     Args:
         client: of the store.
-        experiment: returns the id of an experiment by its name, and creates it when missing.
+        experiment: returns the id of the experiment with a given name, creating it if needed.
     """
 
     def __init__(self, client: MlflowClient, experiment: Callable[[str], str]) -> None:
@@ -57,7 +57,7 @@ class Uploader:
         """Upload a run after its parent; return its id in the store.
 
         Raises:
-            MlflowException: if the store rejects it; nothing is then stored twice.
+            MlflowException: if the store rejects a request; a repeated upload stores nothing twice.
         """
         known = self._find(copy)
         self.sent.runs += 1
@@ -67,7 +67,7 @@ class Uploader:
         run_id = str(known.info.run_id)
         self._ids[copy.origin] = run_id
         if run_id == copy.origin or known.data.tags.get(_WHOLE) == copy.digest:
-            return run_id  # made in this store, or complete already
+            return run_id  # the original itself, or a complete copy
         self._values(copy, known)
         self._artifacts(copy, run_id)
         for version in copy.versions:
@@ -77,7 +77,7 @@ class Uploader:
         return run_id
 
     def drop(self, origins: Sequence[str]) -> None:
-        """Delete the copies of these runs."""
+        """Delete the copies of the given runs."""
         if not origins:
             return
         places = [one.experiment_id for one in self.client.search_experiments()]
@@ -96,7 +96,7 @@ class Uploader:
             return own
         found = self.client.search_runs([experiment], filter_string=f"tags.`{ORIGIN}` = '{copy.origin}'")
         first, *others = sorted(found, key=lambda run: run.info.run_id) or [None]
-        for other in others:  # two machines uploaded at once
+        for other in others:  # two machines uploaded the run at the same time
             self.client.delete_run(other.info.run_id)
         return first
 
@@ -109,14 +109,14 @@ class Uploader:
         return {PARENT: self._ids[copy.parent]} if copy.parent in self._ids else {}
 
     def _values(self, copy: RunCopy, known: Run) -> None:
-        """Send the parameters, tags, points and inputs that are missing."""
+        """Upload missing parameters, tags, metric points and input datasets."""
         run_id, data = str(known.info.run_id), known.data
         params = [Param(key, value) for key, value in copy.params.items() if key not in data.params]
         tags = {**copy.tags, **self._parent(copy)}
         changed = [RunTag(key, value) for key, value in tags.items() if data.tags.get(key) != value]
         self.client.log_batch(run_id, params=params, tags=changed)
         there = {
-            (key, point.timestamp, point.step, repr(point.value))  # NaN equals itself here
+            (key, point.timestamp, point.step, repr(point.value))  # as text, so that NaN equals NaN
             for key in data.metrics
             for point in self.client.get_metric_history(run_id, key)
         }
@@ -132,7 +132,7 @@ class Uploader:
             self.client.log_inputs(run_id, datasets=[_input(one) for one in copy.datasets])
 
     def _artifacts(self, copy: RunCopy, run_id: str) -> None:
-        """Send files that are missing or changed since the record of what arrived; then the new record."""
+        """Upload artifacts that are missing or changed according to the record, then update the record."""
         arrived = self._record(run_id)
         for path, digest in copy.artifacts.items():
             if arrived.get(path) != digest:
@@ -149,11 +149,11 @@ class Uploader:
             path = Path(self.client.download_artifacts(run_id, RECORD, folder))
             try:
                 return {str(key): str(value) for key, value in json.loads(path.read_text("utf-8")).items()}
-            except ValueError:  # a truncated record: everything is sent again
+            except ValueError:  # a truncated record: upload all artifacts again
                 return {}
 
     def _version(self, version: VersionCopy, run_id: str) -> None:
-        """Register a version without any authority: its aliases and verdicts become tags `imported_…`."""
+        """Register a version; its aliases and verdicts become tags `imported_…` without effect."""
         try:
             self.client.create_registered_model(version.model)
         except MlflowException as error:
@@ -179,13 +179,13 @@ class Uploader:
 
 
 def experiment_of(client: MlflowClient, name: str) -> str:
-    """Return the id of an experiment of a server, created when missing."""
+    """Return the id of an experiment on a server, creating the experiment if needed."""
     found = client.get_experiment_by_name(name)
     return str(found.experiment_id if found else client.create_experiment(name, tags=EXPERIMENT_TAGS))
 
 
 def _without_authority(version: VersionCopy) -> dict[str, str]:
-    """Return the tags of a version, with those that only this place may give under `imported_…`."""
+    """Return the tags of a version; aliases and verdicts of the other store are prefixed `imported_`."""
     tags = {f"imported_{key}" if key in _VERDICTS else key: value for key, value in version.tags.items()}
     return {**tags, **({"imported_aliases": ",".join(version.aliases)} if version.aliases else {})}
 

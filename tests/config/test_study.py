@@ -88,8 +88,11 @@ def test_titles():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"masks": ["mesh", "mesh"]}, "two cells are called 'spark mesh 0.7 seed 0'"),
-        ({"masks": [], "scratch": False}, "no arm: give masks and ratios, or arms"),
+        ({"masks": ["mesh", "mesh"]}, "two trials have the name 'spark mesh 0.7 seed 0'"),
+        (
+            {"masks": [], "scratch": False},
+            "expected at least one arm, got none: set masks and ratios, or arms",
+        ),
         ({"pretrain": {"stpes": 3}}, "study, pretrain: settings: unknown key 'stpes'; did you mean 'steps'"),
         ({"pretrain": {"seed": 3}}, "study, pretrain: 'seed' is set by the study: use seeds"),
         ({"finetune": {"fold": 3}}, "study, finetune: 'fold' is set by the study: use folds"),

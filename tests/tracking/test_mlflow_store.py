@@ -28,7 +28,7 @@ def png(mode="RGBA"):
 
 
 @pytest.mark.parametrize("below", ["file", "file/below", "dangling"])
-def test_a_home_that_is_no_folder_is_told(tmp_path, below):
+def test_a_home_that_is_not_a_folder_is_an_error(tmp_path, below):
     (tmp_path / "file").write_text("")
     (tmp_path / "dangling").symlink_to(tmp_path / "nothing")
     with pytest.raises(RunError, match=r"expected a folder, .* set MEDMIM_HOME to a folder") as found:
@@ -36,7 +36,7 @@ def test_a_home_that_is_no_folder_is_told(tmp_path, below):
     assert "\n" not in str(found.value)
 
 
-def test_a_run_comes_back(store, tmp_path):
+def test_a_recorded_run_is_read_back(store, tmp_path):
     recorder = begin(store, stage="pretrain", seed="0")
     recorder.settings({"lr": 0.1, "size": (8, 8), "encoder": None, "encoder_options": {"filters": [4, 8]}})
     recorder.tags({"late": "yes"})
@@ -74,7 +74,7 @@ def test_a_run_comes_back(store, tmp_path):
     assert sum(path.endswith(".png") and "panel" in path for path in pictures) == 2
 
 
-def test_long_settings_are_cut_as_parameters_only(store):
+def test_long_settings_are_truncated_in_parameters_but_not_in_the_artifact(store):
     recorder = begin(store)
     recorder.settings({"init": "x" * 600})
     run = store.run(recorder.run_id)
@@ -103,7 +103,7 @@ def test_points_after_the_last_saved_state_are_not_logged_twice(store):
     for step in (1, 2):
         recorder.metrics({"train/loss": float(step)}, step=step)
     resumed = store.resume(recorder.run_id, keep_points=True)
-    for step in (2, 3):  # from the state of step 1
+    for step in (2, 3):  # resumed from the state of step 1
         resumed.metrics({"train/loss": float(step)}, step=step)
     history = store.client.get_metric_history(recorder.run_id, "train/loss")
     assert [(point.step, point.value) for point in history] == [(1, 1.0), (2, 2.0), (3, 3.0)]
@@ -116,14 +116,14 @@ def test_the_summary_of_a_study_is_replaced(store):
     assert store.run(recorder.run_id).data.metrics["score/mean"] == 0.6
 
 
-def test_an_unknown_run_is_told(store):
+def test_an_unknown_run_is_an_error(store):
     with pytest.raises(
-        RunError, match="no run 'abc' in this home folder: see `medmim ui`, or set MEDMIM_HOME"
+        RunError, match="no run 'abc' in this home folder: list the runs with `medmim ui`, or set"
     ):
         store.run("abc")
 
 
-def test_a_missing_artifact_is_told(store):
+def test_a_missing_artifact_is_an_error(store):
     recorder = begin(store)
     with pytest.raises(RunError, match=r"has no artifact 'cases\.jsonl': it may not have finished"):
         store.read_text(store.run(recorder.run_id), "cases.jsonl")
@@ -144,7 +144,7 @@ def test_models_are_registered_in_versions(store, tmp_path):
     assert version.tags == {"sha256": "ab"}
 
 
-def test_the_newest_of_later_scores_is_shown(store):
+def test_the_newest_of_several_scores_is_shown(store):
     recorder = begin(store)
     recorder.finish("FINISHED")
     for value in (0.5, 0.6):
@@ -155,11 +155,11 @@ def test_the_newest_of_later_scores_is_shown(store):
     assert store.run(recorder.run_id).info.status == "FINISHED"
 
 
-def test_a_run_of_another_home_gets_no_score(store):
+def test_scores_for_runs_of_another_home_are_ignored(store):
     store.note_score("0" * 32, "finetuned/test_dice", 0.5)
 
 
-def test_nobody_is_named(store):
+def test_the_store_contains_no_user_name(store):
     recorder = begin(store)
     run = store.run(recorder.run_id)
     assert run.info.user_id == "medmim"
@@ -174,7 +174,9 @@ def test_nobody_is_named(store):
         values = [
             str(value)
             for table in tables
-            for line in database.execute(f'select * from "{table}"')  # our own names
+            for line in database.execute(
+                f'select * from "{table}"'
+            )  # table names come from the database itself
             for value in line
         ]
     assert getpass.getuser() not in values
@@ -203,7 +205,7 @@ Store(Path(sys.argv[1])).begin(experiment="first", name="a run", tags={"stage": 
 """
 
 
-def test_processes_that_begin_a_new_home_at_once_all_get_their_run(tmp_path):
+def test_processes_that_create_a_home_at_the_same_time_all_record_their_run(tmp_path):
     command = [sys.executable, "-c", FIRST_RUN, str(tmp_path / "home")]
     started = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)
@@ -219,7 +221,7 @@ def test_processes_that_begin_a_new_home_at_once_all_get_their_run(tmp_path):
     assert len(Store(tmp_path / "home").runs(stage="pretrain")) == 3
 
 
-def test_any_name_of_a_class_can_be_part_of_a_metric(store):
+def test_metric_keys_may_contain_any_class_name(store):
     recorder = begin(store)
     values = {"val/f1_<5 mm": 1.0, "val/f1_>5 mm": 2.0, "val/f1_a/b, (c) & 50%": 3.0, "val/f1_ödem": 4.0}
     values |= {"val/f1__5 mm": 5.0, "val/f1_../x": 6.0, "val/f1_" + "x" * 300: 7.0}

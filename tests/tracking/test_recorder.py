@@ -14,7 +14,7 @@ def public(kind):
 
 
 @pytest.mark.parametrize("kind", [MemoryRecorder, RunRecorder])
-def test_recorders_can_all_that_the_interface_asks(kind):
+def test_recorders_implement_the_interface(kind):
     assert public(Recorder) == set(METHODS)
     assert public(kind) == set(METHODS)
     for name in METHODS:
@@ -22,12 +22,12 @@ def test_recorders_can_all_that_the_interface_asks(kind):
         assert [(p.name, p.kind) for p in asked.values()] == [(p.name, p.kind) for p in given.values()]
 
 
-def test_the_twin_in_memory_is_a_recorder_and_a_log():
+def test_the_memory_recorder_is_a_recorder_and_a_log():
     assert isinstance(MemoryRecorder(), Recorder)
     assert isinstance(MemoryRecorder(), Log)
 
 
-def test_the_twin_keeps_everything(tmp_path):
+def test_the_memory_recorder_records_everything(tmp_path):
     recorder = MemoryRecorder()
     (tmp_path / "a.bin").write_bytes(b"abc")
     recorder.settings({"lr": 0.1})

@@ -1,7 +1,7 @@
 from medmim.tracking.run_recorder import stored_names
 
 
-def test_names_that_mlflow_accepts_stay():
+def test_keys_that_mlflow_accepts_are_kept():
     keys = ["test/dice", "val/hd95 mm", "test/f1_a-b.c:d"]
     assert stored_names(keys) == dict(zip(keys, keys, strict=True))
 
@@ -11,9 +11,9 @@ def test_other_characters_become_underscores():
     assert stored_names(["test/a/b"]) == {"test/a/b": "test/a_b"}
 
 
-def test_names_that_would_be_equal_are_numbered():
+def test_keys_that_become_equal_are_numbered():
     assert stored_names(["t/a<", "t/a>", "t/a_"]) == {"t/a<": "t/a__2", "t/a>": "t/a__3", "t/a_": "t/a_"}
 
 
-def test_long_names_are_cut():
+def test_long_keys_are_truncated():
     assert len(stored_names(["t/" + "x" * 300])["t/" + "x" * 300]) == 240

@@ -1,4 +1,4 @@
-"""A pack travels whole or not at all, leads nowhere else, and merges once."""
+"""Packs are complete or rejected, write nothing outside their folder, and are merged only once."""
 
 import json
 import zipfile
@@ -21,7 +21,7 @@ def store(new_home):
 
 @pytest.fixture
 def packed(store, tmp_path):
-    """A study's run with a training below it, in one file."""
+    """A pack with the run of a study and one training."""
     root = store.begin(experiment="s", name="s", tags={"study": "s", "role": "study"})
     root.text("report/report.html", "<p>é</p>")
     tags = {"study": "s", "role": "cell", "arm": "scratch", "seed": "0", PARENT: root.run_id}
@@ -39,7 +39,7 @@ def packed(store, tmp_path):
 
 
 def rewritten(path, change):
-    """The pack with its entries changed: name → bytes."""
+    """Return a copy of a pack whose entries (name → bytes) were changed by a function."""
     with zipfile.ZipFile(path) as archive:
         entries = {name: archive.read(name) for name in archive.namelist()}
     change(entries)
@@ -50,7 +50,7 @@ def rewritten(path, change):
     return other
 
 
-def test_another_site_gets_everything_once(packed, new_home):
+def test_unpacking_twice_at_another_site_merges_the_study_once(packed, new_home):
     there = Store(new_home())
     merged = unpack(there, packed)
     assert (merged.runs, merged.new_runs, merged.versions) == (2, 2, 1)
@@ -68,7 +68,7 @@ def test_another_site_gets_everything_once(packed, new_home):
     assert str(there.home) in cell.info.artifact_uri
 
 
-def test_a_pack_names_no_champion_and_certifies_nothing_here(store, packed, new_home):
+def test_champions_and_certificates_of_a_pack_have_no_effect_in_another_store(store, packed, new_home):
     lineage = {"contamination": NONE_FOUND, "promoted_by": "a test elsewhere", "sha256": "ab"}
     for key, value in lineage.items():
         store.client.set_model_version_tag("d-segment", "1", key, value)
@@ -88,25 +88,25 @@ def test_a_pack_names_no_champion_and_certifies_nothing_here(store, packed, new_
     assert champion_of(there, "d-segment").version == 1
 
 
-def test_it_comes_home_unchanged(packed, store):
+def test_unpacking_in_the_original_store_changes_nothing(packed, store):
     before = {run.info.run_id for run in store.runs()}
     assert unpack(store, packed).new_runs == 0
     assert {run.info.run_id for run in store.runs()} == before
 
 
-def test_a_pack_of_unpacked_runs_is_the_same_study(packed, store, new_home, tmp_path):
+def test_a_pack_of_unpacked_runs_adds_no_runs_to_the_original_store(packed, store, new_home, tmp_path):
     there = Store(new_home())
     unpack(there, packed)
     pack(there, there.runs(study="s"), tmp_path / "again.zip")
     assert unpack(store, tmp_path / "again.zip").new_runs == 0
 
 
-def test_equal_runs_equal_file(packed, store, tmp_path):
+def test_packs_of_equal_runs_are_identical_files(packed, store, tmp_path):
     pack(store, store.runs(study="s"), tmp_path / "twin.zip")
     assert (tmp_path / "twin.zip").read_bytes() == packed.read_bytes()
 
 
-def test_an_unknown_study_is_told(store, tmp_path):
+def test_packing_a_study_without_runs_is_an_error(store, tmp_path):
     with pytest.raises(RunError, match="nothing to pack"):
         pack(store, [], tmp_path / "s.zip")
     assert not (tmp_path / "s.zip").exists()
@@ -130,7 +130,7 @@ def add(name):
 
 
 def listed(name):
-    """A name that the manifest lists, with its right hash."""
+    """Add a file that is listed in the manifest with its correct hash."""
 
     def change(entries):
         import hashlib
@@ -143,8 +143,8 @@ def listed(name):
     return change
 
 
-def told(key, value):
-    """A run.json that says something else, with its right hash."""
+def changed_run(key, value):
+    """Change a value in run.json and update its hash in the manifest."""
 
     def change(entries):
         name = "runs/0/run.json"
@@ -169,7 +169,7 @@ def manifest_of(content):
 
 
 def sized(size):
-    """A manifest that gives a file another size."""
+    """Change the size of a file in the manifest."""
 
     def change(entries):
         manifest = json.loads(entries[MANIFEST])
@@ -182,26 +182,26 @@ def sized(size):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (flip, "is damaged: a file does not have the SHA-256"),
-        (longer, "is damaged: a file does not have the SHA-256"),
-        (add("runs/0/artifacts/new.txt"), "holds other files than its manifest says"),
-        (listed("../../evil.txt"), "leads out of its folder"),
-        (listed("/etc/evil.txt"), "leads out of its folder"),
-        (listed("runs/0/artifacts/../../../evil.txt"), "leads out of its folder"),
-        (listed("runs/0/artifacts//evil.txt"), "leads out of its folder"),
-        (listed("runs/0/artifacts/C:\\evil.txt"), "leads out of its folder"),
-        (listed("runs/0/artifacts/extra.txt"), "names files or experiments that it should not"),
-        (told("experiment", "../../evil"), "names files or experiments that it should not"),
-        (told("artifacts", {"../../../evil.txt": "0" * 64}), "names files or experiments that it should not"),
-        (told("metrics", 7), r"cannot be unpacked \(TypeError\)"),
-        (told("of_another_version", 7), r"cannot be unpacked \(TypeError\)"),
-        (manifest_of({"format": 1, "files": []}), "holds other files than its manifest says"),
+        (flip, "is damaged: the SHA-256 of a file differs from the manifest"),
+        (longer, "is damaged: the SHA-256 of a file differs from the manifest"),
+        (add("runs/0/artifacts/new.txt"), "the files of this pack do not match its manifest"),
+        (listed("../../evil.txt"), "contains a path outside its own folder"),
+        (listed("/etc/evil.txt"), "contains a path outside its own folder"),
+        (listed("runs/0/artifacts/../../../evil.txt"), "contains a path outside its own folder"),
+        (listed("runs/0/artifacts//evil.txt"), "contains a path outside its own folder"),
+        (listed("runs/0/artifacts/C:\\evil.txt"), "contains a path outside its own folder"),
+        (listed("runs/0/artifacts/extra.txt"), "unexpected files, or unsafe names"),
+        (changed_run("experiment", "../../evil"), "unexpected files, or unsafe names"),
+        (changed_run("artifacts", {"../../../evil.txt": "0" * 64}), "unexpected files, or unsafe names"),
+        (changed_run("metrics", 7), r"cannot be unpacked \(TypeError\)"),
+        (changed_run("of_another_version", 7), r"cannot be unpacked \(TypeError\)"),
+        (manifest_of({"format": 1, "files": []}), "the files of this pack do not match its manifest"),
         (manifest_of([]), r"cannot be unpacked \(TypeError\)"),
-        (sized(-2), "is not to be trusted"),
+        (sized(-2), "do not trust it"),
         (lambda entries: entries.pop(MANIFEST), r"cannot be unpacked \(KeyError\)"),
     ],
 )
-def test_what_is_not_to_be_trusted_changes_nothing(change, message, packed, new_home):
+def test_untrustworthy_packs_are_rejected_without_changes(change, message, packed, new_home):
     there = Store(new_home())
     with pytest.raises(RunError, match=message):
         unpack(there, rewritten(packed, change))
@@ -209,7 +209,7 @@ def test_what_is_not_to_be_trusted_changes_nothing(change, message, packed, new_
     assert not list(there.home.parent.rglob("evil*"))
 
 
-def test_a_byte_that_changed_on_its_way_is_told_wherever_it_is(packed, new_home):
+def test_a_pack_with_a_changed_byte_is_rejected_or_complete(packed, new_home):
     whole, there = packed.read_bytes(), Store(new_home())
     broken = packed.with_name("broken.zip")
     for place in range(0, len(whole), max(1, len(whole) // 60)):
@@ -218,14 +218,14 @@ def test_a_byte_that_changed_on_its_way_is_told_wherever_it_is(packed, new_home)
             unpack(there, broken)
         except RunError:
             assert there.runs() == []
-        else:  # a byte that says nothing, such as a time: nothing may have changed
+        else:  # an unused byte, such as one of a timestamp: the study must be complete
             assert len(there.runs()) == 2
             there = Store(new_home())
 
 
 @pytest.mark.parametrize("length", [0, 10, 500])
-def test_a_file_cut_short_is_refused(length, packed, new_home):
+def test_a_truncated_pack_is_rejected(length, packed, new_home):
     short = packed.with_name("short.zip")
     short.write_bytes(packed.read_bytes()[:length])
-    with pytest.raises(RunError, match="expected a file of `medmim pack`, whole"):
+    with pytest.raises(RunError, match="expected a complete file written by `medmim pack`"):
         unpack(Store(new_home()), short)

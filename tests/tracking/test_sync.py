@@ -1,4 +1,4 @@
-"""The server may fail in any way: runs finish, and afterwards it holds everything exactly once."""
+"""Whichever way the server fails, runs finish, and a later sync uploads everything exactly once."""
 
 import shutil
 
@@ -13,8 +13,6 @@ from medmim.tracking.run_copies import copy_of
 from medmim.tracking.study_runs import PARENT
 from medmim.tracking.sync import BackgroundUploader, server_of, sync
 from medmim.tracking.upload import RECORD
-
-# what the server does while the run is on; a number is the request at which it begins or ends to
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +52,7 @@ def copies_there(server, run_id):
 
 
 def assert_equal(server, store, run_id):
-    """The server holds one run that is what the local one is."""
+    """Assert that the server contains exactly one copy of a run, equal to the local run."""
     (there,) = copies_there(server, run_id)
     client, here = remote(server), store.run(run_id)
     assert there.info.status == here.info.status
@@ -76,7 +74,7 @@ def assert_equal(server, store, run_id):
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda name: name.replace(" ", "-"))
-def test_a_run_outlives_its_server(fault, server, store):
+def test_a_run_finishes_although_the_server_fails(fault, server, store):
     recorder = begin(store)
     with (
         server.failing(FAULTS[fault]),
@@ -92,7 +90,7 @@ def test_a_run_outlives_its_server(fault, server, store):
     assert (again.new_runs, again.points, again.artifacts, again.versions) == (0, 0, 0, 0)
 
 
-def test_a_run_on_a_good_server_is_complete_at_its_end(server, store):
+def test_a_run_is_completely_uploaded_when_it_ends(server, store):
     recorder = begin(store)
     with BackgroundUploader(store, recorder.run_id, server.uri, every_s=0.05, patience_s=60.0) as mirror:
         work(recorder)
@@ -100,8 +98,8 @@ def test_a_run_on_a_good_server_is_complete_at_its_end(server, store):
     assert_equal(server, store, recorder.run_id)
 
 
-def test_training_does_not_talk_to_the_server(server, store):
-    """A server that hangs for seconds costs a logging call nothing: it writes to the local store only."""
+def test_training_does_not_wait_for_the_server(server, store):
+    """Logging writes to the local store only, so a hanging server does not delay it."""
     recorder = begin(store)
     with (
         server.failing("hang"),
@@ -113,7 +111,7 @@ def test_training_does_not_talk_to_the_server(server, store):
 
 
 def family(store, tmp_path):
-    """A study's run, an arm below it, a training below that, with a registered model."""
+    """Record the run of a study, an arm, and a training with a registered model."""
     (tmp_path / "weights.safetensors").write_bytes(b"weights")
     root = begin(store, role="study", dataset="d", dataset_hash="ab" * 32)
     arm = begin(store, role="arm", **{PARENT: root.run_id})
@@ -143,7 +141,7 @@ def assert_family(server, store, runs):
     assert mine[0].source == f"{cell.info.artifact_uri}/model"
 
 
-def test_parents_models_and_datasets_arrive(server, store, tmp_path):
+def test_parents_models_and_datasets_are_uploaded(server, store, tmp_path):
     runs = family(store, tmp_path)
     sent = sync(store, server.uri)
     assert (sent.runs, sent.new_runs, sent.versions) == (3, 3, 1)
@@ -152,19 +150,19 @@ def test_parents_models_and_datasets_arrive(server, store, tmp_path):
 
 @pytest.mark.parametrize("fault", ["down", "lost answer", "half answer"])
 @pytest.mark.parametrize("good", range(0, 40, 5))
-def test_an_interrupted_sync_is_continued(fault, good, server, store, tmp_path):
-    """The server fails for good after so many requests; the next sync completes what was begun."""
+def test_an_interrupted_sync_is_resumed(fault, good, server, store, tmp_path):
+    """The server fails permanently after some requests; the next sync completes the upload."""
     runs = family(store, tmp_path)
     with server.failing(lambda number: fault if number > good else None):
         try:
             sync(store, server.uri, pause_s=0.0)
         except RunError as error:
-            assert "nothing is lost or twice" in str(error)  # noqa: PT017  # it may also have been done
+            assert "no data is lost or duplicated" in str(error)  # noqa: PT017  # the sync may also have succeeded
     sync(store, server.uri, pause_s=0.01)
     assert_family(server, store, runs)
 
 
-def test_later_changes_follow(server, store):
+def test_later_changes_are_uploaded(server, store):
     recorder = begin(store)
     recorder.metrics({"a": 1.0}, step=0)
     recorder.text("report.html", "old")
@@ -187,7 +185,7 @@ def assert_equal_but_nan(server, run_id):
     return there
 
 
-def test_two_copies_become_one(server, store):
+def test_duplicate_copies_are_merged(server, store):
     recorder = begin(store)
     recorder.finish("FINISHED")
     sync(store, server.uri)
@@ -198,14 +196,14 @@ def test_two_copies_become_one(server, store):
     assert len(copies_there(server, recorder.run_id)) == 1
 
 
-def test_refused_credentials_are_told_at_once(server, store):
+def test_refused_credentials_are_reported_without_retries(server, store):
     begin(store).finish("FINISHED")
     with server.failing("401"), pytest.raises(RunError, match="refused the credentials after 0 of 1 runs"):
         sync(store, server.uri)
     assert server._count <= 2
 
 
-def test_the_server_is_not_the_store_itself(store, monkeypatch):
+def test_the_local_store_is_not_a_server(store, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert server_of(store) is None
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
@@ -214,10 +212,10 @@ def test_the_server_is_not_the_store_itself(store, monkeypatch):
     assert server_of(store) == "http://127.0.0.1:1"
 
 
-def test_another_home_is_a_server_too(store, new_home, tmp_path, monkeypatch):
-    # the other tests' server runs in this process, and its variables would be those of this home too
+def test_another_home_can_serve_as_the_server(store, new_home, tmp_path, monkeypatch):
+    # the server of the other tests runs in this process; its environment variables would apply here too
     monkeypatch.delenv("_MLFLOW_SERVER_ARTIFACT_ROOT", raising=False)
-    monkeypatch.chdir(tmp_path)  # MLflow puts the artifacts of a bare database below the working folder
+    monkeypatch.chdir(tmp_path)  # MLflow stores artifacts of a bare database in the working folder
     family(store, tmp_path)
     other = Store(new_home())
     shutil.rmtree(other.home / "artifacts", ignore_errors=True)
@@ -225,7 +223,7 @@ def test_another_home_is_a_server_too(store, new_home, tmp_path, monkeypatch):
     assert sync(store, other.uri).points == 0
 
 
-def test_a_run_that_was_given_up_here_is_given_up_there(server, store):
+def test_a_run_deleted_locally_is_deleted_on_the_server(server, store):
     kept, given_up = begin(store), begin(store)
     for recorder in (kept, given_up):
         work(recorder)

@@ -20,12 +20,12 @@ def settings(**words):
     return PretrainSettings(**words)
 
 
-def test_steps_give_the_progress():
+def test_progress_follows_the_steps():
     budget = Budget(steps=4)
     assert [budget.progress(step) for step in range(6)] == [0, 0.25, 0.5, 0.75, 1, 1]
 
 
-def test_minutes_give_the_progress():
+def test_progress_follows_the_minutes():
     clock = Clock()
     budget = Budget(minutes=2.0, clock=clock)
     budget.start()
@@ -36,7 +36,7 @@ def test_minutes_give_the_progress():
     assert found == pytest.approx([0, 1 / 3, 2 / 3, 1, 1])
 
 
-def test_the_clock_runs_from_its_start():
+def test_time_counts_from_the_start():
     clock = Clock()
     budget = Budget(minutes=1.0, clock=clock)
     clock.now += 500
@@ -46,11 +46,11 @@ def test_the_clock_runs_from_its_start():
     assert budget.elapsed_s == 3
 
 
-def test_minutes_may_be_processor_time():
+def test_minutes_may_be_cpu_time():
     budget = budget_for(settings(minutes=1.0, time_source="processor"), volumes=10)
     budget.start()
     time.sleep(0.2)
-    assert budget.elapsed_s < 0.1  # sleeping takes no processor time
+    assert budget.elapsed_s < 0.1  # sleeping uses no CPU time
     before = budget.elapsed_s
     sum(number * number for number in range(200_000))
     assert budget.elapsed_s > before
@@ -86,7 +86,7 @@ def budget_of(*, epochs=None, batch_size=4):
 
 
 @pytest.mark.parametrize("epochs", [None, 1])
-def test_the_same_number_of_patches_per_step_resumes_as_if_never_stopped(epochs):
+def test_resuming_with_the_same_patches_per_step_continues_the_schedule_exactly(epochs):
     first, second = budget_of(epochs=epochs), budget_of(epochs=epochs)
     second.resume_at(2, first.schedule)
     assert [second.progress(step) for step in range(8)] == [first.progress(step) for step in range(8)]
@@ -103,7 +103,7 @@ def test_another_number_of_devices_resumes_with_the_next_patches(epochs, steps, 
     assert shares == pytest.approx([1 / 3 + 2 / 3 * number / (steps - 2) for number in range(steps - 1)])
     assert shares[-1] == 1.0
     third, fourth = budget_of(epochs=epochs, batch_size=2), budget_of(epochs=epochs)
-    third.resume_at(4, second.schedule)  # again the same number, then the first one
+    third.resume_at(4, second.schedule)  # the same number again, then the first one
     assert [third.progress(step) for step in range(2, 11)] == [second.progress(step) for step in range(2, 11)]
     fourth.resume_at(4, third.schedule)
     assert fourth.drawn(4) == 12

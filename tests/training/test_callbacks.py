@@ -9,7 +9,7 @@ from medmim.training.callbacks import LOG_EVERY_STEPS, LossLogger, ValidationCal
 
 
 def run(callback, losses, *, start=0):
-    """Tell a callback of one step after another."""
+    """Call a callback for a series of steps."""
     trainer, module = Trainer(start), Module()
     for number, loss in enumerate(losses):
         trainer.global_step = start + number + 1
@@ -27,9 +27,9 @@ def test_losses_are_logged_as_means():
     assert log.history[0][1]["train/lr"] == 0.5
 
 
-def test_the_mean_is_reduced_where_processes_meet(monkeypatch):
-    class Elsewhere(OneProcess):
-        """Where processes meet on a card: like nccl, it takes nothing from the processor."""
+def test_losses_are_averaged_over_processes_on_the_device_of_the_strategy(monkeypatch):
+    class GpuProcess(OneProcess):
+        """Reduces tensors on the GPU only, like nccl."""
 
         root_device = torch.device("meta")
 
@@ -37,14 +37,14 @@ def test_the_mean_is_reduced_where_processes_meet(monkeypatch):
             assert tensor.device == self.root_device
             return 2.0
 
-    monkeypatch.setattr(Trainer, "strategy", Elsewhere())
+    monkeypatch.setattr(Trainer, "strategy", GpuProcess())
     log = MemoryRecorder()
     run(LossLogger(log), [1.0])
     assert log.history[0][1]["train/loss"] == 2.0
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a card")
-def test_losses_that_a_resume_brings_meet_those_of_the_card():
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_resumed_losses_are_averaged_with_losses_on_the_gpu():
     losses = LossLogger(MemoryRecorder())
     losses.load_state_dict({"waiting": [torch.tensor(1.0)], "recent": 1.0})
     trainer, module = Trainer(2), Module()
@@ -62,7 +62,7 @@ def test_losses_that_are_not_finite_are_left_out_of_the_mean(bad):
     assert losses.recent == 1.0
 
 
-def test_waiting_losses_survive_a_resume():
+def test_losses_not_yet_logged_survive_a_resume():
     log = MemoryRecorder()
     first = LossLogger(log)
     run(first, [1.0, 2.0, 3.0])
@@ -75,7 +75,7 @@ def test_waiting_losses_survive_a_resume():
 
 
 def evaluations(values, *, times=3, steps=9, best="val/dice"):
-    """Evaluations that give one value after another."""
+    """Return a callback whose evaluations give the listed values, and its log."""
     values = iter(values)
     log = MemoryRecorder()
     made = ValidationCallback(
@@ -84,13 +84,13 @@ def evaluations(values, *, times=3, steps=9, best="val/dice"):
     return made, log
 
 
-def test_evaluations_come_at_even_shares():
+def test_evaluations_are_evenly_spaced():
     made, log = evaluations([0.1, 0.2, 0.3])
     run(made, [0.0] * 9)
     assert log.history == [(3, {"val/dice": 0.1}), (6, {"val/dice": 0.2}), (9, {"val/dice": 0.3})]
 
 
-def test_more_evaluations_than_steps_are_one_a_step():
+def test_there_is_at_most_one_evaluation_per_step():
     made, log = evaluations([0.1, 0.2], times=10, steps=2)
     run(made, [0.0] * 2)
     assert [step for step, _ in log.history] == [1, 2]
@@ -117,13 +117,13 @@ def test_an_equal_score_does_not_replace_the_earlier_one():
 
 
 @pytest.mark.parametrize(("best", "value"), [(None, 0.5), ("val/dice", float("nan")), ("val/other", 0.5)])
-def test_without_a_choice_no_weights_are_kept(best, value):
+def test_no_weights_are_kept_without_a_finite_score_to_choose_by(best, value):
     made, _ = evaluations([value] * 3, best=best)
     run(made, [0.0] * 9)
     assert made.best_weights == {}
 
 
-def test_evaluation_leaves_the_mode_as_it_was():
+def test_evaluation_restores_the_training_mode():
     modes = []
     module = Module()
     made = ValidationCallback(
@@ -140,7 +140,7 @@ def test_evaluation_leaves_the_mode_as_it_was():
     assert module.drop.training
 
 
-def test_what_was_best_survives_a_resume():
+def test_the_best_weights_survive_a_resume():
     first, _ = evaluations([0.9])
     run(first, [0.0] * 3)
     second, log = evaluations([0.4, 0.5])

@@ -1,4 +1,4 @@
-"""Two processes that share each step give the weights of one that takes the whole step."""
+"""Two processes that share each step give the same weights as one process."""
 
 import json
 import os
@@ -23,18 +23,18 @@ from medmim.training.budget import StepSchedule
 from medmim.training.resume.state_file import read_state
 from medmim.training.resume.states import verified_state
 
-# sgd, for Adam makes whole steps of gradients that are zero but for rounding, such as those of keys' biases
+# SGD, because Adam amplifies gradients that consist of rounding errors, such as those of key biases
 COMMON = ["--steps", "3", "--set", "num_evaluations=1", "--lr", "0.1", "--set", "optimizer=sgd"]
 SPARK = ["pretrain", *tiny.TINY_WORDS, *COMMON, "--set", "method_options={decoder_width: 8}"]
 VIT = ["--size", "16", "--encoder", "vit", "--workers", "0", "--precision", "fp32"]
 VIT += ["--set", "encoder_options={width: 24, depth: 2, heads: 2, patch: 4}"]
 LATENT = ["pretrain", *VIT, *COMMON, "--method", "latent_mim"]
-# accumulated batches have a constraint each
+# each accumulated batch has its own constraint
 LATENT += ["--set", "method_options={objective: mse, similarity: 0}"]
 CONTRASTIVE = ["pretrain", *tiny.TINY_WORDS, *COMMON, "--method", "contrastive"]
 CONTRASTIVE += ["--set", "method_options={teacher: shared}"]
 CLASSIFY = ["finetune", "classify", *tiny.TINY_WORDS, *COMMON, "--init", "scratch"]
-CLASSIFY += ["--set", "task_options={dropout: 0}"]  # each process drops out for itself
+CLASSIFY += ["--set", "task_options={dropout: 0}"]  # dropout differs between processes
 SEGMENT = ["finetune", "segment", *tiny.TINY_WORDS, *COMMON, "--init", "scratch"]
 
 
@@ -66,20 +66,20 @@ def close(first, second, **tolerance):
         pytest.param(SEGMENT, ["--batch-size", 2], id="Dice of all processes"),
     ],
 )
-def test_two_processes_are_one(tiny_dataset, new_home, words, shared):
+def test_two_processes_give_the_weights_of_one(tiny_dataset, new_home, words, shared):
     home = new_home()
     first = medmim(home, *words, "--data", tiny_dataset, "--batch-size", 4)
     second = medmim(home, *words, "--data", tiny_dataset, *shared, "--devices", 2)
     assert close(first, second, rtol=1e-3, atol=1e-4)
     runs = Store(home).runs(stage=words[0])
-    assert len(runs) == 2  # the second process records nothing
+    assert len(runs) == 2  # only the first process records a run
     assert {run.info.status for run in runs} == {"FINISHED"}
     losses = [run.data.metrics["train/loss"] for run in runs]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 @pytest.mark.slow
-def test_two_processes_are_stopped_and_one_goes_on(tiny_dataset, new_home):
+def test_a_training_stopped_on_two_processes_resumes_on_one(tiny_dataset, new_home):
     home = new_home()
     words = [*SPARK, "--data", tiny_dataset, "--batch-size", 2, "--devices", 2, "--steps", 400]
     words += ["--set", "checkpoint_every_steps=2", "--set", "num_evaluations=2"]
@@ -106,8 +106,8 @@ def test_two_processes_are_stopped_and_one_goes_on(tiny_dataset, new_home):
 
 
 @pytest.mark.slow
-def test_two_processes_go_back_to_the_same_state(tiny_dataset, tmp_path):
-    """The second meets the NaN, and has a folder of its own without states, as in a run."""
+def test_both_processes_return_to_the_same_state_after_a_nan(tiny_dataset, tmp_path):
+    """The NaN occurs in the second process, whose own folder contains no states, as in a real run."""
     here = Path(__file__).parents[1] / "helpers"
     paths = os.pathsep.join(map(str, [here.parents[1], here.parent, here]))
     environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
@@ -116,7 +116,7 @@ def test_two_processes_go_back_to_the_same_state(tiny_dataset, tmp_path):
     assert ran.returncode == 0, ran.stderr
     first, second = (load_file(tmp_path / f"{rank}.safetensors") for rank in (0, 1))
     assert all(torch.equal(first[name], second[name]) for name in first)
-    # step 4 takes draws 12 to 15; those of the second process are 14 and 15, and the last is bad
+    # step 4 takes draws 12 to 15; those of the second process are 14 and 15, and the last one is NaN
     bad = volumes_of(SimpleNamespace(dataset=tiny_dataset), 7)[1]
     found = f"first in layer 'network.encoder.stages.0.conv1.conv', with volumes {bad} in the batch"
     assert f"{found}; rolled back to the last saved state, 1 so far" in ran.stderr
@@ -124,7 +124,7 @@ def test_two_processes_go_back_to_the_same_state(tiny_dataset, tmp_path):
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
-def test_processes_take_batches_in_turn(processes):
+def test_batches_are_distributed_in_turn_to_the_processes(processes):
     ready = PreprocessedVolume(torch.ones(1, 8, 8, 8), None, torch.eye(4).double().numpy(), 2)
     patches = pretraining_patches(PreprocessingPlan(3, (8, 8, 8)))
     draws = PatchDataset([tiny.row()], lambda volume: ready, patches, labelled=False, seed=0)

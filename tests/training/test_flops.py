@@ -1,4 +1,4 @@
-"""Parameters and operations, counted by hand for a network of one layer and for a transformer."""
+"""Compares counted parameters and operations with hand calculations for one layer and a transformer."""
 
 import pytest
 import torch
@@ -27,18 +27,20 @@ def method_for(**options):
     return build_method("mask_any_net", **words, fusion={"level": "decision", "kernel": 0, **options})
 
 
-def test_the_encoder_is_counted_as_by_hand():
+def test_the_encoder_cost_equals_the_hand_calculation():
     images = torch.zeros(1, 1, 16, 16)
     hidden = build_mask("random", ratio=0.5).sample(1, (4, 4), generator=torch.Generator().manual_seed(0))
     cost = cost_of(method_for(), images, hidden)
     assert cost.encoder_parameters == 6 * 16
-    assert cost.encoder_gflop == pytest.approx(2 * 16 * 6 * 16 / 1e9)  # a multiplication and an addition each
+    assert cost.encoder_gflop == pytest.approx(
+        2 * 16 * 6 * 16 / 1e9
+    )  # one multiplication and one addition each
     assert cost.gflop > cost.encoder_gflop
-    assert cost.parameters > 2 * cost.encoder_parameters  # two whole encoders
+    assert cost.parameters > 2 * cost.encoder_parameters  # includes a second encoder
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_a_transformer_is_counted_with_its_attention(dims):
+def test_the_cost_of_a_transformer_includes_attention(dims):
     width, depth, patch, patches = 12, 2, 4, 4**dims
     encoder = build_encoder(
         "vit", spatial_dims=dims, in_channels=1, patch=patch, width=width, depth=depth, heads=2
@@ -47,16 +49,16 @@ def test_a_transformer_is_counted_with_its_attention(dims):
         "mask_any_net", encoder=encoder, spatial_dims=dims, cell=(patch,) * dims, fusion={"level": "image"}
     )
     hidden = build_mask("random", ratio=0.5).sample(1, (4,) * dims, generator=torch.Generator())
-    products = patches * patch**dims * width  # voxels to vectors
+    products = patches * patch**dims * width  # patch embedding
     products += depth * patches * 3 * width * width  # queries, keys and values
-    products += depth * 2 * patches * patches * width  # who looks at whom, and what is seen there
-    products += depth * patches * width * width  # the heads brought together
-    products += depth * 2 * patches * width * 4 * width  # the perceptron
+    products += depth * 2 * patches * patches * width  # attention weights and weighted values
+    products += depth * patches * width * width  # output projection of the heads
+    products += depth * 2 * patches * width * 4 * width  # MLP
     found = cost_of(method, torch.zeros(1, 1, *[16] * dims), hidden).encoder_gflop
     assert found == pytest.approx(2 * products / 1e9, rel=1e-12)
 
 
-def test_measuring_changes_nothing():
+def test_measuring_does_not_change_the_network():
     method = method_for().train()
     before = {key: value.clone() for key, value in method.state_dict().items()}
     state = torch.get_rng_state()

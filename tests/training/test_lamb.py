@@ -1,4 +1,4 @@
-"""LAMB against Algorithm 2 of arXiv 1904.00962 written out by hand in float64."""
+"""Compares LAMB with a float64 reference implementation of Algorithm 2 in arXiv 1904.00962."""
 
 import math
 
@@ -24,7 +24,7 @@ def by_hand(weights, gradients, *, lr, betas, eps, decay):
 
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 @pytest.mark.parametrize("start", [0.0, 1.5])
-def test_equals_the_algorithm(decay, start):
+def test_steps_equal_the_reference(decay, start):
     rng = np.random.default_rng(0)
     first = start * rng.normal(size=(4, 3))
     gradients = [10.0**power * rng.normal(size=(4, 3)) for power in (-2, 0, 1, -1, 0)]
@@ -38,7 +38,7 @@ def test_equals_the_algorithm(decay, start):
     torch.testing.assert_close(weights.detach(), expected, rtol=1e-12, atol=1e-14)
 
 
-def test_a_step_is_as_long_as_the_weights_whatever_the_gradient():
+def test_the_step_length_depends_on_the_weight_norm_but_not_on_the_gradient_scale():
     moved = []
     for scale in (1e-3, 1e3):
         weights = torch.full((5, 5), 2.0, requires_grad=True)
@@ -67,7 +67,7 @@ def test_a_saved_state_continues_exactly():
     assert torch.equal(train(second, again, gradients[3:]), expected)
 
 
-def test_tensors_without_gradient_stay_and_a_closure_is_called():
+def test_tensors_without_gradient_do_not_change_and_a_closure_is_called():
     used, unused = torch.ones(2, 2, requires_grad=True), torch.ones(2, requires_grad=True)
     lamb = Lamb([used, unused], lr=0.1)
 

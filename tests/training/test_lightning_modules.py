@@ -25,7 +25,7 @@ def test_a_pretraining_step_gives_a_loss(dims):
     assert loss.requires_grad
 
 
-def test_the_masks_of_a_step_follow_the_seed():
+def test_the_masks_of_a_step_depend_on_the_seed():
     batch = {"image": torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))}
     losses = []
     for seed, noise in ((0, 1), (0, 2), (1, 1)):
@@ -53,7 +53,7 @@ def test_patches_without_foreground_have_a_finite_loss():
     assert torch.isfinite(loss)
 
 
-def test_one_patch_can_be_learnt_by_heart():
+def test_one_patch_can_be_overfitted():
     torch.manual_seed(0)
     label = torch.zeros(1, 1, 16, 16, dtype=torch.uint8)
     label[..., 4:12, 4:12] = 1
@@ -81,7 +81,7 @@ def test_the_encoder_has_its_own_learning_rate():
         assert rates[id(parameter)] == pytest.approx(1e-4 if name.startswith("encoder.") else 1e-3), name
 
 
-def test_a_rate_of_zero_freezes_the_encoder():
+def test_an_encoder_learning_rate_of_zero_freezes_the_encoder():
     module = finetuning(encoder_lr=0.0)
     groups = module.configure_optimizers().param_groups
     trained = {id(parameter) for group in groups for parameter in group["params"]}
@@ -91,32 +91,32 @@ def test_a_rate_of_zero_freezes_the_encoder():
 
 
 class Following(Method):
-    """Notes what it is told after each optimiser step, and what its weight was then."""
+    """Records the progress and its weight after each optimizer step."""
 
     def __init__(self):
         super().__init__()
         self.axes = {}
         self.weight = nn.Parameter(torch.ones(3))
-        self.told = []
+        self.notified = []
 
     def forward(self, images, hidden):
         return Step((self.weight * images.mean()).square().sum())
 
     def on_step_end(self, progress):
-        self.told.append((progress, self.weight.detach().clone()))
+        self.notified.append((progress, self.weight.detach().clone()))
 
 
 class Watching(L.Callback):
-    """Notes how often the method was told when callbacks run: a state that they save must hold the step."""
+    """Records, when callbacks run, how many steps the method has seen; a saved state includes the step."""
 
     def __init__(self, method):
         self.method, self.seen = method, []
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        self.seen.append((len(self.method.told), self.method.weight.detach().clone()))
+        self.seen.append((len(self.method.notified), self.method.weight.detach().clone()))
 
 
-def test_the_method_is_told_after_each_step_and_before_any_callback():
+def test_the_method_is_notified_after_each_step_and_before_callbacks():
     method = Following()
     mask, settings = build_mask("random", ratio=0.5), PretrainSettings(lr=0.1, weight_decay=0.0)
     module = PretrainingModule(method, mask, cell=(4, 4), settings=settings, budget=Budget(steps=4))
@@ -127,11 +127,11 @@ def test_the_method_is_told_after_each_step_and_before_any_callback():
         max_steps=4, callbacks=[watching], accelerator="cpu", enable_model_summary=False, **quiet
     )
     trainer.fit(module, loader)
-    assert [progress for progress, _ in method.told] == [0.25, 0.5, 0.75, 1.0]
+    assert [progress for progress, _ in method.notified] == [0.25, 0.5, 0.75, 1.0]
     assert [count for count, _ in watching.seen] == [1, 2, 3, 4]
-    for (_, told), (_, seen) in zip(method.told, watching.seen, strict=True):
-        assert torch.equal(told, seen)
-        assert not torch.equal(told, torch.ones(3))
+    for (_, notified), (_, seen) in zip(method.notified, watching.seen, strict=True):
+        assert torch.equal(notified, seen)
+        assert not torch.equal(notified, torch.ones(3))
 
 
 def test_the_moving_average_is_updated_and_evaluated(recwarn):
@@ -141,7 +141,9 @@ def test_the_moving_average_is_updated_and_evaluated(recwarn):
     loader = DataLoader([{key: value[0] for key, value in batch.items()}] * 2, batch_size=2)
     quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
     L.Trainer(max_steps=1, accelerator="cpu", enable_model_summary=False, **quiet).fit(module, loader)
-    assert not any("eval mode" in str(warning.message) for warning in recwarn)  # the average is no mistake
+    assert not any(
+        "eval mode" in str(warning.message) for warning in recwarn
+    )  # evaluating the average is intended
     assert module.evaluated_network is not module.network
     now, average = module.network.state_dict(), module.evaluated_network.state_dict()
     assert any(not torch.equal(now[key], start[key]) for key in now)
@@ -151,7 +153,7 @@ def test_the_moving_average_is_updated_and_evaluated(recwarn):
             assert torch.allclose(value, young, atol=1e-6), key
 
 
-def test_a_short_training_leaves_little_of_the_beginning_in_the_average():
+def test_the_initial_weights_have_little_influence_on_the_average_of_a_short_training():
     module = finetuning(ema=0.99)
     kept = {key: torch.zeros_like(value) for key, value in module.network.state_dict().items()}
     for parameter in module.average.network.parameters():
@@ -171,7 +173,7 @@ def test_without_a_moving_average_the_network_itself_is_evaluated():
     assert module.evaluated_network is module.network
 
 
-def test_a_probe_leaves_norms_of_the_encoder_alone():
+def test_a_linear_probe_does_not_change_norms_of_the_encoder():
     encoder = build_encoder("resnet18", spatial_dims=2, in_channels=1, widths=[4, 4, 8, 8])
     network = build_head("classify", encoder=encoder, spatial_dims=2, classes=2)
     module = FinetuningModule(network, Classification().loss, settings=FinetuneSettings(mode="linear_probe"))
@@ -184,14 +186,14 @@ def test_a_probe_leaves_norms_of_the_encoder_alone():
     assert network.score.weight.grad is not None
 
 
-def test_the_encoder_begins_late():
+def test_the_encoder_starts_to_train_after_the_head():
     optimiser = finetuning(freeze_until=0.3, layer_decay=0.5).configure_optimizers()
     begins = [group["begins"] for group in optimiser.param_groups]
     assert begins == sorted(begins, reverse=True)
     assert set(begins) == {0.0, 0.3}
 
 
-def test_what_a_step_draws_follows_the_seed_and_the_step():
+def test_random_numbers_of_a_step_depend_on_seed_and_step():
     batch = {"image": torch.randn(4, 1, 16, 16), "target": torch.tensor([0, 1, 0, 1])}
     encoder = build_encoder("dynunet", spatial_dims=2, in_channels=1, filters=[4, 8])
     network = build_head("classify", encoder=encoder, spatial_dims=2, classes=2, dropout=0.5)

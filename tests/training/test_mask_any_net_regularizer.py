@@ -1,4 +1,4 @@
-"""MaskAnyNet as a regulariser of fine-tuning."""
+"""Tests of MaskAnyNet as a regulariser of fine-tuning."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def module_for(task, rule, dims, *, reuse=True):
 
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize(("task", "rule"), CASES, ids=["segment", "classify"])
-def test_the_second_loss_trains_network_and_branch(task, rule, dims):
+def test_the_additional_loss_trains_the_network_and_the_branch(task, rule, dims):
     module, plain = module_for(task, rule, dims), module_for(task, rule, dims, reuse=False)
     loss = module.training_step(batch_for(dims), 0)
     assert loss > plain.training_step(batch_for(dims), 0)
@@ -45,7 +45,7 @@ def test_the_second_loss_trains_network_and_branch(task, rule, dims):
     assert trained == {id(parameter) for parameter in module.parameters()}
 
 
-def test_the_network_that_is_kept_is_the_same_as_ever():
+def test_the_saved_network_is_the_same_as_without_the_regulariser():
     module, plain = (module_for("segment", Segmentation(), 2, reuse=reuse) for reuse in (True, False))
     assert module.network.state_dict().keys() == plain.network.state_dict().keys()
     encoder = module.network.encoder
@@ -53,8 +53,8 @@ def test_the_network_that_is_kept_is_the_same_as_ever():
     assert module.network.encoder is encoder
 
 
-def test_running_statistics_are_those_of_plain_images():
-    """It is judged on plain images: what batch norm remembers of masked and joined maps would spoil it."""
+def test_running_statistics_come_from_unmasked_images():
+    """The network is evaluated on unmasked images, so batch norm statistics must not include masked ones."""
 
     def norms_after_a_step(*, reuse):
         torch.manual_seed(0)
@@ -72,7 +72,7 @@ def test_running_statistics_are_those_of_plain_images():
     assert all(torch.equal(value, without[name]) for name, value in with_reuse.items())
 
 
-def test_what_is_masked_follows_the_step():
+def test_masks_depend_on_the_step():
     network, batch = network_for("segment", 2), batch_for(2)
     reuse = MaskAnyNetRegularizer(network.encoder, spatial_dims=2, seed=0)
     masked = [reuse(network, batch, step=step)[1]["image"] for step in (0, 0, 1)]
@@ -82,7 +82,7 @@ def test_what_is_masked_follows_the_step():
     assert (batch["image"] != 0).all()
 
 
-def test_what_is_masked_does_not_depend_on_how_a_step_is_divided(monkeypatch):
+def test_masks_do_not_depend_on_the_division_of_a_step_into_batches(monkeypatch):
     module, batch = module_for("segment", Segmentation(), 2), batch_for(2)
     shown = []
     monkeypatch.setattr(

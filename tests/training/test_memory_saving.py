@@ -14,8 +14,8 @@ from medmim.training.resume.state_file import read_state
 from medmim.training.resume.states import verified_state
 
 
-def test_accumulated_batches_are_one_step_of_a_large_batch(tiny_dataset, home):
-    """A mean over patches, under masks drawn for the whole step; without batch norm, which sees its batch."""
+def test_accumulated_batches_equal_one_step_of_a_large_batch(tiny_dataset, home):
+    """The loss is a mean over patches with masks drawn for the whole step; the encoder has no batch norm."""
     import tiny
     from safetensors.torch import load_file
 
@@ -30,7 +30,7 @@ def test_accumulated_batches_are_one_step_of_a_large_batch(tiny_dataset, home):
         for more in ({"batch_size": 4}, {"batch_size": 2, "accumulate": 2})
     )
     first, second = load_file(whole.checkpoint), load_file(parts.checkpoint)
-    # attention ignores the bias of keys: its gradient is rounding, which AdamW makes steps of
+    # attention does not depend on key biases: their gradients are rounding errors, which AdamW amplifies
     exact = [name for name in first if not name.endswith("qkv.bias")]
     assert all(torch.allclose(first[name], second[name], atol=1e-6) for name in exact)
     assert parts.metrics["last/train_loss"] == pytest.approx(whole.metrics["last/train_loss"], rel=1e-5)
@@ -48,16 +48,16 @@ def test_accumulated_steps_resume_exactly(training):
 
 
 @pytest.mark.parametrize("word", ["activation_checkpointing", "channels_last"])
-def test_economies_change_nothing_but_rounding(training, word):
+def test_memory_options_change_results_only_by_rounding(training, word):
     _, plain = training("plain").run()
     made = training("saving", **{word: True})
     _, saving = made.run()
-    assert plain.keys() == saving.keys()  # weights keep their names
+    assert plain.keys() == saving.keys()  # the names of weights do not change
     assert all(torch.allclose(plain[name], saving[name], atol=1e-3) for name in plain)
     assert read_state(verified_state(made.folder))["state_dict"].keys() == plain.keys()
 
 
-def test_recomputed_blocks_move_running_statistics_once():
+def test_recomputed_blocks_update_running_statistics_once():
     moved = []
     for recompute in (False, True):
         torch.manual_seed(0)
@@ -72,7 +72,7 @@ def test_recomputed_blocks_move_running_statistics_once():
 
 
 @pytest.mark.parametrize("build", [pretraining, finetuning])
-def test_recomputed_blocks_keep_less(build):
+def test_recomputed_blocks_store_fewer_activations(build):
     kept = {}
     for recompute in (False, True):
         module, sizes = build(3), []
@@ -91,14 +91,14 @@ def test_recomputed_blocks_keep_less(build):
     assert kept[True] < 0.7 * kept[False]
 
 
-def test_weights_lie_with_channels_last():
+def test_weights_have_the_channels_last_memory_format():
     module = finetuning(3)
     apply_memory_options(module, FinetuneSettings(channels_last=True))
     weight = next(p for p in module.parameters() if p.dim() == 5 and p.shape[1] > 1)
     assert weight.is_contiguous(memory_format=torch.channels_last_3d)
 
 
-def test_blocks_are_the_smallest_parts_with_two_convolutions():
+def test_blocks_are_the_smallest_modules_with_two_convolutions():
     pair = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Conv2d(1, 1, 1))
     net = nn.Sequential(
         nn.Conv2d(1, 1, 1), nn.Sequential(pair, nn.ReLU()), nn.ModuleList([nn.Conv2d(1, 1, 1)] * 2)
@@ -106,7 +106,7 @@ def test_blocks_are_the_smallest_parts_with_two_convolutions():
     assert blocks_of(net) == [pair]
 
 
-def test_a_compiler_that_fails_is_gone_without(training, monkeypatch, caplog):
+def test_training_continues_uncompiled_if_compilation_fails(training, monkeypatch, caplog):
     def failing(self):
         def fail(*words, **more):
             raise RuntimeError("no compiler")
@@ -121,7 +121,7 @@ def test_a_compiler_that_fails_is_gone_without(training, monkeypatch, caplog):
     assert equal(plain, compiled)
 
 
-def test_a_compiler_that_fails_later_is_gone_without(training, monkeypatch, caplog):
+def test_training_continues_uncompiled_if_compilation_fails_later(training, monkeypatch, caplog):
     called = []
 
     def failing(self):
@@ -141,7 +141,7 @@ def test_a_compiler_that_fails_later_is_gone_without(training, monkeypatch, capl
     assert equal(plain, compiled)
 
 
-def test_trying_a_compiler_draws_nothing(training, monkeypatch):
+def test_the_trial_compilation_does_not_change_random_states(training, monkeypatch):
     monkeypatch.setattr(
         nn.Module, "compile", lambda self: setattr(self, "_compiled_call_impl", self._call_impl)
     )
@@ -154,7 +154,7 @@ def test_trying_a_compiler_draws_nothing(training, monkeypatch):
     assert equal(*results)
 
 
-def test_a_compiler_that_works_is_used(training, monkeypatch):
+def test_a_working_compiler_is_used(training, monkeypatch):
     used = []
 
     def working(self):
@@ -163,4 +163,4 @@ def test_a_compiler_that_works_is_used(training, monkeypatch):
     _, plain = training("plain").run()
     monkeypatch.setattr(nn.Module, "compile", working)
     assert equal(plain, training("compiled", compile=True).run()[1])
-    assert len(used) >= 7  # the try and six steps
+    assert len(used) >= 7  # the trial call and six steps

@@ -1,4 +1,4 @@
-"""Precision settings, and weight gradients of convolutions of small maps in bf16 on a CPU."""
+"""Tests of precision settings and of weight gradients of convolutions on small maps in bf16 on a CPU."""
 
 import copy
 
@@ -39,7 +39,7 @@ def step(layer, images, *, bf16):
         ((4, 4, 4), 1, 5),
     ],
 )
-def test_gradients_are_those_of_float32(space, stride, kernel):
+def test_gradients_equal_those_in_float32(space, stride, kernel):
     exact, plain = (layer_of(len(space), stride=stride, kernel=kernel) for _ in range(2))
     for seed in range(4):
         torch.manual_seed(seed)
@@ -57,7 +57,7 @@ def test_larger_maps_stay_in_bf16():
     assert torch.isfinite(gradient).all()
 
 
-def test_copies_do_the_same_and_names_stay():
+def test_copied_layers_behave_the_same_and_keep_their_names():
     layer = layer_of(3)
     twin = copy.deepcopy(layer)
     assert twin.state_dict().keys() == layer_of(3, exactly=False).state_dict().keys()
@@ -66,14 +66,14 @@ def test_copies_do_the_same_and_names_stay():
         assert twin(torch.randn(1, 16, 4, 4, 4)).dtype == torch.bfloat16
 
 
-def test_masked_maps_do_the_same():
+def test_masked_maps_give_the_same_results():
     hidden = torch.tensor([[[True, False], [False, True]]])
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert layer_of(2)(mask(torch.randn(1, 16, 2, 2), hidden)).dense.dtype == torch.float32
         assert layer_of(2)(mask(torch.randn(1, 16, 8, 8), hidden)).dense.dtype == torch.bfloat16
 
 
-def test_autocast_comes_back_when_a_layer_fails():
+def test_autocast_is_restored_after_an_error():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         with pytest.raises(RuntimeError, match="channels"):
             layer_of(2)(torch.randn(1, 3, 2, 2))  # too few channels
@@ -81,7 +81,7 @@ def test_autocast_comes_back_when_a_layer_fails():
 
 
 @pytest.mark.parametrize(("setting", "word"), [("fp32", "32-true"), ("bf16", "bf16-mixed")])
-def test_the_precision_setting_becomes_the_name_that_lightning_uses(setting, word):
+def test_the_precision_setting_is_translated_for_lightning(setting, word):
     assert precision_for(setting) == word
     assert autocast(setting, torch.device("cpu"))._enabled == (setting == "bf16")
 

@@ -25,24 +25,24 @@ def follow(*, terminal, steps=20):
     return stream.getvalue()
 
 
-def test_without_a_terminal_every_tenth_is_a_line():
+def test_without_a_terminal_a_line_is_printed_for_every_tenth_of_the_training():
     lines = follow(terminal=False).splitlines()
     assert [line.split()[1] for line in lines] == [f"{tenth}0%" for tenth in range(1, 11)]
     assert "step 20  loss 0.250" in lines[-1]
     assert lines[-1].endswith("0:00 left")
 
 
-def test_few_steps_are_few_lines():
+def test_few_steps_print_few_lines():
     assert len(follow(terminal=False, steps=2).splitlines()) == 2
 
 
-def test_on_a_terminal_one_line_moves():
+def test_on_a_terminal_one_line_is_updated():
     written = follow(terminal=True)
     assert "100%" in written
     assert "pretrain" in written
 
 
-def test_an_error_gives_the_terminal_back():
+def test_an_error_restores_the_terminal():
     console = Console(file=io.StringIO(), force_terminal=True)
     bar = ProgressBar("x", Budget(steps=2), LossLogger(MemoryRecorder()), console=console)
     bar.on_train_start(Trainer(), Module())

@@ -16,7 +16,7 @@ from medmim.training.resume.state_file import encode_state, read_state
 from medmim.training.resume.states import verified_state
 from medmim.training.trainer import workers_for
 
-VOLUMES = 10  # of the dataset
+VOLUMES = 10  # volumes in the dataset
 
 
 def test_training_takes_the_given_steps_and_logs_metrics(training):
@@ -39,7 +39,7 @@ def test_workers_do_not_change_the_weights(training):
 
 
 @pytest.mark.parametrize(("words", "stop_at"), [({}, 4), ({}, 6), ({"checkpoint_every_steps": 1}, 4)])
-def test_a_resumed_training_is_the_uninterrupted_one(training, words, stop_at):
+def test_a_resumed_training_equals_an_uninterrupted_one(training, words, stop_at):
     whole = training("whole", **words)
     expected, weights = whole.run(best="val/sum")
     broken = training("broken", **words)
@@ -101,7 +101,7 @@ def test_a_folder_with_the_name_of_a_state_is_ignored(training):
     ("budget", "steps"), [({"steps": 6}, 6), ({"steps": None, "epochs": 24 / VOLUMES}, 10)]
 )
 def test_training_resumes_with_the_next_patches_whatever_the_batch_size(training, budget, steps):
-    """As after a resume on half as many devices: four patches a step, then two."""
+    """Train with four patches per step, then resume with two, as on half as many devices."""
     words = {"checkpoint_every_steps": 1, **budget}
     first, second = training(batch_size=4, **words), training(batch_size=2, **words)
     taken = []
@@ -212,4 +212,4 @@ def test_ctrl_c_raises_keyboard_interrupt(training):
 
 def test_the_number_of_loader_workers_is_that_of_the_settings_or_of_the_machine():
     assert workers_for(FinetuneSettings(workers=3)) == 3
-    assert workers_for(FinetuneSettings()) == 0  # one thread in tests
+    assert workers_for(FinetuneSettings()) == 0  # tests run with one thread

@@ -10,7 +10,7 @@ from medmim.training.weights import WEIGHTS, load_weights, save_weights
 TENSORS = {"b": torch.arange(6.0).reshape(2, 3), "a": torch.ones(1, dtype=torch.int64)}
 
 
-def test_weights_come_back_with_their_description(tmp_path):
+def test_weights_are_read_back_with_their_description(tmp_path):
     path = save_weights(tmp_path, TENSORS, {"kind": "test"})
     assert path == tmp_path / WEIGHTS
     weights, description = load_weights(path)
@@ -30,7 +30,7 @@ def test_tied_weights_can_be_saved(tmp_path):
     assert weights["c"].shape == (2,)
 
 
-def test_missing_weights_are_told(tmp_path):
+def test_missing_weights_are_an_error(tmp_path):
     with pytest.raises(
         RunError, match=r"no weights at .*: expected weights\.safetensors and next to it weights\.json"
     ):
@@ -41,7 +41,7 @@ def test_missing_weights_are_told(tmp_path):
         load_weights(path)
 
 
-def test_damaged_weights_are_told(tmp_path):
+def test_damaged_weights_are_an_error(tmp_path):
     path = save_weights(tmp_path, TENSORS, {})
     path.write_bytes(path.read_bytes()[:-1] + b"\xff")
     with pytest.raises(RunError, match=r"are damaged: the SHA-256 in weights\.json differs"):
@@ -49,14 +49,14 @@ def test_damaged_weights_are_told(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["{", "{}", "[]"])
-def test_a_damaged_description_is_told(tmp_path, text):
+def test_a_damaged_description_is_an_error(tmp_path, text):
     path = save_weights(tmp_path, TENSORS, {})
     path.with_suffix(".json").write_text(text)
     with pytest.raises(RunError, match="cannot be read"):
         load_weights(path)
 
 
-def test_what_is_no_safetensors_file_is_told(tmp_path):
+def test_a_file_in_another_format_is_an_error(tmp_path):
     path = tmp_path / WEIGHTS
     torch.save(TENSORS, path)
     path.with_suffix(".json").write_text(json.dumps({"sha256": files.sha256_of(path)}))
@@ -64,7 +64,7 @@ def test_what_is_no_safetensors_file_is_told(tmp_path):
         load_weights(path)
 
 
-def test_weights_that_are_not_finite_are_not_kept(tmp_path):
+def test_non_finite_weights_are_not_saved(tmp_path):
     with pytest.raises(RunError, match="the weights are not finite, so they are not saved: lower --lr"):
         save_weights(tmp_path, {**TENSORS, "c": torch.tensor([1.0, float("nan")])}, {})
     assert not list(tmp_path.iterdir())

@@ -1,1 +1,1 @@
-"""`medmim study`: a grid of trainings, compared in one report."""
+"""Stage of `medmim study`: run a grid of trainings and compare them in one report."""

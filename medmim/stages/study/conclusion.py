@@ -1,4 +1,4 @@
-"""The end of a study: its finished trials compared, and the results recorded with the runs of the arms."""
+"""Conclusion of a study: compare its finished trials and record the results in the runs of its arms."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def conclude(
     varied: Sequence[str] = (),
     promoting: bool = False,
 ) -> CompareResult | None:
-    """Compare the finished trials of a study; None while no trial has a score.
+    """Compare the finished trials of a study; return None if no trial has a score.
 
     Args:
         study_runs: of the study.
-        root: records the study's own run.
+        root: recorder of the run of the study.
         trainings: of the study.
         finished: digest of a training → id of its run.
-        varied: settings of pretraining by which the study's own arms differ.
-        promoting: make the best arm's model champion, if the study is finished and the paired test allows it.
+        varied: pretraining settings that differ between the arms listed under `arms`.
+        promoting: promote the model of the best arm if the study is finished and the paired test allows it.
     """
     store = study_runs.store
     finetunings = [one for one in trainings if one.job.stage == "finetune"]

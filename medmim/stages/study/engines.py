@@ -1,4 +1,4 @@
-"""Engines of a study: trainings one after the other on this machine, or on the nodes of a Ray cluster."""
+"""Engines that run the trainings of a study, on this machine or on the nodes of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from medmim.stages.study.training_process import Job, Outcome, run_apart
 
 @runtime_checkable
 class StudyEngine(Protocol):
-    """Runs jobs, each at least once; a job that is restarted resumes its training."""
+    """Runs each job at least once; a restarted job resumes its training."""
 
     @property
     def width(self) -> int:
-        """Number of jobs that run at one time."""
+        """Number of jobs that run at the same time."""
 
     @property
     def asks_ahead(self) -> bool:
-        """Whether it takes all jobs before the first one ends, or each when the one before it has ended."""
+        """Whether the engine requests all jobs at once, rather than each after the previous one has ended."""
 
     def run(self, jobs: Iterable[Job], home: Path) -> Iterator[tuple[Job, Outcome]]:
-        """Run jobs; yield each with its outcome as it ends."""
+        """Run jobs; yield each job with its outcome when it ends."""
 
 
 @dataclass(frozen=True)
 class LocalEngine:
-    """Runs one job after the other on this machine.
+    """Runs jobs one after another on this machine.
 
     Attributes:
-        call: runs one job.
+        call: function that runs one job.
     """
 
     call: Callable[[Job, Path], Outcome] = run_apart
@@ -44,7 +44,7 @@ class LocalEngine:
 
     @property
     def asks_ahead(self) -> bool:
-        """No: each job is taken when the one before it has ended."""
+        """False: each job is requested after the previous one has ended."""
         return False
 
     def run(self, jobs: Iterable[Job], home: Path) -> Iterator[tuple[Job, Outcome]]:
@@ -55,26 +55,26 @@ class LocalEngine:
 
 @dataclass(frozen=True)
 class RayStudyEngine:
-    """Runs jobs on the nodes of a cluster, which see the dataset and the home folder under the same paths.
+    """Runs jobs on a cluster whose nodes share the dataset and the home folder under the same paths.
 
     Attributes:
-        ray: the cluster; a job that loses its node is restarted on another.
+        ray: the cluster; if a node fails, its job is restarted on another node.
     """
 
     ray: RayEngine
 
     @property
     def width(self) -> int:
-        """Number of jobs that the cluster has resources for."""
+        """Number of jobs that the cluster can run at the same time."""
         return self.ray.capacity
 
     @property
     def asks_ahead(self) -> bool:
-        """Yes: all jobs are submitted, so that the cluster is kept busy."""
+        """True: all jobs are submitted at once to keep the cluster busy."""
         return True
 
     def run(self, jobs: Iterable[Job], home: Path) -> Iterator[tuple[Job, Outcome]]:
-        """Run as many jobs at a time as the cluster has resources for."""
+        """Run jobs on all available resources of the cluster."""
         listed = list(jobs)
         requests = [{"job": asdict(job), "home": str(home.resolve())} for job in listed]
         for index, outcome in self.ray.map(_run_on_node, requests):
@@ -82,5 +82,5 @@ class RayStudyEngine:
 
 
 def _run_on_node(*, job: Mapping[str, Any], home: str) -> dict[str, Any]:
-    """Run a job on a node; plain values are sent, so that the classes of the two sides may differ."""
+    """Run a job on a node; exchange plain values, so that the classes of both sides may differ."""
     return asdict(run_apart(Job(**job), Path(home)))

@@ -1,4 +1,4 @@
-"""The plan of a study: its trainings in order, which are finished, and predicted hours for the others."""
+"""Plan of a study: its trainings in order, which of them are finished, and the predicted remaining hours."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from medmim.tracking.mlflow_store import Store
 from medmim.training.budget import budget_for
 from medmim.training.tasks.registry import build_task
 
-_TIMED_STEPS = 21  # losses are logged at steps 1, 11 and 21; the first of two evaluations falls after 11
+_TIMED_STEPS = 21  # losses are logged at steps 1, 11 and 21; the first of two evaluations follows step 11
 
 
 @dataclass(frozen=True)
 class StudyTraining:
-    """A training with its place in the study.
+    """A training of a study, with its trial and the pretraining it depends on.
 
     Attributes:
-        job: what a process runs; its `init` is filled in when the run of the pretraining is known.
-        needs: digest of the pretraining that it starts from; empty for none.
+        job: run in its own process; `init` is set when the pretraining has finished.
+        needs: digest of the pretraining whose weights it starts from; empty if there is none.
         trial: the first trial that it belongs to.
     """
 
@@ -41,7 +41,7 @@ class StudyTraining:
 
     @property
     def kind(self) -> str:
-        """Stage and encoder: trainings of one kind take about as long."""
+        """Stage and encoder; trainings of the same kind take about the same time."""
         return " ".join(filter(None, (self.job.stage, self.trial.finetune.encoder)))
 
 
@@ -50,12 +50,12 @@ class StudyPlan:
     """All trainings of a study.
 
     Attributes:
-        trials: how many.
-        trainings: in order; a pretraining is listed once for all trials that start from it.
+        trials: number of trials.
+        trainings: in order; a pretraining shared by several trials is listed once.
         finished: digest → id of the finished run.
         minutes: predicted minutes of each kind of training.
-        source: where the prediction comes from.
-        width: trainings that run at one time.
+        source: basis of the prediction.
+        width: number of trainings that run at the same time.
     """
 
     trials: int
@@ -76,7 +76,7 @@ class StudyPlan:
         return sum(self.minutes.get(one.kind, 0.0) for one in self.unfinished) / 60 / self.width
 
     def lines(self) -> list[str]:
-        """Return the plan for people."""
+        """Return the plan as lines of text."""
         stages = [one.job.stage for one in self.trainings]
         counts = f"{stages.count('pretrain')} pretrainings, {stages.count('finetune')} fine-tunings"
         done = len(self.trainings) - len(self.unfinished)
@@ -88,7 +88,7 @@ class StudyPlan:
         ]
 
     def as_json(self) -> dict[str, Any]:
-        """Return what `--dry-run --json` prints."""
+        """Return the output of `--dry-run --json`."""
         return {
             "cells": self.trials,
             "trainings": [one.job.title for one in self.trainings],
@@ -99,7 +99,7 @@ class StudyPlan:
 
 
 def trainings_of(trials: Sequence[StudyTrial], *, dataset_hash: str, study: str) -> tuple[StudyTraining, ...]:
-    """Return the trainings of trials in order; equal pretrainings become one."""
+    """Return the trainings of trials in order; equal pretrainings are merged."""
     found: dict[str, StudyTraining] = {}
     for trial in trials:
         needs, pre, tune = "", trial.pretrain, trial.finetune
@@ -125,14 +125,14 @@ def plan_study(
     timer: Callable[[StudyTraining], float],
     width: int = 1,
 ) -> StudyPlan:
-    """Find out which trainings are finished, and predict the others.
+    """Determine which trainings are finished and predict the duration of the others.
 
     Args:
         trials: of the study.
-        trainings: of these trials.
+        trainings: of the trials.
         store: the local store.
-        timer: returns the minutes of a training, for a kind of which none is finished.
-        width: trainings that run at one time.
+        timer: returns the predicted minutes of a training; used for kinds without a finished training.
+        width: number of trainings that run at the same time.
     """
     known = {one.job.digest for one in trainings}
     runs = [run for run in store.runs() if run.data.tags.get(DIGEST) in known]
@@ -153,13 +153,13 @@ def plan_study(
 
 
 def timed_minutes(training: StudyTraining, *, dataset: Dataset, engine: StudyEngine, near: Path) -> float:
-    """Return the predicted minutes of a training, by timing one of a few steps.
+    """Predict the minutes of a training from a short training of a few steps.
 
     Args:
         training: of the study.
-        dataset: that it trains on.
-        engine: that will run it.
-        near: where a temporary home folder is made; the folder above keeps the prepared volumes.
+        dataset: training data.
+        engine: engine of the study.
+        near: folder for a temporary home folder; its parent contains the cache of prepared volumes.
     """
     short: dict[str, Any] = {"steps": _TIMED_STEPS, "epochs": None, "minutes": None, "num_evaluations": 2}
     short |= {"init": SCRATCH} if training.job.stage == "finetune" else {}
@@ -167,9 +167,7 @@ def timed_minutes(training: StudyTraining, *, dataset: Dataset, engine: StudyEng
         (near.parent / PREPARED).mkdir(parents=True, exist_ok=True)
         (Path(home) / PREPARED).symlink_to((near.parent / PREPARED).resolve())
         job = replace(training.job, settings={**training.job.settings, **short})
-        for _ in range(
-            2
-        ):  # the first run prepares the volumes; the second finds them prepared, as most steps do
+        for _ in range(2):  # the first run fills the cache of prepared volumes, the second is timed
             begun = time.monotonic()
             [(_, outcome)] = engine.run([job], Path(home))
             whole = time.monotonic() - begun
@@ -189,7 +187,7 @@ def timed_minutes(training: StudyTraining, *, dataset: Dataset, engine: StudyEng
 
 
 def _num_volumes(training: StudyTraining, dataset: Dataset) -> int:
-    """Return how many volumes a training uses: an epoch draws each once."""
+    """Return the number of training volumes, each of which is drawn once per epoch."""
     tune = training.trial.finetune
     if training.job.stage == "pretrain":
         return len(partition(dataset, fold=tune.fold).train)
@@ -199,7 +197,7 @@ def _num_volumes(training: StudyTraining, dataset: Dataset) -> int:
 
 
 def _result_settings(settings: PretrainSettings | FinetuneSettings) -> dict[str, Any]:
-    """Return the settings that a result depends on."""
+    """Return the settings that affect the result."""
     return settings.model_dump(mode="json", exclude={"data", "experiment", "init"})
 
 

@@ -1,4 +1,4 @@
-"""The cost of a training: wall-clock time, peak memory and, where the machine has counters, energy."""
+"""Measures the cost of a training: wall-clock time, peak memory and, if the machine has counters, energy."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _BYTES_PER_UNIT = 1 if sys.platform == "darwin" else 1024
 
 
 class Meter:
-    """Measures this process from the creation of the meter.
+    """Measures this process, starting when the meter is created.
 
     Args:
-        counters: folder in which Linux exposes the energy counters of processor packages, in microjoule.
+        counters: folder of the Linux energy counters of CPU packages, in microjoules.
     """
 
     def __init__(self, counters: Path = _COUNTERS) -> None:
@@ -26,7 +26,7 @@ class Meter:
         self._energy = [_read(place) or 0 for place in self._counters]
 
     def costs(self) -> dict[str, float]:
-        """Return minutes, GB and Wh under stable keys, without energy where it cannot be read."""
+        """Return minutes, GB and Wh under stable keys; energy is left out if it cannot be read."""
         found = {
             "cost/minutes": (time.monotonic() - self._begun) / 60,
             "cost/peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _BYTES_PER_UNIT / 1e9,

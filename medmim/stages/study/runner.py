@@ -1,4 +1,4 @@
-"""`medmim study`: every arm pretrained, fine-tuned and tested alike, then compared; resumable."""
+"""Runs `medmim study`: pretrain, fine-tune and test every arm alike, then compare them; resumable."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class StudyOptions:
     Attributes:
         dry_run: print the plan only.
         max_hours: start no training that is predicted to end later than this from now.
-        promote: make the best arm's model champion, if the study is finished and the paired test allows it.
+        promote: promote the model of the best arm if the study is finished and the paired test allows it.
     """
 
     dry_run: bool = False
@@ -53,10 +53,10 @@ class StudyResult:
 
     Attributes:
         name: of the study.
-        plan: as it was before this run.
+        plan: before this run of the command.
         failures: title and reason of each training that did not finish.
-        left: titles of trainings that `--max-hours` postponed.
-        compared: comparison and report of the finished trials; None where there are none.
+        left: titles of the trainings postponed by `--max-hours`.
+        compared: comparison and report of the finished trials; None if there are none.
     """
 
     name: str
@@ -66,7 +66,7 @@ class StudyResult:
     compared: CompareResult | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Return what `--json` prints."""
+        """Return the output of `--json`."""
         state = {"study": self.name, "plan": self.plan.as_json(), "failures": list(self.failures)}
         found = self.compared.as_json() if self.compared else {}
         return {**state, "left": list(self.left), **found}
@@ -82,23 +82,23 @@ def study(
     clock: Callable[[], float] = time.monotonic,
     log: Callable[[str], None] = print,
 ) -> StudyResult:
-    """Run the trainings of a study that are not finished, and compare those that are.
+    """Run the unfinished trainings of a study, then compare all finished trials.
 
     Args:
-        settings: what is varied and what is shared.
+        settings: of the study.
         home: `MEDMIM_HOME`.
         options: of this run of the command.
-        engine: runs trainings; without, each runs on this machine in a process of its own.
-        timer: predicts the minutes of a training; without, by timing a short one.
-        clock: gives seconds.
-        log: receives lines for the user.
+        engine: runs trainings; by default one at a time on this machine, each in its own process.
+        timer: predicts the minutes of a training; by default from a short training.
+        clock: returns the time in seconds.
+        log: prints a line for the user.
 
     Raises:
-        UsageError: for hours that are not a number from 0.
-        MedmimError: for settings or data that no trial can use, before anything is run.
+        UsageError: if `max_hours` is negative or not a number.
+        MedmimError: if settings or data are invalid; checked before the first training.
     """
     if options.max_hours is not None and not options.max_hours >= 0:
-        raise UsageError(f"--max-hours: expected hours from 0, got {options.max_hours:g}")
+        raise UsageError(f"--max-hours: expected a number of hours, 0 or more, got {options.max_hours:g}")
     trials = trials_of(settings)
     _check_names(trials)
     dataset = read_dataset(settings.data)
@@ -126,7 +126,7 @@ def study(
 
 
 class _Runner:
-    """Runs the unfinished trainings of a plan; one that fails does not stop the others."""
+    """Runs the unfinished trainings of a plan; a failed training does not stop the others."""
 
     def __init__(
         self,
@@ -155,7 +155,7 @@ class _Runner:
         self._settled: set[str] = set()
 
     def run(self, max_hours: float | None) -> None:
-        """Run all that the time allows; an engine that runs several at a time gets pretrainings first."""
+        """Run trainings within the time limit; an engine that asks ahead runs all pretrainings first."""
         waves = [self.plan.unfinished]
         if self.engine.asks_ahead:
             waves = [tuple(one for one in waves[0] if bool(one.needs) == late) for late in (False, True)]
@@ -165,7 +165,7 @@ class _Runner:
                 self._record(job, outcome)
 
     def _jobs(self, trainings: Sequence[StudyTraining], max_hours: float | None) -> Iterator[Job]:
-        """Yield the jobs that can run when they are asked for."""
+        """Yield the jobs that can run at the time they are requested."""
         for one in trainings:
             title = one.job.title
             if self.left or (max_hours is not None and self._predicted_end(one) > 60 * max_hours):
@@ -184,17 +184,17 @@ class _Runner:
                 yield replace(one.job, settings={**one.job.settings, **init}, tags=tags)
 
     def _predicted_end(self, training: StudyTraining) -> float:
-        """Return the minutes from the start at which a training would end, after those that run now."""
+        """Return the minutes from the start of the study to the predicted end of a training."""
         rounds = self._running // self.engine.width + 1
         return (self.clock() - self._begun) / 60 + rounds * self._minutes(training.kind)
 
     def _minutes(self, kind: str) -> float:
-        """Return what trainings of a kind took here, or the plan's prediction until the first has ended."""
+        """Return the median minutes of finished trainings of a kind, or the prediction if there are none."""
         took = self._took.get(kind)
         return statistics.median(took) if took else self.plan.minutes[kind]
 
     def _record(self, job: Job, outcome: Outcome) -> None:
-        """Record how a training ended, and log how long the others will take."""
+        """Record the outcome of a training and log the predicted time of the others."""
         prefix = f"{job.title}: " if self.engine.asks_ahead else ""
         self._settled.add(job.digest)
         if outcome.run_id is None:
@@ -211,7 +211,7 @@ class _Runner:
 
 @contextmanager
 def _locked(home: Path, name: str) -> Iterator[None]:
-    """Keep a second process from running the same study."""
+    """Prevent a second process from running the same study."""
     try:
         with files.lock(home / "studies" / name, wait=False):
             yield
@@ -220,7 +220,7 @@ def _locked(home: Path, name: str) -> Iterator[None]:
 
 
 def _upload(store: Store, name: str, log: Callable[[str], None]) -> None:
-    """Send what came after the trainings to the tracking server, if there is one."""
+    """Upload the results to the tracking server, if one is configured."""
     uri = server_of(store)
     if uri is not None:
         try:
@@ -236,7 +236,7 @@ def _planned(training: StudyTraining) -> PlannedTraining:
 
 
 def _check_names(trials: Sequence[StudyTrial]) -> None:
-    """Find an unknown name before hours of training."""
+    """Reject unknown names before the first training."""
     for trial in trials:
         pre, tune = trial.pretrain, trial.finetune
         _check_name("task", tune.task, HEADS)
@@ -247,8 +247,8 @@ def _check_names(trials: Sequence[StudyTrial]) -> None:
         _check_name("method", pre.method, METHODS)
         if pre.method in ON_PATCHES and tune.encoder is None:
             raise SettingsError(
-                f"study: method '{pre.method}' needs a token encoder, and the control would have another: "
-                "expected one encoder for all arms, such as encoders: [vit]"
+                f"study: method '{pre.method}' needs a token encoder, but the control would use a different "
+                "encoder: expected one encoder for all arms, such as encoders: [vit]"
             )
         build_mask(pre.mask, ratio=pre.ratio, **pre.mask_options)
 

@@ -1,4 +1,4 @@
-"""One training of a study in a process of its own, so that its memory is freed and a crash stays alone."""
+"""Runs a training of a study in its own process, which frees its memory and isolates crashes."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from medmim.config.runs import FinetuneSettings, PretrainSettings
 from medmim.config.study import DIGEST
 from medmim.errors import MedmimError, RunError, raised_in
 
-if TYPE_CHECKING:  # the child must watch its parent before it imports anything heavy
+if TYPE_CHECKING:  # the child starts watching its parent before any slow import
     from medmim.stages.run_lifecycle import RunResult
     from medmim.tracking.mlflow_store import Store
 
 
 @dataclass(frozen=True)
 class Job:
-    """A training for one process.
+    """A training to be run in one process.
 
     Attributes:
         stage: pretrain or finetune.
-        title: for logs.
+        title: name in logs.
         digest: identifies the training; equal digests give equal results.
         settings: of the stage.
         tags: of its run.
@@ -45,7 +45,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Result of a job: the id of its finished run, or the error; and the minutes that it took."""
+    """Outcome of a job: id of the finished run or an error message, and the duration in minutes."""
 
     run_id: str | None
     error: str = ""
@@ -63,14 +63,14 @@ def run_here(job: Job, home: Path) -> Outcome:
     tags = {**job.tags, DIGEST: job.digest}
     result = _stage(job, home, resume, tags)
     costs = meter.costs()
-    earlier = result.metrics["last/minutes"] if resume else 0.0  # training before the interruption counts
+    earlier = result.metrics["last/minutes"] if resume else 0.0  # includes the time before an interruption
     costs["cost/minutes"] = max(costs["cost/minutes"], earlier)
     RunRecorder(store.client, result.run_id).metrics(costs, step=0)
     return Outcome(result.run_id, minutes=costs["cost/minutes"])
 
 
 def run_apart(job: Job, home: Path) -> Outcome:
-    """Run a job in a child process and wait for it; a crash of the child is returned as an error."""
+    """Run a job in a child process and wait for it; return a crash of the child as an error."""
     folder = home / "jobs"
     spec, answer, log = (folder / f"{job.digest}.{end}" for end in ("json", "result.json", "log"))
     answer.unlink(missing_ok=True)
@@ -99,7 +99,7 @@ def run_apart(job: Job, home: Path) -> Outcome:
 
 
 def _stage(job: Job, home: Path, resume: str | None, tags: Mapping[str, str]) -> RunResult:
-    trust_settings(job.settings)  # of the study that the user started; Ray passes no environment on
+    trust_settings(job.settings)  # the user started the study; Ray does not pass on the environment
     if job.stage == "pretrain":
         from medmim.stages.pretrain.run import pretrain
 
@@ -130,7 +130,7 @@ def _resumable_run(store: Store, digest: str) -> str | None:
 
 
 def _end_with_parent() -> None:
-    """End this process when its parent ends in any way: standard input is then closed."""
+    """Exit when the parent process ends, which closes the standard input of this process."""
 
     def watch() -> None:
         sys.stdin.buffer.read()
@@ -147,7 +147,7 @@ def _main(spec: Path, answer: Path) -> None:
         outcome = run_here(Job(**words), home)
     except MedmimError as error:
         outcome = Outcome(None, str(error))
-    except Exception as error:  # its message may quote a scan
+    except Exception as error:  # the message may contain data of a scan
         outcome = Outcome(None, f"internal error, {type(error).__name__} in {raised_in(error)}")
     files.write_json(answer, asdict(outcome))
 

@@ -7,16 +7,16 @@ def counter(folder, microjoule):
     (folder / "max_energy_range_uj").write_text("1000000000\n")
 
 
-def test_energy_is_read_where_the_machine_tells(tmp_path):
+def test_energy_is_read_from_the_counters(tmp_path):
     counter(tmp_path / "intel-rapl:0", 100)
     counter(tmp_path / "intel-rapl:1", 999_000_000)
     meter = Meter(tmp_path)
     counter(tmp_path / "intel-rapl:0", 100 + 3_600_000_000 // 4)
-    counter(tmp_path / "intel-rapl:1", 1_000_000)  # the counter began again at its end
+    counter(tmp_path / "intel-rapl:1", 1_000_000)  # the counter wrapped around
     assert abs(meter.costs()["cost/energy_wh"] - (0.25 + 2_000_000 / 3.6e9)) < 1e-9
 
 
-def test_elsewhere_it_is_left_out(tmp_path):
+def test_without_counters_energy_is_left_out(tmp_path):
     costs = Meter(tmp_path).costs()
     assert "cost/energy_wh" not in costs
     assert costs["cost/minutes"] >= 0

@@ -1,4 +1,4 @@
-"""A study on a tiny dataset, with its trainings in this process: resuming, failures, limits of time."""
+"""Studies on a tiny dataset with trainings in this process: resuming, failures and time limits."""
 
 import json
 import sqlite3
@@ -25,7 +25,7 @@ SHARED = {**tiny.TINY, "steps": 1, "num_evaluations": 1}
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Thirty patients, of whom six test."""
+    """A dataset of thirty patients, six of them in the test set."""
     return tiny.make_dataset(tmp_path_factory.mktemp("sources") / "secret-place", patients=30, seed=5)
 
 
@@ -44,7 +44,7 @@ def no_timing(task):
 
 
 class Engine:
-    """Runs jobs in this process and remembers them; some fail on request."""
+    """Runs jobs in this process and lists their titles; chosen jobs fail."""
 
     def __init__(self, failing=()):
         self.ran = []
@@ -59,17 +59,17 @@ class Engine:
 
 @pytest.fixture(scope="module")
 def done(data, new_home):
-    """A study in which one pretraining failed at first, then the same command again, then once more."""
-    home, said = new_home(), []
+    """A study run three times; one pretraining fails in the first run."""
+    home, lines = new_home(), []
     engines = [Engine(failing=["pretrain spark random"]), Engine(), Engine()]
     results = [
-        study(settings(data), home=home, engine=LocalEngine(engine), timer=no_timing, log=said.append)
+        study(settings(data), home=home, engine=LocalEngine(engine), timer=no_timing, log=lines.append)
         for engine in engines
     ]
-    return SimpleNamespace(home=home, store=Store(home), engines=engines, results=results, said=said)
+    return SimpleNamespace(home=home, store=Store(home), engines=engines, results=results, lines=lines)
 
 
-def test_a_failed_training_stops_no_other_and_is_listed(done):
+def test_a_failed_training_is_listed_and_does_not_stop_the_others(done):
     first = done.results[0]
     assert first.failures == (
         "pretrain spark random 0.7 decoder_width=8 seed 0: its process ended with signal 9",
@@ -95,9 +95,9 @@ def test_finished_trainings_are_never_repeated(done):
 
 
 def test_the_plan_is_logged_first(done):
-    assert done.said[0] == "3 trials: 2 pretrainings, 3 fine-tunings; 0 of 5 are finished"
-    assert "predicted 0.1 hours" in done.said[1]
-    assert "a short timing" in done.said[1]
+    assert done.lines[0] == "3 trials: 2 pretrainings, 3 fine-tunings; 0 of 5 are finished"
+    assert "predicted 0.1 hours" in done.lines[1]
+    assert "a short timing" in done.lines[1]
     assert "median of" in done.results[2].plan.source
 
 
@@ -153,7 +153,7 @@ def test_datasets_and_models_are_logged_as_mlflow_inputs_and_outputs(done):
         assert len(run.outputs.model_outputs) == 1
 
 
-def test_every_version_carries_its_certificate(done):
+def test_every_model_version_has_its_certificate(done):
     found = done.store.client.search_model_versions("name = 'tiny-segment'")
     assert len(found) == 3
     for version in found:
@@ -166,8 +166,8 @@ def test_every_version_carries_its_certificate(done):
     assert challenger is None or challenger.version == max(one.version for one in found)
 
 
-def test_the_store_names_no_patient_and_no_path(done, data):
-    """Params, tags, metric keys and artifacts name no path, file, patient or volume."""
+def test_the_store_contains_no_patient_and_no_path(done, data):
+    """Params, tags, metric keys and artifacts contain no path, file name, patient or volume."""
     from medmim.data.dataset.manifest import read_dataset
 
     volumes = read_dataset(data).volumes
@@ -183,12 +183,12 @@ def test_the_store_names_no_patient_and_no_path(done, data):
         assert not found, (found, text[:80])
 
 
-# where MLflow itself notes the place of artifacts, by which it finds them; `sync` and `pack` leave it out
+# columns in which MLflow stores the location of artifacts; `sync` and `pack` leave them out
 PLACES = {"artifact_location", "artifact_uri", "source", "storage_location"}
 
 
 def _texts(path):
-    """Every word of every table of a database, except the places of artifacts."""
+    """Return all values of all tables of a database, except artifact locations."""
     found = []
     with sqlite3.connect(path) as database:
         for (table,) in database.execute("select name from sqlite_master where type = 'table'").fetchall():
@@ -210,7 +210,7 @@ def test_a_dry_run_runs_nothing(data, new_home):
 
 
 def test_predicted_hours_come_from_two_short_trainings_of_each_kind(data, new_home):
-    """The second finds its volumes prepared, as most steps of a training do; nothing else of them stays."""
+    """The second reads prepared volumes from the cache, as most steps do; only the cache is kept."""
     engine, home = Engine(), new_home()
     planned = study(settings(data), home=home, options=DRY, engine=LocalEngine(engine), log=str)
     assert [title.split()[0] for title in engine.ran] == ["finetune", "finetune", "pretrain", "pretrain"]
@@ -241,7 +241,7 @@ def test_each_encoder_has_its_own_predicted_hours(data, new_home):
     assert planned.plan.minutes == {"finetune resnet18": 60.0, "finetune dynunet": 600.0}
 
 
-def test_max_hours_is_a_limit(data, new_home):
+def test_no_training_starts_that_would_exceed_max_hours(data, new_home):
     clock = SimpleNamespace(now=0.0)
     ran = []
 
@@ -257,8 +257,8 @@ def test_max_hours_is_a_limit(data, new_home):
 
 
 def test_predictions_follow_the_minutes_that_trainings_took(data, new_home):
-    """Each takes 15 minutes where 35 were predicted: the third still ends within the hour."""
-    clock, said = SimpleNamespace(now=0.0), []
+    """Each takes 15 minutes instead of the predicted 35, so that the third still ends within the hour."""
+    clock, lines = SimpleNamespace(now=0.0), []
 
     def faster(job, home):
         clock.now += 900.0
@@ -268,24 +268,24 @@ def test_predictions_follow_the_minutes_that_trainings_took(data, new_home):
         "home": new_home(),
         "options": StudyOptions(max_hours=1.0),
         "timer": lambda task: 35.0,
-        "log": said.append,
+        "log": lines.append,
     }
     whole = study(
         settings(data, masks=["mesh"]), engine=LocalEngine(faster), clock=lambda: clock.now, **words
     )
     assert whole.left == ()
-    left = [line.partition("; ")[2] for line in said if line.startswith("    15.0 minutes")]
+    left = [line.partition("; ")[2] for line in lines if line.startswith("    15.0 minutes")]
     assert left == ["about 50 minutes left", "about 15 minutes left", ""]
 
 
 def test_max_hours_must_be_a_number(data, new_home):
-    with pytest.raises(UsageError, match="--max-hours: expected hours from 0, got nan"):
+    with pytest.raises(UsageError, match="--max-hours: expected a number of hours, 0 or more, got nan"):
         study(settings(data), home=new_home(), options=StudyOptions(max_hours=float("nan")), timer=no_timing)
 
 
 @pytest.fixture
 def moved(done, new_home, tmp_path):
-    """The study at another site, where only what was packed is."""
+    """Home folder of another site, which contains only the unpacked study."""
     pack(done.store, runs_of_study(done.store, "tiny"), tmp_path / "tiny.zip")
     there = new_home()
     unpack(Store(there), tmp_path / "tiny.zip")
@@ -293,12 +293,12 @@ def moved(done, new_home, tmp_path):
 
 
 def numbers(compared):
-    """The findings without the ids of runs, which unpacking changes."""
+    """Return the findings without run ids, which change when a study is unpacked."""
     found = compared.findings.as_json()
     return {**found, "arms": [{**arm, "runs": []} for arm in found["arms"]]}
 
 
-def test_an_unpacked_study_is_compared_and_resumed_as_where_it_was_made(done, moved, data):
+def test_an_unpacked_study_is_compared_and_resumed_like_the_original(done, moved, data):
     here, there = compare_study("tiny", home=done.home), compare_study("tiny", home=moved)
     assert numbers(there) == numbers(here)
     assert there.notes == here.notes
@@ -337,7 +337,7 @@ def test_trials_of_an_earlier_plan_are_left_out(data, new_home):
     assert "1 finished trials of an earlier plan of this name are left out" in compared.notes
 
 
-def test_trials_that_another_study_trained_are_used(data, new_home):
+def test_trials_trained_by_another_study_are_reused(data, new_home):
     home, words = new_home(), {"masks": []}
     for name in ("first", "second"):
         named = settings(data, name=name, **words)
@@ -347,7 +347,7 @@ def test_trials_that_another_study_trained_are_used(data, new_home):
 
 
 class Ahead(LocalEngine):
-    """Asks for all jobs at once and runs two at a time, as a cluster does."""
+    """Requests all jobs at once and runs two at a time, like a cluster."""
 
     width = 2
     asks_ahead = True
@@ -387,7 +387,7 @@ def test_trials_that_differ_in_labels_share_a_pretraining(data, new_home):
     assert stages.count("finetune") == 4
 
 
-def test_one_process_at_a_time_runs_a_study(data, new_home):
+def test_a_study_cannot_run_in_two_processes_at_once(data, new_home):
     home = new_home()
     with (
         files.lock(home / "studies" / "tiny"),
@@ -408,7 +408,7 @@ def test_one_process_at_a_time_runs_a_study(data, new_home):
         ({"encoders": ["resnet81"]}, "unknown encoder 'resnet81'; did you mean 'resnet18'"),
     ],
 )
-def test_an_unknown_name_is_found_before_hours_of_training(words, message, data, new_home):
+def test_unknown_names_are_rejected_before_the_first_training(words, message, data, new_home):
     with pytest.raises((UsageError, SettingsError), match=message):
         study(
             settings(data, **words), home=new_home(), engine=LocalEngine(Engine()), timer=no_timing, log=str

@@ -1,4 +1,4 @@
-"""A training in a process of its own: killed, it is continued; wrong, it says why; orphaned, it ends."""
+"""A training in its own process resumes after a kill, returns errors, and ends with its parent."""
 
 import json
 import os
@@ -20,7 +20,7 @@ def job(data, **words):
     return Job("finetune", "a training", "d" * 64, settings, {"study": "s", "role": "cell"})
 
 
-def test_a_process_of_its_own_gives_the_run(tiny_dataset, new_home):
+def test_a_child_process_returns_the_finished_run(tiny_dataset, new_home):
     home = new_home()
     outcome = run_apart(job(tiny_dataset), home)
     assert outcome.error == ""
@@ -32,13 +32,15 @@ def test_a_process_of_its_own_gives_the_run(tiny_dataset, new_home):
     assert not list((home / "jobs").iterdir())
 
 
-def test_an_error_comes_back_as_one_line(tmp_path, new_home):
+def test_an_error_of_the_child_is_returned(tmp_path, new_home):
     outcome = run_apart(job(tmp_path / "nowhere"), new_home())
     assert outcome.run_id is None
     assert "no dataset at" in outcome.error
 
 
-def test_an_interrupted_run_is_continued_and_an_empty_one_discarded(tiny_dataset, new_home, monkeypatch):
+def test_an_interrupted_run_is_resumed_and_one_without_a_state_is_discarded(
+    tiny_dataset, new_home, monkeypatch
+):
     from interruption import PowerCutError, cut_power
 
     home = new_home()
@@ -58,7 +60,7 @@ def test_an_interrupted_run_is_continued_and_an_empty_one_discarded(tiny_dataset
     assert store.run(cut.info.run_id).data.metrics["last/steps"] == 3
 
 
-def test_it_does_not_outlive_its_parent(tiny_dataset, new_home, tmp_path):
+def test_the_child_ends_with_its_parent(tiny_dataset, new_home, tmp_path):
     home = new_home()
     spec = tmp_path / "spec.json"
     words = {"stage": "finetune", "title": "t", "digest": "d", "tags": {}, "home": str(home)}
@@ -81,7 +83,7 @@ def test_it_does_not_outlive_its_parent(tiny_dataset, new_home, tmp_path):
             return
         time.sleep(0.1)
     os.kill(child, signal.SIGKILL)
-    pytest.fail("the child went on")
+    pytest.fail("the child outlived its parent")
 
 
 def alive(pid):
