@@ -22,7 +22,7 @@ def test_the_learning_rate_rises_and_falls():
 
 
 def test_the_learning_rate_may_start_and_end_above_zero():
-    """SparK: from 0.5 % of the peak, to 0.1 % of it."""
+    """As in SparK: the schedule starts at 0.5 % and ends at 0.1 % of the peak."""
     rate = partial(learning_rate_factor, warmup=0.25, start=0.005, end=0.001)
     assert rate(0.0) == 0.005
     assert rate(0.125) == pytest.approx(0.005 + 0.995 / 2)
@@ -35,7 +35,7 @@ def test_without_warmup_the_learning_rate_starts_at_its_peak():
     assert learning_rate_factor(0.0, warmup=0.0) == 1
 
 
-def test_the_schedule_sets_the_rate_and_stops():
+def test_the_schedule_sets_the_learning_rate_and_stops_the_training():
     schedule, trainer = Schedule(Budget(steps=4), warmup=0.0), Trainer()
     rates = []
     for step in range(4):
@@ -49,7 +49,7 @@ def test_the_schedule_sets_the_rate_and_stops():
     assert rates[2] == pytest.approx(1.0)
 
 
-def test_the_schedule_moves_the_decay_of_those_that_have_one():
+def test_the_schedule_changes_the_weight_decay_of_groups_that_have_one():
     trainer = Trainer()
     decayed, flat = {"initial_lr": 1.0, "initial_weight_decay": 0.04}, {"initial_lr": 1.0}
     trainer.optimizers[0].param_groups = [decayed, flat]
@@ -63,7 +63,7 @@ def test_the_schedule_moves_the_decay_of_those_that_have_one():
     assert "weight_decay" not in flat
 
 
-def test_the_schedule_keeps_the_time_spent():
+def test_the_schedule_saves_the_elapsed_time():
     clock = iter([10.0, 17.0])
     budget = Budget(minutes=1.0, clock=lambda: next(clock))
     schedule = Schedule(budget, warmup=0.0)
