@@ -163,7 +163,11 @@ def _read_voxels(header: Any, content: io.BufferedIOBase, max_bytes: int, frame:
         content.read(1)  # at the end of compressed data this verifies the checksum
     array = np.frombuffer(voxels, dtype).reshape(shape[:3], order="F")
     repairs = (*repairs, *grid.repairs, *(["colour_to_grey"] if dtype == nifti_header.RGB else []))
-    return LoadedImage(Image(_values(array, header), grid.affine), repairs, grid.measured)
+    measured = grid.measured
+    if not math.isfinite(float(header["scl_slope"])):  # a slope of 0 means no scaling
+        repairs = (*repairs, "non_finite_slope_ignored")
+        measured = {**measured, "slope_used": 1.0, "intercept_used": 0.0}
+    return LoadedImage(Image(_values(array, header), grid.affine), repairs, measured)
 
 
 def _values(array: Shaped[np.ndarray, "x y z"], header: Any) -> Shaped[np.ndarray, "x y z"]:

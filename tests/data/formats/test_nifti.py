@@ -42,6 +42,17 @@ def test_scaling_is_applied(tmp_path):
     np.testing.assert_allclose(image.array, nib.load(path).get_fdata(), atol=1e-4)
 
 
+@pytest.mark.parametrize(("slope", "flagged"), [("inf", True), ("-inf", True), ("nan", True), ("0", False)])
+def test_an_infinite_or_nan_slope_is_ignored_and_flagged(tmp_path, slope, flagged):
+    loaded = load_nifti(patched(tmp_path, 112, struct.pack("<2f", float(slope), 5.0)))
+    np.testing.assert_array_equal(loaded.image.array, volume())
+    assert ("non_finite_slope_ignored" in loaded.repairs) == flagged
+    numbers = {"slope_used": 1.0, "intercept_used": 0.0}
+    assert {name: value for name, value in loaded.measured.items() if name in numbers} == (
+        numbers if flagged else {}
+    )
+
+
 def test_devices_pipes_folders_and_missing_files_are_rejected(tmp_path):
     os.mkfifo(tmp_path / "fifo.nii")
     assert_rejected(tmp_path / "fifo.nii", "unreadable", "got a folder, device or pipe")
