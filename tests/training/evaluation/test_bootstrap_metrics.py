@@ -46,15 +46,15 @@ def class_rows(rng, patients=8):
 def box_rows(rng, patients=8):
     found = []
     for number in range(40):
-        truth, said = [], []
+        truth, boxes = [], []
         for _ in range(int(rng.integers(3))):
             name, first = BOXES[int(rng.integers(2))], rng.uniform(0, 80, size=3)
             truth.append([name, *first, *(first + 10)])
             near = first + rng.normal(0, 2.0, size=3)
-            said.append([name, round(rng.uniform(0.3, 1), 1), *near, *(near + 10)])
+            boxes.append([name, round(rng.uniform(0.3, 1), 1), *near, *(near + 10)])
             away = rng.uniform(0, 80, size=3)
-            said.append([BOXES[int(rng.integers(2))], round(rng.uniform(0, 0.8), 1), *away, *(away + 10)])
-        found.append({"subject": f"p{number % patients}", "truth": truth, "found": said})
+            boxes.append([BOXES[int(rng.integers(2))], round(rng.uniform(0, 0.8), 1), *away, *(away + 10)])
+        found.append({"subject": f"p{number % patients}", "truth": truth, "found": boxes})
     return found
 
 

@@ -21,17 +21,17 @@ def rows(count=40, *, seed=0):
     rng = np.random.default_rng(seed)
     found = []
     for _ in range(count):
-        truth, said = [], []
+        truth, boxes = [], []
         for _ in range(int(rng.integers(3))):
             name, first = NAMES[int(rng.integers(2))], rng.uniform(0, 80, size=3)
             truth.append([name, *first, *(first + 10)])
             if rng.random() < 0.8:
                 near = first + rng.normal(0, 1.0, size=3)
-                said.append([name, float(rng.uniform(0.3, 1)), *near, *(near + 10)])
+                boxes.append([name, float(rng.uniform(0.3, 1)), *near, *(near + 10)])
         for _ in range(int(rng.integers(3))):
             first = rng.uniform(0, 80, size=3)
-            said.append([NAMES[int(rng.integers(2))], float(rng.uniform(0, 0.7)), *first, *(first + 10)])
-        found.append({"truth": truth, "found": said})
+            boxes.append([NAMES[int(rng.integers(2))], float(rng.uniform(0, 0.7)), *first, *(first + 10)])
+        found.append({"truth": truth, "found": boxes})
     return found
 
 

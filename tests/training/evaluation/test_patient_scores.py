@@ -34,11 +34,11 @@ def box_rows(seed=0, *, patients=5, images=25):
     found = []
     for number in range(images):
         box = [0.0, 0.0, 0.0, 10.0, 10.0, 1.0]
-        said = [
+        boxes = [
             ["a", float(rng.uniform()), *(box if rng.random() < 0.6 else [60.0, 0.0, 0.0, 70.0, 10.0, 1.0])]
         ]
         found.append(
-            {"metric": "ap50", "patient": f"p{number % patients}", "truth": [["a", *box]], "found": said}
+            {"metric": "ap50", "patient": f"p{number % patients}", "truth": [["a", *box]], "found": boxes}
         )
     return found
 

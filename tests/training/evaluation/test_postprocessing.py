@@ -1,4 +1,4 @@
-"""Postprocessing by connected components, chosen on validation rows."""
+"""Tests of postprocessing by connected components, chosen on validation rows."""
 
 import numpy as np
 import pytest
@@ -56,7 +56,7 @@ def test_several_lesions_are_filtered_by_volume():
     assert 0.001 < rule["min_ml"] <= 0.512
 
 
-def test_nothing_is_chosen_without_a_gain_or_with_few_patients():
+def test_no_rule_is_chosen_without_a_gain_or_with_few_patients():
     assert choose_postprocessing(rows(6, specks=0)) == {}
     assert choose_postprocessing(rows(4)) == {}
     assert choose_postprocessing([]) == {}

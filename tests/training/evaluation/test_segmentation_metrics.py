@@ -205,7 +205,7 @@ def test_volumes_of_any_orientation_are_scored(tmp_path, dims, orientation):
 
 @pytest.mark.parametrize("orientation", ["RAS", "LIP"])
 @pytest.mark.parametrize("dims", [2, 3])
-def test_resampled_volumes_are_scored_on_the_labels_own_grid(tmp_path, dims, orientation):
+def test_resampled_volumes_are_scored_on_the_grid_of_the_label(tmp_path, dims, orientation):
     spacing = (1.0, 1.0, 1.6) if dims == 3 else (1.3, 1.3, 4.0)
     row, label = quiet_dataset(tmp_path, spacing=spacing, orientation=orientation)
     volumes = VolumeLoader(tmp_path, PreprocessingPlan(dims, (16,) * dims, (1.0, 1.0, 1.0)), cache_gb=1.0)

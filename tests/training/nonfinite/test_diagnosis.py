@@ -1,4 +1,4 @@
-"""Which process a NaN began in, when several share a step."""
+"""Tests that the process in which a NaN originated is identified when several share a step."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from medmim.training.nonfinite.diagnosis import NonFiniteFinding, NonFiniteLayer
 
 CONV, NORM = NonFiniteLayer(0, "conv"), NonFiniteLayer(1, "norm")
 CASES = {
-    # a norm over all voxels carries the second one's NaN to the first
+    # a norm over all voxels propagates the NaN of the second process to the first
     "layer": (
         [NonFiniteFinding(True, NORM, None, ("a",)), NonFiniteFinding(True, CONV, None, ("b",))],
         CONV,
@@ -31,13 +31,13 @@ CASES = {
 
 
 @pytest.mark.parametrize(("found", "layer", "volumes"), CASES.values(), ids=CASES)
-def test_the_process_where_it_began_is_named(found, layer, volumes):
+def test_the_process_of_origin_is_named(found, layer, volumes):
     whole = joined(found)
     assert (whole.layer, whole.volumes) == (layer, volumes)
     assert joined(found[::-1]).loss == whole.loss
     assert f"with volumes {', '.join(volumes)} in the batch" in str(whole)
 
 
-def test_finite_gradients_whose_norm_is_not_are_told():
+def test_finite_gradients_with_a_non_finite_norm_are_reported():
     found = NonFiniteFinding(loss=False, layer=None, gradient=None, volumes=("a",))
     assert str(found) == "the gradient is not finite, in the norm of all, with volumes a in the batch"

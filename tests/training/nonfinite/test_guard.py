@@ -1,4 +1,4 @@
-"""NaN planted in a voxel, a loss and a gradient: named, and survived or stopped as set."""
+"""Tests that a NaN in a voxel, loss or gradient is reported and handled by the configured policy."""
 
 import logging
 
@@ -30,15 +30,15 @@ PLACES = {
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_what_is_not_finite_stops_the_run_and_is_named(training, place):
+def test_a_non_finite_value_stops_the_run_and_is_named(training, place):
     made = training(checkpoint_every_steps=1)
     module = planted(made.module(), place, {3})
     with pytest.raises(RunError) as caught:
         made.run(module=module)
-    said, ids = str(caught.value), volumes_of(made, 3)
+    message, ids = str(caught.value), volumes_of(made, 3)
     named = ids[1] if place == "voxel" else ", ".join(ids)
-    assert said.startswith(f"step 4: {PLACES[place]}, with volumes {named} in the batch; lower --lr")
-    assert "\n" not in said
+    assert message.startswith(f"step 4: {PLACES[place]}, with volumes {named} in the batch; lower --lr")
+    assert "\n" not in message
     assert made.log.all_tags == {"nonfinite_steps": "1", "nonfinite_policy": "stop"}
     state = read_state(verified_state(made.folder))
     assert state["global_step"] == 3
@@ -47,7 +47,7 @@ def test_what_is_not_finite_stops_the_run_and_is_named(training, place):
 
 @pytest.mark.parametrize("policy", ["skip", "rollback"])
 @pytest.mark.parametrize("place", PLACES)
-def test_what_is_not_finite_is_survived_where_asked(training, caplog, place, policy):
+def test_a_non_finite_value_is_skipped_or_rolled_back_on_request(training, caplog, place, policy):
     made = training(on_nonfinite=policy, checkpoint_every_steps=2)
     module = planted(made.module(), place, {3})
     with caplog.at_level(logging.WARNING, logger="medmim"):
@@ -79,7 +79,7 @@ def test_a_rollback_returns_to_the_last_saved_state(training):
     assert equal(before["state_dict"], after["state_dict"])
 
 
-def test_a_rollback_without_a_saved_state_says_so(training, caplog):
+def test_a_rollback_without_a_saved_state_is_reported(training, caplog):
     made = training(on_nonfinite="rollback", checkpoint_every_steps=2, steps=2)
     with caplog.at_level(logging.WARNING, logger="medmim"):
         made.run(module=planted(made.module(), "loss", {0}))
@@ -88,13 +88,13 @@ def test_a_rollback_without_a_saved_state_says_so(training, caplog):
 
 
 @pytest.mark.parametrize("policy", ["skip", "rollback"])
-def test_more_than_the_limit_stops(training, policy):
+def test_more_non_finite_steps_than_the_limit_stop_the_run(training, policy):
     made = training(on_nonfinite=policy, nonfinite_limit=2)
     with pytest.raises(RunError, match=r"step 5: .*one more than nonfinite_limit=2 allows"):
         made.run(module=planted(made.module(), "loss", {1, 3, 4}))
 
 
-def test_the_count_survives_a_resume(training):
+def test_the_number_of_non_finite_steps_survives_a_resume(training):
     made = training(on_nonfinite="skip", nonfinite_limit=1, checkpoint_every_steps=1)
     with pytest.raises(RunError, match="step 4: "):
         made.run(module=planted(made.module(), "loss", {1, 3}))
@@ -102,7 +102,7 @@ def test_the_count_survives_a_resume(training):
         made.run(module=planted(made.module(), "loss", {3}), resume=True)
 
 
-def test_running_statistics_are_left_as_they_were(tiny_dataset, tmp_path):
+def test_a_skipped_step_does_not_change_running_statistics(tiny_dataset, tmp_path):
     class WithStatistics(SmallTraining):
         def module(self):
             module = super().module()
@@ -116,7 +116,7 @@ def test_running_statistics_are_left_as_they_were(tiny_dataset, tmp_path):
 
 
 def pretraining(name):
-    """A method of the table around a small 2D encoder."""
+    """Return a registered method with a small 2D encoder."""
     torch.manual_seed(0)
     vit = name in ON_PATCHES
     words = {"patch": 2, "width": 24, "depth": 2, "heads": 2} if vit else {"filters": (4, 8, 16)}
@@ -127,8 +127,8 @@ def pretraining(name):
     return PretrainingModule(method, mask, cell=(4, 4), settings=settings, budget=Budget(steps=3))
 
 
-class Listening(L.Callback):
-    """Notes each loss, and after each batch whether the whole state is finite."""
+class LossRecorder(L.Callback):
+    """Records each loss and, after each batch, whether the whole state is finite."""
 
     def __init__(self):
         self.losses, self.finite = [], []
@@ -140,8 +140,8 @@ class Listening(L.Callback):
 
 @pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize("name", sorted(METHODS))
-def test_every_method_learns_on_behind_a_skipped_step(tmp_path, name, parts):
-    module, listening = pretraining(name), Listening()
+def test_every_method_continues_to_train_after_a_skipped_step(tmp_path, name, parts):
+    module, listening = pretraining(name), LossRecorder()
     views = [module.method.views] if module.method.views > 1 else []
     images = torch.randn(3 * parts, 4, *views, 1, 16, 16)
     images[parts, 1] = float("nan")  # in the first batch of the second step

@@ -93,7 +93,7 @@ def test_the_same_signal_twice_stops_at_once():
 
 
 def test_two_different_stop_signals_still_wait_for_the_end_of_the_step():
-    made = Saving()  # such as Ctrl-C in a study, which then ends its training with SIGTERM
+    made = Saving()  # for example Ctrl-C in a study, which then stops its training with SIGTERM
     with made.signals.restored_afterwards():
         made.signals.on_train_start(made.trainer, Module())
         os.kill(os.getpid(), signal.SIGINT)

@@ -29,7 +29,7 @@ from medmim.training.resume.states import (
 
 
 class Module(lightning.LightningModule):
-    """A layer under Adam."""
+    """A layer trained with Adam."""
 
     def __init__(self, width=3):
         super().__init__()
@@ -40,7 +40,7 @@ class Module(lightning.LightningModule):
 
 
 def content(step, *, width=3):
-    """What Lightning hands over, after one step of Adam."""
+    """Return the checkpoint that Lightning passes on after one step of Adam."""
     torch.manual_seed(step)
     module = Module(width)
     optimizer = module.configure_optimizers()
@@ -55,7 +55,7 @@ def content(step, *, width=3):
 
 
 class Saver(lightning.Trainer):
-    """Saves what it is told to, as a trainer with our plugin does."""
+    """Saves a given state like a trainer with our plugin."""
 
     is_global_zero = True
 
@@ -72,7 +72,7 @@ def save(folder, *steps):
 
 
 def same(first, second):
-    """Equality of nested values, types and bits included."""
+    """Return whether nested values are equal, including types and bits."""
     if isinstance(first, torch.Tensor):
         return first.dtype == second.dtype and torch.equal(first, second)
     if isinstance(first, dict):
@@ -82,7 +82,7 @@ def same(first, second):
     return first == second and type(first) is type(second)
 
 
-def test_a_state_comes_back_as_it_was(tmp_path):
+def test_a_saved_state_is_read_back_unchanged(tmp_path):
     state = content(3)
     StateIO().save_checkpoint(state, tmp_path / "state-000001.safetensors")
     assert same(read_state(tmp_path / "state-000001.safetensors"), state)
@@ -93,7 +93,7 @@ def test_only_tensors_and_plain_values_can_be_saved():
         encode_state({"a": [Module()]})
 
 
-def test_the_last_two_are_kept(tmp_path):
+def test_the_last_two_states_are_kept(tmp_path):
     save(tmp_path, 1, 2, 3, 4)
     names = [path.name for path in sorted(tmp_path.iterdir())]
     assert names == [f"state-00000{n}.safetensors{end}" for n in (3, 4) for end in ("", ".sha256")]
@@ -102,7 +102,7 @@ def test_the_last_two_are_kept(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_what_a_cut_off_save_left_is_cleared(tmp_path):
+def test_files_of_an_interrupted_save_are_removed(tmp_path):
     save(tmp_path, 1)
     (tmp_path / ".state-000002.safetensors.0123.tmp").write_bytes(b"half")
     (tmp_path / "state-000007.safetensors.sha256").write_text("0" * 64)
@@ -110,7 +110,7 @@ def test_what_a_cut_off_save_left_is_cleared(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2 * KEPT
 
 
-def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
+def test_a_non_finite_state_is_not_saved(tmp_path):
     save(tmp_path, 1)
     bad = content(2)
     bad["optimizer_states"][0]["state"][0]["exp_avg"][0] = float("inf")
@@ -119,7 +119,7 @@ def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
     assert read_state(verified_state(tmp_path))["global_step"] == 1
 
 
-def test_a_missing_state_is_told(tmp_path):
+def test_a_missing_state_is_an_error(tmp_path):
     with pytest.raises(RunError, match="no saved state to resume: start the run again without --resume"):
         verified_state(tmp_path)
 
@@ -132,7 +132,7 @@ def damaged(tmp_path, change):
     return path
 
 
-def test_200_flipped_bits_are_found_and_the_state_before_is_used(tmp_path, caplog):
+def test_200_flipped_bits_are_detected_and_the_previous_state_is_used(tmp_path, caplog):
     chance = random.Random(0)
     path = damaged(tmp_path, lambda whole: whole)
     whole = path.read_bytes()
@@ -143,7 +143,7 @@ def test_200_flipped_bits_are_found_and_the_state_before_is_used(tmp_path, caplo
     assert "saved state 2 of this run is damaged" in caplog.text
 
 
-def test_60_truncations_are_found_and_the_state_before_is_used(tmp_path):
+def test_60_truncations_are_detected_and_the_previous_state_is_used(tmp_path):
     chance = random.Random(1)
     path = damaged(tmp_path, lambda whole: whole)
     whole = path.read_bytes()
@@ -152,13 +152,13 @@ def test_60_truncations_are_found_and_the_state_before_is_used(tmp_path):
         assert read_state(verified_state(tmp_path))["global_step"] == 1
 
 
-def test_a_damaged_state_goes_when_the_next_is_saved(tmp_path):
+def test_a_damaged_state_is_removed_by_the_next_save(tmp_path):
     damaged(tmp_path, lambda whole: whole[:-1])
     save(tmp_path, 3)
     assert {path.name[6:12] for path in tmp_path.iterdir()} == {"000001", "000003"}
 
 
-def test_when_all_are_damaged_it_is_told(tmp_path):
+def test_only_damaged_states_are_an_error(tmp_path):
     save(tmp_path, 1, 2)
     for path in tmp_path.glob("*.safetensors"):
         path.write_bytes(b"")
@@ -168,7 +168,7 @@ def test_when_all_are_damaged_it_is_told(tmp_path):
 
 @pytest.mark.parametrize("operation", range(8))
 def test_a_stop_at_any_write_leaves_a_state_to_resume(tmp_path, monkeypatch, operation):
-    """Whatever the moment, the old state or the new one is there and whole."""
+    """At any moment, the old or the new state is complete."""
     save(tmp_path, 1, 2)
     done, stopped = 0, False
     for name in ("replace", "fsync"):
@@ -204,7 +204,7 @@ class Canary:
 
 
 def header(entries, data=b"", *, length=None, tree='{"dict": []}'):
-    """A safetensors file with any header."""
+    """Return a safetensors file with a given header."""
     text = json.dumps({"__metadata__": {"tree": tree}, **entries}).encode()
     return struct.pack("<Q", len(text) if length is None else length) + text + data
 
@@ -214,7 +214,7 @@ def tensor(shape, start, end):
 
 
 def bomb():
-    """A zip of a few kilobytes that unpacks to a hundred megabytes."""
+    """Return a zip file of a few kilobytes that unpacks to a hundred megabytes."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", bytes(100_000_000))
@@ -222,7 +222,7 @@ def bomb():
 
 
 def escaping():
-    """A zip whose member leaves its folder."""
+    """Return a zip file with a member outside its folder."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         archive.writestr("../../escaped", b"x")
@@ -265,7 +265,7 @@ PAYLOADS = {
 
 
 @pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS)
-def test_a_malicious_file_with_the_right_hash_is_refused(tmp_path, payload):
+def test_a_malicious_file_with_the_right_hash_is_rejected(tmp_path, payload):
     folder = tmp_path / "run"
     folder.mkdir()
     path = folder / "state-000001.safetensors"
@@ -278,7 +278,7 @@ def test_a_malicious_file_with_the_right_hash_is_refused(tmp_path, payload):
 
 
 def change(path, value):
-    """Change one value of a state, given the way to it."""
+    """Change the value of a state at a given key path."""
 
     def changed(state):
         *way, last = path
@@ -307,12 +307,12 @@ def change(path, value):
         change(["optimizer_states"], None),
     ],
 )
-def test_a_state_of_another_network_or_optimizer_is_refused(changed):
+def test_a_state_of_another_network_or_optimizer_is_rejected(changed):
     with pytest.raises(RunError, match="belongs to another network or optimizer"):
         refuse_foreign(changed(content(1)), Module())
 
 
-def test_a_state_of_this_network_is_taken():
+def test_a_state_of_the_same_network_is_accepted():
     refuse_foreign(content(1), Module())
 
 

@@ -1,4 +1,4 @@
-"""Preparation of a task from the training data."""
+"""Tests of the preparation of a task from the training data."""
 
 import numpy as np
 import tiny
@@ -10,7 +10,7 @@ from medmim.training.tasks.segmentation import Segmentation
 
 
 def two_balls(root, number):
-    """Write two mirrored cubes with the codes 17 and 53, and 255 in a part without a label."""
+    """Write two mirrored cubes with codes 17 and 53, and a region without a label with code 255."""
     label = np.zeros((20, 16, 16), np.uint16)
     label[3:6, 4 + number : 7 + number, 4:7] = 17
     label[14:17, 4 + number : 7 + number, 4:7] = 53

@@ -41,11 +41,11 @@ def scene_for(task, root, dims):
     return dataset.volumes, EvaluationContext(volumes, names, "fp32", {})
 
 
-def network_for(name, task, volumes, scene, said=None):
+def network_for(name, task, volumes, scene, lines=None):
     torch.manual_seed(0)
     dims = scene.plan.dims
     encoder = build_encoder("dynunet", spatial_dims=dims, in_channels=1, filters=[4, 8, 8])
-    head = task.head(encoder, volumes, scene, (said if said is not None else []).append)
+    head = task.head(encoder, volumes, scene, (lines if lines is not None else []).append)
     return build_head(name, encoder=encoder, spatial_dims=dims, classes=max(scene.names) + 1, **head)
 
 
@@ -56,7 +56,7 @@ def test_every_task_has_a_network_and_its_metric_can_be_compared():
 
 @pytest.mark.parametrize("dims", [2, 3])
 @every_task
-def test_a_task_draws_learns_judges_and_draws_pictures(name, dims, varied_dataset):
+def test_every_task_trains_evaluates_and_draws_figures(name, dims, varied_dataset):
     task = build_task(name)
     volumes, scene = scene_for(task, varied_dataset, dims)
     network = network_for(name, task, volumes, scene)
@@ -92,7 +92,7 @@ def test_a_task_draws_learns_judges_and_draws_pictures(name, dims, varied_datase
         ("detect", {"bad_boxes": "drop"}, "expected bad_boxes refuse or clip"),
     ],
 )
-def test_wrong_words_are_refused(name, options, message):
+def test_invalid_options_are_rejected(name, options, message):
     with pytest.raises(UsageError, match=message):
         build_task(name, **options)
 
@@ -109,7 +109,7 @@ def test_deep_supervision_reaches_coarse_scores(criterion):
 
 
 class Brightest(nn.Module):
-    """Scores a slice by its mean."""
+    """Network that scores a slice by its mean."""
 
     def __init__(self):
         super().__init__()
@@ -142,23 +142,23 @@ def test_rare_classes_are_drawn_more_often(tiny_dataset):
         assert lesson.weights[0] / lesson.weights[1] == pytest.approx(times)
 
 
-def test_one_class_is_nothing_to_tell_apart(tiny_dataset):
+def test_a_single_class_is_rejected(tiny_dataset):
     volumes = [one.model_copy(update={"target": "a"}) for one in read_dataset(tiny_dataset).volumes]
     with pytest.raises(DataError, match=r"all training images have one class \(a\)"):
         Classification().names(read_dataset(tiny_dataset), volumes, None)
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_the_share_of_boxes_that_anchors_reach_is_said(tiny_dataset, dims):
-    task, said = Detection(), []
+def test_the_fraction_of_boxes_matched_to_anchors_is_reported(tiny_dataset, dims):
+    task, lines = Detection(), []
     volumes, scene = scene_for(task, tiny_dataset, dims)
-    network_for("detect", task, volumes, scene, said)
-    assert len(said) == 1
-    assert said[0].endswith("training boxes are matched to an anchor")
+    network_for("detect", task, volumes, scene, lines)
+    assert len(lines) == 1
+    assert lines[0].endswith("training boxes are matched to an anchor")
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_true_boxes_come_back_in_the_grid_of_the_file(varied_dataset, dims):
+def test_true_boxes_are_returned_in_the_grid_of_the_file(varied_dataset, dims):
     task = Detection()
     volumes, scene = scene_for(task, varied_dataset, dims)
     network = network_for("detect", task, volumes, scene)
@@ -175,12 +175,12 @@ def test_true_boxes_come_back_in_the_grid_of_the_file(varied_dataset, dims):
             assert len(slices) == round(whole[axis + 3] - whole[axis]) or axis != 2
 
 
-def test_found_boxes_lie_in_the_image(tiny_dataset):
+def test_predicted_boxes_lie_in_the_image(tiny_dataset):
     task = Detection()
     for dims in (2, 3):
         volumes, scene = scene_for(task, tiny_dataset, dims)
         network = network_for("detect", task, volumes, scene)
-        nn.init.constant_(network.score.cls_logits.bias, 0.0)  # so that something is found
+        nn.init.constant_(network.score.cls_logits.bias, 0.0)  # so that boxes are predicted
         prepared = scene.volumes(volumes[0])
         found = detect(network, prepared, scene.plan, precision="fp32")
         assert len(found) == (prepared.image.shape[prepared.slice_axis + 1] if dims == 2 else 1)
@@ -198,7 +198,7 @@ def test_negatives_are_images_with_a_label_and_no_box(tiny_dataset):
     assert Detection(negatives="all").usable(unknown)
 
 
-def test_more_classes_than_a_byte_can_number_are_refused(tmp_path):
+def test_more_classes_than_a_byte_can_number_are_rejected(tmp_path):
     image, label = np.zeros((8, 8, 8), np.float32), np.arange(512, dtype=np.uint16).reshape(8, 8, 8)
     row = tiny.write_volume(tmp_path, "p", image, np.eye(4), label=label)
     dataset = Dataset(tmp_path, DatasetInfo(name="d"), (row,))
@@ -208,15 +208,15 @@ def test_more_classes_than_a_byte_can_number_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_found_boxes_lie_in_their_image(dims, tmp_path):
+def test_predicted_boxes_lie_in_their_padded_image(dims, tmp_path):
     image, _ = tiny.blob(np.random.default_rng(0), (12, 14, 10))
     row = tiny.write_volume(tmp_path, "p", image, np.eye(4))
-    plan = plan_for([row], dims=dims, size=(32,), multiple=(4,) * dims)  # most of it is padding
+    plan = plan_for([row], dims=dims, size=(32,), multiple=(4,) * dims)  # mostly padding
     encoder = build_encoder("dynunet", spatial_dims=dims, in_channels=1, filters=[4, 8, 8])
     anchors = [[[4.0] * dims], [[12.0] * dims]]
     torch.manual_seed(0)
     network = build_head("detect", encoder=encoder, spatial_dims=dims, classes=2, anchors=anchors)
-    network.score.cls_logits.bias.data.zero_()  # sure enough to be told
+    network.score.cls_logits.bias.data.zero_()  # high enough scores to be reported
     prepared = VolumeLoader(tmp_path, plan, cache_gb=1.0)(row)
     found = np.concatenate([one.boxes for one in detect(network, prepared, plan, precision="fp32")])
     assert len(found)

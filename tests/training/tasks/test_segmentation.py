@@ -1,4 +1,4 @@
-"""Loss, class names and label codes of the segmentation task."""
+"""Tests of the loss, class names and label codes of the segmentation task."""
 
 import numpy as np
 import pytest
@@ -49,7 +49,7 @@ def test_ignored_voxels_have_no_gradient(criterion):
 
 
 def test_the_loss_of_known_voxels_does_not_depend_on_ignored_ones():
-    """Half of the voxels ignored: the same loss as that of the other half alone."""
+    """With half of the voxels ignored, the loss equals that of the other half."""
     task, scores = Segmentation(deep_supervision=0), torch.randn(2, 3, 8, 8)
     label = torch.randint(0, 3, (2, 1, 8, 8))
     half = type("Half", (), {"deep_scores": lambda self, images: [scores[..., :4]]})()
@@ -74,7 +74,7 @@ def test_classes_are_numbered_by_ascending_code_and_keep_their_names(tmp_path):
     assert task.names(dataset, rows, found) == {1: "hippocampus", 2: "label_1035"}
 
 
-def test_a_class_that_training_lacks_is_reported(tmp_path):
+def test_a_class_absent_from_training_is_reported(tmp_path):
     rows, found = labelled(tmp_path, one_class(1))
     dataset = Dataset(tmp_path, DatasetInfo(name="d", label_names={1: "liver", 2: "lesion"}), tuple(rows))
     task = Segmentation()
@@ -82,7 +82,7 @@ def test_a_class_that_training_lacks_is_reported(tmp_path):
     assert notes == ["warning: no training label contains 'lesion' (2): it cannot be predicted"]
 
 
-def test_the_share_of_patches_on_rare_classes_is_reported(tmp_path):
+def test_the_fraction_of_patches_on_rare_classes_is_reported(tmp_path):
     both = one_class(1)
     both[6, 6, 6] = 2
     rows, found = labelled(tmp_path, both, one_class(1))
@@ -91,7 +91,7 @@ def test_the_share_of_patches_on_rare_classes_is_reported(tmp_path):
     assert line.endswith("rarest: lesion 25.0%, liver 75.0%")
 
 
-def test_empty_training_labels_are_refused(tmp_path):
+def test_empty_training_labels_are_rejected(tmp_path):
     rows, found = labelled(tmp_path, np.zeros((8, 8, 8), np.uint8))
     with pytest.raises(DataError, match="all training labels are empty: expected at least one class"):
         Segmentation().names(Dataset(tmp_path, DatasetInfo(name="d"), tuple(rows)), rows, found)
