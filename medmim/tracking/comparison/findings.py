@@ -256,6 +256,11 @@ def _warnings(
         found.append(f"one seed per arm: intervals cover patients only, not training{remedy}")
     if len(arms) == 1:
         found.append(f"only one arm ('{arms[0].title}'): fine-tune from another --init to compare")
+    elif not contrasts:
+        count = min(len(arm.patients) for arm in arms)
+        found.append(
+            f"no two arms can be compared: expected 2 or more test patients with a score, got {count}"
+        )
     found += [
         f"the training of {arm.title} saw test patients: its score is optimistic"
         for arm in arms
