@@ -24,6 +24,7 @@ from medmim.data.dataset.channels import channels_of
 from medmim.data.dataset.manifest import VolumeRecord
 from medmim.data.formats.nifti import Image, read_image
 from medmim.data.loading.normalisation import IntensityRule, Normalisation, body_mask
+from medmim.errors import DataError
 
 FOLDER = "fingerprints"  # in `MEDMIM_HOME`
 _VERSION = 1
@@ -173,11 +174,17 @@ def _compute(root: Path, volumes: Sequence[VolumeRecord], *, ignore: int | None,
     samples: dict[tuple[str, str], list[np.ndarray]] = defaultdict(list)
     facts: list[dict[int, dict[str, Any]]] = []
     for number, volume in enumerate(volumes):
-        label = read_image(root / volume.label) if labels and volume.label else None
+        try:
+            label = read_image(root / volume.label) if labels and volume.label else None
+            read = number % step == 0
+            intensities = list(_intensities(root, volume, label, ignore=ignore)) if read else []
+        except (DataError, OSError) as error:
+            raise DataError(
+                f"volume {volume.id}: {error}; or run `medmim ingest` again", reason="damaged_dataset"
+            ) from error
         facts.append(_class_facts(label, volume, ignore=ignore) if label else {})
-        if number % step == 0:
-            for modality, region, values in _intensities(root, volume, label, ignore=ignore):
-                samples[modality, region].append(values)
+        for modality, region, values in intensities:
+            samples[modality, region].append(values)
     spacings = np.array([sorted(volume.spacing_mm) for volume in volumes])
     return Fingerprint(
         volumes=len(volumes),

@@ -88,7 +88,7 @@ class PretrainRun:
 
 
 def build_pretraining(settings: PretrainSettings, *, home: Path, log: Callable[[str], None]) -> PretrainRun:
-    """Build the components of a run; nothing is written.
+    """Build the components of a run; only the fingerprint of the dataset is written, to `home`.
 
     Args:
         settings: settings of the run; open values are chosen from the dataset.
@@ -113,8 +113,8 @@ def build_pretraining(settings: PretrainSettings, *, home: Path, log: Callable[[
     plan = plan_for(
         train, dims=sketch.dims, size=settings.size, multiple=cell, spacing_mm=settings.spacing_mm
     )
-    plan = pretraining_plan(plan, settings, dataset, train, home=home, log=log)
     hidden_count(prod(grid_of(plan.size, cell)), settings.ratio)  # raises for too few cells
+    plan = pretraining_plan(plan, settings, dataset, train, home=home, log=log)
     resolved = settings.model_copy(
         update={
             "dims": plan.dims,
