@@ -170,7 +170,7 @@ def _extent(volume: VolumeRecord) -> list[float]:
 def _lowest(volume: VolumeRecord, root: Path) -> float:
     """Return the first percentile of the intensities of a volume."""
     values: Any = read_image(root / volume.image).array
-    return float(np.percentile(values, 1))
+    return float(np.percentile(values[np.isfinite(values)], 1)) if np.isfinite(values).any() else 0.0
 
 
 def _per_axis(values: Sequence[Sequence[float]]) -> tuple[Range, ...]:

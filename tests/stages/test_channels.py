@@ -125,7 +125,7 @@ def test_channels_on_different_grids_are_refused(tmp_path):
     dataset = read_dataset(tmp_path / "data")
     (case,), _ = group_channels(dataset.volumes, CHANNELS)
     with pytest.raises(
-        DataError, match=r"its channels lie on different grids; expected co-registered"
+        DataError, match=r"its channels have different grids; expected co-registered"
     ) as caught:
         preprocess(dataset.root, case, PLAN)
     assert caught.value.reason == "channels_differ"
@@ -139,12 +139,12 @@ def test_channels_on_different_grids_are_refused(tmp_path):
             UsageError,
             r"^channels: expected words such as t1\+post or flair, got 't1c'; known: t1, t2",
         ),
-        (["t1", "t1"], UsageError, r"^channels: expected different ones, got t1, t1$"),
+        (["t1", "t1"], UsageError, r"^channels: expected different channels, got t1, t1$"),
         (
             ["t1", "flair"],  # two volumes are T1
             DataError,
-            r"^no visit has exactly one volume for each of the channels t1, flair; the volumes here are told "
-            r"by: flair; t1 post; t1 pre; t2$",
+            r"^no visit has exactly one volume for each of the channels t1, flair; tokens of the volumes are: "
+            r"flair; t1 post; t1 pre; t2$",
         ),
     ],
 )
