@@ -143,8 +143,8 @@ def test_channels_on_different_grids_are_refused(tmp_path):
         (
             ["t1", "flair"],  # two volumes are T1
             DataError,
-            r"^no visit has exactly one volume for each of the channels t1, flair; tokens of the volumes are: "
-            r"flair; t1 post; t1 pre; t2$",
+            r"^no visit has exactly one volume for each of the channels t1, flair; tokens of the volumes "
+            r"are: flair; t1 post; t1 pre; t2$",
         ),
     ],
 )

@@ -25,17 +25,17 @@ def rows(count, *, seed, apart=1.5, width=40):
 
 def judged_by(monkeypatch):
     """The splits that come to be judged, filled as they come."""
-    judged, judge = [], stage._judged
-    monkeypatch.setattr(stage, "_judged", lambda *splits: judged.append(splits) or judge(*splits))
+    judged, judge = [], stage._evaluate
+    monkeypatch.setattr(stage, "_evaluate", lambda *splits: judged.append(splits) or judge(*splits))
     return judged
 
 
 def test_the_strength_is_chosen_on_validation_patients():
     train, val, test = rows(60, seed=0), rows(60, seed=1), rows(200, seed=2)
-    found = stage._judged(train, val, test)
+    found = stage._evaluate(train, val, test)
     assert 0.6 < found.linear_f1 < 1
     assert found.images == 200
-    exchanged = stage._judged(train, val, (test[0], 1 - test[1]))
+    exchanged = stage._evaluate(train, val, (test[0], 1 - test[1]))
     assert exchanged.strength == found.strength
     assert exchanged.linear_f1 < 0.4
     scores = {}
@@ -59,7 +59,7 @@ def test_random_weights_are_seeded_and_recalibrated_on_whole_images(tiny_dataset
     judged = judged_by(monkeypatch)
     for seed in (0, 0, 1):
         probe(None, data=tiny_dataset, **{**RESNET, "seed": seed})
-    monkeypatch.setattr(stage, "settle_batch_norms", lambda *_: None)
+    monkeypatch.setattr(stage, "recalibrate_batch_norms", lambda *_: None)
     probe(None, data=tiny_dataset, **RESNET)
     first, again, other, unsettled = (splits[0][0] for splits in judged)
     assert np.array_equal(first, again)
