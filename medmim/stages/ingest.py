@@ -256,7 +256,7 @@ def _fail(ledger: Ledger, out: Path, old: Dataset | None, problem: str) -> None:
     """Raise an error because the result would be useless; write the ledger unless `out` has a dataset."""
     if old is None:
         files.write_jsonl(out / "ledger.jsonl", (row.model_dump(mode="json") for row in ledger.rows()))
-    kept = "the existing dataset is unchanged" if old else f"the fate of each file is in '{out}/ledger.jsonl'"
+    kept = "the existing dataset is unchanged" if old else f"'{out}/ledger.jsonl' states each file's reason"
     uneven = any(row.reason == "uneven_spacing" for row in ledger.rows())
     remedy = "; --regrid or --keep-spacing accepts unevenly spaced slices" if uneven else ""
     raise DataError(f"{problem}: {ledger.summary()}; {kept}{remedy}", reason="nothing_usable")

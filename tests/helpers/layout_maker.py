@@ -5,8 +5,10 @@
 
 from pathlib import Path
 
+import pytest
+
 from medmim.data.ingest.infer_layout import CaseInference, infer_cases
-from medmim.data.ingest.infer_roles import Candidate
+from medmim.data.ingest.infer_roles import AmbiguousLayoutError, Candidate
 from medmim.data.ingest.layout_rules import InferenceRules
 from medmim.data.ingest.path_words import PathWords
 from medmim.data.ingest.volume_facts import VolumeFacts
@@ -57,3 +59,13 @@ def count(found: CaseInference) -> tuple[int, int, int, int]:
     visits = {(case.subject, case.study) for case in found.cases}
     labelled = sum(bool(case.labels) for case in found.cases)
     return len(found.cases), labelled, len(visits), len({case.subject for case in found.cases})
+
+
+def assert_stops_with_both_readings(templates, match):
+    """Assert that a layout is refused, with both readings and the options that decide between them."""
+    with pytest.raises(AmbiguousLayoutError, match=match) as caught:
+        infer(templates)
+    assert caught.value.reason == "ambiguous_layout"
+    assert "(1)" in str(caught.value)
+    assert "(2)" in str(caught.value)
+    assert "--" in str(caught.value)
