@@ -1,15 +1,9 @@
-"""Dice, HD95 and surface Dice of segmented volumes, for every case and class.
-
-Empty classes: Dice and surface Dice are 1 if prediction and label are both empty and 0 if only one is. HD95
-    is
-undefined if either is empty, and means omit it.
-"""
+"""Dice, HD95, surface Dice and lesion F1 of segmented volumes, for every case and class."""
 
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any
@@ -17,10 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Int
-from monai.metrics.hausdorff_distance import compute_hausdorff_distance
-from monai.metrics.meandice import compute_dice
-from monai.metrics.surface_dice import compute_surface_dice
-from monai.networks.utils import one_hot
 from torch import Tensor, nn
 
 from medmim.data.dataset.manifest import VolumeRecord
@@ -28,6 +18,7 @@ from medmim.data.formats.nifti import read_image
 from medmim.data.loading.finite_checks import finite
 from medmim.data.loading.foreground_sampling import IGNORE
 from medmim.data.loading.preprocess import VolumeLoader, class_indices
+from medmim.training.evaluation.mask_metrics import MaskPair, dice, hd95_mm, lesion_f1, surface_dice
 from medmim.training.evaluation.postprocessing import Rules, apply_postprocessing, components_of
 from medmim.training.evaluation.resample_back import on_grid
 from medmim.training.evaluation.segmentation_inference import segment
@@ -43,10 +34,8 @@ class CaseScore:
         case: volume id.
         subject: patient key.
         label: class name.
-        dice: Dice.
-        surface_dice: share of both surfaces within a tolerance of the other (Nikolov et al., 2021, arXiv
-            1809.04430); None if not computed.
-        hd95_mm: 95th percentile of the symmetric surface distance; None if undefined or not computed.
+        dice, hd95_mm, surface_dice, lesion_f1: metrics of the table in `mask_metrics`; all but Dice are None
+            if not computed.
         volume_ml, predicted_ml: volume of label and prediction.
         dice_any: Dice of all classes merged, such as a whole tumour; the same in every row of a case.
         components: volume and overlap in ml of predicted components, for choosing the postprocessing; None if
@@ -62,6 +51,7 @@ class CaseScore:
     volume_ml: float
     predicted_ml: float
     dice_any: float
+    lesion_f1: float | None = None
     components: list[list[float]] | None = None
 
     def row(self) -> dict[str, Any]:
@@ -124,52 +114,30 @@ def compare_labels(
 
     Values without a name count as background, voxels labelled `IGNORE` are left out.
     """
-    classes, known = max(names) + 1, label != IGNORE
-    truth, guess = (
-        one_hot(torch.where(known & (one < classes), one, 0).unsqueeze(0), classes)
-        for one in (label, prediction)
-    )
-    dice = compute_dice(guess, truth, include_background=True, ignore_empty=False)[0]
-    whole = [one[:, sorted(names)].amax(dim=1, keepdim=True) for one in (guess, truth)]
-    whole_dice = float(compute_dice(*whole, include_background=True, ignore_empty=False)[0, 0])
-    voxel_ml = math.prod(spacing_mm) / 1000
+    known = (label != IGNORE)[0].numpy()
+    guess, truth = (one[0].numpy() for one in (prediction, label))
+    whole = [np.isin(one, sorted(names)) & known for one in (guess, truth)]
+    whole_dice, voxel_ml = dice(MaskPair(*whole)), math.prod(spacing_mm) / 1000
     scores = []
     for value, name in sorted(names.items()):
-        one = guess[:, value : value + 1], truth[:, value : value + 1]
-        hd95, surface = (None, None) if tolerance_mm is None else _distances(*one, spacing_mm, tolerance_mm)
+        masks = (guess == value) & known, (truth == value) & known
+        pair, distances = MaskPair(*masks, spacing_mm, tolerance_mm or 0.0), tolerance_mm is not None
         scores.append(
             CaseScore(
                 case=volume.id,
                 subject=volume.subject,
                 label=name,
-                dice=float(dice[value]),
-                hd95_mm=hd95,
-                surface_dice=surface,
-                volume_ml=float(one[1].sum()) * voxel_ml,
-                predicted_ml=float(one[0].sum()) * voxel_ml,
+                dice=dice(pair),
+                hd95_mm=hd95_mm(pair) if distances else None,
+                surface_dice=surface_dice(pair) if distances else None,
+                lesion_f1=lesion_f1(pair) if distances else None,
+                volume_ml=float(pair.true.sum()) * voxel_ml,
+                predicted_ml=float(pair.predicted.sum()) * voxel_ml,
                 dice_any=whole_dice,
-                components=None
-                if tolerance_mm is not None
-                else components_of(_mask(one[0]), _mask(one[1]), voxel_ml),
+                components=None if distances else components_of(*masks, voxel_ml),
             )
         )
     return scores
-
-
-def _mask(part: Tensor) -> np.ndarray:
-    return part[0, 0].numpy() > 0
-
-
-def _distances(
-    guess: Tensor, truth: Tensor, spacing_mm: Sequence[float], tolerance_mm: float
-) -> tuple[float | None, float]:
-    """Return HD95, None if a mask is empty, and surface Dice."""
-    predicted, present = bool(guess.any()), bool(truth.any())
-    if not (predicted and present):
-        return None, float(predicted == present)
-    hd95 = _between_surfaces(compute_hausdorff_distance, guess, truth, spacing_mm, percentile=95)
-    thresholds = {"class_thresholds": [tolerance_mm]}
-    return hd95, _between_surfaces(compute_surface_dice, guess, truth, spacing_mm, **thresholds)
 
 
 def mean_scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -183,7 +151,7 @@ def mean_scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """
     names = sorted({row["label"] for row in rows})
     means: dict[str, float] = {}
-    for key in ("dice", "hd95_mm", "surface_dice"):
+    for key in ("dice", "hd95_mm", "surface_dice", "lesion_f1"):
         means[key] = _over_patients(rows, key)
         for name in names if len(names) > 1 else []:
             means[f"{key}_{name}"] = _over_patients([row for row in rows if row["label"] == name], key)
@@ -200,20 +168,6 @@ def _native_label(volumes: VolumeLoader, volume: VolumeRecord) -> tuple[Tensor, 
     return class_indices(values, volumes.plan), stored.affine
 
 
-def _between_surfaces(
-    measure: Callable[..., Tensor], guess: Tensor, truth: Tensor, spacing_mm: Sequence[float], **options: Any
-) -> float:
-    # the surface of a single slice is its outline; in 3D, all of its voxels would be surface
-    single = [axis for axis, length in enumerate(truth.shape[2:]) if length == 1][:1]
-    for axis in single:
-        guess, truth = guess.squeeze(axis + 2), truth.squeeze(axis + 2)
-    spacing = [length for axis, length in enumerate(spacing_mm) if axis not in single]
-    with warnings.catch_warnings():  # MONAI 1.6 warns about an argument that it passes itself
-        warnings.simplefilter("ignore", FutureWarning)
-        found = measure(guess, truth, include_background=True, spacing=spacing, **options)
-    return float(found[0, 0])
-
-
 def _spacing(affine: np.ndarray) -> tuple[float, ...]:
     return tuple(float(length) for length in np.sqrt((affine[:3, :3] ** 2).sum(axis=0)))
 
@@ -221,7 +175,7 @@ def _spacing(affine: np.ndarray) -> tuple[float, ...]:
 def _over_patients(rows: Sequence[Mapping[str, Any]], key: str) -> float:
     by_patient: dict[str, list[float]] = {}
     for row in rows:
-        if row[key] is not None:
+        if row.get(key) is not None:
             by_patient.setdefault(row["subject"], []).append(row[key])
     if not by_patient:
         return math.nan
