@@ -20,7 +20,7 @@ PACKAGE = ROOT / "medmim"
 
 # left to right: who may import whom; the first five are single modules, the shared ground
 ORDER = ["errors", "files", "shapes", "randomness", "distributed", "config"]
-ORDER += ["data", "masks", "encoders", "methods", "heads", "training", "tracking", "stages", "cli"]
+ORDER += ["data", "masks", "encoders", "heads", "methods", "training", "tracking", "stages", "cli"]
 ROOM_ORDER = {"data": ("dataset", "sandbox", "formats", "dicom", "loading", "synthetic", "ingest")}
 LATE_IMPORTS = ("stages", "cli")  # so that `--help` stays fast and a stage loads only what it runs
 HEAVY = ("torch", "monai", "lightning", "mlflow")

@@ -18,7 +18,10 @@ from medmim.errors import RunError, UsageError, unknown_name
 NAMES = {
     "encoder": ("convnext", "dynunet", "resenc", "resnet18", "resnet50", "segresnet", "swin", "vit"),
     "mask": ("mesh", "random", "block", "square", "patch", "grid", "combined", "gap", "tissue"),
-    "method": ("latent_mim", "mae", "simmim", "spark", "mask_any_net", "contrastive"),
+    "method": (
+        *("latent_mim", "mae", "simmim", "spark", "mask_any_net", "contrastive"),
+        *("anatomask", "dense_mae", "models_genesis", "volume_fusion"),
+    ),
     "task": ("classify", "detect", "segment"),
 }
 _ON_DATASET = ("pretrain", "finetune", "plan")  # commands whose --data is medmim-data by default

@@ -217,6 +217,8 @@ class FinetuneSettings(RunSettings):
         regulariser: mask_any_net: also train the task on masked images whose hidden parts a second branch
             reuses.
         min_loaded_fraction: smallest share of the encoder's tensors that `init` must provide.
+        init_decoder: whether a segmenter also starts from the decoder of a pretrained U-Net, as of dense MAE,
+            where it fits.
         foreground_fraction: share of patches centred on labelled foreground (each class of a volume equally
             often), or on a box.
         augment: none, light, nnunet, a YAML file, or module:callable; None: nnunet for segment, light for
@@ -250,6 +252,7 @@ class FinetuneSettings(RunSettings):
     ema: float = Field(default=0.0, ge=0, lt=1)
     regulariser: Literal["mask_any_net"] | None = None
     min_loaded_fraction: float = Field(default=0.99, ge=0, le=1)
+    init_decoder: bool = True
     foreground_fraction: float = Field(default=0.5, ge=0, le=1)
     augment: str | None = None
     ignore_label: int | None = None

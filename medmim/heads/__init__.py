@@ -13,7 +13,7 @@ from medmim.errors import refuse_unknown_options, unknown_name
 from medmim.heads.classification import Classifier
 from medmim.heads.detection import Detector
 from medmim.heads.segmentation import Segmenter
-from medmim.heads.transfer import Transfer, transfer
+from medmim.heads.transfer import Transfer, transfer, transfer_decoder
 
 HEADS: dict[str, Callable[..., nn.Module]] = {
     "classify": Classifier,
@@ -42,4 +42,13 @@ def build_head(task: str, *, encoder: Encoder, spatial_dims: int, classes: int, 
     return HEADS[task](encoder=encoder, spatial_dims=spatial_dims, classes=classes, **options)
 
 
-__all__ = ["HEADS", "Classifier", "Detector", "Segmenter", "Transfer", "build_head", "transfer"]
+__all__ = [
+    "HEADS",
+    "Classifier",
+    "Detector",
+    "Segmenter",
+    "Transfer",
+    "build_head",
+    "transfer",
+    "transfer_decoder",
+]

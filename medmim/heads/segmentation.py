@@ -15,24 +15,21 @@ from medmim.shapes import Features, Images, Size
 _NORM = ("instance", {"affine": True})
 
 
-class Segmenter(nn.Module):
-    """An encoder and a U-Net decoder over all of its maps, or over a pyramid of maps of one stride.
+class UNetDecoder(nn.Module):
+    """A U-Net decoder over all maps of an encoder, or over a pyramid of maps of one stride.
 
     From the finest map to full resolution, each upsampling step halves the channels.
 
     Args:
-        encoder: encoder whose maps are decoded.
+        encoder: encoder whose maps are decoded; it is not kept.
         spatial_dims: 2 or 3.
-        classes: number of classes, including background.
-        deep_supervision: number of coarser decoder maps with a loss of their own; 0: none. Encoders with
-            fewer maps use as many as they have.
+
+    Attributes:
+        channels: channels of the full-resolution features.
     """
 
-    def __init__(
-        self, *, encoder: Encoder, spatial_dims: int, classes: int, deep_supervision: int = 0
-    ) -> None:
+    def __init__(self, *, encoder: Encoder, spatial_dims: int) -> None:
         super().__init__()
-        self.encoder = encoder
         self.pyramid = Pyramid(encoder, spatial_dims=spatial_dims)
         channels, strides = self.pyramid.channels[::-1], self.pyramid.strides[::-1]
         self.up = nn.ModuleList(
@@ -48,29 +45,55 @@ class Segmenter(nn.Module):
             for i in range(len(channels) - 1)
         )
         self.finish = _FullResolutionLayer(spatial_dims, channels[-1], strides[-1])
-        conv = Conv[Conv.CONV, spatial_dims]
-        self.score = conv(self.finish.channels, classes, kernel_size=1)
-        deep = channels[1:][::-1][:deep_supervision]
-        self.deep = nn.ModuleList(conv(width, classes, kernel_size=1) for width in deep)
+        self.channels: int = self.finish.channels
 
-    def forward(self, images: Images) -> Features:
-        """Return class logits, (batch, classes, *space)."""
-        logits: Tensor = self.score(self.finish(self._decoded(images)[0]))
-        return logits
-
-    def deep_scores(self, images: Images) -> list[Features]:
-        """Return the logits at full resolution, followed by those of coarser decoder maps, fine to coarse."""
-        maps = self._decoded(images)
-        coarse = [head(features) for head, features in zip(self.deep, maps, strict=False)]
-        return [self.score(self.finish(maps[0])), *coarse]
-
-    def _decoded(self, images: Images) -> list[Features]:
-        """Return the decoder's maps, fine to coarse."""
-        maps = self.pyramid(self.encoder(images))
+    def decoded(self, maps: list[Features]) -> list[Features]:
+        """Return the decoder's maps, fine to coarse, at the strides of the encoder's."""
+        maps = self.pyramid(maps)
         decoded = [maps[-1]]
         for block, skip in zip(self.up, maps[-2::-1], strict=True):
             decoded.append(block(decoded[-1], skip))
         return decoded[::-1]
+
+    def features(self, maps: list[Features]) -> Features:
+        """Return full-resolution features, (batch, channels, *space), from the encoder's maps."""
+        features: Tensor = self.finish(self.decoded(maps)[0])
+        return features
+
+
+class Segmenter(UNetDecoder):
+    """An encoder, a U-Net decoder and a layer of class logits.
+
+    The decoder is a base class, so that saved models keep the names of its weights.
+
+    Args:
+        encoder: encoder whose maps are decoded.
+        spatial_dims: 2 or 3.
+        classes: number of classes, including background.
+        deep_supervision: number of coarser decoder maps with a loss of their own; 0: none. Encoders with
+            fewer maps use as many as they have.
+    """
+
+    def __init__(
+        self, *, encoder: Encoder, spatial_dims: int, classes: int, deep_supervision: int = 0
+    ) -> None:
+        super().__init__(encoder=encoder, spatial_dims=spatial_dims)
+        self.encoder = encoder
+        conv = Conv[Conv.CONV, spatial_dims]
+        self.score = conv(self.channels, classes, kernel_size=1)
+        deep = self.pyramid.channels[:-1][:deep_supervision]
+        self.deep = nn.ModuleList(conv(width, classes, kernel_size=1) for width in deep)
+
+    def forward(self, images: Images) -> Features:
+        """Return class logits, (batch, classes, *space)."""
+        logits: Tensor = self.score(self.features(self.encoder(images)))
+        return logits
+
+    def deep_scores(self, images: Images) -> list[Features]:
+        """Return the logits at full resolution, followed by those of coarser decoder maps, fine to coarse."""
+        maps = self.decoded(self.encoder(images))
+        coarse = [head(features) for head, features in zip(self.deep, maps, strict=False)]
+        return [self.score(self.finish(maps[0])), *coarse]
 
 
 class _FullResolutionLayer(nn.Module):

@@ -185,6 +185,28 @@ def transfer(encoder: nn.Module, weights: Mapping[str, Tensor], *, least: float 
     return result
 
 
+def transfer_decoder(network: nn.Module, weights: Mapping[str, Tensor]) -> int:
+    """Copy tensors named `decoder.…` into the tensors of a segmenter that have their names and shapes.
+
+    Methods that pretrain a U-Net, such as dense MAE, provide them.
+
+    Args:
+        network: the segmenter to fill in place.
+        weights: tensors by name, as `medmim pretrain` writes them.
+
+    Returns:
+        The number of copied tensors; 0 where names or shapes of any of them differ, and nothing is changed.
+    """
+    offered = {
+        name.removeprefix("decoder."): value for name, value in weights.items() if name.startswith("decoder.")
+    }
+    wanted = network.state_dict()
+    if any(name not in wanted or wanted[name].shape != value.shape for name, value in offered.items()):
+        return 0
+    network.load_state_dict(offered, strict=False)
+    return len(offered)
+
+
 def stem_change(old: Mapping[str, object], new: Mapping[str, object]) -> str:
     """Describe changes of the stem since pretraining: weights load, but see images at another scale.
 

@@ -12,14 +12,18 @@ from typing import Any
 
 from medmim.encoders import Encoder
 from medmim.errors import refuse_unknown_options, unknown_name
+from medmim.methods.anatomask import build_anatomask
 from medmim.methods.base import Method, Step
 from medmim.methods.contrastive import build_contrastive
+from medmim.methods.dense_mae import build_dense_mae
 from medmim.methods.latent_mim.method import build_latent_mim
 from medmim.methods.mae import build_mae
 from medmim.methods.mask_any_net.method import build_mask_any_net
 from medmim.methods.mask_any_net.objectives import Supervision
+from medmim.methods.models_genesis import build_models_genesis
 from medmim.methods.simmim import build_simmim
 from medmim.methods.spark import build_spark
+from medmim.methods.volume_fusion import build_volume_fusion
 from medmim.shapes import Size
 
 METHODS: dict[str, Callable[..., Method]] = {
@@ -29,6 +33,10 @@ METHODS: dict[str, Callable[..., Method]] = {
     "spark": build_spark,
     "mask_any_net": build_mask_any_net,
     "contrastive": build_contrastive,
+    "anatomask": build_anatomask,
+    "dense_mae": build_dense_mae,
+    "models_genesis": build_models_genesis,
+    "volume_fusion": build_volume_fusion,
 }
 
 # methods that need a patch-based encoder

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Literal
+from zlib import crc32
 
 import torch
 from jaxtyping import Float
@@ -88,6 +89,15 @@ def relative_error(prediction: Values, truth: Values) -> Scalar:
     """
     spread = (truth - truth.mean(dim=0)).square().sum()
     return ((prediction - truth).square().sum() / spread).where(spread > 0, 1.0)
+
+
+def generators_of(hidden: Hidden) -> list[torch.Generator]:
+    """Return one random generator per sample, seeded by its mask.
+
+    Methods draw from these, so that a resumed training repeats its draws and a sample's do not depend on
+    the rest of the batch.
+    """
+    return [torch.Generator().manual_seed(crc32(sample.cpu().numpy().tobytes())) for sample in hidden]
 
 
 def require_grid(images: Images, hidden: Hidden, cell: Size) -> None:

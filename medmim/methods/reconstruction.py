@@ -6,6 +6,9 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
+from jaxtyping import Float
+from torch import Tensor
+
 from medmim.encoders import Encoder
 from medmim.errors import ShapeError
 from medmim.masks import hidden_voxels
@@ -13,7 +16,7 @@ from medmim.methods.base import HIDDEN_ERROR, Step, relative_error
 from medmim.methods.options import Choice, build_choice
 from medmim.methods.targets.ema_features import EMAFeatures
 from medmim.methods.targets.hog import HOG
-from medmim.methods.targets.pixels import NormalisedPixels, RawPixels, Target, to_cells
+from medmim.methods.targets.pixels import Cells, NormalisedPixels, RawPixels, Target, to_cells
 from medmim.shapes import Features, Hidden, Images, Size, grid_of
 
 TARGETS: dict[str, Callable[..., Target]] = {
@@ -65,9 +68,7 @@ def reconstruct(
         error: squared or absolute error, averaged over the values of a cell.
     """
     space = tuple(images.shape[2:])
-    steps = tuple(n // step for n, step in zip(target.cell, target.stride, strict=True))
-    predicted = to_cells(prediction.float(), steps)
-    true = target(images)
+    predicted, true = _in_cells(prediction, target), target(images)
     difference = predicted - true
     errors = (difference.square() if error == "squared" else difference.abs()).mean(dim=-1)
     chosen = hidden_voxels(hidden, grid_of(space, target.cell))[:, 0].flatten(1)
@@ -77,3 +78,26 @@ def reconstruct(
         return Step(loss=loss, parts={HIDDEN_ERROR: relative_error(predicted[chosen], true[chosen])})
     reconstruction = picture.where(hidden_voxels(hidden, space), images.float())
     return Step(loss=loss, pictures={"reconstruction": reconstruction})
+
+
+def squared_errors(
+    prediction: Features, target: Target, images: Images, grid: Size
+) -> Float[Tensor, "batch *grid"]:
+    """Return the mean squared error of each mask cell, hidden or not.
+
+    Args:
+        prediction: values at the target's stride, (batch, channels, *space / stride).
+        target: the target of the reconstruction.
+        images: (batch, channels, *space).
+        grid: number of mask cells along each axis.
+    """
+    errors = (_in_cells(prediction, target) - target(images)).square().mean(dim=-1)
+    fine = grid_of(tuple(images.shape[2:]), target.cell)
+    per_cell = tuple(n // cells for n, cells in zip(fine, grid, strict=True))
+    return to_cells(errors.view(len(errors), 1, *fine), per_cell).mean(dim=-1).view(len(errors), *grid)
+
+
+def _in_cells(prediction: Features, target: Target) -> Cells:
+    """Return a prediction as the target's cells, float32."""
+    steps = tuple(n // step for n, step in zip(target.cell, target.stride, strict=True))
+    return to_cells(prediction.float(), steps)

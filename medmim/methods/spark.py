@@ -16,7 +16,7 @@ from medmim.errors import UsageError, did_you_mean
 from medmim.methods.base import Method, Step, require_grid, require_whole_cells
 from medmim.methods.options import Choice
 from medmim.methods.reconstruction import build_target, reconstruct
-from medmim.methods.spark_decoder import Densify, LightDecoder
+from medmim.methods.spark_decoder import Densify, LightDecoder, densified
 from medmim.methods.targets.pixels import Target
 from medmim.methods.visible_encoding import HIDE, Compute
 from medmim.shapes import Hidden, Images, Size
@@ -57,8 +57,8 @@ class SparK(Method):
         """Compute the loss on hidden cells and the reconstruction, whose visible voxels are copied."""
         require_grid(images, hidden, self.target.cell)
         maps = self.encoder(HIDE[self.compute](images, hidden))[::-1]
-        dense = [densify(features, hidden) for densify, features in zip(self.densify, maps, strict=False)]
-        return reconstruct(self.decoder(dense), self.target, images, hidden)
+        prediction = self.decoder(densified(maps, self.densify, hidden))
+        return reconstruct(prediction, self.target, images, hidden)
 
     def on_step_end(self, progress: float) -> None:
         """Update a target made of averaged features."""

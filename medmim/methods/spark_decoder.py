@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise, zip_longest
 
 import torch
@@ -48,6 +48,11 @@ class Densify(nn.Module):
         where = hidden_voxels(hidden, tuple(dense.shape[2:]))
         filled: Tensor = self.project(torch.where(where, self.token.to(dense.dtype), dense))
         return filled
+
+
+def densified(maps: Sequence[Masked | Packed], layers: Iterable[nn.Module], hidden: Hidden) -> list[Features]:
+    """Return the densified maps, coarse to fine, one per `Densify`; further maps are not used."""
+    return [densify(features, hidden) for densify, features in zip(layers, maps, strict=False)]
 
 
 class LightDecoder(nn.Module):

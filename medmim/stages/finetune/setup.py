@@ -18,7 +18,7 @@ from medmim.data.loading.preprocess import VolumeLoader
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan, plan_for
 from medmim.encoders import Encoder, build_encoder
 from medmim.errors import DataError
-from medmim.heads import Transfer, build_head, transfer
+from medmim.heads import Transfer, build_head, transfer, transfer_decoder
 from medmim.heads.transfer import stem_change
 from medmim.randomness import stream_seed
 from medmim.stages.finetune.initial_weights import InitialWeights, certificate_of, find_initial_weights
@@ -108,6 +108,11 @@ def build_finetuning(settings: FinetuneSettings, store: Store, log: Callable[[st
     head = task.head(encoder, divided.train, context, log)
     torch.manual_seed(stream_seed(settings.seed, "head"))
     network = build_head(settings.task, encoder=encoder, spatial_dims=dims, classes=max(names) + 1, **head)
+    copied = transfer_decoder(network, origin.weights) if settings.init_decoder else 0
+    if copied:
+        log(
+            f"{copied} tensors of the decoder were loaded from '{origin.arm}' (off: --set init_decoder=false)"
+        )
     filled: dict[str, Any] = {"dims": dims, "size": plan.size, "field_of_view": plan.view}
     filled |= {"init": origin.run_id or origin.arm}
     resolved = settings.model_copy(update=chosen | filled)
