@@ -38,13 +38,18 @@ def json_option(command: Command) -> Command:
     )(command)
 
 
+_MODEL = "Registered NAME or NAME:VERSION, a run or a .safetensors file.{}  [default: the champion, "
+_MODEL += "otherwise the best candidate by validation score]"
+
+
 def model_option(command: Command) -> Command:
     """Add `--model`."""
-    return click.option(
-        "--model",
-        help="Registered NAME or NAME:VERSION, a run or a .safetensors file.  [default: the champion, "
-        "otherwise the best candidate by validation score]",
-    )(command)
+    return click.option("--model", help=_MODEL.format(""))(command)
+
+
+def models_option(command: Command) -> Command:
+    """Add `--model`, which may be given several times."""
+    return click.option("--model", multiple=True, help=_MODEL.format(" Several: their mean."))(command)
 
 
 def print_result(result: dict[str, Any], *, as_json: bool, lines: list[str]) -> None:

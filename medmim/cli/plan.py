@@ -14,6 +14,7 @@ from medmim.cli.options import given, home, json_option, print_result, run_optio
     epilog="""\b
 Examples:
   medmim plan pretrain
+  medmim plan finetune --machine gpu_24gb        what the recipe chooses for another machine
   medmim plan pretrain --method mae --batch-size 32
   medmim plan pretrain --config spark_random --set batch_size=8
   medmim plan finetune --task detect --set init=scratch --batch-size 16 --json""",
@@ -23,6 +24,11 @@ Examples:
 @click.option("--mask", help="Mask of pretraining.  [default: the method's, or mesh]")
 @click.option("--ratio", type=float, help="Mask ratio of pretraining.  [default: the method's, or 0.7]")
 @click.option("--task", help="Task of fine-tuning: segment, classify or detect.  [default: segment]")
+@click.option(
+    "--machine",
+    type=click.Choice(["laptop", "gpu_12gb", "gpu_24gb"]),
+    help="Print the recipe for this machine only; memory is predicted.  [default: this machine, measured]",
+)
 @run_options
 @json_option
 def command(
@@ -34,10 +40,11 @@ def command(
     resume: str | None,
     **flags: Any,
 ) -> None:
-    """Predict memory and hours of a run of STAGE, and propose a batch size that fits.
+    """Choose encoder, patch, batch and length of a run of STAGE, and predict its memory and hours.
 
-    Takes the options of the run; use `--set` for those not listed. Measures two trial runs of a few steps,
-    an evaluation and a saved state, which takes a minute or two; nothing is recorded.
+    The recipe is printed with the reason of each choice; `pretrain` and `finetune` use it for every setting
+    that is left open. Takes the options of the run; use `--set` for those not listed. Measures two trial
+    runs of a few steps, an evaluation and a saved state, which takes a minute or two; nothing is recorded.
     """
     if resume:
         raise click.UsageError("--resume: a resumed run needs the same resources as before; leave it out")
@@ -47,10 +54,17 @@ def command(
     kind, name = (PretrainSettings, "method") if stage == "pretrain" else (FinetuneSettings, "task")
     values = given(flags)
     settings = resolve(kind, base=values.get(name), config=config, flags=values, overrides=overrides)
-    from medmim.stages.plan.run import plan, refuse_too_large
+    from medmim.stages.plan.run import choices_for, plan, refuse_too_large
 
+    choices = choices_for(settings)
+    table = [f"recipe   {choice.line()}" for choice in choices]
+    chosen = {choice.setting: choice.value for choice in choices}
+    if flags.get("machine"):
+        print_result({"recipe": chosen}, as_json=as_json, lines=table)
+        return
     planned = plan(settings, home=home())
     lines = [
+        *table,
         f"memory   {planned.peak_mb:.0f} MiB of {planned.free_mb:.0f} MiB free ({planned.device})",
         f"time     {_duration(planned.hours)} of training, evaluations not counted",
     ]
@@ -59,7 +73,7 @@ def command(
     elif planned.proposed_batch_size is not None:
         options = f"--batch-size {planned.proposed_batch_size} --set accumulate={planned.proposed_accumulate}"
         lines.append(f"fits     no: use {options}")
-    print_result(planned.as_json(), as_json=as_json, lines=lines)
+    print_result({**planned.as_json(), "recipe": chosen}, as_json=as_json, lines=lines)
     refuse_too_large(planned)
 
 

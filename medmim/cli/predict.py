@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from medmim.cli.options import home, json_option, model_option, phases, print_result
+from medmim.cli.options import home, json_option, models_option, phases, print_result
 
 if TYPE_CHECKING:
-    from medmim.stages.predict.run import Predictions
+    from medmim.stages.predict.outputs import Predictions
 
 _LINES = 20
 
@@ -22,10 +22,11 @@ Examples:
   medmim predict /dicom                          with the champion, else the best candidate
   medmim predict /dicom --model lung-segment --out lung-predictions
   medmim predict scan.nii.gz --model 3f2a        a fine-tuning run
+  medmim predict /dicom --model 3f2a --model 9c41        the mean of two runs, such as two seeds
   medmim predict medmim-data --model weights.safetensors""",
 )
 @click.argument("source", type=click.Path(path_type=Path))
-@model_option
+@models_option
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -44,9 +45,25 @@ Examples:
     is_flag=True,
     help="Also write the class probabilities of segmentations, as .npz on the model's grid.",
 )
+@click.option(
+    "--pictures",
+    type=click.IntRange(min=0),
+    default=100,
+    show_default=True,
+    help="Number of volumes with a picture; one takes longer than the prediction of a 2D image.",
+)
 @click.option("--force", is_flag=True, help="Predict scans too that do not resemble the training data.")
 @json_option
-def command(*, source: Path, model: str | None, out: Path, as_json: bool, **options: Any) -> None:
+def command(
+    *,
+    source: Path,
+    model: tuple[str, ...],
+    out: Path,
+    save_probabilities: bool,
+    pictures: int,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Apply a fine-tuned model to the scans at SOURCE: DICOM, NIfTI, NRRD, images or a dataset folder.
 
     Label volumes are written on the voxel grid of the source, and as DICOM-SEG that refers to its slices. The
@@ -55,6 +72,7 @@ def command(*, source: Path, model: str | None, out: Path, as_json: bool, **opti
     Scans that do not resemble the training data of the model (kind, modality, spacing, extent, intensities)
     are refused without --force, which marks them in predictions.json.
     """
+    from medmim.stages.predict.outputs import Extras
     from medmim.stages.predict.run import predict
 
     with phases() as progress:
@@ -65,6 +83,7 @@ def command(*, source: Path, model: str | None, out: Path, as_json: bool, **opti
             model=model,
             progress=progress,
             log=lambda line: click.echo(line, err=True),
+            extras=Extras(save_probabilities, pictures),
             **options,
         )
     print_result(result.as_json(), as_json=as_json, lines=_lines(result))

@@ -98,6 +98,8 @@ class RunSettings(FileSettings):
         window: lowest and highest intensity, in HU for CT, instead of the percentiles of the data.
         mirror_axes: axes along which images may be mirrored: left-right, front-back, head-feet; none; or
             auto: not left-right where classes come in left-right pairs or lie on one side.
+        machine: the machine for which the recipe chooses encoder, patch, spacing, batch and length where they
+            are not set: laptop, gpu_12gb, gpu_24gb, or auto: the one that the run starts on.
         fold: hold out this one of five patient-disjoint folds instead of the dataset's own test split.
         experiment: MLflow experiment.
     """
@@ -143,6 +145,7 @@ class RunSettings(FileSettings):
     normalisation: Literal["auto", "dataset", "body", "volume", "none"] = "auto"
     window: Window | None = None
     mirror_axes: Words = ("auto",)
+    machine: Literal["auto", "laptop", "gpu_12gb", "gpu_24gb"] = "auto"
     fold: int | None = Field(default=None, ge=0, le=4)
     experiment: str = Field(default="medmim", pattern=r"^[A-Za-z0-9_.-]+$")
 
@@ -214,6 +217,8 @@ class FinetuneSettings(RunSettings):
         freeze_until: share of the training after which the encoder starts to train.
         ema: decay of the moving average of weights; 0: no average. In early steps it is at most
             (1 + n) / (10 + n) at step n.
+        patience: number of validations without a better score after which training stops, where validation
+            selects the weights; None: the whole length is trained.
         regulariser: mask_any_net: also train the task on masked images whose hidden parts a second branch
             reuses.
         min_loaded_fraction: smallest share of the encoder's tensors that `init` must provide.
@@ -250,6 +255,7 @@ class FinetuneSettings(RunSettings):
     layer_decay: float = Field(default=1.0, gt=0, le=1)
     freeze_until: float = Field(default=0.0, ge=0, lt=1)
     ema: float = Field(default=0.0, ge=0, lt=1)
+    patience: int | None = Field(default=None, gt=0)
     regulariser: Literal["mask_any_net"] | None = None
     min_loaded_fraction: float = Field(default=0.99, ge=0, le=1)
     init_decoder: bool = True
@@ -261,6 +267,8 @@ class FinetuneSettings(RunSettings):
     def _one_label_budget(self) -> FinetuneSettings:
         if self.num_labelled is not None and self.label_fraction is not None:
             raise ValueError("expected one of num_labelled, label_fraction, got both")
+        if self.patience is not None and self.devices * self.nodes > 1:
+            raise ValueError("expected one process with patience, whose clock decides when to validate")
         return self
 
     @property

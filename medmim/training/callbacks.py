@@ -113,11 +113,13 @@ class ValidationCallback(Callback):
         budget: gives the progress.
         log: receives the metrics.
         best: metric whose highest value selects the weights; None: the last weights are the result.
+        patience: number of evaluations without a higher value after which training stops; None: never.
 
     Attributes:
         best_value: highest value so far.
         best_weights: the module's weights at that value, on the CPU.
         last: metrics of the last evaluation.
+        best_at: number of the evaluation with that value.
         done: number of evaluations so far.
     """
 
@@ -134,12 +136,15 @@ class ValidationCallback(Callback):
         budget: Budget,
         log: Log,
         best: str | None = None,
+        patience: int | None = None,
     ) -> None:
         self.evaluate = evaluate
         self.times = times
         self.budget = budget
         self.sink = log
         self.best = best
+        self.patience = patience
+        self.best_at = 0
         self.best_value = -math.inf
         self.best_weights: dict[str, Tensor] = {}
         self.last: dict[str, float] = {}
@@ -172,14 +177,17 @@ class ValidationCallback(Callback):
             self.sink.metrics(self.last, step=trainer.global_step)
         value = self.last.get(self.best, -math.inf) if self.best else -math.inf
         if value > self.best_value:
-            self.best_value = value
+            self.best_value, self.best_at = value, self.done
             weights = pl_module.state_dict()
             self.best_weights = {key: one.detach().cpu().clone() for key, one in weights.items()}
+        if self.patience and self.best and self.done - self.best_at >= self.patience:
+            trainer.should_stop = True
 
     def state_dict(self) -> dict[str, Any]:
         """Return the best and the last evaluation."""
         return {
             "best_value": self.best_value,
+            "best_at": self.best_at,
             "best_weights": self.best_weights,
             "last": self.last,
             "done": self.done,
@@ -188,6 +196,7 @@ class ValidationCallback(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the best and the last evaluation."""
         self.best_value = state_dict["best_value"]
+        self.best_at = state_dict.get("best_at", state_dict["done"])  # states of 0.1.0 have none
         self.best_weights = state_dict["best_weights"]
         self.last = state_dict["last"]
         self.done = state_dict["done"]

@@ -149,3 +149,19 @@ def test_the_best_weights_survive_a_resume():
     run(second, [0.0] * 6, start=3)
     assert [step for step, _ in log.history] == [6, 9]
     assert second.best_value == 0.9
+
+
+def test_training_stops_after_as_many_evaluations_without_a_better_score_as_patience():
+    """The third evaluation is the second without a better score than the first."""
+    made, _ = evaluations([0.5, 0.4, 0.5], times=9)
+    made.patience = 2
+    trainer, module = Trainer(), Module()
+    stopped = []
+    for step in range(1, 4):
+        trainer.global_step, trainer.should_stop = step, False
+        made.on_train_batch_end(trainer, module, {}, None, step)
+        stopped.append(trainer.should_stop)
+    assert stopped == [False, False, True]
+    resumed, _ = evaluations([])
+    resumed.load_state_dict(made.state_dict())
+    assert resumed.best_at == 1

@@ -105,13 +105,13 @@ def plan_for(
     """
     if not volumes:
         raise DataError("no volumes to train on: ingest data first, or widen the splits", reason="no_volumes")
-    shapes = np.array([_in_ras(volume, volume.shape) for volume in volumes])
-    spacings = np.array([_in_ras(volume, volume.spacing_mm) for volume in volumes])
+    shapes = np.array([in_ras(volume, volume.shape) for volume in volumes])
+    spacings = np.array([in_ras(volume, volume.spacing_mm) for volume in volumes])
     chosen: Dims = dims or (2 if np.median(shapes.min(axis=1)) < _THIN else 3)
     step = multiple or (16,) * chosen
     thick = np.array([slice_axis(spacing) for spacing in spacings])
     if size is None:
-        seen = shapes if chosen == 3 else _without(shapes, thick)
+        seen = shapes if chosen == 3 else without_axis(shapes, thick)
         median = tuple(int(length) for length in np.median(seen, axis=0))
         limit = tuple(_LARGEST_PATCH[chosen] // s * s for s in step)
         patch = tuple(min(a, max(b, s)) for a, b, s in zip(round_up(median, step), limit, step, strict=True))
@@ -141,9 +141,9 @@ def voxel_mm(volumes: Sequence[VolumeRecord], plan: PreprocessingPlan) -> tuple[
     """
     if any(volume.flags.get("spacing") == "unknown" for volume in volumes):
         return None
-    spacings = np.array([_in_ras(volume, volume.spacing_mm) for volume in volumes])
+    spacings = np.array([in_ras(volume, volume.spacing_mm) for volume in volumes])
     if plan.dims == 2:
-        spacings = _without(spacings, np.array([slice_axis(spacing) for spacing in spacings]))
+        spacings = without_axis(spacings, np.array([slice_axis(spacing) for spacing in spacings]))
     if plan.spacing_mm is not None:
         return plan.spacing_mm[: plan.dims]  # in 2D, one number for both axes
     return tuple(float(length) for length in np.median(spacings, axis=0))
@@ -159,7 +159,7 @@ def slice_axis(spacing_mm: Sequence[float] | np.ndarray) -> int:
     return 2 if rounded[2] == rounded.max() else int(rounded.argmax())
 
 
-def _in_ras(volume: VolumeRecord, values: Sequence[int] | Sequence[float]) -> list[float]:
+def in_ras(volume: VolumeRecord, values: Sequence[int] | Sequence[float]) -> list[float]:
     """Reorder values given for array axes to right, anterior, superior."""
     order = axcodes2ornt(tuple(volume.orientation))[:, 0].astype(int)
     placed = [0.0] * len(order)
@@ -168,7 +168,7 @@ def _in_ras(volume: VolumeRecord, values: Sequence[int] | Sequence[float]) -> li
     return placed
 
 
-def _without(values: np.ndarray, axis: np.ndarray) -> np.ndarray:
+def without_axis(values: np.ndarray, axis: np.ndarray) -> np.ndarray:
     """Remove one entry of each row."""
     keep = np.arange(values.shape[1])[None] != axis[:, None]
     return np.asarray(values[keep].reshape(len(values), -1))
@@ -179,8 +179,8 @@ def _common_spacing(spacings: np.ndarray, thick: np.ndarray | None) -> tuple[flo
     median = np.median(spacings, axis=0)
     differs = np.abs(spacings / median - 1) > _SPACING_TOLERANCE
     if thick is not None:
-        in_plane = np.median(_without(spacings, thick))
-        differs = np.abs(_without(spacings, thick) / in_plane - 1) > _SPACING_TOLERANCE
+        in_plane = np.median(without_axis(spacings, thick))
+        differs = np.abs(without_axis(spacings, thick) / in_plane - 1) > _SPACING_TOLERANCE
         median = np.full(3, in_plane)
     if not differs.any():
         return None

@@ -1,4 +1,4 @@
-"""A segmenter as a MONAI bundle, which `python -m monai.bundle run` executes without medmim."""
+"""Files for MONAI: a segmenter as a bundle, which runs without medmim, and the datalist of a dataset."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from medmim import __version__
-from medmim.data.dataset.manifest import VolumeRecord
+from medmim.data.dataset.manifest import Dataset, VolumeRecord
 from medmim.data.loading.normalisation import IntensityRule
 from medmim.errors import UsageError
 from medmim.training.tasks.trained_model import TrainedModel
@@ -99,6 +99,7 @@ def _inference(trained: TrainedModel, *, ct: bool) -> dict[str, Any]:
                     "to_tensor": True,
                 },
                 {"_target_": "AsDiscreted", "keys": "pred", "argmax": True},
+                *_largest_components(trained),
                 *_label_values(trained),
                 {
                     "_target_": "SaveImaged",
@@ -113,6 +114,25 @@ def _inference(trained: TrainedModel, *, ct: bool) -> dict[str, Any]:
         "predict": "$@inferer(@sample['image'][None].to(@device), @network)[0].cpu()",
         "run": ["$@postprocessing({**@sample, 'pred': @predict})"],
     }
+
+
+def _largest_components(trained: TrainedModel) -> list[dict[str, Any]]:
+    """Return the steps that keep the largest component of the classes with this rule."""
+    rules = trained.description.get("chosen", {}).get("postprocessing", {})
+    kept = [number for number, name in trained.names.items() if "largest_component" in rules.get(name, {})]
+    step = {"_target_": "KeepLargestConnectedComponentd", "keys": "pred", "connectivity": 3}
+    return [{**step, "applied_labels": kept, "is_onehot": False}] if kept else []
+
+
+def unapplied_postprocessing(trained: TrainedModel, *, bundle: bool) -> list[str]:
+    """Return the classes whose stored postprocessing an export does not contain.
+
+    Args:
+        trained: the model.
+        bundle: whether the export is a bundle, which keeps largest components; ONNX contains the network.
+    """
+    rules = trained.description.get("chosen", {}).get("postprocessing", {})
+    return sorted(name for name, rule in rules.items() if not (bundle and "largest_component" in rule))
 
 
 def _label_values(trained: TrainedModel) -> list[dict[str, Any]]:
@@ -218,3 +238,33 @@ def _metadata(trained: TrainedModel, title: str, names: dict[str, str]) -> dict[
             },
         },
     }
+
+
+def datalist(dataset: Dataset) -> dict[str, Any]:
+    """Return MONAI's datalist of a dataset folder: images and labels by split, with relative paths."""
+    splits = {"training": "train", "validation": "val", "test": "test"}
+    names = {str(number): name for number, name in dataset.info.label_names.items()}
+    lists = {
+        key: [_entry(volume) for volume in dataset.volumes if volume.split == split]
+        for key, split in splits.items()
+    }
+    return {
+        "name": dataset.info.name,
+        "description": f"made by medmim {__version__}; content {dataset.info.content_hash}",
+        "tensorImageSize": "3D",
+        "modality": {"0": "/".join(sorted({volume.modality for volume in dataset.volumes}))},
+        "labels": {"0": "background", **names},
+        "numTraining": len(lists["training"]),
+        "numTest": len(lists["test"]),
+        **lists,
+    }
+
+
+def _entry(volume: VolumeRecord) -> dict[str, Any]:
+    entry: dict[str, Any] = {"image": volume.image, "subject": volume.subject}
+    entry |= {"label": volume.label} if volume.label else {}
+    entry |= {"target": volume.target} if volume.target is not None else {}
+    if volume.boxes:
+        entry |= {"box": [list(one.box) for one in volume.boxes]}
+        entry |= {"box_class": [one.name for one in volume.boxes]}
+    return entry

@@ -19,13 +19,13 @@ import torch
 from monai.transforms.croppad.array import ResizeWithPadOrCrop
 from torch import Tensor, nn
 
-from medmim import __version__, files
+from medmim import files
 from medmim.data.dataset.channels import select_channels
 from medmim.data.dataset.manifest import Dataset, VolumeRecord, read_dataset
 from medmim.encoders import build_encoder
 from medmim.errors import RunError, UsageError, unknown_name
 from medmim.heads.transfer import PREFIX
-from medmim.stages.export.bundle import bundle_files
+from medmim.stages.export.bundle import bundle_files, datalist, unapplied_postprocessing
 from medmim.stages.model_lookup import SelectedModel, find_model
 from medmim.tracking.mlflow_store import Store
 from medmim.training.evaluation.segmentation_inference import MirrorAveraging, all_flips
@@ -92,7 +92,7 @@ def export(
         if format == "datalist":
             files.write_json(place, datalist(dataset))
             return ExportResult(format, place, None)
-        return _export(format, dataset, find_model(model, Store(home), log), place)
+        return _export(format, dataset, find_model(model, Store(home), log), place, log)
     except files.WriteError as error:
         raise RunError(
             f"cannot write '{place}' ({error.strerror or type(error).__name__}): expected free space and "
@@ -117,7 +117,13 @@ def _place(format: str, out: Path | None) -> Path:  # noqa: A002
     return place
 
 
-def _export(format: str, dataset: Dataset, selected: SelectedModel, place: Path) -> ExportResult:  # noqa: A002
+def _export(
+    format: str,  # noqa: A002
+    dataset: Dataset,
+    selected: SelectedModel,
+    place: Path,
+    log: Callable[[str], None],
+) -> ExportResult:
     trained = load_trained_model(selected.weights)
     dataset = select_channels(dataset, trained.description.get("channels", ()), lambda line: None)
     case = next(iter((*dataset.in_split("test"), *dataset.volumes)))
@@ -128,42 +134,18 @@ def _export(format: str, dataset: Dataset, selected: SelectedModel, place: Path)
             f"--format {format}: differs from PyTorch by {difference:.1e} on a real case, expected at most "
             f"{LARGEST_DIFFERENCE:g}; nothing was written"
         )
+    left_out = unapplied_postprocessing(trained, bundle=format == "bundle") if format != "safetensors" else []
+    if left_out:
+        log(
+            f"warning: --format {format} does not contain the postprocessing of {', '.join(left_out)}; apply "
+            "`postprocessing` of the description, as `medmim predict` does"
+        )
     if format == "bundle":
         _write_folder(place, bundle_files(trained, content, case, title=selected.title))
     else:
         description = _description(trained, content, format=format, difference=difference)
         files.write_together({place: content, place.with_suffix(".json"): files.json_bytes(description)})
     return ExportResult(format, place, difference)
-
-
-def datalist(dataset: Dataset) -> dict[str, Any]:
-    """Return MONAI's datalist of a dataset folder: images and labels by split, with relative paths."""
-    splits = {"training": "train", "validation": "val", "test": "test"}
-    names = {str(number): name for number, name in dataset.info.label_names.items()}
-    lists = {
-        key: [_entry(volume) for volume in dataset.volumes if volume.split == split]
-        for key, split in splits.items()
-    }
-    return {
-        "name": dataset.info.name,
-        "description": f"made by medmim {__version__}; content {dataset.info.content_hash}",
-        "tensorImageSize": "3D",
-        "modality": {"0": "/".join(sorted({volume.modality for volume in dataset.volumes}))},
-        "labels": {"0": "background", **names},
-        "numTraining": len(lists["training"]),
-        "numTest": len(lists["test"]),
-        **lists,
-    }
-
-
-def _entry(volume: VolumeRecord) -> dict[str, Any]:
-    entry: dict[str, Any] = {"image": volume.image, "subject": volume.subject}
-    entry |= {"label": volume.label} if volume.label else {}
-    entry |= {"target": volume.target} if volume.target is not None else {}
-    if volume.boxes:
-        entry |= {"box": [list(one.box) for one in volume.boxes]}
-        entry |= {"box_class": [one.name for one in volume.boxes]}
-    return entry
 
 
 class _Plain(nn.Module):

@@ -113,7 +113,10 @@ def _validation(run: FinetuneRun, recorder: Recorder) -> ValidationCallback:
 
     best = f"val/{task.selection_metric}" if run.selects_weights else None
     times = run.settings.num_evaluations
-    return ValidationCallback(evaluate, times=times, budget=run.budget, log=recorder, best=best)
+    patience = run.settings.patience
+    return ValidationCallback(
+        evaluate, times=times, budget=run.budget, log=recorder, best=best, patience=patience
+    )
 
 
 def _with_selected_weights(run: FinetuneRun, validation: ValidationCallback) -> FinetuneRun:

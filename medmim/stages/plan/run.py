@@ -17,11 +17,15 @@ from typing import Any
 
 import torch
 
-from medmim.config.runs import PretrainSettings, RunSettings
+from medmim.config.runs import FinetuneSettings, PretrainSettings, RunSettings
 from medmim.data.dataset.manifest import Dataset, VolumeRecord, read_dataset
+from medmim.data.dataset.partition import partition
+from medmim.data.loading.training_facts import facts_of
 from medmim.errors import RunError
 from medmim.stages.plan.trial_run import TrialRun, run_trial
 from medmim.training.budget import budget_for
+from medmim.training.machines import machine_for
+from medmim.training.recipe import Choice, recipe, with_recipe
 from medmim.training.trainer import workers_for
 
 _SMALL, _LEAST_LARGE = 2, 4  # patches per batch of the trial runs
@@ -73,10 +77,25 @@ def plan(
         MedmimError: for settings, data or sizes that cannot work, or if memory runs out in a trial run.
     """
     dataset = read_dataset(settings.data)
+    settings = with_recipe(settings, partition(dataset, fold=settings.fold).train, dims=settings.dims)
     free_mb = free_memory_mb()
     small = trial(settings, batch=_SMALL, home=home)
     large = trial(settings, batch=second_batch(settings.batch_size, small, free_mb=free_mb), home=home)
     return predict(settings, dataset, (small, large), free_mb=free_mb)
+
+
+def choices_for(settings: RunSettings) -> tuple[Choice, ...]:
+    """Return the recipe for the training patients of a dataset on the machine of the settings.
+
+    Args:
+        settings: settings of the run, of which data, dims, fold, machine, task and channels are used.
+    """
+    volumes = partition(read_dataset(settings.data), fold=settings.fold).train
+    task, channels = None, 1
+    if isinstance(settings, FinetuneSettings):
+        task, channels = settings.task, settings.in_channels
+    facts = facts_of(volumes, dims=settings.dims, channels=channels)
+    return recipe(facts, machine_for(settings.machine), task=task)
 
 
 def second_batch(wanted: int, small: TrialRun, *, free_mb: float) -> int:

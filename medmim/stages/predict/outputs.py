@@ -1,11 +1,11 @@
-"""The outputs of `medmim predict` for one volume, by task: table rows, a label volume and a picture."""
+"""The outputs of `medmim predict`, by task: table rows, a label volume and a picture of each volume."""
 
 from __future__ import annotations
 
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +52,64 @@ class VolumePrediction:
 
 
 @dataclass(frozen=True)
+class Extras:
+    """What is written besides the predictions.
+
+    Attributes:
+        probabilities: class probabilities of segmentations.
+        pictures: number of volumes with a picture; one takes longer than the prediction of a 2D image.
+    """
+
+    probabilities: bool = False
+    pictures: int = 100
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The predictions of a model for a source.
+
+    Attributes:
+        out: output folder.
+        model: name and task of the model, and the SHA-256 of its weights.
+        volumes: predictions by volume id.
+        failures: reason codes of volumes without a prediction, by id.
+        dicom: for each segmented volume `written`, or the reason why there is no DICOM-SEG.
+        files: reason codes of quarantined source files, by their number in the sorted list of files.
+        warnings: reasons not to rely on the predictions, such as scans of another modality.
+        forced: volumes that were predicted although they do not resemble the training data, with the reason.
+    """
+
+    out: Path
+    model: Mapping[str, str]
+    volumes: Mapping[str, VolumePrediction]
+    failures: Mapping[str, str] = field(default_factory=dict)
+    dicom: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[int, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    forced: Mapping[str, str] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the output of `--json`."""
+        return {
+            "predictions": str(self.out),
+            "model": dict(self.model),
+            "volumes": len(self.volumes) + len(self.failures),
+            "predicted": sorted(self.volumes),
+            "failures": dict(self.failures),
+            "dicom": dict(self.dicom),
+            "files": {str(number): reason for number, reason in self.files.items()},
+            "warnings": list(self.warnings),
+            "forced": dict(self.forced),
+        }
+
+
+@dataclass(frozen=True)
 class OutputFile:
     """The output of a task: name and first columns of its table, and the function that predicts a volume."""
 
     table: str
     columns: tuple[str, ...]
-    predict: Callable[[TrainedModel, EvaluationContext, VolumeRecord, Path], VolumePrediction]
+    predict: Callable[..., VolumePrediction]
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
@@ -66,7 +118,7 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence
 
 
 def write_label_prediction(
-    trained: TrainedModel, scene: EvaluationContext, volume: VolumeRecord, out: Path
+    trained: TrainedModel, scene: EvaluationContext, volume: VolumeRecord, out: Path, *, draw: bool
 ) -> VolumePrediction:
     """Segment a volume; write the labels on the grid of its file, and a picture; return each class's size.
 
@@ -75,6 +127,7 @@ def write_label_prediction(
         scene: loads and preprocesses volumes.
         volume: volume of the dataset.
         out: folder of the predictions.
+        draw: write the picture, which takes longer than segmenting a 2D image.
     """
     assert isinstance(trained.task, Segmentation)
     prepared = scene.volumes(volume)
@@ -88,7 +141,8 @@ def write_label_prediction(
     place = out / "segmentations" / f"{volume.id}.nii.gz"
     files.write_bytes(place, encode_image(Image(labels, prepared.stored_affine)))
     names = [scene.names.get(number, "") for number in range(1, max(scene.names) + 1)]
-    _draw(out, volume, [_labelled(prepared, probabilities.argmax(dim=0).numpy())], trained, names)
+    if draw:
+        _draw(out, volume, [_labelled(prepared, probabilities.argmax(dim=0).numpy())], trained, names)
     known = volume.flags.get("spacing") != "unknown"
     rows = []
     for number, name in sorted(scene.names.items()):
@@ -117,7 +171,7 @@ def write_probabilities(
 
 
 def write_class_prediction(
-    trained: TrainedModel, scene: EvaluationContext, volume: VolumeRecord, out: Path
+    trained: TrainedModel, scene: EvaluationContext, volume: VolumeRecord, out: Path, *, draw: bool
 ) -> VolumePrediction:
     """Classify a volume; write a picture; return the probability of every class."""
     [row] = trained.task.evaluate(trained.network, [volume], scene, final=False)
@@ -125,13 +179,14 @@ def write_class_prediction(
     best = max(probabilities, key=lambda name: probabilities[name])
     prepared, summary = scene.volumes(volume), f"{best} {probabilities[best]:.0%}"
     figure = caption_row(prepared.image[0], axis=prepared.slice_axis, text=summary)
-    _draw(out, volume, [figure], trained)
+    if draw:
+        _draw(out, volume, [figure], trained)
     columns = {f"p_{name}": round(value, 6) for name, value in probabilities.items()}
     return VolumePrediction([{"volume": volume.id, "class": best, **columns}], summary)
 
 
 def write_box_prediction(
-    trained: TrainedModel, scene: EvaluationContext, volume: VolumeRecord, out: Path
+    trained: TrainedModel, scene: EvaluationContext, volume: VolumeRecord, out: Path, *, draw: bool
 ) -> VolumePrediction:
     """Detect boxes in a volume; write a picture; return the boxes.
 
@@ -147,7 +202,8 @@ def write_box_prediction(
         if score >= scene.tuned.get("thresholds", {}).get(name, UNCHOSEN)
     ]
     found.sort(key=lambda one: -one[1])
-    _draw(out, volume, [_boxed(prepared, found)], trained)
+    if draw:
+        _draw(out, volume, [_boxed(prepared, found)], trained)
     rows = [_box_row(volume, prepared, *one) for one in found]
     return VolumePrediction(rows, f"{len(rows)} boxes{f', best {found[0][1]:.2f}' if found else ''}")
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,56 +30,19 @@ from medmim.stages.ingest import KEY_FILE, ingest
 from medmim.stages.model_lookup import SelectedModel, find_model
 from medmim.stages.predict.outputs import (
     OUTPUTS,
+    Extras,
+    Predictions,
     VolumePrediction,
     trace_to_slices,
     write_probabilities,
     write_table,
 )
 from medmim.tracking.mlflow_store import Store
-from medmim.training.tasks.trained_model import TrainedModel, load_trained_model
+from medmim.training.tasks.trained_model import TrainedModel, ensemble_of, load_trained_model
 
 _TABLES = tuple(one.table for one in OUTPUTS.values())
 _OURS = ("segmentations", "probabilities", "dicom", "pictures", "ledger.jsonl", *_TABLES)
 _INDEX = "predictions.json"
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """The predictions of a model for a source.
-
-    Attributes:
-        out: output folder.
-        model: name and task of the model, and the SHA-256 of its weights.
-        volumes: predictions by volume id.
-        failures: reason codes of volumes without a prediction, by id.
-        dicom: for each segmented volume `written`, or the reason why there is no DICOM-SEG.
-        files: reason codes of quarantined source files, by their number in the sorted list of files.
-        warnings: reasons not to rely on the predictions, such as scans of another modality.
-        forced: volumes that were predicted although they do not resemble the training data, with the reason.
-    """
-
-    out: Path
-    model: Mapping[str, str]
-    volumes: Mapping[str, VolumePrediction]
-    failures: Mapping[str, str] = field(default_factory=dict)
-    dicom: Mapping[str, str] = field(default_factory=dict)
-    files: Mapping[int, str] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
-    forced: Mapping[str, str] = field(default_factory=dict)
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the output of `--json`."""
-        return {
-            "predictions": str(self.out),
-            "model": dict(self.model),
-            "volumes": len(self.volumes) + len(self.failures),
-            "predicted": sorted(self.volumes),
-            "failures": dict(self.failures),
-            "dicom": dict(self.dicom),
-            "files": {str(number): reason for number, reason in self.files.items()},
-            "warnings": list(self.warnings),
-            "forced": dict(self.forced),
-        }
 
 
 def predict(
@@ -87,11 +50,11 @@ def predict(
     out: Path,
     *,
     home: Path,
-    model: str | None = None,
+    model: str | Sequence[str] | None = None,
     progress: Progress | None = None,
     log: Callable[[str], None] = print,
-    save_probabilities: bool = False,
     force: bool = False,
+    extras: Extras = Extras(),  # noqa: B008 (frozen)
     **options: Any,
 ) -> Predictions:
     """Apply a model to scans and write its predictions.
@@ -100,23 +63,25 @@ def predict(
         source: folder or file with scans of any format that `medmim ingest` reads, or a dataset folder.
         out: output folder, outside the source.
         home: `MEDMIM_HOME`.
-        model: as for `find_model`.
+        model: as for `find_model`; several models are averaged as in `ensemble_of`.
         progress: called with the phase, and how much of it is done.
         log: receives lines for the user.
-        save_probabilities: also write the class probabilities of segmentations.
         force: predict scans too that do not resemble the training data of the model.
+        extras: what is written besides the predictions.
         options: fields of `IngestOptions`.
 
     Raises:
-        UsageError: for a missing source, or an output folder inside the source.
+        UsageError: for a missing source, an output folder inside the source, or models that do not match.
         RunError: if there is no such model, or the disk is full.
         DataError: if nothing could be predicted.
     """
-    selected = find_model(model, Store(home), log)
-    trained = load_trained_model(selected.weights)
+    words: Sequence[str | None] = [model] if isinstance(model, str) else model or [None]
+    found = [find_model(word, Store(home), log) for word in words]
+    trained = ensemble_of([load_trained_model(one.weights) for one in found])
+    selected = replace(found[0], title=" + ".join(one.title for one in found))
     try:
         with sole_use(out) as staging, for_scans(options.get("workers")) as sandbox:
-            task = _PredictionTask(home, sandbox, progress, log, save_probabilities, force)
+            task = _PredictionTask(home, sandbox, progress, log, extras, force)
             _clear(out)
             scans, dataset = _ingest(source, out, staging, task, options)
             result = _predict(trained, selected, dataset, out, task)
@@ -144,7 +109,7 @@ class _PredictionTask:
     sandbox: Sandbox
     progress: Progress | None
     log: Callable[[str], None]
-    save_probabilities: bool = False
+    extras: Extras
     force: bool = False
 
 
@@ -209,8 +174,10 @@ def _predict(
         bare = volume.model_copy(update={"label": None, "boxes": (), "target": None})
         try:
             known = with_modality(trained, bare)
-            predictions[volume.id] = output.predict(trained, scene, known, out)
-            if task.save_probabilities and trained.kind == "segment":
+            predictions[volume.id] = output.predict(
+                trained, scene, known, out, draw=number < task.extras.pictures
+            )
+            if task.extras.probabilities and trained.kind == "segment":
                 write_probabilities(trained, scene, known, out)
         except files.WriteError:  # would fail for the next volume too
             raise

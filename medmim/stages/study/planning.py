@@ -20,6 +20,7 @@ from medmim.stages.study.engines import StudyEngine
 from medmim.stages.study.training_process import Job
 from medmim.tracking.mlflow_store import Store
 from medmim.training.budget import budget_for
+from medmim.training.recipe import with_recipe
 from medmim.training.tasks.registry import build_task
 
 _TIMED_STEPS = 21  # losses are logged at steps 1, 11 and 21; the first of two evaluations follows step 11
@@ -178,12 +179,14 @@ def timed_minutes(training: StudyTraining, *, dataset: Dataset, engine: StudyEng
     step = (middle - first) / 10
     evaluation = max(last - middle - 10 * step, 0.0)
     around = max(whole - _TIMED_STEPS * step - 2 * evaluation, 0.0)
-    settings = training.trial.finetune if job.stage == "finetune" else training.trial.pretrain
-    budget = budget_for(settings or training.trial.finetune, volumes=_num_volumes(training, dataset))
+    trial = training.trial
+    own = trial.pretrain if job.stage == "pretrain" and trial.pretrain else trial.finetune
+    settings = with_recipe(own, partition(dataset, fold=own.fold).train, dims=own.dims)
+    budget = budget_for(settings, volumes=_num_volumes(training, dataset))
     if budget.minutes is not None:
         return float(budget.minutes + around / 60)
     steps = budget.steps or 0
-    return float(around + steps * step + int(training.job.settings["num_evaluations"]) * evaluation) / 60
+    return float(around + steps * step + settings.num_evaluations * evaluation) / 60
 
 
 def _num_volumes(training: StudyTraining, dataset: Dataset) -> int:
@@ -203,4 +206,6 @@ def _result_settings(settings: PretrainSettings | FinetuneSettings) -> dict[str,
 
 def _job_settings(settings: PretrainSettings | FinetuneSettings) -> dict[str, Any]:
     places = {"data": str(settings.data.resolve()), "experiment": settings.experiment}
-    return {**_result_settings(settings), **places}
+    # open settings stay open: the run fills them in from the data
+    given = settings.model_dump(mode="json", exclude_unset=True, exclude={"data", "experiment", "init"})
+    return {**given, **places}

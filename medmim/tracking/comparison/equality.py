@@ -15,7 +15,14 @@ from medmim.tracking.comparison.runs import RunScores
 # settings of an arm's own pretraining, and of repetitions
 PRETRAINING_OF_AN_ARM = frozenset({"method", "method_options", "mask", "mask_options", "ratio"})
 _REPETITION = {"seed", "fold", "init", "data", "experiment", "min_loaded_fraction"}
-_MACHINE = {"workers", "cache_gb", "cache_disk_gb", "checkpoint_every_steps", "checkpoint_every_minutes"}
+_MACHINE = {
+    "machine",
+    "workers",
+    "cache_gb",
+    "cache_disk_gb",
+    "checkpoint_every_steps",
+    "checkpoint_every_minutes",
+}
 _SAME_STEPS = 1.05  # runs whose steps differ by more did not train equally long
 
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from medmim.data.dataset.channels import group_channels
 from medmim.data.dataset.manifest import Dataset, VolumeRecord
 from medmim.data.loading.preprocess import VolumeLoader
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan, plan_of_model
 from medmim.encoders import build_encoder
-from medmim.errors import RunError
+from medmim.errors import RunError, UsageError
 from medmim.heads import HEADS, build_head
+from medmim.shapes import Images
 from medmim.training.tasks.base import EvaluationContext, Task
 from medmim.training.tasks.registry import build_task
 from medmim.training.weights import load_weights
@@ -74,6 +77,65 @@ class TrainedModel:
         volumes = VolumeLoader(root, self.plan, cache_gb=_CACHE_GB)
         # fp32 on any hardware, so that predictions do not depend on it
         return EvaluationContext(volumes, self.names, "fp32", self.description.get("chosen", {}))
+
+
+class AveragedLogits(nn.Module):
+    """The mean of the logits of several networks.
+
+    Args:
+        networks: networks that map the same images to logits of the same classes.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, images: Images) -> Tensor:
+        """Return logits, (batch, classes, ...)."""
+        return torch.stack([network(images).float() for network in self.networks]).mean(dim=0)
+
+
+def ensemble_of(models: Sequence[TrainedModel]) -> TrainedModel:
+    """Return a model that averages the logits of several segmenters or classifiers.
+
+    Only postprocessing rules that all models share are applied; the temperature is the mean of theirs.
+
+    Args:
+        models: at least one, of the same task, classes and preprocessing.
+
+    Raises:
+        UsageError: for detectors, or models that differ in what they expect of an image.
+    """
+    first = models[0]
+    if len(models) == 1:
+        return first
+    if first.kind == "detect":
+        raise UsageError("--model: boxes of several detectors cannot be averaged; give one model")
+    expected = _expectations(first)
+    for number, other in enumerate(models[1:], start=2):
+        differing = [key for key, value in _expectations(other).items() if value != expected[key]]
+        if differing:
+            raise UsageError(
+                f"--model: model {number} differs from the first in {', '.join(differing)}; expected models "
+                "of the same task, classes and preprocessing, such as other seeds of one training"
+            )
+    found = [model.description.get("chosen", {}) for model in models]
+    chosen: dict[str, Any] = {}
+    if all("temperature" in one for one in found):
+        chosen["temperature"] = float(np.mean([one["temperature"] for one in found]))
+    rules = [one.get("postprocessing", {}) for one in found]
+    shared = {name: rule for name, rule in rules[0].items() if all(one.get(name) == rule for one in rules)}
+    chosen |= {"postprocessing": shared} if shared else {}
+    digest = hashlib.sha256("".join(model.sha256 for model in models).encode()).hexdigest()
+    network = AveragedLogits([model.network for model in models]).eval()
+    description = {**first.description, "chosen": chosen, "sha256": digest}
+    return replace(first, network=network, description=description)
+
+
+def _expectations(model: TrainedModel) -> dict[str, Any]:
+    """Return what members of an ensemble must share."""
+    inputs = {key: model.description.get(key) for key in ("spatial_dims", "in_channels", "channels")}
+    return {"task": model.kind, "classes": dict(model.names), **inputs, **model.plan.as_json()}
 
 
 def load_trained_model(path: Path) -> TrainedModel:

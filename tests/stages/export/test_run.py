@@ -180,3 +180,15 @@ def test_a_bundle_normalises_as_the_model_learnt(learnt, ct, tiny_dataset, tmp_p
     described.write_text(json.dumps({**told, "modalities": ["CT", "MR"]}))
     with pytest.raises(UsageError, match="trained on CT and on other modalities"):
         export("bundle", **words, out=tmp_path / "other")
+
+
+def test_a_bundle_keeps_largest_components_and_other_rules_are_named(tiny_dataset, tmp_path, home):
+    lines = []
+    words = {"data": tiny_dataset, "home": home, "log": lines.append}
+    for name, rule in (("one", {"largest_component": 1.0}), ("two", {"min_ml": 2.0})):
+        chosen = {"postprocessing": {"ball": rule}}
+        model = threshold.write_model(tmp_path / f"{name}-model", 1.5, chosen=chosen)
+        made = export("bundle", **words, model=str(model), out=tmp_path / name)
+        text = (made.path / "configs" / "inference.json").read_text()
+        assert ("KeepLargestConnectedComponentd" in text) is (name == "one")
+    assert [line for line in lines if "does not contain the postprocessing of ball" in line] == lines[-1:]

@@ -154,7 +154,7 @@ def test_the_beginning_of_a_run_id_is_enough(study, new_home):
     finetune(
         settings(study.data, init=study.pretrained.run_id[:12], steps=1), home=study.home, log=said.append
     )
-    assert said[0].startswith("100.0%")
+    assert any(line.startswith("100.0%") for line in said)
 
 
 def test_weights_of_another_network_are_refused_before_anything_is_written(study, tmp_path):

@@ -1,3 +1,4 @@
+import json
 import multiprocessing
 import os
 import signal
@@ -8,7 +9,9 @@ from pathlib import Path
 
 import pytest
 import tiny
+from click.testing import CliRunner
 
+from medmim.cli import main
 from medmim.config.runs import FinetuneSettings, PretrainSettings
 from medmim.data.dataset.manifest import Dataset, read_dataset
 from medmim.errors import RunError
@@ -178,3 +181,13 @@ def test_memory_is_predicted_within_15_percent_in_six_configurations(tmp_path, h
         rows.append((f"{stage} {words}", predicted_mb, measured_mb))
     sys.stdout.write(f"\n{table(rows)}\n")
     assert all(abs(p / m - 1) <= 0.15 for _, p, m in rows), table(rows)
+
+
+def test_the_command_prints_the_recipe_for_another_machine(tiny_dataset):
+    """Nothing is measured on this machine, so the answer is immediate."""
+    words = ["plan", "finetune", "--machine", "gpu_24gb", "--set", f"data={tiny_dataset}"]
+    lines = CliRunner().invoke(main, words)
+    assert lines.exit_code == 0, lines.output
+    assert "recipe   encoder=resenc (GPU of 24 to 80 GB, 3D)" in lines.output
+    answer = json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout)
+    assert answer["recipe"]["batch_size"] >= 2

@@ -17,6 +17,7 @@ from medmim.data.formats.write_volume import encode_image
 from medmim.data.loading.normalisation import LEGACY
 from medmim.errors import DataError, RunError, UsageError
 from medmim.stages.finetune.run import finetune
+from medmim.stages.predict.outputs import Extras
 from medmim.stages.predict.run import predict
 from medmim.tracking.mlflow_store import Store
 
@@ -76,10 +77,39 @@ def test_the_postprocessing_of_the_model_is_applied(tmp_path, home):
     assert not read_image(path).array.any()
 
 
+def test_several_models_are_averaged(tmp_path, home):
+    """Thresholds of 1 and 2 average to one of 1.5; rules of one member alone are not applied."""
+    rules = {"postprocessing": {"ball": {"min_ml": 1e6}}}
+    low = threshold.write_model(tmp_path / "low", THRESHOLD - 0.5, chosen=rules)
+    high = threshold.write_model(tmp_path / "high", THRESHOLD + 0.5)
+    expected, _ = blob_file(tmp_path / "scans" / "a.nii.gz")
+    made = predict(tmp_path / "scans", tmp_path / "out", home=home, model=[str(low), str(high)])
+    [path] = (made.out / "segmentations").iterdir()
+    np.testing.assert_array_equal(read_image(path).array > 0, expected)
+    assert made.model["name"] == "weights.safetensors + weights.safetensors"
+
+
+def test_models_with_other_preprocessing_are_not_averaged(weights, tmp_path, home):
+    other = threshold.write_model(tmp_path / "other", THRESHOLD, spacing_mm=[2.0, 2.0, 2.0])
+    blob_file(tmp_path / "scans" / "a.nii.gz")
+    with pytest.raises(UsageError, match="model 2 differs from the first in spacing_mm"):
+        predict(tmp_path / "scans", tmp_path / "out", home=home, model=[str(weights), str(other)])
+
+
+def test_pictures_are_drawn_for_as_many_volumes_as_asked(weights, tmp_path, home):
+    for name in ("a", "b"):
+        blob_file(tmp_path / "scans" / f"{name}.nii.gz", seed=ord(name))
+    made = predict(
+        tmp_path / "scans", tmp_path / "out", home=home, model=str(weights), extras=Extras(pictures=1)
+    )
+    assert len(made.volumes) == 2
+    assert len(list((made.out / "pictures").iterdir())) == 1
+
+
 def test_probabilities_are_saved_on_request(weights, tmp_path, home):
     expected, affine = blob_file(tmp_path / "scans" / "a.nii.gz")
     made = predict(
-        tmp_path / "scans", tmp_path / "out", home=home, model=str(weights), save_probabilities=True
+        tmp_path / "scans", tmp_path / "out", home=home, model=str(weights), extras=Extras(probabilities=True)
     )
     [path] = (made.out / "probabilities").iterdir()
     saved = np.load(path)
