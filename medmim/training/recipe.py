@@ -133,6 +133,19 @@ def with_recipe(
     return settings.model_copy(update={one.setting: one.value for one in used})
 
 
+def fit_size(filled: Settings, before: Settings, multiple: Size) -> Settings:
+    """Return settings whose size, if the recipe filled it in, is rounded up to what the network needs.
+
+    Args:
+        filled: settings after `with_recipe`.
+        before: settings of the user.
+        multiple: total stride of the encoder, or the mask cell.
+    """
+    if before.size is not None or filled.size is None:
+        return filled
+    return filled.model_copy(update={"size": round_up(filled.size, multiple)})
+
+
 def _spacing(facts: TrainingFacts, machine: Machine) -> tuple[float, ...]:
     """Return the target spacing in mm along the axes of a patch."""
     spacing, shape = np.array(facts.spacing_mm), np.array(facts.shape, dtype=float)

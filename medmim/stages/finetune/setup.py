@@ -21,7 +21,6 @@ from medmim.errors import DataError
 from medmim.heads import Transfer, build_head, transfer, transfer_decoder
 from medmim.heads.transfer import stem_change
 from medmim.randomness import stream_seed
-from medmim.shapes import round_up
 from medmim.stages.finetune.initial_weights import InitialWeights, certificate_of, find_initial_weights
 from medmim.stages.pretrain.setup import DEFAULT_ENCODER
 from medmim.stages.run_lifecycle import prepared_on_disk
@@ -29,7 +28,7 @@ from medmim.tracking.mlflow_store import Store
 from medmim.training.budget import Budget, budget_for
 from medmim.training.lightning_modules import FinetuningModule
 from medmim.training.mask_any_net_regularizer import MaskAnyNetRegularizer
-from medmim.training.recipe import with_recipe
+from medmim.training.recipe import fit_size, with_recipe
 from medmim.training.tasks.base import EvaluationContext, Task
 from medmim.training.tasks.preparation import prepare_task
 from medmim.training.tasks.registry import build_task
@@ -101,14 +100,12 @@ def build_finetuning(settings: FinetuneSettings, store: Store, log: Callable[[st
     divided = _divide(settings, dataset, task, log, stored=stored)
     known_dims = settings.dims or origin.description.get("spatial_dims")
     dims = plan_for(divided.train, dims=known_dims, size=None).dims
-    own_size = settings.size is not None
-    patients = partition(stored, fold=settings.fold).train or divided.train
-    settings = with_recipe(settings, patients, dims=dims, log=log, pretrained=bool(origin.description))
-    task = build_task(settings.task, **settings.task_options)
+    everyone = partition(stored, fold=settings.fold).train
+    given, pretrained = settings, bool(origin.description)
+    settings = with_recipe(given, everyone, dims=dims, log=log, pretrained=pretrained)
     encoder, report, chosen = _encoder(settings, origin, dims, log)
-    if settings.size and not own_size:
-        size = round_up(settings.size, encoder.total_stride)
-        settings = settings.model_copy(update={"size": size})
+    settings = fit_size(settings, given, encoder.total_stride)
+    task = build_task(settings.task, **settings.task_options)
     choices: dict[str, Any] = {"dims": dims, "multiple": encoder.total_stride, "home": store.home, "log": log}
     plan, names = prepare_task(task, settings, dataset, divided.train, **choices)
     disk = prepared_on_disk(settings, store.home)

@@ -24,11 +24,11 @@ from medmim.masks.cell_size import cell_in_voxels
 from medmim.methods import ON_PATCHES, Method, build_method
 from medmim.methods.mask_any_net.objectives import Kind, Supervision
 from medmim.randomness import stream_seed
-from medmim.shapes import Size, grid_of, round_up
+from medmim.shapes import Size, grid_of
 from medmim.stages.run_lifecycle import prepared_on_disk
 from medmim.training.budget import budget_for
 from medmim.training.lightning_modules import PretrainingModule
-from medmim.training.recipe import with_recipe
+from medmim.training.recipe import fit_size, with_recipe
 
 DEFAULT_ENCODER = {2: "resnet18", 3: "dynunet"}
 _DEFAULT_ON_PATCHES = "vit"
@@ -104,17 +104,14 @@ def build_pretraining(settings: PretrainSettings, *, home: Path, log: Callable[[
     divided = partition(dataset, fold=settings.fold)
     train = dataset.volumes if settings.include_held_out else divided.train
     sketch = plan_for(train, dims=settings.dims, size=None)
-    own_size = settings.size is not None
-    settings = with_recipe(settings, divided.train or train, dims=sketch.dims, log=log)
+    settings = with_recipe(given := settings, divided.train or train, dims=sketch.dims, log=log)
     known_mm = voxel_mm(train, sketch) if settings.augment == "patch" else None
-    encoder = _encoder(settings, sketch.dims)
-    stride = encoder.total_stride
+    stride = (encoder := _encoder(settings, sketch.dims)).total_stride
     cell = cell_in_voxels(settings.cell or stride, multiple=stride, voxel_mm=known_mm)
     method = _method(settings, encoder, sketch.dims, cell, supervision_of(dataset, divided.train))
     if method.label_kind:  # images of held-out patients may be used, their labels never
         train = volumes_with_labels(divided.train, method.label_kind)
-    if settings.size and not own_size:
-        settings = settings.model_copy(update={"size": round_up(settings.size, cell)})
+    settings = fit_size(settings, given, cell)
     plan = plan_for(
         train, dims=sketch.dims, size=settings.size, multiple=cell, spacing_mm=settings.spacing_mm
     )
