@@ -34,8 +34,8 @@ _DIFFERS = 1.05  # ratio of spacings from which images are resampled
 _STEPS_GPU = 62_500  # a quarter of nnU-Net's 1,000 epochs of 250 steps
 _LAPTOP_S = 3600.0
 _STEPS_LAPTOP = (1000, 10_000)
-_SECONDS_PER_VOXEL = {2: 4.0e-6, 3: 2.5e-6}  # of a training step on one core with bf16
-_BATCH_LAPTOP = {2: 16, 3: 4}
+_SECONDS_PER_VOXEL = {2: 4.7e-6, 3: 2.8e-6}  # of a training step on one core with bf16
+_BATCH_LAPTOP = {2: 8, 3: 4}
 _LARGEST_BATCH = {2: 32, 3: 8}
 _TOGETHER = (
     frozenset({"encoder", "encoder_options"}),

@@ -84,8 +84,8 @@ def test_settings_of_the_user_stay_and_open_ones_are_filled_in_with_a_line() -> 
     settings = FinetuneSettings(encoder="resnet18", size=(64,), machine="laptop")
     filled = with_recipe(settings, PICTURES, dims=2, log=lines.append)
     assert (filled.encoder_options, filled.spacing_mm, filled.size) == ({}, None, (64,))
-    assert (filled.batch_size, filled.steps) == (16, 3400)
-    assert any(line.startswith("recipe: batch_size=16 (") for line in lines)
+    assert (filled.batch_size, filled.steps) == (8, 5800)
+    assert any(line.startswith("recipe: batch_size=8 (") for line in lines)
 
 
 def test_stored_settings_are_complete_and_nothing_is_filled_in() -> None:

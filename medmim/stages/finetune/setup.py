@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from medmim.config.runs import FinetuneSettings
 from medmim.data.dataset.channels import select_channels
@@ -114,11 +115,7 @@ def build_finetuning(settings: FinetuneSettings, store: Store, log: Callable[[st
     head = task.head(encoder, divided.train, context, log)
     torch.manual_seed(stream_seed(settings.seed, "head"))
     network = build_head(settings.task, encoder=encoder, spatial_dims=dims, classes=max(names) + 1, **head)
-    copied = transfer_decoder(network, origin.weights) if settings.init_decoder else 0
-    if copied:
-        log(
-            f"{copied} tensors of the decoder were loaded from '{origin.arm}' (off: --set init_decoder=false)"
-        )
+    _load_decoder(settings, network, origin, log)
     filled: dict[str, Any] = {"dims": dims, "size": plan.size, "field_of_view": plan.view}
     filled |= {"init": origin.run_id or origin.arm}
     resolved = settings.model_copy(update=chosen | filled)
@@ -213,6 +210,17 @@ def _encoder(
     for line in [*report.lines(), *([f"stem changed: {changed}"] if changed else [])]:
         log(line)
     return encoder, report, chosen
+
+
+def _load_decoder(
+    settings: FinetuneSettings, network: nn.Module, origin: InitialWeights, log: Callable[[str], None]
+) -> None:
+    """Copy the tensors of a pretrained decoder that fit, unless it is switched off."""
+    copied = transfer_decoder(network, origin.weights) if settings.init_decoder else 0
+    if copied:
+        log(
+            f"{copied} tensors of the decoder were loaded from '{origin.arm}' (off: --set init_decoder=false)"
+        )
 
 
 def _regularizer(settings: FinetuneSettings, encoder: Encoder, dims: int) -> MaskAnyNetRegularizer | None:
