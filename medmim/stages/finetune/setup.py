@@ -113,9 +113,7 @@ def build_finetuning(settings: FinetuneSettings, store: Store, log: Callable[[st
     volumes = VolumeLoader(settings.data, plan, cache_gb=settings.cache_gb, disk=disk)
     context = EvaluationContext(volumes, names, settings.precision, {})
     head = task.head(encoder, divided.train, context, log)
-    torch.manual_seed(stream_seed(settings.seed, "head"))
-    network = build_head(settings.task, encoder=encoder, spatial_dims=dims, classes=max(names) + 1, **head)
-    _load_decoder(settings, network, origin, log)
+    network = _network(settings, encoder, origin, log, spatial_dims=dims, classes=max(names) + 1, **head)
     filled: dict[str, Any] = {"dims": dims, "size": plan.size, "field_of_view": plan.view}
     filled |= {"init": origin.run_id or origin.arm}
     resolved = settings.model_copy(update=chosen | filled)
@@ -212,15 +210,22 @@ def _encoder(
     return encoder, report, chosen
 
 
-def _load_decoder(
-    settings: FinetuneSettings, network: nn.Module, origin: InitialWeights, log: Callable[[str], None]
-) -> None:
-    """Copy the tensors of a pretrained decoder that fit, unless it is switched off."""
+def _network(
+    settings: FinetuneSettings,
+    encoder: Encoder,
+    origin: InitialWeights,
+    log: Callable[[str], None],
+    **options: Any,
+) -> nn.Module:
+    """Build the head on the encoder, with the tensors of a pretrained decoder that fit unless switched off."""
+    torch.manual_seed(stream_seed(settings.seed, "head"))
+    network = build_head(settings.task, encoder=encoder, **options)
     copied = transfer_decoder(network, origin.weights) if settings.init_decoder else 0
     if copied:
         log(
             f"{copied} tensors of the decoder were loaded from '{origin.arm}' (off: --set init_decoder=false)"
         )
+    return network
 
 
 def _regularizer(settings: FinetuneSettings, encoder: Encoder, dims: int) -> MaskAnyNetRegularizer | None:
