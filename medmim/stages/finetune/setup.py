@@ -217,7 +217,7 @@ def _network(
     log: Callable[[str], None],
     **options: Any,
 ) -> nn.Module:
-    """Build the head on the encoder, with the tensors of a pretrained decoder that fit unless switched off."""
+    """Build the head on the encoder, with tensors of a pretrained decoder that fit, unless switched off."""
     torch.manual_seed(stream_seed(settings.seed, "head"))
     network = build_head(settings.task, encoder=encoder, **options)
     copied = transfer_decoder(network, origin.weights) if settings.init_decoder else 0
