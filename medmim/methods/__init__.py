@@ -20,6 +20,7 @@ from medmim.methods.latent_mim.method import build_latent_mim
 from medmim.methods.mae import build_mae
 from medmim.methods.mask_any_net.method import build_mask_any_net
 from medmim.methods.mask_any_net.objectives import Supervision
+from medmim.methods.mim_contrast import build_mim_contrast
 from medmim.methods.models_genesis import build_models_genesis
 from medmim.methods.simmim import build_simmim
 from medmim.methods.spark import build_spark
@@ -35,6 +36,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     "contrastive": build_contrastive,
     "anatomask": build_anatomask,
     "dense_mae": build_dense_mae,
+    "mim_contrast": build_mim_contrast,
     "models_genesis": build_models_genesis,
     "volume_fusion": build_volume_fusion,
 }

@@ -21,13 +21,13 @@ from medmim.encoders import Encoder
 from medmim.errors import UsageError, did_you_mean
 from medmim.methods.base import Method, Step, require_grid
 from medmim.methods.ema_teacher import EMATeacher
-from medmim.methods.visible_encoding import Compute, pooled
+from medmim.methods.visible_encoding import Compute, Pooled, pooled
 from medmim.shapes import Hidden, Images, Scalar, Size
 
 Embeddings = Float[Tensor, "_ width"]
 
 TEACHERS = ("ema", "shared")
-_WIDTH = 128  # of the embeddings, as in MoCo and SimCLR
+WIDTH = 128  # of the embeddings, as in MoCo and SimCLR
 
 
 class Contrastive(Method):
@@ -84,7 +84,11 @@ class Contrastive(Method):
             hidden: (batch, *grid), True = hidden; one mask per view.
         """
         require_grid(images, hidden, self.cell)
-        own = self.project(pooled(self.encoder, images, hidden, compute=self.compute))
+        return self.contrast(pooled(self.encoder, images, hidden, compute=self.compute), images, hidden)
+
+    def contrast(self, features: Pooled, images: Images, hidden: Hidden) -> Step:
+        """Compute the contrastive loss from the pooled features of both views of all images."""
+        own = self.project(features)
         queries, keys = F.normalize(self.predict(own).float(), dim=1), self._keys(own, images, hidden)
         keys, mine, partner = self._gather_processes(keys)
         loss, accuracy = info_nce(
@@ -219,21 +223,21 @@ def build_contrastive(
             f"{temperature:g} and {queue}"
         )
     shared = teacher == "shared"
-    project = _mlp(encoder.channels[-1], 2 * encoder.channels[-1])
+    project = two_layers(encoder.channels[-1], 2 * encoder.channels[-1])
     return Contrastive(
         encoder,
         project,
-        nn.Identity() if shared else _mlp(_WIDTH, 2 * _WIDTH),
+        nn.Identity() if shared else two_layers(WIDTH, 2 * WIDTH),
         shared=shared,
-        others=Queue(0 if shared else queue, _WIDTH),
+        others=Queue(0 if shared else queue, WIDTH),
         cell=cell,
         compute=compute,
         temperature=temperature,
     )
 
 
-def _mlp(entering: int, between: int) -> nn.Module:
+def two_layers(entering: int, between: int) -> nn.Module:
     """Return SimCLR's two-layer MLP; batch norm removes the component common to all images."""
     return nn.Sequential(
-        nn.Linear(entering, between), nn.BatchNorm1d(between), nn.ReLU(), nn.Linear(between, _WIDTH)
+        nn.Linear(entering, between), nn.BatchNorm1d(between), nn.ReLU(), nn.Linear(between, WIDTH)
     )

@@ -66,9 +66,14 @@ def pooled(encoder: Encoder, images: Images, hidden: Hidden, *, compute: Compute
     """
     if isinstance(encoder, TokenEncoder):
         return _pooled_patches(encoder, images, hidden)
-    features = encoder(HIDE[compute](images, hidden))[-1].unpack().float()
-    visible = ~hidden_voxels(hidden, tuple(features.shape[2:])).flatten(2)
-    mean: Tensor = (features.flatten(2) * visible).sum(dim=-1) / visible.sum(dim=-1)
+    return pooled_map(encoder(HIDE[compute](images, hidden))[-1], hidden)
+
+
+def pooled_map(features: Masked | Packed, hidden: Hidden) -> Pooled:
+    """Return the mean of one map over visible voxels, in float32."""
+    dense = features.unpack().float()
+    visible = ~hidden_voxels(hidden, tuple(dense.shape[2:])).flatten(2)
+    mean: Tensor = (dense.flatten(2) * visible).sum(dim=-1) / visible.sum(dim=-1)
     return mean
 
 

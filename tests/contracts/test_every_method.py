@@ -24,7 +24,7 @@ NAMES = [*sorted(METHODS), *ON_OTHERS]
 every_method = pytest.mark.parametrize("name", NAMES)
 every_target = pytest.mark.parametrize("target", sorted(TARGETS))
 every_reconstruction = pytest.mark.parametrize(
-    "name", ["anatomask", "dense_mae", "mae", "simmim", "simmim on swin", "spark"]
+    "name", ["anatomask", "dense_mae", "mae", "mim_contrast", "simmim", "simmim on swin", "spark"]
 )
 every_mask = pytest.mark.parametrize("rule", sorted(MASKS))
 both_dims = pytest.mark.parametrize("dims", [2, 3])
@@ -59,7 +59,7 @@ def batch_for(dims, *, rule="mesh", ratio=0.6, channels=1, space=16, seed=0):
 
 
 # what holds for the others, with their second branch or second view, is tested in files of their own
-BLIND = [name for name in NAMES if (made := build(name, 2)).views == 1 and not made.sees_hidden_content]
+BLIND = [name for name in NAMES if (made := build(name, 2)).reconstructs and not made.sees_hidden_content]
 every_blind_method = pytest.mark.parametrize("name", BLIND)
 
 
@@ -161,7 +161,8 @@ def test_hidden_content_reaches_the_loss_through_the_target_only(name, rule, dim
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in NAMES if (made := build(name, 2)).views > 1 and not made.sees_hidden_content]
+    "name",
+    [name for name in NAMES if not ((made := build(name, 2)).reconstructs or made.sees_hidden_content)],
 )
 @every_mask
 @both_dims
@@ -208,8 +209,8 @@ def test_the_loss_covers_every_hidden_cell_and_no_other(name, target, dims):
     assert torch.equal(values.grad.any(dim=-1), expected.flatten(1))
 
 
-# the loss of Models Genesis covers visible cells too
-@pytest.mark.parametrize("name", [name for name in BLIND if name != "models_genesis"])
+# the loss of Models Genesis covers visible cells too, and a contrast needs other samples
+@pytest.mark.parametrize("name", [name for name in BLIND if name not in ("models_genesis", "mim_contrast")])
 @both_dims
 def test_samples_that_hide_unequal_counts_are_computed_as_if_alone(name, dims):
     method = build(name, dims, **({"similarity": 0.0} if name == "latent_mim" else {})).eval()
@@ -305,7 +306,7 @@ def test_is_deterministic(name, dims):
 @both_dims
 def test_overfits_one_batch(name, dims):
     # a queue would hold the batch itself, as something to tell it apart from
-    options = {"queue": 0} if name.startswith("contrastive") else {}
+    options = {"queue": 0} if "contrast" in name else {}
     method = build(name, dims, vit_patch=CELL, **options)
     images, hidden = batch_for(dims, space=16 if dims == 2 else 8)
     several = BATCH if method.views > 1 else 1
@@ -372,6 +373,7 @@ def test_the_representation_names_shape_and_layout(name):
 OTHERWISE = {
     "anatomask": {"hardest": 1.0, "decoder": "official", "decoder_width": 16, "target": "raw"},
     "dense_mae": {"target": "normalised"},
+    "mim_contrast": {"weight": 1.0, "temperature": 0.5, "queue": 7, "target": "raw"},
     "models_genesis": {"curve": 0.0, "shuffle": 1.0},
     "volume_fusion": {"coefficients": 2},
     "contrastive": {"teacher": "shared", "temperature": 0.5, "queue": 7},
