@@ -19,7 +19,7 @@ from medmim.cli.troubles import explain
 from medmim.errors import MedmimError, Stopped, did_you_mean, raised_in
 from medmim.files import SHARED
 
-_LOADS_MODELS = ("pretrain", "finetune", "study", "predict", "export", "masks", "plan", "compare")
+_LOADS_MODELS = ("pretrain", "finetune", "study", "predict", "evaluate", "export", "masks", "plan", "compare")
 _WRITES = (
     "doctor",
     "ingest",
@@ -28,6 +28,7 @@ _WRITES = (
     "finetune",
     "study",
     "predict",
+    "evaluate",
     "export",
     "demo",
     "pack",
@@ -46,6 +47,7 @@ COMMANDS = {
     "study": "compare masks, ratios, methods and seeds in a resumable grid of runs",
     "compare": "compare fine-tuning runs: table, confidence intervals, verdict, report",
     "predict": "apply a model to new scans: NIfTI, DICOM-SEG, boxes, tables, images",
+    "evaluate": "score a model or predictions on another labelled dataset",
     "export": "export a MONAI bundle, ONNX or safetensors, verified against PyTorch",
     "models": "list registered models: versions, aliases, lineage, contamination",
     "sync": "upload all local runs to an MLflow server, exactly once",

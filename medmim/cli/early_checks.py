@@ -94,7 +94,7 @@ def _count_matches(database: Path, word: str) -> int | None:
     """Count runs and models that a word may mean; None where the database cannot be read this way."""
     if not database.is_file():
         return 0
-    name, _, _ = word.partition(":")
+    name = word.partition("@")[0].partition(":")[0]
     question = (
         "SELECT (SELECT count(*) FROM runs WHERE substr(run_uuid, 1, length(?1)) = ?1) + "
         "(SELECT count(*) FROM tags WHERE substr(value, 1, length(?1)) = ?1) + "

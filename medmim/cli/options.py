@@ -38,8 +38,8 @@ def json_option(command: Command) -> Command:
     )(command)
 
 
-_MODEL = "Registered NAME or NAME:VERSION, a run or a .safetensors file.{}  [default: the champion, "
-_MODEL += "otherwise the best candidate by validation score]"
+_MODEL = "Registered NAME, NAME:VERSION or NAME@ALIAS, a run or a .safetensors file.{}  [default: the "
+_MODEL += "champion, otherwise the best candidate by validation score]"
 
 
 def model_option(command: Command) -> Command:

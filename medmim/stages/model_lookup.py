@@ -66,8 +66,8 @@ def find_model(word: str | None, store: Store, log: Callable[[str], None]) -> Se
     """Return the model that `--model WORD` refers to.
 
     Args:
-        word: a weights file, the name of a registered model (`NAME`, or `NAME:VERSION`), a fine-tuning run
-            (or the beginning of its id), or None: the champion, else the best candidate.
+        word: a weights file, the name of a registered model (`NAME`, `NAME:VERSION` or `NAME@ALIAS`), a
+            fine-tuning run (or the beginning of its id), or None: the champion, else the best candidate.
         store: the local store.
         log: receives the selection and its reason where `word` leaves it open.
 
@@ -82,14 +82,21 @@ def find_model(word: str | None, store: Store, log: Callable[[str], None]) -> Se
             "--model: no registered model in this home folder; run `medmim finetune segment`, or give a run "
             "or a .safetensors file"
         )
-    name, _, number = (word or "").partition(":")
+    name, number, alias = _parts(word or "")
     named = [one for one in known if one.model == name or word is None]
-    if named and number:
-        named = [one for one in named if number == str(one.version)]
+    if named and (number or alias):
+        named = [one for one in named if number == str(one.version) or alias in one.aliases]
     if not named:
         return SelectedModel(weights_of(store, _matching_run(store, str(word), known)), f"run {word}")
-    chosen = named[0] if number else _best(named, store, log)
+    chosen = named[0] if number or alias else _best(named, store, log)
     return SelectedModel(weights_of(store, chosen.run_id), _title(chosen))
+
+
+def _parts(word: str) -> tuple[str, str, str]:
+    """Return name, version and alias of `NAME`, `NAME:VERSION` or `NAME@ALIAS`."""
+    name, _, alias = word.partition("@")
+    name, _, number = name.partition(":")
+    return name, number, alias
 
 
 def _best(known: Sequence[RegisteredModel], store: Store, log: Callable[[str], None]) -> RegisteredModel:

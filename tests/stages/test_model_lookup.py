@@ -81,7 +81,7 @@ def test_the_champion_comes_first_and_words_choose_others(registry):
     first = registry.add("lung", score=0.5)
     champion = registry.add("lung", alias="champion")
     registry.add("lung", score=0.9)
-    for word in (None, "lung", "lung:2", champion[:10]):
+    for word in (None, "lung", "lung:2", "lung@champion", champion[:10]):
         assert registry.chosen(word) == champion, word
     assert registry.chosen("lung:1") == first
     registry.add("brain", alias="champion")

@@ -137,7 +137,7 @@ def _key(volume: VolumeRecord, plan: PreprocessingPlan) -> str:
         plan.dims,
         plan.spacing_mm,
         whole,
-        [plan.label_codes, plan.ignore_label],
+        [plan.label_codes, plan.ignore_label, *([plan.label_classes] if plan.label_classes else [])],
         _VERSION,
     ]
     return hashlib.sha256(json.dumps(made_of).encode()).hexdigest()[:DIGITS]
@@ -212,16 +212,18 @@ def _modalities(volume: VolumeRecord, plan: PreprocessingPlan) -> list[str]:
 def class_indices(label: Tensor, plan: PreprocessingPlan) -> Tensor:
     """Map values of a label file to class indices; unknown values become 0, `ignore_label` becomes `IGNORE`.
 
-    Without `plan.label_codes`, values are kept: as uint8, or int32 where they exceed 255.
+    Without codes and classes in the plan, values are kept: as uint8, or int32 where they exceed 255.
     """
-    if plan.label_codes is None:
+    pairs = plan.label_classes
+    if pairs is None and plan.label_codes is None:
         return label.to(torch.uint8 if label.max() <= torch.iinfo(torch.uint8).max else torch.int32)
+    if pairs is None:
+        pairs = tuple((code, number) for number, code in enumerate(plan.label_codes or (), start=1))
+    class_of = dict(pairs) | ({} if plan.ignore_label is None else {plan.ignore_label: IGNORE})
     values = np.rint(label.numpy()).astype(np.int64)
-    codes = np.array(plan.label_codes, dtype=np.int64)
-    index = np.searchsorted(codes, values).clip(max=max(len(codes) - 1, 0))
-    classes = np.where(codes[index] == values, index + 1, 0) if len(codes) else np.zeros_like(values)
-    if plan.ignore_label is not None:
-        classes[values == plan.ignore_label] = IGNORE
+    known = np.array(sorted({0: 0, **class_of}.items()), dtype=np.int64)
+    index = np.searchsorted(known[:, 0], values).clip(max=len(known) - 1)
+    classes = np.where(known[index, 0] == values, known[index, 1], 0)
     return torch.from_numpy(classes.astype(np.uint8))
 
 

@@ -36,6 +36,8 @@ class PreprocessingPlan:
         mirror_axes: axes along which training and inference may mirror images.
         label_codes: value in label files of classes 1, 2, …, ascending; None: values are class indices.
         ignore_label: value in label files of voxels without a known label.
+        label_classes: pairs of a value in label files and its class, where classes are merged or renumbered;
+            None: as `label_codes`.
     """
 
     dims: Dims
@@ -46,6 +48,7 @@ class PreprocessingPlan:
     mirror_axes: tuple[int, ...] = (0,)
     label_codes: tuple[int, ...] | None = None
     ignore_label: int | None = None
+    label_classes: tuple[tuple[int, int], ...] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields that a model's description stores, as JSON values."""
@@ -57,6 +60,9 @@ class PreprocessingPlan:
             "mirror_axes": list(self.mirror_axes),
             "label_codes": None if self.label_codes is None else list(self.label_codes),
             "ignore_label": self.ignore_label,
+            "label_classes": None
+            if self.label_classes is None
+            else [list(one) for one in self.label_classes],
         }
 
 
@@ -67,6 +73,7 @@ def plan_of_model(description: Mapping[str, Any]) -> PreprocessingPlan:
         description: as `weights.json` contains it.
     """
     spacing, codes, rules = (description.get(key) for key in ("spacing_mm", "label_codes", "normalisation"))
+    classes = description.get("label_classes")
     return PreprocessingPlan(
         description["spatial_dims"],
         tuple(description["size"]),
@@ -76,6 +83,7 @@ def plan_of_model(description: Mapping[str, Any]) -> PreprocessingPlan:
         tuple(description.get("mirror_axes", (0,))),
         None if codes is None else tuple(codes),
         description.get("ignore_label"),
+        None if classes is None else tuple((value, number) for value, number in classes),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ from medmim.tracking.mlflow_store import Store
 from medmim.training.weights import WEIGHTS, load_weights, weights_metadata
 
 SCRATCH = "scratch"
+DIVISION = "division.json"  # digests of the patients of each split, next to the weights
 STATUS = "status"  # tag of a registered version
 CANDIDATE, CONTROL, FAILED = "candidate", "control", "failed sanity"
 
@@ -121,5 +123,22 @@ def _read(path: Path) -> InitialWeights:
         weights=weights,
         description=description,
         run_id=str(description.get("run_id", "")),
-        saw=SeenPatients.from_metadata(weights_metadata(path)) or read_seen_patients(path.parent),
+        saw=_recorded(path),
     )
+
+
+def patients_seen_by(path: Path) -> SeenPatients | None:
+    """Return everything that the training of a fine-tuned model has seen; None without a record.
+
+    Args:
+        path: weights. Models of earlier versions list the keys of validation patients in `DIVISION` only.
+    """
+    seen, division = _recorded(path), path.parent / DIVISION
+    if seen and division.is_file():
+        validation = json.loads(division.read_text(encoding="utf-8"))["val"]
+        seen |= SeenPatients(patients=frozenset(validation))
+    return seen
+
+
+def _recorded(path: Path) -> SeenPatients | None:
+    return SeenPatients.from_metadata(weights_metadata(path)) or read_seen_patients(path.parent)

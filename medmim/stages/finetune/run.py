@@ -17,7 +17,7 @@ from medmim.data.dataset.contamination import CERTIFICATE, seen_patients_of, wri
 from medmim.data.dataset.manifest import VolumeRecord
 from medmim.data.dataset.partition import patient_digest
 from medmim.stages.applicability import TRAINING_DATA, summarize
-from medmim.stages.finetune.initial_weights import CANDIDATE, CONTROL, FAILED, SCRATCH, STATUS
+from medmim.stages.finetune.initial_weights import CANDIDATE, CONTROL, DIVISION, FAILED, SCRATCH, STATUS
 from medmim.stages.finetune.setup import FinetuneRun, build_finetuning
 from medmim.stages.run_lifecycle import (
     RunResult,
@@ -39,7 +39,6 @@ from medmim.training.weights import save_weights
 if TYPE_CHECKING:
     from medmim.tracking.recorder import Recorder
 
-DIVISION = "division.json"
 _SHOWN = 3  # cases of a figure
 _CHANCE = {"segment": 0.1, "detect": 0.01}  # validation score of a useless model; else one by the classes
 
@@ -166,7 +165,7 @@ def _save(run: FinetuneRun, recorder: Recorder, folder: Path) -> Path:
     network = run.module.evaluated_network
     divided = run.partition
     # without a record of pretraining there is none of the whole: it stays unknown
-    seen = run.origin.saw and run.origin.saw | seen_patients_of(divided.train)
+    seen = run.origin.saw and run.origin.saw | seen_patients_of((*divided.train, *divided.val))
     metadata = seen.as_metadata() if seen else None
     checkpoint = save_weights(folder, network.state_dict(), _description(run, recorder.run_id), metadata)
     splits = (("train", divided.train), ("val", divided.val), ("test", divided.test))

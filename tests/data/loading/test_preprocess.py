@@ -188,6 +188,15 @@ def test_label_codes_become_consecutive_classes(tmp_path, codes):
     assert set(found.places[:, 0].tolist()) == {1, 2}
 
 
+def test_values_of_merged_and_renumbered_classes_are_read_in_any_order(tmp_path):
+    image, label = tiny.blob(np.random.default_rng(0), (12, 14, 16))
+    coded = np.array([0, 9, 4], np.uint16)[label]
+    record = one(tmp_path, image=image, label=coded)
+    for pairs, expected in ((((9, 2), (4, 1)), [0, 2, 1]), (((4, 1), (9, 1)), [0, 1, 1])):
+        found = preprocess(tmp_path, record, replace(PLAN, label_codes=(4, 9), label_classes=pairs))
+        assert np.array_equal(found.label[0].numpy(), np.array(expected)[label])
+
+
 def test_ignored_voxels_have_a_class_of_their_own_and_unknown_codes_none(tmp_path):
     image, label = tiny.blob(np.random.default_rng(0), (12, 14, 16))
     coded = np.array([0, 9, 255], np.uint16)[label]

@@ -1,0 +1,1 @@
+"""`medmim evaluate`: a trained model, or predictions, scored on another labelled dataset."""

@@ -1,0 +1,201 @@
+"""Scores of the cases of another dataset by a trained model, whose classes are matched with the dataset's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from monai.data.box_utils import non_max_suppression
+from torch import Tensor, nn
+
+from medmim.data.dataset.manifest import BoxRecord, Dataset, VolumeRecord
+from medmim.data.loading.preprocess import VolumeLoader
+from medmim.data.loading.preprocessing_plan import PreprocessingPlan
+from medmim.shapes import Features
+from medmim.stages.applicability import with_modality
+from medmim.stages.evaluate.class_matching import ClassMatching
+from medmim.training.evaluation.detection_metrics import UNCHOSEN
+from medmim.training.tasks.base import EvaluationContext, Row, Task
+from medmim.training.tasks.trained_model import TrainedModel
+
+_OVERLAP = 0.3  # IoU above which boxes of merged classes are one finding, as in inference
+
+
+@runtime_checkable
+class CaseScorer(Protocol):
+    """Scores cases whose annotations carry the evaluated classes.
+
+    Attributes:
+        task: the task, with its metrics.
+        context: names and tuned values for the metrics.
+    """
+
+    task: Task
+    context: EvaluationContext
+
+    def rows(self, case: VolumeRecord) -> list[Row]:
+        """Return the rows of a case, as `Task.evaluate` returns them."""
+
+    def figure(self, cases: Sequence[VolumeRecord], title: str) -> bytes | None:
+        """Return a PNG with predictions of a few cases."""
+
+
+def classes_of_data(kind: str, dataset: Dataset, cases: Sequence[VolumeRecord]) -> dict[str, list[int]]:
+    """Return the classes of the annotations, with the label values of each for segmentations."""
+    found: dict[str, list[int]] = {}
+    if kind == "segment":
+        for code in dataset.info.label_codes:
+            if code not in (0, dataset.info.ignore_label):
+                found.setdefault(dataset.info.label_names.get(code, f"class {code}"), []).append(code)
+        return found
+    if kind == "classify":
+        return {name: [] for name in sorted({str(case.target) for case in cases})}
+    return {name: [] for name in sorted({box.name for case in cases for box in case.boxes})}
+
+
+def with_evaluated_classes(
+    kind: str, cases: Sequence[VolumeRecord], of_data: Mapping[str, str | None]
+) -> list[VolumeRecord]:
+    """Return cases whose class and boxes carry the evaluated names, without those of other classes."""
+    if kind == "classify":
+        renamed = [(case, of_data[str(case.target)]) for case in cases]
+        return [case.model_copy(update={"target": name}) for case, name in renamed if name]
+    if kind == "segment":
+        return list(cases)
+    boxes = [[(box, of_data[box.name]) for box in case.boxes] for case in cases]
+    return [
+        case.model_copy(
+            update={"boxes": tuple(box.model_copy(update={"name": name}) for box, name in own if name)}
+        )
+        for case, own in zip(cases, boxes, strict=True)
+    ]
+
+
+def label_classes(codes: Mapping[str, Sequence[int]], matching: ClassMatching) -> tuple[tuple[int, int], ...]:
+    """Return pairs of a label value of the data and the number of its evaluated class, from 1."""
+    number = {name: place for place, name in enumerate(matching.names, start=1)}
+    return tuple(
+        (code, number[target])
+        for name, own in codes.items()
+        for code in own
+        if (target := matching.of_data[name]) is not None
+    )
+
+
+class ModelScorer:
+    """Scores cases by the predictions of a model, see `CaseScorer`.
+
+    Args:
+        trained: the model.
+        dataset: the dataset of the cases.
+        codes: label values of each class of the dataset.
+        matching: classes of model and dataset.
+    """
+
+    def __init__(
+        self,
+        trained: TrainedModel,
+        dataset: Dataset,
+        codes: Mapping[str, Sequence[int]],
+        matching: ClassMatching,
+    ) -> None:
+        self.trained = trained
+        self.matching = matching
+        self.task = trained.task
+        first = 1 if trained.kind == "segment" else 0
+        context = trained.context(dataset.root)
+        if trained.kind == "segment":
+            plan = replace(
+                trained.plan,
+                label_classes=label_classes(codes, matching),
+                ignore_label=dataset.info.ignore_label,
+            )
+            context = replace(context, volumes=_loader(context, plan))
+        names = dict(enumerate(matching.names, start=first))
+        self._own_context = context
+        self.context = replace(context, names=names, tuned=_tuned(context.tuned, matching))
+        self.network: nn.Module = trained.network
+        if trained.kind != "detect" and matching.renamed:
+            self.network = MergedClasses(trained.network, self._members(first)).eval()
+
+    def rows(self, case: VolumeRecord) -> list[Row]:
+        """Return the rows of a case."""
+        known = with_modality(self.trained, case)
+        if self.trained.kind != "detect":
+            return self.task.evaluate(self.network, [known], self.context, final=True)
+        rows = self.task.evaluate(self.network, [known], self._own_context, final=True)
+        return [{**row, "found": merged_boxes(row["found"], self.matching)} for row in rows]
+
+    def figure(self, cases: Sequence[VolumeRecord], title: str) -> bytes | None:
+        """Return a PNG with predictions of a few cases."""
+        context = self._own_context if self.trained.kind == "detect" else self.context
+        known = [with_modality(self.trained, case) for case in cases]
+        return self.task.figure(self.network, known, context, title=title)
+
+    def _members(self, first: int) -> list[list[int]]:
+        """Return the model's class numbers of each evaluated class; others belong to the background."""
+        of_model, targets = self.matching.of_model, [*([None] if first else []), *self.matching.names]
+        names = self.trained.names.items()
+        own = [[number for number, name in names if of_model[name] == target] for target in targets]
+        return [[0, *own[0]], *own[1:]] if first else own
+
+
+class MergedClasses(nn.Module):
+    """A network whose logits of merged classes are combined, so that softmax adds their probabilities.
+
+    Args:
+        network: maps images to class logits.
+        members: for each class of the result, the classes of the network.
+    """
+
+    def __init__(self, network: nn.Module, members: Sequence[Sequence[int]]) -> None:
+        super().__init__()
+        self.network = network
+        self.members = members
+
+    def forward(self, images: Tensor) -> Features:
+        """Return logits, (batch, classes, *space)."""
+        scores: Tensor = self.network(images).float()
+        return torch.stack([scores[:, list(own)].logsumexp(dim=1) for own in self.members], dim=1)
+
+
+def merged_boxes(found: Sequence[Sequence[Any]], matching: ClassMatching) -> list[list[Any]]:
+    """Return boxes with evaluated names; of overlapping boxes of merged classes, the best remains."""
+    renamed = [[target, *box] for name, *box in found if (target := matching.of_model[str(name)])]
+    kept: list[list[Any]] = []
+    for name in matching.names:
+        own = [box for box in renamed if box[0] == name]
+        if own:
+            values = np.array([box[1:] for box in own], dtype=np.float64)
+            best = non_max_suppression(values[:, 1:], values[:, 0], nms_thresh=_OVERLAP)
+            kept += [own[int(place)] for place in best]
+    return sorted(kept, key=lambda box: -float(box[1]))
+
+
+def _renamed(boxes: Sequence[BoxRecord], of_data: Mapping[str, str | None]) -> tuple[BoxRecord, ...]:
+    named = [(box, of_data[box.name]) for box in boxes]
+    return tuple(box.model_copy(update={"name": name}) for box, name in named if name)
+
+
+def _loader(context: EvaluationContext, plan: PreprocessingPlan) -> VolumeLoader:
+    return VolumeLoader(context.volumes.root, plan, cache_gb=0.5)
+
+
+def _tuned(tuned: Mapping[str, Any], matching: ClassMatching) -> dict[str, Any]:
+    """Return tuned values under the evaluated names: the lowest threshold of merged classes."""
+    found = dict(tuned)
+    sources: dict[str, list[str]] = {}
+    for name, target in matching.of_model.items():
+        if target:
+            sources.setdefault(target, []).append(name)
+    if thresholds := tuned.get("thresholds"):
+        found["thresholds"] = {
+            target: min(thresholds.get(name, UNCHOSEN) for name in own) for target, own in sources.items()
+        }
+    if rules := tuned.get("postprocessing"):
+        single = {target: own[0] for target, own in sources.items() if len(own) == 1}
+        found["postprocessing"] = {target: rules[one] for target, one in single.items() if one in rules}
+    return found

@@ -1,0 +1,119 @@
+"""Where evaluated predictions come from: a trained model, or a folder of saved predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medmim.data.dataset.manifest import Dataset, VolumeRecord
+from medmim.errors import DataError
+from medmim.stages.applicability import check_scans, modality_warnings
+from medmim.stages.evaluate.case_scores import CaseScorer, ModelScorer
+from medmim.stages.evaluate.class_matching import ClassMatching
+from medmim.stages.evaluate.saved_predictions import PredictionScorer, SavedPredictions, read_predictions
+from medmim.stages.model_lookup import find_model
+from medmim.tracking.mlflow_store import Store
+from medmim.training.tasks.base import Task
+from medmim.training.tasks.registry import build_task
+from medmim.training.tasks.trained_model import TrainedModel, load_trained_model
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """What is evaluated, and how.
+
+    Attributes:
+        model: as for `find_model`.
+        predictions: folder of predictions, instead of a model.
+        split: `test` or `all`.
+        by: as for `subgroups`.
+        label_map: as for `match_classes`.
+        force: score scans too that do not resemble the training data of the model.
+    """
+
+    model: str | None = None
+    predictions: Path | None = None
+    split: str = "test"
+    by: str | None = None
+    label_map: Sequence[str] = ()
+    force: bool = False
+
+
+@dataclass(frozen=True)
+class PredictionSource:
+    """Where predictions come from: a model, or a folder."""
+
+    title: str
+    kind: str
+    classes: Sequence[str]
+    task: Task
+    trained: TrainedModel | None = None
+    weights: Path | None = None
+    saved: SavedPredictions | None = None
+
+    @property
+    def trained_on(self) -> str | None:
+        """Content hash of the training dataset, None where it is unknown."""
+        return self.trained.description.get("dataset_hash") if self.trained else None
+
+
+def find_source(options: EvaluationOptions, home: Path, log: Callable[[str], None]) -> PredictionSource:
+    """Return the model or the predictions that the options name."""
+    if options.predictions is not None:
+        saved = read_predictions(options.predictions)
+        return PredictionSource(
+            saved.model, saved.kind, list(saved.classes), build_task(saved.kind), saved=saved
+        )
+    selected = find_model(options.model, Store(home), log)
+    trained = load_trained_model(selected.weights)
+    classes = [trained.names[number] for number in sorted(trained.names)]
+    return PredictionSource(selected.title, trained.kind, classes, trained.task, trained, selected.weights)
+
+
+def annotated_cases(
+    source: PredictionSource, dataset: Dataset, split: str
+) -> tuple[list[VolumeRecord], list[str]]:
+    """Return the annotated cases of a split, and notes about volumes that are left out.
+
+    Raises:
+        DataError: if there are none.
+    """
+    volumes, rest = source.trained.cases(dataset) if source.trained else (dataset.volumes, ())
+    inside = [one for one in volumes if split in ("all", one.split)]
+    usable = [one for one in inside if source.task.usable(one)]
+    if not usable:
+        raise DataError(
+            f"no case of '{dataset.root}' with {source.task.requirement} (--split {split}): expected "
+            "annotations for the task of the model; ingest them, or try --split all",
+            reason="no_labels",
+        )
+    notes = [f"{len(rest)} volumes of visits without all channels of the model are left out"] if rest else []
+    if len(usable) < len(inside):
+        notes.append(f"{len(inside) - len(usable)} of {len(inside)} images have no annotation: left out")
+    return usable, notes
+
+
+def build_scorer(
+    source: PredictionSource, dataset: Dataset, codes: Mapping[str, Sequence[int]], matching: ClassMatching
+) -> CaseScorer:
+    """Return the scorer of the cases."""
+    if source.trained:
+        return ModelScorer(source.trained, dataset, codes, matching)
+    assert source.saved  # there is a model or a folder
+    return PredictionScorer(source.saved, dataset, codes, matching)
+
+
+def unlike_training_data_of(
+    source: PredictionSource,
+    dataset: Dataset,
+    cases: Sequence[VolumeRecord],
+    log: Callable[[str], None],
+    *,
+    force: bool,
+) -> dict[str, str]:
+    """Return how cases differ from the training data of the model, by volume id, as `check_scans` does."""
+    if not source.trained:
+        return {}
+    modality_warnings(source.trained, cases, log)
+    return check_scans(source.trained.description, cases, dataset.root, log, force=force)

@@ -1,0 +1,125 @@
+"""The report of an evaluation: one self-contained HTML page, its figures, and its tables as CSV and JSON."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from matplotlib.figure import Figure
+
+from medmim import __version__, files
+from medmim.training.evaluation.figures import plain, to_png
+
+PAGE = "report.html"
+_TEMPLATE = Path(__file__).with_name("evaluation_page.html")
+_WORST = 10
+
+
+@dataclass(frozen=True)
+class GroupScores:
+    """Scores of a subgroup, or of all cases.
+
+    Attributes:
+        title: name of the subgroup.
+        cases: number of cases.
+        scores: rows of `intervals`.
+        patients: score of each patient alone.
+    """
+
+    title: str
+    cases: int
+    scores: Sequence[Mapping[str, Any]]
+    patients: Mapping[str, float]
+
+    def score(self, metric: str) -> Mapping[str, Any] | None:
+        """Return the row of a metric, None where it is undefined."""
+        return next((row for row in self.scores if row["metric"] == metric), None)
+
+
+def write_report(
+    out: Path,
+    groups: Sequence[GroupScores],
+    *,
+    metric: str,
+    title: str,
+    facts: Mapping[str, Any],
+    contamination: tuple[str, bool],
+    notes: Sequence[str],
+    panel: bytes | None,
+) -> None:
+    """Write the page with its PNG and CSV files.
+
+    Args:
+        out: output folder.
+        groups: all cases, then the subgroups.
+        metric: metric of figures and of the table of subgroups.
+        title: heading of the page.
+        facts: what was evaluated on what.
+        contamination: line about contamination, and whether it is a warning.
+        notes: warnings.
+        panel: predictions of a few cases.
+    """
+    chart = scores_figure(groups, metric)
+    for name, png in {"scores.png": chart, "panel.png": panel}.items():
+        if png:
+            files.write_bytes(out / name, png)
+    table = [_row({}, row) for row in groups[0].scores]
+    by_group = [
+        _row({"subgroup": group.title, "cases": group.cases}, row)
+        for group in groups[1:]
+        if (row := group.score(metric))
+    ]
+    every_group = [
+        _row({"subgroup": one.title, "cases": one.cases}, row) for one in groups for row in one.scores
+    ]
+    files.write_text(
+        out / "scores.csv", files.csv_text(every_group, list(every_group[0]) if every_group else ())
+    )
+    worst = sorted(groups[0].patients.items(), key=lambda pair: pair[1])[:_WORST]
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    page = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+        title=title,
+        version=__version__,
+        facts=facts,
+        contamination=contamination[0],
+        contaminated=contamination[1],
+        notes=notes,
+        metric=metric,
+        scores=table,
+        groups=by_group,
+        worst=[{"patient": who, metric: f"{value:.3f}"} for who, value in worst],
+        chart=_encoded(chart),
+        panel=_encoded(panel) if panel else "",
+    )
+    files.write_text(out / PAGE, page)
+
+
+def scores_figure(groups: Sequence[GroupScores], metric: str) -> bytes:
+    """Draw the patients of each group, and its score with the confidence interval."""
+    figure = Figure(figsize=(9, 1.2 + 0.45 * max(len(groups), 2)), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    for height, group in enumerate(groups):
+        own = list(group.patients.values())
+        axes.plot(own, [height] * len(own), "|", color="#9aa5b1", markersize=12)
+        if row := group.score(metric):
+            value, low, high = row["value"], row["low"], row["high"]
+            ends = [[0.0], [0.0]] if low is None else [[max(value - low, 0.0)], [max(high - value, 0.0)]]
+            axes.errorbar(value, height, xerr=ends, fmt="o", color="#2a9d8f", capsize=4)
+    axes.set_yticks(range(len(groups)), [plain(f"{one.title} ({one.cases})") for one in groups])
+    axes.set_ylim(len(groups) - 0.5, -0.5)
+    axes.set_xlabel(f"{metric}: each patient, and the score with its 95 % interval")
+    return to_png(figure)
+
+
+def _row(first: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
+    low, high = ("" if row[end] is None else f"{row[end]:.3f}" for end in ("low", "high"))
+    score = {"metric": row["metric"], "value": f"{row['value']:.3f}", "95 % low": low, "95 % high": high}
+    return {**first, **score, "patients": row["patients"]}
+
+
+def _encoded(png: bytes) -> str:
+    return base64.b64encode(png).decode()

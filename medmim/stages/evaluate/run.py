@@ -1,0 +1,273 @@
+"""`medmim evaluate`: score a trained model, or saved predictions, on another labelled dataset.
+
+report.html, panel.png, scores.png
+evaluation.json    scores with intervals, subgroups, contamination, cases without a score
+scores.csv         the same scores as a table
+cases.jsonl        metrics of every case
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medmim import files
+from medmim.data.dataset.contamination import Certificate, certify
+from medmim.data.dataset.manifest import Dataset, VolumeRecord, digest_of, read_dataset
+from medmim.data.ingest.context import Progress
+from medmim.errors import DataError, MedmimError, raised_in
+from medmim.stages.applicability import UNLIKE
+from medmim.stages.evaluate.case_scores import (
+    CaseScorer,
+    classes_of_data,
+    with_evaluated_classes,
+)
+from medmim.stages.evaluate.class_matching import ClassMatching, match_classes
+from medmim.stages.evaluate.prediction_source import (
+    EvaluationOptions,
+    PredictionSource,
+    annotated_cases,
+    build_scorer,
+    find_source,
+    unlike_training_data_of,
+)
+from medmim.stages.evaluate.report import PAGE, GroupScores, write_report
+from medmim.stages.evaluate.subgroups import subgroups
+from medmim.stages.finetune.initial_weights import patients_seen_by
+from medmim.stages.finetune.run import shown_cases
+from medmim.training.evaluation.bootstrap_metrics import intervals
+from medmim.training.evaluation.patient_scores import own_scores
+from medmim.training.tasks.base import Row
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """Scores of a model on another dataset.
+
+    Attributes:
+        out: output folder.
+        page: the report.
+        facts: what was evaluated on what.
+        groups: scores of all cases, then of the subgroups.
+        certificate: overlap of everything that the model has seen with the evaluated cases.
+        failures: reason codes of cases without a score, by volume id.
+        notes: warnings.
+    """
+
+    out: Path
+    page: Path
+    facts: Mapping[str, Any]
+    groups: Sequence[GroupScores]
+    certificate: Certificate
+    failures: Mapping[str, str]
+    notes: Sequence[str]
+
+    @property
+    def contamination(self) -> str:
+        """One line about contamination."""
+        return contamination_line(self.certificate)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the output of `--json`."""
+        return {
+            "evaluation": str(self.out),
+            "report": str(self.page),
+            **self.facts,
+            "scores": [dict(row) for row in self.groups[0].scores],
+            "subgroups": {one.title: [dict(row) for row in one.scores] for one in self.groups[1:]},
+            "contamination": self.certificate.as_json(),
+            "failures": dict(self.failures),
+            "warnings": list(self.notes),
+        }
+
+
+def evaluate(
+    data: Path,
+    out: Path,
+    options: EvaluationOptions,
+    *,
+    home: Path,
+    progress: Progress | None = None,
+    log: Callable[[str], None] = print,
+) -> EvaluationResult:
+    """Score a model or predictions on a labelled dataset and write a report.
+
+    Args:
+        data: dataset folder.
+        out: output folder.
+        options: what is evaluated.
+        home: `MEDMIM_HOME`.
+        progress: called with the phase, and how much of it is done.
+        log: receives lines for the user.
+
+    Raises:
+        UsageError: if classes do not match by name, or `by` is not known.
+        DataError: if no case has an annotation, or none could be scored.
+        RunError: if there is no such model.
+    """
+    dataset = read_dataset(data)
+    source = find_source(options, home, log)
+    annotated, notes = annotated_cases(source, dataset, options.split)
+    codes = classes_of_data(source.kind, dataset, annotated)
+    matching = match_classes(
+        source.classes,
+        list(codes),
+        label_map=options.label_map,
+        subset=source.kind != "segment",
+        same_source=source.trained_on == dataset.info.content_hash,
+    )
+    groups = subgroups(annotated, options.by) if options.by else {}
+    valid = source.task.validate(tuple(annotated), log)
+    cases = with_evaluated_classes(source.kind, valid, matching.of_data)
+    unlike = unlike_training_data_of(source, dataset, cases, log, force=options.force)
+    failures = {} if options.force else dict.fromkeys(unlike, UNLIKE)
+    scorer = build_scorer(source, dataset, codes, matching)
+    rows = _rows(scorer, [one for one in cases if one.id not in failures], failures, progress, log)
+    if not rows:
+        reasons = ", ".join(sorted(set(failures.values())))
+        raise DataError(f"none of {len(cases)} cases could be scored ({reasons})", reason="nothing_scored")
+    scored = [case for case in cases if case.id not in failures]
+    notes += [*_class_notes(matching), *_case_notes(source, cases, failures, unlike if options.force else {})]
+    for line in notes:
+        log(f"warning: {line}")
+    results = [_group(scorer, "all cases", rows)]
+    for name in sorted(set(groups.values())):
+        own = [row for row in rows if groups[row["case"]] == name]
+        results += [_group(scorer, name, own)] if own else []
+    result = EvaluationResult(
+        out=out,
+        page=out / PAGE,
+        facts=_facts(source, dataset, matching, scored, options.split),
+        groups=results,
+        certificate=_certificate(source, dataset, scored),
+        failures=failures,
+        notes=notes,
+    )
+    _write(result, rows, scorer, scored)
+    return result
+
+
+def _write(
+    result: EvaluationResult, rows: Sequence[Row], scorer: CaseScorer, cases: Sequence[VolumeRecord]
+) -> None:
+    title = f"{result.facts['model']} on {result.facts['dataset']}"
+    write_report(
+        result.out,
+        result.groups,
+        metric=scorer.task.metric,
+        title=title,
+        facts=result.facts,
+        contamination=(result.contamination, bool(result.certificate.warnings)),
+        notes=result.notes,
+        panel=scorer.figure(shown_cases(cases), title),
+    )
+    files.write_jsonl(result.out / "cases.jsonl", rows)
+    files.write_json(result.out / "evaluation.json", result.as_json())
+
+
+def contamination_line(certificate: Certificate) -> str:
+    """Return the verdict of a certificate in one line."""
+    return "; ".join(certificate.warnings) or certificate.verdict
+
+
+def _rows(
+    scorer: CaseScorer,
+    cases: Sequence[VolumeRecord],
+    failures: dict[str, str],
+    progress: Progress | None,
+    log: Callable[[str], None],
+) -> list[Row]:
+    """Return the rows of all cases; a failure is recorded and does not stop the others."""
+    rows: list[Row] = []
+    for number, case in enumerate(cases):
+        try:
+            rows += scorer.rows(case)
+        except DataError as error:
+            failures[case.id] = error.reason
+        except (MedmimError, RuntimeError, ValueError) as error:  # from torch: memory, sizes
+            failures[case.id] = "network_failed"
+            log(f"volume {case.id}: {type(error).__name__} in {raised_in(error)}")
+        if progress:
+            progress("evaluate", number + 1, len(cases))
+    return rows
+
+
+def _group(scorer: CaseScorer, title: str, rows: Sequence[Row]) -> GroupScores:
+    patients = len({row["subject"] for row in rows})
+    table = intervals(scorer.task.bootstrap_statistic(rows, scorer.context), patients)
+    own = own_scores([{**row, "patient": row["subject"]} for row in rows])
+    return GroupScores(title, len({row["case"] for row in rows}), table, own)
+
+
+def _certificate(source: PredictionSource, dataset: Dataset, cases: Sequence[VolumeRecord]) -> Certificate:
+    seen = patients_seen_by(source.weights) if source.weights else None
+    hashes = {
+        "dataset_hash": dataset.info.content_hash,
+        "split_hash": digest_of(sorted(one.id for one in cases)),
+    }
+    return certify(cases, {"training of the model": seen}, **hashes)
+
+
+def _class_notes(matching: ClassMatching) -> list[str]:
+    notes = []
+    for side, of_side in (("model", matching.of_model), ("data", matching.of_data)):
+        left_out = [name for name, target in of_side.items() if target is None]
+        if left_out:
+            notes.append(f"class {', '.join(left_out)} of the {side} is not evaluated")
+    return notes
+
+
+def _case_notes(
+    source: PredictionSource,
+    cases: Sequence[VolumeRecord],
+    failures: Mapping[str, str],
+    forced: Mapping[str, str],
+) -> list[str]:
+    notes = []
+    if failures:
+        reasons = ", ".join(sorted(set(failures.values())))
+        notes.append(f"{len(failures)} of {len(cases)} cases have no score: {reasons}; see evaluation.json")
+    if forced:
+        notes.append(
+            f"{len(forced)} cases do not resemble the training data of the model; scored with --force"
+        )
+    if source.saved and source.kind != "classify":
+        missing = sum(case.id not in source.saved.predicted for case in cases)
+        notes += [f"{missing} cases have no prediction: they count as empty predictions"] if missing else []
+    return notes
+
+
+def _facts(
+    source: PredictionSource,
+    dataset: Dataset,
+    matching: ClassMatching,
+    cases: Sequence[VolumeRecord],
+    split: str,
+) -> dict[str, Any]:
+    merged = {
+        target: [name for name, one in matching.of_model.items() if one == target]
+        for target in matching.names
+    }
+    sha = source.trained.sha256 if source.trained else "unknown"
+    return {
+        "model": source.title,
+        "model_sha256": sha,
+        "task": source.kind,
+        "classes": ", ".join(
+            name if own == [name] else f"{name} (of the model: {', '.join(own)})"
+            for name, own in merged.items()
+        ),
+        "dataset": dataset.info.name,
+        "dataset_hash": dataset.info.content_hash,
+        "split": split,
+        "cases": len(cases),
+        "patients": len({case.subject for case in cases}),
+    }
+
+
+def _origin(name: str, matching: ClassMatching) -> str:
+    """Return an evaluated class with the classes of the model that it stands for."""
+    own = [one for one, target in matching.of_model.items() if target == name]
+    return name if own == [name] else f"{name} (of the model: {', '.join(own)})"

@@ -1,0 +1,237 @@
+"""Scores of predictions in a folder: the output of `medmim predict`, or label maps named by volume id."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel
+
+from medmim.data.dataset.boxes import stored_boxes
+from medmim.data.dataset.manifest import Dataset, VolumeRecord
+from medmim.data.formats.geometry import corner_distance
+from medmim.data.formats.nifti import Image, read_image
+from medmim.data.loading.foreground_sampling import IGNORE
+from medmim.data.loading.preprocess import VolumeLoader
+from medmim.data.loading.preprocessing_plan import PreprocessingPlan, slice_axis
+from medmim.errors import DataError, UsageError
+from medmim.stages.evaluate.case_scores import label_classes, merged_boxes
+from medmim.stages.evaluate.class_matching import ClassMatching
+from medmim.training.evaluation.figures import FigureRow, panel, segmentation_row
+from medmim.training.evaluation.segmentation_metrics import compare_labels
+from medmim.training.tasks.base import EvaluationContext, Row
+from medmim.training.tasks.registry import build_task
+from medmim.training.tasks.segmentation import Segmentation
+
+_INDEX = "predictions.json"
+_SAME_GRID = 0.01  # tolerance in voxels
+_ENDS = tuple(f"{end}_{axis}_voxel" for end in ("first", "last") for axis in "xyz")
+
+
+class _Index(BaseModel):
+    """The fields of `predictions.json` that are used."""
+
+    model: dict[str, str]
+    predicted: list[str]
+    classes: dict[str, str]
+
+
+@dataclass(frozen=True)
+class SavedPredictions:
+    """Predictions in a folder.
+
+    Attributes:
+        folder: the folder.
+        kind: segment, classify or detect.
+        classes: class names, with the label values of each for label maps.
+        labels: label map by volume id.
+        rows: table rows by volume id, for classes and boxes.
+        predicted: volumes with a prediction.
+        model: name of the model, where it is known.
+    """
+
+    folder: Path
+    kind: str
+    classes: Mapping[str, Sequence[int]]
+    labels: Mapping[str, Path] = field(default_factory=dict)
+    rows: Mapping[str, Sequence[Mapping[str, str]]] = field(default_factory=dict)
+    predicted: frozenset[str] = frozenset()
+    model: str = "predictions"
+
+
+def read_predictions(folder: Path) -> SavedPredictions:
+    """Read the predictions in a folder.
+
+    Label maps of other tools are named `<volume id>.nii.gz`; the names of their classes come from a
+    `dataset.json` with `labels`, as nnU-Net writes it. Classes without a name are called by their value.
+
+    Raises:
+        UsageError: if the folder has no predictions, or its index cannot be read.
+    """
+    try:
+        if (folder / _INDEX).is_file():
+            return _of_medmim(folder, _Index.model_validate_json((folder / _INDEX).read_bytes()))
+        labels = {path.name.removesuffix(".nii.gz"): path for path in sorted(folder.glob("*.nii.gz"))}
+        names: dict[int, str] = {}
+        if (folder / "dataset.json").is_file():
+            given = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))["labels"]
+            names = {int(value): str(name) for name, value in given.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(
+            f"--predictions '{folder}' cannot be read ({type(error).__name__}): expected the output of "
+            "`medmim predict`, or label maps <volume>.nii.gz, with a dataset.json of their names"
+        ) from error
+    if not labels:
+        raise UsageError(
+            f"--predictions '{folder}': expected {_INDEX} of `medmim predict`, or label maps "
+            "<volume>.nii.gz, found neither"
+        )
+    codes = names or {code: str(code) for code in _values(labels.values())}
+    classes = {name: [code] for code, name in sorted(codes.items()) if code}
+    return SavedPredictions(folder, "segment", classes, labels=labels, predicted=frozenset(labels))
+
+
+class PredictionScorer:
+    """Scores cases by saved predictions; a case without one counts as an empty prediction.
+
+    Args:
+        saved: the predictions.
+        dataset: the dataset of the cases.
+        codes: label values of each class of the dataset.
+        matching: classes of predictions and dataset.
+    """
+
+    def __init__(
+        self,
+        saved: SavedPredictions,
+        dataset: Dataset,
+        codes: Mapping[str, Sequence[int]],
+        matching: ClassMatching,
+    ) -> None:
+        self.saved = saved
+        self.root = dataset.root
+        self.matching = matching
+        self.task = build_task(saved.kind)
+        first = 1 if saved.kind == "segment" else 0
+        names = dict(enumerate(matching.names, start=first))
+        volumes = VolumeLoader(dataset.root, PreprocessingPlan(3, (16, 16, 16)), cache_gb=0.5)
+        self.context = EvaluationContext(volumes, names, "fp32", {})
+        number = {name: place for place, name in names.items()}
+        self._truth = dict(label_classes(codes, matching)) if saved.kind == "segment" else {}
+        if dataset.info.ignore_label is not None:
+            self._truth[dataset.info.ignore_label] = IGNORE
+        self._guess = {
+            code: number[target]
+            for name, own in saved.classes.items()
+            for code in own
+            if (target := matching.of_model[name])
+        }
+
+    def rows(self, case: VolumeRecord) -> list[Row]:
+        """Return the rows of a case.
+
+        Raises:
+            DataError: if a label map is on another grid, or a case has no class probabilities.
+        """
+        if self.saved.kind == "segment":
+            return self._label_rows(case)
+        common = {"metric": self.task.metric, "case": case.id, "subject": case.subject}
+        own = self.saved.rows.get(case.id, ())
+        if self.saved.kind == "detect":
+            boxes = stored_boxes(case).tolist()
+            truth = [[one.name, *box] for one, box in zip(case.boxes, boxes, strict=True)]
+            found: list[list[Any]] = [
+                [row["class"], float(row["score"]), *(float(row[end]) for end in _ENDS)] for row in own
+            ]
+            axis = slice_axis(case.spacing_mm)
+            flat = [float(box[axis + 5]) - float(box[axis + 2]) <= 1 for box in found]
+            if case.shape[axis] > 1 and found and all(flat):
+                raise DataError(f"volume {case.id}: boxes of single slices", reason="boxes_of_single_slices")
+            return [{**common, "slice": None, "truth": truth, "found": merged_boxes(found, self.matching)}]
+        if not own:
+            raise DataError(f"volume {case.id} has no predicted class", reason="no_prediction")
+        shares = dict.fromkeys(self.matching.names, 0.0)
+        for name, target in self.matching.of_model.items():
+            if target:
+                shares[target] += float(own[0][f"p_{name}"])
+        best = max(shares, key=lambda name: shares[name])
+        return [{**common, "class": case.target, "correct": best == case.target, "probabilities": shares}]
+
+    def figure(self, cases: Sequence[VolumeRecord], title: str) -> bytes | None:
+        """Return a PNG with predicted label maps of a few cases; None for classes and boxes."""
+        if self.saved.kind != "segment":
+            return None
+        rows = [row for case in cases for row in self._figure_rows(case)]
+        names = [self.context.names[number] for number in sorted(self.context.names)]
+        return panel(rows, ["image", "label", "prediction"], title=title, names=names) if rows else None
+
+    def _label_rows(self, case: VolumeRecord) -> list[Row]:
+        assert isinstance(self.task, Segmentation)
+        label, truth, guess = self._maps(case)
+        scores = compare_labels(
+            torch.from_numpy(guess)[None],
+            torch.from_numpy(truth)[None],
+            label.spacing_mm,
+            volume=case,
+            names=self.context.names,
+            tolerance_mm=self.task.surface_tolerance_mm,
+        )
+        return [{"metric": self.task.metric, **score.row()} for score in scores]
+
+    def _maps(self, case: VolumeRecord) -> tuple[Image, np.ndarray, np.ndarray]:
+        """Return the label file, and class numbers of label and prediction."""
+        label = read_image(self.root / str(case.label))
+        truth = _classes(label.array, self._truth)
+        if case.id not in self.saved.labels:
+            return label, truth, np.zeros_like(truth)
+        predicted = read_image(self.saved.labels[case.id])
+        off = (
+            corner_distance(label.array.shape, predicted.affine, label.affine)
+            if predicted.array.shape == label.array.shape
+            else np.inf
+        )
+        if off > _SAME_GRID * min(label.spacing_mm):
+            raise DataError(f"volume {case.id}: the prediction is on another grid", reason="grid_differs")
+        return label, truth, _classes(predicted.array, self._guess)
+
+    def _figure_rows(self, case: VolumeRecord) -> list[FigureRow]:
+        try:
+            _, truth, guess = self._maps(case)
+        except DataError:  # reported with the scores
+            return []
+        image = torch.from_numpy(np.array(read_image(self.root / case.image).array, dtype=np.float32))
+        axis = slice_axis(case.spacing_mm)
+        shown = np.where(truth == IGNORE, 0, truth)
+        return [segmentation_row(image, torch.from_numpy(shown), torch.from_numpy(guess), axis=axis)]
+
+
+def _of_medmim(folder: Path, index: _Index) -> SavedPredictions:
+    kind, predicted, title = index.model["task"], frozenset(index.predicted), index.model["name"]
+    if kind == "segment":
+        codes = {name: [int(code)] for code, name in index.classes.items()}
+        labels = {name: folder / "segmentations" / f"{name}.nii.gz" for name in predicted}
+        return SavedPredictions(folder, kind, codes, labels=labels, predicted=predicted, model=title)
+    table = folder / ("classes.csv" if kind == "classify" else "boxes.csv")
+    rows: dict[str, list[dict[str, str]]] = {}
+    for row in csv.DictReader(table.read_text(encoding="utf-8").splitlines()):
+        rows.setdefault(row["volume"], []).append(row)
+    named: dict[str, list[int]] = {name: [] for name in index.classes.values()}
+    return SavedPredictions(folder, kind, named, rows=rows, predicted=predicted, model=title)
+
+
+def _values(paths: Iterable[Path]) -> list[int]:
+    return sorted({int(value) for path in paths for value in np.unique(np.rint(read_image(path).array))})
+
+
+def _classes(array: np.ndarray, number: Mapping[int, int]) -> np.ndarray:
+    values: np.ndarray = np.rint(array).astype(np.int64)
+    found: np.ndarray = np.zeros_like(values)
+    for code, one in number.items():
+        found[values == code] = one
+    return found

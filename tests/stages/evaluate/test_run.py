@@ -1,0 +1,98 @@
+import json
+
+import numpy as np
+import pytest
+import safetensors.torch
+import threshold
+import tiny
+from click.testing import CliRunner
+
+from medmim import files
+from medmim.cli import main
+from medmim.config.runs import FinetuneSettings
+from medmim.data.dataset.contamination import CONTAMINATED, SeenPatients, seen_patients_of
+from medmim.data.dataset.manifest import read_dataset
+from medmim.errors import UsageError
+from medmim.stages.evaluate.prediction_source import EvaluationOptions
+from medmim.stages.evaluate.run import evaluate
+from medmim.stages.finetune.run import finetune
+from medmim.stages.predict.run import predict
+
+PAIRS = ("ball=core", "ball=rim")
+
+
+def quiet(line):
+    """Take a line for the user."""
+
+
+@pytest.fixture
+def weights(tmp_path):
+    return str(threshold.write_model(tmp_path / "model", 0.3, mirror_axes=[]))
+
+
+def scores_of(result):
+    return {row["metric"]: row["value"] for row in result.groups[0].scores}
+
+
+def test_a_model_and_its_saved_predictions_have_the_same_scores(weights, tiny_dataset, tmp_path, home):
+    options = EvaluationOptions(model=weights, split="all", label_map=PAIRS)
+    by_model = evaluate(tiny_dataset, tmp_path / "a", options, home=home, log=quiet)
+    made = predict(tiny_dataset, tmp_path / "predicted", home=home, model=weights, log=quiet)
+    options = EvaluationOptions(predictions=made.out, split="all", label_map=PAIRS)
+    by_files = evaluate(tiny_dataset, tmp_path / "b", options, home=home, log=quiet)
+    assert scores_of(by_model)["dice"] > 0.7
+    assert scores_of(by_model) == pytest.approx(scores_of(by_files), abs=1e-6)
+    assert (tmp_path / "b" / "panel.png").is_file()
+
+
+@pytest.mark.parametrize("task", ["classify", "detect"])
+def test_the_test_split_of_the_training_dataset_has_the_scores_of_the_test(
+    task, tiny_dataset, tmp_path, home
+):
+    settings = FinetuneSettings(
+        **tiny.TINY, data=tiny_dataset, task=task, steps=2, num_evaluations=1, init="scratch"
+    )
+    tuned = finetune(settings, home=home, log=quiet)
+    options = EvaluationOptions(model=str(tuned.checkpoint))
+    result = evaluate(tiny_dataset, tmp_path / "out", options, home=home, log=quiet)
+    expected = {row["metric"]: row["value"] for row in tuned.scores}
+    assert scores_of(result) == pytest.approx(expected, abs=1e-4)
+    assert result.certificate.overlaps["training of the model"].by_key == 0
+
+
+def test_patients_that_the_model_has_seen_are_reported(weights, tiny_dataset, tmp_path, home):
+    seen = seen_patients_of(read_dataset(tiny_dataset).in_split("train"))
+    seen |= SeenPatients(pixels=frozenset(["0"]))
+    metadata = seen.as_metadata()
+    loaded = safetensors.torch.load_file(weights)
+    safetensors.torch.save_file(loaded, weights, metadata=metadata)
+    description = json.loads((tmp_path / "model" / "weights.json").read_text())
+    files.write_json(
+        tmp_path / "model" / "weights.json",
+        {**description, "sha256": files.sha256_of(tmp_path / "model" / "weights.safetensors")},
+    )
+    options = EvaluationOptions(model=weights, split="all", label_map=PAIRS, by="split")
+    result = evaluate(tiny_dataset, tmp_path / "out", options, home=home, log=quiet)
+    assert result.certificate.verdict == CONTAMINATED
+    assert "saw 7 test patients (equal keys)" in result.contamination
+    assert [group.title for group in result.groups] == ["all cases", "test", "train", "val"]
+    assert "saw 7 test patients" in result.page.read_text()
+
+
+def test_classes_that_do_not_match_by_name_stop_the_evaluation(weights, tiny_dataset, tmp_path, home):
+    with pytest.raises(UsageError, match=r"model \(ball\) do not match those of the data \(core, rim\)"):
+        evaluate(tiny_dataset, tmp_path / "out", EvaluationOptions(model=weights), home=home, log=quiet)
+
+
+def test_the_command_prints_json_and_lines(weights, tiny_dataset, tmp_path, home):
+    words = ["evaluate", "--data", str(tiny_dataset), "--model", weights, "--out", str(tmp_path / "out")]
+    words += [word for pair in PAIRS for word in ("--label-map", pair)]
+    lines = CliRunner().invoke(main, words, catch_exceptions=False)
+    assert lines.exit_code == 0
+    assert "contamination  it is unknown" in lines.stdout
+    found = CliRunner().invoke(main, [*words, "--json"], catch_exceptions=False)
+    content = json.loads(found.stdout.splitlines()[-1])
+    assert content["contamination"]["verdict"] == "unknown"
+    assert np.isfinite([row["value"] for row in content["scores"]]).all()
+    refused = CliRunner().invoke(main, words[:5])
+    assert refused.exit_code == 2
