@@ -67,18 +67,9 @@ def write_report(
     for name, png in {"scores.png": chart, "panel.png": panel}.items():
         if png:
             files.write_bytes(out / name, png)
-    table = [_row({}, row) for row in groups[0].scores]
-    by_group = [
-        _row({"subgroup": group.title, "cases": group.cases}, row)
-        for group in groups[1:]
-        if (row := group.score(metric))
-    ]
-    every_group = [
-        _row({"subgroup": one.title, "cases": one.cases}, row) for one in groups for row in one.scores
-    ]
-    files.write_text(
-        out / "scores.csv", files.csv_text(every_group, list(every_group[0]) if every_group else ())
-    )
+    titles = [{"subgroup": one.title, "cases": one.cases} for one in groups]
+    every = [_row(first, row) for first, one in zip(titles, groups, strict=True) for row in one.scores]
+    files.write_text(out / "scores.csv", files.csv_text(every, list(every[0]) if every else ()))
     worst = sorted(groups[0].patients.items(), key=lambda pair: pair[1])[:_WORST]
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     page = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
@@ -89,8 +80,8 @@ def write_report(
         contaminated=contamination[1],
         notes=notes,
         metric=metric,
-        scores=table,
-        groups=by_group,
+        scores=[_row({}, row) for row in groups[0].scores],
+        groups=[row for row in every if row["metric"] == metric and row["subgroup"] != groups[0].title],
         worst=[{"patient": who, metric: f"{value:.3f}"} for who, value in worst],
         chart=_encoded(chart),
         panel=_encoded(panel) if panel else "",

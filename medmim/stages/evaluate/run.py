@@ -111,13 +111,7 @@ def evaluate(
     source = find_source(options, home, log)
     annotated, notes = annotated_cases(source, dataset, options.split)
     codes = classes_of_data(source.kind, dataset, annotated)
-    matching = match_classes(
-        source.classes,
-        list(codes),
-        label_map=options.label_map,
-        subset=source.kind != "segment",
-        same_source=source.trained_on == dataset.info.content_hash,
-    )
+    matching = _matching(source, dataset, list(codes), options)
     groups = subgroups(annotated, options.by) if options.by else {}
     valid = source.task.validate(tuple(annotated), log)
     cases = with_evaluated_classes(source.kind, valid, matching.of_data)
@@ -125,28 +119,32 @@ def evaluate(
     failures = {} if options.force else dict.fromkeys(unlike, UNLIKE)
     scorer = build_scorer(source, dataset, codes, matching)
     rows = _rows(scorer, [one for one in cases if one.id not in failures], failures, progress, log)
-    if not rows:
-        reasons = ", ".join(sorted(set(failures.values())))
-        raise DataError(f"none of {len(cases)} cases could be scored ({reasons})", reason="nothing_scored")
     scored = [case for case in cases if case.id not in failures]
     notes += [*_class_notes(matching), *_case_notes(source, cases, failures, unlike if options.force else {})]
     for line in notes:
         log(f"warning: {line}")
-    results = [_group(scorer, "all cases", rows)]
-    for name in sorted(set(groups.values())):
-        own = [row for row in rows if groups[row["case"]] == name]
-        results += [_group(scorer, name, own)] if own else []
+    parts = {
+        name: [row for row in rows if groups[row["case"]] == name] for name in sorted(set(groups.values()))
+    }
     result = EvaluationResult(
         out=out,
         page=out / PAGE,
         facts=_facts(source, dataset, matching, scored, options.split),
-        groups=results,
+        groups=[_group(scorer, name, own) for name, own in {"all cases": rows, **parts}.items() if own],
         certificate=_certificate(source, dataset, scored),
         failures=failures,
         notes=notes,
     )
     _write(result, rows, scorer, scored)
     return result
+
+
+def _matching(
+    source: PredictionSource, dataset: Dataset, names: Sequence[str], options: EvaluationOptions
+) -> ClassMatching:
+    same = source.trained_on == dataset.info.content_hash
+    subset = source.kind != "segment"
+    return match_classes(source.classes, names, label_map=options.label_map, subset=subset, same_source=same)
 
 
 def _write(
@@ -179,7 +177,11 @@ def _rows(
     progress: Progress | None,
     log: Callable[[str], None],
 ) -> list[Row]:
-    """Return the rows of all cases; a failure is recorded and does not stop the others."""
+    """Return the rows of all cases; a failure is recorded and does not stop the others.
+
+    Raises:
+        DataError: if no case could be scored.
+    """
     rows: list[Row] = []
     for number, case in enumerate(cases):
         try:
@@ -191,6 +193,9 @@ def _rows(
             log(f"volume {case.id}: {type(error).__name__} in {raised_in(error)}")
         if progress:
             progress("evaluate", number + 1, len(cases))
+    if not rows:
+        reasons = ", ".join(sorted(set(failures.values())))
+        raise DataError(f"no case could be scored ({reasons})", reason="nothing_scored")
     return rows
 
 
