@@ -34,7 +34,7 @@ _SAME_GRID = 0.01  # tolerance in voxels
 _ENDS = tuple(f"{end}_{axis}_voxel" for end in ("first", "last") for axis in "xyz")
 
 
-class _Index(BaseModel):
+class _PredictionIndex(BaseModel):
     """The fields of `predictions.json` that are used."""
 
     model: dict[str, str]
@@ -76,7 +76,7 @@ def read_predictions(folder: Path) -> SavedPredictions:
     """
     try:
         if (folder / _INDEX).is_file():
-            return _of_medmim(folder, _Index.model_validate_json((folder / _INDEX).read_bytes()))
+            return _of_medmim(folder, _PredictionIndex.model_validate_json((folder / _INDEX).read_bytes()))
         labels = {path.name.removesuffix(".nii.gz"): path for path in sorted(folder.glob("*.nii.gz"))}
         names: dict[int, str] = {}
         if (folder / "dataset.json").is_file():
@@ -211,7 +211,7 @@ class PredictionScorer:
         return [segmentation_row(image, torch.from_numpy(shown), torch.from_numpy(guess), axis=axis)]
 
 
-def _of_medmim(folder: Path, index: _Index) -> SavedPredictions:
+def _of_medmim(folder: Path, index: _PredictionIndex) -> SavedPredictions:
     kind, predicted, title = index.model["task"], frozenset(index.predicted), index.model["name"]
     if kind == "segment":
         codes = {name: [int(code)] for code, name in index.classes.items()}
