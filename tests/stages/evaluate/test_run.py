@@ -1,14 +1,11 @@
 import json
 
-import numpy as np
 import pytest
 import safetensors.torch
 import threshold
 import tiny
-from click.testing import CliRunner
 
 from medmim import files
-from medmim.cli import main
 from medmim.config.runs import FinetuneSettings
 from medmim.data.dataset.contamination import CONTAMINATED, SeenPatients, seen_patients_of
 from medmim.data.dataset.manifest import read_dataset
@@ -82,17 +79,3 @@ def test_patients_that_the_model_has_seen_are_reported(weights, tiny_dataset, tm
 def test_classes_that_do_not_match_by_name_stop_the_evaluation(weights, tiny_dataset, tmp_path, home):
     with pytest.raises(UsageError, match=r"model \(ball\) do not match those of the data \(core, rim\)"):
         evaluate(tiny_dataset, tmp_path / "out", EvaluationOptions(model=weights), home=home, log=quiet)
-
-
-def test_the_command_prints_json_and_lines(weights, tiny_dataset, tmp_path, home):
-    words = ["evaluate", "--data", str(tiny_dataset), "--model", weights, "--out", str(tmp_path / "out")]
-    words += [word for pair in PAIRS for word in ("--label-map", pair)]
-    lines = CliRunner().invoke(main, words, catch_exceptions=False)
-    assert lines.exit_code == 0
-    assert "contamination  it is unknown" in lines.stdout
-    found = CliRunner().invoke(main, [*words, "--json"], catch_exceptions=False)
-    content = json.loads(found.stdout.splitlines()[-1])
-    assert content["contamination"]["verdict"] == "unknown"
-    assert np.isfinite([row["value"] for row in content["scores"]]).all()
-    refused = CliRunner().invoke(main, words[:5])
-    assert refused.exit_code == 2
