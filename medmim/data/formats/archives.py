@@ -26,7 +26,8 @@ _CHUNK_BYTES = 1 << 20
 # the suffix identifies the file type; nothing else of a member's name is kept
 _SUFFIXES = (
     ".nii.gz", ".nii", ".dcm", ".ima", ".dicom", ".nrrd", ".mha", ".mhd", ".hdr", ".img", ".mgz", ".npz",
-    ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".csv", ".json", ".jsonl", ".txt", ".yaml", ".yml",
+    ".npy", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".csv", ".json", ".jsonl", ".txt",
+    ".yaml", ".yml",
 )  # fmt: skip
 _OPENERS: dict[bytes, Callable[[Any], Any]] = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
 _DAMAGE = (

@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict
 
 from medmim.data.formats import geometry
 from medmim.data.formats.annotations import Annotation, boxes_from_label, place_annotations
-from medmim.data.formats.images import is_picture
 from medmim.data.formats.labels import fit_label, load_label, mark_not_annotated, resample_label
 from medmim.data.formats.nifti import Image, check_image, read_image
+from medmim.data.formats.plain_arrays import has_own_label
 from medmim.data.formats.volumes import fill_background, load_volume
 from medmim.data.formats.write_volume import write_volume
 from medmim.errors import DataError
@@ -82,6 +82,8 @@ def read_case(
         result["measured"] = {**loaded.measured, **placed.measured}
         empty = Image(np.zeros(volume.array.shape, np.uint8), volume.affine)
         drawn = placed.label or (empty if noted["empty"] else None)
+    if label is None and has_own_label(Path(image)):
+        label = image
     if label is not None:
         result["label"] = _fit_label_file(Path(label), volume, Path(label_target), chosen)
         if "reason" not in result["label"]:
@@ -152,8 +154,6 @@ def _fit_label_file(path: Path, image: Image, target: Path, options: CaseOptions
             label = mark_not_annotated(label, options.ignore_label)
     except DataError as error:
         return {"reason": error.reason, "measured": {}}
-    if is_picture(path) and set(np.unique(label.array).tolist()) <= {0, 255}:
-        label = Image(label.array // 255, label.affine)  # binary masks are usually saved as black and white
     facts = fit_and_store(label, image, target, resample=options.resample)
     return {**facts, "repairs": [one for one in loaded.repairs if one.startswith("label_")]}
 

@@ -23,7 +23,6 @@ _PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*", b"
 _ARCHIVES = (b"PK\x03\x04", b"PK\x05\x06", b"\x1f\x8b", b"BZh", b"\xfd7zXZ")
 _OTHER_ARCHIVES = (b"7z\xbc\xaf", b"Rar!", b"(\xb5/\xfd")
 _VOLUMES = (b"NRRD0", b"ObjectType", b"NDims", b"\x89HDF", b"MINC", b"CDF\x01")
-_PAIRS = (b"ni1", b"n+1")
 _VOLUME_NAMES = (".hdr", ".nhdr", ".mnc", ".nii.zst")
 _VOXEL_NAMES = (".img", ".img.gz")
 _READ_LATER = (".nrrd", ".mha", ".mhd", ".mgz", ".mgh")
@@ -122,11 +121,28 @@ def kind_of(head: bytes, name: str) -> Kind | None:
         return None
     if head[128:132] == b"DICM":
         return "dicom"
-    if lower.endswith((".nii", ".nii.gz")) or (lower.endswith(".hdr") and head[344:347] in _PAIRS):
+    pair = lower.endswith((".hdr", ".hdr.gz"))
+    if lower.endswith((".nii", ".nii.gz")) or any(_is_nifti(one, pair) for one in (head, _unpacked(head))):
         return "nifti"
     if head[:2] in _FIRST_GROUPS and head[3:4] == b"\0" and b"1.2.840.10008." in head:
         return "bare_dicom"
     return "bad_dicom" if lower.endswith(_DICOM_NAMES) and head else None
+
+
+def _is_nifti(head: bytes, pair: bool) -> bool:
+    """Return whether a file begins with a NIfTI-1 header, of a single file or also of a pair."""
+    size = head[:4] in (b"\x5c\1\0\0", b"\0\0\1\x5c")
+    return size and head[344:348] in ((b"n+1\0", b"ni1\0") if pair else (b"n+1\0",))
+
+
+def _unpacked(head: bytes) -> bytes:
+    """Return the first bytes of a gzip file; none if it is no gzip file."""
+    if not head.startswith(_GZIP_MAGIC):
+        return b""
+    try:
+        return zlib.decompressobj(wbits=zlib.MAX_WBITS | 16).decompress(head, HEAD_BYTES)
+    except zlib.error:
+        return b""
 
 
 def skip_reason(head: bytes, name: str) -> str:
@@ -140,7 +156,7 @@ def skip_reason(head: bytes, name: str) -> str:
         "volume_file": lower.endswith(_READ_LATER),  # read once the layout of the dataset is known
         "volume_format_not_supported": head.startswith(_VOLUMES) or lower.endswith(_VOLUME_NAMES),
         "picture": head.startswith(_PICTURES),
-        "arrays": lower.endswith(".npz"),
+        "arrays": lower.endswith((".npz", ".npy")),
         "archive": head.startswith(_ARCHIVES) or head[257:262] == b"ustar",
         "archive_not_supported": head.startswith(_OTHER_ARCHIVES),
     }

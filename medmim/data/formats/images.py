@@ -1,4 +1,4 @@
-"""2D pictures (PNG, JPEG, TIFF, BMP) read as greyscale volumes of one slice."""
+"""2D pictures (PNG, JPEG, TIFF, BMP, GIF) read as greyscale volumes of one slice."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from medmim.data.formats.file_types import open_regular
 from medmim.data.formats.nifti import Image
 from medmim.errors import DataError
 
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
 MAX_PIXELS = 100_000_000
-_FORMATS = ("PNG", "JPEG", "TIFF", "BMP")
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF")
 _EXIF_ORIENTATION = 274
+_MASK_NOISE = 24  # grey values by which black and white vary in a compressed mask
+_MASK_VALUES, _MASK_SHARE = 4, 0.9  # more values than this, but nearly all black or white: a noisy mask
 _DAMAGE = (
     OSError, ValueError, SyntaxError, TypeError, KeyError, IndexError, AttributeError, OverflowError,
     struct.error, PIL.Image.DecompressionBombError,
@@ -69,6 +71,42 @@ def picture_affine(spacing_mm: float) -> Float64[np.ndarray, "4 4"]:
 def is_picture(path: Path) -> bool:
     """Return whether the name of a file ends as pictures do."""
     return path.name.lower().endswith(PICTURE_SUFFIXES)
+
+
+def as_mask(array: Shaped[np.ndarray, "..."], *, lossy: bool) -> tuple[Shaped[np.ndarray, "..."], bool]:
+    """Return the classes of a picture that is a label: black and white becomes 0 and 1.
+
+    Compression and smoothing leave greys between black and white; if 90 % of the pixels are nearly black or
+    white, the threshold is 128.
+
+    Args:
+        array: grey values of the picture.
+        lossy: whether the picture is a JPEG file, whose values are not exact.
+
+    Returns:
+        The classes, and whether greys were changed.
+
+    Raises:
+        DataError: with reason lossy_label for a lossy picture that is not black and white.
+    """
+    values = np.unique(array)
+    if set(values.tolist()) <= {0, 255}:
+        return array // 255, False
+    white, black = array >= 255 - _MASK_NOISE, array <= _MASK_NOISE
+    if len(values) > _MASK_VALUES and white.any() and black.any() and (white | black).mean() >= _MASK_SHARE:
+        return (array >= 128).astype(np.uint8), True
+    if lossy and len(values) > 2:
+        raise DataError(
+            f"label is a JPEG file with {len(values)} grey values: expected black and white, because lossy "
+            "compression changes class numbers; save it as PNG",
+            reason="lossy_label",
+        )
+    return array, False
+
+
+def is_lossy(path: Path) -> bool:
+    """Return whether the name of a file ends as those of JPEG pictures do."""
+    return path.name.lower().endswith((".jpg", ".jpeg"))
 
 
 def _check_header(picture: PIL.Image.Image, max_pixels: int) -> None:

@@ -10,9 +10,10 @@ import scipy
 from jaxtyping import Float64, Shaped
 
 from medmim.data.formats.geometry import corner_points
+from medmim.data.formats.images import as_mask, is_lossy, is_picture
 from medmim.data.formats.nifti import Image, LoadedImage, count_frames, load_nifti
 from medmim.data.formats.nifti_header import show
-from medmim.data.formats.volumes import load_volume
+from medmim.data.formats.volumes import is_nifti, load_volume
 from medmim.errors import DataError
 
 MAX_OFFSET_VOXELS = 0.5
@@ -34,13 +35,17 @@ def load_label(path: Path, *, spacing_mm: float) -> LoadedImage:
         spacing_mm: pixel spacing of pictures.
 
     Raises:
-        DataError: if it cannot be used, also with reason label_overlap if channels overlap, or
+        DataError: if it cannot be used, also with reason lossy_label, label_overlap if channels overlap, or
             label_one_hot if the background channel is ambiguous.
     """
-    nifti = path.name.lower().endswith((".nii", ".nii.gz", ".hdr"))
-    count = count_frames(str(path)) if nifti else 1
+    count = count_frames(str(path)) if is_nifti(path) else 1
     if count == 1:
-        return load_volume(path, spacing_mm=spacing_mm)
+        loaded = load_volume(path, spacing_mm=spacing_mm, label=True)
+        if not is_picture(path):
+            return loaded
+        classes, changed = as_mask(loaded.image.array, lossy=is_lossy(path))
+        repairs = (*loaded.repairs, *(["label_binarised"] if changed else []))
+        return LoadedImage(Image(classes, loaded.image.affine), repairs)
     if count > _MAX_CHANNELS:
         raise DataError(
             f"label of {count} frames: expected class numbers, or up to {_MAX_CHANNELS} one-hot channels; "

@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 from jaxtyping import Shaped
@@ -38,7 +38,7 @@ def count_arrays(path: str) -> dict[str, int]:
     Raises:
         DataError: with reason damaged or no_cases.
     """
-    with open_regular(Path(path)) as stream, _opened(stream) as archive:
+    with open_regular(Path(path)) as stream, opened(stream) as archive:
         members = set(archive.namelist())
         counts = {}
         for part in PARTS:
@@ -61,14 +61,14 @@ def read_arrays(path: str, part: str, first: int, targets: Sequence[str]) -> lis
     Raises:
         DataError: if the file cannot be read.
     """
-    with open_regular(Path(path)) as stream, _opened(stream) as archive:
-        images = _read_array(archive, f"{part}_images.npy")
+    with open_regular(Path(path)) as stream, opened(stream) as archive:
+        images = _member(archive, f"{part}_images.npy")
         labels_name = f"{part}_labels.npy"
-        labels = _read_array(archive, labels_name) if labels_name in archive.namelist() else None
+        labels = _member(archive, labels_name) if labels_name in archive.namelist() else None
     results: list[dict[str, Any]] = []
     for index, target in enumerate(targets, start=first):
         try:
-            image, repairs = _as_image(images[index])
+            image, repairs = array_as_image(images[index])
             check_image(image, picture=image.array.shape[2] == 1)
         except DataError as error:
             results.append({"reason": error.reason})
@@ -79,51 +79,81 @@ def read_arrays(path: str, part: str, first: int, targets: Sequence[str]) -> lis
 
 
 @contextlib.contextmanager
-def _opened(stream: IO[bytes]) -> Iterator[zipfile.ZipFile]:
+def opened(stream: IO[bytes]) -> Iterator[zipfile.ZipFile]:
     """Open the archive; any damage found while it is read becomes a DataError."""
     try:
         with zipfile.ZipFile(stream) as archive:
             yield archive
     except _DAMAGE as error:
-        raise DataError("array file is damaged: expected an .npz archive", reason="damaged") from error
+        raise _damaged() from error
 
 
-def _read_header(stream: zipfile.ZipExtFile | IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Read shape and type; reject object arrays, which contain code."""
+def read_array(stream: zipfile.ZipExtFile | IO[bytes]) -> Shaped[np.ndarray, "..."]:
+    """Read the array of a .npy file or of a member of an archive; reject objects, which contain code.
+
+    Raises:
+        DataError: with reason damaged, unusable_array or truncated.
+    """
+    try:
+        shape, dtype, order = _read_header(stream)
+        content = stream.read(math.prod(shape) * dtype.itemsize)
+    except _DAMAGE as error:
+        raise _damaged() from error
+    if len(content) < math.prod(shape) * dtype.itemsize:
+        raise _truncated(math.prod(shape) * dtype.itemsize)
+    return np.frombuffer(content, dtype).reshape(shape, order=order)
+
+
+def _read_header(
+    stream: zipfile.ZipExtFile | IO[bytes],
+) -> tuple[tuple[int, ...], np.dtype[Any], Literal["C", "F"]]:
+    """Return shape, type and order."""
     version = npy.read_magic(stream)
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     shape, fortran, dtype = read(stream)
-    if dtype.kind not in "uif" or fortran or math.prod(shape) * dtype.itemsize > _MAX_BYTES:
-        raise DataError(
-            "array file: expected rows of numbers, up to 2 GiB; save it again", reason="unusable_array"
-        )
-    return tuple(shape), dtype
+    if dtype.kind not in "uifb" or math.prod(shape) * dtype.itemsize > _MAX_BYTES:
+        raise DataError("array file: expected numbers, up to 2 GiB; save it again", reason="unusable_array")
+    return tuple(shape), dtype, "F" if fortran else "C"
 
 
 def _count_images(archive: zipfile.ZipFile, name: str) -> int:
     """Return the number of images that an array declares, if the archive can contain them."""
     info = archive.getinfo(name)
     with archive.open(name) as stream:
-        shape, dtype = _read_header(stream)
+        shape, dtype, _ = _read_header(stream)
     declared = math.prod(shape) * dtype.itemsize
     if min(shape, default=0) < 1 or declared > min(info.file_size, _MAX_RATIO * (info.compress_size + 64)):
-        raise DataError(
-            f"array file: expected {declared} bytes of images, got fewer; copy it again", reason="truncated"
-        )
+        raise _truncated(declared)
     return shape[0]
 
 
-def _read_array(archive: zipfile.ZipFile, name: str) -> Shaped[np.ndarray, "..."]:
+def _truncated(expected: int) -> DataError:
+    return DataError(
+        f"array file: expected {expected} bytes of voxels, got fewer; copy it again", reason="truncated"
+    )
+
+
+def _damaged() -> DataError:
+    return DataError("array file is damaged: expected a .npy or .npz file; save it again", reason="damaged")
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> Shaped[np.ndarray, "..."]:
     with archive.open(name) as stream:
-        shape, dtype = _read_header(stream)
-        content = stream.read(math.prod(shape) * dtype.itemsize)
-    return np.frombuffer(content, dtype).reshape(shape)
+        return read_array(stream)
 
 
-def _as_image(array: Shaped[np.ndarray, "..."]) -> tuple[Image, list[str]]:
-    """Return (rows, columns[, colours]) or a volume as an image."""
+def array_as_image(array: Shaped[np.ndarray, "..."], *, colours: bool = True) -> tuple[Image, list[str]]:
+    """Return (rows, columns[, colours]) or a volume as an image.
+
+    Args:
+        array: the array.
+        colours: whether a third axis of length 3 is the colours of a picture.
+
+    Raises:
+        DataError: with reason unusable_array for other shapes.
+    """
     affine = picture_affine(1.0)
-    if array.ndim == 3 and array.shape[2] == 3:
+    if colours and array.ndim == 3 and array.shape[2] == 3:
         grey = np.rint(array @ _LUMINANCE).astype(array.dtype)
         return Image(np.ascontiguousarray(grey.T)[..., None], affine), ["colour_to_grey"]
     if array.ndim == 2:

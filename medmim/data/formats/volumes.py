@@ -15,6 +15,7 @@ from medmim.data.formats.file_types import open_regular
 from medmim.data.formats.images import is_picture, read_picture
 from medmim.data.formats.mgh import MGH_NAMES, read_mgh
 from medmim.data.formats.nifti import Image, LoadedImage, load_nifti
+from medmim.data.formats.plain_arrays import ARRAY_NAMES, read_plain_array
 from medmim.errors import DataError
 
 # mypy: disable-error-code="no-untyped-call"
@@ -38,13 +39,21 @@ def read_volume(path: Path, *, spacing_mm: float = 1.0) -> tuple[Image, tuple[st
     return loaded.image, loaded.repairs
 
 
-def load_volume(path: Path, *, spacing_mm: float = 1.0, frame: int | None = None) -> LoadedImage:
+def is_nifti(path: Path) -> bool:
+    """Return whether a file is read as NIfTI: all files are whose name has no other known extension."""
+    return not is_picture(path) and not path.name.lower().endswith((*ITK_NAMES, *MGH_NAMES, *ARRAY_NAMES))
+
+
+def load_volume(
+    path: Path, *, spacing_mm: float = 1.0, frame: int | None = None, label: bool = False
+) -> LoadedImage:
     """Read a volume, or a picture as a volume of one slice; the suffix selects the reader.
 
     Args:
         path: the file.
-        spacing_mm: pixel spacing of pictures, whose files do not state it.
+        spacing_mm: voxel spacing of pictures and NumPy arrays, whose files do not state it.
         frame: index along the fourth axis of a NIfTI file that has one.
+        label: of a NumPy archive, read the array with the label instead of the image.
 
     Raises:
         DataError: if it cannot be used.
@@ -52,6 +61,8 @@ def load_volume(path: Path, *, spacing_mm: float = 1.0, frame: int | None = None
     if is_picture(path):
         return LoadedImage(*read_picture(path, spacing_mm))
     name = path.name.lower()
+    if name.endswith(ARRAY_NAMES):
+        return read_plain_array(path, spacing_mm=spacing_mm, label=label)
     if name.endswith((*ITK_NAMES, *MGH_NAMES)):
         return LoadedImage(read_mgh(path) if name.endswith(MGH_NAMES) else read_itk(path))
     return load_nifti(path, frame=frame)

@@ -46,7 +46,9 @@ def layout_warnings(
     warnings: list[dict[str, Any]] = []
     labels = sum(one.volume.label is not None for one in made)
     refused = sum(row.reason.startswith(("label_", "looks_like_label", "in_label")) for row in rows)
-    unused = max(refused, layout.label_like if layout else 0)
+    refused += sum("_without_label_" in row.reason for row in rows)
+    known = {path for case in layout.cases for path, _ in case.labels} if layout else set()
+    unused = max(refused, len(known), layout.label_like if layout else 0)
     labels += sum(bool(case.labels) for case in layout.cases) if layout and not made else 0
     if not labels and unused:
         warnings.append({"kind": "no_label_used", "files": unused})

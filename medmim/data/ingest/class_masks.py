@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from medmim.data.formats.labels import load_label
 from medmim.data.formats.nifti import Image
-from medmim.data.formats.volumes import read_volume
 from medmim.data.formats.write_volume import encode_image
 from medmim.data.ingest.cases import LayoutCase
 from medmim.data.ingest.context import READ_LIMITS, IngestContext
@@ -28,8 +28,10 @@ class MaskLabel:
 
 
 def merge_masks(context: IngestContext, cases: Sequence[LayoutCase]) -> dict[Masks, MaskLabel]:
-    """Merge the masks of cases with one label file for each class."""
-    several = list(dict.fromkeys(case.labels for case in cases if len(case.labels) > 1))
+    """Merge the masks of cases with one label file for each class, and number single masks."""
+    several = list(
+        dict.fromkeys(case.labels for case in cases if len(case.labels) > 1 or any(n for _, n in case.labels))
+    )
     files = [context.staged(f"masks-{number}.nii.gz") for number, _ in enumerate(several)]
     tasks = [
         {"masks": [[str(context.file(path)), number or 1] for path, number in masks], "target": str(file)}
@@ -57,7 +59,7 @@ def merge_class_masks(masks: Sequence[tuple[str, int]], target: str) -> dict[str
     Raises:
         DataError: if a mask cannot be read, or is not on the grid of the first one.
     """
-    read = [(read_volume(Path(path))[0], number) for path, number in masks]
+    read = [(load_label(Path(path), spacing_mm=1.0).image, number) for path, number in masks]
     first = read[0][0]
     for image, _ in read:
         if image.array.shape != first.array.shape or not np.allclose(image.affine, first.affine, atol=1e-3):

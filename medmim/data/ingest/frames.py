@@ -13,11 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from medmim.data.formats.nifti import count_frames
+from medmim.data.formats.volumes import is_nifti
 from medmim.data.ingest.cases import LayoutCase
 from medmim.data.ingest.context import READ_LIMITS, IngestContext
 
 MAX_CHANNELS = 10
-_NIFTI_NAMES = (".nii", ".nii.gz", ".hdr")
 _TIME_WORDS = frozenset(("bold", "dwi", "dti", "asl", "perf"))
 
 
@@ -26,7 +26,7 @@ def split_frames(context: IngestContext, cases: Sequence[LayoutCase]) -> tuple[L
 
     Cases of a time series that is not wanted stay as they are: reading them fails with reason time_series.
     """
-    files = [case.image for case in cases if case.image.name.lower().endswith(_NIFTI_NAMES)]
+    files = [case.image for case in cases if is_nifti(case.image)]
     tasks = [{"path": str(context.file(path))} for path in files]
     answers = context.each("headers", count_frames, tasks, limits=READ_LIMITS)
     counts = {path: answer.value or 1 for path, answer in zip(files, answers, strict=True)}

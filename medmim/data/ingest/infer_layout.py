@@ -16,11 +16,10 @@ from medmim.data.ingest.infer_roles import (
     Candidate,
     Examine,
     Roles,
-    examine_labels,
     infer_roles,
-    merged_labels,
 )
 from medmim.data.ingest.infer_subjects import infer_subjects
+from medmim.data.ingest.label_classes import infer_label_classes
 from medmim.data.ingest.layout_rules import InferenceRules
 from medmim.data.ingest.path_words import (
     MODALITIES,
@@ -98,14 +97,9 @@ def infer_cases(
     """
     candidates = _candidates(paths, declared)
     roles = infer_roles(candidates, examine, rules.roles)
-    examine_labels(roles, examine)
     images = list(roles.images.values())
-    merged = {path: merged_labels(roles.images[path], found) for path, found in roles.labels.items()}
-    numbers = _class_numbers(merged)
-    labels = {
-        path: tuple((one.path, numbers.get(name, 0) if name or len(found) > 1 else 0) for one, name in found)
-        for path, found in merged.items()
-    }
+    classes = infer_label_classes(roles, examine)
+    labels = classes.labels
     subjects, anonymous = _subjects(images, candidates, rules)
     targets, studies = _targets(images, rules), _studies(images)
     splits = _with_validation(_splits(images, set(labels)), subjects)
@@ -125,8 +119,7 @@ def infer_cases(
         )
         for one in images
     )
-    names = {number: name or f"class {number}" for name, number in numbers.items()}
-    return CaseInference(cases, roles.other, names, _unused_labels(roles), anonymous)
+    return CaseInference(cases, roles.other, classes.names, _unused_labels(roles), anonymous)
 
 
 def _subjects(
@@ -192,12 +185,6 @@ def nnunet_channels(relatives: Sequence[str], *, declares: int) -> dict[str, int
     places = ((relative, PurePosixPath(relative)) for relative in relatives)
     keys = {relative: (str(path.parent), bare_name(path.name)) for relative, path in places}
     return {relative: int(stems[key][1]) for relative, key in keys.items() if key in stems}
-
-
-def _class_numbers(merged: Mapping[Path, Sequence[tuple[Candidate, str]]]) -> dict[str, int]:
-    """Number the classes of datasets with one label file for each class, by name."""
-    names = sorted({name for found in merged.values() if len(found) > 1 for _, name in found})
-    return {name: number for number, name in enumerate(names, start=1)}
 
 
 def _studies(images: Sequence[Candidate]) -> dict[Path, str]:

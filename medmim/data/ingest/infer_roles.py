@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 
-from medmim.data.ingest.path_words import PathWords, Role, is_label_word, is_volume_name
+from medmim.data.ingest.path_words import PathWords, Role, is_label_word, is_volume_name, split_words
 from medmim.data.ingest.volume_facts import VolumeFacts
 from medmim.errors import DataError
 
 Examine = Callable[[Sequence[Path]], Mapping[Path, VolumeFacts]]
 _BODY_WORDS = {"brain", "brainmask", "bet", "skull", "skullstrip", "foreground", "head", "body", "headmask"}
-RATERS = {"rater", "reader", "observer", "annotator", "expert", "experts", "r", "obs"}
+_INSTANCE_WORDS = {"instance", "instances"}
 
 
 class AmbiguousLayoutError(DataError):
@@ -73,7 +73,7 @@ def infer_roles(
     _skip_screenshots(candidates)
     active = [one for one in candidates if one.role != "skip"]
     if any(one.role is None for one in active):
-        _examine(active, examine)
+        examine_all(active, examine)
         _decide_by_values(active, {id(one) for one in active if one.role is None})
     images = [one for one in active if one.role == "image"]
     index = _ImageIndex(images)
@@ -85,6 +85,10 @@ def infer_roles(
             labels[image.path].append(one)
         if one.role == "label" and not matches:
             other[one.path] = "label_without_image"
+    for found in labels.values():
+        whole = [one for one in found if not _INSTANCE_WORDS & set(_all_words(one.words))]
+        other |= {one.path: "label_of_an_instance" for one in found if whole and one not in whole}
+        found[:] = whole or found
     _refuse_lost_labels(active, other)
     return Roles({one.path: one for one in images}, dict(labels), other)
 
@@ -99,16 +103,11 @@ def _apply_given(candidates: Sequence[Candidate], given: Sequence[tuple[str, Rol
                 one.role, one.reason = role, "skipped_by_role"
 
 
-def _examine(candidates: Sequence[Candidate], examine: Examine) -> None:
+def examine_all(candidates: Sequence[Candidate], examine: Examine) -> None:
+    """Read the facts of candidates that have none yet."""
     facts = examine([one.path for one in candidates if one.facts is None])
     for one in candidates:
         one.facts = one.facts or facts.get(one.path)
-
-
-def examine_labels(roles: Roles, examine: Examine) -> None:
-    """Read the classes of labels of images that have several."""
-    several = {one.path: one for found in roles.labels.values() if len(found) > 1 for one in found}
-    _examine([one for one in several.values() if one.facts is None], examine)
 
 
 def _skip_screenshots(candidates: Sequence[Candidate]) -> None:
@@ -146,6 +145,10 @@ def _decide_by_values(candidates: Sequence[Candidate], unnamed: set[int]) -> Non
                 "they are images of few grey values",
                 role_remedy(),
             )
+
+
+def _all_words(words: PathWords) -> list[str]:
+    return [word for part in (*words.unit, words.stem) for word in split_words(part)]
 
 
 def _on_grid(label: Candidate, images: Sequence[Candidate]) -> bool:
@@ -194,13 +197,25 @@ class _ImageIndex:
     def images_of(self, label: Candidate) -> list[Candidate]:
         """Return the images of a label; those of its contrast, if it names one that they have."""
         found = [one for one in self._equal.get(label.words.key, []) if one is not label]
-        found = found or self._nearest(label)
+        found = found or self._nearest(label, label.words)
+        found = found or self._nearest(label, label.words.without_label_number) or self._in_folder(label)
         named = [one for one in found if label.words.stem_contrasts & one.words.contrasts]
         return named or found
 
-    def _nearest(self, label: Candidate) -> list[Candidate]:
+    def _in_folder(self, label: Candidate) -> list[Candidate]:
+        """Return the images next to a label, if folders have one visit each and name their files alike."""
+        images = self._units[label.words.unit] if label.words.unit else []
+        alike = [
+            unit
+            for unit, found in self._units.items()
+            if images and [one.words.slot_words for one in found] == [one.words.slot_words for one in images]
+        ]
+        one_visit = len({one.words.key for one in images}) == 1
+        return list(images) if one_visit and len(alike) > 1 and label not in images else []
+
+    def _nearest(self, label: Candidate, words: PathWords) -> list[Candidate]:
         """Return the images whose tokens contain or are contained in the label's, with most in common."""
-        bag = Counter(label.words.key)
+        bag = Counter(words.key)
         known = [self._tokens[token] for token in bag if token in self._tokens]
         pool = min(known, key=len) if known else []
         if not bag:
@@ -217,32 +232,6 @@ class _ImageIndex:
             elif common[0] == score[0] and (common[1] == score[1] or bag <= other):
                 best.append(one)
         return best if len({one.words.unit for one in best}) <= 1 or not bag else []
-
-
-def merged_labels(image: Candidate, labels: Sequence[Candidate]) -> list[tuple[Candidate, str]]:
-    """Return the label files of one image with the words of each that name its class.
-
-    Raises:
-        AmbiguousLayoutError: if the files may be several readings of the same finding.
-    """
-    words = [_class_words(image, one) for one in labels]
-    if len(labels) == 1:
-        return [(labels[0], " ".join(words[0]))]
-    readers = any(set(one) & RATERS for one in words)
-    binary = all(one.facts is not None and len(one.facts.classes or ()) <= 1 for one in labels)
-    if readers or not binary or (not all(words) and any(words)):
-        raise AmbiguousLayoutError(
-            f"the {len(labels)} label files of one image mark different classes",
-            "they mark the same finding, by several readers or with several methods",
-            "keep one of them: exclude the others with --role 'GLOB=skip'",
-        )
-    return [(one, " ".join(own)) for one, own in zip(labels, words, strict=True)]
-
-
-def _class_words(image: Candidate, label: Candidate) -> list[str]:
-    """Return the words of a label file that its image does not have; digits number parts of one class."""
-    own = set(image.words.key) | set(image.words.stem_words)
-    return [word for word in label.words.slot_words if word not in own]
 
 
 def is_body_mask(words: PathWords) -> bool:

@@ -59,6 +59,7 @@ def _by_name(images: Sequence[Candidate]) -> dict[Path, str]:
         groups[one.words.key[:cut]].append(one)
     texts: dict[Path, str] = {}
     for key, members in groups.items():
+        _refuse_ct_and_mr(members)
         contrasts = [one.words.contrasts for one in members]
         channels = [one.words.channel for one in members]
         distinct = len(set(zip(contrasts, channels, strict=True))) == len(members) or cut is not None
@@ -67,6 +68,18 @@ def _by_name(images: Sequence[Candidate]) -> dict[Path, str]:
             own = "/".join([*one.words.unit, bids.group() if bids else one.words.stem])
             texts[one.path] = own if len(members) == 1 or not distinct else " ".join(key)
     return texts
+
+
+def _refuse_ct_and_mr(members: Sequence[Candidate]) -> None:
+    """Stop if CT and MR images in different folders have the same names."""
+    ct, mr = ({one.words.unit for one in members if name in one.words.contrasts} for name in ("ct", "mr"))
+    if ct and mr and not ct & mr:
+        raise AmbiguousLayoutError(
+            "CT and MR images in different folders are of one patient if their names agree",
+            "they are of different patients",
+            "decide with --subject-pattern, such as '(\\d+)\\D*$' for (1) or '(.+)' for (2), or with "
+            "--subjects table.csv (columns file, subject)",
+        )
 
 
 def _merge_visits(images: Sequence[Candidate], subjects: Mapping[Path, str]) -> dict[Path, str]:

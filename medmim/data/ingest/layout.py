@@ -26,14 +26,14 @@ from medmim.data.ingest.descriptor import (
 from medmim.data.ingest.infer_layout import infer_cases
 from medmim.data.ingest.infer_roles import Examine
 from medmim.data.ingest.layout_rules import InferenceRules, SubjectRule
-from medmim.data.ingest.path_words import VOLUME_NAMES
+from medmim.data.ingest.path_words import VOLUME_NAMES, bare_name
 from medmim.data.ingest.pattern_layout import declaration_for, match_image, modality_of, pattern_cases
 from medmim.errors import DataError
 
 Read = Callable[[Sequence[Path]], Mapping[Path, DatasetJson]]
 
 FALLBACK = "generic"
-_VOXEL_ENDINGS = {".mhd": (".raw", ".zraw"), ".hdr": (".img", ".img.gz")}  # of detached voxels
+_VOXEL_ENDINGS = {".mhd": (".raw", ".zraw"), ".hdr": (".img", ".img.gz"), ".gz": (".img.gz", ".img")}
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,7 @@ def _inferred(
     images = {
         relative: path
         for relative, path in paths.items()
-        if path.name.lower().endswith((*VOLUME_NAMES, *PICTURE_SUFFIXES))
-        and (query.readable is None or path in query.readable)
+        if (path in query.readable if query.readable is not None else _may_be_image(path))
         and other[path] not in layout.skip
         and (layout.only is None or re.fullmatch(layout.only, relative))
     }
@@ -155,7 +154,8 @@ def _completed(
 ) -> LayoutCase:
     """Return an inferred case with its detached voxel file, and the modality that the dataset declares."""
     endings = _VOXEL_ENDINGS.get(case.image.suffix.lower(), ())
-    parts = [case.image.with_suffix(ending) for ending in endings]
+    header = case.image.name.lower().endswith((".mhd", ".hdr", ".hdr.gz"))
+    parts = [case.image.with_name(bare_name(case.image.name) + end) for end in endings if header]
     modality = modality_of(descriptor, case.image, declared)
     return replace(
         case,
@@ -227,9 +227,11 @@ def _reason(descriptor: Descriptor, relative: str) -> str:
     for reason, pattern in descriptor.layout.skip.items():
         if re.fullmatch(pattern, relative):
             return reason
-    return (
-        "not_in_layout" if relative.lower().endswith((*VOLUME_NAMES, *PICTURE_SUFFIXES)) else "not_an_image"
-    )
+    return "not_in_layout" if _may_be_image(Path(relative)) else "not_an_image"
+
+
+def _may_be_image(path: Path) -> bool:
+    return path.name.lower().endswith((*VOLUME_NAMES, *PICTURE_SUFFIXES))
 
 
 def _merge_names(

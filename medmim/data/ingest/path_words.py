@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Literal
@@ -13,7 +13,10 @@ from medmim.data.formats.images import PICTURE_SUFFIXES
 
 Role = Literal["image", "label", "skip"]
 
-VOLUME_NAMES = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".mgz", ".mgh", ".hdr")
+VOLUME_NAMES = (
+    ".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ".mgz", ".mgh", ".hdr.gz", ".hdr", ".npy", ".npz",
+)  # fmt: skip
+_ENDINGS = (*VOLUME_NAMES, ".img.gz", ".img", *PICTURE_SUFFIXES)
 
 
 def _words(text: str) -> frozenset[str]:
@@ -61,7 +64,7 @@ def is_volume_name(name: str) -> bool:
 
 def bare_name(name: str) -> str:
     """Return a file name without the extension of a volume or picture."""
-    ending = next((end for end in (*VOLUME_NAMES, *PICTURE_SUFFIXES) if name.lower().endswith(end)), "")
+    ending = next((end for end in _ENDINGS if name.lower().endswith(end)), "")
     return name[: len(name) - len(ending)]
 
 
@@ -86,6 +89,21 @@ def split_words(text: str) -> list[str]:
 def is_label_word(word: str) -> bool:
     """Return whether a word says that a file is a label."""
     return word in LABEL_WORDS or (word.endswith(_LABEL_ENDINGS) and len(word) > 4)
+
+
+def _is_numbered_label(chunk: str) -> bool:
+    word, *rest = _TOKEN.findall(chunk.lower())
+    return is_label_word(word) and len(rest) == 1 and rest[0].isdecimal()
+
+
+def numbered_words(stem: str, words: list[str]) -> list[str]:
+    """Return the parts of a name that contain some words, with their numbers, such as (rib, left, 1)."""
+    kept: list[str] = []
+    place = -1
+    for index, chunk in enumerate(_CHUNK.findall(stem.lower())):
+        if set(split_words(chunk)) & set(words) or (chunk.isdecimal() and kept and place == index - 1):
+            kept, place = [*kept, chunk], index
+    return kept
 
 
 def folder_role(name: str) -> Role | None:
@@ -168,6 +186,13 @@ class PathWords:
             if not _contains(stem, words):
                 kept += words
         return (*kept, *stem)
+
+    @cached_property
+    def without_label_number(self) -> PathWords:
+        """The same path without label words that a number follows, such as the reader in 21_manual1."""
+        chunks = [chunk for chunk in _CHUNK.findall(self.stem) if not _is_numbered_label(chunk)]
+        folder = PurePosixPath(self.relative).parent
+        return replace(self, relative=str(folder / "_".join(chunks)), channel=None)
 
     @cached_property
     def slot_words(self) -> list[str]:

@@ -13,6 +13,7 @@ from medmim.data.dataset.vocabulary import VOCABULARY
 from medmim.data.formats.annotations import box_records
 from medmim.data.formats.case import read_case
 from medmim.data.formats.images import is_picture
+from medmim.data.formats.plain_arrays import ARRAY_NAMES
 from medmim.data.ingest.annotations import AnnotationResult, annotate
 from medmim.data.ingest.cases import DatasetLayout, LayoutCase
 from medmim.data.ingest.class_masks import MaskLabel, Masks, merge_masks
@@ -85,6 +86,8 @@ def _collect(
         else:
             made.append(_accept(context, work, facts=answer.value, source=source))
             reason, measured = "picture" if is_picture(case.image) else "volume", answer.value["measured"]
+            if not case.labels and "reason" in (answer.value["label"] or {}):  # a label in the image's file
+                reason = f"{reason}_without_{answer.value['label']['reason']}"
             outcomes.add(files, "accepted", reason, volume=work.name, measured=measured)
         for label, _ in case.labels:
             outcome = None if answer.value is None else _label_outcome(answer.value["label"], merged, case)
@@ -111,6 +114,13 @@ def _record_annotations(
         context.ledger.record([numbers[path]], "accepted", "annotations", measured=measured)
     for path, reason in known.lost.items():
         context.ledger.record([numbers[path]], "quarantined", reason)
+
+
+def _unknown_geometry(case: LayoutCase) -> dict[str, str]:
+    """Return the flags of an image whose format does not state its geometry."""
+    array = case.image.name.lower().endswith(ARRAY_NAMES)
+    flags = {"spacing": "unknown"} if (array or is_picture(case.image)) and case.spacing_mm is None else {}
+    return {**flags, "orientation": "unknown"} if array else flags
 
 
 def _label_outcome(
@@ -265,7 +275,7 @@ def _accept(
         split=case.split,
         group=None if case.group is None else context.file_keys.key("group", case.group),
         tokens=tuple(token for token in VOCABULARY if token in case.tokens),
-        flags={"spacing": "unknown"} if is_picture(case.image) and case.spacing_mm is None else {},
+        flags=_unknown_geometry(case),
     )
     staged = IngestedVolume(volume, stem_of(case.image), context.staged(f"{name}.nii.gz"), path=relative)
     if label is None:

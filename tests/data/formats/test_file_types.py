@@ -1,11 +1,14 @@
 """File types are recognised by content; only regular files are opened."""
 
+import gzip
 import os
 
 import pytest
 
 from medmim.data.formats.file_types import kind_of, open_regular, skip_reason
 from medmim.errors import DataError
+
+NIFTI, PAIR = ((348).to_bytes(4, "little") + bytes(340) + magic for magic in (b"n+1\0", b"ni1\0"))
 
 
 @pytest.mark.parametrize(
@@ -14,6 +17,10 @@ from medmim.errors import DataError
         (bytes(128) + b"DICM", "IM0001", "dicom"),
         (b"\x08\0\x05\0" + b"1.2.840.10008.1.2", "IM0001", "bare_dicom"),
         (b"anything", "scan.NII.GZ", "nifti"),
+        (NIFTI, "scan", "nifti"),
+        (gzip.compress(NIFTI), "scan.img.gz", "nifti"),
+        (gzip.compress(PAIR), "scan.hdr.gz", "nifti"),
+        (PAIR, "scan", None),
         (b"text", "broken.dcm", "bad_dicom"),
         (bytes(128) + b"DICM", "._IM0001", None),
         (b"text", "notes.txt", None),

@@ -4,7 +4,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from medmim.data.formats.images import read_picture
+from medmim.data.formats.images import as_mask, read_picture
 from medmim.errors import DataError
 
 RAMP = np.arange(12, dtype=np.uint8).reshape(3, 4)  # 3 rows, 4 columns
@@ -76,3 +76,27 @@ def test_huge_pictures_are_rejected_before_decoding(tmp_path):
     with pytest.raises(DataError, match="4×3 pixels: expected up to 11") as caught:
         read_picture(saved(tmp_path / "a.png", RAMP), max_pixels=11)
     assert caught.value.reason == "too_large"
+
+
+def test_greys_of_a_compressed_mask_become_black_and_white(tmp_path):
+    mask = np.zeros((60, 60), np.uint8)
+    mask[11:40, 13:52] = 255
+    pixels = read_picture(saved(tmp_path / "a.jpg", mask, quality=50))[0].array
+    assert len(np.unique(pixels)) > 2
+    classes, changed = as_mask(pixels, lossy=True)
+    assert changed
+    np.testing.assert_array_equal(classes[..., 0], mask.T // 255)
+    np.testing.assert_array_equal(as_mask(mask, lossy=False)[0], mask // 255)
+
+
+def test_class_numbers_are_kept_but_not_from_a_lossy_file():
+    classes = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    assert as_mask(classes, lossy=False) == (pytest.approx(classes), False)
+    with pytest.raises(DataError, match="lossy compression changes class numbers"):
+        as_mask(classes, lossy=True)
+
+
+def test_a_gif_with_one_picture_is_read(tmp_path):
+    pixels, repairs = read_picture(saved(tmp_path / "a.gif", RAMP * 20))
+    np.testing.assert_array_equal(pixels.array[..., 0], RAMP.T * 20)
+    assert repairs == ()

@@ -30,7 +30,7 @@ def test_images_are_counted_and_read(tmp_path, medmnist):
 
 def test_object_arrays_and_damage_are_rejected(tmp_path, medmnist):
     np.savez(tmp_path / "code.npz", train_images=np.array([{}, {}], object))
-    with pytest.raises(DataError, match="rows of numbers"):
+    with pytest.raises(DataError, match="expected numbers"):
         count_arrays(str(tmp_path / "code.npz"))
     np.savez(tmp_path / "other.npz", weights=np.zeros(3))
     with pytest.raises(DataError, match="expected train_images"):
@@ -65,5 +65,5 @@ def test_arrays_that_declare_more_than_they_contain_are_rejected(tmp_path, shape
     content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()
     with zipfile.ZipFile(tmp_path / "bomb.npz", "w") as archive:
         archive.writestr("train_images.npy", content + b"abc")
-    with pytest.raises(DataError, match=r"bytes of images, got fewer|rows of numbers"):
+    with pytest.raises(DataError, match=r"bytes of voxels, got fewer|expected numbers"):
         count_arrays(str(tmp_path / "bomb.npz"))

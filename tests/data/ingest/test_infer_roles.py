@@ -37,12 +37,6 @@ def test_roles_decide():
     assert count(as_images) == (4, 0, 4, 4)
 
 
-def test_several_masks_of_one_finding_are_one_class():
-    found = infer(["b ({n}).png", "B:b ({n})_mask.png", "B:b ({n})_mask_1.png"])
-    assert {len(case.labels) for case in found.cases} == {2}
-    assert found.label_names == {1: "class 1"}
-
-
 def test_brain_masks_are_not_findings():
     found = infer(["p{n:02d}/T1.nii.gz", "p{n:02d}/brain_mask.nii.gz", "p{n:02d}/lesion_mask.nii.gz"])
     assert count(found) == (4, 4, 4, 4)
@@ -60,3 +54,13 @@ def test_a_blank_image_is_not_a_label():
     known["p12/y.nii.gz"] = make_facts("B")
     found = infer_known(known)
     assert count(found) == (8, 0, 8, 4)
+
+
+def test_labels_named_like_no_image_belong_to_the_only_visit_of_their_folder():
+    found = infer(["{n}XK/lgemri.nrrd", "B:{n}XK/laendo.nrrd"])
+    assert count(found) == (4, 4, 4, 4)
+
+
+def test_a_number_after_a_label_word_is_not_the_number_of_an_image():
+    found = infer(["training/images/{n}_training.tif", "B:training/1st_manual/{n}_manual1.gif"])
+    assert count(found)[:2] == (4, 4)
