@@ -117,6 +117,11 @@ Examples:
     help="Add SOURCE to this dataset; splits of its patients stay.",
 )
 @click.option("source_name", "--source", help="Name of the source with --add.  [default: source-2, …]")
+@click.option(
+    "--separate-patients",
+    is_flag=True,
+    help="With --add: patients with the PatientID of a patient of another source are other people.",
+)
 @click.option("--follow-links", is_flag=True, help="Follow symbolic links that lead out of SOURCE.")
 @click.option("--workers", type=int, help="Number of processes.  [default: one per CPU core]")
 @click.option(

@@ -28,6 +28,7 @@ from medmim.data.ingest.dry_run import Preview, preview_of
 from medmim.data.ingest.labels import attach_labels, is_label
 from medmim.data.ingest.layout import FALLBACK
 from medmim.data.ingest.ledger import Ledger
+from medmim.data.ingest.path_words import reason_beside_scans
 from medmim.data.ingest.pseudonyms import SECRET_BYTES, Keys
 from medmim.data.ingest.publish import FIRST_SOURCE, Publication, earlier_dataset, publish, sole_use
 from medmim.data.ingest.scan import ScannedFile, scan_file_as_json
@@ -218,9 +219,7 @@ def _route(
         elif one.reason == "mac_metadata":  # has the name of an image
             context.ledger.record([number], "skipped", one.reason)
         elif one.reason == "picture" and has_dicom and context.options.layout is None:
-            context.ledger.record(
-                [number], "skipped", "picture_beside_scans"
-            )  # may be a screenshot with a name
+            context.ledger.record([number], "skipped", reason_beside_scans(path.name))
         elif path.is_relative_to(sources.source):
             rest[number] = one
         else:
@@ -257,8 +256,8 @@ def _fail(ledger: Ledger, out: Path, old: Dataset | None, problem: str) -> None:
     if old is None:
         files.write_jsonl(out / "ledger.jsonl", (row.model_dump(mode="json") for row in ledger.rows()))
     kept = "the existing dataset is unchanged" if old else f"'{out}/ledger.jsonl' states each file's reason"
-    uneven = any(row.reason == "uneven_spacing" for row in ledger.rows())
-    remedy = "; --regrid or --keep-spacing accepts unevenly spaced slices" if uneven else ""
+    uneven = any(row.reason in ("uneven_spacing", "missing_slice") for row in ledger.rows())
+    remedy = "; --regrid or --keep-spacing accepts uneven or missing slices" if uneven else ""
     raise DataError(f"{problem}: {ledger.summary()}; {kept}{remedy}", reason="nothing_usable")
 
 

@@ -26,6 +26,7 @@ _MAX_BYTES = 2 << 30
 def read_segments(path: str) -> dict[str, Any]:
     """Return the series that a DICOM label refers to, and its segments; runs in a sandbox.
 
+    `instances` are the images that its frames or contours refer to, if it does not name a series.
     Each segment is a number, the source's own name (which must not be written), and a name that may be
     written, or "".
     """
@@ -37,7 +38,7 @@ def read_segments(path: str) -> dict[str, Any]:
             for one in dataset.SegmentSequence
             if int(one.SegmentNumber) > 0  # 0 is the background of label maps
         ]
-        return {"series": series, "segments": segments}
+        return {"series": series, "segments": segments, "instances": [] if series else _instances(dataset)}
     series = [
         str(one.SeriesInstanceUID)
         for frame in dataset.get("ReferencedFrameOfReferenceSequence", ())
@@ -48,7 +49,20 @@ def read_segments(path: str) -> dict[str, Any]:
         [int(one.ROINumber), str(one.get("ROIName", "")), public_name(dataset, one)]
         for one in dataset.StructureSetROISequence
     ]
-    return {"series": series, "segments": segments}
+    return {"series": series, "segments": segments, "instances": [] if series else _instances(dataset)}
+
+
+def _instances(dataset: pydicom.Dataset) -> list[str]:
+    """Return the images that frames or contours refer to."""
+    found: set[str] = set()
+    for name in ("PerFrameFunctionalGroupsSequence", "ROIContourSequence"):
+        for one in dataset.get(name, ()):
+            found |= {
+                str(element.value)
+                for element in one.iterall()
+                if element.keyword == "ReferencedSOPInstanceUID"
+            }
+    return sorted(found)
 
 
 def read_labels(

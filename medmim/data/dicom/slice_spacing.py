@@ -26,7 +26,7 @@ def classify_stack(slices: list[Slice], *, uneven: bool = False) -> SliceStack |
 
     Args:
         slices: two or more.
-        uneven: accept uneven spacing, with `heights_mm`.
+        uneven: accept uneven spacing and missing slices, with `heights_mm`.
     """
     heights, numbers = heights_of(slices), np.array([one.number for one in slices])
     order = np.lexsort((numbers, heights))
@@ -34,7 +34,8 @@ def classify_stack(slices: list[Slice], *, uneven: bool = False) -> SliceStack |
     steps = np.diff(heights)
     step = float(np.median(steps))
     gaps = steps[steps > _GAP * step]
-    if 0 < len(gaps) <= max(1.0, _LONE_GAPS * len(steps)) or (len(gaps) and not _has_runs(steps, step)):
+    lone = 0 < len(gaps) <= max(1.0, _LONE_GAPS * len(steps)) or (len(gaps) and not _has_runs(steps, step))
+    if lone and not uneven:
         missing = float(np.rint(gaps / step - 1).sum())
         sizes = {"missing": missing, "gaps": len(gaps), "spacing_mm": step, "gap_mm": float(gaps.max())}
         return reject(slices, "missing_slice", **sizes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -148,6 +148,22 @@ def _read_via(content: Mapping[str, Any]) -> AnnotationFile:
         raise ValueError("JSON without regions")
     _each(entries, read_image, faults)
     return AnnotationFile(kind="via", images=images, faults=faults)
+
+
+def read_via_rows(rows: Sequence[Mapping[str, str]]) -> AnnotationFile:
+    """Read the rows of a table that VIA exported, one region each."""
+    images: dict[str, ImageAnnotation] = {}
+    faults: Counter[str] = Counter()
+
+    def read(row: Mapping[str, str]) -> None:
+        image = images.setdefault(row["filename"], ImageAnnotation(image=row["filename"]))
+        shape = json.loads(row["region_shape_attributes"] or "{}")
+        words = json.loads(row.get("region_attributes") or "{}")
+        if shape:
+            image.marks.append(_via_mark({"shape_attributes": shape, "region_attributes": words}))
+
+    _each(rows, read, faults)
+    return AnnotationFile(kind="via", images=list(images.values()), faults=faults)
 
 
 def _via_mark(region: Mapping[str, Any]) -> Annotation:

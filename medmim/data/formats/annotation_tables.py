@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from medmim.data.formats.annotation_json import read_via_rows
 from medmim.data.formats.annotations import (
     Annotation,
     AnnotationFile,
@@ -23,7 +24,7 @@ from medmim.data.formats.annotations import (
 _DELIMITERS = ",;\t|"
 _IMAGE_COLUMNS = (
     "image", "filename", "file", "path", "imagepath", "imagefile", "imagename", "imageid", "imageindex",
-    "img",
+    "img", "idcode", "imgid", "fileid", "dicomid", "sopinstanceuid",
     "name", "id", "patientid", "case", "caseid", "scan", "studyid",
 )  # fmt: skip
 _CLASS_COLUMNS = (
@@ -40,6 +41,7 @@ _KNOWN = {
     *_IMAGE_COLUMNS, *_CLASS_COLUMNS, *_GROUP_COLUMNS, *_SPLIT_COLUMNS, *_WORLD, *_WORLD_SIZES, "diametermm",
     *(name for names in (*_CORNERS, *_SIZES) for name in names),
 }  # fmt: skip
+_NO_BOX = {"", "nan", "none", "null", "na", "n/a", "-1", "-1.0"}  # cells of a row without a box
 Row = Mapping[str, str]
 
 
@@ -52,6 +54,8 @@ def read_table(text: str, _: Path) -> AnnotationFile:
     """
     rows, faults = _rows_of(text)
     columns = list(rows[0]) if rows else []
+    if "region_shape_attributes" in columns:
+        return read_via_rows(rows)
     if set(_WORLD) <= set(columns):
         return _read_world(rows, faults)
     image = next((name for name in _IMAGE_COLUMNS if name in columns), None)
@@ -152,7 +156,7 @@ def _read_boxes(
             faults["malformed"] += 1
             continue
         one = images.setdefault(row[image], _image_of(row, image))
-        if not any(row[name] for name in corners):
+        if {row[name].lower() for name in corners} <= _NO_BOX:
             continue  # an image without findings
         try:
             first, second = (
@@ -171,12 +175,13 @@ def _read_boxes(
 
 def _read_classes(rows: Sequence[Row], faults: Counter[str], *, image: str, target: str) -> AnnotationFile:
     images: dict[str, ImageAnnotation] = {}
+    numbers = {name: number for number, name in enumerate(sorted({row[target] for row in rows}), start=1)}
     for row in rows:
-        if not row[image] or not row[target]:
-            faults["malformed"] += 1
+        if not row[image] or not row[target] or "|" in row[target]:
+            faults["several_classes" if "|" in row[target] else "malformed"] += 1
             continue
         one = _image_of(row, image)
-        one.target = clean_class_name(row[target], 1)
+        one.target = clean_class_name(row[target], numbers[row[target]])
         if images.setdefault(row[image], one).target != one.target:
             images[row[image]].target = None  # one image, several classes
             faults["several_classes"] += 1
@@ -185,10 +190,9 @@ def _read_classes(rows: Sequence[Row], faults: Counter[str], *, image: str, targ
 
 def _read_one_hot(rows: Sequence[Row], faults: Counter[str], *, image: str) -> AnnotationFile:
     """Read one column of 0 and 1 per class; rows with several classes or none are not used."""
-    names = [
-        name for name in rows[0] if name != image and {row[name] for row in rows} <= {"0", "1", "0.0", "1.0"}
-    ]
-    if len(names) < 2:
+    values = {name: {row[name] for row in rows} for name in rows[0] if name != image}
+    names = [name for name, found in values.items() if found <= {"0", "1", "0.0", "1.0"}]
+    if sum(bool(values[name] & {"1", "1.0"}) for name in names) < 2:
         return AnnotationFile()
     images = []
     for row in rows:

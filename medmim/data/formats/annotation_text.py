@@ -21,7 +21,9 @@ from medmim.data.formats.annotations import (
     clean_class_name,
     corner_box,
     outline_of,
+    split_of,
 )
+from medmim.data.formats.images import PICTURE_SUFFIXES
 
 _CLASS_FILES = ("classes.txt", "obj.names", "labels.txt", "classes.names")
 _NUMBER = re.compile(r"[-+]?(\d+([.,]\d*)?|[.,]\d+)(e[-+]?\d+)?", re.IGNORECASE)
@@ -37,7 +39,7 @@ def read_text_file(text: str, file: Path) -> AnnotationFile:
         names = [clean_class_name(word, number) for number, word in enumerate(lines)]
         return AnnotationFile(kind="classes", classes=names)
     if not all(_NUMBER.fullmatch(word) for line in lines for word in line.split()):
-        return read_table(text, file)
+        return _read_list(lines, file) or read_table(text, file)
     image = ImageAnnotation(image=file.stem)
     faults: Counter[str] = Counter()
     for line in lines:
@@ -48,6 +50,18 @@ def read_text_file(text: str, file: Path) -> AnnotationFile:
     if lines and not image.marks:
         return AnnotationFile(kind="yolo", faults=faults)
     return AnnotationFile(kind="yolo", images=[image], faults=faults)
+
+
+def _read_list(lines: Sequence[str], file: Path) -> AnnotationFile | None:
+    """Read a list of images, one a line; its name may be that of a split, as in train.txt.
+
+    Names without an extension are read from such files only.
+    """
+    split = split_of(file.stem)
+    pictures = all(line.lower().endswith(PICTURE_SUFFIXES) for line in lines)
+    if not pictures and (split is None or any(len(line.split()) > 1 for line in lines)):
+        return None
+    return AnnotationFile(kind="list", images=[ImageAnnotation(image=line, split=split) for line in lines])
 
 
 def _yolo_mark(words: Sequence[str]) -> Annotation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,6 +23,7 @@ _MIN_SIDE = 1e-3  # voxels; thinner boxes are empty
 MIN_COMPONENT = 8  # voxels; smaller components of a mask are specks of a brush rather than findings
 _ELLIPSE_POINTS = 64
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _+-]{0,39}")
+_SEPARATORS = re.compile(r"[/,&().:]")
 _SPLITS: dict[str, Split] = {
     "train": "train",
     "training": "train",
@@ -118,9 +120,14 @@ class EntryError(ValueError):
 
 
 def clean_class_name(name: Any, number: int) -> str:
-    """Return the name in lower case if it consists of plain words, else `class` and its number."""
-    plain = isinstance(name, str) and _PLAIN_NAME.fullmatch(name.strip())
-    return name.strip().lower() if plain else f"class {number}"
+    """Return the name in lower case if it consists of plain words, else `class` and its number.
+
+    Accents are dropped, and separators such as "/" and "(" become spaces.
+    """
+    text = unicodedata.normalize("NFKD", name) if isinstance(name, str) else ""
+    text = "".join(char for char in text if not unicodedata.combining(char))
+    text = " ".join(_SEPARATORS.sub(" ", text).split())
+    return text.lower() if _PLAIN_NAME.fullmatch(text) else f"class {number}"
 
 
 def split_of(words: str) -> Split | None:

@@ -155,6 +155,7 @@ def skip_reason(head: bytes, name: str) -> str:
         "voxels_of_a_pair": lower.endswith(_VOXEL_NAMES),  # read together with the .hdr file
         "volume_file": lower.endswith(_READ_LATER),  # read once the layout of the dataset is known
         "volume_format_not_supported": head.startswith(_VOLUMES) or lower.endswith(_VOLUME_NAMES),
+        "lidc_xml_not_supported": b"LidcReadMessage" in head,
         "picture": head.startswith(_PICTURES),
         "arrays": lower.endswith((".npz", ".npy")),
         "archive": head.startswith(_ARCHIVES) or head[257:262] == b"ustar",

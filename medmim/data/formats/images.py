@@ -29,7 +29,7 @@ _WIDE = {"I": np.int32, "F": np.float32}
 
 
 def read_picture(
-    path: Path, spacing_mm: float = 1.0, *, max_pixels: int = MAX_PIXELS
+    path: Path, spacing_mm: float = 1.0, *, max_pixels: int = MAX_PIXELS, label: bool = False
 ) -> tuple[Image, tuple[str, ...]]:
     """Read a picture from an untrusted source.
 
@@ -40,13 +40,14 @@ def read_picture(
         path: the file.
         spacing_mm: pixel spacing in mm.
         max_pixels: limit that protects against decompression bombs.
+        label: return the indices of a palette; of other colours, the greys that stand for them.
 
     Returns:
         The image of shape (columns, rows, 1), and the repairs: `colour_to_grey` or nothing.
 
     Raises:
-        DataError: with reason unreadable, damaged_picture, too_large, several_pictures, turned_picture or
-            transparent_picture.
+        DataError: with reason unreadable, damaged_picture, too_large, several_pictures, turned_picture,
+            transparent_picture or colour_label (of a label in which two colours have one grey).
     """
     with open_regular(path) as stream:
         try:
@@ -59,7 +60,10 @@ def read_picture(
                 "BMP file; copy it again",
                 reason="damaged_picture",
             ) from error
-        pixels, repairs = _grey(picture)
+        indexed = label and picture.mode == "P" and picture.format != "GIF"
+        pixels, repairs = (np.asarray(picture), ()) if indexed else _grey(picture)
+        if label and repairs:
+            _check_colours(picture, pixels)
     return Image(np.ascontiguousarray(pixels.T)[..., None], picture_affine(spacing_mm)), repairs
 
 
@@ -102,6 +106,17 @@ def as_mask(array: Shaped[np.ndarray, "..."], *, lossy: bool) -> tuple[Shaped[np
             reason="lossy_label",
         )
     return array, False
+
+
+def _check_colours(picture: PIL.Image.Image, pixels: Shaped[np.ndarray, "rows columns"]) -> None:
+    """Refuse a label whose classes are colours that cannot be told apart as greys."""
+    colours = len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0))
+    if colours > len(np.unique(pixels)):
+        raise DataError(
+            f"label of {colours} colours with only {len(np.unique(pixels))} greys: expected class numbers; "
+            "save it with a grey or palette index for each class",
+            reason="colour_label",
+        )
 
 
 def is_lossy(path: Path) -> bool:

@@ -10,7 +10,7 @@ import scipy
 from jaxtyping import Float64, Shaped
 
 from medmim.data.formats.geometry import corner_points
-from medmim.data.formats.images import as_mask, is_lossy, is_picture
+from medmim.data.formats.images import as_mask, is_lossy, is_picture, read_picture
 from medmim.data.formats.nifti import Image, LoadedImage, count_frames, load_nifti
 from medmim.data.formats.nifti_header import show
 from medmim.data.formats.volumes import is_nifti, load_volume
@@ -40,12 +40,11 @@ def load_label(path: Path, *, spacing_mm: float) -> LoadedImage:
     """
     count = count_frames(str(path)) if is_nifti(path) else 1
     if count == 1:
-        loaded = load_volume(path, spacing_mm=spacing_mm, label=True)
         if not is_picture(path):
-            return loaded
-        classes, changed = as_mask(loaded.image.array, lossy=is_lossy(path))
-        repairs = (*loaded.repairs, *(["label_binarised"] if changed else []))
-        return LoadedImage(Image(classes, loaded.image.affine), repairs)
+            return load_volume(path, spacing_mm=spacing_mm, label=True)
+        picture, _ = read_picture(path, spacing_mm, label=True)
+        classes, changed = as_mask(picture.array, lossy=is_lossy(path))
+        return LoadedImage(Image(classes, picture.affine), ("label_binarised",) if changed else ())
     if count > _MAX_CHANNELS:
         raise DataError(
             f"label of {count} frames: expected class numbers, or up to {_MAX_CHANNELS} one-hot channels; "

@@ -55,13 +55,15 @@ def annotate(context: IngestContext, source: Path, layout: DatasetLayout) -> Ann
     index = _CaseIndex(source, layout.cases)
     noted: dict[Path, list[ImageAnnotation]] = {}
     used: dict[Path, dict[str, float]] = {}
-    splits: dict[Path, Split] = {}
+    splits = index.splits(found)
     for path, notes in found:
         placed = [(index.find(path, one), one) for one in notes.images]
+        if notes.kind == "list":
+            used |= {path: _measured(notes, placed)} if any(image in splits for image, _ in placed) else {}
+            continue
         for image, one in placed:
             if image is not None:
                 noted.setdefault(image, []).append(_named(one, notes.kind, classes, layout.finding))
-        splits |= index.splits(notes)
         if notes.kind == "classes" or any(image for image, _ in placed):
             used[path] = _measured(notes, placed)
         elif any(one.marks for one in notes.images):
@@ -111,15 +113,26 @@ class _CaseIndex:
                 return matches[0]
         return None
 
-    def splits(self, notes: AnnotationFile) -> dict[Path, Split]:
-        """Return the split of the images in the folders that YOLO's data.yaml lists."""
-        return {
+    def splits(self, found: Sequence[tuple[Path, AnnotationFile]]) -> dict[Path, Split]:
+        """Return the split of the images in the folders and lists of images that a dataset names.
+
+        The split of a list is the one that data.yaml gives it, or its own name, as in train.txt.
+        """
+        declared = [pair for _, notes in found for pair in notes.splits.items()]
+        places = [(place, split) for split, listed in declared for place in listed]
+        splits = {
             image: split
-            for split, places in notes.splits.items()
-            for place in places
+            for place, split in places
             for image, path in self._paths.items()
             if _contains(path.parts, place)
         }
+        for file, notes in found:
+            named = next((split for place, split in places if PurePosixPath(place).name == file.name), None)
+            for one in notes.images if notes.kind == "list" else ():
+                image, split = self.find(file, one), named or one.split
+                if image is not None and split is not None:
+                    splits[image] = split
+        return splits
 
 
 def _contains(parts: Sequence[str], place: str) -> bool:

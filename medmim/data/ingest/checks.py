@@ -73,6 +73,12 @@ def warning_text(warning: dict[str, Any]) -> str:
         "or --subjects, but they may be {people} people or more; name those with --subjects or "
         "--subject-pattern",
     }
+    texts |= {
+        "split_made": "the dataset has no {split} split: {patients} of its {train} training patients are the "
+        "{split} split now; pass --splits to choose them",
+        "patients_in_two_sources": "{patients} patients of this source have the PatientID of a patient of "
+        "another source and count as the same person; if they are not, pass --separate-patients",
+    }
     if text := texts.get(warning["kind"]):
         return text.format(**warning)
     splits = " and ".join(warning["splits"]) or "no split"

@@ -33,6 +33,7 @@ class IngestOptions:
         label_map: name of the series or image of each label file, by name of the label file.
         source_name: name of the source, for datasets of several sources.
         add: add the source to the existing dataset.
+        separate_patients: with `add`, equal PatientIDs of two sources are different patients.
         name: name of the dataset; never taken from the source folder.
         workers: number of processes; one per CPU core by default.
         engine: run the processes on this machine or on the nodes of a Ray cluster.
@@ -69,6 +70,7 @@ class IngestOptions:
     label_map: Path | None = None
     source_name: str | None = None
     add: bool = False
+    separate_patients: bool = False
 
     def __post_init__(self) -> None:
         if self.layout is not None:

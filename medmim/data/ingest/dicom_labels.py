@@ -24,8 +24,16 @@ class LabelObject:
     names: dict[int, str]
 
 
-def read_objects(context: IngestContext, paths: Mapping[int, Path]) -> dict[int, LabelObject]:
-    """Read the segments of DICOM labels; labels that cannot be used are recorded in the ledger."""
+def read_objects(
+    context: IngestContext, paths: Mapping[int, Path], series_of: Mapping[str, str]
+) -> dict[int, LabelObject]:
+    """Read the segments of DICOM labels; labels that cannot be used are recorded in the ledger.
+
+    Args:
+        context: of the ingestion.
+        paths: files of the labels, by number.
+        series_of: series of each image by SOPInstanceUID, for labels that do not name a series.
+    """
     tasks = [{"path": str(context.file(path))} for path in paths.values()]
     answers = context.each("labels", read_segments, tasks, limits=READ_LIMITS)
     found: dict[int, tuple[str, list[Segment]]] = {}
@@ -33,7 +41,8 @@ def read_objects(context: IngestContext, paths: Mapping[int, Path]) -> dict[int,
         if answer.value is None:
             context.ledger.record([number], "quarantined", answer.reason or "unusable")
             continue
-        series = sorted(set(answer.value["series"]))
+        named = [series_of[one] for one in answer.value["instances"] if one in series_of]
+        series = sorted({*answer.value["series"], *named})
         segments = [(int(one[0]), str(one[1]), str(one[2])) for one in answer.value["segments"]]
         if len(series) == 1:
             found[number] = (series[0], segments)

@@ -201,7 +201,8 @@ def _record(
     context: IngestContext, group: SliceStack | SingleImage, name: str, result: ConversionResult
 ) -> VolumeRecord:
     header = group.slices[0].header
-    keys = context.file_keys if context.options.rules.subjects else context.keys
+    options = context.options
+    keys = context.file_keys if options.rules.subjects or options.separate_patients else context.keys
     subject = keys.key("subject", header.patient or header.study)
     study = context.keys.key("study", header.study)
     tokens = {token for one in group.slices for token in one.header.tokens}

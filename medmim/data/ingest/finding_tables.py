@@ -96,6 +96,8 @@ def _add_boxes(
         boxes = (*volume.boxes, *box_records(facts["boxes"]))
         result[place] = replace(result[place], volume=volume.model_copy(update={"boxes": boxes}))
         total.update(facts["measured"])
+    if outlines := sum(mark.is_outlined for _, one in marked for mark in one.marks):
+        total["outlines_as_boxes"] = outlines
     return result, dict(total)
 
 

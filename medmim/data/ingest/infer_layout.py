@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -102,7 +101,7 @@ def infer_cases(
     labels = classes.labels
     subjects, anonymous = _subjects(images, candidates, rules)
     targets, studies = _targets(images, rules), _studies(images)
-    splits = _with_validation(_splits(images, set(labels)), subjects)
+    splits = _splits(images, set(labels))
     cases = tuple(
         LayoutCase(
             image=one.path,
@@ -247,22 +246,6 @@ def _splits(images: Sequence[Candidate], labelled: set[Path]) -> dict[Path, Spli
     ):
         return {}
     return found
-
-
-def _with_validation(splits: Mapping[Path, Split], subjects: Mapping[Path, str]) -> dict[Path, Split]:
-    """Return splits with validation patients, one in eight of train, if the folders give none."""
-    train = sorted({subjects[path] for path, split in splits.items() if split == "train"}, key=_hashed)
-    if "val" in splits.values() or len(train) < 3:
-        return dict(splits)
-    chosen = set(train[: max(1, len(train) // 8)])
-    return {
-        path: "val" if split == "train" and subjects[path] in chosen else split
-        for path, split in splits.items()
-    }
-
-
-def _hashed(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _unused_labels(roles: Roles) -> int:

@@ -59,7 +59,8 @@ def attach_labels(
     volumes = {
         number: path for number, path in labels.items() if number not in tables and number not in objects
     }
-    known = read_objects(context, objects)
+    series_of = {one.header.instance: one.header.series for one in scanned.values() if one.header}
+    known = read_objects(context, objects, series_of)
     given = read_label_map(context.options.label_map) if context.options.label_map else {}
     stems = {number: stem_of(path) for number, path in volumes.items()}
     names = {number: given.get(volumes[number].name, given.get(stem, stem)) for number, stem in stems.items()}

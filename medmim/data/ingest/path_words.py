@@ -86,6 +86,12 @@ def split_words(text: str) -> list[str]:
     return words
 
 
+def reason_beside_scans(name: str) -> str:
+    """Return the reason to skip a picture among DICOM files: a label, or maybe a screenshot with a name."""
+    label = any(map(is_label_word, split_words(bare_name(name))))
+    return "label_picture_beside_scans" if label else "picture_beside_scans"
+
+
 def is_label_word(word: str) -> bool:
     """Return whether a word says that a file is a label."""
     return word in LABEL_WORDS or (word.endswith(_LABEL_ENDINGS) and len(word) > 4)
@@ -97,7 +103,7 @@ def _is_numbered_label(chunk: str) -> bool:
 
 
 def numbered_words(stem: str, words: list[str]) -> list[str]:
-    """Return the parts of a name that contain some words, with their numbers, such as (rib, left, 1)."""
+    """Return the parts of a name that contain these words, with their numbers."""
     kept: list[str] = []
     place = -1
     for index, chunk in enumerate(_CHUNK.findall(stem.lower())):

@@ -7,10 +7,10 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from medmim import files
 from medmim.data.dataset.integrity import find_equal_voxels
@@ -18,6 +18,7 @@ from medmim.data.dataset.manifest import (
     Dataset,
     DatasetInfo,
     LedgerRow,
+    Split,
     VolumeRecord,
     read_dataset,
     write_dataset,
@@ -34,6 +35,7 @@ _FACE_MM, _THIN_MM = 80.0, 20.0  # least extent along two axes, and least thickn
 Named = TypeVar("Named", VolumeRecord, LedgerRow)
 FIRST_SOURCE = "source-1"
 _STAGING = ".staging"
+_FEWEST_TRAIN = 3  # patients, of which one moves to a split that the dataset lacks
 _WRITTEN = ("manifest.jsonl", "ledger.jsonl", "dataset.json")
 
 
@@ -137,7 +139,8 @@ def publish(new: Publication) -> DatasetInfo:
     """
     _check_source(new)
     kept, kept_rows = _of_other_sources(new)
-    volumes = [*kept, *(_named(one, new.source) for one in _with_splits(new))]
+    made, split_warnings = _with_splits(new)
+    volumes = [*kept, *(_named(one, new.source) for one in made)]
     rows = [row.model_copy(update={"number": number}) for number, row in enumerate(kept_rows)]
     rows += [
         _named(row, new.source).model_copy(update={"number": row.number + len(rows)}) for row in new.rows
@@ -146,7 +149,12 @@ def publish(new: Publication) -> DatasetInfo:
         files.move(one.staged, new.out / one.volume.image)
         if one.staged_label is not None and one.volume.label is not None:
             files.move(one.staged_label, new.out / one.volume.label)
-    warnings = (*new.info.warnings, *find_equal_voxels(volumes))
+    warnings = (
+        *new.info.warnings,
+        *split_warnings,
+        *_shared_patients(kept, made),
+        *find_equal_voxels(volumes),
+    )
     info = new.info.model_copy(update={"warnings": warnings, "label_names": _all_label_names(new, kept)})
     written = write_dataset(new.out, info, volumes, rows)
     _remove_others(new.out, {path for one in volumes for path in (one.image, one.label) if path})
@@ -224,8 +232,17 @@ def _lock(descriptor: int, out: Path) -> None:
         ) from error
 
 
-def _with_splits(new: Publication) -> list[VolumeRecord]:
-    """Return the volumes with the split of their subject; subjects of the existing dataset keep theirs."""
+def _shared_patients(kept: Sequence[VolumeRecord], made: Sequence[VolumeRecord]) -> list[dict[str, Any]]:
+    """Return a warning if patients of a new source are in the sources that were there before."""
+    shared = {one.subject for one in kept} & {one.subject for one in made}
+    return [{"kind": "patients_in_two_sources", "patients": len(shared)}] if shared else []
+
+
+def _with_splits(new: Publication) -> tuple[list[VolumeRecord], list[dict[str, Any]]]:
+    """Return the volumes with the split of their subject, and a warning if a split had to be made.
+
+    Subjects of the existing dataset keep their split.
+    """
     made, old = new.made, new.old
     given = given_splits((one.volume.subject, one.volume.split) for one in made)
     subjects = {one.volume.id: one.volume.subject for one in made}
@@ -233,11 +250,18 @@ def _with_splits(new: Publication) -> list[VolumeRecord]:
     before = {
         subjects.get(one.id, one.subject): one.split for one in (old.volumes if old else ()) if one.split
     }
-    known = {**before, **given} if new.fixed_splits else {**given, **before}
+    lacking = None if new.fixed_splits else _missing_split(given, set(subjects.values()))
+    completed = _with_third_split(given, lacking) if lacking else given
+    known = {**before, **given} if new.fixed_splits else {**completed, **before}
     labelled: dict[str, bool] = {}
     for one in made:
         labelled[one.volume.subject] = labelled.get(one.volume.subject, False) or one.volume.label is not None
     splits = assign_splits(labelled, known)
+    chosen = sum(split == lacking for split in splits.values())
+    trained = sum(split == "train" for split in given.values())
+    warnings = (
+        [{"kind": "split_made", "split": lacking, "patients": chosen, "train": trained}] if chosen else []
+    )
     return [
         one.volume.model_copy(
             update={
@@ -246,7 +270,22 @@ def _with_splits(new: Publication) -> list[VolumeRecord]:
             }
         )
         for one in made
-    ]
+    ], warnings
+
+
+def _missing_split(given: Mapping[str, Split], subjects: set[str]) -> Split | None:
+    """Return val or test if the dataset has only the other two splits, and enough patients for three."""
+    names = set(given.values())
+    wanted: tuple[Split, ...] = ("val", "test")
+    missing = [name for name in wanted if name not in names]
+    few = sum(split == "train" for split in given.values()) < _FEWEST_TRAIN
+    return None if few or given.keys() != subjects or len(missing) != 1 else missing[0]
+
+
+def _with_third_split(given: Mapping[str, Split], missing: Split) -> dict[str, Split]:
+    """Return the splits with one in eight patients of train in the missing split; keys are random."""
+    train = sorted(subject for subject, split in given.items() if split == "train")
+    return {**given, **dict.fromkeys(train[: max(1, len(train) // 8)], missing)}
 
 
 def _remove_others(out: Path, kept: set[str]) -> None:

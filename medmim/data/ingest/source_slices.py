@@ -27,15 +27,22 @@ def find_instances(source: Path, dataset: Dataset, *, keys: Keys, sandbox: Sandb
     """Read the headers of accepted DICOM files again; return their slices by the key of their instance.
 
     Args:
-        source: folder that the dataset was made from.
+        source: folder that the dataset, or the part of one of its sources, was made from.
         dataset: the dataset; its volumes keep the keys of their slices.
         keys: the keys that the dataset was made with.
         sandbox: where files are parsed.
     """
     if not any(volume.slices for volume in dataset.volumes):
         return {}
-    used = {row["number"] for row in files.read_jsonl(dataset.root / "ledger.jsonl") if row["volume"]}
-    paths = {one.number: one.file for one in walk(source) if one.number in used}
+    rows = [row for row in files.read_jsonl(dataset.root / "ledger.jsonl") if row["volume"]]
+    used, names = {row["file"] for row in rows}, {row.get("source") or "" for row in rows}
+    scopes = [keys, *map(keys.scoped, sorted(names - {""}))]
+    root = source if source.is_dir() else source.parent
+    paths = {
+        one.number: one.file
+        for one in walk(source)
+        if any(scope.key("file", str(one.path.relative_to(root))) in used for scope in scopes)
+    }
     tasks = [{"path": str(path)} for path in paths.values()]
     answers = sandbox.run_each(scan_file_as_json, tasks, keep=ScannedFile.model_validate)
     found: dict[str, list[Slice]] = defaultdict(list)

@@ -79,3 +79,25 @@ def test_rows_with_too_many_cells_cost_only_themselves(tmp_path):
 @pytest.mark.parametrize("text", ["", "\n", "image\na\n", "colour,age\nx,1\n", "image,age\na,30\nb,40\n"])
 def test_other_tables_are_not_annotations(tmp_path, text):
     assert notes(tmp_path / "a.csv", text) == AnnotationFile()
+
+
+def test_classes_whose_names_are_no_plain_words_stay_apart(tmp_path):
+    found = notes(tmp_path / "a.csv", "image,label\na,Gr\u00e4ser (dry)\nb,^x\nc,^y\nd,p|q\n")
+    assert [one.target for one in found.images] == ["graser dry", "class 2", "class 3"]
+    assert found.faults == {"several_classes": 1}
+
+
+def test_tables_of_via_and_rows_without_a_box(tmp_path):
+    shape = '"{""name"":""rect"",""x"":2,""y"":3,""width"":10,""height"":12}"'
+    rows = f'a.png,1,0,{shape},"{{""type"":""mass""}}"\nb.png,0,0,{{}},{{}}\n'
+    via = notes(
+        tmp_path / "via.csv",
+        f"filename,region_count,region_id,region_shape_attributes,region_attributes\n{rows}",
+    )
+    assert [(one.image, len(one.marks)) for one in via.images] == [("a.png", 1), ("b.png", 0)]
+    assert via.images[0].marks[0].box == (2, 3, 12, 15)
+    boxes = notes(
+        tmp_path / "b.csv", "image,x,y,width,height\np1,nan,nan,nan,nan\np2,-1,-1,-1,-1\np3,1,1,2,2\n"
+    )
+    assert [len(one.marks) for one in boxes.images] == [0, 0, 1]
+    assert boxes.faults == {}

@@ -80,3 +80,13 @@ def test_pascal_voc(tmp_path):
 )
 def test_other_xml_is_not_an_annotation(tmp_path, text):
     assert notes(tmp_path / "a.xml", text) == AnnotationFile()
+
+
+def test_lists_of_images_give_the_split_of_their_name(tmp_path):
+    found = notes(tmp_path / "val.txt", "./images/a.jpg\n/data/b.png\n")
+    assert (found.kind, [(one.image, one.split) for one in found.images]) == (
+        "list",
+        [("./images/a.jpg", "val"), ("/data/b.png", "val")],
+    )
+    assert [one.image for one in notes(tmp_path / "train.txt", "p1\np2\n").images] == ["p1", "p2"]
+    assert notes(tmp_path / "readme.txt", "licence\n").kind == ""

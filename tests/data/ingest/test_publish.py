@@ -87,3 +87,17 @@ def test_splits_of_the_user_replace_those_of_the_dataset(tmp_path, sites, sandbo
     dataset = run_ingest(tmp_path, sandbox=sandbox, splits=tmp_path / "s.json")
     counts = dataset.info.counts
     assert (counts["train"], counts["val"], counts["test"]) == (2, 1, 1)
+
+
+def test_a_dataset_with_two_splits_gets_a_third(tmp_path, sandbox):
+    for split, patients in (("train", 5), ("val", 2)):
+        for number in range(patients):
+            save_volume(tmp_path / "in" / split / "images" / f"{split}{number}.nii.gz", scan_array(number))
+    data = run_ingest(tmp_path, sandbox=sandbox)
+    assert {split: sum(one.split == split for one in data.volumes) for split in ("train", "val", "test")} == {
+        "train": 4, "val": 2, "test": 1,
+    }  # fmt: skip
+    made = {"kind": "split_made", "split": "test", "patients": 1, "train": 5}
+    assert made in data.info.warnings
+    again = run_ingest(tmp_path, sandbox=sandbox)
+    assert [one.split for one in again.volumes] == [one.split for one in data.volumes]
