@@ -147,17 +147,16 @@ _RUN_OPTIONS = [
         type=click.IntRange(2, 3),
         help="2: slices of volumes, 3: volumes.  [default: from the data]",
     ),
-    click.option("--size", help="Patch size in voxels, such as 64 or 40,56,40.  [default: from the data]"),
+    click.option("--size", help="Patch size in voxels, such as 64 or 40,56,40.  [default: see medmim plan]"),
     click.option(
         "--encoder",
         help="convnext, dynunet, resenc, resnet18, resnet50, segresnet, swin, vit or "
-        "module:callable.  [default: "
-        "dynunet in 3D, resnet18 in 2D, vit for token methods]",
+        "module:callable.  [default: see medmim plan]",
     ),
-    click.option("--steps", type=int, help="Length of training in steps.  [default: 2000]"),
+    click.option("--steps", type=int, help="Length of training in steps.  [default: see medmim plan]"),
     click.option("--epochs", type=float, help="Length of training in epochs of the volumes."),
     click.option("--minutes", type=float, help="Length of training in minutes of wall-clock time."),
-    click.option("--batch-size", type=int, help="Patches per step.  [default: 4; classify 16, detect 8]"),
+    click.option("--batch-size", type=int, help="Patches per step.  [default: see medmim plan]"),
     click.option("--lr", type=float, help="Learning rate.  [default: 0.001]"),
     click.option("--precision", help="auto, fp32 or bf16.  [default: auto]"),
     click.option("--workers", type=int, help="Number of data loader processes.  [default: from the machine]"),

@@ -203,7 +203,7 @@ def _encoder(
     """Return name and options of the encoder, and the reason."""
     anisotropic = max(spacing) / min(spacing) >= _ANISOTROPIC
     if not machine.gpu and facts.dims == 2:
-        return "resnet18", {"widths": [32, 64, 128, 256]}, "half as wide: four times cheaper on a CPU"
+        return "resnet18", {"widths": [32, 64, 128, 256]}, "half as wide: about three times cheaper on a CPU"
     if not machine.gpu:
         if not anisotropic:
             return "dynunet", {}, "1.4 million weights with its decoder, stride 8"
@@ -224,7 +224,9 @@ def _encoder(
 def _batch(dims: Dims, machine: Machine, memory: PredictedMemory) -> tuple[int, str]:
     """Return the batch size and the reason."""
     if not machine.gpu:
-        return _BATCH_LAPTOP[dims], f"predicted memory {memory.of_batch(_BATCH_LAPTOP[dims]) / 1024:.1f} GiB"
+        return _BATCH_LAPTOP[dims], (
+            f"small, for many steps; predicted memory {memory.of_batch(_BATCH_LAPTOP[dims]) / 1024:.1f} GiB"
+        )
     fitting = (1024 * _FILLED * machine.memory_gb - memory.fixed_mb) / memory.patch_mb
     batch = int(min(max(fitting, 2), _LARGEST_BATCH[dims]))
     return batch, f"predicted memory {memory.of_batch(batch) / 1024:.1f} GiB, not measured"
@@ -265,11 +267,11 @@ def _length(facts: TrainingFacts, machine: Machine, batch: int, size: Size) -> I
 
 
 def _task_choices(machine: Machine, task: str, stages: int) -> Iterator[Choice]:
-    yield Choice("ema", 0.99, "averaged weights score higher after short trainings")
+    yield Choice(
+        "ema", 0.99, "the average of the weights is evaluated; not measured against the last weights"
+    )
     if task == "segment" and not machine.gpu:
-        yield Choice(
-            "augment", "light", "higher Dice than nnunet in short trainings, measured on hippocampus"
-        )
+        yield Choice("augment", "light", "Dice 0.864 against 0.852 of nnunet after 6 minutes of hippocampus")
     if task == "segment" and machine.gpu:
         options = {"deep_supervision": max(stages - 2, 0)}
         yield Choice("task_options", options, "a loss at every decoder map but the two coarsest")

@@ -51,3 +51,17 @@ def test_comparisons_are_simulated():
     ]
     assert len({row["question"] for row in rows}) == 6
     assert all(0 <= row["share"] <= 1 for row in rows)
+
+
+def test_training_steps_are_timed_and_scores_become_rows(tmp_path):
+    script = functions_of("step_speed.py")
+    small = script["Network"]("segment", "dynunet", {"filters": [4, 8]}, (16, 16), 2)
+    rows = list(script["step_times"]([small]))
+    assert {(row["bf16"], row["channels_last"]) for row in rows} == {
+        (a, b) for a in (True, False) for b in (True, False)
+    }
+    recipe = functions_of("recipe.py")
+    score = {"metric": "dice", "value": 0.5, "low": 0.4, "high": 0.6, "patients": 3}
+    answer = {"metrics": {"last/minutes": 1.0, "last/steps": 9.0}, "scores": [score]}
+    recipe["append"](tmp_path / "a.csv", recipe["rows_of"](answer, dataset="d", task="segment", seed=0))
+    assert (tmp_path / "a.csv").read_text().splitlines()[1] == "d,segment,,,,0,1.0,9,dice,0.5,0.4,0.6,3"

@@ -67,8 +67,8 @@ def test_an_arm_with_an_encoder_that_the_study_does_not_have_is_told(encoders):
 
 
 def test_a_task_brings_its_preset():
-    (only,) = cells(masks=[], finetune={"task": "classify", "batch_size": 3})
-    assert (only.finetune.ema, only.finetune.batch_size) == (0.99, 3)
+    (only,) = cells(masks=[], finetune={"task": "detect", "batch_size": 3})
+    assert (only.finetune.foreground_fraction, only.finetune.batch_size) == (0.8, 3)
 
 
 @pytest.mark.parametrize("said", ["pretrain", "finetune"])

@@ -61,7 +61,7 @@ def test_an_exported_encoder_starts_another_run(tiny_dataset, tmp_path, home):
     words = {**tiny.TINY, "data": tiny_dataset, "steps": 1, "num_evaluations": 1, "init": str(made.path)}
     said = []
     finetune(FinetuneSettings(**words), home=home, log=said.append)
-    assert said[0].startswith("100.0% of the encoder")
+    assert any(line.startswith("100.0% of the encoder") for line in said)
 
 
 @pytest.mark.parametrize(
