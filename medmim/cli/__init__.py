@@ -19,7 +19,18 @@ from medmim.cli.troubles import explain
 from medmim.errors import MedmimError, Stopped, did_you_mean, raised_in
 from medmim.files import SHARED
 
-_LOADS_MODELS = ("pretrain", "finetune", "study", "predict", "evaluate", "export", "masks", "plan", "compare")
+_LOADS_MODELS = (
+    "pretrain",
+    "finetune",
+    "study",
+    "predict",
+    "evaluate",
+    "export",
+    "embed",
+    "masks",
+    "plan",
+    "compare",
+)
 _WRITES = (
     "doctor",
     "ingest",
@@ -30,6 +41,7 @@ _WRITES = (
     "predict",
     "evaluate",
     "export",
+    "embed",
     "demo",
     "pack",
     "unpack",
@@ -49,6 +61,7 @@ COMMANDS = {
     "predict": "apply a model to new scans: NIfTI, DICOM-SEG, boxes, tables, images",
     "evaluate": "score a model or predictions on another labelled dataset",
     "export": "export a MONAI bundle, ONNX or safetensors, verified against PyTorch",
+    "embed": "write a feature vector for each image, and a picture of them",
     "models": "list registered models: versions, aliases, lineage, contamination",
     "sync": "upload all local runs to an MLflow server, exactly once",
     "pack": "write a study to one checked file",

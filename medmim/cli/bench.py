@@ -29,10 +29,12 @@ _COLUMNS = {
 Examples:
   medmim bench                                  ResNet-50 on 8×3×224², ratios 0.5, 0.7 and 0.9
   medmim bench --dims 3 --ratio 0.7             DynUNet encoder on 2×64³
+  medmim bench --dims 3 --encoder resenc --encoder-options '{size: L}' --ratio 0.75
   medmim bench --encoder convnext --size 128 --part encoder --precision fp32 --json""",
 )
 @click.option("--dims", type=click.IntRange(2, 3), default=2, show_default=True, help="2 or 3.")
 @click.option("--encoder", help="Name or module:callable.  [default: resnet50 in 2D, dynunet in 3D]")
+@click.option("--encoder-options", help="Options of the encoder as YAML, such as '{size: L}'.")
 @click.option("--size", help="Image size in voxels, such as 224 or 64,64,32.  [default: 224, or 64 in 3D]")
 @click.option("--cell", help="Mask cell in voxels.  [default: the encoder's total stride]")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Batch size.  [default: 8, or 2 in 3D]")
@@ -52,6 +54,7 @@ def command(
     as_json: bool,
     dims: int,
     encoder: str | None,
+    encoder_options: str | None,
     size: str | None,
     cell: str | None,
     batch_size: int | None,
@@ -67,6 +70,7 @@ def command(
     setup = default_setup(
         dims,
         encoder,
+        options=_options(encoder_options),
         size=sizes(size, word="--size") if size else None,
         cell=sizes(cell, word="--cell") if cell else None,
         batch=batch_size,
@@ -76,6 +80,23 @@ def command(
     with phases() as progress:
         result = bench(setup, progress=progress, **chosen)
     print_result(result.as_json(), as_json=as_json, lines=bench_lines(result))
+
+
+def _options(text: str | None) -> dict[str, Any]:
+    """Parse options of the encoder.
+
+    Raises:
+        click.UsageError: if the text is no YAML mapping.
+    """
+    import yaml
+
+    try:
+        options = yaml.safe_load(text or "{}")
+    except yaml.YAMLError:
+        options = None
+    if not isinstance(options, dict):
+        raise click.UsageError(f"--encoder-options: expected YAML such as '{{size: L}}', got '{text}'")
+    return options
 
 
 def bench_lines(result: BenchmarkResult) -> list[str]:

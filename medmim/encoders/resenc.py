@@ -66,7 +66,7 @@ class ResEncEncoder(Encoder):
         sizes = [as_size(each, spatial_dims, what="encoder_options.kernel_sizes") for each in kernels]
         relative = [as_size(each, spatial_dims, what="encoder_options.strides") for each in steps]
         one = (1,) * spatial_dims
-        self.stem = _ConvSequence([_ConvNorm(in_channels, widths[0], sizes[0], one)])
+        self.stem = ConvSequence([ConvNorm(in_channels, widths[0], sizes[0], one)])
         entering = pairwise([widths[0], *widths])
         self.stages = nn.Sequential(
             *(
@@ -79,7 +79,7 @@ class ResEncEncoder(Encoder):
         self.in_channels = in_channels
         self.channels = widths
         self.strides = tuple(tuple(int(s) for s in row) for row in np.cumprod(relative, axis=0))
-        self.apply(_initialise)
+        self.apply(initialise)
 
     def steps(self) -> list[nn.Module]:
         """Return the encoder as modules, one per map."""
@@ -90,7 +90,7 @@ class ResEncEncoder(Encoder):
         return run_in_sequence(self.stages, self.stem(images))
 
 
-class _ConvNorm(nn.Module):
+class ConvNorm(nn.Module):
     """Convolution, instance norm, leaky ReLU; `all_modules` registers them twice, as in nnU-Net's files."""
 
     def __init__(
@@ -107,10 +107,11 @@ class _ConvNorm(nn.Module):
         self.all_modules = nn.Sequential(*modules)
 
     def forward(self, x: Any) -> Any:
+        """Return the convolved, normalised and, with `act`, activated map."""
         return self.all_modules(x)
 
 
-class _ConvSequence(nn.Module):
+class ConvSequence(nn.Module):
     """A sequence of convolutions named `convs`."""
 
     def __init__(self, convs: Sequence[nn.Module]) -> None:
@@ -118,6 +119,7 @@ class _ConvSequence(nn.Module):
         self.convs = nn.Sequential(*convs)
 
     def forward(self, x: Any) -> Any:
+        """Return the output of the last convolution."""
         return self.convs(x)
 
 
@@ -128,14 +130,14 @@ class _ResidualBlock(nn.Module):
         super().__init__()
         dims = len(kernel)
         one = (1,) * dims
-        self.conv1 = _ConvNorm(before, width, kernel, stride)
-        self.conv2 = _ConvNorm(width, width, kernel, one, act=False)
+        self.conv1 = ConvNorm(before, width, kernel, stride)
+        self.conv2 = ConvNorm(width, width, kernel, one, act=False)
         self.nonlin2 = nn.LeakyReLU(_SLOPE)
         shortcut: list[nn.Module] = []
         if max(stride) > 1:
             shortcut.append(Pool[Pool.AVG, dims](stride, stride))
         if before != width:
-            shortcut.append(_ConvNorm(before, width, one, one, bias=False, act=False))
+            shortcut.append(ConvNorm(before, width, one, one, bias=False, act=False))
         self.skip = nn.Sequential(*shortcut)
 
     def forward(self, x: Any) -> Any:
@@ -155,9 +157,9 @@ class _ResidualStage(nn.Module):
         return self.blocks(x)
 
 
-def _initialise(module: nn.Module) -> None:
+def initialise(module: nn.Module) -> None:
     """Initialise as nnU-Net: He-normal convolutions, zero biases; the last norm of each block starts at 0."""
-    if isinstance(module, nn.Conv2d | nn.Conv3d):
+    if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
         nn.init.kaiming_normal_(module.weight, a=_SLOPE)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

@@ -62,14 +62,17 @@ class _Version:
         return f"{_title(self.model)}, {score}, arm '{self.arm}', {date}"
 
 
-def find_model(word: str | None, store: Store, log: Callable[[str], None]) -> SelectedModel:
+def find_model(
+    word: str | None, store: Store, log: Callable[[str], None], *, stages: Sequence[str] = ("finetune",)
+) -> SelectedModel:
     """Return the model that `--model WORD` refers to.
 
     Args:
-        word: a weights file, the name of a registered model (`NAME`, `NAME:VERSION` or `NAME@ALIAS`), a
-            fine-tuning run (or the beginning of its id), or None: the champion, else the best candidate.
+        word: a weights file, the name of a registered model (`NAME`, `NAME:VERSION` or `NAME@ALIAS`), a run
+            (or the beginning of its id), or None: the champion, else the best candidate.
         store: the local store.
         log: receives the selection and its reason where `word` leaves it open.
+        stages: stages whose runs may be given.
 
     Raises:
         RunError: if no model matches, or several do.
@@ -87,8 +90,14 @@ def find_model(word: str | None, store: Store, log: Callable[[str], None]) -> Se
     if named and (number or alias):
         named = [one for one in named if number == str(one.version) or alias in one.aliases]
     if not named:
+<<<<<<< HEAD
         return SelectedModel(weights_of(store, _matching_run(store, str(word), known)), f"run {word}")
     chosen = named[0] if number or alias else _best(named, store, log)
+=======
+        run_id = _matching_run(store, str(word), known, stages)
+        return SelectedModel(weights_of(store, run_id), f"run {word}")
+    chosen = named[0] if number else _best(named, store, log)
+>>>>>>> b7f18d7 (Export resenc encoders to nnU-Net, datasets as nnU-Net raw, encoders of pretraining runs; add embed and options of bench)
     return SelectedModel(weights_of(store, chosen.run_id), _title(chosen))
 
 
@@ -149,12 +158,14 @@ def _title(one: RegisteredModel) -> str:
     return f"{one.model} {one.version}{aliases}"
 
 
-def _matching_run(store: Store, word: str, known: Sequence[RegisteredModel]) -> str:
-    matching = [run.info.run_id for run in store.runs(stage="finetune") if run.info.run_id.startswith(word)]
+def _matching_run(store: Store, word: str, known: Sequence[RegisteredModel], stages: Sequence[str]) -> str:
+    runs = [run for stage in stages for run in store.runs(stage=stage)]
+    matching = [run.info.run_id for run in runs if run.info.run_id.startswith(word)]
     if len(matching) != 1:
         names = ", ".join(sorted({one.model for one in known})) or "none yet"
+        kinds = " or ".join({"finetune": "fine-tuning", "pretrain": "pretraining"}[stage] for stage in stages)
         raise RunError(
-            f"--model {word}: expected a registered model ({names}), a .safetensors file or a fine-tuning "
+            f"--model {word}: expected a registered model ({names}), a .safetensors file or a {kinds} "
             f"run, got something that fits {len(matching)} runs; see `medmim models`"
         )
     return str(matching[0])

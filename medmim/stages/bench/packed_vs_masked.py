@@ -80,6 +80,7 @@ def default_setup(
     dims: int,
     encoder: str | None = None,
     *,
+    options: Mapping[str, Any] | None = None,
     size: Size | None = None,
     cell: Size | None = None,
     batch: int | None = None,
@@ -90,6 +91,7 @@ def default_setup(
     Args:
         dims: 2 or 3.
         encoder: name in the table of encoders, or module:callable.
+        options: options of the encoder.
         size: image size in voxels: one number, or one per axis.
         cell: mask cell in voxels: one number, or one per axis.
         batch: batch size.
@@ -100,7 +102,8 @@ def default_setup(
     return Setup(
         dims,
         name,
-        {"max_pool": True} if name.startswith("resnet") else {},  # the total stride of ImageNet
+        # the total stride of ImageNet
+        {**({"max_pool": True} if name.startswith("resnet") else {}), **(options or {})},
         batch=batch or usual_batch,
         channels=channels,
         size=as_size(size or usual_size, dims, what="--size"),

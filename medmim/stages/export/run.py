@@ -3,44 +3,45 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-import io
 import secrets
 import shutil
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors.torch
 import torch
 from monai.transforms.croppad.array import ResizeWithPadOrCrop
-from torch import Tensor, nn
+from torch import Tensor
 
 from medmim import files
 from medmim.data.dataset.channels import select_channels
 from medmim.data.dataset.manifest import Dataset, VolumeRecord, read_dataset
+from medmim.data.loading.preprocess import preprocess
 from medmim.encoders import build_encoder
 from medmim.errors import RunError, UsageError, unknown_name
 from medmim.heads.transfer import PREFIX
-from medmim.stages.export.bundle import bundle_files, datalist, unapplied_postprocessing
+from medmim.stages.export import networks, nnunet
+from medmim.stages.export.bundle import bundle_files, unapplied_postprocessing
+from medmim.stages.export.datalist import datalist
+from medmim.stages.export.nnunet_raw import write_raw_dataset
 from medmim.stages.model_lookup import SelectedModel, find_model
 from medmim.tracking.mlflow_store import Store
-from medmim.training.evaluation.segmentation_inference import MirrorAveraging, all_flips
 from medmim.training.tasks.classification import views
-from medmim.training.tasks.segmentation import Segmentation
 from medmim.training.tasks.trained_model import TrainedModel, load_trained_model
+from medmim.training.trained_encoder import TrainedEncoder, load_trained_encoder
 
 LARGEST_DIFFERENCE = 1e-4
-_BATCHES = (1, 3)
 _DEFAULTS = {
     "bundle": "bundle",
     "onnx": "model.onnx",
     "safetensors": "encoder.safetensors",
+    "nnunet": "nnunet",
     "datalist": "datalist.json",
+    "nnunet-raw": "Dataset001_medmim",
 }
+_ENCODERS = ("safetensors", "nnunet")  # formats of the encoder alone
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class ExportResult:
     """The result of an export.
 
     Attributes:
-        format: bundle, onnx, safetensors or datalist.
+        format: a key of `_DEFAULTS`.
         path: file or folder that was written.
         difference: largest difference from PyTorch on a real case; None for a datalist.
     """
@@ -69,16 +70,20 @@ def export(
     home: Path,
     model: str | None = None,
     out: Path | None = None,
+    plans: Path | None = None,
+    channels: Sequence[str] = (),
     log: Callable[[str], None] = print,
 ) -> ExportResult:
     """Write a model, or the datalist of a dataset, in a format that other programs read.
 
     Args:
-        format: bundle, onnx, safetensors or datalist.
+        format: bundle, onnx, safetensors, nnunet, datalist or nnunet-raw.
         data: dataset folder, with the case for the comparison with PyTorch.
         home: `MEDMIM_HOME`.
-        model: as for `find_model`.
+        model: as for `find_model`; a pretraining run too for safetensors and nnunet.
         out: file or folder to write; the default depends on the format.
+        plans: nnU-Net plans of the dataset on which nnU-Net is to be trained.
+        channels: channels of nnunet-raw, as for `select_channels`; empty: one volume per case.
         log: receives lines for the user.
 
     Raises:
@@ -87,12 +92,24 @@ def export(
         UsageError: if `out` exists, or the format cannot express the model.
     """
     place = _place(format, out)
+    if plans and format != "nnunet":
+        raise UsageError(f"--plans: expected --format nnunet, got {format}")
+    if channels and format != "nnunet-raw":
+        raise UsageError("--channels: expected --datalist nnunet; other formats use those of the model")
     dataset = read_dataset(data)
     try:
         if format == "datalist":
             files.write_json(place, datalist(dataset))
             return ExportResult(format, place, None)
-        return _export(format, dataset, find_model(model, Store(home), log), place, log)
+        if format == "nnunet-raw":
+            cases = select_channels(dataset, channels, log)
+            _write_folder(place, lambda staging: write_raw_dataset(cases, place, staging, tuple(channels)))
+            return ExportResult(format, place, None)
+        stages = ("finetune", "pretrain") if format in _ENCODERS else ("finetune",)
+        selected = find_model(model, Store(home), log, stages=stages)
+        if format in _ENCODERS:
+            return _export_encoder(format, dataset, selected, place, plans)
+        return _export_network(format, dataset, selected, place, log)
     except files.WriteError as error:
         raise RunError(
             f"cannot write '{place}' ({error.strerror or type(error).__name__}): expected free space and "
@@ -117,111 +134,72 @@ def _place(format: str, out: Path | None) -> Path:  # noqa: A002
     return place
 
 
-def _export(
+def _export_network(
     format: str,  # noqa: A002
     dataset: Dataset,
     selected: SelectedModel,
     place: Path,
     log: Callable[[str], None],
 ) -> ExportResult:
+    """Write a fine-tuned network."""
     trained = load_trained_model(selected.weights)
-    dataset = select_channels(dataset, trained.description.get("channels", ()), lambda line: None)
-    case = next(iter((*dataset.in_split("test"), *dataset.volumes)))
-    images = _windows(trained, dataset, case)
+    case, images = _windows(dataset, trained)
     content, difference = _FORMATS[format](trained, images)
-    if difference > LARGEST_DIFFERENCE:
-        raise RunError(
-            f"--format {format}: differs from PyTorch by {difference:.1e} on a real case, expected at most "
-            f"{LARGEST_DIFFERENCE:g}; nothing was written"
-        )
-    left_out = unapplied_postprocessing(trained, bundle=format == "bundle") if format != "safetensors" else []
+    _refuse_difference(format, difference)
+    left_out = unapplied_postprocessing(trained, bundle=format == "bundle")
     if left_out:
         log(
             f"warning: --format {format} does not contain the postprocessing of {', '.join(left_out)}; apply "
             "`postprocessing` of the description, as `medmim predict` does"
         )
     if format == "bundle":
-        _write_folder(place, bundle_files(trained, content, case, title=selected.title))
+        contents = bundle_files(trained, content, case, title=selected.title)
+        _write_folder(place, lambda staging: _write_contents(staging, contents))
     else:
-        description = _description(trained, content, format=format, difference=difference)
-        files.write_together({place: content, place.with_suffix(".json"): files.json_bytes(description)})
+        origin = {"format": format, "kind": trained.kind, "largest_difference": difference}
+        _write_described(place, content, trained.description, origin)
     return ExportResult(format, place, difference)
 
 
-class _Plain(nn.Module):
-    """A network that outputs one tensor or a tuple of tensors: detectors return a dictionary of lists."""
+def _export_encoder(
+    format: str,  # noqa: A002
+    dataset: Dataset,
+    selected: SelectedModel,
+    place: Path,
+    plans: Path | None,
+) -> ExportResult:
+    """Write the encoder of a pretraining or a fine-tuning."""
+    trained = load_trained_encoder(selected.weights)
+    _, images = _windows(dataset, trained)
+    if format == "nnunet":
+        target = nnunet.read_plans(plans) if plans else None
+        contents, difference = nnunet.nnunet_files(trained, images, target)
+        _refuse_difference(format, difference)
+        _write_folder(place, lambda staging: _write_contents(staging, contents))
+    else:
+        content, difference = _safetensors(trained, images)
+        _refuse_difference(format, difference)
+        origin = {"format": format, "kind": "encoder", "largest_difference": difference}
+        _write_described(place, content, trained.description, origin)
+    return ExportResult(format, place, difference)
 
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
 
-    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
-        out = self.network(images)
-        return tuple(one for maps in out.values() for one in maps) if isinstance(out, dict) else out
-
-
-def _plain(trained: TrainedModel) -> nn.Module:
-    """Return the network to export, including the test-time mirroring of a segmenter."""
-    if isinstance(trained.task, Segmentation):
-        axes = [axis + 2 for axis in trained.plan.mirror_axes if axis < trained.plan.dims]
-        return MirrorAveraging(trained.network, all_flips(axes) if trained.task.mirror else ()).eval()
-    return _Plain(trained.network).eval()
-
-
-def _windows(trained: TrainedModel, dataset: Dataset, case: VolumeRecord) -> Tensor:
-    """Return as many windows of a real case as the largest batch, each of the size that training saw."""
-    bare = case.model_copy(update={"label": None})
-    prepared = trained.context(dataset.root).volumes(bare)
+def _windows(dataset: Dataset, trained: TrainedModel | TrainedEncoder) -> tuple[VolumeRecord, Tensor]:
+    """Return a real case and as many windows of it as the largest batch, of the size that training used."""
+    dataset = select_channels(dataset, trained.description.get("channels", ()), lambda line: None)
+    case = next(iter((*dataset.in_split("test"), *dataset.volumes)))
+    prepared = preprocess(dataset.root, case.model_copy(update={"label": None}), trained.plan)
     seen = views(prepared, trained.plan)
-    middle = len(seen) // 2
     crop = ResizeWithPadOrCrop(trained.plan.size, mode="constant", value=prepared.background)
-    first = crop(seen[middle])
+    first = crop(seen[len(seen) // 2])
     first = first.as_tensor() if hasattr(first, "as_tensor") else first
-    others = [first.flip(1), first * 0.5]
-    return torch.stack([first, *others])[: max(_BATCHES)].contiguous()
+    images = torch.stack([first, first.flip(1), first * 0.5])[: max(networks.BATCH_SIZES)].contiguous()
+    return case, images
 
 
-def _torchscript(trained: TrainedModel, images: Tensor) -> tuple[bytes, float]:
-    network, stream = _plain(trained), io.BytesIO()
-    jit: Any = torch.jit  # its functions are untyped
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # from tracing, whose assumptions are checked below
-        jit.save(jit.trace(network, images[:2], check_trace=False), stream)
-        again = jit.load(io.BytesIO(stream.getvalue()))
-    return stream.getvalue(), _difference(network, lambda batch: _listed(again(batch)), images)
-
-
-def _onnx(trained: TrainedModel, images: Tensor) -> tuple[bytes, float]:
-    missing = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise RunError(f"--format onnx needs {' and '.join(missing)}: pip install 'medmim[onnx]'")
-    import onnxruntime
-
-    network = _plain(trained)
-    stream: Any = io.BytesIO()  # torch's annotation only allows paths
-    count = len(_listed(network(images[:1])))
-    names = ["scores"] if count == 1 else [f"map_{number}" for number in range(count)]
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # as above
-        torch.onnx.export(
-            network,
-            (images[:2],),
-            stream,
-            input_names=["images"],
-            output_names=names,
-            dynamic_axes={name: {0: "batch"} for name in ("images", *names)},
-            dynamo=False,
-        )
-    session = onnxruntime.InferenceSession(stream.getvalue(), providers=["CPUExecutionProvider"])
-
-    def run(batch: Tensor) -> list[Tensor]:
-        return [torch.from_numpy(one) for one in session.run(None, {"images": batch.numpy()})]
-
-    return stream.getvalue(), _difference(network, run, images)
-
-
-def _encoder(trained: TrainedModel, images: Tensor) -> tuple[bytes, float]:
-    encoder, description = trained.network.get_submodule("encoder"), trained.description
+def _safetensors(trained: TrainedEncoder, images: Tensor) -> tuple[bytes, float]:
+    """Return the weights of an encoder, and the largest difference after loading them."""
+    encoder, description = trained.encoder, trained.description
     weights = {name: value.contiguous().clone() for name, value in encoder.state_dict().items()}
     content = safetensors.torch.save({f"{PREFIX}{name}": value for name, value in weights.items()})
     fresh = build_encoder(
@@ -232,51 +210,44 @@ def _encoder(trained: TrainedModel, images: Tensor) -> tuple[bytes, float]:
     )
     loaded = safetensors.torch.load(content)
     fresh.load_state_dict({name.removeprefix(PREFIX): value for name, value in loaded.items()})
-    return content, _difference(encoder, fresh.eval(), images)
+    return content, networks.difference(encoder, fresh.eval(), images)
 
 
 _FORMATS: dict[str, Callable[[TrainedModel, Tensor], tuple[bytes, float]]] = {
-    "bundle": _torchscript,
-    "onnx": _onnx,
-    "safetensors": _encoder,
+    "bundle": networks.torchscript,
+    "onnx": networks.onnx,
 }
 
 
-def _difference(network: nn.Module, other: Callable[[Tensor], Sequence[Tensor]], images: Tensor) -> float:
-    """Return the largest difference between the outputs of two networks, for several batch sizes."""
-    largest = 0.0
-    with torch.no_grad():
-        for size in _BATCHES:
-            pairs = zip(_listed(network(images[:size])), other(images[:size]), strict=True)
-            largest = max([largest, *(float((one - two).abs().max()) for one, two in pairs)])
-    return largest if np.isfinite(largest) else float("inf")
+def _refuse_difference(format: str, difference: float) -> None:  # noqa: A002
+    if difference > LARGEST_DIFFERENCE:
+        raise RunError(
+            f"--format {format}: differs from PyTorch by {difference:.1e} on a real case, expected at most "
+            f"{LARGEST_DIFFERENCE:g}; nothing was written"
+        )
 
 
-def _listed(out: Tensor | Sequence[Tensor]) -> list[Tensor]:
-    return [out] if isinstance(out, Tensor) else list(out)
+def _write_described(
+    place: Path, content: bytes, description: Mapping[str, Any], origin: Mapping[str, Any]
+) -> None:
+    """Write a file and its description: preprocessing, meaning of the outputs, and SHA-256."""
+    kept = {key: value for key, value in description.items() if key != "run_id"}
+    digests = {"weights_sha256": description["sha256"], "sha256": hashlib.sha256(content).hexdigest()}
+    described = files.json_bytes({**kept, **origin, **digests})
+    files.write_together({place: content, place.with_suffix(".json"): described})
 
 
-def _description(
-    trained: TrainedModel,
-    content: bytes,
-    *,
-    format: str,  # noqa: A002
-    difference: float,
-) -> dict[str, Any]:
-    """Return the description of a file: preprocessing, meaning of the outputs, and SHA-256."""
-    kept = {key: value for key, value in trained.description.items() if key != "run_id"}
-    origin = {"weights_sha256": trained.sha256, "format": format, "largest_difference": difference}
-    kind = "encoder" if format == "safetensors" else trained.kind
-    return {**kept, **origin, "kind": kind, "sha256": hashlib.sha256(content).hexdigest()}
+def _write_contents(folder: Path, contents: Mapping[str, Any]) -> None:
+    for name, content in contents.items():
+        whole = content if isinstance(content, str | bytes) else files.json_bytes(content)
+        files.write_bytes(folder / name, whole.encode() if isinstance(whole, str) else whole)
 
 
-def _write_folder(place: Path, contents: Mapping[str, Any]) -> None:
-    """Write a folder completely or not at all."""
+def _write_folder(place: Path, write: Callable[[Path], None]) -> None:
+    """Write a folder completely or not at all; `write` receives the path of a temporary folder."""
     staging = place.with_name(f".{place.name}.{secrets.token_hex(8)}.tmp")
     try:
-        for name, content in contents.items():
-            whole = content if isinstance(content, str | bytes) else files.json_bytes(content)
-            files.write_bytes(staging / name, whole.encode() if isinstance(whole, str) else whole)
+        write(staging)
         files.move(staging, place)
     finally:
         shutil.rmtree(staging, ignore_errors=True)

@@ -21,14 +21,13 @@ from torch import Tensor
 
 from medmim.encoders import Encoder, build_encoder
 from medmim.encoders.recalibrate_batch_norm import recalibrate_batch_norms
-from medmim.errors import RunError, UsageError
-from medmim.heads import transfer
+from medmim.errors import UsageError
 from medmim.masks import hidden_voxels
 from medmim.methods.mask_any_net.reuse_image import stitch
 from medmim.randomness import stream_seed
 from medmim.shapes import Hidden, Images, Size, round_up
 from medmim.training.evaluation.features import extract_features
-from medmim.training.weights import load_weights
+from medmim.training.trained_encoder import load_trained_encoder
 
 IMAGES = 8  # per analysis
 _SIDE = {2: 128, 3: 48}  # maximum voxels along an axis, so that all masks at all ratios take seconds
@@ -153,16 +152,10 @@ def _untrained(images: Images) -> Encoder:
 
 def _trained(path: Path, dims: int) -> Encoder:
     """Return the encoder of a run."""
-    weights, metadata = load_weights(path)
-    try:
-        model_dims, name = metadata["spatial_dims"], metadata["encoder"]
-        in_channels, options = metadata["in_channels"], metadata["encoder_options"]
-    except KeyError as error:
-        raise RunError(f"weights at '{path}' do not name their encoder: {error} is missing") from error
-    if model_dims != dims:
+    trained = load_trained_encoder(path)
+    if trained.plan.dims != dims:
         raise UsageError(
-            f"--model: expected an encoder for masks of {dims} axes, got one for {model_dims}: use --dims"
+            f"--model: expected an encoder for masks of {dims} axes, got one for {trained.plan.dims}: "
+            "use --dims"
         )
-    encoder = build_encoder(name, spatial_dims=dims, in_channels=in_channels, **options)
-    transfer(encoder, weights)
-    return encoder
+    return trained.encoder

@@ -34,6 +34,14 @@ def test_the_command_times_every_variant(dims):
     assert all(row["milliseconds"] > 0 for row in rows)
 
 
+def test_options_of_the_encoder_are_used_and_other_text_is_refused():
+    setup = default_setup(2, "resnet18", options={"widths": [4, 8]})
+    assert setup.encoder_options == {"max_pool": True, "widths": [4, 8]}
+    result = CliRunner().invoke(main, [*WORDS, "--encoder-options", "L"])
+    assert result.exit_code == 2
+    assert "expected YAML such as '{size: L}', got 'L'" in result.stderr
+
+
 def test_the_table_has_one_line_per_row():
     result = CliRunner().invoke(main, [*WORDS, "--ratio", "0.5", "--ratio", "0.75", "--part", "encoder"])
     assert result.exit_code == 0, result.output

@@ -1,15 +1,16 @@
 import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 import threshold
 import tiny
+import torch
 from click.testing import CliRunner
-from monai.data.decathlon_datalist import load_decathlon_datalist
 
 from medmim.cli import main
 from medmim.config.runs import FinetuneSettings
@@ -19,9 +20,8 @@ from medmim.errors import RunError, UsageError
 from medmim.stages.export.run import LARGEST_DIFFERENCE, export
 from medmim.stages.finetune.run import finetune
 from medmim.stages.predict.run import predict
+from medmim.training.trained_encoder import load_trained_encoder
 from medmim.training.weights import load_weights
-
-TASKS = ["segment", "classify", "detect"]
 
 
 def quiet(line):
@@ -34,23 +34,32 @@ def tuned(task, dims, data, home, **words):
     return str(made.checkpoint)
 
 
-@pytest.mark.parametrize("dims", [2, 3])
-@pytest.mark.parametrize("task", TASKS)
-def test_onnx_and_encoder_compute_what_pytorch_computes(task, dims, tiny_dataset, tmp_path, home):
-    model = tuned(task, dims, tiny_dataset, home)
-    words = {"data": tiny_dataset, "home": home, "model": model}
-    made = export("onnx", **words, out=tmp_path / "model.onnx")
-    assert made.difference <= LARGEST_DIFFERENCE
-    session = onnxruntime.InferenceSession(str(made.path), providers=["CPUExecutionProvider"])
-    images = np.random.default_rng(0).normal(size=(5, 1, *[16] * dims)).astype(np.float32)
-    assert all(len(one) == 5 for one in session.run(None, {"images": images}))  # any batch
-    told = json.loads(made.path.with_suffix(".json").read_text())
-    assert told["kind"] == task
+def test_the_encoder_of_a_pretraining_run_is_exported(study, tmp_path):
+    words = {"data": study.data, "home": study.home, "model": study.pretrained.run_id[:12]}
     made = export("safetensors", **words, out=tmp_path / "encoder.safetensors")
     assert made.difference == 0
     kept, described = load_weights(made.path)
-    assert all(name.startswith("encoder.") for name in kept)
     assert described["kind"] == "encoder"
+    whole, _ = load_weights(study.pretrained.checkpoint)
+    assert kept.keys() == {name for name in whole if name.startswith("encoder.")}
+    assert all(torch.equal(value, whole[name]) for name, value in kept.items())
+    with pytest.raises(RunError, match=r"or a fine-tuning run, got something that fits 0 runs"):
+        export("onnx", **words, out=tmp_path / "model.onnx")
+
+
+def test_the_script_of_the_documentation_loads_an_encoder_without_medmim(study, tmp_path, monkeypatch):
+    words = {"data": study.data, "home": study.home, "model": study.pretrained.run_id}
+    export("safetensors", **words, out=tmp_path / "encoder.safetensors")
+    page = (Path(__file__).parents[3] / "docs" / "prediction.md").read_text()
+    [script] = re.findall(r"```python\n(import json\n.*?)```", page, flags=re.DOTALL)
+    assert "medmim" not in script
+    monkeypatch.chdir(tmp_path)
+    made = {}
+    exec(script, made)
+    images = torch.randn(2, 1, 16, 16, 16)
+    ours = load_trained_encoder(study.pretrained.checkpoint).encoder
+    with torch.no_grad():
+        torch.testing.assert_close(made["encoder"].eval()(images), ours(images)[-1], rtol=0, atol=0)
 
 
 def test_an_exported_encoder_starts_another_run(tiny_dataset, tmp_path, home):
@@ -119,31 +128,10 @@ def test_a_classifier_is_no_bundle(tiny_dataset, tmp_path, home):
         export("bundle", data=tiny_dataset, home=home, model=model, out=tmp_path / "bundle")
 
 
-def test_a_missing_package_is_named(tiny_dataset, tmp_path, home, monkeypatch):
-    from medmim.stages.export import run as stage
-
-    monkeypatch.setattr(stage.importlib.util, "find_spec", lambda name: None)
-    model = threshold.write_model(tmp_path / "model", 1.5)
-    with pytest.raises(RunError, match=r"needs onnx and onnxruntime: pip install 'medmim\[onnx\]'"):
-        export("onnx", data=tiny_dataset, home=home, model=str(model), out=tmp_path / "model.onnx")
-
-
-def test_monai_reads_the_datalist(tiny_dataset, tmp_path):
-    path = tmp_path / "list.json"
-    words = ["export", "--datalist", "--data", str(tiny_dataset), "--out", str(path), "--json"]
-    result = CliRunner().invoke(main, words)
-    assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout)["format"] == "datalist"
-    entries = load_decathlon_datalist(str(path), True, "training", base_dir=str(tiny_dataset))
-    train = read_dataset(tiny_dataset).in_split("train")
-    assert [one["image"] for one in entries] == [str(tiny_dataset / volume.image) for volume in train]
-    assert all(os.path.isfile(one["label"]) for one in entries)  # noqa: PTH113
-
-
 def test_the_command_wants_a_format():
     result = CliRunner().invoke(main, ["export"])
     assert result.exit_code == 2
-    assert "expected bundle, onnx, safetensors or datalist" in result.stderr
+    assert "expected bundle, onnx, safetensors, nnunet or datalist" in result.stderr
 
 
 def test_two_files_never_share_a_name_nor_replace_another(tiny_dataset, tmp_path, home):

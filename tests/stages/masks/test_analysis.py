@@ -61,6 +61,7 @@ def kept(folder, *, dims=2, name="vit", told=None, **options):
     torch.manual_seed(5)
     encoder = build_encoder(name, spatial_dims=dims, in_channels=1, **options)
     about = {"spatial_dims": dims, "in_channels": 1, "encoder": name, "encoder_options": options}
+    about |= {"size": [16] * dims, "view": "patch"}
     weights = {PREFIX + key: value for key, value in encoder.state_dict().items()}
     return encoder, save_weights(folder, weights, about if told is None else told)
 
@@ -166,7 +167,7 @@ def test_weights_of_other_dimensions_or_without_an_encoder_are_rejected(tmp_path
     with pytest.raises(UsageError, match=r"^--model: expected an encoder for masks of 2 axes, got one for 3"):
         MaskAnalyzer(scans(2), GRIDS[2], weights=weights)
     _, nameless = kept(tmp_path / "b", told={"kind": "x"}, patch=4, width=12, depth=1, heads=2)
-    with pytest.raises(RunError, match=r"do not name their encoder: 'spatial_dims' is missing$"):
+    with pytest.raises(RunError, match=r"do not describe their encoder"):
         MaskAnalyzer(scans(2), GRIDS[2], weights=nameless)
 
 

@@ -1,0 +1,47 @@
+"""`medmim embed`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from medmim.cli.options import home, json_option, model_option, print_result
+
+
+@click.command(
+    "embed",
+    epilog="""\b
+Examples:
+  medmim embed --model 3f2a                      features of medmim-data from a pretraining run
+  medmim embed --model lung-segment --data other --out lung.parquet""",
+)
+@model_option
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    default="medmim-data",
+    show_default=True,
+    help="Dataset folder.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default="embeddings.parquet",
+    show_default=True,
+    help="Parquet file; the picture is written next to it.",
+)
+@json_option
+def command(*, model: str | None, data: Path, out: Path, as_json: bool) -> None:
+    """Write one feature vector for each image of a dataset, and a picture of their principal components.
+
+    The Parquet file has a row for each image: key, subject, split, class and vector (the means of all maps of
+    the encoder). The picture is coloured by class, or by split in datasets without classes. --model may be a
+    pretraining run.
+    """
+    from medmim.stages.embed import embed
+
+    result = embed(data=data, home=home(), model=model, out=out, log=lambda line: click.echo(line, err=True))
+    lines = [f"written      {result.out}: {result.images} images, {result.width} features"]
+    lines += [f"picture      {result.picture}"] if result.picture else []
+    print_result(result.as_json(), as_json=as_json, lines=lines)
