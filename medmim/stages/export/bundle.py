@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from medmim import __version__
-from medmim.data.dataset.manifest import Dataset, VolumeRecord
+from medmim.data.dataset.manifest import VolumeRecord
 from medmim.data.loading.normalisation import IntensityRule
 from medmim.errors import UsageError
 from medmim.training.tasks.trained_model import TrainedModel

@@ -195,12 +195,40 @@ def _adaptation_plan(trained: TrainedEncoder, written: ResEncEncoder, axes: Sequ
         written: the encoder in nnU-Net's order of axes, with the channels of the checkpoint.
         axes: axis of medmim for each axis of nnU-Net.
     """
-    plan, description, channels = trained.plan, trained.description, written.in_channels
-    patch = [plan.size[axis] for axis in axes]
+    configuration = _pretraining_configuration(trained, written.in_channels, axes)
+    spacing = configuration["spacing"] or [1.0] * len(axes)
+    return {
+        "architecture_plans": {
+            "arch_class_name": _NETWORK,
+            "arch_kwargs": _architecture(written),
+            "arch_kwargs_requiring_import": _IMPORTED,
+        },
+        "pretrain_plan": {
+            "dataset_name": f"medmim_{str(trained.description.get('dataset_hash', ''))[:8]}",
+            "plans_name": PLANS,
+            "original_median_spacing_after_transp": spacing,
+            "image_reader_writer": "NibabelIOWithReorient",
+            "transpose_forward": [0, 1, 2],
+            "transpose_backward": [0, 1, 2],
+            "configurations": {"medmim": configuration},
+            "experiment_planner_used": f"medmim {__version__}",
+        },
+        "pretrain_num_input_channels": written.in_channels,
+        "recommended_downstream_patchsize": configuration["patch_size"],
+        "key_to_encoder": "encoder.stages",
+        "key_to_stem": "encoder.stem",
+        "keys_to_in_proj": ["encoder.stem.convs.0.conv", "encoder.stem.convs.0.all_modules.0"],
+        "key_to_lpe": None,
+    }
+
+
+def _pretraining_configuration(trained: TrainedEncoder, channels: int, axes: Sequence[int]) -> dict[str, Any]:
+    """Return patch size, spacing and normalisation of the training, in nnU-Net's words and order of axes."""
+    plan, description = trained.plan, trained.description
     spacing = None if plan.spacing_mm is None else [plan.spacing_mm[axis] for axis in axes]
     modalities = [*description.get("modalities", ()), *plan.normalisation.rules, "MR"]
     scheme = _SCHEMES.get(plan.normalisation.rule_for(modalities[0]).method, "ZScoreNormalization")
-    configuration = {
+    return {
         "data_identifier": PLANS,
         "preprocessor_name": "DefaultPreprocessor",
         "spacing_style": "noresample" if spacing is None else "median",
@@ -211,30 +239,7 @@ def _adaptation_plan(trained: TrainedEncoder, written: ResEncEncoder, axes: Sequ
         "resampling_fn_mask": "resample_data_or_seg_to_shape",
         "resampling_fn_mask_kwargs": {**_RESAMPLING, "is_seg": True, "order": 1},
         "spacing": spacing,
-        "patch_size": patch,
-    }
-    return {
-        "architecture_plans": {
-            "arch_class_name": _NETWORK,
-            "arch_kwargs": _architecture(written),
-            "arch_kwargs_requiring_import": _IMPORTED,
-        },
-        "pretrain_plan": {
-            "dataset_name": f"medmim_{str(description.get('dataset_hash', ''))[:8]}",
-            "plans_name": PLANS,
-            "original_median_spacing_after_transp": spacing or [1.0] * len(axes),
-            "image_reader_writer": "NibabelIOWithReorient",
-            "transpose_forward": [0, 1, 2],
-            "transpose_backward": [0, 1, 2],
-            "configurations": {"medmim": configuration},
-            "experiment_planner_used": f"medmim {__version__}",
-        },
-        "pretrain_num_input_channels": channels,
-        "recommended_downstream_patchsize": patch,
-        "key_to_encoder": "encoder.stages",
-        "key_to_stem": "encoder.stem",
-        "keys_to_in_proj": ["encoder.stem.convs.0.conv", "encoder.stem.convs.0.all_modules.0"],
-        "key_to_lpe": None,
+        "patch_size": [plan.size[axis] for axis in axes],
     }
 
 

@@ -24,8 +24,7 @@ from medmim.errors import RunError, UsageError, unknown_name
 from medmim.heads.transfer import PREFIX
 from medmim.stages.export import networks, nnunet
 from medmim.stages.export.bundle import bundle_files, unapplied_postprocessing
-from medmim.stages.export.datalist import datalist
-from medmim.stages.export.nnunet_raw import write_raw_dataset
+from medmim.stages.export.datalist import datalist, write_raw_dataset
 from medmim.stages.model_lookup import SelectedModel, find_model
 from medmim.tracking.mlflow_store import Store
 from medmim.training.tasks.classification import views

@@ -1,5 +1,6 @@
 """Fine-tuned networks as ONNX."""
 
+import importlib.util
 import json
 
 import numpy as np
@@ -39,9 +40,7 @@ def test_onnx_computes_what_pytorch_computes(task, dims, tiny_dataset, tmp_path,
 
 
 def test_a_missing_package_is_named(tiny_dataset, tmp_path, home, monkeypatch):
-    from medmim.stages.export import networks
-
-    monkeypatch.setattr(networks.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     model = threshold.write_model(tmp_path / "model", 1.5)
     with pytest.raises(RunError, match=r"needs onnx and onnxruntime: pip install 'medmim\[onnx\]'"):
         export("onnx", data=tiny_dataset, home=home, model=str(model), out=tmp_path / "model.onnx")
