@@ -90,14 +90,9 @@ def find_model(
     if named and (number or alias):
         named = [one for one in named if number == str(one.version) or alias in one.aliases]
     if not named:
-<<<<<<< HEAD
-        return SelectedModel(weights_of(store, _matching_run(store, str(word), known)), f"run {word}")
-    chosen = named[0] if number or alias else _best(named, store, log)
-=======
         run_id = _matching_run(store, str(word), known, stages)
         return SelectedModel(weights_of(store, run_id), f"run {word}")
-    chosen = named[0] if number else _best(named, store, log)
->>>>>>> b7f18d7 (Export resenc encoders to nnU-Net, datasets as nnU-Net raw, encoders of pretraining runs; add embed and options of bench)
+    chosen = named[0] if number or alias else _best(named, store, log)
     return SelectedModel(weights_of(store, chosen.run_id), _title(chosen))
 
 
