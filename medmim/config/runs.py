@@ -53,6 +53,7 @@ Sizes = Annotated[tuple[Annotated[int, Field(gt=0)], ...], BeforeValidator(_as_s
 Words = Annotated[tuple[str, ...], BeforeValidator(_as_words)]
 Window = Annotated[tuple[float, float], BeforeValidator(_as_sequence), AfterValidator(_ascending)]
 Numbers = Annotated[tuple[Annotated[float, Field(ge=0)], ...], BeforeValidator(_as_sequence)]
+LabelValues = Annotated[tuple[int, ...], BeforeValidator(_as_sequence)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 
@@ -229,6 +230,8 @@ class FinetuneSettings(RunSettings):
         augment: none, light, nnunet, a YAML file, or module:callable; None: nnunet for segment, light for
             others.
         ignore_label: label value of voxels without a known label; None: that of the dataset.
+        labels: label values of each class of segment, such as `{tumour: [1, 2, 4]}`, to merge classes; other
+            values are background; empty: every value is a class.
     """
 
     renamed: ClassVar[Mapping[str, str]] = {
@@ -262,6 +265,7 @@ class FinetuneSettings(RunSettings):
     foreground_fraction: float = Field(default=0.5, ge=0, le=1)
     augment: str | None = None
     ignore_label: int | None = None
+    labels: dict[str, LabelValues] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _one_label_budget(self) -> FinetuneSettings:
@@ -270,6 +274,11 @@ class FinetuneSettings(RunSettings):
         if self.patience is not None and self.devices * self.nodes > 1:
             raise ValueError("expected one process with patience, whose clock decides when to validate")
         return self
+
+    @property
+    def options_of_task(self) -> dict[str, Any]:
+        """Options of the task, with the merged classes."""
+        return {**self.task_options, **({"labels": self.labels} if self.labels else {})}
 
     @property
     def in_channels(self) -> int:

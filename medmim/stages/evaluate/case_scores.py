@@ -49,7 +49,7 @@ def classes_of_data(kind: str, dataset: Dataset, cases: Sequence[VolumeRecord]) 
     if kind == "segment":
         for code in dataset.info.label_codes:
             if code not in (0, dataset.info.ignore_label):
-                found.setdefault(dataset.info.label_names.get(code, f"class {code}"), []).append(code)
+                found.setdefault(dataset.info.label_names.get(code, f"label_{code}"), []).append(code)
         return found
     if kind == "classify":
         return {name: [] for name in sorted({str(case.target) for case in cases})}

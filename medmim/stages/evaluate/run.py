@@ -143,6 +143,12 @@ def _matching(
     source: PredictionSource, dataset: Dataset, names: Sequence[str], options: EvaluationOptions
 ) -> ClassMatching:
     same = source.trained_on == dataset.info.content_hash
+    merged = source.trained.plan.label_classes if source.trained and same and not options.label_map else None
+    if merged and source.trained:
+        class_of = {code: source.trained.names[number] for code, number in merged}
+        codes = classes_of_data("segment", dataset, ())
+        pairs = [f"{class_of.get(code, '')}={name}" for name, own in codes.items() for code in own]
+        return match_classes(source.classes, names, label_map=pairs)
     subset = source.kind != "segment"
     return match_classes(source.classes, names, label_map=options.label_map, subset=subset, same_source=same)
 

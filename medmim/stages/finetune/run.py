@@ -205,7 +205,7 @@ def _description(run: FinetuneRun, run_id: str) -> dict[str, Any]:
         **run.plan.as_json(),
         "label_names": {str(value): name for value, name in run.context.names.items()},
         "head": run.head,
-        "task_options": settings.task_options,
+        "task_options": settings.options_of_task,
         "chosen": run.context.tuned,
         "dataset_hash": run.dataset.info.content_hash,
         TRAINING_DATA: summarize(train, settings.data).model_dump(mode="json"),

@@ -96,7 +96,7 @@ def build_finetuning(settings: FinetuneSettings, store: Store, log: Callable[[st
     """
     stored = read_dataset(settings.data)
     dataset = select_channels(stored, settings.channels, log)
-    task = build_task(settings.task, **settings.task_options)
+    task = build_task(settings.task, **settings.options_of_task)
     origin = find_initial_weights(settings.init, store, dataset, encoder=settings.encoder)
     divided = _divide(settings, dataset, task, log, stored=stored)
     known_dims = settings.dims or origin.description.get("spatial_dims")
@@ -106,7 +106,7 @@ def build_finetuning(settings: FinetuneSettings, store: Store, log: Callable[[st
     settings = with_recipe(given, everyone, dims=dims, log=log, pretrained=pretrained)
     encoder, report, chosen = _encoder(settings, origin, dims, log)
     settings = fit_size(settings, given, encoder.total_stride)
-    task = build_task(settings.task, **settings.task_options)
+    task = build_task(settings.task, **settings.options_of_task)
     choices: dict[str, Any] = {"dims": dims, "multiple": encoder.total_stride, "home": store.home, "log": log}
     plan, names = prepare_task(task, settings, dataset, divided.train, **choices)
     disk = prepared_on_disk(settings, store.home)

@@ -194,7 +194,7 @@ def _num_volumes(training: StudyTraining, dataset: Dataset) -> int:
     tune = training.trial.finetune
     if training.job.stage == "pretrain":
         return len(partition(dataset, fold=tune.fold).train)
-    usable = build_task(tune.task, **tune.task_options).usable
+    usable = build_task(tune.task, **tune.options_of_task).usable
     train = partition(dataset, fold=tune.fold, usable=usable).train
     return len(limit_patients(train, count=tune.num_labelled, share=tune.label_fraction))
 

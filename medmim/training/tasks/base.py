@@ -118,6 +118,10 @@ class Task(ABC):
         """Return the label value of each class, from class 1; None for tasks without label volumes."""
         return None
 
+    def label_classes(self, dataset: Dataset, fingerprint: Fingerprint) -> tuple[tuple[int, int], ...] | None:
+        """Return pairs of a label value and its class, where classes are merged."""
+        return None
+
     def notes(self, dataset: Dataset, fingerprint: Fingerprint, names: Mapping[int, str]) -> list[str]:
         """Return lines about the training data for the user, before training starts."""
         return []

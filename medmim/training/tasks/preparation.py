@@ -58,7 +58,8 @@ def prepare_task(
     plan, lines = choose_plan(
         plan, settings, fingerprint, names=names.values(), axes=_LEFT_RIGHT, volumes=train
     )
-    codes = task.label_codes(dataset, fingerprint)
+    codes, classes = task.label_codes(dataset, fingerprint), task.label_classes(dataset, fingerprint)
     for line in [*lines, *task.notes(dataset, fingerprint, names)]:
         log(line)
-    return replace(plan, label_codes=codes, ignore_label=None if codes is None else ignore), names
+    ignored = None if codes is None else ignore
+    return replace(plan, label_codes=codes, ignore_label=ignored, label_classes=classes), names

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -11,6 +11,7 @@ from monai.losses.ds_loss import DeepSupervisionLoss
 from torch import Tensor, nn
 
 from medmim.data.dataset.manifest import Dataset, VolumeRecord
+from medmim.data.formats.labels import NOT_ANNOTATED
 from medmim.data.loading.augmentation import load_augmentation
 from medmim.data.loading.fingerprint import Fingerprint
 from medmim.data.loading.foreground_sampling import IGNORE, foreground_shares
@@ -41,12 +42,15 @@ class Segmentation(Task):
         deep_supervision: number of coarser decoder maps with a loss of their own.
         mirror: average predictions over the mirroring axes of the plan.
         surface_tolerance_mm: tolerance of surface Dice.
+        labels: label values of each class, where classes are merged; other values are background. A merged
+            class is written as its first value.
     """
 
     criterion: str = "dice_ce"
     deep_supervision: int = 2
     mirror: bool = True
     surface_tolerance_mm: float = 1.0
+    labels: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
     axis: ClassVar[str] = "segmentation"
     requirement: ClassVar[str] = "labels"
@@ -64,6 +68,12 @@ class Segmentation(Task):
             raise UsageError(
                 "task_options: expected deep_supervision and surface_tolerance_mm of 0 or more, got "
                 f"{self.deep_supervision} and {self.surface_tolerance_mm:g}"
+            )
+        values = [value for own in self.labels.values() for value in own]
+        if len(set(values)) < len(values) or 0 in values or not all(self.labels.values()):
+            raise UsageError(
+                "labels: expected values other than 0 of each class, each of them once, such as "
+                f"{{tumour: [1, 2, 4]}}; got {dict(self.labels)}"
             )
 
     def usable(self, volume: VolumeRecord) -> bool:
@@ -88,11 +98,7 @@ class Segmentation(Task):
         self, dataset: Dataset, train: Sequence[VolumeRecord], fingerprint: Fingerprint
     ) -> dict[int, str]:
         """Return the dataset's names, and `label_<code>` for codes without a name."""
-        names = dataset.info.label_names
-        return {
-            number: names.get(code, f"label_{code}")
-            for number, code in enumerate(self.label_codes(dataset, fingerprint), start=1)
-        }
+        return dict(enumerate(self._values(dataset, fingerprint), start=1))
 
     def label_codes(self, dataset: Dataset, fingerprint: Fingerprint) -> tuple[int, ...]:
         """Return the codes of the dataset and of the training labels in ascending order.
@@ -100,37 +106,68 @@ class Segmentation(Task):
         Raises:
             DataError: if all training labels are empty, or there are more classes than a byte can number.
         """
+        return tuple(values[0] for values in self._values(dataset, fingerprint).values())
+
+    def label_classes(self, dataset: Dataset, fingerprint: Fingerprint) -> tuple[tuple[int, int], ...] | None:
+        """Return pairs of a label value and its class if classes are merged, otherwise None."""
+        classes = enumerate(self.labels.values(), start=1)
+        return tuple((value, number) for number, own in classes for value in own) or None
+
+    def notes(self, dataset: Dataset, fingerprint: Fingerprint, names: Mapping[int, str]) -> list[str]:
+        """Return classes without training voxels, and the share of foreground patches on each class."""
+        values, lines = self._values(dataset, fingerprint), []
+        class_of = {value: name for name, own in values.items() for value in own}
+        seen = {class_of.get(code) for code in fingerprint.codes()}
+        unseen = [
+            f"'{name}' ({', '.join(map(str, own))})" for name, own in values.items() if name not in seen
+        ]
+        if unseen:
+            lines.append(f"warning: no training label contains {', '.join(unseen)}: it cannot be predicted")
+        left_out = [str(code) for code in fingerprint.codes() if code not in class_of]
+        if left_out:
+            lines.append(
+                f"warning: label values {', '.join(left_out)} are background: `labels` leaves them out"
+            )
+        if not self.labels and list(class_of) == [*range(1, len(class_of)), NOT_ANNOTATED]:
+            lines.append(
+                f"warning: label value {NOT_ANNOTATED} is trained as a class; if nobody annotated these "
+                f"voxels, use --set ignore_label={NOT_ANNOTATED}"
+            )
+        number = {name: place for place, name in names.items()}
+        cases = [
+            {number[class_of[code]] for code in codes if code in class_of} for codes in fingerprint.cases
+        ]
+        shares = foreground_shares([sorted(classes) for classes in cases])
+        if len(shares) > 1:
+            rarest = sorted(shares, key=lambda one: shares[one])[:_RAREST]
+            listed = ", ".join(f"{names[one]} {shares[one]:.1%}" for one in rarest)
+            lines.append(
+                f"foreground patches are centred on each class of a volume equally often; rarest: {listed}"
+            )
+        return lines
+
+    def _values(self, dataset: Dataset, fingerprint: Fingerprint) -> dict[str, tuple[int, ...]]:
+        """Return the label values of each class."""
         if not fingerprint.classes:
             raise DataError(
                 "all training labels are empty: expected at least one class", reason="label_empty"
             )
         known = {*dataset.info.label_codes, *dataset.info.label_names, *fingerprint.codes()}
         codes = sorted(known - {0, fingerprint.ignore})
-        if len(codes) > _MAX_CLASSES:
+        unknown = [value for own in self.labels.values() for value in own if value not in codes]
+        if unknown:
+            raise UsageError(
+                f"labels: no label has the value {', '.join(map(str, unknown))}; expected "
+                f"{', '.join(map(str, codes))}"
+            )
+        if len(self.labels or codes) > _MAX_CLASSES:
             raise DataError(
                 f"labels have {len(codes)} classes, expected at most {_MAX_CLASSES}: merge some of them",
                 reason="label_too_large",
             )
-        return tuple(codes)
-
-    def notes(self, dataset: Dataset, fingerprint: Fingerprint, names: Mapping[int, str]) -> list[str]:
-        """Return classes without training voxels, and the share of foreground patches on each class."""
-        codes = self.label_codes(dataset, fingerprint)
-        named = {code: names[number] for number, code in enumerate(codes, start=1)}
-        unseen = [f"'{name}' ({code})" for code, name in named.items() if code not in fingerprint.codes()]
-        lines = (
-            [f"warning: no training label contains {', '.join(unseen)}: it cannot be predicted"]
-            if unseen
-            else []
-        )
-        shares = foreground_shares(fingerprint.cases)
-        if len(shares) > 1:
-            rarest = sorted(shares, key=lambda code: shares[code])[:_RAREST]
-            listed = ", ".join(f"{named[code]} {shares[code]:.1%}" for code in rarest)
-            lines.append(
-                f"foreground patches are centred on each class of a volume equally often; rarest: {listed}"
-            )
-        return lines
+        names = dataset.info.label_names
+        unmerged = {names.get(code, f"label_{code}"): (code,) for code in codes}
+        return {name: tuple(own) for name, own in self.labels.items()} or unmerged
 
     def head(
         self,

@@ -76,6 +76,14 @@ def test_patients_that_the_model_has_seen_are_reported(weights, tiny_dataset, tm
     assert "saw 7 test patients" in result.page.read_text()
 
 
+def test_merged_classes_of_the_training_dataset_are_known(tiny_dataset, tmp_path, home):
+    merged = {"label_classes": [[1, 1], [2, 1]], "label_codes": [1], "mirror_axes": []}
+    merged |= {"dataset_hash": read_dataset(tiny_dataset).info.content_hash}
+    weights = str(threshold.write_model(tmp_path / "model", 0.3, **merged))
+    result = evaluate(tiny_dataset, tmp_path / "out", EvaluationOptions(model=weights), home=home, log=quiet)
+    assert scores_of(result)["dice"] > 0.7
+
+
 def test_classes_that_do_not_match_by_name_stop_the_evaluation(weights, tiny_dataset, tmp_path, home):
     with pytest.raises(UsageError, match=r"model \(ball\) do not match those of the data \(core, rim\)"):
         evaluate(tiny_dataset, tmp_path / "out", EvaluationOptions(model=weights), home=home, log=quiet)

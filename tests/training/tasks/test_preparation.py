@@ -1,10 +1,13 @@
 """Tests of the preparation of a task from the training data."""
 
 import numpy as np
+import pytest
 import tiny
 
 from medmim.config.runs import FinetuneSettings
 from medmim.data.dataset.manifest import Dataset, DatasetInfo
+from medmim.data.loading.preprocessing_plan import plan_of_model
+from medmim.errors import UsageError
 from medmim.training.tasks.preparation import prepare_task
 from medmim.training.tasks.segmentation import Segmentation
 
@@ -42,6 +45,21 @@ def test_the_plan_has_codes_ignored_value_and_mirroring(tmp_path):
     assert (plan.label_codes, plan.ignore_label) == ((17, 53), 255)
     assert plan.mirror_axes == ()
     assert any("classes 17 and 53 are a left–right pair by position and size" in line for line in lines)
+
+
+def test_merged_classes_are_trained_as_one_and_other_values_are_named(tmp_path):
+    rows = [two_balls(tmp_path, number) for number in range(3)]
+    dataset = Dataset(tmp_path, DatasetInfo(name="d", label_names={17: "a", 53: "b"}), tuple(rows))
+    settings = FinetuneSettings(data=tmp_path, size=(16,), labels={"both": [53, 17]})
+    task, lines = Segmentation(**settings.options_of_task), []
+    options = {"dims": 3, "multiple": (4, 4, 4), "home": None, "log": lines.append}
+    plan, names = prepare_task(task, settings, dataset, rows, **options)
+    assert names == {1: "both"}
+    assert (plan.label_codes, plan.label_classes) == ((53,), ((53, 1), (17, 1)))
+    assert "warning: label values 255 are background: `labels` leaves them out" in lines
+    assert plan_of_model({**plan.as_json(), "spatial_dims": 3}) == plan
+    with pytest.raises(UsageError, match="no label has the value 9; expected 17, 53, 255"):
+        prepare_task(Segmentation(labels={"both": [9]}), settings, dataset, rows, **options)
 
 
 def test_the_user_may_choose_axes_and_normalisation(tmp_path):

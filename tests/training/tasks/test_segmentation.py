@@ -9,7 +9,7 @@ from medmim.data.dataset.manifest import Dataset, DatasetInfo
 from medmim.data.loading.fingerprint import fingerprint_of
 from medmim.data.loading.foreground_sampling import IGNORE
 from medmim.encoders import build_encoder
-from medmim.errors import DataError
+from medmim.errors import DataError, UsageError
 from medmim.heads import build_head
 from medmim.training.tasks.segmentation import Segmentation
 
@@ -95,3 +95,16 @@ def test_empty_training_labels_are_rejected(tmp_path):
     rows, found = labelled(tmp_path, np.zeros((8, 8, 8), np.uint8))
     with pytest.raises(DataError, match="all training labels are empty: expected at least one class"):
         Segmentation().names(Dataset(tmp_path, DatasetInfo(name="d"), tuple(rows)), rows, found)
+
+
+def test_a_class_with_the_usual_value_of_voxels_that_nobody_annotated_is_mentioned(tmp_path):
+    rows, found = labelled(tmp_path, one_class(1), one_class(255))
+    dataset, task = Dataset(tmp_path, DatasetInfo(name="d"), tuple(rows)), Segmentation()
+    lines = task.notes(dataset, found, task.names(dataset, rows, found))
+    assert any("use --set ignore_label=255" in line for line in lines)
+
+
+@pytest.mark.parametrize("labels", [{"a": [0]}, {"a": [1], "b": [1]}, {"a": []}])
+def test_merged_classes_need_values_of_their_own(labels):
+    with pytest.raises(UsageError, match="each of them once"):
+        Segmentation(labels=labels)
