@@ -166,8 +166,8 @@ class Segmentation(Task):
                 reason="label_too_large",
             )
         names = dataset.info.label_names
-        unmerged = {names.get(code, f"label_{code}"): (code,) for code in codes}
-        return {name: tuple(own) for name, own in self.labels.items()} or unmerged
+        found = {name: tuple(own) for name, own in self.labels.items()}
+        return found or {names.get(code, f"label_{code}"): (code,) for code in codes}
 
     def head(
         self,
