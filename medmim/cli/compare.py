@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from medmim.cli.options import home, json_option, print_result
+from medmim.cli.options import home, json_option, phases, print_result
 
 if TYPE_CHECKING:
     from medmim.stages.compare import CompareResult
@@ -20,7 +20,8 @@ Examples:
   medmim compare                the newest study, or all runs comparable with the newest one
   medmim compare RUN RUN --json
   medmim compare RUN RUN --seeds 3 --data medmim-data
-  medmim compare --study quick --promote""",
+  medmim compare --study quick --promote
+  medmim compare --predictions nnunet=DIR --predictions mine=DIR --labels labelsTs""",
 )
 @click.argument("runs", nargs=-1)
 @click.option("--study", help="Compare the trials of this study.  [default: the newest run's study]")
@@ -37,6 +38,37 @@ Examples:
     help="Dataset folder, for --seeds.",
 )
 @click.option("--promote", is_flag=True, help="Make the best model champion if the paired test allows it.")
+@click.option(
+    "--predictions",
+    multiple=True,
+    metavar="NAME=DIR",
+    help="Compare label maps of any tool, matched with --labels by file name; repeat it for each tool, and "
+    "for each training of a tool.",
+)
+@click.option(
+    "--labels", type=click.Path(path_type=Path), help="Folder of true label maps, for --predictions."
+)
+@click.option(
+    "--metrics",
+    help="Metrics of --predictions, such as dice,hd95_mm; the first one is tested.  [default: by the labels]",
+)
+@click.option(
+    "--tolerance-mm",
+    type=click.FloatRange(min=0),
+    default=1.0,
+    show_default=True,
+    help="Tolerance of surface Dice, for --predictions.",
+)
+@click.option(
+    "--subject-pattern",
+    metavar="REGEX",
+    help="Patient of a label map: the first group of this expression in its name.  [default: one each]",
+)
+@click.option(
+    "--subjects",
+    type=click.Path(path_type=Path),
+    help="Patients of label maps: a CSV file with the columns file and subject.",
+)
 @json_option
 def command(
     *,
@@ -45,9 +77,20 @@ def command(
     seeds: int | None,
     data: Path,
     promote: bool,
+    predictions: tuple[str, ...],
     as_json: bool,
+    **files: Any,
 ) -> None:
-    """Compare fine-tuning runs or a study: scores, confidence intervals, paired tests, and a report."""
+    """Compare fine-tuning runs, a study or predictions: scores, intervals, paired tests, and a report."""
+    if predictions:
+        if runs or study or seeds or promote:
+            raise click.UsageError(
+                "--predictions: expected files only, got runs, --study, --seeds or --promote"
+            )
+        _compare_predictions(predictions, as_json=as_json, **files)
+        return
+    if files["labels"]:
+        raise click.UsageError("--labels is for --predictions NAME=DIR, got none")
     from medmim.stages.compare import compare_runs, compare_study, newest_study
 
     if runs and study:
@@ -66,6 +109,30 @@ def command(
     else:
         compared = compare_runs(runs, home=home(), promoting=promote)
     print_result(compared.as_json(), as_json=as_json, lines=comparison_lines(compared))
+
+
+def _compare_predictions(
+    predictions: tuple[str, ...],
+    *,
+    labels: Path | None,
+    metrics: str | None,
+    tolerance_mm: float,
+    subject_pattern: str | None,
+    subjects: Path | None,
+    as_json: bool,
+) -> None:
+    from medmim.data.ingest.layout_rules import SubjectRule
+    from medmim.stages.compare_predictions.label_maps import MapOptions
+    from medmim.stages.compare_predictions.run import compare_predictions
+
+    if labels is None:
+        raise click.UsageError("--predictions needs --labels DIR, the folder of true label maps")
+    names = tuple(word.strip() for word in (metrics or "").split(",") if word.strip())
+    options = MapOptions(names, tolerance_mm, SubjectRule(subject_pattern, subjects))
+    with phases() as progress:
+        done = compare_predictions(predictions, labels, options, home=home(), progress=progress)
+    lines = [*(one.sentence for one in done.problems), *comparison_lines(done.compared)]
+    print_result(done.as_json(), as_json=as_json, lines=lines)
 
 
 def _log(line: str) -> None:

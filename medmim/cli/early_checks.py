@@ -64,6 +64,8 @@ def _words(value: Any) -> tuple[str, ...]:
 
 def _check_dataset(command: str, parameters: Mapping[str, Any]) -> None:
     """Let `read_dataset` raise its error where there is no dataset."""
+    if command == "compare" and not parameters.get("seeds"):
+        return  # only the training of missing seeds reads a dataset
     path = parameters.get("data") or parameters.get("dataset")
     if path is None and command in _ON_DATASET and not parameters.get("config"):
         open_ended = parameters.get("resume") or parameters.get("overrides")  # either may name the dataset

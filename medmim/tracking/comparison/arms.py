@@ -29,7 +29,7 @@ class Arm:
         scores: contribution of each patient to the score, per seed; NaN where a fold was not run.
         own: the score of each patient alone, for figures.
         mean: over patients of the mean over seeds.
-        interval: 95 % confidence interval of the mean; None for one patient.
+        interval: 95 % confidence interval of the mean, within 0 and 1; None for one patient.
         sd: over patients.
         sd_seeds: of the means of seeds; None with one.
         by_label: score of each class.
@@ -40,6 +40,7 @@ class Arm:
         costs: of one seed, under the keys of the resource meter.
         mask_statistics: of its mask; empty from scratch.
         panels: PNG figures of its first run.
+        from_files: whether its scores are of predictions read from files; see `RunScores`.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Arm:
     costs: Mapping[str, float] = field(default_factory=dict)
     mask_statistics: Mapping[str, float] = field(default_factory=dict)
     panels: tuple[bytes, ...] = ()
+    from_files: bool = False
 
     @property
     def title(self) -> str:
@@ -112,9 +114,13 @@ def arms_of(runs: Sequence[RunScores]) -> tuple[Arm, ...]:
         stratum: seed_variance([arm.scores for arm in arms if arm.stratum == stratum])
         for stratum in {arm.stratum for arm in arms}
     }
-    return tuple(
-        replace(arm, interval=mean_interval(arm.scores, _known(arm, of_seeds[arm.stratum]))) for arm in arms
-    )
+    return tuple(replace(arm, interval=_interval(arm, of_seeds[arm.stratum])) for arm in arms)
+
+
+def _interval(arm: Arm, of_seeds: SeedVariance) -> tuple[float, float] | None:
+    """Return the interval of an arm's mean inside the range of scores, where the true mean is too."""
+    found = mean_interval(arm.scores, _known(arm, of_seeds))
+    return found and (min(max(found[0], 0.0), arm.mean), max(min(found[1], 1.0), arm.mean))
 
 
 def _known(arm: Arm, of_seeds: SeedVariance) -> SeedVariance:
@@ -166,6 +172,7 @@ def _arm(runs: Sequence[RunScores], stratum: str, pretrained: bool, name: str) -
         hd95_mm=float(np.mean(distances)) if distances else None,
         contamination=worst_verdict(run.contamination for run in runs),
         minutes=float(np.mean([run.minutes for run in runs])),
+        from_files=all(run.from_files for run in runs),
     )
 
 

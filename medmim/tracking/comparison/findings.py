@@ -26,6 +26,11 @@ from medmim.tracking.statistics.paired_test import (
 )
 from medmim.training.evaluation.patient_scores import metric_of, pseudo_values
 
+_ONE_SEED = "one seed per arm: intervals cover patients only, not training"
+_ONE_SET = (
+    "a claim is about these predictions: another training of a tool may score otherwise; repeat "
+    "--predictions NAME=… with further trainings of it to cover that"
+)
 _SKEWED = 1.0
 _SKEWED_PATIENTS = 8  # fewer show no shape
 
@@ -210,14 +215,15 @@ def _tested(
         if chosen:
             results = paired_tests([pairs[n].differences for n in chosen], of_seeds, levels=levels)
             tests |= dict(zip(chosen, results, strict=True))
-    ordered = [_detectable_only_with_seeds(tests[number]) for number in range(len(pairs))]
+    ordered = [_detectable_only_with_seeds(tests[number], pair) for number, pair in enumerate(pairs)]
     p_values = adjusted([test.p for test in ordered] + [one.p for one in correlations], weights)
     evenness = tuple(one.adjusted_to(p) for one, p in zip(correlations, p_values[len(pairs) :], strict=True))
     return pairs, ordered, p_values[: len(pairs)], evenness
 
 
-def _detectable_only_with_seeds(test: PairedTest) -> PairedTest:
-    return test if test.seeds >= MIN_SEEDS else replace(test, detectable=float("inf"))
+def _detectable_only_with_seeds(test: PairedTest, pair: _Pair) -> PairedTest:
+    claimable = test.seeds >= MIN_SEEDS or (pair.first.from_files and pair.second.from_files)
+    return test if claimable else replace(test, detectable=float("inf"))
 
 
 def _evenness(arms: Sequence[Arm], stratum: str) -> MaskEvenness | None:
@@ -253,8 +259,10 @@ def _warnings(
     if len({arm.seeds for arm in arms}) > 1:
         found.append("the arms were run with different seeds: pairs are compared on those that both have")
     if all(len(arm.seeds) == 1 for arm in arms):
-        found.append(f"one seed per arm: intervals cover patients only, not training{remedy}")
-    if len(arms) == 1:
+        found.append(_ONE_SET if arms[0].from_files else _ONE_SEED + remedy)
+    if len(arms) == 1 and arms[0].from_files:
+        found.append(f"only one set of predictions ('{arms[0].title}'): add --predictions NAME=… to compare")
+    elif len(arms) == 1:
         found.append(f"only one arm ('{arms[0].title}'): fine-tune from another --init to compare")
     elif not contrasts:
         count = min(len(arm.patients) for arm in arms)

@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import jinja2
 from PIL import Image
@@ -30,7 +31,13 @@ _PAGES = jinja2.Environment(
 
 
 def write_report(
-    folder: Path, findings: Findings, runs: Sequence[RunScores], *, title: str, notes: Sequence[str] = ()
+    folder: Path,
+    findings: Findings,
+    runs: Sequence[RunScores],
+    *,
+    title: str,
+    notes: Sequence[str] = (),
+    tables: Mapping[str, Sequence[Mapping[str, str]]] = MappingProxyType({}),
 ) -> Path:
     """Write the page with its PNG, CSV and JSON files into a folder; return the path of the page.
 
@@ -40,6 +47,7 @@ def write_report(
         runs: that were compared, for the provenance.
         title: heading of the page.
         notes: warnings besides those of the findings.
+        tables: further tables, by heading.
     """
     images = figures(findings)
     for name, png in images.items():
@@ -57,6 +65,7 @@ def write_report(
         figures=[(HEADINGS[name], _encoded(png)) for name, png in images.items()],
         arms=arms,
         contrasts=contrasts,
+        tables=tables,
         panels=[(arm.title, _encoded(_small(png))) for arm in findings.arms for png in arm.panels],
         provenance=[{"setting": key, "value": value} for key, value in provenance(runs).items()],
         columns=columns,
@@ -71,7 +80,7 @@ def provenance(runs: Sequence[RunScores]) -> Mapping[str, str]:
     for key in _PROVENANCE:
         values = sorted({run.tags.get(key, "") for run in runs})
         found[key] = values[0] if len(values) == 1 else f"{len(values)} different"
-    return found
+    return {key: value for key, value in found.items() if value}
 
 
 def _small(png: bytes) -> bytes:

@@ -14,11 +14,16 @@ from medmim.config.runs import FinetuneSettings, PretrainSettings
 from medmim.data.dataset.contamination import CERTIFICATE, UNKNOWN, verdict_of
 from medmim.errors import RunError
 from medmim.tracking.mlflow_store import ORIGIN, Store
+from medmim.training.evaluation.mask_metrics import MASK_METRICS
 
 CASES = "cases.jsonl"
 SCORES = "scores.jsonl"
 CONTROL = "scratch"
-TITLES = {"ap50": "AP50", "dice": "Dice", "macro_f1": "macro-F1"}
+TITLES = {
+    "ap50": "AP50",
+    "macro_f1": "macro-F1",
+    **{name: metric.title for name, metric in MASK_METRICS.items() if metric.is_tested},
+}
 _COMPARABLE = ("dataset_hash", "split_hash", "task", "labelled")
 _SAME_TEST = ("dataset_hash", "split_hash", "task")
 
@@ -37,6 +42,8 @@ class RunScores:
         pretraining: resolved settings of its pretraining, empty from scratch; None where there is no record.
         contamination: verdict of its certificate.
         minutes: of training, its pretraining included.
+        from_files: whether these are predictions read from files, of any tool; a claim is then about these
+            predictions, and needs no second training seed.
     """
 
     run_id: str
@@ -48,6 +55,7 @@ class RunScores:
     pretraining: Mapping[str, Any] | None = field(default_factory=dict)
     contamination: str = UNKNOWN
     minutes: float = 0.0
+    from_files: bool = False
 
     @property
     def stratum(self) -> str:

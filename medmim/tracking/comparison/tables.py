@@ -34,7 +34,9 @@ def summary(arm: Arm, findings: Findings) -> dict[str, float]:
 
 def arm_rows(findings: Findings) -> list[dict[str, str]]:
     """Return the table of arms."""
-    return [_arm_row(arm, findings) for arm in findings.arms]
+    rows = [_arm_row(arm, findings) for arm in findings.arms]
+    known = [key for key in columns(rows) if {row.get(key, "") for row in rows} - {"", "–"}]
+    return [{key: row[key] for key in known if key in row} for row in rows]
 
 
 def contrast_rows(findings: Findings) -> list[dict[str, str]]:

@@ -37,7 +37,7 @@ def verdict(
     sentence = (
         f"{first.title} {'above' if test.mean >= 0 else 'below'} {name or second.title} by "
         f"{abs(100 * test.mean):.1f} points of {metric}, 95 % interval {100 * test.low:+.1f} … "
-        f"{100 * test.high:+.1f} over {interval_over(test)}: "
+        f"{100 * test.high:+.1f} over {interval_over(test, from_files=first.from_files)}: "
     )
     excludes_zero = test.low > 0 or test.high < 0
     if obstacle:
@@ -65,13 +65,15 @@ def obstacle_to(
         return f"too few patients for a claim (at least {MIN_PATIENTS} are needed)"
     if differences:
         return f"no claim, because settings differ ({len(differences)} are listed at the top)"
-    if test.seeds < MIN_SEEDS:
+    if test.seeds < MIN_SEEDS and not (first.from_files and second.from_files):
         return f"no claim from one seed, because another may turn it around{remedy}"
     return ""
 
 
-def interval_over(test: PairedTest) -> str:
+def interval_over(test: PairedTest, *, from_files: bool = False) -> str:
     """Return what the interval of a test covers."""
+    if from_files and test.seeds == 1:
+        return f"{test.patients} patients, one set of predictions each"
     if test.seeds > 1:
         return f"{test.patients} patients and {test.seeds} seeds"
     return f"{test.patients} patients only, one seed"
@@ -80,7 +82,7 @@ def interval_over(test: PairedTest) -> str:
 def seeds_remedy(arms: Sequence[Arm], command: str) -> str:
     """Return how to train the seeds that are missing, with the minutes that these runs predict."""
     minutes = sum(max(MIN_SEEDS - len(arm.seeds), 0) * arm.minutes for arm in arms)
-    if not any(len(arm.seeds) < MIN_SEEDS for arm in arms):
+    if not any(len(arm.seeds) < MIN_SEEDS and not arm.from_files for arm in arms):
         return ""
     predicted = f" in about {max(round(minutes), 1)} minutes" if minutes else ""
     return f"; `{command}` trains the missing seeds{predicted}"

@@ -15,6 +15,7 @@ from jaxtyping import Float
 
 from medmim.training.evaluation.classification_metrics import UNSEEN, arrays, confusion, f1_of
 from medmim.training.evaluation.detection_metrics import average_precision, match
+from medmim.training.evaluation.mask_metrics import MASK_METRICS
 
 
 def pseudo_values(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -109,16 +110,19 @@ def _known_mean(values: Sequence[float]) -> float:
     return float(np.mean(known)) if known else float("nan")
 
 
-def _dice(rows: Sequence[Row]) -> Measure:
-    """Mean over patients of the mean over cases and classes."""
+def _mean_over_patients(rows: Sequence[Row]) -> Measure:
+    """Mean over patients of the mean over cases and classes, of Dice and other metrics of masks."""
+    metric = metric_of(rows)
     patients = _patients(rows)
     labels = sorted({str(row["label"]) for row in rows})
-    of_label = {label: _each([row for row in rows if row["label"] == label], patients) for label in labels}
+    of_label = {
+        label: _each([row for row in rows if row["label"] == label], patients, metric) for label in labels
+    }
 
     def by_class(weights: Weights) -> dict[str, float]:
         return {label: _mean(values, weights) for label, values in of_label.items()}
 
-    return Measure(patients, by_class, _each(rows, patients), is_mean=True)
+    return Measure(patients, by_class, _each(rows, patients, metric), is_mean=True)
 
 
 def _macro_f1(rows: Sequence[Row]) -> Measure:
@@ -154,8 +158,8 @@ def _ap50(rows: Sequence[Row]) -> Measure:
 
 MEASURES: dict[str, Callable[[Sequence[Row]], Measure]] = {
     "ap50": _ap50,
-    "dice": _dice,
     "macro_f1": _macro_f1,
+    **dict.fromkeys((name for name, one in MASK_METRICS.items() if one.is_tested), _mean_over_patients),
 }
 
 
@@ -163,11 +167,11 @@ def _patients(rows: Sequence[Row]) -> tuple[str, ...]:
     return tuple(sorted({str(row["patient"]) for row in rows}))
 
 
-def _each(rows: Sequence[Row], patients: Sequence[str]) -> Weights:
-    """Return the mean Dice of each patient; NaN for patients without rows."""
+def _each(rows: Sequence[Row], patients: Sequence[str], metric: str) -> Weights:
+    """Return the mean score of each patient; NaN for patients without rows."""
     found: dict[str, list[float]] = {}
     for row in rows:
-        found.setdefault(str(row["patient"]), []).append(float(row["dice"]))
+        found.setdefault(str(row["patient"]), []).append(float(row[metric]))
     return np.array([np.mean(found[who]) if who in found else np.nan for who in patients], dtype=np.float64)
 
 

@@ -1,12 +1,14 @@
+import runpy
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tiny
+from scipy import special, stats
 
 from medmim.data.loading.preprocess import VolumeLoader
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan
-from medmim.training.evaluation.bootstrap_metrics import intervals
+from medmim.training.evaluation.bootstrap_metrics import interval, intervals, range_of
 from medmim.training.evaluation.detection_metrics import box_means, box_tally
 from medmim.training.tasks.base import EvaluationContext
 from medmim.training.tasks.classification import Classification
@@ -94,29 +96,76 @@ def test_weight_two_equals_two_copies_of_a_patient(name):
         assert found == pytest.approx(expected)
 
 
-def test_patients_are_resampled_instead_of_images():
-    """One patient is always right and one always wrong: the interval is maximal for any number of images."""
+def test_patients_count_instead_of_images():
+    """One patient is always right and one always wrong, for any number of images."""
     few = [
         {"subject": who, "class": "a", "probabilities": {"a": share, "b": 1 - share}}
         for who, share in (("p", 0.9), ("q", 0.1))
         for _ in range(200)
     ]
     task, _, place = TASKS["classify"]
-    rows = {row["metric"]: row for row in intervals(task.bootstrap_statistic(few, place), 2)}
-    assert rows["accuracy"] == {
-        **{"metric": "accuracy", "value": 0.5, "low": 0.0, "high": 1.0},
-        **{"patients": 2},
-    }
+    [row] = [row for row in intervals(task.bootstrap_statistic(few, place), 2) if row["metric"] == "accuracy"]
+    assert (row["value"], row["patients"]) == (0.5, 2)
+    assert row["low"] < 0.001
+    assert row["high"] > 0.999
 
 
-def test_intervals_equal_those_of_a_plain_bootstrap():
+def test_the_interval_of_a_mean_is_students_on_a_logit_scale():
     rows = dice_rows(np.random.default_rng(2), patients=30)
     task, _, place = TASKS["segment"]
     [dice] = [row for row in intervals(task.bootstrap_statistic(rows, place), 30) if row["metric"] == "dice"]
     of_patients = [np.mean([row["dice"] for row in rows if row["subject"] == f"p{who}"]) for who in range(30)]
-    draws = np.random.default_rng(5).choice(of_patients, size=(4000, 30)).mean(axis=1)
-    assert dice["value"] == pytest.approx(np.mean(of_patients))
-    assert (dice["low"], dice["high"]) == pytest.approx(np.quantile(draws, [0.025, 0.975]), abs=0.02)
+    mean, error = np.mean(of_patients), stats.sem(of_patients)
+    reach = stats.t.isf(0.025, 29) * error / (mean * (1 - mean))
+    assert dice["value"] == pytest.approx(mean)
+    assert [dice["low"], dice["high"]] == pytest.approx(
+        special.expit(special.logit(mean) + np.array([-reach, reach]))
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("dice_tumour", [0.0, 0.0, 0.0, 0.0, 0.2]),
+        ("hd95_mm", [0.1, 0.2, 0.1, 9.0]),
+        ("patient_kappa", [-0.9, 0.99, 0.99, 0.99]),
+        ("r2", [-3.0, 0.9, 0.99, 0.99]),
+        ("bias_ml", [-3.0, 8.0]),
+    ],
+)
+def test_intervals_stay_inside_the_range_of_the_metric(key, values):
+    without = [np.mean(np.delete(values, number)) for number in range(len(values))]
+    low, high = interval(key, float(np.mean(values)), without)
+    lowest, highest = range_of(key)
+    assert lowest <= low < np.mean(values) < high <= highest
+
+
+def test_a_perfect_score_of_all_patients_has_the_interval_of_a_proportion():
+    low, high = interval("dice", 1.0, [1.0] * 10)
+    assert high == 1.0
+    assert low == pytest.approx(stats.binomtest(10, 10).proportion_ci(0.95, "exact").low)
+    assert interval("hd95_mm", 0.0, [0.0] * 10) is None
+
+
+def test_patients_without_the_class_do_not_narrow_the_interval():
+    """Nothing changes without them, as they have no score."""
+    with_class = [0.5, 0.7, 0.9]
+    without = [np.mean(np.delete(with_class, number)) for number in range(3)]
+    alone = interval("dice", 0.7, without)
+    among = interval("dice", 0.7, [*without, *[0.7] * 27])
+    assert among[1] - among[0] > 0.7 * (alone[1] - alone[0])
+
+
+def test_a_metric_that_one_patient_defines_has_no_interval():
+    assert interval("dice", 0.7, [0.7, float("nan"), 0.7]) is None
+
+
+def test_the_true_value_is_covered():
+    script = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "metric_intervals.py"))
+    row = script["coverage"]("Dice, tumour", 10, 200)
+    assert row["coverage"] > row["coverage of percentiles"]
+    assert row["coverage"] > 0.9
+    assert row["inside 0 to 1"]
 
 
 def test_a_single_patient_has_no_interval():

@@ -5,9 +5,9 @@ from medmim.training.evaluation.classification_metrics import arrays, confusion,
 from medmim.training.evaluation.patient_scores import MEASURES, average, measure_of, metric_of
 
 
-def dice_rows(values):
+def dice_rows(values, metric="dice"):
     return [
-        {"metric": "dice", "patient": who, "case": f"{who}{n}", "label": label, "dice": value}
+        {"metric": metric, "patient": who, "case": f"{who}{n}", "label": label, metric: value}
         for n, (who, label, value) in enumerate(values)
     ]
 
@@ -45,8 +45,11 @@ def box_rows(seed=0, *, patients=5, images=25):
 
 ROWS = {
     "ap50": box_rows(),
-    "dice": dice_rows([(f"p{n}", label, 0.1 * n) for n in range(6) for label in ("x", "y")]),
     "macro_f1": class_rows(),
+    **{
+        metric: dice_rows([(f"p{n}", label, 0.1 * n) for n in range(6) for label in ("x", "y")], metric)
+        for metric in ("dice", "surface_dice", "lesion_f1", "cldice", "panoptic_quality")
+    },
 }
 
 

@@ -1,0 +1,1 @@
+"""`medmim compare --predictions`: compare the predictions of any tools with labels."""

@@ -1,0 +1,173 @@
+"""Cases of a comparison of predictions: matching by file name, patients, and cases that count as wrong."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medmim.data.dataset.partition import patient_digest
+from medmim.data.ingest.layout_rules import SubjectRule
+from medmim.errors import DataError, UsageError
+
+Row = Mapping[str, Any]
+Progress = Callable[[str, int, int], None]
+_ROLE = re.compile(r"[-_. ](0000|seg|segmentation|label|labels|mask|gt|pred|prediction)$", re.IGNORECASE)
+_NAME = re.compile(r"[\w][\w .+-]{0,39}")
+MISSING = "missing"
+_REASONS = {
+    MISSING: "without a prediction",
+    "label_shape": "of another shape than the label",
+    "label_offset": "shifted against the label by more than half a voxel",
+}
+
+
+@dataclass(frozen=True)
+class PredictionSet:
+    """Predictions of one training of a tool.
+
+    Attributes:
+        tool: its name.
+        seed: number among the sets of this tool, from 0.
+        path: folder or file.
+    """
+
+    tool: str
+    seed: int
+    path: Path
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A case that counts as wrong, because its prediction cannot be compared.
+
+    Attributes:
+        tool: that lacks it.
+        case: file name of the label without its ending; never written to a report.
+        reason: `missing`, or why the file cannot be used.
+    """
+
+    tool: str
+    case: str
+    reason: str
+
+    @property
+    def words(self) -> str:
+        """What is wrong, for reports."""
+        return _words(self.reason)
+
+    @property
+    def sentence(self) -> str:
+        """The line for the terminal."""
+        return f"{self.tool}: {self.case}: {self.words}; scores 0"
+
+
+@dataclass(frozen=True)
+class ScoredPredictions:
+    """Scores of all sets of predictions.
+
+    Attributes:
+        rows: of each set, in the order of the sets; the metric that is tested is named in each row.
+        described: title → key of rows, of metrics that are shown besides; means over patients.
+        problems: cases that count as wrong.
+        notes: rules that were applied, and files that were not used.
+        tables: further tables of the report, by heading.
+    """
+
+    rows: tuple[tuple[Row, ...], ...]
+    described: Mapping[str, str] = field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()
+    notes: tuple[str, ...] = ()
+    tables: Mapping[str, Sequence[Mapping[str, str]]] = field(default_factory=dict)
+
+
+def prediction_sets(texts: Sequence[str]) -> tuple[PredictionSet, ...]:
+    """Parse NAME=PATH; a name that is repeated has several trainings.
+
+    Raises:
+        UsageError: for text of another form, or a path that does not exist or is given twice.
+    """
+    count: Counter[str] = Counter()
+    found: list[PredictionSet] = []
+    for text in texts:
+        name, _, place = text.partition("=")
+        path = Path(place)
+        if not _NAME.fullmatch(name) or not place:
+            raise UsageError(f"--predictions: expected NAME=FOLDER (or NAME=FILE), got '{text}'")
+        if not path.exists():
+            raise UsageError(f"--predictions {name}: '{path}' does not exist; check the path")
+        if path.resolve() in {one.path.resolve() for one in found}:
+            raise UsageError(f"--predictions {name}: '{path}' is given twice; expected other predictions")
+        found.append(PredictionSet(name, count[name], path))
+        count[name] += 1
+    return tuple(found)
+
+
+def matched(truth: Iterable[str], predicted: Iterable[str]) -> dict[str, str]:
+    """Return the prediction of each case by name, without endings such as `_0000` or `_seg` where needed.
+
+    Args:
+        truth: names of labels.
+        predicted: names of predictions.
+
+    Returns:
+        Label → prediction, for labels that have one.
+
+    Raises:
+        DataError: if two predictions have the name of one label once their endings are left out.
+    """
+    names, unused = list(truth), set(predicted)
+    found = {name: name for name in names if name in unused}
+    unused -= found.keys()
+    short: dict[str, list[str]] = {}
+    for name in sorted(unused):
+        short.setdefault(_without_role(name), []).append(name)
+    for name in names:
+        options = [] if name in found else short.pop(_without_role(name), [])
+        if len(options) > 1:
+            raise DataError(
+                f"'{name}' has {len(options)} predictions ({', '.join(options)}): expected one; remove others"
+            )
+        if options:
+            found[name] = options[0]
+    return found
+
+
+def _without_role(name: str) -> str:
+    """Return a name without its ending, such as _0000 (nnU-Net's channel) or _seg."""
+    return _ROLE.sub("", name)
+
+
+def patients(names: Sequence[str], rule: SubjectRule) -> tuple[dict[str, str], str]:
+    """Return the digest of each case's patient, and the note on how patients were told apart.
+
+    Args:
+        names: of cases.
+        rule: of the user; without one, each case is a patient.
+
+    Raises:
+        DataError: if the rule gives no patient for some cases.
+    """
+    if not rule:
+        note = "every file is taken for a patient of its own; --subject-pattern or --subjects groups them"
+        return {name: patient_digest(name) for name in names}, note
+    found = rule.subjects(names)
+    note = f"{len(names)} cases of {len(set(found.values()))} patients, by your rule"
+    return {name: patient_digest(found[name]) for name in names}, note
+
+
+def problem_notes(sets: Sequence[PredictionSet], problems: Sequence[Problem], cases: int) -> list[str]:
+    """Return how many cases of each tool count as wrong, without their names."""
+    counts = Counter((one.tool, one.reason) for one in problems)
+    trainings = Counter(one.tool for one in sets)
+    return [
+        f"{tool}: {count} of {cases * trainings[tool]} cases {_words(reason)}: scored 0 in every class"
+        for (tool, reason), count in sorted(counts.items())
+    ]
+
+
+def _words(reason: str) -> str:
+    return _REASONS.get(reason, f"that cannot be read ({reason})")

@@ -1,0 +1,142 @@
+"""Compare predictions of any tools with labels: paired tests, sentences and a report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medmim.data.dataset.manifest import digest_of
+from medmim.data.dataset.partition import patient_digest
+from medmim.errors import UsageError
+from medmim.stages.compare import CompareResult
+from medmim.stages.compare_predictions.cases import (
+    PredictionSet,
+    Problem,
+    Progress,
+    Row,
+    ScoredPredictions,
+    prediction_sets,
+)
+from medmim.stages.compare_predictions.label_maps import MapOptions, score_label_maps
+from medmim.tracking.comparison.findings import find
+from medmim.tracking.comparison.report import write_report
+from medmim.tracking.comparison.runs import RunScores
+from medmim.tracking.statistics.paired_test import SeedVariance, mean_interval
+
+
+@dataclass(frozen=True)
+class PredictionComparison:
+    """A comparison of predictions.
+
+    Attributes:
+        compared: its findings and report.
+        problems: cases that count as wrong; the report gives their number only.
+    """
+
+    compared: CompareResult
+    problems: tuple[Problem, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what `--json` prints."""
+        problems = [{"tool": one.tool, "case": one.case, "reason": one.reason} for one in self.problems]
+        return {**self.compared.as_json(), "problems": problems}
+
+
+def compare_predictions(
+    predictions: Sequence[str], labels: Path, options: MapOptions, *, home: Path, progress: Progress
+) -> PredictionComparison:
+    """Score sets of predictions, compare them and write the report.
+
+    Args:
+        predictions: NAME=PATH; a repeated name has several trainings, which count as seeds.
+        labels: folder of label maps.
+        options: metrics and patients.
+        home: `MEDMIM_HOME`, where the report is written.
+        progress: takes a phase, the number done and the total.
+
+    Raises:
+        UsageError: for arguments of another form.
+        DataError: for files that cannot be compared.
+    """
+    if not labels.exists():
+        raise UsageError(f"--labels '{labels}' does not exist: expected a folder of label maps")
+    sets = prediction_sets(predictions)
+    scored = score_label_maps(sets, labels, options, progress)
+    runs = [
+        RunScores(
+            run_id=f"{one.tool}/{one.seed}",
+            arm=one.tool,
+            tags={"seed": str(one.seed)},
+            cases=rows,
+            from_files=True,
+        )
+        for one, rows in zip(sets, scored.rows, strict=True)
+    ]
+    findings = find(runs)
+    title = " and ".join(sorted({one.tool for one in sets}))
+    folder = home / "reports" / f"predictions-{digest_of(sorted(predictions))[:12]}"
+    lost = [
+        {"tool": one.tool, "case": patient_digest(one.case), "reason": one.words} for one in scored.problems
+    ]
+    tables = {
+        "Cases that score 0": lost,
+        "Further metrics, described but not tested": described_rows(sets, scored),
+        **scored.tables,
+    }
+    notes = (*scored.notes, *_note_on_common_cases(sets, scored, findings.metric))
+    page = write_report(folder, findings, runs, title=title, notes=notes, tables=tables)
+    return PredictionComparison(CompareResult(findings, notes, page, tuple(runs)), scored.problems)
+
+
+def _note_on_common_cases(sets: Sequence[PredictionSet], scored: ScoredPredictions, metric: str) -> list[str]:
+    """Return the means over the cases that every tool has, where some lack cases."""
+    lost = {patient_digest(one.case) for one in scored.problems}
+    if not lost:
+        return []
+    means = []
+    for tool in sorted({one.tool for one in sets}):
+        rows = [row for row in _rows_of(tool, sets, scored) if row["case"] not in lost]
+        values = _by_patient(rows, str(rows[0]["metric"])) if rows else []
+        means.append(f"{tool} {np.mean(values):.3f}" if values else f"{tool} –")
+    return [f"mean {metric} over the cases that every tool has, for comparison only: {', '.join(means)}"]
+
+
+def _rows_of(tool: str, sets: Sequence[PredictionSet], scored: ScoredPredictions) -> list[Row]:
+    pairs = zip(sets, scored.rows, strict=True)
+    return [row for one, found in pairs if one.tool == tool for row in found]
+
+
+def described_rows(sets: Sequence[PredictionSet], scored: ScoredPredictions) -> list[dict[str, str]]:
+    """Return the mean of each described metric over patients, with its 95 % interval, by tool."""
+    table = []
+    for tool in dict.fromkeys(one.tool for one in sets):
+        rows = _rows_of(tool, sets, scored)
+        for title, key in scored.described.items():
+            values = _by_patient(rows, key)
+            known = [row for row in rows if row.get(key) is not None]
+            several = mean_interval(np.array([values]), SeedVariance()) if values else None
+            low, high = several or (np.nan, np.nan)
+            low, high = max(low, 0.0), high if key.endswith("_mm") else min(high, 1.0)
+            table.append(
+                {
+                    "tool": tool,
+                    "metric": title,
+                    "mean": f"{np.mean(values):.4f}" if values else "–",
+                    "95 % interval": f"{low:.4f} … {high:.4f}" if several else "–",
+                    "patients": str(len(values)),
+                    "undefined": f"{len(rows) - len(known)} of {len(rows)}",
+                }
+            )
+    return table
+
+
+def _by_patient(rows: Sequence[Row], key: str) -> list[float]:
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        if row.get(key) is not None:
+            found.setdefault(str(row["patient"]), []).append(float(row[key]))
+    return [float(np.mean(values)) for values in found.values()]

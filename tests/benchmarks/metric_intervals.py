@@ -1,0 +1,139 @@
+"""Simulate test sets with a known truth: how often does the interval of one run's metric cover it?
+
+Prints one table and writes it as JSON; a few minutes on one core:
+
+    python -m tests.benchmarks.metric_intervals --out docs/results/metric_intervals.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medmim.training.evaluation.bootstrap_metrics import Statistic, interval
+from medmim.training.evaluation.classification_metrics import confusion, macro_f1
+from medmim.training.evaluation.detection_metrics import Matches, average_precision
+
+Draw = Callable[[np.random.Generator, int], Statistic]
+PATIENTS = (10, 20, 50)
+_LARGE = 100_000
+_DRAWS = 200
+
+
+def mean_of(draw: Callable[[np.random.Generator, int], np.ndarray]) -> Draw:
+    """Return the mean of one score for each patient, such as Dice."""
+
+    def statistic(rng: np.random.Generator, patients: int) -> Statistic:
+        scores = draw(rng, patients)
+        return lambda weights: {"dice": float(np.average(scores, weights=weights))}
+
+    return statistic
+
+
+def f1(rng: np.random.Generator, patients: int) -> Statistic:
+    """Return macro-F1 of three classes, a quarter of the cases wrong."""
+    truth = rng.choice(3, p=[0.5, 0.3, 0.2], size=patients)
+    guess = np.where(rng.random(patients) < 0.25, rng.integers(0, 3, patients), truth)
+    tables = np.zeros((patients, 4, 3))
+    tables[np.arange(patients), truth, guess] = 1
+    assert confusion(truth, guess, 3).sum() == patients
+    return lambda weights: {"macro_f1": macro_f1(np.tensordot(weights, tables, axes=1))}
+
+
+def auroc(rng: np.random.Generator, patients: int) -> Statistic:
+    """Return the AUROC of two classes of equal size, about 0.85."""
+    truth = np.arange(patients) % 2 == 0
+    score = rng.normal(0, 1, patients) + 1.5 * truth
+
+    def value(weights: np.ndarray) -> dict[str, float]:
+        positive, negative = weights * truth, weights * ~truth
+        order = np.argsort(score)
+        below = np.cumsum(negative[order])
+        return {"auroc": float((positive[order] * below).sum() / (positive.sum() * negative.sum()))}
+
+    return value
+
+
+def ap50(rng: np.random.Generator, patients: int) -> Statistic:
+    """Return the average precision of one class, three lesions and about two false boxes a patient."""
+    found = rng.binomial(3, 0.75, patients)
+    wrong = rng.poisson(2, patients)
+    image = np.concatenate([np.repeat(np.arange(patients), found), np.repeat(np.arange(patients), wrong)])
+    right = np.arange(len(image)) < found.sum()
+    scores = rng.normal(0, 1, len(image)) + 1.5 * right
+    order = np.argsort(-scores, kind="mergesort")
+    matches = Matches(scores[order], right[order], image[order], np.full(patients, 3))
+    return lambda weights: {"ap50": average_precision(matches, weights)}
+
+
+DESIGNS: dict[str, Draw] = {
+    "Dice, large organ": mean_of(lambda rng, n: rng.beta(30, 1.5, n)),
+    "Dice, tumour": mean_of(lambda rng, n: rng.beta(8, 2, n)),
+    "Dice, 15 % of tumours missed": mean_of(
+        lambda rng, n: np.where(rng.random(n) < 0.15, 0.0, rng.beta(10, 2, n))
+    ),
+    "Dice, near 0": mean_of(lambda rng, n: rng.beta(0.4, 6, n)),
+    "accuracy 0.8": mean_of(lambda rng, n: (rng.random(n) < 0.8).astype(float)),
+    "macro-F1": f1,
+    "AUROC": auroc,
+    "AP50": ap50,
+}
+
+
+def coverage(name: str, patients: int, count: int) -> dict[str, Any]:
+    """Return the share of simulated test sets whose interval covers the truth, and that of percentiles."""
+    rng, covered, by_percentiles, inside = np.random.default_rng(patients), 0, 0, True
+    [(key, truth)] = DESIGNS[name](np.random.default_rng(0), _LARGE)(np.ones(_LARGE)).items()
+    for _ in range(count):
+        statistic = DESIGNS[name](rng, patients)
+        value = statistic(np.ones(patients))[key]
+        without = [statistic(1.0 - row)[key] for row in np.eye(patients)]
+        low, high = interval(key, value, without) or (math.nan, math.nan)
+        covered += low <= truth <= high
+        inside &= low >= 0 and high <= 1
+        ends = _percentiles(statistic, key, rng, patients)
+        by_percentiles += ends[0] <= truth <= ends[1]
+    share = covered / count
+    return {
+        "metric": name,
+        "patients": patients,
+        "simulations": count,
+        "truth": truth,
+        "coverage": share,
+        "coverage of percentiles": by_percentiles / count,
+        "inside 0 to 1": bool(inside),
+        "within 0.93 to 0.97": bool(0.93 <= share <= 0.97),
+    }
+
+
+def _percentiles(statistic: Statistic, key: str, rng: np.random.Generator, patients: int) -> Sequence[float]:
+    drawn = rng.multinomial(patients, np.full(patients, 1 / patients), size=_DRAWS).astype(float)
+    values = np.array([statistic(weights)[key] for weights in drawn])
+    ends: list[float] = np.nanquantile(values, [0.025, 0.975]).tolist()
+    return ends
+
+
+def main() -> None:
+    """Print and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--simulations", type=int, default=500)
+    asked = parser.parse_args()
+    np.seterr(invalid="ignore", divide="ignore")
+    rows = [coverage(name, patients, asked.simulations) for name in DESIGNS for patients in PATIENTS]
+    rounded = [{k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()} for row in rows]
+    text = "[\n" + ",\n".join(json.dumps(row) for row in rounded) + "\n]\n"
+    sys.stdout.write(text)
+    if asked.out:
+        asked.out.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

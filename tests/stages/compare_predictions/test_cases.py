@@ -1,0 +1,68 @@
+import pytest
+
+from medmim.data.ingest.layout_rules import SubjectRule
+from medmim.errors import DataError, UsageError
+from medmim.stages.compare_predictions.cases import (
+    PredictionSet,
+    Problem,
+    matched,
+    patients,
+    prediction_sets,
+    problem_notes,
+)
+
+
+def test_a_repeated_name_has_several_trainings(tmp_path):
+    for name in "abc":
+        (tmp_path / name).mkdir()
+    found = prediction_sets([f"x={tmp_path}/a", f"y={tmp_path}/b", f"x={tmp_path}/c"])
+    assert [(one.tool, one.seed) for one in found] == [("x", 0), ("y", 0), ("x", 1)]
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["nnunet"], "expected NAME=FOLDER"),
+        (["=x"], "expected NAME=FOLDER"),
+        (["a=nowhere"], "'nowhere' does not exist"),
+        (["a={0}", "b={0}"], "is given twice"),
+    ],
+)
+def test_predictions_of_another_form_are_rejected(tmp_path, texts, message):
+    with pytest.raises(UsageError, match=message):
+        prediction_sets([text.format(tmp_path) for text in texts])
+
+
+def test_files_match_by_name_and_without_their_endings():
+    assert matched(["a", "b_seg", "c", "d"], ["a", "a_0000", "b", "c_0000", "e"]) == {
+        "a": "a",
+        "b_seg": "b",
+        "c": "c_0000",
+    }
+
+
+def test_two_files_of_one_case_are_rejected():
+    with pytest.raises(DataError, match="'c' has 2 predictions"):
+        matched(["c"], ["c_0000", "c_seg"])
+
+
+def test_cases_are_patients_unless_a_rule_groups_them():
+    names = ["p1_a", "p1_b", "p2_a"]
+    each, note = patients(names, SubjectRule())
+    assert len(set(each.values())) == 3
+    assert "every file is taken for a patient" in note
+    grouped, note = patients(names, SubjectRule(r"^(p\d)"))
+    assert len(set(grouped.values())) == 2
+    assert "3 cases of 2 patients" in note
+    assert not any(name in grouped[name] for name in names)
+
+
+def test_cases_that_count_as_wrong_are_counted_without_their_names(tmp_path):
+    sets = [PredictionSet("tool", 0, tmp_path)]
+    problems = [Problem("tool", "secret", "missing"), Problem("tool", "other", "damaged")]
+    notes = problem_notes(sets, problems, 9)
+    assert notes == [
+        "tool: 1 of 9 cases that cannot be read (damaged): scored 0 in every class",
+        "tool: 1 of 9 cases without a prediction: scored 0 in every class",
+    ]
+    assert problems[0].sentence == "tool: secret: without a prediction; scores 0"

@@ -1,0 +1,89 @@
+import json
+
+import label_folders as maker
+import pytest
+from click.testing import CliRunner
+
+from medmim.cli import main
+from medmim.stages.compare_predictions.label_maps import MapOptions
+from medmim.stages.compare_predictions.run import compare_predictions
+
+
+def quiet(*_):
+    """Take progress."""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return maker.two_tools(tmp_path_factory.mktemp("tools"), cases=10, missing=[1], shifted=[2])
+
+
+def compared(root, *tools, metrics=("dice", "hd95_mm", "volume_error_ml")):
+    texts = [f"{name}={root / folder}" for name, folder in tools]
+    options = MapOptions(metrics=metrics)
+    return compare_predictions(texts, root / "labels", options, home=root / "home", progress=quiet)
+
+
+def test_a_difference_between_predictions_is_claimed_for_these_predictions(root):
+    found = compared(root, ("nnunet", "good"), ("mine", "worse"))
+    [contrast] = found.compared.findings.contrasts
+    assert (contrast.first, contrast.second, contrast.claimed) == ("nnunet", "mine", True)
+    assert "over 10 patients, one set of predictions each: evidence of a difference" in contrast.verdict
+    assert "contamination of nnunet and mine unknown" in contrast.verdict
+    assert any("a claim is about these predictions" in one for one in found.compared.findings.warnings)
+
+
+def test_numbers_are_the_same_in_the_other_order_and_mirrored_under_the_other_names(root):
+    first = compared(root, ("a", "good"), ("b", "worse")).compared.findings
+    assert compared(root, ("b", "worse"), ("a", "good")).compared.findings.as_json() == first.as_json()
+    mirrored = compared(root, ("a", "worse"), ("b", "good")).compared.findings.contrasts[0]
+    assert (mirrored.first, mirrored.second) == ("b", "a")
+    assert mirrored.test == first.contrasts[0].test
+    assert mirrored.p_adjusted == first.contrasts[0].p_adjusted
+
+
+def test_the_report_names_no_case(root):
+    found = compared(root, ("nnunet", "good"), ("mine", "worse"))
+    folder = found.compared.report.parent
+    for path in folder.iterdir():
+        assert b"case_0" not in path.read_bytes(), path.name
+    page = found.compared.report.read_text()
+    for words in (
+        "1 of 10 cases without a prediction",
+        "1 of 10 cases shifted against the label",
+        "Bland–Altman",
+        "HD95 (larger directed) mm",
+        "mean Dice over the cases that every tool has",
+    ):
+        assert words in page
+
+
+def test_further_trainings_of_a_tool_are_seeds(root):
+    found = compared(root, ("x", "good"), ("y", "worse"), ("x", "labels"), metrics=("dice",))
+    assert {arm.name: arm.seeds for arm in found.compared.findings.arms} == {"x": (0, 1), "y": (0,)}
+
+
+def test_the_command_prints_cases_that_score_0_and_json(root, monkeypatch):
+    monkeypatch.setenv("MEDMIM_HOME", str(root / "home"))
+    words = ["compare", "--predictions", f"a={root}/good", "--predictions", f"b={root}/worse"]
+    words += ["--labels", f"{root}/labels", "--metrics", "dice"]
+    lines = CliRunner().invoke(main, words).stdout
+    assert "b: case_001: without a prediction; scores 0" in lines
+    result = CliRunner().invoke(main, [*words, "--json"])
+    content = json.loads(result.stdout.splitlines()[-1])
+    assert [one["case"] for one in content["problems"]] == ["case_001", "case_002"]
+    assert content["arms"][0]["dice"]["n"] == 10
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--predictions", "a=."], "needs --labels"),
+        (["--labels", "."], "is for --predictions"),
+        (["--predictions", "a=.", "--promote"], "expected files only"),
+    ],
+)
+def test_arguments_that_do_not_fit_together_are_rejected(words, message):
+    result = CliRunner().invoke(main, ["compare", *words])
+    assert result.exit_code == 2
+    assert message in result.stderr
