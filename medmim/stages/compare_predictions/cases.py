@@ -41,7 +41,7 @@ class PredictionSet:
 
 
 @dataclass(frozen=True)
-class Problem:
+class RejectedCase:
     """A case that counts as wrong, because its prediction cannot be compared.
 
     Attributes:
@@ -79,7 +79,7 @@ class ScoredPredictions:
 
     rows: tuple[tuple[Row, ...], ...]
     described: Mapping[str, str] = field(default_factory=dict)
-    problems: tuple[Problem, ...] = ()
+    problems: tuple[RejectedCase, ...] = ()
     notes: tuple[str, ...] = ()
     tables: Mapping[str, Sequence[Mapping[str, str]]] = field(default_factory=dict)
 
@@ -159,7 +159,7 @@ def patients(names: Sequence[str], rule: SubjectRule) -> tuple[dict[str, str], s
     return {name: patient_digest(found[name]) for name in names}, note
 
 
-def problem_notes(sets: Sequence[PredictionSet], problems: Sequence[Problem], cases: int) -> list[str]:
+def problem_notes(sets: Sequence[PredictionSet], problems: Sequence[RejectedCase], cases: int) -> list[str]:
     """Return how many cases of each tool count as wrong, without their names."""
     counts = Counter((one.tool, one.reason) for one in problems)
     trainings = Counter(one.tool for one in sets)

@@ -15,8 +15,8 @@ from medmim.errors import DataError, UsageError, unknown_name
 from medmim.stages.compare_predictions.cases import (
     MISSING,
     PredictionSet,
-    Problem,
     Progress,
+    RejectedCase,
     Row,
     ScoredPredictions,
     patients,
@@ -67,7 +67,7 @@ def score_label_maps(
     subjects, note = patients(list(truth.files), options.subjects)
     notes += [why, note]
     rows: list[tuple[Row, ...]] = []
-    problems: list[Problem] = []
+    problems: list[RejectedCase] = []
     for one in sets:
         codes, own, said = read_predictions(one, truth, named=names_of(labels))
         notes += said
@@ -76,7 +76,7 @@ def score_label_maps(
         for number, (case, path) in enumerate(truth.files.items(), start=1):
             progress(one.tool, number, len(truth.files))
             each, reason = scored.case(path, own.get(case))
-            problems += [Problem(one.tool, case, reason)] if reason else []
+            problems += [RejectedCase(one.tool, case, reason)] if reason else []
             found += [
                 {"metric": metrics[0], "case": patient_digest(case), "patient": subjects[case], **row}
                 for row in each

@@ -15,8 +15,8 @@ from medmim.errors import UsageError
 from medmim.stages.compare import CompareResult
 from medmim.stages.compare_predictions.cases import (
     PredictionSet,
-    Problem,
     Progress,
+    RejectedCase,
     Row,
     ScoredPredictions,
     prediction_sets,
@@ -38,7 +38,7 @@ class PredictionComparison:
     """
 
     compared: CompareResult
-    problems: tuple[Problem, ...]
+    problems: tuple[RejectedCase, ...]
 
     def as_json(self) -> dict[str, Any]:
         """Return what `--json` prints."""

@@ -4,7 +4,7 @@ from medmim.data.ingest.layout_rules import SubjectRule
 from medmim.errors import DataError, UsageError
 from medmim.stages.compare_predictions.cases import (
     PredictionSet,
-    Problem,
+    RejectedCase,
     matched,
     patients,
     prediction_sets,
@@ -59,7 +59,7 @@ def test_cases_are_patients_unless_a_rule_groups_them():
 
 def test_cases_that_count_as_wrong_are_counted_without_their_names(tmp_path):
     sets = [PredictionSet("tool", 0, tmp_path)]
-    problems = [Problem("tool", "secret", "missing"), Problem("tool", "other", "damaged")]
+    problems = [RejectedCase("tool", "secret", "missing"), RejectedCase("tool", "other", "damaged")]
     notes = problem_notes(sets, problems, 9)
     assert notes == [
         "tool: 1 of 9 cases that cannot be read (damaged): scored 0 in every class",
