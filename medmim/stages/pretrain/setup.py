@@ -19,6 +19,7 @@ from medmim.data.loading.patches import PatchDataset, Targets, pretraining_patch
 from medmim.data.loading.preprocess import VolumeLoader
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan, plan_for, voxel_mm
 from medmim.encoders import Encoder, build_encoder
+from medmim.errors import UsageError
 from medmim.masks import build_mask, hidden_count
 from medmim.masks.cell_size import cell_in_voxels
 from medmim.methods import ON_PATCHES, Method, build_method
@@ -156,7 +157,7 @@ def _method(
 ) -> Method:
     torch.manual_seed(stream_seed(settings.seed, "method"))
     computed: dict[str, Any] = {"compute": settings.compute} if settings.compute else {}
-    return build_method(
+    method = build_method(
         settings.method,
         encoder=encoder,
         spatial_dims=dims,
@@ -165,6 +166,12 @@ def _method(
         **computed,
         **settings.method_options,
     )
+    if settings.compile and getattr(method, "compute", None) == "packed":
+        raise UsageError(
+            "compile=true: torch.compile cannot follow packed cells, whose sizes change with every mask; "
+            "leave it off, or use --compute masked"
+        )
+    return method
 
 
 def class_numbers(volumes: Sequence[VolumeRecord]) -> dict[str, int]:

@@ -5,7 +5,7 @@ import tiny
 
 from medmim.config.runs import PretrainSettings
 from medmim.data.dataset.manifest import read_dataset
-from medmim.errors import ShapeError
+from medmim.errors import ShapeError, UsageError
 from medmim.stages.pretrain.setup import build_pretraining, class_numbers, volumes_with_labels
 
 
@@ -26,6 +26,14 @@ def test_open_settings_are_filled_in_from_the_dataset_and_nothing_is_written(tin
 def test_an_impossible_size_is_refused_before_training(tiny_dataset, home):
     with pytest.raises(ShapeError, match="use --size 20,20,20"):
         build_pretraining(settings(tiny_dataset, size=(18,)), home=home, log=lambda _: None)
+
+
+def test_compilation_of_packed_cells_is_refused_at_once(tiny_dataset, home):
+    with pytest.raises(
+        UsageError, match=r"^compile=true: torch\.compile cannot follow packed cells, .* masked$"
+    ):
+        build_pretraining(settings(tiny_dataset, compile=True), home=home, log=lambda _: None)
+    build_pretraining(settings(tiny_dataset, compile=True, compute="masked"), home=home, log=lambda _: None)
 
 
 def test_classes_are_numbered_in_alphabetical_order(tiny_dataset):
