@@ -66,7 +66,7 @@ def preview(source: Path, out: Path, *, progress: Progress | None = None, **opti
         _locate_links(context, sources)
         scanned = scan(context, sources.readable)
         paths = sources.readable
-        readable = {paths[number] for number, one in scanned.items() if is_readable(one)}
+        readable = {paths[number] for number, one in scanned.items() if is_readable(one, paths[number])}
         return preview_of(scanned, paths, query=layout_query(context, sources.source, readable))
 
 

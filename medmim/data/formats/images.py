@@ -1,4 +1,4 @@
-"""2D pictures (PNG, JPEG, TIFF, BMP, GIF) read as greyscale volumes of one slice."""
+"""2D pictures (PNG, JPEG, TIFF, BMP, GIF, WebP) read as greyscale volumes of one slice."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from medmim.data.formats.file_types import open_regular
 from medmim.data.formats.nifti import Image
 from medmim.errors import DataError
 
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp")
 MAX_PIXELS = 100_000_000
-_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF")
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP")
 _EXIF_ORIENTATION = 274
 _MASK_NOISE = 24  # grey values by which black and white vary in a compressed mask
 _MASK_VALUES, _MASK_SHARE = 4, 0.9  # more values than this, but nearly all black or white: a noisy mask
@@ -120,8 +120,8 @@ def _check_colours(picture: PIL.Image.Image, pixels: Shaped[np.ndarray, "rows co
 
 
 def is_lossy(path: Path) -> bool:
-    """Return whether the name of a file ends as those of JPEG pictures do."""
-    return path.name.lower().endswith((".jpg", ".jpeg"))
+    """Return whether the name of a file ends as those of pictures do whose values are not exact."""
+    return path.name.lower().endswith((".jpg", ".jpeg", ".webp"))
 
 
 def _check_header(picture: PIL.Image.Image, max_pixels: int) -> None:

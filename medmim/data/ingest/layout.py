@@ -126,7 +126,7 @@ def _inferred(
     images = {
         relative: path
         for relative, path in paths.items()
-        if (path in query.readable if query.readable is not None else _may_be_image(path))
+        if (path in query.readable if query.readable is not None else may_be_image(path))
         and other[path] not in layout.skip
         and (layout.only is None or re.fullmatch(layout.only, relative))
     }
@@ -227,10 +227,11 @@ def _reason(descriptor: Descriptor, relative: str) -> str:
     for reason, pattern in descriptor.layout.skip.items():
         if re.fullmatch(pattern, relative):
             return reason
-    return "not_in_layout" if _may_be_image(Path(relative)) else "not_an_image"
+    return "not_in_layout" if may_be_image(Path(relative)) else "not_an_image"
 
 
-def _may_be_image(path: Path) -> bool:
+def may_be_image(path: Path) -> bool:
+    """Return whether the name of a file ends as those of volumes, arrays and pictures do."""
     return path.name.lower().endswith((*VOLUME_NAMES, *PICTURE_SUFFIXES))
 
 

@@ -20,7 +20,7 @@ from medmim.data.ingest.class_masks import MaskLabel, Masks, merge_masks
 from medmim.data.ingest.context import READ_LIMITS, IngestContext, IngestedVolume, stem_of, stored_path
 from medmim.data.ingest.dataset_json import DatasetJson, read_dataset_json
 from medmim.data.ingest.frames import frame_path, split_frames
-from medmim.data.ingest.layout import LayoutQuery, find_layout
+from medmim.data.ingest.layout import LayoutQuery, find_layout, may_be_image
 from medmim.data.ingest.ledger import FileOutcomes
 from medmim.data.ingest.npz_arrays import volumes_from_arrays
 from medmim.data.ingest.scan import ScannedFile
@@ -46,11 +46,11 @@ def volumes_from_nifti(
         seen: all files except DICOM images and label files, by number; their fates are recorded here.
         paths: paths of the files, by number.
     """
-    if context.options.layout is None and not any(map(is_readable, seen.values())):
+    readable = {paths[number] for number, one in seen.items() if is_readable(one, paths[number])}
+    if context.options.layout is None and not readable:
         _record_others(context, seen, {}, set())
         return [], None
     numbers = {paths[number]: number for number in seen}
-    readable = {paths[number] for number, one in seen.items() if is_readable(one)}
     query = layout_query(context, source, readable)
     known = annotate(context, source, find_layout(query, sorted(numbers)))
     found = known.layout
@@ -179,9 +179,9 @@ def _record_others(
         context.ledger.record([number], fate, reason, measured=one.measured)
 
 
-def is_readable(one: ScannedFile) -> bool:
+def is_readable(one: ScannedFile, path: Path) -> bool:
     """Return whether a file can be read as a volume, picture or array."""
-    return one.nifti or one.reason in READABLE
+    return one.nifti or (one.reason in READABLE and may_be_image(path))
 
 
 def layout_query(context: IngestContext, source: Path, readable: Collection[Path]) -> LayoutQuery:
