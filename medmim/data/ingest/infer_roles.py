@@ -73,7 +73,7 @@ def infer_roles(
     _skip_screenshots(candidates)
     active = [one for one in candidates if one.role != "skip"]
     if any(one.role is None for one in active):
-        examine_all(active, examine)
+        examine_all([one for one in active if one.role != "label"], examine)
         _decide_by_values(active, {id(one) for one in active if one.role is None})
     images = [one for one in active if one.role == "image"]
     index = _ImageIndex(images)

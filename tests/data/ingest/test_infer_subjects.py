@@ -54,3 +54,10 @@ def test_files_next_to_folders_of_patients_are_patients_of_their_own():
     subjects, anonymous = infer_subjects(images, images)
     assert sorted(set(subjects.values())) == ["other", "p1", "p2"]
     assert not anonymous
+
+
+def test_ct_and_mr_folders_with_equal_names_stop():
+    assert_stops_with_both_readings(
+        ["ct_train/ct_train_{n}_image.nii.gz", "mr_train/mr_train_{n}_image.nii.gz"], "CT and MR images"
+    )
+    assert count(infer(["{n}/ct.nii.gz", "{n}/mr.nii.gz"])) == (8, 0, 4, 4)

@@ -1,0 +1,34 @@
+"""The `dataset.json` of a dataset: modality, channels and class names, as in Decathlon and nnU-Net."""
+
+import pytest
+from ingest_source import save_json
+
+from medmim.data.ingest.dataset_json import DatasetJson, read_dataset_json
+from medmim.errors import DataError
+
+CONTENTS = {
+    "Decathlon": (
+        {"modality": {"0": "FLAIR", "1": "T1w"}, "labels": {"0": "background", "1": "edema"}},
+        DatasetJson(modality="MR", label_names={1: "edema"}, channels=2),
+    ),
+    "nnU-Net": (
+        {"channel_names": {"0": "CT"}, "labels": {"background": 0, "liver": 1, "^odd": 2}},
+        DatasetJson(modality="CT", label_names={1: "liver", 2: "class 2"}, channels=1),
+    ),
+    "nothing known": ({"labels": ["a"]}, DatasetJson(modality=None, label_names={})),
+}
+
+
+@pytest.mark.parametrize("name", CONTENTS)
+def test_forms(tmp_path, name):
+    content, expected = CONTENTS[name]
+    save_json(tmp_path / "dataset.json", content)
+    assert DatasetJson.model_validate(read_dataset_json(str(tmp_path / "dataset.json"))) == expected
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", ""])
+def test_other_files_are_refused(tmp_path, text):
+    (tmp_path / "dataset.json").write_text(text)
+    with pytest.raises(DataError, match="expected a JSON object") as caught:
+        read_dataset_json(str(tmp_path / "dataset.json"))
+    assert caught.value.reason == "unreadable_descriptor"
