@@ -17,7 +17,7 @@ values read from a scan, because these may identify a patient.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class MedmimError(Exception):
@@ -62,6 +62,15 @@ class UsageError(MedmimError):
 
 class SettingsError(UsageError):
     """Invalid settings; the message lists every problem."""
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an exception and those that led to it, once each."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def raised_in(error: BaseException) -> str:

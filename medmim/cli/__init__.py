@@ -15,8 +15,10 @@ from typing import Any
 import click
 
 from medmim import __version__
+from medmim.cli.error_report import report
 from medmim.cli.troubles import explain
-from medmim.errors import MedmimError, Stopped, did_you_mean, raised_in
+from medmim.config.own_code import explain_own_code
+from medmim.errors import MedmimError, Stopped, did_you_mean
 from medmim.files import SHARED
 
 _LOADS_MODELS = (
@@ -123,11 +125,7 @@ class Medmim(click.Group):
         except Exception as error:
             if os.environ.get("MEDMIM_DEBUG"):
                 raise
-            internal = (  # without the message of the error, because it may quote a scan
-                f"internal error, {type(error).__name__} in {raised_in(error)}; please report it "
-                "(MEDMIM_DEBUG=1 shows the traceback)"
-            )
-            click.echo(f"medmim: {explain(error) or internal}", err=True)
+            click.echo(f"medmim: {explain(error) or explain_own_code(error) or report(error)}", err=True)
             ctx.exit(1)
         finally:
             os.umask(umask)

@@ -16,26 +16,32 @@ _SIGNS = {"ok": "ok  ", "note": "note", "bad": "BAD "}
     epilog="""\b
 Examples:
   medmim doctor
-  medmim doctor --repair                         make runs and dataset private again
+  medmim doctor --repair                         repair the store and the permissions
   medmim doctor --json""",
 )
 @click.option(
     "--data", type=click.Path(path_type=Path), multiple=True, help="Dataset folder.  [default: medmim-data]"
 )
-@click.option("--repair", is_flag=True, help="Remove the permissions of others from runs and datasets.")
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Migrate or rebuild the store if needed; remove the permissions of others.",
+)
 @json_option
 def command(*, as_json: bool, data: tuple[Path, ...], repair: bool) -> None:
-    """Check this machine: versions, devices, decoders, disk, key file, permissions, tracking server.
+    """Check this machine: versions, devices, decoders, disk, permissions, store of runs, tracking server.
 
     Each check that fails or is limited gives advice. The exit code is 1 if a check failed.
     """
     from medmim.stages.doctor.permissions import restrict_permissions
     from medmim.stages.doctor.run import doctor, refuse_bad
+    from medmim.stages.doctor.store import repair_store
 
     folders = data or (Path("medmim-data"),)
     if repair:
         count = restrict_permissions((home(), *folders))
         click.echo(f"medmim: made {count} files and folders private", err=True)
+        click.echo(f"medmim: {repair_store(home())}", err=True)
     result = doctor(home(), data=folders)
     lines = []
     for check in result.checks:

@@ -84,9 +84,8 @@ def command(
 
 def _weights(model: str) -> Path:
     from medmim.stages.model_lookup import find_model
-    from medmim.tracking.mlflow_store import Store
 
-    return find_model(model, Store(home()), click.echo, stages=("finetune", "pretrain")).weights
+    return find_model(model, home(), click.echo, stages=("finetune", "pretrain")).weights
 
 
 def table_lines(drawn: MaskGallery) -> list[str]:

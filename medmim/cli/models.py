@@ -27,9 +27,10 @@ def command(context: click.Context, *, as_json: bool) -> None:
     if context.invoked_subcommand:
         return
     from medmim.tracking.comparison.champion import versions
+    from medmim.tracking.database import DATABASE
     from medmim.tracking.mlflow_store import Store
 
-    found = versions(Store(home()))
+    found = versions(Store(home(), reading=True)) if (home() / DATABASE).exists() else []
     rows = [
         {
             "model": one.model,

@@ -25,7 +25,7 @@ def command(*, study: str, out: Path | None, as_json: bool) -> None:
     from medmim.tracking.study_archive import pack
     from medmim.tracking.study_runs import runs_of_study
 
-    store, place = Store(home()), out or Path(f"{study}.zip")
+    store, place = Store(home(), reading=True), out or Path(f"{study}.zip")
     count = pack(store, runs_of_study(store, study), place)
     lines = [f"{count} runs in {place}", f"next     medmim unpack {place}"]
     print_result({"file": str(place), "runs": count}, as_json=as_json, lines=lines)

@@ -26,7 +26,7 @@ def command(*, uri: str | None, as_json: bool) -> None:
     from medmim.tracking.mlflow_store import Store
     from medmim.tracking.sync import SERVER, server_of, sync
 
-    store = Store(home())
+    store = Store(home(), reading=True)
     server = uri or server_of(store)
     if not server:
         raise click.UsageError(f"--to: expected the address of an MLflow server; pass it, or set {SERVER}")

@@ -6,7 +6,8 @@ Exceptions of MLflow, SQLAlchemy and PyTorch are recognised by name and text, so
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+
+from medmim.errors import causes
 
 _BY_NUMBER = {
     errno.ENOSPC: "the disk is full: free space, or set MEDMIM_HOME to a folder on another disk",
@@ -32,19 +33,20 @@ _BY_TEXT = {
     "unable to open database": "the store cannot be opened: check the permissions of MEDMIM_HOME",
     "database or disk is full": "the disk is full: free space, or move MEDMIM_HOME to another disk",
     "disk i/o error": "the store cannot be read or written: check the disk of MEDMIM_HOME",
-    "database disk image is malformed": "the store is damaged: restore mlflow.db from a backup",
-    "file is not a database": "mlflow.db is no database: restore a backup, or move it away",
+    "database disk image is malformed": "the store is damaged: run `medmim doctor --repair`",
+    "file is not a database": "mlflow.db is no database: run `medmim doctor --repair`",
     "can't locate revision": "a newer MLflow wrote the store: `pip install -U mlflow`",
     "out of memory": "out of memory: use a smaller --batch-size or --size; `medmim plan` finds what fits",
     "can't allocate memory": "out of memory: use a smaller --batch-size or --size, or fewer --workers",
     "can't start new thread": "no further thread can be started: use fewer --workers, or raise `ulimit -u`",
 }
+_STORE = ("OperationalError", "DatabaseError", "MlflowException")
 _SYSTEM = ("OperationalError", "DatabaseError", "MlflowException", "RuntimeError", "OutOfMemoryError")
 
 
 def explain(error: BaseException) -> str | None:
     """Return what happened and what to do, for a failure of the machine; None for anything else."""
-    for cause in _causes(error):
+    for cause in causes(error):
         if isinstance(cause, MemoryError):
             return _BY_NUMBER[errno.ENOMEM]
         if isinstance(cause, OSError) and cause.errno in _BY_NUMBER:
@@ -54,13 +56,12 @@ def explain(error: BaseException) -> str | None:
             known = next((advice for part, advice in _BY_TEXT.items() if part in text), None)
             if known:
                 return known
+            if type(cause).__name__ in _STORE:
+                return _of_store(cause)
     return None
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an exception and those that led to it, once each."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__
+def _of_store(error: BaseException) -> str:
+    """Describe a failure of the store that has no advice of its own, without SQL and values."""
+    text = next(iter(str(error).splitlines()), "").partition("[SQL")[0][:200]
+    return f"the store failed ({type(error).__name__}: {text}): `medmim doctor` checks it"

@@ -9,12 +9,14 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from medmim.errors import RunError, UsageError
 
+_LAST_FRAMES, _LONGEST_MESSAGE = 3, 300
 TRUSTED = "MEDMIM_TRUST_CODE"  # import paths separated by commas; child processes inherit them
 _NAMING = (
     "encoder",
@@ -76,6 +78,23 @@ def import_callable(path: str, *, word: str, expected: str) -> Any:
             f"{expected}, in an installed package or the current folder"
         ) from error
     return found
+
+
+def explain_own_code(error: BaseException) -> str | None:
+    """Return the error and the last frames of the user's own code that raised it; None for other errors."""
+    roots = {path.partition(":")[0].partition(".")[0] for path in _trusted()} - {"medmim", "torch"}
+    frames = [
+        f"{frame.f_globals['__name__']}:{line} in {frame.f_code.co_name}"
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if str(frame.f_globals.get("__name__")).partition(".")[0] in roots
+    ]
+    if not frames:
+        return None
+    text = next(iter(str(error).splitlines()), "")[:_LONGEST_MESSAGE]
+    return (
+        f"your own code failed at {frames[-1]} ({type(error).__name__}: {text}); its last calls: "
+        f"{' → '.join(frames[-_LAST_FRAMES:])}; correct it, or install what it imports"
+    )
 
 
 def _trusted() -> set[str]:

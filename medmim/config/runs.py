@@ -6,6 +6,7 @@ may be None, which means "choose from the dataset"; the choice is stored.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -102,7 +103,7 @@ class RunSettings(FileSettings):
         machine: the machine for which the recipe chooses encoder, patch, spacing, batch and length where they
             are not set: laptop, gpu_12gb, gpu_24gb, or auto: the one that the run starts on.
         fold: hold out this one of five patient-disjoint folds instead of the dataset's own test split.
-        experiment: MLflow experiment.
+        experiment: MLflow experiment; by default `MLFLOW_EXPERIMENT_NAME`, or medmim.
     """
 
     renamed: ClassVar[Mapping[str, str]] = {"clock": "time_source", "evaluations": "num_evaluations"}
@@ -148,7 +149,11 @@ class RunSettings(FileSettings):
     mirror_axes: Words = ("auto",)
     machine: Literal["auto", "laptop", "gpu_12gb", "gpu_24gb"] = "auto"
     fold: int | None = Field(default=None, ge=0, le=4)
-    experiment: str = Field(default="medmim", pattern=r"^[A-Za-z0-9_.-]+$")
+    experiment: str = Field(
+        default_factory=lambda: os.environ.get("MLFLOW_EXPERIMENT_NAME", "medmim"),
+        pattern=r"^[A-Za-z0-9_.-]+$",
+        validate_default=True,
+    )
 
     @model_validator(mode="after")
     def _one_budget(self) -> RunSettings:

@@ -71,7 +71,7 @@ def compare_runs(run_ids: Sequence[str], *, home: Path, promoting: bool = False)
     Raises:
         RunError: if there is nothing to compare.
     """
-    store = Store(home)
+    store = Store(home, reading=True)
     runs = find_runs(store, run_ids)
     title = digest_of(sorted(run.run_id for run in runs))[:12]
     command = " ".join(["medmim compare", *run_ids, "--seeds 2"])
@@ -89,7 +89,7 @@ def compare_study(name: str, *, home: Path, promoting: bool = False) -> CompareR
     Raises:
         RunError: if no trial of it is finished.
     """
-    store = Store(home)
+    store = Store(home, reading=True)
     trials = finished_trials(store, name)
     if not trials.runs:
         raise RunError(f"study '{name}' has no finished trial here: run `medmim study` first")
@@ -149,5 +149,5 @@ def compare(
 
 def newest_study(home: Path) -> str | None:
     """Return the study that the newest fine-tuning run belongs to; None when it belongs to none."""
-    tuned = Store(home).runs(stage="finetune")
+    tuned = Store(home, reading=True).runs(limit=1, stage="finetune")
     return tuned[0].data.tags.get("study") if tuned else None

@@ -94,7 +94,7 @@ class _Trainer:
         settings = {key: value for key, value in settings.items() if key not in ("data", "init")}
         plain = kind.model_validate(settings).model_dump(mode="json", exclude={"data", "init"})
         digest = digest_of([stage, self.dataset_hash, plain, needs])
-        for run in self.store.runs(**{DIGEST: digest}):
+        for run in self.store.tagged(DIGEST, (digest,)):
             if run.info.status == "FINISHED":
                 return digest, str(run.info.run_id)
         title = f"{stage} {arm.title} seed {plain['seed']}"

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from mlflow.entities import Run
+
 from medmim.errors import RunError
 from medmim.stages.finetune.initial_weights import CANDIDATE, CONTROL, FAILED, SCRATCH, STATUS, weights_of
 from medmim.tracking.comparison.champion import CHAMPION, RegisteredModel, versions
-from medmim.tracking.mlflow_store import Store
+from medmim.tracking.mlflow_store import Store, begins_with
 
 
 @dataclass(frozen=True)
@@ -63,14 +65,14 @@ class _Version:
 
 
 def find_model(
-    word: str | None, store: Store, log: Callable[[str], None], *, stages: Sequence[str] = ("finetune",)
+    word: str | None, home: Path, log: Callable[[str], None], *, stages: Sequence[str] = ("finetune",)
 ) -> SelectedModel:
     """Return the model that `--model WORD` refers to.
 
     Args:
         word: a weights file, the name of a registered model (`NAME`, `NAME:VERSION` or `NAME@ALIAS`), a run
             (or the beginning of its id), or None: the champion, else the best candidate.
-        store: the local store.
+        home: `MEDMIM_HOME`.
         log: receives the selection and its reason where `word` leaves it open.
         stages: stages whose runs may be given.
 
@@ -79,6 +81,7 @@ def find_model(
     """
     if word is not None and word.endswith(".safetensors"):
         return SelectedModel(Path(word), Path(word).name)
+    store = Store(home, reading=True)
     known = versions(store)
     if word is None and not known:
         raise RunError(
@@ -110,9 +113,15 @@ def _best(known: Sequence[RegisteredModel], store: Store, log: Callable[[str], N
         names = ", ".join(one.model for one in champions)
         raise RunError(f"--model: expected the name of one model, as several have a champion: {names}")
     if champions:
-        log(f"model: {_version(champions[0], store).words}: the champion")
+        log(f"model: {_version(champions[0], store.run(champions[0].run_id)).words}: the champion")
         return champions[0]
-    found = [_version(one, store) for one in known]
+    runs = {one.run_id: store.find_run(one.run_id) for one in known}
+    for one in known:
+        if runs[one.run_id] is None:
+            log(f"warning: {_title(one)} is left out: its run {one.run_id} was removed from the store")
+    found = [_version(one, run) for one in known if (run := runs[one.run_id])]
+    if not found:
+        raise RunError("--model: the runs of all registered models were removed; give a .safetensors file")
     group = max(found, key=lambda one: one.started).group  # of the newest version
     comparable = [one for one in found if one.group == group]
     usable = [[one for one in comparable if one.status == status] for status in (CANDIDATE, CONTROL, FAILED)]
@@ -128,8 +137,7 @@ def _best(known: Sequence[RegisteredModel], store: Store, log: Callable[[str], N
     return best.model
 
 
-def _version(model: RegisteredModel, store: Store) -> _Version:
-    run = store.run(model.run_id)
+def _version(model: RegisteredModel, run: Run) -> _Version:
     tags, metrics = run.data.tags, run.data.metrics
     scores = {key: value for key, value in metrics.items() if key.startswith("best/val_")}
     scores = scores or {
@@ -154,8 +162,8 @@ def _title(one: RegisteredModel) -> str:
 
 
 def _matching_run(store: Store, word: str, known: Sequence[RegisteredModel], stages: Sequence[str]) -> str:
-    runs = [run for stage in stages for run in store.runs(stage=stage)]
-    matching = [run.info.run_id for run in runs if run.info.run_id.startswith(word)]
+    found = [run for stage in stages for run in store.runs(begins_with(word), stage=stage)]
+    matching = [run.info.run_id for run in found]
     if len(matching) != 1:
         names = ", ".join(sorted({one.model for one in known})) or "none yet"
         kinds = " or ".join({"finetune": "fine-tuning", "pretrain": "pretraining"}[stage] for stage in stages)

@@ -144,6 +144,9 @@ def prepared_on_disk(settings: RunSettings, home: Path) -> DiskCache | None:
 
 def start_run(store: Store, settings: RunSettings, *, name: str, tags: Mapping[str, str]) -> Recorder:
     """Start a run and store its settings, without the path of the dataset."""
+    from medmim.tracking.sync import server_of
+
+    server_of(store)  # refuses an address that is no server before there is a run
     recorder = store.begin(experiment=settings.experiment, name=name, tags=tags)
     recorder.settings(settings.model_dump(mode="json", exclude={"data"}))
     return recorder
@@ -228,7 +231,7 @@ def find_unfinished(store: Store, stage: str, word: str) -> str:
     if word == "latest" and follower and _RESUMED in os.environ:
         return os.environ[_RESUMED]
     if word == "latest":
-        ids = [run.info.run_id for run in store.runs(stage=stage) if run.info.status != "FINISHED"]
+        ids = [run.info.run_id for run in store.runs("attributes.status != 'FINISHED'", stage=stage)]
         free = [one for one in ids if follower or not files.is_locked(store.checkpoints(one))]
         if not free:
             trained = ": all of them are being trained by other processes" if ids else ""

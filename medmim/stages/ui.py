@@ -15,9 +15,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 from medmim.errors import RunError, UsageError
+from medmim.tracking.artifact_addresses import relocate
+from medmim.tracking.database import DATABASE, uri_of
+from medmim.tracking.migration import check
 from medmim.tracking.mlflow_store import Store
 
 _NEWEST = 5
@@ -40,8 +43,8 @@ def pages(home: Path, *, port: int) -> list[tuple[str, str]]:
     Raises:
         RunError: if there are no runs.
     """
-    _check(home)
-    client, found = Store(home).client, []
+    client, found = Store(home, reading=True).client, []
+    relocate(home.resolve())
     for experiment in client.search_experiments(max_results=_NEWEST, order_by=["last_update_time DESC"]):
         runs = client.search_runs([experiment.experiment_id], max_results=1)
         if not runs:
@@ -54,13 +57,6 @@ def pages(home: Path, *, port: int) -> list[tuple[str, str]]:
     return found
 
 
-def _check(home: Path) -> Path:
-    database = home / "mlflow.db"
-    if not database.is_file():
-        raise RunError(f"no runs in '{home}' yet: run `medmim pretrain`, or set MEDMIM_HOME to their folder")
-    return database
-
-
 def serve(home: Path, *, port: int) -> None:
     """Run the server until Ctrl-C, SIGTERM or SIGHUP; then stop it and its workers.
 
@@ -68,7 +64,7 @@ def serve(home: Path, *, port: int) -> None:
         RunError: if there are no runs, or the server fails.
         UsageError: if the port is in use.
     """
-    database = _check(home)
+    check(home)  # the server would migrate an older store without a backup
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -77,7 +73,7 @@ def serve(home: Path, *, port: int) -> None:
             raise UsageError(
                 f"--port {port} is in use: choose another port, such as --port {port + 1}"
             ) from None
-    code = run_until_interrupted(server_command(database, port=port))
+    code = run_until_interrupted(server_command(home / DATABASE, port=port))
     if code:
         raise RunError(f"the MLflow server failed with exit code {code}; see its messages above")
 
@@ -88,7 +84,7 @@ def server_command(database: Path, *, port: int) -> list[str]:
         "--host": "127.0.0.1",
         "--port": str(port),
         "--workers": "1",
-        "--backend-store-uri": f"sqlite:///{quote(str(database.resolve()))}",
+        "--backend-store-uri": uri_of(database.resolve()),
         "--default-artifact-root": (database.parent / "artifacts").resolve().as_uri(),
     }
     return [sys.executable, "-m", "mlflow", "ui", *(word for pair in options.items() for word in pair)]

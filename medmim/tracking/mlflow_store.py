@@ -7,17 +7,19 @@ MLflow defaults that record the user, script and git address are overridden.
 from __future__ import annotations
 
 import json
+import logging
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Collection, Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path
-from urllib.parse import quote, urlparse
-from urllib.request import url2pathname
 
 from mlflow import MlflowClient
 from mlflow.entities import (
     Dataset,
     DatasetInput,
     InputTag,
+    LifecycleStage,
     LoggedModelOutput,
     LoggedModelStatus,
     Run,
@@ -27,11 +29,17 @@ from mlflow.exceptions import MlflowException
 
 from medmim import files
 from medmim.errors import RunError
-from medmim.tracking.run_recorder import RunRecorder
+from medmim.tracking.artifact_addresses import EXPERIMENT_TAGS, inside
+from medmim.tracking.database import DATABASE, opened, uri_of
+from medmim.tracking.migration import check, prepare
+from medmim.tracking.registry_snapshot import create_model, write_snapshot
+from medmim.tracking.run_recorder import RECORD, RunRecord, RunRecorder, restore_experiment, restore_run
 
 _ANONYMOUS = {"mlflow.user": "medmim", "mlflow.source.name": "medmim", "mlflow.source.type": "LOCAL"}
-EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens the table of runs
 ORIGIN = "medmim.run"  # tag of a copy: id of the original run
+_LOG = logging.getLogger(__name__)
+FINISHED = "attributes.status = 'FINISHED'"
+_PAGE, _EXPERIMENTS = 1000, 50_000
 _DIGEST_LENGTH = 36  # longest digest that MLflow stores
 
 
@@ -40,12 +48,18 @@ class Store:
 
     Args:
         home: `MEDMIM_HOME`; created if it does not exist.
+        reading: open an existing store without creating or migrating it.
 
     Raises:
-        RunError: if the home folder cannot be created or used.
+        RunError: if the home folder or its database cannot be used.
     """
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, *, reading: bool = False) -> None:
+        self.home = home.resolve()
+        if reading:
+            check(home)
+            self.client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+            return
         try:
             files.private_folder(home)
         except OSError as error:
@@ -53,16 +67,14 @@ class Store:
                 f"MEDMIM_HOME '{home}': expected a folder, or a path where one can be created, got "
                 f"'{error.strerror}'; set MEDMIM_HOME to a folder that you may write to"
             ) from error
-        self.home = home.resolve()
-        with files.lock(
-            self.home
-        ):  # MLflow does not prevent two processes from creating the tables at the same time
+        with files.lock(self.home):  # MLflow cannot create its first experiment in two processes at once
+            prepare(self.home)
             self.client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
 
     @property
     def uri(self) -> str:
         """URI of the database."""
-        return f"sqlite:///{quote(str(self.home / 'mlflow.db'))}"  # the path is part of a URL
+        return uri_of(self.home / DATABASE)
 
     @property
     def artifacts(self) -> Path:
@@ -76,19 +88,27 @@ class Store:
     def begin(self, *, experiment: str, name: str, tags: Mapping[str, str]) -> RunRecorder:
         """Start a run and return its recorder."""
         where = self.experiment(experiment)
-        run = self.client.create_run(where, run_name=name, tags={**_ANONYMOUS, **tags})
+        # later than every other run, even if the clock was set back
+        begun = max([int(time.time() * 1000), *(run.info.start_time + 1 for run in self.runs(limit=1))])
+        run = self.client.create_run(where, begun, {**_ANONYMOUS, **tags}, name)
         if "dataset_hash" in tags:
             self._note_dataset(run.info.run_id, tags)
-        return RunRecorder(self.client, run.info.run_id)
+        head = {"experiment": experiment, "name": name, "start_time": run.info.start_time}
+        self.record(run.info.run_id).add(run=head, tags=dict(run.data.tags))
+        return self.recorder(run.info.run_id)
+
+    def recorder(self, run_id: str, known: AbstractSet[tuple[str, int]] = frozenset()) -> RunRecorder:
+        """Return the recorder of a run; `known` as in `RunRecorder`."""
+        return RunRecorder(self.client, run_id, self.record(run_id), known)
+
+    def record(self, run_id: str) -> RunRecord:
+        """Return the record of a run in its folder."""
+        return RunRecord(self.checkpoints(run_id) / RECORD)
 
     def experiment(self, name: str) -> str:
-        """Return the id of an experiment; create it, with artifacts in the home folder, if needed."""
+        """Return the id of an experiment; create or restore it if needed."""
         with files.lock(self.home):
-            found = self.client.get_experiment_by_name(name)
-            if found is not None:
-                return str(found.experiment_id)
-            place = (self.artifacts / name).as_uri()
-            return str(self.client.create_experiment(name, artifact_location=place, tags=EXPERIMENT_TAGS))
+            return experiment_in(self.client, self.home, name)
 
     def _note_dataset(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Log the dataset as an MLflow input, so that the UI lists the runs that used it."""
@@ -110,10 +130,11 @@ class Store:
                 after its last saved state. The summary of a study is replaced instead.
         """
         run = self.run(run_id)
+        restore_run(self.client, run_id)
         self.client.update_run(run_id, status="RUNNING")
         keys = run.data.metrics if keep_points else ()
         known = {(key, point.step) for key in keys for point in self.client.get_metric_history(run_id, key)}
-        return RunRecorder(self.client, run_id, known)
+        return self.recorder(run_id, known)
 
     def run(self, run_id: str) -> Run:
         """Return a run by its id in this store or, if it is a copy, by the id of the original run.
@@ -124,7 +145,7 @@ class Store:
         try:
             return self.client.get_run(run_id)
         except MlflowException as error:
-            copies = self.runs(**{ORIGIN: run_id}) if run_id.isalnum() else []
+            copies = self.tagged(ORIGIN, (run_id,))
             if copies:
                 return copies[0]
             raise RunError(
@@ -139,27 +160,44 @@ class Store:
         except RunError:
             return None
 
-    def runs(self, **tags: str) -> list[Run]:
-        """Return the runs with these tags, newest first."""
-        experiments = [found.experiment_id for found in self.client.search_experiments()]
-        conditions = [_equals(f"tags.`{key}`", value) for key, value in tags.items()]
+    def runs(self, *conditions: str, limit: int | None = None, **tags: str) -> list[Run]:
+        """Return the runs with these tags, newest first.
+
+        Args:
+            conditions: MLflow filters on attributes, such as `FINISHED`.
+            limit: return the newest ones only.
+            tags: values of tags.
+        """
+        places = [one.experiment_id for one in self.client.search_experiments(max_results=_EXPERIMENTS)]
+        conditions += tuple(_equals(f"tags.`{key}`", value) for key, value in tags.items())
         found: list[Run] = []
         token = None
         while True:
             page = self.client.search_runs(
-                experiments,
+                places,
                 filter_string=" and ".join(conditions),
+                max_results=limit or _PAGE,
                 order_by=["attributes.start_time DESC"],
                 page_token=token,
             )
             found.extend(run for run in page if tags.items() <= run.data.tags.items())
             token = page.token
-            if not token:
-                return found
+            if not token or (limit and len(found) >= limit):
+                return found[:limit]
+
+    def tagged(self, key: str, values: Collection[str]) -> list[Run]:
+        """Return the runs whose tag has one of these values, newest first, by one query."""
+        question = (
+            "SELECT tags.run_uuid, tags.value FROM tags JOIN runs ON runs.run_uuid = tags.run_uuid "
+            "WHERE tags.key = ? AND runs.lifecycle_stage = 'active' ORDER BY runs.start_time DESC"
+        )
+        with opened(self.home / DATABASE) as connection:
+            ids = [run_id for run_id, value in connection.execute(question, (key,)) if value in values]
+        return [self.client.get_run(run_id) for run_id in ids]
 
     def artifact(self, run: Run, name: str = "") -> Path:
         """Return the path of an artifact, which may not exist; without a name, the artifact folder."""
-        return Path(url2pathname(urlparse(str(run.info.artifact_uri)).path)) / name
+        return inside(self.home, str(run.info.artifact_uri)) / name
 
     def read_text(self, run: Run, name: str, *, default: str | None = None) -> str:
         """Return a text artifact of a run.
@@ -180,15 +218,20 @@ class Store:
         return path.read_text(encoding="utf-8")
 
     def register(self, *, model: str, run_id: str, tags: Mapping[str, str], alias: str) -> int:
-        """Register the artifact folder `model` of a run as a new model version; return the version number."""
-        try:
-            self.client.create_registered_model(model)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
+        """Register the artifact folder `model` of a run as a new model version; return the version number.
+
+        Raises:
+            RunError: if the run no longer exists.
+        """
+        create_model(self.client, model)
         known = self.client.search_model_versions(f"name = '{model}' and run_id = '{run_id}'")
         if known:  # registered before an interruption
             return int(known[0].version)
+        if restore_run(self.client, run_id) == "gone":
+            raise RunError(
+                f"run {run_id} finished, but was removed from the store and cannot be registered: its "
+                f"weights are in '{self.checkpoints(run_id)}', which `--model` accepts"
+            )
         info = self.run(run_id).info
         logged = self.client.create_logged_model(
             info.experiment_id, name=model, source_run_id=run_id, tags=dict(tags), model_type="medmim"
@@ -203,7 +246,12 @@ class Store:
             model_id=logged.model_id,
         )
         self.client.set_registered_model_alias(model, alias, version.version)
+        self.note_registry()
         return int(version.version)
+
+    def note_registry(self) -> None:
+        """Copy the registry to the home folder, from which `doctor --repair` can rebuild it."""
+        write_snapshot(self.client, self.home)
 
     def discard(self, run_id: str) -> None:
         """Delete a run that has no resumable state, and its checkpoints."""
@@ -219,13 +267,29 @@ class Store:
     def note_score(self, run_id: str, key: str, value: float) -> None:
         """Add a score to a finished run, such as the Dice of a fine-tuning to its pretraining.
 
-        A run that is not in this store is ignored.
+        A run that is not in this store, or was deleted, is ignored.
         """
         try:
-            self.client.get_run(run_id)
+            if self.client.get_run(run_id).info.lifecycle_stage == LifecycleStage.DELETED:
+                return
         except MlflowException:
             return
-        self.client.log_metric(run_id, key, value, step=0)
+        self.recorder(run_id).metrics({key: value}, step=0)
+
+
+def begins_with(word: str) -> str:
+    """Return the condition of `Store.runs` for ids that begin with a word."""
+    return f"attributes.run_id LIKE '{word if word.isalnum() else ' '}%'"
+
+
+def experiment_in(client: MlflowClient, home: Path, name: str) -> str:
+    """Return the id of an experiment in a home folder; create it, or restore it if it was deleted."""
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        place = (home / "artifacts" / name).as_uri()
+        return str(client.create_experiment(name, artifact_location=place, tags=EXPERIMENT_TAGS))
+    restore_experiment(client, found)
+    return str(found.experiment_id)
 
 
 def _equals(field: str, value: str) -> str:

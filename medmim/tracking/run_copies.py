@@ -103,7 +103,7 @@ def copy_of(store: Store, run: Run) -> RunCopy:
     origin = tags.pop(ORIGIN, str(info.run_id))
     return RunCopy(
         origin=origin,
-        parent=store.run(parent).data.tags.get(ORIGIN, parent) if parent else "",
+        parent=found.data.tags.get(ORIGIN, parent) if (found := store.find_run(parent)) else "",
         experiment=client.get_experiment(info.experiment_id).name,
         name=str(info.run_name),
         status=str(info.status),
@@ -124,9 +124,9 @@ def with_parents(store: Store, runs: Sequence[Run]) -> list[Run]:
     ordered: dict[str, Run] = {}
 
     def add(run: Run) -> None:
-        parent = run.data.tags.get(PARENT)
-        if parent and parent not in ordered:
-            add(store.run(parent))
+        parent = store.find_run(run.data.tags.get(PARENT, ""))  # None if it was deleted for good
+        if parent and parent.info.run_id not in ordered:
+            add(parent)
         ordered.setdefault(str(run.info.run_id), run)
 
     for run in reversed(runs):  # oldest first

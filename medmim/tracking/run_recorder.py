@@ -1,24 +1,61 @@
-"""Recorder of one run in the MLflow store: settings, metrics, figures and files."""
+"""Recorder of one run in the MLflow store: settings, metrics, figures and files.
+
+<home>/checkpoints/<run>/record.jsonl    what the store contains about the run, one JSON object a line, so
+                                         that it can be rebuilt: `run` (experiment, name, start), then
+                                         `params`, `tags`, `metrics` (step, time) and `status` (time)
+"""
 
 from __future__ import annotations
 
 import io
 import json
+import logging
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Experiment, LifecycleStage, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
 from PIL import Image
 
+RECORD = "record.jsonl"
+_LOG = logging.getLogger(__name__)
 _PARAMETER_LIMIT = 250
 _MAX_LENGTH = 240  # MLflow accepts at most 250
 _NOT_ACCEPTED = re.compile(r"[^\w.\- :]")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """The record of one run.
+
+    Attributes:
+        path: of the file; its folder is named after the run.
+    """
+
+    path: Path
+
+    def add(self, **entry: Any) -> None:
+        """Append one entry."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(entry) + "\n")
+
+    def entries(self) -> list[dict[str, Any]]:
+        """Return all entries; lines that a killed process left incomplete are skipped."""
+        found = []
+        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                found.append(dict(json.loads(line)))
+            except (ValueError, TypeError):
+                continue
+        return found
 
 
 class RunRecorder:
@@ -27,15 +64,22 @@ class RunRecorder:
     Args:
         client: of the store.
         run_id: of the run.
+        record: of the run, in its folder.
         known: keys and steps of points that the run already contains.
     """
 
     def __init__(
-        self, client: MlflowClient, run_id: str, known: AbstractSet[tuple[str, int]] = frozenset()
+        self,
+        client: MlflowClient,
+        run_id: str,
+        record: RunRecord,
+        known: AbstractSet[tuple[str, int]] = frozenset(),
     ) -> None:
         self._client = client
+        self._record = record
         self._run_id = run_id
         self._known = known
+        self._gone = False
 
     @property
     def run_id(self) -> str:
@@ -44,40 +88,91 @@ class RunRecorder:
 
     def settings(self, values: Mapping[str, object]) -> None:
         """Store scalar settings as parameters (columns of the UI) and all settings as settings.yaml."""
-        plain = {key: value for key, value in values.items() if not isinstance(value, dict)}
-        params = [Param(key, _short(value)) for key, value in plain.items()]
-        self._client.log_batch(self._run_id, params=params)
+        self.params({key: value for key, value in values.items() if not isinstance(value, dict)})
         self.text("settings.yaml", yaml.safe_dump(json.loads(json.dumps(values)), sort_keys=True))
+
+    def params(self, values: Mapping[str, object]) -> None:
+        """Store scalar values as parameters."""
+        short = {key: _short(value) for key, value in values.items()}
+        self._record.add(params=short)
+        params = [Param(*pair) for pair in short.items()]
+        self._send(lambda: self._client.log_batch(self._run_id, params=params))
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Set tags."""
-        self._client.log_batch(self._run_id, tags=[RunTag(key, value) for key, value in values.items()])
+        self._record.add(tags=dict(values))
+        tags = [RunTag(key, value) for key, value in values.items()]
+        self._send(lambda: self._client.log_batch(self._run_id, tags=tags))
 
     def metrics(self, values: Mapping[str, float], *, step: int) -> None:
         """Store metrics at a step."""
         now = int(time.time() * 1000)
         named = stored_names(values)
         stored = [(named[key], value) for key, value in values.items()]
-        new = [(key, value) for key, value in stored if (key, step) not in self._known]
-        points = [Metric(key, float(value), now, step) for key, value in new]
-        self._client.log_batch(self._run_id, metrics=points)
+        new = {key: float(value) for key, value in stored if (key, step) not in self._known}
+        points = [Metric(key, value, now, step) for key, value in new.items()]
+        self._record.add(metrics=new, step=step, time=now)
+        self._send(lambda: self._client.log_batch(self._run_id, metrics=points))
 
     def picture(self, key: str, png: bytes, *, step: int) -> None:
         """Store a figure under the same key at every step, so that the UI shows a series."""
         with Image.open(io.BytesIO(png)) as image:
-            self._client.log_image(self._run_id, image.convert("RGB"), key=key, step=step)
+            picture = image.convert("RGB")
+        self._send(lambda: self._client.log_image(self._run_id, picture, key=key, step=step))
 
     def text(self, name: str, content: str) -> None:
         """Store a text artifact."""
-        self._client.log_text(self._run_id, content, name)
+        self._send(lambda: self._client.log_text(self._run_id, content, name))
 
     def file(self, path: Path, *, folder: str) -> None:
         """Store a copy of a file."""
-        self._client.log_artifact(self._run_id, str(path), folder)
+        self._send(lambda: self._client.log_artifact(self._run_id, str(path), folder))
 
     def finish(self, status: str) -> None:
         """End the run."""
-        self._client.set_terminated(self._run_id, status=status)
+        self._record.add(status=status, time=int(time.time() * 1000))
+        self._send(lambda: self._client.set_terminated(self._run_id, status=status))
+
+    def _send(self, send: Callable[[], object]) -> None:
+        """Send to the store; restore the run if it was deleted meanwhile, so that no training is lost."""
+        if self._gone:
+            return
+        try:
+            send()
+        except MlflowException:
+            found = restore_run(self._client, self._run_id)
+            if found == "active":
+                raise
+            self._gone = found == "gone"
+            if self._gone:
+                _LOG.warning("run %s was removed from the store; its folder keeps its record", self._run_id)
+            else:
+                send()
+
+
+def restore_run(client: MlflowClient, run_id: str) -> Literal["active", "restored", "gone"]:
+    """Restore a run and its experiment if they were deleted; return what was found."""
+    try:
+        run = client.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return "gone"
+        raise
+    experiment = client.get_experiment(run.info.experiment_id)
+    if LifecycleStage.DELETED not in (run.info.lifecycle_stage, experiment.lifecycle_stage):
+        return "active"
+    restore_experiment(client, experiment)
+    if client.get_run(run_id).info.lifecycle_stage == LifecycleStage.DELETED:
+        client.restore_run(run_id)
+        _LOG.warning("run %s had been deleted: restored", run_id)
+    return "restored"
+
+
+def restore_experiment(client: MlflowClient, experiment: Experiment) -> None:
+    """Restore an experiment if it was deleted."""
+    if experiment.lifecycle_stage == LifecycleStage.DELETED:
+        client.restore_experiment(experiment.experiment_id)
+        _LOG.warning("experiment '%s' had been deleted: restored with its runs", experiment.name)
 
 
 def stored_names(keys: Iterable[str]) -> dict[str, str]:

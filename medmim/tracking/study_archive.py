@@ -24,6 +24,7 @@ from mlflow.entities import Run
 from medmim import __version__, files
 from medmim.errors import RunError
 from medmim.tracking.mlflow_store import Store
+from medmim.tracking.rebuild import write_missing_records
 from medmim.tracking.run_copies import RunCopy, copy_of, with_parents
 from medmim.tracking.upload import Uploader, UploadSummary
 
@@ -88,6 +89,7 @@ def unpack(store: Store, path: Path) -> UploadSummary:
             delivery = Uploader(store.client, store.experiment)
             for copy in copies:
                 delivery.put(copy)
+            write_missing_records(store)
         finally:
             _clear(folder)
     return delivery.sent

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mlflow.entities import Param, Run
+from mlflow.entities import Run
 
 from medmim.config.study import DIGEST, SCRATCH, StudySettings, StudyTrial, arm_title
 from medmim.tracking.comparison.runs import RunScores, read_run
@@ -74,8 +74,7 @@ class StudyRuns:
         tags = {"arm": trial.arm, "stratum": trial.stratum, PARENT: root}
         recorder = self._open(place, arm_title(trial.arm, trial.stratum), tags)
         if not known:
-            params = [Param(key, str(value)) for key, value in _columns(trial).items()]
-            self.store.client.log_batch(recorder.run_id, params=params)
+            recorder.params(_columns(trial))
         return recorder
 
     def _open(self, place: tuple[str, str, str], name: str, tags: Mapping[str, str]) -> RunRecorder:
@@ -154,10 +153,9 @@ def _roots(runs: Sequence[Run]) -> list[Run]:
 def _finished(store: Store, planned: Collection[str]) -> dict[str, Run]:
     """Return the newest finished run of each planned training, in the order of the plan."""
     found: dict[str, Run] = {}
-    for run in store.runs() if planned else ():
-        digest = run.data.tags.get(DIGEST, "")
-        if run.info.status == "FINISHED" and digest in planned:
-            found.setdefault(digest, run)
+    for run in store.tagged(DIGEST, planned) if planned else ():
+        if run.info.status == "FINISHED":
+            found.setdefault(run.data.tags[DIGEST], run)
     return {digest: found[digest] for digest in planned if digest in found}
 
 

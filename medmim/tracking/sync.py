@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 from requests.exceptions import RequestException
 
 from medmim import files
-from medmim.errors import RunError
+from medmim.errors import RunError, UsageError
 from medmim.tracking.mlflow_store import Store
 from medmim.tracking.run_copies import copy_of, with_parents
 from medmim.tracking.upload import Uploader, UploadSummary, experiment_of
@@ -142,8 +142,17 @@ class BackgroundUploader:
 
 
 def server_of(store: Store) -> str | None:
-    """Return the URI in `MLFLOW_TRACKING_URI`; None if it is not set or is the local store."""
+    """Return the URI in `MLFLOW_TRACKING_URI`; None if it is not set or is the local store.
+
+    Raises:
+        UsageError: for a folder: MLflow no longer writes to it, and sharing needs a server.
+    """
     uri = os.environ.get(SERVER)
+    if uri and ("://" not in uri or uri.startswith("file:")):
+        raise UsageError(
+            f"{SERVER}: expected the address of an MLflow server (http://…), got a folder; unset it: runs "
+            "are always stored in MEDMIM_HOME"
+        )
     return uri if uri and uri != store.uri else None
 
 

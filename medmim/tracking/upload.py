@@ -18,8 +18,11 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
-from medmim.tracking.mlflow_store import EXPERIMENT_TAGS, ORIGIN
+from medmim.tracking.artifact_addresses import EXPERIMENT_TAGS
+from medmim.tracking.mlflow_store import ORIGIN
+from medmim.tracking.registry_snapshot import create_model
 from medmim.tracking.run_copies import RunCopy, VersionCopy
+from medmim.tracking.run_recorder import restore_experiment
 from medmim.tracking.study_runs import PARENT
 
 RECORD = "medmim-copied.json"  # artifact of a copy: path → SHA-256 of each file that was uploaded
@@ -68,13 +71,17 @@ class Uploader:
         self._ids[copy.origin] = run_id
         if run_id == copy.origin or known.data.tags.get(_WHOLE) == copy.digest:
             return run_id  # the original itself, or a complete copy
-        self._values(copy, known)
         self._artifacts(copy, run_id)
         for version in copy.versions:
             self._version(version, run_id)
-        self._end(copy, run_id)
+        self.fill(copy, known)
         self.client.set_tag(run_id, _WHOLE, copy.digest)
         return run_id
+
+    def fill(self, copy: RunCopy, known: Run) -> None:
+        """Add the values that a run lacks, and set its status."""
+        self._values(copy, known)
+        self._end(copy, str(known.info.run_id))
 
     def drop(self, origins: Sequence[str]) -> None:
         """Delete the copies of the given runs."""
@@ -154,11 +161,7 @@ class Uploader:
 
     def _version(self, version: VersionCopy, run_id: str) -> None:
         """Register a version; its aliases and verdicts become tags `imported_…` without effect."""
-        try:
-            self.client.create_registered_model(version.model)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
+        create_model(self.client, version.model)
         tags = {**_without_authority(version), ORIGIN: version.origin}
         registered = self.client.search_model_versions(f"name = '{version.model}'")
         known = next((one for one in registered if one.tags.get(ORIGIN) == version.origin), None)
@@ -181,7 +184,10 @@ class Uploader:
 def experiment_of(client: MlflowClient, name: str) -> str:
     """Return the id of an experiment on a server, creating the experiment if needed."""
     found = client.get_experiment_by_name(name)
-    return str(found.experiment_id if found else client.create_experiment(name, tags=EXPERIMENT_TAGS))
+    if found is None:
+        return str(client.create_experiment(name, tags=EXPERIMENT_TAGS))
+    restore_experiment(client, found)
+    return str(found.experiment_id)
 
 
 def _without_authority(version: VersionCopy) -> dict[str, str]:

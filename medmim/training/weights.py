@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from medmim import files
 from medmim.config.own_code import refuse_foreign_code
 from medmim.errors import RunError
 from medmim.training.resume.state_file import all_finite
+from medmim.training.resume.states import remove_older_states
 
 WEIGHTS = "weights.safetensors"
 
@@ -27,17 +29,23 @@ def save_weights(
     weights: Mapping[str, Tensor],
     description: Mapping[str, Any],
     metadata: Mapping[str, str] | None = None,
+    *,
+    write: Callable[[Path, bytes], None] = files.write_bytes,
 ) -> Path:
     """Write weights and their description with SHA-256; return the path of the weights.
+
+    On a full disk the older training states are removed; the newest one stays for `--resume`.
 
     Args:
         folder: of the run.
         weights: tensors by name.
         description: written next to the weights.
         metadata: written into the weights file, so that copies keep it.
+        write: writes a file; an argument for tests.
 
     Raises:
         RunError: for non-finite weights; nothing is written.
+        WriteError: if the weights cannot be written.
     """
     if not all_finite(weights):
         raise RunError(
@@ -46,7 +54,14 @@ def save_weights(
     path = folder / WEIGHTS
     # own memory for each tensor, because networks may use one under two names
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in sorted(weights.items())}
-    files.write_bytes(path, safetensors.torch.save(plain, metadata=dict(metadata or {})))
+    content = safetensors.torch.save(plain, metadata=dict(metadata or {}))
+    try:
+        write(path, content)
+    except files.WriteError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        remove_older_states(folder, count=1)
+        write(path, content)
     files.write_json(path.with_suffix(".json"), {**description, "sha256": files.sha256_of(path)})
     return path
 

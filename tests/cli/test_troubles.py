@@ -25,13 +25,14 @@ TROUBLES = [
     (OSError(errno.ENOLCK, "No locks available"), "local disk"),
     (OperationalError("(sqlite3.OperationalError) database is locked"), "wait until it ends"),
     (OperationalError("attempt to write a readonly database"), "make it writable"),
-    (MlflowException("database disk image is malformed"), "from a backup"),
+    (MlflowException("database disk image is malformed"), "doctor --repair"),
     (
         RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. out of shared memory"),
         "--workers 0.*--shm-size",
     ),
     (MemoryError(), "--batch-size"),
     (RuntimeError("can't start new thread"), "ulimit -u"),
+    (MlflowException("Run with id=7 not found\n[SQL: SELECT 1]"), r"MlflowException: Run .*`medmim doctor`"),
 ]
 
 

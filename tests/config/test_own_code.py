@@ -2,7 +2,14 @@ import sys
 
 import pytest
 
-from medmim.config.own_code import TRUSTED, import_callable, refuse_foreign_code, trust, trust_settings
+from medmim.config.own_code import (
+    TRUSTED,
+    explain_own_code,
+    import_callable,
+    refuse_foreign_code,
+    trust,
+    trust_settings,
+)
 from medmim.config.resolve import resolve
 from medmim.config.runs import PretrainSettings
 from medmim.errors import RunError, UsageError
@@ -66,3 +73,18 @@ def test_the_current_folder_is_searched_after_installed_packages(tmp_path, monke
 def test_what_cannot_be_imported_is_one_usage_error(path):
     with pytest.raises(UsageError, match=r"--mask .*: cannot import it \(.*'module:callable', a function"):
         import_callable(path, word="--mask", expected="a function")
+
+
+def test_an_error_in_own_code_is_explained_by_its_last_calls(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_nets_that_fail.py").write_text(
+        "def inner():\n    import no_such_package\n\ndef build():\n    inner()\n"
+    )
+    build = import_callable("own_nets_that_fail:build", word="--encoder", expected="a network")
+    with pytest.raises(ModuleNotFoundError, match="no_such_package") as raised:
+        build()
+    assert explain_own_code(raised.value) is None
+    trust(["own_nets_that_fail:build"])
+    line = explain_own_code(raised.value)
+    assert line.startswith("your own code failed at own_nets_that_fail:2 in inner (ModuleNotFound")
+    assert "own_nets_that_fail:5 in build → own_nets_that_fail:2 in inner" in line

@@ -66,7 +66,7 @@ def test_weights_are_refused_by_every_loader(planted, tiny_dataset, tmp_path):
     loaders = [
         lambda: load_weights(planted),
         lambda: load_trained_model(planted),
-        lambda: load_trained_model(find_model(str(planted), store, print).weights),
+        lambda: load_trained_model(find_model(str(planted), store.home, print).weights),
         lambda: find_initial_weights(str(planted), store, read_dataset(tiny_dataset)),
     ]
     for load in loaders:

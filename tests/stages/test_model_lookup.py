@@ -30,7 +30,7 @@ class Registry:
 
     def found(self, word=None):
         self.said.clear()
-        return find_model(word, self.store, self.said.append)
+        return find_model(word, self.store.home, self.said.append)
 
     def chosen(self, word=None):
         """Return the run whose weights are found."""

@@ -198,6 +198,7 @@ def sized(size):
         (manifest_of({"format": 1, "files": []}), "the files of this pack do not match its manifest"),
         (manifest_of([]), r"cannot be unpacked \(TypeError\)"),
         (sized(-2), "do not trust it"),
+        (sized(1 << 30), r"claims to contain 10\d\d MiB: do not trust it"),
         (lambda entries: entries.pop(MANIFEST), r"cannot be unpacked \(KeyError\)"),
     ],
 )
@@ -207,6 +208,15 @@ def test_untrustworthy_packs_are_rejected_without_changes(change, message, packe
         unpack(there, rewritten(packed, change))
     assert there.runs() == []
     assert not list(there.home.parent.rglob("evil*"))
+
+
+def test_files_that_a_killed_unpack_left_are_removed(packed, new_home):
+    there = Store(new_home())
+    left = there.home / ".unpacking" / "runs" / "7"
+    left.mkdir(parents=True)
+    (left / "scan.bin").write_bytes(b"left")
+    unpack(there, packed)
+    assert not left.parent.exists()
 
 
 def test_a_pack_with_a_changed_byte_is_rejected_or_complete(packed, new_home):

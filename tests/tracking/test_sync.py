@@ -7,7 +7,7 @@ from mlflow import MlflowClient
 from server_faults import FAULTS
 from shaky_server import ShakyServer
 
-from medmim.errors import RunError
+from medmim.errors import RunError, UsageError
 from medmim.tracking.mlflow_store import ORIGIN, Store
 from medmim.tracking.run_copies import copy_of
 from medmim.tracking.study_runs import PARENT
@@ -210,6 +210,10 @@ def test_the_local_store_is_not_a_server(store, monkeypatch):
     assert server_of(store) is None
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     assert server_of(store) == "http://127.0.0.1:1"
+    for folder in ("file:///tmp/mlruns", "mlruns"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", folder)
+        with pytest.raises(UsageError, match=r"expected the address of an MLflow server .* got a folder"):
+            server_of(store)
 
 
 def test_another_home_can_serve_as_the_server(store, new_home, tmp_path, monkeypatch):

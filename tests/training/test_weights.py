@@ -1,3 +1,4 @@
+import errno
 import json
 
 import pytest
@@ -68,3 +69,19 @@ def test_non_finite_weights_are_not_saved(tmp_path):
     with pytest.raises(RunError, match="the weights are not finite, so they are not saved: lower --lr"):
         save_weights(tmp_path, {**TENSORS, "c": torch.tensor([1.0, float("nan")])}, {})
     assert not list(tmp_path.iterdir())
+
+
+def test_on_a_full_disk_older_states_make_room_for_the_weights(tmp_path):
+    for number in (1, 2):
+        path = tmp_path / f"state-{number:06d}.safetensors"
+        path.write_bytes(b"state")
+        path.with_name(f"{path.name}.sha256").write_text(files.sha256_of(path))
+
+    def write(path, content):
+        if (tmp_path / "state-000001.safetensors").exists():
+            raise files.WriteError(errno.ENOSPC, "No space left on device")
+        files.write_bytes(path, content)
+
+    saved = save_weights(tmp_path, {"weight": torch.ones(2)}, {}, write=write)
+    assert saved.is_file()
+    assert [path.name for path in tmp_path.glob("state-*.safetensors")] == ["state-000002.safetensors"]

@@ -8,10 +8,10 @@ from pathlib import Path
 from string import Formatter
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from medmim import files
+from medmim.config.resolve import parse_yaml
 from medmim.data.ingest.path_words import Role
 from medmim.errors import SettingsError, unknown_name
 
@@ -181,12 +181,13 @@ def load_descriptor(name: str) -> Descriptor:
     if path is None or not path.is_file():
         raise unknown_name("dataset descriptor", name, known)
     try:
-        return Descriptor.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        text = path.read_text(encoding="utf-8")
+        return Descriptor.model_validate(parse_yaml(text, where=f"dataset descriptor '{name}'"))
     except ValidationError as error:
         problems = (f"{'.'.join(map(str, one['loc'])) or 'file'}: {one['msg']}" for one in error.errors())
         raise SettingsError(f"dataset descriptor '{name}': {'; '.join(problems)}") from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise SettingsError(f"dataset descriptor '{name}' is not valid YAML; correct its syntax") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"dataset descriptor '{name}' is not a text file; save it as UTF-8") from error
 
 
 def by_prefix(table: Mapping[str, Any], name: str) -> Any:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from monai.transforms.intensity.dictionary import (
     RandAdjustContrastd,
     RandGaussianNoised,
@@ -25,6 +24,7 @@ from monai.transforms.transform import Randomizable
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medmim.config.own_code import import_callable
+from medmim.config.resolve import parse_yaml
 from medmim.data.loading.transforms import Sample
 from medmim.errors import UsageError
 
@@ -119,10 +119,10 @@ def load_augmentation(word: str) -> Augmentation:
         return PRESETS[word]
     if word.endswith((".yaml", ".yml")):
         try:
-            values = yaml.safe_load(Path(word).read_text(encoding="utf-8")) or {}
+            values = parse_yaml(Path(word).read_text(encoding="utf-8"), where=f"augment: '{word}'") or {}
             base = PRESETS[values.pop("preset", "none")].model_dump()
             return Augmentation.model_validate({**base, **values})
-        except (OSError, KeyError, AttributeError, yaml.YAMLError, ValidationError) as error:
+        except (OSError, KeyError, AttributeError, ValidationError) as error:
             raise UsageError(
                 f"augment: cannot use '{word}' ({type(error).__name__}): expected a YAML file with "
                 "fields such as "

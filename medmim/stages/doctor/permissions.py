@@ -11,10 +11,10 @@ from typing import Literal
 from medmim.files import SHARED
 
 _OTHERS, _GROUP_AND_OTHERS = 0o007, 0o077
-PermissionVerdict = tuple[str, Literal["ok", "note", "bad"], str, str]
+Verdict = tuple[str, Literal["ok", "note", "bad"], str, str]
 
 
-def judge_permissions(folders: Sequence[Path]) -> PermissionVerdict:
+def judge_permissions(folders: Sequence[Path]) -> Verdict:
     """Return name, status, finding and advice on the permissions of medmim's folders.
 
     Only open folders are searched: a folder that others cannot enter protects its content.

@@ -21,6 +21,7 @@ from pydicom.pixels import get_decoder
 from medmim.data.ingest.pseudonyms import SECRET_BYTES
 from medmim.errors import RunError
 from medmim.stages.doctor.permissions import judge_permissions
+from medmim.stages.doctor.store import judge_store
 from medmim.stages.doctor.tracking_server import Client, judge_server
 from medmim.stages.ingest import KEY_FILE
 from medmim.training.precision import has_bf16
@@ -89,6 +90,7 @@ def doctor(
             _disk(home),
             _key_file(home / KEY_FILE),
             Check(*judge_permissions((home, *data))),
+            Check(*judge_store(home)),
             Check(*judge_server(environment, client or Client())),
         )
     )

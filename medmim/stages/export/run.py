@@ -26,7 +26,6 @@ from medmim.stages.export import networks, nnunet
 from medmim.stages.export.bundle import bundle_files, unapplied_postprocessing
 from medmim.stages.export.datalist import datalist, write_raw_dataset
 from medmim.stages.model_lookup import SelectedModel, find_model
-from medmim.tracking.mlflow_store import Store
 from medmim.training.tasks.classification import views
 from medmim.training.tasks.trained_model import TrainedModel, load_trained_model
 from medmim.training.trained_encoder import TrainedEncoder, load_trained_encoder
@@ -105,7 +104,7 @@ def export(
             _write_folder(place, lambda staging: write_raw_dataset(cases, place, staging, tuple(channels)))
             return ExportResult(format, place, None)
         stages = ("finetune", "pretrain") if format in _ENCODERS else ("finetune",)
-        selected = find_model(model, Store(home), log, stages=stages)
+        selected = find_model(model, home, log, stages=stages)
         if format in _ENCODERS:
             return _export_encoder(format, dataset, selected, place, plans)
         return _export_network(format, dataset, selected, place, log)

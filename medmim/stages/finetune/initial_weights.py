@@ -21,7 +21,7 @@ from medmim.data.dataset.contamination import (
 from medmim.data.dataset.manifest import Dataset, VolumeRecord
 from medmim.data.dataset.partition import Partition, patient_digest
 from medmim.errors import RunError
-from medmim.tracking.mlflow_store import Store
+from medmim.tracking.mlflow_store import FINISHED, Store, begins_with
 from medmim.training.weights import WEIGHTS, load_weights, weights_metadata
 
 SCRATCH = "scratch"
@@ -77,11 +77,7 @@ def find_initial_weights(
         return _read(Path(word))
     if word is not None:
         return _read(weights_of(store, _match(store, word)))
-    finished = [
-        run
-        for run in store.runs(stage="pretrain", dataset_hash=dataset.info.content_hash)
-        if run.info.status == "FINISHED"
-    ]
+    finished = store.runs(FINISHED, limit=1, stage="pretrain", dataset_hash=dataset.info.content_hash)
     if not finished:
         raise RunError(
             "--init: no finished pretraining run on this dataset; run `medmim pretrain` or use --init scratch"
@@ -101,7 +97,7 @@ def certificate_of(dataset: Dataset, divided: Partition, origin: InitialWeights)
 
 def _match(store: Store, word: str) -> str:
     """Return the id of the only run whose id begins with `word`."""
-    matching = [run.info.run_id for run in store.runs() if run.info.run_id.startswith(word)]
+    matching = [run.info.run_id for run in store.runs(begins_with(word))]
     if len(matching) != 1:
         raise RunError(
             f"--init {word}: expected `scratch`, a .safetensors file or a run id, got something that fits "

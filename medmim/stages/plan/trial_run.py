@@ -188,7 +188,7 @@ def _with_weights_path(settings: FinetuneSettings, home: Path) -> FinetuneSettin
     """Return the settings with the path of the initial weights, because the trial run has its own home."""
     if settings.init is not None and (settings.init == SCRATCH or settings.init.endswith(".safetensors")):
         return settings
-    store = Store(home)
+    store = Store(home, reading=True)
     origin = find_initial_weights(settings.init, store, read_dataset(settings.data))
     return settings.model_copy(update={"init": str(store.checkpoints(origin.run_id) / WEIGHTS)})
 

@@ -37,7 +37,6 @@ from medmim.stages.predict.outputs import (
     write_probabilities,
     write_table,
 )
-from medmim.tracking.mlflow_store import Store
 from medmim.training.tasks.trained_model import TrainedModel, ensemble_of, load_trained_model
 
 _TABLES = tuple(one.table for one in OUTPUTS.values())
@@ -76,7 +75,7 @@ def predict(
         DataError: if nothing could be predicted.
     """
     words: Sequence[str | None] = [model] if isinstance(model, str) else model or [None]
-    found = [find_model(word, Store(home), log) for word in words]
+    found = [find_model(word, home, log) for word in words]
     trained = ensemble_of([load_trained_model(one.weights) for one in found])
     selected = replace(found[0], title=" + ".join(one.title for one in found))
     try:
@@ -183,8 +182,8 @@ def _predict(
             raise
         except DataError as error:
             failures[volume.id] = error.reason
-        except (MedmimError, RuntimeError, ValueError) as error:  # from torch: memory, sizes
-            failures[volume.id] = "network_failed"
+        except (MedmimError, RuntimeError, ValueError, MemoryError) as error:  # from torch: memory, sizes
+            failures[volume.id] = "out_of_memory" if isinstance(error, MemoryError) else "network_failed"
             task.log(f"volume {volume.id}: {type(error).__name__} in {raised_in(error)}")
         if task.progress:
             task.progress("predict", number + 1, len(cases))

@@ -136,7 +136,7 @@ def plan_study(
         width: number of trainings that run at the same time.
     """
     known = {one.job.digest for one in trainings}
-    runs = [run for run in store.runs() if run.data.tags.get(DIGEST) in known]
+    runs = store.tagged(DIGEST, known)
     ended = [run for run in runs if run.info.status == "FINISHED"]
     finished = {run.data.tags[DIGEST]: str(run.info.run_id) for run in reversed(ended)}
     minutes: dict[str, float] = {}

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from medmim import files
-from medmim.config.own_code import trust_settings
+from medmim.config.own_code import explain_own_code, trust_settings
 from medmim.config.runs import FinetuneSettings, PretrainSettings
 from medmim.config.study import DIGEST
 from medmim.errors import MedmimError, RunError, raised_in
@@ -56,7 +56,6 @@ def run_here(job: Job, home: Path) -> Outcome:
     """Run a job in this process; an interrupted run of it is resumed, or discarded if it has no state."""
     from medmim.stages.study.resource_meter import Meter
     from medmim.tracking.mlflow_store import Store
-    from medmim.tracking.run_recorder import RunRecorder
 
     store, meter = Store(home), Meter()
     resume = _resumable_run(store, job.digest)
@@ -65,7 +64,7 @@ def run_here(job: Job, home: Path) -> Outcome:
     costs = meter.costs()
     earlier = result.metrics["last/minutes"] if resume else 0.0  # includes the time before an interruption
     costs["cost/minutes"] = max(costs["cost/minutes"], earlier)
-    RunRecorder(store.client, result.run_id).metrics(costs, step=0)
+    store.recorder(result.run_id).metrics(costs, step=0)
     return Outcome(result.run_id, minutes=costs["cost/minutes"])
 
 
@@ -117,7 +116,7 @@ def _log_line(line: str) -> None:
 def _resumable_run(store: Store, digest: str) -> str | None:
     from medmim.training.resume.states import verified_state
 
-    for run in store.runs(**{DIGEST: digest}):
+    for run in store.tagged(DIGEST, (digest,)):
         if run.info.status == "FINISHED":
             continue
         try:
@@ -148,7 +147,8 @@ def _main(spec: Path, answer: Path) -> None:
     except MedmimError as error:
         outcome = Outcome(None, str(error))
     except Exception as error:  # the message may contain data of a scan
-        outcome = Outcome(None, f"internal error, {type(error).__name__} in {raised_in(error)}")
+        internal = f"internal error, {type(error).__name__} in {raised_in(error)}"
+        outcome = Outcome(None, explain_own_code(error) or internal)
     files.write_json(answer, asdict(outcome))
 
 

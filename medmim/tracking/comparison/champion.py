@@ -70,14 +70,17 @@ class Challenge:
 
 def versions(store: Store) -> list[RegisteredModel]:
     """Return all versions of all registered models, newest first within each."""
-    found = [_registered(store, one) for one in store.client.search_model_versions()]
+    known = store.client.search_model_versions()
+    aliases = {name: store.client.get_registered_model(name).aliases for name in {one.name for one in known}}
+    found = [_registered(one, aliases[one.name]) for one in known]
     return sorted(found, key=lambda one: (one.model, -one.version))
 
 
 def champion_of(store: Store, model: str) -> RegisteredModel | None:
     """Return the champion of a model; None where there is none."""
     try:
-        return _registered(store, store.client.get_model_version_by_alias(model, CHAMPION))
+        version = store.client.get_model_version_by_alias(model, CHAMPION)
+        return _registered(version, store.client.get_registered_model(model).aliases)
     except MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
@@ -227,6 +230,7 @@ def _challenge(store: Store, model: str, runs: Sequence[RunScores], p: float) ->
     number = len(earlier) + 1
     made = Challenge(number, spent_alpha(number, level=LEVEL), challenger, p)
     store.client.set_registered_model_tag(model, f"{prefix}{number}", json.dumps(asdict(made)))
+    store.note_registry()
     return made
 
 
@@ -247,18 +251,18 @@ def _name_champion(store: Store, version: RegisteredModel, tags: Mapping[str, st
     store.client.set_registered_model_alias(version.model, CHAMPION, str(version.version))
     for key, value in tags.items():
         store.client.set_model_version_tag(version.model, str(version.version), key, value)
+    store.note_registry()
 
 
 def _version_of(store: Store, run_id: str) -> RegisteredModel:
     found = store.client.search_model_versions(f"run_id = '{run_id}'")
     if not found:
         raise RunError(f"run {run_id} has no registered model: was it unpacked here? train it again")
-    return _registered(store, found[0])
+    return _registered(found[0], store.client.get_registered_model(found[0].name).aliases)
 
 
-def _registered(store: Store, version: ModelVersion) -> RegisteredModel:
-    names = store.client.get_registered_model(version.name).aliases
-    mine = tuple(sorted(alias for alias, number in names.items() if str(number) == str(version.version)))
+def _registered(version: ModelVersion, aliases: Mapping[str, str]) -> RegisteredModel:
+    mine = tuple(sorted(alias for alias, number in aliases.items() if str(number) == str(version.version)))
     return RegisteredModel(
         str(version.name), int(version.version), mine, str(version.run_id), dict(version.tags)
     )

@@ -13,7 +13,7 @@ from medmim.config.resolve import parse_yaml
 from medmim.config.runs import FinetuneSettings, PretrainSettings
 from medmim.data.dataset.contamination import CERTIFICATE, UNKNOWN, verdict_of
 from medmim.errors import RunError
-from medmim.tracking.mlflow_store import ORIGIN, Store
+from medmim.tracking.mlflow_store import FINISHED, ORIGIN, Store
 from medmim.training.evaluation.mask_metrics import MASK_METRICS
 
 CASES = "cases.jsonl"
@@ -77,8 +77,10 @@ def find_runs(store: Store, run_ids: Sequence[str]) -> list[RunScores]:
     if run_ids:
         chosen = [store.run(run_id) for run_id in run_ids]
     else:
-        finished = [run for run in store.runs(stage="finetune") if run.info.status == "FINISHED"]
-        chosen = [run for run in finished if _values(run, _COMPARABLE) == _values(finished[0], _COMPARABLE)]
+        newest = store.runs(FINISHED, limit=1, stage="finetune")
+        same = {key: one.data.tags[key] for one in newest for key in _COMPARABLE if key in one.data.tags}
+        finished = store.runs(FINISHED, stage="finetune", **same) if newest else []
+        chosen = [run for run in finished if _values(run, _COMPARABLE) == _values(newest[0], _COMPARABLE)]
     if not chosen:
         raise RunError("no finished fine-tuning run to compare: run `medmim finetune segment` first")
     for run in chosen:
@@ -96,13 +98,10 @@ def find_runs(store: Store, run_ids: Sequence[str]) -> list[RunScores]:
 
 def read_run(store: Store, run: Run) -> RunScores:
     """Return a finished fine-tuning run with the scores of its cases."""
-    cases, scores = (
-        tuple(json.loads(line) for line in text.splitlines())
-        for text in (store.read_text(run, CASES), store.read_text(run, SCORES, default=""))
-    )
+    cases, scores = _rows(store, run, CASES), _rows(store, run, SCORES, default="")
     tags = dict(run.data.tags)
     pretraining = store.find_run(tags.get("pretraining_run", ""))
-    certificate = json.loads(store.read_text(run, f"model/{CERTIFICATE}", default="{}"))
+    (certificate,) = _rows(store, run, f"model/{CERTIFICATE}", default="{}", whole=True)
     return RunScores(
         run_id=run.info.run_id,
         arm=tags["arm"],
@@ -123,6 +122,19 @@ def read_settings(store: Store, run: Run) -> Mapping[str, Any] | None:
         return None
     kind = PretrainSettings if run.data.tags.get("stage") == "pretrain" else FinetuneSettings
     return kind.with_current_names(parse_yaml(text, where="settings.yaml"))
+
+
+def _rows(
+    store: Store, run: Run, name: str, *, default: str | None = None, whole: bool = False
+) -> tuple[dict[str, Any], ...]:
+    """Return the objects of an artifact: one a line, or one for the whole file."""
+    text = store.read_text(run, name, default=default)
+    try:
+        return tuple(json.loads(line) for line in ([text] if whole else text.splitlines()))
+    except ValueError as error:
+        raise RunError(
+            f"run {run.info.run_id}: its artifact '{name}' is damaged: restore the file, or delete the run"
+        ) from error
 
 
 def _unknown_unless_scratch(tags: Mapping[str, str]) -> Mapping[str, Any] | None:

@@ -78,7 +78,7 @@ def save_state(trainer: L.Trainer, folder: Path) -> bool:
     trainer.save_checkpoint(path)
     if not trainer.is_global_zero:
         return True
-    _remove_older(folder)
+    remove_older_states(folder)
     return path.is_file()
 
 
@@ -170,11 +170,11 @@ def _is_intact(path: Path) -> bool:
         return False
 
 
-def _remove_older(folder: Path) -> None:
+def remove_older_states(folder: Path, *, count: int = KEPT) -> None:
     """Keep only the newest intact states."""
     kept: list[Path] = []
     for _, path in sorted(_states(folder).items(), reverse=True):
-        if len(kept) < KEPT and _is_intact(path):
+        if len(kept) < count and _is_intact(path):
             kept.append(path)
         else:
             StateIO().remove_checkpoint(path)

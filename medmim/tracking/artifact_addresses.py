@@ -1,0 +1,52 @@
+"""Addresses of artifacts in the local store, which follow the home folder when it moves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import urlparse
+from urllib.request import url2pathname
+
+from medmim.tracking.database import DATABASE, opened
+
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens the table of runs
+_ARTIFACTS = "/artifacts/"  # in each address, after the home folder
+_ADDRESSES = (
+    *(("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location")),
+    *(("model_versions", "source"), ("model_versions", "storage_location")),
+)
+
+
+def inside(home: Path, address: str) -> Path:
+    """Return the path of an artifact address; in this home folder, also if the address names an old one."""
+    tail = url2pathname(address.rpartition(_ARTIFACTS)[2])
+    if _ARTIFACTS in address and (home / "artifacts" / Path(tail).parts[0]).is_dir():
+        return home / "artifacts" / tail
+    return Path(url2pathname(urlparse(address).path))
+
+
+def relocate(home: Path) -> None:
+    """Correct the addresses of artifacts after the home folder was renamed, copied or mounted elsewhere.
+
+    Experiments that belong to neither medmim nor this folder keep their addresses.
+    """
+    root = (home / "artifacts").as_uri() + "/"
+    key, value = next(iter(EXPERIMENT_TAGS.items()))
+    question = (
+        "SELECT artifact_location, EXISTS (SELECT 1 FROM experiment_tags AS tag WHERE tag.experiment_id = "
+        "experiments.experiment_id AND tag.key = ? AND tag.value = ?) FROM experiments "
+        "WHERE artifact_location LIKE 'file:%/artifacts/%' AND substr(artifact_location, 1, ?) != ?"
+    )
+    with opened(home / DATABASE) as database:
+        moved = {
+            location.rpartition(_ARTIFACTS)[0] + _ARTIFACTS
+            for location, ours in database.execute(question, (key, value, len(root), root))
+            if ours or inside(home, location).is_relative_to(home)
+        }
+        with database:  # one transaction
+            for old in moved:
+                for table, column in _ADDRESSES:
+                    database.execute(
+                        f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                        f"WHERE substr({column}, 1, ?) = ?",
+                        (root, len(old) + 1, len(old), old),
+                    )
