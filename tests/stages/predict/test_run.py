@@ -163,19 +163,21 @@ def test_files_that_cannot_be_used_are_named_and_the_others_go_on(weights, tmp_p
 def test_a_volume_that_fails_does_not_stop_the_others(tiny_dataset, weights, tmp_path, home, monkeypatch):
     from medmim.stages.predict import outputs
 
-    real, broken = outputs.segment, read_dataset(tiny_dataset).volumes[3].id
+    real, volumes = outputs.segment, read_dataset(tiny_dataset).volumes
+    raised = {3: RuntimeError("SMITH^JOHN"), 5: MemoryError()}
     turns = iter(range(100))
 
-    def fails_once(*words, **more):
-        if next(turns) == 3:
-            raise RuntimeError("SMITH^JOHN")
+    def fails_twice(*words, **more):
+        error = raised.get(next(turns))
+        if error:
+            raise error
         return real(*words, **more)
 
-    monkeypatch.setattr(outputs, "segment", fails_once)
+    monkeypatch.setattr(outputs, "segment", fails_twice)
     said = []
     made = predict(tiny_dataset, tmp_path / "out", home=home, model=str(weights), log=said.append)
-    assert dict(made.failures) == {broken: "network_failed"}
-    assert len(made.volumes) == 9
+    assert dict(made.failures) == {volumes[3].id: "network_failed", volumes[5].id: "out_of_memory"}
+    assert len(made.volumes) == 8
     assert "SMITH" not in " ".join(said)
 
 
