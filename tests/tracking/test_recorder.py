@@ -16,7 +16,7 @@ def public(kind):
 @pytest.mark.parametrize("kind", [MemoryRecorder, RunRecorder])
 def test_recorders_implement_the_interface(kind):
     assert public(Recorder) == set(METHODS)
-    assert public(kind) == set(METHODS)
+    assert set(METHODS) <= public(kind)
     for name in METHODS:
         asked, given = (inspect.signature(getattr(owner, name)).parameters for owner in (Recorder, kind))
         assert [(p.name, p.kind) for p in asked.values()] == [(p.name, p.kind) for p in given.values()]
