@@ -147,7 +147,8 @@ def start_run(store: Store, settings: RunSettings, *, name: str, tags: Mapping[s
     from medmim.tracking.sync import server_of
 
     server_of(store)  # refuses an address that is no server before there is a run
-    recorder = store.begin(experiment=settings.experiment, name=name, tags=tags)
+    named = f"{name} · seed {settings.seed}"
+    recorder = store.begin(experiment=settings.experiment, name=named, tags=tags)
     recorder.settings(settings.model_dump(mode="json", exclude={"data"}))
     return recorder
 

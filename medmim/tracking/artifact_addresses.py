@@ -6,7 +6,10 @@ from pathlib import Path
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
+from mlflow import MlflowClient
+
 from medmim.tracking.database import DATABASE, opened
+from medmim.tracking.run_recorder import restore_experiment
 
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens the table of runs
 _ARTIFACTS = "/artifacts/"  # in each address, after the home folder
@@ -14,6 +17,16 @@ _ADDRESSES = (
     *(("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location")),
     *(("model_versions", "source"), ("model_versions", "storage_location")),
 )
+
+
+def experiment_in(client: MlflowClient, home: Path, name: str) -> str:
+    """Return the id of an experiment in a home folder; create it, or restore it if it was deleted."""
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        place = (home / "artifacts" / name).as_uri()
+        return str(client.create_experiment(name, artifact_location=place, tags=EXPERIMENT_TAGS))
+    restore_experiment(client, found)
+    return str(found.experiment_id)
 
 
 def inside(home: Path, address: str) -> Path:

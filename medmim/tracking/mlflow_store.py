@@ -29,16 +29,17 @@ from mlflow.exceptions import MlflowException
 
 from medmim import files
 from medmim.errors import RunError
-from medmim.tracking.artifact_addresses import EXPERIMENT_TAGS, inside
+from medmim.tracking.artifact_addresses import experiment_in, inside
 from medmim.tracking.database import DATABASE, opened, uri_of
 from medmim.tracking.migration import check, prepare
 from medmim.tracking.registry_snapshot import create_model, write_snapshot
-from medmim.tracking.run_recorder import RECORD, RunRecord, RunRecorder, restore_experiment, restore_run
+from medmim.tracking.run_recorder import RECORD, RunRecord, RunRecorder, color_of, restore_run
 
 _ANONYMOUS = {"mlflow.user": "medmim", "mlflow.source.name": "medmim", "mlflow.source.type": "LOCAL"}
 ORIGIN = "medmim.run"  # tag of a copy: id of the original run
 _LOG = logging.getLogger(__name__)
 FINISHED = "attributes.status = 'FINISHED'"
+_COLOR = "mlflow.runColor"
 _PAGE, _EXPERIMENTS = 1000, 50_000
 _DIGEST_LENGTH = 36  # longest digest that MLflow stores
 
@@ -90,7 +91,8 @@ class Store:
         where = self.experiment(experiment)
         # later than every other run, even if the clock was set back
         begun = max([int(time.time() * 1000), *(run.info.start_time + 1 for run in self.runs(limit=1))])
-        run = self.client.create_run(where, begun, {**_ANONYMOUS, **tags}, name)
+        color = {_COLOR: color_of(tags["arm"])} if "arm" in tags else {}
+        run = self.client.create_run(where, begun, {**_ANONYMOUS, **color, **tags}, name)
         if "dataset_hash" in tags:
             self._note_dataset(run.info.run_id, tags)
         head = {"experiment": experiment, "name": name, "start_time": run.info.start_time}
@@ -280,16 +282,6 @@ class Store:
 def begins_with(word: str) -> str:
     """Return the condition of `Store.runs` for ids that begin with a word."""
     return f"attributes.run_id LIKE '{word if word.isalnum() else ' '}%'"
-
-
-def experiment_in(client: MlflowClient, home: Path, name: str) -> str:
-    """Return the id of an experiment in a home folder; create it, or restore it if it was deleted."""
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        place = (home / "artifacts" / name).as_uri()
-        return str(client.create_experiment(name, artifact_location=place, tags=EXPERIMENT_TAGS))
-    restore_experiment(client, found)
-    return str(found.experiment_id)
 
 
 def _equals(field: str, value: str) -> str:

@@ -13,7 +13,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from medmim import files
-from medmim.tracking.artifact_addresses import relocate
+from medmim.tracking.artifact_addresses import experiment_in, relocate
 from medmim.tracking.database import (
     DATABASE,
     copy_database,
@@ -26,7 +26,7 @@ from medmim.tracking.database import (
     uri_of,
 )
 from medmim.tracking.migration import BACKUPS, backups
-from medmim.tracking.mlflow_store import Store, experiment_in
+from medmim.tracking.mlflow_store import Store
 from medmim.tracking.registry_snapshot import restore_snapshot, write_snapshot
 from medmim.tracking.run_copies import RunCopy
 from medmim.tracking.run_recorder import RECORD, RunRecord

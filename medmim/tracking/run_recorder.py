@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+import colorsys
+import hashlib
 import io
 import json
 import logging
@@ -173,6 +175,12 @@ def restore_experiment(client: MlflowClient, experiment: Experiment) -> None:
     if experiment.lifecycle_stage == LifecycleStage.DELETED:
         client.restore_experiment(experiment.experiment_id)
         _LOG.warning("experiment '%s' had been deleted: restored with its runs", experiment.name)
+
+
+def color_of(arm: str) -> str:
+    """Return the color of an arm in the tables and charts of the UI: the same for all of its runs."""
+    hue = hashlib.sha256(arm.encode()).digest()[0] / 256
+    return "#" + "".join(f"{round(255 * part):02x}" for part in colorsys.hsv_to_rgb(hue, 0.75, 0.8))
 
 
 def stored_names(keys: Iterable[str]) -> dict[str, str]:

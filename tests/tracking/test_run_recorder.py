@@ -1,4 +1,6 @@
-from medmim.tracking.run_recorder import stored_names
+import re
+
+from medmim.tracking.run_recorder import color_of, stored_names
 
 
 def test_keys_that_mlflow_accepts_are_kept():
@@ -17,3 +19,8 @@ def test_keys_that_become_equal_are_numbered():
 
 def test_long_keys_are_truncated():
     assert len(stored_names(["t/" + "x" * 300])["t/" + "x" * 300]) == 240
+
+
+def test_runs_of_an_arm_share_a_color():
+    assert re.fullmatch("#[0-9a-f]{6}", color_of("mae"))
+    assert color_of("mae") == color_of("mae") != color_of("spark")

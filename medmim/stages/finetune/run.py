@@ -155,7 +155,14 @@ def _test(
     last = {f"last/{key.replace('/', '_')}": value for key, value in validation.last.items()}
     best = {f"best/val_{task.selection_metric}": validation.best_value} if validation.best_weights else {}
     metrics = means | best | last | {"last/steps": float(fitted.steps), "last/minutes": fitted.seconds / 60}
-    recorder.metrics(metrics, step=0)  # one value per run at step 0: MLflow then draws bars to compare runs
+    shown = {
+        f"test_{task.metric}{end}": row[key]
+        for row in table
+        for end, key in (("", "value"), ("_lo", "low"), ("_hi", "high"))
+        if row["metric"] == task.metric and row[key] is not None
+    }
+    # one value per run at step 0: MLflow then draws bars to compare runs
+    recorder.metrics(metrics | shown, step=0)
     recorder.tags({"steps": str(fitted.steps)})
     return metrics, table
 
