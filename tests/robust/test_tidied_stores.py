@@ -59,7 +59,7 @@ def run_of(store, **tags):
 
 def remove_for_good(store, run_id):
     """Do what `mlflow gc` does."""
-    shutil.rmtree(store.artifact(store.run(run_id)))
+    shutil.rmtree(store.artifact(store.run(run_id)), ignore_errors=True)
     store.client.delete_run(run_id)
     store.client._tracking_client.store._hard_delete_run(run_id)
 

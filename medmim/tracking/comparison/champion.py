@@ -261,7 +261,7 @@ def _version_of(store: Store, run_id: str) -> RegisteredModel:
     return _registered(found[0], store.client.get_registered_model(found[0].name).aliases)
 
 
-def _registered(version: ModelVersion, aliases: Mapping[str, str]) -> RegisteredModel:
+def _registered(version: ModelVersion, aliases: Mapping[str, object]) -> RegisteredModel:
     mine = tuple(sorted(alias for alias, number in aliases.items() if str(number) == str(version.version)))
     return RegisteredModel(
         str(version.name), int(version.version), mine, str(version.run_id), dict(version.tags)
