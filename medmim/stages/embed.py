@@ -27,7 +27,6 @@ from medmim.data.dataset.manifest import Dataset, VolumeRecord, read_dataset
 from medmim.data.loading.preprocess import preprocess
 from medmim.errors import DataError, RunError, UsageError
 from medmim.stages.model_lookup import find_model
-from medmim.tracking.mlflow_store import Store
 from medmim.training.evaluation.features import extract_features
 from medmim.training.evaluation.figures import to_png
 from medmim.training.tasks.classification import views
@@ -90,7 +89,7 @@ def embed(
         if one.exists():
             raise UsageError(f"--out '{one}' exists: expected a new path; choose another")
     dataset = read_dataset(data)
-    selected = find_model(model, Store(home), log, stages=("finetune", "pretrain"))
+    selected = find_model(model, home, log, stages=("finetune", "pretrain"))
     table, failures = embedding_table(load_trained_encoder(selected.weights), dataset)
     for name, reason in failures.items():
         log(f"volume {name}: {reason}, no row")

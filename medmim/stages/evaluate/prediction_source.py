@@ -13,7 +13,6 @@ from medmim.stages.evaluate.case_scores import CaseScorer, ModelScorer
 from medmim.stages.evaluate.class_matching import ClassMatching
 from medmim.stages.evaluate.saved_predictions import PredictionScorer, SavedPredictions, read_predictions
 from medmim.stages.model_lookup import find_model
-from medmim.tracking.mlflow_store import Store
 from medmim.training.tasks.base import Task
 from medmim.training.tasks.registry import build_task
 from medmim.training.tasks.trained_model import TrainedModel, load_trained_model
@@ -65,7 +64,7 @@ def find_source(options: EvaluationOptions, home: Path, log: Callable[[str], Non
         return PredictionSource(
             saved.model, saved.kind, list(saved.classes), build_task(saved.kind), saved=saved
         )
-    selected = find_model(options.model, Store(home), log)
+    selected = find_model(options.model, home, log)
     trained = load_trained_model(selected.weights)
     classes = [trained.names[number] for number in sorted(trained.names)]
     return PredictionSource(selected.title, trained.kind, classes, trained.task, trained, selected.weights)
