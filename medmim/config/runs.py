@@ -237,6 +237,8 @@ class FinetuneSettings(RunSettings):
         ignore_label: label value of voxels without a known label; None: that of the dataset.
         labels: label values of each class of segment, such as `{tumour: [1, 2, 4]}`, to merge classes; other
             values are background; empty: every value is a class.
+        annotated_classes: classes that were annotated in each source (`medmim ingest --add --source`), such
+            as `{north: liver}`; sources that are not listed are annotated completely.
     """
 
     renamed: ClassVar[Mapping[str, str]] = {
@@ -271,6 +273,7 @@ class FinetuneSettings(RunSettings):
     augment: str | None = None
     ignore_label: int | None = None
     labels: dict[str, LabelValues] = Field(default_factory=dict)
+    annotated_classes: dict[str, Words] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _one_label_budget(self) -> FinetuneSettings:
@@ -282,8 +285,9 @@ class FinetuneSettings(RunSettings):
 
     @property
     def options_of_task(self) -> dict[str, Any]:
-        """Options of the task, with the merged classes."""
-        return {**self.task_options, **({"labels": self.labels} if self.labels else {})}
+        """Options of the task, with merged classes and the annotated classes of each source."""
+        about_labels = {"labels": self.labels, "annotated_classes": self.annotated_classes}
+        return {**self.task_options, **{name: value for name, value in about_labels.items() if value}}
 
     @property
     def in_channels(self) -> int:

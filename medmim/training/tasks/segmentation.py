@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -19,16 +19,16 @@ from medmim.data.loading.patches import segmentation_patches
 from medmim.data.loading.preprocessing_plan import View
 from medmim.encoders import Encoder
 from medmim.errors import DataError, UsageError
-from medmim.methods.dice_loss import CRITERIA, batch_dice
-from medmim.shapes import Features, Scalar
+from medmim.methods.dice_loss import CRITERIA
+from medmim.shapes import Scalar
 from medmim.training.evaluation.figures import panel, segmentation_row
 from medmim.training.evaluation.postprocessing import choose_postprocessing
 from medmim.training.evaluation.segmentation_inference import segment
-from medmim.training.evaluation.segmentation_metrics import CaseScore, mean_scores, score_volume
+from medmim.training.evaluation.segmentation_metrics import mean_scores, score_volume
 from medmim.training.tasks.base import EvaluationContext, Row, Task, TrainingSamples
+from medmim.training.tasks.known_label_loss import ANNOTATED, KnownLabelLoss
 
 _MAX_CLASSES = IGNORE - 1  # class indices are stored in a byte
-_IMPOSSIBLE = 1e4  # logit difference that fixes a prediction
 _AUGMENT = "nnunet"
 _RAREST = 3
 
@@ -44,6 +44,8 @@ class Segmentation(Task):
         surface_tolerance_mm: tolerance of surface Dice.
         labels: label values of each class, where classes are merged; other values are background. A merged
             class is written as its first value.
+        annotated_classes: classes that were annotated in each source of a dataset of several sources; in
+            other sources, all were. A voxel labelled background may belong to the other classes.
     """
 
     criterion: str = "dice_ce"
@@ -51,6 +53,7 @@ class Segmentation(Task):
     mirror: bool = True
     surface_tolerance_mm: float = 1.0
     labels: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    annotated_classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     axis: ClassVar[str] = "segmentation"
     requirement: ClassVar[str] = "labels"
@@ -133,6 +136,7 @@ class Segmentation(Task):
                 f"warning: label value {NOT_ANNOTATED} is trained as a class; if nobody annotated these "
                 f"voxels, use --set ignore_label={NOT_ANNOTATED}"
             )
+        lines += self._annotation_lines(dataset, values)
         number = {name: place for place, name in names.items()}
         cases = [
             {number[class_of[code]] for code in codes if code in class_of} for codes in fingerprint.cases
@@ -145,6 +149,25 @@ class Segmentation(Task):
                 f"foreground patches are centred on each class of a volume equally often; rarest: {listed}"
             )
         return lines
+
+    def _annotation_lines(self, dataset: Dataset, names: Collection[str]) -> list[str]:
+        """Return what is annotated in each source.
+
+        Raises:
+            UsageError: for an unknown source or class.
+        """
+        sources = {volume.source for volume in dataset.volumes if volume.source}
+        wrong = sorted(self.annotated_classes.keys() - sources)
+        wrong += [one for own in self.annotated_classes.values() for one in own if one not in names]
+        if wrong:
+            raise UsageError(
+                f"annotated_classes: expected sources ({', '.join(sorted(sources)) or 'none'}) and their "
+                f"classes ({', '.join(names)}), got {', '.join(wrong)}"
+            )
+        return [
+            f"only {', '.join(own)} annotated in source '{source}': background there may be any other class"
+            for source, own in self.annotated_classes.items()
+        ]
 
     def _values(self, dataset: Dataset, fingerprint: Fingerprint) -> dict[str, tuple[int, ...]]:
         """Return the label values of each class."""
@@ -190,12 +213,24 @@ class Segmentation(Task):
         """Return patches, a share of them around foreground, balanced over classes."""
         augmentation = load_augmentation(augment or _AUGMENT)
         patches = segmentation_patches(context.plan, foreground=foreground, augmentation=augmentation)
-        return TrainingSamples(patches, labelled=True)
+        return TrainingSamples(
+            patches, labelled=True, targets=lambda volume, _: self.annotated(volume, context.names)
+        )
+
+    def annotated(self, volume: VolumeRecord, names: Mapping[int, str]) -> dict[str, Tensor]:
+        """Return whether background and each class were annotated; nothing if all were in every source."""
+        if not self.annotated_classes:
+            return {}
+        own = self.annotated_classes.get(volume.source or "", tuple(names.values()))
+        known = [names.get(number) in own for number in range(1, max(names) + 1)]
+        return {ANNOTATED: torch.tensor([True, *known])}
 
     def loss(self, network: Any, batch: dict[str, Tensor]) -> Scalar:
         """Return Dice plus cross entropy or focal loss; the weight halves with each coarser resolution."""
         scores = [level.float() for level in network.deep_scores(batch["image"])]
-        loss: Tensor = DeepSupervisionLoss(_KnownVoxelLoss(self.criterion))(scores, batch["label"].float())
+        loss: Tensor = DeepSupervisionLoss(KnownLabelLoss(self.criterion, batch.get(ANNOTATED)))(
+            scores, batch["label"].float()
+        )
         return loss
 
     def evaluate(
@@ -203,9 +238,9 @@ class Segmentation(Task):
     ) -> list[Row]:
         """Return a row for each case and class; surface distances only if `final`."""
         network.eval()
-        scores: list[CaseScore] = []
+        rows: list[Row] = []
         for case in cases:
-            scores += score_volume(
+            scores = score_volume(
                 network,
                 case,
                 context.volumes,
@@ -215,7 +250,11 @@ class Segmentation(Task):
                 tolerance_mm=self.surface_tolerance_mm if final else None,
                 rules=context.tuned.get("postprocessing", {}),
             )
-        return [{"metric": self.metric, **score.row()} for score in scores]
+            own = self.annotated_classes.get(case.source or "")
+            partial: Row = {} if own is None else {"dice_any": None}
+            known = [score for score in scores if own is None or score.label in own]
+            rows += [{"metric": self.metric, **score.row(), **partial} for score in known]
+        return rows
 
     def tune(self, rows: Sequence[Row], context: EvaluationContext) -> dict[str, Any]:
         """Return the postprocessing of each class, if one raises the Dice of the validation patients."""
@@ -242,24 +281,3 @@ class Segmentation(Task):
                 rows.append(segmentation_row(image, label, guess.argmax(dim=0), axis=prepared.slice_axis))
         names = [context.names.get(value, "") for value in range(1, max(context.names) + 1)]
         return panel(rows, ["image", "label", "prediction"], title=title, names=names)
-
-
-class _KnownVoxelLoss(nn.Module):
-    """Dice plus cross entropy or focal loss over voxels with a known label; `IGNORE` voxels cost nothing."""
-
-    def __init__(self, criterion: str) -> None:
-        super().__init__()
-        self.criterion = batch_dice(criterion)
-
-    def forward(self, scores: Features, label: Tensor) -> Tensor:
-        """Return the loss of logits (batch, classes, *space) and labels (batch, 1, *space)."""
-        ignored = label == IGNORE
-        if ignored.any():
-            background = torch.zeros_like(scores[:1])
-            background[:, 0] = _IMPOSSIBLE  # a certain background voxel adds nothing to Dice or cross entropy
-            scores, label = torch.where(ignored, background, scores), label.masked_fill(ignored, 0)
-            known = 1 - ignored.float().mean()
-            weight = float(1 / known) if known else 0.0
-            self.criterion.lambda_ce = self.criterion.lambda_focal = weight  # the mean is over known voxels
-        loss: Tensor = self.criterion(scores, label)
-        return loss

@@ -4,13 +4,18 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from torch.utils.data import default_collate
 
 from medmim.data.dataset.manifest import Dataset, DatasetInfo
 from medmim.data.loading.fingerprint import fingerprint_of
 from medmim.data.loading.foreground_sampling import IGNORE
+from medmim.data.loading.patches import PatchDataset
+from medmim.data.loading.preprocess import VolumeLoader
+from medmim.data.loading.preprocessing_plan import PreprocessingPlan
 from medmim.encoders import build_encoder
 from medmim.errors import DataError, UsageError
 from medmim.heads import build_head
+from medmim.training.tasks.base import EvaluationContext
 from medmim.training.tasks.segmentation import Segmentation
 
 
@@ -108,3 +113,28 @@ def test_a_class_with_the_usual_value_of_voxels_that_nobody_annotated_is_mention
 def test_merged_classes_need_values_of_their_own(labels):
     with pytest.raises(UsageError, match="each of them once"):
         Segmentation(labels=labels)
+
+
+def test_annotated_classes_of_a_source_reach_loss_and_lines(tmp_path):
+    rows, found = labelled(tmp_path, one_class(1), one_class(2))
+    rows = [
+        row.model_copy(update={"source": name}) for row, name in zip(rows, ("north", "south"), strict=True)
+    ]
+    dataset = Dataset(tmp_path, DatasetInfo(name="d", label_names={1: "a", 2: "b"}), tuple(rows))
+    task = Segmentation(annotated_classes={"north": ["a"]})
+    names = task.names(dataset, rows, found)
+    assert any("only a annotated in source 'north'" in line for line in task.notes(dataset, found, names))
+    entries = [task.annotated(row, names) for row in rows]
+    assert [entry["annotated"].tolist() for entry in entries] == [[True, True, False], [True, True, True]]
+    plan = PreprocessingPlan(3, (8, 8, 8), label_codes=(1, 2))
+    context = EvaluationContext(VolumeLoader(tmp_path, plan, cache_gb=0.1), names, "fp32", {})
+    samples = task.training_samples(rows, context, foreground=0.5, augment="none")
+    options = {"labelled": True, "seed": 0, "targets": samples.targets}
+    patches = PatchDataset(rows, context.volumes, samples.transform, **options)
+    batch = default_collate([patches[0], patches[1]])
+    assert sorted(batch["annotated"][:, 2].tolist()) == [False, True]
+    scores = torch.zeros(2, 3, 8, 8, 8)
+    network = type("Fixed", (), {"deep_scores": lambda self, images: [scores]})()
+    assert torch.isfinite(task.loss(network, batch))
+    with pytest.raises(UsageError, match=r"expected sources \(north, south\).*got c"):
+        Segmentation(annotated_classes={"north": ["c"]}).notes(dataset, found, names)
