@@ -42,11 +42,13 @@ Examples:
     "--predictions",
     multiple=True,
     metavar="NAME=DIR",
-    help="Compare label maps of any tool, matched with --labels by file name; repeat it for each tool, and "
-    "for each training of a tool.",
+    help="Compare label maps, class tables or boxes of any tool, matched with --labels by name; "
+    "repeat it for each tool, and for each training of a tool.",
 )
 @click.option(
-    "--labels", type=click.Path(path_type=Path), help="Folder of true label maps, for --predictions."
+    "--labels",
+    type=click.Path(path_type=Path),
+    help="Truth for --predictions: folder of label maps, CSV (image, label), or COCO JSON.",
 )
 @click.option(
     "--metrics",

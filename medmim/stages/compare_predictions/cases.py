@@ -62,7 +62,7 @@ class RejectedCase:
     @property
     def sentence(self) -> str:
         """The line for the terminal."""
-        return f"{self.tool}: {self.case}: {self.words}; scores 0"
+        return f"{self.tool}: {self.case}: {self.words}; counted as wrong"
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def problem_notes(sets: Sequence[PredictionSet], problems: Sequence[RejectedCase
     counts = Counter((one.tool, one.reason) for one in problems)
     trainings = Counter(one.tool for one in sets)
     return [
-        f"{tool}: {count} of {cases * trainings[tool]} cases {_words(reason)}: scored 0 in every class"
+        f"{tool}: {count} of {cases * trainings[tool]} cases {_words(reason)}: counted as wrong"
         for (tool, reason), count in sorted(counts.items())
     ]
 

@@ -83,6 +83,7 @@ def score_label_maps(
             ]
         rows.append(tuple(found))
     notes += problem_notes(sets, problems, len(truth.files))
+    notes += ["a case counted as wrong scores 0 in every class"] if problems else []
     described = {MASK_METRICS[name].title: name for name in metrics[1:] if name != "volume_error_ml"}
     tables = {"Volumes (Bland–Altman)": bland_altman(sets, rows)} if "volume_error_ml" in metrics else {}
     return ScoredPredictions(tuple(rows), described, tuple(problems), tuple(notes), tables)

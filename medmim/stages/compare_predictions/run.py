@@ -13,6 +13,7 @@ from medmim.data.dataset.manifest import digest_of
 from medmim.data.dataset.partition import patient_digest
 from medmim.errors import UsageError
 from medmim.stages.compare import CompareResult
+from medmim.stages.compare_predictions.boxes import score_boxes
 from medmim.stages.compare_predictions.cases import (
     PredictionSet,
     Progress,
@@ -21,6 +22,7 @@ from medmim.stages.compare_predictions.cases import (
     ScoredPredictions,
     prediction_sets,
 )
+from medmim.stages.compare_predictions.class_tables import score_class_tables
 from medmim.stages.compare_predictions.label_maps import MapOptions, score_label_maps
 from medmim.tracking.comparison.findings import find
 from medmim.tracking.comparison.report import write_report
@@ -53,7 +55,7 @@ def compare_predictions(
 
     Args:
         predictions: NAME=PATH; a repeated name has several trainings, which count as seeds.
-        labels: folder of label maps.
+        labels: folder of label maps, CSV file of classes, or JSON file of boxes (COCO).
         options: metrics and patients.
         home: `MEDMIM_HOME`, where the report is written.
         progress: takes a phase, the number done and the total.
@@ -62,10 +64,8 @@ def compare_predictions(
         UsageError: for arguments of another form.
         DataError: for files that cannot be compared.
     """
-    if not labels.exists():
-        raise UsageError(f"--labels '{labels}' does not exist: expected a folder of label maps")
     sets = prediction_sets(predictions)
-    scored = score_label_maps(sets, labels, options, progress)
+    scored = _scored(sets, labels, options, progress)
     runs = [
         RunScores(
             run_id=f"{one.tool}/{one.seed}",
@@ -83,7 +83,7 @@ def compare_predictions(
         {"tool": one.tool, "case": patient_digest(one.case), "reason": one.words} for one in scored.problems
     ]
     tables = {
-        "Cases that score 0": lost,
+        "Cases counted as wrong": lost,
         "Further metrics, described but not tested": described_rows(sets, scored),
         **scored.tables,
     }
@@ -92,10 +92,23 @@ def compare_predictions(
     return PredictionComparison(CompareResult(findings, notes, page, tuple(runs)), scored.problems)
 
 
+def _scored(
+    sets: Sequence[PredictionSet], labels: Path, options: MapOptions, progress: Progress
+) -> ScoredPredictions:
+    """Score label maps of a folder, classes of a CSV file, or boxes of a JSON file."""
+    kind = labels.suffix.lower()
+    if kind not in (".csv", ".json"):
+        return score_label_maps(sets, labels, options, progress)
+    if options.metrics:
+        raise UsageError("--metrics is for label maps: classes are compared by macro-F1, boxes by AP50")
+    score = score_class_tables if kind == ".csv" else score_boxes
+    return score(sets, labels, options.subjects)
+
+
 def _note_on_common_cases(sets: Sequence[PredictionSet], scored: ScoredPredictions, metric: str) -> list[str]:
     """Return the means over the cases that every tool has, where some lack cases."""
     lost = {patient_digest(one.case) for one in scored.problems}
-    if not lost:
+    if not lost or "label" not in scored.rows[0][0]:  # other metrics are no means over cases
         return []
     means = []
     for tool in sorted({one.tool for one in sets}):

@@ -80,6 +80,20 @@ def calibration_error(truth: Numbers, shares: Probabilities) -> float:
     return float(np.abs(gaps).sum() / len(truth))
 
 
+def calibration_curve(truth: Numbers, shares: Probabilities, *, bins: int = 10) -> list[dict[str, str]]:
+    """Return confidence and accuracy in bins with equally many cases (Nguyen and O'Connor, EMNLP 2015)."""
+    confidence, right = shares.max(axis=1), shares.argmax(axis=1) == truth
+    order = np.argsort(confidence, kind="stable")
+    return [
+        {
+            "cases": str(len(part)),
+            "confidence": f"{confidence[part].mean():.3f}",
+            "accuracy": f"{right[part].mean():.3f}",
+        }
+        for part in np.array_split(order, min(bins, len(order)))
+    ]
+
+
 def temperature(rows: Sequence[Row]) -> float:
     """Return the maximum-likelihood temperature (Guo et al., ICML 2017); 1 without rows."""
     known = [row for row in rows if row["class"] in row["probabilities"]]

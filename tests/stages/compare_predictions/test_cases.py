@@ -62,7 +62,7 @@ def test_cases_that_count_as_wrong_are_counted_without_their_names(tmp_path):
     problems = [RejectedCase("tool", "secret", "missing"), RejectedCase("tool", "other", "damaged")]
     notes = problem_notes(sets, problems, 9)
     assert notes == [
-        "tool: 1 of 9 cases that cannot be read (damaged): scored 0 in every class",
-        "tool: 1 of 9 cases without a prediction: scored 0 in every class",
+        "tool: 1 of 9 cases that cannot be read (damaged): counted as wrong",
+        "tool: 1 of 9 cases without a prediction: counted as wrong",
     ]
-    assert problems[0].sentence == "tool: secret: without a prediction; scores 0"
+    assert problems[0].sentence == "tool: secret: without a prediction; counted as wrong"

@@ -1,10 +1,12 @@
 import json
 
 import label_folders as maker
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from medmim.cli import main
+from medmim.errors import UsageError
 from medmim.stages.compare_predictions.label_maps import MapOptions
 from medmim.stages.compare_predictions.run import compare_predictions
 
@@ -63,12 +65,42 @@ def test_further_trainings_of_a_tool_are_seeds(root):
     assert {arm.name: arm.seeds for arm in found.compared.findings.arms} == {"x": (0, 1), "y": (0,)}
 
 
+def test_class_tables_are_compared_by_the_same_engine(tmp_path):
+    rng, truth = np.random.default_rng(0), "ab" * 30
+    for tool, errors in (("truth", 0.0), ("good", 0.05), ("bad", 0.5)):
+        swapped = {"a": "b", "b": "a"}
+        given = [swapped[one] if rng.random() < errors else one for one in truth]
+        lines = [f"{number},{one}" for number, one in enumerate(given)]
+        (tmp_path / f"{tool}.csv").write_text("\n".join(["image,label", *lines]))
+    texts = [f"{tool}={tmp_path / tool}.csv" for tool in ("good", "bad")]
+    words = {"home": tmp_path, "progress": quiet}
+    found = compare_predictions(texts, tmp_path / "truth.csv", MapOptions(), **words).compared
+    assert found.findings.metric == "macro-F1"
+    assert found.findings.contrasts[0].claimed
+    assert "Calibration in bins of equal size" in found.report.read_text()
+    with pytest.raises(UsageError, match="--metrics is for label maps"):
+        compare_predictions(texts, tmp_path / "truth.csv", MapOptions(metrics=("dice",)), **words)
+
+
+def test_boxes_are_compared_by_the_same_engine(tmp_path):
+    boxes = [{"image_id": n, "category_id": 1, "bbox": [n, 0, 10, 10]} for n in range(8)]
+    truth = {"images": [{"id": n, "file_name": f"{n}.png"} for n in range(8)], "annotations": boxes}
+    (tmp_path / "truth.json").write_text(json.dumps({**truth, "categories": [{"id": 1, "name": "mass"}]}))
+    for tool, right in (("good", 8), ("bad", 3)):
+        (tmp_path / f"{tool}.json").write_text(json.dumps([{**box, "score": 0.9} for box in boxes[:right]]))
+    texts = [f"{tool}={tmp_path / tool}.json" for tool in ("good", "bad")]
+    found = compare_predictions(
+        texts, tmp_path / "truth.json", MapOptions(), home=tmp_path, progress=quiet
+    ).compared.findings
+    assert {arm.name: round(arm.mean, 2) for arm in found.arms} == {"good": 1.0, "bad": 0.38}
+
+
 def test_the_command_prints_cases_that_score_0_and_json(root, monkeypatch):
     monkeypatch.setenv("MEDMIM_HOME", str(root / "home"))
     words = ["compare", "--predictions", f"a={root}/good", "--predictions", f"b={root}/worse"]
     words += ["--labels", f"{root}/labels", "--metrics", "dice"]
     lines = CliRunner().invoke(main, words).stdout
-    assert "b: case_001: without a prediction; scores 0" in lines
+    assert "b: case_001: without a prediction; counted as wrong" in lines
     result = CliRunner().invoke(main, [*words, "--json"])
     content = json.loads(result.stdout.splitlines()[-1])
     assert [one["case"] for one in content["problems"]] == ["case_001", "case_002"]

@@ -8,6 +8,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from medmim.training.evaluation.classification_metrics import (
     arrays,
+    calibration_curve,
     calibration_error,
     class_means,
     confusion,
@@ -110,3 +111,12 @@ def test_a_class_absent_from_training_lowers_the_means():
     means = class_means(found, NAMES)
     assert means["macro_f1"] == pytest.approx(metrics.f1_score(truth, guess, average="macro"))
     assert means["balanced_accuracy"] == pytest.approx(metrics.balanced_accuracy_score(truth, guess))
+
+
+def test_bins_of_the_calibration_curve_have_equally_many_cases():
+    rng = np.random.default_rng(0)
+    first = rng.beta(8, 1, 1000)
+    truth = (rng.random(1000) > first).astype(np.int64)
+    curve = calibration_curve(truth, np.stack([first, 1 - first], axis=1), bins=5)
+    assert [line["cases"] for line in curve] == ["200"] * 5
+    assert all(abs(float(line["confidence"]) - float(line["accuracy"])) < 0.1 for line in curve)

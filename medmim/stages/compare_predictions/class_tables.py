@@ -1,0 +1,136 @@
+"""Class tables (CSV) of any tool, scored against a table of true classes."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from medmim.data.dataset.partition import patient_digest
+from medmim.data.formats.annotation_files import decode_text
+from medmim.data.formats.file_types import open_regular
+from medmim.data.ingest.layout_rules import SubjectRule
+from medmim.errors import DataError, UsageError
+from medmim.stages.compare_predictions.cases import (
+    MISSING,
+    PredictionSet,
+    RejectedCase,
+    Row,
+    ScoredPredictions,
+    patients,
+    problem_notes,
+)
+from medmim.training.evaluation.classification_metrics import arrays, calibration_curve
+
+_NAMES = ("image", "file", "case", "id")
+_CLASS = ("label", "class")
+_MAX_BYTES = 1 << 28
+
+
+def score_class_tables(
+    sets: Sequence[PredictionSet], labels: Path, subjects: SubjectRule
+) -> ScoredPredictions:
+    """Score CSV files with the columns image and label, or image and the probability of each class.
+
+    An image without a prediction counts as predicted to be a wrong class: the most frequent other one.
+
+    Raises:
+        UsageError: for a table of another form.
+        DataError: for classes or images that do not fit the labels.
+    """
+    classes = _classes(labels)
+    who, note = patients(list(classes), subjects)
+    notes, problems = [_WHY, note], list[RejectedCase]()
+    rows, curves = list[tuple[Row, ...]](), list[dict[str, str]]()
+    for one in sets:
+        shares, extra = _predicted(one, classes)
+        notes += [f"{one.tool}: images without a label, not used: {extra}"] if extra else []
+        problems += [RejectedCase(one.tool, name, MISSING) for name in classes if name not in shares]
+        whole = {name: shares.get(name) or _wrong(label, classes) for name, label in classes.items()}
+        own = {name: _row(name, classes[name], given, who) for name, given in whole.items()}
+        rows.append(tuple(own.values()))
+        known = arrays([own[name] for name in shares], sorted(set(classes.values())))
+        curves += [{"tool": one.tool, **line} for line in calibration_curve(*known)]
+    notes += problem_notes(sets, problems, len(classes))
+    tables = {"Calibration in bins of equal size": curves}
+    return ScoredPredictions(tuple(rows), {"accuracy": "accuracy"}, tuple(problems), tuple(notes), tables)
+
+
+def _row(name: str, label: str, shares: Mapping[str, float], who: Mapping[str, str]) -> Row:
+    return {
+        **{"metric": "macro_f1", "case": patient_digest(name), "patient": who[name]},
+        **{"class": label, "probabilities": shares, "hd95_mm": None},
+        "accuracy": float(max(shares, key=lambda key: shares[key]) == label),
+    }
+
+
+def _classes(labels: Path) -> dict[str, str]:
+    """Return the true class of each image."""
+    truth = _read(labels)
+    column = next((one for one in _CLASS if one in next(iter(truth.values()))), None)
+    if column is None:
+        raise UsageError(f"--labels '{labels.name}': expected the columns image and label, got no label")
+    classes = {name: row[column] for name, row in truth.items()}
+    if (count := len(set(classes.values()))) < 2:
+        raise DataError(f"--labels '{labels.name}': expected two classes or more, got {count}")
+    return classes
+
+
+def _predicted(one: PredictionSet, classes: Mapping[str, str]) -> tuple[dict[str, dict[str, float]], int]:
+    """Return the probabilities of each image, and how many images have no label."""
+    found, names = _read(one.path), sorted(set(classes.values()))
+    shares = {name: _shares(one, row, names) for name, row in found.items() if name in classes}
+    if not shares:
+        raise DataError(f"{one.tool}: none of {len(found)} images has a label; expected the same names")
+    return shares, len(found) - len(shares)
+
+
+_WHY = "macro-F1 is tested, as it weights rare classes like frequent ones; accuracy is described"
+
+
+def _wrong(label: str, classes: Mapping[str, str]) -> dict[str, float]:
+    """Return certainty of the most frequent class other than the true one."""
+    counts = Counter(classes.values())
+    other = min((name for name in counts if name != label), key=lambda name: (-counts[name], name))
+    return {name: float(name == other) for name in counts}
+
+
+def _shares(one: PredictionSet, row: Mapping[str, str], names: Sequence[str]) -> dict[str, float]:
+    """Return the probability of each class in a row of predictions.
+
+    Raises:
+        DataError: if the row has neither a known class nor a number for each class.
+    """
+    column = next((key for key in _CLASS if key in row), None)
+    try:
+        if column is None:
+            shares = {name: float(row[name]) for name in names}
+            if not all(map(math.isfinite, shares.values())):
+                raise ValueError("not finite")
+            return shares
+        chosen = names[names.index(row[column])]
+        return {name: float(name == chosen) for name in names}
+    except (KeyError, ValueError, TypeError) as error:
+        raise DataError(
+            f"{one.tool}: expected a label that occurs in the labels, or a column of probabilities for each "
+            f"of {', '.join(names)}; correct the table"
+        ) from error
+
+
+def _read(path: Path) -> dict[str, dict[str, str]]:
+    """Return the rows of a table by image; endings of file names are left out.
+
+    Raises:
+        UsageError: without rows, a column of images, or with an image that is named twice.
+    """
+    with open_regular(path) as stream:
+        rows = list(csv.DictReader(decode_text(stream.read(_MAX_BYTES)).splitlines()))
+    column = next((one for one in _NAMES if rows and one in rows[0]), None)
+    if column is None:
+        raise UsageError(f"'{path.name}': expected CSV with a column image (or file, case, id), and rows")
+    found = {Path(row[column]).name.partition(".")[0]: row for row in rows}
+    if len(found) < len(rows):
+        raise UsageError(f"'{path.name}': {len(rows) - len(found)} images are named twice, expected once")
+    return found

@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+
+from medmim.data.ingest.layout_rules import SubjectRule
+from medmim.errors import DataError, UsageError
+from medmim.stages.compare_predictions.cases import PredictionSet
+from medmim.stages.compare_predictions.class_tables import score_class_tables
+
+
+def write(path, *lines):
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture
+def labels(tmp_path):
+    return write(tmp_path / "labels.csv", "image,label", "a.png,cat", "b.png,dog", "c.png,cat", "d.png,cat")
+
+
+def scored(path, labels):
+    return score_class_tables([PredictionSet("tool", 0, path)], labels, SubjectRule())
+
+
+def test_labels_and_probabilities_are_read(tmp_path, labels):
+    hard = scored(
+        write(tmp_path / "1.csv", "image,label", "a,cat", "b,dog", "c,dog", "d,cat", "e,cat"), labels
+    )
+    soft = scored(
+        write(tmp_path / "2.csv", "image,dog,cat", "a,.1,.9", "b,.8,.2", "c,.6,.4", "d,.2,.8"), labels
+    )
+    for found in (hard, soft):
+        assert [row["accuracy"] for row in found.rows[0]] == [1.0, 1.0, 0.0, 1.0]
+        assert [row["class"] for row in found.rows[0]] == ["cat", "dog", "cat", "cat"]
+    assert "tool: images without a label, not used: 1" in hard.notes
+    [curve] = soft.tables.values()
+    assert np.mean([float(line["accuracy"]) for line in curve]) == 0.75
+
+
+def test_an_image_without_a_prediction_counts_as_wrong(tmp_path, labels):
+    found = scored(write(tmp_path / "1.csv", "image,label", "a,cat", "b,dog", "d,cat"), labels)
+    assert [one.case for one in found.problems] == ["c"]
+    assert found.rows[0][2]["probabilities"] == {"cat": 0.0, "dog": 1.0}
+    assert "tool: 1 of 4 cases without a prediction: counted as wrong" in found.notes
+
+
+@pytest.mark.parametrize(
+    ("lines", "error", "message"),
+    [
+        (["image,label", "a,bird"], DataError, "a label that occurs in the labels"),
+        (["image,dog", "a,0.5"], DataError, "a column of probabilities for each of cat, dog"),
+        (["image,label", "z,cat"], DataError, "none of 1 images has a label"),
+        (["image,label", "a,cat", "a,dog"], UsageError, "named twice"),
+        (["name,label", "a,cat"], UsageError, "expected CSV with a column image"),
+    ],
+)
+def test_tables_that_do_not_fit_are_rejected(tmp_path, labels, lines, error, message):
+    with pytest.raises(error, match=message):
+        scored(write(tmp_path / "1.csv", *lines), labels)
