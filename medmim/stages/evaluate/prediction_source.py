@@ -90,6 +90,9 @@ def annotated_cases(
     notes = [f"{len(rest)} volumes of visits without all channels of the model are left out"] if rest else []
     if len(usable) < len(inside):
         notes.append(f"{len(inside) - len(usable)} of {len(inside)} images have no annotation: left out")
+    unknown = sum(one.flags.get("spacing") == "unknown" for one in usable)
+    if source.task.measures_mm and unknown:
+        notes.append(f"{unknown} images have no known pixel size: their scores count a pixel as 1 mm")
     return usable, notes
 
 

@@ -1,7 +1,8 @@
 import pytest
 import threshold
+import tiny
 
-from medmim.data.dataset.manifest import read_dataset
+from medmim.data.dataset.manifest import Dataset, DatasetInfo, read_dataset
 from medmim.errors import DataError
 from medmim.stages.evaluate.prediction_source import EvaluationOptions, annotated_cases, find_source
 
@@ -11,3 +12,12 @@ def test_a_dataset_without_labels_has_no_case_for_a_segmenter(unlabelled_dataset
     source = find_source(EvaluationOptions(model=str(weights)), home, lambda line: None)
     with pytest.raises(DataError, match="with labels \\(--split all\\)"):
         annotated_cases(source, read_dataset(unlabelled_dataset), "all")
+
+
+def test_images_of_unknown_pixel_size_are_mentioned(tmp_path, home):
+    weights = threshold.write_model(tmp_path / "model", 1.5)
+    source = find_source(EvaluationOptions(model=str(weights)), home, lambda line: None)
+    rows = [tiny.row("p0", split="test").model_copy(update={"flags": {"spacing": "unknown"}}), tiny.row("p1")]
+    cases, notes = annotated_cases(source, Dataset(tmp_path, DatasetInfo(name="d"), tuple(rows)), "test")
+    assert len(cases) == 1
+    assert notes == ["1 images have no known pixel size: their scores count a pixel as 1 mm"]
