@@ -20,6 +20,7 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from medmim.errors import MedmimError
 
 SHARED = "MEDMIM_SHARED"  # set by --shared: the group may read and write too
+WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".model", ".pkl")
 _LOCK, _HOLDER = ".lock", ".lock-holder"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # network folders without flock
 
@@ -35,6 +36,11 @@ class WriteError(MedmimError, OSError):
 
 class LockedError(MedmimError):
     """Another process holds the lock of a folder; the message names it."""
+
+
+def names_weights_file(word: str) -> bool:
+    """Return whether a word such as that of `--init` is the path of a weights file, by its ending."""
+    return word.lower().endswith(WEIGHTS_SUFFIXES)
 
 
 def write_bytes(path: Path, content: bytes, *, mode: int | None = None, lasting: bool = True) -> None:

@@ -32,6 +32,7 @@ _LOADS_MODELS = (
     "masks",
     "plan",
     "compare",
+    "weights",
 )
 _WRITES = (
     "doctor",
@@ -69,6 +70,7 @@ COMMANDS = {
     "pack": "write a study to one checked file",
     "unpack": "merge the runs of a packed study into the local runs",
     "ui": "start the MLflow UI for the local runs, on this machine only",
+    "weights": "show what a weights file contains, and which encoder it fits",
     "bench": "measure speed and memory of packed, masked and dense computing",
     "plan": "predict memory and hours of a run, and the batch size that fits",
     "doctor": "check this machine: versions, devices, decoders, disk, permissions",

@@ -13,6 +13,7 @@ from typing import Any
 
 from medmim.cli.options import home
 from medmim.errors import RunError, UsageError, unknown_name
+from medmim.files import names_weights_file
 
 # the names of the tables in medmim.encoders, masks, methods and heads, which import PyTorch; a test compares
 NAMES = {
@@ -79,9 +80,9 @@ def _check_dataset(command: str, parameters: Mapping[str, Any]) -> None:
 def _check_run(option: str, word: Any, *accepted: str) -> None:
     if not isinstance(word, str) or word in accepted:
         return
-    if word.endswith(".safetensors"):
+    if names_weights_file(word):
         if not Path(word).is_file():
-            raise RunError(f"{option} {word}: no such file; expected weights that medmim wrote")
+            raise RunError(f"{option} {word}: no such file; expected a file of weights")
         return
     known = _count_matches(home() / "mlflow.db", word)
     if known == 0:

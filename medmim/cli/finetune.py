@@ -29,11 +29,14 @@ Examples:
   medmim finetune classify --size 128            one class for each image
   medmim finetune detect --size 128              boxes around findings
   medmim finetune classify --set mode=linear_probe      the head alone, on a frozen encoder
-  medmim finetune segment --init 3f2a --fold 1""",
+  medmim finetune segment --init 3f2a --fold 1
+  medmim finetune segment --init medicalnet_resnet18.pth""",
 )
 @click.argument("task")
 @click.option(
-    "--init", help="scratch, a pretraining run or a .safetensors file.  [default: newest pretraining run]"
+    "--init",
+    help="scratch, a pretraining run, or a weights file of any origin (`medmim weights FILE`).  "
+    "[default: newest pretraining run]",
 )
 @click.option("--num-labelled", type=int, help="Train on this many labelled patients (nested).")
 @click.option("--labelled", type=int, hidden=True)  # the name of 0.1.0, accepted for one release

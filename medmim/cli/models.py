@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import click
@@ -76,7 +77,10 @@ def _line(one: RegisteredModel) -> str:
         f"not checked here (origin: {imported})" if imported else one.tags.get("contamination", "unknown")
     )
     aliases = ",".join(one.aliases) or "–"
-    return (
-        f"{one.model} {one.version:<3} {aliases:<20} run {one.run_id[:8]} from "
-        f"{one.tags.get('pretraining_run', '')[:8]}, contamination: {verdict}"
-    )
+    return f"{one.model} {one.version:<3} {aliases:<20} run {_lineage(one)}, contamination: {verdict}"
+
+
+def _lineage(one: RegisteredModel) -> str:
+    """Return the run and what its weights come from, newest first, with ids cut to eight digits."""
+    known = one.tags.get("lineage") or " ← ".join((one.run_id, one.tags.get("pretraining_run", "")))
+    return re.sub(r"\b([0-9a-f]{8})[0-9a-f]{24}\b", r"\1", known)

@@ -135,13 +135,30 @@ def _key(override: str) -> str:
     return override.partition("=")[0].strip().replace("-", "_")
 
 
-_WITH_RESUME = ("data", "task")
+def _first_dataset(
+    context: click.Context, _option: click.Parameter, folders: tuple[Path, ...]
+) -> Path | None:
+    """Return the first dataset folder; the others become `more_data` of pretraining."""
+    if len(folders) > 1 and context.command.name != "pretrain":
+        raise click.UsageError("--data: expected one dataset folder; only `medmim pretrain` takes several")
+    if len(folders) > 1:
+        context.params["more_data"] = folders[1:]
+    return folders[0] if folders else None
+
+
+_WITH_RESUME = ("data", "more_data", "task")
 _MAY_CHANGE = (
     *("devices", "nodes", "workers", "cache_gb", "cache_disk_gb"),
     *("on_nonfinite", "nonfinite_limit", "checkpoint_every_steps", "checkpoint_every_minutes"),
 )
 _RUN_OPTIONS = [
-    click.option("--data", type=click.Path(path_type=Path), help="Dataset folder.  [default: medmim-data]"),
+    click.option(
+        "--data",
+        type=click.Path(path_type=Path),
+        multiple=True,
+        callback=_first_dataset,
+        help="Dataset folder; pretrain takes several.  [default: medmim-data]",
+    ),
     click.option(
         "--dims",
         type=click.IntRange(2, 3),
@@ -150,7 +167,7 @@ _RUN_OPTIONS = [
     click.option("--size", help="Patch size in voxels, such as 64 or 40,56,40.  [default: see medmim plan]"),
     click.option(
         "--encoder",
-        help="convnext, dynunet, resenc, resnet18, resnet50, segresnet, swin, vit or "
+        help="convnext, dynunet, resenc, resnet18, resnet50, segresnet, swin, vit, timm:NAME or "
         "module:callable.  [default: see medmim plan]",
     ),
     click.option("--steps", type=int, help="Length of training in steps.  [default: see medmim plan]"),
@@ -164,6 +181,8 @@ _RUN_OPTIONS = [
     click.option("--nodes", type=int, help="Machines that share a step.  [default: 1]"),
     click.option("--seed", type=int, help="Seed of all random numbers.  [default: 0]"),
     click.option("--fold", type=int, help="Hold out this fold, 0 to 4, of five patient-disjoint folds."),
+    click.option("--channels", help="Volumes of a visit as input channels, such as t1+post,flair."),
+    click.option("--init-map", help="YAML file with names for a weights file that is not recognised."),
     click.option("--config", help="Settings file (YAML), or a preset shipped with medmim."),
     click.option(
         "overrides", "--set", multiple=True, metavar="KEY=VALUE", help="Change any setting; may be repeated."

@@ -32,6 +32,10 @@ Examples:
   medmim pretrain --method contrastive --mask mesh --ratio 0.7
   medmim pretrain --method simmim --encoder swin --set method_options.target=hog
   medmim pretrain --config latent_mim_code --minutes 30
+  medmim pretrain --init openmind_resenc_l.pth   continue from public weights
+  medmim pretrain --init 3f2a                    continue from a run, with its decoder
+  medmim pretrain --channels t1,flair --set hide_channels=0.3
+  medmim pretrain --data a --data b --set data_weights=2,1
   medmim pretrain --resume""",
 )
 @click.option(
@@ -51,17 +55,17 @@ Examples:
     type=click.Choice(["packed", "masked"]),
     help="Compute visible cells only, or all voxels and mask them; results are equal.  [default: packed]",
 )
-@click.option("--init", help="Only `scratch`: pretraining starts from random weights.")
+@click.option(
+    "--init",
+    help="Continue from a run, or from a weights file of any origin (`medmim weights FILE`).  "
+    "[default: scratch]",
+)
 @run_options
 @json_option
 def command(
     *, as_json: bool, config: str | None, overrides: tuple[str, ...], resume: str | None, **flags: Any
 ) -> None:
     """Pretrain an encoder: hide part of each scan and learn to predict it. Prints the id of the run."""
-    if flags.pop("init") not in (None, "scratch"):
-        raise click.UsageError(
-            "--init: pretraining from other weights is not available yet; use --init scratch"
-        )
     from medmim.config.resolve import resolve
     from medmim.config.runs import PretrainSettings
 
@@ -75,7 +79,14 @@ def command(
         from medmim.stages.run_lifecycle import to_resume
 
         changed = where_it_runs(settings, values, overrides)
-        settings, resume = to_resume(PretrainSettings, "pretrain", resume, home=home(), data=settings.data)
+        settings, resume = to_resume(
+            PretrainSettings,
+            "pretrain",
+            resume,
+            home=home(),
+            data=settings.data,
+            more_data=settings.more_data,
+        )
         settings = settings.model_copy(update=changed)
     from medmim.stages.pretrain.run import pretrain
 

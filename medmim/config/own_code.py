@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping
@@ -17,6 +18,7 @@ from typing import Any
 from medmim.errors import RunError, UsageError
 
 _LAST_FRAMES, _LONGEST_MESSAGE = 3, 300
+_TIMM = re.compile(r"timm:[A-Za-z0-9_.]+")  # a network of timm's table, which no other code can join
 TRUSTED = "MEDMIM_TRUST_CODE"  # import paths separated by commas; child processes inherit them
 _NAMING = (
     "encoder",
@@ -101,6 +103,11 @@ def _trusted() -> set[str]:
     return set(filter(None, os.environ.get(TRUSTED, "").split(",")))
 
 
+def _is_path(word: str) -> bool:
+    """Return whether a name is an import path, and not one of a table, such as `mesh` or `timm:resnet18`."""
+    return ":" in word and not _TIMM.fullmatch(word)
+
+
 def _paths_in(values: Any) -> Iterator[str]:
     """Yield the import paths that settings or a description name, at any depth."""
     if isinstance(values, list | tuple):
@@ -110,5 +117,5 @@ def _paths_in(values: Any) -> Iterator[str]:
         for key, value in values.items():
             named = [value, *(value if isinstance(value, Mapping | list | tuple) else ())]
             if key in _NAMING:
-                yield from (one for one in named if isinstance(one, str) and ":" in one)
+                yield from (one for one in named if isinstance(one, str) and _is_path(one))
             yield from _paths_in(value)

@@ -107,9 +107,9 @@ def resolve(
     """
     values: dict[str, Any] = {}
     if base is not None and base in presets(kind):
-        _merge(values, kind.with_current_names(_read(presets(kind)[base])))
+        _merge(values, kind.with_current_names(read_yaml(presets(kind)[base])))
     if config is not None:
-        _merge(values, kind.with_current_names(_read(find_config(config, kind))))
+        _merge(values, kind.with_current_names(read_yaml(find_config(config, kind))))
     given = {key: value for key, value in (flags or {}).items() if value is not None}
     _merge(values, kind.with_current_names(given))
     for word in overrides:
@@ -169,7 +169,12 @@ def _nested(values: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
     return {first: changed}
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the keys and values of a YAML file.
+
+    Raises:
+        SettingsError: if it cannot be read or contains something else.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -7,56 +7,24 @@ may be None, which means "choose from the dataset"; the choice is stored.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from medmim.config.resolve import FileSettings
-
-
-def _as_sequence(value: Any) -> Any:
-    """Return one number, or numbers separated by commas, as a sequence of sizes."""
-    if isinstance(value, int | float):
-        return (value,)
-    return tuple(value.split(",")) if isinstance(value, str) else value
-
-
-def _ascending(values: tuple[float, float]) -> tuple[float, float]:
-    """Raise ValueError unless the first value is below the second."""
-    if values[0] >= values[1]:
-        raise ValueError("expected a lower and a higher intensity, such as -160,240")
-    return values
-
-
-def _as_words(value: Any) -> Any:
-    """Split words at commas."""
-    return tuple(value.replace(" ", "").split(",")) if isinstance(value, str) else value
-
-
-def _as_cell(value: Any) -> Any:
-    """Parse a cell size: all axes in voxels, or all in millimetres, such as `8mm,16mm`."""
-    split = value.split(",") if isinstance(value, str) else value
-    parts = [split] if isinstance(split, int | float) else split
-    words = [str(part).strip().lower() for part in parts]
-    if all(_MILLIMETRES.fullmatch(word) for word in words):
-        return tuple(f"{float(word.removesuffix('mm')):g}mm" for word in words)
-    if all(word.isdecimal() and int(word) for word in words):
-        return tuple(int(word) for word in words)
-    raise ValueError("expected voxels such as 8 or 8,8,4, or millimetres such as 8mm or 8mm,16mm,16mm")
-
-
-_MILLIMETRES = re.compile(r"(?=.*[1-9])\d+(\.\d+)?\s*mm")
-CellSize = Annotated[tuple[int | str, ...], BeforeValidator(_as_cell)]
-Sizes = Annotated[tuple[Annotated[int, Field(gt=0)], ...], BeforeValidator(_as_sequence)]
-Words = Annotated[tuple[str, ...], BeforeValidator(_as_words)]
-Window = Annotated[tuple[float, float], BeforeValidator(_as_sequence), AfterValidator(_ascending)]
-Numbers = Annotated[tuple[Annotated[float, Field(ge=0)], ...], BeforeValidator(_as_sequence)]
-LabelValues = Annotated[tuple[int, ...], BeforeValidator(_as_sequence)]
-Share = Annotated[float, Field(gt=0, lt=1)]
-Momentum = Annotated[float, Field(ge=0, lt=1)]
+from medmim.config.value_types import (
+    CellSize,
+    InitMapFile,
+    LabelValues,
+    Momentum,
+    Numbers,
+    Share,
+    Sizes,
+    Window,
+    Words,
+)
 
 
 class RunSettings(FileSettings):
@@ -102,6 +70,13 @@ class RunSettings(FileSettings):
             auto: not left-right where classes come in left-right pairs or lie on one side.
         machine: the machine for which the recipe chooses encoder, patch, spacing, batch and length where they
             are not set: laptop, gpu_12gb, gpu_24gb, or auto: the one that the run starts on.
+        channels: volumes of a visit stacked as input channels: for each channel, words (`tokens` of the
+            manifest, joined by +) that match one volume, such as `t1+post,flair`; empty: one volume per
+            case. Weights of a single-channel encoder initialise all channels.
+        init: source of the encoder's weights: `scratch`, a run id, or a weights file of any origin; None:
+            for fine-tuning the newest pretraining run on this dataset, for pretraining `scratch`.
+        init_map: YAML file with names for a weights file that is not recognised; see `InitMap`.
+        min_loaded_fraction: smallest share of the encoder's tensors that `init` must provide.
         fold: hold out this one of five patient-disjoint folds instead of the dataset's own test split.
         experiment: MLflow experiment; by default `MLFLOW_EXPERIMENT_NAME`, or medmim.
     """
@@ -148,12 +123,21 @@ class RunSettings(FileSettings):
     window: Window | None = None
     mirror_axes: Words = ("auto",)
     machine: Literal["auto", "laptop", "gpu_12gb", "gpu_24gb"] = "auto"
+    channels: Words = ()
+    init: str | None = None
+    init_map: InitMapFile | None = None
+    min_loaded_fraction: float = Field(default=0.99, ge=0, le=1)
     fold: int | None = Field(default=None, ge=0, le=4)
     experiment: str = Field(
         default_factory=lambda: os.environ.get("MLFLOW_EXPERIMENT_NAME", "medmim"),
         pattern=r"^[A-Za-z0-9_.-]+$",
         validate_default=True,
     )
+
+    @property
+    def in_channels(self) -> int:
+        """Number of input channels of the network."""
+        return max(len(self.channels), 1)
 
     @model_validator(mode="after")
     def _one_budget(self) -> RunSettings:
@@ -182,6 +166,10 @@ class PretrainSettings(RunSettings):
             multiplies by the mask, with equal results. None: packed.
         augment: patch: random crops at one spacing, flips along all axes, mild intensity changes; resized: as
             in SparK, crops of 0.67 to 1 of an image scaled to `size`, and left-right flips.
+        more_data: further dataset folders; patients that one of them holds out are held out in all.
+        data_weights: relative frequency of the patches of each dataset; empty: each volume equally often.
+        hide_channels: probability with which a step hides a whole input channel from the encoder, which
+            still has to predict it; at least one channel stays visible.
         include_held_out: also pretrain on images of validation and test patients (never their labels).
         monitors: run probes on validation patients during pretraining; False saves a few percent of time.
     """
@@ -197,6 +185,9 @@ class PretrainSettings(RunSettings):
     cell: CellSize | None = None
     compute: Literal["packed", "masked"] | None = None
     augment: Literal["patch", "resized"] = "patch"
+    more_data: tuple[Path, ...] = ()
+    data_weights: Numbers = ()
+    hide_channels: float = Field(default=0.0, ge=0, lt=1)
     include_held_out: bool = False
     monitors: bool = True
 
@@ -207,11 +198,6 @@ class FinetuneSettings(RunSettings):
     Attributes:
         task: segment, classify or detect.
         task_options: options of the task, such as `criterion` of segment or `mixup` of classify.
-        init: source of the encoder's weights: `scratch`, a run id, a weights file, or None: the newest
-            pretraining run on this dataset.
-        channels: volumes of a visit stacked as input channels: for each channel, words (`tokens` of the
-            manifest, joined by +) that match one volume, such as `t1+post,flair`; empty: one volume per
-            case. Weights of a single-channel encoder initialise all channels.
         num_labelled: number of labelled training patients (nested subsets: 10 is part of 20).
         label_fraction: the same as a share of the labelled patients.
         field_of_view: patch: random patches and sliding-window inference; whole: the whole image scaled to
@@ -227,7 +213,6 @@ class FinetuneSettings(RunSettings):
             selects the weights; None: the whole length is trained.
         regulariser: mask_any_net: also train the task on masked images whose hidden parts a second branch
             reuses.
-        min_loaded_fraction: smallest share of the encoder's tensors that `init` must provide.
         init_decoder: whether a segmenter also starts from the decoder of a pretrained U-Net, as of dense MAE,
             where it fits.
         foreground_fraction: share of patches centred on labelled foreground (each class of a volume equally
@@ -255,8 +240,6 @@ class FinetuneSettings(RunSettings):
 
     task: str = "segment"
     task_options: dict[str, Any] = Field(default_factory=dict)
-    init: str | None = None
-    channels: Words = ()
     num_labelled: int | None = Field(default=None, gt=0)
     label_fraction: float | None = Field(default=None, gt=0, le=1)
     field_of_view: Literal["patch", "whole"] | None = None
@@ -267,7 +250,6 @@ class FinetuneSettings(RunSettings):
     ema: float = Field(default=0.0, ge=0, lt=1)
     patience: int | None = Field(default=None, gt=0)
     regulariser: Literal["mask_any_net"] | None = None
-    min_loaded_fraction: float = Field(default=0.99, ge=0, le=1)
     init_decoder: bool = True
     foreground_fraction: float = Field(default=0.5, ge=0, le=1)
     augment: str | None = None
@@ -288,8 +270,3 @@ class FinetuneSettings(RunSettings):
         """Options of the task, with merged classes and the annotated classes of each source."""
         about_labels = {"labels": self.labels, "annotated_classes": self.annotated_classes}
         return {**self.task_options, **{name: value for name, value in about_labels.items() if value}}
-
-    @property
-    def in_channels(self) -> int:
-        """Number of input channels of the network."""
-        return max(len(self.channels), 1)

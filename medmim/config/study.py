@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from medmim.config.resolve import FileSettings, Settings, resolve
-from medmim.config.runs import FinetuneSettings, PretrainSettings, Share
+from medmim.config.runs import FinetuneSettings, PretrainSettings
+from medmim.config.value_types import Share
 from medmim.errors import SettingsError
 
 SCRATCH = "scratch"
@@ -94,9 +95,10 @@ class StudyTrial:
 
 
 def arm_of(settings: PretrainSettings) -> str:
-    """Return the name of a pretraining in comparisons: method, mask, ratio and options."""
+    """Return the name of a pretraining in comparisons: method, mask, ratio, options, initial weights."""
     options = {**settings.method_options, **settings.mask_options}
     words = [f"{key}={json.dumps(value, sort_keys=True)}" for key, value in sorted(options.items())]
+    words += [f"from {Path(settings.init).stem}"] if settings.init not in (None, SCRATCH) else []
     return " ".join([settings.method, settings.mask, f"{settings.ratio:g}", *words])
 
 

@@ -1,7 +1,7 @@
 """Encoders: networks that return feature maps from fine to coarse, listed in the table `ENCODERS`.
 
-A user's own network is given as `module:callable` and called with `spatial_dims` and `in_channels`; see
-`encoders/custom.py`.
+A user's own network is given as `module:callable` and called with `spatial_dims` and `in_channels`, one of
+timm as `timm:NAME`; see `encoders/custom.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from medmim.encoders.base import Encoder
 from medmim.encoders.convnext import ConvNeXtEncoder
-from medmim.encoders.custom import from_callable
+from medmim.encoders.custom import TIMM, from_callable, from_timm
 from medmim.encoders.dynunet import DynUNetEncoder
 from medmim.encoders.masked import Masked, mask
 from medmim.encoders.packed.tensor import Packed, pack
@@ -41,7 +41,7 @@ def build_encoder(name: str, *, spatial_dims: int, in_channels: int, **options: 
     """Build an encoder of the table, or a user's own.
 
     Args:
-        name: a key of `ENCODERS`, or `module:callable`, such as `my_package.nets:tiny`.
+        name: a key of `ENCODERS`, `timm:NAME`, or `module:callable`, such as `my_package.nets:tiny`.
         spatial_dims: 2 or 3.
         in_channels: image channels.
         **options: that encoder's own settings.
@@ -49,11 +49,15 @@ def build_encoder(name: str, *, spatial_dims: int, in_channels: int, **options: 
     Raises:
         UsageError: for an unknown name or option.
     """
+    if name.startswith(TIMM):
+        return from_timm(
+            name.removeprefix(TIMM), spatial_dims=spatial_dims, in_channels=in_channels, **options
+        )
     if ":" in name:
         return from_callable(name, spatial_dims=spatial_dims, in_channels=in_channels, **options)
     if name not in ENCODERS:
         raise unknown_name("encoder", name, ENCODERS)
-    known = set(signature(ENCODERS[name]).parameters) - {"spatial_dims", "in_channels", "block", "layers"}
+    known = set(signature(ENCODERS[name]).parameters) - {"spatial_dims", "in_channels", "block"}
     refuse_unknown_options(f"encoder '{name}'", options, known)
     return ENCODERS[name](spatial_dims=spatial_dims, in_channels=in_channels, **options)
 

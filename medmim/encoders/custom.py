@@ -1,7 +1,12 @@
-"""Users' own networks as encoders, given as `module:callable`; a dry run finds their strides and channels."""
+"""Networks of other libraries as encoders; a dry run finds their strides and channels.
+
+`module:callable` names a user's own network, `timm:NAME` one of timm's table (PyTorch Image Models).
+"""
 
 from __future__ import annotations
 
+import importlib
+import re
 from collections.abc import Sequence
 from inspect import signature
 from itertools import pairwise
@@ -12,9 +17,11 @@ from torch import nn
 
 from medmim.config.own_code import import_callable
 from medmim.encoders.base import Encoder, Map
-from medmim.errors import ShapeError, UsageError
+from medmim.errors import ShapeError, UsageError, did_you_mean
 from medmim.shapes import Size
 
+TIMM = "timm:"
+_TIMM_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?")  # of the table, never of a hub or folder
 _PROBE_VOXELS = 64
 
 
@@ -57,6 +64,37 @@ def from_callable(path: str, *, spatial_dims: int, in_channels: int, **options: 
         return net
     if not isinstance(net, nn.Module):
         raise UsageError(f"--encoder {path}: expected a torch network, got {type(net).__name__}")
+    return CustomEncoder(net, spatial_dims=spatial_dims, in_channels=in_channels)
+
+
+def from_timm(name: str, *, spatial_dims: int, in_channels: int, **options: Any) -> Encoder:
+    """Build a 2D network of timm with random weights, which returns the maps of its stages.
+
+    Args:
+        name: in timm's table, such as `convnext_tiny`.
+        spatial_dims: 2.
+        in_channels: image channels.
+        **options: arguments of `timm.create_model`.
+
+    Raises:
+        UsageError: if timm is missing, does not know the name, or cannot build the network.
+    """
+    if spatial_dims != 2:
+        raise UsageError(f"--encoder {TIMM}{name}: timm has 2D networks only: add --dims 2")
+    try:
+        timm = importlib.import_module("timm")
+    except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision that does not fit torch
+        raise UsageError(
+            f"--encoder {TIMM}{name}: timm cannot be imported ({error}): pip install 'medmim[timm]'"
+        ) from error
+    if not _TIMM_NAME.fullmatch(name) or not timm.is_model(name):
+        raise UsageError(f"--encoder {TIMM}{name}: unknown to timm{did_you_mean(name, timm.list_models())}")
+    try:
+        net = timm.create_model(name, pretrained=False, features_only=True, in_chans=in_channels, **options)
+    except (RuntimeError, TypeError, AttributeError, AssertionError) as error:
+        raise UsageError(
+            f"--encoder {TIMM}{name}: timm cannot build it as a feature extractor ({error})"
+        ) from error
     return CustomEncoder(net, spatial_dims=spatial_dims, in_channels=in_channels)
 
 

@@ -8,6 +8,7 @@ from monai.networks.nets.resnet import ResNet
 from torch import nn
 
 from medmim.encoders.base import Encoder, Map, run_in_sequence
+from medmim.errors import UsageError
 
 
 class ResNetEncoder(Encoder):
@@ -21,6 +22,8 @@ class ResNetEncoder(Encoder):
         widths: base channels of each stage; a bottleneck multiplies them by four.
         stem_stride: stride of the first convolution; 1 keeps a fine grid on small images.
         max_pool: whether the stem pools, as on ImageNet; without it the total stride is halved.
+        shortcut: B projects where size or channels change; A pools and appends zero channels, as in
+            MedicalNet's ResNet-18 and 34, and computes no packed images.
     """
 
     def __init__(
@@ -33,8 +36,11 @@ class ResNetEncoder(Encoder):
         widths: Sequence[int] = (64, 128, 256, 512),
         stem_stride: int = 2,
         max_pool: bool = False,
+        shortcut: str = "B",
     ) -> None:
         super().__init__()
+        if shortcut not in ("A", "B"):
+            raise UsageError(f"encoder_options.shortcut: expected A or B, got '{shortcut}'")
         net = ResNet(
             block,
             list(layers),
@@ -43,6 +49,7 @@ class ResNetEncoder(Encoder):
             n_input_channels=in_channels,
             conv1_t_stride=stem_stride,
             no_max_pool=not max_pool,
+            shortcut_type=shortcut,
             feed_forward=False,
             # not in place: later stages must not change the returned maps
             act=("relu", {"inplace": False}),

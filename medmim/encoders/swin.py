@@ -32,10 +32,11 @@ class SwinEncoder(TokenEncoder):
         depths: blocks of each stage.
         heads: attention heads of each stage.
         window: window size in patches along each axis; None: 7 in 2D, 4 in 3D.
+        patch_norm: whether to normalise patch embeddings; MONAI's SwinUNETR does not.
         drop_path: stochastic depth rate of the last block; it grows linearly from 0.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - options of a network, all given by name
         self,
         *,
         spatial_dims: int,
@@ -44,7 +45,8 @@ class SwinEncoder(TokenEncoder):
         width: int = 48,
         depths: Sequence[int] = (2, 2, 6, 2),
         heads: Sequence[int] = (3, 6, 12, 24),
-        window: int | None = None,
+        window: int | Sequence[int] | None = None,
+        patch_norm: bool = True,
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
@@ -56,7 +58,8 @@ class SwinEncoder(TokenEncoder):
             )
         self.patch = as_size(patch or _PATCH[spatial_dims], spatial_dims, what="encoder_options patch")
         self.width = width
-        self.patches = PatchEmbed(self.patch, in_channels, width, nn.LayerNorm, spatial_dims)
+        norm = nn.LayerNorm if patch_norm else None
+        self.patches = PatchEmbed(self.patch, in_channels, width, norm, spatial_dims)
         chances = torch.linspace(0, drop_path, sum(depths)).tolist()
         starts = [0, *accumulate(depths)]
         windows = as_size(window or _WINDOW[spatial_dims], spatial_dims, what="encoder_options window")

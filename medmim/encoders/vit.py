@@ -28,6 +28,7 @@ from medmim.shapes import Features, as_size
 
 _PATCH = {2: 16, 3: 8}
 _MAPS = 4
+_MODES = {2: "bicubic", 3: "trilinear"}  # of the interpolation of learned positions
 
 
 class Block(nn.Module):
@@ -40,13 +41,16 @@ class Block(nn.Module):
         heads: attention heads.
         expansion: ratio of the MLP's inner channels to `width`.
         drop_path: stochastic depth rate.
+        norm_eps: added to the variance in layer norms.
     """
 
-    def __init__(self, width: int, heads: int, *, expansion: int = 4, drop_path: float = 0.0) -> None:
+    def __init__(
+        self, width: int, heads: int, *, expansion: int = 4, drop_path: float = 0.0, norm_eps: float = 1e-5
+    ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(width)
+        self.norm1 = nn.LayerNorm(width, eps=norm_eps)
         self.attention = SABlock(width, heads, qkv_bias=True, use_flash_attention=True)
-        self.norm2 = nn.LayerNorm(width)
+        self.norm2 = nn.LayerNorm(width, eps=norm_eps)
         self.mlp = MLPBlock(width, expansion * width)
         self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
 
@@ -59,7 +63,7 @@ class Block(nn.Module):
 
 
 class ViTEncoder(TokenEncoder):
-    """Patch embedding, fixed sine-cosine positions and transformer blocks, for images of any size.
+    """Patch embedding, positions and transformer blocks, for images of any size.
 
     It returns the output of four equally spaced blocks (of all blocks, where there are fewer), as UNETR uses
     them (Hatamizadeh et al., 2022, arXiv 2103.10504). All maps have the stride of a patch; the last is
@@ -73,10 +77,13 @@ class ViTEncoder(TokenEncoder):
         depth: transformer blocks.
         heads: attention heads.
         class_token: whether to prepend a class token.
+        position_grid: patches along each axis for which to learn positions, which are interpolated for other
+            grids; None: fixed sine-cosine positions.
+        norm_eps: added to the variance in layer norms.
         drop_path: stochastic depth rate of the last block; it grows linearly from 0.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - options of a network, all given by name
         self,
         *,
         spatial_dims: int,
@@ -86,6 +93,8 @@ class ViTEncoder(TokenEncoder):
         depth: int = 12,
         heads: int = 3,
         class_token: bool = False,
+        position_grid: int | Sequence[int] | None = None,
+        norm_eps: float = 1e-5,
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
@@ -99,8 +108,11 @@ class ViTEncoder(TokenEncoder):
         self.patches = Conv[Conv.CONV, spatial_dims](in_channels, width, self.patch, stride=self.patch)
         self.token = nn.Parameter(torch.zeros(1, 1, width)) if class_token else None
         chances = torch.linspace(0, drop_path, depth).tolist()
-        self.blocks = nn.ModuleList(Block(width, heads, drop_path=chance) for chance in chances)
-        self.norm = nn.LayerNorm(width)
+        self.blocks = nn.ModuleList(
+            Block(width, heads, drop_path=chance, norm_eps=norm_eps) for chance in chances
+        )
+        self.norm = nn.LayerNorm(width, eps=norm_eps)
+        self.positions = _Positions(width, position_grid, spatial_dims)
         self.apply(initialise)
         nn.init.xavier_uniform_(self.patches.weight.flatten(1))  # as a linear layer on the voxels of a patch
         if self.token is not None:
@@ -119,7 +131,7 @@ class ViTEncoder(TokenEncoder):
         last = len(groups) - 1
         return [
             nn.Sequential(
-                nn.Identity() if number else _PositionedPatches(self.patches),
+                nn.Identity() if number else _PositionedPatches(self.patches, self.positions),
                 _BlockGroup(blocks, self.norm if number == last else nn.Identity()),
             )
             for number, blocks in enumerate(groups)
@@ -132,7 +144,7 @@ class ViTEncoder(TokenEncoder):
     def encode(self, patches: Features) -> list[Features]:
         """Return the feature maps of patch embeddings (batch, width, *grid)."""
         grid = tuple(patches.shape[2:])
-        outputs = list(self._outputs(_with_positions(patches), None))
+        outputs = list(self._outputs(self.positions(patches), None))
         read = [outputs[depth - 1] for depth in self._read]
         return [as_map(sequence, grid) for sequence in (*read[:-1], self.norm(read[-1]))]
 
@@ -147,7 +159,7 @@ class ViTEncoder(TokenEncoder):
 
     def encode_with_class_token(self, patches: Features, chosen: PatchSelection) -> tuple[Tokens, Tokens]:
         """Return the class token, (batch, 0 or 1, width), and the outputs of `encode_chosen`."""
-        *_, last = self._sequences(chosen.take(_with_positions(patches)), chosen.real)
+        *_, last = self._sequences(chosen.take(self.positions(patches)), chosen.real)
         normed: Tokens = self.norm(last)
         ahead = 0 if self.token is None else 1
         return normed[:, :ahead], normed[:, ahead:]
@@ -170,13 +182,14 @@ class ViTEncoder(TokenEncoder):
 class _PositionedPatches(nn.Module):
     """Patch embeddings with positions, as a map."""
 
-    def __init__(self, patches: nn.Module) -> None:
+    def __init__(self, patches: nn.Module, positions: nn.Module) -> None:
         super().__init__()
         self.patches = patches
+        self.positions = positions
 
     def forward(self, images: Any) -> Features:
         patches = self.patches(images)
-        return as_map(_with_positions(patches), tuple(patches.shape[2:]))
+        return as_map(self.positions(patches), tuple(patches.shape[2:]))
 
 
 class _BlockGroup(nn.Module):
@@ -194,6 +207,27 @@ class _BlockGroup(nn.Module):
         return as_map(self.end(x), tuple(features.shape[2:]))
 
 
-def _with_positions(patches: Features) -> Tokens:
-    waves = wave_positions(tuple(patches.shape[2:]), patches.shape[1], device=patches.device)
-    return as_sequence(patches) + waves
+class _Positions(nn.Module):
+    """Add positions to patch embeddings: fixed sine-cosine waves, or learned ones for a grid."""
+
+    def __init__(self, width: int, grid: int | Sequence[int] | None, spatial_dims: int) -> None:
+        super().__init__()
+        self.grid = (
+            grid if grid is None else as_size(grid, spatial_dims, what="encoder_options.position_grid")
+        )
+        self.learned = None
+        if self.grid is not None:
+            waves = wave_positions(self.grid, width, device=torch.device("cpu"))
+            self.learned = nn.Parameter(waves.unsqueeze(0))  # (1, patches, width)
+
+    def forward(self, patches: Features) -> Tokens:
+        grid = tuple(patches.shape[2:])
+        if self.learned is None or self.grid is None:
+            waves = wave_positions(grid, patches.shape[1], device=patches.device)
+            return as_sequence(patches) + waves
+        if grid == self.grid:
+            return as_sequence(patches) + self.learned
+        resized = nn.functional.interpolate(
+            as_map(self.learned, self.grid), size=grid, mode=_MODES[len(grid)], align_corners=False
+        )
+        return as_sequence(patches + resized)

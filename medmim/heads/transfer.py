@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -50,10 +50,9 @@ def _inflation(name: str, weight: Tensor, wanted: Size) -> Tensor | None:
 
 
 def _axis(name: str, weight: Tensor, wanted: Size) -> Tensor | None:
-    """Append an axis of length one to a weight with one value per channel, such as a layer scale."""
-    if weight.dim() < 3 or wanted != (*weight.shape, 1) or prod(weight.shape[1:]) != 1:
-        return None
-    return weight.unsqueeze(-1)
+    """Append axes of length one: to a layer scale, or to a linear layer that is a 1×1 convolution here."""
+    ones = (1,) * (len(wanted) - weight.dim())
+    return weight.reshape(wanted) if ones and wanted == (*weight.shape, *ones) else None
 
 
 def _kernel(name: str, weight: Tensor, wanted: Size) -> Tensor | None:
@@ -135,11 +134,20 @@ class Transfer:
     unused: tuple[str, ...]
     changed: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """The rules that adapted tensors, each with their number, and whether deeper blocks were left out."""
+        counts = Counter(rule for _, rule in self.changed)
+        rules = [f"{rule} ({count})" for rule, count in sorted(counts.items())]
+        deeper = len(self.unused)
+        return (*rules, *([f"depth cut: tensors of deeper blocks left out ({deeper})"] if deeper else []))
+
     def lines(self) -> list[str]:
         """Return one line for each kind of adapted, missing and mismatching tensors."""
         rules = sorted({rule for _, rule in self.changed})
         by_rule = {rule: tuple(name for name, other in self.changed if other == rule) for rule in rules}
         lines = [f"{rule}: {_list(names)}" for rule, names in by_rule.items()]
+        lines += [f"not in the encoder, left out: {_list(self.unused)}"] if self.unused else []
         lines += [f"not in the weights, newly initialised: {_list(self.missing)}"] if self.missing else []
         lines += [f"of another shape, not loaded: {_list(self.mismatching)}"] if self.mismatching else []
         return lines

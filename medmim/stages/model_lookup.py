@@ -16,7 +16,7 @@ from pathlib import Path
 from mlflow.entities import Run
 
 from medmim.errors import RunError
-from medmim.stages.finetune.initial_weights import CANDIDATE, CONTROL, FAILED, SCRATCH, STATUS, weights_of
+from medmim.stages.initial_weights import CANDIDATE, CONTROL, FAILED, SCRATCH, STATUS, weights_of
 from medmim.tracking.comparison.champion import CHAMPION, RegisteredModel, versions
 from medmim.tracking.mlflow_store import Store, begins_with
 

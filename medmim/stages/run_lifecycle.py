@@ -119,19 +119,22 @@ def _mirrored(recorder: Recorder, store: Store | None) -> Iterator[None]:
         sys.stderr.write("medmim: the tracking server has only part of this run; run `medmim sync`\n")
 
 
-def stored_settings(kind: type[Settings], store: Store, run_id: str, *, data: Path) -> Settings:
-    """Return the settings that a run was started with, for `--resume`, with the current dataset folder."""
+def stored_settings(
+    kind: type[Settings], store: Store, run_id: str, *, data: Path, more_data: Sequence[Path] = ()
+) -> Settings:
+    """Return the settings that a run was started with, for `--resume`, with the current dataset folders."""
     values = parse_yaml(store.read_text(store.run(run_id), "settings.yaml"), where="settings.yaml")
     refuse_foreign_code(values, source=f"--resume: run {run_id}")
     weights = store.checkpoints(run_id) / _WEIGHTS_FILE
     if weights.is_file():
         values["init"] = weights.read_text(encoding="utf-8")
-    return kind.model_validate({**values, "data": data})
+    more = {"more_data": tuple(more_data)} if more_data else {}
+    return kind.model_validate({**values, **more, "data": data})
 
 
 def note_weights_file(store: Store, run_id: str, init: str | None) -> None:
     """Record the file of the initial weights for `--resume`; not in the store, which contains no paths."""
-    if init is not None and init.endswith(".safetensors"):
+    if init is not None and files.names_weights_file(init):
         files.write_text(store.checkpoints(run_id) / _WEIGHTS_FILE, str(Path(init).resolve()))
 
 
@@ -149,7 +152,7 @@ def start_run(store: Store, settings: RunSettings, *, name: str, tags: Mapping[s
     server_of(store)  # refuses an address that is no server before there is a run
     named = f"{name} · seed {settings.seed}"
     recorder = store.begin(experiment=settings.experiment, name=named, tags=tags)
-    recorder.settings(settings.model_dump(mode="json", exclude={"data"}))
+    recorder.settings(settings.model_dump(mode="json", exclude={"data", "more_data"}))
     return recorder
 
 
@@ -204,7 +207,9 @@ def _check_launcher(processes: int) -> None:
             )
 
 
-def to_resume(kind: type[Settings], stage: str, word: str, *, home: Path, data: Path) -> tuple[Settings, str]:
+def to_resume(
+    kind: type[Settings], stage: str, word: str, *, home: Path, data: Path, more_data: Sequence[Path] = ()
+) -> tuple[Settings, str]:
     """Return the settings and the id of the run that `--resume WORD` refers to.
 
     Raises:
@@ -214,7 +219,7 @@ def to_resume(kind: type[Settings], stage: str, word: str, *, home: Path, data: 
 
     store = Store(home)
     run_id = find_unfinished(store, stage, word)
-    return stored_settings(kind, store, run_id, data=data), run_id
+    return stored_settings(kind, store, run_id, data=data, more_data=more_data), run_id
 
 
 def find_unfinished(store: Store, stage: str, word: str) -> str:

@@ -11,6 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from medmim.config.runs import FinetuneSettings, PretrainSettings
+from medmim.encoders.patch_tokens import TokenEncoder
 from medmim.encoders.recalibrate_batch_norm import frozen_batch_norm_statistics
 from medmim.masks import Mask, tissue_share
 from medmim.methods import Method, Step
@@ -45,14 +46,35 @@ class PretrainingModule(L.LightningModule):
         self.settings = settings
         self.head_decay = True
         self.budget = budget
+        self._kept: Tensor | None = None  # channels that the encoder sees in this step; None: all
+        if settings.hide_channels:
+            tokens = isinstance(method.encoder, TokenEncoder)
+            entrance = method.encoder.get_submodule("patches" if tokens else "")
+            entrance.register_forward_pre_hook(self._without_hidden_channels)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Scalar:
         """Sample the masks of this step and return the loss of the method."""
         images = in_views(batch["image"], self.method.views)
         hidden = self._masks(images, batch_idx)
         labels = () if self.method.label_kind is None else (batch[self.method.label_kind].long(),)
+        self._kept = self._visible_channels(images)
         step: Step = self.method(images, hidden.to(images.device), *labels)
+        self._kept = None  # evaluations show all channels
         return step.loss
+
+    def _visible_channels(self, images: Images) -> Tensor | None:
+        """Draw the channels that the encoder sees in this step, at least one; shape (channels, 1, …)."""
+        if not self.settings.hide_channels:
+            return None
+        generator = torch_stream(self.settings.seed, "channels", self.global_step)
+        chance = torch.rand(images.shape[1], generator=generator)
+        kept = (chance >= self.settings.hide_channels) | (chance == chance.max())
+        return kept.to(images).reshape(-1, *[1] * (images.dim() - 2))
+
+    def _without_hidden_channels(
+        self, _encoder: nn.Module, inputs: tuple[Any, ...]
+    ) -> tuple[Any, ...] | None:
+        return None if self._kept is None else (inputs[0] * self._kept, *inputs[1:])
 
     def _masks(self, images: Images, batch_idx: int) -> Hidden:
         """Return the masks of one batch of a step.

@@ -108,7 +108,7 @@ def test_the_module_is_the_command():
         (["pretrain", "--set", "raito=0.5"], 2, "unknown key 'raito'; did you mean 'ratio'?"),
         (["pretrain", "--set", "ratio"], 2, "expected key=value"),
         (["pretrain", "--config", "spark_mash"], 2, "did you mean 'spark_mesh'?"),
-        (["pretrain", "--init", "abc"], 2, "use --init scratch"),
+        (["pretrain", "--init", "abc"], 1, "fits 0 runs"),
         (["pretrain", "--resume"], 1, "no unfinished pretrain run here"),
         (["pretrain", "--resume", "abc"], 1, "no run 'abc' in this home folder"),
         (["pretrain", "--resume", "--mask", "random"], 2, "leave out --mask"),

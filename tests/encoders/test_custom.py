@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from medmim.encoders import build_encoder, mask
+from medmim.encoders import build_encoder, mask, pack
 from medmim.encoders.base import Encoder
 from medmim.encoders.custom import CustomEncoder
 from medmim.encoders.dynunet import DynUNetEncoder
@@ -156,3 +156,33 @@ def test_invalid_feature_maps_are_rejected(what, message, module):
     module.wrong = plain(what)
     with pytest.raises(ShapeError, match=message):
         build_encoder("own_nets:wrong", spatial_dims=2, in_channels=1)
+
+
+def test_networks_of_timm_run_packed_and_declare_their_maps():
+    pytest.importorskip("timm", reason="timm needs a torchvision that fits torch", exc_type=ImportError)
+    encoder = build_encoder("timm:convnext_atto", spatial_dims=2, in_channels=1).eval()
+    assert encoder.total_stride == (32, 32)
+    images, hidden = torch.randn(1, 1, 64, 64), torch.tensor([[[True, False], [False, True]]])
+    for packed, masked in zip(encoder(pack(images, hidden)), encoder(mask(images, hidden)), strict=True):
+        torch.testing.assert_close(packed.to_dense(), masked.dense, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "dims", "message"),
+    [
+        ("resnet18", 3, "timm has 2D networks only: add --dims 2"),
+        ("resnet81", 2, "unknown to timm; did you mean 'resnet18'"),
+        ("hf-hub:some/where", 2, "unknown to timm"),
+    ],
+)
+def test_timm_networks_that_cannot_be_built_are_one_line(monkeypatch, name, dims, message):
+    fake = types.SimpleNamespace(is_model=lambda word: ":" in word, list_models=lambda: ["resnet18"])
+    monkeypatch.setitem(sys.modules, "timm", fake)
+    with pytest.raises(UsageError, match=f"--encoder timm:{name}: {message}"):
+        build_encoder(f"timm:{name}", spatial_dims=dims, in_channels=1)
+
+
+def test_without_timm_the_command_that_installs_it_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(UsageError, match=r"timm cannot be imported .* pip install 'medmim\[timm\]'"):
+        build_encoder("timm:resnet18", spatial_dims=2, in_channels=1)

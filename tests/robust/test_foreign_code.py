@@ -19,7 +19,7 @@ from medmim.config.own_code import TRUSTED
 from medmim.config.runs import PretrainSettings
 from medmim.data.dataset.manifest import read_dataset
 from medmim.errors import RunError
-from medmim.stages.finetune.initial_weights import find_initial_weights
+from medmim.stages.initial_weights import find_initial_weights
 from medmim.stages.model_lookup import find_model
 from medmim.stages.run_lifecycle import stored_settings
 from medmim.tracking.mlflow_store import Store

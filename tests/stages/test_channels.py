@@ -162,3 +162,17 @@ def test_without_channels_nothing_changes(brats):
         hashlib.sha256((brats / "data" / "manifest.jsonl").read_bytes()).hexdigest()
         == (dataset.info.file_sha256["manifest.jsonl"])
     )
+
+
+def test_an_encoder_is_pretrained_on_several_channels_and_fine_tuned_on_them(brats, home):
+    words = {**tiny.TINY, "data": brats / "data", "channels": CHANNELS[:2], "num_evaluations": 1, "steps": 1}
+    pretraining = PretrainSettings(
+        **words, more_data=(brats / "data",), hide_channels=0.5, method_options={"decoder_width": 8}
+    )
+    result = pretrain(pretraining, home=home)
+    description = json.loads(result.checkpoint.with_suffix(".json").read_text())
+    assert (description["in_channels"], description["channels"]) == (2, ["t1+pre", "t1+post"])
+    said = []
+    finetune(FinetuneSettings(**words), home=home, log=said.append)  # the newest pretraining on this dataset
+    assert "100.0% of the encoder's tensors were loaded from 'spark mesh 0.7 decoder_width=8'" in said
+    assert not any("channels spread" in line for line in said)

@@ -35,6 +35,37 @@ def test_the_masks_of_a_step_depend_on_the_seed():
     assert losses[0] == losses[1] != losses[2]
 
 
+class SeenChannels(Method):
+    """Records which channels of its encoder's input are not zero."""
+
+    def __init__(self, encoder):
+        super().__init__()
+        self.axes = {}
+        self.encoder = encoder
+        self.seen = []
+        encoder.register_forward_pre_hook(
+            lambda _, inputs: self.seen.append(inputs[0].abs().sum((0, 2, 3)) > 0)
+        )
+
+    def forward(self, images, hidden):
+        return Step(self.encoder(images)[-1].square().mean())
+
+
+def test_whole_channels_are_hidden_from_the_encoder_but_never_all():
+    encoder = build_encoder("dynunet", spatial_dims=2, in_channels=3, filters=[2, 2])
+    settings = PretrainSettings(hide_channels=0.9, seed=1)
+    words = {"cell": (4, 4), "settings": settings, "budget": Budget(steps=4, minutes=None)}
+    module = PretrainingModule(SeenChannels(encoder), build_mask("random", ratio=0.5), **words)
+    encoder._forward_pre_hooks.move_to_end(min(encoder._forward_pre_hooks))  # record after the module's hook
+    images = torch.ones(2, 3, 8, 8)
+    for _ in range(3):
+        module.training_step({"image": images}, 0)
+    module.method(images, None)
+    *hidden, whole = (int(seen.sum()) for seen in module.method.seen)
+    assert all(1 <= count < 3 for count in hidden)
+    assert whole == 3
+
+
 @pytest.mark.parametrize("dims", [2, 3])
 def test_a_finetuning_step_gives_a_loss(dims):
     batch = {

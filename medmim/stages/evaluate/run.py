@@ -35,8 +35,8 @@ from medmim.stages.evaluate.prediction_source import (
 )
 from medmim.stages.evaluate.report import PAGE, GroupScores, write_report
 from medmim.stages.evaluate.subgroups import subgroups
-from medmim.stages.finetune.initial_weights import patients_seen_by
 from medmim.stages.finetune.run import shown_cases
+from medmim.stages.initial_weights import patients_seen_by
 from medmim.training.evaluation.bootstrap_metrics import intervals
 from medmim.training.evaluation.patient_scores import own_scores
 from medmim.training.tasks.base import Row

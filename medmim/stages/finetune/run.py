@@ -17,8 +17,8 @@ from medmim.data.dataset.contamination import CERTIFICATE, seen_patients_of, wri
 from medmim.data.dataset.manifest import VolumeRecord
 from medmim.data.dataset.partition import patient_digest
 from medmim.stages.applicability import TRAINING_DATA, summarize
-from medmim.stages.finetune.initial_weights import CANDIDATE, CONTROL, DIVISION, FAILED, SCRATCH, STATUS
 from medmim.stages.finetune.setup import FinetuneRun, build_finetuning
+from medmim.stages.initial_weights import CANDIDATE, CONTROL, DIVISION, FAILED, SCRATCH, STATUS, origin_tags
 from medmim.stages.run_lifecycle import (
     RunResult,
     budget_words,
@@ -209,6 +209,7 @@ def _description(run: FinetuneRun, run_id: str) -> dict[str, Any]:
         "pictures": any(min(volume.shape) == 1 for volume in train),
         "encoder": settings.encoder,
         "encoder_options": settings.encoder_options,
+        "lineage": run.origin.lineage,
         **run.plan.as_json(),
         "label_names": {str(value): name for value, name in run.context.names.items()},
         "head": run.head,
@@ -227,6 +228,7 @@ def _register(store: Store, run: FinetuneRun, result: RunResult) -> None:
         STATUS: _status(run, result.metrics),
         "dataset_hash": run.dataset.info.content_hash,
         "pretraining_run": origin.run_id or origin.arm,
+        "lineage": " ← ".join((result.run_id, *origin.lineage)),
         "finetuning_run": result.run_id,
         "sha256": files.sha256_of(result.checkpoint),
         f"test_{metric}": "" if score is None else f"{score:.4f}",
@@ -252,15 +254,14 @@ def _status(run: FinetuneRun, metrics: Mapping[str, float]) -> str:
 
 
 def _tags(run: FinetuneRun) -> dict[str, str]:
-    settings, report = run.settings, run.transfer_report
+    settings = run.settings
     return {
         "stage": "finetune",
         "task": settings.task,
         "axis_task": run.task.axis,
         "metric": run.task.metric,
         "arm": run.origin.arm,
-        "pretraining_run": run.origin.run_id,
-        "loaded_fraction": f"{report.loaded_fraction:.4f}" if report else "",
+        **origin_tags(run.origin, run.transfer_report, settings.encoder_options),
         "encoder": str(settings.encoder),
         "dims": str(run.plan.dims),
         "size": ",".join(map(str, run.plan.size)),

@@ -17,12 +17,16 @@ from medmim.data.dataset.partition import Partition, limit_patients, partition
 from medmim.data.loading.patches import PatchDataset
 from medmim.data.loading.preprocess import VolumeLoader
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan, plan_for
-from medmim.encoders import Encoder, build_encoder
+from medmim.encoders import Encoder
 from medmim.errors import DataError
-from medmim.heads import Transfer, build_head, transfer, transfer_decoder
-from medmim.heads.transfer import stem_change
+from medmim.heads import Transfer, build_head, transfer_decoder
 from medmim.randomness import stream_seed
-from medmim.stages.finetune.initial_weights import InitialWeights, certificate_of, find_initial_weights
+from medmim.stages.initial_weights import (
+    InitialWeights,
+    certificate_of,
+    initial_weights_of,
+    initialised_encoder,
+)
 from medmim.stages.pretrain.setup import DEFAULT_ENCODER
 from medmim.stages.run_lifecycle import prepared_on_disk
 from medmim.tracking.mlflow_store import Store
@@ -97,14 +101,14 @@ def build_finetuning(settings: FinetuneSettings, store: Store, log: Callable[[st
     stored = read_dataset(settings.data)
     dataset = select_channels(stored, settings.channels, log)
     task = build_task(settings.task, **settings.options_of_task)
-    origin = find_initial_weights(settings.init, store, dataset, encoder=settings.encoder)
+    origin = initial_weights_of(settings, store, dataset)
     divided = _divide(settings, dataset, task, log, stored=stored)
     known_dims = settings.dims or origin.description.get("spatial_dims")
     dims = plan_for(divided.train, dims=known_dims, size=None).dims
     everyone = partition(stored, fold=settings.fold).train
     given, pretrained = settings, bool(origin.description)
     settings = with_recipe(given, everyone, dims=dims, log=log, pretrained=pretrained)
-    encoder, report, chosen = _encoder(settings, origin, dims, log)
+    encoder, report, chosen = initialised_encoder(settings, origin, dims, log, default=DEFAULT_ENCODER[dims])
     settings = fit_size(settings, given, encoder.total_stride)
     task = build_task(settings.task, **settings.options_of_task)
     choices: dict[str, Any] = {"dims": dims, "multiple": encoder.total_stride, "home": store.home, "log": log}
@@ -184,30 +188,6 @@ def _caveats(divided: Partition, task: Task) -> list[str]:
                 f"{len(untrained)} {part} images show a class that no training image shows: it is never found"
             )
     return found
-
-
-def _encoder(
-    settings: FinetuneSettings, origin: InitialWeights, dims: int, log: Callable[[str], None]
-) -> tuple[Encoder, Transfer | None, dict[str, Any]]:
-    """Return the encoder, how its weights were transferred, and the settings that describe it.
-
-    Name and options are the user's, else those of the weights, else the default.
-    """
-    known = str(origin.description.get("encoder", DEFAULT_ENCODER[dims]))
-    stored = origin.description.get("encoder_options", {})
-    name = settings.encoder or known
-    options = {**(stored if name == known else {}), **settings.encoder_options}
-    torch.manual_seed(stream_seed(settings.seed, "encoder"))
-    encoder = build_encoder(name, spatial_dims=dims, in_channels=settings.in_channels, **options)
-    chosen = {"encoder": name, "encoder_options": options}
-    if not origin.description:
-        return encoder, None, chosen
-    report = transfer(encoder, origin.weights, least=settings.min_loaded_fraction)
-    log(f"{report.loaded_fraction:.1%} of the encoder's tensors were loaded from '{origin.arm}'")
-    changed = stem_change(stored, options)
-    for line in [*report.lines(), *([f"stem changed: {changed}"] if changed else [])]:
-        log(line)
-    return encoder, report, chosen
 
 
 def _network(

@@ -23,8 +23,9 @@ from lightning.pytorch.callbacks import Callback
 from medmim.config.runs import FinetuneSettings, PretrainSettings, RunSettings
 from medmim.data.dataset.manifest import read_dataset
 from medmim.errors import RunError
-from medmim.stages.finetune.initial_weights import SCRATCH, find_initial_weights
+from medmim.files import names_weights_file
 from medmim.stages.finetune.run import finetune
+from medmim.stages.initial_weights import SCRATCH, find_initial_weights
 from medmim.stages.pretrain.run import pretrain
 from medmim.tracking.mlflow_store import Store
 from medmim.training.weights import WEIGHTS
@@ -186,7 +187,7 @@ def first_steps(
 
 def _with_weights_path(settings: FinetuneSettings, home: Path) -> FinetuneSettings:
     """Return the settings with the path of the initial weights, because the trial run has its own home."""
-    if settings.init is not None and (settings.init == SCRATCH or settings.init.endswith(".safetensors")):
+    if settings.init is not None and (settings.init == SCRATCH or names_weights_file(settings.init)):
         return settings
     store = Store(home, reading=True)
     origin = find_initial_weights(settings.init, store, read_dataset(settings.data))

@@ -19,9 +19,17 @@ from medmim.encoders.recalibrate_batch_norm import batch_norms, recalibrate_batc
 from medmim.masks.cell_size import cell_words
 from medmim.randomness import torch_stream
 from medmim.shapes import grid_of
+from medmim.stages.initial_weights import origin_tags
 from medmim.stages.pretrain.evaluation import PretrainEvaluator, leak_alarm
 from medmim.stages.pretrain.setup import PretrainRun, build_pretraining
-from medmim.stages.run_lifecycle import RunResult, budget_words, managed_run, resume_run, start_run
+from medmim.stages.run_lifecycle import (
+    RunResult,
+    budget_words,
+    managed_run,
+    note_weights_file,
+    resume_run,
+    start_run,
+)
 from medmim.tracking.mlflow_store import Store
 from medmim.training.callbacks import ValidationCallback
 from medmim.training.flops import cost_of
@@ -64,15 +72,15 @@ def pretrain(
     if recorder is None:
         name = f"{arm_of(run.settings)} · {run.plan.dims}D {run.settings.encoder}"
         recorder = start_run(store, run.settings, name=name, tags={**_tags(run), **tags})
+        note_weights_file(store, recorder.run_id, settings.init)
     folder = store.checkpoints(recorder.run_id)
     with managed_run(recorder, store):
         evaluator = PretrainEvaluator(run, recorder, folder)
         if not resume:
             recorder.metrics(_cost(run), step=0)
             evaluator.start()
-        validation = ValidationCallback(
-            evaluator, times=run.settings.num_evaluations, budget=run.module.budget, log=recorder
-        )
+        times, budget = run.settings.num_evaluations, run.module.budget
+        validation = ValidationCallback(evaluator, times=times, budget=budget, log=recorder)
         fitted = fit(
             run.module,
             run.patches,
@@ -118,16 +126,21 @@ def _save(
         "run_id": recorder.run_id,
         "arm": arm_of(run.settings),
         "spatial_dims": run.plan.dims,
-        "in_channels": 1,
+        "in_channels": run.settings.in_channels,
+        "channels": run.settings.channels,
         "encoder": run.settings.encoder,
         "encoder_options": run.settings.encoder_options,
         **run.plan.as_json(),
         "dataset_hash": run.dataset.info.content_hash,
         "steps": fitted.steps,
+        "lineage": run.origin.lineage,
     }
-    seen = seen_patients_of(run.train)
-    checkpoint = save_weights(folder, run.method.state_dict(), description, seen.as_metadata())
-    write_seen_patients(folder, seen)
+    # without a record of the initial weights there is none of the whole: it stays unknown
+    seen = run.origin.saw and run.origin.saw | seen_patients_of(run.train)
+    metadata = seen.as_metadata() if seen else None
+    checkpoint = save_weights(folder, run.method.state_dict(), description, metadata)
+    if seen:
+        write_seen_patients(folder, seen)
     metrics = {
         "last/train_loss": fitted.loss,
         "last/steps": float(fitted.steps),
@@ -150,6 +163,11 @@ def _tags(run: PretrainRun) -> dict[str, str]:
         "ratio_requested": "–".join(f"{ratio:g}" for ratio in mask.ratios),
         "ratio_realised": "–".join(f"{ratio:.4f}" for ratio in run.realised_ratios),
         "cell": cell_words(run.module.cell, run.voxel_mm),
+        **(
+            origin_tags(run.origin, run.transfer_report, settings.encoder_options)
+            if run.origin.description
+            else {}
+        ),
         "encoder": str(settings.encoder),
         "dims": str(run.plan.dims),
         "size": ",".join(map(str, run.plan.size)),
@@ -157,6 +175,7 @@ def _tags(run: PretrainRun) -> dict[str, str]:
         "seed": str(settings.seed),
         "dataset": run.dataset.info.name,
         "dataset_hash": run.dataset.info.content_hash,
+        "dataset_hashes": ",".join(run.dataset_hashes),
         "split_hash": run.dataset.split_hash,
         "medmim_version": __version__,
         "leak_alarm": leak_alarm(run.method),

@@ -11,22 +11,33 @@ from typing import Any
 import torch
 
 from medmim.config.runs import PretrainSettings
-from medmim.data.dataset.manifest import Dataset, VolumeRecord, read_dataset
+from medmim.data.dataset.channels import select_channels
+from medmim.data.dataset.manifest import Dataset, VolumeRecord
 from medmim.data.dataset.partition import Partition, partition
+from medmim.data.dataset.union import DatasetUnion, read_datasets
 from medmim.data.loading.choose_plan import pretraining_plan
 from medmim.data.loading.contrastive_views import patch_views, resized_views
 from medmim.data.loading.patches import PatchDataset, Targets, pretraining_patches, resized_parts
 from medmim.data.loading.preprocess import VolumeLoader
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan, plan_for, voxel_mm
-from medmim.encoders import Encoder, build_encoder
+from medmim.encoders import Encoder
 from medmim.errors import UsageError
+from medmim.heads import Transfer
 from medmim.masks import build_mask, hidden_count
 from medmim.masks.cell_size import cell_in_voxels
 from medmim.methods import ON_PATCHES, Method, build_method
 from medmim.methods.mask_any_net.objectives import Kind, Supervision
 from medmim.randomness import stream_seed
 from medmim.shapes import Size, grid_of
+from medmim.stages.initial_weights import (
+    SCRATCH,
+    InitialWeights,
+    continue_method,
+    initial_weights_of,
+    initialised_encoder,
+)
 from medmim.stages.run_lifecycle import prepared_on_disk
+from medmim.tracking.mlflow_store import Store
 from medmim.training.budget import budget_for
 from medmim.training.lightning_modules import PretrainingModule
 from medmim.training.recipe import fit_size, with_recipe
@@ -42,20 +53,26 @@ class PretrainRun:
     Attributes:
         settings: settings with every open value filled in.
         dataset: the whole dataset.
+        dataset_hashes: content hash of each dataset that it consists of.
         partition: training, validation and test volumes.
         volumes: loads and preprocesses volumes.
         patches: training patches.
         module: method, mask and optimizer as a Lightning module.
         voxel_mm: edge lengths of a voxel in mm, where known.
+        origin: the initial weights.
+        transfer_report: how they were transferred; None from scratch.
     """
 
     settings: PretrainSettings
     dataset: Dataset
+    dataset_hashes: tuple[str, ...]
     partition: Partition
     volumes: VolumeLoader
     patches: PatchDataset
     module: PretrainingModule
     voxel_mm: tuple[float, ...] | None
+    origin: InitialWeights
+    transfer_report: Transfer | None
 
     @property
     def plan(self) -> PreprocessingPlan:
@@ -101,15 +118,20 @@ def build_pretraining(settings: PretrainSettings, *, home: Path, log: Callable[[
         MedmimError: for settings, data or sizes that cannot work.
     """
     mask = build_mask(settings.mask, ratio=settings.ratio, **settings.mask_options)
-    dataset = read_dataset(settings.data)
-    divided = partition(dataset, fold=settings.fold)
+    source = _sources(settings, home, log)
+    dataset, divided, origin = source.dataset, source.partition, source.origin
     train = dataset.volumes if settings.include_held_out else divided.train
-    sketch = plan_for(train, dims=settings.dims, size=None)
-    settings = with_recipe(given := settings, divided.train or train, dims=sketch.dims, log=log)
+    known_dims = settings.dims or origin.description.get("spatial_dims")
+    sketch = plan_for(train, dims=known_dims, size=None)
+    learners, pretrained = divided.train or train, bool(origin.description)
+    settings = with_recipe(given := settings, learners, dims=sketch.dims, log=log, pretrained=pretrained)
     known_mm = voxel_mm(train, sketch) if settings.augment == "patch" else None
-    stride = (encoder := _encoder(settings, sketch.dims)).total_stride
+    default = usual_encoder(settings.method, sketch.dims)
+    encoder, report, chosen = initialised_encoder(settings, origin, sketch.dims, log, default=default)
+    stride = encoder.total_stride
     cell = cell_in_voxels(settings.cell or stride, multiple=stride, voxel_mm=known_mm)
     method = _method(settings, encoder, sketch.dims, cell, supervision_of(dataset, divided.train))
+    continue_method(method, origin, settings.method, log)
     if method.label_kind:  # images of held-out patients may be used, their labels never
         train = volumes_with_labels(divided.train, method.label_kind)
     settings = fit_size(settings, given, cell)
@@ -118,38 +140,52 @@ def build_pretraining(settings: PretrainSettings, *, home: Path, log: Callable[[
     )
     hidden_count(prod(grid_of(plan.size, cell)), settings.ratio)  # raises for too few cells
     plan = pretraining_plan(plan, settings, dataset, train, home=home, log=log)
-    resolved = settings.model_copy(
-        update={
-            "dims": plan.dims,
-            "size": plan.size,
-            "cell": cell,
-            "encoder": settings.encoder or usual_encoder(settings.method, plan.dims),
-        }
-    )
+    filled: dict[str, Any] = {"dims": plan.dims, "size": plan.size, "cell": cell}
+    filled |= {"init": Path(settings.init).name} if settings.init else {}  # the store contains no paths
+    resolved = settings.model_copy(update=chosen | filled)
     disk = prepared_on_disk(settings, home)
     volumes = VolumeLoader(settings.data, plan, cache_gb=settings.cache_gb, disk=disk)
-    patches = pretraining_dataset(
-        method,
-        train,
-        volumes,
-        classes=class_numbers(divided.train),
-        seed=settings.seed,
-        augment=settings.augment,
-    )
+    words: dict[str, Any] = {"seed": settings.seed, "augment": settings.augment}
+    words |= {"weights": source.union.weights(train, settings.data_weights)}
+    patches = pretraining_dataset(method, train, volumes, classes=class_numbers(divided.train), **words)
     budget = budget_for(settings, volumes=len(train))
     module = PretrainingModule(method, mask, cell=cell, settings=settings, budget=budget)
-    return PretrainRun(resolved, dataset, divided, volumes, patches, module, known_mm)
+    return PretrainRun(
+        resolved, dataset, source.union.hashes, divided, volumes, patches, module, known_mm, origin, report
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Sources:
+    """The data and the initial weights of a run.
+
+    Attributes:
+        union: the dataset, or several.
+        dataset: its cases, with the channels of the run.
+        partition: training, validation and test volumes.
+        origin: the initial weights.
+    """
+
+    union: DatasetUnion
+    dataset: Dataset
+    partition: Partition
+    origin: InitialWeights
+
+
+def _sources(settings: PretrainSettings, home: Path, log: Callable[[str], None]) -> _Sources:
+    union = read_datasets((settings.data, *settings.more_data), fold=settings.fold, log=log)
+    dataset = select_channels(union.dataset, settings.channels, log)
+    fold = None if union.place else settings.fold  # several datasets have been divided by the fold already
+    divided = partition(union.dataset, fold=fold, volumes=dataset.volumes)
+    origin = initial_weights_of(settings, Store(home), dataset, default=SCRATCH)
+    if origin.saw is None:
+        log("warning: it is unknown which patients the initial weights have seen: contamination is unknown")
+    return _Sources(union, dataset, divided, origin)
 
 
 def usual_encoder(method: str, dims: int) -> str:
     """Return the default encoder of a method."""
     return _DEFAULT_ON_PATCHES if method in ON_PATCHES else DEFAULT_ENCODER[dims]
-
-
-def _encoder(settings: PretrainSettings, dims: int) -> Encoder:
-    torch.manual_seed(stream_seed(settings.seed, "encoder"))
-    name = settings.encoder or usual_encoder(settings.method, dims)
-    return build_encoder(name, spatial_dims=dims, in_channels=1, **settings.encoder_options)
 
 
 def _method(
@@ -205,6 +241,7 @@ def pretraining_dataset(
     classes: Mapping[str, int],
     seed: int,
     augment: str,
+    weights: Sequence[float] | None = None,
 ) -> PatchDataset:
     """Return the training patches of a method.
 
@@ -215,6 +252,7 @@ def pretraining_dataset(
         classes: number of each image class.
         seed: seed of the run.
         augment: patch or resized; methods that learn from voxel labels always use patches.
+        weights: relative frequency of each volume; None: each once per epoch.
     """
     labelled = method.label_kind == "label"
     if method.views > 1:
@@ -227,4 +265,6 @@ def pretraining_dataset(
     targets: Targets | None = None
     if method.label_kind == "target":
         targets = lambda volume, prepared: {"target": torch.tensor(classes[str(volume.target)])}  # noqa: E731
-    return PatchDataset(volumes, loader, transform, labelled=labelled, seed=seed, targets=targets)
+    return PatchDataset(
+        volumes, loader, transform, labelled=labelled, seed=seed, targets=targets, weights=weights
+    )

@@ -14,7 +14,7 @@ from medmim.tracking.comparison.runs import RunScores
 
 # settings of an arm's own pretraining, and of repetitions
 PRETRAINING_OF_AN_ARM = frozenset({"method", "method_options", "mask", "mask_options", "ratio"})
-_REPETITION = {"seed", "fold", "init", "data", "experiment", "min_loaded_fraction"}
+_REPETITION = {"seed", "fold", "init", "init_map", "data", "more_data", "experiment", "min_loaded_fraction"}
 _MACHINE = {
     "machine",
     "workers",

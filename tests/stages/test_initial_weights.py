@@ -5,7 +5,7 @@ from medmim.data.dataset.contamination import SeenPatients
 from medmim.data.dataset.manifest import read_dataset
 from medmim.data.dataset.partition import patient_digest
 from medmim.errors import RunError
-from medmim.stages.finetune.initial_weights import InitialWeights, find_initial_weights
+from medmim.stages.initial_weights import InitialWeights, find_initial_weights
 from medmim.tracking.mlflow_store import Store
 
 
@@ -42,7 +42,7 @@ def test_a_segmenter_can_be_a_beginning_too(study):
 
 @pytest.mark.parametrize("word", ["zzz", ""])
 def test_what_fits_no_run_or_many_is_told(study, word):
-    with pytest.raises(RunError, match=r"expected `scratch`, a \.safetensors file or a run id"):
+    with pytest.raises(RunError, match=r"expected `scratch`, a weights file or a run id"):
         find(study, word)
 
 

@@ -1,0 +1,90 @@
+"""Types of setting values: sizes, cells, words, windows, and the names of a weights file.
+
+Each accepts what the command line gives, a text, and what a YAML file gives.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+
+from medmim.config.resolve import read_yaml
+
+
+def _as_sequence(value: Any) -> Any:
+    """Return one number, or numbers separated by commas, as a sequence of sizes."""
+    if isinstance(value, int | float):
+        return (value,)
+    return tuple(value.split(",")) if isinstance(value, str) else value
+
+
+def _ascending(values: tuple[float, float]) -> tuple[float, float]:
+    """Raise ValueError unless the first value is below the second."""
+    if values[0] >= values[1]:
+        raise ValueError("expected a lower and a higher intensity, such as -160,240")
+    return values
+
+
+def _as_words(value: Any) -> Any:
+    """Split words at commas."""
+    return tuple(value.replace(" ", "").split(",")) if isinstance(value, str) else value
+
+
+def _as_cell(value: Any) -> Any:
+    """Parse a cell size: all axes in voxels, or all in millimetres, such as `8mm,16mm`."""
+    split = value.split(",") if isinstance(value, str) else value
+    parts = [split] if isinstance(split, int | float) else split
+    words = [str(part).strip().lower() for part in parts]
+    if all(_MILLIMETRES.fullmatch(word) for word in words):
+        return tuple(f"{float(word.removesuffix('mm')):g}mm" for word in words)
+    if all(word.isdecimal() and int(word) for word in words):
+        return tuple(int(word) for word in words)
+    raise ValueError("expected voxels such as 8 or 8,8,4, or millimetres such as 8mm or 8mm,16mm,16mm")
+
+
+_MILLIMETRES = re.compile(r"(?=.*[1-9])\d+(\.\d+)?\s*mm")
+CellSize = Annotated[tuple[int | str, ...], BeforeValidator(_as_cell)]
+Sizes = Annotated[tuple[Annotated[int, Field(gt=0)], ...], BeforeValidator(_as_sequence)]
+Words = Annotated[tuple[str, ...], BeforeValidator(_as_words)]
+Window = Annotated[tuple[float, float], BeforeValidator(_as_sequence), AfterValidator(_ascending)]
+Numbers = Annotated[tuple[Annotated[float, Field(ge=0)], ...], BeforeValidator(_as_sequence)]
+LabelValues = Annotated[tuple[int, ...], BeforeValidator(_as_sequence)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+
+
+class InitMap(BaseModel):
+    r"""Names of the tensors in a weights file that medmim does not recognise.
+
+    Attributes:
+        encoder: name of the encoder that the weights fit.
+        encoder_options: its options.
+        keys: pattern of a whole name in the file → name in the encoder, with `\1` for the first group.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    encoder: str
+    encoder_options: dict[str, Any] = Field(default_factory=dict)
+    keys: dict[str, str] = Field(min_length=1)
+
+    @field_validator("keys")
+    @classmethod
+    def _patterns(cls, keys: dict[str, str]) -> dict[str, str]:
+        for pattern in keys:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"expected patterns, got '{pattern}': {error}") from None
+        return keys
+
+
+def _as_init_map(value: Any) -> Any:
+    """Read the rules from a YAML file."""
+    return read_yaml(Path(value)) if isinstance(value, str | Path) else value
+
+
+InitMapFile = Annotated[InitMap, BeforeValidator(_as_init_map)]

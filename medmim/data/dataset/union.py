@@ -1,0 +1,130 @@
+"""Several dataset folders as one, for pretraining: splits hold for patients across all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medmim.data.dataset.manifest import Dataset, Split, VolumeRecord, content_hash, read_dataset
+from medmim.data.dataset.partition import partition
+from medmim.errors import UsageError
+
+_STRICTEST: tuple[Split, ...] = ("test", "val", "train")
+
+
+@dataclass(frozen=True)
+class DatasetUnion:
+    """Datasets that a run uses together.
+
+    Attributes:
+        dataset: all volumes, with absolute paths; a single dataset as it is.
+        hashes: content hash of each dataset.
+        place: for several datasets, the index of the dataset of each volume, by id.
+    """
+
+    dataset: Dataset
+    hashes: tuple[str, ...]
+    place: dict[str, int]
+
+    def weights(self, volumes: Sequence[VolumeRecord], relative: Sequence[float]) -> list[float] | None:
+        """Return the relative frequency of each volume, so that datasets are drawn in given proportions.
+
+        Args:
+            volumes: training volumes.
+            relative: weight of each dataset; empty: each volume is drawn equally often (None).
+        """
+        if not relative:
+            return None
+        if len(relative) != len(self.hashes):
+            raise UsageError(
+                f"data_weights: expected one number per dataset ({len(self.hashes)}), got {len(relative)}"
+            )
+        places = [self.place.get(volume.id, 0) for volume in volumes]
+        return [relative[place] / places.count(place) for place in places]
+
+
+def read_datasets(roots: Sequence[Path], *, fold: int | None, log: Callable[[str], None]) -> DatasetUnion:
+    """Read datasets and join them.
+
+    A patient of a validation or test split of any dataset, by key or by equal voxels, is held out in all.
+    With a fold, each dataset is divided on its own, as fine-tuning on it divides it.
+
+    Args:
+        roots: dataset folders.
+        fold: fold to hold out, or None: the splits of the datasets.
+        log: receives the number of volumes that are held out or left out because of another dataset.
+
+    Raises:
+        DataError: if a folder is no dataset.
+    """
+    datasets = [read_dataset(root) for root in roots]
+    hashes = tuple(one.info.content_hash for one in datasets)
+    if len(datasets) == 1:
+        return DatasetUnion(datasets[0], hashes, {})
+    rows: dict[str, VolumeRecord] = {}
+    place: dict[str, int] = {}
+    for number, dataset in enumerate(datasets):
+        for volume in _placed(dataset, fold):
+            if volume.id not in rows or _rank(volume) < _rank(rows[volume.id]):
+                rows[volume.id] = volume
+                place.setdefault(volume.id, number)
+    volumes, moved = _held_out_together(list(rows.values()))
+    patients = len({volume.subject for volume in volumes})
+    log(f"{len(datasets)} datasets: {len(volumes)} volumes of {patients} patients")
+    if moved:
+        log(f"{moved} volumes are held out because another dataset holds out their patient")
+    info = datasets[0].info.model_copy(
+        update={
+            "name": "+".join(one.info.name for one in datasets),
+            "content_hash": content_hash(volumes),
+            "label_names": datasets[0].info.label_names if _equal_labels(datasets) else {},
+        }
+    )
+    return DatasetUnion(Dataset(roots[0], info, tuple(volumes)), hashes, place)
+
+
+def _placed(dataset: Dataset, fold: int | None) -> list[VolumeRecord]:
+    """Return the volumes of a dataset with absolute paths and the split of the fold."""
+    divided, root = partition(dataset, fold=fold), dataset.root.resolve()
+    return [
+        volume.model_copy(
+            update={
+                "image": str(root / volume.image),
+                "label": str(root / volume.label) if volume.label else None,
+                "split": split,
+            }
+        )
+        for split, volumes in zip(_STRICTEST, (divided.test, divided.val, divided.train), strict=True)
+        for volume in volumes
+    ]
+
+
+def _held_out_together(volumes: Sequence[VolumeRecord]) -> tuple[list[VolumeRecord], int]:
+    """Give all volumes of a patient the strictest split; equal voxels make two keys one patient."""
+    strictest: dict[str, Split] = {}
+    for volume in sorted(volumes, key=_rank):
+        for key in _keys(volume):
+            strictest.setdefault(key, volume.split or "train")
+    changed = True
+    while changed:  # a copy's other key may hold out further volumes
+        changed = False
+        for volume in volumes:
+            split = min((strictest[key] for key in _keys(volume)), key=_STRICTEST.index)
+            for key in _keys(volume):
+                changed |= strictest[key] != split
+                strictest[key] = split
+    found = [volume.model_copy(update={"split": strictest[volume.subject]}) for volume in volumes]
+    return found, sum(new.split != old.split for new, old in zip(found, volumes, strict=True))
+
+
+def _keys(volume: VolumeRecord) -> list[str]:
+    return [volume.subject, *([volume.pixels_sha256] if volume.pixels_sha256 else [])]
+
+
+def _rank(volume: VolumeRecord) -> int:
+    return _STRICTEST.index(volume.split or "train")
+
+
+def _equal_labels(datasets: Sequence[Dataset]) -> bool:
+    return all(one.info.label_names == datasets[0].info.label_names for one in datasets)

@@ -1,0 +1,188 @@
+"""Public weights: recognise the network that tensors belong to, and name them as medmim does.
+
+A `Family` gives names that identify a network and rules from its names to those of an encoder of medmim; the
+table is in `encoders/families.py`. Containers and prefixes, such as `state_dict.module.`, are found.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medmim.errors import TransferError
+
+Weights = Mapping[str, Tensor]
+Named = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Family:
+    r"""Networks whose weights have the same names.
+
+    Attributes:
+        title: the network and well-known sources of its weights.
+        marks: names that a file must contain, after a common prefix.
+        keys: pattern of a whole name → name in the encoder; names that fit none belong to heads or decoders.
+            In a replacement, `\2+1` is the number in the second group plus one.
+        describe: returns name and options of the encoder from weights with its names.
+        convert: changes values before names are replaced; returns the weights and the applied rules.
+        biases: modules that have a bias here and none in the original, for which it is zero.
+    """
+
+    title: str
+    marks: tuple[str, ...]
+    keys: Mapping[str, str]
+    describe: Callable[[Weights], tuple[str, dict[str, Any]]]
+    convert: Callable[[Named], tuple[Named, list[str]]] = lambda weights: (weights, [])
+    biases: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PublicWeights:
+    """Weights of a file under the names of an encoder of medmim.
+
+    Attributes:
+        family: title of the recognised network.
+        prefix: what precedes the names in the file.
+        encoder, options: the encoder that the weights fit.
+        weights: tensors by name, `encoder.…`.
+        renamed: name in the file → name in the encoder.
+        ignored: names in the file that are no part of the encoder.
+        rules: rules that changed values or added tensors.
+    """
+
+    family: str
+    prefix: str
+    encoder: str
+    options: Mapping[str, Any]
+    weights: Named = field(repr=False)
+    renamed: Mapping[str, str] = field(repr=False)
+    ignored: tuple[str, ...] = ()
+    rules: tuple[str, ...] = ()
+
+    @property
+    def spatial_dims(self) -> int | None:
+        """Number of spatial axes of the kernels; None without a convolution."""
+        return max((value.dim() - 2 for value in self.weights.values() if value.dim() > 3), default=None)
+
+    def lines(self) -> list[str]:
+        """Return the recognised network, and a line for each kind of renamed tensors."""
+        pairs = Counter((_kind(old), _kind(new)) for old, new in self.renamed.items())
+        where = f", below '{self.prefix}'" if self.prefix else ""
+        options = f" {dict(self.options)}" if self.options else ""
+        return [
+            f"{self.family}{where}: fits encoder {self.encoder}{options}",
+            *(f"  {old} → {new} ({count})" for (old, new), count in pairs.items()),
+            *(f"  {rule}" for rule in self.rules),
+            *([f"  ignored: {_examples(self.ignored)}"] if self.ignored else []),
+        ]
+
+
+def recognise(tensors: Weights, families: Sequence[Family]) -> PublicWeights:
+    """Recognise the family of weights and name them as medmim does.
+
+    Args:
+        tensors: content of a file.
+        families: candidates in order of preference.
+
+    Raises:
+        TransferError: if the names fit no family.
+    """
+    for family in families:
+        prefix = _prefix_of(tensors, family.marks)
+        if prefix is not None:
+            return _named(tensors, family, prefix)
+    titles = "; ".join(family.title for family in families)
+    raise TransferError(
+        f"the names of the tensors, such as {_examples(tuple(tensors))}, fit no known network ({titles}): "
+        "give the names with --init-map RULES.yaml"
+    )
+
+
+def family_of_rules(encoder: str, options: Mapping[str, Any], keys: Mapping[str, str]) -> Family:
+    r"""Return the family that a user's rules describe.
+
+    Args:
+        encoder: name of the encoder.
+        options: its options.
+        keys: pattern of a whole name in the file → name in the encoder, with `\\1` for the first group.
+    """
+    return Family("names of --init-map", (), keys, lambda _: (encoder, dict(options)))
+
+
+def _prefix_of(tensors: Weights, marks: Sequence[str]) -> str | None:
+    """Return the shortest prefix below which all marks are found; None if there is none."""
+    if not marks:
+        return ""
+    candidates = {name.removesuffix(marks[0]) for name in tensors if name.endswith(marks[0])}
+    complete = [
+        prefix
+        for prefix in candidates
+        if (not prefix or prefix.endswith(".")) and all(prefix + mark in tensors for mark in marks)
+    ]
+    return min(complete, key=lambda prefix: (len(prefix), prefix), default=None)
+
+
+def _named(tensors: Weights, family: Family, prefix: str) -> PublicWeights:
+    below = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    found, rules = family.convert(below)
+    renamed = {name: new for name in found if (new := _new_name(name, family.keys))}
+    weights = {new: found[name] for name, new in renamed.items()}
+    added = _zero_biases(weights, family.biases)
+    weights |= added | _counters(weights)
+    encoder, options = family.describe(weights)
+    return PublicWeights(
+        family=family.title,
+        prefix=prefix,
+        encoder=encoder,
+        options=options,
+        weights={f"encoder.{name}": value for name, value in weights.items()},
+        renamed=renamed,
+        ignored=tuple(name for name in found if name not in renamed),
+        rules=(*rules, *([f"bias of zero added ({len(added)})"] if added else [])),
+    )
+
+
+def _new_name(name: str, keys: Mapping[str, str]) -> str | None:
+    for pattern, replacement in keys.items():
+        match = re.fullmatch(pattern, name)
+        if match:
+            return re.sub(
+                r"(\d+)\+(\d+)", lambda sum_: str(int(sum_[1]) + int(sum_[2])), match.expand(replacement)
+            )
+    return None
+
+
+def _zero_biases(weights: Weights, modules: Sequence[str]) -> Named:
+    return {
+        f"{name.removesuffix('weight')}bias": torch.zeros(len(value))
+        for name, value in weights.items()
+        if any(name.endswith(f"{module}.weight") for module in modules)
+        and f"{name.removesuffix('weight')}bias" not in weights
+    }
+
+
+def _counters(weights: Weights) -> Named:
+    """Return batch-norm counters, which old files lack and no computation uses."""
+    names = [name.removesuffix("running_mean") for name in weights if name.endswith("running_mean")]
+    return {
+        f"{name}num_batches_tracked": torch.tensor(0)
+        for name in names
+        if f"{name}num_batches_tracked" not in weights
+    }
+
+
+def _kind(name: str) -> str:
+    """Return the module of a tensor with numbers left out, to count tensors of one kind."""
+    return re.sub(r"\d+", "*", name.rpartition(".")[0] or name)
+
+
+def _examples(names: Sequence[str]) -> str:
+    kinds = list(dict.fromkeys(map(_kind, names)))
+    return ", ".join(kinds[:4]) + (f" and {len(kinds) - 4} more kinds" if len(kinds) > 4 else "")

@@ -1,0 +1,30 @@
+import pytest
+
+from medmim.config.resolve import resolve
+from medmim.config.runs import FinetuneSettings
+from medmim.errors import SettingsError
+
+RULES = "encoder: resnet18\nencoder_options: {max_pool: true}\nkeys:\n  'a\\.(.+)': 'stem.\\1'\n"
+
+
+def test_an_init_map_is_read_from_its_file_and_stored_by_value(tmp_path):
+    (tmp_path / "rules.yaml").write_text(RULES)
+    settings = resolve(FinetuneSettings, flags={"init_map": str(tmp_path / "rules.yaml")})
+    assert settings.init_map.keys == {r"a\.(.+)": r"stem.\1"}
+    stored = settings.model_dump(mode="json")
+    assert FinetuneSettings.model_validate(stored) == settings
+    assert str(tmp_path) not in str(stored["init_map"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("encoder: resnet18\nkeys: {'a(': b}\n", r"expected patterns, got 'a\('"),
+        ("encoder: resnet18\nkeys: {}\n", "at least 1 item"),
+        ("keys: {a: b}\n", "encoder"),
+    ],
+)
+def test_an_init_map_that_cannot_work_is_refused(tmp_path, text, message):
+    (tmp_path / "rules.yaml").write_text(text)
+    with pytest.raises(SettingsError, match=message):
+        resolve(FinetuneSettings, flags={"init_map": str(tmp_path / "rules.yaml")})

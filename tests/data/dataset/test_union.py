@@ -1,0 +1,74 @@
+"""Several datasets as one: patients are held out across all of them."""
+
+import pytest
+import tiny
+
+from medmim.data.dataset.manifest import Dataset, DatasetInfo, read_dataset, write_dataset
+from medmim.data.dataset.union import DatasetUnion, read_datasets
+from medmim.errors import UsageError
+
+
+def write(root, rows, name="a"):
+    write_dataset(root, DatasetInfo(name=name), rows, [])
+    return root
+
+
+def row(subject, number, split, pixels=None):
+    return tiny.row(subject, number, split=split).model_copy(update={"pixels_sha256": pixels})
+
+
+def joined(tmp_path, first, second, fold=None):
+    said = []
+    roots = [write(tmp_path / "a", first), write(tmp_path / "b", second, name="b")]
+    return read_datasets(roots, fold=fold, log=said.append), said
+
+
+def split_of(union):
+    return {(one.subject, one.study): one.split for one in union.dataset.volumes}
+
+
+def test_one_dataset_is_returned_as_it_is(tiny_dataset):
+    union = read_datasets([tiny_dataset], fold=None, log=print)
+    assert union.dataset.volumes == read_dataset(tiny_dataset).volumes
+    assert union.hashes == (union.dataset.info.content_hash,)
+
+
+def test_a_patient_held_out_in_one_dataset_is_held_out_in_all(tmp_path):
+    union, said = joined(tmp_path, [row("p0", 0, "train"), row("p1", 0, "test")], [row("p1", 1, "train")])
+    assert split_of(union) == {("p0", "study0"): "train", ("p1", "study0"): "test", ("p1", "study1"): "test"}
+    assert said[1] == "1 volumes are held out because another dataset holds out their patient"
+
+
+def test_equal_voxels_under_another_key_hold_out_all_volumes_of_that_key(tmp_path):
+    first = [row("p0", 0, "test", pixels="same")]
+    second = [row("q0", 1, "train", pixels="same"), row("q0", 2, "train"), row("q1", 3, "train")]
+    union, _ = joined(tmp_path, first, second)
+    splits = split_of(union)
+    assert {splits["q0", "study1"], splits["q0", "study2"]} == {"test"}
+    assert splits["q1", "study3"] == "train"
+
+
+def test_files_are_found_in_their_own_folder(tmp_path):
+    union, _ = joined(tmp_path, [row("p0", 0, "train")], [row("q0", 1, "train")])
+    images = sorted(one.image for one in union.dataset.volumes)
+    assert images[0].startswith(str(tmp_path / "a"))
+    assert images[1].startswith(str(tmp_path / "b"))
+    assert union.dataset.info.name == "a+b"
+
+
+def test_folds_are_those_of_each_dataset(tmp_path):
+    first = [row(f"p{number}", number, "train") for number in range(10)]
+    second = [row(f"q{number}", number + 20, "train") for number in range(5)]
+    union, _ = joined(tmp_path, first, second, fold=1)
+    held_out = {one.subject for one in union.dataset.volumes if one.split == "test"}
+    assert sum(subject.startswith("p") for subject in held_out) == 2
+    assert sum(subject.startswith("q") for subject in held_out) == 1
+
+
+def test_weights_give_datasets_their_proportions():
+    rows = [tiny.row(f"p{number}", number) for number in range(3)]
+    union = DatasetUnion(Dataset(None, None, tuple(rows)), ("a", "b"), {rows[2].id: 1})
+    assert union.weights(rows, ()) is None
+    assert union.weights(rows, (1, 3)) == [0.5, 0.5, 3.0]
+    with pytest.raises(UsageError, match=r"one number per dataset \(2\), got 1"):
+        union.weights(rows, (1,))
