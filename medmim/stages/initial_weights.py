@@ -113,12 +113,10 @@ def find_initial_weights(
     return _read(weights_of(store, finished[0].info.run_id))
 
 
-def initial_weights_of(
-    settings: RunSettings, store: Store, dataset: Dataset, *, default: str | None = None
-) -> InitialWeights:
-    """Return the weights that the settings of a run name; `default` applies where they name none."""
-    word, encoder, rules = settings.init or default, settings.encoder, settings.init_map
-    return find_initial_weights(word, store, dataset, encoder=encoder, rules=rules)
+def initial_weights_of(settings: RunSettings, store: Store, dataset: Dataset) -> InitialWeights:
+    """Return the weights that the settings of a run name; see `find_initial_weights`."""
+    encoder, rules = settings.encoder, settings.init_map
+    return find_initial_weights(settings.init, store, dataset, encoder=encoder, rules=rules)
 
 
 def certificate_of(dataset: Dataset, divided: Partition, origin: InitialWeights) -> Certificate:

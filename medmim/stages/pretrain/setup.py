@@ -12,6 +12,7 @@ import torch
 
 from medmim.config.runs import PretrainSettings
 from medmim.data.dataset.channels import select_channels
+from medmim.data.dataset.contamination import SeenPatients
 from medmim.data.dataset.manifest import Dataset, VolumeRecord
 from medmim.data.dataset.partition import Partition, partition
 from medmim.data.dataset.union import DatasetUnion, read_datasets
@@ -30,7 +31,6 @@ from medmim.methods.mask_any_net.objectives import Kind, Supervision
 from medmim.randomness import stream_seed
 from medmim.shapes import Size, grid_of
 from medmim.stages.initial_weights import (
-    SCRATCH,
     InitialWeights,
     continue_method,
     initial_weights_of,
@@ -177,7 +177,8 @@ def _sources(settings: PretrainSettings, home: Path, log: Callable[[str], None])
     dataset = select_channels(union.dataset, settings.channels, log)
     fold = None if union.place else settings.fold  # several datasets have been divided by the fold already
     divided = partition(union.dataset, fold=fold, volumes=dataset.volumes)
-    origin = initial_weights_of(settings, Store(home), dataset, default=SCRATCH)
+    scratch = InitialWeights(saw=SeenPatients())  # opening a store would write to the home folder
+    origin = initial_weights_of(settings, Store(home), dataset) if settings.init else scratch
     if origin.saw is None:
         log("warning: it is unknown which patients the initial weights have seen: contamination is unknown")
     return _Sources(union, dataset, divided, origin)
