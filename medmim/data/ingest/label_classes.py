@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medmim.data.ingest.infer_roles import AmbiguousLayoutError, Candidate, Examine, Roles, examine_all
-from medmim.data.ingest.path_words import numbered_words
+from medmim.data.ingest.path_words import is_label_word, numbered_words
 
 _RATERS = {"rater", "reader", "observer", "annotator", "expert", "experts", "r", "obs"}
 _LEVEL = re.compile(r"[a-z]{1,2}\d{1,2}")  # of the spine, such as l1 and th12
@@ -82,7 +82,9 @@ def _check_separate(found: Mapping[Path, str], known: Mapping[Path, Candidate]) 
     words = [name.split() for name in found.values()]
     readers = any(set(one) & _RATERS for one in words)
     binary = all(_is_binary(known[path]) for path in found)
-    if readers or not binary or (not all(words) and any(words)):
+    stems = [known[path].words.stem_words for path in found]
+    kinds = {frozenset(filter(is_label_word, stem)) for stem in stems}  # a mask and its part have one
+    if readers or not binary or (not all(words) and (any(words) or len(kinds) > 1)):
         raise AmbiguousLayoutError(
             f"the {len(found)} label files of one image or visit mark different classes",
             "they mark the same finding, by several readers or with several methods",

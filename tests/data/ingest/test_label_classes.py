@@ -42,6 +42,12 @@ def test_labels_of_instances_beside_a_whole_label_are_skipped():
     assert set(found.other.values()) == {"label_of_an_instance"}
 
 
+def test_a_vessel_label_and_a_mask_of_the_field_of_view_stop():
+    assert_stops_with_both_readings(
+        ["images/{n}.tif", "B:manual/{n}_manual1.gif", "B:mask/{n}_mask.gif"], "mark different classes"
+    )
+
+
 def test_labels_of_two_contrasts_with_different_meanings_stop():
     assert_stops_with_both_readings(
         ["{n}/t2.nii.gz", "{n}/adc.nii.gz", "L:{n}/t2_anatomy_seg.nii.gz", "B:{n}/adc_tumor_seg.nii.gz"],
