@@ -29,7 +29,7 @@ from mlflow.exceptions import MlflowException
 
 from medmim import files
 from medmim.errors import RunError
-from medmim.tracking.artifact_addresses import experiment_in, inside
+from medmim.tracking.artifact_addresses import experiment_in, inside, link_files
 from medmim.tracking.database import DATABASE, opened, uri_of
 from medmim.tracking.migration import check, prepare
 from medmim.tracking.registry_snapshot import create_model, write_snapshot
@@ -234,10 +234,12 @@ class Store:
                 f"run {run_id} finished, but was removed from the store and cannot be registered: its "
                 f"weights are in '{self.checkpoints(run_id)}', which `--model` accepts"
             )
-        info = self.run(run_id).info
+        run = self.run(run_id)
+        info = run.info
         logged = self.client.create_logged_model(
             info.experiment_id, name=model, source_run_id=run_id, tags=dict(tags), model_type="medmim"
         )
+        link_files(self.artifact(run, "model"), inside(self.home, str(logged.artifact_location)))
         self.client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
         self.client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
         version = self.client.create_model_version(

@@ -19,6 +19,7 @@ from medmim.data.dataset.partition import patient_digest
 from medmim.stages.applicability import TRAINING_DATA, summarize
 from medmim.stages.finetune.setup import FinetuneRun, build_finetuning
 from medmim.stages.initial_weights import CANDIDATE, CONTROL, DIVISION, FAILED, SCRATCH, STATUS, origin_tags
+from medmim.stages.predict.mlflow_model import mlflow_files
 from medmim.stages.run_lifecycle import (
     RunResult,
     budget_words,
@@ -186,6 +187,8 @@ def _save(run: FinetuneRun, recorder: Recorder, folder: Path) -> Path:
     files.write_json(folder / CERTIFICATE, run.certificate.as_json())
     for path in (checkpoint, checkpoint.with_suffix(".json"), folder / CERTIFICATE):
         recorder.file(path, folder="model")
+    for name, content in mlflow_files(run.settings.task, list(run.context.names.values())).items():
+        recorder.text(f"model/{name}", content)
     return checkpoint
 
 

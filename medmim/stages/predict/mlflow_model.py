@@ -1,0 +1,116 @@
+"""A fine-tuned model for MLflow: the files that `mlflow.pyfunc.load_model` reads, and their loader."""
+
+from __future__ import annotations
+
+import json
+import platform
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from mlflow.models import Model, ModelSignature
+from mlflow.types import ColSpec, Schema
+from mlflow.types.schema import AnyType
+
+from medmim import __version__
+from medmim.data.formats.nifti import Image, read_image
+from medmim.data.formats.write_volume import write_volume
+from medmim.errors import DataError
+from medmim.stages.predict.outputs import VolumePrediction
+from medmim.stages.predict.run import predict
+from medmim.training.tasks.trained_model import load_trained_model
+from medmim.training.weights import WEIGHTS
+
+_BOX = tuple(f"{end}_{axis}_voxel" for end in ("first", "last") for axis in "xyz")
+_EXAMPLE = {"columns": ["scan"], "data": [["scan.nii.gz"]]}
+
+
+def mlflow_files(task: str, names: Sequence[str]) -> dict[str, str]:
+    """Return the texts that turn a folder with `weights.safetensors` into an MLflow model, by file name.
+
+    Args:
+        task: segment, classify or detect.
+        names: class names.
+    """
+    numbers = [f"p_{name}" for name in names] if task == "classify" else ["score", *_BOX]
+    columns = [
+        ColSpec("long", "scan"),
+        ColSpec("string", "class"),
+        *(ColSpec("double", one) for one in numbers),
+    ]
+    outputs = Schema([ColSpec(AnyType())] if task == "segment" else columns)
+    example = {"artifact_path": "input_example.json", "type": "dataframe", "pandas_orient": "split"}
+    model = Model(
+        # paths or arrays, so the column has any type
+        signature=ModelSignature(inputs=Schema([ColSpec(AnyType())]), outputs=outputs),
+        saved_input_example_info=example,
+    )
+    model.add_flavor("python_function", loader_module=__name__, python_version=platform.python_version())
+    return {
+        "MLmodel": model.to_yaml(),
+        "requirements.txt": f"medmim=={__version__}\n",
+        "input_example.json": json.dumps(_EXAMPLE),
+    }
+
+
+class MlflowModel:
+    """What `mlflow.pyfunc.load_model` wraps; the predictions are those of `medmim predict`.
+
+    Args:
+        weights: weights file of a fine-tuned model, with its description in the same folder.
+    """
+
+    def __init__(self, weights: Path) -> None:
+        self.weights = weights
+        self.kind = load_trained_model(weights).kind
+
+    def predict(self, model_input: Any, params: Any = None) -> list[np.ndarray] | pd.DataFrame:
+        """Predict scans.
+
+        Args:
+            model_input: paths or arrays: a list of paths, or a Series or a DataFrame of one column. Arrays
+                are volumes with voxels of 1 mm whose axes run towards right, anterior and superior; scans
+                with other voxels are given as files.
+            params: not used.
+
+        Returns:
+            A label volume for each scan on its own grid; for other tasks a table of classes or boxes, with
+            the number of the scan.
+
+        Raises:
+            DataError: for a scan that cannot be predicted, or a path with several volumes.
+        """
+        scans = model_input.iloc[:, 0] if isinstance(model_input, pd.DataFrame) else model_input
+        labels, rows = [], []
+        for number, scan in enumerate(scans):
+            with tempfile.TemporaryDirectory(prefix="medmim-") as folder:
+                made = self._predict(scan, Path(folder))
+                labels += [] if made.label is None else [read_image(made.label).array]
+                rows += [{"scan": number, **row} for row in made.rows]
+        if self.kind == "segment":
+            return labels
+        known = ["scan", "class", "score", *_BOX] if self.kind == "detect" else None
+        return pd.DataFrame(rows, columns=known).drop(columns="volume", errors="ignore")
+
+    def _predict(self, scan: Any, folder: Path) -> VolumePrediction:
+        if isinstance(scan, str | Path):
+            source = Path(scan)
+        else:
+            source = folder / "scan.nii.gz"
+            write_volume(Image(np.asarray(scan), np.eye(4)), source)
+        words = {"home": folder / "home", "model": str(self.weights), "log": lambda line: None}
+        predictions = list(predict(source, folder / "out", **words).volumes.values())
+        if len(predictions) != 1:
+            raise DataError(
+                f"'{source}' contains {len(predictions)} volumes, expected one: give one path for each",
+                reason="several_volumes",
+            )
+        return predictions[0]
+
+
+def _load_pyfunc(path: str) -> MlflowModel:
+    """Load a model; MLflow calls this with the folder of the model."""
+    return MlflowModel(Path(path) / WEIGHTS)

@@ -1,0 +1,53 @@
+"""Registered models that MLflow itself loads."""
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+
+from medmim.data.dataset.manifest import read_dataset
+from medmim.data.formats.nifti import read_image
+from medmim.stages.predict.mlflow_model import mlflow_files
+from medmim.stages.predict.run import predict
+from medmim.tracking.mlflow_store import Store
+
+
+@pytest.fixture
+def registry(study):
+    """MLflow with the store of the session's runs."""
+    before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+    store = Store(study.home)
+    mlflow.set_tracking_uri(store.uri)
+    mlflow.set_registry_uri(store.uri)
+    yield store
+    mlflow.set_tracking_uri(before[0])
+    mlflow.set_registry_uri(before[1])
+
+
+def test_mlflow_predicts_what_medmim_predicts(study, registry, tmp_path):
+    [version] = registry.client.search_model_versions(f"run_id = '{study.tuned.run_id}'")
+    model = mlflow.pyfunc.load_model(f"models:/{version.name}/{version.version}")
+    assert model.metadata.signature is not None
+    assert model.input_example["scan"].tolist() == ["scan.nii.gz"]
+    volume = read_dataset(study.data).volumes[0]
+    path = study.data / volume.image
+    [from_path] = model.predict([str(path)])
+    [from_array] = model.predict(pd.Series([read_image(path).array]))
+    ours = predict(path, tmp_path / "out", home=study.home, model=study.tuned.run_id)
+    [written] = (ours.out / "segmentations").iterdir()
+    np.testing.assert_array_equal(from_path, read_image(written).array)
+    np.testing.assert_array_equal(from_array, from_path)
+
+
+def test_the_logged_model_of_a_run_has_its_files(study, registry):
+    [output] = registry.client.get_run(study.tuned.run_id).outputs.model_outputs
+    logged = registry.client.get_logged_model(output.model_id)
+    folder = mlflow.artifacts.download_artifacts(logged.artifact_location)
+    names = {"MLmodel", "requirements.txt", "input_example.json", "weights.safetensors", "weights.json"}
+    assert names <= {path.name for path in (registry.home / folder).iterdir()}
+
+
+def test_the_signature_of_a_classifier_names_its_probabilities():
+    text = mlflow_files("classify", ["calm", "odd"])["MLmodel"]
+    assert "p_calm" in text
+    assert "p_odd" in text
