@@ -101,7 +101,11 @@ class MlflowModel:
         else:
             source = folder / "scan.nii.gz"
             write_volume(Image(np.asarray(scan), np.eye(4)), source)
-        words = {"home": folder / "home", "model": str(self.weights), "log": lambda line: None}
+        words: dict[str, Any] = {
+            "home": folder / "home",
+            "model": str(self.weights),
+            "log": lambda line: None,
+        }
         predictions = list(predict(source, folder / "out", **words).volumes.values())
         if len(predictions) != 1:
             raise DataError(
