@@ -88,6 +88,20 @@ def move(staged: Path, place: Path) -> None:
         _sync_folder(place.parent)
 
 
+def link_or_copy(path: Path, place: Path) -> None:
+    """Make a second name of a file that is never changed in place; a copy on other or unable filesystems.
+
+    Raises:
+        WriteError: if neither can be written.
+    """
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.unlink(missing_ok=True)
+    try:
+        place.hardlink_to(path)
+    except OSError:  # another filesystem, or one without hard links
+        write_bytes(place, path.read_bytes())
+
+
 def require_room(folder: Path, count: int = 1 << 16) -> None:
     """Check that `count` bytes can still be written to a folder, for programs that do not report a full disk.
 
@@ -96,6 +110,11 @@ def require_room(folder: Path, count: int = 1 << 16) -> None:
     """
     write_bytes(folder / "room", bytes(count))
     (folder / "room").unlink()
+
+
+def home_folder() -> Path:
+    """Return the folder of runs: `MEDMIM_HOME`, or ./medmim-runs."""
+    return Path(os.environ.get("MEDMIM_HOME", "medmim-runs"))
 
 
 def private_folder(folder: Path) -> Path:

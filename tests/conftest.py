@@ -1,5 +1,6 @@
 """Small datasets and an empty store that tests of several folders share; warnings of our own are errors."""
 
+import json
 import os
 import shutil
 import socket
@@ -109,3 +110,25 @@ def study(tiny_dataset, new_home):
     return SimpleNamespace(
         home=home, data=tiny_dataset, pretrained=pretrained, tuned=tuned, scratch=scratch, said=said
     )
+
+
+@pytest.fixture
+def stored(home):
+    """A home with a pretraining, a registered fine-tuning with scores, and a failed control."""
+    from medmim.tracking.mlflow_store import Store
+
+    store = Store(home)
+    pre = store.begin(experiment="e", name="pre", tags={"stage": "pretrain", "arm": "spark mesh 0.7"})
+    pre.finish("FINISHED")
+    tags = {"stage": "finetune", "task": "segment", "metric": "dice", "dataset": "scans"}
+    tuned = store.begin(experiment="e", name="a", tags={**tags, "arm": "spark mesh 0.7"})
+    tuned.metrics({"test/dice": 0.8, "last/minutes": 3.0}, step=0)
+    tuned.text("scores.jsonl", json.dumps({"metric": "dice", "low": 0.7, "high": 0.9}) + "\n")
+    tuned.finish("FINISHED")
+    store.register(
+        model="scans-segment", run_id=tuned.run_id, tags={"status": "candidate"}, alias="challenger"
+    )
+    control = store.begin(experiment="e", name="b", tags={**tags, "arm": "scratch"})
+    control.finish("FAILED")
+    store.begin(experiment="e", name="study", tags={})
+    return home, pre.run_id, tuned.run_id, control.run_id

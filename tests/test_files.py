@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import stat
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -300,3 +301,25 @@ def test_cells_that_a_spreadsheet_would_evaluate_are_quoted():
         '"a\'b, c",,',
     ]
     assert files.csv_text([], ("volume", "class")) == "volume,class\n"
+
+
+def test_a_link_shares_the_content_and_survives_the_replacement_of_the_original(tmp_path):
+    path, place = tmp_path / "weights", tmp_path / "model" / "weights"
+    path.write_bytes(b"first")
+    files.link_or_copy(path, place)
+    assert place.stat().st_ino == path.stat().st_ino
+    files.write_bytes(path, b"second")
+    assert place.read_bytes() == b"first"
+    files.link_or_copy(path, place)
+    assert place.read_bytes() == b"second"
+
+
+def test_a_file_is_copied_where_links_are_not_possible(tmp_path):
+    path = tmp_path / "weights"
+    path.write_bytes(b"content")
+    other = Path("/dev/shm") if Path("/dev/shm").is_dir() else tmp_path
+    if other.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("needs a second filesystem")
+    with tempfile.TemporaryDirectory(dir=other) as folder:
+        files.link_or_copy(path, Path(folder) / "weights")
+        assert (Path(folder) / "weights").read_bytes() == b"content"

@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from medmim import __version__
+from medmim.cli.completion import completion_option
 from medmim.cli.error_report import report
 from medmim.cli.troubles import explain
 from medmim.config.own_code import explain_own_code
@@ -49,6 +50,7 @@ _WRITES = (
     "pack",
     "unpack",
     "sync",
+    "report",
 )
 _PRIVATE, _GROUP = 0o077, 0o007  # umasks: files for the user only, or for the group as well
 COMMANDS = {
@@ -65,13 +67,18 @@ COMMANDS = {
     "evaluate": "score a model or predictions on another labelled dataset",
     "export": "export a MONAI bundle, ONNX or safetensors, verified against PyTorch",
     "embed": "write a feature vector for each image, and a picture of them",
-    "models": "list registered models: versions, aliases, lineage, contamination",
+    "runs": "list runs with scores and intervals; filter, sort, delete",
+    "models": "list registered models: task, score, interval, arm, status, contamination",
+    "report": "write one page with all reports, models, runs and training curves",
+    "promote": "make a registered model the champion by a recorded decision",
+    "clean": "remove files that no run needs any more",
     "sync": "upload all local runs to an MLflow server, exactly once",
     "pack": "write a study to one checked file",
     "unpack": "merge the runs of a packed study into the local runs",
     "ui": "start the MLflow UI for the local runs, on this machine only",
     "weights": "show what a weights file contains, and which encoder it fits",
     "bench": "measure speed and memory of packed, masked and dense computing",
+    "settings": "list every setting of a task: type, default, meaning",
     "plan": "predict memory and hours of a run, and the batch size that fits",
     "doctor": "check this machine: versions, devices, decoders, disk, permissions",
     "demo": "run the whole pipeline on generated DICOM",
@@ -117,12 +124,16 @@ class Medmim(click.Group):
         try:
             return super().invoke(ctx)
         except (MedmimError, Stopped) as error:
-            click.echo(f"medmim: {error}", err=True)
+            resumed = f"`medmim {ctx.invoked_subcommand} --resume`"
+            text = str(error).replace("`--resume`", resumed) if isinstance(error, Stopped) else str(error)
+            click.echo(f"medmim: {text}", err=True)
             ctx.exit(error.exit_code)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt:
-            click.echo("medmim: interrupted; continue a training run with `--resume`", err=True)
+            trains = ctx.invoked_subcommand in ("pretrain", "finetune")
+            how = f"; continue with `medmim {ctx.invoked_subcommand} --resume`" if trains else ""
+            click.echo(f"medmim: interrupted{how}", err=True)
             ctx.exit(130)
         except Exception as error:
             if os.environ.get("MEDMIM_DEBUG"):
@@ -198,6 +209,8 @@ Or with generated scans: medmim demo. Runs are stored in $MEDMIM_HOME (./medmim-
 def main() -> None:
     """Masked image modelling for medical scans: from DICOM to compared and registered models."""
 
+
+main.params.append(completion_option())
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -45,7 +45,7 @@ def check_parameters(command: str, parameters: Mapping[str, Any]) -> None:
         path = parameters.get(name)
         if isinstance(path, Path) and not os.path.lexists(path):
             raise UsageError(f"'{path}' does not exist: expected a file or folder; check the path")
-    if command == "study":
+    if command == "study" and parameters.get("config"):
         from medmim.config.resolve import find_config
         from medmim.config.study import StudySettings
 

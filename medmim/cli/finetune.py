@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from medmim.cli.options import (
+    data_option,
+    finetuning_options,
     given,
     home,
     json_option,
+    note_run,
     note_server,
     print_result,
     refuse_with_resume,
-    run_options,
     where_it_runs,
 )
+from medmim.cli.settings_help import SettingsCommand
+
+if TYPE_CHECKING:
+    from medmim.config.runs import FinetuneSettings
 
 
 @click.command(
     "finetune",
+    cls=SettingsCommand,
     epilog="""\b
 Examples:
   medmim finetune segment                        from the newest pretraining run
@@ -32,7 +39,7 @@ Examples:
   medmim finetune segment --init 3f2a --fold 1
   medmim finetune segment --init medicalnet_resnet18.pth""",
 )
-@click.argument("task")
+@click.argument("task", required=False)
 @click.option(
     "--init",
     help="scratch, a pretraining run, or a weights file of any origin (`medmim weights FILE`).  "
@@ -41,17 +48,19 @@ Examples:
 @click.option("--num-labelled", type=int, help="Train on this many labelled patients (nested).")
 @click.option("--labelled", type=int, hidden=True)  # the name of 0.1.0, accepted for one release
 @click.option("--label-fraction", type=float, help="Train on this share of the labelled patients (nested).")
-@run_options
+@finetuning_options
 @json_option
 def command(
     *, as_json: bool, config: str | None, overrides: tuple[str, ...], resume: str | None, **flags: Any
 ) -> None:
     """Fine-tune an encoder for TASK (segment, classify or detect), test it once and register the model."""
+    values = given(flags)
+    if not resume and "task" not in values:
+        raise click.UsageError("expected TASK: segment, classify or detect, as in `medmim finetune segment`")
     from medmim.config.resolve import resolve
     from medmim.config.runs import FinetuneSettings
 
     note_server()
-    values = given(flags)
     settings = resolve(
         FinetuneSettings, base=values.get("task"), config=config, flags=values, overrides=overrides
     )
@@ -60,8 +69,16 @@ def command(
         from medmim.stages.run_lifecycle import to_resume
 
         changed = where_it_runs(settings, values, overrides)
-        settings, resume = to_resume(FinetuneSettings, "finetune", resume, home=home(), data=settings.data)
+        settings, resume = to_resume(
+            FinetuneSettings,
+            "finetune",
+            resume,
+            home=home(),
+            data=values.get("data"),
+            task=values.get("task"),
+        )
         settings = settings.model_copy(update=changed)
+    note_run(settings)
     from medmim.stages.finetune.run import finetune
 
     result = finetune(settings, home=home(), resume=resume, log=lambda line: click.echo(line, err=True))
@@ -70,9 +87,16 @@ def command(
         f"weights  {result.checkpoint}",
         f"picture  {result.panel}",
         *map(_score, result.scores),
-        "next     medmim compare",
+        f"next     {_next(settings)}",
     ]
     print_result(result.as_json(), as_json=as_json, lines=lines)
+
+
+def _next(settings: FinetuneSettings) -> str:
+    """Return the command to run next: the control, or the comparison."""
+    if settings.init == "scratch":
+        return "medmim compare"
+    return f"medmim finetune {settings.task} --init scratch{data_option(settings.data)}, then medmim compare"
 
 
 def _score(row: Mapping[str, Any]) -> str:

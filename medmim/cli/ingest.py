@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from medmim.cli.options import home, json_option, phases, print_result
+from medmim.cli.options import data_option, home, json_option, phases, print_result
 
 if TYPE_CHECKING:
     from medmim.data.ingest.dry_run import PatientRow, SeriesRow
@@ -176,10 +176,15 @@ def command(*, source: Path, out: Path, dry_run: bool, as_json: bool, **options:
         f"splits       train {counts['train']}, val {counts['val']}, test {counts['test']}",
         *(f"  {number:6d}  {reason}" for reason, number in info.reasons.items()),
         *_limited([f"warning      {warning_text(one)}" for one in info.warnings]),
-        "next         medmim inspect, then medmim pretrain",
+        f"next         {_next(out)}",
     ]
     result = {"dataset": str(out), **counts, "reasons": info.reasons, "warnings": list(info.warnings)}
     print_result(result, as_json=as_json, lines=lines)
+
+
+def _next(out: Path) -> str:
+    option = data_option(out)
+    return f"medmim inspect{option.replace(' --data', '')}, then medmim pretrain{option}"
 
 
 def _check_engine(options: Mapping[str, Any], *, dry_run: bool) -> None:

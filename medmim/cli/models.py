@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 import click
 
-from medmim.cli.options import home, json_option, print_result
+from medmim.cli.options import aligned, home, json_option, print_result
 
 if TYPE_CHECKING:
-    from medmim.tracking.comparison.champion import RegisteredModel
+    from medmim.stages.store_listing import ListedModel
 
 
 @click.group(
@@ -27,11 +26,9 @@ def command(context: click.Context, *, as_json: bool) -> None:
     """List registered models: versions, aliases, lineage, and whether training saw test patients."""
     if context.invoked_subcommand:
         return
-    from medmim.tracking.comparison.champion import versions
-    from medmim.tracking.database import DATABASE
-    from medmim.tracking.mlflow_store import Store
+    from medmim.stages.store_listing import list_models
 
-    found = versions(Store(home(), reading=True)) if (home() / DATABASE).exists() else []
+    found = list_models(home())
     rows = [
         {
             "model": one.model,
@@ -42,15 +39,15 @@ def command(context: click.Context, *, as_json: bool) -> None:
         }
         for one in found
     ]
-    lines = [_line(one) for one in found]
+    lines = aligned([MODEL_HEAD, *map(model_cells, found)])
     print_result(
         {"models": rows},
         as_json=as_json,
-        lines=lines or ["no registered models: run `medmim finetune segment`"],
+        lines=lines if found else ["no registered models: run `medmim finetune segment`"],
     )
 
 
-@command.command("promote", epilog="\b\nExample:\n  medmim models promote scans-segment:3 --force --why TEXT")
+@command.command("promote", epilog="\b\nExample:\n  medmim promote scans-segment:3 --force --why TEXT")
 @click.argument("model", metavar="NAME:VERSION")
 @click.option("--force", is_flag=True, help="Promote without the paired test.")
 @click.option("--why", required=True, help="Reason, recorded with the model version.")
@@ -71,16 +68,26 @@ def promote(*, model: str, force: bool, why: str, as_json: bool) -> None:
     )
 
 
-def _line(one: RegisteredModel) -> str:
+MODEL_HEAD = ("model", "task", "score", "95 % interval", "arm", "date", "status", "run", "test patients seen")
+
+
+def model_cells(one: ListedModel) -> tuple[str, ...]:
+    """Return the row of a model version in the table."""
     imported = one.tags.get("imported_contamination")
     verdict = (
         f"not checked here (origin: {imported})" if imported else one.tags.get("contamination", "unknown")
     )
-    aliases = ",".join(one.aliases) or "–"
-    return f"{one.model} {one.version:<3} {aliases:<20} run {_lineage(one)}, contamination: {verdict}"
-
-
-def _lineage(one: RegisteredModel) -> str:
-    """Return the run and what its weights come from, newest first, with ids cut to eight digits."""
-    known = one.tags.get("lineage") or " ← ".join((one.run_id, one.tags.get("pretraining_run", "")))
-    return re.sub(r"\b([0-9a-f]{8})[0-9a-f]{24}\b", r"\1", known)
+    run = one.run
+    score = "–" if run is None or run.score is None else f"{run.score:.3f} {run.tags.get('metric', '')}"
+    ends = run.interval if run else None
+    return (
+        f"{one.model}:{one.version}",
+        run.task if run else "–",
+        score,
+        f"{ends[0]:.3f} to {ends[1]:.3f}" if ends else "–",
+        run.tags.get("arm", "–") if run else "–",
+        f"{run.started:%Y-%m-%d}" if run else "–",
+        ", ".join(dict.fromkeys(filter(None, (one.status, *one.aliases)))) or "–",
+        one.run_id[:8],
+        verdict,
+    )

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
+
+from medmim.files import home_folder
 
 if TYPE_CHECKING:
     from medmim.config.runs import RunSettings
 
+_DEFAULT_DATA = "medmim-data"
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def home() -> Path:
     """Return the folder of runs: `MEDMIM_HOME`, or ./medmim-runs."""
-    return Path(os.environ.get("MEDMIM_HOME", "medmim-runs"))
+    return home_folder()
 
 
 def note_server() -> None:
@@ -29,6 +34,35 @@ def note_server() -> None:
         click.echo(
             "medmim: runs are stored locally and mirrored to MLFLOW_TRACKING_URI during training", err=True
         )
+
+
+def note_run(settings: RunSettings) -> None:
+    """Print what a training uses and where results are written, before PyTorch is imported."""
+    from medmim.stages.run_header import opening_lines
+
+    for line in opening_lines(settings, home()):
+        click.echo(line, err=True)
+
+
+def data_option(data: Path) -> str:
+    """Return ` --data PATH` for a command to paste; empty for the default."""
+    return "" if data == Path(_DEFAULT_DATA) else f" --data {shlex.quote(str(data))}"
+
+
+def next_finetuning(data: Path) -> str:
+    """Return the fine-tuning command for the annotations of a dataset."""
+    from medmim.data.dataset.manifest import read_dataset
+
+    volumes = read_dataset(data).volumes
+    tasks = {
+        "segment": any(one.label for one in volumes),
+        "detect": any(one.boxes for one in volumes),
+        "classify": any(one.target is not None for one in volumes),
+    }
+    task = next((name for name, annotated in tasks.items() if annotated), None)
+    if task is None:
+        return "this dataset has no labels: medmim ingest SRC --labels DIR, then medmim finetune segment"
+    return f"medmim finetune {task}{data_option(data)}"
 
 
 def json_option(command: Command) -> Command:
@@ -61,6 +95,12 @@ def print_result(result: dict[str, Any], *, as_json: bool, lines: list[str]) -> 
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows of a table as lines with columns of equal width."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+
+
 @contextmanager
 def phases() -> Iterator[Callable[[str, int, int], None]]:
     """Show one progress bar per phase on stderr; yield the update function (phase, done, total)."""
@@ -79,10 +119,21 @@ def phases() -> Iterator[Callable[[str, int, int], None]]:
         yield progress
 
 
-def run_options(command: Command) -> Command:
-    """Add the options that `pretrain` and `finetune` share."""
-    for option in reversed(_RUN_OPTIONS):
-        command = option(command)
+def pretraining_options(command: Command) -> Command:
+    """Add the options of training, with the defaults of `pretrain`."""
+    return _with_run_options(command, _DEFAULTS)
+
+
+def finetuning_options(command: Command) -> Command:
+    """Add the options of training, with the defaults of `finetune`."""
+    return _with_run_options(command, {**_DEFAULTS, "--encoder": _ENCODER_OF_INIT})
+
+
+def _with_run_options(command: Command, defaults: Mapping[str, str]) -> Command:
+    for words, options in reversed(_RUN_OPTIONS):
+        shown = f"  [default: {defaults[words[-1]]}]" if words[-1] in defaults else ""
+        changed = {**options, "help": options["help"] + shown}
+        command = click.option(*words, **changed)(command)
     return command
 
 
@@ -151,43 +202,89 @@ _MAY_CHANGE = (
     *("devices", "nodes", "workers", "cache_gb", "cache_disk_gb"),
     *("on_nonfinite", "nonfinite_limit", "checkpoint_every_steps", "checkpoint_every_minutes"),
 )
-_RUN_OPTIONS = [
-    click.option(
-        "--data",
-        type=click.Path(path_type=Path),
-        multiple=True,
-        callback=_first_dataset,
-        help="Dataset folder; pretrain takes several.  [default: medmim-data]",
+_RECIPE = "from data and machine, see `medmim plan`"
+_ENCODER_OF_INIT = "that of --init, else from data and machine"
+_DEFAULTS = {
+    "--data": _DEFAULT_DATA,
+    "--dims": "from the data",
+    "--size": _RECIPE,
+    "--encoder": f"{_RECIPE}; vit for token methods",
+    "--steps": _RECIPE,
+    "--batch-size": _RECIPE,
+    "--lr": "0.001",
+    "--precision": "auto",
+    "--workers": "from the machine",
+    "--devices": "1",
+    "--nodes": "1",
+    "--seed": "0",
+}
+
+
+def complete_setting(
+    context: click.Context, _parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Return the settings of a command that begin with a text, for the completion of `--set`."""
+    from medmim.config.reference import settings_of
+
+    name = context.command.name or ""
+    task = str(context.params.get("task") or context.params.get("stage") or "segment")
+    task = name if name in ("pretrain", "study") else task
+    known = settings_of("segment" if task == "finetune" else task)
+    return [CompletionItem(f"{one.name}=") for one in known if one.name.startswith(incomplete)]
+
+
+_RUN_OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
+    (
+        ("--data",),
+        {
+            "type": click.Path(path_type=Path),
+            "multiple": True,
+            "callback": _first_dataset,
+            "help": "Dataset folder; pretrain takes several.",
+        },
     ),
-    click.option(
-        "--dims",
-        type=click.IntRange(2, 3),
-        help="2: slices of volumes, 3: volumes.  [default: from the data]",
+    (("--dims",), {"type": click.IntRange(2, 3), "help": "2: slices of volumes, 3: volumes."}),
+    (
+        ("--size",),
+        {"help": "Patch size in voxels, such as 64 or 40,56,40; classify scales whole images to it."},
     ),
-    click.option("--size", help="Patch size in voxels, such as 64 or 40,56,40.  [default: see medmim plan]"),
-    click.option(
-        "--encoder",
-        help="convnext, dynunet, resenc, resnet18, resnet50, segresnet, swin, vit, timm:NAME or "
-        "module:callable.  [default: see medmim plan]",
+    (
+        ("--encoder",),
+        {
+            "help": "convnext, dynunet, resenc, resnet18, resnet50, segresnet, swin, vit, timm:NAME or "
+            "module:callable."
+        },
     ),
-    click.option("--steps", type=int, help="Length of training in steps.  [default: see medmim plan]"),
-    click.option("--epochs", type=float, help="Length of training in epochs of the volumes."),
-    click.option("--minutes", type=float, help="Length of training in minutes of wall-clock time."),
-    click.option("--batch-size", type=int, help="Patches per step.  [default: see medmim plan]"),
-    click.option("--lr", type=float, help="Learning rate.  [default: 0.001]"),
-    click.option("--precision", help="auto, fp32 or bf16.  [default: auto]"),
-    click.option("--workers", type=int, help="Number of data loader processes.  [default: from the machine]"),
-    click.option("--devices", type=int, help="GPUs (or CPU processes) that share a step.  [default: 1]"),
-    click.option("--nodes", type=int, help="Machines that share a step.  [default: 1]"),
-    click.option("--seed", type=int, help="Seed of all random numbers.  [default: 0]"),
-    click.option("--fold", type=int, help="Hold out this fold, 0 to 4, of five patient-disjoint folds."),
-    click.option("--channels", help="Volumes of a visit as input channels, such as t1+post,flair."),
-    click.option("--init-map", help="YAML file with names for a weights file that is not recognised."),
-    click.option("--config", help="Settings file (YAML), or a preset shipped with medmim."),
-    click.option(
-        "overrides", "--set", multiple=True, metavar="KEY=VALUE", help="Change any setting; may be repeated."
+    (("--steps",), {"type": int, "help": "Length of training in steps."}),
+    (("--epochs",), {"type": float, "help": "Length of training in epochs of the volumes."}),
+    (("--minutes",), {"type": float, "help": "Length of training in minutes of wall-clock time."}),
+    (("--batch-size",), {"type": int, "help": "Patches per step."}),
+    (("--lr",), {"type": float, "help": "Learning rate."}),
+    (("--precision",), {"help": "auto, fp32 or bf16."}),
+    (("--workers",), {"type": int, "help": "Number of data loader processes."}),
+    (("--devices",), {"type": int, "help": "GPUs (or CPU processes) that share a step."}),
+    (("--nodes",), {"type": int, "help": "Machines that share a step."}),
+    (("--seed",), {"type": int, "help": "Seed of all random numbers."}),
+    (("--fold",), {"type": int, "help": "Hold out this fold, 0 to 4, of five patient-disjoint folds."}),
+    (("--channels",), {"help": "Volumes of a visit as input channels, such as t1+post,flair."}),
+    (("--init-map",), {"help": "YAML file with names for a weights file that is not recognised."}),
+    (("--config",), {"help": "Settings file (YAML), or a preset shipped with medmim."}),
+    (
+        ("overrides", "--set"),
+        {
+            "multiple": True,
+            "metavar": "KEY=VALUE",
+            "shell_complete": complete_setting,
+            "help": "Change any setting; may be repeated.",
+        },
     ),
-    click.option(
-        "--resume", is_flag=False, flag_value="latest", metavar="[RUN]", help="Continue an unfinished run."
+    (
+        ("--resume",),
+        {
+            "is_flag": False,
+            "flag_value": "latest",
+            "metavar": "[RUN]",
+            "help": "Continue an unfinished run; needs no other word.",
+        },
     ),
 ]

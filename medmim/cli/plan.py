@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from medmim.cli.options import given, home, json_option, print_result, run_options
+from medmim.cli.options import finetuning_options, given, home, json_option, note_run, print_result
 
 
 @click.command(
@@ -29,7 +29,7 @@ Examples:
     type=click.Choice(["laptop", "gpu_12gb", "gpu_24gb"]),
     help="Print the recipe for this machine only; memory is predicted.  [default: this machine, measured]",
 )
-@run_options
+@finetuning_options
 @json_option
 def command(
     *,
@@ -54,6 +54,7 @@ def command(
     kind, name = (PretrainSettings, "method") if stage == "pretrain" else (FinetuneSettings, "task")
     values = given(flags)
     settings = resolve(kind, base=values.get(name), config=config, flags=values, overrides=overrides)
+    note_run(settings)
     from medmim.stages.plan.run import choices_for, plan, refuse_too_large
 
     choices = choices_for(settings)
@@ -62,6 +63,7 @@ def command(
     if flags.get("machine"):
         print_result({"recipe": chosen}, as_json=as_json, lines=table)
         return
+    click.echo("timing     two trial runs of 6 steps, about a minute each; nothing is recorded", err=True)
     planned = plan(settings, home=home())
     lines = [
         *table,

@@ -10,7 +10,7 @@ import click
 from medmim.cli.options import home, json_option, models_option, phases, print_result
 
 if TYPE_CHECKING:
-    from medmim.stages.predict.outputs import Predictions
+    from medmim.stages.predict.predictions import Predictions
 
 _LINES = 20
 
@@ -67,8 +67,9 @@ def command(
     """Apply a fine-tuned model to the scans at SOURCE: DICOM, NIfTI, NRRD, images or a dataset folder.
 
     Label volumes are written on the voxel grid of the source, and as DICOM-SEG that refers to its slices. The
-    DICOM-SEG files are the only ones with the patient's identifiers, for the archive that already has them. A
-    file that cannot be used is listed by its number in the sorted list of source files, with the reason.
+    DICOM-SEG files are the only ones with the patient's identifiers, for the archive that already has them.
+    Predictions of NIfTI files and pictures have the names of their files, those of DICOM are in folders by
+    patient key; sources.csv, for you alone, lists every source file with its key, or why it was not used.
     Scans that do not resemble the training data of the model (kind, modality, spacing, extent, intensities)
     are refused without --force, which marks them in predictions.json.
     """
@@ -91,7 +92,7 @@ def command(
 
 def _lines(result: Predictions) -> list[str]:
     """Return the result for people: volumes, then failures."""
-    volumes = [f"  {name}  {one.summary}" for name, one in result.volumes.items()]
+    volumes = [f"  {result.name(key)}  {one.summary}" for key, one in result.volumes.items()]
     more = [f"  and {len(volumes) - _LINES} more"] if len(volumes) > _LINES else []
     written = sum(outcome.startswith("written") for outcome in result.dicom.values())
     counts = f"{len(volumes)} predicted, {len(result.failures)} failed, {written} also as DICOM-SEG"
@@ -101,17 +102,18 @@ def _lines(result: Predictions) -> list[str]:
         f"volumes      {counts}",
         *volumes[:_LINES],
         *more,
-        *(f"forced       volume {name}: {reason}" for name, reason in result.forced.items()),
-        *(f"failed       volume {name}: {reason}" for name, reason in result.failures.items()),
+        *(f"forced       {result.name(key)}: {reason}" for key, reason in result.forced.items()),
+        *(f"failed       {result.name(key)}: {reason}" for key, reason in result.failures.items()),
         *(
-            f"no DICOM-SEG volume {name}: {outcome}"
-            for name, outcome in result.dicom.items()
+            f"no DICOM-SEG {result.name(key)}: {outcome}"
+            for key, outcome in result.dicom.items()
             if not outcome.startswith("written")
         ),
         *(
-            f"warning      volume {name}: the scan has no FrameOfReferenceUID, so a new one was generated"
-            for name, outcome in result.dicom.items()
+            f"warning      {result.name(key)}: it has no FrameOfReferenceUID, so a new one was generated"
+            for key, outcome in result.dicom.items()
             if outcome == "written_with_new_frame_of_reference"
         ),
         *(f"not used     file {number}: {reason}" for number, reason in list(result.files.items())[:_LINES]),
+        *([f"sources      {sources}"] if (sources := result.out / "sources.csv").is_file() else []),
     ]

@@ -10,16 +10,20 @@ from medmim.cli.options import (
     given,
     home,
     json_option,
+    next_finetuning,
+    note_run,
     note_server,
+    pretraining_options,
     print_result,
     refuse_with_resume,
-    run_options,
     where_it_runs,
 )
+from medmim.cli.settings_help import SettingsCommand
 
 
 @click.command(
     "pretrain",
+    cls=SettingsCommand,
     epilog="""\b
 Examples:
   medmim pretrain
@@ -60,7 +64,7 @@ Examples:
     help="Continue from a run, or from a weights file of any origin (`medmim weights FILE`).  "
     "[default: scratch]",
 )
-@run_options
+@pretraining_options
 @json_option
 def command(
     *, as_json: bool, config: str | None, overrides: tuple[str, ...], resume: str | None, **flags: Any
@@ -84,10 +88,11 @@ def command(
             "pretrain",
             resume,
             home=home(),
-            data=settings.data,
+            data=values.get("data"),
             more_data=settings.more_data,
         )
         settings = settings.model_copy(update=changed)
+    note_run(settings)
     from medmim.stages.pretrain.run import pretrain
 
     result = pretrain(settings, home=home(), resume=resume, log=lambda line: click.echo(line, err=True))
@@ -96,7 +101,7 @@ def command(
         f"weights  {result.checkpoint}",
         f"picture  {result.panel}",
         *alarm_lines(result.metrics),
-        "next     medmim finetune segment",
+        f"next     {next_finetuning(settings.data)}",
     ]
     print_result(result.as_json(), as_json=as_json, lines=lines)
 

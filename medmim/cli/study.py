@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from medmim.cli.compare import comparison_lines
-from medmim.cli.options import home, json_option, note_server, print_result
+from medmim.cli.options import complete_setting, home, json_option, note_server, print_result
 
 if TYPE_CHECKING:
     from medmim.stages.study.engines import StudyEngine
@@ -21,13 +21,20 @@ if TYPE_CHECKING:
     "study",
     epilog="""\b
 Examples:
+  medmim study --init my_study.yaml
   medmim study quick --data medmim-data --dry-run
   medmim study quick --data medmim-data
   medmim study mesh_mask --max-hours 2.5 --set seeds=[0,1]
   medmim study my_study.yaml --set pretrain.steps=500
   medmim study mesh_mask --engine ray --address head:6379 --gpus 0.5""",
 )
-@click.argument("config")
+@click.argument("config", required=False)
+@click.option(
+    "--init",
+    "template",
+    type=click.Path(path_type=Path),
+    help="Write a commented study file and its JSON schema to this path, and stop.",
+)
 @click.option("--data", type=click.Path(path_type=Path), help="Dataset folder.  [default: from CONFIG]")
 @click.option("--dry-run", is_flag=True, help="Print the plan, trials and predicted hours; run nothing.")
 @click.option("--max-hours", type=float, help="Start no training that would end later than this from now.")
@@ -46,12 +53,18 @@ Examples:
     "--gpus", type=float, help="GPUs per training on the cluster; 0.5 lets two share one.  [default: 0]"
 )
 @click.option(
-    "overrides", "--set", multiple=True, metavar="KEY=VALUE", help="Change any setting; may be repeated."
+    "overrides",
+    "--set",
+    multiple=True,
+    metavar="KEY=VALUE",
+    shell_complete=complete_setting,
+    help="Change any setting; may be repeated.",
 )
 @json_option
 def command(
     *,
-    config: str,
+    config: str | None,
+    template: Path | None,
     data: Path | None,
     dry_run: bool,
     max_hours: float | None,
@@ -65,6 +78,11 @@ def command(
     Every arm, and a control without pretraining, is trained and tested under the same conditions. The same
     command resumes an interrupted study: finished trainings are not repeated.
     """
+    if template:
+        _write_template(template, as_json=as_json)
+        return
+    if config is None:
+        raise click.UsageError("expected CONFIG, a YAML file or a preset; `--init my_study.yaml` writes one")
     from medmim.config.resolve import resolve
     from medmim.config.study import StudySettings
     from medmim.stages.study.runner import StudyOptions, study
@@ -82,6 +100,14 @@ def command(
     print_result(done.as_json(), as_json=as_json, lines=study_lines(done))
     if done.failures:
         click.get_current_context().exit(1)
+
+
+def _write_template(path: Path, *, as_json: bool) -> None:
+    from medmim.config.study_template import write_template
+
+    written, schema = write_template(path)
+    lines = [f"written  {written}", f"schema   {schema}", f"next     medmim study {written} --dry-run"]
+    print_result({"written": str(written), "schema": str(schema)}, as_json=as_json, lines=lines)
 
 
 @contextmanager

@@ -48,6 +48,11 @@ class FileSettings(BaseModel):
     def _rename(cls, values: Any) -> Any:
         return cls.with_current_names(values) if isinstance(values, Mapping) else values
 
+    @classmethod
+    def place_of(cls, key: str) -> str | None:
+        """Return where a setting belongs that this model does not have; None if that is unknown."""
+        return None
+
     def fingerprint(self, *, exclude: set[str]) -> dict[str, Any]:
         """Return the settings under their names of 0.1.0: digests of trainings must not change."""
         old = {new: name for name, new in self.renamed.items()}
@@ -224,7 +229,8 @@ def _explain(problem: Any, kind: type[FileSettings]) -> str:
     """Format one pydantic error as 'key: expected, got'."""
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        return f"unknown key '{key}'{did_you_mean(key, kind.model_fields)}"
+        place = kind.place_of(key)
+        return f"'{key}' {place}" if place else f"unknown key '{key}'{did_you_mean(key, kind.model_fields)}"
     message = str(problem["msg"]).removeprefix("Value error, ")
     if not key:
         return message

@@ -31,20 +31,25 @@ class RunSettings(FileSettings):
     """Settings that pretraining and fine-tuning share.
 
     Attributes:
-        data: dataset folder written by `medmim ingest`.
+        data: dataset folder written by `medmim ingest SRC`.
         dims: 2 (slices drawn from volumes) or 3.
         size: patch size in voxels: one number, or one per axis.
         encoder: name in the table of encoders, or module:callable.
+        encoder_options: options of the encoder, such as `filters` of dynunet.
         steps, epochs, minutes: length of training; give at most one.
         time_source: what `minutes` measures: wall time, or processor time of this process (all threads),
             which does not depend on other work on the machine.
+        batch_size: patches per batch and device.
         accumulate: number of batches whose gradients are summed into one optimizer step. Memory use is that
             of one batch; batch norm sees one batch.
+        lr: peak learning rate.
         optimizer: adamw, lamb or sgd (with Nesterov momentum).
         betas: decay rates of the gradient's mean and mean square; sgd uses the first as its momentum.
+        weight_decay: decoupled weight decay.
         weight_decay_end: weight decay at the end of training, reached along a cosine; None: constant.
         warmup: share of the training over which the learning rate rises.
         warmup_start, final_lr: learning rate at the start and at the end, relative to the peak.
+        gradient_clip: largest norm of the gradient.
         activation_checkpointing: recompute blocks in the backward pass instead of storing their activations:
             less memory, about a third more time. Batch-norm statistics are updated twice per step.
         channels_last: store weights and feature maps channels-last, which is faster on some hardware.
@@ -53,6 +58,7 @@ class RunSettings(FileSettings):
         devices: GPUs per machine, or processes on a machine without GPUs, that share each step.
         nodes: machines that share each step; torchrun or SLURM start their processes.
         workers: processes that prepare batches; None: chosen from the number of cores.
+        seed: seed of all random numbers.
         num_evaluations: number of evaluations (validation scores and figures) during training.
         cache_gb: memory for preprocessed volumes in each process; volumes cached on disk take none of it.
         cache_disk_gb: disk space for preprocessed volumes in the home folder, shared by all runs; 0: none.
@@ -157,6 +163,7 @@ class PretrainSettings(RunSettings):
 
     Attributes:
         method: name in the table of methods.
+        method_options: options of the method; `medmim methods` lists them.
         mask: name in the table of masks, or module:callable.
         mask_options: options of the mask; `max_ratio` draws the ratio of each batch from `ratio` to it.
         ratio: share of mask cells to hide.

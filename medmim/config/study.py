@@ -30,7 +30,7 @@ class StudySettings(FileSettings):
 
     Attributes:
         name: of the study and of its MLflow experiment.
-        data: dataset folder written by `medmim ingest`.
+        data: dataset folder written by `medmim ingest SRC`.
         methods, masks, ratios: the grid of pretrainings; every combination is an arm.
         arms: further arms, each given by the pretraining settings that differ from `pretrain`; an arm that
             sets an encoder, which must be one of `encoders`, is run with that encoder only.
@@ -55,6 +55,15 @@ class StudySettings(FileSettings):
     scratch: bool = True
     pretrain: dict[str, Any] = Field(default_factory=dict)
     finetune: dict[str, Any] = Field(default_factory=dict)
+
+    @classmethod
+    def place_of(cls, key: str) -> str | None:
+        """Return the stage whose setting `key` is, or the list of which it is one element."""
+        if f"{key}s" in cls.model_fields:
+            return f"is a list in a study: {key}s: […]"
+        kinds = (("pretrain", PretrainSettings), ("finetune", FinetuneSettings))
+        stages = [f"`{name}:`" for name, kind in kinds if key in kind.model_fields]
+        return f"belongs under {' or '.join(stages)}" if stages else None
 
     @classmethod
     def with_current_names(cls, values: Mapping[str, Any]) -> dict[str, Any]:

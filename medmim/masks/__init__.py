@@ -75,4 +75,21 @@ def _weighted_masks(weights: Any, ratio: float) -> tuple[tuple[Mask, float], ...
 
 Draw = MaskRequest  # its name before version 0.2, which users' own masks may import
 
-__all__ = ["MASKS", "Mask", "MaskRequest", "build_mask", "hidden_count", "hidden_voxels", "tissue_share"]
+__all__ = [
+    "MASKS",
+    "BlockMask",
+    "CombinedMask",
+    "GapMask",
+    "GridMask",
+    "Mask",
+    "MaskRequest",
+    "MeshMask",
+    "PatchMask",
+    "RandomMask",
+    "SquareMask",
+    "TissueMask",
+    "build_mask",
+    "hidden_count",
+    "hidden_voxels",
+    "tissue_share",
+]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from inspect import isclass, signature
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from medmim.config.own_code import import_callable
@@ -39,15 +40,28 @@ class CustomMask(Mask):
         Raises:
             ShapeError: if it does not return one number per cell.
         """
-        rank = self.rule(request, **self.options)
-        expected = (request.batch, *request.grid)
-        shown = "×".join(map(str, expected))
-        if not isinstance(rank, Tensor) or tuple(rank.shape) != expected or rank.device.type != "cpu":
-            got = f"{tuple(rank.shape)} on {rank.device}" if isinstance(rank, Tensor) else type(rank).__name__
-            raise ShapeError(f"mask {self.name}: expected a tensor of ranks, {shown} on the CPU, got {got}")
-        if rank.isnan().any():
-            raise ShapeError(f"mask {self.name}: expected a rank for every cell, got NaN for some")
-        return rank
+        return checked_ranks(self.rule(request, **self.options), request, name=self.name)
+
+
+def checked_ranks(rank: Any, request: MaskRequest, *, name: str) -> Ranks:
+    """Return the ranks that a user's code computed.
+
+    Raises:
+        ShapeError: if they are not one number per cell.
+    """
+    expected = (request.batch, *request.grid)
+    shown = "×".join(map(str, expected))
+    if not isinstance(rank, Tensor) or tuple(rank.shape) != expected or rank.device.type != "cpu":
+        got = f"{tuple(rank.shape)} on {rank.device}" if isinstance(rank, Tensor) else type(rank).__name__
+        raise ShapeError(f"mask {name}: expected a tensor of ranks, {shown} on the CPU, got {got}")
+    if rank.dtype == torch.bool or rank.is_complex():
+        raise ShapeError(
+            f"mask {name}: expected ranks as real numbers, got {rank.dtype}: return a rank per cell, such as "
+            "request.noise(); medmim hides the cells with the highest ranks"
+        )
+    if rank.isnan().any():
+        raise ShapeError(f"mask {name}: expected a rank for every cell, got NaN for some")
+    return rank
 
 
 def load_custom_mask(path: str, *, ratio: float, options: Mapping[str, Any]) -> Mask:
@@ -76,8 +90,17 @@ def load_custom_mask(path: str, *, ratio: float, options: Mapping[str, Any]) -> 
             f"function of (request{''.join(f', {name}' for name in rest)})"
         ) from error
     if subclass:
-        return _accept_old_flag(found)(ratio=ratio, **options)
+        return _with_checked_ranks(_accept_old_flag(found), path)(ratio=ratio, **options)
     return CustomMask(ratio=ratio, max_ratio=options.get("max_ratio"), rule=found, options=rest, name=path)
+
+
+def _with_checked_ranks(mask: type[Mask], path: str) -> type[Mask]:
+    """Return a subclass of a user's mask whose ranks are checked."""
+
+    def rank(self: Mask, request: MaskRequest) -> Ranks:
+        return checked_ranks(mask.rank(self, request), request, name=path)
+
+    return type(mask.__name__, (mask,), {"rank": rank, "__doc__": mask.__doc__})
 
 
 def _accept_old_flag(mask: type[Mask]) -> type[Mask]:

@@ -14,16 +14,16 @@ from medmim.encoders import Encoder
 from medmim.errors import refuse_unknown_options, unknown_name
 from medmim.methods.anatomask import build_anatomask
 from medmim.methods.base import Method, Step
-from medmim.methods.contrastive import build_contrastive
+from medmim.methods.contrastive import Contrastive, build_contrastive
 from medmim.methods.dense_mae import build_dense_mae
-from medmim.methods.latent_mim.method import build_latent_mim
-from medmim.methods.mae import build_mae
-from medmim.methods.mask_any_net.method import build_mask_any_net
+from medmim.methods.latent_mim.method import LatentMIM, build_latent_mim
+from medmim.methods.mae import MAE, build_mae
+from medmim.methods.mask_any_net.method import MaskAnyNet, build_mask_any_net
 from medmim.methods.mask_any_net.objectives import Supervision
 from medmim.methods.mim_contrast import build_mim_contrast
 from medmim.methods.models_genesis import build_models_genesis
-from medmim.methods.simmim import build_simmim
-from medmim.methods.spark import build_spark
+from medmim.methods.simmim import SimMIM, build_simmim
+from medmim.methods.spark import SparK, build_spark
 from medmim.methods.volume_fusion import build_volume_fusion
 from medmim.shapes import Size
 
@@ -76,4 +76,16 @@ def build_method(
     return METHODS[name](**{key: value for key, value in given.items() if key in taken}, **options)
 
 
-__all__ = ["METHODS", "ON_PATCHES", "Method", "Step", "build_method"]
+__all__ = [
+    "MAE",
+    "METHODS",
+    "ON_PATCHES",
+    "Contrastive",
+    "LatentMIM",
+    "MaskAnyNet",
+    "Method",
+    "SimMIM",
+    "SparK",
+    "Step",
+    "build_method",
+]

@@ -9,6 +9,7 @@ from typing import Any
 
 from medmim.data.dataset.manifest import digest_of
 from medmim.errors import RunError
+from medmim.notebook import NotebookResult, Table, read_picture
 from medmim.tracking.comparison.arms import arms_of
 from medmim.tracking.comparison.champion import Promotion, promote
 from medmim.tracking.comparison.descriptions import described
@@ -21,7 +22,7 @@ from medmim.training.evaluation.patient_scores import metric_of
 
 
 @dataclass(frozen=True)
-class CompareResult:
+class CompareResult(NotebookResult):
     """Findings of a comparison.
 
     Attributes:
@@ -37,6 +38,29 @@ class CompareResult:
     report: Path
     runs: tuple[RunScores, ...]
     promotion: Promotion | None = None
+
+    def table(self) -> Table:
+        """Return a row for each arm: mean score, confidence interval, patients and seeds."""
+        rows = [
+            [
+                arm.title,
+                f"{arm.mean:.3f}",
+                "{:.3f} to {:.3f}".format(*arm.interval) if arm.interval else "none",
+                str(len(arm.patients)),
+                str(len(arm.seeds)),
+            ]
+            for arm in self.findings.arms
+        ]
+        return [["arm", self.findings.metric, "95 % interval", "patients", "seeds"], *rows]
+
+    def remarks(self) -> Sequence[str]:
+        """Return the sentences, the notes and the path of the report."""
+        promoted = [self.promotion.sentence] if self.promotion else []
+        return [*self.findings.verdicts, *self.notes, *promoted, f"report {self.report}"]
+
+    def picture(self) -> bytes | None:
+        """Return the figure of the scores."""
+        return read_picture(self.report.parent / "scores.png")
 
     def as_json(self) -> dict[str, Any]:
         """Return what `--json` prints; an arm's score is repeated under the name of its metric."""

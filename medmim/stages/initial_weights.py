@@ -119,6 +119,32 @@ def initial_weights_of(settings: RunSettings, store: Store, dataset: Dataset) ->
     return find_initial_weights(settings.init, store, dataset, encoder=encoder, rules=rules)
 
 
+def named_weights(word: str, store: Store) -> InitialWeights:
+    """Return the weights of a file of medmim, or of a run by the beginning of its id.
+
+    Raises:
+        RunError: if there are no such weights.
+    """
+    return _read(Path(word) if word.endswith(".safetensors") else weights_of(store, _match(store, word)))
+
+
+def pretrained_encoder(origin: InitialWeights) -> Encoder:
+    """Build the encoder that weights describe, and load them.
+
+    Raises:
+        RunError: if the description is incomplete.
+        TransferError: if the weights do not match the encoder.
+    """
+    try:
+        name, options = origin.description["encoder"], origin.description["encoder_options"]
+        dims, channels = origin.description["spatial_dims"], origin.description["in_channels"]
+    except KeyError as error:
+        raise RunError(f"weights '{origin.arm}': their description lacks {error}") from error
+    encoder = build_encoder(name, spatial_dims=dims, in_channels=channels, **options)
+    transfer(encoder, origin.weights)
+    return encoder.eval()
+
+
 def certificate_of(dataset: Dataset, divided: Partition, origin: InitialWeights) -> Certificate:
     """Return the patients that pretraining, fine-tuning and normalisation share with the test split."""
     stages = {

@@ -15,6 +15,8 @@ from medmim.config.own_code import refuse_foreign_code
 from medmim.config.resolve import parse_yaml
 from medmim.config.runs import RunSettings
 from medmim.errors import RunError, UsageError
+from medmim.notebook import NotebookResult, Table, read_picture
+from medmim.stages.dataset_places import find_place, note_place
 from medmim.tracking.recorder import MemoryRecorder
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ _RESUMED = "MEDMIM_RESUMED"  # id of the run that the first process resumes, for
 
 
 @dataclass(frozen=True)
-class RunResult:
+class RunResult(NotebookResult):
     """The result of `pretrain` or `finetune`.
 
     Attributes:
@@ -46,6 +48,21 @@ class RunResult:
     panel: Path
     scores: Sequence[Mapping[str, Any]] = ()
 
+    def table(self) -> Table:
+        """Return the test metrics with their confidence intervals, or the last values of a pretraining."""
+        if not self.scores:
+            return [["metric", "value"], *([key, f"{value:.4g}"] for key, value in self.metrics.items())]
+        head = ["test metric", "value", "95 % interval", "patients"]
+        return [head, *(score_cells(row) for row in self.scores)]
+
+    def remarks(self) -> Sequence[str]:
+        """Return the run id and the path of the weights."""
+        return [f"run {self.run_id}", f"weights {self.checkpoint}"]
+
+    def picture(self) -> bytes | None:
+        """Return the last picture of the run."""
+        return read_picture(self.panel)
+
     def as_json(self) -> dict[str, Any]:
         """Return the output of `--json`."""
         return {
@@ -55,6 +72,12 @@ class RunResult:
             "panel": str(self.panel),
             **({"scores": list(self.scores)} if self.scores else {}),
         }
+
+
+def score_cells(row: Mapping[str, Any]) -> list[str]:
+    """Return a row of `intervals` as metric, value, confidence interval and number of patients."""
+    interval = "none" if row["low"] is None else f"{row['low']:.3f} to {row['high']:.3f}"
+    return [str(row["metric"]), f"{row['value']:.3f}", interval, str(row["patients"])]
 
 
 def budget_words(settings: RunSettings) -> str:
@@ -146,10 +169,11 @@ def prepared_on_disk(settings: RunSettings, home: Path) -> DiskCache | None:
 
 
 def start_run(store: Store, settings: RunSettings, *, name: str, tags: Mapping[str, str]) -> Recorder:
-    """Start a run and store its settings, without the path of the dataset."""
+    """Start a run, store its settings without the path of the dataset, and note that path in the home."""
     from medmim.tracking.sync import server_of
 
     server_of(store)  # refuses an address that is no server before there is a run
+    note_place(store.home, tags["dataset_hash"], settings.data)
     named = f"{name} · seed {settings.seed}"
     recorder = store.begin(experiment=settings.experiment, name=named, tags=tags)
     recorder.settings(settings.model_dump(mode="json", exclude={"data", "more_data"}))
@@ -208,44 +232,67 @@ def _check_launcher(processes: int) -> None:
 
 
 def to_resume(
-    kind: type[Settings], stage: str, word: str, *, home: Path, data: Path, more_data: Sequence[Path] = ()
+    kind: type[Settings],
+    stage: str,
+    word: str,
+    *,
+    home: Path,
+    data: Path | None = None,
+    more_data: Sequence[Path] = (),
+    task: str | None = None,
 ) -> tuple[Settings, str]:
     """Return the settings and the id of the run that `--resume WORD` refers to.
 
+    Args:
+        kind: settings model.
+        stage: pretrain or finetune.
+        word: a run id or its beginning, or `latest`.
+        home: `MEDMIM_HOME`.
+        data: dataset folder; None: where the dataset of the run was last, or has been moved to.
+        more_data: further dataset folders of a pretraining.
+        task: task that the run must have; None: any.
+
     Raises:
         RunError: if there is none, or it is already complete.
+        DataError: if the dataset of the run is not found.
     """
     from medmim.tracking.mlflow_store import Store
 
     store = Store(home)
-    run_id = find_unfinished(store, stage, word)
-    return stored_settings(kind, store, run_id, data=data, more_data=more_data), run_id
+    run_id = find_unfinished(store, stage, word, task=task)
+    place = data or find_place(home, store.run(run_id).data.tags["dataset_hash"])
+    return stored_settings(kind, store, run_id, data=place, more_data=more_data), run_id
 
 
-def find_unfinished(store: Store, stage: str, word: str) -> str:
+def find_unfinished(store: Store, stage: str, word: str, *, task: str | None = None) -> str:
     """Return the id of the run that `--resume WORD` refers to.
 
     Args:
         store: the local store.
         stage: pretrain or finetune.
-        word: a run id, or `latest`: the newest unfinished run that no other process trains.
+        word: a run id or its beginning, or `latest`: the newest unfinished run that no other process trains.
+        task: task that the run must have; None: any.
 
     Raises:
         RunError: if there is none, it is already complete, or another process trains it.
     """
     follower = _is_follower()  # the first process has selected and locked the run
+    command = f"medmim {stage} {task}" if task else f"medmim {stage}"
     if word == "latest" and follower and _RESUMED in os.environ:
         return os.environ[_RESUMED]
+    runs = store.runs(stage=stage, task=task) if task else store.runs(stage=stage)
     if word == "latest":
-        ids = [run.info.run_id for run in store.runs("attributes.status != 'FINISHED'", stage=stage)]
+        ids = [run.info.run_id for run in runs if run.info.status != "FINISHED"]
         free = [one for one in ids if follower or not files.is_locked(store.checkpoints(one))]
         if not free:
             trained = ": all of them are being trained by other processes" if ids else ""
-            raise RunError(f"--resume: no unfinished {stage} run here{trained}")
+            raise RunError(f"--resume: no unfinished {command.removeprefix('medmim ')} run here{trained}")
         return str(free[0])
-    run = store.run(word)
-    if run.data.tags.get("stage") != stage:
-        raise RunError(f"--resume: run {word} was not made by `medmim {stage}`")
+    found = [run for run in runs if run.info.run_id.startswith(word)]
+    if len(found) != 1:
+        store.run(word)  # raises for an id that no run has
+        raise RunError(f"--resume: run {word} was not made by `{command}`")
+    [run], word = found, str(found[0].info.run_id)
     if run.info.status == "FINISHED":
         raise RunError(f"--resume: run {word} is already complete")
     if not follower and files.is_locked(store.checkpoints(word)):

@@ -19,12 +19,16 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, LifecycleStage, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from PIL import Image
+
+from medmim import files
 
 RECORD = "record.jsonl"
 _LOG = logging.getLogger(__name__)
@@ -127,8 +131,15 @@ class RunRecorder:
         self._send(lambda: self._client.log_text(self._run_id, content, name))
 
     def file(self, path: Path, *, folder: str) -> None:
-        """Store a copy of a file."""
-        self._send(lambda: self._client.log_artifact(self._run_id, str(path), folder))
+        """Store a file as an artifact: in a local store as a hard link, since weights are large."""
+        self._send(lambda: self._link(path, folder))
+
+    def _link(self, path: Path, folder: str) -> None:
+        place = urlparse(str(self._client.get_run(self._run_id).info.artifact_uri))
+        if place.scheme == "file":
+            files.link_or_copy(path, Path(url2pathname(place.path)) / folder / path.name)
+        else:
+            self._client.log_artifact(self._run_id, str(path), folder)
 
     def finish(self, status: str) -> None:
         """End the run."""

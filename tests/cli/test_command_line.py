@@ -221,7 +221,7 @@ def test_a_signal_ends_with_its_code_and_resume_gives_the_same_bytes(tiny_datase
     running.send_signal(number)
     _, stderr = running.communicate(timeout=60)
     assert running.returncode == 128 + number, stderr
-    said = "medmim: interrupted; the training state is saved: continue with `--resume`"
+    said = "medmim: interrupted; the training state is saved: continue with `medmim pretrain --resume`"
     assert stderr.splitlines()[-1] == said
     assert Store(home).runs(stage="pretrain")[0].info.status == "KILLED"
 

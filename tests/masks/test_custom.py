@@ -1,5 +1,7 @@
 """Users' own masks, given as module:callable."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -35,6 +37,16 @@ def wrong_type(request):
 
 def nan(request):
     return request.noise() * float("nan")
+
+
+def boolean(request):
+    return request.noise() > 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class BooleanRanks(Mask):
+    def rank(self, request):
+        return request.noise() > 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,3 +135,21 @@ def test_nan_ranks_are_rejected():
         ShapeError, match=r"^mask own_masks:nan: expected a rank for every cell, got NaN for some$"
     ):
         draw(build_mask("own_masks:nan", ratio=0.5))
+
+
+@pytest.mark.parametrize("name", ["boolean", "BooleanRanks"])
+def test_a_mask_instead_of_ranks_is_rejected(name):
+    mask = build_mask(f"own_masks:{name}", ratio=0.5)
+    with pytest.raises(
+        ShapeError, match=f"mask own_masks:{name}: expected ranks as real numbers, got torch.bool"
+    ):
+        draw(mask)
+
+
+def test_the_mask_of_the_documentation_works(tmp_path):
+    page = (Path(__file__).parents[2] / "docs/extending.md").read_text(encoding="utf-8")
+    (tmp_path / "my_masks.py").write_text(page.split("```python")[1].split("```")[0], encoding="utf-8")
+    hidden = draw(build_mask("my_masks:rank", ratio=0.5, strength=2.0))
+    assert hidden.shape == (2, 4, 4)
+    assert hidden[:, 1::2].all()
+    assert not hidden[:, ::2].any()

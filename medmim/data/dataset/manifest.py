@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from medmim import __version__, files
 from medmim.errors import DataError
+from medmim.notebook import NotebookResult, Table
 
 Split = Literal["train", "val", "test"]
 Fate = Literal["accepted", "quarantined", "skipped"]
@@ -120,13 +121,27 @@ class DatasetInfo(_Record):
     file_sha256: dict[str, str] = Field(default_factory=dict)
 
 
-class Dataset:
+class Dataset(NotebookResult):
     """A dataset folder in memory: its path, description and volumes."""
 
     def __init__(self, root: Path, info: DatasetInfo, volumes: tuple[VolumeRecord, ...]) -> None:
         self.root = root
         self.info = info
         self.volumes = volumes
+
+    def table(self) -> Table:
+        """Return the number of volumes, labels and patients of each split."""
+        rows = []
+        for split in ("train", "val", "test"):
+            volumes = self.in_split(split)
+            counts = (len(volumes), sum(one.label is not None for one in volumes))
+            patients = len({one.subject for one in volumes})
+            rows.append([split, *map(str, (*counts, patients))])
+        return [["split", "volumes", "labels", "patients"], *rows]
+
+    def remarks(self) -> list[str]:
+        """Return the name and the path."""
+        return [f"dataset {self.info.name} at {self.root}"]
 
     @property
     def labelled(self) -> tuple[VolumeRecord, ...]:

@@ -18,6 +18,7 @@ from medmim.data.dataset.contamination import Certificate, certify
 from medmim.data.dataset.manifest import Dataset, VolumeRecord, digest_of, read_dataset
 from medmim.data.ingest.context import Progress
 from medmim.errors import DataError, MedmimError, raised_in
+from medmim.notebook import NotebookResult, Table
 from medmim.stages.applicability import UNLIKE
 from medmim.stages.evaluate.case_scores import (
     CaseScorer,
@@ -37,13 +38,14 @@ from medmim.stages.evaluate.report import PAGE, GroupScores, write_report
 from medmim.stages.evaluate.subgroups import subgroups
 from medmim.stages.finetune.run import shown_cases
 from medmim.stages.initial_weights import patients_seen_by
+from medmim.stages.run_lifecycle import score_cells
 from medmim.training.evaluation.bootstrap_metrics import intervals
 from medmim.training.evaluation.patient_scores import own_scores
 from medmim.training.tasks.base import Row
 
 
 @dataclass(frozen=True)
-class EvaluationResult:
+class EvaluationResult(NotebookResult):
     """Scores of a model on another dataset.
 
     Attributes:
@@ -68,6 +70,15 @@ class EvaluationResult:
     def contamination(self) -> str:
         """One line about contamination."""
         return contamination_line(self.certificate)
+
+    def table(self) -> Table:
+        """Return the scores of all cases and of the subgroups, with their confidence intervals."""
+        rows = [[group.title, *score_cells(row)] for group in self.groups for row in group.scores]
+        return [["cases", "metric", "value", "95 % interval", "patients"], *rows]
+
+    def remarks(self) -> Sequence[str]:
+        """Return the contamination, the warnings and the path of the report."""
+        return [self.contamination, *self.notes, f"report {self.page}"]
 
     def as_json(self) -> dict[str, Any]:
         """Return the output of `--json`."""

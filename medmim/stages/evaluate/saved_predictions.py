@@ -40,6 +40,7 @@ class _PredictionIndex(BaseModel):
     model: dict[str, str]
     predicted: list[str]
     classes: dict[str, str]
+    names: dict[str, str] = {}  # of output files, by volume id; absent before 0.2
 
 
 @dataclass(frozen=True)
@@ -215,7 +216,8 @@ def _of_medmim(folder: Path, index: _PredictionIndex) -> SavedPredictions:
     kind, predicted, title = index.model["task"], frozenset(index.predicted), index.model["name"]
     if kind == "segment":
         codes = {name: [int(code)] for code, name in index.classes.items()}
-        labels = {name: folder / "segmentations" / f"{name}.nii.gz" for name in predicted}
+        names = {volume: index.names.get(volume, volume) for volume in predicted}
+        labels = {volume: folder / "segmentations" / f"{name}.nii.gz" for volume, name in names.items()}
         return SavedPredictions(folder, kind, codes, labels=labels, predicted=predicted, model=title)
     table = folder / ("classes.csv" if kind == "classify" else "boxes.csv")
     rows: dict[str, list[dict[str, str]]] = {}

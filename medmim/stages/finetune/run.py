@@ -20,6 +20,7 @@ from medmim.stages.applicability import TRAINING_DATA, summarize
 from medmim.stages.finetune.setup import FinetuneRun, build_finetuning
 from medmim.stages.initial_weights import CANDIDATE, CONTROL, DIVISION, FAILED, SCRATCH, STATUS, origin_tags
 from medmim.stages.predict.mlflow_model import mlflow_files
+from medmim.stages.run_header import network_lines, view_lines
 from medmim.stages.run_lifecycle import (
     RunResult,
     budget_words,
@@ -68,8 +69,7 @@ def finetune(
     """
     store = Store(home)
     run = build_finetuning(settings, store, log)
-    for line in run.certificate.warnings:
-        log(f"warning: {line}")
+    _log_header(run, log)
     recorder = resume_run(store, "finetune", resume, settings=run.settings, dataset=run.dataset)
     if recorder is None:
         name = f"{settings.task} ← {run.origin.arm}"
@@ -95,6 +95,13 @@ def finetune(
         _register(store, run, result)
     remove_states(folder)
     return result
+
+
+def _log_header(run: FinetuneRun, log: Callable[[str], None]) -> None:
+    header = network_lines(run.settings, run.partition.train, run.plan, run.module.network)
+    warnings = [f"warning: {line}" for line in run.certificate.warnings]
+    for line in [*header, *view_lines(run.origin.description, run.plan), *warnings]:
+        log(line)
 
 
 def _validation(run: FinetuneRun, recorder: Recorder) -> ValidationCallback:

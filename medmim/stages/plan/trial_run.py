@@ -6,12 +6,15 @@ import multiprocessing
 import os
 import re
 import resource
+import signal
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +34,7 @@ from medmim.tracking.mlflow_store import Store
 from medmim.training.weights import WEIGHTS
 
 STEPS = 6
+_LIMIT_S = 120.0  # of a trial run
 
 
 @dataclass(frozen=True)
@@ -123,23 +127,52 @@ def run_trial(
         measure: function that the process calls; None: `first_steps`. Tests pass their own.
 
     Raises:
-        RunError: if the process is killed, usually because memory ran out.
+        RunError: if the process is killed, usually because memory ran out, or takes more than two minutes.
     """
     context = multiprocessing.get_context("spawn")  # a fork would start with this process's memory
     # the folder belongs to this process, because a killed process would leave its own folder behind
     with (
+        ended_by_signals(),
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
         ProcessPoolExecutor(1, mp_context=context, initializer=_disable_tracking_server) as pool,
     ):
         arguments = (settings, batch, home, workers, batches, unmeasured, Path(folder))
         try:
             work: Callable[..., TrialRun] = measure or first_steps
-            return pool.submit(work, *arguments).result()
+            return pool.submit(work, *arguments).result(timeout=_LIMIT_S)
+        except TimeoutError:
+            for process in list(pool._processes.values()):
+                process.kill()
+            raise RunError(
+                f"{batches} steps of {batch} patches take more than {_LIMIT_S:.0f} s on this machine, with "
+                "loading and one evaluation: choose a smaller --size or --encoder"
+            ) from None
         except BrokenProcessPool as error:
             raise RunError(
                 f"the trial run with {batch} patches per batch was killed, probably because memory ran out: "
                 "choose a smaller --size or --batch-size, or --set activation_checkpointing=true"
             ) from error
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end this process by an exception, so that temporary folders are removed.
+
+    Only the main thread can change the handling of signals; in others, nothing is changed.
+    """
+
+    def end(number: int, _frame: Any) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _disable_tracking_server() -> None:

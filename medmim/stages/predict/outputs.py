@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,42 +65,22 @@ class Extras:
 
 
 @dataclass(frozen=True)
-class Predictions:
-    """The predictions of a model for a source.
+class OutputPlace:
+    """Where the files of one volume are written: `<out>/<kind>/<name>.<ending>`.
 
     Attributes:
-        out: output folder.
-        model: name and task of the model, and the SHA-256 of its weights.
-        volumes: predictions by volume id.
-        failures: reason codes of volumes without a prediction, by id.
-        dicom: for each segmented volume `written`, or the reason why there is no DICOM-SEG.
-        files: reason codes of quarantined source files, by their number in the sorted list of files.
-        warnings: reasons not to rely on the predictions, such as scans of another modality.
-        forced: volumes that were predicted although they do not resemble the training data, with the reason.
+        out: folder of the predictions.
+        name: name of the files without an ending; may contain folders.
+        draw: write the picture, which takes longer than segmenting a 2D image.
     """
 
     out: Path
-    model: Mapping[str, str]
-    volumes: Mapping[str, VolumePrediction]
-    failures: Mapping[str, str] = field(default_factory=dict)
-    dicom: Mapping[str, str] = field(default_factory=dict)
-    files: Mapping[int, str] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
-    forced: Mapping[str, str] = field(default_factory=dict)
+    name: str
+    draw: bool = True
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the output of `--json`."""
-        return {
-            "predictions": str(self.out),
-            "model": dict(self.model),
-            "volumes": len(self.volumes) + len(self.failures),
-            "predicted": sorted(self.volumes),
-            "failures": dict(self.failures),
-            "dicom": dict(self.dicom),
-            "files": {str(number): reason for number, reason in self.files.items()},
-            "warnings": list(self.warnings),
-            "forced": dict(self.forced),
-        }
+    def file(self, kind: str, ending: str) -> Path:
+        """Return the path of a file."""
+        return self.out / kind / f"{self.name}.{ending}"
 
 
 @dataclass(frozen=True)
@@ -109,16 +89,11 @@ class OutputFile:
 
     table: str
     columns: tuple[str, ...]
-    predict: Callable[..., VolumePrediction]
-
-
-def write_table(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """Write rows as CSV; the columns are those of the rows, or `columns` without rows."""
-    files.write_text(path, files.csv_text(rows, columns))
+    predict: Callable[[TrainedModel, EvaluationContext, VolumeRecord, OutputPlace], VolumePrediction]
 
 
 def write_label_prediction(
-    trained: TrainedModel, scene: EvaluationContext, volume: VolumeRecord, out: Path, *, draw: bool
+    trained: TrainedModel, scene: EvaluationContext, volume: VolumeRecord, place: OutputPlace
 ) -> VolumePrediction:
     """Segment a volume; write the labels on the grid of its file, and a picture; return each class's size.
 
@@ -126,8 +101,7 @@ def write_label_prediction(
         trained: the model.
         scene: loads and preprocesses volumes.
         volume: volume of the dataset.
-        out: folder of the predictions.
-        draw: write the picture, which takes longer than segmenting a 2D image.
+        place: of the files.
     """
     assert isinstance(trained.task, Segmentation)
     prepared = scene.volumes(volume)
@@ -138,25 +112,26 @@ def write_label_prediction(
     rules = scene.tuned.get("postprocessing", {})
     found = restored(probabilities, prepared, volume.shape)
     labels = trained.coded(apply_postprocessing(found, scene.names, rules, voxel_ml))
-    place = out / "segmentations" / f"{volume.id}.nii.gz"
-    files.write_bytes(place, encode_image(Image(labels, prepared.stored_affine)))
+    label = place.file("segmentations", "nii.gz")
+    files.write_bytes(label, encode_image(Image(labels, prepared.stored_affine)))
     names = [scene.names.get(number, "") for number in range(1, max(scene.names) + 1)]
-    if draw:
-        _draw(out, volume, [_labelled(prepared, probabilities.argmax(dim=0).numpy())], trained, names)
+    if place.draw:
+        _draw(place, [_labelled(prepared, probabilities.argmax(dim=0).numpy())], trained, names)
     known = volume.flags.get("spacing") != "unknown"
     rows = []
-    for number, name in sorted(scene.names.items()):
+    for number, class_name in sorted(scene.names.items()):
         code = trained.codes[number]
         count = int(np.count_nonzero(labels == code))
         size = round(count * voxel_ml, 4) if known else ""
-        rows.append({"volume": volume.id, "class": name, "number": code, "voxels": count, "ml": size})
+        row = {"volume": volume.id, "class": class_name, "number": code, "voxels": count, "ml": size}
+        rows.append(row)
     unit = "ml" if known else "voxels"
     summary = ", ".join(f"{row['class']} {row[unit]:g} {unit}" for row in rows)
-    return VolumePrediction(rows, summary, place)
+    return VolumePrediction(rows, summary, label)
 
 
 def write_probabilities(
-    trained: TrainedModel, scene: EvaluationContext, volume: VolumeRecord, out: Path
+    trained: TrainedModel, scene: EvaluationContext, volume: VolumeRecord, place: OutputPlace
 ) -> None:
     """Write class probabilities as .npz: `probabilities` (classes, x, y, z) in float16, and `affine`.
 
@@ -167,11 +142,11 @@ def write_probabilities(
     found = segment(trained.network, prepared, scene.plan, precision=scene.precision, mirror=mirror)
     stream = io.BytesIO()
     np.savez_compressed(stream, probabilities=found.numpy().astype(np.float16), affine=prepared.affine)
-    files.write_bytes(out / "probabilities" / f"{volume.id}.npz", stream.getvalue())
+    files.write_bytes(place.file("probabilities", "npz"), stream.getvalue())
 
 
 def write_class_prediction(
-    trained: TrainedModel, scene: EvaluationContext, volume: VolumeRecord, out: Path, *, draw: bool
+    trained: TrainedModel, scene: EvaluationContext, volume: VolumeRecord, place: OutputPlace
 ) -> VolumePrediction:
     """Classify a volume; write a picture; return the probability of every class."""
     [row] = trained.task.evaluate(trained.network, [volume], scene, final=False)
@@ -179,14 +154,14 @@ def write_class_prediction(
     best = max(probabilities, key=lambda name: probabilities[name])
     prepared, summary = scene.volumes(volume), f"{best} {probabilities[best]:.0%}"
     figure = caption_row(prepared.image[0], axis=prepared.slice_axis, text=summary)
-    if draw:
-        _draw(out, volume, [figure], trained)
+    if place.draw:
+        _draw(place, [figure], trained)
     columns = {f"p_{name}": round(value, 6) for name, value in probabilities.items()}
     return VolumePrediction([{"volume": volume.id, "class": best, **columns}], summary)
 
 
 def write_box_prediction(
-    trained: TrainedModel, scene: EvaluationContext, volume: VolumeRecord, out: Path, *, draw: bool
+    trained: TrainedModel, scene: EvaluationContext, volume: VolumeRecord, place: OutputPlace
 ) -> VolumePrediction:
     """Detect boxes in a volume; write a picture; return the boxes.
 
@@ -202,8 +177,8 @@ def write_box_prediction(
         if score >= scene.tuned.get("thresholds", {}).get(name, UNCHOSEN)
     ]
     found.sort(key=lambda one: -one[1])
-    if draw:
-        _draw(out, volume, [_boxed(prepared, found)], trained)
+    if place.draw:
+        _draw(place, [_boxed(prepared, found)], trained)
     rows = [_box_row(volume, prepared, *one) for one in found]
     return VolumePrediction(rows, f"{len(rows)} boxes{f', best {found[0][1]:.2f}' if found else ''}")
 
@@ -232,14 +207,10 @@ OUTPUTS: dict[str, OutputFile] = {
 
 
 def _draw(
-    out: Path,
-    volume: VolumeRecord,
-    rows: Sequence[FigureRow],
-    trained: TrainedModel,
-    names: Sequence[str] = (),
+    place: OutputPlace, rows: Sequence[FigureRow], trained: TrainedModel, names: Sequence[str] = ()
 ) -> None:
-    png = panel(rows, [trained.kind], title=volume.id, names=names)
-    files.write_bytes(out / "pictures" / f"{volume.id}.png", png)
+    png = panel(rows, [trained.kind], title=place.name, names=names)
+    files.write_bytes(place.file("pictures", "png"), png)
 
 
 def _labelled(prepared: PreprocessedVolume, labels: np.ndarray) -> FigureRow:

@@ -1,10 +1,13 @@
 """`medmim predict`: apply a fine-tuned model to new scans, and write its predictions on their own grids.
 
 predictions.json, and volumes.csv, classes.csv or boxes.csv
-segmentations/<volume>.nii.gz    classes on the voxel grid of the source
-dicom/<volume>.dcm               the same as DICOM-SEG, with the identifiers of the source
-pictures/<volume>.png
-ledger.jsonl                     outcome of every source file, as `medmim ingest` writes it
+segmentations/<name>.nii.gz    classes on the voxel grid of the source
+dicom/<name>.dcm               the same as DICOM-SEG, with the identifiers of the source
+pictures/<name>.png
+ledger.jsonl                   outcome of every source file, as `medmim ingest` writes it
+sources.csv                    paths of the source files with their keys, for the user alone
+
+<name> is that of the source file, or `<patient>/<volume>` for DICOM; see `source_names`.
 """
 
 from __future__ import annotations
@@ -27,21 +30,24 @@ from medmim.data.sandbox.sandbox import Sandbox, for_scans
 from medmim.errors import DataError, MedmimError, RunError, UsageError, raised_in
 from medmim.stages.applicability import UNLIKE, check_scans, modality_warnings, with_modality
 from medmim.stages.ingest import KEY_FILE, ingest
-from medmim.stages.model_lookup import SelectedModel, find_model
+from medmim.stages.model_lookup import find_model
 from medmim.stages.predict.outputs import (
     OUTPUTS,
     Extras,
-    Predictions,
+    OutputFile,
+    OutputPlace,
     VolumePrediction,
     trace_to_slices,
     write_probabilities,
-    write_table,
 )
+from medmim.stages.predict.predictions import Predictions
+from medmim.stages.predict.source_names import SOURCES, output_names, paths_of, write_sources
 from medmim.training.tasks.trained_model import TrainedModel, ensemble_of, load_trained_model
 
 _TABLES = tuple(one.table for one in OUTPUTS.values())
-_OURS = ("segmentations", "probabilities", "dicom", "pictures", "ledger.jsonl", *_TABLES)
+_OURS = ("segmentations", "probabilities", "dicom", "pictures", "ledger.jsonl", SOURCES, *_TABLES)
 _INDEX = "predictions.json"
+_BARE: Mapping[str, Any] = {"label": None, "boxes": (), "target": None}
 
 
 def predict(
@@ -77,13 +83,14 @@ def predict(
     words: Sequence[str | None] = [model] if isinstance(model, str) else model or [None]
     found = [find_model(word, home, log) for word in words]
     trained = ensemble_of([load_trained_model(one.weights) for one in found])
-    selected = replace(found[0], title=" + ".join(one.title for one in found))
+    title = " + ".join(one.title for one in found)
     try:
         with sole_use(out) as staging, for_scans(options.get("workers")) as sandbox:
             task = _PredictionTask(home, sandbox, progress, log, extras, force)
             _clear(out)
             scans, dataset = _ingest(source, out, staging, task, options)
-            result = _predict(trained, selected, dataset, out, task)
+            names = _names(trained, scans, dataset, out)
+            result = _predict(trained, title, dataset, Predictions(out, {}, {}, names=names), task)
             result = _link_to_dicom(trained, scans, dataset, result, task)
             _write_index(trained, result)
     except OSError as error:
@@ -158,8 +165,18 @@ def _ingest(
     return folder, read_dataset(root)
 
 
+def _names(trained: TrainedModel, scans: Path | None, dataset: Dataset, out: Path) -> dict[str, str]:
+    """Return the name of each volume's predictions, and write the table of source files."""
+    if scans is None:
+        return {volume.id: volume.id for volume in dataset.volumes}
+    rows, paths = list(files.read_jsonl(out / "ledger.jsonl")), paths_of(scans)
+    names = output_names(dataset, rows, paths, channels=bool(trained.description.get("channels")))
+    write_sources(out, dataset, rows, paths, names)
+    return names
+
+
 def _predict(
-    trained: TrainedModel, selected: SelectedModel, dataset: Dataset, out: Path, task: _PredictionTask
+    trained: TrainedModel, title: str, dataset: Dataset, empty: Predictions, task: _PredictionTask
 ) -> Predictions:
     """Predict volume by volume; a failure is recorded and does not stop the others."""
     output, scene = OUTPUTS[trained.kind], trained.context(dataset.root)
@@ -170,14 +187,12 @@ def _predict(
     failures = {one.id: "channel_missing" for one in rest} | dict.fromkeys(refused, UNLIKE)
     cases = tuple(volume for volume in cases if volume.id not in refused)
     for number, volume in enumerate(cases):
-        bare = volume.model_copy(update={"label": None, "boxes": (), "target": None})
         try:
-            known = with_modality(trained, bare)
-            predictions[volume.id] = output.predict(
-                trained, scene, known, out, draw=number < task.extras.pictures
-            )
+            known = with_modality(trained, volume.model_copy(update=_BARE))
+            place = OutputPlace(empty.out, empty.names[volume.id], draw=number < task.extras.pictures)
+            predictions[volume.id] = output.predict(trained, scene, known, place)
             if task.extras.probabilities and trained.kind == "segment":
-                write_probabilities(trained, scene, known, out)
+                write_probabilities(trained, scene, known, place)
         except files.WriteError:  # would fail for the next volume too
             raise
         except DataError as error:
@@ -187,13 +202,13 @@ def _predict(
             task.log(f"volume {volume.id}: {type(error).__name__} in {raised_in(error)}")
         if task.progress:
             task.progress("predict", number + 1, len(cases))
-    write_table(out / output.table, _rows(predictions), output.columns)
-    return Predictions(
-        out,
-        {"name": selected.title, "task": trained.kind, "sha256": trained.sha256},
-        predictions,
+    _write_table(output, predictions, empty)
+    return replace(
+        empty,
+        model={"name": title, "task": trained.kind, "sha256": trained.sha256},
+        volumes=predictions,
         failures=failures,
-        files=_quarantined(out / "ledger.jsonl"),
+        files=_quarantined(empty.out / "ledger.jsonl"),
         warnings=modality_warnings(trained, dataset.volumes, task.log),
         forced=unlike if task.force else {},
     )
@@ -204,8 +219,17 @@ def _quarantined(ledger: Path) -> dict[int, str]:
     return {row["number"]: row["reason"] for row in rows if row["fate"] == "quarantined"}
 
 
-def _rows(predictions: Mapping[str, VolumePrediction]) -> list[Mapping[str, Any]]:
-    return [row for one in predictions.values() for row in one.rows]
+def _write_table(
+    output: OutputFile, predictions: Mapping[str, VolumePrediction], result: Predictions
+) -> None:
+    """Write the table of a task, with the name of each volume in the second column."""
+    rows = [
+        {"volume": name, "name": result.names[name], **row}
+        for name, one in predictions.items()
+        for row in one.rows
+    ]
+    columns = (output.columns[0], "name", *output.columns[1:])
+    files.write_text(result.out / output.table, files.csv_text(rows, columns))
 
 
 def _link_to_dicom(
@@ -222,8 +246,7 @@ def _link_to_dicom(
         return _write_dicom(trained, volumes, instances, result, task)
     numbers = {key: found[0].number for key, found in instances.items()}
     traced = {name: trace_to_slices(one, numbers) for name, one in predictions.items()}
-    output = OUTPUTS[trained.kind]
-    write_table(result.out / output.table, _rows(traced), output.columns)
+    _write_table(OUTPUTS[trained.kind], traced, result)
     return replace(result, volumes=traced)
 
 
@@ -241,7 +264,7 @@ def _write_dicom(
         try:
             jobs[volume.id] = {
                 "label": str(labels[volume.id]),
-                "target": str(result.out / "dicom" / f"{volume.id}.dcm"),
+                "target": str(result.out / "dicom" / f"{result.names[volume.id]}.dcm"),
                 "slices": slices_of_volume(volume, read_image(labels[volume.id]).affine, instances),
                 "names": {str(trained.codes[number]): name for number, name in trained.names.items()},
                 "model": trained.sha256,

@@ -22,6 +22,7 @@ from medmim.shapes import grid_of
 from medmim.stages.initial_weights import origin_tags
 from medmim.stages.pretrain.evaluation import PretrainEvaluator, leak_alarm
 from medmim.stages.pretrain.setup import PretrainRun, build_pretraining
+from medmim.stages.run_header import cell_lines, network_lines
 from medmim.stages.run_lifecycle import (
     RunResult,
     budget_words,
@@ -67,7 +68,7 @@ def pretrain(
         MedmimError: for settings, data or sizes that cannot work, before anything is written.
     """
     run, store = build_pretraining(settings, home=home, log=log), Store(home)
-    log(f"mask cells of {cell_words(run.module.cell, run.voxel_mm)}")
+    _log_header(run, log)
     recorder = resume_run(store, "pretrain", resume, settings=run.settings, dataset=run.dataset)
     if recorder is None:
         name = f"{arm_of(run.settings)} · {run.plan.dims}D {run.settings.encoder}"
@@ -96,6 +97,12 @@ def pretrain(
         result = _save(run, fitted, validation.last, recorder, folder)
     remove_states(folder)
     return result
+
+
+def _log_header(run: PretrainRun, log: Callable[[str], None]) -> None:
+    header = network_lines(run.settings, run.train, run.plan, run.method)
+    for line in [*header, *cell_lines(run.module.cell, run.voxel_mm)]:
+        log(line)
 
 
 def _cost(run: PretrainRun) -> dict[str, float]:
@@ -131,6 +138,7 @@ def _save(
         "encoder": run.settings.encoder,
         "encoder_options": run.settings.encoder_options,
         **run.plan.as_json(),
+        "augment": run.settings.augment,
         "dataset_hash": run.dataset.info.content_hash,
         "steps": fitted.steps,
         "lineage": run.origin.lineage,

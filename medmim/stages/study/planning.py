@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from medmim import files
 from medmim.config.runs import FinetuneSettings, PretrainSettings
 from medmim.config.study import DIGEST, SCRATCH, StudyTrial
 from medmim.data.dataset.manifest import Dataset, digest_of
 from medmim.data.dataset.partition import limit_patients, partition
 from medmim.data.loading.disk_cache import PREPARED
 from medmim.errors import RunError
-from medmim.stages.study.engines import StudyEngine
-from medmim.stages.study.training_process import Job
+from medmim.stages.plan.trial_run import ended_by_signals
+from medmim.stages.study.engines import LocalEngine, StudyEngine
+from medmim.stages.study.training_process import Job, run_apart
 from medmim.tracking.mlflow_store import Store
 from medmim.training.budget import budget_for
 from medmim.training.recipe import with_recipe
 from medmim.training.tasks.registry import build_task
 
+_TIMINGS = "timings.json"  # predicted minutes by digest of the training
+_LIMIT_S = 30.0  # of each short training, of which a study times two
 _TIMED_STEPS = 21  # losses are logged at steps 1, 11 and 21; the first of two evaluations follows step 11
 
 
@@ -153,40 +159,98 @@ def plan_study(
     return StudyPlan(len(trials), tuple(trainings), finished, minutes, ", ".join(sources), width)
 
 
-def timed_minutes(training: StudyTraining, *, dataset: Dataset, engine: StudyEngine, near: Path) -> float:
-    """Predict the minutes of a training from a short training of a few steps.
+def timed_minutes(
+    training: StudyTraining,
+    *,
+    dataset: Dataset,
+    engine: StudyEngine,
+    near: Path,
+    log: Callable[[str], None] = lambda _: None,
+    limit_s: float = _LIMIT_S,
+) -> float:
+    """Predict the minutes of a training from a short training of a few steps; remember the prediction.
 
     Args:
         training: of the study.
         dataset: training data.
         engine: engine of the study.
         near: folder for a temporary home folder; its parent contains the cache of prepared volumes.
+        log: receives a line before the timing.
+        limit_s: end the short training after this time and extrapolate from its first steps.
+
+    Raises:
+        RunError: if the short training fails.
     """
+    known = json.loads(_read(near / _TIMINGS))
+    if training.job.digest in known:
+        return float(known[training.job.digest])
+    log(f"timing     {training.job.title}: {_TIMED_STEPS} steps, at most {limit_s:.0f} s")
     short: dict[str, Any] = {"steps": _TIMED_STEPS, "epochs": None, "minutes": None, "num_evaluations": 2}
     short |= {"init": SCRATCH} if training.job.stage == "finetune" else {}
-    with tempfile.TemporaryDirectory(dir=near) as home:
+    job = replace(training.job, settings={**training.job.settings, **short})
+    with ended_by_signals(), tempfile.TemporaryDirectory(dir=near) as home:
         (near.parent / PREPARED).mkdir(parents=True, exist_ok=True)
         (Path(home) / PREPARED).symlink_to((near.parent / PREPARED).resolve())
-        job = replace(training.job, settings={**training.job.settings, **short})
-        for _ in range(2):  # the first run fills the cache of prepared volumes, the second is timed
-            begun = time.monotonic()
-            [(_, outcome)] = engine.run([job], Path(home))
-            whole = time.monotonic() - begun
-            if outcome.run_id is None:
-                raise RunError(f"{job.title}, timed for the plan: {outcome.error}")
-        history = Store(Path(home)).client.get_metric_history(outcome.run_id, "train/loss")
-    first, middle, last = (point.timestamp / 1000 for point in sorted(history, key=lambda one: one.step))
-    step = (middle - first) / 10
-    evaluation = max(last - middle - 10 * step, 0.0)
-    around = max(whole - _TIMED_STEPS * step - 2 * evaluation, 0.0)
+        whole, history = _timed(job, _limited(engine, limit_s), Path(home), limit_s)
+    minutes = _extrapolated(training, dataset, whole, history)
+    files.write_json(near / _TIMINGS, {**known, training.job.digest: minutes})
+    return minutes
+
+
+def _timed(
+    job: Job, engine: StudyEngine, home: Path, limit_s: float
+) -> tuple[float, list[tuple[int, float]]]:
+    """Run a short training, twice if it is quick: the first run fills the cache of prepared volumes.
+
+    Returns the seconds of the last run, and step and second of each logged loss.
+    """
+    for _ in range(2):
+        begun = time.monotonic()
+        [(_, outcome)] = engine.run([job], home)
+        whole = time.monotonic() - begun
+        stopped = outcome.run_id is None and whole >= limit_s
+        if outcome.run_id is None and not stopped:
+            raise RunError(f"{job.title}, timed for the plan: {outcome.error}")
+        if whole > limit_s / 2:
+            break
+    store = Store(home)
+    tags: dict[str, Any] = {DIGEST: job.digest}
+    run_id = outcome.run_id or next((run.info.run_id for run in store.runs(**tags)), "")
+    points = store.client.get_metric_history(run_id, "train/loss") if run_id else []
+    history = sorted((point.step, point.timestamp / 1000) for point in points)
+    return whole, history
+
+
+def _extrapolated(
+    training: StudyTraining, dataset: Dataset, whole: float, history: Sequence[tuple[int, float]]
+) -> float:
+    """Return the minutes of the whole training, from the times of the losses of a short one."""
+    done = max((step for step, _ in history), default=1)
+    if done < _TIMED_STEPS:  # stopped early: without the times of evaluations
+        step, evaluation, around = whole / done, 0.0, 0.0
+    else:
+        (_, first), (_, middle), (_, last) = history
+        step = (middle - first) / 10
+        evaluation = max(last - middle - 10 * step, 0.0)
+        around = max(whole - _TIMED_STEPS * step - 2 * evaluation, 0.0)
     trial = training.trial
-    own = trial.pretrain if job.stage == "pretrain" and trial.pretrain else trial.finetune
+    own = trial.pretrain if training.job.stage == "pretrain" and trial.pretrain else trial.finetune
     settings = with_recipe(own, partition(dataset, fold=own.fold).train, dims=own.dims)
     budget = budget_for(settings, volumes=_num_volumes(training, dataset))
     if budget.minutes is not None:
         return float(budget.minutes + around / 60)
-    steps = budget.steps or 0
-    return float(around + steps * step + settings.num_evaluations * evaluation) / 60
+    return float(around + (budget.steps or 0) * step + settings.num_evaluations * evaluation) / 60
+
+
+def _limited(engine: StudyEngine, limit_s: float) -> StudyEngine:
+    """Return an engine that ends the processes of this machine after a time."""
+    if isinstance(engine, LocalEngine) and engine.call is run_apart:
+        return LocalEngine(partial(run_apart, limit_s=limit_s))
+    return engine
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else "{}"
 
 
 def _num_volumes(training: StudyTraining, dataset: Dataset) -> int:

@@ -19,6 +19,7 @@ from medmim.errors import RunError, SettingsError, UsageError, unknown_name
 from medmim.heads import HEADS
 from medmim.masks import build_mask
 from medmim.methods import METHODS, ON_PATCHES
+from medmim.notebook import NotebookResult, Table
 from medmim.stages.compare import CompareResult
 from medmim.stages.study.conclusion import conclude
 from medmim.stages.study.engines import LocalEngine, StudyEngine
@@ -48,7 +49,7 @@ _DEFAULTS = StudyOptions()
 
 
 @dataclass(frozen=True)
-class StudyResult:
+class StudyResult(NotebookResult):
     """State of a study after a run of the command.
 
     Attributes:
@@ -64,6 +65,22 @@ class StudyResult:
     failures: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
     compared: CompareResult | None = None
+
+    def table(self) -> Table:
+        """Return the table of the comparison, or the planned trainings if no trial is finished."""
+        if self.compared:
+            return self.compared.table()
+        return [["training"], *([one.job.title] for one in self.plan.trainings)]
+
+    def remarks(self) -> Sequence[str]:
+        """Return the sentences of the comparison, and the postponed and failed trainings."""
+        found = self.compared.remarks() if self.compared else self.plan.lines()
+        left = [f"postponed: {title}" for title in self.left]
+        return [*found, *left, *(f"failed: {failure}" for failure in self.failures)]
+
+    def picture(self) -> bytes | None:
+        """Return the figure of the comparison."""
+        return self.compared.picture() if self.compared else None
 
     def as_json(self) -> dict[str, Any]:
         """Return the output of `--json`."""
@@ -106,7 +123,9 @@ def study(
     with _locked(home, settings.name):
         trainings = trainings_of(trials, dataset_hash=dataset.info.content_hash, study=settings.name)
         engine = engine or LocalEngine()
-        timer = timer or partial(timed_minutes, dataset=dataset, engine=engine, near=home / "studies")
+        timer = timer or partial(
+            timed_minutes, dataset=dataset, engine=engine, near=home / "studies", log=log
+        )
         plan = plan_study(trials, trainings, store=store, timer=timer, width=engine.width)
         for line in plan.lines():
             log(line)

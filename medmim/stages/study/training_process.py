@@ -68,8 +68,14 @@ def run_here(job: Job, home: Path) -> Outcome:
     return Outcome(result.run_id, minutes=costs["cost/minutes"])
 
 
-def run_apart(job: Job, home: Path) -> Outcome:
-    """Run a job in a child process and wait for it; return a crash of the child as an error."""
+def run_apart(job: Job, home: Path, *, limit_s: float | None = None) -> Outcome:
+    """Run a job in a child process and wait for it; return a crash of the child as an error.
+
+    Args:
+        job: training to run.
+        home: `MEDMIM_HOME`.
+        limit_s: end the process after this time.
+    """
     folder = home / "jobs"
     spec, answer, log = (folder / f"{job.digest}.{end}" for end in ("json", "result.json", "log"))
     answer.unlink(missing_ok=True)
@@ -79,6 +85,9 @@ def run_apart(job: Job, home: Path) -> Outcome:
     with log.open("w", encoding="utf-8") as stream:
         child = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=stream, stderr=stream)
         try:
+            code = child.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            child.kill()
             code = child.wait()
         except BaseException:
             child.terminate()

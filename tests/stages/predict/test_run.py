@@ -202,9 +202,7 @@ def test_an_earlier_prediction_is_replaced(weights, tmp_path, home):
     for name in ("first", "second"):
         blob_file(tmp_path / name / f"{name}.nii.gz")
         made = predict(tmp_path / name, tmp_path / "out", home=home, model=str(weights))
-    assert [path.name for path in (made.out / "segmentations").iterdir()] == [
-        f"{next(iter(made.volumes))}.nii.gz"
-    ]
+    assert [path.name for path in (made.out / "segmentations").iterdir()] == ["second.nii.gz"]
 
 
 def tuned(task, dims, data, home):

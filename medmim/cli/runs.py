@@ -1,0 +1,101 @@
+"""`medmim runs`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from medmim.cli.options import aligned, home, json_option, print_result
+
+if TYPE_CHECKING:
+    from medmim.stages.store_listing import ListedRun
+
+_SORTED = ("date", "score", "arm", "dataset")
+
+
+@click.command(
+    "runs",
+    epilog="""\b
+Examples:
+  medmim runs
+  medmim runs segment --sort score
+  medmim runs --arm scratch --status FINISHED --json
+  medmim runs --delete 3f2a""",
+)
+@click.argument("task", required=False, type=click.Choice(["pretrain", "segment", "classify", "detect"]))
+@click.option("--arm", help="Only runs whose arm contains this text, such as mesh or scratch.")
+@click.option("--dataset", help="Only runs on the dataset of this name.")
+@click.option("--study", help="Only runs of this study.")
+@click.option("--status", help="Only runs with this status: FINISHED, RUNNING, FAILED or KILLED.")
+@click.option("--sort", type=click.Choice(_SORTED), default="date", show_default=True, help="Order of runs.")
+@click.option("--limit", type=click.IntRange(1), default=30, show_default=True, help="Number of runs shown.")
+@click.option("--delete", multiple=True, metavar="RUN", help="Delete this run and its weights; repeatable.")
+@json_option
+def command(  # noqa: PLR0913 (one filter each)
+    *,
+    task: str | None,
+    arm: str | None,
+    dataset: str | None,
+    study: str | None,
+    status: str | None,
+    sort: str,
+    limit: int,
+    delete: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """List runs with task, score, confidence interval, arm, dataset, date and status, newest first.
+
+    The id of a run may be shortened in every command. A run that a registered model needs is not deleted.
+    """
+    from medmim.stages.store_listing import list_runs
+
+    if delete:
+        _delete(delete, as_json=as_json)
+        return
+    wanted = {"dataset": dataset, "study": study}
+    found = [
+        one
+        for one in list_runs(home())
+        if task in (None, one.task)
+        and (arm or "") in one.tags.get("arm", "")
+        and status in (None, one.state, one.state.lower())
+        and all(value in (None, one.tags.get(key)) for key, value in wanted.items())
+    ]
+    if sort == "score":
+        found.sort(key=lambda one: -1.0 if one.score is None else one.score, reverse=True)
+    elif sort != "date":
+        found.sort(key=lambda one: one.tags.get(sort, ""))
+    lines = (
+        aligned([RUN_HEAD, *map(run_cells, found[:limit])]) if found else ["no runs: run `medmim pretrain`"]
+    )
+    if len(found) > limit:
+        lines.append(f"and {len(found) - limit} more: --limit {len(found)}")
+    print_result({"runs": [one.as_json() for one in found]}, as_json=as_json, lines=lines)
+
+
+RUN_HEAD = ("run", "task", "score", "95 % interval", "arm", "dataset", "date", "minutes", "status")
+
+
+def run_cells(one: ListedRun) -> tuple[str, ...]:
+    """Return the row of a run in the table."""
+    minutes = one.metrics.get("last/minutes")
+    return (
+        one.run_id[:8],
+        one.task,
+        "–" if one.score is None else f"{one.score:.3f} {one.tags.get('metric', '')}",
+        "–" if one.interval is None else f"{one.interval[0]:.3f} to {one.interval[1]:.3f}",
+        one.tags.get("arm", ""),
+        one.tags.get("dataset", ""),
+        f"{one.started:%Y-%m-%d %H:%M}",
+        "–" if minutes is None else f"{minutes:.1f}",
+        one.state.lower(),
+    )
+
+
+def _delete(words: tuple[str, ...], *, as_json: bool) -> None:
+    from medmim.stages.delete_runs import delete_runs
+
+    deleted = delete_runs(words, home=home())
+    lines = [f"deleted  {one.run_id}  {one.task} {one.tags.get('arm', '')}" for one in deleted]
+    print_result({"deleted": [one.run_id for one in deleted]}, as_json=as_json, lines=lines)

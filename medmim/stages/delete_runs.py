@@ -1,0 +1,91 @@
+"""Deletion of runs, and of files that no run needs any more."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medmim import files
+from medmim.errors import RunError
+from medmim.stages.store_listing import ListedRun, list_models, list_runs, run_ids
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """A file or folder that can be removed.
+
+    Attributes:
+        path: of the file or folder.
+        size: in bytes.
+        reason: why nothing needs it.
+    """
+
+    path: Path
+    size: int
+    reason: str
+
+
+def delete_runs(words: Sequence[str], *, home: Path) -> list[ListedRun]:
+    """Delete runs with their weights and artifacts; nothing is deleted if one of them must stay.
+
+    Args:
+        words: ids, or beginnings of ids.
+        home: `MEDMIM_HOME`.
+
+    Raises:
+        RunError: for an unknown or ambiguous id, a run in training, or one that a registered model needs.
+    """
+    runs, models = list_runs(home), list_models(home)
+    chosen = [_matching(word, runs) for word in words]
+    for one in chosen:
+        needing = [f"{model.model}:{model.version}" for model in models if one.run_id == model.run_id]
+        if needing:
+            raise RunError(f"--delete: run {one.run_id[:8]} made the registered model {needing[0]}; it stays")
+        if files.is_locked(home / "checkpoints" / one.run_id):
+            raise RunError(f"--delete: run {one.run_id[:8]} is trained by another process: wait for it")
+    from medmim.tracking.mlflow_store import Store
+
+    store = Store(home)
+    for one in chosen:
+        store.discard(one.run_id)
+    return chosen
+
+
+def leftovers(home: Path) -> list[Leftover]:
+    """Return what can be removed: weights and artifacts of deleted runs, and timings of stopped studies.
+
+    The cache of preprocessed volumes is not listed: it has a limit of its own (`cache_disk_gb`).
+    """
+    active = run_ids(home)
+    folders = [*(home / "checkpoints").glob("*"), *(home / "artifacts").glob("*/*")]
+    orphans = [path for path in sorted(folders) if path.is_dir() and path.name not in active]
+    found = [
+        Leftover(path, _size(path), "its run was deleted") for path in orphans if not files.is_locked(path)
+    ]
+    timings = [path for path in (home / "studies").glob("tmp*") if path.is_dir()]
+    return [*found, *(Leftover(path, _size(path), "timing of a study that was stopped") for path in timings)]
+
+
+def remove(found: Sequence[Leftover]) -> int:
+    """Remove files and folders; return the number of bytes."""
+    for one in found:
+        if one.path.is_dir():
+            shutil.rmtree(one.path)
+        else:
+            one.path.unlink()
+    return sum(one.size for one in found)
+
+
+def _matching(word: str, runs: Sequence[ListedRun]) -> ListedRun:
+    found = [one for one in runs if one.run_id.startswith(word)]
+    if len(found) != 1:
+        raise RunError(
+            f"--delete {word}: expected the id of one run, got one that fits {len(found)}: see `medmim runs`"
+        )
+    return found[0]
+
+
+def _size(path: Path) -> int:
+    return sum(one.stat().st_size for one in (path, *path.rglob("*")) if one.is_file())

@@ -1,0 +1,108 @@
+"""`medmim report`: one page that links all reports and shows models, runs and training curves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import jinja2
+
+from medmim import __version__, files
+from medmim.stages.store_listing import ListedRun, list_runs, metric_history
+
+_PAGE = "report_index.html"
+_REPORT = "report.html"
+_CURVES = 24
+_WIDTH, _HEIGHT, _TOP = 320, 84, 18  # of the plotted area, in units of the SVG
+
+
+@dataclass(frozen=True)
+class _Report:
+    """A link to the report of a comparison, with its first finding."""
+
+    title: str
+    link: str
+    date: str
+    words: str
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """A metric during training as the points of a polyline, with the numbers at its axes."""
+
+    title: str
+    key: str
+    points: str
+    lowest: str
+    highest: str
+    last: str
+    steps: int
+
+
+Rows = Sequence[Sequence[str]]
+
+
+def write_index(home: Path, *, heads: Rows, cells: Sequence[Rows]) -> Path:
+    """Write `reports/index.html` in a home folder and return its path.
+
+    Args:
+        home: `MEDMIM_HOME`.
+        heads: headings of the tables of models and of runs.
+        cells: rows of both tables.
+    """
+    pages = jinja2.Environment(
+        loader=jinja2.PackageLoader("medmim", "stages"), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    page = pages.get_template(_PAGE).render(
+        version=__version__,
+        reports=_reports(home),
+        models=[heads[0], *cells[0]],
+        runs=[heads[1], *cells[1]],
+        curves=[curve for run in list_runs(home)[:_CURVES] for curve in _curves(home, run)],
+    )
+    place = home / "reports" / "index.html"
+    files.write_text(place, page)
+    return place
+
+
+def _reports(home: Path) -> list[_Report]:
+    pages = sorted((home / "reports").glob(f"*/{_REPORT}"), key=lambda page: -page.stat().st_mtime)
+    return [
+        _Report(
+            title=page.parent.name,
+            link=f"{page.parent.name}/{_REPORT}",
+            date=f"{datetime.fromtimestamp(page.stat().st_mtime, UTC):%Y-%m-%d %H:%M}",
+            words=_first_finding(page.parent / "findings.json"),
+        )
+        for page in pages
+    ]
+
+
+def _first_finding(path: Path) -> str:
+    """Return the first sentence of a comparison, or the names of its arms."""
+    if not path.is_file():
+        return ""
+    findings = json.loads(path.read_text(encoding="utf-8"))
+    verdicts = findings.get("verdicts") or [", ".join(arm["title"] for arm in findings["arms"])]
+    return str(verdicts[0])
+
+
+def _curves(home: Path, run: ListedRun) -> list[_Curve]:
+    """Return the training loss and the validation score of a run, if they have two points."""
+    score = f"val/{run.tags['metric']}" if "metric" in run.tags else "val/loss"
+    title = f"{run.run_id[:8]} {run.task}, {run.tags.get('arm', '')}"
+    histories = {key: metric_history(home, run.run_id, key) for key in ("train/loss", score)}
+    return [_curve(title, key, points) for key, points in histories.items() if len(points) > 1]
+
+
+def _curve(title: str, key: str, points: Sequence[tuple[int, float]]) -> _Curve:
+    steps, values = zip(*points, strict=True)
+    low, high, end = min(values), max(values), max(steps)
+    unit = (high - low) or 1.0
+    placed = [
+        f"{_WIDTH * step / end:.1f},{_TOP + _HEIGHT * (high - value) / unit:.1f}" for step, value in points
+    ]
+    return _Curve(title, key, " ".join(placed), f"{low:.3g}", f"{high:.3g}", f"{values[-1]:.3g}", end)

@@ -1,0 +1,140 @@
+"""The first lines of a training: data, network, device, budget, the place of results, and warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medmim.config.runs import RunSettings
+from medmim.data.dataset.manifest import VolumeRecord, read_dataset
+from medmim.data.dataset.partition import partition
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from medmim.data.loading.preprocessing_plan import PreprocessingPlan
+    from medmim.shapes import Size
+
+_FEW_VOLUMES = 20
+_FEW_TEST_PATIENTS = 2
+_UNEVEN = 2.5  # longest edge of a mask cell, relative to the shortest
+
+
+def opening_lines(settings: RunSettings, home: Path) -> list[str]:
+    """Return what is known before PyTorch is imported: dataset, budget, and where results are written.
+
+    Args:
+        settings: settings of the run.
+        home: `MEDMIM_HOME`.
+
+    Raises:
+        DataError: if there is no dataset.
+    """
+    dataset = read_dataset(settings.data)
+    divided = partition(dataset, fold=settings.fold)
+    parts = (("train", divided.train), ("val", divided.val), ("test", divided.test))
+    counts = ", ".join(f"{name} {len(volumes)}" for name, volumes in parts)
+    held_out = len(_patients(divided.test))
+    lines = [
+        f"dataset    {dataset.info.name} at '{settings.data}': {len(dataset.volumes)} volumes of "
+        f"{len(_patients(dataset.volumes))} patients ({counts})",
+        f"budget     {_budget(settings)}",
+        f"results    '{home}'",
+    ]
+    if held_out <= _FEW_TEST_PATIENTS and settings.fold is None:
+        lines.append(
+            f"warning: the test split has {held_out} patients, too few for a conclusion: add patients, or "
+            "repeat with --fold 0 to --fold 4"
+        )
+    return lines
+
+
+def network_lines(
+    settings: RunSettings, volumes: Sequence[VolumeRecord], plan: PreprocessingPlan, network: nn.Module
+) -> list[str]:
+    """Return what a training computes: volumes, patch, encoder, device and precision.
+
+    Args:
+        settings: settings of the run, with the name of the encoder.
+        volumes: training volumes.
+        plan: their preprocessing.
+        network: the network to train, with its encoder as attribute `encoder`.
+    """
+    import torch
+
+    from medmim.data.loading.preprocessing_plan import voxel_mm
+    from medmim.masks.cell_size import cell_words
+    from medmim.training.precision import precision_for
+
+    patients = len(_patients(volumes))
+    size = "×".join(map(str, plan.size))
+    patch = f"patch      {cell_words(plan.size, voxel_mm(volumes, plan))}, cut from the image"
+    if plan.view == "whole":
+        patch = f"patch      the whole image, scaled to {size} voxels"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    precision = precision_for(settings.precision).partition("-")[0].replace("32", "fp32")
+    lines = [
+        f"training   {len(volumes)} volumes of {patients} patients",
+        patch,
+        f"encoder    {settings.encoder}, {_millions(network.get_submodule('encoder'))} weights of "
+        f"{_millions(network)} in the network",
+        f"device     {device}, {precision}; {settings.draws_per_step} patches per step",
+    ]
+    if len(volumes) < _FEW_VOLUMES:
+        lines.append(
+            f"warning: {len(volumes)} training volumes: with fewer than about {_FEW_VOLUMES}, chance decides "
+            "most of the score"
+        )
+    return lines
+
+
+def view_lines(pretraining: Mapping[str, Any], plan: PreprocessingPlan) -> list[str]:
+    """Return a note where `--size` means another view in fine-tuning than it meant in pretraining.
+
+    Args:
+        pretraining: description of the initial weights; empty from scratch.
+        plan: preprocessing of fine-tuning.
+    """
+    crops = bool(pretraining) and pretraining.get("augment", "patch") == "patch"
+    if plan.view != "whole" or not crops:
+        return []
+    return [
+        "note: the encoder was pretrained on crops at the resolution of the image, this task sees whole "
+        "images scaled to --size: `medmim pretrain --set augment=resized` gives both the same view"
+    ]
+
+
+def cell_lines(cell: Size, voxel_mm: Sequence[float] | None) -> list[str]:
+    """Return the size of mask cells, and a warning for cells much longer along one axis."""
+    from medmim.masks.cell_size import cell_words
+
+    lines = [f"mask cells of {cell_words(cell, voxel_mm)}"]
+    lengths = [count * step for count, step in zip(cell, voxel_mm or (), strict=False)]
+    if lengths and max(lengths) > _UNEVEN * min(lengths):
+        lines.append(
+            f"warning: mask cells are {max(lengths) / min(lengths):.1f} times as long along one axis as "
+            f"along another: --cell {max(lengths):.3g}mm makes them even"
+        )
+    return lines
+
+
+def _budget(settings: RunSettings) -> str:
+    length = f"{settings.steps} steps" if settings.steps else "chosen by the recipe"
+    if settings.minutes:
+        length = f"{settings.minutes:g} minutes of {settings.time_source} time"
+    if settings.epochs:
+        length = f"{settings.epochs:g} epochs"
+    batch = (
+        f", {settings.draws_per_step} patches per step" if "batch_size" in settings.model_fields_set else ""
+    )
+    return f"{length}{batch}"
+
+
+def _patients(volumes: Sequence[VolumeRecord]) -> set[str]:
+    return {volume.subject for volume in volumes}
+
+
+def _millions(network: nn.Module) -> str:
+    count = sum(parameter.numel() for parameter in network.parameters())
+    return f"{count / 1e6:.1f} million" if count >= 1e5 else str(count)

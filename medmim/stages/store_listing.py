@@ -1,0 +1,196 @@
+"""Runs and registered models of a home folder, read from its database without importing MLflow or PyTorch."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from medmim.errors import RunError
+
+_ACTIVE = "lifecycle_stage = 'active'"
+_STATUS = "status"  # tag of a version: candidate, control or failed sanity
+
+
+@dataclass(frozen=True)
+class ListedRun:
+    """A run as `medmim runs` lists it.
+
+    Attributes:
+        run_id: id of the run.
+        state: FINISHED, RUNNING, FAILED or KILLED.
+        started: start of the run.
+        tags: tags of the run, such as stage, task, arm, dataset and study.
+        metrics: last value of each metric.
+        interval: ends of the 95 % confidence interval of the test score; None without one.
+    """
+
+    run_id: str
+    state: str
+    started: datetime
+    tags: Mapping[str, str]
+    metrics: Mapping[str, float]
+    interval: tuple[float, float] | None = None
+
+    @property
+    def task(self) -> str:
+        """Task of a fine-tuning run, else the stage."""
+        return self.tags.get("task") or self.tags.get("stage", "")
+
+    @property
+    def score(self) -> float | None:
+        """Test score of a fine-tuning run."""
+        return self.metrics.get(f"test/{self.tags.get('metric', '')}")
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the entry of `--json`."""
+        keys = ("stage", "arm", "dataset", "study", "metric", "seed")
+        return {
+            "run": self.run_id,
+            "task": self.task,
+            "status": self.state,
+            "started": self.started.isoformat(),
+            "score": self.score,
+            "interval": list(self.interval) if self.interval else None,
+            "minutes": self.metrics.get("last/minutes"),
+            **{key: self.tags.get(key, "") for key in keys},
+        }
+
+
+@dataclass(frozen=True)
+class ListedModel:
+    """A version of a registered model with its run.
+
+    Attributes:
+        model, version: name and number.
+        aliases: champion, challenger, or none.
+        tags: lineage, status and certificate.
+        run: the run that made it; None if it was deleted.
+    """
+
+    model: str
+    version: int
+    aliases: tuple[str, ...]
+    tags: Mapping[str, str]
+    run_id: str
+    run: ListedRun | None
+
+    @property
+    def status(self) -> str:
+        """Champion, candidate, control or failed sanity; versions of 0.1.0 are judged by their arm."""
+        if "champion" in self.aliases:
+            return "champion"
+        from_scratch = self.run is not None and self.run.tags.get("arm") == "scratch"
+        return self.tags.get(_STATUS, "control" if from_scratch else "candidate")
+
+
+def list_runs(home: Path) -> list[ListedRun]:
+    """Return the runs of pretraining and fine-tuning, newest first, without those that describe studies.
+
+    Raises:
+        RunError: if the database cannot be read.
+    """
+    with _database(home) as database:
+        if database is None:
+            return []
+        tags = _grouped(database, "SELECT run_uuid, key, value FROM tags")
+        metrics = _grouped(database, "SELECT run_uuid, key, value FROM latest_metrics WHERE NOT is_nan")
+        rows = database.execute(
+            f"SELECT run_uuid, status, start_time FROM runs WHERE {_ACTIVE} ORDER BY start_time DESC"
+        ).fetchall()
+    return [
+        ListedRun(
+            run_id,
+            state,
+            datetime.fromtimestamp((started or 0) / 1000, UTC),
+            tags[run_id],
+            metrics[run_id],
+            _interval(home, run_id, tags[run_id]),
+        )
+        for run_id, state, started in rows
+        if tags[run_id].get("stage") in ("pretrain", "finetune")
+    ]
+
+
+def run_ids(home: Path) -> set[str]:
+    """Return the ids of all runs that are not deleted."""
+    with _database(home) as database:
+        rows = database.execute(f"SELECT run_uuid FROM runs WHERE {_ACTIVE}") if database else ()
+        return {str(run_id) for (run_id,) in rows}
+
+
+def list_models(home: Path) -> list[ListedModel]:
+    """Return all versions of the registered models, newest first within each.
+
+    Raises:
+        RunError: if the database cannot be read.
+    """
+    runs = {one.run_id: one for one in list_runs(home)}
+    with _database(home) as database:
+        if database is None:
+            return []
+        tags = _grouped(database, "SELECT name || ':' || version, key, value FROM model_version_tags")
+        aliases = defaultdict(list)
+        for name, version, alias in database.execute(
+            "SELECT name, version, alias FROM registered_model_aliases"
+        ):
+            aliases[name, version].append(alias)
+        rows = database.execute(
+            "SELECT name, version, run_id FROM model_versions WHERE current_stage != 'Deleted_Internal' "
+            "ORDER BY name, version DESC"
+        ).fetchall()
+    return [
+        ListedModel(
+            name,
+            version,
+            tuple(sorted(aliases[name, version])),
+            tags[f"{name}:{version}"],
+            run,
+            runs.get(run),
+        )
+        for name, version, run in rows
+    ]
+
+
+def metric_history(home: Path, run_id: str, key: str) -> list[tuple[int, float]]:
+    """Return step and value of each finite point of a metric, by step."""
+    with _database(home) as database:
+        query = "SELECT step, value FROM metrics WHERE run_uuid = ? AND key = ? AND NOT is_nan ORDER BY step"
+        return database.execute(query, (run_id, key)).fetchall() if database else []
+
+
+@contextmanager
+def _database(home: Path) -> Iterator[sqlite3.Connection | None]:
+    """Open the database read-only; yield None where there is none."""
+    path = home / "mlflow.db"
+    if not path.is_file():
+        yield None
+        return
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=10)) as database:
+            yield database
+    except sqlite3.Error as error:
+        raise RunError(f"the runs in '{home}' cannot be read ({error}): see `medmim doctor`") from error
+
+
+def _grouped(database: sqlite3.Connection, query: str) -> defaultdict[str, dict[str, Any]]:
+    found: defaultdict[str, dict[str, Any]] = defaultdict(dict)
+    for owner, key, value in database.execute(query):
+        found[owner][key] = value
+    return found
+
+
+def _interval(home: Path, run_id: str, tags: Mapping[str, str]) -> tuple[float, float] | None:
+    """Return the confidence interval of a run's score from its table of scores."""
+    tables: Sequence[Path] = list((home / "artifacts").glob(f"*/{run_id}/artifacts/scores.jsonl"))
+    lines = tables[0].read_text(encoding="utf-8").splitlines() if tables else []
+    for row in map(json.loads, lines):
+        if row["metric"] == tags.get("metric") and row["low"] is not None:
+            return float(row["low"]), float(row["high"])
+    return None

@@ -1,0 +1,11 @@
+"""`medmim report` writes its page also in a new home."""
+
+from click.testing import CliRunner
+
+from medmim.cli import main
+
+
+def test_a_new_home_has_a_page_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDMIM_HOME", str(tmp_path))
+    assert CliRunner().invoke(main, ["report"]).exit_code == 0
+    assert "None yet" in (tmp_path / "reports" / "index.html").read_text(encoding="utf-8")

@@ -1,0 +1,38 @@
+"""Runs are deleted unless a registered model needs them; files that nothing needs are found and removed."""
+
+import pytest
+from click.testing import CliRunner
+
+from medmim.cli import main
+from medmim.errors import RunError
+from medmim.stages.delete_runs import delete_runs, leftovers, remove
+from medmim.stages.store_listing import list_runs
+
+
+def test_deleted_runs_are_gone_and_their_files_removed(stored):
+    home, _, tuned, control = stored
+    (home / "checkpoints" / control).mkdir(parents=True)
+    with pytest.raises(RunError, match="made the registered model scans-segment:1"):
+        delete_runs([control, tuned], home=home)
+    assert len(list_runs(home)) == 3
+    with pytest.raises(RunError, match="fits 3"):
+        delete_runs([""], home=home)
+    [deleted] = delete_runs([control[:12]], home=home)
+    assert deleted.run_id == control
+    (home / "artifacts" / "e" / control / "artifacts").mkdir(parents=True, exist_ok=True)
+    (home / "artifacts" / "e" / control / "artifacts" / "x").write_bytes(bytes(1000))
+    [left] = leftovers(home)
+    assert (left.path.name, left.size) == (control, 1000)
+    assert "nothing" not in CliRunner().invoke(main, ["clean"]).stdout
+    assert left.path.exists()
+    assert remove([left]) == 1000
+    assert CliRunner().invoke(main, ["clean"]).stdout == "nothing to remove\n"
+
+
+def test_timings_of_stopped_studies_are_leftovers(tmp_path):
+    (tmp_path / "studies" / "tmpabc").mkdir(parents=True)
+    (tmp_path / "studies" / "tmpabc" / "weights").write_bytes(bytes(10))
+    [left] = leftovers(tmp_path)
+    assert left.reason == "timing of a study that was stopped"
+    assert remove([left]) == 10
+    assert leftovers(tmp_path) == []
