@@ -229,7 +229,7 @@ class FinetuneSettings(RunSettings):
         ignore_label: label value of voxels without a known label; None: that of the dataset.
         labels: label values of each class of segment, such as `{tumour: [1, 2, 4]}`, to merge classes; other
             values are background; empty: every value is a class.
-        annotated_classes: classes that were annotated in each source (`--add` and `--source` of ingestion), such
+        annotated_classes: classes that were annotated in each source (`--source` of ingestion), such
             as `{north: liver}`; sources that are not listed are annotated completely.
     """
 
