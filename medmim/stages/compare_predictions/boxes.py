@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -91,13 +92,13 @@ def _detections(
     return found, [line for line, count in lines.items() if count]
 
 
-def _corners(box: Sequence[float]) -> list[float]:
+def _corners(box: Sequence[Any]) -> list[float]:
     """Return x, y, z of both corners; pictures have one slice."""
     numbers = [float(value) for value in box]
     if len(numbers) == 4:
         x, y, width, height = numbers
         numbers = [x, y, 0.0, width, height, 1.0]
-    if len(numbers) != 6 or min(numbers[3:]) < 0:
+    if len(numbers) != 6 or min(numbers[3:]) < 0 or not all(map(math.isfinite, numbers)):
         raise ValueError("box of another form")
     return [*numbers[:3], *(start + size for start, size in zip(numbers[:3], numbers[3:], strict=True))]
 

@@ -46,6 +46,7 @@ def test_boxes_of_two_and_three_dimensions_are_read(tmp_path):
     [
         ({"boxes": []}, UsageError, "expected COCO results"),
         ([detection(bbox=[1, 2])], UsageError, "expected COCO results"),
+        ([detection(bbox=[1, 2, float("nan"), 20])], UsageError, "expected COCO results"),
         ([detection(category_id=1)], DataError, "no detection has an image and a category"),
     ],
 )

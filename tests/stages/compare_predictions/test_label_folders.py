@@ -62,12 +62,20 @@ def test_values_that_no_label_has_are_an_error_or_a_note(tmp_path):
 
 def test_masks_of_0_and_1_fit_masks_of_0_and_255(tmp_path):
     for folder, value in (("labels", 255), ("tool", 1)):
+        maker.save(tmp_path / folder, "a.nii.gz", maker.label_map(values=(0, value, value)))
+    codes, _, notes = read(tmp_path, "tool")
+    assert codes == {1: 255}
+    assert notes == ["tool: value 1 is taken for 255, the only class"]
+
+
+@pytest.mark.parametrize(("white", "other"), [(255, 1), (1, 255)])
+def test_black_and_white_pictures_are_read_as_class_1(tmp_path, white, other):
+    for folder, value in (("labels", white), ("tool", other)):
         (tmp_path / folder).mkdir()
         pixels = (maker.label_map()[:, :, 4] > 0) * value
         PIL.Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / folder / "a.png")
     codes, _, notes = read(tmp_path, "tool")
-    assert codes == {1: 255}
-    assert notes == ["tool: value 1 is taken for 255, the only class"]
+    assert (codes, notes) == ({1: 1}, [])
     assert "distances are in pixels" in read_labels(tmp_path / "labels", quiet)[1][-1]
 
 

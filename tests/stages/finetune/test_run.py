@@ -13,6 +13,7 @@ from medmim.data.dataset.manifest import BoxRecord, DatasetInfo, read_dataset, w
 from medmim.data.dataset.partition import patient_digest
 from medmim.errors import DataError, RunError, ShapeError, TransferError, UsageError
 from medmim.stages.finetune.run import finetune, shown_cases
+from medmim.stages.initial_weights import DIVISION
 from medmim.stages.run_lifecycle import stored_settings
 from medmim.tracking.comparison.runs import read_run
 from medmim.tracking.mlflow_store import Store
@@ -48,7 +49,8 @@ def test_the_arms_are_comparable(study):
     tuned, scratch = (store.run(result.run_id).data.tags for result in (study.tuned, study.scratch))
     assert scratch["arm"] == "scratch"
     different = {key for key in tuned if key in scratch and tuned[key] != scratch[key]}
-    assert different <= {"arm", "pretraining_run", "loaded_fraction", "mlflow.runName"}
+    origin = {"arm", "lineage", "loaded_fraction", "pretraining_run"}
+    assert different <= {*origin, "mlflow.runColor", "mlflow.runName"}
 
 
 def test_every_test_patient_is_scored_once_under_a_digest(study):
@@ -204,7 +206,10 @@ def test_with_few_labels_validation_chooses_nothing(tiny_dataset, home):
     result = finetune(settings(tiny_dataset, num_labelled=3), home=home, log=quiet)
     assert "best/val_dice_present" not in result.metrics
     assert Store(home).run(result.run_id).data.tags["labelled"] == "3"
-    assert len(json.loads((result.checkpoint.parent / "patients.json").read_text())) == 3
+    division = json.loads((result.checkpoint.parent / DIVISION).read_text())
+    assert len(division["train"]) == 3
+    seen = json.loads((result.checkpoint.parent / "patients.json").read_text())
+    assert set(seen) == {*division["train"], *division["val"]}
 
 
 def test_more_labels_than_there_are_are_refused(tiny_dataset, home):
