@@ -9,12 +9,15 @@ from typing import Any
 from medmim.data.ingest.context import IngestContext, IngestOptions
 from medmim.data.ingest.ledger import Ledger
 from medmim.data.ingest.pseudonyms import Keys
-from medmim.data.sandbox.sandbox import Answer
+from medmim.data.sandbox.sandbox import Answer, Sandbox
 from medmim.errors import DataError
 
 
-class InlineSandbox:
-    """Calls functions in this process; a `DataError` becomes its reason."""
+class InlineSandbox(Sandbox):
+    """Calls functions in this process and starts none; a `DataError` becomes its reason."""
+
+    def __init__(self) -> None:
+        pass
 
     def run_each(
         self, function: Callable[..., Any], tasks: Sequence[Any], *, keep: Any = None, **_: Any

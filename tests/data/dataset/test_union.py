@@ -65,10 +65,10 @@ def test_folds_are_those_of_each_dataset(tmp_path):
     assert sum(subject.startswith("q") for subject in held_out) == 1
 
 
-def test_weights_give_datasets_their_proportions():
+def test_weights_give_datasets_their_proportions(tmp_path):
     rows = [tiny.row(f"p{number}", number) for number in range(3)]
-    union = DatasetUnion(Dataset(None, None, tuple(rows)), ("a", "b"), {rows[2].id: 1})
+    union = DatasetUnion(Dataset(tmp_path, DatasetInfo(name="a+b"), tuple(rows)), ("a", "b"), {rows[2].id: 1})
     assert union.weights(rows, ()) is None
-    assert union.weights(rows, (1, 3)) == [0.5, 0.5, 3.0]
+    assert union.weights(rows, (1.0, 3.0)) == [0.5, 0.5, 3.0]
     with pytest.raises(UsageError, match=r"one number per dataset \(2\), got 1"):
-        union.weights(rows, (1,))
+        union.weights(rows, (1.0,))
