@@ -71,7 +71,15 @@ def test_preset(path, tiny_dataset, study, home_of_all, monkeypatch):
     assert result["metrics"]["last/steps"] == 1
 
 
-@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+# studies differ in what they vary, which tests/config/test_study.py tests: all but two run with the slow tests
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=() if path.stem in ("quick", "mesh_mask_cpu") else pytest.mark.slow)
+        for path in STUDIES
+    ],
+    ids=lambda path: path.stem,
+)
 def test_study(path, tiny_dataset, home, monkeypatch):
     monkeypatch.setattr(
         "medmim.stages.study.runner.LocalEngine", partial(LocalEngine, run_here)
