@@ -71,7 +71,7 @@ def test_preset(path, tiny_dataset, study, home_of_all, monkeypatch):
     assert result["metrics"]["last/steps"] == 1
 
 
-# studies differ in what they vary, which tests/config/test_study.py tests: all but two run with the slow tests
+# tests/config/test_study.py tests what each study varies: all but two run with the slow tests
 @pytest.mark.parametrize(
     "path",
     [
