@@ -81,5 +81,5 @@ def test_models_are_found_by_alias(in_study):
 
 def test_results_show_tables(in_study):
     assert "95 % interval" in in_study.tuned._repr_html_()
-    assert "train    7        7       7" in str(medmim.open_dataset())
+    assert "train  7        7       7\n" in str(medmim.open_dataset())
     assert "arm" in str(medmim.compare(in_study.tuned, in_study.scratch))

@@ -16,7 +16,7 @@ import click
 
 from medmim import __version__
 from medmim.cli.completion import completion_option
-from medmim.cli.error_report import report
+from medmim.cli.error_report import report_error
 from medmim.cli.troubles import explain
 from medmim.config.own_code import explain_own_code
 from medmim.errors import MedmimError, Stopped, did_you_mean
@@ -138,7 +138,9 @@ class Medmim(click.Group):
         except Exception as error:
             if os.environ.get("MEDMIM_DEBUG"):
                 raise
-            click.echo(f"medmim: {explain(error) or explain_own_code(error) or report(error)}", err=True)
+            click.echo(
+                f"medmim: {explain(error) or explain_own_code(error) or report_error(error)}", err=True
+            )
             ctx.exit(1)
         finally:
             os.umask(umask)

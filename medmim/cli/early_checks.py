@@ -53,8 +53,7 @@ def check_parameters(command: str, parameters: Mapping[str, Any]) -> None:
     _check_dataset(command, parameters)
     _check_run("--init", parameters.get("init"), "scratch")
     _check_run("--model", parameters.get("model") if command != "models" else None)
-    for word in _words(parameters.get("runs")) if command == "compare" else ():
-        _check_run("compare", word)
+    _check_run("compare", parameters.get("runs") if command == "compare" else None)
 
 
 def _words(value: Any) -> tuple[str, ...]:
@@ -77,9 +76,13 @@ def _check_dataset(command: str, parameters: Mapping[str, Any]) -> None:
         read_dataset(path)
 
 
-def _check_run(option: str, word: Any, *accepted: str) -> None:
-    if not isinstance(word, str) or word in accepted:
-        return
+def _check_run(option: str, value: Any, *accepted: str) -> None:
+    for word in _words(value):
+        if word not in accepted:
+            _check_word(option, word, *accepted)
+
+
+def _check_word(option: str, word: str, *accepted: str) -> None:
     if names_weights_file(word):
         if not Path(word).is_file():
             raise RunError(f"{option} {word}: no such file; expected a file of weights")

@@ -14,7 +14,7 @@ from medmim.errors import causes, raised_in
 _PACKAGES = ("torch", "lightning", "monai", "mlflow", "numpy", "pydicom")
 
 
-def report(error: Exception) -> str:
+def report_error(error: Exception) -> str:
     """Write a report of an internal error to the home folder; return the line for the user."""
     content = report_text(error)
     name = f"error-{hashlib.sha256(content.encode()).hexdigest()[:8]}.txt"

@@ -17,7 +17,7 @@ _DATALISTS = {"monai": "datalist", "nnunet": "nnunet-raw"}
 Examples:
   medmim export --format bundle                  the champion, for python -m monai.bundle run
   medmim export --format onnx --model lung-segment --out lung.onnx
-  medmim export --format safetensors --model RUN the encoder of a pretraining or fine-tuning run
+  medmim export --format safetensors --model RUN    the encoder of a pretraining or fine-tuning run
   medmim export --format nnunet --model RUN      a resenc encoder, for nnUNetv2_train -pretrained_weights
   medmim export --datalist --data medmim-data    MONAI's datalist of a dataset
   medmim export --datalist nnunet --out $nnUNet_raw/Dataset001_Lung    the dataset as nnU-Net raw""",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import click
@@ -39,7 +40,9 @@ def command(context: click.Context, *, as_json: bool) -> None:
         }
         for one in found
     ]
-    lines = aligned([MODEL_HEAD, *map(model_cells, found)])
+    head, *table = aligned([MODEL_HEAD, *map(model_cells, found)])
+    origins = [f"  weights from {_lineage(one)}" for one in found]
+    lines = [head, *(line for pair in zip(table, origins, strict=True) for line in pair)]
     print_result(
         {"models": rows},
         as_json=as_json,
@@ -69,6 +72,14 @@ def promote(*, model: str, force: bool, why: str, as_json: bool) -> None:
 
 
 MODEL_HEAD = ("model", "task", "score", "95 % interval", "arm", "date", "status", "run", "test patients seen")
+
+
+def _lineage(one: ListedModel) -> str:
+    """Return the run and what its weights come from, newest first, with ids cut to eight digits."""
+    recorded = one.tags.get("lineage") or " ← ".join(
+        filter(None, (one.run_id, one.tags.get("pretraining_run")))
+    )
+    return re.sub(r"\b([0-9a-f]{8})[0-9a-f]{24}\b", r"\1", recorded)
 
 
 def model_cells(one: ListedModel) -> tuple[str, ...]:

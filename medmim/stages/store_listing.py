@@ -9,10 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-
-from medmim.errors import RunError
 
 _ACTIVE = "lifecycle_stage = 'active'"
 _STATUS = "status"  # tag of a version: candidate, control or failed sanity
@@ -167,16 +166,37 @@ def metric_history(home: Path, run_id: str, key: str) -> list[tuple[int, float]]
 
 @contextmanager
 def _database(home: Path) -> Iterator[sqlite3.Connection | None]:
-    """Open the database read-only; yield None where there is none."""
+    """Open the database read-only; yield None where there is none.
+
+    MLflow is imported only for a schema that its installed version does not have, and to explain errors.
+    """
     path = home / "mlflow.db"
     if not path.is_file():
         yield None
         return
     try:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=10)) as database:
+            if not _has_known_schema(database):
+                from medmim.tracking.mlflow_store import Store
+
+                Store(home)  # completes the tables, or raises for a newer schema or another program
             yield database
     except sqlite3.Error as error:
-        raise RunError(f"the runs in '{home}' cannot be read ({error}): see `medmim doctor`") from error
+        from medmim.tracking.database import explained
+
+        raise explained(path, error) from error
+
+
+def _has_known_schema(database: sqlite3.Connection) -> bool:
+    """Return whether the installed MLflow has the schema's revision, by the name of its migration script."""
+    tables = database.execute("SELECT name FROM sqlite_master WHERE name = 'alembic_version'").fetchall()
+    revisions = database.execute("SELECT version_num FROM alembic_version").fetchall() if tables else []
+    mlflow = find_spec("mlflow")
+    folders = mlflow.submodule_search_locations if mlflow else None
+    scripts = [
+        path for folder in folders or () for path in Path(folder).glob("store/db_migrations/versions/*.py")
+    ]
+    return bool(revisions) and any(path.name.startswith(f"{revisions[0][0]}_") for path in scripts)
 
 
 def _grouped(database: sqlite3.Connection, query: str) -> defaultdict[str, dict[str, Any]]:

@@ -78,7 +78,7 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
         with contextlib.closing(sqlite3.connect(address, uri=True, timeout=_WAIT_S)) as database:
             yield database
     except sqlite3.Error as error:
-        raise _explained(path, error) from error
+        raise explained(path, error) from error
 
 
 @contextlib.contextmanager
@@ -166,7 +166,8 @@ def _alter(path: Path, *, fresh: bool = False) -> None:
     engine.dispose()
 
 
-def _explained(path: Path, error: sqlite3.Error) -> RunError:
+def explained(path: Path, error: sqlite3.Error) -> RunError:
+    """Return an error of SQLite as RunError with the remedy."""
     text = str(error).lower()
     known = next((advice for part, advice in _TROUBLES.items() if part in text), None)
     if known:

@@ -158,6 +158,8 @@ def test_a_file_with_an_unknown_key_is_told(tmp_path, tiny_dataset):
 
 
 def test_an_error_of_our_own_making_is_one_line_without_its_text(monkeypatch, tiny_dataset, home):
+    medmim("report", "--help")  # a command's module must hide no function of `medmim.cli`
+
     def broken(*_, **__):
         raise RuntimeError("SMITH^JOHN 1901-02-03")
 

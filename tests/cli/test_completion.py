@@ -1,5 +1,6 @@
 """Shell completion knows commands and the keys of `--set`."""
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -7,10 +8,11 @@ from medmim.cli import main
 from medmim.cli.options import complete_setting
 
 
-def test_settings_are_completed(monkeypatch):
-    command = main.get_command(None, "finetune")
+def test_settings_are_completed():
+    command = main.get_command(click.Context(main), "finetune")
+    setting = next(one for one in command.params if "--set" in one.opts)
     with command.make_context("finetune", ["classify"], resilient_parsing=True) as context:
-        found = [one.value for one in complete_setting(context, None, "num_")]
+        found = [one.value for one in complete_setting(context, setting, "num_")]
     assert found == ["num_evaluations=", "num_labelled="]
 
 

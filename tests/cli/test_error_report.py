@@ -1,4 +1,4 @@
-from medmim.cli.error_report import report, report_text
+from medmim.cli.error_report import report_error, report_text
 
 
 def failing(secret):
@@ -28,15 +28,15 @@ def test_a_report_contains_types_lines_and_versions_but_no_values():
 
 def test_the_line_for_the_user_names_the_report(tmp_path, monkeypatch):
     monkeypatch.setenv("MEDMIM_HOME", str(tmp_path / "home"))
-    line = report(caught())
+    line = report_error(caught())
     (written,) = (tmp_path / "home" / "errors").iterdir()
     assert line.startswith("internal error, KeyError in ")
     assert str(written) in line
-    assert report(caught()) == line
+    assert report_error(caught()) == line
     assert written.stat().st_mode & 0o077 == 0 or written.parent.stat().st_mode & 0o077 == 0
 
 
 def test_an_error_is_reported_where_nothing_can_be_written(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MEDMIM_HOME", str(tmp_path / "file" / "home"))
-    assert "; please report it (MEDMIM_DEBUG=1" in report(caught())
+    assert "; please report it (MEDMIM_DEBUG=1" in report_error(caught())

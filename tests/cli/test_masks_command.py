@@ -7,6 +7,7 @@ import torch
 from click.testing import CliRunner
 
 from medmim.cli import main
+from medmim.data.loading.preprocessing_plan import PreprocessingPlan
 from medmim.encoders import build_encoder
 from medmim.masks import MASKS
 from medmim.training.weights import save_weights
@@ -51,6 +52,7 @@ def test_the_analysis_uses_the_encoder_of_a_model(run, tiny_dataset, tmp_path):
     words = {"widths": [4, 4, 6, 8]}
     encoder = build_encoder("resnet18", spatial_dims=2, in_channels=1, **words)
     about = {"spatial_dims": 2, "in_channels": 1, "encoder": "resnet18", "encoder_options": words}
+    about |= PreprocessingPlan(2, (32, 32)).as_json()
     weights = {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
     file = save_weights(tmp_path / "kept", weights, about)
     given = ["--data", str(tiny_dataset), "--mask", "mesh", "--ratio", "0.5", "--dims", "2", "--json"]

@@ -14,7 +14,12 @@ from medmim.tracking.mlflow_store import Store
 def registered(home):
     store = Store(home)
     recorder = store.begin(experiment="e", name="n", tags={})
-    store.register(model="m", run_id=recorder.run_id, tags={"contamination": "unknown"}, alias="challenger")
+    store.register(
+        model="m",
+        run_id=recorder.run_id,
+        tags={"contamination": "unknown", "lineage": f"{recorder.run_id} ← {'a' * 32}"},
+        alias="challenger",
+    )
     return store
 
 
@@ -25,7 +30,9 @@ def test_models_are_listed_and_one_is_promoted_by_force(new_home, monkeypatch):
     run = CliRunner().invoke
     listed = json.loads(run(command, ["--json"]).stdout)
     assert listed["models"][0]["aliases"] == ["challenger"]
-    assert run(command, []).stdout.splitlines()[1].endswith("unknown")
+    _, row, origin = run(command, []).stdout.splitlines()
+    assert row.endswith("unknown")
+    assert origin == f"  weights from {listed['models'][0]['run'][:8]} ← aaaaaaaa"
     promoted = run(command, ["promote", "m:1", "--force", "--why", "our scanner"])
     assert promoted.stdout == "m 1 is champion by force: our scanner\n"
     assert champion_of(store, "m").version == 1

@@ -317,7 +317,7 @@ def test_the_fingerprint_of_settings_keeps_the_names_of_0_1_0():
         "tune", "encoder_lr", "layer_decay", "freeze", "ema", "regulariser", "least_loaded", "foreground",
         # new since 0.1.0, whose recipe differs: its trials are trained again
         "augment", "ignore_label", "init_map", "mirror_axes", "normalisation", "spacing_mm", "window",
-        "init_decoder", "labels", "machine", "patience",
+        "init_decoder", "annotated_classes", "labels", "machine", "patience",
     }  # fmt: skip
     assert PretrainSettings(mask_options={"max_ratio": 0.9}).fingerprint(exclude=set())["mask_options"] == {
         "up_to": 0.9

@@ -22,12 +22,22 @@ def command_lines(text):
     return [line for line in lines if line.startswith("medmim ")]
 
 
-def in_documents():
+def documents():
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
-    blocks = re.findall(r"```(?:sh|bash)\n(.*?)```", text, flags=re.DOTALL)
-    inline = re.findall(r"`(medmim [^`]+)`", text)
+    return "\n".join(page.read_text(encoding="utf-8") for page in pages)
+
+
+def in_documents():
+    """The lines of the blocks, and the inline ones with arguments."""
+    blocks = re.findall(r"```(?:sh|bash)\n(.*?)```", documents(), flags=re.DOTALL)
+    inline = re.findall(r"`(medmim \w+ (?!--help`)[^`]+)`", documents())
     return [*(line for block in blocks for line in command_lines(block)), *inline]
+
+
+def test_commands_that_a_sentence_names_exist():
+    named = re.findall(r"`medmim (\w+)(?: --help)?`", documents())
+    assert named
+    assert set(named) <= set(COMMANDS)
 
 
 def in_help():

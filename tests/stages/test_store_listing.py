@@ -31,7 +31,7 @@ def test_an_empty_home_has_no_runs(tmp_path):
     assert list_runs(tmp_path) == []
     assert list_models(tmp_path) == []
     (tmp_path / "mlflow.db").write_text("no database, but longer than a header of SQLite would be" * 9)
-    with pytest.raises(RunError, match="cannot be read"):
+    with pytest.raises(RunError, match="is not an SQLite database: run `medmim doctor --repair`"):
         list_runs(tmp_path)
 
 

@@ -45,6 +45,5 @@ def test_the_last_figure_of_a_run_is_shown(store):
     runs = [recorded(store, "scratch", minutes=1.0, memory=1.0)]
     assert described(store, arms_of(runs), runs)[0].panels == ()
     folder = store.checkpoints(runs[0].run_id)
-    folder.mkdir(parents=True)
     (folder / "panel.png").write_bytes(b"png")
     assert described(store, arms_of(runs), runs)[0].panels == (b"png",)
