@@ -177,9 +177,9 @@ def _database(home: Path) -> Iterator[sqlite3.Connection | None]:
     try:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=10)) as database:
             if not _has_known_schema(database):
-                from medmim.tracking.mlflow_store import Store
+                from medmim.tracking.migration import check
 
-                Store(home)  # completes the tables, or raises for a newer schema or another program
+                check(home)  # raises for a newer or incomplete schema, and for another program
             yield database
     except sqlite3.Error as error:
         from medmim.tracking.database import explained
