@@ -111,7 +111,7 @@ def test_one_channel_serves_four(brats):
     assert len(made.volumes) == 10
     assert set(made.failures.values()) == {"channel_missing"}
     assert len(made.failures) == 3
-    found = read_image(next((brats / "out" / "segmentations").iterdir()))
+    found = read_image(next((brats / "out" / "segmentations").rglob("*.nii.gz")))
     assert found.array.shape == tiny.SHAPE
     exported = export("onnx", data=brats / "data", home=home, model=result.run_id, out=brats / "m.onnx")
     assert exported.difference < 1e-4
