@@ -4,6 +4,7 @@ import json
 import sqlite3
 import tempfile
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -11,9 +12,11 @@ import tiny
 
 from medmim import files
 from medmim.config.study import StudySettings
+from medmim.data.dataset.manifest import read_dataset
 from medmim.errors import SettingsError, UsageError
 from medmim.stages.compare import compare_study
 from medmim.stages.study.engines import LocalEngine
+from medmim.stages.study.planning import timed_minutes
 from medmim.stages.study.runner import StudyOptions, study
 from medmim.stages.study.training_process import Outcome, run_here
 from medmim.tracking.mlflow_store import Store
@@ -212,7 +215,9 @@ def test_a_dry_run_runs_nothing(data, new_home):
 def test_predicted_hours_come_from_two_short_trainings_of_each_kind(data, new_home):
     """The second reads prepared volumes from the cache, as most steps do; only the cache is kept."""
     engine, home = Engine(), new_home()
-    planned = study(settings(data), home=home, options=DRY, engine=LocalEngine(engine), log=str)
+    words = {"dataset": read_dataset(data), "engine": LocalEngine(engine), "near": home / "studies"}
+    timer = partial(timed_minutes, **words, limit_s=3600.0)  # a busy machine trains twice too
+    planned = study(settings(data), home=home, options=DRY, timer=timer, log=str)
     assert [title.split()[0] for title in engine.ran] == ["finetune", "finetune", "pretrain", "pretrain"]
     assert planned.plan.source == "finetune dynunet: a short timing, pretrain dynunet: a short timing"
     assert 0 < planned.plan.hours < 1
