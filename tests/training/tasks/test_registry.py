@@ -51,7 +51,7 @@ def network_for(name, task, volumes, scene, lines=None):
 
 def test_every_task_has_a_network_and_its_metric_can_be_compared():
     assert TASKS.keys() == HEADS.keys()
-    assert {build_task(name).metric for name in TASKS} == MEASURES.keys()
+    assert {build_task(name).metric for name in TASKS} <= MEASURES.keys()
 
 
 @pytest.mark.parametrize("dims", [2, 3])
