@@ -223,7 +223,7 @@ def test_predicted_hours_come_from_two_short_trainings_of_each_kind(data, new_ho
     assert 0 < planned.plan.hours < 1
     assert Store(home).runs() == []
     assert len(list((home / "prepared").rglob("*.safetensors"))) > 0
-    assert sorted(path.name for path in (home / "studies").iterdir()) == ["tiny", "timings.json"]
+    assert sorted(path.name for path in (home / "studies").iterdir()) == ["timings.json", "tiny"]
 
 
 def test_predicted_hours_are_divided_by_the_trainings_that_run_at_a_time(data, new_home):
