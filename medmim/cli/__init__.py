@@ -124,8 +124,11 @@ class Medmim(click.Group):
         try:
             return super().invoke(ctx)
         except (MedmimError, Stopped) as error:
-            resumed = f"`medmim {ctx.invoked_subcommand} --resume`"
-            text = str(error).replace("`--resume`", resumed) if isinstance(error, Stopped) else str(error)
+            text = str(error)
+            if isinstance(error, Stopped):  # only trainings have the option; studies skip finished ones
+                trains = ctx.invoked_subcommand in ("pretrain", "finetune")
+                how = f"`medmim {ctx.invoked_subcommand} --resume`" if trains else "the same command"
+                text = text.replace("`--resume`", how)
             click.echo(f"medmim: {text}", err=True)
             ctx.exit(error.exit_code)
         except (click.ClickException, click.exceptions.Exit, click.Abort):

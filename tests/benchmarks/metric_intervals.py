@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from medmim.training.evaluation.bootstrap_metrics import Statistic, interval
 from medmim.training.evaluation.classification_metrics import confusion, macro_f1
 from medmim.training.evaluation.detection_metrics import Matches, average_precision
+from medmim.training.evaluation.metric_intervals import Statistic, interval
 
 Draw = Callable[[np.random.Generator, int], Statistic]
 PATIENTS = (10, 20, 50)

@@ -39,7 +39,7 @@ from medmim.stages.evaluate.subgroups import subgroups
 from medmim.stages.finetune.run import shown_cases
 from medmim.stages.initial_weights import patients_seen_by
 from medmim.stages.run_lifecycle import score_cells
-from medmim.training.evaluation.bootstrap_metrics import intervals
+from medmim.training.evaluation.metric_intervals import intervals
 from medmim.training.evaluation.patient_scores import own_scores
 from medmim.training.tasks.base import Row
 
@@ -218,7 +218,7 @@ def _rows(
 
 def _group(scorer: CaseScorer, title: str, rows: Sequence[Row]) -> GroupScores:
     patients = len({row["subject"] for row in rows})
-    table = intervals(scorer.task.bootstrap_statistic(rows, scorer.context), patients)
+    table = intervals(scorer.task.weighted_statistic(rows, scorer.context), patients)
     own = own_scores([{**row, "patient": row["subject"]} for row in rows])
     return GroupScores(title, len({row["case"] for row in rows}), table, own)
 

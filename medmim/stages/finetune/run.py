@@ -32,7 +32,7 @@ from medmim.stages.run_lifecycle import (
 from medmim.tracking.comparison.runs import CASES, SCORES
 from medmim.tracking.mlflow_store import Store
 from medmim.training.callbacks import ValidationCallback
-from medmim.training.evaluation.bootstrap_metrics import intervals
+from medmim.training.evaluation.metric_intervals import intervals
 from medmim.training.resume.states import remove_states
 from medmim.training.tasks.base import Row
 from medmim.training.trainer import FitResult, fit
@@ -154,7 +154,7 @@ def _test(
     rows = task.evaluate(network, cases, context, final=True)
     means = {f"test/{key}": value for key, value in task.aggregate(rows, context).items()}
     recorder.text(CASES, "".join(json.dumps(_pseudonymous(row), sort_keys=True) + "\n" for row in rows))
-    table = intervals(task.bootstrap_statistic(rows, context), len({row["subject"] for row in rows}))
+    table = intervals(task.weighted_statistic(rows, context), len({row["subject"] for row in rows}))
     recorder.text(SCORES, "".join(json.dumps(row, sort_keys=True) + "\n" for row in table))
     title = f"test, {task.metric} {means.get(f'test/{task.metric}', float('nan')):.3f}"
     png = task.figure(network, shown_cases(cases), context, title=title)

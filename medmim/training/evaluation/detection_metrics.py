@@ -18,7 +18,7 @@ from monai.apps.detection.metrics.coco import COCOMetric
 from monai.apps.detection.metrics.matching import matching_batch
 from monai.data.box_utils import box_iou
 
-from medmim.training.evaluation.bootstrap_metrics import Statistic, Weights
+from medmim.training.evaluation.metric_intervals import Statistic, Weights
 
 _OVERLAPS = tuple(np.linspace(0.5, 0.95, 10).round(2).tolist())
 
@@ -162,7 +162,7 @@ def average_precision(matches: Matches, weights: np.ndarray | None = None) -> fl
 
     Args:
         matches: matches of one class.
-        weights: multiplicity of each row in a bootstrap sample; None: 1.
+        weights: multiplicity of each row; None: 1.
     """
     weight = np.ones(len(matches.there)) if weights is None else weights
     total = float((matches.there * weight).sum())

@@ -17,7 +17,7 @@ from medmim.data.loading.preprocess import VolumeLoader
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan, View
 from medmim.encoders import Encoder
 from medmim.shapes import Scalar
-from medmim.training.evaluation.bootstrap_metrics import Statistic, Weights
+from medmim.training.evaluation.metric_intervals import Statistic, Weights
 
 Row = dict[str, Any]
 
@@ -179,7 +179,7 @@ class Task(ABC):
     def aggregate(self, rows: Sequence[Row], context: EvaluationContext) -> dict[str, float]:
         """Return the finite aggregate metrics of rows; empty without rows."""
 
-    def bootstrap_statistic(self, rows: Sequence[Row], context: EvaluationContext) -> Statistic:
+    def weighted_statistic(self, rows: Sequence[Row], context: EvaluationContext) -> Statistic:
         """Return a function that computes `aggregate` from the multiplicity of each patient (sorted)."""
         patients = sorted({str(row["subject"]) for row in rows})
         own = [[row for row in rows if row["subject"] == who] for who in patients]

@@ -22,9 +22,9 @@ from medmim.errors import DataError, UsageError
 from medmim.heads.anchors import AnchorGrid, anchor_shapes, coverage
 from medmim.heads.detection import Detector, detection_loss, level_strides
 from medmim.shapes import Scalar
-from medmim.training.evaluation.bootstrap_metrics import Statistic
 from medmim.training.evaluation.detection_metrics import UNCHOSEN, best_thresholds, box_means, box_tally
 from medmim.training.evaluation.figures import boxed_row, panel
+from medmim.training.evaluation.metric_intervals import Statistic
 from medmim.training.tasks.base import EvaluationContext, Row, Task, TrainingSamples
 from medmim.training.tasks.detection_inference import DetectedBoxes, detect
 
@@ -171,7 +171,7 @@ class Detection(Task):
         """Return AP50, AP50:95, FROC and F1."""
         return box_means(rows, list(context.names.values()), context.tuned.get("thresholds"))
 
-    def bootstrap_statistic(self, rows: Sequence[Row], context: EvaluationContext) -> Statistic:
+    def weighted_statistic(self, rows: Sequence[Row], context: EvaluationContext) -> Statistic:
         """Return the same as `means` for patients that count more than once."""
         return box_tally(rows, list(context.names.values()), context.tuned.get("thresholds", {}))
 

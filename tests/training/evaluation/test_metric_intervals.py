@@ -8,8 +8,8 @@ from scipy import special, stats
 
 from medmim.data.loading.preprocess import VolumeLoader
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan
-from medmim.training.evaluation.bootstrap_metrics import interval, intervals, range_of
 from medmim.training.evaluation.detection_metrics import box_means, box_tally
+from medmim.training.evaluation.metric_intervals import interval, intervals, range_of
 from medmim.training.tasks.base import EvaluationContext
 from medmim.training.tasks.classification import Classification
 from medmim.training.tasks.detection import Detection
@@ -71,7 +71,7 @@ TASKS = {
 def test_equal_weights_give_the_reported_means(name):
     task, made, place = TASKS[name]
     rows = made(np.random.default_rng(0))
-    means = task.bootstrap_statistic(rows, place)(np.ones(8))
+    means = task.weighted_statistic(rows, place)(np.ones(8))
     assert means == pytest.approx(task.aggregate(rows, place), abs=1e-6)
 
 
@@ -85,7 +85,7 @@ def test_weight_two_equals_two_copies_of_a_patient(name):
         for row in rows
         for copy in range(int(weights[int(row["subject"][1:])]))
     ]
-    found, expected = task.bootstrap_statistic(rows, place)(weights), task.aggregate(drawn, place)
+    found, expected = task.weighted_statistic(rows, place)(weights), task.aggregate(drawn, place)
     if name == "detect":  # ties of scores are ordered differently for copies and weights
         assert found.keys() == expected.keys()
         assert [found[key] for key in ("f1", "f1_a", "froc")] == pytest.approx(
@@ -104,7 +104,7 @@ def test_patients_count_instead_of_images():
         for _ in range(200)
     ]
     task, _, place = TASKS["classify"]
-    [row] = [row for row in intervals(task.bootstrap_statistic(few, place), 2) if row["metric"] == "accuracy"]
+    [row] = [row for row in intervals(task.weighted_statistic(few, place), 2) if row["metric"] == "accuracy"]
     assert (row["value"], row["patients"]) == (0.5, 2)
     assert row["low"] < 0.001
     assert row["high"] > 0.999
@@ -113,7 +113,7 @@ def test_patients_count_instead_of_images():
 def test_the_interval_of_a_mean_is_students_on_a_logit_scale():
     rows = dice_rows(np.random.default_rng(2), patients=30)
     task, _, place = TASKS["segment"]
-    [dice] = [row for row in intervals(task.bootstrap_statistic(rows, place), 30) if row["metric"] == "dice"]
+    [dice] = [row for row in intervals(task.weighted_statistic(rows, place), 30) if row["metric"] == "dice"]
     of_patients = [np.mean([row["dice"] for row in rows if row["subject"] == f"p{who}"]) for who in range(30)]
     mean, error = np.mean(of_patients), stats.sem(of_patients)
     reach = stats.t.isf(0.025, 29) * error / (mean * (1 - mean))
@@ -171,10 +171,10 @@ def test_the_true_value_is_covered():
 def test_a_single_patient_has_no_interval():
     rows = dice_rows(np.random.default_rng(0), patients=1)
     task, _, place = TASKS["segment"]
-    assert {(row["low"], row["high"]) for row in intervals(task.bootstrap_statistic(rows, place), 1)} == {
+    assert {(row["low"], row["high"]) for row in intervals(task.weighted_statistic(rows, place), 1)} == {
         (None, None)
     }
-    assert intervals(task.bootstrap_statistic([], place), 0) == []
+    assert intervals(task.weighted_statistic([], place), 0) == []
 
 
 def test_a_class_without_true_boxes_has_no_precision():
