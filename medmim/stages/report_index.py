@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import jinja2
-
-from medmim import __version__, files
+from medmim import files
+from medmim.pages import render_page
 from medmim.stages.store_listing import ListedRun, list_runs, metric_history
 
-_PAGE = "report_index.html"
+_TEMPLATE = Path(__file__).with_name("report_index.html")
 _REPORT = "report.html"
 _CURVES = 24
 _WIDTH, _HEIGHT, _TOP = 320, 84, 18  # of the plotted area, in units of the SVG
@@ -53,14 +52,15 @@ def write_index(home: Path, *, heads: Rows, cells: Sequence[Rows]) -> Path:
         heads: headings of the tables of models and of runs.
         cells: rows of both tables.
     """
-    pages = jinja2.Environment(
-        loader=jinja2.PackageLoader("medmim", "stages"), autoescape=True, undefined=jinja2.StrictUndefined
+    models, runs = (
+        [dict(zip(head, row, strict=True)) for row in rows] for head, rows in zip(heads, cells, strict=True)
     )
-    page = pages.get_template(_PAGE).render(
-        version=__version__,
+    page = render_page(
+        _TEMPLATE,
+        title="reports and runs",
         reports=_reports(home),
-        models=[heads[0], *cells[0]],
-        runs=[heads[1], *cells[1]],
+        models=models,
+        runs=runs,
         curves=[curve for run in list_runs(home)[:_CURVES] for curve in _curves(home, run)],
     )
     place = home / "reports" / "index.html"

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from matplotlib.figure import Figure
 
-from medmim import __version__, files
+from medmim import files
+from medmim.pages import render_page
 from medmim.training.evaluation.figures import plain, to_png
 
 PAGE = "report.html"
@@ -71,10 +71,9 @@ def write_report(
     every = [_row(first, row) for first, one in zip(titles, groups, strict=True) for row in one.scores]
     files.write_text(out / "scores.csv", files.csv_text(every, list(every[0]) if every else ()))
     worst = sorted(groups[0].patients.items(), key=lambda pair: pair[1])[:_WORST]
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    page = environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(
+    page = render_page(
+        _TEMPLATE,
         title=title,
-        version=__version__,
         facts=facts,
         contamination=contamination[0],
         contaminated=contamination[1],

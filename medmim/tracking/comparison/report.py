@@ -8,25 +8,21 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-import jinja2
 from PIL import Image
 
-from medmim import __version__, files
+from medmim import files
+from medmim.pages import render_page
 from medmim.tracking.comparison.figures import HEADINGS, figures
 from medmim.tracking.comparison.findings import Findings
 from medmim.tracking.comparison.runs import RunScores
-from medmim.tracking.comparison.tables import arm_rows, as_csv, case_rows, columns, contrast_rows
+from medmim.tracking.comparison.tables import arm_rows, as_csv, case_rows, contrast_rows
 
 PAGE = "report.html"
+_TEMPLATE = Path(__file__).with_name("comparison_page.html")
 _PANEL_WIDTH = 560
 _PROVENANCE = (
     *("dataset", "dataset_hash", "split_hash", "task", "labelled", "encoder", "dims", "size", "budget"),
     *("batch_size", "lr", "medmim_version"),
-)
-_PAGES = jinja2.Environment(
-    loader=jinja2.PackageLoader("medmim.tracking.comparison"),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
 )
 
 
@@ -57,9 +53,9 @@ def write_report(
     files.write_text(folder / "contrasts.csv", as_csv(contrasts))
     files.write_text(folder / "cases.csv", as_csv(case_rows(findings)))
     files.write_json(folder / "findings.json", findings.as_json())
-    page = _PAGES.get_template(PAGE).render(
+    page = render_page(
+        _TEMPLATE,
         title=title,
-        version=__version__,
         findings=findings,
         notes=[*notes, *findings.warnings],
         figures=[(HEADINGS[name], _encoded(png)) for name, png in images.items()],
@@ -68,7 +64,6 @@ def write_report(
         tables=tables,
         panels=[(arm.title, _encoded(_small(png))) for arm in findings.arms for png in arm.panels],
         provenance=[{"setting": key, "value": value} for key, value in provenance(runs).items()],
-        columns=columns,
     )
     files.write_text(folder / PAGE, page)
     return folder / PAGE

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from medmim import files
+from medmim.pages import columns
 from medmim.tracking.comparison.arms import Arm
 from medmim.tracking.comparison.findings import Findings
 
@@ -71,11 +72,6 @@ def case_rows(findings: Findings) -> list[dict[str, str]]:
         for who, value in zip(arm.patients, line, strict=True)
         if math.isfinite(value)
     ]
-
-
-def columns(rows: Sequence[Mapping[str, str]]) -> list[str]:
-    """Return the columns of all rows: an arm trained on few labels may have fewer classes than another."""
-    return list(dict.fromkeys(key for row in rows for key in row))
 
 
 def as_csv(rows: Sequence[Mapping[str, str]]) -> str:
