@@ -148,7 +148,7 @@ def fit_and_store(label: Image, image: Image, target: Path, *, resample: bool) -
 
 def _fit_label_file(path: Path, image: Image, target: Path, options: CaseOptions) -> dict[str, Any]:
     try:
-        loaded = load_label(path, spacing_mm=image.spacing_mm[0])
+        loaded = load_label(path, spacing_mm=image.spacing_mm[0], ignore_label=options.ignore_label)
         label = loaded.image
         if options.ignore_label is not None:
             label = mark_not_annotated(label, options.ignore_label)

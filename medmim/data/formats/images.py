@@ -77,7 +77,9 @@ def is_picture(path: Path) -> bool:
     return path.name.lower().endswith(PICTURE_SUFFIXES)
 
 
-def as_mask(array: Shaped[np.ndarray, "..."], *, lossy: bool) -> tuple[Shaped[np.ndarray, "..."], bool]:
+def as_mask(
+    array: Shaped[np.ndarray, "..."], *, lossy: bool, white_ignored: bool = False
+) -> tuple[Shaped[np.ndarray, "..."], bool]:
     """Return the classes of a picture that is a label: black and white becomes 0 and 1.
 
     Compression and smoothing leave greys between black and white; if 90 % of the pixels are nearly black or
@@ -86,6 +88,7 @@ def as_mask(array: Shaped[np.ndarray, "..."], *, lossy: bool) -> tuple[Shaped[np
     Args:
         array: grey values of the picture.
         lossy: whether the picture is a JPEG file, whose values are not exact.
+        white_ignored: whether 255 marks pixels that nobody annotated; it is then not class 1.
 
     Returns:
         The classes, and whether greys were changed.
@@ -95,9 +98,10 @@ def as_mask(array: Shaped[np.ndarray, "..."], *, lossy: bool) -> tuple[Shaped[np
     """
     values = np.unique(array)
     if set(values.tolist()) <= {0, 255}:
-        return array // 255, False
+        return (array if white_ignored else array // 255), False
     white, black = array >= 255 - _MASK_NOISE, array <= _MASK_NOISE
-    if len(values) > _MASK_VALUES and white.any() and black.any() and (white | black).mean() >= _MASK_SHARE:
+    smoothed = len(values) > _MASK_VALUES and not white_ignored
+    if smoothed and white.any() and black.any() and (white | black).mean() >= _MASK_SHARE:
         return (array >= 128).astype(np.uint8), True
     if lossy and len(values) > 2:
         raise DataError(

@@ -24,7 +24,7 @@ NOT_ANNOTATED = 255  # code of voxels that a negative ignore value marks as not 
 MIN_INSIDE = 0.99  # fraction of a label's foreground that must lie inside the image
 
 
-def load_label(path: Path, *, spacing_mm: float) -> LoadedImage:
+def load_label(path: Path, *, spacing_mm: float, ignore_label: int | None = None) -> LoadedImage:
     """Read a label file; one-hot channels along a fourth axis become class numbers.
 
     Channels that cover every voxel include the background: the first one, if it is the largest. Otherwise
@@ -33,6 +33,7 @@ def load_label(path: Path, *, spacing_mm: float) -> LoadedImage:
     Args:
         path: the file.
         spacing_mm: pixel spacing of pictures.
+        ignore_label: value of voxels that nobody annotated.
 
     Raises:
         DataError: if it cannot be used, also with reason lossy_label, label_overlap if channels overlap, or
@@ -43,7 +44,9 @@ def load_label(path: Path, *, spacing_mm: float) -> LoadedImage:
         if not is_picture(path):
             return load_volume(path, spacing_mm=spacing_mm, label=True)
         picture, _ = read_picture(path, spacing_mm, label=True)
-        classes, changed = as_mask(picture.array, lossy=is_lossy(path))
+        classes, changed = as_mask(
+            picture.array, lossy=is_lossy(path), white_ignored=ignore_label == NOT_ANNOTATED
+        )
         return LoadedImage(Image(classes, picture.affine), ("label_binarised",) if changed else ())
     if count > _MAX_CHANNELS:
         raise DataError(

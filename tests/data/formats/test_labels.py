@@ -4,6 +4,7 @@ import itertools
 
 import nibabel as nib
 import numpy as np
+import PIL.Image
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -148,3 +149,11 @@ def test_a_negative_ignore_value_is_stored_as_255():
     assert mark_not_annotated(marked, 255) is marked
     with pytest.raises(DataError, match="expected no class 255"):
         mark_not_annotated(marked, -1)
+
+
+def test_white_is_no_class_where_255_marks_pixels_that_nobody_annotated(tmp_path):
+    PIL.Image.fromarray(np.uint8([[0, 255], [255, 0]])).save(tmp_path / "a.png")
+    kept = load_label(tmp_path / "a.png", spacing_mm=1.0, ignore_label=255)
+    assert set(np.unique(kept.image.array).tolist()) == {0, 255}
+    mask = load_label(tmp_path / "a.png", spacing_mm=1.0)
+    assert set(np.unique(mask.image.array).tolist()) == {0, 1}
