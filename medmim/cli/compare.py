@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from medmim.cli.options import home, json_option, phases, print_result
+from medmim.cli.options import dataset_option, home, json_option, phases, print_result
 
 if TYPE_CHECKING:
     from medmim.stages.compare import CompareResult
@@ -30,13 +30,7 @@ Examples:
     type=click.IntRange(min=2),
     help="First train every arm until it has so many seeds; finished trainings are not repeated.",
 )
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    default="medmim-data",
-    show_default=True,
-    help="Dataset folder, for --seeds.",
-)
+@dataset_option("Dataset folder, for --seeds.")
 @click.option("--promote", is_flag=True, help="Make the best model champion if the paired test allows it.")
 @click.option(
     "--predictions",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from medmim.cli.options import home, json_option, model_option, print_result
+from medmim.cli.options import dataset_option, home, json_option, model_option, print_result
 
 
 @click.command(
@@ -17,13 +17,7 @@ Examples:
   medmim embed --model lung-segment --data other --out lung.parquet""",
 )
 @model_option
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    default="medmim-data",
-    show_default=True,
-    help="Dataset folder.",
-)
+@dataset_option()
 @click.option(
     "--out",
     type=click.Path(path_type=Path),

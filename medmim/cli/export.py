@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from medmim.cli.options import home, json_option, model_option, print_result
+from medmim.cli.options import dataset_option, home, json_option, model_option, print_result
 
 _DATALISTS = {"monai": "datalist", "nnunet": "nnunet-raw"}
 
@@ -37,13 +37,7 @@ Examples:
     help="Write the dataset instead of a model: MONAI's datalist, or a folder of nnU-Net raw data.",
 )
 @model_option
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    default="medmim-data",
-    show_default=True,
-    help="Dataset folder, with the case for the comparison with PyTorch.",
-)
+@dataset_option("Dataset folder, with the case for the comparison with PyTorch.")
 @click.option(
     "--plans",
     type=click.Path(path_type=Path),

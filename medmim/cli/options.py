@@ -81,6 +81,13 @@ def model_option(command: Command) -> Command:
     return click.option("--model", help=_MODEL.format(""))(command)
 
 
+def dataset_option(words: str = "Dataset folder.") -> Callable[[Command], Command]:
+    """Return `--data` of a command that reads one dataset."""
+    return click.option(
+        "--data", type=click.Path(path_type=Path), default="medmim-data", show_default=True, help=words
+    )
+
+
 def models_option(command: Command) -> Command:
     """Add `--model`, which may be given several times."""
     return click.option("--model", multiple=True, help=_MODEL.format(" Several: their mean."))(command)
