@@ -216,6 +216,17 @@ def test_move_creates_the_folder(tmp_path):
         files.move(tmp_path / "staged", tmp_path / "a" / "other")
 
 
+def test_move_together_creates_the_folders(tmp_path):
+    staged = [tmp_path / name for name in ("a", "b")]
+    for path in staged:
+        path.write_text(path.name)
+    places = {path: tmp_path / "out" / path.name / "file" for path in staged}
+    files.move_together(places)
+    assert [place.read_text() for place in places.values()] == ["a", "b"]
+    with pytest.raises(files.WriteError, match=r"cannot write: No such file or directory"):
+        files.move_together(places)
+
+
 def test_write_errors_contain_no_path(tmp_path):
     (tmp_path / "SENTINEL").write_bytes(b"no folder")
     with pytest.raises(files.WriteError, match=r"^cannot write: ") as caught:

@@ -152,10 +152,10 @@ def command(*, source: Path, out: Path, dry_run: bool, as_json: bool, **options:
     options["label_names"] = _names(options["label_names"])
     options["uneven_spacing"] = options["uneven_spacing"] or "reject"
     _check_engine(options, dry_run=dry_run)
-    options["rules"] = _rules(options)
     out = options["add"] or out
     options["add"] = options["add"] is not None
     if dry_run:
+        options["rules"] = _rules(options)
         _show(source, out, as_json=as_json, options=options)
         return
     from medmim.data.sandbox.sandbox import for_scans
@@ -163,6 +163,8 @@ def command(*, source: Path, out: Path, dry_run: bool, as_json: bool, **options:
     with for_scans(options["workers"]) as sandbox, phases() as progress:
         # imported here, so that the workers import their modules at the same time
         from medmim.stages.ingest import ingest
+
+        options["rules"] = _rules(options)
 
         info = ingest(source, out, home=home(), progress=progress, sandbox=sandbox, **options)
     from medmim.data.ingest.checks import warning_text

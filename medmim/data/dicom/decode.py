@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import tempfile
 from pathlib import Path
 
 import numpy as np
 import pydicom
-import SimpleITK as sitk  # noqa: N813 - its own name for itself
 from jaxtyping import Shaped
 from pydicom import uid
 from pydicom.dataset import FileDataset, FileMetaDataset
@@ -186,6 +186,7 @@ def decode_frame(dataset: pydicom.FileDataset, frame: int) -> Pixels | None:
 
 def _decode_with_gdcm(dataset: pydicom.FileDataset, frame: int) -> Pixels | None:
     """Decode a frame with SimpleITK's GDCM, which reads 12-bit and lossless JPEG."""
+    sitk = importlib.import_module("SimpleITK")  # large, and rarely needed
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "frame.dcm"
         write_frame(dataset, frame, place=np.eye(4), scale=(1.0, 0.0), target=path)

@@ -10,6 +10,7 @@ import numpy as np
 import pydicom
 from pydantic import BaseModel, ConfigDict
 from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
 from pydicom.tag import BaseTag, Tag
 from pydicom.valuerep import PersonName
 
@@ -208,13 +209,33 @@ def _tag_of(keyword: str) -> BaseTag:
 def values(dataset: pydicom.Dataset, keyword: str) -> list[Any]:
     """Return the values of an element, or an empty list."""
     tag = _tag_of(keyword)
-    if tag not in dataset:
+    element = dataset.get_item(tag)
+    if element is None:
         return []
+    if isinstance(element, RawDataElement) and (plain := _plain_values(element)) is not None:
+        return plain
     value = dataset[tag].value
     if value is None or value == "":
         return []
     single = isinstance(value, str | bytes | int | float | PersonName) or not hasattr(value, "__iter__")
     return [value] if single else list(value)
+
+
+def _plain_values(raw: RawDataElement) -> list[Any] | None:
+    """Return the values of an element of a simple type; None leaves the conversion to pydicom (slower)."""
+    content = raw.value or b""
+    kind = raw.VR or dictionary_VR(raw.tag)
+    if kind == "US" and len(content) == 2:
+        return [int.from_bytes(content, "little" if raw.is_little_endian else "big")]
+    if kind not in ("CS", "DS", "UI"):
+        return None
+    words = content.decode("latin-1").rstrip(" \0").split("\\")
+    if words == [""] or kind != "DS":
+        return [] if words == [""] else list(words)
+    try:
+        return [float(word) for word in words]
+    except ValueError:
+        return None
 
 
 def replace_decimal_commas(dataset: pydicom.Dataset) -> bool:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import re
+from typing import Any
 
 import pydicom
-from pydicom.sr.codedict import codes
 
 _MANUFACTURER = "medmim"
 _MAX_LENGTH = 64
@@ -55,15 +56,21 @@ def _is_public(label: str, dataset: pydicom.Dataset) -> bool:
 @functools.cache
 def _known_words() -> frozenset[str]:
     """Return usual words of labels, and the words of DICOM's context groups for segmentations."""
-    keywords = " ".join(keyword for group in _CONTEXT_GROUPS for keyword in getattr(codes, group).dir())
+    keywords = " ".join(keyword for group in _CONTEXT_GROUPS for keyword in getattr(_codes(), group).dir())
     return frozenset(_WORDS.split()) | {word.lower() for word in re.findall(r"[A-Z][a-z]{2,}", keywords)}
+
+
+@functools.cache
+def _codes() -> Any:
+    """Return pydicom's dictionary of standard codes; it is large, and only labels need it."""
+    return importlib.import_module("pydicom.sr.codedict").codes
 
 
 def _coded_name(segment: pydicom.Dataset) -> str:
     """Return the meaning of a segment's code in pydicom's dictionary of standard codes, or ""."""
     for one in segment.get("SegmentedPropertyTypeCodeSequence", ()):
         scheme, value = str(one.get("CodingSchemeDesignator", "")), str(one.get("CodeValue", ""))
-        known = getattr(codes, scheme, None)
+        known = getattr(_codes(), scheme, None)
         for keyword in known.dir() if known else ():
             if getattr(known, keyword).value == value:
                 return str(getattr(known, keyword).meaning).lower()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import pandas as pd
 
 from medmim.data.formats.annotation_json import read_via_rows
 from medmim.data.formats.annotations import (
@@ -81,6 +80,7 @@ def _rows_of(text: str) -> tuple[list[dict[str, str]], Counter[str]]:
     delimiter = max(_DELIMITERS, key=head.count)
     if not head.count(delimiter):
         return [], faults
+    pd = importlib.import_module("pandas")  # large, and needed for tables only
     try:
         table = pd.read_csv(
             io.StringIO(text),

@@ -26,16 +26,15 @@ _META_START = 132
 def quiet_pydicom() -> Iterator[None]:
     """Silence pydicom's warnings, which quote header values."""
     mode = config.settings.reading_validation_mode
-    level = config.logger.level
     config.settings.reading_validation_mode = config.IGNORE
-    config.logger.setLevel("CRITICAL")
+    config.logger.disabled = True
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         config.settings.reading_validation_mode = mode
-        config.logger.setLevel(level)
+        config.logger.disabled = False
 
 
 def is_plain(path: Path) -> bool:

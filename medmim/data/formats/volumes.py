@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import scipy
-import SimpleITK as sitk  # noqa: N813 - the conventional name
 from jaxtyping import Float64
 
 from medmim.data.formats import nifti_header
@@ -95,6 +96,7 @@ def read_itk(path: Path) -> Image:
             too_large or bad_affine.
     """
     _check_text(path)
+    sitk = importlib.import_module("SimpleITK")  # large, and rarely needed
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     reader.SetImageIO("NrrdImageIO" if path.suffix.lower() == ".nrrd" else "MetaImageIO")
@@ -142,7 +144,7 @@ def _damaged() -> DataError:
     )
 
 
-def _check_sizes(reader: sitk.ImageFileReader) -> None:
+def _check_sizes(reader: Any) -> None:
     size = reader.GetSize()
     if len(size) != 3:
         raise DataError(
@@ -159,7 +161,7 @@ def _check_sizes(reader: sitk.ImageFileReader) -> None:
         )
 
 
-def _affine_of(reader: sitk.ImageFileReader) -> Float64[np.ndarray, "4 4"]:
+def _affine_of(reader: Any) -> Float64[np.ndarray, "4 4"]:
     """Return voxel to RAS mm; ITK uses LPS."""
     affine = np.eye(4)
     affine[:3, :3] = np.array(reader.GetDirection()).reshape(3, 3) @ np.diag(reader.GetSpacing())

@@ -22,9 +22,9 @@ _INTEGERS = (np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.ui
 
 
 def write_volume(image: Image, target: Path) -> dict[str, Any]:
-    """Write a checked volume and return its manifest entries."""
+    """Write a checked volume and return its manifest entries; the caller flushes the file to the disk."""
     content = encode_image(image)
-    files.write_bytes(target, content)
+    files.write_bytes(target, content, lasting=False)
     return {
         "shape": list(image.array.shape),
         "spacing_mm": [round(length, 6) for length in image.spacing_mm],

@@ -145,10 +145,11 @@ def publish(new: Publication) -> DatasetInfo:
     rows += [
         _named(row, new.source).model_copy(update={"number": row.number + len(rows)}) for row in new.rows
     ]
+    places = {one.staged: new.out / one.volume.image for one in new.made}
     for one in new.made:
-        files.move(one.staged, new.out / one.volume.image)
         if one.staged_label is not None and one.volume.label is not None:
-            files.move(one.staged_label, new.out / one.volume.label)
+            places[one.staged_label] = new.out / one.volume.label
+    files.move_together(places)
     warnings = (
         *new.info.warnings,
         *split_warnings,

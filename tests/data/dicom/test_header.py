@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 from dicom_maker import make_slice
+from pydicom.filereader import read_dataset
+from pydicom.multival import MultiValue
+from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from medmim.data.dicom.header import header_of
+from medmim.data.dicom.header import header_of, values
 from medmim.data.ingest.scan import scan_file
 
 
@@ -56,3 +61,25 @@ def test_decimal_commas_are_read_and_noted(tmp_path: Path):
     header = scan_file(tmp_path / "file").header
     assert header is not None
     assert (header.spacing, header.repairs) == ((1.5, 1.25), ("decimal_comma",))
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian])
+def test_values_of_undecoded_elements_equal_those_of_pydicom(syntax):
+    texts = {
+        "PixelSpacing": ["1.5 ", "-2e-1"],
+        "ImageType": ["A", "", "B"],
+        "SliceThickness": "",
+        "EchoTime": "7",
+    }
+    whole = pydicom.Dataset()
+    whole.Rows, whole.SOPInstanceUID, whole.StudyInstanceUID = 258, "1.2.3", ""
+    for keyword, content in texts.items():
+        setattr(whole, keyword, content)
+    stream = io.BytesIO()
+    pydicom.dcmwrite(stream, whole, implicit_vr=syntax.is_implicit_VR, little_endian=syntax.is_little_endian)
+    raw = read_dataset(io.BytesIO(stream.getvalue()), syntax.is_implicit_VR, syntax.is_little_endian)
+    for keyword in ("Rows", "SOPInstanceUID", "StudyInstanceUID", *texts):
+        found = values(raw, keyword)
+        expected = raw[keyword].value
+        expected = list(expected) if isinstance(expected, MultiValue) else [expected]
+        assert found == ([] if expected in ([""], [None]) else expected), keyword
