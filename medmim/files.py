@@ -70,36 +70,18 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
         WriteError: if one cannot be written; on a full disk all files stay as they were.
     """
     with _path_hidden(), contextlib.ExitStack() as stack:
-        written = [
-            (stack.enter_context(_temporary(path, content)), path) for path, content in contents.items()
-        ]
-        for temporary, path in written:
-            temporary.replace(path)
-            _sync(path.parent)
+        move_together({stack.enter_context(_temporary(*one)): one[0] for one in contents.items()})
 
 
 def move(staged: Path, place: Path) -> None:
-    """Move a file durably to another path on the same filesystem, and create the folder.
-
-    Raises:
-        WriteError: if the file cannot be moved.
-    """
-    with _path_hidden():
-        place.parent.mkdir(parents=True, exist_ok=True)
-        staged.replace(place)
-        _sync(place.parent)
+    """Move one file, as `move_together` does."""
+    move_together({staged: place})
 
 
 def move_together(places: Mapping[Path, Path]) -> None:
-    """Move files that were written with `lasting=False` to other paths on the same filesystem, durably.
-
-    A disk flushes many files at one time about as fast as one.
-
-    Raises:
-        WriteError: if a file cannot be flushed or moved.
-    """
+    """Move files durably to other paths on their filesystem, in order; raise WriteError if one cannot be."""
     with _path_hidden(), ThreadPoolExecutor(_FLUSHES) as pool:
-        list(pool.map(_sync, places))
+        list(pool.map(_sync, places))  # a disk flushes many files at one time about as fast as one
         for staged, place in places.items():
             place.parent.mkdir(parents=True, exist_ok=True)
             staged.replace(place)
