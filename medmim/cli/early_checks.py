@@ -21,7 +21,7 @@ NAMES = {
     "mask": ("mesh", "random", "block", "square", "patch", "grid", "combined", "gap", "tissue"),
     "method": (
         *("latent_mim", "mae", "simmim", "spark", "mask_any_net", "contrastive"),
-        *("anatomask", "dense_mae", "mim_contrast", "models_genesis", "volume_fusion"),
+        *("anatomask", "dense_mae", "mim_contrast", "models_genesis", "volume_fusion", "voco"),
     ),
     "task": ("classify", "detect", "segment"),
 }

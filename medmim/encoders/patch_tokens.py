@@ -105,7 +105,7 @@ def select_patches(where: Hidden) -> PatchSelection:
 
 
 def wave_positions(
-    grid: Sequence[int], width: int, *, device: torch.device
+    grid: Sequence[int], width: int, *, device: torch.device, stretch: bool = False
 ) -> Float[Tensor, "patches width"]:
     """Return fixed sine-cosine position embeddings of a grid, in grid order (Vaswani et al., 2017).
 
@@ -115,12 +115,15 @@ def wave_positions(
         grid: patches along each axis.
         width: channels.
         device: device of the result.
+        stretch: whether positions run from 0 to the number of patches, as in Latent MIM's code, instead of to
+            that number minus one.
     """
     each = width // (2 * len(grid))
     rates = 1e4 ** -(torch.arange(each, device=device) / each)
     waves = torch.zeros(*grid, width, device=device)
     for axis, length in enumerate(grid):
-        angles = torch.outer(torch.arange(length, device=device, dtype=torch.float32), rates)
+        step = length / max(length - 1, 1) if stretch else 1.0
+        angles = torch.outer(step * torch.arange(length, device=device, dtype=torch.float32), rates)
         along = torch.cat([angles.sin(), angles.cos()], dim=-1)
         shape = [length if other == axis else 1 for other in range(len(grid))]
         waves[..., 2 * each * axis : 2 * each * (axis + 1)] = along.reshape(*shape, 2 * each)

@@ -79,6 +79,7 @@ class ViTEncoder(TokenEncoder):
         class_token: whether to prepend a class token.
         position_grid: patches along each axis for which to learn positions, which are interpolated for other
             grids; None: fixed sine-cosine positions.
+        position_stretch: whether fixed positions are stretched as in Latent MIM's code (`wave_positions`).
         norm_eps: added to the variance in layer norms.
         drop_path: stochastic depth rate of the last block; it grows linearly from 0.
     """
@@ -94,6 +95,7 @@ class ViTEncoder(TokenEncoder):
         heads: int = 3,
         class_token: bool = False,
         position_grid: int | Sequence[int] | None = None,
+        position_stretch: bool = False,
         norm_eps: float = 1e-5,
         drop_path: float = 0.0,
     ) -> None:
@@ -112,7 +114,7 @@ class ViTEncoder(TokenEncoder):
             Block(width, heads, drop_path=chance, norm_eps=norm_eps) for chance in chances
         )
         self.norm = nn.LayerNorm(width, eps=norm_eps)
-        self.positions = _Positions(width, position_grid, spatial_dims)
+        self.positions = _Positions(width, position_grid, spatial_dims, stretch=position_stretch)
         self.apply(initialise)
         nn.init.xavier_uniform_(self.patches.weight.flatten(1))  # as a linear layer on the voxels of a patch
         if self.token is not None:
@@ -210,8 +212,11 @@ class _BlockGroup(nn.Module):
 class _Positions(nn.Module):
     """Add positions to patch embeddings: fixed sine-cosine waves, or learned ones for a grid."""
 
-    def __init__(self, width: int, grid: int | Sequence[int] | None, spatial_dims: int) -> None:
+    def __init__(
+        self, width: int, grid: int | Sequence[int] | None, spatial_dims: int, *, stretch: bool
+    ) -> None:
         super().__init__()
+        self.stretch = stretch
         self.grid = (
             grid if grid is None else as_size(grid, spatial_dims, what="encoder_options.position_grid")
         )
@@ -223,7 +228,7 @@ class _Positions(nn.Module):
     def forward(self, patches: Features) -> Tokens:
         grid = tuple(patches.shape[2:])
         if self.learned is None or self.grid is None:
-            waves = wave_positions(grid, patches.shape[1], device=patches.device)
+            waves = wave_positions(grid, patches.shape[1], device=patches.device, stretch=self.stretch)
             return as_sequence(patches) + waves
         if grid == self.grid:
             return as_sequence(patches) + self.learned

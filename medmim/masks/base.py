@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 import torch
 from jaxtyping import Bool
@@ -16,14 +16,18 @@ from medmim.errors import ShapeError, UsageError
 from medmim.masks.sampling import MaskRequest, Weights
 from medmim.shapes import Hidden, Ranks
 
+Rounding = Literal["nearest", "up", "down"]
 
-def hidden_count(cells: int, ratio: float) -> int:
-    """Return how many of `cells` are hidden at `ratio`: the nearest integer, with 1 ≤ count < cells."""
+
+def hidden_count(cells: int, ratio: float, rounding: Rounding = "nearest") -> int:
+    """Return how many of `cells` are hidden at `ratio`, with 1 ≤ count < cells; see `Mask.rounding`."""
     if cells < 2:
         raise ShapeError(
             f"a mask needs at least 2 cells, got {cells}: use a larger --size or a smaller --cell"
         )
-    return min(max(math.floor(cells * ratio + 0.5), 1), cells - 1)
+    exact = round(cells * ratio, 9)
+    counts = {"nearest": math.floor(exact + 0.5), "up": math.ceil(exact), "down": math.floor(exact)}
+    return min(max(counts[rounding], 1), cells - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,14 +35,17 @@ class Mask(ABC):
     """A masking rule. Subclasses rank the cells; this class hides the exact count.
 
     Attributes:
-        ratio: requested share of hidden cells; the actual share is `hidden_count(cells, ratio) / cells`.
+        ratio: requested share of hidden cells; the actual share is `hidden_count / cells`.
         max_ratio: draw the share between `ratio` and this value once per batch, so that all samples of a
             batch hide equally many cells; None: always `ratio`.
+        rounding: of the count: nearest, up or down. MAE rounds the visible count down and SimMIM the hidden
+            count up: both are `up`.
         uses_tissue: whether the rule uses the weights given to `sample`.
     """
 
     ratio: float
     max_ratio: float | None = None
+    rounding: Rounding = "nearest"
 
     uses_tissue: ClassVar[bool] = False
 
@@ -51,6 +58,12 @@ class Mask(ABC):
                 f"mask option max_ratio: expected a number between --ratio {self.ratio:g} and 1, "
                 f"got {self.max_ratio:g}"
             )
+        if self.rounding not in get_args(Rounding):
+            raise UsageError(f"mask option rounding: expected nearest, up or down, got '{self.rounding}'")
+
+    def hidden_counts(self, cells: int) -> tuple[int, ...]:
+        """Return how many of `cells` are hidden: one number, or both ends of a range."""
+        return tuple(hidden_count(cells, ratio, self.rounding) for ratio in self.ratios)
 
     @property
     def ratios(self) -> tuple[float, ...]:
@@ -93,11 +106,10 @@ class Mask(ABC):
         return hidden.reshape(batch, *size)
 
     def _draw_count(self, cells: int, generator: torch.Generator) -> int:
-        fewest = hidden_count(cells, self.ratio)
-        if self.max_ratio is None:
+        fewest, *most = self.hidden_counts(cells)
+        if not most:
             return fewest
-        most = hidden_count(cells, self.max_ratio)
-        return int(torch.randint(fewest, most + 1, (), generator=generator, device="cpu"))
+        return int(torch.randint(fewest, most[0] + 1, (), generator=generator, device="cpu"))
 
 
 def hidden_voxels(hidden: Hidden, space: Sequence[int]) -> Bool[Tensor, "batch 1 *space"]:

@@ -71,14 +71,15 @@ def load_custom_mask(path: str, *, ratio: float, options: Mapping[str, Any]) -> 
         path: a subclass of `Mask`, built with the ratio and the options, or any other callable, called with a
             `MaskRequest` and the options at every draw.
         ratio: share of cells to hide.
-        options: the user's options, including `max_ratio`.
+        options: the user's options, including `max_ratio` and `rounding`.
 
     Raises:
         UsageError: if it cannot be imported or does not accept these options.
     """
     found = import_callable(path, word="--mask", expected="a subclass of medmim.masks.Mask or a function")
     subclass = isclass(found) and issubclass(found, Mask)
-    rest = {key: value for key, value in options.items() if key != "max_ratio"}
+    common = {key: options[key] for key in ("max_ratio", "rounding") if key in options}
+    rest = {key: value for key, value in options.items() if key not in common}
     try:
         if subclass:
             signature(found).bind(ratio=ratio, **options)
@@ -91,7 +92,7 @@ def load_custom_mask(path: str, *, ratio: float, options: Mapping[str, Any]) -> 
         ) from error
     if subclass:
         return _with_checked_ranks(_accept_old_flag(found), path)(ratio=ratio, **options)
-    return CustomMask(ratio=ratio, max_ratio=options.get("max_ratio"), rule=found, options=rest, name=path)
+    return CustomMask(ratio=ratio, **common, rule=found, options=rest, name=path)
 
 
 def _with_checked_ranks(mask: type[Mask], path: str) -> type[Mask]:

@@ -24,6 +24,7 @@ from medmim.methods.mim_contrast import build_mim_contrast
 from medmim.methods.models_genesis import build_models_genesis
 from medmim.methods.simmim import SimMIM, build_simmim
 from medmim.methods.spark import SparK, build_spark
+from medmim.methods.voco import build_voco
 from medmim.methods.volume_fusion import build_volume_fusion
 from medmim.shapes import Size
 
@@ -39,6 +40,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     "mim_contrast": build_mim_contrast,
     "models_genesis": build_models_genesis,
     "volume_fusion": build_volume_fusion,
+    "voco": build_voco,
 }
 
 # methods that need a patch-based encoder

@@ -46,6 +46,7 @@ class Method(nn.Module, ABC):
         sees_hidden_content: whether hidden content reaches the prediction by design, so that a low error is
             not a leak.
         reconstructs: whether hidden cells are predicted; otherwise leaks cannot be detected by their error.
+        undecayed: further parameters without weight decay.
         label_kind: labels passed as a third argument: target (class of each image), label (class of each
             voxel), or None.
     """
@@ -55,6 +56,7 @@ class Method(nn.Module, ABC):
     views: int = 1
     sees_hidden_content: bool = False
     reconstructs: bool = True
+    undecayed: tuple[Tensor, ...] = ()
     label_kind: Literal["target", "label"] | None = None
 
     @abstractmethod

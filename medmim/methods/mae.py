@@ -100,7 +100,9 @@ def build_mae(
     vit = require_sets_of_patches(encoder, method="mae")
     require_whole_cells(cell, vit.patch, of="the encoder's patch")
     compared = build_target(target, cell=vit.patch, encoder=vit)
-    decoder = SelfDecoder(vit.width, width=decoder_width, depth=decoder_depth, cues=False)
+    decoder = SelfDecoder(
+        vit.width, width=decoder_width, depth=decoder_depth, cues=False, norm_eps=vit.norm.eps
+    )
     predict = PredictionHead(
         decoder.width,
         vit.patch,

@@ -8,7 +8,7 @@ refine the encoder's output.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -34,11 +34,22 @@ class TokenDecoder(nn.Module, ABC):
         width: channels of the decoder; None: half of `in_width`, at least one head.
         depth: transformer blocks.
         cues: whether to add visual cues.
+        norm_eps: added to the variance in layer norms.
+        stretch: whether positions are stretched (`wave_positions`).
     """
 
     name: ClassVar[str]
 
-    def __init__(self, in_width: int, *, width: int | None = None, depth: int = 3, cues: bool = True) -> None:
+    def __init__(
+        self,
+        in_width: int,
+        *,
+        width: int | None = None,
+        depth: int = 3,
+        cues: bool = True,
+        norm_eps: float = 1e-5,
+        stretch: bool = False,
+    ) -> None:
         super().__init__()
         self.width = width or max(in_width // 2, _HEAD_WIDTH)
         heads = max(self.width // _HEAD_WIDTH, 1)
@@ -48,12 +59,13 @@ class TokenDecoder(nn.Module, ABC):
                 f"got depth {depth} and width {self.width}"
             )
         self.cues = cues
+        self.norm_eps = norm_eps
+        self.stretch = stretch
         self.embed = nn.Linear(in_width, self.width)
         self.token = nn.Parameter(torch.zeros(1, 1, self.width))
         self.blocks = nn.ModuleList(self._block(heads) for _ in range(depth))
-        self.norm = nn.LayerNorm(self.width)
+        self.norm = nn.LayerNorm(self.width, eps=norm_eps)
         self.apply(initialise)
-        nn.init.normal_(self.token, std=0.02)
 
     @abstractmethod
     def _block(self, heads: int) -> nn.Module:
@@ -80,7 +92,8 @@ class TokenDecoder(nn.Module, ABC):
             grid: patches along each axis.
             extra: further embeddings without a position, such as a class token, (batch, _, in_width).
         """
-        waves = wave_positions(grid, self.width, device=latents.device).expand(len(latents), -1, -1)
+        waves = wave_positions(grid, self.width, device=latents.device, stretch=self.stretch)
+        waves = waves.expand(len(latents), -1, -1)
         visible_at, wanted_at = visible.take(waves), wanted.take(waves)
         context = self.embed(latents)
         queries = self.token + wanted_at
@@ -96,12 +109,16 @@ class TokenDecoder(nn.Module, ABC):
 
 
 class SelfDecoder(TokenDecoder):
-    """Self-attention over visible and hidden patches; arguments as of `TokenDecoder`."""
+    """Self-attention over visible and hidden patches, as in MAE; arguments as of `TokenDecoder`."""
 
     name = "self-attention decoder"
 
+    def __init__(self, in_width: int, **options: Any) -> None:
+        super().__init__(in_width, **options)
+        nn.init.normal_(self.token, std=0.02)
+
     def _block(self, heads: int) -> nn.Module:
-        return Block(self.width, heads)
+        return Block(self.width, heads, norm_eps=self.norm_eps)
 
     def _through(self, queries: Tokens, context: Tokens, wanted: Real | None, visible: Real | None) -> Tokens:
         both = torch.cat([context, queries], dim=1)
@@ -116,12 +133,15 @@ class SelfDecoder(TokenDecoder):
 
 
 class CrossDecoder(TokenDecoder):
-    """Hidden patches attend to each other and to visible ones; arguments as of `TokenDecoder`."""
+    """Hidden patches attend to each other and to visible ones; arguments as of `TokenDecoder`.
+
+    The mask token starts at 0, as in Latent MIM's code.
+    """
 
     name = "cross-attention decoder"
 
     def _block(self, heads: int) -> nn.Module:
-        return _CrossBlock(self.width, heads)
+        return _CrossBlock(self.width, heads, self.norm_eps)
 
     def _through(self, queries: Tokens, context: Tokens, wanted: Real | None, visible: Real | None) -> Tokens:
         for block in self.blocks:
@@ -135,9 +155,9 @@ DECODERS: dict[str, type[TokenDecoder]] = {"self": SelfDecoder, "cross": CrossDe
 class _CrossBlock(nn.Module):
     """Self-attention among hidden patches, cross-attention to visible ones, MLP."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, norm_eps: float) -> None:
         super().__init__()
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(4))
+        self.norms = nn.ModuleList(nn.LayerNorm(width, eps=norm_eps) for _ in range(4))
         self.among = nn.MultiheadAttention(width, heads, batch_first=True)
         self.across = nn.MultiheadAttention(width, heads, batch_first=True)
         self.mlp = MLPBlock(width, 4 * width)

@@ -104,7 +104,11 @@ class PretrainingModule(L.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return the optimizer of all weights of the method."""
         config = OptimizerConfig(self.settings.optimizer, self.settings.betas, self.head_decay)
-        return config.build([(self.method, self.settings.lr)], weight_decay=self.settings.weight_decay)
+        return config.build(
+            [(self.method, self.settings.lr)],
+            weight_decay=self.settings.weight_decay,
+            undecayed=self.method.undecayed,
+        )
 
 
 def in_views(images: Tensor, views: int) -> Images:

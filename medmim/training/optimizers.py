@@ -32,7 +32,13 @@ class OptimizerConfig:
     betas: tuple[float, float] = (0.9, 0.95)
     head_decay: bool = True
 
-    def build(self, modules: Sequence[tuple[nn.Module, float]], *, weight_decay: float) -> Optimizer:
+    def build(
+        self,
+        modules: Sequence[tuple[nn.Module, float]],
+        *,
+        weight_decay: float,
+        undecayed: Sequence[torch.Tensor] = (),
+    ) -> Optimizer:
         """Return the optimizer; norms, biases, tokens and layer scales have no weight decay.
 
         These are parameters with at most one axis longer than 1, except weights of linear and convolutional
@@ -41,14 +47,18 @@ class OptimizerConfig:
         Args:
             modules: modules with their learning rates.
             weight_decay: of all other weights.
+            undecayed: further parameters without weight decay.
         """
         groups = []
+        exempt = set(map(id, undecayed))
         for module, lr in modules:
             trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
             layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear | _ConvNd)]
             weights = {id(layer.weight) for layer in layers} if self.head_decay else set()
-            flat = [p for p in trained if sum(n > 1 for n in p.shape) <= 1 and id(p) not in weights]
-            without_decay = {id(p) for p in flat}
+            without_decay = exempt | {
+                id(p) for p in trained if sum(n > 1 for n in p.shape) <= 1 and id(p) not in weights
+            }
+            flat = [p for p in trained if id(p) in without_decay]
             rest = [p for p in trained if id(p) not in without_decay]
             rates = {"lr": lr, "initial_lr": lr}
             # groups with `initial_weight_decay` follow the schedule of the weight decay

@@ -261,13 +261,16 @@ def test_on_step_end_updates_teachers_only_and_by_their_schedule(name, dims):
     before = {place: value.clone() for place, value in method.state_dict().items()}
     method.on_step_end(0.5)
     after = method.state_dict()
-    teachers = [place for place, module in method.named_modules() if isinstance(module, EMATeacher)]
+    teachers = {place: module for place, module in method.named_modules() if isinstance(module, EMATeacher)}
     assert teachers or not target
     for place, value in method.named_parameters():
-        if any(place.startswith(f"{teacher}.") for teacher in teachers):
+        teacher = next((one for prefix, one in teachers.items() if place.startswith(f"{prefix}.")), None)
+        if teacher is not None:
+            momentum = teacher.momentum_at(0.5)
+            assert momentum == pytest.approx(0.9 if name == "voco" else 0.995)  # constant; half-way to 1
             own = place.removeprefix("target.").removeprefix("goal.target.").replace("network.", "")
             student = own.replace("_teacher.", ".").replace("teacher.", "encoder.")
-            expected = 0.995 * before[place] + 0.005 * after[student]  # half-way from 0.99 to 1
+            expected = momentum * before[place] + (1 - momentum) * after[student]
             torch.testing.assert_close(value, expected)
             assert not torch.equal(value, after[student])
         else:
@@ -369,12 +372,14 @@ def test_the_representation_names_shape_and_layout(name):
     assert set(build(name, 2).axes) == {"target", "architecture", "objective"}
 
 
-# another value than the default for every option; `compute` is left out: its results are equal by design
+# another value than the default for every option, except `compute`, whose results are equal by design, and
+# `embedding_decay`, which the optimizer uses
 OTHERWISE = {
     "anatomask": {"hardest": 1.0, "decoder": "official", "decoder_width": 16, "target": "raw"},
     "dense_mae": {"target": "normalised"},
     "mim_contrast": {"weight": 1.0, "temperature": 0.5, "queue": 7, "target": "raw"},
     "models_genesis": {"curve": 0.0, "shuffle": 1.0},
+    "voco": {"bases": 2, "crops": 3, "width": 64},
     "volume_fusion": {"coefficients": 2},
     "contrastive": {"teacher": "shared", "temperature": 0.5, "queue": 7},
     "latent_mim": {
@@ -391,7 +396,7 @@ OTHERWISE = {
 
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_every_option_changes_the_loss(name):
-    given = {"encoder", "spatial_dims", "cell", "supervision", "compute"}
+    given = {"encoder", "spatial_dims", "cell", "supervision", "compute", "embedding_decay"}
     assert OTHERWISE[name].keys() == signature(METHODS[name]).parameters.keys() - given
     images, hidden = batch_for(2)
     supervision = {"supervision": Supervision("target", 2)} if name == "mask_any_net" else {}

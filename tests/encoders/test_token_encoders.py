@@ -55,16 +55,19 @@ def test_maps_and_sequences_are_the_same_patches(grid):
     assert torch.equal(as_map(sequence, grid), features)
 
 
-@pytest.mark.parametrize(("grid", "width"), [((3, 5), 16), ((5, 3), 19), ((2, 3, 4), 12), ((2, 3, 4), 16)])
-def test_positions_equal_the_formula(grid, width):
+@pytest.mark.parametrize("stretch", [False, True])
+@pytest.mark.parametrize(("grid", "width"), [((3, 5), 16), ((5, 3), 19), ((2, 3, 4), 12), ((1, 3, 4), 16)])
+def test_positions_equal_the_formula(grid, width, stretch):
     each = width // (2 * len(grid))
     expected = np.zeros((int(np.prod(grid)), width))
     for number, place in enumerate(np.ndindex(*grid)):
         for axis, index in enumerate(place):
             for wave in range(each):
-                angle = index / 10000 ** (wave / each)
+                # Latent MIM's code: linspace(0, 1, n) · n
+                at = np.linspace(0, 1, grid[axis])[index] * grid[axis] if stretch else index
+                angle = at / 10000 ** (wave / each)
                 expected[number, 2 * each * axis + wave] = np.sin(angle)
                 expected[number, 2 * each * axis + each + wave] = np.cos(angle)
-    waves = wave_positions(grid, width, device=torch.device("cpu"))
+    waves = wave_positions(grid, width, device=torch.device("cpu"), stretch=stretch)
     np.testing.assert_allclose(waves.numpy(), expected, atol=1e-5)
     assert len({tuple(row) for row in waves.round(decimals=4).tolist()}) == len(waves)

@@ -1,5 +1,8 @@
 """The hidden count, ratio ranges, and the upsampling of masks to voxels."""
 
+import math
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -72,3 +75,22 @@ def test_the_old_name_of_a_ratio_range_is_accepted():
     with pytest.warns(FutureWarning, match="mask option up_to is now max_ratio"):
         mask = build_mask("mesh", ratio=0.5, up_to=0.8)
     assert mask.max_ratio == 0.8
+
+
+@pytest.mark.parametrize(
+    ("cells", "ratio"), [(196, 0.75), (36, 0.6), (49, 0.7), (10, 0.7), (100, 0.29), (27, 0.9)]
+)
+def test_counts_are_rounded_as_in_mae_and_simmim(cells, ratio):
+    # MAE: len_keep = int(L · (1 - ratio)); SimMIM: ceil(count · ratio); in rational numbers
+    share = Fraction(str(ratio))
+    mae, simmim = cells - math.floor(cells * (1 - share)), math.ceil(cells * share)
+    mask = build_mask("random", ratio=ratio, rounding="up")
+    assert mask.hidden_counts(cells) == (mae,) == (simmim,)
+    hidden = mask.sample(1, (1, cells), generator=torch.Generator().manual_seed(0))
+    assert int(hidden.sum()) == mae
+    assert build_mask("random", ratio=ratio, rounding="down").hidden_counts(cells)[0] == int(cells * share)
+
+
+def test_an_unknown_rounding_is_rejected():
+    with pytest.raises(UsageError, match=r"^mask option rounding: expected nearest, up or down, got 'ceil'$"):
+        build_mask("random", ratio=0.5, rounding="ceil")

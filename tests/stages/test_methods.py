@@ -21,7 +21,7 @@ def test_every_method_has_a_row_with_its_axes(dims):
         assert 0 < row.ratio < 1
         assert row.parameters >= row.encoder_parameters > 0
     assert {row.method for row in rows if row.views == 2} == {"contrastive", "mim_contrast", "volume_fusion"}
-    assert {row.method for row in rows if row.sees_hidden} == {"mask_any_net", "volume_fusion"}
+    assert {row.method for row in rows if row.sees_hidden} == {"mask_any_net", "voco", "volume_fusion"}
     assert next(row for row in rows if row.method == "simmim").options == {"target": "raw"}
 
 

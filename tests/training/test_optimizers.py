@@ -15,6 +15,12 @@ def small():
     return module
 
 
+def test_parameters_of_a_method_without_weight_decay_are_exempt():
+    module = small()
+    groups = OptimizerConfig().build([(module, 0.01)], weight_decay=0.3, undecayed=[module.conv.weight])
+    assert [group["weight_decay"] for group in groups.param_groups] == [0.0]
+
+
 @pytest.mark.parametrize("kind", ["adamw", "lamb", "sgd"])
 def test_norms_biases_and_tokens_have_no_weight_decay(kind):
     module = small()

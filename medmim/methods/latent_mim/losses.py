@@ -106,16 +106,13 @@ OBJECTIVES: dict[str, Callable[..., Objective]] = {
 
 
 def mean_cosine(latents: Latents, weight: Weight) -> Scalar:
-    """Return the mean cosine similarity of all pairs of different patches, averaged over images.
+    """Return the mean cosine similarity of all pairs of patches, averaged over images.
 
-    A value near 1 means that the representation has collapsed. An image of one patch counts as 0.
-    Latent MIM's code includes each patch paired with itself, which adds (1 − cosine) / patches.
+    A value near 1 means that the representation has collapsed. As in Latent MIM's code, pairs include each
+    patch with itself.
     """
     directions = F.normalize(latents.float(), dim=-1) * weight
-    count = weight.sum(dim=(1, 2))
-    # the squared norm of the sum includes each patch paired with itself
-    pairs = directions.sum(dim=1).square().sum(dim=-1) - directions.square().sum(dim=(1, 2))
-    return (pairs / (count * (count - 1)).clamp(min=1)).mean()
+    return (directions.sum(dim=1).square().sum(dim=-1) / weight.sum(dim=(1, 2)).square()).mean()
 
 
 def _standardised(latents: Latents, weight: Weight) -> Latents:

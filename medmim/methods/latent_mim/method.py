@@ -48,6 +48,7 @@ class LatentMIM(Method):
         objective: loss between predicted and target latents.
         similarity: weight of the constraint on the mean cosine of predictions and of visible latents.
         cell: mask cell in voxels; larger than a patch by less than a patch for non-contiguous patches.
+        embedding_decay: whether the embeddings of patches in encoder and decoder have weight decay.
     """
 
     encoder: ViTEncoder
@@ -63,6 +64,7 @@ class LatentMIM(Method):
         objective: Objective,
         similarity: float,
         cell: Size,
+        embedding_decay: bool,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -73,6 +75,7 @@ class LatentMIM(Method):
         self.objective = objective
         self.similarity = similarity
         self.cell = cell
+        self.undecayed = () if embedding_decay else (encoder.patches.weight, decoder.embed.weight)
         # a buffer, so that resumed runs restore it
         self.register_buffer("progress", torch.zeros((), dtype=torch.float64))
         initialise(self.predict)
@@ -132,7 +135,7 @@ class LatentMIM(Method):
         return (_LAST_COSINE + (_FIRST_COSINE - _LAST_COSINE) * falling).float()
 
 
-def build_latent_mim(
+def build_latent_mim(  # noqa: PLR0913 - options of a method, all given by name
     *,
     encoder: Encoder,
     spatial_dims: int,
@@ -142,6 +145,7 @@ def build_latent_mim(
     decoder: Choice = "cross",
     projector: int | None = None,
     similarity: float = 0.1,
+    embedding_decay: bool = True,
 ) -> LatentMIM:
     """Build Latent MIM around an encoder.
 
@@ -156,6 +160,7 @@ def build_latent_mim(
         decoder: self or cross, alone or with its options: `width`, `depth`, `cues`.
         projector: width of the projector's two inner layers; 0: no projector; None: four times the encoder's.
         similarity: weight of the similarity constraint; 0: none.
+        embedding_decay: whether the embeddings of patches have weight decay; not in Latent MIM's code.
 
     Raises:
         UsageError: for an encoder that cannot drop patches, or an unknown choice or option.
@@ -170,11 +175,19 @@ def build_latent_mim(
     return LatentMIM(
         vit,
         after,
-        decoder=build_choice("decoder", decoder, DECODERS, in_width=vit.width),
+        decoder=build_choice(
+            "decoder",
+            decoder,
+            DECODERS,
+            in_width=vit.width,
+            norm_eps=vit.norm.eps,
+            stretch=vit.positions.stretch,
+        ),
         target=build_choice("target", target, LATENT_TARGETS, encoder=vit, projector=after),
         objective=build_choice("objective", objective, OBJECTIVES),
         similarity=similarity,
         cell=cell,
+        embedding_decay=embedding_decay,
     )
 
 

@@ -103,7 +103,7 @@ class PretrainRun:
     def realised_ratios(self) -> tuple[float, ...]:
         """Share of hidden cells; the smallest and the largest where the mask ratio is a range."""
         cells, mask = prod(grid_of(self.plan.size, self.module.cell)), self.module.mask
-        return tuple(hidden_count(cells, ratio) / cells for ratio in mask.ratios)
+        return tuple(count / cells for count in mask.hidden_counts(cells))
 
 
 def build_pretraining(settings: PretrainSettings, *, home: Path, log: Callable[[str], None]) -> PretrainRun:

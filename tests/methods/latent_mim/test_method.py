@@ -20,9 +20,10 @@ both_dims = pytest.mark.parametrize("dims", [2, 3])
 SMALL = {"projector": 16, "decoder": {"cross": {"width": 32, "depth": 1}}}
 
 
-def build(dims=2, *, cell=4, **options):
+def build(dims=2, *, cell=4, vit=(), **options):
     torch.manual_seed(0)
-    encoder = build_encoder("vit", spatial_dims=dims, in_channels=1, patch=4, width=24, depth=2, heads=2)
+    sizes = {"patch": 4, "width": 24, "depth": 2, "heads": 2, **dict(vit)}
+    encoder = build_encoder("vit", spatial_dims=dims, in_channels=1, **sizes)
     words = {**SMALL, **options}
     return build_method("latent_mim", encoder=encoder, spatial_dims=dims, cell=(cell,) * dims, **words)
 
@@ -183,3 +184,20 @@ def test_the_axes_name_the_choices():
 def test_the_initial_loss_is_that_of_guessing():
     loss = build(similarity=0.0)(*batch_for()).loss.item()
     assert loss == pytest.approx(2 * 0.2 * math.log(10), rel=0.5)  # ten hidden patches
+
+
+def test_embeddings_have_no_weight_decay_on_request():
+    assert build().undecayed == ()
+    method = build(embedding_decay=False)
+    assert [name for name, one in method.named_parameters() if any(one is p for p in method.undecayed)] == [
+        "encoder.patches.weight",
+        "decoder.embed.weight",
+    ]
+
+
+def test_the_cross_decoders_token_starts_at_zero_and_decoders_share_the_encoders_options():
+    method = build(vit={"norm_eps": 1e-6, "position_stretch": True})
+    assert not method.decoder.token.any()
+    assert method.decoder.stretch
+    assert {norm.eps for norm in method.modules() if isinstance(norm, torch.nn.LayerNorm)} == {1e-5, 1e-6}
+    assert {norm.eps for norm in method.decoder.modules() if isinstance(norm, torch.nn.LayerNorm)} == {1e-6}
