@@ -2,12 +2,13 @@
 # make test    install into .venv and run the tests
 # make coverage    the same, with the share of lines that they ran
 # make check   lint, format, types
+# make docs    build the documentation into site/, strictly; needs no internet once its packages are installed
 # make test-slow   proofs that take minutes; real data in ../shared where it is there
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test coverage test-slow check
+.PHONY: demo test coverage test-slow check docs
 
 demo: $(VENV)/.runtime
 	$(BIN)/medmim demo
@@ -26,6 +27,9 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 $(VENV)/.runtime: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "medmim needs Python 3.11 or newer: make PYTHON=python3.12 demo")'
 	$(PYTHON) -m venv $(VENV)
@@ -34,4 +38,8 @@ $(VENV)/.runtime: pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.runtime
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.runtime
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	touch $@

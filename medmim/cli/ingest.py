@@ -171,7 +171,7 @@ def command(*, source: Path, out: Path, dry_run: bool, as_json: bool, **options:
 
     counts = info.counts
     lines = [
-        f"dataset      {out}",
+        f"dataset      {out}, named '{info.name}' (as its models will be; --name changes it)",
         f"files        {counts['files_seen']} seen = {counts['files_accepted']} accepted + "
         f"{counts['files_quarantined']} quarantined + {counts['files_skipped']} skipped",
         f"volumes      {counts['volumes']} images, {counts['labels']} labels, {counts['subjects']} subjects",

@@ -9,7 +9,7 @@ import errno
 
 from medmim.errors import causes
 
-_BY_NUMBER = {
+BY_NUMBER = {
     errno.ENOSPC: "the disk is full: free space, or set MEDMIM_HOME to a folder on another disk",
     errno.EDQUOT: "your disk quota is used up: free space, or set MEDMIM_HOME to a folder on another disk",
     errno.EROFS: "a folder is read-only: set MEDMIM_HOME (and --out) to folders that you may write to",
@@ -25,7 +25,7 @@ _BY_NUMBER = {
     errno.ENOLCK: "this network folder supports no locks: set MEDMIM_HOME to a folder on a local disk",
 }
 # parts of messages, in lower case
-_BY_TEXT = {
+BY_TEXT = {
     "bus error": "shared memory is too small: use --workers 0, or start the container with --shm-size 8g",
     "shared memory": "shared memory is too small: use --workers 0, or start the container with --shm-size 8g",
     "database is locked": "the store is locked by another process: wait until it ends, then run this again",
@@ -48,12 +48,12 @@ def explain(error: BaseException) -> str | None:
     """Return what happened and what to do, for a failure of the machine; None for anything else."""
     for cause in causes(error):
         if isinstance(cause, MemoryError):
-            return _BY_NUMBER[errno.ENOMEM]
-        if isinstance(cause, OSError) and cause.errno in _BY_NUMBER:
-            return _BY_NUMBER[cause.errno]
+            return BY_NUMBER[errno.ENOMEM]
+        if isinstance(cause, OSError) and cause.errno in BY_NUMBER:
+            return BY_NUMBER[cause.errno]
         if any(kind.__name__ in _SYSTEM for kind in type(cause).__mro__):
             text = str(cause).lower()
-            known = next((advice for part, advice in _BY_TEXT.items() if part in text), None)
+            known = next((advice for part, advice in BY_TEXT.items() if part in text), None)
             if known:
                 return known
             if type(cause).__name__ in _STORE:

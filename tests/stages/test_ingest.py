@@ -305,7 +305,7 @@ def test_decathlon_layout_is_detected(tmp_path: Path, run: Any):
         (tmp_path / "in" / "labelsTr").mkdir(exist_ok=True)
         (tmp_path / "in" / "labelsTr" / f"hippocampus_00{number}.nii.gz").write_bytes(label)
     info = run()
-    assert info.name == "msd"
+    assert info.name == "msd-hippocampus"
     assert info.reasons == {"label": 3, "label_shape": 1, "volume": 4}
     assert info.label_names == {1: "anterior", 2: "posterior"}
 

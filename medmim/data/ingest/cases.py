@@ -68,6 +68,7 @@ class DatasetLayout:
         boxes_from_labels: whether connected components of labels become boxes.
         label_like: number of files that look like labels but are not used.
         anonymous: whether every image counts as a patient for lack of information.
+        task: word of the descriptor that begins the names of all images, such as hippocampus; "" if none does.
     """
 
     name: str
@@ -82,3 +83,9 @@ class DatasetLayout:
     boxes_from_labels: bool = False
     label_like: int = 0
     anonymous: bool = False
+    task: str = ""
+
+    @property
+    def title(self) -> str:
+        """Name of the descriptor, with the task where a descriptor has several."""
+        return f"{self.name}-{self.task}" if self.task else self.name

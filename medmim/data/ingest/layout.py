@@ -146,7 +146,14 @@ def _inferred(
         notes=_find_notes((), paths, used=used) if cases else (),
         label_like=found.label_like,
         anonymous=found.anonymous and descriptor.name == FALLBACK,
+        task=_shared_task(descriptor, cases),
     )
+
+
+def _shared_task(descriptor: Descriptor, cases: Sequence[LayoutCase]) -> str:
+    names = [case.image.name for case in cases]
+    shared = [word for word in descriptor.labels if names and all(name.startswith(word) for name in names)]
+    return max(shared, key=len, default="").strip("_").lower()
 
 
 def _completed(
