@@ -89,7 +89,9 @@ def _sections(kind: str, *, picture: str = "") -> str:
     for name in sorted(NAMES[kind]):
         place = PACKAGE / f"{kind}s" / name
         file = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
-        first, _, rest = (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").partition("\n")
+        first, _, rest = (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").partition(
+            "\n"
+        )
         image = f"![The mask {name} at 50, 70 and 90 %]({picture.format(name)})\n\n" if picture else ""
         parts.append(f"## {name}\n\n{first}\n\n{image}{rest.strip()}\n")
     return "\n".join(parts)

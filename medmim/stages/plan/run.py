@@ -77,7 +77,11 @@ def plan(
         MedmimError: for settings, data or sizes that cannot work, or if memory runs out in a trial run.
     """
     dataset = read_dataset(settings.data)
-    if isinstance(settings, FinetuneSettings) and settings.init is None and not (home / "mlflow.db").is_file():
+    if (
+        isinstance(settings, FinetuneSettings)
+        and settings.init is None
+        and not (home / "mlflow.db").is_file()
+    ):
         settings = settings.model_copy(update={"init": "scratch"})  # nothing is pretrained yet
     settings = with_recipe(settings, partition(dataset, fold=settings.fold).train, dims=settings.dims)
     free_mb = free_memory_mb()
