@@ -38,7 +38,7 @@ def commands() -> str:
 
 
 def reasons() -> str:
-    """Return a table of the reasons of files and volumes that cannot be used, with the messages of the code."""
+    """Return a table of the reasons why files and volumes cannot be used, with the messages of the code."""
     found: dict[str, set[str]] = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         for reason, message in _reasons_of(ast.parse(path.read_text(encoding="utf-8"))):

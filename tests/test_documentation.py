@@ -56,8 +56,7 @@ def test_generated_parts_are_complete():
 
 def blocks(page):
     """Yield language, file name and text of the code blocks of a page."""
-    for language, name, text in re.findall(r"```(\w+)(?: file=(\S+))?\n(.*?)```", page, flags=re.DOTALL):
-        yield language, name, text
+    yield from re.findall(r"```(\w+)(?: file=(\S+))?\n(.*?)```", page, flags=re.DOTALL)
 
 
 def shortened(text):

@@ -68,7 +68,7 @@ class DatasetLayout:
         boxes_from_labels: whether connected components of labels become boxes.
         label_like: number of files that look like labels but are not used.
         anonymous: whether every image counts as a patient for lack of information.
-        task: word of the descriptor that begins the names of all images, such as hippocampus; "" if none does.
+        task: word of the descriptor that begins the names of all images, such as hippocampus, or "".
     """
 
     name: str
