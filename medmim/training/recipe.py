@@ -271,7 +271,11 @@ def _task_choices(machine: Machine, task: str, stages: int) -> Iterator[Choice]:
         "ema", 0.99, "the average of the weights is evaluated; not measured against the last weights"
     )
     if task == "segment" and not machine.gpu:
-        yield Choice("augment", "light", "Dice 0.864 against 0.852 of nnunet after 6 minutes of hippocampus")
+        yield Choice(
+            "augment",
+            "light",
+            "cheaper; in one short run (one seed, docs/results/recipe.md) not worse than nnunet",
+        )
     if task == "segment" and machine.gpu:
         options = {"deep_supervision": max(stages - 2, 0)}
         yield Choice("task_options", options, "a loss at every decoder map but the two coarsest")
