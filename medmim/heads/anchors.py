@@ -19,7 +19,7 @@ Shapes = tuple[tuple[tuple[float, ...], ...], ...]
 Anchors = Float[Tensor, "anchors sides"]
 
 _MIN_SIDE = 2.0  # voxels; MONAI rounds half sides, and an anchor with a side of 0 is empty
-_CANDIDATES = 4  # anchor positions a level near a box that ATSS considers; MONAI's default
+_CANDIDATES = 9  # anchor positions of a level near a box that ATSS considers, as published
 
 
 def anchor_shapes(sides: np.ndarray, *, levels: int, count: int) -> Shapes:

@@ -13,7 +13,6 @@ from monai.apps.detection.networks.retinanet_network import (
     RetinaNetRegressionHead,
 )
 from monai.apps.detection.utils.box_coder import BoxCoder
-from monai.apps.detection.utils.hard_negative_sampler import HardNegativeSampler
 from monai.losses.giou_loss import BoxGIoULoss
 from monai.networks.blocks.feature_pyramid_network import FeaturePyramidNetwork
 from torch import Tensor, nn
@@ -27,12 +26,12 @@ from medmim.shapes import Images, Scalar, Size
 
 SCORES, BOXES = "scores", "boxes"
 
-_MIN_STRIDE = 4  # voxels; finer maps cost more than they gain for small boxes
+_MIN_STRIDE = 4  # voxels; finer maps cost more than they gain
 _LEVELS = 3
 ShapeLists = Sequence[Sequence[Sequence[float]]]
 
-_SAMPLED = 64  # anchors of each image in the loss
-_POSITIVE = 0.33  # largest share of positive anchors among them
+_ALPHA, _GAMMA = 0.25, 2.0  # of the focal loss, as published
+_BOX_WEIGHT = 2.0  # of the GIoU loss
 
 
 class Detector(nn.Module):
@@ -44,15 +43,23 @@ class Detector(nn.Module):
         classes: number of classes of findings.
         anchors: anchor shapes of each level of `level_strides`, as `anchor_shapes` returns them.
         width: channels of the pyramid, a multiple of 8.
+        depth: convolutions of each head before its output, at most 4.
     """
 
     def __init__(
-        self, *, encoder: Encoder, spatial_dims: int, classes: int, anchors: ShapeLists, width: int = 64
+        self,
+        *,
+        encoder: Encoder,
+        spatial_dims: int,
+        classes: int,
+        anchors: ShapeLists,
+        width: int = 64,
+        depth: int = 4,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.maps = Pyramid(encoder, spatial_dims=spatial_dims)
-        self.levels = levels_of(self.maps.strides)
+        self.levels = tuple(range(len(self.maps.strides)))[-len(anchors) :]
         shapes = tuple(tuple(tuple(map(float, shape)) for shape in level) for level in anchors)
         self.grid = AnchorGrid(shapes)
         self.classes = classes
@@ -62,6 +69,10 @@ class Detector(nn.Module):
         )
         self.score = RetinaNetClassificationHead(width, self.grid.per_place, classes, spatial_dims)
         self.box = RetinaNetRegressionHead(width, self.grid.per_place, spatial_dims)
+        for head in (self.score, self.box):
+            head.conv = head.conv[: 3 * depth]  # convolution, norm and activation
+            for layer in head.conv[::3]:  # MONAI's tiny weights before a norm make Adam's steps too large
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
 
     def forward(self, images: Images) -> dict[str, list[Tensor]]:
         """Return score maps and box regression maps, one of each for every level."""
@@ -81,17 +92,24 @@ class Detector(nn.Module):
         return [rearrange(level.flatten(2), order, width=width) for level in maps]
 
 
-def levels_of(strides: Sequence[Size]) -> tuple[int, ...]:
-    """Return the indices of the maps used as pyramid levels: the last three of stride ≥ 4, at least two."""
+def levels_of(strides: Sequence[Size], *, smallest: float = 0.0) -> tuple[int, ...]:
+    """Return the indices of the maps used as pyramid levels: the last three of stride ≥ 4, at least two.
+
+    Args:
+        strides: stride of each map, fine to coarse.
+        smallest: side in voxels of small boxes; the finest of three maps is left out where the next one has
+            a smaller stride than this, since it takes most of the time.
+    """
     coarse = [number for number, stride in enumerate(strides) if max(stride) >= _MIN_STRIDE]
     count = max(len(coarse[-_LEVELS:]), min(2, len(strides)))
-    return tuple(range(len(strides)))[-count:]
+    levels = tuple(range(len(strides)))[-count:]
+    return levels[1:] if count == _LEVELS and max(strides[levels[1]]) <= smallest else levels
 
 
-def level_strides(encoder: Encoder, *, spatial_dims: int) -> tuple[Size, ...]:
-    """Return the strides of the pyramid levels of a detector with this encoder."""
+def level_strides(encoder: Encoder, *, spatial_dims: int, smallest: float = 0.0) -> tuple[Size, ...]:
+    """Return the strides of the pyramid levels of a detector with this encoder; see `levels_of`."""
     strides = Pyramid(encoder, spatial_dims=spatial_dims).strides
-    return tuple(strides[level] for level in levels_of(strides))
+    return tuple(strides[level] for level in levels_of(strides, smallest=smallest))
 
 
 def detection_loss(
@@ -100,9 +118,9 @@ def detection_loss(
     boxes: Float[Tensor, "batch most sides"],
     classes: Int[Tensor, "batch most"],
 ) -> Scalar:
-    """Return the cross entropy of sampled anchors plus the GIoU loss of positive anchors.
+    """Return the focal loss of all anchors plus the GIoU loss of positive ones, per positive anchor.
 
-    ATSS assigns anchors to boxes; hard negatives are sampled. Images without boxes contribute negatives only.
+    ATSS assigns anchors to boxes. Images without boxes contribute negatives only.
 
     Args:
         network: the detector.
@@ -115,35 +133,27 @@ def detection_loss(
     places = [level[0, 0].numel() for level in out[SCORES]]
     scores = torch.cat(network.rows(out[SCORES], network.classes), dim=1).float()
     changes = torch.cat(network.rows(out[BOXES], boxes.shape[2]), dim=1).float()
-    sampler = HardNegativeSampler(_SAMPLED, _POSITIVE, min_neg=8, pool_size=10)
-    wrong, off = [], []
+    target, positives = torch.zeros_like(scores), 0
+    off = changes.sum() * 0  # without boxes, every weight still has a gradient
     for number, real in enumerate(classes >= 0):
         index = matched(boxes[number][real], anchors, places=places, per_place=network.grid.per_place)
         positive = index >= 0
-        target = torch.zeros_like(scores[number])
-        target[positive, classes[number][real][index[positive]]] = 1
-        chosen = _sampled(sampler, index, scores[number])
-        wrong.append(
-            F.binary_cross_entropy_with_logits(scores[number][chosen], target[chosen], reduction="sum")
-        )
-        wrong[-1] = wrong[-1] / max(int(positive[chosen].sum()), 1)
+        positives += int(positive.sum())
+        target[number, positive, classes[number][real][index[positive]]] = 1
         if positive.any() and torch.isfinite(changes[number]).all():
             decoded = network.coder.decode_single(changes[number][positive], anchors[positive])
-            off.append(BoxGIoULoss(reduction="mean")(decoded, boxes[number][real][index[positive]]))
-    return torch.stack(wrong).mean() + 2 * _mean_off(off, changes, training=network.training)
-
-
-def _mean_off(off: list[Tensor], changes: Tensor, *, training: bool) -> Scalar:
-    """Return the mean over all images with boxes in this step, summed over processes."""
-    # without boxes the zero loss still has a gradient for every weight, so every process takes the same step
-    total = torch.stack(off).sum() if off else changes.sum() * 0
-    sums = torch.stack([total, total.new_tensor(float(len(off)))])
-    total, images = sum_of_all(sums) if training else sums
-    mean: Scalar = total / images.clamp(min=1)
+            off = off + BoxGIoULoss(reduction="sum")(decoded, boxes[number][real][index[positive]])
+    total = _focal_loss(scores, target) + _BOX_WEIGHT * off
+    sums = torch.stack([total, total.new_tensor(float(positives))])
+    total, count = sum_of_all(sums) if network.training else sums
+    mean: Scalar = total / count.clamp(min=1)
     return mean
 
 
-def _sampled(sampler: HardNegativeSampler, index: Tensor, scores: Tensor) -> Tensor:
-    positive, negative = sampler([index + 1], scores.detach().amax(dim=1))
-    chosen: Tensor = torch.cat(positive).bool() | torch.cat(negative).bool()
-    return chosen
+def _focal_loss(scores: Tensor, target: Tensor) -> Scalar:
+    """Return the focal loss (Lin et al., ICCV 2017), summed over anchors and classes."""
+    entropy = F.binary_cross_entropy_with_logits(scores, target, reduction="none")
+    chance = torch.sigmoid(scores)
+    wrong = torch.where(target > 0, _ALPHA * (1 - chance) ** _GAMMA, (1 - _ALPHA) * chance**_GAMMA)
+    total: Scalar = (wrong * entropy).sum()
+    return total

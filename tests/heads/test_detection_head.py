@@ -4,7 +4,7 @@ import torch
 from medmim.encoders import ENCODERS, build_encoder
 from medmim.errors import UsageError
 from medmim.heads import build_head
-from medmim.heads.detection import BOXES, SCORES, detection_loss, level_strides, levels_of
+from medmim.heads.detection import BOXES, SCORES, _focal_loss, detection_loss, level_strides, levels_of
 
 OPTIONS = {
     "dynunet": {"filters": [4, 8, 8]},
@@ -87,6 +87,26 @@ def test_the_number_and_strides_of_levels_are_limited():
     assert levels_of([(1, 1), (2, 2), (4, 4), (8, 8)]) == (2, 3)
     assert levels_of([(1, 1), (2, 2)]) == (0, 1)
     assert levels_of([(16, 16)]) == (0,)
+
+
+@pytest.mark.parametrize(("smallest", "levels"), [(7.9, (1, 2, 3)), (8.0, (2, 3))])
+def test_the_finest_level_is_left_out_where_all_boxes_are_larger_than_the_next_stride(smallest, levels):
+    assert levels_of([(2, 2), (4, 4), (8, 8), (16, 16)], smallest=smallest) == levels
+
+
+def test_levels_and_depth_of_a_stored_detector_are_kept():
+    encoder = build_encoder("resnet18", spatial_dims=2, in_channels=1, **OPTIONS["resnet18"])
+    options = {"encoder": encoder, "spatial_dims": 2, "classes": 1, "width": 8}
+    before = build_head("detect", anchors=[[[8.0] * 2], [[16.0] * 2], [[32.0] * 2]], **options)
+    assert (before.levels, len(before.box.conv)) == ((1, 2, 3), 12)
+    now = build_head("detect", anchors=[[[16.0] * 2], [[32.0] * 2]], depth=2, **options)
+    assert (now.levels, len(now.box.conv)) == ((2, 3), 6)
+
+
+def test_easy_background_hardly_counts():
+    """The loss of many certain negatives stays below that of one undecided anchor."""
+    scores, target = torch.full((1, 1000, 1), -6.0), torch.zeros(1, 1000, 1)
+    assert _focal_loss(scores, target) < _focal_loss(torch.zeros(1, 1, 1), torch.zeros(1, 1, 1))
 
 
 def test_an_unknown_option_is_rejected_with_a_suggestion():

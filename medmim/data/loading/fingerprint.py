@@ -27,7 +27,7 @@ from medmim.data.loading.normalisation import IntensityRule, Normalisation, body
 from medmim.errors import DataError
 
 FOLDER = "fingerprints"  # in `MEDMIM_HOME`
-_VERSION = 1
+_VERSION = 2  # 1: runs without labels left their statistics to runs with labels
 _MAX_IMAGES = 128  # volumes for intensities; labels of all volumes are read
 _VOXELS_PER_VOLUME = 10_000
 _CT_AIR_HU = -900.0
@@ -163,7 +163,7 @@ def normalisation_of(fingerprint: Fingerprint, wanted: str, window: Sequence[flo
 def _key(volumes: Sequence[VolumeRecord], ignore: int | None, labels: bool) -> str:
     rows = [
         [[channel.sha256, channel.modality] for channel in channels_of(volume)]
-        + ([volume.label_sha256] if labels else [])
+        + ([volume.label_sha256 if volume.label else None] if labels else [])
         for volume in volumes
     ]
     return hashlib.sha256(json.dumps([_VERSION, ignore, labels, rows]).encode()).hexdigest()[:32]

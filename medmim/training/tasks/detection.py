@@ -30,6 +30,7 @@ from medmim.training.tasks.detection_inference import DetectedBoxes, detect
 
 _SHOWN = 3  # detected boxes in a figure
 _MEASURED = 500  # images for the coverage of anchors
+_SMALL = 0.05  # quantile of the boxes' longest sides that counts as the side of a small box
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,14 @@ class Detection(Task):
     Attributes:
         anchors: anchor shapes at every position of a feature map.
         width: channels of the feature pyramid, a multiple of 8.
+        depth: convolutions of each head before its output, 1 to 4.
         bad_boxes: refuse invalid boxes, or clip them to the image.
         negatives: known: images without boxes are negatives if they have a label volume; all: always.
     """
 
     anchors: int = 3
     width: int = 64
+    depth: int = 2
     bad_boxes: str = "refuse"
     negatives: str = "known"
 
@@ -56,10 +59,10 @@ class Detection(Task):
     max_val_cases: ClassVar[int] = 200
 
     def __post_init__(self) -> None:
-        if self.anchors < 1 or self.width < 8 or self.width % 8:
+        if self.anchors < 1 or self.width < 8 or self.width % 8 or self.depth not in range(1, 5):
             raise UsageError(
-                "task_options: expected at least one anchor and a width that is a multiple of 8, got "
-                f"{self.anchors} and {self.width}"
+                "task_options: expected at least one anchor, a width that is a multiple of 8 and a depth "
+                f"from 1 to 4, got {self.anchors}, {self.width} and {self.depth}"
             )
         if self.bad_boxes not in ("refuse", "clip") or self.negatives not in ("known", "all"):
             raise UsageError("task_options: expected bad_boxes refuse or clip and negatives known or all")
@@ -112,7 +115,8 @@ class Detection(Task):
         images = [boxes for volume in train for boxes in _seen(context.volumes(volume), plan.dims)]
         boxes = np.concatenate(images)
         sides = boxes[:, plan.dims :] - boxes[:, : plan.dims]
-        strides = level_strides(encoder, spatial_dims=plan.dims)
+        smallest = float(np.quantile(sides.max(axis=1), _SMALL))
+        strides = level_strides(encoder, spatial_dims=plan.dims, smallest=smallest)
         shapes = anchor_shapes(sides, levels=len(strides), count=self.anchors)
         reached = coverage(
             [_into(torch.from_numpy(one).float(), plan.size) for one in images[:_MEASURED]],
@@ -121,7 +125,7 @@ class Detection(Task):
             strides=strides,
         )
         log(f"{reached:.1%} of {len(boxes)} training boxes are matched to an anchor")
-        return {"anchors": shapes, "width": self.width}
+        return {"anchors": shapes, "width": self.width, "depth": self.depth}
 
     def training_samples(
         self,
