@@ -23,12 +23,13 @@ class UNetDecoder(nn.Module):
     Args:
         encoder: encoder whose maps are decoded; it is not kept.
         spatial_dims: 2 or 3.
+        halved: whether the first upsampling step halves the channels too: cheaper at full resolution.
 
     Attributes:
         channels: channels of the full-resolution features.
     """
 
-    def __init__(self, *, encoder: Encoder, spatial_dims: int) -> None:
+    def __init__(self, *, encoder: Encoder, spatial_dims: int, halved: bool = False) -> None:
         super().__init__()
         self.pyramid = Pyramid(encoder, spatial_dims=spatial_dims)
         channels, strides = self.pyramid.channels[::-1], self.pyramid.strides[::-1]
@@ -44,7 +45,7 @@ class UNetDecoder(nn.Module):
             )
             for i in range(len(channels) - 1)
         )
-        self.finish = _FullResolutionLayer(spatial_dims, channels[-1], strides[-1])
+        self.finish = _FullResolutionLayer(spatial_dims, channels[-1], strides[-1], halved=halved)
         self.channels: int = self.finish.channels
 
     def decoded(self, maps: list[Features]) -> list[Features]:
@@ -72,12 +73,19 @@ class Segmenter(UNetDecoder):
         classes: number of classes, including background.
         deep_supervision: number of coarser decoder maps with a loss of their own; 0: none. Encoders with
             fewer maps use as many as they have.
+        halved: see `UNetDecoder`.
     """
 
     def __init__(
-        self, *, encoder: Encoder, spatial_dims: int, classes: int, deep_supervision: int = 0
+        self,
+        *,
+        encoder: Encoder,
+        spatial_dims: int,
+        classes: int,
+        deep_supervision: int = 0,
+        halved: bool = False,
     ) -> None:
-        super().__init__(encoder=encoder, spatial_dims=spatial_dims)
+        super().__init__(encoder=encoder, spatial_dims=spatial_dims, halved=halved)
         self.encoder = encoder
         conv = Conv[Conv.CONV, spatial_dims]
         self.score = conv(self.channels, classes, kernel_size=1)
@@ -103,13 +111,13 @@ class _FullResolutionLayer(nn.Module):
         channels: channels of the result.
     """
 
-    def __init__(self, spatial_dims: int, channels: int, stride: Size) -> None:
+    def __init__(self, spatial_dims: int, channels: int, stride: Size, *, halved: bool) -> None:
         super().__init__()
         self.channels = channels
         self.steps = nn.ModuleList()
         factors = [_prime_factors(length) for length in stride]
         for number, step in enumerate(zip_longest(*factors, fillvalue=1)):
-            width = channels if number == 0 else max(self.channels // 2, 8)
+            width = channels if number == 0 and not halved else max(self.channels // 2, 8)
             self.steps.append(
                 Conv[Conv.CONVTRANS, spatial_dims](self.channels, width, kernel_size=step, stride=step)
             )

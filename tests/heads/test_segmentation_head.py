@@ -41,6 +41,14 @@ def test_scores_have_full_resolution_with_a_strided_stem():
     assert segmenter(torch.randn(1, 1, 16, 16)).shape == (1, 3, 16, 16)
 
 
+@pytest.mark.parametrize(("halved", "channels"), [(False, 16), (True, 8)])
+def test_full_resolution_can_have_half_the_channels(halved, channels):
+    encoder = build_encoder("resnet18", spatial_dims=2, in_channels=1, widths=[16, 4, 8, 8])
+    segmenter = build_head("segment", encoder=encoder, spatial_dims=2, classes=3, halved=halved)
+    assert segmenter.channels == channels
+    assert segmenter(torch.randn(1, 1, 32, 32)).shape == (1, 3, 32, 32)
+
+
 def test_gradients_reach_every_parameter():
     segmenter = network("dynunet", 3)
     segmenter(torch.randn(1, 1, 8, 8, 8)).square().mean().backward()

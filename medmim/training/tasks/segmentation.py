@@ -40,6 +40,7 @@ class Segmentation(Task):
     Attributes:
         criterion: dice_ce, or dice_focal for small findings.
         deep_supervision: number of coarser decoder maps with a loss of their own.
+        halved: whether full resolution has half the channels of the finest map of the encoder.
         mirror: average predictions over the mirroring axes of the plan.
         surface_tolerance_mm: tolerance of surface Dice.
         labels: label values of each class, where classes are merged; other values are background. A merged
@@ -50,6 +51,7 @@ class Segmentation(Task):
 
     criterion: str = "dice_ce"
     deep_supervision: int = 2
+    halved: bool = False
     mirror: bool = True
     surface_tolerance_mm: float = 1.0
     labels: Mapping[str, Sequence[int]] = field(default_factory=dict)
@@ -200,7 +202,7 @@ class Segmentation(Task):
         log: Callable[[str], None],
     ) -> dict[str, Any]:
         """Return the network's options."""
-        return {"deep_supervision": self.deep_supervision}
+        return {"deep_supervision": self.deep_supervision, "halved": self.halved}
 
     def training_samples(
         self,
