@@ -267,7 +267,7 @@ _RUN_OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
     (("--minutes",), {"type": float, "help": "Length of training in minutes of wall-clock time."}),
     (("--batch-size",), {"type": int, "help": "Patches per step."}),
     (("--lr",), {"type": float, "help": "Learning rate."}),
-    (("--precision",), {"help": "auto, fp32 or bf16."}),
+    (("--precision",), {"help": "auto, fp32, bf16 or fp16."}),
     (("--workers",), {"type": int, "help": "Number of data loader processes."}),
     (("--devices",), {"type": int, "help": "GPUs (or CPU processes) that share a step."}),
     (("--nodes",), {"type": int, "help": "Machines that share a step."}),

@@ -54,7 +54,8 @@ class RunSettings(FileSettings):
             less memory, about a third more time. Batch-norm statistics are updated twice per step.
         channels_last: store weights and feature maps channels-last, which is faster on some hardware.
         compile: use torch.compile; if compilation fails, print a message and train uncompiled.
-        precision: auto selects bf16 where the hardware computes in it, otherwise fp32.
+        precision: auto selects bf16 where the hardware computes in it, fp16 with loss scaling on other GPUs,
+            otherwise fp32. fp16 is for GPUs.
         devices: GPUs per machine, or processes on a machine without GPUs, that share each step.
         nodes: machines that share each step; torchrun or SLURM start their processes.
         workers: processes that prepare batches; None: chosen from the number of cores.
@@ -112,7 +113,7 @@ class RunSettings(FileSettings):
     warmup_start: float = Field(default=1e-3, ge=0, le=1)
     final_lr: float = Field(default=0.0, ge=0, le=1)
     gradient_clip: float = Field(default=1.0, gt=0)
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     devices: int = Field(default=1, gt=0)
     nodes: int = Field(default=1, gt=0)
     workers: int | None = Field(default=None, ge=0)

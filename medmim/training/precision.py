@@ -16,20 +16,31 @@ from torch import Tensor, nn
 
 from medmim.encoders import Masked
 
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 _CONVOLUTIONS = (nn.Conv2d, nn.Conv3d)
 _opened = threading.local()
 
 
-def precision_for(setting: str) -> Literal["32-true", "bf16-mixed"]:
-    """Return Lightning's name of the precision; `auto` is bf16 where the device supports it natively."""
-    if setting == "auto":
-        setting = "bf16" if has_bf16() else "fp32"
-    return "bf16-mixed" if setting == "bf16" else "32-true"
+def precision_for(setting: str) -> Precision:
+    """Return Lightning's name of the precision.
+
+    `auto` is bf16 where the device supports it natively, fp16 with loss scaling on other GPUs, and fp32 on
+    other CPUs; fp16 without a GPU is fp32.
+    """
+    return _precision(setting, gpu=torch.cuda.is_available(), bf16=has_bf16())
+
+
+def _precision(setting: str, *, gpu: bool, bf16: bool) -> Precision:
+    if setting == "bf16" or (setting == "auto" and bf16):
+        return "bf16-mixed"
+    return "16-mixed" if gpu and setting in ("auto", "fp16") else "32-true"
 
 
 def autocast(setting: str, device: torch.device) -> torch.autocast:
     """Return the context in which a network runs outside the trainer."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision_for(setting) == "bf16-mixed")
+    precision = precision_for(setting)
+    lower = torch.float16 if precision == "16-mixed" else torch.bfloat16
+    return torch.autocast(device.type, dtype=lower, enabled=precision != "32-true")
 
 
 def has_bf16() -> bool:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from medmim.encoders import mask
-from medmim.training.precision import autocast, compute_small_maps_exactly, precision_for
+from medmim.training.precision import _precision, autocast, compute_small_maps_exactly, precision_for
 
 
 def layer_of(dims, *, stride=1, kernel=3, exactly=True):
@@ -86,5 +86,18 @@ def test_the_precision_setting_is_translated_for_lightning(setting, word):
     assert autocast(setting, torch.device("cpu"))._enabled == (setting == "bf16")
 
 
-def test_automatic_precision_depends_on_the_device():
-    assert precision_for("auto") in ("32-true", "bf16-mixed")
+@pytest.mark.parametrize(
+    ("setting", "gpu", "bf16", "word"),
+    [
+        ("auto", True, True, "bf16-mixed"),
+        ("auto", True, False, "16-mixed"),
+        ("auto", False, True, "bf16-mixed"),
+        ("auto", False, False, "32-true"),
+        ("fp16", True, True, "16-mixed"),
+        ("fp16", False, True, "32-true"),
+        ("bf16", False, False, "bf16-mixed"),
+        ("fp32", True, True, "32-true"),
+    ],
+)
+def test_precision_depends_on_setting_and_device(setting, gpu, bf16, word):
+    assert _precision(setting, gpu=gpu, bf16=bf16) == word

@@ -94,14 +94,23 @@ class FiniteGuard(Callback):
     ) -> None:
         """Check the step, at the cost of one norm.
 
+        With fp16, a scaled gradient may overflow: the step is skipped and the scale lowered, without a
+        report, until the scale is 1.
+
         Raises:
             RunError: if it is not finite, and the policy or the limit stops the run.
         """
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
-        total = torch.stack([torch.nn.utils.get_total_norm(gradients), *self._losses]).sum()
-        good = bool(torch.isfinite(total))
-        if not trainer.strategy.reduce_boolean_decision(good, all=True):
-            self._reject(pl_module, optimizer)
+        norm, loss = torch.nn.utils.get_total_norm(gradients), torch.stack(self._losses).sum()
+        good, finite = bool(torch.isfinite(norm + loss)), bool(torch.isfinite(loss))
+        agreed = trainer.strategy.reduce_boolean_decision
+        if agreed(good, all=True):
+            return
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        if scaler is not None and scaler.get_scale() > 1 and agreed(finite, all=True):
+            optimizer.zero_grad(set_to_none=True)
+            return
+        self._reject(pl_module, optimizer)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -5,6 +5,7 @@ import logging
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 from planted_faults import planted, volumes_of
 from small_training import SmallTraining, equal
 from torch.utils.data import DataLoader
@@ -156,3 +157,48 @@ def test_every_method_continues_to_train_after_a_skipped_step(tmp_path, name, pa
     steps = [all(listening.losses[first : first + parts]) for first in range(0, 3 * parts, parts)]
     assert steps == [True, False, True]
     assert listening.finite[parts - 1 :: parts] == [True] * 3
+
+
+class _Steep(L.LightningModule):
+    """A linear layer whose scaled gradient overflows in fp16 until the scale is small."""
+
+    def __init__(self, slope):
+        super().__init__()
+        self.layer = torch.nn.Linear(2, 1, bias=False)
+        self.slope = slope
+
+    def training_step(self, batch, batch_idx):
+        return (self.slope * self.layer(batch["image"]).float()).sum()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=1e-6)
+
+
+def _fit_in_fp16(folder, slope):
+    torch.manual_seed(0)
+    log, module = MemoryRecorder(), _Steep(slope)
+    scaled = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=2.0**10))
+    guard = FiniteGuard("stop", limit=0, log=log, folder=folder, volume_of=str)
+    off = dict.fromkeys(
+        ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
+    )
+    trainer = L.Trainer(
+        accelerator="cpu", devices=1, max_steps=12, max_epochs=-1, callbacks=[guard], plugins=[scaled], **off
+    )
+    samples = [{"image": torch.ones(2), "draw": number} for number in range(64)]
+    before = module.layer.weight.detach().clone()
+    trainer.fit(module, DataLoader(samples, batch_size=2))
+    return module.layer.weight - before, scaled.scaler.get_scale(), guard.count
+
+
+def test_an_overflow_of_the_loss_scale_is_no_fault(tmp_path):
+    """The scale is halved until the gradient of 2 · 1000 fits into fp16; then the weights are trained."""
+    change, scale, count = _fit_in_fp16(tmp_path, 1000.0)
+    assert count == 0
+    assert scale <= 32
+    assert (change < 0).all()
+
+
+def test_a_gradient_that_overflows_at_any_scale_stops_the_run(tmp_path):
+    with pytest.raises(RunError, match="the gradient is not finite"):
+        _fit_in_fp16(tmp_path, 1e6)
