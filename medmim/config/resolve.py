@@ -28,12 +28,14 @@ class FileSettings(BaseModel):
         presets: folder below configs/ with the presets of this model.
         renamed: settings of 0.1.0 that are accepted for one release → today's names.
         renamed_inside: for a setting, values (or keys of a mapping) of 0.1.0 → today's.
+        newer: settings of later versions, which digests of trainings contain only if they are set.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
     presets: ClassVar[str]
     renamed: ClassVar[Mapping[str, str]] = {}
     renamed_inside: ClassVar[Mapping[str, Mapping[str, str]]] = {}
+    newer: ClassVar[frozenset[str]] = frozenset()
 
     @classmethod
     def with_current_names(cls, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -52,6 +54,12 @@ class FileSettings(BaseModel):
     def place_of(cls, key: str) -> str | None:
         """Return where a setting belongs that this model does not have; None if that is unknown."""
         return None
+
+    @property
+    def newer_defaults(self) -> set[str]:
+        """The newer settings that have their defaults."""
+        fields = type(self).model_fields
+        return {name for name in self.newer if getattr(self, name) == fields[name].get_default()}
 
     def fingerprint(self, *, exclude: set[str]) -> dict[str, Any]:
         """Return the settings under their names of 0.1.0: digests of trainings must not change."""
@@ -204,10 +212,24 @@ def parse_yaml(text: str, *, where: str) -> Any:
             raise SettingsError(
                 f"{where}: expands to more than {_MAX_YAML_VALUES} values; remove aliases (*name)"
             )
+        _refuse_repeated_keys(node, where)
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         line = getattr(getattr(error, "problem_mark", None), "line", 0) + 1
         raise SettingsError(f"{where}: not valid YAML (line {line})") from None
+
+
+def _refuse_repeated_keys(node: yaml.Node | None, where: str) -> None:
+    """Raise SettingsError for a key that a mapping contains twice, of which YAML would drop the first."""
+    parts = node.value if isinstance(node, yaml.SequenceNode) else []
+    if isinstance(node, yaml.MappingNode):
+        keys = [str(key.value) for key, _ in node.value]
+        repeated = sorted({key for key in keys if keys.count(key) > 1})
+        if repeated:
+            raise SettingsError(f"{where}: '{repeated[0]}' is given twice; expected every name once")
+        parts = [value for _, value in node.value]
+    for part in parts:
+        _refuse_repeated_keys(part, where)
 
 
 def _expanded_size(node: yaml.Node, known: dict[int, float]) -> float:

@@ -20,6 +20,7 @@ from medmim.config.value_types import (
     LabelValues,
     Momentum,
     Numbers,
+    RegionMembers,
     Share,
     Sizes,
     Window,
@@ -230,6 +231,11 @@ class FinetuneSettings(RunSettings):
         ignore_label: label value of voxels without a known label; None: that of the dataset.
         labels: label values of each class of segment, such as `{tumour: [1, 2, 4]}`, to merge classes; other
             values are background; empty: every value is a class.
+        regions: overlapping regions of segment, such as `{whole: [1, 2, 3], core: [2, 3], enhancing: [3]}`,
+            with label values or names of classes, from the largest to the smallest: trained and scored
+            instead of classes. Predicted labels are written region by region in this order.
+        partially_labelled: classes of segment, or all, that were not annotated in cases whose labels lack
+            them; such a case counts for its other classes only.
         annotated_classes: classes that were annotated in each source (`--source` of ingestion), such
             as `{north: liver}`; sources that are not listed are annotated completely.
     """
@@ -245,6 +251,7 @@ class FinetuneSettings(RunSettings):
     }
     renamed_inside: ClassVar[Mapping[str, Mapping[str, str]]] = {"mode": {"probe": "linear_probe"}}
     presets: ClassVar[str] = "finetune"
+    newer: ClassVar[frozenset[str]] = frozenset({"regions", "partially_labelled"})
 
     task: str = "segment"
     task_options: dict[str, Any] = Field(default_factory=dict)
@@ -263,6 +270,8 @@ class FinetuneSettings(RunSettings):
     augment: str | None = None
     ignore_label: int | None = None
     labels: dict[str, LabelValues] = Field(default_factory=dict)
+    regions: RegionMembers = ()
+    partially_labelled: Words = ()
     annotated_classes: dict[str, Words] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -275,6 +284,7 @@ class FinetuneSettings(RunSettings):
 
     @property
     def options_of_task(self) -> dict[str, Any]:
-        """Options of the task, with merged classes and the annotated classes of each source."""
-        about_labels = {"labels": self.labels, "annotated_classes": self.annotated_classes}
+        """Options of the task, with what is known about its labels."""
+        names = ("labels", "regions", "partially_labelled", "annotated_classes")
+        about_labels = {name: getattr(self, name) for name in names}
         return {**self.task_options, **{name: value for name, value in about_labels.items() if value}}

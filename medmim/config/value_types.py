@@ -6,6 +6,7 @@ Each accepts what the command line gives, a text, and what a YAML file gives.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,6 +34,18 @@ def _as_words(value: Any) -> Any:
     return tuple(value.replace(" ", "").split(",")) if isinstance(value, str) else value
 
 
+def _as_regions(value: Any) -> Any:
+    """Return the pairs of a mapping: stored settings are sorted by key, and the order of regions matters."""
+    pairs = list(value.items()) if isinstance(value, Mapping) else value
+    if not isinstance(pairs, list | tuple):
+        raise ValueError("expected regions such as {whole: [1, 2, 3], core: [2, 3]}")
+    return tuple((name, _members(own)) for name, own in pairs)
+
+
+def _members(value: Any) -> Any:
+    return _as_words(value) if isinstance(value, str) else _as_sequence(value)
+
+
 def _as_cell(value: Any) -> Any:
     """Parse a cell size: all axes in voxels, or all in millimetres, such as `8mm,16mm`."""
     split = value.split(",") if isinstance(value, str) else value
@@ -51,6 +64,7 @@ Sizes = Annotated[tuple[Annotated[int, Field(gt=0)], ...], BeforeValidator(_as_s
 Words = Annotated[tuple[str, ...], BeforeValidator(_as_words)]
 Window = Annotated[tuple[float, float], BeforeValidator(_as_sequence), AfterValidator(_ascending)]
 Numbers = Annotated[tuple[Annotated[float, Field(ge=0)], ...], BeforeValidator(_as_sequence)]
+RegionMembers = Annotated[tuple[tuple[str, tuple[int | str, ...]], ...], BeforeValidator(_as_regions)]
 LabelValues = Annotated[tuple[int, ...], BeforeValidator(_as_sequence)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]

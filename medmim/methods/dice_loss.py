@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import torch
 from monai.losses.dice import DiceCELoss, DiceFocalLoss, DiceLoss
+from monai.losses.focal_loss import FocalLoss
 from monai.networks.utils import one_hot
 from torch import Tensor
+from torch.nn import functional as F
 
 from medmim.distributed import sum_of_all, together
 
@@ -29,6 +31,20 @@ def batch_dice(criterion: str) -> DiceCELoss | DiceFocalLoss:
     return loss
 
 
+def region_dice(criterion: str, scores: Tensor, target: Tensor, weight: float = 1.0) -> Tensor:
+    """Return the loss between logits and masks of overlapping regions, both (batch, regions, *space).
+
+    Args:
+        criterion: dice_ce, with binary cross entropy, or dice_focal.
+        scores: logits.
+        target: 0 or 1.
+        weight: of the cross entropy or focal loss.
+    """
+    other = F.binary_cross_entropy_with_logits if criterion == "dice_ce" else FocalLoss()
+    loss: Tensor = _DiceOfAll(sigmoid=True, batch=True)(scores, target) + weight * other(scores, target)
+    return loss
+
+
 class _DiceOfAll(DiceLoss):  # type: ignore[misc]  # MONAI is not typed
     """MONAI's batch Dice over the patches of all processes; unchanged in one process."""
 
@@ -36,9 +52,12 @@ class _DiceOfAll(DiceLoss):  # type: ignore[misc]  # MONAI is not typed
         if together() == 1 or not self.training:
             alone: Tensor = super().forward(input, target)
             return alone
-        if target.shape[1] != input.shape[1]:
-            target = one_hot(target, num_classes=input.shape[1])
-        found, true = input.softmax(dim=1)[:, 1:], target[:, 1:]
+        if self.sigmoid:
+            found, true = input.sigmoid(), target
+        else:
+            labels = target.shape[1] != input.shape[1]
+            whole = one_hot(target, num_classes=input.shape[1]) if labels else target
+            found, true = input.softmax(dim=1)[:, 1:], whole[:, 1:]
         axes = [0, *range(2, input.dim())]
         sums = sum_of_all(torch.stack([one.sum(dim=axes) for one in (found * true, found, true)]))
         dice = (2 * sums[0] + self.smooth_nr) / (sums[1] + sums[2] + self.smooth_dr)

@@ -92,7 +92,8 @@ class _Trainer:
     ) -> tuple[str, str]:
         """Return digest and run of a training, which is run unless it is finished."""
         settings = {key: value for key, value in settings.items() if key not in ("data", "init")}
-        plain = kind.model_validate(settings).model_dump(mode="json", exclude={"data", "init"})
+        whole = kind.model_validate(settings)
+        plain = whole.model_dump(mode="json", exclude={"data", "init", *whole.newer_defaults})
         digest = digest_of([stage, self.dataset_hash, plain, needs])
         for run in self.store.tagged(DIGEST, (digest,)):
             if run.info.status == "FINISHED":

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from medmim.config.resolve import resolve
@@ -28,3 +30,14 @@ def test_an_init_map_that_cannot_work_is_refused(tmp_path, text, message):
     (tmp_path / "rules.yaml").write_text(text)
     with pytest.raises(SettingsError, match=message):
         resolve(FinetuneSettings, flags={"init_map": str(tmp_path / "rules.yaml")})
+
+
+def test_regions_keep_their_order_when_settings_are_stored_sorted():
+    given = FinetuneSettings(regions={"whole": [1, "core"], "core": "core", "rest": 3})
+    assert given.regions == (("whole", (1, "core")), ("core", ("core",)), ("rest", (3,)))
+    stored = json.loads(json.dumps(given.model_dump(mode="json"), sort_keys=True))
+    assert FinetuneSettings(**stored).regions == given.regions
+    with pytest.raises(SettingsError, match="'a' is given twice"):
+        resolve(FinetuneSettings, overrides=["regions={a: [1], a: [2]}"])
+    with pytest.raises(SettingsError, match="expected regions such as"):
+        resolve(FinetuneSettings, overrides=["regions=whole"])

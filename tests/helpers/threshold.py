@@ -24,15 +24,20 @@ def same(spatial_dims, in_channels):
 
 
 def write_model(folder, threshold, *, dims=3, size=16, spacing_mm=None, options=(), **more):
-    """Write the weights of a segmenter that marks what is brighter than `threshold` (normalised)."""
+    """Write the weights of a segmenter that marks what is brighter than `threshold` (normalised).
+
+    threshold: one for each region, for a model of regions.
+    """
     trust(["threshold:same"])
     encoder = build_encoder("threshold:same", spatial_dims=dims, in_channels=1)
-    network = build_head("segment", encoder=encoder, spatial_dims=dims, classes=2)
+    levels = dict(enumerate(threshold)) if isinstance(threshold, tuple) else {1: threshold}
+    network = build_head("segment", encoder=encoder, spatial_dims=dims, classes=max(levels) + 1)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.zero_()
-        network.score.weight[1] = SHARP
-        network.score.bias[1] = -SHARP * threshold
+        for channel, level in levels.items():
+            network.score.weight[channel] = SHARP
+            network.score.bias[channel] = -SHARP * level
     description = {
         "kind": "segment",
         "arm": "threshold",
@@ -51,3 +56,13 @@ def write_model(folder, threshold, *, dims=3, size=16, spacing_mm=None, options=
         **more,
     }
     return save_weights(folder, network.state_dict(), description)
+
+
+# of a model of nested regions, whose outer class has a higher code than its inner one
+NESTED = {
+    "label_names": {"1": "core", "2": "rim"},
+    "label_codes": [9, 4],
+    "label_classes": [[9, 1], [4, 2]],
+    "regions": [["whole", [1, 2]], ["inner", [2]]],
+    "task_options": {"regions": [["whole", [9, 4]], ["inner", [4]]]},
+}

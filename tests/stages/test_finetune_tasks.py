@@ -16,6 +16,7 @@ from medmim.stages.compare import compare_runs
 from medmim.stages.finetune.run import finetune
 from medmim.stages.run_lifecycle import stored_settings
 from medmim.tracking.mlflow_store import Store
+from medmim.training.tasks.trained_model import load_trained_model
 
 MEANS = {
     "classify": {"macro_f1", "f1_calm", "f1_odd", "balanced_accuracy", "ece"},
@@ -242,3 +243,17 @@ def test_pixels_that_pass_for_millimetres_are_named(tmp_path, home):
         said = []
         finetune(settings(data, task, dims=2), home=home, log=said.append)
         assert sum("count a pixel as 1 mm" in line for line in said) == count
+
+
+def test_regions_are_trained_scored_and_compared(tiny_dataset, home):
+    """Names of regions are in another order than the regions, and stored settings keep that."""
+    said, regions = [], {"whole": [1, 2], "inner": ["rim"]}
+    result = finetune(settings(tiny_dataset, "segment", dims=2, regions=regions), home=home, log=said.append)
+    assert any(line.endswith("1 where whole exceeds 0.5, then 2 where inner exceeds 0.5") for line in said)
+    assert {"test/dice_whole", "test/dice_inner"} <= result.metrics.keys()
+    stored = stored_settings(FinetuneSettings, Store(home), result.run_id, data=tiny_dataset)
+    assert stored.regions == (("whole", (1, 2)), ("inner", ("rim",)))
+    trained = load_trained_model(result.checkpoint)
+    assert trained.plan.regions == (("whole", (1, 2)), ("inner", (2,)))
+    compared = compare_runs([result.run_id], home=home).as_json()
+    assert compared["arms"][0]["dice"]["mean"] == pytest.approx(result.metrics["test/dice"], abs=1e-6)

@@ -253,3 +253,31 @@ def test_names_of_patients_and_classes_keep_their_letters(charset, name, tmp_pat
     assert segmentation.SpecificCharacterSet == "ISO_IR 192"
     assert str(segmentation.PatientName) == name
     assert segmentation.SegmentSequence[0].SegmentLabel == "Ödem/rechts"
+
+
+def test_labels_of_regions_are_equal_in_both_formats(tmp_path, home):
+    affine, image = write_stack(tmp_path / "scans", "oblique")
+    stored = image.astype("<i2")
+    low, high = np.percentile(stored, [0.5, 99.5])
+    scaled = np.clip((stored - low) / (high - low), 0, 1)
+    levels = tuple(
+        float(((grey - low) / (high - low) - scaled.mean()) / scaled.std()) for grey in (400.5, 550.5)
+    )
+    weights = threshold.write_model(tmp_path / "model", levels, **threshold.NESTED)
+    made = predict(tmp_path / "scans", tmp_path / "out", home=home, model=str(weights))
+    expected = np.where(stored > 550, 4, np.where(stored > 400, 9, 0))
+    [nifti] = (made.out / "segmentations").rglob("*.gz")
+    [dicom] = (made.out / "dicom").rglob("*.dcm")
+    np.testing.assert_array_equal(read_image(nifti).array, expected)
+    segmentation = hd.seg.segread(dicom)
+    code_of = {
+        one.SegmentNumber: {"core": 9, "rim": 4}[one.SegmentLabel] for one in segmentation.SegmentSequence
+    }
+    volume = segmentation.get_volume(combine_segments=True, allow_missing_positions=True)
+    marked = np.argwhere(volume.array > 0)
+    inverse = np.linalg.inv(affine)
+    points = marked @ volume.affine[:3, :3].T + volume.affine[:3, 3]
+    voxels = np.rint(points @ inverse[:3, :3].T + inverse[:3, 3]).astype(int)
+    found = np.zeros(SHAPE, int)
+    found[tuple(voxels.T)] = [code_of[one] for one in volume.array[tuple(marked.T)]]
+    np.testing.assert_array_equal(found, expected)

@@ -15,6 +15,7 @@ from medmim.errors import DataError, ShapeError
 from medmim.shapes import Size, as_size, round_up
 
 Dims = Literal[2, 3]
+Regions = tuple[tuple[str, tuple[int, ...]], ...]
 View = Literal["patch", "whole"]
 
 _LARGEST_PATCH = {2: 192, 3: 64}
@@ -34,10 +35,13 @@ class PreprocessingPlan:
             images with their aspect ratio, volumes axis by axis.
         normalisation: intensity rules by modality.
         mirror_axes: axes along which training and inference may mirror images.
-        label_codes: value in label files of classes 1, 2, …, ascending; None: values are class indices.
+        label_codes: value in label files of classes 1, 2, …; None: values are class indices.
         ignore_label: value in label files of voxels without a known label.
         label_classes: pairs of a value in label files and its class, where classes are merged or renumbered;
             None: as `label_codes`.
+        regions: name and classes of each output channel, where channels are overlapping groups of classes
+            (trained with sigmoid); class k is the only one whose last region is region k. None: channels are
+            background and the classes.
     """
 
     dims: Dims
@@ -49,6 +53,11 @@ class PreprocessingPlan:
     label_codes: tuple[int, ...] | None = None
     ignore_label: int | None = None
     label_classes: tuple[tuple[int, int], ...] | None = None
+    regions: Regions | None = None
+
+    def channels(self, names: Mapping[int, str]) -> int:
+        """Return the number of output channels of a network for these class names by index."""
+        return max(names) + 1 if self.regions is None else len(self.regions)
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields that a model's description stores, as JSON values."""
@@ -63,6 +72,7 @@ class PreprocessingPlan:
             "label_classes": None
             if self.label_classes is None
             else [list(one) for one in self.label_classes],
+            "regions": None if self.regions is None else [[name, list(own)] for name, own in self.regions],
         }
 
 
@@ -73,7 +83,7 @@ def plan_of_model(description: Mapping[str, Any]) -> PreprocessingPlan:
         description: as `weights.json` contains it.
     """
     spacing, codes, rules = (description.get(key) for key in ("spacing_mm", "label_codes", "normalisation"))
-    classes = description.get("label_classes")
+    classes, regions = description.get("label_classes"), description.get("regions")
     return PreprocessingPlan(
         description["spatial_dims"],
         tuple(description["size"]),
@@ -84,6 +94,7 @@ def plan_of_model(description: Mapping[str, Any]) -> PreprocessingPlan:
         None if codes is None else tuple(codes),
         description.get("ignore_label"),
         None if classes is None else tuple((value, number) for value, number in classes),
+        None if regions is None else tuple((name, tuple(own)) for name, own in regions),
     )
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from medmim.data.dataset.manifest import BoxRecord, Dataset, VolumeRecord
 from medmim.data.loading.preprocess import VolumeLoader
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan
+from medmim.errors import UsageError
 from medmim.shapes import Features
 from medmim.stages.applicability import with_modality
 from medmim.stages.evaluate.class_matching import ClassMatching
@@ -106,6 +107,11 @@ class ModelScorer:
         self.matching = matching
         self.task = trained.task
         first = 1 if trained.kind == "segment" else 0
+        if trained.plan.regions and len(matching.names) < len(trained.names):
+            raise UsageError(
+                "--label-map: the regions of the model need each of its classes; expected a class of the "
+                "data for each, or evaluate the labels that `medmim predict` writes with --predictions"
+            )
         context = trained.context(dataset.root)
         if trained.kind == "segment":
             plan = replace(
@@ -116,9 +122,10 @@ class ModelScorer:
             context = replace(context, volumes=_loader(context, plan))
         names = dict(enumerate(matching.names, start=first))
         self._own_context = context
-        self.context = replace(context, names=names, tuned=_tuned(context.tuned, matching))
+        tuned = context.tuned if trained.plan.regions else _tuned(context.tuned, matching)
+        self.context = replace(context, names=names, tuned=tuned)
         self.network: nn.Module = trained.network
-        if trained.kind != "detect" and matching.renamed:
+        if trained.kind != "detect" and matching.renamed and not trained.plan.regions:
             self.network = MergedClasses(trained.network, self._members(first)).eval()
 
     def rows(self, case: VolumeRecord) -> list[Row]:

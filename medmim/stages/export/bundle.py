@@ -12,6 +12,7 @@ from medmim import __version__
 from medmim.data.dataset.manifest import VolumeRecord
 from medmim.data.loading.normalisation import IntensityRule
 from medmim.errors import UsageError
+from medmim.training.evaluation.regions import THRESHOLD
 from medmim.training.tasks.trained_model import TrainedModel
 
 _SCHEMA = (
@@ -89,7 +90,7 @@ def _inference(trained: TrainedModel, *, ct: bool) -> dict[str, Any]:
         "postprocessing": {
             "_target_": "Compose",
             "transforms": [
-                {"_target_": "Activationsd", "keys": "pred", "softmax": True},
+                *_activation(trained),
                 {
                     "_target_": "Invertd",
                     "keys": "pred",
@@ -98,7 +99,7 @@ def _inference(trained: TrainedModel, *, ct: bool) -> dict[str, Any]:
                     "nearest_interp": False,
                     "to_tensor": True,
                 },
-                {"_target_": "AsDiscreted", "keys": "pred", "argmax": True},
+                _classes(trained),
                 *_largest_components(trained),
                 *_label_values(trained),
                 {
@@ -116,8 +117,24 @@ def _inference(trained: TrainedModel, *, ct: bool) -> dict[str, Any]:
     }
 
 
+def _activation(trained: TrainedModel) -> list[dict[str, Any]]:
+    """Return the step from the network's outputs to probabilities; those of regions are probabilities."""
+    return [] if trained.plan.regions else [{"_target_": "Activationsd", "keys": "pred", "softmax": True}]
+
+
+def _classes(trained: TrainedModel) -> dict[str, Any]:
+    """Return the step from probabilities to class indices, as `labels_of`."""
+    if not trained.plan.regions:
+        return {"_target_": "AsDiscreted", "keys": "pred", "argmax": True}
+    numbers = f"torch.arange(1, {len(trained.plan.regions) + 1}).reshape(-1, 1, 1, 1)"
+    written = f"$lambda x: ((x > {THRESHOLD}) * {numbers}.to(x)).amax(dim=0, keepdim=True)"
+    return {"_target_": "Lambdad", "keys": "pred", "func": written}
+
+
 def _largest_components(trained: TrainedModel) -> list[dict[str, Any]]:
-    """Return the steps that keep the largest component of the classes with this rule."""
+    """Return the steps that keep the largest component of the classes with this rule; none for regions."""
+    if trained.plan.regions:
+        return []
     rules = trained.description.get("chosen", {}).get("postprocessing", {})
     kept = [number for number, name in trained.names.items() if "largest_component" in rules.get(name, {})]
     step = {"_target_": "KeepLargestConnectedComponentd", "keys": "pred", "connectivity": 3}
@@ -132,7 +149,8 @@ def unapplied_postprocessing(trained: TrainedModel, *, bundle: bool) -> list[str
         bundle: whether the export is a bundle, which keeps largest components; ONNX contains the network.
     """
     rules = trained.description.get("chosen", {}).get("postprocessing", {})
-    return sorted(name for name, rule in rules.items() if not (bundle and "largest_component" in rule))
+    kept = bundle and not trained.plan.regions
+    return sorted(name for name, rule in rules.items() if not (kept and "largest_component" in rule))
 
 
 def _label_values(trained: TrainedModel) -> list[dict[str, Any]]:
@@ -200,7 +218,8 @@ def _inferer(trained: TrainedModel) -> dict[str, Any]:
 
 def _metadata(trained: TrainedModel, title: str, names: dict[str, str]) -> dict[str, Any]:
     plan = trained.plan
-    classes = max(trained.names) + 1
+    classes = plan.channels(trained.names)
+    channels = [name for name, _ in plan.regions] if plan.regions else ["background", *names.values()]
     common = {"type": "image", "modality": "n/a", "is_patch_data": True, "spatial_shape": list(plan.size)}
     return {
         "schema": _SCHEMA,
@@ -233,7 +252,7 @@ def _metadata(trained: TrainedModel, title: str, names: dict[str, str]) -> dict[
                     "num_channels": classes,
                     "dtype": "float32",
                     "value_range": [0, classes - 1],
-                    "channel_def": {"0": "background", **names},
+                    "channel_def": {str(number): name for number, name in enumerate(channels)},
                 }
             },
         },

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from medmim.errors import RunError
+from medmim.training.evaluation.regions import RegionProbabilities
 from medmim.training.evaluation.segmentation_inference import MirrorAveraging, all_flips
 from medmim.training.tasks.segmentation import Segmentation
 from medmim.training.tasks.trained_model import TrainedModel
@@ -33,10 +34,14 @@ class _Plain(nn.Module):
 
 
 def _plain(trained: TrainedModel) -> nn.Module:
-    """Return the network to export, including the test-time mirroring of a segmenter."""
+    """Return the network to export, including the test-time mirroring of a segmenter.
+
+    It outputs logits of classes, but probabilities of regions, which are averaged.
+    """
     if isinstance(trained.task, Segmentation):
         axes = [axis + 2 for axis in trained.plan.mirror_axes if axis < trained.plan.dims]
-        return MirrorAveraging(trained.network, all_flips(axes) if trained.task.mirror else ()).eval()
+        network = RegionProbabilities(trained.network) if trained.plan.regions else trained.network
+        return MirrorAveraging(network, all_flips(axes) if trained.task.mirror else ()).eval()
     return _Plain(trained.network).eval()
 
 

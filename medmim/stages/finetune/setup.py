@@ -117,7 +117,9 @@ def build_finetuning(settings: FinetuneSettings, store: Store, log: Callable[[st
     volumes = VolumeLoader(settings.data, plan, cache_gb=settings.cache_gb, disk=disk)
     context = EvaluationContext(volumes, names, settings.precision, {})
     head = task.head(encoder, divided.train, context, log)
-    network = _network(settings, encoder, origin, log, spatial_dims=dims, classes=max(names) + 1, **head)
+    network = _network(
+        settings, encoder, origin, log, spatial_dims=dims, classes=plan.channels(names), **head
+    )
     filled: dict[str, Any] = {"dims": dims, "size": plan.size, "field_of_view": plan.view}
     filled |= {"init": origin.run_id or origin.arm}
     resolved = settings.model_copy(update=chosen | filled)

@@ -21,6 +21,7 @@ from medmim.data.loading.preprocess import PreprocessedVolume
 from medmim.training.evaluation.detection_metrics import UNCHOSEN
 from medmim.training.evaluation.figures import FigureRow, boxed_row, caption_row, panel, upright
 from medmim.training.evaluation.postprocessing import apply_postprocessing
+from medmim.training.evaluation.regions import labels_of
 from medmim.training.evaluation.resample_back import restored
 from medmim.training.evaluation.segmentation_inference import segment
 from medmim.training.tasks.base import EvaluationContext
@@ -110,13 +111,14 @@ def write_label_prediction(
     )
     voxel_ml = abs(float(np.linalg.det(prepared.stored_affine[:3, :3]))) / 1000
     rules = scene.tuned.get("postprocessing", {})
-    found = restored(probabilities, prepared, volume.shape)
-    labels = trained.coded(apply_postprocessing(found, scene.names, rules, voxel_ml))
+    regions = scene.plan.regions
+    found = restored(probabilities, prepared, volume.shape, regions)
+    labels = trained.coded(apply_postprocessing(found, scene.names, rules, voxel_ml, regions))
     label = place.file("segmentations", "nii.gz")
     files.write_bytes(label, encode_image(Image(labels, prepared.stored_affine)))
     names = [scene.names.get(number, "") for number in range(1, max(scene.names) + 1)]
     if place.draw:
-        _draw(place, [_labelled(prepared, probabilities.argmax(dim=0).numpy())], trained, names)
+        _draw(place, [_labelled(prepared, labels_of(probabilities, regions).numpy())], trained, names)
     known = volume.flags.get("spacing") != "unknown"
     rows = []
     for number, class_name in sorted(scene.names.items()):
@@ -133,9 +135,10 @@ def write_label_prediction(
 def write_probabilities(
     trained: TrainedModel, scene: EvaluationContext, volume: VolumeRecord, place: OutputPlace
 ) -> None:
-    """Write class probabilities as .npz: `probabilities` (classes, x, y, z) in float16, and `affine`.
+    """Write probabilities as .npz: `probabilities` (channels, x, y, z) in float16, and `affine`.
 
-    They lie on the preprocessed grid, whose affine (voxel to RAS mm) is in the file. Class 0 is background.
+    They lie on the preprocessed grid, whose affine (voxel to RAS mm) is in the file. Channels are background
+    and the classes, or the regions of the model.
     """
     assert isinstance(trained.task, Segmentation)
     prepared, mirror = scene.volumes(volume), trained.task.mirror

@@ -265,7 +265,7 @@ def _num_volumes(training: StudyTraining, dataset: Dataset) -> int:
 
 def _result_settings(settings: PretrainSettings | FinetuneSettings) -> dict[str, Any]:
     """Return the settings that affect the result."""
-    return settings.model_dump(mode="json", exclude={"data", "experiment", "init"})
+    return settings.model_dump(mode="json", exclude={"data", "experiment", "init", *settings.newer_defaults})
 
 
 def _job_settings(settings: PretrainSettings | FinetuneSettings) -> dict[str, Any]:

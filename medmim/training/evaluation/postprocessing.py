@@ -14,6 +14,9 @@ import numpy as np
 from jaxtyping import Bool, Integer
 from scipy import ndimage
 
+from medmim.data.loading.preprocessing_plan import Regions
+from medmim.training.evaluation.regions import class_groups, class_outside
+
 Mask = Bool[np.ndarray, "x y z"]
 Labels = Integer[np.ndarray, "x y z"]
 Rules = Mapping[str, Mapping[str, float]]  # class name → `largest_component` or `min_ml`
@@ -63,24 +66,35 @@ def choose_postprocessing(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
     return chosen
 
 
-def apply_postprocessing(labels: Labels, names: Mapping[int, str], rules: Rules, voxel_ml: float) -> Labels:
-    """Return labels in which components that the rules remove are background.
+def apply_postprocessing(
+    labels: Labels,
+    names: Mapping[int, str],
+    rules: Rules,
+    voxel_ml: float,
+    regions: Regions | None = None,
+) -> Labels:
+    """Return labels without the components that the rules remove.
+
+    They become background, or the class of the regions that still contain them.
 
     Args:
         labels: class indices.
         names: class names by index.
         rules: as `choose_postprocessing` returns them.
         voxel_ml: volume of a voxel.
+        regions: as in `PreprocessingPlan`.
     """
     cleaned = labels.copy()
-    for number, name in names.items():
-        mask = labels == number
+    for name, group in class_groups(names, regions).items():
+        mask = np.isin(cleaned, group)
         if name not in rules or not mask.any():
             continue
         numbered, count = ndimage.label(mask, structure=_CONNECTED)
         sizes = np.bincount(numbered[mask], minlength=count + 1)[1:] * voxel_ml
         removed = [0, *(np.flatnonzero(~_kept(sizes, rules[name])) + 1)]
-        cleaned[mask & np.isin(numbered, removed)] = 0
+        gone = mask & np.isin(numbered, removed)
+        for number in group:  # the class outside is never of the group
+            cleaned[gone & (cleaned == number)] = class_outside(number, group, regions)
     return cleaned
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from medmim.data.loading.preprocess import PreprocessedVolume
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan
+from medmim.training.evaluation.regions import RegionProbabilities
 from medmim.training.precision import autocast
 
 
@@ -32,20 +33,22 @@ def segment(
         mirror: average over the mirroring axes of the plan.
 
     Returns:
-        Class probabilities, (classes, x, y, z), on the CPU, on the grid of the preprocessed volume.
+        Probabilities of classes or regions, (channels, x, y, z), on the CPU, on the preprocessed grid.
     """
     device = next(network.parameters()).device
     with torch.no_grad(), autocast(precision, device):
+        network = RegionProbabilities(network) if plan.regions else network
         averaged = MirrorAveraging(network, mirrored(prepared, plan) if mirror else ())
         scores = _inferer(prepared, plan)(prepared.image.unsqueeze(0).to(device), averaged)
-    return torch.softmax(scores[0].float().cpu(), dim=0)
+    found: Tensor = scores[0].float().cpu()
+    return found if plan.regions else torch.softmax(found, dim=0)
 
 
 class MirrorAveraging(nn.Module):
-    """A network whose float32 logits are averaged over mirrored images, so that window sums are accurate.
+    """A network whose float32 outputs are averaged over mirrored images, so that window sums are accurate.
 
     Args:
-        network: maps images to class logits.
+        network: maps images to logits of classes, or probabilities of regions.
         flips: for each mirrored image, the tensor axes to flip.
     """
 
@@ -55,7 +58,7 @@ class MirrorAveraging(nn.Module):
         self.flips = flips
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return class logits, (batch, classes, *space)."""
+        """Return averaged outputs, (batch, channels, *space)."""
         scores: Tensor = self.network(images).float()
         for axes in self.flips:
             scores = scores + self.network(images.flip(axes)).float().flip(axes)

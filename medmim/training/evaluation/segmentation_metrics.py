@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any
@@ -11,33 +11,55 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from medmim.data.dataset.manifest import VolumeRecord
 from medmim.data.formats.nifti import read_image
 from medmim.data.loading.finite_checks import finite
 from medmim.data.loading.foreground_sampling import IGNORE
-from medmim.data.loading.preprocess import VolumeLoader, class_indices
+from medmim.data.loading.preprocess import PreprocessedVolume, VolumeLoader, class_indices
+from medmim.data.loading.preprocessing_plan import Regions
 from medmim.training.evaluation.mask_metrics import MaskPair, dice, hd95_mm, lesion_f1, surface_dice
 from medmim.training.evaluation.postprocessing import Rules, apply_postprocessing, components_of
+from medmim.training.evaluation.regions import class_groups, labels_of
 from medmim.training.evaluation.resample_back import on_grid
-from medmim.training.evaluation.segmentation_inference import segment
 
 Mask3d = Int[Tensor, "1 x y z"]
 
 
 @dataclass(frozen=True)
+class PartialLabels:
+    """Classes of a case that may be missing in its label although they are in the image.
+
+    Attributes:
+        unannotated: class indices that nobody annotated in the case.
+        annotated_if_present: class indices that are not annotated where the label does not contain them.
+    """
+
+    unannotated: frozenset[int] = frozenset()
+    annotated_if_present: frozenset[int] = frozenset()
+
+    def unknown(self, present: Collection[int]) -> frozenset[int]:
+        """Return the classes whose absence from a label means nothing, given the classes that it contains."""
+        return self.unannotated | self.annotated_if_present.difference(present)
+
+
+COMPLETE = PartialLabels()
+
+
+@dataclass(frozen=True)
 class CaseScore:
-    """Metrics of one class in one volume.
+    """Metrics of one class or region in one volume.
 
     Attributes:
         case: volume id.
         subject: patient key.
-        label: class name.
+        label: name of the class or region.
         dice, hd95_mm, surface_dice, lesion_f1: metrics of the table in `mask_metrics`; all but Dice are None
             if not computed.
         volume_ml, predicted_ml: volume of label and prediction.
-        dice_any: Dice of all classes merged, such as a whole tumour; the same in every row of a case.
+        dice_any: Dice of all classes merged, such as a whole tumour; the same in every row of a case; None if
+            a class was not annotated.
         components: volume and overlap in ml of predicted components, for choosing the postprocessing; None if
             not computed.
     """
@@ -50,7 +72,7 @@ class CaseScore:
     surface_dice: float | None
     volume_ml: float
     predicted_ml: float
-    dice_any: float
+    dice_any: float | None
     lesion_f1: float | None = None
     components: list[list[float]] | None = None
 
@@ -61,43 +83,49 @@ class CaseScore:
 
 
 def score_volume(
-    network: nn.Module,
+    probabilities_of: Callable[[PreprocessedVolume], Tensor],
     volume: VolumeRecord,
     volumes: VolumeLoader,
     *,
     names: Mapping[int, str],
-    precision: str,
-    mirror: bool = False,
     tolerance_mm: float | None,
     rules: Rules = MappingProxyType({}),
+    partial: PartialLabels = COMPLETE,
 ) -> list[CaseScore]:
     """Segment a volume and compare it with its label on the label's own grid.
 
     Args:
-        network: maps images to class logits.
+        probabilities_of: segments a volume as `segment` does.
         volume: a labelled volume.
         volumes: preprocesses it.
         names: class names by index.
-        precision: auto, fp32 or bf16.
-        mirror: as in `segment`.
         tolerance_mm: tolerance of surface Dice; None: compute components instead of distances.
-        rules: postprocessing by class name.
+        rules: postprocessing by name of the class or region.
+        partial: as in `compare_labels`.
     """
-    prepared = finite(volume, volumes)
-    probabilities = segment(network, prepared, volumes.plan, precision=precision, mirror=mirror)
+    prepared, regions = finite(volume, volumes), volumes.plan.regions
+    probabilities = probabilities_of(prepared)
     if volumes.plan.spacing_mm is None and volumes.plan.view == "patch":
         label = prepared.label
         assert label is not None  # only labelled volumes are scored
-        affine, prediction = prepared.affine, probabilities.argmax(dim=0, keepdim=True)
+        affine, prediction = prepared.affine, labels_of(probabilities, regions).unsqueeze(0)
     else:
         label, affine = _native_label(volumes, volume)
-        prediction = on_grid(probabilities, prepared.affine, label.shape[1:], affine).long().unsqueeze(0)
+        found = on_grid(probabilities, prepared.affine, label.shape[1:], affine, regions)
+        prediction = found.long().unsqueeze(0)
     if rules:
         voxel_ml = math.prod(_spacing(affine)) / 1000
-        cleaned = apply_postprocessing(prediction[0].numpy(), names, rules, voxel_ml)
+        cleaned = apply_postprocessing(prediction[0].numpy(), names, rules, voxel_ml, regions)
         prediction = torch.from_numpy(cleaned).unsqueeze(0)
     return compare_labels(
-        prediction, label.long(), _spacing(affine), volume=volume, names=names, tolerance_mm=tolerance_mm
+        prediction,
+        label.long(),
+        _spacing(affine),
+        volume=volume,
+        names=names,
+        tolerance_mm=tolerance_mm,
+        regions=regions,
+        partial=partial,
     )
 
 
@@ -109,18 +137,25 @@ def compare_labels(
     volume: VolumeRecord,
     names: Mapping[int, str],
     tolerance_mm: float | None = 1.0,
+    regions: Regions | None = None,
+    partial: PartialLabels = COMPLETE,
 ) -> list[CaseScore]:
-    """Compare a prediction with a label of the same shape for each class but background.
+    """Compare a prediction with a label of the same shape for each region, or each class but background.
 
-    Values without a name count as background, voxels labelled `IGNORE` are left out.
+    Values without a name count as background, voxels labelled `IGNORE` are left out, and so are regions and
+    classes with a class that was not annotated.
     """
     known = (label != IGNORE)[0].numpy()
     guess, truth = (one[0].numpy() for one in (prediction, label))
     whole = [np.isin(one, sorted(names)) & known for one in (guess, truth)]
-    whole_dice, voxel_ml = dice(MaskPair(*whole)), math.prod(spacing_mm) / 1000
+    unknown = partial.unknown(set(np.unique(truth).tolist()))
+    whole_dice = None if unknown else dice(MaskPair(*whole))
+    voxel_ml = math.prod(spacing_mm) / 1000
     scores = []
-    for value, name in sorted(names.items()):
-        masks = (guess == value) & known, (truth == value) & known
+    for name, group in class_groups(names, regions).items():
+        if unknown.intersection(group):
+            continue
+        masks = np.isin(guess, group) & known, np.isin(truth, group) & known
         pair, distances = MaskPair(*masks, spacing_mm, tolerance_mm or 0.0), tolerance_mm is not None
         scores.append(
             CaseScore(

@@ -114,13 +114,11 @@ class Task(ABC):
             DataError: if the training images have too few classes.
         """
 
-    def label_codes(self, dataset: Dataset, fingerprint: Fingerprint) -> tuple[int, ...] | None:
-        """Return the label value of each class, from class 1; None for tasks without label volumes."""
-        return None
-
-    def label_classes(self, dataset: Dataset, fingerprint: Fingerprint) -> tuple[tuple[int, int], ...] | None:
-        """Return pairs of a label value and its class, where classes are merged."""
-        return None
+    def with_labels(
+        self, plan: PreprocessingPlan, dataset: Dataset, fingerprint: Fingerprint
+    ) -> PreprocessingPlan:
+        """Return the plan with what the task reads of label volumes; nothing by default."""
+        return plan
 
     def notes(self, dataset: Dataset, fingerprint: Fingerprint, names: Mapping[int, str]) -> list[str]:
         """Return lines about the training data for the user, before training starts."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from medmim.config.runs import FinetuneSettings
@@ -58,8 +57,6 @@ def prepare_task(
     plan, lines = choose_plan(
         plan, settings, fingerprint, names=names.values(), axes=_LEFT_RIGHT, volumes=train
     )
-    codes, classes = task.label_codes(dataset, fingerprint), task.label_classes(dataset, fingerprint)
     for line in [*lines, *task.notes(dataset, fingerprint, names)]:
         log(line)
-    ignored = None if codes is None else ignore
-    return replace(plan, label_codes=codes, ignore_label=ignored, label_classes=classes), names
+    return task.with_labels(plan, dataset, fingerprint), names

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -11,26 +12,25 @@ from monai.losses.ds_loss import DeepSupervisionLoss
 from torch import Tensor, nn
 
 from medmim.data.dataset.manifest import Dataset, VolumeRecord
-from medmim.data.formats.labels import NOT_ANNOTATED
 from medmim.data.loading.augmentation import load_augmentation
 from medmim.data.loading.fingerprint import Fingerprint
-from medmim.data.loading.foreground_sampling import IGNORE, foreground_shares
 from medmim.data.loading.patches import segmentation_patches
-from medmim.data.loading.preprocessing_plan import View
+from medmim.data.loading.preprocess import PreprocessedVolume
+from medmim.data.loading.preprocessing_plan import PreprocessingPlan, Regions, View
 from medmim.encoders import Encoder
-from medmim.errors import DataError, UsageError
+from medmim.errors import UsageError
 from medmim.methods.dice_loss import CRITERIA
 from medmim.shapes import Scalar
 from medmim.training.evaluation.figures import panel, segmentation_row
 from medmim.training.evaluation.postprocessing import choose_postprocessing
+from medmim.training.evaluation.regions import labels_of, membership
 from medmim.training.evaluation.segmentation_inference import segment
-from medmim.training.evaluation.segmentation_metrics import mean_scores, score_volume
+from medmim.training.evaluation.segmentation_metrics import PartialLabels, mean_scores, score_volume
 from medmim.training.tasks.base import EvaluationContext, Row, Task, TrainingSamples
-from medmim.training.tasks.known_label_loss import ANNOTATED, KnownLabelLoss
+from medmim.training.tasks.known_label_loss import ANNOTATED, MEMBERS, KnownLabelLoss, KnownRegionLoss
+from medmim.training.tasks.label_scheme import LabelScheme, label_scheme
 
-_MAX_CLASSES = IGNORE - 1  # class indices are stored in a byte
 _AUGMENT = "nnunet"
-_RAREST = 3
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,11 @@ class Segmentation(Task):
         surface_tolerance_mm: tolerance of surface Dice.
         labels: label values of each class, where classes are merged; other values are background. A merged
             class is written as its first value.
+        regions: name and members of each region, as in `label_scheme`, to train overlapping regions with
+            sigmoid; empty: classes exclude each other.
         annotated_classes: classes that were annotated in each source of a dataset of several sources; in
             other sources, all were. A voxel labelled background may belong to the other classes.
+        partially_labelled: classes (or `all`) that were not annotated in a case whose label lacks them.
     """
 
     criterion: str = "dice_ce"
@@ -55,7 +58,9 @@ class Segmentation(Task):
     mirror: bool = True
     surface_tolerance_mm: float = 1.0
     labels: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    regions: Sequence[Sequence[Any]] = ()
     annotated_classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    partially_labelled: Sequence[str] = ()
 
     axis: ClassVar[str] = "segmentation"
     requirement: ClassVar[str] = "labels"
@@ -80,6 +85,12 @@ class Segmentation(Task):
                 "labels: expected values other than 0 of each class, each of them once, such as "
                 f"{{tumour: [1, 2, 4]}}; got {dict(self.labels)}"
             )
+        names = [name for name, _ in self.regions]
+        if len(set(names)) < len(names) or not all(members for _, members in self.regions):
+            raise UsageError(
+                "regions: expected different names, each with label values or names of classes, such as "
+                f"{{whole: [1, 2, 3], core: [2, 3]}}; got {', '.join(map(str, names))}"
+            )
 
     def usable(self, volume: VolumeRecord) -> bool:
         """Return whether the image has a label volume."""
@@ -102,62 +113,45 @@ class Segmentation(Task):
     def names(
         self, dataset: Dataset, train: Sequence[VolumeRecord], fingerprint: Fingerprint
     ) -> dict[int, str]:
-        """Return the dataset's names, and `label_<code>` for codes without a name."""
-        return dict(enumerate(self._values(dataset, fingerprint), start=1))
-
-    def label_codes(self, dataset: Dataset, fingerprint: Fingerprint) -> tuple[int, ...]:
-        """Return the codes of the dataset and of the training labels in ascending order.
+        """Return the dataset's names, and `label_<code>` for codes without a name.
 
         Raises:
             DataError: if all training labels are empty, or there are more classes than a byte can number.
         """
-        return tuple(values[0] for values in self._values(dataset, fingerprint).values())
+        return self._scheme(dataset, fingerprint).names
 
-    def label_classes(self, dataset: Dataset, fingerprint: Fingerprint) -> tuple[tuple[int, int], ...] | None:
-        """Return pairs of a label value and its class if classes are merged, otherwise None."""
-        classes = enumerate(self.labels.values(), start=1)
-        return tuple((value, number) for number, own in classes for value in own) or None
+    def with_labels(
+        self, plan: PreprocessingPlan, dataset: Dataset, fingerprint: Fingerprint
+    ) -> PreprocessingPlan:
+        """Return the plan with the values of the classes and with the regions."""
+        scheme = self._scheme(dataset, fingerprint)
+        return replace(
+            plan,
+            label_codes=scheme.codes,
+            ignore_label=fingerprint.ignore,
+            label_classes=scheme.pairs,
+            regions=scheme.regions,
+        )
 
     def notes(self, dataset: Dataset, fingerprint: Fingerprint, names: Mapping[int, str]) -> list[str]:
-        """Return classes without training voxels, and the share of foreground patches on each class."""
-        values, lines = self._values(dataset, fingerprint), []
-        class_of = {value: name for name, own in values.items() for value in own}
-        seen = {class_of.get(code) for code in fingerprint.codes()}
-        unseen = [
-            f"'{name}' ({', '.join(map(str, own))})" for name, own in values.items() if name not in seen
-        ]
-        if unseen:
-            lines.append(f"warning: no training label contains {', '.join(unseen)}: it cannot be predicted")
-        left_out = [str(code) for code in fingerprint.codes() if code not in class_of]
-        if left_out:
-            lines.append(
-                f"warning: label values {', '.join(left_out)} are background: `labels` leaves them out"
-            )
-        if not self.labels and list(class_of) == [*range(1, len(class_of)), NOT_ANNOTATED]:
-            lines.append(
-                f"warning: label value {NOT_ANNOTATED} is trained as a class; if nobody annotated these "
-                f"voxels, use --set ignore_label={NOT_ANNOTATED}"
-            )
-        lines += self._annotation_lines(dataset, values)
-        number = {name: place for place, name in names.items()}
-        cases = [
-            {number[class_of[code]] for code in codes if code in class_of} for codes in fingerprint.cases
-        ]
-        shares = foreground_shares([sorted(classes) for classes in cases])
-        if len(shares) > 1:
-            rarest = sorted(shares, key=lambda one: shares[one])[:_RAREST]
-            listed = ", ".join(f"{names[one]} {shares[one]:.1%}" for one in rarest)
-            lines.append(
-                f"foreground patches are centred on each class of a volume equally often; rarest: {listed}"
-            )
-        return lines
+        """Return lines about classes, regions and what is annotated."""
+        lines = self._scheme(dataset, fingerprint).lines(fingerprint)
+        return [*lines, *self._annotation_lines(dataset, names.values())]
+
+    def _scheme(self, dataset: Dataset, fingerprint: Fingerprint) -> LabelScheme:
+        return label_scheme(dataset, fingerprint, labels=self.labels, regions=self.regions)
 
     def _annotation_lines(self, dataset: Dataset, names: Collection[str]) -> list[str]:
-        """Return what is annotated in each source.
+        """Return what is annotated in each source and case.
 
         Raises:
             UsageError: for an unknown source or class.
         """
+        absent = [one for one in self.partially_labelled if one not in (*names, "all")]
+        if absent:
+            raise UsageError(
+                f"partially_labelled: expected all, or some of {', '.join(names)}; got {', '.join(absent)}"
+            )
         sources = {volume.source for volume in dataset.volumes if volume.source}
         wrong = sorted(self.annotated_classes.keys() - sources)
         wrong += [one for own in self.annotated_classes.values() for one in own if one not in names]
@@ -166,33 +160,15 @@ class Segmentation(Task):
                 f"annotated_classes: expected sources ({', '.join(sorted(sources)) or 'none'}) and their "
                 f"classes ({', '.join(names)}), got {', '.join(wrong)}"
             )
-        return [
+        in_cases = (
+            [f"{', '.join(self.partially_labelled)} may be in images whose labels lack them"]
+            if self.partially_labelled
+            else []
+        )
+        return in_cases + [
             f"only {', '.join(own)} annotated in source '{source}': background there may be any other class"
             for source, own in self.annotated_classes.items()
         ]
-
-    def _values(self, dataset: Dataset, fingerprint: Fingerprint) -> dict[str, tuple[int, ...]]:
-        """Return the label values of each class."""
-        if not fingerprint.classes:
-            raise DataError(
-                "all training labels are empty: expected at least one class", reason="label_empty"
-            )
-        known = {*dataset.info.label_codes, *dataset.info.label_names, *fingerprint.codes()}
-        codes = sorted(known - {0, fingerprint.ignore})
-        unknown = [value for own in self.labels.values() for value in own if value not in codes]
-        if unknown:
-            raise UsageError(
-                f"labels: no label has the value {', '.join(map(str, unknown))}; expected "
-                f"{', '.join(map(str, codes))}"
-            )
-        if len(self.labels or codes) > _MAX_CLASSES:
-            raise DataError(
-                f"labels have {len(codes)} classes, expected at most {_MAX_CLASSES}: merge some of them",
-                reason="label_too_large",
-            )
-        names = dataset.info.label_names
-        found = {name: tuple(own) for name, own in self.labels.items()}
-        return found or {names.get(code, f"label_{code}"): (code,) for code in codes}
 
     def head(
         self,
@@ -216,47 +192,75 @@ class Segmentation(Task):
         augmentation = load_augmentation(augment or _AUGMENT)
         patches = segmentation_patches(context.plan, foreground=foreground, augmentation=augmentation)
         return TrainingSamples(
-            patches, labelled=True, targets=lambda volume, _: self.annotated(volume, context.names)
+            patches,
+            labelled=True,
+            targets=lambda volume, prepared: self.known(
+                volume, prepared, context.names, context.plan.regions
+            ),
         )
 
-    def annotated(self, volume: VolumeRecord, names: Mapping[int, str]) -> dict[str, Tensor]:
-        """Return whether background and each class were annotated; nothing if all were in every source."""
-        if not self.annotated_classes:
-            return {}
+    def known(
+        self,
+        volume: VolumeRecord,
+        prepared: PreprocessedVolume,
+        names: Mapping[int, str],
+        regions: Regions | None,
+    ) -> dict[str, Tensor]:
+        """Return the entries of a sample for the loss: members of regions, and annotated classes."""
+        found = {} if regions is None else {MEMBERS: membership(regions)}
+        if self.annotated_classes or self.partially_labelled:
+            assert prepared.places is not None  # only labelled volumes train
+            present = set(prepared.places[:, 0].tolist())
+            unknown = self._partial(volume, names).unknown(present)
+            found[ANNOTATED] = torch.tensor([number not in unknown for number in range(max(names) + 1)])
+        return found
+
+    def _partial(self, volume: VolumeRecord, names: Mapping[int, str]) -> PartialLabels:
+        """Return which classes may be missing in the label of a volume."""
         own = self.annotated_classes.get(volume.source or "", tuple(names.values()))
-        known = [names.get(number) in own for number in range(1, max(names) + 1)]
-        return {ANNOTATED: torch.tensor([True, *known])}
+        drawn = names.values() if "all" in self.partially_labelled else self.partially_labelled
+        return PartialLabels(
+            frozenset(number for number, name in names.items() if name not in own),
+            frozenset(number for number, name in names.items() if name in drawn),
+        )
 
     def loss(self, network: Any, batch: dict[str, Tensor]) -> Scalar:
         """Return Dice plus cross entropy or focal loss; the weight halves with each coarser resolution."""
         scores = [level.float() for level in network.deep_scores(batch["image"])]
-        loss: Tensor = DeepSupervisionLoss(KnownLabelLoss(self.criterion, batch.get(ANNOTATED)))(
-            scores, batch["label"].float()
+        known = batch.get(ANNOTATED)
+        one = (
+            KnownRegionLoss(self.criterion, batch[MEMBERS][0], known)
+            if MEMBERS in batch
+            else KnownLabelLoss(self.criterion, known)
         )
+        loss: Tensor = DeepSupervisionLoss(one)(scores, batch["label"].float())
         return loss
 
     def evaluate(
         self, network: nn.Module, cases: Sequence[VolumeRecord], context: EvaluationContext, *, final: bool
     ) -> list[Row]:
-        """Return a row for each case and class; surface distances only if `final`."""
-        network.eval()
+        """Return a row for each case and class or region; surface distances only if `final`."""
+        segments = self._segments(network, context)
         rows: list[Row] = []
         for case in cases:
             scores = score_volume(
-                network,
+                segments,
                 case,
                 context.volumes,
                 names=context.names,
-                precision=context.precision,
-                mirror=self.mirror,
                 tolerance_mm=self.surface_tolerance_mm if final else None,
                 rules=context.tuned.get("postprocessing", {}),
+                partial=self._partial(case, context.names),
             )
-            own = self.annotated_classes.get(case.source or "")
-            partial: Row = {} if own is None else {"dice_any": None}
-            known = [score for score in scores if own is None or score.label in own]
-            rows += [{"metric": self.metric, **score.row(), **partial} for score in known]
+            rows += [{"metric": self.metric, **score.row()} for score in scores]
         return rows
+
+    def _segments(
+        self, network: nn.Module, context: EvaluationContext
+    ) -> Callable[[PreprocessedVolume], Tensor]:
+        """Return the function from a volume to its probabilities."""
+        options: dict[str, Any] = {"precision": context.precision, "mirror": self.mirror}
+        return partial(segment, network.eval(), plan=context.plan, **options)
 
     def tune(self, rows: Sequence[Row], context: EvaluationContext) -> dict[str, Any]:
         """Return the postprocessing of each class, if one raises the Dice of the validation patients."""
@@ -271,15 +275,12 @@ class Segmentation(Task):
         self, network: nn.Module, cases: Sequence[VolumeRecord], context: EvaluationContext, *, title: str
     ) -> bytes:
         """Return slices with image, label and prediction."""
-        network.eval()
-        rows = []
+        segments, rows = self._segments(network, context), []
         for case in cases:
             prepared = context.volumes(case)
             if prepared.label is not None:
-                guess = segment(
-                    network, prepared, context.plan, precision=context.precision, mirror=self.mirror
-                )
                 image, label = prepared.image[0], prepared.label[0].long()
-                rows.append(segmentation_row(image, label, guess.argmax(dim=0), axis=prepared.slice_axis))
+                found = labels_of(segments(prepared), context.plan.regions)
+                rows.append(segmentation_row(image, label, found, axis=prepared.slice_axis))
         names = [context.names.get(value, "") for value in range(1, max(context.names) + 1)]
         return panel(rows, ["image", "label", "prediction"], title=title, names=names)

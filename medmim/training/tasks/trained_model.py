@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from medmim.data.dataset.channels import group_channels
 from medmim.data.dataset.manifest import Dataset, VolumeRecord
 from medmim.data.loading.preprocess import VolumeLoader
-from medmim.data.loading.preprocessing_plan import PreprocessingPlan, plan_of_model
+from medmim.data.loading.preprocessing_plan import PreprocessingPlan, Regions, plan_of_model
 from medmim.encoders import build_encoder
 from medmim.errors import RunError, UsageError
 from medmim.heads import HEADS, build_head
 from medmim.shapes import Images
+from medmim.training.evaluation.regions import mean_logits
 from medmim.training.tasks.base import EvaluationContext, Task
 from medmim.training.tasks.registry import build_task
 from medmim.training.weights import load_weights
@@ -80,23 +81,25 @@ class TrainedModel:
 
 
 class AveragedLogits(nn.Module):
-    """The mean of the logits of several networks.
+    """The mean of the logits of classes, or of the probabilities of regions, of several networks.
 
     Args:
-        networks: networks that map the same images to logits of the same classes.
+        networks: networks that map the same images to logits of the same channels.
+        regions: as in `PreprocessingPlan`.
     """
 
-    def __init__(self, networks: Sequence[nn.Module]) -> None:
+    def __init__(self, networks: Sequence[nn.Module], regions: Regions | None = None) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
+        self.regions = regions
 
     def forward(self, images: Images) -> Tensor:
-        """Return logits, (batch, classes, ...)."""
-        return torch.stack([network(images).float() for network in self.networks]).mean(dim=0)
+        """Return logits, (batch, channels, ...)."""
+        return mean_logits(torch.stack([network(images).float() for network in self.networks]), self.regions)
 
 
 def ensemble_of(models: Sequence[TrainedModel]) -> TrainedModel:
-    """Return a model that averages the logits of several segmenters or classifiers.
+    """Return a model that averages several segmenters or classifiers, see `AveragedLogits`.
 
     Only postprocessing rules that all models share are applied; the temperature is the mean of theirs.
 
@@ -127,7 +130,7 @@ def ensemble_of(models: Sequence[TrainedModel]) -> TrainedModel:
     shared = {name: rule for name, rule in rules[0].items() if all(one.get(name) == rule for one in rules)}
     chosen |= {"postprocessing": shared} if shared else {}
     digest = hashlib.sha256("".join(model.sha256 for model in models).encode()).hexdigest()
-    network = AveragedLogits([model.network for model in models]).eval()
+    network = AveragedLogits([model.network for model in models], first.plan.regions).eval()
     description = {**first.description, "chosen": chosen, "sha256": digest}
     return replace(first, network=network, description=description)
 
@@ -158,12 +161,11 @@ def load_trained_model(path: Path) -> TrainedModel:
         encoder = build_encoder(
             told["encoder"], spatial_dims=dims, in_channels=told["in_channels"], **told["encoder_options"]
         )
-        classes = max(names) + 1
+        plan = plan_of_model(told)
         network = build_head(
-            told["kind"], encoder=encoder, spatial_dims=dims, classes=classes, **told["head"]
+            told["kind"], encoder=encoder, spatial_dims=dims, classes=plan.channels(names), **told["head"]
         )
         network.load_state_dict(weights)
-        plan = plan_of_model(told)
         # earlier versions did not mirror when segmenting
         earlier = {"mirror": False} if told["kind"] == "segment" and "mirror_axes" not in told else {}
         task = build_task(told["kind"], **{**earlier, **told["task_options"]})

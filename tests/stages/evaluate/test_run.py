@@ -87,3 +87,18 @@ def test_merged_classes_of_the_training_dataset_are_known(tiny_dataset, tmp_path
 def test_classes_that_do_not_match_by_name_stop_the_evaluation(weights, tiny_dataset, tmp_path, home):
     with pytest.raises(UsageError, match=r"model \(ball\) do not match those of the data \(core, rim\)"):
         evaluate(tiny_dataset, tmp_path / "out", EvaluationOptions(model=weights), home=home, log=quiet)
+
+
+def test_regions_of_a_model_are_scored_on_classes_of_equal_names(tiny_dataset, tmp_path, home):
+    model = str(threshold.write_model(tmp_path / "model", (0.3, 2.0), **threshold.NESTED, mirror_axes=[]))
+    options = EvaluationOptions(model=model, split="all")
+    scores = scores_of(evaluate(tiny_dataset, tmp_path / "a", options, home=home, log=quiet))
+    made = predict(tiny_dataset, tmp_path / "predicted", home=home, model=model, log=quiet)
+    options = EvaluationOptions(predictions=made.out, split="all")
+    by_class = scores_of(evaluate(tiny_dataset, tmp_path / "b", options, home=home, log=quiet))
+    assert scores["dice_whole"] == pytest.approx(by_class["dice_any"], abs=1e-6)
+    assert scores["dice_inner"] == pytest.approx(by_class["dice_rim"], abs=1e-6)
+    assert min(scores["dice_inner"], scores["dice_whole"]) > 0.9
+    options = EvaluationOptions(model=model, label_map=("core=core", "rim=core", "=rim"))
+    with pytest.raises(UsageError, match="regions of the model need each of its classes"):
+        evaluate(tiny_dataset, tmp_path / "c", options, home=home, log=quiet)

@@ -335,3 +335,25 @@ def test_a_scan_that_tells_no_modality_is_taken_for_what_the_model_learnt(tmp_pa
     np.testing.assert_array_equal(found["CT"][0], found["OT"][0])
     assert found["CT"][1] == ()
     assert found["OT"][1] == ("1 of 1 scans have no modality: assumed to be CT, in Hounsfield units",)
+
+
+def test_labels_of_regions_are_written_in_their_order_by_one_model_and_by_several(tmp_path, home):
+    """The mean probability of thresholds 0.5 lower and higher is above 0.5 where the single model's is."""
+    models = [
+        str(
+            threshold.write_model(tmp_path / f"model {shift}", (0.4 + shift, 2.0 + shift), **threshold.NESTED)
+        )
+        for shift in (0.0, -0.5, 0.5)
+    ]
+    image, _ = tiny.blob(np.random.default_rng(0), tiny.SHAPE)
+    blob_file(tmp_path / "scans" / "a.nii.gz")
+    low, high = np.percentile(image, [0.5, 99.5])
+    seen = np.clip((image - low) / (high - low), 0, 1)
+    seen = (seen - seen.mean()) / seen.std()
+    expected = np.where(seen > 2.0, 4, np.where(seen > 0.4, 9, 0))
+    assert np.unique(expected).tolist() == [0, 4, 9]
+    for name, chosen in (("one", models[:1]), ("several", models[1:])):
+        made = predict(tmp_path / "scans", tmp_path / name, home=home, model=chosen)
+        [path] = (made.out / "segmentations").iterdir()
+        np.testing.assert_array_equal(read_image(path).array, expected)
+    assert json.loads((made.out / "predictions.json").read_text())["classes"] == {"9": "core", "4": "rim"}

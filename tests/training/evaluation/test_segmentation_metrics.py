@@ -1,4 +1,5 @@
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from scipy import ndimage
 from medmim.data.dataset.manifest import read_dataset
 from medmim.data.loading.preprocess import VolumeLoader
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan, plan_for
+from medmim.training.evaluation.segmentation_inference import segment
 from medmim.training.evaluation.segmentation_metrics import (
     CaseScore,
     compare_labels,
@@ -45,6 +47,11 @@ def balls(seed, shape=(14, 12, 10)):
         squares = sum((grid - c) ** 2 for grid, c in zip(np.indices(shape), centre, strict=True))
         label[squares < rng.uniform(2, 4) ** 2] = value
     return label
+
+
+def segments(network, volumes):
+    """Return the function from a volume to its probabilities."""
+    return partial(segment, network, plan=volumes.plan, precision="fp32")
 
 
 def compared(prediction, label, spacing=(1.0, 1.0, 1.0), **words):
@@ -188,7 +195,7 @@ def test_volumes_of_any_orientation_are_scored(tmp_path, dims, orientation):
     row, label = quiet_dataset(tmp_path, spacing=spacing, orientation=orientation)
     volumes = VolumeLoader(tmp_path, PreprocessingPlan(dims, (16,) * dims), cache_gb=1.0)
     scores = score_volume(
-        oracle_for(volumes(row)), row, volumes, names=NAMES, precision="fp32", tolerance_mm=1.0
+        segments(oracle_for(volumes(row)), volumes), row, volumes, names=NAMES, tolerance_mm=1.0
     )
     assert [(score.dice, score.hd95_mm) for score in scores] == [(1.0, 0.0), (1.0, 0.0)]
     assert [score.volume_ml for score in scores] == pytest.approx(
@@ -204,7 +211,7 @@ def test_resampled_volumes_are_scored_on_the_grid_of_the_label(tmp_path, dims, o
     volumes = VolumeLoader(tmp_path, PreprocessingPlan(dims, (16,) * dims, (1.0, 1.0, 1.0)), cache_gb=1.0)
     assert volumes(row).image.shape[1:] != label.shape
     scores = score_volume(
-        oracle_for(volumes(row)), row, volumes, names=NAMES, precision="fp32", tolerance_mm=1.0
+        segments(oracle_for(volumes(row)), volumes), row, volumes, names=NAMES, tolerance_mm=1.0
     )
     voxel_ml = math.prod(spacing) / 1000
     assert [score.volume_ml for score in scores] == pytest.approx(
@@ -233,7 +240,7 @@ def test_images_resized_as_a_whole_are_scored_on_the_labels_own_grid(tmp_path, d
     volumes = VolumeLoader(tmp_path, PreprocessingPlan(dims, (40,) * dims, view="whole"), cache_gb=1.0)
     assert max(volumes(row).image.shape[1:]) == 40
     scores = score_volume(
-        oracle_for(volumes(row)), row, volumes, names=NAMES, precision="fp32", tolerance_mm=None
+        segments(oracle_for(volumes(row)), volumes), row, volumes, names=NAMES, tolerance_mm=None
     )
     assert scores[1].dice > 0.7
     assert scores[1].volume_ml == pytest.approx((label == 2).sum() / 1000)

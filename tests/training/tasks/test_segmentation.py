@@ -75,7 +75,7 @@ def test_classes_are_numbered_by_ascending_code_and_keep_their_names(tmp_path):
     rows, found = labelled(tmp_path, one_class(53), one_class(1035))
     dataset = Dataset(tmp_path, DatasetInfo(name="d", label_names={53: "hippocampus"}), tuple(rows))
     task = Segmentation()
-    assert task.label_codes(dataset, found) == (53, 1035)
+    assert task.with_labels(PreprocessingPlan(3, (8, 8, 8)), dataset, found).label_codes == (53, 1035)
     assert task.names(dataset, rows, found) == {1: "hippocampus", 2: "label_1035"}
 
 
@@ -124,10 +124,10 @@ def test_annotated_classes_of_a_source_reach_loss_and_lines(tmp_path):
     task = Segmentation(annotated_classes={"north": ["a"]})
     names = task.names(dataset, rows, found)
     assert any("only a annotated in source 'north'" in line for line in task.notes(dataset, found, names))
-    entries = [task.annotated(row, names) for row in rows]
+    volumes = VolumeLoader(tmp_path, PreprocessingPlan(3, (8, 8, 8), label_codes=(1, 2)), cache_gb=0.1)
+    entries = [task.known(row, volumes(row), names, None) for row in rows]
     assert [entry["annotated"].tolist() for entry in entries] == [[True, True, False], [True, True, True]]
-    plan = PreprocessingPlan(3, (8, 8, 8), label_codes=(1, 2))
-    context = EvaluationContext(VolumeLoader(tmp_path, plan, cache_gb=0.1), names, "fp32", {})
+    context = EvaluationContext(volumes, names, "fp32", {})
     samples = task.training_samples(rows, context, foreground=0.5, augment="none")
     options = {"labelled": True, "seed": 0, "targets": samples.targets}
     patches = PatchDataset(rows, context.volumes, samples.transform, **options)
@@ -138,3 +138,34 @@ def test_annotated_classes_of_a_source_reach_loss_and_lines(tmp_path):
     assert torch.isfinite(task.loss(network, batch))
     with pytest.raises(UsageError, match=r"expected sources \(north, south\).*got c"):
         Segmentation(annotated_classes={"north": ["c"]}).notes(dataset, found, names)
+
+
+def test_a_class_that_nobody_drew_in_a_case_reaches_neither_loss_nor_scores(tmp_path):
+    both = one_class(1)
+    both[6, 6, 6] = 2
+    rows, found = labelled(tmp_path, one_class(1), both)
+    dataset = Dataset(tmp_path, DatasetInfo(name="d", label_names={1: "a", 2: "b"}), tuple(rows))
+    task = Segmentation(partially_labelled=("b",))
+    names = task.names(dataset, rows, found)
+    assert any(
+        "b may be in images whose labels lack them" in line for line in task.notes(dataset, found, names)
+    )
+    volumes = VolumeLoader(tmp_path, PreprocessingPlan(3, (8, 8, 8), label_codes=(1, 2)), cache_gb=0.1)
+    entries = [task.known(row, volumes(row), names, None)["annotated"].tolist() for row in rows]
+    assert entries == [[True, True, False], [True, True, True]]
+    scores = torch.nn.Conv3d(1, 3, 1)
+    context = EvaluationContext(volumes, names, "fp32", {})
+    evaluated = task.evaluate(scores, rows, context, final=False)
+    assert [(row["label"], row["dice_any"] is None) for row in evaluated] == [
+        ("a", True),
+        ("a", False),
+        ("b", False),
+    ]
+    with pytest.raises(UsageError, match="expected all, or some of a, b; got c"):
+        Segmentation(partially_labelled=("c",)).notes(dataset, found, names)
+
+
+@pytest.mark.parametrize("regions", [[["a", [1]], ["a", [2]]], [["a", []]]])
+def test_regions_need_different_names_and_members(regions):
+    with pytest.raises(UsageError, match="expected different names, each with label values"):
+        Segmentation(regions=regions)

@@ -1,0 +1,53 @@
+"""Tests of the order of classes and regions, and of regions from which labels cannot be written."""
+
+from pathlib import Path
+
+import pytest
+
+from medmim.data.dataset.manifest import Dataset, DatasetInfo
+from medmim.data.loading.fingerprint import ClassStatistics, Fingerprint
+from medmim.errors import UsageError
+from medmim.training.tasks.label_scheme import label_scheme
+
+NAMES = {1: "necrosis", 2: "edema", 4: "enhancing"}
+BRATS = (("whole", (1, 2, 4)), ("core", (1, "enhancing")), ("active", (4,)))
+
+
+def scheme(regions=(), labels=None):
+    dataset = Dataset(Path("data"), DatasetInfo(name="d", label_names=NAMES), ())
+    classes = [ClassStatistics(code=one, ml=1.0, components=1.0, sides=(), positions=()) for one in NAMES]
+    options = {"volumes": 1, "shape": (8, 8, 8), "spacing_mm": (1.0, 1.0, 1.0), "anisotropy": 1.0}
+    found = Fingerprint(**options, intensities={}, classes=tuple(classes), cases=(tuple(NAMES),))
+    return label_scheme(dataset, found, labels=labels or {}, regions=regions)
+
+
+def test_classes_have_the_order_in_which_regions_are_written():
+    found = scheme(BRATS)
+    assert found.names == {1: "edema", 2: "necrosis", 3: "enhancing"}
+    assert found.codes == (2, 1, 4)
+    assert found.regions == (("whole", (1, 2, 3)), ("core", (2, 3)), ("active", (3,)))
+    assert found.pairs == ((2, 1), (1, 2), (4, 3))
+
+
+def test_merged_classes_are_members_of_regions_by_name():
+    found = scheme((("whole", ("dead", 2)), ("dead", ("dead",))), labels={"dead": [1, 4], "wet": [2]})
+    assert found.names == {1: "wet", 2: "dead"}
+    assert found.pairs == ((2, 1), (1, 2), (4, 2))
+
+
+def test_merged_classes_are_ordered_by_value_whatever_the_order_of_their_names():
+    assert scheme(labels={"z": [1], "a": [2, 4]}).names == {1: "z", 2: "a"}
+
+
+@pytest.mark.parametrize(
+    ("regions", "labels", "message"),
+    [
+        ((("whole", (1, 2, 3)),), {}, r"no class of 'whole' is 3; expected 1 \(necrosis\), 2 \(edema\)"),
+        ((("whole", (1, 2)),), {}, "since necrosis and edema belong to 'whole' but to no later region"),
+        (BRATS[::-1], {}, "since no class belongs to 'active'.* from the largest to the smallest"),
+        ((("part", (1,)),), {"dead": [1, 4]}, "only a part of the merged class 'dead'; add 4"),
+    ],
+)
+def test_regions_from_which_labels_cannot_be_written_are_refused(regions, labels, message):
+    with pytest.raises(UsageError, match=message):
+        scheme(regions, labels)
