@@ -67,7 +67,7 @@ class FileSettings(BaseModel):
         inside = {
             key: {new: name for name, new in table.items()} for key, table in self.renamed_inside.items()
         }
-        values = self.model_dump(mode="json", exclude=exclude)
+        values = self.model_dump(mode="json", exclude=exclude | self.newer_defaults)
         return {old.get(key, key): _exchanged(value, inside.get(key, {})) for key, value in values.items()}
 
 
