@@ -125,7 +125,7 @@ def label_scheme(
             reason="label_too_large",
         )
     names = dataset.info.label_names
-    values = {names.get(code, f"label_{code}"): (code,) for code in codes}
+    values: dict[str, tuple[int, ...]] = {names.get(code, f"label_{code}"): (code,) for code in codes}
     if labels:
         # stored settings are sorted by name, so that the order given is not known when a run is resumed
         ordered = sorted(labels.items(), key=lambda one: tuple(one[1]))
