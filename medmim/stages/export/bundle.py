@@ -218,7 +218,6 @@ def _inferer(trained: TrainedModel) -> dict[str, Any]:
 
 def _metadata(trained: TrainedModel, title: str, names: dict[str, str]) -> dict[str, Any]:
     plan = trained.plan
-    classes = plan.channels(trained.names)
     channels = [name for name, _ in plan.regions] if plan.regions else ["background", *names.values()]
     common = {"type": "image", "modality": "n/a", "is_patch_data": True, "spatial_shape": list(plan.size)}
     return {
@@ -249,9 +248,9 @@ def _metadata(trained: TrainedModel, title: str, names: dict[str, str]) -> dict[
                 "pred": {
                     **common,
                     "format": "segmentation",
-                    "num_channels": classes,
+                    "num_channels": len(channels),
                     "dtype": "float32",
-                    "value_range": [0, classes - 1],
+                    "value_range": [0, max(trained.names)],
                     "channel_def": {str(number): name for number, name in enumerate(channels)},
                 }
             },

@@ -117,9 +117,7 @@ def build_finetuning(settings: FinetuneSettings, store: Store, log: Callable[[st
     volumes = VolumeLoader(settings.data, plan, cache_gb=settings.cache_gb, disk=disk)
     context = EvaluationContext(volumes, names, settings.precision, {})
     head = task.head(encoder, divided.train, context, log)
-    network = _network(
-        settings, encoder, origin, log, spatial_dims=dims, classes=plan.channels(names), **head
-    )
+    network = _network(settings, encoder, origin, log, context, head)
     filled: dict[str, Any] = {"dims": dims, "size": plan.size, "field_of_view": plan.view}
     filled |= {"init": origin.run_id or origin.arm}
     resolved = settings.model_copy(update=chosen | filled)
@@ -197,11 +195,13 @@ def _network(
     encoder: Encoder,
     origin: InitialWeights,
     log: Callable[[str], None],
-    **options: Any,
+    context: EvaluationContext,
+    head: Mapping[str, Any],
 ) -> nn.Module:
     """Build the head on the encoder, with tensors of a pretrained decoder that fit, unless switched off."""
     torch.manual_seed(stream_seed(settings.seed, "head"))
-    network = build_head(settings.task, encoder=encoder, **options)
+    sizes = {"spatial_dims": context.plan.dims, "classes": context.plan.channels(context.names)}
+    network = build_head(settings.task, encoder=encoder, **sizes, **head)
     copied = transfer_decoder(network, origin.weights) if settings.init_decoder else 0
     if copied:
         log(
