@@ -23,6 +23,7 @@ SMALLER = {
     "latent_mim_paper": SMALL_VIT,
     "latent_mim_code": SMALL_VIT,
     "mae_paper": [*SMALL_VIT[:6], "--set", "method_options.decoder_width=32", "--size", "64"],
+    "spark_paper": ["--set", "method_options.decoder_width=64", "--encoder", "resnet18", "--size", "64"],
     "simmim_swin": [*SMALL_SWIN, "--size", "64"],
 }
 # one trial of each study; tests/config/test_study.py tests what it varies
