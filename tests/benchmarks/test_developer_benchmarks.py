@@ -20,6 +20,7 @@ def test_every_mask_is_timed():
     assert times.keys() == MASKS.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error:Corrupt cache file")
 def test_loaders_are_timed_on_the_same_volumes(tiny_dataset):
     result = functions_of("data_loading.py")["bench_data_loading"](

@@ -200,7 +200,7 @@ def test_people_get_lines(study, monkeypatch):
     assert "report.html" in result.stdout
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_a_signal_ends_with_its_code_and_resume_gives_the_same_bytes(tiny_dataset, new_home, number):
     home, words = new_home(), ["--data", str(tiny_dataset), *tiny.TINY_WORDS, "--steps", "40"]
     words += ["--set", "checkpoint_every_steps=1", "--set", "num_evaluations=1"]

@@ -72,13 +72,10 @@ def test_preset(path, tiny_dataset, study, home_of_all, monkeypatch):
     assert result["metrics"]["last/steps"] == 1
 
 
-# tests/config/test_study.py tests what each study varies: all but two run with the slow tests
+# tests/config/test_study.py tests what each study varies: all but one run with the slow tests
 @pytest.mark.parametrize(
     "path",
-    [
-        pytest.param(path, marks=() if path.stem in ("quick", "mesh_mask_cpu") else pytest.mark.slow)
-        for path in STUDIES
-    ],
+    [pytest.param(path, marks=() if path.stem == "quick" else pytest.mark.slow) for path in STUDIES],
     ids=lambda path: path.stem,
 )
 def test_study(path, tiny_dataset, home, monkeypatch):

@@ -7,6 +7,7 @@ import ast
 import json
 import re
 from collections import Counter, defaultdict
+from functools import cache
 from pathlib import Path
 
 TESTS = Path(__file__).parent.parent
@@ -20,6 +21,7 @@ _PARTICIPLE = re.compile(rf"([a-z]ed|{_IRREGULAR})$")
 _NOUNS = ("Masked", "Packed")  # terms of the field: a masked or packed tensor
 
 
+@cache
 def trees(folder):
     return {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(folder.rglob("*.py"))}
 

@@ -220,7 +220,7 @@ def prove(kind, dataset, folder, uninterrupted, *, workers, points):
         assert loss == expected_loss
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_a_killed_training_goes_on_as_if_it_had_not_been(
     kind, tiny_dataset, tmp_path, uninterrupted, workers
 ):

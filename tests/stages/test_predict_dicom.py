@@ -126,7 +126,13 @@ def named_positions(segmentation, folder):
     return np.array(own, float), np.array(named, float)
 
 
-@pytest.mark.parametrize("name", list(STACKS))
+# the others run with the slow tests
+FAST = ("oblique", "descending")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in STACKS]
+)
 def test_a_segmentation_lies_where_the_phantom_lies(name, tmp_path, home):
     affine, made = predicted(tmp_path, home, name)
     [path] = (made.out / "dicom").rglob("*.dcm")
@@ -139,8 +145,14 @@ def test_a_segmentation_lies_where_the_phantom_lies(name, tmp_path, home):
     assert path.stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize("name", ["oblique", "descending"])
-@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize(
+    ("dims", "name"),
+    [
+        (2, "descending"),
+        (3, "oblique"),
+        *(pytest.param(*pair, marks=pytest.mark.slow) for pair in [(2, "oblique"), (3, "descending")]),
+    ],
+)
 def test_a_segmentation_comes_back_from_another_spacing(name, dims, tmp_path, home):
     spacing = 1.7
     affine, made = predicted(tmp_path, home, name, dims=dims, spacing_mm=[spacing] * 3)
@@ -210,7 +222,7 @@ def test_slices_in_an_archive_are_predicted_without_a_dicom_file(tmp_path, home)
     assert len(list((made.out / "segmentations").rglob("*.gz"))) == 1
 
 
-@pytest.mark.parametrize("name", ["oblique", "descending"])
+@pytest.mark.parametrize("name", ["oblique", pytest.param("descending", marks=pytest.mark.slow)])
 def test_boxes_are_traced_to_the_files_of_their_slices(name, tiny_dataset, tmp_path, home):
     affine, _ = write_stack(tmp_path / "scans", name)
     words = {**tiny.TINY, "data": tiny_dataset, "task": "detect", "dims": 3, "steps": 1, "num_evaluations": 1}
@@ -233,7 +245,12 @@ def test_boxes_are_traced_to_the_files_of_their_slices(name, tiny_dataset, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("charset", "name"), [("ISO_IR 100", "Müller^Jörg"), ("ISO_IR 192", "Ковалёв^Лев"), (None, "PLAIN^ANNE")]
+    ("charset", "name"),
+    [
+        pytest.param("ISO_IR 100", "Müller^Jörg", marks=pytest.mark.slow),
+        ("ISO_IR 192", "Ковалёв^Лев"),
+        pytest.param(None, "PLAIN^ANNE", marks=pytest.mark.slow),
+    ],
 )
 def test_names_of_patients_and_classes_keep_their_letters(charset, name, tmp_path, home):
     _, image = write_stack(tmp_path / "scans", "axial")

@@ -26,9 +26,17 @@ def settings(data, method, **words):
     return PretrainSettings(**{**base, **words})
 
 
+# one of each kind of state; the others share its code and run with the slow tests
+FAST = ("spark", "latent_mim", "mim_contrast")
+
+
 @pytest.mark.parametrize(
     ("method", "options"),
-    [*((name, {}) for name in sorted(METHODS)), ("mae", {"target": "ema"}), ("spark", {"target": "ema"})],
+    [
+        *(pytest.param(name, {}, marks=() if name in FAST else pytest.mark.slow) for name in sorted(METHODS)),
+        pytest.param("mae", {"target": "ema"}),
+        pytest.param("spark", {"target": "ema"}, marks=pytest.mark.slow),
+    ],
 )
 def test_a_resumed_run_ends_with_the_bytes_of_an_uninterrupted_one(tiny_dataset, home, method, options):
     words = {"method_options": options, **({} if method in ON_PATCHES else RESNET)}

@@ -222,7 +222,7 @@ def test_files_that_a_killed_unpack_left_are_removed(packed, new_home):
 def test_a_pack_with_a_changed_byte_is_rejected_or_complete(packed, new_home):
     whole, there = packed.read_bytes(), Store(new_home())
     broken = packed.with_name("broken.zip")
-    for place in range(0, len(whole), max(1, len(whole) // 60)):
+    for place in range(0, len(whole), max(1, len(whole) // 25)):
         broken.write_bytes(whole[:place] + bytes([whole[place] ^ 0x5A]) + whole[place + 1 :])
         try:
             unpack(there, broken)

@@ -149,7 +149,9 @@ def test_parents_models_and_datasets_are_uploaded(server, store, tmp_path):
 
 
 @pytest.mark.parametrize("fault", ["down", "lost answer", "half answer"])
-@pytest.mark.parametrize("good", range(0, 40, 5))
+@pytest.mark.parametrize(
+    "good", [pytest.param(good, marks=pytest.mark.slow if good % 15 else ()) for good in range(0, 40, 5)]
+)
 def test_an_interrupted_sync_is_resumed(fault, good, server, store, tmp_path):
     """The server fails permanently after some requests; the next sync completes the upload."""
     runs = family(store, tmp_path)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from medmim.data.sandbox.sandbox_worker import attempt
 from medmim.errors import DataError, RunError
 from medmim.files import WriteError
 
-QUICK = Limits(memory_bytes=1 << 30, cpu_s=2, wall_s=1.5)
+QUICK = Limits(memory_bytes=1 << 30, cpu_s=2, wall_s=4.0)
+PATIENT = replace(QUICK, wall_s=60.0)  # a busy machine takes seconds for a task that does nothing
 
 
 def run_each(
@@ -85,7 +87,7 @@ def limits_here() -> list[int]:
 def test_a_bad_task_affects_only_itself(what: str, reason: str):
     tasks = [{"what": "good", "number": number} for number in range(6)]
     tasks[2] = {"what": what}
-    answers = run_each(work, tasks, workers=2, limits=QUICK)
+    answers = run_each(work, tasks, workers=2, limits=QUICK if what == "hang" else PATIENT)
     assert answers[2] == Answer(reason=reason)
     assert [answer.value for place, answer in enumerate(answers) if place != 2] == [0, 1, 3, 4, 5]
 
@@ -94,7 +96,7 @@ def test_bad_tasks_among_many_affect_only_themselves():
     """Tasks that waited behind a bad one in a worker's pipe run in another worker."""
     bad = {7: "die", 40: "exit", 41: "panic", 120: "die", 199: "eat"}
     tasks = [{"what": bad.get(number, "good"), "number": number} for number in range(200)]
-    answers = run_each(work, tasks, workers=2, limits=QUICK)
+    answers = run_each(work, tasks, workers=2, limits=PATIENT)
     expected = {7: "parser_crash", 40: "parser_crash", 41: "parser_crash", 120: "parser_crash", 199: "memory"}
     assert {place: one.reason for place, one in enumerate(answers) if one.reason} == expected
     assert all(one.value == place for place, one in enumerate(answers) if place not in bad)
@@ -141,7 +143,9 @@ def imported(name: str) -> bool:
 
 
 def test_bad_tasks_only():
-    answers = run_each(work, [{"what": "die"}, {"what": "panic"}, {"what": "exit"}], workers=3, limits=QUICK)
+    answers = run_each(
+        work, [{"what": "die"}, {"what": "panic"}, {"what": "exit"}], workers=3, limits=PATIENT
+    )
     assert {answer.reason for answer in answers} == {"parser_crash"}
 
 
@@ -154,7 +158,7 @@ def test_cpu_time_is_limited():
 
 def test_limits_are_set_and_progress_is_reported():
     progress: list[int] = []
-    answers = run_each(limits_here, [{}, {}], workers=1, limits=QUICK, on_done=progress.append)
+    answers = run_each(limits_here, [{}, {}], workers=1, limits=PATIENT, on_done=progress.append)
     assert [answer.value for answer in answers] == [[1 << 30, 0]] * 2
     assert progress == [1, 2]
 
@@ -180,7 +184,7 @@ def test_workers_that_cannot_start_are_an_error():
 
 
 def test_children_of_a_worker_stop_with_it(tmp_path: Path):
-    run_each(leave_child, [{"note": str(tmp_path / "pid")}], workers=1, limits=QUICK)
+    run_each(leave_child, [{"note": str(tmp_path / "pid")}], workers=1, limits=PATIENT)
     child = int((tmp_path / "pid").read_text())
     for _ in range(50):
         state = Path(f"/proc/{child}/stat")

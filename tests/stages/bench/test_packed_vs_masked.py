@@ -107,6 +107,7 @@ def test_all_variants_share_weights_and_images():
     torch.testing.assert_close(*losses, rtol=1e-5, atol=0)
 
 
+@pytest.mark.slow
 def test_peak_memory_is_measured_in_a_fresh_process():
     case = small(3, size=(64,) * 3, cell=(4,) * 3, ratio=0.9)
     masked, packed = (peak_of(partial(workload, case, variant)) for variant in ("masked", "packed"))

@@ -75,7 +75,12 @@ def test_an_exported_encoder_starts_another_run(tiny_dataset, tmp_path, home):
 
 @pytest.mark.parametrize(
     ("dims", "spacing", "options"),
-    [(3, None, {}), (3, [1.3] * 3, {"mirror": True}), (2, None, {"mirror": True}), (3, None, None)],
+    [
+        pytest.param(3, None, {}, marks=pytest.mark.slow),
+        (3, [1.3] * 3, {"mirror": True}),
+        (2, None, {"mirror": True}),
+        (3, None, None),
+    ],
     ids=["3d", "3d resampled mirrored", "2d mirrored", "3d regions"],
 )
 def test_monai_runs_the_bundle_without_medmim(dims, spacing, options, varied_dataset, tmp_path, home):

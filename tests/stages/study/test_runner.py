@@ -317,6 +317,7 @@ def test_an_unpacked_study_is_compared_and_resumed_like_the_original(done, moved
     assert len(engine.ran) == 2
 
 
+@pytest.mark.slow
 def test_trials_that_another_plan_names_differently_stay_one_arm(data, new_home):
     home, words = new_home(), {"masks": ["mesh"], "seeds": [0]}
     study(settings(data, **words), home=home, engine=LocalEngine(Engine()), timer=no_timing, log=str)

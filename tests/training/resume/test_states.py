@@ -331,15 +331,15 @@ def die_at(operation):
 
 
 @pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="needs a second filesystem")  # noqa: PTH112
-def test_50_kills_while_saving_with_tmpdir_on_another_filesystem_lose_no_good_state(tmp_path, monkeypatch):
+def test_25_kills_while_saving_with_tmpdir_on_another_filesystem_lose_no_good_state(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", "/dev/shm")
     monkeypatch.setattr(tempfile, "tempdir", None)
     folder = tmp_path / "run"
     save(folder, 1, 2)
-    for number in range(50):
+    for number in range(25):
         child = os.fork()
         if not child:
-            die_at(number % 25)
+            die_at(number)
             try:
                 save(folder, *[10 + number] * 5)
             finally:
