@@ -184,7 +184,7 @@ def test_workers_that_cannot_start_are_an_error():
 
 
 def test_children_of_a_worker_stop_with_it(tmp_path: Path):
-    run_each(leave_child, [{"note": str(tmp_path / "pid")}], workers=1, limits=PATIENT)
+    run_each(leave_child, [{"note": str(tmp_path / "pid")}], workers=1, limits=QUICK)
     child = int((tmp_path / "pid").read_text())
     for _ in range(50):
         state = Path(f"/proc/{child}/stat")
