@@ -17,7 +17,11 @@ values read from a scan, because these may identify a patient.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator
+
+TRACEBACK = "Traceback (most recent call last)"
+_IN_TRACEBACK = re.compile(r"^medmim\.[\w.]+: (.+)$", re.MULTILINE)  # the line of one of our errors
 
 
 class MedmimError(Exception):
@@ -71,6 +75,13 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
         seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
+
+
+def message_of(error: BaseException) -> str:
+    """Return the message of an error, without the traceback that PyTorch adds in the process of a worker."""
+    text = str(error)
+    copied = _IN_TRACEBACK.findall(text) if TRACEBACK in text else []
+    return copied[-1] if copied else text
 
 
 def raised_in(error: BaseException) -> str:

@@ -15,6 +15,7 @@ from medmim.errors import (
     TransferError,
     UsageError,
     did_you_mean,
+    message_of,
     refuse_unknown_options,
     unknown_name,
 )
@@ -79,3 +80,10 @@ def test_known_options_pass():
 def test_an_unknown_option_is_named_with_what_is_taken(known, hint):
     with pytest.raises(UsageError, match=f"^mask 'm' does not take the option 'widht'{hint}$"):
         refuse_unknown_options("mask 'm'", ["widht"], known)
+
+
+def test_the_message_of_an_error_in_a_worker_is_one_line():
+    copied = "Caught DataError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
+    copied += "  File x.py, line 3, in f\nmedmim.errors.DataError: volume 3 is damaged: restore it\n"
+    assert message_of(DataError(copied)) == "volume 3 is damaged: restore it"
+    assert message_of(DataError("two\nlines")) == "two\nlines"

@@ -19,7 +19,7 @@ from medmim.cli.completion import completion_option
 from medmim.cli.error_report import report_error
 from medmim.cli.troubles import explain
 from medmim.config.own_code import explain_own_code
-from medmim.errors import MedmimError, Stopped, did_you_mean
+from medmim.errors import MedmimError, Stopped, did_you_mean, message_of
 from medmim.files import SHARED
 
 _LOADS_MODELS = (
@@ -124,7 +124,7 @@ class Medmim(click.Group):
         try:
             return super().invoke(ctx)
         except (MedmimError, Stopped) as error:
-            text = str(error)
+            text = message_of(error)
             if isinstance(error, Stopped):  # only trainings have the option; studies skip finished ones
                 trains = ctx.invoked_subcommand in ("pretrain", "finetune")
                 how = f"`medmim {ctx.invoked_subcommand} --resume`" if trains else "the same command"

@@ -21,15 +21,20 @@ Examples:
   medmim models --json
   medmim models promote scans-segment:3 --force --why "the only model trained on our scanner\"""",
 )
+@click.option(
+    "--limit", type=click.IntRange(1), default=30, show_default=True, help="Number of versions shown."
+)
 @json_option
 @click.pass_context
-def command(context: click.Context, *, as_json: bool) -> None:
+def command(context: click.Context, *, limit: int, as_json: bool) -> None:
     """List registered models: versions, aliases, lineage, and whether training saw test patients."""
     if context.invoked_subcommand:
         return
-    from medmim.stages.store_listing import list_models
+    from medmim.stages.store_filters import ModelFilter
+    from medmim.stages.store_listing import count_models, list_models
 
-    found = list_models(home())
+    shown = None if as_json else limit  # JSON lists all of them
+    found = list_models(home(), ModelFilter(limit=shown))
     rows = [
         {
             "model": one.model,
@@ -43,6 +48,8 @@ def command(context: click.Context, *, as_json: bool) -> None:
     head, *table = aligned([MODEL_HEAD, *map(model_cells, found)])
     origins = [f"  weights from {_lineage(one)}" for one in found]
     lines = [head, *(line for pair in zip(table, origins, strict=True) for line in pair)]
+    if len(found) == shown and (count := count_models(home())) > limit:
+        lines.append(f"and {count - limit} more: --limit {count}")
     print_result(
         {"models": rows},
         as_json=as_json,

@@ -8,6 +8,8 @@ from medmim.cli.models import MODEL_HEAD, model_cells
 from medmim.cli.options import home, json_option, print_result
 from medmim.cli.runs import RUN_HEAD, run_cells
 
+_SHOWN = 200
+
 
 @click.command("report", epilog="\b\nExample:\n  medmim report")
 @json_option
@@ -17,10 +19,15 @@ def command(*, as_json: bool) -> None:
     The page is reports/index.html in the folder of runs; it needs no network and no server.
     """
     from medmim.stages.report_index import write_index
-    from medmim.stages.store_listing import list_models, list_runs
+    from medmim.stages.store_filters import ModelFilter, RunFilter
+    from medmim.stages.store_listing import count_models, count_runs, list_models, list_runs
 
-    models, runs = list_models(home()), list_runs(home())
+    models = list_models(home(), ModelFilter(newest=True, limit=_SHOWN))
+    runs = list_runs(home(), RunFilter(limit=_SHOWN))
     cells = ([model_cells(one) for one in models], [run_cells(one) for one in runs])
     page = write_index(home(), heads=(MODEL_HEAD, RUN_HEAD), cells=cells)
-    lines = [f"page     {page}", f"content  {len(runs)} runs, {len(models)} registered models"]
-    print_result({"page": str(page), "runs": len(runs), "models": len(models)}, as_json=as_json, lines=lines)
+    counts = {"runs": count_runs(home()), "models": count_models(home())}
+    shown = f", the newest {_SHOWN} of each are shown" if max(counts.values()) > _SHOWN else ""
+    content = f"{counts['runs']} runs, {counts['models']} registered models{shown}"
+    lines = [f"page     {page}", f"content  {content}"]
+    print_result({"page": str(page), **counts}, as_json=as_json, lines=lines)

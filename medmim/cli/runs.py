@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -39,7 +39,7 @@ def command(  # noqa: PLR0913 (one filter each)
     dataset: str | None,
     study: str | None,
     status: str | None,
-    sort: str,
+    sort: Literal["date", "score", "arm", "dataset"],
     limit: int,
     delete: tuple[str, ...],
     as_json: bool,
@@ -48,29 +48,18 @@ def command(  # noqa: PLR0913 (one filter each)
 
     The id of a run may be shortened in every command. A run that a registered model needs is not deleted.
     """
-    from medmim.stages.store_listing import list_runs
+    from medmim.stages.store_filters import RunFilter
+    from medmim.stages.store_listing import count_runs, list_runs
 
     if delete:
         _delete(delete, as_json=as_json)
         return
-    wanted = {"dataset": dataset, "study": study}
-    found = [
-        one
-        for one in list_runs(home())
-        if task in (None, one.task)
-        and (arm or "") in one.tags.get("arm", "")
-        and status in (None, one.state, one.state.lower())
-        and all(value in (None, one.tags.get(key)) for key, value in wanted.items())
-    ]
-    if sort == "score":
-        found.sort(key=lambda one: -1.0 if one.score is None else one.score, reverse=True)
-    elif sort != "date":
-        found.sort(key=lambda one: one.tags.get(sort, ""))
-    lines = (
-        aligned([RUN_HEAD, *map(run_cells, found[:limit])]) if found else ["no runs: run `medmim pretrain`"]
-    )
-    if len(found) > limit:
-        lines.append(f"and {len(found) - limit} more: --limit {len(found)}")
+    shown = None if as_json else limit  # JSON lists all of them
+    wanted = RunFilter(task, arm, dataset, study, status, sort=sort, limit=shown)
+    found = list_runs(home(), wanted)
+    lines = aligned([RUN_HEAD, *map(run_cells, found)]) if found else ["no runs: run `medmim pretrain`"]
+    if len(found) == shown and (count := count_runs(home(), wanted)) > limit:
+        lines.append(f"and {count - limit} more: --limit {count}")
     print_result({"runs": [one.as_json() for one in found]}, as_json=as_json, lines=lines)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+
 import click
 
 from medmim.cli.options import home
@@ -14,12 +16,14 @@ from medmim.cli.options import home
 def command(*, port: int) -> None:
     """Start the MLflow UI for the local runs, on this machine only; stop it with Ctrl-C.
 
-    On a shared machine, other users can open the port and change runs while the server is running.
+    Open one of the printed addresses: they contain a token, without which other users of this machine can
+    neither read nor change runs.
     """
-    from medmim.stages.ui import pages, serve
+    from medmim.stages.ui import address_of, pages, serve
 
-    found = pages(home(), port=port)
-    click.echo(f"http://127.0.0.1:{port}  (stop with Ctrl-C; open to all users of this machine)", err=True)
+    token = secrets.token_urlsafe(24)
+    found = pages(home(), port=port, token=token)
+    click.echo(f"{address_of(port, token)}  (stop with Ctrl-C; the token keeps other users out)", err=True)
     for name, address in found:
         click.echo(f"  {name}: {address}", err=True)
-    serve(home(), port=port)
+    serve(home(), port=port, token=token)

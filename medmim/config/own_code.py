@@ -11,13 +11,15 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from medmim.errors import RunError, UsageError
+from medmim.errors import TRACEBACK, MedmimError, RunError, UsageError, causes, message_of
 
 _LAST_FRAMES, _LONGEST_MESSAGE = 3, 300
+_FRAME = re.compile(r'^ *File "(?P<file>[^"]+)", line (?P<line>\d+), in (?P<name>\S+)$', re.MULTILINE)
+_RAISED = re.compile(r"^([A-Za-z_][\w.]*(?:: .*)?)$", re.MULTILINE)
 _TIMM = re.compile(r"timm:[A-Za-z0-9_.]+")  # a network of timm's table, which no other code can join
 TRUSTED = "MEDMIM_TRUST_CODE"  # import paths separated by commas; child processes inherit them
 _NAMING = (
@@ -83,20 +85,43 @@ def import_callable(path: str, *, word: str, expected: str) -> Any:
 
 
 def explain_own_code(error: BaseException) -> str | None:
-    """Return the error and the last frames of the user's own code that raised it; None for other errors."""
+    """Return the error and the last frames of the user's own code that raised it; None for other errors.
+
+    Libraries wrap errors, so the causes are searched from the innermost outwards.
+    """
     roots = {path.partition(":")[0].partition(".")[0] for path in _trusted()} - {"medmim", "torch"}
-    frames = [
-        f"{frame.f_globals['__name__']}:{line} in {frame.f_code.co_name}"
-        for frame, line in traceback.walk_tb(error.__traceback__)
-        if str(frame.f_globals.get("__name__")).partition(".")[0] in roots
-    ]
-    if not frames:
-        return None
-    text = next(iter(str(error).splitlines()), "")[:_LONGEST_MESSAGE]
-    return (
-        f"your own code failed at {frames[-1]} ({type(error).__name__}: {text}); its last calls: "
-        f"{' → '.join(frames[-_LAST_FRAMES:])}; correct it, or install what it imports"
-    )
+    for cause in reversed([*causes(error)]):
+        named = message_of(cause)
+        if isinstance(cause, MedmimError) or named != str(cause):
+            return named
+        frames = [
+            f"{frame.f_globals['__name__']}:{line} in {frame.f_code.co_name}"
+            for frame, line in traceback.walk_tb(cause.__traceback__)
+            if str(frame.f_globals.get("__name__")).partition(".")[0] in roots
+        ]
+        text = f"{type(cause).__name__}: {cause}"
+        if not frames and TRACEBACK in str(cause):
+            frames, text = _from_worker(str(cause), roots)
+        if frames:
+            text = text.partition("\n")[0][:_LONGEST_MESSAGE]
+            advice = "correct it, or install what it imports"
+            if "Packed" in text:
+                advice = "it takes plain tensors only: add --set compute=masked"
+            return (
+                f"your own code failed at {frames[-1]} ({text}); its last calls: "
+                f"{' → '.join(frames[-_LAST_FRAMES:])}; {advice}"
+            )
+    return None
+
+
+def _from_worker(text: str, roots: Collection[str]) -> tuple[list[str], str]:
+    """Return the frames of own code and the error in the traceback that PyTorch copies from a worker."""
+    own = [found for found in _FRAME.finditer(text) if Path(found["file"]).stem in roots]
+    if own:
+        raised = _RAISED.search(text, own[-1].end())
+        frames = [f"{Path(one['file']).stem}:{one['line']} in {one['name']}" for one in own]
+        return frames, raised[1] if raised else "error"
+    return [], ""
 
 
 def _trusted() -> set[str]:

@@ -59,7 +59,11 @@ class FileSettings(BaseModel):
     def newer_defaults(self) -> set[str]:
         """The newer settings that have their defaults."""
         fields = type(self).model_fields
-        return {name for name in self.newer if getattr(self, name) == fields[name].get_default()}
+        return {
+            name
+            for name in self.newer
+            if getattr(self, name) == fields[name].get_default(call_default_factory=True)
+        }
 
     def fingerprint(self, *, exclude: set[str]) -> dict[str, Any]:
         """Return the settings under their names of 0.1.0: digests of trainings must not change."""

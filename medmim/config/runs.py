@@ -184,6 +184,12 @@ class PretrainSettings(RunSettings):
     """
 
     presets: ClassVar[str] = "pretrain"
+    newer: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("init", "init_map", "min_loaded_fraction", "channels"),
+            *("more_data", "data_weights", "hide_channels"),
+        }
+    )
     renamed_inside: ClassVar[Mapping[str, Mapping[str, str]]] = {"mask_options": {"up_to": "max_ratio"}}
 
     method: str = "spark"
@@ -251,7 +257,9 @@ class FinetuneSettings(RunSettings):
     }
     renamed_inside: ClassVar[Mapping[str, Mapping[str, str]]] = {"mode": {"probe": "linear_probe"}}
     presets: ClassVar[str] = "finetune"
-    newer: ClassVar[frozenset[str]] = frozenset({"regions", "partially_labelled"})
+    newer: ClassVar[frozenset[str]] = frozenset(
+        {"init_map", "labels", "annotated_classes", "regions", "partially_labelled"}
+    )
 
     task: str = "segment"
     task_options: dict[str, Any] = Field(default_factory=dict)

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
+from medmim import files
 from medmim.config.resolve import FileSettings, Settings, resolve
 from medmim.config.runs import FinetuneSettings, PretrainSettings
 from medmim.config.value_types import Share
@@ -19,6 +20,7 @@ from medmim.errors import SettingsError
 SCRATCH = "scratch"
 DIGEST = "job"  # tag of a training; trainings with equal digests give equal results
 LabelShare = float | None
+StageSettings = PretrainSettings | FinetuneSettings
 _NETWORK = ("dims", "encoder", "encoder_options")  # set for one stage, they apply to both and to the control
 _OWN = {"data": "data", "seed": "seeds", "fold": "folds", "experiment": "name"}
 _BUDGET = {"steps", "epochs", "minutes", "time_source", "batch_size", "accumulate", "devices", "nodes"}
@@ -109,6 +111,19 @@ def arm_of(settings: PretrainSettings) -> str:
     words = [f"{key}={json.dumps(value, sort_keys=True)}" for key, value in sorted(options.items())]
     words += [f"from {Path(settings.init).stem}"] if settings.init not in (None, SCRATCH) else []
     return " ".join([settings.method, settings.mask, f"{settings.ratio:g}", *words])
+
+
+def settings_of_result(settings: StageSettings) -> dict[str, Any]:
+    """Return the settings that affect the result of a training, from which its digest is computed.
+
+    The weights that a fine-tuning starts from follow from its pretraining. A weights file counts by content.
+    """
+    left_out = {"data", "experiment", *(("init",) if isinstance(settings, FinetuneSettings) else ())}
+    values = settings.model_dump(mode="json", exclude=left_out | settings.newer_defaults)
+    init = values.get("init") or ""
+    if files.names_weights_file(init) and Path(init).is_file():
+        values["init"] = files.sha256_of(Path(init))
+    return values
 
 
 def arm_title(arm: str, stratum: str) -> str:

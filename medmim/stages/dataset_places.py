@@ -6,6 +6,7 @@ The store contains no paths; they are kept next to it, in `$MEDMIM_HOME/datasets
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from medmim import files
@@ -16,20 +17,28 @@ PLACES = "datasets.json"
 _DEFAULT = Path("medmim-data")
 
 
-def note_place(home: Path, content_hash: str, data: Path) -> None:
-    """Record the folder of a dataset."""
-    known = _places(home)
-    if known.get(content_hash) != str(data.resolve()):
-        content = files.json_bytes({**known, content_hash: str(data.resolve())})
-        files.write_bytes(home / PLACES, content, mode=0o600)
+def note_places(home: Path, tags: Mapping[str, str], folders: Sequence[Path]) -> None:
+    """Record the folders of the datasets of a run, in the order of its tags."""
+    places = [str(folder.resolve()) for folder in folders]
+    known, new = _places(home), dict(zip(_content_hashes(tags), places, strict=True))
+    if not new.items() <= known.items():
+        files.write_bytes(home / PLACES, files.json_bytes({**known, **new}), mode=0o600)
 
 
-def find_place(home: Path, content_hash: str) -> Path:
-    """Return the folder of a dataset: its last place, ./medmim-data, or a renamed folder next to either.
+def find_places(home: Path, tags: Mapping[str, str]) -> list[Path]:
+    """Return the folder of each dataset of a run: its last place, ./medmim-data, or a renamed one nearby.
 
     Raises:
-        DataError: if it is in none of them.
+        DataError: if one is in none of them.
     """
+    return [_find_place(home, content_hash) for content_hash in _content_hashes(tags)]
+
+
+def _content_hashes(tags: Mapping[str, str]) -> list[str]:
+    return (tags.get("dataset_hashes") or tags["dataset_hash"]).split(",")
+
+
+def _find_place(home: Path, content_hash: str) -> Path:
     noted = _places(home).get(content_hash)
     near = [Path(noted)] if noted else []
     near.append(_DEFAULT.resolve())

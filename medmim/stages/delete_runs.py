@@ -9,6 +9,7 @@ from pathlib import Path
 
 from medmim import files
 from medmim.errors import RunError
+from medmim.stages.store_filters import ModelFilter, RunFilter
 from medmim.stages.store_listing import ListedRun, list_models, list_runs, run_ids
 
 
@@ -37,12 +38,13 @@ def delete_runs(words: Sequence[str], *, home: Path) -> list[ListedRun]:
     Raises:
         RunError: for an unknown or ambiguous id, a run in training, or one that a registered model needs.
     """
-    runs, models = list_runs(home), list_models(home)
-    chosen = [_matching(word, runs) for word in words]
+    chosen = [_matching(word, home) for word in words]
     for one in chosen:
-        needing = [f"{model.model}:{model.version}" for model in models if one.run_id == model.run_id]
-        if needing:
-            raise RunError(f"--delete: run {one.run_id[:8]} made the registered model {needing[0]}; it stays")
+        for model in list_models(home, ModelFilter(run_id=one.run_id)):
+            raise RunError(
+                f"--delete: run {one.run_id[:8]} made the registered model {model.model}:{model.version}; it "
+                "stays"
+            )
         if files.is_locked(home / "checkpoints" / one.run_id):
             raise RunError(f"--delete: run {one.run_id[:8]} is trained by another process: wait for it")
     from medmim.tracking.mlflow_store import Store
@@ -78,8 +80,8 @@ def remove(found: Sequence[Leftover]) -> int:
     return sum(one.size for one in found)
 
 
-def _matching(word: str, runs: Sequence[ListedRun]) -> ListedRun:
-    found = [one for one in runs if one.run_id.startswith(word)]
+def _matching(word: str, home: Path) -> ListedRun:
+    found = list_runs(home, RunFilter(prefix=word))
     if len(found) != 1:
         raise RunError(
             f"--delete {word}: expected the id of one run, got one that fits {len(found)}: see `medmim runs`"

@@ -39,6 +39,7 @@ from medmim.training.weights import WEIGHTS, load_weights, weights_metadata
 SCRATCH = "scratch"
 DIVISION = "division.json"  # digests of the patients of each split, next to the weights
 STATUS = "status"  # tag of a registered version
+_NEWEST = 3
 CANDIDATE, CONTROL, FAILED = "candidate", "control", "failed sanity"
 
 
@@ -101,16 +102,25 @@ def find_initial_weights(
     if word is not None:
         return _read(weights_of(store, _match(store, word)))
     wanted = dataset.info.content_hash
-    finished = store.runs(FINISHED, limit=1, stage="pretrain", dataset_hash=wanted) or [
-        run
-        for run in store.runs(FINISHED, stage="pretrain")
-        if wanted in run.data.tags.get("dataset_hashes", "").split(",")
-    ]
+    of_several = f"tags.dataset_hashes LIKE '%{wanted}%'"
+    finished = store.runs(FINISHED, limit=1, stage="pretrain", dataset_hash=wanted) or store.runs(
+        FINISHED, of_several, limit=1, stage="pretrain"
+    )
     if not finished:
-        raise RunError(
-            "--init: no finished pretraining run on this dataset; run `medmim pretrain` or use --init scratch"
-        )
+        raise RunError(f"--init: no finished pretraining run on this dataset; {_others(store)}")
     return _read(weights_of(store, finished[0].info.run_id))
+
+
+def _others(store: Store) -> str:
+    """Return what `--init` can be instead: the newest pretrainings on other datasets, or nothing."""
+    newest = store.runs(FINISHED, limit=_NEWEST, stage="pretrain")
+    if not newest:
+        return "run `medmim pretrain` or use --init scratch"
+    said = [
+        f"--init {run.info.run_id[:8]} ({run.data.tags.get('arm')}, on {run.data.tags.get('dataset')})"
+        for run in newest
+    ]
+    return f"use {', '.join(said)} of another dataset, --init scratch, or run `medmim pretrain`"
 
 
 def initial_weights_of(settings: RunSettings, store: Store, dataset: Dataset) -> InitialWeights:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import count, islice
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from medmim.config.runs import FinetuneSettings, PretrainSettings
-from medmim.config.study import DIGEST, SCRATCH
+from medmim.config.study import DIGEST, SCRATCH, StageSettings, settings_of_result
 from medmim.data.dataset.manifest import digest_of, read_dataset
 from medmim.errors import RunError, UsageError
+from medmim.stages.run_lifecycle import Settings, stored_settings
 from medmim.stages.study.engines import LocalEngine, StudyEngine
 from medmim.stages.study.training_process import Job
 from medmim.tracking.comparison.arms import Arm, arms_of
@@ -73,7 +74,7 @@ class _Trainer:
         self, store: Store, data: Path, dataset_hash: str, engine: StudyEngine, log: Callable[[str], None]
     ) -> None:
         self.store = store
-        self.data = str(data.resolve())
+        self.data = data.resolve()
         self.dataset_hash = dataset_hash
         self.engine = engine
         self.log = log
@@ -82,26 +83,28 @@ class _Trainer:
         """Train as a run did, with another seed, its pretraining included; return the id of the run."""
         init, pretrained = SCRATCH, ""
         if like.pretraining:
-            settings = {**like.pretraining, "seed": seed}
-            pretrained, init = self._run("pretrain", PretrainSettings, settings, arm)
-        settings = {**(like.settings or {}), "seed": seed}
-        return self._run("finetune", FinetuneSettings, settings, arm, init, pretrained)[1]
+            pretraining = self._settings(PretrainSettings, like.tags["pretraining_run"], seed)
+            pretrained, init = self._run("pretrain", pretraining, arm)
+        finetuning = self._settings(FinetuneSettings, like.run_id, seed)
+        return self._run("finetune", finetuning.model_copy(update={"init": init}), arm, pretrained)[1]
+
+    def _settings(self, kind: type[Settings], run_id: str, seed: int) -> Settings:
+        """Return the settings of a run with another seed; code of others that they name is refused."""
+        settings = stored_settings(kind, self.store, run_id, data=self.data)
+        return settings.model_copy(update={"seed": seed})
 
     def _run(
-        self, stage: Any, kind: Any, settings: dict[str, Any], arm: Arm, init: str = "", needs: str = ""
+        self, stage: Literal["pretrain", "finetune"], settings: StageSettings, arm: Arm, needs: str = ""
     ) -> tuple[str, str]:
         """Return digest and run of a training, which is run unless it is finished."""
-        settings = {key: value for key, value in settings.items() if key not in ("data", "init")}
-        whole = kind.model_validate(settings)
-        plain = whole.model_dump(mode="json", exclude={"data", "init", *whole.newer_defaults})
-        digest = digest_of([stage, self.dataset_hash, plain, needs])
+        digest = digest_of([stage, self.dataset_hash, settings_of_result(settings), needs])
         for run in self.store.tagged(DIGEST, (digest,)):
             if run.info.status == "FINISHED":
                 return digest, str(run.info.run_id)
-        title = f"{stage} {arm.title} seed {plain['seed']}"
+        title = f"{stage} {arm.title} seed {settings.seed}"
         self.log(title)
-        given = {**plain, "data": self.data, **({"init": init} if init else {})}
-        [(_, outcome)] = self.engine.run([Job(stage, title, digest, given, {})], self.store.home)
+        job = Job(stage, title, digest, settings.model_dump(mode="json"), {})
+        [(_, outcome)] = self.engine.run([job], self.store.home)
         if outcome.run_id is None:
             raise RunError(f"{title}: {outcome.error}")
         return digest, outcome.run_id

@@ -10,15 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
-from mlflow.entities import Run
-
 from medmim.errors import RunError
-from medmim.stages.initial_weights import CANDIDATE, CONTROL, FAILED, SCRATCH, STATUS, weights_of
-from medmim.tracking.comparison.champion import CHAMPION, RegisteredModel, versions
-from medmim.tracking.mlflow_store import Store, begins_with
+from medmim.stages.initial_weights import CANDIDATE, CONTROL, FAILED, weights_of
+from medmim.stages.store_filters import ModelFilter, RunFilter
+from medmim.stages.store_listing import ListedModel, ListedRun, list_models, list_runs, model_names
+from medmim.tracking.comparison.champion import CHAMPION
+from medmim.tracking.mlflow_store import Store
 
 
 @dataclass(frozen=True)
@@ -32,36 +31,6 @@ class SelectedModel:
 
     weights: Path
     title: str
-
-
-@dataclass(frozen=True)
-class _Version:
-    """A registered version with what is needed to compare it.
-
-    Attributes:
-        model: the registered version.
-        status: candidate, control or failed sanity.
-        arm: name of the pretraining in comparisons.
-        score: validation score; minus infinity if there is none.
-        metric: name of the score.
-        started: start of the run, in milliseconds since 1970.
-        group: model, dataset and split, within which scores are comparable.
-    """
-
-    model: RegisteredModel
-    status: str
-    arm: str
-    score: float
-    metric: str
-    started: int
-    group: tuple[str, ...]
-
-    @property
-    def words(self) -> str:
-        """Title, score, arm and date for people."""
-        score = f"{self.metric} {self.score:.3f} on validation" if self.metric else "no validation score"
-        date = datetime.fromtimestamp(self.started / 1000, UTC).date()
-        return f"{_title(self.model)}, {score}, arm '{self.arm}', {date}"
 
 
 def find_model(
@@ -82,21 +51,27 @@ def find_model(
     if word is not None and word.endswith(".safetensors"):
         return SelectedModel(Path(word), Path(word).name)
     store = Store(home, reading=True)
-    known = versions(store)
-    if word is None and not known:
-        raise RunError(
-            "--model: no registered model in this home folder; run `medmim finetune segment`, or give a run "
-            "or a .safetensors file"
-        )
-    name, number, alias = _parts(word or "")
-    named = [one for one in known if one.model == name or word is None]
-    if named and (number or alias):
-        named = [one for one in named if number == str(one.version) or alias in one.aliases]
+    if word is None:
+        found = list_models(home, ModelFilter(alias=CHAMPION)) or _like_the_newest(home)
+        if not found:
+            raise RunError(
+                "--model: no registered model in this home folder; run `medmim finetune segment`, or give a "
+                "run or a .safetensors file"
+            )
+        chosen = _best(found, log)
+        return SelectedModel(weights_of(store, chosen.run_id), _title(chosen))
+    name, number, alias = _parts(word)
+    named = list_models(home, ModelFilter(name, number or None, alias or None))
     if not named:
-        run_id = _matching_run(store, str(word), known, stages)
-        return SelectedModel(weights_of(store, run_id), f"run {word}")
-    chosen = named[0] if number or alias else _best(named, store, log)
+        return SelectedModel(weights_of(store, _matching_run(home, word, stages)), f"run {word}")
+    chosen = named[0] if number or alias else _best(named, log)
     return SelectedModel(weights_of(store, chosen.run_id), _title(chosen))
+
+
+def _like_the_newest(home: Path) -> list[ListedModel]:
+    """Return the versions of the model whose version is the newest of all."""
+    newest = list_models(home, ModelFilter(newest=True, limit=1))
+    return list_models(home, ModelFilter(newest[0].model)) if newest else []
 
 
 def _parts(word: str) -> tuple[str, str, str]:
@@ -106,69 +81,74 @@ def _parts(word: str) -> tuple[str, str, str]:
     return name, number, alias
 
 
-def _best(known: Sequence[RegisteredModel], store: Store, log: Callable[[str], None]) -> RegisteredModel:
+def _best(known: Sequence[ListedModel], log: Callable[[str], None]) -> ListedModel:
     """Return the champion, else the best comparable candidate; log the reason."""
     champions = [one for one in known if CHAMPION in one.aliases]
     if len(champions) > 1:
         names = ", ".join(one.model for one in champions)
         raise RunError(f"--model: expected the name of one model, as several have a champion: {names}")
     if champions:
-        log(f"model: {_version(champions[0], store.run(champions[0].run_id)).words}: the champion")
+        log(f"model: {_words(champions[0])}: the champion")
         return champions[0]
-    runs = {one.run_id: store.find_run(one.run_id) for one in known}
     for one in known:
-        if runs[one.run_id] is None:
+        if one.run is None:
             log(f"warning: {_title(one)} is left out: its run {one.run_id} was removed from the store")
-    found = [_version(one, run) for one in known if (run := runs[one.run_id])]
-    if not found:
+    runs = [(one, one.run) for one in known if one.run]
+    if not runs:
         raise RunError("--model: the runs of all registered models were removed; give a .safetensors file")
-    group = max(found, key=lambda one: one.started).group  # of the newest version
-    comparable = [one for one in found if one.group == group]
+    group = _group(max(runs, key=lambda pair: pair[1].started)[1])
+    comparable = [one for one, run in runs if _group(run) == group]
     usable = [[one for one in comparable if one.status == status] for status in (CANDIDATE, CONTROL, FAILED)]
-    best = max(next(filter(None, usable)), key=lambda one: (one.score, one.started))
+    best = max(next(filter(None, usable)), key=_rank)
     of = f"the best of {len(usable[0])} candidates" if best.status == CANDIDATE else best.status
-    log(f"model: {best.words}: {of} of {len(comparable)} comparable versions; choose another with --model")
+    log(f"model: {_words(best)}: {of} of {len(comparable)} comparable versions; choose another with --model")
     if best.status != CANDIDATE:
         log(f"warning: no candidate is registered; this version is marked '{best.status}'")
-    higher = [one for one in usable[1] if one.score > best.score]
+    higher = [one for one in usable[1] if _rank(one)[0] > _rank(best)[0]]
     if best.status == CANDIDATE and higher:
-        control = max(higher, key=lambda one: one.score)
-        log(f"warning: the control without pretraining scores higher: {control.words}")
-    return best.model
+        log(f"warning: the control without pretraining scores higher: {_words(max(higher, key=_rank))}")
+    return best
 
 
-def _version(model: RegisteredModel, run: Run) -> _Version:
-    tags, metrics = run.data.tags, run.data.metrics
-    scores = {key: value for key, value in metrics.items() if key.startswith("best/val_")}
-    scores = scores or {
-        key: value for key, value in metrics.items() if key == f"last/val_{tags.get('metric')}"
-    }
-    metric, score = next(iter(scores.items()), ("", -math.inf))
-    arm = tags.get("arm", "unknown")
-    return _Version(
-        model=model,
-        status=model.tags.get(STATUS, CONTROL if arm == SCRATCH else CANDIDATE),
-        arm=arm,
-        score=score if math.isfinite(score) else -math.inf,
-        metric=metric.partition("val_")[2],
-        started=int(run.info.start_time),
-        group=(model.model, tags.get("dataset_hash", ""), tags.get("split_hash", "")),
-    )
+def _group(run: ListedRun) -> tuple[str, str]:
+    """Return dataset and split, within which the scores of one model are comparable."""
+    return run.tags.get("dataset_hash", ""), run.tags.get("split_hash", "")
 
 
-def _title(one: RegisteredModel) -> str:
+def _validation(run: ListedRun | None) -> tuple[str, float]:
+    """Return name and value of the validation score; minus infinity without one."""
+    metrics = run.metrics if run else {}
+    last = f"last/val_{run.tags.get('metric')}" if run else ""
+    keys = [key for key in metrics if key.startswith("best/val_")] or [key for key in metrics if key == last]
+    name, score = next(((key, metrics[key]) for key in keys), ("", -math.inf))
+    return name.partition("val_")[2], score if math.isfinite(score) else -math.inf
+
+
+def _rank(one: ListedModel) -> tuple[float, float]:
+    return _validation(one.run)[1], one.run.started.timestamp() if one.run else 0.0
+
+
+def _words(one: ListedModel) -> str:
+    """Return title, score, arm and date for people."""
+    name, score = _validation(one.run)
+    shown = f"{name} {score:.3f} on validation" if name else "no validation score"
+    if one.run is None:
+        return f"{_title(one)}, whose run was removed"
+    return f"{_title(one)}, {shown}, arm '{one.run.tags.get('arm', 'unknown')}', {one.run.started.date()}"
+
+
+def _title(one: ListedModel) -> str:
     aliases = f" ({', '.join(one.aliases)})" if one.aliases else ""
     return f"{one.model} {one.version}{aliases}"
 
 
-def _matching_run(store: Store, word: str, known: Sequence[RegisteredModel], stages: Sequence[str]) -> str:
-    found = [run for stage in stages for run in store.runs(begins_with(word), stage=stage)]
-    matching = [run.info.run_id for run in found]
-    if len(matching) != 1:
-        names = ", ".join(sorted({one.model for one in known})) or "none yet"
+def _matching_run(home: Path, word: str, stages: Sequence[str]) -> str:
+    found = [one.run_id for one in list_runs(home, RunFilter(prefix=word)) if one.tags["stage"] in stages]
+    if len(found) != 1:
+        names = ", ".join(model_names(home)) or "none yet"
         kinds = " or ".join({"finetune": "fine-tuning", "pretrain": "pretraining"}[stage] for stage in stages)
         raise RunError(
             f"--model {word}: expected a registered model ({names}), a .safetensors file or a {kinds} "
-            f"run, got something that fits {len(matching)} runs; see `medmim models`"
+            f"run, got something that fits {len(found)} runs; see `medmim models`"
         )
-    return str(matching[0])
+    return found[0]

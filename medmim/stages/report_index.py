@@ -10,6 +10,7 @@ from pathlib import Path
 
 from medmim import files
 from medmim.pages import render_page
+from medmim.stages.store_filters import RunFilter
 from medmim.stages.store_listing import ListedRun, list_runs, metric_history
 
 _TEMPLATE = Path(__file__).with_name("report_index.html")
@@ -61,7 +62,7 @@ def write_index(home: Path, *, heads: Rows, cells: Sequence[Rows]) -> Path:
         reports=_reports(home),
         models=models,
         runs=runs,
-        curves=[curve for run in list_runs(home)[:_CURVES] for curve in _curves(home, run)],
+        curves=[curve for run in list_runs(home, RunFilter(limit=_CURVES)) for curve in _curves(home, run)],
     )
     place = home / "reports" / "index.html"
     files.write_text(place, page)

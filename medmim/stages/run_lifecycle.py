@@ -16,7 +16,7 @@ from medmim.config.resolve import parse_yaml
 from medmim.config.runs import RunSettings
 from medmim.errors import RunError, UsageError
 from medmim.notebook import NotebookResult, Table, read_picture
-from medmim.stages.dataset_places import find_place, note_place
+from medmim.stages.dataset_places import find_places, note_places
 from medmim.tracking.recorder import MemoryRecorder
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def start_run(store: Store, settings: RunSettings, *, name: str, tags: Mapping[s
     from medmim.tracking.sync import server_of
 
     server_of(store)  # refuses an address that is no server before there is a run
-    note_place(store.home, tags["dataset_hash"], settings.data)
+    note_places(store.home, tags, [settings.data, *getattr(settings, "more_data", ())])
     named = f"{name} · seed {settings.seed}"
     recorder = store.begin(experiment=settings.experiment, name=named, tags=tags)
     recorder.settings(settings.model_dump(mode="json", exclude={"data", "more_data"}))
@@ -260,35 +260,33 @@ def to_resume(
 
     store = Store(home)
     run_id = find_unfinished(store, stage, word, task=task)
-    place = data or find_place(home, store.run(run_id).data.tags["dataset_hash"])
-    return stored_settings(kind, store, run_id, data=place, more_data=more_data), run_id
+    places = [data, *more_data] if data else find_places(home, store.run(run_id).data.tags)
+    return stored_settings(kind, store, run_id, data=places[0], more_data=places[1:]), run_id
 
 
 def find_unfinished(store: Store, stage: str, word: str, *, task: str | None = None) -> str:
     """Return the id of the run that `--resume WORD` refers to.
 
-    Args:
-        store: the local store.
-        stage: pretrain or finetune.
-        word: a run id or its beginning, or `latest`: the newest unfinished run that no other process trains.
-        task: task that the run must have; None: any.
+    `latest` is the newest unfinished run that no other process trains; see `to_resume`.
 
     Raises:
         RunError: if there is none, it is already complete, or another process trains it.
     """
+    from medmim.tracking.mlflow_store import begins_with
+
     follower = _is_follower()  # the first process has selected and locked the run
     command = f"medmim {stage} {task}" if task else f"medmim {stage}"
     if word == "latest" and follower and _RESUMED in os.environ:
         return os.environ[_RESUMED]
-    runs = store.runs(stage=stage, task=task) if task else store.runs(stage=stage)
+    tags: dict[str, Any] = {"stage": stage, **({"task": task} if task else {})}
     if word == "latest":
-        ids = [run.info.run_id for run in runs if run.info.status != "FINISHED"]
+        ids = [run.info.run_id for run in store.runs("attributes.status != 'FINISHED'", **tags)]
         free = [one for one in ids if follower or not files.is_locked(store.checkpoints(one))]
         if not free:
             trained = ": all of them are being trained by other processes" if ids else ""
             raise RunError(f"--resume: no unfinished {command.removeprefix('medmim ')} run here{trained}")
         return str(free[0])
-    found = [run for run in runs if run.info.run_id.startswith(word)]
+    found = store.runs(begins_with(word), **tags)
     if len(found) != 1:
         store.run(word)  # raises for an id that no run has
         raise RunError(f"--resume: run {word} was not made by `{command}`")

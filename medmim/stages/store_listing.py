@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,7 +13,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-_ACTIVE = "lifecycle_stage = 'active'"
+from medmim.stages.store_filters import ACTIVE, ALL_MODELS, ALL_RUNS, AMONG, ModelFilter, RunFilter
+from medmim.tracking.artifact_paths import inside
+
 _STATUS = "status"  # tag of a version: candidate, control or failed sanity
 
 
@@ -89,20 +91,25 @@ class ListedModel:
         return self.tags.get(_STATUS, "control" if from_scratch else "candidate")
 
 
-def list_runs(home: Path) -> list[ListedRun]:
-    """Return the runs of pretraining and fine-tuning, newest first, without those that describe studies.
+def list_runs(home: Path, wanted: RunFilter = ALL_RUNS) -> list[ListedRun]:
+    """Return runs of pretraining and fine-tuning, without those that describe studies.
 
     Raises:
         RunError: if the database cannot be read.
     """
+    condition, values = wanted.condition()
+    query = f"SELECT run_uuid, status, start_time, artifact_uri FROM runs WHERE {condition} {wanted.order()}"
     with _database(home) as database:
         if database is None:
             return []
-        tags = _grouped(database, "SELECT run_uuid, key, value FROM tags")
-        metrics = _grouped(database, "SELECT run_uuid, key, value FROM latest_metrics WHERE NOT is_nan")
-        rows = database.execute(
-            f"SELECT run_uuid, status, start_time FROM runs WHERE {_ACTIVE} ORDER BY start_time DESC"
-        ).fetchall()
+        rows = database.execute(query, values).fetchall()
+        ids = json.dumps([run_id for run_id, *_ in rows])
+        tags = _grouped(database, f"SELECT run_uuid, key, value FROM tags WHERE run_uuid {AMONG}", ids)
+        metrics = _grouped(
+            database,
+            "SELECT run_uuid, key, value FROM latest_metrics WHERE NOT is_nan AND run_uuid " + AMONG,
+            ids,
+        )
     return [
         ListedRun(
             run_id,
@@ -110,40 +117,51 @@ def list_runs(home: Path) -> list[ListedRun]:
             datetime.fromtimestamp((started or 0) / 1000, UTC),
             tags[run_id],
             metrics[run_id],
-            _interval(home, run_id, tags[run_id]),
+            _interval(inside(home, address or "") / "scores.jsonl", tags[run_id]),
         )
-        for run_id, state, started in rows
-        if tags[run_id].get("stage") in ("pretrain", "finetune")
+        for run_id, state, started, address in rows
     ]
+
+
+def count_runs(home: Path, wanted: RunFilter = ALL_RUNS) -> int:
+    """Return the number of runs that a filter selects, whatever its limit."""
+    condition, values = wanted.condition()
+    with _database(home) as database:
+        query = f"SELECT count(*) FROM runs WHERE {condition}"
+        return int(database.execute(query, values).fetchone()[0]) if database else 0
 
 
 def run_ids(home: Path) -> set[str]:
     """Return the ids of all runs that are not deleted."""
     with _database(home) as database:
-        rows = database.execute(f"SELECT run_uuid FROM runs WHERE {_ACTIVE}") if database else ()
+        rows = database.execute(f"SELECT run_uuid FROM runs WHERE {ACTIVE}") if database else ()
         return {str(run_id) for (run_id,) in rows}
 
 
-def list_models(home: Path) -> list[ListedModel]:
-    """Return all versions of the registered models, newest first within each.
+def list_models(home: Path, wanted: ModelFilter = ALL_MODELS) -> list[ListedModel]:
+    """Return versions of registered models, newest first within each.
 
     Raises:
         RunError: if the database cannot be read.
     """
-    runs = {one.run_id: one for one in list_runs(home)}
+    condition, values = wanted.condition()
     with _database(home) as database:
         if database is None:
             return []
-        tags = _grouped(database, "SELECT name || ':' || version, key, value FROM model_version_tags")
-        aliases = defaultdict(list)
-        for name, version, alias in database.execute(
-            "SELECT name, version, alias FROM registered_model_aliases"
-        ):
-            aliases[name, version].append(alias)
         rows = database.execute(
-            "SELECT name, version, run_id FROM model_versions WHERE current_stage != 'Deleted_Internal' "
-            "ORDER BY name, version DESC"
+            f"SELECT name, version, run_id FROM model_versions WHERE {condition} {wanted.order()}", values
         ).fetchall()
+        names = json.dumps(sorted({name for name, *_ in rows}))
+        tags = _grouped(
+            database,
+            f"SELECT name || ':' || version, key, value FROM model_version_tags WHERE name {AMONG}",
+            names,
+        )
+        aliases = defaultdict(list)
+        query = f"SELECT name, version, alias FROM registered_model_aliases WHERE name {AMONG}"
+        for name, version, alias in database.execute(query, (names,)):
+            aliases[name, version].append(alias)
+    runs = {one.run_id: one for one in list_runs(home, RunFilter(ids=tuple(run for *_, run in rows)))}
     return [
         ListedModel(
             name,
@@ -155,6 +173,20 @@ def list_models(home: Path) -> list[ListedModel]:
         )
         for name, version, run in rows
     ]
+
+
+def count_models(home: Path) -> int:
+    """Return the number of registered versions."""
+    with _database(home) as database:
+        query = f"SELECT count(*) FROM model_versions WHERE {ALL_MODELS.condition()[0]}"
+        return int(database.execute(query).fetchone()[0]) if database else 0
+
+
+def model_names(home: Path) -> list[str]:
+    """Return the names of registered models in order."""
+    with _database(home) as database:
+        query = f"SELECT DISTINCT name FROM model_versions WHERE {ALL_MODELS.condition()[0]} ORDER BY name"
+        return [str(name) for (name,) in database.execute(query)] if database else []
 
 
 def metric_history(home: Path, run_id: str, key: str) -> list[tuple[int, float]]:
@@ -183,7 +215,9 @@ def _database(home: Path) -> Iterator[sqlite3.Connection | None]:
             yield database
     except sqlite3.Error as error:
         from medmim.tracking.database import explained
+        from medmim.tracking.migration import check
 
+        check(home)  # raises for an older schema, which lacks tables and columns
         raise explained(path, error) from error
 
 
@@ -199,17 +233,16 @@ def _has_known_schema(database: sqlite3.Connection) -> bool:
     return bool(revisions) and any(path.name.startswith(f"{revisions[0][0]}_") for path in scripts)
 
 
-def _grouped(database: sqlite3.Connection, query: str) -> defaultdict[str, dict[str, Any]]:
+def _grouped(database: sqlite3.Connection, query: str, among: str) -> defaultdict[str, dict[str, Any]]:
     found: defaultdict[str, dict[str, Any]] = defaultdict(dict)
-    for owner, key, value in database.execute(query):
+    for owner, key, value in database.execute(query, (among,)):
         found[owner][key] = value
     return found
 
 
-def _interval(home: Path, run_id: str, tags: Mapping[str, str]) -> tuple[float, float] | None:
+def _interval(table: Path, tags: Mapping[str, str]) -> tuple[float, float] | None:
     """Return the confidence interval of a run's score from its table of scores."""
-    tables: Sequence[Path] = list((home / "artifacts").glob(f"*/{run_id}/artifacts/scores.jsonl"))
-    lines = tables[0].read_text(encoding="utf-8").splitlines() if tables else []
+    lines = table.read_text(encoding="utf-8").splitlines() if table.is_file() else []
     for row in map(json.loads, lines):
         if row["metric"] == tags.get("metric") and row["low"] is not None:
             return float(row["low"]), float(row["high"])

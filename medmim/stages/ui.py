@@ -1,7 +1,7 @@
 """`medmim ui`: the MLflow server on the local store, bound to the loopback address.
 
-Every user of this machine can reach a loopback port. On a shared machine, other users can read and change
-runs while the server is running.
+Every user of this machine can reach a loopback port, so that the server asks for a token, which is part of
+the printed addresses. It travels without encryption, but does not leave this machine.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from urllib.parse import urlencode
@@ -22,10 +22,12 @@ from medmim.tracking.artifact_addresses import relocate
 from medmim.tracking.database import DATABASE, uri_of
 from medmim.tracking.migration import check
 from medmim.tracking.mlflow_store import Store
+from medmim.tracking.ui_views import address_words
 
 _NEWEST = 5
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # Ctrl-C, kill, a terminal that closes
 _PATIENCE_S = 5.0
+_SERVER, TOKEN = "medmim.stages.ui_server", "MEDMIM_UI_TOKEN"
 
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -35,10 +37,13 @@ _QUIET = {
 }
 
 
-def pages(home: Path, *, port: int) -> list[tuple[str, str]]:
+def pages(home: Path, *, port: int, token: str = "") -> list[tuple[str, str]]:
     """Return names and UI addresses of the newest experiments; tables of studies are sorted by score.
 
-    The query of the address is needed because MLflow opens experiments on a page for chat agents by default.
+    Args:
+        home: `MEDMIM_HOME`.
+        port: of the server.
+        token: of the server.
 
     Raises:
         RunError: if there are no runs.
@@ -49,16 +54,19 @@ def pages(home: Path, *, port: int) -> list[tuple[str, str]]:
         runs = client.search_runs([experiment.experiment_id], max_results=1)
         if not runs:
             continue
-        words = {"workflowType": "machine_learning"}
-        if client.search_runs([experiment.experiment_id], "tags.role = 'study'", max_results=1):
-            words |= {"orderByKey": "metrics.`score/mean`", "orderByAsc": "false"}
-        place = f"#/experiments/{experiment.experiment_id}/runs?{urlencode(words)}"
-        found.append((experiment.name, f"http://127.0.0.1:{port}/{place}"))
+        words = urlencode(address_words(experiment.tags))
+        place = f"#/experiments/{experiment.experiment_id}/runs?{words}"
+        found.append((experiment.name, f"{address_of(port, token)}{place}"))
     return found
 
 
-def serve(home: Path, *, port: int) -> None:
-    """Run the server until Ctrl-C, SIGTERM or SIGHUP; then stop it and its workers.
+def address_of(port: int, token: str) -> str:
+    """Return the address of the server, which opens the UI in a browser."""
+    return f"http://127.0.0.1:{port}/?{urlencode({'token': token})}"
+
+
+def serve(home: Path, *, port: int, token: str) -> None:
+    """Run the server until Ctrl-C, SIGTERM or SIGHUP; then stop it and its children.
 
     Raises:
         RunError: if there are no runs, or the server fails.
@@ -73,26 +81,20 @@ def serve(home: Path, *, port: int) -> None:
             raise UsageError(
                 f"--port {port} is in use: choose another port, such as --port {port + 1}"
             ) from None
-    code = run_until_interrupted(server_command(home / DATABASE, port=port))
+    code = run_until_interrupted(server_command(home / DATABASE, port=port), {**_QUIET, TOKEN: token})
     if code:
         raise RunError(f"the MLflow server failed with exit code {code}; see its messages above")
 
 
 def server_command(database: Path, *, port: int) -> list[str]:
     """Return the command that starts the MLflow server."""
-    options = {
-        "--host": "127.0.0.1",
-        "--port": str(port),
-        "--workers": "1",
-        "--backend-store-uri": uri_of(database.resolve()),
-        "--default-artifact-root": (database.parent / "artifacts").resolve().as_uri(),
-    }
-    return [sys.executable, "-m", "mlflow", "ui", *(word for pair in options.items() for word in pair)]
+    artifacts = (database.parent / "artifacts").resolve().as_uri()
+    return [sys.executable, "-m", _SERVER, uri_of(database.resolve()), artifacts, str(port)]
 
 
-def run_until_interrupted(command: Sequence[str]) -> int:
-    """Run a server and return its exit code; on a signal, stop it and its workers and return 0."""
-    server = subprocess.Popen(command, env={**os.environ, **_QUIET}, start_new_session=True)
+def run_until_interrupted(command: Sequence[str], variables: Mapping[str, str] = _QUIET) -> int:
+    """Run a server and return its exit code; on a signal, stop it and its children and return 0."""
+    server = subprocess.Popen(command, env={**os.environ, **variables}, start_new_session=True)
     handlers = {number: signal.signal(number, _interrupt) for number in _ENDING}
     try:
         return server.wait()
@@ -109,7 +111,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 
 def _end_group(server: subprocess.Popen[bytes]) -> None:
-    """Stop the server and its workers with SIGTERM, then with SIGKILL."""
+    """Stop the server and its children with SIGTERM, then with SIGKILL."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(server.pid, number)

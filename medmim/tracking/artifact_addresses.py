@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
-from urllib.parse import urlparse
-from urllib.request import url2pathname
 
 from mlflow import MlflowClient
 
+from medmim.tracking.artifact_paths import ARTIFACTS, inside
 from medmim.tracking.database import DATABASE, opened
 from medmim.tracking.run_recorder import restore_experiment
+from medmim.tracking.ui_views import EXPERIMENT_TAGS
 
-EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI opens the table of runs
-_ARTIFACTS = "/artifacts/"  # in each address, after the home folder
 _ADDRESSES = (
     *(("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location")),
     *(("model_versions", "source"), ("model_versions", "storage_location")),
@@ -31,27 +27,6 @@ def experiment_in(client: MlflowClient, home: Path, name: str) -> str:
     return str(found.experiment_id)
 
 
-def inside(home: Path, address: str) -> Path:
-    """Return the path of an artifact address; in this home folder, also if the address names an old one."""
-    tail = url2pathname(address.rpartition(_ARTIFACTS)[2])
-    if _ARTIFACTS in address and (home / "artifacts" / Path(tail).parts[0]).is_dir():
-        return home / "artifacts" / tail
-    return Path(url2pathname(urlparse(address).path))
-
-
-def link_files(source: Path, target: Path) -> None:
-    """Give a folder the files of another one, as hard links where the filesystem has them."""
-    if source.is_dir():
-        shutil.copytree(source, target, copy_function=_link, dirs_exist_ok=True)
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-
-
 def relocate(home: Path) -> None:
     """Correct the addresses of artifacts after the home folder was renamed, copied or mounted elsewhere.
 
@@ -66,7 +41,7 @@ def relocate(home: Path) -> None:
     )
     with opened(home / DATABASE) as database:
         moved = {
-            location.rpartition(_ARTIFACTS)[0] + _ARTIFACTS
+            location.rpartition(ARTIFACTS)[0] + ARTIFACTS
             for location, ours in database.execute(question, (key, value, len(root), root))
             if ours or inside(home, location).is_relative_to(home)
         }

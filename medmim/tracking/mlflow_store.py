@@ -7,40 +7,31 @@ MLflow defaults that record the user, script and git address are overridden.
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 import time
 from collections.abc import Collection, Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
+from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import (
-    Dataset,
-    DatasetInput,
-    InputTag,
-    LifecycleStage,
-    LoggedModelOutput,
-    LoggedModelStatus,
-    Run,
-    ViewType,
-)
+from mlflow.entities import LifecycleStage, LoggedModelOutput, LoggedModelStatus, Run
 from mlflow.exceptions import MlflowException
 
 from medmim import files
 from medmim.errors import RunError
-from medmim.tracking.artifact_addresses import experiment_in, inside, link_files
+from medmim.tracking.artifact_addresses import experiment_in
+from medmim.tracking.artifact_paths import inside, link_files
 from medmim.tracking.database import DATABASE, opened, uri_of
 from medmim.tracking.migration import check, prepare
 from medmim.tracking.registry_snapshot import create_model, write_snapshot
-from medmim.tracking.run_recorder import RECORD, RunRecord, RunRecorder, color_of, restore_run
+from medmim.tracking.run_recorder import RECORD, RunRecord, RunRecorder, color_of, dataset_input, restore_run
 
 _ANONYMOUS = {"mlflow.user": "medmim", "mlflow.source.name": "medmim", "mlflow.source.type": "LOCAL"}
 ORIGIN = "medmim.run"  # tag of a copy: id of the original run
-_LOG = logging.getLogger(__name__)
 FINISHED = "attributes.status = 'FINISHED'"
 _COLOR = "mlflow.runColor"
-_PAGE, _EXPERIMENTS = 1000, 50_000
+_PAGE = 1000
 _DIGEST_LENGTH = 36  # longest digest that MLflow stores
 
 
@@ -90,7 +81,8 @@ class Store:
         """Start a run and return its recorder."""
         where = self.experiment(experiment)
         # later than every other run, even if the clock was set back
-        begun = max([int(time.time() * 1000), *(run.info.start_time + 1 for run in self.runs(limit=1))])
+        [(newest,)] = self._query("SELECT coalesce(max(start_time), 0) FROM runs")
+        begun = max(int(time.time() * 1000), newest + 1)
         color = {_COLOR: color_of(tags["arm"])} if "arm" in tags else {}
         run = self.client.create_run(where, begun, {**_ANONYMOUS, **color, **tags}, name)
         if "dataset_hash" in tags:
@@ -114,14 +106,14 @@ class Store:
 
     def _note_dataset(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Log the dataset as an MLflow input, so that the UI lists the runs that used it."""
-        dataset = Dataset(
+        content_hash = tags["dataset_hash"]
+        used = dataset_input(
             name=tags["dataset"],
-            digest=tags["dataset_hash"][:_DIGEST_LENGTH],
-            source_type="medmim",
-            source=json.dumps({"content_hash": tags["dataset_hash"]}),
+            digest=content_hash[:_DIGEST_LENGTH],
+            source=json.dumps({"content_hash": content_hash}),
+            context=tags.get("stage", "study"),
         )
-        context = InputTag("mlflow.data.context", tags.get("stage", "study"))
-        self.client.log_inputs(run_id, datasets=[DatasetInput(dataset, tags=[context])])
+        self.client.log_inputs(run_id, datasets=[used])
 
     def resume(self, run_id: str, *, keep_points: bool = False) -> RunRecorder:
         """Resume a run and return its recorder.
@@ -170,7 +162,8 @@ class Store:
             limit: return the newest ones only.
             tags: values of tags.
         """
-        places = [one.experiment_id for one in self.client.search_experiments(max_results=_EXPERIMENTS)]
+        active = "SELECT experiment_id FROM experiments WHERE lifecycle_stage = 'active'"
+        places = [str(place) for (place,) in self._query(active)]
         conditions += tuple(_equals(f"tags.`{key}`", value) for key, value in tags.items())
         found: list[Run] = []
         token = None
@@ -193,8 +186,7 @@ class Store:
             "SELECT tags.run_uuid, tags.value FROM tags JOIN runs ON runs.run_uuid = tags.run_uuid "
             "WHERE tags.key = ? AND runs.lifecycle_stage = 'active' ORDER BY runs.start_time DESC"
         )
-        with opened(self.home / DATABASE) as connection:
-            ids = [run_id for run_id, value in connection.execute(question, (key,)) if value in values]
+        ids = [run_id for run_id, value in self._query(question, key) if value in values]
         return [self.client.get_run(run_id) for run_id in ids]
 
     def artifact(self, run: Run, name: str = "") -> Path:
@@ -226,9 +218,8 @@ class Store:
             RunError: if the run no longer exists.
         """
         create_model(self.client, model)
-        known = self.client.search_model_versions(f"name = '{model}' and run_id = '{run_id}'")
-        if known:  # registered before an interruption
-            return int(known[0].version)
+        for known in self.client.search_model_versions(f"name = '{model}' and run_id = '{run_id}'"):
+            return int(known.version)  # registered before an interruption
         if restore_run(self.client, run_id) == "gone":
             raise RunError(
                 f"run {run_id} finished, but was removed from the store and cannot be registered: its "
@@ -255,7 +246,7 @@ class Store:
 
     def note_registry(self) -> None:
         """Copy the registry to the home folder, from which `doctor --repair` can rebuild it."""
-        write_snapshot(self.client, self.home)
+        write_snapshot(self.home)
 
     def discard(self, run_id: str) -> None:
         """Delete a run that has no resumable state, and its checkpoints."""
@@ -264,9 +255,20 @@ class Store:
 
     def deleted(self) -> list[str]:
         """Return the ids of deleted runs, except those of copies."""
-        places = [one.experiment_id for one in self.client.search_experiments()]
-        found = self.client.search_runs(places, run_view_type=ViewType.DELETED_ONLY)
-        return [str(run.info.run_id) for run in found if ORIGIN not in run.data.tags]
+        question = (
+            "SELECT run_uuid FROM runs WHERE lifecycle_stage = 'deleted' AND NOT EXISTS (SELECT 1 FROM tags "
+            "WHERE tags.run_uuid = runs.run_uuid AND tags.key = ?)"
+        )
+        return [str(run_id) for (run_id,) in self._query(question, ORIGIN)]
+
+    def run_ids(self) -> list[str]:
+        """Return the ids of all runs that are not deleted."""
+        active = "SELECT run_uuid FROM runs WHERE lifecycle_stage = 'active'"
+        return [str(run_id) for (run_id,) in self._query(active)]
+
+    def _query(self, question: str, *values: str) -> list[tuple[Any, ...]]:
+        with opened(self.home / DATABASE) as connection:
+            return connection.execute(question, values).fetchall()
 
     def note_score(self, run_id: str, key: str, value: float) -> None:
         """Add a score to a finished run, such as the Dice of a fine-tuning to its pretraining.

@@ -80,10 +80,10 @@ def rebuild(home: Path) -> RebuildSummary:
 
 def write_missing_records(store: Store) -> int:
     """Write records for runs that have none, such as those of older versions; return how many."""
-    missing = [run for run in store.runs() if not store.record(run.info.run_id).path.exists()]
-    for run in missing:
-        _write(store, run)
-    write_snapshot(store.client, store.home)
+    missing = [run_id for run_id in store.run_ids() if not store.record(run_id).path.exists()]
+    for run_id in missing:
+        _write(store, store.run(run_id))
+    write_snapshot(store.home)
     return len(missing)
 
 

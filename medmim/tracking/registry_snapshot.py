@@ -4,32 +4,39 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from medmim import files
+from medmim.tracking.database import DATABASE, opened
 
 SNAPSHOT = "registry.json"
 
 
-def write_snapshot(client: MlflowClient, home: Path) -> None:
+def write_snapshot(home: Path) -> None:
     """Write names, tags, aliases and versions of all registered models."""
-    versions = client.search_model_versions()
-    models = [
-        {
-            "name": model.name,
-            "tags": dict(model.tags),
-            "aliases": {alias: int(number) for alias, number in model.aliases.items()},
-            "versions": [
-                {"version": int(one.version), "run_id": one.run_id, "tags": dict(one.tags)}
-                for one in versions
-                if one.name == model.name
-            ],
-        }
-        for model in client.search_registered_models(max_results=1000)
-    ]
-    files.write_json(home / SNAPSHOT, {"models": models})
+    models: dict[str, dict[str, Any]] = {}
+    versions: dict[tuple[str, int], dict[str, Any]] = {}
+    with opened(home / DATABASE) as database:
+        for (name,) in database.execute("SELECT name FROM registered_models"):
+            models[name] = {"name": name, "tags": {}, "aliases": {}, "versions": []}
+        for name, key, value in database.execute("SELECT name, key, value FROM registered_model_tags"):
+            models[name]["tags"][key] = value
+        for name, key, value in database.execute("SELECT name, alias, version FROM registered_model_aliases"):
+            models[name]["aliases"][key] = value
+        for name, number, run_id in database.execute(
+            "SELECT name, version, run_id FROM model_versions WHERE current_stage != 'Deleted_Internal'"
+        ):
+            versions[name, number] = {"version": number, "run_id": run_id, "tags": {}}
+            models[name]["versions"].append(versions[name, number])
+        for name, number, key, value in database.execute(
+            "SELECT name, version, key, value FROM model_version_tags"
+        ):
+            if (name, number) in versions:
+                versions[name, number]["tags"][key] = value
+    files.write_json(home / SNAPSHOT, {"models": list(models.values())})
 
 
 def restore_snapshot(client: MlflowClient, home: Path) -> int:

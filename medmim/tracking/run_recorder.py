@@ -24,13 +24,23 @@ from urllib.request import url2pathname
 
 import yaml
 from mlflow import MlflowClient
-from mlflow.entities import Experiment, LifecycleStage, Metric, Param, RunTag
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    Experiment,
+    InputTag,
+    LifecycleStage,
+    Metric,
+    Param,
+    RunTag,
+)
 from mlflow.exceptions import MlflowException
 from PIL import Image
 
 from medmim import files
 
 RECORD = "record.jsonl"
+NOTE = "mlflow.note.content"  # tag with the description that the page of a run shows
 _LOG = logging.getLogger(__name__)
 _PARAMETER_LIMIT = 250
 _MAX_LENGTH = 240  # MLflow accepts at most 250
@@ -186,6 +196,13 @@ def restore_experiment(client: MlflowClient, experiment: Experiment) -> None:
     if experiment.lifecycle_stage == LifecycleStage.DELETED:
         client.restore_experiment(experiment.experiment_id)
         _LOG.warning("experiment '%s' had been deleted: restored with its runs", experiment.name)
+
+
+def dataset_input(*, name: str, digest: str, source: str, context: str) -> DatasetInput:
+    """Return a dataset as the input of a run in MLflow; the context is its stage."""
+    return DatasetInput(
+        Dataset(name, digest, "medmim", source), tags=[InputTag("mlflow.data.context", context)]
+    )
 
 
 def color_of(arm: str) -> str:

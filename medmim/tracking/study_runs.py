@@ -13,6 +13,7 @@ from medmim.config.study import DIGEST, SCRATCH, StudySettings, StudyTrial, arm_
 from medmim.tracking.comparison.runs import RunScores, read_run
 from medmim.tracking.mlflow_store import Store
 from medmim.tracking.run_recorder import RunRecorder
+from medmim.tracking.ui_views import show_arms
 
 PARENT = "mlflow.parentRunId"
 _PLAN = "cells.json"  # artifact of the run of the study
@@ -47,8 +48,8 @@ class StudyRuns:
         self.name = name
         self._known = {
             (run.data.tags["role"], run.data.tags.get("arm", ""), run.data.tags.get("stratum", "")): run
-            for run in reversed(store.runs(study=name))
-            if run.data.tags.get("role") in ("study", "arm")
+            for role in ("study", "arm")
+            for run in reversed(store.runs(study=name, role=role))
         }
 
     def start(
@@ -62,6 +63,7 @@ class StudyRuns:
             dataset: tags of the dataset.
         """
         root = self._open(("study", "", ""), self.name, dict(dataset))
+        show_arms(self.store.client, self.store.experiment(self.name))
         root.text(_SETTINGS, json.dumps(_shareable(settings), indent=2, sort_keys=True))
         rows = [{"digest": one.digest, "arm": one.arm, "stratum": one.stratum} for one in plan]
         root.text(_PLAN, json.dumps(rows, indent=1))

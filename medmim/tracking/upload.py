@@ -12,18 +12,17 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
-from medmim.tracking.artifact_addresses import EXPERIMENT_TAGS
 from medmim.tracking.mlflow_store import ORIGIN
 from medmim.tracking.registry_snapshot import create_model
 from medmim.tracking.run_copies import RunCopy, VersionCopy
-from medmim.tracking.run_recorder import restore_experiment
+from medmim.tracking.run_recorder import dataset_input, restore_experiment
 from medmim.tracking.study_runs import PARENT
+from medmim.tracking.ui_views import EXPERIMENT_TAGS
 
 RECORD = "medmim-copied.json"  # artifact of a copy: path → SHA-256 of each file that was uploaded
 _WHOLE = "medmim.copied"  # tag of a complete copy: digest of the original, set last
@@ -136,7 +135,7 @@ class Uploader:
             self.client.log_batch(run_id, metrics=points[begun : begun + _BATCH])
         self.sent.points += len(points)
         if copy.datasets and not known.inputs.dataset_inputs:
-            self.client.log_inputs(run_id, datasets=[_input(one) for one in copy.datasets])
+            self.client.log_inputs(run_id, datasets=[dataset_input(**one) for one in copy.datasets])
 
     def _artifacts(self, copy: RunCopy, run_id: str) -> None:
         """Upload artifacts that are missing or changed according to the record, then update the record."""
@@ -194,8 +193,3 @@ def _without_authority(version: VersionCopy) -> dict[str, str]:
     """Return the tags of a version; aliases and verdicts of the other store are prefixed `imported_`."""
     tags = {f"imported_{key}" if key in _VERDICTS else key: value for key, value in version.tags.items()}
     return {**tags, **({"imported_aliases": ",".join(version.aliases)} if version.aliases else {})}
-
-
-def _input(one: Any) -> DatasetInput:
-    dataset = Dataset(one["name"], one["digest"], "medmim", one["source"])
-    return DatasetInput(dataset, tags=[InputTag("mlflow.data.context", one["context"])])

@@ -1,4 +1,5 @@
 import sys
+import traceback
 
 import pytest
 
@@ -85,6 +86,10 @@ def test_an_error_in_own_code_is_explained_by_its_last_calls(tmp_path, monkeypat
         build()
     assert explain_own_code(raised.value) is None
     trust(["own_nets_that_fail:build"])
+    wrapped = RuntimeError("applying transform <f>")
+    wrapped.__cause__ = raised.value
+    copied = RuntimeError(f"Caught RuntimeError in worker.\n{''.join(traceback.format_exception(wrapped))}")
+    assert explain_own_code(wrapped) == explain_own_code(copied) == explain_own_code(raised.value)
     line = explain_own_code(raised.value)
     assert line.startswith("your own code failed at own_nets_that_fail:2 in inner (ModuleNotFound")
     assert "own_nets_that_fail:5 in build → own_nets_that_fail:2 in inner" in line

@@ -1,7 +1,8 @@
 import pytest
 
 from medmim.config.resolve import resolve
-from medmim.config.study import StudySettings, arm_title, trials_of
+from medmim.config.runs import FinetuneSettings, PretrainSettings
+from medmim.config.study import StudySettings, arm_title, settings_of_result, trials_of
 from medmim.errors import SettingsError
 
 
@@ -136,3 +137,20 @@ def test_the_mesh_study_is_the_papers():
     study = resolve(StudySettings, config="mesh_mask")
     assert set(study.masks) == {"square", "block", "random", "mesh"}
     assert len(study.ratios) == 7
+
+
+def test_settings_that_came_later_change_no_digest_at_their_default():
+    """Stored trainings stay valid; a new setting belongs into `newer` of its model."""
+    counts = [len(settings_of_result(kind())) for kind in (PretrainSettings, FinetuneSettings)]
+    assert counts == [50, 58]
+    assert settings_of_result(FinetuneSettings(labels={"tumour": [1]}))["labels"] == {"tumour": [1]}
+
+
+def test_initial_weights_of_a_pretraining_count_by_content(tmp_path):
+    kept = []
+    for number, content in enumerate((b"one", b"two", b"one")):
+        path = tmp_path / f"{number}.safetensors"
+        path.write_bytes(content)
+        kept.append(settings_of_result(PretrainSettings(init=str(path))))
+    assert kept[0] == kept[2] != kept[1]
+    assert "init" not in settings_of_result(FinetuneSettings(init="abc"))

@@ -20,8 +20,10 @@ from medmim.config.runs import PretrainSettings
 from medmim.data.dataset.manifest import read_dataset
 from medmim.errors import RunError
 from medmim.stages.initial_weights import find_initial_weights
+from medmim.stages.missing_seeds import train_missing_seeds
 from medmim.stages.model_lookup import find_model
 from medmim.stages.run_lifecycle import stored_settings
+from medmim.tracking.comparison.runs import CASES as CASES_OF_RUN
 from medmim.tracking.mlflow_store import Store
 from medmim.training.tasks.trained_model import load_trained_model
 from medmim.training.weights import load_weights
@@ -84,6 +86,20 @@ def test_settings_of_a_stored_run_are_refused(planted, tmp_path, values):
     recorder.settings(values)
     with pytest.raises(RunError, match=REFUSED):
         stored_settings(PretrainSettings, store, recorder.run_id, data=tmp_path)
+
+
+def test_missing_seeds_are_not_trained_with_code_that_a_run_names(planted, tiny_dataset, tmp_path):
+    store = Store(tmp_path / "home")
+    dataset = read_dataset(tiny_dataset)
+    tags = {"stage": "finetune", "arm": "scratch", "seed": "0", "metric": "dice", "task": "segment"}
+    tags |= {"dataset_hash": dataset.info.content_hash, "dataset": "d", "split_hash": "s"}
+    recorder = store.begin(experiment="e", name="n", tags=tags)
+    recorder.settings({"encoder": "planted_code:run"})
+    recorder.text(CASES_OF_RUN, '{"case": "c", "patient": "p", "label": "core", "dice": 0.5}\n')
+    recorder.finish("FINISHED")
+    words = {"seeds": 2, "data": tiny_dataset, "home": store.home, "log": print}
+    with pytest.raises(RunError, match=REFUSED):
+        train_missing_seeds([recorder.run_id], **words)
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,17 @@
 """Acts of users and of `mlflow gc` on a store, each followed by the commands that use it."""
 
 import json
-import shutil
 
 import pytest
-from store_faults import moved
+from store_faults import moved, remove_for_good, tidying
 
 from medmim.config.study import DIGEST
 from medmim.errors import MedmimError, RunError
 from medmim.stages.compare import compare_study
 from medmim.stages.model_lookup import find_model
+from medmim.stages.store_listing import list_models
 from medmim.stages.ui import pages
-from medmim.tracking.comparison.champion import champion_of, champion_runs, versions
+from medmim.tracking.comparison.champion import champion_of, champion_runs
 from medmim.tracking.comparison.runs import CASES, find_runs
 from medmim.tracking.database import uri_of
 from medmim.tracking.mlflow_store import Store
@@ -53,42 +53,9 @@ def study_store(new_home):
     return store
 
 
-def run_of(store, **tags):
-    return store.runs(study="quick", **tags)[0].info.run_id
-
-
-def remove_for_good(store, run_id):
-    """Do what `mlflow gc` does."""
-    shutil.rmtree(store.artifact(store.run(run_id)), ignore_errors=True)
-    store.client.delete_run(run_id)
-    store.client._tracking_client.store._hard_delete_run(run_id)
-
-
-def artifact_of(store, **tags):
-    return store.artifact(store.run(run_of(store, **tags)), CASES)
-
-
-ACTS = {
-    "nothing": lambda store: None,
-    "pretraining deleted": lambda store: store.client.delete_run(run_of(store, stage="pretrain")),
-    "pretraining removed by gc": lambda store: remove_for_good(store, run_of(store, stage="pretrain")),
-    "fine-tuning deleted": lambda store: store.client.delete_run(run_of(store, stage="finetune")),
-    "fine-tuning removed by gc": lambda store: remove_for_good(store, run_of(store, arm="scratch")),
-    "champion removed by gc": lambda store: remove_for_good(store, run_of(store, arm="mae", role="cell")),
-    "study run removed by gc": lambda store: remove_for_good(store, run_of(store, role="study")),
-    "experiment deleted": lambda store: store.client.delete_experiment(store.experiment("quick")),
-    "experiment renamed": lambda store: store.client.rename_experiment(store.experiment("quick"), "old"),
-    "model version deleted": lambda store: store.client.delete_model_version(MODEL, "1"),
-    "model deleted": lambda store: store.client.delete_registered_model(MODEL),
-    "model renamed": lambda store: store.client.rename_registered_model(MODEL, "other"),
-    "champion removed": lambda store: store.client.delete_registered_model_alias(MODEL, "champion"),
-    "artifact deleted": lambda store: artifact_of(store, role="cell").unlink(),
-    "artifact damaged": lambda store: artifact_of(store, role="cell").write_text('{"case'),
-    "artifacts deleted": lambda store: shutil.rmtree(store.artifacts),
-    "weights deleted": lambda store: shutil.rmtree(store.home / "checkpoints"),
-}
+ACTS = tidying("quick", MODEL)
 COMMANDS = {
-    "models": lambda store, folder: versions(store),
+    "models": lambda store, folder: list_models(store.home),
     "champion": lambda store, folder: champion_runs(store, champion_of(store, MODEL)),
     "predict": lambda store, folder: find_model(None, store.home, print),
     "compare": lambda store, folder: find_runs(store, ()),

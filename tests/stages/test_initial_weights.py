@@ -53,7 +53,8 @@ def test_a_missing_file_is_told(study):
 
 def test_pretraining_on_another_dataset_does_not_count(study, tmp_path):
     other = read_dataset(tiny.make_dataset(tmp_path / "other", seed=9))
-    with pytest.raises(RunError, match="no finished pretraining run on this dataset"):
+    advice = rf"on this dataset; use --init {study.pretrained.run_id[:8]} \(spark mesh .*, on tiny\)"
+    with pytest.raises(RunError, match=advice):
         find_initial_weights(None, Store(study.home), other)
 
 

@@ -1,3 +1,5 @@
+import shutil
+
 import pytest
 import tiny
 
@@ -19,14 +21,15 @@ class Engine:
         return run_here(job, home)
 
 
-def test_missing_seeds_are_pretrained_and_fine_tuned_once(study):
+def test_missing_seeds_are_pretrained_and_fine_tuned_once(study, tmp_path):
+    home = shutil.copytree(study.home, tmp_path / "home")  # other tests share the home folder of the study
     named, lines, engine = [study.tuned.run_id, study.scratch.run_id], [], Engine()
-    words = {"seeds": 2, "data": study.data, "home": study.home, "engine": LocalEngine(engine)}
+    words = {"seeds": 2, "data": study.data, "home": home, "engine": LocalEngine(engine)}
     found = train_missing_seeds(named, log=lines.append, **words)
     assert lines[0].startswith("2 trials for 2 seeds of each arm, about ")
     arm = "spark mesh 0.7 decoder_width=8"
     assert engine.ran == ["finetune scratch seed 1", f"pretrain {arm} seed 1", f"finetune {arm} seed 1"]
-    compared = compare_runs(found, home=study.home)
+    compared = compare_runs(found, home=home)
     assert [one.seeds for one in compared.findings.arms] == [(0, 1), (0, 1)]
     assert compared.findings.differences == ()
     engine.ran.clear()

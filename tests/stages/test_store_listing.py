@@ -1,5 +1,6 @@
 """Runs and models are listed from the database as the MLflow client reports them."""
 
+import sqlite3
 import subprocess
 import sys
 
@@ -25,6 +26,16 @@ def test_models_have_status_aliases_and_run(stored):
     assert (model.status, model.aliases, model.run.run_id) == ("candidate", ("challenger",), tuned)
     Store(home).client.set_registered_model_alias("scans-segment", "champion", "1")
     assert list_models(home)[0].status == "champion"
+
+
+def test_a_store_of_an_older_mlflow_is_not_called_damaged(stored):
+    home = stored[0]
+    with sqlite3.connect(home / "mlflow.db") as database:
+        database.execute("UPDATE alembic_version SET version_num = 'bd07f7e963c5'")
+        database.execute("DROP TABLE registered_model_aliases")
+    database.close()
+    with pytest.raises(RunError, match=r"was written by an older MLflow .*: run `medmim doctor --repair`"):
+        list_models(home)
 
 
 def test_an_empty_home_has_no_runs(tmp_path):

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import tiny
@@ -33,7 +34,7 @@ def home(new_home, tmp_path_factory):
     words = {"name": "shown", "data": data, **grid, "pretrain": SHARED, "finetune": SHARED}
     settings = StudySettings.model_validate(words)
     folder = new_home()
-    study(settings, home=folder, engine=LocalEngine(run_here), timer=lambda task: 1.0, say=str)
+    study(settings, home=folder, engine=LocalEngine(run_here), timer=lambda task: 1.0, log=str)
     return folder
 
 
@@ -46,11 +47,12 @@ def address(home):
         env={**os.environ, "MEDMIM_HOME": str(home)},
         start_new_session=True,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
         wait_for(f"http://127.0.0.1:{port}/health", server)
-        yield f"http://127.0.0.1:{port}"
+        yield server.stderr.readline().split()[0]
     finally:
         os.killpg(server.pid, signal.SIGINT)
         server.wait()
@@ -68,8 +70,12 @@ names_in_order = """[...document.querySelectorAll("[role=row]:has(a[href*='/runs
 
 
 def test_arms_are_sorted_and_compared_and_the_page_is_shown(page, home, address):
-    [(_, table)] = pages(home, port=int(address.rpartition(":")[2]))
-    page.open(table.partition("&orderByKey")[0])
+    place = urlsplit(address)
+    [(_, table)] = pages(home, port=place.port, token=parse_qs(place.query)["token"][0])
+    page.open(table)
+    page.wait(f"{names_in_order}.length == 5 && {holds('score/mean')} && {holds('mask')}")
+    page.picture("arms")
+    page.open(table.partition("&viewStateShareKey")[0])
     page.wait(f"{names_in_order}.join() === 'shown'")  # its arms are folded below it
     assert page.value(holds("24 matching runs"))
 
@@ -92,7 +98,7 @@ def test_arms_are_sorted_and_compared_and_the_page_is_shown(page, home, address)
     page.picture("compared")
 
     [study] = client.search_runs(["1"], "tags.role = 'study'")
-    page.open(f"{address}/#/experiments/1/runs/{study.info.run_id}/artifacts")
+    page.open(f"{address}#/experiments/1/runs/{study.info.run_id}/artifacts")
     for name in ("report", "report.html"):
         page.click(f"[data-testid=artifact-tree-node][artifact-name='{name}']")
         time.sleep(1)  # the folder opens with an animation

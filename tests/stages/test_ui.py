@@ -5,6 +5,8 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -16,12 +18,13 @@ from medmim.stages.ui import pages, run_until_interrupted, serve, server_command
 
 def test_a_home_without_runs_is_rejected(tmp_path):
     with pytest.raises(RunError, match=r"no runs in .*: run `medmim pretrain`, or set MEDMIM_HOME"):
-        serve(tmp_path, port=free_port())
+        serve(tmp_path, port=free_port(), token="abc")
 
 
 def test_each_experiment_has_an_address_that_opens_its_table(study):
-    assert pages(study.home, port=5001) == [
-        ("medmim", "http://127.0.0.1:5001/#/experiments/1/runs?workflowType=machine_learning")
+    words = "workflowType=machine_learning&viewStateShareKey=medmim"
+    assert pages(study.home, port=5001, token="abc") == [
+        ("medmim", f"http://127.0.0.1:5001/?token=abc#/experiments/1/runs?{words}")
     ]
 
 
@@ -31,14 +34,14 @@ def test_a_port_in_use_is_rejected_with_another(home):
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(UsageError, match=rf"--port {port} is in use: choose another"):
-            serve(home, port=port)
+            serve(home, port=port, token="abc")
 
 
-def test_the_server_is_bound_to_the_loopback_address(tmp_path):
+def test_the_server_is_started_on_the_store_of_the_home_folder(tmp_path):
     command = server_command(tmp_path / "mlflow.db", port=5001)
-    options = dict(zip(command[4::2], command[5::2], strict=True))
-    assert (options["--host"], options["--port"]) == ("127.0.0.1", "5001")
-    assert options["--backend-store-uri"].endswith("/mlflow.db")
+    assert command[1:3] == ["-m", "medmim.stages.ui_server"]
+    assert command[3].endswith("/mlflow.db")
+    assert command[4:] == [(tmp_path / "artifacts").as_uri(), "5001"]
 
 
 SERVER = """
@@ -99,9 +102,13 @@ def test_the_server_answers_on_this_machine_only_and_ends_with_ctrl_c(study):
     try:
         wait_for(f"http://127.0.0.1:{port}/health", server)
         assert listeners(port) == {"0100007F"}
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=30)
+        address = server.stderr.readline().split()[0]
+        opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+        assert b"MLflow" in opener.open(address, timeout=60).read()
     finally:
         os.killpg(server.pid, signal.SIGINT)
         _, stderr = server.communicate(timeout=60)
     assert server.returncode == 0, stderr
-    assert f"http://127.0.0.1:{port}" in stderr
     assert listeners(port) == set()

@@ -6,7 +6,7 @@ may set any strength, and `module:callable` replaces the intensity changes by th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from medmim.config.own_code import import_callable
 from medmim.config.resolve import parse_yaml
 from medmim.data.loading.transforms import Sample
-from medmim.errors import UsageError
+from medmim.errors import RunError, UsageError
 
 Range = tuple[float, float]
 
@@ -137,7 +137,7 @@ def load_augmentation(word: str) -> Augmentation:
 def intensity_changes(chosen: Augmentation, dims: int) -> list[Any]:
     """Return the transforms of `image` in nnU-Net's order, those of probability 0 left out."""
     if chosen.own:
-        return [_OwnTransform(_imported(chosen.own))]
+        return [_OwnTransform(chosen.own)]
     up = "bilinear" if dims == 2 else "trilinear"
     sigma = dict.fromkeys(("sigma_x", "sigma_y", "sigma_z"), chosen.blur_sigma)
     gamma = {"gamma": chosen.gamma_range, "retain_stats": True}
@@ -170,8 +170,9 @@ def intensity_changes(chosen: Augmentation, dims: int) -> list[Any]:
 class _OwnTransform(Randomizable):  # type: ignore[misc]  # MONAI is not typed
     """A user's transform of a sample, with torch and numpy seeded for every sample."""
 
-    def __init__(self, transform: Callable[[Sample], Sample]) -> None:
-        self.transform = transform
+    def __init__(self, word: str) -> None:
+        self.word = word
+        self.transform = _imported(word)
 
     def __call__(self, data: Sample) -> Sample:
         seed = int(self.R.randint(2**31))
@@ -179,7 +180,21 @@ class _OwnTransform(Randomizable):  # type: ignore[misc]  # MONAI is not typed
             self.transform.set_random_state(seed=seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return dict(self.transform(dict(data)))
+            found = self.transform(dict(data))
+        if not isinstance(found, Mapping) or found.keys() < data.keys():
+            got = f"{len(found)} entries" if isinstance(found, Mapping) else type(found).__name__
+            raise RunError(
+                f"augment: '{self.word}' must return the dict of tensors that it got "
+                f"({', '.join(sorted(map(str, data)))}), got {got}"
+            )
+        for key in ("image", "label"):
+            if key in data and found[key].shape != data[key].shape:
+                shapes = [tuple(one[key].shape) for one in (data, found)]
+                raise RunError(
+                    f"augment: '{self.word}' changed the shape of '{key}': expected {shapes[0]}, got "
+                    f"{shapes[1]}"
+                )
+        return dict(found)
 
 
 def _imported(word: str) -> Callable[[Sample], Sample]:

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 
 from medmim.stages.compare import CompareResult, compare
 from medmim.stages.study.planning import StudyTraining
+from medmim.tracking.comparison.arms import Arm
 from medmim.tracking.comparison.findings import scored
 from medmim.tracking.comparison.runs import read_run
 from medmim.tracking.comparison.tables import summary
-from medmim.tracking.run_recorder import RunRecorder
+from medmim.tracking.run_recorder import NOTE, RunRecorder
 from medmim.tracking.study_runs import StudyRuns, placed
 
 
@@ -51,9 +52,22 @@ def conclude(
     for arm in findings.arms:
         recorder = study_runs.arm(trials[arm.runs[0]], root=root.run_id)
         recorder.metrics(summary(arm, findings), step=0)
+        recorder.tags({NOTE: _described(arm, findings.metric)})
         recorder.finish("FINISHED")
     for path in sorted(compared.report.parent.iterdir()):
         root.file(path, folder="report")
+    root.tags({NOTE: "\n\n".join(findings.verdicts)})
     best = max(arm.mean for arm in findings.arms)
     root.metrics({"score/best": best, "cells/done": float(len(compared.runs))}, step=0)
     return compared
+
+
+def _described(arm: Arm, metric: str) -> str:
+    """Return the description of an arm on its page of the UI."""
+    interval = (
+        "no interval" if arm.interval is None else "95 % interval {:.3f} to {:.3f}".format(*arm.interval)
+    )
+    return (
+        f"{arm.title}: {metric} {arm.mean:.3f}, {interval}, {len(arm.patients)} test patients, "
+        f"{len(arm.seeds)} training seeds; test patients seen in training: {arm.contamination}"
+    )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 import statistics
 import tempfile
 import time
@@ -12,9 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from medmim import files
-from medmim.config.runs import FinetuneSettings, PretrainSettings
-from medmim.config.study import DIGEST, SCRATCH, StudyTrial
+from medmim.config.study import DIGEST, SCRATCH, StageSettings, StudyTrial, settings_of_result
 from medmim.data.dataset.manifest import Dataset, digest_of
 from medmim.data.dataset.partition import limit_patients, partition
 from medmim.data.loading.disk_cache import PREPARED
@@ -27,7 +30,7 @@ from medmim.training.budget import budget_for
 from medmim.training.recipe import with_recipe
 from medmim.training.tasks.registry import build_task
 
-_TIMINGS = "timings.json"  # predicted minutes by digest of the training
+_TIMINGS = "timings.json"  # predicted minutes by digest of training and machine
 _LIMIT_S = 30.0  # of each short training, of which a study times two
 _TIMED_STEPS = 21  # losses are logged at steps 1, 11 and 21; the first of two evaluations follows step 11
 
@@ -111,12 +114,12 @@ def trainings_of(trials: Sequence[StudyTrial], *, dataset_hash: str, study: str)
     for trial in trials:
         needs, pre, tune = "", trial.pretrain, trial.finetune
         if pre is not None:
-            needs = digest_of(["pretrain", dataset_hash, _result_settings(pre)])
+            needs = digest_of(["pretrain", dataset_hash, settings_of_result(pre)])
             fold = "" if tune.fold is None else f" fold {tune.fold}"
             title = f"pretrain {trial.arm} seed {pre.seed}{fold}"
             job = Job("pretrain", title, needs, _job_settings(pre), {"study": study, "role": "pretraining"})
             found.setdefault(needs, StudyTraining(job, "", trial))
-        digest = digest_of(["finetune", dataset_hash, _result_settings(tune), needs])
+        digest = digest_of(["finetune", dataset_hash, settings_of_result(tune), needs])
         settings = _job_settings(tune) | ({} if needs else {"init": SCRATCH})
         tags = {"study": study, "role": "cell", "stratum": trial.stratum}
         job = Job("finetune", f"finetune {trial.title}", digest, settings, tags)
@@ -181,9 +184,9 @@ def timed_minutes(
     Raises:
         RunError: if the short training fails.
     """
-    known = json.loads(_read(near / _TIMINGS))
-    if training.job.digest in known:
-        return float(known[training.job.digest])
+    known, key = json.loads(_read(near / _TIMINGS)), digest_of([training.job.digest, *_machine()])
+    if key in known:
+        return float(known[key])
     log(f"timing     {training.job.title}: {_TIMED_STEPS} steps, at most {limit_s:.0f} s")
     short: dict[str, Any] = {"steps": _TIMED_STEPS, "epochs": None, "minutes": None, "num_evaluations": 2}
     short |= {"init": SCRATCH} if training.job.stage == "finetune" else {}
@@ -193,7 +196,7 @@ def timed_minutes(
         (Path(home) / PREPARED).symlink_to((near.parent / PREPARED).resolve())
         whole, history = _timed(job, _limited(engine, limit_s), Path(home), limit_s)
     minutes = _extrapolated(training, dataset, whole, history)
-    files.write_json(near / _TIMINGS, {**known, training.job.digest: minutes})
+    files.write_json(near / _TIMINGS, {**known, key: minutes})
     return minutes
 
 
@@ -249,6 +252,12 @@ def _limited(engine: StudyEngine, limit_s: float) -> StudyEngine:
     return engine
 
 
+def _machine() -> tuple[str, ...]:
+    """Return what the speed of a training depends on, for a home folder that several machines use."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    return platform.machine(), str(os.cpu_count()), gpu
+
+
 def _read(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.is_file() else "{}"
 
@@ -263,13 +272,8 @@ def _num_volumes(training: StudyTraining, dataset: Dataset) -> int:
     return len(limit_patients(train, count=tune.num_labelled, share=tune.label_fraction))
 
 
-def _result_settings(settings: PretrainSettings | FinetuneSettings) -> dict[str, Any]:
-    """Return the settings that affect the result."""
-    return settings.model_dump(mode="json", exclude={"data", "experiment", "init", *settings.newer_defaults})
-
-
-def _job_settings(settings: PretrainSettings | FinetuneSettings) -> dict[str, Any]:
+def _job_settings(settings: StageSettings) -> dict[str, Any]:
     places = {"data": str(settings.data.resolve()), "experiment": settings.experiment}
     # open settings stay open: the run fills them in from the data
-    given = settings.model_dump(mode="json", exclude_unset=True, exclude={"data", "experiment", "init"})
+    given = settings.model_dump(mode="json", exclude_unset=True, exclude={"data", "experiment"})
     return {**given, **places}

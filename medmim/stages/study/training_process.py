@@ -17,7 +17,7 @@ from medmim import files
 from medmim.config.own_code import explain_own_code, trust_settings
 from medmim.config.runs import FinetuneSettings, PretrainSettings
 from medmim.config.study import DIGEST
-from medmim.errors import MedmimError, RunError, raised_in
+from medmim.errors import MedmimError, RunError, message_of, raised_in
 
 if TYPE_CHECKING:  # the child starts watching its parent before any slow import
     from medmim.stages.run_lifecycle import RunResult
@@ -154,7 +154,7 @@ def _main(spec: Path, answer: Path) -> None:
     try:
         outcome = run_here(Job(**words), home)
     except MedmimError as error:
-        outcome = Outcome(None, str(error))
+        outcome = Outcome(None, message_of(error))
     except Exception as error:  # the message may contain data of a scan
         internal = f"internal error, {type(error).__name__} in {raised_in(error)}"
         outcome = Outcome(None, explain_own_code(error) or internal)

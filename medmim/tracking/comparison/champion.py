@@ -68,14 +68,6 @@ class Challenge:
     p: float
 
 
-def versions(store: Store) -> list[RegisteredModel]:
-    """Return all versions of all registered models, newest first within each."""
-    known = store.client.search_model_versions()
-    aliases = {name: store.client.get_registered_model(name).aliases for name in {one.name for one in known}}
-    found = [_registered(one, aliases[one.name]) for one in known]
-    return sorted(found, key=lambda one: (one.model, -one.version))
-
-
 def champion_of(store: Store, model: str) -> RegisteredModel | None:
     """Return the champion of a model; None where there is none."""
     try:
@@ -140,11 +132,13 @@ def force_promotion(store: Store, word: str, why: str) -> Promotion:
     """
     if not why.strip():
         raise UsageError("--why: expected the reason for this promotion, which is recorded; got nothing")
-    known = {f"{one.model}:{one.version}": one for one in versions(store)}
-    if word not in known:
-        listed = ", ".join(known) or "none yet"
-        raise RunError(f"no model version '{word}': expected NAME:VERSION, one of {listed}")
-    version = known[word]
+    name, _, number = word.rpartition(":")
+    try:
+        version = _registered(store.client.get_model_version(name, number), {})
+    except MlflowException as error:
+        raise RunError(
+            f"no model version '{word}': expected NAME:VERSION as `medmim models` lists them"
+        ) from error
     _name_champion(store, version, {"promoted_by": f"forced: {why.strip()}", "promotion_p": "none"})
     return Promotion(True, f"{version.model} {version.version} is champion by force: {why.strip()}")
 

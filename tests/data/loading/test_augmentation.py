@@ -7,7 +7,7 @@ import torch
 from monai.transforms.compose import Compose
 
 from medmim.data.loading.augmentation import PRESETS, intensity_changes, load_augmentation
-from medmim.errors import UsageError
+from medmim.errors import RunError, UsageError
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -41,6 +41,30 @@ def test_a_callable_replaces_the_intensity_changes():
     )
     image = torch.ones(1, 4, 4)
     assert torch.equal(Compose(changes)({"image": image})["image"], image * 2)
+
+
+def make_cut():
+    """Return a transform of the user that cuts the image."""
+    return lambda sample: {**sample, "image": sample["image"][..., :2]}
+
+
+def make_nothing():
+    """Return a transform of the user that returns nothing."""
+    return lambda sample: None
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("make_cut", r"changed the shape of 'image': expected \(1, 4, 4\), got \(1, 4, 2\)"),
+        ("make_nothing", r"must return the dict of tensors that it got \(image\), got NoneType"),
+    ],
+)
+def test_what_an_own_transform_returns_is_checked(name, message):
+    sys.modules.setdefault("test_augmentation", sys.modules[__name__])
+    [change] = intensity_changes(PRESETS["nnunet"].model_copy(update={"own": f"test_augmentation:{name}"}), 2)
+    with pytest.raises(RunError, match=message):
+        change({"image": torch.ones(1, 4, 4)})
 
 
 @pytest.mark.parametrize(

@@ -52,3 +52,12 @@ def test_signals_end_a_timing_by_an_exception(number):
     with pytest.raises(SystemExit, match=str(128 + number)), ended_by_signals():
         os.kill(os.getpid(), number)
     assert signal.getsignal(number) is before
+
+
+def test_a_pretraining_of_a_study_keeps_its_initial_weights(tiny_dataset):
+    stage = {**tiny.TINY, "steps": 6}
+    arms = [{"init": "abc"}, {"init": "def"}]
+    study = StudySettings(data=tiny_dataset, methods=[], arms=arms, pretrain=stage, finetune=stage)
+    trainings = trainings_of(trials_of(study), dataset_hash="x", study="s")
+    given = [one.job.settings.get("init") for one in trainings if one.job.stage == "pretrain"]
+    assert given == ["abc", "def"]

@@ -1,0 +1,275 @@
+"""Let a user, `mlflow gc` or the machine change a store, then run every command on it.
+
+PYTHONPATH=tests/helpers python -m tests.benchmarks.store_tidying
+
+Each act is done to a copy of a home folder with a finished study of one mask and its control; then the
+commands run as a user starts them, with real trainings of one step. Writes docs/results/store_tidying.json:
+for every act and command, `works` or the line that the user reads; and how many finished runs are gone that
+the act left there. Needs root, which mounts a small disk and becomes another user.
+"""
+
+import collections
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from unittest import mock
+
+import nibabel
+import numpy as np
+import store_faults
+import tiny
+import torch
+from forked_command import run_forked
+
+from medmim.config.study import StudySettings
+from medmim.stages.doctor.store import repair_store
+from medmim.stages.finetune.run import finetune  # noqa: F401 (imported before the forks)
+from medmim.stages.predict.run import predict  # noqa: F401
+from medmim.stages.study.engines import LocalEngine
+from medmim.stages.study.runner import study
+from medmim.stages.study.training_process import run_here
+from medmim.stages.ui import pages
+from medmim.tracking.database import DATABASE, uri_of
+from medmim.tracking.mlflow_store import Store
+
+STUDY, MODEL, NOBODY = "tidy", "tiny-segment", 65534
+TRAINING = {**tiny.TINY, "steps": 1, "num_evaluations": 1}
+WORDS = (*tiny.TINY_WORDS, "--steps", "1", "--set", "num_evaluations=1")
+
+
+def nothing(_store):
+    """Leave the store as it is; the fault is one of the machine."""
+
+
+def on_database(change):
+    """Return an act on the file of the database."""
+    return lambda store: change(store.home / DATABASE)
+
+
+def readable(store):
+    """Let other users read the home folder, but not write to it."""
+    for path in (store.home, *store.home.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def another_program(database):
+    """Replace the database by one of another program."""
+    database.unlink()
+    with sqlite3.connect(database) as connection:
+        connection.execute("CREATE TABLE songs (title TEXT)")
+
+
+OF_NOBODY = ("home read-only", "other place, old one unreadable")
+ACTS = {
+    **store_faults.tidying(STUDY, MODEL),
+    "older MLflow": on_database(store_faults.downgrade),
+    "newer MLflow": on_database(lambda path: store_faults.set_schema(path, "ffffffffffff")),
+    "database damaged": on_database(store_faults.damage),
+    "database of another program": on_database(another_program),
+    "database deleted": on_database(Path.unlink),
+    "database locked": nothing,
+    "no flock": nothing,
+    "disk full": nothing,
+    "home read-only": readable,
+    "home is a file": lambda store: (shutil.rmtree(store.home), store.home.write_text("a file")),
+    "other place, old one unreadable": nothing,
+}
+
+
+@contextlib.contextmanager
+def locked(home):
+    """Lock the database as another process does in the middle of writing."""
+    with contextlib.closing(sqlite3.connect(home / DATABASE)) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        yield
+
+
+@contextlib.contextmanager
+def full(home):
+    """Put the home folder on a disk that has only a few kilobytes left."""
+    parked = shutil.move(home, home.with_name("parked"))
+    home.mkdir()
+    size = sum(one.stat().st_size for one in parked.rglob("*") if one.is_file())
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={2 * size + (4 << 20)}", "tmpfs", home], check=True)
+    try:
+        shutil.copytree(parked, home, dirs_exist_ok=True)
+        free = shutil.disk_usage(home).free
+        (home / "filler").write_bytes(bytes(max(free - (8 << 10), 0)))
+        yield
+        (home / "filler").unlink()
+        kept = shutil.copytree(home, home.with_name("kept"), ignore=shutil.ignore_patterns("*.lock"))
+    finally:
+        subprocess.run(["umount", home], check=True)
+    home.rmdir()
+    shutil.move(kept, home)
+
+
+def without_flock():
+    """Let locks fail as on a network folder."""
+    return mock.patch.object(fcntl, "flock", side_effect=OSError(errno.ENOLCK, "No locks available"))
+
+
+def become_nobody():
+    """Become another user, who may not write to the home folder of root."""
+    os.setegid(NOBODY)
+    os.seteuid(NOBODY)
+
+
+def given_away(home):
+    """Make another user the owner of a home folder, who cannot read the old one of root."""
+    for path in (home, *home.rglob("*")):
+        os.chown(path, NOBODY, NOBODY)
+    return home
+
+
+def commands(place, **grid):
+    """Return the commands, as words or as a function where the command does not end."""
+    data = ("--data", str(place / "scans"))
+    return {
+        "pretrain": ("pretrain", *data, *WORDS),
+        "finetune": ("finetune", "segment", "--init", "scratch", *data, *WORDS),
+        "study": lambda home: start_study(place, home, **grid),
+        "compare": ("compare", "--study", STUDY),
+        "predict": ("predict", str(place / "scan.nii.gz"), "--out", "OUT"),
+        "models": ("models",),
+        "runs": ("runs",),
+        "report": ("report",),
+        "sync": ("sync", "--to", uri_of(place / "server" / DATABASE)),
+        "ui": lambda home: pages(home, port=5000),
+    }
+
+
+def outcome(words, home, fault):
+    """Run a command in a fork; return `works` or its line, `internal` where it is ours to mend."""
+    out = tempfile.mkdtemp()
+    given = words if callable(words) else [out if word == "OUT" else word for word in words]
+    with without_flock() if fault == "no flock" else contextlib.nullcontext():
+        code, line = run_forked(given, home, become_nobody if fault in OF_NOBODY else None)
+    shutil.rmtree(out)
+    if code == 0:
+        return "works"
+    bad = code < 0 or "internal error" in line or not line.startswith("medmim: ")
+    return f"internal: {line}" if bad else line.removeprefix("medmim: ")
+
+
+def finished(home):
+    """Return the ids of finished trainings."""
+    return {run.info.run_id for run in Store(home).runs("attributes.status = 'FINISHED'")}
+
+
+def in_fork(function, *words):
+    """Call a function in a fork, since MLflow keeps connections; return its printed result."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(writing, json.dumps(function(*words)).encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as stream:
+        text = stream.read()
+    os.waitpid(child, 0)
+    return json.loads(text) if text else None
+
+
+def act_on(home, act):
+    """Do an act and return the finished runs that it left."""
+    store = Store(home)
+    before = finished(home)
+    ACTS[act](store)
+    if not store.home.is_dir() or act.startswith(("older", "newer", "database")):
+        return sorted(before)
+    return sorted(finished(home))
+
+
+def lost(home, before):
+    """Repair a store and return how many finished runs are gone."""
+    if not home.is_dir():
+        return 0
+    try:
+        repair_store(home)
+        return len(set(before) - finished(home))
+    except Exception as error:
+        return f"cannot be opened: {error}"
+
+
+def clean(line, place):
+    """Return a line without the paths of this machine."""
+    line = re.sub(re.escape(str(place)) + r"[^' ]*", "PATH", line)
+    return re.sub(r"[0-9a-f]{32}", "RUN", re.sub(r"/[^' ]*/", "", line))
+
+
+def faults(act, home):
+    """Return what lasts while the commands run."""
+    if act == "database locked":
+        return locked(home)
+    if act == "disk full":
+        return full(home)
+    return contextlib.nullcontext()
+
+
+def start_study(place, home, **grid):
+    """Start the study; trainings that are missing run in this process."""
+    words = {"name": STUDY, "masks": ["mesh"], "pretrain": TRAINING, "finetune": TRAINING, **grid}
+    settings = StudySettings.model_validate({**words, "data": place / "scans"})
+    study(settings, home=home, engine=LocalEngine(run_here), timer=lambda _: 1.0, log=str)
+
+
+def prepare(place, **grid):
+    """Make the data, the study and a server below a folder; return the home folder."""
+    tiny.make_dataset(place / "scans", patients=10)
+    image = tiny.blob(np.random.default_rng(0), tiny.SHAPE)[0]
+    nibabel.save(nibabel.Nifti1Image(image, np.eye(4)), place / "scan.nii.gz")
+    home = place / "home"
+    start_study(place, home, **grid)
+    client = Store(home).client
+    client.set_registered_model_alias(MODEL, "champion", "1")
+    Store(place / "server")
+    return home
+
+
+def main():
+    """Do every act and write the table."""
+    torch.set_num_threads(1)
+    place = Path(tempfile.mkdtemp())
+    place.chmod(0o755)
+    in_fork(lambda: str(prepare(place)))
+    table, gone = {}, {}
+    for act in sys.argv[1:] or ACTS:
+        home = place / "work" / "home"
+        shutil.copytree(place / "home", home)
+        before = in_fork(act_on, home, act)
+        if act.startswith("other place"):
+            home = given_away(home.rename(place / "work" / "moved"))
+            (place / "home").chmod(0)
+        with faults(act, home):
+            table[act] = {
+                name: clean(outcome(words, home, act), place) for name, words in commands(place).items()
+            }
+        gone[act] = in_fork(lost, home, before)
+        (place / "home").chmod(0o700)
+        shutil.rmtree(place / "work")
+        sys.stdout.write(f"{act}: {json.dumps(table[act], indent=1)} lost {gone[act]}\n")
+        sys.stdout.flush()
+    cells = [cell for row in table.values() for cell in row.values()]
+    kinds = collections.Counter(
+        "works" if cell == "works" else "internal" if cell.startswith("internal") else "one line"
+        for cell in cells
+    )
+    content = {"cells": dict(kinds), "finished_runs_lost": gone, "table": table}
+    if not sys.argv[1:]:
+        Path("docs/results/store_tidying.json").write_text(json.dumps(content, indent=1) + "\n")
+    sys.stdout.write(f"{dict(kinds)}\n")
+    shutil.rmtree(place)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Ordinary troubles of a machine end a command with one line, a remedy and the exit code 1."""
+
+import ctypes
+import os
+import resource
+import subprocess
+
+import pytest
+import tiny
+from forked_command import run_forked
+
+import medmim.stages.finetune.run
+import medmim.stages.predict.run
+import medmim.stages.pretrain.run  # noqa: F401 (imported before the forks)
+from medmim.tracking.mlflow_store import Store
+
+NOBODY, NEW_MOUNTS = 65534, 0x00020000
+WORDS = (*tiny.TINY_WORDS, "--steps", "1", "--set", "num_evaluations=1")
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+
+@pytest.fixture
+def place(new_home, tiny_dataset, tmp_path):
+    """A home folder and the words of a pretraining."""
+    Store(new_home())
+    return new_home(), ("pretrain", "--data", tiny_dataset, *WORDS)
+
+
+def assert_one_line(outcome, remedy):
+    code, line = outcome
+    assert (code, line[:8], "internal error" in line) == (1, "medmim: ", False), line
+    assert remedy in line
+
+
+@needs_root
+def test_a_read_only_home(place):
+    home, pretrain = place
+    home.chmod(0o755)
+    assert_one_line(run_forked(pretrain, home, lambda: os.seteuid(NOBODY)), "MEDMIM_HOME")
+
+
+def test_a_path_that_is_too_long(place, tmp_path):
+    home, _ = place
+    words = ("ingest", tmp_path, "--out", tmp_path / ("long" * 80))
+    assert_one_line(run_forked(words, home), "use shorter names")
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "remedy"),
+    [
+        (resource.RLIMIT_FSIZE, 8 << 10, "ulimit -f"),
+        (resource.RLIMIT_NOFILE, 24, "ulimit -n"),
+    ],
+)
+def test_limits_of_files(place, limit, value, remedy):
+    home, pretrain = place
+    outcome = run_forked(pretrain, home, lambda: resource.setrlimit(limit, (value, value)))
+    assert_one_line(outcome, remedy)
+
+
+def test_a_limit_of_memory(place):
+    home, pretrain = place
+
+    def limited():
+        with open("/proc/self/statm", encoding="utf-8") as stream:  # noqa: PTH123
+            used = int(stream.read().split()[0]) * os.sysconf("SC_PAGESIZE")
+        resource.setrlimit(resource.RLIMIT_AS, (used + (24 << 20), used + (24 << 20)))
+
+    assert_one_line(run_forked((*pretrain, "--size", "128"), home, limited), "memory")
+
+
+@needs_root
+@pytest.mark.slow
+def test_shared_memory_that_is_too_small(place):
+    home, pretrain = place
+
+    def small():
+        assert ctypes.CDLL(None).unshare(NEW_MOUNTS) == 0
+        subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", "/dev/shm"], check=True)
+
+    words = [*pretrain[: pretrain.index("--workers")], "--workers", "1", "--size", "64"]
+    assert_one_line(run_forked((*words, "--steps", "1"), home, small), "--shm-size")
