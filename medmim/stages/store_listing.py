@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from medmim.stages.store_filters import ACTIVE, ALL_MODELS, ALL_RUNS, AMONG, ModelFilter, RunFilter
-from medmim.tracking.artifact_paths import inside
+from medmim.tracking.run_files import inside
 
 _STATUS = "status"  # tag of a version: candidate, control or failed sanity
 

@@ -21,11 +21,11 @@ from mlflow.exceptions import MlflowException
 from medmim import files
 from medmim.errors import RunError
 from medmim.tracking.artifact_addresses import experiment_in
-from medmim.tracking.artifact_paths import inside, link_files
 from medmim.tracking.database import DATABASE, opened, uri_of
 from medmim.tracking.migration import check, prepare
 from medmim.tracking.registry_snapshot import create_model, write_snapshot
-from medmim.tracking.run_recorder import RECORD, RunRecord, RunRecorder, color_of, dataset_input, restore_run
+from medmim.tracking.run_files import RECORD, RunRecord, inside, link_files
+from medmim.tracking.run_recorder import RunRecorder, color_of, dataset_input, restore_run
 
 _ANONYMOUS = {"mlflow.user": "medmim", "mlflow.source.name": "medmim", "mlflow.source.type": "LOCAL"}
 ORIGIN = "medmim.run"  # tag of a copy: id of the original run

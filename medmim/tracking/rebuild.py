@@ -29,7 +29,7 @@ from medmim.tracking.migration import BACKUPS, backups
 from medmim.tracking.mlflow_store import Store
 from medmim.tracking.registry_snapshot import restore_snapshot, write_snapshot
 from medmim.tracking.run_copies import RunCopy
-from medmim.tracking.run_recorder import RECORD, RunRecord
+from medmim.tracking.run_files import RECORD, RunRecord
 from medmim.tracking.upload import Uploader
 
 

@@ -1,9 +1,4 @@
-"""Recorder of one run in the MLflow store: settings, metrics, figures and files.
-
-<home>/checkpoints/<run>/record.jsonl    what the store contains about the run, one JSON object a line, so
-                                         that it can be rebuilt: `run` (experiment, name, start), then
-                                         `params`, `tags`, `metrics` (step, time) and `status` (time)
-"""
+"""Recorder of one run in the MLflow store: settings, metrics, figures and files."""
 
 from __future__ import annotations
 
@@ -16,7 +11,6 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlparse
@@ -38,40 +32,13 @@ from mlflow.exceptions import MlflowException
 from PIL import Image
 
 from medmim import files
+from medmim.tracking.run_files import RunRecord
 
-RECORD = "record.jsonl"
 NOTE = "mlflow.note.content"  # tag with the description that the page of a run shows
 _LOG = logging.getLogger(__name__)
 _PARAMETER_LIMIT = 250
 _MAX_LENGTH = 240  # MLflow accepts at most 250
 _NOT_ACCEPTED = re.compile(r"[^\w.\- :]")
-
-
-@dataclass(frozen=True)
-class RunRecord:
-    """The record of one run.
-
-    Attributes:
-        path: of the file; its folder is named after the run.
-    """
-
-    path: Path
-
-    def add(self, **entry: Any) -> None:
-        """Append one entry."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(entry) + "\n")
-
-    def entries(self) -> list[dict[str, Any]]:
-        """Return all entries; lines that a killed process left incomplete are skipped."""
-        found = []
-        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                found.append(dict(json.loads(line)))
-            except (ValueError, TypeError):
-                continue
-        return found
 
 
 class RunRecorder:

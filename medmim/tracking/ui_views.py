@@ -34,7 +34,12 @@ EXPERIMENT_TAGS = {
 
 
 def show_arms(client: MlflowClient, experiment_id: str) -> None:
-    """Let the table of a study open with its arms, sorted by score."""
+    """Let the table of a study open with its arms, sorted by score.
+
+    Args:
+        client: of the store.
+        experiment_id: of the study.
+    """
     view = _view([*_ARM, *_SCORE, *_COSTS], order_by=_SCORE[0], only="tags.role = 'arm'")
     client.set_experiment_tag(experiment_id, _TAG, view)
 

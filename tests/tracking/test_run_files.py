@@ -1,6 +1,6 @@
 import pytest
 
-from medmim.tracking.artifact_paths import inside, link_files
+from medmim.tracking.run_files import inside, link_files
 
 
 @pytest.mark.parametrize("old", ["file:///old/home", "file:///old/artifacts/home"])
