@@ -1,11 +1,13 @@
 """Let a user, `mlflow gc` or the machine change a store, then run every command on it.
 
-PYTHONPATH=tests/helpers python -m tests.benchmarks.store_tidying
+PYTHONPATH=tests/helpers python -m tests.benchmarks.store_tidying [--moved]
 
 Each act is done to a copy of a home folder with a finished study of one mask and its control; then the
 commands run as a user starts them, with real trainings of one step. Writes docs/results/store_tidying.json:
 for every act and command, `works` or the line that the user reads; and how many finished runs are gone that
-the act left there. Needs root, which mounts a small disk and becomes another user.
+the act left there. `--moved` copies a home folder with a study of 20 trainings, makes the old one unreadable,
+and writes docs/results/home_moves.json: the answers of the commands, whether anything was written to the old
+place, and the disk space of the home folder. Needs root, which mounts a small disk and becomes another user.
 """
 
 import collections
@@ -43,6 +45,7 @@ from medmim.tracking.mlflow_store import Store
 
 STUDY, MODEL, NOBODY = "tidy", "tiny-segment", 65534
 TRAINING = {**tiny.TINY, "steps": 1, "num_evaluations": 1}
+GRID = {"masks": ["random", "mesh"], "ratios": [0.5, 0.7], "seeds": [0, 1]}  # of --moved
 WORDS = (*tiny.TINY_WORDS, "--steps", "1", "--set", "num_evaluations=1")
 
 
@@ -236,6 +239,44 @@ def prepare(place, **grid):
     return home
 
 
+def contents(folder):
+    """Return path, size and time of every file."""
+    found = [(path, path.stat()) for path in sorted(folder.rglob("*"))]
+    return [(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in found]
+
+
+def megabytes(folder):
+    """Return the space of a folder on the disk; hard links count once."""
+    found = {path.stat().st_ino: path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file()}
+    return round(sum(found.values()) / 1e6, 1)
+
+
+def trainings(home):
+    """Return the number of finished trainings."""
+    return sum("seed" in run.data.tags for run in Store(home).runs("attributes.status = 'FINISHED'"))
+
+
+def move():
+    """Move the home folder of a larger study and write the table."""
+    torch.set_num_threads(1)
+    place = Path(tempfile.mkdtemp())
+    place.chmod(0o755)
+    old = Path(in_fork(lambda: str(prepare(place, **GRID))))
+    count = in_fork(trainings, old)
+    space = {path.name: megabytes(path) for path in sorted(old.iterdir()) if path.is_dir()}
+    content = {"trainings": count, "disk_mb": megabytes(old), "disk_mb_by_folder": space}
+    new = given_away(shutil.copytree(old, place / "copied"))
+    before = contents(old)
+    old.chmod(0)
+    fault = "other place, old one unreadable"
+    found = {name: outcome(words, new, fault) for name, words in commands(place, **GRID).items()}
+    old.chmod(0o700)
+    content |= {"commands": found, "old_place_unchanged": contents(old) == before}
+    Path("docs/results/home_moves.json").write_text(json.dumps(content, indent=1) + "\n")
+    sys.stdout.write(json.dumps(content, indent=1) + "\n")
+    shutil.rmtree(place)
+
+
 def main():
     """Do every act and write the table."""
     torch.set_num_threads(1)
@@ -272,4 +313,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    move() if sys.argv[1:] == ["--moved"] else main()
