@@ -11,6 +11,7 @@ import click
 from medmim.cli.options import data_option, home, json_option, phases, print_result
 
 if TYPE_CHECKING:
+    from medmim.data.dataset.manifest import DatasetInfo
     from medmim.data.ingest.dry_run import PatientRow, SeriesRow
     from medmim.data.ingest.layout_rules import InferenceRules
 
@@ -72,6 +73,13 @@ Examples:
     "--ignore-label",
     type=click.IntRange(-(2**15), 2**16 - 1),
     help="Value of label voxels that nobody annotated, such as 255 or -1; they are no class.",
+)
+@click.option(
+    "--overlap",
+    type=click.Choice(["smallest", "regions"]),
+    default="smallest",
+    show_default=True,
+    help="Where classes overlap: keep the smallest, or all, with codes for combinations and named regions.",
 )
 @click.option(
     "--time-series",
@@ -175,6 +183,7 @@ def command(*, source: Path, out: Path, dry_run: bool, as_json: bool, **options:
         f"files        {counts['files_seen']} seen = {counts['files_accepted']} accepted + "
         f"{counts['files_quarantined']} quarantined + {counts['files_skipped']} skipped",
         f"volumes      {counts['volumes']} images, {counts['labels']} labels, {counts['subjects']} subjects",
+        *([f"regions      {_regions(info)}"] if info.regions else []),
         f"splits       train {counts['train']}, val {counts['val']}, test {counts['test']}",
         *(f"  {number:6d}  {reason}" for reason, number in info.reasons.items()),
         *_limited([f"warning      {warning_text(one)}" for one in info.warnings]),
@@ -182,6 +191,12 @@ def command(*, source: Path, out: Path, dry_run: bool, as_json: bool, **options:
     ]
     result = {"dataset": str(out), **counts, "reasons": info.reasons, "warnings": list(info.warnings)}
     print_result(result, as_json=as_json, lines=lines)
+
+
+def _regions(info: DatasetInfo) -> str:
+    """Return the codes of overlapping classes, and the setting that trains them."""
+    table = ", ".join(f"{one.name}: [{', '.join(map(str, one.codes))}]" for one in info.regions)
+    return f"overlapping classes are kept; train them with --set 'regions={{{table}}}'"
 
 
 def _next(out: Path) -> str:

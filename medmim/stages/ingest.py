@@ -293,7 +293,8 @@ def _label_names(
     for one in made:
         known = {**one.class_names, **known}
     known |= (layout.label_names if layout else {}) | dict(options.label_names)
-    for number in sorted({number for one in made for number in one.classes}):
-        known.setdefault(number, f"class {number}")
+    used = {number for one in made for number in one.classes}
+    named = used if any(one.regions for one in made) else known.keys() | used  # codes of regions all occur
+    known = {number: known.get(number, f"class {number}") for number in named}
     known.pop(stored_ignore_label(options.ignore_label) or 0, None)
     return dict(sorted(known.items()))

@@ -99,12 +99,20 @@ class LedgerRow(_Record):
     source: str | None = None
 
 
+class RegionRecord(_Record):
+    """A class whose voxels may belong to other classes too: all codes that include it."""
+
+    name: str
+    codes: tuple[int, ...]
+
+
 class DatasetInfo(_Record):
     """Content of `dataset.json`.
 
     `label_codes` lists the codes (voxel values) of label volumes in class order, background 0 first: class i
     of a segmentation is `label_codes[i]`. `label_names` gives the name of each code but 0. `ignore_label` is
-    the code of voxels that nobody annotated; it is no class.
+    the code of voxels that nobody annotated; it is no class. With `regions`, a code is a combination of
+    classes that overlap, and a region lists the codes of one class, as in the setting `regions` of training.
     """
 
     name: str
@@ -116,6 +124,7 @@ class DatasetInfo(_Record):
     label_names: dict[int, str] = Field(default_factory=dict)
     label_codes: tuple[int, ...] = ()
     ignore_label: int | None = None
+    regions: tuple[RegionRecord, ...] = ()
     warnings: tuple[dict[str, Any], ...] = ()
     content_hash: str = ""
     file_sha256: dict[str, str] = Field(default_factory=dict)
@@ -208,7 +217,7 @@ def write_dataset(
 def description_hash(info: DatasetInfo) -> str:
     """Return the hash of `dataset.json` without its own entry."""
     others = {name: value for name, value in info.file_sha256.items() if name != "dataset.json"}
-    newer = _SINCE_2 if info.format_version < 2 else None
+    newer = (_SINCE_2 if info.format_version < 2 else set()) | (set() if info.regions else {"regions"})
     info = info.model_copy(update={"file_sha256": others})
     return digest_of(info.model_dump(mode="json", exclude=newer))
 

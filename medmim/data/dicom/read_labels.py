@@ -16,6 +16,7 @@ from medmim.data.formats import geometry
 from medmim.data.formats.case import fit_and_store
 from medmim.data.formats.labels import MAX_OFFSET_VOXELS
 from medmim.data.formats.nifti import Image, read_image
+from medmim.data.formats.region_codes import encode_regions
 from medmim.data.formats.safe_open import read_dicom
 from medmim.errors import DataError
 
@@ -66,7 +67,13 @@ def _instances(dataset: pydicom.Dataset) -> list[str]:
 
 
 def read_labels(
-    label: str, image: str, target: str, *, numbers: Mapping[str, int], resample: bool = False
+    label: str,
+    image: str,
+    target: str,
+    *,
+    numbers: Mapping[str, int],
+    resample: bool = False,
+    keep_overlap: bool = False,
 ) -> dict[str, Any]:
     """Write a DICOM label on the grid of a stored image; runs in a sandbox.
 
@@ -79,6 +86,7 @@ def read_labels(
         target: path of the label to write.
         numbers: class number of each segment, by the segment's own number as text.
         resample: resample a segmentation on another grid, and move contours to the nearest slice.
+        keep_overlap: write the codes of `encode_regions`; the result contains their `combinations`.
 
     Returns:
         The facts of the label, or the reason and numbers of its refusal.
@@ -90,18 +98,26 @@ def read_labels(
         else:
             regions, measured = fill_structures(dataset, stored, numbers, resample=resample)
             affine = stored.affine
+        drawn, noted, overlaps = _draw(regions, stored.array.shape, keep_overlap=keep_overlap)
     except DataError as error:
         return {"reason": error.reason, "measured": getattr(error, "measured", {})}
-    drawn, overlaps = _draw(regions, stored.array.shape)
-    facts = fit_and_store(Image(drawn, affine), stored, Path(target), resample=resample)
+    facts = fit_and_store(Image(drawn, affine), stored, Path(target), resample=resample) | noted
     moved = {"resampled": True} if measured.get("offset_voxels", 0.0) > MAX_OFF else {}
     return {**facts, **moved, "measured": {**facts["measured"], **measured, **overlaps}}
 
 
 def _draw(
-    regions: Sequence[Region], shape: tuple[int, ...]
-) -> tuple[UInt16[np.ndarray, "x y z"], dict[str, float]]:
-    """Draw regions into one label, larger ones first, so that smaller ones stay visible."""
+    regions: Sequence[Region], shape: tuple[int, ...], *, keep_overlap: bool
+) -> tuple[UInt16[np.ndarray, "x y z"], dict[str, Any], dict[str, float]]:
+    """Draw regions into one label: with codes for overlaps, or the smaller over the larger ones.
+
+    Returns:
+        The label, its `combinations` if it has codes for overlaps, and counts.
+    """
+    if keep_overlap and regions:
+        codes, found = encode_regions({one.number: one.mask for one in regions})
+        several = [code for code, classes in enumerate(found, start=1) if len(classes) > 1]
+        return codes, {"combinations": found}, {"overlap_voxels": float(np.isin(codes, several).sum())}
     drawn: UInt16[np.ndarray, "x y z"] = np.zeros(regions[0].mask.shape if regions else shape, np.uint16)
     overlap = 0
     for region in sorted(regions, key=lambda one: int(one.mask.sum()), reverse=True):
@@ -109,9 +125,8 @@ def _draw(
         drawn[region.mask] = region.number
     visible = set(np.unique(drawn).tolist())
     hidden = {one.number for one in regions if one.mask.any()} - visible
-    return drawn, {"overlap_voxels": float(overlap)} | (
-        {"hidden_segments": float(len(hidden))} if hidden else {}
-    )
+    counts = {"overlap_voxels": float(overlap)}
+    return drawn, {}, counts | ({"hidden_segments": float(len(hidden))} if hidden else {})
 
 
 class _Frame(NamedTuple):

@@ -91,7 +91,7 @@ def read_case(
             if chosen.boxed:
                 result["boxes"] = boxes_from_label(read_image(Path(label_target)), dict(chosen.boxed))
     elif drawn is not None:
-        result["label"] = _write_label(fit_label(drawn, volume), Path(label_target))
+        result["label"] = store_label(fit_label(drawn, volume), Path(label_target))
     return result
 
 
@@ -121,7 +121,7 @@ def merge_labels(labels: Sequence[str], target: str) -> dict[str, Any]:
         merged[marked] = array[marked]
     measured = {"merged_labels": float(len(labels)), "overlap_voxels": float(overlap)}
     fitted = fit_label(Image(merged, images[0].affine), images[0])
-    return {**_write_label(fitted, Path(target)), "measured": measured}
+    return {**store_label(fitted, Path(target)), "measured": measured}
 
 
 def place_marks(image: str, marks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -142,8 +142,8 @@ def fit_and_store(label: Image, image: Image, target: Path, *, resample: bool) -
             fitted = resample_label(label, image)
         except DataError as other:
             return {"reason": other.reason, "measured": measured}
-        return {**_write_label(fitted, target), "resampled": True, "measured": measured}
-    return {**_write_label(fitted, target), "measured": measured}
+        return {**store_label(fitted, target), "resampled": True, "measured": measured}
+    return {**store_label(fitted, target), "measured": measured}
 
 
 def _fit_label_file(path: Path, image: Image, target: Path, options: CaseOptions) -> dict[str, Any]:
@@ -158,7 +158,8 @@ def _fit_label_file(path: Path, image: Image, target: Path, options: CaseOptions
     return {**facts, "repairs": [one for one in loaded.repairs if one.startswith("label_")]}
 
 
-def _write_label(fitted: Image, target: Path) -> dict[str, Any]:
+def store_label(fitted: Image, target: Path) -> dict[str, Any]:
+    """Write a label on its image's grid; return its manifest entries and `values`, its class numbers."""
     values = np.unique(fitted.array)
     return {**write_volume(fitted, target), "values": [int(value) for value in values[:_MAX_VALUES] if value]}
 

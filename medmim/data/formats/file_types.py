@@ -156,7 +156,7 @@ def skip_reason(head: bytes, name: str) -> str:
         "volume_file": lower.endswith(_READ_LATER),  # read once the layout of the dataset is known
         "volume_format_not_supported": head.startswith(_VOLUMES) or lower.endswith(_VOLUME_NAMES),
         "lidc_xml_not_supported": b"LidcReadMessage" in head,
-        "picture": head.startswith(_PICTURES),
+        "picture": head.startswith(_PICTURES) or (lower.endswith((".ppm", ".pgm")) and head[:1] == b"P"),
         "arrays": lower.endswith((".npz", ".npy")),
         "archive": head.startswith(_ARCHIVES) or head[257:262] == b"ustar",
         "archive_not_supported": head.startswith(_OTHER_ARCHIVES),

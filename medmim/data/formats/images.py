@@ -1,4 +1,4 @@
-"""2D pictures (PNG, JPEG, TIFF, BMP, GIF, WebP) read as greyscale volumes of one slice."""
+"""2D pictures (PNG, JPEG, TIFF, BMP, GIF, WebP, PPM) read as greyscale volumes of one slice."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from medmim.data.formats.file_types import open_regular
 from medmim.data.formats.nifti import Image
 from medmim.errors import DataError
 
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp")
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".ppm", ".pgm")
 MAX_PIXELS = 100_000_000
-_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP")
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM")
 _EXIF_ORIENTATION = 274
 _MASK_NOISE = 24  # grey values by which black and white vary in a compressed mask
 _MASK_VALUES, _MASK_SHARE = 4, 0.9  # more values than this, but nearly all black or white: a noisy mask

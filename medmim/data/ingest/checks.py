@@ -14,6 +14,9 @@ from medmim.data.ingest.sources import Sources
 _TAIL = 10  # characters of a name that are shown: enough to match names, too few to identify a patient
 
 
+_UNUSED_NOTES = ("table_without_image", "annotations_without_image", "unusable_table")
+
+
 def describe_unmatched_labels(
     sources: Sources, rows: Sequence[LedgerRow], made: Sequence[IngestedVolume]
 ) -> str:
@@ -52,6 +55,8 @@ def layout_warnings(
     labels += sum(bool(case.labels) for case in layout.cases) if layout and not made else 0
     if not labels and unused:
         warnings.append({"kind": "no_label_used", "files": unused})
+    if unused := sum(row.reason in _UNUSED_NOTES for row in rows):
+        warnings.append({"kind": "annotations_not_used", "files": unused})
     if layout and layout.anonymous:
         warnings.append({"kind": "every_image_is_a_patient", "images": len(layout.cases)})
     if nameless := sum(row.reason.endswith("without_patient") for row in rows):
@@ -64,6 +69,8 @@ def warning_text(warning: dict[str, Any]) -> str:
     texts = {
         "no_label_used": "no label is used, although {files} files look like labels: see the ledger for the "
         "reasons, or name them with --role 'GLOB=label'",
+        "annotations_not_used": "{files} annotation files are not used: they are damaged or name no image "
+        "of this source; see the ledger",
         "every_image_is_a_patient": "no patient information: each of {images} images counts as a patient, "
         "so images of one patient may be in train and test; pass --subject-pattern or --subjects",
         "no_patient_id": "{files} files have no PatientID: each study counts as a patient; pass "

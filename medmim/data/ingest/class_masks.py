@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from jaxtyping import UInt16
 
 from medmim.data.formats.labels import load_label
 from medmim.data.formats.nifti import Image
+from medmim.data.formats.region_codes import encode_regions
 from medmim.data.formats.write_volume import encode_image
 from medmim.data.ingest.cases import LayoutCase
 from medmim.data.ingest.context import READ_LIMITS, IngestContext
+from medmim.data.ingest.label_regions import RegionLabel, recode_labels
 from medmim.errors import DataError
 
 Masks = tuple[tuple[Path, int], ...]
@@ -25,26 +29,45 @@ class MaskLabel:
     file: Path
     reason: str | None
     measured: Mapping[str, float]
+    regions: RegionLabel | None = None
 
 
-def merge_masks(context: IngestContext, cases: Sequence[LayoutCase]) -> dict[Masks, MaskLabel]:
-    """Merge the masks of cases with one label file for each class, and number single masks."""
+def merge_masks(
+    context: IngestContext, cases: Sequence[LayoutCase], names: Mapping[int, str]
+) -> dict[Masks, MaskLabel]:
+    """Merge the masks of cases with one label file for each class, and number single masks.
+
+    Args:
+        context: of the ingestion.
+        cases: the images with their label files.
+        names: class names.
+    """
     several = list(
         dict.fromkeys(case.labels for case in cases if len(case.labels) > 1 or any(n for _, n in case.labels))
     )
     files = [context.staged(f"masks-{number}.nii.gz") for number, _ in enumerate(several)]
+    keep = {"keep_overlap": context.options.overlap == "regions"}
     tasks = [
         {"masks": [[str(context.file(path)), number or 1] for path, number in masks], "target": str(file)}
+        | keep
         for masks, file in zip(several, files, strict=True)
     ]
     answers = context.each("labels", merge_class_masks, tasks, limits=READ_LIMITS)
+    values = {file: answer.value for file, answer in zip(files, answers, strict=True) if answer.value}
+    found = {file: value["combinations"] for file, value in values.items() if "combinations" in value}
+    regions = recode_labels(context, found, names)
+    pairs = zip(files, answers, strict=True)
+    reasons = {file: one.reason or "unusable" for file, one in pairs if not one.value}
+    reasons |= {file: one.facts["reason"] for file, one in regions.items() if "reason" in one.facts}
     return {
-        masks: MaskLabel(file, None if answer.value else answer.reason or "unusable", answer.value or {})
-        for masks, file, answer in zip(several, files, answers, strict=True)
+        masks: MaskLabel(file, reasons.get(file), values.get(file, {}).get("measured", {}), regions.get(file))
+        for masks, file in zip(several, files, strict=True)
     }
 
 
-def merge_class_masks(masks: Sequence[tuple[str, int]], target: str) -> dict[str, float]:
+def merge_class_masks(
+    masks: Sequence[tuple[str, int]], target: str, *, keep_overlap: bool = False
+) -> dict[str, Any]:
     """Write one label in which every mask has its class number; meant for a sandbox.
 
     Where masks overlap, the smaller one stays visible, so that a core inside a whole tumour is kept.
@@ -52,9 +75,10 @@ def merge_class_masks(masks: Sequence[tuple[str, int]], target: str) -> dict[str
     Args:
         masks: file and class number of each mask.
         target: file to write, on the grid of the first mask.
+        keep_overlap: write the codes of `encode_regions` instead.
 
     Returns:
-        The number of masks, and of voxels that several masks mark.
+        `measured`: the number of masks, and of voxels that several masks mark; `combinations` of the codes.
 
     Raises:
         DataError: if a mask cannot be read, or is not on the grid of the first one.
@@ -65,10 +89,17 @@ def merge_class_masks(masks: Sequence[tuple[str, int]], target: str) -> dict[str
         if image.array.shape != first.array.shape or not np.allclose(image.affine, first.affine, atol=1e-3):
             raise DataError("masks of one image have different grids; resample them", reason="label_shape")
     marked = sorted(((image.array > 0, number) for image, number in read), key=lambda one: -int(one[0].sum()))
-    merged = np.zeros(first.array.shape, np.uint16)
+    merged: UInt16[np.ndarray, "x y z"] = np.zeros(first.array.shape, np.uint16)
     count = np.zeros(first.array.shape, np.uint16)
     for mask, number in marked:
         merged[mask] = number
         count += mask
+    result: dict[str, Any] = {}
+    if keep_overlap:
+        classes = {number: np.zeros(first.array.shape, bool) for _, number in marked}
+        for mask, number in marked:
+            classes[number] |= mask
+        merged, result["combinations"] = encode_regions(classes)
     Path(target).write_bytes(encode_image(Image(merged, first.affine)))
-    return {"merged_labels": float(len(masks)), "overlap_voxels": float((count > 1).sum())}
+    measured = {"merged_labels": float(len(masks)), "overlap_voxels": float((count > 1).sum())}
+    return {**result, "measured": measured}

@@ -46,6 +46,8 @@ class IngestOptions:
 
         time_series: reject NIfTI time series, or make a volume of every time point.
         ignore_label: value of label voxels that nobody annotated, such as 255 or -1.
+        overlap: where classes overlap, keep the smallest one, or keep all as regions: a code for each
+            combination of classes.
 
     Raises:
         UsageError: for an unknown layout.
@@ -65,6 +67,7 @@ class IngestOptions:
     follow_links: bool = False
     time_series: Literal["reject", "volumes"] = "reject"
     ignore_label: int | None = None
+    overlap: Literal["smallest", "regions"] = "smallest"
     splits: Path | None = None
     splits_fold: int = 0
     label_map: Path | None = None
@@ -88,7 +91,9 @@ class IngestedVolume:
         staged_label: its label in the staging folder.
         classes: class numbers that occur in the label.
         class_names: class names that came with the label.
-        path: its file below the source; "" for a DICOM series. Like `name`, it is never written.
+        regions: codes of each overlapping class, by its name.
+        path: its file below the source, of a DICOM picture the file name; "" for a DICOM series. Like `name`,
+            it is never written.
     """
 
     volume: VolumeRecord
@@ -97,6 +102,7 @@ class IngestedVolume:
     staged_label: Path | None = None
     classes: tuple[int, ...] = ()
     class_names: Mapping[int, str] = field(default_factory=dict)
+    regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     path: str = ""
 
 

@@ -150,7 +150,10 @@ def _convert(
         reason = _reason(group, result.measured)
         outcomes.add(_numbers(group), "accepted", reason, volume=name, measured=result.measured)
         record = _record(context, group, name, result)
-        volumes.append(IngestedVolume(record, group.slices[0].header.series, Path(task.target)))
+        file = (
+            group.slices[0].path.name if isinstance(group, SingleImage) else ""
+        )  # tables name pictures by it
+        volumes.append(IngestedVolume(record, group.slices[0].header.series, Path(task.target), path=file))
     return volumes
 
 

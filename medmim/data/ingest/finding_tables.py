@@ -12,7 +12,7 @@ from medmim.data.dataset.manifest import VolumeRecord
 from medmim.data.formats.annotation_files import read_annotation_file
 from medmim.data.formats.annotations import AnnotationFile, ImageAnnotation, box_records, split_of
 from medmim.data.formats.case import place_marks
-from medmim.data.ingest.context import READ_LIMITS, IngestContext, IngestedVolume, stored_path
+from medmim.data.ingest.context import READ_LIMITS, IngestContext, IngestedVolume, stem_of, stored_path
 
 FINDING = "finding"
 TABLE_SUFFIXES = (".csv", ".tsv")
@@ -62,7 +62,7 @@ class _VolumeIndex:
         self._made = made
         self._names: dict[str, list[int]] = defaultdict(list)
         for place, one in enumerate(made):
-            for name in {one.name, PurePosixPath(one.path).name} - {""}:
+            for name in {one.name, PurePosixPath(one.path).name, stem_of(Path(one.path))} - {""}:
                 self._names[name].append(place)
 
     def find(self, entry: ImageAnnotation) -> list[int]:

@@ -12,7 +12,14 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 
-from medmim.data.ingest.path_words import PathWords, Role, is_label_word, is_volume_name, split_words
+from medmim.data.ingest.path_words import (
+    PathWords,
+    Role,
+    contains,
+    is_label_word,
+    is_volume_name,
+    split_words,
+)
 from medmim.data.ingest.volume_facts import VolumeFacts
 from medmim.errors import DataError
 
@@ -139,7 +146,7 @@ def _decide_by_values(candidates: Sequence[Candidate], unnamed: set[int]) -> Non
         for one in members:
             one.role = "label" if one in labels and not scan_like else "image"
         lonely = [one for one in members if one.role == "image" and one.label_like]
-        if len(lonely) == len(members) and (len(lonely) > 1 or len(lonely) == len(candidates)):
+        if len(lonely) > 1 or len(lonely) == len(candidates):
             raise AmbiguousLayoutError(
                 f"{len(lonely)} files with few small whole numbers are labels without images",
                 "they are images of few grey values",
@@ -231,6 +238,9 @@ class _ImageIndex:
                 best, score = [one], common
             elif common[0] == score[0] and (common[1] == score[1] or bag <= other):
                 best.append(one)
+        key = words.key  # digits of a contrast can agree by chance: 1 in a_1 and in a_2_ce1
+        whole = [one for one in best if contains(one.words.key, key) or contains(key, one.words.key)]
+        best = whole or best
         return best if len({one.words.unit for one in best}) <= 1 or not bag else []
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +48,11 @@ def infer_label_classes(roles: Roles, examine: Examine) -> LabelClasses:
     examine_all([known[one] for found in visits.values() for one in found], examine)
     for found in separate:
         _check_separate(found, known)
+    if (
+        len(separate) > 1
+        and max(Counter(name for found in separate for name in found.values()).values()) == 1
+    ):
+        plain = {path: dict.fromkeys(found, "") for path, found in plain.items()}  # no name twice: instances
     used = {one for found in separate for one in found}
     named = [one for found in visits.values() for one, name in found.items() if name]
     used |= {one for one in named if _is_binary(known[one])}
@@ -80,7 +85,8 @@ def _is_binary(label: Candidate) -> bool:
 def _check_separate(found: Mapping[Path, str], known: Mapping[Path, Candidate]) -> None:
     """Require that every file of a visit marks one class that its name tells, or a part of the only class."""
     words = [name.split() for name in found.values()]
-    readers = any(set(one) & _RATERS for one in words)
+    sides = {"l", "r"} <= {word for one in words for word in one}
+    readers = any((set(one) & _RATERS) - ({"r"} if sides else set()) for one in words)
     binary = all(_is_binary(known[path]) for path in found)
     stems = [known[path].words.stem_words for path in found]
     kinds = {frozenset(filter(is_label_word, stem)) for stem in stems}  # a mask and its part have one

@@ -12,9 +12,11 @@ from typing import Any
 from medmim.data.dicom import sop_classes
 from medmim.data.dicom.read_labels import read_labels
 from medmim.data.formats.case import merge_labels, read_label
+from medmim.data.formats.region_codes import merge_regions
 from medmim.data.ingest.context import READ_LIMITS, IngestContext, IngestedVolume, stem_of, stored_path
 from medmim.data.ingest.dicom_labels import LabelObject, read_objects
 from medmim.data.ingest.finding_tables import TABLE_SUFFIXES, add_tables
+from medmim.data.ingest.label_regions import RegionLabel, recode_labels
 from medmim.data.ingest.scan import ScannedFile
 from medmim.data.ingest.volumes import record_label
 from medmim.data.sandbox.sandbox import Answer
@@ -73,7 +75,7 @@ def attach_labels(
     drawn = [pair for pair in pairs if pair.number in known]
     tasks = [
         _task(context, labels[pair.number], made[pair.place], pair.number)
-        | {"numbers": known[pair.number].numbers}
+        | {"numbers": known[pair.number].numbers, "keep_overlap": context.options.overlap == "regions"}
         for pair in drawn
     ]
     answers += context.each("labels", read_labels, tasks, limits=READ_LIMITS)
@@ -143,9 +145,9 @@ def _attach(
     for pair, facts in found.items():
         if "reason" not in facts:
             fitting.setdefault(pair.place, []).append(pair.number)
-    merged = _merged(
-        context, made, {place: numbers for place, numbers in fitting.items() if len(numbers) > 1}
-    )
+    several = {place: numbers for place, numbers in fitting.items() if len(numbers) > 1}
+    merged = _merged(context, made, several, found)
+    regions = _recode(context, made, fitting, found=found, merged=merged, objects=objects)
     tried: dict[int, list[tuple[int, dict[str, Any]]]] = {}
     for pair, facts in found.items():
         outcome = facts if "reason" in facts else merged.get(pair.place, facts)
@@ -154,11 +156,12 @@ def _attach(
     for place, numbers in fitting.items():
         facts = merged.get(place) or found[_LabelPair(numbers[0], place)]
         if "reason" not in facts:
-            names = {n: name for one in numbers if one in objects for n, name in objects[one].names.items()}
+            names = _names(objects, numbers) if place not in regions else regions[place].names
             staged = _staged(context, made[place], None if place in merged else numbers[0])
             resampled = [_resampled(found[_LabelPair(number, place)]) for number in numbers]
             facts = facts | max(resampled, key=len)
-            result[place] = _labelled(made[place], facts, staged=staged, names=names)
+            labelled = _labelled(made[place], facts, staged=staged, names=names)
+            result[place] = replace(labelled, regions=regions[place].regions if place in regions else {})
     for number, outcomes in tried.items():
         place, facts = next((one for one in outcomes if "reason" not in one[1]), outcomes[0])
         record_label(context, number, made[place].volume.id, facts)
@@ -169,18 +172,57 @@ def _resampled(facts: Mapping[str, Any]) -> dict[str, bool]:
     return {"resampled": True} if facts.get("resampled") else {}
 
 
+def _names(objects: Mapping[int, LabelObject], numbers: Sequence[int]) -> dict[int, str]:
+    """Return the class names of label files, by class number."""
+    return {n: name for one in numbers if one in objects for n, name in objects[one].names.items()}
+
+
+def _recode(
+    context: IngestContext,
+    made: Sequence[IngestedVolume],
+    fitting: Mapping[int, Sequence[int]],
+    *,
+    found: dict[_LabelPair, dict[str, Any]],
+    merged: dict[int, dict[str, Any]],
+    objects: Mapping[int, LabelObject],
+) -> dict[int, RegionLabel]:
+    """Give combinations of overlapping classes equal codes in all labels; update the facts of the labels."""
+    places: dict[Path, int] = {}
+    combinations = {}
+    for place, numbers in fitting.items():
+        facts = merged.get(place) or found[_LabelPair(numbers[0], place)]
+        if "combinations" in facts and "reason" not in facts:
+            file = _staged(context, made[place], None if place in merged else numbers[0])
+            places[file], combinations[file] = place, facts["combinations"]
+    recoded = recode_labels(context, combinations, _names(objects, list(objects)))
+    for file, one in recoded.items():
+        place = places[file]
+        facts = merged.get(place) or found[_LabelPair(fitting[place][0], place)]
+        facts |= one.facts
+    return {places[file]: one for file, one in recoded.items()}
+
+
 def _merged(
-    context: IngestContext, made: Sequence[IngestedVolume], several: Mapping[int, Sequence[int]]
+    context: IngestContext,
+    made: Sequence[IngestedVolume],
+    several: Mapping[int, Sequence[int]],
+    found: Mapping[_LabelPair, Mapping[str, Any]],
 ) -> dict[int, dict[str, Any]]:
     """Merge the labels of each volume that has several; return the facts or refusal of the result."""
+    regions = context.options.overlap == "regions"
     tasks = [
         {
             "labels": [str(_staged(context, made[place], number)) for number in numbers],
             "target": str(_staged(context, made[place], None)),
         }
+        | (
+            {"combinations": [found[_LabelPair(number, place)]["combinations"] for number in numbers]}
+            if regions
+            else {}
+        )
         for place, numbers in several.items()
     ]
-    answers = context.each("labels", merge_labels, tasks, limits=READ_LIMITS)
+    answers = context.each("labels", merge_regions if regions else merge_labels, tasks, limits=READ_LIMITS)
     pairs = [_LabelPair(-1, place) for place in several]
     return {pair.place: facts for pair, facts in _facts(pairs, answers).items()}
 

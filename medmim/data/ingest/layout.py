@@ -26,7 +26,7 @@ from medmim.data.ingest.descriptor import (
 from medmim.data.ingest.infer_layout import infer_cases
 from medmim.data.ingest.infer_roles import Examine
 from medmim.data.ingest.layout_rules import InferenceRules, SubjectRule
-from medmim.data.ingest.path_words import VOLUME_NAMES, bare_name
+from medmim.data.ingest.path_words import VOLUME_NAMES, bare_name, is_label_word, split_words
 from medmim.data.ingest.pattern_layout import declaration_for, match_image, modality_of, pattern_cases
 from medmim.errors import DataError
 
@@ -109,7 +109,7 @@ def _described(
         promised=bool(layout.annotations),
         finding=layout.finding,
         boxes_from_labels=layout.boxes_from_labels,
-        label_like=sum("label" in reason for path, reason in other.items() if path not in used),
+        label_like=_count_unused_labels(query.source, other, used),
     )
 
 
@@ -144,7 +144,7 @@ def _inferred(
         found.label_names or _merge_names(descriptor, cases, declared=declared),
         {**other, **found.other},
         notes=_find_notes((), paths, used=used) if cases else (),
-        label_like=found.label_like,
+        label_like=found.label_like + _count_unused_labels(query.source, other, {*used, *found.other}),
         anonymous=found.anonymous and descriptor.name == FALLBACK,
         task=_shared_task(descriptor, cases),
     )
@@ -154,6 +154,16 @@ def _shared_task(descriptor: Descriptor, cases: Sequence[LayoutCase]) -> str:
     names = [case.image.name for case in cases]
     shared = [word for word in descriptor.labels if names and all(name.startswith(word) for name in names)]
     return max(shared, key=len, default="").strip("_").lower()
+
+
+def _count_unused_labels(source: Path, other: Mapping[Path, str], used: Collection[Path]) -> int:
+    """Return the number of files whose reason or path names a label and that no case uses."""
+    names = {
+        path: reason if reason != "not_in_layout" else path.relative_to(source).as_posix()
+        for path, reason in other.items()
+        if path not in used
+    }
+    return sum(any(map(is_label_word, split_words(name))) for name in names.values())
 
 
 def _completed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -44,9 +45,12 @@ PATIENT_WORDS = _words("patient pat pt pid subject subj sub case id p s person p
 _LABEL_ENDINGS = ("mask", "masks", "label", "labels", "segmentation", "segmentations", "seg")
 _CONTAINERS = _words("derivatives dataset datasets release processed preprocessed final resampled")
 _FILLERS = _words("2d 3d 4d expert ground png jpg tif all full new single multi class st nd") | PARTS
-_SEQUENCES = _words("t1 t2 t2star flair dwi dti adc pd swi tof asl bold perf stir fs pre post ct mr pet")
+_SEQUENCES = _words(
+    "t1 t2 t2star flair dwi dti adc pd swi tof asl bold perf stir fs pre post ct mr pet ax cor sag"
+)
 _ALIASES = {
-    "t1c": ("t1", "post"), "t1ce": ("t1", "post"), "t1gd": ("t1", "post"), "t1n": ("t1", "pre"),
+    "t1c": ("t1", "post"), "t1ce": ("t1", "post"), "cet1": ("t1", "post"), "t1gd": ("t1", "post"),
+    "t1n": ("t1", "pre"), "hrt2": ("t2",),
     "t2f": ("flair",), "mri": ("mr",), "pt": ("pet",), "suv": ("pet",), "hbv": ("dwi",), "cbct": ("ct",),
     "cta": ("ct",), "ncct": ("ct",), "ctres": ("ct",),
 }  # fmt: skip
@@ -189,7 +193,7 @@ class PathWords:
         kept: list[str] = []
         for part in self.unit:
             words = identity(split_words(part))
-            if not _contains(stem, words):
+            if not contains(stem, words):
                 kept += words
         return (*kept, *stem)
 
@@ -224,6 +228,6 @@ def identity(words: list[str]) -> list[str]:
     ]
 
 
-def _contains(words: list[str], part: list[str]) -> bool:
+def contains(words: Sequence[str], part: Sequence[str]) -> bool:
     """Return whether `part` occurs in `words` as it is."""
     return any(words[start : start + len(part)] == part for start in range(len(words) - len(part) + 1))

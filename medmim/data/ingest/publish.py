@@ -25,12 +25,12 @@ from medmim.data.dataset.manifest import (
 )
 from medmim.data.dataset.splits import assign_splits, given_splits
 from medmim.data.ingest.context import IngestedVolume
+from medmim.data.ingest.label_regions import region_records
 from medmim.errors import DataError, UsageError
 
 _SHOWS_SKIN = {"MR", "CT", "PT", "OT"}
 _OTHER_PARTS = {"chest", "abdomen", "pelvis", "limb"}
 _FACE_MM, _THIN_MM = 80.0, 20.0  # least extent along two axes, and least thickness, to show a face
-
 
 Named = TypeVar("Named", VolumeRecord, LedgerRow)
 FIRST_SOURCE = "source-1"
@@ -146,9 +146,7 @@ def publish(new: Publication) -> DatasetInfo:
         _named(row, new.source).model_copy(update={"number": row.number + len(rows)}) for row in new.rows
     ]
     places = {one.staged: new.out / one.volume.image for one in new.made}
-    for one in new.made:
-        if one.staged_label is not None and one.volume.label is not None:
-            places[one.staged_label] = new.out / one.volume.label
+    places |= {one.staged_label: new.out / (one.volume.label or "") for one in new.made if one.staged_label}
     files.move_together(places)
     warnings = (
         *new.info.warnings,
@@ -156,7 +154,9 @@ def publish(new: Publication) -> DatasetInfo:
         *_shared_patients(kept, made),
         *find_equal_voxels(volumes),
     )
-    info = new.info.model_copy(update={"warnings": warnings, "label_names": _all_label_names(new, kept)})
+    regions = region_records(new.made, new.old.info.regions if new.old and kept else ())
+    names = _all_label_names(new, kept)
+    info = new.info.model_copy(update={"warnings": warnings, "label_names": names, "regions": regions})
     written = write_dataset(new.out, info, volumes, rows)
     _remove_others(new.out, {path for one in volumes for path in (one.image, one.label) if path})
     return written

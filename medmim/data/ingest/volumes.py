@@ -59,7 +59,9 @@ def volumes_from_nifti(
         _VolumeTask(case, context.file_keys.key("volume", frame_path(case, source)))
         for case in split_frames(context, found.cases)
     ]
-    merged = merge_masks(context, [work.case for work in cases])
+    merged = merge_masks(
+        context, [work.case for work in cases], {**known.layout.label_names, **context.options.label_names}
+    )
     tasks = [_task(context, work, known, merged) for work in cases]
     answers = context.each("read", read_case, tasks, limits=READ_LIMITS)
     made = _collect(context, source, list(zip(cases, answers, strict=True)), merged=merged, numbers=numbers)
@@ -84,7 +86,9 @@ def _collect(
         if answer.value is None:
             outcomes.add(files, "quarantined", answer.reason or "unusable")
         else:
-            made.append(_accept(context, work, facts=answer.value, source=source))
+            one = _accept(context, work, facts=answer.value, source=source)
+            drawn = merged[case.labels].regions if case.labels in merged and one.staged_label else None
+            made.append(replace(one, class_names=drawn.names, regions=drawn.regions) if drawn else one)
             reason, measured = "picture" if is_picture(case.image) else "volume", answer.value["measured"]
             if not case.labels and "reason" in (answer.value["label"] or {}):  # a label in the image's file
                 reason = f"{reason}_without_{answer.value['label']['reason']}"

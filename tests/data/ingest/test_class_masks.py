@@ -20,10 +20,18 @@ def masks(tmp_path, *shapes):
 
 def test_the_smaller_mask_stays_visible(tmp_path):
     found = masks(tmp_path, (8, 7, 6), (8, 7, 6))
-    measured = merge_class_masks(found, str(tmp_path / "out.nii.gz"))
-    assert measured == {"merged_labels": 2.0, "overlap_voxels": 4.0}
+    result = merge_class_masks(found, str(tmp_path / "out.nii.gz"))
+    assert result == {"measured": {"merged_labels": 2.0, "overlap_voxels": 4.0}}
     array = read_image(tmp_path / "out.nii.gz").array
     assert np.bincount(array.ravel()).tolist()[1:] == [4, 71]
+
+
+def test_overlapping_masks_are_kept_as_combinations(tmp_path):
+    result = merge_class_masks(
+        masks(tmp_path, *2 * [(8, 7, 6)]), str(tmp_path / "out.nii.gz"), keep_overlap=True
+    )
+    assert result["combinations"] == [[2], [1, 2]]
+    assert np.bincount(read_image(tmp_path / "out.nii.gz").array.ravel()).tolist()[1:] == [71, 4]
 
 
 def test_masks_on_different_grids_are_rejected(tmp_path):

@@ -7,6 +7,10 @@ from medmim.data.ingest.layout_rules import InferenceRules
 
 AMBIGUOUS = {
     "only few grey values": (["L:{n}.nii.gz"], "labels without images"),
+    "masks whose names no image shares": (
+        ["stare-images/im{n:04d}.png", "B:labels-ah/im{n:04d}.ah.png"],
+        "labels without images",
+    ),
     "labels named like no image": (
         ["images/a{n}.nii.gz", "labels/x{n}b.nii.gz"],
         "belong to none of the images",
@@ -64,3 +68,11 @@ def test_labels_named_like_no_image_belong_to_the_only_visit_of_their_folder():
 def test_a_number_after_a_label_word_is_not_the_number_of_an_image():
     found = infer(["training/images/{n}_training.tif", "B:training/1st_manual/{n}_manual1.gif"])
     assert count(found)[:2] == (4, 4)
+
+
+def test_digits_of_a_contrast_do_not_find_the_image_of_a_label():
+    known = expand(["ldn_{n}_xt1.nii.gz", "L:ldn_{n}_Label.nii.gz"])
+    known.pop("ldn_2_Label.nii.gz")
+    labels = {case.image.name: [path.name for path, _ in case.labels] for case in infer_known(known).cases}
+    assert labels["ldn_1_xt1.nii.gz"] == ["ldn_1_Label.nii.gz"]
+    assert labels["ldn_2_xt1.nii.gz"] == []

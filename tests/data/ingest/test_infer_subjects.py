@@ -61,3 +61,8 @@ def test_ct_and_mr_folders_with_equal_names_stop():
         ["ct_train/ct_train_{n}_image.nii.gz", "mr_train/mr_train_{n}_image.nii.gz"], "CT and MR images"
     )
     assert count(infer(["{n}/ct.nii.gz", "{n}/mr.nii.gz"])) == (8, 0, 4, 4)
+
+
+def test_planes_of_one_examination_are_of_one_patient():
+    found = infer([f"train/{plane}/{{n:04d}}.npy" for plane in ("axial", "coronal", "sagittal")])
+    assert count(found) == (12, 0, 4, 4)

@@ -1,7 +1,7 @@
 """Classes of label files: class numbers in one file, or one file for each class or part of a class."""
 
 import pytest
-from layout_maker import assert_stops_with_both_readings, count, expand, infer, infer_known
+from layout_maker import assert_stops_with_both_readings, count, expand, infer, infer_known, make_facts
 
 NUMBERED = {
     "the same files everywhere": (
@@ -53,3 +53,18 @@ def test_labels_of_two_contrasts_with_different_meanings_stop():
         ["{n}/t2.nii.gz", "{n}/adc.nii.gz", "L:{n}/t2_anatomy_seg.nii.gz", "B:{n}/adc_tumor_seg.nii.gz"],
         "mark different classes",
     )
+
+
+def test_left_and_right_are_no_readers():
+    found = infer(["case_{n}/ct.nrrd", *(f"B:case_{{n}}/Parotid_{side}.seg.nrrd" for side in "LR")])
+    assert found.label_names == {1: "parotid l", 2: "parotid r"}
+
+
+def test_masks_whose_names_occur_once_are_instances_of_one_class():
+    known = {}
+    for case, masks in (("a1f", ("q7z", "k2w")), ("b2e", ("m4x", "h8v"))):
+        known |= {f"{case}/images/{case}.png": make_facts()}
+        known |= {f"{case}/masks/{mask}{case[::-1]}.png": make_facts("B") for mask in masks}
+    found = infer_known(known)
+    assert found.label_names == {1: "class 1"}
+    assert [len(case.labels) for case in found.cases] == [2, 2]
