@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
+from typing import Any
 
 import torch
 from monai.inferers.inferer import Inferer, SliceInferer, SlidingWindowInferer
@@ -25,6 +26,8 @@ def segment(
 ) -> Tensor:
     """Segment one preprocessed volume with Gaussian-weighted sliding windows, slice by slice in 2D.
 
+    If the device runs out of memory, windows are computed one by one and averaged in main memory.
+
     Args:
         network: maps images to class logits.
         prepared: the volume.
@@ -35,13 +38,42 @@ def segment(
     Returns:
         Probabilities of classes or regions, (channels, x, y, z), on the CPU, on the preprocessed grid.
     """
-    device = next(network.parameters()).device
-    with torch.no_grad(), autocast(precision, device):
-        network = RegionProbabilities(network) if plan.regions else network
-        averaged = MirrorAveraging(network, mirrored(prepared, plan) if mirror else ())
-        scores = _inferer(prepared, plan)(prepared.image.unsqueeze(0).to(device), averaged)
+    network = RegionProbabilities(network) if plan.regions else network
+    averaged = MirrorAveraging(network, mirrored(prepared, plan) if mirror else ())
+    try:
+        scores = _window_scores(averaged, prepared, plan, precision, windows=8 if plan.dims == 2 else 2)
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        scores = _window_scores(averaged, prepared, plan, precision, windows=1, device="cpu")
     found: Tensor = scores[0].float().cpu()
     return found if plan.regions else torch.softmax(found, dim=0)
+
+
+def _window_scores(
+    network: nn.Module,
+    prepared: PreprocessedVolume,
+    plan: PreprocessingPlan,
+    precision: str,
+    *,
+    windows: int,
+    device: str | None = None,
+) -> Tensor:
+    """Return the logits (probabilities of regions) of a volume, (1, channels, x, y, z).
+
+    Args:
+        network: maps images to class logits.
+        prepared: the volume.
+        plan: its preprocessing.
+        precision: setting of the run.
+        windows: number of windows in a forward pass.
+        device: where the image and the sums of the windows are; None: the device of the network.
+    """
+    computes = next(network.parameters()).device
+    image = prepared.image.unsqueeze(0).to(device or computes)
+    inferer = _inferer(prepared, plan, sw_batch_size=windows, sw_device=computes, device=device or computes)
+    with torch.no_grad(), autocast(precision, computes):
+        scores: Tensor = inferer(image, network)
+    return scores
 
 
 class MirrorAveraging(nn.Module):
@@ -76,13 +108,13 @@ def all_flips(axes: Sequence[int]) -> list[tuple[int, ...]]:
     return [chosen for count in range(1, len(axes) + 1) for chosen in combinations(axes, count)]
 
 
-def _inferer(prepared: PreprocessedVolume, plan: PreprocessingPlan) -> Inferer:
+def _inferer(prepared: PreprocessedVolume, plan: PreprocessingPlan, **more: Any) -> Inferer:
     options = {
         "roi_size": plan.size,
-        "sw_batch_size": 8 if plan.dims == 2 else 2,
         "overlap": 0.5,
         "mode": "gaussian",
         "cval": prepared.background,
+        **more,
     }
     if plan.dims == 2:
         return SliceInferer(spatial_dim=prepared.slice_axis, **options)

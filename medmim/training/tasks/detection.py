@@ -43,6 +43,7 @@ class Detection(Task):
         depth: convolutions of each head before its output, 1 to 4.
         bad_boxes: refuse invalid boxes, or clip them to the image.
         negatives: known: images without boxes are negatives if they have a label volume; all: always.
+        mirror: average scores and boxes over the mirroring axes of the plan.
     """
 
     anchors: int = 3
@@ -50,6 +51,7 @@ class Detection(Task):
     depth: int = 2
     bad_boxes: str = "refuse"
     negatives: str = "known"
+    mirror: bool = True
 
     axis: ClassVar[str] = "detection"
     requirement: ClassVar[str] = "boxes"
@@ -162,9 +164,14 @@ class Detection(Task):
         rows = []
         for case in cases:
             prepared = finite(case, context.volumes)
-            for found in detect(network, prepared, context.plan, precision=context.precision):
+            for found in self._detect(network, prepared, context):
                 rows.append(self._row(case, prepared, found, context))
         return rows
+
+    def _detect(
+        self, network: Detector, prepared: PreprocessedVolume, context: EvaluationContext
+    ) -> list[DetectedBoxes]:
+        return detect(network, prepared, context.plan, precision=context.precision, mirror=self.mirror)
 
     def tune(self, rows: Sequence[Row], context: EvaluationContext) -> dict[str, Any]:
         """Return the score threshold of each class with the best F1, a default for classes without boxes."""
@@ -195,7 +202,7 @@ class Detection(Task):
             )
             index = min(int(middle), prepared.image.shape[axis + 1] - 1)
             drawn = [(box, 0, "") for box in boxes[boxes_in_slice(boxes, axis, index)]]
-            for found in detect(network, prepared, context.plan, precision=context.precision):
+            for found in self._detect(network, prepared, context):
                 shown = boxes_in_slice(found.boxes, axis, index)
                 best = zip(found.boxes[shown], found.classes[shown], found.scores[shown], strict=True)
                 words = [(box, 1, f"{context.names[int(kind)]} {score:.2f}") for box, kind, score in best]

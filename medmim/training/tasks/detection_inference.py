@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from medmim.data.loading.preprocess import PreprocessedVolume
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan
 from medmim.heads.detection import BOXES, SCORES, Detector
 from medmim.shapes import Size, round_up
+from medmim.training.evaluation.segmentation_inference import mirrored
 from medmim.training.precision import autocast
 from medmim.training.tasks.classification import views
 
@@ -46,10 +48,25 @@ class DetectedBoxes:
 
 
 def detect(
-    network: Detector, prepared: PreprocessedVolume, plan: PreprocessingPlan, *, precision: str
+    network: Detector,
+    prepared: PreprocessedVolume,
+    plan: PreprocessingPlan,
+    *,
+    precision: str,
+    mirror: bool = False,
 ) -> list[DetectedBoxes]:
-    """Detect boxes in one volume: one `DetectedBoxes` for each slice in 2D, a single one in 3D."""
+    """Detect boxes in one volume: one `DetectedBoxes` for each slice in 2D, a single one in 3D.
+
+    Args:
+        network: the detector.
+        prepared: the volume.
+        plan: its preprocessing.
+        precision: setting of the run.
+        mirror: average scores and box changes over the mirroring axes of the plan.
+    """
     network.eval()
+    even = all(step % 2 == 0 for level in network.levels for step in network.maps.strides[level])
+    flips = mirrored(prepared, plan) if mirror and even else []  # the anchors are then symmetrical
     images = views(prepared, plan)
     space = tuple(images.shape[2:])
     size = _padded(space, plan, network)
@@ -58,7 +75,7 @@ def detect(
     found = []
     for number, some in enumerate(torch.split(images, _BATCH)):
         batch = torch.stack([pad(image).as_tensor() for image in some])
-        for offset, (boxes, scores, classes) in enumerate(_boxes(network, batch, plan, precision)):
+        for offset, (boxes, scores, classes) in enumerate(_boxes(network, batch, plan, precision, flips)):
             shifted = (boxes - np.array([*before, *before])).clip(0, [*space, *space])
             # boxes in the padding are empty after clipping
             real = (shifted[:, plan.dims :] > shifted[:, : plan.dims]).all(axis=1)
@@ -71,13 +88,13 @@ def detect(
 
 
 def _boxes(
-    network: Detector, images: Tensor, plan: PreprocessingPlan, precision: str
+    network: Detector, images: Tensor, plan: PreprocessingPlan, precision: str, flips: Sequence[Size]
 ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Return boxes (in voxels), scores and classes of every image."""
     device = next(network.parameters()).device
     dims = plan.dims
     with torch.no_grad(), autocast(precision, device):
-        out = _maps(network, images.to(device), plan)
+        out = _averaged_maps(network, images.to(device), plan, flips)
     anchors = network.anchors(images, out[SCORES]).to(device)
     scores = [level.float() for level in network.rows(out[SCORES], network.classes)]
     changes = [level.float() for level in network.rows(out[BOXES], 2 * dims)]
@@ -107,6 +124,27 @@ def _boxes(
             )
         )
     return results
+
+
+def _averaged_maps(
+    network: Detector, images: Tensor, plan: PreprocessingPlan, flips: Sequence[Size]
+) -> dict[str, list[Tensor]]:
+    """Return the mean of the maps of images and of mirrored images, mirrored back."""
+    found = [_maps(network, images, plan)]
+    for axes in flips:
+        out = _maps(network, images.flip(axes), plan)
+        signs = torch.ones(2 * plan.dims)
+        signs[[axis - 2 for axis in axes]] = -1  # a shift to the left becomes one to the right
+        per_map = signs.repeat(network.grid.per_place).reshape(-1, *[1] * plan.dims).to(images.device)
+        boxes = [level.flip(axes) * per_map for level in out[BOXES]]
+        found.append({SCORES: [level.flip(axes) for level in out[SCORES]], BOXES: boxes})
+    return {
+        name: [
+            torch.stack(levels).float().mean(dim=0)
+            for levels in zip(*(one[name] for one in found), strict=True)
+        ]
+        for name in (SCORES, BOXES)
+    }
 
 
 def _maps(network: Detector, images: Tensor, plan: PreprocessingPlan) -> dict[str, list[Tensor]]:

@@ -45,6 +45,37 @@ def test_mirroring_averages_the_scores_of_mirrored_images(tmp_path):
     assert torch.allclose(both, both.flip(1), atol=1e-5)
 
 
+class _Scarce(nn.Module):
+    """Intensity thresholds, on a device with memory for `most` windows."""
+
+    def __init__(self, most):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+        self.most = most
+
+    def forward(self, images):
+        if len(images) > self.most:
+            raise torch.OutOfMemoryError("no memory for a window")
+        return torch.cat([images * self.weight, -images], dim=1)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_windows_are_computed_one_by_one_where_memory_runs_out(tmp_path, dims):
+    row, _ = quiet_dataset(tmp_path)
+    volumes = VolumeLoader(tmp_path, PreprocessingPlan(dims, (16,) * dims), cache_gb=1.0)
+    ample, scarce = (
+        segment(_Scarce(most), volumes(row), volumes.plan, precision="fp32") for most in (100, 1)
+    )
+    assert torch.allclose(ample, scarce, atol=1e-6)
+
+
+def test_memory_that_suffices_for_no_window_is_an_error(tmp_path):
+    row, _ = quiet_dataset(tmp_path)
+    volumes = VolumeLoader(tmp_path, PreprocessingPlan(3, (16, 16, 16)), cache_gb=1.0)
+    with pytest.raises(torch.OutOfMemoryError, match="no memory for a window"):
+        segment(_Scarce(0), volumes(row), volumes.plan, precision="fp32")
+
+
 def test_all_combinations_of_axes_are_flipped():
     assert all_flips([2, 4]) == [(2,), (4,), (2, 4)]
     assert all_flips([]) == []
