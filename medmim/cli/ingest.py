@@ -178,11 +178,13 @@ def command(*, source: Path, out: Path, dry_run: bool, as_json: bool, **options:
     from medmim.data.ingest.checks import warning_text
 
     counts = info.counts
+    several = counts.get("several_targets")
     lines = [
         f"dataset      {out}, named '{info.name}' (as its models will be; --name changes it)",
         f"files        {counts['files_seen']} seen = {counts['files_accepted']} accepted + "
         f"{counts['files_quarantined']} quarantined + {counts['files_skipped']} skipped",
         f"volumes      {counts['volumes']} images, {counts['labels']} labels, {counts['subjects']} subjects",
+        *([f"targets      {several} images with values of several classes"] if several else []),
         *([f"regions      {_regions(info)}"] if info.regions else []),
         f"splits       train {counts['train']}, val {counts['val']}, test {counts['test']}",
         *(f"  {number:6d}  {reason}" for reason, number in info.reasons.items()),

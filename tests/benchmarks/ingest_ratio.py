@@ -1,18 +1,18 @@
-"""How long ingestion takes beside SimpleITK and dicom2nifti, which only convert: same files, in turns.
+"""How long ingestion takes next to dcm2niix, SimpleITK and dicom2nifti, which only convert: same files, in turns.
 
 python tests/benchmarks/ingest_ratio.py --series 12 --slices 60 --size 256 --rounds 3
 python tests/benchmarks/ingest_ratio.py --source /some/dicom
 
 dicom2nifti is no dependency: `pip install --target FOLDER --no-deps dicom2nifti`, then PYTHONPATH=FOLDER.
-Each program runs in a process of its own, its start included; medians of wall and processor seconds are
-printed as one JSON object.
+Each program runs in a process of its own, its start included; medians of wall and processor seconds and of
+peak memory, and the wall-time ratio of each round, are printed as one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
+import os
 import subprocess
 import sys
 import tempfile
@@ -40,6 +40,10 @@ for folder in folders:
     for series in reader.GetGDCMSeriesIDs(str(folder)):
         reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder), series))
         SimpleITK.WriteImage(reader.Execute(), str(out / f"{series}.nii.gz"))
+""",
+    "dcm2niix": """
+import subprocess, dcm2niix
+subprocess.run([dcm2niix.bin, "-z", "y", "-o", str(out), str(source)], check=True)
 """,
     "dicom2nifti": """
 import dicom2nifti, dicom2nifti.settings
@@ -83,20 +87,18 @@ def make_series(folder: Path, number: int, *, slices: int, size: int) -> None:
         made.save_as(folder / f"{place:04d}.dcm", enforce_file_format=True)
 
 
-def timed(name: str, source: Path, work: Path) -> tuple[float, float]:
-    """Run one program and return wall and processor seconds, those of its children included."""
+def timed(name: str, source: Path, work: Path) -> tuple[float, float, float]:
+    """Run one program; return wall and processor seconds, and the peak memory of its largest process in MiB."""
     out = Path(tempfile.mkdtemp(dir=work))
     (out / "code.py").write_text(_HEAD + _CODE[name])
-    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    subprocess.run(
-        [sys.executable, "-W", "ignore", str(out / "code.py"), str(source), str(out)],
-        check=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    wall = time.perf_counter() - start
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    words = [sys.executable, "-W", "ignore", str(out / "code.py"), str(source), str(out)]
+    start = time.perf_counter()
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, name)
+    return time.perf_counter() - start, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
 
 
 def main() -> None:
@@ -104,6 +106,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--source", type=Path)
     parser.add_argument("--work", type=Path)
+    parser.add_argument("--programs", nargs="+", default=list(_CODE), choices=list(_CODE))
     for name, value in (("series", 8), ("slices", 60), ("size", 256), ("rounds", 3)):
         parser.add_argument(f"--{name}", type=int, default=value)
     options = parser.parse_args()
@@ -113,18 +116,17 @@ def main() -> None:
         if options.source is None:
             for number in range(options.series):
                 make_series(source / f"{number}", number, slices=options.slices, size=options.size)
-        runs: dict[str, list[tuple[float, float]]] = {name: [] for name in _CODE}
+        runs: dict[str, list[tuple[float, float, float]]] = {name: [] for name in options.programs}
         for _ in range(options.rounds):
             for name, found in runs.items():
                 found.append(timed(name, source, work))
         files = sum(path.is_file() for path in source.rglob("*"))
     result: dict[str, object] = {"files": files, "rounds": options.rounds}
     for name, found in runs.items():
-        wall, cpu = (round(median(one[part] for one in found), 3) for part in (0, 1))
-        result[name] = {"wall_s": wall, "cpu_s": cpu}
-    walls = {name: median(one[0] for one in found) for name, found in runs.items()}
-    result["simpleitk_over_medmim"] = round(walls["simpleitk"] / walls["medmim"], 2)
-    result["dicom2nifti_over_medmim"] = round(walls["dicom2nifti"] / walls["medmim"], 2)
+        wall, cpu, peak = (round(median(one[part] for one in found), 3) for part in range(3))
+        result[name] = {"wall_s": wall, "cpu_s": cpu, "peak_mib": peak}
+        ratios = [mine[0] / one[0] for mine, one in zip(runs["medmim"], found, strict=True)]
+        result[f"medmim_over_{name}"] = [round(ratio, 2) for ratio in sorted(ratios)]
     sys.stdout.write(json.dumps(result, indent=2) + "\n")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -41,6 +41,7 @@ _KNOWN = {
     *(name for names in (*_CORNERS, *_SIZES) for name in names),
 }  # fmt: skip
 _NO_BOX = {"", "nan", "none", "null", "na", "n/a", "-1", "-1.0"}  # cells of a row without a box
+_NO_CLASS = {"no finding", "no findings", "normal", "none", "nan"}  # an image of none of the classes
 Row = Mapping[str, str]
 
 
@@ -174,33 +175,56 @@ def _read_boxes(
 
 
 def _read_classes(rows: Sequence[Row], faults: Counter[str], *, image: str, target: str) -> AnnotationFile:
+    """Read one class per row; if an image has several, in one row or more, every image has its `targets`."""
+    cells = [_words_in(row[target]) for row in rows]
+    words = sorted({word for cell in cells for word in cell})
+    names = {word: clean_class_name(word, number) for number, word in enumerate(words, start=1)}
     images: dict[str, ImageAnnotation] = {}
-    numbers = {name: number for number, name in enumerate(sorted({row[target] for row in rows}), start=1)}
-    for row in rows:
-        if not row[image] or not row[target] or "|" in row[target]:
-            faults["several_classes" if "|" in row[target] else "malformed"] += 1
+    classes: dict[str, set[str]] = defaultdict(set)
+    for row, cell in zip(rows, cells, strict=True):
+        if not row[image] or not cell:
+            faults["malformed"] += 1
             continue
-        one = _image_of(row, image)
-        one.target = clean_class_name(row[target], numbers[row[target]])
-        if images.setdefault(row[image], one).target != one.target:
-            images[row[image]].target = None  # one image, several classes
-            faults["several_classes"] += 1
-    return AnnotationFile(kind="class_table", images=list(images.values()), faults=faults)
+        images.setdefault(row[image], _image_of(row, image))
+        classes[row[image]] |= {names[word] for word in cell}
+    several = any(len(own) > 1 for own in classes.values())
+    findings = sorted(set(names.values()) - _NO_CLASS)
+    for name, one in images.items():
+        one.target = next(iter(classes[name])) if len(classes[name]) == 1 else None
+        one.targets = {finding: float(finding in classes[name]) for finding in findings} if several else {}
+        faults["several_classes"] += one.target is None
+    return AnnotationFile(kind="class_table", images=list(images.values()), faults=+faults)
+
+
+def _words_in(cell: str) -> list[str]:
+    """Return the classes in a cell: one, or several as a|b or ['a', 'b']."""
+    if cell.startswith("[") and cell.endswith("]"):
+        return [word for part in cell[1:-1].split(",") if (word := part.strip(" '\""))]
+    return [word for part in cell.split("|") if (word := part.strip())]
 
 
 def _read_one_hot(rows: Sequence[Row], faults: Counter[str], *, image: str) -> AnnotationFile:
-    """Read one column of 0 and 1 per class; rows with several classes or none are not used."""
+    """Read one column per class: 1 present, 0 absent, -1 uncertain, empty: not stated.
+
+    Rows with one class have it as `target`. If some have several or none, every row has its `targets`.
+    """
     values = {name: {row[name] for row in rows} for name in rows[0] if name != image}
-    names = [name for name, found in values.items() if found <= {"0", "1", "0.0", "1.0"}]
-    if sum(bool(values[name] & {"1", "1.0"}) for name in names) < 2:
+    columns = [name for name, found in values.items() if found <= {"0", "1", "0.0", "1.0", "-1", "-1.0", ""}]
+    if sum(bool(values[name] & {"1", "1.0"}) for name in columns) < 2:
         return AnnotationFile()
+    names = {name: clean_class_name(name, number) for number, name in enumerate(columns, start=1)}
+    chosen = [[name for name in columns if row[name].startswith("1")] for row in rows]
+    several = any(len(one) != 1 for one in chosen)
     images = []
-    for row in rows:
-        chosen = [name for name in names if row[name].startswith("1")]
-        if len(chosen) != 1:
-            faults["several_classes" if chosen else "no_class"] += 1
-            continue
-        images.append(_image_of(row, image).model_copy(update={"target": clean_class_name(chosen[0], 1)}))
+    for row, own in zip(rows, chosen, strict=True):
+        one = _image_of(row, image)
+        if several:
+            one.targets = {names[name]: float(row[name]) for name in columns if row[name]}
+        if len(own) == 1:
+            one.target = names[own[0]]
+        else:
+            faults["several_classes" if own else "no_class"] += 1
+        images.append(one)
     return AnnotationFile(kind="class_table", images=images, faults=faults)
 
 

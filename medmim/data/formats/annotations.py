@@ -70,6 +70,8 @@ class ImageAnnotation(BaseModel):
     Attributes:
         image: path below the file's folder, file name (with or without suffix), or series UID.
         target: class of the whole image.
+        targets: value of each class, where classes do not exclude each other: 1 present, 0 absent, others as
+            in the source; a class without a value is left out.
         group: patient, or whatever must stay in one split.
         split: split that the file gives.
         marks: findings; empty for an image without any.
@@ -79,6 +81,7 @@ class ImageAnnotation(BaseModel):
 
     image: str
     target: str | None = None
+    targets: dict[str, float] = Field(default_factory=dict)
     group: str | None = None
     split: Split | None = None
     marks: list[Annotation] = Field(default_factory=list)

@@ -74,7 +74,9 @@ def read_arrays(path: str, part: str, first: int, targets: Sequence[str]) -> lis
             results.append({"reason": error.reason})
             continue
         facts = write_volume(image, Path(target))
-        results.append({**facts, "repairs": repairs, "class": _class_of(labels, index)})
+        own = np.ravel(labels[index]).tolist() if labels is not None and index < len(labels) else []
+        single = int(own[0]) if len(own) == 1 else None
+        results.append({**facts, "repairs": repairs, "class": single, "classes": own if len(own) > 1 else []})
     return results
 
 
@@ -161,10 +163,3 @@ def array_as_image(array: Shaped[np.ndarray, "..."], *, colours: bool = True) ->
     if array.ndim == 3:
         return Image(np.ascontiguousarray(array.T), affine), []
     raise DataError("array file: expected pictures or volumes", reason="unusable_array")
-
-
-def _class_of(labels: Shaped[np.ndarray, "..."] | None, index: int) -> int | None:
-    """Return the class number of an image; None if it has several or none."""
-    if labels is None or index >= len(labels) or np.size(labels[index]) != 1:
-        return None
-    return int(np.ravel(labels[index])[0])

@@ -177,7 +177,8 @@ def _with_notes(case: LayoutCase, noted: Sequence[ImageAnnotation], split: Split
     group = next((one.group for one in noted if one.group), case.group)
     split = next((one.split for one in noted if one.split), split) or case.split
     subject = case.subject if group == case.group or group is None else f"group/{group}"
-    return replace(case, target=target, group=group, subject=subject, split=split)
+    targets = {name: value for one in noted for name, value in one.targets.items()}
+    return replace(case, target=target, targets=targets, group=group, subject=subject, split=split)
 
 
 def _measured(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from medmim.data.dataset.manifest import Split
@@ -23,6 +24,7 @@ class LayoutCase:
         tokens: words about the contrast.
         parts: further files with voxels of the image.
         target: class of the whole image.
+        targets: value of each class, where classes do not exclude each other.
         healthy: whether `target` means "no finding".
         spacing_mm: pixel spacing of a picture, if it is known.
         subject_by_pixels: whether equal pixels are the patient, because the dataset does not name any.
@@ -44,6 +46,7 @@ class LayoutCase:
     subject_by_pixels: bool = False
     split: Split | None = None
     frame: int | None = None
+    targets: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def files(self) -> tuple[Path, ...]:

@@ -107,7 +107,7 @@ def _add_facts(
     """Set class, split and patient of volumes where a table gives them."""
     for place, one in pairs:
         volume = made[place].volume
-        facts: dict[str, Any] = {"target": one.target, "split": one.split}
+        facts: dict[str, Any] = {"target": one.target, "targets": one.targets or None, "split": one.split}
         if one.group is not None:
             facts |= _moved(volume, context.keys.key("subject", f"group/{one.group}"))
         known = {name: value for name, value in facts.items() if value is not None}

@@ -98,6 +98,7 @@ def _accept(
         verdict="repaired" if facts["repairs"] else "right",
         repairs=tuple(facts["repairs"]),
         target=None if number is None else names.get(number, f"class {number}"),
+        targets={names.get(place, f"class {place}"): value for place, value in enumerate(facts["classes"])},
         split=PARTS[piece.part],
         flags={"spacing": "unknown"},
     )

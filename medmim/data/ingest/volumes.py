@@ -276,6 +276,7 @@ def _accept(
         label_sha256=label["sha256"] if label else None,
         boxes=box_records(facts["boxes"]),
         target=case.target,
+        targets=dict(case.targets),
         split=case.split,
         group=None if case.group is None else context.file_keys.key("group", case.group),
         tokens=tuple(token for token in VOCABULARY if token in case.tokens),

@@ -44,13 +44,39 @@ def test_class_tables(tmp_path):
         ("b.png", None, "p1", "test"),
     ]
     assert (found.kind, found.faults) == ("class_table", {"malformed": 1, "several_classes": 1})
+    assert [one.targets for one in found.images] == [{"cyst": 0, "mass": 1}, {"cyst": 1, "mass": 1}]
 
 
 def test_tables_with_one_column_per_class(tmp_path):
     text = "image,MEL,NV,age\na,1.0,0.0,30\nb,0,1,40\nc,1,1,50\nd,0,0,60\n"
     found = notes(tmp_path / "a.csv", text)
-    assert [(one.image, one.target) for one in found.images] == [("a", "mel"), ("b", "nv")]
+    targets = {one.image: (one.target, one.targets) for one in found.images}
+    assert targets == {
+        "a": ("mel", {"mel": 1, "nv": 0}),
+        "b": ("nv", {"mel": 0, "nv": 1}),
+        "c": (None, {"mel": 1, "nv": 1}),
+        "d": (None, {"mel": 0, "nv": 0}),
+    }
     assert found.faults == {"several_classes": 1, "no_class": 1}
+
+
+def test_uncertain_and_missing_values_are_kept(tmp_path):
+    text = "Path,Sex,Edema,Fracture\na,F,1.0,\nb,M,-1.0,1.0\nc,M,,0.0\n"
+    found = notes(tmp_path / "a.csv", text)
+    assert [one.targets for one in found.images] == [
+        {"edema": 1},
+        {"edema": -1, "fracture": 1},
+        {"fracture": 0},
+    ]
+
+
+@pytest.mark.parametrize("cell", ["Mass|Heart Failure", "['mass', 'heart failure']"])
+def test_several_classes_in_a_cell(tmp_path, cell):
+    found = notes(tmp_path / "a.csv", f'image,labels\na,"{cell}"\nb,Mass\nc,No Finding\n')
+    assert found.images[0].target is None
+    assert [one.targets["heart failure"] for one in found.images] == [1, 0, 0]
+    assert found.images[2].target == "no finding"
+    assert set(found.images[2].targets.values()) == {0}
 
 
 @pytest.mark.parametrize(
@@ -83,7 +109,7 @@ def test_other_tables_are_not_annotations(tmp_path, text):
 
 def test_classes_whose_names_are_no_plain_words_stay_apart(tmp_path):
     found = notes(tmp_path / "a.csv", "image,label\na,Gr\u00e4ser (dry)\nb,^x\nc,^y\nd,p|q\n")
-    assert [one.target for one in found.images] == ["graser dry", "class 2", "class 3"]
+    assert [one.target for one in found.images] == ["graser dry", "class 2", "class 3", None]
     assert found.faults == {"several_classes": 1}
 
 

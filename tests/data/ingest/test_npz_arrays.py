@@ -21,6 +21,7 @@ def test_every_entry_is_a_volume_of_its_own_patient(tmp_path):
     assert [(one.volume.split, one.volume.target) for one in made] == [
         ("train", "normal"), ("train", "class 1"), ("val", None),
     ]  # fmt: skip
+    assert [one.volume.targets for one in made] == [{}, {}, {"normal": 1, "class 1": 1}]
     assert len({one.volume.subject for one in made}) == 3
     (row,) = context.ledger.rows()
     assert row.measured == {"images": 3, "images_refused": 1, "images_without_single_class": 1}
