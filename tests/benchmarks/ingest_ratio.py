@@ -1,4 +1,4 @@
-"""How long ingestion takes next to dcm2niix, SimpleITK and dicom2nifti, which only convert: same files, in turns.
+"""How long ingestion takes next to dcm2niix, SimpleITK and dicom2nifti, which only convert: same files.
 
 python tests/benchmarks/ingest_ratio.py --series 12 --slices 60 --size 256 --rounds 3
 python tests/benchmarks/ingest_ratio.py --source /some/dicom
@@ -88,7 +88,7 @@ def make_series(folder: Path, number: int, *, slices: int, size: int) -> None:
 
 
 def timed(name: str, source: Path, work: Path) -> tuple[float, float, float]:
-    """Run one program; return wall and processor seconds, and the peak memory of its largest process in MiB."""
+    """Run one program; return wall and processor seconds, and the peak memory of its largest process (MiB)."""
     out = Path(tempfile.mkdtemp(dir=work))
     (out / "code.py").write_text(_HEAD + _CODE[name])
     words = [sys.executable, "-W", "ignore", str(out / "code.py"), str(source), str(out)]
