@@ -88,7 +88,7 @@ def make_series(folder: Path, number: int, *, slices: int, size: int) -> None:
 
 
 def timed(name: str, source: Path, work: Path) -> tuple[float, float, float]:
-    """Run one program; return wall and processor seconds, and the peak memory of its largest process (MiB)."""
+    """Run a program; return wall and processor seconds, and peak memory of its largest process (MiB)."""
     out = Path(tempfile.mkdtemp(dir=work))
     (out / "code.py").write_text(_HEAD + _CODE[name])
     words = [sys.executable, "-W", "ignore", str(out / "code.py"), str(source), str(out)]
