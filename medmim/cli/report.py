@@ -8,7 +8,7 @@ from medmim.cli.models import MODEL_HEAD, model_cells
 from medmim.cli.options import home, json_option, print_result
 from medmim.cli.runs import RUN_HEAD, run_cells
 
-_SHOWN = 200
+_SHOWN = 100
 
 
 @click.command("report", epilog="\b\nExample:\n  medmim report")

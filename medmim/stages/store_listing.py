@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from medmim.stages.store_filters import ACTIVE, ALL_MODELS, ALL_RUNS, AMONG, ModelFilter, RunFilter
-from medmim.tracking.run_files import inside
+from medmim.tracking.run_files import inside, records
 
 _STATUS = "status"  # tag of a version: candidate, control or failed sanity
 
@@ -204,6 +204,10 @@ def _database(home: Path) -> Iterator[sqlite3.Connection | None]:
     """
     path = home / "mlflow.db"
     if not path.is_file():
+        if records(home):
+            from medmim.tracking.migration import check
+
+            check(home)  # raises, as the runs with these records are missing
         yield None
         return
     try:

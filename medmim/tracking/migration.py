@@ -28,6 +28,7 @@ from medmim.tracking.database import (
     staged,
     upgrade,
 )
+from medmim.tracking.run_files import records
 
 BACKUPS = "backups"
 _KEPT_BACKUPS = 2
@@ -41,6 +42,7 @@ def check(home: Path) -> None:
         RunError: if there is no store, or it is older or newer than MLflow, damaged or of another program.
     """
     path = home / DATABASE
+    _refuse_lost(home, path)
     if not path.exists():
         raise RunError(f"no runs in '{home}' yet: run `medmim pretrain`, or set MEDMIM_HOME to their folder")
     if is_older(path):
@@ -59,12 +61,22 @@ def prepare(home: Path) -> None:
         RunError: if it is newer than MLflow, damaged, locked, of another program or cannot be migrated.
     """
     path = home / DATABASE
+    _refuse_lost(home, path)
     if not path.exists():
         with staged(path) as new:
             create(new)
     elif is_older(path):
         _migrate(home, path)
     relocate(home)
+
+
+def _refuse_lost(home: Path, path: Path) -> None:
+    """Raise if the database is missing although run folders have records, which a new one would lack."""
+    if not path.exists() and (found := records(home)):
+        raise RunError(
+            f"'{path}' is missing, but {len(found)} run folders have records: run `medmim doctor --repair`, "
+            "which rebuilds it"
+        )
 
 
 def back_up(home: Path) -> Path:

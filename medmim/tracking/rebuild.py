@@ -29,7 +29,7 @@ from medmim.tracking.migration import BACKUPS, backups
 from medmim.tracking.mlflow_store import Store
 from medmim.tracking.registry_snapshot import restore_snapshot, write_snapshot
 from medmim.tracking.run_copies import RunCopy
-from medmim.tracking.run_files import RECORD, RunRecord
+from medmim.tracking.run_files import RunRecord, records
 from medmim.tracking.upload import Uploader
 
 
@@ -48,11 +48,6 @@ class RebuildSummary:
     runs: int
     versions: int
     kept: Path | None
-
-
-def records(home: Path) -> list[Path]:
-    """Return the records of all runs in a home folder."""
-    return sorted((home / "checkpoints").glob(f"*/{RECORD}"))
 
 
 def rebuild(home: Path) -> RebuildSummary:

@@ -47,6 +47,11 @@ class RunRecord:
         return found
 
 
+def records(home: Path) -> list[Path]:
+    """Return the records of all runs in a home folder."""
+    return sorted((home / "checkpoints").glob(f"*/{RECORD}"))
+
+
 def inside(home: Path, address: str) -> Path:
     """Return the path of an artifact address; in this home folder, also if the address names an old one."""
     tail = url2pathname(address.rpartition(ARTIFACTS)[2])

@@ -121,7 +121,7 @@ STEPS = {
     "register a model": register,
     "ui: addresses": lambda home: pages(home, port=5000),
 }
-COMMANDS = (("models",), ("runs",), ("runs", "--sort", "score"), ("report",))
+COMMANDS = (("models",), ("runs",), ("runs", "--sort", "score"), ("report",), ("compare", "--study", "quick"))
 
 
 def step_seconds(home):

@@ -33,6 +33,7 @@ import torch
 from forked_command import run_forked
 
 from medmim.config.study import StudySettings
+from medmim.errors import RunError
 from medmim.stages.doctor.store import repair_store
 from medmim.stages.finetune.run import finetune  # noqa: F401 (imported before the forks)
 from medmim.stages.predict.run import predict  # noqa: F401
@@ -154,6 +155,7 @@ def commands(place, **grid):
 def outcome(words, home, fault):
     """Run a command in a fork; return `works` or its line, `internal` where it is ours to mend."""
     out = tempfile.mkdtemp()
+    Path(out).chmod(0o777)
     given = words if callable(words) else [out if word == "OUT" else word for word in words]
     with without_flock() if fault == "no flock" else contextlib.nullcontext():
         code, line = run_forked(given, home, become_nobody if fault in OF_NOBODY else None)
@@ -200,8 +202,8 @@ def lost(home, before):
     try:
         repair_store(home)
         return len(set(before) - finished(home))
-    except Exception as error:
-        return f"cannot be opened: {error}"
+    except RunError:  # of a newer MLflow or of another program: left as it is
+        return "not repaired"
 
 
 def clean(line, place):
@@ -256,6 +258,22 @@ def trainings(home):
     return sum("seed" in run.data.tags for run in Store(home).runs("attributes.status = 'FINISHED'"))
 
 
+def write(table, gone):
+    """Write the table, with the acts of an earlier run that were not repeated."""
+    path = Path("docs/results/store_tidying.json")
+    old = json.loads(path.read_text()) if path.exists() else {"table": {}, "finished_runs_lost": {}}
+    table, gone = old["table"] | table, old["finished_runs_lost"] | gone
+    cells = [cell for row in table.values() for cell in row.values()]
+    kinds = collections.Counter(
+        "works" if cell == "works" else "internal" if cell.startswith("internal") else "one line"
+        for cell in cells
+    )
+    content = {"cells": dict(kinds), "finished_runs_lost": gone, "table": table}
+    path.write_text(json.dumps(content, indent=1) + "\n")
+    sys.stdout.write(f"{list(table)[-1]}: {dict(kinds)}\n")
+    sys.stdout.flush()
+
+
 def move():
     """Move the home folder of a larger study and write the table."""
     torch.set_num_threads(1)
@@ -298,17 +316,7 @@ def main():
         gone[act] = in_fork(lost, home, before)
         (place / "home").chmod(0o700)
         shutil.rmtree(place / "work")
-        sys.stdout.write(f"{act}: {json.dumps(table[act], indent=1)} lost {gone[act]}\n")
-        sys.stdout.flush()
-    cells = [cell for row in table.values() for cell in row.values()]
-    kinds = collections.Counter(
-        "works" if cell == "works" else "internal" if cell.startswith("internal") else "one line"
-        for cell in cells
-    )
-    content = {"cells": dict(kinds), "finished_runs_lost": gone, "table": table}
-    if not sys.argv[1:]:
-        Path("docs/results/store_tidying.json").write_text(json.dumps(content, indent=1) + "\n")
-    sys.stdout.write(f"{dict(kinds)}\n")
+        write(table, gone)
     shutil.rmtree(place)
 
 

@@ -9,6 +9,7 @@ from medmim.errors import RunError
 from medmim.tracking.database import DATABASE, is_intact, schema_of
 from medmim.tracking.migration import back_up, backups, check, prepare
 from medmim.tracking.mlflow_store import Store
+from medmim.tracking.rebuild import rebuild
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +115,17 @@ def test_a_database_of_another_program_is_refused(tmp_path):
     connection.close()
     with pytest.raises(RunError, match="belongs to another program: move it away"):
         prepare(tmp_path)
+
+
+def test_a_store_whose_database_was_deleted_is_not_replaced_by_an_empty_one(new_home):
+    store = Store(new_home())
+    run_id = store.begin(experiment="e", name="n", tags={}).run_id
+    (store.home / DATABASE).unlink()
+    for reading in (True, False):
+        with pytest.raises(RunError, match=r"is missing, but 1 run folders have records: run `medmim doctor"):
+            Store(store.home, reading=reading)
+    rebuild(store.home)
+    assert [run.info.run_id for run in Store(store.home).runs()] == [run_id]
 
 
 def test_the_last_two_backups_are_kept(new_home):

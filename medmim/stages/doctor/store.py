@@ -9,7 +9,8 @@ from medmim.stages.doctor.permissions import Verdict
 from medmim.tracking.database import DATABASE, is_intact
 from medmim.tracking.migration import backups, check
 from medmim.tracking.mlflow_store import Store
-from medmim.tracking.rebuild import rebuild, records, write_missing_records
+from medmim.tracking.rebuild import rebuild, write_missing_records
+from medmim.tracking.run_files import records
 
 _ADVICE = "run `medmim doctor --repair`"
 
