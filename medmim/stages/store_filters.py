@@ -10,6 +10,7 @@ from typing import Literal
 Condition = tuple[str, list[str]]  # SQL and the values of its placeholders
 ACTIVE = "lifecycle_stage = 'active'"
 AMONG = "IN (SELECT value FROM json_each(?))"
+_TRAININGS = "SELECT run_uuid FROM tags WHERE key = 'stage' AND value IN ('pretrain', 'finetune')"
 _NEVER = -1  # LIMIT of SQLite that limits nothing
 
 
@@ -68,7 +69,7 @@ class RunFilter:
             ("instr(run_uuid, ?) = 1", self.prefix),
             (f"run_uuid {AMONG}", None if self.ids is None else json.dumps(list(self.ids))),
         )
-        return _all_of(f"{ACTIVE} AND {_tag('stage')} IN ('pretrain', 'finetune')", parts)
+        return _all_of(f"{ACTIVE} AND run_uuid IN ({_TRAININGS})", parts)
 
     def order(self) -> str:
         """Return the SQL clauses for order and limit."""

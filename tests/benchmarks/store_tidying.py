@@ -5,9 +5,9 @@ PYTHONPATH=tests/helpers python -m tests.benchmarks.store_tidying [--moved]
 Each act is done to a copy of a home folder with a finished study of one mask and its control; then the
 commands run as a user starts them, with real trainings of one step. Writes docs/results/store_tidying.json:
 for every act and command, `works` or the line that the user reads; and how many finished runs are gone that
-the act left there. `--moved` copies a home folder with a study of 20 trainings, makes the old one unreadable,
+the act left there. `--moved` copies a home folder with a study of 20 trainings, takes the old one away,
 and writes docs/results/home_moves.json: the answers of the commands, whether anything was written to the old
-place, and the disk space of the home folder. Needs root, which mounts a small disk and becomes another user.
+place, and the disk space of the home folder. Needs root, which mounts small and read-only disks.
 """
 
 import collections
@@ -44,7 +44,7 @@ from medmim.stages.ui import pages
 from medmim.tracking.database import DATABASE, uri_of
 from medmim.tracking.mlflow_store import Store
 
-STUDY, MODEL, NOBODY = "tidy", "tiny-segment", 65534
+STUDY, MODEL = "tidy", "tiny-segment"
 TRAINING = {**tiny.TINY, "steps": 1, "num_evaluations": 1}
 GRID = {"masks": ["random", "mesh"], "ratios": [0.5, 0.7], "seeds": [0, 1]}  # of --moved
 WORDS = (*tiny.TINY_WORDS, "--steps", "1", "--set", "num_evaluations=1")
@@ -59,12 +59,6 @@ def on_database(change):
     return lambda store: change(store.home / DATABASE)
 
 
-def readable(store):
-    """Let other users read the home folder, but not write to it."""
-    for path in (store.home, *store.home.rglob("*")):
-        path.chmod(0o755 if path.is_dir() else 0o644)
-
-
 def another_program(database):
     """Replace the database by one of another program."""
     database.unlink()
@@ -72,7 +66,6 @@ def another_program(database):
         connection.execute("CREATE TABLE songs (title TEXT)")
 
 
-OF_NOBODY = ("home read-only", "other place, old one unreadable")
 ACTS = {
     **store_faults.tidying(STUDY, MODEL),
     "older MLflow": on_database(store_faults.downgrade),
@@ -83,9 +76,9 @@ ACTS = {
     "database locked": nothing,
     "no flock": nothing,
     "disk full": nothing,
-    "home read-only": readable,
+    "home read-only": nothing,
     "home is a file": lambda store: (shutil.rmtree(store.home), store.home.write_text("a file")),
-    "other place, old one unreadable": nothing,
+    "other place, old one gone": nothing,
 }
 
 
@@ -122,17 +115,25 @@ def without_flock():
     return mock.patch.object(fcntl, "flock", side_effect=OSError(errno.ENOLCK, "No locks available"))
 
 
-def become_nobody():
-    """Become another user, who may not write to the home folder of root."""
-    os.setegid(NOBODY)
-    os.seteuid(NOBODY)
+@contextlib.contextmanager
+def read_only(home):
+    """Mount the home folder read-only."""
+    subprocess.run(["mount", "--bind", home, home], check=True)
+    subprocess.run(["mount", "-o", "remount,ro,bind", home], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", home], check=True)
 
 
-def given_away(home):
-    """Make another user the owner of a home folder, who cannot read the old one of root."""
-    for path in (home, *home.rglob("*")):
-        os.chown(path, NOBODY, NOBODY)
-    return home
+@contextlib.contextmanager
+def taken_away(old):
+    """Rename a folder; raise if the commands meanwhile made a new one in its place."""
+    aside = old.rename(old.with_name("aside"))
+    yield
+    if old.exists():
+        raise SystemExit(f"{old} was made again")
+    aside.rename(old)
 
 
 def commands(place, **grid):
@@ -155,10 +156,9 @@ def commands(place, **grid):
 def outcome(words, home, fault):
     """Run a command in a fork; return `works` or its line, `internal` where it is ours to mend."""
     out = tempfile.mkdtemp()
-    Path(out).chmod(0o777)
     given = words if callable(words) else [out if word == "OUT" else word for word in words]
     with without_flock() if fault == "no flock" else contextlib.nullcontext():
-        code, line = run_forked(given, home, become_nobody if fault in OF_NOBODY else None)
+        code, line = run_forked(given, home)
     shutil.rmtree(out)
     if code == 0:
         return "works"
@@ -218,6 +218,10 @@ def faults(act, home):
         return locked(home)
     if act == "disk full":
         return full(home)
+    if act == "home read-only":
+        return read_only(home)
+    if act.startswith("other place"):
+        return taken_away(home.parents[1] / "home")
     return contextlib.nullcontext()
 
 
@@ -283,12 +287,10 @@ def move():
     count = in_fork(trainings, old)
     space = {path.name: megabytes(path) for path in sorted(old.iterdir()) if path.is_dir()}
     content = {"trainings": count, "disk_mb": megabytes(old), "disk_mb_by_folder": space}
-    new = given_away(shutil.copytree(old, place / "copied"))
+    new = shutil.copytree(old, place / "copied")
     before = contents(old)
-    old.chmod(0)
-    fault = "other place, old one unreadable"
-    found = {name: outcome(words, new, fault) for name, words in commands(place, **GRID).items()}
-    old.chmod(0o700)
+    with taken_away(old):
+        found = {name: outcome(words, new, "") for name, words in commands(place, **GRID).items()}
     content |= {"commands": found, "old_place_unchanged": contents(old) == before}
     Path("docs/results/home_moves.json").write_text(json.dumps(content, indent=1) + "\n")
     sys.stdout.write(json.dumps(content, indent=1) + "\n")
@@ -307,14 +309,12 @@ def main():
         shutil.copytree(place / "home", home)
         before = in_fork(act_on, home, act)
         if act.startswith("other place"):
-            home = given_away(home.rename(place / "work" / "moved"))
-            (place / "home").chmod(0)
+            home = home.rename(place / "work" / "moved")
         with faults(act, home):
             table[act] = {
                 name: clean(outcome(words, home, act), place) for name, words in commands(place).items()
             }
         gone[act] = in_fork(lost, home, before)
-        (place / "home").chmod(0o700)
         shutil.rmtree(place / "work")
         write(table, gone)
     shutil.rmtree(place)
