@@ -43,7 +43,7 @@ for folder in folders:
 """,
     "dcm2niix": """
 import subprocess, dcm2niix
-subprocess.run([dcm2niix.bin, "-z", "y", "-o", str(out), str(source)], check=True)
+subprocess.run([dcm2niix.bin, "-z", "y", "-o", str(out), str(source)])
 """,
     "dicom2nifti": """
 import dicom2nifti, dicom2nifti.settings
