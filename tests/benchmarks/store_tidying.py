@@ -168,7 +168,8 @@ def outcome(words, home, fault):
 
 def finished(home):
     """Return the ids of finished trainings."""
-    return {run.info.run_id for run in Store(home).runs("attributes.status = 'FINISHED'")}
+    runs = Store(home).runs("attributes.status = 'FINISHED'")
+    return {run.info.run_id for run in runs if "seed" in run.data.tags}  # not those that describe a study
 
 
 def in_fork(function, *words):
@@ -259,7 +260,7 @@ def megabytes(folder):
 
 def trainings(home):
     """Return the number of finished trainings."""
-    return sum("seed" in run.data.tags for run in Store(home).runs("attributes.status = 'FINISHED'"))
+    return len(finished(home))
 
 
 def write(table, gone):
