@@ -9,6 +9,7 @@ import functools
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -210,9 +211,16 @@ Start with your own scans:
 
 Or with generated scans: medmim demo. Runs are stored in $MEDMIM_HOME (./medmim-runs).""",
 )
+@click.option("-v", "--verbose", is_flag=True, help="Show warnings of libraries, and tracebacks of errors.")
+@click.option("-q", "--quiet", is_flag=True, help="Show results, warnings and errors only, no progress.")
 @click.version_option(__version__, prog_name="medmim")
-def main() -> None:
+def main(*, verbose: bool, quiet: bool) -> None:
     """Masked image modelling for medical scans: from DICOM to compared and registered models."""
+    if verbose:
+        os.environ["MEDMIM_DEBUG"] = "1"
+    elif not sys.warnoptions:
+        warnings.simplefilter("ignore")
+        os.environ.setdefault("PYTHONWARNINGS", "ignore")  # for the processes that commands start
 
 
 main.params.append(completion_option())

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from medmim.cli.options import dataset_option, home, json_option, phases, print_result
+from medmim.cli.options import dataset_option, home, json_option, log_line, phases, print_result
 
 if TYPE_CHECKING:
     from medmim.stages.compare import CompareResult
@@ -99,7 +99,7 @@ def command(
     if seeds:
         from medmim.stages.missing_seeds import train_missing_seeds
 
-        runs = tuple(train_missing_seeds(runs, seeds=seeds, data=data, home=home(), log=_log))
+        runs = tuple(train_missing_seeds(runs, seeds=seeds, data=data, home=home(), log=log_line))
     if name:
         compared = compare_study(name, home=home(), promoting=promote)
     else:
@@ -129,10 +129,6 @@ def _compare_predictions(
         done = compare_predictions(predictions, labels, options, home=home(), progress=progress)
     lines = [*(one.sentence for one in done.problems), *comparison_lines(done.compared)]
     print_result(done.as_json(), as_json=as_json, lines=lines)
-
-
-def _log(line: str) -> None:
-    click.echo(line, err=True)
 
 
 def comparison_lines(compared: CompareResult) -> list[str]:

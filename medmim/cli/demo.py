@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from medmim.cli.compare import comparison_lines
-from medmim.cli.options import json_option, print_result
+from medmim.cli.options import json_option, log_line, print_result
 
 
 @click.command(
@@ -48,7 +48,7 @@ def command(
         patients=patients,
         pretrain_steps=pretrain_steps,
         finetune_steps=finetune_steps,
-        say=lambda line: click.echo(line, err=True),
+        say=log_line,
     )
     panels = {name: str(path) for name, path in made.panels.items()}
     lines = [

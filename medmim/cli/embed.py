@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from medmim.cli.options import dataset_option, home, json_option, model_option, print_result
+from medmim.cli.options import dataset_option, home, json_option, log_line, model_option, print_result
 
 
 @click.command(
@@ -35,7 +35,7 @@ def command(*, model: str | None, data: Path, out: Path, as_json: bool) -> None:
     """
     from medmim.stages.embed import embed
 
-    result = embed(data=data, home=home(), model=model, out=out, log=lambda line: click.echo(line, err=True))
+    result = embed(data=data, home=home(), model=model, out=out, log=log_line)
     lines = [f"written      {result.out}: {result.images} images, {result.width} features"]
     lines += [f"picture      {result.picture}"] if result.picture else []
     print_result(result.as_json(), as_json=as_json, lines=lines)

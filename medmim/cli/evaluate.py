@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from medmim.cli.options import home, json_option, model_option, phases, print_result
+from medmim.cli.options import home, json_option, log_line, model_option, phases, print_result
 
 if TYPE_CHECKING:
     from medmim.stages.evaluate.run import EvaluationResult
@@ -70,7 +70,7 @@ def command(
         raise click.UsageError("--model or --predictions: expected one of them, got both")
     if predictions and not predictions.is_dir():
         raise click.UsageError(f"--predictions '{predictions}': expected a folder; check the path")
-    click.echo(f"evaluating {predictions or model or 'the default model'} on {data}", err=True)
+    log_line(f"evaluating {predictions or model or 'the default model'} on {data}")
     from medmim.stages.evaluate.prediction_source import EvaluationOptions
     from medmim.stages.evaluate.run import evaluate
 
@@ -81,7 +81,7 @@ def command(
             EvaluationOptions(model, predictions, **options),
             home=home(),
             progress=progress,
-            log=lambda line: click.echo(line, err=True),
+            log=log_line,
         )
     print_result(result.as_json(), as_json=as_json, lines=_lines(result))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from medmim.cli.options import dataset_option, home, json_option, model_option, print_result
+from medmim.cli.options import dataset_option, home, json_option, log_line, model_option, print_result
 
 _DATALISTS = {"monai": "datalist", "nnunet": "nnunet-raw"}
 
@@ -75,7 +75,7 @@ def command(
         out=out,
         plans=plans,
         channels=channels.split(",") if channels else (),
-        log=lambda line: click.echo(line, err=True),
+        log=log_line,
     )
     lines = [f"written      {result.path}"]
     if result.difference is not None:

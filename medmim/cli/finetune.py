@@ -13,6 +13,7 @@ from medmim.cli.options import (
     given,
     home,
     json_option,
+    log_line,
     note_run,
     note_server,
     print_result,
@@ -81,11 +82,12 @@ def command(
     note_run(settings)
     from medmim.stages.finetune.run import finetune
 
-    result = finetune(settings, home=home(), resume=resume, log=lambda line: click.echo(line, err=True))
+    result = finetune(settings, home=home(), resume=resume, log=log_line)
     lines = [
         f"run      {result.run_id}",
         f"weights  {result.checkpoint}",
         f"picture  {result.panel}",
+        *(f"scores   {figure}" for figure in [result.panel.with_name("scores.png")] if figure.is_file()),
         *map(_score, result.scores),
         f"next     {_next(settings)}",
     ]

@@ -28,6 +28,18 @@ def home() -> Path:
     return home_folder()
 
 
+def is_quiet() -> bool:
+    """Return whether `medmim -q` was given."""
+    context = click.get_current_context(silent=True)
+    return bool(context and context.find_root().params.get("quiet"))
+
+
+def log_line(line: str) -> None:
+    """Print a line about progress on stderr; with `medmim -q`, warnings only."""
+    if line.startswith("warning") or not is_quiet():
+        click.echo(line, err=True)
+
+
 def note_server() -> None:
     """Print a note that runs are mirrored, if a tracking server is set."""
     if os.environ.get("MLFLOW_TRACKING_URI"):
@@ -41,7 +53,7 @@ def note_run(settings: RunSettings) -> None:
     from medmim.stages.run_header import opening_lines
 
     for line in opening_lines(settings, home()):
-        click.echo(line, err=True)
+        log_line(line)
 
 
 def data_option(data: Path) -> str:
@@ -115,7 +127,7 @@ def phases() -> Iterator[Callable[[str, int, int], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=is_quiet()) as bar:
         tasks: dict[str, TaskID] = {}
 
         def progress(phase: str, done: int, total: int) -> None:

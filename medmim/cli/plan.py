@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from medmim.cli.options import finetuning_options, given, home, json_option, note_run, print_result
+from medmim.cli.options import finetuning_options, given, home, json_option, log_line, note_run, print_result
 
 
 @click.command(
@@ -63,7 +63,7 @@ def command(
     if flags.get("machine"):
         print_result({"recipe": chosen}, as_json=as_json, lines=table)
         return
-    click.echo("timing     two trial runs of 6 steps, about a minute each; nothing is recorded", err=True)
+    log_line("timing     two trial runs of 6 steps, about a minute each; nothing is recorded")
     planned = plan(settings, home=home())
     lines = [
         *table,

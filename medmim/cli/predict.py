@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from medmim.cli.options import home, json_option, models_option, phases, print_result
+from medmim.cli.options import home, json_option, log_line, models_option, phases, print_result
 
 if TYPE_CHECKING:
     from medmim.stages.predict.predictions import Predictions
@@ -83,7 +83,7 @@ def command(
             home=home(),
             model=model,
             progress=progress,
-            log=lambda line: click.echo(line, err=True),
+            log=log_line,
             extras=Extras(save_probabilities, pictures),
             **options,
         )

@@ -10,6 +10,7 @@ from medmim.cli.options import (
     given,
     home,
     json_option,
+    log_line,
     next_finetuning,
     note_run,
     note_server,
@@ -95,7 +96,7 @@ def command(
     note_run(settings)
     from medmim.stages.pretrain.run import pretrain
 
-    result = pretrain(settings, home=home(), resume=resume, log=lambda line: click.echo(line, err=True))
+    result = pretrain(settings, home=home(), resume=resume, log=log_line)
     lines = [
         f"run      {result.run_id}",
         f"weights  {result.checkpoint}",

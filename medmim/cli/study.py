@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from medmim.cli.compare import comparison_lines
-from medmim.cli.options import complete_setting, home, json_option, note_server, print_result
+from medmim.cli.options import complete_setting, home, json_option, log_line, note_server, print_result
 
 if TYPE_CHECKING:
     from medmim.stages.study.engines import StudyEngine
@@ -95,7 +95,7 @@ def command(
             home=home(),
             options=StudyOptions(dry_run=dry_run, max_hours=max_hours, promote=promote),
             engine=found,
-            log=lambda line: click.echo(line, err=True),
+            log=log_line,
         )
     print_result(done.as_json(), as_json=as_json, lines=study_lines(done))
     if done.failures:

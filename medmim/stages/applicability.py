@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -73,8 +74,17 @@ def check_scans(
     log: Callable[[str], None],
     *,
     force: bool,
+    names: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, str]:
     """Return how scans differ from the training data, by volume id, and log it.
+
+    Args:
+        description: description of the model.
+        scans: volumes to predict.
+        root: their dataset folder.
+        log: receives a warning for each volume that differs.
+        force: whether such volumes are predicted nevertheless.
+        names: names of volumes for messages; by default their ids.
 
     Raises:
         DataError: if all of them differ, unless `force` is set.
@@ -84,10 +94,11 @@ def check_scans(
     if unlike and len(unlike) == len(scans) and not force:
         first = min(unlike)
         raise DataError(
-            f"refused volume {first}: {unlike[first]}; use --force to predict anyway", reason=UNLIKE
+            f"refused {names.get(first, first)}: {unlike[first]}; use --force to predict anyway",
+            reason=UNLIKE,
         )
     for name, reason in unlike.items():
-        log(f"warning: volume {name}: {reason}{'' if force else '; use --force to predict it'}")
+        log(f"warning: {names.get(name, name)}: {reason}{'' if force else '; use --force to predict it'}")
     return unlike
 
 
@@ -126,14 +137,19 @@ def _intensity_difference(data: TrainingData, lowest: float) -> str | None:
     return None
 
 
-def with_modality(trained: TrainedModel, volume: VolumeRecord) -> VolumeRecord:
+def with_modality(trained: TrainedModel, volume: VolumeRecord, *, force: bool = False) -> VolumeRecord:
     """Return the volume with the modality of the training data if it has none: CT has its own normalisation.
 
     Raises:
         DataError: with reason one_slice_for_3d, for a single slice and a 3D network trained on volumes: the
-            prediction for a padded slice would be meaningless.
+            prediction for a padded slice would be meaningless. `force` omits this check.
     """
-    if trained.plan.dims == 3 and min(volume.shape) == 1 and not trained.description.get("pictures", True):
+    if (
+        not force
+        and trained.plan.dims == 3
+        and min(volume.shape) == 1
+        and not trained.description.get("pictures", True)
+    ):
         raise DataError(f"volume {volume.id} is one slice, expected a volume", reason="one_slice_for_3d")
     modalities = trained.description.get("modalities", ())
     if volume.modality != _UNKNOWN or len(modalities) != 1:

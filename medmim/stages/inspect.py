@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from medmim.data.formats.thumbnails import thumbnail
 from medmim.data.ingest.checks import warning_text
 from medmim.data.ingest.context import READ_LIMITS, Progress
 from medmim.data.sandbox.sandbox import Answer, Sandbox
+from medmim.operating_system import usable_cores
 
 _TEMPLATE = Path(__file__).with_name("inspect_page.html")
 # largest number of volumes, edge of a plane's picture in pixels, JPEG quality
@@ -81,7 +81,7 @@ def inspect(
         if progress:
             progress("draw", done, len(tasks))
 
-    with Sandbox(workers or len(os.sched_getaffinity(0)), [thumbnail.__module__]) as sandbox:
+    with Sandbox(workers or usable_cores(), [thumbnail.__module__]) as sandbox:
         answers = sandbox.run_each(thumbnail, tasks, limits=READ_LIMITS, on_done=on_done) if tasks else []
     target = page or root / "inspect.html"
     content = render_page(dataset, answers, edge=edge)

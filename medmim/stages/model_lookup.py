@@ -101,7 +101,8 @@ def _best(known: Sequence[ListedModel], log: Callable[[str], None]) -> ListedMod
     usable = [[one for one in comparable if one.status == status] for status in (CANDIDATE, CONTROL, FAILED)]
     best = max(next(filter(None, usable)), key=_rank)
     of = f"the best of {len(usable[0])} candidates" if best.status == CANDIDATE else best.status
-    log(f"model: {_words(best)}: {of} of {len(comparable)} comparable versions; choose another with --model")
+    of = f"{of} of {len(comparable)} comparable versions" if len(comparable) > 1 else "the only version"
+    log(f"model: {_words(best)}: {of}; choose another with --model")
     if best.status != CANDIDATE:
         log(f"warning: no candidate is registered; this version is marked '{best.status}'")
     higher = [one for one in usable[1] if _rank(one)[0] > _rank(best)[0]]

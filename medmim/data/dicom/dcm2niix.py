@@ -14,6 +14,7 @@ import dcm2niix
 from medmim.data.formats.nifti import Image, read_image
 from medmim.errors import DataError
 from medmim.files import require_room
+from medmim.operating_system import descriptors_are_files
 
 _SPARE = 64  # descriptors for other files of this process
 
@@ -29,7 +30,7 @@ class FdLinks:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         allowed = max(soft, min(count + _SPARE, hard))
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-        self._left = allowed - _SPARE
+        self._left = allowed - _SPARE if descriptors_are_files() else 0
         self._open = ExitStack()
 
     def __enter__(self) -> FdLinks:

@@ -21,6 +21,7 @@ from typing import Any
 from medmim.data.sandbox.fork_server import START_S, ForkServer, no_start
 from medmim.data.sandbox.sandbox_worker import CANNOT_WRITE, Task, as_json
 from medmim.files import WriteError
+from medmim.operating_system import usable_cores
 
 _NEVER = float("inf")
 _PARSERS = ("medmim.data.ingest.scan", "medmim.data.dicom.uncompressed")
@@ -192,7 +193,7 @@ class Sandbox:
 
 def for_scans(workers: int | None = None) -> Sandbox:
     """Return a sandbox with the parsers of most scans; by default with one worker per CPU core."""
-    return Sandbox(workers or len(os.sched_getaffinity(0)), _PARSERS)
+    return Sandbox(workers or usable_cores(), _PARSERS)
 
 
 @dataclass

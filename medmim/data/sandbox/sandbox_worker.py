@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from medmim.errors import DataError
 from medmim.files import WriteError
+from medmim.operating_system import limit
 
 CANNOT_WRITE = "cannot_write"
 Task = Mapping[str, Any]
@@ -31,9 +32,9 @@ def serve(descriptor: int) -> None:
     connection.send_bytes(json.dumps({"pid": os.getpid()}).encode())
     for request in _requests(connection):
         used = resource.getrusage(resource.RUSAGE_SELF)
-        _limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + 1 + request["cpu_s"])
-        _limit(resource.RLIMIT_AS, request["memory_bytes"])
-        _limit(resource.RLIMIT_FSIZE, request["file_bytes"])
+        limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + 1 + request["cpu_s"])
+        limit(resource.RLIMIT_AS, request["memory_bytes"])
+        limit(resource.RLIMIT_FSIZE, request["file_bytes"])
         answer = attempt(request["call"], request["arguments"])
         connection.send_bytes(json.dumps(answer, default=as_json).encode())
         if answer.get("ending"):
@@ -76,9 +77,3 @@ def _requests(connection: Connection) -> Iterator[dict[str, Any]]:
             yield json.loads(connection.recv_bytes())
         except EOFError:
             return
-
-
-def _limit(kind: int, amount: int) -> None:
-    """Set a soft limit, at most to the hard limit."""
-    hard = resource.getrlimit(kind)[1]
-    resource.setrlimit(kind, (amount if hard == resource.RLIM_INFINITY else min(amount, hard), hard))

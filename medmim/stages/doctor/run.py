@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 import sys
@@ -126,11 +127,22 @@ def _versions() -> Iterator[Check]:
 def _devices() -> Check:
     if torch.cuda.is_available():
         cards = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
-        return Check("devices", "ok", ", ".join(f"{c.name} {c.total_memory / _GB:.0f} GB" for c in cards))
+        shown = ", ".join(f"{c.name} {c.total_memory / _GB:.0f} GB, sm_{c.major}{c.minor}" for c in cards)
+        built = torch.cuda.get_arch_list()
+        if built and not all(_is_supported(c.major, c.minor, built) for c in cards):
+            advice = "install a build of torch for older cards: see docs/installation.md"
+            return Check("devices", "bad", f"{shown}; this torch supports {', '.join(built)}", advice)
+        return Check("devices", "ok", shown)
     advice = (
         "training runs on the CPU; if there is an NVIDIA GPU, install its driver and a CUDA build of torch"
     )
     return Check("devices", "note", f"CPU, {torch.get_num_threads()} threads", advice)
+
+
+def _is_supported(major: int, minor: int, built: Sequence[str]) -> bool:
+    """Return whether code built for some architectures (sm_80, …) runs on a card."""
+    parts = [found for one in built if (found := re.match(r"sm_(\d+)(\d)", one))]
+    return any(int(part[1]) == major and int(part[2]) <= minor for part in parts)
 
 
 def _precision() -> Check:

@@ -160,6 +160,9 @@ def _test(
     png = task.figure(network, shown_cases(cases), context, title=title)
     recorder.picture("test", png, step=fitted.steps)
     files.write_bytes(folder / "panel.png", png)
+    if summary := task.score_figure(rows, context, title=title):
+        recorder.picture("scores", summary, step=fitted.steps)
+        files.write_bytes(folder / "scores.png", summary)
     last = {f"last/{key.replace('/', '_')}": value for key, value in validation.last.items()}
     best = {f"best/val_{task.selection_metric}": validation.best_value} if validation.best_weights else {}
     metrics = means | best | last | {"last/steps": float(fitted.steps), "last/minutes": fitted.seconds / 60}

@@ -9,7 +9,6 @@ of a state may need more memory than small batches. Volumes that the trial runs 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from medmim.data.dataset.manifest import Dataset, VolumeRecord, read_dataset
 from medmim.data.dataset.partition import partition
 from medmim.data.loading.training_facts import facts_of
 from medmim.errors import RunError
+from medmim.operating_system import available_memory_mb
 from medmim.stages.plan.trial_run import TrialRun, run_trial
 from medmim.training.budget import budget_for
 from medmim.training.machines import machine_for
@@ -169,8 +169,7 @@ def free_memory_mb() -> float:
     """Return the free memory of the GPU, or of the machine or container, in MiB."""
     if torch.cuda.is_available():
         return torch.cuda.mem_get_info()[0] / 2**20
-    found = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"))
-    free = int(found[1]) / 2**10 if found else math.inf
+    free = available_memory_mb()
     limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
     if limit.is_file() and limit.read_text().strip().isdigit():
         free = min(free, (int(limit.read_text()) - int(used.read_text())) / 2**20)

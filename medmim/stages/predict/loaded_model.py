@@ -115,7 +115,9 @@ class LoadedModel:
             raise DataError(f"{reason}; pass force=True to predict anyway", reason=UNLIKE)
         bare = record.model_copy(update={"label": None, "boxes": (), "target": None})
         output, scene = OUTPUTS[self.trained.kind], self.trained.context(root)
-        made = output.predict(self.trained, scene, with_modality(self.trained, bare), OutputPlace(out, _NAME))
+        made = output.predict(
+            self.trained, scene, with_modality(self.trained, bare, force=force), OutputPlace(out, _NAME)
+        )
         label = read_image(made.label) if made.label else None
         png = (out / "pictures" / f"{_NAME}.png").read_bytes()
         array, affine = (label.array, label.affine) if label else (None, None)

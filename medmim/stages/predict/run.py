@@ -182,13 +182,15 @@ def _predict(
     output, scene = OUTPUTS[trained.kind], trained.context(dataset.root)
     predictions: dict[str, VolumePrediction] = {}
     cases, rest = trained.cases(dataset)
-    unlike = check_scans(trained.description, cases, dataset.root, task.log, force=task.force)
+    unlike = check_scans(
+        trained.description, cases, dataset.root, task.log, force=task.force, names=empty.names
+    )
     refused = set() if task.force else set(unlike)
     failures = {one.id: "channel_missing" for one in rest} | dict.fromkeys(refused, UNLIKE)
     cases = tuple(volume for volume in cases if volume.id not in refused)
     for number, volume in enumerate(cases):
         try:
-            known = with_modality(trained, volume.model_copy(update=_BARE))
+            known = with_modality(trained, volume.model_copy(update=_BARE), force=task.force)
             place = OutputPlace(empty.out, empty.names[volume.id], draw=number < task.extras.pictures)
             predictions[volume.id] = output.predict(trained, scene, known, place)
             if task.extras.probabilities and trained.kind == "segment":

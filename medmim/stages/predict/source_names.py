@@ -19,7 +19,7 @@ from medmim.data.ingest.sources import walk
 
 SOURCES = "sources.csv"
 _COLUMNS = ("source", "fate", "reason", "patient", "volume", "prediction")
-_IMAGE = "volume"  # reason of accepted files whose voxels became a volume; others are labels and tables
+_IMAGES = ("volume", "picture")  # reasons of accepted files whose voxels became a volume
 _CHANNEL = re.compile(r"_0000$")  # nnU-Net's mark of the first channel of a case
 
 
@@ -79,7 +79,7 @@ def write_sources(
 
 
 def _is_image(row: Mapping[str, Any]) -> bool:
-    return bool(row["fate"] == "accepted" and row["reason"] == _IMAGE and row["volume"])
+    return bool(row["fate"] == "accepted" and row["reason"] in _IMAGES and row["volume"])
 
 
 def _name(volume: VolumeRecord, path: Path | None, *, channels: bool) -> str:

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle as Patch
+from matplotlib.patheffects import withStroke
 from torch import Tensor
 
 _COLOURS = ListedColormap(["#e4572e", "#17bebb", "#ffc914", "#76b041", "#a77bca", "#f28482"])
@@ -59,8 +60,9 @@ def panel(
         names: names of the labels 1, 2, … in the legend.
     """
     heights = [row.images[0].shape[0] / row.images[0].shape[1] for row in rows]
-    width = 2.2 * len(columns)
-    figure = Figure(figsize=(width, 2.2 * sum(heights) + 0.9), dpi=110, layout="constrained")
+    edge = 4.0 if any(row.boxes for row in rows) else 2.2  # captions of boxes need room
+    width = edge * len(columns)
+    figure = Figure(figsize=(width, edge * sum(heights) + 0.9), dpi=110, layout="constrained")
     axes = figure.subplots(len(rows), len(columns), squeeze=False, height_ratios=heights)
     for line, row in zip(axes, rows, strict=True):
         low, high = np.nanpercentile(row.images[0], [0.5, 99.5])
@@ -91,7 +93,8 @@ def _draw(place: Axes, box: Rectangle) -> None:
     colour = _COLOURS(box.colour % _COLOURS.N)
     corner = (box.left - 0.5, box.top - 0.5)  # the first pixel spans -1/2 to 1/2
     place.add_patch(Patch(corner, box.width, box.height, fill=False, edgecolor=colour, linewidth=1.2))
-    place.text(*corner, plain(box.text), fontsize=6, color=colour, verticalalignment="bottom")
+    words = place.text(*corner, plain(box.text), fontsize=8, color=colour, va="bottom", clip_on=True)
+    words.set_path_effects([withStroke(linewidth=2, foreground="black")])
 
 
 def plain(text: str) -> str:

@@ -198,3 +198,7 @@ class Task(ABC):
         self, network: nn.Module, cases: Sequence[VolumeRecord], context: EvaluationContext, *, title: str
     ) -> bytes:
         """Return a PNG with predictions for a few cases."""
+
+    def score_figure(self, rows: Sequence[Row], context: EvaluationContext, *, title: str) -> bytes | None:
+        """Return a PNG that summarises the test, or None if the task has none."""
+        return None

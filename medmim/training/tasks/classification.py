@@ -22,6 +22,7 @@ from medmim.data.loading.preprocessing_plan import PreprocessingPlan, View
 from medmim.encoders import Encoder
 from medmim.errors import DataError, UsageError
 from medmim.shapes import Scalar
+from medmim.training.evaluation.classification_figures import classification_figure
 from medmim.training.evaluation.classification_metrics import class_means, temperature
 from medmim.training.evaluation.figures import caption_row, panel
 from medmim.training.evaluation.segmentation_inference import mirrored
@@ -187,6 +188,10 @@ class Classification(Task):
             text = f"{case.target}; predicted {guess}, {shares[guess]:.0%}"
             rows.append(caption_row(prepared.image[0], axis=prepared.slice_axis, text=text))
         return panel(rows, ["image"], title=title)
+
+    def score_figure(self, rows: Sequence[Row], context: EvaluationContext, *, title: str) -> bytes | None:
+        """Return confusion matrix, ROC curves and calibration."""
+        return classification_figure(rows, list(context.names.values()), title=title) if rows else None
 
 
 def classify(

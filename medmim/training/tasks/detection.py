@@ -208,7 +208,7 @@ class Detection(Task):
                 words = [(box, 1, f"{context.names[int(kind)]} {score:.2f}") for box, kind, score in best]
                 drawn += words[:_SHOWN]
             rows.append(boxed_row(prepared.image[0], axis=axis, index=index, boxes=drawn, text=""))
-        return panel(rows, ["true and detected"], title=title)
+        return panel(rows, [""], title=title, names=["true", "detected"])
 
     def _row(
         self,

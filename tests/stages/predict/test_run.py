@@ -16,6 +16,7 @@ from medmim.data.formats.nifti import Image, read_image
 from medmim.data.formats.write_volume import encode_image
 from medmim.data.loading.normalisation import LEGACY
 from medmim.errors import DataError, RunError, UsageError
+from medmim.stages.applicability import UNLIKE
 from medmim.stages.finetune.run import finetune
 from medmim.stages.predict.outputs import Extras
 from medmim.stages.predict.run import predict
@@ -285,13 +286,17 @@ def test_boxes_in_pictures_have_no_millimetres_and_no_boxes_a_header(tiny_datase
     assert float(row["last_x_voxel"]) <= 50
 
 
-def test_one_slice_is_nothing_for_a_network_that_saw_volumes(tiny_dataset, tmp_path, home):
+def test_one_slice_is_predicted_by_a_network_for_volumes_only_if_forced(tiny_dataset, tmp_path, home):
     result = tuned("classify", 3, tiny_dataset, home)
     blob_file(tmp_path / "scans" / "a.nii.gz")
     Picture.fromarray(np.eye(40, dtype=np.uint8) * 200).save(tmp_path / "scans" / "b.png")
-    made = predict(tmp_path / "scans", tmp_path / "out", home=home, model=str(result.checkpoint), force=True)
-    assert len(made.volumes) == 1
-    assert list(made.failures.values()) == ["one_slice_for_3d"]
+    words = {"home": home, "model": str(result.checkpoint)}
+    assert list(predict(tmp_path / "scans", tmp_path / "out", **words).failures.values()) == [UNLIKE]
+    made = predict(tmp_path / "scans", tmp_path / "out", force=True, **words)
+    assert (len(made.volumes), made.failures) == (2, {})
+    [(forced, reason)] = made.forced.items()
+    assert made.name(forced) == "b"
+    assert reason.startswith("it is a single 2D image, but the model was trained on")
 
 
 def test_scans_of_another_modality_are_refused_unless_forced(tiny_dataset, tmp_path, home):
@@ -308,7 +313,7 @@ def test_scans_of_another_modality_are_refused_unless_forced(tiny_dataset, tmp_p
     [ct] = (volume.id for volume in read_dataset(tmp_path / "data").volumes if volume.modality == "CT")
     assert refused.failures == {ct: "unlike_training_data"}
     reason = "it is CT, but the model was trained on MR volumes of 16 × 16 × 20 mm"
-    assert said[0] == f"warning: volume {ct}: {reason}; use --force to predict it"
+    assert said[0] == f"warning: {ct}: {reason}; use --force to predict it"
     made = predict(tmp_path / "data", tmp_path / "out", force=True, **words)
     assert (made.failures, made.forced) == ({}, {ct: reason})
     [warning] = made.warnings

@@ -26,6 +26,12 @@ def test_files_keep_their_names_and_folders():
     assert list(names.values()) == ["my scan", "b/photo.1", "c"]
 
 
+def test_pictures_keep_their_names():
+    dataset, rows, places, _ = names_of(["holiday.jpg"])
+    rows[0]["reason"] = "picture"
+    assert output_names(dataset, rows, places, channels=False) == {"v0": "holiday"}
+
+
 def test_equal_names_keep_their_endings():
     *_, names = names_of(["a.nii.gz", "a.png"])
     assert list(names.values()) == ["a.nii.gz", "a.png"]

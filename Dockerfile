@@ -1,0 +1,18 @@
+# docker build -t medmim .                                       CPU
+# docker build -t medmim --build-arg TORCH=cu126 .               NVIDIA GPU; run with --gpus all
+# docker run --rm --shm-size 8g -v /data:/data:ro -v "$PWD/out:/out" medmim ingest /data --out /out/medmim-data
+FROM python:3.12-slim
+ARG TORCH=cpu
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE ./
+COPY medmim ./medmim
+COPY configs ./configs
+COPY data_manifests ./data_manifests
+RUN pip install --no-cache-dir --extra-index-url "https://download.pytorch.org/whl/${TORCH}" '.[onnx]' \
+    && rm -rf /src/* \
+    && useradd --create-home medmim
+USER medmim
+WORKDIR /out
+ENV MEDMIM_HOME=/out/medmim-runs
+ENTRYPOINT ["medmim"]
+CMD ["--help"]
