@@ -12,13 +12,7 @@ from pathlib import Path
 
 import click
 
-from medmim.cli.compare import comparison_lines
-from medmim.config.resolve import resolve
-from medmim.config.runs import FinetuneSettings, PretrainSettings
-from medmim.stages.compare import compare_runs
-from medmim.stages.finetune.run import finetune
-from medmim.stages.ingest import ingest
-from medmim.stages.pretrain.run import pretrain
+import medmim
 
 SIZE = (128, 128)
 # half as wide as ResNet-18: on a processor, more passes over a small set are worth more than width
@@ -39,22 +33,19 @@ def main(
     """Run the study and print the comparison of each task."""
     data, home = out / "dataset", out / "medmim-runs"
     if not (data / "dataset.json").is_file():
-        ingest(source, data, layout="figshare_brain_tumor", home=home)
+        medmim.ingest(source, data, layout="figshare_brain_tumor", home=home)
     runs: dict[str, list[str]] = {task: [] for task in tasks.split(",")}
     for seed in range(seeds):
         shared = {"data": data, "dims": 2, "size": SIZE, "seed": seed, **ENCODER}
-        pretrained = pretrain(
-            PretrainSettings(**shared, minutes=pretrain_minutes or minutes / 3, batch_size=16), home=home
+        pretrained = medmim.pretrain(
+            **shared, minutes=pretrain_minutes or minutes / 3, batch_size=16, home=home
         )
         for task, ids in runs.items():
             for init in (pretrained.run_id, "scratch"):
-                flags = {**shared, "task": task, "init": init, "minutes": minutes}
-                settings = resolve(FinetuneSettings, base=task, flags=flags)
-                ids.append(finetune(settings, home=home).run_id)
+                ids.append(medmim.finetune(task, **shared, init=init, minutes=minutes, home=home).run_id)
     for task, ids in runs.items():
         click.echo(f"\n{task}")
-        for line in comparison_lines(compare_runs(ids, home=home)):
-            click.echo(line)
+        click.echo(str(medmim.compare(*ids, home=home)))
 
 
 if __name__ == "__main__":

@@ -11,12 +11,7 @@ from pathlib import Path
 
 import click
 
-from medmim.cli.compare import comparison_lines
-from medmim.config.runs import FinetuneSettings, PretrainSettings
-from medmim.stages.compare import compare_runs
-from medmim.stages.finetune.run import finetune
-from medmim.stages.ingest import ingest
-from medmim.stages.pretrain.run import pretrain
+import medmim
 
 
 @click.command()
@@ -32,19 +27,15 @@ def main(
     """Run the study and print its comparison."""
     data, home = out / "dataset", out / "medmim-runs"
     if not (data / "dataset.json").is_file():
-        ingest(source, data, layout="msd", home=home)
+        medmim.ingest(source, data, layout="msd", home=home)
     for seed in range(seeds):
-        pretrained = pretrain(
-            PretrainSettings(data=data, mask="mesh", ratio=0.7, minutes=pretrain_minutes, seed=seed),
-            home=home,
+        pretrained = medmim.pretrain(
+            data=data, mask="mesh", ratio=0.7, minutes=pretrain_minutes, seed=seed, home=home
         )
         for init in (pretrained.run_id, "scratch"):
-            settings = FinetuneSettings(
-                data=data, init=init, minutes=minutes, num_labelled=num_labelled, seed=seed
-            )
-            finetune(settings, home=home)
-    for line in comparison_lines(compare_runs([], home=home)):
-        click.echo(line)
+            settings = {"init": init, "minutes": minutes, "num_labelled": num_labelled, "seed": seed}
+            medmim.finetune("segment", data=data, home=home, **settings)
+    click.echo(str(medmim.compare(home=home)))
 
 
 if __name__ == "__main__":

@@ -15,11 +15,9 @@ from typing import Any
 
 import click
 
+import medmim
 from medmim import files
-from medmim.config.runs import PretrainSettings
-from medmim.stages.ingest import ingest
-from medmim.stages.pretrain.run import pretrain
-from medmim.stages.probe import probe
+from medmim.stages.probe import probe  # has no function of the package
 
 CNN: dict[str, Any] = {"encoder": "resnet18", "encoder_options": {}}
 VIT: dict[str, Any] = {
@@ -56,7 +54,7 @@ def main(*, source: Path, out: Path, seeds: int, arms: tuple[str, ...], **words:
     """Run what is missing and print the table."""
     data, results = out / "dataset", out / "results.jsonl"
     if not (data / "dataset.json").is_file():
-        ingest(source, data, layout="figshare_brain_tumor", home=out / "medmim-runs")
+        medmim.ingest(source, data, layout="figshare_brain_tumor", home=out / "medmim-runs")
     rows = list(files.read_jsonl(results)) if results.is_file() else []
     for seed in range(seeds):
         for arm in arms or ARMS:
@@ -82,7 +80,7 @@ def _cell(
     """Pretrain one method with one seed, and probe it."""
     weights, found = None, {"steps": 0.0, "run_id": ""}
     if "method" in arm:
-        settings = PretrainSettings(
+        result = medmim.pretrain(
             **arm,
             **({"steps": steps} if steps else {"minutes": minutes, "time_source": "processor"}),
             data=out / "dataset",
@@ -93,8 +91,8 @@ def _cell(
             seed=seed,
             num_evaluations=1,
             monitors=False,
+            home=out / "medmim-runs",
         )
-        result = pretrain(settings, home=out / "medmim-runs")
         weights, found = result.checkpoint, {"steps": result.metrics["last/steps"], "run_id": result.run_id}
     kind = {key: arm[key] for key in ("encoder", "encoder_options")}
     probed = probe(weights, data=out / "dataset", size=size, seed=seed, **kind)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from medmim.cli.options import json_option, phases, print_result, sizes
+from medmim.cli.options import json_option, print_result, sizes
+from medmim.cli.progress import phases
 
 if TYPE_CHECKING:
     from medmim.stages.bench.packed_vs_masked import BenchmarkResult

@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from medmim.cli.compare import comparison_lines
-from medmim.cli.options import json_option, log_line, print_result
+from medmim.cli.options import json_option, print_result
+from medmim.cli.progress import log_line
 
 
 @click.command(

@@ -54,6 +54,8 @@ def check_parameters(command: str, parameters: Mapping[str, Any]) -> None:
     _check_run("--init", parameters.get("init"), "scratch")
     _check_run("--model", parameters.get("model") if command != "models" else None)
     _check_run("compare", parameters.get("runs") if command == "compare" else None)
+    if command == "compare" and parameters.get("study"):
+        _check_study(parameters["study"])
 
 
 def _words(value: Any) -> tuple[str, ...]:
@@ -96,20 +98,30 @@ def _check_word(option: str, word: str, *accepted: str) -> None:
         )
 
 
+def _check_study(name: str) -> None:
+    asked = "SELECT count(*) FROM tags WHERE key = 'study' AND value = ?"
+    if _count(home() / "mlflow.db", asked, (name,)) == 0:
+        raise RunError(f"compare --study {name}: no runs of this study here: run `medmim study` first")
+
+
 def _count_matches(database: Path, word: str) -> int | None:
     """Count runs and models that a word may mean; None where the database cannot be read this way."""
-    if not database.is_file():
-        return 0
     name = word.partition("@")[0].partition(":")[0]
     question = (
         "SELECT (SELECT count(*) FROM runs WHERE substr(run_uuid, 1, length(?1)) = ?1) + "
         "(SELECT count(*) FROM tags WHERE substr(value, 1, length(?1)) = ?1) + "
         "(SELECT count(*) FROM registered_models WHERE name = ?2)"
     )
+    return _count(database, question, (word, name))
+
+
+def _count(database: Path, question: str, values: tuple[str, ...]) -> int | None:
+    if not database.is_file():
+        return 0
     try:
         connection = sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True, timeout=1)
         try:
-            return int(connection.execute(question, (word, name)).fetchone()[0])
+            return int(connection.execute(question, values).fetchone()[0])
         finally:
             connection.close()
     except sqlite3.Error:

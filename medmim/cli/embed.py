@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from medmim.cli.options import dataset_option, home, json_option, log_line, model_option, print_result
+from medmim.cli.options import dataset_option, home, json_option, model_option, print_result
+from medmim.cli.progress import log_line
 
 
 @click.command(

@@ -13,13 +13,13 @@ from medmim.cli.options import (
     given,
     home,
     json_option,
-    log_line,
     note_run,
     note_server,
     print_result,
     refuse_with_resume,
     where_it_runs,
 )
+from medmim.cli.progress import log_line
 from medmim.cli.settings_help import SettingsCommand
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from medmim.cli.options import data_option, home, json_option, phases, print_result
+from medmim.cli.options import data_option, home, json_option, print_result
+from medmim.cli.progress import phases
 
 if TYPE_CHECKING:
     from medmim.data.dataset.manifest import DatasetInfo

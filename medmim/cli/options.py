@@ -6,14 +6,14 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.shell_completion import CompletionItem
 
+from medmim.cli.progress import log_line
 from medmim.files import home_folder
 
 if TYPE_CHECKING:
@@ -26,18 +26,6 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def home() -> Path:
     """Return the folder of runs: `MEDMIM_HOME`, or ./medmim-runs."""
     return home_folder()
-
-
-def is_quiet() -> bool:
-    """Return whether `medmim -q` was given."""
-    context = click.get_current_context(silent=True)
-    return bool(context and context.find_root().params.get("quiet"))
-
-
-def log_line(line: str) -> None:
-    """Print a line about progress on stderr; with `medmim -q`, warnings only."""
-    if line.startswith("warning") or not is_quiet():
-        click.echo(line, err=True)
 
 
 def note_server() -> None:
@@ -118,24 +106,6 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return rows of a table as lines with columns of equal width."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-
-
-@contextmanager
-def phases() -> Iterator[Callable[[str, int, int], None]]:
-    """Show one progress bar per phase on stderr; yield the update function (phase, done, total)."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=is_quiet()) as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def progress(phase: str, done: int, total: int) -> None:
-            if phase not in tasks:
-                tasks[phase] = bar.add_task(phase, total=total)
-            bar.update(tasks[phase], completed=done, total=total)
-
-        yield progress
 
 
 def pretraining_options(command: Command) -> Command:

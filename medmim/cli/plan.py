@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from medmim.cli.options import finetuning_options, given, home, json_option, log_line, note_run, print_result
+from medmim.cli.options import finetuning_options, given, home, json_option, note_run, print_result
+from medmim.cli.progress import log_line
 
 
 @click.command(

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from medmim.cli.options import home, json_option, log_line, models_option, phases, print_result
+from medmim.cli.options import home, json_option, models_option, print_result
+from medmim.cli.progress import log_line, phases
 
 if TYPE_CHECKING:
     from medmim.stages.predict.predictions import Predictions

@@ -10,7 +10,6 @@ from medmim.cli.options import (
     given,
     home,
     json_option,
-    log_line,
     next_finetuning,
     note_run,
     note_server,
@@ -19,6 +18,7 @@ from medmim.cli.options import (
     refuse_with_resume,
     where_it_runs,
 )
+from medmim.cli.progress import log_line
 from medmim.cli.settings_help import SettingsCommand
 
 

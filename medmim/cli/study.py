@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from medmim.cli.compare import comparison_lines
-from medmim.cli.options import complete_setting, home, json_option, log_line, note_server, print_result
+from medmim.cli.options import complete_setting, home, json_option, note_server, print_result
+from medmim.cli.progress import log_line
 
 if TYPE_CHECKING:
     from medmim.stages.study.engines import StudyEngine

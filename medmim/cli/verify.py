@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from medmim.cli.options import json_option, phases, print_result
+from medmim.cli.options import json_option, print_result
+from medmim.cli.progress import phases
 
 _MAX_LINES = 50
 

@@ -71,3 +71,8 @@ def test_own_code_is_left_to_the_stage():
     check_parameters("masks", {"names": ("mesh", "my_masks:rank"), "encoder": "my_nets:build"})
     with pytest.raises(UsageError, match="unknown mask 'mash'; did you mean 'mesh'"):
         check_parameters("masks", {"names": ("mesh", "mash")})
+
+
+def test_an_unknown_study_is_reported_before_the_store_is_opened(home):
+    with pytest.raises(RunError, match=r"compare --study nosuch: no runs of this study here"):
+        check_parameters("compare", {"study": "nosuch", "runs": ()})
