@@ -21,7 +21,11 @@ def usable_cores() -> int:
 
 
 def available_memory_mb(proc: Path = PROC) -> float:
-    """Return the memory of the machine that is free for new processes, in MiB; infinity if unknown."""
+    """Return the memory of the machine that is free for new processes, in MiB; infinity if unknown.
+
+    Args:
+        proc: folder of the process file system; without one, as on macOS, the memory is unknown.
+    """
     place = proc / "meminfo"
     found = re.search(r"MemAvailable:\s+(\d+) kB", place.read_text("ascii")) if place.is_file() else None
     return int(found[1]) / 2**10 if found else math.inf
@@ -33,7 +37,12 @@ def descriptors_are_files(proc: Path = PROC) -> bool:
 
 
 def limit(kind: int, amount: int) -> None:
-    """Set a soft limit of this process, at most to the hard limit, where the system has such a limit."""
+    """Set a soft limit of this process, at most to the hard limit, where the system has such a limit.
+
+    Args:
+        kind: a constant of `resource`, such as `resource.RLIMIT_AS`.
+        amount: the limit, in the unit of that constant (bytes, or seconds of CPU time).
+    """
     hard = resource.getrlimit(kind)[1]
     try:
         resource.setrlimit(kind, (amount if hard == resource.RLIM_INFINITY else min(amount, hard), hard))
