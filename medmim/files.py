@@ -70,7 +70,12 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
         WriteError: if one cannot be written; on a full disk all files stay as they were.
     """
     with _path_hidden(), contextlib.ExitStack() as stack:
-        move_together({stack.enter_context(_temporary(*one)): one[0] for one in contents.items()})
+        written = [
+            (stack.enter_context(_temporary(path, content)), path) for path, content in contents.items()
+        ]
+        for temporary, path in written:  # `_temporary` has flushed them
+            temporary.replace(path)
+            _sync(path.parent)
 
 
 def move(staged: Path, place: Path) -> None:

@@ -109,9 +109,7 @@ def share_of_all(rank, port, dims, queue):
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_two_processes_have_the_loss_and_the_gradients_of_one(dims, free_port, monkeypatch):
-    # chance chooses negatives in each process
-    monkeypatch.setattr(detection, "_sampled", lambda sampler, index, scores: torch.ones_like(index) > 0)
+def test_two_processes_have_the_loss_and_the_gradients_of_one(dims, free_port):
     context = multiprocessing.get_context("fork")
     queue, port = context.Queue(), free_port()
     processes = [context.Process(target=share_of_all, args=(r, port, dims, queue)) for r in (0, 1)]
