@@ -27,6 +27,7 @@ BY_NUMBER = {
 }
 # parts of messages, in lower case
 BY_TEXT = {
+    "too many open files": BY_NUMBER[errno.EMFILE],  # shared memory is a file too
     "bus error": "shared memory is too small: use --workers 0, or start the container with --shm-size 8g",
     "shared memory": "shared memory is too small: use --workers 0, or start the container with --shm-size 8g",
     "database is locked": "the store is locked by another process: wait until it ends, then run this again",
