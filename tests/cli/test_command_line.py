@@ -102,7 +102,11 @@ def test_the_module_is_the_command():
         (["pretrain", "--size", "wide"], 2, "--size: expected one number or one per axis"),
         (["pretrain", "--steps", "1", "--minutes", "2"], 2, "expected one of steps, epochs, minutes"),
         (["pretrain", "--steps", "0"], 2, "steps: input should be greater than 0"),
-        (["pretrain", "--precision", "fp8"], 2, "precision: input should be 'auto', 'fp32', 'bf16' or 'fp16'"),
+        (
+            ["pretrain", "--precision", "fp8"],
+            2,
+            "precision: input should be 'auto', 'fp32', 'bf16' or 'fp16'",
+        ),
         (["pretrain", "--dims", "4"], 2, "--dims"),
         (["pretrain", "--fold", "5"], 2, "fold: input should be less than or equal to 4"),
         (["pretrain", "--set", "raito=0.5"], 2, "unknown key 'raito'; did you mean 'ratio'?"),
