@@ -22,7 +22,6 @@ from medmim.errors import MedmimError
 
 SHARED = "MEDMIM_SHARED"  # set by --shared: the group may read and write too
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".model", ".pkl")
-_FLUSHES = 16  # at one time
 _LOCK, _HOLDER = ".lock", ".lock-holder"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # network folders without flock
 
@@ -70,10 +69,7 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
         WriteError: if one cannot be written; on a full disk all files stay as they were.
     """
     with _path_hidden(), contextlib.ExitStack() as stack:
-        written = [
-            (stack.enter_context(_temporary(path, content)), path) for path, content in contents.items()
-        ]
-        for temporary, path in written:  # `_temporary` has flushed them
+        for temporary, path in [(stack.enter_context(_temporary(*one)), one[0]) for one in contents.items()]:
             temporary.replace(path)
             _sync(path.parent)
 
@@ -85,7 +81,7 @@ def move(staged: Path, place: Path) -> None:
 
 def move_together(places: Mapping[Path, Path]) -> None:
     """Move files durably to other paths on their filesystem, in order; raise WriteError if one cannot be."""
-    with _path_hidden(), ThreadPoolExecutor(_FLUSHES) as pool:
+    with _path_hidden(), ThreadPoolExecutor(16) as pool:
         list(pool.map(_sync, places))  # a disk flushes many files at one time about as fast as one
         for staged, place in places.items():
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -297,7 +293,6 @@ def _path_hidden() -> Iterator[None]:
 
 
 def _sync(path: Path) -> None:
-    """Flush a file, or the entries of a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
