@@ -18,7 +18,7 @@ import click
 from medmim import __version__
 from medmim.cli.completion import completion_option
 from medmim.cli.error_report import report_error
-from medmim.cli.troubles import explain
+from medmim.cli.troubles import explain, explain_exhausted
 from medmim.config.own_code import explain_own_code
 from medmim.errors import MedmimError, Stopped, did_you_mean, message_of
 from medmim.files import SHARED
@@ -125,7 +125,7 @@ class Medmim(click.Group):
         try:
             return super().invoke(ctx)
         except (MedmimError, Stopped) as error:
-            text = message_of(error)
+            text = explain_exhausted(error) or message_of(error)
             if isinstance(error, Stopped):  # only trainings have the option; studies skip finished ones
                 trains = ctx.invoked_subcommand in ("pretrain", "finetune")
                 how = f"`medmim {ctx.invoked_subcommand} --resume`" if trains else "the same command"

@@ -6,6 +6,7 @@ Exceptions of MLflow, SQLAlchemy and PyTorch are recognised by name and text, so
 from __future__ import annotations
 
 import errno
+import traceback
 
 from medmim.errors import causes
 
@@ -42,6 +43,8 @@ BY_TEXT = {
     "can't allocate memory": "out of memory: use a smaller --batch-size or --size, or fewer --workers",
     "can't start new thread": "no further thread can be started: use fewer --workers, or raise `ulimit -u`",
 }
+# limits of the machine, which errors of our own with a cause attribute to the file that was read
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _STORE = ("OperationalError", "DatabaseError", "MlflowException")
 _SYSTEM = ("OperationalError", "DatabaseError", "MlflowException", "RuntimeError", "OutOfMemoryError")
 
@@ -52,7 +55,7 @@ def explain(error: BaseException) -> str | None:
         if isinstance(cause, MemoryError):
             return BY_NUMBER[errno.ENOMEM]
         if isinstance(cause, OSError) and cause.errno in BY_NUMBER:
-            return BY_NUMBER[cause.errno]
+            return BY_TEXT["shared memory"] if _is_shared_memory(cause) else BY_NUMBER[cause.errno]
         if any(kind.__name__ in _SYSTEM for kind in type(cause).__mro__):
             text = str(cause).lower()
             known = next((advice for part, advice in BY_TEXT.items() if part in text), None)
@@ -61,6 +64,18 @@ def explain(error: BaseException) -> str | None:
             if type(cause).__name__ in _STORE:
                 return _of_store(cause)
     return None
+
+
+def explain_exhausted(error: BaseException) -> str | None:
+    """Return the advice for an error that open files or memory caused, although it names a file."""
+    numbers = (cause.errno for cause in causes(error) if isinstance(cause, OSError))
+    return next((BY_NUMBER[number] for number in numbers if number in _EXHAUSTED), None)
+
+
+def _is_shared_memory(error: OSError) -> bool:
+    """Return whether /dev/shm, where multiprocessing creates its locks, is the disk that is full."""
+    frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return error.errno == errno.ENOSPC and bool(frames) and frames[-1].startswith("multiprocessing")
 
 
 def _of_store(error: BaseException) -> str:

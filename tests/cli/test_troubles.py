@@ -5,7 +5,8 @@ import pytest
 from click.testing import CliRunner
 
 from medmim.cli import Medmim
-from medmim.cli.troubles import explain
+from medmim.cli.troubles import explain, explain_exhausted
+from medmim.errors import DataError
 
 
 class OperationalError(Exception):
@@ -53,6 +54,14 @@ def test_the_cause_of_an_error_is_found():
 @pytest.mark.parametrize("error", [ValueError("a bug"), RuntimeError("shape mismatch"), OSError("unknown")])
 def test_other_errors_are_not_explained(error):
     assert explain(error) is None
+
+
+def test_a_dataset_is_not_blamed_for_the_limit_of_open_files():
+    error = DataError("dataset cannot be read (OSError): run `medmim ingest` again")
+    error.__cause__ = OSError(errno.EMFILE, "Too many open files")
+    assert "ulimit -n" in explain_exhausted(error)
+    error.__cause__ = OSError(errno.ENOENT, "No such file")
+    assert explain_exhausted(error) is None
 
 
 class OneCommand(Medmim):

@@ -1,5 +1,6 @@
 """Ordinary troubles of a machine end a command with one line, a remedy and the exit code 1."""
 
+import contextlib
 import ctypes
 import os
 import resource
@@ -45,17 +46,27 @@ def test_a_path_that_is_too_long(place, tmp_path):
     assert_one_line(run_forked(words, home), "use shorter names")
 
 
-@pytest.mark.parametrize(
-    ("limit", "value", "remedy"),
-    [
-        (resource.RLIMIT_FSIZE, 8 << 10, "ulimit -f"),
-        (resource.RLIMIT_NOFILE, 24, "ulimit -n"),
-    ],
-)
-def test_limits_of_files(place, limit, value, remedy):
+def test_a_limit_of_the_size_of_files(place):
     home, pretrain = place
-    outcome = run_forked(pretrain, home, lambda: resource.setrlimit(limit, (value, value)))
-    assert_one_line(outcome, remedy)
+    limit = 8 << 10
+    outcome = run_forked(pretrain, home, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    assert_one_line(outcome, "ulimit -f")
+
+
+@pytest.mark.parametrize("free", range(4))
+def test_a_limit_of_open_files(place, free):
+    home, pretrain = place
+
+    def leave_free():
+        opened = []
+        resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        with contextlib.suppress(OSError):
+            while True:
+                opened.append(os.open(os.devnull, os.O_RDONLY))
+        for descriptor in opened[-free:] if free else []:
+            os.close(descriptor)
+
+    assert_one_line(run_forked(pretrain, home, leave_free), "ulimit -n")
 
 
 def test_a_limit_of_memory(place):
