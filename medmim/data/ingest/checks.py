@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,11 +58,28 @@ def layout_warnings(
         warnings.append({"kind": "no_label_used", "files": unused})
     if unused := sum(row.reason in _UNUSED_NOTES for row in rows):
         warnings.append({"kind": "annotations_not_used", "files": unused})
+    warnings += _unlabelled_contrasts(
+        [(one.volume.subject, one.volume.label is not None) for one in made]
+        or [(case.subject, bool(case.labels)) for case in (layout.cases if layout else ())]
+    )
     if layout and layout.anonymous:
         warnings.append({"kind": "every_image_is_a_patient", "images": len(layout.cases)})
     if nameless := sum(row.reason.endswith("without_patient") for row in rows):
         warnings.append({"kind": "no_patient_id", "files": nameless})
     return tuple(warnings)
+
+
+def _unlabelled_contrasts(images: Sequence[tuple[str, bool]]) -> list[dict[str, Any]]:
+    """Return a warning if every labelled patient also has the same number of images without a label.
+
+    Args:
+        images: patient of each image, and whether the image has a label.
+    """
+    labelled = {subject for subject, has_label in images if has_label}
+    without = Counter(subject for subject, has_label in images if not has_label and subject in labelled)
+    if len(labelled) < 2 or set(without) != labelled or len(set(without.values())) > 1:
+        return []
+    return [{"kind": "contrast_without_label", "images": without.total(), "patients": len(labelled)}]
 
 
 def warning_text(warning: dict[str, Any]) -> str:
@@ -71,6 +89,9 @@ def warning_text(warning: dict[str, Any]) -> str:
         "reasons, or name them with --role 'GLOB=label'",
         "annotations_not_used": "{files} annotation files are not used: they are damaged or name no image "
         "of this source; see the ledger",
+        "contrast_without_label": "{images} images of {patients} patients have no label, although another "
+        "image of each of these patients has one: if the labels hold for both, describe the layout in a YAML "
+        "file and pass it to --as",
         "every_image_is_a_patient": "no patient information: each of {images} images counts as a patient, "
         "so images of one patient may be in train and test; pass --subject-pattern or --subjects",
         "no_patient_id": "{files} files have no PatientID: each study counts as a patient; pass "

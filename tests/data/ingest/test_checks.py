@@ -41,3 +41,15 @@ def test_annotations_that_name_no_image_are_reported(tmp_path, run):
     kinds = [warning["kind"] for warning in run().info.warnings]
     assert "annotations_not_used" in kinds
     assert "1 annotation files are not used" in warning_text({"kind": "annotations_not_used", "files": 1})
+
+
+@pytest.mark.parametrize(("patients_with_both", "reported"), [(3, True), (2, False)])
+def test_a_contrast_without_labels_is_reported(tmp_path, run, patients_with_both, reported):
+    for number in range(3):
+        folder = tmp_path / "in" / f"patient_{number}"
+        save_volume(folder / "image.nii.gz", scan_array(number))
+        save_volume(folder / "stem_mask.nii.gz", label_array())
+        if number < patients_with_both:
+            save_volume(folder / "image_contrast.nii.gz", scan_array(number + 9))
+    texts = [warning_text(warning) for warning in run().info.warnings]
+    assert any("3 images of 3 patients have no label" in text for text in texts) == reported
