@@ -6,9 +6,11 @@ import json
 
 from click.testing import CliRunner
 from dicom_maker import write_series
+from ingest_source import run_ingest
 
 from medmim.cli import main
 from medmim.data.dataset.manifest import read_dataset
+from medmim.data.ingest.checks import warning_text
 from medmim.files import read_jsonl
 
 
@@ -34,3 +36,14 @@ def test_the_same_pixels_under_two_patients(tmp_path, monkeypatch):
     assert "same voxels under 2 patients" in CliRunner().invoke(main, words).output
     files = {row["volume"] for row in read_jsonl(tmp_path / "out" / "ledger.jsonl") if row["volume"]}
     assert alike <= files
+
+
+def test_patients_with_look_alike_identifiers(tmp_path, sandbox):
+    for number, patient in enumerate(("pat-7", "PAT-07", "pat-70")):
+        words = {"series": f"1.2.{number}", "study": f"1.3.{number}", "patient": patient}
+        write_series(tmp_path / "in" / str(number), count=4 + number, **words)
+    dataset = run_ingest(tmp_path, sandbox=sandbox)
+    (warning,) = dataset.info.warnings
+    assert (warning["kind"], warning["patients"]) == ("patients_look_alike", 2)
+    assert "differ only in case, punctuation or leading zeros" in warning_text(warning)
+    assert len({one.subject for one in dataset.volumes}) == 3  # reported, not merged

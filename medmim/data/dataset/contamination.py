@@ -17,6 +17,7 @@ from medmim.data.dataset.partition import patient_digest
 CERTIFICATE = "certificate.json"
 NONE_FOUND = "no test patient found (exact voxels and keys)"
 CONTAMINATED = "contaminated"
+POSSIBLE = "possible (look-alike keys)"
 UNKNOWN = "unknown"
 _FORMER = {"clean": NONE_FOUND}  # word of certificates of earlier versions
 _METADATA = "medmim.seen_patients"
@@ -32,16 +33,21 @@ class SeenPatients:
         patients: digests of the patients.
         pixels: digests of the voxels.
         unhashed: number of volumes that were ingested without a voxel hash.
+        loose: digests of the patients' identifiers without case, punctuation and leading zeros.
     """
 
     patients: frozenset[str] = frozenset()
     pixels: frozenset[str] = frozenset()
     unhashed: int = 0
+    loose: frozenset[str] = frozenset()
 
     def as_metadata(self) -> dict[str, str]:
         """Return the record as metadata of a safetensors file, which keep it with copied weights."""
-        record = {"patients": sorted(self.patients), "pixels": sorted(self.pixels), "unhashed": self.unhashed}
-        return {_METADATA: json.dumps(record)}
+        return {
+            _METADATA: json.dumps(
+                {"patients": sorted(self.patients), "pixels": sorted(self.pixels), **self._rest()}
+            )
+        }
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> SeenPatients | None:
@@ -50,24 +56,41 @@ class SeenPatients:
             return None
         try:
             record = json.loads(metadata[_METADATA])
-            return cls(frozenset(record["patients"]), frozenset(record["pixels"]), int(record["unhashed"]))
+            return cls._read(record["patients"], record["pixels"], record)
         except (ValueError, KeyError, TypeError):  # damaged: as if there were none
             return None
 
     def __or__(self, other: SeenPatients) -> SeenPatients:
         """Return the union."""
-        unhashed = self.unhashed + other.unhashed
-        return SeenPatients(self.patients | other.patients, self.pixels | other.pixels, unhashed)
+        return SeenPatients(
+            self.patients | other.patients,
+            self.pixels | other.pixels,
+            self.unhashed + other.unhashed,
+            self.loose | other.loose,
+        )
+
+    def _rest(self) -> dict[str, Any]:
+        return {"unhashed": self.unhashed, "loose": sorted(self.loose)}
+
+    @classmethod
+    def _read(cls, patients: Iterable[str], pixels: Iterable[str], rest: Mapping[str, Any]) -> SeenPatients:
+        loose = frozenset(rest.get("loose", ()))  # absent before 0.2.0
+        return cls(frozenset(patients), frozenset(pixels), int(rest["unhashed"]), loose)
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """Overlap of one stage with the test split: patients by key, volumes by equal voxels."""
+    """Overlap of one stage with the test split: patients by key, volumes by equal voxels.
+
+    `look_alikes` counts test patients whose identifier differs from a seen one only in case, punctuation or
+    leading zeros.
+    """
 
     patients_seen: int
     by_key: int
     by_pixels: int
     unhashed: int
+    look_alikes: int = 0
 
 
 @dataclass(frozen=True)
@@ -78,7 +101,8 @@ class Certificate:
         dataset_hash, split_hash: hashes of the dataset and its test split.
         test_patients, test_volumes: size of the test split.
         overlaps: overlap by stage; None for a stage without a record.
-        verdict: NONE_FOUND, CONTAMINATED, or UNKNOWN if something could not be compared.
+        verdict: NONE_FOUND, CONTAMINATED, POSSIBLE for look-alikes, or UNKNOWN if something could not be
+            compared.
     """
 
     dataset_hash: str
@@ -93,6 +117,8 @@ class Certificate:
         known = [overlap for overlap in self.overlaps.values() if overlap is not None]
         if any(overlap.by_key or overlap.by_pixels for overlap in known):
             return CONTAMINATED
+        if any(overlap.look_alikes for overlap in known):
+            return POSSIBLE
         whole = len(known) == len(self.overlaps) and not any(overlap.unhashed for overlap in known)
         return NONE_FOUND if whole else UNKNOWN
 
@@ -107,6 +133,11 @@ class Certificate:
                 found.append(
                     f"{stage} saw {overlap.by_key} test patients (equal keys) and {overlap.by_pixels} test "
                     "volumes (equal voxels); scores are optimistic"
+                )
+            elif overlap.look_alikes:
+                found.append(
+                    f"{stage} may have seen {overlap.look_alikes} test patients: their identifiers differ "
+                    "only in case, punctuation or leading zeros from seen ones"
                 )
             elif overlap.unhashed:
                 found.append(
@@ -127,10 +158,11 @@ def verdict_of(certificate: Mapping[str, Any]) -> str:
 
 
 def worst_verdict(verdicts: Iterable[str]) -> str:
-    """Return CONTAMINATED if one is, else UNKNOWN unless no test patient was found in any of them."""
+    """Return CONTAMINATED or else POSSIBLE if one is, else UNKNOWN unless all found no test patient."""
     found = set(verdicts)
-    if CONTAMINATED in found:
-        return CONTAMINATED
+    for worst in (CONTAMINATED, POSSIBLE):
+        if worst in found:
+            return worst
     return NONE_FOUND if found == {NONE_FOUND} else UNKNOWN
 
 
@@ -142,13 +174,14 @@ def seen_patients_of(volumes: Iterable[VolumeRecord]) -> SeenPatients:
         frozenset(patient_digest(volume.subject) for volume in listed),
         frozenset(_digest(found) for found in hashes if found),
         sum(found is None for found in hashes),
+        frozenset(_digest(volume.loose_subject) for volume in listed if volume.loose_subject),
     )
 
 
 def write_seen_patients(folder: Path, seen: SeenPatients) -> None:
     """Write the record next to the weights, never into the MLflow store."""
     files.write_json(folder / _PATIENTS, sorted(seen.patients))
-    files.write_json(folder / _PIXELS, {"digests": sorted(seen.pixels), "unhashed": seen.unhashed})
+    files.write_json(folder / _PIXELS, {"digests": sorted(seen.pixels), **seen._rest()})
 
 
 def read_seen_patients(folder: Path) -> SeenPatients | None:
@@ -157,7 +190,7 @@ def read_seen_patients(folder: Path) -> SeenPatients | None:
         return None
     patients = json.loads((folder / _PATIENTS).read_text(encoding="utf-8"))
     pixels = json.loads((folder / _PIXELS).read_text(encoding="utf-8"))
-    return SeenPatients(frozenset(patients), frozenset(pixels["digests"]), int(pixels["unhashed"]))
+    return SeenPatients._read(patients, pixels["digests"], pixels)
 
 
 def certify(
@@ -175,6 +208,7 @@ def certify(
         dataset_hash: of the dataset.
         split_hash: of the test split.
     """
+    test = tuple(test)
     tested = seen_patients_of(test)
     overlaps = {
         name: None
@@ -184,6 +218,7 @@ def certify(
             by_key=len(seen.patients & tested.patients),
             by_pixels=len(seen.pixels & tested.pixels),
             unhashed=seen.unhashed + tested.unhashed,
+            look_alikes=_look_alikes(test, seen),
         )
         for name, seen in stages.items()
     }
@@ -191,5 +226,18 @@ def certify(
     return Certificate(dataset_hash, split_hash, len(tested.patients), volumes, overlaps)
 
 
-def _digest(pixels: str) -> str:
-    return hashlib.sha256(f"report/{pixels}".encode()).hexdigest()[:16]
+def _look_alikes(test: Iterable[VolumeRecord], seen: SeenPatients) -> int:
+    """Return how many test patients resemble a seen patient by identifier, and are not seen by key."""
+    return len(
+        {
+            volume.subject
+            for volume in test
+            if volume.loose_subject
+            and _digest(volume.loose_subject) in seen.loose
+            and patient_digest(volume.subject) not in seen.patients
+        }
+    )
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(f"report/{text}".encode()).hexdigest()[:16]

@@ -54,7 +54,8 @@ class VolumeRecord(_Record):
     column, row, 1. `target` is the class of the whole image. `targets` are the values of classes that do not
     exclude each other, as in the source: 1 present, 0 absent, -1 uncertain; a class without a value is left
     out. `flags` are warnings, such as `recognizable_face: possible`. `pixels_sha256` depends on the voxels
-    only, `sha256` on the whole file. `source` names the source in datasets of several sources
+    only, `sha256` on the whole file. `loose_subject` is the key of the patient's identifier without case,
+    punctuation and leading zeros. `source` names the source in datasets of several sources
     (`medmim ingest --add`).
     """
 
@@ -82,6 +83,7 @@ class VolumeRecord(_Record):
     slices: tuple[str, ...] = ()
     flags: dict[str, str] = Field(default_factory=dict)
     pixels_sha256: str | None = None
+    loose_subject: str | None = None
     source: str | None = None
 
 

@@ -106,6 +106,9 @@ def warning_text(warning: dict[str, Any]) -> str:
         "{split} split now; pass --splits to choose them",
         "patients_in_two_sources": "{patients} patients of this source have the PatientID of a patient of "
         "another source and count as the same person; if they are not, pass --separate-patients",
+        "patients_look_alike": "{patients} patients have identifiers that differ only in case, punctuation "
+        "or leading zeros, as pat-7 and PAT-07, and {divided} groups of them are in several splits: if they "
+        "are the same people, name them with --subjects or --subject-pattern",
     }
     if text := texts.get(warning["kind"]):
         return text.format(**warning)

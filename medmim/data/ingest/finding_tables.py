@@ -110,6 +110,7 @@ def _add_facts(
         facts: dict[str, Any] = {"target": one.target, "targets": one.targets or None, "split": one.split}
         if one.group is not None:
             facts |= _moved(volume, context.keys.key("subject", f"group/{one.group}"))
+            facts["loose_subject"] = context.keys.loose_key(f"group/{one.group}")
         known = {name: value for name, value in facts.items() if value is not None}
         made[place] = replace(made[place], volume=volume.model_copy(update=known))
 

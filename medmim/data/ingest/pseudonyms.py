@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import stat
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +23,9 @@ SECRET_BYTES = 32
 KEY_DIGITS = 16
 PERSON_FIELDS = ("PatientName", "PatientBirthDate", "PatientSex")
 _NO_SEX = ("o", "u")  # other or unknown, as anonymisers write
+_LATIN = str.maketrans("авеѕіјкмнорстухοαερτυνικ", "abesijkmhopctyxoaeptuvik")
+_WORDS = re.compile(r"\d+|[^\W\d_]+")
+_BETWEEN_LETTERS = re.compile(r"(?<!\d) | (?!\d)")
 
 
 class Keys:
@@ -55,6 +59,17 @@ class Keys:
     def scoped(self, source: str) -> Keys:
         """Return keys of one source, so that equal file names of two sources get different keys."""
         return Keys(hmac.new(self._secret, f"source\0{source}".encode(), hashlib.sha256).digest())
+
+    def loose_key(self, patient: str) -> str | None:
+        """Return a key that is equal for look-alike patients, such as pat-7 and PAT-07.
+
+        Compatibility forms, Cyrillic and Greek letters that look Latin, case, punctuation and leading zeros
+        are ignored. None for an identifier of punctuation only.
+        """
+        text = unicodedata.normalize("NFKC", patient).casefold().translate(_LATIN)
+        words = [word.lstrip("0") or "0" if word.isdecimal() else word for word in _WORDS.findall(text)]
+        loose = _BETWEEN_LETTERS.sub("", " ".join(words))
+        return self.key("loose subject", loose) if loose else None
 
     def key(self, kind: str, text: str) -> str:
         """Return 16 hexadecimal digits for `text`; the same text of another kind gets another key.

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from medmim import files
 from medmim.data.dataset.integrity import find_equal_voxels
+from medmim.data.dataset.look_alikes import find_look_alike_patients
 from medmim.data.dataset.manifest import (
     Dataset,
     DatasetInfo,
@@ -153,6 +154,7 @@ def publish(new: Publication) -> DatasetInfo:
         *split_warnings,
         *_shared_patients(kept, made),
         *find_equal_voxels(volumes),
+        *find_look_alike_patients(volumes),
     )
     regions = region_records(new.made, new.old.info.regions if new.old and kept else ())
     names = _all_label_names(new, kept)

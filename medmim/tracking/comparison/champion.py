@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from medmim.data.dataset.contamination import CONTAMINATED, NONE_FOUND
+from medmim.data.dataset.contamination import CONTAMINATED, NONE_FOUND, POSSIBLE
 from medmim.data.dataset.manifest import digest_of
 from medmim.errors import RunError, UsageError
 from medmim.tracking.comparison.arms import Arm, arms_of
@@ -171,6 +171,7 @@ def _refusal(
         (any(run.run_id in best.runs for run in incumbent), "it is champion already"),
         (missing > 0, f"{missing} trials of the study are not finished; run the study again"),
         (best.contamination == CONTAMINATED, "its training saw test patients"),
+        (best.contamination == POSSIBLE, "its training may have seen test patients under look-alike keys"),
         (best.contamination != NONE_FOUND, "it is unknown whether its training saw test patients"),
         (bool(findings.differences), "settings differ between arms, as listed at the top"),
         (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from medmim.data.dataset.contamination import CONTAMINATED, UNKNOWN
+from medmim.data.dataset.contamination import CONTAMINATED, POSSIBLE, UNKNOWN
 from medmim.tracking.comparison.arms import Arm
 from medmim.tracking.statistics.paired_test import MIN_PATIENTS, PairedTest
 
@@ -50,8 +50,10 @@ def verdict(
         sentence += f"no evidence of a difference, as the sign-flip test has p = {test.p:.3f}"
     else:
         sentence += "no evidence of a difference"
-    unknown = [arm.title for arm in (first, second) if arm.contamination == UNKNOWN]
-    return f"{sentence} (contamination of {' and '.join(unknown)} unknown)" if unknown else sentence
+    for doubt in (POSSIBLE, UNKNOWN):
+        if doubtful := [arm.title for arm in (first, second) if arm.contamination == doubt]:
+            sentence += f" (contamination of {' and '.join(doubtful)} {doubt})"
+    return sentence
 
 
 def obstacle_to(

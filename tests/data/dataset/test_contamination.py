@@ -8,6 +8,7 @@ import tiny
 from medmim.data.dataset.contamination import (
     CONTAMINATED,
     NONE_FOUND,
+    POSSIBLE,
     UNKNOWN,
     SeenPatients,
     certify,
@@ -110,3 +111,20 @@ def test_warnings_state_what_was_seen_and_what_is_unknown():
         "their voxels; ingest them again",
     )
     assert certify(TEST, {"pretraining": SeenPatients()}, **WORDS).warnings == ()
+
+
+def test_look_alike_patients_make_contamination_possible():
+    def named(subject, loose):
+        return volume(subject, subject).model_copy(update={"loose_subject": loose})
+
+    test = [named("PAT-07", "pat 7"), named("p9", "p 9")]
+    seen = seen_patients_of([named("pat-7", "pat 7"), named("p1", "p 1")])
+    assert SeenPatients.from_metadata(seen.as_metadata()) == seen
+    found = certify(test, {"pretraining": seen}, **WORDS)
+    assert (found.verdict, found.overlaps["pretraining"].look_alikes) == (POSSIBLE, 1)
+    assert "may have seen 1 test patients" in found.warnings[0]
+    assert (
+        certify(test, {"pretraining": seen_patients_of(test)}, **WORDS).overlaps["pretraining"].look_alikes
+        == 0
+    )
+    assert worst_verdict([NONE_FOUND, UNKNOWN, POSSIBLE]) == POSSIBLE

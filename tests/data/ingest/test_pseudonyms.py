@@ -76,3 +76,13 @@ def test_links_folders_and_pipes_are_rejected(tmp_path):
     os.mkfifo(tmp_path / "fifo.key", 0o600)
     with pytest.raises(DataError, match="regular file"):
         Keys.load_or_create(tmp_path / "fifo.key")
+
+
+def test_identifiers_that_differ_in_writing_only_have_one_loose_key():
+    keys = Keys(b"0" * 32)
+    alike = ("pat-7", "PAT-07", "Pat_007", "pat 7", "ｐａｔ７", "р\u0430t-7")  # the last: Cyrillic р and а
+    assert len({keys.loose_key(text) for text in alike}) == 1
+    others = ("pat-7", "pat-70", "pat-7-1", "pat-71", "bat-7", "7", "pat-7b")
+    assert len({keys.loose_key(text) for text in others}) == len(others)
+    assert keys.loose_key("--") is None
+    assert keys.loose_key("0") == keys.loose_key("00") is not None
