@@ -1,13 +1,12 @@
-"""Integrity of a dataset folder: file hashes, counts, splits, and equal voxels under several subjects."""
+"""Integrity of a dataset folder: file hashes, counts and splits."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -43,28 +42,6 @@ def find_problems(dataset: Dataset, progress: Callable[[int, int], None] | None 
         *_check_files(dataset, progress),
         *_check_folder(dataset),
     ]
-
-
-def find_equal_voxels(volumes: Iterable[VolumeRecord]) -> list[dict[str, Any]]:
-    """Return a warning for each group of volumes with equal voxels under different subjects.
-
-    Each lists volumes, subjects and splits; more than one split means that test data leaked into training.
-    """
-    groups: dict[str, list[VolumeRecord]] = {}
-    for volume in volumes:
-        if volume.pixels_sha256:
-            groups.setdefault(volume.pixels_sha256, []).append(volume)
-    alike = [group for group in groups.values() if len({one.subject for one in group}) > 1]
-    warnings: list[dict[str, Any]] = [
-        {
-            "kind": "same_pixels_under_two_subjects",
-            "volumes": sorted(one.id for one in group),
-            "subjects": sorted({one.subject for one in group}),
-            "splits": sorted({one.split for one in group if one.split}),
-        }
-        for group in alike
-    ]
-    return sorted(warnings, key=lambda warning: str(warning["volumes"]))
 
 
 def _check_description(dataset: Dataset) -> Iterator[Problem]:

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from medmim import files
-from medmim.data.dataset.integrity import find_equal_voxels
-from medmim.data.dataset.look_alikes import find_look_alike_patients
+from medmim.data.dataset.look_alikes import find_look_alikes
 from medmim.data.dataset.manifest import (
     Dataset,
     DatasetInfo,
@@ -153,8 +152,7 @@ def publish(new: Publication) -> DatasetInfo:
         *new.info.warnings,
         *split_warnings,
         *_shared_patients(kept, made),
-        *find_equal_voxels(volumes),
-        *find_look_alike_patients(volumes),
+        *find_look_alikes(volumes),
     )
     regions = region_records(new.made, new.old.info.regions if new.old and kept else ())
     names = _all_label_names(new, kept)

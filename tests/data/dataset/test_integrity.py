@@ -1,22 +1,20 @@
-"""Equal voxels under several subjects are reported."""
+"""Deviations of a dataset folder from what was written are found."""
 
-import tiny
+import shutil
 
-from medmim.data.dataset.integrity import find_equal_voxels
+from medmim.data.dataset.integrity import find_problems
+from medmim.data.dataset.manifest import read_dataset
 
 
-def test_two_subjects_with_the_same_voxels_are_reported():
-    def row(subject, number, digest, split):
-        known = {"id": f"{subject}-{number}", "pixels_sha256": digest}
-        return tiny.row(subject, number, split=split).model_copy(update=known)
-
-    rows = [row("a", 0, "x", "train"), row("a", 1, "x", "train"), row("b", 0, "y", "test")]
-    assert find_equal_voxels([*rows, row("c", 0, None, "val")]) == []
-    assert find_equal_voxels([*rows, row("d", 0, "x", "test")]) == [
-        {
-            "kind": "same_pixels_under_two_subjects",
-            "volumes": ["a-0", "a-1", "d-0"],
-            "subjects": ["a", "d"],
-            "splits": ["test", "train"],
-        }
-    ]
+def test_changed_missing_and_unknown_files_are_found(tiny_dataset, tmp_path):
+    root = shutil.copytree(tiny_dataset, tmp_path / "copy")
+    dataset = read_dataset(root)
+    assert find_problems(dataset) == []
+    first, second = dataset.volumes[:2]
+    (root / first.image).write_bytes(b"other")
+    (root / second.image).rename((root / second.image).with_name("unknown.nii.gz"))
+    assert {str(one) for one in find_problems(dataset)} == {
+        f"volume of {first.id}: changed since it was written",
+        f"volume of {second.id}: missing",
+        "folder: 1 files without a row in the manifest",
+    }

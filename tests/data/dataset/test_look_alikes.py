@@ -1,8 +1,8 @@
-"""Patients whose identifiers look alike are reported."""
+"""Equal voxels under several subjects, and identifiers that look alike, are reported."""
 
 import tiny
 
-from medmim.data.dataset.look_alikes import find_look_alike_patients
+from medmim.data.dataset.look_alikes import find_equal_voxels, find_look_alike_patients
 
 
 def row(subject, loose, split):
@@ -14,4 +14,21 @@ def test_subjects_with_one_loose_key_are_reported_with_their_splits():
     assert find_look_alike_patients(rows) == []
     assert find_look_alike_patients([*rows, row("d", "x", "test"), row("e", "y", "test")]) == [
         {"kind": "patients_look_alike", "patients": 4, "subjects": [["a", "d"], ["b", "e"]], "divided": 1}
+    ]
+
+
+def test_two_subjects_with_the_same_voxels_are_reported():
+    def row(subject, number, digest, split):
+        known = {"id": f"{subject}-{number}", "pixels_sha256": digest}
+        return tiny.row(subject, number, split=split).model_copy(update=known)
+
+    rows = [row("a", 0, "x", "train"), row("a", 1, "x", "train"), row("b", 0, "y", "test")]
+    assert find_equal_voxels([*rows, row("c", 0, None, "val")]) == []
+    assert find_equal_voxels([*rows, row("d", 0, "x", "test")]) == [
+        {
+            "kind": "same_pixels_under_two_subjects",
+            "volumes": ["a-0", "a-1", "d-0"],
+            "subjects": ["a", "d"],
+            "splits": ["test", "train"],
+        }
     ]
