@@ -42,6 +42,12 @@ Examples:
     show_default=True,
     help="Cases to score; all: every annotated case.",
 )
+@click.option(
+    "--targets",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="CSV file with a class or number for each volume or patient, as for `medmim finetune`.",
+)
+@click.option("--column", default="", help="Column of --targets, such as age.")
 @click.option("--by", help="Also score subgroups: site, modality, group, or FILE.csv:COLUMN.")
 @click.option(
     "--label-map",
@@ -69,6 +75,10 @@ def command(
     """
     if model and predictions:
         raise click.UsageError("--model or --predictions: expected one of them, got both")
+    if bool(options["targets"]) != bool(options["column"]):
+        raise click.UsageError(
+            "--targets and --column: expected both, such as --targets ages.csv --column age"
+        )
     if predictions and not predictions.is_dir():
         raise click.UsageError(f"--predictions '{predictions}': expected a folder; check the path")
     log_line(f"evaluating {predictions or model or 'the default model'} on {data}")

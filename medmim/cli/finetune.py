@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -37,6 +38,7 @@ Examples:
   medmim finetune classify --size 128            one class for each image
   medmim finetune detect --size 128              boxes around findings
   medmim finetune classify --set mode=linear_probe      the head alone, on a frozen encoder
+  medmim finetune regress --targets ages.csv --column age     a number for each image
   medmim finetune segment --init 3f2a --fold 1
   medmim finetune segment --init medicalnet_resnet18.pth""",
 )
@@ -46,6 +48,12 @@ Examples:
     help="scratch, a pretraining run, or a weights file of any origin (`medmim weights FILE`).  "
     "[default: newest pretraining run]",
 )
+@click.option(
+    "--targets",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="CSV file with a class or number for each volume or patient (key: volume, subject or patient).",
+)
+@click.option("--column", help="Column of --targets, such as age.")
 @click.option("--num-labelled", type=int, help="Train on this many labelled patients (nested).")
 @click.option("--labelled", type=int, hidden=True)  # the name of 0.1.0, accepted for one release
 @click.option("--label-fraction", type=float, help="Train on this share of the labelled patients (nested).")
@@ -54,10 +62,10 @@ Examples:
 def command(
     *, as_json: bool, config: str | None, overrides: tuple[str, ...], resume: str | None, **flags: Any
 ) -> None:
-    """Fine-tune an encoder for TASK (segment, classify or detect), test it once and register the model."""
+    """Fine-tune an encoder for TASK (segment, classify, detect, regress), test it and register the model."""
     values = given(flags)
     if not resume and "task" not in values:
-        raise click.UsageError("expected TASK: segment, classify or detect, as in `medmim finetune segment`")
+        raise click.UsageError("expected TASK, such as segment in `medmim finetune segment`")
     from medmim.config.resolve import resolve
     from medmim.config.runs import FinetuneSettings
 

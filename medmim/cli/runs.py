@@ -23,7 +23,9 @@ Examples:
   medmim runs --arm scratch --status FINISHED --json
   medmim runs --delete 3f2a""",
 )
-@click.argument("task", required=False, type=click.Choice(["pretrain", "segment", "classify", "detect"]))
+@click.argument(
+    "task", required=False, type=click.Choice(["pretrain", "segment", "classify", "detect", "regress"])
+)
 @click.option("--arm", help="Only runs whose arm contains this text, such as mesh or scratch.")
 @click.option("--dataset", help="Only runs on the dataset of this name.")
 @click.option("--study", help="Only runs of this study.")

@@ -23,7 +23,7 @@ Examples:
   medmim settings segment
   medmim settings pretrain --json""",
 )
-@click.argument("task", type=click.Choice(["pretrain", "segment", "classify", "detect", "study"]))
+@click.argument("task", type=click.Choice(["pretrain", "segment", "classify", "detect", "regress", "study"]))
 @json_option
 def command(*, task: str, as_json: bool) -> None:
     """List every setting of TASK with its type, default and meaning.

@@ -20,7 +20,12 @@ from medmim.config.study import StudySettings
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 _KINDS: dict[str, type[FileSettings]] = {"pretrain": PretrainSettings, "study": StudySettings}
-_TASK_MODULES = {"segment": "segmentation", "classify": "classification", "detect": "detection"}
+_TASK_MODULES = {
+    "segment": "segmentation",
+    "classify": "classification",
+    "detect": "detection",
+    "regress": "regression",
+}
 _SHOWN = {int: "integer", float: "number", str: "text", bool: "true or false", Path: "path"}
 _INTRODUCTION = """\
 # Settings
@@ -102,7 +107,7 @@ def task_options(task: str) -> tuple[SettingDescription, ...]:
 def reference_page() -> str:
     """Return the page `docs/settings.md`."""
     parts = [_INTRODUCTION]
-    for task in ("pretrain", "segment", "classify", "detect", "study"):
+    for task in ("pretrain", "segment", "classify", "detect", "regress", "study"):
         parts.append(f"## {task}\n\n{_markdown(settings_of(task))}\n")
     return "\n".join(parts)
 

@@ -177,18 +177,14 @@ class PretrainSettings(RunSettings):
             in SparK, crops of 0.67 to 1 of an image scaled to `size`, and left-right flips.
         more_data: further dataset folders; patients that one of them holds out are held out in all.
         data_weights: relative frequency of the patches of each dataset; empty: each volume equally often.
-        hide_channels: probability with which a step hides a whole input channel from the encoder, which
-            still has to predict it; at least one channel stays visible.
+        hide_channels: probability that a step hides an input channel that is predicted; one stays visible.
         include_held_out: also pretrain on images of validation and test patients (never their labels).
         monitors: run probes on validation patients during pretraining; False saves a few percent of time.
     """
 
     presets: ClassVar[str] = "pretrain"
     newer: ClassVar[frozenset[str]] = frozenset(
-        {
-            *("init", "init_map", "min_loaded_fraction", "channels"),
-            *("more_data", "data_weights", "hide_channels"),
-        }
+        ("init", "init_map", "min_loaded_fraction", "channels", "more_data", "data_weights", "hide_channels")
     )
     renamed_inside: ClassVar[Mapping[str, Mapping[str, str]]] = {"mask_options": {"up_to": "max_ratio"}}
 
@@ -211,8 +207,11 @@ class FinetuneSettings(RunSettings):
     """Settings of `medmim finetune`.
 
     Attributes:
-        task: segment, classify or detect.
+        task: segment, classify, detect or regress.
         task_options: options of the task, such as `criterion` of segment or `mixup` of classify.
+        targets, column: CSV file, and its column, with the class or number of each volume or patient, used
+            instead of those of the dataset. Its rows are named by a column `volume` or `subject` (keys of the
+            manifest) or `patient` (identifiers of the source).
         num_labelled: number of labelled training patients (nested subsets: 10 is part of 20).
         label_fraction: the same as a share of the labelled patients.
         field_of_view: patch: random patches and sliding-window inference; whole: the whole image scaled to
@@ -230,10 +229,8 @@ class FinetuneSettings(RunSettings):
             reuses.
         init_decoder: whether a segmenter also starts from the decoder of a pretrained U-Net, as of dense MAE,
             where it fits.
-        foreground_fraction: share of patches centred on labelled foreground (each class of a volume equally
-            often), or on a box.
-        augment: none, light, nnunet, a YAML file, or module:callable; None: nnunet for segment, light for
-            others.
+        foreground_fraction: share of patches centred on a labelled class, each equally often, or on a box.
+        augment: none, light, nnunet, a YAML file, or module:callable; None: nnunet for segment, else light.
         ignore_label: label value of voxels without a known label; None: that of the dataset.
         labels: label values of each class of segment, such as `{tumour: [1, 2, 4]}`, to merge classes; other
             values are background; empty: every value is a class.
@@ -258,11 +255,13 @@ class FinetuneSettings(RunSettings):
     renamed_inside: ClassVar[Mapping[str, Mapping[str, str]]] = {"mode": {"probe": "linear_probe"}}
     presets: ClassVar[str] = "finetune"
     newer: ClassVar[frozenset[str]] = frozenset(
-        {"init_map", "labels", "annotated_classes", "regions", "partially_labelled"}
+        {"init_map", "labels", "annotated_classes", "regions", "partially_labelled", "targets", "column"}
     )
 
     task: str = "segment"
     task_options: dict[str, Any] = Field(default_factory=dict)
+    targets: Path | None = None
+    column: str = ""
     num_labelled: int | None = Field(default=None, gt=0)
     label_fraction: float | None = Field(default=None, gt=0, le=1)
     field_of_view: Literal["patch", "whole"] | None = None
@@ -284,15 +283,18 @@ class FinetuneSettings(RunSettings):
 
     @model_validator(mode="after")
     def _one_label_budget(self) -> FinetuneSettings:
-        if self.num_labelled is not None and self.label_fraction is not None:
+        if None not in (self.num_labelled, self.label_fraction):
             raise ValueError("expected one of num_labelled, label_fraction, got both")
+        if bool(self.targets) != bool(self.column):
+            raise ValueError("expected targets and column together, such as --targets ages.csv --column age")
         if self.patience is not None and self.devices * self.nodes > 1:
             raise ValueError("expected one process with patience, whose clock decides when to validate")
         return self
 
     @property
     def options_of_task(self) -> dict[str, Any]:
-        """Options of the task, with what is known about its labels."""
+        """Options of the task, with what is known about its labels and numbers."""
         names = ("labels", "regions", "partially_labelled", "annotated_classes")
-        about_labels = {name: getattr(self, name) for name in names}
-        return {**self.task_options, **{name: value for name, value in about_labels.items() if value}}
+        known = {"quantity": self.column if self.task == "regress" else ""}
+        known |= {name: getattr(self, name) for name in names}
+        return {**{name: value for name, value in known.items() if value}, **self.task_options}

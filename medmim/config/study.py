@@ -116,13 +116,16 @@ def arm_of(settings: PretrainSettings) -> str:
 def settings_of_result(settings: StageSettings) -> dict[str, Any]:
     """Return the settings that affect the result of a training, from which its digest is computed.
 
-    The weights that a fine-tuning starts from follow from its pretraining. A weights file counts by content.
+    The weights that a fine-tuning starts from follow from its pretraining. Weights files and tables
+    of targets count by content.
     """
     left_out = {"data", "experiment", *(("init",) if isinstance(settings, FinetuneSettings) else ())}
     values = settings.model_dump(mode="json", exclude=left_out | settings.newer_defaults)
     init = values.get("init") or ""
     if files.names_weights_file(init) and Path(init).is_file():
         values["init"] = files.sha256_of(Path(init))
+    if (targets := values.get("targets")) and Path(targets).is_file():
+        values["targets"] = files.sha256_of(Path(targets))
     return values
 
 

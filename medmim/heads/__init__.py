@@ -10,7 +10,7 @@ from torch import nn
 
 from medmim.encoders import Encoder
 from medmim.errors import refuse_unknown_options, unknown_name
-from medmim.heads.classification import Classifier
+from medmim.heads.classification import Classifier, Regressor
 from medmim.heads.detection import Detector
 from medmim.heads.segmentation import Segmenter
 from medmim.heads.transfer import Transfer, transfer, transfer_decoder
@@ -18,6 +18,7 @@ from medmim.heads.transfer import Transfer, transfer, transfer_decoder
 HEADS: dict[str, Callable[..., nn.Module]] = {
     "classify": Classifier,
     "detect": Detector,
+    "regress": Regressor,
     "segment": Segmenter,
 }
 
@@ -46,6 +47,7 @@ __all__ = [
     "HEADS",
     "Classifier",
     "Detector",
+    "Regressor",
     "Segmenter",
     "Transfer",
     "build_head",

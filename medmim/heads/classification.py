@@ -1,4 +1,4 @@
-"""Classification head: the pooled coarsest feature map and one linear layer."""
+"""Classification and regression heads: the pooled coarsest feature map and one linear layer."""
 
 from __future__ import annotations
 
@@ -35,3 +35,35 @@ class Classifier(nn.Module):
         pooled = torch.cat([last.mean(dim=self.axes), last.amax(dim=self.axes)], dim=1)
         logits: Tensor = self.score(self.dropout(self.norm(pooled)))
         return logits
+
+
+class Regressor(Classifier):
+    """A `Classifier` whose outputs are numbers with the mean and spread of the training data.
+
+    Args:
+        encoder: any encoder.
+        spatial_dims: 2 or 3.
+        classes: number of numbers.
+        dropout: share of pooled features that are dropped in training.
+        mean: mean of the training numbers.
+        sd: their standard deviation.
+    """
+
+    def __init__(
+        self,
+        *,
+        encoder: Encoder,
+        spatial_dims: int,
+        classes: int,
+        dropout: float = 0.0,
+        mean: float = 0.0,
+        sd: float = 1.0,
+    ) -> None:
+        super().__init__(encoder=encoder, spatial_dims=spatial_dims, classes=classes, dropout=dropout)
+        self.mean = mean
+        self.sd = sd
+
+    def forward(self, images: Images) -> Tensor:
+        """Return numbers, (batch, classes)."""
+        numbers: Tensor = self.mean + self.sd * super().forward(images).float()
+        return numbers

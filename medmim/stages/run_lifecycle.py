@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from medmim.tracking.recorder import Recorder
 
 Settings = TypeVar("Settings", bound=RunSettings)
-_WEIGHTS_FILE = "init.txt"
+_WEIGHTS_FILE, TARGETS_FILE = "init.txt", "targets.csv"
 _RESUMED = "MEDMIM_RESUMED"  # id of the run that the first process resumes, for the other processes
 
 
@@ -151,7 +151,9 @@ def stored_settings(
     weights = store.checkpoints(run_id) / _WEIGHTS_FILE
     if weights.is_file():
         values["init"] = weights.read_text(encoding="utf-8")
-    more = {"more_data": tuple(more_data)} if more_data else {}
+    targets = store.checkpoints(run_id) / TARGETS_FILE
+    more: dict[str, Any] = {"targets": targets} if targets.is_file() else {}
+    more |= {"more_data": tuple(more_data)} if more_data else {}
     return kind.model_validate({**values, **more, "data": data})
 
 
@@ -176,7 +178,7 @@ def start_run(store: Store, settings: RunSettings, *, name: str, tags: Mapping[s
     note_places(store.home, tags, [settings.data, *getattr(settings, "more_data", ())])
     named = f"{name} · seed {settings.seed}"
     recorder = store.begin(experiment=settings.experiment, name=named, tags=tags)
-    recorder.settings(settings.model_dump(mode="json", exclude={"data", "more_data"}))
+    recorder.settings(settings.model_dump(mode="json", exclude={"data", "more_data", "targets"}))
     return recorder
 
 

@@ -70,7 +70,7 @@ def recipe(
     Args:
         facts: of the training images.
         machine: where the run is trained.
-        task: segment, classify or detect; None for pretraining.
+        task: segment, classify, detect or regress; None for pretraining.
         rounded: round the patch up to the stride of the chosen encoder; a run rounds to its own.
     """
     spacing = _spacing(facts, machine)

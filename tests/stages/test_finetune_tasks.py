@@ -1,3 +1,4 @@
+import csv
 import json
 
 import numpy as np
@@ -13,7 +14,10 @@ from medmim.encoders import build_encoder
 from medmim.errors import DataError, TransferError, UsageError
 from medmim.heads import build_head
 from medmim.stages.compare import compare_runs
+from medmim.stages.evaluate.prediction_source import EvaluationOptions
+from medmim.stages.evaluate.run import evaluate
 from medmim.stages.finetune.run import finetune
+from medmim.stages.predict.run import predict
 from medmim.stages.run_lifecycle import stored_settings
 from medmim.tracking.mlflow_store import Store
 from medmim.training.tasks.trained_model import load_trained_model
@@ -257,3 +261,30 @@ def test_regions_are_trained_scored_and_compared(tiny_dataset, home):
     assert trained.plan.regions == (("whole", (1, 2)), ("inner", (2,)))
     compared = compare_runs([result.run_id], home=home).as_json()
     assert compared["arms"][0]["dice"]["mean"] == pytest.approx(result.metrics["test/dice"], abs=1e-6)
+
+
+def test_ages_of_a_table_are_predicted_evaluated_and_compared(tiny_dataset, tmp_path, home):
+    volumes = read_dataset(tiny_dataset).volumes
+    table = tmp_path / "ages.csv"
+    table.write_text("subject,age\n" + "".join(f"{one.subject},{40 + n}\n" for n, one in enumerate(volumes)))
+    words = {"dims": 2, "targets": table, "column": "age"}
+    result = finetune(settings(tiny_dataset, "regress", **words), home=home, log=quiet)
+    assert {"test/r2", "test/mae", "test/spearman", "test/bias_lower_limit"} <= result.metrics.keys()
+    store = Store(home)
+    again = stored_settings(FinetuneSettings, store, result.run_id, data=tiny_dataset)
+    assert again.targets == store.checkpoints(result.run_id) / "targets.csv"
+    assert again.targets.read_text().startswith("volume,age\n")
+    assert "targets" not in store.read_text(store.run(result.run_id), "settings.yaml")
+    assert load_trained_model(result.checkpoint).names == {0: "age"}
+    options = EvaluationOptions(model=str(result.checkpoint), targets=table, column="age")
+    evaluated = evaluate(tiny_dataset, tmp_path / "evaluation", options, home=home, log=quiet)
+    expected = {row["metric"]: row["value"] for row in result.scores}
+    assert {row["metric"]: row["value"] for row in evaluated.groups[0].scores} == pytest.approx(expected)
+    made = predict(tiny_dataset, tmp_path / "out", home=home, model=str(result.checkpoint), log=quiet)
+    rows = list(csv.DictReader((made.out / "values.csv").open()))
+    assert len(rows) == len(volumes)
+    assert {row["quantity"] for row in rows} == {"age"}
+    compared = compare_runs([result.run_id], home=home).as_json()
+    assert compared["arms"][0]["r2"]["mean"] == pytest.approx(result.metrics["test/r2"], abs=1e-6)
+    with pytest.raises(DataError, match="no image with a number: give them with --targets"):
+        finetune(settings(tiny_dataset, "regress", dims=2), home=home, log=quiet)

@@ -52,6 +52,8 @@ def classes_of_data(kind: str, dataset: Dataset, cases: Sequence[VolumeRecord]) 
             if code not in (0, dataset.info.ignore_label):
                 found.setdefault(dataset.info.label_names.get(code, f"label_{code}"), []).append(code)
         return found
+    if kind == "regress":
+        return {}
     if kind == "classify":
         return {name: [] for name in sorted({str(case.target) for case in cases})}
     return {name: [] for name in sorted({box.name for case in cases for box in case.boxes})}
@@ -64,7 +66,7 @@ def with_evaluated_classes(
     if kind == "classify":
         renamed = [(case, of_data[str(case.target)]) for case in cases]
         return [case.model_copy(update={"target": name}) for case, name in renamed if name]
-    if kind == "segment":
+    if kind in ("regress", "segment"):
         return list(cases)
     boxes = [[(box, of_data[box.name]) for box in case.boxes] for case in cases]
     return [

@@ -28,6 +28,7 @@ class EvaluationOptions:
         split: `test` or `all`.
         by: as for `subgroups`.
         label_map: as for `match_classes`.
+        targets, column: CSV file and column of the classes or numbers, as in `FinetuneSettings`.
         force: score scans too that do not resemble the training data of the model.
     """
 
@@ -36,6 +37,8 @@ class EvaluationOptions:
     split: str = "test"
     by: str | None = None
     label_map: Sequence[str] = ()
+    targets: Path | None = None
+    column: str = ""
     force: bool = False
 
 

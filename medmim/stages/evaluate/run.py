@@ -35,10 +35,10 @@ from medmim.stages.evaluate.prediction_source import (
     unlike_training_data_of,
 )
 from medmim.stages.evaluate.report import PAGE, GroupScores, write_report
-from medmim.stages.evaluate.subgroups import subgroups
 from medmim.stages.finetune.run import shown_cases
 from medmim.stages.initial_weights import patients_seen_by
 from medmim.stages.run_lifecycle import score_cells
+from medmim.stages.target_table import subgroups, with_targets
 from medmim.training.evaluation.metric_intervals import intervals
 from medmim.training.evaluation.patient_scores import own_scores
 from medmim.training.tasks.base import Row
@@ -118,7 +118,7 @@ def evaluate(
         DataError: if no case has an annotation, or none could be scored.
         RunError: if there is no such model.
     """
-    dataset = read_dataset(data)
+    dataset = with_targets(read_dataset(data), options.targets, options.column, home=home, log=log)
     source = find_source(options, home, log)
     annotated, notes = annotated_cases(source, dataset, options.split)
     codes = classes_of_data(source.kind, dataset, annotated)
@@ -131,7 +131,8 @@ def evaluate(
     scorer = build_scorer(source, dataset, codes, matching)
     rows = _rows(scorer, [one for one in cases if one.id not in failures], failures, progress, log)
     scored = [case for case in cases if case.id not in failures]
-    notes += [*_class_notes(matching), *_case_notes(source, cases, failures, unlike if options.force else {})]
+    forced = unlike if options.force else {}
+    notes += [*_class_notes(matching), *_case_notes(source, cases, failures, forced, options.column)]
     for line in notes:
         log(f"warning: {line}")
     parts = {
@@ -153,6 +154,9 @@ def evaluate(
 def _matching(
     source: PredictionSource, dataset: Dataset, names: Sequence[str], options: EvaluationOptions
 ) -> ClassMatching:
+    if source.kind == "regress":
+        same_names = {name: name for name in source.classes}
+        return ClassMatching(tuple(source.classes), same_names, same_names)
     same = source.trained_on == dataset.info.content_hash
     merged = source.trained.plan.label_classes if source.trained and same and not options.label_map else None
     if merged and source.trained:
@@ -246,6 +250,7 @@ def _case_notes(
     cases: Sequence[VolumeRecord],
     failures: Mapping[str, str],
     forced: Mapping[str, str],
+    column: str,
 ) -> list[str]:
     notes = []
     if failures:
@@ -255,6 +260,9 @@ def _case_notes(
         notes.append(
             f"{len(forced)} cases do not resemble the training data of the model; scored with --force"
         )
+    quantity = source.classes[0] if source.kind == "regress" else column
+    if column and quantity != column:
+        notes.append(f"the model predicts {quantity}; its numbers are compared with the column {column}")
     if source.saved and source.kind != "classify":
         missing = sum(case.id not in source.saved.predicted for case in cases)
         notes += [f"{missing} cases have no prediction: they count as empty predictions"] if missing else []
@@ -287,9 +295,3 @@ def _facts(
         "cases": len(cases),
         "patients": len({case.subject for case in cases}),
     }
-
-
-def _origin(name: str, matching: ClassMatching) -> str:
-    """Return an evaluated class with the classes of the model that it stands for."""
-    own = [one for one, target in matching.of_model.items() if target == name]
-    return name if own == [name] else f"{name} (of the model: {', '.join(own)})"

@@ -213,6 +213,8 @@ class PredictionScorer:
 
 
 def _of_medmim(folder: Path, index: _PredictionIndex) -> SavedPredictions:
+    if index.model["task"] == "regress":
+        raise UsageError("--predictions: numbers of a regression are evaluated with --model only")
     kind, predicted, title = index.model["task"], frozenset(index.predicted), index.model["name"]
     if kind == "segment":
         codes = {name: [int(code)] for code, name in index.classes.items()}

@@ -22,6 +22,7 @@ from medmim.stages.initial_weights import CANDIDATE, CONTROL, DIVISION, FAILED, 
 from medmim.stages.predict.mlflow_model import mlflow_files
 from medmim.stages.run_header import network_lines, view_lines
 from medmim.stages.run_lifecycle import (
+    TARGETS_FILE,
     RunResult,
     budget_words,
     managed_run,
@@ -29,6 +30,7 @@ from medmim.stages.run_lifecycle import (
     resume_run,
     start_run,
 )
+from medmim.stages.target_table import with_keyed_targets
 from medmim.tracking.comparison.runs import CASES, SCORES
 from medmim.tracking.mlflow_store import Store
 from medmim.training.callbacks import ValidationCallback
@@ -42,7 +44,8 @@ if TYPE_CHECKING:
     from medmim.tracking.recorder import Recorder
 
 _SHOWN = 3  # cases of a figure
-_CHANCE = {"segment": 0.1, "detect": 0.01}  # validation score of a useless model; else one by the classes
+# validation score of a useless model; else one by the classes
+_CHANCE = {"segment": 0.1, "detect": 0.01, "regress": 0.0}
 
 
 def finetune(
@@ -75,6 +78,7 @@ def finetune(
         name = f"{settings.task} ← {run.origin.arm}"
         recorder = start_run(store, run.settings, name=name, tags={**_tags(run), **tags})
         note_weights_file(store, recorder.run_id, settings.init)
+        with_keyed_targets(settings, store.checkpoints(recorder.run_id) / TARGETS_FILE, home=home)
     folder = store.checkpoints(recorder.run_id)
     with managed_run(recorder, store):
         validation = _validation(run, recorder)
@@ -285,7 +289,7 @@ def _tags(run: FinetuneRun) -> dict[str, str]:
         "labelled": str(len({volume.subject for volume in run.partition.train})),
         "dataset": run.dataset.info.name,
         "dataset_hash": run.dataset.info.content_hash,
-        "split_hash": run.partition.digest,
+        "split_hash": run.test_digest,
         "test_patients_seen_in_pretraining": run.seen_test_patients,
         "medmim_version": __version__,
     }

@@ -12,7 +12,7 @@ from torch import nn
 from medmim.config.runs import FinetuneSettings
 from medmim.data.dataset.channels import select_channels
 from medmim.data.dataset.contamination import UNKNOWN, Certificate
-from medmim.data.dataset.manifest import Dataset, read_dataset
+from medmim.data.dataset.manifest import Dataset, digest_of, read_dataset
 from medmim.data.dataset.partition import Partition, limit_patients, partition
 from medmim.data.loading.patches import PatchDataset
 from medmim.data.loading.preprocess import VolumeLoader
@@ -29,6 +29,7 @@ from medmim.stages.initial_weights import (
 )
 from medmim.stages.pretrain.setup import DEFAULT_ENCODER
 from medmim.stages.run_lifecycle import prepared_on_disk
+from medmim.stages.target_table import with_targets
 from medmim.tracking.mlflow_store import Store
 from medmim.training.budget import Budget, budget_for
 from medmim.training.lightning_modules import FinetuningModule
@@ -81,6 +82,14 @@ class FinetuneRun:
         return UNKNOWN if seen is None else str(seen)
 
     @property
+    def test_digest(self) -> str:
+        """Hash of the test split, and of its targets if they come from a table."""
+        digest = self.partition.digest
+        if self.settings.targets is None:
+            return digest
+        return digest_of([digest, sorted((one.id, one.target) for one in self.partition.test)])
+
+    @property
     def certificate(self) -> Certificate:
         """Patients that pretraining, fine-tuning and normalisation share with the test."""
         return certificate_of(self.dataset, self.partition, self.origin)
@@ -99,6 +108,7 @@ def build_finetuning(settings: FinetuneSettings, store: Store, log: Callable[[st
         MedmimError: for settings, data, sizes or weights that cannot work.
     """
     stored = read_dataset(settings.data)
+    stored = with_targets(stored, settings.targets, settings.column, home=store.home, log=log)
     dataset = select_channels(stored, settings.channels, log)
     task = build_task(settings.task, **settings.options_of_task)
     origin = initial_weights_of(settings, store, dataset)
@@ -144,11 +154,7 @@ def _divide(
     """Return the partition; its folds are those of all stored patients, as in pretraining."""
     needed = task.requirement
     if not any(map(task.usable, dataset.volumes)):
-        raise DataError(
-            f"this dataset has no image with {needed}: ingest {needed} with --labels DIR, or as a "
-            "layout that has them",
-            reason="no_labels",
-        )
+        raise DataError(f"this dataset has no image with {needed}: {task.remedy}", reason="no_labels")
     unused = sum(not task.usable(volume) for volume in dataset.volumes)
     if unused:
         total = len(dataset.volumes)

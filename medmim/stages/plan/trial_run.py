@@ -30,6 +30,8 @@ from medmim.files import names_weights_file
 from medmim.stages.finetune.run import finetune
 from medmim.stages.initial_weights import SCRATCH, find_initial_weights
 from medmim.stages.pretrain.run import pretrain
+from medmim.stages.run_lifecycle import TARGETS_FILE
+from medmim.stages.target_table import with_keyed_targets
 from medmim.tracking.mlflow_store import Store
 from medmim.training.weights import WEIGHTS
 
@@ -208,7 +210,7 @@ def first_steps(
             if isinstance(chosen, PretrainSettings):
                 pretrain(chosen, home=place, callbacks=(stopwatch,))
             elif isinstance(chosen, FinetuneSettings):
-                chosen = _with_weights_path(chosen, home)
+                chosen = with_keyed_targets(_with_weights_path(chosen, home), place / TARGETS_FILE, home=home)
                 finetune(chosen, home=place, log=lambda line: None, callbacks=(stopwatch,))
         except TrialRunOverError:
             times = stopwatch.seconds[unmeasured:-1]

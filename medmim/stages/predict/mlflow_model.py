@@ -32,13 +32,14 @@ def mlflow_files(task: str, names: Sequence[str]) -> dict[str, str]:
     """Return the texts that turn a folder with `weights.safetensors` into an MLflow model, by file name.
 
     Args:
-        task: segment, classify or detect.
+        task: segment, classify, detect or regress.
         names: class names.
     """
-    numbers = [f"p_{name}" for name in names] if task == "classify" else ["score", *_BOX]
+    of_task = {"classify": [f"p_{name}" for name in names], "regress": ["value"]}
+    numbers = of_task.get(task, ["score", *_BOX])
     columns = [
         ColSpec("long", "scan"),
-        ColSpec("string", "class"),
+        ColSpec("string", "quantity" if task == "regress" else "class"),
         *(ColSpec("double", one) for one in numbers),
     ]
     outputs = Schema([ColSpec(AnyType())] if task == "segment" else columns)

@@ -163,6 +163,19 @@ def write_class_prediction(
     return VolumePrediction([{"volume": volume.id, "class": best, **columns}], summary)
 
 
+def write_value_prediction(
+    trained: TrainedModel, scene: EvaluationContext, volume: VolumeRecord, place: OutputPlace
+) -> VolumePrediction:
+    """Predict the number of a volume; write a picture; return the number."""
+    [row] = trained.task.evaluate(trained.network, [volume], scene, final=False)
+    value, quantity = float(row["predicted"]), scene.names[0]
+    prepared, summary = scene.volumes(volume), f"{quantity} {value:.4g}"
+    figure = caption_row(prepared.image[0], axis=prepared.slice_axis, text=summary)
+    if place.draw:
+        _draw(place, [figure], trained)
+    return VolumePrediction([{"volume": volume.id, "quantity": quantity, "value": round(value, 6)}], summary)
+
+
 def write_box_prediction(
     trained: TrainedModel, scene: EvaluationContext, volume: VolumeRecord, place: OutputPlace
 ) -> VolumePrediction:
@@ -203,6 +216,7 @@ def trace_to_slices(prediction: VolumePrediction, files_of: Mapping[str, int]) -
 OUTPUTS: dict[str, OutputFile] = {
     "classify": OutputFile("classes.csv", ("volume", "class"), write_class_prediction),
     "detect": OutputFile("boxes.csv", _BOX_COLUMNS, write_box_prediction),
+    "regress": OutputFile("values.csv", ("volume", "quantity", "value"), write_value_prediction),
     "segment": OutputFile(
         "volumes.csv", ("volume", "class", "number", "voxels", "ml"), write_label_prediction
     ),

@@ -1,6 +1,6 @@
 """`medmim predict`: apply a fine-tuned model to new scans, and write its predictions on their own grids.
 
-predictions.json, and volumes.csv, classes.csv or boxes.csv
+predictions.json, and volumes.csv, classes.csv, boxes.csv or values.csv
 segmentations/<name>.nii.gz    classes on the voxel grid of the source
 dicom/<name>.dcm               the same as DICOM-SEG, with the identifiers of the source
 pictures/<name>.png
@@ -240,7 +240,8 @@ def _link_to_dicom(
     """Trace boxes to the files of their slices, or write label volumes as DICOM-SEG."""
     predictions = result.volumes
     volumes = [one for one in dataset.volumes if one.slices and one.id in predictions]
-    if scans is None or trained.kind == "classify" or not any(predictions[one.id].rows for one in volumes):
+    placed = trained.kind in ("detect", "segment") and any(predictions[one.id].rows for one in volumes)
+    if scans is None or not placed:
         return result
     keys = Keys.load_or_create(task.home / KEY_FILE)
     instances = find_instances(scans, dataset, keys=keys, sandbox=task.sandbox)

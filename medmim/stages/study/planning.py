@@ -17,14 +17,17 @@ from typing import Any
 import torch
 
 from medmim import files
+from medmim.config.runs import FinetuneSettings
 from medmim.config.study import DIGEST, SCRATCH, StageSettings, StudyTrial, settings_of_result
 from medmim.data.dataset.manifest import Dataset, digest_of
 from medmim.data.dataset.partition import limit_patients, partition
 from medmim.data.loading.disk_cache import PREPARED
 from medmim.errors import RunError
 from medmim.stages.plan.trial_run import ended_by_signals
+from medmim.stages.run_lifecycle import TARGETS_FILE
 from medmim.stages.study.engines import LocalEngine, StudyEngine
 from medmim.stages.study.training_process import Job, run_apart
+from medmim.stages.target_table import with_keyed_targets, with_targets
 from medmim.tracking.mlflow_store import Store
 from medmim.training.budget import budget_for
 from medmim.training.recipe import with_recipe
@@ -190,12 +193,15 @@ def timed_minutes(
     log(f"timing     {training.job.title}: {_TIMED_STEPS} steps, at most {limit_s:.0f} s")
     short: dict[str, Any] = {"steps": _TIMED_STEPS, "epochs": None, "minutes": None, "num_evaluations": 2}
     short |= {"init": SCRATCH} if training.job.stage == "finetune" else {}
-    job = replace(training.job, settings={**training.job.settings, **short})
     with ended_by_signals(), tempfile.TemporaryDirectory(dir=near) as home:
         (near.parent / PREPARED).mkdir(parents=True, exist_ok=True)
         (Path(home) / PREPARED).symlink_to((near.parent / PREPARED).resolve())
+        if training.job.stage == "finetune" and training.trial.finetune.targets:
+            with_keyed_targets(training.trial.finetune, Path(home) / TARGETS_FILE, home=near.parent)
+            short |= {"targets": str(Path(home) / TARGETS_FILE)}
+        job = replace(training.job, settings={**training.job.settings, **short})
         whole, history = _timed(job, _limited(engine, limit_s), Path(home), limit_s)
-    minutes = _extrapolated(training, dataset, whole, history)
+    minutes = _extrapolated(training, dataset, whole, history, near.parent)
     files.write_json(near / _TIMINGS, {**known, key: minutes})
     return minutes
 
@@ -225,7 +231,11 @@ def _timed(
 
 
 def _extrapolated(
-    training: StudyTraining, dataset: Dataset, whole: float, history: Sequence[tuple[int, float]]
+    training: StudyTraining,
+    dataset: Dataset,
+    whole: float,
+    history: Sequence[tuple[int, float]],
+    home: Path,
 ) -> float:
     """Return the minutes of the whole training, from the times of the losses of a short one."""
     done = max((step for step, _ in history), default=1)
@@ -239,7 +249,7 @@ def _extrapolated(
     trial = training.trial
     own = trial.pretrain if training.job.stage == "pretrain" and trial.pretrain else trial.finetune
     settings = with_recipe(own, partition(dataset, fold=own.fold).train, dims=own.dims)
-    budget = budget_for(settings, volumes=_num_volumes(training, dataset))
+    budget = budget_for(settings, volumes=_num_volumes(training, dataset, home))
     if budget.minutes is not None:
         return float(budget.minutes + around / 60)
     return float(around + (budget.steps or 0) * step + settings.num_evaluations * evaluation) / 60
@@ -262,9 +272,10 @@ def _read(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.is_file() else "{}"
 
 
-def _num_volumes(training: StudyTraining, dataset: Dataset) -> int:
+def _num_volumes(training: StudyTraining, dataset: Dataset, home: Path) -> int:
     """Return the number of training volumes, each of which is drawn once per epoch."""
     tune = training.trial.finetune
+    dataset = with_targets(dataset, tune.targets, tune.column, home=home, log=lambda line: None)
     if training.job.stage == "pretrain":
         return len(partition(dataset, fold=tune.fold).train)
     usable = build_task(tune.task, **tune.options_of_task).usable
@@ -274,6 +285,8 @@ def _num_volumes(training: StudyTraining, dataset: Dataset) -> int:
 
 def _job_settings(settings: StageSettings) -> dict[str, Any]:
     places = {"data": str(settings.data.resolve()), "experiment": settings.experiment}
+    if isinstance(settings, FinetuneSettings) and settings.targets:
+        places["targets"] = str(settings.targets.resolve())
     # open settings stay open: the run fills them in from the data
     given = settings.model_dump(mode="json", exclude_unset=True, exclude={"data", "experiment"})
     return {**given, **places}

@@ -22,6 +22,7 @@ CONTROL = "scratch"
 TITLES = {
     "ap50": "AP50",
     "macro_f1": "macro-F1",
+    "r2": "R²",
     **{name: metric.title for name, metric in MASK_METRICS.items() if metric.is_tested},
 }
 _COMPARABLE = ("dataset_hash", "split_hash", "task", "labelled")

@@ -28,6 +28,7 @@ _RANGES = {  # of metrics that are not from 0 to 1, by the start of their names
     "bias": (-math.inf, math.inf),
     "volume_error_ml": (-math.inf, math.inf),
     "r2": (-math.inf, 1.0),
+    "spearman": (-1.0, 1.0),
     "kappa": (-1.0, 1.0),
 }
 

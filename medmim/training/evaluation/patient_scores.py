@@ -1,11 +1,12 @@
 """Metrics for comparisons between runs, as functions of the multiplicity of each test patient.
 
-Rows of `cases.jsonl` name their metric: `dice` is a mean over patients, `macro_f1` and `ap50` are computed
-over all cases. Patients are resampled with all of their cases.
+Rows of `cases.jsonl` name their metric: `dice` is a mean over patients, `macro_f1`, `ap50` and `r2` are
+computed over all cases. Patients are resampled with all of their cases.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,12 +17,13 @@ from jaxtyping import Float
 from medmim.training.evaluation.classification_metrics import UNSEEN, arrays, confusion, f1_of
 from medmim.training.evaluation.detection_metrics import average_precision, match
 from medmim.training.evaluation.mask_metrics import MASK_METRICS
+from medmim.training.evaluation.regression_metrics import patient_values, r2_of
 
 
 def pseudo_values(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Return one value for each patient whose mean is the score of the run.
 
-    For Dice, a mean over patients, it is the score of the patient. For F1 and AP50, computed over all
+    For Dice, a mean over patients, it is the score of the patient. For F1, AP50 and R², computed over all
     patients, the values are Tukey's jackknife pseudo-values, centred on the score, so that means, intervals
     and tests over patients apply to them as well.
     """
@@ -156,9 +158,22 @@ def _ap50(rows: Sequence[Row]) -> Measure:
     return Measure(patients, by_class, np.array([_known_mean(v) for v in own_scores], dtype=np.float64))
 
 
+def _r2(rows: Sequence[Row]) -> Measure:
+    """R² over patients; for a single patient, 1 minus its squared error relative to the variance of all."""
+    patients, truth, guess = patient_values(rows, key="patient")
+    variance = float(truth.var()) or math.nan
+
+    def by_class(weights: Weights) -> dict[str, float]:
+        return {"value": r2_of(truth, guess, weights)}
+
+    # of two patients, none can be left out
+    return Measure(tuple(patients), by_class, 1 - (truth - guess) ** 2 / variance, is_mean=len(patients) < 3)
+
+
 MEASURES: dict[str, Callable[[Sequence[Row]], Measure]] = {
     "ap50": _ap50,
     "macro_f1": _macro_f1,
+    "r2": _r2,
     **dict.fromkeys((name for name, one in MASK_METRICS.items() if one.is_tested), _mean_over_patients),
 }
 

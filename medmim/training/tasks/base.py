@@ -67,6 +67,7 @@ class Task(ABC):
     Attributes:
         axis: downstream task in the taxonomy of arXiv 2408.06687; a tag of the run.
         requirement: what a training image must have, for messages.
+        remedy: how images get it, for messages.
         hint: advice for images without it, for messages.
         measures_mm: whether metrics are in millimetres and need a known spacing.
         metric: key of `aggregate` that `medmim compare` compares.
@@ -76,6 +77,7 @@ class Task(ABC):
 
     axis: ClassVar[str]
     requirement: ClassVar[str]
+    remedy: ClassVar[str] = "ingest them with --labels DIR, or as a layout that has them"
     hint: ClassVar[str] = ""
     measures_mm: ClassVar[bool] = False
     metric: ClassVar[str]

@@ -10,11 +10,13 @@ from medmim.errors import refuse_unknown_options, unknown_name
 from medmim.training.tasks.base import Task
 from medmim.training.tasks.classification import Classification
 from medmim.training.tasks.detection import Detection
+from medmim.training.tasks.regression import Regression
 from medmim.training.tasks.segmentation import Segmentation
 
 TASKS: dict[str, Callable[..., Task]] = {
     "classify": Classification,
     "detect": Detection,
+    "regress": Regression,
     "segment": Segmentation,
 }
 

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from medmim.training.evaluation.classification_metrics import arrays, confusion, macro_f1
-from medmim.training.evaluation.patient_scores import MEASURES, average, measure_of, metric_of
+from medmim.training.evaluation.patient_scores import MEASURES, average, measure_of, metric_of, pseudo_values
+from medmim.training.evaluation.regression_metrics import patient_values, r2_of
 
 
 def dice_rows(values, metric="dice"):
@@ -43,9 +44,25 @@ def box_rows(seed=0, *, patients=5, images=25):
     return found
 
 
+def number_rows(seed=0, *, patients=8):
+    rng = np.random.default_rng(seed)
+    return [
+        {"metric": "r2", "patient": f"p{n % patients}", "value": 10.0 * (n % patients), "predicted": noise}
+        for n, noise in enumerate((10.0 * (np.arange(12) % patients) + rng.normal(0, 5, 12)).tolist())
+    ]
+
+
+def test_r2_of_two_patients_is_the_mean_of_their_shares():
+    rows = number_rows(patients=2)
+    assert np.mean(list(pseudo_values(rows).values())) == pytest.approx(measure_of(rows).value(np.ones(2)))
+    _, truth, guess = patient_values(rows, key="patient")
+    assert measure_of(rows).value(np.ones(2)) == pytest.approx(r2_of(truth, guess, np.ones(2)))
+
+
 ROWS = {
     "ap50": box_rows(),
     "macro_f1": class_rows(),
+    "r2": number_rows(),
     **{
         metric: dice_rows([(f"p{n}", label, 0.1 * n) for n in range(6) for label in ("x", "y")], metric)
         for metric in ("dice", "surface_dice", "lesion_f1", "cldice", "panoptic_quality")

@@ -26,19 +26,21 @@ every_task = pytest.mark.parametrize("name", sorted(TASKS))
 
 def scene_for(task, root, dims):
     dataset = read_dataset(root)
-    settings = FinetuneSettings(data=root, size=(16,))
+    settings, rows = FinetuneSettings(data=root, size=(16,)), dataset.volumes
+    if task.axis == "regression":
+        rows = tuple(row.model_copy(update={"target": f"{n}.5"}) for n, row in enumerate(rows))
     plan, names = prepare_task(
         task,
         settings,
         dataset,
-        dataset.volumes,
+        rows,
         dims=dims,
         multiple=(4,) * dims,
         home=None,
         log=lambda _: None,
     )
     volumes = VolumeLoader(root, plan, cache_gb=1.0)
-    return dataset.volumes, EvaluationContext(volumes, names, "fp32", {})
+    return rows, EvaluationContext(volumes, names, "fp32", {})
 
 
 def network_for(name, task, volumes, scene, lines=None):

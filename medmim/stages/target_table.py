@@ -1,0 +1,164 @@
+"""Classes, numbers and subgroups of volumes, from CSV files whose rows name volumes or patients."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from medmim import files
+from medmim.config.runs import FinetuneSettings
+from medmim.data.dataset.manifest import Dataset, VolumeRecord, read_dataset
+from medmim.data.ingest.pseudonyms import Keys
+from medmim.errors import UsageError
+from medmim.stages.ingest import KEY_FILE
+
+_KEYS = ("volume", "subject", "patient")
+_FIELDS = {"site": "source", "source": "source", "modality": "modality", "group": "group", "split": "split"}
+UNKNOWN_GROUP = "not given"
+
+
+def read_column(
+    path: Path, column: str, *, option: str, keys: Sequence[str] = _KEYS
+) -> tuple[str, dict[str, str]]:
+    """Return the name of the key column, and the value of each key; rows without a value are left out.
+
+    Args:
+        path: CSV file with a column `volume` or `subject` (keys of the manifest) or `patient`.
+        column: column of the values.
+        option: command-line option, for messages.
+        keys: accepted columns of keys.
+
+    Raises:
+        UsageError: for a file that cannot be read, a missing column, or two values of one key.
+    """
+    try:
+        rows = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()))
+    except (OSError, ValueError, csv.Error) as error:
+        raise UsageError(f"{option}: '{path}' cannot be read: expected a CSV file") from error
+    columns = list(rows[0]) if rows else []
+    key = next((one for one in keys if one in columns), None)
+    if key is None or column not in columns:
+        raise UsageError(
+            f"{option}: '{path}' has the columns {', '.join(columns) or 'none'}: expected {column}, "
+            f"and {', '.join(keys[:-1])} or {keys[-1]}"
+        )
+    found: dict[str, str] = {}
+    for number, row in enumerate(rows, start=2):
+        value = str(row[column] or "").strip()
+        if value and found.setdefault(str(row[key]).strip(), value) != value:
+            raise UsageError(
+                f"{option}: '{path}' line {number}: the {key} of this row has another {column} too"
+            )
+    return key, found
+
+
+def column_values(
+    volumes: Sequence[VolumeRecord], key: str, values: Mapping[str, str], project: Keys | None = None
+) -> dict[str, str]:
+    """Return the value of each volume that the table names, by volume id.
+
+    Args:
+        volumes: volumes of a dataset.
+        key: column of the keys, as `read_column` returns it.
+        values: value of each key.
+        project: keys of the project, by which the column `patient` identifies patients of the source.
+    """
+    if project is None or key != "patient":
+        named = {one.id: values.get(one.id if key == "volume" else one.subject) for one in volumes}
+        return {name: value for name, value in named.items() if value is not None}
+    found: dict[str, str] = {}
+    for source in {one.source for one in volumes}:
+        scopes = [project, *([project.scoped(source)] if source else [])]
+        of_key = {one.key("subject", name): value for name, value in values.items() for one in scopes}
+        own = (one for one in volumes if one.source == source and one.subject in of_key)
+        found |= {one.id: of_key[one.subject] for one in own}
+    return found
+
+
+def with_targets(
+    dataset: Dataset, path: Path | None, column: str, *, home: Path, log: Callable[[str], None]
+) -> Dataset:
+    """Return the dataset with the values of a column as the targets of its volumes.
+
+    Args:
+        dataset: the dataset.
+        path: CSV file, as for `read_column`; None: the dataset is returned.
+        column: column of the values.
+        home: `MEDMIM_HOME`, with the key of the pseudonyms.
+        log: receives a line about volumes without a value, and rows without a volume.
+
+    Raises:
+        UsageError: if no row names a volume of the dataset.
+    """
+    if path is None:
+        return dataset
+    key, values = read_column(path, column, option="--targets")
+    project = Keys.load_or_create(home / KEY_FILE) if key == "patient" else None
+    found = column_values(dataset.volumes, key, values, project)
+    if not found:
+        raise UsageError(
+            f"--targets: no row of '{path}' has the {key} of a volume; expected keys of the dataset"
+        )
+    volumes = tuple(one.model_copy(update={"target": found.get(one.id)}) for one in dataset.volumes)
+    without = len(volumes) - len(found)
+    used = len({one.id if key == "volume" else one.subject for one in dataset.volumes if one.id in found})
+    if without or used < len(values):
+        log(
+            f"{column}: {without} of {len(volumes)} volumes have no value; {len(values) - used} of "
+            f"{len(values)} rows name no volume"
+        )
+    return Dataset(dataset.root, dataset.info, volumes)
+
+
+def with_keyed_targets(settings: FinetuneSettings, path: Path, *, home: Path) -> FinetuneSettings:
+    """Copy the table of the targets with volume ids as keys, and return settings that name the copy.
+
+    Args:
+        settings: settings of a fine-tuning; without `targets`, nothing is written.
+        path: file of the copy, which can be read without the key of the pseudonyms.
+        home: `MEDMIM_HOME`, with that key.
+    """
+    if settings.targets is None:
+        return settings
+    column, plain = settings.column, read_dataset(settings.data)
+    dataset = with_targets(plain, settings.targets, column, home=home, log=lambda line: None)
+    table = io.StringIO()
+    rows = [[one.id, one.target] for one in dataset.volumes if one.target is not None]
+    csv.writer(table, lineterminator="\n").writerows([["volume", column], *rows])
+    files.write_text(path, table.getvalue())
+    return settings.model_copy(update={"targets": path})
+
+
+def subgroups(cases: Sequence[VolumeRecord], by: str) -> dict[str, str]:
+    """Return the subgroup of each case by volume id.
+
+    Args:
+        cases: evaluated volumes.
+        by: `site` (the source of a dataset of several sources), `modality`, `group` or `split`; `scanner`
+            where the manifest has that flag; or `FILE.csv:COLUMN`, where the file has a column `volume` or
+            `subject` with keys of the manifest.
+
+    Raises:
+        UsageError: if the manifest does not have the field, or the file lacks a column or all cases.
+    """
+    path, separator, column = by.rpartition(":")
+    if separator and path.lower().endswith(".csv"):
+        return _from_csv(cases, Path(path), column)
+    field = _FIELDS.get(by)
+    found = {case.id: getattr(case, field) if field else case.flags.get(by) for case in cases}
+    if not any(found.values()):
+        raise UsageError(
+            f"--by {by}: the dataset does not record it; expected {', '.join(_FIELDS)} where the manifest "
+            "has it, or FILE.csv:COLUMN with a column volume or subject that holds keys of manifest.jsonl"
+        )
+    return {name: value or UNKNOWN_GROUP for name, value in found.items()}
+
+
+def _from_csv(cases: Sequence[VolumeRecord], path: Path, column: str) -> dict[str, str]:
+    key, values = read_column(path, column, option="--by", keys=_KEYS[:2])
+    found = column_values(cases, key, values)
+    if not found:
+        raise UsageError(f"--by: no row of '{path}' has the {key} of an evaluated case")
+    return {case.id: found.get(case.id, UNKNOWN_GROUP) for case in cases}

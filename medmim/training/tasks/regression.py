@@ -1,0 +1,196 @@
+"""The regression task: a number for each image, such as an age or a score."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medmim.data.dataset.manifest import Dataset, VolumeRecord
+from medmim.data.loading.augmentation import load_augmentation
+from medmim.data.loading.classification_samples import DEFAULT, classification_patches
+from medmim.data.loading.finite_checks import finite
+from medmim.data.loading.preprocess import PreprocessedVolume
+from medmim.data.loading.preprocessing_plan import View
+from medmim.encoders import Encoder
+from medmim.errors import DataError, UsageError
+from medmim.shapes import Scalar
+from medmim.training.evaluation.figures import caption_row, panel, plain, to_png
+from medmim.training.evaluation.regression_metrics import (
+    limits_of_agreement,
+    patient_values,
+    regression_means,
+)
+from medmim.training.tasks.base import EvaluationContext, Row, Task, TrainingSamples
+from medmim.training.tasks.classification import classify
+
+_INK, _MUTED = "#1f5fa8", "#999999"
+
+
+@dataclass(frozen=True)
+class Regression(Task):
+    """One number for each image; 2D networks average over all slices of a volume.
+
+    Attributes:
+        quantity: name of the number, for tables.
+        dropout: share of pooled features that are dropped in training.
+        mirror: average predictions over the mirroring axes of the plan.
+    """
+
+    quantity: str = "value"
+    dropout: float = 0.2
+    mirror: bool = True
+
+    axis: ClassVar[str] = "regression"
+    requirement: ClassVar[str] = "a number"
+    remedy: ClassVar[str] = "give them with --targets FILE.csv --column NAME"
+    metric: ClassVar[str] = "r2"
+    selection_metric: ClassVar[str] = "r2"
+    max_val_cases: ClassVar[int] = 400
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.dropout <= 1:
+            raise UsageError(f"task_options: expected dropout from 0 to 1, got {self.dropout}")
+
+    def usable(self, volume: VolumeRecord) -> bool:
+        """Return whether the image has a finite number."""
+        return math.isfinite(number_of(volume))
+
+    def classes_of(self, volume: VolumeRecord) -> frozenset[str]:
+        """Return no class."""
+        return frozenset()
+
+    def validate(
+        self, volumes: tuple[VolumeRecord, ...], log: Callable[[str], None]
+    ) -> tuple[VolumeRecord, ...]:
+        """Remove the label volumes, which are not used."""
+        return tuple(volume.model_copy(update={"label": None}) for volume in volumes)
+
+    def view(self, dims: int) -> View:
+        """Return `whole`: the number may depend on any part of the image."""
+        return "whole"
+
+    def names(self, dataset: Dataset, train: Sequence[VolumeRecord], fingerprint: object) -> dict[int, str]:
+        """Return the name of the number.
+
+        Raises:
+            DataError: if all training images have the same number.
+        """
+        if len({number_of(volume) for volume in train}) < 2:
+            raise DataError(
+                "all training images have the same number: expected at least two", reason="one_class"
+            )
+        return {0: self.quantity}
+
+    def head(
+        self,
+        encoder: Encoder,
+        train: Sequence[VolumeRecord],
+        context: EvaluationContext,
+        log: Callable[[str], None],
+    ) -> dict[str, Any]:
+        """Return the network's options, with mean and standard deviation of the training numbers."""
+        if context.plan.view != "whole":
+            raise UsageError(
+                "regress sees whole images: leave out field_of_view, or use --set field_of_view=whole"
+            )
+        numbers = np.array([number_of(volume) for volume in train])
+        mean, sd = float(numbers.mean()), float(numbers.std())
+        log(f"{self.quantity} of {len(train)} training images: mean {mean:.4g}, sd {sd:.4g}")
+        return {"dropout": self.dropout, "mean": mean, "sd": sd}
+
+    def training_samples(
+        self,
+        train: Sequence[VolumeRecord],
+        context: EvaluationContext,
+        *,
+        foreground: float,
+        augment: str | None = None,
+    ) -> TrainingSamples:
+        """Return whole images."""
+
+        def targets(volume: VolumeRecord, prepared: PreprocessedVolume) -> Mapping[str, Tensor]:
+            return {"target": torch.tensor(number_of(volume), dtype=torch.float32)}
+
+        augmentation = load_augmentation(augment) if augment else DEFAULT
+        return TrainingSamples(classification_patches(context.plan, augmentation), targets=targets)
+
+    def loss(self, network: Any, batch: dict[str, Tensor]) -> Scalar:
+        """Return the smooth L1 loss in standard deviations of the training numbers."""
+        errors = (network(batch["image"]).float()[:, 0] - batch["target"]) / network.sd
+        return F.smooth_l1_loss(errors, torch.zeros_like(errors))
+
+    def evaluate(
+        self, network: nn.Module, cases: Sequence[VolumeRecord], context: EvaluationContext, *, final: bool
+    ) -> list[Row]:
+        """Return the true and the predicted number of every case; None for an unknown number."""
+        options: dict[str, Any] = {"precision": context.precision, "mirror": self.mirror}
+        rows: list[Row] = []
+        for case in cases:
+            [found] = classify(network, finite(case, context.volumes), context.plan, **options).tolist()
+            value = number_of(case)
+            known = value if math.isfinite(value) else None
+            own = {"metric": self.metric, "case": case.id, "subject": case.subject}
+            rows.append({**own, "value": known, "predicted": found})
+        return rows
+
+    def aggregate(self, rows: Sequence[Row], context: EvaluationContext) -> dict[str, float]:
+        """Return errors, R², Spearman's ρ, bias and limits of agreement over patients."""
+        return regression_means(rows)
+
+    def figure(
+        self, network: nn.Module, cases: Sequence[VolumeRecord], context: EvaluationContext, *, title: str
+    ) -> bytes:
+        """Return middle slices with true and predicted number."""
+        rows = []
+        for row, case in zip(self.evaluate(network, cases, context, final=False), cases, strict=True):
+            prepared = context.volumes(case)
+            text = f"{self.quantity} {case.target}; predicted {row['predicted']:.4g}"
+            rows.append(caption_row(prepared.image[0], axis=prepared.slice_axis, text=text))
+        return panel(rows, ["image"], title=title)
+
+    def score_figure(self, rows: Sequence[Row], context: EvaluationContext, *, title: str) -> bytes | None:
+        """Return predicted against true numbers, and the plot of Bland and Altman."""
+        return regression_figure(rows, quantity=self.quantity, title=title) if rows else None
+
+
+def number_of(volume: VolumeRecord) -> float:
+    """Return the number of an image; NaN if it has none."""
+    try:
+        return float(volume.target or "nan")
+    except ValueError:  # the name of a class
+        return math.nan
+
+
+def regression_figure(rows: Sequence[Row], *, quantity: str, title: str) -> bytes:
+    """Draw both plots with one point for each patient and return a PNG.
+
+    Args:
+        rows: rows of `Regression.evaluate`, at least one.
+        quantity: name of the number.
+        title: title of the figure.
+    """
+    _, truth, guess = patient_values(rows)
+    errors, name = guess - truth, plain(quantity)
+    figure = Figure(figsize=(8, 4), dpi=110, layout="constrained")
+    scatter, agreement = figure.subplots(1, 2)
+    ends = [min(truth.min(), guess.min()), max(truth.max(), guess.max())]
+    scatter.plot(ends, ends, ":", color=_MUTED)
+    scatter.plot(truth, guess, "o", color=_INK, markersize=4)
+    scatter.set(xlabel=f"true {name}", ylabel=f"predicted {name}")
+    scatter.set_title("patients", fontsize=9)
+    agreement.plot((truth + guess) / 2, errors, "o", color=_INK, markersize=4)
+    limits = limits_of_agreement(errors) if len(errors) > 1 else ()
+    for height, style in ((errors.mean(), "-"), *((one, "--") for one in limits)):
+        agreement.axhline(height, linestyle=style, color=_MUTED)
+    agreement.set(xlabel=f"mean of true and predicted {name}", ylabel="predicted - true")
+    agreement.set_title("bias and 95 % limits of agreement", fontsize=9)
+    figure.suptitle(plain(title), fontsize=10)
+    return to_png(figure)

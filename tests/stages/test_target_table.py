@@ -1,0 +1,88 @@
+"""Tests of the columns of CSV files that name volumes or patients."""
+
+import pytest
+import tiny
+
+from medmim.data.dataset.manifest import Dataset, DatasetInfo
+from medmim.data.ingest.pseudonyms import Keys
+from medmim.errors import UsageError
+from medmim.stages.ingest import KEY_FILE
+from medmim.stages.target_table import UNKNOWN_GROUP, subgroups, with_targets
+
+CASES = [tiny.row(f"p{number}") for number in range(3)]
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """One patient with two volumes, one of another source, and one without an age."""
+    keys = Keys.load_or_create(tmp_path / KEY_FILE)
+    subjects = [keys.key("subject", "ANN"), keys.scoped("north").key("subject", "BOB"), "other"]
+    rows = [tiny.row(subjects[0], 0), tiny.row(subjects[0], 1), tiny.row(subjects[1]), tiny.row(subjects[2])]
+    rows[2] = rows[2].model_copy(update={"source": "north"})
+    return Dataset(tmp_path, DatasetInfo(name="d"), tuple(rows))
+
+
+def ages(tmp_path, text):
+    path = tmp_path / "ages.csv"
+    path.write_text(text)
+    return path
+
+
+def test_patients_are_found_by_their_identifiers_in_the_source(dataset, tmp_path):
+    said = []
+    path = ages(tmp_path, "patient,age\nANN,63.5\nBOB,40\nEVE,\nZOE,12\n")
+    found = with_targets(dataset, path, "age", home=tmp_path, log=said.append)
+    assert [row.target for row in found.volumes] == ["63.5", "63.5", "40", None]
+    assert said == ["age: 1 of 4 volumes have no value; 1 of 3 rows name no volume"]
+    assert found.info == dataset.info
+    assert with_targets(dataset, None, "", home=tmp_path, log=said.append) is dataset
+
+
+@pytest.mark.parametrize("key", ["volume", "subject"])
+def test_volumes_are_found_by_keys_of_the_manifest(key, dataset, tmp_path):
+    row = dataset.volumes[0]
+    path = ages(tmp_path, f"{key},age\n{row.id if key == 'volume' else row.subject},5\n")
+    found = with_targets(dataset, path, "age", home=tmp_path, log=lambda line: None)
+    assert [row.target for row in found.volumes][:2] == (["5", None] if key == "volume" else ["5", "5"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name,age\nANN,3\n", "has the columns name, age: expected age, and volume, subject or patient"),
+        ("patient,size\nANN,3\n", "expected age, and volume, subject or patient"),
+        ("patient,age\nANN,3\nANN,4\n", "line 3: the patient of this row has another age too"),
+        ("patient,age\nEVE,3\n", "no row of .* has the patient of a volume"),
+        ("", "has the columns none"),
+    ],
+)
+def test_tables_that_cannot_be_used_are_rejected(text, message, dataset, tmp_path):
+    with pytest.raises(UsageError, match=message):
+        with_targets(dataset, ages(tmp_path, text), "age", home=tmp_path, log=lambda line: None)
+
+
+def test_a_site_is_a_source_of_the_dataset():
+    cases = [CASES[0].model_copy(update={"source": "north"}), CASES[1]]
+    assert list(subgroups(cases, "site").values()) == ["north", UNKNOWN_GROUP]
+
+
+def test_a_column_of_a_table_names_subgroups_by_patient(tmp_path):
+    path = tmp_path / "scanners.csv"
+    path.write_text("subject,scanner\np0,A\np1,B\n")
+    assert list(subgroups(CASES, f"{path}:scanner").values()) == ["A", "B", UNKNOWN_GROUP]
+
+
+def test_a_table_without_the_column_or_the_cases_is_rejected(tmp_path):
+    path = tmp_path / "scanners.csv"
+    path.write_text("subject,scanner\nother,A\n")
+    with pytest.raises(UsageError, match="expected age, and volume or subject"):
+        subgroups(CASES, f"{path}:age")
+    with pytest.raises(UsageError, match="no row"):
+        subgroups(CASES, f"{path}:scanner")
+    with pytest.raises(UsageError, match="cannot be read"):
+        subgroups(CASES, f"{tmp_path}/none.csv:scanner")
+
+
+def test_a_field_that_the_dataset_does_not_record_is_rejected():
+    with pytest.raises(UsageError, match=r"does not record it.*FILE\.csv:COLUMN"):
+        subgroups(CASES, "scanner")
