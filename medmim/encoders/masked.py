@@ -8,7 +8,7 @@ activation checkpointing. All voxels are computed, which makes this the baseline
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from medmim.encoders import masked_forms as forms
 from medmim.encoders.sync_batch_norm import synced_batch_norm
+from medmim.encoders.tensor_like import TensorLike
 from medmim.errors import ShapeError
 from medmim.masks import hidden_voxels
 from medmim.shapes import Hidden, Images, Size
@@ -47,22 +49,44 @@ class MaskPyramid:
         return self._visible[space]
 
 
-class Masked:
+class Masked(TensorLike):
     """A dense tensor whose hidden voxels are zero, together with its mask.
 
     Attributes:
         dense: (batch, channels, *space).
         layout: the mask at all resolutions.
+        last: whether the network has moved channels behind the spatial axes; `dense` does not change.
     """
 
-    def __init__(self, dense: Tensor, layout: MaskPyramid) -> None:
+    def __init__(self, dense: Tensor, layout: MaskPyramid, *, last: bool = False) -> None:
         self.dense = dense
         self.layout = layout
+        self.last = last
 
     @property
     def shape(self) -> torch.Size:
-        """Shape of the dense tensor."""
-        return self.dense.shape
+        """Shape that the network sees."""
+        batch, channels, *space = self.dense.shape
+        return torch.Size((batch, *space, channels)) if self.last else self.dense.shape
+
+    @property
+    def channels_axis(self) -> int:
+        """Axis of the channels that the network sees."""
+        return self.dim() - 1 if self.last else 1
+
+    def like(self, dense: Tensor) -> Masked:
+        """Return a value with the same mask and axis order, whose hidden voxels are set to zero."""
+        visible = self.layout.visible(tuple(dense.shape[2:]))
+        return Masked(dense * visible.to(dense.dtype), self.layout, last=self.last)
+
+    def reordered(self, *, last: bool) -> Masked:
+        """Return this value with another axis order."""
+        return Masked(self.dense, self.layout, last=last)
+
+    def require_channels_first(self, name: str) -> None:
+        """Reject an operation on a value whose channels were moved behind the spatial axes."""
+        if self.last:
+            raise ShapeError(f"'{name}' on channels-last masked values: permute channels to axis 1 first")
 
     @property
     def dtype(self) -> torch.dtype:
@@ -74,73 +98,40 @@ class Masked:
         """Device of the dense tensor."""
         return self.dense.device
 
-    def dim(self) -> int:
-        """Return the number of axes, batch and channels included."""
-        return self.dense.dim()
-
-    def size(self, axis: int | None = None) -> torch.Size | int:
-        """Return the shape, or the length of one axis."""
-        return self.dense.shape if axis is None else self.dense.shape[axis]
-
     def unpack(self, fill: float = 0.0) -> Tensor:
         """Return the dense tensor, hidden voxels set to `fill`."""
-        if fill == 0.0:
-            return self.dense
-        return self.dense + fill * (1 - self.visible.to(self.dtype))
+        dense = self.dense if fill == 0.0 else self.dense + fill * (1 - self.visible.to(self.dtype))
+        return dense.movedim(1, -1) if self.last else dense
 
     @property
     def visible(self) -> Tensor:
         """Return 1 at visible and 0 at hidden voxels, (batch, 1, *space)."""
         return self.layout.visible(tuple(self.dense.shape[2:]))
 
-    def __add__(self, other: Any) -> Masked:
-        return _combine(torch.add, self, other)
+    @property
+    def requires_grad(self) -> bool:
+        """Whether gradients flow through this value."""
+        return self.dense.requires_grad
 
-    __radd__ = __add__
-    __iadd__ = __add__
-
-    def __mul__(self, other: Any) -> Masked:
-        return _combine(torch.mul, self, other)
-
-    def __sub__(self, other: Any) -> Masked:
-        return _combine(torch.sub, self, other)
-
-    def __rsub__(self, other: Any) -> Masked:
-        return _combine(torch.rsub, self, other)
-
-    def __truediv__(self, other: Any) -> Masked:
-        return _combine(torch.div, self, other)
-
-    def __pow__(self, other: Any) -> Masked:
-        return _combine(torch.pow, self, other)
-
-    def __neg__(self) -> Masked:
-        return _combine(torch.mul, self, -1)
-
-    __rmul__ = __mul__
-
-    def __getattr__(self, name: str) -> Any:
-        """Reject a tensor method that has no masked form, by name."""
-        if not name.startswith("_") and hasattr(Tensor, name):
-            raise _no_form(name)
-        raise AttributeError(f"'{type(self).__name__}' has no attribute '{name}'")
+    def operand(self, func: Callable[..., Any]) -> Tensor:
+        """Return the dense tensor for `func`, hidden voxels set to 1 if `func` has no value or slope at 0."""
+        return self.dense.masked_fill(self.visible == 0, 1) if func in _SINGULAR_AT_ZERO else self.dense
 
     @classmethod
-    def __torch_function__(
-        cls,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Run the masked form of `func`.
+    def form_of(cls, func: Callable[..., Any]) -> Callable[..., Any] | None:
+        """Return the masked form of an operation."""
+        return _FORMS.get(func)
 
-        Raises:
-            ShapeError: if it has none.
-        """
-        if func not in _FORMS:
-            raise _no_form(getattr(func, "__name__", str(func)))
-        return _FORMS[func](func, *args, **(kwargs or {}))
+    @classmethod
+    def no_form(cls, name: str, func: Callable[..., Any] | None = None) -> ShapeError:
+        """Return the error for an operation without a masked form."""
+        known = ", ".join(sorted({form.__name__ for form in _FORMS}))
+        return ShapeError(f"'{name}' has no masked form: use an encoder without it (known: {known})")
+
+    def select_channels(self, key: Any) -> Masked:
+        """Index along channels."""
+        selected: Masked = forms.select_channels(self, key)
+        return selected
 
 
 def mask(images: Images, hidden: Hidden) -> Masked:
@@ -155,7 +146,7 @@ def mask(images: Images, hidden: Hidden) -> Masked:
     """
     if images.shape[0] != hidden.shape[0]:
         raise ShapeError(f"expected one mask per sample, got {hidden.shape[0]} for {images.shape[0]} images")
-    return _hide(images, MaskPyramid(hidden))
+    return Masked(images, MaskPyramid(hidden)).like(images)
 
 
 def has_masked_form(func: Callable[..., Any]) -> bool:
@@ -163,45 +154,55 @@ def has_masked_form(func: Callable[..., Any]) -> bool:
     return func in _FORMS
 
 
-def _no_form(name: str) -> ShapeError:
-    known = ", ".join(sorted({form.__name__ for form in _FORMS}))
-    return ShapeError(f"'{name}' has no masked form: use an encoder without it (known: {known})")
+def _elementwise(func: Callable[..., Tensor], value: Masked, *args: Any, **kwargs: Any) -> Masked:
+    """Activation or dropout: compute densely, then hide again."""
+    return value.like(func(value.operand(func), *args, **kwargs))
 
 
-def _hide(dense: Tensor, layout: MaskPyramid) -> Masked:
-    visible = layout.visible(tuple(dense.shape[2:]))
-    return Masked(dense * visible.to(dense.dtype), layout)
-
-
-def _dense_then_hide(func: Callable[..., Tensor], value: Masked, *args: Any, **kwargs: Any) -> Masked:
-    """Convolution, pooling, resampling, activation, dropout: compute densely, then hide again."""
-    return _hide(func(value.dense, *args, **kwargs), value.layout)
+def _local(func: Callable[..., Tensor], value: Masked, *args: Any, **kwargs: Any) -> Masked:
+    """Convolution, pooling, resampling, dropout of channels: compute densely, then hide again."""
+    value.require_channels_first(getattr(func, "__name__", str(func)))
+    return value.like(func(value.dense, *args, **kwargs))
 
 
 def _combine(func: Callable[..., Tensor], first: Any, second: Any, **kwargs: Any) -> Masked:
     """Combine two masked values, or one and a number, parameter or dense map."""
-    layout = _shared_layout([value for value in (first, second) if isinstance(value, Masked)])
-    dense = [value.dense if isinstance(value, Masked) else value for value in (first, second)]
-    return _hide(func(*dense, **kwargs), layout)
+    masked = [value for value in (first, second) if isinstance(value, Masked)]
+    _require_one_mask(masked)
+    if len({value.last for value in masked}) > 1:
+        raise ShapeError(f"'{func.__name__}' of masked values, channels first and channels last: permute one")
+    dense = [_broadcast(func, value, masked[0]) for value in (first, second)]
+    return masked[0].like(func(*dense, **kwargs))
+
+
+def _broadcast(func: Callable[..., Tensor], operand: Any, value: Masked) -> Any:
+    """Return an operand of `func` that broadcasts against the dense tensor of a value."""
+    if isinstance(operand, Masked):
+        return operand.operand(func)
+    if not value.last or not isinstance(operand, Tensor) or not operand.dim():
+        return operand
+    return operand.reshape(*[1] * (value.dim() - operand.dim()), *operand.shape).movedim(-1, 1)
 
 
 def _concatenate(func: Callable[..., Tensor], values: Sequence[Any], dim: int = 0, **kwargs: Any) -> Masked:
-    layout = _shared_layout(values)
-    if dim % values[0].dim() != 1:
-        raise ShapeError(f"masked values are concatenated along channels (dim=1), got dim={dim}")
-    return Masked(func([value.dense for value in values], dim=dim, **kwargs), layout)
+    _require_one_mask(values)
+    first: Masked = values[0]
+    if dim % first.dim() != first.channels_axis or any(value.last != first.last for value in values):
+        raise ShapeError(
+            f"masked values are concatenated along channels (dim={first.channels_axis}), got dim={dim}"
+        )
+    return first.like(func([value.dense for value in values], dim=1, **kwargs))
 
 
-def _shared_layout(values: Sequence[Any]) -> MaskPyramid:
-    """Return the common layout of all values."""
+def _require_one_mask(values: Sequence[Any]) -> None:
+    """Reject values of different forwards, and values without a mask."""
     if not all(isinstance(value, Masked) and value.layout is values[0].layout for value in values):
         raise ShapeError("expected values of one forward, got values with different masks or without any")
-    layout: MaskPyramid = values[0].layout
-    return layout
 
 
 def _batch_norm(func: Callable[..., Tensor], value: Masked, *args: Any, **kwargs: Any) -> Masked:
     """Batch norm over the visible voxels of all samples."""
+    value.require_channels_first("batch_norm")
     keep = value.visible[:, 0].bool()
     rows = value.dense.movedim(1, -1)
     wide = torch.promote_types(value.dtype, torch.float32)
@@ -222,7 +223,8 @@ def _instance_norm(func: Callable[..., Tensor], value: Masked, **norm: Any) -> M
         raise ShapeError(
             "instance norm with running statistics has no masked form: use track_running_stats=False"
         )
-    return _grouped_norm(value, value.shape[1], norm.get("weight"), norm.get("bias"), norm.get("eps", 1e-5))
+    words = {key: norm[key] for key in ("weight", "bias", "eps") if key in norm}
+    return _group_norm(func, value, value.shape[1], **words)
 
 
 def _group_norm(
@@ -233,19 +235,14 @@ def _group_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Masked:
-    return _grouped_norm(value, num_groups, weight, bias, eps)
-
-
-def _grouped_norm(
-    value: Masked, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
-) -> Masked:
     """Normalise each sample's channel groups over its visible voxels, in float32 or wider."""
+    value.require_channels_first("group_norm or instance_norm")
     batch, channels, *space = value.shape
     wide = torch.promote_types(value.dtype, torch.float32)
-    x = value.dense.to(wide).reshape(batch, groups, channels // groups, *space)
+    x = value.dense.to(wide).reshape(batch, num_groups, channels // num_groups, *space)
     visible = value.visible.to(wide).unsqueeze(1)
     axes = tuple(range(2, x.dim()))
-    count = visible.sum(axes, keepdim=True) * (channels // groups)
+    count = visible.sum(axes, keepdim=True) * (channels // num_groups)
     mean = x.sum(axes, keepdim=True) / count
     centred = (x - mean) * visible
     variance = centred.square().sum(axes, keepdim=True) / count
@@ -255,31 +252,48 @@ def _grouped_norm(
         y = y * weight.reshape(per_channel)
     if bias is not None:
         y = y + bias.reshape(per_channel)
-    return _hide(y.to(value.dtype), value.layout)
+    return value.like(y.to(value.dtype))
 
+
+_LOCAL = (
+    *(torch.conv2d, torch.conv3d, torch.max_pool2d, torch.max_pool3d, F.max_pool2d, F.max_pool3d),
+    *(torch._C._nn.avg_pool2d, torch._C._nn.avg_pool3d, F.pixel_shuffle, F.pixel_unshuffle, F.interpolate),
+    *(torch.conv_transpose2d, torch.conv_transpose3d, F.dropout2d, F.dropout3d, torch.prelu),
+)
+_ELEMENTWISE = (
+    *(F.relu, torch.relu, torch.relu_, F.leaky_relu, F.relu6, F.hardtanh, F.silu, F.gelu, F.elu, F.mish),
+    *(F.hardswish, F.hardsigmoid, F.softplus, F.selu, F.celu, F.softsign, F.tanhshrink, F.logsigmoid),
+    *(F.dropout, torch.sigmoid, torch.tanh, torch.exp, torch.sqrt, torch.rsqrt, torch.square, torch.abs),
+    *(Tensor.relu, Tensor.relu_, Tensor.sigmoid, Tensor.tanh, Tensor.square, Tensor.clamp, torch.clamp),
+    *(torch.neg, Tensor.neg, Tensor.exp, Tensor.sqrt, Tensor.rsqrt, Tensor.abs),
+)
+_COMBINING = (
+    *(torch.add, torch.mul, torch.sub, torch.div, torch.rsub, torch.true_divide, torch.pow, Tensor.pow),
+    *(Tensor.add, Tensor.mul, Tensor.sub, Tensor.div),
+)
+_SINGULAR_AT_ZERO = {torch.div, torch.true_divide, torch.pow, torch.sqrt, torch.rsqrt}
+_SINGULAR_AT_ZERO |= {Tensor.div, Tensor.pow, Tensor.sqrt, Tensor.rsqrt}
+_COPYING = (Tensor.clone, Tensor.detach, Tensor.float, Tensor.double, Tensor.half, Tensor.bfloat16, Tensor.to)
+_NEW = (Tensor.new_empty, Tensor.new_zeros, Tensor.new_ones, Tensor.new_full, Tensor.new_tensor)
+_ADAPTIVE = (F.adaptive_avg_pool2d, F.adaptive_avg_pool3d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)
 
 _FORMS: dict[Callable[..., Any], Callable[..., Any]] = {
-    **dict.fromkeys(
-        (torch.conv2d, torch.conv3d, torch.max_pool2d, torch.max_pool3d, F.max_pool2d, F.max_pool3d),
-        _dense_then_hide,
-    ),
-    **dict.fromkeys((torch._C._nn.avg_pool2d, torch._C._nn.avg_pool3d), _dense_then_hide),
-    **dict.fromkeys((torch.conv_transpose2d, torch.conv_transpose3d, F.interpolate), _dense_then_hide),
-    **dict.fromkeys(
-        (F.relu, torch.relu, torch.relu_, F.leaky_relu, F.relu6, F.hardtanh, F.silu), _dense_then_hide
-    ),
-    **dict.fromkeys(
-        (F.gelu, F.elu, F.mish, F.hardswish, torch.prelu, torch.sigmoid, torch.tanh), _dense_then_hide
-    ),
-    **dict.fromkeys((F.dropout, F.dropout2d, F.dropout3d), _dense_then_hide),
-    **dict.fromkeys((torch.add, torch.mul, torch.sub, torch.div, torch.rsub, torch.pow), _combine),
-    **dict.fromkeys((Tensor.add, Tensor.mul, Tensor.sub, Tensor.div, Tensor.pow), _combine),
-    **dict.fromkeys(
-        (torch.abs, torch.neg, torch.square, torch.exp, F.softplus, F.selu, F.celu), _dense_then_hide
-    ),
-    **dict.fromkeys((torch.clamp, torch.sqrt, F.hardsigmoid, F.softsign, F.tanhshrink), _dense_then_hide),
+    **dict.fromkeys(_LOCAL, _local),
+    **dict.fromkeys(_ELEMENTWISE, _elementwise),
+    **dict.fromkeys(_COMBINING, _combine),
     **dict.fromkeys((torch.cat, torch.concat), _concatenate),
     **dict.fromkeys((F.batch_norm, synced_batch_norm), _batch_norm),
     F.instance_norm: _instance_norm,
     F.group_norm: _group_norm,
+    **dict.fromkeys((F.layer_norm, F.rms_norm, F.linear), forms.channels_last),
+    **dict.fromkeys((F.softmax, torch.softmax, Tensor.softmax), forms.softmax),
+    **dict.fromkeys((torch.chunk, Tensor.chunk, torch.split, Tensor.split), forms.divide),
+    **dict.fromkeys((torch.mean, Tensor.mean), forms.mean),
+    **dict.fromkeys((torch.norm, Tensor.norm), forms.spatial_norm),
+    **dict.fromkeys(_ADAPTIVE, forms.adaptive_pool),
+    **dict.fromkeys((torch.permute, Tensor.permute), forms.permute),
+    **dict.fromkeys((torch.movedim, Tensor.movedim), forms.movedim),
+    **dict.fromkeys(_COPYING, forms.cast),
+    **dict.fromkeys(_NEW, forms.new_tensor),
+    F.pad: forms.pad,
 }

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from medmim.encoders.packed.layout import CellLayout
+from medmim.encoders.tensor_like import TensorLike
 from medmim.errors import ShapeError
 from medmim.shapes import Size
 
@@ -21,7 +18,7 @@ ADVICE = "use an encoder without it"
 _AXES = {2: ("y", "x"), 3: ("z", "y", "x")}
 
 
-class PackedCells(ABC):
+class PackedCells(TensorLike):
     """The visible cells of a map, stacked along the batch axis.
 
     Attributes:
@@ -36,17 +33,6 @@ class PackedCells(ABC):
         self.values = values
         self.layout = layout
         self.last = last
-
-    @classmethod
-    @abstractmethod
-    def __torch_function__(
-        cls,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Run the packed form of `func`."""
 
     @property
     def dims(self) -> int:

@@ -208,8 +208,8 @@ def spatial_norm(
         raise ShapeError(
             f"'norm' of order {p} over axes {dim} has no packed form, only 2 over space: {ADVICE}"
         )
-    sums = value.values.square().flatten(2).sum(dim=2)
-    norms = torch.stack([cells.sum(dim=0) for cells in torch.split(sums, list(value.layout.counts))]).sqrt()
+    samples = torch.split(value.values.flatten(2), list(value.layout.counts))
+    norms = torch.stack([torch.linalg.vector_norm(cells, dim=(0, 2)) for cells in samples])
     if not keepdim:
         return norms
     ones = [1] * value.dims

@@ -10,7 +10,7 @@ value, so that forwards with different masks never interfere, also under
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -31,11 +31,6 @@ class Packed(PackedCells):
     """Visible cells that behave like a dense tensor whose hidden voxels are zero; see `PackedCells`."""
 
     @property
-    def ndim(self) -> int:
-        """Number of axes, batch and channels included."""
-        return self.dims + 2
-
-    @property
     def dtype(self) -> torch.dtype:
         """Element type."""
         return self.values.dtype
@@ -50,98 +45,26 @@ class Packed(PackedCells):
         """Whether gradients flow through this value."""
         return self.values.requires_grad
 
-    def dim(self) -> int:
-        """Return the number of axes, batch and channels included."""
-        return self.ndim
-
-    def size(self, axis: int | None = None) -> torch.Size | int:
-        """Return the shape, or the length of one axis."""
-        return self.shape if axis is None else self.shape[axis]
-
-    @property
-    def data(self) -> Packed:
-        """The value without gradient."""
-        return type(self)(self.values.detach(), self.layout, last=self.last)
-
-    def contiguous(self, **_: Any) -> Packed:
-        """Return itself: the memory order is fixed."""
-        return self
-
     def unpack(self, fill: float = 0.0) -> Tensor:
         """Return the dense tensor, hidden voxels set to `fill`."""
         dense = paste(self.values, self.layout, fill)
         return dense.movedim(1, -1) if self.last else dense
 
-    def __add__(self, other: Any) -> Packed:
-        return _combined(torch.add, self, other)
-
-    def __mul__(self, other: Any) -> Packed:
-        return _combined(torch.mul, self, other)
-
-    def __sub__(self, other: Any) -> Packed:
-        return _combined(torch.sub, self, other)
-
-    def __rsub__(self, other: Any) -> Packed:
-        return _combined(torch.rsub, self, other)
-
-    def __truediv__(self, other: Any) -> Packed:
-        return _combined(torch.div, self, other)
-
-    def __pow__(self, other: Any) -> Packed:
-        return _combined(torch.pow, self, other)
-
-    def __getitem__(self, key: Any) -> Packed:
-        """Index along channels.
-
-        Raises:
-            ShapeError: for another index.
-        """
-        selected: Any = ops.select_channels(self, key)
-        return type(self)(selected.values, self.layout, last=self.last)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __array__(self, *_: Any, **__: Any) -> Any:
-        """Reject conversion to NumPy by name.
-
-        Raises:
-            ShapeError: always.
-        """
-        raise _no_form("numpy.asarray")
-
-    def __neg__(self) -> Packed:
-        return _combined(torch.mul, self, -1)
-
-    __radd__ = __iadd__ = __add__
-    __rmul__ = __imul__ = __mul__
-    __isub__, __itruediv__ = __sub__, __truediv__
-
-    def __getattr__(self, name: str) -> Any:
-        """Return the packed form of a tensor method, or reject it by name."""
-        method = getattr(Tensor, name, None) if not name.startswith("_") else None
-        if method is None:
-            raise AttributeError(f"'{type(self).__name__}' has no attribute '{name}'")
-        if method not in _FORMS:
-            raise _no_form(name)
-        return lambda *args, **kwargs: _FORMS[method](method, self, *args, **kwargs)
+    @classmethod
+    def form_of(cls, func: Callable[..., Any]) -> Callable[..., Any] | None:
+        """Return the packed form of an operation."""
+        return _FORMS.get(func)
 
     @classmethod
-    def __torch_function__(
-        cls,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """Run the packed form of `func`.
+    def no_form(cls, name: str, func: Callable[..., Any] | None = None) -> ShapeError:
+        """Return the error for an operation without a packed form."""
+        masked = ", or --compute masked" if func is not None and has_masked_form(func) else ""
+        return ShapeError(f"'{name}' has no packed form: {ADVICE}{masked}")
 
-        Raises:
-            ShapeError: if it has none.
-        """
-        if func not in _FORMS:
-            raise _no_form(func.__name__, masked=has_masked_form(func))
-        return _FORMS[func](func, *args, **(kwargs or {}))
+    def select_channels(self, key: Any) -> Packed:
+        """Index along channels."""
+        selected: Any = ops.select_channels(self, key)
+        return type(self)(selected.values, self.layout, last=self.last)
 
 
 def pack(images: Images, hidden: Hidden) -> Packed:
@@ -165,15 +88,6 @@ def pack(images: Images, hidden: Hidden) -> Packed:
         )
     layout = CellLayout(hidden)
     return Packed(cut(images, layout), layout)
-
-
-def _combined(func: Callable[..., Tensor], first: Any, second: Any) -> Packed:
-    result: Packed = _FORMS[func](func, first, second)
-    return result
-
-
-def _no_form(name: str, *, masked: bool = False) -> ShapeError:
-    return ShapeError(f"'{name}' has no packed form: {ADVICE}{', or --compute masked' if masked else ''}")
 
 
 _ELEMENTWISE = (

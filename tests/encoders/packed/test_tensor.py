@@ -356,7 +356,6 @@ def test_mixing_masks_is_rejected(images, hidden, value):
     [
         ("'softmax' over axis 2 has no packed form", lambda x: F.softmax(x, 2)),
         ("'max_pool2d_with_indices' has no packed form", nn.MaxPool2d(2, return_indices=True)),
-        ("'pad' has no packed form", nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect")),
         ("'flatten' has no packed form", lambda x: x.flatten(1)),
         ("'view' has no packed form", lambda x: x.view(1, -1)),
         ("'is_contiguous' has no packed form", lambda x: x.is_contiguous()),
@@ -378,6 +377,8 @@ def test_an_operation_without_a_packed_form_is_rejected_by_name_with_a_remedy(me
         ("interpolate", lambda x: F.interpolate(x, scale_factor=2.0)),
         ("interpolate", nn.Upsample(scale_factor=0.5)),
         ("conv_transpose2d", nn.ConvTranspose2d(4, 4, 2, 2).double()),
+        ("pad", nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect").double()),
+        ("pixel_shuffle", nn.PixelShuffle(2)),
     ],
 )
 def test_the_message_suggests_compute_masked_where_it_helps(name, operation, images, hidden):

@@ -1,0 +1,128 @@
+"""The base class of masked and packed values: operators and methods of a tensor, run by a table of forms."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medmim.errors import ShapeError
+
+
+class TensorLike(ABC):
+    """A value on which networks compute as on a tensor; operations without a form are rejected by name."""
+
+    @classmethod
+    @abstractmethod
+    def form_of(cls, func: Callable[..., Any]) -> Callable[..., Any] | None:
+        """Return the function that computes `func` for these values, called as `form(func, …)`; or None."""
+
+    @classmethod
+    @abstractmethod
+    def no_form(cls, name: str, func: Callable[..., Any] | None = None) -> ShapeError:
+        """Return the error for an operation without a form."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> torch.Size:
+        """Shape of the dense tensor that this value represents."""
+
+    @abstractmethod
+    def select_channels(self, key: Any) -> Any:
+        """Index along channels; other indices are rejected."""
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes, batch and channels included."""
+        return len(self.shape)
+
+    def dim(self) -> int:
+        """Return the number of axes, batch and channels included."""
+        return len(self.shape)
+
+    def size(self, axis: int | None = None) -> torch.Size | int:
+        """Return the shape, or the length of one axis."""
+        return self.shape if axis is None else self.shape[axis]
+
+    @property
+    def data(self) -> Any:
+        """The value without gradient."""
+        return self._apply(Tensor.detach, self)
+
+    def contiguous(self, **_: Any) -> Any:
+        """Return itself: the memory order is fixed."""
+        return self
+
+    def __add__(self, other: Any) -> Any:
+        return self._apply(torch.add, self, other)
+
+    def __mul__(self, other: Any) -> Any:
+        return self._apply(torch.mul, self, other)
+
+    def __sub__(self, other: Any) -> Any:
+        return self._apply(torch.sub, self, other)
+
+    def __rsub__(self, other: Any) -> Any:
+        return self._apply(torch.rsub, self, other)
+
+    def __truediv__(self, other: Any) -> Any:
+        return self._apply(torch.div, self, other)
+
+    def __pow__(self, other: Any) -> Any:
+        return self._apply(torch.pow, self, other)
+
+    def __neg__(self) -> Any:
+        return self._apply(torch.mul, self, -1)
+
+    __radd__ = __iadd__ = __add__
+    __rmul__ = __imul__ = __mul__
+    __isub__, __itruediv__ = __sub__, __truediv__
+
+    def __getitem__(self, key: Any) -> Any:
+        """Index along channels."""
+        return self.select_channels(key)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        """Reject conversion to NumPy by name.
+
+        Raises:
+            ShapeError: always.
+        """
+        raise self.no_form("numpy.asarray")
+
+    def __getattr__(self, name: str) -> Any:
+        """Return the form of a tensor method, or reject it by name."""
+        method = getattr(Tensor, name, None) if not name.startswith("_") else None
+        if method is None:
+            raise AttributeError(f"'{type(self).__name__}' has no attribute '{name}'")
+        form = self.form_of(method)
+        if form is None:
+            raise self.no_form(name)
+        return lambda *args, **kwargs: form(method, self, *args, **kwargs)
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run the form of `func`.
+
+        Raises:
+            ShapeError: if it has none.
+        """
+        form = cls.form_of(func)
+        if form is None:
+            raise cls.no_form(getattr(func, "__name__", str(func)), func)
+        return form(func, *args, **(kwargs or {}))
+
+    def _apply(self, func: Callable[..., Any], *args: Any) -> Any:
+        return self.__torch_function__(func, (type(self),), args)
