@@ -59,13 +59,14 @@ def blocks(page):
     yield from re.findall(r"```(\w+)(?: file=(\S+))?\n(.*?)```", page, flags=re.DOTALL)
 
 
-def shortened(text):
-    """Return code or commands with trainings of two steps."""
+def shortened(text, *, own_encoder):
+    """Return code or commands with trainings of two steps; the encoder of a page stays."""
     as_keywords = ", ".join(f"{key}={value!r}" for key, value in SHORT.items())
     as_items = ", ".join(f'"{key}": {value!r}' for key, value in SHORT.items())
-    words = shlex.join([*tiny.TINY_WORDS, "--steps", "2", "--set", "num_evaluations=1"])
-    own = "--encoder" in text
-    words = words.replace("--encoder dynunet", "").partition(" --set 'encoder")[0] if own else words
+    tiny_words = tiny.TINY_WORDS
+    if own_encoder:
+        tiny_words = ["--size", "32", "--batch-size", "2", "--workers", "0", "--precision", "fp32"]
+    words = shlex.join([*tiny_words, "--steps", "2", "--set", "num_evaluations=1"])
     text = re.sub(r"\bminutes=\d+", as_keywords, text)
     text = re.sub(r'"minutes": \d+', as_items, text).replace("seeds=[0, 1]", "seeds=[0]")
     return re.sub(r"--minutes \d+", words, text)
@@ -78,15 +79,16 @@ def test_tutorials_run(page, tmp_path, monkeypatch):
     monkeypatch.setenv("MEDMIM_HOME", str(tmp_path / "runs"))
     if page.stem != "own_dicom":
         tiny.make_dataset(tmp_path / "medmim-data")
-    names, run = {}, ""
-    for language, name, text in blocks(page.read_text(encoding="utf-8")):
+    names, run, content = {}, "", page.read_text(encoding="utf-8")
+    own = "--encoder" in content
+    for language, name, text in blocks(content):
         if name:
             (tmp_path / name).write_text(text, encoding="utf-8")
         elif language == "python":
-            exec(compile(shortened(text), page.name, "exec"), names)
+            exec(compile(shortened(text, own_encoder=own), page.name, "exec"), names)
         elif language == "sh":
             for line in text.splitlines():
-                words = shlex.split(shortened(line).replace("RUN", run))
+                words = shlex.split(shortened(line, own_encoder=own).replace("RUN", run))
                 result = CliRunner().invoke(main, words[1:])
                 assert result.exit_code == 0, (line, result.output, result.exception)
                 found = re.search(r"^run +(\w+)", result.stdout, flags=re.M)
