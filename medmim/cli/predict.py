@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,6 +116,9 @@ def _lines(result: Predictions) -> list[str]:
             for key, outcome in result.dicom.items()
             if outcome == "written_with_new_frame_of_reference"
         ),
-        *(f"not used     file {number}: {reason}" for number, reason in list(result.files.items())[:_LINES]),
+        *(
+            f"not used     {count} files: {reason}"
+            for reason, count in Counter(result.files.values()).most_common()
+        ),
         *([f"sources      {sources}"] if (sources := result.out / "sources.csv").is_file() else []),
     ]

@@ -60,14 +60,14 @@ def preview(source: Path, out: Path, *, progress: Progress | None = None, **opti
     """
     given = IngestOptions(**options)
     sources = find_files(source, out, given.labels, follow_links=given.follow_links)
-    keys = Keys(secrets.token_bytes(SECRET_BYTES))
     with tempfile.TemporaryDirectory(prefix="medmim-") as staging, for_scans(given.workers) as sandbox:
+        keys = Keys(secrets.token_bytes(SECRET_BYTES))
         context = IngestContext(keys, Ledger({}), Path(staging), sandbox, progress, given)
         _locate_links(context, sources)
-        scanned = scan(context, sources.readable)
-        paths = sources.readable
+        paths, scanned = sources.readable, scan(context, sources.readable)
         readable = {paths[number] for number, one in scanned.items() if is_readable(one, paths[number])}
-        return preview_of(scanned, paths, query=layout_query(context, sources.source, readable))
+        query = layout_query(context, sources.source, readable)
+        return preview_of(scanned, paths, query=query, labels=sources.labels)
 
 
 def ingest(

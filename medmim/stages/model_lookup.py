@@ -100,7 +100,8 @@ def _best(known: Sequence[ListedModel], log: Callable[[str], None]) -> ListedMod
     comparable = [one for one, run in runs if _group(run) == group]
     usable = [[one for one in comparable if one.status == status] for status in (CANDIDATE, CONTROL, FAILED)]
     best = max(next(filter(None, usable)), key=_rank)
-    of = f"the best of {len(usable[0])} candidates" if best.status == CANDIDATE else best.status
+    candidates = "only candidate" if len(usable[0]) == 1 else f"best of {len(usable[0])} candidates"
+    of = f"the {candidates}" if best.status == CANDIDATE else best.status
     of = f"{of} of {len(comparable)} comparable versions" if len(comparable) > 1 else "the only version"
     log(f"model: {_words(best)}: {of}; choose another with --model")
     if best.status != CANDIDATE:

@@ -15,6 +15,7 @@ from medmim.data.ingest.cases import LayoutCase
 from medmim.data.ingest.checks import layout_warnings, warning_text
 from medmim.data.ingest.dicom_series import slices_of
 from medmim.data.ingest.dicom_subjects import apply_subject_rule, contradicting_patients
+from medmim.data.ingest.labels import is_label
 from medmim.data.ingest.layout import LayoutQuery, find_layout
 from medmim.data.ingest.scan import ScannedFile
 from medmim.data.ingest.volumes import READABLE
@@ -77,6 +78,7 @@ def preview_of(
     paths: Mapping[int, Path],
     *,
     query: LayoutQuery,
+    labels: Path | None = None,
 ) -> Preview:
     """Classify every series by its headers and every other file by its name; pixels are not read.
 
@@ -84,6 +86,7 @@ def preview_of(
         seen: result of the scan, by number.
         paths: paths of the files, by number.
         query: for the layout of files that are not DICOM.
+        labels: folder of `--labels`.
 
     Raises:
         UsageError: for an unknown layout.
@@ -93,16 +96,15 @@ def preview_of(
     slices, blocked = slices_of(seen, paths)
     groups = group_slices(slices, blocked)
     rest = {number: one for number, one in seen.items() if not one.headers}
-    open_to_layout = [
+    label_files = _label_files(seen, paths, labels)
+    open_to_layout = {
         paths[number]
         for number, one in rest.items()
         if one.fate != "quarantined" and paths[number].is_relative_to(query.source)
-    ]
-    found = None
-    if open_to_layout:
-        found = find_layout(query, sorted(open_to_layout))
+    } - label_files
+    found = find_layout(query, sorted(open_to_layout)) if open_to_layout else None
     used = {path for case in found.cases for path in case.files} if found else set()
-    reasons = found.other if found else {}
+    reasons = {**(found.other if found else {}), **dict.fromkeys(label_files, "label")}
     others = Counter(
         reasons.get(paths[number], one.reason) if not one.reason or one.reason in READABLE else one.reason
         for number, one in rest.items()
@@ -121,6 +123,19 @@ def preview_of(
         patients=tuple(_patients(found.cases)) if found else (),
         warnings=tuple(map(warning_text, warnings)),
     )
+
+
+def _label_files(
+    seen: Mapping[int, ScannedFile], paths: Mapping[int, Path], folder: Path | None
+) -> set[Path]:
+    series = {one.series for one in seen.values() if one.series}
+    return {
+        paths[number]
+        for number, one in seen.items()
+        if one.header is None
+        and one.fate != "quarantined"
+        and is_label(paths[number], one, folder=folder, series=series)
+    }
 
 
 def _patients(cases: Sequence[LayoutCase]) -> list[PatientRow]:

@@ -120,15 +120,16 @@ def write_label_prediction(
     if place.draw:
         _draw(place, [_labelled(prepared, labels_of(probabilities, regions).numpy())], trained, names)
     known = volume.flags.get("spacing") != "unknown"
-    rows = []
+    rows, sizes = [], []
     for number, class_name in sorted(scene.names.items()):
         code = trained.codes[number]
         count = int(np.count_nonzero(labels == code))
         size = round(count * voxel_ml, 4) if known else ""
         row = {"volume": volume.id, "class": class_name, "number": code, "voxels": count, "ml": size}
         rows.append(row)
-    unit = "ml" if known else "voxels"
-    summary = ", ".join(f"{row['class']} {row[unit]:g} {unit}" for row in rows)
+        text = f"{float(f'{count * voxel_ml:.3g}'):g} ml" if known else f"{count} voxels"
+        sizes.append(f"{class_name} {text}")
+    summary = ", ".join(sizes)
     return VolumePrediction(rows, summary, label)
 
 

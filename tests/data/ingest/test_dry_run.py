@@ -66,6 +66,15 @@ def test_images_and_labels_of_a_layout(tmp_path):
     assert found.series == ()
 
 
+def test_labels_named_after_a_series_are_counted_as_labels(source, tmp_path):
+    for folder, name in ((source, "1.2.1"), (tmp_path / "labels", "other")):
+        folder.mkdir(exist_ok=True)
+        (folder / f"{name}.nii.gz").write_bytes(encode_image(Image(np.ones((10, 8, 6), np.uint8), np.eye(4))))
+    found = preview(source, tmp_path / "out", workers=1, labels=tmp_path / "labels")
+    assert found.others == {"label": 2, "not_dicom": 1}
+    assert found.images == 0
+
+
 def test_paths_are_checked_as_for_ingestion(source):
     with pytest.raises(UsageError, match="contain each other"):
         preview(source, source / "out")
