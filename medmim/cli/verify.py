@@ -26,6 +26,7 @@ def command(*, dataset: Path, as_json: bool) -> None:
 
     To restore damaged files, run `medmim ingest` on the source again.
     """
+    from medmim.data.ingest.checks import warning_text
     from medmim.stages.verify import raise_if_damaged, verify
 
     with phases() as progress:
@@ -37,6 +38,7 @@ def command(*, dataset: Path, as_json: bool) -> None:
         f"volumes      {result.counts.get('volumes', 0)}, {result.counts.get('labels', 0)} labels",
         *(f"problem      {problem}" for problem in result.problems[:_MAX_LINES]),
         *([f"             and {more} more; --json lists all"] if more > 0 else []),
+        *(f"warning      {warning_text(one)}" for one in result.warnings[:_MAX_LINES]),
         f"verdict      {'damaged' if result.problems else 'intact'}",
     ]
     print_result(result.as_json(), as_json=as_json, lines=lines)

@@ -13,11 +13,12 @@ from medmim import files
 from medmim.data.dataset.channels import channels_of
 from medmim.data.dataset.manifest import VolumeRecord
 from medmim.data.dataset.partition import patient_digest
+from medmim.data.dataset.perceptual_hash import similar_pairs
 
 CERTIFICATE = "certificate.json"
 NONE_FOUND = "no test patient found (exact voxels and keys)"
 CONTAMINATED = "contaminated"
-POSSIBLE = "possible (look-alike keys)"
+POSSIBLE = "possible (look-alike keys or voxels)"
 UNKNOWN = "unknown"
 _FORMER = {"clean": NONE_FOUND}  # word of certificates of earlier versions
 _METADATA = "medmim.seen_patients"
@@ -34,12 +35,14 @@ class SeenPatients:
         pixels: digests of the voxels.
         unhashed: number of volumes that were ingested without a voxel hash.
         loose: digests of the patients' identifiers without case, punctuation and leading zeros.
+        perceptual: perceptual hashes of the images; coarser than a thumbnail of 12×12 pixels.
     """
 
     patients: frozenset[str] = frozenset()
     pixels: frozenset[str] = frozenset()
     unhashed: int = 0
     loose: frozenset[str] = frozenset()
+    perceptual: frozenset[str] = frozenset()
 
     def as_metadata(self) -> dict[str, str]:
         """Return the record as metadata of a safetensors file, which keep it with copied weights."""
@@ -67,23 +70,28 @@ class SeenPatients:
             self.pixels | other.pixels,
             self.unhashed + other.unhashed,
             self.loose | other.loose,
+            self.perceptual | other.perceptual,
         )
 
     def _rest(self) -> dict[str, Any]:
-        return {"unhashed": self.unhashed, "loose": sorted(self.loose)}
+        return {
+            "unhashed": self.unhashed,
+            "loose": sorted(self.loose),
+            "perceptual": sorted(self.perceptual),
+        }
 
     @classmethod
     def _read(cls, patients: Iterable[str], pixels: Iterable[str], rest: Mapping[str, Any]) -> SeenPatients:
-        loose = frozenset(rest.get("loose", ()))  # absent before 0.2.0
-        return cls(frozenset(patients), frozenset(pixels), int(rest["unhashed"]), loose)
+        newer = (frozenset(rest.get(name, ())) for name in ("loose", "perceptual"))  # absent before 0.2.0
+        return cls(frozenset(patients), frozenset(pixels), int(rest["unhashed"]), *newer)
 
 
 @dataclass(frozen=True)
 class Overlap:
     """Overlap of one stage with the test split: patients by key, volumes by equal voxels.
 
-    `look_alikes` counts test patients whose identifier differs from a seen one only in case, punctuation or
-    leading zeros.
+    `look_alikes` counts test patients that may be seen under another key: their identifier differs from a
+    seen one only in case, punctuation or leading zeros, or an image of theirs is similar to a seen one.
     """
 
     patients_seen: int
@@ -137,7 +145,7 @@ class Certificate:
             elif overlap.look_alikes:
                 found.append(
                     f"{stage} may have seen {overlap.look_alikes} test patients: their identifiers differ "
-                    "only in case, punctuation or leading zeros from seen ones"
+                    "only in case, punctuation or leading zeros from seen ones, or their images are similar"
                 )
             elif overlap.unhashed:
                 found.append(
@@ -175,6 +183,7 @@ def seen_patients_of(volumes: Iterable[VolumeRecord]) -> SeenPatients:
         frozenset(_digest(found) for found in hashes if found),
         sum(found is None for found in hashes),
         frozenset(_digest(volume.loose_subject) for volume in listed if volume.loose_subject),
+        frozenset(volume.perceptual_hash for volume in listed if volume.perceptual_hash),
     )
 
 
@@ -227,15 +236,14 @@ def certify(
 
 
 def _look_alikes(test: Iterable[VolumeRecord], seen: SeenPatients) -> int:
-    """Return how many test patients resemble a seen patient by identifier, and are not seen by key."""
+    """Return how many test patients resemble a seen one by identifier or image, and are not seen by key."""
+    unseen = [volume for volume in test if patient_digest(volume.subject) not in seen.patients]
+    images = [channel for volume in unseen for channel in channels_of(volume) if channel.perceptual_hash]
+    pairs = similar_pairs([one.perceptual_hash or "" for one in images], sorted(seen.perceptual))
+    similar = {images[place].subject for place, _ in pairs}
     return len(
-        {
-            volume.subject
-            for volume in test
-            if volume.loose_subject
-            and _digest(volume.loose_subject) in seen.loose
-            and patient_digest(volume.subject) not in seen.patients
-        }
+        similar
+        | {one.subject for one in unseen if one.loose_subject and _digest(one.loose_subject) in seen.loose}
     )
 
 

@@ -1,4 +1,4 @@
-"""Patients that may be one person under two identifiers: equal voxels, and identifiers that look alike."""
+"""Signs that two patients are one person: equal or similar voxels, and identifiers that look alike."""
 
 from __future__ import annotations
 
@@ -7,11 +7,19 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from medmim.data.dataset.manifest import VolumeRecord
+from medmim.data.dataset.perceptual_hash import similar_pairs
+
+MAX_IMAGES = 20_000  # every image is compared with every other: about 20 seconds
+_SHOWN = 100
 
 
 def find_look_alikes(volumes: Sequence[VolumeRecord]) -> list[dict[str, Any]]:
     """Return a warning for each sign that patients may be one person."""
-    return [*find_equal_voxels(volumes), *find_look_alike_patients(volumes)]
+    return [
+        *find_equal_voxels(volumes),
+        *find_look_alike_patients(volumes),
+        *find_similar_images(volumes),
+    ]
 
 
 def find_equal_voxels(volumes: Iterable[VolumeRecord]) -> list[dict[str, Any]]:
@@ -56,3 +64,36 @@ def find_look_alike_patients(volumes: Iterable[VolumeRecord]) -> list[dict[str, 
             "divided": sum(len(set(group.values())) > 1 for group in alike),
         }
     ]
+
+
+def find_similar_images(volumes: Iterable[VolumeRecord]) -> list[dict[str, Any]]:
+    """Return a warning if images of different subjects may be altered copies of each other, else nothing.
+
+    It lists the first pairs of volumes; `divided` counts the pairs that are in two splits.
+    """
+    hashed = [volume for volume in volumes if volume.perceptual_hash]
+    if len(hashed) > MAX_IMAGES:
+        return [{"kind": "similar_images_not_compared", "images": len(hashed), "limit": MAX_IMAGES}]
+    hashes = [volume.perceptual_hash or "" for volume in hashed]
+    pairs = [
+        (hashed[first], hashed[second])
+        for first, second in similar_pairs(hashes, hashes)
+        if first < second and _are_other_images(hashed[first], hashed[second])
+    ]
+    if not pairs:
+        return []
+    return [
+        {
+            "kind": "similar_images_under_two_subjects",
+            "pairs": len(pairs),
+            "images": len({one.id for pair in pairs for one in pair}),
+            "divided": sum(first.split != second.split for first, second in pairs),
+            "volumes": sorted(sorted((first.id, second.id)) for first, second in pairs)[:_SHOWN],
+        }
+    ]
+
+
+def _are_other_images(first: VolumeRecord, second: VolumeRecord) -> bool:
+    """Return whether two volumes are of different subjects and not reported for equal voxels."""
+    equal = first.pixels_sha256 is not None and first.pixels_sha256 == second.pixels_sha256
+    return first.subject != second.subject and not equal

@@ -55,8 +55,8 @@ class VolumeRecord(_Record):
     exclude each other, as in the source: 1 present, 0 absent, -1 uncertain; a class without a value is left
     out. `flags` are warnings, such as `recognizable_face: possible`. `pixels_sha256` depends on the voxels
     only, `sha256` on the whole file. `loose_subject` is the key of the patient's identifier without case,
-    punctuation and leading zeros. `source` names the source in datasets of several sources
-    (`medmim ingest --add`).
+    punctuation and leading zeros; `perceptual_hash` is similar for altered copies of a scan. `source`
+    names the source in datasets of several sources (`medmim ingest --add`).
     """
 
     id: str
@@ -84,6 +84,7 @@ class VolumeRecord(_Record):
     flags: dict[str, str] = Field(default_factory=dict)
     pixels_sha256: str | None = None
     loose_subject: str | None = None
+    perceptual_hash: str | None = None
     source: str | None = None
 
 

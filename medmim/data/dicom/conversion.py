@@ -78,6 +78,7 @@ class ConversionResult(BaseModel):
     orientation: str = ""
     sha256: str = ""
     pixels_sha256: str = ""
+    perceptual_hash: str | None = None
 
 
 def deviation_mm(task: ConversionTask) -> float:

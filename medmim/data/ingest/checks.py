@@ -110,6 +110,13 @@ def warning_text(warning: dict[str, Any]) -> str:
         "or leading zeros, as pat-7 and PAT-07, and {divided} groups of them are in several splits: if they "
         "are the same people, name them with --subjects or --subject-pattern",
     }
+    texts |= {
+        "similar_images_under_two_subjects": "{images} images of different patients are similar in {pairs} "
+        "pairs, {divided} of them in two splits, so they may be copies (rescaled, cropped, mirrored, "
+        "compressed): look at the volumes that --json lists; name one patient for both with --subjects",
+        "similar_images_not_compared": "altered copies of images were not looked for: {images} images, the "
+        "limit is {limit}",
+    }
     if text := texts.get(warning["kind"]):
         return text.format(**warning)
     splits = " and ".join(warning["splits"]) or "no split"

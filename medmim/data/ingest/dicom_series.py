@@ -231,6 +231,7 @@ def _record(
         orientation=result.orientation,
         sha256=result.sha256,
         pixels_sha256=result.pixels_sha256,
+        perceptual_hash=result.perceptual_hash,
         loose_subject=keys.loose_key(header.patient) if header.patient else None,
         verdict="repaired" if repairs else "right",
         repairs=repairs,

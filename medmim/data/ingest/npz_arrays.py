@@ -95,6 +95,7 @@ def _accept(
         orientation=facts["orientation"],
         sha256=facts["sha256"],
         pixels_sha256=facts["pixels_sha256"],
+        perceptual_hash=facts["perceptual_hash"],
         verdict="repaired" if facts["repairs"] else "right",
         repairs=tuple(facts["repairs"]),
         target=None if number is None else names.get(number, f"class {number}"),

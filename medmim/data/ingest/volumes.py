@@ -270,6 +270,7 @@ def _accept(
         orientation=facts["image"]["orientation"],
         sha256=facts["image"]["sha256"],
         pixels_sha256=facts["image"]["pixels_sha256"],
+        perceptual_hash=facts["image"]["perceptual_hash"],
         loose_subject=None if case.subject_by_pixels else context.file_keys.loose_key(patient),
         verdict="repaired" if repairs else "right",
         repairs=repairs,

@@ -128,3 +128,14 @@ def test_look_alike_patients_make_contamination_possible():
         == 0
     )
     assert worst_verdict([NONE_FOUND, UNKNOWN, POSSIBLE]) == POSSIBLE
+
+
+def test_similar_images_make_contamination_possible():
+    def scan(subject, text):
+        return volume(subject, subject).model_copy(update={"perceptual_hash": text})
+
+    test = [scan("p8", "00" * 27), scan("p9", "3c" * 27)]
+    seen = seen_patients_of([scan("p1", "00" * 26 + "0e")])
+    assert SeenPatients.from_metadata(seen.as_metadata()) == seen
+    found = certify(test, {"pretraining": seen}, **WORDS)
+    assert (found.verdict, found.overlaps["pretraining"].look_alikes) == (POSSIBLE, 1)

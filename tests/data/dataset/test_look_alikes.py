@@ -2,7 +2,12 @@
 
 import tiny
 
-from medmim.data.dataset.look_alikes import find_equal_voxels, find_look_alike_patients
+from medmim.data.dataset.look_alikes import (
+    MAX_IMAGES,
+    find_equal_voxels,
+    find_look_alike_patients,
+    find_similar_images,
+)
 
 
 def row(subject, loose, split):
@@ -32,3 +37,19 @@ def test_two_subjects_with_the_same_voxels_are_reported():
             "splits": ["test", "train"],
         }
     ]
+
+
+def test_similar_images_of_different_subjects_are_reported():
+    texts = {"x": "00" * 18, "nearly x": "00" * 17 + "0e", "y": "3c" * 18}
+
+    def image(subject, number, text, split):
+        known = {"id": f"{subject}-{number}", "perceptual_hash": texts[text]}
+        return tiny.row(subject, number, split=split).model_copy(update=known)
+
+    rows = [image("a", 0, "x", "train"), image("a", 1, "x", "train"), image("b", 0, "y", "test")]
+    assert find_similar_images(rows) == []
+    (warning,) = find_similar_images([*rows, image("c", 0, "nearly x", "test")])
+    assert (warning["pairs"], warning["images"], warning["divided"]) == (2, 3, 2)
+    assert warning["volumes"] == [["a-0", "c-0"], ["a-1", "c-0"]]
+    (warning,) = find_similar_images(rows * (MAX_IMAGES // 3 + 1))
+    assert warning["kind"] == "similar_images_not_compared"
