@@ -32,6 +32,7 @@ from medmim.data.ingest.scan import ScannedFile
 _PHASES: dict[Callable[[ConversionTask], ConversionResult], str]
 _PHASES = {convert_raw: "convert", convert: "decode", convert_single_image: "pictures"}
 _DAMAGE = {"truncated", "bad_header", "bad_size", "no_pixel_data", "missing_uid", "damaged", "memory"}
+_WRITTEN = {"shape", "spacing_mm", "orientation", "sha256", "pixels_sha256", "perceptual_hash"}
 
 
 def volumes_from_dicom(
@@ -226,12 +227,7 @@ def _record(
         image=stored_path("volumes", subject, study, name),
         modality=header.modality,
         spatial_dims=3 if isinstance(group, SliceStack) else 2,
-        shape=result.shape,
-        spacing_mm=result.spacing_mm,
-        orientation=result.orientation,
-        sha256=result.sha256,
-        pixels_sha256=result.pixels_sha256,
-        perceptual_hash=result.perceptual_hash,
+        **result.model_dump(include=_WRITTEN),
         loose_subject=keys.loose_key(header.patient) if header.patient else None,
         verdict="repaired" if repairs else "right",
         repairs=repairs,
