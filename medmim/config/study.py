@@ -18,6 +18,7 @@ from medmim.config.value_types import Share
 from medmim.errors import SettingsError
 
 SCRATCH = "scratch"
+EQUAL_COST = f"{SCRATCH} [equal cost]"
 DIGEST = "job"  # tag of a training; trainings with equal digests give equal results
 LabelShare = float | None
 StageSettings = PretrainSettings | FinetuneSettings
@@ -39,6 +40,8 @@ class StudySettings(FileSettings):
         encoders, label_fractions: arms are compared within each of them, never across.
         seeds, folds: every arm is repeated for each seed and fold.
         scratch: add the matched control without pretraining.
+        equal_cost: add a control without pretraining that trains for the minutes of pretraining and
+            fine-tuning together.
         pretrain, finetune: settings that all trials share, including budget and augmentation.
     """
 
@@ -55,6 +58,7 @@ class StudySettings(FileSettings):
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
     folds: tuple[int | None, ...] = Field(default=(None,), min_length=1)
     scratch: bool = True
+    equal_cost: bool = False
     pretrain: dict[str, Any] = Field(default_factory=dict)
     finetune: dict[str, Any] = Field(default_factory=dict)
 
@@ -87,7 +91,8 @@ class StudyTrial:
     """One arm at one seed and fold: at most one pretraining, then fine-tuning and test.
 
     Attributes:
-        arm: its name in comparisons, such as `spark mesh 0.7`; `scratch` is the control.
+        arm: its name in comparisons, such as `spark mesh 0.7`; `scratch` and `scratch [equal cost]` are the
+            controls.
         stratum: encoder and label fraction, if the study varies them; arms are compared within a stratum.
         pretrain: settings of its pretraining; None for training from scratch.
         finetune: settings of its fine-tuning; `init` is set when the pretraining has finished.
@@ -154,6 +159,8 @@ def trials_of(study: StudySettings) -> tuple[StudyTrial, ...]:
         stratum = _stratum(study, encoder, share)
         if study.scratch:
             found.append(StudyTrial(SCRATCH, stratum, None, finetune))
+        if study.equal_cost:
+            found.append(StudyTrial(EQUAL_COST, stratum, None, _at_equal_cost(study, finetune)))
         for arm in (arm for arm in arms if arm.get("encoder", encoder) == encoder):
             pretrain = _settings(
                 PretrainSettings, {**network, **study.pretrain, **arm, **common}, where="pretrain"
@@ -188,6 +195,18 @@ def _pretrainings(study: StudySettings) -> list[dict[str, Any]]:
         for method, mask, ratio in product(study.methods, study.masks, study.ratios)
     ]
     return [*grid, *study.arms]
+
+
+def _at_equal_cost(study: StudySettings, finetune: FinetuneSettings) -> FinetuneSettings:
+    """Return the settings of a fine-tuning that also has the minutes of pretraining."""
+    pretrain = _settings(PretrainSettings, study.pretrain, where="pretrain")
+    minutes, source = pretrain.minutes, pretrain.time_source
+    if minutes is None or finetune.minutes is None or source != finetune.time_source:
+        raise SettingsError(
+            "study: equal_cost needs the length of both stages in minutes of one time_source: set "
+            "pretrain.minutes and finetune.minutes"
+        )
+    return finetune.model_copy(update={"minutes": minutes + finetune.minutes})
 
 
 def _stratum(study: StudySettings, encoder: str | None, share: LabelShare) -> str:

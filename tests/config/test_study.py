@@ -1,5 +1,6 @@
 import pytest
 
+from medmim import files
 from medmim.config.resolve import resolve
 from medmim.config.runs import FinetuneSettings, PretrainSettings
 from medmim.config.study import StudySettings, arm_title, settings_of_result, trials_of
@@ -17,6 +18,28 @@ def test_every_combination_is_a_cell_beside_its_control():
     assert {cell.arm for cell in found if cell.pretrain} == {
         f"spark {mask} {ratio}" for mask in ("random", "mesh") for ratio in (0.5, 0.7)
     }
+
+
+MINUTES = {"minutes": 0.3, "time_source": "processor"}
+
+
+def test_the_control_of_equal_cost_trains_for_the_minutes_of_both_stages():
+    found = cells(
+        equal_cost=True, label_fractions=[0.1, 1.0], pretrain=MINUTES, finetune={**MINUTES, "lr": 0.1}
+    )
+    minutes = {(cell.arm, cell.finetune.minutes) for cell in found}
+    assert minutes == {("scratch", 0.3), ("scratch [equal cost]", 0.6), ("spark mesh 0.7", 0.3)}
+    (control, other) = (cell for cell in found if cell.arm == "scratch [equal cost]")
+    assert (control.pretrain, control.finetune.lr, other.stratum) == (None, 0.1, "1 of labels")
+
+
+@pytest.mark.parametrize(
+    ("pretrain", "finetune"),
+    [({"steps": 5}, MINUTES), (MINUTES, {"steps": 5}), ({**MINUTES, "time_source": "wall"}, MINUTES)],
+)
+def test_a_control_of_equal_cost_needs_minutes_of_one_time_source(pretrain, finetune):
+    with pytest.raises(SettingsError, match="equal_cost needs the length of both stages in minutes"):
+        cells(equal_cost=True, pretrain=pretrain, finetune=finetune)
 
 
 def test_cells_go_seed_by_seed():
@@ -125,7 +148,7 @@ def test_a_wrong_word_in_a_study_is_told():
 
 
 @pytest.mark.parametrize(
-    "name", ["quick", "mesh_mask", "mesh_mask_cpu", "first_experiments", "label_efficiency"]
+    "name", [path.stem for path in sorted(files.shipped("configs").glob("studies/*.yaml"))]
 )
 def test_shipped_studies_lay_out(name):
     study = resolve(StudySettings, config=name)

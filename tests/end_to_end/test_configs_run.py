@@ -27,7 +27,16 @@ SMALLER = {
     "simmim_swin": [*SMALL_SWIN, "--size", "64"],
 }
 # one trial of each study; tests/config/test_study.py tests what it varies
-ONE_CELL = ["seeds=[0]", "arms=[]", "masks=[mesh]", "ratios=[0.7]", "label_fractions=[1.0]", "scratch=false"]
+ONE_CELL = [
+    "seeds=[0]",
+    "folds=[null]",
+    "arms=[]",
+    "masks=[mesh]",
+    "ratios=[0.7]",
+    "label_fractions=[1.0]",
+    "scratch=false",
+    "equal_cost=false",
+]
 ONE_CELL += [
     "finetune.num_labelled=null",
     "encoders=[dynunet]",

@@ -18,7 +18,7 @@ import torch
 
 from medmim import files
 from medmim.config.runs import FinetuneSettings
-from medmim.config.study import DIGEST, SCRATCH, StageSettings, StudyTrial, settings_of_result
+from medmim.config.study import DIGEST, EQUAL_COST, SCRATCH, StageSettings, StudyTrial, settings_of_result
 from medmim.data.dataset.manifest import Dataset, digest_of
 from medmim.data.dataset.partition import limit_patients, partition
 from medmim.data.loading.disk_cache import PREPARED
@@ -54,8 +54,9 @@ class StudyTraining:
 
     @property
     def kind(self) -> str:
-        """Stage and encoder; trainings of the same kind take about the same time."""
-        return " ".join(filter(None, (self.job.stage, self.trial.finetune.encoder)))
+        """Stage, encoder and longer control; trainings of the same kind take about the same time."""
+        control = EQUAL_COST if self.trial.arm == EQUAL_COST else None
+        return " ".join(filter(None, (self.job.stage, self.trial.finetune.encoder, control)))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from medmim.config.resolve import FileSettings
 from medmim.config.runs import FinetuneSettings, PretrainSettings
+from medmim.config.study import EQUAL_COST
 from medmim.tracking.comparison.runs import RunScores
 
 # settings of an arm's own pretraining, and of repetitions
@@ -41,7 +42,8 @@ def settings_differences(runs: Sequence[RunScores], *, varied: Collection[str] =
         varied: further settings of pretraining that the study varies on purpose.
     """
     own = PRETRAINING_OF_AN_ARM | set(varied)
-    found = _of_stage("fine-tuning", FinetuneSettings, [(run, run.settings) for run in runs], frozenset())
+    tuned = [(run, _compared_settings(run, runs)) for run in runs]
+    found = _of_stage("fine-tuning", FinetuneSettings, tuned, frozenset())
     pretrained = [(run, run.pretraining) for run in runs if run.pretraining != {}]
     if len({run.arm for run, _ in pretrained}) < 2:  # what the pretraining of one arm is, the arm is
         pretrained = [(run, values) for run, values in pretrained if values is not None]
@@ -68,13 +70,21 @@ def differing_settings(runs: Sequence[RunScores]) -> dict[str, dict[str, str]]:
 
 def unequal_steps(runs: Sequence[RunScores]) -> tuple[str, ...]:
     """Return a warning where a budget in minutes gave arms different numbers of steps."""
-    steps = [int(run.tags["steps"]) for run in runs if run.tags.get("steps")]
+    steps = [int(run.tags["steps"]) for run in runs if run.tags.get("steps") and run.arm != EQUAL_COST]
     if not steps or max(steps) <= _SAME_STEPS * min(steps):
         return ()
     return (
         f"the runs took {min(steps)} to {max(steps)} steps: a budget in minutes favours the arm that had the "
         "machine to itself; use --steps",
     )
+
+
+def _compared_settings(run: RunScores, runs: Sequence[RunScores]) -> Mapping[str, Any] | None:
+    """Return the settings of a fine-tuning; the control of equal cost without the minutes of pretraining."""
+    if run.arm != EQUAL_COST or run.settings is None:
+        return run.settings
+    pretrained = next((one.pretraining["minutes"] for one in runs if one.pretraining), 0.0) or 0.0
+    return {**run.settings, "minutes": round(float(run.settings["minutes"]) - float(pretrained), 9)}
 
 
 def _of_stage(

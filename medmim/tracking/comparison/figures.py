@@ -95,7 +95,8 @@ def ratio_curves(arms: Sequence[Arm], findings: Findings) -> bytes:
             if control.is_control and control.stratum == group[0].stratum:
                 low, high = control.interval or (control.mean, control.mean)
                 axes.axhspan(low, high, color=_GREY, alpha=0.2, linewidth=0)
-                axes.axhline(control.mean, color=_GREY, label=SCRATCH)
+                style = "-" if control.name == SCRATCH else "--"
+                axes.axhline(control.mean, color=_GREY, linestyle=style, label=control.name)
         names = list(dict.fromkeys(arm.columns["mask"] for arm in group))
         for number, name in enumerate(names):
             line = sorted(

@@ -61,6 +61,22 @@ def test_settings_that_a_study_varies_on_purpose_are_left_out():
     assert settings_differences(runs, varied=["lr"]) == ()
 
 
+@pytest.mark.parametrize(("minutes", "unequal"), [(0.4, False), (0.5, True)])
+def test_the_control_of_equal_cost_has_the_minutes_of_both_stages(minutes, unequal):
+    pretrained = {**PRETRAINED, "steps": None, "minutes": 0.3}
+    runs = [
+        made("scratch", settings={"minutes": 0.1}),
+        made("scratch [equal cost]", settings={"minutes": minutes}),
+        made("spark mesh 0.7", settings={"minutes": 0.1}, pretraining=pretrained),
+    ]
+    assert bool(settings_differences(runs)) == unequal
+    lengths = [
+        replace(run, tags={**run.tags, "steps": steps})
+        for run, steps in zip(runs, ("9", "40", "9"), strict=True)
+    ]
+    assert unequal_steps(lengths) == ()
+
+
 def test_seeds_folds_and_settings_of_the_machine_are_left_out():
     runs = [
         made("a", settings={"seed": 0, "workers": 2, "cache_gb": 1.0}),
