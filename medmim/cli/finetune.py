@@ -35,7 +35,7 @@ Examples:
   medmim finetune segment                        from the newest pretraining run
   medmim finetune segment --init scratch         the control: same split, steps and seed
   medmim finetune segment --num-labelled 10 --minutes 7
-  medmim finetune classify --size 128            one class for each image
+  medmim finetune classify --size 128            one class for each image; several: task multilabel
   medmim finetune detect --size 128              boxes around findings
   medmim finetune classify --set mode=linear_probe      the head alone, on a frozen encoder
   medmim finetune regress --targets ages.csv --column age     a number for each image

@@ -57,7 +57,7 @@ def next_finetuning(data: Path) -> str:
     tasks = {
         "segment": any(one.label for one in volumes),
         "detect": any(one.boxes for one in volumes),
-        "classify": any(one.target is not None for one in volumes),
+        "classify": any(one.targets or one.target is not None for one in volumes),
     }
     task = next((name for name, annotated in tasks.items() if annotated), None)
     if task is None:

@@ -24,7 +24,9 @@ Examples:
   medmim runs --delete 3f2a""",
 )
 @click.argument(
-    "task", required=False, type=click.Choice(["pretrain", "segment", "classify", "detect", "regress"])
+    "task",
+    required=False,
+    type=click.Choice(["pretrain", "segment", "classify", "detect", "multilabel", "regress"]),
 )
 @click.option("--arm", help="Only runs whose arm contains this text, such as mesh or scratch.")
 @click.option("--dataset", help="Only runs on the dataset of this name.")

@@ -23,7 +23,9 @@ Examples:
   medmim settings segment
   medmim settings pretrain --json""",
 )
-@click.argument("task", type=click.Choice(["pretrain", "segment", "classify", "detect", "regress", "study"]))
+@click.argument(
+    "task", type=click.Choice(["pretrain", "segment", "classify", "detect", "multilabel", "regress", "study"])
+)
 @json_option
 def command(*, task: str, as_json: bool) -> None:
     """List every setting of TASK with its type, default and meaning.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 _WORDS = "medmim.words"  # in the context: the arguments, which click has not parsed when it prints the help
-_TASKS = ("segment", "classify", "detect", "regress")
+_TASKS = ("segment", "classify", "detect", "multilabel", "regress")
 
 
 class SettingsCommand(click.Command):

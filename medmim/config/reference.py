@@ -24,6 +24,7 @@ _TASK_MODULES = {
     "segment": "segmentation",
     "classify": "classification",
     "detect": "detection",
+    "multilabel": "multilabel",
     "regress": "regression",
 }
 _SHOWN = {int: "integer", float: "number", str: "text", bool: "true or false", Path: "path"}
@@ -107,7 +108,7 @@ def task_options(task: str) -> tuple[SettingDescription, ...]:
 def reference_page() -> str:
     """Return the page `docs/settings.md`."""
     parts = [_INTRODUCTION]
-    for task in ("pretrain", "segment", "classify", "detect", "regress", "study"):
+    for task in ("pretrain", "segment", "classify", "detect", "multilabel", "regress", "study"):
         parts.append(f"## {task}\n\n{_markdown(settings_of(task))}\n")
     return "\n".join(parts)
 

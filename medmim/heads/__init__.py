@@ -18,6 +18,7 @@ from medmim.heads.transfer import Transfer, transfer, transfer_decoder
 HEADS: dict[str, Callable[..., nn.Module]] = {
     "classify": Classifier,
     "detect": Detector,
+    "multilabel": Classifier,
     "regress": Regressor,
     "segment": Segmenter,
 }

@@ -101,7 +101,9 @@ def with_targets(
         raise UsageError(
             f"--targets: no row of '{path}' has the {key} of a volume; expected keys of the dataset"
         )
-    volumes = tuple(one.model_copy(update={"target": found.get(one.id)}) for one in dataset.volumes)
+    volumes = tuple(
+        one.model_copy(update={"target": found.get(one.id), "targets": {}}) for one in dataset.volumes
+    )
     without = len(volumes) - len(found)
     used = len({one.id if key == "volume" else one.subject for one in dataset.volumes if one.id in found})
     if without or used < len(values):

@@ -17,7 +17,9 @@ _SCORE = ("metrics.`score/mean`", "metrics.`score/lo`", "metrics.`score/hi`")
 _COSTS = ("metrics.`score/n_seeds`", "metrics.`cost/minutes`", "metrics.`cost/peak_memory_gb`")
 _RUN = ("tags.`arm`", "tags.`task`", "tags.`mask`", "tags.`ratio_requested`", "tags.`seed`")
 _TESTS = [
-    f"metrics.`test_{name}{end}`" for name in ("dice", "macro_f1", "ap50", "r2") for end in ("", "_lo", "_hi")
+    f"metrics.`test_{name}{end}`"
+    for name in ("dice", "macro_f1", "macro_auroc", "ap50", "r2")
+    for end in ("", "_lo", "_hi")
 ]
 
 

@@ -263,6 +263,46 @@ def test_regions_are_trained_scored_and_compared(tiny_dataset, home):
     assert compared["arms"][0]["dice"]["mean"] == pytest.approx(result.metrics["test/dice"], abs=1e-6)
 
 
+def test_classes_that_do_not_exclude_each_other_are_trained_evaluated_and_compared(tmp_path, home):
+    data = tiny.make_dataset(tmp_path / "data")
+    rows = read_dataset(data).volumes
+    mass, both = {"mass": 1.0, "cyst": 0.0, "scar": 0.0}, {"mass": 1.0, "cyst": 1.0}
+    rare = {"mass": 0.0, "cyst": -1.0, "rare": 1.0}
+    values = [mass, both, rare, mass, both, both, mass, both, mass, both]
+    splits = [*["train"] * 5, "val", *["test"] * 4]
+    changed = [
+        row.model_copy(update={"targets": own, "split": split})
+        for row, own, split in zip(rows, values, splits, strict=True)
+    ]
+    write_dataset(data, DatasetInfo(name="findings"), changed, [])
+    said = []
+    result = finetune(settings(data, "classify", dims=2), home=home, log=said.append)
+    text = "\n".join(said)
+    assert "task multilabel: 10 of 10 images have values of several classes" in text
+    assert "no training image shows scar: not trained" in text
+    assert "test: class rare: none of 0 images with a known value shows it" in text
+    assert {"test/macro_auroc", "test/auroc_cyst", "test/f1_mass"} <= result.metrics.keys()
+    assert "test/auroc_rare" not in result.metrics
+    assert (result.metrics["test/positives_cyst"], result.metrics["test/negatives_cyst"]) == (2, 2)
+    counted = {row["metric"]: row for row in result.scores}
+    assert (counted["positives_cyst"]["value"], counted["positives_cyst"]["low"]) == (2, None)
+    made = predict(data, tmp_path / "out", home=home, model=str(result.checkpoint), log=quiet)
+    table = list(csv.DictReader((made.out / "classes.csv").open()))
+    assert {"classes", "p_cyst", "p_mass", "p_rare"} <= table[0].keys()
+    expected = {row["metric"]: row["value"] for row in result.scores}
+    sources = {"model": str(result.checkpoint)}, {"predictions": made.out}
+    for source in sources:
+        options = EvaluationOptions(**source, label_map=("=scar",))  # a class without training images
+        evaluated = evaluate(data, tmp_path / "evaluation", options, home=home, log=said.append)
+        found = {row["metric"]: row["value"] for row in evaluated.groups[0].scores}
+        assert found == pytest.approx(expected, abs=1e-5)
+        assert any("class rare" in line for line in evaluated.notes)
+    compared = compare_runs([result.run_id], home=home).as_json()
+    assert compared["arms"][0]["macro_auroc"]["mean"] == pytest.approx(result.metrics["test/macro_auroc"])
+    exclusive = settings(data, "classify", dims=2, task_options={"exclusive": True})
+    assert "test/macro_auroc" not in finetune(exclusive, home=home, log=quiet).metrics
+
+
 def test_ages_of_a_table_are_predicted_evaluated_and_compared(tiny_dataset, tmp_path, home):
     volumes = read_dataset(tiny_dataset).volumes
     table = tmp_path / "ages.csv"

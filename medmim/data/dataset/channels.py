@@ -99,5 +99,6 @@ def _stack(channels: Sequence[VolumeRecord]) -> ChannelStack:
         "label_sha256": labelled.label_sha256,
         "boxes": marks.boxes,
         "target": next((one.target for one in channels if one.target is not None), None),
+        "targets": next((one.targets for one in channels if one.targets), {}),
     }
     return ChannelStack(**row, channels=tuple(channels))

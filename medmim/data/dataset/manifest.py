@@ -165,8 +165,10 @@ class Dataset(NotebookResult):
 
     @property
     def annotated(self) -> tuple[VolumeRecord, ...]:
-        """Volumes with any annotation: a label volume, boxes or a class."""
-        return tuple(one for one in self.volumes if one.label or one.boxes or one.target is not None)
+        """Volumes with any annotation: a label volume, boxes or classes."""
+        return tuple(
+            one for one in self.volumes if one.label or one.boxes or one.targets or one.target is not None
+        )
 
     def in_split(self, *splits: Split) -> tuple[VolumeRecord, ...]:
         """Volumes of the given splits, in manifest order."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
@@ -20,6 +21,7 @@ from medmim.stages.applicability import with_modality
 from medmim.stages.evaluate.class_matching import ClassMatching
 from medmim.training.evaluation.detection_metrics import UNCHOSEN
 from medmim.training.tasks.base import EvaluationContext, Row, Task
+from medmim.training.tasks.multilabel import known_labels
 from medmim.training.tasks.trained_model import TrainedModel
 
 _OVERLAP = 0.3  # IoU above which boxes of merged classes are one finding, as in inference
@@ -56,6 +58,8 @@ def classes_of_data(kind: str, dataset: Dataset, cases: Sequence[VolumeRecord]) 
         return {}
     if kind == "classify":
         return {name: [] for name in sorted({str(case.target) for case in cases})}
+    if kind == "multilabel":
+        return {name: [] for name in sorted({name for case in cases for name in known_labels(case)})}
     return {name: [] for name in sorted({box.name for case in cases for box in case.boxes})}
 
 
@@ -66,6 +70,8 @@ def with_evaluated_classes(
     if kind == "classify":
         renamed = [(case, of_data[str(case.target)]) for case in cases]
         return [case.model_copy(update={"target": name}) for case, name in renamed if name]
+    if kind == "multilabel":
+        return [_with_evaluated_labels(case, of_data) for case in cases]
     if kind in ("regress", "segment"):
         return list(cases)
     boxes = [[(box, of_data[box.name]) for box in case.boxes] for case in cases]
@@ -75,6 +81,18 @@ def with_evaluated_classes(
         )
         for case, own in zip(cases, boxes, strict=True)
     ]
+
+
+def _with_evaluated_labels(case: VolumeRecord, of_data: Mapping[str, str | None]) -> VolumeRecord:
+    """Return a case with the evaluated classes: present if any of its own is, absent if all are."""
+    values: dict[str, list[float]] = {}
+    for name, target in of_data.items():
+        if target:
+            values.setdefault(target, []).append(known_labels(case).get(name, math.nan))
+    found = {name: 1.0 if 1.0 in own else sum(own) for name, own in values.items()}
+    return case.model_copy(
+        update={"targets": {name: value for name, value in found.items() if math.isfinite(value)}}
+    )
 
 
 def label_classes(codes: Mapping[str, Sequence[int]], matching: ClassMatching) -> tuple[tuple[int, int], ...]:
@@ -113,6 +131,11 @@ class ModelScorer:
             raise UsageError(
                 "--label-map: the regions of the model need each of its classes; expected a class of the "
                 "data for each, or evaluate the labels that `medmim predict` writes with --predictions"
+            )
+        if trained.kind == "multilabel" and len(matching.names) < sum(map(bool, matching.of_model.values())):
+            raise UsageError(
+                "--label-map: several classes of the model were paired with one of the data, but their "
+                "probabilities cannot be added; expected one class of the model for each"
             )
         context = trained.context(dataset.root)
         if trained.kind == "segment":

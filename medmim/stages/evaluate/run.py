@@ -131,8 +131,8 @@ def evaluate(
     scorer = build_scorer(source, dataset, codes, matching)
     rows = _rows(scorer, [one for one in cases if one.id not in failures], failures, progress, log)
     scored = [case for case in cases if case.id not in failures]
-    forced = unlike if options.force else {}
-    notes += [*_class_notes(matching), *_case_notes(source, cases, failures, forced, options.column)]
+    notes += [*_class_notes(matching), *source.task.unscored(scored, matching.names)]
+    notes += _case_notes(source, cases, failures, unlike, options)
     for line in notes:
         log(f"warning: {line}")
     parts = {
@@ -249,21 +249,21 @@ def _case_notes(
     source: PredictionSource,
     cases: Sequence[VolumeRecord],
     failures: Mapping[str, str],
-    forced: Mapping[str, str],
-    column: str,
+    unlike: Mapping[str, str],
+    options: EvaluationOptions,
 ) -> list[str]:
-    notes = []
+    notes, column = [], options.column
     if failures:
         reasons = ", ".join(sorted(set(failures.values())))
         notes.append(f"{len(failures)} of {len(cases)} cases have no score: {reasons}; see evaluation.json")
-    if forced:
+    if unlike and options.force:
         notes.append(
-            f"{len(forced)} cases do not resemble the training data of the model; scored with --force"
+            f"{len(unlike)} cases do not resemble the training data of the model; scored with --force"
         )
     quantity = source.classes[0] if source.kind == "regress" else column
     if column and quantity != column:
         notes.append(f"the model predicts {quantity}; its numbers are compared with the column {column}")
-    if source.saved and source.kind != "classify":
+    if source.saved and source.kind in ("segment", "detect"):
         missing = sum(case.id not in source.saved.predicted for case in cases)
         notes += [f"{missing} cases have no prediction: they count as empty predictions"] if missing else []
     return notes

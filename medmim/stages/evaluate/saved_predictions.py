@@ -26,6 +26,7 @@ from medmim.stages.evaluate.class_matching import ClassMatching
 from medmim.training.evaluation.figures import FigureRow, panel, segmentation_row
 from medmim.training.evaluation.segmentation_metrics import compare_labels
 from medmim.training.tasks.base import EvaluationContext, Row
+from medmim.training.tasks.multilabel import known_labels
 from medmim.training.tasks.registry import build_task
 from medmim.training.tasks.segmentation import Segmentation
 
@@ -49,7 +50,7 @@ class SavedPredictions:
 
     Attributes:
         folder: the folder.
-        kind: segment, classify or detect.
+        kind: segment, classify, detect or multilabel.
         classes: class names, with the label values of each for label maps.
         labels: label map by volume id.
         rows: table rows by volume id, for classes and boxes.
@@ -161,6 +162,11 @@ class PredictionScorer:
         for name, target in self.matching.of_model.items():
             if target:
                 shares[target] += float(own[0][f"p_{name}"])
+        if self.saved.kind == "multilabel":
+            chosen = {self.matching.of_model.get(name) for name in own[0]["classes"].split("|")}
+            predicted = [name for name in shares if name in chosen]
+            known = {name: int(value) for name, value in known_labels(case).items() if name in shares}
+            return [{**common, "labels": known, "found": predicted, "probabilities": shares}]
         best = max(shares, key=lambda name: shares[name])
         return [{**common, "class": case.target, "correct": best == case.target, "probabilities": shares}]
 
@@ -221,7 +227,7 @@ def _of_medmim(folder: Path, index: _PredictionIndex) -> SavedPredictions:
         names = {volume: index.names.get(volume, volume) for volume in predicted}
         labels = {volume: folder / "segmentations" / f"{name}.nii.gz" for volume, name in names.items()}
         return SavedPredictions(folder, kind, codes, labels=labels, predicted=predicted, model=title)
-    table = folder / ("classes.csv" if kind == "classify" else "boxes.csv")
+    table = folder / ("boxes.csv" if kind == "detect" else "classes.csv")
     rows: dict[str, list[dict[str, str]]] = {}
     for row in csv.DictReader(table.read_text(encoding="utf-8").splitlines()):
         rows.setdefault(row["volume"], []).append(row)

@@ -37,7 +37,7 @@ from medmim.training.mask_any_net_regularizer import MaskAnyNetRegularizer
 from medmim.training.recipe import fit_size, with_recipe
 from medmim.training.tasks.base import EvaluationContext, Task
 from medmim.training.tasks.preparation import prepare_task
-from medmim.training.tasks.registry import build_task
+from medmim.training.tasks.registry import build_task, with_task_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +110,7 @@ def build_finetuning(settings: FinetuneSettings, store: Store, log: Callable[[st
     stored = read_dataset(settings.data)
     stored = with_targets(stored, settings.targets, settings.column, home=store.home, log=log)
     dataset = select_channels(stored, settings.channels, log)
+    settings = with_task_of(dataset, settings, log)
     task = build_task(settings.task, **settings.options_of_task)
     origin = initial_weights_of(settings, store, dataset)
     divided = _divide(settings, dataset, task, log, stored=stored)
@@ -128,9 +129,8 @@ def build_finetuning(settings: FinetuneSettings, store: Store, log: Callable[[st
     context = EvaluationContext(volumes, names, settings.precision, {})
     head = task.head(encoder, divided.train, context, log)
     network = _network(settings, encoder, origin, log, context, head)
-    filled: dict[str, Any] = {"dims": dims, "size": plan.size, "field_of_view": plan.view}
-    filled |= {"init": origin.run_id or origin.arm}
-    resolved = settings.model_copy(update=chosen | filled)
+    filled = {"dims": dims, "size": plan.size, "field_of_view": plan.view}
+    resolved = settings.model_copy(update=chosen | filled | {"init": origin.run_id or origin.arm})
     regularizer = _regularizer(resolved, encoder, dims)
     module = FinetuningModule(network, task.loss, settings=resolved, regularizer=regularizer)
     return FinetuneRun(
@@ -193,6 +193,7 @@ def _caveats(divided: Partition, task: Task) -> list[str]:
             found.append(
                 f"{len(untrained)} {part} images show a class that no training image shows: it is never found"
             )
+        found += [f"{part}: {line}" for line in task.unscored(volumes, sorted(trained))] if volumes else []
     return found
 
 

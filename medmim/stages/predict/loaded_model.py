@@ -113,7 +113,7 @@ class LoadedModel:
         reason = unlike_training_data(self.trained.description, record, root)
         if reason and not force:
             raise DataError(f"{reason}; pass force=True to predict anyway", reason=UNLIKE)
-        bare = record.model_copy(update={"label": None, "boxes": (), "target": None})
+        bare = record.model_copy(update={"label": None, "boxes": (), "target": None, "targets": {}})
         output, scene = OUTPUTS[self.trained.kind], self.trained.context(root)
         made = output.predict(
             self.trained, scene, with_modality(self.trained, bare, force=force), OutputPlace(out, _NAME)

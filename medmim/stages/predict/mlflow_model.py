@@ -32,14 +32,16 @@ def mlflow_files(task: str, names: Sequence[str]) -> dict[str, str]:
     """Return the texts that turn a folder with `weights.safetensors` into an MLflow model, by file name.
 
     Args:
-        task: segment, classify, detect or regress.
+        task: name of the task.
         names: class names.
     """
-    of_task = {"classify": [f"p_{name}" for name in names], "regress": ["value"]}
+    shares = [f"p_{name}" for name in names]
+    of_task = {"classify": shares, "multilabel": shares, "regress": ["value"]}
+    text = {"multilabel": "classes", "regress": "quantity"}.get(task, "class")
     numbers = of_task.get(task, ["score", *_BOX])
     columns = [
         ColSpec("long", "scan"),
-        ColSpec("string", "quantity" if task == "regress" else "class"),
+        ColSpec("string", text),
         *(ColSpec("double", one) for one in numbers),
     ]
     outputs = Schema([ColSpec(AnyType())] if task == "segment" else columns)

@@ -25,6 +25,7 @@ from medmim.training.evaluation.regions import labels_of
 from medmim.training.evaluation.resample_back import restored
 from medmim.training.evaluation.segmentation_inference import segment
 from medmim.training.tasks.base import EvaluationContext
+from medmim.training.tasks.multilabel import predicted_words
 from medmim.training.tasks.segmentation import Segmentation
 from medmim.training.tasks.trained_model import TrainedModel
 
@@ -164,6 +165,19 @@ def write_class_prediction(
     return VolumePrediction([{"volume": volume.id, "class": best, **columns}], summary)
 
 
+def write_classes_prediction(
+    trained: TrainedModel, scene: EvaluationContext, volume: VolumeRecord, place: OutputPlace
+) -> VolumePrediction:
+    """Find the classes of a volume; write a picture; return them, joined by |, and all probabilities."""
+    [row] = trained.task.evaluate(trained.network, [volume], scene, final=False)
+    prepared, summary = scene.volumes(volume), predicted_words(row)
+    figure = caption_row(prepared.image[0], axis=prepared.slice_axis, text=summary)
+    if place.draw:
+        _draw(place, [figure], trained)
+    columns = {f"p_{name}": round(value, 6) for name, value in row["probabilities"].items()}
+    return VolumePrediction([{"volume": volume.id, "classes": "|".join(row["found"]), **columns}], summary)
+
+
 def write_value_prediction(
     trained: TrainedModel, scene: EvaluationContext, volume: VolumeRecord, place: OutputPlace
 ) -> VolumePrediction:
@@ -217,6 +231,7 @@ def trace_to_slices(prediction: VolumePrediction, files_of: Mapping[str, int]) -
 OUTPUTS: dict[str, OutputFile] = {
     "classify": OutputFile("classes.csv", ("volume", "class"), write_class_prediction),
     "detect": OutputFile("boxes.csv", _BOX_COLUMNS, write_box_prediction),
+    "multilabel": OutputFile("classes.csv", ("volume", "classes"), write_classes_prediction),
     "regress": OutputFile("values.csv", ("volume", "quantity", "value"), write_value_prediction),
     "segment": OutputFile(
         "volumes.csv", ("volume", "class", "number", "voxels", "ml"), write_label_prediction

@@ -47,7 +47,7 @@ from medmim.training.tasks.trained_model import TrainedModel, ensemble_of, load_
 _TABLES = tuple(one.table for one in OUTPUTS.values())
 _OURS = ("segmentations", "probabilities", "dicom", "pictures", "ledger.jsonl", SOURCES, *_TABLES)
 _INDEX = "predictions.json"
-_BARE: Mapping[str, Any] = {"label": None, "boxes": (), "target": None}
+_BARE: Mapping[str, Any] = {"label": None, "boxes": (), "target": None, "targets": {}}
 
 
 def predict(

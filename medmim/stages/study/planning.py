@@ -31,7 +31,7 @@ from medmim.stages.target_table import with_keyed_targets, with_targets
 from medmim.tracking.mlflow_store import Store
 from medmim.training.budget import budget_for
 from medmim.training.recipe import with_recipe
-from medmim.training.tasks.registry import build_task
+from medmim.training.tasks.registry import build_task, with_task_of
 
 _TIMINGS = "timings.json"  # predicted minutes by digest of training and machine
 _LIMIT_S = 30.0  # of each short training, of which a study times two
@@ -279,6 +279,7 @@ def _num_volumes(training: StudyTraining, dataset: Dataset, home: Path) -> int:
     dataset = with_targets(dataset, tune.targets, tune.column, home=home, log=lambda line: None)
     if training.job.stage == "pretrain":
         return len(partition(dataset, fold=tune.fold).train)
+    tune = with_task_of(dataset, tune)
     usable = build_task(tune.task, **tune.options_of_task).usable
     train = partition(dataset, fold=tune.fold, usable=usable).train
     return len(limit_patients(train, count=tune.num_labelled, share=tune.label_fraction))

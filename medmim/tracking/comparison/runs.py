@@ -21,6 +21,7 @@ SCORES = "scores.jsonl"
 CONTROL = "scratch"
 TITLES = {
     "ap50": "AP50",
+    "macro_auroc": "macro AUROC",
     "macro_f1": "macro-F1",
     "r2": "R²",
     **{name: metric.title for name, metric in MASK_METRICS.items() if metric.is_tested},

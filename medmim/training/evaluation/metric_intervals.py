@@ -20,6 +20,7 @@ Weights = Float[np.ndarray, " patients"]
 Statistic = Callable[[Weights], dict[str, float]]
 
 _TAIL = 0.025
+_COUNTS = ("positives_", "negatives_")  # of cases, without an interval
 _UNIT = (0.0, 1.0)
 _RANGES = {  # of metrics that are not from 0 to 1, by the start of their names
     "hd95_mm": (0.0, math.inf),
@@ -49,7 +50,8 @@ def intervals(statistic: Statistic, patients: int) -> list[dict[str, Any]]:
     rows = []
     for key, value in statistic(np.ones(patients)).items():
         if math.isfinite(value):
-            low, high = interval(key, value, [found.get(key, math.nan) for found in without]) or (None, None)
+            others = [] if key.startswith(_COUNTS) else [found.get(key, math.nan) for found in without]
+            low, high = interval(key, value, others) or (None, None)
             rows.append({"metric": key, "value": value, "low": low, "high": high, "patients": patients})
     return rows
 

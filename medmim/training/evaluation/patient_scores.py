@@ -1,7 +1,7 @@
 """Metrics for comparisons between runs, as functions of the multiplicity of each test patient.
 
-Rows of `cases.jsonl` name their metric: `dice` is a mean over patients, `macro_f1`, `ap50` and `r2` are
-computed over all cases. Patients are resampled with all of their cases.
+Rows of `cases.jsonl` name their metric: `dice` is a mean over patients, `macro_f1`, `macro_auroc`, `ap50` and
+`r2` are computed over all cases. Patients are resampled with all of their cases.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from jaxtyping import Float
 from medmim.training.evaluation.classification_metrics import UNSEEN, arrays, confusion, f1_of
 from medmim.training.evaluation.detection_metrics import average_precision, match
 from medmim.training.evaluation.mask_metrics import MASK_METRICS
+from medmim.training.evaluation.multilabel_metrics import columns_of
 from medmim.training.evaluation.regression_metrics import patient_values, r2_of
 
 
 def pseudo_values(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Return one value for each patient whose mean is the score of the run.
 
-    For Dice, a mean over patients, it is the score of the patient. For F1, AP50 and R², computed over all
-    patients, the values are Tukey's jackknife pseudo-values, centred on the score, so that means, intervals
-    and tests over patients apply to them as well.
+    For Dice, a mean over patients, it is the score of the patient. For F1, AUROC, AP50 and R², computed
+    over all patients, the values are Tukey's jackknife pseudo-values, centred on the score, so that means,
+    intervals and tests over patients apply to them as well.
     """
     measure = measure_of(rows)
     if measure.is_mean:
@@ -143,6 +144,25 @@ def _macro_f1(rows: Sequence[Row]) -> Measure:
     return Measure(patients, by_class, right)
 
 
+def _macro_auroc(rows: Sequence[Row]) -> Measure:
+    """AUROC of each class over all cases; for a single patient the accuracy over its known classes."""
+    patients, names = _patients(rows), sorted(rows[0]["probabilities"])
+    columns = columns_of(rows, names)
+    who = np.array([patients.index(str(row["patient"])) for row in rows])
+
+    def by_class(weights: Weights) -> dict[str, float]:
+        return {name: one.auroc(weights[who]) for name, one in columns.items()}
+
+    right = np.array(
+        [
+            _known_mean([float((name in row["found"]) == value) for name, value in row["labels"].items()])
+            for row in rows
+        ]
+    )
+    own = np.array([_known_mean(right[who == number].tolist()) for number in range(len(patients))])
+    return Measure(patients, by_class, own)
+
+
 def _ap50(rows: Sequence[Row]) -> Measure:
     """Average precision of each class over all images and over the images of each patient."""
     patients = _patients(rows)
@@ -172,6 +192,7 @@ def _r2(rows: Sequence[Row]) -> Measure:
 
 MEASURES: dict[str, Callable[[Sequence[Row]], Measure]] = {
     "ap50": _ap50,
+    "macro_auroc": _macro_auroc,
     "macro_f1": _macro_f1,
     "r2": _r2,
     **dict.fromkeys((name for name, one in MASK_METRICS.items() if one.is_tested), _mean_over_patients),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -194,6 +194,10 @@ class Task(ABC):
             return self.aggregate(drawn, context)
 
         return means
+
+    def unscored(self, cases: Sequence[VolumeRecord], names: Iterable[str]) -> list[str]:
+        """Return a line for each of the trained classes whose score these cases leave undefined."""
+        return []
 
     @abstractmethod
     def figure(

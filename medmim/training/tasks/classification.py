@@ -42,6 +42,8 @@ class Classification(Task):
         mixup: parameter of Beta(mixup, mixup) for mixing two images (Zhang et al., ICLR 2018); 0: none.
         dropout: share of pooled features that are dropped in training.
         mirror: average predictions over the mirroring axes of the plan.
+        exclusive: train one class for each image, also where the dataset records several; images with several
+            classes are left out. Otherwise such a dataset is trained with the task multilabel.
     """
 
     balance: float = 0.5
@@ -49,6 +51,7 @@ class Classification(Task):
     mixup: float = 0.0
     dropout: float = 0.2
     mirror: bool = True
+    exclusive: bool = False
 
     axis: ClassVar[str] = "classification"
     requirement: ClassVar[str] = "a class"

@@ -6,16 +6,20 @@ from collections.abc import Callable
 from inspect import signature
 from typing import Any
 
+from medmim.config.runs import FinetuneSettings
+from medmim.data.dataset.manifest import Dataset
 from medmim.errors import refuse_unknown_options, unknown_name
 from medmim.training.tasks.base import Task
 from medmim.training.tasks.classification import Classification
 from medmim.training.tasks.detection import Detection
+from medmim.training.tasks.multilabel import MultiLabel
 from medmim.training.tasks.regression import Regression
 from medmim.training.tasks.segmentation import Segmentation
 
 TASKS: dict[str, Callable[..., Task]] = {
     "classify": Classification,
     "detect": Detection,
+    "multilabel": MultiLabel,
     "regress": Regression,
     "segment": Segmentation,
 }
@@ -31,3 +35,23 @@ def build_task(name: str, **options: Any) -> Task:
         raise unknown_name("task", name, TASKS)
     refuse_unknown_options(f"task '{name}'", options, signature(TASKS[name]).parameters)
     return TASKS[name](**options)
+
+
+def with_task_of(
+    dataset: Dataset, settings: FinetuneSettings, log: Callable[[str], None] = lambda _: None
+) -> FinetuneSettings:
+    """Return settings with the task multilabel in place of classify if images have several classes.
+
+    Args:
+        dataset: the dataset.
+        settings: settings of the user.
+        log: receives a line about the choice.
+    """
+    several = sum(bool(volume.targets) for volume in dataset.volumes)
+    if settings.task != "classify" or settings.task_options.get("exclusive") or not several:
+        return settings
+    log(
+        f"task multilabel: {several} of {len(dataset.volumes)} images have values of several classes, so "
+        "each class has a probability of its own; one class per image: --set task_options.exclusive=true"
+    )
+    return settings.model_copy(update={"task": "multilabel"})

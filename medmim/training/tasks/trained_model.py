@@ -101,7 +101,7 @@ class AveragedLogits(nn.Module):
 def ensemble_of(models: Sequence[TrainedModel]) -> TrainedModel:
     """Return a model that averages several segmenters or classifiers, see `AveragedLogits`.
 
-    Only postprocessing rules that all models share are applied; the temperature is the mean of theirs.
+    Only postprocessing rules that all models share are applied; temperature and thresholds are means.
 
     Args:
         models: at least one, of the same task, classes and preprocessing.
@@ -126,6 +126,11 @@ def ensemble_of(models: Sequence[TrainedModel]) -> TrainedModel:
     chosen: dict[str, Any] = {}
     if all("temperature" in one for one in found):
         chosen["temperature"] = float(np.mean([one["temperature"] for one in found]))
+    if all("thresholds" in one for one in found):
+        names = first.names.values()
+        chosen["thresholds"] = {
+            name: float(np.mean([one["thresholds"][name] for one in found])) for name in names
+        }
     rules = [one.get("postprocessing", {}) for one in found]
     shared = {name: rule for name, rule in rules[0].items() if all(one.get(name) == rule for one in rules)}
     chosen |= {"postprocessing": shared} if shared else {}

@@ -59,8 +59,21 @@ def test_r2_of_two_patients_is_the_mean_of_their_shares():
     assert measure_of(rows).value(np.ones(2)) == pytest.approx(r2_of(truth, guess, np.ones(2)))
 
 
+def label_rows(seed=0, *, patients=8, images=24):
+    rng = np.random.default_rng(seed)
+    found = []
+    for number in range(images):
+        shares = dict(zip("ab", rng.uniform(size=2).round(1).tolist(), strict=True))
+        truth = {name: int(rng.random() < share) for name, share in shares.items() if rng.random() < 0.9}
+        words = {"metric": "macro_auroc", "patient": f"p{number % patients}", "case": str(number)}
+        predicted = [name for name, share in shares.items() if share >= 0.5]
+        found.append({**words, "labels": truth, "found": predicted, "probabilities": shares})
+    return found
+
+
 ROWS = {
     "ap50": box_rows(),
+    "macro_auroc": label_rows(),
     "macro_f1": class_rows(),
     "r2": number_rows(),
     **{
