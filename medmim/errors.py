@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 
 TRACEBACK = "Traceback (most recent call last)"
@@ -97,10 +98,17 @@ def raised_in(error: BaseException) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return `; did you mean 'mesh'?`, or the list of known words if none is similar."""
+    """Return `; did you mean 'mesh'?`, or the list of known words if none is similar.
+
+    Names the first character of the word that is not ASCII, because it may look like a Latin letter.
+    """
     words = sorted(known)
     near = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
-    return f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(words)}"
+    if not near:
+        return f"; known: {', '.join(words)}"
+    foreign = next((char for char in word if not char.isascii()), "")
+    note = f" ('{foreign}' is a {unicodedata.name(foreign, 'control character').lower()})" if foreign else ""
+    return f"; did you mean '{near[0]}'?{note}"
 
 
 def refuse_unknown_options(what: str, options: Iterable[str], known: Iterable[str]) -> None:

@@ -55,6 +55,7 @@ def test_a_data_error_survives_the_way_between_processes():
 
 def test_did_you_mean_names_the_nearest_or_all():
     assert did_you_mean("msh", ["mesh", "random"]) == "; did you mean 'mesh'?"
+    assert did_you_mean("m\u0435sh", ["mesh"]).endswith("'mesh'? ('\u0435' is a cyrillic small letter ie)")
     assert did_you_mean("zzz", ["random", "mesh"]) == "; known: mesh, random"
 
 

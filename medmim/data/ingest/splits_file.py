@@ -7,6 +7,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -15,7 +16,7 @@ from medmim.data.dataset.splits import given_splits
 from medmim.data.ingest.context import IngestedVolume
 from medmim.data.ingest.path_words import bare_name
 from medmim.data.ingest.pseudonyms import Keys
-from medmim.errors import DataError, UsageError
+from medmim.errors import DataError, UsageError, did_you_mean
 
 _WORDS: dict[str, Split] = {
     **dict.fromkeys(("train", "training", "tr"), "train"),
@@ -64,7 +65,9 @@ def _from_json(content: Any, fold: int) -> list[tuple[str, Split]]:
         content = content[fold]
     entries: list[tuple[str, Split]] = []
     for word, members in content.items():
-        split = _WORDS.get(str(word).lower())
+        split = _WORDS.get(str(word).strip().lower())
+        if split is None and isinstance(members, list) and get_close_matches(word.casefold(), _WORDS):
+            raise UsageError(f"--splits: unknown list '{word}'{did_you_mean(word.casefold(), _WORDS)}")
         for member in members if split and isinstance(members, list) else ():
             if not isinstance(member, dict):
                 entries.append((str(member), split or "train"))

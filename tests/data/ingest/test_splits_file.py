@@ -92,3 +92,10 @@ def test_other_files_are_rejected(tmp_path, text):
     (tmp_path / "s.json").write_text(text)
     with pytest.raises(UsageError, match="--splits"):
         SplitsFile.read(tmp_path / "s.json")
+
+
+@pytest.mark.parametrize("word", ["tests", "Vaild", "tr\u0430in"])
+def test_lists_that_look_like_a_split_are_not_ignored(tmp_path, word):
+    (tmp_path / "s.json").write_text(json.dumps({"train": ["a"], word: ["b"]}))
+    with pytest.raises(UsageError, match=f"unknown list '{word}'; did you mean"):
+        SplitsFile.read(tmp_path / "s.json")
