@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     epilog="""\b
 Examples:
   medmim evaluate --data other-hospital
-  medmim evaluate --data other-hospital --model scans-segment@champion --split all
+  medmim evaluate --data other-hospital --model dataset-segment@champion --split all
   medmim evaluate --data two-sites --by site
   medmim evaluate --data other-hospital --by patients.csv:scanner
   medmim evaluate --data br35h --split all --label-map glioma=tumor --label-map meningioma=tumor

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     epilog="""\b
 Examples:
   medmim models --json
-  medmim models promote scans-segment:3 --force --why "the only model trained on our scanner\"""",
+  medmim models promote dataset-segment:3 --force --why "the only model trained on our scanner\"""",
 )
 @click.option(
     "--limit", type=click.IntRange(1), default=30, show_default=True, help="Number of versions shown."
@@ -57,7 +57,7 @@ def command(context: click.Context, *, limit: int, as_json: bool) -> None:
     )
 
 
-@command.command("promote", epilog="\b\nExample:\n  medmim promote scans-segment:3 --force --why TEXT")
+@command.command("promote", epilog="\b\nExample:\n  medmim promote dataset-segment:3 --force --why TEXT")
 @click.argument("model", metavar="NAME:VERSION")
 @click.option("--force", is_flag=True, help="Promote without the paired test.")
 @click.option("--why", required=True, help="Reason, recorded with the model version.")

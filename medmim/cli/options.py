@@ -49,8 +49,8 @@ def data_option(data: Path) -> str:
     return "" if data == Path(_DEFAULT_DATA) else f" --data {shlex.quote(str(data))}"
 
 
-def next_finetuning(data: Path) -> str:
-    """Return the fine-tuning command for the annotations of a dataset."""
+def next_finetuning(data: Path, encoder: str | None = None) -> str:
+    """Return the fine-tuning command for the annotations of a dataset, and for the user's own encoder."""
     from medmim.data.dataset.manifest import read_dataset
 
     volumes = read_dataset(data).volumes
@@ -62,7 +62,8 @@ def next_finetuning(data: Path) -> str:
     task = next((name for name, annotated in tasks.items() if annotated), None)
     if task is None:
         return "this dataset has no labels: medmim ingest SRC --labels DIR, then medmim finetune segment"
-    return f"medmim finetune {task}{data_option(data)}"
+    own = encoder and ":" in encoder and not encoder.startswith("timm:")
+    return f"medmim finetune {task}{data_option(data)}{f' --trust-code {encoder}' if own else ''}"
 
 
 def json_option(command: Command) -> Command:

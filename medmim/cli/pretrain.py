@@ -102,7 +102,7 @@ def command(
         f"weights  {result.checkpoint}",
         f"picture  {result.panel}",
         *alarm_lines(result.metrics),
-        f"next     {next_finetuning(settings.data)}",
+        f"next     {next_finetuning(settings.data, settings.encoder)}",
     ]
     print_result(result.as_json(), as_json=as_json, lines=lines)
 
