@@ -28,7 +28,7 @@ _PIXELS = "pixels.json"
 
 @dataclass(frozen=True)
 class SeenPatients:
-    """Patients and voxels used by a training, as digests that cannot be reversed.
+    """Patients and voxels used by a training: digests that cannot be reversed, and perceptual hashes.
 
     Attributes:
         patients: digests of the patients.
@@ -121,7 +121,7 @@ class Certificate:
 
     @property
     def verdict(self) -> str:
-        """Verdict for the registry; it detects equal voxels, not near-duplicates."""
+        """Verdict for the registry."""
         known = [overlap for overlap in self.overlaps.values() if overlap is not None]
         if any(overlap.by_key or overlap.by_pixels for overlap in known):
             return CONTAMINATED
