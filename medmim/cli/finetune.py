@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from medmim.cli.options import (
-    data_option,
+    DEFAULT_DATA,
     finetuning_options,
     given,
     home,
@@ -64,6 +66,7 @@ def command(
 ) -> None:
     """Fine-tune an encoder for TASK (segment, classify, detect, regress), test it and register the model."""
     values = given(flags)
+    own = values, overrides, config
     if not resume and "task" not in values:
         raise click.UsageError("expected TASK, such as segment in `medmim finetune segment`")
     from medmim.config.resolve import resolve
@@ -87,6 +90,7 @@ def command(
             task=values.get("task"),
         )
         settings = settings.model_copy(update=changed)
+        own = {"data": settings.data}, (), None
     note_run(settings)
     from medmim.stages.finetune.run import finetune
 
@@ -97,16 +101,50 @@ def command(
         f"picture  {result.panel}",
         *(f"scores   {figure}" for figure in [result.panel.with_name("scores.png")] if figure.is_file()),
         *map(_score, result.scores),
-        f"next     {_next(settings)}",
+        f"next     {next_command(settings, own, result.checkpoint)}",
     ]
     print_result(result.as_json(), as_json=as_json, lines=lines)
 
 
-def _next(settings: FinetuneSettings) -> str:
-    """Return the command to run next: the control, or the comparison."""
+def next_command(
+    settings: FinetuneSettings, own: tuple[dict[str, Any], Sequence[str], str | None], weights: Path
+) -> str:
+    """Return the command to run next: the comparison, or the control with the same options and encoder.
+
+    Args:
+        settings: settings of the run.
+        own: options, `--set` and `--config` of this command.
+        weights: weights of the run, next to their description.
+    """
     if settings.init == "scratch":
         return "medmim compare"
-    return f"medmim finetune {settings.task} --init scratch{data_option(settings.data)}, then medmim compare"
+    values, overrides, config = own
+    values = {key: value for key, value in values.items() if key not in ("task", "init", "init_map")}
+    if values.get("data") == Path(DEFAULT_DATA):
+        del values["data"]
+    used = json.loads(weights.with_name("weights.json").read_text("utf-8"))
+    if "encoder" not in values and not _is_default_encoder(settings, used):
+        values["encoder"] = used["encoder"]
+        options = used["encoder_options"].items()
+        overrides = (*overrides, *(f"encoder_options.{key}={json.dumps(value)}" for key, value in options))
+    words = [f"--config={config}"] if config else []
+    for key, value in values.items():
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        words += [f"--{key.replace('_', '-')}", text]
+    words += [word for override in overrides for word in ("--set", override)]
+    control = shlex.join(["medmim", "finetune", settings.task, "--init", "scratch", *words])
+    return f"{control}, then medmim compare"
+
+
+def _is_default_encoder(settings: FinetuneSettings, used: Mapping[str, Any]) -> bool:
+    """Return whether training from scratch would use the encoder of these weights by itself."""
+    from medmim.data.dataset.manifest import read_dataset
+    from medmim.data.dataset.partition import partition
+    from medmim.training.recipe import with_recipe
+
+    volumes = partition(read_dataset(settings.data), fold=settings.fold).train
+    alone = with_recipe(settings, volumes, dims=used["spatial_dims"])
+    return (alone.encoder, alone.encoder_options) == (used["encoder"], used["encoder_options"])
 
 
 def _score(row: Mapping[str, Any]) -> str:

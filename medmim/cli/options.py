@@ -19,7 +19,7 @@ from medmim.files import home_folder
 if TYPE_CHECKING:
     from medmim.config.runs import RunSettings
 
-_DEFAULT_DATA = "medmim-data"
+DEFAULT_DATA = "medmim-data"
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
@@ -46,7 +46,7 @@ def note_run(settings: RunSettings) -> None:
 
 def data_option(data: Path) -> str:
     """Return ` --data PATH` for a command to paste; empty for the default."""
-    return "" if data == Path(_DEFAULT_DATA) else f" --data {shlex.quote(str(data))}"
+    return "" if data == Path(DEFAULT_DATA) else f" --data {shlex.quote(str(data))}"
 
 
 def next_finetuning(data: Path, encoder: str | None = None) -> str:
@@ -195,7 +195,7 @@ _MAY_CHANGE = (
 _RECIPE = "from data and machine, see `medmim plan`"
 _ENCODER_OF_INIT = "that of --init, else from data and machine"
 _DEFAULTS = {
-    "--data": _DEFAULT_DATA,
+    "--data": DEFAULT_DATA,
     "--dims": "from the data",
     "--size": _RECIPE,
     "--encoder": f"{_RECIPE}; vit for token methods",
