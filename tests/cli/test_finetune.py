@@ -18,7 +18,7 @@ def control(tiny_dataset, tmp_path):
 
     def words(encoder=None, options=(), values=(), overrides=(), config=None):
         settings = FinetuneSettings(task="segment", data=tiny_dataset)
-        default = with_recipe(settings, partition(read_dataset(tiny_dataset)).train, dims=3)
+        default = with_recipe(settings, partition(read_dataset(tiny_dataset), fold=None).train, dims=3)
         used = (encoder, dict(options)) if encoder else (default.encoder, default.encoder_options)
         description = {"encoder": used[0], "encoder_options": used[1], "spatial_dims": 3}
         (tmp_path / "weights.json").write_text(json.dumps(description))
