@@ -4,10 +4,12 @@ import json
 from functools import partial
 
 import pytest
+import tiny
 from click.testing import CliRunner
 
 from medmim import files
 from medmim.cli import main
+from medmim.data.dataset.manifest import DatasetInfo, read_dataset, write_dataset
 from medmim.stages.study.engines import LocalEngine
 from medmim.stages.study.training_process import run_here
 
@@ -69,15 +71,29 @@ def home_of_all(new_home):
 
 
 @pytest.mark.parametrize("path", TRAININGS, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_preset(path, tiny_dataset, study, home_of_all, monkeypatch):
+def test_preset(path, tiny_dataset, study, home_of_all, monkeypatch, tmp_path):
     home = home_of_all if path.parent.name == "pretrain" else study.home
     monkeypatch.setenv("MEDMIM_HOME", str(home))
     # the first line holds the command that runs it
     command = (
         path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# medmim ").split(" --")[0].split()
     )
-    words = ["--config", path.stem, "--data", tiny_dataset, "--steps", "1", "--batch-size", "2"]
-    result = run(*command, *words, *SMALLER.get(path.stem, []))
+    data, words = tiny_dataset, ["--config", path.stem, "--steps", "1", "--batch-size", "2"]
+    if path.stem == "regress":
+        table = tmp_path / "ages.csv"
+        subjects = [one.subject for one in read_dataset(data).volumes]
+        table.write_text("subject,age\n" + "".join(f"{name},{n}\n" for n, name in enumerate(subjects)))
+        words += ["--targets", table, "--column", "age"]
+    if path.stem == "multilabel":
+        data = tiny.make_dataset(tmp_path / "data")
+        values = [{"mass": n % 2, "cyst": n % 3 == 0} for n in range(10)]
+        rows = [
+            row.model_copy(update={"targets": own})
+            for row, own in zip(read_dataset(data).volumes, values, strict=True)
+        ]
+        write_dataset(data, DatasetInfo(name="findings"), rows, [])
+        words += ["--init", "scratch", "--dims", "2", "--size", "16"]
+    result = run(*command, "--data", data, *words, *SMALLER.get(path.stem, []))
     assert result["metrics"]["last/steps"] == 1
 
 

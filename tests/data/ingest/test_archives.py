@@ -85,6 +85,7 @@ def facts(root):
     """Return volumes, reasons and label names, without keys that depend on paths."""
     dataset = read_dataset(root / "out")
     names = {"id", "image", "label", "subject", "study", "series", "split", "slices", "group"}
+    names.add("loose_subject")
     volumes = sorted(one.model_dump_json(exclude=names) for one in dataset.volumes)
     rows = list(read_jsonl(root / "out" / "ledger.jsonl"))
     reasons = Counter((row["fate"], row["reason"]) for row in rows)

@@ -104,6 +104,7 @@ def test_a_worker_that_is_left_behind_ends_when_python_asks_it_to():
     coming = iter(batches(draws, SampleRange(12), batch_size=2, workers=1))
     next(coming)
     worker = multiprocessing.active_children()[-1]
+    time.sleep(0.5)  # until it waits: a worker that ends while it holds PyTorch's lock blocks the trainer
     worker.terminate()
     with suppress(RuntimeError):  # torch's own handler tells of the child's end, here or later
         worker.join(20)

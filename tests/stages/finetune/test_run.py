@@ -296,7 +296,7 @@ def test_without_validation_patients_the_last_weights_are_kept(tmp_path, home):
 
 def test_a_dataset_without_labels_is_refused(unlabelled_dataset, home):
     with pytest.raises(
-        DataError, match="this dataset has no image with labels: ingest labels with --labels DIR"
+        DataError, match="this dataset has no image with labels: ingest them with --labels DIR"
     ) as caught:
         finetune(settings(unlabelled_dataset), home=home, log=quiet)
     assert caught.value.reason == "no_labels"
