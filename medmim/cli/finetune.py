@@ -66,7 +66,6 @@ def command(
 ) -> None:
     """Fine-tune an encoder for TASK (segment, classify, detect, regress), test it and register the model."""
     values = given(flags)
-    own = values, overrides, config
     if not resume and "task" not in values:
         raise click.UsageError("expected TASK, such as segment in `medmim finetune segment`")
     from medmim.config.resolve import resolve
@@ -90,7 +89,6 @@ def command(
             task=values.get("task"),
         )
         settings = settings.model_copy(update=changed)
-        own = {"data": settings.data}, (), None
     note_run(settings)
     from medmim.stages.finetune.run import finetune
 
@@ -101,34 +99,37 @@ def command(
         f"picture  {result.panel}",
         *(f"scores   {figure}" for figure in [result.panel.with_name("scores.png")] if figure.is_file()),
         *map(_score, result.scores),
-        f"next     {next_command(settings, own, result.checkpoint)}",
+        f"next     {next_command(settings, values, overrides, config, result.checkpoint)}",
     ]
     print_result(result.as_json(), as_json=as_json, lines=lines)
 
 
 def next_command(
-    settings: FinetuneSettings, own: tuple[dict[str, Any], Sequence[str], str | None], weights: Path
+    settings: FinetuneSettings,
+    values: Mapping[str, Any],
+    overrides: Sequence[str],
+    config: str | None,
+    weights: Path,
 ) -> str:
     """Return the command to run next: the comparison, or the control with the same options and encoder.
 
     Args:
         settings: settings of the run.
-        own: options, `--set` and `--config` of this command.
+        values, overrides, config: options, `--set` and `--config` of this command.
         weights: weights of the run, next to their description.
     """
     if settings.init == "scratch":
         return "medmim compare"
-    values, overrides, config = own
-    values = {key: value for key, value in values.items() if key not in ("task", "init", "init_map")}
-    if values.get("data") == Path(DEFAULT_DATA):
-        del values["data"]
+    kept = {} if settings.data == Path(DEFAULT_DATA) else {"data": settings.data}
+    omitted = ("task", "init", "init_map", "data")
+    kept |= {key: value for key, value in values.items() if key not in omitted}
     used = json.loads(weights.with_name("weights.json").read_text("utf-8"))
-    if "encoder" not in values and not _is_default_encoder(settings, used):
-        values["encoder"] = used["encoder"]
+    if "encoder" not in kept and not _is_default_encoder(settings, used):
+        kept["encoder"] = used["encoder"]
         options = used["encoder_options"].items()
         overrides = (*overrides, *(f"encoder_options.{key}={json.dumps(value)}" for key, value in options))
     words = [f"--config={config}"] if config else []
-    for key, value in values.items():
+    for key, value in kept.items():
         text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
         words += [f"--{key.replace('_', '-')}", text]
     words += [word for override in overrides for word in ("--set", override)]
@@ -143,7 +144,8 @@ def _is_default_encoder(settings: FinetuneSettings, used: Mapping[str, Any]) -> 
     from medmim.training.recipe import with_recipe
 
     volumes = partition(read_dataset(settings.data), fold=settings.fold).train
-    alone = with_recipe(settings, volumes, dims=used["spatial_dims"])
+    control = type(settings)(task=settings.task, data=settings.data, fold=settings.fold)
+    alone = with_recipe(control, volumes, dims=used["spatial_dims"])
     return (alone.encoder, alone.encoder_options) == (used["encoder"], used["encoder_options"])
 
 

@@ -22,8 +22,8 @@ def control(tiny_dataset, tmp_path):
         used = (encoder, dict(options)) if encoder else (default.encoder, default.encoder_options)
         description = {"encoder": used[0], "encoder_options": used[1], "spatial_dims": 3}
         (tmp_path / "weights.json").write_text(json.dumps(description))
-        own = {"data": tiny_dataset, **dict(values)}, overrides, config
-        command = next_command(settings, own, tmp_path / "weights.safetensors")
+        weights = tmp_path / "weights.safetensors"
+        command = next_command(settings, dict(values), overrides, config, weights)
         assert command.endswith(", then medmim compare")
         return shlex.split(command.removesuffix(", then medmim compare"))
 
@@ -58,4 +58,4 @@ def test_the_options_of_the_run_are_repeated(control):
 
 def test_after_the_control_comes_the_comparison(tmp_path):
     settings = FinetuneSettings(task="segment", init="scratch")
-    assert next_command(settings, ({}, (), None), tmp_path / "weights.safetensors") == "medmim compare"
+    assert next_command(settings, {}, (), None, tmp_path / "weights.safetensors") == "medmim compare"
