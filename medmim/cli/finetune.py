@@ -115,7 +115,9 @@ def next_command(
 
     Args:
         settings: settings of the run.
-        values, overrides, config: options, `--set` and `--config` of this command.
+        values: options of this command by name.
+        overrides: its `--set`.
+        config: its `--config`.
         weights: weights of the run, next to their description.
     """
     if settings.init == "scratch":
