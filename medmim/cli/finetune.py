@@ -122,7 +122,7 @@ def next_command(
     """
     if settings.init == "scratch":
         return "medmim compare"
-    kept = {} if settings.data == Path(DEFAULT_DATA) else {"data": settings.data}
+    kept: dict[str, Any] = {} if settings.data == Path(DEFAULT_DATA) else {"data": settings.data}
     omitted = ("task", "init", "init_map", "data")
     kept |= {key: value for key, value in values.items() if key not in omitted}
     used = json.loads(weights.with_name("weights.json").read_text("utf-8"))
