@@ -55,6 +55,7 @@ class Classification(Task):
 
     axis: ClassVar[str] = "classification"
     requirement: ClassVar[str] = "a class"
+    remedy: ClassVar[str] = "ingest class folders or a class table, or pass --targets FILE.csv --column NAME"
     metric: ClassVar[str] = "macro_f1"
     selection_metric: ClassVar[str] = "macro_f1"
     max_val_cases: ClassVar[int] = 400
