@@ -171,7 +171,7 @@ def test_data_without_what_a_task_needs_are_refused(tmp_path, home, task, field,
 
 
 def test_classify_sees_whole_images_only(tiny_dataset, home):
-    with pytest.raises(UsageError, match="classify sees whole images"):
+    with pytest.raises(UsageError, match=r"^classification sees whole images: leave out field_of_view"):
         finetune(settings(tiny_dataset, "classify", view="patch"), home=home, log=quiet)
 
 

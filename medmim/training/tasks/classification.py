@@ -33,15 +33,52 @@ _BATCH = 16  # slices in one forward pass
 
 
 @dataclass(frozen=True)
-class Classification(Task):
+class WholeImageTask(Task):
+    """A task that sees whole images and has no use for label volumes.
+
+    Attributes:
+        dropout: share of pooled features that are dropped in training.
+        mirror: average predictions over the mirroring axes of the plan.
+    """
+
+    dropout: float = 0.2
+    mirror: bool = True
+
+    max_val_cases: ClassVar[int] = 400
+
+    def validate(
+        self, volumes: tuple[VolumeRecord, ...], log: Callable[[str], None]
+    ) -> tuple[VolumeRecord, ...]:
+        """Remove the label volumes, which are not used."""
+        return tuple(volume.model_copy(update={"label": None}) for volume in volumes)
+
+    def view(self, dims: int) -> View:
+        """Return `whole`: the answer may depend on any part of the image."""
+        return "whole"
+
+    def head(
+        self,
+        encoder: Encoder,
+        train: Sequence[VolumeRecord],
+        context: EvaluationContext,
+        log: Callable[[str], None],
+    ) -> dict[str, Any]:
+        """Return the network's options."""
+        if context.plan.view != "whole":
+            raise UsageError(
+                f"{self.axis} sees whole images: leave out field_of_view, or use --set field_of_view=whole"
+            )
+        return {"dropout": self.dropout}
+
+
+@dataclass(frozen=True)
+class Classification(WholeImageTask):
     """One class for each image; 2D networks average over all slices of a volume.
 
     Attributes:
         balance: 1: every class is sampled equally often; 0: as often as it occurs.
         label_smoothing: share of the target that is distributed over all classes.
         mixup: parameter of Beta(mixup, mixup) for mixing two images (Zhang et al., ICLR 2018); 0: none.
-        dropout: share of pooled features that are dropped in training.
-        mirror: average predictions over the mirroring axes of the plan.
         exclusive: train one class for each image, also where the dataset records several; images with several
             classes are left out. Otherwise such a dataset is trained with the task multilabel.
     """
@@ -49,8 +86,6 @@ class Classification(Task):
     balance: float = 0.5
     label_smoothing: float = 0.1
     mixup: float = 0.0
-    dropout: float = 0.2
-    mirror: bool = True
     exclusive: bool = False
 
     axis: ClassVar[str] = "classification"
@@ -58,7 +93,6 @@ class Classification(Task):
     remedy: ClassVar[str] = "ingest class folders or a class table, or pass --targets FILE.csv --column NAME"
     metric: ClassVar[str] = "macro_f1"
     selection_metric: ClassVar[str] = "macro_f1"
-    max_val_cases: ClassVar[int] = 400
 
     def __post_init__(self) -> None:
         shares = (self.balance, self.label_smoothing, self.dropout)
@@ -76,16 +110,6 @@ class Classification(Task):
         """Return the class of the image."""
         return frozenset([str(volume.target)])
 
-    def validate(
-        self, volumes: tuple[VolumeRecord, ...], log: Callable[[str], None]
-    ) -> tuple[VolumeRecord, ...]:
-        """Remove the label volumes, which are not used."""
-        return tuple(volume.model_copy(update={"label": None}) for volume in volumes)
-
-    def view(self, dims: int) -> View:
-        """Return `whole`: the class may depend on any part of the image."""
-        return "whole"
-
     def names(self, dataset: Dataset, train: Sequence[VolumeRecord], fingerprint: object) -> dict[int, str]:
         """Return the classes in alphabetical order."""
         found = sorted({str(volume.target) for volume in train})
@@ -94,20 +118,6 @@ class Classification(Task):
                 f"all training images have one class ({found[0]}): expected at least two", reason="one_class"
             )
         return dict(enumerate(found))
-
-    def head(
-        self,
-        encoder: Encoder,
-        train: Sequence[VolumeRecord],
-        context: EvaluationContext,
-        log: Callable[[str], None],
-    ) -> dict[str, Any]:
-        """Return the network's options."""
-        if context.plan.view != "whole":
-            raise UsageError(
-                "classify sees whole images: leave out field_of_view, or use --set field_of_view=whole"
-            )
-        return {"dropout": self.dropout}
 
     def training_samples(
         self,

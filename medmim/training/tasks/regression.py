@@ -18,7 +18,6 @@ from medmim.data.loading.augmentation import load_augmentation
 from medmim.data.loading.classification_samples import DEFAULT, classification_patches
 from medmim.data.loading.finite_checks import finite
 from medmim.data.loading.preprocess import PreprocessedVolume
-from medmim.data.loading.preprocessing_plan import View
 from medmim.encoders import Encoder
 from medmim.errors import DataError, UsageError
 from medmim.shapes import Scalar
@@ -28,32 +27,27 @@ from medmim.training.evaluation.regression_metrics import (
     patient_values,
     regression_means,
 )
-from medmim.training.tasks.base import EvaluationContext, Row, Task, TrainingSamples
-from medmim.training.tasks.classification import classify
+from medmim.training.tasks.base import EvaluationContext, Row, TrainingSamples
+from medmim.training.tasks.classification import WholeImageTask, classify
 
 _INK, _MUTED = "#1f5fa8", "#999999"
 
 
 @dataclass(frozen=True)
-class Regression(Task):
+class Regression(WholeImageTask):
     """One number for each image; 2D networks average over all slices of a volume.
 
     Attributes:
         quantity: name of the number, for tables.
-        dropout: share of pooled features that are dropped in training.
-        mirror: average predictions over the mirroring axes of the plan.
     """
 
     quantity: str = "value"
-    dropout: float = 0.2
-    mirror: bool = True
 
     axis: ClassVar[str] = "regression"
     requirement: ClassVar[str] = "a number"
     remedy: ClassVar[str] = "give them with --targets FILE.csv --column NAME"
     metric: ClassVar[str] = "r2"
     selection_metric: ClassVar[str] = "r2"
-    max_val_cases: ClassVar[int] = 400
 
     def __post_init__(self) -> None:
         if not 0 <= self.dropout <= 1:
@@ -66,16 +60,6 @@ class Regression(Task):
     def classes_of(self, volume: VolumeRecord) -> frozenset[str]:
         """Return no class."""
         return frozenset()
-
-    def validate(
-        self, volumes: tuple[VolumeRecord, ...], log: Callable[[str], None]
-    ) -> tuple[VolumeRecord, ...]:
-        """Remove the label volumes, which are not used."""
-        return tuple(volume.model_copy(update={"label": None}) for volume in volumes)
-
-    def view(self, dims: int) -> View:
-        """Return `whole`: the number may depend on any part of the image."""
-        return "whole"
 
     def names(self, dataset: Dataset, train: Sequence[VolumeRecord], fingerprint: object) -> dict[int, str]:
         """Return the name of the number.
@@ -97,14 +81,11 @@ class Regression(Task):
         log: Callable[[str], None],
     ) -> dict[str, Any]:
         """Return the network's options, with mean and standard deviation of the training numbers."""
-        if context.plan.view != "whole":
-            raise UsageError(
-                "regress sees whole images: leave out field_of_view, or use --set field_of_view=whole"
-            )
+        options = super().head(encoder, train, context, log)
         numbers = np.array([number_of(volume) for volume in train])
         mean, sd = float(numbers.mean()), float(numbers.std())
         log(f"{self.quantity} of {len(train)} training images: mean {mean:.4g}, sd {sd:.4g}")
-        return {"dropout": self.dropout, "mean": mean, "sd": sd}
+        return {**options, "mean": mean, "sd": sd}
 
     def training_samples(
         self,
