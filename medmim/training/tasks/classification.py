@@ -36,13 +36,10 @@ _BATCH = 16  # slices in one forward pass
 class WholeImageTask(Task):
     """A task that sees whole images and has no use for label volumes.
 
-    Attributes:
-        dropout: share of pooled features that are dropped in training.
-        mirror: average predictions over the mirroring axes of the plan.
+    Its options are declared by each task again, from where the page of settings reads them.
     """
 
     dropout: float = 0.2
-    mirror: bool = True
 
     max_val_cases: ClassVar[int] = 400
 
@@ -79,6 +76,8 @@ class Classification(WholeImageTask):
         balance: 1: every class is sampled equally often; 0: as often as it occurs.
         label_smoothing: share of the target that is distributed over all classes.
         mixup: parameter of Beta(mixup, mixup) for mixing two images (Zhang et al., ICLR 2018); 0: none.
+        dropout: share of pooled features that are dropped in training.
+        mirror: average predictions over the mirroring axes of the plan.
         exclusive: train one class for each image, also where the dataset records several; images with several
             classes are left out. Otherwise such a dataset is trained with the task multilabel.
     """
@@ -86,6 +85,8 @@ class Classification(WholeImageTask):
     balance: float = 0.5
     label_smoothing: float = 0.1
     mixup: float = 0.0
+    dropout: float = 0.2
+    mirror: bool = True
     exclusive: bool = False
 
     axis: ClassVar[str] = "classification"

@@ -46,9 +46,16 @@ class MultiLabel(Classification):
     Attributes:
         balance: 1: images of rare classes are sampled as often as others; 0: as often as they occur.
         label_smoothing: share of the target that is replaced by one half.
+        mixup: parameter of Beta(mixup, mixup) for mixing two images (Zhang et al., ICLR 2018); 0: none.
+        dropout: share of pooled features that are dropped in training.
+        mirror: average predictions over the mirroring axes of the plan.
     """
 
+    balance: float = 0.5
     label_smoothing: float = 0.0
+    mixup: float = 0.0
+    dropout: float = 0.2
+    mirror: bool = True
 
     axis: ClassVar[str] = "multi-label classification"
     requirement: ClassVar[str] = "a known class"

@@ -39,9 +39,13 @@ class Regression(WholeImageTask):
 
     Attributes:
         quantity: name of the number, for tables.
+        dropout: share of pooled features that are dropped in training.
+        mirror: average predictions over the mirroring axes of the plan.
     """
 
     quantity: str = "value"
+    dropout: float = 0.2
+    mirror: bool = True
 
     axis: ClassVar[str] = "regression"
     requirement: ClassVar[str] = "a number"
