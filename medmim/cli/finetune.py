@@ -111,15 +111,7 @@ def next_command(
     config: str | None,
     weights: Path,
 ) -> str:
-    """Return the command to run next: the comparison, or the control with the same options and encoder.
-
-    Args:
-        settings: settings of the run.
-        values: options of this command by name.
-        overrides: its `--set`.
-        config: its `--config`.
-        weights: weights of the run, next to their description.
-    """
+    """Return the command to run next: the comparison, or the control with the same options and encoder."""
     if settings.init == "scratch":
         return "medmim compare"
     kept: dict[str, Any] = {} if settings.data == Path(DEFAULT_DATA) else {"data": settings.data}

@@ -146,13 +146,7 @@ def sizes(text: str, *, word: str) -> tuple[int, ...]:
 
 
 def where_it_runs(settings: RunSettings, flags: Iterable[str], overrides: Iterable[str]) -> dict[str, Any]:
-    """Return the settings that a resumed run may change: hardware and safeguards, but not the experiment.
-
-    Args:
-        settings: settings from the arguments of this command.
-        flags: names of the flags that the user set.
-        overrides: arguments of `--set`.
-    """
+    """Return the settings that a resumed run may change: hardware and safeguards, but not the experiment."""
     return {key: getattr(settings, key) for key in [*flags, *map(_key, overrides)] if key in _MAY_CHANGE}
 
 

@@ -44,10 +44,6 @@ def trust_settings(*parts: Mapping[str, Any]) -> None:
 def refuse_foreign_code(values: Mapping[str, Any], *, source: str) -> None:
     """Refuse a description or settings that name code which the user has not named.
 
-    Args:
-        values: content of a file that others may have written.
-        source: what it is, for the message, such as `weights 'model.safetensors'`.
-
     Raises:
         RunError: for the first import path that is not trusted.
     """
@@ -61,11 +57,6 @@ def refuse_foreign_code(values: Mapping[str, Any], *, source: str) -> None:
 
 def import_callable(path: str, *, word: str, expected: str) -> Any:
     """Import `module:callable`, from the installed packages or the current folder.
-
-    Args:
-        path: import path that the user gave.
-        word: option that it was given with, such as `--encoder`.
-        expected: what the callable should be.
 
     Raises:
         UsageError: if it cannot be imported.

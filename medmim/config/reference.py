@@ -58,12 +58,7 @@ class SettingDescription:
 
 
 def describe(kind: type[FileSettings], *, base: str | None = None) -> tuple[SettingDescription, ...]:
-    """Return all settings of a model, in the order of their definition.
-
-    Args:
-        kind: settings model.
-        base: preset whose defaults apply, such as that of a task.
-    """
+    """Return all settings of a model, in the order of their definition."""
     meanings: dict[str, str] = {}
     for parent in reversed(kind.__mro__):
         meanings |= _meanings(parent.__doc__ or "")

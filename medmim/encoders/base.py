@@ -40,11 +40,7 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, images: Map) -> list[Map]:
-        """Return the feature maps, fine to coarse.
-
-        Args:
-            images: (batch, channels, *space): a tensor, `Masked` or `Packed`.
-        """
+        """Return the feature maps, fine to coarse, of images: a tensor, `Masked` or `Packed`."""
 
 
 def run_in_sequence(modules: Iterable[nn.Module], x: Map) -> list[Map]:

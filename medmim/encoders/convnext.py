@@ -84,12 +84,7 @@ class ConvNeXtEncoder(Encoder):
 
 
 class ChannelNorm(nn.Module):
-    """Layer norm over the channels of each voxel, for maps with channels at axis 1.
-
-    Args:
-        channels: channels of the map.
-        eps: added to the variance.
-    """
+    """Layer norm over the channels of each voxel, for maps with channels at axis 1."""
 
     def __init__(self, channels: int, eps: float = 1e-6) -> None:
         super().__init__()

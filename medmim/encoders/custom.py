@@ -26,13 +26,7 @@ _PROBE_VOXELS = 64
 
 
 class CustomEncoder(Encoder):
-    """Wrap a network whose forward returns a list of feature maps, fine to coarse.
-
-    Args:
-        net: the network.
-        spatial_dims: 2 or 3.
-        in_channels: image channels.
-    """
+    """Wrap a network whose forward returns a list of feature maps, fine to coarse."""
 
     def __init__(self, net: nn.Module, *, spatial_dims: int, in_channels: int) -> None:
         super().__init__()
@@ -69,12 +63,6 @@ def from_callable(path: str, *, spatial_dims: int, in_channels: int, **options: 
 
 def from_timm(name: str, *, spatial_dims: int, in_channels: int, **options: Any) -> Encoder:
     """Build a 2D network of timm with random weights, which returns the maps of its stages.
-
-    Args:
-        name: in timm's table, such as `convnext_tiny`.
-        spatial_dims: 2.
-        in_channels: image channels.
-        **options: arguments of `timm.create_model`.
 
     Raises:
         UsageError: if timm is missing, does not know the name, or cannot build the network.

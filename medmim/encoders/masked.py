@@ -135,11 +135,7 @@ class Masked(TensorLike):
 
 
 def mask(images: Images, hidden: Hidden) -> Masked:
-    """Hide cells of images by multiplication.
-
-    Args:
-        images: (batch, channels, *space).
-        hidden: (batch, *grid), True = hidden; cell = space / grid.
+    """Hide cells of images by multiplication; a cell is space / grid.
 
     Raises:
         ShapeError: if the numbers of samples differ, or the grid does not divide the image.

@@ -133,12 +133,7 @@ def pad(func: Callable[..., Tensor], value: Any, /, *args: Any, **kwargs: Any) -
 
 
 class PaddedMap:
-    """A masked map with a margin around the image, which the next convolution or pooling removes.
-
-    Args:
-        dense: (batch, channels, *padded space).
-        value: the map without its margin.
-    """
+    """A masked map with a margin around the image, which the next convolution or pooling removes."""
 
     def __init__(self, dense: Tensor, value: Any) -> None:
         self.dense = dense

@@ -87,10 +87,6 @@ class PublicWeights:
 def recognise(tensors: Weights, families: Sequence[Family]) -> PublicWeights:
     """Recognise the family of weights and name them as medmim does.
 
-    Args:
-        tensors: content of a file.
-        families: candidates in order of preference.
-
     Raises:
         TransferError: if the names fit no family.
     """

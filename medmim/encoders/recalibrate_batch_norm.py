@@ -43,10 +43,6 @@ def recalibrate_batch_norms(encoder: nn.Module, batches: Iterable[Images]) -> No
 
     Convolutions read zeros from hidden cells, so that statistics of masked images differ from those of whole
     ones by up to a standard deviation, which degrades a frozen encoder.
-
-    Args:
-        encoder: any network; modified in place.
-        batches: whole images, (batch, channels, *space).
     """
     norms = batch_norms(encoder)
     modes, momenta = [(m, m.training) for m in encoder.modules()], [norm.momentum for norm in norms]
@@ -65,12 +61,7 @@ def recalibrate_batch_norms(encoder: nn.Module, batches: Iterable[Images]) -> No
 
 
 def recalibrated_copy(encoder: Network, images: Images) -> Network:
-    """Return a copy recalibrated on these images, by this process alone.
-
-    Args:
-        encoder: a network with batch norms; left unchanged.
-        images: whole images, (batch, channels, *space); processed in pieces.
-    """
+    """Return a copy recalibrated on these images, by this process alone."""
     recalibrated = copy.deepcopy(encoder)
     for norm in batch_norms(recalibrated):
         if isinstance(norm, SyncedBatchNorm):

@@ -27,18 +27,9 @@ def synced_batch_norm(
     momentum: float,
     eps: float,
 ) -> Any:
-    """Normalise each channel over the samples and voxels of all processes.
+    """Normalise each channel over the samples and voxels of all processes, as `F.batch_norm`.
 
-    Args:
-        values: (samples, channels, ...), a tensor, `Packed` or `Masked`; the number of samples may differ
-            between processes.
-        running_mean: updated in place, as by `F.batch_norm`.
-        running_var: updated in place.
-        weight: scale of each channel.
-        bias: offset of each channel.
-        training: must be True.
-        momentum: momentum of the running statistics.
-        eps: added to the variance.
+    The number of samples of (samples, channels, ...) may differ between processes.
     """
     named: dict[str, Any] = {"weight": weight, "bias": bias, "training": training, "momentum": momentum}
     if has_torch_function_unary(values):

@@ -35,13 +35,6 @@ class Block(nn.Module):
     """A pre-norm transformer block of MONAI's parts that can ignore padding (Dosovitskiy et al., 2021).
 
     MONAI's own `TransformerBlock` contains an unused cross-attention norm and has no stochastic depth.
-
-    Args:
-        width: channels.
-        heads: attention heads.
-        expansion: ratio of the MLP's inner channels to `width`.
-        drop_path: stochastic depth rate.
-        norm_eps: added to the variance in layer norms.
     """
 
     def __init__(
@@ -151,12 +144,7 @@ class ViTEncoder(TokenEncoder):
         return [as_map(sequence, grid) for sequence in (*read[:-1], self.norm(read[-1]))]
 
     def encode_chosen(self, patches: Features, chosen: PatchSelection) -> Tokens:
-        """Return the normalised outputs of selected patches, computed from these alone, as in MAE.
-
-        Args:
-            patches: patch embeddings (batch, width, *grid).
-            chosen: the selected patches.
-        """
+        """Return the normalised outputs of selected patches, computed from these alone, as in MAE."""
         return self.encode_with_class_token(patches, chosen)[1]
 
     def encode_with_class_token(self, patches: Features, chosen: PatchSelection) -> tuple[Tokens, Tokens]:

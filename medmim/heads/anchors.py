@@ -25,10 +25,7 @@ _CANDIDATES = 9  # anchor positions of a level near a box that ATSS considers, a
 def anchor_shapes(sides: np.ndarray, *, levels: int, count: int) -> Shapes:
     """Choose anchor shapes by k-means over the logarithms of training box sizes, small ones for fine levels.
 
-    Args:
-        sides: box sizes in voxels, (boxes, dims).
-        levels: number of feature maps, fine to coarse.
-        count: anchors at each position of a map.
+    Sides are (boxes, dims) in voxels; `count` shapes are returned for each level.
 
     Returns:
         `count` shapes for each level.
@@ -47,11 +44,7 @@ def anchor_shapes(sides: np.ndarray, *, levels: int, count: int) -> Shapes:
 
 
 class AnchorGrid:
-    """Anchors over a pyramid of feature maps: MONAI's generator with separate shapes for each level.
-
-    Args:
-        shapes: anchor shapes in voxels for each level, fine to coarse.
-    """
+    """Anchors over a pyramid of feature maps: MONAI's generator with separate shapes for each level."""
 
     def __init__(self, shapes: Shapes) -> None:
         self.shapes = shapes
@@ -65,12 +58,7 @@ class AnchorGrid:
         ]
 
     def __call__(self, images: Tensor, maps: Sequence[Tensor]) -> Anchors:
-        """Return the anchors of one image, ordered by level, then by position.
-
-        Args:
-            images: (batch, channels, *space).
-            maps: one feature map for each level; only their shapes are used.
-        """
+        """Return the anchors of one image, ordered by level, then by position."""
         anchors: Tensor = self._generator(images, [map_.float() for map_ in maps])[0]
         return anchors
 
@@ -99,14 +87,7 @@ def matched(
 def coverage(
     images: Sequence[Float[Tensor, "_ sides"]], grid: AnchorGrid, *, size: Size, strides: Sequence[Size]
 ) -> float:
-    """Return the share of boxes to which at least one anchor is assigned.
-
-    Args:
-        images: the boxes of each image.
-        grid: the anchors.
-        size: image size in voxels.
-        strides: stride of each level.
-    """
+    """Return the share of boxes to which at least one anchor is assigned."""
     shapes = [tuple(-(-n // s) for n, s in zip(size, stride, strict=True)) for stride in strides]
     anchors = grid(torch.zeros(1, 1, *size), [torch.zeros(1, 1, *shape) for shape in shapes])
     places = [int(np.prod(shape)) for shape in shapes]

@@ -20,11 +20,6 @@ _KERNEL_AXES = (4, 5)  # axes of a 2D and of a 3D kernel
 def adapted(name: str, offered: Tensor, wanted: Size) -> tuple[Tensor, str] | None:
     """Adapt a weight to another shape with the rules of `RULES`, applied in order.
 
-    Args:
-        name: name of the tensor.
-        offered: the pretrained weight.
-        wanted: shape in the target network.
-
     Returns:
         The adapted weight and the names of the applied rules, or None if the rules do not reach the shape.
     """
@@ -156,11 +151,6 @@ class Transfer:
 def transfer(encoder: nn.Module, weights: Mapping[str, Tensor], *, least: float = 0.99) -> Transfer:
     """Copy the tensors named `encoder.…` into an encoder; adapt tensors of other shapes with `RULES`.
 
-    Args:
-        encoder: the network to fill in place; unchanged when the transfer is refused.
-        weights: tensors by name, as `medmim pretrain` and `medmim finetune` write them.
-        least: smallest share of the encoder's tensors that must be loaded.
-
     Raises:
         TransferError: if fewer tensors can be loaded; the message names the first of the others.
     """
@@ -198,10 +188,6 @@ def transfer_decoder(network: nn.Module, weights: Mapping[str, Tensor]) -> int:
 
     Methods that pretrain a U-Net, such as dense MAE, provide them.
 
-    Args:
-        network: the segmenter to fill in place.
-        weights: tensors by name, as `medmim pretrain` writes them.
-
     Returns:
         The number of copied tensors; 0 where names or shapes of any of them differ, and nothing is changed.
     """
@@ -216,12 +202,7 @@ def transfer_decoder(network: nn.Module, weights: Mapping[str, Tensor]) -> int:
 
 
 def stem_change(old: Mapping[str, object], new: Mapping[str, object]) -> str:
-    """Describe changes of the stem since pretraining: weights load, but see images at another scale.
-
-    Args:
-        old: encoder options of pretraining.
-        new: encoder options now.
-    """
+    """Describe changes of the stem since pretraining: weights load, but see images at another scale."""
     keys = [key for key in ("stem_stride", "max_pool", "strides", "patch") if old.get(key) != new.get(key)]
     return "; ".join(f"{key} {old.get(key, 'default')} → {new.get(key, 'default')}" for key in keys)
 

@@ -115,10 +115,6 @@ class Mask(ABC):
 def hidden_voxels(hidden: Hidden, space: Sequence[int]) -> Bool[Tensor, "batch 1 *space"]:
     """Upsample a mask to voxels: each cell covers space / grid voxels along each axis.
 
-    Args:
-        hidden: (batch, *grid), True = hidden.
-        space: voxels along each axis; a multiple of the grid.
-
     Raises:
         ShapeError: if the grid does not divide the image.
     """

@@ -44,13 +44,9 @@ def gallery(
     note: str,
     backdrop: GalleryBackground | None = None,
 ) -> Figure:
-    """Draw one row per mask and one column per ratio.
+    """Draw one row per mask and one column per ratio; a mask has cells, or voxels on a backdrop.
 
-    Args:
-        masks: names and masks (True = hidden), one per column: cells without a backdrop, voxels with one.
-        columns: titles.
-        note: one line below.
-        backdrop: image under the masks; None: cells alone, in 3D a cube with one corner removed.
+    Without a backdrop, masks in 3D are cubes with one corner removed.
     """
     dims = masks[0][1][0].ndim
     height, width = _shape(masks[0][1][0], backdrop)

@@ -86,13 +86,7 @@ def mask_statistics(
     images: Images | None = None,
     labels: Integer[Tensor, "batch 1 *space"] | None = None,
 ) -> MaskStatistics:
-    """Measure masks.
-
-    Args:
-        hidden: (batch, *grid), True = hidden.
-        requested_ratio: requested share of hidden cells.
-        images: (batch, channels, *space), one per mask.
-        labels: (batch, 1, *space), lesion where above 0; only with images.
+    """Measure masks, (batch, *grid), on images with labels (lesion where above 0), one per mask.
 
     Raises:
         ShapeError: if the grid does not divide the images.

@@ -83,10 +83,6 @@ def tissue_share(images: Images, grid: Sequence[int]) -> Weights:
 
     A voxel is tissue if, in any channel, it exceeds a tenth of that image's and channel's intensity range.
 
-    Args:
-        images: (batch, channels, *space), in any intensity units.
-        grid: cells along each axis; must divide the image.
-
     Raises:
         ShapeError: if the cells do not divide the image.
     """

@@ -25,12 +25,7 @@ from medmim.shapes import Hidden, Images, Size
 
 
 class AnatoMask(SparK):
-    """SparK with a teacher that chooses a part of each mask.
-
-    Args:
-        spark: the method that is trained.
-        hardest: share of hidden cells that the teacher chooses at the end of training.
-    """
+    """SparK with a teacher that chooses a part of each mask."""
 
     def __init__(self, spark: SparK, *, hardest: float) -> None:
         super().__init__(spark.encoder, spark.densify, spark.decoder, spark.target, compute=spark.compute)

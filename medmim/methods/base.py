@@ -61,19 +61,10 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, images: Images, hidden: Hidden) -> Step:
-        """Compute the loss of one batch.
-
-        Args:
-            images: (batch, channels, *space).
-            hidden: (batch, *grid), True = hidden from the encoder.
-        """
+        """Compute the loss of one batch."""
 
     def on_step_end(self, progress: float) -> None:
-        """Update what follows an optimizer step, such as a teacher.
-
-        Args:
-            progress: share of the training budget used so far, 0 to 1.
-        """
+        """Update what follows a step, such as a teacher, by the share of the budget used so far."""
 
     def discard_pending(self) -> None:
         """Discard what forwards stored for `on_step_end`, because their step is skipped."""
@@ -81,14 +72,7 @@ class Method(nn.Module, ABC):
 
 @torch.no_grad()
 def relative_error(prediction: Values, truth: Values) -> Scalar:
-    """Return the squared error relative to the variance over places; 1 for predicting the mean.
-
-    Also 1 where the truth is constant.
-
-    Args:
-        prediction: predicted values of the hidden places of all images.
-        truth: their true values.
-    """
+    """Return the squared error of hidden places relative to their variance; 1 for predicting the mean."""
     spread = (truth - truth.mean(dim=0)).square().sum()
     return ((prediction - truth).square().sum() / spread).where(spread > 0, 1.0)
 
@@ -118,11 +102,6 @@ def require_grid(images: Images, hidden: Hidden, cell: Size) -> None:
 
 def require_whole_cells(cell: Size, step: Size, *, of: str) -> None:
     """Check that mask cells are a multiple of the encoder's step.
-
-    Args:
-        cell: mask cell in voxels.
-        step: its required divisor.
-        of: name of the divisor, for the message.
 
     Raises:
         ShapeError: otherwise, with the nearest cell that fits.

@@ -77,12 +77,7 @@ class Contrastive(Method):
         }
 
     def forward(self, images: Images, hidden: Hidden) -> Step:
-        """Compute the loss of one batch of pairs.
-
-        Args:
-            images: (batch, channels, *space): the first views of all images, then all second views.
-            hidden: (batch, *grid), True = hidden; one mask per view.
-        """
+        """Compute the loss of one batch of pairs: the first views of all images, then all second views."""
         require_grid(images, hidden, self.cell)
         return self.contrast(pooled(self.encoder, images, hidden, compute=self.compute), images, hidden)
 
@@ -131,12 +126,7 @@ class Contrastive(Method):
 
 
 class Queue(nn.Module):
-    """Recent embeddings, newest first; forwards do not change it, new embeddings enter after a step.
-
-    Args:
-        length: maximum number of embeddings.
-        width: channels of an embedding.
-    """
+    """Recent embeddings, newest first; forwards do not change it, new embeddings enter after a step."""
 
     def __init__(self, length: int, width: int) -> None:
         super().__init__()
@@ -177,13 +167,8 @@ def info_nce(
 ) -> tuple[Scalar, Scalar]:
     """Return the cross entropy of retrieving each view's partner, and the retrieval accuracy.
 
-    Args:
-        queries: one unit-length embedding per view.
-        keys: the teacher's unit-length embeddings of these and other views; a view is not its own negative.
-        negatives: further negatives.
-        own: index of each view in `keys`.
-        partner: index of each view's partner in `keys`.
-        temperature: temperature of the softmax.
+    Queries, keys and negatives are embeddings of unit length; `own` and `partner` are the indices of each
+    view and of its partner in `keys`. A view is not its own negative.
     """
     with torch.autocast(queries.device.type, enabled=False):  # similarities differ by little
         views = (queries @ keys.T).scatter(1, own[:, None], -torch.inf)

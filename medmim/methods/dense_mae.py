@@ -23,14 +23,7 @@ from medmim.shapes import Hidden, Images, Size
 
 
 class DenseMAE(Method):
-    """The method from its parts.
-
-    Args:
-        encoder: any encoder.
-        decoder: the U-Net decoder of the segmentation task.
-        predict: maps the decoder's features to the target's values.
-        target: target of the reconstruction.
-    """
+    """The method from its parts."""
 
     def __init__(self, encoder: Encoder, decoder: UNetDecoder, predict: nn.Module, target: Target) -> None:
         super().__init__()

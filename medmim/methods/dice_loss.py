@@ -32,14 +32,7 @@ def batch_dice(criterion: str) -> DiceCELoss | DiceFocalLoss:
 
 
 def region_dice(criterion: str, scores: Tensor, target: Tensor, weight: float = 1.0) -> Tensor:
-    """Return the loss between logits and masks of overlapping regions, both (batch, regions, *space).
-
-    Args:
-        criterion: dice_ce, with binary cross entropy, or dice_focal.
-        scores: logits.
-        target: 0 or 1.
-        weight: of the cross entropy or focal loss.
-    """
+    """Return the loss between logits and masks of overlapping regions, both (batch, regions, *space)."""
     other = F.binary_cross_entropy_with_logits if criterion == "dice_ce" else FocalLoss()
     loss: Tensor = _DiceOfAll(sigmoid=True, batch=True)(scores, target) + weight * other(scores, target)
     return loss

@@ -67,13 +67,7 @@ class EMATeacher(nn.Module, Generic[Network]):
 
     @torch.no_grad()
     def update(self, student: nn.Module, *, progress: float, max_momentum: float = 1.0) -> None:
-        """Move every weight towards the student's; buffers, which are running statistics, are copied.
-
-        Args:
-            student: the network after its optimizer step.
-            progress: share of the training that is done, 0 to 1.
-            max_momentum: upper limit of the momentum.
-        """
+        """Move every weight towards the student's; buffers, which are running statistics, are copied."""
         share = 1 - min(self.momentum_at(progress), max_momentum)
         for average, weight in zip(self.network.parameters(), student.parameters(), strict=True):
             average.lerp_(weight, share)

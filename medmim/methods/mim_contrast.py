@@ -21,14 +21,7 @@ from medmim.shapes import Hidden, Images, Size
 
 
 class MIMContrast(Contrastive):
-    """The contrastive method with SparK's decoder on the same features.
-
-    Args:
-        spark: encoder, decoder and target of the reconstruction.
-        temperature: temperature of the softmax.
-        queue: number of recent embeddings of the teacher used as negatives.
-        weight: weight of the contrastive loss.
-    """
+    """The contrastive method with SparK's decoder on the same features."""
 
     reconstructs = True
 
@@ -51,12 +44,7 @@ class MIMContrast(Contrastive):
         self.axes = {**spark.axes, "objective": "reconstruction and contrast"}
 
     def forward(self, images: Images, hidden: Hidden) -> Step:
-        """Compute both losses of one batch of pairs, and the reconstruction of each view.
-
-        Args:
-            images: (batch, channels, *space): the first views of all images, then all second views.
-            hidden: (batch, *grid), True = hidden; one mask per view.
-        """
+        """Compute both losses of one batch of pairs of views, and the reconstructions."""
         require_grid(images, hidden, self.cell)
         maps = self.encoder(HIDE[self.compute](images, hidden))[::-1]
         prediction = self.decoder(densified(maps, self.densify, hidden))

@@ -88,12 +88,7 @@ class ModelsGenesis(Method):
 
 
 def bezier(unit: Tensor, generator: torch.Generator) -> Tensor:
-    """Map intensities of 0 to 1 by a random monotonic cubic Bézier curve, rising or falling.
-
-    Args:
-        unit: intensities of 0 to 1.
-        generator: draws the two inner control points and the direction.
-    """
+    """Map intensities of 0 to 1 by a random monotonic cubic Bézier curve, rising or falling."""
     draw = torch.rand(5, generator=generator)
     inner, falling = draw[:4].view(2, 2).sort(dim=1).values, bool(draw[4] < 0.5)
     at = torch.linspace(0, 1, _CURVE_POINTS)

@@ -58,14 +58,8 @@ def reconstruct(
 ) -> Step:
     """Return the mean error on hidden cells, and the image with its hidden cells reconstructed.
 
-    For targets other than images, `HIDDEN_ERROR` is returned instead of the reconstruction.
-
-    Args:
-        prediction: values at the target's stride, (batch, channels, *space / stride).
-        target: the target of the reconstruction.
-        images: (batch, channels, *space).
-        hidden: (batch, *grid), True = hidden; mask cells are multiples of the target's.
-        error: squared or absolute error, averaged over the values of a cell.
+    For targets other than images, `HIDDEN_ERROR` is returned instead of the reconstruction. The prediction
+    has the target's stride. The squared or absolute error is averaged over the values of a cell.
     """
     space = tuple(images.shape[2:])
     predicted, true = _in_cells(prediction, target), target(images)
@@ -83,14 +77,7 @@ def reconstruct(
 def squared_errors(
     prediction: Features, target: Target, images: Images, grid: Size
 ) -> Float[Tensor, "batch *grid"]:
-    """Return the mean squared error of each mask cell, hidden or not.
-
-    Args:
-        prediction: values at the target's stride, (batch, channels, *space / stride).
-        target: the target of the reconstruction.
-        images: (batch, channels, *space).
-        grid: number of mask cells along each axis.
-    """
+    """Return the mean squared error of each mask cell, hidden or not."""
     errors = (_in_cells(prediction, target) - target(images)).square().mean(dim=-1)
     fine = grid_of(tuple(images.shape[2:]), target.cell)
     per_cell = tuple(n // cells for n, cells in zip(fine, grid, strict=True))

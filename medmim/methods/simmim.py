@@ -21,13 +21,7 @@ from medmim.shapes import Hidden, Images, Size
 
 
 class SimMIM(Method):
-    """The method from its parts.
-
-    Args:
-        encoder: patch-based encoder.
-        predict: maps the coarsest map to the target's values.
-        target: target of the reconstruction, per mask cell.
-    """
+    """The method from its parts."""
 
     encoder: TokenEncoder
 

@@ -99,11 +99,7 @@ class LightDecoder(nn.Module):
             self.apply(_initialise_as_spark)
 
     def forward(self, maps: Sequence[Features]) -> Features:
-        """Return the prediction.
-
-        Args:
-            maps: densified maps, coarse to fine; nothing is added at scales finer than the last one.
-        """
+        """Return the prediction."""
         x = maps[0]
         for stage, skip in zip_longest(self.stages, maps[1:]):
             x = stage(x) if skip is None else stage(x) + skip

@@ -85,12 +85,7 @@ class TokenDecoder(nn.Module, ABC):
     ) -> Tokens:
         """Return an embedding for each wanted patch, (batch, wanted, width).
 
-        Args:
-            latents: embeddings of the visible patches, (batch, visible, in_width).
-            visible: selection of the visible patches.
-            wanted: selection of the patches to predict.
-            grid: patches along each axis.
-            extra: further embeddings without a position, such as a class token, (batch, _, in_width).
+        Extra embeddings have no position, such as a class token, (batch, _, in_width).
         """
         waves = wave_positions(grid, self.width, device=latents.device, stretch=self.stretch)
         waves = waves.expand(len(latents), -1, -1)

@@ -56,14 +56,7 @@ HIDE: dict[str, Callable[[Images, Hidden], Masked | Packed]] = {"packed": pack, 
 
 
 def pooled(encoder: Encoder, images: Images, hidden: Hidden, *, compute: Compute) -> Pooled:
-    """Return the mean of the coarsest map over visible voxels, in float32.
-
-    Args:
-        encoder: any encoder; it never sees hidden cells.
-        images: (batch, channels, *space).
-        hidden: (batch, *grid), True = hidden; samples may hide different counts.
-        compute: packed or masked, for convolutional encoders; the results are equal.
-    """
+    """Return the mean of the coarsest map over visible voxels, in float32."""
     if isinstance(encoder, TokenEncoder):
         return _pooled_patches(encoder, images, hidden)
     return pooled_map(encoder(HIDE[compute](images, hidden))[-1], hidden)

@@ -61,12 +61,7 @@ class VoCo(Method):
         }
 
     def forward(self, images: Images, hidden: Hidden) -> Step:
-        """Compute the loss of one batch.
-
-        Args:
-            images: (batch, channels, *space).
-            hidden: (batch, *grid): seeds the random crops; nothing is hidden.
-        """
+        """Compute the loss of one batch; `hidden` seeds the random crops, nothing is hidden."""
         require_grid(images, hidden, self.cell)
         space = tuple(images.shape[2:])
         side = tuple(n // count for n, count in zip(space, self.bases, strict=True))
@@ -123,13 +118,7 @@ def random_starts(space: Size, side: Size, crops: int, generator: torch.Generato
 
 
 def overlap_shares(starts: Tensor, bases: Tensor, side: Size) -> Float[Tensor, "crops bases"]:
-    """Return the share of each crop's voxels that is in each base crop.
-
-    Args:
-        starts: first voxel of each crop, (crops, axes).
-        bases: first voxel of each base crop, (bases, axes).
-        side: voxels of all crops along each axis.
-    """
+    """Return the share of the voxels of each crop (crops, axes) that is in each base crop (bases, axes)."""
     lengths = torch.tensor(side)
     common = (lengths - (starts[:, None] - bases[None]).abs()).clamp(min=0)
     return (common / lengths).prod(dim=-1)

@@ -55,11 +55,9 @@ class VolumeFusion(Method):
         }
 
     def forward(self, images: Images, hidden: Hidden) -> Step:
-        """Compute the loss of one batch of pairs.
+        """Compute the loss of one batch of pairs: the foreground crops, then the background crops.
 
-        Args:
-            images: (batch, channels, *space): the foreground crops of all images, then all background crops.
-            hidden: (batch, *grid): seeds the boxes; nothing is hidden.
+        `hidden` seeds the boxes; nothing is hidden.
         """
         require_grid(images, hidden, self.cell)
         foreground, background = images.chunk(2)

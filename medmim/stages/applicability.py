@@ -76,15 +76,7 @@ def check_scans(
     force: bool,
     names: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, str]:
-    """Return how scans differ from the training data, by volume id, and log it.
-
-    Args:
-        description: description of the model.
-        scans: volumes to predict.
-        root: their dataset folder.
-        log: receives a warning for each volume that differs.
-        force: whether such volumes are predicted nevertheless.
-        names: names of volumes for messages; by default their ids.
+    """Return how scans differ from the training data of a described model, by volume id, and log it.
 
     Raises:
         DataError: if all of them differ, unless `force` is set.

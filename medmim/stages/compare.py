@@ -85,12 +85,7 @@ class CompareResult(NotebookResult):
 
 
 def compare_runs(run_ids: Sequence[str], *, home: Path, promoting: bool = False) -> CompareResult:
-    """Compare the named runs, or all that are comparable with the newest.
-
-    Args:
-        run_ids: fine-tuning runs; empty: all comparable ones.
-        home: `MEDMIM_HOME`.
-        promoting: make the best arm's model champion if the paired test allows it.
+    """Compare the named fine-tuning runs, or all that are comparable with the newest.
 
     Raises:
         RunError: if there is nothing to compare.
@@ -103,12 +98,7 @@ def compare_runs(run_ids: Sequence[str], *, home: Path, promoting: bool = False)
 
 
 def compare_study(name: str, *, home: Path, promoting: bool = False) -> CompareResult:
-    """Compare all finished trials of a study.
-
-    Args:
-        name: of the study.
-        home: `MEDMIM_HOME`.
-        promoting: as in `compare_runs`; a study that is not finished promotes nothing.
+    """Compare all finished trials of a study; one that is not finished promotes nothing.
 
     Raises:
         RunError: if no trial of it is finished.
@@ -144,16 +134,6 @@ def compare(
     promoting: bool = False,
 ) -> CompareResult:
     """Compare finished runs and write the report.
-
-    Args:
-        store: where they and their pretrainings are.
-        runs: finished fine-tuning runs.
-        title: of the report and its folder.
-        notes: warnings of the caller.
-        missing: trials of a study that are not finished.
-        varied: settings of pretraining that differ on purpose.
-        command: trains the seeds that are missing.
-        promoting: make the best arm's model champion if the paired test allows it.
 
     Raises:
         RunError: if none of the runs has a score.

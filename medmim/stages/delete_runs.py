@@ -31,10 +31,6 @@ class Leftover:
 def delete_runs(words: Sequence[str], *, home: Path) -> list[ListedRun]:
     """Delete runs with their weights and artifacts; nothing is deleted if one of them must stay.
 
-    Args:
-        words: ids, or beginnings of ids.
-        home: `MEDMIM_HOME`.
-
     Raises:
         RunError: for an unknown or ambiguous id, a run in training, or one that a registered model needs.
     """

@@ -45,16 +45,7 @@ def demo(
     finetune_steps: int,
     say: Callable[[str], None],
 ) -> Demo:
-    """Generate DICOM, ingest it, pretrain, fine-tune with and without pretraining, and compare.
-
-    Args:
-        out: output folder; runs of an earlier demo are kept.
-        seed: seed of the phantom and of all runs.
-        patients: number of patients in the phantom.
-        pretrain_steps: number of pretraining steps.
-        finetune_steps: number of steps of each fine-tuning run.
-        say: receives progress lines for the user.
-    """
+    """Generate DICOM, ingest it, pretrain, fine-tune with and without pretraining, and compare."""
     source, data, home = (
         out / f"scans-{seed}-{patients}",
         out / f"dataset-{seed}-{patients}",

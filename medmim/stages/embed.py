@@ -72,12 +72,7 @@ def embed(
 ) -> Embeddings:
     """Write the embeddings of a dataset: key, subject, split, class and vector of each image.
 
-    Args:
-        data: dataset folder.
-        home: `MEDMIM_HOME`.
-        model: as for `find_model`; a pretraining run too.
-        out: Parquet file; the picture is written next to it.
-        log: receives lines for the user.
+    The model is named as for `find_model`; it may be a pretraining run too.
 
     Raises:
         UsageError: if `out` or the picture exists.

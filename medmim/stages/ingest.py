@@ -48,12 +48,6 @@ def preview(source: Path, out: Path, *, progress: Progress | None = None, **opti
 
     Pixels are not read, so a volume of the preview can still be refused by the checks of its conversion.
 
-    Args:
-        source: folder, file or archive with scans.
-        out: dataset folder that would be written.
-        progress: called with the phase, finished and total number of tasks.
-        options: fields of `IngestOptions`.
-
     Raises:
         UsageError: for invalid paths or an unknown layout.
         DataError: if there is no file, or the named layout finds no image.

@@ -56,12 +56,6 @@ def inspect(
 ) -> InspectResult:
     """Write the page of a dataset.
 
-    Args:
-        root: dataset folder.
-        page: output file; `inspect.html` in the dataset folder by default.
-        workers: number of processes; one per core by default.
-        progress: called with the phase, the number of drawn volumes and of all volumes.
-
     Raises:
         DataError: if the folder is not a dataset.
     """

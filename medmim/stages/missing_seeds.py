@@ -33,14 +33,6 @@ def train_missing_seeds(
 
     Finished trainings are not repeated, so that the command can be interrupted and started again.
 
-    Args:
-        run_ids: fine-tuning runs; empty: all that are comparable with the newest.
-        seeds: of each arm afterwards.
-        data: dataset folder that the runs were trained on; the store keeps no paths.
-        home: `MEDMIM_HOME`.
-        engine: runs trainings; without, each runs on this machine in a process of its own.
-        log: receives lines for the user.
-
     Raises:
         UsageError: for another dataset, or an arm whose pretraining is not in this home folder.
         RunError: if a training fails.

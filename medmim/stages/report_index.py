@@ -46,13 +46,7 @@ Rows = Sequence[Sequence[str]]
 
 
 def write_index(home: Path, *, heads: Rows, cells: Sequence[Rows]) -> Path:
-    """Write `reports/index.html` in a home folder and return its path.
-
-    Args:
-        home: `MEDMIM_HOME`.
-        heads: headings of the tables of models and of runs.
-        cells: rows of both tables.
-    """
+    """Write `reports/index.html` in a home folder, with tables of models and of runs, and return its path."""
     models, runs = (
         [dict(zip(head, row, strict=True)) for row in rows] for head, rows in zip(heads, cells, strict=True)
     )

@@ -24,10 +24,6 @@ _UNEVEN = 2.5  # longest edge of a mask cell, relative to the shortest
 def opening_lines(settings: RunSettings, home: Path) -> list[str]:
     """Return what is known before PyTorch is imported: dataset, budget, and where results are written.
 
-    Args:
-        settings: settings of the run.
-        home: `MEDMIM_HOME`.
-
     Raises:
         DataError: if there is no dataset.
     """
@@ -53,14 +49,7 @@ def opening_lines(settings: RunSettings, home: Path) -> list[str]:
 def network_lines(
     settings: RunSettings, volumes: Sequence[VolumeRecord], plan: PreprocessingPlan, network: nn.Module
 ) -> list[str]:
-    """Return what a training computes: volumes, patch, encoder, device and precision.
-
-    Args:
-        settings: settings of the run, with the name of the encoder.
-        volumes: training volumes.
-        plan: their preprocessing.
-        network: the network to train, with its encoder as attribute `encoder`.
-    """
+    """Return what a training computes: volumes, patch, encoder, device and precision."""
     import torch
 
     from medmim.data.loading.preprocessing_plan import voxel_mm
@@ -90,12 +79,7 @@ def network_lines(
 
 
 def view_lines(pretraining: Mapping[str, Any], plan: PreprocessingPlan) -> list[str]:
-    """Return a note where `--size` means another view in fine-tuning than it meant in pretraining.
-
-    Args:
-        pretraining: description of the initial weights; empty from scratch.
-        plan: preprocessing of fine-tuning.
-    """
+    """Return a note where `--size` means another view in fine-tuning than it meant in pretraining."""
     crops = bool(pretraining) and pretraining.get("augment", "patch") == "patch"
     if plan.view != "whole" or not crops:
         return []

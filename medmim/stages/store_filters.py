@@ -79,16 +79,7 @@ class RunFilter:
 
 @dataclass(frozen=True)
 class ModelFilter:
-    """The versions of registered models to list; the database selects them.
-
-    Attributes:
-        model: name.
-        version: number, as text.
-        alias: of the version.
-        run_id: of the run that made it.
-        newest: order by the start of the runs, newest first, instead of by name.
-        limit: number of versions; None: all.
-    """
+    """The versions of registered models to list; the database selects them."""
 
     model: str | None = None
     version: str | None = None

@@ -57,14 +57,7 @@ def read_column(
 def column_values(
     volumes: Sequence[VolumeRecord], key: str, values: Mapping[str, str], project: Keys | None = None
 ) -> dict[str, str]:
-    """Return the value of each volume that the table names, by volume id.
-
-    Args:
-        volumes: volumes of a dataset.
-        key: column of the keys, as `read_column` returns it.
-        values: value of each key.
-        project: keys of the project, by which the column `patient` identifies patients of the source.
-    """
+    """Return the value of each volume that the table names, by volume id."""
     if project is None or key != "patient":
         named = {one.id: values.get(one.id if key == "volume" else one.subject) for one in volumes}
         return {name: value for name, value in named.items() if value is not None}
@@ -81,13 +74,6 @@ def with_targets(
     dataset: Dataset, path: Path | None, column: str, *, home: Path, log: Callable[[str], None]
 ) -> Dataset:
     """Return the dataset with the values of a column as the targets of its volumes.
-
-    Args:
-        dataset: the dataset.
-        path: CSV file, as for `read_column`; None: the dataset is returned.
-        column: column of the values.
-        home: `MEDMIM_HOME`, with the key of the pseudonyms.
-        log: receives a line about volumes without a value, and rows without a volume.
 
     Raises:
         UsageError: if no row names a volume of the dataset.
@@ -117,10 +103,7 @@ def with_targets(
 def with_keyed_targets(settings: FinetuneSettings, path: Path, *, home: Path) -> FinetuneSettings:
     """Copy the table of the targets with volume ids as keys, and return settings that name the copy.
 
-    Args:
-        settings: settings of a fine-tuning; without `targets`, nothing is written.
-        path: file of the copy, which can be read without the key of the pseudonyms.
-        home: `MEDMIM_HOME`, with that key.
+    The copy can be read without the key of the pseudonyms in the home folder.
     """
     if settings.targets is None:
         return settings

@@ -40,11 +40,6 @@ _QUIET = {
 def pages(home: Path, *, port: int, token: str = "") -> list[tuple[str, str]]:
     """Return names and UI addresses of the newest experiments; tables of studies are sorted by score.
 
-    Args:
-        home: `MEDMIM_HOME`.
-        port: of the server.
-        token: of the server.
-
     Raises:
         RunError: if there are no runs.
     """

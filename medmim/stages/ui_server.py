@@ -29,12 +29,7 @@ _REFUSAL = "open the address that `medmim ui` printed, or set MLFLOW_TRACKING_TO
 
 
 class TokenGate:
-    """ASGI application that passes on requests with the token: a cookie, a bearer token, or in the address.
-
-    Args:
-        app: the application.
-        token: that requests must have.
-    """
+    """ASGI application that passes on requests with the token: cookie, bearer token, or in the address."""
 
     def __init__(self, app: ASGIApp, token: str) -> None:
         self.app = app

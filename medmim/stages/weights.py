@@ -61,13 +61,6 @@ def inspect_weights(
 ) -> WeightsReport:
     """Describe a weights file, and fill the encoder that it fits to see what is loaded.
 
-    Args:
-        path: safetensors or PyTorch file.
-        rules: names of a file that is not recognised.
-        dims: spatial axes of the encoder; None: those of the file.
-        in_channels: image channels of the encoder.
-        encoder_options: options of the encoder that differ from those of the file.
-
     Raises:
         RunError: if the file cannot be read as tensors.
         TransferError: if it is of no known network.

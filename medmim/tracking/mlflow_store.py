@@ -155,13 +155,7 @@ class Store:
             return None
 
     def runs(self, *conditions: str, limit: int | None = None, **tags: str) -> list[Run]:
-        """Return the runs with these tags, newest first.
-
-        Args:
-            conditions: MLflow filters on attributes, such as `FINISHED`.
-            limit: return the newest ones only.
-            tags: values of tags.
-        """
+        """Return the runs with these tags and MLflow conditions, such as `FINISHED`, newest first."""
         active = "SELECT experiment_id FROM experiments WHERE lifecycle_stage = 'active'"
         places = [str(place) for (place,) in self._query(active)]
         conditions += tuple(_equals(f"tags.`{key}`", value) for key, value in tags.items())
@@ -195,11 +189,6 @@ class Store:
 
     def read_text(self, run: Run, name: str, *, default: str | None = None) -> str:
         """Return a text artifact of a run.
-
-        Args:
-            run: of this store.
-            name: of the artifact.
-            default: returned if the run does not have the artifact.
 
         Raises:
             RunError: if the run does not have the artifact and there is no default.

@@ -42,14 +42,7 @@ _NOT_ACCEPTED = re.compile(r"[^\w.\- :]")
 
 
 class RunRecorder:
-    """Records one run in the store (a `Recorder`).
-
-    Args:
-        client: of the store.
-        run_id: of the run.
-        record: of the run, in its folder.
-        known: keys and steps of points that the run already contains.
-    """
+    """Records one run in the store (a `Recorder`)."""
 
     def __init__(
         self,
@@ -183,9 +176,6 @@ def stored_names(keys: Iterable[str]) -> dict[str, str]:
 
     Letters, digits, `_`, `-`, `.`, spaces, colons and the slash after the stage are kept. Every other
     character, which may come from the name of a class, becomes `_`. Names that become equal are numbered.
-
-    Args:
-        keys: metric keys that are stored together.
     """
     wanted = list(keys)
     taken = {key for key in wanted if _plain(key) == key}

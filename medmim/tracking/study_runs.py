@@ -36,12 +36,7 @@ class PlannedTraining:
 
 
 class StudyRuns:
-    """The runs of one study, found by their tags.
-
-    Args:
-        store: the local store.
-        name: of the study and of its experiment.
-    """
+    """The runs of one study, found by their tags."""
 
     def __init__(self, store: Store, name: str) -> None:
         self.store = store
@@ -55,13 +50,7 @@ class StudyRuns:
     def start(
         self, settings: StudySettings, plan: Sequence[PlannedTraining], dataset: Mapping[str, str]
     ) -> RunRecorder:
-        """Start or resume the run of the study and record its settings and plan.
-
-        Args:
-            settings: of the study.
-            plan: its trainings; they may differ from those of an earlier start.
-            dataset: tags of the dataset.
-        """
+        """Start or resume the run of the study and record its settings and plan, which may have changed."""
         root = self._open(("study", "", ""), self.name, dict(dataset))
         show_arms(self.store.client, self.store.experiment(self.name))
         root.text(_SETTINGS, json.dumps(_shareable(settings), indent=2, sort_keys=True))

@@ -42,12 +42,7 @@ class UploadSummary:
 
 
 class Uploader:
-    """Uploads runs to one store.
-
-    Args:
-        client: of the store.
-        experiment: returns the id of the experiment with a given name, creating it if needed.
-    """
+    """Uploads runs to one store."""
 
     def __init__(self, client: MlflowClient, experiment: Callable[[str], str]) -> None:
         self.client = client

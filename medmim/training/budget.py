@@ -107,10 +107,6 @@ class Budget:
         With another number, the remaining steps are done, or, for a budget in epochs, as many as the
         remaining patches make; progress continues from where it was, and with it learning rate and
         evaluations.
-
-        Args:
-            step: steps done.
-            schedule: step schedule of the saved state.
         """
         before = StepSchedule(**schedule)
         if before.per_step == self.per_step:

@@ -19,11 +19,7 @@ LOG_EVERY_STEPS = 10
 
 
 class StepSeeding(Callback):
-    """Seed PyTorch's generators from the step, so that a resumed step repeats the same dropout.
-
-    Args:
-        seed: seed of the run.
-    """
+    """Seed PyTorch's generators from the step, so that a resumed step repeats the same dropout."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed

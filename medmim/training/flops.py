@@ -58,13 +58,7 @@ def size_of(method: Method) -> Parameters:
 
 
 def cost_of(method: Method, images: Images, hidden: Hidden) -> Cost:
-    """Measure the cost of a method; the method and PyTorch's random state do not change.
-
-    Args:
-        method: any pretraining method.
-        images: (batch, channels, *space): one image, or its views.
-        hidden: (batch, *grid).
-    """
+    """Measure the cost of a method; the method and PyTorch's random state do not change."""
     # a copy, because a forward pass updates running statistics; in evaluation mode, where batch norm accepts
     # a single image
     twin = copy.deepcopy(method).eval()

@@ -15,15 +15,7 @@ from torch.optim import Optimizer
 
 
 class Lamb(Optimizer):
-    """Adam's update with weight decay, scaled to the norm of the weights of each tensor.
-
-    Args:
-        params: tensors or groups of them.
-        lr: learning rate.
-        betas: decay rates of the mean gradient and of its mean square.
-        eps: added to the root of the mean square.
-        weight_decay: decoupled weight decay, inside the scaled update.
-    """
+    """Adam's update with weight decay, scaled to the norm of the weights of each tensor."""
 
     def __init__(
         self,

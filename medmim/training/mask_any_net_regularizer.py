@@ -24,13 +24,7 @@ WEIGHT = 0.5  # weight of the second loss relative to the first
 
 
 class MaskAnyNetRegularizer(nn.Module):
-    """The auxiliary branch, and the inputs of both branches at each step.
-
-    Args:
-        encoder: encoder of the network that is fine-tuned.
-        spatial_dims: 2 or 3.
-        seed: seed of the run; seed and step number determine the masks of a step.
-    """
+    """The auxiliary branch, and the inputs of both branches at each step."""
 
     def __init__(self, encoder: Encoder, *, spatial_dims: int, seed: int) -> None:
         super().__init__()

@@ -43,11 +43,6 @@ class OptimizerConfig:
 
         These are parameters with at most one axis longer than 1, except weights of linear and convolutional
         layers, such as a head of one channel.
-
-        Args:
-            modules: modules with their learning rates.
-            weight_decay: of all other weights.
-            undecayed: further parameters without weight decay.
         """
         groups = []
         exempt = set(map(id, undecayed))

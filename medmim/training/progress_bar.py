@@ -14,14 +14,7 @@ from medmim.training.callbacks import LossLogger
 
 
 class ProgressBar(Callback):
-    """Draw one line that follows the budget; without a terminal, print a line after every tenth of it.
-
-    Args:
-        title: name of the training.
-        budget: gives the progress.
-        losses: gives the loss.
-        console: console to draw on; None: standard error.
-    """
+    """Draw one line that follows the budget; without a terminal, print a line after every tenth of it."""
 
     def __init__(
         self, title: str, budget: Budget, losses: LossLogger, *, console: Console | None = None

@@ -32,9 +32,6 @@ class TrainedEncoder:
 def load_trained_encoder(path: Path) -> TrainedEncoder:
     """Load the encoder of a weights file; other parts of the network are ignored.
 
-    Args:
-        path: weights file, with its description in the same folder.
-
     Raises:
         RunError: if the file is missing or damaged, or its description does not name the encoder.
         TransferError: if the weights do not fit the encoder.

@@ -61,16 +61,6 @@ def fit(
 ) -> FitResult:
     """Train `module` on `dataset` until the budget is used; validate, log and save states on the way.
 
-    Args:
-        module: one of the two Lightning modules.
-        dataset: training patches.
-        settings: settings of the run.
-        recorder: receives metrics and tags.
-        folder: checkpoint folder of the run.
-        validation: evaluates at regular shares of its budget; it holds the last metrics and the best weights.
-        resume: continue from the newest state in `folder`.
-        callbacks: further callbacks, called after all others.
-
     Raises:
         SystemExit: at the end of training, in every process except the first.
     """

@@ -86,13 +86,7 @@ def channels_innermost(values: Tensor) -> Tensor:
 
 
 def gather(values: Tensor, table: Int[Tensor, "visible entries taps"], outside: float = 0.0) -> Tensor:
-    """Gather rows, (visible, entries, taps, channels); hidden voxels are 0, those beyond the image `outside`.
-
-    Args:
-        values: (visible cells, channels, *voxels of a cell).
-        table: source rows, from `CellLayout.table`.
-        outside: value of voxels outside the image.
-    """
+    """Gather rows, (visible, entries, taps, channels); hidden voxels are 0, `outside` beyond the image."""
     rows = rows_from_cells(values)
     absent = rows.new_zeros(2, rows.shape[1])
     absent[1] = outside

@@ -64,13 +64,7 @@ def conv(
 
 
 def pointwise(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Return rows · weightᵀ + bias; on CPUs as a 1×1 convolution, which can be twice as fast as a product.
-
-    Args:
-        rows: (rows, channels).
-        weight: (out channels, channels).
-        bias: (out channels).
-    """
+    """Return rows · weightᵀ + bias; on CPUs as a 1×1 convolution, which can be twice as fast as a product."""
     if rows.device.type != "cpu":
         return F.linear(rows, weight, bias)
     return rows_from_cells(F.conv2d(_as_images(rows), weight[..., None, None], bias))
@@ -98,14 +92,9 @@ class _RowConv(torch.autograd.Function):
     def forward(
         ctx: Any, values: Tensor, weight: Tensor, reach: WindowGeometry, layout: CellLayout
     ) -> Tensor:
-        """Return (visible voxels of the result, out channels).
+        """Return (visible voxels of the result, out channels) from (visible, channels, *cell).
 
-        Args:
-            ctx: autograd context.
-            values: (visible, channels, *cell).
-            weight: (out channels, channels, kernel positions).
-            reach: window of the convolution.
-            layout: layout of the cells.
+        The weight is (out channels, channels, kernel positions).
         """
         ctx.save_for_backward(values, weight)
         ctx.reach, ctx.layout = reach, layout
@@ -190,15 +179,7 @@ class _HaloConv(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, weight: Tensor, bias: Tensor | None, halo: _ConvHalo) -> Tensor:
-        """Return (visible, out channels, *cell of the result).
-
-        Args:
-            ctx: autograd context.
-            values: (visible, channels, *cell).
-            weight: (out channels, channels / groups, *kernel).
-            bias: (out channels), or None.
-            halo: geometry of the convolution.
-        """
+        """Return (visible, out channels, *cell of the result) from (visible, channels, *cell)."""
         ctx.save_for_backward(values, weight)
         ctx.halo, ctx.bias = halo, None if bias is None else list(bias.shape)
         reach, none = halo.reach, [0] * len(halo.reach.cell)

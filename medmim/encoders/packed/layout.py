@@ -117,9 +117,6 @@ class CellLayout:
 
         Rows are the voxels of the visible cells in order. The row after the last represents hidden voxels,
         the next one voxels outside the image.
-
-        Args:
-            axes: reads along each axis.
         """
         if axes not in self._tables:
             self._tables[axes] = self._make(axes)

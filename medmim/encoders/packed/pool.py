@@ -113,15 +113,7 @@ class _PoolHalo(torch.autograd.Function):
     def forward(
         ctx: Any, values: Tensor, reach: WindowGeometry, layout: CellLayout, outside: float
     ) -> Tensor:
-        """Return (visible, channels, *cell with its halo).
-
-        Args:
-            ctx: autograd context.
-            values: (visible, channels, *cell).
-            reach: window of the pooling.
-            layout: layout of the cells.
-            outside: value of voxels outside the image.
-        """
+        """Return (visible, channels, *cell with its halo)."""
         ctx.reach, ctx.layout = reach, layout
         read = gather(values, layout.table(reach.halo), outside)
         return cells_from_rows(read.flatten(0, 2), reach.halo_space)

@@ -68,11 +68,7 @@ class Packed(PackedCells):
 
 
 def pack(images: Images, hidden: Hidden) -> Packed:
-    """Extract the visible cells of images.
-
-    Args:
-        images: (batch, channels, *space).
-        hidden: (batch, *grid), True = hidden; cell = space / grid.
+    """Extract the visible cells of images; a cell is space / grid.
 
     Raises:
         ShapeError: if the numbers of samples differ, the grid does not divide the image, or a sample has no

@@ -117,15 +117,6 @@ def window_geometry(
 ) -> WindowGeometry:
     """Return a window's geometry, after checking that its output divides into the same cells.
 
-    Args:
-        name: name of the operation, for messages.
-        value: the input.
-        kernel: voxels of the window along each axis.
-        stride: as in PyTorch.
-        padding: as in PyTorch, including "same" and "valid".
-        dilation: as in PyTorch.
-        ceil_mode: whether the output size is rounded up.
-
     Raises:
         ShapeError: if the stride does not divide the cell, or the output has another size than input /
             stride.

@@ -31,14 +31,7 @@ class LatentTarget(nn.Module, ABC):
     def forward(
         self, encoder: ViTEncoder, projector: nn.Module, images: Images, wanted: PatchSelection
     ) -> Tokens:
-        """Return the latents of the wanted patches, (batch, wanted, width).
-
-        Args:
-            encoder: the student.
-            projector: the student's projector.
-            images: (batch, channels, *space).
-            wanted: the hidden patches.
-        """
+        """Return the latents of the wanted patches, (batch, wanted, width)."""
 
     def update_ema(self, encoder: ViTEncoder, projector: nn.Module, *, progress: float) -> None:
         """Update after an optimizer step; `progress` is the share of the training that is done."""
@@ -80,15 +73,7 @@ class StopGradientTarget(LatentTarget):
 
 
 class EMATarget(LatentTarget):
-    """The moving average of encoder and projector.
-
-    Args:
-        encoder: the student.
-        projector: the student's projector.
-        momentum: EMA momentum at the first step.
-        last_momentum: EMA momentum at the last step.
-        whole: as in `LatentTarget`.
-    """
+    """The moving average of encoder and projector."""
 
     name = "EMA latents"
 

@@ -85,13 +85,7 @@ class FusionConfig:
 
 
 class Fusion(nn.Module):
-    """Fuse an auxiliary map into a primary one with as many channels.
-
-    Args:
-        spatial_dims: 2 or 3.
-        channels: channels of both maps.
-        how: operation and alignment.
-    """
+    """Fuse an auxiliary map into a primary one with as many channels."""
 
     def __init__(self, spatial_dims: int, channels: int, how: FusionConfig) -> None:
         super().__init__()
@@ -122,11 +116,6 @@ class TwoBranchEncoder(nn.Module):
 
     The branch is a copy of the encoder up to that level, with its own weights; at level `image` there is
     none. The encoder itself is an argument of `forward` and not part of this module.
-
-    Args:
-        encoder: the encoder whose first stages are copied.
-        spatial_dims: 2 or 3.
-        how: level, operation and alignment.
     """
 
     def __init__(self, encoder: Encoder, *, spatial_dims: int, how: FusionConfig) -> None:
@@ -141,13 +130,7 @@ class TwoBranchEncoder(nn.Module):
         self.fusion = Fusion(spatial_dims, channels, how)
 
     def forward(self, encoder: Encoder, primary: Images, auxiliary: Canvas) -> list[Features]:
-        """Return the encoder's maps, fine to coarse; maps from the fusion level on depend on both images.
-
-        Args:
-            encoder: the encoder that this was built for.
-            primary: (batch, channels, *space), such as the masked image.
-            auxiliary: (batch, channels, *other space), such as the reuse image.
-        """
+        """Return the encoder's maps, fine to coarse; maps from the fusion level on depend on both images."""
         seen = self.branch(auxiliary)
         if self.depth == 0:
             fused: list[Features] = encoder(self.fusion(primary, seen))

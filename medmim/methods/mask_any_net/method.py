@@ -70,13 +70,7 @@ class MaskAnyNet(Method):
         self.axes = axes
 
     def forward(self, images: Images, hidden: Hidden, truth: Tensor | None = None) -> Step:
-        """Compute the loss of one batch.
-
-        Args:
-            images: (batch, channels, *space).
-            hidden: (batch, *grid), True = hidden from the primary branch.
-            truth: class of each image, (batch,), or label of each voxel, (batch, 1, *space), as `label_kind`.
-        """
+        """Compute the loss of one batch; `truth` are the labels of `label_kind`."""
         require_grid(images, hidden, self.cell)
         masked = images.masked_fill(hidden_voxels(hidden, tuple(images.shape[2:])), 0)
         pieces = stitch if self.sees_hidden_content else stitch_visible

@@ -36,12 +36,7 @@ class Supervision:
 
 
 class ReconstructionObjective(nn.Module):
-    """Reconstruct the hidden cells; the loss is the mean squared error on them.
-
-    Args:
-        decode: maps the encoder's maps to voxels.
-        target: target of the reconstruction.
-    """
+    """Reconstruct the hidden cells; the loss is the mean squared error on them."""
 
     kind: Kind | None = None
 
@@ -56,12 +51,7 @@ class ReconstructionObjective(nn.Module):
 
 
 class ImageClassification(nn.Module):
-    """Predict the class of the image from the mean of the coarsest map; the loss is the cross entropy.
-
-    Args:
-        channels: channels of the coarsest map.
-        classes: number of classes.
-    """
+    """Predict the class of the image from the mean of the coarsest map; the loss is the cross entropy."""
 
     kind: Kind = "target"
 
@@ -78,11 +68,7 @@ class ImageClassification(nn.Module):
 
 
 class VoxelClassification(nn.Module):
-    """Predict the label of each voxel; the loss is Dice plus cross entropy.
-
-    Args:
-        decode: maps the encoder's maps to logits.
-    """
+    """Predict the label of each voxel; the loss is Dice plus cross entropy."""
 
     kind: Kind = "label"
 
@@ -130,11 +116,7 @@ class Decode(nn.Module):
         )
 
     def forward(self, maps: Sequence[Features]) -> Features:
-        """Return the prediction, (batch, out_channels, *space / out_stride).
-
-        Args:
-            maps: fine to coarse.
-        """
+        """Return the prediction, (batch, out_channels, *space / out_stride)."""
         pairs = zip(self.project, maps[::-1], strict=False)
         prediction: Tensor = self.decoder([project(features) for project, features in pairs])
         return prediction

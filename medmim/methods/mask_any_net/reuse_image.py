@@ -23,13 +23,7 @@ _LEAST_FILLED = 0.5  # share of the canvas; below it, cells are written one afte
 
 
 def stitch(images: Images, hidden: Hidden, cell: Size) -> Canvas:
-    """Return the hidden cells side by side on a common canvas of the batch; unused cells are zero.
-
-    Args:
-        images: (batch, channels, *space).
-        hidden: (batch, *grid), True = hidden; samples may hide different counts.
-        cell: mask cell in voxels along each axis.
-    """
+    """Return the hidden cells side by side on a common canvas of the batch; unused cells are zero."""
     slots, canvas = _slots(hidden)
     return _write(images, hidden, slots, cell=cell, canvas=canvas)
 
@@ -39,24 +33,13 @@ def stitch_visible(images: Images, hidden: Hidden, cell: Size) -> Canvas:
 
     They are evenly spread over the visible cells in grid order; where fewer are visible than hidden, all are
     used, and the rest of the canvas is zero.
-
-    Args:
-        images: (batch, channels, *space).
-        hidden: (batch, *grid), True = hidden.
-        cell: mask cell in voxels along each axis.
     """
     chosen = _as_many_visible(hidden)
     return _write(images, chosen, chosen.flatten(1).cumsum(dim=1) - 1, cell=cell, canvas=_slots(hidden)[1])
 
 
 def unstitch(reuse: Canvas, hidden: Hidden, cell: Size) -> Images:
-    """Return the hidden cells of a reuse image at their original positions, zero elsewhere.
-
-    Args:
-        reuse: the output of `stitch` for this mask.
-        hidden: (batch, *grid).
-        cell: mask cell in voxels along each axis.
-    """
+    """Return the hidden cells of a reuse image at their original positions, zero elsewhere."""
     pieces = to_cells(reuse, cell)
     slots, _ = _slots(hidden)
     sample, position = hidden.flatten(1).nonzero(as_tuple=True)

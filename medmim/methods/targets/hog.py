@@ -62,13 +62,7 @@ class HOG(Target):
 
 
 def oriented_gradients(images: Images, pool: Size, *, bins: int) -> Features:
-    """Return the histograms, (batch, planes × channels × bins, *space / pool).
-
-    Args:
-        images: (batch, channels, *space).
-        pool: voxels of a histogram along each axis.
-        bins: orientation bins between 0 and 180 degrees.
-    """
+    """Return the histograms, (batch, planes × channels × bins, *space / pool)."""
     slopes = [_slope(images, axis) for axis in range(2, images.dim())]
     planes = [_histograms(rows, columns, pool, bins) for rows, columns in combinations(slopes, 2)]
     return torch.cat(planes, dim=1)

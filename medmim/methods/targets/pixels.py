@@ -62,20 +62,11 @@ class Target(nn.Module, ABC):
         return None
 
     def update_ema(self, student: nn.Module, *, progress: float) -> None:
-        """Update a target that depends on the encoder, after an optimizer step.
-
-        Args:
-            student: the encoder.
-            progress: share of the training that is done, 0 to 1.
-        """
+        """Update a target that depends on the encoder, after an optimizer step."""
 
 
 class RawPixels(Target):
-    """Unchanged pixels, as in SimMIM.
-
-    Args:
-        cell: voxels of a cell along each axis.
-    """
+    """Unchanged pixels, as in SimMIM."""
 
     name = "raw pixels"
 
@@ -98,12 +89,7 @@ class RawPixels(Target):
 
 
 class NormalisedPixels(Target):
-    """Each cell minus its mean over its standard deviation, as in MAE (norm_pix_loss) and SparK.
-
-    Args:
-        cell: voxels of a cell along each axis.
-        eps: added to the unbiased variance.
-    """
+    """Each cell minus its mean over its standard deviation, as in MAE (norm_pix_loss) and SparK."""
 
     name = "normalised pixels"
 

@@ -86,17 +86,7 @@ def default_setup(
     batch: int | None = None,
     mask: str | None = None,
 ) -> Setup:
-    """Return a setup with defaults: ResNet-50 on 8×3×224², or DynUNet on 2×1×64³.
-
-    Args:
-        dims: 2 or 3.
-        encoder: name in the table of encoders, or module:callable.
-        options: options of the encoder.
-        size: image size in voxels: one number, or one per axis.
-        cell: mask cell in voxels: one number, or one per axis.
-        batch: batch size.
-        mask: name in the table of masks.
-    """
+    """Return a setup with defaults: ResNet-50 on 8×3×224², or DynUNet on 2×1×64³."""
     name = encoder or ("resnet50" if dims == 2 else DEFAULT_ENCODER[3])
     usual_batch, channels, usual_size = (8, 3, 224) if dims == 2 else (2, 1, 64)
     return Setup(
@@ -123,15 +113,6 @@ def bench(
     progress: Progress | None = None,
 ) -> BenchmarkResult:
     """Measure every combination of part, precision and ratio.
-
-    Args:
-        setup: sizes; its ratio, precision and part are replaced.
-        ratios: shares of cells to hide.
-        precisions: fp32, bf16.
-        parts: encoder, step.
-        runs: repetitions per variant.
-        memory: also measure peak memory, each in a fresh process.
-        progress: called with (phase, done, total).
 
     Raises:
         ShapeError: if cells do not divide the image.

@@ -109,10 +109,6 @@ def prediction_sets(texts: Sequence[str]) -> tuple[PredictionSet, ...]:
 def matched(truth: Iterable[str], predicted: Iterable[str]) -> dict[str, str]:
     """Return the prediction of each case by name, without endings such as `_0000` or `_seg` where needed.
 
-    Args:
-        truth: names of labels.
-        predicted: names of predictions.
-
     Returns:
         Label → prediction, for labels that have one.
 
@@ -143,10 +139,6 @@ def _without_role(name: str) -> str:
 
 def patients(names: Sequence[str], rule: SubjectRule) -> tuple[dict[str, str], str]:
     """Return the digest of each case's patient, and the note on how patients were told apart.
-
-    Args:
-        names: of cases.
-        rule: of the user; without one, each case is a patient.
 
     Raises:
         DataError: if the rule gives no patient for some cases.

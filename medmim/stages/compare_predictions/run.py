@@ -32,12 +32,7 @@ from medmim.tracking.statistics.paired_test import SeedVariance, mean_interval
 
 @dataclass(frozen=True)
 class PredictionComparison:
-    """A comparison of predictions.
-
-    Attributes:
-        compared: its findings and report.
-        problems: cases that count as wrong; the report gives their number only.
-    """
+    """A comparison of predictions."""
 
     compared: CompareResult
     problems: tuple[RejectedCase, ...]
@@ -53,12 +48,8 @@ def compare_predictions(
 ) -> PredictionComparison:
     """Score sets of predictions, compare them and write the report.
 
-    Args:
-        predictions: NAME=PATH; a repeated name has several trainings, which count as seeds.
-        labels: folder of label maps, CSV file of classes, or JSON file of boxes (COCO).
-        options: metrics and patients.
-        home: `MEDMIM_HOME`, where the report is written.
-        progress: takes a phase, the number done and the total.
+    A repeated NAME of `NAME=PATH` has several trainings, which count as seeds. The labels are a folder of
+    label maps, a CSV file of classes, or a JSON file of boxes (COCO).
 
     Raises:
         UsageError: for arguments of another form.

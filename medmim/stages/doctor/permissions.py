@@ -18,9 +18,6 @@ def judge_permissions(folders: Sequence[Path]) -> Verdict:
     """Return name, status, finding and advice on the permissions of medmim's folders.
 
     Only open folders are searched: a folder that others cannot enter protects its content.
-
-    Args:
-        folders: home and datasets; missing ones are skipped.
     """
     count = sum(1 for folder in folders if folder.is_dir() for _ in _open_paths(folder))
     if not count:

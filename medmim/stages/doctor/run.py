@@ -74,14 +74,7 @@ def doctor(
     data: Sequence[Path] = (),
     client: Client | None = None,
 ) -> DoctorReport:
-    """Check versions, devices, decoders, disk, key file, permissions and the tracking server.
-
-    Args:
-        home: `MEDMIM_HOME`.
-        environment: variables of the process.
-        data: dataset folders whose permissions are checked as well.
-        client: HTTP client for the tracking server; an argument for tests.
-    """
+    """Check versions, devices, decoders, disk, key file, permissions and the tracking server."""
     return DoctorReport(
         (
             *_versions(),

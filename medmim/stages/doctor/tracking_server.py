@@ -52,12 +52,7 @@ class _Stay(urllib.request.HTTPRedirectHandler):
 
 
 def judge_server(environment: Mapping[str, str], client: Client) -> Verdict:
-    """Return name, status, finding and advice on the server of `MLFLOW_TRACKING_URI`; the URI is not quoted.
-
-    Args:
-        environment: variables of the process.
-        client: HTTP client; an argument for tests.
-    """
+    """Return name, status, finding and advice on the server of `MLFLOW_TRACKING_URI`, without the URI."""
     parts = _address(environment.get("MLFLOW_TRACKING_URI", ""))
     if parts is None:
         return _NAME, "bad", "MLFLOW_TRACKING_URI cannot be read", _EXPECTED

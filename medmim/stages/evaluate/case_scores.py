@@ -107,14 +107,7 @@ def label_classes(codes: Mapping[str, Sequence[int]], matching: ClassMatching) -
 
 
 class ModelScorer:
-    """Scores cases by the predictions of a model, see `CaseScorer`.
-
-    Args:
-        trained: the model.
-        dataset: the dataset of the cases.
-        codes: label values of each class of the dataset.
-        matching: classes of model and dataset.
-    """
+    """Scores cases by the predictions of a model, see `CaseScorer`."""
 
     def __init__(
         self,
@@ -176,12 +169,7 @@ class ModelScorer:
 
 
 class MergedClasses(nn.Module):
-    """A network whose logits of merged classes are combined, so that softmax adds their probabilities.
-
-    Args:
-        network: maps images to class logits.
-        members: for each class of the result, the classes of the network.
-    """
+    """A network whose logits of merged classes are combined, so that softmax adds their probabilities."""
 
     def __init__(self, network: nn.Module, members: Sequence[Sequence[int]]) -> None:
         super().__init__()

@@ -41,13 +41,9 @@ def match_classes(
 ) -> ClassMatching:
     """Match the classes of a model with those of a dataset by name, ignoring case.
 
-    Args:
-        model: classes of the model.
-        data: classes of the dataset.
-        label_map: pairs `MODEL=DATA`; several classes of one side may be paired with one class of the other,
-            and an empty side leaves a class out.
-        subset: classes of the model may be missing in the data, as no case shows them.
-        same_source: the model was trained on this dataset, so that numbers mean the same.
+    In pairs `MODEL=DATA` of `label_map`, several classes of one side may be paired with one class of the
+    other, and an empty side leaves a class out. With `subset`, no case need show a class of the model. With
+    `same_source`, the model was trained on this dataset, so that numbers mean the same.
 
     Raises:
         UsageError: if a class of either side has no counterpart, with both lists.

@@ -51,18 +51,7 @@ def write_report(
     notes: Sequence[str],
     panel: bytes | None,
 ) -> None:
-    """Write the page with its PNG and CSV files.
-
-    Args:
-        out: output folder.
-        groups: all cases, then the subgroups.
-        metric: metric of figures and of the table of subgroups.
-        title: heading of the page.
-        facts: what was evaluated on what.
-        contamination: line about contamination, and whether it is a warning.
-        notes: warnings.
-        panel: predictions of a few cases.
-    """
+    """Write the page with its PNG and CSV files."""
     chart = scores_figure(groups, metric)
     for name, png in {"scores.png": chart, "panel.png": panel}.items():
         if png:

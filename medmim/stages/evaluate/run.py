@@ -105,14 +105,6 @@ def evaluate(
 ) -> EvaluationResult:
     """Score a model or predictions on a labelled dataset and write a report.
 
-    Args:
-        data: dataset folder.
-        out: output folder.
-        options: what is evaluated.
-        home: `MEDMIM_HOME`.
-        progress: called with the phase, and how much of it is done.
-        log: receives lines for the user.
-
     Raises:
         UsageError: if classes do not match by name, or `by` is not known.
         DataError: if no case has an annotation, or none could be scored.

@@ -100,14 +100,7 @@ def read_predictions(folder: Path) -> SavedPredictions:
 
 
 class PredictionScorer:
-    """Scores cases by saved predictions; a case without one counts as an empty prediction.
-
-    Args:
-        saved: the predictions.
-        dataset: the dataset of the cases.
-        codes: label values of each class of the dataset.
-        matching: classes of predictions and dataset.
-    """
+    """Scores cases by saved predictions; a case without one counts as an empty prediction."""
 
     def __init__(
         self,

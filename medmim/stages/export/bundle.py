@@ -42,12 +42,6 @@ _BODY = (
 def bundle_files(trained: TrainedModel, model: bytes, case: VolumeRecord, *, title: str) -> dict[str, Any]:
     """Return the files of a bundle by their path in it: bytes, text, or objects for JSON.
 
-    Args:
-        trained: the model.
-        model: its network as TorchScript.
-        case: gives the modality if the description of the model has none.
-        title: name of the model.
-
     Raises:
         UsageError: for a model that MONAI's configuration cannot express.
     """
@@ -142,12 +136,7 @@ def _largest_components(trained: TrainedModel) -> list[dict[str, Any]]:
 
 
 def unapplied_postprocessing(trained: TrainedModel, *, bundle: bool) -> list[str]:
-    """Return the classes whose stored postprocessing an export does not contain.
-
-    Args:
-        trained: the model.
-        bundle: whether the export is a bundle, which keeps largest components; ONNX contains the network.
-    """
+    """Return the classes whose stored postprocessing an export lacks; a bundle keeps components."""
     rules = trained.description.get("chosen", {}).get("postprocessing", {})
     kept = bundle and not trained.plan.regions
     return sorted(name for name, rule in rules.items() if not (kept and "largest_component" in rule))

@@ -58,13 +58,7 @@ def _entry(volume: VolumeRecord) -> dict[str, Any]:
 
 
 def write_raw_dataset(dataset: Dataset, folder: Path, staging: Path, channels: tuple[str, ...]) -> None:
-    """Write the annotated cases of a dataset.
-
-    Args:
-        dataset: a dataset, whose volumes may be stacks of channels.
-        folder: final path, whose name nnU-Net reads.
-        staging: folder to write to.
-        channels: names of the channels; empty for one channel.
+    """Write the annotated cases of a dataset in the layout of nnU-Net, which reads the name of `folder`.
 
     Raises:
         UsageError: for a folder name that nnU-Net does not accept.

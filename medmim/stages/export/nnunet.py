@@ -43,11 +43,6 @@ def nnunet_files(
 
     The decoder is initialised as nnU-Net does, because no run of medmim trains nnU-Net's decoder.
 
-    Args:
-        trained: a `resenc` encoder.
-        images: (batch, channels, *space), for the comparison.
-        plans: nnU-Net plans of the target dataset, as `read_plans` returns them.
-
     Raises:
         UsageError: for another encoder, or plans with another number of channels.
     """
@@ -98,13 +93,7 @@ def read_plans(path: Path) -> dict[str, Any]:
 
 
 class _UNet(nn.Module):
-    """nnU-Net's network without segmentation layers: same names and shapes of weights.
-
-    Args:
-        encoder: encoder whose weights are copied.
-        axes: axis of medmim for each axis of nnU-Net.
-        channels: input channels; the weights of one channel are spread over several.
-    """
+    """nnU-Net's network without segmentation layers: same names and shapes of weights."""
 
     def __init__(self, encoder: ResEncEncoder, axes: Sequence[int], channels: int) -> None:
         super().__init__()
@@ -188,13 +177,7 @@ def _architecture(written: ResEncEncoder) -> dict[str, Any]:
 
 
 def _adaptation_plan(trained: TrainedEncoder, written: ResEncEncoder, axes: Sequence[int]) -> dict[str, Any]:
-    """Return the plan that nnU-Net's fine-tuning of nnssl checkpoints reads (nnssl, arXiv 2412.17041).
-
-    Args:
-        trained: the encoder.
-        written: the encoder in nnU-Net's order of axes, with the channels of the checkpoint.
-        axes: axis of medmim for each axis of nnU-Net.
-    """
+    """Return the plan that nnU-Net's fine-tuning of nnssl checkpoints reads (nnssl, arXiv 2412.17041)."""
     configuration = _pretraining_configuration(trained, written.in_channels, axes)
     spacing = configuration["spacing"] or [1.0] * len(axes)
     return {

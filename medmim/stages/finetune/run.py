@@ -59,14 +59,6 @@ def finetune(
 ) -> RunResult:
     """Fine-tune for a task, test once, record the run and register the model.
 
-    Args:
-        settings: settings of the run; open values are chosen from the dataset and the pretraining run.
-        home: `MEDMIM_HOME`.
-        resume: run to continue, or `latest`; `settings` are then those of that run.
-        tags: further tags of the run, such as the study that it belongs to.
-        log: receives lines for the user.
-        callbacks: further callbacks of the trainer.
-
     Raises:
         MedmimError: for settings, data, sizes or weights that cannot work, before anything is written.
     """

@@ -86,11 +86,7 @@ class MaskAnalyzer:
         self._entropies = self._entropy(self.images)
 
     def analyze(self, hidden: Hidden) -> MaskAnalysis:
-        """Analyze masks, one for each of `images`.
-
-        Args:
-            hidden: (batch, *grid), True = hidden.
-        """
+        """Analyze masks (batch, *grid), one for each of `images`."""
         covered = hidden_voxels(hidden, tuple(self.images.shape[2:]))
         masked, reuse = self.images.masked_fill(covered, 0), stitch(self.images, hidden, self.cell)
         entropies = [self._entropy(masked), self._entropy(reuse)]

@@ -161,10 +161,7 @@ def draw_masks(
 def background_from_dataset(root: Path, *, volume: str | None, dims: int | None) -> MaskBackground:
     """Read a preprocessed volume of a dataset folder, and up to 8 volumes for the analysis.
 
-    Args:
-        root: dataset folder.
-        volume: id of the volume, which is then analysed alone; None: the first with a label, or the first.
-        dims: 2 for the slice with most of the label, or the middle one.
+    Without an id, it is the first with a label, or the first; in 2D the slice with most of the label.
 
     Raises:
         UsageError: if there is no such volume.

@@ -68,11 +68,6 @@ def plan(
 ) -> ResourceEstimate:
     """Predict memory and time of a run from two trial runs.
 
-    Args:
-        settings: settings of the run.
-        home: `MEDMIM_HOME`; nothing is written there.
-        trial: measures one trial run; tests pass their own.
-
     Raises:
         MedmimError: for settings, data or sizes that cannot work, or if memory runs out in a trial run.
     """
@@ -91,11 +86,7 @@ def plan(
 
 
 def choices_for(settings: RunSettings) -> tuple[Choice, ...]:
-    """Return the recipe for the training patients of a dataset on the machine of the settings.
-
-    Args:
-        settings: settings of the run, of which data, dims, fold, machine, task and channels are used.
-    """
+    """Return the recipe for the training patients of a dataset on the machine of the settings."""
     volumes = partition(read_dataset(settings.data), fold=settings.fold).train
     task, channels = None, 1
     if isinstance(settings, FinetuneSettings):
@@ -105,13 +96,7 @@ def choices_for(settings: RunSettings) -> tuple[Choice, ...]:
 
 
 def second_batch(wanted: int, small: TrialRun, *, free_mb: float) -> int:
-    """Return the batch size of the second trial run: that of the run, or a smaller one.
-
-    Args:
-        wanted: batch size of the run.
-        small: the first trial run. Memory and time grow at most in proportion to the batch size.
-        free_mb: available memory, in MiB.
-    """
+    """Return the batch size of the second trial run: that of the run, or a smaller one."""
     fitting = math.floor(free_mb * _SHARE / small.whole_mb * small.batch)
     quick = math.floor(_LONGEST_S / small.batches / small.batch_s * small.batch)
     return max(min(wanted, fitting, quick), _LEAST_LARGE)
@@ -120,14 +105,7 @@ def second_batch(wanted: int, small: TrialRun, *, free_mb: float) -> int:
 def predict(
     settings: RunSettings, dataset: Dataset, measured: tuple[TrialRun, TrialRun], *, free_mb: float
 ) -> ResourceEstimate:
-    """Predict memory and time of a run from two trial runs.
-
-    Args:
-        settings: settings of the run.
-        dataset: dataset of the run.
-        measured: trial runs with a small and with a larger batch size.
-        free_mb: available memory, in MiB.
-    """
+    """Predict memory and time of a run from two trial runs."""
     peak, seconds = _line(measured, "peak_mb"), _line(measured, "batch_s")
     cache = _unseen_mb(settings, dataset, measured[1])
     budget = budget_for(settings, volumes=measured[1].volumes)

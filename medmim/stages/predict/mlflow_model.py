@@ -29,12 +29,7 @@ _EXAMPLE = {"columns": ["scan"], "data": [["scan.nii.gz"]]}
 
 
 def mlflow_files(task: str, names: Sequence[str]) -> dict[str, str]:
-    """Return the texts that turn a folder with `weights.safetensors` into an MLflow model, by file name.
-
-    Args:
-        task: name of the task.
-        names: class names.
-    """
+    """Return the texts that turn a folder with `weights.safetensors` into an MLflow model, by file name."""
     shares = [f"p_{name}" for name in names]
     of_task = {"classify": shares, "multilabel": shares, "regress": ["value"]}
     text = {"multilabel": "classes", "regress": "quantity"}.get(task, "class")
@@ -60,11 +55,7 @@ def mlflow_files(task: str, names: Sequence[str]) -> dict[str, str]:
 
 
 class MlflowModel:
-    """What `mlflow.pyfunc.load_model` wraps; the predictions are those of `medmim predict`.
-
-    Args:
-        weights: weights file of a fine-tuned model, with its description in the same folder.
-    """
+    """What `mlflow.pyfunc.load_model` wraps; the predictions are those of `medmim predict`."""
 
     def __init__(self, weights: Path) -> None:
         self.weights = weights

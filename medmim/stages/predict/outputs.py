@@ -97,14 +97,7 @@ class OutputFile:
 def write_label_prediction(
     trained: TrainedModel, scene: EvaluationContext, volume: VolumeRecord, place: OutputPlace
 ) -> VolumePrediction:
-    """Segment a volume; write the labels on the grid of its file, and a picture; return each class's size.
-
-    Args:
-        trained: the model.
-        scene: loads and preprocesses volumes.
-        volume: volume of the dataset.
-        place: of the files.
-    """
+    """Segment a volume; write the labels on the grid of its file, and a picture; return each class's size."""
     assert isinstance(trained.task, Segmentation)
     prepared = scene.volumes(volume)
     probabilities = segment(
@@ -217,9 +210,7 @@ def write_box_prediction(
 def trace_to_slices(prediction: VolumePrediction, files_of: Mapping[str, int]) -> VolumePrediction:
     """Return a prediction of boxes with the files of their first and last slice.
 
-    Args:
-        prediction: prediction for one volume.
-        files_of: from the key of a slice to the number of its file in the sorted list of source files.
+    `files_of` maps the key of a slice to the number of its file in the sorted list of source files.
     """
     rows = [
         {**row, **{f"{end}_file": files_of.get(str(row[f"{end}_slice"]), "") for end in ("first", "last")}}

@@ -64,17 +64,6 @@ def predict(
 ) -> Predictions:
     """Apply a model to scans and write its predictions.
 
-    Args:
-        source: folder or file with scans of any format that `medmim ingest` reads, or a dataset folder.
-        out: output folder, outside the source.
-        home: `MEDMIM_HOME`.
-        model: as for `find_model`; several models are averaged as in `ensemble_of`.
-        progress: called with the phase, and how much of it is done.
-        log: receives lines for the user.
-        force: predict scans too that do not resemble the training data of the model.
-        extras: what is written besides the predictions.
-        options: fields of `IngestOptions`.
-
     Raises:
         UsageError: for a missing source, an output folder inside the source, or models that do not match.
         RunError: if there is no such model, or the disk is full.

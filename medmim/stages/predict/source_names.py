@@ -28,11 +28,7 @@ def output_names(
 ) -> dict[str, str]:
     """Return the name of each volume's predictions, a path below the output folder without an ending.
 
-    Args:
-        dataset: the ingested source.
-        rows: its ledger.
-        paths: paths of the source files by number, relative to the source.
-        channels: whether a case consists of several files, named by its first one.
+    Paths of the source files are relative to the source; a case of several files is named by its first one.
     """
     images = {
         row["volume"]: paths[row["number"]] for row in rows if _is_image(row) and row["number"] in paths

@@ -45,13 +45,7 @@ _PROBE_IMAGES = (12, 96)  # smallest and largest number of probe images; two thi
 
 
 class PretrainEvaluator:
-    """Evaluate the same patches under the same masks every time, and run the monitors now and then.
-
-    Args:
-        run: components of the run.
-        recorder: receives metrics and pictures.
-        folder: checkpoint folder of the run, for the last picture.
-    """
+    """Evaluate the same patches under the same masks every time, and run the monitors now and then."""
 
     def __init__(self, run: PretrainRun, recorder: Log, folder: Path) -> None:
         self.settings = run.settings
@@ -166,14 +160,8 @@ def affordable_images(
 ) -> int:
     """Return the number of probe images for which the monitors take at most 5 % of the training time.
 
-    A training step is assumed to cost at least three forward passes.
-
-    Args:
-        budget: steps or minutes of the training.
-        settings: settings of the run.
-        encoder: the encoder, which a budget in minutes times on a trial batch.
-        volumes: gives the size of a patch.
-        clock: returns seconds; tests pass their own.
+    A training step is assumed to cost at least three forward passes. A budget in minutes times the encoder on
+    a trial batch.
     """
     if budget.steps is not None:
         images = _MONITOR_SHARE * 3 * budget.steps * settings.batch_size / (_MONITOR_RUNS + 1)

@@ -56,14 +56,6 @@ def pretrain(
 ) -> RunResult:
     """Pretrain an encoder and record the run.
 
-    Args:
-        settings: settings of the run; open values are chosen from the dataset.
-        home: `MEDMIM_HOME`.
-        resume: run to continue, or `latest`; `settings` are then those of that run.
-        tags: further tags of the run, such as the study that it belongs to.
-        log: receives lines for the user.
-        callbacks: further callbacks of the trainer.
-
     Raises:
         MedmimError: for settings, data or sizes that cannot work, before anything is written.
     """

@@ -109,11 +109,6 @@ class PretrainRun:
 def build_pretraining(settings: PretrainSettings, *, home: Path, log: Callable[[str], None]) -> PretrainRun:
     """Build the components of a run; only the fingerprint of the dataset is written, to `home`.
 
-    Args:
-        settings: settings of the run; open values are chosen from the dataset.
-        home: `MEDMIM_HOME`, for the fingerprint and the cache of preprocessed volumes.
-        log: takes lines for the user.
-
     Raises:
         MedmimError: for settings, data or sizes that cannot work.
     """
@@ -157,14 +152,7 @@ def build_pretraining(settings: PretrainSettings, *, home: Path, log: Callable[[
 
 @dataclass(frozen=True, eq=False)
 class _Sources:
-    """The data and the initial weights of a run.
-
-    Attributes:
-        union: the dataset, or several.
-        dataset: its cases, with the channels of the run.
-        partition: training, validation and test volumes.
-        origin: the initial weights.
-    """
+    """The data and the initial weights of a run."""
 
     union: DatasetUnion
     dataset: Dataset

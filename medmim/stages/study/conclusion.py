@@ -25,13 +25,8 @@ def conclude(
 ) -> CompareResult | None:
     """Compare the finished trials of a study; return None if no trial has a score.
 
-    Args:
-        study_runs: of the study.
-        root: recorder of the run of the study.
-        trainings: of the study.
-        finished: digest of a training → id of its run.
-        varied: pretraining settings that differ between the arms listed under `arms`.
-        promoting: promote the model of the best arm if the study is finished and the paired test allows it.
+    `finished` maps the digest of a training to the id of its run; `varied` are the pretraining settings that
+    differ between the arms listed under `arms`.
     """
     store = study_runs.store
     finetunings = [one for one in trainings if one.job.stage == "finetune"]

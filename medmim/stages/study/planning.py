@@ -139,14 +139,9 @@ def plan_study(
     timer: Callable[[StudyTraining], float],
     width: int = 1,
 ) -> StudyPlan:
-    """Determine which trainings are finished and predict the duration of the others.
+    """Determine which trainings are finished and predict the minutes of the others.
 
-    Args:
-        trials: of the study.
-        trainings: of the trials.
-        store: the local store.
-        timer: returns the predicted minutes of a training; used for kinds without a finished training.
-        width: number of trainings that run at the same time.
+    The timer measures kinds of trainings of which none is finished.
     """
     known = {one.job.digest for one in trainings}
     runs = store.tagged(DIGEST, known)
@@ -177,13 +172,8 @@ def timed_minutes(
 ) -> float:
     """Predict the minutes of a training from a short training of a few steps; remember the prediction.
 
-    Args:
-        training: of the study.
-        dataset: training data.
-        engine: engine of the study.
-        near: folder for a temporary home folder; its parent contains the cache of prepared volumes.
-        log: receives a line before the timing.
-        limit_s: end the short training after this time and extrapolate from its first steps.
+    The folder `near` has a temporary home folder; its parent contains the cache of prepared volumes. After
+    `limit_s` the short training is ended and extrapolated from its first steps.
 
     Raises:
         RunError: if the short training fails.

@@ -69,13 +69,7 @@ def run_here(job: Job, home: Path) -> Outcome:
 
 
 def run_apart(job: Job, home: Path, *, limit_s: float | None = None) -> Outcome:
-    """Run a job in a child process and wait for it; return a crash of the child as an error.
-
-    Args:
-        job: training to run.
-        home: `MEDMIM_HOME`.
-        limit_s: end the process after this time.
-    """
+    """Run a job in a child process and wait for it; return a crash of the child as an error."""
     folder = home / "jobs"
     spec, answer, log = (folder / f"{job.digest}.{end}" for end in ("json", "result.json", "log"))
     answer.unlink(missing_ok=True)

@@ -85,12 +85,6 @@ def promote(store: Store, runs: Sequence[RunScores], findings: Findings, *, miss
     It is tested against the champion or, while there is none, against the control. Of the arm's seeds the
     first is taken: a choice by their test scores would make the score meaningless. Every test of a test set
     spends part of its error rate, so that repeated challenges err in at most 5 % of test sets.
-
-    Args:
-        store: the local store.
-        runs: all runs that `findings` are about.
-        findings: of the comparison.
-        missing: trials of the study that are not finished.
     """
     best = max(findings.arms, key=lambda arm: arm.mean)
     mine = [run for run in runs if run.run_id in best.runs]
@@ -119,12 +113,7 @@ def promote(store: Store, runs: Sequence[RunScores], findings: Findings, *, miss
 
 
 def force_promotion(store: Store, word: str, why: str) -> Promotion:
-    """Make a version champion because a user decided so; the reason is recorded with it.
-
-    Args:
-        store: the local store.
-        word: NAME:VERSION.
-        why: the reason.
+    """Make NAME:VERSION champion because a user decided so; the reason is recorded with it.
 
     Raises:
         UsageError: without a reason.

@@ -30,13 +30,7 @@ _LOGGED_FIGURE = re.compile(r"(?:reconstruction|test).step.\d+.timestamp.(\d+)")
 
 
 def described(store: Store, arms: Sequence[Arm], runs: Sequence[RunScores]) -> tuple[Arm, ...]:
-    """Return arms with their columns, costs, mask statistics and figures.
-
-    Args:
-        store: where the runs and their pretrainings are.
-        arms: gathered from `runs`.
-        runs: finished fine-tuning runs.
-    """
+    """Return arms with their columns, costs, mask statistics and figures."""
     by_id = {run.run_id: run for run in runs}
     return tuple(_described(store, arm, [by_id[run_id] for run_id in arm.runs]) for arm in arms)
 

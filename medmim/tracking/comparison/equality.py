@@ -35,12 +35,7 @@ def fingerprint(run: RunScores) -> str:
 
 
 def settings_differences(runs: Sequence[RunScores], *, varied: Collection[str] = ()) -> tuple[str, ...]:
-    """Return one sentence for every setting in which runs differ and should not.
-
-    Args:
-        runs: of one stratum.
-        varied: further settings of pretraining that the study varies on purpose.
-    """
+    """Return a sentence for every setting in which runs of one stratum differ and should not."""
     own = PRETRAINING_OF_AN_ARM | set(varied)
     tuned = [(run, _compared_settings(run, runs)) for run in runs]
     found = _of_stage("fine-tuning", FinetuneSettings, tuned, frozenset())

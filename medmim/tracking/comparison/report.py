@@ -35,16 +35,7 @@ def write_report(
     notes: Sequence[str] = (),
     tables: Mapping[str, Sequence[Mapping[str, str]]] = MappingProxyType({}),
 ) -> Path:
-    """Write the page with its PNG, CSV and JSON files into a folder; return the path of the page.
-
-    Args:
-        folder: of the report; files of an earlier one are replaced.
-        findings: of the comparison.
-        runs: that were compared, for the provenance.
-        title: heading of the page.
-        notes: warnings besides those of the findings.
-        tables: further tables, by heading.
-    """
+    """Write the page with its PNG, CSV and JSON files into a folder; return the path of the page."""
     images = figures(findings)
     for name, png in images.items():
         files.write_bytes(folder / f"{name}.png", png)

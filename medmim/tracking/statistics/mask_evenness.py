@@ -51,12 +51,6 @@ def evenness_and_score(
     """Correlate evenness with score (arXiv 2505.08819); None for too few masks or no spread.
 
     Arms of one mask are not independent, so each mask counts once, with the means over its arms.
-
-    Args:
-        masks: of the arms.
-        unevennesses: of the arms.
-        scores: of the arms.
-        stratum: that they belong to, for the sentence.
     """
     names = sorted(set(masks))
     if len(names) < MIN_MASKS:

@@ -101,12 +101,7 @@ def seed_variance(arms: Sequence[Scores]) -> SeedVariance:
 
 
 def mean_interval(scores: Scores, of_seeds: SeedVariance) -> tuple[float, float] | None:
-    """Return the 95 % interval of an arm's mean over patients and seeds; None for one patient.
-
-    Args:
-        scores: of the arm; NaN where a seed was not tested on a patient.
-        of_seeds: what seeds add.
-    """
+    """Return the 95 % interval of an arm's mean over patients and seeds; None for one patient."""
     seeds, patients = scores.shape
     if patients < 2:
         return None
@@ -120,13 +115,7 @@ def mean_interval(scores: Scores, of_seeds: SeedVariance) -> tuple[float, float]
 def paired_tests(
     all_differences: Sequence[Scores], of_seeds: SeedVariance, *, levels: Sequence[float] | None = None
 ) -> list[PairedTest]:
-    """Test pairs of arms.
-
-    Args:
-        all_differences: one array (seeds, patients) for each pair, at least two patients each.
-        of_seeds: what seeds add to one arm.
-        levels: significance level of each pair, for `detectable` and the number of sign flips; 0.05 without.
-    """
+    """Test pairs of arms."""
     by_patient = [np.round(found.mean(axis=0), 12) for found in all_differences]
     level = np.full(len(by_patient), LEVEL) if levels is None else np.asarray(levels, dtype=float)
     means = np.array([values.mean() for values in by_patient])

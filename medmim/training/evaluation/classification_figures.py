@@ -26,13 +26,7 @@ _COUNTED = 8  # classes with counts in the cells and curves with names
 
 
 def classification_figure(rows: Sequence[Row], names: Sequence[str], *, title: str) -> bytes:
-    """Draw the three plots over the images of a test and return a PNG.
-
-    Args:
-        rows: rows of `Classification.evaluate`, at least one.
-        names: classes in the order of the network's outputs.
-        title: title of the figure.
-    """
+    """Draw the three plots over the rows of a test, at least one, and return a PNG."""
     truth, shares = arrays(rows, names)
     figure = Figure(figsize=(11, 4.4), dpi=110, layout="constrained")
     places = figure.subplots(1, 3)

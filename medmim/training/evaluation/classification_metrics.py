@@ -28,10 +28,6 @@ def class_means(rows: Sequence[Row], names: Sequence[str]) -> dict[str, float]:
     """Return the metrics of cases and, with the prefix `patient_`, of patients.
 
     The probabilities of a patient are the mean over its images; its class is the most frequent one.
-
-    Args:
-        rows: rows with `class`, `probabilities` and `subject`.
-        names: classes of the network.
     """
     if not rows:
         return {}

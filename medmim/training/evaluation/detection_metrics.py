@@ -158,12 +158,7 @@ def matches_at(rows: Sequence[Row], name: str, overlaps: Sequence[float]) -> lis
 
 
 def average_precision(matches: Matches, weights: np.ndarray | None = None) -> float:
-    """Return COCO's average precision (101 recall steps); NaN without true boxes.
-
-    Args:
-        matches: matches of one class.
-        weights: multiplicity of each row; None: 1.
-    """
+    """Return COCO's average precision (101 recall steps) of weighted rows; NaN without true boxes."""
     weight = np.ones(len(matches.there)) if weights is None else weights
     total = float((matches.there * weight).sum())
     if total == 0:
@@ -180,12 +175,7 @@ def average_precision(matches: Matches, weights: np.ndarray | None = None) -> fl
 
 
 def froc(matches: Matches, weights: np.ndarray | None = None) -> float:
-    """Return the mean sensitivity at 1/4, 1/2, 1, 2, 4, 8 false positives an image; NaN without true boxes.
-
-    Args:
-        matches: matches of one class or of all classes pooled.
-        weights: as in `average_precision`.
-    """
+    """Return the mean sensitivity at 1/4, 1/2, 1, 2, 4, 8 false positives; NaN without true boxes."""
     weight = np.ones(len(matches.there)) if weights is None else weights
     total = float((matches.there * weight).sum())
     if total == 0:
@@ -215,13 +205,7 @@ def best_thresholds(rows: Sequence[Row], names: Sequence[str]) -> dict[str, floa
 
 
 def f1_at(matches: Matches, threshold: float, weights: np.ndarray | None = None) -> float:
-    """Return the F1 of boxes with at least this score; NaN without true and detected boxes.
-
-    Args:
-        matches: matches of one class.
-        threshold: lowest score of a detection.
-        weights: as in `average_precision`.
-    """
+    """Return the F1 of boxes with at least this score; NaN without true and detected boxes."""
     weight = np.ones(len(matches.there)) if weights is None else weights
     each = weight[matches.image] * (matches.scores >= threshold)
     total = float(each.sum() + (matches.there * weight).sum())

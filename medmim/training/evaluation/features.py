@@ -64,15 +64,7 @@ def extract_features(
     voxels: SampledVoxels | None = None,
     grid: Size = (),
 ) -> EncoderFeatures:
-    """Return the features of images in evaluation mode, a few images at a time.
-
-    Args:
-        encoder: any encoder.
-        images: (batch, channels, *space).
-        precision: auto, fp32 or bf16.
-        voxels: sampled voxels for `columns`.
-        grid: size of the coarse grid of `voxels`.
-    """
+    """Return the features of images in evaluation mode; `columns` at `voxels` of the coarse `grid`."""
     training = encoder.training
     encoder.eval()
     device = next(encoder.parameters()).device

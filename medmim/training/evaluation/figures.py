@@ -51,14 +51,7 @@ class FigureRow:
 def panel(
     rows: Sequence[FigureRow], columns: Sequence[str], *, title: str, names: Sequence[str] = ()
 ) -> bytes:
-    """Draw rows of slices under column titles and return a PNG.
-
-    Args:
-        rows: rows of slices.
-        columns: column titles.
-        title: title of the figure.
-        names: names of the labels 1, 2, … in the legend.
-    """
+    """Draw rows of slices under column titles and return a PNG; `names` of labels 1, 2, … are its legend."""
     heights = [row.images[0].shape[0] / row.images[0].shape[1] for row in rows]
     edge = 4.0 if any(row.boxes for row in rows) else 2.2  # captions of boxes need room
     width = edge * len(columns)
@@ -113,11 +106,6 @@ def upright(volume: Tensor, *, axis: int | None, index: int | None = None) -> np
     """Return one slice of a (x, y[, z]) tensor in RAS order in radiological view.
 
     Anterior or superior is up; the patient's right (anterior in sagittal slices) is on the left.
-
-    Args:
-        volume: 2D or 3D.
-        axis: slice axis of a 3D volume; ignored in 2D.
-        index: slice index; None: the middle slice.
     """
     flat = volume
     if volume.dim() == 3:
@@ -129,10 +117,7 @@ def upright(volume: Tensor, *, axis: int | None, index: int | None = None) -> np
 def reconstruction_rows(images: Tensor, hidden: Tensor, reconstruction: Tensor | None) -> list[FigureRow]:
     """Return rows of original, masked and, for methods that reconstruct pixels, reconstructed images.
 
-    Args:
-        images: (batch, channels, *space); the first channel is drawn.
-        hidden: boolean, (batch, 1, *space).
-        reconstruction: same shape as images, or None.
+    The first channel of images (batch, channels, *space) is drawn; `hidden` is (batch, 1, *space).
     """
     seen = images.float().masked_fill(hidden, float("nan"))
     columns = [images, seen] if reconstruction is None else [images, seen, reconstruction]
@@ -145,14 +130,7 @@ def reconstruction_rows(images: Tensor, hidden: Tensor, reconstruction: Tensor |
 
 
 def segmentation_row(image: Tensor, label: Tensor, prediction: Tensor, *, axis: int) -> FigureRow:
-    """Return a row of image, label and prediction at the slice with most of the label.
-
-    Args:
-        image: (x, y, z).
-        label: (x, y, z).
-        prediction: (x, y, z).
-        axis: slice axis.
-    """
+    """Return a row of image, label and prediction, (x, y, z), at the slice with most of the label."""
     others = [other for other in range(3) if other != axis]
     index = int((label > 0).sum(dim=others).argmax())
     plain, truth, guess = (upright(value, axis=axis, index=index) for value in (image, label, prediction))
@@ -167,15 +145,7 @@ def caption_row(image: Tensor, *, axis: int, text: str) -> FigureRow:
 def boxed_row(
     image: Tensor, *, axis: int, index: int, boxes: Sequence[tuple[np.ndarray, int, str]], text: str
 ) -> FigureRow:
-    """Return a row with one slice of a volume and its boxes.
-
-    Args:
-        image: (x, y, z) in RAS order.
-        axis: slice axis.
-        index: slice index.
-        boxes: for each box its xyzxyz in voxels of `image`, colour index and caption.
-        text: caption of the row.
-    """
+    """Return a row with one slice of (x, y, z) and its boxes: xyzxyz in voxels, colour index and caption."""
     slice_ = upright(image, axis=axis, index=index)
     rectangles = []
     for box, colour, word in boxes:

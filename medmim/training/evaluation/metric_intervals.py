@@ -39,10 +39,6 @@ def intervals(statistic: Statistic, patients: int) -> list[dict[str, Any]]:
 
     A patient is left out with all of its cases. Undefined metrics are omitted. `low` and `high` are None
     where a metric is defined by one patient only.
-
-    Args:
-        statistic: computes the metrics from the multiplicity of each patient.
-        patients: number of patients.
     """
     if not patients:
         return []
@@ -57,15 +53,10 @@ def intervals(statistic: Statistic, patients: int) -> list[dict[str, Any]]:
 
 
 def interval(key: str, value: float, without: Sequence[float]) -> tuple[float, float] | None:
-    """Return the interval of one metric; None where one patient alone defines it.
+    """Return the interval of one metric, given its values `without` each patient; None if one defines it.
 
     Patients without whom nothing changes, such as those without the class, are not counted. If all have the
     worst or the best score, the interval is that of a proportion (Clopper and Pearson, Biometrika 26, 1934).
-
-    Args:
-        key: the metric, which has a range.
-        value: over all patients.
-        without: values without each of the patients.
     """
     found = np.asarray(without, dtype=np.float64)
     if len(found) < 2 or not np.isfinite(found).all():

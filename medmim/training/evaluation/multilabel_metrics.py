@@ -55,13 +55,7 @@ class LabelColumn:
 
 
 def columns_of(rows: Sequence[Row], names: Sequence[str]) -> dict[str, LabelColumn]:
-    """Return the column of each class.
-
-    Args:
-        rows: rows with `labels` (1 or 0; unknown classes are left out), `probabilities` and `found`, the
-            predicted classes.
-        names: classes.
-    """
+    """Return the column of each class, from known `labels`, `probabilities` and predicted `found`."""
     columns = {}
     for name in names:
         values = [
@@ -76,10 +70,6 @@ def label_means(columns: Mapping[str, LabelColumn], weights: Weights) -> dict[st
     """Return AUROC, F1 and the number of positive and negative cases of each class, and the macro means.
 
     Classes without a positive case have no score and are left out of the means.
-
-    Args:
-        columns: of each class.
-        weights: multiplicity of each case.
     """
     auroc = {name: one.auroc(weights) for name, one in columns.items()}
     f1 = {name: one.f1(weights) for name, one in columns.items()}

@@ -29,13 +29,7 @@ _CONNECTED = np.ones((3, 3, 3))
 
 
 def components_of(prediction: Mask, truth: Mask, voxel_ml: float) -> list[list[float]]:
-    """Return volume and overlap with the truth of each predicted component, in ml, the largest first.
-
-    Args:
-        prediction: predicted voxels of one class.
-        truth: true voxels of that class.
-        voxel_ml: volume of a voxel.
-    """
+    """Return volume and overlap with the truth of each predicted component, in ml, the largest first."""
     numbered, count = ndimage.label(prediction, structure=_CONNECTED)
     sizes = np.bincount(numbered[prediction], minlength=count + 1)[1:]
     overlaps = np.bincount(numbered[prediction & truth], minlength=count + 1)[1:]
@@ -46,8 +40,7 @@ def components_of(prediction: Mask, truth: Mask, voxel_ml: float) -> list[list[f
 def choose_postprocessing(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
     """Return the best rule of each class for which one raises the mean Dice of the patients.
 
-    Args:
-        rows: validation rows with `label`, `subject`, `volume_ml` and `components` of `components_of`.
+    Validation rows have `label`, `subject`, `volume_ml` and the `components` of `components_of`.
     """
     chosen: dict[str, dict[str, float]] = {}
     for name in sorted({row["label"] for row in rows}):
@@ -76,13 +69,6 @@ def apply_postprocessing(
     """Return labels without the components that the rules remove.
 
     They become background, or the class of the regions that still contain them.
-
-    Args:
-        labels: class indices.
-        names: class names by index.
-        rules: as `choose_postprocessing` returns them.
-        voxel_ml: volume of a voxel.
-        regions: as in `PreprocessingPlan`.
     """
     cleaned = labels.copy()
     for name, group in class_groups(names, regions).items():

@@ -111,11 +111,7 @@ class Monitors:
 
 
 def alike_targets(found: Mapping[str, float]) -> dict[str, float]:
-    """Return the alarm for collapsed latent targets, such as projections; empty without a collapse.
-
-    Args:
-        found: metrics of an evaluation, with `val/cosine_targets` for methods with latent targets.
-    """
+    """Return the alarm for collapsed latent targets (`val/cosine_targets`); empty without a collapse."""
     return {"alarm/collapse": 1.0} if found.get("val/cosine_targets", 0.0) > COLLAPSED_COSINE else {}
 
 
@@ -123,11 +119,6 @@ def hidden_error(images: Images, hidden: Hidden, reconstruction: Images) -> floa
     """Return the squared error of hidden voxels relative to the variance within their cells.
 
     A reconstruction by the mean of each cell has an error of 1.
-
-    Args:
-        images: (batch, channels, *space).
-        hidden: (batch, *grid), True = hidden.
-        reconstruction: same shape as images.
     """
     space = tuple(images.shape[2:])
     cell = tuple(n // cells for n, cells in zip(space, hidden.shape[1:], strict=True))

@@ -23,25 +23,13 @@ _NEIGHBOURS = 10
 
 
 def nearest(train: Rows, classes: Numbers) -> Any:
-    """Return a fitted k-nearest-neighbour classifier with cosine distance and distance weights.
-
-    Args:
-        train: features of training images.
-        classes: classes of training images.
-    """
+    """Return a fitted k-nearest-neighbour classifier with cosine distance and distance weights."""
     count = min(_NEIGHBOURS, len(train))
     return KNeighborsClassifier(count, metric="cosine", weights="distance").fit(train, classes)
 
 
 def linear(train: Rows, classes: Numbers, *, strength: float = 1e-2, weights: Any = None) -> Any:
-    """Return a fitted multinomial logistic regression on standardised features.
-
-    Args:
-        train: features of training images.
-        classes: classes of training images.
-        strength: inverse of the L2 penalty.
-        weights: weight of each row; None: balanced classes.
-    """
+    """Return a fitted logistic regression on standardised features; classes are balanced without weights."""
     balance = "balanced" if weights is None else None
     model = make_pipeline(
         StandardScaler(), LogisticRegression(C=strength, class_weight=balance, max_iter=200, random_state=0)

@@ -22,12 +22,7 @@ _SMALLEST = 1e-6  # distance of averaged probabilities from 0 and 1, whose logit
 def labels_of(
     probabilities: Float[Tensor, "channels *space"], regions: Regions | None
 ) -> Int[Tensor, "*space"]:
-    """Return class indices: the most probable class, or the class of the last region above 0.5.
-
-    Args:
-        probabilities: of background and each class, or of each region.
-        regions: as in `PreprocessingPlan`.
-    """
+    """Return class indices: the most probable class, or the class of the last region above 0.5."""
     if regions is None:
         return probabilities.argmax(dim=0)
     numbers = torch.arange(1, len(regions) + 1).reshape(-1, *[1] * (probabilities.dim() - 1))
@@ -50,10 +45,7 @@ def membership(regions: Regions) -> Bool[Tensor, "regions classes"]:
 def class_outside(number: int, group: Sequence[int], regions: Regions | None) -> int:
     """Return the class of a voxel that is removed from a region: that of the regions which still hold it.
 
-    Args:
-        number: class of the voxel, in the region.
-        group: classes of the region.
-        regions: all regions; None: classes do not overlap, and background is returned.
+    `group` are the classes of the region; without regions it is background.
     """
     if regions is None:
         return 0
@@ -63,11 +55,7 @@ def class_outside(number: int, group: Sequence[int], regions: Regions | None) ->
 
 
 class RegionProbabilities(nn.Module):
-    """A network whose outputs are the probabilities of regions, so that averages are of probabilities.
-
-    Args:
-        network: maps images to logits of regions.
-    """
+    """A network whose outputs are the probabilities of regions, so that averages are of probabilities."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

@@ -30,12 +30,6 @@ def restored(
 
     If preprocessing only reordered or flipped axes, this is undone exactly. Otherwise the probabilities are
     resampled linearly, which gives smoother surfaces than resampling labels.
-
-    Args:
-        probabilities: on the preprocessed grid.
-        prepared: the preprocessed volume.
-        shape: shape of the array in the file.
-        regions: as in `PreprocessingPlan`.
     """
     labels = labels_of(probabilities, regions).numpy().astype(np.uint8)
     turned = align_axes(Image(labels, prepared.affine), prepared.stored_affine)
@@ -53,14 +47,9 @@ def on_grid(
     target: Affine,
     regions: Regions | None = None,
 ) -> UInt8[Tensor, "i j k"]:
-    """Return the class of every voxel of another grid, as `labels_of`; resamples one channel at a time.
+    """Return the class, as `labels_of`, of every voxel of a grid of this shape and `target` affine.
 
-    Args:
-        probabilities: probabilities on the first grid.
-        affine: affine of the first grid, voxel → world in mm.
-        shape: shape of the other grid.
-        target: affine of the other grid.
-        regions: as in `PreprocessingPlan`.
+    Channels are resampled one at a time.
     """
     grid = MetaTensor(torch.zeros(1, *shape), affine=torch.as_tensor(target))
     resample = ResampleToMatch(mode="bilinear", padding_mode="border")

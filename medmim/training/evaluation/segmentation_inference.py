@@ -28,13 +28,6 @@ def segment(
 
     If the device runs out of memory, windows are computed one by one and averaged in main memory.
 
-    Args:
-        network: maps images to class logits.
-        prepared: the volume.
-        plan: its preprocessing.
-        precision: auto, fp32 or bf16.
-        mirror: average over the mirroring axes of the plan.
-
     Returns:
         Probabilities of classes or regions, (channels, x, y, z), on the CPU, on the preprocessed grid.
     """
@@ -60,13 +53,7 @@ def _window_scores(
 ) -> Tensor:
     """Return the logits (probabilities of regions) of a volume, (1, channels, x, y, z).
 
-    Args:
-        network: maps images to class logits.
-        prepared: the volume.
-        plan: its preprocessing.
-        precision: setting of the run.
-        windows: number of windows in a forward pass.
-        device: where the image and the sums of the windows are; None: the device of the network.
+    Image and sums of windows are on `device`; None: that of the network.
     """
     computes = next(network.parameters()).device
     image = prepared.image.unsqueeze(0).to(device or computes)
@@ -77,12 +64,7 @@ def _window_scores(
 
 
 class MirrorAveraging(nn.Module):
-    """A network whose float32 outputs are averaged over mirrored images, so that window sums are accurate.
-
-    Args:
-        network: maps images to logits of classes, or probabilities of regions.
-        flips: for each mirrored image, the tensor axes to flip.
-    """
+    """A network whose float32 outputs are averaged over mirrored images, so that window sums are accurate."""
 
     def __init__(self, network: nn.Module, flips: Sequence[tuple[int, ...]]) -> None:
         super().__init__()

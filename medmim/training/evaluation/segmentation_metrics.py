@@ -92,16 +92,9 @@ def score_volume(
     rules: Rules = MappingProxyType({}),
     partial: PartialLabels = COMPLETE,
 ) -> list[CaseScore]:
-    """Segment a volume and compare it with its label on the label's own grid.
+    """Segment a volume and compare it with its label on the label's own grid, as `compare_labels`.
 
-    Args:
-        probabilities_of: segments a volume as `segment` does.
-        volume: a labelled volume.
-        volumes: preprocesses it.
-        names: class names by index.
-        tolerance_mm: tolerance of surface Dice; None: compute components instead of distances.
-        rules: postprocessing by name of the class or region.
-        partial: as in `compare_labels`.
+    Without a tolerance of surface Dice, components are computed instead of distances.
     """
     prepared, regions = finite(volume, volumes), volumes.plan.regions
     probabilities = probabilities_of(prepared)
@@ -180,9 +173,6 @@ def mean_scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
     `dice_present` omits classes that are empty in label and prediction: if cases have one of many classes, a
     network that predicts nothing would otherwise score well on the others.
-
-    Args:
-        rows: rows of `CaseScore`.
     """
     names = sorted({row["label"] for row in rows})
     means: dict[str, float] = {}

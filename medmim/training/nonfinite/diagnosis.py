@@ -80,11 +80,7 @@ def first_bad_layer(
 ) -> NonFiniteLayer | None:
     """Repeat the forward pass of a step and return the first layer with a non-finite output, if any.
 
-    Args:
-        module: module in training mode, with the weights and gradients of the bad step; its buffers may
-            change.
-        batch: the batch of that step.
-        batch_idx: its number.
+    The module is in training mode, with the weights and gradients of the bad step; its buffers may change.
     """
     found: list[NonFiniteLayer] = []
     computed: list[str] = []

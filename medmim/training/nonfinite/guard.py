@@ -31,11 +31,7 @@ _ADVICE = "lower --lr, use --precision fp32, or continue with --set on_nonfinite
 
 
 class ModuleSnapshot:
-    """The buffers of a module before a step, to restore them when the step is not taken.
-
-    Args:
-        module: the module that is trained.
-    """
+    """The buffers of a module before a step, to restore them when the step is not taken."""
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module

@@ -168,9 +168,6 @@ class StopBeforeEvaluation(Callback):
 
     This must come before `ValidationCallback`, which runs the missed evaluation when training is resumed.
     After the last step it does nothing, so that the last state contains the last evaluation.
-
-    Args:
-        checkpoints: saves the states of this training.
     """
 
     def __init__(self, checkpoints: Checkpoints) -> None:

@@ -24,10 +24,7 @@ _CANNOT_BE_READ = (safetensors.SafetensorError, OSError, ValueError, LookupError
 
 
 def encode_state(state: Mapping[str, Any]) -> bytes:
-    """Encode a state as the bytes of a file.
-
-    Args:
-        state: nested dictionaries, lists and tuples of tensors, numbers, strings, booleans and None.
+    """Encode nested dictionaries, lists and tuples of tensors, numbers, text, booleans and None as a file.
 
     Raises:
         TypeError: for anything else.

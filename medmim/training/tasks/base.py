@@ -145,14 +145,7 @@ class Task(ABC):
         foreground: float,
         augment: str | None = None,
     ) -> TrainingSamples:
-        """Return how training samples are made.
-
-        Args:
-            train: training volumes.
-            context: preprocessing and class names.
-            foreground: share of patches centred on foreground.
-            augment: as `load_augmentation` takes it; None: the default of the task.
-        """
+        """Return how training samples are made; `augment` is as `load_augmentation` takes it."""
 
     @abstractmethod
     def loss(self, network: Any, batch: dict[str, Tensor]) -> Scalar:
@@ -164,11 +157,7 @@ class Task(ABC):
     ) -> list[Row]:
         """Return rows of metrics as JSON values, with `metric`, `case` and `subject`.
 
-        Args:
-            network: network of `HEADS`.
-            cases: annotated cases.
-            context: preprocessing and class names.
-            final: include metrics that take long to compute.
+        Metrics that take long to compute are included only if `final`.
         """
 
     def tune(self, rows: Sequence[Row], context: EvaluationContext) -> dict[str, Any]:

@@ -55,15 +55,7 @@ def detect(
     precision: str,
     mirror: bool = False,
 ) -> list[DetectedBoxes]:
-    """Detect boxes in one volume: one `DetectedBoxes` for each slice in 2D, a single one in 3D.
-
-    Args:
-        network: the detector.
-        prepared: the volume.
-        plan: its preprocessing.
-        precision: setting of the run.
-        mirror: average scores and box changes over the mirroring axes of the plan.
-    """
+    """Detect boxes in one volume: one `DetectedBoxes` for each slice in 2D, a single one in 3D."""
     network.eval()
     even = all(step % 2 == 0 for level in network.levels for step in network.maps.strides[level])
     flips = mirrored(prepared, plan) if mirror and even else []  # the anchors are then symmetrical

@@ -223,13 +223,7 @@ def predicted_words(row: Row) -> str:
 
 
 def multilabel_figure(rows: Sequence[Row], names: Sequence[str], *, title: str) -> bytes:
-    """Draw ROC curves and the scores of each class with its number of cases; return a PNG.
-
-    Args:
-        rows: rows of `MultiLabel.evaluate`, at least one.
-        names: classes.
-        title: title of the figure.
-    """
+    """Draw ROC curves and the scores of each class with its number of cases; return a PNG."""
     columns, ones = columns_of(rows, names), np.ones(len(rows))
     figure = Figure(figsize=(10, max(4.0, 1.5 + 0.3 * len(names))), dpi=110, layout="constrained")
     curves, bars = figure.subplots(1, 2)

@@ -29,16 +29,6 @@ def prepare_task(
 ) -> tuple[PreprocessingPlan, dict[int, str]]:
     """Return the complete plan and the class names by index; logs each choice and what to know of the data.
 
-    Args:
-        task: the task.
-        settings: choices of the user.
-        dataset: the dataset.
-        train: training volumes; nothing else is read.
-        dims: 2 or 3.
-        multiple: patch sizes must be multiples of this.
-        home: `MEDMIM_HOME`, where the fingerprint is kept.
-        log: takes lines for the user.
-
     Raises:
         DataError: if the training data lack classes or cannot be read.
         ShapeError: for a size that does not fit.

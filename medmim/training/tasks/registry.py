@@ -40,13 +40,7 @@ def build_task(name: str, **options: Any) -> Task:
 def with_task_of(
     dataset: Dataset, settings: FinetuneSettings, log: Callable[[str], None] = lambda _: None
 ) -> FinetuneSettings:
-    """Return settings with the task multilabel in place of classify if images have several classes.
-
-    Args:
-        dataset: the dataset.
-        settings: settings of the user.
-        log: receives a line about the choice.
-    """
+    """Return settings with the task multilabel in place of classify if images have several classes."""
     several = sum(bool(volume.targets) for volume in dataset.volumes)
     if settings.task != "classify" or settings.task_options.get("exclusive") or not several:
         return settings

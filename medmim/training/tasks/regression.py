@@ -155,13 +155,7 @@ def number_of(volume: VolumeRecord) -> float:
 
 
 def regression_figure(rows: Sequence[Row], *, quantity: str, title: str) -> bytes:
-    """Draw both plots with one point for each patient and return a PNG.
-
-    Args:
-        rows: rows of `Regression.evaluate`, at least one.
-        quantity: name of the number.
-        title: title of the figure.
-    """
+    """Draw both plots with one point for each patient and return a PNG."""
     _, truth, guess = patient_values(rows)
     errors, name = guess - truth, plain(quantity)
     figure = Figure(figsize=(8, 4), dpi=110, layout="constrained")

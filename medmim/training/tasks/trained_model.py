@@ -81,12 +81,7 @@ class TrainedModel:
 
 
 class AveragedLogits(nn.Module):
-    """The mean of the logits of classes, or of the probabilities of regions, of several networks.
-
-    Args:
-        networks: networks that map the same images to logits of the same channels.
-        regions: as in `PreprocessingPlan`.
-    """
+    """The mean of the logits of classes, or of the probabilities of regions, of several networks."""
 
     def __init__(self, networks: Sequence[nn.Module], regions: Regions | None = None) -> None:
         super().__init__()
@@ -102,9 +97,6 @@ def ensemble_of(models: Sequence[TrainedModel]) -> TrainedModel:
     """Return a model that averages several segmenters or classifiers, see `AveragedLogits`.
 
     Only postprocessing rules that all models share are applied; temperature and thresholds are means.
-
-    Args:
-        models: at least one, of the same task, classes and preprocessing.
 
     Raises:
         UsageError: for detectors, or models that differ in what they expect of an image.
@@ -148,9 +140,6 @@ def _expectations(model: TrainedModel) -> dict[str, Any]:
 
 def load_trained_model(path: Path) -> TrainedModel:
     """Load a model saved by `medmim finetune`.
-
-    Args:
-        path: weights file, with its description in the same folder.
 
     Raises:
         RunError: if the file is missing or damaged, contains only an encoder, or does not match its
