@@ -48,8 +48,6 @@ def write_bytes(path: Path, content: bytes, *, mode: int | None = None, lasting:
     """Write `content` to `path` atomically: temporary file in the same folder, fsync, rename.
 
     Args:
-        path: target; its folder is created if missing.
-        content: the whole file.
         mode: exact permission bits, such as 0o600 for a secret; None: 0o666 less the umask.
         lasting: flush to the disk. Without it a power cut may leave half a file, which readers must detect.
 

@@ -42,9 +42,6 @@ def build_encoder(name: str, *, spatial_dims: int, in_channels: int, **options: 
 
     Args:
         name: a key of `ENCODERS`, `timm:NAME`, or `module:callable`, such as `my_package.nets:tiny`.
-        spatial_dims: 2 or 3.
-        in_channels: image channels.
-        **options: that encoder's own settings.
 
     Raises:
         UsageError: for an unknown name or option.

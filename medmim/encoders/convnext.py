@@ -26,10 +26,7 @@ class ConvNeXtEncoder(Encoder):
     """Stages of ConvNeXt blocks; every stage begins with a non-overlapping strided convolution.
 
     Args:
-        spatial_dims: 2 or 3.
-        in_channels: image channels.
         widths: channels of each stage, fine to coarse.
-        blocks: blocks of each stage.
         stem_stride: stride of the first convolution; every further stage halves the map.
         kernel_size: kernel of the depth-wise convolutions, odd; None: 7 in 2D, 5 in 3D.
         expansion: ratio of a block's inner channels to its width.

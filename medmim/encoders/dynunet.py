@@ -17,8 +17,6 @@ class DynUNetEncoder(Encoder):
     """Stages of one MONAI `UnetResBlock` with instance norm, the first at full resolution.
 
     Args:
-        spatial_dims: 2 or 3.
-        in_channels: image channels.
         filters: channels of each stage, fine to coarse.
         strides: stride of each stage relative to the one before, one number or one per axis; None: 1 for the
             first stage and 2 for the others.

@@ -112,9 +112,6 @@ def wave_positions(
     Each axis gets an equal share of the channels, as in MAE; remaining channels are zero.
 
     Args:
-        grid: patches along each axis.
-        width: channels.
-        device: device of the result.
         stretch: whether positions run from 0 to the number of patches, as in Latent MIM's code, instead of to
             that number minus one.
     """

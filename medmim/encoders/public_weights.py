@@ -105,8 +105,6 @@ def family_of_rules(encoder: str, options: Mapping[str, Any], keys: Mapping[str,
     r"""Return the family that a user's rules describe.
 
     Args:
-        encoder: name of the encoder.
-        options: its options.
         keys: pattern of a whole name in the file → name in the encoder, with `\\1` for the first group.
     """
     return Family("names of --init-map", (), keys, lambda _: (encoder, dict(options)))

@@ -31,8 +31,6 @@ class ResEncEncoder(Encoder):
     """A stem and stages of residual blocks with instance norm; the first stage is at full resolution.
 
     Args:
-        spatial_dims: 2 or 3.
-        in_channels: image channels.
         size: S (for laptops), M, or L (nnU-Net's and nnssl's ResEnc-L).
         features: channels of each stage, fine to coarse; None: those of `size`.
         blocks: residual blocks of each stage; None: those of `size`.

@@ -15,8 +15,6 @@ class ResNetEncoder(Encoder):
     """The stages of a MONAI ResNet without its pooling and classifier head.
 
     Args:
-        spatial_dims: 2 or 3.
-        in_channels: image channels.
         block: "basic" or "bottleneck".
         layers: blocks in each of the four stages.
         widths: base channels of each stage; a bottleneck multiplies them by four.

@@ -15,8 +15,6 @@ class SegResNetEncoder(Encoder):
     """The encoder half of a MONAI SegResNet: the first level at full resolution, each further one halved.
 
     Args:
-        spatial_dims: 2 or 3.
-        in_channels: image channels.
         width: channels of the finest map, doubled at each coarser one.
         blocks: residual blocks of each level, fine to coarse.
         groups: groups of the group norms; must divide `width`.

@@ -25,12 +25,8 @@ class SwinEncoder(TokenEncoder):
     """Stages of windowed attention, with patches merged by two along each axis between stages.
 
     Args:
-        spatial_dims: 2 or 3.
-        in_channels: image channels.
         patch: patch size in voxels, one number or one per axis; None: 4 in 2D, 2 in 3D.
         width: channels of the finest map, doubled at each coarser one; the default is half of Swin-T's.
-        depths: blocks of each stage.
-        heads: attention heads of each stage.
         window: window size in patches along each axis; None: 7 in 2D, 4 in 3D.
         patch_norm: whether to normalise patch embeddings; MONAI's SwinUNETR does not.
         drop_path: stochastic depth rate of the last block; it grows linearly from 0.

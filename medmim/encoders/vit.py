@@ -63,17 +63,12 @@ class ViTEncoder(TokenEncoder):
     normalised.
 
     Args:
-        spatial_dims: 2 or 3.
-        in_channels: image channels.
         patch: patch size in voxels, one number or one per axis; None: 16 in 2D, 8 in 3D.
         width: channels; the defaults are those of ViT-Tiny.
-        depth: transformer blocks.
-        heads: attention heads.
         class_token: whether to prepend a class token.
         position_grid: patches along each axis for which to learn positions, which are interpolated for other
             grids; None: fixed sine-cosine positions.
         position_stretch: whether fixed positions are stretched as in Latent MIM's code (`wave_positions`).
-        norm_eps: added to the variance in layer norms.
         drop_path: stochastic depth rate of the last block; it grows linearly from 0.
     """
 

@@ -30,9 +30,7 @@ def build_head(task: str, *, encoder: Encoder, spatial_dims: int, classes: int, 
     Args:
         task: a key of `HEADS`.
         encoder: the (pretrained) encoder, stored as the attribute `encoder` of the network.
-        spatial_dims: 2 or 3.
         classes: number of classes; for segmentation including background.
-        **options: options of that network.
 
     Raises:
         UsageError: for an unknown task or option.

@@ -15,9 +15,6 @@ class Classifier(nn.Module):
     Max pooling keeps the response to a small finding that averaging over a whole image would dilute.
 
     Args:
-        encoder: any encoder.
-        spatial_dims: 2 or 3.
-        classes: number of classes.
         dropout: share of pooled features that are dropped in training.
     """
 
@@ -41,12 +38,8 @@ class Regressor(Classifier):
     """A `Classifier` whose outputs are numbers with the mean and spread of the training data.
 
     Args:
-        encoder: any encoder.
-        spatial_dims: 2 or 3.
         classes: number of numbers.
         dropout: share of pooled features that are dropped in training.
-        mean: mean of the training numbers.
-        sd: their standard deviation.
     """
 
     def __init__(

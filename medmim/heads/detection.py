@@ -38,8 +38,6 @@ class Detector(nn.Module):
     """An encoder, a feature pyramid, and a classification and a box head shared by all levels.
 
     Args:
-        encoder: any encoder.
-        spatial_dims: 2 or 3.
         classes: number of classes of findings.
         anchors: anchor shapes of each level of `level_strides`, as `anchor_shapes` returns them.
         width: channels of the pyramid, a multiple of 8.
@@ -123,8 +121,6 @@ def detection_loss(
     ATSS assigns anchors to boxes. Images without boxes contribute negatives only.
 
     Args:
-        network: the detector.
-        images: a batch.
         boxes: boxes of each image in voxels, padded.
         classes: class of each box, -1 for padding.
     """

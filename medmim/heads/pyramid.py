@@ -17,10 +17,6 @@ class Pyramid(nn.Module):
     As in UNETR (Hatamizadeh et al., 2022, arXiv 2103.10504): the deepest map keeps its stride; transposed
     convolutions upsample each shallower map to half the stride and half the channels of the next deeper one.
 
-    Args:
-        encoder: encoder that produces the maps.
-        spatial_dims: 2 or 3.
-
     Attributes:
         channels: channels of each output map, fine to coarse.
         strides: stride of each output map, fine to coarse.

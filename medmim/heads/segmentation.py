@@ -22,7 +22,6 @@ class UNetDecoder(nn.Module):
 
     Args:
         encoder: encoder whose maps are decoded; it is not kept.
-        spatial_dims: 2 or 3.
         halved: whether the first upsampling step halves the channels too: cheaper at full resolution.
 
     Attributes:
@@ -68,8 +67,6 @@ class Segmenter(UNetDecoder):
     The decoder is a base class, so that saved models keep the names of its weights.
 
     Args:
-        encoder: encoder whose maps are decoded.
-        spatial_dims: 2 or 3.
         classes: number of classes, including background.
         deep_supervision: number of coarser decoder maps with a loss of their own; 0: none. Encoders with
             fewer maps use as many as they have.

@@ -85,8 +85,6 @@ class Mask(ABC):
         """Draw one mask per sample.
 
         Args:
-            batch: number of samples.
-            grid: cells along each axis.
             generator: CPU generator; the only source of randomness.
             weight: share of tissue in each cell, (batch, *grid), at least 0; used by some rules only.
 

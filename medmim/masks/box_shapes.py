@@ -31,7 +31,6 @@ def one_box(request: MaskRequest, proportions: Sequence[int]) -> Ranks:
     """Rank one box per sample at a random position; surplus cells are removed from one face, row by row.
 
     Args:
-        request: the masks to draw.
         proportions: target ratio of the box's sides, as far as the grid allows.
     """
     grown = [

@@ -70,7 +70,6 @@ def load_custom_mask(path: str, *, ratio: float, options: Mapping[str, Any]) -> 
     Args:
         path: a subclass of `Mask`, built with the ratio and the options, or any other callable, called with a
             `MaskRequest` and the options at every draw.
-        ratio: share of cells to hide.
         options: the user's options, including `max_ratio` and `rounding`.
 
     Raises:

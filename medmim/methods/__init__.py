@@ -60,11 +60,7 @@ def build_method(
 
     Args:
         name: a key of `METHODS`.
-        encoder: the network to pretrain.
-        spatial_dims: 2 or 3.
-        cell: mask cell in voxels along each axis.
         supervision: kind and number of the dataset's labels, for methods that use them.
-        **options: that method's own settings.
 
     Raises:
         UsageError: for an unknown name or option.

@@ -101,17 +101,10 @@ def build_anatomask(
     """Build AnatoMask around an encoder.
 
     Args:
-        encoder: hierarchical encoder.
-        spatial_dims: 2 or 3.
         cell: mask cell in voxels; a multiple of the encoder's total stride.
-        compute: packed or masked.
         hardest: share of hidden cells that the teacher chooses at the end of training.
         decoder: light or official, as for SparK.
-        decoder_width: as for SparK.
         target: raw, normalised, hog or ema, alone or with its options.
-
-    Raises:
-        MedmimError: as `build_spark`, and for a share outside 0 to 1.
     """
     if not 0 <= hardest <= 1:
         raise UsageError(f"method_options: expected hardest from 0 to 1, got {hardest:g}")

@@ -31,19 +31,7 @@ WIDTH = 128  # of the embeddings, as in MoCo and SimCLR
 
 
 class Contrastive(Method):
-    """The method from its parts.
-
-    Args:
-        encoder: the network that is kept.
-        project: maps pooled features to embeddings.
-        predict: maps the student's embedding to the teacher's.
-        shared: whether the student is its own teacher; otherwise the teacher is a moving average of encoder
-            and projector.
-        others: queue of the teacher's recent embeddings, used as negatives.
-        cell: mask cell in voxels.
-        compute: packed or masked; the results are equal.
-        temperature: temperature of the softmax.
-    """
+    """The method from its parts."""
 
     views = 2
     reconstructs = False
@@ -189,16 +177,8 @@ def build_contrastive(
     """Build the contrastive scheme around an encoder.
 
     Args:
-        encoder: any encoder.
-        spatial_dims: 2 or 3.
-        cell: mask cell in voxels.
-        compute: packed or masked.
         teacher: ema (a moving average of the student) or shared (the student itself, no queue).
-        temperature: temperature of the softmax.
         queue: number of recent embeddings of the teacher used as negatives; 0: those of the batch only.
-
-    Raises:
-        UsageError: for an unknown teacher or invalid numbers.
     """
     if teacher not in TEACHERS:
         raise UsageError(f"method_options: unknown teacher '{teacher}'{did_you_mean(teacher, TEACHERS)}")

@@ -49,14 +49,8 @@ def build_dense_mae(*, encoder: Encoder, spatial_dims: int, cell: Size, target: 
     """Build a dense masked autoencoder around an encoder.
 
     Args:
-        encoder: any encoder.
-        spatial_dims: 2 or 3.
         cell: mask cell in voxels; a multiple of the encoder's total stride.
         target: raw, normalised, hog or ema, alone or with its options.
-
-    Raises:
-        UsageError: for an unknown target.
-        ShapeError: for a cell that the encoder's stride does not divide.
     """
     require_whole_cells(cell, encoder.total_stride, of="the encoder's total stride")
     compared = build_target(target, cell=cell, encoder=encoder)

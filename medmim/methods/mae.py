@@ -21,15 +21,7 @@ from medmim.shapes import Hidden, Images, Size
 
 
 class MAE(Method):
-    """The method from its parts.
-
-    Args:
-        encoder: vision transformer.
-        decoder: maps embeddings of visible patches to those of hidden ones.
-        predict: maps these to the target's values.
-        target: target of the reconstruction, per patch.
-        cell: mask cell in voxels; a multiple of the patch.
-    """
+    """The method from its parts."""
 
     encoder: ViTEncoder
 
@@ -86,16 +78,10 @@ def build_mae(
     """Build MAE around an encoder.
 
     Args:
-        encoder: vision transformer.
-        spatial_dims: 2 or 3.
         cell: mask cell in voxels; a multiple of the patch.
         decoder_width: channels; None: half of the encoder's. The paper uses 512.
         decoder_depth: transformer blocks. The paper uses 8.
         target: raw, normalised, hog or ema, alone or with its options.
-
-    Raises:
-        UsageError: for an encoder that cannot drop patches, or an unknown target.
-        ShapeError: for a cell that is not a multiple of the patch.
     """
     vit = require_sets_of_patches(encoder, method="mae")
     require_whole_cells(cell, vit.patch, of="the encoder's patch")

@@ -77,18 +77,9 @@ def build_mim_contrast(
     """Build the method around an encoder.
 
     Args:
-        encoder: hierarchical encoder.
-        spatial_dims: 2 or 3.
         cell: mask cell in voxels; a multiple of the encoder's total stride.
-        compute: packed or masked.
-        weight: weight of the contrastive loss.
-        temperature: temperature of the softmax.
         queue: number of recent embeddings of the teacher used as negatives; 0: those of the batch only.
         target: raw, normalised, hog or ema, alone or with its options.
-
-    Raises:
-        UsageError: for invalid numbers, an unknown target or a patch-based encoder.
-        ShapeError: if a cell is finer than the encoder's coarsest map.
     """
     if weight <= 0 or temperature <= 0 or queue < 0:
         raise UsageError(

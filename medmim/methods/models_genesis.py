@@ -29,16 +29,7 @@ _CURVE_POINTS = 1000
 
 
 class ModelsGenesis(Method):
-    """The method from its parts.
-
-    Args:
-        encoder: any encoder.
-        decoder: the U-Net decoder of the segmentation task.
-        predict: maps the decoder's features to voxels.
-        target: raw pixels in mask cells.
-        curve: probability of a random intensity curve.
-        shuffle: probability of local shuffling.
-    """
+    """The method from its parts."""
 
     def __init__(
         self,
@@ -123,15 +114,9 @@ def build_models_genesis(
     """Build Models Genesis around an encoder.
 
     Args:
-        encoder: any encoder.
-        spatial_dims: 2 or 3.
         cell: mask cell in voxels; a multiple of the encoder's total stride.
         curve: probability of a random intensity curve.
         shuffle: probability of local shuffling.
-
-    Raises:
-        UsageError: for a probability outside 0 to 1.
-        ShapeError: for a cell that the encoder's stride does not divide.
     """
     for name, value in (("curve", curve), ("shuffle", shuffle)):
         if not 0 <= value <= 1:

@@ -18,7 +18,6 @@ def build_choice(what: str, choice: Choice, table: Mapping[str, Callable[..., Ma
     Args:
         what: the option's name, such as `target`, for messages.
         choice: a key of the table, or a mapping from one to its options.
-        table: names and their builders.
         **given: further arguments; each builder gets those that it accepts.
 
     Raises:

@@ -58,14 +58,8 @@ def build_simmim(*, encoder: Encoder, spatial_dims: int, cell: Size, target: Cho
     """Build SimMIM around an encoder.
 
     Args:
-        encoder: patch-based encoder.
-        spatial_dims: 2 or 3.
         cell: mask cell in voxels; a multiple of the patch.
         target: raw, normalised, hog or ema, alone or with its options.
-
-    Raises:
-        UsageError: for an encoder that is not patch-based, or an unknown target.
-        ShapeError: for a cell that is not a multiple of the patch.
     """
     patch_based = require_patches(encoder, method="simmim")
     require_whole_cells(cell, patch_based.patch, of="the encoder's patch")

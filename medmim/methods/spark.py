@@ -26,15 +26,7 @@ _LIGHT_WIDTH = {2: 128, 3: 32}  # the decoder then costs less than a packed enco
 
 
 class SparK(Method):
-    """The method from its parts.
-
-    Args:
-        encoder: hierarchical encoder.
-        densify: one `Densify` per map that the decoder uses, coarse to fine.
-        decoder: maps densified maps to the target's values.
-        target: target of the reconstruction.
-        compute: packed or masked; the results are equal.
-    """
+    """The method from its parts."""
 
     def __init__(
         self,
@@ -79,8 +71,6 @@ def build_spark(
     """Build SparK around an encoder.
 
     Args:
-        encoder: hierarchical encoder.
-        spatial_dims: 2 or 3.
         cell: mask cell in voxels; a multiple of the encoder's total stride.
         compute: packed, or masked for encoders with an operation that has no packed form.
         decoder: light, or official for SparK's own, which upsamples to full resolution, with layer norm
@@ -90,10 +80,6 @@ def build_spark(
         finest_decoder_stride: the light decoder stops at the finest map with at least this stride and
             predicts voxels from there.
         target: raw, normalised, hog or ema, alone or with its options.
-
-    Raises:
-        UsageError: for an unknown decoder or target, or a patch-based encoder.
-        ShapeError: if a cell is finer than the encoder's coarsest map.
     """
     _require_known(decoder, encoder)
     require_whole_cells(cell, encoder.total_stride, of="the encoder's total stride")

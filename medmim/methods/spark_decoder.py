@@ -23,7 +23,6 @@ class Densify(nn.Module):
         convolution.
 
     Args:
-        spatial_dims: 2 or 3.
         in_channels: channels of the encoder's map.
         out_channels: width of the decoder at this scale.
         kernel_size: 1 at the coarsest scale, 3 elsewhere.
@@ -62,7 +61,6 @@ class LightDecoder(nn.Module):
     convolutions at full resolution that dominate the cost of a dense decoder.
 
     Args:
-        spatial_dims: 2 or 3.
         strides: total stride at each scale, coarse to fine.
         widths: channels at each of these scales.
         out_channels: predicted values per position.

@@ -32,9 +32,7 @@ class TokenDecoder(nn.Module, ABC):
     Args:
         in_width: channels of the visible embeddings.
         width: channels of the decoder; None: half of `in_width`, at least one head.
-        depth: transformer blocks.
         cues: whether to add visual cues.
-        norm_eps: added to the variance in layer norms.
         stretch: whether positions are stretched (`wave_positions`).
     """
 

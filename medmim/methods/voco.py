@@ -32,15 +32,7 @@ _EPSILON = 1e-6
 
 
 class VoCo(Method):
-    """The method from its parts.
-
-    Args:
-        encoder: any encoder.
-        width: channels of the three layers of the projector.
-        bases: base crops along each axis.
-        crops: random crops of each image.
-        cell: mask cell in voxels.
-    """
+    """The method from its parts."""
 
     sees_hidden_content = True
     reconstructs = False
@@ -180,15 +172,9 @@ def build_voco(
     """Build VoCo around an encoder.
 
     Args:
-        encoder: any encoder.
-        spatial_dims: 2 or 3.
-        cell: mask cell in voxels.
         bases: base crops along each axis, one number or one per axis; None: 4, and 1 along the third axis.
         crops: random crops of each image.
         width: channels of the projector's layers; 2048 in the official code.
-
-    Raises:
-        UsageError: for fewer than two base crops, or numbers below 1.
     """
     counts = as_size(
         _BASES[spatial_dims] if bases is None else bases, spatial_dims, what="method_options bases"

@@ -24,15 +24,7 @@ _SIDES = (0.0625, 0.625)  # shares of the image
 
 
 class VolumeFusion(Method):
-    """The method from its parts.
-
-    Args:
-        encoder: any encoder.
-        decoder: the U-Net decoder of the segmentation task.
-        predict: maps the decoder's features to logits of the coefficients.
-        coefficients: number K of coefficients above 0.
-        cell: mask cell in voxels.
-    """
+    """The method from its parts."""
 
     views = 2
     sees_hidden_content = True
@@ -92,13 +84,7 @@ def build_volume_fusion(
     """Build Volume Fusion around an encoder.
 
     Args:
-        encoder: any encoder.
-        spatial_dims: 2 or 3.
-        cell: mask cell in voxels.
         coefficients: number K of coefficients above 0.
-
-    Raises:
-        UsageError: for fewer than one coefficient.
     """
     if coefficients < 1:
         raise UsageError(f"method_options: expected coefficients of at least 1, got {coefficients}")

@@ -85,8 +85,6 @@ def find_initial_weights(
     Args:
         word: `scratch`, a run id (or the beginning of one), a weights file of any origin, or None: the
             newest finished pretraining run on this dataset.
-        store: the local store.
-        dataset: the dataset of the run.
         encoder: encoder of the settings; if it is the user's own code, weights may name it too.
         rules: names of a public file that is not recognised by itself.
 

@@ -41,8 +41,6 @@ def find_model(
     Args:
         word: a weights file, the name of a registered model (`NAME`, `NAME:VERSION` or `NAME@ALIAS`), a run
             (or the beginning of its id), or None: the champion, else the best candidate.
-        home: `MEDMIM_HOME`.
-        log: receives the selection and its reason where `word` leaves it open.
         stages: stages whose runs may be given.
 
     Raises:

@@ -67,7 +67,6 @@ def probe(
             images as after pretraining, so that only the learnt weights differ.
         data: dataset folder whose images have classes.
         encoder: name in the table of encoders.
-        encoder_options: options of the encoder.
         size: voxels along each axis to which whole images are scaled.
         seed: seed of the random weights, equal to the initial weights of a pretraining with this seed.
 

@@ -246,10 +246,8 @@ def to_resume(
     """Return the settings and the id of the run that `--resume WORD` refers to.
 
     Args:
-        kind: settings model.
         stage: pretrain or finetune.
         word: a run id or its beginning, or `latest`.
-        home: `MEDMIM_HOME`.
         data: dataset folder; None: where the dataset of the run was last, or has been moved to.
         more_data: further dataset folders of a pretraining.
         task: task that the run must have; None: any.

@@ -119,7 +119,6 @@ class Store:
         """Resume a run and return its recorder.
 
         Args:
-            run_id: of the run.
             keep_points: skip metrics at steps that already have a value, because a training repeats the steps
                 after its last saved state. The summary of a study is replaced instead.
         """

@@ -39,8 +39,6 @@ def sync(
     interrupted run without a resumable state that had been uploaded during training.
 
     Args:
-        store: the local store.
-        uri: of the server.
         runs: runs to upload, newest first; None uploads all runs of the store.
         pause_s: seconds before the second attempt; doubled for each further attempt.
 
@@ -93,8 +91,6 @@ class BackgroundUploader:
 
     Args:
         store: the local store; the thread reads it through a separate client.
-        run_id: of the run.
-        uri: of the server.
         every_s: seconds between two uploads.
         patience_s: longest wait in seconds for the last upload at the end of the training.
     """

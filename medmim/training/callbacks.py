@@ -107,7 +107,6 @@ class ValidationCallback(Callback):
         evaluate: returns metrics after a step; it may also log pictures.
         times: number of evaluations in the whole run; the last is at its end.
         budget: gives the progress.
-        log: receives the metrics.
         best: metric whose highest value selects the weights; None: the last weights are the result.
         patience: number of evaluations without a higher value after which training stops; None: never.
 

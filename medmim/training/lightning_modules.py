@@ -31,7 +31,6 @@ class PretrainingModule(L.LightningModule):
     Args:
         method: the method, with its encoder.
         mask: selects the hidden cells.
-        cell: mask cell in voxels.
         settings: optimizer, learning rate and seed; seed and step number determine the masks of a step.
         budget: gives the method the progress of the training.
     """

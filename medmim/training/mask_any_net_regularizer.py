@@ -42,7 +42,6 @@ class MaskAnyNetRegularizer(nn.Module):
         Args:
             network: network with an attribute `encoder`, of which it uses only the maps.
             batch: batch with `image`, (batch, channels, *space).
-            step: training step.
             share: index of this batch among the batches of the step, and their number; each batch samples
                 the masks of the whole step.
         """

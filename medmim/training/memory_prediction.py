@@ -38,8 +38,6 @@ def predict_memory(
 
     Args:
         build: builds the network; it is called on the meta device.
-        channels: image channels.
-        size: patch size in voxels.
         value_bytes: bytes of a value in a feature map: 2 for bf16, 4 for float32.
     """
     counts: list[int] = []

@@ -68,7 +68,6 @@ def recipe(
     Encoder and batch depend on data and machine only, so that pretraining and all arms of a study agree.
 
     Args:
-        facts: of the training images.
         machine: where the run is trained.
         task: segment, classify, detect or regress; None for pretraining.
         rounded: round the patch up to the stride of the chosen encoder; a run rounds to its own.
@@ -112,10 +111,8 @@ def with_recipe(
     Size and spacing belong together, as do the encoder and its options: where one is set, the other stays.
 
     Args:
-        settings: settings of the user.
         volumes: all training patients of the dataset, also those without labels, so that all arms agree.
         dims: 2, 3, or None: as `plan_for` chooses.
-        log: takes lines for the user.
         pretrained: the encoder is that of the initial weights.
     """
     given, task, channels = set(settings.model_fields_set), None, 1

@@ -37,9 +37,6 @@ def save_weights(
     On a full disk the older training states are removed; the newest one stays for `--resume`.
 
     Args:
-        folder: of the run.
-        weights: tensors by name.
-        description: written next to the weights.
         metadata: written into the weights file, so that copies keep it.
         write: writes a file; an argument for tests.
 

@@ -38,18 +38,7 @@ _FIRST_COSINE, _LAST_COSINE = 0.75, 0.25
 
 
 class LatentMIM(Method):
-    """The method from its parts.
-
-    Args:
-        encoder: vision transformer.
-        projector: projector of the latents of visible patches, copied or shared by the target.
-        decoder: maps latents of visible patches to embeddings of hidden ones.
-        target: source of the target latents.
-        objective: loss between predicted and target latents.
-        similarity: weight of the constraint on the mean cosine of predictions and of visible latents.
-        cell: mask cell in voxels; larger than a patch by less than a patch for non-contiguous patches.
-        embedding_decay: whether the embeddings of patches in encoder and decoder have weight decay.
-    """
+    """The method from its parts."""
 
     encoder: ViTEncoder
     progress: Tensor
@@ -150,8 +139,6 @@ def build_latent_mim(  # noqa: PLR0913 - options of a method, all given by name
     """Build Latent MIM around an encoder.
 
     Args:
-        encoder: vision transformer.
-        spatial_dims: 2 or 3.
         cell: mask cell in voxels: a multiple of the patch, or a patch and a gap smaller than a patch, from
             which each patch is cropped at a random offset.
         target: joint, stop_gradient or ema, alone or with its options: `whole`, and for ema `momentum` and
@@ -161,10 +148,6 @@ def build_latent_mim(  # noqa: PLR0913 - options of a method, all given by name
         projector: width of the projector's two inner layers; 0: no projector; None: four times the encoder's.
         similarity: weight of the similarity constraint; 0: none.
         embedding_decay: whether the embeddings of patches have weight decay; not in Latent MIM's code.
-
-    Raises:
-        UsageError: for an encoder that cannot drop patches, or an unknown choice or option.
-        ShapeError: for a cell that is neither.
     """
     vit = require_sets_of_patches(encoder, method="latent_mim")
     if similarity < 0 or (projector or 0) < 0:

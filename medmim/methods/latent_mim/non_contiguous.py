@@ -29,7 +29,6 @@ def crop_patches(images: Images, hidden: Hidden, *, cell: Size, patch: Size) -> 
     Args:
         images: (batch, channels, *space); space = grid × cell.
         hidden: (batch, *grid).
-        cell: voxels of a mask cell along each axis.
         patch: voxels of a patch along each axis, at most those of a cell.
 
     Returns:

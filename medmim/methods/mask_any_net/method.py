@@ -37,17 +37,7 @@ OBJECTIVES = ("reassembly", "supervised")
 
 
 class MaskAnyNet(Method):
-    """The method from its parts.
-
-    Args:
-        encoder: the primary branch.
-        blend: the auxiliary branch and its fusion.
-        goal: the objective on the fused maps.
-        cell: mask cell in voxels.
-        reuse: whether the auxiliary branch sees the reuse image; otherwise visible cells on an equal canvas,
-            a control with the same parameters and operations that reuses nothing.
-        axes: position in the survey's taxonomy.
-    """
+    """The method from its parts."""
 
     def __init__(
         self,
@@ -98,17 +88,11 @@ def build_mask_any_net(
     """Build MaskAnyNet around an encoder.
 
     Args:
-        encoder: the network to pretrain.
-        spatial_dims: 2 or 3.
-        cell: mask cell in voxels.
         objective: reassembly (no labels), or supervised (the dataset's class targets, or its label volumes).
         fusion: fields of `FusionConfig`, as in {level: mid, operation: add}.
         reuse: False for the control of equal cost, whose auxiliary branch sees visible cells.
         target: target of reassembly: raw, normalised, hog or ema, alone or with its options.
         supervision: kind and number of the labels, for `supervised`.
-
-    Raises:
-        UsageError: for an unknown name, or `supervised` without labels.
     """
     goal = _goal(objective, encoder, spatial_dims, cell, target=target, supervision=supervision)
     options = fusion or {}

@@ -87,7 +87,6 @@ class Decode(nn.Module):
 
     Args:
         encoder: encoder whose maps are decoded, except those finer than stride 2.
-        spatial_dims: 2 or 3.
         out_channels: predicted values per position.
         out_stride: stride of the predictions in voxels; None: 1.
     """

@@ -16,8 +16,6 @@ class EMAFeatures(Target):
     """The coarsest map of an EMA teacher of the whole image, normalised over the channels of each position.
 
     Args:
-        cell: voxels of a cell along each axis.
-        encoder: the student.
         momentum: EMA momentum at the first step.
         last_momentum: EMA momentum at the last step.
 

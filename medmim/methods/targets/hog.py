@@ -28,8 +28,6 @@ class HOG(Target):
     """Histograms of oriented gradients of each channel.
 
     Args:
-        cell: voxels of a cell along each axis.
-        bins: orientation bins between 0 and 180 degrees.
         pool: voxels of a histogram, one number or one per axis; None: half a cell where it is even, as
             MaskFeat's 8 of 16.
 

@@ -77,12 +77,10 @@ def export(
     Args:
         format: bundle, onnx, safetensors, nnunet, datalist or nnunet-raw.
         data: dataset folder, with the case for the comparison with PyTorch.
-        home: `MEDMIM_HOME`.
         model: as for `find_model`; a pretraining run too for safetensors and nnunet.
         out: file or folder to write; the default depends on the format.
         plans: nnU-Net plans of the dataset on which nnU-Net is to be trained.
         channels: channels of nnunet-raw, as for `select_channels`; empty: one volume per case.
-        log: receives lines for the user.
 
     Raises:
         RunError: if the exported model differs from PyTorch, and nothing is written then; or if `out` cannot

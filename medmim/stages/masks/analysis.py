@@ -64,7 +64,6 @@ class MaskAnalyzer:
 
     Args:
         scans: at least one scan of 2 or 3 axes; repeated where there are fewer than 8.
-        grid: mask cells along each axis.
         weights: weights written by `medmim pretrain` or `medmim finetune`; None: a small ResNet with fixed
             random weights, whose features discriminate less.
 

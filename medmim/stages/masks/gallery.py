@@ -124,12 +124,9 @@ def draw_masks(
 
     Args:
         names: masks of the table, or module:callable.
-        ratios: shares of cells to hide.
         dims: 2 or 3; None: as the background, or as `grid`, or 2.
         grid: cells along each axis; None: 14×14 or 12×12×12, or cells of equal millimetres on a background.
         background: scan to draw on; None: a neutral grid.
-        seed: seed of the draws.
-        out: PNG file.
         weights: weights of the encoder of the analysis; None: random weights.
 
     Raises:

@@ -120,11 +120,7 @@ def run_trial(
     """Run the first steps of a run with another batch size, in a separate process.
 
     Args:
-        settings: settings of the run.
-        batch: patches per batch.
         home: `MEDMIM_HOME`, where fine-tuning finds its initial weights; nothing is written there.
-        workers: loader processes.
-        batches: number of batches.
         unmeasured: number of first batches without timing; the last, with an evaluation, is not timed either.
         measure: function that the process calls; None: `first_steps`. Tests pass their own.
 

@@ -68,7 +68,6 @@ class MlflowModel:
             model_input: paths or arrays: a list of paths, or a Series or a DataFrame of one column. Arrays
                 are volumes with voxels of 1 mm whose axes run towards right, anterior and superior; scans
                 with other voxels are given as files.
-            params: not used.
 
         Returns:
             A label volume for each scan on its own grid; for other tasks a table of classes or boxes, with

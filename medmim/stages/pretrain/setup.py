@@ -239,7 +239,6 @@ def pretraining_dataset(
         volumes: volumes to draw from; see `volumes_with_labels`.
         loader: loads and preprocesses volumes.
         classes: number of each image class.
-        seed: seed of the run.
         augment: patch or resized; methods that learn from voxel labels always use patches.
         weights: relative frequency of each volume; None: each once per epoch.
     """

@@ -102,13 +102,8 @@ def study(
     """Run the unfinished trainings of a study, then compare all finished trials.
 
     Args:
-        settings: of the study.
-        home: `MEDMIM_HOME`.
-        options: of this run of the command.
         engine: runs trainings; by default one at a time on this machine, each in its own process.
         timer: predicts the minutes of a training; by default from a short training.
-        clock: returns the time in seconds.
-        log: prints a line for the user.
 
     Raises:
         UsageError: if `max_hours` is negative or not a number.

@@ -25,10 +25,7 @@ def verdict(
     """Return the sentence that states what a paired difference shows.
 
     Args:
-        first: one arm.
         second: the other; the difference is first minus second.
-        test: of the difference.
-        metric: its title.
         claimed: whether the difference is evidence.
         tests: number of comparisons that are counted together.
         obstacle: why nothing can be claimed.

@@ -30,7 +30,6 @@ def box_tally(
 
     Args:
         rows: one row an image, with `subject`; patients are in sorted order.
-        names: classes of the network.
         thresholds: score threshold of each class for F1.
     """
     place = {who: number for number, who in enumerate(sorted({row["subject"] for row in rows}))}
@@ -96,8 +95,6 @@ def box_means(
     """Return the metrics of `medmim finetune detect`.
 
     Args:
-        rows: one row an image.
-        names: classes of the network.
         thresholds: score threshold of each class for F1, `UNCHOSEN` for missing classes; None: the best
             thresholds on these rows, for validation only.
     """

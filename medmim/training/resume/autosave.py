@@ -72,9 +72,7 @@ class Checkpoints(Callback):
         folder: checkpoint folder of the run.
         every_steps: steps between two states; None: after every evaluation.
         every_minutes: longest time between two states.
-        evaluations: counts the evaluations.
         log: receives a tag when a run is resumed in another number of processes.
-        clock: returns seconds; tests pass their own.
         save: saves the state of a trainer in a folder; None: `save_state`. Tests pass their own.
 
     Attributes:
