@@ -20,6 +20,7 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from medmim.errors import MedmimError
 
+_FORMULA = tuple("=+-@\t\r\n＝＋－＠")
 SHARED = "MEDMIM_SHARED"  # set by --shared: the group may read and write too
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".model", ".pkl")
 _LOCK, _HOLDER = ".lock", ".lock-holder"
@@ -207,10 +208,8 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
 def jsonl_bytes(rows: Iterable[dict[str, Any]]) -> bytes:
     """Return JSON lines with sorted keys."""
-    lines = io.BytesIO()
-    for row in rows:
-        lines.write(json.dumps(row, sort_keys=True, allow_nan=False).encode("utf-8") + b"\n")
-    return lines.getvalue()
+    lines = (json.dumps(row, sort_keys=True, allow_nan=False) + "\n" for row in rows)
+    return "".join(lines).encode("utf-8")
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
@@ -237,7 +236,7 @@ def csv_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> 
 
 
 def _csv_cell(value: Any) -> Any:
-    if not isinstance(value, str) or not value.startswith(("=", "+", "-", "@", "\t", "\r")):
+    if not isinstance(value, str) or not value.startswith(_FORMULA):
         return value
     try:
         float(value)

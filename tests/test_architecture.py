@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "medmim"
 
 # left to right: who may import whom; those before "config" are the shared ground
-ORDER = ["errors", "files", "pages", "notebook", "shapes", "randomness", "distributed"]
+ORDER = ["errors", "files", "text_formats", "pages", "notebook", "shapes", "randomness", "distributed"]
 ORDER += ["operating_system", "config"]
 ORDER += ["data", "masks", "encoders", "heads", "methods", "training", "tracking", "stages", "api", "cli"]
 ROOM_ORDER = {"data": ("dataset", "sandbox", "formats", "dicom", "loading", "synthetic", "ingest")}

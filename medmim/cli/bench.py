@@ -89,12 +89,9 @@ def _options(text: str | None) -> dict[str, Any]:
     Raises:
         click.UsageError: if the text is no YAML mapping.
     """
-    import yaml
+    from medmim.config.resolve import parse_yaml
 
-    try:
-        options = yaml.safe_load(text or "{}")
-    except yaml.YAMLError:
-        options = None
+    options = parse_yaml(text or "{}", where="--encoder-options")
     if not isinstance(options, dict):
         raise click.UsageError(f"--encoder-options: expected YAML such as '{{size: L}}', got '{text}'")
     return options

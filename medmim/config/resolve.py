@@ -208,7 +208,7 @@ def parse_yaml(text: str, *, where: str) -> Any:
     """Parse YAML without objects, and without aliases that expand to a huge document.
 
     Raises:
-        SettingsError: naming `where`, for invalid YAML or more than 10,000 values.
+        SettingsError: naming `where`, for invalid YAML, deep nesting or more than 10,000 values.
     """
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -218,6 +218,8 @@ def parse_yaml(text: str, *, where: str) -> Any:
             )
         _refuse_repeated_keys(node, where)
         return yaml.safe_load(text)
+    except RecursionError:
+        raise SettingsError(f"{where}: nested too deeply; expected 'key: value' lines") from None
     except yaml.YAMLError as error:
         line = getattr(getattr(error, "problem_mark", None), "line", 0) + 1
         raise SettingsError(f"{where}: not valid YAML (line {line})") from None

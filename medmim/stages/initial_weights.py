@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +32,7 @@ from medmim.heads import Transfer, transfer
 from medmim.heads.transfer import PREFIX, stem_change
 from medmim.methods import Method
 from medmim.randomness import stream_seed
+from medmim.text_formats import parse_json
 from medmim.tracking.mlflow_store import FINISHED, Store, begins_with
 from medmim.training.weights import WEIGHTS, load_weights, weights_metadata
 
@@ -200,7 +200,7 @@ def patients_seen_by(path: Path) -> SeenPatients | None:
     """
     seen, division = _recorded(path), path.parent / DIVISION
     if seen and division.is_file():
-        validation = json.loads(division.read_text(encoding="utf-8"))["val"]
+        validation = parse_json(division.read_text(encoding="utf-8"))["val"]
         seen |= SeenPatients(patients=frozenset(validation))
     return seen
 

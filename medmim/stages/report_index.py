@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,6 +11,7 @@ from medmim import files
 from medmim.pages import render_page
 from medmim.stages.store_filters import RunFilter
 from medmim.stages.store_listing import ListedRun, list_runs, metric_history
+from medmim.text_formats import parse_json
 
 _TEMPLATE = Path(__file__).with_name("report_index.html")
 _REPORT = "report.html"
@@ -80,7 +80,7 @@ def _first_finding(path: Path) -> str:
     """Return the first sentence of a comparison, or the names of its arms."""
     if not path.is_file():
         return ""
-    findings = json.loads(path.read_text(encoding="utf-8"))
+    findings = parse_json(path.read_text(encoding="utf-8"))
     verdicts = findings.get("verdicts") or [", ".join(arm["title"] for arm in findings["arms"])]
     return str(verdicts[0])
 

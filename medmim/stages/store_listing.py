@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from medmim.stages.store_filters import ACTIVE, ALL_MODELS, ALL_RUNS, AMONG, ModelFilter, RunFilter
+from medmim.text_formats import parse_json
 from medmim.tracking.run_files import inside, records
 
 _STATUS = "status"  # tag of a version: candidate, control or failed sanity
@@ -247,7 +248,7 @@ def _grouped(database: sqlite3.Connection, query: str, among: str) -> defaultdic
 def _interval(table: Path, tags: Mapping[str, str]) -> tuple[float, float] | None:
     """Return the confidence interval of a run's score from its table of scores."""
     lines = table.read_text(encoding="utf-8").splitlines() if table.is_file() else []
-    for row in map(json.loads, lines):
+    for row in map(parse_json, lines):
         if row["metric"] == tags.get("metric") and row["low"] is not None:
             return float(row["low"]), float(row["high"])
     return None

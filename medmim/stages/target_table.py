@@ -13,6 +13,7 @@ from medmim.data.dataset.manifest import Dataset, VolumeRecord, read_dataset
 from medmim.data.ingest.pseudonyms import Keys
 from medmim.errors import UsageError
 from medmim.stages.ingest import KEY_FILE
+from medmim.text_formats import parse_csv
 
 _KEYS = ("volume", "subject", "patient")
 _FIELDS = {"site": "source", "source": "source", "modality": "modality", "group": "group", "split": "split"}
@@ -34,10 +35,9 @@ def read_column(
         UsageError: for a file that cannot be read, a missing column, or two values of one key.
     """
     try:
-        rows = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()))
-    except (OSError, ValueError, csv.Error) as error:
+        columns, rows = parse_csv(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
         raise UsageError(f"{option}: '{path}' cannot be read: expected a CSV file") from error
-    columns = list(rows[0]) if rows else []
     key = next((one for one in keys if one in columns), None)
     if key is None or column not in columns:
         raise UsageError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from medmim import files
+from medmim.text_formats import parse_json
 from medmim.tracking.database import DATABASE, opened
 
 SNAPSHOT = "registry.json"
@@ -42,7 +42,7 @@ def write_snapshot(home: Path) -> None:
 def restore_snapshot(client: MlflowClient, home: Path) -> int:
     """Register the versions of the snapshot that are missing, under their numbers; return how many."""
     path = home / SNAPSHOT
-    models = json.loads(path.read_text(encoding="utf-8"))["models"] if path.is_file() else []
+    models = parse_json(path.read_text(encoding="utf-8"))["models"] if path.is_file() else []
     restored = 0
     for model in models:
         create_model(client, model["name"])

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import errno
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from torch import Tensor
 from medmim import files
 from medmim.config.own_code import refuse_foreign_code
 from medmim.errors import RunError
+from medmim.text_formats import parse_json
 from medmim.training.resume.state_file import all_finite
 from medmim.training.resume.states import remove_older_states
 
@@ -74,7 +74,7 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not path.is_file() or not beside.is_file():
         raise RunError(f"no weights at '{path}': expected {WEIGHTS} and next to it {beside.name}")
     try:
-        description = json.loads(beside.read_text(encoding="utf-8"))
+        description = parse_json(beside.read_text(encoding="utf-8"))
         if files.sha256_of(path) != description["sha256"]:
             raise RunError(f"weights at '{path}' are damaged: the SHA-256 in {beside.name} differs")
         weights = safetensors.torch.load_file(path)

@@ -14,6 +14,7 @@ from medmim.data.dataset.channels import channels_of
 from medmim.data.dataset.manifest import VolumeRecord
 from medmim.data.dataset.partition import patient_digest
 from medmim.data.dataset.perceptual_hash import similar_pairs
+from medmim.text_formats import parse_json
 
 CERTIFICATE = "certificate.json"
 NONE_FOUND = "no test patient found (exact voxels and keys)"
@@ -58,7 +59,7 @@ class SeenPatients:
         if _METADATA not in metadata:
             return None
         try:
-            record = json.loads(metadata[_METADATA])
+            record = parse_json(metadata[_METADATA])
             return cls._read(record["patients"], record["pixels"], record)
         except (ValueError, KeyError, TypeError):  # damaged: as if there were none
             return None
@@ -197,8 +198,8 @@ def read_seen_patients(folder: Path) -> SeenPatients | None:
     """Read the record next to the weights; None if there is none."""
     if not (folder / _PATIENTS).is_file() or not (folder / _PIXELS).is_file():
         return None
-    patients = json.loads((folder / _PATIENTS).read_text(encoding="utf-8"))
-    pixels = json.loads((folder / _PIXELS).read_text(encoding="utf-8"))
+    patients = parse_json((folder / _PATIENTS).read_text(encoding="utf-8"))
+    pixels = parse_json((folder / _PIXELS).read_text(encoding="utf-8"))
     return SeenPatients._read(patients, pixels["digests"], pixels)
 
 

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from medmim import __version__, files
 from medmim.errors import DataError
 from medmim.notebook import NotebookResult, Table
+from medmim.text_formats import parse_json
 
 Split = Literal["train", "val", "test"]
 Fate = Literal["accepted", "quarantined", "skipped"]
@@ -250,11 +251,11 @@ def read_dataset(root: Path) -> Dataset:
             reason="no_dataset",
         )
     try:
-        description = json.loads((root / "dataset.json").read_text(encoding="utf-8"))
+        description = parse_json((root / "dataset.json").read_text(encoding="utf-8"))
         _refuse_newer(root, description)
         info = DatasetInfo.model_validate(description)
         info = info.model_copy(update={"label_codes": _label_codes(info)})
-        rows = (json.loads(line) for line in (root / "manifest.jsonl").read_text("utf-8").splitlines())
+        rows = (parse_json(line) for line in (root / "manifest.jsonl").read_text("utf-8").splitlines())
         volumes = tuple(VolumeRecord.model_validate(row) for row in rows)
     except (ValidationError, ValueError, OSError) as error:
         raise DataError(

@@ -17,7 +17,7 @@ from medmim.data.formats.case import fit_and_store
 from medmim.data.formats.labels import MAX_OFFSET_VOXELS
 from medmim.data.formats.nifti import Image, read_image
 from medmim.data.formats.region_codes import encode_regions
-from medmim.data.formats.safe_open import read_dicom
+from medmim.data.formats.safe_open import damage_named, read_dicom
 from medmim.errors import DataError
 
 _SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
@@ -30,8 +30,15 @@ def read_segments(path: str) -> dict[str, Any]:
     `instances` are the images that its frames or contours refer to, if it does not name a series.
     Each segment is a number, the source's own name (which must not be written), and a name that may be
     written, or "".
+
+    Raises:
+        DataError: if the file is damaged.
     """
-    dataset = read_dicom(Path(path))
+    with damage_named():
+        return _segments_of(read_dicom(Path(path)))
+
+
+def _segments_of(dataset: pydicom.Dataset) -> dict[str, Any]:
     if dataset.SOPClassUID in _SEGMENTATIONS:
         series = [str(one.SeriesInstanceUID) for one in dataset.get("ReferencedSeriesSequence", ())]
         segments = [
@@ -91,13 +98,15 @@ def read_labels(
     Returns:
         The facts of the label, or the reason and numbers of its refusal.
     """
-    dataset, stored = read_dicom(Path(label)), read_image(Path(image))
+    stored = read_image(Path(image))
     try:
-        if dataset.SOPClassUID in _SEGMENTATIONS:
-            regions, affine, measured = _segmentation(dataset, stored, numbers)
-        else:
-            regions, measured = fill_structures(dataset, stored, numbers, resample=resample)
-            affine = stored.affine
+        with damage_named():
+            dataset = read_dicom(Path(label))
+            if dataset.SOPClassUID in _SEGMENTATIONS:
+                regions, affine, measured = _segmentation(dataset, stored, numbers)
+            else:
+                regions, measured = fill_structures(dataset, stored, numbers, resample=resample)
+                affine = stored.affine
         drawn, noted, overlaps = _draw(regions, stored.array.shape, keep_overlap=keep_overlap)
     except DataError as error:
         return {"reason": error.reason, "measured": getattr(error, "measured", {})}

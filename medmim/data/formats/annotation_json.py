@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,6 +20,7 @@ from medmim.data.formats.annotations import (
     split_of,
 )
 from medmim.data.formats.coco_rle import decode_runs
+from medmim.text_formats import parse_json
 
 CLASS_KEYS = ("class", "label", "name", "type", "category")
 _ENTRY_ERRORS = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError)
@@ -32,7 +32,7 @@ def read_json(text: str, file: Path) -> AnnotationFile:
     Raises:
         ValueError: or a similar error for JSON of another kind.
     """
-    content = json.loads(text)
+    content = parse_json(text)
     if isinstance(content.get("annotations"), list) and isinstance(content.get("images"), list):
         return _read_coco(content, file)
     if isinstance(content.get("shapes"), list) and ("imagePath" in content or "version" in content):
@@ -46,7 +46,7 @@ def read_json_lines(text: str, _: Path) -> AnnotationFile:
     faults: Counter[str] = Counter()
 
     def read(line: str) -> None:
-        row = json.loads(line)
+        row = parse_json(line)
         name = clean_class_name(row["class"], 1) if "class" in row else None
         image = ImageAnnotation(image=row["image"], target=name)
         image.group = str(row["group"]) if "group" in row else None
@@ -157,8 +157,8 @@ def read_via_rows(rows: Sequence[Mapping[str, str]]) -> AnnotationFile:
 
     def read(row: Mapping[str, str]) -> None:
         image = images.setdefault(row["filename"], ImageAnnotation(image=row["filename"]))
-        shape = json.loads(row["region_shape_attributes"] or "{}")
-        words = json.loads(row.get("region_attributes") or "{}")
+        shape = parse_json(row["region_shape_attributes"] or "{}")
+        words = parse_json(row.get("region_attributes") or "{}")
         if shape:
             image.marks.append(_via_mark({"shape_attributes": shape, "region_attributes": words}))
 

@@ -24,6 +24,7 @@ from medmim.errors import DataError
 
 PARTS: dict[str, Split] = {"train": "train", "val": "val", "test": "test"}
 _MAX_BYTES = 2 << 30
+_MAX_AXES = 8
 _DAMAGE = (
     zipfile.BadZipFile, zlib.error, tokenize.TokenError, SyntaxError, ValueError, TypeError, EOFError,
     OSError, OverflowError, NotImplementedError, RuntimeError,
@@ -109,10 +110,12 @@ def read_array(stream: zipfile.ZipExtFile | IO[bytes]) -> Shaped[np.ndarray, "..
 def _read_header(
     stream: zipfile.ZipExtFile | IO[bytes],
 ) -> tuple[tuple[int, ...], np.dtype[Any], Literal["C", "F"]]:
-    """Return shape, type and order."""
+    """Return shape, type and order; raise ValueError for lengths below 1, of which `read` takes all bytes."""
     version = npy.read_magic(stream)
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     shape, fortran, dtype = read(stream)
+    if len(shape) > _MAX_AXES or not all(type(length) is int and length > 0 for length in shape):
+        raise ValueError(f"an array of shape {shape}")
     if dtype.kind not in "uifb" or math.prod(shape) * dtype.itemsize > _MAX_BYTES:
         raise DataError("array file: expected numbers, up to 2 GiB; save it again", reason="unusable_array")
     return tuple(shape), dtype, "F" if fortran else "C"
@@ -124,7 +127,7 @@ def _count_images(archive: zipfile.ZipFile, name: str) -> int:
     with archive.open(name) as stream:
         shape, dtype, _ = _read_header(stream)
     declared = math.prod(shape) * dtype.itemsize
-    if min(shape, default=0) < 1 or declared > min(info.file_size, _MAX_RATIO * (info.compress_size + 64)):
+    if not shape or declared > min(info.file_size, _MAX_RATIO * (info.compress_size + 64)):
         raise _truncated(declared)
     return shape[0]
 

@@ -37,6 +37,22 @@ def quiet_pydicom() -> Iterator[None]:
         config.logger.disabled = False
 
 
+@contextlib.contextmanager
+def damage_named() -> Iterator[None]:
+    """Turn whatever pydicom raises for damaged elements into a DataError with reason `damaged`.
+
+    Errors of ours, of the memory and of the operating system pass.
+    """
+    try:
+        yield
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:  # a damaged value can make pydicom raise almost anything
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise DataError("an element is missing or damaged; copy the file again", reason="damaged") from error
+
+
 def is_plain(path: Path) -> bool:
     """Return whether other programs can read the file: it has a preamble and is not deflated."""
     with open_regular(path, follow_links=False) as stream:

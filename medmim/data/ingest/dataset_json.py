@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from medmim.data.formats.annotations import clean_class_name
 from medmim.data.formats.file_types import open_regular
 from medmim.errors import DataError
+from medmim.text_formats import parse_json
 
 _MAX_JSON_BYTES = 2**20
 
@@ -46,7 +46,7 @@ def read_dataset_json(path: str) -> dict[str, Any]:
     try:
         with open_regular(Path(path)) as stream:
             text = stream.read(_MAX_JSON_BYTES + 1)
-        content = json.loads(text) if len(text) <= _MAX_JSON_BYTES else None
+        content = parse_json(text) if len(text) <= _MAX_JSON_BYTES else None
     except (DataError, OSError, ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from medmim.data.ingest.scan import ScannedFile
 from medmim.data.ingest.volumes import record_label
 from medmim.data.sandbox.sandbox import Answer
 from medmim.errors import UsageError
+from medmim.text_formats import parse_csv
 
 
 def is_label(path: Path, scanned: ScannedFile, *, folder: Path | None, series: set[str]) -> bool:
@@ -90,8 +90,8 @@ def read_label_map(path: Path) -> dict[str, str]:
         UsageError: if it cannot be read or lacks a column.
     """
     try:
-        rows = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()))
-        column = "series" if rows and "series" in rows[0] else "image"
+        columns, rows = parse_csv(path.read_text(encoding="utf-8-sig"))
+        column = "series" if "series" in columns else "image"
         return {row["label"].strip(): stem_of(Path(row[column].strip())) for row in rows}
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise UsageError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from medmim.data.ingest.path_words import Role, bare_name
 from medmim.errors import DataError, UsageError
+from medmim.text_formats import parse_csv
 
 _FILE_COLUMNS = (
     "file",
@@ -122,12 +122,10 @@ def read_subject_table(path: Path) -> dict[str, str]:
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        names, rows = parse_csv(text, delimiter=max(",;\t", key=text.partition("\n")[0].count))
+    except (OSError, ValueError) as error:
         raise UsageError(f"--subjects '{path}' cannot be read: expected a CSV file in UTF-8") from error
-    first = text.partition("\n")[0]
-    separator = max(",;\t", key=first.count)
-    rows = csv.DictReader(text.splitlines(), delimiter=separator)
-    columns = {str(name).strip().lower(): str(name) for name in rows.fieldnames or ()}
+    columns = {str(name).strip().lower(): str(name) for name in names}
     subject = next((columns[name] for name in _SUBJECT_COLUMNS if name in columns), None)
     file = next((columns[name] for name in _FILE_COLUMNS if name in columns), None)
     if subject is None or file is None or subject == file:

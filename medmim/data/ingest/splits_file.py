@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +15,7 @@ from medmim.data.ingest.context import IngestedVolume
 from medmim.data.ingest.path_words import bare_name
 from medmim.data.ingest.pseudonyms import Keys
 from medmim.errors import DataError, UsageError, did_you_mean
+from medmim.text_formats import parse_csv, parse_json
 
 _WORDS: dict[str, Split] = {
     **dict.fromkeys(("train", "training", "tr"), "train"),
@@ -48,7 +47,7 @@ class SplitsFile:
         try:
             text = path.read_text(encoding="utf-8-sig")
             entries = (
-                _from_json(json.loads(text), fold) if text.lstrip()[:1] in "[{" else _from_csv(text, fold)
+                _from_json(parse_json(text), fold) if text.lstrip()[:1] in "[{" else _from_csv(text, fold)
             )
         except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
             raise UsageError(
@@ -80,9 +79,8 @@ def _from_json(content: Any, fold: int) -> list[tuple[str, Split]]:
 
 
 def _from_csv(text: str, fold: int) -> list[tuple[str, Split]]:
-    first = text.partition("\n")[0]
-    rows = csv.DictReader(text.splitlines(), delimiter=max(",;\t", key=first.count))
-    columns = {str(name).strip().lower(): str(name) for name in rows.fieldnames or ()}
+    names, rows = parse_csv(text, delimiter=max(",;\t", key=text.partition("\n")[0].count))
+    columns = {str(name).strip().lower(): str(name) for name in names}
     name = next(columns[key] for key in (*_NAME_KEYS, "filename", "patientid") if key in columns)
     entries: list[tuple[str, Split]] = []
     for row in rows:

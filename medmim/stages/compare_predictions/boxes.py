@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from medmim.data.formats.file_types import open_regular
 from medmim.data.ingest.layout_rules import SubjectRule
 from medmim.errors import DataError, UsageError
 from medmim.stages.compare_predictions.cases import PredictionSet, Row, ScoredPredictions, patients
+from medmim.text_formats import parse_json
 
 _MAX_BYTES = 1 << 29
 _WHY = (
@@ -107,6 +107,6 @@ def _read(path: Path) -> Any:
     with open_regular(path) as stream:
         text = stream.read(_MAX_BYTES + 1)
     try:
-        return json.loads(text) if len(text) <= _MAX_BYTES else None
+        return parse_json(text) if len(text) <= _MAX_BYTES else None
     except (ValueError, RecursionError) as error:
         raise UsageError(f"'{path.name}': expected JSON in COCO's format; export it again") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from medmim.stages.compare_predictions.cases import (
     patients,
     problem_notes,
 )
+from medmim.text_formats import parse_csv
 from medmim.training.evaluation.classification_metrics import arrays, calibration_curve
 
 _NAMES = ("image", "file", "case", "id")
@@ -126,8 +126,12 @@ def _read(path: Path) -> dict[str, dict[str, str]]:
         UsageError: without rows, a column of images, or with an image that is named twice.
     """
     with open_regular(path) as stream:
-        rows = list(csv.DictReader(decode_text(stream.read(_MAX_BYTES)).splitlines()))
-    column = next((one for one in _NAMES if rows and one in rows[0]), None)
+        text = decode_text(stream.read(_MAX_BYTES))
+    try:
+        columns, rows = parse_csv(text)
+    except ValueError as error:
+        raise UsageError(f"'{path.name}' cannot be read ({error}): expected CSV") from error
+    column = next((one for one in _NAMES if rows and one in columns), None)
     if column is None:
         raise UsageError(f"'{path.name}': expected CSV with a column image (or file, case, id), and rows")
     found = {Path(row[column]).name.partition(".")[0]: row for row in rows}

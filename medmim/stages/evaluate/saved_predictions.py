@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +21,7 @@ from medmim.data.loading.preprocessing_plan import PreprocessingPlan, slice_axis
 from medmim.errors import DataError, UsageError
 from medmim.stages.evaluate.case_scores import label_classes, merged_boxes
 from medmim.stages.evaluate.class_matching import ClassMatching
+from medmim.text_formats import parse_csv, parse_json
 from medmim.training.evaluation.figures import FigureRow, panel, segmentation_row
 from medmim.training.evaluation.segmentation_metrics import compare_labels
 from medmim.training.tasks.base import EvaluationContext, Row
@@ -82,7 +81,7 @@ def read_predictions(folder: Path) -> SavedPredictions:
         labels = {path.name.removesuffix(".nii.gz"): path for path in sorted(folder.glob("*.nii.gz"))}
         names: dict[int, str] = {}
         if (folder / "dataset.json").is_file():
-            given = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))["labels"]
+            given = parse_json((folder / "dataset.json").read_text(encoding="utf-8"))["labels"]
             names = {int(value): str(name) for name, value in given.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
@@ -222,7 +221,7 @@ def _of_medmim(folder: Path, index: _PredictionIndex) -> SavedPredictions:
         return SavedPredictions(folder, kind, codes, labels=labels, predicted=predicted, model=title)
     table = folder / ("boxes.csv" if kind == "detect" else "classes.csv")
     rows: dict[str, list[dict[str, str]]] = {}
-    for row in csv.DictReader(table.read_text(encoding="utf-8").splitlines()):
+    for row in parse_csv(table.read_text(encoding="utf-8"))[1]:
         rows.setdefault(row["volume"], []).append(row)
     named: dict[str, list[int]] = {name: [] for name in index.classes.values()}
     return SavedPredictions(folder, kind, named, rows=rows, predicted=predicted, model=title)

@@ -11,7 +11,6 @@ order, so that its network computes the maps of this encoder from the transposed
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from medmim.heads.transfer import PREFIX, transfer
 from medmim.randomness import stream_seed
 from medmim.shapes import round_up
 from medmim.stages.export.networks import difference
+from medmim.text_formats import parse_json
 from medmim.training.trained_encoder import TrainedEncoder
 
 CHECKPOINT, PLANS = "checkpoint_final.pth", "medmimPlans"
@@ -80,7 +80,7 @@ def read_plans(path: Path) -> dict[str, Any]:
         DataError: if the file is not one.
     """
     try:
-        plans: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        plans: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
         if sorted(plans["transpose_forward"]) != [0, 1, 2] or not plans["configurations"]:
             raise ValueError("incomplete")
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +12,7 @@ from medmim.config.resolve import parse_yaml
 from medmim.config.runs import FinetuneSettings, PretrainSettings
 from medmim.data.dataset.contamination import CERTIFICATE, UNKNOWN, verdict_of
 from medmim.errors import RunError
+from medmim.text_formats import parse_json
 from medmim.tracking.mlflow_store import FINISHED, ORIGIN, Store
 from medmim.training.evaluation.mask_metrics import MASK_METRICS
 
@@ -132,7 +132,7 @@ def _rows(
     """Return the objects of an artifact: one a line, or one for the whole file."""
     text = store.read_text(run, name, default=default)
     try:
-        return tuple(json.loads(line) for line in ([text] if whole else text.splitlines()))
+        return tuple(parse_json(line) for line in ([text] if whole else text.splitlines()))
     except ValueError as error:
         raise RunError(
             f"run {run.info.run_id}: its artifact '{name}' is damaged: restore the file, or delete the run"

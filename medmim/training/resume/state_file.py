@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from medmim.errors import RunError
+from medmim.text_formats import parse_json
 
 _TREE = "tree"
 _CANNOT_BE_READ = (safetensors.SafetensorError, OSError, ValueError, LookupError, TypeError, RecursionError)
@@ -43,7 +44,7 @@ def read_state(path: Path) -> dict[str, Any]:
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as stored:
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a mapping
-            state = _unpacked(json.loads(stored.metadata()[_TREE]), tensors)
+            state = _unpacked(parse_json(stored.metadata()[_TREE]), tensors)
     except _CANNOT_BE_READ as error:
         raise RunError(
             f"the saved state of this run cannot be read ({type(error).__name__}): start the run again "

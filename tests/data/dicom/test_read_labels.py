@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import random
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
-from label_maker import LABEL_SHAPE, read_label, sorted_slices, write_segmentation
+from label_maker import LABEL_SHAPE, read_label, sorted_slices, write_segmentation, write_structures
 
 from medmim.data.dicom.read_labels import read_segments
+from medmim.errors import DataError
 
 
 def mask_of(*boxes: tuple[slice, slice, slice]) -> np.ndarray:
@@ -103,3 +106,27 @@ def test_a_segmentation_on_another_grid_is_refused_or_resampled(scan: Path):
     label, facts = read_label(scan, "seg", resample=True)
     assert facts["resampled"]
     np.testing.assert_array_equal(label, np.repeat(np.repeat(mask, 2, axis=1), 2, axis=2))
+
+
+def test_damaged_labels_are_refused_with_a_reason_of_ours(scan: Path):
+    slices, chance = sorted_slices(scan), random.Random(0)
+    write_segmentation(
+        scan.parent / "seg", slices, mask_of((slice(1, 3), slice(2, 4), slice(3, 6))), names=("a",)
+    )
+    write_structures(scan.parent / "rois", slices, {"a": [(2, np.array([[1, 1], [6, 1], [6, 5]]))]})
+    reasons = Counter()
+    for name in ("seg", "rois"):
+        sound = (scan.parent / name).read_bytes()
+        for _ in range(60):
+            raw = bytearray(sound)
+            for _ in range(chance.randint(1, 12)):
+                raw[chance.randrange(132, len(raw))] ^= 1 << chance.randrange(8)
+            (scan.parent / "broken").write_bytes(
+                raw if chance.random() < 0.7 else raw[: chance.randrange(140, len(raw))]
+            )
+            try:
+                read_segments(str(scan.parent / "broken"))
+                reasons[read_label(scan, "broken")[1].get("reason", "")] += 1
+            except DataError as error:
+                reasons[error.reason] += 1
+    assert reasons["damaged"] > 20

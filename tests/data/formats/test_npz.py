@@ -7,6 +7,7 @@ import pytest
 
 from medmim.data.formats.nifti import read_image
 from medmim.data.formats.npz import count_arrays, read_arrays
+from medmim.data.formats.plain_arrays import read_plain_array
 from medmim.errors import DataError
 
 
@@ -65,5 +66,31 @@ def test_arrays_that_declare_more_than_they_contain_are_rejected(tmp_path, shape
     content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()
     with zipfile.ZipFile(tmp_path / "bomb.npz", "w") as archive:
         archive.writestr("train_images.npy", content + b"abc")
-    with pytest.raises(DataError, match=r"bytes of voxels, got fewer|expected numbers"):
+    with pytest.raises(DataError, match="array file"):
         count_arrays(str(tmp_path / "bomb.npz"))
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        "(-1,)",
+        "(-2, -3)",
+        "(-1, 28, 28)",
+        "(0, 5)",
+        "(True, 4)",
+        "(9999999999999999999, 2)",
+        "(1,) * 9",
+        "(1e9,)",
+    ],
+)
+@pytest.mark.parametrize("dtype", ["'|u1'", "'|O'", "[('a', '<f4', (3,))]"])
+def test_headers_that_no_array_has_are_rejected_before_any_byte_is_read(tmp_path, shape, dtype):
+    header = f"{{'descr': {dtype}, 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode()
+    (tmp_path / "scan.npy").write_bytes(content + bytes(64))
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+        archive.writestr("train_images.npy", content + bytes(64))
+    with pytest.raises(DataError, match="array file"):
+        read_plain_array(tmp_path / "scan.npy")
+    with pytest.raises(DataError, match="array file"):
+        count_arrays(str(tmp_path / "a.npz"))

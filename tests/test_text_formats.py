@@ -1,0 +1,29 @@
+"""Damaged JSON and CSV of others raise ValueError, so that their readers name the file in one line."""
+
+import pytest
+
+from medmim.text_formats import parse_csv, parse_json
+
+
+@pytest.mark.parametrize("text", ["{", "[" * 100_000, '{"a": ' * 100_000, "9" * 5000, ""])
+def test_damaged_json_is_a_value_error(text):
+    with pytest.raises(ValueError, match=r"nested too deeply|Expecting|Exceeds"):
+        parse_json(text)
+
+
+def test_json_is_parsed():
+    assert parse_json(b'{"a": [1, 2.5, null]}') == {"a": [1, 2.5, None]}
+
+
+def test_csv_is_parsed_with_its_columns():
+    assert parse_csv("file;patient\na;b\n", delimiter=";") == (
+        ["file", "patient"],
+        [{"file": "a", "patient": "b"}],
+    )
+    assert parse_csv("file,patient\n") == (["file", "patient"], [])
+    assert parse_csv("") == ([], [])
+
+
+def test_a_field_without_end_is_a_value_error():
+    with pytest.raises(ValueError, match="no CSV: field larger than field limit"):
+        parse_csv("file\n" + "x" * 200_000)
