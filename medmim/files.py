@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import errno
 import hashlib
-import io
 import json
 import os
 import secrets
 import socket
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,6 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from medmim.errors import MedmimError
 
-_FORMULA = tuple("=+-@\t\r\n＝＋－＠")
 SHARED = "MEDMIM_SHARED"  # set by --shared: the group may read and write too
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".model", ".pkl")
 _LOCK, _HOLDER = ".lock", ".lock-holder"
@@ -218,31 +215,6 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
         for line in stream:
             if line.strip():
                 yield json.loads(line)
-
-
-def csv_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> str:
-    """Return rows as CSV; a text that a spreadsheet would evaluate as a formula gets a leading apostrophe.
-
-    Args:
-        rows: column → value; missing values are left empty.
-        columns: used if there are no rows; otherwise the columns are those of all rows.
-    """
-    stream = io.StringIO()
-    names = list(dict.fromkeys(name for row in rows for name in row)) or list(columns)
-    writer = csv.DictWriter(stream, fieldnames=names, restval="", lineterminator="\n")
-    writer.writerow({name: _csv_cell(name) for name in names})
-    writer.writerows({name: _csv_cell(value) for name, value in row.items()} for row in rows)
-    return stream.getvalue()
-
-
-def _csv_cell(value: Any) -> Any:
-    if not isinstance(value, str) or not value.startswith(_FORMULA):
-        return value
-    try:
-        float(value)
-    except ValueError:
-        return f"'{value}"
-    return value
 
 
 def sha256_of(path: Path) -> str:

@@ -1,11 +1,14 @@
-"""JSON and CSV that others wrote: whatever is wrong with such a text is a ValueError."""
+"""JSON and CSV: a damaged text of others is a ValueError, and no cell that we write is a formula."""
 
 from __future__ import annotations
 
 import csv
+import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+_FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # spreadsheets also evaluate the wide forms
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -32,3 +35,28 @@ def parse_csv(text: str, *, delimiter: str = ",") -> tuple[Sequence[str], list[d
     except csv.Error as error:
         raise ValueError(f"no CSV: {error}") from error
     return columns, rows
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> str:
+    """Return rows as CSV; a text that a spreadsheet would evaluate as a formula gets a leading apostrophe.
+
+    Args:
+        rows: column → value; missing values are left empty.
+        columns: used if there are no rows; otherwise the columns are those of all rows.
+    """
+    stream = io.StringIO()
+    names = list(dict.fromkeys(name for row in rows for name in row)) or list(columns)
+    writer = csv.DictWriter(stream, fieldnames=names, restval="", lineterminator="\n")
+    writer.writerow({name: _csv_cell(name) for name in names})
+    writer.writerows({name: _csv_cell(value) for name, value in row.items()} for row in rows)
+    return stream.getvalue()
+
+
+def _csv_cell(value: Any) -> Any:
+    if not isinstance(value, str) or not value.startswith(_FORMULA):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value

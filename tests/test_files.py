@@ -303,17 +303,6 @@ def test_a_marker_file_replaces_flock_where_it_is_missing(code, tmp_path, monkey
     assert not files.is_locked(tmp_path)
 
 
-def test_cells_that_a_spreadsheet_would_evaluate_are_quoted():
-    rows = [{"name": "=cmd()", "@head": "+1 mm"}, {"name": "-0.5", "x": -0.5}, {"name": "a'b, c"}]
-    assert files.csv_text(rows).splitlines() == [
-        "name,'@head,x",
-        "'=cmd(),'+1 mm,",
-        "-0.5,,-0.5",
-        '"a\'b, c",,',
-    ]
-    assert files.csv_text([], ("volume", "class")) == "volume,class\n"
-
-
 def test_a_link_shares_the_content_and_survives_the_replacement_of_the_original(tmp_path):
     path, place = tmp_path / "weights", tmp_path / "model" / "weights"
     path.write_bytes(b"first")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from medmim.text_formats import parse_csv, parse_json
+from medmim.text_formats import csv_text, parse_csv, parse_json
 
 
 @pytest.mark.parametrize("text", ["{", "[" * 100_000, '{"a": ' * 100_000, "9" * 5000, ""])
@@ -27,3 +27,20 @@ def test_csv_is_parsed_with_its_columns():
 def test_a_field_without_end_is_a_value_error():
     with pytest.raises(ValueError, match="no CSV: field larger than field limit"):
         parse_csv("file\n" + "x" * 200_000)
+
+
+def test_cells_that_a_spreadsheet_would_evaluate_are_quoted():
+    rows = [{"name": "=cmd()", "@head": "+1 mm"}, {"name": "-0.5", "x": -0.5}, {"name": "a'b, c"}]
+    assert csv_text(rows).splitlines() == [
+        "name,'@head,x",
+        "'=cmd(),'+1 mm,",
+        "-0.5,,-0.5",
+        '"a\'b, c",,',
+    ]
+    assert csv_text([], ("volume", "class")) == "volume,class\n"
+
+
+@pytest.mark.parametrize("start", list("=+-@\t\r\n＝＋－＠"))
+def test_no_start_of_a_formula_begins_a_cell(start):
+    [_, cell, *_] = csv_text([{"name": f"{start}cmd|'/c calc'!A0"}]).replace('"', "").split("\n")
+    assert cell.startswith("'")

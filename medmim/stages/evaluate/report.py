@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from medmim import files
 from medmim.pages import render_page
+from medmim.text_formats import csv_text
 from medmim.training.evaluation.figures import plain, to_png
 
 PAGE = "report.html"
@@ -58,7 +59,7 @@ def write_report(
             files.write_bytes(out / name, png)
     titles = [{"subgroup": one.title, "cases": one.cases} for one in groups]
     every = [_row(first, row) for first, one in zip(titles, groups, strict=True) for row in one.scores]
-    files.write_text(out / "scores.csv", files.csv_text(every, list(every[0]) if every else ()))
+    files.write_text(out / "scores.csv", csv_text(every, list(every[0]) if every else ()))
     worst = sorted(groups[0].patients.items(), key=lambda pair: pair[1])[:_WORST]
     page = render_page(
         _TEMPLATE,

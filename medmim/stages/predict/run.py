@@ -42,6 +42,7 @@ from medmim.stages.predict.outputs import (
 )
 from medmim.stages.predict.predictions import Predictions
 from medmim.stages.predict.source_names import SOURCES, output_names, paths_of, write_sources
+from medmim.text_formats import csv_text
 from medmim.training.tasks.trained_model import TrainedModel, ensemble_of, load_trained_model
 
 _TABLES = tuple(one.table for one in OUTPUTS.values())
@@ -220,7 +221,7 @@ def _write_table(
         for row in one.rows
     ]
     columns = (output.columns[0], "name", *output.columns[1:])
-    files.write_text(result.out / output.table, files.csv_text(rows, columns))
+    files.write_text(result.out / output.table, csv_text(rows, columns))
 
 
 def _link_to_dicom(

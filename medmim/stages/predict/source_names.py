@@ -16,6 +16,7 @@ from typing import Any
 from medmim import files
 from medmim.data.dataset.manifest import Dataset, VolumeRecord
 from medmim.data.ingest.sources import walk
+from medmim.text_formats import csv_text
 
 SOURCES = "sources.csv"
 _COLUMNS = ("source", "fate", "reason", "patient", "volume", "prediction")
@@ -70,7 +71,7 @@ def write_sources(
         predicted = names.get(volume, "") if _is_image(row) else ""
         table[place, row["fate"], row["reason"], patients.get(volume, ""), volume, predicted] = None
     rows_of_table = [dict(zip(_COLUMNS, row, strict=True)) for row in table]
-    content = files.csv_text(rows_of_table, _COLUMNS).encode()
+    content = csv_text(rows_of_table, _COLUMNS).encode()
     files.write_bytes(out / SOURCES, content, mode=0o600)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from medmim import files
 from medmim.pages import columns
+from medmim.text_formats import csv_text
 from medmim.tracking.comparison.arms import Arm
 from medmim.tracking.comparison.findings import Findings
 
@@ -76,7 +76,7 @@ def case_rows(findings: Findings) -> list[dict[str, str]]:
 
 def as_csv(rows: Sequence[Mapping[str, str]]) -> str:
     """Return rows as CSV; text that a spreadsheet would take for a formula is quoted."""
-    return files.csv_text(rows)
+    return csv_text(rows)
 
 
 def _arm_row(arm: Arm, findings: Findings) -> dict[str, str]:
