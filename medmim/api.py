@@ -123,7 +123,7 @@ def finetune(
     """Fine-tune an encoder for a task, test it once, register the model and return the recorded run.
 
     Args:
-        task: segment, classify, detect or regress.
+        task: segment, classify, multilabel, regress or detect.
         config: YAML file or preset; keyword arguments override it.
         **settings: see below; `init` is a run id, a weights file or `scratch`.
     """
@@ -152,7 +152,8 @@ def predict(
         out: output folder, outside the source.
         model: NAME, NAME:VERSION, NAME@ALIAS, a run or a .safetensors file; several: their mean; None:
             champion or best candidate.
-        save_probabilities, pictures: fields of `Extras`.
+        save_probabilities: also write the probability of each class.
+        pictures: maximum number of overlay pictures.
         **options: force, and fields of `IngestOptions`.
     """
     from medmim.stages.predict.outputs import Extras

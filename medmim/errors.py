@@ -97,6 +97,12 @@ def raised_in(error: BaseException) -> str:
     return place
 
 
+def counted(number: int | float, singular: str, plural: str = "") -> str:
+    """Return a number with its noun: `1 file`, `2 files`, or the given plural."""
+    shown = number if isinstance(number, int) else f"{number:g}"
+    return f"{shown} {singular if number == 1 else plural or f'{singular}s'}"
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `; did you mean 'mesh'?`, or the list of known words if none is similar.
 

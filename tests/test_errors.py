@@ -14,6 +14,7 @@ from medmim.errors import (
     ShapeError,
     TransferError,
     UsageError,
+    counted,
     did_you_mean,
     message_of,
     refuse_unknown_options,
@@ -88,3 +89,16 @@ def test_the_message_of_an_error_in_a_worker_is_one_line():
     copied += "  File x.py, line 3, in f\nmedmim.errors.DataError: volume 3 is damaged: restore it\n"
     assert message_of(DataError(copied)) == "volume 3 is damaged: restore it"
     assert message_of(DataError("two\nlines")) == "two\nlines"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (counted(1, "file"), "1 file"),
+        (counted(0, "file"), "0 files"),
+        (counted(2, "box", "boxes"), "2 boxes"),
+        (counted(0.5, "minute"), "0.5 minutes"),
+    ],
+)
+def test_nouns_agree_with_their_number(text, expected):
+    assert text == expected

@@ -8,6 +8,7 @@ import click
 
 from medmim.cli.options import json_option, print_result, sizes
 from medmim.cli.progress import phases
+from medmim.errors import counted
 
 if TYPE_CHECKING:
     from medmim.stages.bench.packed_vs_masked import BenchmarkResult
@@ -104,7 +105,7 @@ def bench_lines(result: BenchmarkResult) -> list[str]:
     lines = [
         f"{setup.encoder} on {space}, cell {'×'.join(map(str, setup.cell))}, mask {setup.mask}; forward and "
         f"backward, median of {machine['runs']}",
-        f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}",
+        f"{machine['device']}, {counted(machine['threads'], 'thread')}, torch {machine['torch']}",
         "",
         f"{'part':<7}  precision  ratio  {'variant':<8}  " + "  ".join(_COLUMNS),
     ]

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from medmim.cli.options import home, json_option, print_result
+from medmim.errors import counted
 
 _SIGNS = {"ok": "ok  ", "note": "note", "bad": "BAD "}
 
@@ -40,7 +41,7 @@ def command(*, as_json: bool, data: tuple[Path, ...], repair: bool) -> None:
     folders = data or (Path("medmim-data"),)
     if repair:
         count = restrict_permissions((home(), *folders))
-        click.echo(f"medmim: made {count} files and folders private", err=True)
+        click.echo(f"medmim: made {counted(count, 'file or folder', 'files and folders')} private", err=True)
         click.echo(f"medmim: {repair_store(home())}", err=True)
     result = doctor(home(), data=folders)
     lines = []

@@ -8,6 +8,7 @@ import click
 
 from medmim.cli.options import dataset_option, home, json_option, model_option, print_result
 from medmim.cli.progress import log_line
+from medmim.errors import counted
 
 
 @click.command(
@@ -37,6 +38,8 @@ def command(*, model: str | None, data: Path, out: Path, as_json: bool) -> None:
     from medmim.stages.embed import embed
 
     result = embed(data=data, home=home(), model=model, out=out, log=log_line)
-    lines = [f"written      {result.out}: {result.images} images, {result.width} features"]
+    lines = [
+        f"written      {result.out}: {counted(result.images, 'image')}, {counted(result.width, 'feature')}"
+    ]
     lines += [f"picture      {result.picture}"] if result.picture else []
     print_result(result.as_json(), as_json=as_json, lines=lines)

@@ -9,6 +9,7 @@ import click
 
 from medmim.cli.options import home, json_option, model_option, print_result
 from medmim.cli.progress import log_line, phases
+from medmim.errors import counted
 
 if TYPE_CHECKING:
     from medmim.stages.evaluate.run import EvaluationResult
@@ -102,8 +103,8 @@ def _lines(result: EvaluationResult) -> list[str]:
     facts = result.facts
     lines = [
         f"model          {facts['model']} ({facts['task']}: {facts['classes']})",
-        f"data           {facts['dataset']}, split {facts['split']}: {facts['cases']} cases of "
-        f"{facts['patients']} patients",
+        f"data           {facts['dataset']}, split {facts['split']}: {counted(facts['cases'], 'case')} of "
+        f"{counted(facts['patients'], 'patient')}",
         f"contamination  {result.contamination}",
     ]
     for group in result.groups:

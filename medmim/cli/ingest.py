@@ -10,6 +10,7 @@ import click
 
 from medmim.cli.options import data_option, home, json_option, print_result
 from medmim.cli.progress import phases
+from medmim.errors import counted
 
 if TYPE_CHECKING:
     from medmim.data.dataset.manifest import DatasetInfo
@@ -184,8 +185,9 @@ def command(*, source: Path, out: Path, dry_run: bool, as_json: bool, **options:
         f"dataset      {out}, named '{info.name}' (as its models will be; --name changes it)",
         f"files        {counts['files_seen']} seen = {counts['files_accepted']} accepted + "
         f"{counts['files_quarantined']} quarantined + {counts['files_skipped']} skipped",
-        f"volumes      {counts['volumes']} images, {counts['labels']} labels, {counts['subjects']} subjects",
-        *([f"targets      {several} images with values of several classes"] if several else []),
+        f"volumes      {counted(counts['volumes'], 'image')}, {counted(counts['labels'], 'label')}, "
+        f"{counted(counts['subjects'], 'subject')}",
+        *([f"targets      {counted(several, 'image')} with values of several classes"] if several else []),
         *([f"regions      {_regions(info)}"] if info.regions else []),
         f"splits       train {counts['train']}, val {counts['val']}, test {counts['test']}",
         *(f"  {number:6d}  {reason}" for reason, number in info.reasons.items()),
@@ -264,13 +266,14 @@ def _show(source: Path, out: Path, *, as_json: bool, options: Mapping[str, Any])
         lines.append("patient      images labels  visits contrast")
         lines += [_patient_line(row) for row in found.patients[:_ROWS]]
         if (more := len(found.patients) - _ROWS) > 0:
-            lines.append(f"             and {more} more patients")
+            lines.append(f"             and {counted(more, 'more patient')}")
         lines.append(
-            f"volumes      {found.images} images, {found.labels} labels, {len(found.patients)} subjects"
+            f"volumes      {counted(found.images, 'image')}, {counted(found.labels, 'label')}, "
+            f"{counted(len(found.patients), 'subject')}"
         )
     lines += [f"warning      {text}" for text in found.warnings]
     lines += [f"  {number:6d}  {reason}" for reason, number in found.others.items()]
-    lines.append(f"dry run      headers of {found.files_seen} files read, nothing written")
+    lines.append(f"dry run      headers of {counted(found.files_seen, 'file')} read, nothing written")
     print_result(found.as_json(), as_json=as_json, lines=lines)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from medmim.cli.options import home, json_option, print_result
+from medmim.errors import counted
 
 
 @click.command(
@@ -27,5 +28,5 @@ def command(*, study: str, out: Path | None, as_json: bool) -> None:
 
     store, place = Store(home(), reading=True), out or Path(f"{study}.zip")
     count = pack(store, runs_of_study(store, study), place)
-    lines = [f"{count} runs in {place}", f"next     medmim unpack {place}"]
+    lines = [f"{counted(count, 'run')} in {place}", f"next     medmim unpack {place}"]
     print_result({"file": str(place), "runs": count}, as_json=as_json, lines=lines)

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from medmim.cli.early_checks import NAMES
 from medmim.cli.options import finetuning_options, given, home, json_option, note_run, print_result
 from medmim.cli.progress import log_line
 
@@ -15,12 +16,12 @@ from medmim.cli.progress import log_line
     epilog="""\b
 Examples:
   medmim plan pretrain
-  medmim plan finetune --machine gpu_24gb        what the recipe chooses for another machine
+  medmim plan segment --machine gpu_24gb         what the recipe chooses for another machine
   medmim plan pretrain --method mae --batch-size 32
   medmim plan pretrain --config spark_random --set batch_size=8
-  medmim plan finetune --task detect --set init=scratch --batch-size 16 --json""",
+  medmim plan detect --set init=scratch --batch-size 16 --json""",
 )
-@click.argument("stage", type=click.Choice(["pretrain", "finetune"]))
+@click.argument("stage", metavar="STAGE", type=click.Choice(["pretrain", "finetune", *NAMES["task"]]))
 @click.option("--method", help="Pretraining method.  [default: spark]")
 @click.option("--mask", help="Mask of pretraining.  [default: the method's, or mesh]")
 @click.option("--ratio", type=float, help="Mask ratio of pretraining.  [default: the method's, or 0.7]")
@@ -43,6 +44,7 @@ def command(
 ) -> None:
     """Choose encoder, patch, batch and length of a run of STAGE, and predict its memory and hours.
 
+    STAGE is pretrain, or finetune with --task, or the task: segment, classify, detect, regress, multilabel.
     The recipe is printed with the reason of each choice; `pretrain` and `finetune` use it for every setting
     that is left open. Takes the options of the run; use `--set` for those not listed. Measures two trial
     runs of a few steps, an evaluation and a saved state, which takes a minute or two; nothing is recorded.
@@ -54,6 +56,8 @@ def command(
 
     kind, name = (PretrainSettings, "method") if stage == "pretrain" else (FinetuneSettings, "task")
     values = given(flags)
+    if stage in NAMES["task"] and values.setdefault("task", stage) != stage:
+        raise click.UsageError(f"plan {stage} --task {values['task']}: expected one task; leave out --task")
     settings = resolve(kind, base=values.get(name), config=config, flags=values, overrides=overrides)
     note_run(settings)
     from medmim.stages.plan.run import choices_for, plan, refuse_too_large

@@ -10,6 +10,7 @@ import click
 
 from medmim.cli.options import home, json_option, models_option, print_result
 from medmim.cli.progress import log_line, phases
+from medmim.errors import counted
 
 if TYPE_CHECKING:
     from medmim.stages.predict.predictions import Predictions
@@ -117,7 +118,7 @@ def _lines(result: Predictions) -> list[str]:
             if outcome == "written_with_new_frame_of_reference"
         ),
         *(
-            f"not used     {count} files: {reason}"
+            f"not used     {counted(count, 'file')}: {reason}"
             for reason, count in Counter(result.files.values()).most_common()
         ),
         *([f"sources      {sources}"] if (sources := result.out / "sources.csv").is_file() else []),

@@ -7,6 +7,7 @@ import click
 from medmim.cli.models import MODEL_HEAD, model_cells
 from medmim.cli.options import home, json_option, print_result
 from medmim.cli.runs import RUN_HEAD, run_cells
+from medmim.errors import counted
 
 _SHOWN = 100
 
@@ -28,6 +29,6 @@ def command(*, as_json: bool) -> None:
     page = write_index(home(), heads=(MODEL_HEAD, RUN_HEAD), cells=cells)
     counts = {"runs": count_runs(home()), "models": count_models(home())}
     shown = f", the newest {_SHOWN} of each are shown" if max(counts.values()) > _SHOWN else ""
-    content = f"{counts['runs']} runs, {counts['models']} registered models{shown}"
+    content = f"{counted(counts['runs'], 'run')}, {counted(counts['models'], 'registered model')}{shown}"
     lines = [f"page     {page}", f"content  {content}"]
     print_result({"page": str(page), **counts}, as_json=as_json, lines=lines)

@@ -7,6 +7,7 @@ from dataclasses import asdict
 import click
 
 from medmim.cli.options import home, json_option, print_result
+from medmim.errors import counted
 
 
 @click.command(
@@ -32,7 +33,7 @@ def command(*, uri: str | None, as_json: bool) -> None:
         raise click.UsageError(f"--to: expected the address of an MLflow server; pass it, or set {SERVER}")
     sent = sync(store, server)
     lines = [
-        f"{sent.runs} runs on the server: {sent.new_runs} new, {sent.points} points, {sent.artifacts} files, "
-        f"{sent.versions} model versions sent"
+        f"{counted(sent.runs, 'run')} on the server: {sent.new_runs} new, {counted(sent.points, 'point')}, "
+        f"{counted(sent.artifacts, 'file')}, {counted(sent.versions, 'model version')} sent"
     ]
     print_result(asdict(sent), as_json=as_json, lines=lines)

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from medmim.cli.options import home, json_option, print_result
+from medmim.errors import counted
 
 
 @click.command("unpack", epilog="\b\nExample:\n  medmim unpack quick.zip")
@@ -19,5 +20,8 @@ def command(*, file: Path, as_json: bool) -> None:
     from medmim.tracking.study_archive import unpack
 
     merged = unpack(Store(home()), file)
-    lines = [f"{merged.runs} runs from the file: {merged.new_runs} new, {merged.versions} model versions"]
+    lines = [
+        f"{counted(merged.runs, 'run')} from the file: {merged.new_runs} new, "
+        f"{counted(merged.versions, 'model version')}"
+    ]
     print_result(asdict(merged), as_json=as_json, lines=lines)

@@ -8,6 +8,7 @@ import click
 
 from medmim.cli.options import json_option, print_result
 from medmim.cli.progress import phases
+from medmim.errors import counted
 
 _MAX_LINES = 50
 
@@ -35,7 +36,7 @@ def command(*, dataset: Path, as_json: bool) -> None:
     lines = [
         f"dataset      {dataset}",
         f"content      {result.content_hash}",
-        f"volumes      {result.counts.get('volumes', 0)}, {result.counts.get('labels', 0)} labels",
+        f"volumes      {result.counts.get('volumes', 0)}, {counted(result.counts.get('labels', 0), 'label')}",
         *(f"problem      {problem}" for problem in result.problems[:_MAX_LINES]),
         *([f"             and {more} more; --json lists all"] if more > 0 else []),
         *(f"warning      {warning_text(one)}" for one in result.warnings[:_MAX_LINES]),

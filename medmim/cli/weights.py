@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from medmim.cli.options import json_option, print_result
+from medmim.errors import counted
 
 if TYPE_CHECKING:
     from medmim.stages.weights import WeightsReport
@@ -64,8 +65,9 @@ def _lines(report: WeightsReport) -> list[str]:
         f"file     {report.file}",
         f"network  {report.family}{where}",
         f"encoder  --encoder {report.encoder} --dims {report.spatial_dims}{options}",
-        f"content  {report.tensors} tensors, {report.parameters / 1e6:.2f} M parameters",
-        f"loads    {report.loaded_fraction:.1%} of the encoder's tensors for {report.in_channels} channels",
+        f"content  {counted(report.tensors, 'tensor')}, {report.parameters / 1e6:.2f} M parameters",
+        f"loads    {report.loaded_fraction:.1%} of the encoder's tensors for "
+        f"{counted(report.in_channels, 'channel')}",
         f"patients seen before: {report.contamination}",
         *report.mapping,
         *(f"  {line}" for line in report.not_loaded),

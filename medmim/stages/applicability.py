@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from medmim.data.dataset.manifest import VolumeRecord
 from medmim.data.formats.nifti import read_image
-from medmim.errors import DataError
+from medmim.errors import DataError, counted
 from medmim.training.tasks.trained_model import TrainedModel
 
 UNLIKE = "unlike_training_data"  # reason of a refusal
@@ -158,13 +158,13 @@ def modality_warnings(
         return ()
     found = Counter(volume.modality for volume in volumes)
     warnings = [
-        f"{count} of {len(volumes)} scans are {modality}, but the model was trained on "
+        f"modality of {count} of {counted(len(volumes), 'scan')}: {modality}, but the model was trained on "
         f"{', '.join(trained_on)}: do not rely on its predictions for them"
         for modality, count in sorted(found.items())
         if modality not in {*trained_on, _UNKNOWN}
     ]
     if trained_on == ["CT"] and found[_UNKNOWN]:
-        count = f"{found[_UNKNOWN]} of {len(volumes)} scans have no modality"
+        count = f"no modality of {found[_UNKNOWN]} of {counted(len(volumes), 'scan')}"
         warnings.append(f"{count}: assumed to be CT, in Hounsfield units")
     for line in warnings:
         log(f"warning: {line}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medmim.data.dataset.manifest import digest_of
-from medmim.errors import RunError
+from medmim.errors import RunError, counted
 from medmim.notebook import NotebookResult, Table, read_picture
 from medmim.tracking.comparison.arms import arms_of
 from medmim.tracking.comparison.champion import Promotion, promote
@@ -109,7 +109,7 @@ def compare_study(name: str, *, home: Path, promoting: bool = False) -> CompareR
         raise RunError(f"study '{name}' has no finished trial here: run `medmim study` first")
     notes = []
     if trials.earlier:
-        notes.append(f"{trials.earlier} finished trials of an earlier plan of this name are left out")
+        notes.append(f"left out: {counted(trials.earlier, 'finished trial')} of an earlier plan of this name")
     return compare(
         store,
         trials.runs,
@@ -140,10 +140,13 @@ def compare(
     """
     with_score = scored(runs)
     if missing:
-        notes = [*notes, f"{missing} trials are not finished; run the same command again"]
+        notes = [
+            *notes,
+            f"{counted(missing, 'trial is', 'trials are')} not finished; run the same command again",
+        ]
     if len(with_score) < len(runs):
         count = len(runs) - len(with_score)
-        notes = [*notes, f"{count} runs have no score: their test patients have no labelled structure"]
+        notes = [*notes, f"no score of {counted(count, 'run')}: no labelled structure in the test patients"]
     arms = described(store, arms_of(with_score), with_score)
     findings = find(with_score, arms=arms, varied=varied, command=command)
     page = write_report(store.home / "reports" / title, findings, with_score, title=title, notes=notes)

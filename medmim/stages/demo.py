@@ -9,6 +9,7 @@ from pathlib import Path
 from medmim.config.runs import FinetuneSettings, PretrainSettings
 from medmim.data.synthetic.anatomy import LABEL_NAMES
 from medmim.data.synthetic.dicom_phantom import write_phantom
+from medmim.errors import counted
 from medmim.stages.compare import CompareResult, compare_runs
 from medmim.stages.finetune.run import finetune
 from medmim.stages.ingest import ingest
@@ -51,14 +52,17 @@ def demo(
         out / f"dataset-{seed}-{patients}",
         out / "medmim-runs",
     )
-    say(f"1/5 write DICOM of {patients} synthetic patients, with one missing slice and one truncated file")
+    say(
+        f"1/5 write DICOM of {counted(patients, 'synthetic patient')}, with one missing slice and one "
+        "truncated file"
+    )
     write_phantom(source, seed=seed, patients=patients)
     say("2/5 ingest: check, convert, pseudonymise, split by patient")
     counts = ingest(source, data, name="demo", label_names=LABEL_NAMES, home=home).counts
     say(
         f"    {counts['files_seen']} files = {counts['files_accepted']} accepted + "
         f"{counts['files_quarantined']} quarantined + {counts['files_skipped']} skipped; "
-        f"{counts['volumes']} volumes, {counts['labels']} with labels"
+        f"{counted(counts['volumes'], 'volume')}, {counts['labels']} with labels"
     )
     say("3/5 pretrain: SparK, mesh mask, 70 % hidden")
     pretrained = pretrain(PretrainSettings(data=data, steps=pretrain_steps, seed=seed), home=home)

@@ -25,7 +25,7 @@ from medmim import files
 from medmim.data.dataset.channels import group_channels
 from medmim.data.dataset.manifest import Dataset, VolumeRecord, read_dataset
 from medmim.data.loading.preprocess import preprocess
-from medmim.errors import DataError, RunError, UsageError
+from medmim.errors import DataError, RunError, UsageError, counted
 from medmim.stages.model_lookup import find_model
 from medmim.training.evaluation.features import extract_features
 from medmim.training.evaluation.figures import to_png
@@ -154,6 +154,6 @@ def _picture(table: pd.DataFrame, vectors: np.ndarray, *, title: str) -> tuple[b
         x, y = points[groups == name].T
         axes.scatter(x, y, s=14, alpha=0.7, label=f"{name} ({len(x)})")
     axes.set(xlabel=f"component 1 ({explained[0]:.0%})", ylabel=f"component 2 ({explained[1]:.0%})")
-    axes.set_title(f"{title}: {len(table)} images by {by}")
+    axes.set_title(f"{title}: {counted(len(table), 'image')} by {by}")
     axes.legend()
     return to_png(figure), explained

@@ -27,7 +27,7 @@ from medmim.encoders import Encoder, build_encoder
 from medmim.encoders.families import FAMILIES
 from medmim.encoders.public_weights import PublicWeights, family_of_rules, recognise
 from medmim.encoders.tensor_files import read_tensors
-from medmim.errors import RunError
+from medmim.errors import RunError, counted
 from medmim.heads import Transfer, transfer
 from medmim.heads.transfer import PREFIX, stem_change
 from medmim.methods import Method
@@ -169,7 +169,7 @@ def _match(store: Store, word: str) -> str:
     if len(matching) != 1:
         raise RunError(
             f"--init {word}: expected `scratch`, a weights file or a run id, got something that fits "
-            f"{len(matching)} runs; see `medmim ui` for ids"
+            f"{counted(len(matching), 'run')}; see `medmim ui` for ids"
         )
     return str(matching[0])
 

@@ -10,7 +10,7 @@ from typing import Literal
 from medmim.config.runs import FinetuneSettings, PretrainSettings
 from medmim.config.study import DIGEST, SCRATCH, StageSettings, settings_of_result
 from medmim.data.dataset.manifest import digest_of, read_dataset
-from medmim.errors import RunError, UsageError
+from medmim.errors import RunError, UsageError, counted
 from medmim.stages.run_lifecycle import Settings, stored_settings
 from medmim.stages.study.engines import LocalEngine, StudyEngine
 from medmim.stages.study.training_process import Job
@@ -54,7 +54,10 @@ def train_missing_seeds(
         missing = (seed for seed in count() if seed not in arm.seeds)
         plan += [(arm, first, seed) for seed in islice(missing, max(seeds - len(arm.seeds), 0))]
     predicted = sum(arm.minutes for arm, _, _ in plan)
-    log(f"{len(plan)} trials for {seeds} seeds of each arm, about {predicted:.0f} minutes")
+    log(
+        f"{counted(len(plan), 'trial')} for {counted(seeds, 'seed')} of each arm, about "
+        f"{counted(round(predicted), 'minute')}"
+    )
     trainer = _Trainer(store, data, dataset_hash, engine or LocalEngine(), log)
     return [*by_id, *(trainer.trial(arm, run, seed) for arm, run, seed in plan)]
 

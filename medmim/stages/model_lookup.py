@@ -8,16 +8,24 @@ failed the sanity check are only used if there is nothing else.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medmim.errors import RunError
+from medmim.errors import RunError, counted
 from medmim.stages.initial_weights import CANDIDATE, CONTROL, FAILED, weights_of
 from medmim.stages.store_filters import ModelFilter, RunFilter
 from medmim.stages.store_listing import ListedModel, ListedRun, list_models, list_runs, model_names
 from medmim.tracking.comparison.champion import CHAMPION
 from medmim.tracking.mlflow_store import Store
+
+_FAILED = "that failed the sanity check"
+_NOUNS = {
+    CANDIDATE: ("candidate", "candidates"),
+    CONTROL: ("control", "controls"),
+    FAILED: (f"version {_FAILED}", f"versions {_FAILED}"),
+}
 
 
 @dataclass(frozen=True)
@@ -98,16 +106,23 @@ def _best(known: Sequence[ListedModel], log: Callable[[str], None]) -> ListedMod
     comparable = [one for one, run in runs if _group(run) == group]
     usable = [[one for one in comparable if one.status == status] for status in (CANDIDATE, CONTROL, FAILED)]
     best = max(next(filter(None, usable)), key=_rank)
-    candidates = "only candidate" if len(usable[0]) == 1 else f"best of {len(usable[0])} candidates"
-    of = f"the {candidates}" if best.status == CANDIDATE else best.status
-    of = f"{of} of {len(comparable)} comparable versions" if len(comparable) > 1 else "the only version"
-    log(f"model: {_words(best)}: {of}; choose another with --model")
+    log(f"model: {_words(best)}: {_rank_in_words(best, comparable)}; choose another with --model")
     if best.status != CANDIDATE:
         log(f"warning: no candidate is registered; this version is marked '{best.status}'")
     higher = [one for one in usable[1] if _rank(one)[0] > _rank(best)[0]]
     if best.status == CANDIDATE and higher:
         log(f"warning: the control without pretraining scores higher: {_words(max(higher, key=_rank))}")
     return best
+
+
+def _rank_in_words(best: ListedModel, comparable: Sequence[ListedModel]) -> str:
+    """Return among how many versions one is the best: `the only candidate, next to 1 control`."""
+    counts = Counter(one.status for one in comparable)
+    equal = counts.pop(best.status)
+    singular, plural = _NOUNS[best.status]
+    rank = f"the only {singular}" if equal == 1 else f"the best of {equal} {plural}"
+    others = " and ".join(counted(count, *_NOUNS[status]) for status, count in sorted(counts.items()))
+    return f"{rank}, next to {others}" if others else rank
 
 
 def _group(run: ListedRun) -> tuple[str, str]:
@@ -149,6 +164,6 @@ def _matching_run(home: Path, word: str, stages: Sequence[str]) -> str:
         kinds = " or ".join({"finetune": "fine-tuning", "pretrain": "pretraining"}[stage] for stage in stages)
         raise RunError(
             f"--model {word}: expected a registered model ({names}), a .safetensors file or a {kinds} "
-            f"run, got something that fits {len(found)} runs; see `medmim models`"
+            f"run, got something that fits {counted(len(found), 'run')}; see `medmim models`"
         )
     return found[0]

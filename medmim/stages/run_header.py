@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from medmim.config.runs import RunSettings
 from medmim.data.dataset.manifest import VolumeRecord, read_dataset
 from medmim.data.dataset.partition import partition
+from medmim.errors import counted
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _FEW_VOLUMES = 20
 _FEW_TEST_PATIENTS = 2
+_MUCH_PADDING = 0.6  # share of a patch
 _UNEVEN = 2.5  # longest edge of a mask cell, relative to the shortest
 
 
@@ -33,15 +35,15 @@ def opening_lines(settings: RunSettings, home: Path) -> list[str]:
     counts = ", ".join(f"{name} {len(volumes)}" for name, volumes in parts)
     held_out = len(_patients(divided.test))
     lines = [
-        f"dataset    {dataset.info.name} at '{settings.data}': {len(dataset.volumes)} volumes of "
-        f"{len(_patients(dataset.volumes))} patients ({counts})",
+        f"dataset    {dataset.info.name} at '{settings.data}': {counted(len(dataset.volumes), 'volume')} of "
+        f"{counted(len(_patients(dataset.volumes)), 'patient')} ({counts})",
         f"budget     {_budget(settings)}",
         f"results    '{home}'",
     ]
     if held_out <= _FEW_TEST_PATIENTS and settings.fold is None:
         lines.append(
-            f"warning: the test split has {held_out} patients, too few for a conclusion: add patients, or "
-            "repeat with --fold 0 to --fold 4"
+            f"warning: the test split has {counted(held_out, 'patient')}, too few for a conclusion: add "
+            "patients, or repeat with --fold 0 to --fold 4"
         )
     return lines
 
@@ -64,18 +66,34 @@ def network_lines(
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     precision = precision_for(settings.precision).partition("-")[0].replace("32", "fp32")
     lines = [
-        f"training   {len(volumes)} volumes of {patients} patients",
+        f"training   {counted(len(volumes), 'volume')} of {counted(patients, 'patient')}",
         patch,
         f"encoder    {settings.encoder}, {_millions(network.get_submodule('encoder'))} weights of "
         f"{_millions(network)} in the network",
-        f"device     {device}, {precision}; {settings.draws_per_step} patches per step",
+        f"device     {device}, {precision}; {counted(settings.draws_per_step, 'patch', 'patches')} per step",
     ]
     if len(volumes) < _FEW_VOLUMES:
         lines.append(
-            f"warning: {len(volumes)} training volumes: with fewer than about {_FEW_VOLUMES}, chance decides "
-            "most of the score"
+            f"warning: {counted(len(volumes), 'training volume')}: with fewer than about {_FEW_VOLUMES}, "
+            "chance decides most of the score"
         )
-    return lines
+    return [*lines, *_padding_lines(volumes, plan)]
+
+
+def _padding_lines(volumes: Sequence[VolumeRecord], plan: PreprocessingPlan) -> list[str]:
+    """Return a warning if most of a patch lies outside the median image."""
+    import numpy as np
+
+    from medmim.data.loading.preprocessing_plan import image_sizes, padding_share
+
+    median = np.median(image_sizes(volumes, plan), axis=0)
+    share = padding_share(median, plan.size) if plan.view == "patch" else 0.0
+    if share <= _MUCH_PADDING:
+        return []
+    return [
+        f"warning: {share:.0%} of a patch is padding, as the median image has "
+        f"{'×'.join(f'{length:g}' for length in median)} voxels: choose a smaller --size"
+    ]
 
 
 def view_lines(pretraining: Mapping[str, Any], plan: PreprocessingPlan) -> list[str]:
@@ -104,13 +122,15 @@ def cell_lines(cell: Size, voxel_mm: Sequence[float] | None) -> list[str]:
 
 
 def _budget(settings: RunSettings) -> str:
-    length = f"{settings.steps} steps" if settings.steps else "chosen by the recipe"
+    length = counted(settings.steps, "step") if settings.steps else "chosen by the recipe"
     if settings.minutes:
-        length = f"{settings.minutes:g} minutes of {settings.time_source} time"
+        length = f"{counted(settings.minutes, 'minute')} of {settings.time_source} time"
     if settings.epochs:
-        length = f"{settings.epochs:g} epochs"
+        length = counted(settings.epochs, "epoch")
     batch = (
-        f", {settings.draws_per_step} patches per step" if "batch_size" in settings.model_fields_set else ""
+        f", {counted(settings.draws_per_step, 'patch', 'patches')} per step"
+        if "batch_size" in settings.model_fields_set
+        else ""
     )
     return f"{length}{batch}"
 

@@ -228,8 +228,7 @@ def _check_launcher(processes: int) -> None:
             raise UsageError(f"{name}: {error}") from error
         if started != processes:
             raise UsageError(
-                f"{name} started {started} processes, but --devices times --nodes is {processes}: use the "
-                "same number for both"
+                f"--devices times --nodes is {processes}, but {name} started {started}: make them equal"
             )
 
 

@@ -11,7 +11,7 @@ from medmim import files
 from medmim.config.runs import FinetuneSettings
 from medmim.data.dataset.manifest import Dataset, VolumeRecord, read_dataset
 from medmim.data.ingest.pseudonyms import Keys
-from medmim.errors import UsageError
+from medmim.errors import UsageError, counted
 from medmim.stages.ingest import KEY_FILE
 from medmim.text_formats import parse_csv
 
@@ -40,8 +40,9 @@ def read_column(
         raise UsageError(f"{option}: '{path}' cannot be read: expected a CSV file") from error
     key = next((one for one in keys if one in columns), None)
     if key is None or column not in columns:
+        found_columns = f"the columns {', '.join(columns)}" if columns else "no columns"
         raise UsageError(
-            f"{option}: '{path}' has the columns {', '.join(columns) or 'none'}: expected {column}, "
+            f"{option}: '{path}' has {found_columns}: expected {column}, "
             f"and {', '.join(keys[:-1])} or {keys[-1]}"
         )
     found: dict[str, str] = {}
@@ -94,8 +95,8 @@ def with_targets(
     used = len({one.id if key == "volume" else one.subject for one in dataset.volumes if one.id in found})
     if without or used < len(values):
         log(
-            f"{column}: {without} of {len(volumes)} volumes have no value; {len(values) - used} of "
-            f"{len(values)} rows name no volume"
+            f"{column}: no value for {without} of {counted(len(volumes), 'volume')}; no volume for "
+            f"{len(values) - used} of {counted(len(values), 'row')}"
         )
     return Dataset(dataset.root, dataset.info, volumes)
 

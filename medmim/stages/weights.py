@@ -9,7 +9,7 @@ from typing import Any
 
 from medmim.config.value_types import InitMap
 from medmim.encoders import build_encoder
-from medmim.errors import TransferError
+from medmim.errors import TransferError, counted
 from medmim.heads import transfer
 from medmim.stages.initial_weights import read_weights_file
 
@@ -90,5 +90,7 @@ def inspect_weights(
         rules=(*(public.rules if public else ()), *report.rules),
         mapping=tuple(public.lines()[1:]) if public else (),
         not_loaded=tuple(report.lines()),
-        contamination="unknown" if origin.saw is None else f"{len(origin.saw.patients)} patients recorded",
+        contamination="unknown"
+        if origin.saw is None
+        else f"{counted(len(origin.saw.patients), 'patient')} recorded",
     )

@@ -14,7 +14,7 @@ import sqlalchemy
 from alembic.util import CommandError
 
 from medmim import files
-from medmim.errors import RunError
+from medmim.errors import RunError, counted
 from medmim.tracking.artifact_addresses import relocate
 from medmim.tracking.database import (
     DATABASE,
@@ -74,8 +74,8 @@ def _refuse_lost(home: Path, path: Path) -> None:
     """Raise if the database is missing although run folders have records, which a new one would lack."""
     if not path.exists() and (found := records(home)):
         raise RunError(
-            f"'{path}' is missing, but {len(found)} run folders have records: run `medmim doctor --repair`, "
-            "which rebuilds it"
+            f"'{path}' is missing, but {counted(len(found), 'run folder has', 'run folders have')} "
+            "records: run `medmim doctor --repair`, which rebuilds it"
         )
 
 

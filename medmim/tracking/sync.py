@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 from requests.exceptions import RequestException
 
 from medmim import files
-from medmim.errors import RunError, UsageError
+from medmim.errors import RunError, UsageError, counted
 from medmim.tracking.mlflow_store import Store
 from medmim.tracking.run_copies import copy_of, with_parents
 from medmim.tracking.upload import Uploader, UploadSummary, experiment_of
@@ -73,8 +73,8 @@ def _retry(send: Callable[[], object], number: int, count: int, pause_s: float) 
             if refused or attempt == _ATTEMPTS:
                 why = "refused the credentials" if refused else f"failed ({type(error).__name__})"
                 raise RunError(
-                    f"the tracking server {why} after {number} of {count} runs; no data is lost or "
-                    "duplicated: run `medmim sync` again when the server is available"
+                    f"the tracking server {why} after {number} of {counted(count, 'run')}; no data is lost "
+                    "or duplicated: run `medmim sync` again when the server is available"
                 ) from error
             time.sleep(pause_s * 2 ** (attempt - 1))
         else:

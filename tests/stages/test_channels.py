@@ -101,7 +101,7 @@ def test_one_channel_serves_four(brats):
     result = finetune(
         FinetuneSettings(**words, channels="t1+pre,t1+post,t2,flair"), home=home, log=said.append
     )
-    assert said[0] == ("1 visits excluded, not one volume per channel: t1+pre, t1+post, t2, flair")
+    assert said[0] == ("excluded 1 visit without exactly one volume per channel: t1+pre, t1+post, t2, flair")
     assert any(line.startswith("channels spread: ") for line in said)
     told = json.loads(result.checkpoint.with_suffix(".json").read_text())
     assert (told["in_channels"], told["channels"]) == (4, list(CHANNELS))

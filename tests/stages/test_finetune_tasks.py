@@ -149,7 +149,7 @@ def with_rows(root, change):
 def test_wrong_boxes_are_refused_or_clipped(tmp_path, home):
     outside = BoxRecord.model_validate({"class": "core", "box": (4, 4, 4, 9, 9, 30)})
     data = with_rows(tmp_path, lambda row: row.model_copy(update={"boxes": (outside,)}))
-    with pytest.raises(DataError, match=r"boxes are invalid: volume .*outside its image"):
+    with pytest.raises(DataError, match=r"invalid box(es)?: volume .*outside its image"):
         finetune(settings(data, "detect"), home=home, log=quiet)
     assert Store(home).runs() == []
     said = []
@@ -236,7 +236,7 @@ def test_images_that_are_left_out_are_counted(tmp_path, home):
     for options, lines in (({}, 1), ({"negatives": "all"}, 0)):
         said = []
         finetune(settings(data, "detect", dims=2, task_options=options), home=home, log=said.append)
-        counted = [line for line in said if line.startswith("1 of 6 images have no boxes: left out")]
+        counted = [line for line in said if line.startswith("left out: 1 of 6 images without boxes")]
         assert len(counted) == lines
         assert all("negatives=all" in line for line in counted)
 

@@ -50,7 +50,8 @@ def test_the_best_candidate_on_validation_is_chosen_and_the_reason_logged(regist
     assert registry.chosen() == registry.chosen("lung") == best
     [line] = registry.said
     assert line.startswith("model: lung 1, dice_present 0.800 on validation, arm 'spark mesh 0.7', 20")
-    assert line.endswith("the best of 2 candidates of 4 comparable versions; choose another with --model")
+    others = "1 control and 1 version that failed the sanity check"
+    assert line.endswith(f": the best of 2 candidates, next to {others}; choose another with --model")
 
 
 def test_a_control_that_scores_higher_is_mentioned(registry):

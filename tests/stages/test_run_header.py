@@ -45,6 +45,13 @@ def test_network_lines_name_volumes_patch_encoder_and_device(tiny_dataset, view,
     assert len(network_lines(settings, [*volumes, *volumes], PreprocessingPlan(3, (16,) * 3), method)) == 4
 
 
+def test_patches_of_mostly_padding_are_warned_of(tiny_dataset):
+    method = small_modules.pretraining(3).method
+    volumes = 2 * read_dataset(tiny_dataset).volumes
+    lines = network_lines(PretrainSettings(), volumes, PreprocessingPlan(3, (32, 32, 32)), method)
+    assert lines[-1].startswith("warning: 84% of a patch is padding, as the median image has 20×16×16 voxels")
+
+
 def test_cells_much_longer_along_one_axis_are_warned_of():
     assert cell_lines((8, 8, 8), (1.0, 1.0, 1.2)) == ["mask cells of 8×8×8 voxels = 8×8×9.6 mm"]
     line, warning = cell_lines((8, 8, 8), (0.7125, 0.7125, 3.75))

@@ -134,7 +134,7 @@ def test_one_process_records_its_run_whatever_number_it_was_given(home, monkeypa
 def test_launchers_start_as_many_processes_as_share_a_step(home, monkeypatch, name, words):
     for key, value in words.items():
         monkeypatch.setenv(key, value)
-    told = f"{name} started 2 processes, but --devices times --nodes is 1: use the same number for both"
+    told = f"--devices times --nodes is 1, but {name} started 2: make them equal"
     with pytest.raises(UsageError, match=told):
         resume_run(Store(home), "pretrain", None, settings=PretrainSettings(), dataset=None)
     assert (

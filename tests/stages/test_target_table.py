@@ -33,7 +33,7 @@ def test_patients_are_found_by_their_identifiers_in_the_source(dataset, tmp_path
     path = ages(tmp_path, "patient,age\nANN,63.5\nBOB,40\nEVE,\nZOE,12\n")
     found = with_targets(dataset, path, "age", home=tmp_path, log=said.append)
     assert [row.target for row in found.volumes] == ["63.5", "63.5", "40", None]
-    assert said == ["age: 1 of 4 volumes have no value; 1 of 3 rows name no volume"]
+    assert said == ["age: no value for 1 of 4 volumes; no volume for 1 of 3 rows"]
     assert found.info == dataset.info
     assert with_targets(dataset, None, "", home=tmp_path, log=said.append) is dataset
 
@@ -53,7 +53,7 @@ def test_volumes_are_found_by_keys_of_the_manifest(key, dataset, tmp_path):
         ("patient,size\nANN,3\n", "expected age, and volume, subject or patient"),
         ("patient,age\nANN,3\nANN,4\n", "line 3: the patient of this row has another age too"),
         ("patient,age\nEVE,3\n", "no row of .* has the patient of a volume"),
-        ("", "has the columns none"),
+        ("", "has no columns: expected age"),
     ],
 )
 def test_tables_that_cannot_be_used_are_rejected(text, message, dataset, tmp_path):

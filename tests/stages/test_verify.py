@@ -55,7 +55,7 @@ def test_extra_files_and_lost_rows_are_found(dataset):
     lines = (dataset / "ledger.jsonl").read_text().splitlines(keepends=True)
     (dataset / "ledger.jsonl").write_text("".join(lines[1:]))
     found = [str(one) for one in verify(dataset).problems]
-    assert "folder: 1 files without a row in the manifest" in found
+    assert "folder: 1 file without a row in the manifest" in found
     assert "folder: the staging folder of a killed or running ingest" in found
     assert "ledger.jsonl: changed since it was written" in found
     assert "ledger.jsonl: gives files_seen 9, expected 10" in found

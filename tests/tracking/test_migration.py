@@ -122,7 +122,7 @@ def test_a_store_whose_database_was_deleted_is_not_replaced_by_an_empty_one(new_
     run_id = store.begin(experiment="e", name="n", tags={}).run_id
     (store.home / DATABASE).unlink()
     for reading in (True, False):
-        with pytest.raises(RunError, match=r"is missing, but 1 run folders have records: run `medmim doctor"):
+        with pytest.raises(RunError, match=r"is missing, but 1 run folder has records: run `medmim doctor"):
             Store(store.home, reading=reading)
     rebuild(store.home)
     assert [run.info.run_id for run in Store(store.home).runs()] == [run_id]

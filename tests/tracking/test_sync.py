@@ -200,7 +200,7 @@ def test_duplicate_copies_are_merged(server, store):
 
 def test_refused_credentials_are_reported_without_retries(server, store):
     begin(store).finish("FINISHED")
-    with server.failing("401"), pytest.raises(RunError, match="refused the credentials after 0 of 1 runs"):
+    with server.failing("401"), pytest.raises(RunError, match="refused the credentials after 0 of 1 run;"):
         sync(store, server.uri)
     assert server._count <= 2
 

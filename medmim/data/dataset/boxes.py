@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from medmim.data.dataset.manifest import BoxRecord, VolumeRecord
-from medmim.errors import DataError
+from medmim.errors import DataError, counted
 
 Boxes = Float64[np.ndarray, "boxes 6"]
 
@@ -52,8 +52,9 @@ def check_boxes(volumes: Sequence[VolumeRecord], *, clip: bool) -> tuple[tuple[V
     if faults and not clip:
         more = f" and {len(faults) - _MAX_LISTED} more" if len(faults) > _MAX_LISTED else ""
         raise DataError(
-            f"{len(faults)} boxes are invalid: {'; '.join(faults[:_MAX_LISTED])}{more}; correct them and "
-            "ingest again, or clip them with --set task_options.bad_boxes=clip",
+            f"{counted(len(faults), 'invalid box', 'invalid boxes')}: "
+            f"{'; '.join(faults[:_MAX_LISTED])}{more}; correct them and ingest again, or clip them with "
+            "--set task_options.bad_boxes=clip",
             reason="bad_boxes",
         )
     return tuple(kept), faults

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from medmim.data.dataset.manifest import Dataset, VolumeRecord
 from medmim.data.dataset.vocabulary import VOCABULARY
-from medmim.errors import DataError, UsageError
+from medmim.errors import DataError, UsageError, counted
 
 
 class ChannelStack(VolumeRecord):
@@ -75,7 +75,9 @@ def select_channels(dataset: Dataset, wanted: Sequence[str], log: Callable[[str]
         )
     if rest:
         visits = len({(volume.subject, volume.study) for volume in rest})
-        log(f"{visits} visits excluded, not one volume per channel: {', '.join(wanted)}")
+        log(
+            f"excluded {counted(visits, 'visit')} without exactly one volume per channel: {', '.join(wanted)}"
+        )
     return Dataset(dataset.root, dataset.info, whole)
 
 

@@ -14,6 +14,7 @@ from medmim.data.dataset.channels import channels_of
 from medmim.data.dataset.manifest import VolumeRecord
 from medmim.data.dataset.partition import patient_digest
 from medmim.data.dataset.perceptual_hash import similar_pairs
+from medmim.errors import counted
 from medmim.text_formats import parse_json
 
 CERTIFICATE = "certificate.json"
@@ -140,18 +141,19 @@ class Certificate:
                 found.append(f"it is unknown whether {stage} saw test patients: its record is missing")
             elif overlap.by_key or overlap.by_pixels:
                 found.append(
-                    f"{stage} saw {overlap.by_key} test patients (equal keys) and {overlap.by_pixels} test "
-                    "volumes (equal voxels); scores are optimistic"
+                    f"{stage} saw {counted(overlap.by_key, 'test patient')} (equal keys) and "
+                    f"{counted(overlap.by_pixels, 'test volume')} (equal voxels); scores are optimistic"
                 )
             elif overlap.look_alikes:
                 found.append(
-                    f"{stage} may have seen {overlap.look_alikes} test patients: their identifiers differ "
-                    "only in case, punctuation or leading zeros from seen ones, or their images are similar"
+                    f"{stage} may have seen {counted(overlap.look_alikes, 'test patient')}: the identifiers "
+                    "differ only in case, punctuation or leading zeros from seen ones, or the images are "
+                    "similar"
                 )
             elif overlap.unhashed:
                 found.append(
-                    f"it is unknown whether {stage} saw test patients under another key: {overlap.unhashed} "
-                    "volumes have no hash of their voxels; ingest them again"
+                    f"it is unknown whether {stage} saw test patients under another key: no hash of the "
+                    f"voxels of {counted(overlap.unhashed, 'volume')}; ingest them again"
                 )
         return tuple(found)
 

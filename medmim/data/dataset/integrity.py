@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from medmim import files
 from medmim.data.dataset.manifest import Dataset, LedgerRow, VolumeRecord, content_hash, description_hash
+from medmim.errors import counted
 
 _THREADS = 4
 
@@ -56,7 +57,7 @@ def _check_description(dataset: Dataset) -> Iterator[Problem]:
     if info.content_hash != content_hash(dataset.volumes):
         yield Problem("manifest.jsonl", "does not match the content hash in dataset.json")
     if info.counts.get("volumes") != count:
-        yield Problem("manifest.jsonl", f"has {count} rows, expected {info.counts.get('volumes')}")
+        yield Problem("manifest.jsonl", f"has {counted(count, 'row')}, expected {info.counts.get('volumes')}")
 
 
 def _check_manifest(volumes: Sequence[VolumeRecord]) -> Iterator[Problem]:
@@ -132,6 +133,6 @@ def _check_folder(dataset: Dataset) -> Iterator[Problem]:
     below = (path for kind in ("volumes", "labels") for path in (root / kind).rglob("*"))
     count = sum(not path.is_dir() and str(path.relative_to(root)) not in known for path in below)
     if count:
-        yield Problem("folder", f"{count} files without a row in the manifest")
+        yield Problem("folder", f"{counted(count, 'file')} without a row in the manifest")
     if any(root.glob(".staging*")):
         yield Problem("folder", "the staging folder of a killed or running ingest")

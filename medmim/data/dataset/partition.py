@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from medmim.data.dataset.manifest import Dataset, Split, VolumeRecord, digest_of
 from medmim.data.dataset.splits import folds
-from medmim.errors import DataError
+from medmim.errors import DataError, counted
 
 FOLDS = 5
 
@@ -89,7 +89,8 @@ def limit_patients(
         return volumes
     if count > len(subjects):
         raise DataError(
-            f"--num-labelled {count}: only {len(subjects)} labelled patients are in the training split",
+            f"--num-labelled {count}: the training split has only "
+            f"{counted(len(subjects), 'labelled patient')}",
             reason="too_few_labels",
         )
     kept = set(subjects[:count])

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from medmim.data.dataset.manifest import Split
-from medmim.errors import DataError
+from medmim.errors import DataError, counted
 
 SHARES: dict[Split, float] = {"train": 0.7, "val": 0.1, "test": 0.2}
 _FILL_ORDER: tuple[Split, ...] = ("train", "test", "val")  # with two subjects, one trains and one tests
@@ -54,8 +54,8 @@ def given_splits(pairs: Iterable[tuple[str, Split | None]]) -> dict[str, Split]:
             overlap.add(subject)
     if overlap:
         raise DataError(
-            f"the dataset assigns {len(overlap)} subjects to two splits ({', '.join(sorted(overlap)[:5])}): "
-            "expected each in one; correct its splits",
+            f"the dataset assigns {counted(len(overlap), 'subject')} to two splits "
+            f"({', '.join(sorted(overlap)[:5])}): expected each in one; correct its splits",
             reason="split_overlap",
         )
     return given
@@ -73,8 +73,8 @@ def folds(subjects: Iterable[str], folds: int = 5) -> dict[str, int]:
     ranked = sorted(set(subjects), key=lambda subject: hashlib.sha256(subject.encode()).digest())
     if not 2 <= folds <= len(ranked):
         raise DataError(
-            f"{folds} folds of {len(ranked)} subjects: expected at least 2 folds and a subject for each; use "
-            "fewer folds or ingest more subjects",
+            f"{counted(folds, 'fold')} of {counted(len(ranked), 'subject')}: expected at least 2 folds and "
+            "a subject for each; use fewer folds or ingest more subjects",
             reason="too_few_subjects",
         )
     return {subject: rank % folds for rank, subject in enumerate(ranked)}

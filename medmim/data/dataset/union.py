@@ -8,7 +8,7 @@ from pathlib import Path
 
 from medmim.data.dataset.manifest import Dataset, Split, VolumeRecord, content_hash, read_dataset
 from medmim.data.dataset.partition import partition
-from medmim.errors import UsageError
+from medmim.errors import UsageError, counted
 
 _STRICTEST: tuple[Split, ...] = ("test", "val", "train")
 
@@ -71,9 +71,12 @@ def read_datasets(roots: Sequence[Path], *, fold: int | None, log: Callable[[str
                 place.setdefault(volume.id, number)
     volumes, moved = _held_out_together(list(rows.values()))
     patients = len({volume.subject for volume in volumes})
-    log(f"{len(datasets)} datasets: {len(volumes)} volumes of {patients} patients")
+    log(
+        f"{counted(len(datasets), 'dataset')}: {counted(len(volumes), 'volume')} of "
+        f"{counted(patients, 'patient')}"
+    )
     if moved:
-        log(f"{moved} volumes are held out because another dataset holds out their patient")
+        log(f"held out: {counted(moved, 'volume')}, because another dataset holds out their patient")
     info = datasets[0].info.model_copy(
         update={
             "name": "+".join(one.info.name for one in datasets),

@@ -24,6 +24,7 @@ from medmim.data.dicom.vendor_elements import (
     private_b_value,
 )
 from medmim.data.formats import geometry
+from medmim.errors import counted
 
 _KEYWORDS = (
     "SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID",
@@ -266,7 +267,7 @@ def numbers(dataset: pydicom.Dataset, keyword: str, count: int) -> tuple[float, 
     """Return the `count` numbers of an element, or None if it is absent or empty."""
     found = values(dataset, keyword)
     if found and len(found) != count:
-        raise ValueError(f"expected {count} numbers, got {len(found)}")
+        raise ValueError(f"expected {counted(count, 'number')}, got {len(found)}")
     return tuple(float(value) + 0.0 for value in found) or None
 
 

@@ -14,7 +14,7 @@ from medmim.data.formats.images import as_mask, is_lossy, is_picture, read_pictu
 from medmim.data.formats.nifti import Image, LoadedImage, count_frames, load_nifti
 from medmim.data.formats.nifti_header import show
 from medmim.data.formats.volumes import is_nifti, load_volume
-from medmim.errors import DataError
+from medmim.errors import DataError, counted
 
 MAX_OFFSET_VOXELS = 0.5
 MAX_LABEL = 65535
@@ -61,8 +61,8 @@ def load_label(path: Path, *, spacing_mm: float, ignore_label: int | None = None
         raise _not_integral("several frames of class numbers")
     if total.max() > 1:
         raise DataError(
-            f"one-hot label: expected channels without overlap, got {int((total > 1).sum())} voxels in "
-            "several; merge them yourself",
+            "one-hot label: expected channels without overlap, got "
+            f"{counted(int((total > 1).sum()), 'voxel')} in several; merge them yourself",
             reason="label_overlap",
         )
     first = 1 - int(total.min())  # with a channel for the background, classes begin at 0
@@ -198,7 +198,7 @@ def _as_classes(array: Shaped[np.ndarray, "x y z"]) -> Shaped[np.ndarray, "x y z
             wrong = ~(np.abs(array - rounded) <= INTEGER_TOLERANCE)
         if wrong.any():
             shown = ", ".join(f"{value:g}" for value in np.unique(array[wrong])[:4])
-            raise _not_integral(f"{int(wrong.sum())} voxels of other values, such as {shown}")
+            raise _not_integral(f"{counted(int(wrong.sum()), 'voxel')} of other values, such as {shown}")
         array = rounded
     if array.min() < 0 or array.max() > MAX_LABEL:
         raise _not_integral("values outside this range")

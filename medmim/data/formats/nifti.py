@@ -111,7 +111,7 @@ def check_image(image: Image, *, picture: bool = False) -> None:
     nifti_header.check_affine(image.affine)
     if image.array.dtype.kind == "f" and (wrong := int(np.count_nonzero(~np.isfinite(image.array)))):
         raise DataError(
-            f"volume has {wrong} voxels that are NaN or infinite, expected none; export it again",
+            f"expected no NaN or infinite voxels, got {wrong}; export it again",
             reason="non_finite_voxels",
         )
     if image.array.min() == image.array.max():

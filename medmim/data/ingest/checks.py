@@ -11,6 +11,7 @@ from medmim.data.ingest.cases import DatasetLayout
 from medmim.data.ingest.context import IngestedVolume, stem_of
 from medmim.data.ingest.path_words import is_volume_name
 from medmim.data.ingest.sources import Sources
+from medmim.errors import counted
 
 _TAIL = 10  # characters of a name that are shown: enough to match names, too few to identify a patient
 
@@ -37,7 +38,7 @@ def describe_unmatched_labels(
     names = [stem_of(path) for path in found if is_volume_name(path.name)] or [path.name for path in found]
     expected = sorted({one.name for one in made})
     return (
-        f"none of {len(names)} label files belongs to an image: expected names that end like "
+        f"none of {counted(len(names), 'label file')} belongs to an image: expected names that end like "
         f"{_tails(expected)} (the SeriesInstanceUID or the image name), found {_tails(names)}; rename them, "
         "or pass --label-map table.csv (columns label, series)"
     )
@@ -82,47 +83,55 @@ def _unlabelled_contrasts(images: Sequence[tuple[str, bool]]) -> list[dict[str, 
     return [{"kind": "contrast_without_label", "images": without.total(), "patients": len(labelled)}]
 
 
+class _Count(int):
+    """Number whose format is a noun, with its plural where that does not end in s: `{n:file|files}`."""
+
+    def __format__(self, nouns: str) -> str:
+        return counted(int(self), *nouns.split("|")) if nouns else str(int(self))
+
+
 def warning_text(warning: dict[str, Any]) -> str:
     """Return a warning of `dataset.json` as one sentence."""
     texts = {
-        "no_label_used": "no label is used, although {files} files look like labels: see the ledger for the "
-        "reasons, or name them with --role 'GLOB=label'",
-        "annotations_not_used": "{files} annotation files are not used: they are damaged or name no image "
+        "no_label_used": "no label is used, although {files:file looks|files look} like labels: see the "
+        "ledger for the reasons, or name them with --role 'GLOB=label'",
+        "annotations_not_used": "not used: {files:annotation file}, damaged or naming no image "
         "of this source; see the ledger",
-        "contrast_without_label": "{images} images of {patients} patients have no label, although another "
+        "contrast_without_label": "no label for {images:image} of {patients:patient}, although another "
         "image of each of these patients has one: if the labels hold for both, describe the layout in a YAML "
         "file and pass it to --as",
-        "every_image_is_a_patient": "no patient information: each of {images} images counts as a patient, "
+        "every_image_is_a_patient": "no patient information: each image ({images}) counts as a patient, "
         "so images of one patient may be in train and test; pass --subject-pattern or --subjects",
-        "no_patient_id": "{files} files have no PatientID: each study counts as a patient; pass "
+        "no_patient_id": "no PatientID in {files:file}: each study counts as a patient; pass "
         "--subject-pattern or --subjects",
-        "patients_contradict": "{patients} patients have several names ({names}), birth dates "
-        "({birth_dates}) or sexes ({sexes}) in their DICOM headers: read as {patients} patients by PatientID "
-        "or --subjects, but they may be {people} people or more; name those with --subjects or "
+        "patients_contradict": "{patients:patient has|patients have} several names ({names}), birth dates "
+        "({birth_dates}) or sexes ({sexes}) in their DICOM headers: read as {patients:patient} by PatientID "
+        "or --subjects, but they may be {people:person|people} or more; name those with --subjects or "
         "--subject-pattern",
     }
     texts |= {
-        "split_made": "the dataset has no {split} split: {patients} of its {train} training patients are the "
-        "{split} split now; pass --splits to choose them",
-        "patients_in_two_sources": "{patients} patients of this source have the PatientID of a patient of "
-        "another source and count as the same person; if they are not, pass --separate-patients",
-        "patients_look_alike": "{patients} patients have identifiers that differ only in case, punctuation "
-        "or leading zeros, as pat-7 and PAT-07, and {divided} groups of them are in several splits: if they "
-        "are the same people, name them with --subjects or --subject-pattern",
+        "split_made": "the dataset has no {split} split: {patients} of its {train:training patient} now form "
+        "it; pass --splits to choose them",
+        "patients_in_two_sources": "same PatientID in this source and another: {patients:patient}, "
+        "each counted as one person; if they are not, pass --separate-patients",
+        "patients_look_alike": "identifiers of {patients:patient} differ from another only in case, "
+        "punctuation or leading zeros, as pat-7 and PAT-07, and {divided:group} of them in several splits: "
+        "if they are the same people, name them with --subjects or --subject-pattern",
     }
     texts |= {
-        "similar_images_under_two_subjects": "{images} images of different patients are similar in {pairs} "
-        "pairs, {divided} of them in two splits, so they may be copies (rescaled, cropped, mirrored, "
+        "similar_images_under_two_subjects": "{images:image} of different patients are similar in "
+        "{pairs:pair}, {divided} of them in two splits, so they may be copies (rescaled, cropped, mirrored, "
         "compressed): look at the volumes that --json lists; name one patient for both with --subjects",
         "similar_images_not_compared": "altered copies of images were not looked for: {images} images, the "
         "limit is {limit}",
     }
     if text := texts.get(warning["kind"]):
-        return text.format(**warning)
+        return text.format(
+            **{key: _Count(one) if isinstance(one, int) else one for key, one in warning.items()}
+        )
     splits = " and ".join(warning["splits"]) or "no split"
-    return (
-        f"same voxels under {len(warning['subjects'])} patients, in {splits}: {' '.join(warning['volumes'])}"
-    )
+    patients = counted(len(warning["subjects"]), "patient")
+    return f"same voxels under {patients}, in {splits}: {' '.join(warning['volumes'])}"
 
 
 def _tails(names: Sequence[str]) -> str:

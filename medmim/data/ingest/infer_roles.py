@@ -21,7 +21,7 @@ from medmim.data.ingest.path_words import (
     split_words,
 )
 from medmim.data.ingest.volume_facts import VolumeFacts
-from medmim.errors import DataError
+from medmim.errors import DataError, counted
 
 Examine = Callable[[Sequence[Path]], Mapping[Path, VolumeFacts]]
 _BODY_WORDS = {"brain", "brainmask", "bet", "skull", "skullstrip", "foreground", "head", "body", "headmask"}
@@ -148,7 +148,7 @@ def _decide_by_values(candidates: Sequence[Candidate], unnamed: set[int]) -> Non
         lonely = [one for one in members if one.role == "image" and one.label_like]
         if len(lonely) > 1 or len(lonely) == len(candidates):
             raise AmbiguousLayoutError(
-                f"{len(lonely)} files with few small whole numbers are labels without images",
+                f"labels without images: {counted(len(lonely), 'file')} with few small whole numbers",
                 "they are images of few grey values",
                 role_remedy(),
             )

@@ -134,7 +134,7 @@ def _patient_level(everything: Sequence[Candidate]) -> int | None:
         if kind == "unknown":
             folders = len({one.words.unit[: level + 1] for one in everything if len(one.words.unit) > level})
             raise AmbiguousLayoutError(
-                f"the {folders} folders at level {level + 1} are patients",
+                f"folders at level {level + 1} ({folders}) are patients",
                 "they are collections, and every file or file name is a patient",
                 "decide with --subject-pattern: '^" + "[^/]+/" * level + "([^/]+)/' for (1), '(.+)' for (2)",
             )

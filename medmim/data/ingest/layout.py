@@ -28,7 +28,7 @@ from medmim.data.ingest.infer_roles import Examine
 from medmim.data.ingest.layout_rules import InferenceRules, SubjectRule
 from medmim.data.ingest.path_words import VOLUME_NAMES, bare_name, is_label_word, split_words
 from medmim.data.ingest.pattern_layout import declaration_for, match_image, modality_of, pattern_cases
-from medmim.errors import DataError
+from medmim.errors import DataError, counted
 
 Read = Callable[[Sequence[Path]], Mapping[Path, DatasetJson]]
 
@@ -191,8 +191,8 @@ def _need_some(
     if named and not found:
         example = f"paths like '{descriptor.layout.example}'" if descriptor.layout.example else "images"
         raise DataError(
-            f"no image of '{descriptor.name}' among {len(paths)} files: expected {example}; check the "
-            "folder, or omit --as",
+            f"no image of '{descriptor.name}' among {counted(len(paths), 'file')}: expected {example}; "
+            "check the folder, or omit --as",
             reason="no_cases",
         )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from medmim.data.ingest.path_words import Role, bare_name
-from medmim.errors import DataError, UsageError
+from medmim.errors import DataError, UsageError, counted
 from medmim.text_formats import parse_csv
 
 _FILE_COLUMNS = (
@@ -81,8 +81,9 @@ class SubjectRule:
             found = {path: subject for path in paths if (subject := _in_table(table, path))}
         if missing := [path for path in paths if not found.get(path)]:
             raise DataError(
-                f"no patient for {len(missing)} of {len(paths)} images by --subject-pattern or --subjects: "
-                "expected one for each; extend the rule, or exclude files with --role 'GLOB=skip'",
+                f"no patient for {len(missing)} of {counted(len(paths), 'image')} by --subject-pattern or "
+                "--subjects: expected one for each; extend the rule, or exclude files with --role "
+                "'GLOB=skip'",
                 reason="no_subject",
             )
         return found

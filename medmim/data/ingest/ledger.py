@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from medmim.data.dataset.manifest import Fate, LedgerRow
-from medmim.errors import RunError
+from medmim.errors import RunError, counted
 
 
 class _SliceOutcome(NamedTuple):
@@ -109,6 +109,6 @@ class Ledger:
         fates = Counter(row.fate for row in rows)
         reasons = Counter(row.reason for row in rows if row.fate != "accepted").most_common(3)
         return (
-            f"{len(rows)} files, {fates['quarantined']} quarantined and {fates['skipped']} skipped; "
-            f"most frequent reasons: {', '.join(f'{reason} ({count})' for reason, count in reasons)}"
+            f"{counted(len(rows), 'file')}, {fates['quarantined']} quarantined and {fates['skipped']} "
+            f"skipped; most frequent reasons: {', '.join(f'{reason} ({count})' for reason, count in reasons)}"
         )

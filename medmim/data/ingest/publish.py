@@ -26,7 +26,7 @@ from medmim.data.dataset.manifest import (
 from medmim.data.dataset.splits import assign_splits, given_splits
 from medmim.data.ingest.context import IngestedVolume
 from medmim.data.ingest.label_regions import region_records
-from medmim.errors import DataError, UsageError
+from medmim.errors import DataError, UsageError, counted
 
 _SHOWS_SKIN = {"MR", "CT", "PT", "OT"}
 _OTHER_PARTS = {"chest", "abdomen", "pelvis", "limb"}
@@ -186,8 +186,8 @@ def _of_other_sources(new: Publication) -> tuple[list[VolumeRecord], list[Ledger
     kept = [volume for volume in new.old.volumes if (volume.source or FIRST_SOURCE) != new.source]
     if twice := {one.volume.id for one in new.made} & {volume.id for volume in kept}:
         raise DataError(
-            f"{len(twice)} volumes are in this source and in one that was ingested before: expected every "
-            "scan in one source; remove the copies, or pass the --source that they belong to",
+            f"in this source and in one that was ingested before: {counted(len(twice), 'volume')}; expected "
+            "every scan in one source; remove the copies, or pass the --source that they belong to",
             reason="volume_in_two_sources",
         )
     rows = map(LedgerRow.model_validate, files.read_jsonl(new.old.root / "ledger.jsonl"))

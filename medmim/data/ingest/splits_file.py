@@ -14,7 +14,7 @@ from medmim.data.dataset.splits import given_splits
 from medmim.data.ingest.context import IngestedVolume
 from medmim.data.ingest.path_words import bare_name
 from medmim.data.ingest.pseudonyms import Keys
-from medmim.errors import DataError, UsageError, did_you_mean
+from medmim.errors import DataError, UsageError, counted, did_you_mean
 from medmim.text_formats import parse_csv, parse_json
 
 _WORDS: dict[str, Split] = {
@@ -108,9 +108,9 @@ def apply_splits(
     places = [index.find(name) for name, _ in splits.entries]
     if unknown := [number for number, found in enumerate(places, start=1) if not found]:
         raise DataError(
-            f"--splits names {len(unknown)} of {len(places)} images that were not ingested (entries "
-            f"{', '.join(map(str, unknown[:5]))}{', …' if len(unknown) > 5 else ''}): expected paths, file "
-            "names, patients or series of the source; correct the file",
+            f"--splits names {len(unknown)} of {counted(len(places), 'image')} that were not ingested "
+            f"(entries {', '.join(map(str, unknown[:5]))}{', …' if len(unknown) > 5 else ''}): expected "
+            "paths, file names, patients or series of the source; correct the file",
             reason="split_unknown",
         )
     pairs = zip(splits.entries, places, strict=True)
@@ -120,8 +120,8 @@ def apply_splits(
     missing = [one for one in made if one.volume.subject not in by_subject]
     if missing:
         raise DataError(
-            f"--splits omits {len(missing)} of {len(made)} images: expected a split for each patient; add "
-            "them to the file, or exclude them with --role 'GLOB=skip'",
+            f"--splits omits {len(missing)} of {counted(len(made), 'image')}: expected a split for each "
+            "patient; add them to the file, or exclude them with --role 'GLOB=skip'",
             reason="split_missing",
         )
     return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -21,6 +22,7 @@ View = Literal["patch", "whole"]
 _LARGEST_PATCH = {2: 192, 3: 64}
 _THIN = 16
 _SPACING_TOLERANCE = 0.05
+_MAX_PADDING = 0.99  # share of a patch outside the largest image
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,8 @@ def plan_for(
 
     Raises:
         DataError: if there are no volumes.
-        ShapeError: if a given size is no multiple of `multiple`, or `spacing_mm` has another length.
+        ShapeError: if a given size is no multiple of `multiple`, or over 99 % of such a patch is padding; if
+            `spacing_mm` has another length.
     """
     if not volumes:
         raise DataError("no volumes to train on: ingest data first, or widen the splits", reason="no_volumes")
@@ -148,7 +151,36 @@ def plan_for(
         spacing = _common_spacing(spacings, thick if chosen == 2 else None)
     else:
         spacing = _given_spacing(spacing_mm)
-    return PreprocessingPlan(chosen, patch, spacing, view)
+    plan = PreprocessingPlan(chosen, patch, spacing, view)
+    if size is not None and view == "patch":
+        _refuse_padding(volumes, plan, step)
+    return plan
+
+
+def padding_share(image: Sequence[float] | np.ndarray, patch: Size) -> float:
+    """Return the share of a patch that lies outside an image of this size."""
+    return 1 - float(np.prod(np.minimum(image, patch) / patch))
+
+
+def image_sizes(volumes: Sequence[VolumeRecord], plan: PreprocessingPlan) -> np.ndarray:
+    """Return the size of each volume, or of its slices, in voxels after resampling."""
+    sizes = np.array([in_ras(volume, volume.shape) for volume in volumes])
+    spacings = np.array([in_ras(volume, volume.spacing_mm) for volume in volumes])
+    if plan.spacing_mm is not None:
+        sizes = np.rint(sizes * spacings / plan.spacing_mm)
+    return sizes if plan.dims == 3 else without_axis(sizes, np.array([slice_axis(one) for one in spacings]))
+
+
+def _refuse_padding(volumes: Sequence[VolumeRecord], plan: PreprocessingPlan, step: Size) -> None:
+    largest = image_sizes(volumes, plan).max(axis=0)
+    if (share := padding_share(largest, plan.size)) > _MAX_PADDING:
+        shown = [int(length) for length in largest]
+        fitting = round_up(np.minimum(shown, plan.size).tolist(), step)
+        raise ShapeError(
+            f"--size {','.join(map(str, plan.size))}: {math.floor(1e4 * share) / 100} % of such a patch is "
+            f"padding, as no image is larger than {'×'.join(map(str, shown))} voxels; use --size "
+            f"{','.join(map(str, fitting))}"
+        )
 
 
 def voxel_mm(volumes: Sequence[VolumeRecord], plan: PreprocessingPlan) -> tuple[float, ...] | None:

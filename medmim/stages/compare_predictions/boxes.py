@@ -10,7 +10,7 @@ from typing import Any
 from medmim.data.dataset.partition import patient_digest
 from medmim.data.formats.file_types import open_regular
 from medmim.data.ingest.layout_rules import SubjectRule
-from medmim.errors import DataError, UsageError
+from medmim.errors import DataError, UsageError, counted
 from medmim.stages.compare_predictions.cases import PredictionSet, Row, ScoredPredictions, patients
 from medmim.text_formats import parse_json
 
@@ -86,7 +86,7 @@ def _detections(
         raise DataError(f"{one.tool}: no detection has an image and a category of the labels; check the ids")
     empty = len(truth) - len(found)
     lines = {
-        f"{one.tool}: {empty} of {len(truth)} images have no detection": empty,
+        f"{one.tool}: no detection in {empty} of {counted(len(truth), 'image')}": empty,
         f"{one.tool}: detections not used, as their ids are unknown: {unknown}": unknown,
     }
     return found, [line for line, count in lines.items() if count]

@@ -11,7 +11,7 @@ from typing import Any
 
 from medmim.data.dataset.partition import patient_digest
 from medmim.data.ingest.layout_rules import SubjectRule
-from medmim.errors import DataError, UsageError
+from medmim.errors import DataError, UsageError, counted
 
 Row = Mapping[str, Any]
 Progress = Callable[[str, int, int], None]
@@ -147,7 +147,7 @@ def patients(names: Sequence[str], rule: SubjectRule) -> tuple[dict[str, str], s
         note = "every file is taken for a patient of its own; --subject-pattern or --subjects groups them"
         return {name: patient_digest(name) for name in names}, note
     found = rule.subjects(names)
-    note = f"{len(names)} cases of {len(set(found.values()))} patients, by your rule"
+    note = f"{counted(len(names), 'case')} of {counted(len(set(found.values())), 'patient')}, by your rule"
     return {name: patient_digest(found[name]) for name in names}, note
 
 
@@ -156,7 +156,7 @@ def problem_notes(sets: Sequence[PredictionSet], problems: Sequence[RejectedCase
     counts = Counter((one.tool, one.reason) for one in problems)
     trainings = Counter(one.tool for one in sets)
     return [
-        f"{tool}: {count} of {cases * trainings[tool]} cases {_words(reason)}: counted as wrong"
+        f"{tool}: {count} of {counted(cases * trainings[tool], 'case')} {_words(reason)}: counted as wrong"
         for (tool, reason), count in sorted(counts.items())
     ]
 

@@ -11,7 +11,7 @@ from medmim.data.dataset.partition import patient_digest
 from medmim.data.formats.annotation_files import decode_text
 from medmim.data.formats.file_types import open_regular
 from medmim.data.ingest.layout_rules import SubjectRule
-from medmim.errors import DataError, UsageError
+from medmim.errors import DataError, UsageError, counted
 from medmim.stages.compare_predictions.cases import (
     MISSING,
     PredictionSet,
@@ -83,7 +83,9 @@ def _predicted(one: PredictionSet, classes: Mapping[str, str]) -> tuple[dict[str
     found, names = _read(one.path), sorted(set(classes.values()))
     shares = {name: _shares(one, row, names) for name, row in found.items() if name in classes}
     if not shares:
-        raise DataError(f"{one.tool}: none of {len(found)} images has a label; expected the same names")
+        raise DataError(
+            f"{one.tool}: none of {counted(len(found), 'image')} has a label; expected the same names"
+        )
     return shares, len(found) - len(shares)
 
 
@@ -136,5 +138,7 @@ def _read(path: Path) -> dict[str, dict[str, str]]:
         raise UsageError(f"'{path.name}': expected CSV with a column image (or file, case, id), and rows")
     found = {Path(row[column]).name.partition(".")[0]: row for row in rows}
     if len(found) < len(rows):
-        raise UsageError(f"'{path.name}': {len(rows) - len(found)} images are named twice, expected once")
+        raise UsageError(
+            f"'{path.name}': expected each image once, got {len(rows) - len(found)} more than once"
+        )
     return found

@@ -14,7 +14,7 @@ from medmim.data.formats.labels import fit_label, load_label
 from medmim.data.formats.nifti import Image
 from medmim.data.ingest.context import stem_of
 from medmim.data.ingest.dataset_json import read_dataset_json
-from medmim.errors import DataError, UsageError
+from medmim.errors import DataError, UsageError, counted
 from medmim.stages.compare_predictions.cases import PredictionSet, Progress, matched
 
 _VOLUMES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".mgz", ".mgh")
@@ -92,11 +92,13 @@ def label_files(folder: Path) -> dict[str, Path]:
     chosen = volumes or [path for path in every if path.name.lower().endswith(PICTURE_SUFFIXES)]
     found = {stem_of(path): path for path in chosen}
     if not chosen:
-        raise UsageError(f"'{folder}': expected label maps ({_KINDS}), got {len(every)} other files")
+        raise UsageError(
+            f"'{folder}': expected label maps ({_KINDS}), got {counted(len(every), 'other file')}"
+        )
     if len(found) < len(chosen):
         raise UsageError(
-            f"'{folder}': {len(chosen) - len(found)} label maps share their name with another; expected one "
-            "for each case"
+            f"'{folder}': expected one label map for each case, got {len(chosen) - len(found)} with the name "
+            "of another"
         )
     return found
 
@@ -125,8 +127,8 @@ def read_predictions(
     extra = len(files) - len(pairs)
     if not pairs:
         raise DataError(
-            f"{predictions.tool}: none of {len(files)} label maps has the name of a label: expected names "
-            f"such as '{next(iter(truth.files))}'; rename them"
+            f"{predictions.tool}: none of {counted(len(files), 'label map')} has the name of a label: "
+            f"expected names such as '{next(iter(truth.files))}'; rename them"
         )
     if extra:
         notes = [*notes, f"{predictions.tool}: label maps without a label, not used: {extra}"]

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
+from medmim.errors import counted
 from medmim.files import SHARED
 
 _OTHERS, _GROUP_AND_OTHERS = 0o007, 0o077
@@ -23,7 +24,12 @@ def judge_permissions(folders: Sequence[Path]) -> Verdict:
     if not count:
         return "permissions", "ok", f"only {'your group' if _shared() else 'you'} can read runs and data", ""
     advice = "run `medmim doctor --repair`; for folders shared with your group: `medmim doctor --shared`"
-    return "permissions", "bad", f"{count} files and folders can be read by others", advice
+    return (
+        "permissions",
+        "bad",
+        f"{counted(count, 'file or folder', 'files and folders')} can be read by others",
+        advice,
+    )
 
 
 def restrict_permissions(folders: Sequence[Path]) -> int:

@@ -20,7 +20,7 @@ from pydicom import uid
 from pydicom.pixels import get_decoder
 
 from medmim.data.ingest.pseudonyms import SECRET_BYTES
-from medmim.errors import RunError
+from medmim.errors import RunError, counted
 from medmim.stages.doctor.permissions import judge_permissions
 from medmim.stages.doctor.store import judge_store
 from medmim.stages.doctor.tracking_server import Client, judge_server
@@ -129,7 +129,7 @@ def _devices() -> Check:
     advice = (
         "training runs on the CPU; if there is an NVIDIA GPU, install its driver and a CUDA build of torch"
     )
-    return Check("devices", "note", f"CPU, {torch.get_num_threads()} threads", advice)
+    return Check("devices", "note", f"CPU, {counted(torch.get_num_threads(), 'thread')}", advice)
 
 
 def _is_supported(major: int, minor: int, built: Sequence[str]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medmim.errors import RunError
+from medmim.errors import RunError, counted
 from medmim.stages.doctor.permissions import Verdict
 from medmim.tracking.database import DATABASE, is_intact
 from medmim.tracking.migration import backups, check
@@ -21,7 +21,12 @@ def judge_store(home: Path) -> Verdict:
     if not path.exists():
         if not count:
             return "store", "ok", "none; the first training creates it", ""
-        return "store", "bad", f"{DATABASE} is missing, {count} run folders have records", _ADVICE
+        return (
+            "store",
+            "bad",
+            f"{DATABASE} is missing, {counted(count, 'run folder has', 'run folders have')} records",
+            _ADVICE,
+        )
     try:
         check(home)
         intact = is_intact(path)
@@ -30,7 +35,12 @@ def judge_store(home: Path) -> Verdict:
         return "store", "bad", found, advice
     if not intact:
         return "store", "bad", f"{DATABASE} fails SQLite's integrity check", _ADVICE
-    return "store", "ok", f"intact, {len(backups(home))} backups, {count} run records", ""
+    return (
+        "store",
+        "ok",
+        f"intact, {counted(len(backups(home)), 'backup')}, {counted(count, 'run record')}",
+        "",
+    )
 
 
 def repair_store(home: Path) -> str:
@@ -44,12 +54,12 @@ def repair_store(home: Path) -> str:
         return "there is no store to repair"
     if path.exists() and is_intact(path):
         count = write_missing_records(Store(home))
-        return f"the store is intact; records of {count} runs were added to their folders"
+        return f"the store is intact; records of {counted(count, 'run')} were added to their folders"
     done = rebuild(home)
     count = write_missing_records(Store(home))
     source = f"backup '{done.backup}'" if done.backup else "no backup"
     kept = f"; the damaged file is kept as '{done.kept}'" if done.kept else ""
     return (
-        f"the store was rebuilt from {source} and the records of {done.runs} runs; {done.versions} model "
-        f"versions were registered again{kept}"
+        f"the store was rebuilt from {source} and the records of {counted(done.runs, 'run')}; "
+        f"{counted(done.versions, 'model version was', 'model versions were')} registered again{kept}"
     )

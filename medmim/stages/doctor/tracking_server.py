@@ -14,6 +14,8 @@ from urllib.parse import SplitResult, urlsplit
 
 from packaging.version import InvalidVersion, Version
 
+from medmim.errors import counted
+
 FLOOR = Version("3.17.2")
 _WAIT_S = 3.0
 _REFUSED = (401, 403)
@@ -71,7 +73,7 @@ def _judge(parts: SplitResult, environment: Mapping[str, str], client: Client) -
     address = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl().rstrip("/")
     answer = _version(client, address, _authorization(environment) if alone or secure else "")
     if answer is None and problems:
-        return _NAME, "bad", f"does not answer; {len(problems)} problems", "; ".join(problems)
+        return _NAME, "bad", f"does not answer; {counted(len(problems), 'problem')}", "; ".join(problems)
     if answer is None:
         return (
             _NAME,
@@ -86,7 +88,7 @@ def _judge(parts: SplitResult, environment: Mapping[str, str], client: Client) -
         *_open_problem(client, address, alone=alone),
     ]
     if problems:
-        return _NAME, "bad", f"{len(problems)} problems", "; ".join(problems)
+        return _NAME, "bad", counted(len(problems), "problem"), "; ".join(problems)
     if hidden:
         return (
             _NAME,

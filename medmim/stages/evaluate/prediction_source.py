@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medmim.data.dataset.manifest import Dataset, VolumeRecord
-from medmim.errors import DataError
+from medmim.errors import DataError, counted
 from medmim.stages.applicability import check_scans, modality_warnings
 from medmim.stages.evaluate.case_scores import CaseScorer, ModelScorer
 from medmim.stages.evaluate.class_matching import ClassMatching
@@ -90,12 +90,15 @@ def annotated_cases(
             "annotations for the task of the model; ingest them, or try --split all",
             reason="no_labels",
         )
-    notes = [f"{len(rest)} volumes of visits without all channels of the model are left out"] if rest else []
+    left_out = counted(len(rest), "volume")
+    notes = [f"left out: {left_out} of visits without all channels of the model"] if rest else []
     if len(usable) < len(inside):
-        notes.append(f"{len(inside) - len(usable)} of {len(inside)} images have no annotation: left out")
+        notes.append(
+            f"left out: {len(inside) - len(usable)} of {counted(len(inside), 'image')} without annotation"
+        )
     unknown = sum(one.flags.get("spacing") == "unknown" for one in usable)
     if source.task.measures_mm and unknown:
-        notes.append(f"{unknown} images have no known pixel size: their scores count a pixel as 1 mm")
+        notes.append(f"no known pixel size of {counted(unknown, 'image')}: scores count a pixel as 1 mm")
     return usable, notes
 
 

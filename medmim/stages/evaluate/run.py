@@ -17,7 +17,7 @@ from medmim import files
 from medmim.data.dataset.contamination import Certificate, certify
 from medmim.data.dataset.manifest import Dataset, VolumeRecord, digest_of, read_dataset
 from medmim.data.ingest.context import Progress
-from medmim.errors import DataError, MedmimError, raised_in
+from medmim.errors import DataError, MedmimError, counted, raised_in
 from medmim.notebook import NotebookResult, Table
 from medmim.stages.applicability import UNLIKE
 from medmim.stages.evaluate.case_scores import (
@@ -247,17 +247,20 @@ def _case_notes(
     notes, column = [], options.column
     if failures:
         reasons = ", ".join(sorted(set(failures.values())))
-        notes.append(f"{len(failures)} of {len(cases)} cases have no score: {reasons}; see evaluation.json")
+        notes.append(
+            f"no score for {len(failures)} of {counted(len(cases), 'case')}: {reasons}; see evaluation.json"
+        )
     if unlike and options.force:
         notes.append(
-            f"{len(unlike)} cases do not resemble the training data of the model; scored with --force"
+            f"{counted(len(unlike), 'case does', 'cases do')} not resemble the training data of the model; "
+            "scored with --force"
         )
     quantity = source.classes[0] if source.kind == "regress" else column
     if column and quantity != column:
         notes.append(f"the model predicts {quantity}; its numbers are compared with the column {column}")
     if source.saved and source.kind in ("segment", "detect"):
         missing = sum(case.id not in source.saved.predicted for case in cases)
-        notes += [f"{missing} cases have no prediction: they count as empty predictions"] if missing else []
+        notes += [f"no prediction for {counted(missing, 'case')}: counted as empty"] if missing else []
     return notes
 
 

@@ -18,7 +18,7 @@ from medmim.data.loading.patches import PatchDataset
 from medmim.data.loading.preprocess import VolumeLoader
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan, plan_for
 from medmim.encoders import Encoder
-from medmim.errors import DataError
+from medmim.errors import DataError, counted
 from medmim.heads import Transfer, build_head, transfer_decoder
 from medmim.randomness import stream_seed
 from medmim.stages.initial_weights import (
@@ -158,7 +158,7 @@ def _divide(
     unused = sum(not task.usable(volume) for volume in dataset.volumes)
     if unused:
         total = len(dataset.volumes)
-        log(f"{unused} of {total} images have no {needed.removeprefix('a ')}: left out{task.hint}")
+        log(f"left out: {unused} of {counted(total, 'image')} without {needed.removeprefix('a ')}{task.hint}")
     divided = partition(stored, fold=settings.fold, usable=task.usable, volumes=dataset.volumes)
     for name in ("train", "test"):
         if not getattr(divided, name):
@@ -185,13 +185,14 @@ def _caveats(divided: Partition, task: Task) -> list[str]:
         )
     unknown = sum(volume.flags.get("spacing") == "unknown" for volume in divided.test)
     if task.measures_mm and unknown:
-        found.append(f"{unknown} test images have no known pixel size: their scores count a pixel as 1 mm")
+        found.append(f"no known pixel size of {counted(unknown, 'test image')}: scores count a pixel as 1 mm")
     trained = {name for volume in divided.train for name in task.classes_of(volume)}
     for part, volumes in (("validation", divided.val), ("test", divided.test)):
         untrained = [volume for volume in volumes if task.classes_of(volume) - trained]
         if untrained:
             found.append(
-                f"{len(untrained)} {part} images show a class that no training image shows: it is never found"
+                f"{counted(len(untrained), f'{part} image shows', f'{part} images show')} a class that no "
+                "training image shows: it is never found"
             )
         found += [f"{part}: {line}" for line in task.unscored(volumes, sorted(trained))] if volumes else []
     return found
@@ -212,7 +213,8 @@ def _network(
     copied = transfer_decoder(network, origin.weights) if settings.init_decoder else 0
     if copied:
         log(
-            f"{copied} tensors of the decoder were loaded from '{origin.arm}' (off: --set init_decoder=false)"
+            f"loaded {counted(copied, 'tensor')} of the decoder from '{origin.arm}' (off: --set "
+            "init_decoder=false)"
         )
     return network
 

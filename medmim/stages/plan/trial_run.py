@@ -25,7 +25,7 @@ from lightning.pytorch.callbacks import Callback
 
 from medmim.config.runs import FinetuneSettings, PretrainSettings, RunSettings
 from medmim.data.dataset.manifest import read_dataset
-from medmim.errors import RunError
+from medmim.errors import RunError, counted
 from medmim.files import names_weights_file
 from medmim.stages.finetune.run import finetune
 from medmim.stages.initial_weights import SCRATCH, find_initial_weights
@@ -142,13 +142,14 @@ def run_trial(
             for process in list(pool._processes.values()):
                 process.kill()
             raise RunError(
-                f"{batches} steps of {batch} patches take more than {_LIMIT_S:.0f} s on this machine, with "
-                "loading and one evaluation: choose a smaller --size or --encoder"
+                f"{batches} steps of {counted(batch, 'patch', 'patches')} take more than {_LIMIT_S:.0f} s "
+                "on this machine, with loading and one evaluation: choose a smaller --size or --encoder"
             ) from None
         except BrokenProcessPool as error:
             raise RunError(
-                f"the trial run with {batch} patches per batch was killed, probably because memory ran out: "
-                "choose a smaller --size or --batch-size, or --set activation_checkpointing=true"
+                f"the trial run with {counted(batch, 'patch', 'patches')} per batch was killed, probably "
+                "because memory ran out: choose a smaller --size or --batch-size, or --set "
+                "activation_checkpointing=true"
             ) from error
 
 

@@ -15,7 +15,7 @@ from medmim import files
 from medmim.data.dataset.manifest import VolumeRecord, read_dataset
 from medmim.data.formats.nifti import Image, read_image
 from medmim.data.formats.write_volume import write_volume
-from medmim.errors import DataError, UsageError
+from medmim.errors import DataError, UsageError, counted
 from medmim.notebook import NotebookResult, Table
 from medmim.stages.applicability import UNLIKE, unlike_training_data, with_modality
 from medmim.stages.ingest import ingest
@@ -136,7 +136,8 @@ class LoadedModel:
         volumes = read_dataset(root).volumes
         if len(volumes) != 1:
             raise DataError(
-                f"'{scan}' contains {len(volumes)} volumes, expected one: use medmim.predict for folders"
+                f"'{scan}' contains {counted(len(volumes), 'volume')}, expected one: use medmim.predict "
+                "for folders"
             )
         return root, volumes[0]
 

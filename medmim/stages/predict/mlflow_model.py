@@ -18,7 +18,7 @@ from mlflow.types.schema import AnyType
 from medmim import __version__
 from medmim.data.formats.nifti import Image, read_image
 from medmim.data.formats.write_volume import write_volume
-from medmim.errors import DataError
+from medmim.errors import DataError, counted
 from medmim.stages.predict.outputs import VolumePrediction
 from medmim.stages.predict.run import predict
 from medmim.training.tasks.trained_model import load_trained_model
@@ -102,7 +102,8 @@ class MlflowModel:
         predictions = list(predict(source, folder / "out", **words).volumes.values())
         if len(predictions) != 1:
             raise DataError(
-                f"'{source}' contains {len(predictions)} volumes, expected one: give one path for each",
+                f"'{source}' contains {counted(len(predictions), 'volume')}, expected one: give one path "
+                "for each",
                 reason="several_volumes",
             )
         return predictions[0]

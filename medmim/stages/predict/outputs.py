@@ -18,6 +18,7 @@ from medmim.data.dataset.manifest import VolumeRecord
 from medmim.data.formats.nifti import Image
 from medmim.data.formats.write_volume import encode_image
 from medmim.data.loading.preprocess import PreprocessedVolume
+from medmim.errors import counted
 from medmim.training.evaluation.detection_metrics import UNCHOSEN
 from medmim.training.evaluation.figures import FigureRow, boxed_row, caption_row, panel, upright
 from medmim.training.evaluation.postprocessing import apply_postprocessing
@@ -121,7 +122,7 @@ def write_label_prediction(
         size = round(count * voxel_ml, 4) if known else ""
         row = {"volume": volume.id, "class": class_name, "number": code, "voxels": count, "ml": size}
         rows.append(row)
-        text = f"{float(f'{count * voxel_ml:.3g}'):g} ml" if known else f"{count} voxels"
+        text = f"{float(f'{count * voxel_ml:.3g}'):g} ml" if known else counted(count, "voxel")
         sizes.append(f"{class_name} {text}")
     summary = ", ".join(sizes)
     return VolumePrediction(rows, summary, label)
@@ -204,7 +205,9 @@ def write_box_prediction(
     if place.draw:
         _draw(place, [_boxed(prepared, found)], trained)
     rows = [_box_row(volume, prepared, *one) for one in found]
-    return VolumePrediction(rows, f"{len(rows)} boxes{f', best {found[0][1]:.2f}' if found else ''}")
+    return VolumePrediction(
+        rows, f"{counted(len(rows), 'box', 'boxes')}{f', best {found[0][1]:.2f}' if found else ''}"
+    )
 
 
 def trace_to_slices(prediction: VolumePrediction, files_of: Mapping[str, int]) -> VolumePrediction:

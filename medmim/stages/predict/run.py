@@ -27,7 +27,7 @@ from medmim.data.ingest.pseudonyms import Keys
 from medmim.data.ingest.publish import sole_use
 from medmim.data.ingest.source_slices import Instances, find_instances, slices_of_volume
 from medmim.data.sandbox.sandbox import Sandbox, for_scans
-from medmim.errors import DataError, MedmimError, RunError, UsageError, raised_in
+from medmim.errors import DataError, MedmimError, RunError, UsageError, counted, raised_in
 from medmim.stages.applicability import UNLIKE, check_scans, modality_warnings, with_modality
 from medmim.stages.ingest import KEY_FILE, ingest
 from medmim.stages.model_lookup import find_model
@@ -90,7 +90,7 @@ def predict(
         ) from error
     if not result.volumes:
         raise DataError(
-            f"nothing could be predicted: {len(result.failures)} volumes failed "
+            f"nothing could be predicted: {counted(len(result.failures), 'volume')} failed "
             f"({', '.join(sorted(set(result.failures.values())))}); see '{out}/{_INDEX}'",
             reason="nothing_predicted",
         )
@@ -145,10 +145,12 @@ def _ingest(
         if not (root / "ledger.jsonl").is_file():
             raise
         files.move(root / "ledger.jsonl", out / "ledger.jsonl")
-        reasons = sorted({row["reason"] for row in files.read_jsonl(out / "ledger.jsonl")})
+        rows = list(files.read_jsonl(out / "ledger.jsonl"))
+        write_sources(out, (), rows, paths_of(folder), {})
+        reasons = sorted({row["reason"] for row in rows})
         raise DataError(
             f"nothing could be predicted: no usable scan ({', '.join(reasons)}); the reason for each file is "
-            f"in '{out}/ledger.jsonl'",
+            f"in '{out / SOURCES}'",
             reason="nothing_predicted",
         ) from error
     shutil.copyfile(root / "ledger.jsonl", out / "ledger.jsonl")
@@ -161,7 +163,7 @@ def _names(trained: TrainedModel, scans: Path | None, dataset: Dataset, out: Pat
         return {volume.id: volume.id for volume in dataset.volumes}
     rows, paths = list(files.read_jsonl(out / "ledger.jsonl")), paths_of(scans)
     names = output_names(dataset, rows, paths, channels=bool(trained.description.get("channels")))
-    write_sources(out, dataset, rows, paths, names)
+    write_sources(out, dataset.volumes, rows, paths, names)
     return names
 
 

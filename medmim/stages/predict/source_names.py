@@ -54,14 +54,14 @@ def paths_of(source: Path) -> dict[int, Path]:
 
 def write_sources(
     out: Path,
-    dataset: Dataset,
+    volumes: Sequence[VolumeRecord],
     rows: Sequence[Mapping[str, Any]],
     paths: Mapping[int, Path],
     names: Mapping[str, str],
 ) -> None:
     """Write `sources.csv`: a row for each source file, or for each folder of slices of one volume."""
-    patients = {one.id: one.subject for one in dataset.volumes}
-    stacks = {one.id for one in dataset.volumes if one.slices}
+    patients = {one.id: one.subject for one in volumes}
+    stacks = {one.id for one in volumes if one.slices}
     table: dict[tuple[str, ...], None] = {}
     for row in rows:
         path, volume = paths.get(row["number"]), row["volume"] or ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from medmim.errors import counted
 from medmim.stages.compare import CompareResult, compare
 from medmim.stages.study.planning import StudyTraining
 from medmim.tracking.comparison.arms import Arm
@@ -63,6 +64,6 @@ def _described(arm: Arm, metric: str) -> str:
         "no interval" if arm.interval is None else "95 % interval {:.3f} to {:.3f}".format(*arm.interval)
     )
     return (
-        f"{arm.title}: {metric} {arm.mean:.3f}, {interval}, {len(arm.patients)} test patients, "
-        f"{len(arm.seeds)} training seeds; test patients seen in training: {arm.contamination}"
+        f"{arm.title}: {metric} {arm.mean:.3f}, {interval}, {counted(len(arm.patients), 'test patient')}, "
+        f"{counted(len(arm.seeds), 'training seed')}; test patients seen in training: {arm.contamination}"
     )

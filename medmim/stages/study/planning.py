@@ -22,7 +22,7 @@ from medmim.config.study import DIGEST, EQUAL_COST, SCRATCH, StageSettings, Stud
 from medmim.data.dataset.manifest import Dataset, digest_of
 from medmim.data.dataset.partition import limit_patients, partition
 from medmim.data.loading.disk_cache import PREPARED
-from medmim.errors import RunError
+from medmim.errors import RunError, counted
 from medmim.stages.plan.trial_run import ended_by_signals
 from medmim.stages.run_lifecycle import TARGETS_FILE
 from medmim.stages.study.engines import LocalEngine, StudyEngine
@@ -92,12 +92,13 @@ class StudyPlan:
     def lines(self) -> list[str]:
         """Return the plan as lines of text."""
         stages = [one.job.stage for one in self.trainings]
-        counts = f"{stages.count('pretrain')} pretrainings, {stages.count('finetune')} fine-tunings"
+        pretrainings = counted(stages.count("pretrain"), "pretraining")
+        counts = f"{pretrainings}, {counted(stages.count('finetune'), 'fine-tuning')}"
         done = len(self.trainings) - len(self.unfinished)
         each = ", ".join(f"{kind} {minutes:.1f}" for kind, minutes in sorted(self.minutes.items()))
         at_once = f", {self.width} at a time" if self.width > 1 else ""
         return [
-            f"{self.trials} trials: {counts}; {done} of {len(self.trainings)} are finished",
+            f"{counted(self.trials, 'trial')}: {counts}; {done} of {len(self.trainings)} are finished",
             f"predicted {self.hours:.1f} hours for the rest{at_once} ({self.source}; minutes each: {each})",
         ]
 

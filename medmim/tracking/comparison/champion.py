@@ -11,7 +11,7 @@ from mlflow.exceptions import MlflowException
 
 from medmim.data.dataset.contamination import CONTAMINATED, NONE_FOUND, POSSIBLE
 from medmim.data.dataset.manifest import digest_of
-from medmim.errors import RunError, UsageError
+from medmim.errors import RunError, UsageError, counted
 from medmim.tracking.comparison.arms import Arm, arms_of
 from medmim.tracking.comparison.findings import Findings, find
 from medmim.tracking.comparison.runs import CONTROL, RunScores, read_run
@@ -158,7 +158,7 @@ def _refusal(
     """Return why an arm cannot even be tested; empty where it can."""
     reasons = [
         (any(run.run_id in best.runs for run in incumbent), "it is champion already"),
-        (missing > 0, f"{missing} trials of the study are not finished; run the study again"),
+        (missing > 0, f"{counted(missing, 'trial')} of the study not finished; run the study again"),
         (best.contamination == CONTAMINATED, "its training saw test patients"),
         (best.contamination == POSSIBLE, "its training may have seen test patients under look-alike keys"),
         (best.contamination != NONE_FOUND, "it is unknown whether its training saw test patients"),

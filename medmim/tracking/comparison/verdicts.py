@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from medmim.data.dataset.contamination import CONTAMINATED, POSSIBLE, UNKNOWN
+from medmim.errors import counted
 from medmim.tracking.comparison.arms import Arm
 from medmim.tracking.statistics.paired_test import MIN_PATIENTS, PairedTest
 
@@ -72,10 +73,10 @@ def obstacle_to(
 def interval_over(test: PairedTest, *, from_files: bool = False) -> str:
     """Return what the interval of a test covers."""
     if from_files and test.seeds == 1:
-        return f"{test.patients} patients, one set of predictions each"
+        return f"{counted(test.patients, 'patient')}, one set of predictions each"
     if test.seeds > 1:
-        return f"{test.patients} patients and {test.seeds} seeds"
-    return f"{test.patients} patients only, one seed"
+        return f"{counted(test.patients, 'patient')} and {counted(test.seeds, 'seed')}"
+    return f"{counted(test.patients, 'patient')} only, one seed"
 
 
 def seeds_remedy(arms: Sequence[Arm], command: str) -> str:
@@ -83,5 +84,5 @@ def seeds_remedy(arms: Sequence[Arm], command: str) -> str:
     minutes = sum(max(MIN_SEEDS - len(arm.seeds), 0) * arm.minutes for arm in arms)
     if not any(len(arm.seeds) < MIN_SEEDS and not arm.from_files for arm in arms):
         return ""
-    predicted = f" in about {max(round(minutes), 1)} minutes" if minutes else ""
+    predicted = f" in about {counted(max(round(minutes), 1), 'minute')}" if minutes else ""
     return f"; `{command}` trains the missing seeds{predicted}"

@@ -20,7 +20,7 @@ from medmim.data.loading.classification_samples import DEFAULT, classification_p
 from medmim.data.loading.finite_checks import finite
 from medmim.data.loading.preprocess import PreprocessedVolume
 from medmim.encoders import Encoder
-from medmim.errors import DataError, UsageError
+from medmim.errors import DataError, UsageError, counted
 from medmim.shapes import Scalar
 from medmim.training.evaluation.figures import caption_row, panel, plain, to_png
 from medmim.training.evaluation.metric_intervals import Statistic, Weights
@@ -188,8 +188,8 @@ class MultiLabel(Classification):
         """Return a line for each class that no case shows."""
         shown = {name for case in cases for name in self.classes_of(case)}
         return [
-            f"class {name}: none of {sum(name in known_labels(case) for case in cases)} images with a known "
-            "value shows it: it has no score and is left out of the means"
+            f"class {name}: none of {counted(sum(name in known_labels(case) for case in cases), 'image')} "
+            "with a known value shows it: it has no score and is left out of the means"
             for name in names
             if name not in shown
         ]

@@ -46,7 +46,7 @@ def test_invalid_boxes_are_listed(box, fault):
 
 
 def test_only_the_first_invalid_boxes_are_listed():
-    with pytest.raises(DataError, match=r"^5 boxes are invalid: .* and 2 more; correct"):
+    with pytest.raises(DataError, match=r"^5 invalid boxes: .* and 2 more; correct"):
         check_boxes((boxed(*[(1, 1, 1, 1, 2, 2)] * 5),), clip=False)
 
 

@@ -26,7 +26,7 @@ def test_visits_with_all_channels_become_cases():
 def test_excluded_visits_are_logged(tmp_path):
     dataset, lines = Dataset(tmp_path, DatasetInfo(name="d"), ROWS), []
     assert len(select_channels(dataset, ["t1", "flair"], lines.append).volumes) == 1
-    assert lines == ["1 visits excluded, not one volume per channel: t1, flair"]
+    assert lines == ["excluded 1 visit without exactly one volume per channel: t1, flair"]
     with pytest.raises(DataError, match="no visit has exactly one volume for each"):
         select_channels(dataset, ["t1", "t2"], lines.append)
 

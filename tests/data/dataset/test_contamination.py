@@ -105,10 +105,9 @@ def test_warnings_state_what_was_seen_and_what_is_unknown():
     }
     assert certify(TEST, stages, **WORDS).warnings == (
         "it is unknown whether pretraining saw test patients: its record is missing",
-        "fine-tuning saw 1 test patients (equal keys) and 1 test volumes (equal voxels); "
-        "scores are optimistic",
-        "it is unknown whether normalisation saw test patients under another key: 1 volumes have no hash of "
-        "their voxels; ingest them again",
+        "fine-tuning saw 1 test patient (equal keys) and 1 test volume (equal voxels); scores are optimistic",
+        "it is unknown whether normalisation saw test patients under another key: no hash of the "
+        "voxels of 1 volume; ingest them again",
     )
     assert certify(TEST, {"pretraining": SeenPatients()}, **WORDS).warnings == ()
 

@@ -16,5 +16,5 @@ def test_changed_missing_and_unknown_files_are_found(tiny_dataset, tmp_path):
     assert {str(one) for one in find_problems(dataset)} == {
         f"volume of {first.id}: changed since it was written",
         f"volume of {second.id}: missing",
-        "folder: 1 files without a row in the manifest",
+        "folder: 1 file without a row in the manifest",
     }

@@ -124,7 +124,7 @@ def test_all_volumes_of_a_patient_are_kept():
 
 
 def test_more_patients_than_available_are_rejected(dataset):
-    message = r"--num-labelled 21: only 20 labelled patients are in the training split"
+    message = r"--num-labelled 21: the training split has only 20 labelled patients"
     with pytest.raises(DataError, match=message) as caught:
         limit_patients(dataset.labelled, count=21, share=None)
     assert caught.value.reason == "too_few_labels"

@@ -36,7 +36,7 @@ def test_one_dataset_is_returned_as_it_is(tiny_dataset):
 def test_a_patient_held_out_in_one_dataset_is_held_out_in_all(tmp_path):
     union, said = joined(tmp_path, [row("p0", 0, "train"), row("p1", 0, "test")], [row("p1", 1, "train")])
     assert split_of(union) == {("p0", "study0"): "train", ("p1", "study0"): "test", ("p1", "study1"): "test"}
-    assert said[1] == "1 volumes are held out because another dataset holds out their patient"
+    assert said[1] == "held out: 1 volume, because another dataset holds out their patient"
 
 
 def test_equal_voxels_under_another_key_hold_out_all_volumes_of_that_key(tmp_path):

@@ -176,8 +176,18 @@ def test_valid_images_pass():
     [
         (volume(shape=(5, 6, 1)), np.eye(4), "too_few_slices", "5×6×1 voxels"),
         (np.full((4, 5, 6), 7), np.eye(4), "constant_image", "one value everywhere"),
-        (np.where(volume() > 98, np.nan, 1.0), np.eye(4), "non_finite_voxels", "voxels that are NaN"),
-        (np.where(volume() > 98, np.inf, 1.0), np.eye(4), "non_finite_voxels", "voxels that are NaN"),
+        (
+            np.where(volume() > 98, np.nan, 1.0),
+            np.eye(4),
+            "non_finite_voxels",
+            "no NaN or infinite voxels, got",
+        ),
+        (
+            np.where(volume() > 98, np.inf, 1.0),
+            np.eye(4),
+            "non_finite_voxels",
+            "no NaN or infinite voxels, got",
+        ),
         (volume(), np.zeros((4, 4)), "bad_affine", "spacing above 0"),
     ],
 )

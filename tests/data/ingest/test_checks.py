@@ -31,7 +31,7 @@ def test_unused_labels_and_nameless_patients_are_reported(tmp_path, run):
     kinds = [warning["kind"] for warning in run().info.warnings]
     assert kinds == ["no_label_used", "every_image_is_a_patient"]
     texts = [warning_text(warning) for warning in run().info.warnings]
-    assert "1 files look like labels" in texts[0]
+    assert "1 file looks like labels" in texts[0]
     assert "--subject-pattern" in texts[1]
 
 
@@ -40,7 +40,7 @@ def test_annotations_that_name_no_image_are_reported(tmp_path, run):
     (tmp_path / "in" / "boxes.csv").write_text("image,x,y,width,height\nother.png,1,2,3,4\n")
     kinds = [warning["kind"] for warning in run().info.warnings]
     assert "annotations_not_used" in kinds
-    assert "1 annotation files are not used" in warning_text({"kind": "annotations_not_used", "files": 1})
+    assert "not used: 1 annotation file," in warning_text({"kind": "annotations_not_used", "files": 1})
 
 
 @pytest.mark.parametrize(("patients_with_both", "reported"), [(3, True), (2, False)])

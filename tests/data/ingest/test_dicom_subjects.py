@@ -119,7 +119,7 @@ def test_contradicting_headers_of_a_patient_are_reported_with_both_readings(tmp_
     (warning,) = run().info.warnings
     text = warning_text(warning)
     assert field in text
-    assert "read as 1 patients" in text
+    assert "read as 1 patient" in text
     assert "may be 2 people" in text
     assert preview(tmp_path / "in", tmp_path / "new", workers=1).warnings == (text,)
     assert run(pattern=r"^([^/]+)/").info.warnings == ()

@@ -14,7 +14,7 @@ def table(tmp_path, text):
 def test_a_pattern_gives_its_group():
     rule = SubjectRule(pattern=r"^([^/]+)/")
     assert rule.subjects(["p1/a.nii", "p2/a.nii"]) == {"p1/a.nii": "p1", "p2/a.nii": "p2"}
-    with pytest.raises(DataError, match="no patient for 1 of 1 images"):
+    with pytest.raises(DataError, match="no patient for 1 of 1 image "):
         rule.subjects(["a.nii"])
 
 

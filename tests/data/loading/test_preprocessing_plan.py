@@ -91,6 +91,16 @@ def test_a_size_of_other_dimensions_is_refused():
         plan_for([row((50, 50, 50))], dims=2, size=(16, 16, 16))
 
 
+def test_a_size_that_is_almost_all_padding_is_refused_with_one_that_fits():
+    volumes = [row((34, 50, 40)), row((30, 52, 90), (1.0, 1.0, 0.5))]
+    message = r"--size 1024,.*: 99.99 % .* larger than 34×52×45 voxels; use --size 48,64,48$"
+    with pytest.raises(ShapeError, match=message):
+        plan_for(volumes, dims=3, size=(1024,), spacing_mm=(1.0,))
+    with pytest.raises(ShapeError, match=r"use --size 48,64$"):
+        plan_for([row((34, 50, 40))], dims=2, size=(1024,))
+    assert plan_for(volumes, dims=3, size=(1024,), view="whole").size == (1024,) * 3
+
+
 def test_no_volumes_are_refused():
     with pytest.raises(DataError, match="no volumes to train on") as caught:
         plan_for([], dims=None, size=None)

@@ -37,7 +37,7 @@ def test_boxes_of_two_and_three_dimensions_are_read(tmp_path):
     assert second["truth"] == [["mass", 1, 2, 3, 11, 22, 7]]
     assert second["found"] == []
     assert "crowd annotations are left out: 1" in scored.notes
-    assert "tool: 1 of 2 images have no detection" in scored.notes
+    assert "tool: no detection in 1 of 2 images" in scored.notes
     assert "tool: detections not used, as their ids are unknown: 1" in scored.notes
 
 

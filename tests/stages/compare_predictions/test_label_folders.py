@@ -91,7 +91,7 @@ def test_label_maps_without_a_label_are_counted(tmp_path):
 
 def test_a_folder_without_label_maps_is_an_error(tmp_path):
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(UsageError, match=r"expected label maps .* got 1 other files"):
+    with pytest.raises(UsageError, match=r"expected label maps .* got 1 other file"):
         label_files(tmp_path)
 
 

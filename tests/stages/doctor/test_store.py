@@ -21,7 +21,7 @@ def store(new_home):
 @pytest.mark.parametrize(
     ("fault", "found"),
     [
-        (lambda path: path.unlink(), "missing, 1 run folders have records"),
+        (lambda path: path.unlink(), "missing, 1 run folder has records"),
         (damage, "is damaged|fails SQLite's integrity check"),
         (lambda path: path.write_bytes(b"text" * 5000), "is not an SQLite database"),
     ],
@@ -34,7 +34,7 @@ def test_unusable_stores_are_reported_and_repaired(store, tmp_path, fault, found
     assert status == "bad"
     assert pytest.raises(ValueError, match=found).matches(ValueError(finding))
     assert "`medmim doctor --repair`" in advice
-    assert "the store was rebuilt from no backup and the records of 1 runs" in repair_store(home)
+    assert "the store was rebuilt from no backup and the records of 1 run;" in repair_store(home)
     assert judge_store(home)[1] == "ok"
     (run,) = Store(home, reading=True).runs(stage="pretrain")
     assert run.info.run_id == store.runs()[0].info.run_id

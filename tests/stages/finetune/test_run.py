@@ -213,7 +213,7 @@ def test_with_few_labels_validation_chooses_nothing(tiny_dataset, home):
 
 
 def test_more_labels_than_there_are_are_refused(tiny_dataset, home):
-    with pytest.raises(DataError, match="--num-labelled 8: only 7 labelled patients"):
+    with pytest.raises(DataError, match="--num-labelled 8: the training split has only 7"):
         finetune(settings(tiny_dataset, num_labelled=8), home=home, log=quiet)
 
 

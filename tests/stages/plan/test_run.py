@@ -185,7 +185,7 @@ def test_memory_is_predicted_within_15_percent_in_six_configurations(tmp_path, h
 
 def test_the_command_prints_the_recipe_for_another_machine(tiny_dataset):
     """Nothing is measured on this machine, so the answer is immediate."""
-    words = ["plan", "finetune", "--machine", "gpu_24gb", "--set", f"data={tiny_dataset}"]
+    words = ["plan", "segment", "--machine", "gpu_24gb", "--set", f"data={tiny_dataset}"]
     lines = CliRunner().invoke(main, words)
     assert lines.exit_code == 0, lines.output
     assert "recipe   encoder=resenc (GPU of 24 to 80 GB, 3D)" in lines.output

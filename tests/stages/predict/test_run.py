@@ -182,13 +182,14 @@ def test_a_volume_that_fails_does_not_stop_the_others(tiny_dataset, weights, tmp
     assert "SMITH" not in " ".join(said)
 
 
-def test_nothing_usable_ends_in_an_error_and_a_ledger(weights, tmp_path, home):
+def test_nothing_usable_ends_in_an_error_and_a_table_of_source_files(weights, tmp_path, home):
     (tmp_path / "scans").mkdir()
     (tmp_path / "scans" / "a.nii.gz").write_bytes(b"\x1f\x8bnothing")
-    with pytest.raises(DataError, match=r"no usable scan .*ledger.jsonl") as caught:
+    with pytest.raises(DataError, match=r"no usable scan .*sources.csv") as caught:
         predict(tmp_path / "scans", tmp_path / "out", home=home, model=str(weights))
     assert caught.value.exit_code == 1
     assert (tmp_path / "out" / "ledger.jsonl").is_file()
+    assert "a.nii.gz,quarantined," in (tmp_path / "out" / "sources.csv").read_text()
 
 
 def test_folders_in_each_other_are_refused(weights, tmp_path, home):
@@ -318,7 +319,7 @@ def test_scans_of_another_modality_are_refused_unless_forced(tiny_dataset, tmp_p
     made = predict(tmp_path / "data", tmp_path / "out", force=True, **words)
     assert (made.failures, made.forced) == ({}, {ct: reason})
     [warning] = made.warnings
-    assert warning.startswith("1 of 3 scans are CT, but the model was trained on MR")
+    assert warning.startswith("modality of 1 of 3 scans: CT, but the model was trained on MR")
     index = json.loads((made.out / "predictions.json").read_text())
     assert (index["warnings"], index["forced"]) == ([warning], {ct: reason})
     assert predict(tiny_dataset, tmp_path / "same", **words).warnings == ()
@@ -340,7 +341,7 @@ def test_a_scan_that_tells_no_modality_is_taken_for_what_the_model_learnt(tmp_pa
     assert found["CT"][0].any()
     np.testing.assert_array_equal(found["CT"][0], found["OT"][0])
     assert found["CT"][1] == ()
-    assert found["OT"][1] == ("1 of 1 scans have no modality: assumed to be CT, in Hounsfield units",)
+    assert found["OT"][1] == ("no modality of 1 of 1 scan: assumed to be CT, in Hounsfield units",)
 
 
 def test_labels_of_regions_are_written_in_their_order_by_one_model_and_by_several(tmp_path, home):

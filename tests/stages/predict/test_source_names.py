@@ -52,7 +52,7 @@ def test_dicom_is_named_by_keys_and_listed_in_a_private_table(tmp_path):
     dataset, rows, places, names = names_of(["ANNA/1.dcm", "bad.nii"], slices=(0,))
     rows[1] |= {"fate": "quarantined", "reason": "not_nifti", "volume": None}
     assert names["v0"] == "p0/v0"
-    write_sources(tmp_path, dataset, [*rows, rows[0]], places, names)
+    write_sources(tmp_path, dataset.volumes, [*rows, rows[0]], places, names)
     table = list(csv.DictReader((tmp_path / SOURCES).open()))
     assert [row["source"] for row in table] == ["ANNA/", "bad.nii"]
     assert table[0] | {"prediction": "p0/v0", "patient": "p0", "volume": "v0"} == table[0]

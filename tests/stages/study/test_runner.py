@@ -82,7 +82,7 @@ def test_a_failed_training_is_listed_and_does_not_stop_the_others(done):
         "scratch",
         "spark mesh 0.7 decoder_width=8",
     ]
-    assert any("1 trials are not finished" in note for note in first.compared.notes)
+    assert any("1 trial is not finished" in note for note in first.compared.notes)
 
 
 def test_finished_trainings_are_never_repeated(done):
@@ -340,7 +340,7 @@ def test_trials_of_an_earlier_plan_are_left_out(data, new_home):
     (only,) = compared.findings.arms
     assert len(only.runs) == 1
     assert Store(home).run(only.runs[0]).data.tags["budget"] == "steps=2"
-    assert "1 finished trials of an earlier plan of this name are left out" in compared.notes
+    assert "left out: 1 finished trial of an earlier plan of this name" in compared.notes
 
 
 def test_trials_trained_by_another_study_are_reused(data, new_home):

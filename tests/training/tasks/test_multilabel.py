@@ -31,7 +31,7 @@ def test_only_classes_that_a_training_image_shows_are_trained(tmp_path):
 
 def test_a_class_without_positive_cases_is_named():
     assert MultiLabel().unscored(CASES, ["mass", "scar"]) == [
-        "class scar: none of 1 images with a known value shows it: "
+        "class scar: none of 1 image with a known value shows it: "
         "it has no score and is left out of the means"
     ]
 
