@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from medmim.cli.early_checks import NAMES
 from medmim.cli.options import finetuning_options, given, home, json_option, note_run, print_result
 from medmim.cli.progress import log_line
+
+if TYPE_CHECKING:
+    from medmim.config.runs import RunSettings
 
 
 @click.command(
@@ -51,14 +54,7 @@ def command(
     """
     if resume:
         raise click.UsageError("--resume: a resumed run needs the same resources as before; leave it out")
-    from medmim.config.resolve import resolve
-    from medmim.config.runs import FinetuneSettings, PretrainSettings
-
-    kind, name = (PretrainSettings, "method") if stage == "pretrain" else (FinetuneSettings, "task")
-    values = given(flags)
-    if stage in NAMES["task"] and values.setdefault("task", stage) != stage:
-        raise click.UsageError(f"plan {stage} --task {values['task']}: expected one task; leave out --task")
-    settings = resolve(kind, base=values.get(name), config=config, flags=values, overrides=overrides)
+    settings = _settings(stage, given(flags), config=config, overrides=overrides)
     note_run(settings)
     from medmim.stages.plan.run import choices_for, plan, refuse_too_large
 
@@ -82,6 +78,18 @@ def command(
         lines.append(f"fits     no: use {options}")
     print_result({**planned.as_json(), "recipe": chosen}, as_json=as_json, lines=lines)
     refuse_too_large(planned)
+
+
+def _settings(stage: str, flags: dict[str, Any], **words: Any) -> RunSettings:
+    """Return the settings of the run of a stage or of a fine-tuning task."""
+    from medmim.config.resolve import resolve
+    from medmim.config.runs import FinetuneSettings, PretrainSettings
+
+    if stage == "pretrain":
+        return resolve(PretrainSettings, base=flags.get("method"), flags=flags, **words)
+    if stage in NAMES["task"] and flags.setdefault("task", stage) != stage:
+        raise click.UsageError(f"plan {stage} --task {flags['task']}: expected one task; leave out --task")
+    return resolve(FinetuneSettings, base=flags.get("task"), flags=flags, **words)
 
 
 def _duration(hours: float) -> str:
