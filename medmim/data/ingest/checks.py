@@ -83,6 +83,37 @@ def _unlabelled_contrasts(images: Sequence[tuple[str, bool]]) -> list[dict[str, 
     return [{"kind": "contrast_without_label", "images": without.total(), "patients": len(labelled)}]
 
 
+_TEXTS = {
+    "no_label_used": "no label is used, although {files:file looks|files look} like labels: see the "
+    "ledger for the reasons, or name them with --role 'GLOB=label'",
+    "annotations_not_used": "not used: {files:annotation file}, damaged or naming no image "
+    "of this source; see the ledger",
+    "contrast_without_label": "no label for {images:image} of {patients:patient}, although another "
+    "image of each of these patients has one: if the labels hold for both, describe the layout in a YAML "
+    "file and pass it to --as",
+    "every_image_is_a_patient": "no patient information: each image ({images}) counts as a patient, "
+    "so images of one patient may be in train and test; pass --subject-pattern or --subjects",
+    "no_patient_id": "no PatientID in {files:file}: each study counts as a patient; pass "
+    "--subject-pattern or --subjects",
+    "patients_contradict": "{patients:patient has|patients have} several names ({names}), birth dates "
+    "({birth_dates}) or sexes ({sexes}) in their DICOM headers: read as {patients:patient} by PatientID "
+    "or --subjects, but they may be {people:person|people} or more; name those with --subjects or "
+    "--subject-pattern",
+    "split_made": "the dataset has no {split} split: {patients} of its {train:training patient} now form "
+    "it; pass --splits to choose them",
+    "patients_in_two_sources": "same PatientID in this source and another: {patients:patient}, "
+    "each counted as one person; if they are not, pass --separate-patients",
+    "patients_look_alike": "identifiers of {patients:patient} differ from another only in case, "
+    "punctuation or leading zeros, as pat-7 and PAT-07, and {divided:group} of them in several splits: "
+    "if they are the same people, name them with --subjects or --subject-pattern",
+    "similar_images_under_two_subjects": "{images:image} of different patients are similar in "
+    "{pairs:pair}, {divided} of them in two splits, so they may be copies (rescaled, cropped, mirrored, "
+    "compressed): look at the volumes that --json lists; name one patient for both with --subjects",
+    "similar_images_not_compared": "altered copies of images were not looked for: {images} images, the "
+    "limit is {limit}",
+}
+
+
 class _Count(int):
     """Number whose format is a noun, with its plural where that does not end in s: `{n:file|files}`."""
 
@@ -92,40 +123,7 @@ class _Count(int):
 
 def warning_text(warning: dict[str, Any]) -> str:
     """Return a warning of `dataset.json` as one sentence."""
-    texts = {
-        "no_label_used": "no label is used, although {files:file looks|files look} like labels: see the "
-        "ledger for the reasons, or name them with --role 'GLOB=label'",
-        "annotations_not_used": "not used: {files:annotation file}, damaged or naming no image "
-        "of this source; see the ledger",
-        "contrast_without_label": "no label for {images:image} of {patients:patient}, although another "
-        "image of each of these patients has one: if the labels hold for both, describe the layout in a YAML "
-        "file and pass it to --as",
-        "every_image_is_a_patient": "no patient information: each image ({images}) counts as a patient, "
-        "so images of one patient may be in train and test; pass --subject-pattern or --subjects",
-        "no_patient_id": "no PatientID in {files:file}: each study counts as a patient; pass "
-        "--subject-pattern or --subjects",
-        "patients_contradict": "{patients:patient has|patients have} several names ({names}), birth dates "
-        "({birth_dates}) or sexes ({sexes}) in their DICOM headers: read as {patients:patient} by PatientID "
-        "or --subjects, but they may be {people:person|people} or more; name those with --subjects or "
-        "--subject-pattern",
-    }
-    texts |= {
-        "split_made": "the dataset has no {split} split: {patients} of its {train:training patient} now form "
-        "it; pass --splits to choose them",
-        "patients_in_two_sources": "same PatientID in this source and another: {patients:patient}, "
-        "each counted as one person; if they are not, pass --separate-patients",
-        "patients_look_alike": "identifiers of {patients:patient} differ from another only in case, "
-        "punctuation or leading zeros, as pat-7 and PAT-07, and {divided:group} of them in several splits: "
-        "if they are the same people, name them with --subjects or --subject-pattern",
-    }
-    texts |= {
-        "similar_images_under_two_subjects": "{images:image} of different patients are similar in "
-        "{pairs:pair}, {divided} of them in two splits, so they may be copies (rescaled, cropped, mirrored, "
-        "compressed): look at the volumes that --json lists; name one patient for both with --subjects",
-        "similar_images_not_compared": "altered copies of images were not looked for: {images} images, the "
-        "limit is {limit}",
-    }
-    if text := texts.get(warning["kind"]):
+    if text := _TEXTS.get(warning["kind"]):
         return text.format(
             **{key: _Count(one) if isinstance(one, int) else one for key, one in warning.items()}
         )
