@@ -85,10 +85,10 @@ Examples:
 )
 @click.option(
     "--time-series",
-    type=click.Choice(["reject", "volumes"]),
-    default="reject",
-    show_default=True,
-    help="What to do with NIfTI time series, such as bold: volumes makes a volume of every time point.",
+    type=click.Choice(["ask", "channels", "reject", "volumes"]),
+    default="ask",
+    help="Frames of 4D NIfTI files: volumes makes an image of every time point, channels of every undeclared "
+    "channel.  [default: reject time series; stop where frames may be either]",
 )
 @click.option(
     "roles",

@@ -34,7 +34,7 @@ from medmim.data.ingest.publish import FIRST_SOURCE, Publication, earlier_datase
 from medmim.data.ingest.scan import ScannedFile, scan_file_as_json
 from medmim.data.ingest.sources import SourceFile, Sources, find_files
 from medmim.data.ingest.splits_file import SplitsFile, apply_splits
-from medmim.data.ingest.volumes import is_readable, layout_query, volumes_from_nifti
+from medmim.data.ingest.volumes import volumes_from_nifti
 from medmim.data.sandbox.ray_cluster import connect_ray
 from medmim.data.sandbox.ray_sandbox import RaySandbox
 from medmim.data.sandbox.sandbox import Sandbox, for_scans
@@ -58,10 +58,7 @@ def preview(source: Path, out: Path, *, progress: Progress | None = None, **opti
         keys = Keys(secrets.token_bytes(SECRET_BYTES))
         context = IngestContext(keys, Ledger({}), Path(staging), sandbox, progress, given)
         _locate_links(context, sources)
-        paths, scanned = sources.readable, scan(context, sources.readable)
-        readable = {paths[number] for number, one in scanned.items() if is_readable(one, paths[number])}
-        query = layout_query(context, sources.source, readable)
-        return preview_of(scanned, paths, query=query, labels=sources.labels)
+        return preview_of(context, sources, scan(context, sources.readable))
 
 
 def ingest(

@@ -75,6 +75,8 @@ def _classify(slices: list[Slice], *, uneven: bool = False) -> SliceStack | Reje
     if filled is None:
         missing = sum(not one.header.rescaled for one in slices)
         return reject(slices, "rescale_missing", missing=missing, slices=len(slices))
+    if 0 < (inverted := sum(one.header.inverted_display for one in slices)) < len(slices):
+        return reject(slices, "mixed_photometric", monochrome1=inverted, slices=len(slices))
     stack = classify_stack(filled, uneven=uneven)
     if not isinstance(stack, SliceStack):
         return stack

@@ -13,7 +13,7 @@ import numpy as np
 
 from medmim.data.dicom.header import MAX_ORIENTATION_FAULT, Header
 from medmim.data.dicom.repeats import place_counts, split_repeats
-from medmim.data.dicom.slice_spacing import MIN_SLICES, classify_stack
+from medmim.data.dicom.slice_spacing import EVEN_VOXELS, MIN_SLICES, classify_stack
 from medmim.data.dicom.slices import (
     SingleImage,
     Slice,
@@ -100,6 +100,8 @@ def _group_series(slices: list[Slice], *, compared: bool, uneven: bool) -> list[
     kept = [family for family in families if family not in strays]
     for family in kept:
         flags = _flags(family, kept) | noted
+        if _is_interleaved(family, kept):
+            flags["interleaved"] = "with other values"
         if len(family) < MIN_SLICES:
             groups += _few_slices(family, flags)
             continue
@@ -166,13 +168,31 @@ def _alike(families: Sequence[list[Slice]]) -> list[list[list[Slice]]]:
 
 def _are_alike(one: Header, other: Header) -> bool:
     words = set(one.image_type) ^ set(other.image_type)
-    echoes = one.echo_time, other.echo_time
-    near = echoes[0] == echoes[1] or (
-        None not in echoes and abs(echoes[0] - echoes[1]) <= SAME_ECHO * abs(echoes[1])  # type: ignore[operator, arg-type]
+    near = (
+        one.echo_time is None
+        or other.echo_time is None
+        or (abs(one.echo_time - other.echo_time) <= SAME_ECHO * abs(other.echo_time))
     )
     turned = np.abs(np.subtract(one.orientation or (), other.orientation or ())).max() > ROUNDED_DIRECTION
     same = one.b_value == other.b_value and one.reversed_rows == other.reversed_rows
     return same and near and not turned and one.kind != "tile" and not words & _VALUE_WORDS
+
+
+def _is_interleaved(family: Sequence[Slice], families: Sequence[Sequence[Slice]]) -> bool:
+    """Return whether the slices of another family lie between all slices of this one, halfway."""
+    own = np.sort(heights_of(family))
+    middles = (own[1:] + own[:-1]) / 2
+    for other in families:
+        turned = np.cross(
+            *(geometry.slice_normal(one[0].header.orientation or ()) for one in (family, other))
+        )
+        if other is family or len(own) < MIN_SLICES or np.abs(turned).max() > ROUNDED_DIRECTION:
+            continue
+        heights = heights_of([family[0], *other])[1:]
+        off = np.abs(middles[:, None] - heights).min(axis=1)
+        if off.max() <= EVEN_VOXELS * np.diff(own).min():
+            return True
+    return False
 
 
 def _fill_gaps(families: Sequence[list[Slice]]) -> bool:
@@ -238,7 +258,10 @@ def _flags(family: Sequence[Slice], families: Sequence[Sequence[Slice]]) -> dict
     if first.inverted_display:
         flags["photometric"] = "monochrome1"
     headers = [one.header for one in family]
-    mixed = [name for name in ("image_type", "echo_time") if len({getattr(one, name) for one in headers}) > 1]
+    names = ("image_type", "echo_time", "b_value")
+    mixed = [name for name in names if len({getattr(one, name) for one in headers}) > 1]
+    if len({(one.raw.bits, one.raw.signed) for one in headers if one.raw}) > 1:
+        mixed.append("bits_stored")
     return flags | ({"mixed_values": " ".join(mixed)} if mixed else {})
 
 

@@ -30,6 +30,7 @@ class LayoutCase:
         subject_by_pixels: whether equal pixels are the patient, because the dataset does not name any.
         split: split that the dataset gives.
         frame: index along the fourth axis of the image file.
+        declared_channels: number of channels that the dataset declares.
     """
 
     image: Path
@@ -46,6 +47,7 @@ class LayoutCase:
     subject_by_pixels: bool = False
     split: Split | None = None
     frame: int | None = None
+    declared_channels: int = 0
     targets: Mapping[str, float] = field(default_factory=dict)
 
     @property

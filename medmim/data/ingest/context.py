@@ -44,7 +44,9 @@ class IngestOptions:
         uneven_spacing: reject stacks of unevenly spaced slices, interpolate them on an even grid, or keep
             their slices as they are.
 
-        time_series: reject NIfTI time series, or make a volume of every time point.
+        time_series: reject NIfTI time series, or make a volume of every time point; frames that may be
+            channels are channels, rejected or volumes. By default, these stop the ingestion, and other series
+            are rejected.
         ignore_label: value of label voxels that nobody annotated, such as 255 or -1.
         overlap: where classes overlap, keep the smallest one, or keep all as regions: a code for each
             combination of classes.
@@ -65,7 +67,7 @@ class IngestOptions:
     uneven_spacing: Literal["reject", "regrid", "keep"] = "reject"
     rules: InferenceRules = field(default_factory=InferenceRules)
     follow_links: bool = False
-    time_series: Literal["reject", "volumes"] = "reject"
+    time_series: Literal["ask", "channels", "reject", "volumes"] = "ask"
     ignore_label: int | None = None
     overlap: Literal["smallest", "regions"] = "smallest"
     splits: Path | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,15 @@ from medmim.data.dicom.series import group_slices
 from medmim.data.dicom.slices import RejectedSlices, SingleImage, SliceGroup
 from medmim.data.ingest.cases import LayoutCase
 from medmim.data.ingest.checks import layout_warnings, warning_text
+from medmim.data.ingest.context import IngestContext
 from medmim.data.ingest.dicom_series import slices_of
 from medmim.data.ingest.dicom_subjects import apply_subject_rule, contradicting_patients
+from medmim.data.ingest.frames import split_frames
 from medmim.data.ingest.labels import is_label
-from medmim.data.ingest.layout import LayoutQuery, find_layout
+from medmim.data.ingest.layout import find_layout
 from medmim.data.ingest.scan import ScannedFile
-from medmim.data.ingest.volumes import READABLE
+from medmim.data.ingest.sources import Sources
+from medmim.data.ingest.volumes import READABLE, is_readable, layout_query
 
 _TAIL = 6  # characters of a series UID that are shown, to match label files
 
@@ -73,36 +76,37 @@ class Preview:
         return {"dry_run": True, **asdict(self)}
 
 
-def preview_of(
-    seen: Mapping[int, ScannedFile],
-    paths: Mapping[int, Path],
-    *,
-    query: LayoutQuery,
-    labels: Path | None = None,
-) -> Preview:
+def preview_of(context: IngestContext, sources: Sources, seen: Mapping[int, ScannedFile]) -> Preview:
     """Classify every series by its headers and every other file by its name; pixels are not read.
 
     Args:
+        context: of an ingestion that writes nothing.
+        sources: the files.
         seen: result of the scan, by number.
-        paths: paths of the files, by number.
-        query: for the layout of files that are not DICOM.
-        labels: folder of `--labels`.
 
     Raises:
         UsageError: for an unknown layout.
         DataError: if the named layout finds no image.
     """
+    paths = sources.readable
+    query = layout_query(
+        context,
+        sources.source,
+        {paths[number] for number, one in seen.items() if is_readable(one, paths[number])},
+    )
     seen = apply_subject_rule(query.rules.subjects, seen, paths, query.source)
     slices, blocked = slices_of(seen, paths)
     groups = group_slices(slices, blocked)
     rest = {number: one for number, one in seen.items() if not one.headers}
-    label_files = _label_files(seen, paths, labels)
+    label_files = _label_files(seen, paths, sources.labels)
     open_to_layout = {
         paths[number]
         for number, one in rest.items()
         if one.fate != "quarantined" and paths[number].is_relative_to(query.source)
     } - label_files
     found = find_layout(query, sorted(open_to_layout)) if open_to_layout else None
+    if found:
+        found = replace(found, cases=split_frames(context, found.cases))
     used = {path for case in found.cases for path in case.files} if found else set()
     reasons = {**(found.other if found else {}), **dict.fromkeys(label_files, "label")}
     others = Counter(

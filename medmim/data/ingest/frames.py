@@ -1,14 +1,15 @@
 """NIfTI files with a fourth axis: channels of one case, or time points of a series.
 
-Up to `MAX_CHANNELS` frames are channels, as in tasks 1 and 5 of the Medical Segmentation Decathlon: every
-frame becomes a volume with the token channel0, channel1, …, all of one visit, so that they can be used
-alone or as channels. More frames, tokens such as bold and dwi, or 3D images of the same patient (as in ACDC)
-mean a time series: it is quarantined, or every time point becomes a volume on request.
+Frames are channels if `dataset.json` declares as many, as in tasks 1 and 5 of the Medical Segmentation
+Decathlon: every frame becomes a volume with the token channel0, channel1, …, all of one visit, so that they
+can be used alone or as channels. More than `MAX_CHANNELS` frames, tokens such as bold and dwi, or 3D images
+of the same patient (as in ACDC) mean a time series: it is quarantined, or every time point becomes a volume
+on request. Otherwise the user decides.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from medmim.data.formats.nifti import count_frames
 from medmim.data.formats.volumes import is_nifti
 from medmim.data.ingest.cases import LayoutCase
 from medmim.data.ingest.context import READ_LIMITS, IngestContext
+from medmim.data.ingest.infer_roles import AmbiguousLayoutError
 
 MAX_CHANNELS = 10
 _TIME_WORDS = frozenset(("bold", "dwi", "dti", "asl", "perf"))
@@ -25,6 +27,9 @@ def split_frames(context: IngestContext, cases: Sequence[LayoutCase]) -> tuple[L
     """Return the cases, with one case for every frame of files with a fourth axis.
 
     Cases of a time series that is not wanted stay as they are: reading them fails with reason time_series.
+
+    Raises:
+        AmbiguousLayoutError: if frames may be channels or time points.
     """
     files = [case.image for case in cases if is_nifti(case.image)]
     tasks = [{"path": str(context.file(path))} for path in files]
@@ -32,23 +37,47 @@ def split_frames(context: IngestContext, cases: Sequence[LayoutCase]) -> tuple[L
     counts = {path: answer.value or 1 for path, answer in zip(files, answers, strict=True)}
     plain = {case.subject for case in cases if counts.get(case.image, 1) == 1}
     choice = context.options.time_series
-    found = [
-        _frames_of(case, counts.get(case.image, 1), choice, alone=case.subject not in plain) for case in cases
-    ]
-    return tuple(one for frames in found for one in frames)
+    readings = {case.image: _reading(case, counts.get(case.image, 1), plain) for case in cases}
+    unclear = [counts[path] for path, reading in readings.items() if reading is None]
+    if unclear and choice == "ask":
+        numbers = " or ".join(map(str, sorted(set(unclear))))
+        raise AmbiguousLayoutError(
+            f"the {numbers} frames of {len(unclear)} NIfTI files with a fourth axis are channels of one image",
+            "they are time points, such as of a cine",
+            "decide with --time-series channels for (1), with volumes (every time point an image) or reject "
+            "for (2), or declare the channels in dataset.json, as in "
+            '"channel_names": {"0": "T1", "1": "T2"}',
+        )
+    found: list[LayoutCase] = []
+    for case in cases:
+        count, reading = counts.get(case.image, 1), readings[case.image] or choice
+        if reading == "channels":
+            tokens = [(*case.tokens, f"channel{frame}") for frame in range(count)]
+            found += [replace(case, frame=frame, tokens=own) for frame, own in enumerate(tokens)]
+        elif reading != "image" and choice == "volumes":
+            found += [replace(case, frame=frame) for frame in range(count)]
+        else:
+            found.append(case)
+    return tuple(found)
+
+
+def _reading(case: LayoutCase, count: int, plain: Collection[str]) -> str | None:
+    """Return whether a file is an image, channels or a series; None if it may be either of the latter.
+
+    Args:
+        case: image and what its path implies.
+        count: length of the fourth axis.
+        plain: patients with images that have no fourth axis.
+    """
+    if count == 1:
+        return "image"
+    if case.declared_channels == count <= MAX_CHANNELS:
+        return "channels"
+    series = count > MAX_CHANNELS or case.subject in plain or _TIME_WORDS & set(case.tokens)
+    return "series" if series else None
 
 
 def frame_path(case: LayoutCase, source: Path) -> str:
     """Return the path of an image below the source, with the number of its frame, as key of the volume."""
     path = case.image.relative_to(source)
     return str(path) if case.frame is None else f"{path}#{case.frame}"
-
-
-def _frames_of(case: LayoutCase, count: int, time_series: str, *, alone: bool) -> Iterator[LayoutCase]:
-    channels = alone and count <= MAX_CHANNELS and not _TIME_WORDS & set(case.tokens)
-    if count == 1 or (not channels and time_series == "reject"):
-        yield case
-        return
-    for frame in range(count):
-        tokens = (*case.tokens, f"channel{frame}") if channels else case.tokens
-        yield replace(case, frame=frame, tokens=tokens)

@@ -174,8 +174,10 @@ def _completed(
     header = case.image.name.lower().endswith((".mhd", ".hdr", ".hdr.gz"))
     parts = [case.image.with_name(bare_name(case.image.name) + end) for end in endings if header]
     modality = modality_of(descriptor, case.image, declared)
+    declaration = declaration_for(declared, case.image)
     return replace(
         case,
+        declared_channels=declaration.channels if declaration else 0,
         parts=tuple(part for part in parts if part.is_file()),
         modality=modality if modality and modality != "OT" else case.modality,
     )

@@ -22,6 +22,7 @@ def pattern_cases(
         groups = match_image(layout, relative)
         if groups is None or path in shared.values():
             continue
+        declaration = declaration_for(declared, path)
         modality = modality_of(descriptor, path, declared)
         target = None if layout.target is None else layout.targets.get(layout.target.format_map(groups))
         parts = (paths.get(part.format_map(groups)) for part in layout.parts)
@@ -41,6 +42,7 @@ def pattern_cases(
                 healthy=target in layout.healthy,
                 spacing_mm=layout.spacing_mm,
                 subject_by_pixels=layout.subject_by_pixels,
+                declared_channels=declaration.channels if declaration else 0,
             )
         )
     return tuple(cases)

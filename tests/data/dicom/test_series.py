@@ -188,6 +188,8 @@ def rounded(dataset: FileDataset, place: int) -> None:
             {"mixed_values": "image_type"},
         ),
         (every_second("EchoTime", 10.004), {"mixed_values": "echo_time"}),
+        (every_second("EchoTime", None), {"mixed_values": "echo_time"}),
+        (every_second("BitsStored", 12), {}),
         (rounded, {}),
     ],
 )
@@ -223,8 +225,16 @@ def test_three_groups_that_interleave_are_one_volume():
     ],
 )
 def test_groups_of_different_meaning_stay_separate(name: str, value: Any):
-    """Even where they interleave: their values cannot be compared."""
-    assert outcomes(group(slices(8, every_second(name, value)))) == [("stack", 4), ("stack", 4)]
+    """Even where they interleave: their values cannot be compared. A flag names it."""
+    found = group(slices(8, every_second(name, value)))
+    assert outcomes(found) == [("stack", 4), ("stack", 4)]
+    assert {one.flags.get("interleaved") for one in found} == {"with other values"}
+
+
+def test_displays_that_are_inverted_for_some_slices_are_rejected():
+    found = group(slices(6, every_second("PhotometricInterpretation", "MONOCHROME1")))
+    assert outcomes(found) == [("mixed_photometric", 6)]
+    assert found[0].measured == {"monochrome1": 3, "slices": 6}
 
 
 def test_groups_that_lie_next_to_each_other_stay_separate():

@@ -8,7 +8,8 @@ from medmim import files
 from medmim.data.dataset.channels import group_channels
 from medmim.data.dataset.manifest import read_dataset
 from medmim.data.formats.nifti import read_image
-from medmim.stages.ingest import ingest
+from medmim.errors import DataError
+from medmim.stages.ingest import ingest, preview
 
 SHAPE = (6, 7, 8)
 
@@ -29,6 +30,10 @@ def ingested(root, **options):
     return read_dataset(root / "data"), sorted(reasons)
 
 
+def previewed(root, **options):
+    return preview(root / "source", root / "new", workers=1, **options)
+
+
 def test_frames_are_channels_of_one_visit(tmp_path, chance):
     label = np.zeros(SHAPE, np.uint8)
     label[2:4, 2:4, 2:5] = 3
@@ -38,8 +43,9 @@ def test_frames_are_channels_of_one_visit(tmp_path, chance):
             chance.normal(100, 9, (*SHAPE, 3)).astype(np.float32),
         )
         save(tmp_path / f"source/labelsTr/a_{number}.nii.gz", label)
+    (tmp_path / "source/dataset.json").write_text('{"channel_names": {"0": "T1", "1": "T2", "2": "FLAIR"}}')
     dataset, reasons = ingested(tmp_path)
-    assert reasons == ["label", "label", "volume", "volume"]
+    assert reasons == ["descriptor", "label", "label", "volume", "volume"]
     assert len(dataset.volumes) == 6
     assert dataset.info.label_codes == (0, 3)
     cases, rest = group_channels(dataset.volumes, ["channel2", "channel0", "channel1"])
@@ -59,6 +65,23 @@ def test_time_series_are_refused_or_split_on_request(tmp_path, chance):
     frames = [read_image(dataset.root / one.image).array for one in dataset.volumes if "bold" in one.tokens]
     assert {int(frame[0, 0, 0]) for frame in frames} == set(bold[0, 0, 0].tolist())
     assert len({one.subject for one in dataset.volumes}) == 1
+
+
+def test_frames_that_no_file_declares_stop_with_both_readings(tmp_path, chance):
+    cine = chance.integers(0, 99, (*SHAPE, 4)).astype(np.int16)
+    for number in range(2):
+        save(tmp_path / f"source/cine_{number}.nii.gz", cine + number)
+    for read in (ingested, previewed):
+        with pytest.raises(
+            DataError, match=r"4 frames of 2 NIfTI files .* \(2\) they are time points"
+        ) as caught:
+            read(tmp_path)
+        assert caught.value.reason == "ambiguous_layout"
+    dataset, _ = ingested(tmp_path, time_series="channels")
+    assert sorted(one.tokens for one in dataset.volumes)[::2] == [(f"channel{frame}",) for frame in range(4)]
+    assert previewed(tmp_path, time_series="channels").images == 8
+    dataset, _ = ingested(tmp_path, time_series="volumes")
+    assert [one.tokens for one in dataset.volumes] == [()] * 8
 
 
 @pytest.mark.parametrize("value", [255, -1])
