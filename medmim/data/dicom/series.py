@@ -183,10 +183,9 @@ def _is_interleaved(family: Sequence[Slice], families: Sequence[Sequence[Slice]]
     own = np.sort(heights_of(family))
     middles = (own[1:] + own[:-1]) / 2
     for other in families:
-        turned = np.cross(
-            *(geometry.slice_normal(one[0].header.orientation or ()) for one in (family, other))
-        )
-        if other is family or len(own) < MIN_SLICES or np.abs(turned).max() > ROUNDED_DIRECTION:
+        first, second = (geometry.slice_normal(one[0].header.orientation or ()) for one in (family, other))
+        parallel = abs(first @ second) > 1.0 - ROUNDED_DIRECTION
+        if other is family or len(own) < MIN_SLICES or not parallel:
             continue
         heights = heights_of([family[0], *other])[1:]
         off = np.abs(middles[:, None] - heights).min(axis=1)
@@ -258,7 +257,7 @@ def _flags(family: Sequence[Slice], families: Sequence[Sequence[Slice]]) -> dict
     if first.inverted_display:
         flags["photometric"] = "monochrome1"
     headers = [one.header for one in family]
-    names = ("image_type", "echo_time", "b_value")
+    names = ("image_type", "echo_time")
     mixed = [name for name in names if len({getattr(one, name) for one in headers}) > 1]
     if len({(one.raw.bits, one.raw.signed) for one in headers if one.raw}) > 1:
         mixed.append("bits_stored")

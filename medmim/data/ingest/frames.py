@@ -42,7 +42,7 @@ def split_frames(context: IngestContext, cases: Sequence[LayoutCase]) -> tuple[L
     if unclear and choice == "ask":
         numbers = " or ".join(map(str, sorted(set(unclear))))
         raise AmbiguousLayoutError(
-            f"the {numbers} frames of {len(unclear)} NIfTI files with a fourth axis are channels of one image",
+            f"the {numbers} frames of {len(unclear)} NIfTI files with 4 axes are channels of one image",
             "they are time points, such as of a cine",
             "decide with --time-series channels for (1), with volumes (every time point an image) or reject "
             "for (2), or declare the channels in dataset.json, as in "
