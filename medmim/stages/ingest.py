@@ -25,7 +25,7 @@ from medmim.data.ingest.context import IngestContext, IngestedVolume, IngestOpti
 from medmim.data.ingest.dicom_series import volumes_from_dicom
 from medmim.data.ingest.dicom_subjects import apply_subject_rule, contradicting_patients
 from medmim.data.ingest.dry_run import Preview, preview_of
-from medmim.data.ingest.labels import attach_labels, is_label
+from medmim.data.ingest.labels import attach_labels, find_labels
 from medmim.data.ingest.layout import FALLBACK
 from medmim.data.ingest.ledger import Ledger
 from medmim.data.ingest.path_words import reason_beside_scans
@@ -169,10 +169,12 @@ def _read_all(
     scanned = apply_subject_rule(context.options.rules.subjects, scanned, paths, sources.source)
     readable = {number: context.file(path) for number, path in paths.items()}
     made = volumes_from_dicom(context, scanned, readable)
-    label_files, rest = _route(context, sources, scanned, paths)
+    label_files, series, rest = _route(context, sources, scanned, paths)
     more, layout = volumes_from_nifti(context, sources.source, seen=rest, paths=paths)
-    made = attach_labels(context, [*made, *more], label_files, scanned)
-    return made, layout, contradicting_patients(scanned)
+    doubts = contradicting_patients(scanned)
+    if made and more and not context.options.rules.subjects:
+        doubts = ({"kind": "patients_by_two_rules", "images": len(more), "dicom": len(made)}, *doubts)
+    return attach_labels(context, [*made, *more], label_files, scanned, series), layout, doubts
 
 
 def _locate_links(context: IngestContext, sources: Sources) -> None:
@@ -195,27 +197,25 @@ def _route(
     sources: Sources,
     scanned: Mapping[int, ScannedFile],
     paths: Mapping[int, Path],
-) -> tuple[dict[int, Path], dict[int, ScannedFile]]:
-    """Return the files that are labels without a layout, and those whose role depends on the layout."""
-    series = {one.series for one in scanned.values() if one.series}
+) -> tuple[dict[int, Path], dict[int, tuple[str, ...]], dict[int, ScannedFile]]:
+    """Return the files that are labels without a layout, the series of some of them, and all other files."""
     has_dicom = any(one.header is not None for one in scanned.values())
-    label_files: dict[int, Path] = {}
+    undescribed = has_dicom and context.options.layout is None
+    label_files, series = find_labels(context, sources, scanned, paths)
     rest: dict[int, ScannedFile] = {}
     for number, one in scanned.items():
         path = paths[number]
-        if one.header is not None or one.fate == "quarantined":
+        if one.header is not None or one.fate == "quarantined" or number in label_files:
             continue
-        if is_label(path, one, folder=sources.labels, series=series):
-            label_files[number] = path
-        elif one.reason == "mac_metadata":  # has the name of an image
+        if one.reason == "mac_metadata":  # has the name of an image
             context.ledger.record([number], "skipped", one.reason)
-        elif one.reason == "picture" and has_dicom and context.options.layout is None:
+        elif one.reason == "picture" and undescribed:
             context.ledger.record([number], "skipped", reason_beside_scans(path.name))
         elif path.is_relative_to(sources.source):
             rest[number] = one
         else:
             context.ledger.record([number], "skipped", one.reason)
-    return label_files, rest
+    return label_files, series, rest
 
 
 def _record_unreadable(

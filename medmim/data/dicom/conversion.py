@@ -12,6 +12,7 @@ from medmim.data.dicom.gantry_tilt import upright
 from medmim.data.dicom.header import Kind
 from medmim.data.dicom.pixel_data import RawPixelData
 from medmim.data.formats import geometry
+from medmim.data.formats.labels import class_numbers
 from medmim.data.formats.nifti import Image, check_image
 from medmim.data.formats.write_volume import write_volume
 from medmim.errors import DataError
@@ -65,7 +66,10 @@ class ConversionTask(BaseModel):
 
 
 class ConversionResult(BaseModel):
-    """A written volume, or the reason of its refusal; `measured` holds the numbers that show either."""
+    """A written volume, or the reason of its refusal; `measured` holds the numbers that show either.
+
+    `label_like`: the values are background and a few classes.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -79,6 +83,7 @@ class ConversionResult(BaseModel):
     sha256: str = ""
     pixels_sha256: str = ""
     perceptual_hash: str | None = None
+    label_like: bool = False
 
 
 def deviation_mm(task: ConversionTask) -> float:
@@ -150,7 +155,8 @@ def finish(values: Stored, task: ConversionTask, measured: dict[str, float]) -> 
         measured = measured | {"regridded_slices": float(image.array.shape[2])}
     image = upright(image)
     check_image(image)
-    return ConversionResult(**write_volume(image, Path(task.target)), measured=measured)
+    written = write_volume(image, Path(task.target))
+    return ConversionResult(**written, measured=measured, label_like=bool(class_numbers(image.array)))
 
 
 def _regridded(image: Image, heights: Float64[np.ndarray, "slices"]) -> Image:

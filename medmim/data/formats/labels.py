@@ -21,6 +21,8 @@ MAX_LABEL = 65535
 _MAX_CHANNELS = 256
 INTEGER_TOLERANCE = 1e-3
 NOT_ANNOTATED = 255  # code of voxels that a negative ignore value marks as not annotated
+MAX_CLASSES = 128  # TotalSegmentator has 117
+_FEW_CLASSES = 32  # that a label of any size may have; more need enough voxels
 MIN_INSIDE = 0.99  # fraction of a label's foreground that must lie inside the image
 
 
@@ -218,3 +220,18 @@ def _not_integral(got: str) -> DataError:
         f"label: expected integers from 0 to {MAX_LABEL}, got {got}; export class numbers, not probabilities",
         reason="label_not_integral",
     )
+
+
+def class_numbers(array: Shaped[np.ndarray, "x y z"]) -> tuple[int, ...] | None:
+    """Return the class numbers of an array that can be a label, else None."""
+    middle = np.unique(array[..., array.shape[-1] // 2])
+    if len(middle) > MAX_CLASSES:
+        return None
+    values = np.unique(array)
+    few = len(values) <= _FEW_CLASSES or (len(values) <= MAX_CLASSES and array.size > 1000 * len(values))
+    if not few or not np.isfinite(values).all() or not np.allclose(values, np.rint(values), atol=1e-3):
+        return None
+    whole = np.rint(values).astype(np.int64)
+    if whole.min() < 0 or whole.max() > 65535 or (whole == 0).sum() == 0:
+        return None
+    return tuple(int(one) for one in whole if one)

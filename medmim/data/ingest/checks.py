@@ -93,6 +93,8 @@ _TEXTS = {
     "file and pass it to --as",
     "every_image_is_a_patient": "no patient information: each image ({images}) counts as a patient, "
     "so images of one patient may be in train and test; pass --subject-pattern or --subjects",
+    "patients_by_two_rules": "the words of paths name the patients of {images:image} and PatientID "
+    "those of {dicom}: a patient with both counts as two; name patients with --subjects or --subject-pattern",
     "no_patient_id": "no PatientID in {files:file}: each study counts as a patient; pass "
     "--subject-pattern or --subjects",
     "patients_contradict": "{patients:patient has|patients have} several names ({names}), birth dates "

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -58,7 +59,17 @@ def volumes_from_dicom(
             outcomes.add(_numbers(group), "quarantined", group.reason, measured=group.measured)
         else:
             ways[_way_of(group)].append(group)
-    volumes = [one for way, groups in ways.items() for one in _convert(context, outcomes, groups, way)]
+    converted = [one for way, groups in ways.items() for one in _convert(context, groups, way)]
+    scans = {_grid(one) for one in converted if not one.result.label_like}
+    volumes = []
+    for one in converted:
+        reason = one.result.reason or (
+            "looks_like_label" if one.result.label_like and _grid(one) in scans else ""
+        )
+        if reason:
+            outcomes.add(_numbers(one.group), "quarantined", reason, measured=one.result.measured)
+        else:
+            volumes.append(_accept(context, outcomes, one))
     outcomes.write(context.ledger)
     return volumes
 
@@ -126,14 +137,27 @@ def _way_of(group: SliceStack | SingleImage) -> Callable[[ConversionTask], Conve
     return convert_raw if plain and trusted else convert
 
 
+class _Conversion(NamedTuple):
+    """A group of slices, the id and file of its volume, and the result of the conversion."""
+
+    group: SliceStack | SingleImage
+    name: str
+    target: str
+    result: ConversionResult
+
+
+def _grid(one: _Conversion) -> Hashable:
+    """Return what a mask shares with its scan: patient, study, shape, spacing and orientation."""
+    header, result = one.group.slices[0].header, one.result
+    return header.patient, header.study, result.shape, result.spacing_mm, result.orientation
+
+
 def _convert(
     context: IngestContext,
-    outcomes: FileOutcomes,
     groups: Sequence[SliceStack | SingleImage],
     way: Callable[[ConversionTask], ConversionResult],
-) -> list[IngestedVolume]:
-    """Convert groups with one function and note the outcomes of their files."""
-    volumes = []
+) -> list[_Conversion]:
+    """Convert groups with one function."""
     names = _identifiers(context, groups)
     tasks = [_task(context, group, name) for group, name in zip(groups, names, strict=True)]
     answers = context.each(
@@ -143,19 +167,22 @@ def _convert(
         limits=READ_LIMITS,
         keep=ConversionResult.model_validate,
     )
-    for group, name, task, answer in zip(groups, names, tasks, answers, strict=True):
-        result = answer.value or ConversionResult(reason=answer.reason or "unusable")
-        if result.reason:
-            outcomes.add(_numbers(group), "quarantined", result.reason, measured=result.measured)
-            continue
-        reason = _reason(group, result.measured)
-        outcomes.add(_numbers(group), "accepted", reason, volume=name, measured=result.measured)
-        record = _record(context, group, name, result)
-        file = (
-            group.slices[0].path.name if isinstance(group, SingleImage) else ""
-        )  # tables name pictures by it
-        volumes.append(IngestedVolume(record, group.slices[0].header.series, Path(task.target), path=file))
-    return volumes
+    return [
+        _Conversion(
+            group, name, task.target, answer.value or ConversionResult(reason=answer.reason or "unusable")
+        )
+        for group, name, task, answer in zip(groups, names, tasks, answers, strict=True)
+    ]
+
+
+def _accept(context: IngestContext, outcomes: FileOutcomes, one: _Conversion) -> IngestedVolume:
+    """Note the outcome of the files of a converted group and return its volume."""
+    reason = _reason(one.group, one.result.measured)
+    outcomes.add(_numbers(one.group), "accepted", reason, volume=one.name, measured=one.result.measured)
+    first = one.group.slices[0]
+    name = first.path.name if isinstance(one.group, SingleImage) else ""  # tables name pictures by it
+    record = _record(context, one.group, one.name, one.result)
+    return IngestedVolume(record, first.header.series, Path(one.target), path=name)
 
 
 def _identifiers(context: IngestContext, groups: Sequence[SliceStack | SingleImage]) -> list[str]:

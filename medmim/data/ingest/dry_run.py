@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from medmim.data.dataset.vocabulary import VOCABULARY
@@ -17,7 +16,7 @@ from medmim.data.ingest.context import IngestContext
 from medmim.data.ingest.dicom_series import slices_of
 from medmim.data.ingest.dicom_subjects import apply_subject_rule, contradicting_patients
 from medmim.data.ingest.frames import split_frames
-from medmim.data.ingest.labels import is_label
+from medmim.data.ingest.labels import find_labels
 from medmim.data.ingest.layout import find_layout
 from medmim.data.ingest.scan import ScannedFile
 from medmim.data.ingest.sources import Sources
@@ -98,7 +97,7 @@ def preview_of(context: IngestContext, sources: Sources, seen: Mapping[int, Scan
     slices, blocked = slices_of(seen, paths)
     groups = group_slices(slices, blocked)
     rest = {number: one for number, one in seen.items() if not one.headers}
-    label_files = _label_files(seen, paths, sources.labels)
+    label_files = set(find_labels(context, sources, seen, paths)[0].values())
     open_to_layout = {
         paths[number]
         for number, one in rest.items()
@@ -127,19 +126,6 @@ def preview_of(context: IngestContext, sources: Sources, seen: Mapping[int, Scan
         patients=tuple(_patients(found.cases)) if found else (),
         warnings=tuple(map(warning_text, warnings)),
     )
-
-
-def _label_files(
-    seen: Mapping[int, ScannedFile], paths: Mapping[int, Path], folder: Path | None
-) -> set[Path]:
-    series = {one.series for one in seen.values() if one.series}
-    return {
-        paths[number]
-        for number, one in seen.items()
-        if one.header is None
-        and one.fate != "quarantined"
-        and is_label(paths[number], one, folder=folder, series=series)
-    }
 
 
 def _patients(cases: Sequence[LayoutCase]) -> list[PatientRow]:

@@ -76,14 +76,14 @@ def infer_roles(
         AmbiguousLayoutError: if a file may be an image or a label, or an image has labels that exclude each
             other.
     """
-    _apply_given(candidates, given)
+    apply_given(candidates, given)
     _skip_screenshots(candidates)
     active = [one for one in candidates if one.role != "skip"]
     if any(one.role is None for one in active):
         examine_all([one for one in active if one.role != "label"], examine)
         _decide_by_values(active, {id(one) for one in active if one.role is None})
     images = [one for one in active if one.role == "image"]
-    index = _ImageIndex(images)
+    index = ImageIndex(images)
     labels: dict[Path, list[Candidate]] = defaultdict(list)
     other = {one.path: one.reason for one in candidates if one.role == "skip"}
     for one in active:
@@ -100,7 +100,7 @@ def infer_roles(
     return Roles({one.path: one for one in images}, dict(labels), other)
 
 
-def _apply_given(candidates: Sequence[Candidate], given: Sequence[tuple[str, Role]]) -> None:
+def apply_given(candidates: Sequence[Candidate], given: Sequence[tuple[str, Role]]) -> None:
     """Set the roles that the user gave, and skip masks of the brain or body that the user did not name."""
     for one in candidates:
         if one.role == "label" and is_body_mask(one.words):
@@ -128,7 +128,7 @@ def _skip_screenshots(candidates: Sequence[Candidate]) -> None:
 def _decide_by_values(candidates: Sequence[Candidate], unnamed: set[int]) -> None:
     """Set the roles of unnamed candidates from their values and those of their neighbours."""
     scans = [one for one in candidates if one.role != "label" and not one.label_like]
-    index = _ImageIndex(scans)
+    index = ImageIndex(scans)
     slots: dict[tuple[object, ...], list[Candidate]] = defaultdict(list)
     for one in candidates:
         if id(one) in unnamed:
@@ -186,7 +186,7 @@ def role_remedy() -> str:
     )
 
 
-class _ImageIndex:
+class ImageIndex:
     """Finds the images that a label belongs to, by the tokens of their paths."""
 
     def __init__(self, images: Sequence[Candidate]) -> None:

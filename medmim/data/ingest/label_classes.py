@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from medmim.data.ingest.infer_roles import AmbiguousLayoutError, Candidate, Examine, Roles, examine_all
-from medmim.data.ingest.path_words import is_label_word, numbered_words
+from medmim.data.ingest.path_words import identity, is_label_word, numbered_words, split_words
 
-_RATERS = {"rater", "reader", "observer", "annotator", "expert", "experts", "r", "obs"}
+_RATERS = {"rater", "reader", "observer", "annotator", "expert", "experts", "r", "obs", "v", "version"}
 _LEVEL = re.compile(r"[a-z]{1,2}\d{1,2}")  # of the spine, such as l1 and th12
 _Names = dict[Path, dict[Path, str]]  # by image and label file
 
@@ -35,10 +35,7 @@ def infer_label_classes(roles: Roles, examine: Examine) -> LabelClasses:
             class numbers may mean different classes.
     """
     known = {one.path: one for found in roles.labels.values() for one in found}
-    plain: _Names = {
-        path: {one.path: _words_of(roles.images[path], one) for one in found}
-        for path, found in roles.labels.items()
-    }
+    plain: _Names = {path: _names_of(roles.images[path], found) for path, found in roles.labels.items()}
     visits: dict[tuple[str, ...], dict[Path, str]] = defaultdict(dict)
     for path, found in plain.items():
         visits[roles.images[path].words.key] |= found
@@ -66,10 +63,27 @@ def infer_label_classes(roles: Roles, examine: Examine) -> LabelClasses:
     return LabelClasses(labels, {number: name or f"class {number}" for name, number in numbers.items()})
 
 
-def _words_of(image: Candidate, label: Candidate) -> str:
-    """Return the words of a label file that its image does not have, without numbers."""
+def _names_of(image: Candidate, labels: Sequence[Candidate]) -> dict[Path, str]:
+    """Return the words of each label file that its image does not have, without numbers.
+
+    Files of equal names are told apart by the words of their folders, as in `left_mask/1.png`.
+    """
     own = {*image.words.key, *image.words.stem_words}
-    return " ".join(word for word in label.words.slot_words if word not in own)
+    names = {one.path: " ".join(word for word in one.words.slot_words if word not in own) for one in labels}
+    twice = {name for name, count in Counter(names.values()).items() if count > 1}
+    folders = {
+        one.path: [word for word in _folder_words(one) if word not in own]
+        for one in labels
+        if names[one.path] in twice
+    }
+    if len(set(map(tuple, folders.values()))) < 2:
+        return names
+    return {path: " ".join([*folders.get(path, ()), *name.split()]) for path, name in names.items()}
+
+
+def _folder_words(label: Candidate) -> list[str]:
+    words = identity([word for part in label.words.unit for word in split_words(part)])
+    return [word for word in words if not word.isdecimal()]
 
 
 def _differ(found: Mapping[Path, str], plain: _Names) -> bool:
@@ -89,8 +103,10 @@ def _check_separate(found: Mapping[Path, str], known: Mapping[Path, Candidate]) 
     readers = any((set(one) & _RATERS) - ({"r"} if sides else set()) for one in words)
     binary = all(_is_binary(known[path]) for path in found)
     stems = [known[path].words.stem_words for path in found]
+    places = {(name, path.parent) for path, name in found.items()}
+    copied = len(places) > len({name for name, _ in places})
     kinds = {frozenset(filter(is_label_word, stem)) for stem in stems}  # a mask and its part have one
-    if readers or not binary or (not all(words) and (any(words) or len(kinds) > 1)):
+    if readers or copied or not binary or (not all(words) and (any(words) or len(kinds) > 1)):
         raise AmbiguousLayoutError(
             f"the {len(found)} label files of one image or visit mark different classes",
             "they mark the same finding, by several readers or with several methods",
@@ -105,7 +121,13 @@ def _with_numbers(plain: _Names, known: Mapping[Path, Candidate]) -> _Names:
     rib_left_2. Levels of the spine always keep their numbers.
     """
     numbered = {
-        path: {one: numbered_words(known[one].words.stem, name.split()) for one, name in found.items()}
+        path: {
+            one: [
+                *(word for word in name.split() if word not in known[one].words.stem_words),
+                *numbered_words(known[one].words.stem, name.split()),
+            ]
+            for one, name in found.items()
+        }
         for path, found in plain.items()
     }
     several = [path for path, found in plain.items() if len(found) > 1]

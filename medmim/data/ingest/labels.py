@@ -16,26 +16,37 @@ from medmim.data.ingest.context import READ_LIMITS, IngestContext, IngestedVolum
 from medmim.data.ingest.dicom_labels import LabelObject, read_objects
 from medmim.data.ingest.finding_tables import TABLE_SUFFIXES, add_tables
 from medmim.data.ingest.label_regions import RegionLabel, recode_labels
+from medmim.data.ingest.masks_of_series import masks_of_series
 from medmim.data.ingest.scan import ScannedFile
+from medmim.data.ingest.sources import Sources
 from medmim.data.ingest.volumes import record_label
 from medmim.data.sandbox.sandbox import Answer
 from medmim.errors import UsageError
 from medmim.text_formats import parse_csv
 
 
-def is_label(path: Path, scanned: ScannedFile, *, folder: Path | None, series: set[str]) -> bool:
-    """Return whether a file is a label by its type, its name or its folder, without a layout.
+def find_labels(
+    context: IngestContext, sources: Sources, scanned: Mapping[int, ScannedFile], paths: Mapping[int, Path]
+) -> tuple[dict[int, Path], dict[int, tuple[str, ...]]]:
+    """Return the files that are labels by type, name or folder, without a layout, and the series of some.
 
-    Args:
-        path: the file.
-        scanned: result of the scan.
-        folder: labels folder, if there is one.
-        series: all series of the source.
+    Raises:
+        AmbiguousLayoutError: if a series has several labels.
     """
-    if scanned.reason == sop_classes.LABEL or path.suffix.lower() in TABLE_SUFFIXES:
-        return True
-    inside = folder is not None and path.is_relative_to(folder)
-    return (scanned.nifti or scanned.reason == "volume_file") and (inside or stem_of(path) in series)
+    series = {one.series for one in scanned.values() if one.series}
+    found = {}
+    for number, one in scanned.items():
+        path = paths[number]
+        inside = sources.labels is not None and path.is_relative_to(sources.labels)
+        volume = (one.nifti or one.reason == "volume_file") and (inside or stem_of(path) in series)
+        typed = one.reason == sop_classes.LABEL or path.suffix.lower() in TABLE_SUFFIXES
+        if one.header is None and one.fate != "quarantined" and (typed or volume):
+            found[number] = path
+    if context.options.layout is not None:
+        return found, {}
+    roles = context.options.rules.roles
+    masks = masks_of_series(sources.source, scanned, paths, given=roles, known=found)
+    return found | {number: paths[number] for number in masks}, masks
 
 
 def attach_labels(
@@ -43,6 +54,7 @@ def attach_labels(
     made: Sequence[IngestedVolume],
     labels: Mapping[int, Path],
     scanned: Mapping[int, ScannedFile],
+    series: Mapping[int, tuple[str, ...]] | None = None,
 ) -> list[IngestedVolume]:
     """Attach label files to volumes; the volume of a refused label stays unlabelled.
 
@@ -55,6 +67,7 @@ def attach_labels(
         labels: label files by number: DICOM label objects, CSV tables, and volumes named
             `<SeriesInstanceUID>.nii.gz` or like the image file.
         scanned: result of the scan, by number.
+        series: the series that a label belongs to, where its own name does not name one.
     """
     tables = {number: path for number, path in labels.items() if path.suffix.lower() in TABLE_SUFFIXES}
     objects = {number: path for number, path in labels.items() if scanned[number].reason == sop_classes.LABEL}
@@ -65,8 +78,11 @@ def attach_labels(
     known = read_objects(context, objects, series_of)
     given = read_label_map(context.options.label_map) if context.options.label_map else {}
     stems = {number: stem_of(path) for number, path in volumes.items()}
-    names = {number: given.get(volumes[number].name, given.get(stem, stem)) for number, stem in stems.items()}
-    names |= {number: one.series for number, one in known.items()}
+    names: dict[int, tuple[str, ...]] = {
+        number: (given.get(volumes[number].name, given.get(stem, stem)),) for number, stem in stems.items()
+    }
+    names |= {number: own for number, own in (series or {}).items() if volumes[number].name not in given}
+    names |= {number: (one.series,) for number, one in known.items()}
     pairs = _pairs(context, made, names, set(known))
     files = [pair for pair in pairs if pair.number not in known]
     ignore = {"ignore_label": context.options.ignore_label}
@@ -108,21 +124,26 @@ class _LabelPair:
 
 
 def _pairs(
-    context: IngestContext, made: Sequence[IngestedVolume], names: Mapping[int, str], objects: set[int]
+    context: IngestContext,
+    made: Sequence[IngestedVolume],
+    names: Mapping[int, tuple[str, ...]],
+    objects: set[int],
 ) -> list[_LabelPair]:
     """Return the labels that may belong to each volume; record the fate of the others."""
     known = _by_name(made)
     taken: dict[str, bool] = {}
     pairs: list[_LabelPair] = []
-    for number, name in sorted(names.items()):
-        shared = number in objects and taken.get(name, True)
-        if name not in known:
+    for number, wanted in sorted(names.items()):
+        found = [name for name in wanted if name in known]
+        places = [place for name in found for place in known[name]]
+        shared = number in objects and all(taken.get(name, True) for name in found)
+        if not found:
             context.ledger.record([number], "quarantined", "label_without_image")
-        elif (name in taken and not shared) or any(made[place].volume.label for place in known[name]):
+        elif (taken.keys() & found and not shared) or any(made[place].volume.label for place in places):
             context.ledger.record([number], "quarantined", "label_duplicate")
         else:
-            taken[name] = number in objects
-            pairs += [_LabelPair(number, place) for place in known[name]]
+            taken |= dict.fromkeys(found, number in objects)
+            pairs += [_LabelPair(number, place) for place in places]
     return pairs
 
 

@@ -7,15 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Shaped
 from pydantic import BaseModel, ConfigDict
 
 from medmim.data.formats.images import as_mask, is_lossy, is_picture
+from medmim.data.formats.labels import class_numbers
 from medmim.data.formats.volumes import read_volume
 from medmim.errors import DataError
-
-MAX_CLASSES = 128  # TotalSegmentator has 117
-_FEW = 32  # classes that a label of any size may have; more need enough voxels
 
 
 class VolumeFacts(BaseModel):
@@ -60,20 +57,5 @@ def examine_volume(path: str) -> dict[str, Any]:
     if is_picture(Path(path)):
         with contextlib.suppress(DataError):  # a picture in JPEG that is no label
             array, _ = as_mask(array, lossy=is_lossy(Path(path)))
-    classes = _classes_of(array)
+    classes = class_numbers(array)
     return VolumeFacts(shape=image.array.shape, affine=affine, classes=classes).model_dump(mode="json")
-
-
-def _classes_of(array: Shaped[np.ndarray, "x y z"]) -> tuple[int, ...] | None:
-    """Return the class numbers of an array that can be a label, else None."""
-    middle = np.unique(array[..., array.shape[-1] // 2])
-    if len(middle) > MAX_CLASSES:
-        return None
-    values = np.unique(array)
-    few = len(values) <= _FEW or (len(values) <= MAX_CLASSES and array.size > 1000 * len(values))
-    if not few or not np.isfinite(values).all() or not np.allclose(values, np.rint(values), atol=1e-3):
-        return None
-    whole = np.rint(values).astype(np.int64)
-    if whole.min() < 0 or whole.max() > 65535 or (whole == 0).sum() == 0:
-        return None
-    return tuple(int(one) for one in whole if one)

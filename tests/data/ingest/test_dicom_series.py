@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from dicom_maker import write_series
 from frames_maker import make_enhanced, make_picture
 
 from medmim.data.dataset.manifest import DatasetInfo, read_dataset
@@ -43,3 +44,17 @@ def test_a_file_with_several_volumes_has_one_row(tmp_path: Path):
     volumes = read_dataset(tmp_path / "out").volumes
     assert len({volume.id for volume in volumes}) == 3
     assert len({volume.pixels_sha256 for volume in volumes}) == 3
+
+
+def test_a_series_of_a_mask_is_not_ingested_as_an_image(tmp_path: Path):
+    """As in 3D-IRCADb, whose masks are DICOM images on the grid of their scan."""
+
+    def mask(dataset: Any, place: int) -> None:
+        dataset.PixelData = (np.indices((8, 10)).sum(axis=0) < 2 * place).astype(np.int16).tobytes()
+
+    write_series(tmp_path / "in" / "scan")
+    write_series(tmp_path / "in" / "liver", series="1.2.3.5", tweak=mask)
+    info = run(tmp_path)
+    assert info.reasons == {"volume": 6, "looks_like_label": 6}
+    assert info.counts["volumes"] == 1
+    assert info.warnings == ({"kind": "no_label_used", "files": 6},)

@@ -55,6 +55,17 @@ def test_labels_of_two_contrasts_with_different_meanings_stop():
     )
 
 
+@pytest.mark.parametrize("folder", ["predictions", "labels_v2"])
+def test_two_files_of_equal_names_for_one_image_stop(folder):
+    templates = ["images/c{n}.nii.gz", "B:labels/c{n}.nii.gz", f"B:{folder}/c{{n}}.nii.gz"]
+    assert_stops_with_both_readings(templates, "by several readers or with several methods")
+
+
+def test_folders_of_masks_are_classes_by_their_names():
+    masks = [f"B:masks/{side}_lung/c{{n}}.png" for side in ("left", "right")]
+    assert infer(["images/c{n}.png", *masks]).label_names == {1: "left lung", 2: "right lung"}
+
+
 def test_left_and_right_are_no_readers():
     found = infer(["case_{n}/ct.nrrd", *(f"B:case_{{n}}/Parotid_{side}.seg.nrrd" for side in "LR")])
     assert found.label_names == {1: "parotid l", 2: "parotid r"}
