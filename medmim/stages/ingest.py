@@ -170,7 +170,9 @@ def _read_all(
     readable = {number: context.file(path) for number, path in paths.items()}
     made = volumes_from_dicom(context, scanned, readable)
     label_files, series, rest = _route(context, sources, scanned, paths)
-    more, layout = volumes_from_nifti(context, sources.source, seen=rest, paths=paths)
+    more, layout = volumes_from_nifti(
+        context, sources.source, seen=rest, paths=paths, beside_dicom=bool(made)
+    )
     doubts = contradicting_patients(scanned)
     if made and more and not context.options.rules.subjects:
         doubts = ({"kind": "patients_by_two_rules", "images": len(more), "dicom": len(made)}, *doubts)

@@ -56,5 +56,5 @@ def test_every_reference_volume_is_ingested_once(dataset: Dataset):
         assert image.orientation == turned.orientation
         taken.append(matching[0].id)
     assert len(set(taken)) == len(taken) == 18
-    # a 4D NIfTI file among the DICOM is one more volume
-    assert dataset.info.reasons["volume"] == 19
+    # a 4D NIfTI file with a step of time among the DICOM is refused
+    assert (dataset.info.reasons["volume"], dataset.info.reasons["time_series"]) == (18, 1)

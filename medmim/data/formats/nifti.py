@@ -20,6 +20,7 @@ from medmim.data.formats.file_types import open_unpacked, read_into, skip_bytes
 from medmim.data.formats.nifti_affine import affine_of
 from medmim.errors import DataError
 
+_TIME_UNITS = (8, 16, 24)  # seconds, milliseconds, microseconds
 _LUMINANCE = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as in PIL
 
 
@@ -87,9 +88,22 @@ def count_frames(path: str) -> int:
     Raises:
         DataError: if the header is invalid.
     """
+    return frames_of(path)[0]
+
+
+def frames_of(path: str) -> tuple[int, bool]:
+    """Return the length of the fourth axis, and whether the header gives it a step of time.
+
+    A step of 1 counts as none, because converters write it for channels too.
+
+    Raises:
+        DataError: if the header is invalid.
+    """
     with open_unpacked(Path(path)) as (content, _):
-        shape = nifti_header.shape_of(nifti_header.read_header(content))
-    return shape[3] if len(shape) > 3 else 1
+        header = nifti_header.read_header(content)
+        shape = nifti_header.shape_of(header)
+    timed = int(header["xyzt_units"]) & 0x38 in _TIME_UNITS and float(header["pixdim"][4]) not in (0.0, 1.0)
+    return (shape[3], timed) if len(shape) > 3 else (1, False)
 
 
 def check_image(image: Image, *, picture: bool = False) -> None:

@@ -105,7 +105,7 @@ def preview_of(context: IngestContext, sources: Sources, seen: Mapping[int, Scan
     } - label_files
     found = find_layout(query, sorted(open_to_layout)) if open_to_layout else None
     if found:
-        found = replace(found, cases=split_frames(context, found.cases))
+        found = replace(found, cases=split_frames(context, found.cases, beside_dicom=bool(groups)))
     used = {path for case in found.cases for path in case.files} if found else set()
     reasons = {**(found.other if found else {}), **dict.fromkeys(label_files, "label")}
     others = Counter(

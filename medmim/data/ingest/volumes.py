@@ -37,6 +37,7 @@ def volumes_from_nifti(
     *,
     seen: Mapping[int, ScannedFile],
     paths: Mapping[int, Path],
+    beside_dicom: bool = False,
 ) -> tuple[list[IngestedVolume], DatasetLayout | None]:
     """Ingest every image of the layout.
 
@@ -45,6 +46,7 @@ def volumes_from_nifti(
         source: folder that paths are relative to.
         seen: all files except DICOM images and label files, by number; their fates are recorded here.
         paths: paths of the files, by number.
+        beside_dicom: whether the source has DICOM images too.
     """
     readable = {paths[number] for number, one in seen.items() if is_readable(one, paths[number])}
     if context.options.layout is None and not readable:
@@ -57,7 +59,7 @@ def volumes_from_nifti(
     _record_annotations(context, seen, known, numbers)
     cases = [
         _VolumeTask(case, context.file_keys.key("volume", frame_path(case, source)))
-        for case in split_frames(context, found.cases)
+        for case in split_frames(context, found.cases, beside_dicom=beside_dicom)
     ]
     merged = merge_masks(
         context, [work.case for work in cases], {**known.layout.label_names, **context.options.label_names}

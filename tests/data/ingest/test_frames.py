@@ -3,11 +3,14 @@
 import nibabel as nib
 import numpy as np
 import pytest
+from inline_context import make_context
 
 from medmim import files
 from medmim.data.dataset.channels import group_channels
 from medmim.data.dataset.manifest import read_dataset
-from medmim.data.formats.nifti import read_image
+from medmim.data.formats.nifti import frames_of, read_image
+from medmim.data.ingest.cases import LayoutCase
+from medmim.data.ingest.frames import split_frames
 from medmim.data.ingest.infer_roles import AmbiguousLayoutError
 from medmim.stages.ingest import ingest, preview
 
@@ -79,6 +82,16 @@ def test_frames_that_no_file_declares_stop_with_both_readings(tmp_path, chance):
     assert previewed(tmp_path, time_series="channels").images == 8
     dataset, _ = ingested(tmp_path, time_series="volumes")
     assert [one.tokens for one in dataset.volumes] == [()] * 8
+
+
+def test_frames_with_a_step_of_time_are_a_series(tmp_path, chance):
+    image = nib.Nifti1Image(chance.integers(0, 99, (*SHAPE, 4)).astype(np.int16), np.eye(4))
+    image.header.set_xyzt_units("mm", "sec")
+    image.header["pixdim"][4] = 2.5
+    nib.save(image, tmp_path / "scan.nii.gz")
+    assert frames_of(str(tmp_path / "scan.nii.gz")) == (4, True)
+    case = LayoutCase(tmp_path / "scan.nii.gz", (), "a", "a", None, "MR", ())
+    assert split_frames(make_context(tmp_path), [case], beside_dicom=False) == (case,)
 
 
 @pytest.mark.parametrize("value", [255, -1])
