@@ -137,7 +137,7 @@ def _way_of(group: SliceStack | SingleImage) -> Callable[[ConversionTask], Conve
     return convert_raw if plain and trusted else convert
 
 
-class _Conversion(NamedTuple):
+class _ConvertedGroup(NamedTuple):
     """A group of slices, the id and file of its volume, and the result of the conversion."""
 
     group: SliceStack | SingleImage
@@ -146,7 +146,7 @@ class _Conversion(NamedTuple):
     result: ConversionResult
 
 
-def _grid(one: _Conversion) -> Hashable:
+def _grid(one: _ConvertedGroup) -> Hashable:
     """Return what a mask shares with its scan: patient, study, shape, spacing and orientation."""
     header, result = one.group.slices[0].header, one.result
     return header.patient, header.study, result.shape, result.spacing_mm, result.orientation
@@ -156,7 +156,7 @@ def _convert(
     context: IngestContext,
     groups: Sequence[SliceStack | SingleImage],
     way: Callable[[ConversionTask], ConversionResult],
-) -> list[_Conversion]:
+) -> list[_ConvertedGroup]:
     """Convert groups with one function."""
     names = _identifiers(context, groups)
     tasks = [_task(context, group, name) for group, name in zip(groups, names, strict=True)]
@@ -168,14 +168,14 @@ def _convert(
         keep=ConversionResult.model_validate,
     )
     return [
-        _Conversion(
+        _ConvertedGroup(
             group, name, task.target, answer.value or ConversionResult(reason=answer.reason or "unusable")
         )
         for group, name, task, answer in zip(groups, names, tasks, answers, strict=True)
     ]
 
 
-def _accept(context: IngestContext, outcomes: FileOutcomes, one: _Conversion) -> IngestedVolume:
+def _accept(context: IngestContext, outcomes: FileOutcomes, one: _ConvertedGroup) -> IngestedVolume:
     """Note the outcome of the files of a converted group and return its volume."""
     reason = _reason(one.group, one.result.measured)
     outcomes.add(_numbers(one.group), "accepted", reason, volume=one.name, measured=one.result.measured)

@@ -45,7 +45,7 @@ def masks_of_series(
     roles = {one.role for one in files.values()} - {"skip"}
     if roles != {"label"}:
         return {}
-    series = _Series(
+    series = _SeriesIndex(
         source, [(inside[n], one.headers[0]) for n, one in scanned.items() if n in inside and one.headers]
     )
     labels = {number: one for number, one in files.items() if one.role == "label"}
@@ -61,7 +61,7 @@ def masks_of_series(
     return found
 
 
-class _Series:
+class _SeriesIndex:
     """The DICOM series of a source: the folder of the first file of each, and its patient."""
 
     def __init__(self, source: Path, slices: Sequence[tuple[Path, Header]]) -> None:
