@@ -135,7 +135,7 @@ def _compare_predictions(
 def comparison_lines(compared: CompareResult) -> list[str]:
     """Return differences of settings, the table of arms, the sentences and the place of the report."""
     findings = compared.findings
-    lines = [f"settings differ: {line}" for line in findings.differences]
+    lines = [f"unequal: {line}" for line in findings.differences]
     width = max(len("arm"), *(len(arm.title) for arm in findings.arms))
     lines.append(f"{'arm':<{width}}  {findings.metric:<8}  95 % interval    HD95 mm  patients  seeds")
     for arm in findings.arms:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import click
 
 from medmim.cli.options import (
     DEFAULT_DATA,
+    aligned,
     finetuning_options,
     given,
     home,
@@ -37,6 +39,7 @@ Examples:
   medmim finetune segment                        from the newest pretraining run
   medmim finetune segment --init scratch         the control: same split, steps and seed
   medmim finetune segment --num-labelled 10 --minutes 7
+  medmim finetune segment --seeds 0,1,2          one run for each seed, as claims need two or more
   medmim finetune classify --size 128            one class for each image; several: task multilabel
   medmim finetune detect --size 128              boxes around findings
   medmim finetune classify --set mode=linear_probe      the head alone, on a frozen encoder
@@ -59,13 +62,27 @@ Examples:
 @click.option("--num-labelled", type=int, help="Train on this many labelled patients (nested).")
 @click.option("--labelled", type=int, hidden=True)  # the name of 0.1.0, accepted for one release
 @click.option("--label-fraction", type=float, help="Train on this share of the labelled patients (nested).")
+@click.option(
+    "--seeds",
+    metavar="N,N,…",
+    help="Train one run for each seed, such as 0,1,2, from the same weights; finished ones are not repeated, "
+    "interrupted ones continue.",
+)
 @finetuning_options
 @json_option
 def command(
-    *, as_json: bool, config: str | None, overrides: tuple[str, ...], resume: str | None, **flags: Any
+    *,
+    as_json: bool,
+    config: str | None,
+    overrides: tuple[str, ...],
+    resume: str | None,
+    seeds: str | None,
+    **flags: Any,
 ) -> None:
     """Fine-tune an encoder for TASK (segment, classify, detect, regress), test it and register the model."""
     values = given(flags)
+    if seeds and (resume or "seed" in values):
+        raise click.UsageError("--seeds: expected neither --seed nor --resume; interrupted seeds continue")
     if not resume and "task" not in values:
         raise click.UsageError("expected TASK, such as segment in `medmim finetune segment`")
     from medmim.config.resolve import resolve
@@ -75,6 +92,9 @@ def command(
     settings = resolve(
         FinetuneSettings, base=values.get("task"), config=config, flags=values, overrides=overrides
     )
+    if seeds:
+        _fine_tune_seeds(settings, seeds, values, overrides, config, as_json=as_json)
+        return
     if resume:
         refuse_with_resume(values, overrides, config)
         from medmim.stages.run_lifecycle import to_resume
@@ -102,6 +122,39 @@ def command(
         f"next     {next_command(settings, values, overrides, config, result.checkpoint)}",
     ]
     print_result(result.as_json(), as_json=as_json, lines=lines)
+
+
+def _fine_tune_seeds(
+    settings: FinetuneSettings,
+    seeds: str,
+    values: Mapping[str, Any],
+    overrides: Sequence[str],
+    config: str | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Train one run for each seed; print their scores and the next command."""
+    from medmim.stages.missing_seeds import fine_tune_seeds
+    from medmim.tracking.mlflow_store import Store
+    from medmim.training.weights import WEIGHTS
+
+    words = [word.strip() for word in seeds.split(",")]
+    if not all(word.isdecimal() for word in words):
+        raise click.UsageError(f"--seeds: expected numbers from 0, such as 0,1,2; got '{seeds}'")
+    chosen = list(dict.fromkeys(map(int, words)))
+    runs = fine_tune_seeds(settings, chosen, home=home(), log=log_line)
+    rows = [(run, row) for run in runs for row in run.scores if row["metric"] == run.tags["metric"]]
+    found = [{"seed": run.seed, "run_id": run.run_id, **row} for run, row in rows]
+    table = [["seed", "run", runs[0].tags["metric"], "95 % interval", "test patients"]]
+    for run, row in rows:
+        interval = "none" if row["low"] is None else f"{row['low']:.3f} to {row['high']:.3f}"
+        table.append([str(run.seed), run.run_id, f"{row['value']:.3f}", interval, str(row["patients"])])
+    scores = [row["value"] for row in found]
+    spread = f" (sd of seeds {statistics.stdev(scores):.4f})" if len(scores) > 1 else ""
+    lines = [*aligned(table), *([f"mean     {statistics.mean(scores):.3f}{spread}"] if scores else [])]
+    weights = Store(home(), reading=True).checkpoints(runs[0].run_id) / WEIGHTS
+    following = next_command(settings, {**values, "seeds": seeds}, overrides, config, weights)
+    print_result({"seeds": found}, as_json=as_json, lines=[*lines, f"next     {following}"])
 
 
 def next_command(

@@ -26,7 +26,7 @@ def command(*, as_json: bool) -> None:
     models = list_models(home(), ModelFilter(newest=True, limit=_SHOWN))
     runs = list_runs(home(), RunFilter(limit=_SHOWN))
     cells = ([model_cells(one) for one in models], [run_cells(one) for one in runs])
-    page = write_index(home(), heads=(MODEL_HEAD, RUN_HEAD), cells=cells)
+    page = write_index(home(), heads=(MODEL_HEAD, RUN_HEAD), cells=cells, newest=runs)
     counts = {"runs": count_runs(home()), "models": count_models(home())}
     shown = f", the newest {_SHOWN} of each are shown" if max(counts.values()) > _SHOWN else ""
     content = f"{counted(counts['runs'], 'run')}, {counted(counts['models'], 'registered model')}{shown}"

@@ -1,4 +1,4 @@
-"""Training of the seeds that a comparison lacks: each arm is pretrained and fine-tuned with other seeds."""
+"""Training of several seeds: those that the arms of a comparison lack, or those of one fine-tuning."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from typing import Literal
 
 from medmim.config.runs import FinetuneSettings, PretrainSettings
 from medmim.config.study import DIGEST, SCRATCH, StageSettings, settings_of_result
-from medmim.data.dataset.manifest import digest_of, read_dataset
+from medmim.data.dataset.manifest import Dataset, digest_of, read_dataset
 from medmim.errors import RunError, UsageError, counted
+from medmim.files import names_weights_file
+from medmim.stages.initial_weights import initial_weights_of
 from medmim.stages.run_lifecycle import Settings, stored_settings
 from medmim.stages.study.engines import LocalEngine, StudyEngine
 from medmim.stages.study.training_process import Job
 from medmim.tracking.comparison.arms import Arm, arms_of
 from medmim.tracking.comparison.findings import scored
-from medmim.tracking.comparison.runs import RunScores, find_runs
+from medmim.tracking.comparison.runs import RunScores, find_runs, read_run
 from medmim.tracking.mlflow_store import Store
 
 
@@ -62,6 +64,49 @@ def train_missing_seeds(
     return [*by_id, *(trainer.trial(arm, run, seed) for arm, run, seed in plan)]
 
 
+def fine_tune_seeds(
+    settings: FinetuneSettings,
+    seeds: Sequence[int],
+    *,
+    home: Path,
+    engine: StudyEngine | None = None,
+    log: Callable[[str], None] = print,
+) -> list[RunScores]:
+    """Fine-tune once for each seed, from the same initial weights; return the finished runs by seed.
+
+    Trainings of this function that are finished are not repeated, and interrupted ones continue.
+
+    Args:
+        settings: of all runs; their own seed is replaced.
+        seeds: training seeds.
+        home: `MEDMIM_HOME`.
+        engine: runs trainings; without, each runs on this machine in a process of its own.
+        log: receives lines for the user.
+
+    Raises:
+        RunError: if there are no initial weights, or a training fails; finished ones are kept.
+    """
+    store, dataset = Store(home), read_dataset(settings.data)
+    init, origin = _same_weights(settings, store, dataset)
+    settings = settings.model_copy(update={"init": init})
+    trainer = _Trainer(store, settings.data, dataset.info.content_hash, engine or LocalEngine(), log)
+    done = []
+    for seed in seeds:
+        title = f"finetune {settings.task} seed {seed}"
+        _, run_id = trainer.run("finetune", settings.model_copy(update={"seed": seed}), title, origin)
+        done.append(read_run(store, store.run(run_id)))
+    return done
+
+
+def _same_weights(settings: FinetuneSettings, store: Store, dataset: Dataset) -> tuple[str, str]:
+    """Return the `init` that all seeds start from, and what identifies these weights."""
+    origin = initial_weights_of(settings, store, dataset)
+    if not origin.weights:
+        return SCRATCH, ""
+    is_file = settings.init is not None and names_weights_file(settings.init)
+    return settings.init if settings.init and is_file else origin.run_id, digest_of(list(origin.lineage))
+
+
 class _Trainer:
     """Trains one trial after the other."""
 
@@ -79,24 +124,25 @@ class _Trainer:
         init, pretrained = SCRATCH, ""
         if like.pretraining:
             pretraining = self._settings(PretrainSettings, like.tags["pretraining_run"], seed)
-            pretrained, init = self._run("pretrain", pretraining, arm)
+            title = f"pretrain {arm.title} seed {seed}"
+            pretrained, init = self.run("pretrain", pretraining, title)
         finetuning = self._settings(FinetuneSettings, like.run_id, seed)
-        return self._run("finetune", finetuning.model_copy(update={"init": init}), arm, pretrained)[1]
+        title = f"finetune {arm.title} seed {seed}"
+        return self.run("finetune", finetuning.model_copy(update={"init": init}), title, pretrained)[1]
 
     def _settings(self, kind: type[Settings], run_id: str, seed: int) -> Settings:
         """Return the settings of a run with another seed; code of others that they name is refused."""
         settings = stored_settings(kind, self.store, run_id, data=self.data)
         return settings.model_copy(update={"seed": seed})
 
-    def _run(
-        self, stage: Literal["pretrain", "finetune"], settings: StageSettings, arm: Arm, needs: str = ""
+    def run(
+        self, stage: Literal["pretrain", "finetune"], settings: StageSettings, title: str, needs: str = ""
     ) -> tuple[str, str]:
         """Return digest and run of a training, which is run unless it is finished."""
         digest = digest_of([stage, self.dataset_hash, settings_of_result(settings), needs])
         for run in self.store.tagged(DIGEST, (digest,)):
             if run.info.status == "FINISHED":
                 return digest, str(run.info.run_id)
-        title = f"{stage} {arm.title} seed {settings.seed}"
         self.log(title)
         job = Job(stage, title, digest, settings.model_dump(mode="json"), {})
         [(_, outcome)] = self.engine.run([job], self.store.home)

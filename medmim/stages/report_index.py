@@ -9,8 +9,7 @@ from pathlib import Path
 
 from medmim import files
 from medmim.pages import render_page
-from medmim.stages.store_filters import RunFilter
-from medmim.stages.store_listing import ListedRun, list_runs, metric_history
+from medmim.stages.store_listing import ListedRun, metric_histories
 from medmim.text_formats import parse_json
 
 _TEMPLATE = Path(__file__).with_name("report_index.html")
@@ -45,7 +44,7 @@ class _Curve:
 Rows = Sequence[Sequence[str]]
 
 
-def write_index(home: Path, *, heads: Rows, cells: Sequence[Rows]) -> Path:
+def write_index(home: Path, *, heads: Rows, cells: Sequence[Rows], newest: Sequence[ListedRun]) -> Path:
     """Write `reports/index.html` in a home folder, with tables of models and of runs, and return its path."""
     models, runs = (
         [dict(zip(head, row, strict=True)) for row in rows] for head, rows in zip(heads, cells, strict=True)
@@ -56,7 +55,7 @@ def write_index(home: Path, *, heads: Rows, cells: Sequence[Rows]) -> Path:
         reports=_reports(home),
         models=models,
         runs=runs,
-        curves=[curve for run in list_runs(home, RunFilter(limit=_CURVES)) for curve in _curves(home, run)],
+        curves=_curves(home, newest[:_CURVES]),
     )
     place = home / "reports" / "index.html"
     files.write_text(place, page)
@@ -85,12 +84,15 @@ def _first_finding(path: Path) -> str:
     return str(verdicts[0])
 
 
-def _curves(home: Path, run: ListedRun) -> list[_Curve]:
-    """Return the training loss and the validation score of a run, if they have two points."""
-    score = f"val/{run.tags['metric']}" if "metric" in run.tags else "val/loss"
-    title = f"{run.run_id[:8]} {run.task}, {run.tags.get('arm', '')}"
-    histories = {key: metric_history(home, run.run_id, key) for key in ("train/loss", score)}
-    return [_curve(title, key, points) for key, points in histories.items() if len(points) > 1]
+def _curves(home: Path, runs: Sequence[ListedRun]) -> list[_Curve]:
+    """Return the training loss and the validation score of runs, where they have two points."""
+    titles: dict[tuple[str, str], str] = {}
+    for run in runs:
+        score = f"val/{run.tags['metric']}" if "metric" in run.tags else "val/loss"
+        title = f"{run.run_id[:8]} {run.task}, {run.tags.get('arm', '')}"
+        titles |= {(run.run_id, key): title for key in ("train/loss", score)}
+    histories = metric_histories(home, list(titles))
+    return [_curve(titles[one], one[1], points) for one, points in histories.items() if len(points) > 1]
 
 
 def _curve(title: str, key: str, points: Sequence[tuple[int, float]]) -> _Curve:

@@ -10,7 +10,10 @@ from typing import Literal
 Condition = tuple[str, list[str]]  # SQL and the values of its placeholders
 ACTIVE = "lifecycle_stage = 'active'"
 AMONG = "IN (SELECT value FROM json_each(?))"
-_TRAININGS = "SELECT run_uuid FROM tags WHERE key = 'stage' AND value IN ('pretrain', 'finetune')"
+_IS_TRAINING = (
+    "EXISTS (SELECT 1 FROM tags WHERE tags.key = 'stage' AND tags.run_uuid = runs.run_uuid "
+    "AND tags.value IN ('pretrain', 'finetune'))"
+)
 _NEVER = -1  # LIMIT of SQLite that limits nothing
 
 
@@ -28,8 +31,9 @@ def _all_of(fixed: str, parts: Sequence[tuple[str, str | None]]) -> Condition:
 
 
 _SCORE = (
-    "(SELECT value FROM latest_metrics WHERE latest_metrics.run_uuid = runs.run_uuid AND NOT is_nan "
-    f"AND latest_metrics.key = 'test/' || {_tag('metric')})"
+    "(SELECT latest_metrics.value FROM tags JOIN latest_metrics ON latest_metrics.run_uuid = tags.run_uuid "
+    "AND latest_metrics.key = 'test/' || tags.value AND NOT is_nan "
+    "WHERE tags.key = 'metric' AND tags.run_uuid = runs.run_uuid)"
 )
 
 
@@ -69,7 +73,7 @@ class RunFilter:
             ("instr(run_uuid, ?) = 1", self.prefix),
             (f"run_uuid {AMONG}", None if self.ids is None else json.dumps(list(self.ids))),
         )
-        return _all_of(f"{ACTIVE} AND run_uuid IN ({_TRAININGS})", parts)
+        return _all_of(f"{ACTIVE} AND {_IS_TRAINING}", parts)
 
     def order(self) -> str:
         """Return the SQL clauses for order and limit."""

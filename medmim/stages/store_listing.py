@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -190,11 +190,18 @@ def model_names(home: Path) -> list[str]:
         return [str(name) for (name,) in database.execute(query)] if database else []
 
 
-def metric_history(home: Path, run_id: str, key: str) -> list[tuple[int, float]]:
-    """Return step and value of each finite point of a metric, by step."""
+def metric_histories(
+    home: Path, wanted: Sequence[tuple[str, str]]
+) -> dict[tuple[str, str], list[tuple[int, float]]]:
+    """Return step and value of each finite point of metrics, by step.
+
+    Args:
+        home: `MEDMIM_HOME`.
+        wanted: run and key of each metric.
+    """
+    query = "SELECT step, value FROM metrics WHERE run_uuid = ? AND key = ? AND NOT is_nan ORDER BY step"
     with _database(home) as database:
-        query = "SELECT step, value FROM metrics WHERE run_uuid = ? AND key = ? AND NOT is_nan ORDER BY step"
-        return database.execute(query, (run_id, key)).fetchall() if database else []
+        return {one: database.execute(query, one).fetchall() if database else [] for one in wanted}
 
 
 @contextmanager
@@ -232,10 +239,8 @@ def _has_known_schema(database: sqlite3.Connection) -> bool:
     revisions = database.execute("SELECT version_num FROM alembic_version").fetchall() if tables else []
     mlflow = find_spec("mlflow")
     folders = mlflow.submodule_search_locations if mlflow else None
-    scripts = [
-        path for folder in folders or () for path in Path(folder).glob("store/db_migrations/versions/*.py")
-    ]
-    return bool(revisions) and any(path.name.startswith(f"{revisions[0][0]}_") for path in scripts)
+    pattern = f"store/db_migrations/versions/{revisions[0][0] if revisions else '?'}_*.py"
+    return bool(revisions) and any(any(Path(folder).glob(pattern)) for folder in folders or ())
 
 
 def _grouped(database: sqlite3.Connection, query: str, among: str) -> defaultdict[str, dict[str, Any]]:

@@ -2,12 +2,16 @@ import shutil
 
 import pytest
 import tiny
+from click.testing import CliRunner
 
+from medmim.cli import main
+from medmim.config.runs import FinetuneSettings
 from medmim.errors import UsageError
 from medmim.stages.compare import compare_runs
-from medmim.stages.missing_seeds import train_missing_seeds
+from medmim.stages.missing_seeds import fine_tune_seeds, train_missing_seeds
 from medmim.stages.study.engines import LocalEngine
 from medmim.stages.study.training_process import run_here
+from medmim.tracking.comparison.findings import find
 
 
 class Engine:
@@ -35,6 +39,36 @@ def test_missing_seeds_are_pretrained_and_fine_tuned_once(study, tmp_path):
     engine.ran.clear()
     assert train_missing_seeds(named, log=lines.append, **words) == found
     assert engine.ran == []
+
+
+def test_one_command_fine_tunes_every_seed_and_repeats_nothing(study, tmp_path):
+    home = shutil.copytree(study.home, tmp_path / "home")
+    settings = FinetuneSettings(**tiny.TINY, data=study.data, num_evaluations=1, steps=1, seed=7)
+    engine = Engine()
+    words = {"home": home, "engine": LocalEngine(engine), "log": str}
+    runs = fine_tune_seeds(settings, [3, 5], **words)
+    assert engine.ran == ["finetune segment seed 3", "finetune segment seed 5"]
+    assert [run.seed for run in runs] == [3, 5]
+    assert {run.tags["pretraining_run"] for run in runs} == {study.pretrained.run_id}
+    assert find(runs).differences == ()
+    assert [arm.seeds for arm in find(runs).arms] == [(3, 5)]
+    again = fine_tune_seeds(settings, [5, 3], **words)
+    assert [run.run_id for run in again] == [runs[1].run_id, runs[0].run_id]
+    assert len(engine.ran) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--seeds", "0,x"], "--seeds: expected numbers from 0, such as 0,1,2; got '0,x'"),
+        (["--seeds", "0,-1"], "--seeds: expected numbers from 0"),
+        (["--seeds", "0,1", "--seed", "2"], "--seeds: expected neither --seed nor --resume"),
+    ],
+)
+def test_wrong_seeds_are_rejected(words, message, study):
+    found = CliRunner().invoke(main, ["finetune", "segment", "--data", str(study.data), *words])
+    assert found.exit_code == 2
+    assert message in found.output
 
 
 def test_another_dataset_is_rejected(study, tmp_path):

@@ -33,6 +33,8 @@ def conclude(
     finetunings = [one for one in trainings if one.job.stage == "finetune"]
     trials = {finished[one.job.digest]: one.trial for one in finetunings if one.job.digest in finished}
     runs = [placed(read_run(store, store.run(run_id)), trial) for run_id, trial in trials.items()]
+    for trial in {(one.arm, one.stratum): one for one in trials.values()}.values():
+        study_runs.arm(trial, root=root.run_id).finish("FINISHED")  # whatever becomes of the comparison
     if not scored(runs):
         return None
     compared = compare(

@@ -131,10 +131,15 @@ def study(
         runner = _Runner(study_runs, root.run_id, plan, home, engine, log, clock)
         runner.run(options.max_hours)
         varied = sorted({key for arm in settings.arms for key in arm})
-        compared = conclude(
-            study_runs, root, trainings, runner.finished, varied=varied, promoting=options.promote
-        )
-        root.finish("FAILED" if runner.failures else "FINISHED")
+        try:
+            compared = conclude(
+                study_runs, root, trainings, runner.finished, varied=varied, promoting=options.promote
+            )
+        except Exception:
+            log(f"finished trainings are kept; `medmim compare --study {settings.name}` compares them again")
+            raise
+        finally:  # the comparison decides nothing about the trainings
+            root.finish("FAILED" if runner.failures else "FINISHED")
         _upload(store, settings.name, log)
     return StudyResult(settings.name, plan, tuple(runner.failures), tuple(runner.left), compared)
 

@@ -162,7 +162,7 @@ def _refusal(
         (best.contamination == CONTAMINATED, "its training saw test patients"),
         (best.contamination == POSSIBLE, "its training may have seen test patients under look-alike keys"),
         (best.contamination != NONE_FOUND, "it is unknown whether its training saw test patients"),
-        (bool(findings.differences), "settings differ between arms, as listed at the top"),
+        (bool(findings.differences), "the arms are unequal, as listed at the top"),
         (
             bool(incumbent) and _test_sets(incumbent) != _test_sets(mine),
             "the champion was tested on other patients; compare on one dataset, split and fold",

@@ -1,17 +1,19 @@
-"""Equality of arms: which settings differ between compared runs beyond what their arms are meant to vary."""
+"""Equality of arms: what differs between compared runs beyond what their arms are meant to vary."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from pydantic import ValidationError
 
 from medmim.config.resolve import FileSettings
 from medmim.config.runs import FinetuneSettings, PretrainSettings
-from medmim.config.study import EQUAL_COST
+from medmim.config.study import EQUAL_COST, SCRATCH
 from medmim.tracking.comparison.runs import RunScores
+from medmim.training.evaluation.patient_scores import measure_of
 
 # settings of an arm's own pretraining, and of repetitions
 PRETRAINING_OF_AN_ARM = frozenset({"method", "method_options", "mask", "mask_options", "ratio"})
@@ -24,13 +26,38 @@ _MACHINE = {
     "checkpoint_every_steps",
     "checkpoint_every_minutes",
 }
+_TRUTH = ("label", "class", "labels", "value", "truth")  # parts of a row that no model changes
+_SAME_SCORE = 1e-3
 _SAME_STEPS = 1.05  # runs whose steps differ by more did not train equally long
 
 
 def fingerprint(run: RunScores) -> str:
     """Return a text that is equal for runs of equal settings, whatever their seed and fold."""
-    return json.dumps([_shared(FinetuneSettings, run.settings), run.arm], sort_keys=True) + json.dumps(
-        _shared(PretrainSettings, run.pretraining), sort_keys=True
+    origin = run.tags.get("lineage", "") if run.pretraining is None else ""  # files of one name differ
+    stages = [_shared(FinetuneSettings, run.settings), _shared(PretrainSettings, run.pretraining)]
+    return json.dumps([*stages, run.arm, origin], sort_keys=True)
+
+
+def differences(runs: Sequence[RunScores], *, varied: Collection[str] = ()) -> tuple[str, ...]:
+    """Return one sentence for everything that forbids a claim about runs of one stratum.
+
+    These are settings, versions of medmim, data of pretraining and test cases that differ, seeds that were
+    run twice with different scores, and scores that do not follow from the cases.
+
+    Args:
+        runs: of one stratum.
+        varied: further settings of pretraining that the study varies on purpose.
+    """
+    versions = ((run.arm, run.tags["medmim_version"]) for run in runs if "medmim_version" in run.tags)
+    scores = {run.run_id: _score(run) for run in runs}
+    sources = ((run.arm, _short(run.pretraining_data)) for run in runs if run.pretraining_data)
+    return (
+        *settings_differences(runs, varied=varied),
+        *_unequal("version of medmim", versions),
+        *_unequal("pretraining data", sources),
+        *_case_differences(runs),
+        *_repeated_seeds(runs, scores),
+        *_contradicting_scores(runs, scores),
     )
 
 
@@ -95,15 +122,71 @@ def _of_stage(
     ]
     known = [(run.arm, _shared(kind, values)) for run, values in runs if values is not None]
     for key in sorted({key for _, values in known for key in values} - set(own)):
-        arms: dict[str, list[str]] = {}
-        for arm, values in known:
-            arms.setdefault(values.get(key, "–"), []).append(arm)
-        if len(arms) > 1:
-            said = "; ".join(
-                f"{value} ({', '.join(dict.fromkeys(who))})" for value, who in sorted(arms.items())
-            )
-            found.append(f"{stage} {key}: {said}")
+        found += _unequal(f"{stage} {key}", ((arm, values.get(key, "–")) for arm, values in known))
     return tuple(found)
+
+
+def _unequal(name: str, values: Iterable[tuple[str, str]]) -> list[str]:
+    """Return a sentence with the arms of each value if there are several values."""
+    arms: dict[str, list[str]] = {}
+    for arm, value in values:
+        arms.setdefault(value, []).append(arm)
+    listed = (f"{value} ({', '.join(dict.fromkeys(who))})" for value, who in sorted(arms.items()))
+    return [f"{name}: {'; '.join(listed)}"] if len(arms) > 1 else []
+
+
+def _short(hashes: str) -> str:
+    return "+".join(one[:8] for one in sorted(hashes.split(",")))
+
+
+def _case_differences(runs: Sequence[RunScores]) -> list[str]:
+    """Return a sentence for each test split whose runs were tested on other cases, or with other labels."""
+    tested: dict[str, dict[str, list[RunScores]]] = {}
+    for run in runs:
+        if not run.from_files:
+            rows = [[row.get("case", row["patient"]), *map(row.get, _TRUTH)] for row in run.cases]
+            cases = "\n".join(sorted(json.dumps(row, sort_keys=True) for row in rows))
+            tested.setdefault(run.tags.get("split_hash", ""), {}).setdefault(cases, []).append(run)
+    found = []
+    for groups in tested.values():
+        if len(groups) > 1:
+            counts = (
+                f"{len(who[0].cases)} rows ({', '.join(sorted({run.arm for run in who}))})"
+                for who in groups.values()
+            )
+            found.append(f"test cases or their labels, of one split: {'; '.join(counts)}")
+    return found
+
+
+def _repeated_seeds(runs: Sequence[RunScores], scores: Mapping[str, float]) -> list[str]:
+    """Return a sentence for each seed of an arm that was run several times with different scores."""
+    groups: dict[tuple[str, ...], list[float]] = {}
+    for run in runs:
+        if not run.from_files:
+            place = (fingerprint(run), run.arm, str(run.seed), run.tags.get("split_hash", ""))
+            groups.setdefault(place, []).append(scores[run.run_id])
+    return [
+        f"seed {seed} of {arm} was run {len(found)} times, with scores from {min(found):.3f} to "
+        f"{max(found):.3f}: name the runs to compare, or delete the others"
+        for (_, arm, seed, _), found in groups.items()
+        if max(found) - min(found) > _SAME_SCORE
+    ]
+
+
+def _contradicting_scores(runs: Sequence[RunScores], scores: Mapping[str, float]) -> list[str]:
+    """Return a sentence for each run whose cases give another score than was recorded after its test."""
+    return [
+        f"the cases of run {run.run_id[:8]} ({run.arm}) give {scores[run.run_id]:.4f}, but {recorded:.4f} "
+        "was recorded after its test: its files were changed"
+        for run in runs
+        for recorded in {round(value, 4) for value in run.recorded}
+        if abs(recorded - scores[run.run_id]) > _SAME_SCORE
+    ]
+
+
+def _score(run: RunScores) -> float:
+    measure = measure_of(run.cases)
+    return measure.value(np.ones(len(measure.patients)))
 
 
 def _shared(kind: type[FileSettings], values: Mapping[str, Any] | None) -> dict[str, str]:
@@ -115,4 +198,6 @@ def _shared(kind: type[FileSettings], values: Mapping[str, Any] | None) -> dict[
     except ValidationError:  # of another version: compared as they were written
         whole = dict(values)
     left_out = _REPETITION | _MACHINE
+    if kind is PretrainSettings:  # a pretraining that continues another one is another arm
+        left_out, whole["init"] = left_out - {"init"}, whole.get("init") or SCRATCH
     return {key: json.dumps(value, sort_keys=True) for key, value in whole.items() if key not in left_out}

@@ -12,7 +12,7 @@ import numpy as np
 from medmim.data.dataset.contamination import CONTAMINATED
 from medmim.errors import RunError
 from medmim.tracking.comparison.arms import Arm, arms_of
-from medmim.tracking.comparison.equality import settings_differences, unequal_steps
+from medmim.tracking.comparison.equality import differences, unequal_steps
 from medmim.tracking.comparison.runs import TITLES, RunScores
 from medmim.tracking.comparison.verdicts import MIN_SEEDS, interval_over, obstacle_to, seeds_remedy, verdict
 from medmim.tracking.statistics.mask_evenness import MaskEvenness, evenness_and_score
@@ -73,7 +73,7 @@ class Findings:
         arms: controls first in each stratum.
         contrasts: against the controls first, then against the best arm.
         best: stratum → title of the arm with the highest mean.
-        differences: settings in which arms differ and should not; while there is one, nothing is claimed.
+        differences: what differs between arms and should not; while there is one, nothing is claimed.
         warnings: what else a reader should know.
         evenness: rank correlation of mask evenness with score, one for each stratum with enough masks.
     """
@@ -160,7 +160,7 @@ def find(
         for stratum in strata
     }
     unequal = {
-        stratum: settings_differences([run for run in runs if run.stratum == stratum], varied=varied)
+        stratum: differences([run for run in runs if run.stratum == stratum], varied=varied)
         for stratum in strata
     }
     pairs, tests, p_values, evenness = _tested(arms, strata)
@@ -176,9 +176,9 @@ def find(
         obstacle = obstacle_to(first, second, test, differences=unequal[first.stratum], remedy=remedy)
         contrasts.append(_contrast(first, second, pair.question, test, p, (metric, len(pairs), obstacle)))
     contrasts.sort(key=lambda one: one.against != "control")
-    differences = tuple(line for lines in unequal.values() for line in lines)
+    found = tuple(line for lines in unequal.values() for line in lines)
     warnings = _warnings(arms, runs, contrasts, remedy)
-    return Findings(metric, tuple(arms), tuple(contrasts), best, differences, warnings, evenness)
+    return Findings(metric, tuple(arms), tuple(contrasts), best, found, warnings, evenness)
 
 
 def _contrast(
@@ -200,9 +200,9 @@ def _tested(
 ) -> tuple[list[_Pair], list[PairedTest], list[float], tuple[MaskEvenness, ...]]:
     """Test all pairs of arms and the evenness of masks, and adjust the p values for all of them."""
     pairs = [
-        _Pair(first, second, differences)
+        _Pair(first, second, paired)
         for second, first in combinations(arms, 2)
-        if first.stratum == second.stratum and (differences := _differences(first, second)).shape[1] > 1
+        if first.stratum == second.stratum and (paired := _differences(first, second)).shape[1] > 1
     ]
     correlations = [found for stratum in strata if (found := _evenness(arms, stratum)) is not None]
     questions = [*(pair.question for pair in pairs), *("evenness" for _ in correlations)]

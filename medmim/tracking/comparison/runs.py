@@ -44,6 +44,8 @@ class RunScores:
         pretraining: resolved settings of its pretraining, empty from scratch; None where there is no record.
         contamination: verdict of its certificate.
         minutes: of training, its pretraining included.
+        recorded: its score as the table of scores and the store recorded it.
+        pretraining_data: content hashes of the datasets of its pretraining; empty where unknown.
         from_files: whether these are predictions read from files, of any tool; a claim is then about these
             predictions, and needs no second training seed.
     """
@@ -57,6 +59,8 @@ class RunScores:
     pretraining: Mapping[str, Any] | None = field(default_factory=dict)
     contamination: str = UNKNOWN
     minutes: float = 0.0
+    recorded: tuple[float, ...] = ()
+    pretraining_data: str = ""
     from_files: bool = False
 
     @property
@@ -77,7 +81,7 @@ def find_runs(store: Store, run_ids: Sequence[str]) -> list[RunScores]:
         RunError: if there are none, or a named one did not finish or was tested on other patients.
     """
     if run_ids:
-        chosen = [store.run(run_id) for run_id in run_ids]
+        chosen = list({run.info.run_id: run for run in map(store.run, run_ids)}.values())
     else:
         newest = store.runs(FINISHED, limit=1, stage="finetune")
         same = {key: one.data.tags[key] for one in newest for key in _COMPARABLE if key in one.data.tags}
@@ -114,6 +118,8 @@ def read_run(store: Store, run: Run) -> RunScores:
         pretraining=read_settings(store, pretraining) if pretraining else _unknown_unless_scratch(tags),
         contamination=UNKNOWN if ORIGIN in tags else verdict_of(certificate),
         minutes=_minutes(run) + (_minutes(pretraining) if pretraining else 0.0),
+        recorded=_recorded(run, scores),
+        pretraining_data=_datasets(pretraining) if pretraining else "",
     )
 
 
@@ -137,6 +143,19 @@ def _rows(
         raise RunError(
             f"run {run.info.run_id}: its artifact '{name}' is damaged: restore the file, or delete the run"
         ) from error
+
+
+def _recorded(run: Run, scores: Sequence[Mapping[str, Any]]) -> tuple[float, ...]:
+    metric = run.data.tags.get("metric", "")
+    found = [
+        run.data.metrics.get(f"test_{metric}"),
+        *(one["value"] for one in scores if one["metric"] == metric),
+    ]
+    return tuple(float(value) for value in found if value is not None)
+
+
+def _datasets(run: Run) -> str:
+    return str(run.data.tags.get("dataset_hashes") or run.data.tags.get("dataset_hash", ""))
 
 
 def _unknown_unless_scratch(tags: Mapping[str, str]) -> Mapping[str, Any] | None:

@@ -64,7 +64,7 @@ def obstacle_to(
     if test.patients < MIN_PATIENTS:
         return f"too few patients for a claim (at least {MIN_PATIENTS} are needed)"
     if differences:
-        return f"no claim, because settings differ ({len(differences)} are listed at the top)"
+        return f"no claim, because the arms are unequal (differences at the top: {len(differences)})"
     if test.seeds < MIN_SEEDS and not (first.from_files and second.from_files):
         return f"no claim from one seed, because another may turn it around{remedy}"
     return ""

@@ -1,6 +1,7 @@
 """Studies on a tiny dataset with trainings in this process: resuming, failures and time limits."""
 
 import json
+import shutil
 import sqlite3
 import tempfile
 from dataclasses import replace
@@ -286,6 +287,16 @@ def test_predictions_follow_the_minutes_that_trainings_took(data, new_home):
 def test_max_hours_must_be_a_number(data, new_home):
     with pytest.raises(UsageError, match="--max-hours: expected a number of hours, 0 or more, got nan"):
         study(settings(data), home=new_home(), options=StudyOptions(max_hours=float("nan")), timer=no_timing)
+
+
+def test_a_comparison_that_fails_leaves_finished_trainings_finished(done, tmp_path, data):
+    home, lines = shutil.copytree(done.home, tmp_path / "home"), []
+    shutil.rmtree(home / "reports")
+    (home / "reports").write_text("a file where the folder of reports should be")
+    with pytest.raises(OSError, match="reports"):
+        study(settings(data), home=home, engine=LocalEngine(Engine()), timer=no_timing, log=lines.append)
+    assert lines[-1] == "finished trainings are kept; `medmim compare --study tiny` compares them again"
+    assert {run.info.status for run in Store(home).runs(study="tiny")} == {"FINISHED"}
 
 
 @pytest.fixture

@@ -137,7 +137,7 @@ def test_an_unfinished_study_promotes_nothing(store):
 def test_different_settings_promote_nothing(store):
     runs, _ = elect(store, gap=0.0, study="a")
     unequal = [replace(run, settings={"lr": len(run.arm)}, pretraining={}) for run in runs]
-    assert "settings differ between arms" in promote(store, runs, find(unequal)).sentence
+    assert "the arms are unequal" in promote(store, runs, find(unequal)).sentence
 
 
 def test_challenges_of_one_test_set_are_counted_and_share_the_error_rate(store):

@@ -4,6 +4,7 @@ import pytest
 from simulated import run
 
 from medmim.tracking.comparison.equality import (
+    differences,
     differing_settings,
     fingerprint,
     settings_differences,
@@ -109,3 +110,66 @@ def test_unequal_numbers_of_steps_are_warned_about():
     runs = [replace(made("a"), tags={"seed": "0", "steps": steps}) for steps in ("100", "110")]
     assert unequal_steps(runs)[0].startswith("the runs took 100 to 110 steps: a budget in minutes favours")
     assert unequal_steps(runs[:1]) == ()
+
+
+def changed(run, **tags):
+    return replace(run, tags={**run.tags, **tags})
+
+
+def test_versions_of_medmim_and_data_of_pretraining_count():
+    runs = [
+        changed(made("scratch"), medmim_version="0.1.0"),
+        changed(
+            replace(made("a", pretraining=PRETRAINED), pretraining_data="c" * 64), medmim_version="0.2.0"
+        ),
+        replace(made("b", pretraining=PRETRAINED), pretraining_data=",".join(("d" * 64, "c" * 64))),
+    ]
+    assert differences(runs) == (
+        "version of medmim: 0.1.0 (scratch); 0.2.0 (a)",
+        "pretraining data: cccccccc (a); cccccccc+dddddddd (b)",
+    )
+
+
+def test_a_pretraining_that_continues_another_one_differs_from_one_that_does_not():
+    continued = {**PRETRAINED, "init": "imagenet.pth"}
+    runs = [made("a", pretraining={**PRETRAINED, "init": "scratch"}), made("b", pretraining=PRETRAINED)]
+    assert settings_differences(runs) == ()
+    runs = [made("a", pretraining=continued), made("b", pretraining=PRETRAINED)]
+    assert settings_differences(runs) == ('pretraining init: "imagenet.pth" (a); "scratch" (b)',)
+
+
+@pytest.mark.parametrize("change", [{"label": "edema"}, {"case": "c9"}, {"truth": [["t", 0, 0, 0, 1, 1, 1]]}])
+def test_runs_of_one_split_are_tested_on_the_same_cases_and_labels(change):
+    whole = made("scratch")
+    other = replace(made("a", pretraining=PRETRAINED), cases=({**whole.cases[0], **change}, whole.cases[1]))
+    assert differences([whole, other]) == (
+        "test cases or their labels, of one split: 2 rows (scratch); 2 rows (a)",
+    )
+    fewer = replace(made("a", pretraining=PRETRAINED), cases=whole.cases[:1])
+    assert "2 rows (scratch); 1 rows (a)" in differences([whole, fewer])[0]
+    assert differences([changed(whole, split_hash="1"), changed(fewer, split_hash="2")]) == ()
+    assert differences([replace(whole, from_files=True), replace(fewer, from_files=True)]) == ()
+
+
+def test_a_seed_that_was_run_until_it_scored_well_forbids_claims():
+    first = made("a")
+    lucky = replace(run("a", [0.9, 0.6]), run_id="lucky", settings=first.settings)
+    (line,) = differences([first, lucky])
+    assert line.startswith("seed 0 of a was run 2 times, with scores from 0.550 to 0.750")
+    assert differences([first, replace(first, run_id="again")]) == ()
+    assert differences([first, replace(lucky, tags={**lucky.tags, "seed": "1"})]) == ()
+
+
+def test_edited_cases_contradict_the_score_that_was_recorded():
+    honest = replace(made("a"), recorded=(0.55, 0.5500001))
+    assert differences([honest]) == ()
+    edited = replace(honest, cases=run("a", [0.9, 0.9]).cases)
+    (line,) = differences([edited])
+    assert line.endswith("(a) give 0.9000, but 0.5500 was recorded after its test: its files were changed")
+
+
+def test_public_weights_of_one_name_are_different_arms():
+    first, second = (replace(made("net"), pretraining=None) for _ in range(2))
+    assert fingerprint(changed(first, lineage="net.pth (a)")) != fingerprint(
+        changed(second, lineage="net.pth (b)")
+    )

@@ -110,7 +110,7 @@ def test_different_settings_are_listed_and_nothing_is_claimed():
     found = find(equal)
     assert found.differences == ("fine-tuning lr: 0.001 (scratch); 0.01 (a)",)
     assert not claims(found)
-    assert "no claim, because settings differ (1 are listed at the top)" in found.verdicts[0]
+    assert "no claim, because the arms are unequal (differences at the top: 1)" in found.verdicts[0]
 
 
 def test_a_second_control_is_shown_and_does_not_replace_the_first():
