@@ -29,6 +29,7 @@ from medmim.cli.settings_help import SettingsCommand
 
 if TYPE_CHECKING:
     from medmim.config.runs import FinetuneSettings
+    from medmim.stages.run_lifecycle import RunResult
 
 
 @click.command(
@@ -97,31 +98,37 @@ def command(
         return
     if resume:
         refuse_with_resume(values, overrides, config)
-        from medmim.stages.run_lifecycle import to_resume
-
-        changed = where_it_runs(settings, values, overrides)
-        settings, resume = to_resume(
-            FinetuneSettings,
-            "finetune",
-            resume,
-            home=home(),
-            data=values.get("data"),
-            task=values.get("task"),
-        )
-        settings = settings.model_copy(update=changed)
+        settings, resume = _resumed(settings, resume, values, overrides)
     note_run(settings)
     from medmim.stages.finetune.run import finetune
 
     result = finetune(settings, home=home(), resume=resume, log=log_line)
-    lines = [
+    following = next_command(settings, values, overrides, config, result.checkpoint)
+    print_result(result.as_json(), as_json=as_json, lines=_result_lines(result, following))
+
+
+def _resumed(
+    settings: FinetuneSettings, resume: str, values: Mapping[str, Any], overrides: Sequence[str]
+) -> tuple[FinetuneSettings, str]:
+    """Return the settings of the run to continue, with the changes that it may take, and its id."""
+    from medmim.config.runs import FinetuneSettings
+    from medmim.stages.run_lifecycle import to_resume
+
+    changed = where_it_runs(settings, values, overrides)
+    data, task = values.get("data"), values.get("task")
+    found, run_id = to_resume(FinetuneSettings, "finetune", resume, home=home(), data=data, task=task)
+    return found.model_copy(update=changed), run_id
+
+
+def _result_lines(result: RunResult, following: str) -> list[str]:
+    return [
         f"run      {result.run_id}",
         f"weights  {result.checkpoint}",
         f"picture  {result.panel}",
         *(f"scores   {figure}" for figure in [result.panel.with_name("scores.png")] if figure.is_file()),
         *map(_score, result.scores),
-        f"next     {next_command(settings, values, overrides, config, result.checkpoint)}",
+        f"next     {following}",
     ]
-    print_result(result.as_json(), as_json=as_json, lines=lines)
 
 
 def _fine_tune_seeds(
