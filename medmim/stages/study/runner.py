@@ -26,6 +26,7 @@ from medmim.stages.study.engines import LocalEngine, StudyEngine
 from medmim.stages.study.planning import StudyPlan, StudyTraining, plan_study, timed_minutes, trainings_of
 from medmim.stages.study.training_process import Job, Outcome
 from medmim.tracking.mlflow_store import Store
+from medmim.tracking.run_recorder import RunRecorder
 from medmim.tracking.study_runs import PARENT, PlannedTraining, StudyRuns, runs_of_study
 from medmim.tracking.sync import server_of, sync
 
@@ -131,15 +132,10 @@ def study(
         runner = _Runner(study_runs, root.run_id, plan, home, engine, log, clock)
         runner.run(options.max_hours)
         varied = sorted({key for arm in settings.arms for key in arm})
-        try:
+        with _ended(root, runner, settings.name):
             compared = conclude(
                 study_runs, root, trainings, runner.finished, varied=varied, promoting=options.promote
             )
-        except Exception:
-            log(f"finished trainings are kept; `medmim compare --study {settings.name}` compares them again")
-            raise
-        finally:  # the comparison decides nothing about the trainings
-            root.finish("FAILED" if runner.failures else "FINISHED")
         _upload(store, settings.name, log)
     return StudyResult(settings.name, plan, tuple(runner.failures), tuple(runner.left), compared)
 
@@ -236,6 +232,18 @@ def _locked(home: Path, name: str) -> Iterator[None]:
             yield
     except files.LockedError as error:
         raise UsageError(f"study '{name}' is running in another process: wait until it ends") from error
+
+
+@contextmanager
+def _ended(root: RunRecorder, runner: _Runner, name: str) -> Iterator[None]:
+    """End the run of a study as its trainings ended, whatever becomes of their comparison."""
+    try:
+        yield
+    except Exception:
+        runner.log(f"finished trainings are kept; `medmim compare --study {name}` compares them again")
+        raise
+    finally:
+        root.finish("FAILED" if runner.failures else "FINISHED")
 
 
 def _upload(store: Store, name: str, log: Callable[[str], None]) -> None:
