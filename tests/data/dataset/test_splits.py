@@ -86,6 +86,6 @@ def test_folds_are_balanced_and_complete(keys, count):
 
 @pytest.mark.parametrize("count", [0, 1, 4])
 def test_impossible_folds_are_rejected(count):
-    with pytest.raises(DataError, match=f"{count} folds of 3 subjects") as caught:
+    with pytest.raises(DataError, match=f"{count} folds? of 3 subjects") as caught:
         folds(["a", "b", "c"], count)
     assert caught.value.reason == "too_few_subjects"

@@ -16,7 +16,7 @@ def run(tmp_path, sandbox):
 def test_labels_that_match_nothing_fail_with_expected_and_found_names(tmp_path, run):
     save_volume(tmp_path / "in" / "scan_of_patient_1.nii.gz", scan_array())
     save_volume(tmp_path / "labels" / "lesion_1.nii.gz", label_array())
-    with pytest.raises(DataError, match=r"none of 1 label files.*…_patient_1.*…lesion_1") as caught:
+    with pytest.raises(DataError, match=r"none of 1 label file .*…_patient_1.*…lesion_1") as caught:
         run(labels=tmp_path / "labels")
     assert caught.value.reason == "nothing_usable"
     (tmp_path / "map.csv").write_text("label,image\nlesion_1.nii.gz,scan_of_patient_1.nii.gz\n")
@@ -52,4 +52,4 @@ def test_a_contrast_without_labels_is_reported(tmp_path, run, patients_with_both
         if number < patients_with_both:
             save_volume(folder / "image_contrast.nii.gz", scan_array(number + 9))
     texts = [warning_text(warning) for warning in run().info.warnings]
-    assert any("3 images of 3 patients have no label" in text for text in texts) == reported
+    assert any("no label for 3 images of 3 patients" in text for text in texts) == reported

@@ -85,7 +85,7 @@ def test_label_maps_without_a_label_are_counted(tmp_path):
     maker.save(tmp_path / "tool", "b.nii.gz", maker.label_map())
     assert read(tmp_path, "tool")[2] == ["tool: label maps without a label, not used: 1"]
     maker.save(tmp_path / "far", "z.nii.gz", maker.label_map())
-    with pytest.raises(DataError, match="none of 1 label maps has the name of a label"):
+    with pytest.raises(DataError, match="none of 1 label map has the name of a label"):
         read(tmp_path, "far")
 
 
