@@ -123,7 +123,7 @@ def finetune(
     """Fine-tune an encoder for a task, test it once, register the model and return the recorded run.
 
     Args:
-        task: segment, classify, multilabel, regress or detect.
+        task: segment, classify, multilabel, ordinal, detect or regress.
         config: YAML file or preset; keyword arguments override it.
         **settings: see below; `init` is a run id, a weights file or `scratch`.
     """

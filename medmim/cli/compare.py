@@ -43,7 +43,8 @@ Examples:
 @click.option(
     "--labels",
     type=click.Path(path_type=Path),
-    help="Truth for --predictions: folder of label maps, CSV (image, label), or COCO JSON.",
+    help="Truth for --predictions: folder of label maps, COCO JSON, or CSV with the columns image and label "
+    "(classes), grade (ordered), value (numbers), or one of 0 and 1 for each class.",
 )
 @click.option(
     "--metrics",

@@ -23,7 +23,7 @@ NAMES = {
         *("latent_mim", "mae", "simmim", "spark", "mask_any_net", "contrastive"),
         *("anatomask", "dense_mae", "mim_contrast", "models_genesis", "volume_fusion", "voco"),
     ),
-    "task": ("classify", "detect", "multilabel", "regress", "segment"),
+    "task": ("classify", "detect", "multilabel", "ordinal", "regress", "segment"),
 }
 _ON_DATASET = ("pretrain", "finetune", "plan")  # commands whose --data is medmim-data by default
 _PATHS = ("source", "image", "labels", "file")

@@ -45,6 +45,7 @@ Examples:
   medmim finetune detect --size 128              boxes around findings
   medmim finetune classify --set mode=linear_probe      the head alone, on a frozen encoder
   medmim finetune regress --targets ages.csv --column age     a number for each image
+  medmim finetune ordinal --targets grades.csv --column grade   ordered grades, such as 0 to 4
   medmim finetune segment --init 3f2a --fold 1
   medmim finetune segment --init medicalnet_resnet18.pth""",
 )
@@ -80,7 +81,7 @@ def command(
     seeds: str | None,
     **flags: Any,
 ) -> None:
-    """Fine-tune an encoder for TASK (segment, classify, detect, regress), test it and register the model."""
+    """Fine-tune an encoder for TASK (such as segment), test it and register the model."""
     values = given(flags)
     if seeds and (resume or "seed" in values):
         raise click.UsageError("--seeds: expected neither --seed nor --resume; interrupted seeds continue")

@@ -28,7 +28,7 @@ Examples:
 @click.option("--method", help="Pretraining method.  [default: spark]")
 @click.option("--mask", help="Mask of pretraining.  [default: the method's, or mesh]")
 @click.option("--ratio", type=float, help="Mask ratio of pretraining.  [default: the method's, or 0.7]")
-@click.option("--task", help="Task of fine-tuning: segment, classify, detect or regress.  [default: segment]")
+@click.option("--task", help="Task of fine-tuning, such as segment or classify.  [default: segment]")
 @click.option(
     "--machine",
     type=click.Choice(["laptop", "gpu_12gb", "gpu_24gb"]),

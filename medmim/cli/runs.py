@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from medmim.cli.options import aligned, home, json_option, print_result
+from medmim.cli.settings_help import TASKS
 
 if TYPE_CHECKING:
     from medmim.stages.store_listing import ListedRun
@@ -26,7 +27,7 @@ Examples:
 @click.argument(
     "task",
     required=False,
-    type=click.Choice(["pretrain", "segment", "classify", "detect", "multilabel", "regress"]),
+    type=click.Choice(["pretrain", *TASKS]),
 )
 @click.option("--arm", help="Only runs whose arm contains this text, such as mesh or scratch.")
 @click.option("--dataset", help="Only runs on the dataset of this name.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from medmim.cli.options import json_option, print_result
+from medmim.cli.settings_help import TASKS
 
 if TYPE_CHECKING:
     from medmim.config.reference import SettingDescription
@@ -23,9 +24,7 @@ Examples:
   medmim settings segment
   medmim settings pretrain --json""",
 )
-@click.argument(
-    "task", type=click.Choice(["pretrain", "segment", "classify", "detect", "multilabel", "regress", "study"])
-)
+@click.argument("task", type=click.Choice(["pretrain", *TASKS, "study"]))
 @json_option
 def command(*, task: str, as_json: bool) -> None:
     """List every setting of TASK with its type, default and meaning.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 _WORDS = "medmim.words"  # in the context: the arguments, which click has not parsed when it prints the help
-_TASKS = ("segment", "classify", "detect", "multilabel", "regress")
+TASKS = ("segment", "classify", "detect", "multilabel", "ordinal", "regress")
 
 
 class SettingsCommand(click.Command):
@@ -23,7 +23,7 @@ class SettingsCommand(click.Command):
         from medmim.config.runs import RunSettings
 
         words = ctx.meta.get(_WORDS, [])
-        task = next((word for word in words if word in _TASKS), None)
+        task = next((word for word in words if word in TASKS), None)
         if self.name == "pretrain":
             task = "pretrain"
         if task is None:

@@ -25,6 +25,7 @@ _TASK_MODULES = {
     "classify": "classification",
     "detect": "detection",
     "multilabel": "multilabel",
+    "ordinal": "ordinal",
     "regress": "regression",
 }
 _SHOWN = {int: "integer", float: "number", str: "text", bool: "true or false", Path: "path"}
@@ -103,7 +104,7 @@ def task_options(task: str) -> tuple[SettingDescription, ...]:
 def reference_page() -> str:
     """Return the page `docs/settings.md`."""
     parts = [_INTRODUCTION]
-    for task in ("pretrain", "segment", "classify", "detect", "multilabel", "regress", "study"):
+    for task in ("pretrain", *_TASK_MODULES, "study"):
         parts.append(f"## {task}\n\n{_markdown(settings_of(task))}\n")
     return "\n".join(parts)
 

@@ -207,7 +207,7 @@ class FinetuneSettings(RunSettings):
     """Settings of `medmim finetune`.
 
     Attributes:
-        task: segment, classify, multilabel, detect or regress.
+        task: segment, classify, multilabel, ordinal, detect or regress.
         task_options: options of the task, such as `criterion` of segment or `mixup` of classify.
         targets, column: CSV file, and its column, with the class or number of each volume or patient, used
             instead of those of the dataset. Its rows are named by a column `volume` or `subject` (keys of the

@@ -19,6 +19,7 @@ HEADS: dict[str, Callable[..., nn.Module]] = {
     "classify": Classifier,
     "detect": Detector,
     "multilabel": Classifier,
+    "ordinal": Classifier,
     "regress": Regressor,
     "segment": Segmenter,
 }

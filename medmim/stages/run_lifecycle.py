@@ -277,15 +277,17 @@ def find_unfinished(store: Store, stage: str, word: str, *, task: str | None = N
     command = f"medmim {stage} {task}" if task else f"medmim {stage}"
     if word == "latest" and follower and _RESUMED in os.environ:
         return os.environ[_RESUMED]
-    tags: dict[str, Any] = {"stage": stage, **({"task": task} if task else {})}
+    tasks = ("classify", "multilabel") if task == "classify" else (task,)  # see `with_task_of`
     if word == "latest":
-        ids = [run.info.run_id for run in store.runs("attributes.status != 'FINISHED'", **tags)]
+        unfinished = store.runs("attributes.status != 'FINISHED'", stage=stage)
+        ids = [run.info.run_id for run in unfinished if not task or run.data.tags.get("task") in tasks]
         free = [one for one in ids if follower or not files.is_locked(store.checkpoints(one))]
         if not free:
             trained = ": all of them are being trained by other processes" if ids else ""
             raise RunError(f"--resume: no unfinished {command.removeprefix('medmim ')} run here{trained}")
         return str(free[0])
-    found = store.runs(begins_with(word), **tags)
+    found = store.runs(begins_with(word), stage=stage)
+    found = [run for run in found if not task or run.data.tags.get("task") in tasks]
     if len(found) != 1:
         store.run(word)  # raises for an id that no run has
         raise RunError(f"--resume: run {word} was not made by `{command}`")

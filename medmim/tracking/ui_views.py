@@ -18,7 +18,7 @@ _COSTS = ("metrics.`score/n_seeds`", "metrics.`cost/minutes`", "metrics.`cost/pe
 _RUN = ("tags.`arm`", "tags.`task`", "tags.`mask`", "tags.`ratio_requested`", "tags.`seed`")
 _TESTS = [
     f"metrics.`test_{name}{end}`"
-    for name in ("dice", "macro_f1", "macro_auroc", "ap50", "r2")
+    for name in ("dice", "macro_f1", "macro_auroc", "quadratic_kappa", "ap50", "r2")
     for end in ("", "_lo", "_hi")
 ]
 

@@ -69,7 +69,7 @@ def recipe(
 
     Args:
         machine: where the run is trained.
-        task: segment, classify, detect or regress; None for pretraining.
+        task: name of the fine-tuning task; None for pretraining.
         rounded: round the patch up to the stride of the chosen encoder; a run rounds to its own.
     """
     spacing = _spacing(facts, machine)

@@ -66,3 +66,10 @@ def test_training_steps_are_timed_and_scores_become_rows(tmp_path):
     answer = {"metrics": {"last/minutes": 1.0, "last/steps": 9.0}, "scores": [score]}
     recipe["append"](tmp_path / "a.csv", recipe["rows_of"](answer, dataset="d", task="segment", seed=0))
     assert (tmp_path / "a.csv").read_text().splitlines()[1] == "d,segment,,,,0,1.0,9,dice,0.5,0.4,0.6,3"
+
+
+def test_scores_of_classes_numbers_and_boxes_equal_their_references():
+    rows = functions_of("score_references.py")["compared"](15)
+    assert {row["task"] for row in rows} == {"classify", "ordinal", "multilabel", "regress", "detect"}
+    assert max(row["largest difference"] for row in rows) < 1e-12
+    assert not any(row["one of both undefined"] for row in rows)

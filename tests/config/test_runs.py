@@ -137,7 +137,9 @@ def test_an_unknown_preset_is_told_its_neighbour():
 
 
 def test_presets_belong_to_their_command():
-    assert "known: classify, detect, multilabel, regress, segment" in message(FinetuneSettings, config="zzz")
+    assert "known: classify, detect, multilabel, ordinal, regress, segment" in message(
+        FinetuneSettings, config="zzz"
+    )
 
 
 @pytest.mark.parametrize("word", ["steps", "steps:3"])

@@ -67,4 +67,4 @@ def test_an_unknown_task_is_rejected_with_a_suggestion():
 
 
 def test_every_entry_of_the_table_builds_a_module():
-    assert set(HEADS) == {"classify", "detect", "multilabel", "regress", "segment"}
+    assert set(HEADS) == {"classify", "detect", "multilabel", "ordinal", "regress", "segment"}

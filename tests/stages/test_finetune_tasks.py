@@ -321,6 +321,10 @@ def test_ages_of_a_table_are_predicted_evaluated_and_compared(tiny_dataset, tmp_
     expected = {row["metric"]: row["value"] for row in result.scores}
     assert {row["metric"]: row["value"] for row in evaluated.groups[0].scores} == pytest.approx(expected)
     made = predict(tiny_dataset, tmp_path / "out", home=home, model=str(result.checkpoint), log=quiet)
+    options = EvaluationOptions(predictions=made.out, targets=table, column="age")
+    evaluated = evaluate(tiny_dataset, tmp_path / "saved", options, home=home, log=quiet)
+    found = {row["metric"]: row["value"] for row in evaluated.groups[0].scores}
+    assert found == pytest.approx(expected, abs=1e-4)
     rows = list(csv.DictReader((made.out / "values.csv").open()))
     assert len(rows) == len(volumes)
     assert {row["quantity"] for row in rows} == {"age"}
@@ -328,3 +332,24 @@ def test_ages_of_a_table_are_predicted_evaluated_and_compared(tiny_dataset, tmp_
     assert compared["arms"][0]["r2"]["mean"] == pytest.approx(result.metrics["test/r2"], abs=1e-6)
     with pytest.raises(DataError, match="no image with a number: give them with --targets"):
         finetune(settings(tiny_dataset, "regress", dims=2), home=home, log=quiet)
+
+
+def test_grades_of_a_table_are_predicted_evaluated_and_compared(tiny_dataset, tmp_path, home):
+    volumes = read_dataset(tiny_dataset).volumes
+    table, words = tmp_path / "grades.csv", ["none", "mild", "severe"]
+    lines = [f"{one.subject},{words[n % 3]}\n" for n, one in enumerate(volumes)]
+    table.write_text("subject,grade\n" + "".join(lines))
+    options = {"dims": 2, "targets": table, "column": "grade", "task_options": {"order": words}}
+    result = finetune(settings(tiny_dataset, "ordinal", **options), home=home, log=quiet)
+    assert {"test/mean_grade_error", "test/within_one_grade", "test/accuracy"} <= result.metrics.keys()
+    assert list(load_trained_model(result.checkpoint).names.values()) == words
+    made = predict(tiny_dataset, tmp_path / "out", home=home, model=str(result.checkpoint), log=quiet)
+    expected = {row["metric"]: row["value"] for row in result.scores}
+    for source in ({"model": str(result.checkpoint)}, {"predictions": made.out}):
+        given = EvaluationOptions(**source, targets=table, column="grade")
+        evaluated = evaluate(tiny_dataset, tmp_path / "evaluation", given, home=home, log=quiet)
+        found = {row["metric"]: row["value"] for row in evaluated.groups[0].scores}
+        assert found == pytest.approx(expected, abs=1e-4)
+    compared = compare_runs([result.run_id], home=home).as_json()
+    mean = compared["arms"][0]["quadratic_kappa"]["mean"]
+    assert mean == pytest.approx(result.metrics["test/quadratic_kappa"], abs=1e-6)

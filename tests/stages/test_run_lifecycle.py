@@ -48,6 +48,16 @@ def test_the_newest_unfinished_run_is_latest(home):
     assert find_unfinished(store, "pretrain", wanted) == wanted
 
 
+def test_a_classification_that_became_multilabel_is_found(home):
+    store = Store(home)
+    recorder = store.begin(experiment="test", name="x", tags={"stage": "finetune", "task": "multilabel"})
+    recorder.finish("KILLED")
+    for word in ("latest", recorder.run_id):
+        assert find_unfinished(store, "finetune", word, task="classify") == recorder.run_id
+        with pytest.raises(RunError, match="finetune segment"):
+            find_unfinished(store, "finetune", word, task="segment")
+
+
 def test_a_run_that_was_cut_off_is_unfinished(home):
     store = Store(home)
     run_id = begin(store, None).run_id  # a power cut leaves it RUNNING

@@ -1,8 +1,9 @@
-"""Class tables (CSV) of any tool, scored against a table of true classes."""
+"""Class tables (CSV) of any tool, scored against a table of true classes or ordered grades."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,9 +24,13 @@ from medmim.stages.compare_predictions.cases import (
 )
 from medmim.text_formats import parse_csv
 from medmim.training.evaluation.classification_metrics import arrays, calibration_curve
+from medmim.training.evaluation.ordinal_metrics import grades_of
 
-_NAMES = ("image", "file", "case", "id")
-_CLASS = ("label", "class")
+IMAGE_COLUMNS = ("image", "file", "case", "id")
+GRADE = "grade"
+CLASS_COLUMNS = ("label", "class", GRADE)
+_KAPPA = "quadratic_kappa"
+_MOST_GRADES = 20
 _MAX_BYTES = 1 << 28
 
 
@@ -34,24 +39,35 @@ def score_class_tables(
 ) -> ScoredPredictions:
     """Score CSV files with the columns image and label, or image and the probability of each class.
 
-    An image without a prediction counts as predicted to be a wrong class: the most frequent other one.
+    If the labels have a column `grade`, the classes are all integers from the lowest to the highest. An image
+    without a prediction counts as predicted to be a wrong class: the most frequent other one, or the farthest
+    grade.
 
     Raises:
         UsageError: for a table of another form.
         DataError: for classes or images that do not fit the labels.
     """
     classes = _classes(labels)
+    grades = _grades([labels, *(one.path for one in sets)]) if is_graded(labels) else []
+    names = grades or sorted(set(classes.values()))
     who, note = patients(list(classes), subjects)
-    notes, problems = [_WHY, note], list[RejectedCase]()
+    notes, problems = [_WHY_GRADES if grades else _WHY, note], list[RejectedCase]()
     rows, curves = list[tuple[Row, ...]](), list[dict[str, str]]()
     for one in sets:
-        shares, extra = _predicted(one, classes)
+        shares, extra = _predicted(one, classes, names)
         notes += [f"{one.tool}: images without a label, not used: {extra}"] if extra else []
         problems += [RejectedCase(one.tool, name, MISSING) for name in classes if name not in shares]
-        whole = {name: shares.get(name) or _wrong(label, classes) for name, label in classes.items()}
-        own = {name: _row(name, classes[name], given, who) for name, given in whole.items()}
+        own = {
+            name: _row(name, label, shares.get(name) or _wrong(label, classes, grades), who)
+            for name, label in classes.items()
+        }
+        if grades:
+            own = {
+                name: {**row, **grades_of(row["probabilities"], row["class"], grades), "metric": _KAPPA}
+                for name, row in own.items()
+            }
         rows.append(tuple(own.values()))
-        known = arrays([own[name] for name in shares], sorted(set(classes.values())))
+        known = arrays([own[name] for name in shares], names)
         curves += [{"tool": one.tool, **line} for line in calibration_curve(*known)]
     notes += problem_notes(sets, problems, len(classes))
     tables = {"Calibration in bins of equal size": curves}
@@ -68,8 +84,8 @@ def _row(name: str, label: str, shares: Mapping[str, float], who: Mapping[str, s
 
 def _classes(labels: Path) -> dict[str, str]:
     """Return the true class of each image."""
-    truth = _read(labels)
-    column = next((one for one in _CLASS if one in next(iter(truth.values()))), None)
+    truth = read_table(labels)
+    column = next((one for one in CLASS_COLUMNS if one in next(iter(truth.values()))), None)
     if column is None:
         raise UsageError(f"--labels '{labels.name}': expected the columns image and label, got no label")
     classes = {name: row[column] for name, row in truth.items()}
@@ -78,9 +94,35 @@ def _classes(labels: Path) -> dict[str, str]:
     return classes
 
 
-def _predicted(one: PredictionSet, classes: Mapping[str, str]) -> tuple[dict[str, dict[str, float]], int]:
+def is_graded(labels: Path) -> bool:
+    """Return whether the labels are ordered grades."""
+    return GRADE in next(iter(read_table(labels).values()))
+
+
+def _grades(tables: Sequence[Path]) -> list[str]:
+    """Return all integers from the lowest to the highest grade of the tables.
+
+    Raises:
+        UsageError: for grades that are no integers, or are too many.
+    """
+    texts = {row[GRADE] for path in tables for row in read_table(path).values() if GRADE in row}
+    numbers = {
+        int(text) for text in texts if re.fullmatch(r"-?\d{1,9}", str(text)) and str(int(text)) == text
+    }
+    low, high = (min(numbers), max(numbers)) if numbers else (0, 0)
+    if len(numbers) < len(texts) or high - low >= _MOST_GRADES:
+        raise UsageError(
+            f"grades: expected integers such as 0, 1, 2, at most {_MOST_GRADES} of them, got "
+            f"{', '.join(sorted(map(str, texts))[:_MOST_GRADES])}"
+        )
+    return [str(number) for number in range(low, high + 1)]
+
+
+def _predicted(
+    one: PredictionSet, classes: Mapping[str, str], names: Sequence[str]
+) -> tuple[dict[str, dict[str, float]], int]:
     """Return the probabilities of each image, and how many images have no label."""
-    found, names = _read(one.path), sorted(set(classes.values()))
+    found = read_table(one.path)
     shares = {name: _shares(one, row, names) for name, row in found.items() if name in classes}
     if not shares:
         raise DataError(
@@ -89,11 +131,15 @@ def _predicted(one: PredictionSet, classes: Mapping[str, str]) -> tuple[dict[str
     return shares, len(found) - len(shares)
 
 
+_WHY_GRADES = "quadratic kappa is tested, as a far error costs more than a near one; accuracy is described"
 _WHY = "macro-F1 is tested, as it weights rare classes like frequent ones; accuracy is described"
 
 
-def _wrong(label: str, classes: Mapping[str, str]) -> dict[str, float]:
-    """Return certainty of the most frequent class other than the true one."""
+def _wrong(label: str, classes: Mapping[str, str], grades: Sequence[str]) -> dict[str, float]:
+    """Return certainty of the most frequent class other than the true one, or of the farthest grade."""
+    if grades:
+        far = grades[0] if int(label) - int(grades[0]) > int(grades[-1]) - int(label) else grades[-1]
+        return {name: float(name == far) for name in grades}
     counts = Counter(classes.values())
     other = min((name for name in counts if name != label), key=lambda name: (-counts[name], name))
     return {name: float(name == other) for name in counts}
@@ -105,7 +151,7 @@ def _shares(one: PredictionSet, row: Mapping[str, str], names: Sequence[str]) ->
     Raises:
         DataError: if the row has neither a known class nor a number for each class.
     """
-    column = next((key for key in _CLASS if key in row), None)
+    column = next((key for key in CLASS_COLUMNS if key in row), None)
     try:
         if column is None:
             shares = {name: float(row[name]) for name in names}
@@ -121,7 +167,7 @@ def _shares(one: PredictionSet, row: Mapping[str, str], names: Sequence[str]) ->
         ) from error
 
 
-def _read(path: Path) -> dict[str, dict[str, str]]:
+def read_table(path: Path) -> dict[str, dict[str, str]]:
     """Return the rows of a table by image; endings of file names are left out.
 
     Raises:
@@ -133,7 +179,7 @@ def _read(path: Path) -> dict[str, dict[str, str]]:
         columns, rows = parse_csv(text)
     except ValueError as error:
         raise UsageError(f"'{path.name}' cannot be read ({error}): expected CSV") from error
-    column = next((one for one in _NAMES if rows and one in columns), None)
+    column = next((one for one in IMAGE_COLUMNS if rows and one in columns), None)
     if column is None:
         raise UsageError(f"'{path.name}': expected CSV with a column image (or file, case, id), and rows")
     found = {Path(row[column]).name.partition(".")[0]: row for row in rows}

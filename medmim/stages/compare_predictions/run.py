@@ -22,8 +22,10 @@ from medmim.stages.compare_predictions.cases import (
     ScoredPredictions,
     prediction_sets,
 )
-from medmim.stages.compare_predictions.class_tables import score_class_tables
+from medmim.stages.compare_predictions.class_tables import CLASS_COLUMNS, read_table, score_class_tables
 from medmim.stages.compare_predictions.label_maps import MapOptions, score_label_maps
+from medmim.stages.compare_predictions.multilabel_tables import score_multilabel_tables
+from medmim.stages.compare_predictions.number_tables import COLUMN, score_number_tables
 from medmim.tracking.comparison.findings import find
 from medmim.tracking.comparison.report import write_report
 from medmim.tracking.comparison.runs import RunScores
@@ -49,7 +51,7 @@ def compare_predictions(
     """Score sets of predictions, compare them and write the report.
 
     A repeated NAME of `NAME=PATH` has several trainings, which count as seeds. The labels are a folder of
-    label maps, a CSV file of classes, or a JSON file of boxes (COCO).
+    label maps, a CSV file of classes, grades or numbers, or a JSON file of boxes (COCO).
 
     Raises:
         UsageError: for arguments of another form.
@@ -86,13 +88,18 @@ def compare_predictions(
 def _scored(
     sets: Sequence[PredictionSet], labels: Path, options: MapOptions, progress: Progress
 ) -> ScoredPredictions:
-    """Score label maps of a folder, classes of a CSV file, or boxes of a JSON file."""
+    """Score label maps of a folder, classes or numbers of a CSV file, or boxes of a JSON file."""
     kind = labels.suffix.lower()
     if kind not in (".csv", ".json"):
         return score_label_maps(sets, labels, options, progress)
     if options.metrics:
         raise UsageError("--metrics is for label maps: classes are compared by macro-F1, boxes by AP50")
-    score = score_class_tables if kind == ".csv" else score_boxes
+    if kind == ".json":
+        return score_boxes(sets, labels, options.subjects)
+    columns = next(iter(read_table(labels).values())).keys()
+    if columns & set(CLASS_COLUMNS):
+        return score_class_tables(sets, labels, options.subjects)
+    score = score_number_tables if COLUMN in columns else score_multilabel_tables
     return score(sets, labels, options.subjects)
 
 

@@ -56,7 +56,7 @@ def classes_of_data(kind: str, dataset: Dataset, cases: Sequence[VolumeRecord]) 
         return found
     if kind == "regress":
         return {}
-    if kind == "classify":
+    if kind in ("classify", "ordinal"):
         return {name: [] for name in sorted({str(case.target) for case in cases})}
     if kind == "multilabel":
         return {name: [] for name in sorted({name for case in cases for name in known_labels(case)})}
@@ -67,7 +67,7 @@ def with_evaluated_classes(
     kind: str, cases: Sequence[VolumeRecord], of_data: Mapping[str, str | None]
 ) -> list[VolumeRecord]:
     """Return cases whose class and boxes carry the evaluated names, without those of other classes."""
-    if kind == "classify":
+    if kind in ("classify", "ordinal"):
         renamed = [(case, of_data[str(case.target)]) for case in cases]
         return [case.model_copy(update={"target": name}) for case, name in renamed if name]
     if kind == "multilabel":

@@ -23,13 +23,16 @@ from medmim.stages.evaluate.case_scores import label_classes, merged_boxes
 from medmim.stages.evaluate.class_matching import ClassMatching
 from medmim.text_formats import parse_csv, parse_json
 from medmim.training.evaluation.figures import FigureRow, panel, segmentation_row
+from medmim.training.evaluation.ordinal_metrics import grades_of
 from medmim.training.evaluation.segmentation_metrics import compare_labels
 from medmim.training.tasks.base import EvaluationContext, Row
 from medmim.training.tasks.multilabel import known_labels
 from medmim.training.tasks.registry import build_task
+from medmim.training.tasks.regression import number_of
 from medmim.training.tasks.segmentation import Segmentation
 
 _INDEX = "predictions.json"
+_TABLES = {"detect": "boxes.csv", "regress": "values.csv"}
 _SAME_GRID = 0.01  # tolerance in voxels
 _ENDS = tuple(f"{end}_{axis}_voxel" for end in ("first", "last") for axis in "xyz")
 
@@ -49,10 +52,10 @@ class SavedPredictions:
 
     Attributes:
         folder: the folder.
-        kind: segment, classify, detect or multilabel.
+        kind: name of the task.
         classes: class names, with the label values of each for label maps.
         labels: label map by volume id.
-        rows: table rows by volume id, for classes and boxes.
+        rows: table rows by volume id, for classes, numbers and boxes.
         predicted: volumes with a prediction.
         model: name of the model, where it is known.
     """
@@ -99,7 +102,7 @@ def read_predictions(folder: Path) -> SavedPredictions:
 
 
 class PredictionScorer:
-    """Scores cases by saved predictions; a case without one counts as an empty prediction."""
+    """Scores cases by saved predictions; a case without boxes or label map counts as an empty prediction."""
 
     def __init__(
         self,
@@ -131,39 +134,51 @@ class PredictionScorer:
         """Return the rows of a case.
 
         Raises:
-            DataError: if a label map is on another grid, or a case has no class probabilities.
+            DataError: if a label map is on another grid, or a case has no predicted class or number.
         """
         if self.saved.kind == "segment":
             return self._label_rows(case)
-        common = {"metric": self.task.metric, "case": case.id, "subject": case.subject}
         own = self.saved.rows.get(case.id, ())
+        if not own and self.saved.kind != "detect":
+            raise DataError(f"volume {case.id} has no prediction", reason="no_prediction")
+        known = {"metric": self.task.metric, "case": case.id, "subject": case.subject}
         if self.saved.kind == "detect":
-            boxes = stored_boxes(case).tolist()
-            truth = [[one.name, *box] for one, box in zip(case.boxes, boxes, strict=True)]
-            found: list[list[Any]] = [
-                [row["class"], float(row["score"]), *(float(row[end]) for end in _ENDS)] for row in own
-            ]
-            axis = slice_axis(case.spacing_mm)
-            flat = [float(box[axis + 5]) - float(box[axis + 2]) <= 1 for box in found]
-            if case.shape[axis] > 1 and found and all(flat):
-                raise DataError(f"volume {case.id}: boxes of single slices", reason="boxes_of_single_slices")
-            return [{**common, "slice": None, "truth": truth, "found": merged_boxes(found, self.matching)}]
-        if not own:
-            raise DataError(f"volume {case.id} has no predicted class", reason="no_prediction")
+            return [{**known, **self._boxes(case, own)}]
+        if self.saved.kind == "regress":
+            return [{**known, "value": number_of(case), "predicted": float(own[0]["value"])}]
+        return [{**known, **self._classes(case, own[0])}]
+
+    def _boxes(self, case: VolumeRecord, own: Sequence[Mapping[str, str]]) -> Row:
+        """Return the true and the predicted boxes of a case."""
+        boxes = stored_boxes(case).tolist()
+        truth = [[one.name, *box] for one, box in zip(case.boxes, boxes, strict=True)]
+        found: list[list[Any]] = [
+            [row["class"], float(row["score"]), *(float(row[end]) for end in _ENDS)] for row in own
+        ]
+        axis = slice_axis(case.spacing_mm)
+        flat = [float(box[axis + 5]) - float(box[axis + 2]) <= 1 for box in found]
+        if case.shape[axis] > 1 and found and all(flat):
+            raise DataError(f"volume {case.id}: boxes of single slices", reason="boxes_of_single_slices")
+        return {"slice": None, "truth": truth, "found": merged_boxes(found, self.matching)}
+
+    def _classes(self, case: VolumeRecord, own: Mapping[str, str]) -> Row:
+        """Return the true classes of a case and the probabilities of the evaluated ones."""
         shares = dict.fromkeys(self.matching.names, 0.0)
         for name, target in self.matching.of_model.items():
             if target:
-                shares[target] += float(own[0][f"p_{name}"])
+                shares[target] += float(own[f"p_{name}"])
         if self.saved.kind == "multilabel":
-            chosen = {self.matching.of_model.get(name) for name in own[0]["classes"].split("|")}
-            predicted = [name for name in shares if name in chosen]
+            chosen = {self.matching.of_model.get(name) for name in own["classes"].split("|")}
             known = {name: int(value) for name, value in known_labels(case).items() if name in shares}
-            return [{**common, "labels": known, "found": predicted, "probabilities": shares}]
-        best = max(shares, key=lambda name: shares[name])
-        return [{**common, "class": case.target, "correct": best == case.target, "probabilities": shares}]
+            found = [name for name in shares if name in chosen]
+            return {"labels": known, "found": found, "probabilities": shares}
+        correct = max(shares, key=lambda name: shares[name]) == case.target
+        row = {"class": case.target, "correct": correct, "probabilities": shares}
+        is_graded = self.saved.kind == "ordinal"
+        return {**row, **grades_of(shares, str(case.target), self.matching.names)} if is_graded else row
 
     def figure(self, cases: Sequence[VolumeRecord], title: str) -> bytes | None:
-        """Return a PNG with predicted label maps of a few cases; None for classes and boxes."""
+        """Return a PNG with predicted label maps of a few cases; None for other predictions."""
         if self.saved.kind != "segment":
             return None
         rows = [row for case in cases for row in self._figure_rows(case)]
@@ -211,15 +226,13 @@ class PredictionScorer:
 
 
 def _of_medmim(folder: Path, index: _PredictionIndex) -> SavedPredictions:
-    if index.model["task"] == "regress":
-        raise UsageError("--predictions: numbers of a regression are evaluated with --model only")
     kind, predicted, title = index.model["task"], frozenset(index.predicted), index.model["name"]
     if kind == "segment":
         codes = {name: [int(code)] for code, name in index.classes.items()}
         names = {volume: index.names.get(volume, volume) for volume in predicted}
         labels = {volume: folder / "segmentations" / f"{name}.nii.gz" for volume, name in names.items()}
         return SavedPredictions(folder, kind, codes, labels=labels, predicted=predicted, model=title)
-    table = folder / ("boxes.csv" if kind == "detect" else "classes.csv")
+    table = folder / _TABLES.get(kind, "classes.csv")
     rows: dict[str, list[dict[str, str]]] = {}
     for row in parse_csv(table.read_text(encoding="utf-8"))[1]:
         rows.setdefault(row["volume"], []).append(row)

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 _SHOWN = 3  # cases of a figure
 # validation score of a useless model; else one by the classes
-_CHANCE = {"segment": 0.1, "detect": 0.01, "multilabel": 0.5, "regress": 0.0}
+_CHANCE = {"segment": 0.1, "detect": 0.01, "multilabel": 0.5, "ordinal": 0.0, "regress": 0.0}
 
 
 def finetune(

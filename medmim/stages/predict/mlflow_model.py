@@ -31,7 +31,7 @@ _EXAMPLE = {"columns": ["scan"], "data": [["scan.nii.gz"]]}
 def mlflow_files(task: str, names: Sequence[str]) -> dict[str, str]:
     """Return the texts that turn a folder with `weights.safetensors` into an MLflow model, by file name."""
     shares = [f"p_{name}" for name in names]
-    of_task = {"classify": shares, "multilabel": shares, "regress": ["value"]}
+    of_task = dict.fromkeys(("classify", "multilabel", "ordinal"), shares) | {"regress": ["value"]}
     text = {"multilabel": "classes", "regress": "quantity"}.get(task, "class")
     numbers = of_task.get(task, ["score", *_BOX])
     columns = [

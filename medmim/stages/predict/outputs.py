@@ -226,6 +226,7 @@ OUTPUTS: dict[str, OutputFile] = {
     "classify": OutputFile("classes.csv", ("volume", "class"), write_class_prediction),
     "detect": OutputFile("boxes.csv", _BOX_COLUMNS, write_box_prediction),
     "multilabel": OutputFile("classes.csv", ("volume", "classes"), write_classes_prediction),
+    "ordinal": OutputFile("classes.csv", ("volume", "class"), write_class_prediction),
     "regress": OutputFile("values.csv", ("volume", "quantity", "value"), write_value_prediction),
     "segment": OutputFile(
         "volumes.csv", ("volume", "class", "number", "voxels", "ml"), write_label_prediction

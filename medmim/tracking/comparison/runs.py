@@ -23,6 +23,7 @@ TITLES = {
     "ap50": "AP50",
     "macro_auroc": "macro AUROC",
     "macro_f1": "macro-F1",
+    "quadratic_kappa": "quadratic κ",
     "r2": "R²",
     **{name: metric.title for name, metric in MASK_METRICS.items() if metric.is_tested},
 }

@@ -14,18 +14,16 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from monai.apps.detection.metrics.coco import COCOMetric
 from monai.apps.detection.metrics.matching import matching_batch
-from monai.data.box_utils import box_iou
 
 from medmim.training.evaluation.metric_intervals import Statistic, Weights
 
-_OVERLAPS = tuple(np.linspace(0.5, 0.95, 10).round(2).tolist())
+Row = Mapping[str, Any]
+
+_OVERLAPS = tuple(np.linspace(0.5, 0.95, 10).tolist())  # COCO's, not rounded
 
 
-def box_tally(
-    rows: Sequence[Mapping[str, Any]], names: Sequence[str], thresholds: Mapping[str, float]
-) -> Statistic:
+def box_tally(rows: Sequence[Row], names: Sequence[str], thresholds: Mapping[str, float]) -> Statistic:
     """Return a function that computes the metrics of `box_means` from the multiplicity of each patient.
 
     Args:
@@ -34,12 +32,17 @@ def box_tally(
     """
     place = {who: number for number, who in enumerate(sorted({row["subject"] for row in rows}))}
     patient = np.array([place[row["subject"]] for row in rows], dtype=int)
+    means = _means_of(rows, names, thresholds)
+    return lambda weights: means(weights[patient])
+
+
+def _means_of(rows: Sequence[Row], names: Sequence[str], thresholds: Mapping[str, float]) -> Statistic:
+    """Return a function that computes the metrics of `box_means` from the multiplicity of each row."""
     matched = {name: matches_at(rows, name, _OVERLAPS) for name in names}
     unnamed = [nameless(row) for row in rows]
     [halves], [pointing] = matches_at(unnamed, ANY, [HALF]), matches_at(unnamed, ANY, [FROC_OVERLAP])
 
-    def means(weights: Weights) -> dict[str, float]:
-        weight = weights[patient]
+    def means(weight: Weights) -> dict[str, float]:
         precisions = {name: [average_precision(one, weight) for one in matched[name]] for name in names}
         found = _with_mean("ap50", {name: values[0] for name, values in precisions.items()})
         found |= _with_mean("ap50_95", {name: float(np.mean(values)) for name, values in precisions.items()})
@@ -60,8 +63,6 @@ def _known_mean(each: Mapping[str, float]) -> float:
     known = [value for value in each.values() if math.isfinite(value)]
     return float(np.mean(known)) if known else math.nan
 
-
-Row = Mapping[str, Any]
 
 MOST = 100  # boxes of an image that are evaluated
 HALF = 0.5
@@ -92,7 +93,7 @@ class Matches:
 def box_means(
     rows: Sequence[Row], names: Sequence[str], thresholds: Mapping[str, float] | None = None
 ) -> dict[str, float]:
-    """Return the metrics of `medmim finetune detect`.
+    """Return the metrics of `medmim finetune detect`; AP as in COCO's own code (pycocotools).
 
     Args:
         thresholds: score threshold of each class for F1, `UNCHOSEN` for missing classes; None: the best
@@ -100,34 +101,8 @@ def box_means(
     """
     if not rows:
         return {}
-    found = coco(rows, names)
     known = best_thresholds(rows, names) if thresholds is None else thresholds
-    f1 = {f"f1_{name}": f1_at(match(rows, name), known.get(name, UNCHOSEN)) for name in names}
-    there = [value for value in f1.values() if math.isfinite(value)]
-    found |= {**f1, "f1": float(np.mean(there)) if there else math.nan}
-    unnamed = [nameless(row) for row in rows]
-    found |= {
-        "ap50_any": average_precision(match(unnamed, ANY)),
-        "froc": froc(match(unnamed, ANY, overlap=FROC_OVERLAP)),
-    }
-    return {key: value for key, value in found.items() if math.isfinite(value)}
-
-
-def coco(rows: Sequence[Row], names: Sequence[str]) -> dict[str, float]:
-    """Return COCO AP50 and AP50:95 of each class and their means over classes with true boxes."""
-    metric = COCOMetric(
-        names, iou_list=(HALF,), iou_range=(0.5, 0.95, 0.05), max_detection=(MOST,), verbose=False
-    )
-    values, _ = metric(_matching(rows, names, metric.iou_thresholds.tolist()))
-    keys = {"ap50": f"AP_IoU_0.50_MaxDet_{MOST}", "ap50_95": f"mAP_IoU_0.50_0.95_0.05_MaxDet_{MOST}"}
-    found = {}
-    for short, long in keys.items():
-        # MONAI returns -1 for a class without true boxes and for a mean over such a class
-        each = {name: float(values[f"{name}_{long}"]) for name in names}
-        known = {name: value for name, value in each.items() if value >= 0}
-        found[short] = float(np.mean(list(known.values()))) if known else math.nan
-        found |= {f"{short}_{name}": known.get(name, math.nan) for name in (names if len(names) > 1 else ())}
-    return found
+    return _means_of(rows, names, known)(np.ones(len(rows)))
 
 
 def match(rows: Sequence[Row], name: str, *, overlap: float = HALF) -> Matches:
@@ -166,8 +141,7 @@ def average_precision(matches: Matches, weights: np.ndarray | None = None) -> fl
     wrong = np.cumsum(each * ~matches.right[order])
     precision = right / np.maximum(right + wrong, np.spacing(1))
     best = np.maximum.accumulate(precision[::-1])[::-1]
-    # single precision as in COCO's code: at a recall such as 0.7 the last digit decides
-    places = np.searchsorted((right / total).astype(np.float32), _RECALLS, side="left")
+    places = np.searchsorted(right / total, _RECALLS, side="left")
     return float(np.append(best, 0.0)[np.minimum(places, len(best))].mean())
 
 
@@ -228,6 +202,17 @@ def _matching(rows: Sequence[Row], names: Sequence[str], overlaps: Sequence[floa
 
 def _array(boxes: Sequence[Sequence[float | int]]) -> Float[np.ndarray, "boxes 6"]:
     return np.array(boxes, dtype=np.float64).reshape(-1, 6)
+
+
+def box_iou(
+    first: Float[np.ndarray, "first 6"], second: Float[np.ndarray, "second 6"]
+) -> Float[np.ndarray, "first second"]:
+    """Return the IoU of every pair in double precision, in which COCO's code compares it with thresholds."""
+    low, high = np.maximum(first[:, None, :3], second[:, :3]), np.minimum(first[:, None, 3:], second[:, 3:])
+    shared = (high - low).clip(min=0).prod(axis=-1)
+    sizes = [(boxes[:, 3:] - boxes[:, :3]).prod(axis=1) for boxes in (first, second)]
+    iou: np.ndarray = shared / np.maximum(sizes[0][:, None] + sizes[1] - shared, np.spacing(1))
+    return iou
 
 
 def nameless(row: Row) -> Row:

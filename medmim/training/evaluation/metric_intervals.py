@@ -30,7 +30,8 @@ _RANGES = {  # of metrics that are not from 0 to 1, by the start of their names
     "volume_error_ml": (-math.inf, math.inf),
     "r2": (-math.inf, 1.0),
     "spearman": (-1.0, 1.0),
-    "kappa": (-1.0, 1.0),
+    "quadratic_kappa": (-1.0, 1.0),
+    "mean_grade_error": (0.0, math.inf),
 }
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from scipy.optimize import minimize_scalar
 from sklearn.metrics import precision_recall_curve
 
 Row = Mapping[str, Any]
 Weights = Float[np.ndarray, " cases"]
 Column = Float[np.ndarray, " cases"]
 
+_BINS = 15
+_SMALLEST = 1e-6  # distance of a probability from 0 and 1
 THRESHOLD = 0.5  # probability above which a class is predicted, where validation chose none
 
 
@@ -46,6 +49,14 @@ class LabelColumn:
         wrong = np.bincount(place, weights * (self.truth == 0))
         return float((right * (wrong.cumsum() - wrong / 2)).sum() / (positives * negatives))
 
+    def calibration_error(self, weights: Weights) -> float:
+        """Return the expected calibration error: 15 bins of equal width; NaN without known cases."""
+        known = np.isfinite(self.truth)
+        bins = np.minimum((self.shares[known] * _BINS).astype(int), _BINS - 1)
+        gaps = np.bincount(bins, weights[known] * (self.shares - self.truth)[known], minlength=_BINS)
+        total = weights[known].sum()
+        return float(np.abs(gaps).sum() / total) if total else math.nan
+
     def f1(self, weights: Weights) -> float:
         """Return the weighted F1; NaN without positive cases."""
         positives, _ = self.counts(weights)
@@ -69,16 +80,44 @@ def columns_of(rows: Sequence[Row], names: Sequence[str]) -> dict[str, LabelColu
 def label_means(columns: Mapping[str, LabelColumn], weights: Weights) -> dict[str, float]:
     """Return AUROC, F1 and the number of positive and negative cases of each class, and the macro means.
 
-    Classes without a positive case have no score and are left out of the means.
+    Classes without a positive case have no score and are left out of the means. `ece` is the mean calibration
+    error of the classes with known cases.
     """
     auroc = {name: one.auroc(weights) for name, one in columns.items()}
     f1 = {name: one.f1(weights) for name, one in columns.items()}
-    found = {"macro_auroc": _mean(auroc), "macro_f1": _mean(f1)}
+    ece = {name: one.calibration_error(weights) for name, one in columns.items()}
+    found = {"macro_auroc": _mean(auroc), "macro_f1": _mean(f1), "ece": _mean(ece)}
     for name, one in columns.items():
         positives, negatives = one.counts(weights)
         found |= {f"auroc_{name}": auroc[name], f"f1_{name}": f1[name]}
         found |= {f"positives_{name}": positives, f"negatives_{name}": negatives}
     return {key: value for key, value in found.items() if math.isfinite(value)}
+
+
+def shared_temperature(columns: Mapping[str, LabelColumn]) -> float:
+    """Return the maximum-likelihood temperature of all logits (Guo et al., ICML 2017); 1 without known cases.
+
+    Its order of cases, and so AUROC, does not change.
+    """
+    truth = np.concatenate([one.truth for one in columns.values()]) if columns else np.zeros(0)
+    known = np.isfinite(truth)
+    if not known.any():
+        return 1.0
+    shares = np.concatenate([one.shares for one in columns.values()])[known].clip(_SMALLEST, 1 - _SMALLEST)
+    signed = np.where(truth[known] == 1, 1.0, -1.0) * (np.log(shares) - np.log1p(-shares))
+
+    def negative_log_likelihood(log_temperature: float) -> float:
+        return float(np.logaddexp(0, -signed / math.exp(log_temperature)).mean())
+
+    found = minimize_scalar(negative_log_likelihood, bounds=(math.log(0.2), math.log(5.0)), method="bounded")
+    return round(math.exp(float(found.x)), 4)
+
+
+def heated(column: LabelColumn, temperature: float) -> LabelColumn:
+    """Return a column whose logits are divided by a temperature."""
+    shares = column.shares.clip(_SMALLEST, 1 - _SMALLEST)
+    logits = (np.log(shares) - np.log1p(-shares)) / temperature
+    return replace(column, shares=1 / (1 + np.exp(-logits)))
 
 
 def best_threshold(column: LabelColumn) -> float:
@@ -88,7 +127,8 @@ def best_threshold(column: LabelColumn) -> float:
         return THRESHOLD
     precision, recall, thresholds = precision_recall_curve(column.truth[known], column.shares[known])
     scores = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
-    return round(float(thresholds[int(scores[:-1].argmax())]), 6)
+    best = float(thresholds[int(scores[:-1].argmax())])
+    return max(round(best - _SMALLEST, 6), 0.0)  # rounding must not exclude the case with this score
 
 
 def _mean(values: Mapping[str, float]) -> float:

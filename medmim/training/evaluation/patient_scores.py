@@ -1,7 +1,7 @@
 """Metrics for comparisons between runs, as functions of the multiplicity of each test patient.
 
-Rows of `cases.jsonl` name their metric: `dice` is a mean over patients, `macro_f1`, `macro_auroc`, `ap50` and
-`r2` are computed over all cases. Patients are resampled with all of their cases.
+Rows of `cases.jsonl` name their metric: `dice` is a mean over patients, `macro_f1`, `macro_auroc`, `ap50`,
+`quadratic_kappa` and `r2` are computed over all cases. Patients are resampled with all of their cases.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from medmim.training.evaluation.classification_metrics import UNSEEN, arrays, co
 from medmim.training.evaluation.detection_metrics import average_precision, match
 from medmim.training.evaluation.mask_metrics import MASK_METRICS
 from medmim.training.evaluation.multilabel_metrics import columns_of
+from medmim.training.evaluation.ordinal_metrics import grade_arrays, grade_table, quadratic_kappa
 from medmim.training.evaluation.regression_metrics import patient_values, r2_of
 
 
 def pseudo_values(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Return one value for each patient whose mean is the score of the run.
 
-    For Dice, a mean over patients, it is the score of the patient. For F1, AUROC, AP50 and R², computed
+    For Dice, a mean over patients, it is the score of the patient. For F1, AUROC, AP50, κ and R², computed
     over all patients, the values are Tukey's jackknife pseudo-values, centred on the score, so that means,
     intervals and tests over patients apply to them as well.
     """
@@ -178,6 +179,20 @@ def _ap50(rows: Sequence[Row]) -> Measure:
     return Measure(patients, by_class, np.array([_known_mean(v) for v in own_scores], dtype=np.float64))
 
 
+def _quadratic_kappa(rows: Sequence[Row]) -> Measure:
+    """Kappa over all cases; for a single patient, 1 minus its mean squared relative distance."""
+    patients, grades = _patients(rows), int(rows[0]["grades"])
+    truth, guess = grade_arrays(rows)
+    who = np.array([row["patient"] for row in rows])
+    tables = np.stack([grade_table(truth[who == one], guess[who == one], grades) for one in patients])
+
+    def by_class(weights: Weights) -> dict[str, float]:
+        return {"grades": quadratic_kappa(np.tensordot(weights, tables, axes=1))}
+
+    far = ((truth - guess) / max(grades - 1, 1)) ** 2
+    return Measure(patients, by_class, np.array([1 - far[who == one].mean() for one in patients]))
+
+
 def _r2(rows: Sequence[Row]) -> Measure:
     """R² over patients; for a single patient, 1 minus its squared error relative to the variance of all."""
     patients, truth, guess = patient_values(rows, key="patient")
@@ -194,6 +209,7 @@ MEASURES: dict[str, Callable[[Sequence[Row]], Measure]] = {
     "ap50": _ap50,
     "macro_auroc": _macro_auroc,
     "macro_f1": _macro_f1,
+    "quadratic_kappa": _quadratic_kappa,
     "r2": _r2,
     **dict.fromkeys((name for name, one in MASK_METRICS.items() if one.is_tested), _mean_over_patients),
 }

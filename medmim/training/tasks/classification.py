@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from monai.transforms.croppad.array import SpatialPad
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -102,6 +102,8 @@ class Classification(WholeImageTask):
                 "task_options: expected balance, label_smoothing and dropout from 0 to 1 and mixup of 0 or "
                 f"more, got {shares} and {self.mixup}"
             )
+        if self.exclusive and type(self) is not Classification:
+            raise UsageError(f"task_options.exclusive: expected the task classify, got {self.axis}")
 
     def usable(self, volume: VolumeRecord) -> bool:
         """Return whether the image has a class."""
@@ -142,7 +144,7 @@ class Classification(WholeImageTask):
         )
 
     def loss(self, network: nn.Module, batch: dict[str, Tensor]) -> Scalar:
-        """Return the cross entropy, with mixup if enabled."""
+        """Return the mean cost of the batch, with mixup if enabled."""
         images, target = batch["image"], batch["target"]
         other, share = target, 1.0
         if self.mixup:
@@ -150,10 +152,11 @@ class Classification(WholeImageTask):
             order = torch.randperm(len(images), device=images.device)
             images, other = share * images + (1 - share) * images[order], target[order]
         scores = network(images).float()
-        losses = [
-            F.cross_entropy(scores, one, label_smoothing=self.label_smoothing) for one in (target, other)
-        ]
-        return share * losses[0] + (1 - share) * losses[1]
+        return share * self.cost(scores, target) + (1 - share) * self.cost(scores, other)
+
+    def cost(self, scores: Float[Tensor, "batch classes"], target: Int[Tensor, " batch"]) -> Scalar:
+        """Return the cross entropy of class logits."""
+        return F.cross_entropy(scores, target, label_smoothing=self.label_smoothing)
 
     def evaluate(
         self, network: nn.Module, cases: Sequence[VolumeRecord], context: EvaluationContext, *, final: bool

@@ -20,7 +20,7 @@ from medmim.data.loading.classification_samples import DEFAULT, classification_p
 from medmim.data.loading.finite_checks import finite
 from medmim.data.loading.preprocess import PreprocessedVolume
 from medmim.encoders import Encoder
-from medmim.errors import DataError, UsageError, counted
+from medmim.errors import DataError, counted
 from medmim.shapes import Scalar
 from medmim.training.evaluation.figures import caption_row, panel, plain, to_png
 from medmim.training.evaluation.metric_intervals import Statistic, Weights
@@ -28,7 +28,9 @@ from medmim.training.evaluation.multilabel_metrics import (
     THRESHOLD,
     best_threshold,
     columns_of,
+    heated,
     label_means,
+    shared_temperature,
 )
 from medmim.training.tasks.base import EvaluationContext, Row, TrainingSamples
 from medmim.training.tasks.classification import Classification, classify
@@ -62,11 +64,6 @@ class MultiLabel(Classification):
     remedy: ClassVar[str] = "ingest them with a table of several classes per image"
     metric: ClassVar[str] = "macro_auroc"
     selection_metric: ClassVar[str] = "macro_auroc"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.exclusive:
-            raise UsageError("task_options.exclusive: expected the task classify, got multilabel")
 
     def usable(self, volume: VolumeRecord) -> bool:
         """Return whether a class of the image is known."""
@@ -145,12 +142,12 @@ class MultiLabel(Classification):
     ) -> list[Row]:
         """Return the known classes and the probability of each class for every case."""
         options: dict[str, Any] = {"precision": context.precision, "mirror": self.mirror}
-        thresholds = context.tuned.get("thresholds", {})
+        thresholds, heat = context.tuned.get("thresholds", {}), context.tuned.get("temperature", 1.0)
         names = [context.names[number] for number in sorted(context.names)]
         rows: list[Row] = []
         for case in cases:
             scores = classify(network, finite(case, context.volumes), context.plan, **options)
-            shares = dict(zip(names, torch.sigmoid(scores).tolist(), strict=True))
+            shares = dict(zip(names, torch.sigmoid(scores / heat).tolist(), strict=True))
             known = {name: int(value) for name, value in known_labels(case).items() if name in shares}
             rows.append(
                 {
@@ -165,12 +162,14 @@ class MultiLabel(Classification):
         return rows
 
     def tune(self, rows: Sequence[Row], context: EvaluationContext) -> dict[str, Any]:
-        """Return the threshold of each class with the highest F1."""
+        """Return the temperature that calibrates all probabilities, and each class's threshold of best F1."""
         columns = columns_of(rows, list(context.names.values()))
-        return {"thresholds": {name: best_threshold(column) for name, column in columns.items()}}
+        heat = shared_temperature(columns)
+        thresholds = {name: best_threshold(heated(column, heat)) for name, column in columns.items()}
+        return {"temperature": heat, "thresholds": thresholds}
 
     def aggregate(self, rows: Sequence[Row], context: EvaluationContext) -> dict[str, float]:
-        """Return AUROC, F1 and number of cases of each class, and the macro means."""
+        """Return AUROC, F1 and number of cases of each class, the macro means and the calibration error."""
         columns = columns_of(rows, list(context.names.values()))
         return label_means(columns, np.ones(len(rows))) if rows else {}
 

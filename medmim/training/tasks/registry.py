@@ -13,6 +13,7 @@ from medmim.training.tasks.base import Task
 from medmim.training.tasks.classification import Classification
 from medmim.training.tasks.detection import Detection
 from medmim.training.tasks.multilabel import MultiLabel
+from medmim.training.tasks.ordinal import Ordinal
 from medmim.training.tasks.regression import Regression
 from medmim.training.tasks.segmentation import Segmentation
 
@@ -20,6 +21,7 @@ TASKS: dict[str, Callable[..., Task]] = {
     "classify": Classification,
     "detect": Detection,
     "multilabel": MultiLabel,
+    "ordinal": Ordinal,
     "regress": Regression,
     "segment": Segmentation,
 }

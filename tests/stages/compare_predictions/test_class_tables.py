@@ -56,3 +56,25 @@ def test_an_image_without_a_prediction_counts_as_wrong(tmp_path, labels):
 def test_tables_that_do_not_fit_are_rejected(tmp_path, labels, lines, error, message):
     with pytest.raises(error, match=message):
         scored(write(tmp_path / "1.csv", *lines), labels)
+
+
+def graded(folder, *lines):
+    truth = write(folder / "grades.csv", "image,grade", "a,0", "b,1", "c,3", "d,1")
+    return scored(write(folder / "tool.csv", *lines), truth)
+
+
+def test_grades_are_ordered_and_a_missing_one_is_the_farthest(tmp_path):
+    found = graded(tmp_path, "image,grade", "a,0", "b,4", "d,2")
+    rows = found.rows[0]
+    assert {row["metric"] for row in rows} == {"quadratic_kappa"}
+    assert [(row["grade"], row["predicted_grade"], row["grades"]) for row in rows] == [
+        *((0, 0, 5), (1, 4, 5), (3, 0, 5), (1, 2, 5)),
+    ]
+    soft = graded(tmp_path, "image,0,1,2,3", "a,.7,.3,0,0", "b,0,.2,.8,0", "c,0,0,.4,.6", "d,0,1,0,0")
+    assert [row["predicted_grade"] for row in soft.rows[0]] == [0, 2, 3, 1]
+
+
+@pytest.mark.parametrize("grade", ["mild", "1.5", "01", "400"])
+def test_grades_that_are_no_small_integers_are_rejected(tmp_path, grade):
+    with pytest.raises(UsageError, match="grades: expected integers such as 0, 1, 2"):
+        graded(tmp_path, "image,grade", f"a,{grade}")

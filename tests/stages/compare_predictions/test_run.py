@@ -119,3 +119,27 @@ def test_arguments_that_do_not_fit_together_are_rejected(words, message):
     result = CliRunner().invoke(main, ["compare", *words])
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("header", "metric", "classes"),
+    [("image,value", "R²", 5), ("image,grade", "quadratic κ", 5), ("image,mass,cyst", "macro AUROC", 2)],
+)
+def test_numbers_grades_and_several_classes_are_compared_by_the_same_engine(
+    tmp_path, header, metric, classes
+):
+    rng = np.random.default_rng(0)
+    truth = rng.integers(classes, size=(40, header.count(",")))
+    for tool, share in (("truth", 0.0), ("good", 0.05), ("bad", 0.6)):
+        wrong = rng.random(truth.shape) < share
+        given = np.where(wrong, rng.permutation(truth), truth)
+        lines = [f"{n},{','.join(map(str, row))}" for n, row in enumerate(given)]
+        (tmp_path / f"{tool}.csv").write_text("\n".join([header, *lines]))
+    texts = [f"{tool}={tmp_path / tool}.csv" for tool in ("good", "bad")]
+    words = {"home": tmp_path, "progress": quiet}
+    findings = compare_predictions(texts, tmp_path / "truth.csv", MapOptions(), **words).compared.findings
+    assert findings.metric == metric
+    means = {arm.name: arm.mean for arm in findings.arms}
+    assert means["good"] > means["bad"]
+    again = compare_predictions(texts[::-1], tmp_path / "truth.csv", MapOptions(), **words)
+    assert again.compared.findings.as_json() == findings.as_json()

@@ -7,7 +7,6 @@ from medmim.training.evaluation.detection_metrics import (
     average_precision,
     best_thresholds,
     box_means,
-    coco,
     f1_at,
     froc,
     match,
@@ -35,14 +34,14 @@ def rows(count=40, *, seed=0):
     return found
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_average_precision_equals_that_of_coco(seed):
-    found = rows(seed=seed)
-    expected = coco(found, NAMES)
+def test_the_mean_over_classes_is_that_of_their_average_precisions():
+    """`tests/benchmarks/test_developer_benchmarks.py` compares it with COCO's own code."""
+    found = rows()
+    means = box_means(found, NAMES)
     for name in NAMES:
-        assert average_precision(match(found, name)) == pytest.approx(expected[f"ap50_{name}"], abs=1e-6)
-    assert expected["ap50"] == pytest.approx((expected["ap50_a"] + expected["ap50_b"]) / 2)
-    assert expected["ap50_95"] < expected["ap50"]
+        assert means[f"ap50_{name}"] == average_precision(match(found, name))
+    assert means["ap50"] == pytest.approx((means["ap50_a"] + means["ap50_b"]) / 2)
+    assert means["ap50_95"] < means["ap50"]
 
 
 def test_integer_weights_equal_copies_of_rows():

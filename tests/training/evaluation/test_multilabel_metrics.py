@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
-from medmim.training.evaluation.multilabel_metrics import best_threshold, columns_of, label_means
+from medmim.training.evaluation.multilabel_metrics import (
+    best_threshold,
+    columns_of,
+    heated,
+    label_means,
+    shared_temperature,
+)
 
 
 def rows_of(truth, shares, threshold=0.5):
@@ -43,12 +49,12 @@ def test_unknown_cases_change_no_metric():
 
 def test_a_class_without_positive_cases_has_no_score():
     found = label_means(columns_of(rows_of([0, 0, None], [0.9, 0.1, 0.5]), ["a"]), np.ones(3))
-    assert found == {"positives_a": 0.0, "negatives_a": 2.0}
+    assert found == {"positives_a": 0.0, "negatives_a": 2.0, "ece": pytest.approx(0.5)}
 
 
 def test_a_class_without_negative_cases_has_no_auroc():
     found = label_means(columns_of(rows_of([1, 1], [0.9, 0.1]), ["a"]), np.ones(2))
-    assert found.keys() == {"macro_f1", "f1_a", "positives_a", "negatives_a"}
+    assert found.keys() == {"macro_f1", "f1_a", "positives_a", "negatives_a", "ece"}
 
 
 def test_the_threshold_with_the_highest_f1_is_chosen():
@@ -58,3 +64,16 @@ def test_the_threshold_with_the_highest_f1_is_chosen():
     assert again.f1(np.ones(5)) == 1.0
     assert best_threshold(column([1, 1], [0.2, 0.4])) == 0.5
     assert best_threshold(column([], [])) == 0.5
+
+
+def test_probabilities_that_are_too_sure_are_calibrated():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 1.5, 4000)
+    truth = (rng.random(4000) < 1 / (1 + np.exp(-logits))).astype(int).tolist()
+    sure = column(truth, (1 / (1 + np.exp(-3 * logits))).tolist())
+    temperature = shared_temperature({"a": sure})
+    assert temperature == pytest.approx(3, rel=0.1)
+    whole, cooled = np.ones(4000), heated(sure, temperature)
+    assert cooled.calibration_error(whole) < 0.03 < 0.1 < sure.calibration_error(whole)
+    assert cooled.auroc(whole) == pytest.approx(sure.auroc(whole), abs=1e-4)
+    assert shared_temperature({"a": column([], [])}) == shared_temperature({}) == 1.0

@@ -71,8 +71,24 @@ def label_rows(seed=0, *, patients=8, images=24):
     return found
 
 
+def grade_rows(seed=0, *, patients=8, images=24):
+    rng = np.random.default_rng(seed)
+    truth = rng.integers(4, size=images).tolist()
+    return [
+        {
+            "metric": "quadratic_kappa",
+            "patient": f"p{number % patients}",
+            "grade": grade,
+            "predicted_grade": int(np.clip(grade + rng.integers(-1, 2), 0, 3)),
+            "grades": 4,
+        }
+        for number, grade in enumerate(truth)
+    ]
+
+
 ROWS = {
     "ap50": box_rows(),
+    "quadratic_kappa": grade_rows(),
     "macro_auroc": label_rows(),
     "macro_f1": class_rows(),
     "r2": number_rows(),

@@ -29,6 +29,9 @@ def scene_for(task, root, dims):
     settings, rows = FinetuneSettings(data=root, size=(16,)), dataset.volumes
     if task.axis == "regression":
         rows = tuple(row.model_copy(update={"target": f"{n}.5"}) for n, row in enumerate(rows))
+    if task.metric == "quadratic_kappa":
+        rows = tuple(row.model_copy(update={"target": str(n % 3)}) for n, row in enumerate(rows))
+        dataset = Dataset(root, dataset.info, rows)
     if task.metric == "macro_auroc":
         values = ({"calm": 1.0, "odd": 0.0}, {"calm": 0.0, "odd": 1.0})
         rows = tuple(row.model_copy(update={"targets": values[n % 2]}) for n, row in enumerate(rows))
@@ -94,6 +97,8 @@ def test_every_task_trains_evaluates_and_draws_figures(name, dims, varied_datase
         ("classify", {"mixup": -1.0}, "expected balance"),
         ("classify", {"balance": 2.0}, "expected balance"),
         ("multilabel", {"exclusive": True}, "expected the task classify"),
+        ("ordinal", {"exclusive": True}, "expected the task classify, got ordinal classification"),
+        ("ordinal", {"order": ["a", "b", "a"]}, "every grade of order once"),
         ("detect", {"width": 12}, "a multiple of 8"),
         ("detect", {"bad_boxes": "drop"}, "expected bad_boxes refuse or clip"),
     ],
