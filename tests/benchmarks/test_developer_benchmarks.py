@@ -41,6 +41,11 @@ def test_a_step_is_compared_with_a_supervised_one():
     assert [row.method for row in rows] == ["spark", "contrastive"]
 
 
+def test_losses_are_read_from_the_log_of_nnunet():
+    log = "2026-11-29: train_loss 1.1103\n2026-11-29: val_loss -0.5\n2026-11-29: train_loss -0.0542\n"
+    assert functions_of("nnunet_round_trip.py")["losses_in"](log) == [1.1103, -0.0542]
+
+
 def test_comparisons_are_simulated():
     script = functions_of("comparison_statistics.py")
     truth = script["Truth"](patients=6, seeds=2)

@@ -36,7 +36,7 @@ from medmim.tracking.mlflow_store import Store
 from medmim.training.callbacks import ValidationCallback
 from medmim.training.evaluation.metric_intervals import intervals
 from medmim.training.resume.states import remove_states
-from medmim.training.tasks.base import Row
+from medmim.training.tasks.base import Row, Task
 from medmim.training.trainer import FitResult, fit
 from medmim.training.weights import save_weights
 
@@ -103,8 +103,7 @@ def _log_header(run: FinetuneRun, log: Callable[[str], None]) -> None:
 def _validation(run: FinetuneRun, recorder: Recorder) -> ValidationCallback:
     """Return the callback that evaluates some validation cases and draws a figure."""
     task, context, train, val = run.task, run.context, run.partition.train, run.partition.val
-    step_size = max(1, -(-len(val) // task.max_val_cases))
-    cases = list(val[::step_size])
+    cases = validation_cases(val, task)
 
     def evaluate(step: int) -> Mapping[str, float]:
         network = run.module.evaluated_network
@@ -120,6 +119,13 @@ def _validation(run: FinetuneRun, recorder: Recorder) -> ValidationCallback:
     return ValidationCallback(
         evaluate, times=times, budget=run.budget, log=recorder, best=best, patience=patience
     )
+
+
+def validation_cases(val: Sequence[VolumeRecord], task: Task) -> list[VolumeRecord]:
+    """Return the cases that are evaluated during training, evenly spaced over all."""
+    pictures = all(case.spatial_dims == 2 for case in val)
+    most = task.max_val_pictures if pictures else task.max_val_volumes
+    return list(val[:: max(1, -(-len(val) // most))])
 
 
 def _with_selected_weights(run: FinetuneRun, validation: ValidationCallback) -> FinetuneRun:

@@ -72,7 +72,8 @@ class Task(ABC):
         measures_mm: whether metrics are in millimetres and need a known spacing.
         metric: key of `aggregate` that `medmim compare` compares.
         selection_metric: key of `aggregate` whose highest value selects the weights.
-        max_val_cases: largest number of validation cases evaluated during training.
+        max_val_volumes: largest number of 3D validation cases evaluated during training.
+        max_val_pictures: the same for 2D cases, which cost less and vary more.
     """
 
     axis: ClassVar[str]
@@ -82,7 +83,8 @@ class Task(ABC):
     measures_mm: ClassVar[bool] = False
     metric: ClassVar[str]
     selection_metric: ClassVar[str]
-    max_val_cases: ClassVar[int]
+    max_val_volumes: ClassVar[int]
+    max_val_pictures: ClassVar[int]
 
     @abstractmethod
     def usable(self, volume: VolumeRecord) -> bool:

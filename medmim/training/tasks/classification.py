@@ -41,7 +41,8 @@ class WholeImageTask(Task):
 
     dropout: float = 0.2
 
-    max_val_cases: ClassVar[int] = 400
+    max_val_volumes: ClassVar[int] = 400
+    max_val_pictures: ClassVar[int] = 400
 
     def validate(
         self, volumes: tuple[VolumeRecord, ...], log: Callable[[str], None]

@@ -58,7 +58,8 @@ class Detection(Task):
     hint: ClassVar[str] = "; if they are negatives, add --set task_options.negatives=all"
     metric: ClassVar[str] = "ap50"
     selection_metric: ClassVar[str] = "ap50"
-    max_val_cases: ClassVar[int] = 200
+    max_val_volumes: ClassVar[int] = 200
+    max_val_pictures: ClassVar[int] = 200
 
     def __post_init__(self) -> None:
         if self.anchors < 1 or self.width < 8 or self.width % 8 or self.depth not in range(1, 5):

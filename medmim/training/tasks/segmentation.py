@@ -67,7 +67,8 @@ class Segmentation(Task):
     measures_mm: ClassVar[bool] = True
     metric: ClassVar[str] = "dice"
     selection_metric: ClassVar[str] = "dice_present"
-    max_val_cases: ClassVar[int] = 16
+    max_val_volumes: ClassVar[int] = 16
+    max_val_pictures: ClassVar[int] = 128  # of 16 slices, chance selected an early state
 
     def __post_init__(self) -> None:
         if self.criterion not in CRITERIA:

@@ -12,11 +12,12 @@ from medmim.data.dataset.contamination import CONTAMINATED, UNKNOWN, SeenPatient
 from medmim.data.dataset.manifest import BoxRecord, DatasetInfo, read_dataset, write_dataset
 from medmim.data.dataset.partition import patient_digest
 from medmim.errors import DataError, RunError, ShapeError, TransferError, UsageError
-from medmim.stages.finetune.run import finetune, shown_cases
+from medmim.stages.finetune.run import finetune, shown_cases, validation_cases
 from medmim.stages.initial_weights import DIVISION
 from medmim.stages.run_lifecycle import stored_settings
 from medmim.tracking.comparison.runs import read_run
 from medmim.tracking.mlflow_store import Store
+from medmim.training.tasks.segmentation import Segmentation
 from medmim.training.weights import load_weights, save_weights, weights_metadata
 
 
@@ -210,6 +211,15 @@ def test_with_few_labels_validation_chooses_nothing(tiny_dataset, home):
     assert len(division["train"]) == 3
     seen = json.loads((result.checkpoint.parent / "patients.json").read_text())
     assert set(seen) == {*division["train"], *division["val"]}
+
+
+@pytest.mark.parametrize(("dims", "evaluated"), [(2, 121), (3, 16)])
+def test_many_pictures_but_few_volumes_select_the_weights(tiny_dataset, dims, evaluated):
+    case = read_dataset(tiny_dataset).volumes[0].model_copy(update={"spatial_dims": dims})
+    cases = [case.model_copy(update={"id": str(number)}) for number in range(241)]
+    chosen = validation_cases(cases, Segmentation())
+    assert len(chosen) == evaluated
+    assert chosen[1].id == {2: "2", 3: "16"}[dims]
 
 
 def test_more_labels_than_there_are_are_refused(tiny_dataset, home):
