@@ -76,11 +76,7 @@ class SeenPatients:
         )
 
     def _rest(self) -> dict[str, Any]:
-        return {
-            "unhashed": self.unhashed,
-            "loose": sorted(self.loose),
-            "perceptual": sorted(self.perceptual),
-        }
+        return {"unhashed": self.unhashed, "loose": sorted(self.loose), "perceptual": sorted(self.perceptual)}
 
     @classmethod
     def _read(cls, patients: Iterable[str], pixels: Iterable[str], rest: Mapping[str, Any]) -> SeenPatients:

@@ -15,11 +15,7 @@ _SHOWN = 100
 
 def find_look_alikes(volumes: Sequence[VolumeRecord]) -> list[dict[str, Any]]:
     """Return a warning for each sign that patients may be one person."""
-    return [
-        *find_equal_voxels(volumes),
-        *find_look_alike_patients(volumes),
-        *find_similar_images(volumes),
-    ]
+    return [*find_equal_voxels(volumes), *find_look_alike_patients(volumes), *find_similar_images(volumes)]
 
 
 def find_equal_voxels(volumes: Iterable[VolumeRecord]) -> list[dict[str, Any]]:

@@ -17,12 +17,7 @@ from pydicom.valuerep import PersonName
 from medmim.data.dataset.vocabulary import tokens_of
 from medmim.data.dicom import sop_classes
 from medmim.data.dicom.pixel_data import RawPixelData
-from medmim.data.dicom.vendor_elements import (
-    VENDOR_TAGS,
-    complex_part,
-    has_reversed_rows,
-    private_b_value,
-)
+from medmim.data.dicom.vendor_elements import VENDOR_TAGS, complex_part, has_reversed_rows, private_b_value
 from medmim.data.formats import geometry
 from medmim.errors import counted
 

@@ -8,14 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from medmim.data.dicom.slice_spacing import MIN_SLICES, classify_stack
-from medmim.data.dicom.slices import (
-    RejectedSlices,
-    Slice,
-    SliceStack,
-    group_by,
-    heights_of,
-    reject,
-)
+from medmim.data.dicom.slices import RejectedSlices, Slice, SliceStack, group_by, heights_of, reject
 
 SAME_PLACE_MM = 0.01
 _MIN_FILLED = 0.7  # fraction of the positions between its ends that a part must have

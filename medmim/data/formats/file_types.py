@@ -72,8 +72,7 @@ def open_unpacked(path: Path) -> Iterator[tuple[io.BufferedIOBase, int]]:
             ) from error
         except (zlib.error, gzip.BadGzipFile) as error:
             raise DataError(
-                "file is damaged: its compressed data fails the checksum; copy it again",
-                reason="damaged",
+                "file is damaged: its compressed data fails the checksum; copy it again", reason="damaged"
             ) from error
         except OSError as error:
             raise unreadable(error) from error

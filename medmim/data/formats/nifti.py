@@ -125,8 +125,7 @@ def check_image(image: Image, *, picture: bool = False) -> None:
     nifti_header.check_affine(image.affine)
     if image.array.dtype.kind == "f" and (wrong := int(np.count_nonzero(~np.isfinite(image.array)))):
         raise DataError(
-            f"expected no NaN or infinite voxels, got {wrong}; export it again",
-            reason="non_finite_voxels",
+            f"expected no NaN or infinite voxels, got {wrong}; export it again", reason="non_finite_voxels"
         )
     if image.array.min() == image.array.max():
         raise DataError(

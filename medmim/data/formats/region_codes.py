@@ -67,10 +67,7 @@ def merge_regions(labels: Sequence[str], combinations: Sequence[Combinations], t
             masks[number] = masks[number] | mask if number in masks else mask
     merged, found = encode_regions(masks)
     several = [code for code, classes in enumerate(found, start=1) if len(classes) > 1]
-    measured = {
-        "merged_labels": float(len(labels)),
-        "overlap_voxels": float(np.isin(merged, several).sum()),
-    }
+    measured = {"merged_labels": float(len(labels)), "overlap_voxels": float(np.isin(merged, several).sum())}
     stored = store_label(Image(merged, images[0].affine), Path(target))
     return {**stored, "combinations": found, "measured": measured}
 

@@ -80,11 +80,5 @@ def contradicting_patients(scanned: Mapping[int, ScannedFile]) -> tuple[dict[str
     people = sum(max(map(len, fields)) for fields in several)
     counts = {"patients": len(several), "people": people}
     return (
-        {
-            "kind": "patients_contradict",
-            **counts,
-            "names": names,
-            "birth_dates": birth_dates,
-            "sexes": sexes,
-        },
+        {"kind": "patients_contradict", **counts, "names": names, "birth_dates": birth_dates, "sexes": sexes},
     )

@@ -11,12 +11,7 @@ from pathlib import Path, PurePosixPath
 from medmim.data.dataset.manifest import Split
 from medmim.data.ingest.cases import LayoutCase
 from medmim.data.ingest.dataset_json import DatasetJson
-from medmim.data.ingest.infer_roles import (
-    Candidate,
-    Examine,
-    Roles,
-    infer_roles,
-)
+from medmim.data.ingest.infer_roles import Candidate, Examine, Roles, infer_roles
 from medmim.data.ingest.infer_subjects import infer_subjects
 from medmim.data.ingest.label_classes import infer_label_classes
 from medmim.data.ingest.layout_rules import InferenceRules

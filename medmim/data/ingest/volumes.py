@@ -218,10 +218,7 @@ def _dataset_json_in(context: IngestContext, paths: Sequence[Path]) -> dict[Path
 
 
 def _task(
-    context: IngestContext,
-    work: _VolumeTask,
-    known: AnnotationResult,
-    merged: Mapping[Masks, MaskLabel],
+    context: IngestContext, work: _VolumeTask, known: AnnotationResult, merged: Mapping[Masks, MaskLabel]
 ) -> dict[str, Any]:
     """Return the arguments of `read_case`."""
     case, marks = work.case, known.marks.get(work.case.image)

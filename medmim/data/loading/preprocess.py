@@ -240,10 +240,7 @@ def _read(path: Path, volume: VolumeRecord) -> MetaTensor:
 
 def _pipeline(volume: VolumeRecord, plan: PreprocessingPlan) -> Compose:
     keys = ["image", "label"] if volume.label else ["image"]
-    steps: list[Any] = [
-        Orientationd(keys, axcodes="RAS", labels=None),
-        _note_slice_axis,
-    ]
+    steps: list[Any] = [Orientationd(keys, axcodes="RAS", labels=None), _note_slice_axis]
     if plan.spacing_mm is not None:
         steps.append(_Respace(keys, plan))
     if plan.view == "whole":

@@ -147,12 +147,7 @@ def _write_faults(folder: Path, *, seed: int, patient: int, shape: tuple[int, in
 
 
 def _draw(
-    seed: int,
-    patient: int,
-    *,
-    shape: tuple[int, int, int],
-    number: int = 5,
-    description: str = "T1 AX POST",
+    seed: int, patient: int, *, shape: tuple[int, int, int], number: int = 5, description: str = "T1 AX POST"
 ) -> tuple[Head, _Series]:
     rng = np.random.default_rng([seed, patient])
     affine = _oblique_affine(shape, rng)
@@ -207,12 +202,7 @@ def _headers(series: _Series, shape: tuple[int, ...]) -> dict[str, Any]:
 
 
 def _encode_slice(
-    series: _Series,
-    common: dict[str, Any],
-    *,
-    pixels: Int16[np.ndarray, "x y"],
-    index: int,
-    instance: int,
+    series: _Series, common: dict[str, Any], *, pixels: Int16[np.ndarray, "x y"], index: int, instance: int
 ) -> bytes:
     dataset = Dataset()
     for keyword, value in common.items():
