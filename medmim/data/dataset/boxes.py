@@ -31,7 +31,6 @@ def check_boxes(volumes: Sequence[VolumeRecord], *, clip: bool) -> tuple[tuple[V
     """Check that every box matches its image, is finite, not inverted, not empty and inside the image.
 
     Args:
-        volumes: rows of the manifest.
         clip: clip boxes that lie partly outside, and drop those entirely outside.
 
     Returns:

@@ -33,7 +33,6 @@ def group_channels(
     A visit is the volumes with the same subject and study. Each channel must match exactly one of them.
 
     Args:
-        volumes: of a dataset.
         wanted: one channel each: words of the manifest's `tokens` joined by +, such as `t1+post`.
 
     Raises:

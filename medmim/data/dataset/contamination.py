@@ -211,10 +211,7 @@ def certify(
     """Compare the records of the stages with the test split.
 
     Args:
-        test: volumes of the test split.
         stages: record by stage name; None for a stage without a record.
-        dataset_hash: of the dataset.
-        split_hash: of the test split.
     """
     test = tuple(test)
     tested = seen_patients_of(test)

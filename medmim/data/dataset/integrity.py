@@ -30,12 +30,7 @@ class Problem:
 
 
 def find_problems(dataset: Dataset, progress: Callable[[int, int], None] | None = None) -> list[Problem]:
-    """Return all deviations of a dataset folder from what was written.
-
-    Args:
-        dataset: as read from its folder.
-        progress: called with the number of hashed files and of all files.
-    """
+    """Return all deviations of a dataset folder from what was written."""
     return [
         *_check_description(dataset),
         *_check_manifest(dataset.volumes),

@@ -45,9 +45,7 @@ def partition(
     """Partition a dataset.
 
     Args:
-        dataset: the dataset.
         fold: fold of the annotated patients to test on; None: the dataset's own splits.
-        usable: whether to include a volume.
         volumes: volumes to partition; None: those of the dataset.
     """
     included = tuple(volume for volume in volumes or dataset.volumes if usable(volume))
@@ -74,10 +72,8 @@ def limit_patients(
     Every class gets one patient before any gets a second; then classes keep their frequencies.
 
     Args:
-        volumes: labelled training volumes.
         count: number of patients, or
         share: fraction of the patients, at least one patient.
-        classes_of: classes of a volume.
 
     Raises:
         DataError: if there are fewer patients than requested.

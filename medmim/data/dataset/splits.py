@@ -10,6 +10,11 @@ from medmim.data.dataset.manifest import Split
 from medmim.errors import DataError, counted
 
 SHARES: dict[Split, float] = {"train": 0.7, "val": 0.1, "test": 0.2}
+SPLIT_WORDS: dict[str, Split] = {
+    **dict.fromkeys(("train", "training", "tr"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing", "ts"), "test"),
+}
 _FILL_ORDER: tuple[Split, ...] = ("train", "test", "val")  # with two subjects, one trains and one tests
 
 

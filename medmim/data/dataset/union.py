@@ -31,7 +31,6 @@ class DatasetUnion:
         """Return the relative frequency of each volume, so that datasets are drawn in given proportions.
 
         Args:
-            volumes: training volumes.
             relative: weight of each dataset; empty: each volume is drawn equally often (None).
         """
         if not relative:
@@ -51,7 +50,6 @@ def read_datasets(roots: Sequence[Path], *, fold: int | None, log: Callable[[str
     With a fold, each dataset is divided on its own, as fine-tuning on it divides it.
 
     Args:
-        roots: dataset folders.
         fold: fold to hold out, or None: the splits of the datasets.
         log: receives the number of volumes that are held out or left out because of another dataset.
 
@@ -81,7 +79,9 @@ def read_datasets(roots: Sequence[Path], *, fold: int | None, log: Callable[[str
         update={
             "name": "+".join(one.info.name for one in datasets),
             "content_hash": content_hash(volumes),
-            "label_names": datasets[0].info.label_names if _equal_labels(datasets) else {},
+            "label_names": datasets[0].info.label_names
+            if all(one.info.label_names == datasets[0].info.label_names for one in datasets)
+            else {},
         }
     )
     return DatasetUnion(Dataset(roots[0], info, tuple(volumes)), hashes, place)
@@ -127,7 +127,3 @@ def _keys(volume: VolumeRecord) -> list[str]:
 
 def _rank(volume: VolumeRecord) -> int:
     return _STRICTEST.index(volume.split or "train")
-
-
-def _equal_labels(datasets: Sequence[Dataset]) -> bool:
-    return all(one.info.label_names == datasets[0].info.label_names for one in datasets)

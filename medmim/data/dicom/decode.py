@@ -46,8 +46,6 @@ class Reader:
         """Return the stored values of a slice, and by how much another decoder's values may differ.
 
         Args:
-            path: the file.
-            frame: index of the slice in the file.
             size: rows and columns of the slice.
 
         Returns:
@@ -130,11 +128,8 @@ def write_frame(
     """Write one frame as a single-slice file for a converter; nothing else of the source is written.
 
     Args:
-        dataset: the file that contains the frame.
-        frame: its index in the file.
         place: (column, row, 0) to mm in RAS.
         scale: rescale slope and intercept.
-        target: path of the new file.
         number: index of the slice in its stack, from 1.
     """
     meta = FileMetaDataset()

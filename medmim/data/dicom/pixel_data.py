@@ -45,7 +45,6 @@ def read_element(stream: io.BufferedIOBase, *, little: bool) -> PixelDataElement
 
     Args:
         stream: open at the tag of the pixel data.
-        little: whether the file is little endian.
     """
     place = stream.tell()
     head = stream.read(12)
@@ -67,7 +66,6 @@ def missing_pixels(
     """Return the expected and found numbers of bytes if pixel data are missing, else None.
 
     Args:
-        stream: the file.
         element: its pixel data element.
         size: number of bytes in the file.
         expected: number of bytes that rows, columns and bits call for, if the pixels are uncompressed.

@@ -88,9 +88,6 @@ def read_labels(
     are hidden completely.
 
     Args:
-        label: the DICOM file.
-        image: the stored image.
-        target: path of the label to write.
         numbers: class number of each segment, by the segment's own number as text.
         resample: resample a segmentation on another grid, and move contours to the nearest slice.
         keep_overlap: write the codes of `encode_regions`; the result contains their `combinations`.

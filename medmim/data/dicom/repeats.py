@@ -30,7 +30,6 @@ def split_repeats(
         slices: of one direction, size and pixel spacing.
         compared: whether slices at one position have been compared; without it, only attributes that split
             all slices into equal parts are used.
-        uneven: accept uneven spacing.
     """
     counts = place_counts(slices)
     if max(counts) == 1:

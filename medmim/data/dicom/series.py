@@ -53,7 +53,6 @@ def group_slices(
         blocked: series that must be rejected as a whole, with the reason: one of their files is damaged.
         compared: slices at one position have been compared, so that none is a copy of another. Without it,
             series that need this comparison are rejected with reason duplicate_position.
-        uneven: accept uneven spacing.
     """
     groups: list[SliceGroup] = []
     placed = []

@@ -64,9 +64,7 @@ def write_segmentation(
 
     Args:
         label: NIfTI file with a class for each voxel, on the grid of the stored volume.
-        target: path of the file to write.
         slices: in the order of the volume's third axis.
-        names: class names by number.
         model: SHA-256 of the weights.
 
     Returns:

@@ -35,7 +35,6 @@ def read_annotation_file(path: str, name: str | None = None) -> dict[str, Any]:
     """Read an annotation file of any supported format, as the JSON form of `AnnotationFile`.
 
     Args:
-        path: the file.
         name: its path in the source; that of `path` by default.
     """
     file = Path(name or path)

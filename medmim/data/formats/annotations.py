@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float64, UInt16
 from pydantic import BaseModel, ConfigDict, Field
 
 from medmim.data.dataset.manifest import BoxRecord, Split
+from medmim.data.dataset.splits import SPLIT_WORDS
 from medmim.data.formats.coco_rle import mask_from_runs
 from medmim.data.formats.nifti import Image
 
@@ -24,16 +25,7 @@ MIN_COMPONENT = 8  # voxels; smaller components of a mask are specks of a brush 
 _ELLIPSE_POINTS = 64
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 _+-]{0,39}")
 _SEPARATORS = re.compile(r"[/,&().:]")
-_SPLITS: dict[str, Split] = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "test": "test",
-    "testing": "test",
-}
+_SPLITS = {word: split for word, split in SPLIT_WORDS.items() if len(word) > 2}  # tr and ts mean more
 _LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
 
 Vector = Float64[np.ndarray, "dims"]
@@ -203,7 +195,6 @@ def place_annotations(
     """Convert annotations to voxels of an image; count and drop those entirely outside it.
 
     Args:
-        marks: annotations of this image.
         image: the array as stored and its affine.
         numbers: label value of each class; other classes are not drawn.
     """

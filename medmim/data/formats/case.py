@@ -53,13 +53,8 @@ def read_case(
     """Read an image with its label and annotations, and write image and label.
 
     Args:
-        image: file of the image.
-        label: file of its label.
-        target: output file of the image.
-        label_target: output file of the label.
         noted: annotations of the image: `marks` in JSON form, `numbers` of the classes in labels, and `empty`
             if the image is known to have no findings.
-        options: fields of `CaseOptions`.
 
     Returns:
         `image`: its manifest entries; `label`: those of the label, or the reason and measurements of its

@@ -112,7 +112,6 @@ def kind_of(head: bytes, name: str) -> Kind | None:
     """Return the type of a DICOM or NIfTI file; None for any other file (see `skip_reason`).
 
     Args:
-        head: the first `HEAD_BYTES` bytes.
         name: file name without its folder.
     """
     lower = name.lower()

@@ -37,8 +37,6 @@ def read_picture(
     back, as in an axial slice, so that viewers show the picture upright.
 
     Args:
-        path: the file.
-        spacing_mm: pixel spacing in mm.
         max_pixels: limit that protects against decompression bombs.
         label: return the indices of a palette; of other colours, the greys that stand for them.
 

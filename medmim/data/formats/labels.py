@@ -32,11 +32,6 @@ def load_label(path: Path, *, spacing_mm: float, ignore_label: int | None = None
     Channels that cover every voxel include the background: the first one, if it is the largest. Otherwise
     the first channel is class 1.
 
-    Args:
-        path: the file.
-        spacing_mm: pixel spacing of pictures.
-        ignore_label: value of voxels that nobody annotated.
-
     Raises:
         DataError: if it cannot be used, also with reason lossy_label, label_overlap if channels overlap, or
             label_one_hot if the background channel is ambiguous.
@@ -113,7 +108,6 @@ def fit_label(label: Image, image: Image) -> Image:
 
     Args:
         label: class numbers, 0 for background.
-        image: the annotated volume.
 
     Raises:
         DataError: with reason label_shape, label_offset or label_not_integral.
@@ -134,7 +128,6 @@ def resample_label(label: Image, image: Image) -> Image:
 
     Args:
         label: class numbers, 0 for background, on any grid.
-        image: the annotated volume.
 
     Raises:
         DataError: with reason label_not_integral, or label_outside_image (foreground outside the image).

@@ -110,7 +110,6 @@ def check_image(image: Image, *, picture: bool = False) -> None:
     """Reject a volume without any information, or with an invalid affine.
 
     Args:
-        image: the volume.
         picture: whether the image is a 2D picture, stored as a volume of one slice.
 
     Raises:

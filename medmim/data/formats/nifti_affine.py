@@ -57,7 +57,6 @@ def affine_of(header: Any, shape: Sequence[int]) -> GridFromHeader:
     """Return the affine of a header; the module's docstring lists the rules.
 
     Args:
-        header: a NIfTI header.
         shape: of the voxels, at least three axes.
 
     Raises:
@@ -87,7 +86,6 @@ def _valid_forms(header: Any, factor: float) -> tuple[dict[str, Affine], list[st
     """Return the valid forms in mm by name, and a repair for each invalid one.
 
     Args:
-        header: a NIfTI header.
         factor: millimetres per unit of the header.
 
     Raises:

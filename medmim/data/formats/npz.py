@@ -54,10 +54,7 @@ def read_arrays(path: str, part: str, first: int, targets: Sequence[str]) -> lis
     """Write images of one part; return the manifest entries of each, or the reason of its rejection.
 
     Args:
-        path: the .npz file.
         part: train, val or test.
-        first: index of the first image.
-        targets: output file of each image.
 
     Raises:
         DataError: if the file cannot be read.
@@ -151,7 +148,6 @@ def array_as_image(array: Shaped[np.ndarray, "..."], *, colours: bool = True) ->
     """Return (rows, columns[, colours]) or a volume as an image.
 
     Args:
-        array: the array.
         colours: whether a third axis of length 3 is the colours of a picture.
 
     Raises:

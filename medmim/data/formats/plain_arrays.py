@@ -25,8 +25,6 @@ def read_plain_array(path: Path, *, spacing_mm: float = 1.0, label: bool = False
     slices. Axes of length 1 are dropped.
 
     Args:
-        path: the file.
-        spacing_mm: distance of voxels along each axis.
         label: read the label of an archive, not its image.
 
     Raises:

@@ -53,7 +53,6 @@ def merge_regions(labels: Sequence[str], combinations: Sequence[Combinations], t
     Args:
         labels: files of labels by `encode_regions`.
         combinations: classes of each code of each label.
-        target: file to write.
 
     Returns:
         The entries of the label, and its `combinations`.

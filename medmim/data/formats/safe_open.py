@@ -88,7 +88,6 @@ def read_dicom(path: Path, tags: Sequence[int | str | tuple[int, int]] | None = 
     """Read a file whose header was scanned before; fill in a missing transfer syntax.
 
     Args:
-        path: DICOM file.
         tags: data elements to read; all by default.
     """
     with open_regular(path, follow_links=False) as raw, quiet_pydicom():

@@ -23,7 +23,6 @@ def thumbnail(path: str, label: str | None, edge: int, quality: int) -> dict[str
     """Return pictures and statistics of one volume; run in a sandbox.
 
     Args:
-        path: NIfTI file of the volume.
         label: its label; the foreground is outlined in red.
         edge: height and width of each plane's picture in pixels; 0 for no pictures.
         quality: JPEG quality, up to 95.

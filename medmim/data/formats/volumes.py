@@ -51,7 +51,6 @@ def load_volume(
     """Read a volume, or a picture as a volume of one slice; the suffix selects the reader.
 
     Args:
-        path: the file.
         spacing_mm: voxel spacing of pictures and NumPy arrays, whose files do not state it.
         frame: index along the fourth axis of a NIfTI file that has one.
         label: of a NumPy archive, read the array with the label instead of the image.

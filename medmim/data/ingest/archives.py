@@ -23,13 +23,6 @@ def unpack_archives(
 ) -> tuple[dict[int, ScannedFile], dict[int, Path]]:
     """Unpack archives and scan their members; record the fate of archives and of unusable members.
 
-    Args:
-        context: of the ingestion.
-        scanned: all files, by number.
-        paths: paths of the files, by number.
-        keys: keys of the paths, by number.
-        scan: scans files.
-
     Returns:
         `scanned` and `paths` with archives replaced by their members under new numbers. The path of a member
         is its place in the source, `archive.zip/member`; `IngestContext.file` returns the unpacked file.

@@ -26,8 +26,6 @@ def describe_unmatched_labels(
 
     Args:
         sources: the source, with the labels folder if the user gave one.
-        rows: the ledger.
-        made: all volumes.
     """
     if sources.labels is None:
         return ""

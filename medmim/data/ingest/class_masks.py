@@ -35,13 +35,7 @@ class MaskLabel:
 def merge_masks(
     context: IngestContext, cases: Sequence[LayoutCase], names: Mapping[int, str]
 ) -> dict[Masks, MaskLabel]:
-    """Merge the masks of cases with one label file for each class, and number single masks.
-
-    Args:
-        context: of the ingestion.
-        cases: the images with their label files.
-        names: class names.
-    """
+    """Merge the masks of cases with one label file for each class, and number single masks."""
     several = list(
         dict.fromkeys(case.labels for case in cases if len(case.labels) > 1 or any(n for _, n in case.labels))
     )

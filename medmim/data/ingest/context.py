@@ -135,10 +135,6 @@ class IngestContext:
         """Call a function for each task in the sandbox and report progress under the name `phase`.
 
         Args:
-            phase: name of the phase, one word.
-            function: as for `Sandbox.run_each`.
-            tasks: keyword arguments of each call.
-            limits: limits of each call.
             keep: converts each returned value as soon as it arrives.
         """
         if not tasks:

@@ -73,7 +73,6 @@ def compare(
     """Return groups with several contents, each content once, and the numbers of files that are copies.
 
     Args:
-        context: where to work.
         groups: slices of different files that may be copies.
         function: returns the hash of a file; an unreadable file is like no other.
     """

@@ -30,8 +30,6 @@ def read_objects(
     """Read the segments of DICOM labels; labels that cannot be used are recorded in the ledger.
 
     Args:
-        context: of the ingestion.
-        paths: files of the labels, by number.
         series_of: series of each image by SOPInstanceUID, for labels that do not name a series.
     """
     tasks = [{"path": str(context.file(path))} for path in paths.values()]

@@ -42,11 +42,6 @@ def volumes_from_dicom(
     """Convert every stack of slices to a volume and every lone image to a single image.
 
     `slices` of a volume follow its third array axis: entry k is the instance of `array[:, :, k]`.
-
-    Args:
-        context: keys, ledger, staging folder and sandbox.
-        scanned: what the scan found, by file number; only images matter here.
-        paths: the files, by number.
     """
     slices, blocked = slices_of(scanned, paths)
     outcomes = FileOutcomes()

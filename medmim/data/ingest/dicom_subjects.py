@@ -20,9 +20,6 @@ def apply_subject_rule(
 
     Args:
         rule: pattern for paths below the source, or table of files, folders, series UIDs or PatientIDs.
-        scanned: what the scan found, by file number; only DICOM images change.
-        paths: the paths of the files, by number.
-        source: folder that paths are relative to.
 
     Raises:
         DataError: if the rule gives an image no patient or two, or divides a series within a folder.

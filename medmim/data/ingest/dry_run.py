@@ -78,11 +78,6 @@ class Preview:
 def preview_of(context: IngestContext, sources: Sources, seen: Mapping[int, ScannedFile]) -> Preview:
     """Classify every series by its headers and every other file by its name; pixels are not read.
 
-    Args:
-        context: of an ingestion that writes nothing.
-        sources: the files.
-        seen: result of the scan, by number.
-
     Raises:
         UsageError: for an unknown layout.
         DataError: if the named layout finds no image.

@@ -24,8 +24,6 @@ def add_tables(
     """Return the volumes with the boxes, classes, patients and splits of the tables.
 
     Args:
-        context: of the ingestion.
-        made: all volumes.
         tables: CSV files by number; their ledger rows count the entries.
     """
     tasks = [{"path": str(context.file(path)), "name": path.name} for path in tables.values()]
@@ -86,7 +84,9 @@ def _add_boxes(
 ) -> tuple[list[IngestedVolume], dict[str, float]]:
     """Return the volumes with these boxes, and counts for the ledger."""
     marked = [(place, one) for place, one in pairs if one.marks]
-    tasks = [{"image": str(made[place].staged), "marks": _named_marks(one)} for place, one in marked]
+    named = [[mark.model_dump() | {"name": mark.name or FINDING} for mark in one.marks] for _, one in marked]
+    files = [str(made[place].staged) for place, _ in marked]
+    tasks = [{"image": file, "marks": marks} for file, marks in zip(files, named, strict=True)]
     answers = context.each("boxes", place_marks, tasks, limits=READ_LIMITS)
     result = list(made)
     total: Counter[str] = Counter()
@@ -121,7 +121,3 @@ def _moved(volume: VolumeRecord, subject: str) -> dict[str, str]:
     if volume.label is not None:
         moved["label"] = stored_path("labels", subject, volume.study, volume.id)
     return moved
-
-
-def _named_marks(annotation: ImageAnnotation) -> list[dict[str, Any]]:
-    return [mark.model_dump() | {"name": mark.name or FINDING} for mark in annotation.marks]

@@ -71,7 +71,6 @@ def _reading(case: LayoutCase, count: int, *, timed: bool) -> str | None:
 
     Args:
         case: image and what its path implies.
-        count: length of the fourth axis.
         timed: the header gives a step of time, or the patient has images without a fourth axis.
     """
     if count == 1:

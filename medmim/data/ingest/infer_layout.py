@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from medmim.data.dataset.manifest import Split
+from medmim.data.dataset.splits import SPLIT_WORDS
 from medmim.data.ingest.cases import LayoutCase
 from medmim.data.ingest.dataset_json import DatasetJson
-from medmim.data.ingest.infer_roles import Candidate, Examine, Roles, infer_roles
+from medmim.data.ingest.infer_roles import Candidate, Examine, infer_roles
 from medmim.data.ingest.infer_subjects import infer_subjects
 from medmim.data.ingest.label_classes import infer_label_classes
 from medmim.data.ingest.layout_rules import InferenceRules
@@ -24,31 +25,15 @@ from medmim.data.ingest.path_words import (
     folder_role,
     is_label_word,
     split_words,
+    word_set,
 )
 
 _NNUNET = re.compile(r"(.+)_(\d{4})")
-_SPLIT_WORDS: dict[Split, tuple[str, ...]] = {
-    "train": ("train", "training", "tr"),
-    "val": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing", "ts"),
-}
-_SPLITS = {word: split for split, words in _SPLIT_WORDS.items() for word in words}
 _MODALITIES = {**MODALITIES, **dict.fromkeys(("t1", "t2", "flair", "dwi", "adc", "pd", "swi", "mr"), "MR")}
-_CLASSES = {
-    *(
-        "benign",
-        "malignant",
-        "normal",
-        "abnormal",
-        "tumor",
-        "tumour",
-        "healthy",
-        "disease",
-        "positive",
-        "covid",
-    ),
-    *("negative", "yes", "no", "pneumonia", "glioma", "meningioma", "pituitary", "notumor", "lesion"),
-}
+_CLASSES = word_set(
+    "benign malignant normal abnormal tumor tumour healthy disease positive covid negative yes no pneumonia "
+    "glioma meningioma pituitary notumor lesion"
+)
 
 
 @dataclass(frozen=True)
@@ -81,9 +66,7 @@ def infer_cases(
 
     Args:
         paths: volumes and pictures by path below the source.
-        examine: reads the facts of volumes in sandboxes.
         declared: content of `dataset.json` files by folder.
-        rules: decisions of the user.
 
     Raises:
         AmbiguousLayoutError: if two readings remain possible.
@@ -113,7 +96,8 @@ def infer_cases(
         )
         for one in images
     )
-    return CaseInference(cases, roles.other, classes.names, _unused_labels(roles), anonymous)
+    unused = sum(reason in ("label_without_image", "body_mask") for reason in roles.other.values())
+    return CaseInference(cases, roles.other, classes.names, unused, anonymous)
 
 
 def _subjects(
@@ -226,22 +210,11 @@ def _targets(images: Sequence[Candidate], rules: InferenceRules) -> dict[Path, s
 
 def _splits(images: Sequence[Candidate], labelled: set[Path]) -> dict[Path, Split]:
     """Return the split that folders such as train/ and test/ give, unless only some of them have labels."""
-    found = {
-        one.path: split
-        for one in images
-        if (
-            split := next((_SPLITS[part.lower()] for part in one.words.unit if part.lower() in _SPLITS), None)
-        )
+    words = {
+        one.path: [part.lower() for part in one.words.unit if part.lower() in SPLIT_WORDS] for one in images
     }
+    found = {path: SPLIT_WORDS[named[0]] for path, named in words.items() if named}
     annotated = {found[path] for path in labelled if path in found}
-    if (
-        len(found) < len(images)
-        or len(set(found.values())) < 2
-        or (labelled and annotated != set(found.values()))
-    ):
-        return {}
-    return found
-
-
-def _unused_labels(roles: Roles) -> int:
-    return sum(reason in ("label_without_image", "body_mask") for reason in roles.other.values())
+    several = set(found.values())
+    whole = len(found) == len(images) and len(several) > 1 and (not labelled or annotated == several)
+    return found if whole else {}

@@ -69,7 +69,6 @@ def infer_roles(
 
     Args:
         candidates: volumes and pictures with the roles that their names give.
-        examine: reads the facts of volumes in sandboxes.
         given: glob and role, in the order of the command line; the last that matches counts.
 
     Raises:

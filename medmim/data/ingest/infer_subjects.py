@@ -34,7 +34,6 @@ def infer_subjects(
     """Return the patient of each image, and whether every image counts as a patient for lack of information.
 
     Args:
-        images: the images.
         everything: images and labels, which show which folders repeat the same set of files.
 
     Raises:

@@ -36,9 +36,7 @@ def recode_labels(
     A class alone keeps its number; combinations follow after the largest number.
 
     Args:
-        context: of the ingestion.
         labels: staged labels, with the classes of their codes 1, 2, ….
-        names: names of classes that may be written.
     """
     known = {**names, **context.options.label_names}
     found = sorted({tuple(one) for own in labels.values() for one in own}, key=lambda one: (len(one), one))
@@ -70,7 +68,6 @@ def region_records(
     """Return the regions of a dataset, those with more codes first: a region precedes the ones inside it.
 
     Args:
-        made: the new volumes.
         earlier: regions of the sources that are kept.
     """
     codes = {one.name: set(one.codes) for one in earlier}

@@ -62,11 +62,8 @@ def attach_labels(
     objects of one series are merged to one label, unless they overlap.
 
     Args:
-        context: of the ingestion.
-        made: all volumes.
         labels: label files by number: DICOM label objects, CSV tables, and volumes named
             `<SeriesInstanceUID>.nii.gz` or like the image file.
-        scanned: result of the scan, by number.
         series: the series that a label belongs to, where its own name does not name one.
     """
     tables = {number: path for number, path in labels.items() if path.suffix.lower() in TABLE_SUFFIXES}

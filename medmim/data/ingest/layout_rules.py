@@ -12,29 +12,12 @@ from medmim.errors import DataError, UsageError, counted
 from medmim.text_formats import parse_csv
 
 _FILE_COLUMNS = (
-    "file",
-    "image",
-    "path",
-    "filename",
-    "name",
-    "case",
-    "id",
-    "study",
-    "series",
-    "seriesinstanceuid",
-    "series_uid",
-    "patientid",
-    "patient_id",
-)
+    "file", "image", "path", "filename", "name", "case", "id", "study", "series", "seriesinstanceuid",
+    "series_uid", "patientid", "patient_id",
+)  # fmt: skip
 _SUBJECT_COLUMNS = (
-    "subject",
-    "patient",
-    "patientid",
-    "patient_id",
-    "subject_id",
-    "subjectid",
-    "participant_id",
-)
+    "subject", "patient", "patientid", "patient_id", "subject_id", "subjectid", "participant_id",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,6 @@ def masks_of_series(
     its path names. Whether it lies on their grid is checked when it is attached.
 
     Args:
-        source: folder that paths are relative to.
-        scanned: what the scan found, by file number.
-        paths: paths of the files, by number.
         given: roles that the user gave, as for `infer_roles`.
         known: files that are labels by another rule.
 

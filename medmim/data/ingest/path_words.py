@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Literal
 
+from medmim.data.dataset.splits import SPLIT_WORDS
 from medmim.data.dataset.vocabulary import tokens_of
 from medmim.data.formats.images import PICTURE_SUFFIXES
 
@@ -20,32 +21,33 @@ VOLUME_NAMES = (
 _ENDINGS = (*VOLUME_NAMES, ".img.gz", ".img", *PICTURE_SUFFIXES)
 
 
-def _words(text: str) -> frozenset[str]:
+def word_set(text: str) -> frozenset[str]:
+    """Return the words of a text."""
     return frozenset(text.split())
 
 
-LABEL_WORDS = _words(
+LABEL_WORDS = word_set(
     "label labels lbl labelstr labelsts labelsval mask masks msk seg segs segm segmentation segmentations "
     "segtr gt gts groundtruth truth annotation annotations roi rois contour contours delineation dseg "
     "manual"
 )
-IMAGE_WORDS = _words(
+IMAGE_WORDS = word_set(
     "image images img imgs imaging imagestr imagests imagesval volume volumes vol vols scan scans data raw "
     "rawdata orig original nii nifti anat"
 )
-PARTS = _words("train training tr val valid validation dev test testing ts")
-VISIT_WORDS = _words(
+PARTS = frozenset(SPLIT_WORDS)
+VISIT_WORDS = word_set(
     "ses session visit tp timepoint time frame phase scan slice sl z echo day week month year baseline "
     "followup fu bl run acq part crop patch tile view study series v t"
 )
-SITE_WORDS = _words(
+SITE_WORDS = word_set(
     "site center centre fold subset part batch cohort hospital vendor scanner task dataset group split"
 )
-PATIENT_WORDS = _words("patient pat pt pid subject subj sub case id p s person participant mrn")
+PATIENT_WORDS = word_set("patient pat pt pid subject subj sub case id p s person participant mrn")
 _LABEL_ENDINGS = ("mask", "masks", "label", "labels", "segmentation", "segmentations", "seg")
-_CONTAINERS = _words("derivatives dataset datasets release processed preprocessed final resampled")
-_FILLERS = _words("2d 3d 4d expert ground png jpg tif all full new single multi class st nd") | PARTS
-_SEQUENCES = _words(
+_CONTAINERS = word_set("derivatives dataset datasets release processed preprocessed final resampled")
+_FILLERS = word_set("2d 3d 4d expert ground png jpg tif all full new single multi class st nd") | PARTS
+_SEQUENCES = word_set(
     "t1 t2 t2star flair dwi dti adc pd swi tof asl bold perf stir fs pre post ct mr pet ax cor sag"
 )
 _ALIASES = {

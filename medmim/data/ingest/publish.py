@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -61,12 +59,10 @@ def sole_use(out: Path) -> Iterator[Path]:
     """Lock the dataset folder and yield a staging folder in it, which is removed afterwards.
 
     Raises:
-        UsageError: if another process is writing there.
+        LockedError: if another process is writing there.
     """
     files.private_folder(out)
-    lock = os.open(out, os.O_RDONLY)
-    try:
-        _lock(lock, out)
+    with files.lock(out, wait=False):
         _clear(out)
         # a unique name, because workers of a killed run may still write to the old folder
         staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=out))
@@ -74,16 +70,10 @@ def sole_use(out: Path) -> Iterator[Path]:
             yield staging
         finally:
             shutil.rmtree(staging, ignore_errors=True)
-    finally:
-        os.close(lock)
 
 
 def earlier_dataset(out: Path, project: str) -> Dataset | None:
     """Return the dataset of an earlier run in `out`, or None.
-
-    Args:
-        out: dataset folder.
-        project: fingerprint of the project key.
 
     Raises:
         DataError: if the dataset cannot be read.
@@ -222,15 +212,6 @@ def _clear(out: Path) -> None:
     for name in _WRITTEN:
         for leftover in out.glob(f".{name}.*.tmp"):
             leftover.unlink()
-
-
-def _lock(descriptor: int, out: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise UsageError(
-            f"'{out}' is being written by another ingestion: expected one at a time; wait for it to end"
-        ) from error
 
 
 def _shared_patients(kept: Sequence[VolumeRecord], made: Sequence[VolumeRecord]) -> list[dict[str, Any]]:

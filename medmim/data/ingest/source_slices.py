@@ -30,7 +30,6 @@ def find_instances(source: Path, dataset: Dataset, *, keys: Keys, sandbox: Sandb
         source: folder that the dataset, or the part of one of its sources, was made from.
         dataset: the dataset; its volumes keep the keys of their slices.
         keys: the keys that the dataset was made with.
-        sandbox: where files are parsed.
     """
     if not any(volume.slices for volume in dataset.volumes):
         return {}
@@ -59,8 +58,6 @@ def slices_of_volume(volume: VolumeRecord, affine: Affine, instances: Instances)
     """Return the source slice at each position of a volume's third axis.
 
     Args:
-        volume: row of the manifest.
-        affine: of its file, voxel to mm in RAS.
         instances: slices by key.
 
     Raises:

@@ -42,11 +42,6 @@ def walk(source: Path, *, start: int = 0, follow_links: bool = False) -> list[So
     Hidden folders and folders that cannot be listed count as one entry each. Symbolic links are followed if
     their target is in a hidden folder of the source (as in DataLad datasets) and listed once only: a link to
     a file that is listed anyway is skipped. Links out of the source are followed on request.
-
-    Args:
-        source: folder, or a single file.
-        start: number of the first entry.
-        follow_links: follow links that lead out of the source.
     """
     walker = _Walker(source.resolve(), follow_links)
     return [

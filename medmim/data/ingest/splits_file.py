@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from medmim.data.dataset.manifest import Split
-from medmim.data.dataset.splits import given_splits
+from medmim.data.dataset.splits import SPLIT_WORDS, given_splits
 from medmim.data.ingest.context import IngestedVolume
 from medmim.data.ingest.path_words import bare_name
 from medmim.data.ingest.pseudonyms import Keys
 from medmim.errors import DataError, UsageError, counted, did_you_mean
 from medmim.text_formats import parse_csv, parse_json
 
-_WORDS: dict[str, Split] = {
-    **dict.fromkeys(("train", "training", "tr"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing", "ts"), "test"),
-}
 _NAME_KEYS = ("image", "file", "name", "path", "case", "id", "subject", "patient", "series")
 
 
@@ -64,9 +59,9 @@ def _from_json(content: Any, fold: int) -> list[tuple[str, Split]]:
         content = content[fold]
     entries: list[tuple[str, Split]] = []
     for word, members in content.items():
-        split = _WORDS.get(str(word).strip().lower())
-        if split is None and isinstance(members, list) and get_close_matches(word.casefold(), _WORDS):
-            raise UsageError(f"--splits: unknown list '{word}'{did_you_mean(word.casefold(), _WORDS)}")
+        split = SPLIT_WORDS.get(str(word).strip().lower())
+        if split is None and isinstance(members, list) and get_close_matches(word.casefold(), SPLIT_WORDS):
+            raise UsageError(f"--splits: unknown list '{word}'{did_you_mean(word.casefold(), SPLIT_WORDS)}")
         for member in members if split and isinstance(members, list) else ():
             if not isinstance(member, dict):
                 entries.append((str(member), split or "train"))
@@ -85,7 +80,7 @@ def _from_csv(text: str, fold: int) -> list[tuple[str, Split]]:
     entries: list[tuple[str, Split]] = []
     for row in rows:
         if "split" in columns:
-            entries.append((row[name].strip(), _WORDS[row[columns["split"]].strip().lower()]))
+            entries.append((row[name].strip(), SPLIT_WORDS[row[columns["split"]].strip().lower()]))
         else:
             entries.append((row[name].strip(), "val" if int(row[columns["fold"]]) == fold else "train"))
     return entries
@@ -97,8 +92,6 @@ def apply_splits(
     """Return the volumes with the splits of a file; all volumes of a patient get the split of any of them.
 
     Args:
-        made: all volumes.
-        splits: names and their splits.
         keys: keys of names in files and in DICOM headers.
 
     Raises:
@@ -145,13 +138,9 @@ class _Index:
         """Return the places of the volumes that a name means."""
         path = PurePosixPath(name.replace("\\", "/").removeprefix("./"))
         forms = [bare_name(path.name), _without_channel(bare_name(path.name)), name, str(path)]
-        kinds = ("series", "subject", "study")
-        hashed = [one.key(kind, text) for one in self._keys for kind in kinds for text in _texts(path)]
+        kinds, texts = ("series", "subject", "study"), (str(path), bare_name(str(path)), path.name)
+        hashed = [one.key(kind, text) for one in self._keys for kind in kinds for text in texts]
         return next((found for form in (*hashed, *forms) if (found := self._names.get(form, []))), [])
-
-
-def _texts(path: PurePosixPath) -> Iterable[str]:
-    return dict.fromkeys((str(path), bare_name(str(path)), path.name))
 
 
 def _without_channel(stem: str) -> str:

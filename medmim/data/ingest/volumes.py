@@ -42,11 +42,7 @@ def volumes_from_nifti(
     """Ingest every image of the layout.
 
     Args:
-        context: of the ingestion.
-        source: folder that paths are relative to.
         seen: all files except DICOM images and label files, by number; their fates are recorded here.
-        paths: paths of the files, by number.
-        beside_dicom: whether the source has DICOM images too.
     """
     readable = {paths[number] for number, one in seen.items() if is_readable(one, paths[number])}
     if context.options.layout is None and not readable:

@@ -30,7 +30,6 @@ class RandAffineCrop(Randomizable):  # type: ignore[misc]  # MONAI is not typed
         keys: entries to crop; `image` is interpolated linearly, others take the nearest voxel.
         size: patch size in voxels; images are at least as large.
         foreground: share of crops around a labelled voxel, balanced over classes; None: any position.
-        augmentation: probabilities and ranges.
     """
 
     def __init__(

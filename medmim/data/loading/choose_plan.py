@@ -28,10 +28,6 @@ def choose_plan(
     """Return the plan with normalisation and mirroring axes, and a line about each choice.
 
     Args:
-        plan: dimensions, size and spacing.
-        settings: choices of the user.
-        fingerprint: statistics of the training data.
-        names: names of the classes.
         axes: mirroring axes that `auto` allows where anatomy does not forbid left–right.
         volumes: training volumes whose boxes are considered.
     """
@@ -60,12 +56,7 @@ def pretraining_plan(
     """Return the plan of a pretraining run, without using any label volume; logs the choices.
 
     Args:
-        plan: dimensions, size and spacing.
-        settings: choices of the user.
-        dataset: the dataset.
-        volumes: training volumes.
         home: `MEDMIM_HOME`, where the fingerprint is kept.
-        log: takes lines for the user.
     """
     found = fingerprint_of(settings.data, volumes, home=home, labels=False)
     axes = _LEFT_RIGHT if settings.augment == "resized" else _ALL_AXES

@@ -33,10 +33,6 @@ def patch_views(plan: PreprocessingPlan, *, views: int) -> Compose:
 
     All views are taken from one region of 1.5 times the patch size. Each view is a crop of at least the patch
     size, resized to the patch size.
-
-    Args:
-        plan: dimensions, patch size and mirroring axes.
-        views: number of views of each patch.
     """
     region = [round(_REGION * length) for length in plan.size]
     mode = "bilinear" if plan.dims == 2 else "trilinear"
@@ -49,12 +45,7 @@ def patch_views(plan: PreprocessingPlan, *, views: int) -> Compose:
 
 
 def resized_views(plan: PreprocessingPlan, *, views: int) -> Compose:
-    """Return a transform whose `image` is (views, channels, *size): crops of 0.4 to 1 of an image, resized.
-
-    Args:
-        plan: dimensions, patch size and mirroring axes.
-        views: number of views of each image.
-    """
+    """Return a transform whose `image` is (views, channels, *size): resized crops of 0.4 to 1 of an image."""
     return _compose(plan, [], [RandomResizedCrop(plan.size, scale=(_MIN_SHARE, 1.0))], views)
 
 

@@ -47,10 +47,7 @@ def detection_patches(
     """Return random crops (2D: of random slices), mirrored and augmented.
 
     Args:
-        plan: dimensions, size and mirroring axes.
-        most: largest number of boxes in a sample.
         foreground: share of crops and slices with a box, for volumes with boxes.
-        augmentation: spatial and intensity changes.
     """
     return Compose(
         [
@@ -157,7 +154,6 @@ class RandBoxAffine(Randomizable):  # type: ignore[misc]  # MONAI is not typed
 
     Args:
         size: image size in voxels.
-        turn: largest angle in radians.
         scale: range of the magnification.
         shift: largest shift as a share of the size.
         chance: probability of the transform.
@@ -200,7 +196,6 @@ def warped(boxes: Flat, matrix: np.ndarray, size: Sequence[int]) -> Flat:
     """Return the bounding boxes of the transformed ellipses inscribed in `boxes`.
 
     Args:
-        boxes: boxes in the input image.
         matrix: homogeneous map from output to input voxels, both relative to the centre.
         size: image size in voxels.
     """

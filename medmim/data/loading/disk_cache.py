@@ -30,12 +30,7 @@ _SPARE = 1 / 16  # additional share of the limit to free: a scan takes longer th
 
 
 class DiskCache:
-    """Files of preprocessed volumes; the least recently used are deleted above a size limit.
-
-    Args:
-        folder: cache folder; created if missing.
-        limit_gb: largest total size.
-    """
+    """Files of preprocessed volumes; the least recently used are deleted above a size limit."""
 
     def __init__(self, folder: Path, *, limit_gb: float) -> None:
         self.folder = folder

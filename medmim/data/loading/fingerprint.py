@@ -114,11 +114,9 @@ def fingerprint_of(
     """Return the fingerprint of training volumes, from `home` if it was computed before.
 
     Args:
-        root: dataset folder.
         volumes: training volumes, at least one.
         home: `MEDMIM_HOME`; None: compute it again.
         ignore: label value of voxels without a known label.
-        labels: read the label files.
 
     Raises:
         DataError: if a file cannot be read.
@@ -139,7 +137,6 @@ def normalisation_of(fingerprint: Fingerprint, wanted: str, window: Sequence[flo
     """Return the normalisation of a data set.
 
     Args:
-        fingerprint: of the training volumes.
         wanted: auto (by modality), or a method of `IntensityRule` for all modalities.
         window: lowest and highest intensity to keep, in HU for CT; None: from the data.
     """

@@ -19,7 +19,6 @@ def labelled_places(label: Tensor, *, most: int = _MAX_PLACES) -> Int32[Tensor, 
 
     Args:
         label: (1, x, y, z); 0 is background, `IGNORE` is left out.
-        most: largest number of voxels.
     """
     array = label[0].numpy()
     flat = np.flatnonzero((array > 0) & (array != IGNORE))
@@ -41,7 +40,6 @@ def pick_place(places: Tensor, stream: np.random.RandomState) -> list[int]:
 
     Args:
         places: class and position, at least one row.
-        stream: source of randomness.
     """
     classes = torch.unique(places[:, 0])
     rows = (places[:, 0] == classes[stream.randint(len(classes))]).nonzero().flatten()
@@ -50,11 +48,7 @@ def pick_place(places: Tensor, stream: np.random.RandomState) -> list[int]:
 
 
 def foreground_shares(cases: Sequence[Sequence[int]]) -> dict[int, float]:
-    """Return the share of foreground patches centred on each class.
-
-    Args:
-        cases: the classes of each training volume.
-    """
+    """Return the share of foreground patches centred on each class."""
     found: dict[int, float] = {}
     labelled = [set(classes) for classes in cases if classes]
     for classes in labelled:
@@ -68,8 +62,6 @@ def unlabelled_voxel(label: Tensor, stream: Any, *, tries: int = 16) -> list[int
 
     Args:
         label: (1, *space).
-        stream: source of randomness.
-        tries: draws before any voxel is accepted.
     """
     voxel: list[int] = []
     for _ in range(tries):

@@ -58,7 +58,6 @@ def choose_mirroring(
     Args:
         wanted: `auto`, `none`, or names of `AXES`.
         default: axes that `auto` allows where anatomy does not forbid left–right.
-        names: names of the classes.
         fingerprint: positions of the classes in the training labels; None: labels are not used.
         volumes: training volumes, for the positions of their boxes.
 
@@ -145,7 +144,6 @@ class RandMirror(Randomizable):  # type: ignore[misc]  # MONAI is not typed
     """Mirror along each allowed axis with probability 1/2.
 
     Args:
-        keys: entries of the sample to mirror.
         axes: allowed axes in RAS order; those that a slice does not have are ignored.
     """
 

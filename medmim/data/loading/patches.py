@@ -37,10 +37,7 @@ class PatchDataset(Dataset[Sample]):
 
     Args:
         volumes: source volumes, each used once per epoch.
-        prepare: preprocesses a volume.
         transform: makes a patch from a preprocessed volume; reseeded for every sample.
-        labelled: include labels.
-        seed: seed of the run.
         targets: returns additional entries of a sample, which the transform must keep.
         weights: relative frequency of each volume; None: each once per epoch.
     """
@@ -118,7 +115,6 @@ def batches(
     Args:
         draws: the dataset.
         part: samples of all processes.
-        batch_size: patches per batch.
         workers: data loader processes.
         share: rank of this process and number of processes; batches are assigned in turn.
     """
@@ -184,9 +180,7 @@ def segmentation_patches(
     """Return random crops, a share of them around foreground, mirrored and augmented.
 
     Args:
-        plan: dimensions, patch size and mirroring axes.
         foreground: share of crops around a labelled voxel, each class equally often.
-        augmentation: spatial and intensity changes.
     """
     keys = ["image", "label"]
     return Compose(

@@ -73,7 +73,6 @@ class VolumeLoader:
     """Preprocess volumes of a dataset on request and keep the most recently used ones.
 
     Args:
-        root: dataset folder.
         plan: preprocessing; the orientation is always RAS.
         cache_gb: memory for preprocessed volumes in each process.
         disk: cache on disk shared by all processes.

@@ -112,7 +112,6 @@ def plan_for(
     """Choose dimensions, patch size and spacing where the user did not.
 
     Args:
-        volumes: training volumes.
         dims: 2, 3, or None: 3 unless most volumes have fewer than 16 slices.
         size: patch size in voxels, or None: the median volume, at most 64 (3D) or 192 (2D) voxels an axis.
         multiple: patch sizes must be multiples of this, for each axis; None: 16.
@@ -187,7 +186,6 @@ def voxel_mm(volumes: Sequence[VolumeRecord], plan: PreprocessingPlan) -> tuple[
     """Return the voxel size of patches in mm; None if the spacing of a volume is unknown.
 
     Args:
-        volumes: source volumes of the patches.
         plan: their preprocessing; without resampling, the median voxel size is returned.
     """
     if any(volume.flags.get("spacing") == "unknown" for volume in volumes):

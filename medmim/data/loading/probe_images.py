@@ -65,8 +65,6 @@ def build_probe_images(
 
     Args:
         volumes: at least one volume.
-        prepare: preprocesses a volume.
-        plan: dimensions and patch size.
         classes: index of each class.
     """
     pairs = [_fit(prepare(volume), plan) for volume in volumes]

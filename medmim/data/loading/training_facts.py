@@ -36,7 +36,6 @@ def facts_of(volumes: Sequence[VolumeRecord], *, dims: Dims | None, channels: in
     Args:
         volumes: training images, at least one.
         dims: 2, 3, or None: as `plan_for` chooses.
-        channels: image channels.
 
     Raises:
         DataError: if there are no images.

@@ -90,7 +90,6 @@ def named_failures(notes: WorkerLog, volume_of: Callable[[int], str]) -> Iterato
     """Keep workers alive through signals and turn worker failures into one-line errors that name the volume.
 
     Args:
-        notes: log of the workers.
         volume_of: returns the volume id for a sample number.
 
     Raises:

@@ -28,19 +28,13 @@ class Engine(Protocol):
         """Number of jobs that run at one time."""
 
     def map(self, function: Callable[..., Any], jobs: Sequence[Job]) -> Iterator[tuple[int, Any]]:
-        """Call `function(**job)` for each job; yield the index and result of each job when it ends.
-
-        Args:
-            function: a function of a module that is installed on every node.
-            jobs: keyword arguments of each call.
-        """
+        """Call `function(**job)` for each job; yield the index and result of each job when it ends."""
 
 
 class RayEngine:
     """Jobs on the CPUs of a Ray cluster; jobs of a node that fails are repeated on another node.
 
     Args:
-        ray: the connected module.
         at_once: maximum number of submitted jobs; None: as many as the cluster can run.
         gpus: number of GPUs for each job; 0.5 lets two jobs share one.
     """
@@ -107,7 +101,6 @@ def connect_ray(address: str, *, at_once: int | None = None, gpus: float = 0.0) 
     Args:
         address: address for `ray.init`: `host:6379`, `ray://host:10001`, or `auto` for a local cluster.
         at_once: maximum number of jobs at one time; None: as many as the cluster can run.
-        gpus: number of GPUs for each job.
 
     Raises:
         UsageError: if Ray is not installed.

@@ -32,9 +32,7 @@ class RaySandbox:
     """A `Sandbox` on many machines, with the same answers.
 
     Args:
-        engine: runs batches of tasks.
         staging: folder that tasks write to; a file in it shows each node that it sees the same folder.
-        sources: folders that tasks read.
     """
 
     def __init__(self, engine: Engine, staging: Path, sources: Sequence[Path]) -> None:
@@ -86,9 +84,6 @@ def run_batch(
     """Run tasks on this node; called by an engine.
 
     Args:
-        function: as for `Sandbox.run_each`.
-        tasks: keyword arguments of each call.
-        limits: limits of each call.
         shared: the staging folder, then the folders of the source.
         sandbox: returns the sandbox to use; by default that of this process.
 

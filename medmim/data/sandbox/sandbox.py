@@ -99,8 +99,6 @@ class Sandbox:
 
         Args:
             function: a module-level function; arguments and result are JSON values or pydantic models.
-            tasks: keyword arguments of each call.
-            limits: limits of each call.
             on_done: called with the number of finished tasks after each one.
             keep: converts each value when it arrives, usually to something smaller than the JSON form.
 

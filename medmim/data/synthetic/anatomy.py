@@ -69,7 +69,6 @@ def draw_head(shape: tuple[int, int, int], *, rng: np.random.Generator) -> Head:
 
     Args:
         shape: voxels along left, back and crown.
-        rng: random generator.
     """
     space = _place(shape, rng)
     brain_edge = space.ball((0.0, 0.0, -0.05), (0.80, 0.84, 0.84)) + 0.02 * space.noise(0.25)

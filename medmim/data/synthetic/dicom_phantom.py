@@ -106,7 +106,6 @@ def write_phantom(
 
     Args:
         folder: parent of the folders `dicom` and `labels`.
-        seed: random seed.
         patients: number of correct series, one per patient, each with labels.
         size: rows and columns; the field of view is constant.
         slices: number of slices of each series.
