@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import os
 import shutil
@@ -17,7 +18,6 @@ from dicom_maker import make_slice, pixels_of, write_series
 from ingest_source import count_fates, read_ledger, run_ingest
 from pydicom.dataset import FileDataset
 
-from medmim import files
 from medmim.data.dataset.manifest import read_dataset
 from medmim.data.formats.nifti import Image
 from medmim.data.formats.write_volume import encode_image
@@ -374,8 +374,12 @@ def test_dataset_of_another_source_or_key_is_not_overwritten(tmp_path: Path, run
 
 def test_one_ingestion_at_a_time(tmp_path: Path, run: Any):
     write_series(tmp_path / "in")
-    with files.lock(tmp_path / "out"), pytest.raises(files.LockedError, match="in use by process"):
+    (tmp_path / "out").mkdir()
+    lock = os.open(tmp_path / "out", os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    with pytest.raises(UsageError, match="another ingestion"):
         run()
+    os.close(lock)
     assert run().counts["volumes"] == 1
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -59,10 +61,12 @@ def sole_use(out: Path) -> Iterator[Path]:
     """Lock the dataset folder and yield a staging folder in it, which is removed afterwards.
 
     Raises:
-        LockedError: if another process is writing there.
+        UsageError: if another process is writing there.
     """
     files.private_folder(out)
-    with files.lock(out, wait=False):
+    lock = os.open(out, os.O_RDONLY)
+    try:
+        _lock(lock, out)
         _clear(out)
         # a unique name, because workers of a killed run may still write to the old folder
         staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=out))
@@ -70,6 +74,8 @@ def sole_use(out: Path) -> Iterator[Path]:
             yield staging
         finally:
             shutil.rmtree(staging, ignore_errors=True)
+    finally:
+        os.close(lock)
 
 
 def earlier_dataset(out: Path, project: str) -> Dataset | None:
@@ -212,6 +218,15 @@ def _clear(out: Path) -> None:
     for name in _WRITTEN:
         for leftover in out.glob(f".{name}.*.tmp"):
             leftover.unlink()
+
+
+def _lock(descriptor: int, out: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UsageError(
+            f"'{out}' is being written by another ingestion: expected one at a time; wait for it to end"
+        ) from error
 
 
 def _shared_patients(kept: Sequence[VolumeRecord], made: Sequence[VolumeRecord]) -> list[dict[str, Any]]:

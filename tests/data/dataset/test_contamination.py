@@ -121,7 +121,7 @@ def test_look_alike_patients_make_contamination_possible():
     assert SeenPatients.from_metadata(seen.as_metadata()) == seen
     found = certify(test, {"pretraining": seen}, **WORDS)
     assert (found.verdict, found.overlaps["pretraining"].look_alikes) == (POSSIBLE, 1)
-    assert "may have seen 1 test patients" in found.warnings[0]
+    assert "may have seen 1 test patient:" in found.warnings[0]
     assert (
         certify(test, {"pretraining": seen_patients_of(test)}, **WORDS).overlaps["pretraining"].look_alikes
         == 0
