@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medmim.data.dataset.integrity import Problem, find_problems
+from medmim.data.dataset.look_alikes import find_missing_hashes
 from medmim.data.dataset.manifest import read_dataset
 from medmim.data.ingest.context import Progress
 from medmim.errors import DataError
@@ -42,10 +43,10 @@ def verify(root: Path, *, progress: Progress | None = None) -> VerifyResult:
         DataError: if the folder is not a dataset, or its manifest cannot be read.
     """
     dataset = read_dataset(root)
-
+    warnings = (*dataset.info.warnings, *find_missing_hashes(dataset.volumes))
     on_file = None if progress is None else functools.partial(progress, "hash")
     problems = tuple(find_problems(dataset, on_file))
-    return VerifyResult(root, dataset.info.content_hash, dataset.info.counts, dataset.info.warnings, problems)
+    return VerifyResult(root, dataset.info.content_hash, dataset.info.counts, warnings, problems)
 
 
 def raise_if_damaged(result: VerifyResult) -> None:

@@ -116,3 +116,9 @@ def test_a_subject_in_two_splits_is_found(tmp_path):
     moved = [found.volumes[0].model_copy(update={"subject": found.volumes[1].subject, "split": "val"})]
     tiny.write_dataset(root, found.info, [*moved, *found.volumes[1:]], [])
     assert any(one.what == "subject" for one in verify(root).problems)
+
+
+def test_images_without_a_perceptual_hash_are_named(dataset):
+    count = len(read_dataset(dataset).volumes)
+    found = CliRunner().invoke(main, ["verify", str(dataset)])
+    assert f"altered copies were not looked for among {count} images of {count}, for lack" in found.output

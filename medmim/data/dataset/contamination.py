@@ -20,6 +20,7 @@ from medmim.text_formats import parse_json
 CERTIFICATE = "certificate.json"
 NONE_FOUND = "no test patient found (exact voxels and keys)"
 CONTAMINATED = "contaminated"
+EXACT_ONLY = "no test patient found (exact voxels and keys; look-alikes not compared)"
 POSSIBLE = "possible (look-alike keys or voxels)"
 UNKNOWN = "unknown"
 _FORMER = {"clean": NONE_FOUND}  # word of certificates of earlier versions
@@ -88,6 +89,7 @@ class SeenPatients:
 class Overlap:
     """Overlap of one stage with the test split: patients by key, volumes by equal voxels.
 
+    `comparable` is whether both sides have perceptual hashes; images ingested before 0.2.0 have none.
     `look_alikes` counts test patients that may be seen under another key: their identifier differs from a
     seen one only in case, punctuation or leading zeros, or an image of theirs is similar to a seen one.
     """
@@ -97,6 +99,7 @@ class Overlap:
     by_pixels: int
     unhashed: int
     look_alikes: int = 0
+    comparable: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,8 +110,8 @@ class Certificate:
         dataset_hash, split_hash: hashes of the dataset and its test split.
         test_patients, test_volumes: size of the test split.
         overlaps: overlap by stage; None for a stage without a record.
-        verdict: NONE_FOUND, CONTAMINATED, POSSIBLE for look-alikes, or UNKNOWN if something could not be
-            compared.
+        verdict: NONE_FOUND, or EXACT_ONLY without perceptual hashes; CONTAMINATED; POSSIBLE for look-alikes;
+            or UNKNOWN if keys or voxels could not be compared.
     """
 
     dataset_hash: str
@@ -126,7 +129,9 @@ class Certificate:
         if any(overlap.look_alikes for overlap in known):
             return POSSIBLE
         whole = len(known) == len(self.overlaps) and not any(overlap.unhashed for overlap in known)
-        return NONE_FOUND if whole else UNKNOWN
+        if whole:
+            return NONE_FOUND if all(overlap.comparable for overlap in known) else EXACT_ONLY
+        return UNKNOWN
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -151,6 +156,11 @@ class Certificate:
                     f"it is unknown whether {stage} saw test patients under another key: no hash of the "
                     f"voxels of {counted(overlap.unhashed, 'volume')}; ingest them again"
                 )
+        if self.verdict == EXACT_ONLY:
+            found.append(
+                "altered copies of test images were not looked for, for lack of perceptual hashes: data or "
+                "weights were made before 0.2.0, or the images are tiny; ingest and train again"
+            )
         return tuple(found)
 
     def as_json(self) -> dict[str, Any]:
@@ -161,16 +171,17 @@ class Certificate:
 def verdict_of(certificate: Mapping[str, Any]) -> str:
     """Return the verdict of a stored certificate; UNKNOWN for an empty one."""
     found = str(certificate.get("verdict", UNKNOWN))
-    return _FORMER.get(found, found)
+    found = _FORMER.get(found, found)
+    overlaps = certificate.get("overlaps", {}).values()
+    if found == NONE_FOUND and not all((one or {}).get("comparable") for one in overlaps):
+        return EXACT_ONLY  # certificates of versions that did not look for look-alikes
+    return found
 
 
 def worst_verdict(verdicts: Iterable[str]) -> str:
-    """Return CONTAMINATED or else POSSIBLE if one is, else UNKNOWN unless all found no test patient."""
-    found = set(verdicts)
-    for worst in (CONTAMINATED, POSSIBLE):
-        if worst in found:
-            return worst
-    return NONE_FOUND if found == {NONE_FOUND} else UNKNOWN
+    """Return the worst verdict; UNKNOWN for none."""
+    order = (CONTAMINATED, POSSIBLE, UNKNOWN, EXACT_ONLY, NONE_FOUND)
+    return min((one if one in order else UNKNOWN for one in verdicts), key=order.index, default=UNKNOWN)
 
 
 def seen_patients_of(volumes: Iterable[VolumeRecord]) -> SeenPatients:
@@ -224,6 +235,7 @@ def certify(
             by_pixels=len(seen.pixels & tested.pixels),
             unhashed=seen.unhashed + tested.unhashed,
             look_alikes=_look_alikes(test, seen),
+            comparable=bool(seen.perceptual and tested.perceptual) or not (seen.patients and test),
         )
         for name, seen in stages.items()
     }

@@ -40,6 +40,24 @@ def find_equal_voxels(volumes: Iterable[VolumeRecord]) -> list[dict[str, Any]]:
     return sorted(warnings, key=lambda warning: str(warning["volumes"]))
 
 
+def find_missing_hashes(volumes: Sequence[VolumeRecord]) -> list[dict[str, Any]]:
+    """Return a warning if images have no perceptual hash and cannot be compared, else nothing."""
+    missing = sum(volume.perceptual_hash is None for volume in volumes)
+    if not missing:
+        return []
+    return [{"kind": "images_without_perceptual_hash", "missing": missing, "images": len(volumes)}]
+
+
+def find_similar_pairs(
+    first: Sequence[VolumeRecord], second: Sequence[VolumeRecord]
+) -> list[tuple[VolumeRecord, VolumeRecord]]:
+    """Return pairs of images, one of each group and of different subjects, that may be altered copies."""
+    groups = [[one for one in group if one.perceptual_hash] for group in (first, second)]
+    hashes = [[one.perceptual_hash or "" for one in group] for group in groups]
+    pairs = ((groups[0][left], groups[1][right]) for left, right in similar_pairs(*hashes))
+    return [pair for pair in pairs if _are_other_images(*pair)]
+
+
 def find_look_alike_patients(volumes: Iterable[VolumeRecord]) -> list[dict[str, Any]]:
     """Return a warning if identifiers differ only in case, punctuation or leading zeros, else nothing.
 

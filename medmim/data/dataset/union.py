@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
+from medmim.data.dataset.look_alikes import MAX_IMAGES, find_look_alike_patients, find_similar_pairs
 from medmim.data.dataset.manifest import Dataset, Split, VolumeRecord, content_hash, read_dataset
 from medmim.data.dataset.partition import partition
 from medmim.errors import UsageError, counted
@@ -46,7 +48,8 @@ class DatasetUnion:
 def read_datasets(roots: Sequence[Path], *, fold: int | None, log: Callable[[str], None]) -> DatasetUnion:
     """Read datasets and join them.
 
-    A patient of a validation or test split of any dataset, by key or by equal voxels, is held out in all.
+    A patient of a validation or test split of any dataset, by key, by equal voxels or by an image that may be
+    an altered copy, is held out in all.
     With a fold, each dataset is divided on its own, as fine-tuning on it divides it.
 
     Args:
@@ -67,14 +70,19 @@ def read_datasets(roots: Sequence[Path], *, fold: int | None, log: Callable[[str
             if volume.id not in rows or _rank(volume) < _rank(rows[volume.id]):
                 rows[volume.id] = volume
                 place.setdefault(volume.id, number)
-    volumes, moved = _held_out_together(list(rows.values()))
+    alike, warnings = _copies(list(rows.values()), place)
+    volumes, moved = _held_out_together(list(rows.values()), alike)
     patients = len({volume.subject for volume in volumes})
     log(
         f"{counted(len(datasets), 'dataset')}: {counted(len(volumes), 'volume')} of "
         f"{counted(patients, 'patient')}"
     )
     if moved:
-        log(f"held out: {counted(moved, 'volume')}, because another dataset holds out their patient")
+        log(
+            f"held out: {counted(moved, 'volume')}, because another dataset holds out their patient or a copy"
+        )
+    for warning in warnings:
+        log(f"warning: {warning}")
     info = datasets[0].info.model_copy(
         update={
             "name": "+".join(one.info.name for one in datasets),
@@ -85,6 +93,32 @@ def read_datasets(roots: Sequence[Path], *, fold: int | None, log: Callable[[str
         }
     )
     return DatasetUnion(Dataset(roots[0], info, tuple(volumes)), hashes, place)
+
+
+def _copies(
+    volumes: Sequence[VolumeRecord], place: Mapping[str, int]
+) -> tuple[list[tuple[VolumeRecord, VolumeRecord]], list[str]]:
+    """Return pairs of images of two datasets that may be altered copies, and warnings."""
+    if len(volumes) > MAX_IMAGES:
+        return [], [f"altered copies in other datasets were not looked for: more than {MAX_IMAGES} volumes"]
+    groups: dict[int, list[VolumeRecord]] = {}
+    for volume in volumes:
+        groups.setdefault(place[volume.id], []).append(volume)
+    pairs = [pair for one, two in combinations(groups.values(), 2) for pair in find_similar_pairs(one, two)]
+    warnings = [f"{counted(len(pairs), 'pair')} of images of two datasets may be altered copies"] * bool(
+        pairs
+    )
+    if missing := sum(volume.perceptual_hash is None for volume in volumes):
+        warnings.append(
+            f"altered copies in other datasets were not looked for among {counted(missing, 'volume')}, for "
+            "lack of a perceptual hash: very small, or ingested before 0.2.0"
+        )
+    for alike in find_look_alike_patients(volumes):
+        warnings.append(
+            f"{counted(alike['patients'], 'patient')} whose identifiers differ only in case, punctuation or "
+            f"leading zeros, {counted(alike['divided'], 'group')} of them in several splits"
+        )
+    return pairs, warnings
 
 
 def _placed(dataset: Dataset, fold: int | None) -> list[VolumeRecord]:
@@ -103,18 +137,24 @@ def _placed(dataset: Dataset, fold: int | None) -> list[VolumeRecord]:
     ]
 
 
-def _held_out_together(volumes: Sequence[VolumeRecord]) -> tuple[list[VolumeRecord], int]:
-    """Give all volumes of a patient the strictest split; equal voxels make two keys one patient."""
+def _held_out_together(
+    volumes: Sequence[VolumeRecord], alike: Sequence[tuple[VolumeRecord, VolumeRecord]]
+) -> tuple[list[VolumeRecord], int]:
+    """Give a patient's volumes the strictest split; equal or similar voxels make two keys one patient."""
+    keys = {volume.id: _keys(volume) for volume in volumes}
+    for number, pair in enumerate(alike):
+        for volume in pair:
+            keys[volume.id].append(f"pair {number}")
     strictest: dict[str, Split] = {}
     for volume in sorted(volumes, key=_rank):
-        for key in _keys(volume):
+        for key in keys[volume.id]:
             strictest.setdefault(key, volume.split or "train")
     changed = True
     while changed:  # a copy's other key may hold out further volumes
         changed = False
         for volume in volumes:
-            split = min((strictest[key] for key in _keys(volume)), key=_STRICTEST.index)
-            for key in _keys(volume):
+            split = min((strictest[key] for key in keys[volume.id]), key=_STRICTEST.index)
+            for key in keys[volume.id]:
                 changed |= strictest[key] != split
                 strictest[key] = split
     found = [volume.model_copy(update={"split": strictest[volume.subject]}) for volume in volumes]

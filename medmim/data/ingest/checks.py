@@ -82,6 +82,8 @@ def _unlabelled_contrasts(images: Sequence[tuple[str, bool]]) -> list[dict[str, 
 
 
 _TEXTS = {
+    "images_without_perceptual_hash": "altered copies were not looked for among {missing:image} of {images}, "
+    "for lack of a perceptual hash: very small, or ingested before 0.2.0; ingest those again",
     "no_label_used": "no label is used, although {files:file looks|files look} like labels: see the "
     "ledger for the reasons, or name them with --role 'GLOB=label'",
     "annotations_not_used": "not used: {files:annotation file}, damaged or naming no image "

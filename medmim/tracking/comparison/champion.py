@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from medmim.data.dataset.contamination import CONTAMINATED, NONE_FOUND, POSSIBLE
+from medmim.data.dataset.contamination import CONTAMINATED, EXACT_ONLY, NONE_FOUND, POSSIBLE
 from medmim.data.dataset.manifest import digest_of
 from medmim.errors import RunError, UsageError, counted
 from medmim.tracking.comparison.arms import Arm, arms_of
@@ -161,7 +161,10 @@ def _refusal(
         (missing > 0, f"{counted(missing, 'trial')} of the study not finished; run the study again"),
         (best.contamination == CONTAMINATED, "its training saw test patients"),
         (best.contamination == POSSIBLE, "its training may have seen test patients under look-alike keys"),
-        (best.contamination != NONE_FOUND, "it is unknown whether its training saw test patients"),
+        (
+            best.contamination not in (NONE_FOUND, EXACT_ONLY),
+            "it is unknown whether its training saw test patients",
+        ),
         (bool(findings.differences), "the arms are unequal, as listed at the top"),
         (
             bool(incumbent) and _test_sets(incumbent) != _test_sets(mine),

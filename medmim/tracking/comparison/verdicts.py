@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from medmim.data.dataset.contamination import CONTAMINATED, POSSIBLE, UNKNOWN
+from medmim.data.dataset.contamination import CONTAMINATED, EXACT_ONLY, POSSIBLE, UNKNOWN
 from medmim.errors import counted
 from medmim.tracking.comparison.arms import Arm
 from medmim.tracking.statistics.paired_test import MIN_PATIENTS, PairedTest
@@ -48,9 +48,9 @@ def verdict(
         sentence += f"no evidence of a difference, as the sign-flip test has p = {test.p:.3f}"
     else:
         sentence += "no evidence of a difference"
-    for doubt in (POSSIBLE, UNKNOWN):
+    for doubt in (POSSIBLE, UNKNOWN, EXACT_ONLY):
         if doubtful := [arm.title for arm in (first, second) if arm.contamination == doubt]:
-            sentence += f" (contamination of {' and '.join(doubtful)} {doubt})"
+            sentence += f" (contamination of {' and '.join(doubtful)}: {doubt})"
     return sentence
 
 

@@ -1,5 +1,6 @@
 """Overlap of training and test is found by key and by voxels."""
 
+import hashlib
 import json
 
 import pytest
@@ -7,6 +8,7 @@ import tiny
 
 from medmim.data.dataset.contamination import (
     CONTAMINATED,
+    EXACT_ONLY,
     NONE_FOUND,
     POSSIBLE,
     UNKNOWN,
@@ -23,7 +25,8 @@ WORDS = {"dataset_hash": "d", "split_hash": "s"}
 
 
 def volume(subject, pixels, number=0):
-    return tiny.row(subject, number).model_copy(update={"pixels_sha256": pixels})
+    coarse = hashlib.sha256(f"{subject}{pixels}".encode()).hexdigest()[:54]
+    return tiny.row(subject, number).model_copy(update={"pixels_sha256": pixels, "perceptual_hash": coarse})
 
 
 TEST = [volume("p8", "88"), volume("p9", "99")]
@@ -138,3 +141,26 @@ def test_similar_images_make_contamination_possible():
     assert SeenPatients.from_metadata(seen.as_metadata()) == seen
     found = certify(test, {"pretraining": seen}, **WORDS)
     assert (found.verdict, found.overlaps["pretraining"].look_alikes) == (POSSIBLE, 1)
+
+
+@pytest.mark.parametrize("without", ["training", "test"])
+def test_data_without_perceptual_hashes_are_named_as_not_compared(without):
+    train, test = [volume("p1", "11")], TEST
+    older = [
+        one.model_copy(update={"perceptual_hash": None}) for one in (train if without == "training" else test)
+    ]
+    train, test = (older, test) if without == "training" else (train, older)
+    found = certify(test, {"fine-tuning": seen_patients_of(train)}, **WORDS)
+    assert found.verdict == EXACT_ONLY
+    assert "altered copies of test images were not looked for" in found.warnings[-1]
+    assert verdict_of(found.as_json()) == EXACT_ONLY
+    assert certify(test, {"fine-tuning": SeenPatients()}, **WORDS).verdict == NONE_FOUND  # saw nobody
+
+
+def test_certificates_made_before_look_alikes_were_looked_for_are_exact_only():
+    found = certify(TEST, {"fine-tuning": seen_patients_of([volume("p1", "11")])}, **WORDS).as_json()
+    assert verdict_of(found) == NONE_FOUND
+    del found["overlaps"]["fine-tuning"]["comparable"]
+    assert verdict_of(found) == EXACT_ONLY
+    assert worst_verdict([NONE_FOUND, EXACT_ONLY]) == EXACT_ONLY
+    assert worst_verdict([UNKNOWN, EXACT_ONLY]) == UNKNOWN

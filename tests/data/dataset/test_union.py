@@ -1,5 +1,7 @@
 """Several datasets as one: patients are held out across all of them."""
 
+import hashlib
+
 import pytest
 import tiny
 
@@ -36,7 +38,7 @@ def test_one_dataset_is_returned_as_it_is(tiny_dataset):
 def test_a_patient_held_out_in_one_dataset_is_held_out_in_all(tmp_path):
     union, said = joined(tmp_path, [row("p0", 0, "train"), row("p1", 0, "test")], [row("p1", 1, "train")])
     assert split_of(union) == {("p0", "study0"): "train", ("p1", "study0"): "test", ("p1", "study1"): "test"}
-    assert said[1] == "held out: 1 volume, because another dataset holds out their patient"
+    assert said[1] == "held out: 1 volume, because another dataset holds out their patient or a copy"
 
 
 def test_equal_voxels_under_another_key_hold_out_all_volumes_of_that_key(tmp_path):
@@ -72,3 +74,32 @@ def test_weights_give_datasets_their_proportions(tmp_path):
     assert union.weights(rows, (1.0, 3.0)) == [0.5, 0.5, 3.0]
     with pytest.raises(UsageError, match=r"one number per dataset \(2\), got 1"):
         union.weights(rows, (1.0,))
+
+
+def coarse(volume, number):
+    bits = int(hashlib.sha256(b"one scan").hexdigest()[:54], 16) ^ number
+    return volume.model_copy(update={"perceptual_hash": f"{bits:054x}"})
+
+
+def test_an_altered_copy_in_another_dataset_is_held_out(tmp_path):
+    first = [coarse(row("p0", 0, "test"), 0), coarse(row("p1", 0, "train"), (1 << 200) - 1)]
+    second = [coarse(row("q0", 1, "train"), 0b101), row("q1", 2, "train")]
+    union, said = joined(tmp_path, first, second)
+    splits = split_of(union)
+    assert (splits["q0", "study1"], splits["q1", "study2"], splits["p1", "study0"]) == (
+        "test",
+        "train",
+        "train",
+    )
+    assert said[1] == "held out: 1 volume, because another dataset holds out their patient or a copy"
+    assert said[2] == "warning: 1 pair of images of two datasets may be altered copies"
+    assert said[3].startswith("warning: altered copies in other datasets were not looked for among 1 volume,")
+
+
+def test_identifiers_of_two_datasets_that_look_alike_are_named(tmp_path):
+    first, second = (
+        row(subject, number, split).model_copy(update={"loose_subject": "pat7"})
+        for number, (subject, split) in enumerate([("a", "test"), ("b", "train")])
+    )
+    _, said = joined(tmp_path, [first], [second])
+    assert said[-1].startswith("warning: 2 patients whose identifiers differ only in case")

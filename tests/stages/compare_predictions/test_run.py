@@ -31,7 +31,7 @@ def test_a_difference_between_predictions_is_claimed_for_these_predictions(root)
     [contrast] = found.compared.findings.contrasts
     assert (contrast.first, contrast.second, contrast.claimed) == ("nnunet", "mine", True)
     assert "over 10 patients, one set of predictions each: evidence of a difference" in contrast.verdict
-    assert "contamination of nnunet and mine unknown" in contrast.verdict
+    assert "contamination of nnunet and mine: unknown" in contrast.verdict
     assert any("a claim is about these predictions" in one for one in found.compared.findings.warnings)
 
 

@@ -126,7 +126,7 @@ def test_a_second_control_is_shown_and_does_not_replace_the_first():
 def test_contamination_reaches_the_sentence():
     clean = two_arms([0.1] * 12)
     unknown = [replace(one, contamination=UNKNOWN) if one.arm == "a" else one for one in clean]
-    assert find(unknown).verdicts[0].endswith(f"{CLAIM} (contamination of a unknown)")
+    assert find(unknown).verdicts[0].endswith(f"{CLAIM} (contamination of a: unknown)")
     seen = [replace(one, contamination=CONTAMINATED) if one.arm == "a" else one for one in clean]
     found = find(seen)
     assert found.verdicts[0].endswith("no claim, because the training of a saw test patients")
