@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medmim.data.dataset.manifest import LedgerRow
@@ -16,6 +16,8 @@ from medmim.errors import counted
 _TAIL = 10  # characters of a name that are shown: enough to match names, too few to identify a patient
 
 
+_BACKGROUND = ("background", "bg")
+_WHITE = 255
 _UNUSED_NOTES = ("table_without_image", "annotations_without_image", "unusable_table")
 
 
@@ -61,6 +63,9 @@ def layout_warnings(
         [(one.volume.subject, one.volume.label is not None) for one in made]
         or [(case.subject, bool(case.labels)) for case in (layout.cases if layout else ())]
     )
+    warnings += _doubtful_codes(
+        layout.label_names if layout else {}, [one.classes for one in made if one.volume.label is not None]
+    )
     if layout and layout.anonymous:
         warnings.append({"kind": "every_image_is_a_patient", "images": len(layout.cases)})
     if nameless := sum(row.reason.endswith("without_patient") for row in rows):
@@ -81,9 +86,31 @@ def _unlabelled_contrasts(images: Sequence[tuple[str, bool]]) -> list[dict[str, 
     return [{"kind": "contrast_without_label", "images": without.total(), "patients": len(labelled)}]
 
 
+def _doubtful_codes(names: Mapping[int, str], cases: Sequence[Sequence[int]]) -> list[dict[str, Any]]:
+    """Return warnings about a background that is not 0, and masks of 0/1 in some files and 0/255 in others.
+
+    Args:
+        names: class names by label value.
+        cases: label values of each volume, without 0.
+    """
+    background = [code for code, name in names.items() if code and name.casefold() in _BACKGROUND]
+    found: list[dict[str, Any]] = [
+        {"kind": "background_is_a_class", "code": str(code)} for code in background
+    ]
+    counts = Counter(code for own in cases for code in own)
+    if counts.keys() == {1, _WHITE} and all(len(own) < 2 for own in cases):
+        found.append({"kind": "masks_of_two_codes", "ones": counts[1], "whites": counts[_WHITE]})
+    return found
+
+
 _TEXTS = {
     "images_without_perceptual_hash": "altered copies were not looked for among {missing:image} of {images}, "
     "for lack of a perceptual hash: very small, or ingested before 0.2.0; ingest those again",
+    "background_is_a_class": "label {code} is named background, but 0 is the background in every label: "
+    "{code} becomes a class, and what 0 means is not trained; renumber the labels",
+    "masks_of_two_codes": "{ones:label has|labels have} the values 0 and 1, {whites} have 0 and 255, and "
+    "none has both: they become two classes; if both mean the same, train with --set "
+    "labels={{mask: [1, 255]}}",
     "no_label_used": "no label is used, although {files:file looks|files look} like labels: see the "
     "ledger for the reasons, or name them with --role 'GLOB=label'",
     "annotations_not_used": "not used: {files:annotation file}, damaged or naming no image "

@@ -1,5 +1,7 @@
 """Checks of a whole ingestion: unmatched labels, unused labels and missing patient information."""
 
+import json
+
 import pytest
 from ingest_source import label_array, run_ingest, save_picture, save_volume, scan_array
 
@@ -53,3 +55,16 @@ def test_a_contrast_without_labels_is_reported(tmp_path, run, patients_with_both
             save_volume(folder / "image_contrast.nii.gz", scan_array(number + 9))
     texts = [warning_text(warning) for warning in run().info.warnings]
     assert any("no label for 3 images of 3 patients" in text for text in texts) == reported
+
+
+def test_doubtful_label_values_are_reported(tmp_path, run):
+    for number in range(4):
+        label = (label_array() > 0) * (255 if number % 2 else 1)
+        save_volume(tmp_path / "in" / "imagesTr" / f"scan_{number}.nii.gz", scan_array())
+        save_volume(tmp_path / "in" / "labelsTr" / f"scan_{number}.nii.gz", label.astype("uint8"))
+    names = {"labels": {"0": "lesion", "1": "Background"}}
+    (tmp_path / "in" / "dataset.json").write_text(json.dumps(names))
+    text = "\n".join(map(warning_text, run().info.warnings))
+    assert "label 1 is named background, but 0 is the background in every label" in text
+    assert "2 labels have the values 0 and 1, 2 have 0 and 255, and none has both" in text
+    assert "--set labels={mask: [1, 255]}" in text
