@@ -48,8 +48,17 @@ def read_annotation_file(path: str, name: str | None = None) -> dict[str, Any]:
     except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
         return AnnotationFile().model_dump()  # some other JSON, YAML or XML
     if found.images or found.classes or found.splits:
-        return found.model_dump()
-    return AnnotationFile(tried=found.kind, faults=found.faults).model_dump()
+        return _with_shares(found).model_dump()
+    return AnnotationFile(tried=found.tried or found.kind, faults=found.faults).model_dump()
+
+
+def _with_shares(found: AnnotationFile) -> AnnotationFile:
+    """Read boxes as fractions of the picture if none reaches beyond its first pixel."""
+    marks = [mark for image in found.images for mark in image.marks]
+    if marks and all(mark.unit == "voxel" and mark.box and max(mark.box) <= 1.0 for mark in marks):
+        for image in found.images:
+            image.marks = [mark.model_copy(update={"unit": "share"}) for mark in image.marks]
+    return found
 
 
 def decode_text(content: bytes) -> str:

@@ -77,6 +77,7 @@ def _each(entries: Iterable[Any], read: Callable[[Any], None], faults: Counter[s
 def _read_coco(content: Mapping[str, Any], file: Path) -> AnnotationFile:
     names: dict[Any, str] = {}
     images: dict[Any, ImageAnnotation] = {}
+    sizes: dict[Any, tuple[int, int]] = {}
     faults: Counter[str] = Counter()
     split = split_of(file.stem) or split_of(file.parent.name)
 
@@ -85,6 +86,7 @@ def _read_coco(content: Mapping[str, Any], file: Path) -> AnnotationFile:
 
     def read_image(entry: Mapping[str, Any]) -> None:
         images[entry["id"]] = ImageAnnotation(image=str(entry["file_name"]), split=split)
+        sizes[entry["id"]] = int(entry.get("width") or 0), int(entry.get("height") or 0)
 
     def read_annotation(entry: Mapping[str, Any]) -> None:
         if entry["image_id"] not in images:
@@ -92,7 +94,8 @@ def _read_coco(content: Mapping[str, Any], file: Path) -> AnnotationFile:
         name = names.get(entry.get("category_id"))
         faults.update(["unknown_category"] if name is None else [])
         mark = read_coco_mark(name or "finding", entry, faults)
-        images[entry["image_id"]].marks.append(mark)
+        size = mark.size if mark.runs else sizes[entry["image_id"]]
+        images[entry["image_id"]].marks.append(mark.model_copy(update={"size": size}))
 
     _each(content.get("categories") or (), read_category, faults)
     _each(content["images"], read_image, faults)
@@ -192,7 +195,8 @@ def _read_labelme(content: Mapping[str, Any], file: Path) -> AnnotationFile:
     faults: Counter[str] = Counter()
 
     def read_shape(shape: Mapping[str, Any]) -> None:
-        image.marks.append(_labelme_mark(shape))
+        size = int(content.get("imageWidth") or 0), int(content.get("imageHeight") or 0)
+        image.marks.append(_labelme_mark(shape).model_copy(update={"size": size}))
 
     _each(content["shapes"], read_shape, faults)
     return AnnotationFile(kind="labelme", images=[image], faults=faults)

@@ -19,6 +19,7 @@ from medmim.data.formats.annotations import (
     corner_box,
     split_of,
 )
+from medmim.data.formats.images import PICTURE_SUFFIXES
 
 _DELIMITERS = ",;\t|"
 _IMAGE_COLUMNS = (
@@ -60,7 +61,8 @@ def read_table(text: str, _: Path) -> AnnotationFile:
         return _read_world(rows, faults)
     image = next((name for name in _IMAGE_COLUMNS if name in columns), None)
     if image is None:
-        return AnnotationFile()
+        headless = any(name.lower().endswith(PICTURE_SUFFIXES) for name in columns)
+        return AnnotationFile(tried="table" if headless else "")
     target = next((name for name in _CLASS_COLUMNS if name in columns and name != image), None)
     corners = next((names for names in (*_CORNERS, *_SIZES) if set(names) <= set(columns)), None)
     if corners is not None:

@@ -122,13 +122,18 @@ def read_voc(text: str, file: Path) -> AnnotationFile:
     name = PurePosixPath((root.findtext("filename") or file.stem).replace("\\", "/").strip()).name
     image = ImageAnnotation(image=name)
     faults: Counter[str] = Counter()
+    sizes = [
+        int(text) if (text := root.findtext(f"size/{key}") or "").isdecimal() else 0
+        for key in ("width", "height")
+    ]
     for entry in root.iter("object"):
         try:
             corners = [
                 (entry.findtext(f"bndbox/{key}") or "").strip() for key in ("xmin", "ymin", "xmax", "ymax")
             ]
             box = corner_box(corners[:2], corners[2:])
-            image.marks.append(Annotation(name=clean_class_name(entry.findtext("name"), 1), box=box))
+            name = clean_class_name(entry.findtext("name"), 1)
+            image.marks.append(Annotation(name=name, box=box, size=(sizes[0], sizes[1])))
         except EntryError as error:
             faults[error.reason] += 1
     return AnnotationFile(kind="voc", images=[image], faults=faults)

@@ -37,8 +37,8 @@ class Annotation(BaseModel):
     """One finding with its class: a box (first corner, then last), outlines in a plane, or a mask.
 
     `unit` of the coordinates: voxels, where voxel i spans from i to i + 1; fractions of the picture's size
-    (`share`); or mm in LPS, as in DICOM and ITK. `runs` and `size` (columns, rows) hold a mask as
-    `mask_from_runs` reads it.
+    (`share`); or mm in LPS, as in DICOM and ITK. `size`: columns and rows of the picture if the file gives
+    them. `runs` hold a mask of this size, as `mask_from_runs` reads it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -192,7 +192,7 @@ def ellipse(centre: Sequence[float], radii: Sequence[float], angle: float = 0.0)
 def place_annotations(
     marks: Iterable[Annotation], image: Image, numbers: Mapping[str, int]
 ) -> PlacedAnnotations:
-    """Convert annotations to voxels of an image; count and drop those entirely outside it.
+    """Convert annotations to voxels of an image; count and drop those outside it or of another picture size.
 
     Args:
         image: the array as stored and its affine.
@@ -204,6 +204,9 @@ def place_annotations(
     drawn: UInt16[np.ndarray, "x y"] = np.zeros(image.array.shape[:2], np.uint16)
     outlined = []
     for mark in marks:
+        if all(mark.size) and mark.unit == "voxel" and mark.size != drawn.shape:
+            measured["boxes_of_another_size"] = measured.get("boxes_of_another_size", 0.0) + 1
+            continue
         box = _mm_to_voxels(mark, image) if mark.unit == "mm" else _bounding_box(mark, shape)
         clipped = np.clip(box, 0.0, shape)
         if not np.isfinite(box).all() or (clipped[1] - clipped[0]).min() < _MIN_SIDE:

@@ -120,6 +120,10 @@ class _CaseIndex:
         """
         declared = [pair for _, notes in found for pair in notes.splits.items()]
         places = [(place, split) for split, listed in declared for place in listed]
+        named = defaultdict(set)
+        for place, split in places:
+            named[place].add(split)
+        places = [pair for pair in places if len(named[pair[0]]) == 1]  # train: images, val: images
         splits = {
             image: split
             for place, split in places

@@ -59,6 +59,8 @@ def layout_warnings(
         warnings.append({"kind": "no_label_used", "files": unused})
     if unused := sum(row.reason in _UNUSED_NOTES for row in rows):
         warnings.append({"kind": "annotations_not_used", "files": unused})
+    if boxes := sum(int(row.measured.get("boxes_of_another_size", 0)) for row in rows):
+        warnings.append({"kind": "boxes_of_another_size", "boxes": boxes})
     warnings += _unlabelled_contrasts(
         [(one.volume.subject, one.volume.label is not None) for one in made]
         or [(case.subject, bool(case.labels)) for case in (layout.cases if layout else ())]
@@ -122,6 +124,8 @@ _TEXTS = {
     "so images of one patient may be in train and test; pass --subject-pattern or --subjects",
     "patients_by_two_rules": "the words of paths name the patients of {images:image} and PatientID "
     "those of {dicom}: a patient with both counts as two; name patients with --subjects or --subject-pattern",
+    "boxes_of_another_size": "not used: {boxes:box|boxes} of pictures of another size, according to their "
+    "annotation files; scale them to the pictures of the source",
     "no_patient_id": "no PatientID in {files:file}: each study counts as a patient; pass "
     "--subject-pattern or --subjects",
     "patients_contradict": "{patients:patient has|patients have} several names ({names}), birth dates "

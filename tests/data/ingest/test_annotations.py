@@ -5,6 +5,7 @@ import json
 import numpy as np
 import PIL.Image
 import pytest
+from ingest_source import run_ingest, save_json, save_picture
 
 from medmim import files
 from medmim.data.dataset.manifest import read_dataset
@@ -96,3 +97,26 @@ def test_box_tables_name_images_without_suffix(source, tmp_path):
     (root / "labels.csv").write_text("patientId,x,y,width,height,Target\np1,5,5,10,12,1\np2,,,,,0\n")
     volumes, _ = ingested(root, tmp_path)
     assert sorted([box.box for box in one.boxes] for one in volumes) == [[], [(5, 5, 15, 17)]]
+
+
+def test_boxes_of_a_picture_of_another_size_are_not_used(tmp_path):
+    sizes = {"a.png": {"width": 50, "height": 40}, "b.png": {"width": 100, "height": 80}}
+    for number, name in enumerate(sizes):
+        save_picture(tmp_path / "in" / name, number)
+    boxes = [{"image_id": name, "category_id": 1, "bbox": [4, 5, 20, 10]} for name in sizes]
+    images = [{"id": name, "file_name": name, **size} for name, size in sizes.items()]
+    categories = [{"id": 1, "name": "mass"}]
+    save_json(tmp_path / "in/x.json", {"images": images, "annotations": boxes, "categories": categories})
+    dataset = run_ingest(tmp_path)
+    assert sorted(len(one.boxes) for one in dataset.volumes) == [0, 1]
+    assert {"kind": "boxes_of_another_size", "boxes": 1} in dataset.info.warnings
+
+
+def test_one_folder_for_two_splits_gives_none(tmp_path):
+    for number in range(4):
+        save_picture(tmp_path / f"in/images/{number}.png", number)
+        path = tmp_path / f"in/labels/{number}.txt"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("0 0.5 0.5 0.2 0.2\n")
+    (tmp_path / "in/data.yaml").write_text("train: images\nval: images\nnames: [mass]\n")
+    assert {one.split for one in run_ingest(tmp_path).volumes} == {"train", "val", "test"}
