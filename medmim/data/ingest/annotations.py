@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -120,10 +120,8 @@ class _CaseIndex:
         """
         declared = [pair for _, notes in found for pair in notes.splits.items()]
         places = [(place, split) for split, listed in declared for place in listed]
-        named = defaultdict(set)
-        for place, split in places:
-            named[place].add(split)
-        places = [pair for pair in places if len(named[pair[0]]) == 1]  # train: images, val: images
+        counts = Counter(place for place, _ in set(places))
+        places = [pair for pair in places if counts[pair[0]] == 1]  # train: images, val: images
         splits = {
             image: split
             for place, split in places
