@@ -24,34 +24,12 @@ from medmim.errors import MedmimError, Stopped, did_you_mean, message_of
 from medmim.files import SHARED
 
 _LOADS_MODELS = (
-    "pretrain",
-    "finetune",
-    "study",
-    "predict",
-    "evaluate",
-    "export",
-    "embed",
-    "masks",
-    "plan",
-    "compare",
+    *("pretrain", "finetune", "study", "predict", "evaluate", "export", "embed", "masks", "plan", "compare"),
     "weights",
 )
 _WRITES = (
-    "doctor",
-    "ingest",
-    "inspect",
-    "pretrain",
-    "finetune",
-    "study",
-    "predict",
-    "evaluate",
-    "export",
-    "embed",
-    "demo",
-    "pack",
-    "unpack",
-    "sync",
-    "report",
+    *("doctor", "ingest", "inspect", "pretrain", "finetune", "study", "predict", "evaluate", "export"),
+    *("embed", "demo", "pack", "unpack", "sync", "report"),
 )
 _PRIVATE, _GROUP = 0o077, 0o007  # umasks: files for the user only, or for the group as well
 COMMANDS = {

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from medmim.cli.options import dataset_option, home, json_option, print_result
+from medmim.cli.options import dataset_option, home, json_option, path_option, print_result
 from medmim.cli.progress import log_line, phases
 
 if TYPE_CHECKING:
@@ -40,9 +40,8 @@ Examples:
     help="Compare label maps, class tables or boxes of any tool, matched with --labels by name; "
     "repeat it for each tool, and for each training of a tool.",
 )
-@click.option(
+@path_option(
     "--labels",
-    type=click.Path(path_type=Path),
     help="Truth for --predictions: folder of label maps, COCO JSON, or CSV with the columns image and label "
     "(classes), grade (ordered), value (numbers), or one of 0 and 1 for each class.",
 )
@@ -62,11 +61,7 @@ Examples:
     metavar="REGEX",
     help="Patient of a label map: the first group of this expression in its name.  [default: one each]",
 )
-@click.option(
-    "--subjects",
-    type=click.Path(path_type=Path),
-    help="Patients of label maps: a CSV file with the columns file and subject.",
-)
+@path_option("--subjects", help="Patients of label maps: a CSV file with the columns file and subject.")
 @json_option
 def command(
     *,

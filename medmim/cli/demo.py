@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from medmim.cli.compare import comparison_lines
-from medmim.cli.options import json_option, print_result
+from medmim.cli.options import json_option, out_option, print_result
 from medmim.cli.progress import log_line
 
 
@@ -19,13 +19,7 @@ Examples:
   medmim demo
   medmim demo --patients 12 --pretrain-steps 20 --finetune-steps 20""",
 )
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default="medmim-demo",
-    show_default=True,
-    help="Output folder.",
-)
+@out_option("medmim-demo")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the scans and of training.")
 @click.option(
     "--patients",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from medmim.cli.options import home, json_option, print_result
+from medmim.cli.options import home, json_option, path_option, print_result
 from medmim.errors import counted
 
 _SIGNS = {"ok": "ok  ", "note": "note", "bad": "BAD "}
@@ -20,13 +20,9 @@ Examples:
   medmim doctor --repair                         repair the store and the permissions
   medmim doctor --json""",
 )
+@path_option("--data", multiple=True, help="Dataset folder.  [default: medmim-data]")
 @click.option(
-    "--data", type=click.Path(path_type=Path), multiple=True, help="Dataset folder.  [default: medmim-data]"
-)
-@click.option(
-    "--repair",
-    is_flag=True,
-    help="Migrate or rebuild the store if needed; remove the permissions of others.",
+    "--repair", is_flag=True, help="Migrate or rebuild the store if needed; remove the permissions of others."
 )
 @json_option
 def command(*, as_json: bool, data: tuple[Path, ...], repair: bool) -> None:

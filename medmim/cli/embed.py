@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from medmim.cli.options import dataset_option, home, json_option, model_option, print_result
+from medmim.cli.options import dataset_option, home, json_option, model_option, out_option, print_result
 from medmim.cli.progress import log_line
 from medmim.errors import counted
 
@@ -20,13 +20,7 @@ Examples:
 )
 @model_option
 @dataset_option()
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default="embeddings.parquet",
-    show_default=True,
-    help="Parquet file; the picture is written next to it.",
-)
+@out_option("embeddings.parquet", "Parquet file; the picture is written next to it.")
 @json_option
 def command(*, model: str | None, data: Path, out: Path, as_json: bool) -> None:
     """Write one feature vector for each image of a dataset, and a picture of their principal components.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from medmim.cli.options import home, json_option, model_option, print_result
+from medmim.cli.options import home, json_option, model_option, out_option, path_option, print_result
 from medmim.cli.progress import log_line, phases
 from medmim.errors import counted
 
@@ -26,13 +26,10 @@ Examples:
   medmim evaluate --data br35h --split all --label-map glioma=tumor --label-map meningioma=tumor
   medmim evaluate --data other-hospital --predictions predictions""",
 )
-@click.option(
-    "--data", type=click.Path(path_type=Path), required=True, help="Dataset folder with annotations."
-)
+@path_option("--data", required=True, help="Dataset folder with annotations.")
 @model_option
-@click.option(
+@path_option(
     "--predictions",
-    type=click.Path(path_type=Path),
     help="Score the predictions in this folder instead of a model: output of `medmim predict`, or label maps "
     "<volume>.nii.gz of any tool.",
 )
@@ -57,13 +54,7 @@ Examples:
     help="Pair a class of the model with one of the data; repeat it. An empty side leaves a class out.",
 )
 @click.option("--force", is_flag=True, help="Score scans too that do not resemble the training data.")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default="evaluation",
-    show_default=True,
-    help="Output folder.",
-)
+@out_option("evaluation")
 @json_option
 def command(
     *, data: Path, model: str | None, predictions: Path | None, out: Path, as_json: bool, **options: Any

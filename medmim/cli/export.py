@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from medmim.cli.options import dataset_option, home, json_option, model_option, print_result
+from medmim.cli.options import dataset_option, home, json_option, model_option, path_option, print_result
 from medmim.cli.progress import log_line
 
 _DATALISTS = {"monai": "datalist", "nnunet": "nnunet-raw"}
@@ -39,9 +39,8 @@ Examples:
 )
 @model_option
 @dataset_option("Dataset folder, with the case for the comparison with PyTorch.")
-@click.option(
+@path_option(
     "--plans",
-    type=click.Path(path_type=Path),
     help="nnU-Net plans of the target dataset (--format nnunet): also write medmimPlans.json, the same plans "
     "with the architecture of the encoder.",
 )
@@ -49,7 +48,7 @@ Examples:
     "--channels",
     help="Channels of the cases of --datalist nnunet, such as t1,flair.  [default: one volume per case]",
 )
-@click.option("--out", type=click.Path(path_type=Path), help="File or folder to write.")
+@path_option("--out", help="File or folder to write.")
 @json_option
 def command(
     *,

@@ -18,11 +18,9 @@ from medmim.cli.options import (
     given,
     home,
     json_option,
-    note_run,
     note_server,
     print_result,
-    refuse_with_resume,
-    where_it_runs,
+    run_settings,
 )
 from medmim.cli.progress import log_line
 from medmim.cli.settings_help import SettingsCommand
@@ -90,35 +88,18 @@ def command(
     from medmim.config.resolve import resolve
     from medmim.config.runs import FinetuneSettings
 
-    note_server()
-    settings = resolve(
-        FinetuneSettings, base=values.get("task"), config=config, flags=values, overrides=overrides
-    )
+    words: dict[str, Any] = {"config": config, "overrides": overrides}
     if seeds:
+        note_server()
+        settings = resolve(FinetuneSettings, base=values.get("task"), flags=values, **words)
         _fine_tune_seeds(settings, seeds, values, overrides, config, as_json=as_json)
         return
-    if resume:
-        refuse_with_resume(values, overrides, config)
-        settings, resume = _resumed(settings, resume, values, overrides)
-    note_run(settings)
+    settings, resume = run_settings(FinetuneSettings, "finetune", values, **words, resume=resume)
     from medmim.stages.finetune.run import finetune
 
     result = finetune(settings, home=home(), resume=resume, log=log_line)
     following = next_command(settings, values, overrides, config, result.checkpoint)
     print_result(result.as_json(), as_json=as_json, lines=_result_lines(result, following))
-
-
-def _resumed(
-    settings: FinetuneSettings, resume: str, values: Mapping[str, Any], overrides: Sequence[str]
-) -> tuple[FinetuneSettings, str]:
-    """Return the settings of the run to continue, with the changes that it may take, and its id."""
-    from medmim.config.runs import FinetuneSettings
-    from medmim.stages.run_lifecycle import to_resume
-
-    changed = where_it_runs(settings, values, overrides)
-    data, task = values.get("data"), values.get("task")
-    found, run_id = to_resume(FinetuneSettings, "finetune", resume, home=home(), data=data, task=task)
-    return found.model_copy(update=changed), run_id
 
 
 def _result_lines(result: RunResult, following: str) -> list[str]:

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from medmim.cli.options import data_option, home, json_option, print_result
+from medmim.cli.options import (
+    cluster_options,
+    data_option,
+    home,
+    json_option,
+    out_option,
+    path_option,
+    print_result,
+)
 from medmim.cli.progress import phases
 from medmim.errors import counted
 
@@ -35,14 +43,8 @@ Examples:
   medmim ingest /dicom --engine ray --address head:6379""",
 )
 @click.argument("source", type=click.Path(path_type=Path))
-@click.option(
-    "--out", type=click.Path(path_type=Path), default="medmim-data", show_default=True, help="Dataset folder."
-)
-@click.option(
-    "--labels",
-    type=click.Path(path_type=Path),
-    help="Folder of label volumes named <SeriesInstanceUID>.nii.gz.",
-)
+@out_option("medmim-data", "Dataset folder.")
+@path_option("--labels", help="Folder of label volumes named <SeriesInstanceUID>.nii.gz.")
 @click.option(
     "layout", "--as", help="Layout: a shipped descriptor such as msd, or a YAML file.  [default: detected]"
 )
@@ -102,30 +104,19 @@ Examples:
     metavar="REGEX",
     help="Patient of a file: the first group of this expression in its path below SOURCE, as in '^([^/]+)/'.",
 )
-@click.option(
+@path_option(
     "--subjects",
-    type=click.Path(path_type=Path),
     help="Patients of files: a CSV file with the columns file (path, name or folder; for DICOM also "
     "SeriesInstanceUID or PatientID) and subject.",
 )
 @click.option("--class-folders", is_flag=True, help="The innermost folders are the classes of images.")
-@click.option(
+@path_option(
     "--splits",
-    type=click.Path(path_type=Path),
     help="Splits: JSON or CSV of names, nnU-Net's splits_final.json or a MONAI datalist.  [default: random]",
 )
 @click.option("--splits-fold", type=int, default=0, help="Fold of --splits that is val.  [default: 0]")
-@click.option(
-    "--label-map",
-    type=click.Path(path_type=Path),
-    help="CSV file with the columns label and series, for labels with other names.",
-)
-@click.option(
-    "--add",
-    type=click.Path(path_type=Path),
-    metavar="DATASET",
-    help="Add SOURCE to this dataset; splits of its patients stay.",
-)
+@path_option("--label-map", help="CSV file with the columns label and series, for labels with other names.")
+@path_option("--add", metavar="DATASET", help="Add SOURCE to this dataset; splits of its patients stay.")
 @click.option("source_name", "--source", help="Name of the source with --add.  [default: source-2, …]")
 @click.option(
     "--separate-patients",
@@ -134,15 +125,8 @@ Examples:
 )
 @click.option("--follow-links", is_flag=True, help="Follow symbolic links that lead out of SOURCE.")
 @click.option("--workers", type=int, help="Number of processes.  [default: one per CPU core]")
-@click.option(
-    "--engine",
-    type=click.Choice(["local", "ray"]),
-    default="local",
-    show_default=True,
-    help="Where the processes run; ray: on a cluster whose nodes see SOURCE and --out at the same paths.",
-)
-@click.option(
-    "--address", help="Address of the Ray cluster, such as head:6379; auto: the cluster of this machine."
+@cluster_options(
+    "Where the processes run; ray: on a cluster whose nodes see SOURCE and --out at the same paths."
 )
 @click.option(
     "--allow-burned-in",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from medmim.cli.options import json_option, print_result
+from medmim.cli.options import json_option, path_option, print_result
 from medmim.cli.progress import phases
 
 
@@ -18,9 +18,7 @@ Examples:
   medmim inspect lung-data --page lung.html""",
 )
 @click.argument("dataset", type=click.Path(path_type=Path), default=Path("medmim-data"))
-@click.option(
-    "--page", type=click.Path(path_type=Path), help="HTML file.  [default: inspect.html in the dataset]"
-)
+@path_option("--page", help="HTML file.  [default: inspect.html in the dataset]")
 @click.option("--workers", type=click.IntRange(1), help="Number of processes.  [default: one per core]")
 @json_option
 def command(*, dataset: Path, page: Path | None, workers: int | None, as_json: bool) -> None:

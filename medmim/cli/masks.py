@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from pathlib import Path
+from math import nan
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from medmim.cli.options import home, json_option, print_result, sizes
+from medmim.cli.options import home, json_option, out_option, path_option, print_result, sizes
 
 if TYPE_CHECKING:
     from medmim.stages.masks.gallery import GalleryEntry, MaskGallery
@@ -31,22 +30,16 @@ Examples:
 @click.option("ratios", "--ratio", type=float, multiple=True, help="May be repeated.  [default: 0.3 … 0.9]")
 @click.option("--dims", type=click.IntRange(2, 3), help="2 or 3.  [default: 2; 3 on a scan]")
 @click.option("--grid", help="Mask cells, such as 14 or 8,8,6.  [default: 14×14, or 12×12×12]")
-@click.option("--data", type=click.Path(path_type=Path), help="Dataset folder; draw on one of its volumes.")
+@path_option("--data", help="Dataset folder; draw on one of its volumes.")
 @click.option("--volume", help="Id of the volume of --data.  [default: the first with a label]")
-@click.option("--image", type=click.Path(path_type=Path), help="NIfTI file to draw on.")
+@path_option("--image", help="NIfTI file to draw on.")
 @click.option(
     "--model",
     help="Encoder of the analysis: a registered NAME, a run or a .safetensors file.  "
     "[default: fixed random weights]",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the draws.")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default="medmim-masks.png",
-    show_default=True,
-    help="PNG file to write.",
-)
+@out_option("medmim-masks.png", "PNG file to write.")
 @json_option
 def command(
     *, as_json: bool, grid: str | None, names: tuple[str, ...], ratios: tuple[float, ...], **given: Any
@@ -70,7 +63,10 @@ def command(
 
     background = None
     if model is not None:
-        given["weights"] = _weights(model)
+        from medmim.stages.model_lookup import find_model
+
+        found = find_model(model, home(), click.echo, stages=("finetune", "pretrain"))
+        given["weights"] = found.weights
     if data is not None:
         background = background_from_dataset(data, volume=volume, dims=dims)
     if image is not None:
@@ -80,12 +76,6 @@ def command(
         names or tuple(MASKS), ratios or RATIOS, dims=dims, grid=cells, background=background, **given
     )
     print_result(drawn.as_json(), as_json=as_json, lines=table_lines(drawn))
-
-
-def _weights(model: str) -> Path:
-    from medmim.stages.model_lookup import find_model
-
-    return find_model(model, home(), click.echo, stages=("finetune", "pretrain")).weights
 
 
 def table_lines(drawn: MaskGallery) -> list[str]:
@@ -105,32 +95,22 @@ def table_lines(drawn: MaskGallery) -> list[str]:
         "reuse_similarity": "reuse alike",
         "f_score": "F-score",
     }
-    rows = [
-        (
-            entry,
-            {**dict.fromkeys(columns), **entry.statistics.as_json(), **_variety(entry), **_analysis(entry)},
-        )
-        for entry in drawn.entries
-    ]
+    rows = [(entry, {**dict.fromkeys(columns), **_values(entry)}) for entry in drawn.entries]
     columns = {key: title for key, title in columns.items() if any(row[key] is not None for _, row in rows)}
     width = max(len("mask"), *(len(entry.mask) for entry in drawn.entries))
     lines = [f"{'mask':<{width}}  ratio  " + "  ".join(columns.values())]
     for entry, row in rows:
-        cells = [f"{_cell(row[key]):>{len(title)}}" for key, title in columns.items()]
+        texts = {
+            key: one if isinstance(one, str) else f"{nan if one is None else one:.4f}"
+            for key, one in row.items()
+        }
+        cells = [f"{texts[key]:>{len(title)}}" for key, title in columns.items()]
         lines.append(f"{entry.mask:<{width}}  {entry.statistics.requested_ratio:5.2f}  " + "  ".join(cells))
     return [*lines, "", f"picture  {drawn.picture}"]
 
 
-def _cell(value: float | str | None) -> str:
-    return value if isinstance(value, str) else f"{math.nan if value is None else value:.4f}"
-
-
-def _variety(entry: GalleryEntry) -> dict[str, float | str]:
-    return {
-        "num_distinct": f"{entry.variety.num_distinct}/{entry.variety.num_draws}",
-        "draw_ms": entry.variety.draw_ms,
-    }
-
-
-def _analysis(entry: GalleryEntry) -> dict[str, float]:
-    return {} if entry.analysis is None else entry.analysis.as_json()
+def _values(entry: GalleryEntry) -> dict[str, Any]:
+    distinct = f"{entry.variety.num_distinct}/{entry.variety.num_draws}"
+    analysis = entry.analysis.as_json() if entry.analysis else {}
+    more = {"num_distinct": distinct, "draw_ms": entry.variety.draw_ms}
+    return {**entry.statistics.as_json(), **more, **analysis}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from medmim.cli.options import json_option, print_result
+from medmim.cli.options import aligned, json_option, print_result
 
 if TYPE_CHECKING:
     from medmim.stages.methods import MethodRow
@@ -43,16 +43,11 @@ def method_lines(rows: list[MethodRow]) -> list[str]:
         )
         for row in rows
     ]
-    widths = [max(map(len, column)) for column in zip(titles, *cells, strict=True)]
-    lines = [
-        "  ".join(f"{text:<{width}}" for text, width in zip(line, widths, strict=True)).rstrip()
-        for line in (titles, *cells)
-    ]
     options = [
         f"{row.method}: " + ", ".join(f"{key}={value}" for key, value in row.options.items()) for row in rows
     ]
     return [
-        *lines,
+        *aligned([titles, *cells]),
         "",
         "masking: the default; every method works with every mask of `medmim masks`",
         "task: every method supports segmentation, detection and classification in `medmim finetune`",

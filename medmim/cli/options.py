@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 DEFAULT_DATA = "medmim-data"
 Command = TypeVar("Command", bound=Callable[..., Any])
+Settings = TypeVar("Settings", bound="RunSettings")
 
 
 def home() -> Path:
@@ -82,11 +83,30 @@ def model_option(command: Command) -> Command:
     return click.option("--model", help=_MODEL.format(""))(command)
 
 
+def path_option(*words: str, **options: Any) -> Callable[[Command], Command]:
+    """Return an option whose value is a path."""
+    return click.option(*words, type=click.Path(path_type=Path), **options)
+
+
 def dataset_option(words: str = "Dataset folder.") -> Callable[[Command], Command]:
     """Return `--data` of a command that reads one dataset."""
-    return click.option(
-        "--data", type=click.Path(path_type=Path), default="medmim-data", show_default=True, help=words
+    return path_option("--data", default=DEFAULT_DATA, show_default=True, help=words)
+
+
+def out_option(default: str, words: str = "Output folder.") -> Callable[[Command], Command]:
+    """Return `--out`."""
+    return path_option("--out", default=default, show_default=True, help=words)
+
+
+def cluster_options(words: str) -> Callable[[Command], Command]:
+    """Return `--engine`, explained by these words, and `--address`."""
+    engine = click.option(
+        "--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True, help=words
     )
+    address = click.option(
+        "--address", help="Address of the Ray cluster, such as head:6379; auto: the cluster of this machine."
+    )
+    return lambda command: engine(address(command))
 
 
 def models_option(command: Command) -> Command:
@@ -109,24 +129,6 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
 
 
-def pretraining_options(command: Command) -> Command:
-    """Add the options of training, with the defaults of `pretrain`."""
-    return _with_run_options(command, _DEFAULTS)
-
-
-def finetuning_options(command: Command) -> Command:
-    """Add the options of training, with the defaults of `finetune`."""
-    return _with_run_options(command, {**_DEFAULTS, "--encoder": _ENCODER_OF_INIT})
-
-
-def _with_run_options(command: Command, defaults: Mapping[str, str]) -> Command:
-    for words, options in reversed(_RUN_OPTIONS):
-        shown = f"  [default: {defaults[words[-1]]}]" if words[-1] in defaults else ""
-        changed = {**options, "help": options["help"] + shown}
-        command = click.option(*words, **changed)(command)
-    return command
-
-
 def given(values: dict[str, Any]) -> dict[str, Any]:
     """Return the flags that the user set, with the size parsed to integers."""
     flags = {key: value for key, value in values.items() if value is not None}
@@ -145,17 +147,50 @@ def sizes(text: str, *, word: str) -> tuple[int, ...]:
         ) from None
 
 
-def where_it_runs(settings: RunSettings, flags: Iterable[str], overrides: Iterable[str]) -> dict[str, Any]:
-    """Return the settings that a resumed run may change: hardware and safeguards, but not the experiment."""
-    return {key: getattr(settings, key) for key in [*flags, *map(_key, overrides)] if key in _MAY_CHANGE}
+def run_settings(
+    kind: type[Settings],
+    stage: str,
+    values: Mapping[str, Any],
+    *,
+    config: str | None,
+    overrides: Sequence[str],
+    resume: str | None,
+) -> tuple[Settings, str | None]:
+    """Return the settings of a training and the run that it resumes, and print what it uses.
 
-
-def refuse_with_resume(flags: Iterable[str], overrides: Iterable[str], config: str | None) -> None:
-    """Raise if settings are given that a resumed run cannot change.
+    Args:
+        kind: settings model.
+        stage: pretrain or finetune.
+        values: flags that the user set.
+        config: settings file or preset.
+        overrides: words of `--set`.
+        resume: run to resume.
 
     Raises:
-        click.UsageError: for flags, overrides or a file of settings that would be ignored.
+        click.UsageError: for settings that a resumed run cannot change.
+        MedmimError: for invalid settings, or a run that cannot be resumed.
     """
+    from medmim.config.resolve import resolve
+
+    note_server()
+    base = values.get("method" if stage == "pretrain" else "task")
+    settings = resolve(kind, base=base, config=config, flags=values, overrides=overrides)
+    if resume:
+        _refuse_with_resume(values, overrides, config)
+        from medmim.stages.run_lifecycle import to_resume
+
+        changed = [key for key in [*values, *map(_key, overrides)] if key in _MAY_CHANGE]
+        update = {key: getattr(settings, key) for key in changed}
+        given: dict[str, Any] = {"data": values.get("data"), "task": values.get("task")}
+        given |= {"more_data": getattr(settings, "more_data", ())}
+        settings, resume = to_resume(kind, stage, resume, home=home(), **given)
+        settings = settings.model_copy(update=update)
+    note_run(settings)
+    return settings, resume
+
+
+def _refuse_with_resume(flags: Iterable[str], overrides: Iterable[str], config: str | None) -> None:
+    """Raise UsageError if flags, overrides or a settings file are given that a resumed run would ignore."""
     words = [f"--{key.replace('_', '-')}" for key in flags if key not in (*_WITH_RESUME, *_MAY_CHANGE)]
     words += [f"--set {key}" for key in map(_key, overrides) if key not in _MAY_CHANGE]
     words += ["--config"] if config else []
@@ -187,21 +222,6 @@ _MAY_CHANGE = (
     *("on_nonfinite", "nonfinite_limit", "checkpoint_every_steps", "checkpoint_every_minutes"),
 )
 _RECIPE = "from data and machine, see `medmim plan`"
-_ENCODER_OF_INIT = "that of --init, else from data and machine"
-_DEFAULTS = {
-    "--data": DEFAULT_DATA,
-    "--dims": "from the data",
-    "--size": _RECIPE,
-    "--encoder": f"{_RECIPE}; vit for token methods",
-    "--steps": _RECIPE,
-    "--batch-size": _RECIPE,
-    "--lr": "0.001",
-    "--precision": "auto",
-    "--workers": "from the machine",
-    "--devices": "1",
-    "--nodes": "1",
-    "--seed": "0",
-}
 
 
 def complete_setting(
@@ -217,58 +237,71 @@ def complete_setting(
     return [CompletionItem(f"{one.name}=") for one in known if one.name.startswith(incomplete)]
 
 
-_RUN_OPTIONS: list[tuple[tuple[str, ...], dict[str, Any]]] = [
-    (
-        ("--data",),
-        {
-            "type": click.Path(path_type=Path),
-            "multiple": True,
-            "callback": _first_dataset,
-            "help": "Dataset folder; pretrain takes several.",
-        },
+def _option(word: str, text: str, default: str = "", **options: Any) -> Callable[[Command], Command]:
+    shown = f"  [default: {default}]" if default else ""
+    return click.option(word, help=f"{text}{shown}", **options)
+
+
+set_option = click.option(
+    *("overrides", "--set"),
+    multiple=True,
+    metavar="KEY=VALUE",
+    shell_complete=complete_setting,
+    help="Change any setting; may be repeated.",
+)
+_DATA_OPTIONS: list[Callable[[Any], Any]] = [
+    path_option(
+        "--data",
+        multiple=True,
+        callback=_first_dataset,
+        help=f"Dataset folder; pretrain takes several.  [default: {DEFAULT_DATA}]",
     ),
-    (("--dims",), {"type": click.IntRange(2, 3), "help": "2: slices of volumes, 3: volumes."}),
-    (
-        ("--size",),
-        {"help": "Patch size in voxels, such as 64 or 40,56,40; classify scales whole images to it."},
-    ),
-    (
-        ("--encoder",),
-        {
-            "help": "convnext, dynunet, resenc, resnet18, resnet50, segresnet, swin, vit, timm:NAME or "
-            "module:callable."
-        },
-    ),
-    (("--steps",), {"type": int, "help": "Length of training in steps."}),
-    (("--epochs",), {"type": float, "help": "Length of training in epochs of the volumes."}),
-    (("--minutes",), {"type": float, "help": "Length of training in minutes of wall-clock time."}),
-    (("--batch-size",), {"type": int, "help": "Patches per step."}),
-    (("--lr",), {"type": float, "help": "Learning rate."}),
-    (("--precision",), {"help": "auto, fp32, bf16 or fp16."}),
-    (("--workers",), {"type": int, "help": "Number of data loader processes."}),
-    (("--devices",), {"type": int, "help": "GPUs (or CPU processes) that share a step."}),
-    (("--nodes",), {"type": int, "help": "Machines that share a step."}),
-    (("--seed",), {"type": int, "help": "Seed of all random numbers."}),
-    (("--fold",), {"type": int, "help": "Hold out this fold, 0 to 4, of five patient-disjoint folds."}),
-    (("--channels",), {"help": "Volumes of a visit as input channels, such as t1+post,flair."}),
-    (("--init-map",), {"help": "YAML file with names for a weights file that is not recognised."}),
-    (("--config",), {"help": "Settings file (YAML), or a preset shipped with medmim."}),
-    (
-        ("overrides", "--set"),
-        {
-            "multiple": True,
-            "metavar": "KEY=VALUE",
-            "shell_complete": complete_setting,
-            "help": "Change any setting; may be repeated.",
-        },
-    ),
-    (
-        ("--resume",),
-        {
-            "is_flag": False,
-            "flag_value": "latest",
-            "metavar": "[RUN]",
-            "help": "Continue an unfinished run; needs no other word.",
-        },
+    _option("--dims", "2: slices of volumes, 3: volumes.", "from the data", type=click.IntRange(2, 3)),
+    _option(
+        "--size", "Patch size in voxels, such as 64 or 40,56,40; classify scales whole images to it.", _RECIPE
     ),
 ]
+_ENCODERS = (
+    "convnext, dynunet, resenc, resnet18, resnet50, segresnet, swin, vit, timm:NAME or module:callable."
+)
+_TRAINING_OPTIONS: list[Callable[[Any], Any]] = [
+    _option("--steps", "Length of training in steps.", _RECIPE, type=int),
+    _option("--epochs", "Length of training in epochs of the volumes.", type=float),
+    _option("--minutes", "Length of training in minutes of wall-clock time.", type=float),
+    _option("--batch-size", "Patches per step.", _RECIPE, type=int),
+    _option("--lr", "Learning rate.", "0.001", type=float),
+    _option("--precision", "auto, fp32, bf16 or fp16.", "auto"),
+    _option("--workers", "Number of data loader processes.", "from the machine", type=int),
+    _option("--devices", "GPUs (or CPU processes) that share a step.", "1", type=int),
+    _option("--nodes", "Machines that share a step.", "1", type=int),
+    _option("--seed", "Seed of all random numbers.", "0", type=int),
+    _option("--fold", "Hold out this fold, 0 to 4, of five patient-disjoint folds.", type=int),
+    _option("--channels", "Volumes of a visit as input channels, such as t1+post,flair."),
+    _option("--init-map", "YAML file with names for a weights file that is not recognised."),
+    _option("--config", "Settings file (YAML), or a preset shipped with medmim."),
+    set_option,
+    _option(
+        "--resume",
+        "Continue an unfinished run; needs no other word.",
+        is_flag=False,
+        flag_value="latest",
+        metavar="[RUN]",
+    ),
+]
+
+
+def pretraining_options(command: Command) -> Command:
+    """Add the options of training, with the defaults of `pretrain`."""
+    return _with_run_options(command, f"{_RECIPE}; vit for token methods")
+
+
+def finetuning_options(command: Command) -> Command:
+    """Add the options of training, with the defaults of `finetune`."""
+    return _with_run_options(command, "that of --init, else from data and machine")
+
+
+def _with_run_options(command: Command, encoder: str) -> Command:
+    every = [*_DATA_OPTIONS, _option("--encoder", _ENCODERS, encoder), *_TRAINING_OPTIONS]
+    for option in reversed(every):
+        command = option(command)
+    return command

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from medmim.cli.options import home, json_option, print_result
+from medmim.cli.options import home, json_option, path_option, print_result
 from medmim.errors import counted
 
 
@@ -18,7 +18,7 @@ Examples:
   medmim pack quick --out quick.zip""",
 )
 @click.argument("study")
-@click.option("--out", type=click.Path(path_type=Path), help="File to write.  [default: STUDY.zip]")
+@path_option("--out", help="File to write.  [default: STUDY.zip]")
 @json_option
 def command(*, study: str, out: Path | None, as_json: bool) -> None:
     """Write all runs of STUDY, with artifacts and weights but without scans, to one checked file."""

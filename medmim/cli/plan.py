@@ -66,10 +66,12 @@ def command(
         return
     log_line("timing     two trial runs of 6 steps, about a minute each; nothing is recorded")
     planned = plan(settings, home=home())
+    hours = planned.hours
+    duration = f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
     lines = [
         *table,
         f"memory   {planned.peak_mb:.0f} MiB of {planned.free_mb:.0f} MiB free ({planned.device})",
-        f"time     {_duration(planned.hours)} of training, evaluations not counted",
+        f"time     {duration} of training, evaluations not counted",
     ]
     if planned.fits:
         lines.append("fits     yes")
@@ -90,7 +92,3 @@ def _settings(stage: str, flags: dict[str, Any], **words: Any) -> RunSettings:
     if stage in NAMES["task"] and flags.setdefault("task", stage) != stage:
         raise click.UsageError(f"plan {stage} --task {flags['task']}: expected one task; leave out --task")
     return resolve(FinetuneSettings, base=flags.get("task"), flags=flags, **words)
-
-
-def _duration(hours: float) -> str:
-    return f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"

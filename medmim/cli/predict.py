@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from medmim.cli.options import home, json_option, models_option, print_result
+from medmim.cli.options import home, json_option, models_option, out_option, print_result
 from medmim.cli.progress import log_line, phases
 from medmim.errors import counted
 
@@ -30,13 +30,7 @@ Examples:
 )
 @click.argument("source", type=click.Path(path_type=Path))
 @models_option
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default="predictions",
-    show_default=True,
-    help="Output folder.",
-)
+@out_option("predictions")
 @click.option("--workers", type=int, help="Processes that read scans.  [default: one per core]")
 @click.option(
     "--allow-burned-in",

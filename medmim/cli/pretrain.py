@@ -11,12 +11,9 @@ from medmim.cli.options import (
     home,
     json_option,
     next_finetuning,
-    note_run,
-    note_server,
     pretraining_options,
     print_result,
-    refuse_with_resume,
-    where_it_runs,
+    run_settings,
 )
 from medmim.cli.progress import log_line
 from medmim.cli.settings_help import SettingsCommand
@@ -71,29 +68,10 @@ def command(
     *, as_json: bool, config: str | None, overrides: tuple[str, ...], resume: str | None, **flags: Any
 ) -> None:
     """Pretrain an encoder: hide part of each scan and learn to predict it. Prints the id of the run."""
-    from medmim.config.resolve import resolve
     from medmim.config.runs import PretrainSettings
 
-    note_server()
-    values = given(flags)
-    settings = resolve(
-        PretrainSettings, base=values.get("method"), config=config, flags=values, overrides=overrides
-    )
-    if resume:
-        refuse_with_resume(values, overrides, config)
-        from medmim.stages.run_lifecycle import to_resume
-
-        changed = where_it_runs(settings, values, overrides)
-        settings, resume = to_resume(
-            PretrainSettings,
-            "pretrain",
-            resume,
-            home=home(),
-            data=values.get("data"),
-            more_data=settings.more_data,
-        )
-        settings = settings.model_copy(update=changed)
-    note_run(settings)
+    words: dict[str, Any] = {"config": config, "overrides": overrides, "resume": resume}
+    settings, resume = run_settings(PretrainSettings, "pretrain", given(flags), **words)
     from medmim.stages.pretrain.run import pretrain
 
     result = pretrain(settings, home=home(), resume=resume, log=log_line)

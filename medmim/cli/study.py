@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from medmim.cli.compare import comparison_lines
-from medmim.cli.options import complete_setting, home, json_option, note_server, print_result
+from medmim.cli.options import (
+    cluster_options,
+    home,
+    json_option,
+    note_server,
+    path_option,
+    print_result,
+    set_option,
+)
 from medmim.cli.progress import log_line
 
 if TYPE_CHECKING:
@@ -30,37 +38,20 @@ Examples:
   medmim study mesh_mask --engine ray --address head:6379 --gpus 0.5""",
 )
 @click.argument("config", required=False)
-@click.option(
-    "--init",
-    "template",
-    type=click.Path(path_type=Path),
-    help="Write a commented study file and its JSON schema to this path, and stop.",
+@path_option(
+    "--init", "template", help="Write a commented study file and its JSON schema to this path, and stop."
 )
-@click.option("--data", type=click.Path(path_type=Path), help="Dataset folder.  [default: from CONFIG]")
+@path_option("--data", help="Dataset folder.  [default: from CONFIG]")
 @click.option("--dry-run", is_flag=True, help="Print the plan, trials and predicted hours; run nothing.")
 @click.option("--max-hours", type=float, help="Start no training that would end later than this from now.")
 @click.option("--promote", is_flag=True, help="Make the best model champion if the test allows it.")
-@click.option(
-    "--engine",
-    type=click.Choice(["local", "ray"]),
-    default="local",
-    show_default=True,
-    help="Where trainings run; ray: a cluster whose nodes see --data and MEDMIM_HOME at the same paths.",
-)
-@click.option(
-    "--address", help="Address of the Ray cluster, such as head:6379; auto: the cluster of this machine."
+@cluster_options(
+    "Where trainings run; ray: a cluster whose nodes see --data and MEDMIM_HOME at the same paths."
 )
 @click.option(
     "--gpus", type=float, help="GPUs per training on the cluster; 0.5 lets two share one.  [default: 0]"
 )
-@click.option(
-    "overrides",
-    "--set",
-    multiple=True,
-    metavar="KEY=VALUE",
-    shell_complete=complete_setting,
-    help="Change any setting; may be repeated.",
-)
+@set_option
 @json_option
 def command(
     *,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from medmim.cli.options import json_option, print_result
+from medmim.cli.options import json_option, path_option, print_result
 from medmim.errors import counted
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ A file of another network needs names, for example rules.yaml:
     'body\\.conv1\\.(.+)': 'stem.0.\\1'""",
 )
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--init-map", type=click.Path(path_type=Path), help="YAML file with names of the tensors.")
+@path_option("--init-map", help="YAML file with names of the tensors.")
 @click.option("--dims", type=click.IntRange(2, 3), help="Axes of the encoder.  [default: those of the file]")
 @click.option(
     "--in-channels",
