@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,9 +41,28 @@ class WholeImageTask(Task):
     """
 
     dropout: float = 0.2
+    mirror: bool = True
 
     max_val_volumes: ClassVar[int] = 400
     max_val_pictures: ClassVar[int] = 400
+
+    @abstractmethod
+    def target(self, volume: VolumeRecord, names: Mapping[int, str]) -> Tensor:
+        """Return what the network shall predict for an image."""
+
+    @abstractmethod
+    def result(
+        self, case: VolumeRecord, scores: Float[Tensor, " classes"], context: EvaluationContext
+    ) -> Row:
+        """Return the truth and the prediction of an image as JSON values, from the outputs of the network."""
+
+    @abstractmethod
+    def caption(self, case: VolumeRecord, row: Row) -> str:
+        """Return the truth and the prediction of an image for a figure."""
+
+    def sampling_weights(self, train: Sequence[VolumeRecord]) -> list[float] | None:
+        """Return the relative frequency of each training image; None: equal."""
+        return None
 
     def validate(
         self, volumes: tuple[VolumeRecord, ...], log: Callable[[str], None]
@@ -67,6 +87,45 @@ class WholeImageTask(Task):
                 f"{self.axis} sees whole images: leave out field_of_view, or use --set field_of_view=whole"
             )
         return {"dropout": self.dropout}
+
+    def training_samples(
+        self,
+        train: Sequence[VolumeRecord],
+        context: EvaluationContext,
+        *,
+        foreground: float,
+        augment: str | None = None,
+    ) -> TrainingSamples:
+        """Return whole images with their targets."""
+
+        def targets(volume: VolumeRecord, prepared: PreprocessedVolume) -> Mapping[str, Tensor]:
+            return {"target": self.target(volume, context.names)}
+
+        patches = classification_patches(context.plan, load_augmentation(augment) if augment else DEFAULT)
+        return TrainingSamples(patches, targets=targets, weights=self.sampling_weights(train))
+
+    def evaluate(
+        self, network: nn.Module, cases: Sequence[VolumeRecord], context: EvaluationContext, *, final: bool
+    ) -> list[Row]:
+        """Return the truth and the prediction of every case."""
+        options: dict[str, Any] = {"precision": context.precision, "mirror": self.mirror}
+        rows: list[Row] = []
+        for case in cases:
+            scores = classify(network, finite(case, context.volumes), context.plan, **options)
+            own = {"metric": self.metric, "case": case.id, "subject": case.subject}
+            rows.append({**own, **self.result(case, scores, context)})
+        return rows
+
+    def figure(
+        self, network: nn.Module, cases: Sequence[VolumeRecord], context: EvaluationContext, *, title: str
+    ) -> bytes:
+        """Return middle slices with truth and prediction."""
+        rows = []
+        for row, case in zip(self.evaluate(network, cases, context, final=False), cases, strict=True):
+            prepared = context.volumes(case)
+            text = self.caption(case, row)
+            rows.append(caption_row(prepared.image[0], axis=prepared.slice_axis, text=text))
+        return panel(rows, ["image"], title=title)
 
 
 @dataclass(frozen=True)
@@ -123,26 +182,14 @@ class Classification(WholeImageTask):
             )
         return dict(enumerate(found))
 
-    def training_samples(
-        self,
-        train: Sequence[VolumeRecord],
-        context: EvaluationContext,
-        *,
-        foreground: float,
-        augment: str | None = None,
-    ) -> TrainingSamples:
-        """Return whole images, those of rare classes more often."""
-        numbers = {name: number for number, name in context.names.items()}
+    def target(self, volume: VolumeRecord, names: Mapping[int, str]) -> Tensor:
+        """Return the index of the class."""
+        return torch.tensor(list(names.values()).index(str(volume.target)))
+
+    def sampling_weights(self, train: Sequence[VolumeRecord]) -> list[float] | None:
+        """Return higher weights for images of rare classes."""
         counts = Counter(volume.target for volume in train)
-
-        def targets(volume: VolumeRecord, prepared: PreprocessedVolume) -> Mapping[str, Tensor]:
-            return {"target": torch.tensor(numbers[str(volume.target)])}
-
-        return TrainingSamples(
-            classification_patches(context.plan, load_augmentation(augment) if augment else DEFAULT),
-            targets=targets,
-            weights=[counts[volume.target] ** -self.balance for volume in train],
-        )
+        return [counts[volume.target] ** -self.balance for volume in train]
 
     def loss(self, network: nn.Module, batch: dict[str, Tensor]) -> Scalar:
         """Return the mean cost of the batch, with mixup if enabled."""
@@ -159,34 +206,14 @@ class Classification(WholeImageTask):
         """Return the cross entropy of class logits."""
         return F.cross_entropy(scores, target, label_smoothing=self.label_smoothing)
 
-    def evaluate(
-        self, network: nn.Module, cases: Sequence[VolumeRecord], context: EvaluationContext, *, final: bool
-    ) -> list[Row]:
-        """Return the class probabilities of every case."""
-        heat = float(context.tuned.get("temperature", 1.0))
-        rows = []
-        for case in cases:
-            scores = classify(
-                network,
-                finite(case, context.volumes),
-                context.plan,
-                precision=context.precision,
-                mirror=self.mirror,
-            )
-            shares = torch.softmax(scores / heat, dim=0).tolist()
-            probabilities = {context.names[number]: share for number, share in enumerate(shares)}
-            guess = max(probabilities, key=lambda name: probabilities[name])
-            rows.append(
-                {
-                    "metric": self.metric,
-                    "case": case.id,
-                    "subject": case.subject,
-                    "class": case.target,
-                    "correct": guess == case.target,
-                    "probabilities": probabilities,
-                }
-            )
-        return rows
+    def result(
+        self, case: VolumeRecord, scores: Float[Tensor, " classes"], context: EvaluationContext
+    ) -> Row:
+        """Return the class, and the probability of each class."""
+        shares = torch.softmax(scores / float(context.tuned.get("temperature", 1.0)), dim=0).tolist()
+        probabilities = {context.names[number]: share for number, share in enumerate(shares)}
+        guess = max(probabilities, key=lambda name: probabilities[name])
+        return {"class": case.target, "correct": guess == case.target, "probabilities": probabilities}
 
     def tune(self, rows: Sequence[Row], context: EvaluationContext) -> dict[str, Any]:
         """Return the temperature that calibrates the probabilities."""
@@ -196,17 +223,10 @@ class Classification(WholeImageTask):
         """Return F1, accuracies, AUROC and calibration error of cases and of patients."""
         return class_means(rows, list(context.names.values()))
 
-    def figure(
-        self, network: nn.Module, cases: Sequence[VolumeRecord], context: EvaluationContext, *, title: str
-    ) -> bytes:
-        """Return middle slices with true and predicted class."""
-        rows = []
-        for row, case in zip(self.evaluate(network, cases, context, final=False), cases, strict=True):
-            prepared, shares = context.volumes(case), row["probabilities"]
-            guess = max(shares, key=lambda name: shares[name])
-            text = f"{case.target}; predicted {guess}, {shares[guess]:.0%}"
-            rows.append(caption_row(prepared.image[0], axis=prepared.slice_axis, text=text))
-        return panel(rows, ["image"], title=title)
+    def caption(self, case: VolumeRecord, row: Row) -> str:
+        """Return the true and the predicted class."""
+        guess, share = max(row["probabilities"].items(), key=lambda one: one[1])
+        return f"{case.target}; predicted {guess}, {share:.0%}"
 
     def score_figure(self, rows: Sequence[Row], context: EvaluationContext, *, title: str) -> bytes | None:
         """Return confusion matrix, ROC curves and calibration."""

@@ -9,20 +9,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medmim.data.dataset.manifest import Dataset, VolumeRecord
-from medmim.data.loading.augmentation import load_augmentation
-from medmim.data.loading.classification_samples import DEFAULT, classification_patches
-from medmim.data.loading.finite_checks import finite
-from medmim.data.loading.preprocess import PreprocessedVolume
 from medmim.encoders import Encoder
 from medmim.errors import DataError, counted
 from medmim.shapes import Scalar
-from medmim.training.evaluation.figures import caption_row, panel, plain, to_png
+from medmim.training.evaluation.figures import plain, to_png
 from medmim.training.evaluation.metric_intervals import Statistic, Weights
 from medmim.training.evaluation.multilabel_metrics import (
     THRESHOLD,
@@ -32,8 +29,8 @@ from medmim.training.evaluation.multilabel_metrics import (
     label_means,
     shared_temperature,
 )
-from medmim.training.tasks.base import EvaluationContext, Row, TrainingSamples
-from medmim.training.tasks.classification import Classification, classify
+from medmim.training.tasks.base import EvaluationContext, Row
+from medmim.training.tasks.classification import Classification
 
 _UNKNOWN = -1.0
 _NAMED = 8  # classes with a name in a figure
@@ -99,30 +96,16 @@ class MultiLabel(Classification):
             log(f"warning: no training image shows {', '.join(missing)}: not trained")
         return super().head(encoder, train, context, log)
 
-    def training_samples(
-        self,
-        train: Sequence[VolumeRecord],
-        context: EvaluationContext,
-        *,
-        foreground: float,
-        augment: str | None = None,
-    ) -> TrainingSamples:
-        """Return whole images, those of rare classes more often; unknown classes are -1 in `target`."""
-        names = list(context.names.values())
-        counts = Counter(name for volume in train for name in self.classes_of(volume) or {""})
+    def target(self, volume: VolumeRecord, names: Mapping[int, str]) -> Tensor:
+        """Return 1, 0 or, if it is unknown, -1 for each class."""
+        known = known_labels(volume)
+        return torch.tensor([known.get(name, _UNKNOWN) for name in names.values()])
 
-        def targets(volume: VolumeRecord, prepared: PreprocessedVolume) -> Mapping[str, Tensor]:
-            known = known_labels(volume)
-            return {"target": torch.tensor([known.get(name, _UNKNOWN) for name in names])}
-
-        return TrainingSamples(
-            classification_patches(context.plan, load_augmentation(augment) if augment else DEFAULT),
-            targets=targets,
-            weights=[
-                min(counts[name] for name in self.classes_of(volume) or {""}) ** -self.balance
-                for volume in train
-            ],
-        )
+    def sampling_weights(self, train: Sequence[VolumeRecord]) -> list[float] | None:
+        """Return higher weights for images of rare classes."""
+        shown = [self.classes_of(volume) or {""} for volume in train]
+        counts = Counter(name for names in shown for name in names)
+        return [min(counts[name] for name in names) ** -self.balance for names in shown]
 
     def loss(self, network: nn.Module, batch: dict[str, Tensor]) -> Scalar:
         """Return the mean binary cross entropy over the known classes of the batch."""
@@ -137,29 +120,18 @@ class MultiLabel(Classification):
         losses = F.binary_cross_entropy_with_logits(network(images).float(), smooth, reduction="none")
         return (losses * known).sum() / known.sum().clamp(min=1)
 
-    def evaluate(
-        self, network: nn.Module, cases: Sequence[VolumeRecord], context: EvaluationContext, *, final: bool
-    ) -> list[Row]:
-        """Return the known classes and the probability of each class for every case."""
-        options: dict[str, Any] = {"precision": context.precision, "mirror": self.mirror}
+    def result(
+        self, case: VolumeRecord, scores: Float[Tensor, " classes"], context: EvaluationContext
+    ) -> Row:
+        """Return the known classes, the predicted classes, and the probability of each class."""
         thresholds, heat = context.tuned.get("thresholds", {}), context.tuned.get("temperature", 1.0)
         names = [context.names[number] for number in sorted(context.names)]
-        rows: list[Row] = []
-        for case in cases:
-            scores = classify(network, finite(case, context.volumes), context.plan, **options)
-            shares = dict(zip(names, torch.sigmoid(scores / heat).tolist(), strict=True))
-            known = {name: int(value) for name, value in known_labels(case).items() if name in shares}
-            rows.append(
-                {
-                    "metric": self.metric,
-                    "case": case.id,
-                    "subject": case.subject,
-                    "labels": known,
-                    "found": [name for name in names if shares[name] >= thresholds.get(name, THRESHOLD)],
-                    "probabilities": shares,
-                }
-            )
-        return rows
+        shares = dict(zip(names, torch.sigmoid(scores / heat).tolist(), strict=True))
+        return {
+            "labels": {name: int(value) for name, value in known_labels(case).items() if name in shares},
+            "found": [name for name in names if shares[name] >= thresholds.get(name, THRESHOLD)],
+            "probabilities": shares,
+        }
 
     def tune(self, rows: Sequence[Row], context: EvaluationContext) -> dict[str, Any]:
         """Return the temperature that calibrates all probabilities, and each class's threshold of best F1."""
@@ -193,16 +165,10 @@ class MultiLabel(Classification):
             if name not in shown
         ]
 
-    def figure(
-        self, network: nn.Module, cases: Sequence[VolumeRecord], context: EvaluationContext, *, title: str
-    ) -> bytes:
-        """Return middle slices with the true and the predicted classes."""
-        rows = []
-        for row, case in zip(self.evaluate(network, cases, context, final=False), cases, strict=True):
-            prepared, true = context.volumes(case), sorted(self.classes_of(case))
-            text = f"{', '.join(true) or 'none'}; predicted {predicted_words(row)}"
-            rows.append(caption_row(prepared.image[0], axis=prepared.slice_axis, text=text))
-        return panel(rows, ["image"], title=title)
+    def caption(self, case: VolumeRecord, row: Row) -> str:
+        """Return the true and the predicted classes."""
+        true = ", ".join(sorted(self.classes_of(case)))
+        return f"{true or 'none'}; predicted {predicted_words(row)}"
 
     def score_figure(self, rows: Sequence[Row], context: EvaluationContext, *, title: str) -> bytes | None:
         """Return ROC curves, and AUROC and F1 of each class."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from medmim.data.dataset.manifest import Dataset, VolumeRecord
@@ -95,16 +95,14 @@ class Ordinal(Classification):
         gaps = (scores.softmax(dim=1) - truth).cumsum(dim=1)
         return super().cost(scores, target) + self.distance * gaps.square().sum(dim=1).mean()
 
-    def evaluate(
-        self, network: nn.Module, cases: Sequence[VolumeRecord], context: EvaluationContext, *, final: bool
-    ) -> list[Row]:
+    def result(
+        self, case: VolumeRecord, scores: Float[Tensor, " classes"], context: EvaluationContext
+    ) -> Row:
         """Return the probabilities of the grades, and both places in their order where the grade is known."""
         names: list[str] = [context.names[number] for number in sorted(context.names)]
-        rows: list[dict[str, Any]] = super().evaluate(network, cases, context, final=final)
-        return [
-            {**row, **(grades_of(row["probabilities"], row["class"], names) if row["class"] in names else {})}
-            for row in rows
-        ]
+        row = super().result(case, scores, context)
+        known = row["class"] in names
+        return {**row, **(grades_of(row["probabilities"], row["class"], names) if known else {})}
 
     def aggregate(self, rows: Sequence[Row], context: EvaluationContext) -> dict[str, float]:
         """Return the metrics of grades and those of classification."""

@@ -9,26 +9,23 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from medmim.data.dataset.manifest import Dataset, VolumeRecord
-from medmim.data.loading.augmentation import load_augmentation
-from medmim.data.loading.classification_samples import DEFAULT, classification_patches
-from medmim.data.loading.finite_checks import finite
-from medmim.data.loading.preprocess import PreprocessedVolume
 from medmim.encoders import Encoder
 from medmim.errors import DataError, UsageError
 from medmim.shapes import Scalar
-from medmim.training.evaluation.figures import caption_row, panel, plain, to_png
+from medmim.training.evaluation.figures import plain, to_png
 from medmim.training.evaluation.regression_metrics import (
     limits_of_agreement,
     patient_values,
     regression_means,
 )
-from medmim.training.tasks.base import EvaluationContext, Row, TrainingSamples
-from medmim.training.tasks.classification import WholeImageTask, classify
+from medmim.training.tasks.base import EvaluationContext, Row
+from medmim.training.tasks.classification import WholeImageTask
 
 _INK, _MUTED = "#1f5fa8", "#999999"
 
@@ -91,55 +88,29 @@ class Regression(WholeImageTask):
         log(f"{self.quantity} of {len(train)} training images: mean {mean:.4g}, sd {sd:.4g}")
         return {**options, "mean": mean, "sd": sd}
 
-    def training_samples(
-        self,
-        train: Sequence[VolumeRecord],
-        context: EvaluationContext,
-        *,
-        foreground: float,
-        augment: str | None = None,
-    ) -> TrainingSamples:
-        """Return whole images."""
-
-        def targets(volume: VolumeRecord, prepared: PreprocessedVolume) -> Mapping[str, Tensor]:
-            return {"target": torch.tensor(number_of(volume), dtype=torch.float32)}
-
-        augmentation = load_augmentation(augment) if augment else DEFAULT
-        return TrainingSamples(classification_patches(context.plan, augmentation), targets=targets)
+    def target(self, volume: VolumeRecord, names: Mapping[int, str]) -> Tensor:
+        """Return the number."""
+        return torch.tensor(number_of(volume), dtype=torch.float32)
 
     def loss(self, network: Any, batch: dict[str, Tensor]) -> Scalar:
         """Return the smooth L1 loss in standard deviations of the training numbers."""
         errors = (network(batch["image"]).float()[:, 0] - batch["target"]) / network.sd
         return F.smooth_l1_loss(errors, torch.zeros_like(errors))
 
-    def evaluate(
-        self, network: nn.Module, cases: Sequence[VolumeRecord], context: EvaluationContext, *, final: bool
-    ) -> list[Row]:
-        """Return the true and the predicted number of every case; None for an unknown number."""
-        options: dict[str, Any] = {"precision": context.precision, "mirror": self.mirror}
-        rows: list[Row] = []
-        for case in cases:
-            [found] = classify(network, finite(case, context.volumes), context.plan, **options).tolist()
-            value = number_of(case)
-            known = value if math.isfinite(value) else None
-            own = {"metric": self.metric, "case": case.id, "subject": case.subject}
-            rows.append({**own, "value": known, "predicted": found})
-        return rows
+    def result(
+        self, case: VolumeRecord, scores: Float[Tensor, " classes"], context: EvaluationContext
+    ) -> Row:
+        """Return the true and the predicted number; None for an unknown one."""
+        value = number_of(case)
+        return {"value": value if math.isfinite(value) else None, "predicted": float(scores)}
 
     def aggregate(self, rows: Sequence[Row], context: EvaluationContext) -> dict[str, float]:
         """Return errors, R², Spearman's ρ, bias and limits of agreement over patients."""
         return regression_means(rows)
 
-    def figure(
-        self, network: nn.Module, cases: Sequence[VolumeRecord], context: EvaluationContext, *, title: str
-    ) -> bytes:
-        """Return middle slices with true and predicted number."""
-        rows = []
-        for row, case in zip(self.evaluate(network, cases, context, final=False), cases, strict=True):
-            prepared = context.volumes(case)
-            text = f"{self.quantity} {case.target}; predicted {row['predicted']:.4g}"
-            rows.append(caption_row(prepared.image[0], axis=prepared.slice_axis, text=text))
-        return panel(rows, ["image"], title=title)
+    def caption(self, case: VolumeRecord, row: Row) -> str:
+        """Return the true and the predicted number."""
+        return f"{self.quantity} {case.target}; predicted {row['predicted']:.4g}"
 
     def score_figure(self, rows: Sequence[Row], context: EvaluationContext, *, title: str) -> bytes | None:
         """Return predicted against true numbers, and the plot of Bland and Altman."""

@@ -8,7 +8,6 @@ from scipy import special, stats
 
 from medmim.data.loading.preprocess import VolumeLoader
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan
-from medmim.training.evaluation.detection_metrics import box_means, box_tally
 from medmim.training.evaluation.metric_intervals import interval, intervals, range_of
 from medmim.training.tasks.base import EvaluationContext
 from medmim.training.tasks.classification import Classification
@@ -175,8 +174,3 @@ def test_a_single_patient_has_no_interval():
         (None, None)
     }
     assert intervals(task.weighted_statistic([], place), 0) == []
-
-
-def test_a_class_without_true_boxes_has_no_precision():
-    rows = [{**row, "truth": []} for row in box_rows(np.random.default_rng(0))]
-    assert box_tally(rows, BOXES, {})(np.ones(8)) == box_means(rows, BOXES, {})
