@@ -160,7 +160,6 @@ def run_settings(
 
     Args:
         kind: settings model.
-        stage: pretrain or finetune.
         values: flags that the user set.
         config: settings file or preset.
         overrides: words of `--set`.

@@ -17,7 +17,6 @@ class Encoder(nn.Module, ABC):
     """A network that turns images into a hierarchy of feature maps.
 
     Attributes:
-        in_channels: image channels.
         channels: channels of each map, fine to coarse.
         strides: stride of each map in image voxels along each axis, fine to coarse.
     """

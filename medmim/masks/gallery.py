@@ -28,7 +28,6 @@ class GalleryBackground:
 
     Attributes:
         image: voxels in RAS order, 2D or 3D.
-        spacing_mm: distance between voxels along each axis.
         centre: the voxel through which the three planes are drawn.
     """
 

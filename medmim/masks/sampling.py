@@ -32,8 +32,6 @@ class MaskRequest:
     """One request for masks.
 
     Attributes:
-        batch: number of samples.
-        grid: cells along each axis.
         num_hidden: cells to hide in every sample.
         generator: CPU generator; the only source of randomness.
         weight: share of tissue in each cell, at least 0; None where the image is unknown.

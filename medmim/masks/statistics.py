@@ -27,8 +27,6 @@ class MaskStatistics:
     """Means over the samples of a batch; the last three are None without an image or a lesion.
 
     Attributes:
-        requested_ratio: requested share of hidden cells.
-        realised_ratio: actual share of hidden cells.
         density_variance: variance of the hidden share over all windows of 3 cells along each axis inside the
             grid; 0 is perfectly even. Windows are smaller only where the grid is.
         distance_to_visible: mean distance, in cells, from a hidden cell to the nearest visible one.
@@ -54,13 +52,7 @@ class MaskStatistics:
 
 @dataclass(frozen=True)
 class MaskVariety:
-    """Variety and cost of a mask.
-
-    Attributes:
-        num_draws: number of draws.
-        num_distinct: number of different masks among them.
-        draw_ms: time to draw one mask, in ms.
-    """
+    """Variety and cost of a mask."""
 
     num_draws: int
     num_distinct: int

@@ -25,7 +25,6 @@ class Step:
     """The result of one forward.
 
     Attributes:
-        loss: the loss to minimise.
         parts: detached terms to log, without the loss; includes `HIDDEN_ERROR` where hidden cells are
             predicted in another form than images.
         pictures: detached images, such as `reconstruction`, (batch, channels, *space).

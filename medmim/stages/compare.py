@@ -26,10 +26,7 @@ class CompareResult(NotebookResult):
     """Findings of a comparison.
 
     Attributes:
-        findings: arms, contrasts and sentences.
         notes: what was not finished or left out.
-        report: path of the page.
-        runs: that were compared.
         promotion: whether the best arm's model became champion, and why; None where it was not asked for.
     """
 

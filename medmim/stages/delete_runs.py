@@ -18,8 +18,6 @@ class Leftover:
     """A file or folder that can be removed.
 
     Attributes:
-        path: of the file or folder.
-        size: in bytes.
         reason: why nothing needs it.
     """
 

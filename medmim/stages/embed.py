@@ -40,10 +40,7 @@ class Embeddings:
     """The embeddings of a dataset.
 
     Attributes:
-        out: Parquet file.
         picture: PNG file; None for fewer than three images.
-        images: number of rows.
-        width: length of a vector.
         explained: variance fractions of the two principal components in the picture.
         failures: reason codes of images without a row, by id.
     """

@@ -48,7 +48,6 @@ class InitialWeights:
     """Initial weights with their description.
 
     Attributes:
-        arm: name in comparisons.
         weights: tensors by name; empty for scratch.
         description: content of `weights.json`, or what a public file shows of it; empty for scratch.
         run_id: id of the pretraining run, where known.

@@ -23,16 +23,12 @@ class MethodRow:
     """One method with its default options.
 
     Attributes:
-        method: name in the table.
-        mask, ratio: default mask and ratio.
-        encoder: default encoder.
         target, architecture, objective: axes of the survey (arXiv 2408.06687). Its masking axis is `--mask`
             with every method; the downstream task is not a property of a method, and fine-tuning runs are
             tagged `axis_task`.
         views: views of each image in a batch.
         sees_hidden: whether hidden content reaches the prediction by design.
         encoder_parameters: parameters of the encoder, which is kept.
-        parameters: parameters that are trained.
         options: options for `--set method_options.NAME=…`, with their defaults.
     """
 

@@ -34,7 +34,6 @@ class SelectedModel:
 
     Attributes:
         weights: safetensors file; its description is next to it.
-        title: name for people.
     """
 
     weights: Path

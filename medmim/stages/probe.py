@@ -39,10 +39,7 @@ class ProbeResult:
     """Scores of an encoder's frozen features.
 
     Attributes:
-        linear_f1: macro-F1 of the linear probe on test patients.
-        knn_f1: macro-F1 of nearest neighbours on test patients.
         strength: regularisation of the linear probe, chosen on validation patients.
-        images: number of test images.
     """
 
     linear_f1: float

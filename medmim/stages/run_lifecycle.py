@@ -35,10 +35,6 @@ class RunResult(NotebookResult):
     """The result of `pretrain` or `finetune`.
 
     Attributes:
-        run_id: id in the MLflow store.
-        checkpoint: weights file (safetensors).
-        metrics: final metrics of the run.
-        panel: the last picture.
         scores: test metrics of a fine-tuning with their confidence intervals, as from `intervals`.
     """
 
@@ -245,7 +241,6 @@ def to_resume(
     """Return the settings and the id of the run that `--resume WORD` refers to.
 
     Args:
-        stage: pretrain or finetune.
         word: a run id or its beginning, or `latest`.
         data: dataset folder; None: where the dataset of the run was last, or has been moved to.
         more_data: further dataset folders of a pretraining.

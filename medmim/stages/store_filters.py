@@ -43,9 +43,6 @@ class RunFilter:
 
     Attributes:
         task: task of a fine-tuning, or `pretrain`.
-        arm: text that the arm contains.
-        dataset, study, state: values of the run.
-        prefix: beginning of the id.
         ids: the only ids to list; None: all.
         sort: date (newest first), score (highest first), arm or dataset.
         limit: number of runs; None: all.

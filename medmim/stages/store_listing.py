@@ -25,11 +25,7 @@ class ListedRun:
     """A run as `medmim runs` lists it.
 
     Attributes:
-        run_id: id of the run.
-        state: FINISHED, RUNNING, FAILED or KILLED.
-        started: start of the run.
         tags: tags of the run, such as stage, task, arm, dataset and study.
-        metrics: last value of each metric.
         interval: ends of the 95 % confidence interval of the test score; None without one.
     """
 
@@ -70,9 +66,6 @@ class ListedModel:
     """A version of a registered model with its run.
 
     Attributes:
-        model, version: name and number.
-        aliases: champion, challenger, or none.
-        tags: lineage, status and certificate.
         run: the run that made it; None if it was deleted.
     """
 

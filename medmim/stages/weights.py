@@ -19,7 +19,6 @@ class WeightsReport:
     """What a weights file contains and what of it an encoder of medmim loads.
 
     Attributes:
-        file: name of the file.
         family: the network that the names belong to.
         prefix: what precedes the names in the file.
         encoder, encoder_options, spatial_dims, in_channels: the encoder that was filled.

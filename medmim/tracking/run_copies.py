@@ -21,10 +21,7 @@ class VersionCopy:
     """A version of a registered model.
 
     Attributes:
-        model: name of the registered model.
         origin: id of the run that produced it, in the store where it ran.
-        tags: lineage.
-        aliases: for example challenger.
     """
 
     model: str
@@ -40,14 +37,11 @@ class RunCopy:
     Attributes:
         origin: id of the run in the store where it ran.
         parent: origin of its parent run; empty if it has none.
-        experiment, name, status: as in MLflow.
         start_time, end_time: milliseconds since 1970; the end time is 0 until the run ends.
         params, tags: of the run; the tags exclude the parent.
         metrics: key, value, timestamp in milliseconds and step of every point.
         datasets: name, digest, source and context of each input dataset.
-        versions: model versions registered from the run.
         artifacts: relative path → SHA-256.
-        folder: folder that contains the artifacts.
     """
 
     origin: str

@@ -26,7 +26,6 @@ class PlannedTraining:
     """A training in the plan of a study.
 
     Attributes:
-        digest: of the training.
         arm, stratum: of the trial that the fine-tuning belongs to; empty for a pretraining.
     """
 

@@ -19,7 +19,6 @@ class Parameters:
     """The size of a method.
 
     Attributes:
-        parameters: trained parameters.
         encoder_parameters: parameters of the encoder, which is what remains after pretraining.
     """
 

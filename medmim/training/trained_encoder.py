@@ -20,8 +20,6 @@ class TrainedEncoder:
 
     Attributes:
         encoder: the network with its weights, in evaluation mode.
-        plan: preprocessing of volumes.
-        description: the content of `weights.json`.
     """
 
     encoder: Encoder

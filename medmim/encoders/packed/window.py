@@ -18,7 +18,6 @@ class WindowGeometry:
     Attributes:
         cell: voxels of an input cell.
         out: voxels of an output cell.
-        kernel, stride, dilation: of the window.
         before: padding before the first voxel.
     """
 

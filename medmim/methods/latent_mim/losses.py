@@ -26,9 +26,6 @@ class InfoNCE:
 
     As in Latent MIM's code, predictions are standardised over the patches of their image, predictions and
     targets have unit length, and the cross entropy is multiplied by twice the temperature.
-
-    Attributes:
-        tau: temperature.
     """
 
     tau: float = 0.2

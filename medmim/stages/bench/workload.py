@@ -28,16 +28,8 @@ class Setup:
     """Sizes and parts of a benchmark.
 
     Attributes:
-        dims: 2 or 3.
-        encoder: name in the table of encoders, or module:callable.
-        encoder_options: options of the encoder.
-        batch: batch size.
-        channels: number of image channels.
         size: image size in voxels, per axis.
         cell: mask cell in voxels; empty: the encoder's total stride.
-        mask: name in the table of masks.
-        ratio: share of cells to hide.
-        precision: fp32 or bf16.
         part: encoder or step.
     """
 

@@ -30,9 +30,7 @@ class PredictionSet:
     """Predictions of one training of a tool.
 
     Attributes:
-        tool: its name.
         seed: number among the sets of this tool, from 0.
-        path: folder or file.
     """
 
     tool: str
@@ -45,7 +43,6 @@ class RejectedCase:
     """A case that counts as wrong, because its prediction cannot be compared.
 
     Attributes:
-        tool: that lacks it.
         case: file name of the label without its ending; never written to a report.
         reason: `missing`, or why the file cannot be used.
     """
@@ -72,7 +69,6 @@ class ScoredPredictions:
     Attributes:
         rows: of each set, in the order of the sets; the metric that is tested is named in each row.
         described: title → key of rows, of metrics that are shown besides; means over patients.
-        problems: cases that count as wrong.
         notes: rules that were applied, and files that were not used.
         tables: further tables of the report, by heading.
     """

@@ -43,9 +43,7 @@ class Check:
     """Result of one check.
 
     Attributes:
-        name: subject of the check.
         status: ok, note (works with a limitation) or bad (must be fixed).
-        found: finding.
         advice: what to do; empty if ok.
     """
 

@@ -29,12 +29,7 @@ _OVERLAP = 0.3  # IoU above which boxes of merged classes are one finding, as in
 
 @runtime_checkable
 class CaseScorer(Protocol):
-    """Scores cases whose annotations carry the evaluated classes.
-
-    Attributes:
-        task: the task, with its metrics.
-        context: names and tuned values for the metrics.
-    """
+    """Scores cases whose annotations carry the evaluated classes."""
 
     task: Task
     context: EvaluationContext

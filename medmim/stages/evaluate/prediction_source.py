@@ -23,11 +23,6 @@ class EvaluationOptions:
     """What is evaluated, and how.
 
     Attributes:
-        model: as for `find_model`.
-        predictions: folder of predictions, instead of a model.
-        split: `test` or `all`.
-        by: as for `subgroups`.
-        label_map: as for `match_classes`.
         targets, column: CSV file and column of the classes or numbers, as in `FinetuneSettings`.
         force: score scans too that do not resemble the training data of the model.
     """

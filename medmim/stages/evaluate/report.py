@@ -22,14 +22,7 @@ _WORST = 10
 
 @dataclass(frozen=True)
 class GroupScores:
-    """Scores of a subgroup, or of all cases.
-
-    Attributes:
-        title: name of the subgroup.
-        cases: number of cases.
-        scores: rows of `intervals`.
-        patients: score of each patient alone.
-    """
+    """Scores of a subgroup, or of all cases."""
 
     title: str
     cases: int

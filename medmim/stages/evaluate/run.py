@@ -49,13 +49,9 @@ class EvaluationResult(NotebookResult):
     """Scores of a model on another dataset.
 
     Attributes:
-        out: output folder.
-        page: the report.
-        facts: what was evaluated on what.
         groups: scores of all cases, then of the subgroups.
         certificate: overlap of everything that the model has seen with the evaluated cases.
         failures: reason codes of cases without a score, by volume id.
-        notes: warnings.
     """
 
     out: Path

@@ -51,7 +51,6 @@ class SavedPredictions:
     """Predictions in a folder.
 
     Attributes:
-        folder: the folder.
         kind: name of the task.
         classes: class names, with the label values of each for label maps.
         labels: label map by volume id.

@@ -48,7 +48,6 @@ class ExportResult:
 
     Attributes:
         format: a key of `_DEFAULTS`.
-        path: file or folder that was written.
         difference: largest difference from PyTorch on a real case; None for a datalist.
     """
 

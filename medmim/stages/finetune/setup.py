@@ -46,16 +46,11 @@ class FinetuneRun:
 
     Attributes:
         settings: settings with every open value filled in.
-        dataset: the whole dataset.
         partition: training, validation and test volumes, limited to the labels asked for.
-        task: the task, with its loss and metrics.
         context: class names and volume loader for evaluation.
-        origin: the initial weights of the encoder.
         transfer_report: how the weights were transferred; None from scratch.
         head: options of the network in the table of heads.
-        patches: training patches.
         module: network, loss and optimizer as a Lightning module.
-        budget: steps or minutes.
     """
 
     settings: FinetuneSettings

@@ -42,8 +42,6 @@ class MaskBackground:
 
     Attributes:
         image: float32 voxels in RAS order, 2D or 3D.
-        label: label of the image, or None.
-        spacing_mm: distance between voxels along each axis.
         scans: scans of the same dimension for the analysis; empty: the image itself.
     """
 
@@ -63,9 +61,7 @@ class GalleryEntry:
     """One mask at one ratio.
 
     Attributes:
-        mask: name.
         hidden: its first draw, (*grid).
-        statistics: statistics of all draws.
         analysis: the analysis on scans; None on a neutral grid.
         variety: number of different masks, and drawing time.
     """
@@ -82,9 +78,6 @@ class MaskGallery:
     """The result of `medmim masks`.
 
     Attributes:
-        picture: file of the gallery.
-        grid: cells along each axis.
-        seed: seed of the draws.
         entries: ordered by mask, then ratio.
     """
 

@@ -39,12 +39,6 @@ class ResourceEstimate:
     """The predicted memory and time of a run.
 
     Attributes:
-        device: device of the run.
-        batch_size, accumulate: as set.
-        peak_mb: peak memory, in MiB.
-        hours: hours of training, without evaluations.
-        free_mb: free memory, in MiB.
-        fits: whether the run fits in the free memory.
         proposed_batch_size, proposed_accumulate: the same step in batches that fit; None if none fits.
     """
 

@@ -44,12 +44,10 @@ class TrialRun:
     """Measurements of a trial run.
 
     Attributes:
-        batch: patches per batch.
         peak_mb: peak memory of the process during its steps, or on a GPU the peak that PyTorch allocated, in
             MiB.
         whole_mb: the same including an evaluation and the saving of a state.
         batch_s: seconds of the fastest batch.
-        batches: number of batches.
         volumes: training volumes of the run; an epoch draws each once.
         wait_share: share of the measured time in which the network waited for data.
     """

@@ -30,11 +30,9 @@ class ScanPrediction(NotebookResult):
     """The prediction for one scan.
 
     Attributes:
-        summary: one line for people.
         rows: rows of the task's table: classes with their sizes, probabilities, or boxes.
         labels: label volume of a segmentation, with the shape of the scan; None for other tasks.
         affine: voxel indices to RAS mm of `labels`, (4, 4); None for other tasks.
-        png: picture of the prediction.
         warning: how the scan differs from the training data, if it was predicted with `force`.
     """
 

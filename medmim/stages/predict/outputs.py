@@ -45,7 +45,6 @@ class VolumePrediction:
 
     Attributes:
         rows: rows of the task's table.
-        summary: one line for people.
         label: file of the label volume, where there is one.
     """
 
@@ -59,7 +58,6 @@ class Extras:
     """What is written besides the predictions.
 
     Attributes:
-        probabilities: class probabilities of segmentations.
         pictures: number of volumes with a picture; one takes longer than the prediction of a 2D image.
     """
 
@@ -72,7 +70,6 @@ class OutputPlace:
     """Where the files of one volume are written: `<out>/<kind>/<name>.<ending>`.
 
     Attributes:
-        out: folder of the predictions.
         name: name of the files without an ending; may contain folders.
         draw: write the picture, which takes longer than segmenting a 2D image.
     """

@@ -16,9 +16,7 @@ class Predictions(NotebookResult):
     """The predictions of a model for a source.
 
     Attributes:
-        out: output folder.
         model: name and task of the model, and the SHA-256 of its weights.
-        volumes: predictions by volume id.
         failures: reason codes of volumes without a prediction, by id.
         dicom: for each segmented volume `written`, or the reason why there is no DICOM-SEG.
         files: reason codes of quarantined source files, by their number in the sorted list of files.

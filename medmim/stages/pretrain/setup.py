@@ -52,14 +52,9 @@ class PretrainRun:
 
     Attributes:
         settings: settings with every open value filled in.
-        dataset: the whole dataset.
         dataset_hashes: content hash of each dataset that it consists of.
-        partition: training, validation and test volumes.
-        volumes: loads and preprocesses volumes.
-        patches: training patches.
         module: method, mask and optimizer as a Lightning module.
         voxel_mm: edge lengths of a voxel in mm, where known.
-        origin: the initial weights.
         transfer_report: how they were transferred; None from scratch.
     """
 

@@ -45,7 +45,6 @@ class StudyTraining:
     Attributes:
         job: run in its own process; `init` is set when the pretraining has finished.
         needs: digest of the pretraining whose weights it starts from; empty if there is none.
-        trial: the first trial that it belongs to.
     """
 
     job: Job
@@ -64,7 +63,6 @@ class StudyPlan:
     """All trainings of a study.
 
     Attributes:
-        trials: number of trials.
         trainings: in order; a pretraining shared by several trials is listed once.
         finished: digest → id of the finished run.
         minutes: predicted minutes of each kind of training.

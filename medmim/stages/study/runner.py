@@ -36,7 +36,6 @@ class StudyOptions:
     """Options of one run of the command.
 
     Attributes:
-        dry_run: print the plan only.
         max_hours: start no training that is predicted to end later than this from now.
         promote: promote the model of the best arm if the study is finished and the paired test allows it.
     """
@@ -54,7 +53,6 @@ class StudyResult(NotebookResult):
     """State of a study after a run of the command.
 
     Attributes:
-        name: of the study.
         plan: before this run of the command.
         failures: title and reason of each training that did not finish.
         left: titles of the trainings postponed by `--max-hours`.

@@ -29,11 +29,7 @@ class Job:
     """A training to be run in one process.
 
     Attributes:
-        stage: pretrain or finetune.
-        title: name in logs.
         digest: identifies the training; equal digests give equal results.
-        settings: of the stage.
-        tags: of its run.
     """
 
     stage: Literal["pretrain", "finetune"]

@@ -24,18 +24,14 @@ class Arm:
         name: `scratch`, or method, mask and ratio; with the settings that differ where runs of one name do.
         stratum: what it is compared within; empty where a study varies neither encoder nor labels.
         is_control: whether it was trained from scratch.
-        runs: ids of its fine-tuning runs.
         seeds, patients: rows and columns of `scores`.
         scores: contribution of each patient to the score, per seed; NaN where a fold was not run.
         own: the score of each patient alone, for figures.
         mean: over patients of the mean over seeds.
         interval: 95 % confidence interval of the mean, within 0 and 1; None for one patient.
-        sd: over patients.
         sd_seeds: of the means of seeds; None with one.
-        by_label: score of each class.
         hd95_mm: mean 95th percentile surface distance; None where no case has one.
         contamination: the worst verdict of its runs.
-        minutes: of training of one seed.
         columns: method, mask and ratio, for tables.
         costs: of one seed, under the keys of the resource meter.
         mask_statistics: of its mask; empty from scratch.

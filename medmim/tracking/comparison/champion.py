@@ -27,14 +27,7 @@ _SAME_ARM = ("dataset_hash", "encoder", "dims", "size", "batch_size", "lr", "bud
 
 @dataclass(frozen=True)
 class RegisteredModel:
-    """A version of a model.
-
-    Attributes:
-        model, version: name and number.
-        aliases: challenger, champion, or none.
-        run_id: of the fine-tuning run that made it.
-        tags: lineage and certificate.
-    """
+    """A version of a model."""
 
     model: str
     version: int

@@ -42,10 +42,8 @@ class Contrast:
     Attributes:
         first, second: titles of the arms.
         against: `control` or `best`: did pretraining help, or which arm is best.
-        test: the paired test.
         p_adjusted: p value that allows for all comparisons.
         claimed: whether the difference is evidence.
-        verdict: the sentence.
     """
 
     first: str

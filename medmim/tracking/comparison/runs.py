@@ -36,9 +36,7 @@ class RunScores:
     """A finished fine-tuning run.
 
     Attributes:
-        run_id: of the run.
         arm: `scratch`, or method, mask and ratio of its pretraining.
-        tags: of the run.
         cases: one row for each case and class, with its score.
         scores: every number of its test with its interval; empty for runs of older versions.
         settings: resolved settings; None where the run has no record of them.

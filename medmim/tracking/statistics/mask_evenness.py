@@ -21,8 +21,6 @@ class MaskEvenness:
     Attributes:
         rho: Spearman's; above 0 where even masks score higher.
         p: two-sided, by permutation of the masks; after `adjusted_to` it allows for all comparisons.
-        masks, arms: how many.
-        sentence: what it shows.
     """
 
     rho: float

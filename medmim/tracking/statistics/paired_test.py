@@ -62,7 +62,6 @@ class PairedTest:
         detectable: smallest true difference that this test finds with 80 % probability; infinite where no
             result could be evidence.
         skewness: of the patients' differences; far from 0, the sign-flip test's assumption fails.
-        patients, seeds: how many.
     """
 
     mean: float

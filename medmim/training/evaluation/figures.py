@@ -38,7 +38,6 @@ class FigureRow:
     Attributes:
         images: (y, x) arrays, one a column; NaN marks hidden pixels.
         labels: integer (y, x) arrays overlaid on the images, or None, one a column.
-        text: caption below the first image.
         boxes: rectangles drawn in the last column.
     """
 

@@ -32,7 +32,6 @@ class MaskPair:
 
     Attributes:
         predicted, true: boolean arrays in two or three dimensions; an axis of one voxel is left out.
-        spacing_mm: distance of voxels along each axis.
         tolerance_mm: of surface Dice.
     """
 
@@ -158,7 +157,6 @@ class MaskMetric:
     """A metric of the table.
 
     Attributes:
-        title: for reports.
         measure: computes it.
         is_tested: whether predictions can be compared by it: from 0 to 1, higher is better, always defined.
     """

@@ -52,7 +52,6 @@ class Monitors:
         encoder: the encoder in training; its current weights are the reference for collapse.
         train: images of training patients; None if no image has a class or label.
         val: images of validation patients; batch norm is recalibrated on them only without `train`.
-        precision: auto, fp32 or bf16.
     """
 
     def __init__(

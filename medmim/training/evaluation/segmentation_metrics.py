@@ -52,9 +52,6 @@ class CaseScore:
     """Metrics of one class or region in one volume.
 
     Attributes:
-        case: volume id.
-        subject: patient key.
-        label: name of the class or region.
         dice, hd95_mm, surface_dice, lesion_f1: metrics of the table in `mask_metrics`; all but Dice are None
             if not computed.
         volume_ml, predicted_ml: volume of label and prediction.

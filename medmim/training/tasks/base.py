@@ -27,9 +27,6 @@ class EvaluationContext:
     """Data and options for evaluating a network.
 
     Attributes:
-        volumes: preprocesses volumes.
-        names: class names by index.
-        precision: auto, fp32 or bf16.
         tuned: values chosen on validation cases, such as thresholds; empty before tuning.
     """
 
@@ -50,8 +47,6 @@ class TrainingSamples:
 
     Attributes:
         transform: makes a patch of a preprocessed volume.
-        labelled: include the label volume.
-        targets: returns additional entries of a sample.
         weights: relative frequency of each volume; None: equal.
     """
 

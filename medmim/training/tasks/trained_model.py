@@ -30,15 +30,7 @@ _CACHE_GB = 0.5  # each volume is read once
 
 @dataclass(frozen=True, eq=False)
 class TrainedModel:
-    """A fine-tuned network with everything needed to use it.
-
-    Attributes:
-        task: the task with its training options.
-        network: the network with its weights, in evaluation mode.
-        plan: preprocessing of volumes.
-        names: class names by index.
-        description: the content of `weights.json`.
-    """
+    """A fine-tuned network with everything needed to use it."""
 
     task: Task
     network: nn.Module
