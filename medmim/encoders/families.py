@@ -117,11 +117,9 @@ def _token_and_positions(weights: Named, *, places: str, token: str) -> tuple[Na
     positions = weights[places]
     if positions.shape[1] == round(positions.shape[1] ** 0.5) ** 2:  # none for the token
         return weights, []
-    return {
-        **weights,
-        token: weights[token] + positions[:, :1],
-        places: positions[:, 1:],
-    }, ["position of the class token added to it"]
+    return {**weights, token: weights[token] + positions[:, :1], places: positions[:, 1:]}, [
+        "position of the class token added to it"
+    ]
 
 
 def _timm_vit(weights: Named) -> tuple[Named, list[str]]:

@@ -75,12 +75,7 @@ class Mask(ABC):
         """Return a rank for each cell of each sample; the cells with the highest ranks are hidden first."""
 
     def sample(
-        self,
-        batch: int,
-        grid: Sequence[int],
-        *,
-        generator: torch.Generator,
-        weight: Weights | None = None,
+        self, batch: int, grid: Sequence[int], *, generator: torch.Generator, weight: Weights | None = None
     ) -> Hidden:
         """Draw one mask per sample.
 

@@ -85,10 +85,7 @@ class BlockMask(Mask):
 
 
 def _fill_border(
-    request: MaskRequest,
-    rank: Float[Tensor, "batch *grid"],
-    hidden: Bool[Tensor, "batch *grid"],
-    number: int,
+    request: MaskRequest, rank: Float[Tensor, "batch *grid"], hidden: Bool[Tensor, "batch *grid"], number: int
 ) -> Ranks:
     """Rank the cells outside all boxes, those that touch the hidden region first, in random order."""
     pool = F.avg_pool2d if request.dims == 2 else F.avg_pool3d

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from medmim.encoders import Encoder
 from medmim.errors import ShapeError
+from medmim.methods.targets.pixels import Target
 from medmim.shapes import Hidden, Images, Scalar, Size, grid_of
 
 Values = Float[Tensor, "places values"]
@@ -63,7 +64,13 @@ class Method(nn.Module, ABC):
         """Compute the loss of one batch."""
 
     def on_step_end(self, progress: float) -> None:
-        """Update what follows a step, such as a teacher, by the share of the budget used so far."""
+        """Update what follows a step, such as a teacher, by the share of the budget used so far.
+
+        Here, it is a target made of averaged features.
+        """
+        target = getattr(self, "target", None)
+        if isinstance(target, Target):
+            target.update_ema(self.encoder, progress=progress)
 
     def discard_pending(self) -> None:
         """Discard what forwards stored for `on_step_end`, because their step is skipped."""

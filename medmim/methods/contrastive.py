@@ -95,6 +95,7 @@ class Contrastive(Method):
 
     def on_step_end(self, progress: float) -> None:
         """Update the teacher and enqueue its last embeddings."""
+        super().on_step_end(progress)
         if self.encoder_teacher and self.project_teacher:
             self.encoder_teacher.update(self.encoder, progress=progress)
             self.project_teacher.update(self.project, progress=progress)

@@ -40,10 +40,6 @@ class DenseMAE(Method):
         prediction = self.predict(self.decoder.features(self.encoder(visible)))
         return reconstruct(prediction, self.target, images, hidden)
 
-    def on_step_end(self, progress: float) -> None:
-        """Update a target made of averaged features."""
-        self.target.update_ema(self.encoder, progress=progress)
-
 
 def build_dense_mae(*, encoder: Encoder, spatial_dims: int, cell: Size, target: Choice = "raw") -> DenseMAE:
     """Build a dense masked autoencoder around an encoder.
@@ -55,10 +51,5 @@ def build_dense_mae(*, encoder: Encoder, spatial_dims: int, cell: Size, target: 
     require_whole_cells(cell, encoder.total_stride, of="the encoder's total stride")
     compared = build_target(target, cell=cell, encoder=encoder)
     decoder = UNetDecoder(encoder=encoder, spatial_dims=spatial_dims)
-    predict = PredictionHead(
-        decoder.channels,
-        (1,) * spatial_dims,
-        out_channels=compared.channels(encoder.in_channels),
-        out_stride=compared.stride,
-    )
+    predict = PredictionHead.of_target(decoder.channels, (1,) * spatial_dims, compared, encoder)
     return DenseMAE(encoder, decoder, predict, compared)

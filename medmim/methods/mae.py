@@ -61,10 +61,6 @@ class MAE(Method):
             self.predict(as_map(wanted.put(decoded, zeros), grid)), self.target, images, hidden
         )
 
-    def on_step_end(self, progress: float) -> None:
-        """Update a target made of averaged features."""
-        self.target.update_ema(self.encoder, progress=progress)
-
 
 def build_mae(
     *,
@@ -89,10 +85,5 @@ def build_mae(
     decoder = SelfDecoder(
         vit.width, width=decoder_width, depth=decoder_depth, cues=False, norm_eps=vit.norm.eps
     )
-    predict = PredictionHead(
-        decoder.width,
-        vit.patch,
-        out_channels=compared.channels(vit.in_channels),
-        out_stride=compared.stride,
-    )
+    predict = PredictionHead.of_target(decoder.width, vit.patch, compared, vit)
     return MAE(vit, decoder, predict, compared, cell=cell)

@@ -57,11 +57,6 @@ class MIMContrast(Contrastive):
             pictures=restored.pictures,
         )
 
-    def on_step_end(self, progress: float) -> None:
-        """Update the teacher and its queue, and a target made of averaged features."""
-        super().on_step_end(progress)
-        self.target.update_ema(self.encoder, progress=progress)
-
 
 def build_mim_contrast(
     *,

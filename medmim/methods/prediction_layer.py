@@ -8,7 +8,9 @@ from einops import rearrange
 from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
 
+from medmim.encoders import Encoder
 from medmim.errors import ShapeError
+from medmim.methods.targets.pixels import Target
 from medmim.shapes import Features, Size
 
 
@@ -39,6 +41,12 @@ class PredictionHead(nn.Module):
                 f"features of stride {'×'.join(map(str, stride))} cannot predict values of stride "
                 f"{'×'.join(map(str, out_stride))}: expected one to be a multiple of the other"
             )
+
+    @classmethod
+    def of_target(cls, in_channels: int, stride: Size, target: Target, encoder: Encoder) -> PredictionHead:
+        """Return the layer that predicts a target of the images of an encoder."""
+        out_channels = target.channels(encoder.in_channels)
+        return cls(in_channels, stride, out_channels=out_channels, out_stride=target.stride)
 
     def forward(self, features: Features) -> Features:
         """Return the predicted values, (batch, out_channels, *space / out_stride)."""

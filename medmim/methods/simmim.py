@@ -49,10 +49,6 @@ class SimMIM(Method):
         prediction = self.predict(maps[-1])[(..., *map(slice, whole))]
         return reconstruct(prediction, self.target, images, hidden, error="absolute")
 
-    def on_step_end(self, progress: float) -> None:
-        """Update a target made of averaged features."""
-        self.target.update_ema(self.encoder, progress=progress)
-
 
 def build_simmim(*, encoder: Encoder, spatial_dims: int, cell: Size, target: Choice = "raw") -> SimMIM:
     """Build SimMIM around an encoder.
@@ -64,10 +60,6 @@ def build_simmim(*, encoder: Encoder, spatial_dims: int, cell: Size, target: Cho
     patch_based = require_patches(encoder, method="simmim")
     require_whole_cells(cell, patch_based.patch, of="the encoder's patch")
     compared = build_target(target, cell=cell, encoder=patch_based)
-    predict = PredictionHead(
-        patch_based.channels[-1],
-        patch_based.total_stride,
-        out_channels=compared.channels(patch_based.in_channels),
-        out_stride=compared.stride,
-    )
+    width, stride = patch_based.channels[-1], patch_based.total_stride
+    predict = PredictionHead.of_target(width, stride, compared, patch_based)
     return SimMIM(patch_based, predict, compared)

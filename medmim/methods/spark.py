@@ -52,10 +52,6 @@ class SparK(Method):
         prediction = self.decoder(densified(maps, self.densify, hidden))
         return reconstruct(prediction, self.target, images, hidden)
 
-    def on_step_end(self, progress: float) -> None:
-        """Update a target made of averaged features."""
-        self.target.update_ema(self.encoder, progress=progress)
-
 
 def build_spark(
     *,

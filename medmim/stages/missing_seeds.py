@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
 from typing import Literal
@@ -60,7 +61,7 @@ def train_missing_seeds(
         f"{counted(len(plan), 'trial')} for {counted(seeds, 'seed')} of each arm, about "
         f"{counted(round(predicted), 'minute')}"
     )
-    trainer = _Trainer(store, data, dataset_hash, engine or LocalEngine(), log)
+    trainer = _Trainer(store, data.resolve(), dataset_hash, engine or LocalEngine(), log)
     return [*by_id, *(trainer.trial(arm, run, seed) for arm, run, seed in plan)]
 
 
@@ -107,17 +108,15 @@ def _same_weights(settings: FinetuneSettings, store: Store, dataset: Dataset) ->
     return settings.init if settings.init and is_file else origin.run_id, digest_of(list(origin.lineage))
 
 
+@dataclass(frozen=True)
 class _Trainer:
     """Trains one trial after the other."""
 
-    def __init__(
-        self, store: Store, data: Path, dataset_hash: str, engine: StudyEngine, log: Callable[[str], None]
-    ) -> None:
-        self.store = store
-        self.data = data.resolve()
-        self.dataset_hash = dataset_hash
-        self.engine = engine
-        self.log = log
+    store: Store
+    data: Path
+    dataset_hash: str
+    engine: StudyEngine
+    log: Callable[[str], None]
 
     def trial(self, arm: Arm, like: RunScores, seed: int) -> str:
         """Train as a run did, with another seed, its pretraining included; return the id of the run."""

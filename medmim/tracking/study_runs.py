@@ -18,7 +18,6 @@ from medmim.tracking.ui_views import show_arms
 PARENT = "mlflow.parentRunId"
 _PLAN = "cells.json"  # artifact of the run of the study
 _SETTINGS = "study.json"
-_TRAININGS = ("pretraining", "cell")  # values of the tag `role`; `cell` marks the fine-tuning of a trial
 
 
 @dataclass(frozen=True)

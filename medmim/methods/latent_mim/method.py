@@ -18,14 +18,7 @@ from medmim.encoders import Encoder
 from medmim.encoders.patch_tokens import Tokens, initialise, select_patches
 from medmim.encoders.vit import ViTEncoder
 from medmim.errors import UsageError
-from medmim.methods.base import (
-    HIDDEN_ERROR,
-    Method,
-    Step,
-    relative_error,
-    require_grid,
-    require_whole_cells,
-)
+from medmim.methods.base import HIDDEN_ERROR, Method, Step, relative_error, require_grid, require_whole_cells
 from medmim.methods.latent_mim.losses import OBJECTIVES, Objective, mean_cosine
 from medmim.methods.latent_mim.non_contiguous import crop_patches
 from medmim.methods.latent_mim.targets import LATENT_TARGETS, LatentTarget, project

@@ -12,9 +12,8 @@ import torch
 from monai.data.box_utils import non_max_suppression
 from torch import Tensor, nn
 
-from medmim.data.dataset.manifest import BoxRecord, Dataset, VolumeRecord
+from medmim.data.dataset.manifest import Dataset, VolumeRecord
 from medmim.data.loading.preprocess import VolumeLoader
-from medmim.data.loading.preprocessing_plan import PreprocessingPlan
 from medmim.errors import UsageError
 from medmim.shapes import Features
 from medmim.stages.applicability import with_modality
@@ -132,7 +131,7 @@ class ModelScorer:
                 label_classes=label_classes(codes, matching),
                 ignore_label=dataset.info.ignore_label,
             )
-            context = replace(context, volumes=_loader(context, plan))
+            context = replace(context, volumes=VolumeLoader(dataset.root, plan, cache_gb=0.5))
         names = dict(enumerate(matching.names, start=first))
         self._own_context = context
         tuned = context.tuned if trained.plan.regions else _tuned(context.tuned, matching)
@@ -188,15 +187,6 @@ def merged_boxes(found: Sequence[Sequence[Any]], matching: ClassMatching) -> lis
             best = non_max_suppression(values[:, 1:], values[:, 0], nms_thresh=_OVERLAP)
             kept += [own[int(place)] for place in best]
     return sorted(kept, key=lambda box: -float(box[1]))
-
-
-def _renamed(boxes: Sequence[BoxRecord], of_data: Mapping[str, str | None]) -> tuple[BoxRecord, ...]:
-    named = [(box, of_data[box.name]) for box in boxes]
-    return tuple(box.model_copy(update={"name": name}) for box, name in named if name)
-
-
-def _loader(context: EvaluationContext, plan: PreprocessingPlan) -> VolumeLoader:
-    return VolumeLoader(context.volumes.root, plan, cache_gb=0.5)
 
 
 def _tuned(tuned: Mapping[str, Any], matching: ClassMatching) -> dict[str, Any]:

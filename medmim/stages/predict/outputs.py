@@ -141,45 +141,25 @@ def write_probabilities(
     files.write_bytes(place.file("probabilities", "npz"), stream.getvalue())
 
 
-def write_class_prediction(
+def write_image_prediction(
     trained: TrainedModel, scene: EvaluationContext, volume: VolumeRecord, place: OutputPlace
 ) -> VolumePrediction:
-    """Classify a volume; write a picture; return the probability of every class."""
+    """Predict the class (with all probabilities), classes or number of a volume; write a picture."""
     [row] = trained.task.evaluate(trained.network, [volume], scene, final=False)
-    probabilities: dict[str, float] = row["probabilities"]
-    best = max(probabilities, key=lambda name: probabilities[name])
-    prepared, summary = scene.volumes(volume), f"{best} {probabilities[best]:.0%}"
-    figure = caption_row(prepared.image[0], axis=prepared.slice_axis, text=summary)
+    shares: dict[str, float] = row.get("probabilities", {})
+    columns: dict[str, Any] = {f"p_{name}": round(value, 6) for name, value in shares.items()}
+    if trained.kind == "classify":
+        best, share = max(shares.items(), key=lambda one: one[1])
+        columns, summary = {"class": best, **columns}, f"{best} {share:.0%}"
+    elif trained.kind == "multilabel":
+        columns, summary = {"classes": "|".join(row["found"]), **columns}, predicted_words(row)
+    else:
+        value, quantity = float(row["predicted"]), scene.names[0]
+        columns, summary = {"quantity": quantity, "value": round(value, 6)}, f"{quantity} {value:.4g}"
     if place.draw:
-        _draw(place, [figure], trained)
-    columns = {f"p_{name}": round(value, 6) for name, value in probabilities.items()}
-    return VolumePrediction([{"volume": volume.id, "class": best, **columns}], summary)
-
-
-def write_classes_prediction(
-    trained: TrainedModel, scene: EvaluationContext, volume: VolumeRecord, place: OutputPlace
-) -> VolumePrediction:
-    """Find the classes of a volume; write a picture; return them, joined by |, and all probabilities."""
-    [row] = trained.task.evaluate(trained.network, [volume], scene, final=False)
-    prepared, summary = scene.volumes(volume), predicted_words(row)
-    figure = caption_row(prepared.image[0], axis=prepared.slice_axis, text=summary)
-    if place.draw:
-        _draw(place, [figure], trained)
-    columns = {f"p_{name}": round(value, 6) for name, value in row["probabilities"].items()}
-    return VolumePrediction([{"volume": volume.id, "classes": "|".join(row["found"]), **columns}], summary)
-
-
-def write_value_prediction(
-    trained: TrainedModel, scene: EvaluationContext, volume: VolumeRecord, place: OutputPlace
-) -> VolumePrediction:
-    """Predict the number of a volume; write a picture; return the number."""
-    [row] = trained.task.evaluate(trained.network, [volume], scene, final=False)
-    value, quantity = float(row["predicted"]), scene.names[0]
-    prepared, summary = scene.volumes(volume), f"{quantity} {value:.4g}"
-    figure = caption_row(prepared.image[0], axis=prepared.slice_axis, text=summary)
-    if place.draw:
-        _draw(place, [figure], trained)
-    return VolumePrediction([{"volume": volume.id, "quantity": quantity, "value": round(value, 6)}], summary)
+        prepared = scene.volumes(volume)
+        _draw(place, [caption_row(prepared.image[0], axis=prepared.slice_axis, text=summary)], trained)
+    return VolumePrediction([{"volume": volume.id, **columns}], summary)
 
 
 def write_box_prediction(
@@ -220,11 +200,11 @@ def trace_to_slices(prediction: VolumePrediction, files_of: Mapping[str, int]) -
 
 
 OUTPUTS: dict[str, OutputFile] = {
-    "classify": OutputFile("classes.csv", ("volume", "class"), write_class_prediction),
+    "classify": OutputFile("classes.csv", ("volume", "class"), write_image_prediction),
     "detect": OutputFile("boxes.csv", _BOX_COLUMNS, write_box_prediction),
-    "multilabel": OutputFile("classes.csv", ("volume", "classes"), write_classes_prediction),
-    "ordinal": OutputFile("classes.csv", ("volume", "class"), write_class_prediction),
-    "regress": OutputFile("values.csv", ("volume", "quantity", "value"), write_value_prediction),
+    "multilabel": OutputFile("classes.csv", ("volume", "classes"), write_image_prediction),
+    "ordinal": OutputFile("classes.csv", ("volume", "class"), write_image_prediction),
+    "regress": OutputFile("values.csv", ("volume", "quantity", "value"), write_image_prediction),
     "segment": OutputFile(
         "volumes.csv", ("volume", "class", "number", "voxels", "ml"), write_label_prediction
     ),

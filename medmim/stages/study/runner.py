@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -138,32 +138,25 @@ def study(
     return StudyResult(settings.name, plan, tuple(runner.failures), tuple(runner.left), compared)
 
 
+@dataclass
 class _Runner:
     """Runs the unfinished trainings of a plan; a failed training does not stop the others."""
 
-    def __init__(
-        self,
-        study_runs: StudyRuns,
-        root: str,
-        plan: StudyPlan,
-        home: Path,
-        engine: StudyEngine,
-        log: Callable[[str], None],
-        clock: Callable[[], float],
-    ) -> None:
-        self.study_runs = study_runs
-        self.root = root
-        self.plan = plan
-        self.home = home
-        self.engine = engine
-        self.log = log
-        self.clock = clock
-        self.finished = dict(plan.finished)
-        self.failures: list[str] = []
-        self.left: list[str] = []
-        self._begun = clock()
+    study_runs: StudyRuns
+    root: str
+    plan: StudyPlan
+    home: Path
+    engine: StudyEngine
+    log: Callable[[str], None]
+    clock: Callable[[], float]
+    failures: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.finished = dict(self.plan.finished)
+        self._begun = self.clock()
         self._running = 0
-        self._kinds = {one.job.digest: one.kind for one in plan.unfinished}
+        self._kinds = {one.job.digest: one.kind for one in self.plan.unfinished}
         self._took: dict[str, list[float]] = {}
         self._settled: set[str] = set()
 
