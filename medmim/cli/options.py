@@ -158,13 +158,6 @@ def run_settings(
 ) -> tuple[Settings, str | None]:
     """Return the settings of a training and the run that it resumes, and print what it uses.
 
-    Args:
-        kind: settings model.
-        values: flags that the user set.
-        config: settings file or preset.
-        overrides: words of `--set`.
-        resume: run to resume.
-
     Raises:
         click.UsageError: for settings that a resumed run cannot change.
         MedmimError: for invalid settings, or a run that cannot be resumed.
