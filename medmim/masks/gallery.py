@@ -148,7 +148,7 @@ def _planes(backdrop: GalleryBackground) -> Sequence[tuple[tuple[int, ...], tupl
     right, _, up = lengths = _lengths(backdrop)
     gap = 0.03 * max(lengths)
     axial, coronal, sagittal = (0, 1, 2), (0, 2, 1), (1, 2, 0)
-    if _is_flat(lengths):
+    if 2 * lengths[2] < lengths[1]:
         return [(axial, (0.0, 2 * (up + gap))), (coronal, (0.0, up + gap)), (sagittal, (0.0, 0.0))]
     return [(axial, (0.0, up + gap)), (coronal, (0.0, 0.0)), (sagittal, (right + gap, 0.0))]
 
@@ -160,10 +160,6 @@ def _extent(backdrop: GalleryBackground) -> tuple[float, float]:
         (corner[1] + lengths[plane[1]], corner[0] + lengths[plane[0]]) for plane, corner in _planes(backdrop)
     ]
     return max(top for top, _ in corners), max(side for _, side in corners)
-
-
-def _is_flat(lengths: Sequence[float]) -> bool:
-    return 2 * lengths[2] < lengths[1]
 
 
 def _lengths(backdrop: GalleryBackground) -> list[float]:

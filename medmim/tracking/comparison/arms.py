@@ -115,13 +115,8 @@ def arms_of(runs: Sequence[RunScores]) -> tuple[Arm, ...]:
 
 def _interval(arm: Arm, of_seeds: SeedVariance) -> tuple[float, float] | None:
     """Return the interval of an arm's mean inside the range of scores, where the true mean is too."""
-    found = mean_interval(arm.scores, _known(arm, of_seeds))
+    found = mean_interval(arm.scores, (of_seeds if len(arm.seeds) > 1 else SeedVariance()))
     return found and (min(max(found[0], 0.0), arm.mean), max(min(found[1], 1.0), arm.mean))
-
-
-def _known(arm: Arm, of_seeds: SeedVariance) -> SeedVariance:
-    """Return what seeds add to an arm; the interval of one with a single seed covers patients only."""
-    return of_seeds if len(arm.seeds) > 1 else SeedVariance()
 
 
 def _with_distinct_names(runs: Sequence[RunScores]) -> list[RunScores]:
