@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+from frozen_probe import probe
 
 import medmim
 from medmim import files
-from medmim.stages.probe import probe  # has no function of the package
 
 CNN: dict[str, Any] = {"encoder": "resnet18", "encoder_options": {}}
 VIT: dict[str, Any] = {

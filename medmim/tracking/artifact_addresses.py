@@ -17,11 +17,11 @@ _ADDRESSES = (
 )
 
 
-def experiment_in(client: MlflowClient, home: Path, name: str) -> str:
-    """Return the id of an experiment in a home folder; create it, or restore it if it was deleted."""
+def experiment_of(client: MlflowClient, name: str, home: Path | None = None) -> str:
+    """Return the id of an experiment in a home folder or on a server; create it, or restore it if deleted."""
     found = client.get_experiment_by_name(name)
     if found is None:
-        place = (home / "artifacts" / name).as_uri()
+        place = (home / "artifacts" / name).as_uri() if home else None
         return str(client.create_experiment(name, artifact_location=place, tags=EXPERIMENT_TAGS))
     restore_experiment(client, found)
     return str(found.experiment_id)

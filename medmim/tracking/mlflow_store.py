@@ -20,7 +20,7 @@ from mlflow.exceptions import MlflowException
 
 from medmim import files
 from medmim.errors import RunError
-from medmim.tracking.artifact_addresses import experiment_in
+from medmim.tracking.artifact_addresses import experiment_of
 from medmim.tracking.database import DATABASE, opened, uri_of
 from medmim.tracking.migration import check, prepare
 from medmim.tracking.registry_snapshot import create_model, write_snapshot
@@ -102,7 +102,7 @@ class Store:
     def experiment(self, name: str) -> str:
         """Return the id of an experiment; create or restore it if needed."""
         with files.lock(self.home):
-            return experiment_in(self.client, self.home, name)
+            return experiment_of(self.client, name, self.home)
 
     def _note_dataset(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Log the dataset as an MLflow input, so that the UI lists the runs that used it."""

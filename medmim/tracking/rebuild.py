@@ -13,7 +13,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from medmim import files
-from medmim.tracking.artifact_addresses import experiment_in, relocate
+from medmim.tracking.artifact_addresses import experiment_of, relocate
 from medmim.tracking.database import (
     DATABASE,
     copy_database,
@@ -65,7 +65,7 @@ def rebuild(home: Path) -> RebuildSummary:
                 upgrade(new)
             client = MlflowClient(tracking_uri=uri_of(new), registry_uri=uri_of(new))
             copies = [copy for one in records(home) if (copy := _read(one))]
-            uploader = Uploader(client, lambda name: experiment_in(client, home, name))
+            uploader = Uploader(client, lambda name: experiment_of(client, name, home))
             for copy in copies:
                 _restore(uploader, copy, new)
             versions = restore_snapshot(client, home)

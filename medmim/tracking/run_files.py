@@ -8,13 +8,13 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 from urllib.request import url2pathname
+
+from medmim import files
 
 ARTIFACTS = "/artifacts/"  # in each address, after the home folder
 RECORD = "record.jsonl"
@@ -63,11 +63,6 @@ def inside(home: Path, address: str) -> Path:
 def link_files(source: Path, target: Path) -> None:
     """Give a folder the files of another one, as hard links where the filesystem has them."""
     if source.is_dir():
-        shutil.copytree(source, target, copy_function=_link, dirs_exist_ok=True)
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
+        for path in source.rglob("*"):
+            if path.is_file():
+                files.link_or_copy(path, target / path.relative_to(source))

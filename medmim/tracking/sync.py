@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 import time
@@ -15,9 +16,10 @@ from requests.exceptions import RequestException
 
 from medmim import files
 from medmim.errors import RunError, UsageError, counted
+from medmim.tracking.artifact_addresses import experiment_of
 from medmim.tracking.mlflow_store import Store
 from medmim.tracking.run_copies import copy_of, with_parents
-from medmim.tracking.upload import Uploader, UploadSummary, experiment_of
+from medmim.tracking.upload import Uploader, UploadSummary
 
 SERVER = "MLFLOW_TRACKING_URI"
 _ATTEMPTS = 4
@@ -46,17 +48,11 @@ def sync(
         RunError: if the server fails or refuses the credentials; a later call completes the upload.
     """
     chosen = with_parents(store, store.runs() if runs is None else runs)
-    _set_timeouts()
+    for key, value in _PATIENCE.items():
+        os.environ.setdefault(key, value)
     with files.lock(store.home / "sync"):  # two uploads at the same time could both create a missing run
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        known: dict[str, str] = {}
-
-        def experiment(name: str) -> str:
-            if name not in known:
-                known[name] = experiment_of(client, name)
-            return known[name]
-
-        delivery = Uploader(client, experiment)
+        delivery = Uploader(client, functools.cache(functools.partial(experiment_of, client)))
         for number, run in enumerate(chosen):
             _retry(lambda run=run: delivery.put(copy_of(store, run)), number, len(chosen), pause_s)  # type: ignore[misc]
         gone = store.deleted() if runs is None else []
@@ -150,8 +146,3 @@ def server_of(store: Store) -> str | None:
             "are always stored in MEDMIM_HOME"
         )
     return uri if uri and uri != store.uri else None
-
-
-def _set_timeouts() -> None:
-    for key, value in _PATIENCE.items():
-        os.environ.setdefault(key, value)

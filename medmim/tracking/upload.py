@@ -20,9 +20,8 @@ from mlflow.exceptions import MlflowException
 from medmim.tracking.mlflow_store import ORIGIN
 from medmim.tracking.registry_snapshot import create_model
 from medmim.tracking.run_copies import RunCopy, VersionCopy
-from medmim.tracking.run_recorder import dataset_input, restore_experiment
+from medmim.tracking.run_recorder import dataset_input
 from medmim.tracking.study_runs import PARENT
-from medmim.tracking.ui_views import EXPERIMENT_TAGS
 
 RECORD = "medmim-copied.json"  # artifact of a copy: path → SHA-256 of each file that was uploaded
 _WHOLE = "medmim.copied"  # tag of a complete copy: digest of the original, set last
@@ -173,15 +172,6 @@ class Uploader:
             self.client.set_terminated(run_id, status=copy.status, end_time=copy.end_time)
         else:
             self.client.update_run(run_id, status=copy.status)
-
-
-def experiment_of(client: MlflowClient, name: str) -> str:
-    """Return the id of an experiment on a server, creating the experiment if needed."""
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        return str(client.create_experiment(name, tags=EXPERIMENT_TAGS))
-    restore_experiment(client, found)
-    return str(found.experiment_id)
 
 
 def _without_authority(version: VersionCopy) -> dict[str, str]:

@@ -37,7 +37,7 @@ BUILDERS = {
     "stages/bench/workload.py", "stages/export/run.py", "stages/initial_weights.py", "stages/weights.py",
     "training/recipe.py", "training/trained_encoder.py",
     "stages/masks/analysis.py",
-    "stages/masks/gallery.py", "stages/methods.py", "stages/pretrain/setup.py", "stages/probe.py",
+    "stages/masks/gallery.py", "stages/methods.py", "stages/pretrain/setup.py",
     "stages/study/runner.py", "tracking/comparison/descriptions.py", "training/mask_any_net_regularizer.py",
     "training/tasks/trained_model.py", "masks/__init__.py",
 }  # fmt: skip

@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
-
 from medmim import files
 from medmim.pages import render_page
 from medmim.text_formats import csv_text
-from medmim.training.evaluation.figures import plain, to_png
+from medmim.training.evaluation.figures import scores_figure
 
 PAGE = "report.html"
 _TEMPLATE = Path(__file__).with_name("evaluation_page.html")
@@ -46,7 +44,7 @@ def write_report(
     panel: bytes | None,
 ) -> None:
     """Write the page with its PNG and CSV files."""
-    chart = scores_figure(groups, metric)
+    chart = _chart(groups, metric)
     for name, png in {"scores.png": chart, "panel.png": panel}.items():
         if png:
             files.write_bytes(out / name, png)
@@ -71,21 +69,15 @@ def write_report(
     files.write_text(out / PAGE, page)
 
 
-def scores_figure(groups: Sequence[GroupScores], metric: str) -> bytes:
+def _chart(groups: Sequence[GroupScores], metric: str) -> bytes:
     """Draw the patients of each group, and its score with the confidence interval."""
-    figure = Figure(figsize=(9, 1.2 + 0.45 * max(len(groups), 2)), dpi=110, layout="constrained")
-    axes = figure.subplots()
-    for height, group in enumerate(groups):
-        own = list(group.patients.values())
-        axes.plot(own, [height] * len(own), "|", color="#9aa5b1", markersize=12)
-        if row := group.score(metric):
-            value, low, high = row["value"], row["low"], row["high"]
-            ends = [[0.0], [0.0]] if low is None else [[max(value - low, 0.0)], [max(high - value, 0.0)]]
-            axes.errorbar(value, height, xerr=ends, fmt="o", color="#2a9d8f", capsize=4)
-    axes.set_yticks(range(len(groups)), [plain(f"{one.title} ({one.cases})") for one in groups])
-    axes.set_ylim(len(groups) - 0.5, -0.5)
-    axes.set_xlabel(f"{metric}: each patient, and the score with its 95 % interval")
-    return to_png(figure)
+    rows = []
+    for group in groups:
+        row = group.score(metric) or {"value": None, "low": None, "high": None}
+        interval = None if row["low"] is None else (row["low"], row["high"])
+        title, patients = f"{group.title} ({group.cases})", list(group.patients.values())
+        rows.append((title, patients, row["value"], interval))
+    return scores_figure(rows, f"{metric}: each patient, and the score with its 95 % interval")
 
 
 def _row(first: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:

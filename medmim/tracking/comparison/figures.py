@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from medmim.config.study import SCRATCH
 from medmim.tracking.comparison.arms import Arm
 from medmim.tracking.comparison.findings import Contrast, Findings
-from medmim.training.evaluation.figures import plain, to_png
+from medmim.training.evaluation.figures import plain, scores_figure, to_png
 
 HEADINGS = {
     "scores": "Score of each arm",
@@ -42,20 +42,8 @@ def figures(findings: Findings) -> dict[str, bytes]:
 
 def scores(findings: Findings) -> bytes:
     """Draw the patients of each arm, and its mean with the confidence interval."""
-    arms = findings.arms
-    figure = Figure(figsize=(9, 1.2 + 0.45 * max(len(arms), 2)), dpi=_DPI, layout="constrained")
-    axes = figure.subplots()
-    for height, arm in enumerate(arms):
-        own = list(arm.patient_means.values())
-        axes.plot(own, [height] * len(own), "|", color=_GREY, markersize=12)
-        low, high = arm.interval or (arm.mean, arm.mean)
-        bars = [[arm.mean - low], [high - arm.mean]]
-        axes.errorbar(arm.mean, height, xerr=bars, fmt="o", color=_COLOURS[2], capsize=4)
-    axes.set_yticks(range(len(arms)), [plain(arm.title) for arm in arms])
-    axes.tick_params(axis="y", labelsize=8)
-    axes.set_ylim(len(arms) - 0.5, -0.5)
-    axes.set_xlabel(f"{findings.metric}: each test patient, and the mean with its 95 % interval")
-    return to_png(figure)
+    rows = [(arm.title, list(arm.patient_means.values()), arm.mean, arm.interval) for arm in findings.arms]
+    return scores_figure(rows, f"{findings.metric}: each test patient, and the mean with its 95 % interval")
 
 
 def heat_map(arms: Sequence[Arm], metric: str) -> bytes:

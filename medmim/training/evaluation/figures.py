@@ -94,6 +94,25 @@ def plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
+def scores_figure(
+    rows: Sequence[tuple[str, Sequence[float], float | None, tuple[float, float] | None]], label: str
+) -> bytes:
+    """Draw name, patients, score and confidence interval of each row, and return a PNG."""
+    figure = Figure(figsize=(9, 1.2 + 0.45 * max(len(rows), 2)), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    for height, (_, patients, score, interval) in enumerate(rows):
+        axes.plot(patients, [height] * len(patients), "|", color="#9aa5b1", markersize=12)
+        if score is not None:
+            low, high = interval or (score, score)
+            bars = [[max(score - low, 0.0)], [max(high - score, 0.0)]]
+            axes.errorbar(score, height, xerr=bars, fmt="o", color="#2a9d8f", capsize=4)
+    axes.set_yticks(range(len(rows)), [plain(name) for name, *_ in rows])
+    axes.tick_params(axis="y", labelsize=8)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlabel(label)
+    return to_png(figure)
+
+
 def to_png(figure: Figure) -> bytes:
     """Return a figure as PNG bytes without software metadata."""
     buffer = io.BytesIO()

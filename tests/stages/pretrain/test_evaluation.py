@@ -5,6 +5,7 @@ import itertools
 import pytest
 import tiny
 import torch
+from frozen_probe import probe
 
 from medmim.cli.pretrain import alarm_lines
 from medmim.config.runs import PretrainSettings
@@ -14,7 +15,6 @@ from medmim.data.loading.preprocessing_plan import PreprocessingPlan
 from medmim.encoders import build_encoder
 from medmim.stages.pretrain.evaluation import affordable_images
 from medmim.stages.pretrain.run import pretrain
-from medmim.stages.probe import probe
 from medmim.tracking.mlflow_store import Store
 from medmim.training.budget import Budget
 

@@ -1,15 +1,15 @@
 """Probes of frozen features: use of the splits, and random weights."""
 
+import frozen_probe as stage
 import numpy as np
 import pytest
 import tiny
 import torch
+from frozen_probe import probe
 
 from medmim.data.dataset.manifest import read_dataset
 from medmim.data.dataset.partition import partition
 from medmim.errors import DataError
-from medmim.stages import probe as stage
-from medmim.stages.probe import probe
 
 RESNET = {"encoder": "resnet18", "encoder_options": {"widths": [4, 4, 6, 8]}, "size": 32, "seed": 0}
 
