@@ -124,9 +124,6 @@ def refuse_unknown_options(what: str, options: Iterable[str], known: Iterable[st
         what: owner of the options, such as `mask 'mesh'`.
         options: names given by the user.
         known: accepted names.
-
-    Raises:
-        UsageError: for an unknown option.
     """
     taken = set(known)
     for option in options:

@@ -100,11 +100,7 @@ def link_or_copy(path: Path, place: Path) -> None:
 
 
 def require_room(folder: Path, count: int = 1 << 16) -> None:
-    """Check that `count` bytes can still be written to a folder, for programs that do not report a full disk.
-
-    Raises:
-        WriteError: if they cannot.
-    """
+    """Check that `count` bytes can still be written to a folder, where a program hides a full disk."""
     write_bytes(folder / "room", bytes(count))
     (folder / "room").unlink()
 

@@ -85,11 +85,7 @@ def command(
 
 
 def _options(text: str | None) -> dict[str, Any]:
-    """Parse options of the encoder.
-
-    Raises:
-        click.UsageError: if the text is no YAML mapping.
-    """
+    """Parse options of the encoder."""
     from medmim.config.resolve import parse_yaml
 
     options = parse_yaml(text or "{}", where="--encoder-options")

@@ -56,11 +56,7 @@ def refuse_foreign_code(values: Mapping[str, Any], *, source: str) -> None:
 
 
 def import_callable(path: str, *, word: str, expected: str) -> Any:
-    """Import `module:callable`, from the installed packages or the current folder.
-
-    Raises:
-        UsageError: if it cannot be imported.
-    """
+    """Import `module:callable`, from the installed packages or the current folder."""
     module, _, attribute = path.partition(":")
     here = str(Path.cwd())
     if here not in sys.path and "" not in sys.path:

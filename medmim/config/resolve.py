@@ -187,11 +187,7 @@ def _nested(values: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Return the keys and values of a YAML file.
-
-    Raises:
-        SettingsError: if it cannot be read or contains something else.
-    """
+    """Return the keys and values of a YAML file."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -42,9 +42,6 @@ def build_encoder(name: str, *, spatial_dims: int, in_channels: int, **options: 
 
     Args:
         name: a key of `ENCODERS`, `timm:NAME`, or `module:callable`, such as `my_package.nets:tiny`.
-
-    Raises:
-        UsageError: for an unknown name or option.
     """
     if name.startswith(TIMM):
         return from_timm(

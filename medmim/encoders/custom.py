@@ -40,11 +40,7 @@ class CustomEncoder(Encoder):
 
 
 def from_callable(path: str, *, spatial_dims: int, in_channels: int, **options: Any) -> Encoder:
-    """Import `module:callable`, call it and wrap the network that it returns.
-
-    Raises:
-        UsageError: if it cannot be imported or called, or does not return a network.
-    """
+    """Import `module:callable`, call it and wrap the network that it returns."""
     build = import_callable(path, word="--encoder", expected="which returns a torch network")
     try:
         signature(build).bind(spatial_dims=spatial_dims, in_channels=in_channels, **options)
@@ -62,11 +58,7 @@ def from_callable(path: str, *, spatial_dims: int, in_channels: int, **options: 
 
 
 def from_timm(name: str, *, spatial_dims: int, in_channels: int, **options: Any) -> Encoder:
-    """Build a 2D network of timm with random weights, which returns the maps of its stages.
-
-    Raises:
-        UsageError: if timm is missing, does not know the name, or cannot build the network.
-    """
+    """Build a 2D network of timm with random weights, which returns the maps of its stages."""
     if spatial_dims != 2:
         raise UsageError(f"--encoder {TIMM}{name}: timm has 2D networks only: add --dims 2")
     try:

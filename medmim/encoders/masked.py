@@ -32,11 +32,7 @@ class MaskPyramid:
         self._visible: dict[Size, Tensor] = {}
 
     def visible(self, space: Size) -> Float[Tensor, "batch 1 *space"]:
-        """Return 1 at visible and 0 at hidden voxels of a map of size `space`.
-
-        Raises:
-            ShapeError: if the size is not a multiple of the grid.
-        """
+        """Return 1 at visible and 0 at hidden voxels of a map of size `space`."""
         if space not in self._visible:
             grid = tuple(self.hidden.shape[1:])
             if len(space) != len(grid) or any(n % cells for n, cells in zip(space, grid, strict=True)):
@@ -135,11 +131,7 @@ class Masked(TensorLike):
 
 
 def mask(images: Images, hidden: Hidden) -> Masked:
-    """Hide cells of images by multiplication; a cell is space / grid.
-
-    Raises:
-        ShapeError: if the numbers of samples differ, or the grid does not divide the image.
-    """
+    """Hide cells of images by multiplication; a cell is space / grid."""
     if images.shape[0] != hidden.shape[0]:
         raise ShapeError(f"expected one mask per sample, got {hidden.shape[0]} for {images.shape[0]} images")
     return Masked(images, MaskPyramid(hidden)).like(images)

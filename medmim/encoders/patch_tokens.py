@@ -46,11 +46,7 @@ class TokenEncoder(Encoder):
         """Return the feature maps, fine to coarse, of patch embeddings (batch, width, *grid)."""
 
     def forward(self, images: Map) -> list[Map]:
-        """Return the feature maps of whole images.
-
-        Raises:
-            ShapeError: for masked or packed images.
-        """
+        """Return the feature maps of whole images."""
         if isinstance(images, (Masked, Packed)):
             raise ShapeError(
                 f"{type(self).__name__} is patch-based and accepts no masked or packed images: use another "

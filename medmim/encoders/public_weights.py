@@ -85,11 +85,7 @@ class PublicWeights:
 
 
 def recognise(tensors: Weights, families: Sequence[Family]) -> PublicWeights:
-    """Recognise the family of weights and name them as medmim does.
-
-    Raises:
-        TransferError: if the names fit no family.
-    """
+    """Recognise the family of weights and name them as medmim does."""
     for family in families:
         prefix = _prefix_of(tensors, family.marks)
         if prefix is not None:

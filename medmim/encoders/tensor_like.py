@@ -89,11 +89,7 @@ class TensorLike(ABC):
         return self.shape[0]
 
     def __array__(self, *_: Any, **__: Any) -> Any:
-        """Reject conversion to NumPy by name.
-
-        Raises:
-            ShapeError: always.
-        """
+        """Reject conversion to NumPy by name."""
         raise self.no_form("numpy.asarray")
 
     def __getattr__(self, name: str) -> Any:
@@ -114,11 +110,7 @@ class TensorLike(ABC):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Run the form of `func`.
-
-        Raises:
-            ShapeError: if it has none.
-        """
+        """Run the form of `func`."""
         form = cls.form_of(func)
         if form is None:
             raise cls.no_form(getattr(func, "__name__", str(func)), func)

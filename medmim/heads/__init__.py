@@ -32,9 +32,6 @@ def build_head(task: str, *, encoder: Encoder, spatial_dims: int, classes: int, 
         task: a key of `HEADS`.
         encoder: the (pretrained) encoder, stored as the attribute `encoder` of the network.
         classes: number of classes; for segmentation including background.
-
-    Raises:
-        UsageError: for an unknown task or option.
     """
     if task not in HEADS:
         raise unknown_name("task", task, HEADS)

@@ -106,11 +106,7 @@ class Mask(ABC):
 
 
 def hidden_voxels(hidden: Hidden, space: Sequence[int]) -> Bool[Tensor, "batch 1 *space"]:
-    """Upsample a mask to voxels: each cell covers space / grid voxels along each axis.
-
-    Raises:
-        ShapeError: if the grid does not divide the image.
-    """
+    """Upsample a mask to voxels: each cell covers space / grid voxels along each axis."""
     grid = tuple(hidden.shape[1:])
     if len(grid) != len(space) or any(length % cells for length, cells in zip(space, grid, strict=True)):
         raise ShapeError(

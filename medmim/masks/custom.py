@@ -35,20 +35,12 @@ class CustomMask(Mask):
     uses_tissue: ClassVar[bool] = True
 
     def rank(self, request: MaskRequest) -> Ranks:
-        """Call the function and check its result.
-
-        Raises:
-            ShapeError: if it does not return one number per cell.
-        """
+        """Call the function and check its result."""
         return checked_ranks(self.rule(request, **self.options), request, name=self.name)
 
 
 def checked_ranks(rank: Any, request: MaskRequest, *, name: str) -> Ranks:
-    """Return the ranks that a user's code computed.
-
-    Raises:
-        ShapeError: if they are not one number per cell.
-    """
+    """Return the ranks that a user's code computed."""
     expected = (request.batch, *request.grid)
     shown = "×".join(map(str, expected))
     if not isinstance(rank, Tensor) or tuple(rank.shape) != expected or rank.device.type != "cpu":
@@ -71,9 +63,6 @@ def load_custom_mask(path: str, *, ratio: float, options: Mapping[str, Any]) -> 
         path: a subclass of `Mask`, built with the ratio and the options, or any other callable, called with a
             `MaskRequest` and the options at every draw.
         options: the user's options, including `max_ratio` and `rounding`.
-
-    Raises:
-        UsageError: if it cannot be imported or does not accept these options.
     """
     found = import_callable(path, word="--mask", expected="a subclass of medmim.masks.Mask or a function")
     subclass = isclass(found) and issubclass(found, Mask)

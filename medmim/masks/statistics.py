@@ -78,11 +78,7 @@ def mask_statistics(
     images: Images | None = None,
     labels: Integer[Tensor, "batch 1 *space"] | None = None,
 ) -> MaskStatistics:
-    """Measure masks, (batch, *grid), on images with labels (lesion where above 0), one per mask.
-
-    Raises:
-        ShapeError: if the grid does not divide the images.
-    """
+    """Measure masks, (batch, *grid), on images with labels (lesion where above 0), one per mask."""
     nearest, farthest = distances_to_visible(hidden)
     values = {
         "requested_ratio": requested_ratio,

@@ -82,9 +82,6 @@ def tissue_share(images: Images, grid: Sequence[int]) -> Weights:
     """Return the share of tissue voxels in each mask cell, (batch, *grid) on the CPU.
 
     A voxel is tissue if, in any channel, it exceeds a tenth of that image's and channel's intensity range.
-
-    Raises:
-        ShapeError: if the cells do not divide the image.
     """
     space = tuple(range(2, images.dim()))
     low, high = images.amin(dim=space, keepdim=True), images.amax(dim=space, keepdim=True)

@@ -107,11 +107,7 @@ def require_grid(images: Images, hidden: Hidden, cell: Size) -> None:
 
 
 def require_whole_cells(cell: Size, step: Size, *, of: str) -> None:
-    """Check that mask cells are a multiple of the encoder's step.
-
-    Raises:
-        ShapeError: otherwise, with the nearest cell that fits.
-    """
+    """Check that mask cells are a multiple of the encoder's step."""
     if any(size % stride for size, stride in zip(cell, step, strict=True)):
         nearest = tuple(-(-size // stride) * stride for size, stride in zip(cell, step, strict=True))
         raise ShapeError(

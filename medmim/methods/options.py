@@ -19,9 +19,6 @@ def build_choice(what: str, choice: Choice, table: Mapping[str, Callable[..., Ma
         what: the option's name, such as `target`, for messages.
         choice: a key of the table, or a mapping from one to its options.
         **given: further arguments; each builder gets those that it accepts.
-
-    Raises:
-        UsageError: for an unknown name or option, or several names.
     """
     named = {choice: {}} if isinstance(choice, str) else choice
     if len(named) != 1:

@@ -34,10 +34,6 @@ def build_target(choice: Choice, *, cell: Size, encoder: Encoder) -> Target:
         choice: a key of `TARGETS`, alone or with that target's options.
         cell: cell of the target in voxels; mask cells are multiples of it.
         encoder: the student, for targets made of its averaged features.
-
-    Raises:
-        UsageError: for an unknown name or option.
-        ShapeError: for a cell that does not fit the target.
     """
     target = build_choice("target", choice, TARGETS, cell=cell, encoder=encoder)
     if isinstance(target, NormalisedPixels) and math.prod(cell) * encoder.in_channels < 2:

@@ -17,11 +17,7 @@ from medmim.shapes import Hidden, Images, Size
 
 
 def require_patches(encoder: Encoder, *, method: str) -> TokenEncoder:
-    """Return the encoder if it is patch-based.
-
-    Raises:
-        UsageError: otherwise.
-    """
+    """Return the encoder if it is patch-based; otherwise raise UsageError."""
     if not isinstance(encoder, TokenEncoder):
         raise UsageError(
             f"method '{method}' needs a patch-based encoder: expected --encoder vit or swin, "
@@ -31,11 +27,7 @@ def require_patches(encoder: Encoder, *, method: str) -> TokenEncoder:
 
 
 def require_sets_of_patches(encoder: Encoder, *, method: str) -> ViTEncoder:
-    """Return the encoder if it can encode a subset of the patches.
-
-    Raises:
-        UsageError: otherwise.
-    """
+    """Return the encoder if it can encode a subset of the patches; otherwise raise UsageError."""
     if not isinstance(encoder, ViTEncoder):
         raise UsageError(
             f"method '{method}' needs an encoder that can drop patches: expected --encoder vit, got "

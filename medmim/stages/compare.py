@@ -82,11 +82,7 @@ class CompareResult(NotebookResult):
 
 
 def compare_runs(run_ids: Sequence[str], *, home: Path, promoting: bool = False) -> CompareResult:
-    """Compare the named fine-tuning runs, or all that are comparable with the newest.
-
-    Raises:
-        RunError: if there is nothing to compare.
-    """
+    """Compare the named fine-tuning runs, or all that are comparable with the newest."""
     store = Store(home, reading=True)
     runs = find_runs(store, run_ids)
     title = digest_of(sorted(run.run_id for run in runs))[:12]
@@ -130,11 +126,7 @@ def compare(
     command: str,
     promoting: bool = False,
 ) -> CompareResult:
-    """Compare finished runs and write the report.
-
-    Raises:
-        RunError: if none of the runs has a score.
-    """
+    """Compare finished runs and write the report."""
     with_score = scored(runs)
     if missing:
         notes = [

@@ -26,11 +26,7 @@ def note_places(home: Path, tags: Mapping[str, str], folders: Sequence[Path]) ->
 
 
 def find_places(home: Path, tags: Mapping[str, str]) -> list[Path]:
-    """Return the folder of each dataset of a run: its last place, ./medmim-data, or a renamed one nearby.
-
-    Raises:
-        DataError: if one is in none of them.
-    """
+    """Return the folder of each dataset of a run: its last place, ./medmim-data, or a renamed one nearby."""
     return [_find_place(home, content_hash) for content_hash in _content_hashes(tags)]
 
 

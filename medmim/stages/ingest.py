@@ -47,10 +47,6 @@ def preview(source: Path, out: Path, *, progress: Progress | None = None, **opti
     """Scan every file below `source` and return what ingestion would make of it; nothing is written.
 
     Pixels are not read, so a volume of the preview can still be refused by the checks of its conversion.
-
-    Raises:
-        UsageError: for invalid paths or an unknown layout.
-        DataError: if there is no file, or the named layout finds no image.
     """
     given = IngestOptions(**options)
     sources = find_files(source, out, given.labels, follow_links=given.follow_links)

@@ -127,21 +127,12 @@ def initial_weights_of(settings: RunSettings, store: Store, dataset: Dataset) ->
 
 
 def named_weights(word: str, store: Store) -> InitialWeights:
-    """Return the weights of a file of medmim, or of a run by the beginning of its id.
-
-    Raises:
-        RunError: if there are no such weights.
-    """
+    """Return the weights of a file of medmim, or of a run by the beginning of its id."""
     return _read(Path(word) if word.endswith(".safetensors") else weights_of(store, _match(store, word)))
 
 
 def pretrained_encoder(origin: InitialWeights) -> Encoder:
-    """Build the encoder that weights describe, and load them.
-
-    Raises:
-        RunError: if the description is incomplete.
-        TransferError: if the weights do not match the encoder.
-    """
+    """Build the encoder that weights describe, and load them."""
     try:
         name, options = origin.description["encoder"], origin.description["encoder_options"]
         dims, channels = origin.description["spatial_dims"], origin.description["in_channels"]
@@ -209,12 +200,7 @@ def _recorded(path: Path) -> SeenPatients | None:
 
 
 def read_weights_file(path: Path, rules: InitMap | None) -> InitialWeights:
-    """Read a file of medmim, which has a description next to it, or a public one, without executing code.
-
-    Raises:
-        RunError: if it cannot be read as tensors.
-        TransferError: if it is of no known network.
-    """
+    """Read a file of medmim, which has a description next to it, or a public one, without executing code."""
     own = path.suffix == ".safetensors" and path.is_file() and rules is None
     if own and (path.with_suffix(".json").is_file() or SeenPatients.from_metadata(weights_metadata(path))):
         return _read(path)

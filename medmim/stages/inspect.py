@@ -54,11 +54,7 @@ class InspectResult:
 def inspect(
     root: Path, *, page: Path | None = None, workers: int | None = None, progress: Progress | None = None
 ) -> InspectResult:
-    """Write the page of a dataset.
-
-    Raises:
-        DataError: if the folder is not a dataset.
-    """
+    """Write the page of a dataset."""
     dataset = read_dataset(root)
     edge, quality = next((size[1:] for size in _SIZES if len(dataset.volumes) <= size[0]), _SIZES[-1][1:])
     tasks = [

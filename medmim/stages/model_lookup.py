@@ -49,9 +49,6 @@ def find_model(
         word: a weights file, the name of a registered model (`NAME`, `NAME:VERSION` or `NAME@ALIAS`), a run
             (or the beginning of its id), or None: the champion, else the best candidate.
         stages: stages whose runs may be given.
-
-    Raises:
-        RunError: if no model matches, or several do.
     """
     if word is not None and word.endswith(".safetensors"):
         return SelectedModel(Path(word), Path(word).name)

@@ -24,11 +24,7 @@ _UNEVEN = 2.5  # longest edge of a mask cell, relative to the shortest
 
 
 def opening_lines(settings: RunSettings, home: Path) -> list[str]:
-    """Return what is known before PyTorch is imported: dataset, budget, and where results are written.
-
-    Raises:
-        DataError: if there is no dataset.
-    """
+    """Return what is known before PyTorch is imported: dataset, budget, and where results are written."""
     dataset = read_dataset(settings.data)
     divided = partition(dataset, fold=settings.fold)
     parts = (("train", divided.train), ("val", divided.val), ("test", divided.test))

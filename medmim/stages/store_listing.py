@@ -86,11 +86,7 @@ class ListedModel:
 
 
 def list_runs(home: Path, wanted: RunFilter = ALL_RUNS) -> list[ListedRun]:
-    """Return runs of pretraining and fine-tuning, without those that describe studies.
-
-    Raises:
-        RunError: if the database cannot be read.
-    """
+    """Return runs of pretraining and fine-tuning, without those that describe studies."""
     condition, values = wanted.condition()
     query = f"SELECT run_uuid, status, start_time, artifact_uri FROM runs WHERE {condition} {wanted.order()}"
     with _database(home) as database:
@@ -133,11 +129,7 @@ def run_ids(home: Path) -> set[str]:
 
 
 def list_models(home: Path, wanted: ModelFilter = ALL_MODELS) -> list[ListedModel]:
-    """Return versions of registered models, newest first within each.
-
-    Raises:
-        RunError: if the database cannot be read.
-    """
+    """Return versions of registered models, newest first within each."""
     condition, values = wanted.condition()
     with _database(home) as database:
         if database is None:

@@ -74,11 +74,7 @@ def column_values(
 def with_targets(
     dataset: Dataset, path: Path | None, column: str, *, home: Path, log: Callable[[str], None]
 ) -> Dataset:
-    """Return the dataset with the values of a column as the targets of its volumes.
-
-    Raises:
-        UsageError: if no row names a volume of the dataset.
-    """
+    """Return the dataset with the values of a column as the targets of its volumes."""
     if path is None:
         return dataset
     key, values = read_column(path, column, option="--targets")

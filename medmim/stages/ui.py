@@ -38,11 +38,7 @@ _QUIET = {
 
 
 def pages(home: Path, *, port: int, token: str = "") -> list[tuple[str, str]]:
-    """Return names and UI addresses of the newest experiments; tables of studies are sorted by score.
-
-    Raises:
-        RunError: if there are no runs.
-    """
+    """Return names and UI addresses of the newest experiments; tables of studies are sorted by score."""
     client, found = Store(home, reading=True).client, []
     relocate(home.resolve())
     for experiment in client.search_experiments(max_results=_NEWEST, order_by=["last_update_time DESC"]):

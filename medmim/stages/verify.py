@@ -37,11 +37,7 @@ class VerifyResult:
 
 
 def verify(root: Path, *, progress: Progress | None = None) -> VerifyResult:
-    """Hash every file of a dataset and compare all counts.
-
-    Raises:
-        DataError: if the folder is not a dataset, or its manifest cannot be read.
-    """
+    """Hash every file of a dataset and compare all counts."""
     dataset = read_dataset(root)
     warnings = (*dataset.info.warnings, *find_missing_hashes(dataset.volumes))
     on_file = None if progress is None else functools.partial(progress, "hash")
@@ -50,11 +46,7 @@ def verify(root: Path, *, progress: Progress | None = None) -> VerifyResult:
 
 
 def raise_if_damaged(result: VerifyResult) -> None:
-    """Raise if the result lists problems.
-
-    Raises:
-        DataError: with reason damaged_dataset.
-    """
+    """Raise if the result lists problems."""
     if result.problems:
         raise DataError(
             f"dataset at '{result.dataset}' is damaged: expected no problems, got {len(result.problems)}, "

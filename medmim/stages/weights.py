@@ -58,12 +58,7 @@ def inspect_weights(
     in_channels: int = 1,
     encoder_options: Mapping[str, Any] | None = None,
 ) -> WeightsReport:
-    """Describe a weights file, and fill the encoder that it fits to see what is loaded.
-
-    Raises:
-        RunError: if the file cannot be read as tensors.
-        TransferError: if it is of no known network.
-    """
+    """Describe a weights file, and fill the encoder that it fits to see what is loaded."""
     origin = read_weights_file(path, rules)
     chosen = dims or origin.description.get("spatial_dims")
     if chosen is None:

@@ -41,11 +41,7 @@ def uri_of(database: Path) -> str:
 
 
 def schema_of(path: Path) -> str:
-    """Return the revision of a database's schema; empty if its tables were never completed.
-
-    Raises:
-        RunError: if the file is damaged, locked or of another program.
-    """
+    """Return the revision of a database's schema; empty if its tables were never completed."""
     with opened(path) as database:
         tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
         if "alembic_version" not in tables:
@@ -57,11 +53,7 @@ def schema_of(path: Path) -> str:
 
 
 def is_intact(path: Path) -> bool:
-    """Return whether a database passes SQLite's integrity check.
-
-    Raises:
-        RunError: if it is locked or belongs to another program.
-    """
+    """Return whether a database passes SQLite's integrity check."""
     try:
         schema_of(path)
         with opened(path) as database:
@@ -110,11 +102,7 @@ def copy_database(source: Path, target: Path) -> None:
 
 
 def upgrade(path: Path) -> None:
-    """Upgrade the tables of a database to the installed MLflow; its rows are counted before and after.
-
-    Raises:
-        RunError: if it cannot be upgraded.
-    """
+    """Upgrade the tables of a database to the installed MLflow; its rows are counted before and after."""
     before = row_counts(path)
     _alter(path)
     if not is_intact(path) or before != row_counts(path):

@@ -80,11 +80,7 @@ def _refuse_lost(home: Path, path: Path) -> None:
 
 
 def back_up(home: Path) -> Path:
-    """Copy the database to the backups of the home folder; the last two are kept.
-
-    Raises:
-        RunError: if it cannot be read.
-    """
+    """Copy the database to the backups of the home folder; the last two are kept."""
     folder = files.private_folder(home / BACKUPS)
     known = backups(home)
     number = 1 + max((int(path.name.split("-")[0]) for path in known), default=0)  # clocks can be set back

@@ -130,11 +130,7 @@ class Store:
         return self.recorder(run_id, known)
 
     def run(self, run_id: str) -> Run:
-        """Return a run by its id in this store or, if it is a copy, by the id of the original run.
-
-        Raises:
-            RunError: if there is no run with this id.
-        """
+        """Return a run by its id in this store or, if it is a copy, by the id of the original run."""
         try:
             return self.client.get_run(run_id)
         except MlflowException as error:
@@ -187,11 +183,7 @@ class Store:
         return inside(self.home, str(run.info.artifact_uri)) / name
 
     def read_text(self, run: Run, name: str, *, default: str | None = None) -> str:
-        """Return a text artifact of a run.
-
-        Raises:
-            RunError: if the run does not have the artifact and there is no default.
-        """
+        """Return a text artifact of a run."""
         path = self.artifact(run, name)
         if not path.is_file() and default is not None:
             return default
@@ -200,11 +192,7 @@ class Store:
         return path.read_text(encoding="utf-8")
 
     def register(self, *, model: str, run_id: str, tags: Mapping[str, str], alias: str) -> int:
-        """Register the artifact folder `model` of a run as a new model version; return the version number.
-
-        Raises:
-            RunError: if the run no longer exists.
-        """
+        """Register the artifact folder `model` of a run as a new model version; return the version number."""
         create_model(self.client, model)
         for known in self.client.search_model_versions(f"name = '{model}' and run_id = '{run_id}'"):
             return int(known.version)  # registered before an interruption

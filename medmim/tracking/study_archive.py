@@ -45,11 +45,7 @@ _STAMP = (1980, 1, 1, 0, 0, 0)  # a fixed time, so that equal content gives equa
 
 
 def pack(store: Store, runs: Sequence[Run], out: Path) -> int:
-    """Write runs and their ancestors into one file; return the number of runs.
-
-    Raises:
-        RunError: if there are no runs to pack.
-    """
+    """Write runs and their ancestors into one file; return the number of runs."""
     if not runs:
         raise RunError(
             "nothing to pack: this home folder has no run of that study; list the studies with `medmim ui`"

@@ -165,11 +165,7 @@ def _keyboard_interrupts() -> Iterator[None]:
 def _remaining_samples(
     settings: RunSettings, budget: Budget, module: L.LightningModule, state: Path | None
 ) -> SampleRange:
-    """Return the samples that are left to draw, after moving the budget to the step of a saved state.
-
-    Raises:
-        RunError: if the state belongs to another network or optimizer, or has no step.
-    """
+    """Return the samples that are left to draw, after moving the budget to the step of a saved state."""
     if state is None:
         return SampleRange(budget.all_draws)
     saved = read_state(state)

@@ -85,11 +85,7 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def weights_metadata(path: Path) -> dict[str, str]:
-    """Return the metadata in a weights file; empty where it has none.
-
-    Raises:
-        RunError: if the file cannot be read.
-    """
+    """Return the metadata in a weights file; empty where it has none."""
     try:
         with safetensors.safe_open(path, framework="numpy") as stream:
             return dict(stream.metadata() or {})

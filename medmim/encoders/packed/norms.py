@@ -41,11 +41,7 @@ def batch_norm(
 
 
 def instance_norm(func: Callable[..., Tensor], value: PackedCells, **norm: Any) -> PackedCells:
-    """Normalise each sample's channels over its visible voxels.
-
-    Raises:
-        ShapeError: for running statistics.
-    """
+    """Normalise each sample's channels over its visible voxels."""
     value.require_channels_first("instance_norm")
     if norm.get("running_mean") is not None or not norm.get("use_input_stats", True):
         raise ShapeError(
@@ -106,11 +102,7 @@ def rms_norm(
     weight: Tensor | None = None,
     eps: float | None = None,
 ) -> PackedCells:
-    """Divide the channels of each voxel by their root mean square; channels must be last.
-
-    Raises:
-        ShapeError: for a norm over more than the channels.
-    """
+    """Divide the channels of each voxel by their root mean square; channels must be last."""
     if not value.last or tuple(normalized_shape) != (value.values.shape[1],):
         raise ShapeError(
             f"'rms_norm' over {tuple(normalized_shape)} of packed cells: expected channels last and the norm "

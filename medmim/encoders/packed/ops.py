@@ -63,11 +63,7 @@ def concatenate(
 def divide(
     func: Callable[..., Sequence[Tensor]], value: PackedCells, size: Any, dim: int = 0
 ) -> tuple[PackedCells, ...]:
-    """Chunk or split along channels.
-
-    Raises:
-        ShapeError: along another axis.
-    """
+    """Chunk or split along channels."""
     channels = value.dims + 1 if value.last else 1
     if dim % (value.dims + 2) != channels:
         raise ShapeError(f"packed values are divided along channels (dim={channels}), got dim={dim}")
@@ -102,22 +98,14 @@ def channel_dropout(
 def linear(
     func: Callable[..., Tensor], value: PackedCells, weight: Tensor, bias: Tensor | None = None
 ) -> PackedCells:
-    """Apply a linear layer to the channels of each voxel; channels must be last.
-
-    Raises:
-        ShapeError: where they do not.
-    """
+    """Apply a linear layer to the channels of each voxel; channels must be last."""
     if not value.last:
         raise ShapeError(f"'linear' on packed cells with channels first: permute them to the end, {ADVICE}")
     return value.from_rows(pointwise(rows_from_cells(value.values), weight, bias))
 
 
 def permute(func: Callable[..., Tensor], value: PackedCells, *order: Any, **kwargs: Any) -> PackedCells:
-    """Move channels behind the spatial axes or back, without moving memory.
-
-    Raises:
-        ShapeError: for any other order.
-    """
+    """Move channels behind the spatial axes or back, without moving memory."""
     axes = kwargs.get("dims", order[0] if order and not isinstance(order[0], int) else order)
     count = value.dims + 2
     wanted = tuple(axis % count for axis in axes)
@@ -130,11 +118,7 @@ def permute(func: Callable[..., Tensor], value: PackedCells, *order: Any, **kwar
 
 
 def movedim(func: Callable[..., Tensor], value: PackedCells, source: int, destination: int) -> PackedCells:
-    """Move channels behind the spatial axes or back.
-
-    Raises:
-        ShapeError: for any other move.
-    """
+    """Move channels behind the spatial axes or back."""
     axes = list(range(value.dims + 2))
     axes.insert(destination % len(axes), axes.pop(source % len(axes)))
     return permute(func, value, axes)
@@ -156,11 +140,7 @@ def mean(
 
 
 def select_channels(value: PackedCells, key: Any) -> PackedCells:
-    """Index along channels, as in `x[:, :8]` or, with channels last, `x[..., :8]`.
-
-    Raises:
-        ShapeError: for an index along another axis.
-    """
+    """Index along channels, as in `x[:, :8]` or, with channels last, `x[..., :8]`."""
     keys = key if isinstance(key, tuple) else (key,)
     if Ellipsis in keys:
         place = keys.index(Ellipsis)
@@ -177,11 +157,7 @@ def select_channels(value: PackedCells, key: Any) -> PackedCells:
 def softmax(
     func: Callable[..., Tensor], value: PackedCells, dim: int | None = None, *args: Any, **kwargs: Any
 ) -> PackedCells:
-    """Apply softmax over the channels of each voxel.
-
-    Raises:
-        ShapeError: over another axis.
-    """
+    """Apply softmax over the channels of each voxel."""
     channels = value.dims + 1 if value.last else 1
     if dim is None or dim % (value.dims + 2) != channels:
         raise ShapeError(f"'softmax' over axis {dim} has no packed form, only over channels: {ADVICE}")

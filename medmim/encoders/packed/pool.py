@@ -71,11 +71,7 @@ def mean_over_space(value: PackedCells, *, keepdim: bool) -> Tensor:
 def adaptive_avg_pool(
     func: Callable[..., Tensor], value: PackedCells, output_size: _Sizes, *_: Any, **__: Any
 ) -> Tensor:
-    """Return the mean over visible voxels, for pooling to one voxel as in squeeze-and-excitation.
-
-    Raises:
-        ShapeError: for another output size.
-    """
+    """Return the mean over visible voxels, for pooling to one voxel as in squeeze-and-excitation."""
     value.require_channels_first(func.__name__)
     sizes = (output_size,) if isinstance(output_size, int) else tuple(output_size)
     if any(size != 1 for size in sizes):

@@ -47,11 +47,7 @@ class FusionConfig:
     width: float = 1.0
 
     def __post_init__(self) -> None:
-        """Check names and sizes.
-
-        Raises:
-            UsageError: for an unknown name or an invalid size.
-        """
+        """Check names and sizes."""
         for what, word, known in (("level", self.level, LEVELS), ("operation", self.operation, OPERATIONS)):
             if word not in known:
                 raise UsageError(

@@ -30,9 +30,6 @@ class HOG(Target):
     Args:
         pool: voxels of a histogram, one number or one per axis; None: half a cell where it is even, as
             MaskFeat's 8 of 16.
-
-    Raises:
-        ShapeError: if the pool does not divide the cell.
     """
 
     name = "HOG"

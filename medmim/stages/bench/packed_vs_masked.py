@@ -112,12 +112,7 @@ def bench(
     memory: bool = True,
     progress: Progress | None = None,
 ) -> BenchmarkResult:
-    """Measure every combination of part, precision and ratio.
-
-    Raises:
-        ShapeError: if cells do not divide the image.
-        UsageError: for an unknown encoder or option.
-    """
+    """Measure every combination of part, precision and ratio."""
     encoder, _, _ = materials(setup)
     setup = replace(setup, cell=setup.cell or encoder.total_stride)
     load = _load()

@@ -134,11 +134,7 @@ def _without_role(name: str) -> str:
 
 
 def patients(names: Sequence[str], rule: SubjectRule) -> tuple[dict[str, str], str]:
-    """Return the digest of each case's patient, and the note on how patients were told apart.
-
-    Raises:
-        DataError: if the rule gives no patient for some cases.
-    """
+    """Return the digest of each case's patient, and the note on how patients were told apart."""
     if not rule:
         note = "every file is taken for a patient of its own; --subject-pattern or --subjects groups them"
         return {name: patient_digest(name) for name in names}, note

@@ -146,11 +146,7 @@ def _wrong(label: str, classes: Mapping[str, str], grades: Sequence[str]) -> dic
 
 
 def _shares(one: PredictionSet, row: Mapping[str, str], names: Sequence[str]) -> dict[str, float]:
-    """Return the probability of each class in a row of predictions.
-
-    Raises:
-        DataError: if the row has neither a known class nor a number for each class.
-    """
+    """Return the probability of each class in a row of predictions."""
     column = next((key for key in CLASS_COLUMNS if key in row), None)
     try:
         if column is None:
@@ -168,11 +164,7 @@ def _shares(one: PredictionSet, row: Mapping[str, str], names: Sequence[str]) ->
 
 
 def read_table(path: Path) -> dict[str, dict[str, str]]:
-    """Return the rows of a table by image; endings of file names are left out.
-
-    Raises:
-        UsageError: without rows, a column of images, or with an image that is named twice.
-    """
+    """Return the rows of a table by image; endings of file names are left out."""
     with open_regular(path) as stream:
         text = decode_text(stream.read(_MAX_BYTES))
     try:

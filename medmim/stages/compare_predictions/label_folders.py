@@ -40,11 +40,7 @@ class LabelFolder:
 
 
 def read_label(path: Path) -> Image:
-    """Read a true label map as integers.
-
-    Raises:
-        DataError: if it cannot be used.
-    """
+    """Read a true label map as integers."""
     try:
         found = load_label(path, spacing_mm=1.0).image
         return fit_label(found, found)
@@ -80,11 +76,7 @@ def read_labels(folder: Path, progress: Progress) -> tuple[LabelFolder, list[str
 
 
 def label_files(folder: Path) -> dict[str, Path]:
-    """Return the label maps below a folder by name; pictures only where there are no volumes.
-
-    Raises:
-        UsageError: if there are none, or two of one name.
-    """
+    """Return the label maps below a folder by name; pictures only where there are no volumes."""
     if not folder.is_dir():
         raise UsageError(f"'{folder}': expected a folder of label maps ({_KINDS})")
     every = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
@@ -152,11 +144,7 @@ def read_predictions(
 def _checked(
     predictions: PredictionSet, codes: Mapping[int, int], paths: Sequence[Path], truth: LabelFolder
 ) -> tuple[dict[int, int], list[str]]:
-    """Compare the values of a set with those that are expected.
-
-    Raises:
-        DataError: if none of its values is expected.
-    """
+    """Compare the values of a set with those that are expected."""
     values = sorted({int(value) for path in paths for value in _values(path)} - {0})
     strange = [value for value in values if value not in codes and value not in truth.ignored]
     if strange and len(strange) == len(values):

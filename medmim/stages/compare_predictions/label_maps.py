@@ -128,11 +128,7 @@ def _score(metric: str, pair: MaskPair, *, wrong: bool) -> float | None:
 
 
 def _chosen(options: MapOptions, truth: LabelFolder) -> tuple[tuple[str, ...], str]:
-    """Return the metrics, the tested one first, and the note that says why.
-
-    Raises:
-        UsageError: for an unknown metric, or a first one that cannot be tested.
-    """
+    """Return the metrics, the tested one first, and the note that says why."""
     for name in options.metrics:
         if name not in MASK_METRICS:
             raise unknown_name("metric", name, MASK_METRICS)

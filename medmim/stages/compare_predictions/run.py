@@ -52,10 +52,6 @@ def compare_predictions(
 
     A repeated NAME of `NAME=PATH` has several trainings, which count as seeds. The labels are a folder of
     label maps, a CSV file of classes, grades or numbers, or a JSON file of boxes (COCO).
-
-    Raises:
-        UsageError: for arguments of another form.
-        DataError: for files that cannot be compared.
     """
     sets = prediction_sets(predictions)
     scored = _scored(sets, labels, options, progress)

@@ -71,11 +71,7 @@ def find_source(options: EvaluationOptions, home: Path, log: Callable[[str], Non
 def annotated_cases(
     source: PredictionSource, dataset: Dataset, split: str
 ) -> tuple[list[VolumeRecord], list[str]]:
-    """Return the annotated cases of a split, and notes about volumes that are left out.
-
-    Raises:
-        DataError: if there are none.
-    """
+    """Return the annotated cases of a split, and notes about volumes that are left out."""
     volumes, rest = source.trained.cases(dataset) if source.trained else (dataset.volumes, ())
     inside = [one for one in volumes if split in ("all", one.split)]
     usable = [one for one in inside if source.task.usable(one)]

@@ -186,11 +186,7 @@ def _rows(
     progress: Progress | None,
     log: Callable[[str], None],
 ) -> list[Row]:
-    """Return the rows of all cases; a failure is recorded and does not stop the others.
-
-    Raises:
-        DataError: if no case could be scored.
-    """
+    """Return the rows of all cases; a failure is recorded and does not stop the others."""
     rows: list[Row] = []
     for number, case in enumerate(cases):
         try:

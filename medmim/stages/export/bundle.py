@@ -40,11 +40,7 @@ _BODY = (
 
 
 def bundle_files(trained: TrainedModel, model: bytes, case: VolumeRecord, *, title: str) -> dict[str, Any]:
-    """Return the files of a bundle by their path in it: bytes, text, or objects for JSON.
-
-    Raises:
-        UsageError: for a model that MONAI's configuration cannot express.
-    """
+    """Return the files of a bundle by their path in it: bytes, text, or objects for JSON."""
     plan = trained.plan
     if trained.kind != "segment" or plan.view != "patch":
         raise UsageError("--format bundle: expected a segmenter of patches; use --format onnx")

@@ -57,11 +57,7 @@ def torchscript(trained: TrainedModel, images: Tensor) -> tuple[bytes, float]:
 
 
 def onnx(trained: TrainedModel, images: Tensor) -> tuple[bytes, float]:
-    """Return the network as ONNX, and its largest difference from PyTorch on the images.
-
-    Raises:
-        RunError: if onnx or onnxruntime is not installed.
-    """
+    """Return the network as ONNX, and its largest difference from PyTorch on the images."""
     missing = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         raise RunError(f"--format onnx needs {' and '.join(missing)}: pip install 'medmim[onnx]'")

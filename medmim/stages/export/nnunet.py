@@ -42,9 +42,6 @@ def nnunet_files(
     """Return the files by name, and the largest difference of the written encoder's maps from PyTorch.
 
     The decoder is initialised as nnU-Net does, because no run of medmim trains nnU-Net's decoder.
-
-    Raises:
-        UsageError: for another encoder, or plans with another number of channels.
     """
     encoder = trained.encoder
     if not isinstance(encoder, ResEncEncoder) or len(encoder.channels) < 2:
@@ -74,11 +71,7 @@ def nnunet_files(
 
 
 def read_plans(path: Path) -> dict[str, Any]:
-    """Read an nnU-Net plans file.
-
-    Raises:
-        DataError: if the file is not one.
-    """
+    """Read an nnU-Net plans file."""
     try:
         plans: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
         if sorted(plans["transpose_forward"]) != [0, 1, 2] or not plans["configurations"]:

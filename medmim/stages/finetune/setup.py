@@ -97,11 +97,7 @@ class FinetuneRun:
 
 
 def build_finetuning(settings: FinetuneSettings, store: Store, log: Callable[[str], None]) -> FinetuneRun:
-    """Build the components of a run; nothing is written.
-
-    Raises:
-        MedmimError: for settings, data, sizes or weights that cannot work.
-    """
+    """Build the components of a run; nothing is written."""
     stored = read_dataset(settings.data)
     stored = with_targets(stored, settings.targets, settings.column, home=store.home, log=log)
     dataset = select_channels(stored, settings.channels, log)

@@ -66,11 +66,6 @@ class MaskAnalyzer:
         scans: at least one scan of 2 or 3 axes; repeated where there are fewer than 8.
         weights: weights written by `medmim pretrain` or `medmim finetune`; None: a small ResNet with fixed
             random weights, whose features discriminate less.
-
-    Raises:
-        RunError: if the weights cannot be read or do not name their encoder.
-        TransferError: if they do not fit the encoder.
-        UsageError: if the encoder has another number of axes.
     """
 
     def __init__(self, scans: Sequence[Tensor], grid: Size, *, weights: Path | None = None) -> None:

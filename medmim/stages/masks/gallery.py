@@ -152,9 +152,6 @@ def background_from_dataset(root: Path, *, volume: str | None, dims: int | None)
     """Read a preprocessed volume of a dataset folder, and up to 8 volumes for the analysis.
 
     Without an id, it is the first with a label, or the first; in 2D the slice with most of the label.
-
-    Raises:
-        UsageError: if there is no such volume.
     """
     dataset = read_dataset(root)
     found = [row for row in dataset.volumes if volume in (None, row.id)]
@@ -176,11 +173,7 @@ def _read_background(root: Path, row: VolumeRecord, dims: int | None) -> MaskBac
 
 
 def background_from_file(path: Path, *, dims: int | None) -> MaskBackground:
-    """Read a NIfTI file.
-
-    Raises:
-        DataError: if it cannot be used.
-    """
+    """Read a NIfTI file."""
     try:
         image = read_image(path)
         check_image(image)

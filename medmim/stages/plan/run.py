@@ -125,11 +125,7 @@ def predict(
 
 
 def refuse_too_large(planned: ResourceEstimate) -> None:
-    """Raise if a run does not fit in memory at any batch size.
-
-    Raises:
-        RunError: with the free memory.
-    """
+    """Raise if a run does not fit in memory at any batch size."""
     if planned.proposed_batch_size is None:
         raise RunError(
             f"this run needs more than the {planned.free_mb:.0f} MiB of free memory, even with one patch per "

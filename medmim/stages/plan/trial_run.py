@@ -91,11 +91,7 @@ class Stopwatch(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Record the time of the batch, loading included.
-
-        Raises:
-            TrialRunOverError: after the last batch.
-        """
+        """Record the time of the batch, loading included."""
         now = self.clock()
         self.seconds.append(now - self._ended)
         if len(self.seconds) == self.batches - 1:

@@ -102,11 +102,7 @@ class PretrainRun:
 
 
 def build_pretraining(settings: PretrainSettings, *, home: Path, log: Callable[[str], None]) -> PretrainRun:
-    """Build the components of a run; only the fingerprint of the dataset is written, to `home`.
-
-    Raises:
-        MedmimError: for settings, data or sizes that cannot work.
-    """
+    """Build the components of a run; only the fingerprint of the dataset is written, to `home`."""
     mask = build_mask(settings.mask, ratio=settings.ratio, **settings.mask_options)
     source = _sources(settings, home, log)
     dataset, divided, origin = source.dataset, source.partition, source.origin

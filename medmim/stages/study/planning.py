@@ -173,9 +173,6 @@ def timed_minutes(
 
     The folder `near` has a temporary home folder; its parent contains the cache of prepared volumes. After
     `limit_s` the short training is ended and extrapolated from its first steps.
-
-    Raises:
-        RunError: if the short training fails.
     """
     known, key = json.loads(_read(near / _TIMINGS)), digest_of([training.job.digest, *_machine()])
     if key in known:

@@ -106,12 +106,7 @@ def promote(store: Store, runs: Sequence[RunScores], findings: Findings, *, miss
 
 
 def force_promotion(store: Store, word: str, why: str) -> Promotion:
-    """Make NAME:VERSION champion because a user decided so; the reason is recorded with it.
-
-    Raises:
-        UsageError: without a reason.
-        RunError: if there is no such version.
-    """
+    """Make NAME:VERSION champion because a user decided so; the reason is recorded with it."""
     if not why.strip():
         raise UsageError("--why: expected the reason for this promotion, which is recorded; got nothing")
     name, _, number = word.rpartition(":")

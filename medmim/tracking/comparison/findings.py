@@ -142,9 +142,6 @@ def find(
         arms: as `arms_of` gathers them, where the caller has added to them.
         varied: settings of pretraining that differ on purpose, besides method, mask, ratio and their options.
         command: trains the seeds that are missing, for the sentences of comparisons with one seed.
-
-    Raises:
-        RunError: if none of the runs has a score.
     """
     runs = scored(runs)
     if not runs:

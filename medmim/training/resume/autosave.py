@@ -122,11 +122,7 @@ class Checkpoints(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save the state when it is due, and stop after a stop signal.
-
-        Raises:
-            Stopped: after SIGTERM or SIGINT.
-        """
+        """Save the state when it is due, and stop after a stop signal."""
         if not completes_step(trainer, batch_idx):
             return
         self.stop_if_requested(trainer)
@@ -174,11 +170,7 @@ class StopBeforeEvaluation(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stop if a signal asks for it.
-
-        Raises:
-            Stopped: after SIGTERM or SIGINT.
-        """
+        """Stop if a signal asks for it."""
         if not completes_step(trainer, batch_idx):
             return
         over = self.checkpoints.evaluations.budget.progress(trainer.global_step) >= 1

@@ -25,22 +25,14 @@ _CANNOT_BE_READ = (safetensors.SafetensorError, OSError, ValueError, LookupError
 
 
 def encode_state(state: Mapping[str, Any]) -> bytes:
-    """Encode nested dictionaries, lists and tuples of tensors, numbers, text, booleans and None as a file.
-
-    Raises:
-        TypeError: for anything else.
-    """
+    """Encode nested dictionaries, lists and tuples of tensors, numbers, text, booleans and None as a file."""
     tensors: dict[str, Tensor] = {}
     tree = json.dumps(_packed(dict(state), tensors), allow_nan=False)
     return safetensors.torch.save(tensors, metadata={_TREE: tree})
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """Read the state in a file; its tensors are on the CPU.
-
-    Raises:
-        RunError: if the file is not a state.
-    """
+    """Read the state in a file; its tensors are on the CPU."""
     try:
         with safetensors.safe_open(path, framework="pt", device="cpu") as stored:
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a mapping

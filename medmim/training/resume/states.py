@@ -69,9 +69,6 @@ def save_state(trainer: L.Trainer, folder: Path) -> bool:
 
     Returns:
         Whether the state was saved; processes other than the first always return True.
-
-    Raises:
-        RunError: if the weights are not finite.
     """
     numbers = sorted(_states(folder))
     path = folder / f"state-{(numbers or [0])[-1] + 1:06d}.safetensors"
@@ -105,11 +102,7 @@ def newest_intact(folder: Path) -> Path | None:
 
 
 def verified_state(folder: Path) -> Path:
-    """Return the newest intact state.
-
-    Raises:
-        RunError: if there is none.
-    """
+    """Return the newest intact state."""
     path = newest_intact(folder)
     if path is not None:
         return path

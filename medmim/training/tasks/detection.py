@@ -81,11 +81,7 @@ class Detection(Task):
     def validate(
         self, volumes: tuple[VolumeRecord, ...], log: Callable[[str], None]
     ) -> tuple[VolumeRecord, ...]:
-        """Validate or clip the boxes and remove the label volumes.
-
-        Raises:
-            DataError: for an invalid box, unless boxes are clipped.
-        """
+        """Validate or clip the boxes and remove the label volumes."""
         rows, changes = check_boxes(volumes, clip=self.bad_boxes == "clip")
         for change in changes:
             log(f"clipped {change}")

@@ -71,11 +71,7 @@ class MultiLabel(Classification):
         return frozenset(name for name, value in known_labels(volume).items() if value)
 
     def names(self, dataset: Dataset, train: Sequence[VolumeRecord], fingerprint: object) -> dict[int, str]:
-        """Return the classes that a training image shows, in alphabetical order.
-
-        Raises:
-            DataError: if no training image shows a class.
-        """
+        """Return the classes that a training image shows, in alphabetical order."""
         found = sorted({name for volume in train for name in self.classes_of(volume)})
         if not found:
             raise DataError("no training image shows a class: expected at least one", reason="one_class")

@@ -63,11 +63,7 @@ class Regression(WholeImageTask):
         return frozenset()
 
     def names(self, dataset: Dataset, train: Sequence[VolumeRecord], fingerprint: object) -> dict[int, str]:
-        """Return the name of the number.
-
-        Raises:
-            DataError: if all training images have the same number.
-        """
+        """Return the name of the number."""
         if len({number_of(volume) for volume in train}) < 2:
             raise DataError(
                 "all training images have the same number: expected at least two", reason="one_class"

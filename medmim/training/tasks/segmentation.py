@@ -114,11 +114,7 @@ class Segmentation(Task):
     def names(
         self, dataset: Dataset, train: Sequence[VolumeRecord], fingerprint: Fingerprint
     ) -> dict[int, str]:
-        """Return the dataset's names, and `label_<code>` for codes without a name.
-
-        Raises:
-            DataError: if all training labels are empty, or there are more classes than a byte can number.
-        """
+        """Return the dataset's names, and `label_<code>` for codes without a name."""
         return self._scheme(dataset, fingerprint).names
 
     def with_labels(
@@ -143,11 +139,7 @@ class Segmentation(Task):
         return label_scheme(dataset, fingerprint, labels=self.labels, regions=self.regions)
 
     def _annotation_lines(self, dataset: Dataset, names: Collection[str]) -> list[str]:
-        """Return what is annotated in each source and case.
-
-        Raises:
-            UsageError: for an unknown source or class.
-        """
+        """Return what is annotated in each source and case."""
         absent = [one for one in self.partially_labelled if one not in (*names, "all")]
         if absent:
             raise UsageError(
