@@ -15,11 +15,8 @@ from medmim.stages.finetune.run import finetune
 from medmim.stages.ingest import ingest
 from medmim.stages.pretrain.run import pretrain
 
-PATCH = (
-    32,
-    32,
-    16,
-)  # the synthetic lesions are small; training on small patches around them converges fastest
+# the synthetic lesions are small; training on small patches around them converges fastest
+PATCH = (32, 32, 16)
 
 
 @dataclass(frozen=True)
@@ -47,11 +44,8 @@ def demo(
     say: Callable[[str], None],
 ) -> Demo:
     """Generate DICOM, ingest it, pretrain, fine-tune with and without pretraining, and compare."""
-    source, data, home = (
-        out / f"scans-{seed}-{patients}",
-        out / f"dataset-{seed}-{patients}",
-        out / "medmim-runs",
-    )
+    source, data = out / f"scans-{seed}-{patients}", out / f"dataset-{seed}-{patients}"
+    home = out / "medmim-runs"
     say(
         f"1/5 write DICOM of {counted(patients, 'synthetic patient')}, with one missing slice and one "
         "truncated file"

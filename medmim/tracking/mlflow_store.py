@@ -25,7 +25,8 @@ from medmim.tracking.database import DATABASE, opened, uri_of
 from medmim.tracking.migration import check, prepare
 from medmim.tracking.registry_snapshot import create_model, write_snapshot
 from medmim.tracking.run_files import RECORD, RunRecord, inside, link_files
-from medmim.tracking.run_recorder import RunRecorder, color_of, dataset_input, restore_run
+from medmim.tracking.run_recorder import RunRecorder, dataset_input, restore_run
+from medmim.tracking.ui_views import color_of
 
 _ANONYMOUS = {"mlflow.user": "medmim", "mlflow.source.name": "medmim", "mlflow.source.type": "LOCAL"}
 ORIGIN = "medmim.run"  # tag of a copy: id of the original run

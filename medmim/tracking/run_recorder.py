@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
-import hashlib
 import io
 import json
 import logging
@@ -163,12 +161,6 @@ def dataset_input(*, name: str, digest: str, source: str, context: str) -> Datas
     return DatasetInput(
         Dataset(name, digest, "medmim", source), tags=[InputTag("mlflow.data.context", context)]
     )
-
-
-def color_of(arm: str) -> str:
-    """Return the color of an arm in the tables and charts of the UI: the same for all of its runs."""
-    hue = hashlib.sha256(arm.encode()).digest()[0] / 256
-    return "#" + "".join(f"{round(255 * part):02x}" for part in colorsys.hsv_to_rgb(hue, 0.75, 0.8))
 
 
 def stored_names(keys: Iterable[str]) -> dict[str, str]:

@@ -1,10 +1,12 @@
-"""Views of MLflow's UI: the columns, filter and order with which the tables of runs and of studies open.
+"""Views of MLflow's UI: columns, filter and order with which its tables open, and the colors of arms.
 
 MLflow reads a view from a tag of the experiment, if the address names the view.
 """
 
 from __future__ import annotations
 
+import colorsys
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 
@@ -36,14 +38,15 @@ EXPERIMENT_TAGS = {
 
 
 def show_arms(client: MlflowClient, experiment_id: str) -> None:
-    """Let the table of a study open with its arms, sorted by score.
-
-    Args:
-        client: of the store.
-        experiment_id: of the study.
-    """
+    """Let the table of a study open with its arms, sorted by score."""
     view = _view([*_ARM, *_SCORE, *_COSTS], order_by=_SCORE[0], only="tags.role = 'arm'")
     client.set_experiment_tag(experiment_id, _TAG, view)
+
+
+def color_of(arm: str) -> str:
+    """Return the color of an arm in the tables and charts of the UI: the same for all of its runs."""
+    hue = hashlib.sha256(arm.encode()).digest()[0] / 256
+    return "#" + "".join(f"{round(255 * part):02x}" for part in colorsys.hsv_to_rgb(hue, 0.75, 0.8))
 
 
 def address_words(tags: Mapping[str, str]) -> dict[str, str]:

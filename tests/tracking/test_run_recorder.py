@@ -1,6 +1,7 @@
 import re
 
-from medmim.tracking.run_recorder import color_of, stored_names
+from medmim.tracking.run_recorder import stored_names
+from medmim.tracking.ui_views import color_of
 
 
 def test_keys_that_mlflow_accepts_are_kept():
