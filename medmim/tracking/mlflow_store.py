@@ -16,6 +16,7 @@ from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import LifecycleStage, LoggedModelOutput, LoggedModelStatus, Run
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from medmim import files
@@ -220,6 +221,11 @@ class Store:
         self.client.set_registered_model_alias(model, alias, version.version)
         self.note_registry()
         return int(version.version)
+
+    def aliases(self, version: ModelVersion) -> tuple[str, ...]:
+        """Return the aliases of a version, such as champion."""
+        known = self.client.get_registered_model(version.name).aliases
+        return tuple(sorted(alias for alias, number in known.items() if str(number) == str(version.version)))
 
     def note_registry(self) -> None:
         """Copy the registry to the home folder, from which `doctor --repair` can rebuild it."""

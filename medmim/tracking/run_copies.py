@@ -146,8 +146,6 @@ def _versions(store: Store, run_id: str, origin: str) -> list[VersionCopy]:
     found = store.client.search_model_versions(f"run_id = '{run_id}'")
     versions = []
     for one in sorted(found, key=lambda version: int(version.version)):
-        aliases = store.client.get_registered_model(one.name).aliases
-        mine = sorted(alias for alias, number in aliases.items() if str(number) == str(one.version))
         tags = {key: value for key, value in one.tags.items() if key != ORIGIN}
-        versions.append(VersionCopy(str(one.name), origin, tags, mine))
+        versions.append(VersionCopy(str(one.name), origin, tags, list(store.aliases(one))))
     return versions

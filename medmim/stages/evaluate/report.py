@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,8 +62,8 @@ def write_report(
         scores=[_row({}, row) for row in groups[0].scores],
         groups=[row for row in every if row["metric"] == metric and row["subgroup"] != groups[0].title],
         worst=[{"patient": who, metric: f"{value:.3f}"} for who, value in worst],
-        chart=_encoded(chart),
-        panel=_encoded(panel) if panel else "",
+        chart=chart,
+        panel=panel,
     )
     files.write_text(out / PAGE, page)
 
@@ -84,7 +83,3 @@ def _row(first: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
     low, high = ("" if row[end] is None else f"{row[end]:.3f}" for end in ("low", "high"))
     score = {"metric": row["metric"], "value": f"{row['value']:.3f}", "95 % low": low, "95 % high": high}
     return {**first, **score, "patients": row["patients"]}
-
-
-def _encoded(png: bytes) -> str:
-    return base64.b64encode(png).decode()

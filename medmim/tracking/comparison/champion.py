@@ -65,7 +65,7 @@ def champion_of(store: Store, model: str) -> RegisteredModel | None:
     """Return the champion of a model; None where there is none."""
     try:
         version = store.client.get_model_version_by_alias(model, CHAMPION)
-        return _registered(version, store.client.get_registered_model(model).aliases)
+        return _registered(version, store)
     except MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
@@ -233,11 +233,10 @@ def _version_of(store: Store, run_id: str) -> RegisteredModel:
     found = store.client.search_model_versions(f"run_id = '{run_id}'")
     if not found:
         raise RunError(f"run {run_id} has no registered model: was it unpacked here? train it again")
-    return _registered(found[0], store.client.get_registered_model(found[0].name).aliases)
+    return _registered(found[0], store)
 
 
-def _registered(version: ModelVersion, aliases: Mapping[str, object]) -> RegisteredModel:
-    mine = tuple(sorted(alias for alias, number in aliases.items() if str(number) == str(version.version)))
+def _registered(one: ModelVersion, store: Store) -> RegisteredModel:
     return RegisteredModel(
-        str(version.name), int(version.version), mine, str(version.run_id), dict(version.tags)
+        str(one.name), int(one.version), store.aliases(one), str(one.run_id), dict(one.tags)
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,10 +11,11 @@ from PIL import Image
 
 from medmim import files
 from medmim.pages import render_page
+from medmim.text_formats import csv_text
 from medmim.tracking.comparison.figures import HEADINGS, figures
 from medmim.tracking.comparison.findings import Findings
 from medmim.tracking.comparison.runs import RunScores
-from medmim.tracking.comparison.tables import arm_rows, as_csv, case_rows, contrast_rows
+from medmim.tracking.comparison.tables import arm_rows, case_rows, contrast_rows
 
 PAGE = "report.html"
 _TEMPLATE = Path(__file__).with_name("comparison_page.html")
@@ -40,20 +40,20 @@ def write_report(
     for name, png in images.items():
         files.write_bytes(folder / f"{name}.png", png)
     arms, contrasts = arm_rows(findings), contrast_rows(findings)
-    files.write_text(folder / "arms.csv", as_csv(arms))
-    files.write_text(folder / "contrasts.csv", as_csv(contrasts))
-    files.write_text(folder / "cases.csv", as_csv(case_rows(findings)))
+    files.write_text(folder / "arms.csv", csv_text(arms))
+    files.write_text(folder / "contrasts.csv", csv_text(contrasts))
+    files.write_text(folder / "cases.csv", csv_text(case_rows(findings)))
     files.write_json(folder / "findings.json", findings.as_json())
     page = render_page(
         _TEMPLATE,
         title=title,
         findings=findings,
         notes=[*notes, *findings.warnings],
-        figures=[(HEADINGS[name], _encoded(png)) for name, png in images.items()],
+        figures=[(HEADINGS[name], png) for name, png in images.items()],
         arms=arms,
         contrasts=contrasts,
         tables=tables,
-        panels=[(arm.title, _encoded(_small(png))) for arm in findings.arms for png in arm.panels],
+        panels=[(arm.title, _small(png)) for arm in findings.arms for png in arm.panels],
         provenance=[{"setting": key, "value": value} for key, value in provenance(runs).items()],
     )
     files.write_text(folder / PAGE, page)
@@ -76,7 +76,3 @@ def _small(png: bytes) -> bytes:
         buffer = io.BytesIO()
         image.convert("RGB").quantize(128).save(buffer, format="png", optimize=True)
     return buffer.getvalue()
-
-
-def _encoded(png: bytes) -> str:
-    return base64.b64encode(png).decode()

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 
 from medmim.pages import columns
-from medmim.text_formats import csv_text
 from medmim.tracking.comparison.arms import Arm
 from medmim.tracking.comparison.findings import Findings
 
@@ -72,11 +70,6 @@ def case_rows(findings: Findings) -> list[dict[str, str]]:
         for who, value in zip(arm.patients, line, strict=True)
         if math.isfinite(value)
     ]
-
-
-def as_csv(rows: Sequence[Mapping[str, str]]) -> str:
-    """Return rows as CSV; text that a spreadsheet would take for a formula is quoted."""
-    return csv_text(rows)
 
 
 def _arm_row(arm: Arm, findings: Findings) -> dict[str, str]:

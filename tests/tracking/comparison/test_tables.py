@@ -5,8 +5,9 @@ import numpy as np
 from recorded_runs import rows, run, spread
 from simulated import simulate
 
+from medmim.text_formats import csv_text
 from medmim.tracking.comparison.findings import find
-from medmim.tracking.comparison.tables import arm_rows, as_csv, case_rows, contrast_rows, summary
+from medmim.tracking.comparison.tables import arm_rows, case_rows, contrast_rows, summary
 
 
 def test_arms_may_have_different_classes():
@@ -14,7 +15,7 @@ def test_arms_may_have_different_classes():
     found = arm_rows(find([run("scratch", spread(0.6)), run("a", both)]))
     assert "Dice rim" not in found[0]
     assert found[1]["Dice rim"].startswith("0.5")
-    written = list(csv.DictReader(io.StringIO(as_csv(found))))
+    written = list(csv.DictReader(io.StringIO(csv_text(found))))
     assert written[0]["Dice rim"] == ""
 
 
@@ -47,5 +48,5 @@ def test_the_metrics_of_an_arm_are_finite():
 
 
 def test_formulas_are_quoted_and_numbers_are_not():
-    text = as_csv([{"arm": "=1+1", "gain": "-0.5", "note": "@x"}])
+    text = csv_text([{"arm": "=1+1", "gain": "-0.5", "note": "@x"}])
     assert text.splitlines()[1] == "'=1+1,-0.5,'@x"
