@@ -72,3 +72,13 @@ def round_up(space: Sequence[int], multiple: Sequence[int]) -> Size:
 
 def _show(size: Sequence[int], separator: str = "×") -> str:
     return separator.join(map(str, size))
+
+
+def require_whole_cells(cell: Size, step: Size, *, of: str) -> None:
+    """Check that mask cells are a multiple of the encoder's step."""
+    if any(size % stride for size, stride in zip(cell, step, strict=True)):
+        nearest = tuple(-(-size // stride) * stride for size, stride in zip(cell, step, strict=True))
+        raise ShapeError(
+            f"mask cell of {'×'.join(map(str, cell))} voxels: expected a multiple of {of} "
+            f"{'×'.join(map(str, step))}; use --cell {','.join(map(str, nearest))}"
+        )

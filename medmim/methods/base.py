@@ -104,13 +104,3 @@ def require_grid(images: Images, hidden: Hidden, cell: Size) -> None:
             f"mask grid of {'×'.join(map(str, hidden.shape[1:]))} cells: expected "
             f"{'×'.join(map(str, grid))}, the image size divided by the mask cell"
         )
-
-
-def require_whole_cells(cell: Size, step: Size, *, of: str) -> None:
-    """Check that mask cells are a multiple of the encoder's step."""
-    if any(size % stride for size, stride in zip(cell, step, strict=True)):
-        nearest = tuple(-(-size // stride) * stride for size, stride in zip(cell, step, strict=True))
-        raise ShapeError(
-            f"mask cell of {'×'.join(map(str, cell))} voxels: expected a multiple of {of} "
-            f"{'×'.join(map(str, step))}; use --cell {','.join(map(str, nearest))}"
-        )

@@ -14,12 +14,12 @@ from torch import nn
 from medmim.encoders import Encoder
 from medmim.heads.segmentation import UNetDecoder
 from medmim.masks import hidden_voxels
-from medmim.methods.base import Method, Step, require_grid, require_whole_cells
+from medmim.methods.base import Method, Step, require_grid
 from medmim.methods.options import Choice
 from medmim.methods.prediction_layer import PredictionHead
 from medmim.methods.reconstruction import build_target, reconstruct
 from medmim.methods.targets.pixels import Target
-from medmim.shapes import Hidden, Images, Size
+from medmim.shapes import Hidden, Images, Size, require_whole_cells
 
 
 class DenseMAE(Method):

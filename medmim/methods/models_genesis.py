@@ -18,10 +18,10 @@ from medmim.encoders import Encoder
 from medmim.errors import UsageError
 from medmim.heads.segmentation import UNetDecoder
 from medmim.masks import hidden_voxels
-from medmim.methods.base import Method, Step, generators_of, require_grid, require_whole_cells
+from medmim.methods.base import Method, Step, generators_of, require_grid
 from medmim.methods.prediction_layer import PredictionHead
 from medmim.methods.targets.pixels import RawPixels, from_cells
-from medmim.shapes import Hidden, Images, Size
+from medmim.shapes import Hidden, Images, Size, require_whole_cells
 
 _WINDOWS = 100  # windows of which the voxels are shuffled, per image
 _LARGEST_WINDOW = 10  # each side is at most this share of the image: 1/10

@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 from medmim.encoders import Encoder, TokenEncoder
-from medmim.methods.base import Method, Step, require_grid, require_whole_cells
+from medmim.methods.base import Method, Step, require_grid
 from medmim.methods.options import Choice
 from medmim.methods.prediction_layer import PredictionHead
 from medmim.methods.reconstruction import build_target, reconstruct
 from medmim.methods.targets.pixels import Target
 from medmim.methods.visible_encoding import hidden_patches, require_patches
-from medmim.shapes import Hidden, Images, Size
+from medmim.shapes import Hidden, Images, Size, require_whole_cells
 
 
 class SimMIM(Method):

@@ -13,13 +13,13 @@ from torch import nn
 from medmim.encoders import Encoder, TokenEncoder
 from medmim.encoders.convnext import ConvNeXtEncoder
 from medmim.errors import UsageError, did_you_mean
-from medmim.methods.base import Method, Step, require_grid, require_whole_cells
+from medmim.methods.base import Method, Step, require_grid
 from medmim.methods.options import Choice
 from medmim.methods.reconstruction import build_target, reconstruct
 from medmim.methods.spark_decoder import Densify, LightDecoder, densified
 from medmim.methods.targets.pixels import Target
 from medmim.methods.visible_encoding import HIDE, Compute
-from medmim.shapes import Hidden, Images, Size
+from medmim.shapes import Hidden, Images, Size, require_whole_cells
 
 _DECODERS = ("light", "official")
 _LIGHT_WIDTH = {2: 128, 3: 32}  # the decoder then costs less than a packed encoder

@@ -18,14 +18,14 @@ from medmim.encoders import Encoder
 from medmim.encoders.patch_tokens import Tokens, initialise, select_patches
 from medmim.encoders.vit import ViTEncoder
 from medmim.errors import UsageError
-from medmim.methods.base import HIDDEN_ERROR, Method, Step, relative_error, require_grid, require_whole_cells
+from medmim.methods.base import HIDDEN_ERROR, Method, Step, relative_error, require_grid
 from medmim.methods.latent_mim.losses import OBJECTIVES, Objective, mean_cosine
 from medmim.methods.latent_mim.non_contiguous import crop_patches
 from medmim.methods.latent_mim.targets import LATENT_TARGETS, LatentTarget, project
 from medmim.methods.options import Choice, build_choice
 from medmim.methods.token_decoder import DECODERS, TokenDecoder
 from medmim.methods.visible_encoding import hidden_patches, require_sets_of_patches
-from medmim.shapes import Hidden, Images, Scalar, Size
+from medmim.shapes import Hidden, Images, Scalar, Size, require_whole_cells
 
 _FIRST_COSINE, _LAST_COSINE = 0.75, 0.25
 

@@ -6,10 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medmim.encoders import Encoder
-from medmim.methods.base import require_whole_cells
 from medmim.methods.ema_teacher import EMATeacher
 from medmim.methods.targets.pixels import Cells, Target, to_cells
-from medmim.shapes import Images, Size
+from medmim.shapes import Images, Size, require_whole_cells
 
 
 class EMAFeatures(Target):

@@ -148,7 +148,7 @@ def write_image_prediction(
     [row] = trained.task.evaluate(trained.network, [volume], scene, final=False)
     shares: dict[str, float] = row.get("probabilities", {})
     columns: dict[str, Any] = {f"p_{name}": round(value, 6) for name, value in shares.items()}
-    if trained.kind == "classify":
+    if trained.kind in ("classify", "ordinal"):
         best, share = max(shares.items(), key=lambda one: one[1])
         columns, summary = {"class": best, **columns}, f"{best} {share:.0%}"
     elif trained.kind == "multilabel":

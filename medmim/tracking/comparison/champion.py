@@ -65,7 +65,7 @@ def champion_of(store: Store, model: str) -> RegisteredModel | None:
     """Return the champion of a model; None where there is none."""
     try:
         version = store.client.get_model_version_by_alias(model, CHAMPION)
-        return _registered(version, store)
+        return _registered(version, store.aliases(version))
     except MlflowException as error:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
@@ -111,7 +111,7 @@ def force_promotion(store: Store, word: str, why: str) -> Promotion:
         raise UsageError("--why: expected the reason for this promotion, which is recorded; got nothing")
     name, _, number = word.rpartition(":")
     try:
-        version = _registered(store.client.get_model_version(name, number), {})
+        version = _registered(store.client.get_model_version(name, number))
     except MlflowException as error:
         raise RunError(
             f"no model version '{word}': expected NAME:VERSION as `medmim models` lists them"
@@ -233,10 +233,8 @@ def _version_of(store: Store, run_id: str) -> RegisteredModel:
     found = store.client.search_model_versions(f"run_id = '{run_id}'")
     if not found:
         raise RunError(f"run {run_id} has no registered model: was it unpacked here? train it again")
-    return _registered(found[0], store)
+    return _registered(found[0], store.aliases(found[0]))
 
 
-def _registered(one: ModelVersion, store: Store) -> RegisteredModel:
-    return RegisteredModel(
-        str(one.name), int(one.version), store.aliases(one), str(one.run_id), dict(one.tags)
-    )
+def _registered(one: ModelVersion, aliases: Sequence[str] = ()) -> RegisteredModel:
+    return RegisteredModel(str(one.name), int(one.version), tuple(aliases), str(one.run_id), dict(one.tags))
