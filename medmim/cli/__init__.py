@@ -110,6 +110,11 @@ class Medmim(click.Group):
                 text = text.replace("`--resume`", how)
             click.echo(f"medmim: {text}", err=True)
             ctx.exit(error.exit_code)
+        except click.UsageError as error:
+            words = f"medmim {ctx.invoked_subcommand or ''}".strip()
+            text = error.format_message().rstrip(".")
+            click.echo(f"medmim: {text}; see `{words} --help`", err=True)
+            ctx.exit(error.exit_code)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt:

@@ -26,6 +26,7 @@ NAMES = {
     "task": ("classify", "detect", "multilabel", "ordinal", "regress", "segment"),
 }
 _ON_DATASET = ("pretrain", "finetune", "plan")  # commands whose --data is medmim-data by default
+_NAMES_STUDY = {"compare": "compare --study", "pack": "pack"}
 _PATHS = ("source", "image", "labels", "file")
 
 
@@ -54,8 +55,8 @@ def check_parameters(command: str, parameters: Mapping[str, Any]) -> None:
     _check_run("--init", parameters.get("init"), "scratch")
     _check_run("--model", parameters.get("model") if command != "models" else None)
     _check_run("compare", parameters.get("runs") if command == "compare" else None)
-    if command == "compare" and parameters.get("study"):
-        _check_study(parameters["study"])
+    if command in _NAMES_STUDY and parameters.get("study"):
+        _check_study(_NAMES_STUDY[command], parameters["study"])
 
 
 def _words(value: Any) -> tuple[str, ...]:
@@ -98,10 +99,10 @@ def _check_word(option: str, word: str, *accepted: str) -> None:
         )
 
 
-def _check_study(name: str) -> None:
+def _check_study(option: str, name: str) -> None:
     asked = "SELECT count(*) FROM tags WHERE key = 'study' AND value = ?"
     if _count(home() / "mlflow.db", asked, (name,)) == 0:
-        raise RunError(f"compare --study {name}: no runs of this study here: run `medmim study` first")
+        raise RunError(f"{option} {name}: no runs of this study here: run `medmim study` first")
 
 
 def _count_matches(database: Path, word: str) -> int | None:

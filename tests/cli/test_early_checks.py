@@ -25,6 +25,7 @@ TYPOS = [
     (["compare", "3f2a"], 1), (["inspect", "nowhere"], 1), (["verify", "nowhere"], 1),
     (["masks", "--mask", "mash"], 2), (["masks", "--image", "no.nii"], 2), (["plan", "pretrian"], 2),
     (["plan", "pretrain", "--data", "nowhere"], 1), (["ingest", "nowhere"], 2), (["unpack", "no.zip"], 2),
+    (["pack", "no"], 1),
     (["ui", "--port", "x"], 2), (["bench", "--dims", "4"], 2), (["doctor", "--repiar"], 2), (["--help"], 0),
 ]  # fmt: skip
 PROGRAM = """
@@ -33,7 +34,7 @@ from click.testing import CliRunner
 from medmim.cli import main
 results = [CliRunner().invoke(main, words) for words, _ in json.loads(sys.argv[1])]
 heavy = [name for name in ("torch", "mlflow", "monai", "lightning", "numpy") if name in sys.modules]
-print(json.dumps([[result.exit_code, result.stderr.strip().splitlines()[-1:]] for result in results]), heavy)
+print(json.dumps([[result.exit_code, result.stderr.strip().splitlines()] for result in results]), heavy)
 """
 
 
@@ -45,6 +46,7 @@ def test_thirty_typos_are_one_line_each_and_load_nothing_heavy(tmp_path):
     results, _, heavy = ran.stdout.rpartition(" [")
     for (words, code), (got, lines) in zip(TYPOS, json.loads(results), strict=True):
         assert (words, got) == (words, code)
+        assert len(lines) == bool(code), (words, lines)
         assert not lines or "internal error" not in lines[0], words
     assert heavy.strip() == "]"
 

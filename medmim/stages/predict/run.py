@@ -196,6 +196,7 @@ def _predict(
             task.log(f"volume {volume.id}: {type(error).__name__} in {raised_in(error)}")
         if task.progress:
             task.progress("predict", number + 1, len(cases))
+    empty = replace(empty, forced=unlike if task.force else {})
     _write_table(output, predictions, empty)
     return replace(
         empty,
@@ -204,7 +205,6 @@ def _predict(
         failures=failures,
         files=_quarantined(empty.out / "ledger.jsonl"),
         warnings=modality_warnings(trained, dataset.volumes, task.log),
-        forced=unlike if task.force else {},
     )
 
 
@@ -216,9 +216,10 @@ def _quarantined(ledger: Path) -> dict[int, str]:
 def _write_table(
     output: OutputFile, predictions: Mapping[str, VolumePrediction], result: Predictions
 ) -> None:
-    """Write the table of a task, with the name of each volume in the second column."""
+    """Write the table of a task: the name of each volume second; last, why a volume had to be forced."""
     rows = [
         {"volume": name, "name": result.names[name], **row}
+        | ({"forced": result.forced.get(name, "")} if result.forced else {})
         for name, one in predictions.items()
         for row in one.rows
     ]

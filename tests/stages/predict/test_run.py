@@ -18,7 +18,7 @@ from medmim.data.loading.normalisation import LEGACY
 from medmim.errors import DataError, RunError, UsageError
 from medmim.stages.applicability import UNLIKE
 from medmim.stages.finetune.run import finetune
-from medmim.stages.predict.outputs import Extras
+from medmim.stages.predict.outputs import OUTPUTS, Extras
 from medmim.stages.predict.run import predict
 from medmim.tracking.mlflow_store import Store
 
@@ -299,6 +299,8 @@ def test_one_slice_is_predicted_by_a_network_for_volumes_only_if_forced(tiny_dat
     [(forced, reason)] = made.forced.items()
     assert made.name(forced) == "b"
     assert reason.startswith("it is a single 2D image, but the model was trained on")
+    table = list(csv.DictReader((made.out / OUTPUTS["classify"].table).open()))
+    assert {row["name"]: row["forced"] for row in table} == {"a": "", "b": reason}
 
 
 def test_scans_of_another_modality_are_refused_unless_forced(tiny_dataset, tmp_path, home):
