@@ -11,7 +11,14 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from medmim import files
-from medmim.data.dataset.manifest import Dataset, LedgerRow, VolumeRecord, content_hash, description_hash
+from medmim.data.dataset.manifest import (
+    Dataset,
+    LedgerRow,
+    VolumeRecord,
+    content_hash,
+    description_hash,
+    fate_counts,
+)
 from medmim.errors import counted
 
 _THREADS = 4
@@ -75,14 +82,7 @@ def _check_ledger(dataset: Dataset) -> Iterator[Problem]:
     except (OSError, ValueError, ValidationError) as error:
         yield Problem("ledger.jsonl", f"cannot be read ({type(error).__name__})")
         return
-    fates = Counter(row.fate for row in rows)
-    found = {
-        "files_seen": len(rows),
-        "files_accepted": fates["accepted"],
-        "files_quarantined": fates["quarantined"],
-        "files_skipped": fates["skipped"],
-    }
-    for name, count in found.items():
+    for name, count in fate_counts(rows).items():
         if dataset.info.counts.get(name) != count:
             yield Problem("ledger.jsonl", f"gives {name} {count}, expected {dataset.info.counts.get(name)}")
     known = {volume.id for volume in dataset.volumes}

@@ -12,9 +12,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -190,12 +190,8 @@ def write_dataset(
     """
     volumes = sorted(volumes, key=lambda volume: volume.id)
     ledger = sorted(ledger, key=lambda row: row.number)
-    fates = Counter(row.fate for row in ledger)
     counts = {
-        "files_seen": len(ledger),
-        "files_accepted": fates["accepted"],
-        "files_quarantined": fates["quarantined"],
-        "files_skipped": fates["skipped"],
+        **fate_counts(ledger),
         "volumes": len(volumes),
         "labels": sum(volume.label is not None for volume in volumes),
         "boxes": sum(len(volume.boxes) for volume in volumes),
@@ -223,6 +219,12 @@ def write_dataset(
     contents["dataset.json"] = files.json_bytes(info.model_dump(mode="json"))
     files.write_together({root / name: content for name, content in contents.items()})
     return info
+
+
+def fate_counts(rows: Sequence[LedgerRow]) -> dict[str, int]:
+    """Return the number of files, and of each fate, as `dataset.json` has them."""
+    fates = Counter(row.fate for row in rows)
+    return {"files_seen": len(rows)} | {f"files_{fate}": fates[fate] for fate in get_args(Fate)}
 
 
 def description_hash(info: DatasetInfo) -> str:

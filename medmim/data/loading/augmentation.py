@@ -78,31 +78,14 @@ class Augmentation(BaseModel):
 PRESETS = {
     "none": Augmentation(),
     "light": Augmentation(
-        rotation=0.5,
-        rotation_deg=15,
-        scaling=0.5,
-        scale=(0.85, 1.15),
-        noise=0.15,
-        blur=0.15,
-        brightness=0.5,
-        brightness_factor=0.2,
-        shift=0.5,
+        rotation=0.5, rotation_deg=15, scaling=0.5, scale=(0.85, 1.15), noise=0.15, blur=0.15, brightness=0.5,
+        brightness_factor=0.2, shift=0.5,
     ),
     "nnunet": Augmentation(
-        rotation=0.2,
-        rotation_deg=30,
-        scaling=0.2,
-        scale=(0.7, 1.4),
-        noise=0.1,
-        noise_sd=0.32,
-        blur=0.2,
-        brightness=0.15,
-        contrast=0.15,
-        low_resolution=0.25,
-        gamma=0.3,
-        inverted_gamma=0.1,
+        rotation=0.2, rotation_deg=30, scaling=0.2, scale=(0.7, 1.4), noise=0.1, noise_sd=0.32, blur=0.2,
+        brightness=0.15, contrast=0.15, low_resolution=0.25, gamma=0.3, inverted_gamma=0.1,
     ),
-}
+}  # fmt: skip
 
 
 def load_augmentation(word: str) -> Augmentation:

@@ -29,16 +29,9 @@ _MIN_SIDE = 1.0  # voxels; clipped boxes with a shorter side are dropped
 _MIN_SHARE = 0.4  # of a box's volume; boxes with less inside a crop are dropped
 
 Flat = Float[Tensor, "boxes sides"]
-DEFAULT = PRESETS["light"].model_copy(
-    update={
-        "rotation_deg": 10.0,
-        "scaling": 0.8,
-        "scale": (0.8, 1.2),
-        "moving": 0.8,
-        "move": 0.1,
-        "blur": 0.0,
-    }
-)
+DEFAULT = PRESETS["light"].model_copy(update={
+    "rotation_deg": 10.0, "scaling": 0.8, "scale": (0.8, 1.2), "moving": 0.8, "move": 0.1, "blur": 0.0,
+})  # fmt: skip
 
 
 def detection_patches(

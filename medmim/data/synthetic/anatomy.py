@@ -17,14 +17,8 @@ Labels = UInt8[np.ndarray, "x y z"]
 
 LABEL_NAMES = {1: "lesion", 2: "core"}
 _INTENSITY = {
-    "fat": 1.0,
-    "skull": 0.08,
-    "csf": 0.14,
-    "grey": 0.44,
-    "white": 0.70,
-    "vessel": 1.05,
-    "air": 0.02,
-}
+    "fat": 1.0, "skull": 0.08, "csf": 0.14, "grey": 0.44, "white": 0.70, "vessel": 1.05, "air": 0.02,
+}  # fmt: skip
 _REACH = (1.20, 1.06, 0.83)  # half the field of view, from the eyes to below the crown
 _GAIN = 700.0  # grey value of the brightest tissue
 

@@ -29,37 +29,18 @@ from medmim.errors import ShapeError
 FIELD_OF_VIEW_MM = (76.8, 76.8, 60.0)  # a small head, so that resampling it to 1 mm is cheap
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _VISIT = {
-    "PatientBirthDate": "19010203",
-    "PatientSex": "O",
-    "InstitutionName": "PHANTOM HOSPITAL",
-    "ReferringPhysicianName": "PHANTOM^REFERRER",
-    "StudyDate": "19500607",
-    "SeriesDate": "19500607",
-    "AcquisitionDate": "19500607",
-    "StudyTime": "101112",
-    "SeriesTime": "101512",
-    "AcquisitionTime": "101513",
-    "StudyID": "1",
-    "StudyDescription": "PHANTOM BRAIN TUMOUR FOLLOW-UP",
-}
+    "PatientBirthDate": "19010203", "PatientSex": "O", "InstitutionName": "PHANTOM HOSPITAL",
+    "ReferringPhysicianName": "PHANTOM^REFERRER", "StudyDate": "19500607", "SeriesDate": "19500607",
+    "AcquisitionDate": "19500607", "StudyTime": "101112", "SeriesTime": "101512", "AcquisitionTime": "101513",
+    "StudyID": "1", "StudyDescription": "PHANTOM BRAIN TUMOUR FOLLOW-UP",
+}  # fmt: skip
 _PULSES = {
-    "Modality": "MR",
-    "Manufacturer": "medmim phantom",
-    "ManufacturerModelName": "ellipsoids",
-    "MagneticFieldStrength": "1.5",
-    "MRAcquisitionType": "2D",
-    "ScanningSequence": "SE",
-    "SequenceVariant": "SK",
-    "ScanOptions": "",
-    "RepetitionTime": "500",
-    "EchoTime": "12",
-    "EchoTrainLength": "1",
-    "FlipAngle": "90",
-    "BodyPartExamined": "HEAD",
-    "PatientPosition": "HFS",
-    "ProtocolName": "PHANTOM PROTOCOL T1",
+    "Modality": "MR", "Manufacturer": "medmim phantom", "ManufacturerModelName": "ellipsoids",
+    "MagneticFieldStrength": "1.5", "MRAcquisitionType": "2D", "ScanningSequence": "SE",
+    "SequenceVariant": "SK", "ScanOptions": "", "RepetitionTime": "500", "EchoTime": "12", "EchoTrainLength": "1", "FlipAngle": "90",
+    "BodyPartExamined": "HEAD", "PatientPosition": "HFS", "ProtocolName": "PHANTOM PROTOCOL T1",
     "ImageType": ["ORIGINAL", "PRIMARY", "M", "SE"],
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
