@@ -37,9 +37,9 @@ _VISIT = {
 _PULSES = {
     "Modality": "MR", "Manufacturer": "medmim phantom", "ManufacturerModelName": "ellipsoids",
     "MagneticFieldStrength": "1.5", "MRAcquisitionType": "2D", "ScanningSequence": "SE",
-    "SequenceVariant": "SK", "ScanOptions": "", "RepetitionTime": "500", "EchoTime": "12", "EchoTrainLength": "1",
-    "FlipAngle": "90", "BodyPartExamined": "HEAD", "PatientPosition": "HFS", "ProtocolName": "PHANTOM PROTOCOL T1",
-    "ImageType": ["ORIGINAL", "PRIMARY", "M", "SE"],
+    "SequenceVariant": "SK", "ScanOptions": "", "RepetitionTime": "500", "EchoTime": "12",
+    "EchoTrainLength": "1", "FlipAngle": "90", "BodyPartExamined": "HEAD", "PatientPosition": "HFS",
+    "ProtocolName": "PHANTOM PROTOCOL T1", "ImageType": ["ORIGINAL", "PRIMARY", "M", "SE"],
 }  # fmt: skip
 
 
