@@ -92,7 +92,9 @@ def compare(*, steps: int, seeds: int, patients: int = 40) -> dict[str, Any]:
         tested = len({case.subject for case in read_dataset(data).in_split("test")})
     means = {
         kind: {
-            key: round(float(np.mean([one[key] for one in found])), 4) for key in _SHOWN if key in found[0]
+            key: round(float(np.mean([one[key] for one in found if key in one])), 4)
+            for key in _SHOWN
+            if any(key in one for one in found)
         }
         for kind, found in runs.items()
     }
