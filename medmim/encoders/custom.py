@@ -23,6 +23,10 @@ from medmim.shapes import Size
 TIMM = "timm:"
 _TIMM_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?")  # of the table, never of a hub or folder
 _PROBE_VOXELS = 64
+# arguments of timm.create_model by which a description of others could unpickle a file or download one
+_READING = frozenset(
+    {"checkpoint_path", "cache_dir", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay"}
+)
 
 
 class CustomEncoder(Encoder):
@@ -59,6 +63,10 @@ def from_callable(path: str, *, spatial_dims: int, in_channels: int, **options: 
 
 def from_timm(name: str, *, spatial_dims: int, in_channels: int, **options: Any) -> Encoder:
     """Build a 2D network of timm with random weights, which returns the maps of its stages."""
+    if reading := sorted(_READING & set(options)):
+        raise UsageError(
+            f"--encoder {TIMM}{name}: option '{reading[0]}' reads files; load weights with --init"
+        )
     if spatial_dims != 2:
         raise UsageError(f"--encoder {TIMM}{name}: timm has 2D networks only: add --dims 2")
     try:

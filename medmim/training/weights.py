@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from medmim.training.resume.state_file import all_finite
 from medmim.training.resume.states import remove_older_states
 
 WEIGHTS = "weights.safetensors"
+_USUAL_OPTION = 4096  # patches, widths and depths of networks are smaller
 
 
 def save_weights(
@@ -81,7 +82,34 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise RunError(f"weights at '{path}' cannot be read ({type(error).__name__})") from error
     refuse_foreign_code(description, source=f"weights '{path.name}'")
+    _refuse_larger_networks(path, weights, description)
     return weights, description
+
+
+def _refuse_larger_networks(
+    path: Path, weights: Mapping[str, Tensor], description: Mapping[str, Any]
+) -> None:
+    """Refuse a description whose network would need far more memory than its weights.
+
+    Raises:
+        RunError: for a number that is larger than every side of the tensors and than usual options.
+    """
+    sides = (max(value.shape, default=0) for value in weights.values())
+    limit = max(_USUAL_OPTION, len(weights), *sides)
+    described = [description.get(key) for key in ("in_channels", "spatial_dims", "encoder_options", "head")]
+    if any(not abs(number) <= limit for number in _numbers(described)):  # NaN is refused too
+        raise RunError(
+            f"weights '{path.name}': their description names a network that is larger than the weights: "
+            "expected the files of one run of medmim"
+        )
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """Yield the numbers in a description, at any depth."""
+    if isinstance(value, int | float):
+        yield value
+    for part in value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ():
+        yield from _numbers(part)
 
 
 def weights_metadata(path: Path) -> dict[str, str]:

@@ -18,7 +18,7 @@ from medmim.cli import main
 from medmim.config.own_code import TRUSTED
 from medmim.config.runs import PretrainSettings
 from medmim.data.dataset.manifest import read_dataset
-from medmim.errors import RunError
+from medmim.errors import MedmimError, RunError, UsageError
 from medmim.stages.initial_weights import find_initial_weights
 from medmim.stages.missing_seeds import train_missing_seeds
 from medmim.stages.model_lookup import find_model
@@ -128,6 +128,61 @@ def test_the_crafted_weights_run_no_shell_command(tmp_path, monkeypatch):
     with pytest.raises(RunError, match=r"--trust-code monai\.bundle:run"):
         load_trained_model(Path("weights.safetensors"))
     assert not Path("code-from-data-was-run").exists()
+
+
+def described(planted, **changes):
+    """Weights of others with a description that names no code."""
+    told = {**json.loads(planted.with_suffix(".json").read_text("utf-8")), "encoder": "resnet18", **changes}
+    planted.with_suffix(".json").write_text(json.dumps(told), encoding="utf-8")
+    return planted
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"in_channels": 10**9},
+        {"in_channels": -(10**9)},
+        {"spatial_dims": 1e999},
+        {"encoder_options": {"widths": [10**6] * 4}},
+        {"encoder_options": {"depths": {"deep": [[10**12]]}}},
+        {"head": {"channels": float("nan")}},
+    ],
+)
+def test_networks_larger_than_their_weights_are_refused_before_they_are_built(planted, changes):
+    with pytest.raises(RunError, match="larger than the weights"):
+        load_trained_model(described(planted, **changes))
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "spatial_dims",
+        "in_channels",
+        "encoder",
+        "encoder_options",
+        "label_names",
+        "head",
+        "size",
+        "task_options",
+    ],
+)
+def test_descriptions_with_odd_values_are_errors_of_ours(planted, key):
+    for value in (None, [], {}, "x", -1, 0, [[1]], {"": 0}):
+        with pytest.raises(MedmimError, match=r"\w"):
+            load_trained_model(described(planted, **{key: value}))
+
+
+def test_deeply_nested_descriptions_are_an_error_of_ours(planted):
+    planted.with_suffix(".json").write_text('{"kind": ' + "[" * 100_000, encoding="utf-8")
+    with pytest.raises(RunError, match=r"cannot be read \(ValueError\)"):
+        load_weights(planted)
+
+
+@pytest.mark.parametrize("option", ["checkpoint_path", "pretrained", "pretrained_cfg"])
+def test_weights_of_others_cannot_make_timm_read_a_file(planted, option):
+    path = described(planted, encoder="timm:resnet18", spatial_dims=2, encoder_options={option: "evil.pth"})
+    with pytest.raises(UsageError, match=f"option '{option}' reads files"):
+        load_trained_model(path)
 
 
 def test_trusted_code_is_imported(planted, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -26,6 +27,7 @@ from medmim.tracking.statistics.mask_evenness import unevenness
 
 _LOG = logging.getLogger(__name__)
 _SAMPLES = 64
+_MAX_CELLS = 1 << 20
 _LOGGED_FIGURE = re.compile(r"(?:reconstruction|test).step.\d+.timestamp.(\d+)")
 
 
@@ -87,8 +89,11 @@ def _mask_statistics(settings: Mapping[str, Any]) -> dict[str, float]:
         return {}
     dims = int(settings["dims"])
     size, cell = (as_size(settings[key], dims, what=key) for key in ("size", "cell"))
+    grid = grid_of(size, cell)
+    if math.prod(grid) > _MAX_CELLS:  # settings of an unpacked run may be anything
+        return {}
     mask = build_mask(settings["mask"], ratio=settings["ratio"], **settings["mask_options"])
-    hidden = mask.sample(_SAMPLES, grid_of(size, cell), generator=torch_stream(0, "card"))
+    hidden = mask.sample(_SAMPLES, grid, generator=torch_stream(0, "card"))
     measured = mask_statistics(hidden, requested_ratio=settings["ratio"])
     return {
         "card/unevenness": unevenness(measured.density_variance, measured.realised_ratio),

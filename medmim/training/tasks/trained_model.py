@@ -130,6 +130,13 @@ def _expectations(model: TrainedModel) -> dict[str, Any]:
     return {"task": model.kind, "classes": dict(model.names), **inputs, **model.plan.as_json()}
 
 
+# raised by torch for other names and shapes, and by networks for values that they cannot be built from
+_MISMATCH = (
+    *(LookupError, TypeError, ValueError, RuntimeError),
+    *(AttributeError, ArithmeticError, AssertionError),
+)
+
+
 def load_trained_model(path: Path) -> TrainedModel:
     """Load a model saved by `medmim finetune`.
 
@@ -155,7 +162,7 @@ def load_trained_model(path: Path) -> TrainedModel:
         # earlier versions did not mirror when segmenting
         earlier = {"mirror": False} if told["kind"] == "segment" and "mirror_axes" not in told else {}
         task = build_task(told["kind"], **{**earlier, **told["task_options"]})
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:  # torch: names or shapes differ
+    except _MISMATCH as error:
         raise RunError(
             f"weights at '{path}' do not match their description ({type(error).__name__}): expected "
             "the files of one run of this version of medmim"
