@@ -117,7 +117,9 @@ Examples:
 @click.option("--splits-fold", type=int, default=0, help="Fold of --splits that is val.  [default: 0]")
 @path_option("--label-map", help="CSV file with the columns label and series, for labels with other names.")
 @path_option("--add", metavar="DATASET", help="Add SOURCE to this dataset; splits of its patients stay.")
-@click.option("source_name", "--source", help="Name of the source with --add.  [default: source-2, …]")
+@click.option(
+    "source_name", "--source", help="Name of the source, such as a hospital.  [default: source-1, …]"
+)
 @click.option(
     "--separate-patients",
     is_flag=True,

@@ -122,13 +122,19 @@ def _ingest(
             ignore_label=stored_ignore_label(options.ignore_label),
             warnings=(*layout_warnings(layout, rows, made), *doubts),
         )
-        source = (options.source_name or FIRST_SOURCE) if options.add else None
+        source = options.source_name or (FIRST_SOURCE if options.add else None)
         return publish(Publication(out, info, made, rows, old, source, fixed_splits=bool(options.splits)))
 
 
 def _with_source(options: IngestOptions, out: Path, old: Dataset | None) -> IngestOptions:
     """Return the options with the name of the source: the next free one if a source is added."""
     if not options.add:
+        known = {volume.source for volume in old.volumes} if old else set()
+        if options.source_name and not known <= {options.source_name}:
+            raise UsageError(
+                f"--source {options.source_name}: '{out}' contains another source; use --add '{out}' instead "
+                "of --out, or choose another --out"
+            )
         return options
     if old is None:
         raise UsageError(

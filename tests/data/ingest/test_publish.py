@@ -68,6 +68,17 @@ def test_a_second_source_is_added_and_splits_of_the_first_stay(tmp_path, sites, 
     assert (grown.info.counts["volumes"], grown.info.counts["files_seen"]) == (8, 17)
 
 
+def test_the_first_source_has_the_name_that_the_user_gave(tmp_path, sandbox):
+    write_site(tmp_path / "in", 0)
+    for _ in range(2):  # the same command again updates the source
+        first = run_ingest(tmp_path, sandbox=sandbox, source_name="a")
+        assert {one.source for one in first.volumes} == {"a"}
+    with pytest.raises(UsageError, match="--source b: .* contains another source; use --add"):
+        run_ingest(tmp_path, sandbox=sandbox, source_name="b")
+    both = run_ingest(tmp_path, sandbox=sandbox, source_name="a", add=True)
+    assert {one.source for one in both.volumes} == {"a"}
+
+
 def test_sources_need_one_meaning_of_each_class(tmp_path, sites):
     _, ingest_site = sites
     write_site(tmp_path / "site b", 50, classes={"1": "spleen"})
