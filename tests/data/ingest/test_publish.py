@@ -73,7 +73,7 @@ def test_the_first_source_has_the_name_that_the_user_gave(tmp_path, sandbox):
     for _ in range(2):  # the same command again updates the source
         first = run_ingest(tmp_path, sandbox=sandbox, source_name="a")
         assert {one.source for one in first.volumes} == {"a"}
-    with pytest.raises(UsageError, match="--source b: .* contains another source; use --add"):
+    with pytest.raises(UsageError, match=r"--source b: .* contains another source; use --add"):
         run_ingest(tmp_path, sandbox=sandbox, source_name="b")
     both = run_ingest(tmp_path, sandbox=sandbox, source_name="a", add=True)
     assert {one.source for one in both.volumes} == {"a"}
