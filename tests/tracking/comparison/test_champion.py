@@ -130,7 +130,7 @@ def test_an_unfinished_study_promotes_nothing(store):
     runs = put(store, simulated, study="a")
     promotion = promote(store, runs, find(equal(runs)), missing=2)
     assert promotion.sentence == (
-        "mesh 0.7 is not promoted: 2 trials of the study are not finished; run the study again"
+        "mesh 0.7 is not promoted: 2 trials of the study not finished; run the study again"
     )
 
 
