@@ -51,9 +51,17 @@ class CompareResult(NotebookResult):
         return [["arm", self.findings.metric, "95 % interval", "patients", "seeds"], *rows]
 
     def remarks(self) -> Sequence[str]:
-        """Return the sentences, the notes and the path of the report."""
+        """Return what is unequal, the sentences, the notes and the path of the report."""
+        found = self.findings
         promoted = [self.promotion.sentence] if self.promotion else []
-        return [*self.findings.verdicts, *self.notes, *promoted, f"report {self.report}"]
+        return [
+            *(f"unequal: {difference}" for difference in found.differences),
+            *found.verdicts,
+            *(one.sentence for one in found.evenness),
+            *(f"note: {note}" for note in (*self.notes, *found.warnings)),
+            *promoted,
+            f"report {self.report}",
+        ]
 
     def picture(self) -> bytes | None:
         """Return the figure of the scores."""

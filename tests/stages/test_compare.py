@@ -1,5 +1,6 @@
 import json
 import sqlite3
+from dataclasses import replace
 
 import pytest
 
@@ -32,6 +33,15 @@ def test_the_report_is_in_the_home_folder(compared, study):
     content = compared.as_json()
     assert {"arms", "pairs", "verdicts", "report", "scores", "warnings"} <= content.keys()
     json.dumps(content, allow_nan=False)
+
+
+def test_a_printed_comparison_names_what_is_unequal_and_every_warning(compared):
+    findings = replace(
+        compared.findings, differences=("fine-tuning steps: 2 (a)",), warnings=("skewed",)
+    )
+    printed = str(replace(compared, findings=findings, notes=("one run is unfinished",)))
+    for line in ("unequal: fine-tuning steps: 2 (a)", "note: skewed", "note: one run is unfinished"):
+        assert line in printed
 
 
 def test_without_a_finished_run_there_is_an_error(home):
