@@ -19,9 +19,10 @@ from medmim.files import home_folder
 if TYPE_CHECKING:
     from medmim.config.runs import RunSettings
 
+    Settings = TypeVar("Settings", bound=RunSettings)
+
 DEFAULT_DATA = "medmim-data"
 Command = TypeVar("Command", bound=Callable[..., Any])
-Settings = TypeVar("Settings", bound="RunSettings")
 
 
 def home() -> Path:
