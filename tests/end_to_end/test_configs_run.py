@@ -21,6 +21,7 @@ SMALL_VIT = ["--set", "encoder_options.width=32", "--set", "encoder_options.dept
 SMALL_VIT += ["--set", "encoder_options.heads=2", "--set", "method_options.projector=32", "--size", "80"]
 SMALL_SWIN = ["--set", "encoder_options={width: 8, depths: [1, 1, 1, 1], heads: [1, 1, 1, 1]}"]
 SMALLER = {
+    "ordinal": ["--set", "task_options.order=[calm,odd]"],
     "segment_few": ["--set", "num_labelled=3"],
     "latent_mim_paper": SMALL_VIT,
     "latent_mim_code": SMALL_VIT,

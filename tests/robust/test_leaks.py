@@ -45,5 +45,5 @@ def test_patients_with_look_alike_identifiers(tmp_path, sandbox):
     dataset = run_ingest(tmp_path, sandbox=sandbox)
     (warning,) = dataset.info.warnings
     assert (warning["kind"], warning["patients"]) == ("patients_look_alike", 2)
-    assert "differ only in case, punctuation or leading zeros" in warning_text(warning)
+    assert "only in case, punctuation or leading zeros" in warning_text(warning)
     assert len({one.subject for one in dataset.volumes}) == 3  # reported, not merged

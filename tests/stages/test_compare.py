@@ -36,9 +36,7 @@ def test_the_report_is_in_the_home_folder(compared, study):
 
 
 def test_a_printed_comparison_names_what_is_unequal_and_every_warning(compared):
-    findings = replace(
-        compared.findings, differences=("fine-tuning steps: 2 (a)",), warnings=("skewed",)
-    )
+    findings = replace(compared.findings, differences=("fine-tuning steps: 2 (a)",), warnings=("skewed",))
     printed = str(replace(compared, findings=findings, notes=("one run is unfinished",)))
     for line in ("unequal: fine-tuning steps: 2 (a)", "note: skewed", "note: one run is unfinished"):
         assert line in printed

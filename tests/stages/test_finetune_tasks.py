@@ -223,7 +223,7 @@ def test_what_a_division_cannot_tell_is_said(tmp_path, home):
     said = []
     result = finetune(settings(with_rows(tmp_path, change), "classify", dims=2), home=home, log=said.append)
     assert "no validation patient has a class" in said[0]
-    assert said[1].endswith("test images show a class that no training image shows: it is never found")
+    assert said[1].endswith("test image shows a class that no training image shows: it is never found")
     assert result.metrics["test/macro_f1"] == 0
 
 

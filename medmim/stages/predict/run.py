@@ -217,13 +217,18 @@ def _write_table(
     output: OutputFile, predictions: Mapping[str, VolumePrediction], result: Predictions
 ) -> None:
     """Write the table of a task: the name of each volume second; last, why a volume had to be forced."""
+    marked = ("forced",) if result.forced else ()
     rows = [
-        {"volume": name, "name": result.names[name], **row}
-        | ({"forced": result.forced.get(name, "")} if result.forced else {})
+        {
+            "volume": name,
+            "name": result.names[name],
+            **row,
+            **{key: result.forced.get(name, "") for key in marked},
+        }
         for name, one in predictions.items()
         for row in one.rows
     ]
-    columns = (output.columns[0], "name", *output.columns[1:])
+    columns = (output.columns[0], "name", *output.columns[1:], *marked)
     files.write_text(result.out / output.table, csv_text(rows, columns))
 
 

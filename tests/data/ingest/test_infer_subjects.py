@@ -8,7 +8,7 @@ from medmim.data.ingest.layout_rules import InferenceRules, SubjectRule
 
 AMBIGUOUS = {
     "names with two numbers": (["a{n}_1.png", "a{n}_2.png"], "are 4 patients with several scans each"),
-    "folders with numbers and numbered files": (["x{n}/1.png", "x{n}/2.png"], "level 1 are patients"),
+    "folders with numbers and numbered files": (["x{n}/1.png", "x{n}/2.png"], r"level 1 \(4\) are patients"),
     "visits in folder names": (
         ["OAS{n}_MR1/T1.nii.gz", "OAS{n}_MR2/T1.nii.gz"],
         "are 4 patients with several",

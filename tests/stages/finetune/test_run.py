@@ -181,7 +181,7 @@ def test_test_patients_that_pretraining_saw_are_counted_and_reported(study, tmp_
     path = save_weights(tmp_path / "copy", weights, description, seen.as_metadata())
     lines = []
     result = finetune(settings(study.data, init=str(path), steps=1), home=study.home, log=lines.append)
-    saw = "warning: pretraining saw 1 test patients (equal keys) and 0 test volumes (equal voxels); "
+    saw = "warning: pretraining saw 1 test patient (equal keys) and 0 test volumes (equal voxels); "
     assert f"{saw}scores are optimistic" in lines
     store = Store(study.home)
     run = store.run(result.run_id)
