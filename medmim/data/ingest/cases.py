@@ -74,6 +74,7 @@ class DatasetLayout:
         label_like: number of files that look like labels but are not used.
         anonymous: whether every image counts as a patient for lack of information.
         task: word of the descriptor that begins the names of all images, such as hippocampus, or "".
+        regions: label values of each region that a `dataset.json` declares.
     """
 
     name: str
@@ -89,6 +90,7 @@ class DatasetLayout:
     label_like: int = 0
     anonymous: bool = False
     task: str = ""
+    regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def title(self) -> str:

@@ -68,6 +68,9 @@ def layout_warnings(
     warnings += _doubtful_codes(
         layout.label_names if layout else {}, [one.classes for one in made if one.volume.label is not None]
     )
+    if layout and layout.regions:
+        listed = ", ".join(f"{name}: {list(members)}" for name, members in layout.regions.items())
+        warnings.append({"kind": "declared_regions", "regions": listed})
     if layout and layout.anonymous:
         warnings.append({"kind": "every_image_is_a_patient", "images": len(layout.cases)})
     if nameless := sum(row.reason.endswith("without_patient") for row in rows):
@@ -110,6 +113,8 @@ _TEXTS = {
     "for lack of a perceptual hash: very small, or ingested before 0.2.0; ingest those again",
     "background_is_a_class": "label {code} is named background, but 0 is the background in every label: "
     "{code} becomes a class, and what 0 means is not trained; renumber the labels",
+    "declared_regions": "dataset.json declares overlapping regions: the labels keep their values, and each "
+    "value is a class; to train the regions, pass --set 'regions={{{regions}}}' to medmim finetune segment",
     "masks_of_two_codes": "{ones:label has|labels have} the values 0 and 1, {whites} have 0 and 255, and "
     "none has both: they become two classes; if both mean the same, train with --set "
     "labels={{mask: [1, 255]}}",

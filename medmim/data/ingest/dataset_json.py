@@ -22,6 +22,7 @@ class DatasetJson(BaseModel):
     Attributes:
         modality: DICOM's code of the modality.
         label_names: name of each class number.
+        regions: label values of each region, if there is one of several values (nnU-Net's region training).
         channels: number of channels that are declared.
     """
 
@@ -29,6 +30,7 @@ class DatasetJson(BaseModel):
 
     modality: str | None
     label_names: dict[int, str]
+    regions: dict[str, tuple[int, ...]] = {}
     channels: int = 0
 
 
@@ -59,6 +61,7 @@ def read_dataset_json(path: str) -> dict[str, Any]:
     return DatasetJson(
         modality=_modality(channels),
         label_names=_label_names(content.get("labels")),
+        regions=_regions(content.get("labels")),
         channels=len(channels) if isinstance(channels, dict) else 0,
     ).model_dump(mode="json")
 
@@ -79,3 +82,15 @@ def _label_names(labels: Any) -> dict[int, str]:
         if re.fullmatch(r"\d{1,5}", str(number)) and int(number) > 0:
             names[int(number)] = clean_class_name(name, int(number))
     return dict(sorted(names.items()))
+
+
+def _regions(labels: Any) -> dict[str, tuple[int, ...]]:
+    """Accept nnU-Net's {"whole": [1, 2], "core": 2}; empty if no name has several values."""
+    members = labels.items() if isinstance(labels, dict) else ()
+    lists = {name: own if isinstance(own, list) else [own] for name, own in members}
+    regions = {
+        clean_class_name(name, number): tuple(own)
+        for number, (name, own) in enumerate(lists.items())
+        if own and all(isinstance(code, int) and code > 0 for code in own)
+    }
+    return regions if any(len(own) > 1 for own in regions.values()) else {}

@@ -110,6 +110,7 @@ def _described(
         finding=layout.finding,
         boxes_from_labels=layout.boxes_from_labels,
         label_like=_count_unused_labels(query.source, other, used),
+        regions=_declared_regions(cases, declared),
     )
 
 
@@ -147,7 +148,15 @@ def _inferred(
         label_like=found.label_like + _count_unused_labels(query.source, other, {*used, *found.other}),
         anonymous=found.anonymous and descriptor.name == FALLBACK,
         task=_shared_task(descriptor, cases),
+        regions=_declared_regions(cases, declared),
     )
+
+
+def _declared_regions(
+    cases: Iterable[LayoutCase], declared: Mapping[Path, DatasetJson]
+) -> dict[str, tuple[int, ...]]:
+    found = (declaration_for(declared, case.image) for case in cases if case.labels)
+    return {name: members for one in found if one for name, members in one.regions.items()}
 
 
 def _shared_task(descriptor: Descriptor, cases: Sequence[LayoutCase]) -> str:

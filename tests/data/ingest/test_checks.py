@@ -57,6 +57,17 @@ def test_a_contrast_without_labels_is_reported(tmp_path, run, patients_with_both
     assert any("no label for 3 images of 3 patients" in text for text in texts) == reported
 
 
+def test_regions_of_nnunet_are_reported_with_the_setting_that_trains_them(tmp_path, run):
+    for number in range(2):
+        save_volume(tmp_path / "in" / "imagesTr" / f"scan_{number}_0000.nii.gz", scan_array(number))
+        save_volume(tmp_path / "in" / "labelsTr" / f"scan_{number}.nii.gz", label_array())
+    regions = {"background": 0, "whole": [1, 2], "core": 2}
+    content = {"channel_names": {"0": "MR"}, "labels": regions, "regions_class_order": [1, 2]}
+    (tmp_path / "in" / "dataset.json").write_text(json.dumps({**content, "file_ending": ".nii.gz"}))
+    text = "\n".join(map(warning_text, run().info.warnings))
+    assert "--set 'regions={whole: [1, 2], core: [2]}'" in text
+
+
 def test_doubtful_label_values_are_reported(tmp_path, run):
     for number in range(4):
         label = (label_array() > 0) * (255 if number % 2 else 1)
