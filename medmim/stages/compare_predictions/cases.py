@@ -143,6 +143,23 @@ def patients(names: Sequence[str], rule: SubjectRule) -> tuple[dict[str, str], s
     return {name: patient_digest(found[name]) for name in names}, note
 
 
+def unmatched_images(
+    one: PredictionSet, found: Mapping[str, object], truth: Mapping[str, object]
+) -> tuple[list[str], list[RejectedCase]]:
+    """Return notes on the images of a table without a label, and the cases that the table lacks.
+
+    Raises:
+        DataError: if no image of the table has a label.
+    """
+    if not found.keys() & truth.keys():
+        raise DataError(
+            f"{one.tool}: none of {counted(len(found), 'image')} has a label; expected the same names"
+        )
+    extra = len(found.keys() - truth.keys())
+    notes = [f"{one.tool}: images without a label, not used: {extra}"] if extra else []
+    return notes, [RejectedCase(one.tool, name, MISSING) for name in truth if name not in found]
+
+
 def problem_notes(sets: Sequence[PredictionSet], problems: Sequence[RejectedCase], cases: int) -> list[str]:
     """Return how many cases of each tool count as wrong, without their names."""
     counts = Counter((one.tool, one.reason) for one in problems)

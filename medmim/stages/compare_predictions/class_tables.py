@@ -12,15 +12,15 @@ from medmim.data.dataset.partition import patient_digest
 from medmim.data.formats.annotation_files import decode_text
 from medmim.data.formats.file_types import open_regular
 from medmim.data.ingest.layout_rules import SubjectRule
-from medmim.errors import DataError, UsageError, counted
+from medmim.errors import DataError, UsageError
 from medmim.stages.compare_predictions.cases import (
-    MISSING,
     PredictionSet,
     RejectedCase,
     Row,
     ScoredPredictions,
     patients,
     problem_notes,
+    unmatched_images,
 )
 from medmim.text_formats import parse_csv
 from medmim.training.evaluation.classification_metrics import arrays, calibration_curve
@@ -32,6 +32,8 @@ CLASS_COLUMNS = ("label", "class", GRADE)
 _KAPPA = "quadratic_kappa"
 _MOST_GRADES = 20
 _MAX_BYTES = 1 << 28
+_WHY_GRADES = "quadratic kappa is tested, as a far error costs more than a near one; accuracy is described"
+_WHY = "macro-F1 is tested, as it weights rare classes like frequent ones; accuracy is described"
 
 
 def score_class_tables(
@@ -54,9 +56,10 @@ def score_class_tables(
     notes, problems = [_WHY_GRADES if grades else _WHY, note], list[RejectedCase]()
     rows, curves = list[tuple[Row, ...]](), list[dict[str, str]]()
     for one in sets:
-        shares, extra = _predicted(one, classes, names)
-        notes += [f"{one.tool}: images without a label, not used: {extra}"] if extra else []
-        problems += [RejectedCase(one.tool, name, MISSING) for name in classes if name not in shares]
+        found = read_table(one.path)
+        unused, missing = unmatched_images(one, found, classes)
+        notes, problems = [*notes, *unused], [*problems, *missing]
+        shares = {name: _shares(one, row, names) for name, row in found.items() if name in classes}
         own = {
             name: _row(name, label, shares.get(name) or _wrong(label, classes, grades), who)
             for name, label in classes.items()
@@ -116,23 +119,6 @@ def _grades(tables: Sequence[Path]) -> list[str]:
             f"{', '.join(sorted(map(str, texts))[:_MOST_GRADES])}"
         )
     return [str(number) for number in range(low, high + 1)]
-
-
-def _predicted(
-    one: PredictionSet, classes: Mapping[str, str], names: Sequence[str]
-) -> tuple[dict[str, dict[str, float]], int]:
-    """Return the probabilities of each image, and how many images have no label."""
-    found = read_table(one.path)
-    shares = {name: _shares(one, row, names) for name, row in found.items() if name in classes}
-    if not shares:
-        raise DataError(
-            f"{one.tool}: none of {counted(len(found), 'image')} has a label; expected the same names"
-        )
-    return shares, len(found) - len(shares)
-
-
-_WHY_GRADES = "quadratic kappa is tested, as a far error costs more than a near one; accuracy is described"
-_WHY = "macro-F1 is tested, as it weights rare classes like frequent ones; accuracy is described"
 
 
 def _wrong(label: str, classes: Mapping[str, str], grades: Sequence[str]) -> dict[str, float]:

@@ -9,15 +9,15 @@ import numpy as np
 
 from medmim.data.dataset.partition import patient_digest
 from medmim.data.ingest.layout_rules import SubjectRule
-from medmim.errors import DataError, UsageError, counted
+from medmim.errors import DataError, UsageError
 from medmim.stages.compare_predictions.cases import (
-    MISSING,
     PredictionSet,
     RejectedCase,
     Row,
     ScoredPredictions,
     patients,
     problem_notes,
+    unmatched_images,
 )
 from medmim.stages.compare_predictions.class_tables import IMAGE_COLUMNS, read_table
 from medmim.training.evaluation.multilabel_metrics import THRESHOLD, columns_of
@@ -45,13 +45,8 @@ def score_multilabel_tables(
     rows: list[tuple[Row, ...]] = []
     for one in sets:
         found = _predicted(one, names)
-        if not found.keys() & truth.keys():
-            raise DataError(
-                f"{one.tool}: none of {counted(len(found), 'image')} has a label; expected the same names"
-            )
-        extra = len(found.keys() - truth.keys())
-        notes += [f"{one.tool}: images without a label, not used: {extra}"] if extra else []
-        problems += [RejectedCase(one.tool, name, MISSING) for name in truth if name not in found]
+        unused, missing = unmatched_images(one, found, truth)
+        notes, problems = [*notes, *unused], [*problems, *missing]
         rows.append(tuple(_row(name, found.get(name), truth[name], names, who[name]) for name in truth))
     notes += problem_notes(sets, problems, len(truth))
     tables = {"Classes": _classes(sets, rows, names)}

@@ -8,15 +8,15 @@ from pathlib import Path
 
 from medmim.data.dataset.partition import patient_digest
 from medmim.data.ingest.layout_rules import SubjectRule
-from medmim.errors import DataError, UsageError, counted
+from medmim.errors import DataError, UsageError
 from medmim.stages.compare_predictions.cases import (
-    MISSING,
     PredictionSet,
     RejectedCase,
     Row,
     ScoredPredictions,
     patients,
     problem_notes,
+    unmatched_images,
 )
 from medmim.stages.compare_predictions.class_tables import read_table
 from medmim.training.evaluation.regression_metrics import regression_means
@@ -42,13 +42,8 @@ def score_number_tables(
     rows: list[tuple[Row, ...]] = []
     for one in sets:
         found = _numbers(one.path, one.tool)
-        if not found.keys() & truth.keys():
-            raise DataError(
-                f"{one.tool}: none of {counted(len(found), 'image')} has a label; expected the same names"
-            )
-        extra = len(found.keys() - truth.keys())
-        notes += [f"{one.tool}: images without a label, not used: {extra}"] if extra else []
-        problems += [RejectedCase(one.tool, name, MISSING) for name in truth if name not in found]
+        unused, missing = unmatched_images(one, found, truth)
+        notes, problems = [*notes, *unused], [*problems, *missing]
         rows.append(tuple(_row(name, found.get(name), truth, who) for name in truth))
     notes += problem_notes(sets, problems, len(truth))
     tables = {"Errors (Bland–Altman limits)": _errors(sets, rows)}
