@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from medmim.data.formats import geometry
 from medmim.data.formats.annotations import Annotation, boxes_from_label, place_annotations
+from medmim.data.formats.images import COLOUR
 from medmim.data.formats.labels import fit_label, load_label, mark_not_annotated, resample_label
 from medmim.data.formats.nifti import Image, check_image, read_image
 from medmim.data.formats.plain_arrays import has_own_label
@@ -18,6 +19,7 @@ from medmim.data.formats.volumes import fill_background, load_volume
 from medmim.data.formats.write_volume import write_volume
 from medmim.errors import DataError
 
+NO_BACKGROUND = "no_background"  # measurement of a label without any 0
 _MAX_VALUES = 256
 
 
@@ -127,18 +129,19 @@ def place_marks(image: str, marks: Sequence[Mapping[str, Any]]) -> dict[str, Any
 
 def fit_and_store(label: Image, image: Image, target: Path, *, resample: bool) -> dict[str, Any]:
     """Write a label on its image's grid; return its entries, or the reason of the rejection."""
-    measured = _grid_difference(label, image)
+    measured, resampled = _grid_difference(label, image), {}
     try:
         fitted = fit_label(label, image)
     except DataError as error:
         if not resample or error.reason not in ("label_shape", "label_offset"):
             return {"reason": error.reason, "measured": measured}
         try:
-            fitted = resample_label(label, image)
+            fitted, resampled = resample_label(label, image), {"resampled": True}
         except DataError as other:
             return {"reason": other.reason, "measured": measured}
-        return {**store_label(fitted, target), "resampled": True, "measured": measured}
-    return {**store_label(fitted, target), "measured": measured}
+    if fitted.array.all():
+        measured[NO_BACKGROUND] = 1.0
+    return {**store_label(fitted, target), **resampled, "measured": measured}
 
 
 def _fit_label_file(path: Path, image: Image, target: Path, options: CaseOptions) -> dict[str, Any]:
@@ -150,6 +153,7 @@ def _fit_label_file(path: Path, image: Image, target: Path, options: CaseOptions
     except DataError as error:
         return {"reason": error.reason, "measured": {}}
     facts = fit_and_store(label, image, target, resample=options.resample)
+    facts["measured"] |= {key: value for key, value in loaded.measured.items() if key.startswith(COLOUR)}
     return {**facts, "repairs": [one for one in loaded.repairs if one.startswith("label_")]}
 
 

@@ -17,6 +17,9 @@ PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".
 MAX_PIXELS = 100_000_000
 _FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM")
 _EXIF_ORIENTATION = 274
+COLOUR = "colour_of_"  # measurement of a label picture: colour of a palette index or of a grey value
+OF_GREY = f"{COLOUR}grey_"
+_MAX_COLOURS = 32
 _MASK_NOISE = 24  # grey values by which black and white vary in a compressed mask
 _MASK_VALUES, _MASK_SHARE = 4, 0.9  # more values than this, but nearly all black or white: a noisy mask
 _DAMAGE = (
@@ -119,6 +122,27 @@ def _check_colours(picture: PIL.Image.Image, pixels: Shaped[np.ndarray, "rows co
             "save it with a grey or palette index for each class",
             reason="colour_label",
         )
+
+
+def label_colours(path: Path) -> dict[str, float]:
+    """Return the colours of the classes of a label picture, as measurements; nothing for greys.
+
+    Returns:
+        Colour as 0xRRGGBB, by `colour_of_index_1` for index 1 of a palette, or `colour_of_grey_76` for the
+        grey value 76, which stands for the colour.
+    """
+    with open_regular(path) as stream:
+        picture = PIL.Image.open(stream, formats=_FORMATS)
+        if picture.mode in _WIDE or picture.mode in _GREY:
+            return {}
+        indexed = picture.mode == "P" and picture.format != "GIF"
+        codes = np.asarray(picture if indexed else picture.convert("RGB").convert("L")).astype(np.int64)
+        colours = np.asarray(picture.convert("RGB")).astype(np.int64) @ (1 << 16, 1 << 8, 1)
+    pairs = np.unique(np.stack([codes, colours], axis=-1).reshape(-1, 2), axis=0).tolist()
+    if all(colour == code * 0x010101 for code, colour in pairs):
+        return {}
+    key = f"{COLOUR}index_" if indexed else OF_GREY
+    return {f"{key}{code}": float(colour) for code, colour in pairs[:_MAX_COLOURS] if code}
 
 
 def is_lossy(path: Path) -> bool:

@@ -10,7 +10,7 @@ import scipy
 from jaxtyping import Float64, Shaped
 
 from medmim.data.formats.geometry import corner_points
-from medmim.data.formats.images import as_mask, is_lossy, is_picture, read_picture
+from medmim.data.formats.images import as_mask, is_lossy, is_picture, label_colours, read_picture
 from medmim.data.formats.nifti import Image, LoadedImage, count_frames, load_nifti
 from medmim.data.formats.nifti_header import show
 from medmim.data.formats.volumes import is_nifti, load_volume
@@ -44,7 +44,8 @@ def load_label(path: Path, *, spacing_mm: float, ignore_label: int | None = None
         classes, changed = as_mask(
             picture.array, lossy=is_lossy(path), white_ignored=ignore_label == NOT_ANNOTATED
         )
-        return LoadedImage(Image(classes, picture.affine), ("label_binarised",) if changed else ())
+        colours = label_colours(path) if classes is picture.array else {}
+        return LoadedImage(Image(classes, picture.affine), ("label_binarised",) if changed else (), colours)
     if count > _MAX_CHANNELS:
         raise DataError(
             f"label of {count} frames: expected class numbers, or up to {_MAX_CHANNELS} one-hot channels; "
@@ -110,7 +111,8 @@ def fit_label(label: Image, image: Image) -> Image:
         label: class numbers, 0 for background.
 
     Raises:
-        DataError: with reason label_shape, label_offset or label_not_integral.
+        DataError: with reason label_shape, label_offset, label_not_integral or
+            label_out_of_range.
     """
     label = _reorient(label, image.affine)
     if label.array.shape != image.array.shape:
@@ -130,7 +132,8 @@ def resample_label(label: Image, image: Image) -> Image:
         label: class numbers, 0 for background, on any grid.
 
     Raises:
-        DataError: with reason label_not_integral, or label_outside_image (foreground outside the image).
+        DataError: with reason label_not_integral, label_out_of_range, or label_outside_image, if foreground
+            lies outside the image.
     """
     classes = Image(_as_classes(label.array), label.affine)
     inside = fraction_inside(classes, image)
@@ -196,7 +199,12 @@ def _as_classes(array: Shaped[np.ndarray, "x y z"]) -> Shaped[np.ndarray, "x y z
             raise _not_integral(f"{counted(int(wrong.sum()), 'voxel')} of other values, such as {shown}")
         array = rounded
     if array.min() < 0 or array.max() > MAX_LABEL:
-        raise _not_integral("values outside this range")
+        wrong = np.unique(array[(array < 0) | (array > MAX_LABEL)])[:4]
+        raise DataError(
+            f"label: expected values from 0 to {MAX_LABEL}, got {', '.join(f'{one:.0f}' for one in wrong)}; "
+            "renumber them, or pass --ignore-label if they mark voxels that nobody annotated",
+            reason="label_out_of_range",
+        )
     return array.astype(np.uint8 if array.max() <= np.iinfo(np.uint8).max else np.uint16)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medmim.data.dataset.manifest import LedgerRow
+from medmim.data.formats.case import NO_BACKGROUND
+from medmim.data.formats.images import COLOUR, OF_GREY
 from medmim.data.ingest.cases import DatasetLayout
 from medmim.data.ingest.context import IngestedVolume, stem_of
 from medmim.data.ingest.path_words import is_volume_name
@@ -18,6 +20,8 @@ _TAIL = 10  # characters of a name that are shown: enough to match names, too fe
 
 _BACKGROUND = ("background", "bg")
 _WHITE = 255
+_USED_LABELS = ("label", "label_resampled")
+_MAX_LISTED = 8
 _UNUSED_NOTES = ("table_without_image", "annotations_without_image", "unusable_table")
 
 
@@ -68,6 +72,7 @@ def layout_warnings(
     warnings += _doubtful_codes(
         layout.label_names if layout else {}, [one.classes for one in made if one.volume.label is not None]
     )
+    warnings += doubtful_labels([row.measured for row in rows if row.reason in _USED_LABELS])
     if layout and layout.regions:
         listed = ", ".join(f"{name}: {list(members)}" for name, members in layout.regions.items())
         warnings.append({"kind": "declared_regions", "regions": listed})
@@ -108,7 +113,43 @@ def _doubtful_codes(names: Mapping[int, str], cases: Sequence[Sequence[int]]) ->
     return found
 
 
+def doubtful_labels(measured: Sequence[Mapping[str, float]]) -> list[dict[str, Any]]:
+    """Return warnings about labels without any 0, and about colours that stand for classes.
+
+    Args:
+        measured: measurements of each label that is used.
+    """
+    found: list[dict[str, Any]] = []
+    if full := sum(NO_BACKGROUND in one for one in measured):
+        found.append({"kind": "labels_without_background", "labels": full, "total": len(measured)})
+    colours: dict[int, Counter[str]] = {}
+    for one in measured:
+        for key, colour in one.items():
+            if key.startswith(COLOUR):
+                code = int(key.rpartition("_")[2])
+                colours.setdefault(code, Counter())[f"#{int(colour):06x}"] += 1
+    several = {code: own for code, own in sorted(colours.items()) if len(own) > 1}
+    if several:
+        listed = "; ".join(
+            f"{code} is " + " and ".join(f"{colour} in {counted(n, 'label')}" for colour, n in own.items())
+            for code, own in list(several.items())[:_MAX_LISTED]
+        )
+        found.append({"kind": "colours_of_one_code", "listed": listed})
+    elif any(key.startswith(OF_GREY) for one in measured for key in one):
+        pairs = [f"{code} is {next(iter(own))}" for code, own in sorted(colours.items())[:_MAX_LISTED]]
+        found.append({"kind": "coloured_labels", "listed": ", ".join(pairs), "example": str(min(colours))})
+    return found
+
+
 _TEXTS = {
+    "labels_without_background": "{labels} of {total:label} without any 0, which stands for background: "
+    "every voxel there belongs to a class; if another value is the background, leave it out of --set "
+    "labels={{NAME: [VALUE]}} of medmim finetune segment, or renumber the labels",
+    "coloured_labels": "labels are coloured pictures, and their classes are the grey values of the colours: "
+    "{listed}; name them, as in --label-name {example}=NAME",
+    "colours_of_one_code": "one label value has several colours in coloured label pictures: {listed}; "
+    "each value becomes one class, whatever its colour; if the colours are the classes, save labels with one "
+    "number for each class",
     "images_without_perceptual_hash": "altered copies were not looked for among {missing:image} of {images}, "
     "for lack of a perceptual hash: very small, or ingested before 0.2.0; ingest those again",
     "background_is_a_class": "label {code} is named background, but 0 is the background in every label: "

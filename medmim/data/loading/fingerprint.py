@@ -27,7 +27,7 @@ from medmim.data.loading.normalisation import IntensityRule, Normalisation, body
 from medmim.errors import DataError
 
 FOLDER = "fingerprints"  # in `MEDMIM_HOME`
-_VERSION = 2  # 1: runs without labels left their statistics to runs with labels
+_VERSION = 3  # 2: labels without any 0 were not counted
 _MAX_IMAGES = 128  # volumes for intensities; labels of all volumes are read
 _VOXELS_PER_VOLUME = 10_000
 _CT_AIR_HU = -900.0
@@ -84,6 +84,7 @@ class Fingerprint(_Frozen):
         intensities: statistics of each modality.
         classes: every class in the labels, by ascending code.
         cases: codes in each labelled volume.
+        without_background: number of labels without any 0.
         likely_ct: volumes without a known modality have values of CT.
         ignore: label value of voxels without a known label.
     """
@@ -95,6 +96,7 @@ class Fingerprint(_Frozen):
     intensities: dict[str, IntensityStatistics]
     classes: tuple[ClassStatistics, ...] = ()
     cases: tuple[tuple[int, ...], ...] = ()
+    without_background: int = 0
     likely_ct: bool = False
     ignore: int | None = None
 
@@ -170,6 +172,7 @@ def _compute(root: Path, volumes: Sequence[VolumeRecord], *, ignore: int | None,
     step = -(-len(volumes) // _MAX_IMAGES)
     samples: dict[tuple[str, str], list[np.ndarray]] = defaultdict(list)
     facts: list[dict[int, dict[str, Any]]] = []
+    full = 0
     for number, volume in enumerate(volumes):
         try:
             label = read_image(root / volume.label) if labels and volume.label else None
@@ -180,6 +183,7 @@ def _compute(root: Path, volumes: Sequence[VolumeRecord], *, ignore: int | None,
                 f"volume {volume.id}: {error}; or run `medmim ingest` again", reason="damaged_dataset"
             ) from error
         facts.append(_class_facts(label, volume, ignore=ignore) if label else {})
+        full += label is not None and bool(label.array.all())
         for modality, region, values in intensities:
             samples[modality, region].append(values)
     spacings = np.array([sorted(volume.spacing_mm) for volume in volumes])
@@ -191,6 +195,7 @@ def _compute(root: Path, volumes: Sequence[VolumeRecord], *, ignore: int | None,
         intensities=_statistics(samples),
         classes=_classes(facts),
         cases=tuple(tuple(sorted(one)) for one in facts if one),
+        without_background=full,
         likely_ct=_looks_like_ct(samples),
         ignore=ignore,
     )

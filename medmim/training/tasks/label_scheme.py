@@ -11,7 +11,7 @@ from medmim.data.formats.labels import NOT_ANNOTATED
 from medmim.data.loading.fingerprint import Fingerprint
 from medmim.data.loading.foreground_sampling import IGNORE, foreground_shares
 from medmim.data.loading.preprocessing_plan import Regions
-from medmim.errors import DataError, UsageError
+from medmim.errors import DataError, UsageError, counted
 
 _MAX_CLASSES = IGNORE - 1  # class indices are stored in a byte
 _RAREST = 3
@@ -66,6 +66,15 @@ class LabelScheme:
             lines.append(
                 f"warning: label value {NOT_ANNOTATED} is trained as a class; if nobody annotated these "
                 f"voxels, use --set ignore_label={NOT_ANNOTATED}"
+            )
+        full, cases = fingerprint.without_background, len(fingerprint.cases)
+        if full and not left_out:
+            first = next(iter(self.values))
+            others = ", ".join(f"{name}: [{_listed(own)}]" for name, own in list(self.values.items())[1:])
+            lines.append(
+                f"warning: {full} of {counted(cases, 'training label')} without any 0, which stands for "
+                f"background: every voxel there belongs to a class; if '{first}' is the background, use "
+                f"--set 'labels={{{others}}}'"
             )
         return [*lines, *self._region_lines(), *self._sampling_lines(fingerprint, class_of)]
 

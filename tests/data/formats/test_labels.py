@@ -97,11 +97,18 @@ def test_unrelated_grids_are_rejected(depth):
     refused(Image(classes(), flat), "label_offset", "label is shifted against its image", on=image(np.eye(4)))
 
 
-@pytest.mark.parametrize("value", [0.5, np.nan, np.inf, -1.0, 65536.0])
+@pytest.mark.parametrize("value", [0.5, np.nan, np.inf])
 def test_invalid_label_values_are_rejected(value):
     array = classes(np.float32)
     array[1, 2, 3] = value
     refused(Image(array, grid()), "label_not_integral", "integers from 0 to 65535")
+
+
+@pytest.mark.parametrize("value", [-2, 65536, 10**9])
+def test_integers_out_of_range_are_rejected_with_the_values(value):
+    array = classes(np.int32)
+    array[1, 2, 3] = value
+    refused(Image(array, grid()), "label_out_of_range", f"from 0 to 65535, got {value}")
 
 
 def test_values_close_to_integers_are_rounded():

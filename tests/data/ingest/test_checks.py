@@ -2,10 +2,13 @@
 
 import json
 
+import numpy as np
+import PIL.Image
 import pytest
 from ingest_source import label_array, run_ingest, save_picture, save_volume, scan_array
 
-from medmim.data.ingest.checks import warning_text
+from medmim.data.formats.images import label_colours
+from medmim.data.ingest.checks import doubtful_labels, warning_text
 from medmim.errors import DataError
 
 
@@ -79,3 +82,41 @@ def test_doubtful_label_values_are_reported(tmp_path, run):
     assert "label 1 is named background, but 0 is the background in every label" in text
     assert "2 labels have the values 0 and 1, 2 have 0 and 255, and none has both" in text
     assert "--set labels={mask: [1, 255]}" in text
+
+
+def test_labels_without_background_are_reported(tmp_path, run):
+    for number in range(2):
+        save_volume(tmp_path / "in" / "imagesTr" / f"scan_{number}.nii.gz", scan_array(number))
+        save_volume(tmp_path / "in" / "labelsTr" / f"scan_{number}.nii.gz", label_array() + (number == 0))
+    text = "\n".join(map(warning_text, run().info.warnings))
+    assert "1 of 2 labels without any 0, which stands for background" in text
+
+
+RED, GREEN, DARK_GREEN = (255, 0, 0), (0, 255, 0), (0, 130, 0)  # red and dark green have the same grey
+
+
+def colour_warnings(folder, colours, mode):
+    """Return the warnings about label pictures whose classes 1 and 2 have these colours in each picture."""
+    classes, measured = np.arange(9, dtype=np.uint8).reshape(3, 3) % 3, []
+    for number, pair in enumerate(colours):
+        table = np.array([(0, 0, 0), *pair], np.uint8)
+        picture = PIL.Image.fromarray(classes if mode == "P" else table[classes], mode)
+        if mode == "P":
+            picture.putpalette(table.ravel().tolist())
+        picture.save(folder / f"{number}.png")
+        measured.append(label_colours(folder / f"{number}.png"))
+    return [warning_text(one) for one in doubtful_labels(measured)]
+
+
+@pytest.mark.parametrize(
+    ("colours", "mode", "message"),
+    [
+        ([(RED, GREEN)] * 2, "RGB", "76 is #ff0000, 150 is #00ff00; name them, as in --label-name 76=NAME"),
+        ([(RED, GREEN), (DARK_GREEN, GREEN)], "RGB", "76 is #ff0000 in 1 label and #008200 in 1 label"),
+        ([(RED, GREEN), (GREEN, RED)], "P", "1 is #ff0000 in 1 label and #00ff00 in 1 label; 2 is"),
+        ([(RED, GREEN)] * 2, "P", None),
+    ],
+)
+def test_colours_that_stand_for_classes_are_reported(tmp_path, colours, mode, message):
+    found = colour_warnings(tmp_path, colours, mode)
+    assert message in found[0] if message else not found

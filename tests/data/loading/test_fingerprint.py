@@ -30,6 +30,9 @@ def test_geometry_and_classes(tmp_path):
     assert found.anisotropy == 2.0
     assert found.codes() == (7, 1035)
     assert found.cases == ((7,), (1035,))
+    assert found.without_background == 0
+    full = [case(tmp_path, "c", label=two + 1), *rows]
+    assert fingerprint_of(tmp_path, full, home=None).without_background == 1
     first, second = found.classes
     assert first.ml == pytest.approx(2 * 64 * 2 / 1000)
     assert (first.components, second.components) == (2, 1)

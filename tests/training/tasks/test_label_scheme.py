@@ -13,12 +13,15 @@ NAMES = {1: "necrosis", 2: "edema", 4: "enhancing"}
 BRATS = (("whole", (1, 2, 4)), ("core", (1, "enhancing")), ("active", (4,)))
 
 
+def fingerprint(**options):
+    classes = [ClassStatistics(code=one, ml=1.0, components=1.0, sides=(), positions=()) for one in NAMES]
+    options |= {"volumes": 1, "shape": (8, 8, 8), "spacing_mm": (1.0, 1.0, 1.0), "anisotropy": 1.0}
+    return Fingerprint(**options, intensities={}, classes=tuple(classes), cases=(tuple(NAMES),))
+
+
 def scheme(regions=(), labels=None):
     dataset = Dataset(Path("data"), DatasetInfo(name="d", label_names=NAMES), ())
-    classes = [ClassStatistics(code=one, ml=1.0, components=1.0, sides=(), positions=()) for one in NAMES]
-    options = {"volumes": 1, "shape": (8, 8, 8), "spacing_mm": (1.0, 1.0, 1.0), "anisotropy": 1.0}
-    found = Fingerprint(**options, intensities={}, classes=tuple(classes), cases=(tuple(NAMES),))
-    return label_scheme(dataset, found, labels=labels or {}, regions=regions)
+    return label_scheme(dataset, fingerprint(), labels=labels or {}, regions=regions)
 
 
 def test_classes_have_the_order_in_which_regions_are_written():
@@ -51,3 +54,12 @@ def test_merged_classes_are_ordered_by_value_whatever_the_order_of_their_names()
 def test_regions_from_which_labels_cannot_be_written_are_refused(regions, labels, message):
     with pytest.raises(UsageError, match=message):
         scheme(regions, labels)
+
+
+def test_labels_without_background_are_pointed_out_unless_a_value_is_left_out():
+    full = fingerprint(without_background=1)
+    text = "\n".join(scheme().lines(full))
+    assert "1 of 1 training label without any 0" in text
+    assert "if 'necrosis' is the background, use --set 'labels={edema: [2], enhancing: [4]}'" in text
+    assert "without any 0" not in "\n".join(scheme(labels={"edema": [2]}).lines(full))
+    assert "without any 0" not in "\n".join(scheme().lines(fingerprint()))
