@@ -5,6 +5,7 @@ MedmimError                     exit code 1: an error in the data or the run
 ├── ShapeError                  sizes that are incompatible
 ├── TransferError               weights that do not fit the network
 ├── RunError                    a run that cannot start, continue or be found
+│   └── UnregisteredError       a training that finished, but whose model is not registered
 └── UsageError                  exit code 2: wrong arguments on the command line or in a settings file
     └── SettingsError           every problem of one settings file, in one message
 
@@ -20,6 +21,7 @@ import difflib
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 TRACEBACK = "Traceback (most recent call last)"
 _IN_TRACEBACK = re.compile(r"^medmim\.[\w.]+: (.+)$", re.MULTILINE)  # the line of one of our errors
@@ -49,6 +51,14 @@ class TransferError(MedmimError):
 
 class RunError(MedmimError):
     """A run cannot start, continue or be found."""
+
+
+class UnregisteredError(RunError):
+    """A training finished with this result, but its model could not be registered."""
+
+    def __init__(self, message: str, result: Any) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 class Stopped(BaseException):

@@ -78,6 +78,18 @@ def promote(*, model: str, force: bool, why: str, as_json: bool) -> None:
     )
 
 
+@command.command("register", epilog="\b\nExample:\n  medmim models register 3f2a9c1d")
+@click.argument("run", metavar="RUN")
+@json_option
+def register(*, run: str, as_json: bool) -> None:
+    """Register the model of a finished fine-tuning whose registration failed or was deleted."""
+    from medmim.stages.registration import register_later
+
+    model, version = register_later(home(), run)
+    lines = [f"registered {model}:{version}"]
+    print_result({"model": model, "version": version}, as_json=as_json, lines=lines)
+
+
 MODEL_HEAD = ("model", "task", "score", "95 % interval", "arm", "date", "status", "run", "test patients seen")
 
 

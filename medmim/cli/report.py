@@ -9,7 +9,7 @@ from medmim.cli.options import home, json_option, print_result
 from medmim.cli.runs import RUN_HEAD, run_cells
 from medmim.errors import counted
 
-_SHOWN = 100
+_SHOWN = 60
 
 
 @click.command("report", epilog="\b\nExample:\n  medmim report")

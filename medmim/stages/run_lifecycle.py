@@ -14,7 +14,7 @@ from medmim import files
 from medmim.config.own_code import refuse_foreign_code
 from medmim.config.resolve import parse_yaml
 from medmim.config.runs import RunSettings
-from medmim.errors import RunError, UsageError
+from medmim.errors import RunError, UnregisteredError, UsageError
 from medmim.notebook import NotebookResult, Table, read_picture
 from medmim.stages.dataset_places import find_places, note_places
 from medmim.tracking.recorder import MemoryRecorder
@@ -85,7 +85,7 @@ def budget_words(settings: RunSettings) -> str:
 
 @contextmanager
 def managed_run(recorder: Recorder, store: Store | None = None) -> Iterator[Recorder]:
-    """Yield the run and always end it: FINISHED, FAILED, or KILLED when interrupted.
+    """Yield the run and always end it: FINISHED (also unregistered), FAILED, or KILLED when interrupted.
 
     With a store, no other process can resume the run meanwhile, and the run is mirrored to the server of
     `MLFLOW_TRACKING_URI`, if there is one.
@@ -98,6 +98,9 @@ def managed_run(recorder: Recorder, store: Store | None = None) -> Iterator[Reco
     with _locked(recorder.run_id, store), _mirrored(recorder, store):
         try:
             yield recorder
+        except UnregisteredError:
+            recorder.finish("FINISHED")
+            raise
         except Exception:
             recorder.finish("FAILED")
             raise

@@ -38,16 +38,16 @@ _QUIET = {
 
 
 def pages(home: Path, *, port: int, token: str = "") -> list[tuple[str, str]]:
-    """Return names and UI addresses of the newest experiments; tables of studies are sorted by score."""
+    """Return names and addresses of table and charts of the newest experiments."""
     client, found = Store(home, reading=True).client, []
     relocate(home.resolve())
     for experiment in client.search_experiments(max_results=_NEWEST, order_by=["last_update_time DESC"]):
         runs = client.search_runs([experiment.experiment_id], max_results=1)
         if not runs:
             continue
-        words = urlencode(address_words(experiment.tags))
-        place = f"#/experiments/{experiment.experiment_id}/runs?{words}"
-        found.append((experiment.name, f"{address_of(port, token)}{place}"))
+        for view, words in address_words(experiment.tags).items():
+            place = f"#/experiments/{experiment.experiment_id}/runs?{urlencode(words)}"
+            found.append((f"{experiment.name}, {view}", f"{address_of(port, token)}{place}"))
     return found
 
 

@@ -6,8 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
+from urllib.parse import urlencode
 
 from medmim.training.logger import Log
+
+NOTE = "mlflow.note.content"  # tag with the description that the page of a run shows
+_PICTURES = "pictures"  # folder of the artifacts that descriptions show
 
 
 @runtime_checkable
@@ -29,6 +33,15 @@ class Recorder(Log, Protocol):
 
     def finish(self, status: str) -> None:
         """End the run: FINISHED, FAILED or KILLED."""
+
+
+def describe(recorder: Recorder, text: str, picture: Path) -> None:
+    """Let the page of a run in the UI start with a description, and a picture if the file exists."""
+    if picture.is_file():
+        recorder.file(picture, folder=_PICTURES)
+        address = urlencode({"path": f"{_PICTURES}/{picture.name}", "run_uuid": recorder.run_id})
+        text += f"\n\n![{picture.stem}](get-artifact?{address})"
+    recorder.tags({NOTE: text})
 
 
 @dataclass

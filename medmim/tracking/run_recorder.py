@@ -32,7 +32,6 @@ from PIL import Image
 from medmim import files
 from medmim.tracking.run_files import RunRecord
 
-NOTE = "mlflow.note.content"  # tag with the description that the page of a run shows
 _LOG = logging.getLogger(__name__)
 _PARAMETER_LIMIT = 250
 _MAX_LENGTH = 240  # MLflow accepts at most 250

@@ -18,6 +18,7 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from medmim.tracking.mlflow_store import ORIGIN
+from medmim.tracking.recorder import NOTE
 from medmim.tracking.registry_snapshot import create_model
 from medmim.tracking.run_copies import RunCopy, VersionCopy
 from medmim.tracking.run_recorder import dataset_input
@@ -113,6 +114,8 @@ class Uploader:
         run_id, data = str(known.info.run_id), known.data
         params = [Param(key, value) for key, value in copy.params.items() if key not in data.params]
         tags = {**copy.tags, **self._parent(copy)}
+        if NOTE in tags:  # with the address of a picture
+            tags[NOTE] = tags[NOTE].replace(copy.origin, run_id)
         changed = [RunTag(key, value) for key, value in tags.items() if data.tags.get(key) != value]
         self.client.log_batch(run_id, params=params, tags=changed)
         there = {

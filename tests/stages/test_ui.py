@@ -21,10 +21,11 @@ def test_a_home_without_runs_is_rejected(tmp_path):
         serve(tmp_path, port=free_port(), token="abc")
 
 
-def test_each_experiment_has_an_address_that_opens_its_table(study):
-    words = "workflowType=machine_learning&viewStateShareKey=medmim"
+def test_each_experiment_has_addresses_that_open_its_table_and_its_charts(study):
+    place = "http://127.0.0.1:5001/?token=abc#/experiments/1/runs?workflowType=machine_learning"
     assert pages(study.home, port=5001, token="abc") == [
-        ("medmim", f"http://127.0.0.1:5001/?token=abc#/experiments/1/runs?{words}")
+        ("medmim, table", f"{place}&viewStateShareKey=medmim"),
+        ("medmim, charts", f"{place}&compareRunsMode=CHART&viewStateShareKey=medmim-charts"),
     ]
 
 

@@ -19,12 +19,17 @@ def test_the_table_of_a_study_opens_with_its_arms_sorted_by_score(new_home):
     show_arms(store.client, place)
     tags = store.client.get_experiment(place).tags
     view = json.loads(tags[TAG])
-    assert view["selectedColumns"][:4] == [
-        "params.`method`", "params.`mask`", "params.`ratio`", "metrics.`score/mean`"
-    ]  # fmt: skip
+    assert view["selectedColumns"][:3] == ["params.`mask`", "params.`ratio`", "metrics.`score/mean`"]
     assert (view["searchFilter"], view["orderByKey"]) == ("tags.role = 'arm'", "metrics.`score/mean`")
-    assert address_words(tags)["viewStateShareKey"] == "medmim"
-    assert "viewStateShareKey" not in address_words({})
+    charts = json.loads(tags[f"{TAG}-charts"])["compareRunCharts"]
+    assert [(one["type"], one["metricKey"]) for one in charts[:2]] == [
+        ("BAR", "score/mean"), ("LINE", "val/dice")
+    ]  # fmt: skip
+    assert {key: words["viewStateShareKey"] for key, words in address_words(tags).items()} == {
+        "table": "medmim",
+        "charts": "medmim-charts",
+    }
+    assert address_words({}) == {"table": {"workflowType": "machine_learning"}}
 
 
 def test_the_table_of_runs_opens_with_scores(new_home):
@@ -36,5 +41,6 @@ def test_the_table_of_runs_opens_with_scores(new_home):
 @pytest.mark.skipif(not PAGES.is_dir(), reason="this MLflow has no front end")
 def test_the_front_end_knows_every_word_of_a_view():
     text = "".join(path.read_text(encoding="utf-8") for path in PAGES.glob("*.js"))
-    words = [TAG.removesuffix("medmim"), *address_words(EXPERIMENT_TAGS), *json.loads(EXPERIMENT_TAGS[TAG])]
+    words = [TAG.removesuffix("medmim"), *address_words(EXPERIMENT_TAGS)["charts"]]
+    words += [*json.loads(EXPERIMENT_TAGS[f"{TAG}-charts"]), "SHOWALL", "metricSectionId"]
     assert [word for word in words if word not in text] == []

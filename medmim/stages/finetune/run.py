@@ -16,10 +16,12 @@ from medmim.config.runs import FinetuneSettings
 from medmim.data.dataset.contamination import CERTIFICATE, seen_patients_of, write_seen_patients
 from medmim.data.dataset.manifest import VolumeRecord
 from medmim.data.dataset.partition import patient_digest
+from medmim.errors import counted
 from medmim.stages.applicability import TRAINING_DATA, summarize
 from medmim.stages.finetune.setup import FinetuneRun, build_finetuning
 from medmim.stages.initial_weights import CANDIDATE, CONTROL, DIVISION, FAILED, SCRATCH, STATUS, origin_tags
 from medmim.stages.predict.mlflow_model import mlflow_files
+from medmim.stages.registration import register
 from medmim.stages.run_header import network_lines, view_lines
 from medmim.stages.run_lifecycle import (
     TARGETS_FILE,
@@ -33,6 +35,7 @@ from medmim.stages.run_lifecycle import (
 from medmim.stages.target_table import with_keyed_targets
 from medmim.tracking.comparison.runs import CASES, SCORES
 from medmim.tracking.mlflow_store import Store
+from medmim.tracking.recorder import describe
 from medmim.training.callbacks import ValidationCallback
 from medmim.training.evaluation.metric_intervals import intervals
 from medmim.training.resume.states import remove_states
@@ -61,6 +64,7 @@ def finetune(
 
     Raises:
         MedmimError: for settings, data, sizes or weights that cannot work, before anything is written.
+        UnregisteredError: if only the registration failed; the run is finished.
     """
     store = Store(home)
     run = build_finetuning(settings, store, log)
@@ -162,6 +166,8 @@ def _test(
     png = task.figure(network, shown_cases(cases), context, title=title)
     recorder.picture("test", png, step=fitted.steps)
     files.write_bytes(folder / "panel.png", png)
+    patients = counted(len({case.subject for case in cases}), "test patient")
+    describe(recorder, f"{run.settings.task} ← {run.origin.arm}: {title}, {patients}", folder / "panel.png")
     if summary := task.score_figure(rows, context, title=title):
         recorder.picture("scores", summary, step=fitted.steps)
         files.write_bytes(folder / "scores.png", summary)
@@ -251,9 +257,8 @@ def _register(store: Store, run: FinetuneRun, result: RunResult) -> None:
         "contamination": run.certificate.verdict,
     }
     model = f"{run.dataset.info.name}-{run.settings.task}"
-    store.register(model=model, run_id=result.run_id, tags=lineage, alias="challenger")
-    if origin.run_id and score is not None:
-        store.note_score(origin.run_id, f"finetuned/test_{metric}", score)
+    noted = {f"finetuned/test_{metric}": score} if origin.run_id and score is not None else {}
+    register(store, result, model=model, tags=lineage, score=noted)
 
 
 def _status(run: FinetuneRun, metrics: Mapping[str, float]) -> str:

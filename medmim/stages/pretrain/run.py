@@ -32,6 +32,7 @@ from medmim.stages.run_lifecycle import (
     start_run,
 )
 from medmim.tracking.mlflow_store import Store
+from medmim.tracking.recorder import describe
 from medmim.training.callbacks import ValidationCallback
 from medmim.training.flops import cost_of
 from medmim.training.lightning_modules import in_views
@@ -150,7 +151,9 @@ def _save(
     recorder.metrics(metrics, step=0)  # one value per run at step 0: MLflow then draws bars to compare runs
     recorder.file(checkpoint, folder="model")
     recorder.file(checkpoint.with_suffix(".json"), folder="model")
-    return RunResult(recorder.run_id, checkpoint, metrics, folder / "panel.png")
+    panel = folder / "panel.png"
+    describe(recorder, f"{arm_of(run.settings)}: {run.settings.encoder} after {fitted.steps} steps", panel)
+    return RunResult(recorder.run_id, checkpoint, metrics, panel)
 
 
 def _tags(run: PretrainRun) -> dict[str, str]:

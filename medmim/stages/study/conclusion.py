@@ -11,7 +11,8 @@ from medmim.tracking.comparison.arms import Arm
 from medmim.tracking.comparison.findings import scored
 from medmim.tracking.comparison.runs import read_run
 from medmim.tracking.comparison.tables import summary
-from medmim.tracking.run_recorder import NOTE, RunRecorder
+from medmim.tracking.recorder import NOTE
+from medmim.tracking.run_recorder import RunRecorder
 from medmim.tracking.study_runs import StudyRuns, placed
 
 

@@ -17,7 +17,7 @@ from medmim import files
 from medmim.config.own_code import explain_own_code, trust_settings
 from medmim.config.runs import FinetuneSettings, PretrainSettings
 from medmim.config.study import DIGEST
-from medmim.errors import MedmimError, RunError, message_of, raised_in
+from medmim.errors import MedmimError, RunError, UnregisteredError, message_of, raised_in
 
 if TYPE_CHECKING:  # the child starts watching its parent before any slow import
     from medmim.stages.run_lifecycle import RunResult
@@ -56,7 +56,13 @@ def run_here(job: Job, home: Path) -> Outcome:
     store, meter = Store(home), Meter()
     resume = _resumable_run(store, job.digest)
     tags = {**job.tags, DIGEST: job.digest}
-    result = _stage(job, home, resume, tags)
+    try:
+        result = _stage(job, home, resume, tags)
+    except UnregisteredError as error:
+        if store.find_run(error.result.run_id) is None:
+            raise
+        _log_line(f"warning: {error}")
+        result = error.result
     costs = meter.costs()
     earlier = result.metrics["last/minutes"] if resume else 0.0  # includes the time before an interruption
     costs["cost/minutes"] = max(costs["cost/minutes"], earlier)

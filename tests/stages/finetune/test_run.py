@@ -51,7 +51,7 @@ def test_the_arms_are_comparable(study):
     assert scratch["arm"] == "scratch"
     different = {key for key in tuned if key in scratch and tuned[key] != scratch[key]}
     origin = {"arm", "lineage", "loaded_fraction", "pretraining_run"}
-    assert different <= {*origin, "mlflow.runColor", "mlflow.runName"}
+    assert different <= {*origin, "mlflow.runColor", "mlflow.runName", "mlflow.note.content"}
 
 
 def test_every_test_patient_is_scored_once_under_a_digest(study):

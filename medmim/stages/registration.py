@@ -1,0 +1,77 @@
+"""Registration of finished fine-tunings as versions of a model, at the end of the training or later."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from medmim import files
+from medmim.errors import RunError, UnregisteredError, counted, message_of
+from medmim.stages.run_lifecycle import RunResult
+from medmim.text_formats import parse_json
+from medmim.tracking.mlflow_store import Store
+
+_KEPT = "registration.json"  # next to the weights
+
+
+def register(
+    store: Store, result: RunResult, *, model: str, tags: Mapping[str, str], score: Mapping[str, float]
+) -> None:
+    """Register the model of a finished training, and note its score on the pretraining run.
+
+    Args:
+        store: that contains the run.
+        result: of the training.
+        model: name of the model.
+        tags: of its new version.
+        score: metric of the pretraining run and its value; may be empty.
+
+    Raises:
+        UnregisteredError: if the store fails or no longer contains the run; see `register_later`.
+    """
+    kept = {"model": model, "tags": dict(tags), "score": dict(score)}
+    files.write_json(store.checkpoints(result.run_id) / _KEPT, kept)
+    try:
+        _register(store, result.run_id, kept)
+    except Exception as error:
+        raise UnregisteredError(
+            f"the training finished with weights '{result.checkpoint}', but its model was not registered "
+            f"({_reason(error)}): run `medmim models register {result.run_id[:8]}`",
+            result,
+        ) from error
+
+
+def register_later(home: Path, word: str) -> tuple[str, int]:
+    """Register the model of a finished fine-tuning unless it is registered; return name and version.
+
+    Args:
+        home: home folder.
+        word: id of the run, or its beginning.
+
+    Raises:
+        RunError: if no finished fine-tuning, or more than one, has such an id.
+    """
+    found = [path for path in home.glob(f"checkpoints/*/{_KEPT}") if path.parent.name.startswith(word)]
+    if len(found) != 1:
+        raise RunError(
+            f"models register: expected the id of a finished fine-tuning, or its beginning, got '{word}', "
+            f"which fits {counted(len(found), 'run')}"
+        )
+    kept = parse_json(found[0].read_text(encoding="utf-8"))
+    return kept["model"], _register(Store(home), found[0].parent.name, kept)
+
+
+def _register(store: Store, run_id: str, kept: Mapping[str, Any]) -> int:
+    tags = kept["tags"]
+    version = store.register(model=kept["model"], run_id=run_id, tags=tags, alias="challenger")
+    for key, value in kept["score"].items():
+        store.note_score(tags["pretraining_run"], key, value)
+    return version
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line of an error, without SQL and its values."""
+    if isinstance(error, RunError):
+        return message_of(error)
+    return f"{type(error).__name__}: {str(error).partition('[SQL')[0].partition(chr(10))[0][:200]}"
