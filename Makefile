@@ -14,7 +14,7 @@ demo: $(VENV)/.runtime
 	$(BIN)/medmim demo
 
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -q -n auto --dist worksteal --durations=5
+	env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -q -n auto --dist worksteal --durations=5
 
 coverage: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -q -n auto --cov --cov-report=term:skip-covered

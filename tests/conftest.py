@@ -1,5 +1,6 @@
 """Small datasets and an empty store that tests of several folders share; warnings of our own are errors."""
 
+import importlib
 import json
 import os
 import shutil
@@ -8,8 +9,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import tiny
 import torch
+
+# While it checks the types of medmim, jaxtyping's import hook ignores the bytecode of every library that
+# medmim is the first to import: without these lines, half of the time to collect tests goes into compiling.
+for library in ("lightning", "mlflow", "monai", "pandas", "scipy.stats", "sklearn.metrics"):
+    importlib.import_module(library)
+
+import tiny  # noqa: E402
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 

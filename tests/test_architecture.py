@@ -9,11 +9,11 @@ import graphlib
 import re
 import subprocess
 import sys
-from itertools import chain
 from pathlib import Path
 
 import habits
 import pytest
+from habits import imported
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "medmim"
@@ -29,11 +29,10 @@ HEAVY = ("torch", "monai", "lightning", "mlflow")
 MODULE_LINES = 300
 FUNCTION_LINES = 40
 
-MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
-TREES = {path: ast.parse(path.read_text(encoding="utf-8")) for path in MODULES}
+TREES = habits.trees(PACKAGE)
+MODULES = list(TREES)
+NODES = {path: list(ast.walk(tree)) for path, tree in TREES.items()}
 FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
-
-every_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
 
 
 def part_of(path):
@@ -42,15 +41,8 @@ def part_of(path):
     return None if first in ("__init__", "__main__") else first
 
 
-def imported(node):
-    """The dotted names that an import statement brings in."""
-    if isinstance(node, ast.Import):
-        return [alias.name for alias in node.names]
-    return [f"{node.module}.{alias.name}" for alias in node.names] if isinstance(node, ast.ImportFrom) else []
-
-
-def functions(tree):
-    return [node for node in ast.walk(tree) if isinstance(node, FUNCTION)]
+def every_node(*kinds):
+    return [(path, node) for path, nodes in NODES.items() for node in nodes if isinstance(node, kinds)]
 
 
 def body_lines(function):
@@ -68,94 +60,89 @@ def test_every_part_has_its_place_in_the_order():
     assert {part_of(path) for path in MODULES} - {None} <= set(ORDER)
 
 
-@every_module
-def test_imports_only_from_the_left(path):
-    own = part_of(path)
-    if own is None:
-        public = {"api", "encoders", "masks", "methods"}  # names for type checkers, imported when used
-        allowed = public if path.name == "__init__.py" else {"cli"}
-    else:
-        allowed = set(ORDER[: ORDER.index(own) + 1]) | {"__version__"}
-    for node in ast.walk(TREES[path]):
-        for name in imported(node):
-            if name.split(".")[0] == "medmim":
-                assert f"{name}.".split(".")[1] in allowed, f"{where(path, node)} imports {name}"
-
-
-@every_module
-def test_has_no_relative_imports(path):
-    for node in ast.walk(TREES[path]):
-        assert not (isinstance(node, ast.ImportFrom) and node.level), where(path, node)
-
-
-@every_module
-def test_imports_stand_at_the_top(path):
-    if part_of(path) in LATE_IMPORTS:
-        return
-    inside = chain.from_iterable(ast.walk(function) for function in functions(TREES[path]))
-    for node in inside:
-        assert not isinstance(node, (ast.Import, ast.ImportFrom)), (
-            f"{where(path, node)}: import in a function"
-        )
-
-
-@every_module
-def test_stars_are_not_imported(path):
-    for node in ast.walk(TREES[path]):
-        assert not any(name.endswith(".*") for name in imported(node)), where(path, node)
-
-
-@every_module
-def test_is_short(path):
-    lines = len(path.read_text(encoding="utf-8").splitlines())
-    assert lines <= MODULE_LINES, f"{path.relative_to(ROOT)}: {lines} lines"
-
-
-@every_module
-def test_functions_are_short(path):
-    for function in functions(TREES[path]):
-        lines = body_lines(function)
-        assert lines <= FUNCTION_LINES, f"{where(path, function)} {function.name}: {lines} lines"
-
-
-@every_module
-def test_first_line_says_what_is_inside(path):
-    first = TREES[path].body[0]
-    assert ast.get_docstring(TREES[path]), "a module opens with its docstring"
-    assert first.lineno == 1, "the docstring is the first line"
-    assert len(ast.get_docstring(TREES[path]).splitlines()[0]) > 10, "the first line is a sentence"
-
-
-@every_module
-def test_prints_only_in_the_command_line(path):
-    if part_of(path) == "cli":
-        return
-    for node in ast.walk(TREES[path]):
-        called = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id
-        assert called != "print", where(path, node)
-
-
-@every_module
-def test_keeps_no_state_in_globals(path):
-    for node in ast.walk(TREES[path]):
-        assert not isinstance(node, ast.Global), where(path, node)
-
-
-@every_module
-def test_swallows_no_errors(path):
-    for node in ast.walk(TREES[path]):
-        if isinstance(node, ast.ExceptHandler):
-            assert node.type is not None, f"{where(path, node)}: bare except"
-            assert not all(isinstance(line, ast.Pass) for line in node.body), (
-                f"{where(path, node)}: swallowed"
-            )
-
-
-@every_module
-def test_leaves_nothing_for_later(path):
-    words = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b|raise NotImplementedError")
-    found = [line for line in path.read_text(encoding="utf-8").splitlines() if words.search(line)]
+def test_imports_only_from_the_left():
+    found = []
+    for path, nodes in NODES.items():
+        own = part_of(path)
+        if own is None:
+            public = {"api", "encoders", "masks", "methods"}  # names for type checkers, imported when used
+            allowed = public if path.name == "__init__.py" else {"cli"}
+        else:
+            allowed = set(ORDER[: ORDER.index(own) + 1]) | {"__version__"}
+        for node in nodes:
+            own_names = [name for name in imported(node) if name.split(".")[0] == "medmim"]
+            wrong = [name for name in own_names if f"{name}.".split(".")[1] not in allowed]
+            found += [f"{where(path, node)} imports {name}" for name in wrong]
     assert not found
+
+
+def test_imports_are_absolute_and_name_what_they_import():
+    assert not [
+        where(path, node)
+        for path, node in every_node(ast.Import, ast.ImportFrom)
+        if getattr(node, "level", 0) or any(name.endswith(".*") for name in imported(node))
+    ]
+
+
+def test_imports_stand_at_the_top():
+    assert not [
+        where(path, node)
+        for path, function in every_node(*FUNCTION)
+        if part_of(path) not in LATE_IMPORTS
+        for node in ast.walk(function)
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+    ]
+
+
+def test_modules_are_short():
+    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES}
+    assert not {str(path.relative_to(ROOT)): count for path, count in lines.items() if count > MODULE_LINES}
+
+
+def test_functions_are_short():
+    lines = {
+        f"{where(path, function)} {function.name}": body_lines(function)
+        for path, function in every_node(*FUNCTION)
+    }
+    assert not {place: count for place, count in lines.items() if count > FUNCTION_LINES}
+
+
+def test_modules_open_with_a_docstring_whose_first_line_is_a_sentence():
+    assert not [
+        str(path.relative_to(ROOT))
+        for path, tree in TREES.items()
+        if tree.body[0].lineno != 1 or len((ast.get_docstring(tree) or "").split("\n")[0]) <= 10
+    ]
+
+
+def test_prints_only_in_the_command_line():
+    assert not [
+        where(path, node)
+        for path, node in every_node(ast.Call)
+        if part_of(path) != "cli" and isinstance(node.func, ast.Name) and node.func.id == "print"
+    ]
+
+
+def test_keeps_no_state_in_globals():
+    assert not [where(path, node) for path, node in every_node(ast.Global)]
+
+
+def test_swallows_no_errors():
+    assert not [
+        where(path, node)
+        for path, node in every_node(ast.ExceptHandler)
+        if node.type is None or all(isinstance(line, ast.Pass) for line in node.body)
+    ]
+
+
+def test_leaves_nothing_for_later():
+    words = re.compile(r"\b(TODO|FIXME|XXX|HACK)\b|raise NotImplementedError")
+    assert not [
+        f"{path.relative_to(ROOT)}: {line}"
+        for path in MODULES
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if words.search(line)
+    ]
 
 
 def own_files():

@@ -131,7 +131,8 @@ def _is_own(target, own):
 def graph_of(room):
     """Imports between the parts (sub-folders and modules) of a room: part → parts that it imports."""
     graph = defaultdict(set)
-    for path, tree in trees(PACKAGE / room).items():
+    inside = {path: tree for path, tree in trees(PACKAGE).items() if (PACKAGE / room) in path.parents}
+    for path, tree in inside.items():
         own = path.relative_to(PACKAGE / room).parts[0].removesuffix(".py")
         for name in (name for node in ast.walk(tree) for name in imported(node)):
             parts = name.split(".")
