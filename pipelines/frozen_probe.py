@@ -20,13 +20,13 @@ from medmim.data.loading.preprocess import VolumeLoader
 from medmim.data.loading.preprocessing_plan import plan_for
 from medmim.data.loading.probe_images import ProbeImages, build_probe_images
 from medmim.encoders import Encoder, build_encoder
-from medmim.encoders.recalibrate_batch_norm import batch_norms, recalibrate_batch_norms
+from medmim.encoders.batch_norm import batch_norms, recalibrate_batch_norms
 from medmim.errors import DataError
 from medmim.heads import transfer
 from medmim.randomness import stream_seed
 from medmim.stages.pretrain.setup import class_numbers, volumes_with_labels
 from medmim.training.evaluation import probes
-from medmim.training.evaluation.features import extract_features
+from medmim.training.evaluation.probes import extract_features
 from medmim.training.weights import load_weights
 
 _CALIBRATION_IMAGES = 128  # images

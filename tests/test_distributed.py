@@ -9,7 +9,7 @@ import torch.distributed as dist
 
 from medmim.distributed import each_of_all, number, sum_of_all, together
 from medmim.encoders import build_encoder
-from medmim.encoders.sync_batch_norm import sync_batch_norms
+from medmim.encoders.batch_norm import sync_batch_norms
 from medmim.heads import build_head, detection
 from medmim.masks import build_mask
 from medmim.methods import build_method

@@ -11,12 +11,13 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import get_completion_class
 
 from medmim import __version__
-from medmim.cli.completion import completion_option
 from medmim.cli.error_report import report_error
 from medmim.cli.troubles import explain, explain_exhausted
 from medmim.config.own_code import explain_own_code
@@ -32,6 +33,11 @@ _WRITES = (
     *("embed", "demo", "pack", "unpack", "sync", "report"),
 )
 _PRIVATE, _GROUP = 0o077, 0o007  # umasks: files for the user only, or for the group as well
+_COMPLETIONS = {
+    "bash": ".local/share/bash-completion/completions/medmim",
+    "zsh": ".zfunc/_medmim",
+    "fish": ".config/fish/completions/medmim.fish",
+}
 COMMANDS = {
     "ingest": "convert DICOM or NIfTI scans to a checked, pseudonymised dataset folder",
     "inspect": "write an HTML page of a dataset: thumbnails, verdicts, histograms",
@@ -180,6 +186,37 @@ def _shared_option() -> click.Option:
     )
 
 
+def _completion_option() -> click.Option:
+    """Return the option, which writes the script for the shell of the user and stops."""
+    return click.Option(
+        ["--install-completion"],
+        is_flag=True,
+        expose_value=False,
+        is_eager=True,
+        callback=_install_completion,
+        help="Install the completion of commands and settings for your shell (bash, zsh or fish).",
+    )
+
+
+def _install_completion(context: click.Context, _option: click.Parameter, wanted: bool) -> None:
+    if not wanted:
+        return
+    shell = Path(os.environ.get("SHELL", "")).name
+    kind = get_completion_class(shell) if shell in _COMPLETIONS else None
+    if kind is None:
+        raise click.UsageError(
+            f"--install-completion: expected SHELL to be bash, zsh or fish, got '{shell}'; set SHELL"
+        )
+    script = kind(context.command, {}, "medmim", "_MEDMIM_COMPLETE").source()
+    place = Path.home() / _COMPLETIONS[shell]
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(script, encoding="utf-8")
+    click.echo(f"written  {place}")
+    more = ", after `fpath+=~/.zfunc; autoload -Uz compinit; compinit` in ~/.zshrc" if shell == "zsh" else ""
+    click.echo(f"next     open a new shell{more}, and press Tab after `medmim `")
+    context.exit()
+
+
 @click.group(
     cls=Medmim,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
@@ -206,7 +243,7 @@ def main(*, verbose: bool, quiet: bool) -> None:
         os.environ.setdefault("PYTHONWARNINGS", "ignore")  # for the processes that commands start
 
 
-main.params.append(completion_option())
+main.params.append(_completion_option())
 
 if __name__ == "__main__":
     sys.exit(main())

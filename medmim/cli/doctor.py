@@ -30,9 +30,8 @@ def command(*, as_json: bool, data: tuple[Path, ...], repair: bool) -> None:
 
     Each check that fails or is limited gives advice. The exit code is 1 if a check failed.
     """
-    from medmim.stages.doctor.permissions import restrict_permissions
+    from medmim.stages.doctor.repair import repair_store, restrict_permissions
     from medmim.stages.doctor.run import doctor, refuse_bad
-    from medmim.stages.doctor.store import repair_store
 
     folders = data or (Path("medmim-data"),)
     if repair:

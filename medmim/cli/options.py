@@ -170,7 +170,7 @@ def run_settings(
     settings = resolve(kind, base=base, config=config, flags=values, overrides=overrides)
     if resume:
         _refuse_with_resume(values, overrides, config)
-        from medmim.stages.run_lifecycle import to_resume
+        from medmim.stages.resumption import to_resume
 
         changed = [key for key in [*values, *map(_key, overrides)] if key in _MAY_CHANGE]
         update = {key: getattr(settings, key) for key in changed}

@@ -16,7 +16,7 @@ from medmim.cli.options import (
     run_settings,
 )
 from medmim.cli.progress import log_line
-from medmim.cli.settings_help import SettingsCommand
+from medmim.cli.settings import SettingsCommand
 
 
 @click.command(

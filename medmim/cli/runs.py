@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from medmim.cli.options import aligned, home, json_option, print_result
-from medmim.cli.settings_help import TASKS
+from medmim.cli.settings import TASKS
 
 if TYPE_CHECKING:
     from medmim.stages.store_listing import ListedRun

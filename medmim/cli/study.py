@@ -95,7 +95,7 @@ def command(
 
 
 def _write_template(path: Path, *, as_json: bool) -> None:
-    from medmim.config.study_template import write_template
+    from medmim.config.reference import write_template
 
     written, schema = write_template(path)
     lines = [f"written  {written}", f"schema   {schema}", f"next     medmim study {written} --dry-run"]

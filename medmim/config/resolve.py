@@ -113,9 +113,7 @@ def resolve(
     """Merge preset, file, flags and overrides into validated settings.
 
     Args:
-        kind: settings model.
         base: preset of lowest precedence, such as that of a task; ignored if there is no such preset.
-        config: path of a YAML file, or name of a preset.
         flags: values from the command line; None means "not given".
         overrides: `key=value` words; values are parsed as YAML, `options.name=value` changes one option.
 

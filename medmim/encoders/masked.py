@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from medmim.encoders import masked_forms as forms
-from medmim.encoders.sync_batch_norm import synced_batch_norm
+from medmim.encoders.batch_norm import synced_batch_norm
 from medmim.encoders.tensor_like import TensorLike
 from medmim.errors import ShapeError
 from medmim.masks import hidden_voxels

@@ -16,10 +16,9 @@ from medmim.methods.anatomask import build_anatomask
 from medmim.methods.base import Method, Step
 from medmim.methods.contrastive import Contrastive, build_contrastive
 from medmim.methods.dense_mae import build_dense_mae
-from medmim.methods.latent_mim.method import LatentMIM, build_latent_mim
+from medmim.methods.latent_mim import LatentMIM, build_latent_mim
 from medmim.methods.mae import MAE, build_mae
-from medmim.methods.mask_any_net.method import MaskAnyNet, build_mask_any_net
-from medmim.methods.mask_any_net.objectives import Supervision
+from medmim.methods.mask_any_net import MaskAnyNet, Supervision, build_mask_any_net
 from medmim.methods.mim_contrast import build_mim_contrast
 from medmim.methods.models_genesis import build_models_genesis
 from medmim.methods.simmim import SimMIM, build_simmim

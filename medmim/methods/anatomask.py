@@ -16,10 +16,8 @@ from medmim.encoders import Encoder
 from medmim.errors import UsageError
 from medmim.methods.base import Step, generators_of, require_grid
 from medmim.methods.ema_teacher import EMATeacher
-from medmim.methods.options import Choice
-from medmim.methods.reconstruction import squared_errors
-from medmim.methods.spark import SparK, build_spark
-from medmim.methods.spark_decoder import densified
+from medmim.methods.reconstruction import Choice, squared_errors
+from medmim.methods.spark import SparK, build_spark, densified
 from medmim.methods.visible_encoding import HIDE, Compute
 from medmim.shapes import Hidden, Images, Size
 

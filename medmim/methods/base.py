@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from medmim.encoders import Encoder
 from medmim.errors import ShapeError
-from medmim.methods.targets.pixels import Target
+from medmim.methods.targets import Target
 from medmim.shapes import Hidden, Images, Scalar, Size, grid_of
 
 Values = Float[Tensor, "places values"]

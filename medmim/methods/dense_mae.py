@@ -15,10 +15,8 @@ from medmim.encoders import Encoder
 from medmim.heads.segmentation import UNetDecoder
 from medmim.masks import hidden_voxels
 from medmim.methods.base import Method, Step, require_grid
-from medmim.methods.options import Choice
-from medmim.methods.prediction_layer import PredictionHead
-from medmim.methods.reconstruction import build_target, reconstruct
-from medmim.methods.targets.pixels import Target
+from medmim.methods.reconstruction import Choice, PredictionHead, build_target, reconstruct
+from medmim.methods.targets import Target
 from medmim.shapes import Hidden, Images, Size, require_whole_cells
 
 

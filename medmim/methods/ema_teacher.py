@@ -27,8 +27,6 @@ class EMATeacher(nn.Module, Generic[Network]):
     A method calls `update` in `on_step_end`.
 
     Args:
-        student: the network to copy; not modified.
-        momentum: EMA momentum at the first update.
         last_momentum: momentum at the end of training; 1 freezes the teacher.
     """
 

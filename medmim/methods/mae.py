@@ -11,10 +11,8 @@ from medmim.encoders import Encoder
 from medmim.encoders.patch_tokens import as_map, as_sequence, select_patches
 from medmim.encoders.vit import ViTEncoder
 from medmim.methods.base import Method, Step, require_grid
-from medmim.methods.options import Choice
-from medmim.methods.prediction_layer import PredictionHead
-from medmim.methods.reconstruction import build_target, reconstruct
-from medmim.methods.targets.pixels import Target
+from medmim.methods.reconstruction import Choice, PredictionHead, build_target, reconstruct
+from medmim.methods.targets import Target
 from medmim.methods.token_decoder import SelfDecoder, TokenDecoder
 from medmim.methods.visible_encoding import hidden_patches, require_sets_of_patches
 from medmim.shapes import Hidden, Images, Size, require_whole_cells

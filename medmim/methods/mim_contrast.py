@@ -12,10 +12,8 @@ from medmim.encoders import Encoder
 from medmim.errors import UsageError
 from medmim.methods.base import Step, require_grid
 from medmim.methods.contrastive import WIDTH, Contrastive, Queue, two_layers
-from medmim.methods.options import Choice
-from medmim.methods.reconstruction import reconstruct
-from medmim.methods.spark import SparK, build_spark
-from medmim.methods.spark_decoder import densified
+from medmim.methods.reconstruction import Choice, reconstruct
+from medmim.methods.spark import SparK, build_spark, densified
 from medmim.methods.visible_encoding import HIDE, Compute, pooled_map
 from medmim.shapes import Hidden, Images, Size
 

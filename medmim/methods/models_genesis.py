@@ -19,8 +19,8 @@ from medmim.errors import UsageError
 from medmim.heads.segmentation import UNetDecoder
 from medmim.masks import hidden_voxels
 from medmim.methods.base import Method, Step, generators_of, require_grid
-from medmim.methods.prediction_layer import PredictionHead
-from medmim.methods.targets.pixels import RawPixels, from_cells
+from medmim.methods.reconstruction import PredictionHead
+from medmim.methods.targets import RawPixels, from_cells
 from medmim.shapes import Hidden, Images, Size, require_whole_cells
 
 _WINDOWS = 100  # windows of which the voxels are shuffled, per image
@@ -115,8 +115,6 @@ def build_models_genesis(
 
     Args:
         cell: mask cell in voxels; a multiple of the encoder's total stride.
-        curve: probability of a random intensity curve.
-        shuffle: probability of local shuffling.
     """
     for name, value in (("curve", curve), ("shuffle", shuffle)):
         if not 0 <= value <= 1:

@@ -1,23 +1,100 @@
-"""The common part of all reconstruction methods: the choice of a target, and the loss on hidden cells."""
+"""The common part of reconstruction methods: choice of target, prediction layer, loss on hidden cells."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Mapping
+from inspect import signature
+from math import prod
+from typing import Any, Literal, TypeVar
 
+from einops import rearrange
 from jaxtyping import Float
-from torch import Tensor
+from monai.networks.layers.factories import Conv
+from torch import Tensor, nn
 
 from medmim.encoders import Encoder
-from medmim.errors import ShapeError
+from medmim.errors import ShapeError, UsageError, refuse_unknown_options, unknown_name
 from medmim.masks import hidden_voxels
 from medmim.methods.base import HIDDEN_ERROR, Step, relative_error
-from medmim.methods.options import Choice, build_choice
-from medmim.methods.targets.ema_features import EMAFeatures
-from medmim.methods.targets.hog import HOG
-from medmim.methods.targets.pixels import Cells, NormalisedPixels, RawPixels, Target, to_cells
+from medmim.methods.targets import HOG, Cells, EMAFeatures, NormalisedPixels, RawPixels, Target, to_cells
 from medmim.shapes import Features, Hidden, Images, Size, grid_of
+
+Choice = str | Mapping[str, Mapping[str, Any]]
+Made = TypeVar("Made")
+
+
+def build_choice(what: str, choice: Choice, table: Mapping[str, Callable[..., Made]], **given: Any) -> Made:
+    """Build one entry of a table.
+
+    Args:
+        what: the option's name, such as `target`, for messages.
+        choice: a key of the table, or a mapping from one to its options.
+        **given: further arguments; each builder gets those that it accepts.
+    """
+    named = {choice: {}} if isinstance(choice, str) else choice
+    if len(named) != 1:
+        raise UsageError(
+            f"method option {what}: expected one name, alone or with its options as in "
+            f"{{{next(iter(table))}: {{…}}}}, got {len(named)}"
+        )
+    [(name, options)] = named.items()
+    if name not in table:
+        raise unknown_name(what, name, table)
+    taken = signature(table[name]).parameters.keys()
+    refuse_unknown_options(f"{what} '{name}'", options, taken - given.keys())
+    return table[name](**{key: value for key, value in given.items() if key in taken}, **options)
+
+
+class PredictionHead(nn.Module):
+    """One linear layer: 1×1 convolution and pixel shuffle to finer strides, strided convolution to coarser.
+
+    Raises:
+        ShapeError: if neither stride is a multiple of the other.
+    """
+
+    def __init__(self, in_channels: int, stride: Size, *, out_channels: int, out_stride: Size) -> None:
+        super().__init__()
+        conv = Conv[Conv.CONV, len(stride)]
+        self.finer = _ratio(stride, out_stride)
+        coarser = _ratio(out_stride, stride)
+        if self.finer is not None:
+            self.linear = conv(in_channels, out_channels * prod(self.finer), kernel_size=1)
+        elif coarser is not None:
+            self.linear = conv(in_channels, out_channels, kernel_size=coarser, stride=coarser)
+        else:
+            raise ShapeError(
+                f"features of stride {'×'.join(map(str, stride))} cannot predict values of stride "
+                f"{'×'.join(map(str, out_stride))}: expected one to be a multiple of the other"
+            )
+
+    @classmethod
+    def of_target(cls, in_channels: int, stride: Size, target: Target, encoder: Encoder) -> PredictionHead:
+        """Return the layer that predicts a target of the images of an encoder."""
+        out_channels = target.channels(encoder.in_channels)
+        return cls(in_channels, stride, out_channels=out_channels, out_stride=target.stride)
+
+    def forward(self, features: Features) -> Features:
+        """Return the predicted values, (batch, out_channels, *space / out_stride)."""
+        values: Tensor = self.linear(features)
+        return values if self.finer is None else _unfold(values, self.finer)
+
+
+def _ratio(coarse: Size, fine: Size) -> Size | None:
+    """Return coarse / fine along each axis; None where it is not an integer."""
+    if any(c % f for c, f in zip(coarse, fine, strict=True)):
+        return None
+    return tuple(c // f for c, f in zip(coarse, fine, strict=True))
+
+
+def _unfold(x: Features, stride: Size) -> Features:
+    """Rearrange channels to voxels (pixel shuffle, with any strides)."""
+    if len(stride) == 2:
+        return rearrange(x, "b (c sy sx) y x -> b c (y sy) (x sx)", sy=stride[0], sx=stride[1])
+    return rearrange(
+        x, "b (c sz sy sx) z y x -> b c (z sz) (y sy) (x sx)", sz=stride[0], sy=stride[1], sx=stride[2]
+    )
+
 
 TARGETS: dict[str, Callable[..., Target]] = {
     "raw": RawPixels,

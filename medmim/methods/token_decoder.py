@@ -30,7 +30,6 @@ class TokenDecoder(nn.Module, ABC):
     to it, weighted by a softmax over the similarity of positions, which has no parameters.
 
     Args:
-        in_width: channels of the visible embeddings.
         width: channels of the decoder; None: half of `in_width`, at least one head.
         cues: whether to add visual cues.
         stretch: whether positions are stretched (`wave_positions`).

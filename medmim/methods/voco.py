@@ -173,7 +173,6 @@ def build_voco(
 
     Args:
         bases: base crops along each axis, one number or one per axis; None: 4, and 1 along the third axis.
-        crops: random crops of each image.
         width: channels of the projector's layers; 2048 in the official code.
     """
     counts = as_size(

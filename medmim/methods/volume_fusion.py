@@ -16,7 +16,7 @@ from medmim.errors import UsageError
 from medmim.heads.segmentation import UNetDecoder
 from medmim.methods.base import Method, Step, generators_of, require_grid
 from medmim.methods.dice_loss import batch_dice
-from medmim.methods.prediction_layer import PredictionHead
+from medmim.methods.reconstruction import PredictionHead
 from medmim.shapes import Hidden, Images, Size
 
 _BOXES = (10, 40)

@@ -27,10 +27,10 @@ from medmim.data.dataset.manifest import Dataset, VolumeRecord, read_dataset
 from medmim.data.loading.preprocess import preprocess
 from medmim.errors import DataError, RunError, UsageError, counted
 from medmim.stages.model_lookup import find_model
-from medmim.training.evaluation.features import extract_features
 from medmim.training.evaluation.figures import to_png
+from medmim.training.evaluation.probes import extract_features
 from medmim.training.tasks.classification import views
-from medmim.training.trained_encoder import TrainedEncoder, load_trained_encoder
+from medmim.training.tasks.trained_model import TrainedEncoder, load_trained_encoder
 
 _SIZE, _DPI = (6.5, 5.5), 130
 

@@ -73,11 +73,8 @@ def ingest(
 
     Args:
         source: folder, file or archive with scans; it is only read.
-        out: dataset folder, outside the source.
-        home: project folder, with the secret behind all keys.
         progress: called with the phase, finished and total number of tasks.
         sandbox: a running sandbox to parse files in; it is not closed.
-        options: fields of `IngestOptions`.
 
     Raises:
         UsageError: for invalid paths or an unknown layout.

@@ -25,8 +25,7 @@ from medmim.data.dataset.manifest import Dataset, VolumeRecord
 from medmim.data.dataset.partition import Partition, patient_digest
 from medmim.encoders import Encoder, build_encoder
 from medmim.encoders.families import FAMILIES
-from medmim.encoders.public_weights import PublicWeights, family_of_rules, recognise
-from medmim.encoders.tensor_files import read_tensors
+from medmim.encoders.public_weights import PublicWeights, family_of_rules, read_tensors, recognise
 from medmim.errors import RunError, counted
 from medmim.heads import Transfer, transfer
 from medmim.heads.transfer import PREFIX, stem_change

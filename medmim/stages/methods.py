@@ -13,7 +13,7 @@ from medmim.config.runs import PretrainSettings
 from medmim.encoders import build_encoder
 from medmim.methods import METHODS, build_method
 from medmim.stages.pretrain.setup import usual_encoder
-from medmim.training.flops import size_of
+from medmim.training.cost import size_of
 
 _GIVEN = {"encoder", "spatial_dims", "cell", "supervision"}
 

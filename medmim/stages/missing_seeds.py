@@ -14,7 +14,7 @@ from medmim.data.dataset.manifest import Dataset, digest_of, read_dataset
 from medmim.errors import RunError, UsageError, counted
 from medmim.files import names_weights_file
 from medmim.stages.initial_weights import initial_weights_of
-from medmim.stages.run_lifecycle import Settings, stored_settings
+from medmim.stages.resumption import Settings, stored_settings
 from medmim.stages.study.engines import LocalEngine, StudyEngine
 from medmim.stages.study.training_process import Job
 from medmim.tracking.comparison.arms import Arm, arms_of
@@ -78,11 +78,7 @@ def fine_tune_seeds(
     Trainings of this function that are finished are not repeated, and interrupted ones continue.
 
     Args:
-        settings: of all runs; their own seed is replaced.
-        seeds: training seeds.
-        home: `MEDMIM_HOME`.
         engine: runs trainings; without, each runs on this machine in a process of its own.
-        log: receives lines for the user.
 
     Raises:
         RunError: if there are no initial weights, or a training fails; finished ones are kept.

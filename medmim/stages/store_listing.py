@@ -181,7 +181,6 @@ def metric_histories(
     """Return step and value of each finite point of metrics, by step.
 
     Args:
-        home: `MEDMIM_HOME`.
         wanted: run and key of each metric.
     """
     query = "SELECT step, value FROM metrics WHERE run_uuid = ? AND key = ? AND NOT is_nan ORDER BY step"

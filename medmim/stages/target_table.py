@@ -27,9 +27,7 @@ def read_column(
 
     Args:
         path: CSV file with a column `volume` or `subject` (keys of the manifest) or `patient`.
-        column: column of the values.
         option: command-line option, for messages.
-        keys: accepted columns of keys.
 
     Raises:
         UsageError: for a file that cannot be read, a missing column, or two values of one key.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 from urllib.parse import urlencode
 
-from medmim.training.logger import Log
+from medmim.training.callbacks import Log
 
 NOTE = "mlflow.note.content"  # tag with the description that the page of a run shows
 _PICTURES = "pictures"  # folder of the artifacts that descriptions show

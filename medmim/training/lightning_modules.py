@@ -11,8 +11,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from medmim.config.runs import FinetuneSettings, PretrainSettings
+from medmim.encoders.batch_norm import frozen_batch_norm_statistics
 from medmim.encoders.patch_tokens import TokenEncoder
-from medmim.encoders.recalibrate_batch_norm import frozen_batch_norm_statistics
 from medmim.masks import Mask, tissue_share
 from medmim.methods import Method, Step
 from medmim.methods.ema_teacher import EMATeacher
@@ -29,10 +29,7 @@ class PretrainingModule(L.LightningModule):
     """A pretraining method under a mask.
 
     Args:
-        method: the method, with its encoder.
-        mask: selects the hidden cells.
         settings: optimizer, learning rate and seed; seed and step number determine the masks of a step.
-        budget: gives the method the progress of the training.
     """
 
     def __init__(
@@ -134,7 +131,6 @@ class FinetuningModule(L.LightningModule):
 
     Args:
         network: network with an attribute `encoder`, whose layers have their own learning rates.
-        loss: computes the loss from the network and a batch.
         settings: optimizer, learning rates, frozen layers, moving average and seed.
         regularizer: computes the task a second time, on masked images.
     """

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from medmim.encoders import Encoder
 from medmim.encoders.base import Map
 from medmim.masks import build_mask, hidden_voxels
-from medmim.methods.mask_any_net.fusion import FusionConfig, TwoBranchEncoder
-from medmim.methods.mask_any_net.reuse_image import stitch
+from medmim.methods.two_branch_encoder import FusionConfig, TwoBranchEncoder, stitch
 from medmim.randomness import torch_stream
 from medmim.shapes import grid_of
 

@@ -18,8 +18,8 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import (
 )
 
 from medmim.config.runs import RunSettings
-from medmim.encoders.recalibrate_batch_norm import frozen_batch_norm_statistics
-from medmim.training.nonfinite.guard import ModuleSnapshot
+from medmim.encoders.batch_norm import frozen_batch_norm_statistics
+from medmim.training.nonfinite import ModuleSnapshot
 
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 _CONVOLUTIONS = (nn.Conv2d, nn.Conv3d, nn.Linear)

@@ -24,8 +24,7 @@ from medmim.encoders.resenc import SIZES
 from medmim.heads import build_head
 from medmim.methods import ON_PATCHES
 from medmim.shapes import Size, round_up
-from medmim.training.machines import Machine, machine_for
-from medmim.training.memory_prediction import PredictedMemory, predict_memory
+from medmim.training.cost import Machine, PredictedMemory, machine_for, predict_memory
 
 _SMALLEST_MAP = 4  # voxels of the coarsest feature map along an axis
 _ANISOTROPIC = 2.0  # ratio of spacings above which only the finer axes are pooled
@@ -68,7 +67,6 @@ def recipe(
     Encoder and batch depend on data and machine only, so that pretraining and all arms of a study agree.
 
     Args:
-        machine: where the run is trained.
         task: name of the fine-tuning task; None for pretraining.
         rounded: round the patch up to the stride of the chosen encoder; a run rounds to its own.
     """
@@ -135,7 +133,6 @@ def fit_size(filled: Settings, before: Settings, multiple: Size) -> Settings:
 
     Args:
         filled: settings after `with_recipe`.
-        before: settings of the user.
         multiple: total stride of the encoder, or the mask cell.
     """
     if before.size is not None or filled.size is None:

@@ -18,19 +18,15 @@ from medmim.config.runs import FinetuneSettings, PretrainSettings, RunSettings
 from medmim.config.study import arm_of
 from medmim.data.loading.patches import PatchDataset, SampleRange, batches
 from medmim.data.loading.worker_failures import named_failures
-from medmim.encoders.sync_batch_norm import sync_batch_norms
+from medmim.encoders.batch_norm import sync_batch_norms
 from medmim.errors import RunError
-from medmim.training.budget import Budget
-from medmim.training.callbacks import LossLogger, StepSeeding, ValidationCallback
-from medmim.training.learning_rate_schedule import Schedule
-from medmim.training.logger import Log
+from medmim.training.budget import Budget, Schedule
+from medmim.training.callbacks import Log, LossLogger, ProgressBar, StepSeeding, ValidationCallback
 from medmim.training.memory_saving import Compile, apply_memory_options
-from medmim.training.nonfinite.guard import FiniteGuard
+from medmim.training.nonfinite import FiniteGuard
 from medmim.training.precision import compute_small_maps_exactly, precision_for
-from medmim.training.progress_bar import ProgressBar
 from medmim.training.resume.autosave import Checkpoints, StopBeforeEvaluation
-from medmim.training.resume.state_file import read_state
-from medmim.training.resume.states import StateIO, refuse_foreign, verified_state
+from medmim.training.resume.states import StateIO, read_state, refuse_foreign, verified_state
 
 
 @dataclass(frozen=True)

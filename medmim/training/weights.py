@@ -18,8 +18,7 @@ from medmim import files
 from medmim.config.own_code import refuse_foreign_code
 from medmim.errors import RunError
 from medmim.text_formats import parse_json
-from medmim.training.resume.state_file import all_finite
-from medmim.training.resume.states import remove_older_states
+from medmim.training.resume.states import all_finite, remove_older_states
 
 WEIGHTS = "weights.safetensors"
 _USUAL_OPTION = 4096  # patches, widths and depths of networks are smaller

@@ -27,7 +27,7 @@ from medmim.randomness import torch_stream
 from medmim.shapes import Images, Size, as_size, grid_of
 from medmim.stages.bench.workload import peak_of
 from medmim.stages.pretrain.setup import usual_encoder
-from medmim.training.flops import cost_of
+from medmim.training.cost import cost_of
 
 _USUAL = {2: (8, 128), 3: (2, 64)}  # batch and voxels along each axis
 _CLASSES = 10

@@ -21,8 +21,7 @@ from medmim.config.runs import FinetuneSettings
 from medmim.data.dataset.manifest import read_dataset
 from medmim.stages.finetune.run import finetune
 from medmim.stages.ingest import ingest
-from medmim.training.evaluation.regions import labels_of
-from medmim.training.evaluation.segmentation_inference import segment
+from medmim.training.evaluation.inference import labels_of, segment
 from medmim.training.evaluation.segmentation_metrics import compare_labels, mean_scores
 from medmim.training.tasks.trained_model import load_trained_model
 

@@ -31,7 +31,7 @@ from medmim.stages.export.run import _windows, export
 from medmim.stages.finetune.run import finetune
 from medmim.stages.ingest import ingest
 from medmim.stages.pretrain.run import pretrain
-from medmim.training.trained_encoder import load_trained_encoder
+from medmim.training.tasks.trained_model import load_trained_encoder
 
 DATASET = "Dataset004_Hippocampus"
 SIDE = Path(__file__).with_name("nnunet_side.py")

@@ -25,10 +25,9 @@ from pycocotools.cocoeval import COCOeval
 from scipy import stats
 from sklearn import metrics
 
-from medmim.training.evaluation.classification_metrics import class_means
+from medmim.training.evaluation.classification_metrics import class_means, grades_of, ordinal_means
 from medmim.training.evaluation.detection_metrics import box_means
 from medmim.training.evaluation.multilabel_metrics import columns_of, label_means
-from medmim.training.evaluation.ordinal_metrics import grades_of, ordinal_means
 from medmim.training.evaluation.regression_metrics import regression_means
 
 CASES = 200

@@ -21,7 +21,7 @@ from pathlib import Path
 from medmim.config.study import DIGEST
 from medmim.stages.compare import compare_study, newest_study
 from medmim.stages.model_lookup import find_model
-from medmim.stages.run_lifecycle import find_unfinished
+from medmim.stages.resumption import find_unfinished
 from medmim.stages.ui import pages
 from medmim.tracking.comparison.runs import CASES, find_runs
 from medmim.tracking.database import DATABASE

@@ -4,8 +4,14 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from medmim.config.reference import reference_page, settings_of, task_options
+from medmim.cli import main
+from medmim.config.reference import reference_page, settings_of, study_schema, task_options, write_template
+from medmim.config.resolve import resolve
+from medmim.config.runs import PretrainSettings
+from medmim.config.study import StudySettings, trials_of
+from medmim.errors import SettingsError, UsageError
 from medmim.training.tasks.registry import TASKS
 
 ROOT = Path(__file__).parents[2]
@@ -34,3 +40,47 @@ def test_the_page_of_settings_is_current():
 def test_defaults_of_a_task_are_those_of_its_preset():
     defaults = {one.name: one.default for one in settings_of("detect")}
     assert defaults["foreground_fraction"] == "0.8"
+
+
+def test_the_template_is_a_valid_study(tmp_path):
+    path, schema = write_template(tmp_path / "my.yaml")
+    assert schema.name in path.read_text(encoding="utf-8").splitlines()[0]
+    study = resolve(StudySettings, config=str(path))
+    assert study.name == "my"
+    assert len(trials_of(study)) == 6
+
+
+def test_existing_files_and_other_endings_are_refused(tmp_path):
+    write_template(tmp_path / "my.yaml")
+    with pytest.raises(UsageError, match="exists"):
+        write_template(tmp_path / "my.yaml")
+    with pytest.raises(UsageError, match=r"ends in \.yaml"):
+        write_template(tmp_path / "my.txt")
+
+
+def test_the_schema_describes_the_settings_of_both_stages():
+    schema = study_schema()["properties"]
+    assert schema["pretrain"]["properties"].keys() == PretrainSettings.model_fields.keys()
+    assert schema["finetune"]["properties"]["num_labelled"]["description"].startswith("number of labelled")
+    assert {"type": ["string", "number", "boolean"]} in schema["pretrain"]["properties"]["size"]["anyOf"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "place"),
+    [
+        (StudySettings, "steps", "'steps' belongs under `pretrain:` or `finetune:`"),
+        (StudySettings, "num_labelled", "'num_labelled' belongs under `finetune:`"),
+        (StudySettings, "mask", r"'mask' is a list in a study: masks: \[…\]"),
+    ],
+)
+def test_errors_name_the_place_of_a_misplaced_setting(kind, key, place):
+    with pytest.raises(SettingsError, match=place):
+        resolve(kind, flags={key: 3})
+
+
+def test_the_command_writes_the_template_and_names_the_next_step(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, ["study", "--init", "my.yaml"])
+    assert done.exit_code == 0, done.output
+    assert done.stdout.splitlines()[-1] == "next     medmim study my.yaml --dry-run"
+    assert CliRunner().invoke(main, ["study"]).exit_code == 2

@@ -16,7 +16,7 @@ from medmim.errors import MedmimError, ShapeError, UsageError
 from medmim.masks import MASKS, build_mask
 from medmim.methods import METHODS, ON_PATCHES, Step, build_method
 from medmim.methods.ema_teacher import EMATeacher
-from medmim.methods.mask_any_net.objectives import Supervision
+from medmim.methods.mask_any_net import Supervision
 from medmim.methods.reconstruction import TARGETS
 
 ON_OTHERS = ["contrastive on vit", "contrastive on swin", "mask_any_net on vit", "simmim on swin"]

@@ -17,10 +17,9 @@ from medmim.config.runs import PretrainSettings
 from medmim.stages.export.run import export
 from medmim.stages.predict.run import predict
 from medmim.stages.pretrain.run import pretrain
-from medmim.stages.run_lifecycle import to_resume
+from medmim.stages.resumption import to_resume
 from medmim.tracking.mlflow_store import Store
-from medmim.training.resume.state_file import read_state
-from medmim.training.resume.states import verified_state
+from medmim.training.resume.states import read_state, verified_state
 
 ARCHIVE = Path(__file__).parent.parent / "fixtures" / "store_0_1_0.tar.gz"
 PLACEHOLDER = "/PLACEHOLDER"  # stands for the folder of dataset and home in the archive

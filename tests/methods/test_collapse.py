@@ -24,7 +24,7 @@ from medmim.data.loading.probe_images import ProbeImages
 from medmim.encoders import build_encoder
 from medmim.masks import build_mask
 from medmim.methods import build_method
-from medmim.methods.latent_mim.losses import mean_cosine
+from medmim.methods.latent_objectives import mean_cosine
 from medmim.training.evaluation.pretraining_monitors import Monitors, alike_targets
 
 SLICES = Path(__file__).parents[3] / "shared" / "data" / "figshare_brain_tumor" / "images"

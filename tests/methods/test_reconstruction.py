@@ -10,7 +10,7 @@ from medmim.masks import build_mask
 from medmim.methods import build_method
 from medmim.methods.base import relative_error
 from medmim.methods.reconstruction import TARGETS, build_target, reconstruct
-from medmim.methods.targets.pixels import NormalisedPixels, RawPixels
+from medmim.methods.targets import NormalisedPixels, RawPixels
 from medmim.methods.visible_encoding import hidden_patches
 
 VIT = {"patch": 2, "width": 24, "depth": 1, "heads": 2}

@@ -22,7 +22,7 @@ from medmim.errors import MedmimError, RunError, UsageError
 from medmim.stages.initial_weights import find_initial_weights
 from medmim.stages.missing_seeds import train_missing_seeds
 from medmim.stages.model_lookup import find_model
-from medmim.stages.run_lifecycle import stored_settings
+from medmim.stages.resumption import stored_settings
 from medmim.tracking.comparison.runs import CASES as CASES_OF_RUN
 from medmim.tracking.mlflow_store import Store
 from medmim.training.tasks.trained_model import load_trained_model
@@ -35,11 +35,11 @@ REFUSED = r"needs the code 'planted_code:run'.*--trust-code planted_code:run"
 BUILDERS = {
     "data/loading/augmentation.py",  # augment: module:callable of the settings
     "stages/bench/workload.py", "stages/export/run.py", "stages/initial_weights.py", "stages/weights.py",
-    "training/recipe.py", "training/trained_encoder.py",
+    "training/recipe.py", "training/tasks/trained_model.py",
     "stages/masks/analysis.py",
     "stages/masks/gallery.py", "stages/methods.py", "stages/pretrain/setup.py",
     "stages/study/runner.py", "tracking/comparison/descriptions.py", "training/mask_any_net_regularizer.py",
-    "training/tasks/trained_model.py", "masks/__init__.py",
+    "masks/__init__.py",
 }  # fmt: skip
 
 

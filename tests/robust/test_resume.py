@@ -27,8 +27,7 @@ from medmim.tracking.recorder import MemoryRecorder
 from medmim.training.budget import Budget
 from medmim.training.callbacks import ValidationCallback
 from medmim.training.lightning_modules import FinetuningModule, PretrainingModule
-from medmim.training.resume.state_file import read_state
-from medmim.training.resume.states import has_state, verified_state
+from medmim.training.resume.states import has_state, read_state, verified_state
 from medmim.training.tasks.segmentation import Segmentation
 from medmim.training.trainer import fit
 

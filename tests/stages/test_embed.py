@@ -9,7 +9,7 @@ from medmim.data.dataset.manifest import read_dataset
 from medmim.data.loading.preprocess import preprocess
 from medmim.errors import UsageError
 from medmim.stages.embed import embed
-from medmim.training.trained_encoder import load_trained_encoder
+from medmim.training.tasks.trained_model import load_trained_encoder
 
 
 def test_each_image_gets_the_means_of_the_maps_over_its_windows(study, tmp_path):

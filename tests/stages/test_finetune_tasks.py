@@ -18,7 +18,7 @@ from medmim.stages.evaluate.prediction_source import EvaluationOptions
 from medmim.stages.evaluate.run import evaluate
 from medmim.stages.finetune.run import finetune
 from medmim.stages.predict.run import predict
-from medmim.stages.run_lifecycle import stored_settings
+from medmim.stages.resumption import stored_settings
 from medmim.tracking.mlflow_store import Store
 from medmim.training.tasks.trained_model import load_trained_model
 

@@ -12,7 +12,7 @@ from medmim.errors import UsageError
 from medmim.methods import METHODS, ON_PATCHES
 from medmim.stages.finetune.run import finetune
 from medmim.stages.pretrain.run import pretrain
-from medmim.stages.run_lifecycle import stored_settings
+from medmim.stages.resumption import stored_settings
 from medmim.tracking.mlflow_store import Store
 
 VIT = {"encoder": "vit", "encoder_options": {"patch": 4, "width": 24, "depth": 2, "heads": 2}}

@@ -1,13 +1,10 @@
+"""The life of a training run and its result."""
+
 import json
-import multiprocessing
 
 import pytest
 
-from medmim import files
-from medmim.config.runs import PretrainSettings
-from medmim.errors import RunError, UsageError
-from medmim.stages.run_lifecycle import RunResult, find_unfinished, managed_run, resume_run, stored_settings
-from medmim.tracking.mlflow_store import Store
+from medmim.stages.run_lifecycle import RunResult, managed_run
 from medmim.tracking.recorder import MemoryRecorder
 
 
@@ -29,153 +26,6 @@ def test_a_run_always_ends(error, status):
     else:
         work()
     assert recorder.status == status
-
-
-def begin(store, status, stage="pretrain"):
-    recorder = store.begin(experiment="test", name="x", tags={"stage": stage})
-    if status:
-        recorder.finish(status)
-    return recorder
-
-
-def test_the_newest_unfinished_run_is_latest(home):
-    store = Store(home)
-    begin(store, "FAILED")
-    wanted = begin(store, "KILLED").run_id
-    begin(store, "FINISHED")
-    begin(store, "FAILED", stage="finetune")
-    assert find_unfinished(store, "pretrain", "latest") == wanted
-    assert find_unfinished(store, "pretrain", wanted) == wanted
-
-
-def test_a_classification_that_became_multilabel_is_found(home):
-    store = Store(home)
-    recorder = store.begin(experiment="test", name="x", tags={"stage": "finetune", "task": "multilabel"})
-    recorder.finish("KILLED")
-    for word in ("latest", recorder.run_id):
-        assert find_unfinished(store, "finetune", word, task="classify") == recorder.run_id
-        with pytest.raises(RunError, match="finetune segment"):
-            find_unfinished(store, "finetune", word, task="segment")
-
-
-def test_a_run_that_was_cut_off_is_unfinished(home):
-    store = Store(home)
-    run_id = begin(store, None).run_id  # a power cut leaves it RUNNING
-    assert find_unfinished(store, "pretrain", "latest") == run_id
-
-
-def hold(folder, ready, end):
-    with files.lock(folder):
-        ready.set()
-        end.wait(60)
-
-
-@pytest.fixture
-def hold_elsewhere():
-    """A function that lets another process keep a folder until the test ends."""
-    context = multiprocessing.get_context("fork")
-    end, processes = context.Event(), []
-
-    def start(folder):
-        ready = context.Event()
-        processes.append(context.Process(target=hold, args=(folder, ready, end)))
-        processes[-1].start()
-        assert ready.wait(60)
-
-    yield start
-    end.set()
-    for process in processes:
-        process.join()
-
-
-def two_runs(store):
-    """The ids of two runs as the store orders them, the newest last; they may begin in one millisecond."""
-    for _ in range(2):
-        begin(store, None)
-    return [run.info.run_id for run in store.runs(stage="pretrain")][::-1]
-
-
-def test_a_run_that_is_being_trained_is_left_alone(home, hold_elsewhere):
-    store = Store(home)
-    older, newer = two_runs(store)
-    assert find_unfinished(store, "pretrain", "latest") == newer
-    hold_elsewhere(store.checkpoints(newer))
-    assert find_unfinished(store, "pretrain", "latest") == older
-    told = f"run {newer} is being trained by another process: wait for it"
-    with pytest.raises(RunError, match=told):
-        find_unfinished(store, "pretrain", newer)
-    with pytest.raises(RunError, match=told), managed_run(store.resume(newer), store):
-        raise AssertionError
-    assert store.run(newer).info.status == "RUNNING"
-    hold_elsewhere(store.checkpoints(older))
-    with pytest.raises(RunError, match="all of them are being trained by other processes"):
-        find_unfinished(store, "pretrain", "latest")
-
-
-def test_a_process_that_follows_goes_on_with_the_run_of_the_first(home, hold_elsewhere, monkeypatch):
-    from lightning.fabric.utilities.rank_zero import rank_zero_only
-
-    store = Store(home)
-    older, newer = two_runs(store)
-    hold_elsewhere(store.checkpoints(newer))
-    monkeypatch.setattr(rank_zero_only, "rank", 1)
-    monkeypatch.delenv("MEDMIM_RESUMED", raising=False)  # of a run that another test went on with
-    assert find_unfinished(store, "pretrain", "latest") == newer
-    monkeypatch.setenv("MEDMIM_RESUMED", older)
-    assert find_unfinished(store, "pretrain", "latest") == older
-    settings = PretrainSettings(devices=2)
-    assert resume_run(store, "pretrain", None, settings=settings, dataset=None).run_id == "along"
-
-
-def test_one_process_records_its_run_whatever_number_it_was_given(home, monkeypatch):
-    from lightning.fabric.utilities.rank_zero import rank_zero_only
-
-    monkeypatch.setattr(rank_zero_only, "rank", 1)
-    assert resume_run(Store(home), "pretrain", None, settings=PretrainSettings(), dataset=None) is None
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("torchrun", {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2"}),
-        ("SLURM", {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_JOB_NAME": "train"}),
-    ],
-)
-def test_launchers_start_as_many_processes_as_share_a_step(home, monkeypatch, name, words):
-    for key, value in words.items():
-        monkeypatch.setenv(key, value)
-    told = f"--devices times --nodes is 1, but {name} started 2: make them equal"
-    with pytest.raises(UsageError, match=told):
-        resume_run(Store(home), "pretrain", None, settings=PretrainSettings(), dataset=None)
-    assert (
-        resume_run(Store(home), "pretrain", None, settings=PretrainSettings(devices=2), dataset=None) is None
-    )
-
-
-def test_what_lightning_does_not_take_of_slurm_is_told(home, monkeypatch):
-    monkeypatch.setenv("SLURM_NTASKS", "2")
-    monkeypatch.setenv("SLURM_JOB_NAME", "train")
-    with pytest.raises(UsageError, match=r"SLURM: You set .* Use `--ntasks-per-node=2` instead"):
-        resume_run(Store(home), "pretrain", None, settings=PretrainSettings(devices=2), dataset=None)
-
-
-def test_what_cannot_be_resumed_is_told(home):
-    store = Store(home)
-    done = begin(store, "FINISHED").run_id
-    with pytest.raises(RunError, match="--resume: no unfinished pretrain run here"):
-        find_unfinished(store, "pretrain", "latest")
-    with pytest.raises(RunError, match="is already complete"):
-        find_unfinished(store, "pretrain", done)
-    with pytest.raises(RunError, match="was not made by `medmim finetune`"):
-        find_unfinished(store, "finetune", done)
-
-
-def test_settings_come_back_without_the_datasets_place(home, tmp_path):
-    store, settings = Store(home), PretrainSettings(size=(8, 8, 8), ratio=0.5, data=tmp_path / "before")
-    recorder = begin(store, None)
-    recorder.settings(settings.model_dump(mode="json", exclude={"data"}))
-    back = stored_settings(PretrainSettings, store, recorder.run_id, data=tmp_path / "now")
-    assert back == settings.model_copy(update={"data": tmp_path / "now"})
 
 
 def test_results_are_jsonable(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 
 from medmim.tracking.recorder import MemoryRecorder, Recorder
 from medmim.tracking.run_recorder import RunRecorder
-from medmim.training.logger import Log
+from medmim.training.callbacks import Log
 
 METHODS = ["settings", "tags", "metrics", "picture", "text", "file", "finish"]
 

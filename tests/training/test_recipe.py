@@ -10,7 +10,7 @@ import tiny
 
 from medmim.config.runs import FinetuneSettings, PretrainSettings
 from medmim.data.loading.training_facts import TrainingFacts
-from medmim.training.machines import MACHINES
+from medmim.training.cost import MACHINES
 from medmim.training.recipe import memory_of, recipe, with_recipe
 
 ABDOMEN = TrainingFacts(200, 3, (512, 512, 150), (0.8, 0.8, 3.0))

@@ -20,13 +20,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from medmim.encoders.packed.cells import (
+    CellLayout,
     PackedCells,
     cells_from_rows,
     channels_innermost,
     gather,
     rows_from_cells,
 )
-from medmim.encoders.packed.layout import CellLayout
 from medmim.encoders.packed.window import WindowGeometry, window_geometry
 
 _SMALL = 4  # cells of up to this many voxels are faster with im2col (measured)

@@ -9,10 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from medmim.encoders.packed.cells import ADVICE, PackedCells, per_sample, rows_from_cells
+from medmim.encoders.packed.cells import ADVICE, CellLayout, PackedCells, per_sample, rows_from_cells
 from medmim.encoders.packed.conv import pointwise
-from medmim.encoders.packed.layout import CellLayout
-from medmim.encoders.packed.pool import mean_over_space
+from medmim.encoders.packed.norm_and_pool import mean_over_space
 from medmim.errors import ShapeError
 
 

@@ -17,12 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from medmim.encoders.batch_norm import synced_batch_norm
 from medmim.encoders.masked import has_masked_form
-from medmim.encoders.packed import norms, ops, pool
-from medmim.encoders.packed.cells import ADVICE, PackedCells, cut, paste
+from medmim.encoders.packed import norm_and_pool, ops
+from medmim.encoders.packed.cells import ADVICE, CellLayout, PackedCells, cut, paste
 from medmim.encoders.packed.conv import conv
-from medmim.encoders.packed.layout import CellLayout
-from medmim.encoders.sync_batch_norm import synced_batch_norm
 from medmim.errors import ShapeError
 from medmim.shapes import Hidden, Images
 
@@ -102,15 +101,15 @@ _NEW = (Tensor.new_empty, Tensor.new_zeros, Tensor.new_ones, Tensor.new_full, Te
 
 _FORMS: dict[Callable[..., Any], Callable[..., Any]] = {
     **dict.fromkeys((torch.conv2d, torch.conv3d), conv),
-    **dict.fromkeys((F.max_pool2d, F.max_pool3d, torch.max_pool2d, torch.max_pool3d), pool.max_pool),
-    **dict.fromkeys((F.avg_pool2d, F.avg_pool3d), pool.avg_pool),
-    **dict.fromkeys((F.adaptive_avg_pool2d, F.adaptive_avg_pool3d), pool.adaptive_avg_pool),
+    **dict.fromkeys((F.max_pool2d, F.max_pool3d, torch.max_pool2d, torch.max_pool3d), norm_and_pool.max_pool),
+    **dict.fromkeys((F.avg_pool2d, F.avg_pool3d), norm_and_pool.avg_pool),
+    **dict.fromkeys((F.adaptive_avg_pool2d, F.adaptive_avg_pool3d), norm_and_pool.adaptive_avg_pool),
     **dict.fromkeys((torch.mean, Tensor.mean), ops.mean),
-    **dict.fromkeys((F.batch_norm, synced_batch_norm), norms.batch_norm),
-    F.instance_norm: norms.instance_norm,
-    F.group_norm: norms.group_norm,
-    F.layer_norm: norms.layer_norm,
-    F.rms_norm: norms.rms_norm,
+    **dict.fromkeys((F.batch_norm, synced_batch_norm), norm_and_pool.batch_norm),
+    F.instance_norm: norm_and_pool.instance_norm,
+    F.group_norm: norm_and_pool.group_norm,
+    F.layer_norm: norm_and_pool.layer_norm,
+    F.rms_norm: norm_and_pool.rms_norm,
     F.linear: ops.linear,
     F.softmax: ops.softmax,
     **dict.fromkeys((torch.softmax, Tensor.softmax), ops.softmax),

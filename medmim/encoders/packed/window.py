@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from medmim.encoders.packed.cells import ADVICE, PackedCells
-from medmim.encoders.packed.layout import Axis, HaloTranspose, Window
+from medmim.encoders.packed.cells import ADVICE, Axis, HaloTranspose, PackedCells, Window
 from medmim.errors import ShapeError
 from medmim.shapes import Size
 

@@ -21,8 +21,7 @@ from pydicom.pixels import get_decoder
 
 from medmim.data.ingest.pseudonyms import SECRET_BYTES
 from medmim.errors import RunError, counted
-from medmim.stages.doctor.permissions import judge_permissions
-from medmim.stages.doctor.store import judge_store
+from medmim.stages.doctor.repair import judge_permissions, judge_store
 from medmim.stages.doctor.tracking_server import Client, judge_server
 from medmim.stages.ingest import KEY_FILE
 from medmim.training.precision import has_bf16

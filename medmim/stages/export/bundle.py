@@ -12,7 +12,7 @@ from medmim import __version__
 from medmim.data.dataset.manifest import VolumeRecord
 from medmim.data.loading.normalisation import IntensityRule
 from medmim.errors import UsageError
-from medmim.training.evaluation.regions import THRESHOLD
+from medmim.training.evaluation.inference import THRESHOLD
 from medmim.training.tasks.trained_model import TrainedModel
 
 _SCHEMA = (

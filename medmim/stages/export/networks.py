@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from medmim.errors import RunError
-from medmim.training.evaluation.regions import RegionProbabilities
-from medmim.training.evaluation.segmentation_inference import MirrorAveraging, all_flips
+from medmim.training.evaluation.inference import MirrorAveraging, RegionProbabilities, all_flips
 from medmim.training.tasks.segmentation import Segmentation
 from medmim.training.tasks.trained_model import TrainedModel
 

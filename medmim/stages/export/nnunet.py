@@ -27,7 +27,7 @@ from medmim.randomness import stream_seed
 from medmim.shapes import round_up
 from medmim.stages.export.networks import difference
 from medmim.text_formats import parse_json
-from medmim.training.trained_encoder import TrainedEncoder
+from medmim.training.tasks.trained_model import TrainedEncoder
 
 CHECKPOINT, PLANS = "checkpoint_final.pth", "medmimPlans"
 _NETWORK = "ResidualEncoderUNet"

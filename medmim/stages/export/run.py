@@ -27,8 +27,12 @@ from medmim.stages.export.bundle import bundle_files, unapplied_postprocessing
 from medmim.stages.export.datalist import datalist, write_raw_dataset
 from medmim.stages.model_lookup import SelectedModel, find_model
 from medmim.training.tasks.classification import views
-from medmim.training.tasks.trained_model import TrainedModel, load_trained_model
-from medmim.training.trained_encoder import TrainedEncoder, load_trained_encoder
+from medmim.training.tasks.trained_model import (
+    TrainedEncoder,
+    TrainedModel,
+    load_trained_encoder,
+    load_trained_model,
+)
 
 LARGEST_DIFFERENCE = 1e-4
 _DEFAULTS = {
@@ -77,7 +81,6 @@ def export(
         format: bundle, onnx, safetensors, nnunet, datalist or nnunet-raw.
         data: dataset folder, with the case for the comparison with PyTorch.
         model: as for `find_model`; a pretraining run too for safetensors and nnunet.
-        out: file or folder to write; the default depends on the format.
         plans: nnU-Net plans of the dataset on which nnU-Net is to be trained.
         channels: channels of nnunet-raw, as for `select_channels`; empty: one volume per case.
 

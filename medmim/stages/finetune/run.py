@@ -5,46 +5,33 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lightning.pytorch.callbacks import Callback
 
-from medmim import __version__, files
+from medmim import files
 from medmim.config.runs import FinetuneSettings
-from medmim.data.dataset.contamination import CERTIFICATE, seen_patients_of, write_seen_patients
+from medmim.data.dataset.contamination import CERTIFICATE
 from medmim.data.dataset.manifest import VolumeRecord
 from medmim.data.dataset.partition import patient_digest
 from medmim.errors import counted
 from medmim.stages.applicability import TRAINING_DATA, summarize
 from medmim.stages.finetune.setup import FinetuneRun, build_finetuning
-from medmim.stages.initial_weights import CANDIDATE, CONTROL, DIVISION, FAILED, SCRATCH, STATUS, origin_tags
+from medmim.stages.initial_weights import CANDIDATE, CONTROL, DIVISION, FAILED, SCRATCH, STATUS
 from medmim.stages.predict.mlflow_model import mlflow_files
 from medmim.stages.registration import register
 from medmim.stages.run_header import network_lines, view_lines
-from medmim.stages.run_lifecycle import (
-    TARGETS_FILE,
-    RunResult,
-    budget_words,
-    managed_run,
-    note_weights_file,
-    resume_run,
-    start_run,
-)
-from medmim.stages.target_table import with_keyed_targets
+from medmim.stages.run_lifecycle import RunResult, last_metrics, train
 from medmim.tracking.comparison.runs import CASES, SCORES
 from medmim.tracking.mlflow_store import Store
-from medmim.tracking.recorder import describe
+from medmim.tracking.recorder import Recorder, describe
 from medmim.training.callbacks import ValidationCallback
 from medmim.training.evaluation.metric_intervals import intervals
-from medmim.training.resume.states import remove_states
 from medmim.training.tasks.base import Row, Task
-from medmim.training.trainer import FitResult, fit
-from medmim.training.weights import save_weights
-
-if TYPE_CHECKING:
-    from medmim.tracking.recorder import Recorder
+from medmim.training.trainer import FitResult
 
 _SHOWN = 3  # cases of a figure
 # validation score of a useless model; else one by the classes
@@ -68,40 +55,37 @@ def finetune(
     """
     store = Store(home)
     run = build_finetuning(settings, store, log)
-    _log_header(run, log)
-    recorder = resume_run(store, "finetune", resume, settings=run.settings, dataset=run.dataset)
-    if recorder is None:
-        name = f"{settings.task} ← {run.origin.arm}"
-        recorder = start_run(store, run.settings, name=name, tags={**_tags(run), **tags})
-        note_weights_file(store, recorder.run_id, settings.init)
-        with_keyed_targets(settings, store.checkpoints(recorder.run_id) / TARGETS_FILE, home=home)
-    folder = store.checkpoints(recorder.run_id)
-    with managed_run(recorder, store):
-        validation = _validation(run, recorder)
-        fitted = fit(
-            run.module,
-            run.patches,
-            run.settings,
-            recorder,
-            folder,
-            validation=validation,
-            resume=bool(resume),
-            callbacks=callbacks,
-        )
-        run = _with_selected_weights(run, validation)
-        metrics, scores = _test(run, fitted, validation, recorder, folder)
-        checkpoint = _save(run, recorder, folder)
-        result = RunResult(recorder.run_id, checkpoint, metrics, folder / "panel.png", scores)
-        _register(store, run, result)
-    remove_states(folder)
-    return result
-
-
-def _log_header(run: FinetuneRun, log: Callable[[str], None]) -> None:
     header = network_lines(run.settings, run.partition.train, run.plan, run.module.network)
     warnings = [f"warning: {line}" for line in run.certificate.warnings]
     for line in [*header, *view_lines(run.origin.description, run.plan), *warnings]:
         log(line)
+    return train(
+        run,
+        settings,
+        store,
+        validate=lambda recorder, _folder: _validation(run, recorder),
+        finish=partial(_finish, run, store),
+        resume=resume,
+        tags=tags,
+        callbacks=callbacks,
+    )
+
+
+def _finish(
+    run: FinetuneRun,
+    store: Store,
+    fitted: FitResult,
+    validation: ValidationCallback,
+    recorder: Recorder,
+    folder: Path,
+) -> RunResult:
+    """Test the selected weights once, save them and register the model."""
+    run = _with_selected_weights(run, validation)
+    metrics, scores = _test(run, fitted, validation, recorder, folder)
+    checkpoint = _save(run, recorder, folder)
+    result = RunResult(recorder.run_id, checkpoint, metrics, folder / "panel.png", scores)
+    _register(store, run, result)
+    return result
 
 
 def _validation(run: FinetuneRun, recorder: Recorder) -> ValidationCallback:
@@ -171,9 +155,8 @@ def _test(
     if summary := task.score_figure(rows, context, title=title):
         recorder.picture("scores", summary, step=fitted.steps)
         files.write_bytes(folder / "scores.png", summary)
-    last = {f"last/{key.replace('/', '_')}": value for key, value in validation.last.items()}
     best = {f"best/val_{task.selection_metric}": validation.best_value} if validation.best_weights else {}
-    metrics = means | best | last | {"last/steps": float(fitted.steps), "last/minutes": fitted.seconds / 60}
+    metrics = means | best | last_metrics(fitted, validation)
     shown = {
         f"test_{task.metric}{end}": row[key]
         for row in table
@@ -188,23 +171,17 @@ def _test(
 
 def _save(run: FinetuneRun, recorder: Recorder, folder: Path) -> Path:
     """Save the weights with their description, and the patients that were seen."""
-    network = run.module.evaluated_network
-    divided = run.partition
-    # without a record of pretraining there is none of the whole: it stays unknown
-    seen = run.origin.saw and run.origin.saw | seen_patients_of((*divided.train, *divided.val))
-    metadata = seen.as_metadata() if seen else None
-    checkpoint = save_weights(folder, network.state_dict(), _description(run, recorder.run_id), metadata)
+    divided, network = run.partition, run.module.evaluated_network
+    seen = (*divided.train, *divided.val)
+    checkpoint = run.save(network.state_dict(), _description(run), seen, recorder, folder)
     splits = (("train", divided.train), ("val", divided.val), ("test", divided.test))
     digests = {
         name: sorted({patient_digest(volume.subject) for volume in volumes}) for name, volumes in splits
     }
     # next to the weights, not in the store, which identifies no training patient
     files.write_json(folder / DIVISION, digests)
-    if seen:
-        write_seen_patients(folder, seen)
     files.write_json(folder / CERTIFICATE, run.certificate.as_json())
-    for path in (checkpoint, checkpoint.with_suffix(".json"), folder / CERTIFICATE):
-        recorder.file(path, folder="model")
+    recorder.file(folder / CERTIFICATE, folder="model")
     for name, content in mlflow_files(run.settings.task, list(run.context.names.values())).items():
         recorder.text(f"model/{name}", content)
     return checkpoint
@@ -216,27 +193,17 @@ def _pseudonymous(row: Row) -> Row:
     return {**{key: row[key] for key in row if key != "subject"}, **named}
 
 
-def _description(run: FinetuneRun, run_id: str) -> dict[str, Any]:
+def _description(run: FinetuneRun) -> dict[str, Any]:
     settings, train = run.settings, run.partition.train
     return {
         "kind": settings.task,
-        "medmim_version": __version__,
-        "run_id": run_id,
-        "arm": f"{settings.task} ← {run.origin.arm}",
-        "spatial_dims": run.plan.dims,
-        "in_channels": settings.in_channels,
-        "channels": settings.channels,
+        "arm": run.name,
         "modalities": sorted({volume.modality for volume in train}),
         "pictures": any(min(volume.shape) == 1 for volume in train),
-        "encoder": settings.encoder,
-        "encoder_options": settings.encoder_options,
-        "lineage": run.origin.lineage,
-        **run.plan.as_json(),
         "label_names": {str(value): name for value, name in run.context.names.items()},
         "head": run.head,
         "task_options": settings.options_of_task,
         "chosen": run.context.tuned,
-        "dataset_hash": run.dataset.info.content_hash,
         TRAINING_DATA: summarize(train, settings.data).model_dump(mode="json"),
     }
 
@@ -271,28 +238,3 @@ def _status(run: FinetuneRun, metrics: Mapping[str, float]) -> str:
     score = metrics.get(f"best/val_{metric}", metrics.get(f"last/val_{metric}", float("nan")))
     chance = _CHANCE.get(run.settings.task, 1 / max(len(run.context.names), 1))
     return CANDIDATE if score > chance else FAILED  # NaN fails
-
-
-def _tags(run: FinetuneRun) -> dict[str, str]:
-    settings = run.settings
-    return {
-        "stage": "finetune",
-        "task": settings.task,
-        "axis_task": run.task.axis,
-        "metric": run.task.metric,
-        "arm": run.origin.arm,
-        **origin_tags(run.origin, run.transfer_report, settings.encoder_options),
-        "encoder": str(settings.encoder),
-        "dims": str(run.plan.dims),
-        "size": ",".join(map(str, run.plan.size)),
-        "batch_size": str(settings.batch_size),
-        "lr": f"{settings.lr:g}",
-        "budget": budget_words(settings),
-        "seed": str(settings.seed),
-        "labelled": str(len({volume.subject for volume in run.partition.train})),
-        "dataset": run.dataset.info.name,
-        "dataset_hash": run.dataset.info.content_hash,
-        "split_hash": run.test_digest,
-        "test_patients_seen_in_pretraining": run.seen_test_patients,
-        "medmim_version": __version__,
-    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -15,60 +15,66 @@ from medmim.data.dataset.contamination import UNKNOWN, Certificate
 from medmim.data.dataset.manifest import Dataset, digest_of, read_dataset
 from medmim.data.dataset.partition import Partition, limit_patients, partition
 from medmim.data.loading.patches import PatchDataset
-from medmim.data.loading.preprocess import VolumeLoader
-from medmim.data.loading.preprocessing_plan import PreprocessingPlan, plan_for
+from medmim.data.loading.preprocessing_plan import plan_for
 from medmim.encoders import Encoder
 from medmim.errors import DataError, counted
-from medmim.heads import Transfer, build_head, transfer_decoder
+from medmim.heads import build_head, transfer_decoder
 from medmim.randomness import stream_seed
 from medmim.stages.initial_weights import (
     InitialWeights,
     certificate_of,
     initial_weights_of,
     initialised_encoder,
+    origin_tags,
 )
 from medmim.stages.pretrain.setup import DEFAULT_ENCODER
-from medmim.stages.run_lifecycle import prepared_on_disk
+from medmim.stages.run_lifecycle import TrainingRun, volume_loader
 from medmim.stages.target_table import with_targets
 from medmim.tracking.mlflow_store import Store
-from medmim.training.budget import Budget, budget_for
+from medmim.training.budget import budget_for
 from medmim.training.lightning_modules import FinetuningModule
 from medmim.training.mask_any_net_regularizer import MaskAnyNetRegularizer
 from medmim.training.recipe import fit_size, with_recipe
 from medmim.training.tasks.base import EvaluationContext, Task
-from medmim.training.tasks.preparation import prepare_task
-from medmim.training.tasks.registry import build_task, with_task_of
+from medmim.training.tasks.registry import build_task, prepare_task, with_task_of
 
 
-@dataclass(frozen=True, eq=False)
-class FinetuneRun:
-    """The components of a fine-tuning run.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FinetuneRun(TrainingRun[FinetuneSettings, FinetuningModule]):
+    """The components of a fine-tuning run, whose partition is limited to the labels asked for.
 
     Attributes:
-        settings: settings with every open value filled in.
-        partition: training, validation and test volumes, limited to the labels asked for.
         context: class names and volume loader for evaluation.
-        transfer_report: how the weights were transferred; None from scratch.
         head: options of the network in the table of heads.
-        module: network, loss and optimizer as a Lightning module.
     """
 
-    settings: FinetuneSettings
-    dataset: Dataset
-    partition: Partition
+    stage: ClassVar[str] = "finetune"
     task: Task
     context: EvaluationContext
-    origin: InitialWeights
-    transfer_report: Transfer | None
     head: Mapping[str, Any]
-    patches: PatchDataset
-    module: FinetuningModule
-    budget: Budget
 
     @property
-    def plan(self) -> PreprocessingPlan:
-        """How volumes are preprocessed."""
-        return self.context.plan
+    def name(self) -> str:
+        """Task and initial weights; the arm of the run."""
+        return f"{self.settings.task} ← {self.origin.arm}"
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """Tags of the run: task, initial weights, optimizer and test split."""
+        settings = self.settings
+        return {
+            **self.shared_tags(),
+            "task": settings.task,
+            "axis_task": self.task.axis,
+            "metric": self.task.metric,
+            "arm": self.origin.arm,
+            **origin_tags(self.origin, self.transfer_report, settings.encoder_options),
+            "batch_size": str(settings.batch_size),
+            "lr": f"{settings.lr:g}",
+            "labelled": str(len({volume.subject for volume in self.partition.train})),
+            "split_hash": self.test_digest,
+            "test_patients_seen_in_pretraining": self.seen_test_patients,
+        }
 
     @property
     def seen_test_patients(self) -> str:
@@ -115,8 +121,7 @@ def build_finetuning(settings: FinetuneSettings, store: Store, log: Callable[[st
     task = build_task(settings.task, **settings.options_of_task)
     choices: dict[str, Any] = {"dims": dims, "multiple": encoder.total_stride, "home": store.home, "log": log}
     plan, names = prepare_task(task, settings, dataset, divided.train, **choices)
-    disk = prepared_on_disk(settings, store.home)
-    volumes = VolumeLoader(settings.data, plan, cache_gb=settings.cache_gb, disk=disk)
+    volumes = volume_loader(settings, plan, store.home)
     context = EvaluationContext(volumes, names, settings.precision, {})
     head = task.head(encoder, divided.train, context, log)
     network = _network(settings, encoder, origin, log, context, head)
@@ -128,6 +133,7 @@ def build_finetuning(settings: FinetuneSettings, store: Store, log: Callable[[st
         settings=resolved,
         dataset=dataset,
         partition=divided,
+        volumes=volumes,
         task=task,
         context=context,
         origin=origin,

@@ -20,14 +20,14 @@ from monai.networks.layers.factories import Pool
 from torch import Tensor
 
 from medmim.encoders import Encoder, build_encoder
-from medmim.encoders.recalibrate_batch_norm import recalibrate_batch_norms
+from medmim.encoders.batch_norm import recalibrate_batch_norms
 from medmim.errors import UsageError
 from medmim.masks import hidden_voxels
-from medmim.methods.mask_any_net.reuse_image import stitch
+from medmim.methods.two_branch_encoder import stitch
 from medmim.randomness import stream_seed
 from medmim.shapes import Hidden, Images, Size, round_up
-from medmim.training.evaluation.features import extract_features
-from medmim.training.trained_encoder import load_trained_encoder
+from medmim.training.evaluation.probes import extract_features
+from medmim.training.tasks.trained_model import load_trained_encoder
 
 IMAGES = 8  # per analysis
 _SIDE = {2: 128, 3: 48}  # maximum voxels along an axis, so that all masks at all ratios take seconds

@@ -24,7 +24,7 @@ from medmim.errors import RunError
 from medmim.operating_system import available_memory_mb
 from medmim.stages.plan.trial_run import TrialRun, run_trial
 from medmim.training.budget import budget_for
-from medmim.training.machines import machine_for
+from medmim.training.cost import machine_for
 from medmim.training.recipe import Choice, recipe, with_recipe
 from medmim.training.trainer import workers_for
 

@@ -30,7 +30,7 @@ from medmim.files import names_weights_file
 from medmim.stages.finetune.run import finetune
 from medmim.stages.initial_weights import SCRATCH, find_initial_weights
 from medmim.stages.pretrain.run import pretrain
-from medmim.stages.run_lifecycle import TARGETS_FILE
+from medmim.stages.resumption import TARGETS_FILE
 from medmim.stages.target_table import with_keyed_targets
 from medmim.tracking.mlflow_store import Store
 from medmim.training.weights import WEIGHTS

@@ -21,10 +21,8 @@ from medmim.data.loading.preprocess import PreprocessedVolume
 from medmim.errors import counted
 from medmim.training.evaluation.detection_metrics import UNCHOSEN
 from medmim.training.evaluation.figures import FigureRow, boxed_row, caption_row, panel, upright
+from medmim.training.evaluation.inference import labels_of, restored, segment
 from medmim.training.evaluation.postprocessing import apply_postprocessing
-from medmim.training.evaluation.regions import labels_of
-from medmim.training.evaluation.resample_back import restored
-from medmim.training.evaluation.segmentation_inference import segment
 from medmim.training.tasks.base import EvaluationContext
 from medmim.training.tasks.multilabel import predicted_words
 from medmim.training.tasks.segmentation import Segmentation

@@ -40,8 +40,7 @@ from medmim.stages.predict.outputs import (
     trace_to_slices,
     write_probabilities,
 )
-from medmim.stages.predict.predictions import Predictions
-from medmim.stages.predict.source_names import SOURCES, output_names, paths_of, write_sources
+from medmim.stages.predict.predictions import SOURCES, Predictions, output_names, paths_of, write_sources
 from medmim.text_formats import csv_text
 from medmim.training.tasks.trained_model import TrainedModel, ensemble_of, load_trained_model
 

@@ -17,14 +17,14 @@ from medmim.data.loading.finite_checks import finite_ones
 from medmim.data.loading.preprocess import VolumeLoader
 from medmim.data.loading.probe_images import ProbeImages, build_probe_images, stratified_subset
 from medmim.encoders import Encoder
-from medmim.encoders.recalibrate_batch_norm import batch_norms
+from medmim.encoders.batch_norm import batch_norms
 from medmim.masks import hidden_voxels, tissue_share
-from medmim.methods import Method
 from medmim.methods.base import HIDDEN_ERROR
 from medmim.randomness import torch_stream
 from medmim.shapes import Images, grid_of
 from medmim.stages.pretrain.setup import PretrainRun, pretraining_dataset, volumes_with_labels
 from medmim.training.budget import Budget
+from medmim.training.callbacks import Log
 from medmim.training.evaluation.figures import panel, reconstruction_rows
 from medmim.training.evaluation.pretraining_monitors import (
     LEAKED_ERROR,
@@ -33,7 +33,6 @@ from medmim.training.evaluation.pretraining_monitors import (
     hidden_error,
 )
 from medmim.training.lightning_modules import in_views
-from medmim.training.logger import Log
 from medmim.training.precision import autocast
 
 _PATCHES = 8
@@ -50,7 +49,7 @@ class PretrainEvaluator:
     def __init__(self, run: PretrainRun, recorder: Log, folder: Path) -> None:
         self.settings = run.settings
         self.method = run.method
-        self.budget = run.module.budget
+        self.budget = run.budget
         self.recorder = recorder
         self.folder = folder
         self.batches = _batches(run)
@@ -135,7 +134,7 @@ def _batches(run: PretrainRun) -> list[tuple[Tensor, ...]]:
 
 def _monitors(run: PretrainRun) -> Monitors:
     """Return monitors of as many probe images as the budget allows."""
-    count = affordable_images(run.module.budget, run.settings, run.encoder, run.volumes)
+    count = affordable_images(run.budget, run.settings, run.encoder, run.volumes)
     train, val = run.partition.train, run.partition.val
     known = [volume for volume in train if volume.target is not None or volume.label]
 
@@ -176,10 +175,3 @@ def affordable_images(
         images = _MONITOR_SHARE * 60 * (budget.minutes or 0) / (_MONITOR_RUNS + 1) / seconds
     passes = _RECALIBRATION if batch_norms(encoder) else 1
     return int(min(max(images / passes, _PROBE_IMAGES[0]), _PROBE_IMAGES[1]))
-
-
-def leak_alarm(method: Method) -> str:
-    """Return whether a leak of hidden content to the encoder would be detected, and if not, why."""
-    if not method.reconstructs:
-        return "none: nothing hidden is predicted"
-    return "none: hidden content is seen by design" if method.sees_hidden_content else "watched"

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from medmim.config.runs import PretrainSettings
+from medmim.config.study import arm_of
 from medmim.data.dataset.channels import select_channels
 from medmim.data.dataset.contamination import SeenPatients
 from medmim.data.dataset.manifest import Dataset, VolumeRecord
@@ -20,14 +21,13 @@ from medmim.data.loading.choose_plan import pretraining_plan
 from medmim.data.loading.contrastive_views import patch_views, resized_views
 from medmim.data.loading.patches import PatchDataset, Targets, pretraining_patches, resized_parts
 from medmim.data.loading.preprocess import VolumeLoader
-from medmim.data.loading.preprocessing_plan import PreprocessingPlan, plan_for, voxel_mm
+from medmim.data.loading.preprocessing_plan import plan_for, voxel_mm
 from medmim.encoders import Encoder
 from medmim.errors import UsageError
-from medmim.heads import Transfer
 from medmim.masks import build_mask, hidden_count
-from medmim.masks.cell_size import cell_in_voxels
+from medmim.masks.cell_size import cell_in_voxels, cell_words
 from medmim.methods import ON_PATCHES, Method, build_method
-from medmim.methods.mask_any_net.objectives import Kind, Supervision
+from medmim.methods.mask_any_net import Kind, Supervision
 from medmim.randomness import stream_seed
 from medmim.shapes import Size, grid_of
 from medmim.stages.initial_weights import (
@@ -35,8 +35,9 @@ from medmim.stages.initial_weights import (
     continue_method,
     initial_weights_of,
     initialised_encoder,
+    origin_tags,
 )
-from medmim.stages.run_lifecycle import prepared_on_disk
+from medmim.stages.run_lifecycle import TrainingRun, volume_loader
 from medmim.tracking.mlflow_store import Store
 from medmim.training.budget import budget_for
 from medmim.training.lightning_modules import PretrainingModule
@@ -46,33 +47,23 @@ DEFAULT_ENCODER = {2: "resnet18", 3: "dynunet"}
 _DEFAULT_ON_PATCHES = "vit"
 
 
-@dataclass(frozen=True, eq=False)
-class PretrainRun:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PretrainRun(TrainingRun[PretrainSettings, PretrainingModule]):
     """The components of a pretraining run.
 
     Attributes:
-        settings: settings with every open value filled in.
         dataset_hashes: content hash of each dataset that it consists of.
-        module: method, mask and optimizer as a Lightning module.
         voxel_mm: edge lengths of a voxel in mm, where known.
-        transfer_report: how they were transferred; None from scratch.
     """
 
-    settings: PretrainSettings
-    dataset: Dataset
+    stage: ClassVar[str] = "pretrain"
     dataset_hashes: tuple[str, ...]
-    partition: Partition
-    volumes: VolumeLoader
-    patches: PatchDataset
-    module: PretrainingModule
     voxel_mm: tuple[float, ...] | None
-    origin: InitialWeights
-    transfer_report: Transfer | None
 
     @property
-    def plan(self) -> PreprocessingPlan:
-        """How volumes are preprocessed."""
-        return self.volumes.plan
+    def name(self) -> str:
+        """Arm, dimensions and encoder."""
+        return f"{arm_of(self.settings)} · {self.plan.dims}D {self.settings.encoder}"
 
     @property
     def method(self) -> Method:
@@ -95,10 +86,36 @@ class PretrainRun:
         return class_numbers(self.partition.train)
 
     @property
-    def realised_ratios(self) -> tuple[float, ...]:
-        """Share of hidden cells; the smallest and the largest where the mask ratio is a range."""
-        cells, mask = prod(grid_of(self.plan.size, self.module.cell)), self.module.mask
-        return tuple(count / cells for count in mask.hidden_counts(cells))
+    def tags(self) -> dict[str, str]:
+        """Tags of the run: arm, mask, method and its axes in the survey's taxonomy."""
+        settings, mask, cells = (
+            self.settings,
+            self.module.mask,
+            prod(grid_of(self.plan.size, self.module.cell)),
+        )
+        initial = origin_tags(self.origin, self.transfer_report, settings.encoder_options)
+        return {
+            **self.shared_tags(),
+            "arm": arm_of(settings),
+            "method": settings.method,
+            "mask": settings.mask,
+            "ratio_requested": "–".join(f"{ratio:g}" for ratio in mask.ratios),
+            "ratio_realised": "–".join(f"{count / cells:.4f}" for count in mask.hidden_counts(cells)),
+            "cell": cell_words(self.module.cell, self.voxel_mm),
+            **(initial if self.origin.description else {}),
+            "dataset_hashes": ",".join(self.dataset_hashes),
+            "split_hash": self.dataset.split_hash,
+            "leak_alarm": _leak_alarm(self.method),
+            "axis_masking": settings.mask,
+            **{f"axis_{axis}": value for axis, value in self.method.axes.items()},
+        }
+
+
+def _leak_alarm(method: Method) -> str:
+    """Return whether a leak of hidden content to the encoder would be detected, and if not, why."""
+    if not method.reconstructs:
+        return "none: nothing hidden is predicted"
+    return "none: hidden content is seen by design" if method.sees_hidden_content else "watched"
 
 
 def build_pretraining(settings: PretrainSettings, *, home: Path, log: Callable[[str], None]) -> PretrainRun:
@@ -129,15 +146,22 @@ def build_pretraining(settings: PretrainSettings, *, home: Path, log: Callable[[
     filled: dict[str, Any] = {"dims": plan.dims, "size": plan.size, "cell": cell}
     filled |= {"init": Path(settings.init).name} if settings.init else {}  # the store contains no paths
     resolved = settings.model_copy(update=chosen | filled)
-    disk = prepared_on_disk(settings, home)
-    volumes = VolumeLoader(settings.data, plan, cache_gb=settings.cache_gb, disk=disk)
+    volumes = volume_loader(settings, plan, home)
     words: dict[str, Any] = {"seed": settings.seed, "augment": settings.augment}
     words |= {"weights": source.union.weights(train, settings.data_weights)}
-    patches = pretraining_dataset(method, train, volumes, classes=class_numbers(divided.train), **words)
     budget = budget_for(settings, volumes=len(train))
-    module = PretrainingModule(method, mask, cell=cell, settings=settings, budget=budget)
     return PretrainRun(
-        resolved, dataset, source.union.hashes, divided, volumes, patches, module, known_mm, origin, report
+        settings=resolved,
+        dataset=dataset,
+        dataset_hashes=source.union.hashes,
+        partition=divided,
+        volumes=volumes,
+        patches=pretraining_dataset(method, train, volumes, classes=class_numbers(divided.train), **words),
+        module=PretrainingModule(method, mask, cell=cell, settings=settings, budget=budget),
+        budget=budget,
+        voxel_mm=known_mm,
+        origin=origin,
+        transfer_report=report,
     )
 
 
@@ -228,8 +252,6 @@ def pretraining_dataset(
     Args:
         method: determines the number of views and the kind of labels.
         volumes: volumes to draw from; see `volumes_with_labels`.
-        loader: loads and preprocesses volumes.
-        classes: number of each image class.
         augment: patch or resized; methods that learn from voxel labels always use patches.
         weights: relative frequency of each volume; None: each once per epoch.
     """

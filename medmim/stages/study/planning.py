@@ -24,7 +24,7 @@ from medmim.data.dataset.partition import limit_patients, partition
 from medmim.data.loading.disk_cache import PREPARED
 from medmim.errors import RunError, counted
 from medmim.stages.plan.trial_run import ended_by_signals
-from medmim.stages.run_lifecycle import TARGETS_FILE
+from medmim.stages.resumption import TARGETS_FILE
 from medmim.stages.study.engines import LocalEngine, StudyEngine
 from medmim.stages.study.training_process import Job, run_apart
 from medmim.stages.target_table import with_keyed_targets, with_targets

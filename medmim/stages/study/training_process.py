@@ -1,9 +1,10 @@
-"""Runs a training of a study in its own process, which frees its memory and isolates crashes."""
+"""One training of a study in a process of its own, and the resources that it uses."""
 
 from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -13,15 +14,61 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
+
 from medmim import files
 from medmim.config.own_code import explain_own_code, trust_settings
 from medmim.config.runs import FinetuneSettings, PretrainSettings
 from medmim.config.study import DIGEST
 from medmim.errors import MedmimError, RunError, UnregisteredError, message_of, raised_in
 
-if TYPE_CHECKING:  # the child starts watching its parent before any slow import
+if TYPE_CHECKING:
     from medmim.stages.run_lifecycle import RunResult
     from medmim.tracking.mlflow_store import Store
+
+
+_COUNTERS = Path("/sys/class/powercap")
+_BYTES_PER_UNIT = 1 if sys.platform == "darwin" else 1024
+
+
+class Meter:
+    """Measures this process, starting when the meter is created.
+
+    Args:
+        counters: folder of the Linux energy counters of CPU packages, in microjoules.
+    """
+
+    def __init__(self, counters: Path = _COUNTERS) -> None:
+        self._begun = time.monotonic()
+        self._counters = [place for place in counters.glob("intel-rapl:[0-9]") if _read(place) is not None]
+        self._energy = [_read(place) or 0 for place in self._counters]
+
+    def costs(self) -> dict[str, float]:
+        """Return minutes, GB and Wh under stable keys; energy is left out if it cannot be read."""
+        found = {
+            "cost/minutes": (time.monotonic() - self._begun) / 60,
+            "cost/peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _BYTES_PER_UNIT / 1e9,
+        }
+        if torch.cuda.is_available():
+            found["cost/peak_gpu_memory_gb"] = torch.cuda.max_memory_allocated() / 1e9
+        if self._counters:
+            found["cost/energy_wh"] = self._microjoule() / 3.6e9
+        return found
+
+    def _microjoule(self) -> float:
+        spent = 0
+        for place, begun in zip(self._counters, self._energy, strict=True):
+            now = _read(place) or begun
+            wrapped = _read(place, "max_energy_range_uj") or 0
+            spent += now - begun if now >= begun else now - begun + wrapped
+        return float(spent)
+
+
+def _read(place: Path, name: str = "energy_uj") -> int | None:
+    try:
+        return int((place / name).read_text())
+    except (OSError, ValueError):
+        return None
 
 
 @dataclass(frozen=True)
@@ -50,7 +97,6 @@ class Outcome:
 
 def run_here(job: Job, home: Path) -> Outcome:
     """Run a job in this process; an interrupted run of it is resumed, or discarded if it has no state."""
-    from medmim.stages.study.resource_meter import Meter
     from medmim.tracking.mlflow_store import Store
 
     store, meter = Store(home), Meter()

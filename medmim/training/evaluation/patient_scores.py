@@ -14,11 +14,18 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from medmim.training.evaluation.classification_metrics import UNSEEN, arrays, confusion, f1_of
+from medmim.training.evaluation.classification_metrics import (
+    UNSEEN,
+    arrays,
+    confusion,
+    f1_of,
+    grade_arrays,
+    grade_table,
+    quadratic_kappa,
+)
 from medmim.training.evaluation.detection_metrics import average_precision, match
 from medmim.training.evaluation.mask_metrics import MASK_METRICS
 from medmim.training.evaluation.multilabel_metrics import columns_of
-from medmim.training.evaluation.ordinal_metrics import grade_arrays, grade_table, quadratic_kappa
 from medmim.training.evaluation.regression_metrics import patient_values, r2_of
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Integer
 from scipy import ndimage
 
 from medmim.data.loading.preprocessing_plan import Regions
-from medmim.training.evaluation.regions import class_groups, class_outside
+from medmim.training.evaluation.inference import class_groups, class_outside
 
 Mask = Bool[np.ndarray, "x y z"]
 Labels = Integer[np.ndarray, "x y z"]

@@ -25,11 +25,11 @@ from torch import Tensor
 
 from medmim.data.loading.probe_images import ProbeImages
 from medmim.encoders import Encoder
-from medmim.encoders.recalibrate_batch_norm import batch_norms, recalibrated_copy
+from medmim.encoders.batch_norm import batch_norms, recalibrated_copy
 from medmim.masks import hidden_voxels
 from medmim.shapes import Hidden, Images, grid_of
 from medmim.training.evaluation import probes
-from medmim.training.evaluation.features import (
+from medmim.training.evaluation.probes import (
     EncoderFeatures,
     SampledVoxels,
     all_voxels,

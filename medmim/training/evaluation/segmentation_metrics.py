@@ -19,10 +19,9 @@ from medmim.data.loading.finite_checks import finite
 from medmim.data.loading.foreground_sampling import IGNORE
 from medmim.data.loading.preprocess import PreprocessedVolume, VolumeLoader, class_indices
 from medmim.data.loading.preprocessing_plan import Regions
+from medmim.training.evaluation.inference import class_groups, labels_of, on_grid
 from medmim.training.evaluation.mask_metrics import MaskPair, dice, hd95_mm, lesion_f1, surface_dice
 from medmim.training.evaluation.postprocessing import Rules, apply_postprocessing, components_of
-from medmim.training.evaluation.regions import class_groups, labels_of
-from medmim.training.evaluation.resample_back import on_grid
 
 Mask3d = Int[Tensor, "1 x y z"]
 

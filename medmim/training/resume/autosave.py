@@ -14,8 +14,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from medmim.errors import RunError, Stopped
-from medmim.training.callbacks import ValidationCallback, completes_step
-from medmim.training.logger import Log
+from medmim.training.callbacks import Log, ValidationCallback, completes_step
 from medmim.training.resume.states import save_state
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
@@ -69,7 +68,6 @@ class Checkpoints(Callback):
     """Save the state of training; this must be the last callback that has a state.
 
     Args:
-        folder: checkpoint folder of the run.
         every_steps: steps between two states; None: after every evaluation.
         every_minutes: longest time between two states.
         log: receives a tag when a run is resumed in another number of processes.

@@ -20,6 +20,11 @@ from medmim.shapes import Scalar
 from medmim.training.evaluation.metric_intervals import Statistic, Weights
 
 Row = dict[str, Any]
+Rows = list[Row]
+Options = dict[str, Any]  # JSON values
+Volumes = tuple[VolumeRecord, ...]
+Cases = Sequence[VolumeRecord]
+LogLine = Callable[[str], None]  # receives a line for the user
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,9 +95,7 @@ class Task(ABC):
         """Return the classes of an image that are known from the manifest, for balanced subsets."""
 
     @abstractmethod
-    def validate(
-        self, volumes: tuple[VolumeRecord, ...], log: Callable[[str], None]
-    ) -> tuple[VolumeRecord, ...]:
+    def validate(self, volumes: Volumes, log: LogLine) -> Volumes:
         """Check the annotations that the task uses and remove those that it does not read.
 
         Raises:
@@ -104,9 +107,7 @@ class Task(ABC):
         """Return the default field of view."""
 
     @abstractmethod
-    def names(
-        self, dataset: Dataset, train: Sequence[VolumeRecord], fingerprint: Fingerprint
-    ) -> dict[int, str]:
+    def names(self, dataset: Dataset, train: Cases, fingerprint: Fingerprint) -> dict[int, str]:
         """Return the class names by index.
 
         Raises:
@@ -124,23 +125,12 @@ class Task(ABC):
         return []
 
     @abstractmethod
-    def head(
-        self,
-        encoder: Encoder,
-        train: Sequence[VolumeRecord],
-        context: EvaluationContext,
-        log: Callable[[str], None],
-    ) -> dict[str, Any]:
+    def head(self, encoder: Encoder, train: Cases, context: EvaluationContext, log: LogLine) -> Options:
         """Return the options of the network in `HEADS`, as JSON values that are saved with the weights."""
 
     @abstractmethod
     def training_samples(
-        self,
-        train: Sequence[VolumeRecord],
-        context: EvaluationContext,
-        *,
-        foreground: float,
-        augment: str | None = None,
+        self, train: Cases, context: EvaluationContext, *, foreground: float, augment: str | None = None
     ) -> TrainingSamples:
         """Return how training samples are made; `augment` is as `load_augmentation` takes it."""
 
@@ -149,9 +139,7 @@ class Task(ABC):
         """Return the loss of a batch."""
 
     @abstractmethod
-    def evaluate(
-        self, network: nn.Module, cases: Sequence[VolumeRecord], context: EvaluationContext, *, final: bool
-    ) -> list[Row]:
+    def evaluate(self, network: nn.Module, cases: Cases, context: EvaluationContext, *, final: bool) -> Rows:
         """Return rows of metrics as JSON values, with `metric`, `case` and `subject`.
 
         Metrics that take long to compute are included only if `final`.
@@ -181,14 +169,12 @@ class Task(ABC):
 
         return means
 
-    def unscored(self, cases: Sequence[VolumeRecord], names: Iterable[str]) -> list[str]:
+    def unscored(self, cases: Cases, names: Iterable[str]) -> list[str]:
         """Return a line for each of the trained classes whose score these cases leave undefined."""
         return []
 
     @abstractmethod
-    def figure(
-        self, network: nn.Module, cases: Sequence[VolumeRecord], context: EvaluationContext, *, title: str
-    ) -> bytes:
+    def figure(self, network: nn.Module, cases: Cases, context: EvaluationContext, *, title: str) -> bytes:
         """Return a PNG with predictions for a few cases."""
 
     def score_figure(self, rows: Sequence[Row], context: EvaluationContext, *, title: str) -> bytes | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -23,13 +23,23 @@ from medmim.data.loading.preprocessing_plan import PreprocessingPlan, View
 from medmim.encoders import Encoder
 from medmim.errors import DataError, UsageError
 from medmim.shapes import Scalar
-from medmim.training.evaluation.classification_figures import classification_figure
 from medmim.training.evaluation.classification_metrics import class_means, temperature
-from medmim.training.evaluation.figures import caption_row, panel
-from medmim.training.evaluation.segmentation_inference import mirrored
+from medmim.training.evaluation.figures import caption_row, classification_figure, panel
+from medmim.training.evaluation.inference import mirrored
 from medmim.training.precision import autocast
-from medmim.training.tasks.base import EvaluationContext, Row, Task, TrainingSamples
+from medmim.training.tasks.base import (
+    Cases,
+    EvaluationContext,
+    LogLine,
+    Options,
+    Row,
+    Rows,
+    Task,
+    TrainingSamples,
+    Volumes,
+)
 
+ClassScores = Float[Tensor, " classes"]
 _BATCH = 16  # slices in one forward pass
 
 
@@ -51,22 +61,18 @@ class WholeImageTask(Task):
         """Return what the network shall predict for an image."""
 
     @abstractmethod
-    def result(
-        self, case: VolumeRecord, scores: Float[Tensor, " classes"], context: EvaluationContext
-    ) -> Row:
+    def result(self, case: VolumeRecord, scores: ClassScores, context: EvaluationContext) -> Row:
         """Return the truth and the prediction of an image as JSON values, from the outputs of the network."""
 
     @abstractmethod
     def caption(self, case: VolumeRecord, row: Row) -> str:
         """Return the truth and the prediction of an image for a figure."""
 
-    def sampling_weights(self, train: Sequence[VolumeRecord]) -> list[float] | None:
+    def sampling_weights(self, train: Cases) -> list[float] | None:
         """Return the relative frequency of each training image; None: equal."""
         return None
 
-    def validate(
-        self, volumes: tuple[VolumeRecord, ...], log: Callable[[str], None]
-    ) -> tuple[VolumeRecord, ...]:
+    def validate(self, volumes: Volumes, log: LogLine) -> Volumes:
         """Remove the label volumes, which are not used."""
         return tuple(volume.model_copy(update={"label": None}) for volume in volumes)
 
@@ -74,13 +80,7 @@ class WholeImageTask(Task):
         """Return `whole`: the answer may depend on any part of the image."""
         return "whole"
 
-    def head(
-        self,
-        encoder: Encoder,
-        train: Sequence[VolumeRecord],
-        context: EvaluationContext,
-        log: Callable[[str], None],
-    ) -> dict[str, Any]:
+    def head(self, encoder: Encoder, train: Cases, context: EvaluationContext, log: LogLine) -> Options:
         """Return the network's options."""
         if context.plan.view != "whole":
             raise UsageError(
@@ -89,12 +89,7 @@ class WholeImageTask(Task):
         return {"dropout": self.dropout}
 
     def training_samples(
-        self,
-        train: Sequence[VolumeRecord],
-        context: EvaluationContext,
-        *,
-        foreground: float,
-        augment: str | None = None,
+        self, train: Cases, context: EvaluationContext, *, foreground: float, augment: str | None = None
     ) -> TrainingSamples:
         """Return whole images with their targets."""
 
@@ -104,9 +99,7 @@ class WholeImageTask(Task):
         patches = classification_patches(context.plan, load_augmentation(augment) if augment else DEFAULT)
         return TrainingSamples(patches, targets=targets, weights=self.sampling_weights(train))
 
-    def evaluate(
-        self, network: nn.Module, cases: Sequence[VolumeRecord], context: EvaluationContext, *, final: bool
-    ) -> list[Row]:
+    def evaluate(self, network: nn.Module, cases: Cases, context: EvaluationContext, *, final: bool) -> Rows:
         """Return the truth and the prediction of every case."""
         options: dict[str, Any] = {"precision": context.precision, "mirror": self.mirror}
         rows: list[Row] = []
@@ -116,9 +109,7 @@ class WholeImageTask(Task):
             rows.append({**own, **self.result(case, scores, context)})
         return rows
 
-    def figure(
-        self, network: nn.Module, cases: Sequence[VolumeRecord], context: EvaluationContext, *, title: str
-    ) -> bytes:
+    def figure(self, network: nn.Module, cases: Cases, context: EvaluationContext, *, title: str) -> bytes:
         """Return middle slices with truth and prediction."""
         rows = []
         for row, case in zip(self.evaluate(network, cases, context, final=False), cases, strict=True):
@@ -173,7 +164,7 @@ class Classification(WholeImageTask):
         """Return the class of the image."""
         return frozenset([str(volume.target)])
 
-    def names(self, dataset: Dataset, train: Sequence[VolumeRecord], fingerprint: object) -> dict[int, str]:
+    def names(self, dataset: Dataset, train: Cases, fingerprint: object) -> dict[int, str]:
         """Return the classes in alphabetical order."""
         found = sorted({str(volume.target) for volume in train})
         if len(found) < 2:
@@ -186,7 +177,7 @@ class Classification(WholeImageTask):
         """Return the index of the class."""
         return torch.tensor(list(names.values()).index(str(volume.target)))
 
-    def sampling_weights(self, train: Sequence[VolumeRecord]) -> list[float] | None:
+    def sampling_weights(self, train: Cases) -> list[float] | None:
         """Return higher weights for images of rare classes."""
         counts = Counter(volume.target for volume in train)
         return [counts[volume.target] ** -self.balance for volume in train]
@@ -206,9 +197,7 @@ class Classification(WholeImageTask):
         """Return the cross entropy of class logits."""
         return F.cross_entropy(scores, target, label_smoothing=self.label_smoothing)
 
-    def result(
-        self, case: VolumeRecord, scores: Float[Tensor, " classes"], context: EvaluationContext
-    ) -> Row:
+    def result(self, case: VolumeRecord, scores: ClassScores, context: EvaluationContext) -> Row:
         """Return the class, and the probability of each class."""
         shares = torch.softmax(scores / float(context.tuned.get("temperature", 1.0)), dim=0).tolist()
         probabilities = {context.names[number]: share for number, share in enumerate(shares)}

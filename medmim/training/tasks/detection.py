@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -25,7 +25,17 @@ from medmim.shapes import Scalar
 from medmim.training.evaluation.detection_metrics import UNCHOSEN, best_thresholds, box_means, box_tally
 from medmim.training.evaluation.figures import boxed_row, panel
 from medmim.training.evaluation.metric_intervals import Statistic
-from medmim.training.tasks.base import EvaluationContext, Row, Task, TrainingSamples
+from medmim.training.tasks.base import (
+    Cases,
+    EvaluationContext,
+    LogLine,
+    Options,
+    Row,
+    Rows,
+    Task,
+    TrainingSamples,
+    Volumes,
+)
 from medmim.training.tasks.detection_inference import DetectedBoxes, detect
 
 _SHOWN = 3  # detected boxes in a figure
@@ -78,9 +88,7 @@ class Detection(Task):
         """Return the classes of the boxes."""
         return frozenset(one.name for one in volume.boxes)
 
-    def validate(
-        self, volumes: tuple[VolumeRecord, ...], log: Callable[[str], None]
-    ) -> tuple[VolumeRecord, ...]:
+    def validate(self, volumes: Volumes, log: LogLine) -> Volumes:
         """Validate or clip the boxes and remove the label volumes."""
         rows, changes = check_boxes(volumes, clip=self.bad_boxes == "clip")
         for change in changes:
@@ -91,7 +99,7 @@ class Detection(Task):
         """Return whole slices in 2D and patches in 3D, where findings are small."""
         return "whole" if dims == 2 else "patch"
 
-    def names(self, dataset: Dataset, train: Sequence[VolumeRecord], fingerprint: object) -> dict[int, str]:
+    def names(self, dataset: Dataset, train: Cases, fingerprint: object) -> dict[int, str]:
         """Return the classes of the training boxes in alphabetical order."""
         found = sorted({one.name for volume in train for one in volume.boxes})
         if not found:
@@ -102,13 +110,7 @@ class Detection(Task):
             )
         return dict(enumerate(found))
 
-    def head(
-        self,
-        encoder: Encoder,
-        train: Sequence[VolumeRecord],
-        context: EvaluationContext,
-        log: Callable[[str], None],
-    ) -> dict[str, Any]:
+    def head(self, encoder: Encoder, train: Cases, context: EvaluationContext, log: LogLine) -> Options:
         """Return the network's options, with anchors from the training boxes; logs their coverage."""
         plan = context.plan
         images = [boxes for volume in train for boxes in _seen(context.volumes(volume), plan.dims)]
@@ -127,12 +129,7 @@ class Detection(Task):
         return {"anchors": shapes, "width": self.width, "depth": self.depth}
 
     def training_samples(
-        self,
-        train: Sequence[VolumeRecord],
-        context: EvaluationContext,
-        *,
-        foreground: float,
-        augment: str | None = None,
+        self, train: Cases, context: EvaluationContext, *, foreground: float, augment: str | None = None
     ) -> TrainingSamples:
         """Return patches or whole images with their boxes."""
         numbers = {name: number for number, name in context.names.items()}
@@ -153,9 +150,7 @@ class Detection(Task):
         """Return the classification and box loss."""
         return detection_loss(network, batch["image"], batch["boxes"], batch["classes"])
 
-    def evaluate(
-        self, network: nn.Module, cases: Sequence[VolumeRecord], context: EvaluationContext, *, final: bool
-    ) -> list[Row]:
+    def evaluate(self, network: nn.Module, cases: Cases, context: EvaluationContext, *, final: bool) -> Rows:
         """Return true and detected boxes of every image, in voxels of the file."""
         assert isinstance(network, Detector)
         rows = []
@@ -183,9 +178,7 @@ class Detection(Task):
         """Return the same as `means` for patients that count more than once."""
         return box_tally(rows, list(context.names.values()), context.tuned.get("thresholds", {}))
 
-    def figure(
-        self, network: nn.Module, cases: Sequence[VolumeRecord], context: EvaluationContext, *, title: str
-    ) -> bytes:
+    def figure(self, network: nn.Module, cases: Cases, context: EvaluationContext, *, title: str) -> bytes:
         """Return slices with true boxes and the best detections."""
         assert isinstance(network, Detector)
         rows = []

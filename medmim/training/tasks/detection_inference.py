@@ -20,7 +20,7 @@ from medmim.data.loading.preprocess import PreprocessedVolume
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan
 from medmim.heads.detection import BOXES, SCORES, Detector
 from medmim.shapes import Size, round_up
-from medmim.training.evaluation.segmentation_inference import mirrored
+from medmim.training.evaluation.inference import mirrored
 from medmim.training.precision import autocast
 from medmim.training.tasks.classification import views
 

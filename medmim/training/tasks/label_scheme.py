@@ -111,8 +111,6 @@ def label_scheme(
     """Return the classes of a dataset.
 
     Args:
-        dataset: gives names of label values.
-        fingerprint: gives the values of the training labels.
         labels: label values of each merged class; empty: every value is a class.
         regions: name and members of each region, in the order in which labels are written; a member is a
             label value or the name of a class. Classes of no region are background.

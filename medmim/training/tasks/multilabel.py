@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 from torch import Tensor, nn
@@ -29,8 +28,8 @@ from medmim.training.evaluation.multilabel_metrics import (
     label_means,
     shared_temperature,
 )
-from medmim.training.tasks.base import EvaluationContext, Row
-from medmim.training.tasks.classification import Classification
+from medmim.training.tasks.base import Cases, EvaluationContext, LogLine, Options, Row
+from medmim.training.tasks.classification import Classification, ClassScores
 
 _UNKNOWN = -1.0
 _NAMED = 8  # classes with a name in a figure
@@ -70,20 +69,14 @@ class MultiLabel(Classification):
         """Return the classes that are present."""
         return frozenset(name for name, value in known_labels(volume).items() if value)
 
-    def names(self, dataset: Dataset, train: Sequence[VolumeRecord], fingerprint: object) -> dict[int, str]:
+    def names(self, dataset: Dataset, train: Cases, fingerprint: object) -> dict[int, str]:
         """Return the classes that a training image shows, in alphabetical order."""
         found = sorted({name for volume in train for name in self.classes_of(volume)})
         if not found:
             raise DataError("no training image shows a class: expected at least one", reason="one_class")
         return dict(enumerate(found))
 
-    def head(
-        self,
-        encoder: Encoder,
-        train: Sequence[VolumeRecord],
-        context: EvaluationContext,
-        log: Callable[[str], None],
-    ) -> dict[str, Any]:
+    def head(self, encoder: Encoder, train: Cases, context: EvaluationContext, log: LogLine) -> Options:
         """Return the network's options; logs how many training images show each class."""
         names = list(context.names.values())
         log(f"training images (present/absent): {_counted(train, names)}")
@@ -97,7 +90,7 @@ class MultiLabel(Classification):
         known = known_labels(volume)
         return torch.tensor([known.get(name, _UNKNOWN) for name in names.values()])
 
-    def sampling_weights(self, train: Sequence[VolumeRecord]) -> list[float] | None:
+    def sampling_weights(self, train: Cases) -> list[float] | None:
         """Return higher weights for images of rare classes."""
         shown = [self.classes_of(volume) or {""} for volume in train]
         counts = Counter(name for names in shown for name in names)
@@ -116,9 +109,7 @@ class MultiLabel(Classification):
         losses = F.binary_cross_entropy_with_logits(network(images).float(), smooth, reduction="none")
         return (losses * known).sum() / known.sum().clamp(min=1)
 
-    def result(
-        self, case: VolumeRecord, scores: Float[Tensor, " classes"], context: EvaluationContext
-    ) -> Row:
+    def result(self, case: VolumeRecord, scores: ClassScores, context: EvaluationContext) -> Row:
         """Return the known classes, the predicted classes, and the probability of each class."""
         thresholds, heat = context.tuned.get("thresholds", {}), context.tuned.get("temperature", 1.0)
         names = [context.names[number] for number in sorted(context.names)]
@@ -151,7 +142,7 @@ class MultiLabel(Classification):
 
         return means
 
-    def unscored(self, cases: Sequence[VolumeRecord], names: Iterable[str]) -> list[str]:
+    def unscored(self, cases: Cases, names: Iterable[str]) -> list[str]:
         """Return a line for each class that no case shows."""
         shown = {name for case in cases for name in self.classes_of(case)}
         return [
@@ -209,6 +200,6 @@ def multilabel_figure(rows: Sequence[Row], names: Sequence[str], *, title: str) 
     return to_png(figure)
 
 
-def _counted(volumes: Sequence[VolumeRecord], names: Sequence[str]) -> str:
+def _counted(volumes: Cases, names: Sequence[str]) -> str:
     values = {name: [known_labels(one).get(name) for one in volumes] for name in names}
     return ", ".join(f"{name} {own.count(1.0)}/{own.count(0.0)}" for name, own in values.items())

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from medmim.data.dataset.manifest import Dataset, VolumeRecord
 from medmim.errors import DataError, UsageError
 from medmim.shapes import Scalar
-from medmim.training.evaluation.ordinal_metrics import grades_of, ordinal_means
-from medmim.training.tasks.base import EvaluationContext, Row
-from medmim.training.tasks.classification import Classification
+from medmim.training.evaluation.classification_metrics import grades_of, ordinal_means
+from medmim.training.tasks.base import Cases, EvaluationContext, Row
+from medmim.training.tasks.classification import Classification, ClassScores
 
 _MOST = 20  # different numbers above which a column is taken for a measurement
 
@@ -58,7 +58,7 @@ class Ordinal(Classification):
                 f"{self.distance} and {list(self.order)}"
             )
 
-    def names(self, dataset: Dataset, train: Sequence[VolumeRecord], fingerprint: object) -> dict[int, str]:
+    def names(self, dataset: Dataset, train: Cases, fingerprint: object) -> dict[int, str]:
         """Return the grades of the dataset from the lowest to the highest.
 
         Raises:
@@ -95,9 +95,7 @@ class Ordinal(Classification):
         gaps = (scores.softmax(dim=1) - truth).cumsum(dim=1)
         return super().cost(scores, target) + self.distance * gaps.square().sum(dim=1).mean()
 
-    def result(
-        self, case: VolumeRecord, scores: Float[Tensor, " classes"], context: EvaluationContext
-    ) -> Row:
+    def result(self, case: VolumeRecord, scores: ClassScores, context: EvaluationContext) -> Row:
         """Return the probabilities of the grades, and both places in their order where the grade is known."""
         names: list[str] = [context.names[number] for number in sorted(context.names)]
         row = super().result(case, scores, context)

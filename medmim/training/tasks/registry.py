@@ -1,15 +1,20 @@
-"""The table of fine-tuning tasks and their builder."""
+"""The table of fine-tuning tasks, their builder, and their preparation from the training data."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 from medmim.config.runs import FinetuneSettings
 from medmim.data.dataset.manifest import Dataset
+from medmim.data.loading.choose_plan import choose_plan
+from medmim.data.loading.fingerprint import fingerprint_of
+from medmim.data.loading.preprocessing_plan import Dims, PreprocessingPlan, plan_for
 from medmim.errors import refuse_unknown_options, unknown_name
-from medmim.training.tasks.base import Task
+from medmim.shapes import Size
+from medmim.training.tasks.base import Cases, Task
 from medmim.training.tasks.classification import Classification
 from medmim.training.tasks.detection import Detection
 from medmim.training.tasks.multilabel import MultiLabel
@@ -51,3 +56,42 @@ def with_task_of(
         "each class has a probability of its own; one class per image: --set task_options.exclusive=true"
     )
     return settings.model_copy(update={"task": "multilabel"})
+
+
+_LEFT_RIGHT = (0,)  # front and back, head and feet differ in a body
+
+
+def prepare_task(
+    task: Task,
+    settings: FinetuneSettings,
+    dataset: Dataset,
+    train: Cases,
+    *,
+    dims: Dims,
+    multiple: Size,
+    home: Path | None,
+    log: Callable[[str], None],
+) -> tuple[PreprocessingPlan, dict[int, str]]:
+    """Return the complete plan and the class names by index; logs each choice and what to know of the data.
+
+    Raises:
+        DataError: if the training data lack classes or cannot be read.
+        ShapeError: for a size that does not fit.
+    """
+    plan = plan_for(
+        train,
+        dims=dims,
+        size=settings.size,
+        multiple=multiple,
+        view=settings.field_of_view or task.view(dims),
+        spacing_mm=settings.spacing_mm,
+    )
+    ignore = dataset.info.ignore_label if settings.ignore_label is None else settings.ignore_label
+    fingerprint = fingerprint_of(settings.data, train, home=home, ignore=ignore)
+    names = task.names(dataset, train, fingerprint)
+    plan, lines = choose_plan(
+        plan, settings, fingerprint, names=names.values(), axes=_LEFT_RIGHT, volumes=train
+    )
+    for line in [*lines, *task.notes(dataset, fingerprint, names)]:
+        log(line)
+    return task.with_labels(plan, dataset, fingerprint), names

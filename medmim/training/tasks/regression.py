@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional as F
@@ -24,8 +23,8 @@ from medmim.training.evaluation.regression_metrics import (
     patient_values,
     regression_means,
 )
-from medmim.training.tasks.base import EvaluationContext, Row
-from medmim.training.tasks.classification import WholeImageTask
+from medmim.training.tasks.base import Cases, EvaluationContext, LogLine, Options, Row
+from medmim.training.tasks.classification import ClassScores, WholeImageTask
 
 _INK, _MUTED = "#1f5fa8", "#999999"
 
@@ -62,7 +61,7 @@ class Regression(WholeImageTask):
         """Return no class."""
         return frozenset()
 
-    def names(self, dataset: Dataset, train: Sequence[VolumeRecord], fingerprint: object) -> dict[int, str]:
+    def names(self, dataset: Dataset, train: Cases, fingerprint: object) -> dict[int, str]:
         """Return the name of the number."""
         if len({number_of(volume) for volume in train}) < 2:
             raise DataError(
@@ -70,13 +69,7 @@ class Regression(WholeImageTask):
             )
         return {0: self.quantity}
 
-    def head(
-        self,
-        encoder: Encoder,
-        train: Sequence[VolumeRecord],
-        context: EvaluationContext,
-        log: Callable[[str], None],
-    ) -> dict[str, Any]:
+    def head(self, encoder: Encoder, train: Cases, context: EvaluationContext, log: LogLine) -> Options:
         """Return the network's options, with mean and standard deviation of the training numbers."""
         options = super().head(encoder, train, context, log)
         numbers = np.array([number_of(volume) for volume in train])
@@ -93,9 +86,7 @@ class Regression(WholeImageTask):
         errors = (network(batch["image"]).float()[:, 0] - batch["target"]) / network.sd
         return F.smooth_l1_loss(errors, torch.zeros_like(errors))
 
-    def result(
-        self, case: VolumeRecord, scores: Float[Tensor, " classes"], context: EvaluationContext
-    ) -> Row:
+    def result(self, case: VolumeRecord, scores: ClassScores, context: EvaluationContext) -> Row:
         """Return the true and the predicted number; None for an unknown one."""
         value = number_of(case)
         return {"value": value if math.isfinite(value) else None, "predicted": float(scores)}

@@ -22,11 +22,20 @@ from medmim.errors import UsageError
 from medmim.methods.dice_loss import CRITERIA
 from medmim.shapes import Scalar
 from medmim.training.evaluation.figures import panel, segmentation_row
+from medmim.training.evaluation.inference import labels_of, membership, segment
 from medmim.training.evaluation.postprocessing import choose_postprocessing
-from medmim.training.evaluation.regions import labels_of, membership
-from medmim.training.evaluation.segmentation_inference import segment
 from medmim.training.evaluation.segmentation_metrics import PartialLabels, mean_scores, score_volume
-from medmim.training.tasks.base import EvaluationContext, Row, Task, TrainingSamples
+from medmim.training.tasks.base import (
+    Cases,
+    EvaluationContext,
+    LogLine,
+    Options,
+    Row,
+    Rows,
+    Task,
+    TrainingSamples,
+    Volumes,
+)
 from medmim.training.tasks.known_label_loss import ANNOTATED, MEMBERS, KnownLabelLoss, KnownRegionLoss
 from medmim.training.tasks.label_scheme import LabelScheme, label_scheme
 
@@ -101,9 +110,7 @@ class Segmentation(Task):
         """Return no class: the classes of a label are known only after reading it."""
         return frozenset()
 
-    def validate(
-        self, volumes: tuple[VolumeRecord, ...], log: Callable[[str], None]
-    ) -> tuple[VolumeRecord, ...]:
+    def validate(self, volumes: Volumes, log: LogLine) -> Volumes:
         """Return the rows unchanged: ingestion validates labels."""
         return volumes
 
@@ -111,9 +118,7 @@ class Segmentation(Task):
         """Return patches, at the resolution of the label."""
         return "patch"
 
-    def names(
-        self, dataset: Dataset, train: Sequence[VolumeRecord], fingerprint: Fingerprint
-    ) -> dict[int, str]:
+    def names(self, dataset: Dataset, train: Cases, fingerprint: Fingerprint) -> dict[int, str]:
         """Return the dataset's names, and `label_<code>` for codes without a name."""
         return self._scheme(dataset, fingerprint).names
 
@@ -163,23 +168,12 @@ class Segmentation(Task):
             for source, own in self.annotated_classes.items()
         ]
 
-    def head(
-        self,
-        encoder: Encoder,
-        train: Sequence[VolumeRecord],
-        context: EvaluationContext,
-        log: Callable[[str], None],
-    ) -> dict[str, Any]:
+    def head(self, encoder: Encoder, train: Cases, context: EvaluationContext, log: LogLine) -> Options:
         """Return the network's options."""
         return {"deep_supervision": self.deep_supervision, "halved": self.halved}
 
     def training_samples(
-        self,
-        train: Sequence[VolumeRecord],
-        context: EvaluationContext,
-        *,
-        foreground: float,
-        augment: str | None = None,
+        self, train: Cases, context: EvaluationContext, *, foreground: float, augment: str | None = None
     ) -> TrainingSamples:
         """Return patches, a share of them around foreground, balanced over classes."""
         augmentation = load_augmentation(augment or _AUGMENT)
@@ -229,9 +223,7 @@ class Segmentation(Task):
         loss: Tensor = DeepSupervisionLoss(one)(scores, batch["label"].float())
         return loss
 
-    def evaluate(
-        self, network: nn.Module, cases: Sequence[VolumeRecord], context: EvaluationContext, *, final: bool
-    ) -> list[Row]:
+    def evaluate(self, network: nn.Module, cases: Cases, context: EvaluationContext, *, final: bool) -> Rows:
         """Return a row for each case and class or region; surface distances only if `final`."""
         segments = self._segments(network, context)
         rows: list[Row] = []
@@ -264,9 +256,7 @@ class Segmentation(Task):
         """Return Dice, HD95 and surface Dice of all classes together and of each class."""
         return mean_scores(rows)
 
-    def figure(
-        self, network: nn.Module, cases: Sequence[VolumeRecord], context: EvaluationContext, *, title: str
-    ) -> bytes:
+    def figure(self, network: nn.Module, cases: Cases, context: EvaluationContext, *, title: str) -> bytes:
         """Return slices with image, label and prediction."""
         segments, rows = self._segments(network, context), []
         for case in cases:

@@ -1,4 +1,4 @@
-"""A trained model, rebuilt from its weights and description."""
+"""A trained model or encoder, rebuilt from its weights and description."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from medmim.data.dataset.channels import group_channels
 from medmim.data.dataset.manifest import Dataset, VolumeRecord
 from medmim.data.loading.preprocess import VolumeLoader
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan, Regions, plan_of_model
-from medmim.encoders import build_encoder
+from medmim.encoders import Encoder, build_encoder
 from medmim.errors import RunError, UsageError
-from medmim.heads import HEADS, build_head
+from medmim.heads import HEADS, build_head, transfer
 from medmim.shapes import Images
-from medmim.training.evaluation.regions import mean_logits
+from medmim.training.evaluation.inference import mean_logits
 from medmim.training.tasks.base import EvaluationContext, Task
 from medmim.training.tasks.registry import build_task
 from medmim.training.weights import load_weights
@@ -168,3 +168,41 @@ def load_trained_model(path: Path) -> TrainedModel:
             "the files of one run of this version of medmim"
         ) from error
     return TrainedModel(task, network.eval(), plan, names, told)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedEncoder:
+    """An encoder with everything needed to use it.
+
+    Attributes:
+        encoder: the network with its weights, in evaluation mode.
+    """
+
+    encoder: Encoder
+    plan: PreprocessingPlan
+    description: Mapping[str, Any]
+
+
+def load_trained_encoder(path: Path) -> TrainedEncoder:
+    """Load the encoder of a weights file; other parts of the network are ignored.
+
+    Raises:
+        RunError: if the file is missing or damaged, or its description does not name the encoder.
+        TransferError: if the weights do not fit the encoder.
+    """
+    weights, description = load_weights(path)
+    try:
+        plan = plan_of_model(description)
+        encoder = build_encoder(
+            description["encoder"],
+            spatial_dims=description["spatial_dims"],
+            in_channels=description["in_channels"],
+            **description["encoder_options"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(
+            f"weights at '{path}' do not describe their encoder ({type(error).__name__}: {error}): expected "
+            "the files of one run of medmim"
+        ) from error
+    transfer(encoder, weights, least=1.0)
+    return TrainedEncoder(encoder.eval(), plan, description)

@@ -12,7 +12,7 @@ from medmim.errors import DataError, UsageError
 from medmim.heads.transfer import PREFIX
 from medmim.stages.export.nnunet import nnunet_files, read_plans
 from medmim.stages.export.run import export
-from medmim.training.trained_encoder import TrainedEncoder
+from medmim.training.tasks.trained_model import TrainedEncoder
 from medmim.training.weights import save_weights
 
 OPTIONS = {"features": [4, 6, 8], "blocks": [1, 2, 1], "kernel_sizes": [[3, 3, 1], [3, 3, 3], [3, 3, 3]]}

@@ -20,7 +20,7 @@ from medmim.errors import RunError, UsageError
 from medmim.stages.export.run import LARGEST_DIFFERENCE, export
 from medmim.stages.finetune.run import finetune
 from medmim.stages.predict.run import predict
-from medmim.training.trained_encoder import load_trained_encoder
+from medmim.training.tasks.trained_model import load_trained_encoder
 from medmim.training.weights import load_weights
 
 

@@ -14,7 +14,7 @@ from medmim.data.dataset.partition import patient_digest
 from medmim.errors import DataError, RunError, ShapeError, TransferError, UsageError
 from medmim.stages.finetune.run import finetune, shown_cases, validation_cases
 from medmim.stages.initial_weights import DIVISION
-from medmim.stages.run_lifecycle import stored_settings
+from medmim.stages.resumption import stored_settings
 from medmim.tracking.comparison.runs import read_run
 from medmim.tracking.mlflow_store import Store
 from medmim.training.tasks.segmentation import Segmentation

@@ -10,7 +10,7 @@ from medmim.encoders import build_encoder
 from medmim.errors import RunError, UsageError
 from medmim.heads.transfer import PREFIX
 from medmim.masks import build_mask
-from medmim.methods.mask_any_net.reuse_image import canvas_of
+from medmim.methods.two_branch_encoder import canvas_of
 from medmim.stages.masks.analysis import IMAGES, MaskAnalyzer, small
 from medmim.training.weights import save_weights
 

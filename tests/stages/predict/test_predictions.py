@@ -1,9 +1,13 @@
 """The result of a prediction as a table."""
 
+import csv
 from pathlib import Path
 
+import tiny
+
+from medmim.data.dataset.manifest import Dataset, DatasetInfo
 from medmim.stages.predict.outputs import VolumePrediction
-from medmim.stages.predict.predictions import Predictions
+from medmim.stages.predict.predictions import SOURCES, Predictions, output_names, paths_of, write_sources
 
 
 def test_the_table_lists_predictions_and_failures():
@@ -17,3 +21,61 @@ def test_the_table_lists_predictions_and_failures():
     assert result.table() == [["volume", "prediction"], ["a", "ball 3 ml"], ["b", "channel_missing"]]
     assert str(result).splitlines()[-1] == "1 of 2 scans is CT"
     assert result.picture() is None
+
+
+def names_of(paths, *, channels=False, slices=()):
+    """Names of one volume per path; those in `slices` are DICOM."""
+    volumes, rows, places = [], [], {}
+    for number, path in enumerate(paths):
+        volume = tiny.row(f"p{number}").model_copy(update={"id": f"v{number}", "slices": ("a", "b")})
+        volumes.append(volume if number in slices else volume.model_copy(update={"slices": ()}))
+        rows.append({"number": number, "fate": "accepted", "reason": "volume", "volume": f"v{number}"})
+        places[number] = Path(path)
+    dataset = Dataset(Path("data"), DatasetInfo(name="scans"), tuple(volumes))
+    return dataset, rows, places, output_names(dataset, rows, places, channels=channels)
+
+
+def test_files_keep_their_names_and_folders():
+    *_, names = names_of(["my scan.nii.gz", "b/photo.1.png", "c.nrrd"])
+    assert list(names.values()) == ["my scan", "b/photo.1", "c"]
+
+
+def test_pictures_keep_their_names():
+    dataset, rows, places, _ = names_of(["holiday.jpg"])
+    rows[0]["reason"] = "picture"
+    assert output_names(dataset, rows, places, channels=False) == {"v0": "holiday"}
+
+
+def test_equal_names_keep_their_endings():
+    *_, names = names_of(["a.nii.gz", "a.png"])
+    assert list(names.values()) == ["a.nii.gz", "a.png"]
+
+
+def test_volumes_of_one_file_are_numbered():
+    dataset, rows, places, _ = names_of(["a.nii.gz", "b.nii.gz"])
+    rows[1]["number"] = 0
+    assert output_names(dataset, rows, places, channels=False) == {"v0": "a_1", "v1": "a_2"}
+
+
+def test_cases_of_several_channels_lose_the_mark_of_the_first():
+    *_, names = names_of(["case_0000.nii.gz"], channels=True)
+    assert names == {"v0": "case"}
+
+
+def test_dicom_is_named_by_keys_and_listed_in_a_private_table(tmp_path):
+    dataset, rows, places, names = names_of(["ANNA/1.dcm", "bad.nii"], slices=(0,))
+    rows[1] |= {"fate": "quarantined", "reason": "not_nifti", "volume": None}
+    assert names["v0"] == "p0/v0"
+    write_sources(tmp_path, dataset.volumes, [*rows, rows[0]], places, names)
+    table = list(csv.DictReader((tmp_path / SOURCES).open()))
+    assert [row["source"] for row in table] == ["ANNA/", "bad.nii"]
+    assert table[0] | {"prediction": "p0/v0", "patient": "p0", "volume": "v0"} == table[0]
+    assert table[1]["reason"] == "not_nifti"
+    assert (tmp_path / SOURCES).stat().st_mode & 0o777 == 0o600
+
+
+def test_paths_are_relative_to_the_source(tmp_path):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "x").touch()
+    (tmp_path / "a").touch()
+    assert paths_of(tmp_path) == {0: Path("a"), 1: Path("b/x")}

@@ -80,7 +80,7 @@ def test_the_run_records_whether_leaks_are_detected(tiny_dataset, home, words, a
 
 
 def test_an_exact_prediction_raises_the_leak_alarm(tiny_dataset, home, monkeypatch):
-    monkeypatch.setattr("medmim.methods.latent_mim.method.relative_error", lambda *_: torch.tensor(0.01))
+    monkeypatch.setattr("medmim.methods.latent_mim.relative_error", lambda *_: torch.tensor(0.01))
     metrics = pretrain(settings(tiny_dataset, **VIT, method="latent_mim"), home=home).metrics
     assert metrics["last/probe_hidden_error"] == pytest.approx(0.01)
     assert metrics["last/alarm_leak"] == 1
@@ -90,7 +90,7 @@ def test_an_exact_prediction_raises_the_leak_alarm(tiny_dataset, home, monkeypat
 def test_identical_targets_raise_the_collapse_alarm_even_with_diverse_features(
     tiny_dataset, home, monkeypatch, cosine, alarm
 ):
-    monkeypatch.setattr("medmim.methods.latent_mim.method.mean_cosine", lambda *_: torch.tensor(cosine))
+    monkeypatch.setattr("medmim.methods.latent_mim.mean_cosine", lambda *_: torch.tensor(cosine))
     words = {**VIT, "method": "latent_mim", "method_options": {"similarity": 0.0}}
     metrics = pretrain(settings(tiny_dataset, **words), home=home).metrics
     assert metrics["last/probe_cosine"] < 0.95

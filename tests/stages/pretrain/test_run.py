@@ -14,7 +14,7 @@ from medmim.data.dataset.manifest import read_dataset
 from medmim.data.dataset.partition import patient_digest
 from medmim.errors import DataError, MedmimError, RunError, ShapeError, UsageError
 from medmim.stages.pretrain.run import pretrain
-from medmim.stages.run_lifecycle import stored_settings
+from medmim.stages.resumption import stored_settings
 from medmim.tracking.mlflow_store import Store
 
 

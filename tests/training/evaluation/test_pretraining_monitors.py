@@ -8,10 +8,9 @@ import torch
 
 from medmim.data.loading.probe_images import ProbeImages
 from medmim.encoders import build_encoder, pack
-from medmim.encoders.recalibrate_batch_norm import recalibrate_batch_norms
-from medmim.training.evaluation.features import extract_features
+from medmim.encoders.batch_norm import recalibrate_batch_norms
 from medmim.training.evaluation.pretraining_monitors import Monitors, hidden_error
-from medmim.training.evaluation.probes import mean_cosine
+from medmim.training.evaluation.probes import extract_features, mean_cosine
 
 both_dims = pytest.mark.parametrize("dims", [2, 3])
 EVERY = {

@@ -11,7 +11,7 @@ from scipy import ndimage
 from medmim.data.dataset.manifest import read_dataset
 from medmim.data.loading.preprocess import VolumeLoader
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan, plan_for
-from medmim.training.evaluation.segmentation_inference import segment
+from medmim.training.evaluation.inference import segment
 from medmim.training.evaluation.segmentation_metrics import (
     CaseScore,
     compare_labels,

@@ -17,10 +17,11 @@ from torch import nn
 
 from medmim import files
 from medmim.errors import RunError
-from medmim.training.resume.state_file import encode_state, read_state
 from medmim.training.resume.states import (
     KEPT,
     StateIO,
+    encode_state,
+    read_state,
     refuse_foreign,
     remove_states,
     save_state,

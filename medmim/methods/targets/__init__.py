@@ -1,1 +1,0 @@
-"""What a method predicts: pixels, HOG, or features of an EMA encoder."""

@@ -1,0 +1,219 @@
+"""Resuming an interrupted run: its settings, its weights file, its datasets, and the run that is meant.
+
+The store contains no paths. Folders of datasets are kept next to it, by content hash, in
+`$MEDMIM_HOME/datasets.json`, for the user alone; a weights file is named in the checkpoint folder of its run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from medmim import files
+from medmim.config.own_code import refuse_foreign_code
+from medmim.config.resolve import parse_yaml
+from medmim.config.runs import RunSettings
+from medmim.data.dataset.manifest import read_dataset
+from medmim.errors import DataError, RunError, UsageError
+from medmim.tracking.recorder import MemoryRecorder
+
+if TYPE_CHECKING:
+    from medmim.data.dataset.manifest import Dataset
+    from medmim.tracking.mlflow_store import Store
+    from medmim.tracking.recorder import Recorder
+
+Settings = TypeVar("Settings", bound=RunSettings)
+PLACES = "datasets.json"
+_DEFAULT = Path("medmim-data")
+_WEIGHTS_FILE, TARGETS_FILE = "init.txt", "targets.csv"
+_RESUMED = "MEDMIM_RESUMED"  # id of the run that the first process resumes, for the other processes
+
+
+def to_resume(
+    kind: type[Settings],
+    stage: str,
+    word: str,
+    *,
+    home: Path,
+    data: Path | None = None,
+    more_data: Sequence[Path] = (),
+    task: str | None = None,
+) -> tuple[Settings, str]:
+    """Return the settings and the id of the run that `--resume WORD` refers to.
+
+    Args:
+        word: a run id or its beginning, or `latest`.
+        data: dataset folder; None: where the dataset of the run was last, or has been moved to.
+        more_data: further dataset folders of a pretraining.
+        task: task that the run must have; None: any.
+
+    Raises:
+        RunError: if there is none, or it is already complete.
+        DataError: if the dataset of the run is not found.
+    """
+    from medmim.tracking.mlflow_store import Store
+
+    store = Store(home)
+    run_id = find_unfinished(store, stage, word, task=task)
+    places = [data, *more_data] if data else find_places(home, store.run(run_id).data.tags)
+    return stored_settings(kind, store, run_id, data=places[0], more_data=places[1:]), run_id
+
+
+def find_unfinished(store: Store, stage: str, word: str, *, task: str | None = None) -> str:
+    """Return the id of the run that `--resume WORD` refers to.
+
+    `latest` is the newest unfinished run that no other process trains; see `to_resume`.
+
+    Raises:
+        RunError: if there is none, it is already complete, or another process trains it.
+    """
+    from medmim.tracking.mlflow_store import begins_with
+
+    follower = _is_follower()  # the first process has selected and locked the run
+    command = f"medmim {stage} {task}" if task else f"medmim {stage}"
+    if word == "latest" and follower and _RESUMED in os.environ:
+        return os.environ[_RESUMED]
+    tasks = ("classify", "multilabel") if task == "classify" else (task,)  # see `with_task_of`
+    if word == "latest":
+        unfinished = store.runs("attributes.status != 'FINISHED'", stage=stage)
+        ids = [run.info.run_id for run in unfinished if not task or run.data.tags.get("task") in tasks]
+        free = [one for one in ids if follower or not files.is_locked(store.checkpoints(one))]
+        if not free:
+            trained = ": all of them are being trained by other processes" if ids else ""
+            raise RunError(f"--resume: no unfinished {command.removeprefix('medmim ')} run here{trained}")
+        return str(free[0])
+    found = store.runs(begins_with(word), stage=stage)
+    found = [run for run in found if not task or run.data.tags.get("task") in tasks]
+    if len(found) != 1:
+        store.run(word)  # raises for an id that no run has
+        raise RunError(f"--resume: run {word} was not made by `{command}`")
+    [run], word = found, str(found[0].info.run_id)
+    if run.info.status == "FINISHED":
+        raise RunError(f"--resume: run {word} is already complete")
+    if not follower and files.is_locked(store.checkpoints(word)):
+        raise in_training(word)
+    return word
+
+
+def in_training(run_id: str) -> RunError:
+    """Return the error for a run that another process trains."""
+    return RunError(f"--resume: run {run_id} is being trained by another process: wait for it")
+
+
+def stored_settings(
+    kind: type[Settings], store: Store, run_id: str, *, data: Path, more_data: Sequence[Path] = ()
+) -> Settings:
+    """Return the settings that a run was started with, for `--resume`, with the current dataset folders."""
+    values = parse_yaml(store.read_text(store.run(run_id), "settings.yaml"), where="settings.yaml")
+    refuse_foreign_code(values, source=f"--resume: run {run_id}")
+    weights = store.checkpoints(run_id) / _WEIGHTS_FILE
+    if weights.is_file():
+        values["init"] = weights.read_text(encoding="utf-8")
+    targets = store.checkpoints(run_id) / TARGETS_FILE
+    more: dict[str, Any] = {"targets": targets} if targets.is_file() else {}
+    more |= {"more_data": tuple(more_data)} if more_data else {}
+    return kind.model_validate({**values, **more, "data": data})
+
+
+def note_weights_file(store: Store, run_id: str, init: str | None) -> None:
+    """Record the file of the initial weights for `--resume`; not in the store, which contains no paths."""
+    if init is not None and files.names_weights_file(init):
+        files.write_text(store.checkpoints(run_id) / _WEIGHTS_FILE, str(Path(init).resolve()))
+
+
+def resume_run(
+    store: Store, stage: str, resume: str | None, *, settings: RunSettings, dataset: Dataset
+) -> Recorder | None:
+    """Return the recorder of a resumed run, or of a process other than the first; None for a new run.
+
+    Raises:
+        UsageError: if a launcher started another number of processes than the settings ask for.
+        RunError: if there is no such run, it is being trained, or the dataset has changed since; the run is
+            then left unchanged.
+    """
+    processes = settings.devices * settings.nodes
+    _check_launcher(processes)
+    run_id = find_unfinished(store, stage, resume) if resume else None
+    if processes > 1 and _is_follower():
+        return MemoryRecorder(run_id or "along")
+    if run_id is None:
+        return None
+    os.environ[_RESUMED] = run_id  # read by the processes that Lightning starts
+    if store.run(run_id).data.tags["dataset_hash"] != dataset.info.content_hash:
+        raise RunError(
+            "--resume: the dataset has changed since this run was started: start it again without --resume"
+        )
+    return store.resume(run_id, keep_points=True)
+
+
+def _is_follower() -> bool:
+    """Return whether a launcher started this process as another than the first."""
+    from lightning.fabric.utilities.rank_zero import rank_zero_only
+
+    return bool(getattr(rank_zero_only, "rank", 0))
+
+
+def _check_launcher(processes: int) -> None:
+    """Raise if torchrun or SLURM started another number of processes than share a step."""
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+
+    for name, kind in (("torchrun", TorchElasticEnvironment), ("SLURM", SLURMEnvironment)):
+        if not kind.detect():
+            continue
+        try:
+            started = kind().world_size()
+        except RuntimeError as error:  # Lightning's message about unsupported SLURM options
+            raise UsageError(f"{name}: {error}") from error
+        if started != processes:
+            raise UsageError(
+                f"--devices times --nodes is {processes}, but {name} started {started}: make them equal"
+            )
+
+
+def note_places(home: Path, tags: Mapping[str, str], folders: Sequence[Path]) -> None:
+    """Record the folders of the datasets of a run, in the order of its tags."""
+    places = [str(folder.resolve()) for folder in folders]
+    known, new = _places(home), dict(zip(_content_hashes(tags), places, strict=True))
+    if not new.items() <= known.items():
+        files.write_bytes(home / PLACES, files.json_bytes({**known, **new}), mode=0o600)
+
+
+def find_places(home: Path, tags: Mapping[str, str]) -> list[Path]:
+    """Return the folder of each dataset of a run: its last place, ./medmim-data, or a renamed one nearby."""
+    return [_find_place(home, content_hash) for content_hash in _content_hashes(tags)]
+
+
+def _content_hashes(tags: Mapping[str, str]) -> list[str]:
+    return (tags.get("dataset_hashes") or tags["dataset_hash"]).split(",")
+
+
+def _find_place(home: Path, content_hash: str) -> Path:
+    noted = _places(home).get(content_hash)
+    near = [Path(noted)] if noted else []
+    near.append(_DEFAULT.resolve())
+    renamed = [one.parent for place in near for one in sorted(place.parent.glob("*/dataset.json"))]
+    for place in (*near, *renamed):
+        if _hash_at(place) == content_hash:
+            return place
+    where = f"was at '{noted}' and has been moved or changed" if noted else "is not known in this home folder"
+    raise DataError(
+        f"the dataset of this run (content {content_hash[:8]}) {where}: give its folder with --data",
+        reason="no_dataset",
+    )
+
+
+def _hash_at(place: Path) -> str | None:
+    """Return the content hash of a dataset folder; None if there is no readable one."""
+    try:
+        return read_dataset(place).info.content_hash
+    except DataError:
+        return None
+
+
+def _places(home: Path) -> dict[str, str]:
+    path = home / PLACES
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}

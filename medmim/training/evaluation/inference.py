@@ -1,0 +1,215 @@
+"""Segmentation of whole volumes: sliding windows, mirroring, regions, and the grid of the source file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from monai.data.meta_tensor import MetaTensor
+from monai.inferers.inferer import Inferer, SliceInferer, SlidingWindowInferer
+from monai.transforms.spatial.array import ResampleToMatch
+from torch import Tensor, nn
+
+from medmim.data.formats.geometry import Affine, align_axes, corner_distance
+from medmim.data.formats.nifti import Image
+from medmim.data.loading.preprocess import PreprocessedVolume
+from medmim.data.loading.preprocessing_plan import PreprocessingPlan, Regions
+from medmim.shapes import Features, Images
+from medmim.training.precision import autocast
+
+THRESHOLD = 0.5
+_SMALLEST = 1e-6  # distance of averaged probabilities from 0 and 1, whose logits would be infinite
+
+
+def labels_of(
+    probabilities: Float[Tensor, "channels *space"], regions: Regions | None
+) -> Int[Tensor, "*space"]:
+    """Return class indices: the most probable class, or the class of the last region above 0.5.
+
+    Labels are thus written region by region, over what earlier regions have written, as with nnU-Net's
+    `regions_class_order`.
+    """
+    if regions is None:
+        return probabilities.argmax(dim=0)
+    numbers = torch.arange(1, len(regions) + 1).reshape(-1, *[1] * (probabilities.dim() - 1))
+    return ((probabilities > THRESHOLD) * numbers).amax(dim=0)
+
+
+def class_groups(names: Mapping[int, str], regions: Regions | None) -> dict[str, tuple[int, ...]]:
+    """Return what is scored: the class indices of each region, or of each class alone."""
+    return dict(regions) if regions else {name: (number,) for number, name in sorted(names.items())}
+
+
+def membership(regions: Regions) -> Bool[Tensor, "regions classes"]:
+    """Return whether each region contains background and each class."""
+    table = torch.zeros(len(regions), len(regions) + 1, dtype=torch.bool)
+    for row, (_, classes) in zip(table, regions, strict=True):
+        row[list(classes)] = True
+    return table
+
+
+def class_outside(number: int, group: Sequence[int], regions: Regions | None) -> int:
+    """Return the class of a voxel that is removed from a region: that of the regions which still hold it.
+
+    `group` are the classes of the region; without regions it is background.
+    """
+    if regions is None:
+        return 0
+    holders = {one: {name for name, own in regions if one in own} for one in range(1, len(regions) + 1)}
+    left = (one for one, own in holders.items() if one not in group and own < holders[number])
+    return max(left, default=0)
+
+
+class RegionProbabilities(nn.Module):
+    """A network whose outputs are the probabilities of regions, so that averages are of probabilities."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Images) -> Features:
+        """Return probabilities, (batch, regions, *space)."""
+        return torch.sigmoid(self.network(images).float())
+
+
+def mean_logits(scores: Float[Tensor, "networks *any"], regions: Regions | None) -> Float[Tensor, "*any"]:
+    """Return the mean of logits of classes, or the logits of the mean probabilities of regions."""
+    if regions is None:
+        return scores.mean(dim=0)
+    return torch.sigmoid(scores).mean(dim=0).logit(eps=_SMALLEST)
+
+
+_SAME_VOXELS = 0.01  # tolerance in voxels for the same grid, whose affine went through float32
+
+
+def restored(
+    probabilities: Float[Tensor, "channels x y z"],
+    prepared: PreprocessedVolume,
+    shape: Sequence[int],
+    regions: Regions | None = None,
+) -> UInt8[np.ndarray, "i j k"]:
+    """Return the class of every voxel of the source file, as `labels_of`.
+
+    If preprocessing only reordered or flipped axes, this is undone exactly. Otherwise the probabilities are
+    resampled linearly, which gives smoother surfaces than resampling labels.
+    """
+    labels = labels_of(probabilities, regions).numpy().astype(np.uint8)
+    turned = align_axes(Image(labels, prepared.affine), prepared.stored_affine)
+    if turned is not None and turned.array.shape == tuple(shape):
+        off = corner_distance(shape, turned.affine, prepared.stored_affine)
+        if off < _SAME_VOXELS * min(turned.spacing_mm):
+            return np.ascontiguousarray(turned.array)
+    return on_grid(probabilities, prepared.affine, shape, prepared.stored_affine, regions).numpy()
+
+
+def on_grid(
+    probabilities: Float[Tensor, "channels x y z"],
+    affine: Affine,
+    shape: Sequence[int],
+    target: Affine,
+    regions: Regions | None = None,
+) -> UInt8[Tensor, "i j k"]:
+    """Return the class, as `labels_of`, of every voxel of a grid of this shape and `target` affine.
+
+    Channels are resampled one at a time.
+    """
+    grid = MetaTensor(torch.zeros(1, *shape), affine=torch.as_tensor(target))
+    resample = ResampleToMatch(mode="bilinear", padding_mode="border")
+    labels = torch.zeros(tuple(shape), dtype=torch.uint8)
+    best = torch.full(tuple(shape), THRESHOLD if regions else -1.0)
+    for number, one in enumerate(probabilities, start=1 if regions else 0):
+        share = resample(MetaTensor(one[None], affine=torch.as_tensor(affine)), grid).as_tensor()[0]
+        labels[share > best] = number
+        best = best if regions else torch.maximum(best, share)
+    return labels
+
+
+def segment(
+    network: nn.Module,
+    prepared: PreprocessedVolume,
+    plan: PreprocessingPlan,
+    *,
+    precision: str,
+    mirror: bool = False,
+) -> Tensor:
+    """Segment one preprocessed volume with Gaussian-weighted sliding windows, slice by slice in 2D.
+
+    If the device runs out of memory, windows are computed one by one and averaged in main memory.
+
+    Returns:
+        Probabilities of classes or regions, (channels, x, y, z), on the CPU, on the preprocessed grid.
+    """
+    network = RegionProbabilities(network) if plan.regions else network
+    averaged = MirrorAveraging(network, mirrored(prepared, plan) if mirror else ())
+    try:
+        scores = _window_scores(averaged, prepared, plan, precision, windows=8 if plan.dims == 2 else 2)
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        scores = _window_scores(averaged, prepared, plan, precision, windows=1, device="cpu")
+    found: Tensor = scores[0].float().cpu()
+    return found if plan.regions else torch.softmax(found, dim=0)
+
+
+def _window_scores(
+    network: nn.Module,
+    prepared: PreprocessedVolume,
+    plan: PreprocessingPlan,
+    precision: str,
+    *,
+    windows: int,
+    device: str | None = None,
+) -> Tensor:
+    """Return the logits (probabilities of regions) of a volume, (1, channels, x, y, z).
+
+    Image and sums of windows are on `device`; None: that of the network.
+    """
+    computes = next(network.parameters()).device
+    image = prepared.image.unsqueeze(0).to(device or computes)
+    inferer = _inferer(prepared, plan, sw_batch_size=windows, sw_device=computes, device=device or computes)
+    with torch.no_grad(), autocast(precision, computes):
+        scores: Tensor = inferer(image, network)
+    return scores
+
+
+class MirrorAveraging(nn.Module):
+    """A network whose float32 outputs are averaged over mirrored images, so that window sums are accurate."""
+
+    def __init__(self, network: nn.Module, flips: Sequence[tuple[int, ...]]) -> None:
+        super().__init__()
+        self.network = network
+        self.flips = flips
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return averaged outputs, (batch, channels, *space)."""
+        scores: Tensor = self.network(images).float()
+        for axes in self.flips:
+            scores = scores + self.network(images.flip(axes)).float().flip(axes)
+        return scores / (1 + len(self.flips))
+
+
+def mirrored(prepared: PreprocessedVolume, plan: PreprocessingPlan) -> list[tuple[int, ...]]:
+    """Return all combinations of tensor axes of a batch that inference may flip."""
+    shown = [axis for axis in range(3) if plan.dims == 3 or axis != prepared.slice_axis]
+    return all_flips([number + 2 for number, axis in enumerate(shown) if axis in plan.mirror_axes])
+
+
+def all_flips(axes: Sequence[int]) -> list[tuple[int, ...]]:
+    """Return all combinations of one or more axes."""
+    return [chosen for count in range(1, len(axes) + 1) for chosen in combinations(axes, count)]
+
+
+def _inferer(prepared: PreprocessedVolume, plan: PreprocessingPlan, **more: Any) -> Inferer:
+    options = {
+        "roi_size": plan.size,
+        "overlap": 0.5,
+        "mode": "gaussian",
+        "cval": prepared.background,
+        **more,
+    }
+    if plan.dims == 2:
+        return SliceInferer(spatial_dim=prepared.slice_axis, **options)
+    return SlidingWindowInferer(**options)

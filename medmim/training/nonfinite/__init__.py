@@ -1,1 +1,0 @@
-"""Non-finite values: found, named, survived."""

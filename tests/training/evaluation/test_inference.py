@@ -1,0 +1,143 @@
+"""Tests of the labels that are written from the probabilities of regions."""
+
+import numpy as np
+import pytest
+import torch
+from oracle import oracle_for, quiet_dataset
+from torch import nn
+
+from medmim.data.loading.preprocess import PreprocessedVolume, VolumeLoader
+from medmim.data.loading.preprocessing_plan import PreprocessingPlan
+from medmim.training.evaluation.inference import (
+    RegionProbabilities,
+    all_flips,
+    class_groups,
+    class_outside,
+    labels_of,
+    mean_logits,
+    membership,
+    on_grid,
+    restored,
+    segment,
+)
+from medmim.training.evaluation.postprocessing import apply_postprocessing
+
+NESTED = (("whole", (1, 2, 3)), ("core", (2, 3)), ("enhancing", (3,)))
+CROSSED = (("left", (1, 2)), ("right", (2, 3)), ("rest", (3,)))
+
+
+@pytest.mark.parametrize("regions", [NESTED, CROSSED])
+def test_labels_of_the_masks_of_regions_are_the_labels(regions):
+    label = torch.randint(0, 4, (6, 5, 4), generator=torch.Generator().manual_seed(0))
+    masks = membership(regions)[:, label].float()
+    assert torch.equal(labels_of(masks, regions), label)
+    prepared = PreprocessedVolume(masks, None, np.eye(4), 2)
+    np.testing.assert_array_equal(restored(masks, prepared, (6, 5, 4), regions), label)
+    assert torch.equal(on_grid(masks, np.eye(4), (6, 5, 4), np.eye(4), regions).long(), label)
+
+
+def test_later_regions_are_written_over_earlier_ones():
+    probabilities = torch.tensor([[0.9, 0.2, 0.6], [0.6, 0.6, 0.5], [0.4, 0.4, 0.9]])
+    assert labels_of(probabilities, NESTED).tolist() == [2, 2, 3]
+    assert labels_of(probabilities, None).tolist() == [0, 1, 2]
+
+
+def test_classes_alone_are_scored_without_regions():
+    assert class_groups({2: "b", 1: "a"}, None) == {"a": (1,), "b": (2,)}
+    assert class_groups({1: "a", 2: "b", 3: "c"}, NESTED) == dict(NESTED)
+
+
+def test_a_voxel_outside_a_region_belongs_to_the_region_around_it():
+    assert [class_outside(number, (2, 3), NESTED) for number in (2, 3)] == [1, 1]
+    assert class_outside(3, (1, 2, 3), NESTED) == 0
+    assert class_outside(2, (2, 3), CROSSED) == 1
+    assert class_outside(2, (2,), None) == 0
+
+
+def test_removed_components_of_a_region_stay_in_the_region_around_them():
+    labels = np.ones((9, 5, 5), np.uint8)
+    labels[1:4, 1:4, 1:4], labels[2, 2, 2], labels[7, 2, 2] = 2, 3, 3
+    rules = {"core": {"largest_component": 1.0}, "enhancing": {"min_ml": 1.5}}
+    found = apply_postprocessing(labels, {1: "a", 2: "b", 3: "c"}, rules, 1.0, NESTED)
+    assert found[7, 2, 2] == 1
+    assert found[2, 2, 2] == 2
+    assert np.count_nonzero(found != labels) == 2
+
+
+def test_averages_are_of_probabilities():
+    scores = torch.tensor([[0.0, 8.0], [4.0, -1.0]])
+    mean = torch.sigmoid(scores).mean(dim=0)
+    torch.testing.assert_close(torch.sigmoid(mean_logits(scores, NESTED[:2])), mean)
+    torch.testing.assert_close(mean_logits(scores, None), scores.mean(dim=0))
+    images = torch.randn(1, 1, 3, 3)
+    torch.testing.assert_close(RegionProbabilities(nn.Identity())(images), torch.sigmoid(images))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("dims", "size"), [(2, (16, 16)), (3, (16, 16, 16)), (3, (32, 32, 32))])
+def test_a_volume_is_segmented_window_by_window(tmp_path, dims, size, precision):
+    row, label = quiet_dataset(tmp_path)
+    volumes = VolumeLoader(tmp_path, PreprocessingPlan(dims, size), cache_gb=1.0)
+    prepared = volumes(row)
+    found = segment(oracle_for(prepared), prepared, volumes.plan, precision=precision)
+    assert found.shape == (3, 22, 20, 18)
+    assert found.dtype == torch.float32
+    assert torch.allclose(found.sum(dim=0), torch.ones(1))
+    assert np.array_equal(found.argmax(dim=0).numpy(), label)
+
+
+def test_mirroring_averages_the_scores_of_mirrored_images(tmp_path):
+    """A network that segments only the right half gives both halves with mirroring."""
+    row, _ = quiet_dataset(tmp_path)
+    volumes = VolumeLoader(tmp_path, PreprocessingPlan(3, (32, 32, 32)), cache_gb=1.0)
+    prepared = volumes(row)
+
+    class Half(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(1))
+
+        def forward(self, images):
+            ramp = torch.linspace(0, 1, images.shape[2]).view(-1, 1, 1) * self.weight
+            return torch.stack([ramp.expand(images.shape[2:]), torch.zeros(images.shape[2:])])[None]
+
+    plain = segment(Half(), prepared, volumes.plan, precision="fp32")
+    both = segment(Half(), prepared, volumes.plan, precision="fp32", mirror=True)
+    assert not torch.allclose(plain, plain.flip(1))
+    assert torch.allclose(both, both.flip(1), atol=1e-5)
+
+
+class _Scarce(nn.Module):
+    """Intensity thresholds, on a device with memory for `most` windows."""
+
+    def __init__(self, most):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+        self.most = most
+
+    def forward(self, images):
+        if len(images) > self.most:
+            raise torch.OutOfMemoryError("no memory for a window")
+        return torch.cat([images * self.weight, -images], dim=1)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_windows_are_computed_one_by_one_where_memory_runs_out(tmp_path, dims):
+    row, _ = quiet_dataset(tmp_path)
+    volumes = VolumeLoader(tmp_path, PreprocessingPlan(dims, (16,) * dims), cache_gb=1.0)
+    ample, scarce = (
+        segment(_Scarce(most), volumes(row), volumes.plan, precision="fp32") for most in (100, 1)
+    )
+    assert torch.allclose(ample, scarce, atol=1e-6)
+
+
+def test_memory_that_suffices_for_no_window_is_an_error(tmp_path):
+    row, _ = quiet_dataset(tmp_path)
+    volumes = VolumeLoader(tmp_path, PreprocessingPlan(3, (16, 16, 16)), cache_gb=1.0)
+    with pytest.raises(torch.OutOfMemoryError, match="no memory for a window"):
+        segment(_Scarce(0), volumes(row), volumes.plan, precision="fp32")
+
+
+def test_all_combinations_of_axes_are_flipped():
+    assert all_flips([2, 4]) == [(2,), (4,), (2, 4)]
+    assert all_flips([]) == []
