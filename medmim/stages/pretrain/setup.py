@@ -124,8 +124,7 @@ def build_pretraining(settings: PretrainSettings, *, home: Path, log: Callable[[
     source = _sources(settings, home, log)
     dataset, divided, origin = source.dataset, source.partition, source.origin
     train = dataset.volumes if settings.include_held_out else divided.train
-    known_dims = settings.dims or origin.description.get("spatial_dims")
-    sketch = plan_for(train, dims=known_dims, size=None)
+    sketch = plan_for(train, dims=settings.dims or origin.description.get("spatial_dims"), size=None)
     learners, pretrained = divided.train or train, bool(origin.description)
     settings = with_recipe(given := settings, learners, dims=sketch.dims, log=log, pretrained=pretrained)
     known_mm = voxel_mm(train, sketch) if settings.augment == "patch" else None
@@ -143,20 +142,17 @@ def build_pretraining(settings: PretrainSettings, *, home: Path, log: Callable[[
     )
     hidden_count(prod(grid_of(plan.size, cell)), settings.ratio)  # raises for too few cells
     plan = pretraining_plan(plan, settings, dataset, train, home=home, log=log)
-    filled: dict[str, Any] = {"dims": plan.dims, "size": plan.size, "cell": cell}
-    filled |= {"init": Path(settings.init).name} if settings.init else {}  # the store contains no paths
-    resolved = settings.model_copy(update=chosen | filled)
+    init = {"init": Path(settings.init).name} if settings.init else {}  # the store contains no paths
+    resolved = chosen | init | {"dims": plan.dims, "size": plan.size, "cell": cell}
     volumes = volume_loader(settings, plan, home)
-    words: dict[str, Any] = {"seed": settings.seed, "augment": settings.augment}
-    words |= {"weights": source.union.weights(train, settings.data_weights)}
     budget = budget_for(settings, volumes=len(train))
     return PretrainRun(
-        settings=resolved,
+        settings=settings.model_copy(update=resolved),
         dataset=dataset,
         dataset_hashes=source.union.hashes,
         partition=divided,
         volumes=volumes,
-        patches=pretraining_dataset(method, train, volumes, classes=class_numbers(divided.train), **words),
+        patches=_patches(settings, source, method, train, volumes),
         module=PretrainingModule(method, mask, cell=cell, settings=settings, budget=budget),
         budget=budget,
         voxel_mm=known_mm,
@@ -185,6 +181,19 @@ def _sources(settings: PretrainSettings, home: Path, log: Callable[[str], None])
     if origin.saw is None:
         log("warning: it is unknown which patients the initial weights have seen: contamination is unknown")
     return _Sources(union, dataset, divided, origin)
+
+
+def _patches(
+    settings: PretrainSettings,
+    source: _Sources,
+    method: Method,
+    train: Sequence[VolumeRecord],
+    volumes: VolumeLoader,
+) -> PatchDataset:
+    classes = class_numbers(source.partition.train)
+    words: dict[str, Any] = {"classes": classes, "seed": settings.seed, "augment": settings.augment}
+    weights = source.union.weights(train, settings.data_weights)
+    return pretraining_dataset(method, train, volumes, **words, weights=weights)
 
 
 def usual_encoder(method: str, dims: int) -> str:
