@@ -144,14 +144,16 @@ def _test(
     rows = task.evaluate(network, cases, context, final=True)
     means = {f"test/{key}": value for key, value in task.aggregate(rows, context).items()}
     recorder.text(CASES, "".join(json.dumps(_pseudonymous(row), sort_keys=True) + "\n" for row in rows))
-    table = intervals(task.weighted_statistic(rows, context), len({row["subject"] for row in rows}))
+    patients = len({row["subject"] for row in rows})
+    table = intervals(task.weighted_statistic(rows, context), patients)
     recorder.text(SCORES, "".join(json.dumps(row, sort_keys=True) + "\n" for row in table))
-    title = f"test, {task.metric} {means.get(f'test/{task.metric}', float('nan')):.3f}"
+    score = f"{task.metric} {means.get(f'test/{task.metric}', float('nan')):.3f}"
+    title = f"test, {score}"
     png = task.figure(network, shown_cases(cases), context, title=title)
     recorder.picture("test", png, step=fitted.steps)
     files.write_bytes(folder / "panel.png", png)
-    patients = counted(len({case.subject for case in cases}), "test patient")
-    describe(recorder, f"{run.settings.task} ← {run.origin.arm}: {title}, {patients}", folder / "panel.png")
+    text = f"{run.settings.task} ← {run.origin.arm}: {score}, {counted(patients, 'test patient')}"
+    describe(recorder, text, folder / "panel.png")
     if summary := task.score_figure(rows, context, title=title):
         recorder.picture("scores", summary, step=fitted.steps)
         files.write_bytes(folder / "scores.png", summary)
