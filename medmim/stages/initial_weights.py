@@ -70,31 +70,23 @@ class InitialWeights:
         return len({patient_digest(volume.subject) for volume in volumes} & self.saw.patients)
 
 
-def find_initial_weights(
-    word: str | None,
-    store: Store,
-    dataset: Dataset,
-    *,
-    encoder: str | None = None,
-    rules: InitMap | None = None,
-) -> InitialWeights:
-    """Return the weights that `--init WORD` refers to.
+def initial_weights_of(settings: RunSettings, store: Store, dataset: Dataset) -> InitialWeights:
+    """Return the weights that `init` of the settings refers to.
 
-    Args:
-        word: `scratch`, a run id (or the beginning of one), a weights file of any origin, or None: the
-            newest finished pretraining run on this dataset.
-        encoder: encoder of the settings; if it is the user's own code, weights may name it too.
-        rules: names of a public file that is not recognised by itself.
+    This is `scratch`, a run id (or the beginning of one), a weights file of any origin, or None: the newest
+    finished pretraining run on this dataset. An encoder that is the user's own code may be named by weights
+    too, and `init_map` names the tensors of a public file that is not recognised by itself.
 
     Raises:
         RunError: if there are no such weights.
         TransferError: if a file is of no known network.
     """
-    trust_settings({"encoder": encoder})
+    word = settings.init
+    trust_settings({"encoder": settings.encoder})
     if word == SCRATCH:
         return InitialWeights(saw=SeenPatients())
     if word is not None and files.names_weights_file(word):
-        return read_weights_file(Path(word), rules)
+        return read_weights_file(Path(word), settings.init_map)
     if word is not None:
         return _read(weights_of(store, _match(store, word)))
     wanted = dataset.info.content_hash
@@ -117,12 +109,6 @@ def _others(store: Store) -> str:
         for run in newest
     ]
     return f"use {', '.join(said)} of another dataset, --init scratch, or run `medmim pretrain`"
-
-
-def initial_weights_of(settings: RunSettings, store: Store, dataset: Dataset) -> InitialWeights:
-    """Return the weights that the settings of a run name; see `find_initial_weights`."""
-    encoder, rules = settings.encoder, settings.init_map
-    return find_initial_weights(settings.init, store, dataset, encoder=encoder, rules=rules)
 
 
 def named_weights(word: str, store: Store) -> InitialWeights:

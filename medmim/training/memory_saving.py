@@ -70,7 +70,8 @@ class Compile(Callback):
             return
         self.tried = True
         # methods and networks have several entry points; only their parts are compiled
-        networks = [part for child in pl_module.children() for part in child.children() if _has_weights(part)]
+        parts = (part for child in pl_module.children() for part in child.children())
+        networks = [part for part in parts if any(True for _ in part.parameters())]
         before = ModuleSnapshot(pl_module)
         for network in networks:
             network.compile()
@@ -108,7 +109,3 @@ def _warn(error: Exception) -> None:
     logging.getLogger("medmim").warning(
         "torch.compile does not work for this network here (%s): continuing without it", type(error).__name__
     )
-
-
-def _has_weights(part: nn.Module) -> bool:
-    return any(True for _ in part.parameters())

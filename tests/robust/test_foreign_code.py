@@ -16,10 +16,10 @@ import medmim
 from medmim import files
 from medmim.cli import main
 from medmim.config.own_code import TRUSTED
-from medmim.config.runs import PretrainSettings
+from medmim.config.runs import FinetuneSettings, PretrainSettings
 from medmim.data.dataset.manifest import read_dataset
 from medmim.errors import MedmimError, RunError, UsageError
-from medmim.stages.initial_weights import find_initial_weights
+from medmim.stages.initial_weights import initial_weights_of
 from medmim.stages.missing_seeds import train_missing_seeds
 from medmim.stages.model_lookup import find_model
 from medmim.stages.resumption import stored_settings
@@ -70,7 +70,7 @@ def test_weights_are_refused_by_every_loader(planted, tiny_dataset, tmp_path):
         lambda: load_weights(planted),
         lambda: load_trained_model(planted),
         lambda: load_trained_model(find_model(str(planted), store.home, print).weights),
-        lambda: find_initial_weights(str(planted), store, read_dataset(tiny_dataset)),
+        lambda: initial_weights_of(FinetuneSettings(init=str(planted)), store, read_dataset(tiny_dataset)),
     ]
     for load in loaders:
         with pytest.raises(RunError, match=REFUSED):

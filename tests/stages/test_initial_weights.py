@@ -1,16 +1,17 @@
 import pytest
 import tiny
 
+from medmim.config.runs import FinetuneSettings
 from medmim.data.dataset.contamination import SeenPatients
 from medmim.data.dataset.manifest import read_dataset
 from medmim.data.dataset.partition import patient_digest
 from medmim.errors import RunError
-from medmim.stages.initial_weights import InitialWeights, find_initial_weights
+from medmim.stages.initial_weights import InitialWeights, initial_weights_of
 from medmim.tracking.mlflow_store import Store
 
 
 def find(study, word):
-    return find_initial_weights(word, Store(study.home), read_dataset(study.data))
+    return initial_weights_of(FinetuneSettings(init=word), Store(study.home), read_dataset(study.data))
 
 
 def test_scratch_is_nothing(study):
@@ -55,7 +56,7 @@ def test_pretraining_on_another_dataset_does_not_count(study, tmp_path):
     other = read_dataset(tiny.make_dataset(tmp_path / "other", seed=9))
     advice = rf"on this dataset; use --init {study.pretrained.run_id[:8]} \(spark mesh .*, on tiny\)"
     with pytest.raises(RunError, match=advice):
-        find_initial_weights(None, Store(study.home), other)
+        initial_weights_of(FinetuneSettings(), Store(study.home), other)
 
 
 def test_patients_that_were_seen_are_counted(study):

@@ -65,7 +65,7 @@ class EvaluationResult(NotebookResult):
     @property
     def contamination(self) -> str:
         """One line about contamination."""
-        return contamination_line(self.certificate)
+        return "; ".join(self.certificate.warnings) or self.certificate.verdict
 
     def table(self) -> Table:
         """Return the scores of all cases and of the subgroups, with their confidence intervals."""
@@ -172,11 +172,6 @@ def _write(
     )
     files.write_jsonl(result.out / "cases.jsonl", rows)
     files.write_json(result.out / "evaluation.json", result.as_json())
-
-
-def contamination_line(certificate: Certificate) -> str:
-    """Return the verdict of a certificate in one line."""
-    return "; ".join(certificate.warnings) or certificate.verdict
 
 
 def _rows(

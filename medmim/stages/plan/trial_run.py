@@ -28,7 +28,7 @@ from medmim.data.dataset.manifest import read_dataset
 from medmim.errors import RunError, counted
 from medmim.files import names_weights_file
 from medmim.stages.finetune.run import finetune
-from medmim.stages.initial_weights import SCRATCH, find_initial_weights
+from medmim.stages.initial_weights import SCRATCH, initial_weights_of
 from medmim.stages.pretrain.run import pretrain
 from medmim.stages.resumption import TARGETS_FILE
 from medmim.stages.target_table import with_keyed_targets
@@ -216,7 +216,7 @@ def _with_weights_path(settings: FinetuneSettings, home: Path) -> FinetuneSettin
     if settings.init is not None and (settings.init == SCRATCH or names_weights_file(settings.init)):
         return settings
     store = Store(home, reading=True)
-    origin = find_initial_weights(settings.init, store, read_dataset(settings.data))
+    origin = initial_weights_of(settings, store, read_dataset(settings.data))
     return settings.model_copy(update={"init": str(store.checkpoints(origin.run_id) / WEIGHTS)})
 
 
