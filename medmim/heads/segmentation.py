@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import zip_longest
 
+import torch
 from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetUpBlock
 from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from medmim.encoders import Encoder
 from medmim.heads.pyramid import Pyramid
@@ -71,6 +74,9 @@ class Segmenter(UNetDecoder):
         deep_supervision: number of coarser decoder maps with a loss of their own; 0: none. Encoders with
             fewer maps use as many as they have.
         halved: see `UNetDecoder`.
+        regions: classes, from 1, of each overlapping region. The outputs are then logits of the regions, each
+            the sum of its exclusive classes, which are as many; empty: the outputs are those of the layer.
+        priors: share of background and of each class of `regions`, at which their outputs start.
     """
 
     def __init__(
@@ -81,6 +87,8 @@ class Segmenter(UNetDecoder):
         classes: int,
         deep_supervision: int = 0,
         halved: bool = False,
+        regions: Sequence[Sequence[int]] = (),
+        priors: Sequence[float] = (),
     ) -> None:
         super().__init__(encoder=encoder, spatial_dims=spatial_dims, halved=halved)
         self.encoder = encoder
@@ -88,17 +96,32 @@ class Segmenter(UNetDecoder):
         self.score = conv(self.channels, classes, kernel_size=1)
         deep = self.pyramid.channels[:-1][:deep_supervision]
         self.deep = nn.ModuleList(conv(width, classes, kernel_size=1) for width in deep)
+        self.regions = regions
+        for layer in (self.score, *self.deep) if priors else ():
+            logs = torch.tensor(priors).log()
+            nn.init.zeros_(layer.bias).data.add_(logs[1:] - logs[0])
 
     def forward(self, images: Images) -> Features:
-        """Return class logits, (batch, classes, *space)."""
-        logits: Tensor = self.score(self.features(self.encoder(images)))
-        return logits
+        """Return logits of classes or regions, (batch, classes, *space)."""
+        return self._outputs(self.score(self.features(self.encoder(images))))
 
     def deep_scores(self, images: Images) -> list[Features]:
         """Return the logits at full resolution, followed by those of coarser decoder maps, fine to coarse."""
         maps = self.decoded(self.encoder(images))
         coarse = [head(features) for head, features in zip(self.deep, maps, strict=False)]
-        return [self.score(self.finish(maps[0])), *coarse]
+        return [self._outputs(one) for one in (self.score(self.finish(maps[0])), *coarse)]
+
+    def _outputs(self, logits: Features) -> Features:
+        """Return the logits of regions from those of classes against the background; others unchanged."""
+        if not self.regions:
+            return logits
+        classes = F.pad(logits.float().movedim(1, -1), (1, 0)).movedim(-1, 1)  # the background has logit 0
+        parts = []
+        for own in self.regions:
+            others = [one for one in range(classes.shape[1]) if one not in own]
+            inside, outside = classes[:, list(own)].logsumexp(dim=1), classes[:, others].logsumexp(dim=1)
+            parts.append(inside - outside)
+        return torch.stack(parts, dim=1)
 
 
 class _FullResolutionLayer(nn.Module):

@@ -157,8 +157,9 @@ def _checked(
             f"{predictions.tool}: its values {_listed(values)} do not occur in the labels "
             f"({_listed(sorted(truth.classes))}): name the classes of both in a dataset.json in each folder"
         )
-    note = f"{predictions.tool}: values {_listed(strange)} are no class of the labels and count as background"
-    return dict(codes), [note] if strange else []
+    note = f"values {_listed(strange)} are no class of the labels and count as background"
+    note = note if values else "every label map is empty; check that these are its predictions"
+    return dict(codes), [f"{predictions.tool}: {note}"] if strange or not values else []
 
 
 def _values(path: Path) -> Iterator[float]:

@@ -60,6 +60,14 @@ def test_values_that_no_label_has_are_an_error_or_a_note(tmp_path):
     assert read(tmp_path, "more")[2] == ["more: values 20 are no class of the labels and count as background"]
 
 
+def test_a_tool_that_found_nothing_anywhere_is_reported(tmp_path):
+    maker.save(tmp_path / "labels", "a.nii.gz", maker.label_map())
+    maker.save(tmp_path / "tool", "a.nii.gz", np.zeros_like(maker.label_map()))
+    assert read(tmp_path, "tool")[2] == [
+        "tool: every label map is empty; check that these are its predictions"
+    ]
+
+
 def test_masks_of_0_and_1_fit_masks_of_0_and_255(tmp_path):
     for folder, value in (("labels", 255), ("tool", 1)):
         maker.save(tmp_path / folder, "a.nii.gz", maker.label_map(values=(0, value, value)))

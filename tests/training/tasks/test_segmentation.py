@@ -169,3 +169,29 @@ def test_a_class_that_nobody_drew_in_a_case_reaches_neither_loss_nor_scores(tmp_
 def test_regions_need_different_names_and_members(regions):
     with pytest.raises(UsageError, match="expected different names, each with label values"):
         Segmentation(regions=regions)
+
+
+def test_outputs_of_regions_are_sums_of_classes_and_start_at_their_shares(tmp_path):
+    """Ignored voxels do not count, and a class that no label has starts above 0."""
+    first, second = one_class(1), one_class(1)
+    first[2:5, 2:5, 2], second[4:] = 2, IGNORE
+    rows, _ = labelled(tmp_path, first, second)
+    classes = ((1, 1), (2, 2), (3, 3))
+    regions = (("whole", (1, 2, 3)), ("core", (2, 3)), ("active", (3,)))
+    plan = PreprocessingPlan(3, (8, 8, 8), label_classes=classes, regions=regions, ignore_label=IGNORE)
+    volumes = VolumeLoader(tmp_path, plan, cache_gb=0.1)
+    encoder = build_encoder("dynunet", spatial_dims=3, in_channels=1, filters=[4, 8, 8])
+    names = {1: "a", 2: "b", 3: "c"}
+    options = Segmentation().head(encoder, rows, EvaluationContext(volumes, names, "fp32", {}), print)
+    assert options["priors"] == pytest.approx([723 / 768, 36 / 768, 9 / 768, 1e-3], abs=1e-5)
+    network = build_head("segment", encoder=encoder, spatial_dims=3, classes=3, **options)
+    layers = [network.score, *network.deep]
+    for layer in layers:
+        layer.weight.data.zero_()
+    for scores in network.deep_scores(torch.randn(1, 1, 8, 8, 8)):
+        found = scores.sigmoid()[0, :, 0, 0, 0].tolist()
+        assert found == pytest.approx([45 / 768, 9 / 768, 1e-3], abs=2e-3)
+    network.score.weight.data.normal_()
+    whole, core, active = network(torch.randn(1, 1, 8, 8, 8))[0]
+    assert (whole > core).all()
+    assert (core > active).all()
