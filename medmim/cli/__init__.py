@@ -6,9 +6,11 @@ Heavy packages are imported only when a command runs, which keeps `medmim --help
 from __future__ import annotations
 
 import functools
+import gc
 import importlib
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +23,7 @@ from medmim import __version__
 from medmim.cli.error_report import report_error
 from medmim.cli.troubles import explain, explain_exhausted
 from medmim.config.own_code import explain_own_code
-from medmim.errors import MedmimError, Stopped, did_you_mean, message_of
+from medmim.errors import MedmimError, Stopped, causes, did_you_mean, message_of
 from medmim.files import SHARED
 
 _LOADS_MODELS = (
@@ -134,9 +136,19 @@ class Medmim(click.Group):
             click.echo(
                 f"medmim: {explain(error) or explain_own_code(error) or report_error(error)}", err=True
             )
+            _release(error)
             ctx.exit(1)
         finally:
             os.umask(umask)
+
+
+def _release(error: BaseException) -> None:
+    """Free what the frames of an error keep, so that destructors of half-built objects print no traceback."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _unraisable: None
+    for cause in causes(error):
+        traceback.clear_frames(cause.__traceback__)
+    gc.collect()
+    sys.unraisablehook = hook
 
 
 def _checked_first(name: str, run: Callable[..., Any]) -> Callable[..., Any]:

@@ -138,7 +138,8 @@ class RunSettings(FileSettings):
     fold: int | None = Field(default=None, ge=0, le=4)
     experiment: str = Field(
         default_factory=lambda: os.environ.get("MLFLOW_EXPERIMENT_NAME", "medmim"),
-        pattern=r"^[A-Za-z0-9_.-]+$",
+        pattern=r"^\.?[A-Za-z0-9_-][A-Za-z0-9_.-]*$",  # a folder has this name
+        max_length=200,
         validate_default=True,
     )
 

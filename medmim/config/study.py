@@ -47,7 +47,7 @@ class StudySettings(FileSettings):
 
     presets: ClassVar[str] = "studies"
 
-    name: str = Field(default="study", pattern=r"^[A-Za-z0-9_.-]+$", max_length=60)
+    name: str = Field(default="study", pattern=r"^\.?[A-Za-z0-9_-][A-Za-z0-9_.-]*$", max_length=60)
     data: Path = Path("medmim-data")
     methods: tuple[str, ...] = ("spark",)
     masks: tuple[str, ...] = ("mesh",)

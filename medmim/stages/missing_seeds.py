@@ -13,14 +13,19 @@ from medmim.config.study import DIGEST, SCRATCH, StageSettings, settings_of_resu
 from medmim.data.dataset.manifest import Dataset, digest_of, read_dataset
 from medmim.errors import RunError, UsageError, counted
 from medmim.files import names_weights_file
+from medmim.stages.finetune.setup import FinetuneRun, build_finetuning
 from medmim.stages.initial_weights import initial_weights_of
 from medmim.stages.resumption import Settings, stored_settings
 from medmim.stages.study.engines import LocalEngine, StudyEngine
+from medmim.stages.study.planning import job_settings
 from medmim.stages.study.training_process import Job
 from medmim.tracking.comparison.arms import Arm, arms_of
+from medmim.tracking.comparison.equality import fingerprint
 from medmim.tracking.comparison.findings import scored
-from medmim.tracking.comparison.runs import RunScores, find_runs, read_run
-from medmim.tracking.mlflow_store import Store
+from medmim.tracking.comparison.runs import RunScores, find_runs, read_pretraining, read_run
+from medmim.tracking.mlflow_store import FINISHED, ORIGIN, Store
+
+_SAME_RUN = ("arm", "task", "dataset_hash", "split_hash", "labelled", "medmim_version")
 
 
 def train_missing_seeds(
@@ -75,7 +80,8 @@ def fine_tune_seeds(
 ) -> list[RunScores]:
     """Fine-tune once for each seed, from the same initial weights; return the finished runs by seed.
 
-    Trainings of this function that are finished are not repeated, and interrupted ones continue.
+    Finished runs of equal settings and weights are not repeated, whatever command trained them, and
+    interrupted trainings of this function continue.
 
     Args:
         engine: runs trainings; without, each runs on this machine in a process of its own.
@@ -87,12 +93,35 @@ def fine_tune_seeds(
     init, origin = _same_weights(settings, store, dataset)
     settings = settings.model_copy(update={"init": init})
     trainer = _Trainer(store, settings.data, dataset.info.content_hash, engine or LocalEngine(), log)
-    done = []
+    done: list[RunScores] = []
+    planned = _planned(build_finetuning(settings, store, log=lambda _line: None), store)
     for seed in seeds:
-        title = f"finetune {settings.task} seed {seed}"
-        _, run_id = trainer.run("finetune", settings.model_copy(update={"seed": seed}), title, origin)
-        done.append(read_run(store, store.run(run_id)))
+        run = _finished(store, planned, seed, (*_SAME_RUN, "pretraining_run"))
+        if run is None:
+            title = f"finetune {settings.task} seed {seed}"
+            _, run_id = trainer.run("finetune", settings.model_copy(update={"seed": seed}), title, origin)
+            run = read_run(store, store.run(run_id))
+        done.append(run)
     return done
+
+
+def _planned(built: FinetuneRun, store: Store) -> RunScores:
+    """Return what a run will record of its settings, without scores."""
+    tags = built.tags
+    settings = built.settings.model_dump(mode="json", exclude={"data", "targets"})
+    pretraining = read_pretraining(store, tags)
+    return RunScores("", tags["arm"], tags, (), settings=settings, pretraining=pretraining)
+
+
+def _finished(store: Store, like: RunScores, seed: int, same: Sequence[str]) -> RunScores | None:
+    """Return the newest finished run of this home with equal settings, this seed and the same tags."""
+    tags = {key: like.tags[key] for key in same if like.tags.get(key)}
+    for run in store.runs(FINISHED, limit=None, **{**tags, "stage": "finetune", "seed": str(seed)}):
+        found = read_run(store, run)
+        alike = found.stratum == like.stratum and ORIGIN not in found.tags and found.settings is not None
+        if alike and scored([found]) and fingerprint(found) == fingerprint(like):
+            return found
+    return None
 
 
 def _same_weights(settings: FinetuneSettings, store: Store, dataset: Dataset) -> tuple[str, str]:
@@ -117,6 +146,9 @@ class _Trainer:
     def trial(self, arm: Arm, like: RunScores, seed: int) -> str:
         """Train as a run did, with another seed, its pretraining included; return the id of the run."""
         init, pretrained = SCRATCH, ""
+        finished = _finished(self.store, like, seed, _SAME_RUN)
+        if finished and (not like.pretraining or (finished.pretraining or {}).get("seed") == seed):
+            return finished.run_id
         if like.pretraining:
             pretraining = self._settings(PretrainSettings, like.tags["pretraining_run"], seed)
             title = f"pretrain {arm.title} seed {seed}"
@@ -139,7 +171,7 @@ class _Trainer:
             if run.info.status == "FINISHED":
                 return digest, str(run.info.run_id)
         self.log(title)
-        job = Job(stage, title, digest, settings.model_dump(mode="json"), {})
+        job = Job(stage, title, digest, job_settings(settings), {})
         [(_, outcome)] = self.engine.run([job], self.store.home)
         if outcome.run_id is None:
             raise RunError(f"{title}: {outcome.error}")

@@ -35,7 +35,7 @@ from medmim.training.budget import Budget
 from medmim.training.callbacks import ValidationCallback
 from medmim.training.resume.states import remove_states
 from medmim.training.trainer import FitResult, fit
-from medmim.training.weights import save_weights
+from medmim.training.weights import reserved_room, save_weights
 
 RunSettingsT = TypeVar("RunSettingsT", bound=RunSettings)
 ModuleT = TypeVar("ModuleT", bound=L.LightningModule)
@@ -196,7 +196,7 @@ def train(
     recorder = resume_run(store, run.stage, resume, settings=run.settings, dataset=run.dataset)
     recorder = recorder or _start(run, given, store, {**run.tags, **tags})
     folder = store.checkpoints(recorder.run_id)
-    with managed_run(recorder, store):
+    with managed_run(recorder, store), reserved_room(folder, run.module):
         validation = validate(recorder, folder)
         fitted = fit(
             run.module,

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from medmim import files
 from medmim.config.own_code import refuse_foreign_code
@@ -21,7 +22,23 @@ from medmim.text_formats import parse_json
 from medmim.training.resume.states import all_finite, remove_older_states
 
 WEIGHTS = "weights.safetensors"
+_ROOM, _DESCRIPTION_BYTES = "room", 1 << 16
 _USUAL_OPTION = 4096  # patches, widths and depths of networks are smaller
+
+
+@contextmanager
+def reserved_room(folder: Path, module: nn.Module) -> Iterator[None]:
+    """Occupy as much of the disk as the final weights need, until `save_weights` writes them.
+
+    Raises:
+        WriteError: if the disk is too full for the weights, before the training.
+    """
+    size = sum(value.numel() * value.element_size() for value in module.state_dict().values())
+    try:
+        files.write_bytes(folder / _ROOM, bytes(size + _DESCRIPTION_BYTES))
+        yield
+    finally:
+        (folder / _ROOM).unlink(missing_ok=True)
 
 
 def save_weights(
@@ -34,7 +51,8 @@ def save_weights(
 ) -> Path:
     """Write weights and their description with SHA-256; return the path of the weights.
 
-    On a full disk the older training states are removed; the newest one stays for `--resume`.
+    They take the place of `reserved_room`. On a full disk the older training states are removed; the newest
+    one stays for `--resume`.
 
     Args:
         metadata: written into the weights file, so that copies keep it.
@@ -52,6 +70,7 @@ def save_weights(
     # own memory for each tensor, because networks may use one under two names
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in sorted(weights.items())}
     content = safetensors.torch.save(plain, metadata=dict(metadata or {}))
+    (folder / _ROOM).unlink(missing_ok=True)
     try:
         write(path, content)
     except files.WriteError as error:

@@ -51,7 +51,7 @@ def test_comparisons_are_simulated():
     truth = script["Truth"](patients=6, seeds=2)
     rows = [
         *script["false_claims_and_coverage"](truth, 2),
-        *script["one_seed"](truth, 1),
+        *script["whole_comparison"](truth, 1),
         *script["challenges"](truth, 1),
         *script["evenness"](2),
     ]

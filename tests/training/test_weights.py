@@ -6,7 +6,7 @@ import torch
 
 from medmim import files
 from medmim.errors import RunError
-from medmim.training.weights import WEIGHTS, load_weights, save_weights
+from medmim.training.weights import WEIGHTS, load_weights, reserved_room, save_weights
 
 TENSORS = {"b": torch.arange(6.0).reshape(2, 3), "a": torch.ones(1, dtype=torch.int64)}
 
@@ -69,6 +69,19 @@ def test_non_finite_weights_are_not_saved(tmp_path):
     with pytest.raises(RunError, match="the weights are not finite, so they are not saved: lower --lr"):
         save_weights(tmp_path, {**TENSORS, "c": torch.tensor([1.0, float("nan")])}, {})
     assert not list(tmp_path.iterdir())
+
+
+def test_the_room_of_the_weights_is_reserved_during_the_training(tmp_path):
+    network = torch.nn.Linear(100, 100)
+    with reserved_room(tmp_path, network):
+        [room] = tmp_path.iterdir()
+        reserved = room.stat().st_size
+        saved = save_weights(tmp_path, network.state_dict(), {})
+        assert not room.exists()
+    assert saved.stat().st_size + saved.with_suffix(".json").stat().st_size < reserved
+    with pytest.raises(ValueError, match="failed"), reserved_room(tmp_path, network):
+        raise ValueError("the training failed")
+    assert not room.exists()
 
 
 def test_on_a_full_disk_older_states_make_room_for_the_weights(tmp_path):

@@ -120,10 +120,10 @@ def trainings_of(trials: Sequence[StudyTrial], *, dataset_hash: str, study: str)
             needs = digest_of(["pretrain", dataset_hash, settings_of_result(pre)])
             fold = "" if tune.fold is None else f" fold {tune.fold}"
             title = f"pretrain {trial.arm} seed {pre.seed}{fold}"
-            job = Job("pretrain", title, needs, _job_settings(pre), {"study": study, "role": "pretraining"})
+            job = Job("pretrain", title, needs, job_settings(pre), {"study": study, "role": "pretraining"})
             found.setdefault(needs, StudyTraining(job, "", trial))
         digest = digest_of(["finetune", dataset_hash, settings_of_result(tune), needs])
-        settings = _job_settings(tune) | ({} if needs else {"init": SCRATCH})
+        settings = job_settings(tune) | ({} if needs else {"init": SCRATCH})
         tags = {"study": study, "role": "cell", "stratum": trial.stratum}
         job = Job("finetune", f"finetune {trial.title}", digest, settings, tags)
         found[digest] = StudyTraining(job, needs, trial)
@@ -271,7 +271,8 @@ def _num_volumes(training: StudyTraining, dataset: Dataset, home: Path) -> int:
     return len(limit_patients(train, count=tune.num_labelled, share=tune.label_fraction))
 
 
-def _job_settings(settings: StageSettings) -> dict[str, Any]:
+def job_settings(settings: StageSettings) -> dict[str, Any]:
+    """Return the settings of a training as its process receives them, without those that are open."""
     places = {"data": str(settings.data.resolve()), "experiment": settings.experiment}
     if isinstance(settings, FinetuneSettings) and settings.targets:
         places["targets"] = str(settings.targets.resolve())

@@ -247,10 +247,24 @@ def _differences(first: Arm, second: Arm) -> Scores:
     return whole
 
 
+def _shared_weights(arms: Sequence[Arm], runs: Sequence[RunScores]) -> list[str]:
+    """Return a sentence for the arms whose seeds all start from the weights of one pretraining."""
+    origin = {run.run_id: run.tags.get("pretraining_run", "") for run in runs}
+    shared = [
+        arm.title
+        for arm in arms
+        if not arm.is_control and len(arm.seeds) > 1 and len({origin[one] for one in arm.runs} | {""}) == 2
+    ]
+    return [
+        f"the seeds of {', '.join(shared)} start from the same weights: results are about these weights, and "
+        "another pretraining may score otherwise"
+    ] * bool(shared)
+
+
 def _warnings(
     arms: Sequence[Arm], runs: Sequence[RunScores], contrasts: Sequence[Contrast], remedy: str
 ) -> tuple[str, ...]:
-    found = list(unequal_steps(runs))
+    found = [*unequal_steps(runs), *_shared_weights(arms, runs)]
     if len({arm.seeds for arm in arms}) > 1:
         found.append("the arms were run with different seeds: pairs are compared on those that both have")
     if all(len(arm.seeds) == 1 for arm in arms):

@@ -114,12 +114,20 @@ def read_run(store: Store, run: Run) -> RunScores:
         cases=cases,
         scores=scores,
         settings=read_settings(store, run),
-        pretraining=read_settings(store, pretraining) if pretraining else _unknown_unless_scratch(tags),
+        pretraining=read_pretraining(store, tags),
         contamination=UNKNOWN if ORIGIN in tags else verdict_of(certificate),
         minutes=_minutes(run) + (_minutes(pretraining) if pretraining else 0.0),
         recorded=_recorded(run, scores),
         pretraining_data=_datasets(pretraining) if pretraining else "",
     )
+
+
+def read_pretraining(store: Store, tags: Mapping[str, str]) -> Mapping[str, Any] | None:
+    """Return the settings of the pretraining that tags name; empty from scratch, None if unknown."""
+    pretraining = store.find_run(tags.get("pretraining_run", ""))
+    if pretraining:
+        return read_settings(store, pretraining)
+    return {} if tags["arm"] == CONTROL else None
 
 
 def read_settings(store: Store, run: Run) -> Mapping[str, Any] | None:
@@ -155,10 +163,6 @@ def _recorded(run: Run, scores: Sequence[Mapping[str, Any]]) -> tuple[float, ...
 
 def _datasets(run: Run) -> str:
     return str(run.data.tags.get("dataset_hashes") or run.data.tags.get("dataset_hash", ""))
-
-
-def _unknown_unless_scratch(tags: Mapping[str, str]) -> Mapping[str, Any] | None:
-    return {} if tags["arm"] == CONTROL else None
 
 
 def _minutes(run: Run) -> float:
