@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from medmim.config.resolve import FileSettings
 from medmim.config.value_types import (
     CellSize,
+    FolderName,
     InitMapFile,
     LabelValues,
     Momentum,
@@ -136,11 +137,8 @@ class RunSettings(FileSettings):
     init_map: InitMapFile | None = None
     min_loaded_fraction: float = Field(default=0.99, ge=0, le=1)
     fold: int | None = Field(default=None, ge=0, le=4)
-    experiment: str = Field(
-        default_factory=lambda: os.environ.get("MLFLOW_EXPERIMENT_NAME", "medmim"),
-        pattern=r"^\.?[A-Za-z0-9_-][A-Za-z0-9_.-]*$",  # a folder has this name
-        max_length=200,
-        validate_default=True,
+    experiment: FolderName = Field(
+        default_factory=lambda: os.environ.get("MLFLOW_EXPERIMENT_NAME", "medmim"), validate_default=True
     )
 
     @property

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
 from medmim import files
 from medmim.config.resolve import FileSettings, Settings, resolve
 from medmim.config.runs import FinetuneSettings, PretrainSettings
-from medmim.config.value_types import Share
+from medmim.config.value_types import FolderName, Share
 from medmim.errors import SettingsError
 
 SCRATCH = "scratch"
@@ -47,7 +47,7 @@ class StudySettings(FileSettings):
 
     presets: ClassVar[str] = "studies"
 
-    name: str = Field(default="study", pattern=r"^\.?[A-Za-z0-9_-][A-Za-z0-9_.-]*$", max_length=60)
+    name: Annotated[FolderName, Field(max_length=60)] = "study"
     data: Path = Path("medmim-data")
     methods: tuple[str, ...] = ("spark",)
     masks: tuple[str, ...] = ("mesh",)

@@ -66,6 +66,7 @@ Window = Annotated[tuple[float, float], BeforeValidator(_as_sequence), AfterVali
 Numbers = Annotated[tuple[Annotated[float, Field(ge=0)], ...], BeforeValidator(_as_sequence)]
 RegionMembers = Annotated[tuple[tuple[str, tuple[int | str, ...]], ...], BeforeValidator(_as_regions)]
 LabelValues = Annotated[tuple[int, ...], BeforeValidator(_as_sequence)]
+FolderName = Annotated[str, Field(pattern=r"^\.?[A-Za-z0-9_-][A-Za-z0-9_.-]*$", max_length=200)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 Momentum = Annotated[float, Field(ge=0, lt=1)]
 

@@ -1,9 +1,11 @@
 import json
 
 import pytest
+from pydantic import ValidationError
 
 from medmim.config.resolve import resolve
-from medmim.config.runs import FinetuneSettings
+from medmim.config.runs import FinetuneSettings, PretrainSettings
+from medmim.config.study import StudySettings
 from medmim.errors import SettingsError
 
 RULES = "encoder: resnet18\nencoder_options: {max_pool: true}\nkeys:\n  'a\\.(.+)': 'stem.\\1'\n"
@@ -41,3 +43,11 @@ def test_regions_keep_their_order_when_settings_are_stored_sorted():
         resolve(FinetuneSettings, overrides=["regions={a: [1], a: [2]}"])
     with pytest.raises(SettingsError, match="expected regions such as"):
         resolve(FinetuneSettings, overrides=["regions=whole"])
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a b", "x" * 201])
+def test_names_that_are_no_folder_are_rejected(name):
+    with pytest.raises(ValidationError, match="should"):
+        PretrainSettings(experiment=name)
+    with pytest.raises(ValidationError, match="should"):
+        StudySettings(name=name[:61])
