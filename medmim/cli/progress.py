@@ -1,11 +1,15 @@
-"""Lines and bars about progress on stderr, which `medmim -q` omits."""
+"""Bars and lines about progress on stderr, which `medmim -q` omits."""
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import click
+
+Progress = Callable[[str, int, int], None]  # phase, done, total
 
 
 def is_quiet() -> bool:
@@ -21,13 +25,22 @@ def log_line(line: str) -> None:
 
 
 @contextmanager
-def phases() -> Iterator[Callable[[str, int, int], None]]:
-    """Show one progress bar per phase on stderr; yield the update function (phase, done, total)."""
+def phases(first_line_after_s: float = 2.0, line_every_s: float = 30.0) -> Iterator[Progress]:
+    """Show the progress of phases on stderr: bars on a terminal, lines in a file or the log of a cluster.
+
+    Args:
+        first_line_after_s: Seconds before the first line where stderr is not a terminal.
+        line_every_s: Seconds between such lines.
+    """
+    if is_quiet() or not sys.stderr.isatty():
+        yield _lines(first_line_after_s, line_every_s)
+        return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=is_quiet()) as bar:
+    with Bars(*columns, console=Console(stderr=True), transient=True) as bar:
         tasks: dict[str, TaskID] = {}
 
         def progress(phase: str, done: int, total: int) -> None:
@@ -36,3 +49,16 @@ def phases() -> Iterator[Callable[[str, int, int], None]]:
             bar.update(tasks[phase], completed=done, total=total)
 
         yield progress
+
+
+def _lines(first_line_after_s: float, line_every_s: float) -> Progress:
+    """Return an update function that prints `phase  done of total` from time to time."""
+    due = time.monotonic() + first_line_after_s
+
+    def progress(phase: str, done: int, total: int) -> None:
+        nonlocal due
+        if time.monotonic() >= due:
+            log_line(f"{phase}  {done} of {total}")
+            due = time.monotonic() + line_every_s
+
+    return progress

@@ -68,7 +68,6 @@ def each_with_masks(names):
     return pytest.mark.parametrize(("name", "rule"), [*((name, "mesh") for name in names), *others])
 
 
-
 def covered(images, hidden):
     """True at hidden voxels, shaped as the images."""
     voxels = hidden

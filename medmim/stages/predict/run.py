@@ -73,6 +73,7 @@ def predict(
     found = [find_model(word, home, log) for word in words]
     trained = ensemble_of([load_trained_model(one.weights) for one in found])
     title = " + ".join(one.title for one in found)
+    log(f"predict      '{source}' with {title} ({trained.kind}); results in '{out}'")
     try:
         with sole_use(out) as staging, for_scans(options.get("workers")) as sandbox:
             task = _PredictionTask(home, sandbox, progress, log, extras, force)

@@ -317,7 +317,7 @@ def test_scans_of_another_modality_are_refused_unless_forced(tiny_dataset, tmp_p
     [ct] = (volume.id for volume in read_dataset(tmp_path / "data").volumes if volume.modality == "CT")
     assert refused.failures == {ct: "unlike_training_data"}
     reason = "it is CT, but the model was trained on MR volumes of 16 × 16 × 20 mm"
-    assert said[0] == f"warning: {ct}: {reason}; use --force to predict it"
+    assert f"warning: {ct}: {reason}; use --force to predict it" in said
     made = predict(tmp_path / "data", tmp_path / "out", force=True, **words)
     assert (made.failures, made.forced) == ({}, {ct: reason})
     [warning] = made.warnings

@@ -56,6 +56,16 @@ def test_several_lesions_are_filtered_by_volume():
     assert 0.001 < rule["min_ml"] <= 0.512
 
 
+def test_small_true_lesions_are_not_given_up_for_the_cases_without_the_class():
+    lesion = [{"label": "glioma", "volume_ml": 0.1, "components": [[0.1, 0.09]]}]
+    absent = [{"label": "glioma", "volume_ml": 0.0, "components": [[0.2, 0.0]]}] * 3
+    found = [{**row, "subject": f"p{patient}"} for patient in range(6) for row in lesion + absent]
+    assert choose_postprocessing(found) == {}
+    specks = [{**row, "components": [[0.05, 0.0]]} if not row["volume_ml"] else row for row in found]
+    [rule] = choose_postprocessing(specks).values()
+    assert 0.05 < rule["min_ml"] <= 0.1
+
+
 def test_no_rule_is_chosen_without_a_gain_or_with_few_patients():
     assert choose_postprocessing(rows(6, specks=0)) == {}
     assert choose_postprocessing(rows(4)) == {}
