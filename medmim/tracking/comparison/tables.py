@@ -49,8 +49,8 @@ def contrast_rows(findings: Findings) -> list[dict[str, str]]:
             "95 % low": f"{one.test.low:+.4f}",
             "95 % high": f"{one.test.high:+.4f}",
             "interval over": "patients and seeds" if one.test.seeds > 1 else "patients only",
-            "p": f"{one.test.p:.4f}",
-            "p, all comparisons": f"{one.p_adjusted:.4f}",
+            "p": _p_text(one.test.p),
+            "p, all comparisons": _p_text(one.p_adjusted),
             "effect (g)": f"{one.test.effect:+.2f}",
             "detectable": _number(one.test.detectable, ".4f"),
             "skewness": f"{one.test.skewness:+.1f}",
@@ -87,7 +87,7 @@ def _arm_row(arm: Arm, findings: Findings) -> dict[str, str]:
         "patients": str(len(arm.patients)),
         "seeds": str(len(arm.seeds)),
         "gain": f"{contrast.test.mean:+.4f}" if contrast else "",
-        "p, all comparisons": f"{contrast.p_adjusted:.4f}" if contrast else "",
+        "p, all comparisons": _p_text(contrast.p_adjusted) if contrast else "",
         "minutes per seed": _number(arm.costs.get("cost/minutes", arm.minutes or math.nan), ".1f"),
         "peak memory GB": _number(arm.costs.get("cost/peak_memory_gb", math.nan), ".2f"),
         "energy Wh": _number(arm.costs.get("cost/energy_wh", math.nan), ".1f"),
@@ -100,3 +100,8 @@ def _arm_row(arm: Arm, findings: Findings) -> dict[str, str]:
 
 def _number(value: float, form: str) -> str:
     return format(value, form) if math.isfinite(value) else "–"
+
+
+def _p_text(value: float) -> str:
+    """Return a p value with four digits, smaller ones as in 5e-05."""
+    return f"{value:.1g}" if value < 1e-4 else f"{value:.4f}"

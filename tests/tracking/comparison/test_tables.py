@@ -31,6 +31,12 @@ def test_contrasts_state_what_their_interval_covers():
     assert found[0]["detectable"] == "–"
 
 
+def test_small_p_values_are_not_written_as_0():
+    better = [value + 0.2 for value in spread(0.5, n=40)]
+    found = contrast_rows(find([run("scratch", spread(0.5, n=40)), run("a", better)]))
+    assert 0 < float(found[0]["p"]) < 1e-4
+
+
 def test_the_metrics_of_an_arm_are_finite():
     findings = find(simulate(np.random.default_rng(0), patients=4, arms=("scratch", "a")))
     control, arm = (summary(one, findings) for one in findings.arms)
