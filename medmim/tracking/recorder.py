@@ -8,19 +8,29 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 from urllib.parse import urlencode
 
-from medmim.training.callbacks import Log
-
 NOTE = "mlflow.note.content"  # tag with the description that the page of a run shows
 _PICTURES = "pictures"  # folder of the artifacts that descriptions show
 
 
 @runtime_checkable
-class Recorder(Log, Protocol):
-    """Records one run: the log of its training, its settings, files and final status."""
+class Recorder(Protocol):
+    """Records one run: the `Log` of its training, its settings, files and final status.
+
+    It declares what `Log` does, whose module imports PyTorch: commands about runs start without it.
+    """
 
     @property
     def run_id(self) -> str:
         """Identifier of the run."""
+
+    def metrics(self, values: Mapping[str, float], *, step: int) -> None:
+        """Log metrics at a step."""
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Set tags of the whole run."""
+
+    def picture(self, key: str, png: bytes, *, step: int) -> None:
+        """Log a PNG picture at a step; `key` is the same throughout the run."""
 
     def settings(self, values: Mapping[str, object]) -> None:
         """Store the resolved settings as parameters and, in full, as an artifact."""

@@ -14,15 +14,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-
 from medmim import files
 from medmim.config.own_code import explain_own_code, trust_settings
 from medmim.config.runs import FinetuneSettings, PretrainSettings
 from medmim.config.study import DIGEST
 from medmim.errors import MedmimError, RunError, UnregisteredError, message_of, raised_in
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the child starts watching its parent before any slow import
     from medmim.stages.run_lifecycle import RunResult
     from medmim.tracking.mlflow_store import Store
 
@@ -45,6 +43,8 @@ class Meter:
 
     def costs(self) -> dict[str, float]:
         """Return minutes, GB and Wh under stable keys; energy is left out if it cannot be read."""
+        import torch
+
         found = {
             "cost/minutes": (time.monotonic() - self._begun) / 60,
             "cost/peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _BYTES_PER_UNIT / 1e9,
