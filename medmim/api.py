@@ -143,6 +143,7 @@ def predict(
     log: Log = print,
     save_probabilities: bool = False,
     pictures: int = 100,
+    min_score: float | None = None,
     **options: Any,
 ) -> Predictions:
     """Apply a model to a folder of scans, write the predictions and return them.
@@ -150,16 +151,16 @@ def predict(
     Args:
         source: folder or file with scans, or a dataset folder.
         out: output folder, outside the source.
-        model: NAME, NAME:VERSION, NAME@ALIAS, a run or a .safetensors file; several: their mean; None:
-            champion or best candidate.
+        model: NAME, NAME:VERSION, NAME@ALIAS, run or .safetensors file, or several; None: the best.
         save_probabilities: also write the probability of each class.
         pictures: maximum number of overlay pictures.
+        min_score: score from which boxes are written; None: of each class, chosen on validation cases.
         **options: force, and fields of `IngestOptions`.
     """
     from medmim.stages.predict.outputs import Extras
     from medmim.stages.predict.run import predict as run
 
-    extras = Extras(save_probabilities, pictures)
+    extras = Extras(save_probabilities, pictures, min_score)
     return run(Path(source), Path(out), home=_home(home), model=model, log=log, extras=extras, **options)
 
 

@@ -49,6 +49,11 @@ Examples:
     show_default=True,
     help="Number of volumes with a picture; one takes longer than the prediction of a 2D image.",
 )
+@click.option(
+    "--min-score",
+    type=click.FloatRange(0, 1),
+    help="Write the boxes from this score on.  [default: of each class, chosen on validation cases]",
+)
 @click.option("--force", is_flag=True, help="Predict scans too that do not resemble the training data.")
 @json_option
 def command(
@@ -58,6 +63,7 @@ def command(
     out: Path,
     save_probabilities: bool,
     pictures: int,
+    min_score: float | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -81,7 +87,7 @@ def command(
             model=model,
             progress=progress,
             log=log_line,
-            extras=Extras(save_probabilities, pictures),
+            extras=Extras(save_probabilities, pictures, min_score),
             **options,
         )
     print_result(result.as_json(), as_json=as_json, lines=_lines(result))

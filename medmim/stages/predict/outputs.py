@@ -56,11 +56,14 @@ class Extras:
     """What is written besides the predictions.
 
     Attributes:
+        probabilities: write the class probabilities of segmentations.
         pictures: number of volumes with a picture; one takes longer than the prediction of a 2D image.
+        min_score: score from which boxes are written; None: of each class, chosen on validation cases.
     """
 
     probabilities: bool = False
     pictures: int = 100
+    min_score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -70,11 +73,13 @@ class OutputPlace:
     Attributes:
         name: name of the files without an ending; may contain folders.
         draw: write the picture, which takes longer than segmenting a 2D image.
+        extras: what else is written.
     """
 
     out: Path
     name: str
     draw: bool = True
+    extras: Extras = Extras()
 
     def file(self, kind: str, ending: str) -> Path:
         """Return the path of a file."""
@@ -107,6 +112,8 @@ def write_label_prediction(
     label = place.file("segmentations", "nii.gz")
     files.write_bytes(label, encode_image(Image(labels, prepared.stored_affine)))
     names = [scene.names.get(number, "") for number in range(1, max(scene.names) + 1)]
+    if place.extras.probabilities:
+        _write_probabilities(place, probabilities, prepared)
     if place.draw:
         _draw(place, [_labelled(prepared, labels_of(probabilities, regions).numpy())], trained, names)
     known = volume.flags.get("spacing") != "unknown"
@@ -119,24 +126,7 @@ def write_label_prediction(
         rows.append(row)
         text = f"{float(f'{count * voxel_ml:.3g}'):g} ml" if known else counted(count, "voxel")
         sizes.append(f"{class_name} {text}")
-    summary = ", ".join(sizes)
-    return VolumePrediction(rows, summary, label)
-
-
-def write_probabilities(
-    trained: TrainedModel, scene: EvaluationContext, volume: VolumeRecord, place: OutputPlace
-) -> None:
-    """Write probabilities as .npz: `probabilities` (channels, x, y, z) in float16, and `affine`.
-
-    They lie on the preprocessed grid, whose affine (voxel to RAS mm) is in the file. Channels are background
-    and the classes, or the regions of the model.
-    """
-    assert isinstance(trained.task, Segmentation)
-    prepared, mirror = scene.volumes(volume), trained.task.mirror
-    found = segment(trained.network, prepared, scene.plan, precision=scene.precision, mirror=mirror)
-    stream = io.BytesIO()
-    np.savez_compressed(stream, probabilities=found.numpy().astype(np.float16), affine=prepared.affine)
-    files.write_bytes(place.file("probabilities", "npz"), stream.getvalue())
+    return VolumePrediction(rows, ", ".join(sizes), label)
 
 
 def write_image_prediction(
@@ -165,16 +155,18 @@ def write_box_prediction(
 ) -> VolumePrediction:
     """Detect boxes in a volume; write a picture; return the boxes.
 
-    These are the boxes above the threshold tuned on validation cases: in voxels of the file, half-open, and
-    their two corners in mm (LPS, as in DICOM; empty for images of unknown spacing), with the keys of the
-    first and last slice that they intersect. `trace_to_slices` adds the source files of these slices.
+    These are the boxes above the threshold tuned on validation cases, or above `min_score`: in voxels of the
+    file, half-open, and their two corners in mm (LPS, as in DICOM; empty for images of unknown spacing), with
+    the keys of the first and last slice that they intersect. `trace_to_slices` adds the source files of these
+    slices.
     """
-    prepared = scene.volumes(volume)
+    prepared, least = scene.volumes(volume), place.extras.min_score
+    thresholds = scene.tuned.get("thresholds", {})
     found = [
         (str(name), float(score), np.array(box, dtype=np.float64))
         for row in trained.task.evaluate(trained.network, [volume], scene, final=False)
         for name, score, *box in row["found"]
-        if score >= scene.tuned.get("thresholds", {}).get(name, UNCHOSEN)
+        if score >= (thresholds.get(name, UNCHOSEN) if least is None else least)
     ]
     found.sort(key=lambda one: -one[1])
     if place.draw:
@@ -207,6 +199,19 @@ OUTPUTS: dict[str, OutputFile] = {
         "volumes.csv", ("volume", "class", "number", "voxels", "ml"), write_label_prediction
     ),
 }
+
+
+def _write_probabilities(
+    place: OutputPlace, probabilities: torch.Tensor, prepared: PreprocessedVolume
+) -> None:
+    """Write .npz: `probabilities` (channels, x, y, z) in float16 on the preprocessed grid, and its `affine`.
+
+    Channels are background and the classes, or the regions of the model; the affine maps voxels to RAS mm.
+    """
+    stream = io.BytesIO()
+    half = probabilities.numpy().astype(np.float16)
+    np.savez_compressed(stream, probabilities=half, affine=prepared.affine)
+    files.write_bytes(place.file("probabilities", "npz"), stream.getvalue())
 
 
 def _draw(

@@ -38,7 +38,6 @@ from medmim.stages.predict.outputs import (
     OutputPlace,
     VolumePrediction,
     trace_to_slices,
-    write_probabilities,
 )
 from medmim.stages.predict.predictions import SOURCES, Predictions, output_names, paths_of, write_sources
 from medmim.text_formats import csv_text
@@ -183,10 +182,9 @@ def _predict(
     for number, volume in enumerate(cases):
         try:
             known = with_modality(trained, volume.model_copy(update=_BARE), force=task.force)
-            place = OutputPlace(empty.out, empty.names[volume.id], draw=number < task.extras.pictures)
+            draw = number < task.extras.pictures
+            place = OutputPlace(empty.out, empty.names[volume.id], draw, task.extras)
             predictions[volume.id] = output.predict(trained, scene, known, place)
-            if task.extras.probabilities and trained.kind == "segment":
-                write_probabilities(trained, scene, known, place)
         except files.WriteError:  # would fail for the next volume too
             raise
         except DataError as error:

@@ -281,6 +281,11 @@ def test_boxes_in_pictures_have_no_millimetres_and_no_boxes_a_header(tiny_datase
         model = with_thresholds(result, threshold_)
         made = predict(tmp_path / "my scans", tmp_path / out, home=home, model=model, force=True)
         tables.append(list(csv.reader((made.out / "boxes.csv").open())))
+    least = Extras(min_score=0.0)
+    made = predict(
+        tmp_path / "my scans", tmp_path / "least", home=home, model=model, force=True, extras=least
+    )
+    assert list(csv.reader((made.out / "boxes.csv").open())) == tables[0]
     (header, first, *_), (alone,) = tables
     assert header == alone
     row = dict(zip(header, first, strict=True))
