@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -95,8 +96,9 @@ def promote(store: Store, runs: Sequence[RunScores], findings: Findings, *, miss
     obstacle = obstacle_to(best, second, test)
     challenge = None if obstacle else _challenge(store, version.model, [*mine, *incumbent], p)
     claimed = challenge is not None and challenge.p <= challenge.level and test.mean > 0
+    shown = replace(test, detectable=math.inf)  # it was computed for the level without spending
     sentence = verdict(
-        best, second, test, metric=findings.metric, claimed=claimed, obstacle=obstacle, name=name
+        best, second, shown, metric=findings.metric, claimed=claimed, obstacle=obstacle, name=name
     )
     sentence += _spending(challenge) if challenge else ""
     if challenge is None or not claimed:

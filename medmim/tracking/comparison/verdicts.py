@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Sequence
 
 from medmim.data.dataset.contamination import CONTAMINATED, EXACT_ONLY, POSSIBLE, UNKNOWN
@@ -48,6 +49,9 @@ def verdict(
         sentence += f"no evidence of a difference, as the sign-flip test has p = {test.p:.3f}"
     else:
         sentence += "no evidence of a difference"
+    if not obstacle and not claimed and math.isfinite(test.detectable):
+        points = f"{100 * test.detectable:.1f} points"
+        sentence += f"; a true difference of {points} would be found with 80 % probability"
     for doubt in (POSSIBLE, UNKNOWN, EXACT_ONLY):
         if doubtful := [arm.title for arm in (first, second) if arm.contamination == doubt]:
             sentence += f" (contamination of {' and '.join(doubtful)}: {doubt})"
