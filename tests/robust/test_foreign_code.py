@@ -105,16 +105,22 @@ def test_missing_seeds_are_not_trained_with_code_that_a_run_names(planted, tiny_
 @pytest.mark.parametrize(
     "command",
     [
-        ["predict", "scan.nii.gz"],
-        ["export", "--format", "safetensors", "--data", "DATA"],
-        ["masks", "--image", "scan.nii.gz"],
+        "predict scan.nii.gz --model MODEL",
+        "export --format safetensors --data DATA --model MODEL",
+        "masks --image scan.nii.gz --model MODEL",
+        "finetune segment --data DATA --init MODEL",
+        "finetune segment --data DATA --init MODEL --seeds 0,1",
+        "pretrain --data DATA --init MODEL",
+        "embed --data DATA --model MODEL",
+        "evaluate --data DATA --model MODEL",
+        "weights MODEL",
     ],
 )
 def test_commands_refuse_planted_code_in_one_line(planted, command, tiny_dataset, tmp_path, monkeypatch):
     monkeypatch.setenv("MEDMIM_HOME", str(tmp_path / "home"))
     nibabel.save(nibabel.Nifti1Image(np.random.default_rng(0).random((16, 16, 16)), np.eye(4)), "scan.nii.gz")
-    words = [str(tiny_dataset) if word == "DATA" else word for word in command]
-    result = CliRunner().invoke(main, [*words, "--model", str(planted)])
+    places = {"DATA": str(tiny_dataset), "MODEL": str(planted)}
+    result = CliRunner().invoke(main, [places.get(word, word) for word in command.split()])
     assert result.exit_code == 1
     assert "--trust-code planted_code:run" in result.stderr.splitlines()[-1]
 
