@@ -33,6 +33,15 @@ def imported(node):
     return [f"{node.module}.{alias.name}" for alias in node.names] if isinstance(node, ast.ImportFrom) else []
 
 
+def imports_of_tests():
+    return [
+        (path, node)
+        for path, tree in trees(TESTS).items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+    ]
+
+
 def classes():
     return [
         node.name
