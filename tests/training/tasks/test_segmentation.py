@@ -183,14 +183,14 @@ def test_outputs_of_regions_are_sums_of_classes_and_start_at_their_shares(tmp_pa
     encoder = build_encoder("dynunet", spatial_dims=3, in_channels=1, filters=[4, 8, 8])
     names = {1: "a", 2: "b", 3: "c"}
     options = Segmentation().head(encoder, rows, EvaluationContext(volumes, names, "fp32", {}), print)
-    assert options["priors"] == pytest.approx([723 / 768, 36 / 768, 9 / 768, 1e-3], abs=1e-5)
+    assert options["priors"] == pytest.approx([723 / 768, 36 / 768, 9 / 768, 1e-2], abs=1e-5)
     network = build_head("segment", encoder=encoder, spatial_dims=3, classes=3, **options)
     layers = [network.score, *network.deep]
     for layer in layers:
         layer.weight.data.zero_()
     for scores in network.deep_scores(torch.randn(1, 1, 8, 8, 8)):
         found = scores.sigmoid()[0, :, 0, 0, 0].tolist()
-        assert found == pytest.approx([45 / 768, 9 / 768, 1e-3], abs=2e-3)
+        assert found == pytest.approx([45 / 768, 9 / 768, 1e-2], abs=2e-2)
     network.score.weight.data.normal_()
     whole, core, active = network(torch.randn(1, 1, 8, 8, 8))[0]
     assert (whole > core).all()
