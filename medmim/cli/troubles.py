@@ -41,7 +41,8 @@ BY_TEXT = {
     "can't locate revision": "a newer MLflow wrote the store: `pip install -U mlflow`",
     "out of memory": "out of memory: use a smaller --batch-size or --size; `medmim plan` finds what fits",
     "can't allocate memory": "out of memory: use a smaller --batch-size or --size, or fewer --workers",
-    "can't start new thread": "no further thread can be started: use fewer --workers, or raise `ulimit -u`",
+    "can't start new thread": "no further thread can be started: use fewer --workers, or raise the limits of "
+    "processes and memory (`ulimit -u`, `ulimit -v`)",
 }
 # limits of the machine, which errors of our own with a cause attribute to the file that was read
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
