@@ -120,6 +120,12 @@ def study(tiny_dataset, new_home):
 
 
 @pytest.fixture
+def study_copy(study, tmp_path):
+    """The study in a home folder of the test's own, for tests that train in it."""
+    return SimpleNamespace(**{**vars(study), "home": shutil.copytree(study.home, tmp_path / "study-home")})
+
+
+@pytest.fixture
 def stored(home):
     """A home with a pretraining, a registered fine-tuning with scores, and a failed control."""
     from medmim.tracking.mlflow_store import Store

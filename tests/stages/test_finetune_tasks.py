@@ -109,25 +109,27 @@ def test_arms_of_every_task_are_compared(task, tiny_dataset, home):
     assert compared.report.is_file()
 
 
-def test_a_probe_keeps_the_encoder(study):
-    words = {"init": study.pretrained.run_id, "mode": "linear_probe"}
-    result = finetune(settings(study.data, "classify", **words), home=study.home, log=quiet)
-    before, after = load_file(study.pretrained.checkpoint), load_file(result.checkpoint)
+def test_a_probe_keeps_the_encoder(study_copy):
+    words = {"init": study_copy.pretrained.run_id, "mode": "linear_probe"}
+    result = finetune(settings(study_copy.data, "classify", **words), home=study_copy.home, log=quiet)
+    before, after = load_file(study_copy.pretrained.checkpoint), load_file(result.checkpoint)
     for name in (name for name in before if name.startswith("encoder.")):
         assert (before[name] == after[name]).all(), name
 
 
-def test_a_frozen_encoder_begins_late(study):
-    words = {"init": study.pretrained.run_id, "freeze": 0.9, "steps": 2}
-    result = finetune(settings(study.data, "segment", **words), home=study.home, log=quiet)
-    before, after = load_file(study.pretrained.checkpoint), load_file(result.checkpoint)
+def test_a_frozen_encoder_begins_late(study_copy):
+    words = {"init": study_copy.pretrained.run_id, "freeze": 0.9, "steps": 2}
+    result = finetune(settings(study_copy.data, "segment", **words), home=study_copy.home, log=quiet)
+    before, after = load_file(study_copy.pretrained.checkpoint), load_file(result.checkpoint)
     assert all((before[name] == after[name]).all() for name in before if name.startswith("encoder."))
 
 
-def test_a_3d_encoder_does_not_go_into_a_2d_one(study):
+def test_a_3d_encoder_does_not_go_into_a_2d_one(study_copy):
     with pytest.raises(TransferError, match="of another shape"):
         finetune(
-            settings(study.data, "segment", init=study.pretrained.run_id, dims=2), home=study.home, log=quiet
+            settings(study_copy.data, "segment", init=study_copy.pretrained.run_id, dims=2),
+            home=study_copy.home,
+            log=quiet,
         )
 
 

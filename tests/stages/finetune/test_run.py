@@ -98,11 +98,11 @@ def test_the_description_says_how_to_use_the_weights(study):
     assert described["size"] == [16, 16, 16]
 
 
-def test_the_same_seed_gives_the_same_bytes(study):
+def test_the_same_seed_gives_the_same_bytes(study_copy):
     words = {"steps": 2, "num_evaluations": 2, "seed": 0}
-    again = finetune(settings(study.data, **words), home=study.home, log=quiet)
-    assert again.checkpoint.read_bytes() == study.scratch.checkpoint.read_bytes()
-    assert cases_of(Store(study.home), again) == cases_of(Store(study.home), study.scratch)
+    again = finetune(settings(study_copy.data, **words), home=study_copy.home, log=quiet)
+    assert again.checkpoint.read_bytes() == study_copy.scratch.checkpoint.read_bytes()
+    assert cases_of(Store(study_copy.home), again) == cases_of(Store(study_copy.home), study_copy.scratch)
 
 
 @pytest.mark.parametrize("after", [1, 3])
@@ -152,50 +152,56 @@ def test_weights_of_another_home_can_be_used(study, new_home):
     assert run.data.tags["pretraining_run"] == study.pretrained.run_id
 
 
-def test_the_beginning_of_a_run_id_is_enough(study, new_home):
+def test_the_beginning_of_a_run_id_is_enough(study_copy, new_home):
     said = []
     finetune(
-        settings(study.data, init=study.pretrained.run_id[:12], steps=1), home=study.home, log=said.append
+        settings(study_copy.data, init=study_copy.pretrained.run_id[:12], steps=1),
+        home=study_copy.home,
+        log=said.append,
     )
     assert any(line.startswith("100.0%") for line in said)
 
 
-def test_weights_of_another_network_are_refused_before_anything_is_written(study, tmp_path):
-    tensors = load_file(study.pretrained.checkpoint)
+def test_weights_of_another_network_are_refused_before_anything_is_written(study_copy, tmp_path):
+    tensors = load_file(study_copy.pretrained.checkpoint)
     gone = sorted(name for name in tensors if name.startswith("encoder."))[:3]
     path = tmp_path / "weights.safetensors"
     save_file({name: value for name, value in tensors.items() if name not in gone}, path)
-    described = json.loads(study.pretrained.checkpoint.with_suffix(".json").read_text())
+    described = json.loads(study_copy.pretrained.checkpoint.with_suffix(".json").read_text())
     path.with_suffix(".json").write_text(json.dumps({**described, "sha256": files.sha256_of(path)}))
-    before = len(Store(study.home).runs())
+    before = len(Store(study_copy.home).runs())
     with pytest.raises(TransferError, match=gone[0].removeprefix("encoder.")):
-        finetune(settings(study.data, init=str(path)), home=study.home, log=quiet)
-    assert len(Store(study.home).runs()) == before
+        finetune(settings(study_copy.data, init=str(path)), home=study_copy.home, log=quiet)
+    assert len(Store(study_copy.home).runs()) == before
 
 
-def test_test_patients_that_pretraining_saw_are_counted_and_reported(study, tmp_path):
+def test_test_patients_that_pretraining_saw_are_counted_and_reported(study_copy, tmp_path):
     """The record travels in the weights file."""
-    weights, description = load_weights(study.pretrained.checkpoint)
-    tested = sorted({volume.subject for volume in read_dataset(study.data).in_split("test")})
+    weights, description = load_weights(study_copy.pretrained.checkpoint)
+    tested = sorted({volume.subject for volume in read_dataset(study_copy.data).in_split("test")})
     seen = SeenPatients(frozenset({patient_digest(tested[0])}), frozenset(), 0)
     path = save_weights(tmp_path / "copy", weights, description, seen.as_metadata())
     lines = []
-    result = finetune(settings(study.data, init=str(path), steps=1), home=study.home, log=lines.append)
+    result = finetune(
+        settings(study_copy.data, init=str(path), steps=1), home=study_copy.home, log=lines.append
+    )
     saw = "warning: pretraining saw 1 test patient (equal keys) and 0 test volumes (equal voxels); "
     assert f"{saw}scores are optimistic" in lines
-    store = Store(study.home)
+    store = Store(study_copy.home)
     run = store.run(result.run_id)
     assert run.data.tags["test_patients_seen_in_pretraining"] == "1"
     assert read_run(store, run).contamination == CONTAMINATED
 
 
-def test_weights_without_a_record_have_unknown_contamination(study, tmp_path):
-    weights, description = load_weights(study.pretrained.checkpoint)
+def test_weights_without_a_record_have_unknown_contamination(study_copy, tmp_path):
+    weights, description = load_weights(study_copy.pretrained.checkpoint)
     path = save_weights(tmp_path / "copy", weights, description)
     lines = []
-    result = finetune(settings(study.data, init=str(path), steps=1), home=study.home, log=lines.append)
+    result = finetune(
+        settings(study_copy.data, init=str(path), steps=1), home=study_copy.home, log=lines.append
+    )
     assert "warning: it is unknown whether pretraining saw test patients: its record is missing" in lines
-    store = Store(study.home)
+    store = Store(study_copy.home)
     run = store.run(result.run_id)
     assert run.data.tags["test_patients_seen_in_pretraining"] == "unknown"
     assert read_run(store, run).contamination == UNKNOWN
@@ -242,11 +248,13 @@ def test_volumes_of_all_kinds_can_be_learnt(varied_dataset, home, dims):
     assert 0 <= result.metrics["test/dice"] <= 1
 
 
-def test_the_encoder_can_be_frozen(study):
+def test_the_encoder_can_be_frozen(study_copy):
     result = finetune(
-        settings(study.data, init=study.pretrained.run_id, encoder_lr=0.0), home=study.home, log=quiet
+        settings(study_copy.data, init=study_copy.pretrained.run_id, encoder_lr=0.0),
+        home=study_copy.home,
+        log=quiet,
     )
-    before, after = load_file(study.pretrained.checkpoint), load_file(result.checkpoint)
+    before, after = load_file(study_copy.pretrained.checkpoint), load_file(result.checkpoint)
     for name in (name for name in before if name.startswith("encoder.")):
         assert (before[name] == after[name]).all(), name
 
