@@ -25,7 +25,7 @@ from medmim.methods.simmim import SimMIM, build_simmim
 from medmim.methods.spark import SparK, build_spark
 from medmim.methods.voco import build_voco
 from medmim.methods.volume_fusion import build_volume_fusion
-from medmim.shapes import Size
+from medmim.shapes import Size, as_size
 
 METHODS: dict[str, Callable[..., Method]] = {
     "latent_mim": build_latent_mim,
@@ -51,7 +51,7 @@ def build_method(
     *,
     encoder: Encoder,
     spatial_dims: int,
-    cell: Size,
+    cell: int | Size,
     supervision: Supervision | None = None,
     **options: Any,
 ) -> Method:
@@ -59,6 +59,7 @@ def build_method(
 
     Args:
         name: a key of `METHODS`.
+        cell: size of a mask cell in voxels, one number or one per axis.
         supervision: kind and number of the dataset's labels, for methods that use them.
 
     Raises:
@@ -67,7 +68,8 @@ def build_method(
     """
     if name not in METHODS:
         raise unknown_name("method", name, METHODS)
-    given = {"encoder": encoder, "spatial_dims": spatial_dims, "cell": cell, "supervision": supervision}
+    size = as_size(cell, spatial_dims, what="cell")
+    given = {"encoder": encoder, "spatial_dims": spatial_dims, "cell": size, "supervision": supervision}
     taken = signature(METHODS[name]).parameters.keys()
     refuse_unknown_options(f"method '{name}'", options, taken - given.keys())
     return METHODS[name](**{key: value for key, value in given.items() if key in taken}, **options)

@@ -92,12 +92,27 @@ def generators_of(hidden: Hidden) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(crc32(sample.cpu().numpy().tobytes())) for sample in hidden]
 
 
+def require_tensors(images: object, hidden: object) -> None:
+    """Check the inputs of a method, which in a loop of one's own may be arrays or masks of numbers.
+
+    Raises:
+        TypeError: unless images are a floating-point tensor and the mask is a Boolean one.
+    """
+    for name, value, kind in (("images", images, "floating-point"), ("hidden", hidden, "Boolean")):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name}: expected a {kind} tensor, got {type(value).__name__}")
+        if not (value.dtype == torch.bool if name == "hidden" else value.is_floating_point()):
+            raise TypeError(f"{name}: expected a {kind} tensor, got one of {value.dtype}")
+
+
 def require_grid(images: Images, hidden: Hidden, cell: Size) -> None:
     """Check that the mask has the grid of the image.
 
     Raises:
         ShapeError: for another grid, or an image that does not divide into cells.
+        TypeError: see `require_tensors`.
     """
+    require_tensors(images, hidden)
     grid = grid_of(tuple(images.shape[2:]), cell)
     if tuple(hidden.shape[1:]) != grid:
         raise ShapeError(
