@@ -117,8 +117,8 @@ def _count_matches(database: Path, word: str) -> int | None:
 
 
 def _count(database: Path, question: str, values: tuple[str, ...]) -> int | None:
-    if not database.is_file():
-        return 0
+    if not database.is_file():  # the command itself reports a lost database, or a home that is a file
+        return None if database.parent.is_file() or (database.parent / "checkpoints").is_dir() else 0
     try:
         connection = sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True, timeout=1)
         try:

@@ -78,3 +78,6 @@ def test_own_code_is_left_to_the_stage():
 def test_an_unknown_study_is_reported_before_the_store_is_opened(home):
     with pytest.raises(RunError, match=r"compare --study nosuch: no runs of this study here"):
         check_parameters("compare", {"study": "nosuch", "runs": ()})
+    (home / "mlflow.db").unlink()
+    (home / "checkpoints").mkdir()  # the command reports that the database is lost
+    check_parameters("compare", {"study": "nosuch", "runs": ()})
