@@ -88,7 +88,8 @@ def _sections(kind: str, *, picture: str = "") -> str:
     parts = []
     for name in sorted(NAMES[kind]):
         place = PACKAGE / f"{kind}s" / name
-        file = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+        module = place.with_suffix(".py")  # a folder of the name may be a rest of an earlier version
+        file = module if module.is_file() else place / "__init__.py"
         first, _, rest = (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").partition(
             "\n"
         )
