@@ -12,6 +12,7 @@ sources.csv                    paths of the source files with their keys, for th
 
 from __future__ import annotations
 
+import errno
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -83,9 +84,11 @@ def predict(
             result = _link_to_dicom(trained, scans, dataset, result, task)
             _write_index(trained, result)
     except OSError as error:
+        remedy = "expected free space and write permission; fix it and run the same command again"
+        if error.errno == errno.ENOLCK:
+            remedy = "this network folder supports no locks; choose --out on a local disk"
         raise RunError(
-            f"cannot write to '{out}' ({error.strerror or type(error).__name__}): expected free space and "
-            "write permission; fix it and run the same command again"
+            f"cannot write to '{out}' ({error.strerror or type(error).__name__}): {remedy}"
         ) from error
     if not result.volumes:
         raise DataError(

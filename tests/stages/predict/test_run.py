@@ -1,4 +1,5 @@
 import csv
+import errno
 import json
 
 import numpy as np
@@ -371,3 +372,14 @@ def test_labels_of_regions_are_written_in_their_order_by_one_model_and_by_severa
         [path] = (made.out / "segmentations").iterdir()
         np.testing.assert_array_equal(read_image(path).array, expected)
     assert json.loads((made.out / "predictions.json").read_text())["classes"] == {"9": "core", "4": "rim"}
+
+
+def test_an_output_folder_without_locks_is_reported_with_the_way_out(weights, tmp_path, home, monkeypatch):
+    blob_file(tmp_path / "scans" / "a.nii.gz")
+
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with pytest.raises(RunError, match=r"No locks available\): this network folder .* --out on a local disk"):
+        predict(tmp_path / "scans", tmp_path / "out", home=home, model=str(weights))
