@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import click
 
-Progress = Callable[[str, int, int], None]  # phase, done, total
+if TYPE_CHECKING:
+    from medmim.data.ingest.context import Progress
 
 
 def is_quiet() -> bool:
