@@ -4,15 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+
+from pydantic import BaseModel, ValidationError
 
 from medmim import files
 from medmim.errors import RunError, UnregisteredError, counted, message_of
 from medmim.stages.run_lifecycle import RunResult
-from medmim.text_formats import parse_json
 from medmim.tracking.mlflow_store import Store
 
 _KEPT = "registration.json"  # next to the weights
+
+
+class Registration(BaseModel):
+    """What is registered of a run, as it is kept next to the weights.
+
+    Attributes:
+        score: metric of the pretraining run and its value; may be empty.
+    """
+
+    model: str
+    tags: dict[str, str]
+    score: dict[str, float]
 
 
 def register(
@@ -30,8 +42,8 @@ def register(
     Raises:
         UnregisteredError: if the store fails or no longer contains the run; see `register_later`.
     """
-    kept = {"model": model, "tags": dict(tags), "score": dict(score)}
-    files.write_json(store.checkpoints(result.run_id) / _KEPT, kept)
+    kept = Registration(model=model, tags=dict(tags), score=dict(score))
+    files.write_json(store.checkpoints(result.run_id) / _KEPT, kept.model_dump())
     try:
         _register(store, result.run_id, kept)
     except Exception as error:
@@ -50,7 +62,7 @@ def register_later(home: Path, word: str) -> tuple[str, int]:
         word: id of the run, or its beginning.
 
     Raises:
-        RunError: if no finished fine-tuning, or more than one, has such an id.
+        RunError: if no finished fine-tuning, or more than one, has such an id, or its file is damaged.
     """
     found = [path for path in home.glob(f"checkpoints/*/{_KEPT}") if path.parent.name.startswith(word)]
     if len(found) != 1:
@@ -58,15 +70,20 @@ def register_later(home: Path, word: str) -> tuple[str, int]:
             f"models register: expected the id of a finished fine-tuning, or its beginning, got '{word}', "
             f"which fits {counted(len(found), 'run')}"
         )
-    kept = parse_json(found[0].read_text(encoding="utf-8"))
-    return kept["model"], _register(Store(home), found[0].parent.name, kept)
+    try:
+        kept = Registration.model_validate_json(found[0].read_bytes())
+    except ValidationError as error:
+        raise RunError(
+            f"'{found[0]}' is damaged: expected model, tags and score; predict with --model {word}, or "
+            "fine-tune again"
+        ) from error
+    return kept.model, _register(Store(home), found[0].parent.name, kept)
 
 
-def _register(store: Store, run_id: str, kept: Mapping[str, Any]) -> int:
-    tags = kept["tags"]
-    version = store.register(model=kept["model"], run_id=run_id, tags=tags, alias="challenger")
-    for key, value in kept["score"].items():
-        store.note_score(tags["pretraining_run"], key, value)
+def _register(store: Store, run_id: str, kept: Registration) -> int:
+    version = store.register(model=kept.model, run_id=run_id, tags=kept.tags, alias="challenger")
+    for key, value in kept.score.items():
+        store.note_score(kept.tags["pretraining_run"], key, value)
     return version
 
 

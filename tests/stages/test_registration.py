@@ -68,3 +68,12 @@ def test_a_failed_registration_names_the_command_and_notes_the_score_later(home,
 def test_an_id_without_a_finished_fine_tuning_is_rejected(home):
     with pytest.raises(RunError, match="got 'abc', which fits 0 runs"):
         register_later(home, "abc")
+
+
+@pytest.mark.parametrize("text", ["{}", '{"model": 3}', "[1"], ids=["empty", "wrong", "cut"])
+def test_a_damaged_file_of_a_registration_is_named(text, home):
+    folder = home / "checkpoints" / "deadbeef"
+    folder.mkdir(parents=True)
+    (folder / "registration.json").write_text(text)
+    with pytest.raises(RunError, match=r"registration.json' is damaged: expected model, tags and score"):
+        register_later(home, "dead")
