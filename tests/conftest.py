@@ -5,6 +5,8 @@ import json
 import os
 import shutil
 import socket
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -117,6 +119,15 @@ def study(tiny_dataset, new_home):
     return SimpleNamespace(
         home=home, data=tiny_dataset, pretrained=pretrained, tuned=tuned, scratch=scratch, said=said
     )
+
+
+@pytest.fixture(autouse=True)
+def _study_unchanged(request):
+    """Tests share the study, in an order that differs between runs: one that trains in it takes a copy."""
+    yield
+    if "study" in request.fixturenames:
+        with closing(sqlite3.connect(request.getfixturevalue("study").home / "mlflow.db")) as database:
+            assert database.execute("SELECT COUNT(*) FROM runs").fetchone() == (3,)
 
 
 @pytest.fixture

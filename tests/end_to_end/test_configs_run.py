@@ -1,6 +1,7 @@
 """Every shipped preset runs through the command line on a small dataset, one step each."""
 
 import json
+import shutil
 from functools import partial
 
 import pytest
@@ -66,15 +67,15 @@ def run(*words):
 
 
 @pytest.fixture(scope="module")
-def home_of_all(new_home):
-    """One home folder for all presets, as a user would have."""
-    return new_home()
+def homes(study, new_home, tmp_path_factory):
+    """One home folder for the presets of each stage: fine-tunings begin from the pretraining of the study."""
+    copy = tmp_path_factory.mktemp("presets") / "home"
+    return {"pretrain": new_home(), "finetune": shutil.copytree(study.home, copy)}
 
 
 @pytest.mark.parametrize("path", TRAININGS, ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_preset(path, tiny_dataset, study, home_of_all, monkeypatch, tmp_path):
-    home = home_of_all if path.parent.name == "pretrain" else study.home
-    monkeypatch.setenv("MEDMIM_HOME", str(home))
+def test_preset(path, tiny_dataset, homes, monkeypatch, tmp_path):
+    monkeypatch.setenv("MEDMIM_HOME", str(homes[path.parent.name]))
     # the first line holds the command that runs it
     command = (
         path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# medmim ").split(" --")[0].split()
