@@ -122,6 +122,12 @@ def study(tiny_dataset, new_home):
 
 
 @pytest.fixture(autouse=True)
+def _nothing_trusted(monkeypatch):
+    """Commands of one test leave their list of trusted code in the environment of this process."""
+    monkeypatch.delenv("MEDMIM_TRUST_CODE", raising=False)
+
+
+@pytest.fixture(autouse=True)
 def _study_unchanged(request):
     """Tests share the study, in an order that differs between runs: one that trains in it takes a copy."""
     yield

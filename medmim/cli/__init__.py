@@ -22,7 +22,7 @@ from click.shell_completion import get_completion_class
 from medmim import __version__
 from medmim.cli.error_report import report_error
 from medmim.cli.troubles import explain, explain_exhausted
-from medmim.config.own_code import explain_own_code
+from medmim.config.own_code import explain_own_code, trust, trust_settings
 from medmim.errors import MedmimError, Stopped, causes, did_you_mean, message_of
 from medmim.files import SHARED
 
@@ -152,12 +152,13 @@ def _release(error: BaseException) -> None:
 
 
 def _checked_first(name: str, run: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a command so that its parameters are checked before its stage is imported."""
+    """Wrap a command so that its parameters are trusted and checked before its stage is imported."""
 
     @functools.wraps(run)
     def command(*positional: Any, **parameters: Any) -> Any:
         from medmim.cli.early_checks import check_parameters
 
+        trust_settings(parameters)
         check_parameters(name, parameters)
         return run(*positional, **parameters)
 
@@ -166,8 +167,6 @@ def _checked_first(name: str, run: Callable[..., Any]) -> Callable[..., Any]:
 
 def _trust_option() -> click.Option:
     def allow(_context: click.Context, _option: click.Parameter, paths: tuple[str, ...]) -> None:
-        from medmim.config.own_code import trust
-
         trust(paths)
 
     return click.Option(

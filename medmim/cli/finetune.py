@@ -103,12 +103,15 @@ def command(
 
 
 def _result_lines(result: RunResult, following: str) -> list[str]:
+    from medmim.training.evaluation.metric_intervals import caveat
+
     return [
         f"run      {result.run_id}",
         f"weights  {result.checkpoint}",
         f"picture  {result.panel}",
         *(f"scores   {figure}" for figure in [result.panel.with_name("scores.png")] if figure.is_file()),
         *map(_score, result.scores),
+        *(f"note     {text}" for text in filter(None, [caveat(result.scores)])),
         f"next     {following}",
     ]
 

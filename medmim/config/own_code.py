@@ -1,7 +1,8 @@
 """Users' own code, named as `module:callable`: the only place that imports it, and whose word is trusted.
 
 An import path is followed only if it comes from the user: from the command line, a `--config` file,
-`--trust-code` or a Python call. A path in a weights file, run, pack or store is refused otherwise.
+`--trust-code` or a Python call. A path in a weights file, run, pack or store is refused otherwise: by the
+function that reads it, and again by `import_callable`, once this process or its parent has trusted a list.
 """
 
 from __future__ import annotations
@@ -23,11 +24,8 @@ _RAISED = re.compile(r"^([A-Za-z_][\w.]*(?:: .*)?)$", re.MULTILINE)
 _TIMM = re.compile(r"timm:[A-Za-z0-9_.]+")  # a network of timm's table, which no other code can join
 TRUSTED = "MEDMIM_TRUST_CODE"  # import paths separated by commas; child processes inherit them
 _NAMING = (
-    "encoder",
-    "mask",
-    "rule",
-    "masks",
-    "augment",
+    *("encoder", "mask", "rule", "masks", "augment"),
+    "names",  # of masks, on the command line
 )  # settings whose value, or keys, may be import paths
 
 
@@ -48,15 +46,27 @@ def refuse_foreign_code(values: Mapping[str, Any], *, source: str) -> None:
         RunError: for the first import path that is not trusted.
     """
     for path in _paths_in(values):
-        if path not in _trusted():
-            raise RunError(
-                f"{source}: needs the code '{path}', which medmim imports only at your word; if you know and "
-                f"trust this code, add --trust-code {path}"
-            )
+        _refuse_untrusted(path, source)
+
+
+def _refuse_untrusted(path: str, source: str) -> None:
+    if path not in _trusted():
+        raise RunError(
+            f"{source}: needs the code '{path}', which medmim imports only at your word; if you know and "
+            f"trust this code, add --trust-code {path}"
+        )
 
 
 def import_callable(path: str, *, word: str, expected: str) -> Any:
-    """Import `module:callable`, from the installed packages or the current folder."""
+    """Import `module:callable`, from the installed packages or the current folder.
+
+    Raises:
+        RunError: for a path that is not trusted, in a process that has a list of trusted paths: every command
+            and every function of the Python API. A direct call without such a list is the user's own word.
+        UsageError: if it cannot be imported.
+    """
+    if TRUSTED in os.environ:
+        _refuse_untrusted(path, word)
     module, _, attribute = path.partition(":")
     here = str(Path.cwd())
     if here not in sys.path and "" not in sys.path:

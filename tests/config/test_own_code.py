@@ -42,6 +42,17 @@ def test_code_named_by_a_file_is_refused_until_the_user_names_it(values):
     refuse_foreign_code(values, source="pack")
 
 
+def test_paths_are_imported_at_the_users_word_only(monkeypatch):
+    """The last barrier: a loader that forgot to check a description cannot import what it names."""
+    words = {"word": "--mask", "expected": "a function"}
+    with pytest.raises(RunError, match="--mask: needs the code 'json:loads'"):
+        import_callable("json:loads", **words)
+    trust(["json:loads"])
+    assert import_callable("json:loads", **words)("7") == 7
+    monkeypatch.delenv(TRUSTED)  # no command and no function of the API: the user's own Python call
+    assert import_callable("json:dumps", **words)(7) == "7"
+
+
 @pytest.mark.parametrize("values", NAMED)
 def test_settings_of_the_user_are_trusted(values):
     trust_settings(values)
@@ -65,6 +76,7 @@ def test_the_current_folder_is_searched_after_installed_packages(tmp_path, monke
     (tmp_path / "own_nets_here.py").write_text("def build():\n    return 7\n", encoding="utf-8")
     (tmp_path / "json.py").write_text("raise AssertionError\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
+    trust(["own_nets_here:build", "json:loads"])
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
     assert import_callable("own_nets_here:build", word="--encoder", expected="a network")() == 7
     assert import_callable("json:loads", word="--encoder", expected="a network")("7") == 7
@@ -72,6 +84,7 @@ def test_the_current_folder_is_searched_after_installed_packages(tmp_path, monke
 
 @pytest.mark.parametrize("path", ["no_such_module_here:build", "json:no_such", ":build", "json:"])
 def test_what_cannot_be_imported_is_one_usage_error(path):
+    trust([path])
     with pytest.raises(UsageError, match=r"--mask .*: cannot import it \(.*'module:callable', a function"):
         import_callable(path, word="--mask", expected="a function")
 
@@ -81,6 +94,7 @@ def test_an_error_in_own_code_is_explained_by_its_last_calls(tmp_path, monkeypat
     (tmp_path / "own_nets_that_fail.py").write_text(
         "def inner():\n    import no_such_package\n\ndef build():\n    inner()\n"
     )
+    monkeypatch.delenv(TRUSTED)
     build = import_callable("own_nets_that_fail:build", word="--encoder", expected="a network")
     with pytest.raises(ModuleNotFoundError, match="no_such_package") as raised:
         build()

@@ -39,7 +39,7 @@ from medmim.stages.finetune.run import shown_cases
 from medmim.stages.initial_weights import patients_seen_by
 from medmim.stages.run_lifecycle import score_cells
 from medmim.stages.target_table import subgroups, with_targets
-from medmim.training.evaluation.metric_intervals import intervals
+from medmim.training.evaluation.metric_intervals import caveat, intervals
 from medmim.training.evaluation.patient_scores import own_scores
 from medmim.training.tasks.base import Row
 
@@ -121,16 +121,18 @@ def evaluate(
     scored = [case for case in cases if case.id not in failures]
     notes += [*_class_notes(matching), *source.task.unscored(scored, matching.names)]
     notes += _case_notes(source, cases, failures, unlike, options)
-    for line in notes:
-        log(f"warning: {line}")
     parts = {
         name: [row for row in rows if groups[row["case"]] == name] for name in sorted(set(groups.values()))
     }
+    scores = [_group(scorer, name, own) for name, own in {"all cases": rows, **parts}.items() if own]
+    notes += filter(None, [caveat(scores[0].scores)])
+    for line in notes:
+        log(f"warning: {line}")
     result = EvaluationResult(
         out=out,
         page=out / PAGE,
         facts=_facts(source, dataset, matching, scored, options.split),
-        groups=[_group(scorer, name, own) for name, own in {"all cases": rows, **parts}.items() if own],
+        groups=scores,
         certificate=_certificate(source, dataset, scored),
         failures=failures,
         notes=notes,

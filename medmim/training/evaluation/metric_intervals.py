@@ -1,15 +1,17 @@
 """95 % confidence intervals of the test metrics of one run, over patients.
 
-The standard error of a metric is the jackknife's, with one patient left out at a time. The interval is
-Student's t on a scale without bounds (logit for metrics from 0 to 1, logarithm for distances), so that it
-stays inside the range of the metric. `docs/results/metric_intervals.json` shows how often it covers the true
-value, and that percentiles of a bootstrap cover it more rarely.
+The standard error of a metric is the jackknife's, with one patient left out at a time. Means of patients'
+scores (Dice, distances) have Student's t on a scale without bounds (logit for scores from 0 to 1, logarithm
+for distances). Metrics of counts over all patients (accuracy, F1, AUROC, average precision) have Wilson's
+interval of a proportion (JASA 1927) with the effective number of patients that the standard error implies
+(Korn and Graubard, Survey Methodology 1998). The degrees of freedom allow for heavy tails (Box, Biometrika
+1953). `docs/results/metric_intervals.json` shows how often the intervals cover the true value.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,10 @@ Statistic = Callable[[Weights], dict[str, float]]
 _TAIL = 0.025
 _COUNTS = ("positives_", "negatives_")  # of cases, without an interval
 _UNIT = (0.0, 1.0)
+_BINOMIAL = ("accuracy", "balanced_accuracy", "within_one_grade", "auroc", "macro_auroc")
+_OF_COUNTS = (*_BINOMIAL, "f1", "macro_f1", "ap50", "froc")  # of all patients, not their means
+_MEANS = ("dice", "surface_dice", "lesion_")  # of patients
+_FAILED_SHARE = 0.5  # of the mean; a patient with less failed
 _RANGES = {  # of metrics that are not from 0 to 1, by the start of their names
     "hd95_mm": (0.0, math.inf),
     "mae": (0.0, math.inf),
@@ -50,7 +56,33 @@ def intervals(statistic: Statistic, patients: int) -> list[dict[str, Any]]:
             others = [] if key.startswith(_COUNTS) else [found.get(key, math.nan) for found in without]
             low, high = interval(key, value, others) or (None, None)
             rows.append({"metric": key, "value": value, "low": low, "high": high, "patients": patients})
+            if low is not None and (share := unseen_failures(key, value, others)):
+                rows[-1]["unseen_failures"] = share
     return rows
+
+
+def unseen_failures(key: str, value: float, without: Sequence[float]) -> float | None:
+    """Return the share of patients who may fail although no test patient did (95 % bound).
+
+    The interval of a mean cannot allow for an outcome that no test patient had. A patient failed whose score
+    is below half of the mean; the scores follow from the values `without` each patient. With n patients and
+    no failure the bound is 1 - 0.05^(1/n), about 3/n. None for metrics that are no means of patients'
+    overlaps, and where a patient failed.
+    """
+    counted = [one for one in without if not math.isclose(one, value, rel_tol=0, abs_tol=1e-12)]
+    scores = [len(counted) * value - (len(counted) - 1) * one for one in counted]
+    if not key.startswith(_MEANS) or min(scores, default=0) < _FAILED_SHARE * value:
+        return None
+    return float(1 - (2 * _TAIL) ** (1 / len(scores))) if scores else None
+
+
+def caveat(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return the sentence about failures that no test patient shows, for the first row that they concern."""
+    row = next((row for row in rows if "unseen_failures" in row), None)
+    return row and (
+        f"no test patient failed (less than half of the mean {row['metric']}); up to "
+        f"{100 * row['unseen_failures']:.0f} % of patients could (95 % bound), which the interval leaves out"
+    )
 
 
 def interval(key: str, value: float, without: Sequence[float]) -> tuple[float, float] | None:
@@ -68,10 +100,34 @@ def interval(key: str, value: float, without: Sequence[float]) -> tuple[float, f
         if not math.isfinite(shortfall):
             return None
         return (value, value + shortfall) if value == bounds[0] else (value - shortfall, value)
-    counted = int(np.count_nonzero(~np.isclose(found, value, rtol=0, atol=1e-12)))
-    squares = ((found - found.mean()) ** 2).sum() * (len(found) - 1) / len(found)
-    half = float(stats.t.isf(_TAIL, max(counted - 1, 1)) * math.sqrt(squares))
-    return _bounded(value, half, *bounds)
+    error = math.sqrt(((found - found.mean()) ** 2).sum() * (len(found) - 1) / len(found))
+    freedom = _degrees_of_freedom(found[~np.isclose(found, value, rtol=0, atol=1e-12)])
+    binomial = key.removeprefix("patient_").startswith(_BINOMIAL)
+    reach = float(stats.norm.isf(_TAIL) if binomial else stats.t.isf(_TAIL, freedom))
+    if _is_of_counts(key) and error:
+        return _wilson(value, value * (1 - value) / error**2, reach)
+    return _bounded(value, reach * error, *bounds)
+
+
+def _is_of_counts(key: str) -> bool:
+    return key.removeprefix("patient_").startswith(_OF_COUNTS)
+
+
+def _degrees_of_freedom(values: Float[np.ndarray, " patients"]) -> float:
+    """Return n - 1, or 2n / (kurtosis + 2n / (n - 1)) where heavy tails make the standard error uncertain."""
+    count = len(values)
+    if count < 4 or np.ptp(values) == 0:
+        return max(count - 1.0, 1.0)
+    kurtosis = float(stats.kurtosis(values, bias=False))
+    return 2 * count / (max(kurtosis, 0) + 2 * count / (count - 1))
+
+
+def _wilson(value: float, patients: float, reach: float) -> tuple[float, float]:
+    """Return Wilson's interval of a proportion; `reach` is the quantile."""
+    weight = reach**2 / patients
+    middle = (value + weight / 2) / (1 + weight)
+    half = reach / (1 + weight) * math.sqrt(value * (1 - value) / patients + (weight / reach / 2) ** 2)
+    return middle - half, middle + half
 
 
 def range_of(key: str) -> tuple[float, float]:
