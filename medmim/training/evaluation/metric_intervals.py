@@ -79,7 +79,9 @@ def unseen_failures(key: str, value: float, without: Sequence[float]) -> float |
 def caveat(rows: Sequence[Mapping[str, Any]]) -> str | None:
     """Return the sentence about failures that no test patient shows, for the first row that they concern."""
     row = next((row for row in rows if "unseen_failures" in row), None)
-    return row and (
+    if row is None:
+        return None
+    return (
         f"no test patient failed (less than half of the mean {row['metric']}); up to "
         f"{100 * row['unseen_failures']:.0f} % of patients could (95 % bound), which the interval leaves out"
     )
