@@ -121,9 +121,8 @@ def evaluate(
     scored = [case for case in cases if case.id not in failures]
     notes += [*_class_notes(matching), *source.task.unscored(scored, matching.names)]
     notes += _case_notes(source, cases, failures, unlike, options)
-    parts = {
-        name: [row for row in rows if groups[row["case"]] == name] for name in sorted(set(groups.values()))
-    }
+    names = sorted(set(groups.values()))
+    parts = {name: [row for row in rows if groups[row["case"]] == name] for name in names}
     scores = [_group(scorer, name, own) for name, own in {"all cases": rows, **parts}.items() if own]
     notes += filter(None, [caveat(scores[0].scores)])
     for line in notes:
