@@ -121,9 +121,7 @@ def evaluate(
     scored = [case for case in cases if case.id not in failures]
     notes += [*_class_notes(matching), *source.task.unscored(scored, matching.names)]
     notes += _case_notes(source, cases, failures, unlike, options)
-    names = sorted(set(groups.values()))
-    parts = {name: [row for row in rows if groups[row["case"]] == name] for name in names}
-    scores = [_group(scorer, name, own) for name, own in {"all cases": rows, **parts}.items() if own]
+    scores = [_group(scorer, name, own) for name, own in _parts(rows, groups).items() if own]
     notes += filter(None, [caveat(scores[0].scores)])
     for line in notes:
         log(f"warning: {line}")
@@ -198,6 +196,14 @@ def _rows(
         reasons = ", ".join(sorted(set(failures.values())))
         raise DataError(f"no case could be scored ({reasons})", reason="nothing_scored")
     return rows
+
+
+def _parts(rows: Sequence[Row], groups: Mapping[str, str]) -> dict[str, Sequence[Row]]:
+    """Return the rows of all cases, then those of each subgroup."""
+    names = sorted(set(groups.values()))
+    return {"all cases": rows} | {
+        name: [row for row in rows if groups[row["case"]] == name] for name in names
+    }
 
 
 def _group(scorer: CaseScorer, title: str, rows: Sequence[Row]) -> GroupScores:
