@@ -101,11 +101,14 @@ def _evaluate(
     test: tuple[np.ndarray, np.ndarray],
 ) -> ProbeResult:
     fitted = {strength: probes.linear(*train, strength=strength) for strength in _STRENGTHS}
-    scores = {strength: probes.macro_f1(val[1], model.predict(val[0])) for strength, model in fitted.items()}
+    scores = {
+        strength: probes.mean_f1_of_present(val[1], model.predict(val[0]))
+        for strength, model in fitted.items()
+    }
     best = max(scores, key=lambda strength: scores[strength])
     return ProbeResult(
-        linear_f1=probes.macro_f1(test[1], fitted[best].predict(test[0])),
-        knn_f1=probes.macro_f1(test[1], probes.nearest(*train).predict(test[0])),
+        linear_f1=probes.mean_f1_of_present(test[1], fitted[best].predict(test[0])),
+        knn_f1=probes.mean_f1_of_present(test[1], probes.nearest(*train).predict(test[0])),
         strength=best,
         images=len(test[1]),
     )

@@ -29,7 +29,7 @@ Examples:
 @click.option(
     "--seeds",
     type=click.IntRange(min=2),
-    help="First train every arm until it has so many seeds; finished trainings are not repeated.",
+    help="First train every arm until it has that many seeds; finished training runs are not repeated.",
 )
 @dataset_option("Dataset folder, for --seeds.")
 @click.option("--promote", is_flag=True, help="Make the best model champion if the paired test allows it.")

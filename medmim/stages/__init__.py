@@ -1,1 +1,1 @@
-"""What each command does, one file a command; the only place that puts parts together."""
+"""What each command does, one file or folder per command; the only layer that combines the others."""

@@ -37,7 +37,7 @@ def train_missing_seeds(
     engine: StudyEngine | None = None,
     log: Callable[[str], None] = print,
 ) -> list[str]:
-    """Train every arm of a comparison until it has so many seeds; return the ids of all runs to compare.
+    """Train every arm of a comparison until it has that many seeds; return the ids of all runs to compare.
 
     Finished trainings are not repeated, so that the command can be interrupted and started again.
 

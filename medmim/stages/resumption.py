@@ -150,7 +150,7 @@ def resume_run(
 
 
 def _is_follower() -> bool:
-    """Return whether a launcher started this process as another than the first."""
+    """Return whether a launcher started this process with a rank other than 0."""
     from lightning.fabric.utilities.rank_zero import rank_zero_only
 
     return bool(getattr(rank_zero_only, "rank", 0))

@@ -93,7 +93,7 @@ def _padding_lines(volumes: Sequence[VolumeRecord], plan: PreprocessingPlan) -> 
 
 
 def view_lines(pretraining: Mapping[str, Any], plan: PreprocessingPlan) -> list[str]:
-    """Return a note where `--size` means another view in fine-tuning than it meant in pretraining."""
+    """Return a note where `--size` means a different field of view in fine-tuning than in pretraining."""
     crops = bool(pretraining) and pretraining.get("augment", "patch") == "patch"
     if plan.view != "whole" or not crops:
         return []

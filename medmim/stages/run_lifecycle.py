@@ -215,7 +215,7 @@ def train(
 
 def _start(run: TrainingRun[Any, Any], given: RunSettings, store: Store, tags: Mapping[str, str]) -> Recorder:
     """Start a run and store its settings without paths, which are noted next to the store."""
-    server_of(store)  # refuses an address that is no server before there is a run
+    server_of(store)  # rejects a bad tracking URI before the run is created
     settings = run.settings
     note_places(store.home, tags, [given.data, *getattr(given, "more_data", ())])
     named = f"{run.name} · seed {settings.seed}"
@@ -243,7 +243,7 @@ def managed_run(recorder: Recorder, store: Store | None = None) -> Iterator[Reco
     Raises:
         RunError: if another process trains this run, which is then left unchanged.
     """
-    if isinstance(recorder, MemoryRecorder):  # one of several processes of a run, not the first
+    if isinstance(recorder, MemoryRecorder):  # a process with a rank other than 0
         store = None
     with _locked(recorder.run_id, store), _mirrored(recorder, store):
         try:

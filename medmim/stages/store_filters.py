@@ -14,7 +14,7 @@ _IS_TRAINING = (
     "EXISTS (SELECT 1 FROM tags WHERE tags.key = 'stage' AND tags.run_uuid = runs.run_uuid "
     "AND tags.value IN ('pretrain', 'finetune'))"
 )
-_NEVER = -1  # LIMIT of SQLite that limits nothing
+_NEVER = -1  # SQLite's LIMIT −1: no limit
 
 
 def _tag(key: str) -> str:

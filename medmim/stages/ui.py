@@ -1,7 +1,7 @@
 """`medmim ui`: the MLflow server on the local store, bound to the loopback address.
 
-Every user of this machine can reach a loopback port, so that the server asks for a token, which is part of
-the printed addresses. It travels without encryption, but does not leave this machine.
+Every user of this machine can reach a loopback port, so the server requires a token, which is part of the
+printed addresses. It travels without encryption, but does not leave this machine.
 """
 
 from __future__ import annotations

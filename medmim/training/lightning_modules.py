@@ -20,7 +20,7 @@ from medmim.randomness import torch_stream
 from medmim.shapes import Hidden, Images, Scalar, Size, grid_of
 from medmim.training.budget import Budget, agreed_progress
 from medmim.training.mask_any_net_regularizer import WEIGHT, MaskAnyNetRegularizer
-from medmim.training.optimizers import OptimizerConfig, encoder_rates
+from medmim.training.optimizers import build_optimizer, encoder_rates
 
 Loss = Callable[[nn.Module, dict[str, Tensor]], Tensor]
 
@@ -99,10 +99,12 @@ class PretrainingModule(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return the optimizer of all weights of the method."""
-        config = OptimizerConfig(self.settings.optimizer, self.settings.betas, self.head_decay)
-        return config.build(
+        return build_optimizer(
             [(self.method, self.settings.lr)],
             weight_decay=self.settings.weight_decay,
+            kind=self.settings.optimizer,
+            betas=self.settings.betas,
+            head_decay=self.head_decay,
             undecayed=self.method.undecayed,
         )
 
@@ -186,9 +188,13 @@ class FinetuningModule(L.LightningModule):
         head = nn.ModuleList(child for child in self.network.children() if child is not encoder)
         if self.reuse:
             head.append(self.reuse)
-        config = OptimizerConfig(self.settings.optimizer, self.settings.betas, self.head_decay)
-        modules = [*self.rates, (head, self.settings.lr)]
-        optimizer = config.build(modules, weight_decay=self.settings.weight_decay)
+        optimizer = build_optimizer(
+            [*self.rates, (head, self.settings.lr)],
+            weight_decay=self.settings.weight_decay,
+            kind=self.settings.optimizer,
+            betas=self.settings.betas,
+            head_decay=self.head_decay,
+        )
         delayed = {id(parameter) for parameter in encoder.parameters()}
         for group in optimizer.param_groups:
             group["begins"] = self.settings.freeze_until if id(group["params"][0]) in delayed else 0.0

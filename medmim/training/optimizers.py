@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -71,51 +70,46 @@ Kind = Literal["adamw", "lamb", "sgd"]
 Rates = list[tuple[nn.Module, float]]
 
 
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """An optimizer that has no parameters yet.
+def build_optimizer(
+    modules: Sequence[tuple[nn.Module, float]],
+    *,
+    weight_decay: float,
+    kind: Kind = "adamw",
+    betas: tuple[float, float] = (0.9, 0.95),
+    head_decay: bool = True,
+    undecayed: Sequence[torch.Tensor] = (),
+) -> Optimizer:
+    """Return the optimizer of modules; norms, biases, tokens and layer scales have no weight decay.
 
-    Attributes:
+    These are parameters with at most one axis longer than 1, except weights of linear and convolutional
+    layers, such as a head of one channel.
+
+    Args:
+        modules: each with its learning rate.
         kind: adamw, lamb (You et al., arXiv 1904.00962) or sgd with Nesterov momentum.
         betas: decay rates of the mean gradient and of its mean square; sgd uses the first as its momentum.
         head_decay: whether layer weights with one axis longer than 1 decay; False for states of 0.1.0.
+        undecayed: further parameters without weight decay.
     """
-
-    kind: Kind = "adamw"
-    betas: tuple[float, float] = (0.9, 0.95)
-    head_decay: bool = True
-
-    def build(
-        self,
-        modules: Sequence[tuple[nn.Module, float]],
-        *,
-        weight_decay: float,
-        undecayed: Sequence[torch.Tensor] = (),
-    ) -> Optimizer:
-        """Return the optimizer; norms, biases, tokens and layer scales have no weight decay.
-
-        These are parameters with at most one axis longer than 1, except weights of linear and convolutional
-        layers, such as a head of one channel.
-        """
-        groups = []
-        exempt = set(map(id, undecayed))
-        for module, lr in modules:
-            trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-            layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear | _ConvNd)]
-            weights = {id(layer.weight) for layer in layers} if self.head_decay else set()
-            without_decay = exempt | {
-                id(p) for p in trained if sum(n > 1 for n in p.shape) <= 1 and id(p) not in weights
-            }
-            flat = [p for p in trained if id(p) in without_decay]
-            rest = [p for p in trained if id(p) not in without_decay]
-            rates = {"lr": lr, "initial_lr": lr}
-            # groups with `initial_weight_decay` follow the schedule of the weight decay
-            decayed = {"weight_decay": weight_decay, "initial_weight_decay": weight_decay}
-            groups += [{"params": rest, **rates, **decayed}, {"params": flat, **rates, "weight_decay": 0.0}]
-        filled = [group for group in groups if group["params"]]
-        if self.kind == "sgd":
-            return torch.optim.SGD(filled, lr=1.0, momentum=self.betas[0], nesterov=self.betas[0] > 0)
-        return (Lamb if self.kind == "lamb" else torch.optim.AdamW)(filled, betas=self.betas)
+    groups = []
+    exempt = set(map(id, undecayed))
+    for module, lr in modules:
+        trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear | _ConvNd)]
+        weights = {id(layer.weight) for layer in layers} if head_decay else set()
+        without_decay = exempt | {
+            id(p) for p in trained if sum(n > 1 for n in p.shape) <= 1 and id(p) not in weights
+        }
+        flat = [p for p in trained if id(p) in without_decay]
+        rest = [p for p in trained if id(p) not in without_decay]
+        rates = {"lr": lr, "initial_lr": lr}
+        # groups with `initial_weight_decay` follow the schedule of the weight decay
+        decayed = {"weight_decay": weight_decay, "initial_weight_decay": weight_decay}
+        groups += [{"params": rest, **rates, **decayed}, {"params": flat, **rates, "weight_decay": 0.0}]
+    filled = [group for group in groups if group["params"]]
+    if kind == "sgd":
+        return torch.optim.SGD(filled, lr=1.0, momentum=betas[0], nesterov=betas[0] > 0)
+    return (Lamb if kind == "lamb" else torch.optim.AdamW)(filled, betas=betas)
 
 
 def layers_of(encoder: nn.Module) -> list[nn.Module]:

@@ -20,13 +20,14 @@ from medmim.data.loading.patches import PatchDataset, SampleRange, batches
 from medmim.data.loading.worker_failures import named_failures
 from medmim.encoders.batch_norm import sync_batch_norms
 from medmim.errors import RunError
-from medmim.training.budget import Budget, Schedule
+from medmim.training.budget import Budget
 from medmim.training.callbacks import Log, LossLogger, ProgressBar, StepSeeding, ValidationCallback
 from medmim.training.memory_saving import Compile, apply_memory_options
 from medmim.training.nonfinite import FiniteGuard
 from medmim.training.precision import compute_small_maps_exactly, precision_for
 from medmim.training.resume.autosave import Checkpoints, StopBeforeEvaluation
 from medmim.training.resume.states import StateIO, read_state, refuse_foreign, verified_state
+from medmim.training.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def fit(
     state = verified_state(folder) if resume else None
     samples = _remaining_samples(settings, budget, module, state)
     own = [
-        _schedule(settings, budget),
+        Schedule(budget, settings),
         StepSeeding(settings.seed),
         _guard(settings, recorder, folder, dataset),
         losses,
@@ -105,16 +106,6 @@ def _prepare_module(module: L.LightningModule, settings: RunSettings) -> None:
         compute_small_maps_exactly(module)
     if settings.devices * settings.nodes > 1:
         sync_batch_norms(module)
-
-
-def _schedule(settings: RunSettings, budget: Budget) -> Schedule:
-    return Schedule(
-        budget,
-        warmup=settings.warmup,
-        warmup_start=settings.warmup_start,
-        final_lr=settings.final_lr,
-        weight_decay_end=settings.weight_decay_end,
-    )
 
 
 def _guard(settings: RunSettings, recorder: Log, folder: Path, dataset: PatchDataset) -> FiniteGuard:

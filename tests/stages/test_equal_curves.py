@@ -18,7 +18,7 @@ from medmim.methods import build_method
 from medmim.randomness import torch_stream
 from medmim.stages.pretrain.run import pretrain
 from medmim.tracking.mlflow_store import Store
-from medmim.training.optimizers import OptimizerConfig
+from medmim.training.optimizers import build_optimizer
 
 STEPS = 200
 
@@ -54,7 +54,7 @@ def test_curves_of_a_network_with_batch_norm_coincide_in_float64():
         method = build_method(
             "spark", encoder=encoder, spatial_dims=2, cell=(8, 8), compute=compute, decoder_width=16
         ).double()
-        optimizer = OptimizerConfig().build([(method, 1e-3)], weight_decay=0.05)
+        optimizer = build_optimizer([(method, 1e-3)], weight_decay=0.05)
         mask, losses = build_mask("mesh", ratio=0.7), []
         for step in range(STEPS):
             coarse = torch.randn(8, 1, 4, 4, generator=torch_stream(0, "images", step), dtype=torch.float64)

@@ -19,7 +19,7 @@ from medmim.data.loading.patches import PatchDataset, SampleRange, batches, pret
 from medmim.data.loading.preprocess import PreprocessedVolume
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan
 from medmim.tracking.mlflow_store import Store
-from medmim.training.budget import StepSchedule
+from medmim.training.budget import StepPlan
 from medmim.training.resume.states import read_state, verified_state
 
 # SGD, because Adam amplifies gradients that consist of rounding errors, such as those of key biases
@@ -96,7 +96,7 @@ def test_a_training_stopped_on_two_processes_resumes_on_one(tiny_dataset, new_ho
     state = read_state(verified_state(saved[0].parent))
     done, pace = state["global_step"], state["callbacks"]["Schedule"]["pace"]
     assert 0 < done < 400
-    assert StepSchedule(**pace).drawn_at(done) == 4 * done
+    assert StepPlan(**pace).drawn_at(done) == 4 * done
     ended = medmim(home, "pretrain", "--data", tiny_dataset, "--resume", "--devices", 1)
     assert ended["metrics"]["last/steps"] == 400
     (run,) = Store(home).runs(stage="pretrain")

@@ -9,7 +9,7 @@ from torch import nn
 
 from medmim.config.runs import FinetuneSettings
 from medmim.encoders import build_encoder
-from medmim.training.optimizers import Lamb, OptimizerConfig, encoder_rates, layers_of
+from medmim.training.optimizers import Lamb, build_optimizer, encoder_rates, layers_of
 
 
 def by_hand(weights, gradients, *, lr, betas, eps, decay):
@@ -94,14 +94,14 @@ def small():
 
 def test_parameters_of_a_method_without_weight_decay_are_exempt():
     module = small()
-    groups = OptimizerConfig().build([(module, 0.01)], weight_decay=0.3, undecayed=[module.conv.weight])
+    groups = build_optimizer([(module, 0.01)], weight_decay=0.3, undecayed=[module.conv.weight])
     assert [group["weight_decay"] for group in groups.param_groups] == [0.0]
 
 
 @pytest.mark.parametrize("kind", ["adamw", "lamb", "sgd"])
 def test_norms_biases_and_tokens_have_no_weight_decay(kind):
     module = small()
-    groups = OptimizerConfig(kind).build([(module, 0.01)], weight_decay=0.3).param_groups
+    groups = build_optimizer([(module, 0.01)], kind=kind, weight_decay=0.3).param_groups
     decay = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
     assert {name: decay[id(parameter)] for name, parameter in module.named_parameters()} == {
         "token": 0.0,
@@ -119,7 +119,7 @@ def test_every_optimizer_solves_a_least_squares_problem(kind):
     torch.manual_seed(0)
     inputs, truth = torch.randn(64, 6), torch.randn(6, 2)
     layer = nn.Linear(6, 2)
-    optimizer = OptimizerConfig(kind, (0.9, 0.99)).build([(layer, 0.03)], weight_decay=1e-6)
+    optimizer = build_optimizer([(layer, 0.03)], kind=kind, betas=(0.9, 0.99), weight_decay=1e-6)
     for step in range(300):
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * (1 - step / 300)
@@ -131,7 +131,7 @@ def test_every_optimizer_solves_a_least_squares_problem(kind):
 
 def test_betas_are_passed_to_the_optimizer():
     def defaults(kind, *betas):
-        return OptimizerConfig(kind, betas).build([(small(), 1.0)], weight_decay=0.1).defaults
+        return build_optimizer([(small(), 1.0)], kind=kind, betas=betas, weight_decay=0.1).defaults
 
     assert defaults("lamb", 0.8, 0.9)["betas"] == defaults("adamw", 0.8, 0.9)["betas"] == (0.8, 0.9)
     assert (defaults("sgd", 0.8, 0.9)["momentum"], defaults("sgd", 0.8, 0.9)["nesterov"]) == (0.8, True)
@@ -195,6 +195,6 @@ def test_the_settings_determine_the_frozen_layers(words, frozen_count):
 
 def test_the_head_of_one_channel_has_weight_decay():
     head = nn.Conv2d(24, 1, 1)
-    groups = OptimizerConfig("lamb").build([(head, 0.01)], weight_decay=0.3).param_groups
+    groups = build_optimizer([(head, 0.01)], kind="lamb", weight_decay=0.3).param_groups
     decay = {id(parameter): group["weight_decay"] for group in groups for parameter in group["params"]}
     assert (decay[id(head.weight)], decay[id(head.bias)]) == (0.3, 0.0)

@@ -11,7 +11,7 @@ from medmim.data.dataset.manifest import Split
 
 @dataclass(frozen=True)
 class LayoutCase:
-    """One image and what its path implies; subject, study and group are texts of the source.
+    """One image and what its path implies; subject, study and group are strings taken from the source.
 
     Attributes:
         image: file of the image.
@@ -27,7 +27,7 @@ class LayoutCase:
         targets: value of each class, where classes do not exclude each other.
         healthy: whether `target` means "no finding".
         spacing_mm: pixel spacing of a picture, if it is known.
-        subject_by_pixels: whether equal pixels are the patient, because the dataset does not name any.
+        subject_by_pixels: whether images with equal pixels count as one patient, because no patient is named.
         split: split that the dataset gives.
         frame: index along the fourth axis of the image file.
         declared_channels: number of channels that the dataset declares.

@@ -43,7 +43,6 @@ class IngestOptions:
         resample_labels: resample labels that are not on the grid of their image.
         uneven_spacing: reject stacks of unevenly spaced slices, interpolate them on an even grid, or keep
             their slices as they are.
-
         time_series: reject NIfTI time series, or make a volume of every time point; frames that may be
             channels are channels, rejected or volumes. By default, these stop the ingestion, and other series
             are rejected.

@@ -37,7 +37,7 @@ class DatasetJson(BaseModel):
 def read_dataset_json(path: str) -> dict[str, Any]:
     """Read a `dataset.json` in the form of the Decathlon or nnU-Net; meant for a sandbox.
 
-    Names that are not plain words become `class 1`, so that no odd text travels further.
+    Names that are not plain words become `class 1`, so that no free text of the source is stored.
 
     Returns:
         The JSON form of `DatasetJson`.

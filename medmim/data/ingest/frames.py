@@ -2,8 +2,8 @@
 
 Frames are channels if `dataset.json` declares as many, as in tasks 1 and 5 of the Medical Segmentation
 Decathlon: every frame becomes a volume with the token channel0, channel1, …, all of one visit, so that they
-can be used alone or as channels. More than `MAX_CHANNELS` frames, tokens such as bold and dwi, a step of time
-in the header, or 3D images of the same patient (as in ACDC) mean a time series: it is quarantined, or every
+can be used alone or as channels. More than `MAX_CHANNELS` frames, tokens such as bold and dwi, a time step in
+the header, or 3D images of the same patient (as in ACDC) mean a time series: it is quarantined, or every
 time point becomes a volume on request. Otherwise the user decides.
 """
 
@@ -71,7 +71,7 @@ def _reading(case: LayoutCase, count: int, *, timed: bool) -> str | None:
 
     Args:
         case: image and what its path implies.
-        timed: the header gives a step of time, or the patient has images without a fourth axis.
+        timed: the header gives a time step, or the patient has images without a fourth axis.
     """
     if count == 1:
         return "image"

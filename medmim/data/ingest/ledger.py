@@ -83,7 +83,7 @@ class Ledger:
         finite = {name: round(value, 6) for name, value in (measured or {}).items() if math.isfinite(value)}
         for number in numbers:
             if number in self._rows:
-                raise RunError(f"file {number} has two fates: this is a bug in medmim, please report it")
+                raise RunError(f"file {number} has two outcomes: this is a bug in medmim, please report it")
             self._rows[number] = LedgerRow(
                 number=number,
                 file=self._files[number],

@@ -1,7 +1,6 @@
 """Axes along which images may be mirrored: chosen by the user or from the anatomy of the labels.
 
-Mirroring exchanges left and right: it destroys labels such as "left kidney", and the position of organs that
-    lie on
+Mirroring exchanges left and right: it destroys labels such as "left kidney", and the position of organs on
 one side. Axes are those of RAS order: 0 left–right, 1 front–back, 2 head–feet.
 """
 

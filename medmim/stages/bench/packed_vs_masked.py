@@ -92,7 +92,7 @@ def default_setup(
     return Setup(
         dims,
         name,
-        # the total stride of ImageNet
+        # max pooling as in ResNets for ImageNet: total stride 32
         {**({"max_pool": True} if name.startswith("resnet") else {}), **(options or {})},
         batch=batch or usual_batch,
         channels=channels,

@@ -81,7 +81,7 @@ class ScoredPredictions:
 
 
 def prediction_sets(texts: Sequence[str]) -> tuple[PredictionSet, ...]:
-    """Parse NAME=PATH; a name that is repeated has several trainings.
+    """Parse NAME=PATH; a repeated name means several training runs.
 
     Raises:
         UsageError: for text of another form, or a path that does not exist or is given twice.

@@ -102,7 +102,7 @@ def _scored(
 def _note_on_common_cases(sets: Sequence[PredictionSet], scored: ScoredPredictions, metric: str) -> list[str]:
     """Return the means over the cases that every tool has, where some lack cases."""
     lost = {patient_digest(one.case) for one in scored.problems}
-    if not lost or "label" not in scored.rows[0][0]:  # other metrics are no means over cases
+    if not lost or "label" not in scored.rows[0][0]:  # other metrics are not means over cases
         return []
     means = []
     for tool in sorted({one.tool for one in sets}):

@@ -78,7 +78,7 @@ def with_evaluated_classes(
 
 
 def _with_evaluated_labels(case: VolumeRecord, of_data: Mapping[str, str | None]) -> VolumeRecord:
-    """Return a case with the evaluated classes: present if any of its own is, absent if all are."""
+    """Return a case with the evaluated classes: present if any source class is, absent if all are."""
     values: dict[str, list[float]] = {}
     for name, target in of_data.items():
         if target:

@@ -187,8 +187,8 @@ def _rows(
             rows += scorer.rows(case)
         except DataError as error:
             failures[case.id] = error.reason
-        except (MedmimError, RuntimeError, ValueError) as error:  # from torch: memory, sizes
-            failures[case.id] = "network_failed"
+        except (MedmimError, RuntimeError, ValueError, MemoryError) as error:  # from torch: memory, sizes
+            failures[case.id] = "out_of_memory" if isinstance(error, MemoryError) else "network_failed"
             log(f"volume {case.id}: {type(error).__name__} in {raised_in(error)}")
         if progress:
             progress("evaluate", number + 1, len(cases))

@@ -3,7 +3,7 @@
 dataset.json           of the raw dataset
 imagesTr, labelsTr     annotated volumes of train and val
 imagesTs, labelsTs     those of test, which nnU-Net never trains on
-splits_final.json      one fold: train and val of the dataset; it belongs into nnU-Net's preprocessed folder
+splits_final.json      one fold: train and val of the dataset; it belongs in nnU-Net's preprocessed folder
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def _write_label(dataset: Dataset, case: VolumeRecord, place: Path, values: Mapp
     if unknown:
         raise DataError(
             f"volume {case.id}: its label contains the codes {unknown}, which dataset.json does not name; "
-            "ingest the dataset again with --label-map",
+            "ingest the dataset again with --label-name CODE=NAME",
             reason="unknown_label_code",
         )
     labels = [values[int(code)] for code in codes]

@@ -1,9 +1,9 @@
 """`medmim plan`: memory and hours of a run before it starts, and the batch size that fits.
 
 Two trial runs separate what grows with the batch size from what does not; memory and time at any other batch
-size lie on the line through them. The second uses the batch size of the run if it surely fits in memory and
-takes less than a minute, because a measurement is better than an extrapolation. An evaluation and the saving
-of a state may need more memory than small batches. Volumes that the trial runs did not load are added.
+size lie on the line through them. The second uses the batch size of the run if it is certain to fit in memory
+and takes less than a minute, because a measurement is better than an extrapolation. An evaluation and the
+saving of a state may need more memory than small batches. Volumes that the trial runs did not load are added.
 """
 
 from __future__ import annotations
@@ -168,7 +168,7 @@ def _unseen_mb(settings: RunSettings, dataset: Dataset, measured: TrialRun) -> f
 
 
 def _preprocessed(settings: RunSettings, dataset: Dataset) -> tuple[VolumeRecord, ...]:
-    """Return about the volumes that a training preprocesses: all but a test split."""
+    """Return approximately the volumes that a training run preprocesses: all but a test split."""
     if isinstance(settings, PretrainSettings) and settings.include_held_out:
         return dataset.volumes
     return tuple(volume for volume in dataset.volumes if volume.split != "test") or dataset.volumes

@@ -58,7 +58,7 @@ class Extras:
     Attributes:
         probabilities: write the class probabilities of segmentations.
         pictures: number of volumes with a picture; one takes longer than the prediction of a 2D image.
-        min_score: score from which boxes are written; None: of each class, chosen on validation cases.
+        min_score: minimum score of the boxes written; None: that of each class, chosen on validation cases.
     """
 
     probabilities: bool = False

@@ -7,7 +7,7 @@ pictures/<name>.png
 ledger.jsonl                   outcome of every source file, as `medmim ingest` writes it
 sources.csv                    paths of the source files with their keys, for the user alone
 
-<name> is that of the source file, or `<patient>/<volume>` for DICOM; see `source_names`.
+<name> is that of the source file, or `<patient>/<volume>` for DICOM; see `output_names`.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ from medmim.config.study import arm_of
 from medmim.data.dataset.channels import select_channels
 from medmim.data.dataset.contamination import SeenPatients
 from medmim.data.dataset.manifest import Dataset, VolumeRecord
-from medmim.data.dataset.partition import Partition, partition
-from medmim.data.dataset.union import DatasetUnion, read_datasets
+from medmim.data.dataset.partition import partition
+from medmim.data.dataset.union import read_datasets
 from medmim.data.loading.choose_plan import pretraining_plan
 from medmim.data.loading.contrastive_views import patch_views, resized_views
 from medmim.data.loading.patches import PatchDataset, Targets, pretraining_patches, resized_parts
@@ -121,8 +121,11 @@ def _leak_alarm(method: Method) -> str:
 def build_pretraining(settings: PretrainSettings, *, home: Path, log: Callable[[str], None]) -> PretrainRun:
     """Build the components of a run; only the fingerprint of the dataset is written, to `home`."""
     mask = build_mask(settings.mask, ratio=settings.ratio, **settings.mask_options)
-    source = _sources(settings, home, log)
-    dataset, divided, origin = source.dataset, source.partition, source.origin
+    union = read_datasets((settings.data, *settings.more_data), fold=settings.fold, log=log)
+    dataset = select_channels(union.dataset, settings.channels, log)
+    fold = None if union.place else settings.fold  # several datasets have been divided by the fold already
+    divided = partition(union.dataset, fold=fold, volumes=dataset.volumes)
+    origin = _origin(settings, dataset, home, log)
     train = dataset.volumes if settings.include_held_out else divided.train
     sketch = plan_for(train, dims=settings.dims or origin.description.get("spatial_dims"), size=None)
     learners, pretrained = divided.train or train, bool(origin.description)
@@ -149,10 +152,18 @@ def build_pretraining(settings: PretrainSettings, *, home: Path, log: Callable[[
     return PretrainRun(
         settings=settings.model_copy(update=resolved),
         dataset=dataset,
-        dataset_hashes=source.union.hashes,
+        dataset_hashes=union.hashes,
         partition=divided,
         volumes=volumes,
-        patches=_patches(settings, source, method, train, volumes),
+        patches=pretraining_dataset(
+            method,
+            train,
+            volumes,
+            classes=class_numbers(divided.train),
+            seed=settings.seed,
+            augment=settings.augment,
+            weights=union.weights(train, settings.data_weights),
+        ),
         module=PretrainingModule(method, mask, cell=cell, settings=settings, budget=budget),
         budget=budget,
         voxel_mm=known_mm,
@@ -161,39 +172,15 @@ def build_pretraining(settings: PretrainSettings, *, home: Path, log: Callable[[
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Sources:
-    """The data and the initial weights of a run."""
-
-    union: DatasetUnion
-    dataset: Dataset
-    partition: Partition
-    origin: InitialWeights
-
-
-def _sources(settings: PretrainSettings, home: Path, log: Callable[[str], None]) -> _Sources:
-    union = read_datasets((settings.data, *settings.more_data), fold=settings.fold, log=log)
-    dataset = select_channels(union.dataset, settings.channels, log)
-    fold = None if union.place else settings.fold  # several datasets have been divided by the fold already
-    divided = partition(union.dataset, fold=fold, volumes=dataset.volumes)
-    scratch = InitialWeights(saw=SeenPatients())  # opening a store would write to the home folder
-    origin = initial_weights_of(settings, Store(home), dataset) if settings.init else scratch
+def _origin(
+    settings: PretrainSettings, dataset: Dataset, home: Path, log: Callable[[str], None]
+) -> InitialWeights:
+    if not settings.init:
+        return InitialWeights(saw=SeenPatients())  # opening a store would write to the home folder
+    origin = initial_weights_of(settings, Store(home), dataset)
     if origin.saw is None:
         log("warning: it is unknown which patients the initial weights have seen: contamination is unknown")
-    return _Sources(union, dataset, divided, origin)
-
-
-def _patches(
-    settings: PretrainSettings,
-    source: _Sources,
-    method: Method,
-    train: Sequence[VolumeRecord],
-    volumes: VolumeLoader,
-) -> PatchDataset:
-    classes = class_numbers(source.partition.train)
-    words: dict[str, Any] = {"classes": classes, "seed": settings.seed, "augment": settings.augment}
-    weights = source.union.weights(train, settings.data_weights)
-    return pretraining_dataset(method, train, volumes, **words, weights=weights)
+    return origin
 
 
 def usual_encoder(method: str, dims: int) -> str:

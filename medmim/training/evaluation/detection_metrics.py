@@ -27,7 +27,7 @@ def box_tally(rows: Sequence[Row], names: Sequence[str], thresholds: Mapping[str
     """Return a function that computes the metrics of `box_means` from the multiplicity of each patient.
 
     Args:
-        rows: one row an image, with `subject`; patients are in sorted order.
+        rows: one row per image, with `subject`; patients are in sorted order.
         thresholds: score threshold of each class for F1.
     """
     place = {who: number for number, who in enumerate(sorted({row["subject"] for row in rows}))}
@@ -68,7 +68,7 @@ MOST = 100  # boxes of an image that are evaluated
 HALF = 0.5
 UNCHOSEN = 0.5  # score threshold where validation chose none
 FROC_OVERLAP = 0.1  # FROC counts a box that points at a lesion as a detection
-_RATES = (0.25, 0.5, 1, 2, 4, 8)  # false positives an image
+_RATES = (0.25, 0.5, 1, 2, 4, 8)  # false positives per image
 _RECALLS = np.linspace(0, 1, 101)  # COCO's
 ANY = "any"
 

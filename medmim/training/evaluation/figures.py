@@ -48,8 +48,8 @@ class FigureRow:
     """One row of a panel: 2D slices with a common intensity range.
 
     Attributes:
-        images: (y, x) arrays, one a column; NaN marks hidden pixels.
-        labels: integer (y, x) arrays overlaid on the images, or None, one a column.
+        images: (y, x) arrays, one per column; NaN marks hidden pixels.
+        labels: integer (y, x) arrays overlaid on the images, or None, one per column.
         boxes: rectangles drawn in the last column.
     """
 
@@ -219,7 +219,7 @@ def _confusion(place: Axes, truth: Numbers, shares: Probabilities, names: Sequen
 
 
 def _roc(place: Axes, truth: Numbers, shares: Probabilities, names: Sequence[str]) -> None:
-    """Draw one curve a class against the others, or the second class of two."""
+    """Draw one curve per class against the others, or the second class of two."""
     place.plot([0, 1], [0, 1], ":", color=_MUTED)
     for number in [1] if len(names) == 2 else range(len(names)):
         positive = truth == number

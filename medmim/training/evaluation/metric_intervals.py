@@ -90,7 +90,7 @@ def caveat(rows: Sequence[Mapping[str, Any]]) -> str | None:
 def interval(key: str, value: float, without: Sequence[float]) -> tuple[float, float] | None:
     """Return the interval of one metric, given its values `without` each patient; None if one defines it.
 
-    Patients without whom nothing changes, such as those without the class, are not counted. If all have the
+    Patients whose removal changes nothing, such as those without the class, are not counted. If all have the
     worst or the best score, the interval is that of a proportion (Clopper and Pearson, Biometrika 26, 1934).
     """
     found = np.asarray(without, dtype=np.float64)

@@ -84,7 +84,7 @@ def apply_postprocessing(
         sizes = np.bincount(numbered[mask], minlength=count + 1)[1:] * voxel_ml
         removed = [0, *(np.flatnonzero(~_kept(sizes, rules[name])) + 1)]
         gone = mask & np.isin(numbered, removed)
-        for number in group:  # the class outside is never of the group
+        for number in group:  # `class_outside` is never in `group`
             cleaned[gone & (cleaned == number)] = class_outside(number, group, regions)
     return cleaned
 

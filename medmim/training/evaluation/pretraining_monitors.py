@@ -40,7 +40,7 @@ from medmim.training.precision import autocast
 
 COLLAPSED_COSINE = 0.95
 _COLLAPSED_RANK = 0.5  # relative to that of the initial weights
-_COLLAPSED_SPREAD = 0.1  # what is missing to a cosine of 1, relative to the same
+_COLLAPSED_SPREAD = 0.1  # 1 − cosine, relative to its initial value
 LEAKED_ERROR = 0.02
 _VOXEL_STRIDE = 4
 
@@ -137,8 +137,8 @@ def _class_scores(train: ProbeImages, taught: Tensor, val: ProbeImages, tested: 
         return {}
     rows, others = taught[known].numpy(), tested[asked].numpy()
     return {
-        "probe/knn_f1": probes.macro_f1(truth, probes.nearest(rows, classes).predict(others)),
-        "probe/linear_f1": probes.macro_f1(truth, probes.linear(rows, classes).predict(others)),
+        "probe/knn_f1": probes.mean_f1_of_present(truth, probes.nearest(rows, classes).predict(others)),
+        "probe/linear_f1": probes.mean_f1_of_present(truth, probes.linear(rows, classes).predict(others)),
     }
 
 

@@ -168,7 +168,7 @@ def linear(train: Rows, classes: Numbers, *, strength: float = 1e-2, weights: An
         return model.fit(train, classes, logisticregression__sample_weight=weights)
 
 
-def macro_f1(truth: Numbers, found: Numbers) -> float:
+def mean_f1_of_present(truth: Numbers, found: Numbers) -> float:
     """Return the mean F1 of the classes present in the truth."""
     return float(f1_score(truth, found, labels=np.unique(truth), average="macro", zero_division=0))
 
