@@ -11,11 +11,13 @@ UNIT = "mm"
 _USE = "give voxels, such as --cell 16"
 
 
-def cell_in_voxels(wanted: Sequence[int | str], *, multiple: Size, voxel_mm: Sequence[float] | None) -> Size:
+def cell_in_voxels(
+    wanted: Sequence[int | str] | None, *, multiple: Size, voxel_mm: Sequence[float] | None
+) -> Size:
     """Return the cell size in voxels; millimetres are rounded to a multiple of the encoder's total stride.
 
     Args:
-        wanted: one size, or one per axis: voxels, or millimetres such as `8mm`.
+        wanted: one size, or one per axis: voxels, or millimetres such as `8mm`; None: the total stride.
         multiple: total stride along each axis, the step to which millimetres are rounded.
         voxel_mm: voxel size along each axis in mm; None: unknown.
 
@@ -23,6 +25,8 @@ def cell_in_voxels(wanted: Sequence[int | str], *, multiple: Size, voxel_mm: Seq
         ShapeError: for a wrong number of sizes, or a size below half the smallest possible cell.
         UsageError: for millimetres where the voxel size is unknown.
     """
+    if wanted is None:
+        return multiple
     dims = len(multiple)
     voxels = [size for size in wanted if isinstance(size, int)]
     if len(voxels) == len(wanted):

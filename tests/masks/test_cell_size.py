@@ -7,6 +7,7 @@ from medmim.masks.cell_size import cell_in_voxels, cell_words
 
 
 def test_sizes_in_voxels_are_kept():
+    assert cell_in_voxels(None, multiple=(4, 2, 2), voxel_mm=None) == (4, 2, 2)
     assert cell_in_voxels((8,), multiple=(4, 4, 4), voxel_mm=None) == (8, 8, 8)
     assert cell_in_voxels((6, 4), multiple=(4, 4), voxel_mm=(1.0, 1.0)) == (
         6,

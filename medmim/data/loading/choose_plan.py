@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
-from medmim.config.runs import PretrainSettings, RunSettings
-from medmim.data.dataset.manifest import Dataset, VolumeRecord
-from medmim.data.loading.fingerprint import Fingerprint, fingerprint_of, normalisation_of
+from medmim.config.runs import RunSettings
+from medmim.data.dataset.manifest import VolumeRecord
+from medmim.data.loading.fingerprint import Fingerprint, normalisation_of
 from medmim.data.loading.mirroring import choose_mirroring
 from medmim.data.loading.normalisation import Normalisation
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan
-
-_LEFT_RIGHT, _ALL_AXES = (0,), (0, 1, 2)
 
 
 def choose_plan(
@@ -42,28 +39,6 @@ def choose_plan(
             "normalisation=dataset"
         )
     return replace(plan, normalisation=rules, mirror_axes=mirroring.axes), lines
-
-
-def pretraining_plan(
-    plan: PreprocessingPlan,
-    settings: PretrainSettings,
-    dataset: Dataset,
-    volumes: Sequence[VolumeRecord],
-    *,
-    home: Path,
-    log: Callable[[str], None],
-) -> PreprocessingPlan:
-    """Return the plan of a pretraining run, without using any label volume; logs the choices.
-
-    Args:
-        home: `MEDMIM_HOME`, where the fingerprint is kept.
-    """
-    found = fingerprint_of(settings.data, volumes, home=home, labels=False)
-    axes = _LEFT_RIGHT if settings.augment == "resized" else _ALL_AXES
-    plan, lines = choose_plan(plan, settings, found, names=dataset.info.label_names.values(), axes=axes)
-    for line in lines:
-        log(line)
-    return plan
 
 
 def _rule_line(rules: Normalisation, fingerprint: Fingerprint) -> str:

@@ -117,7 +117,7 @@ def _batches(run: PretrainRun) -> list[tuple[Tensor, ...]]:
     chosen = tuple(finite_ones(candidates, run.volumes, count=_PATCHES))
     total = -(-max(len(chosen), _BATCH) // _BATCH) * _BATCH
     patches = pretraining_dataset(
-        method, chosen, run.volumes, classes=run.classes, seed=0, augment=run.settings.augment
+        method, chosen, run.volumes, run.settings.augment, classes=run.classes, seed=0
     )
     samples = [patches[number] for number in range(total)]
     generator, batches = torch_stream(0, "watched masks"), []

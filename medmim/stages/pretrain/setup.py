@@ -17,11 +17,12 @@ from medmim.data.dataset.contamination import SeenPatients
 from medmim.data.dataset.manifest import Dataset, VolumeRecord
 from medmim.data.dataset.partition import partition
 from medmim.data.dataset.union import read_datasets
-from medmim.data.loading.choose_plan import pretraining_plan
+from medmim.data.loading.choose_plan import choose_plan
 from medmim.data.loading.contrastive_views import patch_views, resized_views
+from medmim.data.loading.fingerprint import fingerprint_of
 from medmim.data.loading.patches import PatchDataset, Targets, pretraining_patches, resized_parts
 from medmim.data.loading.preprocess import VolumeLoader
-from medmim.data.loading.preprocessing_plan import plan_for, voxel_mm
+from medmim.data.loading.preprocessing_plan import Dims, PreprocessingPlan, plan_for, voxel_mm
 from medmim.encoders import Encoder
 from medmim.errors import UsageError
 from medmim.masks import build_mask, hidden_count
@@ -45,6 +46,7 @@ from medmim.training.recipe import fit_size, with_recipe
 
 DEFAULT_ENCODER = {2: "resnet18", 3: "dynunet"}
 _DEFAULT_ON_PATCHES = "vit"
+_LEFT_RIGHT, _ALL_AXES = (0,), (0, 1, 2)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -133,22 +135,17 @@ def build_pretraining(settings: PretrainSettings, *, home: Path, log: Callable[[
     known_mm = voxel_mm(train, sketch) if settings.augment == "patch" else None
     default = usual_encoder(settings.method, sketch.dims)
     encoder, report, chosen = initialised_encoder(settings, origin, sketch.dims, log, default=default)
-    stride = encoder.total_stride
-    cell = cell_in_voxels(settings.cell or stride, multiple=stride, voxel_mm=known_mm)
+    cell = cell_in_voxels(settings.cell, multiple=encoder.total_stride, voxel_mm=known_mm)
     method = _method(settings, encoder, sketch.dims, cell, supervision_of(dataset, divided.train))
     continue_method(method, origin, settings.method, log)
     if method.label_kind:  # images of held-out patients may be used, their labels never
         train = volumes_with_labels(divided.train, method.label_kind)
     settings = fit_size(settings, given, cell)
-    plan = plan_for(
-        train, dims=sketch.dims, size=settings.size, multiple=cell, spacing_mm=settings.spacing_mm
-    )
-    hidden_count(prod(grid_of(plan.size, cell)), settings.ratio)  # raises for too few cells
-    plan = pretraining_plan(plan, settings, dataset, train, home=home, log=log)
+    plan = _plan(settings, train, dataset, dims=sketch.dims, cell=cell, home=home, log=log)
     init = {"init": Path(settings.init).name} if settings.init else {}  # the store contains no paths
     resolved = chosen | init | {"dims": plan.dims, "size": plan.size, "cell": cell}
-    volumes = volume_loader(settings, plan, home)
-    budget = budget_for(settings, volumes=len(train))
+    volumes, budget = volume_loader(settings, plan, home), budget_for(settings, volumes=len(train))
+    classes, weights = class_numbers(divided.train), union.weights(train, settings.data_weights)
     return PretrainRun(
         settings=settings.model_copy(update=resolved),
         dataset=dataset,
@@ -156,13 +153,7 @@ def build_pretraining(settings: PretrainSettings, *, home: Path, log: Callable[[
         partition=divided,
         volumes=volumes,
         patches=pretraining_dataset(
-            method,
-            train,
-            volumes,
-            classes=class_numbers(divided.train),
-            seed=settings.seed,
-            augment=settings.augment,
-            weights=union.weights(train, settings.data_weights),
+            method, train, volumes, settings.augment, seed=settings.seed, classes=classes, weights=weights
         ),
         module=PretrainingModule(method, mask, cell=cell, settings=settings, budget=budget),
         budget=budget,
@@ -181,6 +172,27 @@ def _origin(
     if origin.saw is None:
         log("warning: it is unknown which patients the initial weights have seen: contamination is unknown")
     return origin
+
+
+def _plan(
+    settings: PretrainSettings,
+    train: Sequence[VolumeRecord],
+    dataset: Dataset,
+    *,
+    dims: Dims,
+    cell: Size,
+    home: Path,
+    log: Callable[[str], None],
+) -> PreprocessingPlan:
+    """Return the plan of preprocessing, chosen without any label volume; logs the choices."""
+    plan = plan_for(train, dims=dims, size=settings.size, multiple=cell, spacing_mm=settings.spacing_mm)
+    hidden_count(prod(grid_of(plan.size, cell)), settings.ratio)  # raises for too few cells
+    found = fingerprint_of(settings.data, train, home=home, labels=False)
+    axes = _LEFT_RIGHT if settings.augment == "resized" else _ALL_AXES
+    plan, lines = choose_plan(plan, settings, found, names=dataset.info.label_names.values(), axes=axes)
+    for line in lines:
+        log(line)
+    return plan
 
 
 def usual_encoder(method: str, dims: int) -> str:
@@ -237,10 +249,10 @@ def pretraining_dataset(
     method: Method,
     volumes: Sequence[VolumeRecord],
     loader: VolumeLoader,
+    augment: str,
     *,
     classes: Mapping[str, int],
     seed: int,
-    augment: str,
     weights: Sequence[float] | None = None,
 ) -> PatchDataset:
     """Return the training patches of a method.
