@@ -1,6 +1,7 @@
 """Layouts as lists of path templates, inferred without any file: the facts of volumes are given.
 
-`{n}` is the number of a case. `L:` marks files with few small whole numbers, `B:` files with one class.
+`{n}` is the number of a case. `L:` marks files with few small whole numbers, `B:` files with one class, `N:`
+files with few whole numbers, none of them 0.
 """
 
 from pathlib import Path
@@ -18,9 +19,10 @@ NUMBERS = (1, 2, 3, 12)
 
 
 def make_facts(kind: str = "") -> VolumeFacts:
-    """Return the facts of a scan, of a label (`L`) or of a mask with one class (`B`)."""
-    classes = {"": None, "L": (1, 2, 3), "B": (1,)}[kind]
-    return VolumeFacts(shape=(8, 7, 6), affine=(1.0, 0, 0, 0, 0, 1.0, 0, 0, 0, 0, 1.0, 0), classes=classes)
+    """Return the facts of a scan, a label (`L`, `N` without background) or a mask with one class (`B`)."""
+    classes = {"": None, "L": (1, 2, 3), "B": (1,), "N": (1, 2)}[kind]
+    affine = (1.0, 0, 0, 0, 0, 1.0, 0, 0, 0, 0, 1.0, 0)
+    return VolumeFacts(shape=(8, 7, 6), affine=affine, classes=classes, background=kind != "N")
 
 
 def expand(templates: list[str]) -> dict[str, VolumeFacts]:

@@ -40,6 +40,18 @@ def find_equal_voxels(volumes: Iterable[VolumeRecord]) -> list[dict[str, Any]]:
     return sorted(warnings, key=lambda warning: str(warning["volumes"]))
 
 
+def patients_with_equal_images(volumes: Iterable[VolumeRecord]) -> dict[str, str]:
+    """Return the first of the subjects that are linked by equal voxels, by subject."""
+    first: dict[str, str] = {}
+    leaders: dict[str, str] = {}
+    for volume in sorted(volumes, key=lambda one: one.subject):
+        own = leaders.setdefault(volume.subject, volume.subject)
+        other = leaders[first.setdefault(volume.pixels_sha256 or volume.id, volume.subject)]
+        if own != other:
+            leaders = {one: min(own, other) if led in (own, other) else led for one, led in leaders.items()}
+    return leaders
+
+
 def find_missing_hashes(volumes: Sequence[VolumeRecord]) -> list[dict[str, Any]]:
     """Return a warning if images have no perceptual hash and cannot be compared, else nothing."""
     missing = sum(volume.perceptual_hash is None for volume in volumes)

@@ -18,7 +18,9 @@ SPLIT_WORDS: dict[str, Split] = {
 _FILL_ORDER: tuple[Split, ...] = ("train", "test", "val")  # with two subjects, one trains and one tests
 
 
-def assign_splits(subjects: Mapping[str, bool], old: Mapping[str, Split]) -> dict[str, Split]:
+def assign_splits(
+    subjects: Mapping[str, bool], old: Mapping[str, Split], groups: Mapping[str, str] | None = None
+) -> dict[str, Split]:
     """Assign a split to every subject; subjects keep a split they already have.
 
     New subjects are processed in the order of their keys, which is random because keys are HMACs. Each goes
@@ -28,19 +30,28 @@ def assign_splits(subjects: Mapping[str, bool], old: Mapping[str, Split]) -> dic
     Args:
         subjects: whether any volume of the subject has a label, by key.
         old: earlier splits; subjects that no longer exist are ignored.
+        groups: first subject of those that share images, by subject; new subjects get the split of theirs.
 
     Returns:
         The split of each subject, sorted by key.
     """
     splits = {subject: old[subject] for subject in subjects if subject in old}
+    groups = groups or {}
+    shared = {groups.get(subject, subject): split for subject, split in splits.items()}
+    splits = {
+        one: shared[groups.get(one, one)] for one in subjects if groups.get(one, one) in shared
+    } | splits
+    firsts = {one for one in subjects if one in splits or groups.get(one, one) == one}
     for labelled in (True, False):
-        members = sorted(subject for subject, has_label in subjects.items() if has_label is labelled)
+        members = sorted(
+            one for one, has_label in subjects.items() if has_label is labelled and one in firsts
+        )
         counts = Counter(splits[subject] for subject in members if subject in splits)
         for subject in members:
             if subject not in splits:
                 splits[subject] = _neediest(counts, len(members))
                 counts[splits[subject]] += 1
-    return {subject: splits[subject] for subject in sorted(subjects)}
+    return {one: splits[one if one in splits else groups[one]] for one in sorted(subjects)}
 
 
 def given_splits(pairs: Iterable[tuple[str, Split | None]]) -> dict[str, Split]:

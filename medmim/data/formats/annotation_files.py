@@ -1,4 +1,4 @@
-"""Annotation files: COCO, VIA, LabelMe, JSON lines, YOLO, Pascal VOC and tables, read entry by entry.
+"""Annotation files: COCO, VIA, LabelMe, JSON lines, YOLO, Pascal VOC, CVAT and tables, read by the entry.
 
 Every reader runs in a sandbox. Encoding, line ends and delimiter are detected. An entry that cannot be used
 is counted in `faults` by its reason; the others are kept. Class names are kept only if they are plain words;
@@ -25,7 +25,7 @@ _READERS: dict[str, Callable[[str, Path], AnnotationFile]] = {
     ".names": annotation_text.read_text_file,
     ".yaml": annotation_text.read_yolo_yaml,
     ".yml": annotation_text.read_yolo_yaml,
-    ".xml": annotation_text.read_voc,
+    ".xml": annotation_text.read_xml,
     ".csv": annotation_tables.read_table,
     ".tsv": annotation_tables.read_table,
 }

@@ -60,9 +60,10 @@ def read_table(text: str, _: Path) -> AnnotationFile:
     if set(_WORLD) <= set(columns):
         return _read_world(rows, faults)
     image = next((name for name in _IMAGE_COLUMNS if name in columns), None)
-    if image is None:
+    run_lengths = any("encodedpixels" in _plain(one) or "rle" in re.split(r"[\W_]", one) for one in columns)
+    if image is None or run_lengths:  # origin and direction of run lengths differ from tool to tool
         headless = any(name.lower().endswith(PICTURE_SUFFIXES) for name in columns)
-        return AnnotationFile(tried="table" if headless else "")
+        return AnnotationFile(tried="run_lengths" if run_lengths else "table" if headless else "")
     target = next((name for name in _CLASS_COLUMNS if name in columns and name != image), None)
     corners = next((names for names in (*_CORNERS, *_SIZES) if set(names) <= set(columns)), None)
     if corners is not None:

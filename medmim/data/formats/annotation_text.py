@@ -1,4 +1,4 @@
-"""Readers of YOLO labels, YOLO's class names and data.yaml, and Pascal VOC files."""
+"""Readers of YOLO labels, YOLO's class names and data.yaml, and XML of Pascal VOC and CVAT."""
 
 from __future__ import annotations
 
@@ -105,8 +105,8 @@ def read_yolo_yaml(text: str, _: Path) -> AnnotationFile:
     return AnnotationFile(kind="classes", classes=classes, splits=splits)
 
 
-def read_voc(text: str, file: Path) -> AnnotationFile:
-    """Read the boxes of one image in Pascal VOC format; coordinates are used as they are.
+def read_xml(text: str, file: Path) -> AnnotationFile:
+    """Read the boxes of one image in Pascal VOC format, or the boxes and outlines of CVAT's images.
 
     Raises:
         ValueError: for other XML, and XML with entities.
@@ -117,8 +117,46 @@ def read_voc(text: str, file: Path) -> AnnotationFile:
         root = ET.fromstring(text)
     except ET.ParseError as error:
         raise ValueError("not XML") from error
-    if root.tag != "annotation":
-        raise ValueError("XML of another kind")
+    if root.tag == "annotation":
+        return _read_voc(root, file)
+    if root.tag == "annotations":
+        return _read_cvat(root)
+    return AnnotationFile(tried="xml" if "annotation" in root.tag.lower() else "")
+
+
+def _read_cvat(root: ET.Element) -> AnnotationFile:
+    """Read boxes, polygons and tags of images; coordinates are used as they are."""
+    images: list[ImageAnnotation] = []
+    faults: Counter[str] = Counter()
+    for found in root.iter("image"):
+        split = split_of((found.get("subset") or "").lower())
+        image = ImageAnnotation(image=found.get("name") or "", split=split)
+        size = (int(found.get("width") or 0), int(found.get("height") or 0))
+        for entry in found:
+            name = clean_class_name(entry.get("label"), 1)
+            try:
+                if entry.tag == "tag":
+                    image.target = name
+                elif entry.tag == "box":
+                    corners = [entry.get(key) or "" for key in ("xtl", "ytl", "xbr", "ybr")]
+                    image.marks.append(
+                        Annotation(name=name, box=corner_box(corners[:2], corners[2:]), size=size)
+                    )
+                elif entry.tag == "polygon":
+                    outline = outline_of(point.split(",") for point in (entry.get("points") or "").split(";"))
+                    image.marks.append(Annotation(name=name, outlines=(outline,), size=size))
+                else:
+                    faults["unsupported"] += 1
+            except EntryError as error:
+                faults[error.reason] += 1
+        images.append(image)
+    if not images:
+        return AnnotationFile(tried="xml")
+    return AnnotationFile(kind="cvat", images=images, faults=faults)
+
+
+def _read_voc(root: ET.Element, file: Path) -> AnnotationFile:
+    """Read the boxes of one image; coordinates are used as they are."""
     name = PurePosixPath((root.findtext("filename") or file.stem).replace("\\", "/").strip()).name
     image = ImageAnnotation(image=name)
     faults: Counter[str] = Counter()

@@ -223,8 +223,8 @@ def _not_integral(got: str) -> DataError:
     )
 
 
-def class_numbers(array: Shaped[np.ndarray, "x y z"]) -> tuple[int, ...] | None:
-    """Return the class numbers of an array that can be a label, else None."""
+def few_values(array: Shaped[np.ndarray, "x y z"]) -> tuple[int, ...] | None:
+    """Return the values of an array if they are few whole numbers, as in a label, else None."""
     middle = np.unique(array[..., array.shape[-1] // 2])
     if len(middle) > MAX_CLASSES:
         return None
@@ -233,6 +233,10 @@ def class_numbers(array: Shaped[np.ndarray, "x y z"]) -> tuple[int, ...] | None:
     if not few or not np.isfinite(values).all() or not np.allclose(values, np.rint(values), atol=1e-3):
         return None
     whole = np.rint(values).astype(np.int64)
-    if whole.min() < 0 or whole.max() > 65535 or (whole == 0).sum() == 0:
-        return None
-    return tuple(int(one) for one in whole if one)
+    return tuple(whole.tolist()) if whole.min() >= 0 and whole.max() <= MAX_LABEL else None
+
+
+def class_numbers(array: Shaped[np.ndarray, "x y z"]) -> tuple[int, ...] | None:
+    """Return the class numbers of an array that can be a label with background, else None."""
+    values = few_values(array)
+    return tuple(one for one in values if one) if values and not values[0] else None

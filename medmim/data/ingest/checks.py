@@ -22,7 +22,7 @@ _BACKGROUND = ("background", "bg")
 _WHITE = 255
 _USED_LABELS = ("label", "label_resampled")
 _MAX_LISTED = 8
-_UNUSED_NOTES = ("table_without_image", "annotations_without_image", "unusable_table")
+_UNUSED_NOTES = ("table_without_image", "annotations_without_image", "unusable_")
 
 
 def describe_unmatched_labels(
@@ -61,7 +61,7 @@ def layout_warnings(
     labels += sum(bool(case.labels) for case in layout.cases) if layout and not made else 0
     if not labels and unused:
         warnings.append({"kind": "no_label_used", "files": unused})
-    if unused := sum(row.reason in _UNUSED_NOTES for row in rows):
+    if unused := sum(row.reason.startswith(_UNUSED_NOTES) for row in rows if row.reason != "unusable_array"):
         warnings.append({"kind": "annotations_not_used", "files": unused})
     if boxes := sum(int(row.measured.get("boxes_of_another_size", 0)) for row in rows):
         warnings.append({"kind": "boxes_of_another_size", "boxes": boxes})
@@ -76,7 +76,7 @@ def layout_warnings(
     if layout and layout.regions:
         listed = ", ".join(f"{name}: {list(members)}" for name, members in layout.regions.items())
         warnings.append({"kind": "declared_regions", "regions": listed})
-    if layout and layout.anonymous:
+    if layout and layout.anonymous and len({one.volume.subject for one in made}) == len(made):
         warnings.append({"kind": "every_image_is_a_patient", "images": len(layout.cases)})
     if nameless := sum(row.reason.endswith("without_patient") for row in rows):
         warnings.append({"kind": "no_patient_id", "files": nameless})
@@ -161,8 +161,8 @@ _TEXTS = {
     "labels={{mask: [1, 255]}}",
     "no_label_used": "no label is used, although {files:file looks|files look} like labels: see the "
     "ledger for the reasons, or name them with --role 'GLOB=label'",
-    "annotations_not_used": "not used: {files:annotation file}, damaged or naming no image "
-    "of this source; see the ledger",
+    "annotations_not_used": "not used: {files:annotation file}, damaged, of an unknown kind or "
+    "naming no image of this source; see the ledger",
     "contrast_without_label": "no label for {images:image} of {patients:patient}, although another "
     "image of each of these patients has one: if the labels hold for both, describe the layout in a YAML "
     "file and pass it to --as",

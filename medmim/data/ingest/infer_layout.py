@@ -12,7 +12,7 @@ from medmim.data.dataset.manifest import Split
 from medmim.data.dataset.splits import SPLIT_WORDS
 from medmim.data.ingest.cases import LayoutCase
 from medmim.data.ingest.dataset_json import DatasetJson
-from medmim.data.ingest.infer_roles import Candidate, Examine, infer_roles
+from medmim.data.ingest.infer_roles import Candidate, Examine, infer_roles, is_body_mask
 from medmim.data.ingest.infer_subjects import infer_subjects
 from medmim.data.ingest.label_classes import infer_label_classes
 from medmim.data.ingest.layout_rules import InferenceRules
@@ -21,9 +21,11 @@ from medmim.data.ingest.path_words import (
     PARTS,
     SITE_WORDS,
     PathWords,
+    Role,
     bare_name,
     folder_role,
     is_label_word,
+    paired_folders,
     split_words,
     word_set,
 )
@@ -114,18 +116,28 @@ def _candidates(paths: Mapping[str, Path], declared: Mapping[Path, DatasetJson])
     """Return the files with the roles that their names give."""
     declares = max((one.channels for one in declared.values()), default=0)
     channels = nnunet_channels(list(paths), declares=declares)
-    neutral = _neutral_folders(list(paths))
-    words = {relative: PathWords(relative, channels.get(relative), neutral) for relative in paths}
+    folders = _folder_readings(list(paths))
+    words = {relative: PathWords(relative, channels.get(relative), folders) for relative in paths}
     return [Candidate(path, words[relative], words[relative].role) for relative, path in paths.items()]
 
 
-def _neutral_folders(relatives: Sequence[str]) -> frozenset[str]:
-    """Return the folders in which only some file names contain label words: these decide, not the folder."""
+def _folder_readings(relatives: Sequence[str]) -> dict[str, tuple[Role | None, str]]:
+    """Return the roles of folders whose names alone would mislead.
+
+    A folder has no role if only some of its file names contain label words, which then decide, or if it is
+    named like a label and contains all files. Sibling folders that differ in their role have roles.
+    """
     named: dict[str, set[bool]] = defaultdict(set)
     for relative in relatives:
         words = PathWords(relative)
-        named[str(PurePosixPath(relative).parent)].add(any(map(is_label_word, words.stem_words)))
-    return frozenset(folder for folder, found in named.items() if len(found) == 2)
+        if not is_body_mask(words):
+            named[str(PurePosixPath(relative).parent)].add(any(map(is_label_word, words.stem_words)))
+    above = {str(one) for folder in named for one in (PurePosixPath(folder), *PurePosixPath(folder).parents)}
+    shared = [one for one in above if all(PurePosixPath(each).is_relative_to(one) for each in named)]
+    neutral = {folder for folder, found in named.items() if len(found) == 2}
+    neutral |= {folder for folder in shared if folder_role(PurePosixPath(folder).name) == "label"}
+    readings = paired_folders(above)
+    return readings | {folder: (None, PurePosixPath(folder).name) for folder in neutral}
 
 
 def nnunet_channels(relatives: Sequence[str], *, declares: int) -> dict[str, int]:

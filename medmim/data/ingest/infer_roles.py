@@ -19,12 +19,13 @@ from medmim.data.ingest.path_words import (
     is_label_word,
     is_volume_name,
     split_words,
+    word_set,
 )
 from medmim.data.ingest.volume_facts import VolumeFacts
 from medmim.errors import DataError, counted
 
 Examine = Callable[[Sequence[Path]], Mapping[Path, VolumeFacts]]
-_BODY_WORDS = {"brain", "brainmask", "bet", "skull", "skullstrip", "foreground", "head", "body", "headmask"}
+_BODY_WORDS = word_set("brain brainmask bet skull skullstrip foreground fg head body headmask")
 _INSTANCE_WORDS = {"instance", "instances"}
 
 
@@ -51,6 +52,11 @@ class Candidate:
     def label_like(self) -> bool:
         """Whether it holds background and a few classes."""
         return self.facts is not None and self.facts.label_like
+
+    @property
+    def few_values(self) -> bool:
+        """Whether it holds a few whole numbers, with or without background."""
+        return self.facts is not None and bool(self.facts.classes)
 
 
 @dataclass(frozen=True)
@@ -126,15 +132,22 @@ def _skip_screenshots(candidates: Sequence[Candidate]) -> None:
 
 def _decide_by_values(candidates: Sequence[Candidate], unnamed: set[int]) -> None:
     """Set the roles of unnamed candidates from their values and those of their neighbours."""
-    scans = [one for one in candidates if one.role != "label" and not one.label_like]
+    scans = [one for one in candidates if one.role != "label" and not one.few_values]
     index = ImageIndex(scans)
     slots: dict[tuple[object, ...], list[Candidate]] = defaultdict(list)
     for one in candidates:
         if id(one) in unnamed:
             slots[tuple(one.words.slot_words), one.words.contrasts, one.words.folder_role].append(one)
     for members in slots.values():
-        labels = [one for one in members if one.label_like and _on_grid(one, index.images_of(one))]
-        scan_like = [one for one in members if not one.label_like]
+        labels = [one for one in members if one.few_values and _on_grid(one, index.images_of(one))]
+        scan_like = [one for one in members if not one.few_values]
+        if labels and not scan_like and not any(one.label_like for one in labels):
+            raise AmbiguousLayoutError(
+                f"{counted(len(labels), 'file')} with few whole numbers, none of them 0, on the grid of "
+                "another image are labels without background",
+                "they are images of few grey values",
+                role_remedy(),
+            )
         if labels and len(labels) >= len(scan_like) and scan_like:
             raise AmbiguousLayoutError(
                 f"{len(labels)} of {len(members)} files with similar names are labels, because they hold few "
@@ -145,7 +158,7 @@ def _decide_by_values(candidates: Sequence[Candidate], unnamed: set[int]) -> Non
         for one in members:
             one.role = "label" if one in labels and not scan_like else "image"
         lonely = [one for one in members if one.role == "image" and one.label_like]
-        if len(lonely) > 1 or len(lonely) == len(candidates):
+        if len(lonely) > 1 or 0 < len(candidates) <= 2 * len(lonely):
             raise AmbiguousLayoutError(
                 f"labels without images: {counted(len(lonely), 'file')} with few small whole numbers",
                 "they are images of few grey values",
@@ -198,6 +211,10 @@ class ImageIndex:
             self._units[one.words.unit].append(one)
             for token in set(one.words.key):
                 self._tokens[token].append(one)
+        self._by_rarest: dict[str, list[Candidate]] = defaultdict(list)
+        for one in images:
+            if one.words.key:
+                self._by_rarest[min(one.words.key, key=lambda token: len(self._tokens[token]))].append(one)
         self._count = len(images)
 
     def images_of(self, label: Candidate) -> list[Candidate]:
@@ -209,21 +226,25 @@ class ImageIndex:
         return named or found
 
     def _in_folder(self, label: Candidate) -> list[Candidate]:
-        """Return the images next to a label, if folders have one visit each and name their files alike."""
-        images = self._units[label.words.unit] if label.words.unit else []
-        alike = [
-            unit
-            for unit, found in self._units.items()
-            if images and [one.words.slot_words for one in found] == [one.words.slot_words for one in images]
-        ]
-        one_visit = len({one.words.key for one in images}) == 1
-        return list(images) if one_visit and len(alike) > 1 and label not in images else []
+        """Return the images of one visit in a folder of the label, if other folders repeat them."""
+        for depth in range(len(label.words.unit), 0, -1):
+            folders: dict[tuple[str, ...], list[tuple[object, ...]]] = defaultdict(list)
+            for unit, found in self._units.items():
+                folders[unit[:depth]] += [(tuple(one.words.slot_words), one.words.contrasts) for one in found]
+            own = folders.get(label.words.unit[:depth], [])
+            if own:
+                alike = sum(Counter(slots) == Counter(own) for slots in folders.values())
+                below = [unit for unit in self._units if unit[:depth] == label.words.unit[:depth]]
+                images = [one for unit in below for one in self._units[unit]]
+                return images if len(set(own)) == len(own) and alike > 1 and label not in images else []
+        return []
 
     def _nearest(self, label: Candidate, words: PathWords) -> list[Candidate]:
         """Return the images whose tokens contain or are contained in the label's, with most in common."""
         bag = Counter(words.key)
-        known = [self._tokens[token] for token in bag if token in self._tokens]
-        pool = min(known, key=len) if known else []
+        larger = min((self._tokens.get(token, []) for token in bag), key=len, default=[])
+        smaller = [one for token in bag for one in self._by_rarest.get(token, [])]
+        pool = list({id(one): one for one in (*larger, *smaller)}.values())
         if not bag:
             pool = self._units[label.words.unit] if label.words.unit or self._count == 1 else []
         best: list[Candidate] = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -39,7 +39,10 @@ def infer_subjects(
     Raises:
         AmbiguousLayoutError: if folders and file names suggest different patients.
     """
-    level = _patient_level(everything)
+    if names := _bids_subjects(images):
+        return names, False
+    roots = {one.words.unit[:1] for one in images}
+    level = _patient_level([one for one in everything if one.words.unit[:1] in roots])
     if level is not None:
         inside = [one for one in images if len(one.words.unit) > level]
         outside = [one for one in images if len(one.words.unit) <= level]
@@ -50,23 +53,45 @@ def infer_subjects(
     return texts, alone and len(images) > 1
 
 
+def _bids_subjects(images: Sequence[Candidate]) -> dict[Path, str]:
+    """Return the patients of images that are all named as in BIDS, with the folders above the patient's."""
+    found: dict[Path, str] = {}
+    for one in images:
+        if not (match := _BIDS.match(one.words.stem)):
+            return {}
+        named = [match.group().removeprefix("sub-") in part for part in one.words.unit]
+        above = one.words.unit[: named.index(True)] if any(named) else one.words.unit
+        found[one.path] = "/".join([*above, match.group()])
+    return found
+
+
 def _by_name(images: Sequence[Candidate]) -> dict[Path, str]:
-    """Return patients from the tokens of paths; images that only differ in contrast are of one patient."""
+    """Return patients from the tokens of paths; images that only differ in contrast are of one patient.
+
+    So are images whose names continue that of another one with words, as 7_flipped continues 7.
+    """
     cut = visit_cut(list(dict.fromkeys(one.words.key for one in images)))
+    keys = {one.words.key[:cut] for one in images}
     groups: dict[tuple[str, ...], list[Candidate]] = defaultdict(list)
     for one in images:
-        groups[one.words.key[:cut]].append(one)
+        groups[_continued(one.words.key[:cut], keys)].append(one)
     texts: dict[Path, str] = {}
     for key, members in groups.items():
         _refuse_ct_and_mr(members)
-        contrasts = [one.words.contrasts for one in members]
-        channels = [one.words.channel for one in members]
-        distinct = len(set(zip(contrasts, channels, strict=True))) == len(members) or cut is not None
+        kinds = {(one.words.key, one.words.contrasts, one.words.channel) for one in members}
+        distinct = len(kinds) == len(members) or cut is not None
         for one in members:
             bids = _BIDS.match(one.words.stem)
             own = "/".join([*one.words.unit, bids.group() if bids else one.words.stem])
             texts[one.path] = own if len(members) == 1 or not distinct else " ".join(key)
     return texts
+
+
+def _continued(key: tuple[str, ...], keys: Collection[tuple[str, ...]]) -> tuple[str, ...]:
+    """Return the shortest key with a number that `key` continues with words only, or `key`."""
+    ends = [end for end in range(1, len(key)) if not any(word.isdecimal() for word in key[end:])]
+    numbered = [key[:end] for end in ends if any(map(str.isdecimal, key[:end]))]
+    return next((start for start in numbered if start in keys), key)
 
 
 def _refuse_ct_and_mr(members: Sequence[Candidate]) -> None:
@@ -126,7 +151,12 @@ def _patient_level(everything: Sequence[Candidate]) -> int | None:
     depth = max((len(one.words.unit) for one in everything), default=0)
     kinds = [_folder_kind(everything, level) for level in range(depth)]
     if "patient" in kinds:
-        return kinds.index("patient")
+        level = kinds.index("patient")
+        return (
+            level + 1
+            if kinds[level + 1 : level + 2] == ["patient"] and _are_buckets(everything, level)
+            else level
+        )
     for level, kind in enumerate(kinds):
         if kind == "unknown" and "visit" in kinds[level + 1 :]:
             return level
@@ -138,6 +168,12 @@ def _patient_level(everything: Sequence[Candidate]) -> int | None:
                 "decide with --subject-pattern: '^" + "[^/]+/" * level + "([^/]+)/' for (1), '(.+)' for (2)",
             )
     return None
+
+
+def _are_buckets(everything: Sequence[Candidate], level: int) -> bool:
+    """Return whether the numbers of folders continue those of the folders above, as in p10/p10000032."""
+    pairs = {one.words.unit[level : level + 2] for one in everything if len(one.words.unit) > level + 1}
+    return all(name.startswith(above) and name[len(above) :].isdecimal() for above, name in pairs)
 
 
 def _folder_kind(everything: Sequence[Candidate], level: int) -> FolderKind:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Literal
@@ -28,8 +29,8 @@ def word_set(text: str) -> frozenset[str]:
 
 LABEL_WORDS = word_set(
     "label labels lbl labelstr labelsts labelsval mask masks msk seg segs segm segmentation segmentations "
-    "segtr gt gts groundtruth truth annotation annotations roi rois contour contours delineation dseg "
-    "manual"
+    "segtr gt gts groundtruth truth annotation annotations roi rois contour contours delineation "
+    "delineations dseg manual"
 )
 IMAGE_WORDS = word_set(
     "image images img imgs imaging imagestr imagests imagesval volume volumes vol vols scan scans data raw "
@@ -46,19 +47,24 @@ SITE_WORDS = word_set(
 PATIENT_WORDS = word_set("patient pat pt pid subject subj sub case id p s person participant mrn")
 _LABEL_ENDINGS = ("mask", "masks", "label", "labels", "segmentation", "segmentations", "seg")
 _CONTAINERS = word_set("derivatives dataset datasets release processed preprocessed final resampled")
-_FILLERS = word_set("2d 3d 4d expert ground png jpg tif all full new single multi class st nd") | PARTS
+_FILLERS = PARTS | word_set(
+    "2d 3d 4d expert ground png jpg tif mha nrrd npy all full new single multi class st nd va"
+)
 _SEQUENCES = word_set(
     "t1 t2 t2star flair dwi dti adc pd swi tof asl bold perf stir fs pre post ct mr pet ax cor sag"
 )
 _ALIASES = {
     "t1c": ("t1", "post"), "t1ce": ("t1", "post"), "cet1": ("t1", "post"), "t1gd": ("t1", "post"),
     "t1n": ("t1", "pre"), "hrt2": ("t2",),
+    "gado": ("t1", "post"), "dp": ("pd",),
     "t2f": ("flair",), "mri": ("mr",), "pt": ("pet",), "suv": ("pet",), "hbv": ("dwi",), "cbct": ("ct",),
     "cta": ("ct",), "ncct": ("ct",), "ctres": ("ct",),
 }  # fmt: skip
 MODALITIES = {"ct": "CT", "pet": "PT"}
 _UID = re.compile(r"\d+(?:\.\d+){4,}")
 _CHUNK = re.compile(r"[^\W_]+")
+_CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_GROUND_TRUTH = re.compile(r"ground[\W_]*truths?", re.IGNORECASE)
 _TOKEN = re.compile(r"[^\W\d_]+|\d+")
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 
@@ -85,7 +91,8 @@ def contrast_of(word: str) -> tuple[str, ...]:
 def split_words(text: str) -> list[str]:
     """Split a name to lower-case words and digit runs; UIDs, hashes and contrasts stay whole."""
     words: list[str] = []
-    for chunk in _CHUNK.findall(_UID.sub(lambda match: match.group().replace(".", ""), text)):
+    text = _GROUND_TRUTH.sub("groundtruth", _UID.sub(lambda match: match.group().replace(".", ""), text))
+    for chunk in _CHUNK.findall(text):
         pieces = _TOKEN.findall(chunk)
         whole = len(pieces) > 3 or contrast_of(chunk) or chunk.lower() in _FILLERS
         words += [chunk.lower()] if whole else [piece.lower() for piece in pieces]
@@ -119,13 +126,37 @@ def numbered_words(stem: str, words: list[str]) -> list[str]:
 
 
 def folder_role(name: str) -> Role | None:
-    """Return the role of all files in a folder if its name says nothing else, such as labelsTr."""
-    words = [word for word in split_words(name) if not word.isdecimal()]
-    labels = [word for word in words if is_label_word(word)]
-    known = [word for word in words if is_label_word(word) or word in IMAGE_WORDS | _FILLERS]
-    if not words or len(known) < len(words):
-        return None
-    return "label" if labels else "image" if set(words) & IMAGE_WORDS else None
+    """Return the role of all files in a folder if its name contains nothing else, such as labelsTrain."""
+    for words in (split_words(name), split_words(_CAMEL.sub(" ", name))):
+        known = [is_label_word(word) or word in IMAGE_WORDS | _FILLERS or word.isdecimal() for word in words]
+        if all(known) and (role := role_of_words(words)):
+            return role
+    return None
+
+
+def role_of_words(words: Sequence[str]) -> Role | None:
+    """Return the role that words name; label words win."""
+    return "label" if any(map(is_label_word, words)) else "image" if set(words) & IMAGE_WORDS else None
+
+
+def paired_folders(folders: Collection[str]) -> dict[str, tuple[Role | None, str]]:
+    """Return role and other words of sibling folders whose names differ in their role only.
+
+    Such are `trainval-image` and `trainval-mask`, whereas a folder with a label word alone may hold anything.
+    """
+    pairs: dict[tuple[str, str], dict[str, Role]] = defaultdict(dict)
+    for folder in folders:
+        path = PurePosixPath(folder)
+        words = split_words(_CAMEL.sub(" ", path.name))
+        rest = "_".join(word for word in words if not is_label_word(word) and word not in IMAGE_WORDS)
+        if (role := role_of_words(words)) and not folder_role(path.name):
+            pairs[str(path.parent), rest][folder] = role
+    return {
+        folder: (role, rest)
+        for (_, rest), found in pairs.items()
+        if len(set(found.values())) == 2
+        for folder, role in found.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -135,12 +166,12 @@ class PathWords:
     Attributes:
         relative: path below the source.
         channel: nnU-Net's channel number, if the layout uses it.
-        neutral: folders whose names are not roles, although they contain role words.
+        folders: role of folders whose names alone would mislead, and the words that name their content.
     """
 
     relative: str
     channel: int | None = None
-    neutral: frozenset[str] = frozenset()
+    folders: Mapping[str, tuple[Role | None, str]] = field(default_factory=dict)
 
     @cached_property
     def stem(self) -> str:
@@ -161,21 +192,19 @@ class PathWords:
     @cached_property
     def unit(self) -> tuple[str, ...]:
         """Folders without those that only name a role, such as images/ and derivatives/."""
-        roles = zip(self._folders, self._folder_roles, strict=True)
-        return tuple(part for part, role in roles if not role and part.lower() not in _CONTAINERS)
+        return tuple(part for _, part in self._readings if part and part.lower() not in _CONTAINERS)
 
     @cached_property
-    def _folder_roles(self) -> list[Role | None]:
+    def _readings(self) -> list[tuple[Role | None, str]]:
+        """Return the role of each folder, and its name if that is more than a role."""
         places = (str(PurePosixPath(*self._folders[: depth + 1])) for depth in range(len(self._folders)))
-        return [
-            None if place in self.neutral else folder_role(part)
-            for place, part in zip(places, self._folders, strict=True)
-        ]
+        roles = zip(places, self._folders, map(folder_role, self._folders), strict=True)
+        return [self.folders.get(place, (role, "" if role else part)) for place, part, role in roles]
 
     @cached_property
     def folder_role(self) -> Role | None:
         """Role of the nearest folder that names one."""
-        return next((role for role in reversed(self._folder_roles) if role), None)
+        return next((role for role, _ in reversed(self._readings) if role), None)
 
     @cached_property
     def stem_contrasts(self) -> frozenset[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from medmim import files
-from medmim.data.dataset.look_alikes import find_look_alikes
+from medmim.data.dataset.look_alikes import find_look_alikes, patients_with_equal_images
 from medmim.data.dataset.manifest import (
     Dataset,
     DatasetInfo,
@@ -253,7 +253,7 @@ def _with_splits(new: Publication) -> tuple[list[VolumeRecord], list[dict[str, A
     labelled: dict[str, bool] = {}
     for one in made:
         labelled[one.volume.subject] = labelled.get(one.volume.subject, False) or one.volume.label is not None
-    splits = assign_splits(labelled, known)
+    splits = assign_splits(labelled, known, patients_with_equal_images(one.volume for one in made))
     chosen = sum(split == lacking for split in splits.values())
     trained = sum(split == "train" for split in given.values())
     warnings = (

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from medmim.data.formats.images import as_mask, is_lossy, is_picture
-from medmim.data.formats.labels import class_numbers
+from medmim.data.formats.labels import few_values
 from medmim.data.formats.volumes import read_volume
 from medmim.errors import DataError
 
@@ -22,6 +22,7 @@ class VolumeFacts(BaseModel):
         shape: voxels along the array axes.
         affine: rounded affine, row by row; empty for pictures.
         classes: the distinct values, without 0, if the volume can be a label; None otherwise.
+        background: whether 0 is one of the values.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -29,11 +30,12 @@ class VolumeFacts(BaseModel):
     shape: tuple[int, ...]
     affine: tuple[float, ...] = ()
     classes: tuple[int, ...] | None = None
+    background: bool = True
 
     @property
     def label_like(self) -> bool:
         """Whether the values are background and a few classes."""
-        return bool(self.classes)
+        return bool(self.classes) and self.background
 
     def same_grid(self, other: VolumeFacts) -> bool:
         """Return whether both have as many voxels in the same field of view, whatever their axis order."""
@@ -57,5 +59,11 @@ def examine_volume(path: str) -> dict[str, Any]:
     if is_picture(Path(path)):
         with contextlib.suppress(DataError):  # a picture in JPEG that is no label
             array, _ = as_mask(array, lossy=is_lossy(Path(path)))
-    classes = class_numbers(array)
-    return VolumeFacts(shape=image.array.shape, affine=affine, classes=classes).model_dump(mode="json")
+    values = few_values(array)
+    facts = VolumeFacts(
+        shape=image.array.shape,
+        affine=affine,
+        classes=None if values is None else tuple(one for one in values if one),
+        background=not (values and values[0]),
+    )
+    return facts.model_dump(mode="json")

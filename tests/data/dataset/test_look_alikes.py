@@ -7,6 +7,7 @@ from medmim.data.dataset.look_alikes import (
     find_equal_voxels,
     find_look_alike_patients,
     find_similar_images,
+    patients_with_equal_images,
 )
 
 
@@ -37,6 +38,15 @@ def test_two_subjects_with_the_same_voxels_are_reported():
             "splits": ["test", "train"],
         }
     ]
+
+
+def test_subjects_are_linked_by_equal_voxels():
+    pairs = [("a", "x"), ("b", "y"), ("c", "x"), ("c", "y"), ("d", "z")]
+    rows = [
+        tiny.row(subject, number).model_copy(update={"pixels_sha256": digest})
+        for number, (subject, digest) in enumerate(pairs)
+    ]
+    assert patients_with_equal_images(rows) == {"a": "a", "b": "a", "c": "a", "d": "d"}
 
 
 def test_similar_images_of_different_subjects_are_reported():

@@ -89,3 +89,13 @@ def test_impossible_folds_are_rejected(count):
     with pytest.raises(DataError, match=f"{count} folds? of 3 subjects") as caught:
         folds(["a", "b", "c"], count)
     assert caught.value.reason == "too_few_subjects"
+
+
+def test_subjects_that_share_images_get_one_split():
+    subjects = dict.fromkeys("abcdefghij", True)
+    groups = {one: {"d": "b", "j": "b"}.get(one, one) for one in subjects}
+    splits = assign_splits(subjects, {}, groups)
+    assert splits["b"] == splits["d"] == splits["j"]
+    assert assign_splits(subjects, {"d": "val"}, groups)["j"] == "val"
+    kept = assign_splits(subjects, {"b": "train", "d": "test"}, groups)
+    assert (kept["b"], kept["d"]) == ("train", "test")

@@ -127,3 +127,9 @@ def test_tables_of_via_and_rows_without_a_box(tmp_path):
     )
     assert [len(one.marks) for one in boxes.images] == [0, 0, 1]
     assert boxes.faults == {}
+
+
+@pytest.mark.parametrize("column", [" EncodedPixels", "mask_rle"])
+def test_tables_of_run_lengths_are_named_but_not_read(tmp_path, column):
+    found = notes(tmp_path / "train.csv", f"ImageId,{column}\na,100 5\nb,-1\n")
+    assert (found.kind, found.tried) == ("", "run_lengths")

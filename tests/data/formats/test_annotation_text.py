@@ -90,3 +90,23 @@ def test_lists_of_images_give_the_split_of_their_name(tmp_path):
     )
     assert [one.image for one in notes(tmp_path / "train.txt", "p1\np2\n").images] == ["p1", "p2"]
     assert notes(tmp_path / "readme.txt", "licence\n").kind == ""
+
+
+def test_cvat(tmp_path):
+    shapes = (
+        '<box label="Mass" xtl="1" ytl="2" xbr="20.5" ybr="30"/>'
+        '<box label="Mass" xtl="x" ytl="2" xbr="3" ybr="4"/>'
+        '<polygon label="Cyst" points="1,1;20,1;20,20"/><ellipse label="Cyst"/><tag label="Abnormal"/>'
+    )
+    image = f'<image name="sub/a.png" subset="Train" width="48" height="40">{shapes}</image>'
+    found = notes(tmp_path / "annotations.xml", f"<annotations>{image}<image name='b.png'/></annotations>")
+    first, second = found.images
+    assert (found.kind, found.faults) == ("cvat", {"malformed": 1, "unsupported": 1})
+    assert (first.image, first.split, first.target) == ("sub/a.png", "train", "abnormal")
+    assert [(one.name, one.box, len(one.outlines)) for one in first.marks] == [
+        ("mass", (1.0, 2.0, 20.5, 30.0), 0),
+        ("cyst", (), 1),
+    ]
+    assert not second.marks
+    assert notes(tmp_path / "other.xml", "<Annotations><Annotation/></Annotations>").tried == "xml"
+    assert not notes(tmp_path / "other.xml", "<settings/>").tried

@@ -161,6 +161,51 @@ LAYOUTS = {
         ["images/{n}_t1.mha", "images/{n}_t2.mha", "masks/{n}_t1.mha", "masks/{n}_t2.mha"],
         (8, 8, 4, 4),
     ),
+    "camel case": (["imagesTrain/c{n}.nii.gz", "L:labelsTrain/c{n}.nii.gz"], (4, 4, 4, 4)),
+    "camel case of words": (["TrainImages/c{n}.png", "B:TrainGroundTruth/c{n}.png"], (4, 4, 4, 4)),
+    "TN3K": (
+        [
+            f"{kind}{part}-{role}/{place}{{n}}.jpg"
+            for part, place in (("trainval", 1), ("test", 2))
+            for kind, role in (("", "image"), ("B:", "mask"))
+        ],
+        (8, 8, 8, 8),
+    ),
+    "folders of one format": (["image_mha/{n}.mha", "L:label_mha/{n}.mha"], (4, 4, 4, 4)),
+    "labels with a version": (["volumes/c{n}.nii.gz", "L:annotations_v2/c{n}.nii.gz"], (4, 4, 4, 4)),
+    "MSSEG 2016": (
+        [
+            f"Center_01/Patient_{{n:02d}}/Preprocessed_Data/{name}_preprocessed.nii.gz"
+            for name in ("T1", "GADO")
+        ]
+        + [f"B:Center_01/Patient_{{n:02d}}/Masks/{name}.nii.gz" for name in ("Consensus", "Brain_Mask")],
+        (8, 8, 4, 4),
+    ),
+    "MSSEG 2": (
+        [f"t/{{n:03d}}/flair_time0{time}_on_middle_space.nii.gz" for time in (1, 2)]
+        + ["B:t/{n:03d}/ground_truth.nii.gz"],
+        (8, 8, 8, 4),
+    ),
+    "Shifts": (["msseg/flair/{n}_FLAIR.nii.gz", "B:msseg/gt/{n}_gt.nii.gz"], (4, 4, 4, 4)),
+    "BraTS 2015": (
+        [
+            f"HGG/pat{{n:04d}}_1/VSD.O.{name}.5{place}{{n}}/VSD.O.{name}.5{place}{{n}}.mha"
+            for place, name in enumerate(("MR_Flair", "MR_T1"))
+        ]
+        + ["L:HGG/pat{n:04d}_1/VSD.O.OT.59{n}/VSD.O.OT.59{n}.mha"],
+        (8, 8, 8, 4),
+    ),
+    "SegRap": (
+        [f"Set_120cases/segrap_{{n:04d}}/{name}.nii.gz" for name in ("image", "image_contrast")]
+        + [f"B:Set_120cases_Labels/Task001/segrap_{{n:04d}}/{name}.nii.gz" for name in ("Brain", "Eye_L")],
+        (8, 4, 8, 4),
+    ),
+    "MIMIC-CXR": ([f"files/p1{{n}}/p1{{n}}000032/s5{place}/a.jpg" for place in (1, 2)], (8, 0, 8, 4)),
+    "OASIS 3": (
+        [f"OAS3000{{n}}_MR_d0{day}/anat1/sub-OAS3000{{n}}_ses-d0{day}_T1w.nii.gz" for day in (129, 757)],
+        (8, 0, 8, 4),
+    ),
+    "altered copies": (["ISIC_{n}.jpg", "ISIC_{n}_flipped.jpg", "B:ISIC_{n}_segmentation.png"], (8, 4, 8, 4)),
     "slices of patients": ([f"patient{{n}}_slice{part:03d}.png" for part in (1, 2, 3)], (12, 0, 12, 4)),
     "folders of slices": ([f"patient{{n}}/{part:03d}.png" for part in (1, 2, 3)], (12, 0, 12, 4)),
     "sites of patients": ([f"site{site}/sub{{n:02d}}_T1.nii.gz" for site in (1, 2)], (8, 0, 8, 8)),

@@ -3,6 +3,7 @@
 import pytest
 from layout_maker import assert_stops_with_both_readings, count, expand, infer, infer_known, make_facts
 
+from medmim.data.ingest.infer_roles import AmbiguousLayoutError
 from medmim.data.ingest.layout_rules import InferenceRules
 
 AMBIGUOUS = {
@@ -14,6 +15,20 @@ AMBIGUOUS = {
     "labels named like no image": (
         ["images/a{n}.nii.gz", "labels/x{n}b.nii.gz"],
         "belong to none of the images",
+    ),
+    "labels without background": (["p{n}/image.nii.gz", "N:p{n}/tissue.nii.gz"], "labels without background"),
+    "folder of labels without background": (
+        ["images/{n}.nii.gz", "N:tissues/{n}.nii.gz"],
+        "labels without background",
+    ),
+    "Pascal VOC": (
+        ["JPEGImages/{n}.jpg", "L:SegmentationClass/{n}.png", "L:SegmentationObject/{n}.png"],
+        "labels without images",
+    ),
+    "several readers of MS lesions": (
+        [f"P_{{n}}/Preprocessed_Data/{name}_preprocessed.nii.gz" for name in ("T1", "FLAIR")]
+        + [f"B:P_{{n}}/Masks/{name}.nii.gz" for name in ("Consensus", "Manual_1", "Manual_2", "Brain_Mask")],
+        "several readers",
     ),
     "two readers": (
         ["{n}/t2.nii.gz", "B:{n}/tumor_reader1_seg.nii.gz", "B:{n}/tumor_reader2_seg.nii.gz"],
@@ -51,6 +66,12 @@ def test_previews_in_folders_of_volumes_are_skipped():
     found = infer(["s{n}/ct.nii.gz", "s{n}/preview.png"])
     assert count(found) == (4, 0, 4, 4)
     assert set(found.other.values()) == {"picture_beside_scans"}
+
+
+def test_a_pair_of_a_scan_and_an_unnamed_mask_stops():
+    known = {"scan.nii.gz": make_facts(), "tumor.nii.gz": make_facts("B")}
+    with pytest.raises(AmbiguousLayoutError, match="1 file with few small whole numbers"):
+        infer_known(known)
 
 
 def test_a_blank_image_is_not_a_label():

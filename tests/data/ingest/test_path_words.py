@@ -39,6 +39,9 @@ def test_words_of_names():
         ("images", "image"),
         ("BrainSegmentationChallenge", None),
         ("lungmask", "label"),
+        ("imagesTrain", "image"),
+        ("TestGroundTruth", "label"),
+        ("ground truths", "label"),
         ("p1", None),
     ],
 )
@@ -49,5 +52,5 @@ def test_role_of_folders(folder, role):
 def test_folders_of_roles_are_not_units_of_patients():
     words = PathWords("derivatives/masks/sub-01/sub-01_mask.nii.gz")
     assert words.unit == ("sub-01",)
-    neutral = PathWords("masks/a.nii.gz", neutral=frozenset({"masks"}))
+    neutral = PathWords("masks/a.nii.gz", folders={"masks": (None, "masks")})
     assert (neutral.unit, neutral.role) == (("masks",), None)

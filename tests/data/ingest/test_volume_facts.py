@@ -20,7 +20,7 @@ def facts(path, array, affine=None):
         (scan_array(), None),
         (label_array() + np.float32(0.5), None),
         (label_array().astype(np.int16) - 1, None),
-        (label_array() + 1, None),
+        (label_array() + 1, (1, 2)),
     ],
 )
 def test_classes_of_label_like_volumes(tmp_path, array, classes):
