@@ -83,12 +83,13 @@ def compare(net, images, hidden, *, tolerance):
     move voxels over the kink of a ReLU. Packed cells may err three times as much as the masked network.
     """
     expected = run(copy.deepcopy(net).double(), mask, images.double(), hidden)
-    assert [m.shape for m in run(net, pack, images, hidden)[0]] == [m.shape for m in expected[0]]
-    ours = errors(run(net, pack, images, hidden), expected)
+    found = run(net, pack, images, hidden)
+    assert [item.shape for item in found[0]] == [item.shape for item in expected[0]]
+    ours = errors(found, expected)
     limits = [tolerance] * 2
     if images.dtype == torch.float32:
         limits = [max(tolerance, 3 * own) for own in errors(run(net, mask, images, hidden), expected)]
-    assert all(found < limit for found, limit in zip(ours, limits, strict=True)), (ours, limits)
+    assert all(error < limit for error, limit in zip(ours, limits, strict=True)), (ours, limits)
 
 
 @every_net
@@ -99,9 +100,12 @@ def test_float64_equals_the_masked_network(name, dims, times):
     compare(net, *batch_for(net, dims, times=times), tolerance=1e-10)
 
 
-@every_net
+# every mask meets every third network; the contracts of masks and of encoders cover each alone
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [(name, rule) for number, name in enumerate(sorted(NETS)) for rule in sorted(MASKS)[number % 3 :: 3]],
+)
 @both_dims
-@pytest.mark.parametrize("rule", sorted(MASKS))
 def test_float32_equals_the_masked_network_under_every_mask(name, dims, rule):
     net = build(name, dims, dtype=torch.float32, spread=0.1)
     compare(net, *batch_for(net, dims, rule=rule, dtype=torch.float32), tolerance=1e-4)
