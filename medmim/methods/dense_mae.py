@@ -15,7 +15,7 @@ from medmim.encoders import Encoder
 from medmim.heads.segmentation import UNetDecoder
 from medmim.masks import hidden_voxels
 from medmim.methods.base import Method, Step, require_grid
-from medmim.methods.reconstruction import Choice, PredictionHead, build_target, reconstruct
+from medmim.methods.reconstruction import Choice, PredictionHead, build_target, reconstruction_step
 from medmim.methods.targets import Target
 from medmim.shapes import Hidden, Images, Size, require_whole_cells
 
@@ -36,7 +36,7 @@ class DenseMAE(Method):
         require_grid(images, hidden, self.target.cell)
         visible = images.masked_fill(hidden_voxels(hidden, tuple(images.shape[2:])), 0)
         prediction = self.predict(self.decoder.features(self.encoder(visible)))
-        return reconstruct(prediction, self.target, images, hidden)
+        return reconstruction_step(prediction, self.target, images, hidden)
 
 
 def build_dense_mae(*, encoder: Encoder, spatial_dims: int, cell: Size, target: Choice = "raw") -> DenseMAE:

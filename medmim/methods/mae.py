@@ -11,7 +11,7 @@ from medmim.encoders import Encoder
 from medmim.encoders.patch_tokens import as_map, as_sequence, select_patches
 from medmim.encoders.vit import ViTEncoder
 from medmim.methods.base import Method, Step, require_grid
-from medmim.methods.reconstruction import Choice, PredictionHead, build_target, reconstruct
+from medmim.methods.reconstruction import Choice, PredictionHead, build_target, reconstruction_step
 from medmim.methods.targets import Target
 from medmim.methods.token_decoder import SelfDecoder, TokenDecoder
 from medmim.methods.visible_encoding import hidden_patches, require_sets_of_patches
@@ -55,7 +55,7 @@ class MAE(Method):
         decoded = self.decoder(latents, visible, wanted, grid, class_token)
         # zeros stand for visible patches, which the loss ignores
         zeros = as_sequence(patches.new_zeros(len(images), decoded.shape[-1], *grid))
-        return reconstruct(
+        return reconstruction_step(
             self.predict(as_map(wanted.put(decoded, zeros), grid)), self.target, images, hidden
         )
 

@@ -22,7 +22,7 @@ from medmim.errors import UsageError, did_you_mean, refuse_unknown_options
 from medmim.masks import hidden_voxels
 from medmim.methods.base import Method, Step, require_grid
 from medmim.methods.dice_loss import batch_dice
-from medmim.methods.reconstruction import Choice, build_target, reconstruct
+from medmim.methods.reconstruction import Choice, build_target, reconstruction_step
 from medmim.methods.spark import LightDecoder
 from medmim.methods.targets import Target
 from medmim.methods.two_branch_encoder import FusionConfig, TwoBranchEncoder, stitch, stitch_visible
@@ -57,7 +57,7 @@ class ReconstructionObjective(nn.Module):
 
     def forward(self, maps: Sequence[Features], images: Images, hidden: Hidden, truth: Tensor | None) -> Step:
         """Return the loss and the reconstruction."""
-        return reconstruct(self.decode(maps), self.target, images, hidden)
+        return reconstruction_step(self.decode(maps), self.target, images, hidden)
 
 
 class ImageClassification(nn.Module):

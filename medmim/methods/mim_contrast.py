@@ -12,7 +12,7 @@ from medmim.encoders import Encoder
 from medmim.errors import UsageError
 from medmim.methods.base import Step, require_grid
 from medmim.methods.contrastive import WIDTH, Contrastive, Queue, two_layers
-from medmim.methods.reconstruction import Choice, reconstruct
+from medmim.methods.reconstruction import Choice, reconstruction_step
 from medmim.methods.spark import SparK, build_spark, densified
 from medmim.methods.visible_encoding import HIDE, Compute, pooled_map
 from medmim.shapes import Hidden, Images, Size
@@ -46,7 +46,7 @@ class MIMContrast(Contrastive):
         require_grid(images, hidden, self.cell)
         maps = self.encoder(HIDE[self.compute](images, hidden))[::-1]
         prediction = self.decoder(densified(maps, self.densify, hidden))
-        restored = reconstruct(prediction, self.target, images, hidden)
+        restored = reconstruction_step(prediction, self.target, images, hidden)
         contrast = self.contrast(pooled_map(maps[0], hidden), images, hidden)
         terms = {"reconstruction_loss": restored.loss.detach(), "contrastive_loss": contrast.loss.detach()}
         return Step(

@@ -121,7 +121,7 @@ def build_target(choice: Choice, *, cell: Size, encoder: Encoder) -> Target:
     return target
 
 
-def reconstruct(
+def reconstruction_step(
     prediction: Features,
     target: Target,
     images: Images,

@@ -12,7 +12,7 @@ from torch import nn
 
 from medmim.encoders import Encoder, TokenEncoder
 from medmim.methods.base import Method, Step, require_grid
-from medmim.methods.reconstruction import Choice, PredictionHead, build_target, reconstruct
+from medmim.methods.reconstruction import Choice, PredictionHead, build_target, reconstruction_step
 from medmim.methods.targets import Target
 from medmim.methods.visible_encoding import hidden_patches, require_patches
 from medmim.shapes import Hidden, Images, Size, require_whole_cells
@@ -45,7 +45,7 @@ class SimMIM(Method):
         whole = tuple(n // step for n, step in zip(images.shape[2:], self.target.stride, strict=True))
         # crop: coarse maps are padded where the image size is not a multiple of their stride
         prediction = self.predict(maps[-1])[(..., *map(slice, whole))]
-        return reconstruct(prediction, self.target, images, hidden, error="absolute")
+        return reconstruction_step(prediction, self.target, images, hidden, error="absolute")
 
 
 def build_simmim(*, encoder: Encoder, spatial_dims: int, cell: Size, target: Choice = "raw") -> SimMIM:

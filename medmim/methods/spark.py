@@ -20,7 +20,7 @@ from medmim.encoders.convnext import ChannelNorm, ConvNeXtEncoder
 from medmim.errors import UsageError, did_you_mean
 from medmim.masks import hidden_voxels
 from medmim.methods.base import Method, Step, require_grid
-from medmim.methods.reconstruction import Choice, PredictionHead, build_target, reconstruct
+from medmim.methods.reconstruction import Choice, PredictionHead, build_target, reconstruction_step
 from medmim.methods.targets import Target
 from medmim.methods.visible_encoding import HIDE, Compute
 from medmim.shapes import Features, Hidden, Images, Size, require_whole_cells
@@ -179,7 +179,7 @@ class SparK(Method):
         require_grid(images, hidden, self.target.cell)
         maps = self.encoder(HIDE[self.compute](images, hidden))[::-1]
         prediction = self.decoder(densified(maps, self.densify, hidden))
-        return reconstruct(prediction, self.target, images, hidden)
+        return reconstruction_step(prediction, self.target, images, hidden)
 
 
 def build_spark(

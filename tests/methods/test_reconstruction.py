@@ -9,7 +9,7 @@ from medmim.errors import ShapeError, UsageError
 from medmim.masks import build_mask
 from medmim.methods import build_method
 from medmim.methods.base import relative_error
-from medmim.methods.reconstruction import TARGETS, build_target, reconstruct
+from medmim.methods.reconstruction import TARGETS, build_target, reconstruction_step
 from medmim.methods.targets import NormalisedPixels, RawPixels
 from medmim.methods.visible_encoding import hidden_patches
 
@@ -168,7 +168,7 @@ def test_the_loss_is_the_mean_over_hidden_cells_of_all_samples(error):
     prediction = torch.ones(2, 1, 2, 4)
     prediction[1] = 3.0
     power = 2 if error == "squared" else 1
-    step = reconstruct(prediction, RawPixels((2, 2)), images, hidden, error=error)
+    step = reconstruction_step(prediction, RawPixels((2, 2)), images, hidden, error=error)
     assert step.loss.item() == pytest.approx((1 + 2 * 3**power) / 3)
 
 
