@@ -175,8 +175,11 @@ def patients_seen_by(path: Path) -> SeenPatients | None:
     """
     seen, division = _recorded(path), path.parent / DIVISION
     if seen and division.is_file():
-        validation = parse_json(division.read_text(encoding="utf-8"))["val"]
-        seen |= SeenPatients(patients=frozenset(validation))
+        try:
+            validation = parse_json(division.read_text(encoding="utf-8"))["val"]
+            seen |= SeenPatients(patients=frozenset(validation))
+        except (ValueError, KeyError, TypeError):
+            return None  # damaged: unknown
     return seen
 
 

@@ -24,7 +24,7 @@ from medmim.errors import RunError
 from medmim.tracking.artifact_addresses import experiment_of
 from medmim.tracking.database import DATABASE, opened, uri_of
 from medmim.tracking.migration import check, prepare
-from medmim.tracking.registry_snapshot import create_model, write_snapshot
+from medmim.tracking.registry_snapshot import create_model, equals, write_snapshot
 from medmim.tracking.run_files import RECORD, RunRecord, inside, link_files
 from medmim.tracking.run_recorder import RunRecorder, dataset_input, restore_run
 from medmim.tracking.ui_views import color_of
@@ -155,7 +155,7 @@ class Store:
         """Return the runs with these tags and MLflow conditions, such as `FINISHED`, newest first."""
         active = "SELECT experiment_id FROM experiments WHERE lifecycle_stage = 'active'"
         places = [str(place) for (place,) in self._query(active)]
-        conditions += tuple(_equals(f"tags.`{key}`", value) for key, value in tags.items())
+        conditions += tuple(equals(f"tags.`{key}`", value) for key, value in tags.items())
         found: list[Run] = []
         token = None
         while True:
@@ -196,7 +196,7 @@ class Store:
     def register(self, *, model: str, run_id: str, tags: Mapping[str, str], alias: str) -> int:
         """Register the artifact folder `model` of a run as a new model version; return the version number."""
         create_model(self.client, model)
-        for known in self.client.search_model_versions(f"name = '{model}' and run_id = '{run_id}'"):
+        for known in self.client.search_model_versions(f"{equals('name', model)} and run_id = '{run_id}'"):
             return int(known.version)  # registered before an interruption
         if restore_run(self.client, run_id) == "gone":
             raise RunError(
@@ -269,11 +269,3 @@ class Store:
 def begins_with(word: str) -> str:
     """Return the condition of `Store.runs` for ids that begin with a word."""
     return f"attributes.run_id LIKE '{word if word.isalnum() else ' '}%'"
-
-
-def _equals(field: str, value: str) -> str:
-    """Return an MLflow filter; MLflow cannot escape quotes, so a text with both kinds may match more runs."""
-    if "'" in value and '"' in value:
-        return f"{field} LIKE '{value.replace(chr(39), '_')}'"
-    quote_mark = '"' if "'" in value else "'"
-    return f"{field} = {quote_mark}{value}{quote_mark}"

@@ -48,7 +48,7 @@ def restore_snapshot(client: MlflowClient, home: Path) -> int:
         create_model(client, model["name"])
         for key, value in model["tags"].items():
             client.set_registered_model_tag(model["name"], key, value)
-        known = {int(one.version) for one in client.search_model_versions(f"name = '{model['name']}'")}
+        known = {int(one.version) for one in client.search_model_versions(equals("name", model["name"]))}
         for version in sorted(model["versions"], key=lambda one: int(one["version"])):
             if version["version"] not in known:
                 _restore_version(client, model["name"], version)
@@ -56,6 +56,14 @@ def restore_snapshot(client: MlflowClient, home: Path) -> int:
         for alias, number in model["aliases"].items():
             client.set_registered_model_alias(model["name"], alias, str(number))
     return restored
+
+
+def equals(field: str, value: str) -> str:
+    """Return an MLflow filter; MLflow cannot escape quotes, so a text with both kinds may match more."""
+    if "'" in value and '"' in value:
+        return f"{field} LIKE '{value.replace(chr(39), '_')}'"
+    quote_mark = '"' if "'" in value else "'"
+    return f"{field} = {quote_mark}{value}{quote_mark}"
 
 
 def create_model(client: MlflowClient, name: str) -> None:

@@ -6,14 +6,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from mlflow.entities import Run
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from medmim import files
 from medmim.data.dataset.manifest import digest_of
 from medmim.tracking.mlflow_store import ORIGIN, Store
 from medmim.tracking.study_runs import PARENT
+
+_EXACT = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,8 @@ class VersionCopy:
     Attributes:
         origin: id of the run that produced it, in the store where it ran.
     """
+
+    __pydantic_config__ = _EXACT
 
     model: str
     origin: str
@@ -44,11 +49,13 @@ class RunCopy:
         artifacts: relative path → SHA-256.
     """
 
+    __pydantic_config__ = _EXACT
+
     origin: str
     parent: str
     experiment: str
     name: str
-    status: str
+    status: Annotated[str, Field(pattern="^(RUNNING|SCHEDULED|FINISHED|FAILED|KILLED)$")]
     start_time: int
     end_time: int
     params: Mapping[str, str]
@@ -72,13 +79,12 @@ class RunCopy:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any], *, folder: Path) -> RunCopy:
-        """Create a copy from the values that `as_json` returned."""
-        words = dict(content)
-        words["metrics"] = tuple(
-            (key, float(value), time, step) for key, value, time, step in words["metrics"]
-        )
-        words["versions"] = tuple(VersionCopy(**version) for version in words["versions"])
-        return cls(**words, folder=folder)
+        """Create a copy from the values that `as_json` returned, or a file that claims to contain them.
+
+        Raises:
+            ValueError: for missing or unknown fields, and values of other types.
+        """
+        return TypeAdapter(cls).validate_python({**content, "folder": folder})
 
     @property
     def digest(self) -> str:
@@ -129,10 +135,10 @@ def with_parents(store: Store, runs: Sequence[Run]) -> list[Run]:
 
 
 def _hashes(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file below a folder."""
+    """Return the SHA-256 of every file below a folder; links, which may lead out of it, are left out."""
     if not folder.is_dir():
         return {}
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
     return {path.relative_to(folder).as_posix(): files.sha256_of(path) for path in paths}
 
 

@@ -64,5 +64,5 @@ def link_files(source: Path, target: Path) -> None:
     """Give a folder the files of another one, as hard links where the filesystem has them."""
     if source.is_dir():
         for path in source.rglob("*"):
-            if path.is_file():
+            if path.is_file() and not path.is_symlink():
                 files.link_or_copy(path, target / path.relative_to(source))

@@ -20,25 +20,28 @@ from pathlib import Path
 from typing import Any
 
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
 
 from medmim import __version__, files
 from medmim.errors import RunError
-from medmim.tracking.mlflow_store import Store
+from medmim.tracking.mlflow_store import ORIGIN, Store
 from medmim.tracking.rebuild import write_missing_records
 from medmim.tracking.run_copies import RunCopy, copy_of, with_parents
+from medmim.tracking.study_runs import PARENT
 from medmim.tracking.upload import Uploader, UploadSummary
 
 MANIFEST = "manifest.json"
 FORMAT = 1
 _NAME = re.compile(r"runs/[0-9]+/(run\.json|artifacts/[^\\:\x00-\x1f]+)")
-_WORD = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_. -]*")
+_WORD = re.compile(r"[^/\\:\x00-\x1f.][^/\\:\x00-\x1f]{0,249}")
+_KEY = re.compile(r"[\w./ :-]{1,250}")  # of MLflow
 _UNPACKING = ".unpacking"
 _MAX_BYTES, _SMALL_BYTES = 64 << 30, 64 << 20
 _MAX_RATIO = 50  # unpacked to packed bytes; weights have 1.1, text and pictures up to 20
 _MANIFEST_BYTES = 64 << 20
 # raised by zipfile and json for damaged data, including encrypted or unsupported entries
 _DAMAGE = (
-    *(OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, struct.error),
+    *(OSError, MlflowException, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, struct.error),
     *(ValueError, KeyError, TypeError, AttributeError),
 )
 _STAMP = (1980, 1, 1, 0, 0, 0)  # a fixed time, so that equal content gives equal files
@@ -106,12 +109,14 @@ def _read(path: Path, folder: Path) -> list[RunCopy]:
     """Extract and verify every file into `folder`, then return the copies of the runs."""
     try:
         with zipfile.ZipFile(path) as archive:
-            listed = _manifest(archive)
+            listed = _manifest(archive, packed=path.stat().st_size)
             for name, facts in listed.items():
                 _extract(archive, name, facts, folder / name)
             places = sorted((folder / "runs").iterdir(), key=lambda place: int(place.name))
             copies = [_copy(place) for place in places]
     except _DAMAGE as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the disk, not of the file
+            raise
         raise RunError(
             f"'{path}' cannot be unpacked ({type(error).__name__}): expected a complete file written by "
             "`medmim pack`"
@@ -130,13 +135,18 @@ def _refuse_foreign(copy: RunCopy) -> None:
     """Reject a pack that refers to files it does not contain, or whose names could act as paths."""
     held = {path.relative_to(copy.folder).as_posix() for path in copy.folder.rglob("*") if path.is_file()}
     words = [copy.experiment, *(version.model for version in copy.versions)]
-    if held != set(copy.artifacts) or not all(_WORD.fullmatch(word) for word in words):
+    ids = [copy.origin, *([copy.parent] if copy.parent else [])]
+    keys = [*copy.params, *copy.tags, *(key for version in copy.versions for key in version.tags)]
+    named = all(map(_WORD.fullmatch, words)) and all(map(_KEY.fullmatch, keys))
+    ours = {ORIGIN, PARENT}.isdisjoint(copy.tags) and all(word.isalnum() for word in ids)
+    if held != set(copy.artifacts) or not named or not ours:
         raise RunError(
-            "this pack contains unexpected files, or unsafe names of experiments or models: do not trust it"
+            "this pack contains unexpected files, or unsafe names of experiments, models, runs or tags: do "
+            "not trust it"
         )
 
 
-def _manifest(archive: zipfile.ZipFile) -> dict[str, Any]:
+def _manifest(archive: zipfile.ZipFile, *, packed: int) -> dict[str, Any]:
     if archive.getinfo(MANIFEST).file_size > _MANIFEST_BYTES:
         raise RunError("the manifest of this pack is too large: it was not written by `medmim pack`")
     described = json.loads(archive.read(MANIFEST))
@@ -149,7 +159,6 @@ def _manifest(archive: zipfile.ZipFile) -> dict[str, Any]:
         if not _NAME.fullmatch(name) or ".." in name.split("/") or "" in name.split("/"):
             raise RunError("this pack contains a path outside its own folder: do not trust it")
     sizes = [int(facts["size"]) for facts in listed.values()]
-    packed = sum(entry.compress_size for entry in archive.infolist())
     if min(sizes, default=0) < 0 or sum(sizes) > min(_MAX_BYTES, max(_SMALL_BYTES, _MAX_RATIO * packed)):
         raise RunError(
             f"this pack of {packed >> 20} MiB claims to contain {sum(sizes) >> 20} MiB: do not trust it "

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from mlflow.entities import Run
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from medmim.config.study import DIGEST, SCRATCH, StudySettings, StudyTrial, arm_title
+from medmim.errors import RunError
 from medmim.tracking.comparison.runs import RunScores, read_run
 from medmim.tracking.mlflow_store import Store
 from medmim.tracking.run_recorder import RunRecorder
@@ -18,6 +20,13 @@ from medmim.tracking.ui_views import show_arms
 PARENT = "mlflow.parentRunId"
 _PLAN = "cells.json"  # artifact of the run of the study
 _SETTINGS = "study.json"
+Recorded = TypeVar("Recorded")
+
+
+class _Arms(BaseModel):
+    """The part of a study's settings that is read again."""
+
+    arms: list[dict[str, Any]] = []
 
 
 @dataclass(frozen=True)
@@ -126,13 +135,23 @@ def placed(run: RunScores, place: PlannedTraining | StudyTrial) -> RunScores:
 
 def _plan(store: Store, runs: Sequence[Run]) -> dict[str, PlannedTraining]:
     """Return planned trainings by digest, merging the plans of all sites that ran the study."""
-    rows = [row for root in _roots(runs) for row in json.loads(store.read_text(root, _PLAN, default="[]"))]
-    return {row["digest"]: PlannedTraining(**row) for row in rows}
+    plans = [_recorded(store, root, _PLAN, list[PlannedTraining], "[]") for root in _roots(runs)]
+    return {one.digest: one for plan in plans for one in plan}
 
 
 def _varied(store: Store, runs: Sequence[Run]) -> tuple[str, ...]:
-    settings = [json.loads(store.read_text(root, _SETTINGS, default="{}")) for root in _roots(runs)]
-    return tuple(sorted({key for one in settings for arm in one.get("arms", ()) for key in arm}))
+    settings = [_recorded(store, root, _SETTINGS, _Arms, "{}") for root in _roots(runs)]
+    return tuple(sorted({key for one in settings for arm in one.arms for key in arm}))
+
+
+def _recorded(store: Store, root: Run, name: str, kind: type[Recorded], default: str) -> Recorded:
+    """Return an artifact of the run of a study, which may come from a pack."""
+    try:
+        return TypeAdapter(kind).validate_json(store.read_text(root, name, default=default))
+    except ValidationError as error:
+        raise RunError(
+            f"run {root.info.run_id}: its artifact '{name}' is damaged: run the study again or delete it"
+        ) from error
 
 
 def _roots(runs: Sequence[Run]) -> list[Run]:

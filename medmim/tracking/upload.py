@@ -19,7 +19,7 @@ from mlflow.exceptions import MlflowException
 
 from medmim.tracking.mlflow_store import ORIGIN
 from medmim.tracking.recorder import NOTE
-from medmim.tracking.registry_snapshot import create_model
+from medmim.tracking.registry_snapshot import create_model, equals
 from medmim.tracking.run_copies import RunCopy, VersionCopy
 from medmim.tracking.run_recorder import dataset_input
 from medmim.tracking.study_runs import PARENT
@@ -159,7 +159,7 @@ class Uploader:
         """Register a version; its aliases and verdicts become tags `imported_…` without effect."""
         create_model(self.client, version.model)
         tags = {**_without_authority(version), ORIGIN: version.origin}
-        registered = self.client.search_model_versions(f"name = '{version.model}'")
+        registered = self.client.search_model_versions(equals("name", version.model))
         known = next((one for one in registered if one.tags.get(ORIGIN) == version.origin), None)
         if known is None:
             source = f"{self.client.get_run(run_id).info.artifact_uri}/model"

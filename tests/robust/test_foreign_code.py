@@ -18,6 +18,7 @@ from medmim.cli import main
 from medmim.config.own_code import TRUSTED
 from medmim.config.runs import FinetuneSettings, PretrainSettings
 from medmim.data.dataset.manifest import read_dataset
+from medmim.data.loading.augmentation import load_augmentation
 from medmim.errors import MedmimError, RunError, UsageError
 from medmim.stages.initial_weights import initial_weights_of
 from medmim.stages.missing_seeds import train_missing_seeds
@@ -189,6 +190,13 @@ def test_weights_of_others_cannot_make_timm_read_a_file(planted, option):
     path = described(planted, encoder="timm:resnet18", spatial_dims=2, encoder_options={option: "evil.pth"})
     with pytest.raises(UsageError, match=f"option '{option}' reads files"):
         load_trained_model(path)
+
+
+def test_an_augmentation_file_cannot_name_code(planted, tmp_path):
+    """The settings of a run or pack may name a file, whose `own` is another import path."""
+    (tmp_path / "own.yaml").write_text("own: planted_code:run\n", encoding="utf-8")
+    with pytest.raises(RunError, match=REFUSED):
+        load_augmentation("own.yaml")
 
 
 def test_trusted_code_is_imported(planted, tmp_path, monkeypatch):

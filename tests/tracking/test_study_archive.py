@@ -1,5 +1,6 @@
 """Packs are complete or rejected, write nothing outside their folder, and are merged only once."""
 
+import hashlib
 import json
 import zipfile
 
@@ -133,8 +134,6 @@ def listed(name):
     """Add a file that is listed in the manifest with its correct hash."""
 
     def change(entries):
-        import hashlib
-
         entries[name] = b"{}"
         manifest = json.loads(entries[MANIFEST])
         manifest["files"][name] = {"sha256": hashlib.sha256(b"{}").hexdigest(), "size": 2}
@@ -151,8 +150,6 @@ def changed_run(key, value):
         content = json.loads(entries[name]) | {key: value}
         del entries[name]
         entries[name] = json.dumps(content).encode()
-        import hashlib
-
         manifest = json.loads(entries[MANIFEST])
         digest = hashlib.sha256(entries[name]).hexdigest()
         manifest["files"][name] = {"sha256": digest, "size": len(entries[name])}
@@ -193,8 +190,18 @@ def sized(size):
         (listed("runs/0/artifacts/extra.txt"), "unexpected files, or unsafe names"),
         (changed_run("experiment", "../../evil"), "unexpected files, or unsafe names"),
         (changed_run("artifacts", {"../../../evil.txt": "0" * 64}), "unexpected files, or unsafe names"),
-        (changed_run("metrics", 7), r"cannot be unpacked \(TypeError\)"),
-        (changed_run("of_another_version", 7), r"cannot be unpacked \(TypeError\)"),
+        (changed_run("metrics", 7), r"cannot be unpacked \(ValidationError\)"),
+        (changed_run("of_another_version", 7), r"cannot be unpacked \(ValidationError\)"),
+        (changed_run("status", "PROMOTED"), r"cannot be unpacked \(ValidationError\)"),
+        (changed_run("tags", {"a": {"b": 1}}), r"cannot be unpacked \(ValidationError\)"),
+        (changed_run("start_time", "yesterday"), r"cannot be unpacked \(ValidationError\)"),
+        (changed_run("origin", "../../../evil"), "unsafe names"),
+        (changed_run("origin", "x' or '1' = '1"), "unsafe names"),
+        (changed_run("parent", "../evil"), "unsafe names"),
+        (changed_run("tags", {"medmim.run": ""}), "unsafe names"),
+        (changed_run("tags", {PARENT: "0" * 32}), "unsafe names"),
+        (changed_run("tags", {"a\nb": "c"}), "unsafe names"),
+        (changed_run("params", {"x" * 300: "1"}), "unsafe names"),
         (manifest_of({"format": 1, "files": []}), "the files of this pack do not match its manifest"),
         (manifest_of([]), r"cannot be unpacked \(TypeError\)"),
         (sized(-2), "do not trust it"),
@@ -208,6 +215,49 @@ def test_untrustworthy_packs_are_rejected_without_changes(change, message, packe
         unpack(there, rewritten(packed, change))
     assert there.runs() == []
     assert not list(there.home.parent.rglob("evil*"))
+
+
+def test_a_pack_cannot_claim_to_be_larger_than_its_file(packed, new_home):
+    """The limit of the ratio counts the bytes of the file, not the packed sizes that the pack declares."""
+    bomb, place = packed.with_name("bomb.zip"), "runs/0/artifacts/zeros"
+    content = bytes(200 << 20)
+
+    def declare(entries):
+        manifest = json.loads(entries[MANIFEST])
+        manifest["files"][place] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+        entries[MANIFEST] = json.dumps(manifest).encode()
+
+    with zipfile.ZipFile(rewritten(packed, declare)) as whole, zipfile.ZipFile(bomb, "w") as archive:
+        for name in whole.namelist():
+            archive.writestr(name, whole.read(name))
+        archive.writestr(place, content, zipfile.ZIP_DEFLATED, compresslevel=1)
+        archive.getinfo(place).compress_size = 100 << 20  # as the directory at the end declares it
+    with pytest.raises(RunError, match="claims to contain 200 MiB: do not trust it"):
+        unpack(Store(new_home()), bomb)
+
+
+def test_links_among_the_artifacts_are_not_packed(packed, store, tmp_path):
+    """A home folder of others may contain links to private files."""
+    (tmp_path / "private.txt").write_text("secret")
+    (cell,) = store.runs(role="cell")
+    for name in ("link.txt", "model/link.txt"):
+        (store.artifact(cell) / name).symlink_to(tmp_path / "private.txt")
+    pack(store, store.runs(study="s"), tmp_path / "linked.zip")
+    assert (tmp_path / "linked.zip").read_bytes() == packed.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["O'Brien 50% “é”", "both ' and \"", "-x", "_"])
+def test_odd_names_of_studies_and_arms_are_carried(name, store, new_home, tmp_path):
+    run = store.begin(experiment=name, name=name, tags={"study": name, "arm": name})
+    run.text("note.txt", name)
+    store.register(model="d-segment", run_id=run.run_id, tags={"note": name}, alias="challenger")
+    run.finish("FINISHED")
+    pack(store, store.runs(study=name), tmp_path / "odd.zip")
+    there = Store(new_home())
+    assert [unpack(there, tmp_path / "odd.zip").versions for _ in range(2)] == [1, 0]
+    (copy,) = there.runs(study=name, arm=name)
+    assert there.read_text(copy, "note.txt") == name
+    assert [one.tags["note"] for one in there.client.search_model_versions()] == [name]
 
 
 def test_files_that_a_killed_unpack_left_are_removed(packed, new_home):

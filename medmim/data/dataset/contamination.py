@@ -204,12 +204,15 @@ def write_seen_patients(folder: Path, seen: SeenPatients) -> None:
 
 
 def read_seen_patients(folder: Path) -> SeenPatients | None:
-    """Read the record next to the weights; None if there is none."""
+    """Read the record next to the weights; None if there is none, or it is damaged."""
     if not (folder / _PATIENTS).is_file() or not (folder / _PIXELS).is_file():
         return None
-    patients = parse_json((folder / _PATIENTS).read_text(encoding="utf-8"))
-    pixels = parse_json((folder / _PIXELS).read_text(encoding="utf-8"))
-    return SeenPatients._read(patients, pixels["digests"], pixels)
+    try:
+        patients = parse_json((folder / _PATIENTS).read_text(encoding="utf-8"))
+        pixels = parse_json((folder / _PIXELS).read_text(encoding="utf-8"))
+        return SeenPatients._read(patients, pixels["digests"], pixels)
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def certify(

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import yaml
-
+from medmim.config.resolve import parse_yaml
 from medmim.data.dataset.manifest import Split
 from medmim.data.formats.annotation_tables import read_table
 from medmim.data.formats.annotations import (
@@ -24,6 +23,7 @@ from medmim.data.formats.annotations import (
     split_of,
 )
 from medmim.data.formats.images import PICTURE_SUFFIXES
+from medmim.errors import SettingsError
 
 _CLASS_FILES = ("classes.txt", "obj.names", "labels.txt", "classes.names")
 _NUMBER = re.compile(r"[-+]?(\d+([.,]\d*)?|[.,]\d+)(e[-+]?\d+)?", re.IGNORECASE)
@@ -87,8 +87,8 @@ def read_yolo_yaml(text: str, _: Path) -> AnnotationFile:
         ValueError: or a similar error for other YAML.
     """
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        content = parse_yaml(text, where="YAML")
+    except SettingsError as error:
         raise ValueError("not YAML") from error
     names: Any = content.get("names")
     if isinstance(names, dict) and names and max(names) < _MAX_CLASSES:

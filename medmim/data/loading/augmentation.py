@@ -104,13 +104,16 @@ def load_augmentation(word: str) -> Augmentation:
         try:
             values = parse_yaml(Path(word).read_text(encoding="utf-8"), where=f"augment: '{word}'") or {}
             base = PRESETS[values.pop("preset", "none")].model_dump()
-            return Augmentation.model_validate({**base, **values})
+            chosen = Augmentation.model_validate({**base, **values})
         except (OSError, KeyError, AttributeError, ValidationError) as error:
             raise UsageError(
                 f"augment: cannot use '{word}' ({type(error).__name__}): expected a YAML file with "
                 "fields such as "
                 "preset: nnunet and gamma: 0.5"
             ) from error
+        if chosen.own:
+            _imported(chosen.own)
+        return chosen
     if ":" in word:
         _imported(word)
         return PRESETS["nnunet"].model_copy(update={"own": word})

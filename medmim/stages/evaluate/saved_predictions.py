@@ -228,8 +228,10 @@ def _of_medmim(folder: Path, index: _PredictionIndex) -> SavedPredictions:
     kind, predicted, title = index.model["task"], frozenset(index.predicted), index.model["name"]
     if kind == "segment":
         codes = {name: [int(code)] for code, name in index.classes.items()}
-        names = {volume: index.names.get(volume, volume) for volume in predicted}
-        labels = {volume: folder / "segmentations" / f"{name}.nii.gz" for volume, name in names.items()}
+        place = folder / "segmentations"
+        labels = {volume: place / f"{index.names.get(volume, volume)}.nii.gz" for volume in predicted}
+        if not all(path.resolve().is_relative_to(place.resolve()) for path in labels.values()):
+            raise ValueError("a name outside of the folder")
         return SavedPredictions(folder, kind, codes, labels=labels, predicted=predicted, model=title)
     table = folder / _TABLES.get(kind, "classes.csv")
     rows: dict[str, list[dict[str, str]]] = {}

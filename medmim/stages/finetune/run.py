@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -34,6 +35,7 @@ from medmim.training.tasks.base import Row, Task
 from medmim.training.trainer import FitResult
 
 _SHOWN = 3  # cases of a figure
+_NOT_IN_NAMES = re.compile(r"""[/:.%"']""")  # of models, for MLflow
 # validation score of a useless model; else one by the classes
 _CHANCE = {"segment": 0.1, "detect": 0.01, "multilabel": 0.5, "ordinal": 0.0, "regress": 0.0}
 
@@ -225,7 +227,7 @@ def _register(store: Store, run: FinetuneRun, result: RunResult) -> None:
         "test_patients_seen_in_pretraining": run.seen_test_patients,
         "contamination": run.certificate.verdict,
     }
-    model = f"{run.dataset.info.name}-{run.settings.task}"
+    model = _NOT_IN_NAMES.sub("_", f"{run.dataset.info.name}-{run.settings.task}")
     noted = {f"finetuned/test_{metric}": score} if origin.run_id and score is not None else {}
     register(store, result, model=model, tags=lineage, score=noted)
 

@@ -17,7 +17,7 @@ from medmim.tracking.comparison.arms import Arm, arms_of
 from medmim.tracking.comparison.findings import Findings, find
 from medmim.tracking.comparison.runs import CONTROL, RunScores, read_run
 from medmim.tracking.comparison.verdicts import obstacle_to, verdict
-from medmim.tracking.mlflow_store import Store
+from medmim.tracking.mlflow_store import ORIGIN, Store
 from medmim.tracking.statistics.multiple_testing import spent_alpha
 from medmim.tracking.statistics.paired_test import LEVEL, PairedTest
 
@@ -134,6 +134,7 @@ def champion_runs(store: Store, champion: RegisteredModel | None) -> list[RunSco
         read_run(store, sibling)
         for sibling in siblings
         if sibling.info.status == "FINISHED"
+        and (ORIGIN in sibling.data.tags) == (ORIGIN in run.data.tags)  # runs of a pack do not join ours
         and {key: sibling.data.tags.get(key) for key in _SAME_ARM} == shared
     ]
 
@@ -199,8 +200,16 @@ def _challenge(store: Store, model: str, runs: Sequence[RunScores], p: float) ->
     """Return the challenge of these runs on their test set; a new one is recorded and gets what is left."""
     prefix = f"challenge.{digest_of(sorted(_test_sets(runs)))[:12]}."
     challenger = digest_of(sorted(run.run_id for run in runs))[:16]
-    tags = store.client.get_registered_model(model).tags
-    earlier = [Challenge(**json.loads(value)) for key, value in tags.items() if key.startswith(prefix)]
+    task = model.rpartition("-")[2]  # a dataset that was ingested under another name has another model
+    known = [one.tags for one in store.client.search_registered_models() if one.name.endswith(f"-{task}")]
+    noted = [value for tags in known for key, value in tags.items() if key.startswith(prefix)]
+    try:
+        earlier = [Challenge(**json.loads(value)) for value in noted]
+    except (ValueError, TypeError) as error:
+        raise RunError(
+            f"the registry's record of challenges of model '{model}' is damaged: nothing is claimed; "
+            "restore it with `medmim doctor --repair`"
+        ) from error
     for one in earlier:
         if one.challenger == challenger:  # asked again: the same question spends nothing
             return replace(one, p=p)

@@ -63,6 +63,27 @@ def rewrite(path, **changes):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"image": "../../evil.nii.gz"},
+        {"image": "/etc/evil.nii.gz"},
+        {"label": "labels/../../../evil.nii.gz"},
+        {"id": "../../evil"},
+        {"id": ".."},
+        {"subject": "a/../../evil"},
+        {"study": "a\nb"},
+        {"series": "..\\evil"},
+    ],
+)
+def test_paths_that_leave_the_dataset_are_refused(folder, changes):
+    """Predictions and exports are named after the keys of a manifest, which may come from others."""
+    row = json.loads((folder / "manifest.jsonl").read_text().splitlines()[0]) | changes
+    (folder / "manifest.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(DataError, match="names a file outside of the dataset: do not trust it"):
+        read_dataset(folder)
+
+
 def test_a_dataset_is_read_back_unchanged(folder, rows):
     dataset = read_dataset(folder)
     assert dataset.root == folder

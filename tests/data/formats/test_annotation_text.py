@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from annotation_maker import notes
 
+from medmim.data.formats.annotation_text import read_yolo_yaml
 from medmim.data.formats.annotations import AnnotationFile
 
 
@@ -16,6 +17,14 @@ def test_yolo(tmp_path):
     assert notes(tmp_path / "b.txt", "").images[0].marks == []
     assert notes(tmp_path / "data.yaml", "names: {0: cyst, 2: mass}").classes == ["cyst", "class 1", "mass"]
     assert notes(tmp_path / "classes.txt", "cyst\nmass\n").classes == ["cyst", "mass"]
+
+
+def test_yaml_that_expands_or_nests_too_deeply_is_no_annotation(tmp_path):
+    lines = [f"k{number + 1}: &k{number + 1} [*k{number}, *k{number}]" for number in range(30)]
+    bomb = "\n".join(["k0: &k0 [x, x]", *lines, "names: [x]", "train: *k30"])
+    for text in (bomb, "names: " + "[" * 5000):
+        with pytest.raises(ValueError, match="not YAML"):
+            read_yolo_yaml(text, tmp_path)
 
 
 @pytest.mark.parametrize(

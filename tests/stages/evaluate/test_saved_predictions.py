@@ -46,6 +46,16 @@ def test_a_missing_prediction_counts_as_empty_and_a_shifted_one_is_refused(exact
         scorer.rows(dataset.volumes[1])
 
 
+def test_names_that_leave_the_folder_of_predictions_are_refused(exact, tmp_path):
+    folder, dataset = exact
+    case = dataset.volumes[0].id
+    index = {"model": {"task": "segment", "name": "m"}, "predicted": [case], "classes": {"1": "core"}}
+    for name in ("../../secret", "/etc/secret", f"../{case}"):
+        (folder / "predictions.json").write_text(json.dumps({**index, "names": {case: name}}))
+        with pytest.raises(UsageError, match=r"cannot be read \(ValueError\)"):
+            read_predictions(folder)
+
+
 def test_a_folder_without_predictions_is_rejected(tmp_path):
     with pytest.raises(UsageError, match="found neither"):
         read_predictions(tmp_path)

@@ -17,7 +17,7 @@ from medmim.tracking.comparison.champion import (
 )
 from medmim.tracking.comparison.findings import find
 from medmim.tracking.comparison.runs import CASES, read_run
-from medmim.tracking.mlflow_store import Store
+from medmim.tracking.mlflow_store import ORIGIN, Store
 
 MODEL = "scans-segment"
 
@@ -27,7 +27,7 @@ def store(new_home):
     return Store(new_home())
 
 
-def put(store, simulated, *, study, split="s", contamination=NONE_FOUND, **further):
+def put(store, simulated, *, study, split="s", contamination=NONE_FOUND, model=MODEL, **further):
     """Write simulated runs to the store as fine-tuning does; return them as they are read back."""
     found = []
     for run in simulated:
@@ -40,7 +40,7 @@ def put(store, simulated, *, study, split="s", contamination=NONE_FOUND, **furth
         recorder.text(f"model/{CERTIFICATE}", json.dumps({"verdict": contamination}))
         recorder.finish("FINISHED")
         lineage = {"contamination": contamination}
-        store.register(model=MODEL, run_id=recorder.run_id, tags=lineage, alias="challenger")
+        store.register(model=model, run_id=recorder.run_id, tags=lineage, alias="challenger")
         found.append(read_run(store, store.run(recorder.run_id)))
     return found
 
@@ -151,6 +151,27 @@ def test_challenges_of_one_test_set_are_counted_and_share_the_error_rate(store):
     assert "(challenge 3 on this test set" in again.sentence
     _, elsewhere = elect(store, gap=0.02, study="d", seed=1, split="other")
     assert "(challenge 1 on this test set" in elsewhere.sentence
+    _, renamed = elect(store, gap=0.02, study="e", seed=1, model="renamed-segment")
+    assert "(challenge 4 on this test set" in renamed.sentence
+
+
+def test_a_damaged_record_of_challenges_claims_nothing(store):
+    runs, _ = elect(store, gap=0.02, study="a", seed=1)
+    (key,) = store.client.get_registered_model(MODEL).tags
+    for planted in ("[", "7", '{"number": 1}', "[" * 100_000):
+        store.client.set_registered_model_tag(MODEL, key, planted)
+        with pytest.raises(RunError, match="record of challenges of model 'scans-segment' is damaged"):
+            promote(store, runs, find(equal(runs)))
+
+
+def test_runs_of_a_pack_do_not_join_the_arm_of_the_champion(store):
+    """Weak runs under the name of the champion's arm would make it easy to beat."""
+    _, promotion = elect(store, gap=0.1, study="a")
+    assert promotion.promoted
+    before = {run.run_id for run in champion_runs(store, champion_of(store, MODEL))}
+    worse = simulate(np.random.default_rng(9), gap=-0.3, arms=("scratch", "mesh 0.7"))
+    put(store, worse, study="a", **{ORIGIN: "0" * 32})
+    assert {run.run_id for run in champion_runs(store, champion_of(store, MODEL))} == before
 
 
 def test_the_best_of_many_arms_is_tested_as_such(store):
