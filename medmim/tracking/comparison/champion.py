@@ -13,6 +13,7 @@ from mlflow.exceptions import MlflowException
 from medmim.data.dataset.contamination import CONTAMINATED, EXACT_ONLY, NONE_FOUND, POSSIBLE
 from medmim.data.dataset.manifest import digest_of
 from medmim.errors import RunError, UsageError, counted
+from medmim.text_formats import parse_json
 from medmim.tracking.comparison.arms import Arm, arms_of
 from medmim.tracking.comparison.findings import Findings, find
 from medmim.tracking.comparison.runs import CONTROL, RunScores, read_run
@@ -204,7 +205,7 @@ def _challenge(store: Store, model: str, runs: Sequence[RunScores], p: float) ->
     known = [one.tags for one in store.client.search_registered_models() if one.name.endswith(f"-{task}")]
     noted = [value for tags in known for key, value in tags.items() if key.startswith(prefix)]
     try:
-        earlier = [Challenge(**json.loads(value)) for value in noted]
+        earlier = [Challenge(**parse_json(value)) for value in noted]
     except (ValueError, TypeError) as error:
         raise RunError(
             f"the registry's record of challenges of model '{model}' is damaged: nothing is claimed; "
