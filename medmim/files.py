@@ -16,7 +16,7 @@ from typing import Any
 
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
-from medmim.errors import MedmimError
+from medmim.errors import DataError, MedmimError
 
 SHARED = "MEDMIM_SHARED"  # set by --shared: the group may read and write too
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".model", ".pkl")
@@ -35,6 +35,15 @@ class WriteError(MedmimError, OSError):
 
 class LockedError(MedmimError):
     """Another process holds the lock of a folder; the message names it."""
+
+
+def inner_path(path: str) -> str:
+    """Return a path or key in a file of others; raise DataError if it leads out of the folder of that file."""
+    if path.startswith(("/", "\\")) or ".." in path.replace("\\", "/").split("/") or not path.isprintable():
+        raise DataError(
+            "a manifest names a file outside of its folder: do not trust it", reason="damaged_dataset"
+        )
+    return path
 
 
 def names_weights_file(word: str) -> bool:

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePosixPath
-from typing import Any, Literal, get_args
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from medmim import __version__, files
 from medmim.errors import DataError
@@ -28,12 +27,14 @@ Split = Literal["train", "val", "test"]
 Fate = Literal["accepted", "quarantined", "skipped"]
 
 FORMAT_VERSION = 2
-_KEY = re.compile(r"(?!\.\.?$)[^/\\\x00-\x1f]*")
 _SINCE_2 = {"label_codes", "ignore_label"}  # fields of `DatasetInfo` that format 1 lacks
 
 
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+_Inner = Annotated[str, AfterValidator(files.inner_path)]
 
 
 class BoxRecord(_Record):
@@ -62,11 +63,11 @@ class VolumeRecord(_Record):
     names the source in datasets of several sources (`medmim ingest --add`).
     """
 
-    id: str
-    subject: str
-    study: str
-    series: str
-    image: str
+    id: _Inner
+    subject: _Inner
+    study: _Inner
+    series: _Inner
+    image: _Inner
     modality: str
     spatial_dims: int
     shape: tuple[int, ...]
@@ -75,7 +76,7 @@ class VolumeRecord(_Record):
     sha256: str
     verdict: Literal["right", "repaired"]
     repairs: tuple[str, ...] = ()
-    label: str | None = None
+    label: _Inner | None = None
     label_sha256: str | None = None
     boxes: tuple[BoxRecord, ...] = ()
     target: str | None = None
@@ -261,25 +262,12 @@ def read_dataset(root: Path) -> Dataset:
         info = info.model_copy(update={"label_codes": _label_codes(info)})
         rows = (parse_json(line) for line in (root / "manifest.jsonl").read_text("utf-8").splitlines())
         volumes = tuple(VolumeRecord.model_validate(row) for row in rows)
-        _refuse_outside(root, volumes)
     except (ValidationError, ValueError, OSError) as error:
         raise DataError(
             f"dataset at '{root}' cannot be read ({type(error).__name__}): run `medmim ingest` again",
             reason="damaged_dataset",
         ) from error
     return Dataset(root, info, volumes)
-
-
-def _refuse_outside(root: Path, volumes: Sequence[VolumeRecord]) -> None:
-    """Refuse a manifest whose paths, or the keys that outputs are named after, leave their folder."""
-    for one in volumes:
-        paths = [PurePosixPath(path) for path in (one.image, one.label) if path]
-        outside = any(path.is_absolute() or ".." in path.parts for path in paths)
-        if outside or not all(map(_KEY.fullmatch, (one.id, one.subject, one.study, one.series))):
-            raise DataError(
-                f"dataset at '{root}': its manifest names a file outside of the dataset: do not trust it",
-                reason="damaged_dataset",
-            )
 
 
 def _label_codes(info: DatasetInfo) -> tuple[int, ...]:

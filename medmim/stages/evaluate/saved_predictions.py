@@ -19,6 +19,7 @@ from medmim.data.loading.foreground_sampling import IGNORE
 from medmim.data.loading.preprocess import VolumeLoader
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan, slice_axis
 from medmim.errors import DataError, UsageError
+from medmim.files import inner_path
 from medmim.stages.evaluate.case_scores import label_classes, merged_boxes
 from medmim.stages.evaluate.class_matching import ClassMatching
 from medmim.text_formats import parse_csv, parse_json
@@ -229,9 +230,8 @@ def _of_medmim(folder: Path, index: _PredictionIndex) -> SavedPredictions:
     if kind == "segment":
         codes = {name: [int(code)] for code, name in index.classes.items()}
         place = folder / "segmentations"
-        labels = {volume: place / f"{index.names.get(volume, volume)}.nii.gz" for volume in predicted}
-        if not all(path.resolve().is_relative_to(place.resolve()) for path in labels.values()):
-            raise ValueError("a name outside of the folder")
+        names = {volume: inner_path(index.names.get(volume, volume)) for volume in predicted}
+        labels = {volume: place / f"{name}.nii.gz" for volume, name in names.items()}
         return SavedPredictions(folder, kind, codes, labels=labels, predicted=predicted, model=title)
     table = folder / _TABLES.get(kind, "classes.csv")
     rows: dict[str, list[dict[str, str]]] = {}

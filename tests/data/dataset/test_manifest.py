@@ -80,7 +80,7 @@ def test_paths_that_leave_the_dataset_are_refused(folder, changes):
     """Predictions and exports are named after the keys of a manifest, which may come from others."""
     row = json.loads((folder / "manifest.jsonl").read_text().splitlines()[0]) | changes
     (folder / "manifest.jsonl").write_text(json.dumps(row) + "\n")
-    with pytest.raises(DataError, match="names a file outside of the dataset: do not trust it"):
+    with pytest.raises(DataError, match="names a file outside of its folder: do not trust it"):
         read_dataset(folder)
 
 

@@ -52,7 +52,7 @@ def test_names_that_leave_the_folder_of_predictions_are_refused(exact, tmp_path)
     index = {"model": {"task": "segment", "name": "m"}, "predicted": [case], "classes": {"1": "core"}}
     for name in ("../../secret", "/etc/secret", f"../{case}"):
         (folder / "predictions.json").write_text(json.dumps({**index, "names": {case: name}}))
-        with pytest.raises(UsageError, match=r"cannot be read \(ValueError\)"):
+        with pytest.raises(DataError, match="outside of its folder: do not trust it"):
             read_predictions(folder)
 
 
