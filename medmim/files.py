@@ -38,7 +38,7 @@ class LockedError(MedmimError):
 
 
 def inner_path(path: str) -> str:
-    """Return a path or key from a file of others; raise DataError if it leads out of the folder of the file."""
+    """Return a path or key of a file by others; raise DataError if it leads out of the folder of the file."""
     if path.startswith(("/", "\\")) or ".." in path.replace("\\", "/").split("/") or not path.isprintable():
         raise DataError(
             "a manifest names a file outside of its folder: do not trust it", reason="damaged_dataset"
