@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -93,7 +94,9 @@ def compare_runs(run_ids: Sequence[str], *, home: Path, promoting: bool = False)
     """Compare the named fine-tuning runs, or all that are comparable with the newest."""
     store = Store(home, reading=True)
     runs = find_runs(store, run_ids)
-    title = digest_of(sorted(run.run_id for run in runs))[:12]
+    words = f"{runs[0].tags.get('dataset', '')} {runs[0].tags.get('task', '')}"
+    digest = digest_of(sorted(run.run_id for run in runs))[:8]
+    title = "-".join([*re.findall(r"[\w.]+", words), digest])  # also the name of a folder
     command = " ".join(["medmim compare", *run_ids, "--seeds 2"])
     return compare(store, runs, title=title, command=command, promoting=promoting)
 

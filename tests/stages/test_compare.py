@@ -1,4 +1,5 @@
 import json
+import re
 import sqlite3
 from dataclasses import replace
 
@@ -30,6 +31,7 @@ def test_pretraining_is_compared_with_scratch(compared, study):
 def test_the_report_is_in_the_home_folder(compared, study):
     assert compared.report.is_file()
     assert compared.report.is_relative_to(study.home / "reports")
+    assert re.fullmatch(r"tiny-segment-\w{8}", compared.report.parent.name)
     content = compared.as_json()
     assert {"arms", "pairs", "verdicts", "report", "scores", "warnings"} <= content.keys()
     json.dumps(content, allow_nan=False)

@@ -132,7 +132,8 @@ def scatter(findings: Findings) -> bytes:
         first, second = by_title[one.first].patient_means, by_title[one.second].patient_means
         both = sorted(first.keys() & second.keys())
         across, up = [[means[who] for who in both] for means in (second, first)]
-        axes.plot([min(across + up), 1], [min(across + up), 1], color=_GREY, linewidth=1)
+        ends = [min(across + up), max(across + up)]
+        axes.plot(ends, ends, color=_GREY, linewidth=1)
         axes.scatter(across, up, s=18, color=_COLOURS[0], alpha=0.7)
         axes.set_xlabel(plain(one.second))
         axes.set_ylabel(plain(one.first))

@@ -50,8 +50,9 @@ def write_report(
         findings=findings,
         notes=[*notes, *findings.warnings],
         figures=[(HEADINGS[name], png) for name, png in images.items()],
-        arms=arms,
-        contrasts=contrasts,
+        scores=_compact([_columns(row, to="seeds") for row in arms]),
+        details=[{"arm": row["arm"], **_columns(row, after="seeds")} for row in arms],
+        contrasts=_compact(contrasts),
         tables=tables,
         panels=[(arm.title, _small(png)) for arm in findings.arms for png in arm.panels],
         provenance=[{"setting": key, "value": value} for key, value in provenance(runs).items()],
@@ -67,6 +68,24 @@ def provenance(runs: Sequence[RunScores]) -> Mapping[str, str]:
         values = sorted({run.tags.get(key, "") for run in runs})
         found[key] = values[0] if len(values) == 1 else f"{len(values)} different"
     return {key: value for key, value in found.items() if value}
+
+
+def _columns(row: Mapping[str, str], *, to: str = "", after: str = "") -> dict[str, str]:
+    """Return the columns of a row up to and including one, or those after one."""
+    end = list(row).index(to or after) + 1
+    return dict(list(row.items())[:end] if to else list(row.items())[end:])
+
+
+def _compact(rows: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """Return rows for the page: the ends of an interval in one column, without what the footer says."""
+    compact = []
+    for row in rows:
+        cells = {"95 % interval" if key == "95 % low" else key: value for key, value in row.items()}
+        if high := cells.pop("95 % high", ""):
+            cells["95 % interval"] += f"\u00a0to\u00a0{high}"  # on one line
+        cells.pop("interval over", None)
+        compact.append(cells)
+    return compact
 
 
 def _small(png: bytes) -> bytes:

@@ -141,7 +141,7 @@ def test_the_report_is_an_artifact_of_the_study(done):
     for word in (
         "Mask and ratio",
         "Paired differences",
-        "Arms: scores, costs and contamination",
+        "Arms: costs, classes and contamination",
         "Provenance",
         "data:image/png",
     ):
