@@ -18,16 +18,20 @@ from medmim import files
 from medmim.data.dataset.manifest import Dataset, DatasetInfo
 from medmim.data.dicom import conversion, slice_spacing
 from medmim.data.formats.labels import stored_ignore_label
+from medmim.data.formats.slicer_segments import SLICER_NAMES
 from medmim.data.ingest.archives import unpack_archives
 from medmim.data.ingest.cases import DatasetLayout
 from medmim.data.ingest.checks import describe_unmatched_labels, layout_warnings
 from medmim.data.ingest.context import IngestContext, IngestedVolume, IngestOptions, Progress
+from medmim.data.ingest.dicom_labels import number_slicer_labels
+from medmim.data.ingest.dicom_masks import DicomMask, masks_from_dicom, take_given_roles
 from medmim.data.ingest.dicom_series import volumes_from_dicom
 from medmim.data.ingest.dicom_subjects import apply_subject_rule, contradicting_patients
 from medmim.data.ingest.dry_run import Preview, preview_of
 from medmim.data.ingest.labels import attach_labels, find_labels
 from medmim.data.ingest.layout import FALLBACK
 from medmim.data.ingest.ledger import Ledger
+from medmim.data.ingest.masks_of_series import SeriesMask
 from medmim.data.ingest.path_words import reason_beside_scans
 from medmim.data.ingest.pseudonyms import SECRET_BYTES, Keys
 from medmim.data.ingest.publish import FIRST_SOURCE, Publication, earlier_dataset, publish, sole_use
@@ -167,15 +171,27 @@ def _read_all(
     scanned, paths = unpack_archives(context, scanned, paths, sources.keys(context.keys), scan=scan)
     scanned = apply_subject_rule(context.options.rules.subjects, scanned, paths, sources.source)
     readable = {number: context.file(path) for number, path in paths.items()}
-    made = volumes_from_dicom(context, scanned, readable)
-    label_files, series, rest = _route(context, sources, scanned, paths)
+    slicer = [path for path in paths.values() if path.name.lower().endswith(SLICER_NAMES)]
+    segment_names = number_slicer_labels(context, slicer)
+    images, labels, skipped = take_given_roles(context, sources.source, scanned, paths)
+    context.ledger.record(skipped, "skipped", "skipped_by_role")
+    made = volumes_from_dicom(context, images, readable)
+    drawn = masks_from_dicom(context, labels, readable)
+    label_files, masks, rest = _route(context, sources, images, paths, drawn)
     more, layout = volumes_from_nifti(
         context, sources.source, seen=rest, paths=paths, beside_dicom=bool(made)
     )
     doubts = contradicting_patients(scanned)
     if made and more and not context.options.rules.subjects:
         doubts = ({"kind": "patients_by_two_rules", "images": len(more), "dicom": len(made)}, *doubts)
-    return attach_labels(context, [*made, *more], label_files, scanned, series), layout, doubts
+    made = attach_labels(context, [*made, *more], label_files, scanned, masks)
+    return [_with_names(one, segment_names) for one in made], layout, doubts
+
+
+def _with_names(one: IngestedVolume, names: Mapping[int, str]) -> IngestedVolume:
+    """Return a volume with the names of the classes of its label that have none."""
+    found = {number: names[number] for number in one.classes if number in names}
+    return replace(one, class_names={**found, **one.class_names}) if found else one
 
 
 def _locate_links(context: IngestContext, sources: Sources) -> None:
@@ -198,11 +214,12 @@ def _route(
     sources: Sources,
     scanned: Mapping[int, ScannedFile],
     paths: Mapping[int, Path],
-) -> tuple[dict[int, Path], dict[int, tuple[str, ...]], dict[int, ScannedFile]]:
-    """Return the files that are labels without a layout, the series of some of them, and all other files."""
+    drawn: Sequence[DicomMask],
+) -> tuple[dict[int, Path], list[SeriesMask], dict[int, ScannedFile]]:
+    """Return the files that are labels without a layout, the masks of series, and all other files."""
     has_dicom = any(one.header is not None for one in scanned.values())
     undescribed = has_dicom and context.options.layout is None
-    label_files, series = find_labels(context, sources, scanned, paths)
+    label_files, masks = find_labels(context, sources, scanned, paths, drawn)
     rest: dict[int, ScannedFile] = {}
     for number, one in scanned.items():
         path = paths[number]
@@ -216,7 +233,7 @@ def _route(
             rest[number] = one
         else:
             context.ledger.record([number], "skipped", one.reason)
-    return label_files, series, rest
+    return label_files, masks, rest
 
 
 def _record_unreadable(

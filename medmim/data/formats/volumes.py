@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import scipy
-from jaxtyping import Float64
+from jaxtyping import Float64, Shaped
 
 from medmim.data.formats import nifti_header
 from medmim.data.formats.file_types import open_regular
@@ -94,6 +94,20 @@ def read_itk(path: Path) -> Image:
         DataError: with reason unreadable, damaged, no_orientation, detached_data, not_3d, not_scalar,
             too_large or bad_affine.
     """
+    layers, affine, _ = read_layers(path)
+    if len(layers) != 1:
+        raise nifti_header.not_scalar("a colour, vector or complex")
+    return Image(layers[0], affine)
+
+
+def read_layers(
+    path: Path,
+) -> tuple[Shaped[np.ndarray, "layers x y z"], Float64[np.ndarray, "4 4"], dict[str, str]]:
+    """Read the components of the voxels of a NRRD or MetaImage file, its affine and its metadata.
+
+    Raises:
+        DataError: as `read_itk`, but for not_scalar.
+    """
     _check_text(path)
     sitk = importlib.import_module("SimpleITK")  # large, and rarely needed
     reader = sitk.ImageFileReader()
@@ -107,7 +121,10 @@ def read_itk(path: Path) -> Image:
     except RuntimeError as error:  # its text contains the path
         raise _damaged() from error
     nifti_header.check_affine(affine)
-    return Image(np.ascontiguousarray(sitk.GetArrayFromImage(image).T), affine)
+    array = sitk.GetArrayFromImage(image).T
+    layers = array if reader.GetNumberOfComponents() > 1 else array[None]
+    metadata = {key: reader.GetMetaData(key) for key in reader.GetMetaDataKeys()}
+    return np.ascontiguousarray(layers), affine, metadata
 
 
 def _check_text(path: Path) -> None:
@@ -150,9 +167,8 @@ def _check_sizes(reader: Any) -> None:
             f"volume file has {len(size)} axes, expected 3; split time points and channels into files",
             reason="not_3d",
         )
-    if reader.GetNumberOfComponents() != 1:
-        raise nifti_header.not_scalar("a colour, vector or complex")
-    if max(size) > nifti_header.MAX_LENGTH or np.prod(size, dtype=float) * 4 > nifti_header.MAX_BYTES:
+    voxels = np.prod(size, dtype=float) * reader.GetNumberOfComponents()
+    if max(size) > nifti_header.MAX_LENGTH or voxels * 4 > nifti_header.MAX_BYTES:
         raise DataError(
             f"volume file of {nifti_header.show(size)} voxels: expected up to "
             f"{nifti_header.MAX_LENGTH} along an axis and 1 billion in total; crop it",

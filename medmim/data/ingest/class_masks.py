@@ -14,7 +14,6 @@ from medmim.data.formats.labels import load_label
 from medmim.data.formats.nifti import Image
 from medmim.data.formats.region_codes import encode_regions
 from medmim.data.formats.write_volume import encode_image
-from medmim.data.ingest.cases import LayoutCase
 from medmim.data.ingest.context import READ_LIMITS, IngestContext
 from medmim.data.ingest.label_regions import RegionLabel, recode_labels
 from medmim.errors import DataError
@@ -33,13 +32,17 @@ class MaskLabel:
 
 
 def merge_masks(
-    context: IngestContext, cases: Sequence[LayoutCase], names: Mapping[int, str]
+    context: IngestContext, labels: Sequence[Masks], names: Mapping[int, str], *, prefix: str = "masks"
 ) -> dict[Masks, MaskLabel]:
-    """Merge the masks of cases with one label file for each class, and number single masks."""
-    several = list(
-        dict.fromkeys(case.labels for case in cases if len(case.labels) > 1 or any(n for _, n in case.labels))
-    )
-    files = [context.staged(f"masks-{number}.nii.gz") for number, _ in enumerate(several)]
+    """Merge the masks of images with one label file for each class, and number single masks.
+
+    Args:
+        labels: label files of each image, with the number of the class that a file marks, or 0.
+        names: known names of classes.
+        prefix: beginning of the names of staged files.
+    """
+    several = list(dict.fromkeys(one for one in labels if len(one) > 1 or any(number for _, number in one)))
+    files = [context.staged(f"{prefix}-{number}.nii.gz") for number, _ in enumerate(several)]
     keep = {"keep_overlap": context.options.overlap == "regions"}
     tasks = [
         {"masks": [[str(context.file(path)), number or 1] for path, number in masks], "target": str(file)}

@@ -1,4 +1,4 @@
-"""The segments of DICOM labels: one class number for equally named segments of all labels."""
+"""Segments of DICOM and 3D Slicer labels: one class number for equally named segments of all labels."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medmim.data.dicom.read_labels import read_segments
+from medmim.data.formats.slicer_segments import number_slicer_segments, read_slicer_segments
 from medmim.data.ingest.context import READ_LIMITS, IngestContext
 
 Segment = tuple[int, str, str]
@@ -56,6 +57,32 @@ def read_objects(
         )
         for number, (series, segments) in found.items()
     }
+
+
+def number_slicer_labels(context: IngestContext, paths: Sequence[Path]) -> dict[int, str]:
+    """Give equally named segments of 3D Slicer files one number in staged copies; return names by number.
+
+    Files that cannot be read, or have no named segments, are left as they are.
+    """
+    tasks = [{"path": str(context.file(path))} for path in paths]
+    answers = context.each("labels", read_slicer_segments, tasks, limits=READ_LIMITS)
+    pairs = [(path, one.value) for path, one in zip(paths, answers, strict=True) if one.value]
+    found = {path: [(int(value), str(name), str(name)) for value, name in own] for path, own in pairs}
+    classes = _classes(list(found.values()), context.options.label_names)
+    targets = [context.staged(f"slicer-{number}.nii.gz") for number, _ in enumerate(found)]
+    tasks = [
+        {
+            "path": str(context.file(path)),
+            "numbers": {one[1]: classes[_key(one)] for one in own},
+            "target": str(target),
+        }
+        for (path, own), target in zip(found.items(), targets, strict=True)
+    ]
+    written = context.each("labels", number_slicer_segments, tasks, limits=READ_LIMITS)
+    context.unpacked.update(
+        {path: target for path, target, one in zip(found, targets, written, strict=True) if one.value}
+    )
+    return {classes[_key(one)]: one[1] for own in found.values() for one in own}
 
 
 def _classes(labels: Sequence[Sequence[Segment]], given: Mapping[int, str]) -> dict[str, int]:

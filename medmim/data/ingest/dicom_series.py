@@ -47,14 +47,13 @@ def volumes_from_dicom(
     outcomes = FileOutcomes()
     kept = _without_burned_in_risk(context, outcomes, slices)
     kept = drop_copies(context, outcomes, kept, blocked)
-    ways: dict[Callable[[ConversionTask], ConversionResult], list[SliceStack | SingleImage]]
-    ways = {way: [] for way in _PHASES}
+    groups = []
     for group in _grouped(context, outcomes, kept, blocked):
         if isinstance(group, RejectedSlices):
-            outcomes.add(_numbers(group), "quarantined", group.reason, measured=group.measured)
+            outcomes.add(numbers_of(group), "quarantined", group.reason, measured=group.measured)
         else:
-            ways[_way_of(group)].append(group)
-    converted = [one for way, groups in ways.items() for one in _convert(context, groups, way)]
+            groups.append(group)
+    converted = convert_groups(context, groups, _identifiers(context, groups))
     scans = {_grid(one) for one in converted if not one.result.label_like}
     volumes = []
     for one in converted:
@@ -62,7 +61,7 @@ def volumes_from_dicom(
             "looks_like_label" if one.result.label_like and _grid(one) in scans else ""
         )
         if reason:
-            outcomes.add(_numbers(one.group), "quarantined", reason, measured=one.result.measured)
+            outcomes.add(numbers_of(one.group), "quarantined", reason, measured=one.result.measured)
         else:
             volumes.append(_accept(context, outcomes, one))
     outcomes.write(context.ledger)
@@ -132,7 +131,7 @@ def _way_of(group: SliceStack | SingleImage) -> Callable[[ConversionTask], Conve
     return convert_raw if plain and trusted else convert
 
 
-class _ConvertedGroup(NamedTuple):
+class ConvertedGroup(NamedTuple):
     """A group of slices, the id and file of its volume, and the result of the conversion."""
 
     group: SliceStack | SingleImage
@@ -141,39 +140,40 @@ class _ConvertedGroup(NamedTuple):
     result: ConversionResult
 
 
-def _grid(one: _ConvertedGroup) -> Hashable:
+def _grid(one: ConvertedGroup) -> Hashable:
     """Return what a mask shares with its scan: patient, study, shape, spacing and orientation."""
     header, result = one.group.slices[0].header, one.result
     return header.patient, header.study, result.shape, result.spacing_mm, result.orientation
 
 
-def _convert(
-    context: IngestContext,
-    groups: Sequence[SliceStack | SingleImage],
-    way: Callable[[ConversionTask], ConversionResult],
-) -> list[_ConvertedGroup]:
-    """Convert groups with one function."""
-    names = _identifiers(context, groups)
-    tasks = [_task(context, group, name) for group, name in zip(groups, names, strict=True)]
-    answers = context.each(
-        _PHASES[way],
-        way,
-        [{"task": task} for task in tasks],
-        limits=READ_LIMITS,
-        keep=ConversionResult.model_validate,
-    )
-    return [
-        _ConvertedGroup(
-            group, name, task.target, answer.value or ConversionResult(reason=answer.reason or "unusable")
+def convert_groups(
+    context: IngestContext, groups: Sequence[SliceStack | SingleImage], names: Sequence[str]
+) -> list[ConvertedGroup]:
+    """Convert groups of slices to files of these names in the staging folder."""
+    converted = []
+    for way, phase in _PHASES.items():
+        chosen = [pair for pair in zip(groups, names, strict=True) if _way_of(pair[0]) is way]
+        tasks = [_task(context, group, name) for group, name in chosen]
+        answers = context.each(
+            phase,
+            way,
+            [{"task": task} for task in tasks],
+            limits=READ_LIMITS,
+            keep=ConversionResult.model_validate,
         )
-        for group, name, task, answer in zip(groups, names, tasks, answers, strict=True)
-    ]
+        converted += [
+            ConvertedGroup(
+                group, name, task.target, answer.value or ConversionResult(reason=answer.reason or "unusable")
+            )
+            for (group, name), task, answer in zip(chosen, tasks, answers, strict=True)
+        ]
+    return converted
 
 
-def _accept(context: IngestContext, outcomes: FileOutcomes, one: _ConvertedGroup) -> IngestedVolume:
+def _accept(context: IngestContext, outcomes: FileOutcomes, one: ConvertedGroup) -> IngestedVolume:
     """Note the outcome of the files of a converted group and return its volume."""
     reason = _reason(one.group, one.result.measured)
-    outcomes.add(_numbers(one.group), "accepted", reason, volume=one.name, measured=one.result.measured)
+    outcomes.add(numbers_of(one.group), "accepted", reason, volume=one.name, measured=one.result.measured)
     first = one.group.slices[0]
     name = first.path.name if isinstance(one.group, SingleImage) else ""  # tables name pictures by it
     record = _record(context, one.group, one.name, one.result)
@@ -267,7 +267,8 @@ def slice_id(one: Slice) -> str:
     return f"{header.instance} frame {header.frame}" if header.kind == "frame" else header.instance
 
 
-def _numbers(group: SliceGroup) -> set[int]:
+def numbers_of(group: SliceGroup) -> set[int]:
+    """Return the numbers of the files of a group."""
     return {one.number for one in group.slices}
 
 

@@ -13,6 +13,7 @@ from medmim.data.dicom.slices import RejectedSlices, SingleImage, SliceGroup
 from medmim.data.ingest.cases import LayoutCase
 from medmim.data.ingest.checks import layout_warnings, warning_text
 from medmim.data.ingest.context import IngestContext
+from medmim.data.ingest.dicom_masks import take_given_roles
 from medmim.data.ingest.dicom_series import slices_of
 from medmim.data.ingest.dicom_subjects import apply_subject_rule, contradicting_patients
 from medmim.data.ingest.frames import split_frames
@@ -89,6 +90,9 @@ def preview_of(context: IngestContext, sources: Sources, seen: Mapping[int, Scan
         {paths[number] for number, one in seen.items() if is_readable(one, paths[number])},
     )
     seen = apply_subject_rule(query.rules.subjects, seen, paths, query.source)
+    images, labels, skipped = take_given_roles(context, query.source, seen, paths)
+    given = Counter(skipped_by_role=len(skipped), label=sum(map(len, labels.values())))
+    seen = images
     slices, blocked = slices_of(seen, paths)
     groups = group_slices(slices, blocked)
     rest = {number: one for number, one in seen.items() if not one.headers}
@@ -108,11 +112,12 @@ def preview_of(context: IngestContext, sources: Sources, seen: Mapping[int, Scan
         for number, one in rest.items()
         if paths[number] not in used
     )
+    others.update(+given)
     warnings = contradicting_patients(seen)
     if found and found.cases:
         warnings = (*layout_warnings(found, (), ()), *warnings)
     return Preview(
-        files_seen=len(seen),
+        files_seen=len(seen) + given.total(),
         series=tuple(_rows(groups)),
         layout=found.name if found and found.cases else None,
         images=len(found.cases) if found else 0,

@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from medmim.data.ingest.path_words import (
     PathWords,
@@ -110,9 +110,15 @@ def apply_given(candidates: Sequence[Candidate], given: Sequence[tuple[str, Role
     for one in candidates:
         if one.role == "label" and is_body_mask(one.words):
             one.role, one.reason = "skip", "body_mask"
-        for glob, role in given:
-            if fnmatch(one.words.relative, glob) or fnmatch(one.path.name, glob):
-                one.role, one.reason = role, "skipped_by_role"
+        if role := given_role(one.words.relative, given):
+            one.role, one.reason = role, "skipped_by_role"
+
+
+def given_role(relative: str, given: Sequence[tuple[str, Role]]) -> Role | None:
+    """Return the role that the last matching glob gives to a path below the source."""
+    name = PurePosixPath(relative).name
+    found = [role for glob, role in given if fnmatch(relative, glob) or fnmatch(name, glob)]
+    return found[-1] if found else None
 
 
 def examine_all(candidates: Sequence[Candidate], examine: Examine) -> None:

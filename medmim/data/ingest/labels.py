@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,24 +14,32 @@ from medmim.data.formats.case import merge_labels, read_label
 from medmim.data.formats.region_codes import merge_regions
 from medmim.data.ingest.context import READ_LIMITS, IngestContext, IngestedVolume, stem_of, stored_path
 from medmim.data.ingest.dicom_labels import LabelObject, read_objects
+from medmim.data.ingest.dicom_masks import DicomMask
 from medmim.data.ingest.finding_tables import TABLE_SUFFIXES, add_tables
 from medmim.data.ingest.label_regions import RegionLabel, recode_labels
-from medmim.data.ingest.masks_of_series import masks_of_series
+from medmim.data.ingest.masks_of_series import SeriesMask, masks_of_series, merge_series_masks
 from medmim.data.ingest.scan import ScannedFile
 from medmim.data.ingest.sources import Sources
-from medmim.data.ingest.volumes import record_label
+from medmim.data.ingest.volumes import layout_query, record_label
 from medmim.data.sandbox.sandbox import Answer
 from medmim.errors import UsageError
 from medmim.text_formats import parse_csv
 
 
 def find_labels(
-    context: IngestContext, sources: Sources, scanned: Mapping[int, ScannedFile], paths: Mapping[int, Path]
-) -> tuple[dict[int, Path], dict[int, tuple[str, ...]]]:
-    """Return the files that are labels by type, name or folder, without a layout, and the series of some.
+    context: IngestContext,
+    sources: Sources,
+    scanned: Mapping[int, ScannedFile],
+    paths: Mapping[int, Path],
+    drawn: Sequence[DicomMask] = (),
+) -> tuple[dict[int, Path], list[SeriesMask]]:
+    """Return the files that are labels by type, name or folder, without a layout, and the masks of series.
+
+    Args:
+        drawn: masks stored as DICOM.
 
     Raises:
-        AmbiguousLayoutError: if a series has several labels.
+        AmbiguousLayoutError: if the labels of a series may be several readings of one finding.
     """
     series = {one.series for one in scanned.values() if one.series}
     found = {}
@@ -43,10 +51,18 @@ def find_labels(
         if one.header is None and one.fate != "quarantined" and (typed or volume):
             found[number] = path
     if context.options.layout is not None:
-        return found, {}
-    roles = context.options.rules.roles
-    masks = masks_of_series(sources.source, scanned, paths, given=roles, known=found)
-    return found | {number: paths[number] for number in masks}, masks
+        return found, []
+    query = layout_query(context, sources.source, ())
+    masks = masks_of_series(
+        sources.source,
+        scanned,
+        paths,
+        given=query.rules.roles,
+        examine=query.examine,
+        known=found,
+        drawn=drawn,
+    )
+    return found | {number: mask.path for mask in masks for number in mask.numbers}, masks
 
 
 def attach_labels(
@@ -54,7 +70,7 @@ def attach_labels(
     made: Sequence[IngestedVolume],
     labels: Mapping[int, Path],
     scanned: Mapping[int, ScannedFile],
-    series: Mapping[int, tuple[str, ...]] | None = None,
+    masks: Sequence[SeriesMask] = (),
 ) -> list[IngestedVolume]:
     """Attach label files to volumes; the volume of a refused label stays unlabelled.
 
@@ -64,8 +80,14 @@ def attach_labels(
     Args:
         labels: label files by number: DICOM label objects, CSV tables, and volumes named
             `<SeriesInstanceUID>.nii.gz` or like the image file.
-        series: the series that a label belongs to, where its own name does not name one.
+        masks: the labels of series that their own names do not name.
     """
+    given = read_label_map(context.options.label_map) if context.options.label_map else {}
+    merged = merge_series_masks(context, [one for one in masks if one.path.name not in given])
+    taken = {number for one in masks if one.path.name not in given for number in one.numbers}
+    labels = {number: path for number, path in labels.items() if number not in taken}
+    labels |= {one.numbers[0]: one.path for one in merged}
+    of_series = {one.numbers[0]: one for one in merged}
     tables = {number: path for number, path in labels.items() if path.suffix.lower() in TABLE_SUFFIXES}
     objects = {number: path for number, path in labels.items() if scanned[number].reason == sop_classes.LABEL}
     volumes = {
@@ -73,14 +95,13 @@ def attach_labels(
     }
     series_of = {one.header.instance: one.header.series for one in scanned.values() if one.header}
     known = read_objects(context, objects, series_of)
-    given = read_label_map(context.options.label_map) if context.options.label_map else {}
     stems = {number: stem_of(path) for number, path in volumes.items()}
     names: dict[int, tuple[str, ...]] = {
         number: (given.get(volumes[number].name, given.get(stem, stem)),) for number, stem in stems.items()
     }
-    names |= {number: own for number, own in (series or {}).items() if volumes[number].name not in given}
+    names |= {number: one.series for number, one in of_series.items()}
     names |= {number: (one.series,) for number, one in known.items()}
-    pairs = _pairs(context, made, names, set(known))
+    pairs = _pairs(context, made, names, set(known), of_series)
     files = [pair for pair in pairs if pair.number not in known]
     ignore = {"ignore_label": context.options.ignore_label}
     tasks = [_task(context, labels[pair.number], made[pair.place], pair.number) | ignore for pair in files]
@@ -92,7 +113,7 @@ def attach_labels(
         for pair in drawn
     ]
     answers += context.each("labels", read_labels, tasks, limits=READ_LIMITS)
-    result = _attach(context, made, _facts([*files, *drawn], answers), objects=known)
+    result = _attach(context, made, _facts([*files, *drawn], answers), objects=known, masks=of_series)
     return add_tables(context, result, tables)
 
 
@@ -125,6 +146,7 @@ def _pairs(
     made: Sequence[IngestedVolume],
     names: Mapping[int, tuple[str, ...]],
     objects: set[int],
+    masks: Mapping[int, SeriesMask],
 ) -> list[_LabelPair]:
     """Return the labels that may belong to each volume; record the fate of the others."""
     known = _by_name(made)
@@ -135,13 +157,18 @@ def _pairs(
         places = [place for name in found for place in known[name]]
         shared = number in objects and all(taken.get(name, True) for name in found)
         if not found:
-            context.ledger.record([number], "quarantined", "label_without_image")
+            context.ledger.record(_files(number, masks), "quarantined", "label_without_image")
         elif (taken.keys() & found and not shared) or any(made[place].volume.label for place in places):
-            context.ledger.record([number], "quarantined", "label_duplicate")
+            context.ledger.record(_files(number, masks), "quarantined", "label_duplicate")
         else:
             taken |= dict.fromkeys(found, number in objects)
             pairs += [_LabelPair(number, place) for place in places]
     return pairs
+
+
+def _files(number: int, masks: Mapping[int, SeriesMask]) -> tuple[int, ...]:
+    """Return the numbers of the files of a label."""
+    return masks[number].numbers if number in masks else (number,)
 
 
 def _facts(pairs: Sequence[_LabelPair], answers: Sequence[Answer]) -> dict[_LabelPair, dict[str, Any]]:
@@ -157,6 +184,7 @@ def _attach(
     found: dict[_LabelPair, dict[str, Any]],
     *,
     objects: Mapping[int, LabelObject],
+    masks: Mapping[int, SeriesMask],
 ) -> list[IngestedVolume]:
     """Return the volumes with the labels that fit them, merged; record the fate of every label file."""
     fitting: dict[int, list[int]] = {}
@@ -166,6 +194,9 @@ def _attach(
     several = {place: numbers for place, numbers in fitting.items() if len(numbers) > 1}
     merged = _merged(context, made, several, found)
     regions = _recode(context, made, fitting, found=found, merged=merged, objects=objects)
+    pairs = ((place, masks.get(numbers[0])) for place, numbers in fitting.items())
+    regions |= {place: one.drawn for place, one in pairs if one and one.drawn}
+    named = {number: one.names for number, one in {**objects, **masks}.items()}
     tried: dict[int, list[tuple[int, dict[str, Any]]]] = {}
     for pair, facts in found.items():
         outcome = facts if "reason" in facts else merged.get(pair.place, facts)
@@ -174,7 +205,7 @@ def _attach(
     for place, numbers in fitting.items():
         facts = merged.get(place) or found[_LabelPair(numbers[0], place)]
         if "reason" not in facts:
-            names = _names(objects, numbers) if place not in regions else regions[place].names
+            names = _names(named, numbers) if place not in regions else regions[place].names
             staged = _staged(context, made[place], None if place in merged else numbers[0])
             resampled = [_resampled(found[_LabelPair(number, place)]) for number in numbers]
             facts = facts | max(resampled, key=len)
@@ -182,7 +213,7 @@ def _attach(
             result[place] = replace(labelled, regions=regions[place].regions if place in regions else {})
     for number, outcomes in tried.items():
         place, facts = next((one for one in outcomes if "reason" not in one[1]), outcomes[0])
-        record_label(context, number, made[place].volume.id, facts)
+        record_label(context, _files(number, masks), made[place].volume.id, facts)
     return result
 
 
@@ -190,9 +221,9 @@ def _resampled(facts: Mapping[str, Any]) -> dict[str, bool]:
     return {"resampled": True} if facts.get("resampled") else {}
 
 
-def _names(objects: Mapping[int, LabelObject], numbers: Sequence[int]) -> dict[int, str]:
+def _names(named: Mapping[int, Mapping[int, str]], numbers: Iterable[int]) -> dict[int, str]:
     """Return the class names of label files, by class number."""
-    return {n: name for one in numbers if one in objects for n, name in objects[one].names.items()}
+    return {n: name for one in numbers for n, name in named.get(one, {}).items()}
 
 
 def _recode(
@@ -212,7 +243,8 @@ def _recode(
         if "combinations" in facts and "reason" not in facts:
             file = _staged(context, made[place], None if place in merged else numbers[0])
             places[file], combinations[file] = place, facts["combinations"]
-    recoded = recode_labels(context, combinations, _names(objects, list(objects)))
+    known = {number: one.names for number, one in objects.items()}
+    recoded = recode_labels(context, combinations, _names(known, known))
     for file, one in recoded.items():
         place = places[file]
         facts = merged.get(place) or found[_LabelPair(fitting[place][0], place)]

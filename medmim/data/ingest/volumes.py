@@ -58,7 +58,9 @@ def volumes_from_nifti(
         for case in split_frames(context, found.cases, beside_dicom=beside_dicom)
     ]
     merged = merge_masks(
-        context, [work.case for work in cases], {**known.layout.label_names, **context.options.label_names}
+        context,
+        [work.case.labels for work in cases],
+        {**known.layout.label_names, **context.options.label_names},
     )
     tasks = [_task(context, work, known, merged) for work in cases]
     answers = context.each("read", read_case, tasks, limits=READ_LIMITS)
@@ -135,15 +137,17 @@ def _label_outcome(
     return dict(facts or {}) | ({"measured": dict(masks.measured)} if masks else {})
 
 
-def record_label(context: IngestContext, number: int, volume: str, facts: Mapping[str, Any]) -> None:
-    """Record the fate of a label file."""
+def record_label(
+    context: IngestContext, numbers: Sequence[int], volume: str, facts: Mapping[str, Any]
+) -> None:
+    """Record the fate of the files of a label."""
     measured = facts.get("measured")
     if "reason" in facts:
-        context.ledger.record([number], "quarantined", facts["reason"], volume=volume, measured=measured)
+        context.ledger.record(numbers, "quarantined", facts["reason"], volume=volume, measured=measured)
         return
     reason = "label_resampled" if facts.get("resampled") else "label"
     reason = reason if facts["values"] else "label_empty"
-    context.ledger.record([number], "accepted", reason, volume=volume, measured=measured)
+    context.ledger.record(numbers, "accepted", reason, volume=volume, measured=measured)
 
 
 @dataclass(frozen=True)
@@ -164,7 +168,7 @@ def _record_shared_label(
         return
     fitting = [(volume, facts) for volume, facts in known if "reason" not in facts]
     volume, facts = (fitting or known)[0]
-    record_label(context, number, volume, facts)
+    record_label(context, [number], volume, facts)
 
 
 def _record_others(

@@ -1,4 +1,4 @@
-"""Label volumes next to DICOM series are attached by folder or name; several for one series stop."""
+"""Label volumes next to DICOM series are attached by folder or name; several of one series mark classes."""
 
 import numpy as np
 import pytest
@@ -54,14 +54,55 @@ def test_a_mask_that_is_not_on_the_grid_of_the_series_is_refused(tmp_path, grid)
     assert count_fates(tmp_path)["quarantined", "label_offset"] == 1
 
 
-def test_several_masks_of_one_series_stop_with_both_readings(tmp_path, grid):
+@pytest.mark.parametrize("place", ["p{}/{}.nii.gz", "p{}/{}_mask.nii.gz", "segmentations/p{}/{}.nii.gz"])
+def test_several_masks_of_one_series_become_classes_by_their_names(tmp_path, grid, place):
+    save_patients(tmp_path / "in", 2)
+    for number in (1, 2):
+        for name, first in {"liver": 0, "spleen": 4}.items():
+            save_volume(tmp_path / "in" / place.format(number, name), mask(first), grid)
+    dataset = run_ingest(tmp_path)
+    assert count_fates(tmp_path) == {("accepted", "volume"): 12, ("accepted", "label"): 4}
+    assert dataset.info.label_names == {1: "liver", 2: "spleen"}
+    for volume in dataset.volumes:
+        label = read_image(dataset.root / volume.label).array
+        assert [(label == number).nonzero()[0].min() for number in (1, 2)] == [0, 4]
+
+
+@pytest.mark.parametrize(
+    ("overlap", "counts", "names"),
+    [
+        ("smallest", [3, 9], {1: "core", 2: "whole"}),
+        ("regions", [9, 3], {2: "whole", 3: "core + whole"}),
+    ],
+)
+def test_overlapping_masks_of_one_series(tmp_path, grid, overlap, counts, names):
     save_patients(tmp_path / "in", 1)
-    for number, name in enumerate(("liver_mask", "spleen_mask")):
-        save_volume(tmp_path / f"in/p1/{name}.nii.gz", mask(number), grid)
-    with pytest.raises(AmbiguousLayoutError, match="1 DICOM series have several label files"):
+    core, whole = np.zeros((10, 8, 6), np.uint8), np.zeros((10, 8, 6), np.uint8)
+    core[2:5, 2, 2], whole[1:5, 2:5, 2] = 1, 1
+    for name, array in {"core": core, "whole": whole}.items():
+        save_volume(tmp_path / f"in/p1/{name}_mask.nii.gz", array, grid)
+    dataset = run_ingest(tmp_path, overlap=overlap)
+    label = read_image(dataset.root / dataset.volumes[0].label).array
+    assert dataset.info.label_names == names
+    assert [int((label == number).sum()) for number in names] == counts
+
+
+def test_masks_of_one_series_by_several_readers_stop_with_both_readings(tmp_path, grid):
+    save_patients(tmp_path / "in", 1)
+    for number in (1, 2):
+        save_volume(tmp_path / f"in/p1/reader{number}_mask.nii.gz", mask(number), grid)
+    with pytest.raises(AmbiguousLayoutError, match="by several readers"):
         run_ingest(tmp_path)
-    rules = InferenceRules(roles=(("*spleen*", "skip"), ("*liver*", "label")))
+    rules = InferenceRules(roles=(("*reader1*", "skip"),))
     assert run_ingest(tmp_path, rules=rules).volumes[0].label
+
+
+def test_masks_of_one_series_on_different_grids_are_refused(tmp_path, grid):
+    save_patients(tmp_path / "in", 1)
+    save_volume(tmp_path / "in/p1/liver_mask.nii.gz", mask(1), grid)
+    save_volume(tmp_path / "in/p1/spleen_mask.nii.gz", mask(1)[:-1], grid)
+    assert not run_ingest(tmp_path).volumes[0].label
+    assert count_fates(tmp_path)["quarantined", "label_shape"] == 2
 
 
 def test_patients_of_dicom_and_of_named_files_are_a_warning(tmp_path):
