@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from medmim.data.dicom.read_labels import read_segments
 from medmim.data.formats.slicer_segments import number_slicer_segments, read_slicer_segments
@@ -70,15 +71,12 @@ def number_slicer_labels(context: IngestContext, paths: Sequence[Path]) -> dict[
     found = {path: [(int(value), str(name), str(name)) for value, name in own] for path, own in pairs}
     classes = _classes(list(found.values()), context.options.label_names)
     targets = [context.staged(f"slicer-{number}.nii.gz") for number, _ in enumerate(found)]
-    tasks = [
-        {
-            "path": str(context.file(path)),
-            "numbers": {one[1]: classes[_key(one)] for one in own},
-            "target": str(target),
-        }
+    written_tasks: list[dict[str, Any]] = [
+        {"path": str(context.file(path)), "numbers": {one[1]: classes[_key(one)] for one in own}}
+        | {"target": str(target)}
         for (path, own), target in zip(found.items(), targets, strict=True)
     ]
-    written = context.each("labels", number_slicer_segments, tasks, limits=READ_LIMITS)
+    written = context.each("labels", number_slicer_segments, written_tasks, limits=READ_LIMITS)
     context.unpacked.update(
         {path: target for path, target, one in zip(found, targets, written, strict=True) if one.value}
     )

@@ -196,7 +196,7 @@ def _attach(
     regions = _recode(context, made, fitting, found=found, merged=merged, objects=objects)
     pairs = ((place, masks.get(numbers[0])) for place, numbers in fitting.items())
     regions |= {place: one.drawn for place, one in pairs if one and one.drawn}
-    named = {number: one.names for number, one in {**objects, **masks}.items()}
+    named = {number: one.names for group in (objects, masks) for number, one in group.items()}
     tried: dict[int, list[tuple[int, dict[str, Any]]]] = {}
     for pair, facts in found.items():
         outcome = facts if "reason" in facts else merged.get(pair.place, facts)
