@@ -1,4 +1,4 @@
-"""Tables of boxes, classes, patients and splits, applied to the volumes whose series or file they name."""
+"""Tables of boxes, classes, patients and splits, applied to the volumes that they name; label maps."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from medmim.data.formats.annotation_files import read_annotation_file
 from medmim.data.formats.annotations import AnnotationFile, ImageAnnotation, box_records, split_of
 from medmim.data.formats.case import place_marks
 from medmim.data.ingest.context import READ_LIMITS, IngestContext, IngestedVolume, stem_of, stored_path
+from medmim.errors import UsageError
+from medmim.text_formats import parse_csv
 
 FINDING = "finding"
 TABLE_SUFFIXES = (".csv", ".tsv")
@@ -51,6 +53,22 @@ def add_tables(
         measured |= {f"entries_{reason}": float(count) for reason, count in sorted(table.faults.items())}
         context.ledger.record([number], "accepted", "annotations", measured=measured)
     return result
+
+
+def read_label_map(path: Path) -> dict[str, str]:
+    """Read a CSV file with the columns label and series (or image).
+
+    Raises:
+        UsageError: if it cannot be read or lacks a column.
+    """
+    try:
+        columns, rows = parse_csv(path.read_text(encoding="utf-8-sig"))
+        column = "series" if "series" in columns else "image"
+        return {row["label"].strip(): stem_of(Path(row[column].strip())) for row in rows}
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise UsageError(
+            f"--label-map '{path}' cannot be read: expected CSV with the columns label and series (or image)"
+        ) from error
 
 
 class _VolumeIndex:

@@ -15,15 +15,13 @@ from medmim.data.formats.region_codes import merge_regions
 from medmim.data.ingest.context import READ_LIMITS, IngestContext, IngestedVolume, stem_of, stored_path
 from medmim.data.ingest.dicom_labels import LabelObject, read_objects
 from medmim.data.ingest.dicom_masks import DicomMask
-from medmim.data.ingest.finding_tables import TABLE_SUFFIXES, add_tables
+from medmim.data.ingest.finding_tables import TABLE_SUFFIXES, add_tables, read_label_map
 from medmim.data.ingest.label_regions import RegionLabel, recode_labels
 from medmim.data.ingest.masks_of_series import SeriesMask, masks_of_series, merge_series_masks
 from medmim.data.ingest.scan import ScannedFile
 from medmim.data.ingest.sources import Sources
 from medmim.data.ingest.volumes import layout_query, record_label
 from medmim.data.sandbox.sandbox import Answer
-from medmim.errors import UsageError
-from medmim.text_formats import parse_csv
 
 
 def find_labels(
@@ -115,22 +113,6 @@ def attach_labels(
     answers += context.each("labels", read_labels, tasks, limits=READ_LIMITS)
     result = _attach(context, made, _facts([*files, *drawn], answers), objects=known, masks=of_series)
     return add_tables(context, result, tables)
-
-
-def read_label_map(path: Path) -> dict[str, str]:
-    """Read a CSV file with the columns label and series (or image).
-
-    Raises:
-        UsageError: if it cannot be read or lacks a column.
-    """
-    try:
-        columns, rows = parse_csv(path.read_text(encoding="utf-8-sig"))
-        column = "series" if "series" in columns else "image"
-        return {row["label"].strip(): stem_of(Path(row[column].strip())) for row in rows}
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise UsageError(
-            f"--label-map '{path}' cannot be read: expected CSV with the columns label and series (or image)"
-        ) from error
 
 
 @dataclass(frozen=True)
