@@ -51,15 +51,7 @@ def find_labels(
     if context.options.layout is not None:
         return found, []
     query = layout_query(context, sources.source, ())
-    masks = masks_of_series(
-        sources.source,
-        scanned,
-        paths,
-        given=query.rules.roles,
-        examine=query.examine,
-        known=found,
-        drawn=drawn,
-    )
+    masks = masks_of_series(query, scanned, paths, known=found, drawn=drawn)
     return found | {number: mask.path for mask in masks for number in mask.numbers}, masks
 
 

@@ -14,7 +14,8 @@ from medmim.data.ingest.dicom_masks import DicomMask
 from medmim.data.ingest.infer_roles import Candidate, Examine, ImageIndex, Roles, apply_given, examine_all
 from medmim.data.ingest.label_classes import infer_label_classes
 from medmim.data.ingest.label_regions import RegionLabel
-from medmim.data.ingest.path_words import PathWords, Role
+from medmim.data.ingest.layout import LayoutQuery
+from medmim.data.ingest.path_words import PathWords
 from medmim.data.ingest.scan import ScannedFile
 
 
@@ -40,12 +41,10 @@ class SeriesMask:
 
 
 def masks_of_series(
-    source: Path,
+    query: LayoutQuery,
     scanned: Mapping[int, ScannedFile],
     paths: Mapping[int, Path],
     *,
-    given: Sequence[tuple[str, Role]],
-    examine: Examine,
     known: Collection[int] = (),
     drawn: Sequence[DicomMask] = (),
 ) -> list[SeriesMask]:
@@ -56,14 +55,14 @@ def masks_of_series(
     grid is checked when it is attached. If a series has several labels, each marks the class of its name.
 
     Args:
-        given: roles that the user gave, as for `infer_roles`.
-        examine: reads the values of volume files.
+        query: the source, its reader of values, and the roles that the user gave.
         known: files that are labels by another rule.
         drawn: masks stored as DICOM.
 
     Raises:
         AmbiguousLayoutError: if the labels of a series may be several readings of one finding.
     """
+    source, examine = query.source, query.examine
     inside = {number: paths[number] for number in scanned if paths[number].is_relative_to(source)}
     files = {
         number: _candidate(path, source)
@@ -72,7 +71,7 @@ def masks_of_series(
     }
     headers = [(inside[n], one.headers[0]) for n, one in scanned.items() if n in inside and one.headers]
     series = _SeriesIndex(source, headers)
-    apply_given(list(files.values()), given)
+    apply_given(list(files.values()), query.rules.roles)
     unnamed = [one for one in files.values() if one.role is None and series.of_label(one)]
     examine_all(unnamed, examine)
     for one in unnamed:
