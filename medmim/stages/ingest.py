@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +18,7 @@ from medmim.data.dataset.manifest import Dataset, DatasetInfo
 from medmim.data.dicom import conversion, slice_spacing
 from medmim.data.formats.labels import stored_ignore_label
 from medmim.data.formats.slicer_segments import SLICER_NAMES
-from medmim.data.ingest.archives import unpack_archives
+from medmim.data.ingest.archives import locate_links, unpack_archives
 from medmim.data.ingest.cases import DatasetLayout
 from medmim.data.ingest.checks import describe_unmatched_labels, layout_warnings
 from medmim.data.ingest.context import IngestContext, IngestedVolume, IngestOptions, Progress
@@ -57,7 +56,7 @@ def preview(source: Path, out: Path, *, progress: Progress | None = None, **opti
     with tempfile.TemporaryDirectory(prefix="medmim-") as staging, for_scans(given.workers) as sandbox:
         keys = Keys(secrets.token_bytes(SECRET_BYTES))
         context = IngestContext(keys, Ledger({}), Path(staging), sandbox, progress, given)
-        _locate_links(context, sources)
+        locate_links(context, sources)
         return preview_of(context, sources, scan(context, sources.readable))
 
 
@@ -164,7 +163,7 @@ def _read_all(
     context: IngestContext, sources: Sources
 ) -> tuple[list[IngestedVolume], DatasetLayout | None, tuple[dict[str, Any], ...]]:
     """Scan every file, ingest DICOM and other volumes, attach labels, and return warnings about patients."""
-    _locate_links(context, sources)
+    locate_links(context, sources)
     paths = sources.readable
     scanned = scan(context, paths)
     _record_unreadable(context, sources.entries, scanned)
@@ -192,21 +191,6 @@ def _with_names(one: IngestedVolume, names: Mapping[int, str]) -> IngestedVolume
     """Return a volume with the names of the classes of its label that have none."""
     found = {number: names[number] for number in one.classes if number in names}
     return replace(one, class_names={**found, **one.class_names}) if found else one
-
-
-def _locate_links(context: IngestContext, sources: Sources) -> None:
-    """Make the targets of symbolic links readable under names that keep the extension of the link."""
-    for entry in sources.entries:
-        if entry.target is None:
-            continue
-        file, ending = entry.target, "".join(entry.path.suffixes[-2:])
-        if not file.name.endswith(ending):  # readers depend on the extension
-            file = context.staged(f"link-{entry.number}{ending}")
-            try:
-                file.hardlink_to(entry.target)
-            except OSError:  # on another filesystem
-                shutil.copyfile(entry.target, file)
-        context.unpacked[entry.path] = file
 
 
 def _route(

@@ -1,13 +1,15 @@
-"""Archives in the source: members are unpacked to the staging folder and get ledger rows of their own."""
+"""Archives and links in the source, made readable; members of archives get ledger rows of their own."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from medmim.data.formats.archives import unpack
 from medmim.data.ingest.context import READ_LIMITS, IngestContext
 from medmim.data.ingest.scan import ScannedFile
+from medmim.data.ingest.sources import Sources
 
 ARCHIVE = "archive"
 Scan = Callable[[IngestContext, Mapping[int, Path]], dict[int, ScannedFile]]
@@ -79,3 +81,18 @@ def _is_usable(context: IngestContext, number: int, one: ScannedFile) -> bool:
     else:
         return True
     return False
+
+
+def locate_links(context: IngestContext, sources: Sources) -> None:
+    """Make the targets of symbolic links readable under names that keep the extension of the link."""
+    for entry in sources.entries:
+        if entry.target is None:
+            continue
+        file, ending = entry.target, "".join(entry.path.suffixes[-2:])
+        if not file.name.endswith(ending):  # readers depend on the extension
+            file = context.staged(f"link-{entry.number}{ending}")
+            try:
+                file.hardlink_to(entry.target)
+            except OSError:  # on another filesystem
+                shutil.copyfile(entry.target, file)
+        context.unpacked[entry.path] = file
