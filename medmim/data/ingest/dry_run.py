@@ -84,15 +84,10 @@ def preview_of(context: IngestContext, sources: Sources, seen: Mapping[int, Scan
         DataError: if the named layout finds no image.
     """
     paths = sources.readable
-    query = layout_query(
-        context,
-        sources.source,
-        {paths[number] for number, one in seen.items() if is_readable(one, paths[number])},
-    )
+    readable = {paths[number] for number, one in seen.items() if is_readable(one, paths[number])}
+    query = layout_query(context, sources.source, readable)
     seen = apply_subject_rule(query.rules.subjects, seen, paths, query.source)
-    images, labels, skipped = take_given_roles(context, query.source, seen, paths)
-    given = Counter(skipped_by_role=len(skipped), label=sum(map(len, labels.values())))
-    seen = images
+    seen, labels, skipped = take_given_roles(context, query.source, seen, paths)
     slices, blocked = slices_of(seen, paths)
     groups = group_slices(slices, blocked)
     rest = {number: one for number, one in seen.items() if not one.headers}
@@ -112,6 +107,7 @@ def preview_of(context: IngestContext, sources: Sources, seen: Mapping[int, Scan
         for number, one in rest.items()
         if paths[number] not in used
     )
+    given = Counter(skipped_by_role=len(skipped), label=sum(map(len, labels.values())))
     others.update(+given)
     warnings = contradicting_patients(seen)
     if found and found.cases:
