@@ -45,7 +45,7 @@ BY_TEXT = {
     "processes and memory (`ulimit -u`, `ulimit -v`)",
 }
 # limits of the machine, which errors of our own with a cause attribute to the file that was read
-_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EFBIG)
 _STORE = ("OperationalError", "DatabaseError", "MlflowException")
 _SYSTEM = ("OperationalError", "DatabaseError", "MlflowException", "RuntimeError", "OutOfMemoryError")
 

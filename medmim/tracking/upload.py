@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +105,8 @@ class Uploader:
     def _create(self, copy: RunCopy) -> Run:
         tags = {**copy.tags, ORIGIN: copy.origin, **self._parent(copy)}
         experiment = self.experiment(copy.experiment)
-        return self.client.create_run(experiment, start_time=copy.start_time, tags=tags, run_name=copy.name)
+        begun = min(copy.start_time, int(time.time() * 1000))  # a copy never claims to be newer than all runs
+        return self.client.create_run(experiment, start_time=begun, tags=tags, run_name=copy.name)
 
     def _parent(self, copy: RunCopy) -> dict[str, str]:
         return {PARENT: self._ids[copy.parent]} if copy.parent in self._ids else {}

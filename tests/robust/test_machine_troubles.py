@@ -6,6 +6,8 @@ import os
 import resource
 import subprocess
 
+import nibabel
+import numpy as np
 import pytest
 import tiny
 from forked_command import run_forked
@@ -51,6 +53,17 @@ def test_a_limit_of_the_size_of_files(place):
     limit = 8 << 10
     outcome = run_forked(pretrain, home, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
     assert_one_line(outcome, "ulimit -f")
+
+
+def test_a_limit_of_the_size_of_files_stops_an_ingestion(place, tmp_path):
+    """Otherwise every scan would be quarantined as too large."""
+    scan = np.random.default_rng(0).integers(0, 255, (40, 40, 40), dtype=np.uint8)
+    (tmp_path / "source").mkdir()
+    nibabel.save(nibabel.Nifti1Image(scan, np.eye(4)), tmp_path / "source" / "scan.nii.gz")
+    words = ("ingest", tmp_path / "source", "--out", tmp_path / "data")
+    limit = 32 << 10
+    outcome = run_forked(words, place[0], lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
+    assert_one_line(outcome, "ulimit -f unlimited")
 
 
 @pytest.mark.parametrize("free", range(4))

@@ -3,6 +3,7 @@ import io
 import sqlite3
 import subprocess
 import sys
+import time
 
 import pytest
 import yaml
@@ -89,6 +90,15 @@ def test_runs_are_found_by_tags_newest_first(store):
     starts = [run.info.start_time for run in store.runs()]
     assert starts == sorted(starts, reverse=True)
     assert store.runs(stage="none") == []
+
+
+def test_the_newest_run_is_the_last_one_although_the_clock_was_set_back(new_home):
+    store = Store(new_home())
+    tomorrow = int(time.time() * 1000) + 86_400_000
+    store.client.create_run(store.experiment("e"), tomorrow, run_name="before")
+    for name in "ab":
+        store.begin(experiment="e", name=name, tags={})
+    assert [run.info.run_name for run in store.runs()] == ["b", "a", "before"]
 
 
 def test_a_run_is_resumed(store):

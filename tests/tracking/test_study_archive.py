@@ -260,6 +260,15 @@ def test_odd_names_of_studies_and_arms_are_carried(name, store, new_home, tmp_pa
     assert [one.tags["note"] for one in there.client.search_model_versions()] == [name]
 
 
+def test_runs_of_a_pack_are_not_newer_than_those_that_follow(packed, new_home):
+    """Commands take the newest run by default; the clock of the other site may be wrong."""
+    there = Store(new_home())
+    unpack(there, rewritten(packed, changed_run("start_time", 4_000_000_000_000)))
+    run = there.begin(experiment="e", name="own", tags={"stage": "pretrain"})
+    assert there.runs(limit=1)[0].info.run_id == run.run_id
+    assert there.runs(limit=1)[0].info.start_time < 3_000_000_000_000
+
+
 def test_files_that_a_killed_unpack_left_are_removed(packed, new_home):
     there = Store(new_home())
     left = there.home / ".unpacking" / "runs" / "7"

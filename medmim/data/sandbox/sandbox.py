@@ -19,12 +19,13 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from medmim.data.sandbox.fork_server import START_S, ForkServer, no_start
-from medmim.data.sandbox.sandbox_worker import CANNOT_WRITE, Task, as_json
+from medmim.data.sandbox.sandbox_worker import CANNOT_WRITE, FILE_LIMIT, Task, as_json
 from medmim.files import WriteError
 from medmim.operating_system import usable_cores
 
 _NEVER = float("inf")
 _PARSERS = ("medmim.data.ingest.scan", "medmim.data.dicom.uncompressed")
+_STOPPING = {CANNOT_WRITE: errno.ENOSPC, FILE_LIMIT: errno.EFBIG}  # every further task would fail too
 _MAX_ANSWER_BYTES = 1 << 26
 _AHEAD, _AHEAD_BYTES = 8, 4096  # tasks queued in a worker's pipe: small, so that the pipe never fills
 
@@ -232,8 +233,8 @@ class _Job:
             self.answer(index, Answer(reason=reason))
 
     def answer(self, index: int, answer: Answer) -> None:
-        if answer.reason == CANNOT_WRITE:
-            raise WriteError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if code := _STOPPING.get(answer.reason or ""):
+            raise WriteError(code, os.strerror(code))
         if self.keep and answer.value is not None:
             answer = Answer(self.keep(answer.value), answer.reason)
         self.answers[index] = answer

@@ -19,7 +19,7 @@ from medmim.errors import DataError
 from medmim.files import WriteError
 from medmim.operating_system import limit
 
-CANNOT_WRITE = "cannot_write"
+CANNOT_WRITE, FILE_LIMIT = "cannot_write", "file_limit"
 Task = Mapping[str, Any]
 
 
@@ -64,9 +64,10 @@ def as_json(value: BaseModel) -> Any:
 
 
 def _reason_of(error: OSError) -> str:
-    """Distinguish a full or read-only disk from a file that is too large."""
+    """Distinguish a full or read-only disk, and a limit of this machine, from a file that is too large."""
     if error.errno == errno.EFBIG:
-        return "too_large"
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        return FILE_LIMIT if soft == hard else "too_large"  # less than a task may write
     full = isinstance(error, WriteError) or error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
     return CANNOT_WRITE if full else "parser_error"
 
