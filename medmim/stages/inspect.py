@@ -12,7 +12,7 @@ import jinja2
 
 from medmim import __version__, files
 from medmim.data.dataset.manifest import Dataset, VolumeRecord, read_dataset
-from medmim.data.formats.thumbnails import thumbnail
+from medmim.data.formats.thumbnails import COLOURS, thumbnail
 from medmim.data.ingest.checks import warning_text
 from medmim.data.ingest.context import READ_LIMITS, Progress
 from medmim.data.sandbox.sandbox import Answer, Sandbox
@@ -23,12 +23,15 @@ _TEMPLATE = Path(__file__).with_name("inspect_page.html")
 _SIZES = ((300, 112, 75), (1_500, 80, 65), (6_000, 56, 55))
 _MAX_PICTURES = 6_000  # about 12 MB; further volumes have statistics only
 _MAX_WARNINGS = 20
+_ALWAYS = ("subjects", "volumes", "labels")
 _COUNTS = {
+    **{name: name for name in (*_ALWAYS, "boxes")},
+    "targets": "with a class",
+    **{name: name for name in ("train", "val", "test")},
     "files_seen": "files seen",
     "files_accepted": "accepted",
     "files_quarantined": "quarantined",
     "files_skipped": "skipped",
-    "targets": "with a class",
 }
 
 
@@ -61,6 +64,7 @@ def inspect(
         {
             "path": str(root / volume.image),
             "label": str(root / volume.label) if volume.label else None,
+            "codes": _classes(dataset),
             "edge": edge if number < _MAX_PICTURES else 0,
             "quality": quality,
         }
@@ -98,15 +102,27 @@ def render_page(dataset: Dataset, answers: Sequence[Answer], *, edge: int) -> st
             for one in dataset.info.warnings[:_MAX_WARNINGS]
         ],
         outcomes=sorted(outcomes.items(), key=lambda item: (-item[1], item[0])),
+        legend=[
+            (dataset.info.label_names[code], COLOURS[number % len(COLOURS)])
+            for number, code in enumerate(_classes(dataset))
+        ],
         data={"edge": edge, "volumes": rows},
     )
 
 
+def _classes(dataset: Dataset) -> list[int]:
+    return sorted(code for code in dataset.info.label_names if code > 0)
+
+
 def _counts_of(dataset: Dataset) -> dict[str, int]:
-    counts = {_COUNTS.get(name, name): count for name, count in dataset.info.counts.items()}
-    counts["repaired"] = sum(volume.verdict == "repaired" for volume in dataset.volumes)
-    counts["face possible"] = sum("recognizable_face" in volume.flags for volume in dataset.volumes)
-    return counts
+    """Return counts, patients first; of the others, those that are not 0."""
+    given = dataset.info.counts
+    counts = {words: given[name] for name, words in _COUNTS.items() if given.get(name) or name in _ALWAYS}
+    flags = {
+        "repaired": sum(volume.verdict == "repaired" for volume in dataset.volumes),
+        "face possible": sum("recognizable_face" in volume.flags for volume in dataset.volumes),
+    }
+    return counts | {name: count for name, count in flags.items() if count}
 
 
 def _row_of(volume: VolumeRecord) -> dict[str, Any]:

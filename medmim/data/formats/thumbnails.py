@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,22 @@ import nibabel as nib
 import numpy as np
 from jaxtyping import Float32, Shaped
 from PIL import Image as Picture
+from PIL import ImageColor
 
 from medmim.data.formats.nifti import Image, read_image
 
 BINS = 24
+COLOURS = ("#e4572e", "#17bebb", "#ffc914", "#76b041", "#a77bca", "#f28482")  # of classes, in their order
 _SAMPLE_SIZE = 200_000  # voxels for the quantiles
 _LOW, _HIGH = 0.5, 99.5  # percentiles shown as black and white
 
 
-def thumbnail(path: str, label: str | None, edge: int, quality: int) -> dict[str, Any]:
+def thumbnail(path: str, label: str | None, codes: Sequence[int], edge: int, quality: int) -> dict[str, Any]:
     """Return pictures and statistics of one volume; run in a sandbox.
 
     Args:
-        label: its label; the foreground is outlined in red.
+        label: its label.
+        codes: classes of the label, each outlined in its colour of `COLOURS`; others have the first colour.
         edge: height and width of each plane's picture in pixels; 0 for no pictures.
         quality: JPEG quality, up to 95.
 
@@ -38,7 +42,7 @@ def thumbnail(path: str, label: str | None, edge: int, quality: int) -> dict[str
     low, median, high = (float(value) for value in np.percentile(values, (_LOW, 50.0, _HIGH)))
     counts = np.histogram(values, bins=BINS, range=(low, high if high > low else low + 1))[0]
     return {
-        "jpeg": _draw_strip(image, outline, (low, high), edge=edge, quality=quality) if edge else "",
+        "jpeg": _draw_strip(image, outline, codes, (low, high), edge=edge, quality=quality) if edge else "",
         "low": round(low, 4),
         "median": round(median, 4),
         "high": round(high, 4),
@@ -56,7 +60,13 @@ def _upright(image: Image) -> Image:
 
 
 def _draw_strip(
-    image: Image, marks: Image | None, window: tuple[float, float], *, edge: int, quality: int
+    image: Image,
+    marks: Image | None,
+    codes: Sequence[int],
+    window: tuple[float, float],
+    *,
+    edge: int,
+    quality: int,
 ) -> str:
     """Draw the mid-slice, or the slice with the largest label, across each axis; a picture has one plane."""
     fits = marks is not None and marks.array.shape == image.array.shape
@@ -70,7 +80,7 @@ def _draw_strip(
         plane = _grey(image.array.take(place, axis), window)
         colours = np.repeat(plane[..., None], 3, axis=2)
         if fits and marks is not None:
-            colours[_outline(marks.array.take(place, axis) > 0)] = (255, 60, 60)
+            _outline_classes(colours, marks.array.take(place, axis), codes)
         steps = np.delete(np.asarray(image.spacing_mm), axis)
         strip.paste(_fit(colours, steps, edge), (axis * edge, 0))
     written = io.BytesIO()
@@ -89,6 +99,15 @@ def _grey(plane: Shaped[np.ndarray, "a b"], window: tuple[float, float]) -> Shap
     low, high = window
     scaled: Float32[np.ndarray, "a b"] = (plane.astype(np.float32) - low) / max(high - low, 1e-12)
     return np.asarray(np.clip(scaled, 0, 1) * 255, np.uint8)
+
+
+def _outline_classes(
+    colours: Shaped[np.ndarray, "a b 3"], label: Shaped[np.ndarray, "a b"], codes: Sequence[int]
+) -> None:
+    """Draw the boundary of the foreground and of each class."""
+    colours[_outline(label > 0)] = ImageColor.getrgb(COLOURS[0])
+    for number, code in enumerate(codes):
+        colours[_outline(label == code)] = ImageColor.getrgb(COLOURS[number % len(COLOURS)])
 
 
 def _outline(inside: Shaped[np.ndarray, "a b"]) -> Shaped[np.ndarray, "a b"]:

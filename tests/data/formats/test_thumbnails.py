@@ -27,7 +27,7 @@ def test_planes_are_upright_and_in_millimetres(tmp_path):
         if flip:
             affine = affine @ np.array([[1, 0, 0, 0], [0, -1, 0, 19], [0, 0, -1, 29], [0, 0, 0, 1.0]])
         path.write_bytes(encode_image(Image(np.ascontiguousarray(turned), affine)))
-        strip = picture_of(thumbnail(str(path), None, edge, 95)["jpeg"])
+        strip = picture_of(thumbnail(str(path), None, (), edge, 95)["jpeg"])
         assert strip.shape == (edge, 3 * edge, 3)
         sagittal, coronal, axial = (strip[:, edge * k : edge * (k + 1), 0] for k in range(3))
         assert sagittal[:15, 12:40].mean() > sagittal[45:, 12:40].mean() + 50  # head above
@@ -37,21 +37,24 @@ def test_planes_are_upright_and_in_millimetres(tmp_path):
         assert sagittal[:, :8].max() < 20  # 20 mm wide beside 30 mm high: black at the sides
 
 
-def test_the_label_is_outlined(tmp_path):
+def test_each_class_is_outlined_in_its_colour(tmp_path):
     array = np.random.default_rng(0).integers(0, 90, (16, 16, 16)).astype(np.int16)
     label = np.zeros((16, 16, 16), np.uint8)
     label[3:9, 4:10, 12] = 1
+    label[10:15, 4:10, 12] = 5
     for name, content in {"image": array, "label": label}.items():
         (tmp_path / f"{name}.nii.gz").write_bytes(encode_image(Image(content, np.eye(4))))
-    found = thumbnail(str(tmp_path / "image.nii.gz"), str(tmp_path / "label.nii.gz"), 64, 95)
+    found = thumbnail(str(tmp_path / "image.nii.gz"), str(tmp_path / "label.nii.gz"), (1, 5), 64, 95)
     strip = picture_of(found["jpeg"])
     red = (strip[..., 0] > 180) & (strip[..., 1] < 120)
     assert red[:, 128:].sum() > 50
+    cyan = (strip[..., 0] < 100) & (strip[..., 1] > 140) & (strip[..., 2] > 140)
+    assert cyan[:, 128:].sum() > 50
 
 
 def test_a_picture_has_one_plane(tmp_path):
     path = tmp_path / "picture.nii.gz"
     path.write_bytes(encode_image(Image(np.arange(600, dtype=np.int16).reshape(20, 30, 1), np.eye(4))))
-    strip = picture_of(thumbnail(str(path), None, 32, 90)["jpeg"])
+    strip = picture_of(thumbnail(str(path), None, (), 32, 90)["jpeg"])
     assert strip[:, :64].max() < 10
     assert strip[:, 64:].max() > 200
