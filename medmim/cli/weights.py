@@ -46,7 +46,7 @@ def command(*, file: Path, init_map: Path | None, dims: int | None, in_channels:
     """Show what a weights file of any origin contains, which encoder it fits, and what would be loaded.
 
     Files are read without executing code. Recognised: ResNets (SparK, torchvision, timm, RadImageNet,
-    MedicalNet), ConvNeXt (SparK, official, timm), ViT (MAE, SimMIM, MONAI), Swin (official, SwinUNETR,
+    MedicalNet), ConvNeXt (SparK, official, timm), ViT (MAE, SimMIM, MONAI), Swin (official, timm, SwinUNETR,
     SuPreM), ResEnc (nnU-Net, nnssl, OpenMind), SegResNet, and files of medmim.
     """
     from medmim.config.resolve import read_yaml

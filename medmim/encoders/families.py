@@ -13,31 +13,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medmim.encoders.public_weights import Family, Named, Weights
-from medmim.encoders.resenc import SIZES
+from medmim.encoders.nnunet_weights import residual_encoder
+from medmim.encoders.public_weights import Family, Named, Weights, as_option, numbers_in, unsupported
 
-_LAYERS = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3)}
-_WIDTHS = (64, 128, 256, 512)
-_HEAD = 64  # channels of an attention head, except in ViT-H
-_HEADS = {1280: 16}
+_LAYERS, _WIDTHS = {"resnet18": (2, 2, 2, 2), "resnet50": (3, 4, 6, 3)}, (64, 128, 256, 512)
+_HEAD, _HEADS = 64, {1280: 16}  # channels of an attention head; heads of ViT-H, where they differ
 _MERGED = [0, 3, 2, 6, 1, 5, 4, 7]  # MONAI's first `PatchMerging` in the order of its `PatchMergingV2`
-
-
-def _count(weights: Weights, pattern: str) -> int:
-    """Return the number of values of the first group among the names that begin with a pattern."""
-    return len({match[1] for name in weights if (match := re.match(pattern, name))})
-
-
-def _same(size: tuple[int, ...] | torch.Size) -> int | list[int]:
-    """Return one number for equal sizes, so that the option also fits another number of dimensions."""
-    return size[0] if len(set(size)) == 1 else list(size)
 
 
 def _resnet(weights: Weights) -> tuple[str, dict[str, Any]]:
     """Stride 2 and pooling in the stem are assumed, as in all files of this family."""
     name = "resnet50" if "stages.0.0.conv3.weight" in weights else "resnet18"
-    layers = tuple(_count(weights, rf"stages\.{stage}\.(\d+)\.") for stage in range(4))
+    layers = tuple(numbers_in(weights, rf"stages\.{stage}\.(\d+)\.") for stage in range(4))
     widths = tuple(len(weights[f"stages.{stage}.0.conv1.weight"]) for stage in range(4))
+    if name == "resnet50" and len(weights["stages.0.0.conv3.weight"]) != 4 * widths[0]:
+        raise ValueError("a ResNeXt or wide ResNet")
     return name, {
         "max_pool": True,
         **({"layers": list(layers)} if layers != _LAYERS[name] else {}),
@@ -47,11 +37,11 @@ def _resnet(weights: Weights) -> tuple[str, dict[str, Any]]:
 
 
 def _convnext(weights: Weights) -> tuple[str, dict[str, Any]]:
-    stages = range(_count(weights, r"stages\.(\d+)\."))
+    stages = range(numbers_in(weights, r"stages\.(\d+)\."))
     wide = weights["stages.0.1.widen.weight"]
     return "convnext", {
         "widths": [len(weights[f"stages.{stage}.1.depthwise.weight"]) for stage in stages],
-        "blocks": [_count(weights, rf"stages\.{stage}\.(\d+)\.depthwise") for stage in stages],
+        "blocks": [numbers_in(weights, rf"stages\.{stage}\.(\d+)\.depthwise") for stage in stages],
         "stem_stride": weights["stages.0.0.0.weight"].shape[-1],
         "kernel_size": weights["stages.0.1.depthwise.weight"].shape[-1],
         **({"expansion": len(wide) // wide.shape[1]} if len(wide) != 4 * wide.shape[1] else {}),
@@ -65,9 +55,9 @@ def _vit(weights: Weights, *, norm_eps: float) -> tuple[str, dict[str, Any]]:
     places = weights.get("positions.learned")
     side = round(places.shape[1] ** (1 / dims)) if places is not None else 0
     return "vit", {
-        "patch": _same(kernel.shape[2:]),
+        "patch": as_option(kernel.shape[2:]),
         "width": width,
-        "depth": _count(weights, r"blocks\.(\d+)\."),
+        "depth": numbers_in(weights, r"blocks\.(\d+)\."),
         "heads": _HEADS.get(width, width // _HEAD),
         **({"class_token": True} if "token" in weights else {}),
         **({"position_grid": side} if places is not None and side**dims == places.shape[1] else {}),
@@ -77,36 +67,24 @@ def _vit(weights: Weights, *, norm_eps: float) -> tuple[str, dict[str, Any]]:
 
 def _swin(weights: Weights) -> tuple[str, dict[str, Any]]:
     kernel = weights["patches.proj.weight"]
-    stages = range(_count(weights, r"stages\.(\d+)\."))
+    stages = range(numbers_in(weights, r"stages\.(\d+)\."))
     tables = [
         weights[f"stages.{stage}.blocks.0.attn.relative_position_bias_table"] for stage in stages
     ]  # ((2 × window - 1) ^ axes, heads)
     return "swin", {
-        "patch": _same(kernel.shape[2:]),
+        "patch": as_option(kernel.shape[2:]),
         "width": len(kernel),
-        "depths": [_count(weights, rf"stages\.{stage}\.blocks\.(\d+)\.") for stage in stages],
+        "depths": [numbers_in(weights, rf"stages\.{stage}\.blocks\.(\d+)\.") for stage in stages],
         "heads": [table.shape[1] for table in tables],
         "window": (round(len(tables[0]) ** (1 / (kernel.dim() - 2))) + 1) // 2,
         **({} if "patches.norm.weight" in weights else {"patch_norm": False}),
     }
 
 
-def _resenc(weights: Weights) -> tuple[str, dict[str, Any]]:
-    """Strides of 1, 2, 2, … are assumed, as in all models of nnssl."""
-    stages = range(_count(weights, r"stages\.(\d+)\."))
-    first = [weights[f"stages.{stage}.blocks.0.conv1.conv.weight"] for stage in stages]
-    blocks = tuple(_count(weights, rf"stages\.{stage}\.blocks\.(\d+)\.") for stage in stages)
-    features, kernels = tuple(map(len, first)), [_same(kernel.shape[2:]) for kernel in first]
-    size = next((size for size, known in SIZES.items() if known == (features, blocks)), None)
-    shape = {"size": size} if size else {"features": list(features), "blocks": list(blocks)}
-    return "resenc", {**shape, **({} if set(map(str, kernels)) == {"3"} else {"kernel_sizes": kernels})}
-
-
 def _segresnet(weights: Weights) -> tuple[str, dict[str, Any]]:
     """Group norms of 8 groups are assumed, MONAI's default."""
-    levels = range(_count(weights, r"levels\.(\d+)\."))
-    # the first module of a level is a strided convolution or nothing, the others are blocks
-    blocks = [_count(weights, rf"levels\.{level}\.(\d+)\.conv1\.") for level in levels]
+    levels = range(numbers_in(weights, r"levels\.(\d+)\."))
+    blocks = [numbers_in(weights, rf"levels\.{level}\.(\d+)\.conv1\.") for level in levels]
     return "segresnet", {"width": len(weights["stem.conv.weight"]), "blocks": blocks}
 
 
@@ -147,7 +125,18 @@ def _timm_vit(weights: Named) -> tuple[Named, list[str]]:
     rules += [f"layer scale folded into the layer before it ({folded})"] if folded else []
     if any("relative_position_bias_table" in name for name in weights):
         rules.append("relative position bias not loaded: this encoder has none, so its outputs differ")
+    if "register_tokens" in weights or "reg_token" in weights:
+        rules.append("register tokens not loaded: this encoder has none, so its outputs differ")
     return weights, rules
+
+
+def _timm_swin(weights: Named) -> tuple[Named, list[str]]:
+    """Count a merging of patches to the stage before it, as in the official files."""
+    if "layers.0.downsample.norm.weight" in weights:
+        return weights, []
+    merging = re.compile(r"(?<=^layers\.)\d+(?=\.downsample)")
+    renamed = {merging.sub(lambda old: str(int(old[0]) - 1), name): value for name, value in weights.items()}
+    return renamed, ["mergings of timm counted to the stage before"]
 
 
 def _swin_unetr(weights: Named) -> tuple[Named, list[str]]:
@@ -274,7 +263,7 @@ FAMILIES: tuple[Family, ...] = (
         _swin_unetr,
     ),
     Family(
-        "Swin transformer (official, SimMIM)",
+        "Swin transformer (official, SimMIM, timm)",
         ("patch_embed.proj.weight", "layers.0.blocks.0.attn.qkv.weight", "layers.0.blocks.0.mlp.fc1.weight"),
         {
             r"patch_embed\.(.+)": r"patches.\1",
@@ -282,12 +271,7 @@ FAMILIES: tuple[Family, ...] = (
             r"norm\.(\w+)": r"norm.\1",
         },
         _swin,
-    ),
-    Family(
-        "residual encoder of nnU-Net (nnssl, OpenMind ResEnc-L)",
-        ("stem.convs.0.conv.weight", "stages.0.blocks.0.conv1.conv.weight"),
-        {r"((?:stem|stages)\..+)": r"\1"},
-        _resenc,
+        _timm_swin,
     ),
     Family(
         "SegResNet (MONAI, SuPreM)",
@@ -295,4 +279,22 @@ FAMILIES: tuple[Family, ...] = (
         {r"convInit\.(.+)": r"stem.\1", r"down_layers\.(.+)": r"levels.\1"},
         _segresnet,
     ),
+    residual_encoder(),
+    unsupported("nnU-Net's plain encoder (TotalSegmentator)", "stages.0.0.convs.0.conv.weight"),
+    unsupported("nnU-Net v1", "conv_blocks_context.0.blocks.0.conv.weight"),
+    unsupported("STU-Net", "conv_blocks_context.0.0.conv1.weight"),
+    unsupported("MedNeXt", "enc_block_0.0.conv1.weight"),
+    unsupported("the U-Net of Models Genesis and SuPreM", "down_tr64.ops.0.conv1.weight"),
+    unsupported("a SegResNetDS (MONAI, VISTA3D)", "encoder.conv_init.weight"),
+    unsupported("a U-Net of MONAI", "model.0.conv.unit0.conv.weight"),
+    unsupported(
+        "a ViT with `perceptron` patches (MONAI, UNETR)", "patch_embedding.patch_embeddings.1.weight"
+    ),
+    unsupported("a ViT of Hugging Face", "embeddings.patch_embeddings.projection.weight"),
+    unsupported("CLIP (Hugging Face)", "embeddings.patch_embedding.weight"),
+    unsupported("the image encoder of SAM (MedSAM)", "patch_embed.proj.weight", "blocks.0.mlp.lin1.weight"),
+    unsupported("a DenseNet (torchvision, MONAI, RadImageNet)", "conv0.weight", "norm0.weight"),
+    unsupported("Inception v3 (torchvision, RadImageNet)", "Conv2d_1a_3x3.conv.weight"),
+    unsupported("an EfficientNet or MobileNet (timm)", "conv_stem.weight"),
+    unsupported("an EfficientNet (MONAI)", "_conv_stem.weight"),
 )

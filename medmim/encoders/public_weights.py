@@ -14,7 +14,7 @@ import pickle
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,14 +34,15 @@ _SAFE: list[Any] = [  # plain values that checkpoints of MAE, SimMIM and nnU-Net
 ]
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 _DEPTH = 8
+_TRAINED = re.compile(r"teacher|encoder_q")  # which of two encoders DINO and MoCo evaluate
 _DAMAGED = (
     *(RuntimeError, ValueError, EOFError, OSError, LookupError, TypeError, AttributeError),
     safetensors.SafetensorError,
 )
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file; keys of nested dictionaries are joined by dots.
+def read_content(path: Path) -> Any:
+    """Return what a safetensors or PyTorch file contains: tensors and plain values, usually in dictionaries.
 
     Raises:
         RunError: if the file is missing, damaged, of another format, or needs code.
@@ -50,10 +51,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise RunError(f"no weights at '{path}': expected a safetensors or PyTorch file")
     try:
         if path.suffix == ".safetensors":
-            return dict(safetensors.torch.load_file(path))
+            return safetensors.torch.load_file(path)
         with torch.serialization.safe_globals(_SAFE), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickle protocols
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         needed = _GLOBAL.search(str(error))
         if needed is None:
@@ -64,6 +65,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         ) from None
     except _DAMAGED as error:
         raise _unreadable(path, error) from None
+
+
+def tensors_of(content: Any, path: Path) -> dict[str, Tensor]:
+    """Return the tensors in the content of a file; keys of nested dictionaries are joined by dots."""
     tensors = dict(_tensors_in(content, "", 0))
     if not tensors:
         raise RunError(f"'{path.name}' contains no tensor: expected the weights of a network")
@@ -157,14 +162,26 @@ class PublicWeights:
 def recognise(tensors: Weights, families: Sequence[Family]) -> PublicWeights:
     """Recognise the family of weights and name them as medmim does."""
     for family in families:
-        prefix = _prefix_of(tensors, family.marks)
-        if prefix is not None:
-            return _named(tensors, family, prefix)
-    titles = "; ".join(family.title for family in families)
+        prefixes = _prefixes_of(tensors, family.marks)
+        if prefixes:
+            return _named(tensors, family, prefixes)
+    titles = "; ".join(dict.fromkeys(family.title for family in families if family.keys))
     raise TransferError(
         f"the names of the tensors, such as {_examples(tuple(tensors))}, fit no known network ({titles}): "
         "give the names with --init-map RULES.yaml"
     )
+
+
+def unsupported(title: str, *marks: str) -> Family:
+    """Return a family whose weights are refused by name."""
+
+    def refuse(_: Weights) -> tuple[str, dict[str, Any]]:
+        raise TransferError(
+            f"these are weights of {title}, an architecture that no encoder of medmim has: use weights of "
+            "another network, or bring the network itself with --encoder module:callable"
+        )
+
+    return Family(title, marks, {}, refuse)
 
 
 def family_of_rules(encoder: str, options: Mapping[str, Any], keys: Mapping[str, str]) -> Family:
@@ -176,27 +193,39 @@ def family_of_rules(encoder: str, options: Mapping[str, Any], keys: Mapping[str,
     return Family("names of --init-map", (), keys, lambda _: (encoder, dict(options)))
 
 
-def _prefix_of(tensors: Weights, marks: Sequence[str]) -> str | None:
-    """Return the shortest prefix below which all marks are found; None if there is none."""
+def _prefixes_of(tensors: Weights, marks: Sequence[str]) -> list[str]:
+    """Return the prefixes below which all marks are found: the shortest, and the trained copy, first."""
     if not marks:
-        return ""
+        return [""]
     candidates = {name.removesuffix(marks[0]) for name in tensors if name.endswith(marks[0])}
     complete = [
         prefix
         for prefix in candidates
         if (not prefix or prefix.endswith(".")) and all(prefix + mark in tensors for mark in marks)
     ]
-    return min(complete, key=lambda prefix: (len(prefix), prefix), default=None)
+    return sorted(complete, key=lambda prefix: (len(prefix), not _TRAINED.search(prefix), prefix))
 
 
-def _named(tensors: Weights, family: Family, prefix: str) -> PublicWeights:
+def _named(tensors: Weights, family: Family, prefixes: Sequence[str]) -> PublicWeights:
+    prefix, *copies = prefixes
     below = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-    found, rules = family.convert(below)
-    renamed = {name: new for name in found if (new := _new_name(name, family.keys))}
-    weights = {new: found[name] for name, new in renamed.items()}
-    added = _zero_biases(weights, family.biases)
-    weights |= added | _counters(weights)
-    encoder, options = family.describe(weights)
+    try:
+        found, rules = family.convert(below)
+        renamed = {name: new for name in found if (new := _new_name(name, family.keys))}
+        weights = {new: found[name] for name, new in renamed.items()}
+        added = _zero_biases(weights, family.biases)
+        weights |= added | _counters(weights)
+        encoder, options = family.describe(weights)
+    except (LookupError, ValueError, TypeError, ArithmeticError, RuntimeError) as error:
+        raise TransferError(
+            f"the file has names of {family.title}, but its tensors are incomplete or of a variant that "
+            f"medmim does not have ({type(error).__name__}: {error}): expected all tensors of the network"
+        ) from error
+    _refuse_unusable(found, renamed)
+    rules += [f"bias of zero added ({len(added)})"] if added else []
+    for copy in copies:
+        if not all(torch.equal(tensors[prefix + mark], tensors[copy + mark]) for mark in family.marks):
+            rules.append(f"the other copy below '{copy}' is not loaded")
     return PublicWeights(
         family=family.title,
         prefix=prefix,
@@ -205,8 +234,30 @@ def _named(tensors: Weights, family: Family, prefix: str) -> PublicWeights:
         weights={f"encoder.{name}": value for name, value in weights.items()},
         renamed=renamed,
         ignored=tuple(name for name in found if name not in renamed),
-        rules=(*rules, *([f"bias of zero added ({len(added)})"] if added else [])),
+        rules=tuple(rules),
     )
+
+
+def _refuse_unusable(found: Weights, names: Iterable[str]) -> None:
+    """Refuse weights that are whole numbers, as of a quantised network, and those that are not finite."""
+    for name in names:
+        value = found[name]
+        if name.endswith("weight") and not value.is_floating_point():
+            raise TransferError(
+                f"tensor '{name}' has the type {value.dtype}: expected floating-point weights"
+            )
+        if not bool(torch.isfinite(value).all()):
+            raise TransferError(f"tensor '{name}' contains NaN or infinity: expected finite weights")
+
+
+def numbers_in(weights: Weights, pattern: str) -> int:
+    """Return the number of values of the first group among the names that begin with a pattern."""
+    return len({match[1] for name in weights if (match := re.match(pattern, name))})
+
+
+def as_option(size: Sequence[int]) -> int | list[int]:
+    """Return one number for equal sizes, so that the option also fits another number of dimensions."""
+    return size[0] if len(set(size)) == 1 else list(size)
 
 
 def _new_name(name: str, keys: Mapping[str, str]) -> str | None:

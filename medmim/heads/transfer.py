@@ -14,6 +14,7 @@ from medmim.errors import TransferError
 from medmim.shapes import Size
 
 _MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
+_COMPUTED = "relative_position_index"  # follows from the window of a Swin transformer; not in timm's files
 _KERNEL_AXES = (4, 5)  # axes of a 2D and of a 3D kernel
 
 
@@ -156,7 +157,7 @@ def transfer(encoder: nn.Module, weights: Mapping[str, Tensor], *, least: float 
     """
     offered = {name.removeprefix(PREFIX): value for name, value in weights.items() if name.startswith(PREFIX)}
     wanted = encoder.state_dict()
-    missing = tuple(sorted(wanted.keys() - offered.keys()))
+    missing = tuple(sorted(name for name in wanted.keys() - offered.keys() if not name.endswith(_COMPUTED)))
     fitting, changed, mismatching = {}, [], []
     for name in sorted(wanted.keys() & offered.keys()):
         shape = tuple(wanted[name].shape)
@@ -167,7 +168,7 @@ def transfer(encoder: nn.Module, weights: Mapping[str, Tensor], *, least: float 
         fitting[name] = found[0]
         changed += [(name, found[1])] if found[1] else []
     result = Transfer(
-        loaded_fraction=len(fitting) / max(len(wanted), 1),
+        loaded_fraction=1 - (len(missing) + len(mismatching)) / max(len(wanted), 1),
         missing=missing,
         mismatching=tuple(mismatching),
         unused=tuple(sorted(offered.keys() - wanted.keys())),

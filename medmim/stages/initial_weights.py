@@ -25,7 +25,8 @@ from medmim.data.dataset.manifest import Dataset, VolumeRecord
 from medmim.data.dataset.partition import Partition, patient_digest
 from medmim.encoders import Encoder, build_encoder
 from medmim.encoders.families import FAMILIES
-from medmim.encoders.public_weights import PublicWeights, family_of_rules, read_tensors, recognise
+from medmim.encoders.nnunet_weights import residual_encoder
+from medmim.encoders.public_weights import PublicWeights, family_of_rules, read_content, recognise, tensors_of
 from medmim.errors import RunError, counted
 from medmim.heads import Transfer, transfer
 from medmim.heads.transfer import PREFIX, stem_change
@@ -192,10 +193,11 @@ def read_weights_file(path: Path, rules: InitMap | None) -> InitialWeights:
     own = path.suffix == ".safetensors" and path.is_file() and rules is None
     if own and (path.with_suffix(".json").is_file() or SeenPatients.from_metadata(weights_metadata(path))):
         return _read(path)
-    families = FAMILIES
+    content = read_content(path)
+    families = (residual_encoder(content), *FAMILIES)
     if rules is not None:
         families = (family_of_rules(rules.encoder, rules.encoder_options, rules.keys),)
-    public = recognise(read_tensors(path), families)
+    public = recognise(tensors_of(content, path), families)
     return InitialWeights(
         arm=path.stem,
         weights=public.weights,

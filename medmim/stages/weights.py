@@ -11,6 +11,7 @@ from medmim.config.value_types import InitMap
 from medmim.encoders import build_encoder
 from medmim.errors import TransferError, counted
 from medmim.heads import transfer
+from medmim.heads.transfer import PREFIX
 from medmim.stages.initial_weights import read_weights_file
 
 
@@ -79,7 +80,11 @@ def inspect_weights(
         spatial_dims=chosen,
         in_channels=in_channels,
         tensors=len(origin.weights),
-        parameters=sum(value.numel() for value in origin.weights.values()),
+        parameters=sum(  # once each, though nnU-Net's files contain some under two names
+            origin.weights[f"{PREFIX}{name}"].numel()
+            for name, _ in encoder.named_parameters()
+            if f"{PREFIX}{name}" in origin.weights
+        ),
         loaded_fraction=report.loaded_fraction,
         rules=(*(public.rules if public else ()), *report.rules),
         mapping=tuple(public.lines()[1:]) if public else (),

@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from medmim.data.dataset.manifest import read_dataset
 from medmim.stages.export.run import _windows, export
 from medmim.stages.finetune.run import finetune
 from medmim.stages.ingest import ingest
+from medmim.stages.initial_weights import pretrained_encoder, read_weights_file
 from medmim.stages.pretrain.run import pretrain
 from medmim.training.tasks.trained_model import load_trained_encoder
 
@@ -132,28 +134,38 @@ def round_trip(
     plans["configurations"][CONFIGURATIONS[dims]] |= {"batch_size": 2, "patch_size": patch}  # for a CPU
     (place / "medmimPlans.json").write_text(json.dumps(plans))
     case, images = _windows(dataset, trained)
-    with torch.no_grad():
-        maps = {f"map{number}": one.numpy() for number, one in enumerate(trained.encoder(images))}
     volume = nibabel.as_closest_canonical(nibabel.load(data / case.image)).get_fdata(dtype=np.float32)
-    np.savez(work / "maps.npz", images=images.numpy(), volume=volume, **maps)
     part = "Ts" if case.split == "test" else "Tr"
-    checkpoint = out / "checkpoint_final.pth"
     request = {
         "dataset": DATASET,
         "configuration": CONFIGURATIONS[dims],
         "axes": list(range(dims))[::-1],
-        "checkpoint": str(checkpoint),
-        "maps": str(work / "maps.npz"),
         "image": str(work / "nnUNet_raw" / DATASET / f"images{part}" / f"{case.id}_0000.nii.gz"),
     }
-    (work / "request.json").write_text(json.dumps(request))
-    answer = json.loads(run_nnunet(python, work, str(SIDE), str(work / "request.json")).splitlines()[-1])
+
+    def compared(encoder: Any, checkpoint: Path) -> dict[str, Any]:
+        with torch.no_grad():
+            maps = {f"map{number}": one.numpy() for number, one in enumerate(encoder(images))}
+        np.savez(work / "maps.npz", images=images.numpy(), volume=volume, **maps)
+        asked = {**request, "checkpoint": str(checkpoint), "maps": str(work / "maps.npz")}
+        (work / "request.json").write_text(json.dumps(asked))
+        answer = run_nnunet(python, work, str(SIDE), str(work / "request.json"))
+        return dict(json.loads(answer.splitlines()[-1]))
+
+    checkpoint = out / "checkpoint_final.pth"
+    answer = compared(trained.encoder, checkpoint)
     row = {"kind": kind, "dims": dims, "size": size, "patch": patch}
     row |= {
         "checkpoint_mb": round(checkpoint.stat().st_size / 1e6, 1),
         "difference_at_export": made.difference,
     }
     row |= {**answer, "losses": train_by_command(python, work, dims, checkpoint)}
+    folder = f"ThreeIterations__medmimPlans__{CONFIGURATIONS[dims]}"
+    changed = work / "nnUNet_results" / DATASET / folder / "fold_0" / "checkpoint_final.pth"
+    origin = read_weights_file(changed, None)
+    described = replace(origin, description={**origin.description, "in_channels": 1})
+    back = compared(pretrained_encoder(described), changed)
+    row["largest_difference_of_nnunets_checkpoint_in_medmim"] = back["largest_difference"]
     if nnssl and trial == ("pretraining", 3, "S"):
         row["adaptation_plan_losses"] = train_by_adaptation_plan(python, work, checkpoint, nnssl)
     return row

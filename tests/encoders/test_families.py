@@ -13,6 +13,7 @@ from medmim.encoders import build_encoder
 from medmim.encoders.families import FAMILIES
 from medmim.encoders.public_weights import recognise
 from medmim.encoders.resenc import SIZES
+from medmim.errors import TransferError
 from medmim.heads import transfer
 
 
@@ -169,7 +170,8 @@ def test_swin_unetrs_give_equal_outputs():
         )  # epsilon of 1e-6, not 1e-5
 
 
-def test_official_swins_give_equal_outputs():
+@pytest.mark.parametrize("timm", [False, True])
+def test_official_swins_give_equal_outputs(timm):
     """MONAI's network with official names: its blocks and its merging in 2D equal the official ones."""
     words = {
         "embed_dim": 12,
@@ -185,7 +187,13 @@ def test_official_swins_give_equal_outputs():
         stage = name.removeprefix("layers")[0] if name.startswith("layers") else ""
         new = name.replace(f"layers{stage}.0.", f"layers.{int(stage) - 1}.") if stage else name
         if stage != "4" or "downsample" not in name:
-            weights[new.replace("linear", "fc")] = value
+            new = (
+                new.replace(f"layers.{int(stage or 1) - 1}.downsample", f"layers.{stage}.downsample")
+                if timm
+                else new
+            )
+            if not timm or "position_index" not in name:
+                weights[new.replace("linear", "fc")] = value
     encoder, found = loaded({f"model.encoder.{name}": value for name, value in weights.items()}, 2, 3)
     assert "official" in found.family
     last = [getattr(network, f"layers{number}")[0].blocks[-1] for number in range(1, 4)]
@@ -206,14 +214,16 @@ def test_residual_encoders_of_nnssl_are_recognised_below_their_shortest_prefix()
     encoder, found = loaded(weights, 3)
     assert found.prefix == "network_weights.encoder."
     assert found.options == {"features": [4, 6, 8], "blocks": [1, 2, 1]}
-    assert all(torch.equal(value, names[name]) for name, value in encoder.state_dict().items())
+    images = torch.randn(1, 1, 8, 12, 16)
+    expected = source.eval()(images.permute(0, 1, 4, 3, 2))
+    assert_equal(encoder(images), [one.permute(0, 1, 4, 3, 2) for one in expected])
 
 
 def test_resenc_l_is_recognised_by_its_size():
-    weights = {"stem.convs.0.conv.weight": torch.empty(32, 1, 3, 3, 3)}
+    weights = {"stem.convs.0.conv.weight": torch.zeros(32, 1, 3, 3, 3)}
     for stage, (width, blocks) in enumerate(zip(*SIZES["L"], strict=True)):
         for block in range(blocks):
-            weights[f"stages.{stage}.blocks.{block}.conv1.conv.weight"] = torch.empty(width, 1, 3, 3, 3)
+            weights[f"stages.{stage}.blocks.{block}.conv1.conv.weight"] = torch.zeros(width, 1, 3, 3, 3)
     assert recognise(weights, FAMILIES).options == {"size": "L"}
 
 
@@ -226,3 +236,42 @@ def test_segresnets_give_equal_outputs():
     assert found.options == {"width": 8, "blocks": [1, 2, 1]}
     with torch.no_grad():
         assert_equal(encoder(images), network.encode(images)[1][::-1][::-1])
+
+
+@pytest.mark.parametrize("stem", ["conv0", "features.conv0"])
+def test_networks_without_an_encoder_here_are_refused_by_name(stem):
+    weights = {f"module.{stem.replace('conv', kind)}.weight": torch.ones(1) for kind in ("conv", "norm")}
+    with pytest.raises(TransferError, match=r"weights of a DenseNet .*, an architecture that no encoder"):
+        recognise(weights, FAMILIES)
+
+
+@pytest.mark.parametrize(("other", "trained"), [("student", "teacher"), ("encoder_k", "encoder_q")])
+def test_of_two_encoders_the_evaluated_one_is_loaded_and_the_other_is_named(other, trained):
+    source = build_encoder("resenc", spatial_dims=2, in_channels=1, features=(4, 6), blocks=(1, 1))
+    weights = {f"{trained}.{name}": value for name, value in source.state_dict().items()}
+    weights |= {f"{other}.{name}": value + 1 for name, value in source.state_dict().items()}
+    found = recognise(weights, FAMILIES)
+    assert found.prefix == f"{trained}."
+    assert f"the other copy below '{other}.' is not loaded" in found.rules
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda name, value: None if "layer3" in name else value, r"incomplete .* \(KeyError: 'stages\.2\."),
+        (
+            lambda name, value: value.to(torch.int8),
+            r"'conv1\.weight' has the type torch\.int8: expected float",
+        ),
+        (lambda name, value: value * torch.nan, r"'conv1\.weight' contains NaN or infinity"),
+        (
+            lambda name, value: value[:1] if "conv3" in name else value,
+            r"ValueError: a ResNeXt or wide ResNet",
+        ),
+    ],
+)
+def test_incomplete_quantised_damaged_and_other_networks_are_refused(change, message):
+    network = ResNet("bottleneck", [1, 1, 1, 1], [2, 2, 2, 2], spatial_dims=2, n_input_channels=1)
+    weights = {name: change(name, value) for name, value in network.state_dict().items()}
+    with pytest.raises(TransferError, match=message):
+        recognise({name: value for name, value in weights.items() if value is not None}, FAMILIES)

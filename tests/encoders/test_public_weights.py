@@ -10,8 +10,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from medmim.encoders.families import FAMILIES
-from medmim.encoders.public_weights import family_of_rules, read_tensors, recognise
+from medmim.encoders.public_weights import family_of_rules, read_content, recognise, tensors_of
 from medmim.errors import RunError, TransferError
+
+
+def read_tensors(path):
+    return tensors_of(read_content(path), path)
 
 
 class Planted:

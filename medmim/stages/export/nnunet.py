@@ -11,6 +11,7 @@ order, so that its network computes the maps of this encoder from the transposed
 from __future__ import annotations
 
 import io
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
 
 from medmim import __version__
+from medmim.encoders.nnunet_weights import nnunet_axes
 from medmim.encoders.resenc import ConvNorm, ConvSequence, ResEncEncoder, initialise
 from medmim.errors import DataError, UsageError
 from medmim.heads.transfer import PREFIX, transfer
@@ -50,15 +52,15 @@ def nnunet_files(
             f"'{trained.description['encoder']}'; use --format safetensors"
         )
     dims = trained.plan.dims
-    order = plans["transpose_forward"] if plans else range(3)
-    axes = [2 - axis for axis in order] if dims == 3 else [1, 0]
+    order = plans["transpose_forward"] if plans else [0, 1, 2]
+    axes = nnunet_axes(order, dims)
     channels = len(_configuration(plans, dims)["normalization_schemes"]) if plans else encoder.in_channels
     if encoder.in_channels not in (1, channels):
         raise UsageError(
             f"--plans: expected plans of images with {encoder.in_channels} channels, got {channels} channels"
         )
     network = _UNet(encoder, axes, channels)
-    adaptation = _adaptation_plan(trained, network.encoder, axes)
+    adaptation = _adaptation_plan(trained, network.encoder, order)
     stream = io.BytesIO()
     torch.save(
         {"network_weights": network.state_dict(), "nnssl_adaptation_plan": adaptation, "citations": []},
@@ -68,6 +70,23 @@ def nnunet_files(
     if plans:
         contents[f"{PLANS}.json"] = _adapted_plans(plans, network.encoder)
     return contents, difference(encoder, _transposed(network.encoder.eval(), axes, channels), images)
+
+
+def planning_command(folder: str) -> str:
+    """Return the command that plans a raw dataset `DatasetNNN_NAME` with residual encoders."""
+    number = int(folder.removeprefix("Dataset")[:3])
+    return f"nnUNetv2_plan_and_preprocess -d {number} --verify_dataset_integrity -pl nnUNetPlannerResEncM"
+
+
+def training_command(place: Path, plans: Path, adapted_plans: Mapping[str, Any]) -> str:
+    """Return the commands that train from the files in `place` on the dataset of the plans."""
+    [configuration] = adapted_plans["configurations"]
+    dataset = adapted_plans.get("dataset_name", plans.parent.name)
+    made, target, weights = (
+        shlex.quote(str(path)) for path in (place / f"{PLANS}.json", plans.parent, place / CHECKPOINT)
+    )
+    train = f"nnUNetv2_train {dataset} {configuration} 0 -p {PLANS} -pretrained_weights {weights}"
+    return f"cp {made} {target}/ && {train}"
 
 
 def read_plans(path: Path) -> dict[str, Any]:
@@ -169,8 +188,9 @@ def _architecture(written: ResEncEncoder) -> dict[str, Any]:
     }
 
 
-def _adaptation_plan(trained: TrainedEncoder, written: ResEncEncoder, axes: Sequence[int]) -> dict[str, Any]:
+def _adaptation_plan(trained: TrainedEncoder, written: ResEncEncoder, order: Sequence[int]) -> dict[str, Any]:
     """Return the plan that nnU-Net's fine-tuning of nnssl checkpoints reads (nnssl, arXiv 2412.17041)."""
+    axes = nnunet_axes(order, trained.plan.dims)
     configuration = _pretraining_configuration(trained, written.in_channels, axes)
     spacing = configuration["spacing"] or [1.0] * len(axes)
     return {
@@ -184,8 +204,8 @@ def _adaptation_plan(trained: TrainedEncoder, written: ResEncEncoder, axes: Sequ
             "plans_name": PLANS,
             "original_median_spacing_after_transp": spacing,
             "image_reader_writer": "NibabelIOWithReorient",
-            "transpose_forward": [0, 1, 2],
-            "transpose_backward": [0, 1, 2],
+            "transpose_forward": list(order),
+            "transpose_backward": [list(order).index(axis) for axis in range(3)],
             "configurations": {"medmim": configuration},
             "experiment_planner_used": f"medmim {__version__}",
         },
@@ -232,9 +252,12 @@ def _configuration(plans: Mapping[str, Any], dims: int) -> dict[str, Any]:
 def _adapted_plans(plans: Mapping[str, Any], written: ResEncEncoder) -> dict[str, Any]:
     """Return nnU-Net plans with another architecture; data preprocessed for the plans stay valid."""
     old = _configuration(plans, len(written.total_stride))
+    patch = round_up(tuple(old["patch_size"]), written.total_stride)
+    if patch == written.total_stride:  # instance norm needs two values on the coarsest map
+        patch = tuple(2 * side for side in patch)
     new = {
         **old,
-        "patch_size": list(round_up(tuple(old["patch_size"]), written.total_stride)),
+        "patch_size": list(patch),
         "architecture": {
             "network_class_name": f"dynamic_network_architectures.architectures.unet.{_NETWORK}",
             "arch_kwargs": _architecture(written),

@@ -53,11 +53,13 @@ class ExportResult:
     Attributes:
         format: a key of `_DEFAULTS`.
         difference: largest difference from PyTorch on a real case; None for a datalist.
+        next_step: the command that uses what was written; empty if there is none.
     """
 
     format: str
     path: Path
     difference: float | None
+    next_step: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """Return the output of `--json`."""
@@ -102,11 +104,11 @@ def export(
         if format == "nnunet-raw":
             cases = select_channels(dataset, channels, log)
             _write_folder(place, lambda staging: write_raw_dataset(cases, place, staging, tuple(channels)))
-            return ExportResult(format, place, None)
+            return ExportResult(format, place, None, nnunet.planning_command(place.name))
         stages = ("finetune", "pretrain") if format in _ENCODERS else ("finetune",)
         selected = find_model(model, home, log, stages=stages)
         if format in _ENCODERS:
-            return _export_encoder(format, dataset, selected, place, plans)
+            return _export_encoder(format, dataset, selected, place, plans, log)
         return _export_network(format, dataset, selected, place, log)
     except files.WriteError as error:
         raise RunError(
@@ -165,6 +167,7 @@ def _export_encoder(
     selected: SelectedModel,
     place: Path,
     plans: Path | None,
+    log: Callable[[str], None],
 ) -> ExportResult:
     """Write the encoder of a pretraining or a fine-tuning."""
     trained = load_trained_encoder(selected.weights)
@@ -174,11 +177,17 @@ def _export_encoder(
         contents, difference = nnunet.nnunet_files(trained, images, target)
         _refuse_difference(format, difference)
         _write_folder(place, lambda staging: _write_contents(staging, contents))
-    else:
-        content, difference = _safetensors(trained, images)
-        _refuse_difference(format, difference)
-        origin = {"format": format, "kind": "encoder", "largest_difference": difference}
-        _write_described(place, content, trained.description, origin)
+        if plans is None or target is None:
+            step = "plan the dataset with nnU-Net, then export with --plans nnUNetResEncUNetMPlans.json"
+            return ExportResult(format, place, difference, step)
+        if trained.plan.dims == 2 and target["transpose_forward"][0] != 0:
+            log("warning: nnU-Net cuts these images into slices that are not axial, unlike the pretraining")
+        command = nnunet.training_command(place, plans, contents[f"{nnunet.PLANS}.json"])
+        return ExportResult(format, place, difference, command)
+    content, difference = _safetensors(trained, images)
+    _refuse_difference(format, difference)
+    origin = {"format": format, "kind": "encoder", "largest_difference": difference}
+    _write_described(place, content, trained.description, origin)
     return ExportResult(format, place, difference)
 
 

@@ -9,9 +9,10 @@ from torch.nn import functional as F
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan
 from medmim.encoders import build_encoder
 from medmim.errors import DataError, UsageError
-from medmim.heads.transfer import PREFIX
-from medmim.stages.export.nnunet import nnunet_files, read_plans
+from medmim.heads.transfer import PREFIX, transfer
+from medmim.stages.export.nnunet import nnunet_files, planning_command, read_plans, training_command
 from medmim.stages.export.run import export
+from medmim.stages.initial_weights import read_weights_file
 from medmim.training.tasks.trained_model import TrainedEncoder
 from medmim.training.weights import save_weights
 
@@ -123,6 +124,36 @@ def test_transposed_plans_and_more_channels_are_followed(tmp_path):
     stem = checkpoint["network_weights"]["encoder.stem.convs.0.conv.weight"]
     assert tuple(stem.shape) == (4, 2, 3, 1, 3)  # y, z, x
     assert checkpoint["nnssl_adaptation_plan"]["pretrain_num_input_channels"] == 2
+
+
+@pytest.mark.parametrize("transpose", [(0, 1, 2), (1, 0, 2), (2, 0, 1)])
+@pytest.mark.parametrize(("dims", "options"), [(3, OPTIONS), (2, FLAT)])
+def test_an_exported_encoder_comes_back_equal(dims, options, transpose, tmp_path):
+    source = trained(options, dims)
+    path = tmp_path / "checkpoint_final.pth"
+    path.write_bytes(written(source, plans_of(transpose=transpose))["checkpoint_final.pth"])
+    back = read_weights_file(path, None)
+    encoder = build_encoder("resenc", spatial_dims=dims, in_channels=1, **back.description["encoder_options"])
+    transfer(encoder, back.weights, least=1.0)
+    images = torch.randn(1, 1, *[16] * dims)
+    for one, other in zip(encoder(images), source.encoder(images), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+
+
+def test_commands_of_nnunet_are_printed(tmp_path):
+    plans = written(trained(FLAT, 2), {**plans_of(), "dataset_name": "Dataset007_Lung"})["medmimPlans.json"]
+    assert planning_command("Dataset007_Lung").startswith("nnUNetv2_plan_and_preprocess -d 7 ")
+    assert training_command(tmp_path, tmp_path / "made" / "nnUNetPlans.json", plans).endswith(
+        f"/made/ && nnUNetv2_train Dataset007_Lung 2d 0 -p medmimPlans -pretrained_weights {tmp_path}"
+        "/checkpoint_final.pth"
+    )
+
+
+def test_patches_have_two_values_or_more_on_the_coarsest_map():
+    plans = plans_of()
+    plans["configurations"]["2d"]["patch_size"] = [2, 1]
+    adapted = written(trained(FLAT, 2), plans)["medmimPlans.json"]
+    assert adapted["configurations"]["2d"]["patch_size"] == [4, 4]
 
 
 def test_plans_and_encoders_that_do_not_fit_are_refused(tiny_dataset, tmp_path, home):
