@@ -49,6 +49,13 @@ Examples:
 @click.option(
     "--runs", type=click.IntRange(min=1), default=5, show_default=True, help="Repetitions per variant."
 )
+@click.option(
+    "--time-source",
+    type=click.Choice(["wall", "processor"]),
+    default="wall",
+    show_default=True,
+    help="Wall time, or processor time of all threads, on a CPU that others use too.",
+)
 @click.option("--memory/--no-memory", default=True, help="Also measure peak memory, each in a fresh process.")
 @json_option
 def command(
@@ -100,7 +107,7 @@ def bench_lines(result: BenchmarkResult) -> list[str]:
     space = "×".join(map(str, (setup.batch, setup.channels, *setup.size)))
     lines = [
         f"{setup.encoder} on {space}, cell {'×'.join(map(str, setup.cell))}, mask {setup.mask}; forward and "
-        f"backward, median of {machine['runs']}",
+        f"backward, median of {machine['runs']}, {machine['time_source']} time",
         f"{machine['device']}, {counted(machine['threads'], 'thread')}, torch {machine['torch']}",
         "",
         f"{'part':<7}  precision  ratio  {'variant':<8}  " + "  ".join(_COLUMNS),
@@ -113,6 +120,6 @@ def bench_lines(result: BenchmarkResult) -> list[str]:
         ]
         words = f"{row.part:<7}  {row.precision:<9}  {row.realised_ratio:5.2f}  {row.variant:<8}  "
         lines.append(words + "  ".join(cells))
-    if (machine["load_before"] or 0) > 1:
+    if machine["time_source"] == "wall" and (machine["load_before"] or 0) > 1:
         lines += ["", "note: the machine was busy before the first run; repeat the benchmark when it is idle"]
     return lines

@@ -70,6 +70,7 @@ def inspect_weights(
     name = str(origin.description["encoder"])
     encoder = build_encoder(name, spatial_dims=chosen, in_channels=in_channels, **options)
     report = transfer(encoder, origin.weights, least=0.0)
+    filled = [PREFIX + name for name, _ in encoder.named_parameters()]  # once each, unlike in nnU-Net's files
     public = origin.public
     return WeightsReport(
         file=path.name,
@@ -80,11 +81,7 @@ def inspect_weights(
         spatial_dims=chosen,
         in_channels=in_channels,
         tensors=len(origin.weights),
-        parameters=sum(  # once each, though nnU-Net's files contain some under two names
-            origin.weights[f"{PREFIX}{name}"].numel()
-            for name, _ in encoder.named_parameters()
-            if f"{PREFIX}{name}" in origin.weights
-        ),
+        parameters=sum(origin.weights[name].numel() for name in filled if name in origin.weights),
         loaded_fraction=report.loaded_fraction,
         rules=(*(public.rules if public else ()), *report.rules),
         mapping=tuple(public.lines()[1:]) if public else (),

@@ -72,10 +72,12 @@ def test_speed_ups_are_ratios_of_the_measured_times():
         precisions=("fp32", "bf16"),
         runs=2,
         memory=False,
+        time_source="processor",
         progress=lambda *a: told.append(a),
     )
     assert result.setup.cell == (4, 4)
-    assert result.machine["runs"] == 2
+    assert (result.machine["runs"], result.machine["time_source"]) == (2, "processor")
+    assert "processor time" in bench_lines(result)[0]
     assert [done for _, done, total in told] == [0, 1, 2, 3]
     for part in ("encoder", "step"):
         for precision in ("fp32", "bf16"):
