@@ -29,7 +29,7 @@ def nnunet_axes(order: Sequence[int], dims: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class _Recorded:
+class _NetworkRecord:
     """What a checkpoint records of its network: strides of the stages, and `transpose_forward`."""
 
     strides: Sequence[Sequence[int]] | None = None
@@ -43,7 +43,7 @@ class _Recorded:
 
 def residual_encoder(content: Any = None) -> Family:
     """Return the family, with the strides and the order of axes that the content of a checkpoint records."""
-    recorded = _recorded(content) if isinstance(content, Mapping) else _Recorded()
+    recorded = _recorded(content) if isinstance(content, Mapping) else _NetworkRecord()
     return Family(
         "residual encoder of nnU-Net (nnssl, OpenMind ResEnc-L)",
         ("stem.convs.0.conv.weight", "stages.0.blocks.0.conv1.conv.weight"),
@@ -53,7 +53,7 @@ def residual_encoder(content: Any = None) -> Family:
     )
 
 
-def _recorded(content: Mapping[str, Any]) -> _Recorded:
+def _recorded(content: Mapping[str, Any]) -> _NetworkRecord:
     """Read the plans in a checkpoint of nnU-Net or nnssl; those of another form are the defaults."""
     try:
         if "nnssl_adaptation_plan" in content:
@@ -67,11 +67,11 @@ def _recorded(content: Mapping[str, Any]) -> _Recorded:
         strides = [[int(stride) for stride in row] for row in architecture["arch_kwargs"]["strides"]]
         order = [int(axis) for axis in plans["transpose_forward"]]
     except (KeyError, TypeError, ValueError, AttributeError):
-        return _Recorded()
-    return _Recorded(strides, order) if sorted(order) == [0, 1, 2] else _Recorded()
+        return _NetworkRecord()
+    return _NetworkRecord(strides, order) if sorted(order) == [0, 1, 2] else _NetworkRecord()
 
 
-def _describe(weights: Weights, *, recorded: _Recorded) -> tuple[str, dict[str, Any]]:
+def _describe(weights: Weights, *, recorded: _NetworkRecord) -> tuple[str, dict[str, Any]]:
     stages = range(numbers_in(weights, r"stages\.(\d+)\."))
     first = [weights[f"stages.{stage}.blocks.0.conv1.conv.weight"] for stage in stages]
     blocks = tuple(numbers_in(weights, rf"stages\.{stage}\.blocks\.(\d+)\.") for stage in stages)
@@ -86,7 +86,7 @@ def _describe(weights: Weights, *, recorded: _Recorded) -> tuple[str, dict[str, 
     return "resenc", options | ({} if steps in ([], [1] + [2] * (len(first) - 1)) else {"strides": steps})
 
 
-def _reordered(weights: Named, *, recorded: _Recorded) -> tuple[Named, list[str]]:
+def _reordered(weights: Named, *, recorded: _NetworkRecord) -> tuple[Named, list[str]]:
     """Give kernels the axes x, y, z."""
     kernels = {name: value for name, value in weights.items() if value.dim() in _KERNEL_AXES}
     back = recorded.back(weights["stem.convs.0.conv.weight"].dim() - 2)
