@@ -176,6 +176,7 @@ def decode_frame(dataset: pydicom.FileDataset, frame: int) -> Pixels | None:
     if pixels.ndim != 2:
         raise DataError("expected one grey value a pixel, got several; convert to grey", reason="mixed_shape")
     _check_high_bit(dataset, frame, pixels)
+    _check_unused_bits(dataset, frame, pixels)
     return pixels
 
 
@@ -204,9 +205,7 @@ def _check_high_bit(dataset: pydicom.FileDataset, frame: int, pixels: Pixels) ->
         return
     signed = bool(dataset.get("PixelRepresentation"))
     if not dataset.file_meta.TransferSyntaxUID.is_encapsulated:  # pydicom clears what BitsStored excludes
-        little = dataset.file_meta.TransferSyntaxUID.is_little_endian
-        content = _frame_bytes(dataset, frame)[: pixels.size * pixels.dtype.itemsize]
-        pixels = np.frombuffer(content, pixels.dtype.newbyteorder("<" if little else ">"))
+        pixels = _words_of(dataset, frame, pixels)
     used = min(bits, int(high) + 1) - signed
     if pixels.min() < (-(1 << used) if signed else 0) or pixels.max() >= 1 << used:
         raise DataError(
@@ -214,6 +213,37 @@ def _check_high_bit(dataset: pydicom.FileDataset, frame: int, pixels: Pixels) ->
             "right; export the series again",
             reason="high_bit_contradiction",
         )
+
+
+def _check_unused_bits(dataset: pydicom.FileDataset, frame: int, pixels: Pixels) -> None:
+    """Refuse unsigned values that need more bits than BitsStored, which decoders clear.
+
+    Lines of an old overlay in the upper bits are cleared as they should be: without them, neighbouring pixels
+    differ less. Values that are too large differ more once their upper bits are cleared.
+    """
+    if dataset.file_meta.TransferSyntaxUID.is_encapsulated or dataset.get("PixelRepresentation"):
+        return
+    words = _words_of(dataset, frame, pixels)
+    if not np.array_equal(words, pixels) and _variation(words) < _variation(pixels):
+        raise DataError(
+            f"values need more than the {dataset.get('BitsStored')} bits of BitsStored: expected smaller "
+            "ones; export the series again",
+            reason="bits_stored_contradiction",
+        )
+
+
+def _variation(pixels: Pixels) -> int:
+    """Return the sum of differences between neighbouring pixels."""
+    values = pixels.astype(np.int64)
+    return sum(int(np.abs(np.diff(values, axis=axis)).sum()) for axis in (0, 1))
+
+
+def _words_of(dataset: pydicom.FileDataset, frame: int, pixels: Pixels) -> Pixels:
+    """Return the values of an uncompressed frame with all their bits."""
+    little = dataset.file_meta.TransferSyntaxUID.is_little_endian
+    content = _frame_bytes(dataset, frame)[: pixels.size * pixels.dtype.itemsize]
+    words = np.frombuffer(content, pixels.dtype.newbyteorder("<" if little else ">"))
+    return words.reshape(pixels.shape).astype(pixels.dtype)
 
 
 def _frame_bytes(dataset: pydicom.FileDataset, frame: int) -> bytes:

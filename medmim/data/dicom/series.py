@@ -260,6 +260,8 @@ def _flags(family: Sequence[Slice], families: Sequence[Sequence[Slice]]) -> dict
     mixed = [name for name in names if len({getattr(one, name) for one in headers}) > 1]
     if len({(one.raw.bits, one.raw.signed) for one in headers if one.raw}) > 1:
         mixed.append("bits_stored")
+    if first.modality == "CT" and len({(one.slope, one.intercept) for one in headers}) > 1:
+        mixed.append("rescale")
     return flags | ({"mixed_values": " ".join(mixed)} if mixed else {})
 
 

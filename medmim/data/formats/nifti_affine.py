@@ -13,7 +13,9 @@ The rules, in this order (spacings differ if any axis deviates by more than 0.1 
    Anything else is rejected: `contradictory_spacing`.
 4. Otherwise the sform is used, as in nibabel and ITK. A qform of equal code at another position is flagged
    `qform_ignored`.
-5. `xyzt_units` of metres and micrometres are converted to millimetres (`units_converted`), as in ITK.
+5. Axes that are more than 2° from a right angle are kept as they are, with their angle: repair
+   `sheared_axes_kept`. Programs that need right angles, such as ITK, refuse or ignore them.
+6. `xyzt_units` of metres and micrometres are converted to millimetres (`units_converted`), as in ITK.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from medmim.errors import DataError
 _MIN_EXTENT_MM = 1.0  # smaller volumes are in wrong units
 _SPACING_TOLERANCE = 1e-3  # relative
 _MAX_OFFSET_VOXELS = 0.5
+_MAX_SHEAR_DEGREES = 2.0
 _MM_PER_UNIT = {1: 1000.0, 3: 0.001}  # codes of xyzt_units: metre, micrometre
 
 Affine = Float64[np.ndarray, "4 4"]
@@ -75,7 +78,16 @@ def affine_of(header: Any, shape: Sequence[int]) -> GridFromHeader:
     if factor != 1.0:
         repairs.append("units_converted")
         measured["mm_per_unit"] = factor
+    if (shear := _shear_degrees(grid.affine)) > _MAX_SHEAR_DEGREES:
+        repairs.append("sheared_axes_kept")
+        measured["shear_degrees"] = shear
     return GridFromHeader(grid.affine, (*repairs, *grid.repairs), measured)
+
+
+def _shear_degrees(affine: Affine) -> float:
+    """Return how far the angle between two axes is from a right angle."""
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    return float(np.degrees(np.arcsin(np.clip(np.abs(axes.T @ axes - np.eye(3)).max(), 0.0, 1.0))))
 
 
 def _codes(header: Any) -> tuple[int, int]:

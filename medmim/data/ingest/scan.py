@@ -261,6 +261,8 @@ def _check_kind(dataset: pydicom.FileDataset) -> None:
     picture = sop_classes.content_of(text(dataset, "SOPClassUID")) == "picture"
     if (samples := number(dataset, "SamplesPerPixel")) not in (None, 1.0) and not (picture and samples == 3):
         raise _StopError("colour_volume", measured={"samples": samples or 0.0})
+    if "PALETTE" in text(dataset, "PhotometricInterpretation") and not picture:
+        raise _StopError("colour_volume")  # values are indices of colours
     if "ModalityLUTSequence" in dataset and not picture:
         raise _StopError("modality_table")
     if not all(text(dataset, name) for name in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")):

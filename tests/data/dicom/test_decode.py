@@ -48,6 +48,19 @@ def test_values_that_need_more_bits_than_one_number_are_refused(tmp_path: Path, 
     assert convert(task_of(stack_of(paths), tmp_path)).reason == "high_bit_contradiction"
 
 
+@pytest.mark.parametrize("fault", ["", "bits_stored_contradiction"])
+def test_values_beyond_bits_stored_are_refused_and_overlays_are_cleared(tmp_path: Path, fault: str):
+    smooth = np.add.outer(np.arange(8) * 300, np.arange(10) * 300)
+    if not fault:
+        smooth = smooth % 4096 // 4
+        smooth[2, 3:7] |= 0x1000  # a line of an overlay
+    paths = save_all(tmp_path, with_bits(12, 11, smooth))
+    task = task_of(stack_of(paths), tmp_path)
+    assert convert_raw(task).reason == fault
+    if not fault:
+        np.testing.assert_array_equal(read_image(Path(task.target)).array[:, :, 0].T, smooth & 0x0FFF)
+
+
 def test_unused_bits_of_signed_values_are_ignored(tmp_path: Path):
     """Values of 12 bits whose sign is not extended to all 16."""
     values = np.arange(80).reshape(8, 10) * 20 - 900

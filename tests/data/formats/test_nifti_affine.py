@@ -38,6 +38,17 @@ def test_agreeing_forms_are_right(tmp_path):
     np.testing.assert_allclose(loaded.image.affine, TRUE, atol=1e-4)
 
 
+@pytest.mark.parametrize(("shear", "degrees"), [(0.01, None), (0.3, 16.7)])
+def test_sheared_axes_are_kept_and_reported(tmp_path, shear, degrees):
+    sform = UNIT.copy()
+    sform[0, 1] = shear
+    pixdim = np.linalg.norm(sform[:3, :3], axis=0)
+    loaded = load_nifti(scan(tmp_path, sform, None, pixdim=pixdim))
+    assert loaded.repairs == (("sheared_axes_kept",) if degrees else ())
+    assert loaded.measured.get("shear_degrees") == (pytest.approx(degrees, abs=0.1) if degrees else None)
+    np.testing.assert_allclose(loaded.image.affine, sform, atol=1e-6)
+
+
 def test_a_unit_sform_gives_way_to_the_qform(tmp_path):
     """The published ACDC files: the sform has 1 mm, qform and pixdim the truth."""
     loaded = load_nifti(scan(tmp_path, UNIT, np.diag([-1.3158, -1.3158, 10, 1])))

@@ -91,6 +91,7 @@ def dropper(*names: str) -> Callable[[FileDataset], None]:
         (setter(NumberOfFrames=-2), "bad_size"),
         (setter(ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"]), "mosaic_without_geometry"),
         (setter(SamplesPerPixel=3), "colour_volume"),
+        (setter(PhotometricInterpretation="PALETTE COLOR"), "colour_volume"),
         (setter(Rows=0), "bad_size"),
         (setter(BitsAllocated=12), "bad_size"),
         (setter(SOPInstanceUID=""), "missing_uid"),
