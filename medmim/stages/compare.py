@@ -16,7 +16,7 @@ from medmim.tracking.comparison.champion import Promotion, promote
 from medmim.tracking.comparison.descriptions import described
 from medmim.tracking.comparison.findings import Findings, find, scored
 from medmim.tracking.comparison.report import write_report
-from medmim.tracking.comparison.runs import RunScores, find_runs
+from medmim.tracking.comparison.runs import RunScores, find_runs, further_runs
 from medmim.tracking.mlflow_store import Store
 from medmim.tracking.study_runs import finished_trials
 from medmim.training.evaluation.patient_scores import metric_of
@@ -98,7 +98,14 @@ def compare_runs(run_ids: Sequence[str], *, home: Path, promoting: bool = False)
     digest = digest_of(sorted(run.run_id for run in runs))[:8]
     title = "-".join([*re.findall(r"[\w.]+", words), digest])  # also the name of a folder
     command = " ".join(["medmim compare", *run_ids, "--seeds 2"])
-    return compare(store, runs, title=title, command=command, promoting=promoting)
+    further = further_runs(store, runs) if run_ids else 0
+    notes = [
+        f"{counted(further, 'further finished run')} of these arms not compared: if the runs were chosen by "
+        "their scores, no claim about them holds"
+    ]
+    return compare(
+        store, runs, title=title, notes=notes[: bool(further)], command=command, promoting=promoting
+    )
 
 
 def compare_study(name: str, *, home: Path, promoting: bool = False) -> CompareResult:

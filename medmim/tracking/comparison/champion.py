@@ -163,6 +163,10 @@ def _refusal(
             "the champion was tested on other patients; compare on one dataset, split and fold",
         ),
         (
+            len({run.tags.get("dataset_hash") for run in (*mine, *incumbent)}) > 1,
+            "the champion was tested on another version of the dataset; train it again on this one",
+        ),
+        (
             not incumbent and findings.against(best.title, "control") is None,
             "it is the control, or there is none",
         ),

@@ -13,7 +13,7 @@ from medmim.config.resolve import FileSettings
 from medmim.config.runs import FinetuneSettings, PretrainSettings
 from medmim.config.study import EQUAL_COST, SCRATCH
 from medmim.tracking.comparison.runs import RunScores
-from medmim.training.evaluation.patient_scores import measure_of
+from medmim.training.evaluation.patient_scores import measure_of, pseudo_values
 
 # settings of an arm's own pretraining, and of repetitions
 PRETRAINING_OF_AN_ARM = frozenset({"method", "method_options", "mask", "mask_options", "ratio"})
@@ -41,8 +41,9 @@ def fingerprint(run: RunScores) -> str:
 def differences(runs: Sequence[RunScores], *, varied: Collection[str] = ()) -> tuple[str, ...]:
     """Return one sentence for everything that forbids a claim about runs of one stratum.
 
-    These are settings, versions of medmim, data of pretraining and test cases that differ, seeds that were
-    run twice with different scores, and scores that do not follow from the cases.
+    These are settings, versions of medmim or the dataset, data of pretraining and test cases that differ,
+    seeds that were run twice with different scores or that no training had, and scores that do not follow
+    from the cases.
 
     Args:
         runs: of one stratum.
@@ -51,12 +52,15 @@ def differences(runs: Sequence[RunScores], *, varied: Collection[str] = ()) -> t
     versions = ((run.arm, run.tags["medmim_version"]) for run in runs if "medmim_version" in run.tags)
     scores = {run.run_id: _score(run) for run in runs}
     sources = ((run.arm, _short(run.pretraining_data)) for run in runs if run.pretraining_data)
+    datasets = ((run.arm, run.tags["dataset_hash"][:8]) for run in runs if "dataset_hash" in run.tags)
     return (
         *settings_differences(runs, varied=varied),
         *_unequal("version of medmim", versions),
         *_unequal("pretraining data", sources),
+        *_unequal("version of the dataset", datasets),
         *_case_differences(runs),
         *_repeated_seeds(runs, scores),
+        *_false_seeds(runs),
         *_contradicting_scores(runs, scores),
     )
 
@@ -171,6 +175,29 @@ def _repeated_seeds(runs: Sequence[RunScores], scores: Mapping[str, float]) -> l
         for (_, arm, seed, _), found in groups.items()
         if max(found) - min(found) > _SAME_SCORE
     ]
+
+
+def _false_seeds(runs: Sequence[RunScores]) -> list[str]:
+    """Return a sentence for each seed that a run was not trained with, and for copies of one run as seeds."""
+    found = [
+        f"run {run.run_id[:8]} ({run.arm}) is marked as seed {run.seed}, but was trained with seed {trained}"
+        for run in runs
+        if (trained := (run.settings or {}).get("seed", run.seed)) != run.seed
+    ]
+    alike: dict[tuple[str, ...], list[RunScores]] = {}
+    for run in runs:
+        if not run.from_files:
+            rows = (json.dumps(row, sort_keys=True) for row in run.cases)
+            alike.setdefault((run.arm, run.tags.get("split_hash", ""), *rows), []).append(run)
+    for same in alike.values():
+        seeds = sorted({run.seed for run in same})
+        # a network that finds nothing scores 0 or 1 with any seed
+        if len(seeds) > 1 and any(0 < score < 1 for score in pseudo_values(same[0].cases).values()):
+            found.append(
+                f"seeds {', '.join(map(str, seeds))} of {same[0].arm} have equal scores in every case: one "
+                "training cannot count as several seeds"
+            )
+    return found
 
 
 def _contradicting_scores(runs: Sequence[RunScores], scores: Mapping[str, float]) -> list[str]:

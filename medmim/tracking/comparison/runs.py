@@ -101,6 +101,14 @@ def find_runs(store: Store, run_ids: Sequence[str]) -> list[RunScores]:
     return [read_run(store, run) for run in chosen]
 
 
+def further_runs(store: Store, runs: Sequence[RunScores]) -> int:
+    """Return how many other finished runs of the same arms were tested on the same patients."""
+    same = {key: runs[0].tags[key] for key in _COMPARABLE if key in runs[0].tags}
+    known, arms = {run.run_id for run in runs}, {run.tags["arm"] for run in runs}
+    others = (run for run in store.runs(FINISHED, stage="finetune", **same) if run.info.run_id not in known)
+    return sum(run.data.tags.get("arm") in arms for run in others)
+
+
 def read_run(store: Store, run: Run) -> RunScores:
     """Return a finished fine-tuning run with the scores of its cases."""
     cases, scores = _rows(store, run, CASES), _rows(store, run, SCORES, default="")

@@ -160,6 +160,25 @@ def test_a_seed_that_was_run_until_it_scored_well_forbids_claims():
     assert differences([first, replace(lucky, tags={**lucky.tags, "seed": "1"})]) == ()
 
 
+def test_copies_of_one_run_are_not_several_seeds():
+    """A run that was copied under another seed, or whose tag was edited, would count twice."""
+    first = made("a", settings={"seed": 0})
+    (line,) = differences([first, made("a", settings={"seed": 1}, seed=1)])
+    assert line == (
+        "seeds 0, 1 of a have equal scores in every case: one training cannot count as several seeds"
+    )
+    edited = replace(run("a", [0.5, 0.7], seed=1), settings={"seed": 0})
+    (line,) = differences([first, edited])
+    assert line == "run a/1 (a) is marked as seed 1, but was trained with seed 0"
+    nothing_found = [replace(run("a", [0.0, 1.0, 0.0], seed=seed), settings={}) for seed in (0, 1)]
+    assert differences(nothing_found) == ()
+
+
+def test_versions_of_the_dataset_count():
+    runs = [replace(made(arm), tags={"seed": "0", "dataset_hash": arm * 9}) for arm in "ab"]
+    assert differences(runs) == ("version of the dataset: aaaaaaaa (a); bbbbbbbb (b)",)
+
+
 def test_edited_cases_contradict_the_score_that_was_recorded():
     honest = replace(made("a"), recorded=(0.55, 0.5500001))
     assert differences([honest]) == ()

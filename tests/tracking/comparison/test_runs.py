@@ -5,7 +5,7 @@ from recorded_runs import TAGS, rows
 
 from medmim.data.dataset.contamination import CERTIFICATE, NONE_FOUND, UNKNOWN
 from medmim.errors import RunError
-from medmim.tracking.comparison.runs import CASES, find_runs, read_run
+from medmim.tracking.comparison.runs import CASES, find_runs, further_runs, read_run
 from medmim.tracking.mlflow_store import ORIGIN, Store
 
 
@@ -43,6 +43,14 @@ def test_without_names_all_comparable_runs_are_found_newest_first(new_home):
     record(store, "b", [0.9], status="FAILED")
     record(store, "c", [0.9], stage="pretrain")
     assert [one.run_id for one in find_runs(store, [])] == wanted[::-1]
+
+
+def test_runs_of_the_same_arms_that_were_not_named_are_counted(new_home):
+    """Two seeds chosen out of five by their scores are no evidence."""
+    store = Store(new_home())
+    ids = [record(store, "a", [0.1 * seed], seed=seed) for seed in range(3)]
+    record(store, "b", [0.5])
+    assert [further_runs(store, find_runs(store, ids[:count])) for count in (1, 2, 3)] == [2, 1, 0]
 
 
 def test_settings_of_the_run_and_of_its_pretraining_are_read(new_home):
