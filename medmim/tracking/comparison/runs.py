@@ -105,8 +105,8 @@ def further_runs(store: Store, runs: Sequence[RunScores]) -> int:
     """Return how many other finished runs of the same arms were tested on the same patients."""
     same = {key: runs[0].tags[key] for key in _COMPARABLE if key in runs[0].tags}
     known, arms = {run.run_id for run in runs}, {run.tags["arm"] for run in runs}
-    others = (run for run in store.runs(FINISHED, stage="finetune", **same) if run.info.run_id not in known)
-    return sum(run.data.tags.get("arm") in arms for run in others)
+    found = store.runs(FINISHED, limit=None, **{**same, "stage": "finetune"})
+    return sum(run.info.run_id not in known and run.data.tags.get("arm") in arms for run in found)
 
 
 def read_run(store: Store, run: Run) -> RunScores:
