@@ -25,7 +25,7 @@ from medmim.data.ingest.context import IngestContext, IngestedVolume, IngestOpti
 from medmim.data.ingest.dicom_labels import number_slicer_labels
 from medmim.data.ingest.dicom_masks import DicomMask, masks_from_dicom, take_given_roles
 from medmim.data.ingest.dicom_series import volumes_from_dicom
-from medmim.data.ingest.dicom_subjects import apply_subject_rule, contradicting_patients
+from medmim.data.ingest.dicom_subjects import apply_subject_rule, doubtful_patients
 from medmim.data.ingest.dry_run import Preview, preview_of
 from medmim.data.ingest.labels import attach_labels, find_labels
 from medmim.data.ingest.layout import FALLBACK
@@ -180,7 +180,7 @@ def _read_all(
     more, layout = volumes_from_nifti(
         context, sources.source, seen=rest, paths=paths, beside_dicom=bool(made)
     )
-    doubts = contradicting_patients(scanned)
+    doubts = doubtful_patients(scanned, paths, sources.source)
     if made and more and not context.options.rules.subjects:
         doubts = ({"kind": "patients_by_two_rules", "images": len(more), "dicom": len(made)}, *doubts)
     made = attach_labels(context, [*made, *more], label_files, scanned, masks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Hashable
 from typing import Any, Literal
 
@@ -21,6 +22,10 @@ from medmim.data.dicom.vendor_elements import VENDOR_TAGS, complex_part, has_rev
 from medmim.data.formats import geometry
 from medmim.errors import counted
 
+# values of PatientID that programs write for anybody
+_NO_PATIENT = re.compile(
+    r"anon(ym(ous|i[sz]ed)?)?|unknown|none|null|nil|n/?a|patient ?id|0+|-+", re.IGNORECASE
+)
 _KEYWORDS = (
     "SpecificCharacterSet", "ImageType", "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID",
     "SeriesInstanceUID", "PatientID", "SeriesDescription", "ProtocolName", "SequenceName", "InstanceNumber",
@@ -138,7 +143,7 @@ def header_of(dataset: pydicom.Dataset, kind: Kind = "slice", *, raw: RawPixelDa
         instance=text(dataset, "SOPInstanceUID"),
         series=text(dataset, "SeriesInstanceUID"),
         study=text(dataset, "StudyInstanceUID"),
-        patient=text(dataset, "PatientID"),
+        patient="" if _NO_PATIENT.fullmatch(patient := text(dataset, "PatientID")) else patient,
         rows=int(dataset.Rows),
         columns=int(dataset.Columns),
         image_type=(*(str(word).upper() for word in values(dataset, "ImageType")), *complex_part(dataset)),

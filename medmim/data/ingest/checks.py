@@ -178,6 +178,8 @@ _TEXTS = {
     "({birth_dates}) or sexes ({sexes}) in their DICOM headers: read as {patients:patient} by PatientID "
     "or --subjects, but they may be {people:person|people} or more; name those with --subjects or "
     "--subject-pattern",
+    "patients_of_several_sites": "{patients:PatientID is|PatientIDs are} in folders of several sites: each "
+    "counts as one patient; if they are different people, name them with --subjects or --subject-pattern",
     "split_made": "the dataset has no {split} split: {patients} of its {train:training patient} now form "
     "it; pass --splits to choose them",
     "patients_in_two_sources": "same PatientID in this source and another: {patients:patient}, "

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from medmim.data.ingest.layout_rules import SubjectRule
+from medmim.data.ingest.path_words import SITE_WORDS, folder_words
 from medmim.data.ingest.pseudonyms import PERSON_FIELDS
 from medmim.data.ingest.scan import ScannedFile
 from medmim.errors import DataError
@@ -59,11 +60,28 @@ def _with_patient(one: ScannedFile, subject: str) -> ScannedFile:
     return one.model_copy(update={"header": header, "frames": frames})
 
 
-def contradicting_patients(scanned: Mapping[int, ScannedFile]) -> tuple[dict[str, Any], ...]:
-    """Return a warning if files of one patient disagree about name, birth date or sex; it contains counts.
+def doubtful_patients(
+    scanned: Mapping[int, ScannedFile], paths: Mapping[int, Path], source: Path
+) -> tuple[dict[str, Any], ...]:
+    """Return warnings about patients that may be several people; they contain counts.
 
-    `people` is the least number of people that the contradicting patients can be.
+    They are so if their files disagree about name, birth date or sex (`people` is the least number of
+    people), or if one PatientID is in folders of several sites, such as site1 and site2.
     """
+    sites: dict[str, set[tuple[str, ...]]] = defaultdict(set)
+    for number, one in scanned.items():
+        if one.header is not None and one.header.patient and paths[number].is_relative_to(source):
+            folders = paths[number].relative_to(source).parts[:-1]
+            named = tuple(part for part in folders if SITE_WORDS & set(folder_words(part)))
+            sites[one.header.patient].add(named)
+    doubts = contradicting_patients(scanned)
+    if several := sum(len(found) > 1 for found in sites.values()):
+        return (*doubts, {"kind": "patients_of_several_sites", "patients": several})
+    return doubts
+
+
+def contradicting_patients(scanned: Mapping[int, ScannedFile]) -> tuple[dict[str, Any], ...]:
+    """Return a warning if files of one patient disagree about name, birth date or sex; it contains counts."""
     found: dict[str, list[set[str]]] = defaultdict(lambda: [set() for _ in PERSON_FIELDS])
     for one in scanned.values():
         if one.header is not None:

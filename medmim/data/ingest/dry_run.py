@@ -15,7 +15,7 @@ from medmim.data.ingest.checks import layout_warnings, warning_text
 from medmim.data.ingest.context import IngestContext
 from medmim.data.ingest.dicom_masks import take_given_roles
 from medmim.data.ingest.dicom_series import slices_of
-from medmim.data.ingest.dicom_subjects import apply_subject_rule, contradicting_patients
+from medmim.data.ingest.dicom_subjects import apply_subject_rule, doubtful_patients
 from medmim.data.ingest.frames import split_frames
 from medmim.data.ingest.labels import find_labels
 from medmim.data.ingest.layout import find_layout
@@ -109,7 +109,7 @@ def preview_of(context: IngestContext, sources: Sources, seen: Mapping[int, Scan
     )
     given = Counter(skipped_by_role=len(skipped), label=sum(map(len, labels.values())))
     others.update(+given)
-    warnings = contradicting_patients(seen)
+    warnings = doubtful_patients(seen, paths, query.source)
     if found and found.cases:
         warnings = (*layout_warnings(found, (), ()), *warnings)
     return Preview(

@@ -99,6 +99,11 @@ def split_words(text: str) -> list[str]:
     return words
 
 
+def folder_words(name: str) -> list[str]:
+    """Return the words of a folder's name, which may be written in camel case."""
+    return split_words(_CAMEL.sub(" ", name))
+
+
 def reason_beside_scans(name: str) -> str:
     """Return the reason to skip a picture among DICOM files: a label, or maybe a screenshot with a name."""
     label = any(map(is_label_word, split_words(bare_name(name))))
@@ -127,7 +132,7 @@ def numbered_words(stem: str, words: list[str]) -> list[str]:
 
 def folder_role(name: str) -> Role | None:
     """Return the role of all files in a folder if its name contains nothing else, such as labelsTrain."""
-    for words in (split_words(name), split_words(_CAMEL.sub(" ", name))):
+    for words in (split_words(name), folder_words(name)):
         known = [is_label_word(word) or word in IMAGE_WORDS | _FILLERS or word.isdecimal() for word in words]
         if all(known) and (role := role_of_words(words)):
             return role
@@ -147,7 +152,7 @@ def paired_folders(folders: Collection[str]) -> dict[str, tuple[Role | None, str
     pairs: dict[tuple[str, str], dict[str, Role]] = defaultdict(dict)
     for folder in folders:
         path = PurePosixPath(folder)
-        words = split_words(_CAMEL.sub(" ", path.name))
+        words = folder_words(path.name)
         rest = "_".join(word for word in words if not is_label_word(word) and word not in IMAGE_WORDS)
         if (role := role_of_words(words)) and not folder_role(path.name):
             pairs[str(path.parent), rest][folder] = role

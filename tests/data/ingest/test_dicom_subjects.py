@@ -116,12 +116,12 @@ def test_names_of_slices_are_not_taken_for_patient_ids(tmp_path, run):
 )
 def test_contradicting_headers_of_a_patient_are_reported_with_both_readings(tmp_path, run, values, field):
     write_sites(tmp_path / "in", **values)
-    (warning,) = run().info.warnings
+    warning, sites = run().info.warnings
     text = warning_text(warning)
     assert field in text
     assert "read as 1 patient" in text
     assert "may be 2 people" in text
-    assert preview(tmp_path / "in", tmp_path / "new", workers=1).warnings == (text,)
+    assert preview(tmp_path / "in", tmp_path / "new", workers=1).warnings == (text, warning_text(sites))
     assert run(pattern=r"^([^/]+)/").info.warnings == ()
     written = b"".join(path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
     assert not any(value.encode() in written for pair in values.values() for value in pair if len(value) > 1)
@@ -137,7 +137,7 @@ def test_contradicting_headers_of_a_patient_are_reported_with_both_readings(tmp_
 )
 def test_equal_or_absent_header_values_are_no_contradiction(tmp_path, run, values):
     write_sites(tmp_path / "in", **values)
-    assert run().info.warnings == ()
+    assert [warning["kind"] for warning in run().info.warnings] == ["patients_of_several_sites"]
 
 
 def test_the_preview_counts_patients_by_the_rule(tmp_path):
@@ -145,3 +145,18 @@ def test_the_preview_counts_patients_by_the_rule(tmp_path):
     rules = InferenceRules(subjects=SubjectRule(r"^([^/]+)/"))
     rows = preview(tmp_path / "in", tmp_path / "out", workers=1, rules=rules).series
     assert [row.patient for row in rows] == [1, 2]
+
+
+def test_one_patient_id_in_folders_of_two_sites_is_reported(tmp_path, run):
+    write_sites(tmp_path / "in")
+    (warning,) = run().info.warnings
+    assert warning == {"kind": "patients_of_several_sites", "patients": 1}
+    assert "--subject-pattern" in warning_text(warning)
+
+
+@pytest.mark.parametrize("patient", ["ANON", "anonymous", "Unknown", "000", "N/A"])
+def test_placeholders_are_no_patients(tmp_path, run, patient):
+    write_sites(tmp_path / "in", patients=(patient, patient))
+    dataset = run()
+    assert len({volume.subject for volume in dataset.volumes}) == 2
+    assert [warning["kind"] for warning in dataset.info.warnings] == ["no_patient_id"]
