@@ -76,11 +76,12 @@ def _reports(home: Path) -> list[_Report]:
 
 
 def _first_finding(path: Path) -> str:
-    """Return the first sentence of a comparison, or the names of its arms."""
-    if not path.is_file():
+    """Return the first sentence of a comparison, or the names of its arms; nothing if it cannot be read."""
+    try:
+        findings = parse_json(path.read_text(encoding="utf-8"))
+        verdicts = findings["verdicts"] or [", ".join(arm["name"] for arm in findings["arms"])]
+    except (OSError, ValueError, KeyError, TypeError):
         return ""
-    findings = parse_json(path.read_text(encoding="utf-8"))
-    verdicts = findings.get("verdicts") or [", ".join(arm["title"] for arm in findings["arms"])]
     return str(verdicts[0])
 
 

@@ -215,6 +215,15 @@ def test_every_module_that_builds_encoders_or_masks_is_known():
     assert found - {"encoders/custom.py", "masks/custom.py"} == BUILDERS
 
 
+def test_one_module_parses_yaml():
+    """It bounds the size that aliases expand to, and the depth."""
+    texts = {path.relative_to(PACKAGE): path.read_text(encoding="utf-8") for path in PACKAGE.rglob("*.py")}
+    words = ("yaml.safe_load", "yaml.load", "yaml.compose", "YAML(")
+    assert [str(path) for path, text in texts.items() if any(word in text for word in words)] == [
+        "config/resolve.py"
+    ]
+
+
 def test_only_one_module_imports_users_code():
     users = [
         str(path.relative_to(PACKAGE))
