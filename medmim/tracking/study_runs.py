@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -135,19 +135,22 @@ def placed(run: RunScores, place: PlannedTraining | StudyTrial) -> RunScores:
 
 def _plan(store: Store, runs: Sequence[Run]) -> dict[str, PlannedTraining]:
     """Return planned trainings by digest, merging the plans of all sites that ran the study."""
-    plans = [_recorded(store, root, _PLAN, list[PlannedTraining], "[]") for root in _roots(runs)]
+    plans = [
+        _recorded(store, root, _PLAN, TypeAdapter(list[PlannedTraining]).validate_json, "[]")
+        for root in _roots(runs)
+    ]
     return {one.digest: one for plan in plans for one in plan}
 
 
 def _varied(store: Store, runs: Sequence[Run]) -> tuple[str, ...]:
-    settings = [_recorded(store, root, _SETTINGS, _Arms, "{}") for root in _roots(runs)]
+    settings = [_recorded(store, root, _SETTINGS, _Arms.model_validate_json, "{}") for root in _roots(runs)]
     return tuple(sorted({key for one in settings for arm in one.arms for key in arm}))
 
 
-def _recorded(store: Store, root: Run, name: str, kind: type[Recorded], default: str) -> Recorded:
+def _recorded(store: Store, root: Run, name: str, parse: Callable[[str], Recorded], default: str) -> Recorded:
     """Return an artifact of the run of a study, which may come from a pack."""
     try:
-        return TypeAdapter(kind).validate_json(store.read_text(root, name, default=default))
+        return parse(store.read_text(root, name, default=default))
     except ValidationError as error:
         raise RunError(
             f"run {root.info.run_id}: its artifact '{name}' is damaged: run the study again or delete it"
