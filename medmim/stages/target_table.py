@@ -140,5 +140,5 @@ def _from_csv(cases: Sequence[VolumeRecord], path: Path, column: str) -> dict[st
     key, values = read_column(path, column, option="--by", keys=_KEYS[:2])
     found = column_values(cases, key, values)
     if not found:
-        raise UsageError(f"--by: no row of '{path}' has the {key} of an evaluated case")
+        raise UsageError(f"--by: no row of '{path}' has the {key} of an evaluated case and a {column}")
     return {case.id: found.get(case.id, UNKNOWN_GROUP) for case in cases}

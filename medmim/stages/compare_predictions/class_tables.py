@@ -131,21 +131,29 @@ def _wrong(label: str, classes: Mapping[str, str], grades: Sequence[str]) -> dic
 
 
 def _shares(one: PredictionSet, row: Mapping[str, str], names: Sequence[str]) -> dict[str, float]:
-    """Return the probability of each class in a row of predictions."""
+    """Return the probability of each class in a row of predictions; names may differ in case."""
     column = next((key for key in CLASS_COLUMNS if key in row), None)
+    row = row if column else {_called(key, names): value for key, value in row.items()}
     try:
         if column is None:
             shares = {name: float(row[name]) for name in names}
             if not all(map(math.isfinite, shares.values())):
                 raise ValueError("not finite")
             return shares
-        chosen = names[names.index(row[column])]
+        chosen = names[names.index(_called(row[column], names))]
         return {name: float(name == chosen) for name in names}
     except (KeyError, ValueError, TypeError) as error:
+        got = f"'{row[column]}'" if column else f"the columns {', '.join(row)}"
         raise DataError(
             f"{one.tool}: expected a label that occurs in the labels, or a column of probabilities for each "
-            f"of {', '.join(names)}; correct the table"
+            f"of {', '.join(names)}; got {got}; correct the table"
         ) from error
+
+
+def _called(text: str, names: Sequence[str]) -> str:
+    """Return the name that a text is, or the only one from which it differs in case."""
+    alike = [name for name in names if name.casefold() == text.casefold()]
+    return alike[0] if len(alike) == 1 and text not in names else text
 
 
 def read_table(path: Path) -> dict[str, dict[str, str]]:

@@ -78,3 +78,13 @@ def test_grades_are_ordered_and_a_missing_one_is_the_farthest(tmp_path):
 def test_grades_that_are_no_small_integers_are_rejected(tmp_path, grade):
     with pytest.raises(UsageError, match="grades: expected integers such as 0, 1, 2"):
         graded(tmp_path, "image,grade", f"a,{grade}")
+
+
+def test_names_of_classes_may_differ_in_case(tmp_path, labels):
+    hard = scored(write(tmp_path / "1.csv", "image,label", "a,Cat", "b,DOG", "c,dog", "d,cat"), labels)
+    soft = scored(
+        write(tmp_path / "2.csv", "image,Dog,CAT", "a,.1,.9", "b,.8,.2", "c,.6,.4", "d,.2,.8"), labels
+    )
+    assert [row["accuracy"] for row in hard.rows[0]] == [row["accuracy"] for row in soft.rows[0]]
+    with pytest.raises(DataError, match="got 'cow'"):
+        scored(write(tmp_path / "3.csv", "image,label", "a,cow", "b,dog", "c,dog", "d,cat"), labels)
