@@ -9,14 +9,16 @@ from medmim.cli.options import home, json_option, print_result
 
 @click.command("clean", epilog="\b\nExamples:\n  medmim clean\n  medmim clean --yes")
 @click.option("--yes", is_flag=True, help="Remove what is listed; without it, only the list is printed.")
+@click.option("--dry-run", is_flag=True, help="Print the list only, as without --yes.")
 @json_option
-def command(*, yes: bool, as_json: bool) -> None:
+def command(*, yes: bool, dry_run: bool, as_json: bool) -> None:
     """List files that no run needs any more, and remove them with --yes.
 
     These are weights and artifacts of deleted runs, and timings of studies that were stopped.
     """
     from medmim.stages.delete_runs import leftovers, remove
 
+    yes = yes and not dry_run
     found = leftovers(home())
     total = sum(one.size for one in found)
     lines = [f"{one.size / 1e6:8.1f} MB  {one.reason}: {one.path}" for one in found]

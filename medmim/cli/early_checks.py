@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from medmim import files
 from medmim.cli.options import home
-from medmim.errors import RunError, UsageError, unknown_name
-from medmim.files import names_weights_file
+from medmim.errors import RunError, UsageError, did_you_mean, unknown_name
 
 # the names of the tables in medmim.encoders, masks, methods and heads, which import PyTorch; a test compares
 NAMES = {
@@ -27,7 +27,7 @@ NAMES = {
 }
 _ON_DATASET = ("pretrain", "finetune", "plan")  # commands whose --data is medmim-data by default
 _NAMES_STUDY = {"compare": "compare --study", "pack": "pack"}
-_PATHS = ("source", "image", "labels", "file")
+_PATHS = ("source", "image", "labels", "file", "subjects", "splits", "label_map", "targets")
 
 
 def check_parameters(command: str, parameters: Mapping[str, Any]) -> None:
@@ -46,6 +46,8 @@ def check_parameters(command: str, parameters: Mapping[str, Any]) -> None:
         path = parameters.get(name)
         if isinstance(path, Path) and not os.path.lexists(path):
             raise UsageError(f"'{path}' does not exist: expected a file or folder; check the path")
+    if parameters.get("layout"):
+        _check_layout(parameters["layout"])
     if command == "study" and parameters.get("config"):
         from medmim.config.resolve import find_config
         from medmim.config.study import StudySettings
@@ -63,6 +65,12 @@ def _words(value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
         return (value,)
     return tuple(word for word in value or () if isinstance(word, str))
+
+
+def _check_layout(name: str) -> None:
+    known = [path.stem for path in files.shipped("data_manifests").glob("*.yaml")]
+    if name not in known and not (name.endswith((".yaml", ".yml")) and Path(name).is_file()):
+        raise unknown_name("dataset descriptor", name, known)
 
 
 def _check_dataset(command: str, parameters: Mapping[str, Any]) -> None:
@@ -86,22 +94,23 @@ def _check_run(option: str, value: Any, *accepted: str) -> None:
 
 
 def _check_word(option: str, word: str, *accepted: str) -> None:
-    if names_weights_file(word):
+    if files.names_weights_file(word):
         if not Path(word).is_file():
             raise RunError(f"{option} {word}: no such file; expected a file of weights")
         return
-    known = _count_matches(home() / "mlflow.db", word)
-    if known == 0:
+    database = home() / "mlflow.db"
+    if _count_matches(database, word) == 0:
+        models = [str(name) for (name,) in _rows(database, "SELECT name FROM registered_models") or ()]
         raise RunError(
             f"{option} {word}: expected {''.join(f'`{one}`, ' for one in accepted)}a .safetensors file, a "
-            "run id or the name of a registered model, got a word that fits 0 runs in this home folder; see "
-            "`medmim models` and `medmim ui`"
+            f"run id or the name of a registered model, got a word that matches no run or model in '{home()}'"
+            f"{did_you_mean(word, models) if models else ''}; see `medmim runs` and `medmim models`"
         )
 
 
 def _check_study(option: str, name: str) -> None:
-    asked = "SELECT count(*) FROM tags WHERE key = 'study' AND value = ?"
-    if _count(home() / "mlflow.db", asked, (name,)) == 0:
+    question = "SELECT count(*) FROM tags WHERE key = 'study' AND value = ?"
+    if _rows(home() / "mlflow.db", question, name) in ([], [(0,)]):
         raise RunError(f"{option} {name}: no runs of this study here: run `medmim study` first")
 
 
@@ -113,16 +122,18 @@ def _count_matches(database: Path, word: str) -> int | None:
         "(SELECT count(*) FROM tags WHERE substr(value, 1, length(?1)) = ?1) + "
         "(SELECT count(*) FROM registered_models WHERE name = ?2)"
     )
-    return _count(database, question, (word, name))
+    rows = _rows(database, question, word, name)
+    return None if rows is None else sum(count for (count,) in rows)
 
 
-def _count(database: Path, question: str, values: tuple[str, ...]) -> int | None:
+def _rows(database: Path, question: str, *values: str) -> list[tuple[Any, ...]] | None:
+    """Return the rows of a query; none without a database, None where it cannot be read this way."""
     if not database.is_file():  # the command itself reports a lost database, or a home that is a file
-        return None if database.parent.is_file() or (database.parent / "checkpoints").is_dir() else 0
+        return None if database.parent.is_file() or (database.parent / "checkpoints").is_dir() else []
     try:
         connection = sqlite3.connect(f"{database.resolve().as_uri()}?mode=ro", uri=True, timeout=1)
         try:
-            return int(connection.execute(question, values).fetchone()[0])
+            return connection.execute(question, values).fetchall()
         finally:
             connection.close()
     except sqlite3.Error:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from medmim.cli.progress import phases
 from medmim.errors import counted
 
 if TYPE_CHECKING:
-    from medmim.data.dataset.manifest import DatasetInfo
+    from medmim.data.dataset.manifest import Dataset, DatasetInfo
     from medmim.data.ingest.dry_run import PatientRow, SeriesRow
     from medmim.data.ingest.layout_rules import InferenceRules
 
@@ -161,19 +162,18 @@ def command(*, source: Path, out: Path, dry_run: bool, as_json: bool, **options:
         from medmim.stages.ingest import ingest
 
         options["rules"] = _rules(options)
-
         info = ingest(source, out, home=home(), progress=progress, sandbox=sandbox, **options)
+    from medmim.data.dataset.manifest import read_dataset
     from medmim.data.ingest.checks import warning_text
 
     counts = info.counts
-    several = counts.get("several_targets")
     lines = [
         f"dataset      {out}, named '{info.name}' (as its models will be; --name changes it)",
         f"files        {counts['files_seen']} seen = {counts['files_accepted']} accepted + "
         f"{counts['files_quarantined']} quarantined + {counts['files_skipped']} skipped",
         f"volumes      {counted(counts['volumes'], 'image')}, {counted(counts['labels'], 'label')}, "
         f"{counted(counts['subjects'], 'subject')}",
-        *([f"targets      {counted(several, 'image')} with values of several classes"] if several else []),
+        *_annotation_lines(read_dataset(out)),
         *([f"regions      {_regions(info)}"] if info.regions else []),
         f"splits       train {counts['train']}, val {counts['val']}, test {counts['test']}",
         *(f"  {number:6d}  {reason}" for reason, number in info.reasons.items()),
@@ -182,6 +182,29 @@ def command(*, source: Path, out: Path, dry_run: bool, as_json: bool, **options:
     ]
     result = {"dataset": str(out), **counts, "reasons": info.reasons, "warnings": list(info.warnings)}
     print_result(result, as_json=as_json, lines=lines)
+
+
+def _annotation_lines(dataset: Dataset) -> list[str]:
+    """Return the classes of labels, boxes and images with their numbers, so that a misread table is seen."""
+    volumes, names = dataset.volumes, dataset.info.label_names if dataset.labelled else {}
+    unnamed = any(name == f"class {code}" for code, name in names.items())
+    hint = {"labels": " (--label-name 1=NAME names them)"} if unnamed else {}
+    several = sum(bool(one.targets) for one in volumes)
+    lines = {
+        "targets": [f"{counted(several, 'image')} with values of several classes"] * bool(several),
+        "labels": [f"{code} {name}" for code, name in sorted(names.items())],
+        "boxes": _numbers(box.name for one in volumes for box in one.boxes),
+        "classes": _numbers(one.target for one in volumes if one.target is not None),
+    }
+    return [f"{kind:12s} {_some(words)}{hint.get(kind, '')}" for kind, words in lines.items() if words]
+
+
+def _numbers(names: Iterable[str]) -> list[str]:
+    return [f"{name} {number}" for name, number in Counter(names).most_common()]
+
+
+def _some(words: Sequence[str]) -> str:
+    return ", ".join(words[:10]) + (f" and {len(words) - 10} more" if len(words) > 10 else "")
 
 
 def _regions(info: DatasetInfo) -> str:

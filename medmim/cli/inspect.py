@@ -8,6 +8,7 @@ import click
 
 from medmim.cli.options import json_option, path_option, print_result
 from medmim.cli.progress import phases
+from medmim.cli.verify import dataset_argument
 
 
 @click.command(
@@ -17,7 +18,7 @@ Examples:
   medmim inspect
   medmim inspect lung-data --page lung.html""",
 )
-@click.argument("dataset", type=click.Path(path_type=Path), default=Path("medmim-data"))
+@dataset_argument
 @path_option("--page", help="HTML file.  [default: inspect.html in the dataset]")
 @click.option("--workers", type=click.IntRange(1), help="Number of processes.  [default: one per core]")
 @json_option

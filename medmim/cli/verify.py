@@ -6,11 +6,25 @@ from pathlib import Path
 
 import click
 
-from medmim.cli.options import json_option, print_result
+from medmim.cli.options import DEFAULT_DATA, Command, json_option, print_result
 from medmim.cli.progress import phases
 from medmim.errors import counted
 
 _MAX_LINES = 50
+
+
+def dataset_argument(command: Command) -> Command:
+    """Add DATASET, which may also be given as `--data`, as in the other commands."""
+
+    def choose(context: click.Context, _argument: click.Parameter, path: Path | None) -> Path:
+        named: Path | None = context.params.pop("data")
+        if path and named:
+            raise click.UsageError("expected one dataset: DATASET or --data")
+        return path or named or Path(DEFAULT_DATA)
+
+    path = click.Path(path_type=Path)
+    command = click.argument("dataset", type=path, required=False, callback=choose)(command)
+    return click.option("--data", type=path, is_eager=True, help="DATASET, as an option.")(command)
 
 
 @click.command(
@@ -20,7 +34,7 @@ Examples:
   medmim verify
   medmim verify lung-data --json""",
 )
-@click.argument("dataset", type=click.Path(path_type=Path), default=Path("medmim-data"))
+@dataset_argument
 @json_option
 def command(*, dataset: Path, as_json: bool) -> None:
     """Hash every file of DATASET and compare all counts; exit with code 1 if anything changed.

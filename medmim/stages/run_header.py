@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medmim.config.runs import RunSettings
-from medmim.data.dataset.manifest import VolumeRecord, read_dataset
+from medmim.data.dataset.manifest import THIN, VolumeRecord, read_dataset
 from medmim.data.dataset.partition import partition
-from medmim.errors import counted
+from medmim.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,8 +24,13 @@ _UNEVEN = 2.5  # longest edge of a mask cell, relative to the shortest
 
 
 def opening_lines(settings: RunSettings, home: Path) -> list[str]:
-    """Return what is known before PyTorch is imported: dataset, budget, and where results are written."""
+    """Return what is known before PyTorch is imported: dataset, budget, and where results are written.
+
+    Raises:
+        UsageError: for another number of sizes than dimensions.
+    """
     dataset = read_dataset(settings.data)
+    _check_size(settings, dataset.volumes)
     divided = partition(dataset, fold=settings.fold)
     parts = (("train", divided.train), ("val", divided.val), ("test", divided.test))
     counts = ", ".join(f"{name} {len(volumes)}" for name, volumes in parts)
@@ -115,6 +120,17 @@ def cell_lines(cell: Size, voxel_mm: Sequence[float] | None) -> list[str]:
             f"along another: --cell {max(lengths):.3g}mm makes them even"
         )
     return lines
+
+
+def _check_size(settings: RunSettings, volumes: Sequence[VolumeRecord]) -> None:
+    """Refuse a number of sizes that the dimensions cannot have; volumes of both kinds are left to `plan_for`."""
+    kinds = {2 if min(volume.shape) < THIN else 3 for volume in volumes}
+    dims = settings.dims or (kinds.pop() if len(kinds) == 1 else None)
+    if settings.size and dims and len(settings.size) not in (1, dims):
+        raise UsageError(
+            f"--size {','.join(map(str, settings.size))}: expected one number of voxels or {dims}, as the "
+            f"training is in {dims}D"
+        )
 
 
 def _budget(settings: RunSettings) -> str:

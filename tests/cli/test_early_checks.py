@@ -25,7 +25,7 @@ TYPOS = [
     (["compare", "3f2a"], 1), (["inspect", "nowhere"], 1), (["verify", "nowhere"], 1),
     (["masks", "--mask", "mash"], 2), (["masks", "--image", "no.nii"], 2), (["plan", "pretrian"], 2),
     (["plan", "pretrain", "--data", "nowhere"], 1), (["ingest", "nowhere"], 2), (["unpack", "no.zip"], 2),
-    (["pack", "no"], 1),
+    (["pack", "no"], 1), (["ingest", ".", "--as", "nnunett"], 2), (["ingest", ".", "--subjects", "no.csv"], 2),
     (["ui", "--port", "x"], 2), (["bench", "--dims", "4"], 2), (["doctor", "--repiar"], 2), (["--help"], 0),
 ]  # fmt: skip
 PROGRAM = """
@@ -64,7 +64,7 @@ def test_run_ids_and_model_names_of_the_store_are_accepted(new_home, monkeypatch
     store.client.create_registered_model("lung-segment")
     for word in (run_id, run_id[:4], "lung-segment", "lung-segment:3"):
         check_parameters("predict", {"model": word})
-    with pytest.raises(RunError, match=r"--model lung: .* got a word that fits 0 runs"):
+    with pytest.raises(RunError, match=r"--model lung: .* matches no run .*known: lung-segment; see"):
         check_parameters("predict", {"model": "lung"})
     check_parameters("finetune", {"init": "scratch", "resume": "latest"})
 

@@ -8,6 +8,7 @@ import small_modules
 from medmim.config.runs import PretrainSettings
 from medmim.data.dataset.manifest import read_dataset
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan
+from medmim.errors import UsageError
 from medmim.stages.run_header import cell_lines, network_lines, opening_lines, view_lines
 
 
@@ -17,6 +18,11 @@ def test_opening_lines_name_dataset_budget_and_results(tiny_dataset):
     assert lines[0].endswith("10 volumes of 10 patients (train 7, val 1, test 2)")
     assert lines[1:3] == ["budget     3 minutes of wall time, 4 patches per step", "results    'runs'"]
     assert lines[3].startswith("warning: the test split has 2 patients")
+
+
+def test_a_size_of_other_dimensions_is_refused_before_pytorch_is_imported(tiny_dataset):
+    with pytest.raises(UsageError, match=r"--size 9,9: expected one number of voxels or 3, as the training is in 3D"):
+        opening_lines(PretrainSettings(data=tiny_dataset, size=(9, 9), dims=3), Path("runs"))
 
 
 def test_a_budget_of_the_recipe_is_named(tiny_dataset):

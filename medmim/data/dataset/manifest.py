@@ -27,6 +27,7 @@ Split = Literal["train", "val", "test"]
 Fate = Literal["accepted", "quarantined", "skipped"]
 
 FORMAT_VERSION = 2
+THIN = 16  # slices: thinner volumes are trained in 2D
 _SINCE_2 = {"label_codes", "ignore_label"}  # fields of `DatasetInfo` that format 1 lacks
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from nibabel.orientations import axcodes2ornt
 
-from medmim.data.dataset.manifest import VolumeRecord
+from medmim.data.dataset.manifest import THIN, VolumeRecord
 from medmim.data.loading.normalisation import LEGACY, Normalisation
 from medmim.errors import DataError, ShapeError
 from medmim.shapes import Size, as_size, round_up
@@ -20,7 +20,6 @@ Regions = tuple[tuple[str, tuple[int, ...]], ...]
 View = Literal["patch", "whole"]
 
 _LARGEST_PATCH = {2: 192, 3: 64}
-_THIN = 16
 _SPACING_TOLERANCE = 0.05
 _MAX_PADDING = 0.99  # share of a patch outside the largest image
 
@@ -128,7 +127,7 @@ def plan_for(
         raise DataError("no volumes to train on: ingest data first, or widen the splits", reason="no_volumes")
     shapes = np.array([in_ras(volume, volume.shape) for volume in volumes])
     spacings = np.array([in_ras(volume, volume.spacing_mm) for volume in volumes])
-    chosen: Dims = dims or (2 if np.median(shapes.min(axis=1)) < _THIN else 3)
+    chosen: Dims = dims or (2 if np.median(shapes.min(axis=1)) < THIN else 3)
     step = multiple or (16,) * chosen
     thick = np.array([slice_axis(spacing) for spacing in spacings])
     if size is None:
