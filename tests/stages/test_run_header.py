@@ -21,7 +21,9 @@ def test_opening_lines_name_dataset_budget_and_results(tiny_dataset):
 
 
 def test_a_size_of_other_dimensions_is_refused_before_pytorch_is_imported(tiny_dataset):
-    with pytest.raises(UsageError, match=r"--size 9,9: expected one number of voxels or 3, as the training is in 3D"):
+    with pytest.raises(
+        UsageError, match=r"--size 9,9: expected one number of voxels or 3, as the training is in 3D"
+    ):
         opening_lines(PretrainSettings(data=tiny_dataset, size=(9, 9), dims=3), Path("runs"))
 
 
