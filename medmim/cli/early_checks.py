@@ -46,8 +46,7 @@ def check_parameters(command: str, parameters: Mapping[str, Any]) -> None:
         path = parameters.get(name)
         if isinstance(path, Path) and not os.path.lexists(path):
             raise UsageError(f"'{path}' does not exist: expected a file or folder; check the path")
-    if parameters.get("layout"):
-        _check_layout(parameters["layout"])
+    _check_layout(parameters.get("layout"))
     if command == "study" and parameters.get("config"):
         from medmim.config.resolve import find_config
         from medmim.config.study import StudySettings
@@ -67,9 +66,9 @@ def _words(value: Any) -> tuple[str, ...]:
     return tuple(word for word in value or () if isinstance(word, str))
 
 
-def _check_layout(name: str) -> None:
+def _check_layout(name: str | None) -> None:
     known = [path.stem for path in files.shipped("data_manifests").glob("*.yaml")]
-    if name not in known and not (name.endswith((".yaml", ".yml")) and Path(name).is_file()):
+    if name and name not in known and not (name.endswith((".yaml", ".yml")) and Path(name).is_file()):
         raise unknown_name("dataset descriptor", name, known)
 
 

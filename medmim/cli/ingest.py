@@ -171,8 +171,7 @@ def command(*, source: Path, out: Path, dry_run: bool, as_json: bool, **options:
         f"dataset      {out}, named '{info.name}' (as its models will be; --name changes it)",
         f"files        {counts['files_seen']} seen = {counts['files_accepted']} accepted + "
         f"{counts['files_quarantined']} quarantined + {counts['files_skipped']} skipped",
-        f"volumes      {counted(counts['volumes'], 'image')}, {counted(counts['labels'], 'label')}, "
-        f"{counted(counts['subjects'], 'subject')}",
+        f"volumes      {_counts(counts['volumes'], counts['labels'], counts['subjects'])}",
         *_annotation_lines(read_dataset(out)),
         *([f"regions      {_regions(info)}"] if info.regions else []),
         f"splits       train {counts['train']}, val {counts['val']}, test {counts['test']}",
@@ -196,15 +195,13 @@ def _annotation_lines(dataset: Dataset) -> list[str]:
         "boxes": _numbers(box.name for one in volumes for box in one.boxes),
         "classes": _numbers(one.target for one in volumes if one.target is not None),
     }
-    return [f"{kind:12s} {_some(words)}{hint.get(kind, '')}" for kind, words in lines.items() if words]
+    more = {kind: f" and {len(words) - 10} more" for kind, words in lines.items() if len(words) > 10}
+    shown = {kind: ", ".join(words[:10]) + more.get(kind, "") for kind, words in lines.items() if words}
+    return [f"{kind:12s} {words}{hint.get(kind, '')}" for kind, words in shown.items()]
 
 
 def _numbers(names: Iterable[str]) -> list[str]:
     return [f"{name} {number}" for name, number in Counter(names).most_common()]
-
-
-def _some(words: Sequence[str]) -> str:
-    return ", ".join(words[:10]) + (f" and {len(words) - 10} more" if len(words) > 10 else "")
 
 
 def _regions(info: DatasetInfo) -> str:
@@ -257,10 +254,14 @@ def _rules(options: dict[str, Any]) -> InferenceRules:
     )
 
 
+def _counts(images: int, labels: int, subjects: int) -> str:
+    return f"{counted(images, 'image')}, {counted(labels, 'label')}, {counted(subjects, 'subject')}"
+
+
 def _limited(lines: Sequence[str]) -> list[str]:
     """Return at most ten lines, and the number of the others."""
-    more = len(lines) - 10
-    return [*lines[:10], *([f"             and {more} more in dataset.json"] if more > 0 else [])]
+    more = [f"             and {len(lines) - 10} more in dataset.json"] if len(lines) > 10 else []
+    return [*lines[:10], *more]
 
 
 def _show(source: Path, out: Path, *, as_json: bool, options: Mapping[str, Any]) -> None:
@@ -276,10 +277,7 @@ def _show(source: Path, out: Path, *, as_json: bool, options: Mapping[str, Any])
         lines += [_patient_line(row) for row in found.patients[:_ROWS]]
         if (more := len(found.patients) - _ROWS) > 0:
             lines.append(f"             and {counted(more, 'more patient')}")
-        lines.append(
-            f"volumes      {counted(found.images, 'image')}, {counted(found.labels, 'label')}, "
-            f"{counted(len(found.patients), 'subject')}"
-        )
+        lines.append(f"volumes      {_counts(found.images, found.labels, len(found.patients))}")
     lines += [f"warning      {text}" for text in found.warnings]
     lines += [f"  {number:6d}  {reason}" for reason, number in found.others.items()]
     lines.append(f"dry run      headers of {counted(found.files_seen, 'file')} read, nothing written")
@@ -287,8 +285,8 @@ def _show(source: Path, out: Path, *, as_json: bool, options: Mapping[str, Any])
 
 
 def _patient_line(row: PatientRow) -> str:
-    words = ", ".join(row.contrasts)
-    return f"P{row.patient:<10d} {row.images:7d} {row.labels:6d} {row.visits:7d} {words}"
+    place = f"P{row.patient:<10d} {row.images:7d} {row.labels:6d} {row.visits:7d}"
+    return f"{place} {', '.join(row.contrasts)}"
 
 
 def _line(row: SeriesRow) -> str:

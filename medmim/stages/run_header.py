@@ -123,7 +123,7 @@ def cell_lines(cell: Size, voxel_mm: Sequence[float] | None) -> list[str]:
 
 
 def _check_size(settings: RunSettings, volumes: Sequence[VolumeRecord]) -> None:
-    """Refuse a number of sizes that the dimensions cannot have; volumes of both kinds are left to `plan_for`."""
+    """Refuse another number of sizes than dimensions; volumes of both kinds are left to `plan_for`."""
     kinds = {2 if min(volume.shape) < THIN else 3 for volume in volumes}
     dims = settings.dims or (kinds.pop() if len(kinds) == 1 else None)
     if settings.size and dims and len(settings.size) not in (1, dims):

@@ -25,7 +25,8 @@ TYPOS = [
     (["compare", "3f2a"], 1), (["inspect", "nowhere"], 1), (["verify", "nowhere"], 1),
     (["masks", "--mask", "mash"], 2), (["masks", "--image", "no.nii"], 2), (["plan", "pretrian"], 2),
     (["plan", "pretrain", "--data", "nowhere"], 1), (["ingest", "nowhere"], 2), (["unpack", "no.zip"], 2),
-    (["pack", "no"], 1), (["ingest", ".", "--as", "nnunett"], 2), (["ingest", ".", "--subjects", "no.csv"], 2),
+    (["pack", "no"], 1), (["ingest", ".", "--as", "nnunett"], 2),
+    (["ingest", ".", "--subjects", "no.csv"], 2),
     (["ui", "--port", "x"], 2), (["bench", "--dims", "4"], 2), (["doctor", "--repiar"], 2), (["--help"], 0),
 ]  # fmt: skip
 PROGRAM = """
