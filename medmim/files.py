@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import logging
 import os
 import secrets
 import socket
@@ -18,6 +19,7 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from medmim.errors import DataError, MedmimError
 
+_LOG = logging.getLogger(__name__)
 SHARED = "MEDMIM_SHARED"  # set by --shared: the group may read and write too
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar", ".model", ".pkl")
 _LOCK, _HOLDER = ".lock", ".lock-holder"
@@ -106,6 +108,17 @@ def link_or_copy(path: Path, place: Path) -> None:
         place.hardlink_to(path)
     except OSError:  # another filesystem, or one without hard links
         write_bytes(place, path.read_bytes())
+
+
+@contextlib.contextmanager
+def not_on_a_full_disk(what: str) -> Iterator[None]:
+    """Write something that a training can do without: a full disk causes a warning instead of an error."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _LOG.warning("%s is not saved: %s", what, error.strerror)
 
 
 def require_room(folder: Path, count: int = 1 << 16) -> None:

@@ -264,6 +264,14 @@ def lock_elsewhere():
         process.join()
 
 
+def test_a_full_disk_costs_a_picture_and_no_training(caplog):
+    with files.not_on_a_full_disk("a picture"):
+        raise files.WriteError(errno.ENOSPC, "No space left on device")
+    assert "a picture is not saved: No space left on device" in caplog.text
+    with pytest.raises(files.WriteError, match="Read-only"), files.not_on_a_full_disk("a picture"):
+        raise files.WriteError(errno.EROFS, "Read-only file system")
+
+
 def test_a_lock_names_its_holder(tmp_path, lock_elsewhere):
     assert not files.is_locked(tmp_path)
     pid = lock_elsewhere(tmp_path)

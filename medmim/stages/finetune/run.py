@@ -81,10 +81,10 @@ def _finish(
     recorder: Recorder,
     folder: Path,
 ) -> RunResult:
-    """Test the selected weights once, save them and register the model."""
+    """Save the selected weights, test them once and register the model."""
     run = _with_selected_weights(run, validation)
+    checkpoint = _save(run, recorder, folder)  # first: room is reserved for the weights alone
     metrics, scores = _test(run, fitted, validation, recorder, folder)
-    checkpoint = _save(run, recorder, folder)
     result = RunResult(recorder.run_id, checkpoint, metrics, folder / "panel.png", scores)
     _register(store, run, result)
     return result
@@ -99,7 +99,8 @@ def _validation(run: FinetuneRun, recorder: Recorder) -> ValidationCallback:
         network = run.module.evaluated_network
         title = f"{'validation' if val else 'training'}, step {step}"
         png = task.figure(network, shown_cases(val or train), context, title=title)
-        recorder.picture("prediction", png, step=step)
+        with files.not_on_a_full_disk("a picture"):
+            recorder.picture("prediction", png, step=step)
         rows = task.evaluate(network, cases, context, final=False)
         return {f"val/{key}": value for key, value in task.aggregate(rows, context).items()}
 

@@ -105,8 +105,9 @@ class PretrainEvaluator:
         )
         columns = ["original", "visible to the encoder", "reconstruction"][: len(rows[0].images)]
         png = panel(rows, columns, title=f"{float(hidden.double().mean()):.0%} hidden, step {step}")
-        self.recorder.picture("reconstruction", png, step=step)
-        files.write_bytes(self.folder / "panel.png", png)
+        with files.not_on_a_full_disk("a picture"):
+            self.recorder.picture("reconstruction", png, step=step)
+            files.write_bytes(self.folder / "panel.png", png)
 
 
 def _batches(run: PretrainRun) -> list[tuple[Tensor, ...]]:
