@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
@@ -44,7 +44,7 @@ class SplitsFile:
             entries = (
                 _from_json(parse_json(text), fold) if text.lstrip()[:1] in "[{" else _from_csv(text, fold)
             )
-        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        except (OSError, ValueError, KeyError, TypeError, StopIteration) as error:
             raise UsageError(
                 f"--splits '{path}' cannot be read: expected JSON with lists train, val and test, nnU-Net's "
                 "splits_final.json, a MONAI datalist, or CSV with the columns file and split"
@@ -56,7 +56,16 @@ class SplitsFile:
 
 def _from_json(content: Any, fold: int) -> list[tuple[str, Split]]:
     if isinstance(content, list):  # nnU-Net: one object for each fold
+        _check_fold(fold, range(len(content)))
         content = content[fold]
+    folds = {
+        one["fold"]
+        for members in content.values()
+        for one in (members if isinstance(members, list) else ())
+        if isinstance(one, dict) and "fold" in one
+    }
+    if folds:
+        _check_fold(fold, folds)
     entries: list[tuple[str, Split]] = []
     for word, members in content.items():
         split = SPLIT_WORDS.get(str(word).strip().lower())
@@ -77,6 +86,8 @@ def _from_csv(text: str, fold: int) -> list[tuple[str, Split]]:
     names, rows = parse_csv(text, delimiter=max(",;\t", key=text.partition("\n")[0].count))
     columns = {str(name).strip().lower(): str(name) for name in names}
     name = next(columns[key] for key in (*_NAME_KEYS, "filename", "patientid") if key in columns)
+    if "split" not in columns:
+        _check_fold(fold, {int(row[columns["fold"]]) for row in rows})
     entries: list[tuple[str, Split]] = []
     for row in rows:
         if "split" in columns:
@@ -84,6 +95,13 @@ def _from_csv(text: str, fold: int) -> list[tuple[str, Split]]:
         else:
             entries.append((row[name].strip(), "val" if int(row[columns["fold"]]) == fold else "train"))
     return entries
+
+
+def _check_fold(fold: int, known: Collection[int]) -> None:
+    """Require the fold that is validated in a file of folds, which would otherwise all be for training."""
+    if fold not in known:
+        folds = ", ".join(map(str, sorted(known)))
+        raise UsageError(f"--splits-fold {fold}: expected a fold of the file, {folds or 'which has none'}")
 
 
 def apply_splits(

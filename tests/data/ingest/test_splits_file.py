@@ -99,3 +99,24 @@ def test_lists_that_look_like_a_split_are_not_ignored(tmp_path, word):
     (tmp_path / "s.json").write_text(json.dumps({"train": ["a"], word: ["b"]}))
     with pytest.raises(UsageError, match=f"unknown list '{word}'; did you mean"):
         SplitsFile.read(tmp_path / "s.json")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps([{"train": ["a"], "val": ["b"]}]),
+        json.dumps({"training": [{"image": "a", "fold": 0}]}),
+        "file,fold\na,0\nb,1\n",
+    ],
+)
+def test_a_fold_that_the_file_lacks_is_rejected(tmp_path, text):
+    (tmp_path / "splits").write_text(text)
+    with pytest.raises(UsageError, match="--splits-fold 7: expected a fold of the file, 0"):
+        SplitsFile.read(tmp_path / "splits", 7)
+
+
+@pytest.mark.parametrize("text", ["x,y\n1,2\n", "case_000\n", "file\na\n", json.dumps({"train": [{"x": 1}]})])
+def test_files_of_another_form_are_rejected(tmp_path, text):
+    (tmp_path / "splits").write_text(text)
+    with pytest.raises(UsageError, match="cannot be read: expected JSON with lists"):
+        SplitsFile.read(tmp_path / "splits")
