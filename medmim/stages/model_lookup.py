@@ -1,8 +1,8 @@
 """The weights that `--model WORD` refers to: a registered model, a run, or a file.
 
 Without a word, or with a name alone, this is the champion, else the candidate with the best validation score
-among comparable versions: of one model, on one dataset and split. Controls (from scratch) and versions that
-failed the sanity check are only used if there is nothing else.
+among comparable versions: of one model, on one dataset and split. Controls (from scratch), versions that
+failed the sanity check, and those of packs are only used if there is nothing else.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from medmim.stages.initial_weights import CANDIDATE, CONTROL, FAILED, weights_of
 from medmim.stages.store_filters import ModelFilter, RunFilter
 from medmim.stages.store_listing import ListedModel, ListedRun, list_models, list_runs, model_names
 from medmim.tracking.comparison.champion import CHAMPION
-from medmim.tracking.mlflow_store import Store
+from medmim.tracking.mlflow_store import ORIGIN, Store
 
 _FAILED = "that failed the sanity check"
 _NOUNS = {
@@ -92,14 +92,7 @@ def _best(known: Sequence[ListedModel], log: Callable[[str], None]) -> ListedMod
     if champions:
         log(f"model: {_words(champions[0])}: the champion")
         return champions[0]
-    for one in known:
-        if one.run is None:
-            log(f"warning: {_title(one)} is left out: its run {one.run_id} was removed from the store")
-    runs = [(one, one.run) for one in known if one.run]
-    if not runs:
-        raise RunError("--model: the runs of all registered models were removed; give a .safetensors file")
-    group = _group(max(runs, key=lambda pair: pair[1].started)[1])
-    comparable = [one for one, run in runs if _group(run) == group]
+    comparable = _comparable(known, log)
     usable = [[one for one in comparable if one.status == status] for status in (CANDIDATE, CONTROL, FAILED)]
     best = max(next(filter(None, usable)), key=_rank)
     log(f"model: {_words(best)}: {_rank_in_words(best, comparable)}; choose another with --model")
@@ -109,6 +102,22 @@ def _best(known: Sequence[ListedModel], log: Callable[[str], None]) -> ListedMod
     if best.status == CANDIDATE and higher:
         log(f"warning: the control without pretraining scores higher: {_words(max(higher, key=_rank))}")
     return best
+
+
+def _comparable(known: Sequence[ListedModel], log: Callable[[str], None]) -> list[ListedModel]:
+    """Return the versions with scores comparable to the newest; those of packs if there are no others."""
+    for one in known:
+        if one.run is None:
+            log(f"warning: {_title(one)} is left out: its run {one.run_id} was removed from the store")
+    runs = [(one, one.run) for one in known if one.run]
+    if not runs:
+        raise RunError("--model: the runs of all registered models were removed; give a .safetensors file")
+    if own := [pair for pair in runs if ORIGIN not in pair[1].tags]:
+        runs = own
+    else:
+        log("warning: this model comes from a pack or another store, and so does its score")
+    group = _group(max(runs, key=lambda pair: pair[1].started)[1])
+    return [one for one, run in runs if _group(run) == group]
 
 
 def _rank_in_words(best: ListedModel, comparable: Sequence[ListedModel]) -> str:

@@ -28,6 +28,7 @@ from medmim.tracking.study_runs import PARENT
 RECORD = "medmim-copied.json"  # artifact of a copy: path → SHA-256 of each file that was uploaded
 _WHOLE = "medmim.copied"  # tag of a complete copy: digest of the original, set last
 _VERDICTS = ("contamination", "promoted_by", "promotion_p")
+_WEAK = ("control", "failed sanity")  # statuses that are no advantage
 _BATCH = 500  # points per request; servers accept up to 1000
 
 
@@ -181,5 +182,6 @@ class Uploader:
 
 def _without_authority(version: VersionCopy) -> dict[str, str]:
     """Return the tags of a version; aliases and verdicts of the other store are prefixed `imported_`."""
-    tags = {f"imported_{key}" if key in _VERDICTS else key: value for key, value in version.tags.items()}
+    verdicts = _VERDICTS if version.tags.get("status") in _WEAK else (*_VERDICTS, "status")
+    tags = {f"imported_{key}" if key in verdicts else key: value for key, value in version.tags.items()}
     return {**tags, **({"imported_aliases": ",".join(version.aliases)} if version.aliases else {})}

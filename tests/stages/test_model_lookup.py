@@ -5,7 +5,7 @@ import threshold
 
 from medmim.errors import RunError
 from medmim.stages.model_lookup import find_model
-from medmim.tracking.mlflow_store import Store
+from medmim.tracking.mlflow_store import ORIGIN, Store
 from medmim.training.weights import WEIGHTS
 
 
@@ -15,9 +15,11 @@ class Registry:
     def __init__(self, home):
         self.store, self.said = Store(home), []
 
-    def add(self, model, *, arm="spark mesh 0.7", score=None, alias="challenger", split="a", **tags):
+    def add(
+        self, model, *, arm="spark mesh 0.7", score=None, alias="challenger", split="a", origin="", **tags
+    ):
         run = {"stage": "finetune", "arm": arm, "metric": "dice", "split_hash": split}
-        run |= {"dataset": "d", "dataset_hash": "d"}
+        run |= {"dataset": "d", "dataset_hash": "d", **({ORIGIN: origin} if origin else {})}
         recorder = self.store.begin(experiment="medmim", name=model, tags=run)
         weights = threshold.write_model(self.store.checkpoints(recorder.run_id), 100.0)
         recorder.file(weights, folder="model")
@@ -52,6 +54,15 @@ def test_the_best_candidate_on_validation_is_chosen_and_the_reason_logged(regist
     assert line.startswith("model: lung 1, dice_present 0.800 on validation, arm 'spark mesh 0.7', 20")
     others = "1 control and 1 version that failed the sanity check"
     assert line.endswith(f": the best of 2 candidates, next to {others}; choose another with --model")
+
+
+def test_a_version_of_a_pack_is_not_the_default_whatever_score_it_claims(registry):
+    registry.add("lung", score=0.999, origin="0" * 32)
+    assert "comes from a pack" in "".join(registry.said if registry.chosen() else ())
+    own = registry.add("lung", score=0.5)
+    registry.add("lung", score=0.999, origin="1" * 32)
+    assert registry.chosen() == registry.chosen("lung") == own
+    assert "comes from a pack" not in "".join(registry.said)
 
 
 def test_a_control_that_scores_higher_is_mentioned(registry):

@@ -70,7 +70,12 @@ def test_unpacking_twice_at_another_site_merges_the_study_once(packed, new_home)
 
 
 def test_champions_and_certificates_of_a_pack_have_no_effect_in_another_store(store, packed, new_home):
-    lineage = {"contamination": NONE_FOUND, "promoted_by": "a test elsewhere", "sha256": "ab"}
+    lineage = {
+        "status": "champion",
+        "contamination": NONE_FOUND,
+        "promoted_by": "a test elsewhere",
+        "sha256": "ab",
+    }
     for key, value in lineage.items():
         store.client.set_model_version_tag("d-segment", "1", key, value)
     store.client.set_registered_model_alias("d-segment", "champion", "1")
@@ -83,6 +88,7 @@ def test_champions_and_certificates_of_a_pack_have_no_effect_in_another_store(st
     assert version.tags["imported_aliases"] == "challenger,champion"
     assert version.tags["imported_contamination"] == NONE_FOUND
     assert version.tags["imported_promoted_by"] == "a test elsewhere"
+    assert "status" not in version.tags
     assert version.tags["sha256"] == "ab"
     assert read_run(there, there.run(version.run_id)).contamination == UNKNOWN
     force_promotion(there, "d-segment:1", "tested on our own scans")
