@@ -109,6 +109,9 @@ def _ingest(
         made, layout, doubts = _read_all(context, sources)
         if not made:
             _fail(ledger, out, old, "no usable file")
+        declared = {name: number for number, name in (layout.label_names if layout else {}).items()}
+        if options.ignore_label is None:  # nnU-Net's name of voxels that nobody annotated
+            options = replace(options, ignore_label=declared.get("ignore"))
         rows = ledger.rows()
         if unmatched := describe_unmatched_labels(sources, rows, made):
             _fail(ledger, out, old, unmatched)

@@ -41,13 +41,17 @@ def read_json(text: str, file: Path) -> AnnotationFile:
 
 
 def read_json_lines(text: str, _: Path) -> AnnotationFile:
-    """Read one object per line: `image`, and any of `class`, `group`, `split`, `box_xyxy`, `polygon_xy`."""
+    """Read one object per line: `image`, and any of `class`, `group`, `split`, `box_xyxy`, `polygon_xy`.
+
+    As in Hugging Face's `metadata.jsonl`, `file_name` is the image and `label` its class.
+    """
     images: dict[str, ImageAnnotation] = {}
     faults: Counter[str] = Counter()
 
     def read(line: str) -> None:
         row = parse_json(line)
-        name = clean_class_name(row["class"], 1) if "class" in row else None
+        row = {{"file_name": "image", "label": "class"}.get(key, key): value for key, value in row.items()}
+        name = clean_class_name(str(row["class"]), 1) if "class" in row else None
         image = ImageAnnotation(image=row["image"], target=name)
         image.group = str(row["group"]) if "group" in row else None
         image.split = split_of(str(row["split"])) if "split" in row else None

@@ -59,11 +59,13 @@ def read_table(text: str, _: Path) -> AnnotationFile:
         return read_via_rows(rows)
     if set(_WORLD) <= set(columns):
         return _read_world(rows, faults)
+    headless = any(name.lower().endswith(PICTURE_SUFFIXES) for name in columns)
     image = next((name for name in _IMAGE_COLUMNS if name in columns), None)
-    run_lengths = any("encodedpixels" in _plain(one) or "rle" in re.split(r"[\W_]", one) for one in columns)
-    if image is None or run_lengths:  # origin and direction of run lengths differ from tool to tool
-        headless = any(name.lower().endswith(PICTURE_SUFFIXES) for name in columns)
-        return AnnotationFile(tried="run_lengths" if run_lengths else "table" if headless else "")
+    image = image or (None if headless else _column_of_files(rows))
+    unclear = next((one for one in columns if _plain(one) == "bbox" or _is_run_length(one)), None)
+    if image is None or unclear:  # the order of numbers in one cell differs from tool to tool
+        tried = "run_lengths" if unclear and _is_run_length(unclear) else "table"
+        return AnnotationFile(tried=tried if unclear or headless else "")
     target = next((name for name in _CLASS_COLUMNS if name in columns and name != image), None)
     corners = next((names for names in (*_CORNERS, *_SIZES) if set(names) <= set(columns)), None)
     if corners is not None:
@@ -71,6 +73,17 @@ def read_table(text: str, _: Path) -> AnnotationFile:
     if target is not None:
         return _read_classes(rows, faults, image=image, target=target)
     return _read_one_hot(rows, faults, image=image)
+
+
+def _column_of_files(rows: Sequence[Row]) -> str | None:
+    """Return the first column with names of pictures or volumes only."""
+    endings = (*PICTURE_SUFFIXES, ".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".dcm")
+    columns = rows[0] if rows else ()
+    return next((name for name in columns if all(row[name].lower().endswith(endings) for row in rows)), None)
+
+
+def _is_run_length(column: str) -> bool:
+    return "encodedpixels" in _plain(column) or "rle" in re.split(r"[\W_]", column.lower())
 
 
 def _rows_of(text: str) -> tuple[list[dict[str, str]], Counter[str]]:

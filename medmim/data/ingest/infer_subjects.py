@@ -238,7 +238,9 @@ def _repeats(
         return "once"
     words = {word for files in several for one in files for word in one.words.slot_words}
     deeper = {part for files in several for one in files for part in one.words.unit[len(unit) :]}
-    if words & VISIT_WORDS or any(_DATE.fullmatch(part) for part in deeper):
+    below = {one.words.unit[len(unit)] for one in found if len(one.words.unit) > len(unit)}
+    visits = bool(below) and _kind_of_names(sorted(below)) == "visit"
+    if visits or words & VISIT_WORDS or any(_DATE.fullmatch(part) for part in deeper):
         return "visits"
     named = {word for part in deeper for word in split_words(part)} | words
     return "patients" if named & PATIENT_WORDS else "digits"

@@ -156,3 +156,14 @@ def test_a_malformed_line_costs_only_itself(tmp_path):
         ("b.png", None, None),
     ]
     assert found.faults == {"malformed": 1, "empty": 1}
+
+
+def test_json_lines_of_hugging_face(tmp_path):
+    rows = [
+        {"file_name": "train/a.png", "label": "Cat"},
+        {"file_name": "b.png", "label": 3},
+        {"label": "dog"},
+    ]
+    found = notes(tmp_path / "metadata.jsonl", "\n".join(map(json.dumps, rows)))
+    assert [(one.image, one.target) for one in found.images] == [("train/a.png", "cat"), ("b.png", "3")]
+    assert found.faults == {"malformed": 1}

@@ -129,6 +129,20 @@ def test_tables_of_via_and_rows_without_a_box(tmp_path):
     assert boxes.faults == {}
 
 
+def test_a_column_of_file_names_names_the_images(tmp_path):
+    text = "Unnamed: 0,filepath,finding\n0,train/a.png,COVID\n1,train/b.PNG,normal\n"
+    found = notes(tmp_path / "train.csv", text)
+    assert [(one.image, one.target) for one in found.images] == [
+        ("train/a.png", "covid"),
+        ("train/b.PNG", "normal"),
+    ]
+
+
+def test_boxes_in_one_cell_are_named_but_not_read(tmp_path):
+    found = notes(tmp_path / "train.csv", 'image_id,bbox\na.png,"[1, 2, 10, 10]"\n')
+    assert (found.kind, found.tried) == ("", "table")
+
+
 @pytest.mark.parametrize("column", [" EncodedPixels", "mask_rle"])
 def test_tables_of_run_lengths_are_named_but_not_read(tmp_path, column):
     found = notes(tmp_path / "train.csv", f"ImageId,{column}\na,100 5\nb,-1\n")

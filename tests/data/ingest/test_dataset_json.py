@@ -1,7 +1,8 @@
 """The `dataset.json` of a dataset: modality, channels and class names, as in Decathlon and nnU-Net."""
 
+import numpy as np
 import pytest
-from ingest_source import save_json
+from ingest_source import run_ingest, save_json, save_volume
 
 from medmim.data.ingest.dataset_json import DatasetJson, read_dataset_json
 from medmim.errors import DataError
@@ -32,3 +33,16 @@ def test_other_files_are_refused(tmp_path, text):
     with pytest.raises(DataError, match="expected a JSON object") as caught:
         read_dataset_json(str(tmp_path / "dataset.json"))
     assert caught.value.reason == "unreadable_descriptor"
+
+
+def test_the_class_that_nnunet_ignores_is_not_annotated(tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(2):
+        label = np.zeros((8, 7, 6), np.uint8)
+        label[1:3], label[5:7] = 1, 2
+        save_volume(tmp_path / f"in/imagesTr/a_{number}_0000.nii.gz", rng.integers(0, 900, (8, 7, 6)))
+        save_volume(tmp_path / f"in/labelsTr/a_{number}.nii.gz", label)
+    labels = {"background": 0, "liver": 1, "ignore": 2}
+    save_json(tmp_path / "in" / "dataset.json", {"channel_names": {"0": "CT"}, "labels": labels})
+    info = run_ingest(tmp_path).info
+    assert (info.label_names, info.ignore_label) == ({1: "liver"}, 2)

@@ -205,6 +205,15 @@ LAYOUTS = {
         [f"OAS3000{{n}}_MR_d0{day}/anat1/sub-OAS3000{{n}}_ses-d0{day}_T1w.nii.gz" for day in (129, 757)],
         (8, 0, 8, 4),
     ),
+    "visits of patients without numbers": (
+        [
+            f"{who}/visit{visit}/{name}.nii.gz"
+            for who in ("anna", "bert")
+            for visit in (1, 2)
+            for name in ("T1", "T2", "lesion_mask")
+        ],
+        (8, 8, 4, 2),
+    ),
     "altered copies": (["ISIC_{n}.jpg", "ISIC_{n}_flipped.jpg", "B:ISIC_{n}_segmentation.png"], (8, 4, 8, 4)),
     "slices of patients": ([f"patient{{n}}_slice{part:03d}.png" for part in (1, 2, 3)], (12, 0, 12, 4)),
     "folders of slices": ([f"patient{{n}}/{part:03d}.png" for part in (1, 2, 3)], (12, 0, 12, 4)),
