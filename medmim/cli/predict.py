@@ -95,7 +95,7 @@ def command(
 
 def _lines(result: Predictions) -> list[str]:
     """Return the result for people: volumes, then failures."""
-    volumes = [f"  {result.name(key)}  {one.summary}" for key, one in result.volumes.items()]
+    volumes = sorted(f"  {result.name(key)}  {one.summary}" for key, one in result.volumes.items())
     more = [f"  and {len(volumes) - _LINES} more"] if len(volumes) > _LINES else []
     written = sum(outcome.startswith("written") for outcome in result.dicom.values())
     counts = f"{len(volumes)} predicted, {len(result.failures)} failed, {written} also as DICOM-SEG"

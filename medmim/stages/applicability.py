@@ -49,7 +49,9 @@ class TrainingData(BaseModel, frozen=True):
         kinds = [*(["volumes"] if self.volumes_3d else []), *(["2D images"] if self.images_2d else [])]
         modalities = [one for one in self.modalities if one != _UNKNOWN]
         words = f"{'/'.join(modalities)} {' and '.join(kinds)}".strip()
-        return f"{words} of {_ranges(self.extent_mm)} mm" if self.extent_mm else words
+        if not self.extent_mm:
+            return words
+        return f"{words} of {_ranges(self.extent_mm)} mm with voxels of {_ranges(self.spacing_mm)} mm"
 
 
 def summarize(volumes: Sequence[VolumeRecord], root: Path) -> TrainingData:

@@ -60,13 +60,15 @@ def inspect(
     """Write the page of a dataset."""
     dataset = read_dataset(root)
     edge, quality = next((size[1:] for size in _SIZES if len(dataset.volumes) <= size[0]), _SIZES[-1][1:])
+    names = _class_names(dataset)
     tasks = [
         {
             "path": str(root / volume.image),
             "label": str(root / volume.label) if volume.label else None,
-            "codes": _classes(dataset),
+            "codes": _classes(dataset) if volume.label else [*range(1, len(names) + 1)],
             "edge": edge if number < _MAX_PICTURES else 0,
             "quality": quality,
+            "boxes": [(names.index(one.name) + 1, one.box) for one in volume.boxes],
         }
         for number, volume in enumerate(dataset.volumes)
     ]
@@ -102,16 +104,20 @@ def render_page(dataset: Dataset, answers: Sequence[Answer], *, edge: int) -> st
             for one in dataset.info.warnings[:_MAX_WARNINGS]
         ],
         outcomes=sorted(outcomes.items(), key=lambda item: (-item[1], item[0])),
-        legend=[
-            (dataset.info.label_names[code], COLOURS[number % len(COLOURS)])
-            for number, code in enumerate(_classes(dataset))
-        ],
+        legend=[(name, COLOURS[number % len(COLOURS)]) for number, name in enumerate(_class_names(dataset))],
         data={"edge": edge, "volumes": rows},
     )
 
 
 def _classes(dataset: Dataset) -> list[int]:
     return sorted(code for code in dataset.info.label_names if code > 0)
+
+
+def _class_names(dataset: Dataset) -> list[str]:
+    """Return the classes of labels, then those of boxes only; the order of their colours."""
+    labels = [dataset.info.label_names[code] for code in _classes(dataset)]
+    boxes = sorted({box.name for volume in dataset.volumes for box in volume.boxes})
+    return list(dict.fromkeys([*labels, *boxes]))
 
 
 def _counts_of(dataset: Dataset) -> dict[str, int]:

@@ -40,7 +40,8 @@ def test_another_kind_of_scan_is_refused_with_a_description_of_the_training_data
     model, tmp_path, words, difference
 ):
     found = unlike_training_data(model, volume(tmp_path, **words), tmp_path)
-    assert found == f"{difference}, but the model was trained on MR volumes of 35 × 35–37 × 50 mm"
+    trained_on = "MR volumes of 35 × 35–37 × 50 mm with voxels of 1 × 1 × 1 mm"
+    assert found == f"{difference}, but the model was trained on {trained_on}"
 
 
 def test_a_model_without_a_summary_accepts_everything(tmp_path):

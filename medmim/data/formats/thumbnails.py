@@ -22,7 +22,14 @@ _SAMPLE_SIZE = 200_000  # voxels for the quantiles
 _LOW, _HIGH = 0.5, 99.5  # percentiles shown as black and white
 
 
-def thumbnail(path: str, label: str | None, codes: Sequence[int], edge: int, quality: int) -> dict[str, Any]:
+def thumbnail(
+    path: str,
+    label: str | None,
+    codes: Sequence[int],
+    edge: int,
+    quality: int,
+    boxes: Sequence[tuple[int, Sequence[float]]] = (),
+) -> dict[str, Any]:
     """Return pictures and statistics of one volume; run in a sandbox.
 
     Args:
@@ -30,13 +37,16 @@ def thumbnail(path: str, label: str | None, codes: Sequence[int], edge: int, qua
         codes: classes of the label, each outlined in its colour of `COLOURS`; others have the first colour.
         edge: height and width of each plane's picture in pixels; 0 for no pictures.
         quality: JPEG quality, up to 95.
+        boxes: code and corners of each box, outlined where there is no label.
 
     Returns:
-        `jpeg`: sagittal, coronal and axial slice side by side, as base64; `low`, `median`, `high`: quantiles
-        of the intensity; `bins`: histogram counts between low and high.
+        `jpeg`: sagittal, coronal and axial slice side by side (one slice of a picture), as base64; `low`,
+        `median`, `high`: quantiles of the intensity; `bins`: histogram counts between low and high.
     """
-    image = _upright(read_image(Path(path)))
-    outline = None if label is None else _upright(read_image(Path(label)))
+    stored = read_image(Path(path))
+    image = _upright(stored)
+    outline = _filled(stored, boxes) if label is None else read_image(Path(label))
+    outline = outline and _upright(outline)
     flat = image.array.reshape(-1)
     values = flat[:: max(1, flat.size // _SAMPLE_SIZE)].astype(np.float32)
     low, median, high = (float(value) for value in np.percentile(values, (_LOW, 50.0, _HIGH)))
@@ -48,6 +58,19 @@ def thumbnail(path: str, label: str | None, codes: Sequence[int], edge: int, qua
         "high": round(high, 4),
         "bins": [int(count) for count in counts],
     }
+
+
+def _filled(image: Image, boxes: Sequence[tuple[int, Sequence[float]]]) -> Image | None:
+    """Return a label with the boxes filled, larger ones first; None without boxes."""
+    marks = np.zeros(image.array.shape, np.uint16)
+    for code, box in sorted(boxes, key=lambda one: -_volume(one[1])):
+        first, last = np.floor(box[: len(box) // 2]), np.ceil(box[len(box) // 2 :])
+        marks[tuple(slice(max(0, int(a)), int(b)) for a, b in zip(first, last, strict=True))] = code
+    return Image(marks, image.affine) if boxes else None
+
+
+def _volume(box: Sequence[float]) -> float:
+    return float(np.prod(np.subtract(box[len(box) // 2 :], box[: len(box) // 2])))
 
 
 def _upright(image: Image) -> Image:
@@ -70,21 +93,21 @@ def _draw_strip(
 ) -> str:
     """Draw the mid-slice, or the slice with the largest label, across each axis; a picture has one plane."""
     fits = marks is not None and marks.array.shape == image.array.shape
-    strip = Picture.new("RGB", (3 * edge, edge))
-    for axis in range(3):
-        if image.array.shape[axis] != 1 and 1 in image.array.shape:
-            continue
+    axes = [axis for axis in range(3) if image.array.shape[axis] == 1 or 1 not in image.array.shape]
+    strip = Picture.new("RGB", (len(axes) * edge, edge))
+    for number, axis in enumerate(axes):
         place = image.array.shape[axis] // 2
         if fits and marks is not None:
             place = _fullest(marks.array, axis, place)
-        plane = _grey(image.array.take(place, axis), window)
+        steps = np.delete(np.asarray(image.spacing_mm), axis)
+        plane = _fit(_grey(image.array.take(place, axis), window), steps, edge, Picture.Resampling.BILINEAR)
         colours = np.repeat(plane[..., None], 3, axis=2)
         if fits and marks is not None:
-            _outline_classes(colours, marks.array.take(place, axis), codes)
-        steps = np.delete(np.asarray(image.spacing_mm), axis)
-        strip.paste(_fit(colours, steps, edge), (axis * edge, 0))
+            label = marks.array.take(place, axis).astype(np.int32)
+            _outline_classes(colours, _fit(label, steps, edge, Picture.Resampling.NEAREST), codes)
+        strip.paste(Picture.fromarray(colours), (number * edge, 0))
     written = io.BytesIO()
-    strip.save(written, "JPEG", quality=quality, optimize=True)
+    strip.save(written, "JPEG", quality=quality, optimize=True, subsampling=0)
     return base64.b64encode(written.getvalue()).decode("ascii")
 
 
@@ -117,13 +140,17 @@ def _outline(inside: Shaped[np.ndarray, "a b"]) -> Shaped[np.ndarray, "a b"]:
     return np.asarray(inside & ~kept, bool)
 
 
-def _fit(colours: Shaped[np.ndarray, "a b 3"], steps: Shaped[np.ndarray, "2"], edge: int) -> Picture.Image:
+def _fit(
+    plane: Shaped[np.ndarray, "a b"],
+    steps: Shaped[np.ndarray, "2"],
+    edge: int,
+    resampling: Picture.Resampling,
+) -> Shaped[np.ndarray, "edge edge"]:
     """Rotate a plane to radiological convention and scale it to square pixels within `edge`."""
-    upright = np.ascontiguousarray(np.flip(colours.swapaxes(0, 1), (0, 1)))
+    upright = np.ascontiguousarray(np.flip(plane.swapaxes(0, 1), (0, 1)))
     width, height = upright.shape[1] * steps[0], upright.shape[0] * steps[1]
     scale = edge / max(width, height)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    small = Picture.fromarray(upright).resize(size, Picture.Resampling.BILINEAR)
-    square = Picture.new("RGB", (edge, edge))
-    square.paste(small, ((edge - size[0]) // 2, (edge - size[1]) // 2))
-    return square
+    small = np.asarray(Picture.fromarray(upright).resize(size, resampling))
+    top, left = (edge - size[1]) // 2, (edge - size[0]) // 2
+    return np.pad(small, ((top, edge - size[1] - top), (left, edge - size[0] - left)))

@@ -56,5 +56,14 @@ def test_a_picture_has_one_plane(tmp_path):
     path = tmp_path / "picture.nii.gz"
     path.write_bytes(encode_image(Image(np.arange(600, dtype=np.int16).reshape(20, 30, 1), np.eye(4))))
     strip = picture_of(thumbnail(str(path), None, (), 32, 90)["jpeg"])
-    assert strip[:, :64].max() < 10
-    assert strip[:, 64:].max() > 200
+    assert strip.shape == (32, 32, 3)
+    assert strip.max() > 200
+
+
+def test_boxes_are_outlined_where_there_is_no_label(tmp_path):
+    path = tmp_path / "picture.nii.gz"
+    path.write_bytes(encode_image(Image(np.zeros((300, 300, 1), np.int16), np.diag([-1.0, -1.0, 1.0, 1.0]))))
+    strip = picture_of(thumbnail(str(path), None, (1, 2), 30, 95, [(2, (30.5, 200.0, 100.0, 270.0))])["jpeg"])
+    cyan = (strip[..., 2] > 100) & (strip[..., 0] < 120)
+    rows, columns = np.nonzero(cyan)  # a picture is stored in LPS+: column from the left, row from the top
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (3, 9, 20, 26)

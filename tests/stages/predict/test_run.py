@@ -322,7 +322,8 @@ def test_scans_of_another_modality_are_refused_unless_forced(tiny_dataset, tmp_p
     refused = predict(tmp_path / "data", tmp_path / "out", **words)
     [ct] = (volume.id for volume in read_dataset(tmp_path / "data").volumes if volume.modality == "CT")
     assert refused.failures == {ct: "unlike_training_data"}
-    reason = "it is CT, but the model was trained on MR volumes of 16 × 16 × 20 mm"
+    trained_on = "MR volumes of 16 × 16 × 20 mm with voxels of 1 × 1 × 1 mm"
+    reason = f"it is CT, but the model was trained on {trained_on}"
     assert f"warning: {ct}: {reason}; use --force to predict it" in said
     made = predict(tmp_path / "data", tmp_path / "out", force=True, **words)
     assert (made.failures, made.forced) == ({}, {ct: reason})
