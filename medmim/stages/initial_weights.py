@@ -33,13 +33,14 @@ from medmim.heads.transfer import PREFIX, stem_change
 from medmim.methods import Method
 from medmim.randomness import stream_seed
 from medmim.text_formats import parse_json
-from medmim.tracking.mlflow_store import FINISHED, Store, begins_with
+from medmim.tracking.mlflow_store import FINISHED, ORIGIN, Store, begins_with
 from medmim.training.weights import WEIGHTS, load_weights, weights_metadata
 
 SCRATCH = "scratch"
 DIVISION = "division.json"  # digests of the patients of each split, next to the weights
 STATUS = "status"  # tag of a registered version
 _NEWEST = 3
+_SEARCHED = 50  # newest runs, among which one of this store is preferred to those of packs
 CANDIDATE, CONTROL, FAILED = "candidate", "control", "failed sanity"
 
 
@@ -92,9 +93,10 @@ def initial_weights_of(settings: RunSettings, store: Store, dataset: Dataset) ->
         return _read(weights_of(store, _match(store, word)))
     wanted = dataset.info.content_hash
     of_several = f"tags.dataset_hashes LIKE '%{wanted}%'"
-    finished = store.runs(FINISHED, limit=1, stage="pretrain", dataset_hash=wanted) or store.runs(
-        FINISHED, of_several, limit=1, stage="pretrain"
+    finished = store.runs(FINISHED, limit=_SEARCHED, stage="pretrain", dataset_hash=wanted) or store.runs(
+        FINISHED, of_several, limit=_SEARCHED, stage="pretrain"
     )
+    finished = [run for run in finished if ORIGIN not in run.data.tags] or finished
     if not finished:
         raise RunError(f"--init: no finished pretraining run on this dataset; {_others(store)}")
     return _read(weights_of(store, finished[0].info.run_id))

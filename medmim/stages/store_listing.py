@@ -17,7 +17,7 @@ from medmim.stages.store_filters import ACTIVE, ALL_MODELS, ALL_RUNS, AMONG, Mod
 from medmim.text_formats import parse_json
 from medmim.tracking.run_files import inside, records
 
-_STATUS = "status"  # tag of a version: candidate, control or failed sanity
+_STATUS, _STATUSES = "status", ("candidate", "control", "failed sanity")  # tag of a version
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,8 @@ class ListedModel:
         if "champion" in self.aliases:
             return "champion"
         from_scratch = self.run is not None and self.run.tags.get("arm") == "scratch"
-        return self.tags.get(_STATUS, "control" if from_scratch else "candidate")
+        noted = self.tags.get(_STATUS)
+        return noted if noted in _STATUSES else "control" if from_scratch else "candidate"
 
 
 def list_runs(home: Path, wanted: RunFilter = ALL_RUNS) -> list[ListedRun]:

@@ -7,7 +7,7 @@ from medmim.data.dataset.manifest import read_dataset
 from medmim.data.dataset.partition import patient_digest
 from medmim.errors import RunError
 from medmim.stages.initial_weights import InitialWeights, initial_weights_of
-from medmim.tracking.mlflow_store import Store
+from medmim.tracking.mlflow_store import ORIGIN, Store
 
 
 def find(study, word):
@@ -25,6 +25,13 @@ def test_the_newest_pretraining_is_the_default(study):
     assert origin.run_id == study.pretrained.run_id
     assert origin.arm == "spark mesh 0.7 decoder_width=8"
     assert any(name.startswith("encoder.") for name in origin.weights)
+
+
+def test_a_pretraining_of_a_pack_is_not_the_default(study_copy):
+    data = read_dataset(study_copy.data).info.content_hash
+    tags = {"stage": "pretrain", "arm": "a", "dataset": "tiny", "dataset_hash": data, ORIGIN: "0" * 32}
+    Store(study_copy.home).begin(experiment="e", name="n", tags=tags).finish("FINISHED")
+    assert find(study_copy, None).run_id == study_copy.pretrained.run_id
 
 
 @pytest.mark.parametrize("length", [8, 32])

@@ -3,6 +3,7 @@
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -26,6 +27,7 @@ def test_models_have_status_aliases_and_run(stored):
     assert (model.status, model.aliases, model.run.run_id) == ("candidate", ("challenger",), tuned)
     Store(home).client.set_registered_model_alias("scans-segment", "champion", "1")
     assert list_models(home)[0].status == "champion"
+    assert replace(model, tags={"status": "champion"}).status == "candidate"  # of a pack of an older version
 
 
 def test_a_store_of_an_older_mlflow_is_not_called_damaged(stored):
