@@ -66,4 +66,4 @@ def test_boxes_are_outlined_where_there_is_no_label(tmp_path):
     strip = picture_of(thumbnail(str(path), None, (1, 2), 30, 95, [(2, (30.5, 200.0, 100.0, 270.0))])["jpeg"])
     cyan = (strip[..., 2] > 100) & (strip[..., 0] < 120)
     rows, columns = np.nonzero(cyan)  # a picture is stored in LPS+: column from the left, row from the top
-    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (3, 9, 20, 26)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (20, 26, 3, 9)
