@@ -49,11 +49,10 @@ def command(*, file: Path, init_map: Path | None, dims: int | None, in_channels:
     MedicalNet), ConvNeXt (SparK, official, timm), ViT (MAE, SimMIM, MONAI), Swin (official, timm, SwinUNETR,
     SuPreM), ResEnc (nnU-Net, nnssl, OpenMind), SegResNet, and files of medmim.
     """
-    from medmim.config.resolve import read_yaml
-    from medmim.config.value_types import InitMap
+    from medmim.config.value_types import read_init_map
     from medmim.stages.weights import inspect_weights
 
-    rules = InitMap.model_validate(read_yaml(init_map)) if init_map else None
+    rules = read_init_map(init_map) if init_map else None
     report = inspect_weights(file, rules=rules, dims=dims, in_channels=in_channels)
     print_result(report.as_json(), as_json=as_json, lines=_lines(report))
 

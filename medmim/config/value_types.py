@@ -10,9 +10,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+)
 
 from medmim.config.resolve import read_yaml
+from medmim.errors import SettingsError
 
 
 def _as_sequence(value: Any) -> Any:
@@ -89,17 +98,30 @@ class InitMap(BaseModel):
     @field_validator("keys")
     @classmethod
     def _patterns(cls, keys: dict[str, str]) -> dict[str, str]:
-        for pattern in keys:
+        for pattern, new in keys.items():
             try:
-                re.compile(pattern)
+                re.sub(f"{pattern}|", new, "")
             except re.error as error:
-                raise ValueError(f"expected patterns, got '{pattern}': {error}") from None
+                raise ValueError(f"expected patterns, got '{pattern}' → '{new}': {error}") from None
         return keys
 
 
 def _as_init_map(value: Any) -> Any:
     """Read the rules from a YAML file."""
     return read_yaml(Path(value)) if isinstance(value, str | Path) else value
+
+
+def read_init_map(path: Path) -> InitMap:
+    """Read the rules of `--init-map`.
+
+    Raises:
+        SettingsError: one line that lists every problem.
+    """
+    try:
+        return InitMap.model_validate(read_yaml(path))
+    except ValidationError as error:
+        problems = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        raise SettingsError(f"--init-map '{path.name}': {'; '.join(problems)}") from None
 
 
 InitMapFile = Annotated[InitMap, BeforeValidator(_as_init_map)]

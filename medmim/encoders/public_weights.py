@@ -123,8 +123,7 @@ class PublicWeights:
     """Weights of a file under the names of an encoder of medmim.
 
     Attributes:
-        family: title of the recognised network.
-        prefix: what precedes the names in the file.
+        family, prefix: title of the recognised network, and what precedes the names in the file.
         encoder, options: the encoder that the weights fit.
         weights: tensors by name, `encoder.…`.
         renamed: name in the file → name in the encoder.
@@ -221,6 +220,8 @@ def _named(tensors: Weights, family: Family, prefixes: Sequence[str]) -> PublicW
             f"the file has names of {family.title}, but its tensors are incomplete or of a variant that "
             f"medmim does not have ({type(error).__name__}: {error}): expected all tensors of the network"
         ) from error
+    if not renamed:
+        raise TransferError(f"no rule fits a whole name in the file, such as '{next(iter(tensors))}'")
     _refuse_unusable(found, renamed)
     rules += [f"bias of zero added ({len(added)})"] if added else []
     for copy in copies:
@@ -239,7 +240,7 @@ def _named(tensors: Weights, family: Family, prefixes: Sequence[str]) -> PublicW
 
 
 def _refuse_unusable(found: Weights, names: Iterable[str]) -> None:
-    """Refuse weights that are whole numbers, as of a quantised network, and those that are not finite."""
+    """Refuse whole numbers, as in a quantised network, and values that are not finite."""
     for name in names:
         value = found[name]
         if name.endswith("weight") and not value.is_floating_point():

@@ -6,6 +6,7 @@ from pydantic import ValidationError
 from medmim.config.resolve import resolve
 from medmim.config.runs import FinetuneSettings, PretrainSettings
 from medmim.config.study import StudySettings
+from medmim.config.value_types import read_init_map
 from medmim.errors import SettingsError
 
 RULES = "encoder: resnet18\nencoder_options: {max_pool: true}\nkeys:\n  'a\\.(.+)': 'stem.\\1'\n"
@@ -24,6 +25,10 @@ def test_an_init_map_is_read_from_its_file_and_stored_by_value(tmp_path):
     ("text", "message"),
     [
         ("encoder: resnet18\nkeys: {'a(': b}\n", r"expected patterns, got 'a\('"),
+        (
+            "encoder: resnet18\nkeys: {a: '\\2'}\n",
+            r"expected patterns, got 'a' → '\\2': invalid group reference",
+        ),
         ("encoder: resnet18\nkeys: {}\n", "at least 1 item"),
         ("keys: {a: b}\n", "encoder"),
     ],
@@ -32,6 +37,8 @@ def test_an_init_map_that_cannot_work_is_refused(tmp_path, text, message):
     (tmp_path / "rules.yaml").write_text(text)
     with pytest.raises(SettingsError, match=message):
         resolve(FinetuneSettings, flags={"init_map": str(tmp_path / "rules.yaml")})
+    with pytest.raises(SettingsError, match=message):
+        read_init_map(tmp_path / "rules.yaml")
 
 
 def test_regions_keep_their_order_when_settings_are_stored_sorted():

@@ -79,6 +79,12 @@ def test_files_without_tensors_and_missing_files_are_refused(tmp_path):
 ONE = torch.ones(1)
 
 
+def test_rules_that_name_no_tensor_are_refused():
+    family = family_of_rules("dynunet", {}, {r"conv\.(.+)": r"stages.\1"})
+    with pytest.raises(TransferError, match=r"no rule fits a whole name in the file, such as 'net\.conv\.w'"):
+        recognise({"net.conv.w": ONE}, [family])
+
+
 def test_weights_of_an_unknown_network_are_refused_with_the_known_ones():
     with pytest.raises(TransferError, match=r"such as a\.\*, b, fit no known network \(ResNet .*--init-map"):
         recognise({"a.1.weight": ONE, "b.bias": ONE}, FAMILIES)
