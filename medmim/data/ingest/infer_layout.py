@@ -75,7 +75,7 @@ def infer_cases(
         DataError: if the user's rules do not fit the files.
     """
     candidates = _candidates(paths, declared)
-    roles = infer_roles(candidates, examine, rules.roles)
+    roles = infer_roles(candidates, examine, rules.roles, expects_labels=rules.expects_labels)
     images = list(roles.images.values())
     classes = infer_label_classes(roles, examine)
     labels = classes.labels

@@ -69,13 +69,18 @@ class Roles:
 
 
 def infer_roles(
-    candidates: Sequence[Candidate], examine: Examine, given: Sequence[tuple[str, Role]]
+    candidates: Sequence[Candidate],
+    examine: Examine,
+    given: Sequence[tuple[str, Role]],
+    *,
+    expects_labels: bool = True,
 ) -> Roles:
     """Return the role of every candidate.
 
     Args:
         candidates: volumes and pictures with the roles that their names give.
         given: glob and role, in the order of the command line; the last that matches counts.
+        expects_labels: whether files that may be labels without images stop the ingestion.
 
     Raises:
         AmbiguousLayoutError: if a file may be an image or a label, or an image has labels that exclude each
@@ -86,7 +91,8 @@ def infer_roles(
     active = [one for one in candidates if one.role != "skip"]
     if any(one.role is None for one in active):
         examine_all([one for one in active if one.role != "label"], examine)
-        _decide_by_values(active, {id(one) for one in active if one.role is None})
+        unnamed = {id(one) for one in active if one.role is None}
+        _decide_by_values(active, unnamed, expects_labels=expects_labels)
     images = [one for one in active if one.role == "image"]
     index = ImageIndex(images)
     labels: dict[Path, list[Candidate]] = defaultdict(list)
@@ -101,7 +107,8 @@ def infer_roles(
         whole = [one for one in found if not _INSTANCE_WORDS & set(_all_words(one.words))]
         other |= {one.path: "label_of_an_instance" for one in found if whole and one not in whole}
         found[:] = whole or found
-    _refuse_lost_labels(active, other)
+    if expects_labels:
+        _refuse_lost_labels(active, other)
     return Roles({one.path: one for one in images}, dict(labels), other)
 
 
@@ -136,7 +143,7 @@ def _skip_screenshots(candidates: Sequence[Candidate]) -> None:
             one.role, one.reason = "skip", "picture_beside_scans"
 
 
-def _decide_by_values(candidates: Sequence[Candidate], unnamed: set[int]) -> None:
+def _decide_by_values(candidates: Sequence[Candidate], unnamed: set[int], *, expects_labels: bool) -> None:
     """Set the roles of unnamed candidates from their values and those of their neighbours."""
     scans = [one for one in candidates if one.role != "label" and not one.few_values]
     index = ImageIndex(scans)
@@ -164,7 +171,7 @@ def _decide_by_values(candidates: Sequence[Candidate], unnamed: set[int]) -> Non
         for one in members:
             one.role = "label" if one in labels and not scan_like else "image"
         lonely = [one for one in members if one.role == "image" and one.label_like]
-        if len(lonely) > 1 or 0 < len(candidates) <= 2 * len(lonely):
+        if expects_labels and (len(lonely) > 1 or 0 < len(candidates) <= 2 * len(lonely)):
             raise AmbiguousLayoutError(
                 f"labels without images: {counted(len(lonely), 'file')} with few small whole numbers",
                 "they are images of few grey values",

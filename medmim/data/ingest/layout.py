@@ -135,6 +135,7 @@ def _inferred(
         roles=(*layout.roles.items(), *query.rules.roles),
         subjects=query.rules.subjects or SubjectRule(pattern=layout.subject_pattern),
         class_folders=layout.class_folders or query.rules.class_folders,
+        expects_labels=query.rules.expects_labels,
     )
     found = infer_cases(images, examine=query.examine, declared=declared, rules=rules)
     cases = tuple(_completed(descriptor, case, declared=declared) for case in found.cases)

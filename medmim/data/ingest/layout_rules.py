@@ -153,8 +153,11 @@ class InferenceRules:
         roles: glob and role of files.
         subjects: rule for patients.
         class_folders: the names of the innermost folders are classes of images.
+        expects_labels: whether files that may be labels without images stop the ingestion; in a folder of
+            scans to predict, they are images.
     """
 
     roles: tuple[tuple[str, Role], ...] = ()
     subjects: SubjectRule = field(default_factory=SubjectRule)
     class_folders: bool = False
+    expects_labels: bool = True

@@ -15,6 +15,7 @@ from medmim import files
 from medmim.data.dataset.manifest import VolumeRecord, read_dataset
 from medmim.data.formats.nifti import Image, read_image
 from medmim.data.formats.write_volume import write_volume
+from medmim.data.ingest.layout_rules import InferenceRules
 from medmim.errors import DataError, UsageError, counted
 from medmim.notebook import NotebookResult, Table
 from medmim.stages.applicability import UNLIKE, unlike_training_data, with_modality
@@ -130,7 +131,7 @@ class LoadedModel:
             source = files.private_folder(folder / "source")
             shutil.copy2(scan, source / scan.name)
         root = folder / "dataset"
-        ingest(source, root, home=self._home, workers=1)
+        ingest(source, root, home=self._home, workers=1, rules=InferenceRules(expects_labels=False))
         volumes = read_dataset(root).volumes
         if len(volumes) != 1:
             raise DataError(

@@ -24,6 +24,7 @@ from medmim.data.dataset.manifest import Dataset, VolumeRecord, read_dataset
 from medmim.data.dicom.write_segmentation import write_segmentation
 from medmim.data.formats.nifti import read_image
 from medmim.data.ingest.context import READ_LIMITS, Progress
+from medmim.data.ingest.layout_rules import InferenceRules
 from medmim.data.ingest.pseudonyms import Keys
 from medmim.data.ingest.publish import sole_use
 from medmim.data.ingest.source_slices import Instances, find_instances, slices_of_volume
@@ -142,7 +143,8 @@ def _ingest(
         raise UsageError(f"--out '{out}' is inside the source '{source}': choose another output folder")
     root = (staging if folder is source else staging / "taken") / "dataset"
     try:
-        ingest(folder, root, home=task.home, progress=task.progress, sandbox=task.sandbox, **options)
+        given = {"rules": InferenceRules(expects_labels=False), **options}
+        ingest(folder, root, home=task.home, progress=task.progress, sandbox=task.sandbox, **given)
     except DataError as error:
         if not (root / "ledger.jsonl").is_file():
             raise
