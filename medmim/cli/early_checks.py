@@ -26,6 +26,7 @@ NAMES = {
     "task": ("classify", "detect", "multilabel", "ordinal", "regress", "segment"),
 }
 _ON_DATASET = ("pretrain", "finetune", "plan")  # commands whose --data is medmim-data by default
+_MAY_NAME_INIT = ("init", "config", "overrides", "resume")
 _NAMES_STUDY = {"compare": "compare --study", "pack": "pack"}
 _PATHS = ("source", "image", "labels", "file", "subjects", "splits", "label_map", "targets")
 
@@ -54,6 +55,7 @@ def check_parameters(command: str, parameters: Mapping[str, Any]) -> None:
         find_config(parameters["config"], StudySettings)
     _check_dataset(command, parameters)
     _check_run("--init", parameters.get("init"), "scratch")
+    _check_pretraining(command, parameters)
     _check_run("--model", parameters.get("model") if command != "models" else None)
     _check_run("compare", parameters.get("runs") if command == "compare" else None)
     if command in _NAMES_STUDY and parameters.get("study"):
@@ -104,6 +106,16 @@ def _check_word(option: str, word: str, *accepted: str) -> None:
             f"{option} {word}: expected {''.join(f'`{one}`, ' for one in accepted)}a .safetensors file, a "
             f"run id or the name of a registered model, got a word that matches no run or model in '{home()}'"
             f"{did_you_mean(word, models) if models else ''}; see `medmim runs` and `medmim models`"
+        )
+
+
+def _check_pretraining(command: str, parameters: Mapping[str, Any]) -> None:
+    if command != "finetune" or any(parameters.get(name) for name in _MAY_NAME_INIT):
+        return
+    question = "SELECT count(*) FROM tags WHERE key = 'stage' AND value = 'pretrain'"
+    if _rows(home() / "mlflow.db", question) in ([], [(0,)]):
+        raise RunError(
+            "--init: no finished pretraining run on this dataset; run `medmim pretrain` or use --init scratch"
         )
 
 

@@ -65,13 +65,14 @@ def command(context: click.Context, *, limit: int, as_json: bool) -> None:
 def promote(*, model: str, force: bool, why: str, as_json: bool) -> None:
     """Make a model version the champion without the paired test of `medmim compare --promote`."""
     from medmim.errors import UsageError
-    from medmim.tracking.comparison.champion import force_promotion
-    from medmim.tracking.mlflow_store import Store
 
     if not force:
         raise UsageError(
             "models promote: expected --force; to promote by the paired test, use `medmim compare --promote`"
         )
+    from medmim.tracking.comparison.champion import force_promotion
+    from medmim.tracking.mlflow_store import Store
+
     done = force_promotion(Store(home()), model, why)
     print_result(
         {"promoted": done.promoted, "sentence": done.sentence}, as_json=as_json, lines=[done.sentence]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from medmim import files
 from medmim.errors import RunError
 from medmim.stages.store_filters import ModelFilter, RunFilter
 from medmim.stages.store_listing import ListedRun, list_models, list_runs, run_ids
+
+_RUN_ID = re.compile(r"[0-9a-f]{32}")  # MLflow stores registered models next to the folders of runs
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,8 @@ def leftovers(home: Path) -> list[Leftover]:
     """
     active = run_ids(home)
     folders = [*(home / "checkpoints").glob("*"), *(home / "artifacts").glob("*/*")]
-    orphans = [path for path in sorted(folders) if path.is_dir() and path.name not in active]
+    of_runs = [path for path in sorted(folders) if path.is_dir() and _RUN_ID.fullmatch(path.name)]
+    orphans = [path for path in of_runs if path.name not in active]
     found = [
         Leftover(path, _size(path), "its run was deleted") for path in orphans if not files.is_locked(path)
     ]

@@ -147,7 +147,7 @@ def _match(store: Store, word: str) -> str:
     if len(matching) != 1:
         raise RunError(
             f"--init {word}: expected `scratch`, a weights file or a run id, got something that fits "
-            f"{counted(len(matching), 'run')}; see `medmim ui` for ids"
+            f"{counted(len(matching), 'run')}; see `medmim runs`"
         )
     return str(matching[0])
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medmim.config.runs import RunSettings
+from medmim.config.runs import FinetuneSettings, RunSettings
 from medmim.data.dataset.manifest import THIN, VolumeRecord, read_dataset
 from medmim.data.dataset.partition import partition
-from medmim.errors import UsageError, counted
+from medmim.errors import DataError, UsageError, counted
 
 if TYPE_CHECKING:
     from torch import nn
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from medmim.data.loading.preprocessing_plan import PreprocessingPlan
     from medmim.shapes import Size
 
+_MISSING = {
+    "segment": "labels: ingest them with --labels DIR, or as a layout that has them",
+    "classify": "a class: ingest class folders or a class table, or pass --targets FILE.csv --column NAME",
+}
 _FEW_VOLUMES = 20
 _FEW_TEST_PATIENTS = 2
 _MUCH_PADDING = 0.6  # share of a patch
@@ -28,9 +32,12 @@ def opening_lines(settings: RunSettings, home: Path) -> list[str]:
 
     Raises:
         UsageError: for another number of sizes than dimensions.
+        DataError: if no volume has a label to segment, or a class.
     """
     dataset = read_dataset(settings.data)
     _check_size(settings, dataset.volumes)
+    if isinstance(settings, FinetuneSettings):
+        _check_annotations(settings, dataset.volumes)
     divided = partition(dataset, fold=settings.fold)
     parts = (("train", divided.train), ("val", divided.val), ("test", divided.test))
     counts = ", ".join(f"{name} {len(volumes)}" for name, volumes in parts)
@@ -130,6 +137,21 @@ def _check_size(settings: RunSettings, volumes: Sequence[VolumeRecord]) -> None:
         raise UsageError(
             f"--size {','.join(map(str, settings.size))}: expected one number of voxels or {dims}, as the "
             f"training is in {dims}D"
+        )
+
+
+def _check_annotations(settings: FinetuneSettings, volumes: Sequence[VolumeRecord]) -> None:
+    """Raise for a dataset that lacks what the task learns from, and name the task that it has boxes for."""
+    has = {
+        "segment": any(one.label for one in volumes),
+        "classify": settings.targets or any(one.target is not None for one in volumes),
+    }
+    if not has.get(settings.task, True):
+        boxes = any(one.boxes for one in volumes)
+        raise DataError(
+            f"this dataset has no image with {_MISSING[settings.task]}"
+            f"{', but boxes for `medmim finetune detect`' if boxes else ''}",
+            reason="no_labels",
         )
 
 

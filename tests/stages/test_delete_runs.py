@@ -29,6 +29,13 @@ def test_deleted_runs_are_gone_and_their_files_removed(stored):
     assert CliRunner().invoke(main, ["clean"]).stdout == "nothing to remove\n"
 
 
+def test_the_folder_of_registered_models_is_no_leftover(tmp_path):
+    model = tmp_path / "artifacts" / "e" / "models" / "m-1" / "artifacts"
+    model.mkdir(parents=True)
+    (model / "weights").write_bytes(bytes(10))
+    assert leftovers(tmp_path) == []
+
+
 def test_timings_of_stopped_studies_are_leftovers(tmp_path):
     (tmp_path / "studies" / "tmpabc").mkdir(parents=True)
     (tmp_path / "studies" / "tmpabc" / "weights").write_bytes(bytes(10))

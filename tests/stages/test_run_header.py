@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 import small_modules
+import tiny
 
-from medmim.config.runs import PretrainSettings
-from medmim.data.dataset.manifest import read_dataset
+from medmim.config.runs import FinetuneSettings, PretrainSettings
+from medmim.data.dataset.manifest import DatasetInfo, read_dataset, write_dataset
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan
-from medmim.errors import UsageError
+from medmim.errors import DataError, UsageError
 from medmim.stages.run_header import cell_lines, network_lines, opening_lines, view_lines
 
 
@@ -25,6 +26,13 @@ def test_a_size_of_other_dimensions_is_refused_before_pytorch_is_imported(tiny_d
         UsageError, match=r"--size 9,9: expected one number of voxels or 3, as the training is in 3D"
     ):
         opening_lines(PretrainSettings(data=tiny_dataset, size=(9, 9), dims=3), Path("runs"))
+
+
+def test_a_task_without_annotations_is_refused_before_pytorch_is_imported(tmp_path):
+    write_dataset(tmp_path, DatasetInfo(name="d"), [tiny.row()], [])
+    settings = FinetuneSettings(task="classify", data=tmp_path)
+    with pytest.raises(DataError, match=r"no image with a class: ingest class folders .* --column NAME$"):
+        opening_lines(settings, tmp_path)
 
 
 def test_a_budget_of_the_recipe_is_named(tiny_dataset):
