@@ -26,6 +26,7 @@ from medmim.config.own_code import explain_own_code, trust, trust_settings
 from medmim.errors import MedmimError, Stopped, causes, did_you_mean, message_of
 from medmim.files import SHARED
 
+_CHECKED = "checks_parameters"  # marks callbacks; `__wrapped__` would not do, since type checks wrap them too
 _LOADS_MODELS = (
     *("pretrain", "finetune", "study", "predict", "evaluate", "export", "embed", "masks", "plan", "compare"),
     "weights",
@@ -88,8 +89,9 @@ class Medmim(click.Group):
         own = [_trust_option()] if name in _LOADS_MODELS else []
         own += [_shared_option()] if name in _WRITES else []
         command.params += [option for option in own if present.isdisjoint(option.opts)]
-        if command.callback is not None and not hasattr(command.callback, "__wrapped__"):
+        if command.callback is not None and not hasattr(command.callback, _CHECKED):
             command.callback = _checked_first(name, command.callback)
+            setattr(command.callback, _CHECKED, True)
         return command
 
     def resolve_command(

@@ -27,6 +27,7 @@ NAMES = {
 }
 _ON_DATASET = ("pretrain", "finetune", "plan")  # commands whose --data is medmim-data by default
 _MAY_NAME_INIT = ("init", "config", "overrides", "resume")
+_OWN_CHECKS = ("masks", "models", "promote")  # of datasets and models, after those of their usage
 _NAMES_STUDY = {"compare": "compare --study", "pack": "pack"}
 _PATHS = ("source", "image", "labels", "file", "subjects", "splits", "label_map", "targets")
 
@@ -39,14 +40,14 @@ def check_parameters(command: str, parameters: Mapping[str, Any]) -> None:
         DataError: for a dataset that does not exist.
         RunError: for a run or weights file that does not exist.
     """
-    for kind, known in NAMES.items():
-        for word in _words(parameters.get(kind) or (parameters.get("names") if kind == "mask" else None)):
-            if ":" not in word and word not in known:
-                raise unknown_name(kind, word, known)
+    if command != "settings":  # its tasks include pretrain and study
+        _check_names(parameters)
     for name in _PATHS:
         path = parameters.get(name)
         if isinstance(path, Path) and not os.path.lexists(path):
             raise UsageError(f"'{path}' does not exist: expected a file or folder; check the path")
+    if command in _OWN_CHECKS:
+        return
     _check_layout(parameters.get("layout"))
     if command == "study" and parameters.get("config"):
         from medmim.config.resolve import find_config
@@ -56,8 +57,24 @@ def check_parameters(command: str, parameters: Mapping[str, Any]) -> None:
     _check_dataset(command, parameters)
     _check_run("--init", parameters.get("init"), "scratch")
     _check_pretraining(command, parameters)
-    _check_run("--model", parameters.get("model") if command != "models" else None)
-    _check_run("compare", parameters.get("runs") if command == "compare" else None)
+    _check_run("--model", parameters.get("model"))
+    _check_stored(command, parameters)
+
+
+def _check_names(parameters: Mapping[str, Any]) -> None:
+    for kind, known in NAMES.items():
+        for word in _words(parameters.get(kind) or (parameters.get("names") if kind == "mask" else None)):
+            if ":" not in word and word not in known:
+                raise unknown_name(kind, word, known)
+
+
+def _check_stored(command: str, parameters: Mapping[str, Any]) -> None:
+    """Check the runs of a comparison and the name of a study."""
+    for word in _words(parameters.get("runs")) if command == "compare" else ():
+        if _count_matches(home() / "mlflow.db", word) == 0:
+            raise RunError(
+                f"no run '{word}' in '{home()}': expected ids of fine-tuning runs; see `medmim runs`"
+            )
     if command in _NAMES_STUDY and parameters.get("study"):
         _check_study(_NAMES_STUDY[command], parameters["study"])
 
