@@ -127,7 +127,11 @@ def _check_word(option: str, word: str, *accepted: str) -> None:
 
 
 def _check_pretraining(command: str, parameters: Mapping[str, Any]) -> None:
-    if command != "finetune" or any(parameters.get(name) for name in _MAY_NAME_INIT):
+    if (
+        command != "finetune"
+        or not parameters.get("task")
+        or any(parameters.get(name) for name in _MAY_NAME_INIT)
+    ):
         return
     question = "SELECT count(*) FROM tags WHERE key = 'stage' AND value = 'pretrain'"
     if _rows(home() / "mlflow.db", question) in ([], [(0,)]):

@@ -122,7 +122,11 @@ def test_the_module_is_the_command():
         (["finetune", "segment"], 1, "no finished pretraining run on this dataset"),
         (["finetune", "segment", "--init", "zzz"], 1, "matches no run"),
         (["finetune", "segment", "--init", "gone.safetensors"], 1, "--init gone.safetensors: no such file"),
-        (["finetune", "segment", "--num-labelled", "2", "--label-fraction", "0.5"], 2, "got both"),
+        (
+            ["finetune", "segment", "--init", "scratch", "--num-labelled", "2", "--label-fraction", "0.5"],
+            2,
+            "got both",
+        ),
         (["finetune", "segment", "--init", "scratch", "--num-labelled", "99"], 1, "only 7 labelled patients"),
         (["finetune", "segment", "--resume", "--lr", "1"], 2, "leave out --lr"),
         (["finetune"], 2, "TASK"),
