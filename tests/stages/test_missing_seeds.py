@@ -80,7 +80,9 @@ def test_fine_tuning_of_seeds_keeps_finished_runs_and_resumes_interrupted_ones(s
     ],
 )
 def test_wrong_seeds_are_rejected(words, message, study):
-    found = CliRunner().invoke(main, ["finetune", "segment", "--data", str(study.data), *words])
+    found = CliRunner().invoke(
+        main, ["finetune", "segment", "--init", "scratch", "--data", str(study.data), *words]
+    )
     assert found.exit_code == 2
     assert message in found.output
 

@@ -95,11 +95,12 @@ def _stack(channels: Sequence[VolumeRecord]) -> ChannelStack:
     labelled = next((one for one in channels if one.label), channels[0])
     marks = next((one for one in channels if one.boxes), channels[0])
     row = {
-        **channels[0].model_dump(by_alias=True),
+        **dict(channels[0]),
         "label": labelled.label,
         "label_sha256": labelled.label_sha256,
         "boxes": marks.boxes,
         "target": next((one.target for one in channels if one.target is not None), None),
         "targets": next((one.targets for one in channels if one.targets), {}),
     }
-    return ChannelStack(**row, channels=tuple(channels))
+    # not validated again: volumes of several datasets have absolute paths, which a manifest may not have
+    return ChannelStack.model_construct(**row, channels=tuple(channels))

@@ -66,7 +66,7 @@ def finetune(
         settings,
         store,
         validate=lambda recorder, _folder: _validation(run, recorder),
-        finish=partial(_finish, run, store),
+        finish=partial(_finish, run, store, log),
         resume=resume,
         tags=tags,
         callbacks=callbacks,
@@ -76,6 +76,7 @@ def finetune(
 def _finish(
     run: FinetuneRun,
     store: Store,
+    log: Callable[[str], None],
     fitted: FitResult,
     validation: ValidationCallback,
     recorder: Recorder,
@@ -86,6 +87,11 @@ def _finish(
     checkpoint = _save(run, recorder, folder)  # first: room is reserved for the weights alone
     metrics, scores = _test(run, fitted, validation, recorder, folder)
     result = RunResult(recorder.run_id, checkpoint, metrics, folder / "panel.png", scores)
+    if run.partition.val and not _is_above_chance(run, metrics):
+        log(
+            "warning: the validation score is at the level of chance: train longer, or look at the labels "
+            "with `medmim inspect`; `medmim predict` prefers any other model"
+        )
     _register(store, run, result)
     return result
 
@@ -237,9 +243,11 @@ def _status(run: FinetuneRun, metrics: Mapping[str, float]) -> str:
     """Return `control` from scratch, `failed sanity` for a validation score at the level of chance."""
     if run.origin.arm == SCRATCH:
         return CONTROL
-    if not run.partition.val:
-        return CANDIDATE
+    return CANDIDATE if not run.partition.val or _is_above_chance(run, metrics) else FAILED
+
+
+def _is_above_chance(run: FinetuneRun, metrics: Mapping[str, float]) -> bool:
     metric = run.task.selection_metric
     score = metrics.get(f"best/val_{metric}", metrics.get(f"last/val_{metric}", float("nan")))
     chance = _CHANCE.get(run.settings.task, 1 / max(len(run.context.names), 1))
-    return CANDIDATE if score > chance else FAILED  # NaN fails
+    return score > chance  # False for NaN

@@ -82,8 +82,8 @@ def caveat(rows: Sequence[Mapping[str, Any]]) -> str | None:
     if row is None:
         return None
     return (
-        f"no test patient failed (less than half of the mean {row['metric']}); up to "
-        f"{100 * row['unseen_failures']:.0f} % of patients could (95 % bound), which the interval leaves out"
+        f"no test patient is below half of the mean {row['metric']}; up to "
+        f"{100 * row['unseen_failures']:.0f} % of patients may be (95 % bound), which the interval leaves out"
     )
 
 

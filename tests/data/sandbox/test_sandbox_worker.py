@@ -15,7 +15,7 @@ FAILURES = {
     "a refusal": (DataError("no", reason="truncated"), {"reason": "truncated"}),
     "a full disk": (OSError(errno.ENOSPC, "full"), {"reason": "cannot_write"}),
     "a file that cannot be written": (WriteError(errno.EACCES, "denied"), {"reason": "cannot_write"}),
-    "a file beyond the limit": (OSError(errno.EFBIG, "large"), {"reason": "too_large"}),
+    "a file beyond the limit": (OSError(errno.EFBIG, "large"), {"reason": "file_limit"}),
     "a file that cannot be read": (OSError(errno.EIO, "read"), {"reason": "parser_error"}),
     "a faulty parser": (ValueError("SENTINEL"), {"reason": "parser_error"}),
     "no memory": (MemoryError(), {"reason": "memory", "ending": True}),

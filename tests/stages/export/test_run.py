@@ -135,8 +135,8 @@ def test_a_classifier_is_no_bundle(tiny_dataset, tmp_path, home):
         export("bundle", data=tiny_dataset, home=home, model=model, out=tmp_path / "bundle")
 
 
-def test_the_command_wants_a_format():
-    result = CliRunner().invoke(main, ["export"])
+def test_the_command_wants_a_format(tiny_dataset):
+    result = CliRunner().invoke(main, ["export", "--data", str(tiny_dataset)])
     assert result.exit_code == 2
     assert "expected bundle, onnx, safetensors, nnunet or datalist" in result.stderr
 

@@ -91,6 +91,10 @@ def test_the_score_is_noted_on_the_pretraining(study):
     assert metrics["finetuned/test_dice"] == pytest.approx(study.tuned.metrics["test/dice"])
 
 
+def test_a_score_at_the_level_of_chance_is_a_warning(study):
+    assert sum("the validation score is at the level of chance" in line for line in study.said) == 2
+
+
 def test_the_description_says_how_to_use_the_weights(study):
     described = json.loads(study.tuned.checkpoint.with_suffix(".json").read_text())
     assert described["kind"] == "segment"

@@ -182,7 +182,7 @@ def test_a_test_set_without_failures_states_how_many_patients_may_fail():
     found = intervals(task.weighted_statistic(rows, place), 10)
     [dice] = [row for row in found if row["metric"] == "dice"]
     assert dice["unseen_failures"] == pytest.approx(1 - 0.05**0.1)
-    assert "up to 26 % of patients could" in caveat(found)
+    assert "up to 26 % of patients may be" in caveat(found)
     failed = [{**row, "dice": row["dice"] * (row["subject"] != "p3")} for row in rows]
     assert caveat(intervals(task.weighted_statistic(failed, place), 10)[:1]) is None
 
