@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
-HANG_S = 3.0  # longer than the tests' timeout of a request
+HANG_S = 5.0  # longer than the tests' timeout of a request
 
 
 class ShakyServer:
