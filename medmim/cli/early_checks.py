@@ -120,7 +120,7 @@ def _check_word(option: str, word: str, *accepted: str) -> None:
     if _count_matches(database, word) == 0:
         models = [str(name) for (name,) in _rows(database, "SELECT name FROM registered_models") or ()]
         raise RunError(
-            f"{option} {word}: expected {''.join(f'`{one}`, ' for one in accepted)}a .safetensors file, a "
+            f"{option} {word}: expected {''.join(f'`{one}`, ' for one in accepted)}a weights file, a "
             f"run id or the name of a registered model, got a word that matches no run or model in '{home()}'"
             f"{did_you_mean(word, models) if models else ''}; see `medmim runs` and `medmim models`"
         )

@@ -165,7 +165,7 @@ def _engine(
 def _read_all(
     context: IngestContext, sources: Sources
 ) -> tuple[list[IngestedVolume], DatasetLayout | None, tuple[dict[str, Any], ...]]:
-    """Scan every file, ingest DICOM and other volumes, attach labels, and return warnings about patients."""
+    """Scan every file, ingest DICOM and other volumes, attach labels, and return warnings."""
     locate_links(context, sources)
     paths = sources.readable
     scanned = scan(context, paths)
@@ -174,7 +174,7 @@ def _read_all(
     scanned = apply_subject_rule(context.options.rules.subjects, scanned, paths, sources.source)
     readable = {number: context.file(path) for number, path in paths.items()}
     slicer = [path for path in paths.values() if path.name.lower().endswith(SLICER_NAMES)]
-    segment_names = number_slicer_labels(context, slicer)
+    segment_names, overlaps = number_slicer_labels(context, slicer)
     images, labels, skipped = take_given_roles(context, sources.source, scanned, paths)
     context.ledger.record(skipped, "skipped", "skipped_by_role")
     made = volumes_from_dicom(context, images, readable)
@@ -183,7 +183,7 @@ def _read_all(
     more, layout = volumes_from_nifti(
         context, sources.source, seen=rest, paths=paths, beside_dicom=bool(made)
     )
-    doubts = doubtful_patients(scanned, paths, sources.source)
+    doubts = (*overlaps, *doubtful_patients(scanned, paths, sources.source))
     if made and more and not context.options.rules.subjects:
         doubts = ({"kind": "patients_by_two_rules", "images": len(more), "dicom": len(made)}, *doubts)
     made = attach_labels(context, [*made, *more], label_files, scanned, masks)

@@ -12,7 +12,7 @@ import jinja2
 
 from medmim import __version__, files
 from medmim.data.dataset.manifest import Dataset, VolumeRecord, read_dataset
-from medmim.data.formats.thumbnails import COLOURS, thumbnail
+from medmim.data.formats.thumbnails import CLASS_COLOURS, thumbnail
 from medmim.data.ingest.checks import warning_text
 from medmim.data.ingest.context import READ_LIMITS, Progress
 from medmim.data.sandbox.sandbox import Answer, Sandbox
@@ -104,7 +104,10 @@ def render_page(dataset: Dataset, answers: Sequence[Answer], *, edge: int) -> st
             for one in dataset.info.warnings[:_MAX_WARNINGS]
         ],
         outcomes=sorted(outcomes.items(), key=lambda item: (-item[1], item[0])),
-        legend=[(name, COLOURS[number % len(COLOURS)]) for number, name in enumerate(_class_names(dataset))],
+        legend=[
+            (name, CLASS_COLOURS[number % len(CLASS_COLOURS)])
+            for number, name in enumerate(_class_names(dataset))
+        ],
         data={"edge": edge, "volumes": rows},
     )
 

@@ -25,10 +25,13 @@ def read_slicer_segments(path: str) -> list[tuple[int, str]]:
     return [(value, name) for value, _, name in _segments(metadata)]
 
 
-def number_slicer_segments(path: str, numbers: Mapping[str, int], target: str) -> bool:
+def number_slicer_segments(path: str, numbers: Mapping[str, int], target: str) -> int:
     """Write the segments as one label with these class numbers by name; meant for a sandbox.
 
-    Where segments overlap, the smaller one stays visible.
+    Where segments of several classes overlap, the smaller one stays visible.
+
+    Returns:
+        Number of voxels that several classes mark.
 
     Raises:
         DataError: if the file cannot be read.
@@ -36,10 +39,12 @@ def number_slicer_segments(path: str, numbers: Mapping[str, int], target: str) -
     layers, affine, metadata = read_layers(Path(path))
     masks = [(layers[layer] == value, numbers[name]) for value, layer, name in _segments(metadata)]
     merged = np.zeros(layers.shape[1:], np.uint16)
+    overlap = np.zeros(layers.shape[1:], bool)
     for mask, number in sorted(masks, key=lambda one: -int(one[0].sum())):
+        overlap |= mask & (merged > 0) & (merged != number)
         merged[mask] = number
     Path(target).write_bytes(encode_image(Image(merged, affine)))
-    return True
+    return int(overlap.sum())
 
 
 def _segments(metadata: Mapping[str, str]) -> list[tuple[int, int, str]]:

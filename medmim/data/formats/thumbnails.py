@@ -17,7 +17,14 @@ from PIL import ImageColor
 from medmim.data.formats.nifti import Image, read_image
 
 BINS = 24
-COLOURS = ("#e4572e", "#17bebb", "#ffc914", "#76b041", "#a77bca", "#f28482")  # of classes, in their order
+CLASS_COLOURS = (
+    "#e4572e",
+    "#17bebb",
+    "#ffc914",
+    "#76b041",
+    "#a77bca",
+    "#f28482",
+)  # of classes, in their order
 _SAMPLE_SIZE = 200_000  # voxels for the quantiles
 _LOW, _HIGH = 0.5, 99.5  # percentiles shown as black and white
 
@@ -34,7 +41,7 @@ def thumbnail(
 
     Args:
         label: its label.
-        codes: classes of the label, each outlined in its colour of `COLOURS`; others have the first colour.
+        codes: classes of the label, each outlined in its colour; others have the first of `CLASS_COLOURS`.
         edge: height and width of each plane's picture in pixels; 0 for no pictures.
         quality: JPEG quality, up to 95.
         boxes: code and corners of each box, outlined where there is no label.
@@ -128,9 +135,9 @@ def _outline_classes(
     colours: Shaped[np.ndarray, "a b 3"], label: Shaped[np.ndarray, "a b"], codes: Sequence[int]
 ) -> None:
     """Draw the boundary of the foreground and of each class."""
-    colours[_outline(label > 0)] = ImageColor.getrgb(COLOURS[0])
+    colours[_outline(label > 0)] = ImageColor.getrgb(CLASS_COLOURS[0])
     for number, code in enumerate(codes):
-        colours[_outline(label == code)] = ImageColor.getrgb(COLOURS[number % len(COLOURS)])
+        colours[_outline(label == code)] = ImageColor.getrgb(CLASS_COLOURS[number % len(CLASS_COLOURS)])
 
 
 def _outline(inside: Shaped[np.ndarray, "a b"]) -> Shaped[np.ndarray, "a b"]:

@@ -156,6 +156,8 @@ _TEXTS = {
     "{code} becomes a class, and what 0 means is not trained; renumber the labels",
     "declared_regions": "dataset.json declares overlapping regions: the labels keep their values, and each "
     "value is a class; to train the regions, pass --set 'regions={{{regions}}}' to medmim finetune segment",
+    "segments_overlap": "segments overlap in {files:file} of 3D Slicer: {voxels:voxel has|voxels have} the "
+    "class of the smaller segment only; to keep all, save each segment as a file and pass --overlap regions",
     "masks_of_two_codes": "{ones:label has|labels have} the values 0 and 1, {whites} have 0 and 255, and "
     "none has both: they become two classes; if both mean the same, train with --set "
     "labels={{mask: [1, 255]}}",

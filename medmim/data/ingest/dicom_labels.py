@@ -60,10 +60,15 @@ def read_objects(
     }
 
 
-def number_slicer_labels(context: IngestContext, paths: Sequence[Path]) -> dict[int, str]:
-    """Give equally named segments of 3D Slicer files one number in staged copies; return names by number.
+def number_slicer_labels(
+    context: IngestContext, paths: Sequence[Path]
+) -> tuple[dict[int, str], list[dict[str, Any]]]:
+    """Give equally named segments of 3D Slicer files one number in staged copies.
 
     Files that cannot be read, or have no named segments, are left as they are.
+
+    Returns:
+        Names by number, and warnings about overlapping segments.
     """
     tasks = [{"path": str(context.file(path))} for path in paths]
     answers = context.each("labels", read_slicer_segments, tasks, limits=READ_LIMITS)
@@ -78,9 +83,16 @@ def number_slicer_labels(context: IngestContext, paths: Sequence[Path]) -> dict[
     ]
     written = context.each("labels", number_slicer_segments, written_tasks, limits=READ_LIMITS)
     context.unpacked.update(
-        {path: target for path, target, one in zip(found, targets, written, strict=True) if one.value}
+        {
+            path: target
+            for path, target, one in zip(found, targets, written, strict=True)
+            if one.value is not None
+        }
     )
-    return {classes[_key(one)]: one[1] for own in found.values() for one in own}
+    overlaps = [int(one.value) for one in written if one.value]
+    warning = {"kind": "segments_overlap", "files": len(overlaps), "voxels": sum(overlaps)}
+    names = {classes[_key(one)]: one[1] for own in found.values() for one in own}
+    return names, [warning] if overlaps else []
 
 
 def _classes(labels: Sequence[Sequence[Segment]], given: Mapping[int, str]) -> dict[str, int]:

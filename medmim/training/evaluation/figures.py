@@ -16,6 +16,7 @@ from matplotlib.patheffects import withStroke
 from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor
 
+from medmim.data.formats.thumbnails import CLASS_COLOURS
 from medmim.training.evaluation.classification_metrics import (
     UNSEEN,
     Numbers,
@@ -27,7 +28,7 @@ from medmim.training.evaluation.classification_metrics import (
     confusion,
 )
 
-_COLOURS = ListedColormap(["#e4572e", "#17bebb", "#ffc914", "#76b041", "#a77bca", "#f28482"])
+_COLOURS = ListedColormap(CLASS_COLOURS)
 _LETTERS = 34  # longest line of a caption; longer ones would be cut off
 
 

@@ -7,6 +7,7 @@ from ingest_source import count_fates, run_ingest
 
 from medmim.data.formats.nifti import read_image
 from medmim.data.formats.slicer_segments import number_slicer_segments, read_slicer_segments
+from medmim.data.ingest.checks import warning_text
 
 
 def save(path, layers, segments=()):
@@ -30,9 +31,22 @@ def test_layers_overlap_and_the_smaller_segment_stays_visible(tmp_path):
     path = tmp_path / "a.seg.nrrd"
     save(path, [block(1, size=5), block(2)], [("Whole", 1, 0), ("Core", 1, 1)])
     assert read_slicer_segments(str(path)) == [(1, "whole"), (1, "core")]
-    number_slicer_segments(str(path), {"whole": 2, "core": 7}, str(tmp_path / "b.nii.gz"))
+    hidden = number_slicer_segments(str(path), {"whole": 2, "core": 7}, str(tmp_path / "b.nii.gz"))
+    assert hidden == 8
     label = read_image(tmp_path / "b.nii.gz").array
     assert {int(value): int((label == value).sum()) for value in np.unique(label)} == {0: 211, 2: 117, 7: 8}
+
+
+def test_overlapping_segments_are_a_warning(tmp_path):
+    rng = np.random.default_rng(0)
+    save(tmp_path / "in" / "p1" / "CT.nrrd", [rng.integers(0, 900, (8, 7, 6)).astype(np.int16)])
+    layers = [block(1, size=5), block(2)]
+    save(tmp_path / "in" / "p1" / "CT.seg.nrrd", layers, [("Whole", 1, 0), ("Core", 1, 1)])
+    warnings = run_ingest(tmp_path).info.warnings
+    assert [one for one in warnings if one["kind"] == "segments_overlap"] == [
+        {"kind": "segments_overlap", "files": 1, "voxels": 8}
+    ]
+    assert warning_text(warnings[0]).startswith("segments overlap in 1 file of 3D Slicer: 8 voxels have")
 
 
 @pytest.mark.parametrize("layered", [False, True])
