@@ -26,10 +26,16 @@ Examples:
   medmim predict /dicom --model lung-segment --out lung-predictions
   medmim predict scan.nii.gz --model 3f2a        a fine-tuning run
   medmim predict /dicom --model 3f2a --model 9c41        the mean of two runs, such as two seeds
+  medmim predict /dicom --model 3f2a --folds all         the mean of the five runs of a cross-validation
   medmim predict medmim-data --model weights.safetensors""",
 )
 @click.argument("source", type=click.Path(path_type=Path))
 @models_option
+@click.option(
+    "--folds",
+    type=click.Choice(["all"]),
+    help="The mean of the models of all five folds that were trained with the settings of --model.",
+)
 @out_option("predictions")
 @click.option("--workers", type=int, help="Processes that read scans.  [default: one per core]")
 @click.option(

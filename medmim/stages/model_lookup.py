@@ -13,12 +13,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlflow.entities import Run
+
+from medmim.data.dataset.partition import FOLDS
 from medmim.errors import RunError, counted
 from medmim.stages.initial_weights import CANDIDATE, CONTROL, FAILED, weights_of
 from medmim.stages.store_filters import ModelFilter, RunFilter
 from medmim.stages.store_listing import ListedModel, ListedRun, list_models, list_runs, model_names
 from medmim.tracking.comparison.champion import CHAMPION
-from medmim.tracking.mlflow_store import ORIGIN, Store
+from medmim.tracking.comparison.equality import fingerprint
+from medmim.tracking.comparison.runs import RunScores, read_pretraining, read_settings
+from medmim.tracking.mlflow_store import FINISHED, ORIGIN, Store
 
 _FAILED = "that failed the sanity check"
 _NOUNS = {
@@ -34,10 +39,12 @@ class SelectedModel:
 
     Attributes:
         weights: safetensors file; its description is next to it.
+        run_id: run that trained it; empty for a file.
     """
 
     weights: Path
     title: str
+    run_id: str = ""
 
 
 def find_model(
@@ -61,13 +68,59 @@ def find_model(
                 "run or a .safetensors file"
             )
         chosen = _best(found, log)
-        return SelectedModel(weights_of(store, chosen.run_id), _title(chosen))
+        return SelectedModel(weights_of(store, chosen.run_id), _title(chosen), chosen.run_id)
     name, number, alias = _parts(word)
     named = list_models(home, ModelFilter(name, number or None, alias or None))
     if not named:
-        return SelectedModel(weights_of(store, _matching_run(home, word, stages)), f"run {word}")
+        run_id = _matching_run(home, word, stages)
+        return SelectedModel(weights_of(store, run_id), f"run {word}", run_id)
     chosen = named[0] if number or alias else _best(named, log)
-    return SelectedModel(weights_of(store, chosen.run_id), _title(chosen))
+    return SelectedModel(weights_of(store, chosen.run_id), _title(chosen), chosen.run_id)
+
+
+def models_of_folds(model: SelectedModel, home: Path) -> list[SelectedModel]:
+    """Return the models of all five folds that were trained like this one: same data, settings and seed.
+
+    Raises:
+        RunError: if the model is a file, was not trained on a fold, or a fold is missing.
+    """
+    store = Store(home, reading=True)
+    if not model.run_id:
+        raise RunError(f"--folds all: expected a run or a registered model, got the file '{model.weights}'")
+    own = _setup(store, store.run(model.run_id))
+    if not own.settings or own.settings.get("fold") is None:
+        raise RunError(
+            f"--folds all: expected a run of `medmim finetune --fold N`, got run {own.run_id[:8]}, which was "
+            "trained on the dataset's own split"
+        )
+    same = {key: own.tags[key] for key in ("stage", "task", "arm", "dataset_hash") if key in own.tags}
+    found: dict[int, str] = {}
+    for run in store.runs(FINISHED, limit=None, **same):
+        other = _setup(store, run)
+        if other.settings and other.seed == own.seed and fingerprint(other) == fingerprint(own):
+            found.setdefault(other.settings["fold"], other.run_id)  # newest first
+    found[own.settings["fold"]] = own.run_id
+    if missing := sorted(set(range(FOLDS)) - set(found)):
+        raise RunError(
+            f"--folds all: expected runs of {FOLDS} folds with the settings and the seed of run "
+            f"{own.run_id[:8]}, got none of fold {', '.join(map(str, missing))}; train them with `medmim finetune … "
+            f"--fold {missing[0]}`, or name the runs, each with --model"
+        )
+    runs = [found[fold] for fold in range(FOLDS)]
+    return [SelectedModel(weights_of(store, run_id), f"run {run_id[:8]}", run_id) for run_id in runs]
+
+
+def _setup(store: Store, run: Run) -> RunScores:
+    """Return a run without its scores."""
+    tags = dict(run.data.tags)
+    return RunScores(
+        run_id=run.info.run_id,
+        arm=tags["arm"],
+        tags=tags,
+        cases=(),
+        settings=read_settings(store, run),
+        pretraining=read_pretraining(store, tags),
+    )
 
 
 def _like_the_newest(home: Path) -> list[ListedModel]:

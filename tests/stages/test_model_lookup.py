@@ -2,9 +2,10 @@
 
 import pytest
 import threshold
+import yaml
 
 from medmim.errors import RunError
-from medmim.stages.model_lookup import find_model
+from medmim.stages.model_lookup import find_model, models_of_folds
 from medmim.tracking.mlflow_store import ORIGIN, Store
 from medmim.training.weights import WEIGHTS
 
@@ -16,7 +17,16 @@ class Registry:
         self.store, self.said = Store(home), []
 
     def add(
-        self, model, *, arm="spark mesh 0.7", score=None, alias="challenger", split="a", origin="", **tags
+        self,
+        model,
+        *,
+        arm="spark mesh 0.7",
+        score=None,
+        alias="challenger",
+        split="a",
+        origin="",
+        settings=None,
+        **tags,
     ):
         run = {"stage": "finetune", "arm": arm, "metric": "dice", "split_hash": split}
         run |= {"dataset": "d", "dataset_hash": "d", **({ORIGIN: origin} if origin else {})}
@@ -26,6 +36,9 @@ class Registry:
         recorder.file(weights.with_suffix(".json"), folder="model")
         if score is not None:
             recorder.metrics({"best/val_dice_present": score}, step=0)
+        if settings is not None:
+            recorder.tags({"seed": str(settings.get("seed", 0))})
+            recorder.text("settings.yaml", yaml.safe_dump(settings))
         recorder.finish("FINISHED")
         self.store.register(model=model, run_id=recorder.run_id, tags=tags, alias=alias)
         return recorder.run_id
@@ -107,3 +120,24 @@ def test_weights_that_are_only_an_artifact_are_found(registry):
     run = registry.add("lung", alias="champion")
     (registry.store.checkpoints(run) / WEIGHTS).unlink()
     assert registry.found("lung").weights.is_file()
+
+
+def test_the_models_of_five_folds_have_the_settings_and_the_seed_of_the_one_named(registry):
+    def add(**settings):
+        return registry.add("lung", arm="scratch", settings={"task": "segment", **settings})
+
+    runs = [add(fold=fold, steps=20) for fold in range(4)]
+    add(fold=4, steps=30)
+    add(fold=4, steps=20, seed=1)
+    store, home = registry.store, registry.store.home
+    with pytest.raises(RunError, match=r"seed of run \w{8}, got none of fold 4; train them with .* --fold 4"):
+        models_of_folds(registry.found(runs[0]), home)
+    runs.append(add(fold=4, steps=20))
+    assert [one.run_id for one in models_of_folds(registry.found(runs[3]), home)][:2] == runs[:2]
+    assert {one.run_id for one in models_of_folds(registry.found(runs[2]), home)} == set(runs)
+    whole = add(steps=20)
+    with pytest.raises(RunError, match=r"expected a run of `medmim finetune --fold N`, got run \w{8}"):
+        models_of_folds(registry.found(whole), home)
+    file = str(store.checkpoints(whole) / WEIGHTS)
+    with pytest.raises(RunError, match="expected a run or a registered model, got the file"):
+        models_of_folds(registry.found(file), home)

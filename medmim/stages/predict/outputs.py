@@ -21,7 +21,7 @@ from medmim.data.loading.preprocess import PreprocessedVolume
 from medmim.errors import counted
 from medmim.training.evaluation.detection_metrics import UNCHOSEN
 from medmim.training.evaluation.figures import FigureRow, boxed_row, caption_row, panel, upright
-from medmim.training.evaluation.inference import labels_of, restored, segment
+from medmim.training.evaluation.inference import labels_of, onto, restored, segment
 from medmim.training.evaluation.postprocessing import apply_postprocessing
 from medmim.training.tasks.base import EvaluationContext
 from medmim.training.tasks.multilabel import predicted_words
@@ -99,11 +99,8 @@ def write_label_prediction(
     trained: TrainedModel, scene: EvaluationContext, volume: VolumeRecord, place: OutputPlace
 ) -> VolumePrediction:
     """Segment a volume; write the labels on the grid of its file, and a picture; return each class's size."""
-    assert isinstance(trained.task, Segmentation)
     prepared = scene.volumes(volume)
-    probabilities = segment(
-        trained.network, prepared, scene.plan, precision=scene.precision, mirror=trained.task.mirror
-    )
+    probabilities = _mean_probabilities(trained, scene, volume)
     voxel_ml = abs(float(np.linalg.det(prepared.stored_affine[:3, :3]))) / 1000
     rules = scene.tuned.get("postprocessing", {})
     regions = scene.plan.regions
@@ -199,6 +196,22 @@ OUTPUTS: dict[str, OutputFile] = {
         "volumes.csv", ("volume", "class", "number", "voxels", "ml"), write_label_prediction
     ),
 }
+
+
+def _mean_probabilities(
+    trained: TrainedModel, scene: EvaluationContext, volume: VolumeRecord
+) -> torch.Tensor:
+    """Return the mean probabilities of all members of an ensemble, on the preprocessed grid of the first."""
+    members = [(trained, scene), *((other, other.context(scene.volumes.root)) for other in trained.others)]
+    total = torch.zeros(())
+    for member, own in members:
+        assert isinstance(member.task, Segmentation)
+        prepared = own.volumes(volume)
+        found = segment(
+            member.network, prepared, own.plan, precision=own.precision, mirror=member.task.mirror
+        )
+        total = total + onto(found, prepared, scene.volumes(volume))
+    return total / len(members)
 
 
 def _write_probabilities(

@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from medmim import files
 from medmim.data.dataset.manifest import Dataset, VolumeRecord, read_dataset
@@ -32,7 +32,7 @@ from medmim.data.sandbox.sandbox import Sandbox, for_scans
 from medmim.errors import DataError, MedmimError, RunError, UsageError, counted, raised_in
 from medmim.stages.applicability import UNLIKE, check_scans, modality_warnings, with_modality
 from medmim.stages.ingest import KEY_FILE, ingest
-from medmim.stages.model_lookup import find_model
+from medmim.stages.model_lookup import find_model, models_of_folds
 from medmim.stages.predict.outputs import (
     OUTPUTS,
     Extras,
@@ -57,6 +57,7 @@ def predict(
     *,
     home: Path,
     model: str | Sequence[str] | None = None,
+    folds: Literal["all"] | None = None,
     progress: Progress | None = None,
     log: Callable[[str], None] = print,
     force: bool = False,
@@ -65,6 +66,18 @@ def predict(
 ) -> Predictions:
     """Apply a model to scans and write its predictions.
 
+    Args:
+        source: folder or file with scans, or a dataset folder.
+        out: output folder.
+        home: home folder.
+        model: words that name a model each, see `find_model`; several are averaged.
+        folds: all: the mean of the models of five folds, of which `model` is one.
+        progress: called with the done and the whole number of steps.
+        log: called with lines about the progress.
+        force: predict scans too that do not resemble the training data.
+        extras: what is written besides the predictions.
+        **options: fields of `IngestOptions`.
+
     Raises:
         UsageError: for a missing source, an output folder inside the source, or models that do not match.
         RunError: if there is no such model, or the disk is full.
@@ -72,6 +85,10 @@ def predict(
     """
     words: Sequence[str | None] = [model] if isinstance(model, str) else model or [None]
     found = [find_model(word, home, log) for word in words]
+    if folds:
+        if len(found) > 1:
+            raise UsageError(f"--folds all: expected one --model, got {len(found)}")
+        found = models_of_folds(found[0], home)
     trained = ensemble_of([load_trained_model(one.weights) for one in found])
     title = " + ".join(one.title for one in found)
     log(f"predict      '{source}' with {title} ({trained.kind}); results in '{out}'")

@@ -22,7 +22,6 @@ from medmim.shapes import Features, Images
 from medmim.training.precision import autocast
 
 THRESHOLD = 0.5
-_SMALLEST = 1e-6  # distance of averaged probabilities from 0 and 1, whose logits would be infinite
 
 
 def labels_of(
@@ -76,13 +75,6 @@ class RegionProbabilities(nn.Module):
         return torch.sigmoid(self.network(images).float())
 
 
-def mean_logits(scores: Float[Tensor, "networks *any"], regions: Regions | None) -> Float[Tensor, "*any"]:
-    """Return the mean of logits of classes, or the logits of the mean probabilities of regions."""
-    if regions is None:
-        return scores.mean(dim=0)
-    return torch.sigmoid(scores).mean(dim=0).logit(eps=_SMALLEST)
-
-
 _SAME_VOXELS = 0.01  # tolerance in voxels for the same grid, whose affine went through float32
 
 
@@ -126,6 +118,18 @@ def on_grid(
         labels[share > best] = number
         best = best if regions else torch.maximum(best, share)
     return labels
+
+
+def onto(
+    probabilities: Float[Tensor, "channels x y z"], source: PreprocessedVolume, target: PreprocessedVolume
+) -> Float[Tensor, "channels i j k"]:
+    """Return probabilities on the preprocessed grid of `source`, resampled linearly to that of `target`."""
+    if source.image.shape == target.image.shape and np.allclose(source.affine, target.affine):
+        return probabilities
+    grid = MetaTensor(target.image[:1], affine=torch.as_tensor(target.affine))
+    resample = ResampleToMatch(mode="bilinear", padding_mode="border")
+    found: Tensor = resample(MetaTensor(probabilities, affine=torch.as_tensor(source.affine)), grid).as_tensor()
+    return found
 
 
 def segment(

@@ -15,28 +15,33 @@ from torch import Tensor, nn
 from medmim.data.dataset.channels import group_channels
 from medmim.data.dataset.manifest import Dataset, VolumeRecord
 from medmim.data.loading.preprocess import VolumeLoader
-from medmim.data.loading.preprocessing_plan import PreprocessingPlan, Regions, plan_of_model
+from medmim.data.loading.preprocessing_plan import PreprocessingPlan, plan_of_model
 from medmim.encoders import Encoder, build_encoder
 from medmim.errors import RunError, UsageError
 from medmim.heads import HEADS, build_head, transfer
 from medmim.shapes import Images
-from medmim.training.evaluation.inference import mean_logits
 from medmim.training.tasks.base import EvaluationContext, Task
 from medmim.training.tasks.registry import build_task
 from medmim.training.weights import load_weights
 
 _CACHE_GB = 0.5  # each volume is read once
+_OWN_OF_SEGMENTERS = ("size", "spacing_mm", "normalisation", "mirror_axes")
 
 
 @dataclass(frozen=True, eq=False)
 class TrainedModel:
-    """A fine-tuned network with everything needed to use it."""
+    """A fine-tuned network with everything needed to use it.
+
+    Attributes:
+        others: further members of an ensemble of segmenters, each with its own preprocessing.
+    """
 
     task: Task
     network: nn.Module
     plan: PreprocessingPlan
     names: Mapping[int, str]
     description: Mapping[str, Any]
+    others: tuple[TrainedModel, ...] = ()
 
     @property
     def codes(self) -> dict[int, int]:
@@ -72,23 +77,23 @@ class TrainedModel:
         return EvaluationContext(volumes, self.names, "fp32", self.description.get("chosen", {}))
 
 
-class AveragedLogits(nn.Module):
-    """The mean of the logits of classes, or of the probabilities of regions, of several networks."""
+class AveragedOutputs(nn.Module):
+    """The mean of the outputs of several networks."""
 
-    def __init__(self, networks: Sequence[nn.Module], regions: Regions | None = None) -> None:
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
-        self.regions = regions
 
     def forward(self, images: Images) -> Tensor:
         """Return logits, (batch, channels, ...)."""
-        return mean_logits(torch.stack([network(images).float() for network in self.networks]), self.regions)
+        return torch.stack([network(images).float() for network in self.networks]).mean(dim=0)
 
 
 def ensemble_of(models: Sequence[TrainedModel]) -> TrainedModel:
-    """Return a model that averages several segmenters or classifiers, see `AveragedLogits`.
+    """Return a model that averages the probabilities of several segmenters, or the outputs of classifiers.
 
-    Only postprocessing rules that all models share are applied; temperature and thresholds are means.
+    Segmenters may differ in their preprocessing, as those of several folds do. Only postprocessing rules that
+    all models share are applied; temperature and thresholds are means.
 
     Raises:
         UsageError: for detectors, or models that differ in what they expect of an image.
@@ -119,15 +124,19 @@ def ensemble_of(models: Sequence[TrainedModel]) -> TrainedModel:
     shared = {name: rule for name, rule in rules[0].items() if all(one.get(name) == rule for one in rules)}
     chosen |= {"postprocessing": shared} if shared else {}
     digest = hashlib.sha256("".join(model.sha256 for model in models).encode()).hexdigest()
-    network = AveragedLogits([model.network for model in models], first.plan.regions).eval()
     description = {**first.description, "chosen": chosen, "sha256": digest}
+    if first.kind == "segment":
+        return replace(first, others=tuple(models[1:]), description=description)
+    network = AveragedOutputs([model.network for model in models]).eval()
     return replace(first, network=network, description=description)
 
 
 def _expectations(model: TrainedModel) -> dict[str, Any]:
     """Return what members of an ensemble must share."""
     inputs = {key: model.description.get(key) for key in ("spatial_dims", "in_channels", "channels")}
-    return {"task": model.kind, "classes": dict(model.names), **inputs, **model.plan.as_json()}
+    own = _OWN_OF_SEGMENTERS if model.kind == "segment" else ()
+    plan = {key: value for key, value in model.plan.as_json().items() if key not in own}
+    return {"task": model.kind, "classes": dict(model.names), **inputs, **plan}
 
 
 # raised by torch for other names and shapes, and by networks for values that they cannot be built from

@@ -91,11 +91,25 @@ def test_several_models_are_averaged(tmp_path, home):
     assert made.model["name"] == "weights.safetensors + weights.safetensors"
 
 
-def test_models_with_other_preprocessing_are_not_averaged(weights, tmp_path, home):
-    other = threshold.write_model(tmp_path / "other", THRESHOLD, spacing_mm=[2.0, 2.0, 2.0])
+def test_segmenters_of_other_spacing_are_averaged_on_the_grid_of_the_first(weights, tmp_path, home):
+    """The mean of one model with itself at half the resolution finds the same ball, but for its edge."""
+    expected, _ = blob_file(tmp_path / "scans" / "a.nii.gz")
+    coarse = threshold.write_model(tmp_path / "coarse", THRESHOLD, spacing_mm=[1.5, 1.5, 1.5])
+    made = predict(tmp_path / "scans", tmp_path / "out", home=home, model=[str(weights), str(coarse)])
+    [path] = (made.out / "segmentations").iterdir()
+    found = read_image(path).array > 0
+    assert 2 * (found & expected).sum() / (found.sum() + expected.sum()) > 0.9
+
+
+def test_models_of_other_classes_are_not_averaged(weights, tmp_path, home):
+    other = threshold.write_model(tmp_path / "other", THRESHOLD, label_codes=[7])
     blob_file(tmp_path / "scans" / "a.nii.gz")
-    with pytest.raises(UsageError, match="model 2 differs from the first in spacing_mm"):
+    with pytest.raises(UsageError, match="model 2 differs from the first in label_codes"):
         predict(tmp_path / "scans", tmp_path / "out", home=home, model=[str(weights), str(other)])
+    with pytest.raises(UsageError, match="--folds all: expected one --model, got 2"):
+        predict(
+            tmp_path / "scans", tmp_path / "out", home=home, model=[str(weights), str(other)], folds="all"
+        )
 
 
 def test_pictures_are_drawn_for_as_many_volumes_as_asked(weights, tmp_path, home):

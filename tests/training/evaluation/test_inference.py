@@ -14,7 +14,6 @@ from medmim.training.evaluation.inference import (
     class_groups,
     class_outside,
     labels_of,
-    mean_logits,
     membership,
     on_grid,
     restored,
@@ -64,11 +63,7 @@ def test_removed_components_of_a_region_stay_in_the_region_around_them():
     assert np.count_nonzero(found != labels) == 2
 
 
-def test_averages_are_of_probabilities():
-    scores = torch.tensor([[0.0, 8.0], [4.0, -1.0]])
-    mean = torch.sigmoid(scores).mean(dim=0)
-    torch.testing.assert_close(torch.sigmoid(mean_logits(scores, NESTED[:2])), mean)
-    torch.testing.assert_close(mean_logits(scores, None), scores.mean(dim=0))
+def test_windows_of_regions_are_averaged_as_probabilities():
     images = torch.randn(1, 1, 3, 3)
     torch.testing.assert_close(RegionProbabilities(nn.Identity())(images), torch.sigmoid(images))
 
