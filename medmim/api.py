@@ -155,7 +155,7 @@ def predict(
         save_probabilities: also write the probability of each class.
         pictures: maximum number of overlay pictures.
         min_score: score from which boxes are written; None: of each class, chosen on validation cases.
-        **options: folds ("all": the mean of the models of five folds), force, and fields of `IngestOptions`.
+        **options: force, and fields of `IngestOptions`.
     """
     from medmim.stages.predict.outputs import Extras
     from medmim.stages.predict.run import predict as run

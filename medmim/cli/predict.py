@@ -10,7 +10,7 @@ import click
 
 from medmim.cli.options import home, json_option, models_option, out_option, print_result
 from medmim.cli.progress import log_line, phases
-from medmim.errors import counted
+from medmim.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from medmim.stages.predict.predictions import Predictions
@@ -66,6 +66,7 @@ def command(
     *,
     source: Path,
     model: tuple[str, ...],
+    folds: str | None,
     out: Path,
     save_probabilities: bool,
     pictures: int,
@@ -82,15 +83,18 @@ def command(
     Scans that do not resemble the training data of the model (kind, modality, spacing, extent, intensities)
     are refused without --force, which marks them in predictions.json.
     """
+    from medmim.stages.model_lookup import FoldsOf
     from medmim.stages.predict.outputs import Extras
     from medmim.stages.predict.run import predict
 
+    if folds and len(model) > 1:
+        raise UsageError(f"--folds all: expected one --model, got {len(model)}")
     with phases() as progress:
         result = predict(
             source,
             out,
             home=home(),
-            model=model,
+            model=FoldsOf(model[0] if model else None) if folds else model,
             progress=progress,
             log=log_line,
             extras=Extras(save_probabilities, pictures, min_score),

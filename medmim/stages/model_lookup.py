@@ -47,6 +47,13 @@ class SelectedModel:
     run_id: str = ""
 
 
+@dataclass(frozen=True)
+class FoldsOf:
+    """The five models of a cross-validation, of which `word` names one, see `find_model`."""
+
+    word: str | None
+
+
 def find_model(
     word: str | None, home: Path, log: Callable[[str], None], *, stages: Sequence[str] = ("finetune",)
 ) -> SelectedModel:
@@ -78,7 +85,17 @@ def find_model(
     return SelectedModel(weights_of(store, chosen.run_id), _title(chosen), chosen.run_id)
 
 
-def models_of_folds(model: SelectedModel, home: Path) -> list[SelectedModel]:
+def find_models(
+    words: str | Sequence[str] | FoldsOf | None, home: Path, log: Callable[[str], None]
+) -> list[SelectedModel]:
+    """Return the models that words refer to, see `find_model`, or those of a cross-validation."""
+    if isinstance(words, FoldsOf):
+        return _models_of_folds(find_model(words.word, home, log), home)
+    several: Sequence[str | None] = [words] if isinstance(words, str) else words or [None]
+    return [find_model(word, home, log) for word in several]
+
+
+def _models_of_folds(model: SelectedModel, home: Path) -> list[SelectedModel]:
     """Return the models of all five folds that were trained like this one: same data, settings and seed.
 
     Raises:
@@ -103,8 +120,8 @@ def models_of_folds(model: SelectedModel, home: Path) -> list[SelectedModel]:
     if missing := sorted(set(range(FOLDS)) - set(found)):
         raise RunError(
             f"--folds all: expected runs of {FOLDS} folds with the settings and the seed of run "
-            f"{own.run_id[:8]}, got none of fold {', '.join(map(str, missing))}; train them with `medmim finetune … "
-            f"--fold {missing[0]}`, or name the runs, each with --model"
+            f"{own.run_id[:8]}, got none of fold {', '.join(map(str, missing))}; train them with "
+            f"`medmim finetune … --fold {missing[0]}`, or name the runs, each with --model"
         )
     runs = [found[fold] for fold in range(FOLDS)]
     return [SelectedModel(weights_of(store, run_id), f"run {run_id[:8]}", run_id) for run_id in runs]

@@ -5,7 +5,7 @@ import threshold
 import yaml
 
 from medmim.errors import RunError
-from medmim.stages.model_lookup import find_model, models_of_folds
+from medmim.stages.model_lookup import FoldsOf, find_model, find_models
 from medmim.tracking.mlflow_store import ORIGIN, Store
 from medmim.training.weights import WEIGHTS
 
@@ -126,18 +126,20 @@ def test_the_models_of_five_folds_have_the_settings_and_the_seed_of_the_one_name
     def add(**settings):
         return registry.add("lung", arm="scratch", settings={"task": "segment", **settings})
 
+    def models_of_folds(word):
+        return find_models(FoldsOf(word), registry.store.home, registry.said.append)
+
     runs = [add(fold=fold, steps=20) for fold in range(4)]
     add(fold=4, steps=30)
     add(fold=4, steps=20, seed=1)
-    store, home = registry.store, registry.store.home
     with pytest.raises(RunError, match=r"seed of run \w{8}, got none of fold 4; train them with .* --fold 4"):
-        models_of_folds(registry.found(runs[0]), home)
+        models_of_folds(runs[0])
     runs.append(add(fold=4, steps=20))
-    assert [one.run_id for one in models_of_folds(registry.found(runs[3]), home)][:2] == runs[:2]
-    assert {one.run_id for one in models_of_folds(registry.found(runs[2]), home)} == set(runs)
+    assert [one.run_id for one in models_of_folds(runs[3])][:2] == runs[:2]
+    assert {one.run_id for one in models_of_folds(runs[2])} == set(runs)
     whole = add(steps=20)
     with pytest.raises(RunError, match=r"expected a run of `medmim finetune --fold N`, got run \w{8}"):
-        models_of_folds(registry.found(whole), home)
-    file = str(store.checkpoints(whole) / WEIGHTS)
+        models_of_folds(whole)
+    file = str(registry.store.checkpoints(whole) / WEIGHTS)
     with pytest.raises(RunError, match="expected a run or a registered model, got the file"):
-        models_of_folds(registry.found(file), home)
+        models_of_folds(file)

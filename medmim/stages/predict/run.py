@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from medmim import files
 from medmim.data.dataset.manifest import Dataset, VolumeRecord, read_dataset
@@ -32,7 +32,7 @@ from medmim.data.sandbox.sandbox import Sandbox, for_scans
 from medmim.errors import DataError, MedmimError, RunError, UsageError, counted, raised_in
 from medmim.stages.applicability import UNLIKE, check_scans, modality_warnings, with_modality
 from medmim.stages.ingest import KEY_FILE, ingest
-from medmim.stages.model_lookup import find_model, models_of_folds
+from medmim.stages.model_lookup import FoldsOf, find_models
 from medmim.stages.predict.outputs import (
     OUTPUTS,
     Extras,
@@ -56,8 +56,7 @@ def predict(
     out: Path,
     *,
     home: Path,
-    model: str | Sequence[str] | None = None,
-    folds: Literal["all"] | None = None,
+    model: str | Sequence[str] | FoldsOf | None = None,
     progress: Progress | None = None,
     log: Callable[[str], None] = print,
     force: bool = False,
@@ -68,12 +67,7 @@ def predict(
 
     Args:
         source: folder or file with scans, or a dataset folder.
-        out: output folder.
-        home: home folder.
-        model: words that name a model each, see `find_model`; several are averaged.
-        folds: all: the mean of the models of five folds, of which `model` is one.
-        progress: called with the done and the whole number of steps.
-        log: called with lines about the progress.
+        model: as in `find_models`; several are averaged.
         force: predict scans too that do not resemble the training data.
         extras: what is written besides the predictions.
         **options: fields of `IngestOptions`.
@@ -83,12 +77,7 @@ def predict(
         RunError: if there is no such model, or the disk is full.
         DataError: if nothing could be predicted.
     """
-    words: Sequence[str | None] = [model] if isinstance(model, str) else model or [None]
-    found = [find_model(word, home, log) for word in words]
-    if folds:
-        if len(found) > 1:
-            raise UsageError(f"--folds all: expected one --model, got {len(found)}")
-        found = models_of_folds(found[0], home)
+    found = find_models(model, home, log)
     trained = ensemble_of([load_trained_model(one.weights) for one in found])
     title = " + ".join(one.title for one in found)
     log(f"predict      '{source}' with {title} ({trained.kind}); results in '{out}'")
@@ -218,19 +207,16 @@ def _predict(
             task.progress("predict", number + 1, len(cases))
     empty = replace(empty, forced=unlike if task.force else {})
     _write_table(output, predictions, empty)
+    ledger = empty.out / "ledger.jsonl"
+    rows = files.read_jsonl(ledger) if ledger.is_file() else ()
     return replace(
         empty,
         model={"name": title, "task": trained.kind, "sha256": trained.sha256},
         volumes=predictions,
         failures=failures,
-        files=_quarantined(empty.out / "ledger.jsonl"),
+        files={row["number"]: row["reason"] for row in rows if row["fate"] == "quarantined"},
         warnings=modality_warnings(trained, dataset.volumes, task.log),
     )
-
-
-def _quarantined(ledger: Path) -> dict[int, str]:
-    rows = files.read_jsonl(ledger) if ledger.is_file() else ()
-    return {row["number"]: row["reason"] for row in rows if row["fate"] == "quarantined"}
 
 
 def _write_table(

@@ -128,7 +128,8 @@ def onto(
         return probabilities
     grid = MetaTensor(target.image[:1], affine=torch.as_tensor(target.affine))
     resample = ResampleToMatch(mode="bilinear", padding_mode="border")
-    found: Tensor = resample(MetaTensor(probabilities, affine=torch.as_tensor(source.affine)), grid).as_tensor()
+    moving = MetaTensor(probabilities, affine=torch.as_tensor(source.affine))
+    found: Tensor = resample(moving, grid).as_tensor()
     return found
 
 

@@ -19,6 +19,7 @@ from medmim.data.loading.normalisation import LEGACY
 from medmim.errors import DataError, RunError, UsageError
 from medmim.stages.applicability import UNLIKE
 from medmim.stages.finetune.run import finetune
+from medmim.stages.model_lookup import FoldsOf
 from medmim.stages.predict.outputs import OUTPUTS, Extras
 from medmim.stages.predict.run import predict
 from medmim.tracking.mlflow_store import Store
@@ -106,10 +107,8 @@ def test_models_of_other_classes_are_not_averaged(weights, tmp_path, home):
     blob_file(tmp_path / "scans" / "a.nii.gz")
     with pytest.raises(UsageError, match="model 2 differs from the first in label_codes"):
         predict(tmp_path / "scans", tmp_path / "out", home=home, model=[str(weights), str(other)])
-    with pytest.raises(UsageError, match="--folds all: expected one --model, got 2"):
-        predict(
-            tmp_path / "scans", tmp_path / "out", home=home, model=[str(weights), str(other)], folds="all"
-        )
+    with pytest.raises(RunError, match="--folds all: expected a run or a registered model, got the file"):
+        predict(tmp_path / "scans", tmp_path / "out", home=home, model=FoldsOf(str(weights)))
 
 
 def test_pictures_are_drawn_for_as_many_volumes_as_asked(weights, tmp_path, home):
