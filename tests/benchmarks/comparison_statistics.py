@@ -44,6 +44,7 @@ class Truth:
         seed: of the training seeds.
         case: of how differently arms suit patients.
         noise: of a patient's score between trainings.
+        pretraining: of pretrainings, one of which all seeds of an arm share; 0 where each seed has its own.
         skewed: whether the difficulty of patients is skewed as Dice is, or normal.
     """
 
@@ -54,6 +55,7 @@ class Truth:
     case: float = 0.05
     noise: float = 0.05
     skewed: bool = True
+    pretraining: float = 0.0
 
     def draw(self, rng: np.random.Generator, *, gap: float = 0.0) -> np.ndarray:
         """Return scores (arms, seeds, patients); the last arm is `gap` above the others."""
@@ -62,11 +64,18 @@ class Truth:
         scores = scores + rng.normal(0, self.seed, (self.arms, self.seeds, 1))
         scores = scores + rng.normal(0, self.noise, (self.arms, self.seeds, self.patients))
         scores[-1] += gap
+        if self.pretraining:
+            scores[1:] += rng.normal(0, self.pretraining, (self.arms - 1, 1, 1))
         return scores
 
     def words(self) -> dict[str, Any]:
         """Return the sizes for a table."""
-        return {key: value for key, value in vars(self).items() if key not in ("case", "noise")}
+        left_out = ("case", "noise", *(("pretraining",) if not self.pretraining else ()))
+        return {key: value for key, value in vars(self).items() if key not in left_out}
+
+    def tags(self, arm: int, seed: int) -> dict[str, str]:
+        """Return the tags of a run: its seed and its pretraining."""
+        return {"seed": str(seed), "lineage": f"{arm}" if self.pretraining else f"{arm} {seed}"}
 
 
 def tested(scores: np.ndarray) -> tuple[list[PairedTest], list[float]]:
@@ -99,18 +108,27 @@ def false_claims_and_coverage(truth: Truth, count: int) -> Iterator[dict[str, An
 
 
 def whole_comparison(truth: Truth, count: int) -> Iterator[dict[str, Any]]:
-    """Yield the share of comparisons of equal runs that claim something, through the whole engine."""
+    """Yield the share of comparisons of equal methods that claim something, through the whole engine.
+
+    Where the seeds of an arm share a pretraining, claims about these weights are counted apart.
+    """
     rng = np.random.default_rng(5)
     claims = 0
     for _ in range(count):
         runs = [
-            RunScores(f"{arm} {seed}", f"arm {arm}" if arm else CONTROL, {"seed": str(seed)}, _cases(values))
+            RunScores(
+                f"{arm} {seed}", f"arm {arm}" if arm else CONTROL, truth.tags(arm, seed), _cases(values)
+            )
             for arm, by_seed in enumerate(truth.draw(rng))
             for seed, values in enumerate(by_seed)
         ]
-        claims += any(contrast.claimed for contrast in find(runs).contrasts)
+        found = find(runs)
+        assert truth.seeds == 1 or found.arms[-1].shares_pretraining == bool(truth.pretraining)
+        claims += any(contrast.claimed for contrast in found.contrasts)
     bound = (LEVEL + 2 * math.sqrt(LEVEL * (1 - LEVEL) / count)) * (truth.seeds > 1)
     words = {**truth.words(), "simulations": count}
+    if truth.pretraining:  # they differ truly, though their methods do not
+        words["share about these weights only"], claims, bound = claims / count, 0, 0.0
     yield {"question": "claims of a whole comparison", **words, "share": claims / count, "at most": bound}
 
 
@@ -190,6 +208,7 @@ def table(count: int) -> list[dict[str, Any]]:
     designs = [Truth(), Truth(seeds=2), Truth(patients=60, seed=0.02), Truth(seeds=5, patients=40)]
     rows += [row for truth in designs for row in power(truth, count)]
     designs = [Truth(seeds=1), Truth(seeds=1, arms=5), Truth(), Truth(arms=5, seeds=2)]
+    designs += [Truth(pretraining=0.008), Truth(pretraining=0.02)]
     rows += [row for truth in designs for row in whole_comparison(truth, count // 4)]
     rows += list(challenges(Truth(), count // 3))
     rows += list(evenness(count))

@@ -28,7 +28,8 @@ def run(arm, values, *, seed=0, **tags):
         {"patient": f"p{number:03d}", "label": "t", "dice": float(value), "hd95_mm": None}
         for number, value in enumerate(values)
     )
-    return RunScores(f"{arm}/{seed}", arm, {"seed": str(seed), **tags}, cases, contamination=NONE_FOUND)
+    tags = {"seed": str(seed), "lineage": f"pretraining of {arm}/{seed}", **tags}
+    return RunScores(f"{arm}/{seed}", arm, tags, cases, contamination=NONE_FOUND)
 
 
 def true_reach(quantiles, *, seeds=3, patients=27, luck=0.01, case=0.05, noise=0.05):

@@ -37,6 +37,8 @@ class Arm:
         mask_statistics: of its mask; empty from scratch.
         panels: PNG figures of its first run.
         from_files: whether its scores are of predictions read from files; see `RunScores`.
+        shares_pretraining: whether several of its seeds start from the weights of one pretraining, or their
+            pretraining is unknown: they do not show how much scores vary between pretrainings.
     """
 
     name: str
@@ -60,11 +62,19 @@ class Arm:
     mask_statistics: Mapping[str, float] = field(default_factory=dict)
     panels: tuple[bytes, ...] = ()
     from_files: bool = False
+    shares_pretraining: bool = False
 
     @property
     def title(self) -> str:
         """Its name among all arms of the comparison."""
         return arm_title(self.name, self.stratum)
+
+    @property
+    def interval_over(self) -> str:
+        """What its interval covers."""
+        if len(self.seeds) < 2:
+            return "patients only"
+        return f"patients and seeds{' of fine-tuning' if self.shares_pretraining else ''}"
 
     @property
     def patient_means(self) -> dict[str, float]:
@@ -87,7 +97,7 @@ class Arm:
             "mean": self.mean,
             "low": low,
             "high": high,
-            "interval_over": "patients and seeds" if len(self.seeds) > 1 else "patients only",
+            "interval_over": self.interval_over,
             "sd": self.sd,
             "sd_seeds": self.sd_seeds,
             "by_label": dict(self.by_label),
@@ -144,6 +154,8 @@ def _arm(runs: Sequence[RunScores], stratum: str, pretrained: bool, name: str) -
     scores = _laid_out(rows, contributions, shape)
     by_patient, by_seed = np.nanmean(scores, axis=0), np.nanmean(scores, axis=1)
     measure = average([measure_of(run.cases) for run in runs])
+    from_files = all(run.from_files for run in runs)
+    origins = {(run.tags.get("lineage") or run.tags.get("pretraining_run", ""), run.seed) for run in runs}
     by_label = measure.by_class(np.ones(len(measure.patients)))
     distances = [row["hd95_mm"] for run in runs for row in run.cases if row.get("hd95_mm") is not None]
     return Arm(
@@ -163,7 +175,8 @@ def _arm(runs: Sequence[RunScores], stratum: str, pretrained: bool, name: str) -
         hd95_mm=float(np.mean(distances)) if distances else None,
         contamination=worst_verdict(run.contamination for run in runs),
         minutes=float(np.mean([run.minutes for run in runs])),
-        from_files=all(run.from_files for run in runs),
+        from_files=from_files,
+        shares_pretraining=pretrained and not from_files and len(origins) > len({one for one, _ in origins}),
     )
 
 

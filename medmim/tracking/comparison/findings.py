@@ -44,6 +44,7 @@ class Contrast:
         against: `control` or `best`: did pretraining help, or which arm is best.
         p_adjusted: p value that allows for all comparisons.
         claimed: whether the difference is evidence.
+        interval_over: what the interval of the test covers.
     """
 
     first: str
@@ -52,6 +53,7 @@ class Contrast:
     test: PairedTest
     p_adjusted: float
     claimed: bool
+    interval_over: str
     verdict: str
 
     def as_json(self) -> dict[str, Any]:
@@ -59,7 +61,7 @@ class Contrast:
         content = asdict(self)
         test = content.pop("test")
         finite = {key: value if np.isfinite(value) else None for key, value in test.items()}
-        return {**content, **finite, "interval_over": interval_over(self.test)}
+        return {**content, **finite}
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,8 @@ def _contrast(
     metric, tests, obstacle = words
     claimed = not obstacle and p <= LEVEL
     sentence = verdict(first, second, test, metric=metric, claimed=claimed, tests=tests, obstacle=obstacle)
-    return Contrast(first.title, second.title, question, test, p, claimed, sentence)
+    covered = interval_over(first, second, test)
+    return Contrast(first.title, second.title, question, test, p, claimed, covered, sentence)
 
 
 def scored(runs: Sequence[RunScores]) -> list[RunScores]:
@@ -247,24 +250,16 @@ def _differences(first: Arm, second: Arm) -> Scores:
     return whole
 
 
-def _shared_weights(arms: Sequence[Arm], runs: Sequence[RunScores]) -> list[str]:
-    """Return a sentence for the arms whose seeds all start from the weights of one pretraining."""
-    origin = {run.run_id: run.tags.get("pretraining_run", "") for run in runs}
-    shared = [
-        arm.title
-        for arm in arms
-        if not arm.is_control and len(arm.seeds) > 1 and len({origin[one] for one in arm.runs} | {""}) == 2
-    ]
-    return [
-        f"the seeds of {', '.join(shared)} start from the same weights: results are about these weights, and "
-        "another pretraining may score otherwise"
-    ] * bool(shared)
-
-
 def _warnings(
     arms: Sequence[Arm], runs: Sequence[RunScores], contrasts: Sequence[Contrast], remedy: str
 ) -> tuple[str, ...]:
-    found = [*unequal_steps(runs), *_shared_weights(arms, runs)]
+    found = list(unequal_steps(runs))
+    if shared := [arm.title for arm in arms if arm.shares_pretraining]:
+        found.append(
+            f"the seeds of {', '.join(shared)} start from the same weights: results are about these weights, "
+            "and another pretraining may score otherwise; for a claim about method, mask or ratio pretrain "
+            "once for each seed, as `medmim study` does"
+        )
     if len({arm.seeds for arm in arms}) > 1:
         found.append("the arms were run with different seeds: pairs are compared on those that both have")
     if all(len(arm.seeds) == 1 for arm in arms):

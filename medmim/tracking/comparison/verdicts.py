@@ -36,13 +36,13 @@ def verdict(
     sentence = (
         f"{first.title} {'above' if test.mean >= 0 else 'below'} {name or second.title} by "
         f"{abs(100 * test.mean):.1f} points of {metric}, 95 % interval {100 * test.low:+.1f} … "
-        f"{100 * test.high:+.1f} over {interval_over(test, from_files=first.from_files)}: "
+        f"{100 * test.high:+.1f} over {interval_over(first, second, test)}: "
     )
     excludes_zero = test.low > 0 or test.high < 0
     if obstacle:
         sentence += obstacle
     elif claimed:
-        sentence += "evidence of a difference"
+        sentence += f"evidence of a difference{_restriction(first, second)}"
     elif excludes_zero and tests > 1:
         sentence += f"no evidence of a difference once all {tests} comparisons are counted"
     elif excludes_zero:
@@ -74,12 +74,22 @@ def obstacle_to(
     return ""
 
 
-def interval_over(test: PairedTest, *, from_files: bool = False) -> str:
+def _restriction(first: Arm, second: Arm) -> str:
+    """Return what a claim is about where seeds share a pretraining and so do not show how it varies."""
+    shared = [arm.title for arm in (first, second) if arm.shares_pretraining]
+    if not shared:
+        return ""
+    titles = " and ".join(shared)
+    return f" for these weights, not for a method or mask: seeds of {titles} share a pretraining"
+
+
+def interval_over(first: Arm, second: Arm, test: PairedTest) -> str:
     """Return what the interval of a test covers."""
-    if from_files and test.seeds == 1:
+    if first.from_files and test.seeds == 1:
         return f"{counted(test.patients, 'patient')}, one set of predictions each"
     if test.seeds > 1:
-        return f"{counted(test.patients, 'patient')} and {counted(test.seeds, 'seed')}"
+        what = " of fine-tuning" if first.shares_pretraining or second.shares_pretraining else ""
+        return f"{counted(test.patients, 'patient')} and {counted(test.seeds, 'seed')}{what}"
     return f"{counted(test.patients, 'patient')} only, one seed"
 
 

@@ -33,7 +33,7 @@ def put(store, simulated, *, study, split="s", contamination=NONE_FOUND, model=M
     for run in simulated:
         split = run.tags.get("split_hash", split)
         tags = {"arm": run.arm, "seed": run.tags["seed"], "study": study, "role": "cell", "stratum": ""}
-        tags |= {"stage": "finetune", "split_hash": split, **further}
+        tags |= {"stage": "finetune", "split_hash": split, "lineage": run.tags["lineage"], **further}
         recorder = store.begin(experiment=study, name=run.arm, tags=tags)
         rows = [dict(case, case=case["patient"]) for case in run.cases]
         recorder.text(CASES, "".join(json.dumps(row) + "\n" for row in rows))

@@ -77,6 +77,30 @@ def test_one_seed_gives_numbers_and_the_command_that_would_be_needed_but_no_clai
     assert any(text.startswith("one seed per arm: intervals cover patients only") for text in found.warnings)
 
 
+def test_seeds_that_share_a_pretraining_allow_a_claim_about_these_weights_only():
+    def claim(lineages):
+        arms = ("scratch", "mesh 0.7")
+        runs = simulate(np.random.default_rng(0), gap=0.3, arms=arms, seeds=len(lineages))
+        shared = [
+            replace(one, tags={**one.tags, "lineage": lineages[one.seed]}) if one.arm != "scratch" else one
+            for one in runs
+        ]
+        return find(shared)
+
+    restriction = "for these weights, not for a method or mask: seeds of mesh 0.7 share a pretraining"
+    for lineages in (["p", "p", "p"], ["p", "p", "q"], ["", "", ""]):  # no record is no proof of three
+        found = claim(lineages)
+        [contrast] = claims(found)
+        over = "27 patients and 3 seeds of fine-tuning"
+        assert contrast.verdict.endswith(f"over {over}: {CLAIM} {restriction}")
+        assert contrast.as_json()["interval_over"] == over
+        assert found.arms[1].as_json()["interval_over"] == "patients and seeds of fine-tuning"
+        assert any("for a claim about method, mask or ratio pretrain" in text for text in found.warnings)
+    found = claim(["p", "q", "r"])
+    assert claims(found)[0].verdict.endswith(f"over 27 patients and 3 seeds: {CLAIM}")
+    assert found.warnings == ()
+
+
 def test_an_arm_with_one_seed_in_a_study_with_more_has_no_claim():
     runs = [one for one in simulate(np.random.default_rng(0), gap=0.5) if "mesh 0.7/" not in one.run_id]
     late = [one for one in simulate(np.random.default_rng(0), gap=0.5) if one.run_id == "mesh 0.7/0"]

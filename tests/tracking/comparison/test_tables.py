@@ -27,7 +27,7 @@ def test_every_patient_and_seed_has_a_row():
 
 def test_contrasts_state_what_their_interval_covers():
     found = contrast_rows(find(simulate(np.random.default_rng(0), seeds=1, arms=("scratch", "a"))))
-    assert found[0]["interval over"] == "patients only"
+    assert found[0]["interval over"] == "27 patients only, one seed"
     assert found[0]["detectable"] == "–"
 
 
