@@ -16,7 +16,7 @@ from medmim.data.formats import geometry
 from medmim.data.formats.case import fit_and_store
 from medmim.data.formats.labels import MAX_OFFSET_VOXELS
 from medmim.data.formats.nifti import Image, read_image
-from medmim.data.formats.region_codes import encode_regions
+from medmim.data.formats.region_codes import draw_classes, encode_regions
 from medmim.data.formats.safe_open import damage_named, read_dicom
 from medmim.errors import DataError
 
@@ -124,11 +124,8 @@ def _draw(
         codes, found = encode_regions({one.number: one.mask for one in regions})
         several = [code for code, classes in enumerate(found, start=1) if len(classes) > 1]
         return codes, {"combinations": found}, {"overlap_voxels": float(np.isin(codes, several).sum())}
-    drawn: UInt16[np.ndarray, "x y z"] = np.zeros(regions[0].mask.shape if regions else shape, np.uint16)
-    overlap = 0
-    for region in sorted(regions, key=lambda one: int(one.mask.sum()), reverse=True):
-        overlap += int(np.count_nonzero(region.mask & (drawn > 0) & (drawn != region.number)))
-        drawn[region.mask] = region.number
+    masks = [(one.mask, one.number) for one in regions]
+    drawn, overlap = draw_classes(masks, regions[0].mask.shape if regions else shape)
     visible = set(np.unique(drawn).tolist())
     hidden = {one.number for one in regions if one.mask.any()} - visible
     counts = {"overlap_voxels": float(overlap)}

@@ -1,4 +1,4 @@
-"""Overlapping classes in one label volume: a code for each combination of classes that marks a voxel."""
+"""Overlapping classes in one label volume: smaller ones cover larger ones, or each combination has a code."""
 
 from __future__ import annotations
 
@@ -15,6 +15,24 @@ from medmim.errors import DataError
 
 MAX_CLASSES = 63
 Combinations = list[list[int]]
+
+
+def draw_classes(
+    masks: Sequence[tuple[Bool[np.ndarray, "x y z"], int]], shape: Sequence[int]
+) -> tuple[UInt16[np.ndarray, "x y z"], int]:
+    """Return a label in which smaller masks cover larger ones, and how many voxels several classes mark.
+
+    A core inside a whole tumour thus stays visible.
+
+    Args:
+        masks: voxels and class number of each mask; a class may have several.
+        shape: of the label.
+    """
+    label, overlap = np.zeros(tuple(shape), np.uint16), np.zeros(tuple(shape), bool)
+    for mask, number in sorted(masks, key=lambda one: -int(one[0].sum())):
+        overlap |= mask & (label > 0) & (label != number)
+        label[mask] = number
+    return label, int(overlap.sum())
 
 
 def encode_regions(

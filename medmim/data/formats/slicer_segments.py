@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
 from medmim.data.formats.annotations import clean_class_name
 from medmim.data.formats.nifti import Image
+from medmim.data.formats.region_codes import draw_classes
 from medmim.data.formats.volumes import read_layers
 from medmim.data.formats.write_volume import encode_image
 
@@ -38,13 +37,9 @@ def number_slicer_segments(path: str, numbers: Mapping[str, int], target: str) -
     """
     layers, affine, metadata = read_layers(Path(path))
     masks = [(layers[layer] == value, numbers[name]) for value, layer, name in _segments(metadata)]
-    merged = np.zeros(layers.shape[1:], np.uint16)
-    overlap = np.zeros(layers.shape[1:], bool)
-    for mask, number in sorted(masks, key=lambda one: -int(one[0].sum())):
-        overlap |= mask & (merged > 0) & (merged != number)
-        merged[mask] = number
+    merged, overlap = draw_classes(masks, layers.shape[1:])
     Path(target).write_bytes(encode_image(Image(merged, affine)))
-    return int(overlap.sum())
+    return overlap
 
 
 def _segments(metadata: Mapping[str, str]) -> list[tuple[int, int, str]]:

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt16
 
 from medmim.data.formats.labels import load_label
 from medmim.data.formats.nifti import Image
-from medmim.data.formats.region_codes import encode_regions
+from medmim.data.formats.region_codes import draw_classes, encode_regions
 from medmim.data.formats.write_volume import encode_image
 from medmim.data.ingest.context import READ_LIMITS, IngestContext
 from medmim.data.ingest.label_regions import RegionLabel, recode_labels
@@ -75,7 +74,7 @@ def merge_class_masks(
         keep_overlap: write the codes of `encode_regions` instead.
 
     Returns:
-        `measured`: the number of masks, and of voxels that several masks mark; `combinations` of the codes.
+        `measured`: the number of masks, and of voxels that several classes mark; `combinations` of the codes.
 
     Raises:
         DataError: if a mask cannot be read, or is not on the grid of the first one.
@@ -85,12 +84,8 @@ def merge_class_masks(
     for image, _ in read:
         if image.array.shape != first.array.shape or not np.allclose(image.affine, first.affine, atol=1e-3):
             raise DataError("masks of one image have different grids; resample them", reason="label_shape")
-    marked = sorted(((image.array > 0, number) for image, number in read), key=lambda one: -int(one[0].sum()))
-    merged: UInt16[np.ndarray, "x y z"] = np.zeros(first.array.shape, np.uint16)
-    count = np.zeros(first.array.shape, np.uint16)
-    for mask, number in marked:
-        merged[mask] = number
-        count += mask
+    marked = [(image.array > 0, number) for image, number in read]
+    merged, overlap = draw_classes(marked, first.array.shape)
     result: dict[str, Any] = {}
     if keep_overlap:
         classes = {number: np.zeros(first.array.shape, bool) for _, number in marked}
@@ -98,5 +93,5 @@ def merge_class_masks(
             classes[number] |= mask
         merged, result["combinations"] = encode_regions(classes)
     Path(target).write_bytes(encode_image(Image(merged, first.affine)))
-    measured = {"merged_labels": float(len(masks)), "overlap_voxels": float((count > 1).sum())}
+    measured = {"merged_labels": float(len(masks)), "overlap_voxels": float(overlap)}
     return {**result, "measured": measured}

@@ -23,7 +23,8 @@ from medmim.stages.compare_predictions.cases import (
     unmatched_images,
 )
 from medmim.text_formats import parse_csv
-from medmim.training.evaluation.classification_metrics import arrays, calibration_curve, grades_of
+from medmim.training.evaluation.calibration import calibration_curve
+from medmim.training.evaluation.classification_metrics import arrays, grades_of
 
 IMAGE_COLUMNS = ("image", "file", "case", "id")
 GRADE = "grade"

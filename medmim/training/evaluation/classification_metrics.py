@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from monai.metrics.rocauc import compute_roc_auc
-from scipy.optimize import minimize_scalar
+
+from medmim.training.evaluation.calibration import best_temperature, calibration_error
 
 Probabilities = Float[np.ndarray, "cases classes"]
 Numbers = Int[np.ndarray, " cases"]
 Confusion = Float[np.ndarray, "*samples truth guess"]
 Row = Mapping[str, Any]
 
-_BINS = 15
 _UNKNOWN = -1  # a class without training images: every prediction is wrong
 _SMALLEST = 1e-12
 UNSEEN = "not in training"
@@ -68,30 +68,8 @@ def macro_f1(counts: Confusion) -> float:
     return float(np.nanmean([*f1_of(counts), *unseen]))
 
 
-def calibration_error(truth: Numbers, shares: Probabilities) -> float:
-    """Return the expected calibration error (Guo et al., ICML 2017): 15 bins of equal width."""
-    confidence, right = shares.max(axis=1), shares.argmax(axis=1) == truth
-    bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
-    gaps = np.bincount(bins, weights=confidence - right, minlength=_BINS)
-    return float(np.abs(gaps).sum() / len(truth))
-
-
-def calibration_curve(truth: Numbers, shares: Probabilities, *, bins: int = 10) -> list[dict[str, str]]:
-    """Return confidence and accuracy in bins with equally many cases (Nguyen and O'Connor, EMNLP 2015)."""
-    confidence, right = shares.max(axis=1), shares.argmax(axis=1) == truth
-    order = np.argsort(confidence, kind="stable")
-    return [
-        {
-            "cases": str(len(part)),
-            "confidence": f"{confidence[part].mean():.3f}",
-            "accuracy": f"{right[part].mean():.3f}",
-        }
-        for part in np.array_split(order, min(bins, len(order)))
-    ]
-
-
 def temperature(rows: Sequence[Row]) -> float:
-    """Return the maximum-likelihood temperature (Guo et al., ICML 2017); 1 without rows."""
+    """Return the maximum-likelihood temperature; 1 without rows."""
     known = [row for row in rows if row["class"] in row["probabilities"]]
     if not known:
         return 1.0
@@ -99,13 +77,12 @@ def temperature(rows: Sequence[Row]) -> float:
     truth, shares = arrays(known, names)
     logs = np.log(np.maximum(shares, _SMALLEST))
 
-    def negative_log_likelihood(log_temperature: float) -> float:
-        scaled = logs / math.exp(log_temperature)
+    def negative_log_likelihood(temperature: float) -> float:
+        scaled = logs / temperature
         total = np.logaddexp.reduce(scaled, axis=1)
         return float((total - scaled[np.arange(len(truth)), truth]).mean())
 
-    found = minimize_scalar(negative_log_likelihood, bounds=(math.log(0.2), math.log(5.0)), method="bounded")
-    return round(math.exp(float(found.x)), 4)
+    return best_temperature(negative_log_likelihood)
 
 
 def _numbers(truth: Numbers, shares: Probabilities, names: Sequence[str]) -> dict[str, float]:

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from scipy.optimize import minimize_scalar
 from sklearn.metrics import precision_recall_curve
+
+from medmim.training.evaluation.calibration import best_temperature, binned_error
 
 Row = Mapping[str, Any]
 Weights = Float[np.ndarray, " cases"]
 Column = Float[np.ndarray, " cases"]
 
-_BINS = 15
 _SMALLEST = 1e-6  # distance of a probability from 0 and 1
 THRESHOLD = 0.5  # probability above which a class is predicted, where validation chose none
 
@@ -50,12 +50,9 @@ class LabelColumn:
         return float((right * (wrong.cumsum() - wrong / 2)).sum() / (positives * negatives))
 
     def calibration_error(self, weights: Weights) -> float:
-        """Return the expected calibration error: 15 bins of equal width; NaN without known cases."""
+        """Return the weighted calibration error, see `binned_error`; NaN without known cases."""
         known = np.isfinite(self.truth)
-        bins = np.minimum((self.shares[known] * _BINS).astype(int), _BINS - 1)
-        gaps = np.bincount(bins, weights[known] * (self.shares - self.truth)[known], minlength=_BINS)
-        total = weights[known].sum()
-        return float(np.abs(gaps).sum() / total) if total else math.nan
+        return binned_error(self.shares[known], self.truth[known], weights[known])
 
     def f1(self, weights: Weights) -> float:
         """Return the weighted F1; NaN without positive cases."""
@@ -95,7 +92,7 @@ def label_means(columns: Mapping[str, LabelColumn], weights: Weights) -> dict[st
 
 
 def shared_temperature(columns: Mapping[str, LabelColumn]) -> float:
-    """Return the maximum-likelihood temperature of all logits (Guo et al., ICML 2017); 1 without known cases.
+    """Return the maximum-likelihood temperature of all logits; 1 without known cases.
 
     Its order of cases, and so AUROC, does not change.
     """
@@ -106,11 +103,7 @@ def shared_temperature(columns: Mapping[str, LabelColumn]) -> float:
     shares = np.concatenate([one.shares for one in columns.values()])[known].clip(_SMALLEST, 1 - _SMALLEST)
     signed = np.where(truth[known] == 1, 1.0, -1.0) * (np.log(shares) - np.log1p(-shares))
 
-    def negative_log_likelihood(log_temperature: float) -> float:
-        return float(np.logaddexp(0, -signed / math.exp(log_temperature)).mean())
-
-    found = minimize_scalar(negative_log_likelihood, bounds=(math.log(0.2), math.log(5.0)), method="bounded")
-    return round(math.exp(float(found.x)), 4)
+    return best_temperature(lambda temperature: float(np.logaddexp(0, -signed / temperature).mean()))
 
 
 def heated(column: LabelColumn, temperature: float) -> LabelColumn:

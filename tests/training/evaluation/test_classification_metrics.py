@@ -4,15 +4,12 @@ import math
 
 import numpy as np
 import pytest
-import torch
 from sklearn import metrics
 from sklearn.metrics import cohen_kappa_score
-from torchmetrics.functional.classification import multiclass_calibration_error
 
+from medmim.training.evaluation.calibration import calibration_error
 from medmim.training.evaluation.classification_metrics import (
     arrays,
-    calibration_curve,
-    calibration_error,
     class_means,
     confusion,
     grade_table,
@@ -54,12 +51,6 @@ def test_metrics_equal_those_of_scikit_learn():
     assert means["balanced_accuracy"] == pytest.approx(metrics.balanced_accuracy_score(truth, guess))
     assert means["accuracy"] == pytest.approx(metrics.accuracy_score(truth, guess))
     assert means["auroc"] == pytest.approx(metrics.roc_auc_score(truth, shares, multi_class="ovr"))
-
-
-def test_the_calibration_error_equals_that_of_torchmetrics():
-    truth, shares = arrays(rows(), NAMES)
-    expected = multiclass_calibration_error(torch.tensor(shares), torch.tensor(truth), 3, n_bins=15)
-    assert calibration_error(truth, shares) == pytest.approx(float(expected), abs=1e-6)
 
 
 def test_patient_metrics_use_the_mean_probability_of_their_images():
@@ -118,15 +109,6 @@ def test_a_class_absent_from_training_lowers_the_means():
     means = class_means(found, NAMES)
     assert means["macro_f1"] == pytest.approx(metrics.f1_score(truth, guess, average="macro"))
     assert means["balanced_accuracy"] == pytest.approx(metrics.balanced_accuracy_score(truth, guess))
-
-
-def test_bins_of_the_calibration_curve_have_equally_many_cases():
-    rng = np.random.default_rng(0)
-    first = rng.beta(8, 1, 1000)
-    truth = (rng.random(1000) > first).astype(np.int64)
-    curve = calibration_curve(truth, np.stack([first, 1 - first], axis=1), bins=5)
-    assert [line["cases"] for line in curve] == ["200"] * 5
-    assert all(abs(float(line["confidence"]) - float(line["accuracy"])) < 0.1 for line in curve)
 
 
 def rows_of(truth, guess, grades):
