@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from medmim.cli.options import dataset_option, home, json_option, path_option, print_result
+from medmim.cli.options import (
+    dataset_option,
+    home,
+    json_option,
+    metrics_option,
+    path_option,
+    print_result,
+)
 from medmim.cli.progress import log_line, phases
 
 if TYPE_CHECKING:
@@ -45,9 +52,8 @@ Examples:
     help="Truth for --predictions: folder of label maps, COCO JSON, or CSV with the columns image and label "
     "(classes), grade (ordered), value (numbers), or one of 0 and 1 for each class.",
 )
-@click.option(
-    "--metrics",
-    help="Metrics of --predictions, such as dice,hd95_mm; the first one is tested.  [default: by the labels]",
+@metrics_option(
+    "Metrics of --predictions, such as dice,hd95_mm; the first one is tested.  [default: by the labels]"
 )
 @click.option(
     "--tolerance-mm",
@@ -108,7 +114,7 @@ def _compare_predictions(
     predictions: tuple[str, ...],
     *,
     labels: Path | None,
-    metrics: str | None,
+    metrics: tuple[str, ...],
     tolerance_mm: float,
     subject_pattern: str | None,
     subjects: Path | None,
@@ -120,8 +126,7 @@ def _compare_predictions(
 
     if labels is None:
         raise click.UsageError("--predictions needs --labels DIR, the folder of true label maps")
-    names = tuple(word.strip() for word in (metrics or "").split(",") if word.strip())
-    options = MapOptions(names, tolerance_mm, SubjectRule(subject_pattern, subjects))
+    options = MapOptions(metrics, tolerance_mm, SubjectRule(subject_pattern, subjects))
     with phases() as progress:
         done = compare_predictions(predictions, labels, options, home=home(), progress=progress)
     lines = [*(one.sentence for one in done.problems), *comparison_lines(done.compared)]

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from medmim.cli.options import home, json_option, model_option, out_option, path_option, print_result
+from medmim.cli.options import (
+    home,
+    json_option,
+    metrics_option,
+    model_option,
+    out_option,
+    path_option,
+    print_result,
+)
 from medmim.cli.progress import log_line, phases
 from medmim.errors import counted
 
@@ -24,7 +32,7 @@ Examples:
   medmim evaluate --data two-sites --by site
   medmim evaluate --data other-hospital --by patients.csv:scanner
   medmim evaluate --data br35h --split all --label-map glioma=tumor --label-map meningioma=tumor
-  medmim evaluate --data other-hospital --predictions predictions""",
+  medmim evaluate --data other-hospital --predictions predictions --metrics surface_dice,hd95_mm""",
 )
 @path_option("--data", required=True, help="Dataset folder with annotations.")
 @model_option
@@ -52,6 +60,9 @@ Examples:
     multiple=True,
     metavar="MODEL=DATA",
     help="Pair a class of the model with one of the data; repeat it. An empty side leaves a class out.",
+)
+@metrics_option(
+    "Metrics to report, such as dice,cldice,hd95_mm; figures show the first one.  [default: by the task]"
 )
 @click.option("--force", is_flag=True, help="Score scans too that do not resemble the training data.")
 @out_option("evaluation")
@@ -96,6 +107,7 @@ def _lines(result: EvaluationResult) -> list[str]:
         f"model          {facts['model']} ({facts['task']}: {facts['classes']})",
         f"data           {facts['dataset']}, split {facts['split']}: {counted(facts['cases'], 'case')} of "
         f"{counted(facts['patients'], 'patient')}",
+        f"metrics        {facts['metrics']}",
         f"contamination  {result.contamination}",
     ]
     for group in result.groups:

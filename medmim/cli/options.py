@@ -51,23 +51,6 @@ def data_option(data: Path) -> str:
     return "" if data == Path(DEFAULT_DATA) else f" --data {shlex.quote(str(data))}"
 
 
-def next_finetuning(data: Path, encoder: str | None = None) -> str:
-    """Return the fine-tuning command for the annotations of a dataset, and for the user's own encoder."""
-    from medmim.data.dataset.manifest import read_dataset
-
-    volumes = read_dataset(data).volumes
-    tasks = {
-        "segment": any(one.label for one in volumes),
-        "detect": any(one.boxes for one in volumes),
-        "classify": any(one.targets or one.target is not None for one in volumes),
-    }
-    task = next((name for name, annotated in tasks.items() if annotated), None)
-    if task is None:
-        return "this dataset has no labels: medmim ingest SRC --labels DIR, then medmim finetune segment"
-    own = encoder and ":" in encoder and not encoder.startswith("timm:")
-    return f"medmim finetune {task}{data_option(data)}{f' --trust-code {encoder}' if own else ''}"
-
-
 def json_option(command: Command) -> Command:
     """Add `--json`."""
     return click.option(
@@ -113,6 +96,15 @@ def cluster_options(words: str) -> Callable[[Command], Command]:
 def models_option(command: Command) -> Command:
     """Add `--model`, which may be given several times."""
     return click.option("--model", multiple=True, help=_MODEL.format(" Several: their mean."))(command)
+
+
+def metrics_option(words: str) -> Callable[[Command], Command]:
+    """Return `--metrics`, whose value is a tuple of names."""
+    return click.option("--metrics", callback=lambda _context, _option, text: _names(text or ""), help=words)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def print_result(result: dict[str, Any], *, as_json: bool, lines: list[str]) -> None:

@@ -3,10 +3,6 @@
 import subprocess
 import sys
 
-import tiny
-
-from medmim.cli.options import next_finetuning
-
 PROGRAM = (
     "from medmim.cli.options import print_result; print_result({}, as_json=False, lines=['x' * 99] * 9999)"
 )
@@ -19,9 +15,3 @@ def test_a_reader_that_has_gone_ends_the_output_quietly():
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 0
-
-
-def test_the_next_command_names_the_users_own_encoder(tmp_path):
-    data = tiny.make_dataset(tmp_path / "data")
-    assert next_finetuning(data, "my_nets:build").endswith(f"{data} --trust-code my_nets:build")
-    assert next_finetuning(data, "timm:convnext_tiny").endswith(str(data))

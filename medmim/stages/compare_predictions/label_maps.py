@@ -11,7 +11,7 @@ import numpy as np
 from medmim.data.dataset.partition import patient_digest
 from medmim.data.formats.labels import fit_label, load_label
 from medmim.data.ingest.layout_rules import SubjectRule
-from medmim.errors import DataError, UsageError, unknown_name
+from medmim.errors import DataError, UsageError
 from medmim.stages.compare_predictions.cases import (
     MISSING,
     PredictionSet,
@@ -29,7 +29,7 @@ from medmim.stages.compare_predictions.label_folders import (
     read_labels,
     read_predictions,
 )
-from medmim.training.evaluation.mask_metrics import MASK_METRICS, MaskPair
+from medmim.training.evaluation.mask_metrics import MASK_METRICS, MaskPair, known_metrics
 
 _DEFAULT = ("dice", "surface_dice", "hd95_mm", "volume_error_ml")
 _LESIONS = ("lesion_f1", "lesion_sensitivity", "lesion_precision")
@@ -129,11 +129,8 @@ def _score(metric: str, pair: MaskPair, *, wrong: bool) -> float | None:
 
 def _chosen(options: MapOptions, truth: LabelFolder) -> tuple[tuple[str, ...], str]:
     """Return the metrics, the tested one first, and the note that says why."""
-    for name in options.metrics:
-        if name not in MASK_METRICS:
-            raise unknown_name("metric", name, MASK_METRICS)
     several = [f"{name} ({count:g})" for name, count in truth.lesions.items() if count > 1]
-    metrics = options.metrics or (*_DEFAULT, *(_LESIONS if several else ()))
+    metrics = known_metrics(options.metrics) or (*_DEFAULT, *(_LESIONS if several else ()))
     first = MASK_METRICS[metrics[0]]
     if not first.is_tested:
         known = ", ".join(name for name, metric in MASK_METRICS.items() if metric.is_tested)
@@ -146,7 +143,7 @@ def _chosen(options: MapOptions, truth: LabelFolder) -> tuple[tuple[str, ...], s
         why += f"; surface Dice within {options.tolerance_mm:g} mm"
     if several and not options.metrics:
         why += f"; lesion metrics, because a label has several components of {', '.join(several)}"
-    return tuple(dict.fromkeys(metrics)), f"{why}; choose with --metrics"
+    return metrics, f"{why}; choose with --metrics"
 
 
 def bland_altman(sets: Sequence[PredictionSet], rows: Sequence[Sequence[Row]]) -> list[dict[str, str]]:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medmim.data.dataset.manifest import Dataset, VolumeRecord
 from medmim.errors import DataError, counted
 from medmim.stages.applicability import check_scans, modality_warnings
 from medmim.stages.evaluate.case_scores import CaseScorer, ModelScorer
+from medmim.stages.evaluate.chosen_metrics import ChosenMetrics, choose_metrics
 from medmim.stages.evaluate.class_matching import ClassMatching
 from medmim.stages.evaluate.saved_predictions import PredictionScorer, SavedPredictions, read_predictions
 from medmim.stages.model_lookup import find_model
 from medmim.training.tasks.base import Task
 from medmim.training.tasks.registry import build_task
+from medmim.training.tasks.segmentation import Segmentation
 from medmim.training.tasks.trained_model import TrainedModel, load_trained_model
 
 
@@ -24,6 +26,7 @@ class EvaluationOptions:
 
     Attributes:
         targets, column: CSV file and column of the classes or numbers, as in `FinetuneSettings`.
+        metrics: reported metrics; empty: those of the task.
         force: score scans too that do not resemble the training data of the model.
     """
 
@@ -34,6 +37,7 @@ class EvaluationOptions:
     label_map: Sequence[str] = ()
     targets: Path | None = None
     column: str = ""
+    metrics: Sequence[str] = ()
     force: bool = False
 
 
@@ -45,6 +49,7 @@ class PredictionSource:
     kind: str
     classes: Sequence[str]
     task: Task
+    metrics: ChosenMetrics
     trained: TrainedModel | None = None
     weights: Path | None = None
     saved: SavedPredictions | None = None
@@ -59,13 +64,21 @@ def find_source(options: EvaluationOptions, home: Path, log: Callable[[str], Non
     """Return the model or the predictions that the options name."""
     if options.predictions is not None:
         saved = read_predictions(options.predictions)
-        return PredictionSource(
-            saved.model, saved.kind, list(saved.classes), build_task(saved.kind), saved=saved
-        )
+        task, metrics = _with_metrics(saved.kind, build_task(saved.kind), options.metrics)
+        return PredictionSource(saved.model, saved.kind, list(saved.classes), task, metrics, saved=saved)
     selected = find_model(options.model, home, log)
     trained = load_trained_model(selected.weights)
+    task, metrics = _with_metrics(trained.kind, trained.task, options.metrics)
     classes = [trained.names[number] for number in sorted(trained.names)]
-    return PredictionSource(selected.title, trained.kind, classes, trained.task, trained, selected.weights)
+    return PredictionSource(
+        selected.title, trained.kind, classes, task, metrics, replace(trained, task=task), selected.weights
+    )
+
+
+def _with_metrics(kind: str, task: Task, names: Sequence[str]) -> tuple[Task, ChosenMetrics]:
+    """Return the task, which computes the metrics, and the reported ones."""
+    metrics = choose_metrics(kind, task.metric, names)
+    return replace(task, metrics=metrics.names) if isinstance(task, Segmentation) else task, metrics
 
 
 def annotated_cases(
@@ -100,7 +113,7 @@ def build_scorer(
     if source.trained:
         return ModelScorer(source.trained, dataset, codes, matching)
     assert source.saved  # there is a model or a folder
-    return PredictionScorer(source.saved, dataset, codes, matching)
+    return PredictionScorer(source.saved, source.task, dataset, codes, matching)
 
 
 def unlike_training_data_of(

@@ -25,6 +25,7 @@ from medmim.stages.evaluate.case_scores import (
     classes_of_data,
     with_evaluated_classes,
 )
+from medmim.stages.evaluate.chosen_metrics import ChosenMetrics
 from medmim.stages.evaluate.class_matching import ClassMatching, match_classes
 from medmim.stages.evaluate.prediction_source import (
     EvaluationOptions,
@@ -121,7 +122,8 @@ def evaluate(
     scored = [case for case in cases if case.id not in failures]
     notes += [*_class_notes(matching), *source.task.unscored(scored, matching.names)]
     notes += _case_notes(source, cases, failures, unlike, options)
-    scores = [_group(scorer, name, own) for name, own in _parts(rows, groups).items() if own]
+    metrics = source.metrics
+    scores = [_group(scorer, metrics, name, own) for name, own in _parts(rows, groups).items() if own]
     notes += filter(None, [caveat(scores[0].scores)])
     for line in notes:
         log(f"warning: {line}")
@@ -134,7 +136,7 @@ def evaluate(
         failures=failures,
         notes=notes,
     )
-    _write(result, rows, scorer, scored)
+    _write(result, rows, metrics.main, scorer.figure(shown_cases(scored), _title(result)))
     return result
 
 
@@ -155,19 +157,20 @@ def _matching(
     return match_classes(source.classes, names, label_map=options.label_map, subset=subset, same_source=same)
 
 
-def _write(
-    result: EvaluationResult, rows: Sequence[Row], scorer: CaseScorer, cases: Sequence[VolumeRecord]
-) -> None:
-    title = f"{result.facts['model']} on {result.facts['dataset']}"
+def _title(result: EvaluationResult) -> str:
+    return f"{result.facts['model']} on {result.facts['dataset']}"
+
+
+def _write(result: EvaluationResult, rows: Sequence[Row], metric: str, panel: bytes | None) -> None:
     write_report(
         result.out,
         result.groups,
-        metric=scorer.task.metric,
-        title=title,
+        metric=metric,
+        title=_title(result),
         facts=result.facts,
         contamination=(result.contamination, bool(result.certificate.warnings)),
         notes=result.notes,
-        panel=scorer.figure(shown_cases(cases), title),
+        panel=panel,
     )
     files.write_jsonl(result.out / "cases.jsonl", rows)
     files.write_json(result.out / "evaluation.json", result.as_json())
@@ -206,11 +209,11 @@ def _parts(rows: Sequence[Row], groups: Mapping[str, str]) -> dict[str, Sequence
     }
 
 
-def _group(scorer: CaseScorer, title: str, rows: Sequence[Row]) -> GroupScores:
+def _group(scorer: CaseScorer, metrics: ChosenMetrics, title: str, rows: Sequence[Row]) -> GroupScores:
     patients = len({row["subject"] for row in rows})
     table = intervals(scorer.task.weighted_statistic(rows, scorer.context), patients)
-    own = own_scores([{**row, "patient": row["subject"]} for row in rows])
-    return GroupScores(title, len({row["case"] for row in rows}), table, own)
+    own = own_scores([{**row, "patient": row["subject"], "metric": metrics.main} for row in rows])
+    return GroupScores(title, len({row["case"] for row in rows}), metrics.select(table), own)
 
 
 def _certificate(source: PredictionSource, dataset: Dataset, cases: Sequence[VolumeRecord]) -> Certificate:
@@ -283,4 +286,5 @@ def _facts(
         "split": split,
         "cases": len(cases),
         "patients": len({case.subject for case in cases}),
+        "metrics": source.metrics.sentence,
     }

@@ -25,10 +25,9 @@ from medmim.stages.evaluate.class_matching import ClassMatching
 from medmim.text_formats import parse_csv, parse_json
 from medmim.training.evaluation.classification_metrics import grades_of
 from medmim.training.evaluation.figures import FigureRow, panel, segmentation_row
-from medmim.training.evaluation.segmentation_metrics import compare_labels
-from medmim.training.tasks.base import EvaluationContext, Row
+from medmim.training.evaluation.segmentation_metrics import FinalMetrics, compare_labels
+from medmim.training.tasks.base import EvaluationContext, Row, Task
 from medmim.training.tasks.multilabel import known_labels
-from medmim.training.tasks.registry import build_task
 from medmim.training.tasks.regression import number_of
 from medmim.training.tasks.segmentation import Segmentation
 
@@ -107,6 +106,7 @@ class PredictionScorer:
     def __init__(
         self,
         saved: SavedPredictions,
+        task: Task,
         dataset: Dataset,
         codes: Mapping[str, Sequence[int]],
         matching: ClassMatching,
@@ -114,7 +114,7 @@ class PredictionScorer:
         self.saved = saved
         self.root = dataset.root
         self.matching = matching
-        self.task = build_task(saved.kind)
+        self.task = task
         first = 1 if saved.kind == "segment" else 0
         names = dict(enumerate(matching.names, start=first))
         volumes = VolumeLoader(dataset.root, PreprocessingPlan(3, (16, 16, 16)), cache_gb=0.5)
@@ -194,7 +194,7 @@ class PredictionScorer:
             label.spacing_mm,
             volume=case,
             names=self.context.names,
-            tolerance_mm=self.task.surface_tolerance_mm,
+            final=FinalMetrics(self.task.surface_tolerance_mm, self.task.metrics),
         )
         return [{"metric": self.task.metric, **score.row()} for score in scores]
 

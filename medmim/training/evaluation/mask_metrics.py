@@ -22,6 +22,8 @@ from scipy import ndimage
 from skimage.morphology import skeletonize
 from torch import Tensor
 
+from medmim.errors import unknown_name
+
 Mask = Bool[np.ndarray, "*space"]
 _SAME_INSTANCE = 0.5  # IoU above which two instances match; at most one pair can exceed it
 
@@ -177,6 +179,14 @@ MASK_METRICS = {
     "cldice": MaskMetric("clDice", cldice, is_tested=True),
     "panoptic_quality": MaskMetric("panoptic quality", panoptic_quality, is_tested=True),
 }
+
+
+def known_metrics(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names without repetitions; raise UsageError for one that is not in the table."""
+    for name in names:
+        if name not in MASK_METRICS:
+            raise unknown_name("metric", name, MASK_METRICS)
+    return tuple(dict.fromkeys(names))
 
 
 def _inside(mask: Mask, other: Mask) -> float:

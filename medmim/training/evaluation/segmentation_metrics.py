@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -20,7 +20,14 @@ from medmim.data.loading.foreground_sampling import IGNORE
 from medmim.data.loading.preprocess import PreprocessedVolume, VolumeLoader, class_indices
 from medmim.data.loading.preprocessing_plan import Regions
 from medmim.training.evaluation.inference import class_groups, labels_of, on_grid
-from medmim.training.evaluation.mask_metrics import MaskPair, dice, hd95_mm, lesion_f1, surface_dice
+from medmim.training.evaluation.mask_metrics import (
+    MASK_METRICS,
+    MaskPair,
+    dice,
+    hd95_mm,
+    lesion_f1,
+    surface_dice,
+)
 from medmim.training.evaluation.postprocessing import Rules, apply_postprocessing, components_of
 
 Mask3d = Int[Tensor, "1 x y z"]
@@ -47,6 +54,22 @@ COMPLETE = PartialLabels()
 
 
 @dataclass(frozen=True)
+class FinalMetrics:
+    """Metrics of tests beside Dice.
+
+    Attributes:
+        tolerance_mm: of surface Dice.
+        further: names in `mask_metrics`, beside distances, surface Dice and lesion F1.
+    """
+
+    tolerance_mm: float = 1.0
+    further: Sequence[str] = ()
+
+
+FINAL = FinalMetrics()
+
+
+@dataclass(frozen=True)
 class CaseScore:
     """Metrics of one class or region in one volume.
 
@@ -56,6 +79,7 @@ class CaseScore:
         volume_ml, predicted_ml: volume of label and prediction.
         dice_any: Dice of all classes merged, such as a whole tumour; the same in every row of a case; None if
             a class was not annotated.
+        further: other metrics of the table, by name.
         components: volume and overlap in ml of predicted components, for choosing the postprocessing; None if
             not computed.
     """
@@ -70,11 +94,13 @@ class CaseScore:
     predicted_ml: float
     dice_any: float | None
     lesion_f1: float | None = None
+    further: Mapping[str, float | None] = field(default_factory=dict)
     components: list[list[float]] | None = None
 
     def row(self) -> dict[str, Any]:
         """Return a row of JSON values, without components that were not computed."""
         row = asdict(self)
+        row |= row.pop("further")
         return row if self.components is not None else {key: row[key] for key in row if key != "components"}
 
 
@@ -84,13 +110,13 @@ def score_volume(
     volumes: VolumeLoader,
     *,
     names: Mapping[int, str],
-    tolerance_mm: float | None,
+    final: FinalMetrics | None,
     rules: Rules = MappingProxyType({}),
     partial: PartialLabels = COMPLETE,
 ) -> list[CaseScore]:
     """Segment a volume and compare it with its label on the label's own grid, as `compare_labels`.
 
-    Without a tolerance of surface Dice, components are computed instead of distances.
+    If `final` is None, components are computed instead of distances.
     """
     prepared, regions = finite(volume, volumes), volumes.plan.regions
     probabilities = probabilities_of(prepared)
@@ -112,7 +138,7 @@ def score_volume(
         _spacing(affine),
         volume=volume,
         names=names,
-        tolerance_mm=tolerance_mm,
+        final=final,
         regions=regions,
         partial=partial,
     )
@@ -125,7 +151,7 @@ def compare_labels(
     *,
     volume: VolumeRecord,
     names: Mapping[int, str],
-    tolerance_mm: float | None = 1.0,
+    final: FinalMetrics | None = FINAL,
     regions: Regions | None = None,
     partial: PartialLabels = COMPLETE,
 ) -> list[CaseScore]:
@@ -145,20 +171,21 @@ def compare_labels(
         if unknown.intersection(group):
             continue
         masks = np.isin(guess, group) & known, np.isin(truth, group) & known
-        pair, distances = MaskPair(*masks, spacing_mm, tolerance_mm or 0.0), tolerance_mm is not None
+        pair = MaskPair(*masks, spacing_mm, final.tolerance_mm if final else 0.0)
         scores.append(
             CaseScore(
                 case=volume.id,
                 subject=volume.subject,
                 label=name,
                 dice=dice(pair),
-                hd95_mm=hd95_mm(pair) if distances else None,
-                surface_dice=surface_dice(pair) if distances else None,
-                lesion_f1=lesion_f1(pair) if distances else None,
+                hd95_mm=hd95_mm(pair) if final else None,
+                surface_dice=surface_dice(pair) if final else None,
+                lesion_f1=lesion_f1(pair) if final else None,
                 volume_ml=float(pair.true.sum()) * voxel_ml,
                 predicted_ml=float(pair.predicted.sum()) * voxel_ml,
                 dice_any=whole_dice,
-                components=None if distances else components_of(*masks, voxel_ml),
+                further=_further(pair, final.further) if final else {},
+                components=None if final else components_of(*masks, voxel_ml),
             )
         )
     return scores
@@ -172,7 +199,7 @@ def mean_scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """
     names = sorted({row["label"] for row in rows})
     means: dict[str, float] = {}
-    for key in ("dice", "hd95_mm", "surface_dice", "lesion_f1"):
+    for key in [name for name in MASK_METRICS if any(name in row for row in rows)]:
         means[key] = _over_patients(rows, key)
         for name in names if len(names) > 1 else []:
             means[f"{key}_{name}"] = _over_patients([row for row in rows if row["label"] == name], key)
@@ -191,6 +218,12 @@ def _native_label(volumes: VolumeLoader, volume: VolumeRecord) -> tuple[Tensor, 
 
 def _spacing(affine: np.ndarray) -> tuple[float, ...]:
     return tuple(float(length) for length in np.sqrt((affine[:3, :3] ** 2).sum(axis=0)))
+
+
+def _further(pair: MaskPair, metrics: Sequence[str]) -> dict[str, float | None]:
+    """Return the metrics that are no fields of `CaseScore`."""
+    fields = CaseScore.__dataclass_fields__
+    return {key: MASK_METRICS[key].measure(pair) for key in metrics if key not in fields}
 
 
 def _over_patients(rows: Sequence[Mapping[str, Any]], key: str) -> float:

@@ -24,8 +24,14 @@ from medmim.methods.dice_loss import CRITERIA
 from medmim.shapes import Scalar
 from medmim.training.evaluation.figures import panel, segmentation_row
 from medmim.training.evaluation.inference import labels_of, membership, segment
+from medmim.training.evaluation.mask_metrics import known_metrics
 from medmim.training.evaluation.postprocessing import choose_postprocessing
-from medmim.training.evaluation.segmentation_metrics import PartialLabels, mean_scores, score_volume
+from medmim.training.evaluation.segmentation_metrics import (
+    FinalMetrics,
+    PartialLabels,
+    mean_scores,
+    score_volume,
+)
 from medmim.training.tasks.base import (
     Cases,
     EvaluationContext,
@@ -62,6 +68,7 @@ class Segmentation(Task):
         annotated_classes: classes that were annotated in each source of a dataset of several sources; in
             other sources, all were. A voxel labelled background may belong to the other classes.
         partially_labelled: classes (or `all`) that were not annotated in a case whose label lacks them.
+        metrics: further metrics of tests, such as cldice; all names are in `mask_metrics`.
     """
 
     criterion: str = "dice_ce"
@@ -73,6 +80,7 @@ class Segmentation(Task):
     regions: Sequence[Sequence[Any]] = ()
     annotated_classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
     partially_labelled: Sequence[str] = ()
+    metrics: Sequence[str] = ()
 
     axis: ClassVar[str] = "segmentation"
     requirement: ClassVar[str] = "labels"
@@ -92,6 +100,7 @@ class Segmentation(Task):
                 "task_options: expected deep_supervision and surface_tolerance_mm of 0 or more, got "
                 f"{self.deep_supervision} and {self.surface_tolerance_mm:g}"
             )
+        known_metrics(self.metrics)
         values = [value for own in self.labels.values() for value in own]
         if len(set(values)) < len(values) or 0 in values or not all(self.labels.values()):
             raise UsageError(
@@ -251,7 +260,7 @@ class Segmentation(Task):
                 case,
                 context.volumes,
                 names=context.names,
-                tolerance_mm=self.surface_tolerance_mm if final else None,
+                final=FinalMetrics(self.surface_tolerance_mm, self.metrics) if final else None,
                 rules=context.tuned.get("postprocessing", {}),
                 partial=self._partial(case, context.names),
             )

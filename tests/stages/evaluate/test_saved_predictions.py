@@ -10,12 +10,14 @@ from medmim.errors import DataError, UsageError
 from medmim.stages.evaluate.case_scores import classes_of_data
 from medmim.stages.evaluate.class_matching import match_classes
 from medmim.stages.evaluate.saved_predictions import PredictionScorer, read_predictions
+from medmim.training.tasks.registry import build_task
 
 
-def scorer_of(folder, dataset):
+def scorer_of(folder, dataset, **options):
     saved = read_predictions(folder)
     codes = classes_of_data("segment", dataset, dataset.volumes)
-    return PredictionScorer(saved, dataset, codes, match_classes(list(saved.classes), list(codes)))
+    task = build_task("segment", **options)
+    return PredictionScorer(saved, task, dataset, codes, match_classes(list(saved.classes), list(codes)))
 
 
 @pytest.fixture
@@ -34,8 +36,9 @@ def exact(tiny_dataset, tmp_path):
 
 def test_label_maps_of_any_tool_match_by_name(exact):
     folder, dataset = exact
-    rows = scorer_of(folder, dataset).rows(dataset.volumes[0])
+    rows = scorer_of(folder, dataset, metrics=["cldice", "dice", "volume_error_ml"]).rows(dataset.volumes[0])
     assert {row["label"]: row["dice"] for row in rows} == {"core": 1.0, "rim": 1.0}
+    assert [(row["cldice"], row["volume_error_ml"]) for row in rows] == [(1.0, 0.0)] * 2
 
 
 def test_a_missing_prediction_counts_as_empty_and_a_shifted_one_is_refused(exact):

@@ -13,7 +13,9 @@ from medmim.data.loading.preprocess import VolumeLoader
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan, plan_for
 from medmim.training.evaluation.inference import segment
 from medmim.training.evaluation.segmentation_metrics import (
+    FINAL,
     CaseScore,
+    FinalMetrics,
     compare_labels,
     mean_scores,
     score_volume,
@@ -98,11 +100,11 @@ def test_scores_of_empty_masks(predicted, true, dice):
 
 
 def test_distances_can_be_skipped():
-    assert all(score.hd95_mm is None for score in compared(balls(1), balls(2), tolerance_mm=None))
+    assert all(score.hd95_mm is None for score in compared(balls(1), balls(2), final=None))
 
 
 def test_scoring_raises_no_warnings(recwarn):
-    compared(balls(1), balls(2), tolerance_mm=1.0)
+    compared(balls(1), balls(2))
     assert [str(warning.message) for warning in recwarn] == []
 
 
@@ -194,9 +196,7 @@ def test_volumes_of_any_orientation_are_scored(tmp_path, dims, orientation):
     spacing = (1.0, 3.0, 1.0)
     row, label = quiet_dataset(tmp_path, spacing=spacing, orientation=orientation)
     volumes = VolumeLoader(tmp_path, PreprocessingPlan(dims, (16,) * dims), cache_gb=1.0)
-    scores = score_volume(
-        segments(oracle_for(volumes(row)), volumes), row, volumes, names=NAMES, tolerance_mm=1.0
-    )
+    scores = score_volume(segments(oracle_for(volumes(row)), volumes), row, volumes, names=NAMES, final=FINAL)
     assert [(score.dice, score.hd95_mm) for score in scores] == [(1.0, 0.0), (1.0, 0.0)]
     assert [score.volume_ml for score in scores] == pytest.approx(
         [(label == value).sum() * 0.003 for value in NAMES]
@@ -210,9 +210,7 @@ def test_resampled_volumes_are_scored_on_the_grid_of_the_label(tmp_path, dims, o
     row, label = quiet_dataset(tmp_path, spacing=spacing, orientation=orientation)
     volumes = VolumeLoader(tmp_path, PreprocessingPlan(dims, (16,) * dims, (1.0, 1.0, 1.0)), cache_gb=1.0)
     assert volumes(row).image.shape[1:] != label.shape
-    scores = score_volume(
-        segments(oracle_for(volumes(row)), volumes), row, volumes, names=NAMES, tolerance_mm=1.0
-    )
+    scores = score_volume(segments(oracle_for(volumes(row)), volumes), row, volumes, names=NAMES, final=FINAL)
     voxel_ml = math.prod(spacing) / 1000
     assert [score.volume_ml for score in scores] == pytest.approx(
         [(label == value).sum() * voxel_ml for value in NAMES], rel=1e-5
@@ -239,9 +237,7 @@ def test_images_resized_as_a_whole_are_scored_on_the_labels_own_grid(tmp_path, d
     row, label = quiet_dataset(tmp_path)
     volumes = VolumeLoader(tmp_path, PreprocessingPlan(dims, (40,) * dims, view="whole"), cache_gb=1.0)
     assert max(volumes(row).image.shape[1:]) == 40
-    scores = score_volume(
-        segments(oracle_for(volumes(row)), volumes), row, volumes, names=NAMES, tolerance_mm=None
-    )
+    scores = score_volume(segments(oracle_for(volumes(row)), volumes), row, volumes, names=NAMES, final=None)
     assert scores[1].dice > 0.7
     assert scores[1].volume_ml == pytest.approx((label == 2).sum() / 1000)
 
@@ -258,7 +254,7 @@ def test_the_surface_of_a_2d_image_is_its_outline(axis):
     spacing = (0.5, 0.7)
     expected = naive_hd95(first > 0, second > 0, spacing)
     whole = [np.expand_dims(one, axis) for one in (first, second)]
-    score = compared(*whole, tuple(np.insert(spacing, axis, 3.0)), names={1: "a"}, tolerance_mm=0.4)[0]
+    score = compared(*whole, tuple(np.insert(spacing, axis, 3.0)), names={1: "a"}, final=FinalMetrics(0.4))[0]
     assert score.hd95_mm == pytest.approx(expected, rel=1e-5)
 
 
