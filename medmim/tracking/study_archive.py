@@ -23,7 +23,8 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from medmim import __version__, files
-from medmim.errors import RunError
+from medmim.data.formats.file_types import open_regular
+from medmim.errors import DataError, RunError
 from medmim.tracking.mlflow_store import ORIGIN, Store
 from medmim.tracking.rebuild import write_missing_records
 from medmim.tracking.run_copies import RunCopy, copy_of, with_parents
@@ -108,12 +109,14 @@ def _add(archive: zipfile.ZipFile, manifest: dict[str, Any], name: str, content:
 def _read(path: Path, folder: Path) -> list[RunCopy]:
     """Extract and verify every file into `folder`, then return the copies of the runs."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_regular(path) as packed, zipfile.ZipFile(packed) as archive:
             listed = _manifest(archive, packed=path.stat().st_size)
             for name, facts in listed.items():
                 _extract(archive, name, facts, folder / name)
             places = sorted((folder / "runs").iterdir(), key=lambda place: int(place.name))
             copies = [_copy(place) for place in places]
+    except DataError as error:
+        raise RunError(f"'{path}' cannot be unpacked: {error}") from error
     except _DAMAGE as error:
         if isinstance(error, OSError) and error.errno is not None:  # of the disk, not of the file
             raise

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import zipfile
 
 import pytest
@@ -296,6 +297,12 @@ def test_a_pack_with_a_changed_byte_is_rejected_or_complete(packed, new_home):
         else:  # an unused byte, such as one of a timestamp: the study must be complete
             assert len(there.runs()) == 2
             there = Store(new_home())
+
+
+def test_a_pipe_is_not_waited_for(tmp_path, new_home):
+    os.mkfifo(tmp_path / "pipe.zip")
+    with pytest.raises(RunError, match="expected a regular file, got a folder, device or pipe"):
+        unpack(Store(new_home()), tmp_path / "pipe.zip")
 
 
 @pytest.mark.parametrize("length", [0, 10, 500])

@@ -40,7 +40,7 @@ from medmim.stages.finetune.run import shown_cases
 from medmim.stages.initial_weights import patients_seen_by
 from medmim.stages.run_lifecycle import score_cells
 from medmim.stages.target_table import subgroups, with_targets
-from medmim.training.evaluation.metric_intervals import caveat, intervals
+from medmim.training.evaluation.metric_intervals import caveat, class_sizes, intervals
 from medmim.training.evaluation.patient_scores import own_scores
 from medmim.training.tasks.base import Row
 
@@ -211,7 +211,8 @@ def _parts(rows: Sequence[Row], groups: Mapping[str, str]) -> dict[str, Sequence
 
 def _group(scorer: CaseScorer, metrics: ChosenMetrics, title: str, rows: Sequence[Row]) -> GroupScores:
     patients = len({row["subject"] for row in rows})
-    table = intervals(scorer.task.weighted_statistic(rows, scorer.context), patients)
+    statistic = scorer.task.weighted_statistic(rows, scorer.context)
+    table = intervals(statistic, patients, class_sizes(rows))
     own = own_scores([{**row, "patient": row["subject"], "metric": metrics.main} for row in rows])
     return GroupScores(title, len({row["case"] for row in rows}), metrics.select(table), own)
 

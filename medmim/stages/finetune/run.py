@@ -30,7 +30,7 @@ from medmim.tracking.comparison.runs import CASES, SCORES
 from medmim.tracking.mlflow_store import Store
 from medmim.tracking.recorder import Recorder, describe
 from medmim.training.callbacks import ValidationCallback
-from medmim.training.evaluation.metric_intervals import intervals
+from medmim.training.evaluation.metric_intervals import class_sizes, intervals
 from medmim.training.tasks.base import Row, Task
 from medmim.training.trainer import FitResult
 
@@ -154,7 +154,7 @@ def _test(
     means = {f"test/{key}": value for key, value in task.aggregate(rows, context).items()}
     recorder.text(CASES, "".join(json.dumps(_pseudonymous(row), sort_keys=True) + "\n" for row in rows))
     patients = len({row["subject"] for row in rows})
-    table = intervals(task.weighted_statistic(rows, context), patients)
+    table = intervals(task.weighted_statistic(rows, context), patients, class_sizes(rows))
     recorder.text(SCORES, "".join(json.dumps(row, sort_keys=True) + "\n" for row in table))
     score = f"{task.metric} {means.get(f'test/{task.metric}', float('nan')):.3f}"
     title = f"test, {score}"

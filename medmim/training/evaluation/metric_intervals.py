@@ -2,29 +2,36 @@
 
 The standard error of a metric is the jackknife's, with one patient left out at a time. Means of patients'
 scores (Dice, distances) have Student's t on a scale without bounds (logit for scores from 0 to 1, logarithm
-for distances). Metrics of counts over all patients (accuracy, F1, AUROC, average precision) have Wilson's
-interval of a proportion (JASA 1927) with the effective number of patients that the standard error implies
-(Korn and Graubard, Survey Methodology 1998). The degrees of freedom allow for heavy tails (Box, Biometrika
-1953). `docs/results/metric_intervals.json` shows how often the intervals cover the true value.
+for distances). Metrics of counts over all patients (accuracy, F1, average precision) have Wilson's interval
+of a proportion (JASA 1927) with the effective number of patients that the standard error implies (Korn and
+Graubard, Survey Methodology 1998). The degrees of freedom allow for heavy tails (Box, Biometrika 1953).
+The AUROC of a class, or of two, has Newcombe's interval (Statistics in Medicine 25, 2006, part 2, method 5):
+a standard error from a few patients of a rare class is too uncertain. `docs/results/metric_intervals.json`
+shows how often the intervals cover the true value.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
+from scipy import optimize, stats
 
 Weights = Float[np.ndarray, " patients"]
 Statistic = Callable[[Weights], dict[str, float]]
+Sizes = tuple[int, int]  # patients with a positive, and with a negative case of a class
 
 _TAIL = 0.025
 _COUNTS = ("positives_", "negatives_")  # of cases, without an interval
 _UNIT = (0.0, 1.0)
-_BINOMIAL = ("accuracy", "balanced_accuracy", "within_one_grade", "auroc", "macro_auroc")
+_AUROC = ("auroc", "macro_auroc")
+_BINOMIAL = ("accuracy", "balanced_accuracy", "within_one_grade", *_AUROC)
+_OVER_CLASSES = (*_AUROC, "macro_f1", "balanced_accuracy")
+_OF_CLASS = ("auroc_", "f1_")  # and its name
 _OF_COUNTS = (*_BINOMIAL, "f1", "macro_f1", "ap50", "froc")  # of all patients, not their means
 _MEANS = ("dice", "surface_dice", "lesion_")  # of patients
 _FAILED_SHARE = 0.5  # of the mean; a patient with less failed
@@ -41,11 +48,27 @@ _RANGES = {  # of metrics that are not from 0 to 1, by the start of their names
 }
 
 
-def intervals(statistic: Statistic, patients: int) -> list[dict[str, Any]]:
+def class_sizes(rows: Sequence[Mapping[str, Any]]) -> dict[str, Sizes]:
+    """Return the sizes of each class, from rows of cases with probabilities of classes; else nothing."""
+    members: dict[str, tuple[set[str], set[str]]] = {}
+    for row in rows:
+        if "probabilities" in row:
+            labels = row.get("labels") or {name: name == row.get("class") for name in row["probabilities"]}
+            for name, present in labels.items():
+                members.setdefault(name, (set(), set()))[0 if present else 1].add(str(row["subject"]))
+    return {name: (len(positive), len(negative)) for name, (positive, negative) in members.items()}
+
+
+def intervals(
+    statistic: Statistic, patients: int, sizes: Mapping[str, Sizes] = MappingProxyType({})
+) -> list[dict[str, Any]]:
     """Return a row with `metric`, `value`, `low`, `high` and `patients` for each metric.
 
     A patient is left out with all of its cases. Undefined metrics are omitted. `low` and `high` are None
     where a metric is defined by one patient only.
+
+    Args:
+        sizes: of each class, for metrics of classes.
     """
     if not patients:
         return []
@@ -54,10 +77,10 @@ def intervals(statistic: Statistic, patients: int) -> list[dict[str, Any]]:
     for key, value in statistic(np.ones(patients)).items():
         if math.isfinite(value):
             others = [] if key.startswith(_COUNTS) else [found.get(key, math.nan) for found in without]
-            low, high = interval(key, value, others) or (None, None)
+            low, high = interval(key, value, others, _sizes_of(key, sizes)) or (None, None)
             rows.append({"metric": key, "value": value, "low": low, "high": high, "patients": patients})
             if low is not None and (share := unseen_failures(key, value, others)):
-                rows[-1]["unseen_failures"] = share
+                rows[-1] |= {"unseen_failures": share, "low_with_failures": (1 - share) * low}
     return rows
 
 
@@ -83,22 +106,43 @@ def caveat(rows: Sequence[Mapping[str, Any]]) -> str | None:
         return None
     return (
         f"no test patient is below half of the mean {row['metric']}; up to "
-        f"{100 * row['unseen_failures']:.0f} % of patients may be (95 % bound), which the interval leaves out"
+        f"{100 * row['unseen_failures']:.0f} % of patients may be (95 % bound), and the mean then as low as "
+        f"{row['low_with_failures']:.2f}, which the interval leaves out"
     )
 
 
-def interval(key: str, value: float, without: Sequence[float]) -> tuple[float, float] | None:
+def _sizes_of(key: str, sizes: Mapping[str, Sizes]) -> list[Sizes]:
+    """Return the sizes of the classes that a metric is about, where they have positive and negative cases."""
+    plain = key.removeprefix("patient_")
+    if plain in _OVER_CLASSES:
+        return [one for one in sizes.values() if min(one) > 0]
+    return [
+        one for name, one in sizes.items() if plain in (f"{kind}{name}" for kind in _OF_CLASS) and min(one)
+    ]
+
+
+def interval(
+    key: str, value: float, without: Sequence[float], sizes: Sequence[Sizes] = ()
+) -> tuple[float, float] | None:
     """Return the interval of one metric, given its values `without` each patient; None if one defines it.
 
     Patients whose removal changes nothing, such as those without the class, are not counted. If all have the
-    worst or the best score, the interval is that of a proportion (Clopper and Pearson, Biometrika 26, 1934).
+    worst or the best score, the interval is that of a proportion (Clopper and Pearson, Biometrika 26, 1934)
+    of the patients, or of those with the rarest class.
+
+    Args:
+        sizes: of the classes that the metric is about; an AUROC of one or two has Newcombe's interval.
     """
     found = np.asarray(without, dtype=np.float64)
     if len(found) < 2 or not np.isfinite(found).all():
         return None
     bounds = range_of(key)
+    of_two_classes = len(sizes) == 1 or (len(sizes) == 2 and sizes[0] == sizes[1][::-1])
+    if of_two_classes and key.removeprefix("patient_").startswith(_AUROC):
+        return _lower_end(value, *sizes[0]), 1 - _lower_end(1 - value, *sizes[0])
     if value in bounds:
-        shortfall = (bounds[1] - bounds[0]) * (1 - _TAIL ** (1 / len(found)))
+        patients = min([len(found), *(positive for positive, _ in sizes)])
+        shortfall = (bounds[1] - bounds[0]) * (1 - _TAIL ** (1 / patients))
         if not math.isfinite(shortfall):
             return None
         return (value, value + shortfall) if value == bounds[0] else (value - shortfall, value)
@@ -109,6 +153,20 @@ def interval(key: str, value: float, without: Sequence[float]) -> tuple[float, f
     if _is_of_counts(key) and error:
         return _wilson(value, value * (1 - value) / error**2, reach)
     return _bounded(value, reach * error, *bounds)
+
+
+def _lower_end(auroc: float, positive: int, negative: int) -> float:
+    """Return the lower end of Newcombe's interval: the AUROC whose error just reaches the found one."""
+    if auroc <= 0:
+        return 0.0
+
+    def gap(true: float) -> float:
+        spread = (1 - true) / (2 - true) + true / (1 + true)
+        of_pairs = 1 + ((positive + negative) / 2 - 1) * spread
+        error = math.sqrt(true * (1 - true) * of_pairs / (positive * negative))
+        return auroc - true - float(stats.norm.isf(_TAIL)) * error
+
+    return float(optimize.brentq(gap, 0.0, min(auroc, 1 - 1e-9)))
 
 
 def _is_of_counts(key: str) -> bool:

@@ -8,7 +8,7 @@ from scipy import special, stats
 
 from medmim.data.loading.preprocess import VolumeLoader
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan
-from medmim.training.evaluation.metric_intervals import caveat, interval, intervals, range_of
+from medmim.training.evaluation.metric_intervals import caveat, class_sizes, interval, intervals, range_of
 from medmim.training.tasks.base import EvaluationContext
 from medmim.training.tasks.classification import Classification
 from medmim.training.tasks.detection import Detection
@@ -161,6 +161,40 @@ def test_the_interval_of_counts_is_wilsons(key, quantile):
         assert (high - low) > np.ptp(interval("accuracy", 0.9, without))
 
 
+@pytest.mark.parametrize(("value", "sizes"), [(0.85, (5, 45)), (0.6, (10, 10)), (1.0, (2, 48))])
+def test_the_interval_of_auroc_solves_newcombes_equation(value, sizes):
+    """The ends are the true values whose standard error times 1.96 is their distance from the found one."""
+    (p, n), without = sizes, [value] * sum(sizes)
+    low, high = interval("auroc_a", value, without, [sizes])
+    for end in (low, high) if value < 1 else (low,):
+        inner = 1 + ((p + n) / 2 - 1) * ((1 - end) / (2 - end) + end / (1 + end))
+        error = np.sqrt(end * (1 - end) * inner / (p * n))
+        assert abs(value - end) == pytest.approx(stats.norm.isf(0.025) * error)
+    assert low < value <= high <= 1
+    assert 1 - interval("auroc", 1 - value, without, [sizes, sizes[::-1]])[0] == pytest.approx(high)
+
+
+def test_a_perfect_score_of_a_rare_class_is_that_of_its_few_patients():
+    """Two of fifty patients have class `a`, and all fifty are right; two images of one patient count once."""
+    rows = [
+        {"subject": f"p{who}", "class": name, "probabilities": {"a": share, "b": 1 - share}}
+        for who in range(50)
+        for name, share in [("a", 0.9) if who < 2 else ("b", 0.1)] * 2
+    ]
+    assert class_sizes(rows) == {"a": (2, 48), "b": (48, 2)}
+    assert class_sizes([{"subject": "p", "labels": {"a": 0}, "probabilities": {"a": 0.2, "b": 0.1}}]) == {
+        "a": (0, 1)
+    }
+    task, _, place = TASKS["classify"]
+    found = intervals(task.weighted_statistic(rows, place), 50, class_sizes(rows))
+    low = {row["metric"]: row["low"] for row in found if row["value"] == 1.0}
+    assert {key: low[key] for key in ("f1_a", "macro_f1", "balanced_accuracy")} == pytest.approx(
+        dict.fromkeys(("f1_a", "macro_f1", "balanced_accuracy"), 0.025**0.5)
+    )
+    assert low["accuracy"] == pytest.approx(0.025**0.02)
+    assert low["auroc"] < 0.6
+
+
 def test_heavy_tails_widen_the_interval():
     """The degrees of freedom fall from 9 to about 2 with one patient far from the others."""
     even, skewed = np.linspace(0.4, 0.6, 10), np.array([0.48] * 4 + [0.49] * 5 + [0.64])
@@ -182,7 +216,11 @@ def test_a_test_set_without_failures_states_how_many_patients_may_fail():
     found = intervals(task.weighted_statistic(rows, place), 10)
     [dice] = [row for row in found if row["metric"] == "dice"]
     assert dice["unseen_failures"] == pytest.approx(1 - 0.05**0.1)
-    assert "up to 26 % of patients may be" in caveat(found)
+    assert dice["low_with_failures"] == pytest.approx(0.05**0.1 * dice["low"])
+    lowest = f"{0.05**0.1 * dice['low']:.2f}"
+    assert f"up to 26 % of patients may be (95 % bound), and the mean then as low as {lowest}," in caveat(
+        found
+    )
     failed = [{**row, "dice": row["dice"] * (row["subject"] != "p3")} for row in rows]
     assert caveat(intervals(task.weighted_statistic(failed, place), 10)[:1]) is None
 
