@@ -92,7 +92,10 @@ def prediction_sets(texts: Sequence[str]) -> tuple[PredictionSet, ...]:
         name, _, place = text.partition("=")
         path = Path(place)
         if not _NAME.fullmatch(name) or not place:
-            raise UsageError(f"--predictions: expected NAME=FOLDER (or NAME=FILE), got '{text}'")
+            raise UsageError(
+                f"--predictions: expected NAME=FOLDER (or NAME=FILE), with a name of letters, digits, spaces "
+                f"and . + - _ that begins with a letter or digit, got {text!r}"
+            )
         if not path.exists():
             raise UsageError(f"--predictions {name}: '{path}' does not exist; check the path")
         if path.resolve() in {one.path.resolve() for one in found}:

@@ -24,6 +24,8 @@ def test_a_repeated_name_has_several_trainings(tmp_path):
     [
         (["nnunet"], "expected NAME=FOLDER"),
         (["=x"], "expected NAME=FOLDER"),
+        (["a\nb={0}"], r"a name of letters, .* got 'a\\nb="),
+        (["<b>={0}"], "a name of letters, digits"),
         (["a=nowhere"], "'nowhere' does not exist"),
         (["a={0}", "b={0}"], "is given twice"),
     ],
