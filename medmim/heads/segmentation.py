@@ -74,8 +74,8 @@ class Segmenter(UNetDecoder):
         deep_supervision: number of coarser decoder maps with a loss of their own; 0: none. Encoders with
             fewer maps use as many as they have.
         halved: see `UNetDecoder`.
-        regions: classes, from 1, of each overlapping region. The outputs are then logits of the regions, each
-            the sum of its exclusive classes, which are as many; empty: the outputs are those of the layer.
+        regions: classes, from 1, of each overlapping region. The layer has as many exclusive classes, against
+            a background of logit 0, and the outputs are the logits of their sums; empty: those of the layer.
         priors: share of background and of each class of `regions`, at which their outputs start.
     """
 
@@ -103,25 +103,33 @@ class Segmenter(UNetDecoder):
 
     def forward(self, images: Images) -> Features:
         """Return logits of classes or regions, (batch, classes, *space)."""
-        return self._outputs(self.score(self.features(self.encoder(images))))
+        logits: Tensor = self.score(self.features(self.encoder(images)))
+        return self._summed(_with_background(logits)) if self.regions else logits
 
     def deep_scores(self, images: Images) -> list[Features]:
-        """Return the logits at full resolution, followed by those of coarser decoder maps, fine to coarse."""
+        """Return logits at full resolution, followed by those of coarser decoder maps, fine to coarse.
+
+        They are those of background and exclusive classes, also with regions.
+        """
         maps = self.decoded(self.encoder(images))
         coarse = [head(features) for head, features in zip(self.deep, maps, strict=False)]
-        return [self._outputs(one) for one in (self.score(self.finish(maps[0])), *coarse)]
+        scores = [self.score(self.finish(maps[0])), *coarse]
+        return [_with_background(one) for one in scores] if self.regions else scores
 
-    def _outputs(self, logits: Features) -> Features:
-        """Return the logits of regions from those of classes against the background; others unchanged."""
-        if not self.regions:
-            return logits
-        classes = F.pad(logits.float().movedim(1, -1), (1, 0)).movedim(-1, 1)  # the background has logit 0
+    def _summed(self, classes: Features) -> Features:
+        """Return the logits of regions from those of background and classes."""
         parts = []
         for own in self.regions:
             others = [one for one in range(classes.shape[1]) if one not in own]
             inside, outside = classes[:, list(own)].logsumexp(dim=1), classes[:, others].logsumexp(dim=1)
             parts.append(inside - outside)
         return torch.stack(parts, dim=1)
+
+
+def _with_background(logits: Features) -> Features:
+    """Return logits of classes after those of the background, which are 0."""
+    padded: Tensor = F.pad(logits.float().movedim(1, -1), (1, 0)).movedim(-1, 1)
+    return padded
 
 
 class _FullResolutionLayer(nn.Module):

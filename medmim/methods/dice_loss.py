@@ -7,39 +7,38 @@ voxels are reduced over processes before the division, as in nnU-Net (arXiv 1904
 from __future__ import annotations
 
 import torch
+from jaxtyping import Bool
 from monai.losses.dice import DiceCELoss, DiceFocalLoss, DiceLoss
-from monai.losses.focal_loss import FocalLoss
 from monai.networks.utils import one_hot
-from torch import Tensor
-from torch.nn import functional as F
+from torch import Tensor, nn
 
 from medmim.distributed import sum_of_all, together
 
 CRITERIA: dict[str, type[DiceCELoss | DiceFocalLoss]] = {"dice_ce": DiceCELoss, "dice_focal": DiceFocalLoss}
 
 
-def batch_dice(criterion: str) -> DiceCELoss | DiceFocalLoss:
+def batch_dice(
+    criterion: str, regions: Bool[Tensor, "regions classes"] | None = None
+) -> DiceCELoss | DiceFocalLoss:
     """Return the loss between logits (batch, classes, *space) and class labels (batch, 1, *space).
+
+    The Dice of a region is that of the summed probabilities of its classes. Cross entropy and focal loss are
+    those of classes, which exclude each other: a binary cross entropy of each region counts a voxel of the
+    background once for each of nested regions (`docs/results/nested_regions.json`).
 
     Args:
         criterion: dice_ce, or dice_focal for small lesions.
+        regions: whether each region contains background and each class; None: the Dice is that of classes.
     """
     # batch Dice, so that one patch without a class does not dominate the gradient
     options = {"to_onehot_y": True, "softmax": True, "include_background": False, "batch": True}
     loss = CRITERIA[criterion](**options)
-    loss.dice = _DiceOfAll(**{**options, "to_onehot_y": loss.dice.to_onehot_y})
+    loss.dice = (
+        _DiceOfAll(**{**options, "to_onehot_y": loss.dice.to_onehot_y})
+        if regions is None
+        else _DiceOfRegions(regions)
+    )
     return loss
-
-
-def region_dice(criterion: str, scores: Tensor, target: Tensor, weight: float = 1.0) -> Tensor:
-    """Return the loss between logits and masks of overlapping regions, both (batch, regions, *space).
-
-    The cross entropy of a voxel is the sum over its regions, and the loss its mean over voxels: the mean over
-    regions too scored lower in short trainings (`docs/results/nested_regions.json`).
-    """
-    other = F.binary_cross_entropy_with_logits if criterion == "dice_ce" else FocalLoss()
-    dice: Tensor = _DiceOfAll(sigmoid=True, batch=True)(scores, target)
-    return dice + weight * scores.shape[1] * other(scores, target)
 
 
 class _DiceOfAll(DiceLoss):  # type: ignore[misc]  # MONAI is not typed
@@ -49,14 +48,37 @@ class _DiceOfAll(DiceLoss):  # type: ignore[misc]  # MONAI is not typed
         if together() == 1 or not self.training:
             alone: Tensor = super().forward(input, target)
             return alone
-        if self.sigmoid:
-            found, true = input.sigmoid(), target
-        else:
-            labels = target.shape[1] != input.shape[1]
-            whole = one_hot(target, num_classes=input.shape[1]) if labels else target
-            found, true = input.softmax(dim=1)[:, 1:], whole[:, 1:]
+        found, true = input, target
+        if self.softmax:
+            found, true = input.softmax(dim=1)[:, 1:], _masks(target, input)[:, 1:]
         axes = [0, *range(2, input.dim())]
         sums = sum_of_all(torch.stack([one.sum(dim=axes) for one in (found * true, found, true)]))
         dice = (2 * sums[0] + self.smooth_nr) / (sums[1] + sums[2] + self.smooth_dr)
         of_all: Tensor = (1 - dice).mean()
         return of_all
+
+
+class _DiceOfRegions(nn.Module):
+    """Batch Dice of overlapping regions of classes."""
+
+    def __init__(self, regions: Bool[Tensor, "regions classes"]) -> None:
+        super().__init__()
+        self.regions = regions
+        self.dice = _DiceOfAll(batch=True)
+
+    def forward(self, input: Tensor, target: Tensor) -> Tensor:  # noqa: A002 - MONAI's name
+        members = self.regions.to(input)
+        found, true = (
+            torch.einsum("rc,bc...->br...", members, one)
+            for one in (input.softmax(dim=1), _masks(target, input))
+        )
+        loss: Tensor = self.dice(found, true)
+        return loss
+
+
+def _masks(target: Tensor, scores: Tensor) -> Tensor:
+    """Return the mask of each class, from class labels or unchanged."""
+    masks: Tensor = (
+        target if target.shape[1] == scores.shape[1] else one_hot(target, num_classes=scores.shape[1])
+    )
+    return masks

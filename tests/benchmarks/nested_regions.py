@@ -11,6 +11,7 @@ import argparse
 import json
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,15 +66,17 @@ def region_scores(checkpoint: Path, data: Path) -> dict[str, float]:
     return mean_scores(rows)
 
 
-def compare(*, steps: int, seeds: int, patients: int = 40) -> dict[str, Any]:
+def compare(
+    *, steps: int, seeds: Sequence[int], patients: int = 40, patients_seed: int = 0
+) -> dict[str, Any]:
     """Return the scores of both kinds of training for each seed, and the means."""
     runs: dict[str, list[dict[str, float]]] = {"regions": [], "classes": []}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        write_nested_tumours(folder / "source", patients=patients)
+        write_nested_tumours(folder / "source", patients=patients, seed=patients_seed)
         data, home = folder / "data", folder / "home"
         ingest(folder / "source", data, home=home, label_names=_NAMES, workers=1)
-        for seed in range(seeds):
+        for seed in seeds:
             for kind, found in runs.items():
                 regions = dict(_REGIONS) if kind == "regions" else {}
                 settings = FinetuneSettings(
@@ -97,14 +100,16 @@ def compare(*, steps: int, seeds: int, patients: int = 40) -> dict[str, Any]:
         }
         for kind, found in runs.items()
     }
-    return {"steps": steps, "seeds": seeds, "test_patients": tested, "means": means, "runs": runs}
+    given = {"steps": steps, "seeds": list(seeds), "patients_seed": patients_seed, "test_patients": tested}
+    return {**given, "means": means, "runs": runs}
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=150)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--patients-seed", type=int, default=0, help="Seed of the generated patients.")
     given = parser.parse_args()
-    result = compare(steps=given.steps, seeds=given.seeds)
+    result = compare(steps=given.steps, seeds=given.seeds, patients_seed=given.patients_seed)
     given.out.write_text(json.dumps(result, indent=2, sort_keys=True) + "\n", encoding="utf-8")

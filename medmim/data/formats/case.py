@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,13 @@ from pydantic import BaseModel, ConfigDict
 from medmim.data.formats import geometry
 from medmim.data.formats.annotations import Annotation, boxes_from_label, place_annotations
 from medmim.data.formats.images import COLOUR
-from medmim.data.formats.labels import fit_label, load_label, mark_not_annotated, resample_label
+from medmim.data.formats.labels import (
+    fit_label,
+    load_label,
+    mark_not_annotated,
+    other_values,
+    resample_label,
+)
 from medmim.data.formats.nifti import Image, check_image, read_image
 from medmim.data.formats.plain_arrays import has_own_label
 from medmim.data.formats.volumes import fill_background, load_volume
@@ -133,6 +140,9 @@ def fit_and_store(label: Image, image: Image, target: Path, *, resample: bool) -
     try:
         fitted = fit_label(label, image)
     except DataError as error:
+        if error.reason == "label_not_integral":
+            found = filter(math.isfinite, other_values(label.array))
+            measured |= {f"value_{number}": value for number, value in enumerate(found)}
         if not resample or error.reason not in ("label_shape", "label_offset"):
             return {"reason": error.reason, "measured": measured}
         try:

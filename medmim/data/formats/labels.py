@@ -190,14 +190,9 @@ def _check_offset(label: Image, image: Image) -> None:
 
 
 def _as_classes(array: Shaped[np.ndarray, "x y z"]) -> Shaped[np.ndarray, "x y z"]:
-    if array.dtype.kind == "f":
-        rounded = np.rint(array)
-        with np.errstate(invalid="ignore"):  # infinity
-            wrong = ~(np.abs(array - rounded) <= INTEGER_TOLERANCE)
-        if wrong.any():
-            shown = ", ".join(f"{value:g}" for value in np.unique(array[wrong])[:4])
-            raise _not_integral(f"{counted(int(wrong.sum()), 'voxel')} of other values, such as {shown}")
-        array = rounded
+    if other := other_values(array):
+        raise _not_integral(f"other values, such as {', '.join(f'{value:g}' for value in other)}")
+    array = np.rint(array) if array.dtype.kind == "f" else array
     if array.min() < 0 or array.max() > MAX_LABEL:
         wrong = np.unique(array[(array < 0) | (array > MAX_LABEL)])[:4]
         raise DataError(
@@ -206,6 +201,15 @@ def _as_classes(array: Shaped[np.ndarray, "x y z"]) -> Shaped[np.ndarray, "x y z
             reason="label_out_of_range",
         )
     return array.astype(np.uint8 if array.max() <= np.iinfo(np.uint8).max else np.uint16)
+
+
+def other_values(array: Shaped[np.ndarray, "x y z"]) -> list[float]:
+    """Return the first four values of an array that are no integers within the tolerance."""
+    if array.dtype.kind != "f":
+        return []
+    with np.errstate(invalid="ignore"):  # infinity
+        wrong = ~(np.abs(array - np.rint(array)) <= INTEGER_TOLERANCE)
+    return [float(value) for value in np.unique(array[wrong])[:4]]
 
 
 def _offset_error(got: str) -> DataError:

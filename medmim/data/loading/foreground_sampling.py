@@ -47,6 +47,26 @@ def pick_place(places: Tensor, stream: np.random.RandomState) -> list[int]:
     return position
 
 
+def patch_counts(label: Tensor, places: Tensor, size: Sequence[int], *, classes: int) -> Tensor:
+    """Return the number of voxels of background and each class in patches around each class of a volume.
+
+    Args:
+        label: (1, x, y, z); `IGNORE` is left out.
+        places: as `labelled_places` returns them; the patch of a class is around its middle row.
+    """
+    counts = torch.zeros(classes)
+    for one in torch.unique(places[:, 0]):
+        rows = places[places[:, 0] == one]
+        corner = [
+            max(min(int(centre) - own // 2, length - own), 0)
+            for centre, own, length in zip(rows[len(rows) // 2, 1:], size, label.shape[1:], strict=True)
+        ]
+        inside = tuple(slice(first, first + own) for first, own in zip(corner, size, strict=True))
+        values = label[0][inside]
+        counts += torch.bincount(values[values != IGNORE].long(), minlength=classes)
+    return counts
+
+
 def foreground_shares(cases: Sequence[Sequence[int]]) -> dict[int, float]:
     """Return the share of foreground patches centred on each class."""
     found: dict[int, float] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from medmim.data.dataset.manifest import Dataset
@@ -25,11 +25,13 @@ class LabelScheme:
         values: label values of each class.
         regions: as in `PreprocessingPlan`.
         chosen: whether the user chose classes or regions, so that further label values are background.
+        left_out: those values, in labels of any split.
     """
 
     values: Mapping[str, tuple[int, ...]]
     regions: Regions | None = None
     chosen: bool = False
+    left_out: tuple[int, ...] = ()
 
     @property
     def names(self) -> dict[int, str]:
@@ -56,11 +58,14 @@ class LabelScheme:
         unseen = [f"'{name}' ({_listed(own)})" for name, own in self.values.items() if name not in seen]
         if unseen:
             lines.append(f"warning: no training label contains {', '.join(unseen)}: it cannot be predicted")
-        left_out = [code for code in found if code not in class_of]
-        if left_out:
+        merged = [
+            f"{name} ({_listed(own)}; written as {own[0]})" for name, own in self.values.items() if own[1:]
+        ]
+        lines += [f"classes of several label values: {', '.join(merged)}"] if merged else []
+        if self.left_out:
             setting = "regions" if self.regions else "labels"
             lines.append(
-                f"warning: label values {_listed(left_out)} are background: `{setting}` leaves them out"
+                f"warning: label values {_listed(self.left_out)} are background: `{setting}` leaves them out"
             )
         if not self.chosen and list(class_of) == [*range(1, len(class_of)), NOT_ANNOTATED]:
             lines.append(
@@ -68,7 +73,7 @@ class LabelScheme:
                 f"voxels, use --set ignore_label={NOT_ANNOTATED}"
             )
         full, cases = fingerprint.without_background, len(fingerprint.cases)
-        if full and not left_out:
+        if full and not self.left_out:
             first = next(iter(self.values))
             others = ", ".join(f"{name}: [{_listed(own)}]" for name, own in list(self.values.items())[1:])
             lines.append(
@@ -137,9 +142,9 @@ def label_scheme(
         # stored settings are sorted by name, so that the order given is not known when a run is resumed
         ordered = sorted(labels.items(), key=lambda one: tuple(one[1]))
         values = {name: tuple(own) for name, own in ordered}
-    if regions:
-        return _with_regions(values, regions)
-    return LabelScheme(values, chosen=bool(labels))
+    scheme = _with_regions(values, regions) if regions else LabelScheme(values, chosen=bool(labels))
+    used = {value for own in scheme.values.values() for value in own}
+    return replace(scheme, left_out=tuple(code for code in codes if code not in used))
 
 
 def _with_regions(values: Mapping[str, tuple[int, ...]], regions: Sequence[Sequence[Any]]) -> LabelScheme:

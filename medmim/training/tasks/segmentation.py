@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from medmim.data.dataset.manifest import Dataset, VolumeRecord
 from medmim.data.loading.augmentation import load_augmentation
 from medmim.data.loading.fingerprint import Fingerprint
-from medmim.data.loading.foreground_sampling import IGNORE
+from medmim.data.loading.foreground_sampling import patch_counts
 from medmim.data.loading.patches import segmentation_patches
 from medmim.data.loading.preprocess import PreprocessedVolume
 from medmim.data.loading.preprocessing_plan import PreprocessingPlan, Regions, View
@@ -43,7 +43,7 @@ from medmim.training.tasks.base import (
     TrainingSamples,
     Volumes,
 )
-from medmim.training.tasks.known_label_loss import ANNOTATED, MEMBERS, KnownLabelLoss, KnownRegionLoss
+from medmim.training.tasks.known_label_loss import ANNOTATED, MEMBERS, KnownLabelLoss
 from medmim.training.tasks.label_scheme import LabelScheme, label_scheme
 
 _AUGMENT = "nnunet"
@@ -181,10 +181,10 @@ class Segmentation(Task):
         ]
 
     def head(self, encoder: Encoder, train: Cases, context: EvaluationContext, log: LogLine) -> Options:
-        """Return the network's options; outputs of regions start at the shares of their classes.
+        """Return the network's options; outputs of regions start at the shares of their classes in patches.
 
-        Independent outputs that start at 0.5 spent short trainings on the background and missed small regions
-        (`docs/results/nested_regions.json`). Lin et al. (ICCV 2017) start rare outputs at their frequency.
+        Equal shares spend short trainings on the background; Lin et al. (ICCV 2017) start rare outputs at
+        their frequency. It is that of patches around each class, which is higher than in the volume.
         """
         options: Options = {"deep_supervision": self.deep_supervision, "halved": self.halved}
         regions = context.plan.regions
@@ -192,9 +192,13 @@ class Segmentation(Task):
             return options
         counts = torch.zeros(len(regions) + 1)
         for volume in train[:: -(-len(train) // _MEASURED)]:
-            label = context.volumes(volume).label
-            assert label is not None  # only labelled volumes train
-            counts += torch.bincount(label[label != IGNORE].long(), minlength=len(counts))
+            prepared = context.volumes(volume)
+            assert prepared.label is not None  # only labelled volumes train
+            assert prepared.places is not None
+            size = list(context.plan.size)
+            if context.plan.dims == 2:
+                size.insert(prepared.slice_axis, 1)
+            counts += patch_counts(prepared.label, prepared.places, size, classes=len(counts))
         shares = (counts / counts.sum()).clamp(min=_RARE)
         priors = [round(float(share), 6) for share in shares]
         return {**options, "regions": [list(own) for _, own in regions], "priors": priors}
@@ -241,12 +245,8 @@ class Segmentation(Task):
     def loss(self, network: Any, batch: dict[str, Tensor]) -> Scalar:
         """Return Dice plus cross entropy or focal loss; the weight halves with each coarser resolution."""
         scores = [level.float() for level in network.deep_scores(batch["image"])]
-        known = batch.get(ANNOTATED)
-        one = (
-            KnownRegionLoss(self.criterion, batch[MEMBERS][0], known)
-            if MEMBERS in batch
-            else KnownLabelLoss(self.criterion, known)
-        )
+        regions = batch[MEMBERS][0] if MEMBERS in batch else None
+        one = KnownLabelLoss(self.criterion, batch.get(ANNOTATED), regions)
         loss: Tensor = DeepSupervisionLoss(one)(scores, batch["label"].float())
         return loss
 

@@ -59,7 +59,8 @@ def test_rejected_labels(tmp_path: Path):
     assert facts["reason"] == "label_shape"
     assert (facts["measured"]["image_1"], facts["measured"]["label_1"]) == (5.0, 4.0)
     halves = write(tmp_path / "l.nii.gz", label().astype(np.float32) / 2)
-    assert read_label(halves, image, str(tmp_path / "c.nii.gz"))["reason"] == "label_not_integral"
+    facts = read_label(halves, image, str(tmp_path / "c.nii.gz"))
+    assert (facts["reason"], facts["measured"]["value_0"]) == ("label_not_integral", 0.5)
     assert not (tmp_path / "c.nii.gz").exists()
 
 

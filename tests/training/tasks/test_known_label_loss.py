@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from medmim.training.tasks.known_label_loss import KnownLabelLoss, KnownRegionLoss
+from medmim.training.tasks.known_label_loss import KnownLabelLoss
 
 SCORES = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
 LABEL = torch.randint(0, 2, (2, 1, 6, 6), generator=torch.Generator().manual_seed(1)).float()
@@ -35,40 +35,46 @@ def test_voxels_of_a_class_that_was_not_annotated_cost_nothing():
 
 
 MEMBERS = torch.tensor([[False, True, True], [False, False, True]])
-REGION_SCORES = SCORES[:, 1:]
 
 
 @pytest.mark.parametrize("criterion", ["dice_ce", "dice_focal"])
-def test_the_loss_of_regions_is_that_of_their_masks(criterion):
+def test_regions_have_the_dice_of_their_masks_and_the_cross_entropy_of_classes(criterion):
     masks = torch.cat([LABEL > 0, LABEL == 2], dim=1).float()
-    inside = torch.sigmoid(REGION_SCORES)
+    shares = SCORES.softmax(dim=1)
+    inside = torch.stack([shares[:, 1:].sum(dim=1), shares[:, 2]], dim=1)
     axes = (0, 2, 3)
     dice = 2 * (inside * masks).sum(axes) / (inside.sum(axes) + masks.sum(axes) + 1e-5)
-    entropy = torch.nn.functional.binary_cross_entropy_with_logits(REGION_SCORES, masks, reduction="none")
-    other = entropy if criterion == "dice_ce" else entropy * (inside - masks).abs() ** 2
-    expected = float((1 - dice).mean() + other.sum(dim=1).mean())  # the regions of a voxel are summed
-    loss = KnownRegionLoss(criterion, MEMBERS)(REGION_SCORES, LABEL)
-    assert float(loss) == pytest.approx(expected, abs=1e-4)
+    every = torch.cat([LABEL == 0, LABEL == 1, LABEL == 2], dim=1).float()
+    of_classes = 2 * (shares * every).sum(axes) / (shares.sum(axes) + every.sum(axes) + 1e-5)
+    other = float(KnownLabelLoss(criterion)(SCORES, LABEL)) - float((1 - of_classes[1:]).mean())
+    loss = KnownLabelLoss(criterion, regions=MEMBERS)(SCORES, LABEL)
+    assert float(loss) == pytest.approx(float((1 - dice).mean()) + other, abs=1e-4)
 
 
 def test_ignored_voxels_of_regions_cost_nothing():
     label = LABEL.clone()
     label[..., 3:] = 255
-    loss = KnownRegionLoss("dice_ce", MEMBERS)
-    whole = loss(REGION_SCORES, label)
-    assert whole == pytest.approx(float(loss(REGION_SCORES[..., :3], label[..., :3])), abs=1e-5)
-    scores = REGION_SCORES.clone().requires_grad_()
+    loss = KnownLabelLoss("dice_ce", regions=MEMBERS)
+    whole = loss(SCORES, label)
+    assert whole == pytest.approx(float(loss(SCORES[..., :3], label[..., :3])), abs=1e-5)
+    scores = SCORES.clone().requires_grad_()
     loss(scores, label).backward()
     assert scores.grad[..., 3:].abs().max() == 0
-    assert torch.isfinite(loss(REGION_SCORES, torch.full_like(LABEL, 255)))
+    assert torch.isfinite(loss(SCORES, torch.full_like(LABEL, 255)))
 
 
-def test_background_costs_nothing_in_regions_of_a_class_that_was_not_annotated():
-    scores = REGION_SCORES.clone().requires_grad_()
-    annotated = torch.tensor([[True, False, True]] * 2)
-    label = torch.where(LABEL == 1, 2.0, 0.0)
-    KnownRegionLoss("dice_ce", MEMBERS, annotated)(scores, label).backward()
-    background = (label == 0).expand_as(scores)
-    assert scores.grad[:, 0][background[:, 0]].abs().max() == 0
-    assert scores.grad[:, 0][~background[:, 0]].abs().max() > 0
-    assert scores.grad[:, 1][background[:, 1]].abs().max() > 0
+def test_background_may_be_a_class_of_a_region_that_was_not_annotated():
+    """Where it is predicted instead of the background costs nothing; an annotated class does."""
+    label, loss = torch.where(LABEL == 1, 1.0, 0.0), KnownLabelLoss("dice_ce", NO_SECOND, MEMBERS)
+    first, second, none = (_certain(number) for number in (1, 2, 0))
+    background = (label == 0).expand_as(SCORES)
+    with_second = torch.where(background, second, first)
+    assert loss(with_second, label) == pytest.approx(float(loss(torch.where(background, none, first), label)))
+    assert loss(first, label) > loss(with_second, label) + 0.1
+
+
+def _certain(number):
+    """Return logits that predict one class everywhere."""
+    scores = torch.full_like(SCORES, -9.0)
+    scores[:, number] = 9.0
+    return scores

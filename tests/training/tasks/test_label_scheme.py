@@ -38,6 +38,17 @@ def test_merged_classes_are_members_of_regions_by_name():
     assert found.pairs == ((2, 1), (1, 2), (4, 2))
 
 
+def test_merged_and_left_out_values_are_named_also_where_no_training_label_has_them():
+    lines = scheme(labels={"dead": [1, 4]}).lines(fingerprint())
+    assert "classes of several label values: dead (1, 4; written as 1)" in lines
+    assert "warning: label values 2 are background: `labels` leaves them out" in lines
+    info = DatasetInfo(name="d", label_codes=(0, 1, 2, 4, 9))
+    found = label_scheme(Dataset(Path("data"), info, ()), fingerprint(), labels={}, regions=[["all", [1]]])
+    assert "warning: label values 2, 4, 9 are background: `regions` leaves them out" in found.lines(
+        fingerprint()
+    )
+
+
 def test_merged_classes_are_ordered_by_value_whatever_the_order_of_their_names():
     assert scheme(labels={"z": [1], "a": [2, 4]}).names == {1: "z", 2: "a"}
 

@@ -171,10 +171,11 @@ def test_regions_need_different_names_and_members(regions):
         Segmentation(regions=regions)
 
 
-def test_outputs_of_regions_are_sums_of_classes_and_start_at_their_shares(tmp_path):
-    """Ignored voxels do not count, and a class that no label has starts above 0."""
+def test_outputs_of_regions_are_sums_of_classes_and_start_at_their_shares_in_patches(tmp_path):
+    """Ignored voxels and those far from labels do not count; a class that no label has starts above 0."""
     first, second = one_class(1), one_class(1)
     first[2:5, 2:5, 2], second[4:] = 2, IGNORE
+    first, second = (np.pad(label, ((0, 8), (0, 0), (0, 0))) for label in (first, second))
     rows, _ = labelled(tmp_path, first, second)
     classes = ((1, 1), (2, 2), (3, 3))
     regions = (("whole", (1, 2, 3)), ("core", (2, 3)), ("active", (3,)))
@@ -183,14 +184,16 @@ def test_outputs_of_regions_are_sums_of_classes_and_start_at_their_shares(tmp_pa
     encoder = build_encoder("dynunet", spatial_dims=3, in_channels=1, filters=[4, 8, 8])
     names = {1: "a", 2: "b", 3: "c"}
     options = Segmentation().head(encoder, rows, EvaluationContext(volumes, names, "fp32", {}), print)
-    assert options["priors"] == pytest.approx([723 / 768, 36 / 768, 9 / 768, 1e-2], abs=1e-5)
+    assert options["priors"] == pytest.approx([1208 / 1280, 54 / 1280, 18 / 1280, 1e-2], abs=1e-5)
     network = build_head("segment", encoder=encoder, spatial_dims=3, classes=3, **options)
     layers = [network.score, *network.deep]
     for layer in layers:
         layer.weight.data.zero_()
     for scores in network.deep_scores(torch.randn(1, 1, 8, 8, 8)):
-        found = scores.sigmoid()[0, :, 0, 0, 0].tolist()
-        assert found == pytest.approx([45 / 768, 9 / 768, 1e-2], abs=2e-2)
+        found = scores.softmax(dim=1)[0, :, 0, 0, 0].tolist()
+        assert found == pytest.approx(options["priors"], abs=2e-2)
+    found = network(torch.randn(1, 1, 8, 8, 8)).sigmoid()[0, :, 0, 0, 0].tolist()
+    assert found == pytest.approx([72 / 1280, 18 / 1280, 1e-2], abs=2e-2)
     network.score.weight.data.normal_()
     whole, core, active = network(torch.randn(1, 1, 8, 8, 8))[0]
     assert (whole > core).all()
