@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ from medmim.text_formats import parse_json
 from medmim.training.resume.states import all_finite, remove_older_states
 
 WEIGHTS = "weights.safetensors"
+_LOG = logging.getLogger(__name__)
 _ROOM, _DESCRIPTION_BYTES = "room", 1 << 16
 _USUAL_OPTION = 4096  # patches, widths and depths of networks are smaller
 
@@ -30,6 +32,8 @@ _USUAL_OPTION = 4096  # patches, widths and depths of networks are smaller
 def reserved_room(folder: Path, module: nn.Module) -> Iterator[None]:
     """Occupy as much of the disk as the final weights need, until `save_weights` writes them.
 
+    If the run fails after that, such as on a full disk, a line says where the weights are.
+
     Raises:
         WriteError: if the disk is too full for the weights, before the training.
     """
@@ -37,6 +41,13 @@ def reserved_room(folder: Path, module: nn.Module) -> Iterator[None]:
     try:
         files.write_bytes(folder / _ROOM, bytes(size + _DESCRIPTION_BYTES))
         yield
+    except Exception:
+        if (folder / WEIGHTS).with_suffix(".json").is_file():
+            _LOG.warning(
+                "the run fails after its training: the weights are kept in '%s', for --init or --model",
+                folder / WEIGHTS,
+            )
+        raise
     finally:
         (folder / _ROOM).unlink(missing_ok=True)
 

@@ -71,7 +71,7 @@ def test_non_finite_weights_are_not_saved(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_room_of_the_weights_is_reserved_during_the_training(tmp_path):
+def test_the_room_of_the_weights_is_reserved_during_the_training(tmp_path, caplog):
     network = torch.nn.Linear(100, 100)
     with reserved_room(tmp_path, network):
         [room] = tmp_path.iterdir()
@@ -82,6 +82,12 @@ def test_the_room_of_the_weights_is_reserved_during_the_training(tmp_path):
     with pytest.raises(ValueError, match="failed"), reserved_room(tmp_path, network):
         raise ValueError("the training failed")
     assert not room.exists()
+    assert f"the weights are kept in '{saved}', for --init or --model" in caplog.text
+    saved.with_suffix(".json").unlink()
+    caplog.clear()
+    with pytest.raises(ValueError, match="failed"), reserved_room(tmp_path, network):
+        raise ValueError("the training failed before its end")
+    assert not caplog.text
 
 
 def test_on_a_full_disk_older_states_make_room_for_the_weights(tmp_path):
