@@ -157,9 +157,16 @@ def _checked(
             f"{predictions.tool}: its values {_listed(values)} do not occur in the labels "
             f"({_listed(sorted(truth.classes))}): name the classes of both in a dataset.json in each folder"
         )
-    note = f"values {_listed(strange)} are no class of the labels and count as background"
-    note = note if values else "every label map is empty; check that these are its predictions"
-    return dict(codes), [f"{predictions.tool}: {note}"] if strange or not values else []
+    found = {code for value, code in codes.items() if value in values}
+    absent = ", ".join(name for code, name in truth.classes.items() if code not in found)
+    notes = []
+    if strange:
+        notes.append(f"values {_listed(strange)} are no class of the labels and count as background")
+    if not values:
+        notes.append("every label map is empty; check that these are its predictions")
+    elif absent:
+        notes.append(f"no label map contains {absent}; check that its values mean the same classes")
+    return dict(codes), [f"{predictions.tool}: {note}" for note in notes]
 
 
 def _values(path: Path) -> Iterator[float]:

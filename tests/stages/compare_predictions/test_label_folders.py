@@ -57,7 +57,10 @@ def test_values_that_no_label_has_are_an_error_or_a_note(tmp_path):
     maker.save(tmp_path / "more", "a.nii.gz", maker.label_map(values=(0, 1, 20)))
     with pytest.raises(DataError, match=r"its values 10, 20 do not occur in the labels \(1, 2\)"):
         read(tmp_path, "other")
-    assert read(tmp_path, "more")[2] == ["more: values 20 are no class of the labels and count as background"]
+    assert read(tmp_path, "more")[2] == [
+        "more: values 20 are no class of the labels and count as background",
+        "more: no label map contains label 2; check that its values mean the same classes",
+    ]
 
 
 def test_a_tool_that_found_nothing_anywhere_is_reported(tmp_path):
