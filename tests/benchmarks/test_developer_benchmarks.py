@@ -15,9 +15,11 @@ def functions_of(script):
     return runpy.run_path(str(FOLDER / script))
 
 
-def test_every_mask_is_timed():
-    times = functions_of("mask_drawing.py")["mask_times"](2, ratio=0.6, runs=1)
-    assert times.keys() == MASKS.keys()
+def test_every_mask_has_a_row_of_its_evenness_variety_and_drawing_time():
+    measured = functions_of("mask_variety.py")["measured"]
+    rows = {name: measured(name, 2, 0.6) for name in MASKS}
+    assert rows["mesh"]["density_variance"] < 0.5 * rows["random"]["density_variance"]
+    assert rows["mesh"]["distinct"] > 0.9 * rows["mesh"]["drawn"]
 
 
 @pytest.mark.slow
